@@ -1,0 +1,41 @@
+"Packaging of wiseft: every name and requirement stands in settings.ini."
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+cfg = ConfigParser(delimiters=["="])
+cfg.read(here / "settings.ini", encoding="utf-8")
+s = cfg["DEFAULT"]
+
+setup(
+    name=s["lib_name"],
+    version=s["version"],
+    description=s["description"],
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type=s["long_description_content_type"],
+    author=s["author"],
+    author_email=s["author_email"],
+    url=s["git_url"],
+    project_urls={"Documentation": s["doc_host"] + s["doc_baseurl"], "Source": s["git_url"]},
+    license="Apache-2.0",
+    keywords=s["keywords"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: " + s["audience"],
+        "Natural Language :: " + s["language"],
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    packages=find_packages(include=["wiseft", "wiseft.*"]),
+    package_data={"wiseft": ["data/*", "data/iconclip/*"]},
+    python_requires=">=" + s["min_python"],
+    install_requires=s["requirements"].split(),
+    extras_require={"dev": s["dev_requirements"].split()},
+    entry_points={
+        "console_scripts": s["console_scripts"].split(),
+        "nbdev": [f"{s['lib_name']}={s['lib_name']}._modidx:d"],
+    },
+    zip_safe=False,
+)
