@@ -1,4 +1,5 @@
 "Packaging of wiseft: every name and requirement stands in settings.ini."
+import re
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -9,11 +10,19 @@ cfg = ConfigParser(delimiters=["="])
 cfg.read(here / "settings.ini", encoding="utf-8")
 s = cfg["DEFAULT"]
 
+
+def absolute_links(readme):
+    "README.md links to files of the repository; a page elsewhere needs their addresses."
+    link = re.compile(r"(!?)(\[[^\]]*\])\((?![a-z]+:|#)([^)\s]+)")
+    kind = {"!": "raw", "": "blob"}
+    return link.sub(lambda m: f"{m[1]}{m[2]}({s['git_url']}/{kind[m[1]]}/{s['branch']}/{m[3]}", readme)
+
+
 setup(
     name=s["lib_name"],
     version=s["version"],
     description=s["description"],
-    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description=absolute_links((here / "README.md").read_text(encoding="utf-8")),
     long_description_content_type=s["long_description_content_type"],
     author=s["author"],
     author_email=s["author_email"],
@@ -29,7 +38,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     packages=find_packages(include=["wiseft", "wiseft.*"]),
-    package_data={"wiseft": ["data/*", "data/iconclip/*"]},
+    package_data={"wiseft": ["data/**"]},
     python_requires=">=" + s["min_python"],
     install_requires=s["requirements"].split(),
     extras_require={"dev": s["dev_requirements"].split()},

@@ -1,0 +1,48 @@
+# Every target does its own set-up: all that is installed goes into .venv, nothing elsewhere.
+PYTHON ?= python3
+BIN := .venv/bin
+MIN_PYTHON := $(shell sed -n 's/^min_python *= *//p' settings.ini)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: help demo test export clean readme refresh
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make demo      fine-tune the embedded CLIP, average the weights, draw the result in wiseft-demo/
+demo: .venv/.library
+	$(BIN)/wiseft demo -o wiseft-demo --force
+
+## make test      everything that is tested: notebooks, package, command line, tree in step
+test: .venv/.tools
+	$(BIN)/python -m pytest -ra --durations=10 tests
+
+## make export    write wiseft/*.py from the notebooks
+export: .venv/.tools
+	$(BIN)/nbdev_export
+
+## make clean     strip from the notebooks what has no place in version control
+clean: .venv/.tools
+	$(BIN)/nbdev_clean
+
+## make refresh   run the notebooks and store what they print (NB="path ..." for some only)
+refresh: .venv/.tools
+	$(BIN)/python tools/refresh.py $(NB)
+
+## make readme    write README.md from nbs/index.ipynb
+readme: .venv/.tools
+	$(BIN)/python tools/readme.py
+
+.venv/.library: settings.ini setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/.tools: settings.ini setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch .venv/.library $@
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) found: install Python $(MIN_PYTHON) or newer, or name one: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; need = tuple(map(int, "$(MIN_PYTHON)".split("."))); sys.exit(None if sys.version_info >= need else "$(PYTHON) is Python %d.%d, wiseft needs $(MIN_PYTHON) or newer: make PYTHON=/path/to/python3" % sys.version_info[:2])'
+	@$(PYTHON) -m venv --clear .venv || { rm -rf .venv; echo "$(PYTHON) can't make a virtual environment (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }

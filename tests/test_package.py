@@ -1,0 +1,66 @@
+"The wheel, installed with today's newest releases in an empty environment, works without the source tree."
+import json
+import os
+import sys
+
+import pytest
+from conftest import ROOT, python, run, tree
+
+MODULES = sorted(p.stem for p in tree() if p.parent.name == "wiseft" and p.suffix == ".py" and not p.stem.startswith("_"))
+
+
+def clean_environment(home):
+    "The environment of this process without what would let the source tree in."
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV", "WISEFT"))}
+    return dict(keep, HOME=str(home), WISEFT_CACHE=str(home / "cache"))
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    "(bin folder of an empty environment with the wheel, working folder, environment variables)."
+    import shutil
+
+    room = tmp_path_factory.mktemp("package")
+    for path in tree():
+        (room / "source" / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, room / "source" / path, follow_symlinks=False)
+    (room / "home").mkdir()
+    env = clean_environment(room / "home")
+    python("-m", "build", "--outdir", room / "dist", room / "source", env=env)
+    shutil.rmtree(room / "source")
+    python("-m", "venv", room / "venv", env=env)
+    wheel, = (room / "dist").glob("*.whl")
+    bin = room / "venv" / "bin"
+    run(bin / "python", "-m", "pip", "install", "--quiet", wheel, env=env, timeout=1200)
+    yield bin, room / "home", env
+    shutil.rmtree(room / "venv")
+
+
+def test_every_module_comes_from_the_wheel(installed):
+    bin, home, env = installed
+    code = f"""
+import importlib, json, sys
+for m in {MODULES}: importlib.import_module("wiseft." + m)
+print(json.dumps([m.__file__ for n, m in sys.modules.items() if n.partition(".")[0] == "wiseft"]))
+"""
+    files = json.loads(run(bin / "python", "-I", "-W", "ignore", "-c", code, cwd=home, env=env).stdout.splitlines()[-1])
+    assert len(files) == len(MODULES) + 1
+    assert not [f for f in files if not f.startswith(str(bin.parent))]
+
+
+def test_metadata(installed):
+    bin, home, env = installed
+    code = "import json; from importlib.metadata import metadata as m; print(json.dumps({k: m('wiseft').get_all(k) for k in ['Version', 'Description', 'Requires-Python', 'License-File']}))"
+    data = json.loads(run(bin / "python", "-I", "-c", code, cwd=home, env=env).stdout)
+    version = run(bin / "python", "-I", "-c", "import wiseft; print(wiseft.__version__)", cwd=home, env=env).stdout.strip()
+    assert data["Version"] == [version]
+    assert data["License-File"] == ["LICENSE"]
+    assert "](docs/" not in data["Description"][0] and "](nbs/" not in data["Description"][0], "a relative link leads nowhere from the page of the package"
+
+
+def test_demo(installed):
+    bin, home, env = installed
+    done = run(bin / "wiseft", "demo", "-o", "out", cwd=home, env=env, timeout=600)
+    made = {p.name for p in (home / "out").iterdir()}
+    assert {"results.csv", "report.html"} <= made and any(n.endswith(".png") for n in made), made
+    assert "mean over shifts" in done.stdout

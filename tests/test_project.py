@@ -1,0 +1,132 @@
+"The tree is in step with its notebooks, and the notebooks are as CONTRIBUTING.md says."
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, python, run, tree
+
+NOTEBOOKS = [p for p in tree() if p.suffix == ".ipynb"]
+API = [p for p in NOTEBOOKS if p.parent == Path("nbs/api")]
+MODULES = {p.stem.partition("_")[2]: int(p.stem.partition("_")[0]) for p in API}
+ALONE = dict(fastai="finetune", seaborn="plots", matplotlib="plots", typer="cli", rich="cli")  # package -> its only importer
+
+
+def cells(path, kind):
+    "Sources of the cells of one kind."
+    return ["".join(c["source"]) for c in json.loads((ROOT / path).read_text(encoding="utf-8"))["cells"] if c["cell_type"] == kind]
+
+
+def options(source):
+    return [o.strip() for o in re.findall(r"^#\|(.+)", source, re.M)]
+
+
+def exported(path):
+    "Sources of the cells that go into the module."
+    return [s for s in cells(path, "code") if {o.split()[0] for o in options(s)} & {"export", "exports", "exporti"}]
+
+
+def parsed(source):
+    "Syntax tree of a cell, without its magics."
+    return ast.parse(re.sub(r"^[ \t]*[%!].*$", "", source, flags=re.M))
+
+
+def imports(source):
+    "(module, names) of every import in a cell, within functions too."
+    for node in ast.walk(parsed(source)):
+        if isinstance(node, ast.Import):
+            yield from ((a.name, []) for a in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "wiseft." * bool(node.level) + (node.module or ""), [a.name for a in node.names]
+
+
+def test_there_are_notebooks():
+    on_disk = [p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts]
+    assert 0 < len(NOTEBOOKS) == len(on_disk)
+    assert 0 < len(API) == len(MODULES)
+    assert Path("nbs/index.ipynb") in NOTEBOOKS
+
+
+def test_modules_are_the_notebooks():
+    python_files = {p.stem for p in tree() if p.parent == Path("wiseft") and p.suffix == ".py"}
+    assert python_files - {"__init__", "_modidx"} == set(MODULES)
+
+
+def test_export_and_clean_change_nothing(copy):
+    files = tree()
+    for command in "nbdev_export", "nbdev_clean":
+        python("-c", f"from nbdev.{'doclinks' if 'export' in command else 'clean'} import {command}; {command}()", cwd=copy)
+    now = {p.relative_to(copy) for p in copy.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    changed = [str(p) for p in files if not (copy / p).is_file() or (copy / p).read_bytes() != (ROOT / p).read_bytes()]
+    assert not changed, f"run make export and make clean, and commit: {changed}"
+    assert now == set(files), f"made by export or clean, or lost: {now ^ set(files)}"
+
+
+def test_readme_is_the_index():
+    python(ROOT / "tools/readme.py", "--check")
+
+
+def test_readme_check_can_fail(copy):
+    (copy / "README.md").write_text("other words\n")
+    assert "README.md" in python(copy / "tools/readme.py", "--check", ok=False).stderr
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=str)
+def test_headings(path):
+    markdown = cells(path, "markdown")
+    assert re.match(r"# .+\n+> .+", markdown[0]), "the first cell is an H1 and a > subtitle"
+    text = re.sub(r"^```.*?^```", "", "\n".join(markdown), flags=re.M | re.S)
+    assert len(re.findall(r"^# ", text, re.M)) == 1, "one H1 a notebook"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=str)
+def test_imports_stand_alone(path):
+    for source in cells(path, "code"):
+        kinds = {isinstance(node, (ast.Import, ast.ImportFrom)) for node in parsed(source).body}
+        assert kinds != {True, False}, f"a cell with imports holds imports alone:\n{source}"
+
+
+@pytest.mark.parametrize("path", API, ids=str)
+def test_layout(path):
+    name = path.stem.partition("_")[2]
+    assert re.fullmatch(r"\d\d_\w+", path.stem)
+    assert cells(path, "markdown")[0].split("\n")[0] == f"# {name}"
+    assert [o.split()[1] for s in cells(path, "code") for o in options(s) if o.startswith("default_exp")] == [name]
+    for source in exported(path):
+        assert len(source.splitlines()) <= 50, f"an exported cell has at most 50 lines:\n{source}"
+        for module, names in imports(source):
+            own = module.removeprefix("wiseft.") if module.startswith("wiseft.") else None
+            if own:
+                assert own in MODULES, f"{module} is no module of ours"
+                assert MODULES[own] < MODULES[name], f"{name} imports {own}, which is of no earlier layer"
+                assert name == "all" or names and "*" not in names, f"{name} imports {own} without naming what"
+            only = ALONE.get(module.partition(".")[0])
+            assert only in (None, name), f"{module} is imported by {only} alone"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=str)
+def test_stored_outputs_are_fit_to_read(path):
+    for cell in json.loads((ROOT / path).read_text(encoding="utf-8"))["cells"]:
+        for o in cell.get("outputs", []):
+            assert o["output_type"] != "error", o.get("evalue")
+            assert o.get("name") != "stderr", f"warnings or progress among the outputs: {o['text']}"
+            text = "".join(o.get("text", [])) + "".join("".join(v) for k, v in o.get("data", {}).items() if k.startswith("text"))
+            assert not re.search(r"(?<![\w.])/(home|root|tmp|work|Users|usr|var|private)/|[A-Z]:\\", text), f"an absolute path:\n{text}"
+            assert not re.search(r"\r|it/s\b|\d+%\||<progress|█", text), f"a progress bar:\n{text}"
+            assert not re.search(r"\w*Warning: ", text), f"a warning:\n{text}"
+
+
+def test_every_notebook_is_in_the_sidebar():
+    listed = re.findall(r"^ *- (\S+\.ipynb)$", (ROOT / "_quarto.yml").read_text(), re.M)
+    assert sorted(listed) == sorted(p.relative_to("nbs").as_posix() for p in NOTEBOOKS)
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    python("-c", "import sys, wiseft; assert not {'torch', 'fastai', 'pandas', 'open_clip'} & set(sys.modules), sys.modules.keys()")
+
+
+def test_names_stand_in_settings(copy):
+    built = run("git", "ls-files", "-s", "nbs/_quarto.yml", cwd=ROOT)
+    assert built.stdout.startswith("120000"), "nbs/_quarto.yml is a symbolic link"
+    assert (copy / "nbs/_quarto.yml").readlink() == Path("../_quarto.yml")

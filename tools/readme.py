@@ -1,0 +1,77 @@
+#!/usr/bin/env python
+"""Write README.md, and its pictures in docs/, from nbs/index.ipynb.
+
+  readme.py            write
+  readme.py --check    only say whether they are in step
+
+The notebook's links to files beside it become links from the top of the repository.
+"""
+import base64
+import json
+import re
+import sys
+from pathlib import Path
+from textwrap import indent
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOK = ROOT / "nbs/index.ipynb"
+OPTION = re.compile(r"^#\| *(.+)\n?", re.M)
+LINK = re.compile(r"(\[[^\]]*\])\((?![a-z]+:|#)([^)\s#]+)")
+
+
+def from_root(m):
+    "A link relative to the notebook, made relative to the root."
+    target = (NOTEBOOK.parent / m[2]).resolve()
+    if not target.exists():
+        sys.exit(f"{NOTEBOOK.name} links to {m[2]}, which does not exist")
+    return f"{m[1]}({target.relative_to(ROOT).as_posix()}"
+
+
+def code(cell, pictures):
+    "Source and outputs of a code cell as Markdown, as the `#|` options ask; pictures go into `pictures` by path."
+    text = "".join(cell["source"])
+    options = dict(o.partition(":")[::2] for o in OPTION.findall(text))
+    options = {k.strip(): v.strip() for k, v in options.items()}
+    if "hide" in options:
+        return
+    if options.get("echo") != "false":
+        yield f"```python\n{OPTION.sub('', text).strip()}\n```"
+    for o in cell["outputs"] if options.get("output") != "false" else []:
+        data = {k: "".join(v) for k, v in o.get("data", {}).items()}
+        if "image/png" in data:
+            path = f"docs/readme-{len(pictures) + 1}.png"
+            pictures[path] = base64.b64decode(data["image/png"])
+            yield f"![{options.get('fig-alt', '').strip(chr(34))}]({path})"
+        elif "text/markdown" in data:
+            yield data["text/markdown"].strip()
+        else:
+            yield indent((data.get("text/plain") or "".join(o.get("text", []))).rstrip(), "    ")
+
+
+def readme():
+    "Text of README.md, and its pictures by path."
+    blocks, pictures = [], {}
+    for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "markdown":
+            blocks.append(LINK.sub(from_root, "".join(cell["source"])).strip())
+        elif cell["cell_type"] == "code":
+            blocks.extend(code(cell, pictures))
+    return "\n\n".join(b for b in blocks if b) + "\n", pictures
+
+
+def main():
+    text, pictures = readme()
+    want = {ROOT / "README.md": text.encode(), **{ROOT / k: v for k, v in pictures.items()}}
+    old = set((ROOT / "docs").glob("readme-*.png")) - set(want)
+    if "--check" in sys.argv[1:]:
+        stale = sorted(p.name for p in old | {p for p, b in want.items() if not p.exists() or p.read_bytes() != b})
+        sys.exit(f"not in step with {NOTEBOOK.name}: {', '.join(stale)}; run: make readme" if stale else None)
+    for path in old:
+        path.unlink()
+    for path, content in want.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+
+
+if __name__ == "__main__":
+    main()
