@@ -27,14 +27,18 @@ def tree():
     return sorted({Path(o) for o in out.stdout.split("\0") if o and os.path.lexists(ROOT / o)})
 
 
+def copy_tree(target):
+    "Copy the project's files to the folder `target`."
+    for path in tree():
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, target / path, follow_symlinks=False)
+    return target
+
+
 @pytest.fixture
 def copy(tmp_path):
     "A copy of the project's files in an empty folder."
-    for path in tree():
-        target = tmp_path / "copy" / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / path, target, follow_symlinks=False)
-    return tmp_path / "copy"
+    return copy_tree(tmp_path / "copy")
 
 
 def run(*command, ok=True, **kwargs):

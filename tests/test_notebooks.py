@@ -1,4 +1,6 @@
 "Every notebook, run for real in a process of its own; what is stored is what it prints."
+import json
+
 import pytest
 from conftest import ROOT, python, tree
 
@@ -8,3 +10,35 @@ NOTEBOOKS = [p for p in tree() if p.suffix == ".ipynb"]
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=str)
 def test_notebook(path):
     python(ROOT / "tools/refresh.py", "--here", "--check", ROOT / path, timeout=600)
+
+
+def notebook(path, source, outputs=()):
+    "Write a notebook of one code cell."
+    cell = dict(cell_type="code", id="a", metadata={}, execution_count=None, source=[source], outputs=list(outputs))
+    path.write_text(json.dumps(dict(cells=[cell], metadata={}, nbformat=4, nbformat_minor=5)))
+    return path
+
+
+def stored(path):
+    return json.loads(path.read_text())["cells"][0]["outputs"]
+
+
+def test_a_failing_notebook_is_found(tmp_path):
+    done = python(ROOT / "tools/refresh.py", "--here", "--check", notebook(tmp_path / "a.ipynb", "1/0"), ok=False)
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_a_stale_output_is_found(tmp_path):
+    path = notebook(tmp_path / "a.ipynb", "print('new words', 1)")
+    assert "new words" in python(ROOT / "tools/refresh.py", "--here", "--check", path, ok=False, cwd=ROOT).stderr
+    python(ROOT / "tools/refresh.py", "--here", path)
+    assert stored(path)[0]["text"] == ["new words 1\n"]
+    python(ROOT / "tools/refresh.py", "--here", "--check", path)
+
+
+def test_cells_not_to_be_run_keep_their_outputs(tmp_path):
+    kept = dict(name="stdout", output_type="stream", text=["kept"])
+    for option in "#| eval: false", "#| notest":
+        path = notebook(tmp_path / "a.ipynb", option + "\n1/0", [kept])
+        python(ROOT / "tools/refresh.py", "--here", path)
+        assert stored(path) == [kept]

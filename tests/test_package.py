@@ -1,10 +1,10 @@
 "The wheel, installed with today's newest releases in an empty environment, works without the source tree."
 import json
 import os
-import sys
+import shutil
 
 import pytest
-from conftest import ROOT, python, run, tree
+from conftest import copy_tree, python, run, tree
 
 MODULES = sorted(p.stem for p in tree() if p.parent.name == "wiseft" and p.suffix == ".py" and not p.stem.startswith("_"))
 
@@ -18,12 +18,8 @@ def clean_environment(home):
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     "(bin folder of an empty environment with the wheel, working folder, environment variables)."
-    import shutil
-
     room = tmp_path_factory.mktemp("package")
-    for path in tree():
-        (room / "source" / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / path, room / "source" / path, follow_symlinks=False)
+    copy_tree(room / "source")
     (room / "home").mkdir()
     env = clean_environment(room / "home")
     python("-m", "build", "--outdir", room / "dist", room / "source", env=env)

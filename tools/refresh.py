@@ -8,6 +8,7 @@ Each notebook runs in a process of its own. Cells marked `#| eval: false` or wit
 are not run and keep their outputs.
 """
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -32,8 +33,6 @@ def skipped(cell, flags):
 
 def execute(path):
     "The notebook at `path` with fresh outputs; the first error ends the process with its traceback."
-    import os
-
     from execnb.nbio import read_nb
     from execnb.shell import CaptureShell
     from nbdev.clean import clean_nb
@@ -61,7 +60,7 @@ def printed(cell):
     for o in cell.get("outputs", []):
         if "text" in o:
             seen.append((o["name"], "".join(o["text"])))
-        for kind, data in o.get("data", {}).items():
+        for kind, data in sorted(o.get("data", {}).items()):
             seen.append((kind, "".join(data) if kind == "text/plain" else ""))
     return seen
 
@@ -87,7 +86,7 @@ def run_one(path, check):
         return write_nb(nb, path)
     stale = list(differences(read_nb(path), nb))
     if stale:
-        sys.exit("\n".join(stale) + f'\nstored outputs are stale: make refresh NB={path.relative_to(ROOT)}')
+        sys.exit("\n".join(stale) + f'\nstored outputs are stale: make refresh NB={os.path.relpath(path, ROOT)}')
 
 
 def main():
@@ -105,7 +104,7 @@ def main():
         command = [sys.executable, __file__, "--here", *(["--check"] if args.check else []), str(path)]
         if subprocess.run(command).returncode:
             failed.append(path.name)
-        print(f"{path.relative_to(ROOT)}: {time.time() - start:.0f} s", flush=True)
+        print(f"{os.path.relpath(path, ROOT)}: {time.time() - start:.0f} s", flush=True)
     sys.exit(f"failed: {', '.join(failed)}" if failed else None)
 
 
