@@ -9,7 +9,7 @@ from conftest import ROOT, python, tree
 
 NOTEBOOKS = [p for p in tree() if p.suffix == ".ipynb"]
 API = [p for p in NOTEBOOKS if p.parent == Path("nbs/api")]
-MODULES = {p.stem.partition("_")[2]: int(p.stem.partition("_")[0]) for p in API}
+MODULES = {p.stem.partition("_")[2]: place for place, p in enumerate(API)}  # name -> place in the order of layers
 ALONE = dict(fastai="finetune", seaborn="plots", matplotlib="plots", typer="cli", rich="cli")  # package -> its only importer
 
 
@@ -99,7 +99,7 @@ def test_layout(path):
             own = module.removeprefix("wiseft.") if module.startswith("wiseft.") else None
             if own:
                 assert own in MODULES, f"{module} is no module of ours"
-                assert MODULES[own] < MODULES[name], f"{name} imports {own}, which is of no earlier layer"
+                assert MODULES[own] < MODULES[name], f"{name} imports {own}, which does not come before it"
                 assert name == "all" or names and "*" not in names, f"{name} imports {own} without naming what"
             only = ALONE.get(module.partition(".")[0])
             assert only in (None, name), f"{module} is imported by {only} alone"
