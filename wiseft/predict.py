@@ -10,6 +10,7 @@ __all__ = ['MAX_SKIPPED', 'batches', 'eval_mode', 'run_all', 'check_classes', 'c
 import os, torch
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from fastprogress import progress_bar
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from .datasets import ImageSet, UnreadableImage
@@ -48,7 +49,6 @@ def _workers(images):
 def _bar(loader, images, progress):
     "The loader behind a progress bar"
     if not progress: return loader
-    from fastprogress import progress_bar
     bar = progress_bar(loader, leave=False)
     bar.comment = images.name
     return bar
