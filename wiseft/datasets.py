@@ -223,7 +223,7 @@ class Suite:
     shift_train:dict=None      # name -> ImageSet, of some shifts
     def __post_init__(self):
         self.shift_validation, self.shift_train = self.shift_validation or {}, self.shift_train or {}
-        for n in self.shifts:
+        for n in self.shifts | self.shift_validation:
             if n in RESERVED: raise ValueError(f'a shifted set can not be called {n!r}: tables use that name; rename it')
         for (n, split), s in self.sets().items():
             if s.classnames != list(self.classnames): raise ValueError(f'{n} {split}: other class names, or in another order, than the suite {self.name!r}')
@@ -232,7 +232,7 @@ class Suite:
         "All image sets"
         out = {('reference', k): getattr(self, k) for k in ('train', 'validation', 'test')}
         shifted = dict(train=self.shift_train, validation=self.shift_validation, test=self.shifts)
-        return out | {(n, k): d[n] for n in self.shifts for k, d in shifted.items() if n in d}
+        return out | {(n, k): d[n] for n in {k: 0 for d in reversed(shifted.values()) for k in d} for k, d in shifted.items() if n in d}
 
 # %% ../nbs/api/12_datasets.ipynb #01b8b624
 @patch
@@ -253,10 +253,10 @@ def fingerprint(self:Suite)->str:
 def counts(self:Suite)->pd.DataFrame:
     "Images of each set and split, families of each test set, classes its test images lack"
     sets, rows = self.sets(), {}
-    for n in ('reference', *self.shifts):
-        test = sets[n, 'test']
-        rows[n] = {k: len(sets.get((n, k), ())) for k in ('train', 'validation', 'test')} | {
-            'test families': len(set(test.groups or [])), 'classes without test images': len(test.missing)}
+    for n, k in sets: rows.setdefault(n, dict(train=0, validation=0, test=0))[k] = len(sets[n, k])
+    for n, row in rows.items():
+        test = sets.get((n, 'test'))
+        row |= {'test families': len(set(test and test.groups or [])), 'classes without test images': len(test.missing) if test else len(self.classnames)}
     return pd.DataFrame.from_dict(rows, orient='index')
 
 @patch
@@ -292,7 +292,7 @@ def _named(shifts):
 def _shift_sets(path, name, classnames):
     "split -> ImageSet of one shifted set"
     if not (found := _splits(path) if path.is_dir() else {}): return dict(test=image_folder(path, classnames, name))
-    if 'test' not in found: raise ValueError(f'{path}: has {_some(list(found))} but no test folder')
+    if not found.keys() & {'test', 'validation'}: raise ValueError(f'{path}: has {_some(list(found))} but no images to test or validate on')
     return {k: image_folder(p, classnames, name) for k, p in found.items()}
 
 # %% ../nbs/api/12_datasets.ipynb #b7b2490f
@@ -337,7 +337,9 @@ def _icons_folder():
 def _with_table(suite, folder):
     "Groups and units from the table beside the sets, if there is one"
     if not (tables := sorted(folder.glob('*.csv'))): return suite
-    t = pd.read_csv(tables[0], keep_default_na=False).set_index('file')
+    t = pd.read_csv(tables[0], keep_default_na=False, dtype=str)
+    for c in t.columns.intersection(['file', 'original']): t[c] = t[c].str.removeprefix(f'{folder.name}/')
+    t = t.set_index('file')
     for s in suite.sets().values():
         if absent := [f for f in s.files() if f not in t.index]: raise ValueError(f'{tables[0]}: no row for {_some(absent)}')
         rows = t.loc[s.files()]
@@ -355,7 +357,7 @@ def restrict_train(self:Suite,
     if unknown := [f for f in families if f not in known]: raise ValueError(f'no training images of families {_some(unknown)}; there are {_some(known, 40) or "no families"}')
     return replace(self, train=self.train.subset(np.isin(self.train.groups, families)))
 
-# %% ../nbs/api/12_datasets.ipynb #e2430e35
+# %% ../nbs/api/12_datasets.ipynb #6c3ef2af
 def protocol()->dict:
     "What was decided before the test images of the embedded suite were used"
     return json.loads(package_data('protocol.json').read_text())

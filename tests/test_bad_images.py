@@ -1,0 +1,197 @@
+"Images as they come: real files of every awkward kind go through a classifier, decoded here and in worker processes."
+import io
+import os
+import pickle
+import shutil
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from conftest import python
+from PIL import Image, ImageDraw
+from torch import nn
+from torchvision.transforms import v2
+from wiseft.datasets import UnreadableImage, folder_suite, image_folder, open_image
+from wiseft.ensembles import sweep
+from wiseft.evaluate import evaluate
+from wiseft.predict import predict
+
+
+def red_box(mode="RGB", size=(32, 32)):
+    "A red square on white; on nothing in modes that are transparent."
+    ground = (0, 0, 0, 0) if mode == "RGBA" else (255, 255, 255)
+    im = Image.new("RGBA" if mode == "RGBA" else "RGB", size, ground)
+    ImageDraw.Draw(im).rectangle((8, 8, 23, 23), fill=(255, 0, 0, 255) if mode == "RGBA" else (255, 0, 0))
+    return im.convert(mode)
+
+
+def palette_alpha():
+    im = Image.new("P", (32, 32), 0)
+    im.putpalette([0, 0, 255, 255, 0, 0])  # what is transparent is blue underneath
+    im.paste(1, (8, 8, 24, 24))
+    return im
+
+
+def with_second_frame(im):
+    return dict(save_all=True, append_images=[Image.new("RGB", (32, 32), "blue")])
+
+
+RED_BOXES = {  # file name -> image, options of saving
+    "plain.png": (red_box(), {}),
+    "plain.bmp": (red_box(), {}),
+    "plain.webp": (red_box(), dict(lossless=True)),
+    "cmyk.jpg": (red_box("CMYK"), dict(quality=95, subsampling=0)),
+    "cmyk.tif": (red_box("CMYK"), {}),
+    "alpha.png": (red_box("RGBA"), {}),
+    "alpha.webp": (red_box("RGBA"), dict(lossless=True)),
+    "palette-alpha.png": (palette_alpha(), dict(transparency=0)),
+    "palette.gif": (red_box("P"), {}),
+    "animated.gif": (red_box(), with_second_frame(red_box())),
+    "animated.webp": (red_box(), dict(lossless=True, **with_second_frame(red_box()))),
+    "animated.png": (red_box(), with_second_frame(red_box())),
+    "pages.tif": (red_box(), with_second_frame(red_box())),
+    "upper.PNG": (red_box(), {}),
+}
+
+
+@pytest.mark.parametrize("name", RED_BOXES)
+def test_a_red_box_on_white(name, tmp_path):
+    im, options = RED_BOXES[name]
+    im.save(tmp_path / name, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        got = open_image(tmp_path / name)
+    assert got.mode == "RGB" and got.size == (32, 32)
+    assert np.abs(np.asarray(got).astype(int) - np.asarray(red_box())).max() <= 6
+
+
+@pytest.mark.parametrize("name", ["16.png", "16.tif"])
+def test_16_bits_are_scaled(name, tmp_path):
+    wide = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    Image.fromarray(wide).save(tmp_path / name)
+    got = np.asarray(open_image(tmp_path / name))
+    assert (got == (wide // 256)[..., None]).all()
+    assert len(np.unique(got)) == 256
+
+
+def test_16_bits_in_colour(tmp_path):
+    "PNG of 16 bits a channel, which Pillow reads and does not write: made by hand."
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    row = b"\0" + struct.pack(">HHH", 0x8000, 0xFFFF, 0x00FF) * 4
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(row * 4)) + chunk(b"IEND", b"")
+    (tmp_path / "16.png").write_bytes(png)
+    assert open_image(tmp_path / "16.png").getpixel((1, 1)) == (0x80, 0xFF, 0)
+
+
+def noise_jpeg():
+    out = io.BytesIO()
+    Image.effect_noise((64, 64), 60).save(out, "JPEG")
+    return out.getvalue()
+
+
+UNREADABLE = {  # file name -> content, what is said
+    "cut.jpg": (noise_jpeg()[:-400], "truncated"),
+    "cut-early.jpg": (noise_jpeg()[:10], "."),
+    "empty.png": (b"", "not an image"),
+    "text.png": (b"this is not a picture\n", "not an image"),
+    "page.jpg": (b"<!DOCTYPE html><html>404</html>", "not an image"),
+    "drawing.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "not an image"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_unreadable(name, tmp_path):
+    content, said = UNREADABLE[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UnreadableImage, match=said) as e:
+        open_image(tmp_path / name)
+    assert str(tmp_path / name) in str(e.value) and "\n" not in str(e.value)
+
+
+def test_a_png_cut_anywhere_is_never_half_an_image(tmp_path):
+    out = io.BytesIO()
+    Image.effect_noise((32, 32), 60).save(out, "PNG")
+    whole = out.getvalue()
+    for n in range(0, len(whole) - 30, 37):
+        (tmp_path / "cut.png").write_bytes(whole[:n])
+        with pytest.raises(UnreadableImage):
+            open_image(tmp_path / "cut.png")
+
+
+class Redness(nn.Module):
+    "Red or not, by the mean of the channels."
+    transform = v2.Compose([v2.Resize((16, 16)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    classnames = ["other", "red"]
+    alpha = 0
+
+    def __init__(self, threshold=0.05):
+        super().__init__()
+        self.threshold = nn.Parameter(torch.tensor(threshold))
+
+    def forward(self, x):
+        red = x[:, 0].mean((1, 2)) - x[:, 2].mean((1, 2)) - self.threshold
+        return torch.stack([-red, red], 1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    "All kinds of red boxes, black ones, and two of 210 files unreadable."
+    root = tmp_path_factory.mktemp("odd")
+    for c in Redness.classnames:
+        (root / c).mkdir()
+    for name, (im, options) in RED_BOXES.items():
+        im.save(root / "red" / name, **options)
+    for i in range(208 - len(RED_BOXES)):
+        Image.new("L", (20, 30), 10).save(root / "other" / f"{i:03}.png")
+    for name in "cut.jpg", "text.png":
+        (root / "other" / name).write_bytes(UNREADABLE[name][0])
+    return root
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_all_kinds_in_one_folder(folder, workers):
+    p = predict(dict(redness=Redness()), image_folder(folder), batch_size=16, workers=workers, progress=False)
+    assert len(p.images) == 208 and (p.logits["redness"].argmax(1) == p.labels).all()
+    assert [path.name for path, _ in p.skipped] == ["cut.jpg", "text.png"]
+    assert all(reason for _, reason in p.skipped)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_many_unreadable_images(folder, workers, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy/other/000.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="3 of 210 images unreadable so far, more than 1%") as e:
+        predict(dict(redness=Redness()), image_folder(tmp_path / "copy"), workers=workers, progress=False)
+    assert "000.png" in str(e.value) and "repair or remove" in str(e.value)
+
+
+def test_skipped_images_are_counted_in_tables(folder):
+    suite = folder_suite(folder.parent / folder.name, [], classnames=Redness.classnames)
+    suite.test = suite.validation = image_folder(folder, name="reference")
+    suite.shifts = dict(odd=image_folder(folder, name="odd"))
+    for table in evaluate(Redness(), suite, progress=False), sweep(Redness(), Redness(0.1), suite, alphas=[0.5], progress=False):
+        assert set(table.n) == {208} and set(table.n_skipped) == {2}
+
+
+def test_sets_travel_to_other_processes(folder):
+    images = pickle.loads(pickle.dumps(image_folder(folder)))
+    assert len(images) == 210 and images.open(0).mode == "RGB"
+
+
+LOAD = "from wiseft.datasets import load_suite; s = load_suite('icons'); print(s.fingerprint, len(s.classnames))"
+
+
+def test_two_processes_unpack_the_embedded_suite_at_once(tmp_path):
+    env = os.environ | dict(WISEFT_CACHE=str(tmp_path))
+    both = [subprocess.Popen([sys.executable, "-c", LOAD], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    outs = [p.communicate() for p in both]
+    assert all(p.returncode == 0 for p in both), outs
+    assert outs[0][0] == outs[1][0] == python("-c", LOAD, env=env).stdout
+    assert len(list((tmp_path / "icons").iterdir())) == 1, "something was left behind"
