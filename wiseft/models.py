@@ -143,6 +143,7 @@ class _Source:
     builder:str      # name by which open_clip builds the architecture
     tokenizer:str    # name by which open_clip finds the tokenizer
     origin:str       # for people
+    bare:bool=False  # a checkpoint file, which holds nothing but tensors?
 
 # %% ../nbs/api/20_models.ipynb #79f7e65a
 _config_name = 'open_clip_config.json'
@@ -255,7 +256,7 @@ def _from_file(name, path, preprocess, quick_gelu):
         if quick_gelu is None: quick_gelu = _wants_quick_gelu(name, preprocess, config)
     elif checkpoint_format(path) == 'torchscript': known, quick_gelu = _of_openai(), True
     config['quick_gelu'] = _file_gelu(name, config, quick_gelu)
-    return _Source(config, known, path, name, name, f'{name} {path.name}')
+    return _Source(config, known, path, name, name, f'{name} {path.name}', bare=True)
 
 # %% ../nbs/api/20_models.ipynb #cfa1021b
 def _from_name(name): # `_Source`, or None if the name is an architecture's
@@ -311,8 +312,7 @@ def _adapt(
     state, own = dict(convert_state_dict(model, state)), model.state_dict()
     if 'positional_embedding' in state and not hasattr(model, 'positional_embedding'): state = convert_to_custom_text_state_dict(state)
     for k in {'logit_scale', 'logit_bias'} & set(state) & set(own): state[k] = state[k].reshape(own[k].shape)
-    ids = 'text.transformer.embeddings.position_ids' # in files of older transformers
-    if ids not in own: state.pop(ids, None)
+    state = {k:v for k,v in state.items() if k in own or not k.endswith(('attn_mask', 'position_ids'))} # constants that older files hold
     resize_pos_embed(state, model)
     resize_text_pos_embed(state, model)
     return state
@@ -369,7 +369,7 @@ def load_clip(
     name, device = str(name), device or 'cpu'
     _check_precision(precision, device)
     source = _find(name, pretrained, preprocess, quick_gelu)
-    asked = {} if source.builder == name.replace('/', '-') and isinstance(preprocess, str) else preprocess or {}
+    asked = {} if source.bare and isinstance(preprocess, str) else preprocess or {} # a tag was looked up by then
     _check_preprocess(asked)
     model = _fill(_build(source, _preprocess(source, asked), precision, device), source)
     cfg = dict(model.visual.preprocess_cfg)
