@@ -34,7 +34,7 @@ def _damaged(path, why): return f"{path} is cut short or damaged ({why}). Copy o
 # %% ../nbs/api/11_checkpoints.ipynb #1af627c2
 def _refusal(path, error):
     "Say what an unsafe pickle wanted, and what to do instead"
-    found = re.search(r'GLOBAL (\S+) was not an allowed', str(error))
+    found = re.search(r'GLOBAL (\S+)', str(error))
     what = f'it asks to run {found[1]}' if found else 'it holds more than tensors'
     return (f"{path} is refused: it is a pickle, which may run any code, and {what}. Get the weights as .safetensors; or, if you trust the file, "
             "load it where it was made and save only its weights: torch.save(model.state_dict(), 'weights.pt').")
@@ -74,13 +74,16 @@ class _ArchiveReader(pickle.Unpickler):
         if module == 'torch' and name in _storages: return name
         if (module, name) == ('torch._utils', '_rebuild_tensor_v2'): return _tensor
         if (module, name) == ('collections', 'OrderedDict'): return lambda: None # hooks, which no weight has
-        raise pickle.UnpicklingError(f'GLOBAL {module}.{name} was not an allowed global')
+        raise pickle.UnpicklingError(f'unsupported GLOBAL {module}.{name}')
     def persistent_load(self, key):
         data = bytearray(self.archive.read(f'{self.root}data/{key[2]}'))
         return torch.frombuffer(data, dtype=_storages[key[1]]) if data else torch.empty(0, dtype=_storages[key[1]])
 
 # %% ../nbs/api/11_checkpoints.ipynb #257e5a91
-def _tensor(storage, offset, size, stride, *_): return torch.as_strided(storage, size, stride, offset).clone()
+def _tensor(storage, offset, size, stride, *_):
+    t = torch.as_strided(storage, size, stride, offset)
+    if t.numel() > storage.numel(): raise ValueError(f'a tensor of {tuple(size)} is larger than what is stored for it')
+    return t.clone()
 
 # %% ../nbs/api/11_checkpoints.ipynb #3f8f3988
 def _flatten(record, prefix=''):
