@@ -37,6 +37,15 @@ def _checked(
     raise ValueError(f"template {template!r} has no place for the class name: write {{}} where it goes, as in 'a photo of a {{}}'")
 
 # %% ../nbs/api/10_prompts.ipynb #26d8ed15
+def _suggest(
+    given,  # a name that isn't known
+    known,  # names that are
+):
+    "What to say about a name nobody knows."
+    near = difflib.get_close_matches(str(given), list(known), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(known)}"
+
+# %% ../nbs/api/10_prompts.ipynb #acc1f43a
 def templates(
     which,  # a list's name ('openai', 'simple', 'plain', 'icons'), one template, or templates of your own
 ):  # list of str, each with `{}` in it
@@ -50,15 +59,6 @@ def templates(
     if not which:
         raise ValueError("no templates given: at least one is needed; templates('plain') is the bare class name")
     return [_checked(t) for t in which]
-
-# %% ../nbs/api/10_prompts.ipynb #acc1f43a
-def _suggest(
-    given,  # a name that isn't known
-    known,  # names that are
-):
-    "What to say about a name nobody knows."
-    near = difflib.get_close_matches(str(given), list(known), n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(known)}"
 
 # %% ../nbs/api/10_prompts.ipynb #49d8cab9
 def _check_names(
