@@ -1,0 +1,211 @@
+"The command line: each command's smallest real job, help, errors, exit codes, interruption."
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import python, run
+from typer.testing import CliRunner
+
+WISEFT = Path(sys.executable).with_name("wiseft")
+COMMANDS = "models data zeroshot finetune merge evaluate sweep ensemble plot report demo".split()
+CLASSES = ["camera", "heart", "star"]
+
+
+@pytest.fixture(scope="session")
+def room(tmp_path_factory):
+    "A folder with a small suite cut from the embedded one, a zero-shot and a fine-tuned classifier, and a sweep of the two."
+    room = tmp_path_factory.mktemp("cli")
+    run(WISEFT, "data", "--unpack", "icons", cwd=room)
+    suite = room / "suite"
+    for style in "reference", "solid":
+        for split in (room / "icons" / style).iterdir():
+            for name in CLASSES:
+                for image in sorted((split / name).glob("*.png"))[:12]:
+                    target = suite / image.relative_to(room / "icons")
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(image, target)
+    shutil.rmtree(room / "icons")
+    run(WISEFT, "zeroshot", ",".join(CLASSES), "-o", "zeroshot", cwd=room)
+    run(WISEFT, "finetune", "zeroshot", "suite", "--epochs", "2", "--lr", "1e-3", "-o", "finetuned", cwd=room)
+    run(WISEFT, "sweep", "zeroshot", "finetuned", "--suite", "suite", "--alphas", "0.3,0.5", "-o", "sweep.csv", cwd=room)
+    return room
+
+
+def wiseft(*args, cwd=".", code=0):
+    "Run a command line in this process, which saves the imports; `stdout` and `stderr` are as a terminal's."
+    from wiseft.cli import app
+
+    here = os.getcwd()
+    os.chdir(cwd)
+    try:
+        done = CliRunner().invoke(app, list(map(str, args)))
+    finally:
+        os.chdir(here)
+    assert done.exit_code == code, done.output
+    assert "Traceback" not in done.output
+    return done
+
+
+def test_help_loads_no_torch():
+    code = f"""
+import sys
+from typer.testing import CliRunner
+from wiseft.cli import app
+for args in [[], *([c] for c in {COMMANDS})]:
+    done = CliRunner().invoke(app, [*args, '--help'])
+    assert done.exit_code == 0, done.output
+    assert not args or f'wiseft {{args[0]}}' in done.output.partition('Examples:')[2], done.output
+assert not {{'torch', 'fastai', 'open_clip', 'pandas', 'matplotlib'}} & set(sys.modules)
+"""
+    python("-c", code)
+
+
+def test_help_names_every_command():
+    assert all(c in wiseft("--help").stdout for c in COMMANDS)
+
+
+def test_models():
+    out = wiseft("models", "icon").stdout
+    assert "iconclip" in out and "ViT" not in out
+
+
+def test_saved_folders_hold_what_open_clip_reads(room):
+    for name in "zeroshot", "finetuned":
+        files = {p.name for p in (room / name).iterdir()}
+        assert {"open_clip_config.json", "open_clip_model.safetensors", "head.safetensors", "wiseft.json"} <= files
+
+
+def test_sweep_has_all_methods(room):
+    table = pd.read_csv(room / "sweep.csv")
+    found = set(zip(table.method, table.alpha))
+    inner = {(m, a) for m in ("weight-space", "logits", "probabilities") for a in (0.3, 0.5)}
+    assert found == inner | {("zero-shot", 0), ("fine-tuned", 1)}
+    assert set(table.dataset) == {"reference", "solid", "mean over shifts"}
+
+
+def test_merge_and_evaluate_agree_with_the_sweep(room, tmp_path):
+    wiseft("merge", room / "zeroshot", room / "finetuned", "--alpha", "0.3", "-o", tmp_path / "averaged")
+    out = wiseft("evaluate", tmp_path / "averaged", "--suite", room / "suite", "-o", tmp_path / "results.csv")
+    assert "mean over shifts" in out.stdout and "wrote" in out.stderr
+    swept, one = pd.read_csv(room / "sweep.csv"), pd.read_csv(tmp_path / "results.csv")
+    swept = swept[(swept.method == "weight-space") & (swept.alpha == 0.3)]
+    assert dict(zip(swept.dataset, swept.value)) == dict(zip(one.dataset, one.value))
+
+
+def test_merge_files(room, tmp_path):
+    from safetensors.torch import load_file
+
+    paths = [room / n / "head.safetensors" for n in ("zeroshot", "finetuned")]
+    wiseft("merge", *paths, "--alpha", "0.25", "-o", tmp_path / "head.safetensors")
+    a, b = (load_file(p)["weight"] for p in paths)
+    assert (load_file(tmp_path / "head.safetensors")["weight"] - (0.75 * a + 0.25 * b)).abs().max() < 1e-5
+
+
+def test_evaluate_on_folders(room):
+    out = wiseft("evaluate", "zeroshot", "--reference", "suite/reference", "--shift", "suite/solid/test", cwd=room).stdout
+    assert "reference" in out and "test" in out
+
+
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_ensemble(room, tmp_path, average):
+    wiseft("ensemble", "zeroshot", "finetuned", "--average", average, "--suite", "suite", "-o", tmp_path / "out.csv", cwd=room)
+    swept, table = pd.read_csv(room / "sweep.csv"), pd.read_csv(tmp_path / "out.csv")
+    mine, theirs = table[table.method == average], swept[(swept.method == average) & (swept.alpha == 0.5)]
+    assert dict(zip(mine.dataset, mine.value)) == dict(zip(theirs.dataset, theirs.value))
+
+
+def test_plot_and_report(room, tmp_path):
+    wiseft("plot", "sweep.csv", "-o", tmp_path / "pictures", cwd=room)
+    assert {p.name for p in (tmp_path / "pictures").iterdir()} == {"frontier.png", "alpha.png", "shifts.png"}
+    wiseft("report", "sweep.csv", "-o", tmp_path / "report.html", cwd=room)
+    page = (tmp_path / "report.html").read_text()
+    assert "data:image/png" in page and "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_data_names_unreadable_images(room, tmp_path):
+    shutil.copytree(room / "suite/solid/test", tmp_path / "set")
+    (tmp_path / "set/heart/text.png").write_text("no picture")
+    err = wiseft("data", "set", cwd=tmp_path, code=1).stderr
+    assert "text.png" in err and "1 of" in err
+
+
+@pytest.mark.parametrize("args, words", [
+    (["models", "nonesuch"], "no model"),
+    (["data", "nowhere"], "no such folder"),
+    (["zeroshot", "camera", "-o", "x"], "neither a file nor a folder"),
+    (["zeroshot", "camera,camera", "-o", "x"], "repeat"),
+    (["zeroshot", "camera,heart", "--templates", "icon", "-o", "x"], "templates"),
+    (["zeroshot", "camera,heart", "--model", "ViT-B-23", "-o", "x"], "ViT-B-32"),
+    (["finetune", "suite", "icons", "-o", "x"], "wiseft.json"),
+    (["finetune", "zeroshot", "icons", "-o", "x"], "class"),
+    (["merge", "zeroshot", "sweep.csv", "-o", "x"], "two classifier folders or two files"),
+    (["merge", "sweep.csv", "sweep.csv", "-o", "x.safetensors"], "safetensors"),
+    (["evaluate", "nowhere"], "nowhere"),
+    (["evaluate", "zeroshot", "zeroshot", "--suite", "suite"], "twice"),
+    (["plot", "nowhere.csv", "-o", "x"], "nowhere.csv"),
+    (["report", "zeroshot/wiseft.json", "-o", "x"], "results"),
+], ids=lambda o: " ".join(o) if isinstance(o, list) else "")
+def test_errors_are_a_line(room, args, words):
+    err = wiseft(*args, cwd=room, code=1).stderr
+    assert words in err and err.startswith("error: ")
+    assert len([line for line in err.splitlines() if not line.startswith("warning")]) <= 4
+    assert not (room / "x").exists() and not list(room.glob(".x*"))
+
+
+@pytest.mark.parametrize("args", [
+    ["nonesuch"], ["merge", "zeroshot"], ["merge", "zeroshot", "finetuned", "-o", "x", "--alpha", "much"],
+    ["ensemble", "zeroshot"], ["ensemble", "zeroshot", "finetuned", "--average", "weights"],
+    ["sweep", "zeroshot", "finetuned", "--alphas", "0.1;0.2"], ["evaluate", "zeroshot", "--shift", "suite"],
+], ids=" ".join)
+def test_wrong_command_lines(room, args):
+    wiseft(*args, cwd=room, code=2)
+
+
+def test_debug_shows_the_traceback(room):
+    for args in (["--debug", "evaluate", "nowhere"], ["evaluate", "nowhere", "--debug"]):
+        done = run(WISEFT, *args, cwd=room, ok=False)
+        assert done.returncode == 1 and "Traceback" in done.stderr and "FileNotFoundError" in done.stderr
+
+
+def test_existing_targets_are_kept(room, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/mine.txt").write_text("mine")
+    assert "--force" in wiseft("plot", room / "sweep.csv", "-o", "pictures", cwd=tmp_path, code=1).stderr
+    assert (tmp_path / "pictures/mine.txt").read_text() == "mine"
+    wiseft("plot", room / "sweep.csv", "-o", "pictures", "--force", cwd=tmp_path)
+    assert {p.suffix for p in (tmp_path / "pictures").iterdir()} == {".png"}
+
+
+def test_warnings_are_a_line(room, tmp_path):
+    done = wiseft("merge", "zeroshot", "finetuned", "--alpha", "1.5", "-o", tmp_path / "beyond", cwd=room)
+    assert [line for line in done.stderr.splitlines() if line.startswith("warning: ") and "1.5" in line], done.stderr
+
+
+def test_interrupted_training_leaves_whole_checkpoints_and_goes_on(room, tmp_path):
+    command = [WISEFT, "finetune", room / "zeroshot", room / "suite", "--lr", "1e-4", "--checkpoints", "run", "-o", "out"]
+    training = subprocess.Popen([*map(str, command), "--epochs", "5000"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    checkpoint = tmp_path / "run/checkpoint.safetensors"
+    deadline = time.time() + 120
+    while not checkpoint.exists() and training.poll() is None and time.time() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    training.send_signal(signal.SIGINT)
+    err = training.communicate(timeout=60)[1]
+    assert training.returncode == 130 and "stopped" in err and "Traceback" not in err, err
+    assert [p.name for p in tmp_path.iterdir()] == ["run"] and [p.name for p in (tmp_path / "run").iterdir()] == [checkpoint.name]
+    assert "--force" not in wiseft(*command[1:], "--epochs", "5000", cwd=tmp_path, code=1).stderr
+    assert "epochs" in wiseft(*command[1:], "--epochs", "9", "--resume", cwd=tmp_path, code=1).stderr
+
+
+def test_a_run_goes_on_from_its_checkpoint(room, tmp_path):
+    command = ["finetune", room / "zeroshot", room / "suite", "--epochs", "2", "--lr", "1e-3", "-o", "out"]
+    wiseft(*command, "--checkpoints", "run", cwd=tmp_path)
+    shutil.rmtree(tmp_path / "out")
+    wiseft(*command, "--checkpoints", "run", "--resume", cwd=tmp_path)
+    assert (tmp_path / "out/head.safetensors").read_bytes() == (room / "finetuned/head.safetensors").read_bytes()
