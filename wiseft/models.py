@@ -52,40 +52,45 @@ def logit_scale(self:Clip): # float, about 100 in OpenAI's models
     "What cosine similarities are multiplied with to become logits"
     return math.exp(self.model.logit_scale.item())
 
+# %% ../nbs/api/20_models.ipynb #838c7ac6
 @patch(as_prop=True)
 def logit_bias(self:Clip): # float, or None
     "What SigLIP adds to its logits; other CLIPs have none"
     bias = getattr(self.model, 'logit_bias', None)
     return None if bias is None else bias.item()
 
-# %% ../nbs/api/20_models.ipynb #838c7ac6
+# %% ../nbs/api/20_models.ipynb #71e4f883
 @patch(as_prop=True)
 def dim(self:Clip): # int
     "Length of an embedding, the same for both towers"
     return self.config['embed_dim']
 
+# %% ../nbs/api/20_models.ipynb #bb05a6ea
 @patch(as_prop=True)
 def image_size(self:Clip): # (height, width) in pixels
     "Size of the pictures that the image tower takes"
     size = self.preprocess['size']
     return tuple(size) if isinstance(size, (tuple,list)) else (size, size)
 
+# %% ../nbs/api/20_models.ipynb #84d29144
 @patch(as_prop=True)
 def device(self:Clip): # torch.device
     "Where the image tower is"
     return next(self.model.visual.parameters()).device
 
-# %% ../nbs/api/20_models.ipynb #bb05a6ea
+# %% ../nbs/api/20_models.ipynb #6d8eda3a
 def _normalise(x):
     "Rows of length 1, in single precision at least"
     return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
 
+# %% ../nbs/api/20_models.ipynb #66b6f31a
 def _input_dtype(
     visual # image tower
 ): # torch.dtype
     "Precision in which an image tower wants its pictures: that of its first convolution"
     return next((m.weight for m in visual.modules() if isinstance(m, nn.Conv2d)), next(visual.parameters())).dtype
 
+# %% ../nbs/api/20_models.ipynb #079cc32c
 def _image_features(
     visual, # image tower
     images  # (n, 3, height, width)
@@ -94,7 +99,7 @@ def _image_features(
     out = visual(images.to(_input_dtype(visual)))
     return out[0] if isinstance(out, tuple) else out # CoCa's tower returns its tokens too
 
-# %% ../nbs/api/20_models.ipynb #84d29144
+# %% ../nbs/api/20_models.ipynb #eceacd33
 @patch
 @torch.no_grad()
 def encode_image(self:Clip,
@@ -103,13 +108,14 @@ def encode_image(self:Clip,
     "Embed pictures, without gradients"
     return _normalise(_image_features(self.model.visual, images.to(self.device)))
 
-# %% ../nbs/api/20_models.ipynb #1570d542
+# %% ../nbs/api/20_models.ipynb #79f7e65a
 def _token_table(
     model # open_clip model
 ): # nn.Embedding
     "The text tower's vectors of tokens, (vocabulary, width)"
     return next(m for n,m in model.named_modules() if isinstance(m, nn.Embedding) and not n.startswith('visual.'))
 
+# %% ../nbs/api/20_models.ipynb #ac6901fc
 @patch
 @torch.no_grad()
 def encode_text(self:Clip,
@@ -121,19 +127,20 @@ def encode_text(self:Clip,
     batches = [self.tokenizer(list(texts[i:i+batch_size])).to(device) for i in range(0, len(texts), batch_size)]
     return torch.cat([_normalise(self.model.encode_text(b)) for b in batches])
 
-# %% ../nbs/api/20_models.ipynb #6d8eda3a
+# %% ../nbs/api/20_models.ipynb #d8f88465
 def _shape(clip):
     "A line about a CLIP's image tower"
     tower = clip.config['vision_cfg'].get('timm_model_name') or type(clip.model.visual).__name__
     size = sum(p.numel() for p in clip.model.visual.parameters())/1e6
     return f"{tower} of {size:.1f} M parameters, {'×'.join(map(str, clip.image_size))} px, {clip.dim} dimensions"
 
+# %% ../nbs/api/20_models.ipynb #42b349b6
 @patch
 def __repr__(self:Clip):
     name = self.name + (f' {self.pretrained}' if self.pretrained else '')
     return f'Clip {name}: {_shape(self)}, logit scale {self.logit_scale:.1f}, {self.precision}'
 
-# %% ../nbs/api/20_models.ipynb #079cc32c
+# %% ../nbs/api/20_models.ipynb #f2ee0f36
 @dataclass
 class _Source:
     "What is known about a CLIP before it is built"
@@ -145,11 +152,12 @@ class _Source:
     origin:str       # for people
     bare:bool=False  # a checkpoint file, which holds nothing but tensors?
 
-# %% ../nbs/api/20_models.ipynb #79f7e65a
+# %% ../nbs/api/20_models.ipynb #fb7cecd2
 _config_name = 'open_clip_config.json'
 _weight_names = ['open_clip_model.safetensors', 'open_clip_pytorch_model.safetensors', 'open_clip_pytorch_model.bin',
                  'open_clip_pytorch_model.pth', 'model.safetensors', 'pytorch_model.bin', 'pytorch_model.pth', 'model.pth'] # open_clip's order
 
+# %% ../nbs/api/20_models.ipynb #01abc334
 def _read_config(
     path # of open_clip_config.json
 ): # (model_cfg, preprocess_cfg)
@@ -161,7 +169,7 @@ def _read_config(
     if not isinstance(config, dict) or 'model_cfg' not in config: raise ValueError(f"{path} has no 'model_cfg', which says the architecture.")
     return config['model_cfg'], config.get('preprocess_cfg') or {}
 
-# %% ../nbs/api/20_models.ipynb #ac6901fc
+# %% ../nbs/api/20_models.ipynb #ba91d50b
 def _from_folder(folder, origin=None, tokenizer=None):
     "Source for a folder in the hub's layout"
     folder = Path(folder).expanduser()
@@ -172,9 +180,10 @@ def _from_folder(folder, origin=None, tokenizer=None):
     name = f'local-dir:{folder}'
     return _Source(config, preprocess, weights, name, tokenizer or name, origin or folder.name)
 
-# %% ../nbs/api/20_models.ipynb #42b349b6
+# %% ../nbs/api/20_models.ipynb #cfa1021b
 def _reason(e): return f'{type(e).__name__}: {(str(e).splitlines() or [""])[0]}'
 
+# %% ../nbs/api/20_models.ipynb #be69e6a6
 def _fetch(
     get,   # function that downloads something and returns its path
     what,  # it is, for the message
@@ -184,6 +193,7 @@ def _fetch(
     try: return Path(get())
     except Exception as e: raise RuntimeError(f'Could not fetch {what} ({_reason(e)}). Without a network: {advice}.') from e
 
+# %% ../nbs/api/20_models.ipynb #f29c57e8
 def _from_hub(
     name # 'hf-hub:owner/model'
 ):
@@ -195,16 +205,18 @@ def _from_hub(
     _fetch(lambda: download_pretrained_from_hf(repo), f'the weights of {name}', advice)
     return _from_folder(config.parent, name, name)
 
-# %% ../nbs/api/20_models.ipynb #f2ee0f36
+# %% ../nbs/api/20_models.ipynb #69b88749
 def _nearest(given, known):
     "What to say about a name that nobody knows"
     near, known = difflib.get_close_matches(str(given), known, n=3, cutoff=0.5), list(known)
     return f"Did you mean {' or '.join(map(repr, near))}?" if near else f"There are {_few(known)}."
 
+# %% ../nbs/api/20_models.ipynb #2697a413
 def _few(items, n=6):
     "The first items of a list, for a message"
     return ', '.join(map(repr, items[:n])) + (f' and {len(items)-n} more' if len(items) > n else '')
 
+# %% ../nbs/api/20_models.ipynb #55de7377
 def _tag_cfg(name, tag): # dict
     "open_clip's entry for an architecture and a tag; ValueError names near ones"
     if cfg := get_pretrained_cfg(name, tag): return cfg
@@ -213,7 +225,7 @@ def _tag_cfg(name, tag): # dict
         f"QuickGELU mismatch: weights {tag!r} were trained with GELU, and {name!r} has QuickGELU. Use load_clip({plain!r}, {tag!r}).")
     raise ValueError(f"{tag!r} is neither a file nor a tag of {name!r}. {_nearest(tag, open_clip.list_pretrained_tags_by_model(name))}")
 
-# %% ../nbs/api/20_models.ipynb #99b7f921
+# %% ../nbs/api/20_models.ipynb #37c5ebbc
 def _wants_quick_gelu(name, tag, config): # bool
     "What the tag says, with a warning where the architecture's name says otherwise"
     named = bool(config.get('quick_gelu'))
@@ -223,6 +235,7 @@ def _wants_quick_gelu(name, tag, config): # bool
     warnings.warn(f"QuickGELU mismatch: weights {tag!r} were trained with QuickGELU, and {name!r} has GELU. Loaded with QuickGELU{hint}.", stacklevel=5)
     return True
 
+# %% ../nbs/api/20_models.ipynb #e6df49f1
 def _from_tag(name, tag):
     "Source for an architecture and a tag of open_clip"
     cfg, config = _tag_cfg(name, tag), open_clip.get_model_config(name)
@@ -233,11 +246,13 @@ def _from_tag(name, tag):
                      f"bring them from {place} and call load_clip({name!r}, 'FILE', preprocess={tag!r})")
     return _Source(config, cfg, weights, name, name, f'{name} {tag}')
 
-# %% ../nbs/api/20_models.ipynb #01abc334
+# %% ../nbs/api/20_models.ipynb #524fe2ff
 _preprocess_keys = ['mean', 'std', 'interpolation', 'resize_mode', 'fill_color']
 
+# %% ../nbs/api/20_models.ipynb #a54791eb
 def _of_openai(): return {k:v for k,v in get_pretrained_cfg('ViT-B-32', 'openai').items() if k in _preprocess_keys}
 
+# %% ../nbs/api/20_models.ipynb #7e0e4b27
 def _file_gelu(name, config, quick_gelu): # bool
     "Whether a checkpoint file's weights want QuickGELU; ValueError if nobody has said"
     named = bool(config.get('quick_gelu'))
@@ -247,7 +262,7 @@ def _file_gelu(name, config, quick_gelu): # bool
     if quick_gelu is False and named: raise ValueError(f'QuickGELU mismatch: {name!r} has QuickGELU, and quick_gelu=False was given.')
     return named or bool(quick_gelu)
 
-# %% ../nbs/api/20_models.ipynb #ba91d50b
+# %% ../nbs/api/20_models.ipynb #994ff286
 def _from_file(name, path, preprocess, quick_gelu):
     "Source for an architecture and a checkpoint file"
     config, path, known = open_clip.get_model_config(name), Path(path).expanduser(), {}
@@ -258,7 +273,7 @@ def _from_file(name, path, preprocess, quick_gelu):
     config['quick_gelu'] = _file_gelu(name, config, quick_gelu)
     return _Source(config, known, path, name, name, f'{name} {path.name}', bare=True)
 
-# %% ../nbs/api/20_models.ipynb #cfa1021b
+# %% ../nbs/api/20_models.ipynb #ed47b4eb
 def _from_name(name): # `_Source`, or None if the name is an architecture's
     "Source for a name that says everything"
     if name == 'iconclip': return _from_folder(package_data(name), name)
@@ -270,9 +285,10 @@ def _from_name(name): # `_Source`, or None if the name is an architecture's
     if path.is_dir() or name.startswith(('/', '.', '~')): return _from_folder(path)
     raise ValueError(f"There is no model {name!r}. {_nearest(name, ['iconclip', *open_clip.list_models()])}")
 
-# %% ../nbs/api/20_models.ipynb #be69e6a6
+# %% ../nbs/api/20_models.ipynb #e1f715a9
 def _looks_like_file(x): return len(Path(x).parts) > 1 or Path(x).suffix in ('.pt', '.pth', '.bin', '.ckpt', '.safetensors', '.pkl')
 
+# %% ../nbs/api/20_models.ipynb #976e2d76
 def _find(name, pretrained, preprocess, quick_gelu): # `_Source`
     "The source that the arguments of `load_clip` stand for"
     if source := _from_name(name):
@@ -286,7 +302,7 @@ def _find(name, pretrained, preprocess, quick_gelu): # `_Source`
     if quick_gelu is not None: raise ValueError(f'The tag {tag!r} knows its activation function: leave out quick_gelu.')
     return _from_tag(name, tag)
 
-# %% ../nbs/api/20_models.ipynb #d1e3cbfc
+# %% ../nbs/api/20_models.ipynb #5d5b42c3
 @contextmanager
 def _quiet():
     "open_clip warns that weights are random while we are about to load them"
@@ -297,13 +313,14 @@ def _quiet():
         try: yield
         finally: logging.disable(before)
 
+# %% ../nbs/api/20_models.ipynb #e2c7f154
 def _build(source, preprocess, precision, device): # open_clip model
     "The architecture, with random weights"
     with _quiet():
         return open_clip.create_model(source.builder, load_weights=False, pretrained_text=False, precision=precision, device=device,
                                       force_quick_gelu=bool(source.config.get('quick_gelu')), force_preprocess_cfg=preprocess)
 
-# %% ../nbs/api/20_models.ipynb #69b88749
+# %% ../nbs/api/20_models.ipynb #bb1e923d
 def _adapt(
     model, # open_clip model
     state  # of a checkpoint
@@ -317,6 +334,7 @@ def _adapt(
     resize_text_pos_embed(state, model)
     return state
 
+# %% ../nbs/api/20_models.ipynb #31a6db42
 def _fill(model, source): # the model, in eval mode
     "Load a source's weights; ValueError names what doesn't fit"
     state = read_state_dict(source.weights)
@@ -326,19 +344,20 @@ def _fill(model, source): # the model, in eval mode
         raise ValueError(f"The weights in {source.weights} don't fit the architecture of {source.origin}: {first}") from e
     return model.eval()
 
-# %% ../nbs/api/20_models.ipynb #2697a413
+# %% ../nbs/api/20_models.ipynb #af95316a
 def _check_precision(precision, device):
     "ValueError for precisions that aren't, or aren't on this device"
     if precision not in ('fp32', 'bf16', 'fp16'): raise ValueError(f"precision is {precision!r}; choose 'fp32', 'bf16' or 'fp16'.")
     if precision == 'fp16' and torch.device(device).type == 'cpu': raise ValueError("precision='fp16' needs a GPU; on a CPU choose 'bf16'.")
 
+# %% ../nbs/api/20_models.ipynb #c9f37750
 def _check_preprocess(preprocess):
     "ValueError unless this is a dict with keys that mean something"
     if not isinstance(preprocess, dict): raise ValueError(f"preprocess is {preprocess!r}; give a dict with 'mean' and 'std' (tags are for checkpoint files).")
     if unknown := set(preprocess) - set(_preprocess_keys): raise ValueError(
         f"preprocess has unknown keys {_few(sorted(unknown))}; known are {_few(_preprocess_keys)}. The size is the image tower's.")
 
-# %% ../nbs/api/20_models.ipynb #55de7377
+# %% ../nbs/api/20_models.ipynb #b8bb368e
 def _preprocess(source, asked): # dict
     "The preprocessing that came with the weights, under what was asked for"
     known = {k:v for k,v in (source.preprocess | asked).items() if k in _preprocess_keys and v is not None}
@@ -347,7 +366,7 @@ def _preprocess(source, asked): # dict
         f"or for a checkpoint file preprocess='TAG' of the weights that it was fine-tuned from.")
     return known | {k:[float(x) for x in known[k]] for k in ('mean', 'std')}
 
-# %% ../nbs/api/20_models.ipynb #37c5ebbc
+# %% ../nbs/api/20_models.ipynb #2767f673
 def _tokenizer(source):
     "The tokenizer; RuntimeError says what to bring"
     try: return open_clip.get_tokenizer(source.tokenizer)
@@ -356,7 +375,7 @@ def _tokenizer(source):
         f"Could not load the tokenizer of {source.origin} ({_reason(e)}). Without a network: bring its files (tokenizer.json, "
         f"tokenizer_config.json, …) into a folder with {_config_name} and the weights and call load_clip('local-dir:FOLDER').") from e
 
-# %% ../nbs/api/20_models.ipynb #e6df49f1
+# %% ../nbs/api/20_models.ipynb #22af06b5
 def load_clip(
     name='iconclip',  # 'iconclip', an architecture of open_clip, 'hf-hub:owner/model', 'local-dir:folder' or a folder
     pretrained=None,  # with an architecture: a tag of open_clip, or a checkpoint file
@@ -377,7 +396,7 @@ def load_clip(
     provenance = dict(source=source.origin, file=source.weights.name, sha256=sha256_file(source.weights))
     return Clip(model, _tokenizer(source), *transforms, name, None if pretrained is None else str(pretrained), precision, source.config, cfg, provenance)
 
-# %% ../nbs/api/20_models.ipynb #22af06b5
+# %% ../nbs/api/20_models.ipynb #8de79fed
 class ClassificationHead(nn.Module):
     "Linear head on features of length 1: `weight @ x/‖x‖ + bias`"
     def __init__(self,
@@ -394,7 +413,7 @@ class ClassificationHead(nn.Module):
             return F.linear(F.normalize(features.to(self.weight.dtype), dim=-1), self.weight, self.bias)
     def extra_repr(self): return f'{self.weight.shape[1]} -> {self.weight.shape[0]}, bias={self.bias is not None}'
 
-# %% ../nbs/api/20_models.ipynb #01963645
+# %% ../nbs/api/20_models.ipynb #f68f5b5d
 def average_prompts(
     embeddings # (n_classes, n_templates, dim), of the prompts
 ): # (n_classes, dim), rows of length 1
@@ -402,7 +421,7 @@ def average_prompts(
     z = F.normalize(embeddings, dim=-1)
     return F.normalize(z.mean(1), dim=-1)
 
-# %% ../nbs/api/20_models.ipynb #c39317b2
+# %% ../nbs/api/20_models.ipynb #f45523a4
 def zeroshot_head(
     clip,       # `Clip`
     classnames, # list of names, or 'imagenet'
@@ -416,14 +435,16 @@ def zeroshot_head(
     bias = None if clip.logit_bias is None else rows.new_full((len(names),), clip.logit_bias)
     return ClassificationHead(clip.logit_scale*rows, bias).to(clip.device)
 
-# %% ../nbs/api/20_models.ipynb #4c3bb45f
+# %% ../nbs/api/20_models.ipynb #255b2479
 def _words(text): return re.findall(r"[\w']+|[^\w\s]+", text)
 
+# %% ../nbs/api/20_models.ipynb #60bc22a1
 def _ids(clip, text): # set of int
     "Token ids of a text, without those that every text has"
     ids, empty = clip.tokenizer([text, ''])
     return set(ids.tolist()) - set(empty.tolist())
 
+# %% ../nbs/api/20_models.ipynb #6b93d810
 def unseen_words(
     clip, # `Clip`
     texts # list of str
@@ -433,7 +454,7 @@ def unseen_words(
     if not unseen: return []
     return [w for w in dict.fromkeys(w for t in texts for w in _words(t)) if _ids(clip, w) & unseen]
 
-# %% ../nbs/api/20_models.ipynb #f3e73d34
+# %% ../nbs/api/20_models.ipynb #837998c0
 def _cut_texts(clip, texts): # list of str
     "Texts that are longer than the model's context"
     n = clip.model.context_length
@@ -442,6 +463,7 @@ def _cut_texts(clip, texts): # list of str
     rows, (empty,) = (clip.tokenizer(x, context_length=n+1) for x in (long, ['']))
     return [t for t,row in zip(long, rows) if row[n] != empty[n]]
 
+# %% ../nbs/api/20_models.ipynb #20d1609d
 def _warn_texts(clip, texts):
     "Warn of texts that the model can't read as they are meant"
     if words := unseen_words(clip, texts): warnings.warn(
@@ -449,7 +471,7 @@ def _warn_texts(clip, texts):
     if cut := _cut_texts(clip, texts): warnings.warn(
         f"{clip.name} reads no more than {clip.model.context_length} tokens, start and end included. Cut short: {_few(cut, 3)}.", stacklevel=3)
 
-# %% ../nbs/api/20_models.ipynb #676884ce
+# %% ../nbs/api/20_models.ipynb #09cc8253
 def random_head(
     clip,       # `Clip`
     classnames, # list of names, or 'imagenet'
@@ -461,7 +483,7 @@ def random_head(
     rows = (rng or np.random.default_rng(0)).standard_normal((len(check_classnames(classnames)), clip.dim))
     return ClassificationHead(clip.logit_scale*F.normalize(torch.from_numpy(rows).float(), dim=-1)).to(clip.device)
 
-# %% ../nbs/api/20_models.ipynb #33a04860
+# %% ../nbs/api/20_models.ipynb #f0e76fe9
 class ImageClassifier(nn.Module):
     "Image tower and head: what is fine-tuned and averaged"
     def __init__(self,
@@ -488,35 +510,38 @@ class ImageClassifier(nn.Module):
     ): # (n, n_classes), logits
         return self.head(self.features(images))
 
-# %% ../nbs/api/20_models.ipynb #8de79fed
+# %% ../nbs/api/20_models.ipynb #bc646138
 def _check_head(c):
     "ValueError unless head, class names and image tower belong together"
     rows, dim = c.head.weight.shape
     if rows != len(c.classnames): raise ValueError(f'The head has {rows} rows, and there are {len(c.classnames)} class names. Give one name a row.')
     if dim != c.clip.dim: raise ValueError(f'The head takes features of {dim} dimensions, and {c.clip.name} gives {c.clip.dim}. Make the head from this CLIP.')
 
+# %% ../nbs/api/20_models.ipynb #90e488f4
 @patch
 def __repr__(self:ImageClassifier):
     kind = {None: '', 0: ', zero-shot', 1: ', fine-tuned'}.get(self.alpha, f', alpha {self.alpha}')
     return f'ImageClassifier {self.clip.name}{kind}: {_shape(self.clip)}, {len(self.classnames)} classes ({_few(self.classnames, 3)})'
 
-# %% ../nbs/api/20_models.ipynb #f68f5b5d
+# %% ../nbs/api/20_models.ipynb #0fafcd23
 @patch(as_prop=True)
 def transform(self:ImageClassifier): # PIL image -> (3, height, width) tensor
     "The transform of the CLIP, for evaluation"
     return self.clip.transform
 
+# %% ../nbs/api/20_models.ipynb #e4b367bd
 @patch(as_prop=True)
 def device(self:ImageClassifier): # torch.device
     "Where the classifier is"
     return self.head.weight.device
 
+# %% ../nbs/api/20_models.ipynb #0a1fd1b4
 @patch(as_prop=True)
 def hash(self:ImageClassifier): # 64 hexadecimal digits
     "SHA-256 of all weights of the classifier, by which a weight-space ensemble knows its parents"
     return state_hash(self.state_dict())
 
-# %% ../nbs/api/20_models.ipynb #f45523a4
+# %% ../nbs/api/20_models.ipynb #e72b759c
 def zeroshot_classifier(
     clip,       # `Clip`
     classnames, # list of names, or 'imagenet'
@@ -529,7 +554,7 @@ def zeroshot_classifier(
         names = check_classnames(classnames)
     return ImageClassifier(clip, head, names, check_templates(templates), alpha=0.)
 
-# %% ../nbs/api/20_models.ipynb #60bc22a1
+# %% ../nbs/api/20_models.ipynb #3f8f16e6
 @patch
 @torch.no_grad()
 def predict_image(self:ImageClassifier,
@@ -542,7 +567,7 @@ def predict_image(self:ImageClassifier,
     p = logits.double().softmax(0).cpu().numpy()
     return pd.Series(p, index=self.classnames, name='probability').sort_values(ascending=False, kind='stable')
 
-# %% ../nbs/api/20_models.ipynb #61f4d2a2
+# %% ../nbs/api/20_models.ipynb #233886b9
 @patch
 def copy(self:ImageClassifier): # `ImageClassifier`
     "A copy with an image tower and a head of its own; the text tower, which is not trained, is shared"
@@ -550,12 +575,13 @@ def copy(self:ImageClassifier): # `ImageClassifier`
     text = [t for tensors in (model.named_parameters(), model.named_buffers()) for n,t in tensors if not n.startswith('visual.')]
     return deepcopy(self, {id(o):o for o in [*text, clip.tokenizer, clip.transform, clip.train_transform]})
 
-# %% ../nbs/api/20_models.ipynb #a881533c
+# %% ../nbs/api/20_models.ipynb #9be689f1
 def _architecture(c): # dict
     "What decides how a classifier's weights are used"
     vision = {k:v for k,v in c.clip.config['vision_cfg'].items() if k != 'timm_model_pretrained'}
     return vision | dict(embed_dim=c.clip.dim, quick_gelu=bool(c.clip.config.get('quick_gelu')))
 
+# %% ../nbs/api/20_models.ipynb #8d1897fa
 def _check_equal(a, b, what):
     "ValueError names the first key whose values differ"
     a,b = (json.loads(json.dumps(d)) for d in (a, b)) # tuples become lists
@@ -563,7 +589,7 @@ def _check_equal(a, b, what):
         if a.get(k) != b.get(k): raise ValueError(
             f"The classifiers differ in {what}: {k} is {a.get(k)} in one and {b.get(k)} in the other. Average models that come from one CLIP.")
 
-# %% ../nbs/api/20_models.ipynb #09cc8253
+# %% ../nbs/api/20_models.ipynb #eca5d1a0
 def _check_classes(a, b):
     "ValueError shows the first class that differs"
     if a == b: return
@@ -572,6 +598,7 @@ def _check_classes(a, b):
     raise ValueError(f"The classifiers have {'the same classes in another order' if sorted(a) == sorted(b) else 'different classes'}: "
                      f"class {i} is {a[i]!r} in one and {b[i]!r} in the other. Rows of both heads must mean the same.")
 
+# %% ../nbs/api/20_models.ipynb #8bc52653
 @patch
 def check_averageable(self:ImageClassifier,
     others # classifiers
@@ -583,7 +610,7 @@ def check_averageable(self:ImageClassifier,
         _check_equal(self.clip.preprocess, o.clip.preprocess, 'preprocessing')
         _check_equal(_architecture(self), _architecture(o), 'architecture')
 
-# %% ../nbs/api/20_models.ipynb #c9a9fa4c
+# %% ../nbs/api/20_models.ipynb #4f98d548
 @patch
 def averaged(self:ImageClassifier,
     state,   # averaged state dict
@@ -597,9 +624,10 @@ def averaged(self:ImageClassifier,
     new.parents, new.metrics = [p.hash for p in parents], {}
     return new.eval()
 
-# %% ../nbs/api/20_models.ipynb #0fafcd23
+# %% ../nbs/api/20_models.ipynb #0e3457a4
 def _write_json(path, content): path.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=float)+'\n', encoding='utf-8')
 
+# %% ../nbs/api/20_models.ipynb #283ec85c
 def _write_clip(clip, folder):
     "Write a CLIP into a folder in the hub's layout"
     folder.mkdir(exist_ok=True)
@@ -607,7 +635,7 @@ def _write_clip(clip, folder):
     write_state_dict(clip.model.state_dict(), folder/_weight_names[0])
     if hasattr(clip.tokenizer, 'save_pretrained'): clip.tokenizer.save_pretrained(folder)
 
-# %% ../nbs/api/20_models.ipynb #e4b367bd
+# %% ../nbs/api/20_models.ipynb #202c3d1b
 @patch
 def save(self:Clip,
     folder,     # folder to make
@@ -617,13 +645,14 @@ def save(self:Clip,
     with atomic_path(folder, force=force) as tmp: _write_clip(self, tmp)
     return Path(folder)
 
-# %% ../nbs/api/20_models.ipynb #0a1fd1b4
+# %% ../nbs/api/20_models.ipynb #49dd6474
 def _card(c):
     "What `wiseft.json` holds"
     versions = dict(wiseft=__version__, torch=torch.__version__, open_clip=open_clip.__version__)
     return dict(format=1, classnames=c.classnames, templates=c.templates, alpha=c.alpha, hash=c.hash, parents=c.parents, metrics=c.metrics,
                 precision=c.clip.precision, clip=dict(name=c.clip.name, pretrained=c.clip.pretrained, **c.clip.provenance), versions=versions)
 
+# %% ../nbs/api/20_models.ipynb #84530517
 @patch
 def save(self:ImageClassifier,
     folder,     # folder to make
@@ -636,7 +665,7 @@ def save(self:ImageClassifier,
         _write_json(tmp/'wiseft.json', _card(self))
     return Path(folder)
 
-# %% ../nbs/api/20_models.ipynb #e72b759c
+# %% ../nbs/api/20_models.ipynb #b574d160
 def _read_card(folder): # dict
     "Content of `wiseft.json`"
     if folder.is_file(): raise ValueError(f"{folder} is a file; a classifier is a folder, written by `save`. Pickles, such as fastai's exports, "
@@ -647,7 +676,7 @@ def _read_card(folder): # dict
         f'{folder} holds no classifier: it has no wiseft.json. If it holds a CLIP, use zeroshot_classifier(load_clip(FOLDER), …).') from None
     except ValueError as e: raise ValueError(f"{folder/'wiseft.json'} is not JSON ({e}). Copy the folder again.") from e
 
-# %% ../nbs/api/20_models.ipynb #0d9f7f79
+# %% ../nbs/api/20_models.ipynb #d8ea317d
 def load_classifier(
     folder,        # written by `ImageClassifier.save`
     device=None,   # default the CPU
@@ -663,6 +692,7 @@ def load_classifier(
     head = ClassificationHead(head['weight'], head.get('bias')).to(clip.device)
     return ImageClassifier(clip, head, *(card[k] for k in ('classnames', 'templates', 'alpha', 'parents', 'metrics')))
 
+# %% ../nbs/api/20_models.ipynb #3d77d4c8
 @patch(cls_method=True)
 def load(cls:ImageClassifier, folder, device=None, precision=None): # `ImageClassifier`
     "`load_classifier`"
