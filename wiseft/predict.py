@@ -82,12 +82,13 @@ def eval_mode(
     finally:
         for m, t in was: m.training = t
 
+# %% ../nbs/api/30_predict.ipynb #89d82989
 def _device(f):
     "Where a function wants its images"
     if isinstance(f, nn.Module) and (p := next(f.parameters(), None)) is not None: return p.device
     return torch.device(getattr(f, 'device', None) or 'cpu')
 
-# %% ../nbs/api/30_predict.ipynb #6d7408e9
+# %% ../nbs/api/30_predict.ipynb #48961264
 def run_all(
     functions,    # dict name -> function of a batch of images
     images,       # `ImageSet`
@@ -113,7 +114,7 @@ def _plain(t):
     "On the CPU, floats in fp32"
     return t.float().cpu() if t.is_floating_point() else t.cpu()
 
-# %% ../nbs/api/30_predict.ipynb #48961264
+# %% ../nbs/api/30_predict.ipynb #685d3a90
 def check_classes(
     classifier, # its `classnames` are compared
     images,     # `ImageSet`
@@ -125,7 +126,7 @@ def check_classes(
         if x != y: raise ValueError(f'class {i} is {x!r} for {name} and {y!r} in {images.name!r}; give both the same class names in the same order')
     if len(a) != len(b): raise ValueError(f'{name} has {len(a)} classes, {images.name!r} has {len(b)}; give both the same class names in the same order')
 
-# %% ../nbs/api/30_predict.ipynb #79768cb6
+# %% ../nbs/api/30_predict.ipynb #b53e8e5b
 def _same(t, u): return t is u or (repr(t) == repr(u) and type(t) is type(u))
 
 def common_transform(
@@ -139,7 +140,7 @@ def common_transform(
         if not _same(a.transform, b.transform): raise ValueError(f'{first!r} and {name!r} transform images differently; run them one at a time\n{first}: {a.transform}\n{name}: {b.transform}')
     return a.transform
 
-# %% ../nbs/api/30_predict.ipynb #685d3a90
+# %% ../nbs/api/30_predict.ipynb #c4db777c
 @dataclass
 class Predictions:
     "Logits of one or many classifiers for the same images"
@@ -148,7 +149,7 @@ class Predictions:
     images:ImageSet       # the n images that could be read
     skipped:list = field(default_factory=list) # (path, reason) of those that could not
 
-# %% ../nbs/api/30_predict.ipynb #b53e8e5b
+# %% ../nbs/api/30_predict.ipynb #6bc31cdb
 def predict(
     classifiers,    # dict name -> classifier
     images,         # `ImageSet`
@@ -163,7 +164,7 @@ def predict(
     for name, z in logits.items(): check_logits(z, images, name)
     return Predictions(logits, torch.as_tensor(images.labels[kept]), images.subset(kept), [(images.paths[i], why) for i, why in skipped])
 
-# %% ../nbs/api/30_predict.ipynb #c4db777c
+# %% ../nbs/api/30_predict.ipynb #c28bbd70
 def check_logits(
     logits, # (n, …)
     images, # `ImageSet`
@@ -173,7 +174,7 @@ def check_logits(
     if logits.ndim != 2 or logits.shape[1] != len(images.classnames): raise ValueError(f'{name} gave {tuple(logits.shape[1:])} numbers an image; expected logits of {len(images.classnames)} classes')
     if logits.isnan().any(): raise ValueError(f'{name} gave NaN for {int(logits.isnan().any(1).sum())} images of {images.name!r}; its weights are broken, train it again with a lower learning rate')
 
-# %% ../nbs/api/30_predict.ipynb #cce03363
+# %% ../nbs/api/30_predict.ipynb #a087438d
 @dataclass
 class Features:
     "What a classifier's image tower makes of images"
