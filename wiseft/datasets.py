@@ -191,7 +191,7 @@ def _splits(path):
     if len(found) < len(folders): raise ValueError(f'{path}: two folders for one split among {_some([f.name for f in folders])}')
     return found
 
-# %% ../nbs/api/12_datasets.ipynb #ef3b0a3b
+# %% ../nbs/api/12_datasets.ipynb #07c9319c
 @patch
 def split(self:ImageSet,
     fractions=(.1, .1), # of each part after the first, which takes the rest
@@ -206,7 +206,7 @@ def split(self:ImageSet,
         for k, n in enumerate(sizes, 1): part[idx[:n]], idx = k, idx[n:]
     return [self.subset(part == k) for k in range(len(fractions)+1)]
 
-# %% ../nbs/api/12_datasets.ipynb #2820ae47
+# %% ../nbs/api/12_datasets.ipynb #01b8b624
 RESERVED = 'reference', 'mean over shifts' # names of datasets in results tables
 
 @dataclass(repr=False)
@@ -234,7 +234,7 @@ class Suite:
         shifted = dict(train=self.shift_train, validation=self.shift_validation, test=self.shifts)
         return out | {(n, k): d[n] for n in {k: 0 for d in reversed(shifted.values()) for k in d} for k, d in shifted.items() if n in d}
 
-# %% ../nbs/api/12_datasets.ipynb #01b8b624
+# %% ../nbs/api/12_datasets.ipynb #d3f07690
 @patch
 def datasets(self:Suite,
     split='test' # or 'validation'
@@ -248,7 +248,7 @@ def fingerprint(self:Suite)->str:
     "12 hex digits over all its sets"
     return hashlib.sha256(' '.join(f'{n}/{k}:{s.fingerprint}' for (n, k), s in self.sets().items()).encode()).hexdigest()[:12]
 
-# %% ../nbs/api/12_datasets.ipynb #d3f07690
+# %% ../nbs/api/12_datasets.ipynb #7e5122e9
 @patch
 def counts(self:Suite)->pd.DataFrame:
     "Images of each set and split, families of each test set, classes its test images lack"
@@ -264,7 +264,7 @@ def __repr__(self:Suite): return f'Suite {self.name!r}, {len(self.classnames)} c
 @patch
 def _repr_html_(self:Suite): return f'<p>Suite <b>{self.name}</b>, {len(self.classnames)} classes</p>{self.counts().to_html()}'
 
-# %% ../nbs/api/12_datasets.ipynb #05dbbe71
+# %% ../nbs/api/12_datasets.ipynb #53330bcf
 def folder_suite(
     reference,         # folder: class folders, or train/validation/test (train/val; train/test)
     shifts,            # folders of the shifted sets: a list, named after the folders, or a dict name -> folder
@@ -280,7 +280,7 @@ def folder_suite(
     part = lambda k: {n: s[k] for n, s in found.items() if k in s}
     return Suite(name or reference.name, sets['train'].classnames, templates, **sets, shifts=part('test'), shift_validation=part('validation'), shift_train=part('train'))
 
-# %% ../nbs/api/12_datasets.ipynb #53330bcf
+# %% ../nbs/api/12_datasets.ipynb #b7b2490f
 def _named(shifts):
     "name -> folder"
     if isinstance(shifts, dict): return shifts
@@ -295,7 +295,7 @@ def _shift_sets(path, name, classnames):
     if not found.keys() & {'test', 'validation'}: raise ValueError(f'{path}: has {_some(list(found))} but no images to test or validate on')
     return {k: image_folder(p, classnames, name) for k, p in found.items()}
 
-# %% ../nbs/api/12_datasets.ipynb #b7b2490f
+# %% ../nbs/api/12_datasets.ipynb #93bc19fe
 def _reference_sets(path, classnames, validation=None):
     "train, validation and test of the reference, split off where they are not there"
     found = _splits(path) if path.is_dir() else {}
@@ -308,7 +308,7 @@ def _reference_sets(path, classnames, validation=None):
     train, *rest = train.split((.1,)*len(absent))
     return dict(train=train, **sets, **dict(zip(absent, rest)))
 
-# %% ../nbs/api/12_datasets.ipynb #3dc529fe
+# %% ../nbs/api/12_datasets.ipynb #1c59ba21
 def load_suite(
     name='icons',   # 'icons', the embedded suite, or a folder with `reference` and shifted sets in it
     templates=None, # prompt templates; default 'icons' for the embedded suite, else 'openai'
@@ -328,7 +328,7 @@ def _read_suite(folder, name, templates, classnames):
     for s in suite.sets().values(): s.root = folder
     return _with_table(suite, folder)
 
-# %% ../nbs/api/12_datasets.ipynb #5b5a7021
+# %% ../nbs/api/12_datasets.ipynb #a087e769
 def _icons_folder():
     "Where the embedded suite lies, unpacked on first use"
     sha = json.loads(package_data('icons.json').read_text())['sha256']
@@ -347,7 +347,7 @@ def _with_table(suite, folder):
         s.units = [o or f for o, f in zip(rows['original'], rows.index)] if 'original' in rows else list(rows.index)
     return suite
 
-# %% ../nbs/api/12_datasets.ipynb #a087e769
+# %% ../nbs/api/12_datasets.ipynb #f8105761
 @patch
 def restrict_train(self:Suite,
     families # names in `train.groups` to keep
@@ -357,7 +357,7 @@ def restrict_train(self:Suite,
     if unknown := [f for f in families if f not in known]: raise ValueError(f'no training images of families {_some(unknown)}; there are {_some(known, 40) or "no families"}')
     return replace(self, train=self.train.subset(np.isin(self.train.groups, families)))
 
-# %% ../nbs/api/12_datasets.ipynb #6c3ef2af
+# %% ../nbs/api/12_datasets.ipynb #a0270e02
 def protocol()->dict:
     "What was decided before the test images of the embedded suite were used"
     return json.loads(package_data('protocol.json').read_text())
