@@ -17,7 +17,7 @@ from .results import METHODS, MEAN, REFERENCE, check_single, dataset_order
 # %% ../nbs/api/60_plots.ipynb #66f18404
 _palette = sns.color_palette('colorblind')
 COLORS = dict(zip(METHODS, (_palette[i] for i in (4, 3, 0, 1, 2, 5, 9, 7))))
-MARKERS = dict(zip(METHODS, ('*', 's', 'o', '^', 'v', 'D', 'P', 'X')))
+MARKERS = dict(zip(METHODS, ('*', 's', 'o', 'o', 'o', 'D', 'P', 'X')))
 DASHES = {'weight-space': '-', 'logits': (0,(5,2)), 'probabilities': (0,(1.5,1.5))}
 NAMES = {'weight-space': 'weights averaged', 'logits': 'logits averaged', 'probabilities': 'probabilities averaged'}
 _legend = dict(ncols=3, frameon=False, fontsize='small', handlelength=2.1, columnspacing=1.2)
@@ -123,8 +123,7 @@ def _draw_frontier(ax, points):
     for method, c in curves(points).items():
         sns.lineplot(c, x='value_reference', y='value_shift', ax=ax, sort=False, estimator=None, legend=False,
                      color=COLORS[method], ls=DASHES[method], lw=2, zorder=3, label=NAMES[method])
-        own = c[c.method==method]
-        ax.plot(own.value_reference, own.value_shift, MARKERS[method], color=COLORS[method], ms=4.5, mec='w', mew=.6, zorder=4)
+        if method=='weight-space': ax.plot(c.value_reference, c.value_shift, 'o', color=COLORS[method], ms=4.5, mec='w', mew=.6, zorder=4)
     single = points[~points.method.isin(list(NAMES))]
     for row in single.itertuples():
         m = MARKERS[row.method]
@@ -176,7 +175,7 @@ def _describe(table, dataset):
     if dataset==MEAN: return f'Mean accuracy over {len(shifts)} shifted sets' if len(shifts)>1 else 'Mean accuracy over shifts'
     return f'Accuracy on {dataset}'
 
-# %% ../nbs/api/60_plots.ipynb #1fcabad8
+# %% ../nbs/api/60_plots.ipynb #67a3ef38
 @_styled
 def plot_alpha(
     table:pd.DataFrame,
@@ -215,7 +214,7 @@ def _draw_alpha(ax, rows, name):
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1,2,5,10]))
     sns.despine(ax=ax)
 
-# %% ../nbs/api/60_plots.ipynb #d0696549
+# %% ../nbs/api/60_plots.ipynb #280a98af
 def _three(table, alpha):
     "Rows of the zero-shot, the averaged (weight-space at `alpha`) and the fine-tuned classifier."
     check_single(table, _keys)
@@ -224,7 +223,7 @@ def _three(table, alpha):
     if len(rows): return rows
     raise ValueError(f'neither zero-shot, fine-tuned nor weight-space at α = {alpha:g} is in the table: its methods are {list(table.method.unique())}')
 
-# %% ../nbs/api/60_plots.ipynb #67a3ef38
+# %% ../nbs/api/60_plots.ipynb #0040d52d
 @_styled
 def plot_shifts(
     table:pd.DataFrame,
@@ -250,7 +249,7 @@ def plot_shifts(
     fig.legend(loc='outside upper left', **{**_legend, 'handlelength':1})
     return fig
 
-# %% ../nbs/api/60_plots.ipynb #280a98af
+# %% ../nbs/api/60_plots.ipynb #46daae8e
 def alt_text(
     table:pd.DataFrame,
     kind:str,             # 'frontier', 'alpha' or 'shifts'
@@ -271,7 +270,7 @@ def _say_frontier(table, dataset, alpha):
     lines = ', '.join(NAMES[m] for m in curves(points))
     return f'Accuracy on the reference against {_describe(table, dataset).lower()}: ' + '; '.join(named) + '.' + (f' Curves over α: {lines}.' if lines else '')
 
-# %% ../nbs/api/60_plots.ipynb #0040d52d
+# %% ../nbs/api/60_plots.ipynb #a7b3c285
 def _say_alpha(table):
     method, parts = _first_curve(table), []
     for name in dataset_order(table):
