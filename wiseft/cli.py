@@ -30,13 +30,13 @@ def _show(frame, title=None):
     "Print a DataFrame as a table; its index is not shown"
     table = Table(title=title, title_justify='left', header_style='bold')
     for c in frame: table.add_column(str(c), justify='right' if frame[c].dtype.kind in 'iuf' else 'left')
-    for row in frame.itertuples(index=False): table.add_row(*(escape(_text(v)) for v in row))
+    for row in frame.itertuples(index=False): table.add_row(*(escape(_text(c, v)) for c, v in zip(frame, row)))
     _out().print(table)
 
-def _text(v):
-    import pandas as pd
-    if pd.isna(v): return ''
-    return f'{v:g}' if isinstance(v, float) else str(v)
+def _text(column, v):
+    "A number as a reader wants it: per cent with one digit, α as short as it was given, nothing for what is not known"
+    if v != v: return ''
+    return str(v) if not isinstance(v, float) else f'{v:g}' if column == 'alpha' else f'{v:.1f}'
 
 # %% ../nbs/api/70_cli.ipynb #f9583808
 def _warned(message, category, filename, lineno, file=None, line=None):
@@ -300,7 +300,7 @@ def _readable(table):
     t['95 % interval'] = [f'{100*l:.1f} to {100*h:.1f}' for l, h in zip(table.low, table.high)]
     return t
 
-# %% ../nbs/api/70_cli.ipynb #317c9725
+# %% ../nbs/api/70_cli.ipynb #6f831ec7
 @command('wiseft sweep zeroshot finetuned --suite icons -o results.csv', 'wiseft sweep zeroshot finetuned --alphas 0.3,0.5,0.7 --reference photos --shift sketches -o results.csv')
 def sweep(
     zeroshot:Classifier,
@@ -323,7 +323,7 @@ def sweep(
         _show(_wide(table))
         write(table)
 
-# %% ../nbs/api/70_cli.ipynb #6f831ec7
+# %% ../nbs/api/70_cli.ipynb #bdbfa43c
 def _numbers(text):
     "Numbers with commas between them"
     if text is None: return None
@@ -336,7 +336,7 @@ def _wide(table):
     t = wide(table).reset_index()
     return t.drop(columns='classifier') if t.classifier.nunique() == 1 else t
 
-# %% ../nbs/api/70_cli.ipynb #b300ccef
+# %% ../nbs/api/70_cli.ipynb #3ef446f6
 @command('wiseft ensemble zeroshot finetuned --average logits', 'wiseft ensemble first second third --average probabilities -o results.csv')
 def ensemble(
     classifiers:Classifiers,
@@ -360,7 +360,7 @@ def ensemble(
         _show(_readable(table))
         write(table)
 
-# %% ../nbs/api/70_cli.ipynb #3ef446f6
+# %% ../nbs/api/70_cli.ipynb #3870e46d
 class OutputEnsemble:
     "Equal average of the logits, or of the probabilities, of several classifiers; `evaluate` takes it for one"
     def __init__(self, classifiers, method): # dict name -> classifier; 'logits' or 'probabilities'
@@ -374,7 +374,7 @@ class OutputEnsemble:
         if self.method == 'probabilities': outs = [z.softmax(-1) for z in outs]
         return sum(outs)/len(outs)
 
-# %% ../nbs/api/70_cli.ipynb #1022aecf
+# %% ../nbs/api/70_cli.ipynb #80ba26d3
 @command('wiseft plot results.csv -o pictures')
 def plot(
     results:Results,
@@ -389,7 +389,7 @@ def plot(
         _draw(read_results(results), tmp)
     _wrote(output)
 
-# %% ../nbs/api/70_cli.ipynb #80ba26d3
+# %% ../nbs/api/70_cli.ipynb #1c1fd40a
 def _draw(table, folder):
     "Write the pictures of a sweep into a folder"
     from wiseft.plots import plot_alpha,plot_frontier,plot_shifts
@@ -400,7 +400,7 @@ def _draw(table, folder):
     if len(lacking) == 3: raise lacking['frontier']
     for name, e in lacking.items(): _say(f'no {name}.png: {e}')
 
-# %% ../nbs/api/70_cli.ipynb #b968f0c0
+# %% ../nbs/api/70_cli.ipynb #ccf0e46e
 @command('wiseft report results.csv -o report.html')
 def report(
     results:Results,
@@ -414,7 +414,7 @@ def report(
     write_report(read_results(results), output, title or results.name, force=force)
     _wrote(output)
 
-# %% ../nbs/api/70_cli.ipynb #c09afbdd
+# %% ../nbs/api/70_cli.ipynb #3a35df33
 @command('wiseft demo', 'wiseft demo -o wiseft-demo --seed 1 --force')
 def demo(
     output:Annotated[Path, typer.Option('--output','-o', help='Folder to make.')]=Path('wiseft-demo'),
@@ -422,30 +422,25 @@ def demo(
     force:Force=False,
 ):
     "Fine-tune the embedded CLIP, average its weights, and draw what that does under distribution shift."
-    from wiseft.datasets import load_suite
+    from wiseft.datasets import load_suite,protocol
     from wiseft.ensembles import sweep
     from wiseft.files import atomic_path
     from wiseft.finetune import finetune
     from wiseft.models import load_clip,zeroshot_classifier
     from wiseft.weights import interpolate
-    plan = _plan()
+    plan = protocol()
     with atomic_path(output, force=force) as tmp:
         tmp.mkdir()
-        suite = load_suite('icons').restrict_train(plan['families'])
+        suite = load_suite('icons').restrict_train(plan['narrow_reference']['families'])
         start = zeroshot_classifier(load_clip('iconclip'), suite.classnames, plan['templates'])
         _say(f'1/3 fine-tuning on {len(suite.train):,} images of {len(suite.classnames)} classes, {plan["recipe"]["epochs"]} epochs')
         tuned = finetune(start, suite, seed=seed, progress=_progress(), **plan['recipe'])
-        _say(f'2/3 evaluating 11 mixing coefficients on {sum(map(len, suite.datasets().values())):,} images, {len(suite.shifts)} of {len(suite.shifts)+1} sets shifted')
-        table, predictions = sweep(start, tuned, suite, keep_predictions=True, seed=seed, progress=_progress())
+        _say(f'2/3 evaluating {len(plan["alphas"])} mixing coefficients on {sum(map(len, suite.datasets().values())):,} images, {len(suite.shifts)} of {len(suite.shifts)+1} sets shifted')
+        table, predictions = sweep(start, tuned, suite, plan['alphas'], keep_predictions=True, seed=seed, progress=_progress())
         _say('3/3 drawing')
         interpolate(start, tuned, plan['alpha']).save(tmp/'averaged')
         gains = _write_demo(table, predictions, plan['alpha'], tmp)
     _tell_demo(table, gains, plan['alpha'], output)
-
-# %% ../nbs/api/70_cli.ipynb #3a35df33
-def _plan():
-    "What the demo does, as the protocol decided"
-    return dict(families=None, templates='icons', alpha=0.5, recipe=dict(epochs=20, lr=3e-3, batch_size=128))
 
 # %% ../nbs/api/70_cli.ipynb #412b867c
 def _write_demo(table, predictions, alpha, folder):
