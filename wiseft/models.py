@@ -471,7 +471,7 @@ def _warn_texts(clip, texts):
     if cut := _cut_texts(clip, texts): warnings.warn(
         f"{clip.name} reads no more than {clip.model.context_length} tokens, start and end included. Cut short: {_few(cut, 3)}.", stacklevel=3)
 
-# %% ../nbs/api/20_models.ipynb #09cc8253
+# %% ../nbs/api/20_models.ipynb #ebac49a8
 def random_head(
     clip,       # `Clip`
     classnames, # list of names, or 'imagenet'
@@ -483,7 +483,7 @@ def random_head(
     rows = (rng or np.random.default_rng(0)).standard_normal((len(check_classnames(classnames)), clip.dim))
     return ClassificationHead(clip.logit_scale*F.normalize(torch.from_numpy(rows).float(), dim=-1)).to(clip.device)
 
-# %% ../nbs/api/20_models.ipynb #f0e76fe9
+# %% ../nbs/api/20_models.ipynb #0fafcd23
 class ImageClassifier(nn.Module):
     "Image tower and head: what is fine-tuned and averaged"
     def __init__(self,
@@ -510,38 +510,38 @@ class ImageClassifier(nn.Module):
     ): # (n, n_classes), logits
         return self.head(self.features(images))
 
-# %% ../nbs/api/20_models.ipynb #bc646138
+# %% ../nbs/api/20_models.ipynb #e4b367bd
 def _check_head(c):
     "ValueError unless head, class names and image tower belong together"
     rows, dim = c.head.weight.shape
     if rows != len(c.classnames): raise ValueError(f'The head has {rows} rows, and there are {len(c.classnames)} class names. Give one name a row.')
     if dim != c.clip.dim: raise ValueError(f'The head takes features of {dim} dimensions, and {c.clip.name} gives {c.clip.dim}. Make the head from this CLIP.')
 
-# %% ../nbs/api/20_models.ipynb #90e488f4
+# %% ../nbs/api/20_models.ipynb #0a1fd1b4
 @patch
 def __repr__(self:ImageClassifier):
     kind = {None: '', 0: ', zero-shot', 1: ', fine-tuned'}.get(self.alpha, f', alpha {self.alpha}')
     return f'ImageClassifier {self.clip.name}{kind}: {_shape(self.clip)}, {len(self.classnames)} classes ({_few(self.classnames, 3)})'
 
-# %% ../nbs/api/20_models.ipynb #0fafcd23
+# %% ../nbs/api/20_models.ipynb #e72b759c
 @patch(as_prop=True)
 def transform(self:ImageClassifier): # PIL image -> (3, height, width) tensor
     "The transform of the CLIP, for evaluation"
     return self.clip.transform
 
-# %% ../nbs/api/20_models.ipynb #e4b367bd
+# %% ../nbs/api/20_models.ipynb #0d9f7f79
 @patch(as_prop=True)
 def device(self:ImageClassifier): # torch.device
     "Where the classifier is"
     return self.head.weight.device
 
-# %% ../nbs/api/20_models.ipynb #0a1fd1b4
+# %% ../nbs/api/20_models.ipynb #f4c40569
 @patch(as_prop=True)
 def hash(self:ImageClassifier): # 64 hexadecimal digits
     "SHA-256 of all weights of the classifier, by which a weight-space ensemble knows its parents"
     return state_hash(self.state_dict())
 
-# %% ../nbs/api/20_models.ipynb #e72b759c
+# %% ../nbs/api/20_models.ipynb #6a5d7517
 def zeroshot_classifier(
     clip,       # `Clip`
     classnames, # list of names, or 'imagenet'
@@ -554,7 +554,7 @@ def zeroshot_classifier(
         names = check_classnames(classnames)
     return ImageClassifier(clip, head, names, check_templates(templates), alpha=0.)
 
-# %% ../nbs/api/20_models.ipynb #3f8f16e6
+# %% ../nbs/api/20_models.ipynb #bb1b2241
 @patch
 @torch.no_grad()
 def predict_image(self:ImageClassifier,
@@ -567,7 +567,7 @@ def predict_image(self:ImageClassifier,
     p = logits.double().softmax(0).cpu().numpy()
     return pd.Series(p, index=self.classnames, name='probability').sort_values(ascending=False, kind='stable')
 
-# %% ../nbs/api/20_models.ipynb #233886b9
+# %% ../nbs/api/20_models.ipynb #7de9d715
 @patch
 def copy(self:ImageClassifier): # `ImageClassifier`
     "A copy with an image tower and a head of its own; the text tower, which is not trained, is shared"
@@ -575,13 +575,13 @@ def copy(self:ImageClassifier): # `ImageClassifier`
     text = [t for tensors in (model.named_parameters(), model.named_buffers()) for n,t in tensors if not n.startswith('visual.')]
     return deepcopy(self, {id(o):o for o in [*text, clip.tokenizer, clip.transform, clip.train_transform]})
 
-# %% ../nbs/api/20_models.ipynb #9be689f1
+# %% ../nbs/api/20_models.ipynb #8bc52653
 def _architecture(c): # dict
     "What decides how a classifier's weights are used"
     vision = {k:v for k,v in c.clip.config['vision_cfg'].items() if k != 'timm_model_pretrained'}
     return vision | dict(embed_dim=c.clip.dim, quick_gelu=bool(c.clip.config.get('quick_gelu')))
 
-# %% ../nbs/api/20_models.ipynb #8d1897fa
+# %% ../nbs/api/20_models.ipynb #4f98d548
 def _check_equal(a, b, what):
     "ValueError names the first key whose values differ"
     a,b = (json.loads(json.dumps(d)) for d in (a, b)) # tuples become lists
@@ -589,7 +589,7 @@ def _check_equal(a, b, what):
         if a.get(k) != b.get(k): raise ValueError(
             f"The classifiers differ in {what}: {k} is {a.get(k)} in one and {b.get(k)} in the other. Average models that come from one CLIP.")
 
-# %% ../nbs/api/20_models.ipynb #eca5d1a0
+# %% ../nbs/api/20_models.ipynb #e24618be
 def _check_classes(a, b):
     "ValueError shows the first class that differs"
     if a == b: return
@@ -598,7 +598,7 @@ def _check_classes(a, b):
     raise ValueError(f"The classifiers have {'the same classes in another order' if sorted(a) == sorted(b) else 'different classes'}: "
                      f"class {i} is {a[i]!r} in one and {b[i]!r} in the other. Rows of both heads must mean the same.")
 
-# %% ../nbs/api/20_models.ipynb #8bc52653
+# %% ../nbs/api/20_models.ipynb #9af84431
 @patch
 def check_averageable(self:ImageClassifier,
     others # classifiers
@@ -610,7 +610,7 @@ def check_averageable(self:ImageClassifier,
         _check_equal(self.clip.preprocess, o.clip.preprocess, 'preprocessing')
         _check_equal(_architecture(self), _architecture(o), 'architecture')
 
-# %% ../nbs/api/20_models.ipynb #4f98d548
+# %% ../nbs/api/20_models.ipynb #29bf370c
 @patch
 def averaged(self:ImageClassifier,
     state,   # averaged state dict
@@ -624,10 +624,10 @@ def averaged(self:ImageClassifier,
     new.parents, new.metrics = [p.hash for p in parents], {}
     return new.eval()
 
-# %% ../nbs/api/20_models.ipynb #0e3457a4
+# %% ../nbs/api/20_models.ipynb #49dd6474
 def _write_json(path, content): path.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=float)+'\n', encoding='utf-8')
 
-# %% ../nbs/api/20_models.ipynb #283ec85c
+# %% ../nbs/api/20_models.ipynb #84530517
 def _write_clip(clip, folder):
     "Write a CLIP into a folder in the hub's layout"
     folder.mkdir(exist_ok=True)
@@ -635,7 +635,7 @@ def _write_clip(clip, folder):
     write_state_dict(clip.model.state_dict(), folder/_weight_names[0])
     if hasattr(clip.tokenizer, 'save_pretrained'): clip.tokenizer.save_pretrained(folder)
 
-# %% ../nbs/api/20_models.ipynb #202c3d1b
+# %% ../nbs/api/20_models.ipynb #b574d160
 @patch
 def save(self:Clip,
     folder,     # folder to make
@@ -645,14 +645,14 @@ def save(self:Clip,
     with atomic_path(folder, force=force) as tmp: _write_clip(self, tmp)
     return Path(folder)
 
-# %% ../nbs/api/20_models.ipynb #49dd6474
+# %% ../nbs/api/20_models.ipynb #d8ea317d
 def _card(c):
     "What `wiseft.json` holds"
     versions = dict(wiseft=__version__, torch=torch.__version__, open_clip=open_clip.__version__)
     return dict(format=1, classnames=c.classnames, templates=c.templates, alpha=c.alpha, hash=c.hash, parents=c.parents, metrics=c.metrics,
                 precision=c.clip.precision, clip=dict(name=c.clip.name, pretrained=c.clip.pretrained, **c.clip.provenance), versions=versions)
 
-# %% ../nbs/api/20_models.ipynb #84530517
+# %% ../nbs/api/20_models.ipynb #3d77d4c8
 @patch
 def save(self:ImageClassifier,
     folder,     # folder to make
@@ -665,7 +665,7 @@ def save(self:ImageClassifier,
         _write_json(tmp/'wiseft.json', _card(self))
     return Path(folder)
 
-# %% ../nbs/api/20_models.ipynb #b574d160
+# %% ../nbs/api/20_models.ipynb #1b6b54d3
 def _read_card(folder): # dict
     "Content of `wiseft.json`"
     if folder.is_file(): raise ValueError(f"{folder} is a file; a classifier is a folder, written by `save`. Pickles, such as fastai's exports, "
@@ -676,7 +676,7 @@ def _read_card(folder): # dict
         f'{folder} holds no classifier: it has no wiseft.json. If it holds a CLIP, use zeroshot_classifier(load_clip(FOLDER), …).') from None
     except ValueError as e: raise ValueError(f"{folder/'wiseft.json'} is not JSON ({e}). Copy the folder again.") from e
 
-# %% ../nbs/api/20_models.ipynb #d8ea317d
+# %% ../nbs/api/20_models.ipynb #1515c9bf
 def load_classifier(
     folder,        # written by `ImageClassifier.save`
     device=None,   # default the CPU
@@ -692,7 +692,7 @@ def load_classifier(
     head = ClassificationHead(head['weight'], head.get('bias')).to(clip.device)
     return ImageClassifier(clip, head, *(card[k] for k in ('classnames', 'templates', 'alpha', 'parents', 'metrics')))
 
-# %% ../nbs/api/20_models.ipynb #3d77d4c8
+# %% ../nbs/api/20_models.ipynb #6461946a
 @patch(cls_method=True)
 def load(cls:ImageClassifier, folder, device=None, precision=None): # `ImageClassifier`
     "`load_classifier`"
