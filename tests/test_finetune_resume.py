@@ -1,0 +1,144 @@
+"A training that is killed goes on bit for bit, and what Ctrl-C leaves behind is whole."
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+TRAIN = """
+import sys
+import time
+from pathlib import Path
+import torch
+from fastai.callback.core import Callback
+from wiseft.datasets import folder_suite
+from wiseft.finetune import clip_dataloaders, clip_learner
+from wiseft.models import load_clip, zeroshot_classifier
+torch.set_num_threads(1)
+here, checkpoints, out, steps, resume, pause = sys.argv[1:]
+torch.manual_seed(resume == "resume")  # dropout would draw from this: a resumed training puts it back
+suite = folder_suite(Path(here) / "images", {})
+zeroshot = zeroshot_classifier(load_clip(f"local-dir:{here}/clip"), suite.classnames, ["{}"])
+learn = clip_learner(clip_dataloaders(suite, zeroshot, batch_size=8), zeroshot, progress=False)
+
+class Slow(Callback):
+    "Say which step is done, and wait, so that there is time to be killed at a known place"
+    order = 95
+
+    def after_batch(self):
+        if self.training:
+            print(self.train_iter, flush=True)
+            if self.train_iter == int(pause):
+                time.sleep(600)
+
+learn.fit_cosine(3, lr=1e-3, checkpoint_dir=checkpoints, checkpoint_steps=int(steps), resume=resume == "resume", cbs=Slow())
+learn.classifier.save(out, force=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    "A folder with a tiny CLIP ResNet and images of two classes."
+    folder = tmp_path_factory.mktemp("resume")
+    torch.manual_seed(0)
+    model_cfg = dict(
+        embed_dim=16,
+        vision_cfg=dict(image_size=32, layers=[1, 1, 1, 1], width=8),
+        text_cfg=dict(context_length=8, vocab_size=49408, width=16, heads=2, layers=1),
+    )
+    preprocess_cfg = dict(size=32, mean=[0.5] * 3, std=[0.25] * 3, interpolation="bicubic", resize_mode="shortest")
+    (folder / "clip").mkdir()
+    save_file(open_clip.CLIP(**model_cfg).state_dict(), folder / "clip/open_clip_model.safetensors")
+    (folder / "clip/open_clip_config.json").write_text(json.dumps(dict(model_cfg=model_cfg, preprocess_cfg=preprocess_cfg)))
+    rng = np.random.default_rng(0)
+    for i in range(70):
+        place = folder / "images" / ["cat", "dog"][i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 36, 3), dtype=np.uint8)).save(place / f"{i:02}.png")
+    return folder
+
+
+def start(here, name, steps, resume="", pause=-1):
+    "A training process that reports its steps."
+    command = [sys.executable, "-c", TRAIN, here, here / name, here / f"{name}-classifier", steps, resume, pause]
+    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return [int(line) for line in out.split() if line.isdigit()]
+
+
+def stop_at(process, step, how):
+    "Send a signal when the process has done a step and waits."
+    for line in process.stdout:
+        if line.strip() == str(step):
+            break
+    time.sleep(0.5)
+    process.send_signal(how)
+    process.communicate(timeout=60)
+    return process.returncode
+
+
+def tensors(path):
+    with safe_open(path, "pt") as f:
+        return {k: f.get_tensor(k) for k in f.keys()}, json.loads((f.metadata() or {}).get("wiseft", "{}"))
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(here):
+    steps = finish(start(here, "whole", 1000))
+    assert steps == list(range(1, 22))  # 56 training images, 7 batches an epoch
+    return tensors(here / "whole-classifier/open_clip_model.safetensors")[0], tensors(here / "whole/checkpoint.safetensors")[0]
+
+
+@pytest.mark.parametrize("every, last", [(4, 8), (1000, 7)], ids=["within an epoch", "by epoch"])
+def test_killed_and_resumed(here, uninterrupted, every, last):
+    name = f"killed{every}"
+    assert stop_at(start(here, name, every, pause=11), 11, signal.SIGKILL) == -signal.SIGKILL
+    state, position = tensors(here / name / "checkpoint.safetensors")
+    assert position["step"] == last
+    assert finish(start(here, name, every, "resume")) == list(range(last + 1, 22))
+    classifier, checkpoint = uninterrupted
+    assert same(tensors(here / f"{name}-classifier/open_clip_model.safetensors")[0], classifier)
+    assert same(tensors(here / name / "checkpoint.safetensors")[0], checkpoint)  # optimizer and random state too
+
+
+def test_ctrl_c_leaves_a_whole_checkpoint(here, uninterrupted):
+    assert stop_at(start(here, "stopped", 4, pause=10), 10, signal.SIGINT) != 0
+    assert os.listdir(here / "stopped") == ["checkpoint.safetensors"]  # nothing half-written beside it
+    assert not (here / "stopped-classifier").exists()
+    state, position = tensors(here / "stopped/checkpoint.safetensors")
+    assert position["step"] == 8 and all(v.isfinite().all() for v in state.values() if v.is_floating_point())
+    finish(start(here, "stopped", 4, "resume"))
+    assert same(tensors(here / "stopped-classifier/open_clip_model.safetensors")[0], uninterrupted[0])
+
+
+def test_killed_while_writing(here, uninterrupted):
+    "Killed at random moments of a training that writes after every step, the checkpoint always is a whole one."
+    process = start(here, "torn", 1)
+    for kill in range(3):
+        for line in process.stdout:
+            if line.strip().isdigit() and int(line) >= 4 * (kill + 1):
+                break
+        time.sleep(0.003 * kill)
+        process.kill()
+        process.communicate(timeout=60)
+        assert tensors(here / "torn/checkpoint.safetensors")[1]["step"] >= 4 * (kill + 1) - 1
+        process = start(here, "torn", 1, "resume")
+    finish(process)
+    assert same(tensors(here / "torn-classifier/open_clip_model.safetensors")[0], uninterrupted[0])
