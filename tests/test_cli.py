@@ -189,14 +189,18 @@ def test_warnings_are_a_line(room, tmp_path):
 
 def test_interrupted_training_leaves_whole_checkpoints_and_goes_on(room, tmp_path):
     command = [WISEFT, "finetune", room / "zeroshot", room / "suite", "--lr", "1e-4", "--checkpoints", "run", "-o", "out"]
-    training = subprocess.Popen([*map(str, command), "--epochs", "5000"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    training = subprocess.Popen([*map(str, command), "--epochs", "5000"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a job in the background ignores it
     checkpoint = tmp_path / "run/checkpoint.safetensors"
     deadline = time.time() + 120
     while not checkpoint.exists() and training.poll() is None and time.time() < deadline:
         time.sleep(0.1)
     time.sleep(0.5)
     training.send_signal(signal.SIGINT)
-    err = training.communicate(timeout=60)[1]
+    try:
+        err = training.communicate(timeout=60)[1]
+    finally:
+        training.kill()
     assert training.returncode == 130 and "stopped" in err and "Traceback" not in err, err
     assert [p.name for p in tmp_path.iterdir()] == ["run"] and [p.name for p in (tmp_path / "run").iterdir()] == [checkpoint.name]
     assert "--force" not in wiseft(*command[1:], "--epochs", "5000", cwd=tmp_path, code=1).stderr
