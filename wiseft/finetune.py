@@ -292,7 +292,7 @@ class Watch(Callback):
             self.seen += len(self.yb[0])
 
     def after_epoch(self):
-        if not self.trained or self.warned or not self.seen: return
+        if not self.trained or self.warned or not self.seen or 2*(self.epoch+1) < self.n_epoch: return # early dips are usual
         start,now = self.learn.start_accuracy,self.right/self.seen
         if now >= start - 2*math.sqrt(start*(1-start)/self.seen): return
         self.warned = True
