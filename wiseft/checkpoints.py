@@ -98,7 +98,7 @@ def _read_archive(path):
         with zipfile.ZipFile(path) as z: state = dict(_flatten(_ArchiveReader(z).load()))
     except pickle.UnpicklingError as e: raise ValueError(_refusal(path, e)) from e
     except Exception as e: raise ValueError(_damaged(path, f'{type(e).__name__}: {e}')) from e
-    return {k: t for k, t in state.items() if k not in ('input_resolution', 'context_length', 'vocab_size')} # settings, not weights
+    return {k: t for k, t in state.items() if k.split('.')[-1] not in ('input_resolution', 'context_length', 'vocab_size', 'attn_mask')} # settings and constants, not weights
 
 # %% ../nbs/api/11_checkpoints.ipynb #17fd216e
 def read_state_dict(
