@@ -218,7 +218,7 @@ def finetune(
     data:Annotated[str, typer.Argument(help='icons, a suite folder (its reference is used), or a folder of class folders or of train/validation/test.', show_default=False)],
     output:Output,
     epochs:Annotated[int, typer.Option('--epochs', min=1)]=10,
-    lr:Annotated[float, typer.Option('--lr', help='Learning rate at the end of the warm-up; 3e-3 suits iconclip.', min=0)]=3e-5,
+    lr:Annotated[float, typer.Option('--lr', help='Learning rate at the end of the warm-up; 3e-4 suits iconclip.', min=0)]=3e-5,
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=128,
     train:Annotated[str, typer.Option('--train', help='all, head, or last:n (the last n blocks and the head).')]='all',
     label_smoothing:Annotated[float, typer.Option('--label-smoothing', min=0, max=1)]=0.,
