@@ -318,7 +318,7 @@ def compare_towers(args):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--tower', default='resnet', choices=TOWERS)
-    p.add_argument('--steps', type=int, default=3000); p.add_argument('--batch', type=int, default=512)
+    p.add_argument('--steps', type=int, default=2800); p.add_argument('--batch', type=int, default=512)
     p.add_argument('--lr', type=float); p.add_argument('--seed', type=int, default=0)
     p.add_argument('--part', type=int, default=128, help='images that share BatchNorm statistics; the contrast is over the whole batch')
     p.add_argument('--threads', type=int, default=os.cpu_count())
