@@ -507,7 +507,7 @@ def fit_cosine(self:ClipLearner,
     self.fit(epochs, lr, cbs=cbs)
     return self
 
-# %% ../nbs/api/40_finetune.ipynb #7eb8ed3d
+# %% ../nbs/api/40_finetune.ipynb #312e8f49
 class Checkpoint(Callback):
     "Keep the newest state of a training in one file"
     order = 90
@@ -540,7 +540,7 @@ class Checkpoint(Callback):
     def after_epoch(self):
         if self.train_iter > self.done: _save_checkpoint(self)
 
-# %% ../nbs/api/40_finetune.ipynb #555a1849
+# %% ../nbs/api/40_finetune.ipynb #0a0782ae
 def _noise():
     "State of PyTorch's random generators"
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -555,7 +555,7 @@ def _run_recipe(learn, schedule):
     dl = learn.dls.train
     return loads(dumps({**learn.recipe, **schedule, 'batch_size': dl.bs, 'seed': dl.seed, 'images': dl.source.fingerprint, 'start': state_hash(learn.model.state_dict())}))
 
-# %% ../nbs/api/40_finetune.ipynb #312e8f49
+# %% ../nbs/api/40_finetune.ipynb #ec1ad0b1
 def _save_checkpoint(cb):
     learn = cb.learn
     params = [p for g in learn.opt.param_lists for p in g]
@@ -577,7 +577,7 @@ def _load_checkpoint(cb, learn):
     cb.done,cb.epochs_before,learn.start_accuracy = (position[k] for k in ('step', 'epochs_before', 'start_accuracy'))
     cb.noise = {k: v for k,v in tensors.items() if k.startswith('noise.')}
 
-# %% ../nbs/api/40_finetune.ipynb #22e34553
+# %% ../nbs/api/40_finetune.ipynb #78bd816e
 def finetune(
     classifier, # `ImageClassifier` to start from; it is not changed
     train, # `ImageSet`, `Suite` or folder
