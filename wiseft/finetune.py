@@ -412,6 +412,11 @@ def _check_precision(classifier):
     if other := {p.dtype for p in classifier.parameters()} - {torch.float32}: raise ValueError(
         f"The classifier's weights are {other.pop()}, fine-tuning needs torch.float32: load it with precision='fp32'. precision='bf16' here computes in bfloat16 and keeps weights in float32.")
 
+def _check_last_batch(dl):
+    "One image has no statistics"
+    if not dl.drop_last and dl.n%dl.bs == 1: raise ValueError(
+        f'train_batchnorm=True needs two images in every batch, and {dl.n} images in batches of {dl.bs} leave one for the last: choose another batch_size.')
+
 # %% ../nbs/api/40_finetune.ipynb #b9f03680
 def _remedy(clip):
     return 'use clip_dataloaders, or Normalize.from_stats({}, {})'.format(*([round(v, 4) for v in t.tolist()] for t in _mean_std(clip)))
@@ -452,6 +457,7 @@ def clip_learner(
     if precision not in ('fp32', 'bf16'): raise ValueError(f"precision={precision!r}: expected 'fp32' or 'bf16'.")
     _check_precision(classifier)
     check_dataloaders(dls, classifier)
+    if train_batchnorm: _check_last_batch(dls.train)
     model = classifier.copy()
     model.alpha,model.parents,model.metrics = 1., [], {}
     choose_weights(model, train)
