@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['DEFAULT_ALPHAS', 'mix_logits', 'mix_probabilities', 'AtAlpha', 'sweep', 'choose_alpha']
 
-# %% ../nbs/api/50_ensembles.ipynb #e4e53427
+# %% ../nbs/api/50_ensembles.ipynb #9501b378
 import numpy as np, pandas as pd, torch
 from copy import deepcopy
 from .datasets import Suite
 from .evaluate import about, default_name, predicted_classes, tabulate
 from .predict import check_classes, common_transform, run_all
 from .results import REFERENCE
-from .weights import check_compatible, check_finite, interpolate_into
+from .weights import WeightPath
 
 # %% ../nbs/api/50_ensembles.ipynb #eb4dcb5c
 def mix_logits(
@@ -31,28 +31,23 @@ def mix_probabilities(
     "Output-space ensemble of probabilities"
     return (1-alpha)*zeroshot.softmax(-1) + alpha*finetuned.softmax(-1)
 
-# %% ../nbs/api/50_ensembles.ipynb #b326d65e
+# %% ../nbs/api/50_ensembles.ipynb #f5078582
 class AtAlpha:
     "Predicted classes at one `alpha`: the weights of a shared copy are overwritten, then it looks at the batch"
-    def __init__(self, model, zeroshot, finetuned, alpha):
-        self.model, self.states, self.alpha = model, (zeroshot, finetuned), alpha
-        self.device = next(model.parameters()).device
+    def __init__(self, path, alpha): self.path, self.alpha, self.device = path, alpha, next(path.target.parameters()).device
     def __call__(self, x): # (n,) class indices
-        logits = interpolate_into(self.model, *self.states, self.alpha)(x)
+        logits = self.path(self.alpha)(x)
         if logits.isnan().any(): raise ValueError(f'NaN logits at alpha = {self.alpha:g}; the two classifiers may not be from one start')
         return logits.argmax(1)
 
-# %% ../nbs/api/50_ensembles.ipynb #5b8f9fc2
-def _workshop(zeroshot, finetuned):
-    "A copy to overwrite, and both states where it can reach them"
+# %% ../nbs/api/50_ensembles.ipynb #9813e2f0
+def _path(zeroshot, finetuned):
+    "The weights between two classifiers, and a copy to write them into"
     if hasattr(zeroshot, 'check_averageable'): zeroshot.check_averageable([finetuned])
-    model = (zeroshot.copy() if hasattr(zeroshot, 'copy') else deepcopy(zeroshot)).eval()
-    states = [{k: v.detach().to(model.state_dict()[k].device) for k, v in c.state_dict().items()} for c in (zeroshot, finetuned)]
-    check_compatible(*states)
-    for s, name in zip(states, ('zeroshot', 'finetuned')): check_finite(s, name)
-    return model, *states
+    model = zeroshot.copy() if hasattr(zeroshot, 'copy') else deepcopy(zeroshot)
+    return WeightPath(model.eval(), zeroshot.state_dict(), finetuned.state_dict())
 
-# %% ../nbs/api/50_ensembles.ipynb #3e824b7c
+# %% ../nbs/api/50_ensembles.ipynb #698472a1
 DEFAULT_ALPHAS = tuple(np.round(np.linspace(0, 1, 11), 10))
 
 def sweep(
@@ -73,8 +68,8 @@ def sweep(
     ends = {('zero-shot', 0.): zeroshot, ('fine-tuned', 1.): finetuned}
     transform, datasets = common_transform({m: c for (m, _), c in ends.items()}), suite.datasets(split)
     for (m, _), c in ends.items(): check_classes(c, suite, f'the {m} classifier')
-    model, *states = _workshop(zeroshot, finetuned)
-    functions = ends | {('weight-space', a): AtAlpha(model, *states, a) for a in inner}
+    path = _path(zeroshot, finetuned)
+    functions = ends | {('weight-space', a): AtAlpha(path, a) for a in inner}
     predicted = {}
     for d, images in datasets.items():
         out, kept, _ = run_all(functions, images, transform, batch_size=batch_size, workers=workers, progress=progress)

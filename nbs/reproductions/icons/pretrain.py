@@ -5,7 +5,7 @@
     python pretrain.py                        # train, or go on after an interruption; then export
     python pretrain.py --score                # fill the zero-shot columns of the log from the kept checkpoints
     python pretrain.py --export               # write wiseft/data/iconclip from the last checkpoint
-    python pretrain.py --towers 150           # short runs of several image towers, 150 seconds each
+    python pretrain.py --towers 300           # short runs of several image towers, 300 seconds of processor time each
 
 Every random choice is a function of (seed, step), so a run that was killed goes on as if it had not been.
 On CPUs put jemalloc in front, which is faster here and keeps memory flat (glibc's allocator grows to many GB):
@@ -255,14 +255,15 @@ def train(args):
         print(f'goes on at step {start}', flush=True)
     order = batches(names, styles, args.steps, args.batch, args.seed)
     model.train()
-    began = mark = time.time(); total, count = 0., 0
+    cpu, mark, total, count = time.process_time(), time.time(), 0., 0
     for step in range(start, args.steps):
         g, rng = torch.Generator().manual_seed(args.seed*1_000_003 + step), np.random.default_rng((args.seed, step))
         i = order[step]
         x = torch.from_numpy(images[np.sort(i)]).permute(0, 3, 1, 2).float()/255
         t = words_of(tok, [caption(names[j], styles[j], rng) for j in np.sort(i)])
         x = normalise(augment(x, g)).contiguous(memory_format=torch.channels_last)
-        for group in opt.param_groups: group['lr'] = rate(step, args.steps, lr, warmup)
+        place = min(1, (time.process_time() - cpu)/args.seconds)*args.steps if args.seconds else step      # in the schedule
+        for group in opt.param_groups: group['lr'] = rate(place, args.steps, lr, warmup)
         with torch.autocast('cpu', torch.bfloat16):
             im = torch.cat([model.encode_image(part, normalize=True).float() for part in x.split(args.part)])   # parts fit the cache
             tx = model.encode_text(t, normalize=True).float()
@@ -273,7 +274,7 @@ def train(args):
         with torch.no_grad(): model.logit_scale.clamp_(0, math.log(100))
         total += loss.item(); count += 1
         done = step + 1
-        stop = args.seconds and time.time() - began > args.seconds
+        stop = args.seconds and time.process_time() - cpu > args.seconds
         if done % args.log == 0 or done == args.steps or stop:
             look = done % args.look == 0 or done == args.steps or stop
             speed = count*args.batch/(time.time() - mark)
@@ -302,7 +303,7 @@ def rescore(args):
     write_log(rows, args.log_file)
 
 def compare_towers(args):
-    "Equal seconds for every tower, the same pairs and schedule length by time; the table goes to towers.csv."
+    "Equal processor time for every tower, which the schedule of the learning rate spans; the table goes to towers.csv."
     table = []
     for tower in TOWERS:
         args.tower, args.lr, args.out, args.log_file = tower, None, BUILD/f'tower-{tower}', None
@@ -310,7 +311,7 @@ def compare_towers(args):
         (args.out/'last.pt').unlink(missing_ok=True)
         last = train(args)[-1]
         n = sum(p.numel() for p in make_model(tower).visual.parameters())
-        table.append(dict(tower=tower, parameters=n, seconds=args.towers, steps=last['step'], pairs_per_second=round(last['step']*args.batch/args.towers), loss=last['loss'],
+        table.append(dict(tower=tower, parameters=n, cpu_seconds=args.towers, steps=last['step'], loss=last['loss'],
                           zeroshot_reference=last['zeroshot_reference'], zeroshot_shift=last['zeroshot_shift']))
         with open(HERE/'towers.csv', 'w', newline='') as f:
             out = csv.DictWriter(f, list(table[0])); out.writeheader(); out.writerows(table)
@@ -323,7 +324,7 @@ def main():
     p.add_argument('--part', type=int, default=128, help='images that share BatchNorm statistics; the contrast is over the whole batch')
     p.add_argument('--threads', type=int, default=os.cpu_count())
     p.add_argument('--log', type=int, default=50); p.add_argument('--look', type=int, default=400); p.add_argument('--save', type=int, default=200)
-    p.add_argument('--seconds', type=float, help='stop after so long')
+    p.add_argument('--seconds', type=float, help='stop after so much processor time')
     p.add_argument('--out', type=Path, default=BUILD/'run'); p.add_argument('--log-file', type=Path, default=LOG)
     p.add_argument('--score', action='store_true'); p.add_argument('--export', action='store_true'); p.add_argument('--towers', type=float)
     args = p.parse_args()
