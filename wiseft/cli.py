@@ -210,7 +210,7 @@ def _classnames(classes):
     if ',' in classes: return [c.strip() for c in classes.split(',')]
     raise ValueError(f'{classes!r} is neither a file nor a folder nor names with commas between them')
 
-# %% ../nbs/api/70_cli.ipynb #98366f83
+# %% ../nbs/api/70_cli.ipynb #21b847ee
 @command('wiseft finetune zeroshot icons -o finetuned', 'wiseft finetune zeroshot photos/train --lr 3e-5 --epochs 10 -o finetuned',
          'wiseft finetune zeroshot photos/train --train head --lr 1e-3 -o linear', 'wiseft finetune zeroshot icons -o finetuned --checkpoints run --resume')
 def finetune(
@@ -222,7 +222,7 @@ def finetune(
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=128,
     train:Annotated[str, typer.Option('--train', help='all, head, or last:n (the last n blocks and the head).')]='all',
     label_smoothing:Annotated[float, typer.Option('--label-smoothing', min=0, max=1)]=0.,
-    precision:Annotated[str, typer.Option('--precision', help='fp32 or bf16.')]='fp32',
+    precision:Annotated[str, typer.Option('--precision', help='bf16 (autocast, weights stay in fp32) or fp32.')]='bf16',
     seed:Seed=0,
     checkpoints:Annotated[Optional[Path], typer.Option('--checkpoints', help='Folder for a checkpoint after each epoch.')]=None,
     resume:Annotated[bool, typer.Option('--resume', help='Go on from the checkpoint.')]=False,

@@ -444,12 +444,12 @@ def _ids(clip, text): # set of int
     ids, empty = clip.tokenizer([text, ''])
     return set(ids.tolist()) - set(empty.tolist())
 
-# %% ../nbs/api/20_models.ipynb #6b93d810
+# %% ../nbs/api/20_models.ipynb #934acb65
 def unseen_words(
     clip, # `Clip`
     texts # list of str
 ): # list of str, in order of appearance
-    "Words with a token that the model never saw in training: its vector is all zero"
+    "Words with a token that the model never or hardly saw in training: its vector is all zero"
     unseen = set((~_token_table(clip.model).weight.any(1)).nonzero().flatten().tolist())
     if not unseen: return []
     return [w for w in dict.fromkeys(w for t in texts for w in _words(t)) if _ids(clip, w) & unseen]
@@ -463,11 +463,11 @@ def _cut_texts(clip, texts): # list of str
     rows, (empty,) = (clip.tokenizer(x, context_length=n+1) for x in (long, ['']))
     return [t for t,row in zip(long, rows) if row[n] != empty[n]]
 
-# %% ../nbs/api/20_models.ipynb #20d1609d
+# %% ../nbs/api/20_models.ipynb #ed3c468a
 def _warn_texts(clip, texts):
     "Warn of texts that the model can't read as they are meant"
     if words := unseen_words(clip, texts): warnings.warn(
-        f"{clip.name} never saw {_few(words)} in training: classes or templates with these words mean nothing to it. Use other words.", stacklevel=3)
+        f"{clip.name} never or hardly saw {_few(words)} in training: classes or templates with these words mean nothing to it. Use other words.", stacklevel=3)
     if cut := _cut_texts(clip, texts): warnings.warn(
         f"{clip.name} reads no more than {clip.model.context_length} tokens, start and end included. Cut short: {_few(cut, 3)}.", stacklevel=3)
 
