@@ -192,12 +192,12 @@ def test_interrupted_training_leaves_whole_checkpoints_and_goes_on(room, tmp_pat
     training = subprocess.Popen([*map(str, command), "--epochs", "5000"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
                                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a job in the background ignores it
     checkpoint = tmp_path / "run/checkpoint.safetensors"
-    deadline = time.time() + 120
-    while not checkpoint.exists() and training.poll() is None and time.time() < deadline:
-        time.sleep(0.1)
-    time.sleep(0.5)
-    training.send_signal(signal.SIGINT)
     try:
+        deadline = time.time() + 120
+        while not checkpoint.exists() and training.poll() is None and time.time() < deadline:
+            time.sleep(0.1)
+        time.sleep(0.5)
+        training.send_signal(signal.SIGINT)
         err = training.communicate(timeout=60)[1]
     finally:
         training.kill()

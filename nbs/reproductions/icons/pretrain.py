@@ -5,7 +5,7 @@
     python pretrain.py                        # train, or go on after an interruption; then export
     python pretrain.py --score                # fill the zero-shot columns of the log from the kept checkpoints
     python pretrain.py --export               # write wiseft/data/iconclip from the last checkpoint
-    python pretrain.py --towers 1000 --batch 256 --threads 1     # short runs of several image towers, 1,000 seconds of processor time each
+    python pretrain.py --towers 500 --batch 256 --threads 1      # short runs of several image towers, 500 seconds of processor time each
 
 Every random choice is a function of (seed, step), so a run that was killed goes on as if it had not been.
 On CPUs put jemalloc in front, which is faster here and keeps memory flat (glibc's allocator grows to many GB):
