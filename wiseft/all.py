@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/api/99_all.ipynb #8df05bdb
+# %% ../nbs/api/99_all.ipynb #9a493047
 from .files import *
 from .weights import *
 from .metrics import *
 from .results import *
+from .linesearch import *
 from .prompts import *
 from .checkpoints import *
 from .datasets import *
