@@ -38,7 +38,7 @@ def _check_outputs(u, v, y):
     if u.isnan().any() or v.isnan().any(): raise ValueError('NaN among the outputs; an image without an output has no interval')
     if y.min() < 0 or y.max() >= u.shape[1]: raise ValueError(f'labels from {int(y.min())} to {int(y.max())} for {u.shape[1]} classes, counted from 0')
 
-# %% ../nbs/api/05_linesearch.ipynb #b157ba33
+# %% ../nbs/api/05_linesearch.ipynb #5174be7d
 class AlphaCurve:
     "Accuracy of an output-space ensemble as a function of alpha, exact"
     def __init__(self,
@@ -49,6 +49,7 @@ class AlphaCurve:
         self.n, ever = len(low), low < high
         self.low, self.high = np.sort(low[ever]), np.sort(high[ever])
         self.intervals = low[ever], high[ever], np.flatnonzero(ever)
+    def __repr__(self): return f'AlphaCurve of {self.n} images: {self.accuracy(0.):.1%} at 0, {self.accuracy(1.):.1%} at 1, {self.best()[1]:.1%} at best'
     def accuracy(self,
         alpha # number, or array of numbers
     ): # fraction of images that are right there; the same shape

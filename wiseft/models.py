@@ -575,6 +575,15 @@ def copy(self:ImageClassifier): # `ImageClassifier`
     text = [t for tensors in (model.named_parameters(), model.named_buffers()) for n,t in tensors if not n.startswith('visual.')]
     return deepcopy(self, {id(o):o for o in [*text, clip.tokenizer, clip.transform, clip.train_transform]})
 
+# %% ../nbs/api/20_models.ipynb #2c6bf603
+@patch
+def to_bf16(self:ImageClassifier): # `ImageClassifier`
+    "A copy whose image tower has its weights in bfloat16, for evaluation"
+    new = self.copy()
+    new.visual.bfloat16()
+    new.clip.precision = 'bf16'
+    return new
+
 # %% ../nbs/api/20_models.ipynb #8bc52653
 def _architecture(c): # dict
     "What decides how a classifier's weights are used"

@@ -128,16 +128,17 @@ def _check_apart(own, *states):
     if any(s[k].data_ptr() == t.data_ptr() for s in states for k, t in own.items() if t.numel()): raise ValueError(
         "The target shares its memory with one of the two models and would overwrite it. Give a copy: copy.deepcopy(module).")
 
-# %% ../nbs/api/00_weights.ipynb #c901977d
+# %% ../nbs/api/00_weights.ipynb #214fd917
 def _check_path(own, zeroshot, finetuned):
     check_compatible(zeroshot, finetuned)
-    check_compatible(own, zeroshot, ('target', 'zeroshot'))
+    alike = {k: t.to('meta', zeroshot[k].dtype) if k in zeroshot else t for k, t in own.items()} # the precision is the target's own business
+    check_compatible(alike, zeroshot, ('target', 'zeroshot'))
     _check_apart(own, zeroshot, finetuned)
     for s, name in ((zeroshot, 'zeroshot'), (finetuned, 'finetuned')): check_finite(s, name)
 
-# %% ../nbs/api/00_weights.ipynb #14de5ae0
+# %% ../nbs/api/00_weights.ipynb #e3a0ed4b
 class WeightPath:
-    "All models on the straight line between two, one at a time in the memory of a third"
+    "All models on the straight line between two, one at a time in the memory and the precision of a third"
     def __init__(self,
         target:nn.Module, # receives the weights; its state dict has the same keys
         zeroshot:Mapping, # state dict, alpha = 0
@@ -152,8 +153,9 @@ class WeightPath:
     ) -> nn.Module: # `target`
         alpha = _check_alpha(alpha)
         for t, z, f in self.tensors:
-            if _is_weight(t): torch.lerp(z, f, alpha, out=t)
-            else: t.copy_(f if alpha == 1 else z)
+            if not _is_weight(t): t.copy_(f if alpha == 1 else z)
+            elif t.dtype == z.dtype: torch.lerp(z, f, alpha, out=t)
+            else: t.copy_(torch.lerp(z, f, alpha)) # averaged first, rounded then
         return self.target
 
 # %% ../nbs/api/00_weights.ipynb #7a9eb32c
