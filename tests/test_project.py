@@ -105,6 +105,22 @@ def test_layout(path):
             assert only in (None, name), f"{module} is imported by {only} alone"
 
 
+def test_no_public_name_means_two_things():
+    "Links between pages go by name."
+    from wiseft._modidx import d
+
+    names = [symbol.removeprefix(f"{module}.") for module, symbols in d["syms"].items() for symbol in symbols]
+    assert not {n for n in names if names.count(n) > 1 and not n.startswith("_")}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=str)
+def test_pictures_have_alternative_text(path):
+    for cell in json.loads((ROOT / path).read_text(encoding="utf-8"))["cells"]:
+        if any("image/png" in o.get("data", {}) for o in cell.get("outputs", [])):
+            source = "".join(cell["source"])
+            assert re.search(r"^#\| fig-alt: .{20}", source, re.M), f'say in words what is to be seen: #| fig-alt: "..."\n{source}'
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=str)
 def test_stored_outputs_are_fit_to_read(path):
     for cell in json.loads((ROOT / path).read_text(encoding="utf-8"))["cells"]:

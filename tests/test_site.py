@@ -174,7 +174,7 @@ def test_search_finds_a_function(page):
     page.goto(LANDING)
     page.keyboard.press("/")
     page.keyboard.type("merge_files")
-    page.locator("a.search-result").first.click()
+    page.locator("a.search-result", has_text="merge_files").first.click()
     assert "api/weights.html" in page.url
 
 

@@ -21,6 +21,7 @@ from nbdev.serve import proc_nbs
 
 ROOT = Path(__file__).resolve().parent.parent
 MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
+DUNDER = re.compile(r"^(#+ .*\b)__(\w+)__$", re.M)
 FONT = re.compile(r"@import url\([^)]*fonts\.googleapis\.com[^)]*\);?")
 SETTLED = re.compile(r"theme fonts\.scss|html-math-method|output-file")  # smalldocs warns that it does not read them
 
@@ -31,6 +32,7 @@ class Site(smalldocs.site.Site):
     def read(self, src):
         page = super().read(src)
         page.out = page.out.with_name(page.front.get("output-file", page.out.name))
+        page.body = DUNDER.sub(r"\1\_\_\2\_\_", page.body)
         return page
 
     def find_page(self, target):
