@@ -98,6 +98,7 @@ def test_page(page, name):
     assert page.locator("h1").count() == 1
     prose = page.evaluate("() => { const b = document.body.cloneNode(true); b.querySelectorAll('code, pre, script').forEach(e => e.remove()); return b.textContent }")
     assert not re.findall(MARKUP, prose), "markup that was not read"
+    assert "](http" not in page.locator("body").inner_text(), "a link that was not read"
     for picture in page.locator("main img").all():
         assert picture.evaluate("e => e.naturalWidth") > 0
     assert not findings(page)

@@ -25,8 +25,15 @@ from nbdev.serve import proc_nbs
 ROOT = Path(__file__).resolve().parent.parent
 MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
 DUNDER = re.compile(r"^(#+ .*\b)__(\w+)__$", re.M)
+FENCE = re.compile(r"^```.*?^```$", re.M | re.S)
+LINK = re.compile(r"\[(`[^`\]]+`)\]\(https://[^)\s]*\)")
 FONT = re.compile(r"@import url\([^)]*fonts\.googleapis\.com[^)]*\);?")
 SETTLED = re.compile(r"theme fonts\.scss|html-math-method|output-file")  # smalldocs warns that it does not read them
+
+
+def unlinked(text):
+    "Markdown without the links that nbdev writes into the comments of signatures."
+    return FENCE.sub(lambda m: LINK.sub(r"\1", m[0]), text)
 
 
 class Site(smalldocs.site.Site):
@@ -35,7 +42,7 @@ class Site(smalldocs.site.Site):
     def read(self, src):
         page = super().read(src)
         page.out = page.out.with_name(page.front.get("output-file", page.out.name))
-        page.body = DUNDER.sub(r"\1\_\_\2\_\_", page.body)
+        page.body = DUNDER.sub(r"\1\_\_\2\_\_", unlinked(page.body))
         return page
 
     def find_page(self, target):
@@ -51,6 +58,10 @@ class Site(smalldocs.site.Site):
 
     def llms_link(self, href, page):
         return super().llms_link(self.within(href), page)
+
+    def llms_copy(self, page):
+        text, files = super().llms_copy(page)
+        return unlinked(text), files
 
     def render_page(self, page):
         super().render_page(page)
