@@ -18,16 +18,16 @@ if sys.version_info < (3, 11):
 import smalldocs.config
 import smalldocs.site
 from latex2mathml.converter import convert
-from nbdev.config import get_config
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
 
 ROOT = Path(__file__).resolve().parent.parent
 MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
-DUNDER = re.compile(r"^(#+ .*\b)__(\w+)__$", re.M)
-FENCE = re.compile(r"^```.*?^```$", re.M | re.S)
-LINK = re.compile(r"\[(`[^`\]]+`)\]\(https://[^)\s]*\)")
 FONT = re.compile(r"@import url\([^)]*fonts\.googleapis\.com[^)]*\);?")
+DUNDER = re.compile(r"^(#+ .*\b)__(\w+)__$", re.M)  # a method's name in a heading, which would turn bold
+FENCE = re.compile(r"^```.*?^```$", re.M | re.S)
+LINK = re.compile(r"\[(`[^`\]]+`)\]\(https://[^)\s]*\)")  # nbdev's, of a name in backticks
+NOISE = re.compile(r'\{target="_blank"[^}]*\}|<!-- WARNING.*?-->\n\n')  # nbdev's, in copies for other readers than browsers
 SETTLED = re.compile(r"theme fonts\.scss|html-math-method|output-file")  # smalldocs warns that it does not read them
 
 
@@ -61,7 +61,7 @@ class Site(smalldocs.site.Site):
 
     def llms_copy(self, page):
         text, files = super().llms_copy(page)
-        return unlinked(text), files
+        return NOISE.sub("", unlinked(text)), files
 
     def render_page(self, page):
         super().render_page(page)
