@@ -68,7 +68,7 @@ def script(installed, code):
     "Run code as a reader would, outside the source tree; returns what it prints."
     bin, home, env = installed
     (home / "script.py").write_text(code)
-    return run(bin / "python", "-W", "ignore", "script.py", cwd=home, env=dict(env, MPLBACKEND="agg"), timeout=600).stdout
+    return run(bin / "python", "-W", "ignore", "script.py", cwd=home, env=dict(env, MPLBACKEND="agg"), timeout=1800).stdout
 
 
 def cells(path, kind):

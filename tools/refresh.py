@@ -17,7 +17,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?: ?%)?")
 ROOM = 0.05  # how far numbers with a decimal point may be apart, as a part of the larger: processors round differently
 
 
@@ -66,18 +66,22 @@ def execute(path):
 def of_figure(fig):
     "A figure in words and numbers: mean and spread of what it plots."
     import numpy as np
+    from matplotlib.collections import PathCollection
 
-    def spread(arrays):
-        values = np.concatenate([np.ma.filled(np.ma.asarray(a, float), np.nan).ravel() for a in arrays])
-        return f"{np.nanmean(values):.3g}±{np.nanstd(values):.2g}"
+    def spread(v):
+        return f"{np.nanmean(v):.3g}±{np.nanstd(v):.2g}"
 
-    axes = fig.axes
-    data = dict(
-        lines=[line.get_xydata() for ax in axes for line in ax.lines],
-        points=[c.get_offsets() for ax in axes for c in ax.collections],
-        images=[im.get_array() for ax in axes for im in ax.images],
-    )
-    return ", ".join([f"<Figure with {len(axes)} axes"] + [f"{len(v)} {k} {spread(v)}" for k, v in data.items() if v]) + ">"
+    lines = [line.get_xydata() for ax in fig.axes for line in ax.lines]
+    for c in [c for ax in fig.axes for c in ax.collections]:
+        lines += [c.get_offsets()] if isinstance(c, PathCollection) else [path.vertices for path in c.get_paths()]
+    images = [np.mean(image.get_array()) for ax in fig.axes for image in ax.images]
+    seen = [f"Figure with {len(fig.axes)} axes"]
+    if lines:
+        x, y = np.concatenate([np.ma.filled(np.ma.asarray(a, float), np.nan) for a in lines]).T
+        seen.append(f"{len(x)} points x {spread(x)} y {spread(y)}")
+    if images:
+        seen.append(f"{len(images)} images {spread(images)}")
+    return f"<{', '.join(seen)}>"
 
 
 def of_image(image):
@@ -100,9 +104,11 @@ def printed(cell):
 
 
 def near(a, b):
-    "Whether two numbers, as printed, are the same but for rounding."
-    whole = "." not in a + b and "e" not in a + b
-    return float(a) == float(b) if whole else abs(float(a) - float(b)) <= ROOM * max(1e-9, abs(float(a)), abs(float(b)))
+    "Whether two numbers, as printed, are the same but for rounding; whole ones without a % are counts."
+    if all(re.fullmatch(r"-?\d+", n) for n in (a, b)):
+        return a == b
+    a, b = (float(n.rstrip(" %")) for n in (a, b))
+    return abs(a - b) <= ROOM * max(1e-9, abs(a), abs(b))
 
 
 def same(a, b):
