@@ -74,6 +74,7 @@ def of_figure(fig):
     lines = [line.get_xydata() for ax in fig.axes for line in ax.lines]
     for c in [c for ax in fig.axes for c in ax.collections]:
         lines += [c.get_offsets()] if isinstance(c, PathCollection) else [path.vertices for path in c.get_paths()]
+    lines += [p.get_patch_transform().transform(p.get_path().vertices) for ax in fig.axes for p in ax.patches]
     images = [np.mean(image.get_array()) for ax in fig.axes for image in ax.images]
     seen = [f"Figure with {len(fig.axes)} axes"]
     if lines:
