@@ -5,7 +5,7 @@ MIN_PYTHON := $(shell sed -n 's/^min_python *= *//p' settings.ini)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test export clean readme refresh
+.PHONY: help demo test docs export clean readme refresh
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -17,6 +17,10 @@ demo: .venv/.library
 ## make test      everything that is tested: notebooks, package, command line, tree in step
 test: .venv/.tools
 	$(BIN)/python -m pytest -ra --durations=10 tests
+
+## make docs      build the documentation site in _docs/, offline
+docs: .venv/.tools
+	$(BIN)/python tools/docs.py
 
 ## make export    write wiseft/*.py from the notebooks
 export: .venv/.tools

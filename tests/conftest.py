@@ -14,6 +14,12 @@ def pytest_configure(config):
     os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may need a hub
 
 
+def pytest_terminal_summary(terminalreporter):
+    said = [v for report in terminalreporter.getreports("passed") for k, v in report.user_properties if k == "stored outputs"]
+    for line in said and ["", "stored outputs against fresh ones:", *said]:
+        terminalreporter.write_line(line)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
     "One cache for the whole session, never the user's."

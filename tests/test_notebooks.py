@@ -8,8 +8,9 @@ NOTEBOOKS = [p for p in tree() if p.suffix == ".ipynb"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=str)
-def test_notebook(path):
-    python(ROOT / "tools/refresh.py", "--here", "--check", ROOT / path, timeout=600)
+def test_notebook(path, record_property):
+    done = python(ROOT / "tools/refresh.py", "--here", "--check", ROOT / path, timeout=600)
+    record_property("stored outputs", f"{path}: {done.stdout.strip()}")
 
 
 def notebook(path, source, outputs=()):
@@ -33,6 +34,41 @@ def test_a_stale_output_is_found(tmp_path):
     assert "new words" in python(ROOT / "tools/refresh.py", "--here", "--check", path, ok=False, cwd=ROOT).stderr
     python(ROOT / "tools/refresh.py", "--here", path)
     assert stored(path)[0]["text"] == ["new words 1\n"]
+    python(ROOT / "tools/refresh.py", "--here", "--check", path)
+
+
+TABLE = "import pandas as pd; pd.DataFrame(dict(n=[812, 1239], accuracy=[.8125, .7893]))"
+PICTURE = "import matplotlib.pyplot as plt; plt.plot([0, 1, 2], [.5, {}, .7]);"
+
+
+@pytest.mark.parametrize("source, edit", [
+    ("print('accuracy 0.8125')", ("0.8125", "0.7125")),
+    ("print('812 images')", ("812", "813")),
+    ("print('zero-shot')", ("zero-shot", "fine-tuned")),
+    (TABLE, ("<td>0.8125</td>", "<td>0.7125</td>")),
+    (TABLE, ("<td>1239</td>", "<td>1240</td>")),
+    (TABLE, ("<th>accuracy</th>", "<th>error</th>")),
+])
+def test_a_stale_number_is_found(tmp_path, source, edit):
+    path = notebook(tmp_path / "a.ipynb", source)
+    python(ROOT / "tools/refresh.py", "--here", path)
+    assert "1 outputs compared" in python(ROOT / "tools/refresh.py", "--here", "--check", path).stdout
+    fresh = stored(path)
+    old = json.loads(json.dumps(fresh).replace(*edit))
+    assert old != fresh
+    notebook(path, source, old)
+    assert "stale" in python(ROOT / "tools/refresh.py", "--here", "--check", path, ok=False, cwd=ROOT).stderr
+
+
+def test_a_stale_picture_is_found(tmp_path):
+    path = notebook(tmp_path / "a.ipynb", PICTURE.format(.6))
+    python(ROOT / "tools/refresh.py", "--here", path)
+    notebook(path, PICTURE.format(.9), stored(path))
+    assert "stale" in python(ROOT / "tools/refresh.py", "--here", "--check", path, ok=False, cwd=ROOT).stderr
+
+
+def test_rounding_is_not_stale(tmp_path):
+    path = notebook(tmp_path / "a.ipynb", "print('accuracy', 0.8125)", [dict(name="stdout", output_type="stream", text=["accuracy 0.8130"])])
     python(ROOT / "tools/refresh.py", "--here", "--check", path)
 
 

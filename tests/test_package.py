@@ -1,11 +1,13 @@
 "The wheel, installed with today's newest releases in an empty environment, works without the source tree."
 import json
 import os
+import re
 import shutil
 
 import pytest
-from conftest import copy_tree, python, run, tree
+from conftest import ROOT, copy_tree, python, run, tree
 
+TUTORIALS = [p for p in tree() if p.parts[:2] == ("nbs", "tutorials") and p.suffix == ".ipynb"]
 MODULES = sorted(p.stem for p in tree() if p.parent.name == "wiseft" and p.suffix == ".py" and not p.stem.startswith("_"))
 
 
@@ -60,3 +62,55 @@ def test_demo(installed):
     made = {p.name for p in (home / "out").iterdir()}
     assert {"results.csv", "report.html"} <= made and any(n.endswith(".png") for n in made), made
     assert "mean over shifts" in done.stdout
+
+
+def script(installed, code):
+    "Run code as a reader would, outside the source tree; returns what it prints."
+    bin, home, env = installed
+    (home / "script.py").write_text(code)
+    return run(bin / "python", "-W", "ignore", "script.py", cwd=home, env=dict(env, MPLBACKEND="agg"), timeout=1800).stdout
+
+
+def cells(path, kind):
+    return ["".join(c["source"]) for c in json.loads((ROOT / path).read_text())["cells"] if c["cell_type"] == kind]
+
+
+def landing():
+    "The Python on the landing page: the lines that run as they are, and those for a reader's own images."
+    ten, *own = re.findall(r"```python\n(.*?)```", "\n".join(cells("nbs/index.ipynb", "markdown")), re.S)
+    return ten, "\n".join(own)
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=str)
+def test_tutorial(installed, path):
+    script(installed, "\n\n".join(s for s in cells(path, "code") if "eval: false" not in s))
+
+
+def test_landing_page(installed):
+    ten, own = landing()
+    assert len([line for line in ten.splitlines() if line]) <= 10
+    assert "mean over shifts" in script(installed, ten)
+
+
+PHOTOS = """
+from pathlib import Path
+from wiseft.all import *
+icons = load_suite('icons')
+for folder, images in ('photos', icons.test), ('other-photos', icons.shifts['solid']):
+    for i, label in enumerate(images.labels):
+        if label < 12:
+            file = Path(folder, images.classnames[label], f'{i}.jpg')
+            file.parent.mkdir(parents=True, exist_ok=True)
+            images.open(i).resize((160, 160)).save(file)
+            images.open(i).save('picture.jpg')
+"""
+
+
+def test_landing_page_with_images_of_ones_own(installed):
+    "The four cells as they stand, but for the CLIP of photographs, which would have to be downloaded."
+    ten, own = landing()
+    script(installed, PHOTOS)
+    photographs = "load_clip('ViT-B-32', 'laion2b_s34b_b79k')"
+    assert photographs in own
+    assert "mean over shifts" in script(installed, own.replace(photographs, "load_clip()"))
+    assert (installed[1] / "averaged").is_dir()

@@ -75,7 +75,7 @@ def test_readme_check_can_fail(copy):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=str)
 def test_headings(path):
     markdown = cells(path, "markdown")
-    assert re.match(r"# .+\n+> .+", markdown[0]), "the first cell is an H1 and a > subtitle"
+    assert re.fullmatch(r"# .+\n+> .+\n*", markdown[0]), "the first cell is an H1 and a > subtitle alone: its page loses the rest"
     text = re.sub(r"^```.*?^```", "", "\n".join(markdown), flags=re.M | re.S)
     assert len(re.findall(r"^# ", text, re.M)) == 1, "one H1 a notebook"
 
@@ -103,6 +103,22 @@ def test_layout(path):
                 assert name == "all" or names and "*" not in names, f"{name} imports {own} without naming what"
             only = ALONE.get(module.partition(".")[0])
             assert only in (None, name), f"{module} is imported by {only} alone"
+
+
+def test_no_public_name_means_two_things():
+    "Links between pages go by name."
+    from wiseft._modidx import d
+
+    names = [symbol.removeprefix(f"{module}.") for module, symbols in d["syms"].items() for symbol in symbols]
+    assert not {n for n in names if names.count(n) > 1 and not n.startswith("_")}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=str)
+def test_pictures_have_alternative_text(path):
+    for cell in json.loads((ROOT / path).read_text(encoding="utf-8"))["cells"]:
+        if any("image/png" in o.get("data", {}) for o in cell.get("outputs", [])):
+            source = "".join(cell["source"])
+            assert re.search(r"^#\| fig-alt: .{20}", source, re.M), f'say in words what is to be seen: #| fig-alt: "..."\n{source}'
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=str)

@@ -4,27 +4,35 @@
   readme.py            write
   readme.py --check    only say whether they are in step
 
-The notebook's links to files beside it become links from the top of the repository.
+The notebook's links to other pages lead to the published site, those to other files are made relative to the top of the
+repository.
 """
 import base64
 import json
 import re
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 from textwrap import indent
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "nbs/index.ipynb"
+CONFIG = ConfigParser(delimiters=["="])
+CONFIG.read(ROOT / "settings.ini", encoding="utf-8")
+SITE = CONFIG["DEFAULT"]["doc_host"] + CONFIG["DEFAULT"]["doc_baseurl"]
 OPTION = re.compile(r"^#\| *(.+)\n?", re.M)
 LINK = re.compile(r"(\[[^\]]*\])\((?![a-z]+:|#)([^)\s#]+)")
 
 
-def from_root(m):
-    "A link relative to the notebook, made relative to the root."
+def outside(m):
+    "A link relative to the notebook, made one that works outside the site."
     target = (NOTEBOOK.parent / m[2]).resolve()
     if not target.exists():
         sys.exit(f"{NOTEBOOK.name} links to {m[2]}, which does not exist")
-    return f"{m[1]}({target.relative_to(ROOT).as_posix()}"
+    if target.suffix != ".ipynb":
+        return f"{m[1]}({target.relative_to(ROOT).as_posix()}"
+    page = target.with_name(re.sub(r"^\d+_", "", target.stem) + ".html").relative_to(NOTEBOOK.parent)
+    return f"{m[1]}({SITE}/{page.as_posix()}"
 
 
 def code(cell, pictures):
@@ -53,7 +61,7 @@ def readme():
     blocks, pictures = [], {}
     for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
         if cell["cell_type"] == "markdown":
-            blocks.append(LINK.sub(from_root, "".join(cell["source"])).strip())
+            blocks.append(LINK.sub(outside, "".join(cell["source"])).strip())
         elif cell["cell_type"] == "code":
             blocks.extend(code(cell, pictures))
     return "\n\n".join(b for b in blocks if b) + "\n", pictures

@@ -17,12 +17,20 @@ from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NUMBER = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d+)?|nan|inf")
+NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?: ?%)?")
+ROOM = 0.05  # how far numbers with a decimal point may be apart, as a part of the larger: processors round differently
 
 
 def notebooks():
     "All notebooks of the project."
     return sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not any(o.startswith((".", "_")) for o in p.parts[len(ROOT.parts):]))
+
+
+def flags():
+    "Options that mark cells which are not to be run."
+    cfg = ConfigParser(delimiters=["="])
+    cfg.read(ROOT / "settings.ini", encoding="utf-8")
+    return set(cfg["DEFAULT"]["tst_flags"].split())
 
 
 def skipped(cell, flags):
@@ -37,45 +45,99 @@ def execute(path):
     from execnb.shell import CaptureShell
     from nbdev.clean import clean_nb
 
-    cfg = ConfigParser(delimiters=["="])
-    cfg.read(ROOT / "settings.ini", encoding="utf-8")
-    flags = set(cfg["DEFAULT"]["tst_flags"].split())
+    marks = flags()
     nb = read_nb(path)
     for cell in nb.cells:
-        if cell.cell_type == "code" and not skipped(cell, flags):
+        if not skipped(cell, marks):
             cell.outputs = []
     shell = CaptureShell(path, mpl_format="png")
+    plain = shell.display_formatter.formatters["text/plain"]
+    plain.for_type_by_name("matplotlib.figure", "Figure", lambda fig, p, cycle: p.text(of_figure(fig)))
+    plain.for_type_by_name("PIL.Image", "Image", lambda image, p, cycle: p.text(of_image(image)))
     os.chdir(path.parent)
     try:
-        shell.run_all(nb, exc_stop=True, preproc=lambda c: skipped(c, flags))
+        shell.run_all(nb, exc_stop=True, preproc=lambda c: skipped(c, marks))
     except BaseException:
         sys.exit(shell.prettytb(fname=path.name))
     clean_nb(nb)
     return nb
 
 
+def of_figure(fig):
+    "A figure in words and numbers: mean and spread of what it plots."
+    import numpy as np
+    from matplotlib.collections import PathCollection
+
+    def spread(v):
+        return f"{np.nanmean(v):.3g}±{np.nanstd(v):.2g}"
+
+    lines = [line.get_xydata() for ax in fig.axes for line in ax.lines]
+    for c in [c for ax in fig.axes for c in ax.collections]:
+        lines += [c.get_offsets()] if isinstance(c, PathCollection) else [path.vertices for path in c.get_paths()]
+    lines += [p.get_patch_transform().transform(p.get_path().vertices) for ax in fig.axes for p in ax.patches]
+    images = [np.mean(image.get_array()) for ax in fig.axes for image in ax.images]
+    seen = [f"Figure with {len(fig.axes)} axes"]
+    if lines:
+        x, y = np.concatenate([np.ma.filled(np.ma.asarray(a, float), np.nan) for a in lines]).T
+        seen.append(f"{len(x)} points x {spread(x)} y {spread(y)}")
+    if images:
+        seen.append(f"{len(images)} images {spread(images)}")
+    return f"<{', '.join(seen)}>"
+
+
+def of_image(image):
+    import numpy as np
+
+    return f"<{image.mode} image, {image.width}×{image.height} pixels, mean {np.mean(image):.1f}>"
+
+
 def printed(cell):
-    "What a reader sees of a cell's outputs, by kind: text, and for pictures that there is one."
-    seen = []
+    """What a reader sees of a cell's outputs, as pairs of a kind and a list of texts: the entries of a table, the text of
+    anything else. A picture's text says what it plots."""
     for o in cell.get("outputs", []):
-        if "text" in o:
-            seen.append((o["name"], "".join(o["text"])))
-        for kind, data in sorted(o.get("data", {}).items()):
-            seen.append((kind, "".join(data) if kind == "text/plain" else ""))
-    return seen
+        data = {k: "".join(v) for k, v in o.get("data", {}).items()}
+        if "text/html" in data:
+            entries = re.split(r"<[^>]+>", re.sub(r"(?s)<style.*?</style>", "", data["text/html"]))
+            yield "table", [e.strip() for e in entries if e.strip()]
+        else:
+            kind = "picture" if "image/png" in data else "text"
+            yield kind, [data.get("text/plain") or "".join(o.get("text", [])) or data.get("text/markdown", "")]
 
 
-def shape(seen):
-    "Outputs without their numbers, whose last digits differ between processors, and without layout that follows from them."
-    return [(kind, re.sub(r"[-\s]+", " ", NUMBER.sub("0", text)).strip()) for kind, text in seen]
+def near(a, b):
+    "Whether two numbers, as printed, are the same but for rounding; whole ones without a % are counts."
+    if all(re.fullmatch(r"-?\d+", n) for n in (a, b)):
+        return a == b
+    a, b = (float(n.rstrip(" %")) for n in (a, b))
+    return abs(a - b) <= ROOM * max(1e-9, abs(a), abs(b))
+
+
+def same(a, b):
+    "Whether two texts have the same words and near numbers."
+    words = [" ".join(re.sub(r"[-\s]+", " ", NUMBER.sub("0", t)).split()) for t in (a, b)]
+    return words[0] == words[1] and all(map(near, NUMBER.findall(a), NUMBER.findall(b)))
 
 
 def differences(old, new):
-    "Cells whose stored outputs are not what the code prints today."
+    "What the stored outputs of a notebook say that the code doesn't print today."
     for i, (a, b) in enumerate(zip(old["cells"], new["cells"])):
-        a, b = printed(a), printed(b)
-        if shape(a) != shape(b):
+        a, b = list(printed(a)), list(printed(b))
+        if [(kind, len(texts)) for kind, texts in a] != [(kind, len(texts)) for kind, texts in b]:
             yield f"cell {i} has stored\n{a}\nbut prints\n{b}"
+            continue
+        for (kind, stored), (_, fresh) in zip(a, b):
+            for x, y in zip(stored, fresh):
+                if not same(x, y):
+                    yield f"cell {i}, {kind}: stored is\n{x}\nbut it prints\n{y}"
+
+
+def summary(nb):
+    "How many of a notebook's outputs a check compares, and how many it can't."
+    marks = flags()
+    run = [kind for cell in nb["cells"] if not skipped(cell, marks) for kind, _ in printed(cell)]
+    kept = sum(len(cell.get("outputs", [])) for cell in nb["cells"] if skipped(cell, marks))
+    kinds = ", ".join(f"{run.count(k)} {k}s" for k in ("text", "table", "picture"))
+    return f"{len(run)} outputs compared ({kinds}), {kept} skipped (their cells are marked as not to be run)"
 
 
 def run_one(path, check):
@@ -87,6 +149,7 @@ def run_one(path, check):
     stale = list(differences(read_nb(path), nb))
     if stale:
         sys.exit("\n".join(stale) + f'\nstored outputs are stale: make refresh NB={os.path.relpath(path, ROOT)}')
+    print(summary(nb))
 
 
 def main():

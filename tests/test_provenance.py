@@ -1,0 +1,30 @@
+"What the reproductions draw from says which command made it, from which source, with what and when."
+import hashlib
+import json
+import re
+from datetime import date
+
+import pytest
+from conftest import ROOT, run, tree
+
+RECORDS = [p for p in tree() if p.name == "provenance.json"]
+SAID = {"command", "seconds", "source_sha256", "model_sha256", "suite_sha256", "date", "machine", "versions"}
+
+
+def versions(path):
+    "SHA-256 of a file as it is, and as it was at every commit."
+    yield hashlib.sha256((ROOT / path).read_bytes()).hexdigest()
+    for commit in run("git", "log", "--format=%H", "--diff-filter=d", "--", path, cwd=ROOT).stdout.split():
+        yield run("sh", "-c", f"git show {commit}:{path} | sha256sum", cwd=ROOT).stdout.split()[0]
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=str)
+def test_provenance(path):
+    said = json.loads((ROOT / path).read_text())
+    assert not SAID - set(said)
+    assert date.fromisoformat(said["date"]) <= date.today()
+    script = re.match(r"python (\w+\.py)", said["command"])[1]
+    assert script in said["source_sha256"] and {"wiseft", "torch", "python"} <= set(said["versions"])
+    for name, sha in said["source_sha256"].items():
+        source = next(folder / name for folder in path.parents if (ROOT / folder / name).exists())
+        assert sha in versions(source), f"{source} was never what {path} says it was made with"

@@ -1,0 +1,228 @@
+"The documentation, built offline and read in a real browser on this machine; requests to other hosts are stopped and counted."
+import http.server
+import importlib
+import inspect
+import os
+import re
+import shutil
+import threading
+from functools import partial
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin
+
+import pytest
+from conftest import ROOT, copy_tree, python, tree
+
+pytest.importorskip("smalldocs", reason="the offline build needs Python 3.11")
+from axe_playwright_python.sync_playwright import Axe  # noqa: E402
+from playwright.sync_api import sync_playwright  # noqa: E402
+
+SOURCES = [p.relative_to("nbs") for p in tree() if p.parts[0] == "nbs" and p.suffix in (".ipynb", ".md")]
+PAGES = [p.with_name(re.sub(r"^\d+_", "", p.name)).with_suffix(".html").as_posix() for p in SOURCES]
+MODULES = [p.removeprefix("api/").removesuffix(".html") for p in PAGES if p.startswith("api/")]
+LANDING, TUTORIAL, MODULE = "index.html", "tutorials/quickstart.html", "api/weights.html"
+MARKUP = r":::|#\||@fig-|\{target=|\\\(|\\\[|\$\$"
+
+STICKING_OUT = """() => {
+    const scrolls = e => ["auto", "scroll"].includes(getComputedStyle(e).overflowX) || e != document.body && scrolls(e.parentElement);
+    const out = [...document.querySelectorAll("main *")].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !scrolls(e));
+    return out.map(e => e.outerHTML.slice(0, 200)).concat(document.documentElement.scrollWidth > innerWidth ? ["the page"] : []);
+}"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    "Folder of the built site."
+    copy = copy_tree(tmp_path_factory.mktemp("site") / "copy")
+    python(copy / "tools/docs.py", env=dict(os.environ, PYTHONPATH=str(copy)), timeout=300)
+    return copy / "_docs"
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    "Address of the site on this machine."
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "Chromium without a window; its absence is a failure in continuous integration."
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if not found:
+        say = "no Chromium to read the site with (on Debian: apt install chromium)"
+        pytest.fail(say) if os.environ.get("CI") else pytest.skip(say)
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=found)
+
+
+@pytest.fixture
+def page(browser, address):
+    "An empty tab; whatever goes wrong in it, and every request to another host, fails the test at its end."
+    context = browser.new_context(base_url=address, permissions=["clipboard-read", "clipboard-write"])
+    page, wrong = context.new_page(), []
+
+    def only_here(route):
+        if route.request.url.startswith((address, "data:")):
+            return route.continue_()
+        wrong.append(f"a request to {route.request.url}")
+        route.abort()
+
+    context.route("**/*", only_here)
+    page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda e: wrong.append(str(e)))
+    page.on("response", lambda r: wrong.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+    yield page
+    context.close()
+    assert not wrong
+
+
+def phone(page):
+    page.set_viewport_size(dict(width=375, height=800))
+
+
+def findings(page):
+    "What axe-core holds against the page and calls serious or critical."
+    found = Axe().run(page).response["violations"]
+    return [f"{v['impact']} {v['id']}: {n['html']} {n['failureSummary']}" for v in found if v["impact"] in ("serious", "critical") for n in v["nodes"]]
+
+
+def test_every_source_has_its_page(site):
+    assert sorted(PAGES) == sorted(p.relative_to(site).as_posix() for p in site.rglob("*.html"))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page(page, name):
+    page.goto(name)
+    assert page.locator("h1").count() == 1
+    prose = page.evaluate("() => { const b = document.body.cloneNode(true); b.querySelectorAll('code, pre, script').forEach(e => e.remove()); return b.textContent }")
+    assert not re.findall(MARKUP, prose), "markup that was not read"
+    assert "](http" not in page.locator("body").inner_text(), "a link that was not read"
+    for picture in page.locator("main img").all():
+        assert picture.evaluate("e => e.naturalWidth") > 0
+    assert not findings(page)
+    page.emulate_media(color_scheme="dark")
+    page.reload()
+    assert not findings(page)
+    phone(page)
+    assert not page.evaluate(STICKING_OUT)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_current_page_is_marked(page, name):
+    page.goto(name)
+    here = page.locator("#quarto-sidebar a.active")
+    assert [urljoin(page.url, a.get_attribute("href")) for a in here.all()] == ([] if "/audit/" in name else [page.url])
+
+
+def ids(html):
+    return set(re.findall(r'\bid="([^"]+)"', html))
+
+
+def test_no_dead_link(site):
+    for name in PAGES:
+        text = (site / name).read_text()
+        for link in re.findall(r'\b(?:href|src)="([^"]+)"', text):
+            if re.match(r"[a-z]+:", link):
+                assert not link.startswith("https://wiseft.github.io"), f"{name} leads to the published site: {link}"
+                continue
+            path, fragment = urldefrag(link)
+            target = (site / name).parent / unquote(path) if path else site / name
+            target = target / "index.html" if target.is_dir() else target
+            assert target.exists(), f"{name} links to {link}"
+            assert not fragment or unquote(fragment) in ids(target.read_text()), f"{name} links to {link}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_function_is_on_its_page(site, module):
+    anchors = ids((site / f"api/{module}.html").read_text())
+    for name, value in vars(importlib.import_module(f"wiseft.{module}")).items():
+        if inspect.isfunction(value) or inspect.isclass(value):
+            if value.__module__ == f"wiseft.{module}" and not name.startswith("_"):
+                assert name.lower() in anchors, f"{name} has no place on the page of {module}"
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m != "all"])
+def test_source_links_lead_to_the_line(site, module):
+    text, lines = (site / f"api/{module}.html").read_text(), (ROOT / f"wiseft/{module}.py").read_text().splitlines()
+    links = re.findall(r'/blob/main/wiseft/(\w+)\.py#L(\d+)"[^>]*>source</a></p>\s*<h3 [^>]*>(.*?)</h3>', text)
+    assert links
+    for file, line, name in links:
+        assert file == module
+        assert re.search(rf"\b(def|class) {name.split('.')[-1]}\b", " ".join(lines[int(line) - 1:int(line) + 4])), f"{name} is not at line {line}"
+
+
+def test_navigation(page):
+    page.goto(LANDING)
+    page.locator(".navbar").get_by_role("link", name="API").click()
+    assert page.url.endswith("/api/weights.html")
+    page.locator("#quarto-sidebar").get_by_role("link", name="Quickstart").click()
+    assert page.url.endswith(TUTORIAL)
+
+
+def test_navigation_on_a_phone(page):
+    phone(page)
+    page.goto(LANDING)
+    link = page.locator(".navbar").get_by_role("link", name="Tutorials")
+    assert not link.is_visible()
+    page.locator(".navbar-toggler").click()
+    link.click()
+    assert page.url.endswith(TUTORIAL)
+
+
+def test_search_finds_a_function(page):
+    page.goto(LANDING)
+    page.keyboard.press("/")
+    page.keyboard.type("merge_files")
+    page.locator("a.search-result", has_text="merge_files").first.click()
+    assert "api/weights.html" in page.url
+
+
+def test_copy_button(page):
+    page.goto(LANDING)
+    page.get_by_role("button", name="Copy").first.click()
+    assert page.evaluate("() => navigator.clipboard.readText()").startswith("git clone")
+
+
+def test_light_and_dark(page):
+    page.goto(LANDING)
+    colour = lambda: page.evaluate("() => getComputedStyle(document.body).backgroundColor")  # noqa: E731
+    light = colour()
+    page.locator(".quarto-color-scheme-toggle").click()
+    assert colour() != light
+    page.goto(MODULE)
+    assert colour() != light, "the choice is forgotten on the next page"
+
+
+def test_it_works_from_a_folder(browser, site):
+    page, wrong = browser.new_page(), []
+    page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+    page.goto((site / LANDING).as_uri())
+    page.locator(".navbar").get_by_role("link", name="API").click()
+    assert page.locator("h1").inner_text() == "weights"
+    assert not wrong
+
+
+def test_markdown_copies(site):
+    index = (site / "llms.txt").read_text()
+    for name in PAGES:
+        copy = name.removesuffix(".html") + ".llms.md"
+        assert f"/{copy})" in index
+        text = (site / copy).read_text()
+        assert re.match(r"# \S", text) and "{target=" not in text
+
+
+@pytest.mark.parametrize("name", [LANDING, TUTORIAL, MODULE])
+def test_screenshots(page, name):
+    "Not a test: pictures to look at, in screenshots/."
+    for width in 1280, 375:
+        page.set_viewport_size(dict(width=width, height=900))
+        page.goto(name)
+        page.screenshot(path=ROOT / f"screenshots/{Path(name).stem}-{width}.png", full_page=True)

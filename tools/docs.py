@@ -1,0 +1,86 @@
+#!/usr/bin/env python
+"""Build the documentation site into _docs/, without Quarto and without a request to any host.
+
+nbdev processes the notebooks into _proc/ as for Quarto; smalldocs renders them from the same _quarto.yml.
+What smalldocs leaves to other hosts or doesn't read is settled here: mathematics becomes MathML, themes lose
+their web fonts, pages take the names that nbdev's links use, and links to the published site stay within this one.
+"""
+import os
+import re
+import shutil
+import sys
+from html import unescape
+from pathlib import Path
+
+if sys.version_info < (3, 11):
+    sys.exit(f"make docs needs Python 3.11 or newer, and .venv has {sys.version.split()[0]}: make -B docs PYTHON=python3.11")
+
+import smalldocs.config
+import smalldocs.site
+from latex2mathml.converter import convert
+from nbdev.quarto import refresh_quarto_yml
+from nbdev.serve import proc_nbs
+
+ROOT = Path(__file__).resolve().parent.parent
+MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
+FONT = re.compile(r"@import url\([^)]*fonts\.googleapis\.com[^)]*\);?")
+DUNDER = re.compile(r"^(#+ .*\b)__(\w+)__$", re.M)  # a method's name in a heading, which would turn bold
+FENCE = re.compile(r"^```.*?^```$", re.M | re.S)
+LINK = re.compile(r"\[(`[^`\]]+`)\]\(https://[^)\s]*\)")  # nbdev's, of a name in backticks
+NOISE = re.compile(r'\{target="_blank"[^}]*\}|<!-- WARNING.*?-->\n\n')  # nbdev's, in copies for other readers than browsers
+SETTLED = re.compile(r"theme fonts\.scss|html-math-method|output-file")  # smalldocs warns that it does not read them
+
+
+def unlinked(text):
+    "Markdown without the links that nbdev writes into the comments of signatures."
+    return FENCE.sub(lambda m: LINK.sub(r"\1", m[0]), text)
+
+
+class Site(smalldocs.site.Site):
+    "A site whose pages need no other host."
+
+    def read(self, src):
+        page = super().read(src)
+        page.out = page.out.with_name(page.front.get("output-file", page.out.name))
+        page.body = DUNDER.sub(r"\1\_\_\2\_\_", unlinked(page.body))
+        return page
+
+    def find_page(self, target):
+        return next((p for p in self.pages.values() if p.out == target), None) or super().find_page(target)
+
+    def within(self, href):
+        "A link to the published site as one from the root of this one."
+        base = self.project.website["site-url"]
+        return "/" + href.removeprefix(base).lstrip("/") if href.startswith(base) else href
+
+    def resolve(self, href, page, record=True):
+        return super().resolve(self.within(href), page, record)
+
+    def llms_link(self, href, page):
+        return super().llms_link(self.within(href), page)
+
+    def llms_copy(self, page):
+        text, files = super().llms_copy(page)
+        return NOISE.sub("", unlinked(text)), files
+
+    def render_page(self, page):
+        super().render_page(page)
+        page.html = MATH.sub(lambda m: convert(unescape(m[2]), display="block" if m[1] == "display" else "inline"), page.html)
+        page.env["math"] = False
+
+
+def build():
+    "Build the site; returns what smalldocs warned of."
+    refresh_quarto_yml()
+    site = Site(smalldocs.config.load(proc_nbs(n_workers=0, force=True)), quiet=True)
+    site.build()
+    for css in site.out.glob("site_libs/themes/*.css"):
+        css.write_text(FONT.sub("", css.read_text()))
+    shutil.rmtree(ROOT / "_docs", ignore_errors=True)
+    site.out.rename(ROOT / "_docs")
+    return [w for w in site.warnings if not SETTLED.search(w)]
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    sys.exit("\n".join(build()) or None)
