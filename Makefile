@@ -5,7 +5,7 @@ MIN_PYTHON := $(shell sed -n 's/^min_python *= *//p' settings.ini)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test docs export clean readme refresh
+.PHONY: help demo test docs export clean readme refresh bench
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -21,6 +21,10 @@ test: .venv/.tools
 ## make docs      build the documentation site in _docs/, offline
 docs: .venv/.tools
 	$(BIN)/python tools/docs.py
+
+## make bench     measure speed, as ratios side by side; writes benchmarks/RESULTS.md
+bench: .venv/.tools
+	$(BIN)/python benchmarks/bench.py
 
 ## make export    write wiseft/*.py from the notebooks
 export: .venv/.tools
