@@ -9,6 +9,7 @@ __all__ = []
 from .files import *
 from .weights import *
 from .metrics import *
+from .robustness import *
 from .results import *
 from .linesearch import *
 from .prompts import *
