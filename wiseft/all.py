@@ -14,6 +14,8 @@ from .results import *
 from .linesearch import *
 from .prompts import *
 from .checkpoints import *
+from .images import *
+from .layouts import *
 from .datasets import *
 from .models import *
 from .predict import *
