@@ -233,7 +233,7 @@ def macro_f1(
         return np.divide(2*hits, there+called, out=np.full(hits.shape, np.nan), where=there>0)
     return bootstrap(csr_array((np.ones(len(rows)), (rows, cols)), shape=(n,3*c)), lambda t: np.nanmean(f1(t), 1), units, **kwargs)
 
-# %% ../nbs/api/01_metrics.ipynb #f9554046
+# %% ../nbs/api/01_metrics.ipynb #8a81b114
 def worst_group(
     correct, # (n,) bool
     groups,  # (n,) names
@@ -247,7 +247,8 @@ def worst_group(
     member = np.array([groups==g for g in names]).T.astype(float)
     def lowest(t):
         hits, n = np.hsplit(t, 2)
-        return np.nanmin(np.divide(hits, n, out=np.full(n.shape, np.nan), where=n>0), 1)
+        least = np.divide(hits, n, out=np.full(n.shape, np.inf), where=n>0).min(1)
+        return np.where(np.isinf(least), np.nan, least)
     return bootstrap(np.hstack([member*correct[:,None], member]), lowest, **kwargs)
 
 # %% ../nbs/api/01_metrics.ipynb #93546f78
