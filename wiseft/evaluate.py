@@ -6,8 +6,9 @@
 __all__ = ['PREDICTIONS', 'SCORES', 'MIN_GROUPS', 'METRICS', 'method_of', 'about', 'image_rows', 'prediction_rows', 'all_classes',
            'among', 'score', 'evaluate', 'default_name', 'predicted_classes', 'tabulate', 'compare']
 
-# %% ../nbs/api/31_evaluate.ipynb #5e62fc16
+# %% ../nbs/api/31_evaluate.ipynb #1ea0a122
 import hashlib, numpy as np, pandas as pd, torch
+from dataclasses import replace
 from .datasets import ImageSet, Suite
 from .metrics import bootstrap_mean, clopper_pearson, expected_calibration_error, holm, image_scores, macro_f1, mcnemar_exact, paired_bootstrap, worst_group
 from .predict import check_classes, check_logits, common_transform, run_all
@@ -141,7 +142,7 @@ def _mean_row(sets, metric, rows):
     return dict(dataset=MEAN, is_shift=True, value=value, n=sum(map(len, kept.values())), low=low, high=high, n_skipped=sum(map(_skipped, sets.values())),
                 data_fingerprint=hashlib.sha256(prints.encode()).hexdigest()[:12])
 
-# %% ../nbs/api/31_evaluate.ipynb #42123ed5
+# %% ../nbs/api/31_evaluate.ipynb #a71134df
 def evaluate(
     classifiers,            # a classifier, or dict name -> classifier
     suite:Suite,            # reference and shifted sets
@@ -163,8 +164,9 @@ def evaluate(
         out, kept, _ = run_all(able[d], images, transform, batch_size=batch_size, workers=workers, progress=progress)
         for n, z in out.items():
             predicted, who, scores = entries[n]
-            predicted[d] = predicted_classes(z, kept, images, n)
-            if not set(metrics) <= _by_class: scores[d] = _image_scores(z, kept, images, who['method'])
+            own = replace(images, projection=None) if list(able[d][n].classnames) == images.classnames else images
+            predicted[d] = predicted_classes(z, kept, own, n)
+            if not set(metrics) <= _by_class: scores[d] = _image_scores(z, kept, own, who['method'])
     return tabulate(entries.values(), datasets, split, keep_predictions, metrics)
 
 # %% ../nbs/api/31_evaluate.ipynb #fa4fcff2

@@ -228,12 +228,12 @@ def split(self:ImageSet,
         for k, n in enumerate(sizes, 1): part[idx[:n]], idx = k, idx[n:]
     return [self.subset(part == k) for k in range(len(fractions)+1)]
 
-# %% ../nbs/api/11_images.ipynb #3ced3f5e
+# %% ../nbs/api/11_images.ipynb #2ea11cf9
 @patch
 def project(self:ImageSet,
-    logits # (n, n_reference), or (n, n_classes) of the set's own
+    logits # (n, n_reference)
 ): # (n, n_classes)
     "Logits of the set's own classes: the highest among the reference's classes that each stands for"
-    if self.projection is None or logits.shape[1] == len(self.projection): return logits
+    if self.projection is None: return logits
     width = max(map(len, self.projection))
     return logits[:, [list(p) + [p[0]]*(width-len(p)) for p in self.projection]].amax(-1)

@@ -4,13 +4,16 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'METHODS', 'REFERENCE', 'MEAN', 'UNBOUNDED', 'IMAGENET_SHIFTS', 'results_table', 'write_results',
-           'read_results', 'check_single', 'dataset_order', 'wide', 'combine_seeds', 'published']
+           'append_results', 'read_results', 'wise_ft_results', 'check_single', 'first_metric', 'dataset_order', 'wide',
+           'Markdown', 'compact', 'combine_seeds', 'published', 'robustness']
 
-# %% ../nbs/api/04_results.ipynb #7a8e53b4
+# %% ../nbs/api/04_results.ipynb #c823f7c4
+import json, warnings
 from pathlib import Path
 import numpy as np, pandas as pd
 from . import __version__
 from .files import atomic_path, package_data
+from .robustness import effective_robustness, published_baseline, relative_robustness
 
 # %% ../nbs/api/04_results.ipynb #afd39a24
 COLUMNS = ['classifier', 'method', 'alpha', 'dataset', 'split', 'is_shift', 'metric', 'value', 'n', 'low', 'high',
@@ -51,27 +54,81 @@ def _typed(table):
     if len(bad): raise ValueError(f'{len(bad)} values outside 0 to 1, first {bad.value.iloc[0]} for {bad.dataset.iloc[0]!r}: values are fractions, not per cent')
     return table
 
-# %% ../nbs/api/04_results.ipynb #aa31a268
+# %% ../nbs/api/04_results.ipynb #f51ee8e4
 def write_results(
     table:pd.DataFrame,
-    path,             # CSV file
+    path,             # CSV file, or JSON lines if it ends in .jsonl
     force:bool=False, # replace an existing file
 ) -> Path:
-    "Write a results table as CSV, atomically; FileExistsError unless `force`."
+    "Write a results table, atomically; FileExistsError unless `force`."
     table = results_table(table)
-    with atomic_path(path, force=force) as tmp: table.to_csv(tmp, index=False, encoding='utf-8', lineterminator='\n')
+    with atomic_path(path, force=force) as tmp: tmp.write_text(_text(table, path), encoding='utf-8')
     return Path(path)
 
+def append_results(
+    table:pd.DataFrame,
+    path, # file of results; made if it is not there
+) -> Path:
+    "Add rows to a file of results, which stays whole whatever happens."
+    before = [read_results(path)] if Path(path).exists() else []
+    return write_results(pd.concat([*before, results_table(table)], ignore_index=True), path, force=True)
+
+def _text(table, path):
+    "The file's text, in the form that its name asks for"
+    if Path(path).suffix != '.jsonl': return table.to_csv(index=False, lineterminator='\n')
+    known = lambda row: {k: v for k, v in row.items() if not pd.isna(v) and v != ''}
+    return ''.join(json.dumps(known(r), ensure_ascii=False, default=int) + '\n' for r in table.astype(object).to_dict('records'))
+
+# %% ../nbs/api/04_results.ipynb #597dd182
 def read_results(
-    path, # CSV file
+    path, # CSV file, or JSON lines: of this package, or the results.jsonl of wise-ft
 ) -> pd.DataFrame:
     "Read a results table; ValueError names missing columns or values that aren't fractions."
+    path = Path(path)
+    if path.suffix == '.jsonl': return _read_lines(path)
     try: table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8')
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as e:
         raise ValueError(f'{path} is not a CSV of results: {e}') from None
     missing = [c for c in COLUMNS if c not in table]
     if missing: raise ValueError(f'{path} is not a results table: missing columns {missing}; found {list(table)}')
     return results_table(table[COLUMNS])
+
+def _read_lines(path):
+    "JSON lines: an object a row, or a line a run of wise-ft"
+    try: lines = [json.loads(l) for l in path.read_text(encoding='utf-8').splitlines() if l.strip()]
+    except (json.JSONDecodeError, UnicodeDecodeError) as e: raise ValueError(f'{path} is not JSON lines: {e}') from None
+    if not lines or not all(isinstance(l, dict) for l in lines): raise ValueError(f'{path} holds no results: expected a JSON object a line')
+    return wise_ft_results(lines) if any(':' in k for l in lines for k in l) else results_table(pd.DataFrame(lines).astype(object).where(lambda t: t.notna(), ''))
+
+# %% ../nbs/api/04_results.ipynb #790f377b
+_wise_ft_sets = dict(ImageNetV2='imagenet-v2', ImageNetR='imagenet-r', ImageNetSketch='imagenet-sketch', ObjectNet='objectnet', ImageNetA='imagenet-a',
+    ImageNetRValClasses='reference, imagenet-r classes', ImageNetAValClasses='reference, imagenet-a classes', ObjectNetValClasses='reference, objectnet classes',
+    CIFAR101='cifar-10.1', CIFAR102='cifar-10.2', FMOWOOD='ood', IWildCamOOD='ood', IWildCamOODNonEmpty='ood')
+_wise_ft_metrics = {'top1': 'accuracy', 'F1-macro_all': 'macro-F1', 'acc_worst_region': 'worst-group accuracy'}
+
+def wise_ft_results(
+    lines, # dicts, one a run
+) -> pd.DataFrame: # results table
+    "What wise-ft wrote into its results.jsonl, as a results table."
+    runs = [l for l in lines if isinstance(l.get('alpha'), (int, float))]
+    if len(runs) < len(lines): warnings.warn(f'{len(lines)-len(runs)} of {len(lines)} lines have no single alpha (written during fine-tuning) and are left out', stacklevel=2)
+    return _with_means(results_table([r | dict(version='wise-ft', seed=l.get('seed')) for l in runs for r in _run_rows(l)]))
+
+def _run_rows(line):
+    "Rows of one run"
+    alpha, trained = float(line['alpha']), line.get('train_dataset') or 'ImageNet'
+    method = {0: 'zero-shot', 1: 'fine-tuned'}.get(alpha, 'weight-space')
+    for k, v in line.items():
+        name, _, metric = k.rpartition(':')
+        if metric not in _wise_ft_metrics or not name: continue
+        dataset = REFERENCE if name in (trained, trained.removesuffix('Train')) else _wise_ft_sets.get(name, name)
+        yield dict(classifier=line.get('model') or 'CLIP', method=method, alpha=alpha, dataset=dataset, is_shift=not dataset.startswith(REFERENCE), metric=_wise_ft_metrics[metric], value=v)
+
+def _with_means(table):
+    "The same with a row for the mean over the shifts of each run and metric"
+    shifted = table[table.is_shift]
+    means = [t.iloc[[0]].assign(dataset=MEAN, value=t.value.mean()) for _, t in shifted.groupby(['classifier','method','alpha','metric','seed'], dropna=False, sort=False)]
+    return pd.concat([table, *means], ignore_index=True)
 
 # %% ../nbs/api/04_results.ipynb #b532aa7e
 def check_single(
@@ -83,6 +140,13 @@ def check_single(
         if table[c].nunique() > 1: raise ValueError(f'the table holds several of {c}: {list(table[c].unique())}; choose one, as table[table.{c}=={table[c].iloc[0]!r}]')
     twice = table[table.duplicated([*keys, 'dataset'])]
     if len(twice): raise ValueError(f'several rows for {dict(twice[[*keys, "dataset"]].iloc[0])}: choose one classifier or seed (table[table.seed==0]), or average seeds by `combine_seeds` first')
+
+# %% ../nbs/api/04_results.ipynb #5e37181b
+def first_metric(
+    table:pd.DataFrame,
+) -> pd.DataFrame:
+    "The rows of the table's first metric, which is a suite's official one."
+    return table[table.metric==table.metric.iloc[0]]
 
 # %% ../nbs/api/04_results.ipynb #5b3e5f46
 def dataset_order(
@@ -105,6 +169,24 @@ def wide(
     cells = {n: table[table.dataset==n].set_index(keys).value for n in dataset_order(table)}
     index = pd.MultiIndex.from_frame(table.loc[order, keys])
     return pd.DataFrame({n: (100*s).reindex(index) for n,s in cells.items()}, index=index).round(digits)
+
+# %% ../nbs/api/04_results.ipynb #c9dd8f6b
+class Markdown(str):
+    "Text that a notebook shows as Markdown"
+    def _repr_markdown_(self): return str(self)
+
+def compact(
+    table:pd.DataFrame, # one metric and split
+) -> Markdown:
+    "Methods down, sets across, in per cent with 95 % intervals"
+    check_single(table)
+    cell = lambda r: f'{100*r.value:.1f}' + ('' if pd.isna(r.low) else f' ({100*r.low:.1f}–{100*r.high:.1f})')
+    cells, names = {(r.classifier, r.method, r.alpha if r.alpha==r.alpha else None, r.dataset): cell(r) for r in table.itertuples()}, dataset_order(table)
+    several, n = table.classifier.nunique() > 1, table.groupby('dataset').n.max()
+    head = ['classifier']*several + ['method', 'α'] + [d + ('' if pd.isna(n[d]) else f' ({n[d]:,})') for d in names]
+    rows = [[c]*several + [m, '' if a!=a else f'{a:g}'] + [cells.get((c, m, a if a==a else None, d), '') for d in names] for c,m,a in wide(table).index]
+    line = lambda cs: '| ' + ' | '.join(cs) + ' |'
+    return Markdown('\n'.join([line(head), '|' + '---|'*(2+several) + '--:|'*len(names), *map(line, rows)]))
 
 # %% ../nbs/api/04_results.ipynb #f55afae5
 def combine_seeds(
@@ -133,3 +215,38 @@ def _five_shift_means(table):
         if len(t) == len(IMAGENET_SHIFTS): yield t.iloc[[0]].assign(dataset=MEAN, value=t.value.mean())
 
 IMAGENET_SHIFTS = ['imagenet-v2','imagenet-r','imagenet-sketch','objectnet','imagenet-a']
+
+# %% ../nbs/api/04_results.ipynb #446255b3
+def robustness(
+    table:pd.DataFrame,         # one metric and split
+    baselines=None,             # dict dataset -> `Baseline`; None: those published for ImageNet's shifts
+    before='zero-shot',         # method that τ is measured against, of the same classifier
+    source='imagenet-testbed',  # of the published baselines, or 'timm'
+) -> pd.DataFrame: # a row for each classifier, method, alpha and shifted set: rho, tau, fit, note
+    "Effective and relative robustness of every row under shift, with the fit that was used."
+    check_single(table)
+    keys = ['classifier','method','alpha']
+    at = {(*_key(r), r.dataset): r.value for r in table.itertuples()}
+    rows = []
+    for r in table[table.is_shift].itertuples():
+        reference, fit = _baseline(at, r, baselines, source)
+        start = next((at[k] for k in at if k[0]==r.classifier and k[1]==before and k[3]==r.dataset), np.nan)
+        known = fit is not None and reference==reference
+        note = '' if known and fit.covers(reference) else 'no baseline for this set' if fit is None else 'no accuracy on the reference' if not known else \
+            f'reference accuracy {100*reference:.1f} % lies outside {100*fit.x_range[0]:.1f} to {100*fit.x_range[1]:.1f} %, which the baseline was fitted on'
+        rows.append(dict({k: getattr(r, k) for k in keys}, dataset=r.dataset, reference=reference, value=r.value, rho=float(effective_robustness(reference, r.value, fit)) if known else np.nan,
+                         tau=float(relative_robustness(r.value, start)), fit=fit.name if fit else '', note=note))
+    return pd.DataFrame(rows)
+
+def _key(r): return r.classifier, r.method, r.alpha if r.alpha==r.alpha else None
+
+def _baseline(at, r, baselines, source):
+    "Reference accuracy of a row, and the baseline that goes with it"
+    own, all_classes = (at.get((*_key(r), d), np.nan) for d in (f'{REFERENCE}, {r.dataset} classes', REFERENCE))
+    if baselines is not None: return all_classes, baselines.get(r.dataset)
+    if r.dataset==MEAN and {k[3] for k in at} & set(IMAGENET_SHIFTS) != set(IMAGENET_SHIFTS): return all_classes, None # another mean
+    for reference, classes in ((own, 'shift'), (all_classes, 'all')):
+        try:
+            if reference==reference: return reference, published_baseline(r.dataset, classes, source)
+        except ValueError: pass # no such fit
+    return all_classes, None
