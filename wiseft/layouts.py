@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PUBLISHED_SETS', 'CIFAR10_CLASSES', 'FMOW_CLASSES', 'FAMILIES', 'imagenet_classes', 'imagenet_subset',
            'objectnet_classes', 'hold_out', 'on_classes_of', 'imagenet', 'read_pickle_as_data', 'cifar10', 'iwildcam',
-           'fmow', 'transfer', 'download_suite', 'inventory']
+           'fmow', 'transfer', 'download_suite', 'inventory', 'set_classes']
 
 # %% ../nbs/api/11_layouts.ipynb #91669689
 import json, open_clip, os, pickle
@@ -363,16 +363,17 @@ def download_suite(
         download_and_extract_archive(c.url, str(root), filename=c.filename, md5=c.tgz_md5)
     else: dict(dtd=datasets.DTD, food101=datasets.Food101, sun397=datasets.SUN397)[name](root, download=True)
 
-# %% ../nbs/api/11_layouts.ipynb #686a24ae
+# %% ../nbs/api/11_layouts.ipynb #9dd2879e
 FAMILIES = dict(imagenet=imagenet, cifar10=cifar10, iwildcam=iwildcam, fmow=fmow,
                 **{f'transfer:{n}': (lambda root, allow_incomplete=False, training=True, n=n: transfer(n, root, allow_incomplete)) for n in ('cifar10', 'cifar100', *_READERS)})
 
 def inventory(
-    root=None # data root; default `$WISEFT_DATA`, else `~/data`
-)->pd.DataFrame: # `PUBLISHED_SETS` with `found` and `state`
+    root=None, # data root; default `$WISEFT_DATA`, else `~/data`
+    suite=None # name of one; default all
+)->pd.DataFrame: # rows of `PUBLISHED_SETS` with `found` and `state`
     "The published sets, and what is there of each"
-    root = Path(root or data_root())
-    t = PUBLISHED_SETS.assign(found=0, state='not there')
+    root = Path(root or data_root()).expanduser()
+    t = PUBLISHED_SETS[PUBLISHED_SETS.suite.isin([suite] if suite else list(FAMILIES))].assign(found=0, state='not there')
     for suite in t.suite.unique():
         rows = t.index[(t.suite == suite) & t.place.map(lambda p: (root/p).exists())]
         try: counts = _sizes(FAMILIES[suite](root, allow_incomplete=True)) if len(rows) else {}
@@ -389,3 +390,16 @@ def _sizes(p):
     out = {('reference', k): size(p.get(k)) for k in ('train', 'validation', 'test')}
     if 'shift_validation' not in p: out['reference', 'train'] += out.pop(('reference', 'validation'))
     return out | {(n, 'test'): len(s) for n, s in p['shifts'].items()} | {(n, 'validation'): len(s) for n, s in p.get('shift_validation', {}).items()}
+
+# %% ../nbs/api/11_layouts.ipynb #05cc195f
+def set_classes(
+    name,     # of a suite, or of a shifted set with classes of its own: 'imagenet-r', 'imagenet-a', 'objectnet'
+    root=None # data root; default `$WISEFT_DATA`, else `~/data`
+)->list: # one name a class, in the order of the labels
+    "Class names of a published set, to build a zero-shot head with"
+    root, names = Path(root or data_root()).expanduser(), list(open_clip.IMAGENET_CLASSNAMES)
+    if name == 'imagenet': return names
+    if name in ('imagenet-r', 'imagenet-a'): return [names[k] for k in imagenet_subset(name)]
+    if name == 'objectnet': return [c for c, _ in objectnet_classes(_found(root, 'objectnet-1.0')/'mappings').values()]
+    if name in FAMILIES: return FAMILIES[name](root, True, False)['classnames']
+    raise ValueError(f'no published set {name!r}; there are {", ".join([*FAMILIES, "imagenet-r", "imagenet-a", "objectnet"])}')
