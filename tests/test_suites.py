@@ -7,10 +7,12 @@ import zlib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from wiseft.datasets import load_suite
+from wiseft.evaluate import evaluate
 from wiseft.layouts import imagenet_classes, imagenet_subset, set_classes
 from wiseft.results import read_results
 
@@ -149,3 +151,43 @@ def test_scrambled_v2_would_show(family):
     v2 = load(family).shifts["imagenet-v2"]
     as_text = pd.Series([p.parent.name for p in v2.paths]).rank(method="dense").astype(int) - 1
     assert [int(p.parent.name) for p in v2.paths] == list(v2.labels) != list(as_text)
+
+
+class Always:
+    "A classifier that says the same of every image."
+
+    transform, method = staticmethod(lambda im: torch.zeros(3, 4, 4)), "linear classifier"
+
+    def __init__(self, classnames, answer):
+        self.classnames, self.logits = classnames, torch.zeros(len(classnames))
+        self.logits[answer] = 1
+
+    def __call__(self, x):
+        return self.logits.expand(len(x), -1)
+
+
+def test_wilds_metrics(tmp_path):
+    "Macro-F1 over the classes that occur, first; the worst region without Other."
+    rows = [dict(split=s, y=y, location_remapped=i, filename=f"{s}{y}{i}.jpg") for s in ("train", "id_val", "id_test", "val", "test") for y in (0, 0, 5) for i in range(6)]
+    for r in rows:
+        noise(tmp_path / "iwildcam_v2.0/train" / r["filename"])
+    pd.DataFrame(rows).to_csv(tmp_path / "iwildcam_v2.0/metadata.csv", index=False)
+    suite = load_suite("iwildcam", root=tmp_path, allow_incomplete=True)
+    table = evaluate(Always(suite.classnames, 0), suite, progress=False)
+    assert list(table.metric.unique()) == ["macro-F1", "accuracy"]
+    value = table.set_index(["metric", "dataset"]).value
+    assert value["macro-F1", "reference"] == pytest.approx((2 * 12 / (12 + 18)) / 2)
+    assert value["accuracy", "ood"] == pytest.approx(2 / 3)
+    assert table[table.metric == "macro-F1"].low.notna().all()
+
+    kinds = [dict(split=s, category=c, country_code=k, timestamp=f"{y}-01-01T00:00:00Z") for s in ("train", "val", "test") for y in (2010, 2014, 2016)
+             for c, k in (("zoo", "KEN"), ("zoo", "FRA"), ("airport", "FRA"), ("airport", "ATA"))]
+    for i in range(len(kinds)):
+        noise(tmp_path / f"fmow_v1.1/images/rgb_img_{i}.png")
+    pd.DataFrame(kinds).to_csv(tmp_path / "fmow_v1.1/rgb_metadata.csv", index=False)
+    (tmp_path / "fmow_v1.1/country_code_mapping.csv").write_text("alpha-3,region\nKEN,Africa\nFRA,Europe\n")
+    suite = load_suite("fmow", root=tmp_path, allow_incomplete=True)
+    value = evaluate(Always(suite.classnames, suite.classnames.index("zoo")), suite, progress=False).set_index(["metric", "dataset"]).value
+    assert value["worst-group accuracy", "ood"] == 0.5 and value["accuracy", "ood"] == 0.5
+    value = evaluate(Always(suite.classnames, suite.classnames.index("airport")), suite, progress=False).set_index(["metric", "dataset"]).value
+    assert value["worst-group accuracy", "ood"] == 0  # Africa; in Other it is always right

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'Output', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName', 'Reference',
            'DataRoot', 'AllowIncomplete', 'Metrics', 'Shift', 'Commands', 'command', 'models', 'data', 'zeroshot',
-           'finetune', 'merge', 'evaluate', 'sweep', 'ensemble', 'OutputEnsemble', 'plot', 'report', 'demo']
+           'finetune_', 'merge', 'evaluate_', 'sweep_', 'ensemble', 'OutputEnsemble', 'plot', 'report', 'demo']
 
 # %% ../nbs/api/70_cli.ipynb #d0a4fc91
 import functools,os,sys,warnings
@@ -237,7 +237,7 @@ def _classnames(classes):
 # %% ../nbs/api/70_cli.ipynb #21b847ee
 @command('wiseft finetune zeroshot icons -o finetuned', 'wiseft finetune zeroshot photos/train --lr 3e-5 --epochs 10 -o finetuned',
          'wiseft finetune zeroshot photos/train --train head --lr 1e-3 -o linear', 'wiseft finetune zeroshot icons -o finetuned --checkpoints run --resume')
-def finetune(
+def finetune_(
     classifier:Classifier,
     data:Annotated[str, typer.Argument(help='icons, a suite folder (its reference is used), or a folder of class folders or of train/validation/test.', show_default=False)],
     output:Output,
@@ -283,9 +283,9 @@ def merge(
     else: merge_files([zeroshot, finetuned], [1-alpha, alpha], output, force=force)
     _wrote(output)
 
-# %% ../nbs/api/70_cli.ipynb #9c57c3e6
+# %% ../nbs/api/70_cli.ipynb #5669249b
 @command('wiseft evaluate zeroshot finetuned averaged --suite icons', 'wiseft evaluate averaged --suite imagenet --data-root /data -o imagenet.csv', 'wiseft evaluate averaged --reference photos --shift sketches --shift night -o results.csv')
-def evaluate(
+def evaluate_(
     classifiers:Classifiers,
     suite:SuiteName='icons',
     reference:Reference=None,
@@ -332,9 +332,9 @@ def _readable(table):
 
 def _listed(text): return text and [o.strip() for o in text.split(',')]
 
-# %% ../nbs/api/70_cli.ipynb #1975dfbb
+# %% ../nbs/api/70_cli.ipynb #8f2eb6a4
 @command('wiseft sweep zeroshot finetuned --suite icons -o results.csv', 'wiseft sweep zeroshot finetuned --alphas 0.3,0.5,0.7 --reference photos --shift sketches -o results.csv')
-def sweep(
+def sweep_(
     zeroshot:Classifier,
     finetuned:Classifier,
     suite:SuiteName='icons',

@@ -174,10 +174,10 @@ def holm(
     if known.any(): p[known] = multipletests(p[known], method='holm')[1]
     return p
 
-# %% ../nbs/api/01_metrics.ipynb #b4d1e62c
+# %% ../nbs/api/01_metrics.ipynb #1219e3e3
 def bootstrap(
     counts,    # (n, m), what each image adds; a sparse array where most is zero
-    statistic, # function: sums (r, m) -> metric of each (r,)
+    statistic, # function: sums (r, m) -> metric of each (r,), a fraction
     units=None, # (n,) ids of what is drawn; None: images
     n_resamples:int=2000,
     level:float=0.95,
@@ -191,7 +191,7 @@ def bootstrap(
     if n < 2: return value, np.nan, np.nan
     drawn = np.concatenate([statistic(_drawn(n, min(64, n_resamples-i), rng) @ counts) for i in range(0, n_resamples, 64)])
     tail = stats.norm.cdf(stats.t.ppf((1-level)/2, n-1) * np.sqrt(n/(n-1)))
-    low, high = np.nanquantile(drawn, [tail, 1-tail])
+    low, high = np.clip(np.nanquantile(drawn - np.nanmean(drawn) + value, [tail, 1-tail]), 0, 1)
     return value, float(low), float(high)
 
 # %% ../nbs/api/01_metrics.ipynb #a062fdb7
