@@ -9,10 +9,13 @@ __all__ = []
 from .files import *
 from .weights import *
 from .metrics import *
+from .robustness import *
 from .results import *
 from .linesearch import *
 from .prompts import *
 from .checkpoints import *
+from .images import *
+from .layouts import *
 from .datasets import *
 from .models import *
 from .predict import *

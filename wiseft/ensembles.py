@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['DEFAULT_ALPHAS', 'mix_logits', 'mix_probabilities', 'AtAlpha', 'sweep', 'alpha_curves', 'choose_alpha']
 
-# %% ../nbs/api/50_ensembles.ipynb #189e37e1
+# %% ../nbs/api/50_ensembles.ipynb #0b777ee8
 import numpy as np, pandas as pd, torch
 from copy import deepcopy
 from .datasets import Suite
 from .evaluate import about, default_name, predicted_classes, tabulate
 from .linesearch import AlphaCurve, alpha_intervals
 from .predict import check_classes, common_transform, predict, run_all, shared_layers
-from .results import REFERENCE
+from .results import REFERENCE, first_metric
 from .weights import WeightPath
 
 # %% ../nbs/api/50_ensembles.ipynb #eb4dcb5c
@@ -32,14 +32,15 @@ def mix_probabilities(
     "Output-space ensemble of probabilities"
     return (1-alpha)*zeroshot.softmax(-1) + alpha*finetuned.softmax(-1)
 
-# %% ../nbs/api/50_ensembles.ipynb #f5078582
+# %% ../nbs/api/50_ensembles.ipynb #bbd1673c
 class AtAlpha:
     "Predicted classes at one `alpha`: the weights of a shared copy are overwritten, then it looks at the batch"
-    def __init__(self, path, alpha): self.path, self.alpha, self.device = path, alpha, next(path.target.parameters()).device
+    def __init__(self, path, alpha, project=lambda logits: logits): # `ImageSet.project` of the set that is looked at
+        self.path, self.alpha, self.project, self.device = path, alpha, project, next(path.target.parameters()).device
     def __call__(self, x): # (n,) class indices
         logits = self.path(self.alpha)(x)
         if logits.isnan().any(): raise ValueError(f'NaN logits at alpha = {self.alpha:g}; the two classifiers may not be from one start')
-        return logits.argmax(1)
+        return self.project(logits).argmax(1)
 
 # %% ../nbs/api/50_ensembles.ipynb #7c64e6bc
 def _path(zeroshot, finetuned, precision):
@@ -53,7 +54,7 @@ def _at(precision, classifier):
     if precision not in (None, 'bf16'): raise ValueError(f"precision={precision!r}: expected 'bf16', or None for that of the classifiers")
     return classifier.to_bf16() if precision else classifier
 
-# %% ../nbs/api/50_ensembles.ipynb #3858ae63
+# %% ../nbs/api/50_ensembles.ipynb #e0824250
 DEFAULT_ALPHAS = tuple(np.round(np.linspace(0, 1, 11), 10))
 
 def sweep(
@@ -76,15 +77,16 @@ def sweep(
     ends = {k: _at(precision, c) for k, c in zip((('zero-shot', 0.), ('fine-tuned', 1.)), pair)}
     transform, datasets = common_transform({m: c for (m, _), c in ends.items()}), suite.datasets(split)
     for (m, _), c in ends.items(): check_classes(c, suite, f'the {m} classifier')
-    functions, predicted = ends | {('weight-space', a): AtAlpha(path, a) for a in inner}, {}
+    predicted = {}
     with shared_layers([*ends.values(), path.target]):
         for d, images in datasets.items():
+            functions = ends | {('weight-space', a): AtAlpha(path, a, images.project) for a in inner}
             out, kept, _ = run_all(functions, images, transform, batch_size=batch_size, workers=workers, progress=progress)
-            for k, z in (out | _output_space(*(out[k] for k in ends), inner)).items():
+            for k, z in (out | _output_space(*(out[k] for k in ends), inner, images.project)).items():
                 predicted.setdefault(k, {})[d] = predicted_classes(z, kept, images, f'the {k[0]} classifier')
     who = about(zeroshot, name, seed) | (dict(precision=_agreement(pair, ends.values(), datasets[REFERENCE], transform)) if precision else {})
     order = [*ends, *(k for m in ('weight-space', 'logits', 'probabilities') for k in predicted if k[0] == m)]
-    return tabulate([(predicted[k], who | dict(method=k[0], alpha=k[1])) for k in order], datasets, split, keep_predictions)
+    return tabulate([(predicted[k], who | dict(method=k[0], alpha=k[1])) for k in order], datasets, split, keep_predictions, suite.metrics)
 
 # %% ../nbs/api/50_ensembles.ipynb #2052125e
 def _agreement(exact, rounded, images, transform, n=256):
@@ -94,15 +96,15 @@ def _agreement(exact, rounded, images, transform, n=256):
     a, b, c, d = (out[i].argmax(1) for i in range(4))
     return f'bf16 ({torch.cat([a == c, b == d]).float().mean():.1%} of {2*len(kept)} predictions as in fp32)'
 
-# %% ../nbs/api/50_ensembles.ipynb #a116aa0a
+# %% ../nbs/api/50_ensembles.ipynb #faa16bd8
 def _inner(alphas):
     "The mixing coefficients that are not end points, in order"
     return sorted({float(a) for a in (DEFAULT_ALPHAS if alphas is None else alphas)} - {0., 1.})
 
-def _output_space(zeroshot, finetuned, alphas):
+def _output_space(zeroshot, finetuned, alphas, project):
     "Predicted classes of the output-space ensembles, from the end points' logits; there are no probabilities outside 0…1"
-    logits = {('logits', a): mix_logits(zeroshot, finetuned, a).argmax(1) for a in alphas}
-    return logits | {('probabilities', a): mix_probabilities(zeroshot, finetuned, a).argmax(1) for a in alphas if 0 < a < 1}
+    logits = {('logits', a): project(mix_logits(zeroshot, finetuned, a)).argmax(1) for a in alphas}
+    return logits | {('probabilities', a): project(mix_probabilities(zeroshot, finetuned, a)).argmax(1) for a in alphas if 0 < a < 1}
 
 # %% ../nbs/api/50_ensembles.ipynb #ba3a036e
 def alpha_curves(
@@ -121,14 +123,15 @@ def alpha_curves(
         curves[d] = AlphaCurve(*alpha_intervals(*(z if method == 'logits' else z.softmax(-1) for z in p.logits.values()), p.labels))
     return curves
 
-# %% ../nbs/api/50_ensembles.ipynb #535434db
+# %% ../nbs/api/50_ensembles.ipynb #8c411982
 def choose_alpha(
     table:pd.DataFrame,     # from `sweep(..., split='validation')`
     method='weight-space'   # or 'logits', 'probabilities'
 )->float:
-    "The mixing coefficient of the highest accuracy on the reference's validation images; the smallest of several"
+    "The mixing coefficient of the highest accuracy (or the suite's first metric) on the reference's validation images; the smallest of several"
     if odd := set(table.split) - {'validation'}: raise ValueError(f'alpha is chosen on the validation split, got rows of {sorted(odd)}; use sweep(..., split="validation")')
-    t = table[(table.dataset == REFERENCE) & table.method.isin(['zero-shot', method, 'fine-tuned'])]
+    t = first_metric(table)
+    t = t[(t.dataset == REFERENCE) & t.method.isin(['zero-shot', method, 'fine-tuned'])]
     if method not in set(t.method): raise ValueError(f'no {method!r} rows of the reference in the table; it has methods {sorted(set(table.method))} on {sorted(set(table.dataset))}')
     if t.classifier.nunique() > 1: raise ValueError(f'the table has several classifiers, {sorted(set(t.classifier))}; choose for one at a time')
     means = t.groupby('alpha').value.mean()

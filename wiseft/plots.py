@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['COLORS', 'MARKERS', 'DASHES', 'NAMES', 'SIZES', 'frontier', 'curves', 'plot_frontier', 'plot_alpha', 'plot_shifts',
-           'alt_text']
+           'known_baselines', 'plot_robustness', 'alt_text']
 
-# %% ../nbs/api/60_plots.ipynb #bd88fa40
+# %% ../nbs/api/60_plots.ipynb #5b85fd0c
 import textwrap
 import matplotlib as mpl, numpy as np, pandas as pd, seaborn as sns
 from functools import wraps
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
-from .results import METHODS, MEAN, REFERENCE, check_single, dataset_order
+from .results import IMAGENET_SHIFTS, METHODS, MEAN, REFERENCE, check_single, dataset_order, robustness
+from .robustness import published_baseline
 
 # %% ../nbs/api/60_plots.ipynb #66f18404
 _palette = sns.color_palette('colorblind')
@@ -249,15 +250,59 @@ def plot_shifts(
     fig.legend(loc='outside upper left', **{**_legend, 'handlelength':1})
     return fig
 
-# %% ../nbs/api/60_plots.ipynb #46daae8e
+# %% ../nbs/api/60_plots.ipynb #99dbc9ae
+def known_baselines(
+    table:pd.DataFrame,
+) -> dict: # dataset -> `Baseline`
+    "The published baselines of the table's sets, for accuracies on all of the reference's classes"
+    return {d: published_baseline(d) for d in IMAGENET_SHIFTS if d in set(table.dataset)}
+
+@_styled
+def plot_robustness(
+    table:pd.DataFrame,
+    baselines:dict|None=None, # dataset -> `Baseline`; default `known_baselines`
+) -> Figure:
+    "Accuracy on each shifted set against accuracy on the reference, with the baselines that are known."
+    baselines = known_baselines(table) if baselines is None else baselines
+    names = [n for n in dataset_order(table[table.is_shift]) if n!=MEAN]
+    if not names: raise ValueError(f'no shifted set in the table; there are {dataset_order(table)}')
+    cols = min(3, len(names))
+    fig = _figure(2.5*max(cols, 2), 2.5*-(-len(names)//cols)+.6)
+    axes = fig.subplots(-(-len(names)//cols), cols, squeeze=False).ravel()
+    for ax,name in zip(axes, names): _draw_panel(ax, frontier(table, name), baselines.get(name), name)
+    for ax in axes[len(names):]: ax.remove()
+    fig.supxlabel('Accuracy on the reference', fontsize='medium')
+    handles = {l.get_label(): l for ax in axes[:len(names)] for l in ax.lines if not l.get_label().startswith('_')}
+    fig.legend(handles.values(), handles, loc='outside upper left', **_legend)
+    return fig
+
+def _draw_panel(ax, points, baseline, name):
+    "One set's points, and its baseline"
+    _draw_frontier(ax, points)
+    x, y = points.value_reference.to_numpy(), points.value_shift.to_numpy()
+    on_line = baseline(x)[baseline.covers(x)] if baseline else []
+    _accuracy_axis(ax.xaxis, x)
+    _accuracy_axis(ax.yaxis, np.concatenate([y, on_line]))
+    ax.xaxis.set_major_locator(FixedLocator((t := ax.get_xticks())[::-(-len(t)//4)])) # a small panel has room for four
+    limits = ax.get_xlim(), ax.get_ylim()
+    for m in points.method[~points.method.isin(list(NAMES))].unique(): ax.plot([], [], MARKERS[m], color=COLORS[m], ms=.6*SIZES[MARKERS[m]], label=m)
+    if baseline: ax.plot(grid := np.linspace(*baseline.x_range, 300), baseline(grid), color='.45', lw=1.8, zorder=1, label='baseline')
+    ax.plot(grid := np.linspace(.01, .99, 300), grid, ':', color='.5', lw=1, zorder=1, label='nothing lost')
+    ax.set(xlim=limits[0], ylim=limits[1], xlabel='', ylabel='')
+    ax.set_title(name, fontsize='small', loc='left')
+    sns.despine(ax=ax)
+
+# %% ../nbs/api/60_plots.ipynb #3a983780
 def alt_text(
     table:pd.DataFrame,
-    kind:str,             # 'frontier', 'alpha' or 'shifts'
+    kind:str,             # 'frontier', 'alpha', 'shifts' or 'robustness'
     dataset:str=MEAN,     # of the frontier
     alpha:float=0.5,      # of the averaged classifier
+    baselines:dict|None=None, # of `plot_robustness`
 ) -> str:
-    "What `plot_frontier`, `plot_alpha` or `plot_shifts` shows, in a sentence or two with the table's numbers."
-    says = dict(frontier=lambda: _say_frontier(table, dataset, alpha), alpha=lambda: _say_alpha(table), shifts=lambda: _say_shifts(table, alpha))
+    "What a picture of these shows, in a sentence or two with the table's numbers."
+    says = dict(frontier=lambda: _say_frontier(table, dataset, alpha), alpha=lambda: _say_alpha(table), shifts=lambda: _say_shifts(table, alpha),
+                robustness=lambda: _say_robustness(table, alpha, baselines))
     if kind not in says: raise ValueError(f'no picture {kind!r}: expected one of {list(says)}')
     return says[kind]()
 
@@ -287,3 +332,11 @@ def _say_shifts(table, alpha):
     parts = [f'{d} ' + ', '.join(values.get((m,d), 'none') for m in methods) for d in dataset_order(rows)]
     who = ', '.join(f'weights averaged at α = {alpha:g}' if m=='weight-space' else m for m in methods)
     return f'Accuracy of {who}: ' + '; '.join(parts) + '.'
+
+# %% ../nbs/api/60_plots.ipynb #904d7cb6
+def _say_robustness(table, alpha, baselines):
+    r = robustness(table, baselines=known_baselines(table) if baselines is None else baselines)
+    r = r[(r.method!='weight-space') | np.isclose(r.alpha, alpha)]
+    name = lambda x: f'weights averaged at α = {alpha:g}' if x.method=='weight-space' else x.method
+    parts = [f'{d} ' + ', '.join(f'{name(x)} {100*x.rho:+.1f}' for x in r[(r.dataset==d) & r.rho.notna()].itertuples()) for d in dict.fromkeys(r.dataset[r.rho.notna()])]
+    return 'Accuracy on each shifted set against accuracy on the reference, with the baseline of standard models. Points of effective robustness, in %: ' + ('; '.join(parts) or 'none known') + '.'

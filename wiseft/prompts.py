@@ -19,20 +19,41 @@ def _written(
     "Templates as text."
     return [fill("{}") for fill in table]
 
-# %% ../nbs/api/10_prompts.ipynb #546f0ecf
+# %% ../nbs/api/10_prompts.ipynb #4a1ef715
 TEMPLATES = {
     "openai": _written(open_clip.OPENAI_IMAGENET_TEMPLATES),
     "simple": _written(open_clip.SIMPLE_IMAGENET_TEMPLATES),
     "plain": ["{}"],
     "icons": ["{}", "an icon of a {}", "a {} icon", "a drawing of a {}", "a symbol of a {}"],
+    "iwildcam": ["a photo of {}.", "{} in the wild."],
+    "fmow": [f"{kind} photo of {name}." for name in ("a {}", "{a}") for kind in ("satellite", "aerial")]
+    + [f"{kind} photo of a {{}} in {place}." for place in ("asia", "africa", "the americas", "europe", "oceania") for kind in ("satellite", "aerial")]
+    + ["a photo of a {}.", "{}."],
 }
 
-# %% ../nbs/api/10_prompts.ipynb #9c96f145
+# %% ../nbs/api/10_prompts.ipynb #8090730b
+def _with_articles(
+    *forms,  # templates with `{0}` for the article
+):
+    "All forms with 'a', then all with 'the'."
+    return [form.format(article, "{}") for article in ("a", "the") for form in forms]
+
+
+_cifar_kinds = ["", "blurry ", "black and white ", "low contrast ", "high contrast ", "bad ", "good "]
+TEMPLATES |= {
+    "cifar": _with_articles(*[f"a {kind}photo of {{0}} {{1}}." for kind in _cifar_kinds], "a photo of {0} small {1}.", "a photo of {0} big {1}."),
+    "cars": [f"a photo of {whose} {{}}." for whose in ("a", "the", "my")] + ["i love my {}!"] + [f"a photo of my {kind} {{}}." for kind in ("dirty", "clean", "new", "old")],
+    "dtd": _with_articles(*[f"a photo of {{0}} {{1}} {kind}." for kind in ("texture", "pattern", "thing", "object")]),
+    "food101": ["a photo of {}, a type of food."],
+    "sun397": _with_articles("a photo of {0} {1}."),
+}
+
+# %% ../nbs/api/10_prompts.ipynb #8c9148da
 def _checked(
     template,  # a template of the user's
 ):
     "The template, if it has a place for the class name."
-    if isinstance(template, str) and "{}" in template:
+    if isinstance(template, str) and ("{}" in template or "{a}" in template):
         return template
     raise ValueError(f"template {template!r} has no place for the class name: write {{}} where it goes, as in 'a photo of a {{}}'")
 
@@ -88,10 +109,12 @@ def classnames(
         warnings.warn(f"ImageNet's class names repeat: {', '.join(map(repr, repeats))}; a prompt can't tell these classes apart", stacklevel=2)
     return names
 
-# %% ../nbs/api/10_prompts.ipynb #5f972b87
+# %% ../nbs/api/10_prompts.ipynb #5881e9b6
 def prompts(
     classname,  # 'fire truck'; underscores, as folders have them, become spaces
-    templates,  # list of str, each with `{}`
+    templates,  # list of str, each with `{}`, or `{a}` for the name with its article
 ):  # list of str, as many as there are templates
     "The sentences that stand for one class."
-    return [t.replace("{}", classname.replace("_", " ")) for t in templates]
+    name = classname.replace("_", " ")
+    article = "an" if name[0].lower() in "aeiou" else "a"
+    return [t.replace("{a}", f"{article} {name}").replace("{}", name) for t in templates]

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['headline', 'write_report']
 
-# %% ../nbs/api/61_report.ipynb #95361009
+# %% ../nbs/api/61_report.ipynb #819bd765
 import base64, io
 import pandas as pd
 from html import escape
 from pathlib import Path
 from string import Template
 from .files import atomic_path
-from .plots import NAMES, alt_text, plot_alpha, plot_frontier, plot_shifts
-from .results import MEAN, REFERENCE, check_single, dataset_order, wide
+from .plots import NAMES, alt_text, known_baselines, plot_alpha, plot_frontier, plot_robustness, plot_shifts
+from .results import MEAN, REFERENCE, UNBOUNDED, check_single, dataset_order, first_metric, robustness, wide
 
 # %% ../nbs/api/61_report.ipynb #3dd982d2
 def headline(
@@ -64,9 +64,9 @@ def _intervals(table):
                           'images': r.n, 'accuracy': 100*r.value, '95 % from': 100*r.low, 'to': 100*r.high}
                          for d in dataset_order(known) for r in known[known.dataset==d].itertuples()])
 
-# %% ../nbs/api/61_report.ipynb #33ab6bf5
+# %% ../nbs/api/61_report.ipynb #321e3b73
 _comparison = {'a':'A', 'b':'B', 'dataset':'set', 'over':'interval over', 'n':'images', 'value_a':'A, %', 'value_b':'B, %', 'difference':'B − A, points',
-               'low':'95 % from', 'high':'to', 'p':'p', 'why':'note'}
+               'low':'95 % from', 'high':'to', 'p':'p', 'p_holm':'p, Holm', 'why':'note'}
 
 def _comparisons(comparisons):
     "The tables of `compare` as people read them."
@@ -75,7 +75,7 @@ def _comparisons(comparisons):
     if missing: raise ValueError(f'comparisons lack {missing}: expected what `wiseft.evaluate.compare` returns (or several of them, concatenated)')
     for k in ('value_a','value_b','difference','low','high'):
         if k in c: c[k] = 100*c[k].astype(float)
-    if 'p' in c: c['p'] = c.p.map(lambda p: '' if pd.isna(p) else '< 0.001' if p<.001 else f'{p:.3f}')
+    for k in {'p','p_holm'} & set(c): c[k] = c[k].map(lambda p: '' if pd.isna(p) else '< 0.001' if p<.001 else f'{p:.3f}')
     return c.drop(columns=[k for k in c if (c[k].isna() | (c[k].astype(str)=='')).all()]).rename(columns=_comparison)
 
 def _sources(table):
@@ -85,15 +85,36 @@ def _sources(table):
     sets = table.drop_duplicates('dataset').set_index('dataset').loc[dataset_order(table)]
     return (pd.DataFrame([(label, one(c)) for c,label in what.items()], columns=['what','value']),
             pd.DataFrame({'set': sets.index, 'images': sets.n.tolist(),
-                          'unreadable, left out': sets.n_skipped.tolist(), 'fingerprint of the images': sets.data_fingerprint.tolist()}))
+                          'left out: unreadable or missing': sets.n_skipped.tolist(), 'fingerprint of the images': sets.data_fingerprint.tolist()}))
 
-# %% ../nbs/api/61_report.ipynb #a6a053f3
-def _pictures(table, alpha):
+# %% ../nbs/api/61_report.ipynb #20334d07
+def _marked(table, alpha):
+    "The rows that a reader looks for: all but the averages at other α"
+    return table[~table.method.isin(list(NAMES)) | ((table.method=='weight-space') & ((table.alpha-alpha).abs()<1e-9))]
+
+def _robustness(table, baselines, alpha):
+    "Effective and relative robustness where a baseline is known, and the fits that were used"
+    r = robustness(table, baselines)
+    r = _marked(r[r.fit!=''], alpha)
+    shown = pd.DataFrame({'set': r.dataset, 'method': r.method, 'α': r.alpha.map(lambda a: '' if pd.isna(a) else f'{a:g}'), 'reference, %': 100*r.reference,
+                          'accuracy, %': 100*r.value, 'ρ, points': 100*r.rho, 'τ, points': 100*r.tau, 'note': r.note})
+    return shown.drop(columns=[] if (r.note!='').any() else 'note'), list(dict.fromkeys(r.fit))
+
+def _other_metrics(table, alpha):
+    "What was measured besides the first metric"
+    t = _marked(table[table.metric!=table.metric.iloc[0]], alpha)
+    scale = 100.**~t.metric.isin(UNBOUNDED)
+    return pd.DataFrame({'metric': t.metric.where(t.metric.isin(UNBOUNDED), t.metric+', %'), 'set': t.dataset, 'method': t.method, 'α': t.alpha.map(lambda a: '' if pd.isna(a) else f'{a:g}'),
+                         'value': scale*t.value, '95 % from': scale*t.low, 'to': scale*t.high})
+
+# %% ../nbs/api/61_report.ipynb #5d80130b
+def _pictures(table, alpha, baselines):
     "Kind, figure and caption of the pictures that the table has numbers for."
     has = set(table.dataset)
     if {REFERENCE,MEAN} <= has: yield 'frontier', plot_frontier(table), 'Up and to the right is better. Crosses are 95 % intervals; axes are on a logit scale.'
     if table.method.isin(list(NAMES)).any(): yield 'alpha', plot_alpha(table), 'Every set against the mixing coefficient. The band is the 95 % interval of the first curve.'
     if table.method.isin(['zero-shot','fine-tuned']).any(): yield 'shifts', plot_shifts(table, alpha), 'Every set, with 95 % intervals.'
+    if baselines and REFERENCE in has: yield 'robustness', plot_robustness(table, baselines), 'Each shifted set against the reference. Grey: the baseline of standard models, over the range it was fitted in; the distance above it is effective robustness.'
 
 def _figure(fig, alt, caption):
     "A picture inside the page, with its numbers in words."
@@ -128,31 +149,44 @@ $body
 </html>
 """)
 
-# %% ../nbs/api/61_report.ipynb #bea8c88b
-def _body(table, comparisons, notes, alpha):
+# %% ../nbs/api/61_report.ipynb #7d066fa4
+def _body(everything, comparisons, notes, alpha, baselines):
     "The page's sections, one string each."
+    table = first_metric(everything)
     yield f'<p class="lead">{escape(headline(table, alpha)).replace(" %", "&nbsp;%")}</p>'
     if notes: yield from (f'<p>{escape(p)}</p>' for p in notes.split('\n\n'))
-    for kind, fig, caption in _pictures(table, alpha): yield _figure(fig, alt_text(table, kind, alpha=alpha), caption)
-    yield '<h2>Accuracy in per cent</h2>\n' + _html_table(_results(table))
+    for kind, fig, caption in _pictures(table, alpha, baselines): yield _figure(fig, alt_text(table, kind, alpha=alpha, baselines=baselines), caption)
+    yield f'<h2>{escape(table.metric.iloc[0].capitalize())} in per cent</h2>\n' + _html_table(_results(table))
     if len(i := _intervals(table)): yield '<h2>Intervals</h2>\n' + _html_table(i)
+    if baselines: yield from _robustness_section(*_robustness(table, baselines, alpha))
+    if len(o := _other_metrics(everything, alpha)): yield '<h2>Other metrics</h2>\n' + _html_table(o, digits=2)
     if comparisons is not None:
         yield '<h2>Comparisons on the same images</h2>\n<p class="soft">If an interval excludes 0, A and B differ by more than luck. Over images it speaks of other images of the same kind; over families, of new families. p is that of the exact McNemar test.</p>'
         yield _html_table(_comparisons(comparisons))
     what, sets = _sources(table)
     yield '<h2>Where this comes from</h2>\n' + _html_table(what) + '\n<p></p>\n' + _html_table(sets)
 
+def _robustness_section(shown, fits):
+    "Its table, and what was measured against what"
+    if not len(shown): return
+    yield ('<h2>Robustness</h2>\n<p class="soft">ρ is effective robustness, accuracy above what standard models of that reference accuracy have; τ is relative robustness, the gain over the zero-shot classifier. '
+           f'Baselines: {escape("; ".join(fits))}.</p>')
+    yield _html_table(shown)
+
+# %% ../nbs/api/61_report.ipynb #193510d7
 def write_report(
-    table:pd.DataFrame,            # results of one pair of end points, one split
+    table:pd.DataFrame,            # results of one pair of end points, one split; the first metric is drawn
     path,                          # HTML file
     title:str='Robust fine-tuning: results',
     comparisons:pd.DataFrame|None=None, # of `wiseft.evaluate.compare`, or several concatenated
     notes:str|None=None,           # plain text below the headline; empty lines part paragraphs
     alpha:float=0.5,               # of the averaged classifier in headline and pictures
     force:bool=False,              # replace an existing file
+    baselines:dict|None=None,      # dataset -> `Baseline`; default those published for ImageNet's shifts
 ) -> Path:
     "Write one self-contained HTML page of the results, atomically; FileExistsError unless `force`."
+    if baselines is None: baselines = known_baselines(table)
     with atomic_path(path, force=force) as tmp:
-        body = '\n'.join(_body(table, comparisons, notes, alpha))
+        body = '\n'.join(_body(table, comparisons, notes, alpha, baselines))
         tmp.write_text(_page.substitute(title=escape(title), body=body), encoding='utf-8')
     return Path(path)
