@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['DEFAULT_ALPHAS', 'mix_logits', 'mix_probabilities', 'AtAlpha', 'sweep', 'alpha_curves', 'choose_alpha']
 
-# %% ../nbs/api/50_ensembles.ipynb #0b777ee8
+# %% ../nbs/api/50_ensembles.ipynb #d06d6633
 import numpy as np, pandas as pd, torch
 from copy import deepcopy
+from functools import partial
 from .datasets import Suite
 from .evaluate import about, default_name, predicted_classes, tabulate
-from .linesearch import AlphaCurve, alpha_intervals
-from .predict import check_classes, common_transform, predict, run_all, shared_layers
+from .linesearch import AlphaCurve, alpha_intervals, projected_intervals
+from .predict import check_classes, common_transform, run_all, shared_layers
 from .results import REFERENCE, first_metric
 from .weights import WeightPath
 
@@ -106,21 +107,26 @@ def _output_space(zeroshot, finetuned, alphas, project):
     logits = {('logits', a): project(mix_logits(zeroshot, finetuned, a)).argmax(1) for a in alphas}
     return logits | {('probabilities', a): project(mix_probabilities(zeroshot, finetuned, a)).argmax(1) for a in alphas if 0 < a < 1}
 
-# %% ../nbs/api/50_ensembles.ipynb #ba3a036e
+# %% ../nbs/api/50_ensembles.ipynb #1c2890b6
 def alpha_curves(
     zeroshot,        # classifier, alpha = 0
     finetuned,       # the same, fine-tuned
     suite:Suite,     # reference and shifted sets
     split='validation', # or 'test'
     method='logits', # what is averaged: 'logits' or 'probabilities'
-    **kwargs         # of `predict`: batch_size, workers, progress
+    **kwargs         # of `wiseft.predict.batches`: batch_size, workers, progress
 )->dict: # dataset -> `AlphaCurve`
     "Exact accuracy of an output-space ensemble as a function of alpha, for each set"
     if method not in ('logits', 'probabilities'): raise ValueError(f"method={method!r}: expected 'logits' or 'probabilities'; for weight-space ensembles evaluate a grid with `sweep`")
     curves = {}
+    ends = {'zero-shot': zeroshot, 'fine-tuned': finetuned}
+    transform = common_transform(ends)
+    for name, c in ends.items(): check_classes(c, suite, f'the {name} classifier')
     for d, images in suite.datasets(split).items():
-        p = predict({'zero-shot': zeroshot, 'fine-tuned': finetuned}, images, **kwargs)
-        curves[d] = AlphaCurve(*alpha_intervals(*(z if method == 'logits' else z.softmax(-1) for z in p.logits.values()), p.labels))
+        out, kept, _ = run_all(ends, images, transform, **kwargs)
+        u, v = (z if method == 'logits' else z.softmax(-1) for z in out.values())
+        find = partial(projected_intervals, projection=images.projection) if images.projection else alpha_intervals
+        curves[d] = AlphaCurve(*find(u, v, images.labels[kept]))
     return curves
 
 # %% ../nbs/api/50_ensembles.ipynb #8c411982
