@@ -52,7 +52,7 @@ PICTURE = "import matplotlib.pyplot as plt; plt.plot([0, 1, 2], [.5, {}, .7]);"
 def test_a_stale_number_is_found(tmp_path, source, edit):
     path = notebook(tmp_path / "a.ipynb", source)
     python(ROOT / "tools/refresh.py", "--here", path)
-    assert "1 outputs compared" in python(ROOT / "tools/refresh.py", "--here", "--check", path).stdout
+    assert python(ROOT / "tools/refresh.py", "--here", "--check", path).stdout in ("1 texts\n", "1 tables\n")
     fresh = stored(path)
     old = json.loads(json.dumps(fresh).replace(*edit))
     assert old != fresh
@@ -65,6 +65,15 @@ def test_a_stale_picture_is_found(tmp_path):
     python(ROOT / "tools/refresh.py", "--here", path)
     notebook(path, PICTURE.format(.9), stored(path))
     assert "stale" in python(ROOT / "tools/refresh.py", "--here", "--check", path, ok=False, cwd=ROOT).stderr
+
+
+@pytest.mark.parametrize("stored_number, ok", [("0.6125", True), ("lost", False)])
+def test_after_training_words_are_compared(tmp_path, stored_number, ok):
+    source = "import pandas as pd\ndef fit(n): return n\nfit(1)\npd.DataFrame(dict(accuracy=[.8125]))"
+    path = notebook(tmp_path / "a.ipynb", source)
+    python(ROOT / "tools/refresh.py", "--here", path)
+    notebook(path, source, json.loads(json.dumps(stored(path)).replace("<td>0.8125", f"<td>{stored_number}")))
+    python(ROOT / "tools/refresh.py", "--here", "--check", path, ok=ok, cwd=ROOT)
 
 
 def test_rounding_is_not_stale(tmp_path):

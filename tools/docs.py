@@ -83,4 +83,5 @@ def build():
 
 if __name__ == "__main__":
     os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))  # this tree, whichever is installed
     sys.exit("\n".join(build()) or None)
