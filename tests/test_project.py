@@ -85,6 +85,8 @@ def test_imports_stand_alone(path):
     for source in cells(path, "code"):
         kinds = {isinstance(node, (ast.Import, ast.ImportFrom)) for node in parsed(source).body}
         assert kinds != {True, False}, f"a cell with imports holds imports alone:\n{source}"
+        if source not in exported(path):
+            assert True in kinds or not list(imports(source)), f"make docs runs cells with imports, so those of a function stand in a cell before it:\n{source}"
 
 
 @pytest.mark.parametrize("path", API, ids=str)
