@@ -37,6 +37,7 @@ setup(
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
+    package_dir={"": "."},  # an editable installation is then a path, and not a hook that a folder named wiseft can hide
     packages=find_packages(include=["wiseft", "wiseft.*"]),
     package_data={"wiseft": ["data/**"]},
     python_requires=">=" + s["min_python"],

@@ -138,7 +138,7 @@ def models(
     if not rows: raise ValueError(f'no model has {filter!r} in its name; `wiseft models` lists all')
     _show(pd.DataFrame(rows, columns=['model','weights']))
 
-# %% ../nbs/api/70_cli.ipynb #7d1259e8
+# %% ../nbs/api/70_cli.ipynb #cf5c738c
 @command('wiseft data', 'wiseft data imagenet --data-root /data', 'wiseft data transfer:dtd --download', 'wiseft data icons --unpack icons', 'wiseft data my-suite', 'wiseft data photos/train')
 def data(
     source:Annotated[Optional[str], typer.Argument(help='Nothing: list the published suites. One of them; icons (embedded); a suite folder (with reference/ in it), or a folder of class folders.', show_default=False)]=None,
@@ -158,7 +158,7 @@ def data(
     _show(pd.DataFrame(rows))
     if unpack: _unpack(source, unpack, force)
     for r in bad: _say(r)
-    if bad: raise ValueError(f'{len(bad)} of {sum(map(len, sets.values()))} images can not be read')
+    if bad: raise ValueError(f'{len(bad)} of {sum(map(len, sets.values()))} images cannot be read')
 
 # %% ../nbs/api/70_cli.ipynb #30748459
 def _published(suite, root, download):
@@ -203,9 +203,9 @@ def _unpack(source, folder, force):
 
 def _wrote(path): _say(f'wrote {path}')
 
-# %% ../nbs/api/70_cli.ipynb #0b465c94
+# %% ../nbs/api/70_cli.ipynb #15a4f388
 @command('wiseft zeroshot icons -o zeroshot', "wiseft zeroshot camera,heart,umbrella --templates 'an icon of a {}' -o three",
-         'wiseft zeroshot photos/train --model ViT-B-32 --pretrained laion2b_s34b_b79k --templates openai -o zeroshot')
+         'wiseft zeroshot photos --model ViT-B-32 --pretrained laion2b_s34b_b79k --templates openai -o zeroshot')
 def zeroshot(
     classes:Annotated[str, typer.Argument(help='Class names: a,b,c; a text file with one a line; icons, imagenet or another published set, such as objectnet; or a folder whose folders are named after them.', show_default=False)],
     output:Output,
@@ -234,9 +234,9 @@ def _classnames(classes):
     if ',' in classes: return [c.strip() for c in classes.split(',')]
     raise ValueError(f'{classes!r} is neither a file nor a folder nor names with commas between them')
 
-# %% ../nbs/api/70_cli.ipynb #21b847ee
-@command('wiseft finetune zeroshot icons -o finetuned', 'wiseft finetune zeroshot photos/train --lr 3e-5 --epochs 10 -o finetuned',
-         'wiseft finetune zeroshot photos/train --train head --lr 1e-3 -o linear', 'wiseft finetune zeroshot icons -o finetuned --checkpoints run --resume')
+# %% ../nbs/api/70_cli.ipynb #2c4e6c24
+@command('wiseft finetune zeroshot icons -o finetuned', 'wiseft finetune zeroshot photos --lr 3e-5 --epochs 10 -o finetuned',
+         'wiseft finetune zeroshot photos --train head --lr 1e-3 -o linear', 'wiseft finetune zeroshot icons -o finetuned --checkpoints run --resume')
 def finetune_(
     classifier:Classifier,
     data:Annotated[str, typer.Argument(help='icons, a suite folder (its reference is used), or a folder of class folders or of train/validation/test.', show_default=False)],
@@ -264,7 +264,7 @@ def finetune_(
                  precision=precision, seed=seed, checkpoint_dir=checkpoints, resume=resume, progress=_progress()).save(tmp)
     _wrote(output)
 
-# %% ../nbs/api/70_cli.ipynb #92e98a74
+# %% ../nbs/api/70_cli.ipynb #0cf07596
 @command('wiseft merge zeroshot finetuned --alpha 0.5 -o averaged', 'wiseft merge pretrained.safetensors finetuned.safetensors -o averaged.safetensors')
 def merge(
     zeroshot:Annotated[Path, typer.Argument(help='Classifier folder or .safetensors file: the start.', show_default=False)],
@@ -277,6 +277,8 @@ def merge(
     from wiseft.files import atomic_path
     from wiseft.models import load_classifier
     from wiseft.weights import interpolate,merge_files
+    for path in (zeroshot, finetuned):
+        if not path.exists(): raise FileNotFoundError(f'There is no {path}')
     if zeroshot.is_dir() != finetuned.is_dir(): raise ValueError(f'{zeroshot} and {finetuned}: give two classifier folders or two files')
     if zeroshot.is_dir():
         with atomic_path(output, force=force) as tmp: interpolate(load_classifier(zeroshot), load_classifier(finetuned), alpha).save(tmp)
@@ -495,7 +497,7 @@ def _write_demo(table, predictions, alpha, folder):
     write_report(table, folder/'report.html', 'The embedded CLIP under distribution shift', gains, notes, alpha)
     return gains
 
-# %% ../nbs/api/70_cli.ipynb #ad4110f4
+# %% ../nbs/api/70_cli.ipynb #f0487000
 def _tell_demo(table, gains, alpha, output):
     "Print the rows that matter, what averaging gained, and what to try next"
     _show(_wide(table[table.alpha.isin([0, alpha, 1])]), 'Accuracy in per cent')
@@ -505,7 +507,8 @@ def _tell_demo(table, gains, alpha, output):
 In {output}: report.html, results.csv, pictures (PNG), averaged (the averaged classifier)
 
 Next, with images of your own in folders named after their classes (`wiseft models` lists the CLIPs to choose from):
-  wiseft zeroshot photos/train --model ViT-B-32 --pretrained laion2b_s34b_b79k -o zeroshot
+  wiseft zeroshot photos --model ViT-B-32 --pretrained laion2b_s34b_b79k -o zeroshot
   wiseft finetune zeroshot photos -o finetuned
   wiseft sweep zeroshot finetuned --reference photos --shift other-photos -o results.csv
+  wiseft report results.csv -o report.html
   wiseft merge zeroshot finetuned --alpha 0.5 -o averaged""", markup=False)

@@ -107,7 +107,7 @@ class PixelSource:
         h,w = _clip(self.clip).image_size
         return np.asarray(im.resize((w,h), Image.Resampling.BICUBIC, box=crop_box(draws, *im.size, self.crop_scale)))
 
-# %% ../nbs/api/40_finetune.ipynb #3a8235ec
+# %% ../nbs/api/40_finetune.ipynb #084fd80a
 @patch
 def remember(self:PixelSource, cache, i, make):
     "`make(i)`, from memory if it is there"
@@ -128,10 +128,10 @@ def decode(self:PixelSource, i):
     if i in self.skipped: return None
     try: return self.images.open(i)
     except UnreadableImage as e: self.skipped[i] = str(e)
-    warnings.warn(f'Left out of fine-tuning: {self.skipped[i]}', stacklevel=2)
     if len(self.skipped) > MAX_SKIPPED*len(self.images): raise ValueError(
         f'{self.images.name}: {len(self.skipped)} of {len(self.images)} images unreadable so far, more than {MAX_SKIPPED:.0%}; '
-        f'repair or remove them: {"; ".join(list(self.skipped.values())[:3])}')
+        f'repair or remove them (`wiseft data FOLDER` lists all): {"; ".join(list(self.skipped.values())[:3])}')
+    warnings.warn(f'Left out of fine-tuning: {self.skipped[i]}', stacklevel=2)
 
 # %% ../nbs/api/40_finetune.ipynb #c0def069
 class ClipDL(TfmdDL):
@@ -491,7 +491,7 @@ class CosineSchedule(ParamScheduler):
         super().before_fit()
     def before_batch(self): self._update_val(self.train_iter)
 
-# %% ../nbs/api/40_finetune.ipynb #fc16086b
+# %% ../nbs/api/40_finetune.ipynb #82fdebf2
 @patch
 def fit_cosine(self:ClipLearner,
     epochs:int,
@@ -503,7 +503,7 @@ def fit_cosine(self:ClipLearner,
     cbs=None, # further fastai callbacks
 ) -> ClipLearner:
     "Fine-tune with linear warm-up and cosine decay by step, as in the paper"
-    if resume and not checkpoint_dir: raise ValueError('resume=True needs checkpoint_dir, the folder of the training to go on with.')
+    if resume and not checkpoint_dir: raise ValueError('resume=True (--resume on the command line) needs checkpoint_dir (--checkpoints), the folder of the training to go on with.')
     if self.opt is None: self.create_opt()
     self.opt.set_hyper('lr', lr)
     lrs,steps = [h['lr'] for h in self.opt.hypers],epochs*len(self.dls.train)
@@ -513,7 +513,7 @@ def fit_cosine(self:ClipLearner,
     self.fit(epochs, lr, cbs=cbs)
     return self
 
-# %% ../nbs/api/40_finetune.ipynb #312e8f49
+# %% ../nbs/api/40_finetune.ipynb #a800d64c
 class Checkpoint(Callback):
     "Keep the newest state of a training in one file"
     order = 90
@@ -525,7 +525,7 @@ class Checkpoint(Callback):
             "checkpoint_dir needs DataLoaders from clip_dataloaders, whose order can be repeated. With others fastai's SaveModelCallback keeps weights.")
         self.run_recipe,self.epochs_before = _run_recipe(learn, schedule),self.loader.epoch
         if self.file.exists() and not resume: raise FileExistsError(
-            f'{self.file} belongs to an earlier training: resume=True goes on with it; else choose another checkpoint_dir, or delete it.')
+            f'{self.file} belongs to an earlier training: resume=True (--resume on the command line) goes on with it; else choose another checkpoint_dir (--checkpoints), or delete it.')
         if self.file.exists(): _load_checkpoint(self, learn)
         return self
 

@@ -36,11 +36,15 @@ def _dark(color): return tuple(.72*c for c in mpl.colors.to_rgb(color)) # for te
 
 def _figure(width, height): return Figure(figsize=(width, height), dpi=110, layout='constrained')
 
-# %% ../nbs/api/60_plots.ipynb #578bfc0b
-def _accuracy_axis(axis, values, low=None, high=None):
-    "Logit scale, limits around the values and their intervals (very long ones are cut), ticks in per cent."
+# %% ../nbs/api/60_plots.ipynb #2ee6405e
+def _has_room(values):
+    "Whether all values have room on a logit scale."
+    return min(values) > 0.005 and max(values) < 0.995
+
+def _accuracy_axis(axis, values, low=None, high=None, logit=True):
+    "Logit scale if asked for and possible, limits around the values and their intervals (very long ones are cut), ticks in per cent."
     values = np.asarray(values, dtype=float)
-    logit = values.min() > 0.005 and values.max() < 0.995
+    logit = logit and _has_room(values)
     to, back = (lambda p: np.log(p/(1-p)), lambda z: 1/(1+np.exp(-z))) if logit else (lambda p: p, lambda z: z)
     lo, hi = to(values.min()), to(values.max())
     room = max(hi-lo, to(.52)-to(.5))
@@ -151,19 +155,20 @@ def _label_frontier(ax, points):
             if abs(row.alpha-a) < .05: _place(ax, f'α = {row.alpha:g}', (row.value_reference, row.value_shift), obstacles, taken,
                                               color=_dark(COLORS['weight-space']), weight='bold' if a==.5 else 'normal')
 
-# %% ../nbs/api/60_plots.ipynb #a0b8d92a
+# %% ../nbs/api/60_plots.ipynb #235caf38
 @_styled
 def plot_frontier(
     table:pd.DataFrame,
     dataset:str=MEAN, # a shifted set, or their mean
     ax=None,          # draw into these axes instead of a new figure
 ) -> Figure:
-    "Accuracy on the reference against accuracy under shift, on logit axes: end points, curves over α, 95 % intervals."
+    "Accuracy on the reference against accuracy under shift, on logit axes unless a value is near 0 or 1: end points, curves over α, 95 % intervals."
     points = frontier(table, dataset)
     if ax is None: ax = _figure(6.4, 4.8).subplots()
     _draw_frontier(ax, points)
+    logit = _has_room(points.value_reference) and _has_room(points.value_shift) # both axes alike
     for axis,s in ((ax.xaxis,'reference'), (ax.yaxis,'shift')):
-        _accuracy_axis(axis, points[f'value_{s}'], points[f'low_{s}'], points[f'high_{s}'])
+        _accuracy_axis(axis, points[f'value_{s}'], points[f'low_{s}'], points[f'high_{s}'], logit)
     ax.set(xlabel='Accuracy on the reference', ylabel=_describe(table, dataset))
     sns.despine(ax=ax)
     if curves(points): ax.legend(loc='lower left', bbox_to_anchor=(-.08,1), borderaxespad=.2, **_legend)

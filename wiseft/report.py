@@ -15,7 +15,7 @@ from .files import atomic_path
 from .plots import NAMES, alt_text, known_baselines, plot_alpha, plot_frontier, plot_robustness, plot_shifts
 from .results import MEAN, REFERENCE, UNBOUNDED, check_single, dataset_order, first_metric, robustness, wide
 
-# %% ../nbs/api/61_report.ipynb #3dd982d2
+# %% ../nbs/api/61_report.ipynb #76530d27
 def headline(
     table:pd.DataFrame,
     alpha:float=0.5, # of the averaged classifier
@@ -30,8 +30,8 @@ def headline(
             f'On the reference it gives {ar:.1f} %, {_than(ar,zr)} zero-shot and {_than(ar,fr)} fine-tuned.')
 
 def _than(a, b):
-    "The difference of two rounded percentages in words, so that a reader who subtracts them agrees."
-    d = round(round(a,1)-round(b,1), 1)
+    "The difference of two percentages in words, rounded once, as the table of comparisons has it."
+    d = round(a-b, 1)
     return 'as much as' if d==0 else f'{abs(d):.1f} point{"s"*(abs(d)!=1)} {"more" if d>0 else "less"} than'
 
 # %% ../nbs/api/61_report.ipynb #57b7dae5
@@ -107,11 +107,11 @@ def _other_metrics(table, alpha):
     return pd.DataFrame({'metric': t.metric.where(t.metric.isin(UNBOUNDED), t.metric+', %'), 'set': t.dataset, 'method': t.method, 'α': t.alpha.map(lambda a: '' if pd.isna(a) else f'{a:g}'),
                          'value': scale*t.value, '95 % from': scale*t.low, 'to': scale*t.high})
 
-# %% ../nbs/api/61_report.ipynb #5d80130b
+# %% ../nbs/api/61_report.ipynb #f23db1cf
 def _pictures(table, alpha, baselines):
     "Kind, figure and caption of the pictures that the table has numbers for."
     has = set(table.dataset)
-    if {REFERENCE,MEAN} <= has: yield 'frontier', plot_frontier(table), 'Up and to the right is better. Crosses are 95 % intervals; axes are on a logit scale.'
+    if {REFERENCE,MEAN} <= has: yield 'frontier', (fig := plot_frontier(table)), f'Up and to the right is better. Crosses are 95 % intervals; axes are on a {fig.axes[0].get_xscale()} scale.'
     if table.method.isin(list(NAMES)).any(): yield 'alpha', plot_alpha(table), 'Every set against the mixing coefficient. The band is the 95 % interval of the first curve.'
     if table.method.isin(['zero-shot','fine-tuned']).any(): yield 'shifts', plot_shifts(table, alpha), 'Every set, with 95 % intervals.'
     if baselines and REFERENCE in has: yield 'robustness', plot_robustness(table, baselines), 'Each shifted set against the reference. Grey: the baseline of standard models, over the range it was fitted in; the distance above it is effective robustness.'

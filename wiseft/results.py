@@ -7,12 +7,12 @@ __all__ = ['COLUMNS', 'METHODS', 'REFERENCE', 'MEAN', 'UNBOUNDED', 'IMAGENET_SHI
            'append_results', 'read_results', 'wise_ft_results', 'check_single', 'first_metric', 'dataset_order', 'wide',
            'Markdown', 'compact', 'combine_seeds', 'published', 'robustness']
 
-# %% ../nbs/api/04_results.ipynb #c823f7c4
+# %% ../nbs/api/04_results.ipynb #a3c8cae4
 import json, warnings
 from pathlib import Path
 import numpy as np, pandas as pd
 from . import __version__
-from .files import atomic_path, package_data
+from .files import atomic_path, existing_file, package_data
 from .robustness import effective_robustness, published_baseline, relative_robustness
 
 # %% ../nbs/api/04_results.ipynb #afd39a24
@@ -79,12 +79,12 @@ def _text(table, path):
     known = lambda row: {k: v for k, v in row.items() if not pd.isna(v) and v != ''}
     return ''.join(json.dumps(known(r), ensure_ascii=False, default=int) + '\n' for r in table.astype(object).to_dict('records'))
 
-# %% ../nbs/api/04_results.ipynb #597dd182
+# %% ../nbs/api/04_results.ipynb #3e8baf0e
 def read_results(
     path, # CSV file, or JSON lines: of this package, or the results.jsonl of wise-ft
 ) -> pd.DataFrame:
     "Read a results table; ValueError names missing columns or values that aren't fractions."
-    path = Path(path)
+    path = existing_file(path, 'results table')
     if path.suffix == '.jsonl': return _read_lines(path)
     try: table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8')
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as e:
