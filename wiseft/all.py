@@ -10,6 +10,7 @@ from .files import *
 from .weights import *
 from .metrics import *
 from .robustness import *
+from .diversity import *
 from .results import *
 from .linesearch import *
 from .prompts import *

@@ -1,0 +1,150 @@
+"""What the long runs of this folder share: images decoded once, classifiers along alpha, one line of results a finished run."""
+import base64, json, platform, time
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+import fastai, numpy as np, open_clip, pandas as pd, torch, wiseft
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+from fastai.callback.core import Callback, CancelValidException
+from wiseft.datasets import load_suite, protocol
+from wiseft.evaluate import image_rows
+from wiseft.files import atomic_path, package_data, sha256_file
+from wiseft.finetune import clip_learner
+from wiseft.metrics import bootstrap_mean, paired_bootstrap
+from wiseft.models import load_clip, zeroshot_classifier
+from wiseft.weights import WeightPath
+
+ALPHAS = [round(a/10, 1) for a in range(1, 10)]
+
+
+def narrow_start():
+    "The embedded suite with the protocol's narrow reference, and its zero-shot classifier."
+    p = protocol()
+    suite = load_suite('icons').restrict_train(p['narrow_reference']['families'])
+    return suite, zeroshot_classifier(load_clip(), suite.classnames, p['templates']).eval()
+
+
+# ---------- training ----------
+
+class LastEpoch(Callback):
+    "No validation during a fit: the weights after the last epoch are those that count."
+    order = 50
+    def before_validate(self): raise CancelValidException
+
+
+def fit(dls, classifier, epochs, lr, seed, cbs=(), **kwargs):
+    "What `wiseft.finetune.finetune` does, on DataLoaders whose images stay decoded from run to run; returns the learner."
+    dls.train.seed, dls.train.epoch = seed, 0
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        learn = clip_learner(dls, classifier, precision='bf16', progress=False, cbs=[LastEpoch(), *cbs], **kwargs)
+        learn.start_accuracy = 0. # nothing is compared with it
+        return learn.fit_cosine(epochs, lr)
+
+
+# ---------- predictions ----------
+
+def looked_at(suite):
+    "The image sets that runs are judged by: (split, dataset) -> `ImageSet`, the reference's validation images first."
+    return {('validation', 'reference'): suite.validation} | {('test', d): s for d, s in suite.datasets().items()}
+
+
+def pixels(clip, sets):
+    "All images of several sets, transformed: (n, 3, height, width)."
+    x = torch.stack([clip.transform(s.open(i)) for s in sets for i in range(len(s))])
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def logits(classifier, x, precision='bf16'):
+    "Logits of images, (n, n_classes), computed in bfloat16 where autocast thinks it safe, or in single precision."
+    with torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bf16'):
+        return torch.cat([classifier.eval()(b).float() for b in x.split(256)])
+
+
+def along(zeroshot, finetuned, x, alphas=ALPHAS, precision='bf16'):
+    "(alpha, logits) of weight-space ensembles, one at a time."
+    path = WeightPath(zeroshot.copy(), zeroshot.state_dict(), finetuned.state_dict())
+    for a in alphas: yield a, logits(path(a), x, precision)
+
+
+# ---------- one line a run ----------
+
+def pack(correct):
+    "(n_classifiers, n_images) bool as text."
+    return base64.b64encode(np.packbits(correct, axis=1).tobytes()).decode()
+
+
+def unpack(text, n_images):
+    bits = np.frombuffer(base64.b64decode(text), np.uint8).reshape(-1, -(-n_images//8))
+    return np.unpackbits(bits, axis=1, count=n_images).astype(bool)
+
+
+def finished(path):
+    "Names of the runs that have their line."
+    return {json.loads(l)['run'] for l in open(path)} if path.exists() else set()
+
+
+def record(path, run, settings, classifiers, correct, began):
+    "Append a run's line: its settings, (method, alpha) of each classifier, and which images each got right."
+    line = dict(run=run, **settings, seconds=round(time.time()-began, 1), classifiers=classifiers, correct=pack(correct))
+    with open(path, 'a') as f: f.write(json.dumps(line) + '\n')
+    print(date.today(), time.strftime('%H:%M:%S'), run, line['seconds'], flush=True)
+
+
+def read_runs(path, suite):
+    "Table with a row a classifier (settings, method, alpha, accuracies), and correct, (n_classifiers, n_images), of `images`."
+    sets = looked_at(suite)
+    images = pd.concat([image_rows({d: s}, k) for (k, d), s in sets.items()], ignore_index=True).astype({'dataset': str})
+    lines = [json.loads(l) for l in open(path)]
+    correct = np.concatenate([unpack(l.pop('correct'), len(images)) for l in lines])
+    table = pd.DataFrame([l | dict(method=m, alpha=a) for l in lines for m, a in l.pop('classifiers')])
+    at = {d if k == 'test' else k: (images.split == k) & (images.dataset == d) for k, d in sets}
+    for name, mask in at.items(): table[name] = correct[:, mask].mean(1)
+    table['shift'] = table[list(suite.shifts)].mean(1)
+    return table, correct, images
+
+
+def _by_set(images, values, dataset):
+    "Set -> values, and -> units, of the test images of one set, or of all shifts."
+    chosen = images[images.is_shift if dataset == 'shift' else (images.dataset == dataset) & (images.split == 'test')]
+    sets = {d: rows.index for d, rows in chosen.groupby('dataset', sort=False)}
+    return {d: values[i].astype(float) for d, i in sets.items()}, {d: list(images.unit[i]) for d, i in sets.items()}
+
+
+def interval(images, values, dataset='shift'):
+    "(accuracy, low, high) of `values`, one an image: right or wrong, or the share of runs that were right."
+    return bootstrap_mean(*_by_set(images, values, dataset), n_resamples=2000)
+
+
+def difference(images, a, b, dataset='shift'):
+    "(b − a, low, high) on the same images, in points."
+    (a, units), (b, _) = _by_set(images, a, dataset), _by_set(images, b, dataset)
+    return tuple(100*v for v in paired_bootstrap(a, b, units, n_resamples=2000))
+
+
+def logit_axes(ax, xlim, ylim, step=5):
+    "Both axes of accuracies on logit scales, ticks in per cent; limits as fractions."
+    for axis, name, (lo, hi) in ((ax.xaxis, 'x', xlim), (ax.yaxis, 'y', ylim)):
+        ax.set(**{f'{name}scale': 'logit', f'{name}lim': (lo, hi)})
+        axis.set_major_locator(FixedLocator([t/100 for t in range(step, 100, step) if lo <= t/100 <= hi]))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(PercentFormatter(1, 0))
+    ax.grid(color='.92'); ax.set_axisbelow(True)
+
+
+# ---------- where it came from ----------
+
+@contextmanager
+def provenance(script, **more):
+    "Write provenance.json beside a script when it is through, or stopped."
+    began = time.time()
+    try: yield
+    finally:
+        file = Path(script).with_name('provenance.json')
+        before = json.loads(file.read_text())['seconds'] if file.exists() else 0
+        about = dict(command=f'python {Path(script).name}', **more, seconds=round(before + time.time()-began), threads=torch.get_num_threads(),
+            source_sha256={p.name: sha256_file(p) for p in (Path(script), Path(__file__))}, model_sha256=sha256_file(package_data('iconclip')/'open_clip_model.safetensors'),
+            suite_sha256=json.loads(package_data('icons.json').read_text())['sha256'], date=str(date.today()), machine=f'{platform.system()} {platform.machine()}, CPU only',
+            versions={m.__name__: m.__version__ for m in (wiseft, torch, fastai, open_clip)} | dict(python=platform.python_version()))
+        with atomic_path(file, force=True) as tmp: tmp.write_text(json.dumps(about, indent=1) + '\n')
