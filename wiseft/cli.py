@@ -7,9 +7,10 @@ __all__ = ['app', 'Output', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier
            'DataRoot', 'AllowIncomplete', 'Metrics', 'Shift', 'Commands', 'command', 'models', 'data', 'zeroshot',
            'finetune_', 'merge', 'evaluate_', 'sweep_', 'ensemble', 'OutputEnsemble', 'plot', 'report', 'demo']
 
-# %% ../nbs/api/70_cli.ipynb #d0a4fc91
+# %% ../nbs/api/70_cli.ipynb #2eb83a51
 import functools,os,sys,warnings
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated,List,Optional
 
@@ -38,10 +39,10 @@ def _text(column, v):
     if v != v: return ''
     return str(v) if not isinstance(v, float) else f'{v:g}' if column == 'alpha' else f'{v:.1f}'
 
-# %% ../nbs/api/70_cli.ipynb #f9583808
+# %% ../nbs/api/70_cli.ipynb #56192aeb
 def _warned(message, category, filename, lineno, file=None, line=None):
     "Show the library's own warnings in a line; those of what it stands on are for its developers"
-    if 'wiseft' in Path(filename).parts: _say(f'warning: {message}')
+    if Path(find_spec('wiseft').origin).parent in Path(filename).parents: _say(f'warning: {message}')
 
 _debug = False
 
