@@ -95,7 +95,7 @@ def score(
             rows += [dict(zip(_who, key)) | r | dict(metric=m) for r in [*mine.values(), *mean]]
     return results_table(rows)
 
-# %% ../nbs/api/31_evaluate.ipynb #fa14a127
+# %% ../nbs/api/31_evaluate.ipynb #f241db89
 MIN_GROUPS = 5 # groups in a set below which a bootstrap over them says nothing
 
 def _column(p, name):
@@ -108,6 +108,10 @@ def _share(p, name):
     v = _column(p, name)
     return v.mean(), *clopper_pearson(v.sum(), len(v))
 
+def _mean(p, name):
+    "Mean over images, with its bootstrap interval"
+    return bootstrap_mean({'': _column(p, name)}, {'': _groups(p) or list(p.unit)})
+
 def _groups(p): return list(p.group) if p.group.nunique() >= MIN_GROUPS else None
 
 def _f1(p):
@@ -118,10 +122,10 @@ def _worst(p):
     if p.group.isna().any(): raise ValueError(f'{p.dataset.iloc[0]}: images without a group, so there is no worst group')
     return worst_group(p.correct.astype(bool), list(p.group))
 
-# %% ../nbs/api/31_evaluate.ipynb #b3e79fa7
+# %% ../nbs/api/31_evaluate.ipynb #02fe8324
 METRICS = {'accuracy': lambda p: _share(p, 'correct'), 'top-5': lambda p: _share(p, 'top5'), 'macro-F1': _f1, 'worst-group accuracy': _worst,
            'ECE (15 bins)': lambda p: expected_calibration_error(_column(p, 'confidence'), p.correct.astype(bool), units=_groups(p)),
-           'NLL': lambda p: bootstrap_mean({'': _column(p, 'nll')}), 'Brier': lambda p: bootstrap_mean({'': _column(p, 'brier')})}
+           'NLL': lambda p: _mean(p, 'nll'), 'Brier': lambda p: _mean(p, 'brier')}
 _per_image = {'accuracy': 'correct', 'top-5': 'top5', 'NLL': 'nll', 'Brier': 'brier'}
 
 def _kept(p): return p[p.correct.notna()]
@@ -133,11 +137,16 @@ def _set_row(p, metric):
     value, low, high = METRICS[metric](kept)
     return dict(dataset=first.dataset, is_shift=first.is_shift, value=value, n=len(kept), low=low, high=high, n_skipped=_skipped(p), data_fingerprint=first.data_fingerprint)
 
+def _units(kept):
+    "What is drawn for a mean over sets: groups where every set has enough, else images (copies of one image together)"
+    of = 'group' if all(_groups(p) for p in kept.values()) else 'unit'
+    return {d: list(p[of]) for d, p in kept.items()}
+
 def _mean_row(sets, metric, rows):
-    "Mean over sets: bootstrap interval over units"
+    "Mean over sets, with its bootstrap interval"
     kept = {d: _kept(p) for d, p in sets.items()}
     value, low, high = np.mean([r['value'] for r in rows]), *((rows[0]['low'], rows[0]['high']) if len(rows) == 1 else (np.nan, np.nan))
-    if metric in _per_image: value, low, high = bootstrap_mean({d: _column(p, _per_image[metric]) for d, p in kept.items()}, {d: list(p.unit) for d, p in kept.items()})
+    if metric in _per_image: value, low, high = bootstrap_mean({d: _column(p, _per_image[metric]) for d, p in kept.items()}, _units(kept))
     prints = ' '.join(f'{d}:{p.data_fingerprint.iloc[0]}' for d, p in sets.items())
     return dict(dataset=MEAN, is_shift=True, value=value, n=sum(map(len, kept.values())), low=low, high=high, n_skipped=sum(map(_skipped, sets.values())),
                 data_fingerprint=hashlib.sha256(prints.encode()).hexdigest()[:12])
