@@ -113,4 +113,4 @@ def test_landing_page_with_images_of_ones_own(installed):
     photographs = "load_clip('ViT-B-32', 'laion2b_s34b_b79k')"
     assert photographs in own
     assert "mean over shifts" in script(installed, own.replace(photographs, "load_clip()"))
-    assert (installed[1] / "averaged").is_dir()
+    assert (installed[1] / "averaged-classifier").is_dir()
