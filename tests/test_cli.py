@@ -13,7 +13,7 @@ from conftest import python, run
 from typer.testing import CliRunner
 
 WISEFT = Path(sys.executable).with_name("wiseft")
-COMMANDS = "models data zeroshot finetune merge evaluate sweep ensemble plot report demo".split()
+COMMANDS = "models data cache zeroshot finetune merge evaluate sweep ensemble plot report demo".split()
 CLASSES = ["camera", "heart", "star"]
 
 

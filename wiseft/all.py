@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/api/99_all.ipynb #9a493047
+# %% ../nbs/api/99_all.ipynb #e89a603a
 from .files import *
 from .weights import *
 from .metrics import *
@@ -18,6 +18,7 @@ from .checkpoints import *
 from .images import *
 from .layouts import *
 from .datasets import *
+from .cache import *
 from .models import *
 from .predict import *
 from .evaluate import *

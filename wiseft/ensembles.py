@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DEFAULT_ALPHAS', 'mix_logits', 'mix_probabilities', 'AtAlpha', 'sweep', 'alpha_curves', 'choose_alpha']
 
-# %% ../nbs/api/50_ensembles.ipynb #d06d6633
-import numpy as np, pandas as pd, torch
+# %% ../nbs/api/50_ensembles.ipynb #f8644cf3
+import numpy as np, pandas as pd, psutil, torch
 from copy import deepcopy
 from functools import partial
 from .datasets import Suite
@@ -33,29 +33,41 @@ def mix_probabilities(
     "Output-space ensemble of probabilities"
     return (1-alpha)*zeroshot.softmax(-1) + alpha*finetuned.softmax(-1)
 
-# %% ../nbs/api/50_ensembles.ipynb #bbd1673c
+# %% ../nbs/api/50_ensembles.ipynb #433cef91
 class AtAlpha:
-    "Predicted classes at one `alpha`: the weights of a shared copy are overwritten, then it looks at the batch"
-    def __init__(self, path, alpha, project=lambda logits: logits): # `ImageSet.project` of the set that is looked at
-        self.path, self.alpha, self.project, self.device = path, alpha, project, next(path.target.parameters()).device
+    "Predicted classes at one `alpha`"
+    def __init__(self, at, alpha, device, project=lambda logits: logits): # function alpha -> classifier; `ImageSet.project` of the set that is looked at
+        self.at, self.alpha, self.device, self.project = at, alpha, device, project
     def __call__(self, x): # (n,) class indices
-        logits = self.path(self.alpha)(x)
+        logits = self.at(self.alpha)(x)
         if logits.isnan().any(): raise ValueError(f'NaN logits at alpha = {self.alpha:g}; the two classifiers may not be from one start')
         return self.project(logits).argmax(1)
 
-# %% ../nbs/api/50_ensembles.ipynb #7c64e6bc
+# %% ../nbs/api/50_ensembles.ipynb #5a04d8fd
 def _path(zeroshot, finetuned, precision):
     "The weights between two classifiers, and a copy of that precision to write them into"
     if hasattr(zeroshot, 'check_averageable'): zeroshot.check_averageable([finetuned])
-    copy = zeroshot.copy() if hasattr(zeroshot, 'copy') else deepcopy(zeroshot)
-    return WeightPath(_at(precision, copy).eval(), zeroshot.state_dict(), finetuned.state_dict())
+    return WeightPath(_at(precision, _copy(zeroshot)).eval(), zeroshot.state_dict(), finetuned.state_dict())
+
+def _copy(classifier): return classifier.copy() if hasattr(classifier, 'copy') else deepcopy(classifier)
 
 def _at(precision, classifier):
     "The classifier as it is, or a copy with weights in bfloat16"
     if precision not in (None, 'bf16'): raise ValueError(f"precision={precision!r}: expected 'bf16', or None for that of the classifiers")
     return classifier.to_bf16() if precision else classifier
 
-# %% ../nbs/api/50_ensembles.ipynb #e0824250
+# %% ../nbs/api/50_ensembles.ipynb #a34d01b6
+def _classifiers(path, alphas, copies):
+    "Function alpha -> classifier, and the modules behind it"
+    target = path.target
+    if copies is None: copies = len(alphas)*sum(t.nbytes for t, *_ in path.tensors) < _free_memory(next(target.parameters()).device)/2
+    if not copies: return path, [target]
+    made = {a: _copy(path(a)) for a in alphas}
+    return made.__getitem__, list(made.values())
+
+def _free_memory(device): return torch.cuda.mem_get_info(device)[0] if device.type == 'cuda' else psutil.virtual_memory().available # bytes
+
+# %% ../nbs/api/50_ensembles.ipynb #543c7c6f
 DEFAULT_ALPHAS = tuple(np.round(np.linspace(0, 1, 11), 10))
 
 def sweep(
@@ -70,6 +82,7 @@ def sweep(
     batch_size=256,
     workers=None,           # decoding processes; None: some for sets above 200 MB
     precision=None,         # 'bf16': forward passes with weights in bfloat16, compared with fp32 on a sample
+    copies:bool=None,       # hold a classifier for every alpha, or one that is overwritten; None: all, if they take up to half of the free memory
     progress=True           # show progress bars
 ): # results table, or (results table, predictions)
     "Accuracy of the end points and of weight-space, logit and probability ensembles between them"
@@ -79,9 +92,11 @@ def sweep(
     transform, datasets = common_transform({m: c for (m, _), c in ends.items()}), suite.datasets(split)
     for (m, _), c in ends.items(): check_classes(c, suite, f'the {m} classifier')
     predicted = {}
-    with shared_layers([*ends.values(), path.target]):
+    at, between = _classifiers(path, inner, copies)
+    device = next(path.target.parameters()).device
+    with shared_layers([*ends.values(), *between]):
         for d, images in datasets.items():
-            functions = ends | {('weight-space', a): AtAlpha(path, a, images.project) for a in inner}
+            functions = ends | {('weight-space', a): AtAlpha(at, a, device, images.project) for a in inner}
             out, kept, _ = run_all(functions, images, transform, batch_size=batch_size, workers=workers, progress=progress)
             for k, z in (out | _output_space(*(out[k] for k in ends), inner, images.project)).items():
                 predicted.setdefault(k, {})[d] = predicted_classes(z, kept, images, f'the {k[0]} classifier')

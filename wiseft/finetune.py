@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['evaluation_pixels', 'crop_box', 'PixelSource', 'ClipDL', 'OpenImage', 'clip_dataloaders', 'ClipLearner',
-           'FreezeBatchNorm', 'Bf16', 'ClipGradients', 'Watch', 'tower_blocks', 'choose_weights', 'FeatureSource',
-           'HeadOnFeatures', 'feature_dataloaders', 'check_dataloaders', 'clip_learner', 'cosine_lr', 'CosineSchedule',
-           'Checkpoint', 'finetune']
+           'FreezeBatchNorm', 'Bf16', 'WaitForImages', 'ClipGradients', 'Watch', 'tower_blocks', 'choose_weights',
+           'FeatureSource', 'HeadOnFeatures', 'feature_dataloaders', 'check_dataloaders', 'clip_learner', 'cosine_lr',
+           'CosineSchedule', 'Checkpoint', 'finetune']
 
-# %% ../nbs/api/40_finetune.ipynb #87d22869
+# %% ../nbs/api/40_finetune.ipynb #1cbe06b8
 import math, torch, warnings
 import fastai.vision.data, fastai.vision.learner # how fastai shows batches and results of images
 import numpy as np
@@ -35,30 +35,34 @@ from pathlib import Path
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
+from time import perf_counter
 from torch import nn
 from torch.utils.data import TensorDataset
 from .datasets import ImageSet, Suite, UnreadableImage, folder_suite, open_image
+from .cache import Pixels, ShortSide, check_skipped, decoding_workers, decode_once, split_transform
 from .files import atomic_path
-from .predict import MAX_SKIPPED
+from .predict import extract_features
 from .weights import state_hash
 
-# %% ../nbs/api/40_finetune.ipynb #7065dad3
+# %% ../nbs/api/40_finetune.ipynb #90df788b
 def _clip(clip): return getattr(clip, 'clip', clip) # of an `ImageClassifier`, or the `Clip` itself
 
 def _mean_std(clip):
     "What colours are normalised with: two tensors (3,)"
     return [torch.tensor(_clip(clip).preprocess[k], dtype=torch.float32) for k in ('mean', 'std')]
 
+def _evaluation_size(clip):
+    "What a CLIP's own transform does to an image before it becomes a tensor"
+    prepare,_ = split_transform(clip.transform)
+    if prepare is None: raise ValueError("The transform of this CLIP isn't one of open_clip's: make fastai DataLoaders of your own for it.")
+    return prepare
+
 def evaluation_pixels(
     clip, # `Clip` or `ImageClassifier`
     image, # PIL image
 ) -> np.ndarray: # (height, width, 3), uint8
     "What the CLIP's own transform makes of an image, before it is normalised"
-    mean,std = (t[:,None,None] for t in _mean_std(clip))
-    x = 255*(clip.transform(image)*std + mean)
-    if (x-x.round()).abs().max() > .05: raise ValueError(
-        "The transform of this CLIP doesn't give 8-bit pixels normalised with its own mean and std; make fastai DataLoaders of your own for it.")
-    return x.round().permute(1,2,0).byte().numpy()
+    return np.array(_evaluation_size(clip)(image))
 
 # %% ../nbs/api/40_finetune.ipynb #4be7f437
 def crop_box(
@@ -74,25 +78,21 @@ def crop_box(
     left,top = x*(width-w), y*(height-h)
     return left, top, min(left+w, width), min(top+h, height)
 
-# %% ../nbs/api/40_finetune.ipynb #e576e8c9
-def _decoded_bytes(images, probes=16):
-    "About how much memory a set takes when decoded"
-    sizes = []
-    for i in np.linspace(0, len(images)-1, min(probes, len(images))).astype(int):
-        try:
-            with Image.open(images.paths[i]) as im: sizes.append(3*im.width*im.height)
-        except OSError: pass
-    return int(np.mean(sizes or [0])*len(images))
-
-# %% ../nbs/api/40_finetune.ipynb #361c9687
+# %% ../nbs/api/40_finetune.ipynb #cad96466
 class PixelSource:
-    "Batches of an image set as 8-bit pixels of the CLIP's size; small sets are decoded once"
-    def __init__(self, images, clip, crop_scale=None, memory=2**30):
-        self.images,self.clip,self.crop_scale = images,clip,crop_scale
-        self.skipped,self.decoded,self.evaluated,self.keep = {},{},{},_decoded_bytes(images) <= memory
+    "Batches of an image set as 8-bit pixels of the CLIP's size"
+    def __init__(self, images, clip, crop_scale=None, progress=True):
+        self.images,self.crop_scale,self.size,self.progress,self.skipped,self.kept = images,crop_scale,_clip(clip).image_size,progress,{},set()
+        self.whole = Pixels(images, _evaluation_size(clip))
+        self.roomy = Pixels(images, ShortSide(math.ceil(max(self.size)/crop_scale[0]))) if crop_scale else self.whole
 
     @property
     def fingerprint(self): return f'{self.images.fingerprint}, crops {self.crop_scale}'
+
+    def decode_once(self, crops): # in the main process, before workers start
+        pixels = self.roomy if crops else self.whole
+        if pixels.kept is None and pixels not in self.kept: decode_once(pixels, progress=self.progress)
+        self.kept.add(pixels)
 
     def batch(self, idxs, draws=None): # draws: random numbers for the crops of all images; None: no crops
         xs = {i: self.pixels(i) if draws is None or not self.crop_scale else self.crop(i, draws[i]) for i in idxs}
@@ -101,39 +101,23 @@ class PixelSource:
         x = torch.from_numpy(np.stack([xs[i] for i in idxs])).permute(0,3,1,2)
         return TensorImage(x), TensorCategory(torch.from_numpy(self.images.labels[idxs]))
 
-    def pixels(self, i): return self.remember(self.evaluated, i, self.evaluate)
-    def crop(self, i, draws):
-        if (im := self.remember(self.decoded, i, self.decode)) is None: return None
-        h,w = _clip(self.clip).image_size
-        return np.asarray(im.resize((w,h), Image.Resampling.BICUBIC, box=crop_box(draws, *im.size, self.crop_scale)))
-
-# %% ../nbs/api/40_finetune.ipynb #084fd80a
+# %% ../nbs/api/40_finetune.ipynb #4294084b
 @patch
-def remember(self:PixelSource, cache, i, make):
-    "`make(i)`, from memory if it is there"
-    if i in cache: return cache[i]
-    made = make(i)
-    if self.keep: cache[i] = made
-    return made
+def crop(self:PixelSource, i, draws):
+    if (a := self.pixels(i, self.roomy)) is None: return None
+    im,(h,w) = Image.fromarray(a), self.size
+    return np.asarray(im.resize((w,h), Image.Resampling.BICUBIC, box=crop_box(draws, *im.size, self.crop_scale)))
 
 @patch
-def evaluate(self:PixelSource, i):
-    "Image `i` as the CLIP's transform sees it; None if unreadable"
-    im = self.decode(i)
-    return None if im is None else evaluation_pixels(self.clip, im)
-
-@patch
-def decode(self:PixelSource, i):
+def pixels(self:PixelSource, i, source=None):
     "Image `i`; None, and a warning the first time, if unreadable"
     if i in self.skipped: return None
-    try: return self.images.open(i)
+    try: return (source or self.whole)[i]
     except UnreadableImage as e: self.skipped[i] = str(e)
-    if len(self.skipped) > MAX_SKIPPED*len(self.images): raise ValueError(
-        f'{self.images.name}: {len(self.skipped)} of {len(self.images)} images unreadable so far, more than {MAX_SKIPPED:.0%}; '
-        f'repair or remove them (`wiseft data FOLDER` lists all): {"; ".join(list(self.skipped.values())[:3])}')
+    check_skipped(self.images, list(self.skipped.values()))
     warnings.warn(f'Left out of fine-tuning: {self.skipped[i]}', stacklevel=2)
 
-# %% ../nbs/api/40_finetune.ipynb #c0def069
+# %% ../nbs/api/40_finetune.ipynb #28104df6
 class ClipDL(TfmdDL):
     "A fastai `DataLoader` whose order and crops follow from its seed and its count of epochs alone"
     def __init__(self, dataset, source=None, seed=0, **kwargs):
@@ -143,6 +127,10 @@ class ClipDL(TfmdDL):
     def new(self, dataset=None, cls=None, **kwargs):
         own = dict(source=self.source, seed=self.seed) if dataset is None else {}
         return super().new(dataset, cls, **{**own, **kwargs})
+
+    def before_iter(self):
+        super().before_iter()
+        if isinstance(self.source, PixelSource): self.source.decode_once(crops=self.shuffle)
 
     def one_batch(self):
         epoch = self.epoch
@@ -171,15 +159,16 @@ class OpenImage(Transform):
     def encodes(self, o:Path|str|Image.Image):
         return PILImage.create(evaluation_pixels(self.clip, o if isinstance(o, Image.Image) else open_image(o)))
 
-# %% ../nbs/api/40_finetune.ipynb #a35c3c9a
+# %% ../nbs/api/40_finetune.ipynb #617278f1
 def clip_dataloaders(
     source, # `ImageSet`, `Suite` (its reference is used), or a folder that `folder_suite` understands
     clip, # `Clip` or `ImageClassifier`
     batch_size:int=128,
     validation=None, # `ImageSet` to watch; default the suite's or folder's, or a tenth of `source`
     crop_scale=(.9, 1.), # part of the area that crops of training images keep; None: no crops
-    workers:int=0, # processes that decode; for photographs, not for icons
+    workers:int=0, # processes that crop, and decode what the cache has no room for; for photographs, not for icons
     seed:int=0, # of order and crops
+    progress:bool=True, # show a bar while many images are decoded
 ) -> DataLoaders: # fastai's, on the device of the CLIP
     "fastai `DataLoaders` with this CLIP's size and normalisation"
     sets = _train_validation(source, validation)
@@ -189,7 +178,7 @@ def clip_dataloaders(
     ds = Datasets(tls=[TfmdLists(paths, OpenImage(clip), splits=splits),
                        TfmdLists(names, Categorize(vocab=sets[0].classnames, sort=False), splits=splits)])
     floats = [IntToFloatTensor(), Normalize.from_stats(*_mean_std(clip), cuda=False)]
-    dls = [ClipDL(ds.subset(i), PixelSource(s, clip, crop_scale if i==0 else None), seed, bs=batch_size, shuffle=i==0,
+    dls = [ClipDL(ds.subset(i), PixelSource(s, clip, crop_scale if i==0 else None, progress), seed, bs=batch_size, shuffle=i==0,
                   num_workers=workers, after_item=ToTensor(), after_batch=floats) for i,s in enumerate(sets)]
     return DataLoaders(*dls, device=_clip(clip).device)
 
@@ -257,6 +246,19 @@ class Bf16(Callback):
     def leave_autocast(self):
         if self.autocast: self.autocast.__exit__(None, None, None)
         self.autocast = None
+
+# %% ../nbs/api/40_finetune.ipynb #bb73871e
+class WaitForImages(Callback):
+    "Tell in the progress bar what `share` of an epoch's time went into waiting for images"
+    order,share = ProgressCallback.order+1,0.
+    def before_train(self): self.began = self.since = perf_counter(); self.waited = 0.
+    def before_batch(self):
+        if self.training: self.waited += perf_counter()-self.since
+    def after_batch(self):
+        if not self.training: return
+        self.since = perf_counter()
+        self.share = self.waited/(self.since-self.began)
+        if bar := getattr(getattr(self.learn, 'progress', None), 'pbar', None): bar.comment += f', waiting for images {self.share:.0%} of the time'
 
 # %% ../nbs/api/40_finetune.ipynb #6ccc6352
 def _stop(learn, what):
@@ -364,20 +366,27 @@ class HeadOnFeatures(nn.Module):
         self.classifier = classifier
     def forward(self, x): return self.classifier.head(x) if x.ndim == 2 else self.classifier(x)
 
-# %% ../nbs/api/40_finetune.ipynb #7fdcbea3
+# %% ../nbs/api/40_finetune.ipynb #572e9f6d
 def feature_dataloaders(
     dls:DataLoaders, # of images
     classifier, # `ImageClassifier`
 ) -> DataLoaders: # of features (dim,) and labels
     "Loaders of the features of other loaders' images, computed once and without random crops"
-    sources = [FeatureSource(*_all_features(dl.new(shuffle=False, drop_last=False), classifier.eval())) for dl in dls]
+    sources = [FeatureSource(*_all_features(dl, classifier)) for dl in dls]
     return DataLoaders(*[ClipDL(TensorDataset(s.features, s.labels), s, getattr(dl, 'seed', 0), bs=dl.bs, shuffle=dl.shuffle, num_workers=0)
                          for s,dl in zip(sources, dls)], device=classifier.device)
 
 @torch.no_grad()
 def _all_features(dl, classifier):
-    pairs = [(classifier.features(torch.Tensor(x).to(classifier.device)).cpu(), torch.as_tensor(y).long().cpu()) for x,y in dl]
+    if isinstance(source := getattr(dl, 'source', None), PixelSource): return _features_of(source, classifier, dl.bs)
+    pairs = [(classifier.features(torch.Tensor(x).to(classifier.device)).cpu(), torch.as_tensor(y).long().cpu()) for x,y in dl.new(shuffle=False, drop_last=False)]
     return [torch.cat(o) for o in zip(*pairs)]
+
+def _features_of(source, classifier, batch_size):
+    "From the cache, where an earlier training may have left them"
+    f = extract_features(classifier, source.images, batch_size, progress=source.progress and decoding_workers(source.images) > 0)
+    for path, reason in f.skipped: warnings.warn(f'Left out of fine-tuning: {reason}', stacklevel=2)
+    return f.features,f.labels
 
 # %% ../nbs/api/40_finetune.ipynb #4af0c617
 def check_dataloaders(
@@ -438,7 +447,7 @@ def _check_pixels(x, clip):
     if low < -.05 or high > 1.05: raise ValueError(
         f"The images are normalised otherwise: undone with this CLIP's mean and std they span {low:.3g} to {high:.3g} instead of 0 to 1; {_remedy(clip)}.")
 
-# %% ../nbs/api/40_finetune.ipynb #01f7fc6e
+# %% ../nbs/api/40_finetune.ipynb #9358c35b
 def clip_learner(
     dls:DataLoaders, # from `clip_dataloaders`, or any of fastai's with the CLIP's size and normalisation
     classifier, # `ImageClassifier` to start from; it is not changed
@@ -463,7 +472,7 @@ def clip_learner(
     choose_weights(model, train)
     image_dls = dls
     if train == 'head': dls,model = feature_dataloaders(dls, model), HeadOnFeatures(model)
-    cbs = [ClipGradients(clip_norm), Watch(), *[Bf16()]*(precision=='bf16'), *[FreezeBatchNorm()]*(not train_batchnorm), *L(cbs)]
+    cbs = [ClipGradients(clip_norm), Watch(), WaitForImages(), *[Bf16()]*(precision=='bf16'), *[FreezeBatchNorm()]*(not train_batchnorm), *L(cbs)]
     learn = ClipLearner(dls, model, CrossEntropyLossFlat(label_smoothing=label_smoothing), partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True)),
                         splitter=_groups, wd=wd, wd_bn_bias=True, metrics=metrics, cbs=cbs, **{'lr': 3e-5, **kwargs})
     learn.image_dls = image_dls
@@ -583,7 +592,7 @@ def _load_checkpoint(cb, learn):
     cb.done,cb.epochs_before,learn.start_accuracy = (position[k] for k in ('step', 'epochs_before', 'start_accuracy'))
     cb.noise = {k: v for k,v in tensors.items() if k.startswith('noise.')}
 
-# %% ../nbs/api/40_finetune.ipynb #78bd816e
+# %% ../nbs/api/40_finetune.ipynb #8b151d3b
 def finetune(
     classifier, # `ImageClassifier` to start from; it is not changed
     train, # `ImageSet`, `Suite` or folder
@@ -604,7 +613,7 @@ def finetune(
     "Fine-tune a classifier with the paper's recipe"
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        dls = clip_dataloaders(train, classifier, batch_size, validation, crop_scale, workers, seed)
+        dls = clip_dataloaders(train, classifier, batch_size, validation, crop_scale, workers, seed, progress)
         learn = clip_learner(dls, classifier, layers, precision=precision, progress=progress, **kwargs)
         learn.fit_cosine(epochs, lr, warmup_steps, checkpoint_dir, checkpoint_steps, resume)
     return learn.classifier.eval()

@@ -31,13 +31,16 @@ def to_rgb(im):
     im = im.convert('RGBA')
     return Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im).convert('RGB')
 
-# %% ../nbs/api/11_images.ipynb #8b37f5be
+# %% ../nbs/api/11_images.ipynb #a11158d3
 def open_image(
-    path # an image file
+    path,         # an image file
+    at_least=None # short side in pixels that a JPEG may be decoded at, if that is 1/2, 1/4 or 1/8 of its own or more; None: whole
 ): # 8-bit RGB PIL image, decoded
     "Decode an image file; `UnreadableImage` says why it can't be"
     try:
-        with Image.open(path) as im: return to_rgb(im)
+        with Image.open(path) as im:
+            if at_least: im.draft(None, (at_least, at_least))
+            return to_rgb(im)
     except MemoryError: raise
     except Exception as e: raise UnreadableImage(f'{path}: {_reason(e)}') from e
 
@@ -48,7 +51,7 @@ def _reason(e):
     if isinstance(e, Image.UnidentifiedImageError): return 'not an image (the content is of no known image format)'
     return str(e) or type(e).__name__
 
-# %% ../nbs/api/11_images.ipynb #acdf001f
+# %% ../nbs/api/11_images.ipynb #dd261315
 @dataclass
 class ImageSet:
     "Labelled image files with common class names"
@@ -70,9 +73,9 @@ class ImageSet:
         if self.units is None: self.units = [str(p) for p in self.paths]
         _check_lengths(self)
     def __len__(self): return len(self.paths)
-    def open(self, i): # RGB PIL image
-        "Decode image `i`"
-        im = open_image(self.paths[i]) if self.pixels is None else Image.fromarray(self.pixels[i])
+    def open(self, i, at_least=None): # RGB PIL image
+        "Decode image `i`, a large JPEG not much larger than `at_least` pixels on the short side if that is given"
+        im = open_image(self.paths[i], None if self.border else at_least) if self.pixels is None else Image.fromarray(self.pixels[i])
         return im.crop((self.border, self.border, im.width-self.border, im.height-self.border)) if self.border else im
     def files(self): # (n,) file names relative to `root`, with forward slashes
         "Names for tables and fingerprints"
