@@ -106,14 +106,14 @@ def make_room():
         unfinished = folder.name.startswith('.')
         if time.time()-used > 86400 if unfinished else total > cache_limit(): _remove(folder); total -= size
 
-# %% ../nbs/api/13_cache.ipynb #0d1fa165
+# %% ../nbs/api/13_cache.ipynb #6b2e200a
 def cache_table()->pd.DataFrame: # columns kind, set, images, MB, last used
     "What the cache holds, the newest first"
     rows = []
     for folder, (size, used) in reversed(_entries().items()):
         try: about = json.loads((folder/'about.json').read_text())
         except OSError: about = {} # unfinished
-        rows.append((folder.parent.name, about.get('name', 'unfinished'), about.get('n', 0), size/1e6, pd.Timestamp(used, unit='s').round('s')))
+        rows.append((folder.parent.name, about.get('name', 'unfinished'), about.get('n', 0), size/1e6, pd.Timestamp.fromtimestamp(used).round('s')))
     return pd.DataFrame(rows, columns=['kind', 'set', 'images', 'MB', 'last used'])
 
 def clear_cache():
