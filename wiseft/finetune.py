@@ -6,7 +6,7 @@
 __all__ = ['evaluation_pixels', 'crop_box', 'PixelSource', 'ClipDL', 'OpenImage', 'clip_dataloaders', 'ClipLearner',
            'FreezeBatchNorm', 'Bf16', 'WaitForImages', 'ClipGradients', 'Watch', 'tower_blocks', 'choose_weights',
            'FeatureSource', 'HeadOnFeatures', 'feature_dataloaders', 'check_dataloaders', 'clip_learner', 'cosine_lr',
-           'CosineSchedule', 'Checkpoint', 'finetune']
+           'CosineSchedule', 'Checkpoint', 'finetune', 'TimeAverage', 'EMA', 'SWA']
 
 # %% ../nbs/api/40_finetune.ipynb #1cbe06b8
 import math, torch, warnings
@@ -617,3 +617,43 @@ def finetune(
         learn = clip_learner(dls, classifier, layers, precision=precision, progress=progress, **kwargs)
         learn.fit_cosine(epochs, lr, warmup_steps, checkpoint_dir, checkpoint_steps, resume)
     return learn.classifier.eval()
+
+# %% ../nbs/api/40_finetune.ipynb #3691d651
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_avg_fn
+
+# %% ../nbs/api/40_finetune.ipynb #ff5b2355
+class TimeAverage(Callback):
+    "Average of the weights that a fit passes through, kept beside them"
+    tuned = None
+    def begin(self, **formula): # of `AveragedModel`
+        if hasattr(self.learn, 'checkpoint'): raise ValueError(f'A checkpoint does not hold the {self.__class__.__name__}: leave out checkpoint_dir.')
+        self.tuned = self.learn.classifier
+        self.weights = nn.ModuleDict(dict(visual=self.tuned.visual, head=self.tuned.head))
+        self.average = AveragedModel(self.weights, use_buffers=True, **formula)
+
+    def update(self): self.average.update_parameters(self.weights)
+
+    @property
+    def classifier(self): # `ImageClassifier` with alpha 1
+        "The average as it is now, as a classifier of its own"
+        if self.tuned is None: raise RuntimeError(f'This {self.__class__.__name__} has averaged nothing yet: give it to a fit as one of its cbs.')
+        new = self.tuned.copy()
+        new.load_state_dict({k: v for k,v in self.average.module.state_dict().items() if v.is_floating_point()}, strict=False)
+        return new.eval()
+
+# %% ../nbs/api/40_finetune.ipynb #88362beb
+class EMA(TimeAverage):
+    "Exponential moving average of the weights after every step, from those before the first on"
+    def __init__(self, decay=.999): self.decay = decay # the part of the old average that each step leaves
+    def before_fit(self):
+        self.begin(multi_avg_fn=get_ema_multi_avg_fn(self.decay))
+        self.update()
+    def after_batch(self):
+        if self.training: self.update()
+
+class SWA(TimeAverage):
+    "Mean of the weights after each epoch of the last part of a fit"
+    def __init__(self, start=.5): self.start = start # part of the epochs after which it begins
+    def before_fit(self): self.begin(avg_fn=get_swa_avg_fn())
+    def after_epoch(self):
+        if self.epoch+1 > self.start*self.n_epoch: self.update()
