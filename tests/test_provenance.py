@@ -20,11 +20,13 @@ def versions(path):
 
 @pytest.mark.parametrize("path", RECORDS, ids=str)
 def test_provenance(path):
-    said = json.loads((ROOT / path).read_text())
-    assert not SAID - set(said)
-    assert date.fromisoformat(said["date"]) <= date.today()
-    script = re.match(r"python (\w+\.py)", said["command"])[1]
-    assert script in said["source_sha256"] and {"wiseft", "torch", "python"} <= set(said["versions"])
-    for name, sha in said["source_sha256"].items():
-        source = next(folder / name for folder in path.parents if (ROOT / folder / name).exists())
-        assert sha in versions(source), f"{source} was never what {path} says it was made with"
+    entries = json.loads((ROOT / path).read_text())
+    assert entries, "one entry for each invocation that made the results"
+    for said in entries:
+        assert not SAID - set(said)
+        assert date.fromisoformat(said["date"]) <= date.today()
+        script = re.match(r"python (\w+\.py)", said["command"])[1]
+        assert script in said["source_sha256"] and {"wiseft", "torch", "python"} <= set(said["versions"])
+        for name, sha in said["source_sha256"].items():
+            source = next(folder / name for folder in path.parents if (ROOT / folder / name).exists())
+            assert sha in versions(source), f"{source} was never what {path} says it was made with"

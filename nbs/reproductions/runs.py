@@ -135,16 +135,31 @@ def logit_axes(ax, xlim, ylim, step=5):
 
 # ---------- where it came from ----------
 
+def n_results(folder):
+    "How many lines of results a folder has."
+    lines = {f: len(f.read_text().splitlines()) for f in [*Path(folder).glob('runs*.jsonl'), *Path(folder).glob('results.csv')]}
+    return sum(n - (f.suffix == '.csv') for f, n in lines.items()) # a header is none
+
+
 @contextmanager
 def provenance(script, **more):
-    "Write provenance.json beside a script when it is through, or stopped."
-    began = time.time()
+    "Add to provenance.json beside a script: one entry an invocation, also where it is stopped; the source is that of its start."
+    folder, began, sources = Path(script).parent, time.time(), {p.name: sha256_file(p) for p in (Path(script), Path(__file__))}
+    before, file = n_results(folder), folder/'provenance.json'
     try: yield
     finally:
-        file = Path(script).with_name('provenance.json')
-        before = json.loads(file.read_text())['seconds'] if file.exists() else 0
-        about = dict(command=f'python {Path(script).name}', **more, seconds=round(before + time.time()-began), threads=torch.get_num_threads(),
-            source_sha256={p.name: sha256_file(p) for p in (Path(script), Path(__file__))}, model_sha256=sha256_file(package_data('iconclip')/'open_clip_model.safetensors'),
-            suite_sha256=json.loads(package_data('icons.json').read_text())['sha256'], date=str(date.today()), machine=f'{platform.system()} {platform.machine()}, CPU only',
+        about = dict(command=f'python {Path(script).name}', **more, date=str(date.today()), seconds=round(time.time()-began), added=n_results(folder)-before,
+            threads=torch.get_num_threads(), machine=f'{platform.system()} {platform.machine()}, CPU only', source_sha256=sources,
+            model_sha256=sha256_file(package_data('iconclip')/'open_clip_model.safetensors'), suite_sha256=json.loads(package_data('icons.json').read_text())['sha256'],
             versions={m.__name__: m.__version__ for m in (wiseft, torch, fastai, open_clip)} | dict(python=platform.python_version()))
-        with atomic_path(file, force=True) as tmp: tmp.write_text(json.dumps(about, indent=1) + '\n')
+        entries = (json.loads(file.read_text()) if file.exists() else []) + [about]
+        with atomic_path(file, force=True) as tmp: tmp.write_text(json.dumps(entries, indent=1) + '\n')
+
+
+def made(folder='.'):
+    "The invocations that made a folder's results, as a table; between them they made every line."
+    entries = json.loads((Path(folder)/'provenance.json').read_text())
+    table = pd.DataFrame([e | {'seeds': ', '.join(map(str, e['seeds'])), 'source': ' '.join(f'{k} {v[:8]}' for k, v in e['source_sha256'].items()),
+                               'versions': ' '.join(f'{k} {v}' for k, v in e['versions'].items())} for e in entries])
+    assert table.added.sum() == n_results(folder), f'{table.added.sum()} lines accounted for, {n_results(folder)} there'
+    return table.rename(columns=dict(added='results added')).set_index('command')[['seeds', 'date', 'seconds', 'results added', 'threads', 'machine', 'source', 'versions']]

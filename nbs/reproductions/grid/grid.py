@@ -5,17 +5,16 @@
 
 The protocol's own setting is run with three seeds. Runs come in a random order, so that a part of them is a sample of the grid.
 """
-import os, random, sys, time, warnings
+import random, sys, time
 from pathlib import Path
 import numpy as np, torch
 from fastai.callback.core import Callback
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 from runs import along, finished, fit, logits, looked_at, narrow_start, pixels, provenance, record
 from wiseft.datasets import protocol
-from wiseft.finetune import clip_dataloaders
+from wiseft.finetune import EMA, clip_dataloaders
 
 RUNS = HERE/'runs.jsonl'
 LRS, EPOCHS = (1e-4, 3e-4, 1e-3, 3e-3), (5, 10, 20)
@@ -31,16 +30,6 @@ class PullBack(Callback):
         for p, p0 in zip(self.model.parameters(), self.start): p.grad.add_(p.detach()-p0, alpha=self.strength)
 
 
-class EMA(Callback):
-    "Exponential moving average of the weights from the first step on; the model has them after the fit."
-    order = 60
-    def __init__(self, decay): self.decay = decay
-    def before_fit(self): self.mean = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.decay)); self.mean.update_parameters(self.model)
-    def after_batch(self):
-        if self.training: self.mean.update_parameters(self.model)
-    def after_fit(self): self.model.load_state_dict(self.mean.module.state_dict())
-
-
 def settings():
     "Every run, as dicts: the protocol's with three seeds, then the grid."
     r = protocol()['recipe']
@@ -50,14 +39,18 @@ def settings():
     return main + [g for g in grid if g not in main]
 
 
-def callbacks(start, l2=0., decay=None): return [*[PullBack(start.parameters(), l2)]*(l2 > 0), *([EMA(decay)] if decay else [])]
+def tune(s, dls, start):
+    "The classifier that a fine-tuning ends with, or its moving average."
+    o = dict(REGULARISERS[s['regulariser']])
+    l2, decay = o.pop('l2', None), o.pop('decay', None)
+    cbs = [PullBack(start.parameters(), l2)] if l2 else [EMA(decay)] if decay else []
+    last = fit(dls, start, s['epochs'], s['lr'], s['seed'], cbs, **o).classifier
+    return cbs[0].classifier if decay else last
 
 
 def run(s, dls, start, x, labels):
     "One fine-tuning: (method, alpha) of each classifier, and which images it got right."
-    o = dict(REGULARISERS[s['regulariser']])
-    cbs = callbacks(start, o.pop('l2', 0.), o.pop('decay', None))
-    tuned = fit(dls, start, s['epochs'], s['lr'], s['seed'], cbs, **o).classifier
+    tuned = tune(s, dls, start)
     right = {('weight-space', a): z.argmax(1) == labels for a, z in along(start, tuned, x)} | {('fine-tuned', 1.): logits(tuned, x).argmax(1) == labels}
     return list(right), torch.stack(list(right.values())).numpy()
 
