@@ -14,7 +14,7 @@ SAID = {"command", "seconds", "source_sha256", "model_sha256", "suite_sha256", "
 def versions(path):
     "SHA-256 of a file as it is, and as it was at every commit."
     yield hashlib.sha256((ROOT / path).read_bytes()).hexdigest()
-    for commit in run("git", "log", "--format=%H", "--diff-filter=d", "--", path, cwd=ROOT).stdout.split():
+    for commit in run("git", "log", "--format=%H", "--diff-filter=AM", "--", path, cwd=ROOT).stdout.split():
         yield run("sh", "-c", f"git show {commit}:{path} | sha256sum", cwd=ROOT).stdout.split()[0]
 
 
