@@ -105,10 +105,14 @@ def read_runs(path, suite):
     return table, correct, images
 
 
+def chosen(images, dataset='shift'):
+    "Which rows are test images of one set, or of all shifts."
+    return images.is_shift if dataset == 'shift' else (images.dataset == dataset) & (images.split == 'test')
+
+
 def _by_set(images, values, dataset):
     "Set -> values, and -> units, of the test images of one set, or of all shifts."
-    chosen = images[images.is_shift if dataset == 'shift' else (images.dataset == dataset) & (images.split == 'test')]
-    sets = {d: rows.index for d, rows in chosen.groupby('dataset', sort=False)}
+    sets = {d: rows.index for d, rows in images[chosen(images, dataset)].groupby('dataset', sort=False)}
     return {d: values[i].astype(float) for d, i in sets.items()}, {d: list(images.unit[i]) for d, i in sets.items()}
 
 
@@ -121,6 +125,18 @@ def difference(images, a, b, dataset='shift'):
     "(b − a, low, high) on the same images, in points."
     (a, units), (b, _) = _by_set(images, a, dataset), _by_set(images, b, dataset)
     return tuple(100*v for v in paired_bootstrap(a, b, units, n_resamples=2000))
+
+
+def accuracies(runs, correct, images, by, datasets=('reference', 'shift')):
+    "Accuracies of groups of classifiers (each the mean of its runs) in per cent, with numbers of images and 95 % intervals over images."
+    rows = []
+    for key, t in runs.groupby(by, sort=False):
+        values = correct[t.index].mean(0)
+        rows.append(dict(zip(by, key)) | {('', 'runs'): len(t)} | {(f'{d}, n = {chosen(images, d).sum():,}', c): 100*v
+                    for d in datasets for c, v in zip(('accuracy', 'low', 'high'), interval(images, values, d))})
+    table = pd.DataFrame(rows).set_index(by)
+    table.columns = pd.MultiIndex.from_tuples(table.columns)
+    return table.round(1)
 
 
 def logit_axes(ax, xlim, ylim, step=5):
