@@ -178,4 +178,4 @@ def made(folder='.'):
     table = pd.DataFrame([e | {'seeds': ', '.join(map(str, e['seeds'])), 'source': ' '.join(f'{k} {v[:8]}' for k, v in e['source_sha256'].items()),
                                'versions': ' '.join(f'{k} {v}' for k, v in e['versions'].items())} for e in entries])
     assert table.added.sum() == n_results(folder), f'{table.added.sum()} lines accounted for, {n_results(folder)} there'
-    return table.rename(columns=dict(added='results added')).set_index('command')[['seeds', 'date', 'seconds', 'results added', 'threads', 'machine', 'source', 'versions']]
+    return table.rename(columns=dict(added='results added')).set_index('command')[['seeds', 'date', 'seconds', 'results added', 'threads', 'machine', 'source', 'versions', *(['note'] if 'note' in table else [])]].fillna('')
