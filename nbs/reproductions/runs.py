@@ -127,6 +127,13 @@ def difference(images, a, b, dataset='shift'):
     return tuple(100*v for v in paired_bootstrap(a, b, units, n_resamples=2000))
 
 
+def changes(images, pairs, names):
+    "Key -> (a, b): a table of b − a on the reference and under shift, in points, with numbers of images and 95 % intervals; `names` are those of the key's parts."
+    rows = {key: {(d, c): v for d in ('reference', 'shift') for c, v in zip(('n', 'points', 'low', 'high'), (int(chosen(images, d).sum()), *difference(images, a, b, d)))} for key, (a, b) in pairs.items()}
+    table = pd.DataFrame(rows).T.rename_axis(names)
+    return table.astype({c: int for c in table if c[1] == 'n'})
+
+
 def accuracies(runs, correct, images, by, datasets=('reference', 'shift')):
     "Accuracies of groups of classifiers (each the mean of its runs) in per cent, with numbers of images and 95 % intervals over images."
     rows = []

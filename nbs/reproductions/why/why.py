@@ -37,6 +37,14 @@ def among_own(z, labels, taught):
     return z.masked_fill(~same, -torch.inf).argmax(1) == labels
 
 
+def by_taught(runs, correct, images, taught, kind, lr, alpha):
+    "Share of halvings in which each image is right among its own half, when its class was taught, or when it wasn't."
+    t = runs[(runs.kind == kind) & (runs.lr == lr) & (runs.method == 'own half') & (runs.alpha == alpha)]
+    labels, n = images.label.cat.codes.to_numpy(), len(images.label.cat.categories)
+    mask = np.array([halves(n, s)[h][labels] == taught for s, h in zip(t.seed, t.half)])
+    return (correct[t.index]*mask).sum(0)/mask.sum(0)
+
+
 def main():
     suite, start = narrow_start()
     sets, r = looked_at(suite).values(), protocol()['recipe']
