@@ -4,7 +4,7 @@
 
 The opponent is how the field does it: for every mixing coefficient a state dict `{k: (1-α)*a[k] + α*b[k]}`, `load_state_dict`,
 a `DataLoader` over the image files with the model's own transform, and fp32 forward passes; for output-space ensembles both
-members once more at every α. Nothing in it is slowed down. Short contestants take turns, and their ratio is the median over
+members once more at every α. Nothing in it is slowed down, and it has our batch size. Short contestants take turns, and their ratio is the median over
 the turns. Those that take minutes run once, the usual procedure at two of the eleven α, its time multiplied by 5.5.
 """
 import argparse
@@ -30,7 +30,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
-from wiseft.all import (ImageClassifier, Suite, WeightPath, alpha_intervals, batches, clip_dataloaders, clip_learner, evaluate, image_folder, load_clip,
+from wiseft.all import (ImageClassifier, Suite, WeightPath, alpha_intervals, batches, clip_dataloaders, clip_learner, evaluate, fitting_batch_size, image_folder, load_clip,
                         load_suite, merge_files, mix_logits, mix_probabilities, paired_bootstrap, protocol, random_head, run_all, sweep, zeroshot_classifier)
 
 HERE, MEASURES = Path(__file__).resolve().parent, {}
@@ -135,7 +135,7 @@ class Files(torch.utils.data.Dataset):
 
 @torch.no_grad()
 def outputs(model, images):
-    loader = DataLoader(Files(images, model.transform), batch_size=128)
+    loader = DataLoader(Files(images, model.transform), batch_size=fitting_batch_size([model], model.transform))
     return torch.cat([model(x) for x, _ in loader])
 
 
@@ -182,7 +182,7 @@ def empty_cache():
 
 def operations(model, size):
     "Floating-point operations of one image's forward pass."
-    with FlopCounterMode(display=False) as count, torch.no_grad():
+    with FlopCounterMode(display=False) as count:  # with gradients: attention's short cut without them isn't counted
         model(torch.zeros(1, 3, size, size))
     return count.get_total_flops()
 
@@ -194,11 +194,11 @@ def matrix_product(dtype, n=4096):
     return 2*n**3/min(seconds(lambda: a @ b) for _ in range(5))
 
 
-def forwards(model, x):
+def forwards(model, x, batch_size):
     "Seconds of one pass of bare forward calls over all images."
     with torch.no_grad():
-        model(x[:256])
-        return seconds(lambda: [model(b) for b in x.split(256)])
+        model(x[:batch_size])
+        return seconds(lambda: [model(b) for b in x.split(batch_size)])
 
 
 def compare_sweeps(start, end, suite, what, bars, precisions=("fp32", "bf16")):
@@ -212,11 +212,11 @@ def compare_sweeps(start, end, suite, what, bars, precisions=("fp32", "bf16")):
         with empty_cache():
             first = seconds(lambda: made.update(predictions=ours(start, end, suite, **chosen)[1]))
             second = seconds(lambda: ours(start, end, suite, **chosen))
-            x, reading = {}, seconds(lambda: [list(batches(s, start.transform, [], 256, progress=False)) for s in suite.datasets().values()])
+            reading = seconds(lambda: [list(batches(s, start.transform, [], 256, progress=False)) for s in suite.datasets().values()])
             x = torch.cat([b for s in suite.datasets().values() for _, b in batches(s, start.transform, [], 256, progress=False)])
         with empty_cache():
             decoding = seconds(lambda: [list(batches(s, start.transform, [], 256, progress=False)) for s in suite.datasets().values()])
-        bare = forwards(start if precision == "fp32" else start.to_bf16(), x)
+        bare = forwards(start if precision == "fp32" else start.to_bf16(), x, fitting_batch_size([start], start.transform))
         peak = matrix_product(torch.float32 if precision == "fp32" else torch.bfloat16)
         yield f"{label}: full comparison, usual / ours", bars.get(("full", precision)), usual/first
         yield f"{label}: weight space only, usual / ours", bars.get(("weights", precision)), weights_alone/first

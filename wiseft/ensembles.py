@@ -67,7 +67,7 @@ def _classifiers(path, alphas, copies):
 
 def _free_memory(device): return torch.cuda.mem_get_info(device)[0] if device.type == 'cuda' else psutil.virtual_memory().available # bytes
 
-# %% ../nbs/api/50_ensembles.ipynb #543c7c6f
+# %% ../nbs/api/50_ensembles.ipynb #ff79c932
 DEFAULT_ALPHAS = tuple(np.round(np.linspace(0, 1, 11), 10))
 
 def sweep(
@@ -79,7 +79,7 @@ def sweep(
     keep_predictions=False, # return the per-image predictions as well
     seed:int=None,          # of the fine-tuning, for the table
     name:str=None,          # of the classifier in the table; default the CLIP's
-    batch_size=256,
+    batch_size=None,        # default `wiseft.predict.fitting_batch_size`
     workers=None,           # decoding processes; None: some for sets above 200 MB
     precision=None,         # 'bf16': forward passes with weights in bfloat16, compared with fp32 on a sample
     copies:bool=None,       # hold a classifier for every alpha, or one that is overwritten; None: all, if they take up to half of the free memory
@@ -91,7 +91,7 @@ def sweep(
     ends = {k: _at(precision, c) for k, c in zip((('zero-shot', 0.), ('fine-tuned', 1.)), pair)}
     transform, datasets = common_transform({m: c for (m, _), c in ends.items()}), suite.datasets(split)
     for (m, _), c in ends.items(): check_classes(c, suite, f'the {m} classifier')
-    predicted = {}
+    predicted, n = {}, max(32, min(256, sum(map(len, datasets.values()))//40)) # more would take a good part of the time that bfloat16 saves
     at, between = _classifiers(path, inner, copies)
     device = next(path.target.parameters()).device
     with shared_layers([*ends.values(), *between]):
@@ -100,13 +100,13 @@ def sweep(
             out, kept, _ = run_all(functions, images, transform, batch_size=batch_size, workers=workers, progress=progress)
             for k, z in (out | _output_space(*(out[k] for k in ends), inner, images.project)).items():
                 predicted.setdefault(k, {})[d] = predicted_classes(z, kept, images, f'the {k[0]} classifier')
-    who = about(zeroshot, name, seed) | (dict(precision=_agreement(pair, ends.values(), datasets[REFERENCE], transform)) if precision else {})
+    who = about(zeroshot, name, seed) | (dict(precision=_agreement(pair, ends.values(), datasets[REFERENCE], transform, n)) if precision else {})
     order = [*ends, *(k for m in ('weight-space', 'logits', 'probabilities') for k in predicted if k[0] == m)]
     return tabulate([(predicted[k], who | dict(method=k[0], alpha=k[1])) for k in order], datasets, split, keep_predictions, suite.metrics)
 
-# %% ../nbs/api/50_ensembles.ipynb #2052125e
-def _agreement(exact, rounded, images, transform, n=256):
-    "What the table says of bfloat16: how often it predicts the same as fp32 does"
+# %% ../nbs/api/50_ensembles.ipynb #f42249e1
+def _agreement(exact, rounded, images, transform, n):
+    "What the table says of bfloat16: how often it predicts the same as fp32 does, on `n` images"
     some = images.subset(np.unique(np.linspace(0, len(images)-1, n).astype(int)))
     out, kept, _ = run_all(dict(enumerate([*exact, *rounded])), some, transform, progress=False)
     a, b, c, d = (out[i].argmax(1) for i in range(4))
@@ -144,16 +144,29 @@ def alpha_curves(
         curves[d] = AlphaCurve(*find(u, v, images.labels[kept]))
     return curves
 
-# %% ../nbs/api/50_ensembles.ipynb #8c411982
+# %% ../nbs/api/50_ensembles.ipynb #02f41baa
 def choose_alpha(
     table:pd.DataFrame,     # from `sweep(..., split='validation')`
-    method='weight-space'   # or 'logits', 'probabilities'
+    method='weight-space',  # or 'logits', 'probabilities'
+    rule='one standard error' # or 'best'
 )->float:
-    "The mixing coefficient of the highest accuracy (or the suite's first metric) on the reference's validation images; the smallest of several"
+    "The smallest mixing coefficient whose accuracy (or first metric) on the reference's validation images is within one standard error of the best, or is the best"
+    if rule not in ('one standard error', 'best'): raise ValueError(f"rule={rule!r}: expected 'one standard error' or 'best'")
+    t = _reference_rows(table, method).groupby('alpha')[['value', 'n', 'low', 'high']].mean()
+    best = t.loc[t.value.idxmax()]
+    error = 1e-9 if rule == 'best' else _standard_error(best, first_metric(table).metric.iloc[0])
+    return float(t.index[t.value >= best.value - error].min())
+
+def _standard_error(row, metric):
+    "Of an accuracy; of another metric, from its 95 % interval"
+    return np.sqrt(row.value*(1-row.value)/row.n) if metric == 'accuracy' else (row.high-row.low)/(2*1.96)
+
+# %% ../nbs/api/50_ensembles.ipynb #6292981f
+def _reference_rows(table, method):
+    "Rows of the reference's validation images of one classifier from zero-shot to fine-tuned"
     if odd := set(table.split) - {'validation'}: raise ValueError(f'alpha is chosen on the validation split, got rows of {sorted(odd)}; use sweep(..., split="validation")')
     t = first_metric(table)
     t = t[(t.dataset == REFERENCE) & t.method.isin(['zero-shot', method, 'fine-tuned'])]
     if method not in set(t.method): raise ValueError(f'no {method!r} rows of the reference in the table; it has methods {sorted(set(table.method))} on {sorted(set(table.dataset))}')
     if t.classifier.nunique() > 1: raise ValueError(f'the table has several classifiers, {sorted(set(t.classifier))}; choose for one at a time')
-    means = t.groupby('alpha').value.mean()
-    return float(means.index[means >= means.max() - 1e-9].min())
+    return t

@@ -151,7 +151,7 @@ def _mean_row(sets, metric, rows):
     return dict(dataset=MEAN, is_shift=True, value=value, n=sum(map(len, kept.values())), low=low, high=high, n_skipped=sum(map(_skipped, sets.values())),
                 data_fingerprint=hashlib.sha256(prints.encode()).hexdigest()[:12])
 
-# %% ../nbs/api/31_evaluate.ipynb #a71134df
+# %% ../nbs/api/31_evaluate.ipynb #101016e3
 def evaluate(
     classifiers,            # a classifier, or dict name -> classifier
     suite:Suite,            # reference and shifted sets
@@ -159,7 +159,7 @@ def evaluate(
     keep_predictions=False, # return the per-image predictions as well
     seed:int=None,          # of the fine-tuning, for the table
     metrics=None,           # of `METRICS`; default the suite's: accuracy, for some sets another one first
-    batch_size=128,
+    batch_size=None,        # default `wiseft.predict.fitting_batch_size`
     workers=None,           # decoding processes; None: some for sets above 200 MB
     progress=True           # show progress bars
 ): # results table, or (results table, predictions)
