@@ -1,6 +1,6 @@
 """How fast wiseft is, as ratios that are measured side by side in one run.
 
-  bench.py [MEASURE ...]     run all measures, or some, and write RESULTS.md (`--list` names them)
+  bench.py [MEASURE ...]     run all measures, or some, and write their sections of RESULTS.md (`--list` names them)
 
 The opponent is how the field does it: for every mixing coefficient a state dict `{k: (1-α)*a[k] + α*b[k]}`, `load_state_dict`,
 a `DataLoader` over the image files with the model's own transform, and fp32 forward passes; for output-space ensembles both
@@ -277,9 +277,9 @@ def growth(room):
     grown = []
     for n in (300, 1200):
         with memory_growth() as peak:
-            ours(start, end, part(n, 3))
+            sweep(start, end, part(n, 3), ALPHAS, progress=False)
         grown.append(peak[0])
-    yield "four times the images: further memory, bytes an image", None, (grown[1]-grown[0])/(4*900)
+    yield "four times the images: further memory, bytes an image (its logits at both ends take 744)", None, (grown[1]-grown[0])/(4*900)
 
 
 # ---------- outputs of linear classifiers ----------
@@ -411,7 +411,13 @@ def machine():
 
 def shown(row):
     what, bar, value = row
-    return f"| {what} | {bar or ''} | {value:.3g} |"
+    return f"| {what} | {bar or ''} | {value:.3g} |\n"
+
+
+def write(sections):
+    "RESULTS.md from heading -> text."
+    head = "# Results\n\nMade by `make bench`, or by `python benchmarks/bench.py MEASURE` for a part of them. See bench.py for what is measured against what.\n"
+    (HERE/"RESULTS.md").write_text(head + "".join(f"\n## {title}\n{text}" for title, text in sections.items()), encoding="utf-8")
 
 
 def main():
@@ -421,16 +427,19 @@ def main():
     args = parser.parse_args()
     if args.list:
         return print("\n".join(f"{name:15} {f.__doc__}" for name, f in MEASURES.items()))
-    text = f"# Results\n\nMade by `make bench` on {datetime.date.today()}: {machine()}.\n"
+    before = (HERE/"RESULTS.md").read_text(encoding="utf-8") if (HERE/"RESULTS.md").exists() else ""
+    sections = dict(part.rstrip("\n").split("\n", 1) for part in before.split("\n## ")[1:])
+    sections = {title: text + "\n" for title, text in sections.items()}
     for name in args.measures or MEASURES:
-        text += f"\n## {MEASURES[name].__doc__}\n\n| measure | bar | measured |\n|---|---|---|\n"
-        print(f"{name}: {MEASURES[name].__doc__}", flush=True)
+        title = MEASURES[name].__doc__
+        print(f"{name}: {title}", flush=True)
+        text = f"\n{datetime.date.today()}, {machine()}\n\n| measure | bar | measured |\n|---|---|---|\n"
         with tempfile.TemporaryDirectory() as room, empty_cache():
             for row in map(shown, MEASURES[name](room)):
-                text += row + "\n"
-                print(row, flush=True)
-    if not args.measures:
-        (HERE/"RESULTS.md").write_text(text, encoding="utf-8")
+                text += row
+                print(row, end="", flush=True)
+        sections[title] = text
+        write(sections)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@
 __all__ = ['Waiting', 'batches', 'eval_mode', 'fitting_batch_size', 'run_all', 'check_classes', 'common_transform', 'Predictions',
            'predict', 'check_logits', 'Features', 'extract_features', 'shared_layers']
 
-# %% ../nbs/api/30_predict.ipynb #228afe56
+# %% ../nbs/api/30_predict.ipynb #d3b9890c
 import numpy as np, torch
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from fastprogress import progress_bar
 from PIL import Image
 from time import perf_counter
+from types import SimpleNamespace
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from .cache import Pixels, Tried, check_skipped, decoding_workers, entry_folder, decode_once, open_entry, split_transform, write_entry
@@ -226,18 +227,19 @@ class _Features:
     def __init__(self, classifier): self.f, self.device = classifier.features, _device(classifier)
     def __call__(self, x): return self.f(x)
 
-# %% ../nbs/api/30_predict.ipynb #40f3142a
+# %% ../nbs/api/30_predict.ipynb #c97c24e6
 class _Once:
-    "The forward function of a layer, which gives its last output again for the same input"
+    "The forward function of a layer, which gives its last output again for the same input; after two misses in a row it no longer tries"
     def __init__(self, forward, memory): self.forward, self.memory = forward, memory
     def __call__(self, x, *args, **kwargs):
-        if any(o is not None for o in (*args, *kwargs.values())): return self.forward(x, *args, **kwargs)
-        if not (self.memory and self._intact() and _equal(self.memory[0], x)):
-            out = self.forward(x)
-            self.memory[:] = [x, out, x._version, getattr(out, '_version', None)]
-        return self.memory[1]
+        m = self.memory
+        if m.misses > 1 or any(o is not None for o in (*args, *kwargs.values())): return self.forward(x, *args, **kwargs)
+        if m.kept and self._intact() and _equal(m.kept[0], x): m.misses = 0; return m.kept[1]
+        out, m.misses = self.forward(x), m.misses+1
+        m.kept = [x, out, x._version, getattr(out, '_version', None)] if m.misses < 2 else None
+        return out
     def _intact(self):
-        x, out, *versions = self.memory
+        x, out, *versions = self.memory.kept
         return [x._version, getattr(out, '_version', None)] == versions
 
 def _equal(a, b): return a is b or a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
@@ -250,7 +252,7 @@ def _same_layers(module, same, path=''):
         if tensors and all(same[k] for k in tensors) and not isinstance(layer, (nn.ModuleList, nn.ModuleDict)): yield path + name
         else: yield from _same_layers(layer, same, f'{path}{name}.')
 
-# %% ../nbs/api/30_predict.ipynb #2335ddf1
+# %% ../nbs/api/30_predict.ipynb #a73c5cd9
 @contextmanager
 def shared_layers(
     models # modules of one architecture, to run on the same batches in turn, without gradients
@@ -259,7 +261,7 @@ def shared_layers(
     first, *rest = [m.state_dict() for m in models]
     same = {k: all(torch.equal(t, s[k].to(t.device)) for s in rest) for k, t in first.items()}
     names = list(_same_layers(models[0], same))
-    layers = {m.get_submodule(n): memory for n, memory in zip(names, [[] for _ in names]) for m in models}
+    layers = {m.get_submodule(n): memory for n, memory in zip(names, [SimpleNamespace(kept=None, misses=0) for _ in names]) for m in models}
     for layer, memory in layers.items(): layer.forward = _Once(layer.forward, memory)
     try: yield names
     finally:
