@@ -193,7 +193,7 @@ class Tried(Dataset):
 
 def _as_it_is(item): return item
 
-# %% ../nbs/api/13_cache.ipynb #f2494c8b
+# %% ../nbs/api/13_cache.ipynb #af725d4c
 def decode_once(
     pixels:Pixels,
     workers=None,  # decoding processes; None: some for sets above 200 MB
@@ -204,7 +204,7 @@ def decode_once(
     if folder is None or not len(images): return pixels
     if (entry := open_entry(folder)) is None and pixels.bytes() <= cache_limit():
         workers = decoding_workers(images) if workers is None else workers
-        loader = DataLoader(Tried(pixels), None, num_workers=workers, collate_fn=_as_it_is)
+        loader = DataLoader(Tried(pixels), None, num_workers=workers, collate_fn=_as_it_is, generator=torch.Generator()) # else it draws from the global one
         if progress and decoding_workers(images): loader = _bar(loader, f'decoding {images.name}')
         entry = write_entry(folder, _checked(loader, images), name=f'{images.name} in {images.root or images.paths[0].parent}')
     pixels.kept = entry

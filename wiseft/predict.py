@@ -49,7 +49,7 @@ class Waiting:
             self.share = waited/(perf_counter()-began)
             yield b
 
-# %% ../nbs/api/30_predict.ipynb #43a84a0a
+# %% ../nbs/api/30_predict.ipynb #3c306238
 def batches(
     images,         # `ImageSet`
     transform,      # PIL image -> tensor
@@ -63,7 +63,7 @@ def batches(
     prepare, normalise = split_transform(transform)
     source = decode_once(Pixels(images, prepare), workers, progress) if prepare else _Transformed(images, transform)
     workers = 0 if getattr(source, 'kept', None) is not None else decoding_workers(images) if workers is None else workers
-    waiting = Waiting(DataLoader(Tried(source), batch_size, num_workers=workers, collate_fn=_stack))
+    waiting = Waiting(DataLoader(Tried(source), batch_size, num_workers=workers, collate_fn=_stack, generator=torch.Generator()))
     bar, start = progress_bar(waiting, leave=False) if progress else waiting, 0
     for idx, x, bad in bar:
         if progress: bar.comment = f'{images.name}, waiting for images {waiting.share:.0%} of the time'
