@@ -31,18 +31,18 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 from wiseft.all import (ImageClassifier, Suite, WeightPath, alpha_intervals, batches, clip_dataloaders, clip_learner, evaluate, fitting_batch_size, image_folder, load_clip,
-                        load_suite, merge_files, mix_logits, mix_probabilities, paired_bootstrap, protocol, random_head, run_all, sweep, zeroshot_classifier)
+                        load_suite, merge_files, mix_logits, mix_probabilities, paired_bootstrap, protocol, random_head, run_all, sha256_file, sweep, zeroshot_classifier)
 
 HERE, MEASURES = Path(__file__).resolve().parent, {}
 LIMITS = """
-What binds where a bar isn't met, on the machine above (profiles of single runs):
+What binds where a bar isn't met:
 
-- **Arithmetic of the sweep.** It is that of the forward pass, as the rows "ours / bare forward passes" say. In fp32 the matrix products of ViT-B/32 run at nine tenths of the large product's speed and take three quarters of the time; the rest are copies that transpose for attention (10 %), GELU (6 %), attention (5 %), the first convolution. In bfloat16 the products take under half, GELU and copies 14 % each, attention 9 %, additions 10 %. Fused kernels (`torch.compile`) would move it.
-- **bfloat16 over bare forward passes.** What is fixed weighs more where a pass takes a seventh of a millisecond an image: copies of the classifier, the agreement with fp32, which is computed in fp32, and 31 classifiers scored with bootstrap intervals.
+- **Arithmetic of the sweep** is that of the forward pass, as the rows "ours / bare forward passes" say, and a forward pass is not all matrix products: see the section on it. Fused kernels (`torch.compile`) would move it.
+- **bfloat16 over bare forward passes.** What is fixed weighs more where a pass is short: copies of the classifier, the agreement with fp32, which is computed in fp32, and 31 classifiers scored with bootstrap intervals.
 - **Memory.** Logits of both ends and 31 predicted classes are held for every image of a set, and the table of all images: some kilobytes each, none of it pixels or activations.
 - **Exact curve against a grid.** Nine elementwise passes over both ends' outputs, of tiles that stay in a core's cache, where one fused kernel would need one.
-- **Merging.** The parents' SHA-256, noted in the file, is computed beside the writing at 1.25 GB/s a core; both cores are then busy all the time, and reading memory-mapped tensors costs a page fault every 4 kB. A faster hash would move it.
-- **Fine-tuning the embedded CLIP.** BatchNorm, pooling and ReLU on small images are bound by memory; bfloat16 speeds up the convolutions only.
+- **Merging.** The parents' SHA-256, noted in the file, is computed in threads beside the writing; alone it takes as long as reading and writing together. The rest is page faults of memory-mapped reads, the checks for NaN, and a second copy of the file on the disk until the rename; which of these binds is not settled.
+- **Fine-tuning the embedded CLIP.** A good part of its forward pass is BatchNorm, ReLU and pooling, which are bound by memory; bfloat16 speeds up the convolutions most.
 """
 ALPHAS, SOME = [i/10 for i in range(11)], [.3, .7]
 
@@ -264,6 +264,24 @@ def embedded(room):
 
 
 @measure
+def forward_pass(room):
+    "Where a forward pass spends its time, and what the batch size does to it"
+    kinds = {"matrix products": ("addmm", "mm", "bmm", "baddbmm"), "GELU": ("gelu",), "copies": ("copy_",), "attention": ("_scaled_dot_product_flash_attention_for_cpu",),
+             "convolutions": ("mkldnn_convolution",), "BatchNorm": ("native_batch_norm",), "ReLU": ("clamp_min_", "relu_"), "pooling": ("avg_pool2d",)}
+    for name, start, large, small in (("ViT-B/32", tower("ViT-B-32", room, sets=1, n=8)[0], 256, 32), ("embedded CLIP", icons()[0], 256, 32)):
+        x = torch.randn(256, 3, *start.clip.image_size).contiguous(memory_format=torch.channels_last)
+        for precision, model in (("fp32", start), ("bf16", start.to_bf16())):
+            with torch.no_grad():
+                yield f"{name}, {precision}: time of {large} images at once / {small} at a time", None, ratio(lambda: model(x), lambda: [model(b) for b in x.split(small)], turns=1)
+                with torch.profiler.profile() as profile:
+                    model(x[:fitting_batch_size([start], start.transform)])
+            spent = {e.key.removeprefix("aten::"): e.self_cpu_time_total for e in profile.key_averages()}
+            for kind, operators in kinds.items():
+                if share := sum(spent.get(o, 0) for o in operators)/sum(spent.values()):
+                    yield f"{name}, {precision}: share of {kind}", None, share
+
+
+@measure
 def shared_prefix(room):
     "What is gained where two classifiers agree in their first layers"
     start, end, suite = tower("ViT-B-32", room, sets=1, n=64)
@@ -356,15 +374,10 @@ def merging(room):
         merge()
     yield "further memory, in MB, where 3 of the largest tensors + 50 MB are 100", "≤ 100", peak[0]/1e6
     yield "time / reading both files and writing one", "≤ 1.5", 1/ratio(copy, merge)
+    yield "SHA-256 of both files, one after the other / reading both and writing one", None, 1/ratio(copy, lambda: [sha256_file(p) for p in paths])
 
 
 # ---------- fine-tuning ----------
-
-class Crops(Files):
-    def __getitem__(self, i):
-        x, y = super().__getitem__(i)
-        return x, int(y)
-
 
 def usual_training(start, images, epochs, lr, batch_size=128):
     "A plain fp32 loop: DataLoader with the model's own training transform, AdamW, cosine."
@@ -372,7 +385,7 @@ def usual_training(start, images, epochs, lr, batch_size=128):
     for m in model.modules():
         if isinstance(m, torch.nn.modules.batchnorm._BatchNorm):
             m.eval()
-    loader = DataLoader(Crops(images, start.clip.train_transform), batch_size, shuffle=True)
+    loader = DataLoader(Files(images, start.clip.train_transform), batch_size, shuffle=True)
     opt = torch.optim.AdamW(model.parameters(), lr, weight_decay=.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=epochs*len(loader), pct_start=.1)
     for _ in range(epochs):
