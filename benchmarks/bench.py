@@ -304,8 +304,9 @@ def growth(room):
         yield f"time against {of}: exponent ({', '.join(f'{x}: {t:.2f} s' for (x, *_), t in zip(runs, times))})", "≤ 1", slope
     grown = []
     for n in (300, 1200):
+        some = part(n, 3)  # whose pixels are no part of what a sweep takes
         with memory_growth() as peak:
-            sweep(start, end, part(n, 3), ALPHAS, progress=False)
+            sweep(start, end, some, ALPHAS, progress=False)
         grown.append(peak[0])
     yield "four times the images: further memory, bytes an image (its logits at both ends take 744)", None, (grown[1]-grown[0])/(4*900)
 

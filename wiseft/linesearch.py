@@ -5,36 +5,32 @@
 # %% auto #0
 __all__ = ['alpha_intervals', 'projected_intervals', 'AlphaCurve', 'bootstrap_best']
 
-# %% ../nbs/api/05_linesearch.ipynb #73840d10
+# %% ../nbs/api/05_linesearch.ipynb #daf56111
 import numpy as np, torch
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
-# %% ../nbs/api/05_linesearch.ipynb #fcacc5c3
+# %% ../nbs/api/05_linesearch.ipynb #622e99c5
 def alpha_intervals(
     zeroshot, # (n, n_classes) outputs, alpha = 0: logits or probabilities
     finetuned, # (n, n_classes) outputs, alpha = 1
     labels, # (n,) class indices
-    rows:int=32, # images at a time, so that what is computed stays in a core's cache
 )->tuple: # low, high: (n,) each; image i is right where low[i] < alpha < high[i]
     "The mixing coefficients at which each image is right (Och 2003)"
     labels = torch.as_tensor(labels)
     _check_outputs(zeroshot, finetuned, labels)
-    share = -(-len(labels)//torch.get_num_threads())
-    with ThreadPoolExecutor() as pool: # operations this small don't use several cores of themselves
-        found = pool.map(partial(_some_bounds, rows), *(t.split(share) for t in (zeroshot, finetuned, labels)))
-    return tuple(torch.cat(o) for o in zip(*(b for some in found for b in some)))
+    rows = max(1, 2**17//zeroshot.shape[1]) # images at a time, so that what is computed stays in the cores' caches
+    bounds = [_bounds(*some) for some in zip(*(t.split(rows) for t in (zeroshot, finetuned, labels)))]
+    return tuple(torch.cat(b) for b in zip(*bounds))
 
-# %% ../nbs/api/05_linesearch.ipynb #697bf9e0
-def _some_bounds(rows, *tensors): return [_bounds(*p) for p in zip(*(t.split(rows) for t in tensors))]
-
+# %% ../nbs/api/05_linesearch.ipynb #17002206
 def _bounds(u, v, y):
     y = y[:,None].long()
-    at_0, at_1 = ((t.gather(1, y) - t).scatter_(1, y, 1) for t in (u, v)) # margins over each class; y itself sets no bound
-    slope = at_1.sub_(at_0)
-    rising, minus = slope >= 0, at_0.div_(slope) # −α of the crossing: ±inf where a margin is the same at both ends, and NaN where it is nought
-    low = minus.where(rising, torch.inf).amin(1).neg_().nan_to_num_(torch.inf, torch.inf, -torch.inf)
-    return low, torch.where(rising, -torch.inf, minus).amax(1).neg_()
+    at_0, at_1 = ((t - t.gather(1, y)).scatter_(1, y, -1) for t in (u, v)) # by how much each class leads y, which itself never does
+    slope = at_0 - at_1 # of y's margin: where it rises, or stays, the crossing bounds α from below, elsewhere from above
+    crossing, side = at_0.div_(slope), torch.copysign(_infinity, slope) # ±inf where a margin stays as it is, and NaN where it stays nought
+    low, high = crossing.minimum(side).amax(1), crossing.maximum(side).amin(1) # many times as fast as a mask
+    return low.nan_to_num_(torch.inf, torch.inf, -torch.inf), high.nan_to_num_(-torch.inf, torch.inf, -torch.inf)
+
+_infinity = torch.tensor(torch.inf)
 
 # %% ../nbs/api/05_linesearch.ipynb #3b7a7ea4
 def _check_outputs(u, v, y):
