@@ -6,10 +6,9 @@
 __all__ = ['check_compatible', 'check_finite', 'weighted_sum', 'interpolate', 'average', 'WeightPath', 'state_hash',
            'recompute_batchnorm', 'TensorFile', 'write_tensors', 'merge_files']
 
-# %% ../nbs/api/00_weights.ipynb #f1414259
+# %% ../nbs/api/00_weights.ipynb #9488a58b
 import hashlib,json,math,struct,torch,warnings
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from safetensors import safe_open,SafetensorError
@@ -167,18 +166,16 @@ def _bytes(t):
     "A tensor's values as bytes, row by row"
     return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
-# %% ../nbs/api/00_weights.ipynb #4c92998d
+# %% ../nbs/api/00_weights.ipynb #ac309cc7
 def state_hash(
     state:Mapping, # state dict
 ) -> str: # 64 hexadecimal digits
     "SHA-256 of a state dict's sorted names, dtypes, shapes and values"
     h = hashlib.sha256()
-    for k in sorted(state): _hash_tensor(h, k, state[k])
+    for k in sorted(state):
+        h.update(f'{k} {state[k].dtype} {tuple(state[k].shape)}\n'.encode())
+        h.update(_bytes(state[k]))
     return h.hexdigest()
-
-def _hash_tensor(h, name, t):
-    h.update(f'{name} {t.dtype} {tuple(t.shape)}\n'.encode())
-    h.update(_bytes(t))
 
 # %% ../nbs/api/00_weights.ipynb #da208a61
 @contextmanager
@@ -272,23 +269,15 @@ def _merged(tensors, weights, names, k):
     check_finite({k: out}, 'the average, which left the range of its precision')
     return out
 
-# %% ../nbs/api/00_weights.ipynb #b3b5ac35
+# %% ../nbs/api/00_weights.ipynb #1c477dc5
 def _write_merged(path, files, weights, names, notes):
-    "Average, check, hash and write, tensor by tensor"
-    table, hashes = _table(files[0]), [hashlib.sha256() for _ in files]
-    header = lambda: _header(table, notes | dict(parents=json.dumps([h.hexdigest() for h in hashes]))) # of one length, whatever the hashes
-    with open(path, 'wb') as f, ThreadPoolExecutor(len(files)) as pool:
-        start = len(header())
-        for k in sorted(table):
-            tensors = [file[k] for file in files]
-            hashing = [pool.submit(_hash_tensor, h, k, t) for h, t in zip(hashes, tensors)]
-            f.seek(start + table[k]['data_offsets'][0])
-            f.write(_bytes(_merged(tensors, weights, names, k)))
-            for done in hashing: done.result()
-        f.seek(0)
-        f.write(header())
+    "Average, check and write, tensor by tensor"
+    table = _table(files[0])
+    with open(path, 'wb') as f:
+        f.write(_header(table, notes))
+        for k in table: f.write(_bytes(_merged([file[k] for file in files], weights, names, k)))
 
-# %% ../nbs/api/00_weights.ipynb #296753c8
+# %% ../nbs/api/00_weights.ipynb #708efa0e
 def merge_files(
     paths:list, # .safetensors files, fine-tuned from one start
     weights:list|None, # one a file, with sum 1: `[1-alpha, alpha]` for two; None for equal ones
@@ -300,6 +289,6 @@ def merge_files(
     weights = _check_weights(weights, len(files))
     names = [str(f.path) for f in files]
     for f, name in zip(files[1:], names[1:]): check_compatible(files[0], f, (names[0], name))
-    notes = dict(weights=json.dumps(weights)) | (dict(alpha=weights[1]) if len(files) == 2 else {})
+    notes = dict(parents=json.dumps([f.path.name for f in files]), weights=json.dumps(weights)) | (dict(alpha=weights[1]) if len(files) == 2 else {})
     with atomic_path(out, force=force) as tmp: _write_merged(tmp, files, weights, names, notes)
     return out
