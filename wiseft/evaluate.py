@@ -122,14 +122,14 @@ def _worst(p):
     if p.group.isna().any(): raise ValueError(f'{p.dataset.iloc[0]}: images without a group, so there is no worst group')
     return worst_group(p.correct.astype(bool), list(p.group))
 
-# %% ../nbs/api/31_evaluate.ipynb #02fe8324
+# %% ../nbs/api/31_evaluate.ipynb #4b64c118
 METRICS = {'accuracy': lambda p: _share(p, 'correct'), 'top-5': lambda p: _share(p, 'top5'), 'macro-F1': _f1, 'worst-group accuracy': _worst,
            'ECE (15 bins)': lambda p: expected_calibration_error(_column(p, 'confidence'), p.correct.astype(bool), units=_groups(p)),
            'NLL': lambda p: _mean(p, 'nll'), 'Brier': lambda p: _mean(p, 'brier')}
 _per_image = {'accuracy': 'correct', 'top-5': 'top5', 'NLL': 'nll', 'Brier': 'brier'}
 
 def _kept(p): return p[p.correct.notna()]
-def _skipped(p): return int(p.correct.isna().sum() + (p.n_missing.iloc[0] if 'n_missing' in p else 0))
+def _skipped(p): return int(np.count_nonzero(p.correct.isna()) + (p.n_missing.iloc[0] if 'n_missing' in p else 0))
 
 def _set_row(p, metric):
     "One set: value and interval"

@@ -6,12 +6,13 @@
 __all__ = ['correct', 'accuracy', 'top_k', 'clopper_pearson', 'bootstrap_mean', 'paired_bootstrap', 'mcnemar_exact', 'holm',
            'bootstrap', 'per_class', 'macro_f1', 'worst_group', 'image_scores', 'expected_calibration_error']
 
-# %% ../nbs/api/01_metrics.ipynb #e48449af
+# %% ../nbs/api/01_metrics.ipynb #0d1c0041
 import numpy as np, torch
 from scipy import stats
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
 # %% ../nbs/api/01_metrics.ipynb #e56ed2a7
 def correct(
@@ -56,7 +57,7 @@ def _checked(logits, labels):
         f'NaN in the logits of {int(logits.isnan().any(1).sum())} of {n} images: look at the weights (diverged training?)')
     return logits, labels
 
-# %% ../nbs/api/01_metrics.ipynb #6edec94f
+# %% ../nbs/api/01_metrics.ipynb #fc46cc23
 def clopper_pearson(
     successes:int,    # how many were correct
     n:int,            # of how many
@@ -64,8 +65,8 @@ def clopper_pearson(
 ) -> tuple: # (low, high), fractions
     "The exact binomial interval of Clopper and Pearson (Biometrika 1934)."
     if n < 1: raise ValueError(f'an interval of {n} images: at least one is needed')
-    ci = stats.binomtest(int(successes), int(n)).proportion_ci(level, method='exact')
-    return float(ci.low), float(ci.high)
+    low, high = proportion_confint(int(successes), int(n), 1-level, method='beta')
+    return float(low), float(high)
 
 # %% ../nbs/api/01_metrics.ipynb #d3a4fdfd
 def _unit_rows(values, units):
