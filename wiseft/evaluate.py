@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PREDICTIONS', 'SCORES', 'MIN_GROUPS', 'METRICS', 'method_of', 'about', 'image_rows', 'prediction_rows', 'all_classes',
-           'among', 'score', 'evaluate', 'default_name', 'predicted_classes', 'tabulate', 'compare']
+           'among', 'score', 'evaluate', 'default_name', 'predicted_classes', 'placed', 'tabulate', 'compare']
 
 # %% ../nbs/api/31_evaluate.ipynb #1ea0a122
 import hashlib, numpy as np, pandas as pd, torch
@@ -178,7 +178,7 @@ def evaluate(
             if not set(metrics) <= _by_class: scores[d] = _image_scores(z, kept, own, who['method'])
     return tabulate(entries.values(), datasets, split, keep_predictions, metrics)
 
-# %% ../nbs/api/31_evaluate.ipynb #fa4fcff2
+# %% ../nbs/api/31_evaluate.ipynb #01e5acac
 def default_name(classifier): return getattr(getattr(classifier, 'clip', None), 'name', None) or type(classifier).__name__
 
 def _able(classifiers, suite, datasets):
@@ -190,18 +190,24 @@ def _able(classifiers, suite, datasets):
     return out
 
 def predicted_classes(
-    logits, # (len(kept), n_classes), or class indices (len(kept),)
+    logits, # (len(kept), n_classes)
     kept,   # indices of the images they are for
     images, # `ImageSet`
     name    # of the classifier, for messages
 )->np.ndarray: # (n,) class indices; -1: image unreadable
     "Class of the highest logit of each image, among the set's own classes"
-    if logits.is_floating_point():
-        logits = images.project(logits)
-        check_logits(logits, images, name)
-        logits = logits.argmax(1)
-    out = np.full(len(images), -1)
-    out[kept] = logits.numpy()
+    logits = images.project(logits)
+    check_logits(logits, images, name)
+    return placed(logits.argmax(1), kept, images)
+
+def placed(
+    classes, # (len(kept),) class indices
+    kept,    # indices of the images they are for
+    images,  # `ImageSet`
+)->np.ndarray: # (n,) class indices; -1: image unreadable
+    "Class indices in the order of all images"
+    out = np.full(len(images), -1, dtype=np.int32)
+    out[kept] = classes.numpy()
     return out
 
 # %% ../nbs/api/31_evaluate.ipynb #b24b949b

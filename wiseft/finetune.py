@@ -8,7 +8,7 @@ __all__ = ['evaluation_pixels', 'crop_box', 'PixelSource', 'ClipDL', 'OpenImage'
            'FeatureSource', 'HeadOnFeatures', 'feature_dataloaders', 'check_dataloaders', 'clip_learner', 'cosine_lr',
            'CosineSchedule', 'Checkpoint', 'finetune', 'TimeAverage', 'EMA', 'SWA']
 
-# %% ../nbs/api/40_finetune.ipynb #1cbe06b8
+# %% ../nbs/api/40_finetune.ipynb #469b00a9
 import math, torch, warnings
 import fastai.vision.data, fastai.vision.learner # how fastai shows batches and results of images
 import numpy as np
@@ -41,7 +41,7 @@ from torch.utils.data import TensorDataset
 from .datasets import ImageSet, Suite, UnreadableImage, folder_suite, open_image
 from .cache import Pixels, ShortSide, check_skipped, decoding_workers, decode_once, split_transform
 from .files import atomic_path
-from .predict import extract_features
+from .predict import extract_features, reuse_memory
 from .weights import state_hash
 
 # %% ../nbs/api/40_finetune.ipynb #90df788b
@@ -193,7 +193,7 @@ def _train_validation(source, validation):
         f'{validation.classnames[:3]}…: both need the same names in the same order. image_folder(path, classnames=…) fixes them.')
     return source,validation
 
-# %% ../nbs/api/40_finetune.ipynb #96e14e7a
+# %% ../nbs/api/40_finetune.ipynb #1383792f
 class ClipLearner(Learner):
     "A fastai `Learner` that fine-tunes a copy of an image classifier"
     @property
@@ -206,7 +206,7 @@ class ClipLearner(Learner):
         finding_lr = any(isinstance(cb, LRFinder) for cb in L(cbs)) # which goes on until the loss explodes
         if self.start_accuracy is None and not finding_lr: self.start_accuracy = _accuracy_now(self)
         self.stop_reason = None
-        super().fit(n_epoch, lr, wd, cbs, **kwargs)
+        with reuse_memory(): super().fit(n_epoch, lr, wd, cbs, **kwargs)
         if self.stop_reason: raise FloatingPointError(self.stop_reason)
 
     def one_batch(self, i, b):

@@ -84,14 +84,14 @@ def _unit_rows(values, units):
     _,part = connected_components(coo_array((np.ones(len(i)), (i, j+n_u)), shape=(n_u+n_s,)*2), directed=False)
     return sums, counts, part[:n_u], part[n_u:]
 
-# %% ../nbs/api/01_metrics.ipynb #11c55d69
+# %% ../nbs/api/01_metrics.ipynb #f589f2b1
 def _resample(sums, counts, unit_part, set_part, n_resamples, rng):
     "Accuracy of every set in every resample: (n_resamples, n_sets)."
-    totals = np.zeros((n_resamples, 2*sums.shape[1]))
+    s, n = np.empty((2, n_resamples, sums.shape[1]))
     for p in np.unique(set_part):
-        rows, times = np.unique(np.hstack([sums, counts])[unit_part==p], axis=0, return_counts=True)
-        totals += rng.multinomial(times.sum(), times/times.sum(), size=n_resamples) @ rows
-    s, n = np.hsplit(totals, 2)
+        mine = np.ix_(unit_part==p, set_part==p)
+        rows, times = np.unique(np.hstack([sums[mine], counts[mine]]), axis=0, return_counts=True)
+        s[:,set_part==p], n[:,set_part==p] = np.hsplit(rng.multinomial(times.sum(), times/times.sum(), size=n_resamples) @ rows, 2)
     return np.divide(s, n, out=np.full_like(s, np.nan), where=n>0)
 
 # %% ../nbs/api/01_metrics.ipynb #076f2adc
