@@ -81,7 +81,7 @@ def _classifiers(path, alphas, copies):
 
 def _free_memory(device): return torch.cuda.mem_get_info(device)[0] if device.type == 'cuda' else psutil.virtual_memory().available # bytes
 
-# %% ../nbs/api/50_ensembles.ipynb #0a88fb2a
+# %% ../nbs/api/50_ensembles.ipynb #abe4e308
 DEFAULT_ALPHAS = tuple(np.round(np.linspace(0, 1, 11), 10))
 
 def sweep(
@@ -112,16 +112,16 @@ def sweep(
             f = EveryAlpha(ends, at, inner, images)
             out, kept, _ = run_all(dict(classes=f), images, transform, batch_size=batch_size, workers=workers, progress=progress)
             for k, classes in zip(f.columns, out['classes'].int().T): predicted.setdefault(k, {})[d] = placed(classes, kept, images)
-    who = about(zeroshot, name, seed) | (dict(precision=_agreement(pair, ends.values(), datasets[REFERENCE], transform, n)) if precision else {})
+    who = about(zeroshot, name, seed) | (dict(precision=_agreement(pair, {k: predicted[k] for k in ends}, datasets[REFERENCE], transform, n)) if precision else {})
     return tabulate([(predicted[k], who | dict(method=k[0], alpha=k[1])) for k in f.columns], datasets, split, keep_predictions, suite.metrics)
 
-# %% ../nbs/api/50_ensembles.ipynb #f42249e1
-def _agreement(exact, rounded, images, transform, n):
-    "What the table says of bfloat16: how often it predicts the same as fp32 does, on `n` images"
-    some = images.subset(np.unique(np.linspace(0, len(images)-1, n).astype(int)))
-    out, kept, _ = run_all(dict(enumerate([*exact, *rounded])), some, transform, progress=False)
-    a, b, c, d = (out[i].argmax(1) for i in range(4))
-    return f'bf16 ({torch.cat([a == c, b == d]).float().mean():.1%} of {2*len(kept)} predictions as in fp32)'
+# %% ../nbs/api/50_ensembles.ipynb #7de167f4
+def _agreement(pair, predicted, images, transform, n):
+    "What the table says of bfloat16: how often the end points predict what they predict in fp32, on `n` images"
+    some = np.unique(np.linspace(0, len(images)-1, n).astype(int))
+    out, kept, _ = run_all(dict(zip(predicted, pair)), images.subset(some), transform, progress=False)
+    same = [images.project(z).argmax(1).numpy() == predicted[k][REFERENCE][some[kept]] for k, z in out.items()]
+    return f'bf16 ({np.mean(same):.1%} of {2*len(kept)} predictions as in fp32)'
 
 # %% ../nbs/api/50_ensembles.ipynb #cfc884ed
 def _inner(alphas):

@@ -7,8 +7,8 @@ __all__ = ['Waiting', 'batches', 'eval_mode', 'reuse_memory', 'fitting_batch_siz
            'common_transform', 'Predictions', 'predict', 'check_logits', 'Features', 'extract_features',
            'shared_layers']
 
-# %% ../nbs/api/30_predict.ipynb #ce9cef83
-import ctypes, numpy as np, sys, torch
+# %% ../nbs/api/30_predict.ipynb #17750091
+import ctypes, math, numpy as np, sys, torch
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from fastprogress import progress_bar
@@ -118,7 +118,7 @@ def fitting_batch_size(
     pixels = transform(Image.new('RGB', (256, 256))).shape[-2:].numel()
     return max(16, min(256, 32*224**2//pixels))
 
-# %% ../nbs/api/30_predict.ipynb #b9554695
+# %% ../nbs/api/30_predict.ipynb #b1d37ac6
 def run_all(
     functions,    # dict name -> function of a batch of images
     images,       # `ImageSet`
@@ -129,6 +129,7 @@ def run_all(
     "What each function makes of each image, every image decoded and transformed once"
     out, kept, skipped = {name: [] for name in functions}, [], []
     batch_size = batch_size or fitting_batch_size(functions.values(), transform)
+    batch_size = math.ceil(len(images)/math.ceil(len(images)/batch_size)) if len(images) else 1 # as many batches, all of about one size
     with reuse_memory(), ExitStack() as stack:
         for f in functions.values(): stack.enter_context(eval_mode(f))
         for idx, x in batches(images, transform, skipped, batch_size, **kwargs):
