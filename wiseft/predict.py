@@ -108,15 +108,15 @@ def reuse_memory():
         libc.malloc_trim(0)
         _keeping.clear()
 
-# %% ../nbs/api/30_predict.ipynb #2cd1ffa4
+# %% ../nbs/api/30_predict.ipynb #b2e19d64
 def fitting_batch_size(
     functions, # of batches of images
     transform  # PIL image -> tensor
 )->int:
-    "256 on an accelerator; on a CPU as many images as have 1.6 million pixels, from 16 to 256"
+    "256 on an accelerator; on a CPU as many images as have 3.2 million pixels, from 16 to 256"
     if any(_device(f).type != 'cpu' for f in functions): return 256
     pixels = transform(Image.new('RGB', (256, 256))).shape[-2:].numel()
-    return max(16, min(256, 32*224**2//pixels))
+    return max(16, min(256, 64*224**2//pixels))
 
 # %% ../nbs/api/30_predict.ipynb #b1d37ac6
 def run_all(
