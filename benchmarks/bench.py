@@ -39,7 +39,7 @@ What binds where a bar isn't met:
 
 - **Exact curve from features.** Two matrix products have to be computed whatever one does. The row before it says what a curve that costs nothing would reach on this processor; only cheaper products would move it.
 - **bfloat16 over bare forward passes.** What is fixed weighs more where passes are short. For ResNet-50 on 128 images it is, in bfloat16, the agreement with fp32, for which 32 images are computed in fp32 at both ends; for the embedded CLIP it is the table, 31 classifiers on eight sets with exact and bootstrap intervals. Both weigh less the more images there are. In fp32 two runs of ResNet-50 gave 1.03, with batches of 32, and 1.18, with 64; why is not settled.
-- **Fine-tuning the embedded CLIP.** The row of bare steps says what bfloat16 alone reaches on one batch that is in memory; between it and ours lie the crops, made by PIL on the same two cores, the clipping of gradients and fastai's loop. Crops of whole batches at once would move it. BatchNorm folded into the convolutions was tried and gained 2 %, less than it would cost to explain.
+- **Fine-tuning the embedded CLIP.** The row of bare steps says what bfloat16 alone reaches on one batch that is in memory; between it and ours lie the crops, made by PIL on the same two cores, the clipping of gradients and fastai's loop. Crops of whole batches at once would move it. BatchNorm folded into the convolutions was tried and left out: it gained less than it would cost to explain.
 - **Memory.** Of each image stay the predicted classes of 31 classifiers and a row in the table; pixels, features and logits go with their batch.
 """
 ALPHAS, SOME = [i/10 for i in range(11)], [.3, .7]
