@@ -15,7 +15,7 @@ sys.path.insert(0, str(HERE.parent))
 from runs import along, changes, finished, fit, logits, looked_at, narrow_start, pixels, provenance, record
 from wiseft.datasets import protocol
 from wiseft.ensembles import mix_logits
-from wiseft.finetune import clip_dataloaders
+from wiseft.loaders import clip_dataloaders
 
 HALVES, HEADS, ALPHAS = HERE/'runs.jsonl', HERE/'runs-heads.jsonl', [.25, .5, .75]
 SCORES = {'own half': 'classes restricted', 'all classes': 'plain'} # among which classes an answer may be
