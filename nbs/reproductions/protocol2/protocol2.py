@@ -68,7 +68,8 @@ def line_of(s): return BUILD/name(s)/'line.json'
 def judge(plan, suite, start, s, x, labels, zeroshot):
     "Write a run's line of results; `zeroshot` says which images the zero-shot classifier gets right."
     began, end = time.time(), tuned(plan, suite, start, s)
-    right = {('zero-shot', 0.): zeroshot} | {('weight-space', a): z.argmax(1) == labels for a, z in along(start, end, x)}
+    right = {('zero-shot', 0.): zeroshot}
+    right |= {('weight-space', a): z.argmax(1) == labels for a, z in along(start, end, x)}
     right['fine-tuned', 1.] = logits(end, x).argmax(1) == labels
     correct = pack(torch.stack(list(right.values())).numpy())
     line = dict(run=name(s), **s, seconds=round(time.time()-began, 1), classifiers=list(right), correct=correct)
