@@ -22,7 +22,12 @@ from .cache import *
 from .models import *
 from .predict import *
 from .evaluate import *
-from .finetune import *
+from .pico import *
+from .loaders import *
+from .guards import *
+from .resume import *
+from .learner import *
+from .averages import *
 from .ensembles import *
 from .plots import *
 from .report import *

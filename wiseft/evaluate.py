@@ -28,10 +28,10 @@ def about(
     classifier,     # whose row it is
     name:str,       # in the column `classifier`
     seed:int=None,  # of its fine-tuning
-)->dict: # classifier, method, alpha, precision, seed
+)->dict: # classifier, tuning, method, alpha, precision, seed
     "The columns that say whose number it is"
     alpha = getattr(classifier, 'alpha', None)
-    return dict(classifier=name, method=method_of(classifier), alpha=np.nan if alpha is None else float(alpha),
+    return dict(classifier=name, tuning=getattr(classifier, 'tuning', ''), method=method_of(classifier), alpha=np.nan if alpha is None else float(alpha),
                 precision=getattr(getattr(classifier, 'clip', None), 'precision', 'fp32'), seed=pd.NA if seed is None else seed)
 
 # %% ../nbs/api/31_evaluate.ipynb #ebcf0f92
@@ -56,7 +56,7 @@ def prediction_rows(
     out = rows.assign(**who, predicted=pd.Categorical.from_codes(predicted, rows.label.cat.categories), correct=correct)
     return out[PREDICTIONS + [c for c in SCORES if c in out and (c != 'n_missing' or out[c].any())]]
 
-PREDICTIONS = ['classifier', 'method', 'alpha', 'dataset', 'split', 'is_shift', 'file', 'group', 'unit', 'label', 'predicted', 'correct', 'precision', 'seed', 'data_fingerprint']
+PREDICTIONS = ['classifier', 'tuning', 'method', 'alpha', 'dataset', 'split', 'is_shift', 'file', 'group', 'unit', 'label', 'predicted', 'correct', 'precision', 'seed', 'data_fingerprint']
 SCORES = ['n_missing', 'top5', 'confidence', 'nll', 'brier'] # there where sets are incomplete, or a metric asks for it
 
 # %% ../nbs/api/31_evaluate.ipynb #3454e76b
@@ -77,7 +77,7 @@ def among(
 def _unique(names): return [f'{n} ({i})' if n in names[:i] else n for i, n in enumerate(names)] if len(set(names)) < len(names) else names
 
 # %% ../nbs/api/31_evaluate.ipynb #07cc1d22
-_who = ['classifier', 'method', 'alpha', 'split', 'precision', 'seed']
+_who = ['classifier', 'tuning', 'method', 'alpha', 'split', 'precision', 'seed']
 
 def score(
     predictions:pd.DataFrame, # from `evaluate(..., keep_predictions=True)`, of one or many classifiers
@@ -274,7 +274,7 @@ def _pick(predictions, which):
     p = predictions
     if unknown := [k for k in which if k not in p]: raise ValueError(f'no column {unknown[0]!r} to pick a classifier by; there are {_who}')
     for k, v in which.items(): p = p[np.isclose(p[k], v) if k == 'alpha' else p[k] == v]
-    if not len(p): raise ValueError(f'no predictions of {which}; there are {predictions[_who[:3]].drop_duplicates().to_dict("records")}')
+    if not len(p): raise ValueError(f'no predictions of {which}; there are {predictions[_who[:4]].drop_duplicates().to_dict("records")}')
     several = [c for c in _who if c != 'seed' and p[c].nunique(dropna=False) > 1]
     if several: raise ValueError(f'{which} picks several classifiers: {several[0]} is {list(p[several[0]].unique())}; choose one')
     p = p[p.correct.notna()].assign(correct=lambda q: q.correct.astype(float))

@@ -9,7 +9,7 @@ from fastai.callback.core import Callback, CancelValidException
 from wiseft.datasets import load_suite, protocol
 from wiseft.evaluate import image_rows
 from wiseft.files import atomic_path, package_data, sha256_file
-from wiseft.finetune import clip_learner
+from wiseft.learner import clip_learner
 from wiseft.metrics import bootstrap_mean, paired_bootstrap
 from wiseft.models import load_clip, zeroshot_classifier
 from wiseft.weights import WeightPath
@@ -33,7 +33,7 @@ class LastEpoch(Callback):
 
 
 def fit(dls, classifier, epochs, lr, seed, cbs=(), **kwargs):
-    "What `wiseft.finetune.finetune` does, on DataLoaders whose images stay decoded from run to run; returns the learner."
+    "What `wiseft.learner.finetune` does, on DataLoaders whose images stay decoded from run to run; returns the learner."
     dls.train.seed, dls.train.epoch = seed, 0
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -92,9 +92,9 @@ def record(path, run, settings, classifiers, correct, began):
     print(date.today(), time.strftime('%H:%M:%S'), run, line['seconds'], flush=True)
 
 
-def read_runs(path, suite):
+def read_runs(path, suite, sets=None):
     "Table with a row a classifier (settings, method, alpha, accuracies), and correct, (n_classifiers, n_images), of `images`."
-    sets = looked_at(suite)
+    sets = sets or looked_at(suite)
     images = pd.concat([image_rows({d: s}, k) for (k, d), s in sets.items()], ignore_index=True).astype({'dataset': str})
     lines = [json.loads(l) for l in open(path)]
     correct = np.concatenate([unpack(l.pop('correct'), len(images)) for l in lines])
