@@ -15,7 +15,7 @@ from .evaluate import about, default_name, placed, tabulate
 from .linesearch import AlphaCurve, alpha_intervals, projected_intervals
 from .predict import check_classes, check_logits, common_transform, eval_mode, reuse_memory, run_all, shared_layers
 from .results import REFERENCE, first_metric
-from .weights import WeightPath
+from .weights import WeightPath, check_ends
 
 # %% ../nbs/api/50_ensembles.ipynb #eb4dcb5c
 def mix_logits(
@@ -100,6 +100,7 @@ def sweep(
     progress=True           # show progress bars
 ): # results table, or (results table, predictions)
     "Accuracy of the end points and of weight-space, logit and probability ensembles between them"
+    check_ends(zeroshot, finetuned)
     name, inner = name or default_name(zeroshot), _inner(alphas)
     path, pair = _path(zeroshot, finetuned, precision), (zeroshot, finetuned)
     ends = {k: _at(precision, c) for k, c in zip((('zero-shot', 0.), ('fine-tuned', 1.)), pair)}
@@ -139,6 +140,7 @@ def alpha_curves(
 )->dict: # dataset -> `AlphaCurve`
     "Exact accuracy of an output-space ensemble as a function of alpha, for each set"
     if method not in ('logits', 'probabilities'): raise ValueError(f"method={method!r}: expected 'logits' or 'probabilities'; for weight-space ensembles evaluate a grid with `sweep`")
+    check_ends(zeroshot, finetuned)
     curves = {}
     ends = {'zero-shot': zeroshot, 'fine-tuned': finetuned}
     transform = common_transform(ends)
