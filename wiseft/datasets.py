@@ -11,6 +11,7 @@ import numpy as np, pandas as pd
 from collections import Counter
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
+from html import escape
 from pathlib import Path
 from .files import cache_root, data_root, package_data, unzip_once
 from .images import ImageSet, UnreadableImage, _folders, _some, _splits, check_classnames, image_folder, open_image, to_rgb
@@ -82,7 +83,7 @@ def counts(self:Suite)->pd.DataFrame:
 @patch
 def __repr__(self:Suite): return f'Suite {self.name!r}, {len(self.classnames)} classes\n{self.counts().to_string()}'
 @patch
-def _repr_html_(self:Suite): return f'<p>Suite <b>{self.name}</b>, {len(self.classnames)} classes</p>{self.counts().to_html()}'
+def _repr_html_(self:Suite): return f'<p>Suite <b>{escape(self.name)}</b>, {len(self.classnames)} classes</p>{self.counts().to_html()}'
 
 # %% ../nbs/api/12_datasets.ipynb #53330bcf
 def folder_suite(
