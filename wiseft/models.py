@@ -29,6 +29,7 @@ from . import __version__
 from .checkpoints import checkpoint_format, read_state_dict, write_state_dict
 from .configs import check_model_cfg, check_parameters, check_preprocess_cfg, read_json, refuse_programs, text_tower_config, write_json
 from .datasets import open_image, to_rgb
+from .devices import best_device
 from .files import atomic_path, package_data, sha256_file
 from .prompts import classnames as check_classnames, prompts, templates as check_templates
 from .text import BadFile
@@ -413,12 +414,12 @@ def load_clip(
     name='iconclip',  # 'iconclip', an architecture of open_clip, 'hf-hub:owner/model', 'local-dir:folder' or a folder
     pretrained=None,  # with an architecture: a tag of open_clip, or a checkpoint file
     precision='fp32', # of the weights: 'fp32', 'bf16', or on a GPU 'fp16'
-    device=None,      # default the CPU
+    device=None,      # default `best_device`
     preprocess=None,  # dict with 'mean', 'std', …; for a checkpoint file also the tag that it was fine-tuned from
     quick_gelu=None   # for a checkpoint file: was it trained with QuickGELU?
 ): # `Clip`
     "Load a CLIP with its tokenizer, transforms and provenance; nothing is unpickled"
-    name, device = str(name), device or 'cpu'
+    name, device = str(name), best_device(device)
     _check_precision(precision, device)
     source = _find(name, pretrained, preprocess, quick_gelu)
     asked = {} if source.bare and isinstance(preprocess, str) else preprocess or {} # a tag was looked up by then
@@ -723,7 +724,7 @@ def _read_card(folder): # dict
 # %% ../nbs/api/20_models.ipynb #1515c9bf
 def load_classifier(
     folder,        # written by `ImageClassifier.save`
-    device=None,   # default the CPU
+    device=None,   # default `best_device`
     precision=None # default the one that it was saved in
 ): # `ImageClassifier`
     "Load a saved classifier; nothing is unpickled"
