@@ -20,8 +20,12 @@ from .layouts import *
 from .datasets import *
 from .cache import *
 from .models import *
-from .predict import *
-from .evaluate import *
+from .passes import *
+from .sharing import *
+from .members import *
+from .scores import *
+from .evaluation import *
+from .comparison import *
 from .finetune import *
 from .ensembles import *
 from .plots import *

@@ -41,7 +41,7 @@ from torch.utils.data import TensorDataset
 from .datasets import ImageSet, Suite, UnreadableImage, folder_suite, open_image
 from .cache import Pixels, ShortSide, check_skipped, decoding_workers, decode_once, split_transform
 from .files import atomic_path
-from .predict import extract_features, reuse_memory
+from .passes import extract_features, reuse_memory
 from .weights import state_hash
 
 # %% ../nbs/api/40_finetune.ipynb #90df788b

@@ -7,7 +7,7 @@ import fastai, numpy as np, open_clip, pandas as pd, torch, wiseft
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 from fastai.callback.core import Callback, CancelValidException
 from wiseft.datasets import load_suite, protocol
-from wiseft.evaluate import image_rows
+from wiseft.scores import image_rows
 from wiseft.files import atomic_path, package_data, sha256_file
 from wiseft.finetune import clip_learner
 from wiseft.metrics import bootstrap_mean, paired_bootstrap
