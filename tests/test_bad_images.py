@@ -8,10 +8,12 @@ import subprocess
 import sys
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import wiseft
 from conftest import python
 from PIL import Image, ImageDraw
 from torch import nn
@@ -195,3 +197,77 @@ def test_two_processes_unpack_the_embedded_suite_at_once(tmp_path):
     assert all(p.returncode == 0 for p in both), outs
     assert outs[0][0] == outs[1][0] == python("-c", LOAD, env=env).stdout
     assert len(list((tmp_path / "icons").iterdir())) == 1, "something was left behind"
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell script plays Ghostscript")
+def test_a_picture_starts_no_program(tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    (tmp_path / "bin/gs").chmod(0o755)
+    (tmp_path / "x.jpg").write_bytes(EPS)
+    code = f"from wiseft.images import *\ntry: open_image({str(tmp_path / 'x.jpg')!r})\nexcept UnreadableImage as e: print(e)"
+    said = python("-c", code, env=os.environ | dict(PATH=f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")).stdout
+    assert "not an image" in said
+    assert not (tmp_path / "started").exists()
+
+
+def test_one_place_opens_files_as_images():
+    "Whatever else reads a picture from disk goes through `open_image`, which knows the formats."
+    lines = [(p.name, line.strip()) for p in Path(wiseft.__file__).parent.rglob("*.py") for line in p.read_text().splitlines()]
+    opens = [(name, line) for name, line in lines if "Image.open(" in line]
+    assert opens == [("images.py", "with Image.open(path, formats=readable_formats()) as im:")]
+
+
+def png_of(width, height, kind, bits, row):
+    "A PNG of equal rows, written by hand without its pixels ever being in memory."
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packer = zlib.compressobj(9)
+    packed = b"".join([*(packer.compress(b"\0" + row) for _ in range(height)), packer.flush()])
+    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+MEMORY = """
+import resource, sys
+from wiseft.images import *
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for path in sys.argv[1:]:
+    try: print(open_image(path).size)
+    except UnreadableImage as e: print(e)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted in other units there")
+def test_small_files_take_no_gigabytes(tmp_path):
+    "Three of 13,000 × 13,000, refused; one at the limit in the kind that takes most, read within a gigabyte."
+    side = 13_000
+    (tmp_path / "grey.png").write_bytes(png_of(side, side, 0, 8, bytes(side)))
+    (tmp_path / "alpha.png").write_bytes(png_of(side, side, 6, 8, bytes(4 * side)))
+    (tmp_path / "wide.png").write_bytes(png_of(side, side, 0, 16, bytes(2 * side)))
+    (tmp_path / "limit.png").write_bytes(png_of(9_400, 9_500, 6, 8, bytes(4 * 9_400)))
+    paths = sorted(tmp_path.iterdir())
+    assert all(p.stat().st_size < 1e6 for p in paths)
+    *said, kilobytes = python("-W", "ignore", "-c", MEMORY, *paths).stdout.splitlines()
+    assert [s for s in said if "more than the 89,478,485 that are decoded" not in s] == ["(9400, 9500)"], said
+    assert int(kilobytes) < 1e6, f"{int(kilobytes):,} kB"
+
+
+def test_the_limit_on_pixels_is_set_from_outside(tmp_path):
+    Image.new("L", (40, 30)).save(tmp_path / "x.png")
+    code = f"from wiseft.images import open_image\nprint(open_image({str(tmp_path / 'x.png')!r}).size)"
+    assert "(40, 30)" in python("-c", code, env=os.environ | dict(WISEFT_MAX_PIXELS="1200")).stdout
+    assert "1,200 pixels, more than the 1,199" in python("-c", code, env=os.environ | dict(WISEFT_MAX_PIXELS="1199"), ok=False).stderr
+    assert "WISEFT_MAX_PIXELS is 'many'; expected a number" in python("-c", code, env=os.environ | dict(WISEFT_MAX_PIXELS="many"), ok=False).stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names there")
+def test_a_pipe_is_no_image(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    code = f"from wiseft.images import *\ntry: open_image({str(tmp_path / 'x.png')!r})\nexcept UnreadableImage as e: print(e)"
+    assert "not a regular file" in python("-c", code, timeout=20).stdout

@@ -12,6 +12,7 @@ import zipfile
 import pytest
 
 from wiseft.files import sha256_file
+from wiseft.results import read_results
 
 PRELUDE = """
 import os, resource, signal, sys, time
@@ -181,3 +182,26 @@ def test_processes_unpacking_at_once(tmp_path):
         p.stdin.flush()
     assert {finish(p)[0] for p in waiting} == {f"{cache / digest[:12]} 300\n"}
     assert names(cache) == [digest[:12]]
+
+
+APPEND = """
+from wiseft.results import append_results, results_table
+row = dict(classifier=sys.argv[2], method='zero-shot', dataset='reference', is_shift=False, value=.5)
+ready()
+sys.stdin.readline()
+for seed in range(int(sys.argv[3])): append_results(results_table([row | dict(seed=seed)]), target)
+"""
+
+
+def test_processes_appending_at_once(tmp_path):
+    target, processes, rows = tmp_path / "results.csv", 3, 20
+    waiting = [start(APPEND, target, i, rows, stdin=subprocess.PIPE) for i in range(processes)]
+    assert [p.stdout.readline() for p in waiting] == ["ready\n"] * processes
+    for p in waiting:
+        p.stdin.write("go\n")
+        p.stdin.flush()
+    for p in waiting:
+        finish(p)
+    table = read_results(target)
+    assert sorted(zip(table.classifier, table.seed)) == [(str(i), s) for i in range(processes) for s in range(rows)]
+    assert names(tmp_path) == [".results.csv.lock", "results.csv"]

@@ -7,7 +7,10 @@ __all__ = []
 
 # %% ../nbs/api/99_all.ipynb #e89a603a
 from .files import *
+from .registry import *
+from .tensorfiles import *
 from .weights import *
+from .merging import *
 from .metrics import *
 from .robustness import *
 from .diversity import *

@@ -17,12 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 from . import __version__
 from .files import _remove, atomic_path, cache_root
-from .images import UnreadableImage
+from .images import UnreadableImage, number_from_environment
 
 # %% ../nbs/api/13_cache.ipynb #d76a24c2
-def cache_limit()->int: # bytes; `$WISEFT_CACHE_GB` if set (0: keep nothing), else 10 GB
+def cache_limit()->float: # bytes; `$WISEFT_CACHE_GB` if set (0: keep nothing, inf: all), else 10 GB
     "How much decoded images and features may take"
-    return int(1e9*float(os.environ.get('WISEFT_CACHE_GB') or 10))
+    return 1e9*number_from_environment('WISEFT_CACHE_GB', 10)
 
 def entry_folder(
     kind,  # 'pixels' or 'features'

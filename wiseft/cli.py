@@ -292,7 +292,7 @@ def merge(
     "Average the weights of two classifiers, or of two .safetensors files of any model."
     from wiseft.files import atomic_path
     from wiseft.models import load_classifier
-    from wiseft.weights import interpolate,merge_files
+    from wiseft.merging import interpolate, merge_files
     for path in (zeroshot, finetuned):
         if not path.exists(): raise FileNotFoundError(f'There is no {path}')
     if zeroshot.is_dir() != finetuned.is_dir(): raise ValueError(f'{zeroshot} and {finetuned}: give two classifier folders or two files')
@@ -486,7 +486,7 @@ def demo(
     from wiseft.files import atomic_path
     from wiseft.finetune import finetune
     from wiseft.models import load_clip,zeroshot_classifier
-    from wiseft.weights import interpolate
+    from wiseft.merging import interpolate
     plan = protocol()
     with atomic_path(output, force=force) as tmp:
         tmp.mkdir()

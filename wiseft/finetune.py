@@ -42,7 +42,7 @@ from .datasets import ImageSet, Suite, UnreadableImage, folder_suite, open_image
 from .cache import Pixels, ShortSide, check_skipped, decoding_workers, decode_once, split_transform
 from .files import atomic_path
 from .passes import extract_features, reuse_memory
-from .weights import state_hash
+from .tensorfiles import state_hash
 
 # %% ../nbs/api/40_finetune.ipynb #90df788b
 def _clip(clip): return getattr(clip, 'clip', clip) # of an `ImageClassifier`, or the `Clip` itself

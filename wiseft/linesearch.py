@@ -13,34 +13,59 @@ def alpha_intervals(
     zeroshot, # (n, n_classes) outputs, alpha = 0: logits or probabilities
     finetuned, # (n, n_classes) outputs, alpha = 1
     labels, # (n,) class indices
-)->tuple: # low, high: (n,) each; image i is right where low[i] < alpha < high[i]
+)->tuple: # low, high: (n,) float64 each; image i is right where low[i] < alpha < high[i]
     "The mixing coefficients at which each image is right (Och 2003)"
-    labels = torch.as_tensor(labels)
-    _check_outputs(zeroshot, finetuned, labels)
-    rows = max(1, 2**17//zeroshot.shape[1]) # images at a time, so that what is computed stays in the cores' caches
-    bounds = [_bounds(*some) for some in zip(*(t.split(rows) for t in (zeroshot, finetuned, labels)))]
+    u, v, y = _checked_outputs(zeroshot, finetuned, labels)
+    rows = max(1, 2**17//u.shape[1]) # images at a time, so that what is computed stays in the cores' caches
+    bounds = [_bounds(*some) for some in zip(*(t.split(rows) for t in (u, v, y[:,None])))]
     return tuple(torch.cat(b) for b in zip(*bounds))
 
 # %% ../nbs/api/05_linesearch.ipynb #17002206
 def _bounds(u, v, y):
-    y = y[:,None].long()
-    at_0, at_1 = ((t - t.gather(1, y)).scatter_(1, y, -1) for t in (u, v)) # by how much each class leads y, which itself never does
+    at_0, at_1 = ((t - t.gather(1, y)).scatter_(1, y, -1) for t in (u, v)) # each class's lead over y; y itself has none
+    low, high = _crossings(at_0, at_1)
+    if low.values.isnan().any(): # a class is as good as y at every α: it always leads if earlier, and never if later
+        equal, always = (at_0 == 0) & (at_1 == 0), torch.sign(y - torch.arange(u.shape[1]) - .5).to(u)
+        low, high = _crossings(at_0.where(~equal, always), at_1.where(~equal, always))
+    return _outwards(low, y, -torch.inf), _outwards(high, y, torch.inf)
+
+def _crossings(at_0, at_1):
+    "The highest of the lower bounds, and the lowest of the upper ones, each with the first class that sets it"
     slope = at_0 - at_1 # of y's margin: where it rises, or stays, the crossing bounds α from below, elsewhere from above
-    crossing, side = at_0.div_(slope), torch.copysign(_infinity, slope) # ±inf where a margin stays as it is, and NaN where it stays nought
-    low, high = crossing.minimum(side).amax(1), crossing.maximum(side).amin(1) # many times as fast as a mask
-    return low.nan_to_num_(torch.inf, torch.inf, -torch.inf), high.nan_to_num_(-torch.inf, torch.inf, -torch.inf)
+    side = torch.copysign(_infinity, slope)
+    crossing = torch.div(at_0, slope, out=slope) # ±inf where a margin stays as it is, and NaN where it stays nought
+    return crossing.minimum(side).max(1), crossing.maximum(side).min(1) # many times as fast as a mask
+
+def _outwards(bound, y, to):
+    "The bound, with its end where a later class sets it: y wins that tie"
+    end = bound.values.double()
+    held = (bound.indices > y[:,0]) & end.isfinite()
+    return end.where(~held, end.nextafter(torch.full_like(end, to)))
 
 _infinity = torch.tensor(torch.inf)
 
 # %% ../nbs/api/05_linesearch.ipynb #3b7a7ea4
-def _check_outputs(u, v, y):
-    "ValueError unless these are outputs of two classifiers for the same labelled images"
+def _checked_outputs(u, v, y):
+    "Outputs in single precision or better, and labels; ValueError unless they are two classifiers' for the same images"
+    u, v, y = (torch.as_tensor(t) for t in (u, v, y))
     if u.shape != v.shape or u.ndim != 2 or len(y) != len(u) or not len(y): raise ValueError(
-        f'outputs of shape {tuple(u.shape)} and {tuple(v.shape)} for {len(y)} labels; expected (n, n_classes) twice, and n labels')
-    if _has_nan(u) or _has_nan(v): raise ValueError('NaN among the outputs; an image without an output has no interval')
-    if y.min() < 0 or y.max() >= u.shape[1]: raise ValueError(f'labels from {int(y.min())} to {int(y.max())} for {u.shape[1]} classes, counted from 0')
+        f'Outputs of shape {tuple(u.shape)} and {tuple(v.shape)} for {len(y)} labels: '
+        'expected (n, n_classes) twice, and n labels.')
+    if y.min() < 0 or y.max() >= u.shape[1]: raise ValueError(
+        f'Labels from {int(y.min())} to {int(y.max())} for {u.shape[1]} classes: expected indices, counted from 0.')
+    precision = torch.float64 if torch.float64 in (u.dtype, v.dtype) else torch.float32
+    u, v = u.to(precision), v.to(precision)
+    if not (u.sum() + v.sum()).isfinite(): u, v = _all_finite(u, v) # sums are many times as fast as a look at each
+    return u, v, y.long()
 
-def _has_nan(t): return bool(t.sum().isnan() and t.isnan().any()) # the sum is many times as fast, and NaN for +∞ − ∞, too
+def _all_finite(u, v):
+    "The outputs with −∞ as a number far below all others; ValueError for what is no output"
+    for t in (u, v):
+        if t.isnan().any(): raise ValueError('NaN among the outputs: an image without an output has no interval.')
+        if t.isposinf().any(): raise ValueError('+∞ among the outputs: expected numbers, or −∞ for a class ruled out.')
+    u, v = u.double(), v.double()
+    largest = max(t.masked_fill(t.isneginf(), 0).abs().max() for t in (u, v))
+    return (t.masked_fill(t.isneginf(), -2.**26*(1 + largest)) for t in (u, v))
 
 # %% ../nbs/api/05_linesearch.ipynb #bd945ac0
 def projected_intervals(
@@ -50,15 +75,17 @@ def projected_intervals(
     projection, # for each class, the indices of the columns that it stands for
 )->tuple: # low, high: (n, k) each; image i is right where low[i,j] < alpha < high[i,j] for some j
     "The mixing coefficients at which each image is right, where the highest of several columns counts"
-    labels, used = torch.as_tensor(labels), [k for p in projection for k in p]
+    used = [k for p in projection for k in p]
     owner = torch.tensor([c for c, p in enumerate(projection) for _ in p])
     first = torch.tensor([0] + [len(p) for p in projection]).cumsum(0)
-    pieces = [_piece(zeroshot[:,used], finetuned[:,used], labels, owner, first, j) for j in range(max(map(len, projection)))]
+    labels = torch.as_tensor(labels)
+    u, v, _ = _checked_outputs(zeroshot[:,used], finetuned[:,used], first[labels])
+    pieces = [_piece(u, v, labels, owner, first, j) for j in range(max(map(len, projection)))]
     low, high = (torch.stack(t, 1) for t in zip(*pieces))
     low, order = low.sort(1)
     high = high.gather(1, order)
     seen = torch.cat([torch.full_like(high[:,:1], -torch.inf), high.cummax(1).values[:,:-1]], 1)
-    return low.maximum(seen), high # what an earlier piece has covered is not counted again
+    return low.maximum(seen.nextafter(low.new_tensor(-torch.inf))), high # what an earlier piece holds isn't counted again
 
 # %% ../nbs/api/05_linesearch.ipynb #c440c63f
 def _piece(u, v, labels, owner, first, j):
@@ -80,14 +107,18 @@ class AlphaCurve:
         self.n, ever = len(low), low < high
         self.low, self.high = np.sort(low[ever]), np.sort(high[ever])
         self.intervals = low[ever], high[ever], np.nonzero(ever)[0] # and whose each is
-    def __repr__(self): return f'AlphaCurve of {self.n} images: {self.accuracy(0.):.1%} at 0, {self.accuracy(1.):.1%} at 1, {self.best()[1]:.1%} at best'
+    def __repr__(self):
+        ends = f'{self.accuracy(0.):.1%} at 0, {self.accuracy(1.):.1%} at 1'
+        return f'AlphaCurve of {self.n} images: {ends}, {self.best()[1]:.1%} at best'
     def accuracy(self,
         alpha # number, or array of numbers
     ): # fraction of images that are right there; the same shape
         return (np.searchsorted(self.low, alpha, 'left') - np.searchsorted(self.high, alpha, 'right'))/self.n
-    def steps(self, start=0., stop=1.): # between which alphas the accuracy is the same: (k+1,) alphas, (k,) accuracies
+    def steps(self, start=0., stop=1.): # (k+1,) alphas, (k,) accuracies: between two alphas it stays the same
         ends = np.concatenate([self.low, self.high])
-        at = np.unique([start, *ends[(ends > start) & (ends < stop)], stop])
+        least = 1e-12 # what is narrower is the end of an interval, where it wins a tie
+        at = np.unique([start, *ends[(ends > start + least) & (ends < stop - least)], stop])
+        at = at[np.diff(at, prepend=-np.inf) > least]
         return at, self.accuracy((at[1:]+at[:-1])/2)
     def best(self, start=0., stop=1.): # alpha, in the middle of the first of the highest steps; its accuracy
         at, accuracy = self.steps(start, stop)

@@ -64,7 +64,9 @@ def clopper_pearson(
     level:float=0.95,
 ) -> tuple: # (low, high), fractions
     "The exact binomial interval of Clopper and Pearson (Biometrika 1934)."
-    if n < 1: raise ValueError(f'an interval of {n} images: at least one is needed')
+    if not (n >= 1 and 0 <= successes <= n and float(successes).is_integer() and float(n).is_integer()):
+        raise ValueError(f'{successes} correct of {n} images: expected whole numbers, 0 ≤ correct ≤ n and n ≥ 1; '
+                         'for shares, such as those of several seeds that were right, use `bootstrap_mean`.')
     low, high = proportion_confint(int(successes), int(n), 1-level, method='beta')
     return float(low), float(high)
 
@@ -159,11 +161,21 @@ def mcnemar_exact(
     b, # (n,) bool, classifier B's on the same images
 ) -> float: # p-value, two-sided
     "Exact McNemar test (Psychometrika 1947) of two classifiers being right equally often."
-    a, b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
-    if a.shape != b.shape or a.ndim != 1: raise ValueError(f'A has shape {a.shape} and B {b.shape}: expected (n,) of the same images')
+    a, b = _right_or_wrong(a), _right_or_wrong(b)
+    if a.shape != b.shape or a.ndim != 1: raise ValueError(
+        f'A has shape {a.shape} and B {b.shape}: expected (n,) of the same images.')
     only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
     if only_a + only_b == 0: return 1.
     return float(stats.binomtest(only_a, only_a+only_b, 0.5).pvalue)
+
+# %% ../nbs/api/01_metrics.ipynb #r1ghtwrg
+def _right_or_wrong(correct):
+    "As booleans, or a ValueError"
+    correct = np.asarray(correct)
+    if bad := [v for v in correct.ravel().tolist() if v not in (0, 1)]: raise ValueError(
+        f'{len(bad)} of {correct.size} images are neither right (1) nor wrong (0), the first is {bad[0]}: '
+        'leave out images without an answer; shares of several seeds have no exact test, use `paired_bootstrap`.')
+    return correct.astype(bool)
 
 # %% ../nbs/api/01_metrics.ipynb #d8cb61e0
 def holm(
@@ -215,7 +227,8 @@ def per_class(
     n_classes:int,
 ) -> np.ndarray: # (n_classes,), NaN for classes without an image
     "Accuracy of each class."
-    there, hits = np.bincount(labels, minlength=n_classes), np.bincount(labels, np.asarray(correct, dtype=float), n_classes)
+    correct, labels = _same_length(correct, _class_indices(labels))
+    there, hits = np.bincount(labels, minlength=n_classes), np.bincount(labels, correct.astype(float), n_classes)
     return np.divide(hits, there, out=np.full(n_classes, np.nan), where=there>0)
 
 def macro_f1(
@@ -225,7 +238,7 @@ def macro_f1(
     **kwargs,
 ) -> tuple: # (value, low, high)
     "Mean F1 over the classes that occur in `labels`, with its bootstrap interval."
-    predicted, labels = _same_length(predicted, labels)
+    predicted, labels = _same_length(_class_indices(predicted), _class_indices(labels))
     c, n, i = max(predicted.max(), labels.max())+1, len(labels), np.arange(len(labels))
     right = predicted == labels
     rows, cols = np.concatenate([i[right], i, i]), np.concatenate([labels[right], c+labels, 2*c+predicted])
@@ -256,8 +269,17 @@ def worst_group(
 def _same_length(a, b):
     "Both as arrays of one length, or a ValueError"
     a, b = np.asarray(a), np.asarray(b)
-    if a.shape != b.shape or a.ndim != 1 or not len(a): raise ValueError(f'shapes {a.shape} and {b.shape}: expected one value per image in both, (n,), n ≥ 1')
+    if a.shape != b.shape or a.ndim != 1 or not len(a): raise ValueError(
+        f'Shapes {a.shape} and {b.shape}: expected one value per image in both, (n,), n ≥ 1.')
     return a, b
+
+def _class_indices(x):
+    "As integers, or a ValueError"
+    x = np.asarray(x)
+    if x.size and not (x.min() >= 0 and (x == x.astype(int)).all()): raise ValueError(
+        f'Class indices from {x.min():g} to {x.max():g}: expected whole numbers from 0 on; '
+        'leave out images that could not be read, whose index is -1.')
+    return x.astype(int)
 
 # %% ../nbs/api/01_metrics.ipynb #8d697c1c
 def image_scores(

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from .cache import Pixels, Tried, check_skipped, decoding_workers, entry_folder, decode_once, open_entry, split_transform, write_entry
 from .datasets import ImageSet
-from .weights import state_hash
+from .tensorfiles import state_hash
 
 # %% ../nbs/api/30_passes.ipynb #1d44b8e9
 class _Transformed(Dataset):

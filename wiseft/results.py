@@ -12,7 +12,7 @@ import json, warnings
 from pathlib import Path
 import numpy as np, pandas as pd
 from . import __version__
-from .files import atomic_path, existing_file, package_data
+from .files import atomic_path, existing_file, locked, package_data
 from .robustness import effective_robustness, published_baseline, relative_robustness
 
 # %% ../nbs/api/04_results.ipynb #afd39a24
@@ -27,17 +27,16 @@ _defaults = dict(alpha=np.nan, split='test', metric='accuracy', n=pd.NA, low=np.
 
 # %% ../nbs/api/04_results.ipynb #661bfad6
 def results_table(
-    rows, # dicts (or a DataFrame), keys from `COLUMNS`
+    rows, # dicts (or a DataFrame), keys from `COLUMNS`; others are kept behind them, as they are
 ) -> pd.DataFrame:
-    "A tidy table of `COLUMNS`, typed and checked; ValueError names what is missing, unknown or not a fraction."
+    "A tidy table of `COLUMNS`, typed and checked; ValueError names what is missing or not a fraction."
     rows = pd.DataFrame(rows)
     if not len(rows): raise ValueError('no rows: a results table needs at least one')
-    if (unknown := [c for c in rows if c not in COLUMNS]): raise ValueError(f'unknown columns {unknown}; expected some of {COLUMNS}')
     missing = [c for c in COLUMNS if c not in rows and c not in _defaults]
     if missing: raise ValueError(f'missing columns {missing}; there are {list(rows)}')
     for c,v in _defaults.items():
         if c not in rows: rows[c] = v
-    return _typed(rows[COLUMNS])
+    return _typed(rows[COLUMNS + [c for c in rows if c not in COLUMNS]])
 
 # %% ../nbs/api/04_results.ipynb #b765b28e
 def _typed(table):
@@ -69,9 +68,11 @@ def append_results(
     table:pd.DataFrame,
     path, # file of results; made if it is not there
 ) -> Path:
-    "Add rows to a file of results, which stays whole whatever happens."
-    before = [read_results(path)] if Path(path).exists() else []
-    return write_results(pd.concat([*before, results_table(table)], ignore_index=True), path, force=True)
+    "Add rows to a file of results, which stays whole whatever happens; several processes may do so at once."
+    table = results_table(table)
+    with locked(path):
+        before = [read_results(path)] if Path(path).exists() else []
+        return write_results(pd.concat([*before, table], ignore_index=True), path, force=True)
 
 def _text(table, path):
     "The file's text, in the form that its name asks for"
@@ -91,7 +92,7 @@ def read_results(
         raise ValueError(f'{path} is not a CSV of results: {e}') from None
     missing = [c for c in COLUMNS if c not in table]
     if missing: raise ValueError(f'{path} is not a results table: missing columns {missing}; found {list(table)}')
-    return results_table(table[COLUMNS])
+    return results_table(table)
 
 def _read_lines(path):
     "JSON lines: an object a row, or a line a run of wise-ft"

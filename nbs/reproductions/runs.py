@@ -12,7 +12,7 @@ from wiseft.files import atomic_path, package_data, sha256_file
 from wiseft.finetune import clip_learner
 from wiseft.metrics import bootstrap_mean, paired_bootstrap
 from wiseft.models import load_clip, zeroshot_classifier
-from wiseft.weights import WeightPath
+from wiseft.merging import WeightPath
 
 ALPHAS = [round(a/10, 1) for a in range(1, 10)]
 

@@ -12,7 +12,7 @@ sys.path.insert(0, str(HERE.parent))
 from runs import finished, fit, logits, looked_at, narrow_start, pixels, provenance, record
 from wiseft.datasets import protocol
 from wiseft.finetune import EMA, SWA, clip_dataloaders
-from wiseft.weights import WeightPath, recompute_batchnorm
+from wiseft.merging import WeightPath, recompute_batchnorm
 
 RUNS, LR, ALPHAS = HERE/'runs.jsonl', 1e-3, [.25, .5, .75, 1.]
 
