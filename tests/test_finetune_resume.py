@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 from fastai.callback.core import Callback
 from wiseft.datasets import folder_suite
-from wiseft.finetune import clip_dataloaders, clip_learner
+from wiseft.learner import clip_learner
+from wiseft.loaders import clip_dataloaders
 from wiseft.models import load_clip, zeroshot_classifier
 torch.set_num_threads(1)
 here, checkpoints, out, steps, resume, pause = sys.argv[1:]

@@ -29,7 +29,12 @@ from .members import *
 from .scores import *
 from .evaluation import *
 from .comparison import *
-from .finetune import *
+from .pico import *
+from .loaders import *
+from .guards import *
+from .resume import *
+from .learner import *
+from .averages import *
 from .ensembles import *
 from .plots import *
 from .report import *

@@ -31,7 +31,7 @@ def entry_folder(
 ):
     "Where the arrays of a set are, or would be; None for sets without files, or if nothing is to be kept"
     if images.pixels is not None or not cache_limit(): return None
-    key = [__version__, PIL.__version__, images.border, *what, *map(_identity, images.paths)]
+    key = [__version__, PIL.__version__, images.border, images.upright, *what, *map(_identity, images.paths)]
     return cache_root()/kind/hashlib.sha256('\n'.join(map(str, key)).encode()).hexdigest()[:20]
 
 def _identity(path):

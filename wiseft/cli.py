@@ -270,13 +270,13 @@ def finetune_(
 ):
     "Fine-tune a classifier on the images of a reference distribution."
     from wiseft.files import atomic_path
-    from wiseft.finetune import finetune
+    from wiseft.learner import finetune
     from wiseft.models import load_classifier
     with atomic_path(output, force=force) as tmp:
         start = load_classifier(classifier)
         suite = (_suite(data, None, None) if _is_suite(data) else _suite(None, data, None))(classnames=start.classnames)
         _say(f'fine-tuning on {len(suite.train):,} images, {epochs} epochs')
-        finetune(start, suite.train, suite.validation, epochs=epochs, lr=lr, batch_size=batch_size, layers=train, label_smoothing=label_smoothing,
+        finetune(start, suite.train, suite.validation, epochs=epochs, lr=lr, batch_size=batch_size, train=train, label_smoothing=label_smoothing,
                  precision=precision, seed=seed, checkpoint_dir=checkpoints, resume=resume, progress=_progress()).save(tmp)
     _wrote(output)
 
@@ -484,7 +484,7 @@ def demo(
     from wiseft.datasets import load_suite,protocol
     from wiseft.ensembles import sweep
     from wiseft.files import atomic_path
-    from wiseft.finetune import finetune
+    from wiseft.learner import finetune
     from wiseft.models import load_clip,zeroshot_classifier
     from wiseft.merging import interpolate
     plan = protocol()

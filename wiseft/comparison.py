@@ -7,7 +7,7 @@ __all__ = ['compare']
 
 # %% ../nbs/api/34_comparison.ipynb #fda98968
 import numpy as np, pandas as pd
-from .members import IDENTITY
+from .members import WHO
 from .metrics import holm, mcnemar_exact, paired_bootstrap
 from .results import MEAN
 from .scores import MIN_GROUPS, KeptPredictions
@@ -16,10 +16,10 @@ from .scores import MIN_GROUPS, KeptPredictions
 def _pick(predictions, which):
     "One value an image: right or wrong, or the share of seeds that were right"
     p = predictions.frame(**which) if isinstance(predictions, KeptPredictions) else predictions
-    if unknown := [k for k in which if k not in p]: raise ValueError(f'There is no column {unknown[0]!r} to pick a classifier by. There are {IDENTITY}.')
+    if unknown := [k for k in which if k not in p]: raise ValueError(f'There is no column {unknown[0]!r} to pick a classifier by. There are {WHO}.')
     for k, v in which.items(): p = p[np.isclose(p[k], v) if k == 'alpha' else p[k] == v]
-    if not len(p): raise ValueError(f'no predictions of {which}; there are {predictions[IDENTITY[:4]].drop_duplicates().to_dict("records")}')
-    several = [c for c in [*IDENTITY, 'split'] if c != 'seed' and p[c].nunique(dropna=False) > 1]
+    if not len(p): raise ValueError(f'no predictions of {which}; there are {predictions[WHO[:4]].drop_duplicates().to_dict("records")}')
+    several = [c for c in [*WHO, 'split'] if c != 'seed' and p[c].nunique(dropna=False) > 1]
     if several: raise ValueError(f'{which} picks several classifiers: {several[0]} is {list(p[several[0]].unique())}; choose one')
     p = p[p.correct.notna()].assign(correct=lambda q: q.correct.astype(float))
     first = ['is_shift', 'group', 'unit', 'seed']

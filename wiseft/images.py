@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from pathlib import Path
-from PIL import Image
+from PIL import Image, ImageOps
 from unicodedata import normalize
 
 # %% ../nbs/api/11_images.ipynb #c1573856
@@ -21,17 +21,41 @@ class UnreadableImage(ValueError): "A file that can't be decoded as an image"
 
 # %% ../nbs/api/11_images.ipynb #9da83d2a
 def to_rgb(im):
-    "8-bit RGB of any PIL image: 16 bits are scaled, transparency is laid on white"
-    if im.mode.startswith('I'):
-        a = np.asarray(im)
-        if a.min() < 0 or a.max() > 65535: raise ValueError('32-bit pixels outside 0…65535, whose white is unknown; save it with 8 or 16 bits')
-        return Image.fromarray((a//256).astype(np.uint8)).convert('RGB')
-    if im.mode == 'F': raise ValueError('floating-point pixels, whose white is unknown; save it with 8 or 16 bits')
+    "8-bit RGB of any PIL image: more bits are scaled, transparency is laid on white"
+    _check_depth(im)
+    if im.mode.startswith('I'): return Image.fromarray(_deep_grey(im)).convert('RGB')
     if not im.has_transparency_data: return im.convert('RGB')
-    if im.mode != 'RGBA': im = im.convert('RGBA')
+    if im.mode != 'RGBA': im = _with_opacity(im)
     white = Image.new('RGB', im.size, 'white')
     white.paste(im, mask=im)
     return white
+
+# %% ../nbs/api/11_images.ipynb #6d7fa2e0
+def _tiff(im, tag, default):
+    "The first value of a TIFF's tag"
+    return np.ravel(im.tag_v2.get(tag, default))[0] if im.format == 'TIFF' else default
+
+def _check_depth(im):
+    "ValueError for pixels whose white nothing tells"
+    what = 'floating-point' if im.mode == 'F' else '32-bit' if _tiff(im, 258, 8) > 16 else 'signed' if _tiff(im, 339, 1) == 2 else None
+    if what: raise ValueError(f'{what} pixels, whose white is unknown; save it with 8 or 16 bits')
+
+def _deep_grey(im):
+    "8-bit grey of more bits, (height, width); what is transparent becomes white"
+    a, bits = np.asarray(im), _tiff(im, 258, 16) # Pillow scales those of other formats to 16 bits
+    if im.mode == 'I' and (a.min() < 0 or a.max() > 65535): raise ValueError('32-bit pixels outside 0…65535, whose white is unknown; save it with 8 or 16 bits')
+    grey = (a >> (bits-8)).astype(np.uint8)
+    if _tiff(im, 262, 1) == 0: grey = 255-grey # black on white: in these depths Pillow doesn't turn it round
+    if (clear := im.info.get('transparency')) is not None: grey[a == clear] = 255
+    return grey
+
+def _with_opacity(im):
+    "As RGBA; the one colour that a PNG calls transparent is scaled as Pillow scales the pixels, when it hasn't read them yet"
+    clear, depth = im.info.get('transparency'), im.tile[0][3] if getattr(im, 'tile', None) else None
+    if depth == 'L;2': im.info['transparency'] = 85*clear
+    if depth == 'L;4': im.info['transparency'] = 17*clear
+    if depth == 'RGB;16B': im.info['transparency'] = tuple(c >> 8 for c in clear)
+    return im.convert('RGBA')
 
 # %% ../nbs/api/11_images.ipynb #8f432d31
 FORMATS = 'PNG JPEG WEBP GIF BMP DIB TIFF PPM JPEG2000 AVIF ICO HEIF JXL TGA'.split() # TGA has no mark of its own: tried last
@@ -56,8 +80,9 @@ if 'WISEFT_MAX_PIXELS' in os.environ: Image.MAX_IMAGE_PIXELS = number_from_envir
 
 # %% ../nbs/api/11_images.ipynb #a11158d3
 def open_image(
-    path,         # an image file
-    at_least=None # short side in pixels that a JPEG may be decoded at, if that is 1/2, 1/4 or 1/8 of its own or more; None: whole
+    path,          # an image file
+    at_least=None, # short side in pixels that a JPEG may be decoded at, if that is 1/2, 1/4 or 1/8 of its own or more; None: whole
+    upright=True  # turn it as the camera's EXIF orientation says
 ): # 8-bit RGB PIL image, decoded
     "Decode an image file; `UnreadableImage` says why it can't be"
     try:
@@ -65,7 +90,10 @@ def open_image(
         with Image.open(path, formats=readable_formats()) as im:
             _check_pixels(im.width*im.height)
             if at_least: im.draft(None, (at_least, at_least))
-            return to_rgb(im)
+            rgb = to_rgb(im)
+            rgb.info = im.info
+            if upright: ImageOps.exif_transpose(rgb, in_place=True)
+            return rgb
     except MemoryError: raise
     except Exception as e: raise UnreadableImage(f'{path}: {_reason(e)}') from e
 
@@ -99,6 +127,8 @@ class ImageSet:
     projection:list=None   # for each class, the indices of the reference's classes that it stands for; None: they are the same
     n_missing:int=0        # images of the published set that are not there
     aside:bool=False       # no part of the mean over shifts
+    upright:bool=True      # turn images as the camera's EXIF orientation says; not in published sets
+    transform:object=None  # of an image, for `self[i]`
     def __post_init__(self):
         self.paths, self.labels = [Path(p) for p in self.paths], np.asarray(self.labels, dtype=np.int64)
         self.classnames = list(self.classnames)
@@ -107,8 +137,12 @@ class ImageSet:
     def __len__(self): return len(self.paths)
     def open(self, i, at_least=None): # RGB PIL image
         "Decode image `i`, a large JPEG not much larger than `at_least` pixels on the short side if that is given"
-        im = open_image(self.paths[i], None if self.border else at_least) if self.pixels is None else Image.fromarray(self.pixels[i])
+        im = open_image(self.paths[i], None if self.border else at_least, self.upright) if self.pixels is None else Image.fromarray(self.pixels[i])
         return im.crop((self.border, self.border, im.width-self.border, im.height-self.border)) if self.border else im
+    def __getitem__(self, i): # (image, label)
+        "A torch dataset: an RGB PIL image, or what `transform` makes of it, and its class index"
+        im = self.open(i)
+        return (self.transform(im) if self.transform else im), int(self.labels[i])
     def files(self): # (n,) file names relative to `root`, with forward slashes
         "Names for tables and fingerprints"
         return [(p.relative_to(self.root) if self.root else p).as_posix() for p in self.paths]
@@ -134,6 +168,14 @@ def check_classnames(
     if dup := [c for c, n in Counter(names).items() if n > 1]: raise ValueError(f'class names repeat: {dup[:5]}; rename or merge these classes')
     if len(names) < 2: raise ValueError(f'a classifier needs two classes or more, got {names}')
     return names
+
+# %% ../nbs/api/11_images.ipynb #b727b48b
+@patch
+def with_transform(self:ImageSet,
+    transform # of an RGB PIL image
+)->ImageSet:
+    "The same images; `self[i]` gives what `transform` makes of them"
+    return replace(self, transform=transform)
 
 # %% ../nbs/api/11_images.ipynb #02153468
 @patch

@@ -51,6 +51,7 @@ PUBLISHED_SETS = pd.DataFrame([
 def _counted(images, suite, split, allow_incomplete):
     "The set, if it has as many images as was published, or may have fewer"
     rows = PUBLISHED_SETS
+    images.upright = False # published numbers are of images as they are stored
     expected = rows.images[(rows.suite == suite) & (rows.set == images.name) & (rows.split == split)].item()
     if len(images) == expected: return images
     if not allow_incomplete: raise ValueError(f'{images.name} ({split}) in {images.root or images.paths[0]}: {len(images):,} images of {expected:,}, '
@@ -134,7 +135,7 @@ def on_classes_of(
     own = {k: i for i, p in enumerate(shifted.projection) for k in p}
     kept = reference.subset(np.isin(reference.labels, list(own)))
     return ImageSet(f'reference, {shifted.name} classes', kept.paths, [own[l] for l in kept.labels], shifted.classnames, kept.groups, kept.units, kept.root,
-                    projection=shifted.projection, aside=True)
+                    projection=shifted.projection, aside=True, upright=reference.upright)
 
 # %% ../nbs/api/11_layouts.ipynb #5fe07af3
 def imagenet(

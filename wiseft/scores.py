@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fastcore.basics import patch
 from functools import cached_property
 from .datasets import ImageSet
-from .members import IDENTITY
+from .members import WHO
 from .metrics import bootstrap_mean, clopper_pearson, expected_calibration_error, image_scores, macro_f1, worst_group
 from .results import MEAN, REFERENCE, UNBOUNDED, results_table
 
@@ -143,7 +143,7 @@ class KeptPredictions:
     "What each of many classifiers made of the same images"
     def __init__(self,
         images,   # from `image_rows`
-        members,  # list of (dict with the columns of `IDENTITY`, (n,) class codes as in `prediction_rows`, dict column -> (n,) numbers)
+        members,  # list of (dict with the columns of `WHO`, (n,) class codes as in `prediction_rows`, dict column -> (n,) numbers)
     ): self.images, self.members = images, members
     def __len__(self): return len(self.images)*len(self.members)
     @property
@@ -152,7 +152,7 @@ class KeptPredictions:
         return sum(codes.nbytes + sum(v.nbytes for v in columns.values()) for _, codes, columns in self.members)
     def who(self)->pd.DataFrame:
         "The classifiers, a row each"
-        return pd.DataFrame([who for who, *_ in self.members], columns=IDENTITY)
+        return pd.DataFrame([who for who, *_ in self.members], columns=WHO)
 
 # %% ../nbs/api/32_scores.ipynb #a1fd585a
 PREDICTIONS = ['classifier', 'tuning', 'method', 'alpha', 'dataset', 'split', 'is_shift', 'file', 'group', 'unit', 'label',
@@ -160,7 +160,7 @@ PREDICTIONS = ['classifier', 'tuning', 'method', 'alpha', 'dataset', 'split', 'i
 
 def prediction_rows(
     images,  # from `image_rows`
-    who,     # dict with the columns of `IDENTITY`
+    who,     # dict with the columns of `WHO`
     codes,   # (n,) class codes among those of all sets; -1: image unreadable; -2: in a set that it was not shown
     columns, # dict column -> (n,) numbers
 )->pd.DataFrame: # columns `PREDICTIONS`, those given, and `n_missing` where sets are incomplete
@@ -180,7 +180,7 @@ def _fits(who, which): # bool
 
 @patch
 def frame(self:KeptPredictions,
-    **which # columns of `IDENTITY` and their values; none: all classifiers
+    **which # columns of `WHO` and their values; none: all classifiers
 )->pd.DataFrame: # columns `PREDICTIONS` and those of metrics
     "A row an image and classifier"
     some = [prediction_rows(self.images, *m) for m in self.members if _fits(m[0], which)]
@@ -220,7 +220,7 @@ def score(
 )->pd.DataFrame: # results table
     "Metrics of each classifier on each set and their mean over shifts, with 95 % intervals"
     metrics, rows = chosen_metrics(metrics), []
-    keys = [*IDENTITY, 'split']
+    keys = [*WHO, 'split']
     for key, own in predictions.groupby(keys, dropna=False, sort=False, observed=True):
         sets = dict(list(own.groupby('dataset', sort=False, observed=True)))
         who = dict(zip(keys, key))

@@ -9,7 +9,7 @@ from fastai.callback.core import Callback, CancelValidException
 from wiseft.datasets import load_suite, protocol
 from wiseft.scores import image_rows
 from wiseft.files import atomic_path, package_data, sha256_file
-from wiseft.finetune import clip_learner
+from wiseft.learner import clip_learner
 from wiseft.metrics import bootstrap_mean, paired_bootstrap
 from wiseft.models import load_clip, zeroshot_classifier
 from wiseft.merging import WeightPath
@@ -33,7 +33,7 @@ class LastEpoch(Callback):
 
 
 def fit(dls, classifier, epochs, lr, seed, cbs=(), **kwargs):
-    "What `wiseft.finetune.finetune` does, on DataLoaders whose images stay decoded from run to run; returns the learner."
+    "What `wiseft.learner.finetune` does, on DataLoaders whose images stay decoded from run to run; returns the learner."
     dls.train.seed, dls.train.epoch = seed, 0
     with torch.random.fork_rng():
         torch.manual_seed(seed)

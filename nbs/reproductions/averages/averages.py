@@ -11,7 +11,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 from runs import finished, fit, logits, looked_at, narrow_start, pixels, provenance, record
 from wiseft.datasets import protocol
-from wiseft.finetune import EMA, SWA, clip_dataloaders
+from wiseft.averages import EMA, SWA
+from wiseft.loaders import clip_dataloaders
 from wiseft.merging import WeightPath, recompute_batchnorm
 
 RUNS, LR, ALPHAS = HERE/'runs.jsonl', 1e-3, [.25, .5, .75, 1.]

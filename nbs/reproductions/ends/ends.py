@@ -15,7 +15,7 @@ from runs import along, finished, fit, logits, looked_at, narrow_start, pixels, 
 from wiseft.datasets import protocol
 from wiseft.diversity import cka_complement, kappa_complement, margins, mean_kl, overrides, prediction_diversity
 from wiseft.ensembles import mix_logits, mix_probabilities
-from wiseft.finetune import clip_dataloaders
+from wiseft.loaders import clip_dataloaders
 from wiseft.metrics import accuracy, correct
 
 RUNS = HERE/'runs.jsonl'

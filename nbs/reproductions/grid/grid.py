@@ -14,7 +14,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 from runs import along, finished, fit, logits, looked_at, narrow_start, pixels, provenance, record
 from wiseft.datasets import protocol
-from wiseft.finetune import EMA, clip_dataloaders
+from wiseft.averages import EMA
+from wiseft.loaders import clip_dataloaders
 
 RUNS = HERE/'runs.jsonl'
 LRS, EPOCHS = (1e-4, 3e-4, 1e-3, 3e-3), (5, 10, 20)

@@ -11,7 +11,7 @@ from wiseft.datasets import load_suite, protocol
 from wiseft.ensembles import sweep
 from wiseft.comparison import compare
 from wiseft.files import atomic_path
-from wiseft.finetune import finetune
+from wiseft.learner import finetune
 from wiseft.models import load_clip, zeroshot_classifier
 from wiseft.results import write_results
 

@@ -12,7 +12,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 from runs import fit, logits, pixels, provenance
 from wiseft.datasets import load_suite
-from wiseft.finetune import clip_dataloaders
+from wiseft.loaders import clip_dataloaders
 from wiseft.metrics import accuracy
 from wiseft.models import ImageClassifier, load_clip, random_head
 

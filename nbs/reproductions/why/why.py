@@ -14,7 +14,7 @@ sys.path.insert(0, str(HERE.parent))
 from runs import along, finished, fit, logits, looked_at, narrow_start, pixels, provenance, record
 from wiseft.datasets import protocol
 from wiseft.ensembles import mix_logits
-from wiseft.finetune import clip_dataloaders
+from wiseft.loaders import clip_dataloaders
 
 HALVES, HEADS, ALPHAS = HERE/'runs.jsonl', HERE/'runs-heads.jsonl', [.25, .5, .75]
 KINDS = [('end to end', 3e-4), ('end to end', 3e-3), ('linear classifier', 1e-2)]

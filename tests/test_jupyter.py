@@ -1,0 +1,63 @@
+"README's cells and the tutorials' in a real Jupyter kernel: pictures are shown, which the notebooks' own tests don't see."
+import base64
+import json
+import re
+
+import pytest
+from conftest import ROOT
+from jupyter_client.manager import start_new_kernel
+
+
+ONE_EPOCH = """
+import fastai.learner
+whole = fastai.learner.Learner.fit
+fastai.learner.Learner.fit = lambda self, epochs, *args, **kwargs: whole(self, 1, *args, **kwargs)
+"""  # the notebooks' own tests train as long as they say
+
+
+@pytest.fixture
+def jupyter(tmp_path):
+    "A function that runs a cell in a fresh kernel, as JupyterLab does, and returns what it shows, by kind."
+    manager, client = start_new_kernel(kernel_name="python3", cwd=str(tmp_path))
+
+    def cell(source):
+        shown = {}
+        done = client.execute_interactive(source, timeout=300, output_hook=lambda m: shown.update(m["content"].get("data", {})))
+        assert done["content"]["status"] == "ok", "\n".join(done["content"]["traceback"])
+        return shown
+
+    cell(ONE_EPOCH)
+    try:
+        yield cell
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def code_cells(path):
+    "Sources of a notebook's code cells that are to be run, checks left out, each with whether it stores a picture."
+    for cell in json.loads((ROOT / path).read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code" and not re.search(r"eval: false|^assert ", source, re.M):
+            yield source, any("image/png" in o.get("data", {}) for o in cell["outputs"])
+
+
+def is_png(shown):
+    return base64.b64decode(shown.get("image/png", "")).startswith(b"\x89PNG")
+
+
+def test_readme_shows_its_picture(jupyter):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    first = re.search(r"```python\n(.*?)```", text, re.S)[1]
+    assert "plot_frontier(table)" in first.strip().splitlines()[-1]
+    assert is_png(jupyter(first))
+
+
+@pytest.mark.parametrize("name", ["quickstart", "your_own_images"])
+def test_tutorials_show_their_pictures(jupyter, name):
+    pictures = 0
+    for source, stored in code_cells(f"nbs/tutorials/{name}.ipynb"):
+        shown = jupyter(source)
+        assert is_png(shown) == stored, f"{'no ' * stored}picture from\n{source}\n{shown}"
+        pictures += stored
+    assert pictures
