@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../nbs/api/99_all.ipynb #e89a603a
 from .files import *
+from .text import *
 from .registry import *
 from .tensorfiles import *
 from .weights import *
