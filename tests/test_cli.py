@@ -146,6 +146,8 @@ def test_data_names_unreadable_images(room, tmp_path):
     (["finetune", "zeroshot", "icons", "-o", "x"], "class"),
     (["merge", "zeroshot", "sweep.csv", "-o", "x"], "two classifier folders or two files"),
     (["merge", "sweep.csv", "sweep.csv", "-o", "x.safetensors"], "safetensors"),
+    (["merge", "finetuned", "zeroshot", "--alpha", "0.8", "-o", "x"], "swapped"),
+    (["sweep", "finetuned", "zeroshot", "--suite", "suite", "-o", "x"], "swapped"),
     (["evaluate", "nowhere"], "nowhere"),
     (["evaluate", "zeroshot", "zeroshot", "--suite", "suite"], "twice"),
     (["plot", "nowhere.csv", "-o", "x"], "nowhere.csv"),

@@ -346,7 +346,7 @@ def test_interrupted_save_leaves_what_was_there(error, folders, tmp_path, monkey
         raise error
 
     with monkeypatch.context() as m:
-        m.setattr(M, "_write_json", fail)
+        m.setattr(M, "write_json", fail)
         for target in "saved", "new":
             with pytest.raises((KeyboardInterrupt, OSError)):
                 classifier.save(tmp_path / target, force=True)

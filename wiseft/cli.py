@@ -246,7 +246,7 @@ def _classnames(classes):
     if classes == 'imagenet': return classes
     if classes in (*FAMILIES, 'imagenet-r', 'imagenet-a', 'objectnet'): return set_classes(classes)
     if _is_suite(classes) or Path(classes).is_dir(): return next(iter(_sets(classes).values())).classnames
-    if Path(classes).is_file(): return [l.strip() for l in Path(classes).read_text(encoding='utf-8').splitlines() if l.strip()]
+    if Path(classes).is_file(): return [l.strip() for l in Path(classes).read_text(encoding='utf-8-sig').splitlines() if l.strip()]
     if ',' in classes: return [c.strip() for c in classes.split(',')]
     raise ValueError(f'{classes!r} is neither a file nor a folder nor names with commas between them')
 

@@ -184,8 +184,10 @@ def restrict_train(self:Suite,
     return replace(self, train=self.train.subset(np.isin(self.train.groups, families)))
 
 # %% ../nbs/api/12_datasets.ipynb #a0270e02
-def protocol()->dict:
+def protocol(
+    number:int=1 # 1, the gentle recipe; or 2, the harsh one, with six cells of families and learning rates
+)->dict:
     "What was decided before the test images of the embedded suite were used"
-    decided = json.loads(package_data('protocol.json').read_text())
+    decided = json.loads(package_data('protocol.json' if number == 1 else f'protocol-{number}.json').read_text())
     decided['recipe'] = {'train' if k == 'layers' else k: v for k,v in decided['recipe'].items()} # today's word; the file stays as it was
     return decided

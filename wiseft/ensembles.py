@@ -21,7 +21,7 @@ from .passes import check_classes, common_transform, run_all
 from .registry import REGISTRY, find_method, method
 from .results import REFERENCE, first_metric
 from .scores import METRICS
-from .merging import WeightPath
+from .merging import WeightPath, check_ends
 
 # %% ../nbs/api/50_ensembles.ipynb #eb4dcb5c
 @method('mix', 'logits', '2109.01903', knob='alpha')
@@ -80,6 +80,7 @@ def members(
     copies:bool=None,       # hold a classifier for every alpha, or one that is overwritten; None: all, if they take up to half of the free memory
 )->dict: # (tuning, method, alpha) -> `Member`
     "The two ends and everything between them"
+    check_ends(zeroshot, finetuned)
     name, inner = name or default_name(zeroshot), _inner(alphas)
     ends = [member(zeroshot, name, seed, precision, 'zero-shot', 0.), member(finetuned, name, seed, precision, 'fine-tuned', 1.)]
     for m in ends: m.function = Remembered(m.function)
@@ -171,6 +172,7 @@ def alpha_curves(
 )->dict: # dataset -> `AlphaCurve`
     "Exact accuracy of an output-space ensemble as a function of alpha, for each set"
     if method not in ('logits', 'probabilities'): raise ValueError(f"method={method!r}: expected 'logits' or 'probabilities'; for weight-space ensembles evaluate a grid with `sweep`")
+    check_ends(zeroshot, finetuned)
     curves = {}
     ends = {'zero-shot': zeroshot, 'fine-tuned': finetuned}
     transform = common_transform(ends)

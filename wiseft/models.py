@@ -7,7 +7,7 @@ __all__ = ['Clip', 'load_clip', 'ClassificationHead', 'average_prompts', 'zerosh
            'ImageClassifier', 'zeroshot_classifier', 'load_classifier']
 
 # %% ../nbs/api/20_models.ipynb #6e7d18ac
-import difflib, json, logging, math, re, warnings
+import difflib, json, logging, math, re, tempfile, warnings
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -22,13 +22,17 @@ import open_clip
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
 from open_clip.pretrained import download_pretrained, download_pretrained_from_hf, get_pretrained_cfg
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from . import __version__
 from .checkpoints import checkpoint_format, read_state_dict, write_state_dict
+from .configs import check_model_cfg, check_parameters, check_preprocess_cfg, read_json, refuse_programs, text_tower_config, write_json
 from .datasets import open_image, to_rgb
+from .devices import best_device
 from .files import atomic_path, package_data, sha256_file
 from .prompts import classnames as check_classnames, prompts, templates as check_templates
+from .text import BadFile
 from .tensorfiles import state_hash
 
 # %% ../nbs/api/20_models.ipynb #93ffcf97
@@ -147,9 +151,10 @@ class _Source:
     config:dict      # `model_cfg`
     preprocess:dict  # as much of `preprocess_cfg` as came with the weights
     weights:Path     # checkpoint file
-    builder:str      # name by which open_clip builds the architecture
-    tokenizer:str    # name by which open_clip finds the tokenizer
     origin:str       # for people
+    name:str=''      # of an architecture of open_clip
+    where:Path=None  # configuration file of a folder; None for an architecture of open_clip
+    hub:bool=False   # does the folder come from the hub, where tokenizers may lie in another place?
     bare:bool=False  # a checkpoint file, which holds nothing but tensors?
 
 # %% ../nbs/api/20_models.ipynb #fb7cecd2
@@ -162,23 +167,24 @@ def _read_config(
     path # of open_clip_config.json
 ): # (model_cfg, preprocess_cfg)
     "Architecture and preprocessing of a folder"
-    try: config = json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError: raise FileNotFoundError(
-        f'{path.parent} holds no CLIP: it has no {path.name}. A checkpoint file is loaded with load_clip(ARCHITECTURE, FILE).') from None
-    except ValueError as e: raise ValueError(f'{path} is not JSON ({e}). Copy or download it again.') from e
-    if not isinstance(config, dict) or 'model_cfg' not in config: raise ValueError(f"{path} has no 'model_cfg', which says the architecture.")
-    return config['model_cfg'], config.get('preprocess_cfg') or {}
+    if not path.exists(): raise FileNotFoundError(
+        f'{path.parent} holds no CLIP: it has no {path.name}. A checkpoint file is loaded with load_clip(ARCHITECTURE, FILE).')
+    config = read_json(path)
+    if 'model_cfg' not in config: raise BadFile(f"{path} has no 'model_cfg', which says the architecture. Copy or download it again.")
+    model, preprocess = config['model_cfg'], config.get('preprocess_cfg') or {}
+    check_model_cfg(model, path)
+    check_preprocess_cfg(preprocess, path)
+    return model, preprocess
 
 # %% ../nbs/api/20_models.ipynb #ba91d50b
-def _from_folder(folder, origin=None, tokenizer=None):
+def _from_folder(folder, origin=None, hub=False):
     "Source for a folder in the hub's layout"
     folder = Path(folder).expanduser()
     if not folder.is_dir(): raise FileNotFoundError(f'There is no folder {folder}.')
     config, preprocess = _read_config(folder/_config_name)
     weights = next((folder/n for n in _weight_names if (folder/n).is_file()), None)
     if not weights: raise FileNotFoundError(f'{folder} describes a CLIP and holds no weights. Put them there as {_weight_names[0]}.')
-    name = f'local-dir:{folder}'
-    return _Source(config, preprocess, weights, name, tokenizer or name, origin or folder.name)
+    return _Source(config, preprocess, weights, origin or folder.name, where=folder/_config_name, hub=hub)
 
 # %% ../nbs/api/20_models.ipynb #cfa1021b
 def _reason(e): return f'{type(e).__name__}: {(str(e).splitlines() or [""])[0]}'
@@ -194,6 +200,12 @@ def _fetch(
     except Exception as e: raise RuntimeError(f'Could not fetch {what} ({_reason(e)}). Without a network: {advice}.') from e
 
 # %% ../nbs/api/20_models.ipynb #f29c57e8
+def _check_text_tower(name, where):
+    "BadFile unless a text tower on the hub is one that open_clip itself uses"
+    known = [open_clip.get_model_config(n)['text_cfg'].get('hf_model_name') for n in open_clip.list_models()]
+    if name and name not in known: raise BadFile(f"{where}: hf_model_name is {name!r}, which no architecture of open_clip uses.")
+
+# %% ../nbs/api/20_models.ipynb #362fb4a7
 def _from_hub(
     name # 'hf-hub:owner/model'
 ):
@@ -203,7 +215,9 @@ def _from_hub(
               f"into a folder and call load_clip('local-dir:FOLDER')")
     config = _fetch(lambda: download_pretrained_from_hf(repo, filename=_config_name), f'the configuration of {name}', advice)
     _fetch(lambda: download_pretrained_from_hf(repo), f'the weights of {name}', advice)
-    return _from_folder(config.parent, name, name)
+    source = _from_folder(config.parent, name, hub=True)
+    _check_text_tower(source.config['text_cfg'].get('hf_model_name'), source.where)
+    return source
 
 # %% ../nbs/api/20_models.ipynb #69b88749
 def _nearest(given, known):
@@ -244,7 +258,7 @@ def _from_tag(name, tag):
     place = f"https://huggingface.co/{hub.rstrip('/')}" if hub else cfg.get('url')
     weights = _fetch(lambda: download_pretrained(cfg), f'the weights {tag!r} of {name!r}',
                      f"bring them from {place} and call load_clip({name!r}, 'FILE', preprocess={tag!r})")
-    return _Source(config, cfg, weights, name, name, f'{name} {tag}')
+    return _Source(config, cfg, weights, f'{name} {tag}', name)
 
 # %% ../nbs/api/20_models.ipynb #524fe2ff
 _preprocess_keys = ['mean', 'std', 'interpolation', 'resize_mode', 'fill_color']
@@ -271,7 +285,7 @@ def _from_file(name, path, preprocess, quick_gelu):
         if quick_gelu is None: quick_gelu = _wants_quick_gelu(name, preprocess, config)
     elif checkpoint_format(path) == 'torchscript': known, quick_gelu = _of_openai(), True
     config['quick_gelu'] = _file_gelu(name, config, quick_gelu)
-    return _Source(config, known, path, name, name, f'{name} {path.name}', bare=True)
+    return _Source(config, known, path, f'{name} {path.name}', name, bare=True)
 
 # %% ../nbs/api/20_models.ipynb #ed47b4eb
 def _from_name(name): # `_Source`, or None if the name is an architecture's
@@ -313,12 +327,21 @@ def _quiet():
         try: yield
         finally: logging.disable(before)
 
+# %% ../nbs/api/20_models.ipynb #5ff18c74
+def _local_config(source, tmp): # dict
+    "`model_cfg`, with the settings of a folder's own text tower put into the folder `tmp`"
+    text = source.config['text_cfg']
+    if not text.get('hf_model_name') or not source.where or source.hub: return source.config
+    write_json(Path(tmp)/'config.json', text_tower_config(source.where.with_name('config.json')))
+    return source.config | dict(text_cfg=text | dict(hf_model_name=str(tmp)))
+
 # %% ../nbs/api/20_models.ipynb #e2c7f154
 def _build(source, preprocess, precision, device): # open_clip model
     "The architecture, with random weights"
-    with _quiet():
-        return open_clip.create_model(source.builder, load_weights=False, pretrained_text=False, precision=precision, device=device,
-                                      force_quick_gelu=bool(source.config.get('quick_gelu')), force_preprocess_cfg=preprocess)
+    with _quiet(), tempfile.TemporaryDirectory() as tmp: # what was checked is built, whatever becomes of the folder
+        write_json(Path(tmp)/_config_name, dict(model_cfg=_local_config(source, tmp)))
+        return open_clip.create_model(f'local-dir:{tmp}', load_weights=False, pretrained_text=False, precision=precision, device=device,
+                                      force_preprocess_cfg=preprocess)
 
 # %% ../nbs/api/20_models.ipynb #bb1e923d
 def _adapt(
@@ -335,13 +358,12 @@ def _adapt(
     return state
 
 # %% ../nbs/api/20_models.ipynb #31a6db42
-def _fill(model, source): # the model, in eval mode
-    "Load a source's weights; ValueError names what doesn't fit"
-    state = read_state_dict(source.weights)
+def _fill(model, state, source): # the model, in eval mode
+    "Load a source's weights; BadFile names what doesn't fit"
     try: model.load_state_dict(_adapt(model, state))
     except RuntimeError as e:
         first = ' '.join(l.strip() for l in str(e).splitlines()[1:3])[:300]
-        raise ValueError(f"The weights in {source.weights} don't fit the architecture of {source.origin}: {first}") from e
+        raise BadFile(f"The weights in {source.weights} don't fit the architecture of {source.origin}: {first}") from e
     return model.eval()
 
 # %% ../nbs/api/20_models.ipynb #af95316a
@@ -366,10 +388,22 @@ def _preprocess(source, asked): # dict
         f"or for a checkpoint file preprocess='TAG' of the weights that it was fine-tuned from.")
     return known | {k:[float(x) for x in known[k]] for k in ('mean', 'std')}
 
+# %% ../nbs/api/20_models.ipynb #597fe390
+def _make_tokenizer(source, text):
+    "open_clip's tokenizer, or one of `transformers` with files of the folder"
+    length, options = text.get('context_length', 77), text.get('tokenizer_kwargs') or {}
+    if not text.get('hf_tokenizer_name'):
+        return open_clip.get_tokenizer(source.name) if source.name else SimpleTokenizer(context_length=length, **options)
+    folder = None if source.hub or not source.where else source.where.parent
+    if folder: refuse_programs(folder)
+    return HFTokenizer(folder or text['hf_tokenizer_name'], length, tokenizer_mode=text.get('tokenizer_mode'),
+                       local_files_only=folder is not None, trust_remote_code=False, **options)
+
 # %% ../nbs/api/20_models.ipynb #2767f673
 def _tokenizer(source):
     "The tokenizer; RuntimeError says what to bring"
-    try: return open_clip.get_tokenizer(source.tokenizer)
+    try: return _make_tokenizer(source, source.config['text_cfg'])
+    except BadFile: raise
     except ImportError as e: raise RuntimeError(f'The tokenizer of {source.origin} needs another package: pip install transformers.') from e
     except Exception as e: raise RuntimeError(
         f"Could not load the tokenizer of {source.origin} ({_reason(e)}). Without a network: bring its files (tokenizer.json, "
@@ -380,17 +414,21 @@ def load_clip(
     name='iconclip',  # 'iconclip', an architecture of open_clip, 'hf-hub:owner/model', 'local-dir:folder' or a folder
     pretrained=None,  # with an architecture: a tag of open_clip, or a checkpoint file
     precision='fp32', # of the weights: 'fp32', 'bf16', or on a GPU 'fp16'
-    device=None,      # default the CPU
+    device=None,      # default `best_device`
     preprocess=None,  # dict with 'mean', 'std', …; for a checkpoint file also the tag that it was fine-tuned from
     quick_gelu=None   # for a checkpoint file: was it trained with QuickGELU?
 ): # `Clip`
     "Load a CLIP with its tokenizer, transforms and provenance; nothing is unpickled"
-    name, device = str(name), device or 'cpu'
+    name, device = str(name), best_device(device)
     _check_precision(precision, device)
     source = _find(name, pretrained, preprocess, quick_gelu)
     asked = {} if source.bare and isinstance(preprocess, str) else preprocess or {} # a tag was looked up by then
     _check_preprocess(asked)
-    model = _fill(_build(source, _preprocess(source, asked), precision, device), source)
+    state, known = read_state_dict(source.weights), _preprocess(source, asked)
+    if source.where:
+        size = sum(t.numel() for t in state.values())
+        check_parameters(lambda: _build(source, known, 'fp32', 'meta'), size, source.where)
+    model = _fill(_build(source, known, precision, device), state, source)
     cfg = dict(model.visual.preprocess_cfg)
     transforms = [image_transform_v2(PreprocessCfg(**cfg), is_train=train) for train in (False, True)]
     provenance = dict(source=source.origin, file=source.weights.name, sha256=sha256_file(source.weights))
@@ -633,16 +671,14 @@ def averaged(self:ImageClassifier,
     new.parents, new.metrics = [p.hash for p in parents], {}
     return new.eval()
 
-# %% ../nbs/api/20_models.ipynb #49dd6474
-def _write_json(path, content): path.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=float)+'\n', encoding='utf-8')
-
 # %% ../nbs/api/20_models.ipynb #84530517
 def _write_clip(clip, folder):
     "Write a CLIP into a folder in the hub's layout"
     folder.mkdir(exist_ok=True)
-    _write_json(folder/_config_name, dict(model_cfg=clip.config, preprocess_cfg=clip.preprocess))
+    write_json(folder/_config_name, dict(model_cfg=clip.config, preprocess_cfg=clip.preprocess))
     write_state_dict(clip.model.state_dict(), folder/_weight_names[0])
     if hasattr(clip.tokenizer, 'save_pretrained'): clip.tokenizer.save_pretrained(folder)
+    if clip.config['text_cfg'].get('hf_model_name'): clip.model.text.config.save_pretrained(folder)
 
 # %% ../nbs/api/20_models.ipynb #b574d160
 @patch
@@ -671,7 +707,7 @@ def save(self:ImageClassifier,
     with atomic_path(folder, force=force) as tmp:
         _write_clip(self.clip, tmp)
         write_state_dict(self.head.state_dict(), tmp/'head.safetensors')
-        _write_json(tmp/'wiseft.json', _card(self))
+        write_json(tmp/'wiseft.json', _card(self))
     return Path(folder)
 
 # %% ../nbs/api/20_models.ipynb #1b6b54d3
@@ -688,7 +724,7 @@ def _read_card(folder): # dict
 # %% ../nbs/api/20_models.ipynb #1515c9bf
 def load_classifier(
     folder,        # written by `ImageClassifier.save`
-    device=None,   # default the CPU
+    device=None,   # default `best_device`
     precision=None # default the one that it was saved in
 ): # `ImageClassifier`
     "Load a saved classifier; nothing is unpickled"

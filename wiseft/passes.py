@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from .cache import Pixels, Tried, check_skipped, decoding_workers, entry_folder, decode_once, open_entry, split_transform, write_entry
 from .datasets import ImageSet
+from .devices import exact_fp32
 from .tensorfiles import state_hash
 
 # %% ../nbs/api/30_passes.ipynb #1d44b8e9
@@ -124,8 +125,8 @@ def fitting_batch_size(
 def ready(
     functions # of batches of images; modules among them are put into evaluation mode
 ):
-    "Everything in evaluation mode, without gradients, keeping the memory that it frees"
-    with reuse_memory(), torch.no_grad(), ExitStack() as stack:
+    "Everything in evaluation mode, without gradients, in exact fp32 on any device, keeping the memory that it frees"
+    with reuse_memory(), torch.no_grad(), exact_fp32(), ExitStack() as stack:
         for f in functions: stack.enter_context(eval_mode(f))
         yield
 
@@ -268,7 +269,8 @@ def _features_folder(classifier, images):
     prepare, _ = split_transform(classifier.transform)
     tower = getattr(classifier, 'visual', classifier)
     if not (prepare and isinstance(tower, nn.Module)): return None
-    return entry_folder('features', images, prepare.key, classifier.transform.transforms[-1], state_hash(tower.state_dict()), device_of(classifier).type)
+    built = tower, getattr(getattr(classifier, 'clip', None), 'config', '') # layers, GELU or QuickGELU among them, and open_clip's description
+    return entry_folder('features', images, prepare.key, classifier.transform.transforms[-1], *built, state_hash(tower.state_dict()), device_of(classifier).type)
 
 class _Features:
     "`classifier.features` as a function that knows its device"

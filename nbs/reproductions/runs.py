@@ -92,9 +92,9 @@ def record(path, run, settings, classifiers, correct, began):
     print(date.today(), time.strftime('%H:%M:%S'), run, line['seconds'], flush=True)
 
 
-def read_runs(path, suite):
+def read_runs(path, suite, sets=None):
     "Table with a row a classifier (settings, method, alpha, accuracies), and correct, (n_classifiers, n_images), of `images`."
-    sets = looked_at(suite)
+    sets = sets or looked_at(suite)
     images = pd.concat([image_rows({d: s}, k) for (k, d), s in sets.items()], ignore_index=True).astype({'dataset': str})
     lines = [json.loads(l) for l in open(path)]
     correct = np.concatenate([unpack(l.pop('correct'), len(images)) for l in lines])
