@@ -23,7 +23,7 @@ from wiseft.files import atomic_path, existing_folder
 from wiseft.report import write_report
 from wiseft.exchange import append_results, read_results, write_results
 from wiseft.results import MEAN, REFERENCE, results_table
-from wiseft.weights import merge_files
+from wiseft.merging import merge_files
 
 CALLS = {"open", "os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir"}  # audit events before which a kill may come
 
