@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """How often the intervals of metrics, robustness and linesearch hold a truth that we know, because we make the data.
 
-    python coverage.py                # every setting, some ten minutes on one core; those with a line are skipped
+    python coverage.py                # every setting, some five minutes on one core; those with a line are skipped
     python coverage.py worst_group    # those of one function
 
 Each experiment has a generator of its own, seeded by its setting and number, so that a part of the table can be had
@@ -23,7 +23,7 @@ HEADER = ['function', 'setting', 'experiments', 'covered', 'truth_below', 'truth
 SETTINGS = {} # (function, setting) -> (experiment, how many)
 
 
-def setting(function, name, experiments=2000):
+def setting(function, name, experiments=1000):
     "Register an experiment: generator -> (truth, low, high)."
     def register(experiment):
         SETTINGS[function, name] = experiment, experiments
@@ -54,7 +54,7 @@ def flips(rng, n, p): return rng.random(n) < p
 def over_images(name, sets):
     @setting('bootstrap_mean', name)
     def experiment(rng):
-        interval = m.bootstrap_mean({i: flips(rng, *s) for i, s in enumerate(sets)}, n_resamples=2000, rng=rng)
+        interval = m.bootstrap_mean({i: flips(rng, *s) for i, s in enumerate(sets)}, n_resamples=1000, rng=rng)
         return np.mean([p for _, p in sets]), *interval[1:]
 
 
@@ -73,7 +73,7 @@ def copies(rng):
     hard, names = rng.random(200), list(range(200))
     values = {'original': hard < .7, 'copy': np.clip(hard + .1*rng.standard_normal(200), 0, 1) < .7}
     truth = (.7 + COPY)/2
-    return truth, *m.bootstrap_mean(values, {s: names for s in values}, n_resamples=2000, rng=rng)[1:]
+    return truth, *m.bootstrap_mean(values, {s: names for s in values}, n_resamples=1000, rng=rng)[1:]
 
 
 GRID = (np.arange(100_000) + .5)/100_000
@@ -83,13 +83,13 @@ COPY = stats.norm.cdf((.7 - GRID)/.1).mean() # accuracy on the copies
 @setting('bootstrap_mean', 'images: 100, shares of three seeds')
 def shares(rng):
     hard = rng.beta(2, 1, 100)
-    return 2/3, *m.bootstrap_mean({'a': rng.binomial(3, hard)/3}, n_resamples=2000, rng=rng)[1:]
+    return 2/3, *m.bootstrap_mean({'a': rng.binomial(3, hard)/3}, n_resamples=1000, rng=rng)[1:]
 
 
-for n, experiments in ((50, 2000), (1000, 400)):
+for n, experiments in ((50, 1000), (1000, 200)):
     @setting('bootstrap_mean', f'images: log-likelihoods of {n}, heavy-tailed', experiments)
     def nll(rng, n=n):
-        return np.exp(.5), *m.bootstrap_mean({'a': rng.lognormal(0, 1, n)}, n_resamples=2000, rng=rng)[1:]
+        return np.exp(.5), *m.bootstrap_mean({'a': rng.lognormal(0, 1, n)}, n_resamples=1000, rng=rng)[1:]
 
 
 # ---------- means over sets: families ----------
@@ -108,7 +108,7 @@ def over_families(name, n, ps, scatter=.15, shared=False, **kwargs):
         drawn = [families(rng, n, p, scatter, **kwargs) for p in ps]
         units = {s: [(None if shared else s, u) for u in f] for s, (_, f) in enumerate(drawn)}
         values = {s: v for s, (v, _) in enumerate(drawn)}
-        return np.mean(ps), *m.bootstrap_mean(values, units, n_resamples=2000, rng=rng)[1:]
+        return np.mean(ps), *m.bootstrap_mean(values, units, n_resamples=1000, rng=rng)[1:]
 
 
 for n in (5, 7, 9, 10, 15, 30): over_families(f'families: {n} at 70%', n, [.7])
@@ -126,7 +126,7 @@ over_families('families: 20 at 97%', 20, [.97], scatter=.03)
 def one_in_ten(rng):
     own = np.where(rng.random(8) < .1, .1, .9)
     family = np.repeat(np.arange(8), 12)
-    return .82, *m.bootstrap_mean({'a': rng.random(96) < own[family]}, {'a': family}, n_resamples=2000, rng=rng)[1:]
+    return .82, *m.bootstrap_mean({'a': rng.random(96) < own[family]}, {'a': family}, n_resamples=1000, rng=rng)[1:]
 
 
 # ---------- pairs ----------
@@ -136,7 +136,7 @@ def pairs(name, n, gains, losses, sets=1):
     def experiment(rng):
         u = rng.random((sets, n))
         a, b = u > .3 + gains, np.where(u < .3, False, u < 1 - losses) # B repairs some of A's errors, and makes others
-        interval = m.paired_bootstrap(*({s: x[s] for s in range(sets)} for x in (a, b)), n_resamples=2000, rng=rng)
+        interval = m.paired_bootstrap(*({s: x[s] for s in range(sets)} for x in (a, b)), n_resamples=1000, rng=rng)
         return gains - losses, *interval[1:]
 
 
@@ -157,7 +157,7 @@ def pairs_of_families(n, sets=1, unequal=0.):
             gain = rng.normal(.1, .15, n)[family]
             b[s] = np.where(rng.random(len(family)) < np.abs(gain), gain > 0, a[s])
             units[s] = [(s, u) for u in family]
-        return TRUE_GAIN, *m.paired_bootstrap(a, b, units, n_resamples=2000, rng=rng)[1:]
+        return TRUE_GAIN, *m.paired_bootstrap(a, b, units, n_resamples=1000, rng=rng)[1:]
 
 
 SHIFT = stats.norm.ppf(GRID, .1, .15)
@@ -169,7 +169,7 @@ pairs_of_families(6, sets=2)
 
 # ---------- macro-F1 ----------
 
-def f1(name, n, classes, cameras=0, experiments=500):
+def f1(name, n, classes, cameras=0, experiments=400):
     share = np.linspace(2, 1, classes)/np.linspace(2, 1, classes).sum()
     right = np.linspace(.9, .4, classes)
     called = share*right + (share*(1-right)).sum()/classes # who doesn't know says any class, the right one too
@@ -222,7 +222,7 @@ def gap_of(confidence, right, bins=15):
     return np.abs(np.bincount(b, confidence-right, bins)).sum()/len(confidence)
 
 
-def ece(name, n, truly, a=4, b=1.5, groups=0, experiments=1000):
+def ece(name, n, truly, a=4, b=1.5, groups=0, experiments=500):
     grid = stats.beta.ppf(GRID, a, b)
     truth = gap_of(grid, truly(grid))
     @setting('expected_calibration_error', name.format(truth), experiments)
@@ -238,11 +238,11 @@ def calibrated(c): return c
 def sure(c): return special.expit(.5*special.logit(c))
 
 
-for n, k in ((200, 1000), (1000, 1000), (5000, 500)): ece(f'{n} images, calibrated', n, calibrated, experiments=k)
+for n, k in ((200, 500), (1000, 500), (5000, 250)): ece(f'{n} images, calibrated', n, calibrated, experiments=k)
 ece('200 images, calibrated, mostly above 99%', 200, calibrated, a=60, b=.5)
 ece('1000 images, ECE {:.3f}', 1000, lambda c: special.expit(.9*special.logit(c)))
-ece('5000 images, ECE {:.3f}', 5000, lambda c: special.expit(.9*special.logit(c)), experiments=500)
-for n, k in ((200, 1000), (1000, 1000), (5000, 500)): ece(f'{n} images, ECE {{:.3f}}', n, sure, experiments=k)
+ece('5000 images, ECE {:.3f}', 5000, lambda c: special.expit(.9*special.logit(c)), experiments=250)
+for n, k in ((200, 500), (1000, 500), (5000, 250)): ece(f'{n} images, ECE {{:.3f}}', n, sure, experiments=k)
 ece('500 images, ECE {:.3f}, half of the bins calibrated', 500, lambda c: np.where(c < .75, c, c - .1))
 for n in (10, 30): ece(f'{n} groups of 50 images, ECE {{:.3f}}', 50*n, lambda c: np.clip(c, .1, .9)-.05, groups=n)
 
@@ -271,7 +271,7 @@ def outputs(rng, n, classes=10):
     return labels, *(rng.standard_normal((n, classes)) + s*np.eye(classes)[labels] for s in (1.4, 1.7))
 
 
-@setting('bootstrap_best', '400 images: middle 95% of draws', 500)
+@setting('bootstrap_best', '400 images: middle 95% of draws', 300)
 def best_alpha(rng):
     labels, u, v = outputs(rng, 400)
     draws = bootstrap_best(AlphaCurve(*alpha_intervals(u, v, labels)), 400, rng)
