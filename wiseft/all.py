@@ -19,7 +19,9 @@ from .images import *
 from .layouts import *
 from .datasets import *
 from .cache import *
-from .models import *
+from .clips import *
+from .heads import *
+from .classifiers import *
 from .predict import *
 from .evaluate import *
 from .pico import *
