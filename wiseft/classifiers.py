@@ -187,7 +187,7 @@ def save(self:ImageClassifier,
 # %% ../nbs/api/23_classifiers.ipynb #1515c9bf
 def load_classifier(
     folder,        # written by `ImageClassifier.save`
-    device=None,   # default the CPU
+    device=None,   # default `best_device`
     precision=None # default the one that it was saved in
 ): # `ImageClassifier`
     "Load a saved classifier; nothing is unpickled"

@@ -23,6 +23,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from .checkpoints import read_state_dict
 from .configs import check_parameters, refuse_programs, text_tower_config, write_json
+from .devices import best_device
 from .files import atomic_path, sha256_file
 from .saving import config_name, write_clip
 from .sources import check_asked, find_source, preprocessing
@@ -161,12 +162,12 @@ def load_clip(
     name='iconclip',  # 'iconclip', an architecture of open_clip, 'hf-hub:owner/model', 'local-dir:folder' or a folder
     pretrained=None,  # with an architecture: a tag of open_clip, or a checkpoint file
     precision='fp32', # of the weights: 'fp32', 'bf16', or on a GPU 'fp16'
-    device=None,      # default the CPU
+    device=None,      # default `best_device`
     preprocess=None,  # dict with 'mean', 'std', …; for a checkpoint file also the tag that it was fine-tuned from
     quick_gelu=None   # for a checkpoint file: was it trained with QuickGELU?
 ): # `Clip`
     "Load a CLIP with its tokenizer, transforms and provenance; nothing is unpickled"
-    name, device = str(name), device or 'cpu'
+    name, device = str(name), best_device(device)
     _check_precision(precision, device)
     source = find_source(name, pretrained, preprocess, quick_gelu)
     asked = {} if source.bare and isinstance(preprocess, str) else preprocess or {} # a tag was looked up by then

@@ -6,13 +6,15 @@
 __all__ = ['RESERVED', 'Suite', 'folder_suite', 'load_suite', 'protocol']
 
 # %% ../nbs/api/12_datasets.ipynb #49e1b0bc
-import hashlib, json
+import hashlib, json, shutil, warnings
 import numpy as np, pandas as pd
 from collections import Counter
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
+from html import escape
 from pathlib import Path
 from .files import cache_root, data_root, package_data, unzip_once
+from .hashes import folder_hash
 from .images import ImageSet, UnreadableImage, _folders, _some, _splits, check_classnames, image_folder, open_image, to_rgb
 from .layouts import FAMILIES
 
@@ -82,7 +84,7 @@ def counts(self:Suite)->pd.DataFrame:
 @patch
 def __repr__(self:Suite): return f'Suite {self.name!r}, {len(self.classnames)} classes\n{self.counts().to_string()}'
 @patch
-def _repr_html_(self:Suite): return f'<p>Suite <b>{self.name}</b>, {len(self.classnames)} classes</p>{self.counts().to_html()}'
+def _repr_html_(self:Suite): return f'<p>Suite <b>{escape(self.name)}</b>, {len(self.classnames)} classes</p>{self.counts().to_html()}'
 
 # %% ../nbs/api/12_datasets.ipynb #53330bcf
 def folder_suite(
@@ -156,9 +158,15 @@ def _read_suite(folder, name, templates, classnames):
 
 # %% ../nbs/api/12_datasets.ipynb #a087e769
 def _icons_folder():
-    "Where the embedded suite lies, unpacked on first use"
-    sha = json.loads(package_data('icons.json').read_text())['sha256']
-    return unzip_once(package_data('icons.zip'), sha, cache_root()/'icons')/'icons'
+    "Where the embedded suite lies: unpacked on first use, and again if one of its files is no longer what it was"
+    about = json.loads(package_data('icons.json').read_text())
+    unpack = lambda: unzip_once(package_data('icons.zip'), about['sha256'], cache_root()/'icons')
+    folder = unpack()
+    if folder_hash(folder) != about['files_sha256']:
+        warnings.warn(f'{folder}: files of the embedded suite were changed, removed or added; it is unpacked anew.', stacklevel=4)
+        shutil.rmtree(folder)
+        unpack()
+    return folder/'icons'
 
 def _with_table(suite, folder):
     "Groups and units from the table beside the sets, if there is one"
@@ -184,8 +192,10 @@ def restrict_train(self:Suite,
     return replace(self, train=self.train.subset(np.isin(self.train.groups, families)))
 
 # %% ../nbs/api/12_datasets.ipynb #a0270e02
-def protocol()->dict:
+def protocol(
+    number:int=1 # 1, the gentle recipe; or 2, the harsh one, with six cells of families and learning rates
+)->dict:
     "What was decided before the test images of the embedded suite were used"
-    decided = json.loads(package_data('protocol.json').read_text())
+    decided = json.loads(package_data('protocol.json' if number == 1 else f'protocol-{number}.json').read_text())
     decided['recipe'] = {'train' if k == 'layers' else k: v for k,v in decided['recipe'].items()} # today's word; the file stays as it was
     return decided

@@ -239,7 +239,8 @@ def _features_folder(classifier, images):
     prepare, _ = split_transform(classifier.transform)
     tower = getattr(classifier, 'visual', classifier)
     if not (prepare and isinstance(tower, nn.Module)): return None
-    return entry_folder('features', images, prepare.key, classifier.transform.transforms[-1], state_hash(tower.state_dict()), _device(classifier).type)
+    built = tower, getattr(getattr(classifier, 'clip', None), 'config', '') # layers, GELU or QuickGELU among them, and open_clip's description
+    return entry_folder('features', images, prepare.key, classifier.transform.transforms[-1], *built, state_hash(tower.state_dict()), _device(classifier).type)
 
 class _Features:
     "`classifier.features` as a function that knows its device"

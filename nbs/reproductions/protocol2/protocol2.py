@@ -16,9 +16,9 @@ import numpy as np, pandas as pd, torch
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 from runs import along, logits, looked_at, pack, pixels, provenance
-from wiseft.datasets import load_suite
-from wiseft.files import atomic_path, package_data
-from wiseft.finetune import finetune
+from wiseft.datasets import load_suite, protocol
+from wiseft.files import atomic_path
+from wiseft.learner import finetune
 from wiseft.clips import load_clip
 from wiseft.classifiers import ImageClassifier, zeroshot_classifier
 
@@ -26,8 +26,9 @@ BUILD = HERE.parents[2]/'build'/'protocol-2'
 
 
 def read_plan():
-    "The protocol."
-    return json.loads(package_data('protocol-2.json').read_text())
+    "The protocol, its numbers of families as numbers."
+    plan = protocol(2)
+    return plan | dict(families={int(n): names for n, names in plan['families'].items()})
 
 
 def settings(plan, seeds):
@@ -80,7 +81,6 @@ def judge(plan, suite, start, s, x, labels, zeroshot):
 
 def main(seeds, only_tune):
     plan, suite = read_plan(), load_suite('icons')
-    plan['families'] = {int(k): v for k, v in plan['families'].items()}
     start = zeroshot_classifier(load_clip(), suite.classnames, plan['templates']).eval()
     runs = settings(plan, seeds)
     if only_tune: return [tuned(plan, suite, start, s) for s in runs]
