@@ -16,8 +16,8 @@ import wiseft.saving
 from wiseft.checkpoints import write_state_dict
 from wiseft.clips import load_clip
 from wiseft.heads import zeroshot_head
-from wiseft.classifiers import ImageClassifier, zeroshot_classifier, load_classifier
-from wiseft.weights import average, interpolate
+from wiseft.classifiers import ImageClassifier, load_classifier, zeroshot_classifier
+from wiseft.merging import average, interpolate
 
 NAMES = ["cat", "fire truck", "umbrella"]
 TEMPLATES = ["a photo of a {}", "{}, drawn"]

@@ -22,7 +22,7 @@ from .heads import ClassificationHead, zeroshot_head
 from .prompts import classnames as check_classnames, templates as check_templates
 from .saving import read_card, write_classifier
 from .text import first_few
-from .weights import state_hash
+from .tensorfiles import state_hash
 
 # %% ../nbs/api/23_classifiers.ipynb #0fafcd23
 class ImageClassifier(nn.Module):
@@ -163,14 +163,14 @@ def check_averageable(self:ImageClassifier,
 # %% ../nbs/api/23_classifiers.ipynb #29bf370c
 @patch
 def averaged(self:ImageClassifier,
-    state,   # averaged state dict
-    parents, # classifiers that it is the average of
-    weights  # one a parent; of two, the second is alpha
+    state,     # averaged state dict
+    parents,   # classifiers that it is the average of
+    alpha=None # mixing coefficient, where the rule has one
 ): # `ImageClassifier`
-    "A new classifier with averaged weights"
+    "A new classifier with merged weights"
     new = self.copy()
     new.load_state_dict(state)
-    new.alpha = float(weights[1]) if len(weights) == 2 else None
+    new.alpha = None if alpha is None else float(alpha)
     new.parents, new.metrics, new.recipe = [p.hash for p in parents], {}, dict(parents[-1].recipe)
     return new.eval()
 

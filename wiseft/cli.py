@@ -309,7 +309,7 @@ def merge(
     "Average the weights of two classifiers, or of two .safetensors files of any model."
     from wiseft.files import atomic_path
     from wiseft.classifiers import load_classifier
-    from wiseft.weights import interpolate,merge_files
+    from wiseft.merging import interpolate, merge_files
     for path in (zeroshot, finetuned):
         if not path.exists(): raise FileNotFoundError(f'There is no {path}')
     if zeroshot.is_dir() != finetuned.is_dir(): raise ValueError(f'{zeroshot} and {finetuned}: give two classifier folders or two files')
@@ -334,7 +334,7 @@ def evaluate_(
 ):
     "Accuracy of classifiers on a reference distribution and its shifted sets, with 95 % intervals."
     load = _suite(suite, reference, shift, root=root, allow_incomplete=allow_incomplete, training=split=='validation')
-    from wiseft.evaluate import evaluate
+    from wiseft.evaluation import evaluate
     with _results(output, force) as write:
         loaded = _named(classifiers)
         table = evaluate(loaded, load(classnames=next(iter(loaded.values())).classnames), split=split, metrics=_listed(metrics), progress=_progress())
@@ -427,7 +427,7 @@ def ensemble(
     load = _suite(suite, reference, shift, root=root, allow_incomplete=allow_incomplete, training=split=='validation')
     if average not in ('logits', 'probabilities'): raise typer.BadParameter(f'--average is logits or probabilities, got {average!r}')
     if len(classifiers) < 2: raise typer.BadParameter('an ensemble takes two classifiers or more')
-    from wiseft.evaluate import evaluate
+    from wiseft.evaluation import evaluate
     with _results(output, force) as write:
         loaded = _named(classifiers)
         together = OutputEnsemble(loaded, average)
@@ -439,7 +439,7 @@ def ensemble(
 class OutputEnsemble:
     "Equal average of the logits, or of the probabilities, of several classifiers; `evaluate` takes it for one"
     def __init__(self, classifiers, method): # dict name -> classifier; 'logits' or 'probabilities'
-        from wiseft.predict import check_classes,common_transform
+        from wiseft.passes import check_classes,common_transform
         self.classifiers,self.method,self.transform = list(classifiers.values()),method,common_transform(classifiers)
         self.classnames,self.device = self.classifiers[0].classnames,self.classifiers[0].device
         for name, c in classifiers.items(): check_classes(c, self, name)
@@ -504,7 +504,7 @@ def demo(
     from wiseft.learner import finetune
     from wiseft.clips import load_clip
     from wiseft.classifiers import zeroshot_classifier
-    from wiseft.weights import interpolate
+    from wiseft.merging import interpolate
     plan = protocol()
     with atomic_path(output, force=force) as tmp:
         tmp.mkdir()
@@ -525,7 +525,7 @@ _GENTLE = 'by a gentle recipe, which cost no accuracy on the mean of the shifted
 def _write_demo(table, predictions, alpha, folder):
     "Write table, pictures and page; returns what averaging gains over each end, paired"
     import pandas as pd
-    from wiseft.evaluate import compare
+    from wiseft.comparison import compare
     from wiseft.report import write_report
     from wiseft.results import write_results
     averaged = dict(method='weight-space', alpha=alpha)
