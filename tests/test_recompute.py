@@ -1,26 +1,26 @@
 "What the pages print is recomputed from the committed predictions by code of its own, and a wrong digit is noticed."
-import importlib.util
 import json
+import sys
 
 import pytest
 from conftest import ROOT
 
-spec = importlib.util.spec_from_file_location("recompute", ROOT / "tools/recompute.py")
-recompute = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(recompute)
+sys.path.insert(0, str(ROOT / "tools"))
+import pages
+import recompute
 
 
 @pytest.mark.parametrize("name", list(recompute.CHECKS))
 def test_page_says_what_its_data_say(name, record_property):
-    page = recompute.read_page(name)
+    page = pages.read_page(name)
     recompute.CHECKS[name](page)
     assert not page.wrong
     record_property("numbers", recompute.summary(recompute.counted(page)))
 
 
 def test_every_explanation_is_recomputed():
-    pages = {f"explanations/{p.stem}" for p in (ROOT / "nbs/explanations").glob("*.ipynb")}
-    assert pages - set(recompute.CHECKS) == {"explanations/glossary"}  # which has no results
+    explanations = {f"explanations/{p.stem}" for p in (ROOT / "nbs/explanations").glob("*.ipynb")}
+    assert explanations - set(recompute.CHECKS) == {"explanations/glossary"}  # which has no results
 
 
 @pytest.mark.parametrize("name, old, new", [
@@ -39,14 +39,14 @@ def test_a_planted_wrong_number_is_caught(name, old, new):
 
 def of(name, change):
     "A page whose text was changed, recomputed."
-    page = recompute.read_page(name)
+    page = pages.read_page(name)
     text = json.dumps(page.cells, ensure_ascii=False)
     assert change is str or change(text) != text
-    page = recompute.Page(name, json.loads(change(text)))
+    page = pages.Page(name, json.loads(change(text)))
     recompute.CHECKS[name](page)
     return page
 
 
 def test_none_of_our_own_statistics():
-    source = (ROOT / "tools/recompute.py").read_text()
+    source = "".join((ROOT / "tools" / f"{name}.py").read_text() for name in ("recompute", "pages", "kept"))
     assert "import wiseft" not in source and "from wiseft" not in source and "runs import" not in source

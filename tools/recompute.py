@@ -12,363 +12,47 @@ words are reached only where a template holds them.
 """
 
 import argparse
-import base64
 import html
 import json
-import re
 import sys
-import zipfile
 from collections import Counter
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-
-ROOT = Path(__file__).resolve().parent.parent
-SHIFTS = ["colour", "duotone", "emoji", "hand-drawn", "pixel", "recoloured", "solid"]
-NUMBER = r"[−-]?\d[\d,]*(?:\.\d+)?"
-SETTING = re.compile(
-    r"α\s*=\s*[−-]?\d[\d.]*|α from [−\d.]+ (?:up )?to [\d.]+|α = [\d.]+(?:, [\d.]+)*(?: and [\d.]+)?"
-    r"|lr\s*=?\s*\d[\de.-]*|learning rates? (?:of )?\d[\de.-]*|\d+e-\d|seeds?\s*=?\s*\d+|decay [\d.]+|β = [\d.]+"
-    r"|k = [\d, and]+|\d+ epochs|(?:arXiv )?\d{4}\.\d{4,5}|ViT-\S+|[BL]/1[46]\S*|95 %(?: intervals?)?"
-    r"|Tables? \d(?: and \d)?|ResNet-\d+|\(20\d\d\)|20\d\d|(?m:^## \d\.)|(?s:\$\$.*?\$\$)|\$[^$]*\$|0…1|`[^`]*`"
-    r"|\]\([^)]*\)|https?://\S+|Food-101|CIFAR-\d+|SUN397|Apache 2.0|Python 3\.\d+"
-)  # of prose: what names a setting, a paper or a thing
-DRAWS = 4000
-
-
-# ---------- the data ----------
-
-
-@cache
-def icons():
-    "Every image of the suite, as its own list says."
-    with zipfile.ZipFile(ROOT / "wiseft/data/icons.zip") as z:
-        table = pd.read_csv(z.open("icons/icons.csv"), keep_default_na=False)
-    table["set"] = table.file.str.split("/").str[1]
-    table["unit"] = np.where(table.original == "", table.file, table.original)
-    return table
-
-
-class Images:
-    "The images that runs are judged by, in the order in which their answers are kept."
-
-    def __init__(self, reference="reference", shifts=SHIFTS):
-        t, part = icons(), {}
-        of = lambda folder, split: t[(t.set == folder) & (t.split == split)].sort_values("file").assign(on=split)
-        parts = [of(reference, "validation").assign(name="validation"), of(reference, "test").assign(name="reference")]
-        parts += [of("reference" if s == "outline" else s, "test").assign(name=s) for s in shifts]
-        self.table, self.shifts = pd.concat(parts, ignore_index=True), list(shifts)
-        self.rows = {name: np.flatnonzero(self.table.name == name) for name in ["validation", "reference", *shifts]}
-        self.label = pd.Categorical(self.table["class"]).codes
-        self.n = {k: len(v) for k, v in self.rows.items()} | {"shift": sum(len(self.rows[s]) for s in shifts)}
-        self.weights = {}
-
-    def sets(self, on):
-        return self.shifts if on == "shift" else [on] if isinstance(on, str) else on
-
-    def mean(self, values, on):
-        "Of values, one an image, on one set, or over the means of several."
-        return np.mean([np.nanmean(values[self.rows[d]]) for d in self.sets(on)])
-
-    def drawn(self, d):
-        "How often each image of a set is drawn: (DRAWS, n)."
-        if d not in self.weights:
-            unit, names = pd.factorize(self.table.unit.to_numpy()[self.rows[d]])
-            rng = np.random.default_rng([7, *d.encode()])
-            self.weights[d] = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), DRAWS)[:, unit].astype(
-                np.float32
-            )
-        return self.weights[d]
-
-    def interval(self, values, on):
-        "95 % interval of a mean, by drawing the images of each set anew."
-        means = []
-        for d in self.sets(on):
-            v, w = values[self.rows[d]].astype(np.float32), self.drawn(d)
-            there = ~np.isnan(v)
-            means.append(w[:, there] @ v[there] / w[:, there].sum(1))
-        return ends_of(np.mean(means, axis=0))
-
-
-class Drawn(float):
-    "An end of an interval, drawn at random here and on the page: it may be off by 3.5 standard errors of a quantile."
-
-    def __new__(cls, value, room=0.0):
-        self = super().__new__(cls, value)
-        self.room = room
-        return self
-
-    def __neg__(self):
-        return Drawn(-float(self), self.room)
-
-
-def ends_of(draws):
-    "95 % interval from draws; the pages make 2,000."
-    error = np.sqrt(0.025 * 0.975 * (1 / 2000 + 1 / len(draws))) / 0.0584 * np.std(draws)
-    return [Drawn(v, 3.5 * error) for v in np.quantile(draws, [0.025, 0.975])]
-
-
-class Wide(float):
-    "A number that may be off by one: the images were halved at random, fifty times."
-
-
-class Runs:
-    "A file of runs: a table with a row a classifier, and which images each got right."
-
-    def __init__(self, path, images):
-        self.images, rows, right = images, [], []
-        for line in (ROOT / "nbs/reproductions" / path).read_text().splitlines():
-            run = json.loads(line)
-            bits = np.frombuffer(base64.b64decode(run.pop("correct")), np.uint8).reshape(len(run["classifiers"]), -1)
-            right.append(np.unpackbits(bits, axis=1)[:, : len(images.table)])
-            rows += [run | dict(method=m, alpha=a) for m, a in run["classifiers"]]
-        self.table, self.right = pd.DataFrame(rows), np.concatenate(right).astype(float)
-        for on in ("validation", "reference", "shift", *images.shifts):
-            sets = images.sets(on)
-            self.table[on] = np.mean([self.right[:, images.rows[d]].mean(1) for d in sets], axis=0)
-
-    def which(self, **settings):
-        "Places of the classifiers with some settings."
-        t = self.table
-        keep = np.ones(len(t), bool)
-        for k, v in settings.items():
-            keep &= t[k].isin(v) if isinstance(v, (list, tuple)) else (t[k] == v)
-        return np.flatnonzero(keep)
-
-    def share(self, **settings):
-        "Of the classifiers with some settings, the share that gets each image right."
-        found = self.which(**settings)
-        assert len(found), settings
-        return self.right[found].mean(0)
-
-
-@cache
-def outline():
-    return Images()
-
-
-@cache
-def grid():
-    return Runs("grid/runs.jsonl", outline())
-
-
-@cache
-def ends():
-    return Runs("ends/runs.jsonl", outline())
-
-
-@cache
-def shots():
-    return Runs("shots/runs.jsonl", outline())
-
-
-@cache
-def over_time():
-    return Runs("averages/runs.jsonl", outline())
-
-
-@cache
-def halved():
-    return Runs("why/runs.jsonl", outline())
-
-
-@cache
-def heads():
-    return Runs("why/runs-heads.jsonl", outline())
-
-
-@cache
-def weak():
-    return Runs("names/runs.jsonl", outline())
-
-
-@cache
-def solid():
-    return Runs("domains/runs-solid.jsonl", Images("solid", ["outline", *[s for s in SHIFTS if s != "solid"]]))
-
-
-@cache
-def measured():
-    "The protocol's predictions: column -> right or wrong, in the order of `outline()`; and means over the seeds."
-    kept = pd.read_csv(ROOT / "nbs/reproductions/icons/predictions.csv.gz")
-    table = outline().table
-    order = table.file.str.removeprefix("icons/").map({f: i for i, f in enumerate(kept.file)})
-    columns = {c: (kept[c] == kept.label) for c in kept.columns[5:]}
-    place = order.to_numpy()
-    spread = {
-        c: np.where(np.isnan(place), np.nan, v.to_numpy()[np.nan_to_num(place).astype(int)]) for c, v in columns.items()
-    }
-    names = ["fine-tuned", "weight-space", "logits", "probabilities"]
-    return spread | {m: np.mean([spread[f"{m} seed {s}"] for s in range(5)], axis=0) for m in names}
-
-
-@cache
-def published():
-    return pd.read_csv(ROOT / "wiseft/data/published.csv")
-
-
-# ---------- what follows from it ----------
-
-
-def points(a, b, on, images=None):
-    return 100 * (images or outline()).mean(b - a, on)
-
-
-def change(a, b, on, images=None):
-    "Difference b − a in points, with its interval."
-    images = images or outline()
-    return [points(a, b, on, images), *images.interval(100 * (b - a), on)]
-
-
-def changes(a, b, images=None):
-    "A row of the tables of changes: number of images, points, interval; on the reference and under shift."
-    images = images or outline()
-    return [v for on in ("reference", "shift") for v in (images.n[on], *change(a, b, on, images))]
-
-
-def accuracy(values, on, images=None):
-    "In per cent, with its interval."
-    images = images or outline()
-    return [100 * images.mean(values, on), *images.interval(100 * values, on)]
-
-
-@cache
-def zeroshot():
-    return grid().share(method="zero-shot")
-
-
-GENTLE = dict(kind="end to end", lr=3e-4, method="weight-space")
-
-
-def end_to_end(alpha):
-    return ends().share(**GENTLE, alpha=alpha)
-
-
-def linear(alpha):
-    return ends().share(kind="linear classifier", method="weight-space", alpha=alpha)
-
-
-def halves(seed):
-    "The classes that were taught in each half of a random division: (2, n_classes)."
-    n = len(np.unique(outline().label))
-    first = np.random.default_rng(seed).permutation(n) < n // 2
-    return np.stack([first, ~first])
-
-
-def in_halvings(taught, kind, lr, alpha, score):
-    "For each of the four halvings: right or wrong where the class was taught (or wasn't), NaN elsewhere."
-    h = halved()
-    found = h.which(kind=kind, lr=lr, method=score, alpha=alpha)
-    mask = [halves(h.table.seed[i])[h.table.half[i]][outline().label] == taught for i in found]
-    return np.where(mask, h.right[found], np.nan)
-
-
-def halving(taught, kind, lr, alpha, score):
-    "Points, interval, lowest and highest halving; on the reference and under shift."
-    before, after = (in_halvings(taught, kind, lr, a, score) for a in (0.0, alpha))
-    out = []
-    for on in ("reference", "shift"):
-        single = [100 * outline().mean(a - b, on) for a, b in zip(after, before)]
-        out += [*change(np.nanmean(before, axis=0), np.nanmean(after, axis=0), on), min(single), max(single)]
-    return out
-
-
-OWN, PLAIN = "own half", "all classes"
-E2E, LC = "end to end", "linear classifier"
-
-
-# ---------- pages and what they say ----------
-
-
-class Page:
-    "The prose and the stored outputs of a notebook."
-
-    def __init__(self, name, cells):
-        self.name, self.cells = name, cells
-        self.prose = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-        self.reached, self.wrong, self.tables = set(), [], set()
-
-    def compare(self, what, printed, values):
-        values = np.ravel(values).tolist() if not isinstance(values, list) else values
-        if len(printed) != len(values):
-            return self.wrong.append(f"{what}: {len(printed)} numbers printed, {len(values)} recomputed")
-        for p, v in zip(printed, values):
-            digits = len(p.partition(".")[2])
-            said = float(p.replace("−", "-").replace(",", ""))
-            room = 1.0 if isinstance(v, Wide) else 0.5 * 10.0**-digits + getattr(v, "room", 0) + 1e-9
-            if not abs(said - v) <= room:
-                self.wrong.append(f"{what}: printed {p}, recomputed {v:.{digits + 2}f}")
-
-    def says(self, template, *values):
-        "A sentence of the prose, {} for each number."
-        pattern = re.escape(template).replace(r"\{\}", f"({NUMBER})")
-        found = list(re.finditer(pattern, self.prose))
-        if len(found) != 1:
-            return self.wrong.append(f"{len(found)} times in the prose: {template}")
-        self.reached |= {found[0].start(i + 1) for i in range(len(values))}
-        flat = [x for v in values for x in (v if isinstance(v, list) else [v])]
-        self.reached |= {found[0].start(i + 1) for i in range(found[0].re.groups)}
-        self.compare(template, list(found[0].groups()), flat)
-
-    def holds(self, words, truth):
-        "Words of the prose that stand for a number."
-        place = self.prose.find(words)
-        self.reached |= {place + m.start() for m in re.finditer(NUMBER, words)}
-        if place < 0:
-            self.wrong.append(f"not in the prose: {words}")
-        elif not truth:
-            self.wrong.append(f"not so: {words}")
-
-    def printed(self, start):
-        "Numbers of the table that a cell, found by a line of its source, has stored; without its row names."
-        found = [c for c in self.cells if c["cell_type"] == "code" and start in "".join(c["source"])]
-        if len(found) != 1:
-            return self.wrong.append(f"{len(found)} cells with {start}")
-        self.tables.add(id(found[0]))
-        shown = ["".join(o["data"]["text/html"]) for o in found[0]["outputs"] if "text/html" in o.get("data", {})]
-        entries = re.findall(r"<td>(.*?)</td>", shown[0], re.S)
-        return [e.strip() for e in entries if re.fullmatch(NUMBER, e.strip())]
-
-    def shows(self, start, *values):
-        "A stored table, row by row; words in it are passed over."
-        printed = self.printed(start)
-        flat = [x for v in values for x in (v if isinstance(v, list) else [v])]
-        if printed is not None:
-            self.compare(f"table of {start}", printed, flat)
-
-    def prints(self, template, *values):
-        "A line that a cell has printed."
-        text = "\n".join("".join(o.get("text", "")) for c in self.cells for o in c.get("outputs", []))
-        found = re.findall(re.escape(template).replace(r"\{\}", f"({NUMBER})"), text)
-        if len(found) != 1:
-            return self.wrong.append(f"{len(found)} times among what is printed: {template}")
-        self.compare(
-            template,
-            [found[0]] if isinstance(found[0], str) else list(found[0]),
-            [x for v in values for x in (v if isinstance(v, list) else [v])],
-        )
-
-    def numbers(self):
-        "Numbers of the prose, recomputed, names of settings, not reached: lists of (number, words around it)."
-        settings = [m.span() for m in SETTING.finditer(self.prose)]
-        out = [], [], []
-        for m in re.finditer(rf"(?<![\w.^#/]){NUMBER}(?![\w/])", self.prose):
-            named = any(a <= m.start() < b for a, b in settings)
-            around = " ".join(self.prose[max(0, m.start() - 30) : m.end() + 30].split())
-            out[0 if m.start() in self.reached else 1 if named else 2].append((m[0], around))
-        return out
-
-    def stored(self):
-        "How many stored tables there are, and how many were recomputed."
-        tables = [c for c in self.cells for o in c.get("outputs", []) if "text/html" in o.get("data", {})]
-        return len(tables), len(self.tables)
-
-
-def read_page(name):
-    return Page(name, json.loads((ROOT / "nbs" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"])
-
+from kept import (
+    BOTH,
+    DRAWS,
+    E2E,
+    LC,
+    OWN,
+    PLAIN,
+    ROOT,
+    SHIFTS,
+    accuracy,
+    change,
+    changes,
+    end_to_end,
+    ends,
+    ends_of,
+    grid,
+    halved,
+    halving,
+    heads,
+    icons,
+    linear,
+    measured,
+    outline,
+    over_time,
+    points,
+    published,
+    shots,
+    solid,
+    weak,
+    Wide,
+    zeroshot,
+)
+from pages import read_page
 
 CHECKS = {}
 
@@ -386,7 +70,6 @@ def checks(name):
 # ---------- the explanations ----------
 
 PAPER = ["imagenet-v2", "imagenet-r", "imagenet-sketch", "objectnet", "imagenet-a"]
-BOTH = ["reference", "shift"]
 
 
 def of_paper(name, alpha):
@@ -667,7 +350,7 @@ def _(page):
     page.holds("three quarters of what it loses end to end", 0.7 < head[5] / tower[5] < 0.8)
     rows = []
     for d in order:
-        n, row = outline().n[d], [outline().n[d]]
+        row = [outline().n[d]]
         for k in (LC, E2E):
             p = by_set.diversity[d][k]
             row.append(100 * p)
@@ -1520,10 +1203,10 @@ def counted(page):
 
 
 def summary(n):
-    return (
-        f"{n['recomputed']} numbers of the prose recomputed, {n['missed']} not reached, {n['settings']} that name settings; "
-        f"{n['again']} of {n['tables']} stored tables recomputed"
+    prose = (
+        f"{n['recomputed']} numbers of the prose recomputed, {n['missed']} not reached, {n['settings']} name settings"
     )
+    return f"{prose}; {n['again']} of {n['tables']} stored tables recomputed"
 
 
 if __name__ == "__main__":
