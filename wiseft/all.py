@@ -23,7 +23,9 @@ from .images import *
 from .layouts import *
 from .datasets import *
 from .cache import *
-from .models import *
+from .clips import *
+from .heads import *
+from .classifiers import *
 from .passes import *
 from .sharing import *
 from .members import *

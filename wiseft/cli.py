@@ -138,7 +138,7 @@ def _suite(suite, reference, shift, **options):
 
 def _named(folders):
     "Classifiers by name, with one list of classes"
-    from wiseft.models import load_classifier
+    from wiseft.classifiers import load_classifier
     names = [f.name for f in folders] if len({f.name for f in folders}) == len(folders) else [str(f) for f in folders]
     if len(set(names)) < len(names): raise ValueError(f'a classifier is named twice: {", ".join(names)}')
     return {n: load_classifier(f) for n, f in zip(names, folders)}
@@ -248,7 +248,8 @@ def zeroshot(
 ):
     "Build a zero-shot classifier from class names, and save it as a folder."
     from wiseft.files import atomic_path
-    from wiseft.models import load_clip,zeroshot_classifier
+    from wiseft.clips import load_clip
+    from wiseft.classifiers import zeroshot_classifier
     templates = templates or ['icons' if model == 'iconclip' else 'openai']
     with atomic_path(output, force=force) as tmp:
         clip = load_clip(model, pretrained)
@@ -287,7 +288,7 @@ def finetune_(
     "Fine-tune a classifier on the images of a reference distribution."
     from wiseft.files import atomic_path
     from wiseft.learner import finetune
-    from wiseft.models import load_classifier
+    from wiseft.classifiers import load_classifier
     with atomic_path(output, force=force) as tmp:
         start = load_classifier(classifier)
         suite = (_suite(data, None, None) if _is_suite(data) else _suite(None, data, None))(classnames=start.classnames)
@@ -307,7 +308,7 @@ def merge(
 ):
     "Average the weights of two classifiers, or of two .safetensors files of any model."
     from wiseft.files import atomic_path
-    from wiseft.models import load_classifier
+    from wiseft.classifiers import load_classifier
     from wiseft.merging import interpolate, merge_files
     for path in (zeroshot, finetuned):
         if not path.exists(): raise FileNotFoundError(f'There is no {path}')
@@ -386,7 +387,7 @@ def sweep_(
     load,alphas = _suite(suite, reference, shift, root=root, allow_incomplete=allow_incomplete, training=split=='validation'),_numbers(alphas)
     if precision not in ('fp32', 'bf16'): raise typer.BadParameter(f'--precision is fp32 or bf16, got {precision!r}')
     from wiseft.ensembles import sweep
-    from wiseft.models import load_classifier
+    from wiseft.classifiers import load_classifier
     with _results(output, force) as write:
         start,end = load_classifier(zeroshot),load_classifier(finetuned)
         table = sweep(start, end, load(classnames=start.classnames), alphas, split=split, precision=None if precision == 'fp32' else precision, progress=_progress())
@@ -501,7 +502,8 @@ def demo(
     from wiseft.ensembles import sweep
     from wiseft.files import atomic_path
     from wiseft.learner import finetune
-    from wiseft.models import load_clip,zeroshot_classifier
+    from wiseft.clips import load_clip
+    from wiseft.classifiers import zeroshot_classifier
     from wiseft.merging import interpolate
     plan = protocol()
     with atomic_path(output, force=force) as tmp:
