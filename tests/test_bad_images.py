@@ -20,8 +20,8 @@ from torch import nn
 from torchvision.transforms import v2
 from wiseft.datasets import UnreadableImage, folder_suite, image_folder, load_suite, open_image
 from wiseft.ensembles import sweep
-from wiseft.evaluate import evaluate
-from wiseft.predict import predict
+from wiseft.evaluation import evaluate
+from wiseft.passes import predict
 
 
 def red_box(mode="RGB", size=(32, 32)):

@@ -12,7 +12,8 @@ from pathlib import Path
 from wiseft.datasets import load_suite
 from wiseft.ensembles import sweep
 from wiseft.learner import finetune
-from wiseft.models import load_clip, zeroshot_classifier
+from wiseft.clips import load_clip
+from wiseft.classifiers import zeroshot_classifier
 from wiseft.results import write_results
 
 HERE = Path(__file__).resolve().parent
