@@ -33,7 +33,7 @@ class Suite:
     shifts:dict=None       # name -> ImageSet, the shifted test sets
     shift_validation:dict=None # name -> ImageSet, of some shifts
     shift_train:dict=None      # name -> ImageSet, of some shifts
-    metrics:tuple=('accuracy',)# of `wiseft.evaluate.METRICS`, the official one first
+    metrics:tuple=('accuracy',)# of `wiseft.scores.METRICS`, the official one first
     def __post_init__(self):
         self.shifts, self.shift_validation, self.shift_train = self.shifts or {}, self.shift_validation or {}, self.shift_train or {}
         for n in self.shifts | self.shift_validation:
