@@ -13,7 +13,8 @@ from pathlib import Path
 from string import Template
 from .files import atomic_path
 from .plots import NAMES, alt_text, known_baselines, plot_alpha, plot_frontier, plot_robustness, plot_shifts
-from .results import MEAN, REFERENCE, UNBOUNDED, check_single, dataset_order, first_metric, robustness, wide
+from .paper import robustness
+from .results import MEAN, REFERENCE, UNBOUNDED, check_single, dataset_order, first_metric, wide
 
 # %% ../nbs/api/61_report.ipynb #76530d27
 def headline(
