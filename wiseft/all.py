@@ -16,6 +16,8 @@ from .metrics import *
 from .robustness import *
 from .diversity import *
 from .results import *
+from .exchange import *
+from .paper import *
 from .linesearch import *
 from .prompts import *
 from .checkpoints import *

@@ -346,7 +346,7 @@ def evaluate_(
 def _results(output, force):
     "A function that writes a results table to `output`, which is checked before the work is done"
     from wiseft.files import atomic_path
-    from wiseft.results import write_results
+    from wiseft.exchange import write_results
     if output is None:
         yield lambda table: None
         return
@@ -458,7 +458,7 @@ def plot(
 ):
     "Draw a table: reference against shift, accuracy against α, and every set, as far as it has them; PNG files in a folder."
     from wiseft.files import atomic_path
-    from wiseft.results import read_results
+    from wiseft.exchange import read_results
     with atomic_path(output, force=force) as tmp:
         tmp.mkdir()
         _draw(read_results(results), tmp)
@@ -486,7 +486,7 @@ def report(
 ):
     "Write a results table as one self-contained HTML page."
     from wiseft.report import write_report
-    from wiseft.results import read_results
+    from wiseft.exchange import read_results
     write_report(read_results(results), output, title or results.name, force=force)
     _wrote(output)
 
@@ -527,7 +527,7 @@ def _write_demo(table, predictions, alpha, folder):
     import pandas as pd
     from wiseft.comparison import compare
     from wiseft.report import write_report
-    from wiseft.results import write_results
+    from wiseft.exchange import write_results
     averaged = dict(method='weight-space', alpha=alpha)
     gains = pd.concat([compare(predictions, dict(method=m), averaged) for m in ('zero-shot', 'fine-tuned')], ignore_index=True)
     write_results(table, folder/'results.csv')
