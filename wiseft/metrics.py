@@ -114,7 +114,7 @@ def _tail(means, unit_part, set_part, level):
     return stats.norm.cdf(stats.t.ppf((1-level)/2, df) * np.sqrt(var1.sum()/var.sum()))
 
 # %% ../nbs/api/01_metrics.ipynb #cf748409
-FEW = 10 # units of a set, or images in it whose outcome isn't the commonest: with fewer, resampling says too little
+FEW = 10 # units of a set, or images whose outcome isn't the commonest: with fewer, resampling says too little
 
 def bootstrap_mean(
     correct_by_set:dict,    # set name -> (n_i,) bool, or a value per image such as the share of seeds that were right
@@ -132,14 +132,18 @@ def _mean_interval(values, units, span, n_resamples, level, rng):
     "Percentiles of resampled means, or Student's t where there are too few units or outcomes to resample"
     mean = float(np.mean([v.mean() for v in values.values()]))
     rows = _unit_rows(values, units)
-    fewest = (rows[1] > 0).sum(0).min() # units of a set
-    if fewest < 2: return mean, np.nan, np.nan
-    scarce = span is not None and min(map(_uncommon, values.values())) < FEW
-    if scarce or fewest < FEW: low, high = _student(*rows, span, scarce, level)
+    if (rows[1] > 0).sum(0).min() < 2: return mean, np.nan, np.nan # a set of one unit
+    units_of_size = rows[1].sum(0)**2/(rows[1]**2).sum(0) # how many there are of each set, had they one size
+    scarce = span is not None and _uncommon(values.values()) < FEW
+    if scarce or units_of_size.min() < FEW - 1e-9: low, high = _student(*rows, span, scarce, level)
     else: low, high = _percentiles(*rows, n_resamples, level, rng or np.random.default_rng(0))
     return mean, float(min(low, mean)), float(max(high, mean))
 
-def _uncommon(values): return len(values) - np.unique(values, return_counts=True)[1].max()
+def _uncommon(sets):
+    "How many images have another outcome than the commonest of their set; an image of a small set weighs more"
+    n = np.array([len(v) for v in sets])
+    k = 1 + n - [np.unique(v, return_counts=True)[1].max() for v in sets] # one more, lest a set without any seems certain
+    return (k/n**2).sum()**3/(k/n**3).sum()**2
 
 def _percentiles(sums, counts, unit_part, set_part, n_resamples, level, rng):
     means = _resample(sums, counts, unit_part, set_part, n_resamples, rng)
