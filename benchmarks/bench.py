@@ -30,8 +30,19 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
-from wiseft.all import (ImageClassifier, Suite, WeightPath, alpha_intervals, batches, clip_dataloaders, clip_learner, evaluate, fitting_batch_size, image_folder, load_clip,
-                        load_suite, merge_files, mix_logits, mix_probabilities, paired_bootstrap, protocol, random_head, reuse_memory, run_all, sweep, zeroshot_classifier)
+from wiseft.classifiers import ImageClassifier, zeroshot_classifier
+from wiseft.clips import load_clip
+from wiseft.datasets import Suite, load_suite, protocol
+from wiseft.ensembles import mix_logits, mix_probabilities, sweep
+from wiseft.evaluation import evaluate
+from wiseft.heads import random_head
+from wiseft.images import image_folder
+from wiseft.learner import clip_learner
+from wiseft.linesearch import alpha_intervals
+from wiseft.loaders import clip_dataloaders
+from wiseft.merging import WeightPath, merge_files
+from wiseft.metrics import paired_bootstrap
+from wiseft.passes import batches, fitting_batch_size, reuse_memory, run_all
 
 HERE, MEASURES = Path(__file__).resolve().parent, {}
 LIMITS = """
@@ -164,11 +175,12 @@ def ours(start, end, suite, alphas=ALPHAS, **kwargs):
     return sweep(start, end, suite, alphas, progress=False, keep_predictions=True, **kwargs)
 
 
-def differing(usual, predictions, margin=1e-4):
+def differing(usual, kept, margin=1e-4):
     "How many predictions differ although the two largest outputs are further apart than `margin`."
     count = 0
     for (method, alpha, name), z in usual.items():
-        p = predictions[(predictions.method == method) & np.isclose(predictions.alpha, alpha) & (predictions.dataset == name)]
+        p = kept.frame(method=method, alpha=alpha)
+        p = p[p.dataset == name]
         first, second = z.topk(2).values.T
         names = np.array(p.label.cat.categories)[z.argmax(1).numpy()]
         count += int(((names != p.predicted.to_numpy()) & ((first-second) > margin).numpy()).sum())
@@ -437,7 +449,8 @@ def training(room):
     turns = [(train("usual", usual_training), train("ours", our_training), seconds(lambda: bare_training(start, *recipe[:2]))) for _ in range(3)]
     yield "embedded CLIP, the protocol's fine-tuning of 20 epochs: ours / plain fp32 loop", "≥ 2", median(usual/ours for usual, ours, _ in turns)
     yield "embedded CLIP: as many bare steps in bf16, on one batch in memory / plain fp32 loop", None, median(usual/bare for usual, _, bare in turns)
-    _, p = evaluate(made, suite, keep_predictions=True, progress=False)
+    _, kept = evaluate(made, suite, keep_predictions=True, progress=False)
+    p = kept.frame()
     right = [p[(p.classifier == name) & ~p.is_shift].correct.to_numpy(float) for name in ("usual", "ours")]
     difference, low, high = paired_bootstrap(*({"": r} for r in right))
     yield f"accuracy on the reference, ours − plain (interval {100*low:.1f} to {100*high:.1f}), points", "interval has 0", 100*difference
