@@ -7,12 +7,15 @@ __all__ = []
 
 # %% ../nbs/api/99_all.ipynb #e89a603a
 from .files import *
+from .devices import *
+from .progress import *
 from .weights import *
 from .metrics import *
 from .robustness import *
 from .diversity import *
 from .results import *
 from .linesearch import *
+from .doubts import *
 from .prompts import *
 from .checkpoints import *
 from .images import *
@@ -22,6 +25,7 @@ from .cache import *
 from .models import *
 from .predict import *
 from .evaluate import *
+from .classify import *
 from .pico import *
 from .loaders import *
 from .guards import *
