@@ -15,7 +15,7 @@ from PIL import Image
 import wiseft.models as M
 from wiseft.checkpoints import write_state_dict
 from wiseft.models import ImageClassifier, load_classifier, load_clip, zeroshot_classifier, zeroshot_head
-from wiseft.weights import average, interpolate
+from wiseft.merging import average, interpolate
 
 NAMES = ["cat", "fire truck", "umbrella"]
 TEMPLATES = ["a photo of a {}", "{}, drawn"]

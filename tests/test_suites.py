@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from wiseft.datasets import load_suite
-from wiseft.evaluate import evaluate
+from wiseft.evaluation import evaluate
 from wiseft.layouts import imagenet_classes, imagenet_subset, set_classes
 from wiseft.results import read_results
 

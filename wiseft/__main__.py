@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/api/80___main__.ipynb #ab3f980b
+# %% ../nbs/api/80___main__.ipynb #4492e952
 from .cli import app
 
-# %% ../nbs/api/80___main__.ipynb #6a6b422b
+# %% ../nbs/api/80___main__.ipynb #7e293340
 if __name__ == '__main__' and __package__: app(prog_name='wiseft') # in a notebook there is no package

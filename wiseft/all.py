@@ -9,7 +9,11 @@ __all__ = []
 from .files import *
 from .devices import *
 from .progress import *
+from .text import *
+from .registry import *
+from .tensorfiles import *
 from .weights import *
+from .merging import *
 from .metrics import *
 from .robustness import *
 from .diversity import *
@@ -23,8 +27,12 @@ from .layouts import *
 from .datasets import *
 from .cache import *
 from .models import *
-from .predict import *
-from .evaluate import *
+from .passes import *
+from .sharing import *
+from .members import *
+from .scores import *
+from .evaluation import *
+from .comparison import *
 from .classify import *
 from .pico import *
 from .loaders import *

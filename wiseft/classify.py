@@ -9,7 +9,7 @@ __all__ = ['SUFFIXES', 'picture_files', 'classify']
 import pandas as pd, torch
 from pathlib import Path
 from .images import UnreadableImage, open_image
-from .predict import eval_mode
+from .passes import eval_mode
 from .progress import tell
 
 # %% ../nbs/api/32_classify.ipynb #e8f7e627

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['app']
 
-# %% ../nbs/api/79_cli.ipynb #7e619407
+# %% ../nbs/api/79_cli.ipynb #9cd3f46b
 from . import shell_data,shell_train,shell_evaluate,shell_report # each registers its commands
 from .shell import app
 
-# %% ../nbs/api/79_cli.ipynb #1c550f6b
+# %% ../nbs/api/79_cli.ipynb #eb6ed9af
 _all_ = ['app']

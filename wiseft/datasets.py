@@ -6,13 +6,15 @@
 __all__ = ['RESERVED', 'Suite', 'folder_suite', 'load_suite', 'protocol']
 
 # %% ../nbs/api/12_datasets.ipynb #49e1b0bc
-import hashlib, json
+import hashlib, json, shutil, warnings
 import numpy as np, pandas as pd
 from collections import Counter
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
+from html import escape
 from pathlib import Path
 from .files import cache_root, data_root, package_data, unzip_once
+from .hashes import folder_hash
 from .images import ImageSet, UnreadableImage, _folders, _some, _splits, check_classnames, image_folder, open_image, to_rgb
 from .layouts import FAMILIES
 
@@ -31,7 +33,7 @@ class Suite:
     shifts:dict            # name -> ImageSet, the shifted test sets
     shift_validation:dict=None # name -> ImageSet, of some shifts
     shift_train:dict=None      # name -> ImageSet, of some shifts
-    metrics:tuple=('accuracy',)# of `wiseft.evaluate.METRICS`, the official one first
+    metrics:tuple=('accuracy',)# of `wiseft.scores.METRICS`, the official one first
     def __post_init__(self):
         self.shift_validation, self.shift_train = self.shift_validation or {}, self.shift_train or {}
         for n in self.shifts | self.shift_validation:
@@ -82,7 +84,7 @@ def counts(self:Suite)->pd.DataFrame:
 @patch
 def __repr__(self:Suite): return f'Suite {self.name!r}, {len(self.classnames)} classes\n{self.counts().to_string()}'
 @patch
-def _repr_html_(self:Suite): return f'<p>Suite <b>{self.name}</b>, {len(self.classnames)} classes</p>{self.counts().to_html()}'
+def _repr_html_(self:Suite): return f'<p>Suite <b>{escape(self.name)}</b>, {len(self.classnames)} classes</p>{self.counts().to_html()}'
 
 # %% ../nbs/api/12_datasets.ipynb #53330bcf
 def folder_suite(
@@ -156,9 +158,15 @@ def _read_suite(folder, name, templates, classnames):
 
 # %% ../nbs/api/12_datasets.ipynb #a087e769
 def _icons_folder():
-    "Where the embedded suite lies, unpacked on first use"
-    sha = json.loads(package_data('icons.json').read_text())['sha256']
-    return unzip_once(package_data('icons.zip'), sha, cache_root()/'icons')/'icons'
+    "Where the embedded suite lies: unpacked on first use, and again if one of its files is no longer what it was"
+    about = json.loads(package_data('icons.json').read_text())
+    unpack = lambda: unzip_once(package_data('icons.zip'), about['sha256'], cache_root()/'icons')
+    folder = unpack()
+    if folder_hash(folder) != about['files_sha256']:
+        warnings.warn(f'{folder}: files of the embedded suite were changed, removed or added; it is unpacked anew.', stacklevel=4)
+        shutil.rmtree(folder)
+        unpack()
+    return folder/'icons'
 
 def _with_table(suite, folder):
     "Groups and units from the table beside the sets, if there is one"

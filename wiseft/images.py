@@ -158,7 +158,8 @@ class ImageSet:
         return (self.transform(im) if self.transform else im), int(self.labels[i])
     def files(self): # (n,) file names relative to `root`, with forward slashes
         "Names for tables and fingerprints"
-        return [printable((p.relative_to(self.root) if self.root else p).as_posix()) for p in self.paths]
+        root = os.path.join(self.root, '') if self.root else ''
+        return [printable(os.fspath(p).removeprefix(root).replace(os.sep, '/')) for p in self.paths]
 
 # %% ../nbs/api/11_images.ipynb #6ab501ed
 def _check_lengths(s):

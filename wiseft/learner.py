@@ -22,7 +22,7 @@ from functools import partial
 from torch import nn
 from .guards import Bf16, ClipGradients, FreezeBatchNorm, WaitForImages, Watch, accuracy_now
 from .loaders import check_dataloaders, clip_dataloaders, feature_dataloaders
-from .predict import reuse_memory
+from .passes import reuse_memory
 from .resume import Checkpoint
 
 # %% ../nbs/api/43_learner.ipynb #3813d9e0

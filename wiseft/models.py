@@ -33,7 +33,7 @@ from .devices import best_device
 from .files import atomic_path, package_data, sha256_file
 from .prompts import classnames as check_classnames, prompts, templates as check_templates
 from .text import BadFile
-from .weights import state_hash
+from .tensorfiles import state_hash
 
 # %% ../nbs/api/20_models.ipynb #93ffcf97
 @dataclass(repr=False)
@@ -662,12 +662,12 @@ def check_averageable(self:ImageClassifier,
 def averaged(self:ImageClassifier,
     state,   # averaged state dict
     parents, # classifiers that it is the average of
-    weights  # one a parent; of two, the second is alpha
+    alpha=None # mixing coefficient, where the rule has one
 ): # `ImageClassifier`
-    "A new classifier with averaged weights"
+    "A new classifier with merged weights"
     new = self.copy()
     new.load_state_dict(state)
-    new.alpha = float(weights[1]) if len(weights) == 2 else None
+    new.alpha = None if alpha is None else float(alpha)
     new.parents, new.metrics = [p.hash for p in parents], {}
     return new.eval()
 

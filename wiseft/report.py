@@ -72,7 +72,7 @@ def _comparisons(comparisons):
     "The tables of `compare` as people read them."
     c = comparisons[[k for k in _comparison if k in comparisons]].copy()
     missing = [k for k in ('dataset','difference','low','high') if k not in c]
-    if missing: raise ValueError(f'comparisons lack {missing}: expected what `wiseft.evaluate.compare` returns (or several of them, concatenated)')
+    if missing: raise ValueError(f'comparisons lack {missing}: expected what `wiseft.comparison.compare` returns (or several of them, concatenated)')
     for k in ('value_a','value_b','difference','low','high'):
         if k in c: c[k] = 100*c[k].astype(float)
     for k in {'p','p_holm'} & set(c): c[k] = c[k].map(lambda p: '' if pd.isna(p) else '< 0.001' if p<.001 else f'{p:.3f}')
@@ -178,7 +178,7 @@ def write_report(
     table:pd.DataFrame,            # results of one pair of end points, one split; the first metric is drawn
     path,                          # HTML file
     title:str='Robust fine-tuning: results',
-    comparisons:pd.DataFrame|None=None, # of `wiseft.evaluate.compare`, or several concatenated
+    comparisons:pd.DataFrame|None=None, # of `wiseft.comparison.compare`, or several concatenated
     notes:str|None=None,           # plain text below the headline; empty lines part paragraphs
     alpha:float=0.5,               # of the averaged classifier in headline and pictures
     force:bool=False,              # replace an existing file

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from .files import atomic_path
 from .loaders import ClipDL
-from .weights import state_hash
+from .tensorfiles import state_hash
 
 # %% ../nbs/api/42_resume.ipynb #2a79bcad
 class Checkpoint(Callback):

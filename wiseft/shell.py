@@ -8,8 +8,8 @@ __all__ = ['app', 'Output', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier
            'in_shell_words', 'Commands', 'command', 'chosen_device', 'suite_loader', 'load_named', 'listed',
            'check_ending']
 
-# %% ../nbs/api/70_shell.ipynb #cd9b2e92
-import functools,os,re,sys,warnings
+# %% ../nbs/api/70_shell.ipynb #a20e9352
+import functools,os,re,signal,sys,unicodedata,warnings
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,22 +23,27 @@ from typer.core import TyperGroup
 
 from . import __version__
 
-# %% ../nbs/api/70_shell.ipynb #6e228546
+# %% ../nbs/api/70_shell.ipynb #7771908a
 def standard_output(): return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 def _errors(): return Console(highlight=False, stderr=True, soft_wrap=True)
 
 def say(text):
     "A line on standard error"
-    _errors().print(escape(text))
+    _errors().print(_plain(text))
 
 def wrote(path): say(f'wrote {path}')
 
-# %% ../nbs/api/70_shell.ipynb #6e715cfe
+def _plain(text):
+    "Text whose markup and control characters are shown, not obeyed: names come from folders and files of strangers"
+    unseen = lambda c: unicodedata.category(c) in ('Cc', 'Cf', 'Cs', 'Zl', 'Zp') and c != '\n'
+    return escape(''.join(repr(c)[1:-1] if unseen(c) else c for c in text))
+
+# %% ../nbs/api/70_shell.ipynb #e7852a36
 def show_table(frame, title=None):
     "Print a DataFrame as a table; its index is not shown"
     table = Table(title=title, title_justify='left', header_style='bold')
-    for c in frame: table.add_column(str(c), justify='right' if frame[c].dtype.kind in 'iuf' else 'left')
-    for row in frame.itertuples(index=False): table.add_row(*(escape(_text(c, v)) for c, v in zip(frame, row)))
+    for c in frame: table.add_column(_plain(str(c)), justify='right' if frame[c].dtype.kind in 'iuf' else 'left')
+    for row in frame.itertuples(index=False): table.add_row(*(_plain(_text(c, v)) for c, v in zip(frame, row)))
     standard_output().print(table)
 
 def _text(column, v):
@@ -46,7 +51,7 @@ def _text(column, v):
     if v != v: return ''
     return str(v) if not isinstance(v, float) else f'{v:g}' if column == 'alpha' else f'{v:.1f}'
 
-# %% ../nbs/api/70_shell.ipynb #e13a9563
+# %% ../nbs/api/70_shell.ipynb #d2b3c0a9
 def _warned(message, category, filename, lineno, file=None, line=None):
     "Show the library's own warnings in a line; those of what it stands on are for its developers"
     if Path(find_spec('wiseft').origin).parent in Path(filename).parents: say(f'warning: {message}')
@@ -57,7 +62,7 @@ _debug = False
 def _reported():
     "Turn errors into a line and an exit code"
     try:
-        with warnings.catch_warnings():
+        with _stoppable(), warnings.catch_warnings():
             if not _debug: warnings.showwarning = _warned
             yield
     except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError): raise
@@ -69,7 +74,18 @@ def _reported():
         say(f'error: {_reason(e)}')
         raise typer.Exit(1) from None
 
-# %% ../nbs/api/70_shell.ipynb #669ae397
+# %% ../nbs/api/70_shell.ipynb #e61a3800
+@contextmanager
+def _stoppable():
+    "Let SIGTERM and SIGHUP end a command as Ctrl-C does"
+    def _stop(number, frame): raise KeyboardInterrupt
+    signals = [s for s in ('SIGTERM', 'SIGHUP') if getattr(signal, s, None) and signal.getsignal(getattr(signal, s)) is signal.SIG_DFL]
+    for s in signals: signal.signal(getattr(signal, s), _stop)
+    try: yield
+    finally:
+        for s in signals: signal.signal(getattr(signal, s), signal.SIG_DFL)
+
+# %% ../nbs/api/70_shell.ipynb #bc6fec17
 _shell_words = [ # what Python says, what the shell calls it
     (r"\w+=True \((--[\w-]+) on the command line\)", r'\1'),
     (r"\w+ \((--[\w-]+)\)", r'\1'),
@@ -96,13 +112,13 @@ def in_shell_words(
     for python, shell in _shell_words: text = re.sub(python, shell, text)
     return text
 
-# %% ../nbs/api/70_shell.ipynb #daa507e2
+# %% ../nbs/api/70_shell.ipynb #3b9d52a8
 def _reason(e):
     "An exception in a line or two"
     if isinstance(e, (ValueError, TypeError, OSError, RuntimeError)) and str(e): return in_shell_words(str(e))
     return f'{type(e).__name__}: {e}\nThis was not foreseen; --debug shows where it happened'
 
-# %% ../nbs/api/70_shell.ipynb #ca78f291
+# %% ../nbs/api/70_shell.ipynb #e7e284ae
 class Commands(TyperGroup):
     "Commands that take `--debug` after their name too"
     def parse_args(self, ctx, args):
@@ -124,7 +140,7 @@ def _main(
     global _debug
     _debug = debug
 
-# %% ../nbs/api/70_shell.ipynb #4a4f28b9
+# %% ../nbs/api/70_shell.ipynb #840b3f16
 def command(
     *examples # command lines, shown by `--help`
 ):
@@ -138,7 +154,7 @@ def command(
         return f
     return _register
 
-# %% ../nbs/api/70_shell.ipynb #fcdcc7d4
+# %% ../nbs/api/70_shell.ipynb #68b2cdea
 Output = Annotated[Path, typer.Option('--output','-o', show_default=False, help='What to write.')]
 Force = Annotated[bool, typer.Option('--force', help='Replace what is there.')]
 Seed = Annotated[int, typer.Option('--seed', help='Seed of the training.')]
@@ -154,7 +170,7 @@ Metrics = Annotated[Optional[str], typer.Option('--metrics', help='With commas: 
 Shift = Annotated[Optional[List[Path]], typer.Option('--shift', help='With --reference: a shifted set, a folder of class folders. Once for each.')]
 Device = Annotated[Optional[str], typer.Option('--device', help='cpu, cuda, cuda:1 or mps. Default: $WISEFT_DEVICE, else the best there is.', show_default=False)]
 
-# %% ../nbs/api/70_shell.ipynb #64393c65
+# %% ../nbs/api/70_shell.ipynb #b3ca694c
 def chosen_device(
     device, # as `--device` gave it
     precision='fp32', # of what is computed
@@ -164,7 +180,7 @@ def chosen_device(
     device = best_device(device)
     return device,describe_device(device, precision)
 
-# %% ../nbs/api/70_shell.ipynb #af4141a7
+# %% ../nbs/api/70_shell.ipynb #d86b9bc1
 def suite_loader(suite, reference, shift, **options):
     "A function that loads the suite the options name, with labels in the order of its argument `classnames`"
     from wiseft.datasets import folder_suite,load_suite
@@ -172,7 +188,7 @@ def suite_loader(suite, reference, shift, **options):
     if reference: return functools.partial(folder_suite, reference, shift or [])
     return functools.partial(load_suite, suite, **options)
 
-# %% ../nbs/api/70_shell.ipynb #45d31d48
+# %% ../nbs/api/70_shell.ipynb #7e8f2caf
 def load_named(folders, device=None): # dict name -> classifier
     "Classifiers by name, with one list of classes"
     from wiseft.models import load_classifier
@@ -182,7 +198,7 @@ def load_named(folders, device=None): # dict name -> classifier
 
 def listed(text): return text and [o.strip() for o in text.split(',')]
 
-# %% ../nbs/api/70_shell.ipynb #ea6ce59b
+# %% ../nbs/api/70_shell.ipynb #78db16d5
 def check_ending(
     path, # file to write, or None
     *endings, # that mean something

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['models', 'data', 'is_suite', 'sets_of', 'cache']
 
-# %% ../nbs/api/71_shell_data.ipynb #88a49852
+# %% ../nbs/api/71_shell_data.ipynb #160c8102
 from pathlib import Path
 from typing import Annotated,Optional
 
@@ -13,7 +13,7 @@ import typer
 
 from .shell import DataRoot,Force,command,say,show_table,standard_output,wrote
 
-# %% ../nbs/api/71_shell_data.ipynb #32bc9f6e
+# %% ../nbs/api/71_shell_data.ipynb #dabe02a9
 @command('wiseft models', 'wiseft models ViT-B-32')
 def models(
     filter:Annotated[str, typer.Argument(help='Show only names that contain this.')]='',
@@ -26,7 +26,7 @@ def models(
     if not rows: raise ValueError(f'no model has {filter!r} in its name; `wiseft models` lists all')
     show_table(pd.DataFrame(rows, columns=['model','weights']))
 
-# %% ../nbs/api/71_shell_data.ipynb #7d23fc41
+# %% ../nbs/api/71_shell_data.ipynb #3aff3adb
 @command('wiseft data', 'wiseft data imagenet --data-root /data', 'wiseft data transfer:dtd --download', 'wiseft data icons --unpack icons', 'wiseft data my-suite', 'wiseft data photos/train')
 def data(
     source:Annotated[Optional[str], typer.Argument(help='Nothing: list the published suites. One of them; icons (embedded); a suite folder (with reference/ in it), or a folder of class folders.', show_default=False)]=None,
@@ -48,7 +48,7 @@ def data(
     for r in bad: say(r)
     if bad: raise ValueError(f'{len(bad)} of {sum(map(len, sets.values()))} images cannot be read')
 
-# %% ../nbs/api/71_shell_data.ipynb #16684816
+# %% ../nbs/api/71_shell_data.ipynb #ea9d93c1
 def _published(suite, root, download):
     "Published sets against what is there, and how the others are had"
     from wiseft.files import data_root
@@ -60,7 +60,7 @@ def _published(suite, root, download):
     show_table(table[['suite','set','split','place','images','found','state']], str(root))
     for (place, how), _ in table[table.state != 'complete'].groupby(['place','how to get it'], sort=False): standard_output().print(f'{place}: {how}', markup=False, soft_wrap=True)
 
-# %% ../nbs/api/71_shell_data.ipynb #265e3801
+# %% ../nbs/api/71_shell_data.ipynb #14664eab
 def is_suite(source):
     from wiseft.layouts import FAMILIES
     return source == 'icons' or source in FAMILIES or (Path(source)/'reference').is_dir()
@@ -79,7 +79,7 @@ def _unreadable(images):
         try: images.open(i)
         except UnreadableImage as e: yield str(e)
 
-# %% ../nbs/api/71_shell_data.ipynb #0c8a8dcb
+# %% ../nbs/api/71_shell_data.ipynb #32bd8948
 def _unpack(source, folder, force):
     "Copy the embedded suite out of the cache"
     import shutil
@@ -89,7 +89,7 @@ def _unpack(source, folder, force):
     with atomic_path(folder, force=force) as tmp: shutil.copytree(load_suite('icons').train.root, tmp)
     wrote(folder)
 
-# %% ../nbs/api/71_shell_data.ipynb #3dd0e799
+# %% ../nbs/api/71_shell_data.ipynb #6756b946
 @command('wiseft cache', 'wiseft cache --clear')
 def cache(
     clear:Annotated[bool, typer.Option('--clear', help='Remove them; they are made again when needed.')]=False,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['evaluate_', 'results_file', 'warn', 'sweep_', 'methods_down', 'ensemble', 'OutputEnsemble', 'predict_']
 
-# %% ../nbs/api/73_shell_evaluate.ipynb #12c963f8
+# %% ../nbs/api/73_shell_evaluate.ipynb #629734e7
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated,List,Optional
@@ -16,7 +16,7 @@ from .progress import is_watched
 from .shell import (AllowIncomplete,Classifier,Classifiers,DataRoot,Device,Force,Metrics,Output,Reference,Shift,Split,SuiteName,
     check_ending,command,listed,load_named,say,show_table,suite_loader,chosen_device,wrote)
 
-# %% ../nbs/api/73_shell_evaluate.ipynb #19bebf3c
+# %% ../nbs/api/73_shell_evaluate.ipynb #7d2800d8
 @command('wiseft evaluate zeroshot finetuned averaged --suite icons', 'wiseft evaluate averaged --suite imagenet --data-root /data -o imagenet.csv', 'wiseft evaluate averaged --reference photos --shift sketches --shift night -o results.csv')
 def evaluate_(
     classifiers:Classifiers,
@@ -33,8 +33,7 @@ def evaluate_(
 ):
     "Accuracy of classifiers on a reference distribution and its shifted sets, with 95 % intervals."
     load = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete, training=split=='validation')
-    from wiseft.doubts import doubts
-    from wiseft.evaluate import evaluate
+    from wiseft.evaluation import evaluate
     from wiseft.devices import memory_advice
     device,place = chosen_device(device)
     with results_file(output, force) as write, memory_advice():
@@ -46,7 +45,7 @@ def evaluate_(
         warn(doubts(table, len(classnames)))
         write(table)
 
-# %% ../nbs/api/73_shell_evaluate.ipynb #501fa206
+# %% ../nbs/api/73_shell_evaluate.ipynb #718f8d1c
 @contextmanager
 def results_file(output, force):
     "A function that writes a results table to `output`, which is checked before the work is done"
@@ -59,7 +58,7 @@ def results_file(output, force):
     with atomic_path(output, force=force) as tmp: yield lambda table: write_results(table, tmp)
     wrote(output)
 
-# %% ../nbs/api/73_shell_evaluate.ipynb #c8dedf50
+# %% ../nbs/api/73_shell_evaluate.ipynb #55c86284
 def _readable(table):
     "A results table in per cent (NLL and Brier as they are), with what a reader needs"
     from wiseft.results import UNBOUNDED
@@ -75,7 +74,7 @@ def warn(sentences):
     "Each as a line"
     for s in sentences: say(f'warning: {s}')
 
-# %% ../nbs/api/73_shell_evaluate.ipynb #83285949
+# %% ../nbs/api/73_shell_evaluate.ipynb #6865a242
 @command('wiseft sweep zeroshot finetuned --suite icons -o results.csv', 'wiseft sweep zeroshot finetuned --alphas 0.3,0.5,0.7 --reference photos --shift sketches -o results.csv')
 def sweep_(
     zeroshot:Classifier,
@@ -110,7 +109,7 @@ def sweep_(
         warn(doubts(table, len(start.classnames)))
         write(table)
 
-# %% ../nbs/api/73_shell_evaluate.ipynb #5a1c510a
+# %% ../nbs/api/73_shell_evaluate.ipynb #0bd8716b
 def _numbers(text):
     "Numbers with commas between them"
     if text is None: return None
@@ -123,7 +122,7 @@ def methods_down(table):
     t = wide(first_metric(table)).reset_index()
     return t.drop(columns='classifier') if t.classifier.nunique() == 1 else t
 
-# %% ../nbs/api/73_shell_evaluate.ipynb #86ed5da1
+# %% ../nbs/api/73_shell_evaluate.ipynb #b1feee22
 @command('wiseft ensemble zeroshot finetuned --average logits', 'wiseft ensemble first second third --average probabilities -o results.csv')
 def ensemble(
     classifiers:Classifiers,
@@ -143,7 +142,7 @@ def ensemble(
     load = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete, training=split=='validation')
     if average not in ('logits', 'probabilities'): raise typer.BadParameter(f'--average is logits or probabilities, got {average!r}')
     if len(classifiers) < 2: raise typer.BadParameter('an ensemble takes two classifiers or more')
-    from wiseft.evaluate import evaluate
+    from wiseft.evaluation import evaluate
     from wiseft.devices import memory_advice
     device,place = chosen_device(device)
     with results_file(output, force) as write, memory_advice():
@@ -154,11 +153,11 @@ def ensemble(
         show_table(_readable(table))
         write(table)
 
-# %% ../nbs/api/73_shell_evaluate.ipynb #ba68b243
+# %% ../nbs/api/73_shell_evaluate.ipynb #5c65b54a
 class OutputEnsemble:
     "Equal average of the logits, or of the probabilities, of several classifiers; `evaluate` takes it for one"
     def __init__(self, classifiers, method): # dict name -> classifier; 'logits' or 'probabilities'
-        from wiseft.predict import check_classes,common_transform
+        from wiseft.passes import check_classes,common_transform
         self.classifiers,self.method,self.transform = list(classifiers.values()),method,common_transform(classifiers)
         self.classnames,self.device = self.classifiers[0].classnames,self.classifiers[0].device
         for name, c in classifiers.items(): check_classes(c, self, name)
@@ -168,7 +167,7 @@ class OutputEnsemble:
         if self.method == 'probabilities': outs = [z.softmax(-1) for z in outs]
         return sum(outs)/len(outs)
 
-# %% ../nbs/api/73_shell_evaluate.ipynb #8be062a3
+# %% ../nbs/api/73_shell_evaluate.ipynb #70f2deed
 @command('wiseft predict averaged picture.jpg', 'wiseft predict averaged photos -o predictions.csv --top 3')
 def predict_(
     classifier:Classifier,
@@ -193,7 +192,7 @@ def predict_(
     with atomic_path(output, force=force) as tmp: table.to_csv(tmp, index=False)
     wrote(output)
 
-# %% ../nbs/api/73_shell_evaluate.ipynb #b9cfb409
+# %% ../nbs/api/73_shell_evaluate.ipynb #1aa7f506
 def _in_per_cent(table):
     "The first classes of each picture, for a terminal"
     shown = [c for c in table if c.startswith(('file', 'class', 'probability'))][:7]

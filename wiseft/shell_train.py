@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['zeroshot', 'finetune_', 'merge']
 
-# %% ../nbs/api/72_shell_train.ipynb #9271245e
+# %% ../nbs/api/72_shell_train.ipynb #177b8508
 from pathlib import Path
 from typing import Annotated,List,Optional
 
@@ -15,7 +15,7 @@ from .progress import is_watched
 from .shell import Classifier,Device,Force,Output,Seed,command,say,suite_loader,chosen_device,wrote
 from .shell_data import is_suite,sets_of
 
-# %% ../nbs/api/72_shell_train.ipynb #a0697562
+# %% ../nbs/api/72_shell_train.ipynb #f25a64db
 @command('wiseft zeroshot icons -o zeroshot', "wiseft zeroshot camera,heart,umbrella --templates 'an icon of a {}' -o three",
          'wiseft zeroshot photos --model ViT-B-32 --pretrained laion2b_s34b_b79k --templates openai -o zeroshot',
          'wiseft zeroshot photos --model ViT-B-32 --pretrained my.safetensors --preprocess openai -o zeroshot')
@@ -48,7 +48,7 @@ def zeroshot(
 
 def _number(names): return '1,000' if names == 'imagenet' else f'{len(names):,}'
 
-# %% ../nbs/api/72_shell_train.ipynb #6d498d57
+# %% ../nbs/api/72_shell_train.ipynb #a37510bb
 def _classnames(classes):
     "The class names that a word on the command line stands for"
     from wiseft.layouts import FAMILIES,set_classes
@@ -59,7 +59,7 @@ def _classnames(classes):
     if ',' in classes: return [c.strip() for c in classes.split(',')]
     raise ValueError(f'{classes!r} is neither a file nor a folder nor names with commas between them')
 
-# %% ../nbs/api/72_shell_train.ipynb #c8111589
+# %% ../nbs/api/72_shell_train.ipynb #edae54e2
 @command('wiseft finetune zeroshot icons -o finetuned', 'wiseft finetune zeroshot photos --lr 3e-5 --epochs 10 -o finetuned',
          'wiseft finetune zeroshot photos --train head --lr 1e-3 -o linear', 'wiseft finetune zeroshot icons -o finetuned --checkpoints run --resume')
 def finetune_(
@@ -92,7 +92,7 @@ def finetune_(
                  precision=precision, seed=seed, checkpoint_dir=checkpoints, resume=resume, progress=is_watched()).save(tmp)
     wrote(output)
 
-# %% ../nbs/api/72_shell_train.ipynb #09b06bcd
+# %% ../nbs/api/72_shell_train.ipynb #1da7052b
 @command('wiseft merge zeroshot finetuned --alpha 0.5 -o averaged', 'wiseft merge pretrained.safetensors finetuned.safetensors -o averaged.safetensors')
 def merge(
     zeroshot:Annotated[Path, typer.Argument(help='Classifier folder or .safetensors file: the start.', show_default=False)],
@@ -104,7 +104,7 @@ def merge(
     "Average the weights of two classifiers, or of two .safetensors files of any model."
     from wiseft.files import atomic_path
     from wiseft.models import load_classifier
-    from wiseft.weights import interpolate,merge_files
+    from wiseft.merging import interpolate, merge_files
     for path in (zeroshot, finetuned):
         if not path.exists(): raise FileNotFoundError(f'There is no {path}')
     if zeroshot.is_dir() != finetuned.is_dir(): raise ValueError(f'{zeroshot} and {finetuned}: give two classifier folders or two files')

@@ -13,7 +13,7 @@ from runs import finished, fit, logits, looked_at, narrow_start, pixels, provena
 from wiseft.datasets import protocol
 from wiseft.averages import EMA, SWA
 from wiseft.loaders import clip_dataloaders
-from wiseft.weights import WeightPath, recompute_batchnorm
+from wiseft.merging import WeightPath, recompute_batchnorm
 
 RUNS, LR, ALPHAS = HERE/'runs.jsonl', 1e-3, [.25, .5, .75, 1.]
 

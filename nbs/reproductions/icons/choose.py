@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from wiseft.datasets import load_suite
 from wiseft.ensembles import sweep
-from wiseft.evaluate import evaluate
+from wiseft.evaluation import evaluate
 from wiseft.files import atomic_path, package_data, sha256_file
 from wiseft.learner import finetune
 from wiseft.models import load_clip, zeroshot_classifier
