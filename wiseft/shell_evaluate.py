@@ -33,6 +33,7 @@ def evaluate_(
 ):
     "Accuracy of classifiers on a reference distribution and its shifted sets, with 95 % intervals."
     load = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete, training=split=='validation')
+    from wiseft.doubts import doubts
     from wiseft.evaluation import evaluate
     from wiseft.devices import memory_advice
     device,place = chosen_device(device)
