@@ -23,7 +23,8 @@ from fastai.callback.core import Callback
 from wiseft.datasets import folder_suite
 from wiseft.learner import clip_learner
 from wiseft.loaders import clip_dataloaders
-from wiseft.models import load_clip, zeroshot_classifier
+from wiseft.clips import load_clip
+from wiseft.classifiers import zeroshot_classifier
 torch.set_num_threads(1)
 here, checkpoints, out, steps, resume, pause = sys.argv[1:]
 torch.manual_seed(resume == "resume")  # dropout would draw from this: a resumed training puts it back

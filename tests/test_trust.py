@@ -6,7 +6,8 @@ import pytest
 from conftest import python, run
 from test_models import NAMES, TEMPLATES, config_of, write
 
-from wiseft.models import load_classifier, load_clip, zeroshot_classifier
+from wiseft.clips import load_clip
+from wiseft.classifiers import zeroshot_classifier, load_classifier
 
 EVIL = """
 from pathlib import Path

@@ -18,6 +18,8 @@ from .metrics import *
 from .robustness import *
 from .diversity import *
 from .results import *
+from .exchange import *
+from .paper import *
 from .linesearch import *
 from .doubts import *
 from .prompts import *
@@ -26,7 +28,9 @@ from .images import *
 from .layouts import *
 from .datasets import *
 from .cache import *
-from .models import *
+from .clips import *
+from .heads import *
+from .classifiers import *
 from .passes import *
 from .sharing import *
 from .members import *

@@ -51,7 +51,7 @@ def evaluate_(
 def results_file(output, force):
     "A function that writes a results table to `output`, which is checked before the work is done"
     from wiseft.files import atomic_path
-    from wiseft.results import write_results
+    from wiseft.exchange import write_results
     check_ending(output, '.csv', '.jsonl')
     if output is None:
         yield lambda table: None
@@ -97,7 +97,7 @@ def sweep_(
     if precision not in ('fp32', 'bf16'): raise typer.BadParameter(f'--precision is fp32 or bf16, got {precision!r}')
     from wiseft.doubts import doubtful_alphas,doubts
     from wiseft.ensembles import sweep
-    from wiseft.models import load_classifier
+    from wiseft.classifiers import load_classifier
     from wiseft.devices import memory_advice
     warn(doubtful_alphas(alphas))
     device,place = chosen_device(device, precision)
@@ -183,7 +183,7 @@ def predict_(
     from wiseft.classify import classify
     from wiseft.devices import memory_advice
     from wiseft.files import atomic_path
-    from wiseft.models import load_classifier
+    from wiseft.classifiers import load_classifier
     check_ending(output, '.csv')
     device,place = chosen_device(device)
     say(f'classifying {place}')

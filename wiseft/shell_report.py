@@ -24,7 +24,7 @@ def plot(
 ):
     "Draw a table: reference against shift, accuracy against α, and every set, as far as it has them; PNG files in a folder."
     from wiseft.files import atomic_path
-    from wiseft.results import read_results
+    from wiseft.exchange import read_results
     with atomic_path(output, force=force) as tmp:
         tmp.mkdir()
         _draw(read_results(results), tmp)
@@ -53,7 +53,7 @@ def report(
     "Write a results table as one self-contained HTML page."
     check_ending(output, '.html')
     from wiseft.report import write_report
-    from wiseft.results import read_results
+    from wiseft.exchange import read_results
     write_report(read_results(results), output, title or results.name, force=force)
     wrote(output)
 
@@ -70,7 +70,8 @@ def demo(
     from wiseft.ensembles import sweep
     from wiseft.files import atomic_path
     from wiseft.learner import finetune
-    from wiseft.models import load_clip,zeroshot_classifier
+    from wiseft.clips import load_clip
+    from wiseft.classifiers import zeroshot_classifier
     from wiseft.merging import interpolate
     plan = protocol()
     device,place = chosen_device(device, 'bf16')
@@ -95,7 +96,7 @@ def _write_demo(table, predictions, alpha, folder):
     import pandas as pd
     from wiseft.comparison import compare
     from wiseft.report import write_report
-    from wiseft.results import write_results
+    from wiseft.exchange import write_results
     averaged = dict(method='weight-space', alpha=alpha)
     gains = pd.concat([compare(predictions, dict(method=m), averaged) for m in ('zero-shot', 'fine-tuned')], ignore_index=True)
     write_results(table, folder/'results.csv')

@@ -32,7 +32,8 @@ def zeroshot(
 ):
     "Build a zero-shot classifier from class names, and save it as a folder."
     from wiseft.files import atomic_path
-    from wiseft.models import load_clip,zeroshot_classifier
+    from wiseft.clips import load_clip
+    from wiseft.classifiers import zeroshot_classifier
     from wiseft.prompts import prompts
     from wiseft.text import first_few
     templates = templates or ['icons' if model == 'iconclip' else 'openai']
@@ -81,7 +82,7 @@ def finetune_(
     "Fine-tune a classifier on the images of a reference distribution."
     from wiseft.files import atomic_path
     from wiseft.learner import finetune
-    from wiseft.models import load_classifier
+    from wiseft.classifiers import load_classifier
     from wiseft.devices import memory_advice
     device,place = chosen_device(device, precision)
     with atomic_path(output, force=force) as tmp, memory_advice():
@@ -103,7 +104,7 @@ def merge(
 ):
     "Average the weights of two classifiers, or of two .safetensors files of any model."
     from wiseft.files import atomic_path
-    from wiseft.models import load_classifier
+    from wiseft.classifiers import load_classifier
     from wiseft.merging import interpolate, merge_files
     for path in (zeroshot, finetuned):
         if not path.exists(): raise FileNotFoundError(f'There is no {path}')

@@ -12,7 +12,8 @@ from wiseft.scores import image_rows
 from wiseft.files import atomic_path, package_data, sha256_file
 from wiseft.learner import clip_learner
 from wiseft.metrics import bootstrap_mean, paired_bootstrap
-from wiseft.models import load_clip, zeroshot_classifier
+from wiseft.clips import load_clip
+from wiseft.classifiers import zeroshot_classifier
 from wiseft.merging import WeightPath
 
 ALPHAS = [round(a/10, 1) for a in range(1, 10)]

@@ -12,8 +12,9 @@ from wiseft.ensembles import sweep
 from wiseft.comparison import compare
 from wiseft.files import atomic_path
 from wiseft.learner import finetune
-from wiseft.models import load_clip, zeroshot_classifier
-from wiseft.results import write_results
+from wiseft.clips import load_clip
+from wiseft.classifiers import zeroshot_classifier
+from wiseft.exchange import write_results
 
 HERE = Path(__file__).resolve().parent
 SEEDS = HERE.parents[2]/'build'/'icons'/'seeds'

@@ -15,7 +15,8 @@ sys.path.insert(0, str(HERE.parent))
 from runs import along, finished, fit, logits, looked_at, narrow_start, pixels, provenance, record
 from wiseft.datasets import protocol
 from wiseft.finetune import clip_dataloaders
-from wiseft.models import ImageClassifier, zeroshot_head
+from wiseft.heads import zeroshot_head
+from wiseft.classifiers import ImageClassifier
 
 RUNS = HERE/'runs.jsonl'
 SHARES, SEEDS = (.25, .5, .75, 1.), (0,)

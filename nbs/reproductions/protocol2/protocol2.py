@@ -19,7 +19,8 @@ from runs import along, logits, looked_at, pack, pixels, provenance
 from wiseft.datasets import load_suite, protocol
 from wiseft.files import atomic_path
 from wiseft.learner import finetune
-from wiseft.models import ImageClassifier, load_clip, zeroshot_classifier
+from wiseft.clips import load_clip
+from wiseft.classifiers import ImageClassifier, zeroshot_classifier
 
 BUILD = HERE.parents[2]/'build'/'protocol-2'
 
