@@ -61,7 +61,8 @@ def _hand_to_pyplot(fig):
     if fig.canvas.manager is None: plt.figure(FigureClass=lambda **_: fig)
 
 # %% ../nbs/api/60_plots.ipynb #066da2cc
-_look = {**sns.plotting_context('paper', font_scale=1.15), **sns.axes_style('whitegrid'), 'grid.color': '.9', 'axes.edgecolor': '.6'}
+_look = {**sns.plotting_context('paper', font_scale=1.15), **sns.axes_style('whitegrid'), 'grid.color': '.9', 'axes.edgecolor': '.6',
+         'text.parse_math': False} # a set may be called $x_$
 
 def _styled(draw):
     "Run `draw` in the look of these pictures, leaving the caller's alone, and show what it drew by matplotlib's rules."
