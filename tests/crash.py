@@ -21,7 +21,8 @@ from wiseft.cache import open_entry, write_entry
 from wiseft.checkpoints import read_state_dict, write_state_dict
 from wiseft.files import atomic_path, existing_folder
 from wiseft.report import write_report
-from wiseft.results import MEAN, REFERENCE, append_results, read_results, results_table, write_results
+from wiseft.exchange import append_results, read_results, write_results
+from wiseft.results import MEAN, REFERENCE, results_table
 from wiseft.merging import merge_files
 
 CALLS = {"open", "os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir"}  # audit events before which a kill may come

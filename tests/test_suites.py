@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from wiseft.datasets import load_suite
 from wiseft.evaluation import evaluate
 from wiseft.layouts import imagenet_classes, imagenet_subset, set_classes
-from wiseft.results import read_results
+from wiseft.exchange import read_results
 
 SHIFTS = ["imagenet-v2", "imagenet-r", "imagenet-sketch", "objectnet", "imagenet-a"]
 WNIDS = list(imagenet_classes())

@@ -49,13 +49,15 @@ def _checked(logits, labels):
     logits = torch.as_tensor(logits).detach().cpu()
     labels = torch.as_tensor(labels).detach().cpu().long()
     if logits.ndim != 2 or labels.shape != logits.shape[:1]: raise ValueError(
-        f'logits of shape {tuple(logits.shape)} and labels of shape {tuple(labels.shape)}: expected (n, n_classes) and (n,)')
+        f'logits of shape {tuple(logits.shape)} and labels of shape {tuple(labels.shape)}: '
+        'expected (n, n_classes) and (n,)')
     n, c = logits.shape
     if n == 0: raise ValueError('no images: an accuracy needs at least one')
     if labels.min() < 0 or labels.max() >= c: raise ValueError(
         f'labels go from {labels.min()} to {labels.max()}, yet the logits have {c} classes (0 to {c-1})')
     if logits.isnan().any(): raise ValueError(
-        f'NaN in the logits of {int(logits.isnan().any(1).sum())} of {n} images: look at the weights (diverged training?)')
+        f'NaN in the logits of {int(logits.isnan().any(1).sum())} of {n} images: '
+        'look at the weights (diverged training?)')
     return logits, labels
 
 # %% ../nbs/api/01_metrics.ipynb #fc46cc23
@@ -94,7 +96,8 @@ def _resample(sums, counts, unit_part, set_part, n_resamples, rng):
     for p in np.unique(set_part):
         mine = np.ix_(unit_part==p, set_part==p)
         rows, times = np.unique(np.hstack([sums[mine], counts[mine]]), axis=0, return_counts=True)
-        s[:,set_part==p], n[:,set_part==p] = np.hsplit(rng.multinomial(times.sum(), times/times.sum(), size=n_resamples) @ rows, 2)
+        drawn = rng.multinomial(times.sum(), times/times.sum(), size=n_resamples)
+        s[:,set_part==p], n[:,set_part==p] = np.hsplit(drawn @ rows, 2)
     return np.divide(s, n, out=np.full_like(s, np.nan), where=n>0)
 
 # %% ../nbs/api/01_metrics.ipynb #076f2adc
@@ -111,7 +114,7 @@ def _tail(means, unit_part, set_part, level):
     return stats.norm.cdf(stats.t.ppf((1-level)/2, df) * np.sqrt(var1.sum()/var.sum()))
 
 # %% ../nbs/api/01_metrics.ipynb #cf748409
-FEW = 10 # units of a set, or images in it whose outcome isn't the commonest: with fewer, resampling says too little
+FEW = 10 # units of a set, or images whose outcome isn't the commonest: with fewer, resampling says too little
 
 def bootstrap_mean(
     correct_by_set:dict,    # set name -> (n_i,) bool, or a value per image such as the share of seeds that were right
@@ -129,14 +132,18 @@ def _mean_interval(values, units, span, n_resamples, level, rng):
     "Percentiles of resampled means, or Student's t where there are too few units or outcomes to resample"
     mean = float(np.mean([v.mean() for v in values.values()]))
     rows = _unit_rows(values, units)
-    fewest = (rows[1] > 0).sum(0).min() # units of a set
-    if fewest < 2: return mean, np.nan, np.nan
-    scarce = span is not None and min(map(_uncommon, values.values())) < FEW
-    if scarce or fewest < FEW: low, high = _student(*rows, span, scarce, level)
+    if (rows[1] > 0).sum(0).min() < 2: return mean, np.nan, np.nan # a set of one unit
+    units_of_size = rows[1].sum(0)**2/(rows[1]**2).sum(0) # how many there are of each set, had they one size
+    scarce = span is not None and _uncommon(values.values()) < FEW
+    if scarce or units_of_size.min() < FEW - 1e-9: low, high = _student(*rows, span, scarce, level)
     else: low, high = _percentiles(*rows, n_resamples, level, rng or np.random.default_rng(0))
     return mean, float(min(low, mean)), float(max(high, mean))
 
-def _uncommon(values): return len(values) - np.unique(values, return_counts=True)[1].max()
+def _uncommon(sets):
+    "How many images have another outcome than the commonest of their set; an image of a small set weighs more"
+    n = np.array([len(v) for v in sets])
+    k = 1 + n - [np.unique(v, return_counts=True)[1].max() for v in sets] # one more, lest a set without any seems certain
+    return (k/n**2).sum()**3/(k/n**3).sum()**2
 
 def _percentiles(sums, counts, unit_part, set_part, n_resamples, level, rng):
     means = _resample(sums, counts, unit_part, set_part, n_resamples, rng)
@@ -160,7 +167,7 @@ def _student(sums, counts, unit_part, set_part, span, scarce, level):
     return np.clip([mean-error, mean+error], *span) if span else (mean-error, mean+error)
 
 def _thought_in(sums, counts, span, scarce, n_sets):
-    "The units, with some of the highest and lowest outcome added to each set where outcomes are scarce; how often each counts"
+    "The units, with highest and lowest outcomes added to each set if scarce; how often each counts"
     times = np.ones(len(sums))
     if not scarce: return sums, counts, times
     one = np.eye(counts.shape[1])
@@ -254,7 +261,8 @@ def bootstrap(
     rng = rng or np.random.default_rng(0)
     value = float(statistic(np.asarray(counts.sum(0))[None])[0])
     sizes = np.ones(counts.shape[0])
-    if units is not None: counts, sizes = _per_unit(counts, units), _per_unit(csr_array(sizes[:,None]), units).toarray()
+    if units is not None:
+        counts, sizes = _per_unit(counts, units), _per_unit(csr_array(sizes[:,None]), units).toarray()
     n = counts.shape[0]
     if n < 2: return value, np.nan, np.nan
     if n < FEW: low, high = _leave_one_out(counts.toarray(), sizes/sizes.sum(), statistic, value, level)
@@ -321,7 +329,8 @@ def macro_f1(
     def f1(t):
         hits, there, called = t[:,:c], t[:,c:2*c], t[:,2*c:]
         return np.divide(2*hits, there+called, out=np.full(hits.shape, np.nan), where=there>0)
-    return bootstrap(csr_array((np.ones(len(rows)), (rows, cols)), shape=(n,3*c)), lambda t: np.nanmean(f1(t), 1), units, **kwargs)
+    counts = csr_array((np.ones(len(rows)), (rows, cols)), shape=(n,3*c))
+    return bootstrap(counts, lambda t: np.nanmean(f1(t), 1), units, **kwargs)
 
 # %% ../nbs/api/01_metrics.ipynb #8a81b114
 def worst_group(
@@ -367,7 +376,8 @@ def image_scores(
     logp, rows = logits.double().log_softmax(1), torch.arange(len(labels))
     own = logp[rows, labels]
     brier = logp.exp().square().sum(1) - 2*own.exp() + 1
-    return dict(top5=correct(logits, labels, 5), confidence=logp.max(1).values.exp().numpy(), nll=-own.numpy(), brier=brier.numpy())
+    confidence = logp.max(1).values.exp()
+    return dict(top5=correct(logits, labels, 5), confidence=confidence.numpy(), nll=-own.numpy(), brier=brier.numpy())
 
 # %% ../nbs/api/01_metrics.ipynb #ece-code
 def expected_calibration_error(
@@ -410,7 +420,7 @@ def error_if_calibrated(
     return float(errors.mean()), *np.quantile(errors, [.025, .975]).tolist()
 
 def _calibrated_gaps(confidence, b, bins, n_resamples, rng):
-    "Gaps of the bins, times their share of the images, where each bin is right as often as it is sure: (n_resamples, bins)"
+    "Gaps of the bins, times their shares, where each is right as often as it is sure: (n_resamples, bins)"
     there = np.bincount(b, minlength=bins)
     sure = np.divide(np.bincount(b, confidence, bins), there, out=np.zeros(bins), where=there>0)
     return (there*sure - rng.binomial(there, np.clip(sure, 0, 1), (n_resamples, bins)))/len(confidence)

@@ -14,7 +14,7 @@ from wiseft.files import atomic_path
 from wiseft.learner import finetune
 from wiseft.clips import load_clip
 from wiseft.classifiers import zeroshot_classifier
-from wiseft.results import write_results
+from wiseft.exchange import write_results
 
 HERE = Path(__file__).resolve().parent
 SEEDS = HERE.parents[2]/'build'/'icons'/'seeds'

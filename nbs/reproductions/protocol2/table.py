@@ -14,7 +14,8 @@ sys.path.insert(0, str(HERE.parent))
 from protocol2 import judged_by, read_plan
 from runs import interval, read_runs
 from wiseft.datasets import load_suite
-from wiseft.results import MEAN, REFERENCE, results_table, write_results
+from wiseft.exchange import write_results
+from wiseft.results import MEAN, REFERENCE, results_table
 
 
 def set_row(images, values, dataset):
