@@ -25,6 +25,7 @@ from .evaluate import *
 from .pico import *
 from .loaders import *
 from .guards import *
+from .steps import *
 from .resume import *
 from .learner import *
 from .averages import *
