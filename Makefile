@@ -5,7 +5,7 @@ MIN_PYTHON := $(shell sed -n 's/^min_python *= *//p' settings.ini)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test docs export clean readme refresh bench
+.PHONY: help demo test crash docs export clean readme refresh bench
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -17,6 +17,10 @@ demo: .venv/.library
 ## make test      everything that is tested: notebooks, package, command line, tree in step
 test: .venv/.tools
 	$(BIN)/python -m pytest -ra --durations=10 tests
+
+## make crash     kill writers of files hundreds of times, and look at what they leave
+crash: .venv/.tools
+	$(BIN)/python tests/crash.py --kills 60
 
 ## make docs      build the documentation site in _docs/, offline
 docs: .venv/.tools

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def pytest_configure(config):
     os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may need a hub
+    os.environ["WISEFT_DEVICE"] = "cpu"  # the same numbers everywhere
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -18,10 +18,10 @@ from conftest import python
 from PIL import Image, ImageDraw
 from torch import nn
 from torchvision.transforms import v2
-from wiseft.datasets import UnreadableImage, folder_suite, image_folder, open_image
+from wiseft.datasets import UnreadableImage, folder_suite, image_folder, load_suite, open_image
 from wiseft.ensembles import sweep
-from wiseft.evaluate import evaluate
-from wiseft.predict import predict
+from wiseft.evaluation import evaluate
+from wiseft.passes import predict
 
 
 def red_box(mode="RGB", size=(32, 32)):
@@ -301,3 +301,21 @@ def test_a_pipe_is_no_image(tmp_path):
     os.mkfifo(tmp_path / "x.png")
     code = f"from wiseft.images import *\ntry: open_image({str(tmp_path / 'x.png')!r})\nexcept UnreadableImage as e: print(e)"
     assert "not a regular file" in python("-c", code, timeout=20).stdout
+
+
+def test_the_embedded_suite_is_whole_or_made_whole():
+    "Images of it that were changed, removed or added are noticed, although names, sizes and times are the same."
+    icons = load_suite()
+    before, (gone, changed) = icons.fingerprint, icons.test.paths[:2]
+    gone.unlink()
+    times, content = changed.stat(), changed.read_bytes()
+    changed.write_bytes(content[:-1] + bytes([255 - content[-1]]))
+    os.utime(changed, ns=(times.st_atime_ns, times.st_mtime_ns))
+    shutil.copy(icons.test.paths[2], icons.test.paths[2].with_name("added.png"))
+    with pytest.warns(UserWarning, match="changed, removed or added; it is unpacked anew"):
+        again = load_suite()
+    assert (again.fingerprint, len(again.test)) == (before, len(icons.test))
+    assert gone.exists() and changed.read_bytes() == content
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_suite()

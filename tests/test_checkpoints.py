@@ -12,7 +12,7 @@ import torch
 from open_clip.model import CLIP, build_model_from_openai_state_dict
 
 from wiseft.checkpoints import read_state_dict, write_state_dict
-from wiseft.weights import state_hash
+from wiseft.tensorfiles import state_hash
 
 
 class Trap:

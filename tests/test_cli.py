@@ -146,6 +146,8 @@ def test_data_names_unreadable_images(room, tmp_path):
     (["finetune", "zeroshot", "icons", "-o", "x"], "class"),
     (["merge", "zeroshot", "sweep.csv", "-o", "x"], "two classifier folders or two files"),
     (["merge", "sweep.csv", "sweep.csv", "-o", "x.safetensors"], "safetensors"),
+    (["merge", "finetuned", "zeroshot", "--alpha", "0.8", "-o", "x"], "swapped"),
+    (["sweep", "finetuned", "zeroshot", "--suite", "suite", "-o", "x"], "swapped"),
     (["evaluate", "nowhere"], "nowhere"),
     (["evaluate", "zeroshot", "zeroshot", "--suite", "suite"], "twice"),
     (["plot", "nowhere.csv", "-o", "x"], "nowhere.csv"),
@@ -187,17 +189,18 @@ def test_warnings_are_a_line(room, tmp_path):
     assert [line for line in done.stderr.splitlines() if line.startswith("warning: ") and "1.5" in line], done.stderr
 
 
-def test_interrupted_training_leaves_whole_checkpoints_and_goes_on(room, tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda s: s.name)
+def test_stopped_training_leaves_whole_checkpoints_and_goes_on(room, tmp_path, sent):
     command = [WISEFT, "finetune", room / "zeroshot", room / "suite", "--lr", "1e-4", "--checkpoints", "run", "-o", "out"]
     training = subprocess.Popen([*map(str, command), "--epochs", "5000"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
-                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a job in the background ignores it
+                                preexec_fn=lambda: signal.signal(sent, signal.SIG_DFL))  # a job in the background ignores it
     checkpoint = tmp_path / "run/checkpoint.safetensors"
     try:
         deadline = time.time() + 120
         while not checkpoint.exists() and training.poll() is None and time.time() < deadline:
             time.sleep(0.1)
         time.sleep(0.5)
-        training.send_signal(signal.SIGINT)
+        training.send_signal(sent)
         err = training.communicate(timeout=60)[1]
     finally:
         training.kill()

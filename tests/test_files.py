@@ -12,7 +12,7 @@ import zipfile
 import pytest
 
 from wiseft.files import sha256_file
-from wiseft.results import read_results
+from wiseft.exchange import read_results
 
 PRELUDE = """
 import os, resource, signal, sys, time
@@ -185,7 +185,8 @@ def test_processes_unpacking_at_once(tmp_path):
 
 
 APPEND = """
-from wiseft.results import append_results, results_table
+from wiseft.exchange import append_results
+from wiseft.results import results_table
 row = dict(classifier=sys.argv[2], method='zero-shot', dataset='reference', is_shift=False, value=.5)
 ready()
 sys.stdin.readline()

@@ -27,7 +27,8 @@ from wiseft.loaders import clip_dataloaders
 from wiseft.methods.ema import EMA
 from wiseft.methods.spd import spd
 from wiseft.methods.swa import SWA
-from wiseft.models import load_clip, zeroshot_classifier
+from wiseft.classifiers import zeroshot_classifier
+from wiseft.clips import load_clip
 torch.set_num_threads(1)
 here, checkpoints, out, steps, resume, pause, methods = sys.argv[1:]
 torch.manual_seed(resume == "resume")  # dropout would draw from this: a resumed training puts it back

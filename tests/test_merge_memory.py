@@ -5,11 +5,12 @@ import pytest
 import torch
 from conftest import python
 
-from wiseft.weights import TensorFile, weighted_sum, write_tensors
+from wiseft.tensorfiles import TensorFile, write_tensors
+from wiseft.weights import weighted_sum
 
 MERGE = """
 import sys
-from wiseft.weights import merge_files
+from wiseft.merging import merge_files
 def peak(): return next(int(l.split()[1])/1024 for l in open('/proc/self/status') if l.startswith('VmHWM'))  # MiB
 before = peak()
 merge_files(sys.argv[1:3], [.75, .25], sys.argv[3])

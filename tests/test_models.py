@@ -12,10 +12,12 @@ import torch
 from conftest import ROOT, python
 from PIL import Image
 
-import wiseft.models as M
+import wiseft.saving
 from wiseft.checkpoints import write_state_dict
-from wiseft.models import ImageClassifier, load_classifier, load_clip, zeroshot_classifier, zeroshot_head
-from wiseft.weights import average, interpolate
+from wiseft.clips import load_clip
+from wiseft.heads import zeroshot_head
+from wiseft.classifiers import ImageClassifier, load_classifier, zeroshot_classifier
+from wiseft.merging import average, interpolate
 
 NAMES = ["cat", "fire truck", "umbrella"]
 TEMPLATES = ["a photo of a {}", "{}, drawn"]
@@ -296,7 +298,7 @@ def test_open_clip_alone_gets_the_same_features(picture, tmp_path):
     assert abs(np.array(out[embedded][0]) - np.array(out[saved][0])).max() > 1e-4
 
 
-LOAD = "import sys; from wiseft.models import load_clip; print(load_clip(*sys.argv[1:]))"
+LOAD = "import sys; from wiseft.clips import load_clip; print(load_clip(*sys.argv[1:]))"
 
 
 def hub(home):
@@ -346,7 +348,7 @@ def test_interrupted_save_leaves_what_was_there(error, folders, tmp_path, monkey
         raise error
 
     with monkeypatch.context() as m:
-        m.setattr(M, "_write_json", fail)
+        m.setattr(wiseft.saving, "write_json", fail)
         for target in "saved", "new":
             with pytest.raises((KeyboardInterrupt, OSError)):
                 classifier.save(tmp_path / target, force=True)

@@ -12,9 +12,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from wiseft.datasets import load_suite
-from wiseft.evaluate import evaluate
+from wiseft.evaluation import evaluate
 from wiseft.layouts import imagenet_classes, imagenet_subset, set_classes
-from wiseft.results import read_results
+from wiseft.exchange import read_results
 
 SHIFTS = ["imagenet-v2", "imagenet-r", "imagenet-sketch", "objectnet", "imagenet-a"]
 WNIDS = list(imagenet_classes())
@@ -65,7 +65,9 @@ def vit(tmp_path_factory):
     "An untrained ViT-B/32 with ImageNet's classes."
     import open_clip
     from safetensors.torch import save_file
-    from wiseft.models import ImageClassifier, load_clip, random_head
+    from wiseft.clips import load_clip
+    from wiseft.heads import random_head
+    from wiseft.classifiers import ImageClassifier
 
     folder = tmp_path_factory.mktemp("vit")
     with warnings.catch_warnings():

@@ -49,6 +49,7 @@ def execute(path):
     from execnb.shell import CaptureShell
     from nbdev.clean import clean_nb
 
+    os.environ.setdefault("WISEFT_DEVICE", "cpu")  # what is stored is the same everywhere
     marks = flags()
     nb = read_nb(path)
     for cell in nb.cells:

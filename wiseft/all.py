@@ -7,11 +7,17 @@ __all__ = []
 
 # %% ../nbs/api/99_all.ipynb #e89a603a
 from .files import *
+from .text import *
+from .registry import *
+from .tensorfiles import *
 from .weights import *
+from .merging import *
 from .metrics import *
 from .robustness import *
 from .diversity import *
 from .results import *
+from .exchange import *
+from .paper import *
 from .linesearch import *
 from .prompts import *
 from .checkpoints import *
@@ -19,9 +25,15 @@ from .images import *
 from .layouts import *
 from .datasets import *
 from .cache import *
-from .models import *
-from .predict import *
-from .evaluate import *
+from .clips import *
+from .heads import *
+from .classifiers import *
+from .passes import *
+from .sharing import *
+from .members import *
+from .scores import *
+from .evaluation import *
+from .comparison import *
 from .pico import *
 from .loaders import *
 from .guards import *

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_SKIPPED', 'cache_limit', 'entry_folder', 'CacheEntry', 'write_entry', 'open_entry', 'make_room', 'cache_table',
            'clear_cache', 'EvaluationSize', 'split_transform', 'ShortSide', 'Pixels', 'check_skipped',
-           'decoding_workers', 'Tried', 'decode_once']
+           'decoding_workers', 'Tried', 'Hashed', 'decode_once']
 
 # %% ../nbs/api/13_cache.ipynb #ac0d019c
 import hashlib, json, os, time, warnings
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 from . import __version__
 from .files import _remove, atomic_path, cache_root
+from .hashes import content_hashes, file_hash, file_identity, forget_hashes, remember_hashes
 from .images import UnreadableImage, number_from_environment
 
 # %% ../nbs/api/13_cache.ipynb #d76a24c2
@@ -31,14 +32,9 @@ def entry_folder(
 ):
     "Where the arrays of a set are, or would be; None for sets without files, or if nothing is to be kept"
     if images.pixels is not None or not cache_limit(): return None
-    key = [__version__, PIL.__version__, images.border, images.upright, *what, *map(_identity, images.paths)]
-    return cache_root()/kind/hashlib.sha256('\n'.join(map(str, key)).encode()).hexdigest()[:20]
-
-def _identity(path):
-    "What changes when a file does"
-    try: s = os.stat(path)
-    except OSError: return f'{path} missing'
-    return f'{os.path.abspath(path)} {s.st_size} {s.st_mtime_ns}'
+    files = [(os.path.abspath(p), file_identity(p)) for p in images.paths]
+    key = [__version__, PIL.__version__, images.border, images.upright, *map(str, what), *files]
+    return cache_root()/kind/hashlib.sha256(json.dumps(key).encode()).hexdigest()[:20]
 
 # %% ../nbs/api/13_cache.ipynb #4b2ad2f1
 class CacheEntry:
@@ -78,12 +74,17 @@ def _write(folder, arrays, about):
             if a is not None: kept = a; np.ascontiguousarray(a).tofile(f)
             shapes.append(None if a is None else a.shape)
     np.save(folder/'shapes.npy', [s or (0,)*kept.ndim for s in shapes])
-    (folder/'about.json').write_text(json.dumps(about | dict(n=len(shapes), dtype=str(kept.dtype))))
+    about |= dict(n=len(shapes), dtype=str(kept.dtype), sha256=content_hashes([folder/'data', folder/'shapes.npy']))
+    (folder/'about.json').write_text(json.dumps(about))
 
 # %% ../nbs/api/13_cache.ipynb #e771fe59
 def open_entry(folder):
-    "The entry if it is there; None, and away with it, if it is damaged"
-    try: return CacheEntry(folder)
+    "The entry if it is there; None, and away with it, if its content is another than was written"
+    try:
+        if not folder.exists(): return None
+        written = json.loads((folder/'about.json').read_text())['sha256']
+        if content_hashes([folder/'data', folder/'shapes.npy']) != written: raise ValueError(f'{folder} was changed.')
+        return CacheEntry(folder)
     except FileNotFoundError: return None
     except (OSError, EOFError, ValueError, KeyError, TypeError): _remove(folder)
 
@@ -117,8 +118,9 @@ def cache_table()->pd.DataFrame: # columns kind, set, images, MB, last used
     return pd.DataFrame(rows, columns=['kind', 'set', 'images', 'MB', 'last used'])
 
 def clear_cache():
-    "Remove all decoded images and features; they are made again when needed"
+    "Remove all decoded images, features and hashes of files; they are made again when needed"
     for folder in _entries(): _remove(folder)
+    forget_hashes()
 
 # %% ../nbs/api/13_cache.ipynb #535413f2
 _steps = T.Resize, T.CenterCrop, ResizeKeepRatio, CenterCropOrPad, MaybeConvertMode # nothing random, and known by their attributes
@@ -191,6 +193,13 @@ class Tried(Dataset):
         try: return self.pixels[i]
         except UnreadableImage as e: return str(e)
 
+class Hashed(Tried):
+    "With each file's identity and hash: the system still has it in memory, so that it comes from the disk once"
+    def __getitem__(self, i):
+        path = self.pixels.images.paths[i]
+        identity = file_identity(path) # first: a file that changes meanwhile gets another
+        return super().__getitem__(i), identity, file_hash(path)
+
 def _as_it_is(item): return item
 
 # %% ../nbs/api/13_cache.ipynb #af725d4c
@@ -204,7 +213,7 @@ def decode_once(
     if folder is None or not len(images): return pixels
     if (entry := open_entry(folder)) is None and pixels.bytes() <= cache_limit():
         workers = decoding_workers(images) if workers is None else workers
-        loader = DataLoader(Tried(pixels), None, num_workers=workers, collate_fn=_as_it_is, generator=torch.Generator()) # else it draws from the global one
+        loader = DataLoader(Hashed(pixels), None, num_workers=workers, collate_fn=_as_it_is, generator=torch.Generator()) # else it draws from the global one
         if progress and decoding_workers(images): loader = _bar(loader, f'decoding {images.name}')
         entry = write_entry(folder, _checked(loader, images), name=f'{images.name} in {images.root or images.paths[0].parent}')
     pixels.kept = entry
@@ -212,10 +221,12 @@ def decode_once(
 
 def _checked(loader, images):
     "Pixels, None for an unreadable image; an error when they become too many"
-    reasons = []
-    for a in loader:
+    reasons, hashes = [], {}
+    for a, identity, sha256 in loader:
+        if sha256: hashes[identity] = sha256
         if isinstance(a, str): reasons.append(a); check_skipped(images, reasons)
         yield None if isinstance(a, str) else a
+    remember_hashes(hashes)
 
 def _bar(loader, comment):
     bar = progress_bar(loader, leave=False)

@@ -10,7 +10,8 @@ import pickle,re,torch,zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from .files import atomic_path,existing_file
-from .weights import TensorFile,check_finite,write_tensors
+from .tensorfiles import TensorFile, write_tensors
+from .weights import check_finite
 
 # %% ../nbs/api/11_checkpoints.ipynb #b3af90ae
 def checkpoint_format(

@@ -6,14 +6,16 @@
 __all__ = ['RESERVED', 'Suite', 'folder_suite', 'load_suite', 'protocol']
 
 # %% ../nbs/api/12_datasets.ipynb #49e1b0bc
-import hashlib, json
+import hashlib, json, os, shutil, warnings
 import numpy as np, pandas as pd
 from collections import Counter
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
+from html import escape
 from pathlib import Path
 from .files import cache_root, data_root, package_data, unzip_once
-from .images import ImageSet, UnreadableImage, _folders, _some, _splits, check_classnames, image_folder, open_image, to_rgb
+from .hashes import content_hashes, folder_hash
+from .images import ImageSet, UnreadableImage, _folders, _some, _splits, check_classnames, image_folder, open_image, printable, to_rgb
 from .layouts import FAMILIES
 
 # %% ../nbs/api/12_datasets.ipynb #01ebe023
@@ -25,16 +27,17 @@ class Suite:
     name:str
     classnames:list        # one name a class, in the order of the labels
     templates:object       # prompt templates: a list, or a name that `wiseft.prompts.templates` knows
-    train:ImageSet         # of the reference, as are the next two
-    validation:ImageSet
-    test:ImageSet
-    shifts:dict            # name -> ImageSet, the shifted test sets
+    train:ImageSet=None    # of the reference, as are the next two; None: there are none
+    validation:ImageSet=None
+    test:ImageSet=None
+    shifts:dict=None       # name -> ImageSet, the shifted test sets
     shift_validation:dict=None # name -> ImageSet, of some shifts
     shift_train:dict=None      # name -> ImageSet, of some shifts
-    metrics:tuple=('accuracy',)# of `wiseft.evaluate.METRICS`, the official one first
+    metrics:tuple=('accuracy',)# of `wiseft.scores.METRICS`, the official one first
     def __post_init__(self):
-        self.shift_validation, self.shift_train = self.shift_validation or {}, self.shift_train or {}
+        self.shifts, self.shift_validation, self.shift_train = self.shifts or {}, self.shift_validation or {}, self.shift_train or {}
         for n in self.shifts | self.shift_validation:
+            if printable(n) != n: raise ValueError(f'a shifted set is called {n!r}: tables hold names on one line, in UTF-8; rename it')
             if n in RESERVED: raise ValueError(f'a shifted set can not be called {n!r}: tables use that name; rename it')
         for (n, split), s in self.sets().items():
             if s.projection: _check_projection(s, self.classnames)
@@ -58,10 +61,12 @@ def _check_projection(s, classnames):
 def datasets(self:Suite,
     split='test' # or 'validation'
 )->dict: # name -> ImageSet, 'reference' first
-    "What classifiers are evaluated on"
+    "What classifiers are evaluated on; without a reference, the other sets"
     if split not in ('test', 'validation'): raise ValueError(f"split is 'test' or 'validation', got {split!r}")
-    if getattr(self, split) is None: raise ValueError(f'suite {self.name!r} was loaded without {split} images; load it with training=True')
-    return dict(reference=getattr(self, split), **(self.shifts if split=='test' else self.shift_validation))
+    own, shifted = (self.test, self.shifts) if split == 'test' else (self.validation, self.shift_validation)
+    if own is not None: return dict(reference=own, **shifted)
+    if self.test is None and shifted: return dict(shifted)
+    raise ValueError(f'suite {self.name!r} has no {split} images of its reference; one of the field is loaded with them by training=True')
 
 @patch(as_prop=True)
 def fingerprint(self:Suite)->str:
@@ -82,11 +87,43 @@ def counts(self:Suite)->pd.DataFrame:
 @patch
 def __repr__(self:Suite): return f'Suite {self.name!r}, {len(self.classnames)} classes\n{self.counts().to_string()}'
 @patch
-def _repr_html_(self:Suite): return f'<p>Suite <b>{self.name}</b>, {len(self.classnames)} classes</p>{self.counts().to_html()}'
+def _repr_html_(self:Suite): return f'<p>Suite <b>{escape(self.name)}</b>, {len(self.classnames)} classes</p>{self.counts().to_html()}'
+
+# %% ../nbs/api/12_datasets.ipynb #336f4c26
+@patch
+def shared_images(self:Suite,
+    most=1000 # so many images of each test set are looked at
+)->dict: # (test set, 'training' or 'validation') -> (files that are there too, byte for byte; number looked at)
+    "Test images that are among the reference's training or validation images"
+    found = {}
+    for what, seen in dict(training=self.train, validation=self.validation).items():
+        if seen is None or seen.pixels is not None: continue
+        by_size = {}
+        for p in seen.paths: by_size.setdefault(_size(p), []).append(p)
+        for name, images in self.datasets().items():
+            if images.pixels is not None: continue
+            chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:most])
+            if files := _among(images.subset(chosen), by_size): found[name, what] = files, len(chosen)
+    return found
+
+def _size(path): return os.stat(path).st_size if os.path.isfile(path) else None
+
+def _among(images, by_size):
+    "Files of `images` whose content is that of a file of the same size"
+    alike = images.subset([_size(p) in by_size for p in images.paths])
+    known = set(content_hashes([p for size in {_size(p) for p in alike.paths} for p in by_size[size]])) - {None}
+    return [f for f, h in zip(alike.files(), content_hashes(alike.paths)) if h in known]
+
+@patch
+def warn_of_shared(self:Suite):
+    "A warning of one line for each test set with images that were trained or chosen on"
+    for (name, what), (files, n) in self.shared_images().items():
+        warnings.warn(f'{name}: {len(files)} of {n} test images are {what} images of the reference too (such as {files[0]}); '
+                      'what it measures is partly memory. Leave them out of one of the two.', stacklevel=3)
 
 # %% ../nbs/api/12_datasets.ipynb #53330bcf
 def folder_suite(
-    reference,         # folder: class folders, or train/validation/test (train/val; train/test)
+    reference,         # folder: class folders, or train/validation/test (train/val; train/test; test)
     shifts,            # folders of the shifted sets: a list, named after the folders, or a dict name -> folder
     validation=None,   # folder with the reference's validation images, if they lie elsewhere
     classnames=None,   # list that fixes names and order, or dict folder -> name
@@ -94,11 +131,16 @@ def folder_suite(
     name=None          # of the suite; default the reference folder's
 )->Suite:
     "A suite from image folders"
-    reference = Path(reference)
+    suite = _suite_of(Path(reference), shifts, validation, classnames, templates, name)
+    suite.warn_of_shared()
+    return suite
+
+def _suite_of(reference, shifts, validation=None, classnames=None, templates='openai', name=None):
     sets = _reference_sets(reference, classnames, validation)
-    found = {n: _shift_sets(Path(p), n, classnames or sets['train'].classnames) for n, p in _named(shifts).items()}
+    names = next(iter(sets.values())).classnames
+    found = {n: _shift_sets(Path(p), n, classnames or names) for n, p in _named(shifts).items()}
     part = lambda k: {n: s[k] for n, s in found.items() if k in s}
-    return Suite(name or reference.name, sets['train'].classnames, templates, **sets, shifts=part('test'), shift_validation=part('validation'), shift_train=part('train'))
+    return Suite(name or printable(reference.name), names, templates, **sets, shifts=part('test'), shift_validation=part('validation'), shift_train=part('train'))
 
 # %% ../nbs/api/12_datasets.ipynb #b7b2490f
 def _named(shifts):
@@ -107,7 +149,7 @@ def _named(shifts):
     if isinstance(shifts, (str, Path)): shifts = [shifts]
     if dup := [n for n, k in Counter(Path(p).name for p in shifts).items() if k > 1]:
         raise ValueError(f'two shifted sets called {dup[0]!r}; give a dict name -> folder')
-    return {Path(p).name: p for p in shifts}
+    return {printable(Path(p).name): p for p in shifts}
 
 def _shift_sets(path, name, classnames):
     "split -> ImageSet of one shifted set"
@@ -117,16 +159,34 @@ def _shift_sets(path, name, classnames):
 
 # %% ../nbs/api/12_datasets.ipynb #93bc19fe
 def _reference_sets(path, classnames, validation=None):
-    "train, validation and test of the reference, split off where they are not there"
-    found = _splits(path) if path.is_dir() else {}
-    if found and 'train' not in found: raise ValueError(f'{path}: has {_some(list(found))} but no train folder')
+    "train, validation and test of the reference; split off train where they are not there"
+    found = (path.is_dir() and _splits(path)) or dict(train=path)
     if 'test' not in found and 'validation' in found: found['test'] = found.pop('validation')
     if validation is not None: found['validation'] = Path(validation)
-    train = image_folder(found.pop('train', path), classnames, 'reference')
-    sets = {k: image_folder(p, classnames or train.classnames, 'reference') for k, p in found.items()}
+    sets = {}
+    for k in ('train', 'validation', 'test'):
+        if k in found: sets[k] = image_folder(found[k], classnames or (sets and [*sets.values()][0].classnames) or None, 'reference')
     absent = [k for k in ('validation', 'test') if k not in sets]
-    train, *rest = train.split((.1,)*len(absent))
-    return dict(train=train, **sets, **dict(zip(absent, rest)))
+    if 'train' not in sets or not absent: return sets
+    train, *rest = sets['train'].split((.1,)*len(absent))
+    return sets | dict(train=train, **dict(zip(absent, rest)))
+
+# %% ../nbs/api/12_datasets.ipynb #6918ea81
+@patch(cls_method=True)
+def of(cls:Suite,
+    source,            # `Suite`, `ImageSet`, a suite's name, or a folder: of a suite, of splits, or of class folders
+    classnames=None,   # of a folder: list that fixes names and order, or dict folder -> name
+    templates='openai' # prompt templates, where the source has none
+)->Suite:
+    "A suite of anything that has labelled images"
+    if isinstance(source, Suite): return source
+    if isinstance(source, ImageSet):
+        if source.projection: raise ValueError(f"{source.name}: its classes stand for those of a suite; evaluate that suite, or the set without projection")
+        return cls(source.name, source.classnames, templates, shifts={source.name: replace(source, aside=True)})
+    path = Path(source)
+    if str(source) in ('icons', *FAMILIES) or (path/'reference').is_dir(): return load_suite(source, classnames=classnames)
+    if path.is_dir() and _splits(path): return folder_suite(path, [], classnames=classnames, templates=templates)
+    return cls.of(image_folder(path, classnames), templates=templates)
 
 # %% ../nbs/api/12_datasets.ipynb #060a9010
 def load_suite(
@@ -145,33 +205,50 @@ def load_suite(
     folder = Path(name)
     if not (folder/'reference').is_dir():
         raise FileNotFoundError(f"{folder}: no folder 'reference' in it; expected a suite's name ({', '.join(['icons', *FAMILIES])}) or a folder with `reference` and shifted sets (`folder_suite` takes them one by one)")
-    return _read_suite(folder, folder.name, templates or 'openai', classnames)
+    suite = _read_suite(folder, printable(folder.name), templates or 'openai', classnames)
+    suite.warn_of_shared()
+    return suite
 
 def _read_suite(folder, name, templates, classnames):
     "A suite from one folder, with the columns of its table"
-    shifts = {p.name: p for p in _folders(folder) if p.name != 'reference'}
-    suite = folder_suite(folder/'reference', shifts, classnames=classnames, templates=templates, name=name)
+    others = [p for p in _folders(folder) if p.name != 'reference']
+    shifts = {printable(p.name): p for p in others if _folders(p)}
+    if left := [p.name for p in others if not _folders(p)]: warnings.warn(f'{folder}: {_some(left)} has no class folders in it and is no shifted set.', stacklevel=3)
+    suite = _suite_of(folder/'reference', shifts, classnames=classnames, templates=templates, name=name)
     for s in suite.sets().values(): s.root = folder
     return _with_table(suite, folder)
 
 # %% ../nbs/api/12_datasets.ipynb #a087e769
 def _icons_folder():
-    "Where the embedded suite lies, unpacked on first use"
-    sha = json.loads(package_data('icons.json').read_text())['sha256']
-    return unzip_once(package_data('icons.zip'), sha, cache_root()/'icons')/'icons'
+    "Where the embedded suite lies: unpacked on first use, and again if one of its files is no longer what it was"
+    about = json.loads(package_data('icons.json').read_text())
+    unpack = lambda: unzip_once(package_data('icons.zip'), about['sha256'], cache_root()/'icons')
+    folder = unpack()
+    if folder_hash(folder) != about['files_sha256']:
+        warnings.warn(f'{folder}: files of the embedded suite were changed, removed or added; it is unpacked anew.', stacklevel=4)
+        shutil.rmtree(folder)
+        unpack()
+    return folder/'icons'
 
 def _with_table(suite, folder):
     "Groups and units from the table beside the sets, if there is one"
-    if not (tables := sorted(folder.glob('*.csv'))): return suite
+    if not (tables := [f for f in sorted(folder.glob('*.csv')) if _describes_images(f)]): return suite
     t = pd.read_csv(tables[0], keep_default_na=False, dtype=str)
     for c in t.columns.intersection(['file', 'original']): t[c] = t[c].str.removeprefix(f'{folder.name}/')
     t = t.set_index('file')
+    if t.index.has_duplicates: raise ValueError(f'{tables[0]}: two rows for {_some(list(t.index[t.index.duplicated()]))}; each file has one')
     for s in suite.sets().values():
         if absent := [f for f in s.files() if f not in t.index]: raise ValueError(f'{tables[0]}: no row for {_some(absent)}')
         rows = t.loc[s.files()]
         if 'family' in rows: s.groups = list(rows['family'])
         s.units = [o or f for o, f in zip(rows['original'], rows.index)] if 'original' in rows else list(rows.index)
     return suite
+
+def _describes_images(table):
+    "Whether a CSV file is about images, and no results or predictions that were put beside them"
+    if not table.is_file(): return False
+    with open(table, encoding='utf-8-sig', errors='replace') as f: columns = [c.strip(' "\n') for c in f.readline().split(',')]
+    return 'file' in columns and bool({'family', 'original'} & set(columns))
 
 # %% ../nbs/api/12_datasets.ipynb #f8105761
 @patch
@@ -184,8 +261,10 @@ def restrict_train(self:Suite,
     return replace(self, train=self.train.subset(np.isin(self.train.groups, families)))
 
 # %% ../nbs/api/12_datasets.ipynb #a0270e02
-def protocol()->dict:
+def protocol(
+    number:int=1 # 1, the gentle recipe; or 2, the harsh one, with six cells of families and learning rates
+)->dict:
     "What was decided before the test images of the embedded suite were used"
-    decided = json.loads(package_data('protocol.json').read_text())
+    decided = json.loads(package_data('protocol.json' if number == 1 else f'protocol-{number}.json').read_text())
     decided['recipe'] = {'train' if k == 'layers' else k: v for k,v in decided['recipe'].items()} # today's word; the file stays as it was
     return decided

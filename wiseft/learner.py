@@ -24,7 +24,7 @@ from torch import nn
 from . import __version__
 from .guards import Bf16, ClipGradients, FreezeBatchNorm, WaitForImages, Watch, accuracy_now
 from .loaders import check_dataloaders, clip_dataloaders, feature_dataloaders
-from .predict import reuse_memory
+from .passes import reuse_memory
 from .resume import Checkpoint
 from .steps import Loss, Pull, method_recipe, prepared
 from .weights import state_hash

@@ -31,7 +31,7 @@ def _bounds(u, v, y):
 
 def _crossings(at_0, at_1):
     "The highest of the lower bounds, and the lowest of the upper ones, each with the first class that sets it"
-    slope = at_0 - at_1 # of y's margin: where it rises, or stays, the crossing bounds α from below, elsewhere from above
+    slope = at_0 - at_1 # of y's margin: where it rises, or stays, the crossing bounds α from below, else from above
     side = torch.copysign(_infinity, slope)
     crossing = torch.div(at_0, slope, out=slope) # ±inf where a margin stays as it is, and NaN where it stays nought
     return crossing.minimum(side).max(1), crossing.maximum(side).min(1) # many times as fast as a mask
@@ -85,7 +85,7 @@ def projected_intervals(
     low, order = low.sort(1)
     high = high.gather(1, order)
     seen = torch.cat([torch.full_like(high[:,:1], -torch.inf), high.cummax(1).values[:,:-1]], 1)
-    return low.maximum(seen.nextafter(low.new_tensor(-torch.inf))), high # what an earlier piece holds isn't counted again
+    return low.maximum(seen.nextafter(low.new_tensor(-torch.inf))), high # what an earlier piece holds counts once
 
 # %% ../nbs/api/05_linesearch.ipynb #c440c63f
 def _piece(u, v, labels, owner, first, j):
@@ -93,7 +93,9 @@ def _piece(u, v, labels, owner, first, j):
     there = first[labels] + j < first[labels+1]
     y = torch.where(there, first[labels] + j, first[labels])
     mate = owner == labels[:,None] # columns of the same class are no rivals: put them below
-    low, high = alpha_intervals(*(t.where(~mate, t.gather(1, y[:,None])-1).scatter(1, y[:,None], t.gather(1, y[:,None])) for t in (u, v)), y)
+    own = [t.gather(1, y[:,None]) for t in (u, v)]
+    u, v = (t.where(~mate, o-1).scatter(1, y[:,None], o) for t, o in zip((u, v), own))
+    low, high = alpha_intervals(u, v, y)
     return low.where(there, torch.inf), high.where(there, -torch.inf)
 
 # %% ../nbs/api/05_linesearch.ipynb #b9704bb7
@@ -135,7 +137,8 @@ def bootstrap_best(
     rng, (low, high, i) = rng or np.random.default_rng(0), curve.intervals
     at, _ = curve.steps()
     middle = (at[1:]+at[:-1])/2
-    begins, ends = np.searchsorted(middle, low), np.searchsorted(middle, high) # the first step that an image is right at, and the first after
+    begins = np.searchsorted(middle, low) # the first step that an image is right at
+    ends = np.searchsorted(middle, high) # and the first after
     def best():
         times = np.bincount(rng.integers(curve.n, size=curve.n), minlength=curve.n)[i]
         change = np.bincount(begins, times, len(at)) - np.bincount(ends, times, len(at))

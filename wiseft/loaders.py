@@ -22,8 +22,8 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 from .datasets import ImageSet, Suite, UnreadableImage, folder_suite, open_image
 from .cache import Pixels, ShortSide, check_skipped, decoding_workers, decode_once, split_transform
-from .predict import extract_features
-from .weights import state_hash
+from .passes import extract_features
+from .tensorfiles import state_hash
 
 # %% ../nbs/api/40_loaders.ipynb #acea390b
 def _clip(clip): return getattr(clip, 'clip', clip) # of an `ImageClassifier`, or the `Clip` itself

@@ -13,7 +13,8 @@ from functools import wraps
 from matplotlib.backends import BackendFilter, backend_registry
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
-from .results import IMAGENET_SHIFTS, METHODS, MEAN, REFERENCE, check_single, dataset_order, robustness
+from .paper import IMAGENET_SHIFTS, robustness
+from .results import METHODS, MEAN, REFERENCE, check_single, dataset_order
 from .robustness import published_baseline
 
 # %% ../nbs/api/60_plots.ipynb #66f18404

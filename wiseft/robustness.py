@@ -20,7 +20,10 @@ def to_axis(
     axis='logit' # or 'probit'
 ):
     "Accuracy as a place on an axis on which baselines are lines"
-    if np.any((np.asarray(accuracy) < 0) | (np.asarray(accuracy) > 1)): raise ValueError(f'accuracies are fractions from 0 to 1, got {np.min(accuracy):g} to {np.max(accuracy):g}; divide per cent by 100')
+    accuracies = np.asarray(accuracy)
+    if np.any((accuracies < 0) | (accuracies > 1)): raise ValueError(
+        f'accuracies are fractions from 0 to 1, got {accuracies.min():g} to {accuracies.max():g}; '
+        'divide per cent by 100')
     return _axis(axis)[0](accuracy)
 
 def from_axis(
@@ -43,7 +46,7 @@ class Line:
     slope:float
     intercept:float
     x_range:tuple           # reference accuracies that it was fitted on, fractions
-    slope_ci95:tuple=None   # of the bootstrap over models
+    slope_ci95:tuple=None   # over models: Student's t of `fit_baseline`, the bootstrap of the published fits
     intercept_ci95:tuple=None
     n:int=None              # models
     r2:float=None           # share of variance explained, on the axis
@@ -64,7 +67,8 @@ class Baseline:
     ): # accuracies under shift; NaN outside the range
         x = np.asarray(reference, dtype=float)
         lines = [self.lines[i] for i in np.digitize(x.ravel(), self.pivots)]
-        y = from_axis(np.array([l.slope for l in lines])*to_axis(x.ravel(), self.axis) + np.array([l.intercept for l in lines]), self.axis).reshape(x.shape)
+        slope, intercept = np.array([(l.slope, l.intercept) for l in lines]).reshape(-1, 2).T
+        y = from_axis(slope*to_axis(x.ravel(), self.axis) + intercept, self.axis).reshape(x.shape)
         return (y if extrapolate else np.where(self.covers(x), y, np.nan))[()]
     @property
     def x_range(self): return self.lines[0].x_range[0], self.lines[-1].x_range[1]
@@ -75,45 +79,47 @@ class Baseline:
 
 # %% ../nbs/api/02_robustness.ipynb #7a844b66
 def fit_baseline(
-    reference,       # (n,) accuracies of n models, fractions
+    reference,       # (n,) accuracies of n models, fractions; n ≥ 5
     shifted,         # (n,) accuracies of the same models under shift
     axis='logit',    # or 'probit'
     name='baseline', # what results say they were measured against
-    n_resamples=1000,
-    rng=None         # numpy generator; default: seed 0
 )->Baseline:
-    "The line of standard models, with 95 % intervals from the bootstrap over models"
+    "The line of standard models, with 95 % intervals over models"
     x, y = _fittable(reference, shifted, axis)
-    slope, intercept = _least_squares(x, y)
-    idx = (np.random.default_rng(0) if rng is None else rng).integers(0, len(x), (n_resamples, len(x)))
-    idx = idx[np.ptp(x[idx], axis=1) > 0]
-    slopes, intercepts = np.quantile(_least_squares(x[idx], y[idx]), [.025, .975], axis=1).T.tolist()
-    points = np.asarray(shifted) - from_axis(slope*x + intercept, axis)
-    return Baseline([Line(float(slope), float(intercept), (float(np.min(reference)), float(np.max(reference))), tuple(slopes), tuple(intercepts),
-                          len(x), float(np.corrcoef(x, y)[0, 1]**2), float(100*points.std(ddof=2)))], name, axis)
-
-def _least_squares(x, y):
-    "Slope and intercept along the last dimension"
-    mx, my = x.mean(-1, keepdims=True), y.mean(-1, keepdims=True)
-    slope = ((x-mx)*(y-my)).sum(-1)/((x-mx)**2).sum(-1)
-    return slope, my[..., 0] - slope*mx[..., 0]
+    fit = stats.linregress(x, y)
+    t = stats.t.ppf(.975, len(x)-2)
+    within = lambda value, error: (float(value - t*error), float(value + t*error))
+    points = np.asarray(shifted) - from_axis(fit.slope*x + fit.intercept, axis)
+    line = Line(float(fit.slope), float(fit.intercept), (float(np.min(reference)), float(np.max(reference))),
+                within(fit.slope, fit.stderr), within(fit.intercept, fit.intercept_stderr),
+                len(x), float(fit.rvalue**2), float(100*points.std(ddof=2)))
+    return Baseline([line], name, axis)
 
 # %% ../nbs/api/02_robustness.ipynb #3eee1cd2
 def _fittable(reference, shifted, axis):
     "Both on the axis, or an error that says why no line goes through them"
     x, y = np.asarray(reference, dtype=float), np.asarray(shifted, dtype=float)
-    if x.shape != y.shape or x.ndim != 1: raise ValueError(f'reference of shape {x.shape} and shifted of shape {y.shape}: expected one accuracy a model in both, (n,)')
-    if len(x) < 3 or np.ptp(x) == 0: raise ValueError(f'{len(x)} models with {len(np.unique(x))} different reference accuracies: a line with an interval needs three or more that differ')
+    if x.shape != y.shape or x.ndim != 1: raise ValueError(
+        f'reference of shape {x.shape} and shifted of shape {y.shape}: expected one accuracy a model in both, (n,)')
+    if len(x) < 5 or len(np.unique(x)) < 3: raise ValueError(
+        f'{len(x)} models with {len(np.unique(x))} different reference accuracies: '
+        'a line with an interval needs five models or more, and three or more different accuracies')
     x, y = to_axis(x, axis), to_axis(y, axis)
-    if bad := int((~np.isfinite(x) | ~np.isfinite(y)).sum()): raise ValueError(f'{bad} of {len(x)} models have an accuracy of 0, 1 or NaN, which has no place on the {axis} axis; leave them out')
+    if bad := int((~np.isfinite(x) | ~np.isfinite(y)).sum()): raise ValueError(
+        f'{bad} of {len(x)} models have an accuracy of 0, 1 or NaN, which has no place on the {axis} axis; '
+        'leave them out')
     return x, y
 
 # %% ../nbs/api/02_robustness.ipynb #d3181ef3
 def _published(): return json.loads(package_data('baselines.json').read_text(encoding='utf-8'))
 
+def _line(said):
+    "A line from what the file says of it"
+    return Line(**{k: tuple(v) if isinstance(v, list) else v for k, v in said.items() if k in Line.__annotations__})
+
 # %% ../nbs/api/02_robustness.ipynb #2e5feea7
 def published_baseline(
-    dataset,                   # 'imagenet-v2', 'imagenet-r', 'imagenet-sketch', 'objectnet', 'imagenet-a' or 'mean over shifts'
+    dataset,                   # 'imagenet-v2', '-r', '-sketch', '-a', 'objectnet' or 'mean over shifts'
     classes='all',             # of the reference accuracy: 'all' 1,000, or those of the 'shift'
     source='imagenet-testbed'  # or 'timm', 'open_clip zero-shot'
 )->Baseline:
@@ -121,10 +127,12 @@ def published_baseline(
     found = _published()
     for f in found['fits']:
         if (f['dataset'], f['classes'], f['source']) == (dataset, classes, source):
-            lines = [Line(**{k: tuple(v) if isinstance(v, list) else v for k, v in l.items() if k in Line.__annotations__}) for l in f['lines']]
-            return Baseline(lines, f'{source}: {" and ".join(l.name for l in lines)}', pivots=tuple(f['pivots']), source=found['sources'][source])
+            lines = [_line(l) for l in f['lines']]
+            name = f'{source}: {" and ".join(l.name for l in lines)}'
+            return Baseline(lines, name, pivots=tuple(f['pivots']), source=found['sources'][source])
     known = [f'{f["dataset"]} ({f["classes"]})' for f in found['fits'] if f['source'] == source]
-    raise ValueError(f'{source!r} has no baseline for {dataset!r} with classes={classes!r}; ' + (f'it has {", ".join(known)}' if known else f'sources are {list(found["sources"])}'))
+    there = f'it has {", ".join(known)}' if known else f'sources are {list(found["sources"])}'
+    raise ValueError(f'{source!r} has no baseline for {dataset!r} with classes={classes!r}; {there}')
 
 # %% ../nbs/api/02_robustness.ipynb #cbd5ae39
 def published_baselines()->pd.DataFrame: # one row a line

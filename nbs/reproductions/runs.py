@@ -4,15 +4,17 @@ from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 import fastai, numpy as np, open_clip, pandas as pd, torch, wiseft
+from scipy import stats
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 from fastai.callback.core import Callback, CancelValidException
 from wiseft.datasets import load_suite, protocol
-from wiseft.evaluate import image_rows
+from wiseft.scores import image_rows
 from wiseft.files import atomic_path, package_data, sha256_file
 from wiseft.learner import clip_learner
 from wiseft.metrics import bootstrap_mean, paired_bootstrap
-from wiseft.models import load_clip, zeroshot_classifier
-from wiseft.weights import WeightPath
+from wiseft.clips import load_clip
+from wiseft.classifiers import zeroshot_classifier
+from wiseft.merging import WeightPath
 
 ALPHAS = [round(a/10, 1) for a in range(1, 10)]
 
@@ -92,9 +94,9 @@ def record(path, run, settings, classifiers, correct, began):
     print(date.today(), time.strftime('%H:%M:%S'), run, line['seconds'], flush=True)
 
 
-def read_runs(path, suite):
+def read_runs(path, suite, sets=None):
     "Table with a row a classifier (settings, method, alpha, accuracies), and correct, (n_classifiers, n_images), of `images`."
-    sets = looked_at(suite)
+    sets = sets or looked_at(suite)
     images = pd.concat([image_rows({d: s}, k) for (k, d), s in sets.items()], ignore_index=True).astype({'dataset': str})
     lines = [json.loads(l) for l in open(path)]
     correct = np.concatenate([unpack(l.pop('correct'), len(images)) for l in lines])
@@ -125,6 +127,14 @@ def difference(images, a, b, dataset='shift'):
     "(b − a, low, high) on the same images, in points."
     (a, units), (b, _) = _by_set(images, a, dataset), _by_set(images, b, dataset)
     return tuple(100*v for v in paired_bootstrap(a, b, units, n_resamples=2000))
+
+
+def over_cells(values, settings):
+    """(mean, low, high) over cells of learning rate × epochs, 95 % by Student's t: runs of a cell differ in little but a regulariser,
+    so the cells are counted, not the runs. `values`, one a run, and `settings`, with `lr` and `epochs`, share an index."""
+    cells = values.groupby([settings.lr, settings.epochs]).mean()
+    half = stats.t.ppf(.975, len(cells)-1)*cells.std(ddof=1)/np.sqrt(len(cells))
+    return cells.mean(), cells.mean()-half, cells.mean()+half
 
 
 def changes(images, pairs, names):

@@ -14,7 +14,7 @@ from wiseft.datasets import protocol
 from wiseft.methods.ema import EMA
 from wiseft.methods.swa import SWA
 from wiseft.loaders import clip_dataloaders
-from wiseft.weights import WeightPath, recompute_batchnorm
+from wiseft.merging import WeightPath, recompute_batchnorm
 
 RUNS, LR, ALPHAS = HERE/'runs.jsonl', 1e-3, [.25, .5, .75, 1.]
 

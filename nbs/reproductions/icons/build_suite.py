@@ -39,6 +39,12 @@ def fetch(folder):
         with tarfile.open(next(folder.glob('*.tgz'))) as tar: tar.extractall(folder, filter='data')
     return folder/'package'
 
+def zip_hash(path):
+    "One sha256 over the names and contents in a zip file, as `wiseft.hashes.folder_hash` has it of the unpacked folder."
+    with zipfile.ZipFile(path) as z:
+        rows = [[f, hashlib.sha256(z.read(f)).hexdigest()] for f in z.namelist()]
+    return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
+
 def package_sha(folder):
     "One sha256 over the files that the suite is made of."
     sha = hashlib.sha256()
@@ -300,7 +306,8 @@ def main():
     write_zip(files, args.data/'icons.zip')
     n, fam = Counter((r['style'], r['split']) for r in rows), defaultdict(set)
     for r in rows: fam[r['style'], r['split']].add(r['family'])
-    what = dict(version=1, source=f'{PACKAGE} {VERSION}', source_sha256=PACKAGE_SHA, sha256=hashlib.sha256((args.data/'icons.zip').read_bytes()).hexdigest(), classes=classes,
+    what = dict(version=1, source=f'{PACKAGE} {VERSION}', source_sha256=PACKAGE_SHA, sha256=hashlib.sha256((args.data/'icons.zip').read_bytes()).hexdigest(),
+                files_sha256=zip_hash(args.data/'icons.zip'), classes=classes,
                 counts={s: {sp: dict(images=n[s, sp], families=len(fam[s, sp])) for sp in ('train', 'validation', 'test') if n[s, sp]} for s in STYLES + ['recoloured']}, near_duplicates=counts)
     write_text(args.data/'icons.json', json.dumps(what, indent=1) + '\n')
     print(json.dumps(what['counts'], indent=1), len(classes), 'classes', counts, (args.data/'icons.zip').stat().st_size)

@@ -9,11 +9,12 @@ from pathlib import Path
 import pandas as pd
 from wiseft.datasets import load_suite, protocol
 from wiseft.ensembles import sweep
-from wiseft.evaluate import compare
+from wiseft.comparison import compare
 from wiseft.files import atomic_path
 from wiseft.learner import finetune
-from wiseft.models import load_clip, zeroshot_classifier
-from wiseft.results import write_results
+from wiseft.clips import load_clip
+from wiseft.classifiers import zeroshot_classifier
+from wiseft.exchange import write_results
 
 HERE = Path(__file__).resolve().parent
 SEEDS = HERE.parents[2]/'build'/'icons'/'seeds'
@@ -27,11 +28,11 @@ def run_seed(p, seed):
         suite = load_suite('icons').restrict_train(p['narrow_reference']['families'])
         zeroshot = zeroshot_classifier(load_clip(), suite.classnames, p['templates'])
         tuned = finetune(zeroshot, suite, seed=seed, progress=False, **p['recipe'])
-        table, predictions = sweep(zeroshot, tuned, suite, p['alphas'], keep_predictions=True, seed=seed, progress=False)
+        table, kept = sweep(zeroshot, tuned, suite, p['alphas'], keep_predictions=True, seed=seed, progress=False)
         with atomic_path(folder) as tmp:
             tmp.mkdir()
             write_results(table, tmp/'results.csv')
-            predictions.to_pickle(tmp/'predictions.pkl') # our own, read back by this script alone
+            kept.frame().to_pickle(tmp/'predictions.pkl') # our own, read back by this script alone
     return pd.read_csv(folder/'results.csv'), pd.read_pickle(folder/'predictions.pkl')
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from wiseft.datasets import load_suite
 from wiseft.ensembles import sweep
 from wiseft.learner import finetune
-from wiseft.models import load_clip, zeroshot_classifier
-from wiseft.results import write_results
+from wiseft.clips import load_clip
+from wiseft.classifiers import zeroshot_classifier
+from wiseft.exchange import write_results
 
 HERE = Path(__file__).resolve().parent
 TOWERS = dict(vit_b16='ViT-B-16-quickgelu', vit_b32='ViT-B-32-quickgelu', vit_l14_336='ViT-L-14-336-quickgelu')

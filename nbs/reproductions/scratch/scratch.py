@@ -14,7 +14,9 @@ from runs import fit, logits, pixels, provenance
 from wiseft.datasets import load_suite
 from wiseft.loaders import clip_dataloaders
 from wiseft.metrics import accuracy
-from wiseft.models import ImageClassifier, load_clip, random_head
+from wiseft.clips import load_clip
+from wiseft.heads import random_head
+from wiseft.classifiers import ImageClassifier
 
 RESULTS = HERE/'results.csv'
 LR = 1e-3

@@ -6,17 +6,19 @@
 Half of the classes are taught and the others not, and then the other way round, so that every image is once of a taught class and once of an untaught one.
 """
 import sys, time
+from itertools import product
 from pathlib import Path
-import numpy as np, torch
+import numpy as np, pandas as pd, torch
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from runs import along, finished, fit, logits, looked_at, narrow_start, pixels, provenance, record
+from runs import along, changes, finished, fit, logits, looked_at, narrow_start, pixels, provenance, record
 from wiseft.datasets import protocol
 from wiseft.ensembles import mix_logits
 from wiseft.loaders import clip_dataloaders
 
 HALVES, HEADS, ALPHAS = HERE/'runs.jsonl', HERE/'runs-heads.jsonl', [.25, .5, .75]
+SCORES = {'own half': 'classes restricted', 'all classes': 'plain'} # among which classes an answer may be
 KINDS = [('end to end', 3e-4), ('end to end', 3e-3), ('linear classifier', 1e-2)]
 
 
@@ -37,12 +39,44 @@ def among_own(z, labels, taught):
     return z.masked_fill(~same, -torch.inf).argmax(1) == labels
 
 
-def by_taught(runs, correct, images, taught, kind, lr, alpha):
-    "Share of halvings in which each image is right among its own half, when its class was taught, or when it wasn't."
-    t = runs[(runs.kind == kind) & (runs.lr == lr) & (runs.method == 'own half') & (runs.alpha == alpha)]
+def in_halvings(runs, correct, images, taught, kind, lr, alpha, score):
+    "In each of the four halvings: which images are right, and which are of classes that were taught, or that weren't; (4, n)."
+    which = (runs.kind == kind) & (runs.lr == lr) & (runs.method == score) & (runs.alpha == alpha)
+    t = runs[which].sort_values(['seed', 'half'])
     labels, n = images.label.cat.codes.to_numpy(), len(images.label.cat.categories)
-    mask = np.array([halves(n, s)[h][labels] == taught for s, h in zip(t.seed, t.half)])
-    return (correct[t.index]*mask).sum(0)/mask.sum(0)
+    return correct[t.index], np.array([halves(n, s)[h][labels] == taught for s, h in zip(t.seed, t.half)])
+
+
+def by_taught(runs, correct, images, taught, kind, lr, alpha, score='own half'):
+    "Share of halvings in which each image is right, by a score, when its class was taught, or when it wasn't."
+    right, mask = in_halvings(runs, correct, images, taught, kind, lr, alpha, score)
+    return (right*mask).sum(0)/mask.sum(0)
+
+
+def each_halving(runs, correct, images, taught, kind, lr, alpha, score):
+    "Change from the zero-shot classifier in points, on each set and under shift: a row for each of the four halvings."
+    before, mask = in_halvings(runs, correct, images, taught, kind, lr, 0., score)
+    after, _ = in_halvings(runs, correct, images, taught, kind, lr, alpha, score)
+    change = np.where(mask, 100*(after.astype(float) - before), np.nan)
+    test = images.split == 'test'
+    sets = images.dataset[test].unique()
+    table = pd.DataFrame({d: np.nanmean(change[:, test & (images.dataset == d)], axis=1) for d in sets})
+    return table.assign(shift=table.drop(columns='reference').mean(axis=1))
+
+
+def changed(runs, correct, images, settings):
+    """Change from the zero-shot classifier in points for each (kind, lr, alpha), of taught and untaught classes, by both scores:
+    with 95 % intervals over images, and the lowest and highest of the four halvings."""
+    pairs, extremes = {}, {}
+    for (kind, lr, alpha), taught, score in product(settings, (True, False), SCORES):
+        row = kind, lr, alpha, 'taught' if taught else 'untaught', SCORES[score]
+        pairs[row] = [by_taught(runs, correct, images, taught, kind, lr, a, score) for a in (0., alpha)]
+        extremes[row] = each_halving(runs, correct, images, taught, kind, lr, alpha, score)
+    table = changes(images, pairs, ['kind', 'lr', 'α', 'classes', 'score']).drop(columns='n', level=1)
+    for d in ('reference', 'shift'):
+        table[d, 'lowest halving'] = [h[d].min() for h in extremes.values()]
+        table[d, 'highest halving'] = [h[d].max() for h in extremes.values()]
+    return table[['reference', 'shift']]
 
 
 def main():

@@ -1,0 +1,299 @@
+#!/usr/bin/env python
+"""How often the intervals of metrics, robustness and linesearch hold a truth that we know, because we make the data.
+
+    python coverage.py                # every setting, some five minutes on one core; those with a line are skipped
+    python coverage.py worst_group    # those of one function
+
+Each experiment has a generator of its own, seeded by its setting and number, so that a part of the table can be had
+again in a minute, to the last digit.
+"""
+import csv, sys, zlib
+from pathlib import Path
+import numpy as np
+from scipy import special, stats
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from wiseft import metrics as m
+from wiseft.linesearch import AlphaCurve, alpha_intervals, bootstrap_best
+from wiseft.robustness import fit_baseline, from_axis, to_axis
+
+RESULTS, FIRST = HERE/'results.csv', 30 # experiments that tests/test_coverage.py does again
+HEADER = ['function', 'setting', 'experiments', 'covered', 'truth_below', 'truth_above', f'held_of_first_{FIRST}']
+SETTINGS = {} # (function, setting) -> (experiment, how many)
+
+
+def setting(function, name, experiments=1000):
+    "Register an experiment: generator -> (truth, low, high)."
+    def register(experiment):
+        SETTINGS[function, name] = experiment, experiments
+        return experiment
+    return register
+
+
+def run(function, name, experiments=None):
+    "Of each experiment whether the truth was held (0), or lay below (-1) or above (1) the interval; NaN is never held."
+    experiment, n = SETTINGS[function, name]
+    seed, out = zlib.crc32(f'{function} {name}'.encode()), []
+    for i in range(experiments or n):
+        truth, low, high = experiment(np.random.default_rng([seed, i]))
+        out.append(0 if low <= truth <= high else 1 if truth > high else -1)
+    return np.array(out)
+
+
+# ---------- one set, and means over sets: images ----------
+
+for n, p in ((10, .9), (50, .98), (1000, .7)):
+    @setting('clopper_pearson', f'{n} images at {p:.0%}')
+    def exact(rng, n=n, p=p): return p, *m.clopper_pearson(rng.binomial(n, p), n)
+
+
+def flips(rng, n, p): return rng.random(n) < p
+
+
+def over_images(name, sets):
+    @setting('bootstrap_mean', name)
+    def experiment(rng):
+        interval = m.bootstrap_mean({i: flips(rng, *s) for i, s in enumerate(sets)}, n_resamples=1000, rng=rng)
+        return np.mean([p for _, p in sets]), *interval[1:]
+
+
+over_images('images: 20 at 90%', [(20, .9)])
+over_images('images: 50 at 98%', [(50, .98)])
+over_images('images: 200 at 99%', [(200, .99)])
+over_images('images: 1000 at 70%', [(1000, .7)])
+over_images('images: 200 at 70% and 50 at 50%', [(200, .7), (50, .5)])
+over_images('images: five sets of 50 at 98%', [(50, .98)]*5)
+over_images('images: 50 at 70%, 70% and 99%', [(50, .7), (50, .7), (50, .99)])
+over_images('images: 5000 at 90% and 20 at 95%', [(5000, .9), (20, .95)])
+over_images('images: seven sets of 250, 30% to 90%', [(250, p) for p in np.linspace(.3, .9, 7)])
+
+
+@setting('bootstrap_mean', 'images: 200 at 70% and recoloured copies')
+def copies(rng):
+    hard, names = rng.random(200), list(range(200))
+    values = {'original': hard < .7, 'copy': np.clip(hard + .1*rng.standard_normal(200), 0, 1) < .7}
+    truth = (.7 + COPY)/2
+    return truth, *m.bootstrap_mean(values, {s: names for s in values}, n_resamples=1000, rng=rng)[1:]
+
+
+GRID = (np.arange(100_000) + .5)/100_000
+COPY = stats.norm.cdf((.7 - GRID)/.1).mean() # accuracy on the copies
+
+
+@setting('bootstrap_mean', 'images: 100, shares of three seeds')
+def shares(rng):
+    hard = rng.beta(2, 1, 100)
+    return 2/3, *m.bootstrap_mean({'a': rng.binomial(3, hard)/3}, n_resamples=1000, rng=rng)[1:]
+
+
+for n, experiments in ((50, 1000), (1000, 200)):
+    @setting('bootstrap_mean', f'images: log-likelihoods of {n}, heavy-tailed', experiments)
+    def nll(rng, n=n):
+        return np.exp(.5), *m.bootstrap_mean({'a': rng.lognormal(0, 1, n)}, n_resamples=1000, rng=rng)[1:]
+
+
+# ---------- means over sets: families ----------
+
+def families(rng, n, p, scatter, size=12, unequal=0.):
+    "Right or wrong of each image, and its family, whose accuracy is beta-distributed around `p`."
+    own = rng.beta(*(np.array([p, 1-p])*(p*(1-p)/scatter**2 - 1)), n) if scatter else np.full(n, p)
+    sizes = np.maximum(1, np.round(size*rng.lognormal(-unequal**2/2, unequal, n))).astype(int)
+    family = np.repeat(np.arange(n), sizes)
+    return rng.random(len(family)) < own[family], family
+
+
+def over_families(name, n, ps, scatter=.15, shared=False, **kwargs):
+    @setting('bootstrap_mean', name)
+    def experiment(rng):
+        drawn = [families(rng, n, p, scatter, **kwargs) for p in ps]
+        units = {s: [(None if shared else s, u) for u in f] for s, (_, f) in enumerate(drawn)}
+        values = {s: v for s, (v, _) in enumerate(drawn)}
+        return np.mean(ps), *m.bootstrap_mean(values, units, n_resamples=1000, rng=rng)[1:]
+
+
+for n in (5, 9, 10, 30): over_families(f'families: {n} at 70%', n, [.7])
+for n in (5, 9, 10, 30): over_families(f'families: {n} of unequal size', n, [.7], unequal=.7)
+for n in (5, 10): over_families(f'families: {n} of very unequal size', n, [.7], unequal=1.2)
+for n in (5, 10): over_families(f'families: {n} in each of two sets', n, [.6, .8])
+over_families('families: 6 shared by three sets', 6, [.6, .7, .8], shared=True, unequal=.5)
+over_families('families: 5 alike at 70%', 5, [.7], scatter=0)
+over_families('families: 5 at 90%', 5, [.9], scatter=.07)
+over_families('families: 5 at 97%', 5, [.97], scatter=.03)
+over_families('families: 20 at 97%', 20, [.97], scatter=.03)
+
+
+@setting('bootstrap_mean', 'families: 8, one in ten fails')
+def one_in_ten(rng):
+    own = np.where(rng.random(8) < .1, .1, .9)
+    family = np.repeat(np.arange(8), 12)
+    return .82, *m.bootstrap_mean({'a': rng.random(96) < own[family]}, {'a': family}, n_resamples=1000, rng=rng)[1:]
+
+
+# ---------- pairs ----------
+
+def pairs(name, n, gains, losses, sets=1):
+    @setting('paired_bootstrap', name)
+    def experiment(rng):
+        u = rng.random((sets, n))
+        a, b = u > .3 + gains, np.where(u < .3, False, u < 1 - losses) # B repairs some of A's errors, and makes others
+        interval = m.paired_bootstrap(*({s: x[s] for s in range(sets)} for x in (a, b)), n_resamples=1000, rng=rng)
+        return gains - losses, *interval[1:]
+
+
+pairs('images: 1000, 4% repaired and 2% broken', 1000, .04, .02)
+pairs('images: 100, 4% repaired and 2% broken', 100, .04, .02)
+pairs('images: 50, 1% repaired', 50, .01, 0)
+pairs('images: 50, 10% repaired', 50, .1, 0)
+pairs('images: three sets of 250, 4% repaired and 2% broken', 250, .04, .02, sets=3)
+
+
+def pairs_of_families(n, sets=1, unequal=0.):
+    name = f'families: {n}{" of unequal size" if unequal else ""}{" in each of two sets" if sets == 2 else ""}'
+    @setting('paired_bootstrap', name)
+    def experiment(rng):
+        a, b, units = {}, {}, {}
+        for s in range(sets):
+            a[s], family = families(rng, n, .7, .15, size=40, unequal=unequal)
+            gain = rng.normal(.1, .15, n)[family]
+            b[s] = np.where(rng.random(len(family)) < np.abs(gain), gain > 0, a[s])
+            units[s] = [(s, u) for u in family]
+        return TRUE_GAIN, *m.paired_bootstrap(a, b, units, n_resamples=1000, rng=rng)[1:]
+
+
+SHIFT = stats.norm.ppf(GRID, .1, .15)
+TRUE_GAIN = np.where(SHIFT > 0, .3*SHIFT, .7*SHIFT).mean() # of wrong images some turn right, or of right ones wrong
+for n in (5, 9, 10, 30): pairs_of_families(n)
+pairs_of_families(5, unequal=.7)
+pairs_of_families(6, sets=2)
+
+
+# ---------- macro-F1 ----------
+
+def f1(name, n, classes, cameras=0, experiments=400):
+    share = np.linspace(2, 1, classes)/np.linspace(2, 1, classes).sum()
+    right = np.linspace(.9, .4, classes)
+    called = share*right + (share*(1-right)).sum()/classes # who doesn't know says any class, the right one too
+    hit = share*(right + (1-right)/classes)
+    @setting('macro_f1', name, experiments)
+    def experiment(rng):
+        labels = rng.choice(classes, n, p=share)
+        camera = np.arange(n) % cameras if cameras else None
+        easy = rng.choice([.8, 1.2], cameras)[camera] if cameras else 1.
+        knows = rng.random(n) < np.clip(right[labels]*easy, 0, 1)
+        predicted = np.where(knows, labels, rng.integers(0, classes, n))
+        truth = np.mean(2*hit/(share+called)) if not cameras else f1_of_cameras(classes)
+        return truth, *m.macro_f1(predicted, labels, camera, n_resamples=1000, rng=rng)[1:]
+
+
+def f1_of_cameras(classes):
+    "The truth where half of the cameras are easy and half hard."
+    share = np.linspace(2, 1, classes)/np.linspace(2, 1, classes).sum()
+    right = np.mean([np.clip(np.linspace(.9, .4, classes)*e, 0, 1) for e in (.8, 1.2)], 0)
+    called = share*right + (share*(1-right)).sum()/classes
+    return np.mean(2*share*(right + (1-right)/classes)/(share+called))
+
+
+f1('images: 300 of 10 classes', 300, 10)
+f1('images: 2000 of 50 classes', 2000, 50)
+for n in (5, 9, 10, 20): f1(f'cameras: {n} with 60 images', 60*n, 8, n)
+
+
+# ---------- worst group ----------
+
+def worst(name, ps, n):
+    @setting('worst_group', name)
+    def experiment(rng):
+        sizes = np.broadcast_to(n, len(ps))
+        groups = np.repeat(np.arange(len(ps)), sizes)
+        return min(ps), *m.worst_group(rng.random(len(groups)) < np.asarray(ps)[groups], groups)[1:]
+
+
+worst('one group of 200', [.7], 200)
+worst('5 groups of 200, all at 70%', [.7]*5, 200)
+worst('5 groups of 200, one at 50%, others at 80%', [.5] + [.8]*4, 200)
+worst('5 groups of 30 to 1000, 60% to 72%', [.6, .63, .66, .69, .72], [30, 100, 300, 600, 1000])
+worst('20 groups of 50, all at 90%', [.9]*20, 50)
+
+
+# ---------- calibration ----------
+
+def gap_of(confidence, right, bins=15):
+    b = np.clip(np.ceil(confidence*bins).astype(int) - 1, 0, bins-1)
+    return np.abs(np.bincount(b, confidence-right, bins)).sum()/len(confidence)
+
+
+def ece(name, n, truly, a=4, b=1.5, groups=0, experiments=500):
+    grid = stats.beta.ppf(GRID, a, b)
+    truth = gap_of(grid, truly(grid))
+    @setting('expected_calibration_error', name.format(truth), experiments)
+    def experiment(rng):
+        confidence = rng.beta(a, b, n)
+        group = np.arange(n) % groups if groups else None
+        right = truly(confidence) + (.1*rng.choice([-1, 1], groups)[group] if groups else 0)
+        hit = rng.random(n) < right
+        return truth, *m.expected_calibration_error(confidence, hit, units=group, n_resamples=1000, rng=rng)[1:]
+
+
+def calibrated(c): return c
+def sure(c): return special.expit(.5*special.logit(c))
+
+
+for n, k in ((200, 500), (1000, 500), (5000, 200)): ece(f'{n} images, calibrated', n, calibrated, experiments=k)
+ece('200 images, calibrated, mostly above 99%', 200, calibrated, a=60, b=.5)
+ece('1000 images, ECE {:.3f}', 1000, lambda c: special.expit(.9*special.logit(c)))
+ece('5000 images, ECE {:.3f}', 5000, lambda c: special.expit(.9*special.logit(c)), experiments=200)
+for n, k in ((200, 500), (1000, 500), (5000, 200)): ece(f'{n} images, ECE {{:.3f}}', n, sure, experiments=k)
+ece('500 images, ECE {:.3f}, half of the bins calibrated', 500, lambda c: np.where(c < .75, c, c - .1))
+for n in (10, 30): ece(f'{n} groups of 50 images, ECE {{:.3f}}', 50*n, lambda c: np.clip(c, .1, .9)-.05, groups=n)
+
+
+# ---------- lines, and the best α ----------
+
+def line(name, n, scatter=lambda x: .1, of=1):
+    for part in ('slope', 'intercept'):
+        @setting('fit_baseline', f'{part}: {name}')
+        def experiment(rng, part=part):
+            x = np.repeat(rng.uniform(.4, .85, n//of), of)
+            shifted = from_axis(.9*to_axis(x) - 1.2 + np.repeat(rng.standard_normal(n//of), of)*scatter(x))
+            x = from_axis(to_axis(x) + .01*rng.standard_normal(n)*(of > 1))
+            fitted = fit_baseline(x, shifted).lines[0]
+            return (.9, *fitted.slope_ci95) if part == 'slope' else (-1.2, *fitted.intercept_ci95)
+
+
+for n in (5, 11, 40): line(f'{n} models', n)
+line('11 models, scatter three times as wide at the low end', 11, lambda x: .05 + .1*(.85-x)/.45)
+line('12 models, three of each kind', 12, of=3)
+
+
+def outputs(rng, n, classes=10):
+    "Labels, and outputs of two classifiers that err on different images."
+    labels = rng.integers(0, classes, n)
+    return labels, *(rng.standard_normal((n, classes)) + s*np.eye(classes)[labels] for s in (1.4, 1.7))
+
+
+@setting('bootstrap_best', '400 images: middle 95% of draws', 300)
+def best_alpha(rng):
+    labels, u, v = outputs(rng, 400)
+    draws = bootstrap_best(AlphaCurve(*alpha_intervals(u, v, labels)), 400, rng)
+    return 1.7/(1.4+1.7), *np.quantile(draws, [.025, .975]) # independent errors: each in proportion to its strength
+
+
+# ---------- the table ----------
+
+def main(functions):
+    there = {tuple(r[:2]) for r in csv.reader(RESULTS.open())} if RESULTS.exists() else set()
+    for function, name in SETTINGS:
+        if (function, name) in there or functions and function not in functions: continue
+        out = run(function, name)
+        with RESULTS.open('a', newline='') as f:
+            w = csv.writer(f, lineterminator='\n')
+            if f.tell() == 0: w.writerow(HEADER)
+            shares = [round((out == k).mean(), 4) for k in (0, -1, 1)]
+            w.writerow([function, name, len(out), *shares, (out[:FIRST] == 0).sum()])
+        print(function, name, round((out == 0).mean(), 3), flush=True)
+
+
+if __name__ == '__main__':
+    from runs import provenance
+    with provenance(__file__, seeds=['of each setting']): main(sys.argv[1:])

@@ -1,0 +1,211 @@
+"""Kill writers, at every system call that names a file and at random moments, and look at what they leave.
+
+    python tests/crash.py --kills 300    # of each writer; prints a table
+
+What was to be written must be the old or the new, whole, once somebody looks for it; the next run must find no junk.
+"""
+import argparse
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from wiseft.cache import open_entry, write_entry
+from wiseft.checkpoints import read_state_dict, write_state_dict
+from wiseft.files import atomic_path, existing_folder
+from wiseft.report import write_report
+from wiseft.exchange import append_results, read_results, write_results
+from wiseft.results import MEAN, REFERENCE, results_table
+from wiseft.merging import merge_files
+
+CALLS = {"open", "os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir"}  # audit events before which a kill may come
+
+
+def table(value):
+    "A results table whose every number is `value`."
+    ends = [("zero-shot", 0), ("weight-space", 0.5), ("fine-tuned", 1)]
+    return results_table(
+        dict(classifier="demo", method=m, alpha=a, dataset=d, is_shift=d != REFERENCE, value=value)
+        for m, a in ends for d in (REFERENCE, MEAN))
+
+
+class Results:
+    "A results table, replaced"
+    def write(self, folder, value):
+        write_results(table(value), folder / "results.csv", force=True)
+
+    def read(self, folder):
+        return set(read_results(folder / "results.csv").value)
+
+
+class Appended(Results):
+    "A results table that rows are added to"
+    def write(self, folder, value):
+        append_results(table(value), folder / "results.csv")
+
+    def read(self, folder):
+        found = read_results(folder / "results.csv").value.tolist()
+        runs = [set(found[i:i + 6]) for i in range(0, len(found), 6)]
+        assert runs[0] == {0.25} and len(found) % 6 == 0, "rows were lost"
+        return runs[-1]
+
+
+class Report:
+    "A report"
+    def write(self, folder, value):
+        write_report(table(value), folder / "report.html", force=True)
+
+    def read(self, folder):
+        page = (folder / "report.html").read_text()
+        assert page.rstrip().endswith("</html>"), "cut off"
+        return {v for v in (0.25, 0.75) if f">{100 * v:.1f}</td>" in page}
+
+
+class Checkpoint:
+    "A checkpoint"
+    def write(self, folder, value):
+        write_state_dict({k: torch.full((64, 64), value) for k in "abc"}, folder / "model.safetensors", force=True)
+
+    def read(self, folder):
+        state = read_state_dict(folder / "model.safetensors")
+        return {v for k in "abc" for v in state[k].unique().tolist()}
+
+
+class Merged(Checkpoint):
+    "A merge of two files, each half as much and half as much again as their average"
+    def write(self, folder, value):
+        ends = [folder / "ends" / f"{end}.safetensors" for end in (0.125, 0.375, 1.125)]
+        for path in ends if not ends[0].exists() else []:
+            write_state_dict({k: torch.full((64, 64), float(path.stem)) for k in "abc"}, path)
+        merge_files([ends[value > 0.5], ends[1 + (value > 0.5)]], [0.5, 0.5], folder / "model.safetensors", force=True)
+
+
+class Folder:
+    "A folder, replaced"
+    def write(self, folder, value):
+        with atomic_path(folder / "classifier", force=True) as tmp:
+            tmp.mkdir()
+            for name in ("wiseft.json", "head.safetensors"):
+                (tmp / name).write_text(str(value))
+
+    def read(self, folder):
+        found = existing_folder(folder / "classifier", "classifier")
+        return {float((found / name).read_text()) for name in ("wiseft.json", "head.safetensors")}
+
+
+class Cached:
+    "An entry of the cache, whose name is its content"
+    def write(self, folder, value):
+        write_entry(folder / str(value), [np.full((8, 8, 3), value)] * 4)
+
+    def read(self, folder):
+        entries = [e for v in (0.75, 0.25) if (e := open_entry(folder / str(v))) is not None]
+        assert len(entries[0]) == 4, "cut off"
+        return {v for image in entries[0] for v in np.unique(image).tolist()}
+
+
+WRITERS = {w.__name__.lower(): w() for w in (Results, Appended, Report, Checkpoint, Merged, Folder, Cached)}
+
+
+def forked(task, *args):
+    "Run a task in a process of its own; returns the signal that ended it, or its exit status."
+    if not (child := os.fork()):
+        status = 1
+        try:
+            task(*args)
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kill_before(call, folder):
+    "Kill this process before its `call`-th system call that names something in the folder."
+    seen = 0
+
+    def audit(event, args):
+        nonlocal seen
+        if event in CALLS and str(args[0]).startswith(str(folder)):
+            seen += 1
+            if seen == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(audit)
+
+
+def kill_after(seconds):
+    "Kill this process once so much time has passed."
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def once(writer, kill, *args):
+    "Write, be killed while writing again, look, write a third time; returns whether a kill came, and which of the two was found."
+    def killed(folder):
+        kill(*args, *([folder] if kill is kill_before else []))
+        writer.write(folder, 0.75)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    with tempfile.TemporaryDirectory() as d:
+        folder = Path(d)
+        writer.write(folder, 0.25)
+        ended = forked(killed, folder)
+        assert ended in (0, -signal.SIGKILL), f"the writer ended with {ended}"
+        found = writer.read(folder)
+        assert found in ({0.25}, {0.75}), f"neither old nor new: {found}"
+        assert ended or found == {0.75}, "written, and not there"
+        shutil.rmtree(folder / "0.75", ignore_errors=True)  # an entry of the cache that is there is not written again
+        writer.write(folder, 0.75)
+        left = [p.name for p in folder.rglob(".*") if not p.name.endswith(".lock")]
+        assert not left, f"junk after the next run: {left}"
+        assert writer.read(folder) == {0.75}
+    return ended != 0, found == {0.75}
+
+
+def every_call(writer, limit):
+    "Kill before each system call, the first `limit` ones."
+    for call in range(1, limit + 1):
+        died, new = once(writer, kill_before, call)
+        if not died:
+            return
+        yield new
+
+
+def random_moments(writer, n, rng):
+    "Kill at moments drawn from the time that writing takes."
+    with tempfile.TemporaryDirectory() as d:
+        writer.write(Path(d), 0.25)
+        start = time.perf_counter()
+        writer.write(Path(d), 0.75)
+        took = time.perf_counter() - start
+    for _ in range(n):
+        died, new = once(writer, kill_after, rng.uniform(0.001, 1.1 * took))
+        if died:
+            yield new
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100, help="at random moments, of each writer, besides those at system calls")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    rng, total = random.Random(args.seed), 0
+    os.environ["WISEFT_CACHE"] = tempfile.mkdtemp()
+    print(f"{'writer':10} at calls  at random  found old  found new")
+    for name, writer in WRITERS.items():
+        calls, moments = list(every_call(writer, 100)), list(random_moments(writer, args.kills, rng))
+        new = sum(calls + moments)
+        total += len(calls + moments)
+        print(f"{name:10} {len(calls):8} {len(moments):10} {len(calls + moments) - new:10} {new:10}", flush=True)
+    print(f"{total} kills: nothing half-written, nothing lost, no junk after the next run")
+
+
+if __name__ == "__main__":
+    main()
