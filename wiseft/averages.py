@@ -40,9 +40,8 @@ class TimeAverage(Callback):
         new = self.tuned.copy()
         state = self.average.module.state_dict()
         new.load_state_dict({k: v for k,v in state.items() if v.is_floating_point()}, strict=False)
-        recipe = getattr(self.tuned, 'recipe', {})
-        new.recipe = {**recipe, 'tuning': ' + '.join(filter(None, [recipe.get('tuning'), self.recipe['name']])), 'average': self.recipe}
-        new.tuning = new.recipe['tuning']
+        names = [n for n in (self.tuned.tuning, self.recipe['name']) if n != 'plain']
+        new.recipe = {**self.tuned.recipe, 'tuning': ' + '.join(names), 'average': self.recipe}
         return new.eval()
 
 # %% ../nbs/api/44_averages.ipynb #9cf16799

@@ -27,7 +27,7 @@ from .loaders import check_dataloaders, clip_dataloaders, feature_dataloaders
 from .passes import reuse_memory
 from .resume import Checkpoint
 from .steps import Loss, Pull, method_recipe, prepared
-from .weights import state_hash
+from .tensorfiles import state_hash
 
 # %% ../nbs/api/43_learner.ipynb #3813d9e0
 _after_blocks = 'ln_post', 'attn_pool', 'attnpool', 'proj', 'norm', 'fc_norm', 'head' # names in open_clip's and timm's towers
@@ -174,7 +174,7 @@ def clip_learner(
     _check_settings(dls, classifier, recipe, loss_func)
     loss, pull = (m and prepared(m, classifier) for m in (loss, pull))
     image_dls, model = dls, classifier.copy()
-    model.alpha, model.parents, model.metrics = 1., [], {}
+    model.alpha, model.parents, model.metrics, model.recipe = 1., [], {}, {}
     choose_weights(model, train)
     if train == 'head': dls, model = feature_dataloaders(dls, model), HeadOnFeatures(model)
     learn = ClipLearner(dls, model, loss_func or CrossEntropyLossFlat(label_smoothing=label_smoothing), opt_func, splitter=splitter,
@@ -217,7 +217,7 @@ def run_recipe(
     source = getattr(dl, 'source', None)
     methods = [learn.recipe[k]['name'] for k in ('loss', 'pull') if k in learn.recipe]
     averages = [cb.recipe for cb in [*learn.cbs, *cbs] if hasattr(type(cb), 'recipe')]
-    return dict(tuning=' + '.join(methods), **learn.recipe, averages=averages, **schedule, batch_size=getattr(dl, 'bs', None), seed=getattr(dl, 'seed', None),
+    return dict(tuning=' + '.join(methods) or 'plain', **learn.recipe, averages=averages, **schedule, batch_size=getattr(dl, 'bs', None), seed=getattr(dl, 'seed', None),
                 images=source and source.fingerprint, start=state_hash(learn.model.state_dict()))
 
 def run_circumstances(learn, seconds):
@@ -251,7 +251,6 @@ def fit_cosine(self:ClipLearner,
     began = perf_counter()
     self.fit(epochs, lr, cbs=cbs)
     self.classifier.recipe = {**recipe, **run_circumstances(self, perf_counter()-began)}
-    self.classifier.tuning = recipe['tuning']
     return self
 
 # %% ../nbs/api/43_learner.ipynb #8b151d3b

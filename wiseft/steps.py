@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from functools import cached_property, partial
 from inspect import Parameter, signature
 from .registry import REGISTRY
-from .weights import state_hash
+from .tensorfiles import state_hash
 
 # %% ../nbs/api/41_steps.ipynb #f728f292
 class Step:
