@@ -20,20 +20,49 @@ from .results import MEAN, REFERENCE, UNBOUNDED, check_single, dataset_order, fi
 def headline(
     table:pd.DataFrame,
     alpha:float=0.5, # of the averaged classifier
+    comparisons:pd.DataFrame|None=None, # of `wiseft.comparison.compare`: whether a difference is more than luck
 ) -> str:
-    "What averaging weights gives under shift and on the reference, in the table's numbers."
+    "What averaging weights gives under shift and on the reference, with images and intervals, and what can't be told."
     check_single(table, ['method','alpha'])
-    cells = {(r.method, r.dataset): 100*r.value for r in table.itertuples() if r.method!='weight-space' or abs(r.alpha-alpha)<1e-9}
-    try: (zs,avg,ft), (zr,ar,fr) = ([cells[m,d] for m in ('zero-shot','weight-space','fine-tuned')] for d in (MEAN,REFERENCE))
-    except KeyError: return 'Accuracy in per cent, with 95 % intervals where they are known.'
+    at = {(r.method, r.dataset): r for r in table.itertuples() if r.method!='weight-space' or abs(r.alpha-alpha)<1e-9}
+    needed = [(m, d) for m in ('zero-shot','weight-space','fine-tuned') for d in (MEAN,REFERENCE)]
+    if not set(needed) <= set(at): return 'Accuracy in per cent, with 95 % intervals where they are known.'
     n = table[table.is_shift & (table.dataset!=MEAN)].dataset.nunique()
-    return (f'Averaging the weights (α = {alpha:g}) gives {avg:.1f} % on average over {n} shifted set{"s"*(n!=1)}, {_than(avg,zs)} zero-shot and {_than(avg,ft)} fine-tuned. '
-            f'On the reference it gives {ar:.1f} %, {_than(ar,zr)} zero-shot and {_than(ar,fr)} fine-tuned.')
+    than = {(m, d): _than(at['weight-space',d], at[m,d], _paired(comparisons, m, alpha, d)) for m, d in needed}
+    return (f'Averaging the weights (α = {alpha:g}) gives {_measured(at["weight-space",MEAN])} on average over {n} shifted set{"s"*(n!=1)}, '
+            f'{than["zero-shot",MEAN]} and {than["fine-tuned",MEAN]}. On the reference it gives {_measured(at["weight-space",REFERENCE])}, '
+            f'{than["zero-shot",REFERENCE]} and {than["fine-tuned",REFERENCE]}. {_untold(table, comparisons)}').strip()
 
-def _than(a, b):
-    "The difference of two percentages in words, rounded once, as the table of comparisons has it."
-    d = round(a-b, 1)
-    return 'as much as' if d==0 else f'{abs(d):.1f} point{"s"*(abs(d)!=1)} {"more" if d>0 else "less"} than'
+# %% ../nbs/api/61_report.ipynb #2d6ea9cd
+def _measured(r):
+    "A value with its interval and its number of images, as far as they are known"
+    known = [] if pd.isna(r.low) else [f'95 % interval {100*r.low:.1f} to {100*r.high:.1f}']
+    if not pd.isna(r.n): known.append(f'{r.n:,} ' + ('image' if r.n==1 else 'images'))
+    return f'{100*r.value:.1f} %' + (f' ({", ".join(known)})' if known else '')
+
+def _than(a, b, paired=None):
+    "The difference of two rows in words, rounded once as the table of comparisons has it, and its interval where it is known"
+    d = round(100*(a.value-b.value), 1)
+    words = 'as much as' if d==0 else f'{abs(d):.1f} point{"s"*(abs(d)!=1)} {"more" if d>0 else "less"} than'
+    if paired is None: return f'{words} {b.method}'
+    low, high = 100*paired.low, 100*paired.high
+    return f'{words} {b.method} (95 % interval {low:+.1f} to {high:+.1f}{", so that it may be luck" if low<=0<=high else ""})'
+
+# %% ../nbs/api/61_report.ipynb #0d2a6829
+def _paired(comparisons, method, alpha, dataset):
+    "The comparison over images of the average with one of its ends, if it was made and has an interval"
+    if comparisons is None: return None
+    c = comparisons.assign(over=comparisons.get('over', 'images'), a=comparisons.get('a', ''), b=comparisons.get('b', ''))
+    mine = c[(c.a==method) & (c.b==f'weight-space, {alpha:g}') & (c.dataset==dataset) & (c.over=='images') & c.low.notna()]
+    return mine.iloc[0] if len(mine) else None
+
+def _untold(table, comparisons):
+    "What the numbers of the headline leave open"
+    small = table[(table.dataset!=MEAN) & (table.n<100)]
+    if len(small): small = small.loc[[small.n.idxmin()]]
+    few = ''.join(f'One image of {r.dataset} is {100/r.n:.1f} points. ' for r in small.itertuples())
+    if comparisons is not None: return few
+    return few + 'Whether these differences are more than luck this page can\'t tell: it was given no comparison on the same images.'
 
 # %% ../nbs/api/61_report.ipynb #57b7dae5
 def _html_table(
@@ -154,7 +183,8 @@ $body
 def _body(everything, comparisons, notes, alpha, baselines):
     "The page's sections, one string each."
     table = first_metric(everything)
-    yield f'<p class="lead">{escape(headline(table, alpha)).replace(" %", "&nbsp;%")}</p>'
+    compared = None if comparisons is None else _comparisons(comparisons)
+    yield f'<p class="lead">{escape(headline(table, alpha, comparisons)).replace(" %", "&nbsp;%")}</p>'
     if notes: yield from (f'<p>{escape(p)}</p>' for p in notes.split('\n\n'))
     for kind, fig, caption in _pictures(table, alpha, baselines): yield _figure(fig, alt_text(table, kind, alpha=alpha, baselines=baselines), caption)
     yield f'<h2>{escape(table.metric.iloc[0].capitalize())} in per cent</h2>\n' + _html_table(_results(table))
@@ -163,7 +193,7 @@ def _body(everything, comparisons, notes, alpha, baselines):
     if len(o := _other_metrics(everything, alpha)): yield '<h2>Other metrics</h2>\n' + _html_table(o, digits=2)
     if comparisons is not None:
         yield '<h2>Comparisons on the same images</h2>\n<p class="soft">If an interval excludes 0, A and B differ by more than luck. Over images it speaks of other images of the same kind; over families, of new families. p is that of the exact McNemar test.</p>'
-        yield _html_table(_comparisons(comparisons))
+        yield _html_table(compared)
     what, sets = _sources(table)
     yield '<h2>Where this comes from</h2>\n' + _html_table(what) + '\n<p></p>\n' + _html_table(sets)
 

@@ -14,7 +14,7 @@ import open_clip
 from . import __version__
 from .checkpoints import write_state_dict
 from .configs import read_json, write_json
-from .files import atomic_path
+from .files import atomic_path, existing_folder
 
 # %% ../nbs/api/20_saving.ipynb #fb7cecd2
 config_name = 'open_clip_config.json'
@@ -54,6 +54,6 @@ def read_card(folder): # dict
     "Content of `wiseft.json`"
     if folder.is_file(): raise ValueError(f"{folder} is a file; a classifier is a folder, written by `save`. Pickles, such as fastai's exports, "
                                           "are not loaded: they can run any code. Export again with learn.classifier.save(FOLDER).")
-    if not folder.is_dir(): raise FileNotFoundError(f'There is no folder {folder}.')
+    existing_folder(folder, 'classifier') # or what a killed process had moved aside
     if (folder/'wiseft.json').exists(): return read_json(folder/'wiseft.json')
     raise FileNotFoundError(f'{folder} holds no classifier: it has no wiseft.json. If it holds a CLIP, use zeroshot_classifier(load_clip(FOLDER), …).')
