@@ -11,7 +11,8 @@ NOTEBOOKS = [p for p in tree() if p.suffix == ".ipynb"]
 API = [p for p in NOTEBOOKS if p.parent == Path("nbs/api")]
 MODULES = {p.stem.partition("_")[2]: place for place, p in enumerate(API)}  # name -> place in the order of layers
 FINETUNING = {"loaders", "guards", "steps", "resume", "learner", "averages"}
-ALONE = dict(fastai=FINETUNING, seaborn={"plots"}, matplotlib={"plots"}, typer={"cli"}, rich={"cli"})  # package -> its only importers
+SHELL = {"shell", "shell_data", "shell_train", "shell_evaluate", "shell_report", "cli"}
+ALONE = dict(fastai=FINETUNING, seaborn={"plots"}, matplotlib={"plots"}, typer=SHELL, rich=SHELL)  # package -> its only importers
 
 
 def cells(path, kind):
