@@ -7,6 +7,8 @@ __all__ = []
 
 # %% ../nbs/api/99_all.ipynb #e89a603a
 from .files import *
+from .devices import *
+from .progress import *
 from .text import *
 from .registry import *
 from .tensorfiles import *
@@ -19,6 +21,7 @@ from .results import *
 from .exchange import *
 from .paper import *
 from .linesearch import *
+from .doubts import *
 from .prompts import *
 from .checkpoints import *
 from .images import *
@@ -34,6 +37,7 @@ from .members import *
 from .scores import *
 from .evaluation import *
 from .comparison import *
+from .classify import *
 from .pico import *
 from .loaders import *
 from .guards import *

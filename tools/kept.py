@@ -1,0 +1,255 @@
+"What the repository keeps of every run, read and counted by plain numpy: which image each classifier gets right."
+
+import base64
+import json
+import zipfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parent.parent
+SHIFTS = ["colour", "duotone", "emoji", "hand-drawn", "pixel", "recoloured", "solid"]
+BOTH = ["reference", "shift"]
+DRAWS = 4000
+
+
+@cache
+def icons():
+    "Every image of the suite, as its own list says."
+    with zipfile.ZipFile(ROOT / "wiseft/data/icons.zip") as z:
+        table = pd.read_csv(z.open("icons/icons.csv"), keep_default_na=False)
+    table["set"] = table.file.str.split("/").str[1]
+    table["unit"] = np.where(table.original == "", table.file, table.original)
+    return table
+
+
+class Images:
+    "The images that runs are judged by, in the order in which their answers are kept."
+
+    def __init__(self, reference="reference", shifts=SHIFTS):
+        t = icons()
+        of = lambda folder, split: t[(t.set == folder) & (t.split == split)].sort_values("file").assign(on=split)
+        parts = [of(reference, "validation").assign(name="validation"), of(reference, "test").assign(name="reference")]
+        parts += [of("reference" if s == "outline" else s, "test").assign(name=s) for s in shifts]
+        self.table, self.shifts = pd.concat(parts, ignore_index=True), list(shifts)
+        self.rows = {name: np.flatnonzero(self.table.name == name) for name in ["validation", "reference", *shifts]}
+        self.label = pd.Categorical(self.table["class"]).codes
+        self.n = {k: len(v) for k, v in self.rows.items()} | {"shift": sum(len(self.rows[s]) for s in shifts)}
+        self.weights = {}
+
+    def sets(self, on):
+        return self.shifts if on == "shift" else [on] if isinstance(on, str) else on
+
+    def mean(self, values, on):
+        "Of values, one an image, on one set, or over the means of several."
+        return np.mean([np.nanmean(values[self.rows[d]]) for d in self.sets(on)])
+
+    def drawn(self, d):
+        "How often each image of a set is drawn: (DRAWS, n)."
+        if d not in self.weights:
+            unit, names = pd.factorize(self.table.unit.to_numpy()[self.rows[d]])
+            rng = np.random.default_rng([7, *d.encode()])
+            self.weights[d] = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), DRAWS)[:, unit].astype(
+                np.float32
+            )
+        return self.weights[d]
+
+    def interval(self, values, on):
+        "95 % interval of a mean, by drawing the images of each set anew."
+        means = []
+        for d in self.sets(on):
+            v, w = values[self.rows[d]].astype(np.float32), self.drawn(d)
+            there = ~np.isnan(v)
+            means.append(w[:, there] @ v[there] / w[:, there].sum(1))
+        return ends_of(np.mean(means, axis=0))
+
+
+class Drawn(float):
+    "An end of an interval, drawn at random here and on the page: it may be off by 3.5 standard errors of a quantile."
+
+    def __new__(cls, value, room=0.0):
+        self = super().__new__(cls, value)
+        self.room = room
+        return self
+
+    def __neg__(self):
+        return Drawn(-float(self), self.room)
+
+
+def ends_of(draws):
+    "95 % interval from draws; the pages make 2,000."
+    error = np.sqrt(0.025 * 0.975 * (1 / 2000 + 1 / len(draws))) / 0.0584 * np.std(draws)
+    return [Drawn(v, 3.5 * error) for v in np.quantile(draws, [0.025, 0.975])]
+
+
+class Wide(float):
+    "A number that may be off by one: the images were halved at random, fifty times."
+
+
+class Runs:
+    "A file of runs: a table with a row a classifier, and which images each got right."
+
+    def __init__(self, path, images):
+        self.images, rows, right = images, [], []
+        for line in (ROOT / "nbs/reproductions" / path).read_text().splitlines():
+            run = json.loads(line)
+            bits = np.frombuffer(base64.b64decode(run.pop("correct")), np.uint8).reshape(len(run["classifiers"]), -1)
+            right.append(np.unpackbits(bits, axis=1)[:, : len(images.table)])
+            rows += [run | dict(method=m, alpha=a) for m, a in run["classifiers"]]
+        self.table, self.right = pd.DataFrame(rows), np.concatenate(right).astype(float)
+        for on in ("validation", "reference", "shift", *images.shifts):
+            sets = images.sets(on)
+            self.table[on] = np.mean([self.right[:, images.rows[d]].mean(1) for d in sets], axis=0)
+
+    def which(self, **settings):
+        "Places of the classifiers with some settings."
+        t = self.table
+        keep = np.ones(len(t), bool)
+        for k, v in settings.items():
+            keep &= t[k].isin(v) if isinstance(v, (list, tuple)) else (t[k] == v)
+        return np.flatnonzero(keep)
+
+    def share(self, **settings):
+        "Of the classifiers with some settings, the share that gets each image right."
+        found = self.which(**settings)
+        assert len(found), settings
+        return self.right[found].mean(0)
+
+
+@cache
+def outline():
+    return Images()
+
+
+@cache
+def grid():
+    return Runs("grid/runs.jsonl", outline())
+
+
+@cache
+def ends():
+    return Runs("ends/runs.jsonl", outline())
+
+
+@cache
+def shots():
+    return Runs("shots/runs.jsonl", outline())
+
+
+@cache
+def over_time():
+    return Runs("averages/runs.jsonl", outline())
+
+
+@cache
+def halved():
+    return Runs("why/runs.jsonl", outline())
+
+
+@cache
+def heads():
+    return Runs("why/runs-heads.jsonl", outline())
+
+
+@cache
+def weak():
+    return Runs("names/runs.jsonl", outline())
+
+
+@cache
+def second():
+    return Runs("protocol2/runs.jsonl", outline())
+
+
+@cache
+def solid():
+    return Runs("domains/runs-solid.jsonl", Images("solid", ["outline", *[s for s in SHIFTS if s != "solid"]]))
+
+
+@cache
+def measured():
+    "The protocol's predictions: column -> right or wrong, in the order of `outline()`; and means over the seeds."
+    kept = pd.read_csv(ROOT / "nbs/reproductions/icons/predictions.csv.gz")
+    table = outline().table
+    order = table.file.str.removeprefix("icons/").map({f: i for i, f in enumerate(kept.file)})
+    columns = {c: (kept[c] == kept.label) for c in kept.columns[5:]}
+    place = order.to_numpy()
+    spread = {
+        c: np.where(np.isnan(place), np.nan, v.to_numpy()[np.nan_to_num(place).astype(int)]) for c, v in columns.items()
+    }
+    names = ["fine-tuned", "weight-space", "logits", "probabilities"]
+    return spread | {m: np.mean([spread[f"{m} seed {s}"] for s in range(5)], axis=0) for m in names}
+
+
+@cache
+def published():
+    return pd.read_csv(ROOT / "wiseft/data/published.csv")
+
+
+def points(a, b, on, images=None):
+    return 100 * (images or outline()).mean(b - a, on)
+
+
+def change(a, b, on, images=None):
+    "Difference b − a in points, with its interval."
+    images = images or outline()
+    return [points(a, b, on, images), *images.interval(100 * (b - a), on)]
+
+
+def changes(a, b, images=None):
+    "A row of the tables of changes: number of images, points, interval; on the reference and under shift."
+    images = images or outline()
+    return [v for on in ("reference", "shift") for v in (images.n[on], *change(a, b, on, images))]
+
+
+def accuracy(values, on, images=None):
+    "In per cent, with its interval."
+    images = images or outline()
+    return [100 * images.mean(values, on), *images.interval(100 * values, on)]
+
+
+@cache
+def zeroshot():
+    return grid().share(method="zero-shot")
+
+
+GENTLE = dict(kind="end to end", lr=3e-4, method="weight-space")
+
+
+def end_to_end(alpha):
+    return ends().share(**GENTLE, alpha=alpha)
+
+
+def linear(alpha):
+    return ends().share(kind="linear classifier", method="weight-space", alpha=alpha)
+
+
+def halves(seed):
+    "The classes that were taught in each half of a random division: (2, n_classes)."
+    n = len(np.unique(outline().label))
+    first = np.random.default_rng(seed).permutation(n) < n // 2
+    return np.stack([first, ~first])
+
+
+def in_halvings(taught, kind, lr, alpha, score):
+    "For each of the four halvings: right or wrong where the class was taught (or wasn't), NaN elsewhere."
+    h = halved()
+    found = h.which(kind=kind, lr=lr, method=score, alpha=alpha)
+    mask = [halves(h.table.seed[i])[h.table.half[i]][outline().label] == taught for i in found]
+    return np.where(mask, h.right[found], np.nan)
+
+
+def halving(taught, kind, lr, alpha, score):
+    "Points, interval, lowest and highest halving; on the reference and under shift."
+    before, after = (in_halvings(taught, kind, lr, a, score) for a in (0.0, alpha))
+    out = []
+    for on in ("reference", "shift"):
+        single = [100 * outline().mean(a - b, on) for a, b in zip(after, before)]
+        out += [*change(np.nanmean(before, axis=0), np.nanmean(after, axis=0), on), min(single), max(single)]
+    return out
+
+
+OWN, PLAIN = "own half", "all classes"
+E2E, LC = "end to end", "linear classifier"
