@@ -13,7 +13,7 @@ from conftest import python, run
 from typer.testing import CliRunner
 
 WISEFT = Path(sys.executable).with_name("wiseft")
-COMMANDS = "models data cache zeroshot finetune merge evaluate sweep ensemble plot report demo".split()
+COMMANDS = "models data cache zeroshot finetune merge evaluate sweep ensemble predict plot report demo".split()
 CLASSES = ["camera", "heart", "star"]
 
 
@@ -146,6 +146,11 @@ def test_data_names_unreadable_images(room, tmp_path):
     (["finetune", "zeroshot", "icons", "-o", "x"], "class"),
     (["merge", "zeroshot", "sweep.csv", "-o", "x"], "two classifier folders or two files"),
     (["merge", "sweep.csv", "sweep.csv", "-o", "x.safetensors"], "safetensors"),
+    (["zeroshot", "camera,heart", "--device", "gpu", "-o", "x"], "no device 'gpu'"),
+    (["evaluate", "zeroshot", "--suite", "suite", "--device", "cuda:77"], "cuda:77"),
+    (["zeroshot", "camera,heart", "--model", "ViT-B-32", "--pretrained", "zeroshot/head.safetensors", "-o", "x"], "--quick-gelu"),
+    (["zeroshot", "camera,heart", "--model", "ViT-B-32", "--pretrained", "zeroshot/head.safetensors", "-o", "x"], "--preprocess TAG"),
+    (["predict", "zeroshot", "nowhere.png"], "no picture"),
     (["merge", "finetuned", "zeroshot", "--alpha", "0.8", "-o", "x"], "swapped"),
     (["sweep", "finetuned", "zeroshot", "--suite", "suite", "-o", "x"], "swapped"),
     (["evaluate", "nowhere"], "nowhere"),
@@ -163,7 +168,9 @@ def test_errors_are_a_line(room, args, words):
 @pytest.mark.parametrize("args", [
     ["nonesuch"], ["merge", "zeroshot"], ["merge", "zeroshot", "finetuned", "-o", "x", "--alpha", "much"],
     ["ensemble", "zeroshot"], ["ensemble", "zeroshot", "finetuned", "--average", "weights"],
-    ["sweep", "zeroshot", "finetuned", "--alphas", "0.1;0.2"], ["evaluate", "zeroshot", "--shift", "suite"],
+    ["sweep", "zeroshot", "finetuned", "--alphas", "0.1;0.2"], ["report", "sweep.csv", "-o", "r.xyz"],
+    ["sweep", "zeroshot", "finetuned", "-o", "r.xyz"], ["predict", "zeroshot", "suite", "-o", "r.xyz"],
+    ["evaluate", "zeroshot", "--shift", "suite"],
 ], ids=" ".join)
 def test_wrong_command_lines(room, args):
     wiseft(*args, cwd=room, code=2)
@@ -216,3 +223,26 @@ def test_a_run_goes_on_from_its_checkpoint(room, tmp_path):
     shutil.rmtree(tmp_path / "out")
     wiseft(*command, "--checkpoints", "run", "--resume", cwd=tmp_path)
     assert (tmp_path / "out/head.safetensors").read_bytes() == (room / "finetuned/head.safetensors").read_bytes()
+
+
+def test_python_m_wiseft():
+    assert python("-m", "wiseft", "--version").stdout.startswith("wiseft ")
+
+
+@pytest.mark.parametrize("top", [1, 3])
+def test_predict(room, tmp_path, top):
+    wiseft("predict", "zeroshot", "suite/solid/test", "--top", top, "-o", tmp_path / "predictions.csv", cwd=room)
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    swept = pd.read_csv(room / "sweep.csv").query("method == 'zero-shot' and dataset == 'solid'")
+    right = [Path(f).parent.name == c for f, c in zip(table.file, table["class"])]
+    assert sum(right) / len(right) == swept.value.item() and len(right) == swept.n.item()
+    assert len(table.columns) == 2 + 2 * top
+
+
+def test_doubts_are_said(room):
+    err = wiseft("sweep", "zeroshot", "finetuned", "--suite", "suite", "--alphas", "0,50,100", cwd=room).stderr
+    assert "Were per cent meant?" in err and "has 36 images" in err, err
+
+
+def test_the_device_is_said(room):
+    assert "on the CPU, float32" in wiseft("evaluate", "zeroshot", "--suite", "suite", "--device", "cpu", cwd=room).stderr

@@ -159,6 +159,11 @@ def weak():
 
 
 @cache
+def second():
+    return Runs("protocol2/runs.jsonl", outline())
+
+
+@cache
 def solid():
     return Runs("domains/runs-solid.jsonl", Images("solid", ["outline", *[s for s in SHIFTS if s != "solid"]]))
 

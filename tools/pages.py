@@ -101,4 +101,7 @@ class Page:
 
 
 def read_page(name):
+    "A notebook's page, or the README's, whose prose is the front page's."
+    if name == "README":
+        return Page(name, [dict(cell_type="markdown", source=(ROOT / "README.md").read_text(encoding="utf-8"))])
     return Page(name, json.loads((ROOT / "nbs" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"])

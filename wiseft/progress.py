@@ -12,8 +12,8 @@ from time import perf_counter
 
 # %% ../nbs/api/00_progress.ipynb #3951be85
 def is_watched() -> bool:
-    "Whether somebody sees a bar move: in a notebook, or in a terminal that nothing is redirected from"
-    if 'IPython' in sys.modules and sys.modules['IPython'].get_ipython() is not None: return True
+    "Whether somebody sees a bar move: in Jupyter, or in a terminal from which nothing is redirected"
+    if type(sys.stdout).__module__.startswith('ipykernel.'): return True
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 # %% ../nbs/api/00_progress.ipynb #0dc05c38

@@ -170,7 +170,7 @@ pairs_of_families(6, sets=2)
 
 # ---------- macro-F1 ----------
 
-def f1(name, n, classes, cameras=0, experiments=400):
+def f1(name, n, classes, cameras=0, experiments=300):
     share = np.linspace(2, 1, classes)/np.linspace(2, 1, classes).sum()
     right = np.linspace(.9, .4, classes)
     called = share*right + (share*(1-right)).sum()/classes # who doesn't know says any class, the right one too
@@ -202,7 +202,7 @@ for n in (5, 9, 10, 20): f1(f'cameras: {n} with 60 images', 60*n, 8, n)
 # ---------- worst group ----------
 
 def worst(name, ps, n):
-    @setting('worst_group', name)
+    @setting('worst_group', name, 500)
     def experiment(rng):
         sizes = np.broadcast_to(n, len(ps))
         groups = np.repeat(np.arange(len(ps)), sizes)
@@ -223,7 +223,7 @@ def gap_of(confidence, right, bins=15):
     return np.abs(np.bincount(b, confidence-right, bins)).sum()/len(confidence)
 
 
-def ece(name, n, truly, a=4, b=1.5, groups=0, experiments=500):
+def ece(name, n, truly, a=4, b=1.5, groups=0, experiments=300):
     grid = stats.beta.ppf(GRID, a, b)
     truth = gap_of(grid, truly(grid))
     @setting('expected_calibration_error', name.format(truth), experiments)
@@ -239,11 +239,11 @@ def calibrated(c): return c
 def sure(c): return special.expit(.5*special.logit(c))
 
 
-for n, k in ((200, 500), (1000, 500), (5000, 200)): ece(f'{n} images, calibrated', n, calibrated, experiments=k)
+for n, k in ((200, 300), (1000, 200), (5000, 60)): ece(f'{n} images, calibrated', n, calibrated, experiments=k)
 ece('200 images, calibrated, mostly above 99%', 200, calibrated, a=60, b=.5)
 ece('1000 images, ECE {:.3f}', 1000, lambda c: special.expit(.9*special.logit(c)))
-ece('5000 images, ECE {:.3f}', 5000, lambda c: special.expit(.9*special.logit(c)), experiments=200)
-for n, k in ((200, 500), (1000, 500), (5000, 200)): ece(f'{n} images, ECE {{:.3f}}', n, sure, experiments=k)
+ece('5000 images, ECE {:.3f}', 5000, lambda c: special.expit(.9*special.logit(c)), experiments=60)
+for n, k in ((200, 300), (1000, 200), (5000, 60)): ece(f'{n} images, ECE {{:.3f}}', n, sure, experiments=k)
 ece('500 images, ECE {:.3f}, half of the bins calibrated', 500, lambda c: np.where(c < .75, c, c - .1))
 for n in (10, 30): ece(f'{n} groups of 50 images, ECE {{:.3f}}', 50*n, lambda c: np.clip(c, .1, .9)-.05, groups=n)
 

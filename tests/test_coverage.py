@@ -1,0 +1,63 @@
+"The intervals cover as often as the page and its table say: the first experiments of every setting, done again."
+import csv
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+FOLDER = ROOT / "nbs/reproductions/coverage"
+PAGE = ROOT / "nbs/explanations/coverage.ipynb"
+ROWS = list(csv.DictReader((FOLDER / "results.csv").open()))
+spec = importlib.util.spec_from_file_location("coverage_of_intervals", FOLDER / "coverage.py")
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+HELD = f"held_of_first_{script.FIRST}"
+FUNCTIONS = list(dict.fromkeys(r["function"] for r in ROWS))
+
+
+def again(function):
+    "Of each setting of a function: how many of the first experiments held the truth, in the table and now."
+    rows = [r for r in ROWS if r["function"] == function]
+    now = [(script.run(function, r["setting"], script.FIRST) == 0).sum() for r in rows]
+    return np.array([int(r[HELD]) for r in rows]), np.array(now)
+
+
+def same(said, now):
+    "Rounding may move one experiment in a setting over the edge, no more than that."
+    return (np.abs(said - now) <= 1).all()
+
+
+def test_every_line_has_its_setting():
+    assert len(ROWS) == len({(r["function"], r["setting"]) for r in ROWS}) > 30
+    assert all(int(r["experiments"]) == script.SETTINGS[r["function"], r["setting"]][1] for r in ROWS)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_first_experiments(function):
+    said, now = again(function)
+    assert same(said, now), f"nbs/reproductions/coverage/results.csv says {said} of {script.FIRST}, now {now}"
+
+
+def test_the_page_says_what_the_table_says():
+    source = "\n".join("".join(c["source"]) for c in json.loads(PAGE.read_text())["cells"])
+    for r in ROWS:
+        held = float(r["covered"])
+        verdict = "too narrow" if held < 0.93 else "95 %" if held < 0.97 else "conservative"
+        shares = " | ".join(f"{100 * float(r[k]):.1f} %" for k in ("covered", "truth_below", "truth_above"))
+        assert f"| {r['setting']} | {r['experiments']} | {shares} | {verdict} |" in source, r
+    narrow = {r["setting"] for r in ROWS if float(r["covered"]) < 0.93}
+    assert narrow == {"images: log-likelihoods of 50, heavy-tailed", "families: 8, one in ten fails"}, "the page says why"
+
+
+def test_a_narrower_interval_is_found(monkeypatch):
+    "An interval of a third of the width fails."
+    honest = script.m.bootstrap_mean
+
+    def narrow(*args, **kwargs):
+        value, low, high = honest(*args, **kwargs)
+        return value, value - (value - low) / 3, value + (high - value) / 3
+
+    monkeypatch.setattr(script.m, "bootstrap_mean", narrow)
+    assert not same(*again("bootstrap_mean"))
