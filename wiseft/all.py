@@ -26,7 +26,8 @@ from .evaluation import evaluate
 from .comparison import compare
 from .loaders import clip_dataloaders
 from .learner import clip_learner, finetune
-from .averages import EMA, SWA
+from .methods.ema import EMA
+from .methods.swa import SWA
 from .ensembles import alpha_curves, choose_alpha, members, mix_logits, mix_probabilities, output_ensemble, sweep
 from .plots import plot_alpha, plot_frontier, plot_robustness, plot_shifts
 from .report import write_report
