@@ -1,6 +1,7 @@
 "A training that is killed goes on bit for bit, and what Ctrl-C leaves behind is whole."
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,14 +24,18 @@ from fastai.callback.core import Callback
 from wiseft.datasets import folder_suite
 from wiseft.learner import clip_learner
 from wiseft.loaders import clip_dataloaders
-from wiseft.clips import load_clip
+from wiseft.methods.ema import EMA
+from wiseft.methods.spd import spd
+from wiseft.methods.swa import SWA
 from wiseft.classifiers import zeroshot_classifier
+from wiseft.clips import load_clip
 torch.set_num_threads(1)
-here, checkpoints, out, steps, resume, pause = sys.argv[1:]
+here, checkpoints, out, steps, resume, pause, methods = sys.argv[1:]
 torch.manual_seed(resume == "resume")  # dropout would draw from this: a resumed training puts it back
 suite = folder_suite(Path(here) / "images", {})
 zeroshot = zeroshot_classifier(load_clip(f"local-dir:{here}/clip"), suite.classnames, ["{}"])
-learn = clip_learner(clip_dataloaders(suite, zeroshot, batch_size=8), zeroshot, progress=False)
+learn = clip_learner(clip_dataloaders(suite, zeroshot, batch_size=8), zeroshot, progress=False, pull=spd if methods else None)
+averages = dict(ema=EMA(0.8), swa=SWA(0)) if methods else {}
 
 class Slow(Callback):
     "Say which step is done, and wait, so that there is time to be killed at a known place"
@@ -42,8 +47,10 @@ class Slow(Callback):
             if self.train_iter == int(pause):
                 time.sleep(600)
 
-learn.fit_cosine(3, lr=1e-3, checkpoint_dir=checkpoints, checkpoint_steps=int(steps), resume=resume == "resume", cbs=Slow())
+learn.fit_cosine(3, lr=1e-3, checkpoint_dir=checkpoints, checkpoint_steps=int(steps), resume=resume == "resume", cbs=[Slow(), *averages.values()])
 learn.classifier.save(out, force=True)
+for name, average in averages.items():
+    average.classifier.save(f"{out}-{name}", force=True)
 """
 
 
@@ -69,9 +76,9 @@ def here(tmp_path_factory):
     return folder
 
 
-def start(here, name, steps, resume="", pause=-1):
+def start(here, name, steps, resume="", pause=-1, methods=""):
     "A training process that reports its steps."
-    command = [sys.executable, "-c", TRAIN, here, here / name, here / f"{name}-classifier", steps, resume, pause]
+    command = [sys.executable, "-c", TRAIN, here, here / name, here / f"{name}-classifier", steps, resume, pause, methods]
     return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -144,3 +151,34 @@ def test_killed_while_writing(here, uninterrupted):
         process = start(here, "torn", 1, "resume")
     finish(process)
     assert same(tensors(here / "torn-classifier/open_clip_model.safetensors")[0], uninterrupted[0])
+
+
+@pytest.mark.parametrize("every, last", [(4, 8), (7, 14)], ids=["within an epoch", "at the end of one"])
+def test_killed_and_resumed_with_a_pull_and_averages(here, every, last):
+    "What a pull remembers and the averages so far are in the checkpoint, too."
+    whole, name = f"whole-methods{every}", f"killed-methods{every}"
+    finish(start(here, whole, every, methods="all"))
+    assert stop_at(start(here, name, every, pause=last + 2, methods="all"), last + 2, signal.SIGKILL) == -signal.SIGKILL
+    assert tensors(here / name / "checkpoint.safetensors")[1]["step"] == last
+    assert finish(start(here, name, every, "resume", methods="all")) == list(range(last + 1, 22))
+    saved = [tensors(here / f"{run}-classifier{end}/open_clip_model.safetensors")[0] for end in ("", "-ema", "-swa") for run in (whole, name)]
+    assert same(saved[0], saved[1]) and same(saved[2], saved[3]) and same(saved[4], saved[5])
+    assert not same(saved[0], saved[2]) and not same(saved[2], saved[4])
+    assert same(tensors(here / whole / "checkpoint.safetensors")[0], tensors(here / name / "checkpoint.safetensors")[0])
+
+
+@pytest.mark.parametrize("how", ["cut off", "not a number"])
+def test_a_spoilt_checkpoint_is_named(here, uninterrupted, how):
+    file = here / how / "checkpoint.safetensors"
+    file.parent.mkdir()
+    file.write_bytes((here / "whole/checkpoint.safetensors").read_bytes())
+    if how == "cut off":
+        file.write_bytes(file.read_bytes()[:-1000])
+    else:
+        state, position = tensors(file)
+        state["model.head.weight"][0, 0] = float("nan")
+        save_file(state, file, metadata=dict(wiseft=json.dumps(position)))
+    process = start(here, how, 1000, "resume")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode != 0 and not (here / f"{how}-classifier").exists()
+    assert re.search(r"^wiseft.text.BadFile: \S*/" + how + r"/checkpoint.safetensors (is no whole|holds NaN)", err, re.M), err

@@ -9,7 +9,10 @@ from conftest import ROOT, python, tree
 
 NOTEBOOKS = [p for p in tree() if p.suffix == ".ipynb"]
 API = [p for p in NOTEBOOKS if p.parent == Path("nbs/api")]
+METHODS = [p for p in NOTEBOOKS if p.parent == Path("nbs/methods")]
 MODULES = {p.stem.partition("_")[2]: place for place, p in enumerate(API)}  # name -> place in the order of layers
+PAGES = {f"methods.{p.stem}" for p in METHODS}
+ABOVE_METHODS = {p.stem.partition("_")[2] for p in API if p.stem >= "50"}  # they may import a method, and no method them
 FINETUNING = {"loaders", "guards", "steps", "resume", "learner", "averages"}
 SHELL = {"shell", "shell_data", "shell_train", "shell_evaluate", "shell_report", "cli"}
 ALONE = dict(fastai=FINETUNING, seaborn={"plots"}, matplotlib={"plots"}, typer=SHELL, rich=SHELL)  # package -> its only importers
@@ -53,6 +56,8 @@ def test_there_are_notebooks():
 def test_modules_are_the_notebooks():
     python_files = {p.stem for p in tree() if p.parent == Path("wiseft") and p.suffix == ".py"}
     assert python_files - {"__init__", "_modidx"} == set(MODULES)
+    pages = {p.stem for p in tree() if p.parent == Path("wiseft/methods")}
+    assert {f"methods.{p}" for p in pages - {"__init__"}} == PAGES
 
 
 def test_export_and_clean_change_nothing(copy):
@@ -102,11 +107,27 @@ def test_layout(path):
         for module, names in imports(source):
             own = module.removeprefix("wiseft.") if module.startswith("wiseft.") else None
             if own:
+                if own in PAGES and name in ABOVE_METHODS:
+                    continue
                 assert own in MODULES, f"{module} is no module of ours"
                 assert MODULES[own] < MODULES[name], f"{name} imports {own}, which does not come before it"
                 assert name == "all" or names and "*" not in names, f"{name} imports {own} without naming what"
             only = ALONE.get(module.partition(".")[0], {name})
             assert name in only, f"{module} is imported by {only} alone"
+
+
+@pytest.mark.parametrize("path", METHODS, ids=str)
+def test_layout_of_a_method(path):
+    assert re.fullmatch(r"[a-z]\w*", path.stem)
+    assert [o.split()[1] for s in cells(path, "code") for o in options(s) if o.startswith("default_exp")] == [f"methods.{path.stem}"]
+    source = "\n".join(exported(path))
+    assert "@method(" in source, "a page defines a method that the registry knows"
+    assert len([line for line in source.splitlines() if line and not line.startswith("#|")]) <= 60
+    for module, names in imports(source):
+        own = module.removeprefix("wiseft.") if module.startswith("wiseft.") else None
+        if own:
+            assert own in set(MODULES) - ABOVE_METHODS and names and "*" not in names, f"{path} imports {module}: a method uses floors below it, by name"
+        assert module.partition(".")[0] not in ALONE, f"{module} is for {ALONE.get(module.partition('.')[0])} alone"
 
 
 def test_no_public_name_means_two_things():

@@ -41,6 +41,7 @@ from .classify import *
 from .pico import *
 from .loaders import *
 from .guards import *
+from .steps import *
 from .resume import *
 from .learner import *
 from .averages import *

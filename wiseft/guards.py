@@ -99,6 +99,6 @@ def accuracy_now(learn):
     device,right,seen = next(learn.model.parameters()).device,0,0
     for x,y in learn.dls.valid:
         if y.ndim > 1: return 0.
-        with torch.autocast(device.type, torch.bfloat16, enabled=hasattr(learn, 'bf16')): pred = learn.model(torch.Tensor(x).to(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=hasattr(learn, 'bf16')): pred = learn.model(x.as_subclass(torch.Tensor).to(device))
         right,seen = right + (pred.argmax(1).cpu() == y.cpu()).sum().item(), seen + len(y)
     return right/seen

@@ -216,7 +216,7 @@ def _all_features(dl, classifier):
     if isinstance(source, PixelSource): return _features_of(source, classifier, dl.bs)
     features, labels = [], []
     for x,y in dl.new(shuffle=False, drop_last=False):
-        features.append(classifier.features(torch.Tensor(x).to(classifier.device)).cpu())
+        features.append(classifier.features(x.as_subclass(torch.Tensor).to(classifier.device)).cpu())
         labels.append(torch.as_tensor(y).long().cpu())
     return torch.cat(features), torch.cat(labels)
 
@@ -244,7 +244,7 @@ def check_dataloaders(
         f'The DataLoaders give images of shape {shape}, this CLIP takes {size}: use clip_dataloaders, or item_tfms=Resize({size[1]}).')
     if y.ndim == 1 and y.max() >= len(classifier.classnames): raise ValueError(
         f'The DataLoaders give label {int(y.max())}, and the classifier has {len(classifier.classnames)} classes, counted from 0.')
-    _check_pixels(torch.Tensor(x), classifier)
+    _check_pixels(x.as_subclass(torch.Tensor), classifier)
 
 # %% ../nbs/api/40_loaders.ipynb #22407838
 def _check_vocab(vocab, classnames):

@@ -8,13 +8,14 @@ __all__ = ['Checkpoint']
 # %% ../nbs/api/42_resume.ipynb #47c3d677
 import torch
 from fastai.callback.core import Callback, CancelEpochException
+from fastai.optimizer import OptimWrapper
 from json import dumps, loads
 from pathlib import Path
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from .files import atomic_path
 from .loaders import ClipDL
-from .tensorfiles import state_hash
+from .text import BadFile, why_failed
 
 # %% ../nbs/api/42_resume.ipynb #2a79bcad
 class Checkpoint(Callback):
@@ -22,21 +23,27 @@ class Checkpoint(Callback):
     order = 90
     def __init__(self, folder, steps=None):
         self.file, self.steps = Path(folder)/'checkpoint.safetensors', steps
-        self.done, self.noise = 0, None
+        self.done, self.noise, self.kept = 0, None, {}
 
-    def prepare(self, learn, resume, schedule): # before the fit: inside it fastai garbles the messages of errors
+    def prepare(self, learn, resume, recipe): # before the fit: inside it fastai garbles the messages of errors
         self.loader = learn.dls.train
         if not isinstance(self.loader, ClipDL): raise ValueError(
             'checkpoint_dir needs DataLoaders from clip_dataloaders, whose order can be repeated. '
             "With others fastai's SaveModelCallback keeps weights.")
-        self.run_recipe, self.epochs_before = _run_recipe(learn, schedule), self.loader.epoch
+        if not isinstance(learn.opt, OptimWrapper): raise ValueError(
+            f"checkpoint_dir keeps the state of PyTorch's optimizers, and this is fastai's {type(learn.opt).__name__}: "
+            'give opt_func=partial(OptimWrapper, opt=torch.optim.…).')
+        self.run_recipe, self.epochs_before = loads(dumps(recipe)), self.loader.epoch
         if self.file.exists() and not resume: raise FileExistsError(
             f'{self.file} belongs to an earlier training: resume=True (--resume on the command line) goes on with it; '
             'else choose another checkpoint_dir (--checkpoints), or delete it.')
         if self.file.exists(): _load_checkpoint(self, learn)
         return self
 
-    def before_fit(self): self.learn.train_iter = self.done
+    def before_fit(self): # after those of callbacks that keep something
+        self.learn.train_iter = self.done
+        for name,cb in _keepers(self.learn).items():
+            if self.done: cb.restore(_part(self.kept, f'{name}.'))
     def before_epoch(self):
         if self.epoch < self.done//len(self.loader): raise CancelEpochException # it is done
     def before_train(self):
@@ -63,29 +70,53 @@ def _set_noise(state):
     torch.set_rng_state(state['noise.cpu'])
     for i in range(len(state)-1): torch.cuda.set_rng_state(state[f'noise.cuda{i}'], i)
 
-def _run_recipe(learn, schedule):
-    "All that decides how a training goes, as JSON has it"
-    dl = learn.dls.train
-    return loads(dumps({**learn.recipe, **schedule, 'batch_size': dl.bs, 'seed': dl.seed, 'images': dl.source.fingerprint, 'start': state_hash(learn.model.state_dict())}))
+# %% ../nbs/api/42_resume.ipynb #6dc35ea5
+def _part(tensors, start): return {k.removeprefix(start): v for k,v in tensors.items() if k.startswith(start)}
 
-# %% ../nbs/api/42_resume.ipynb #ec1ad0b1
+def _keepers(learn):
+    "Name in the checkpoint -> callback that keeps something"
+    return {f'kept.{i}': cb for i,cb in enumerate(cb for cb in learn.cbs.sorted('order') if hasattr(type(cb), 'kept'))}
+
 def _save_checkpoint(cb):
     learn = cb.learn
-    params = [p for g in learn.opt.param_lists for p in g]
-    moments = {f'optimizer.{i}.{k}': v for i,p in enumerate(params) for k,v in learn.opt.opt.state[p].items()}
-    tensors = {**{f'model.{k}': v for k,v in learn.model.state_dict().items()}, **moments, **_noise()}
+    tensors = {f'model.{k}': v for k,v in learn.model.state_dict().items()}
+    for i,p in enumerate(p for g in learn.opt.param_lists for p in g):
+        tensors |= {f'optimizer.{i}.{k}': v for k,v in learn.opt.opt.state[p].items()}
+    for name,keeper in _keepers(learn).items():
+        tensors |= {f'{name}.{k}': v for k,v in keeper.kept().items()}
+    tensors = {k: v.detach().cpu().contiguous().clone() for k,v in (tensors | _noise()).items()}
     position = dict(step=learn.train_iter, epochs_before=cb.epochs_before, start_accuracy=learn.start_accuracy, recipe=cb.run_recipe)
-    with atomic_path(cb.file, force=True) as tmp:
-        save_file({k: v.detach().cpu().contiguous() for k,v in tensors.items()}, tmp, metadata=dict(wiseft=dumps(position)))
+    with atomic_path(cb.file, force=True) as tmp: save_file(tensors, tmp, metadata=dict(wiseft=dumps(position)))
+
+# %% ../nbs/api/42_resume.ipynb #e983157a
+def _read_checkpoint(file):
+    "Tensors and position; a `BadFile` if it is damaged"
+    again = 'Go on from a copy of it if you have one; else delete it and start again.'
+    try:
+        with safe_open(file, 'pt') as f:
+            tensors, position = {k: f.get_tensor(k) for k in f.keys()}, loads(f.metadata()['wiseft'])
+        position = {k: position[k] for k in ('step', 'epochs_before', 'start_accuracy', 'recipe')}
+    except (SafetensorError, TypeError, KeyError, ValueError) as e:
+        raise BadFile(f'{file} is no whole checkpoint of a training ({why_failed(e)}). {again}') from e
+    spoilt = [k for k,v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
+    if spoilt: raise BadFile(f'{file} holds NaN or infinite numbers in {spoilt[0]}. {again}')
+    return tensors, position
 
 def _load_checkpoint(cb, learn):
-    with safe_open(cb.file, 'pt') as f: tensors,position = {k: f.get_tensor(k) for k in f.keys()}, loads(f.metadata()['wiseft'])
-    part = lambda start: {k.removeprefix(start): v for k,v in tensors.items() if k.startswith(start)}
-    then,now = position['recipe'],cb.run_recipe
-    if differ := [k for k in now if then.get(k) != now[k]]: raise ValueError(
-        f'{cb.file} is of another training: {differ[0]} was {then.get(differ[0])!r} and is now {now[differ[0]]!r}. Call it as before, or choose another checkpoint_dir.')
-    learn.model.load_state_dict(part('model.'))
+    tensors, position = _read_checkpoint(cb.file)
+    then, now = position['recipe'], cb.run_recipe
+    if differ := [k for k in {**then, **now} if then.get(k) != now.get(k)]: raise ValueError(
+        f'{cb.file} is of another training: {differ[0]} was {then.get(differ[0])!r} and is now {now.get(differ[0])!r}. '
+        'Call it as before, or choose another checkpoint_dir.')
+    try: _fill(learn, tensors)
+    except (RuntimeError, KeyError) as e: raise BadFile(
+        f'{cb.file} does not hold what this training needs ({why_failed(e)}). Delete it and start again.') from e
+    cb.done, cb.epochs_before, learn.start_accuracy = (position[k] for k in ('step', 'epochs_before', 'start_accuracy'))
+    cb.noise, cb.kept = {k: v for k,v in tensors.items() if k.startswith('noise.')}, tensors
+
+def _fill(learn, tensors):
+    "Weights and optimizer as they were"
+    learn.model.load_state_dict(_part(tensors, 'model.'))
     for i,p in enumerate(p for g in learn.opt.param_lists for p in g):
-        learn.opt.opt.state[p] = {k: torch.empty_like(v if v.ndim == 0 else p, device=p.device).copy_(v) for k,v in part(f'optimizer.{i}.').items()}
-    cb.done,cb.epochs_before,learn.start_accuracy = (position[k] for k in ('step', 'epochs_before', 'start_accuracy'))
-    cb.noise = {k: v for k,v in tensors.items() if k.startswith('noise.')}
+        state = _part(tensors, f'optimizer.{i}.')
+        learn.opt.opt.state[p] = {k: torch.empty_like(v if v.ndim == 0 else p, device=p.device).copy_(v) for k,v in state.items()}

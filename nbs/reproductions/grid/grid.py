@@ -14,7 +14,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 from runs import along, finished, fit, logits, looked_at, narrow_start, pixels, provenance, record
 from wiseft.datasets import protocol
-from wiseft.averages import EMA
+from wiseft.methods.ema import EMA
 from wiseft.loaders import clip_dataloaders
 
 RUNS = HERE/'runs.jsonl'
