@@ -14,7 +14,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 from runs import along, finished, fit, logits, looked_at, narrow_start, pixels, provenance, record
 from wiseft.datasets import protocol
-from wiseft.finetune import clip_dataloaders
+from wiseft.loaders import clip_dataloaders
 from wiseft.heads import zeroshot_head
 from wiseft.classifiers import ImageClassifier
 
