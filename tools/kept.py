@@ -65,7 +65,7 @@ class Images:
             means.append(w[:, there] @ v[there] / w[:, there].sum(1))
         all_values = np.concatenate([values[self.rows[d]] for d in self.sets(on)])
         few = np.count_nonzero(all_values) < 0.1 * len(all_values)  # images that differ at all
-        return ends_of(np.mean(means, axis=0), more=0.2 if few else 0.0)
+        return ends_of(np.mean(means, axis=0), more=max(0.2, 200 / len(all_values)) if few else 0.0)
 
 
 class Drawn(float):
@@ -82,7 +82,7 @@ class Drawn(float):
 
 def ends_of(draws, more=0.0):
     """95 % interval from draws; the pages make 2,000. Where few images differ, the pages' intervals are wider than those of
-    a plain bootstrap, so that they cover: by up to `more`."""
+    a plain bootstrap, so that they cover: by up to `more`, 0.2 points or two images."""
     error = np.sqrt(0.025 * 0.975 * (1 / 2000 + 1 / len(draws))) / 0.0584 * np.std(draws)
     return [Drawn(v, 3.5 * error + more) for v in np.quantile(draws, [0.025, 0.975])]
 
