@@ -319,3 +319,21 @@ def test_the_embedded_suite_is_whole_or_made_whole():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_suite()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems don't allow such names")
+def test_odd_names(tmp_path):
+    "File names in Latin-1, a set's name with line ends: escaped in tables; refused where they would be a class."
+    latin1 = os.fsdecode("café.png".encode("latin1"))
+    for part in "reference", "a\rb\u2028c":
+        for i, c in enumerate(("cat", "dog")):
+            (tmp_path / part / c).mkdir(parents=True)
+            for k, name in enumerate((latin1, "1.png", "2.png")):
+                Image.new("L", (8, 8), 40 * i + 10 * k + len(part)).save(tmp_path / part / c / name)
+    suite = folder_suite(tmp_path / "reference", [tmp_path / "a\rb\u2028c"])
+    assert list(suite.shifts) == [r"a\rb\u2028c"] and len(suite.fingerprint) == 12
+    names = [f for s in suite.sets().values() for f in s.files()]
+    assert r"cat/caf\udce9.png" in names and all(n.isprintable() for n in names)
+    (tmp_path / "reference" / "cat").rename(tmp_path / "reference" / os.fsdecode("hôte".encode("latin1")))
+    with pytest.raises(ValueError, match="text on one line, in UTF-8"):
+        image_folder(tmp_path / "reference")

@@ -1,13 +1,19 @@
 "A folder from a stranger runs nothing, asks nobody and takes no more than its files do."
 import json
+import socket
 import sys
+import zipfile
 
 import pytest
-from conftest import python, run
-from test_models import NAMES, TEMPLATES, config_of, write
+import torch
+from conftest import run
+from test_models import NAMES, TEMPLATES, build, config_of, write
 
+from wiseft.checkpoints import read_state_dict, write_state_dict
+from wiseft.classifiers import load_classifier, zeroshot_classifier
 from wiseft.clips import load_clip
-from wiseft.classifiers import zeroshot_classifier, load_classifier
+from wiseft.merging import interpolate
+from wiseft.text import BadFile
 
 EVIL = """
 from pathlib import Path
@@ -67,3 +73,151 @@ def test_merging_runs_nothing(classifier, tmp_path):
     done = run(sys.executable, "-c", "from wiseft.cli import app; app()", "merge", evil, classifier("other"), "-o", tmp_path / "m", ok=False)
     assert "tokenizer_kwargs" in done.stderr + done.stdout
     assert not (tmp_path / "marker").exists() and not (tmp_path / "m").exists()
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    "Whoever opens a connection is told apart from one that just fails."
+
+    def connect(*_):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket, "getaddrinfo", connect)
+
+
+@pytest.mark.parametrize("part, settings", [
+    ("vision_cfg", dict(timm_model_name="hf-hub:someone/model")),
+    ("vision_cfg", dict(timm_model_name="local-dir:/tmp")),
+    ("text_cfg", dict(hf_model_name="someone/text")),
+    ("text_cfg", dict(hf_tokenizer_name="someone/tokenizer")),
+])  # fmt: skip
+def test_a_folder_never_calls_the_hub(part, settings, tmp_path, no_network, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    folder = write(tmp_path / "clip", "vit")
+    path = folder / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    config["model_cfg"][part] |= settings
+    path.write_text(json.dumps(config))
+    with pytest.raises((ValueError, RuntimeError), match=str(folder) if part == "vision_cfg" or "hf_model_name" in settings else "tokenizer.json") as e:
+        load_clip(folder)
+    assert "a connection was opened" not in str(e.value)
+
+
+def test_a_text_tower_of_transformers_comes_from_the_folder(tmp_path, no_network):
+    "Saved and loaded again, with settings and tokenizer of its own, and nothing fetched."
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    vocab = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "a", "cat", "dog", "photo", "of"])}
+    words = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    text = transformers.RobertaConfig(vocab_size=7, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, pad_token_id=0)
+    text.save_pretrained(folder)
+    config = config_of("vit") | dict(text_cfg=dict(hf_model_name=str(folder), hf_tokenizer_name="x", hf_model_pretrained=False, context_length=8), custom_text=True)
+    state = build(config).state_dict()
+    config["text_cfg"]["hf_model_name"] = "roberta-base"
+    write_config(folder, config)
+    write_state_dict(state, folder / "open_clip_model.safetensors")
+    clip = load_clip(folder)
+    again = load_clip(clip.save(tmp_path / "again"))
+    assert torch.equal(clip.encode_text(["a cat", "a dog"]), again.encode_text(["a cat", "a dog"]))
+    assert not torch.equal(clip.encode_text(["a cat"]), clip.encode_text(["a dog"]))
+
+
+def write_config(folder, config):
+    preprocess = dict(mean=[0.5] * 3, std=[0.5] * 3)
+    (folder / "open_clip_config.json").write_text(json.dumps(dict(model_cfg=config, preprocess_cfg=preprocess)))
+
+
+@pytest.mark.parametrize("settings", [dict(width=16384), dict(image_size=4096, patch_size=1), dict(layers=200, width=8192), dict(layers=10**9), dict(width=10**30)])
+def test_a_config_takes_no_more_than_its_weights(settings, tmp_path):
+    folder = write(tmp_path / "clip", "vit")
+    config = config_of("vit")
+    config["vision_cfg"] = config["vision_cfg"] | settings
+    write_config(folder, config)
+    with pytest.raises(ValueError, match="open_clip_config.json"):
+        load_clip(folder)
+
+
+@pytest.mark.parametrize("name", ["head.safetensors", "open_clip_model.safetensors"])
+def test_one_flipped_bit_is_found(name, classifier):
+    folder = classifier("flipped")
+    data = bytearray((folder / name).read_bytes())
+    data[-3] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(BadFile, match=f"{name} is not the file that was saved with this classifier"):
+        load_classifier(folder)
+
+
+def test_another_classifiers_files_are_found(classifier, tmp_path):
+    mine, other = classifier("mine"), load_classifier(classifier("other"))
+    with torch.no_grad():
+        other.head.weight.mul_(2)
+    theirs = other.save(tmp_path / "theirs")
+    (mine / "head.safetensors").write_bytes((theirs / "head.safetensors").read_bytes())
+    with pytest.raises(BadFile, match="head.safetensors is not the file"):
+        load_classifier(mine)
+    change_config(theirs, context_length=8)
+    with pytest.raises((BadFile, ValueError), match="open_clip_config.json is not the file|fit the architecture"):
+        load_classifier(theirs)
+
+
+def test_ends_of_different_clips(tmp_path):
+    "Two CLIPs of one architecture: an error. The same CLIP from another file: none."
+    first, second = (write(tmp_path / name, "vit") for name in ("first", "second"))
+    torch.manual_seed(1)
+    state = {k: torch.randn_like(v) if v.is_floating_point() and k != "logit_scale" else v for k, v in build(config_of("vit")).state_dict().items()}
+    write_state_dict(state, second / "open_clip_model.safetensors", force=True)
+    a, b = (zeroshot_classifier(load_clip(folder), NAMES, TEMPLATES) for folder in (first, second))
+    with pytest.raises(ValueError, match="come from different CLIPs, first and second"):
+        interpolate(a, b)
+    torch.save(build(config_of("vit")).state_dict(), first / "open_clip_pytorch_model.bin")
+    (first / "open_clip_model.safetensors").unlink()
+    interpolate(a, zeroshot_classifier(load_clip(first), NAMES, TEMPLATES))
+    with pytest.warns(UserWarning, match="made with different templates"):
+        interpolate(a, zeroshot_classifier(a.clip, NAMES, ["{}"]))
+
+
+def archive(path, pickled, compression=zipfile.ZIP_STORED, **stored):
+    "A zip file of PyTorch's kind."
+    with zipfile.ZipFile(path, "w", compression) as z:
+        z.writestr("a/data.pkl", pickled)
+        for key, data in stored.items():
+            z.writestr(f"a/data/{key.strip('_')}", data)
+    return path
+
+
+STORAGE = b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpu%stQ"
+
+
+def held(size, stride, numel=b"K\x04"):
+    "A pickle of a dict with one tensor."
+    return b"\x80\x02}U\x01wctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE % numel + b"K\x00(" + size + b"t(" + stride + b"t\x89NtRs."
+
+
+HOSTILE = {
+    "a table of 2 GB": b"\x80\x02Nr\xff\xff\xff\x0f.",
+    "a tuple of tuples": b"\x80\x02})q\x00" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(60)) + b"Ns.",
+    "an expanded tensor": held(b"J\x80\x96\x98\x00" * 2, b"K\x00K\x00"),
+    "more values than stored": held(b"M\xe8\x03", b"K\x01", b"M\xe8\x03"),
+    "values of a class": b"\x80\x02c__torch__\nM\n)\x81q\x00}U\x01ah\x00sb.",
+}
+
+
+@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_small_files_ask_for_little(kind, bare, tmp_path):
+    path = tmp_path / "small.pt"
+    path.write_bytes(HOSTILE[kind]) if bare else archive(path, HOSTILE[kind], _0=bytes(16))
+    with pytest.raises(BadFile, match="small.pt"):
+        read_state_dict(path)
+
+
+def test_a_zip_file_that_grows(tmp_path):
+    path = archive(tmp_path / "bomb.pt", held(b"K\x04", b"K\x01"), zipfile.ZIP_DEFLATED, _0=bytes(10**7))
+    with pytest.raises(BadFile, match="would unpack to 10,000,"):
+        read_state_dict(path)

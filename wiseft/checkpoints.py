@@ -6,31 +6,44 @@
 __all__ = ['checkpoint_format', 'read_state_dict', 'write_state_dict']
 
 # %% ../nbs/api/11_checkpoints.ipynb #7eaf20c4
-import pickle,re,torch,zipfile
+import io, pickle, pickletools, re, torch, zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from .files import atomic_path,existing_file
+from .files import atomic_path, existing_file
 from .tensorfiles import TensorFile, write_tensors
+from .text import BadFile, why_failed
 from .weights import check_finite
+
+# %% ../nbs/api/11_checkpoints.ipynb #f5836f59
+def _damaged(path, why): return f"{path} is cut short or damaged ({why}). Copy or download it again."
+
+# %% ../nbs/api/11_checkpoints.ipynb #8909c5c8
+def _contents(path): # name → size in bytes
+    "What a zip file holds; BadFile if it is damaged, or its tensors would grow when they are unpacked"
+    try:
+        with zipfile.ZipFile(path) as z: sizes = {i.filename: i.file_size for i in z.infolist()}
+    except Exception as e: raise BadFile(_damaged(path, why_failed(e))) from e
+    stored = sum(n for name,n in sizes.items() if '/data/' in name or name.endswith('.pkl')) # PyTorch compresses none of these
+    if stored > path.stat().st_size: raise BadFile(f'{path} is refused: it would unpack to {stored:,} bytes, more than it has. Get the weights as .safetensors.')
+    return sizes
 
 # %% ../nbs/api/11_checkpoints.ipynb #b3af90ae
 def checkpoint_format(
     path:str|Path, # an existing file
-) -> str: # 'safetensors', 'torchscript' (OpenAI's archives) or 'torch'
-    "Tell the format of a checkpoint by its name and its contents; ValueError if it is none or was cut short"
+) -> str: # 'safetensors', 'torchscript' (OpenAI's archives), 'torch', or 'pickle' (as PyTorch wrote before 1.6)
+    "Tell the format of a checkpoint by its name and its contents; BadFile if it is none or was cut short"
     path = existing_file(path, 'checkpoint')
+    if not path.is_file(): raise BadFile(f'{path} is no regular file. A checkpoint is one.')
     if path.suffix == '.safetensors': return 'safetensors'
     with open(path, 'rb') as f: start = f.read(40)
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as z: names = {n.rpartition('/')[2] for n in z.namelist()}
+        names = {n.rpartition('/')[2] for n in _contents(path)}
         if 'data.pkl' in names: return 'torchscript' if 'constants.pkl' in names else 'torch'
-    elif start[:2] == b'PK': raise ValueError(_damaged(path, 'its end is missing'))
-    elif start[:1] == b'\x80': return 'torch' # a bare pickle, as PyTorch wrote before 1.6
-    raise ValueError(f"{path} is no checkpoint: it begins with {start!r}. Was a web page or a pointer to a large file saved in its place?" if start
+    elif start[:2] == b'PK': raise BadFile(_damaged(path, 'its end is missing'))
+    elif start[:1] == b'\x80': return 'pickle'
+    raise BadFile(f"{path} is no checkpoint: it begins with {start!r}. Was a web page or a pointer to a large file saved in its place?" if start
         else f"{path} is empty. Copy or download it again.")
-
-# %% ../nbs/api/11_checkpoints.ipynb #f5836f59
-def _damaged(path, why): return f"{path} is cut short or damaged ({why}). Copy or download it again."
 
 # %% ../nbs/api/11_checkpoints.ipynb #1af627c2
 def _refusal(path, error):
@@ -40,12 +53,138 @@ def _refusal(path, error):
     return (f"{path} is refused: it is a pickle, which may run any code, and {what}. Get the weights as .safetensors; or, if you trust the file, "
             "load it where it was made and save only its weights: torch.save(model.state_dict(), 'weights.pt').")
 
-# %% ../nbs/api/11_checkpoints.ipynb #52d99f58
-def _read_torch(path):
-    try: return torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as e: raise ValueError(_refusal(path, e)) from e
-    except (RuntimeError, EOFError, OSError, KeyError, IndexError, UnicodeDecodeError) as e:
-        raise ValueError(_damaged(path, str(e).split('\n')[0] or 'its end is missing')) from e
+# %% ../nbs/api/11_checkpoints.ipynb #2a53936d
+def _count(data): # bytes, or a file that stands where a pickle begins
+    "UnpicklingError if following a pickle takes far more than its steps"
+    stack, memo = [], {}
+    for step, (op, arg, _) in enumerate(pickletools.genops(data)):
+        if 'GET' in op.name: stack.append(memo[arg])
+        elif 'PUT' in op.name or op.name == 'MEMOIZE':
+            if arg is not None and int(arg) > step: raise pickle.UnpicklingError('it asks for a table far larger than itself')
+            memo[len(memo) if arg is None else arg] = stack[-1]
+        else: _step(stack, op)
+        if stack and (stack[-1] or 0) > 100*(step+10): raise pickle.UnpicklingError('it holds something far larger than itself')
+
+# %% ../nbs/api/11_checkpoints.ipynb #e747f0b2
+def _step(stack, op):
+    "Take from a stack of sizes what a step of a pickle takes, and put there what it gives; None is a mark"
+    if op.name == 'MARK': return stack.append(None)
+    taken, needs = 1, [x.name for x in op.stack_before]
+    if 'mark' in needs:
+        while (size := stack.pop()) is not None: taken += size
+        needs = needs[:needs.index('mark')]
+    for _ in needs: taken += stack.pop()
+    stack.extend([taken]*len(op.stack_after))
+
+# %% ../nbs/api/11_checkpoints.ipynb #c88a5ed3
+class _Record: "Stands for an object of the archive's program: attributes, no behaviour"
+
+class _Held:
+    "A tensor, out of reach of the pickle: a tensor itself could be told to take more memory than is stored for it"
+    def __init__(self, tensor): self.tensor = tensor
+
+# %% ../nbs/api/11_checkpoints.ipynb #4e590359
+_storages = {f'{name}Storage': dtype for name, dtype in dict(Float=torch.float32, Half=torch.float16, BFloat16=torch.bfloat16, Double=torch.float64,
+    Long=torch.int64, Int=torch.int32, Short=torch.int16, Char=torch.int8, Byte=torch.uint8, Bool=torch.bool).items()}
+
+# %% ../nbs/api/11_checkpoints.ipynb #c2675829
+def _tensor(storage, offset, size, stride, *_): # `_Held`
+    "A tensor, as a view of what is stored for it"
+    stored = storage.tensor
+    t = torch.as_strided(stored, size, stride, offset)
+    if t.numel() > stored.numel(): raise ValueError(f'a tensor of {tuple(size)} is larger than what is stored for it')
+    return _Held(t)
+
+# %% ../nbs/api/11_checkpoints.ipynb #6f4f8746
+def _parameter(held, *_): # `_Held`
+    "A parameter is its tensor"
+    return held
+
+# %% ../nbs/api/11_checkpoints.ipynb #991d2578
+_callable = {('torch._utils', '_rebuild_tensor_v2'): _tensor, ('torch._utils', '_rebuild_parameter'): _parameter,
+             ('collections', 'OrderedDict'): OrderedDict, ('torch', 'Size'): torch.Size}
+
+# %% ../nbs/api/11_checkpoints.ipynb #059aad94
+class _Reader(pickle.Unpickler):
+    "Follows a pickle of tensors that are stored beside it"
+    def __init__(self, file, stored): # stored: (key, dtype, number of values) -> tensor of one dimension
+        self.stored, start = stored, file.tell()
+        _count(file)
+        file.seek(start)
+        super().__init__(file)
+    def find_class(self, module, name):
+        if module.split('.')[0] == '__torch__': return type('Record', (_Record,), {})
+        if module == 'torch' and name in _storages: return name
+        if (module, name) in _callable: return _callable[module, name]
+        raise pickle.UnpicklingError(f'unsupported GLOBAL {module}.{name}')
+    def persistent_load(self, key): # ('storage', type, key, device, number of values, …)
+        return _Held(self.stored(key[2], _storages[key[1]], key[4]))
+
+# %% ../nbs/api/11_checkpoints.ipynb #6af4718f
+def _values(data, dtype):
+    "The values in a bytearray"
+    return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+
+# %% ../nbs/api/11_checkpoints.ipynb #c78a21b9
+def _follow_archive(archive):
+    "What the pickle of a zip file holds"
+    name = next(n for n in archive.namelist() if n.endswith('/data.pkl'))
+    files = {} # read once, though many tensors may lie in one
+    def stored(key, dtype, n):
+        if key not in files: files[key] = bytearray(archive.read(f'{name[:-len("data.pkl")]}data/{key}'))
+        return _values(files[key], dtype)
+    return _Reader(io.BytesIO(archive.read(name)), stored).load()
+
+# %% ../nbs/api/11_checkpoints.ipynb #e43899eb
+_magic = 0x1950a86a20f9469cfc6c # with which PyTorch's older files begin
+
+# %% ../nbs/api/11_checkpoints.ipynb #5c60d33f
+def _follow_old(data):
+    "What a file of PyTorch before 1.6 holds"
+    file, dtypes, places = io.BytesIO(data), {}, {}
+    def none(key, dtype, n):
+        dtypes[key] = dtype
+        return torch.empty(n, dtype=dtype, device='meta')
+    head = [_Reader(file, none).load() for _ in range(3)] # magic number, version, and about the machine
+    if head[0] != _magic: raise pickle.UnpicklingError('it is not of PyTorch')
+    start = file.tell()
+    _Reader(file, none).load()
+    for key in _Reader(file, none).load():
+        n = int.from_bytes(file.read(8), 'little')*dtypes[key].itemsize
+        places[key] = file.tell(), file.tell()+n
+        if places[key][1] > len(data): raise EOFError('its end is missing')
+        file.seek(n, io.SEEK_CUR)
+    file.seek(start)
+    values = {key: _values(bytearray(data[a:b]), dtypes[key]) for key,(a,b) in places.items()}
+    return _Reader(file, lambda key, dtype, n: values[key]).load()
+
+# %% ../nbs/api/11_checkpoints.ipynb #b006d519
+def _flatten(record, visits, prefix=''):
+    "Names and tensors of a record and those within it, named as in a state dict; `visits` is an iterator that ends when it is too much"
+    for k, v in vars(record).items():
+        next(visits)
+        if isinstance(v, _Held): yield prefix+k, v.tensor
+        if isinstance(v, _Record): yield from _flatten(v, visits, f'{prefix}{k}.')
+
+# %% ../nbs/api/11_checkpoints.ipynb #35e8550b
+def _bare(found, depth=3):
+    "The tensors of a dict and of dicts within it, `depth` deep"
+    if isinstance(found, _Held): return found.tensor
+    if depth == 0 or not isinstance(found, Mapping): return found
+    return {k: _bare(v, depth-1) for k,v in found.items()}
+
+# %% ../nbs/api/11_checkpoints.ipynb #e3e46f23
+def _read_pickle(path, kind='torch'):
+    "What the pickle of a file holds, tensors bare"
+    try:
+        if kind == 'pickle': found = _follow_old(path.read_bytes())
+        else:
+            with zipfile.ZipFile(path) as z: found = _follow_archive(z)
+        if isinstance(found, _Record): found = dict(_flatten(found, iter(range(path.stat().st_size))))
+        else: found = _bare(found)
+    except pickle.UnpicklingError as e: raise BadFile(_refusal(path, e)) from e
+    except Exception as e: raise BadFile(_damaged(path, why_failed(e))) from e
+    return found
 
 # %% ../nbs/api/11_checkpoints.ipynb #0cd29006
 def _unwrap(state):
@@ -56,61 +195,32 @@ def _unwrap(state):
         state = {k[len('module.'):]: t for k, t in state.items()}
     return state
 
-# %% ../nbs/api/11_checkpoints.ipynb #c88a5ed3
-class _Record: "Stands for an object of the archive's program: attributes, no behaviour"
+# %% ../nbs/api/11_checkpoints.ipynb #5f45ab23
+_settings = ('input_resolution', 'context_length', 'vocab_size', 'attn_mask') # constants in OpenAI's archives, no weights
 
-# %% ../nbs/api/11_checkpoints.ipynb #4e590359
-_storages = {f'{name}Storage': dtype for name, dtype in dict(Float=torch.float32, Half=torch.float16, BFloat16=torch.bfloat16, Double=torch.float64,
-    Long=torch.int64, Int=torch.int32, Short=torch.int16, Char=torch.int8, Byte=torch.uint8, Bool=torch.bool).items()}
+# %% ../nbs/api/11_checkpoints.ipynb #e8c246fd
+def _read_tensors(path): # state dict
+    "All tensors of a safetensors file"
+    try: return dict(TensorFile(path))
+    except Exception as e: raise BadFile(str(e) if str(path) in str(e) else _damaged(path, why_failed(e))) from e
 
-# %% ../nbs/api/11_checkpoints.ipynb #4d056434
-class _ArchiveReader(pickle.Unpickler):
-    "Reads the tensors of a TorchScript archive; only what `find_class` returns can ever be called"
-    def __init__(self, archive):
-        self.archive, name = archive, next(n for n in archive.namelist() if n.endswith('/data.pkl'))
-        self.root = name[:-len('data.pkl')]
-        super().__init__(archive.open(name))
-    def find_class(self, module, name):
-        if module.split('.')[0] == '__torch__': return type('Record', (_Record,), {})
-        if module == 'torch' and name in _storages: return name
-        if (module, name) == ('torch._utils', '_rebuild_tensor_v2'): return _tensor
-        if (module, name) == ('collections', 'OrderedDict'): return lambda: None # hooks, which no weight has
-        raise pickle.UnpicklingError(f'unsupported GLOBAL {module}.{name}')
-    def persistent_load(self, key):
-        data = bytearray(self.archive.read(f'{self.root}data/{key[2]}'))
-        return torch.frombuffer(data, dtype=_storages[key[1]]) if data else torch.empty(0, dtype=_storages[key[1]])
-
-# %% ../nbs/api/11_checkpoints.ipynb #257e5a91
-def _tensor(storage, offset, size, stride, *_):
-    t = torch.as_strided(storage, size, stride, offset)
-    if t.numel() > storage.numel(): raise ValueError(f'a tensor of {tuple(size)} is larger than what is stored for it')
-    return t.clone()
-
-# %% ../nbs/api/11_checkpoints.ipynb #3f8f3988
-def _flatten(record, prefix=''):
-    "Names and tensors of a record and those within it, named as in a state dict"
-    for k, v in vars(record).items():
-        if isinstance(v, torch.Tensor): yield prefix+k, v
-        if isinstance(v, _Record): yield from _flatten(v, f'{prefix}{k}.')
-
-# %% ../nbs/api/11_checkpoints.ipynb #63bc18af
-def _read_archive(path):
-    try:
-        with zipfile.ZipFile(path) as z: state = dict(_flatten(_ArchiveReader(z).load()))
-    except pickle.UnpicklingError as e: raise ValueError(_refusal(path, e)) from e
-    except Exception as e: raise ValueError(_damaged(path, f'{type(e).__name__}: {e}')) from e
-    return {k: t for k, t in state.items() if k.split('.')[-1] not in ('input_resolution', 'context_length', 'vocab_size', 'attn_mask')} # settings and constants, not weights
+# %% ../nbs/api/11_checkpoints.ipynb #7151758a
+def _check_numbers(state, path):
+    "BadFile for weights that are NaN or infinite"
+    try: check_finite(state, str(path))
+    except ValueError as e: raise BadFile(str(e)) from e
 
 # %% ../nbs/api/11_checkpoints.ipynb #17fd216e
 def read_state_dict(
     path:str|Path, # .safetensors, a PyTorch file with a state dict, or a TorchScript archive
 ) -> dict: # name → tensor, on the CPU, in the file's own precision
-    "Read weights from a file without running anything in it; ValueError, with what to do, if that can't be done"
-    readers = dict(safetensors=lambda p: dict(TensorFile(p)), torch=_read_torch, torchscript=_read_archive)
-    state = _unwrap(readers[checkpoint_format(path)](path))
+    "Read weights from a file without running anything in it; BadFile, with what to do, if that can't be done"
+    path, kind = Path(path), checkpoint_format(path)
+    state = _read_tensors(path) if kind == 'safetensors' else _unwrap(_read_pickle(path, kind))
+    if kind == 'torchscript': state = {k: t for k,t in state.items() if k.rpartition('.')[2] not in _settings}
     if not (isinstance(state, Mapping) and state and all(isinstance(t, torch.Tensor) for t in state.values())):
-        raise ValueError(f"{path} holds no state dict (names and their tensors) but {_describe(state)}.")
-    check_finite(state, str(path))
+        raise BadFile(f"{path} holds no state dict (names and their tensors) but {_describe(state)}.")
+    _check_numbers(state, path)
     return {k: t.detach() for k, t in state.items()}
 
 # %% ../nbs/api/11_checkpoints.ipynb #3206cf29

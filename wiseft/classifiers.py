@@ -18,10 +18,11 @@ from torch import nn
 from .checkpoints import read_state_dict
 from .clips import describe_tower, image_features, load_clip, unit_length
 from .datasets import open_image, to_rgb
+from .files import sha256_file
 from .heads import ClassificationHead, zeroshot_head
 from .prompts import classnames as check_classnames, templates as check_templates
-from .saving import read_card, write_classifier
-from .text import first_few
+from .saving import check_saved, config_name, read_card, write_classifier
+from .text import BadFile, first_few
 from .tensorfiles import state_hash
 
 # %% ../nbs/api/23_classifiers.ipynb #0fafcd23
@@ -59,6 +60,10 @@ class ImageClassifier(nn.Module):
     def device(self): # torch.device
         "Where the classifier is"
         return self.head.weight.device
+    @property
+    def precision(self): # 'fp32', 'bf16', 'fp16' or 'fp64'
+        "Of the weights of the image tower"
+        return self.clip.precision
     @property
     def hash(self): # 64 hexadecimal digits
         "SHA-256 of all weights of the classifier, by which a weight-space ensemble knows its parents"
@@ -122,7 +127,6 @@ def to_bf16(self:ImageClassifier): # `ImageClassifier`
     "A copy whose image tower has its weights in bfloat16, for evaluation"
     new = self.copy()
     new.visual.bfloat16()
-    new.clip.precision = 'bf16'
     return new
 
 # %% ../nbs/api/23_classifiers.ipynb #8bc52653
@@ -148,6 +152,27 @@ def _check_classes(a, b):
     raise ValueError(f"The classifiers have {'the same classes in another order' if sorted(a) == sorted(b) else 'different classes'}: "
                      f"class {i} is {a[i]!r} in one and {b[i]!r} in the other. Rows of both heads must mean the same.")
 
+# %% ../nbs/api/23_classifiers.ipynb #3439154e
+def _text_tower(clip): # state dict
+    "Weights beside the image tower, but the logit scale"
+    return {k:v.cpu().float() for k,v in clip.model.state_dict().items() if not k.startswith(('visual.', 'logit_'))}
+
+# %% ../nbs/api/23_classifiers.ipynb #5a626ed7
+def _check_start(a, b):
+    "ValueError if two `Clip`s started from different weights"
+    if a is b or a.provenance.get('sha256') == b.provenance.get('sha256'): return
+    a_text, b_text = _text_tower(a), _text_tower(b)
+    if a_text.keys() == b_text.keys() and all(torch.equal(a_text[k], b_text[k]) for k in a_text): return
+    raise ValueError(f"The classifiers come from different CLIPs, {a.provenance.get('source')} and {b.provenance.get('source')}, of one architecture: "
+                     "the average of their weights means nothing. Average models that come from one CLIP.")
+
+# %% ../nbs/api/23_classifiers.ipynb #7c155ae7
+def _warn_templates(a, b):
+    "Warn of heads that were made with different templates"
+    if a and b and a != b: warnings.warn(
+        f'The heads were made with different templates, {first_few(a, 1)} and {first_few(b, 1)}: between them lies more than fine-tuning. '
+        'Compare and average heads of the same templates.', stacklevel=4)
+
 # %% ../nbs/api/23_classifiers.ipynb #9af84431
 @patch
 def check_averageable(self:ImageClassifier,
@@ -159,6 +184,8 @@ def check_averageable(self:ImageClassifier,
         _check_classes(self.classnames, o.classnames)
         _check_equal(self.clip.preprocess, o.clip.preprocess, 'preprocessing')
         _check_equal(_architecture(self), _architecture(o), 'architecture')
+        _check_start(self.clip, o.clip)
+        _warn_templates(self.templates, o.templates)
 
 # %% ../nbs/api/23_classifiers.ipynb #29bf370c
 @patch
@@ -184,6 +211,15 @@ def save(self:ImageClassifier,
     write_classifier(self, folder, force)
     return Path(folder)
 
+# %% ../nbs/api/23_classifiers.ipynb #1820c5b6
+def _read_head(card, path): # `ClassificationHead`
+    "The head that was saved with a card; BadFile if the file holds another"
+    state = read_state_dict(path)
+    check_saved(card, path, sha256_file(path))
+    if not {'weight'} <= set(state) <= {'weight', 'bias'} or state['weight'].ndim != 2: raise BadFile(
+        f'{path} holds no head, a weight (classes, dimensions) and perhaps a bias, but {first_few(state)}. Copy the folder again.')
+    return ClassificationHead(state['weight'], state.get('bias'))
+
 # %% ../nbs/api/23_classifiers.ipynb #1515c9bf
 def load_classifier(
     folder,        # written by `ImageClassifier.save`
@@ -194,10 +230,11 @@ def load_classifier(
     folder = Path(folder).expanduser()
     card = read_card(folder)
     clip = load_clip(f'local-dir:{folder}', precision=precision or card['precision'], device=device)
+    check_saved(card, folder/clip.provenance['file'], clip.provenance['sha256'])
+    check_saved(card, folder/config_name, sha256_file(folder/config_name))
     clip.provenance = dict(card['clip'])
-    clip.name, clip.pretrained = (clip.provenance.pop(k) for k in ('name', 'pretrained'))
-    head = read_state_dict(folder/'head.safetensors')
-    head = ClassificationHead(head['weight'], head.get('bias')).to(clip.device)
+    clip.name, clip.pretrained = clip.provenance.pop('name'), clip.provenance.pop('pretrained', None)
+    head = _read_head(card, folder/'head.safetensors').to(clip.device)
     return ImageClassifier(clip, head, *(card[k] for k in ('classnames', 'templates', 'alpha', 'parents', 'metrics', 'recipe')))
 
 # %% ../nbs/api/23_classifiers.ipynb #6461946a

@@ -29,6 +29,16 @@ from .saving import config_name, write_clip
 from .sources import check_asked, find_source, preprocessing
 from .text import BadFile, why_failed
 
+# %% ../nbs/api/21_clips.ipynb #ce44719a
+_precisions = {torch.float32: 'fp32', torch.bfloat16: 'bf16', torch.float16: 'fp16', torch.float64: 'fp64'}
+
+# %% ../nbs/api/21_clips.ipynb #66b6f31a
+def _input_dtype(
+    visual # image tower
+): # torch.dtype
+    "Precision in which an image tower wants its pictures: that of its first convolution"
+    return next((m.weight for m in visual.modules() if isinstance(m, nn.Conv2d)), next(visual.parameters())).dtype
+
 # %% ../nbs/api/21_clips.ipynb #93ffcf97
 @dataclass(repr=False)
 class Clip:
@@ -39,7 +49,6 @@ class Clip:
     train_transform:object # the same with light random crops
     name:str               # what `load_clip` was given
     pretrained:str         # tag or file of the weights; None where the name says it all
-    precision:str          # of the weights: 'fp32', 'bf16' or 'fp16'
     config:dict            # architecture, open_clip's `model_cfg`
     preprocess:dict        # open_clip's `preprocess_cfg`: size, mean, std, interpolation, resize_mode, …
     provenance:dict        # source and SHA-256 of the weights
@@ -62,6 +71,10 @@ class Clip:
         "Size of the pictures that the image tower takes"
         size = self.preprocess['size']
         return tuple(size) if isinstance(size, (tuple,list)) else (size, size)
+    @property
+    def precision(self): # 'fp32', 'bf16', 'fp16' or 'fp64'
+        "Of the weights of the image tower, whoever has changed them"
+        return _precisions[_input_dtype(self.model.visual)]
     @property
     def device(self): # torch.device
         "Where the image tower is"
@@ -157,6 +170,13 @@ def _tokenizer(source):
         f"Could not load the tokenizer of {source.origin} ({why_failed(e)}). Without a network: bring its files (tokenizer.json, "
         f"tokenizer_config.json, …) into a folder with {config_name} and the weights and call load_clip('local-dir:FOLDER').") from e
 
+# %% ../nbs/api/21_clips.ipynb #e03ed7ba
+def _verified(source): # 64 hexadecimal digits
+    "SHA-256 of a source's weights; BadFile if they are others than they should be"
+    found = sha256_file(source.weights)
+    if source.sha256 in (None, found): return found
+    raise BadFile(f'{source.weights} is damaged or another version: its SHA-256 is {found[:12]}…, expected {source.sha256[:12]}…. Install wiseft again.')
+
 # %% ../nbs/api/21_clips.ipynb #22af06b5
 def load_clip(
     name='iconclip',  # 'iconclip', an architecture of open_clip, 'hf-hub:owner/model', 'local-dir:folder' or a folder
@@ -179,8 +199,8 @@ def load_clip(
     model = _fill(_build(source, known, precision, device), state, source)
     cfg = dict(model.visual.preprocess_cfg)
     transforms = [image_transform_v2(PreprocessCfg(**cfg), is_train=train) for train in (False, True)]
-    provenance = dict(source=source.origin, file=source.weights.name, sha256=sha256_file(source.weights))
-    return Clip(model, _tokenizer(source), *transforms, name, None if pretrained is None else str(pretrained), precision, source.config, cfg, provenance)
+    provenance = dict(source=source.origin, file=source.weights.name, sha256=_verified(source))
+    return Clip(model, _tokenizer(source), *transforms, name, None if pretrained is None else str(pretrained), source.config, cfg, provenance)
 
 # %% ../nbs/api/21_clips.ipynb #1297d09f
 @patch
@@ -212,13 +232,6 @@ def pixels_key(self:Clip): # text
 def unit_length(x):
     "Rows of length 1, in single precision at least"
     return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
-
-# %% ../nbs/api/21_clips.ipynb #66b6f31a
-def _input_dtype(
-    visual # image tower
-): # torch.dtype
-    "Precision in which an image tower wants its pictures: that of its first convolution"
-    return next((m.weight for m in visual.modules() if isinstance(m, nn.Conv2d)), next(visual.parameters())).dtype
 
 # %% ../nbs/api/21_clips.ipynb #079cc32c
 def image_features(

@@ -71,7 +71,8 @@ def content_hashes(
     identities = [file_identity(p) for p in paths]
     known = _recall(dict.fromkeys(i for i in identities if i))
     new = {i: p for i, p in zip(identities, paths) if i and i not in known}
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool: read = dict(zip(new, pool.map(file_hash, new.values())))
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        read = dict(zip(new, pool.map(file_hash, new.values())))
     read = {i: h for i, h in read.items() if h}
     remember_hashes(read)
     known |= read

@@ -11,13 +11,13 @@ __all__ = ['Waiting', 'batches', 'eval_mode', 'device_of', 'reuse_memory', 'fitt
 import ctypes, math, numpy as np, sys, torch
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from fastprogress import progress_bar
 from PIL import Image
 from time import perf_counter
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from .cache import Pixels, Tried, check_skipped, decoding_workers, entry_folder, decode_once, open_entry, split_transform, write_entry
 from .datasets import ImageSet
+from .progress import tell
 from .devices import exact_fp32
 from .tensorfiles import state_hash
 
@@ -65,9 +65,9 @@ def batches(
     source = decode_once(Pixels(images, prepare), workers, progress) if prepare else _Transformed(images, transform)
     workers = 0 if getattr(source, 'kept', None) is not None else decoding_workers(images) if workers is None else workers
     waiting = Waiting(DataLoader(Tried(source), batch_size, num_workers=workers, collate_fn=_stack, generator=torch.Generator()))
-    bar, start = progress_bar(waiting, leave=False) if progress else waiting, 0
-    for idx, x, bad in bar:
-        if progress: bar.comment = f'{images.name}, waiting for images {waiting.share:.0%} of the time'
+    def words(): return f'{images.name}, waiting for images {waiting.share:.0%} of the time'
+    start = 0
+    for idx, x, bad in tell(waiting, words, images=len(images), progress=progress):
         skipped += [(start+i, reason) for i, reason in bad]
         check_skipped(images, [reason for _, reason in skipped])
         if idx: yield [start+i for i in idx], normalise(x) if normalise else x

@@ -14,7 +14,8 @@ import open_clip
 from . import __version__
 from .checkpoints import write_state_dict
 from .configs import read_json, write_json
-from .files import atomic_path, existing_folder
+from .files import atomic_path, existing_folder, sha256_file
+from .text import BadFile, first_few
 
 # %% ../nbs/api/20_saving.ipynb #fb7cecd2
 config_name = 'open_clip_config.json'
@@ -31,11 +32,11 @@ def write_clip(clip, folder):
     if clip.config['text_cfg'].get('hf_model_name'): clip.model.text.config.save_pretrained(folder)
 
 # %% ../nbs/api/20_saving.ipynb #d8ea317d
-def _card(c):
-    "What `wiseft.json` holds"
+def _card(c, files):
+    "What `wiseft.json` holds, with the SHA-256 of other files by name"
     versions = dict(wiseft=__version__, torch=torch.__version__, open_clip=open_clip.__version__)
     return dict(format=1, classnames=c.classnames, templates=c.templates, alpha=c.alpha, hash=c.hash, parents=c.parents, metrics=c.metrics, recipe=c.recipe,
-                precision=c.clip.precision, clip=dict(name=c.clip.name, pretrained=c.clip.pretrained, **c.clip.provenance), versions=versions)
+                precision=c.clip.precision, clip=dict(name=c.clip.name, pretrained=c.clip.pretrained, **c.clip.provenance), versions=versions, files=files)
 
 # %% ../nbs/api/20_saving.ipynb #cacf6431
 def write_classifier(
@@ -47,7 +48,24 @@ def write_classifier(
     with atomic_path(folder, force=force) as tmp:
         write_clip(c.clip, tmp)
         write_state_dict(c.head.state_dict(), tmp/'head.safetensors')
-        write_json(tmp/'wiseft.json', _card(c))
+        files = {path.name: sha256_file(path) for path in sorted(tmp.iterdir())}
+        write_json(tmp/'wiseft.json', _card(c, files))
+
+# %% ../nbs/api/20_saving.ipynb #4bc75e68
+_optional = type(None)
+_kinds = dict(format=int, classnames=list, templates=list, alpha=(int, float, _optional), hash=str, parents=list, metrics=dict, recipe=dict,
+              precision=str, clip=dict, versions=dict, files=dict)
+
+# %% ../nbs/api/20_saving.ipynb #1b6596b6
+def _check_card(card, path):
+    "BadFile unless a card has all its keys, with values of their types"
+    if missing := _kinds.keys() - card.keys(): raise BadFile(
+        f'{path} lacks {first_few(sorted(missing))}, so that this is no classifier of ours. Save it again with classifier.save(FOLDER).')
+    wrong = [k for k,kind in _kinds.items() if not isinstance(card[k], kind) or isinstance(card[k], bool)]
+    lists = [k for k in ('classnames', 'templates', 'parents') if k not in wrong]
+    wrong += [k for k in lists if not all(isinstance(text, str) for text in card[k])]
+    if 'clip' not in wrong and not isinstance(card['clip'].get('name'), str): wrong.append('clip')
+    if wrong: raise BadFile(f'{path}: {first_few(wrong)} is not of the kind that a classifier has. Copy the folder again.')
 
 # %% ../nbs/api/20_saving.ipynb #1b6b54d3
 def read_card(folder): # dict
@@ -55,5 +73,18 @@ def read_card(folder): # dict
     if folder.is_file(): raise ValueError(f"{folder} is a file; a classifier is a folder, written by `save`. Pickles, such as fastai's exports, "
                                           "are not loaded: they can run any code. Export again with learn.classifier.save(FOLDER).")
     existing_folder(folder, 'classifier') # or what a killed process had moved aside
-    if (folder/'wiseft.json').exists(): return read_json(folder/'wiseft.json')
-    raise FileNotFoundError(f'{folder} holds no classifier: it has no wiseft.json. If it holds a CLIP, use zeroshot_classifier(load_clip(FOLDER), …).')
+    if not (folder/'wiseft.json').exists(): raise FileNotFoundError(f'{folder} holds no classifier: it has no wiseft.json. If it holds a CLIP, use zeroshot_classifier(load_clip(FOLDER), …).')
+    card = read_json(folder/'wiseft.json')
+    _check_card(card, folder/'wiseft.json')
+    return card
+
+# %% ../nbs/api/20_saving.ipynb #f8c0a92d
+def check_saved(
+    card,   # of a classifier
+    path,   # of another file in its folder
+    sha256  # that the file has
+):
+    "BadFile unless a file is the one that was saved with the card"
+    saved = card['files'].get(path.name)
+    if saved != sha256: raise BadFile(f'{path} is not the file that was saved with this classifier: its SHA-256 is {sha256[:12]}…, and '
+        f'{path.with_name("wiseft.json").name} says {str(saved)[:12]}…. Copy the folder again, from where it was saved.')

@@ -12,7 +12,6 @@ from typing import Annotated,List,Optional
 
 import typer
 
-from .progress import is_watched
 from .shell import (AllowIncomplete,Classifier,Classifiers,DataRoot,Device,Force,Metrics,Output,Reference,Shift,Split,SuiteName,
     check_ending,command,listed,load_named,say,show_table,suite_loader,chosen_device,wrote)
 
@@ -41,7 +40,7 @@ def evaluate_(
         loaded = load_named(classifiers, device)
         classnames = next(iter(loaded.values())).classnames
         say(f'evaluating {place}')
-        table = evaluate(loaded, load(classnames=classnames), split=split, metrics=listed(metrics), progress=is_watched())
+        table = evaluate(loaded, load(classnames=classnames), split=split, metrics=listed(metrics), progress=True)
         show_table(_readable(table))
         warn(doubts(table, len(classnames)))
         write(table)
@@ -104,7 +103,7 @@ def sweep_(
     with results_file(output, force) as write, memory_advice():
         start,end = load_classifier(zeroshot, device),load_classifier(finetuned, device)
         say(f'sweeping {place}')
-        table = sweep(start, end, load(classnames=start.classnames), alphas, split=split, precision=None if precision == 'fp32' else precision, progress=is_watched())
+        table = sweep(start, end, load(classnames=start.classnames), alphas, split=split, precision=None if precision == 'fp32' else precision, progress=True)
         show_table(methods_down(table))
         if precision == 'bf16': say(table.precision.iloc[0])
         warn(doubts(table, len(start.classnames)))
@@ -150,7 +149,7 @@ def ensemble(
         loaded = load_named(classifiers, device)
         say(f'evaluating {place}')
         together = OutputEnsemble(loaded, average)
-        table = evaluate({**loaded, ' + '.join(loaded): together}, load(classnames=together.classnames), split=split, metrics=listed(metrics), progress=is_watched())
+        table = evaluate({**loaded, ' + '.join(loaded): together}, load(classnames=together.classnames), split=split, metrics=listed(metrics), progress=True)
         show_table(_readable(table))
         write(table)
 

@@ -32,15 +32,18 @@ def plot(
 
 # %% ../nbs/api/74_shell_report.ipynb #129eb7df
 def _draw(table, folder):
-    "Write the pictures of a sweep into a folder"
-    from wiseft.plots import plot_alpha,plot_frontier,plot_shifts
+    "Write the pictures that a table has what is needed for into a folder"
+    from wiseft.plots import PICTURES,pictures
     from wiseft.results import first_metric
-    lacking,table = {},first_metric(table)
-    for name, draw in dict(frontier=plot_frontier, alpha=plot_alpha, shifts=plot_shifts).items():
-        try: draw(table).savefig(folder/f'{name}.png', dpi=150)
-        except ValueError as e: lacking[name] = e
-    if len(lacking) == 3: raise lacking['frontier']
-    for name, e in lacking.items(): say(f'no {name}.png: {e}')
+    table = first_metric(table)
+    drawn = []
+    for name, figure, _ in pictures(table):
+        figure.savefig(folder/f'{name}.png', dpi=150)
+        drawn.append(name)
+    lacking = {name: kind.lacks(table, None) for name, kind in PICTURES.items() if name not in drawn}
+    if not drawn: raise ValueError(f'There is nothing to draw: {next(iter(lacking.values()))}.')
+    for name, reason in lacking.items():
+        if name != 'robustness': say(f'no {name}.png: {reason}') # few know a baseline
 
 # %% ../nbs/api/74_shell_report.ipynb #7f44bac5
 @command('wiseft report results.csv -o report.html')

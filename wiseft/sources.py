@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../nbs/api/20_sources.ipynb #b9071ee2
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import open_clip
@@ -31,6 +31,7 @@ class Source:
     where:Path=None  # configuration file of a folder; None for an architecture of open_clip
     hub:bool=False   # does the folder come from the hub, where tokenizers may lie in another place?
     bare:bool=False  # a checkpoint file, which holds nothing but tensors?
+    sha256:str=None  # that the weights must have, where it is known
 
 # %% ../nbs/api/20_sources.ipynb #01abc334
 def _read_config(
@@ -143,10 +144,13 @@ def _from_file(name, path, preprocess, quick_gelu):
     config['quick_gelu'] = _file_gelu(name, config, quick_gelu)
     return Source(config, known, path, f'{name} {path.name}', name, bare=True)
 
+# %% ../nbs/api/20_sources.ipynb #cdb5ca62
+_iconclip = '212a9d9160f45ff9401ac8808a0a4a7c701451870daa8fb4bdb0b2a4d3eb0bf8' # SHA-256 of the weights that come with the package
+
 # %% ../nbs/api/20_sources.ipynb #ed47b4eb
 def _from_name(name): # `Source`, or None if the name is an architecture's
     "Source for a name that says everything"
-    if name == 'iconclip': return _from_folder(package_data(name), name)
+    if name == 'iconclip': return replace(_from_folder(package_data(name), name), sha256=_iconclip)
     if name.startswith('hf-hub:'): return _from_hub(name)
     if name.startswith('local-dir:'): return _from_folder(name.removeprefix('local-dir:'))
     if open_clip.get_model_config(name.replace('/', '-')): return None
