@@ -234,7 +234,8 @@ def _with_table(suite, folder):
     "Groups and units from the table beside the sets, if there is one"
     if not (tables := [f for f in sorted(folder.glob('*.csv')) if _describes_images(f)]): return suite
     t = pd.read_csv(tables[0], keep_default_na=False, dtype=str)
-    for c in t.columns.intersection(['file', 'original']): t[c] = t[c].str.removeprefix(f'{folder.name}/')
+    if len(first := t['file'].str.split('/').str[0].unique()) == 1 and not (folder/first[0]).exists(): # the folder's name when the table was made
+        for c in t.columns.intersection(['file', 'original']): t[c] = t[c].str.removeprefix(f'{first[0]}/')
     t = t.set_index('file')
     if t.index.has_duplicates: raise ValueError(f'{tables[0]}: two rows for {_some(list(t.index[t.index.duplicated()]))}; each file has one')
     for s in suite.sets().values():

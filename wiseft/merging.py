@@ -28,12 +28,12 @@ class At:
 
 @method('merge', 'weight-space', '2109.01903', knob='alpha')
 def wise_ft(start, tuned, at, alpha=.5):
-    "$(1-\\alpha)\\,\\theta_0 + \\alpha\\,\\theta_1$"
+    "The straight line from start to fine-tuned, (1 − α) θ₀ + α θ₁ (WiSE-FT)"
     return weighted_sum([start, tuned[0]], [1-alpha, alpha])
 
 @method('merge', 'uniform soup', '2203.05482')
 def uniform_soup(start, tuned, at, weights=None):
-    "$\\sum_i w_i\\,\\theta_i$, with equal weights unless others are given; the start is not used"
+    "The mean of the fine-tuned, or another average with sum 1; the start is not used"
     return weighted_sum(tuned, weights or [1/len(tuned)]*len(tuned))
 
 # %% ../nbs/api/01_merging.ipynb #f03a24e7

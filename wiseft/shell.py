@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'Output', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName', 'Reference',
-           'DataRoot', 'AllowIncomplete', 'Metrics', 'Shift', 'Device', 'standard_output', 'say', 'wrote', 'show_table',
-           'in_shell_words', 'Commands', 'command', 'chosen_device', 'suite_loader', 'load_named', 'listed',
-           'check_ending']
+           'DataRoot', 'AllowIncomplete', 'Metrics', 'Shift', 'Use', 'Device', 'standard_output', 'say', 'wrote',
+           'show_table', 'in_shell_words', 'Commands', 'command', 'chosen_device', 'load_methods', 'chosen_methods',
+           'suite_loader', 'load_named', 'listed', 'check_ending']
 
 # %% ../nbs/api/70_shell.ipynb #a20e9352
 import functools,os,re,signal,sys,unicodedata,warnings
@@ -168,6 +168,7 @@ DataRoot = Annotated[Optional[Path], typer.Option('--data-root', help='Where pub
 AllowIncomplete = Annotated[bool, typer.Option('--allow-incomplete', help='Go on where a published set lacks images; the result counts them as skipped.')]
 Metrics = Annotated[Optional[str], typer.Option('--metrics', help='With commas: accuracy, top-5, macro-F1, worst-group accuracy, ECE (15 bins), NLL, Brier. Default: the suite\'s own.')]
 Shift = Annotated[Optional[List[Path]], typer.Option('--shift', help='With --reference: a shifted set, a folder of class folders. Once for each.')]
+Use = Annotated[Optional[List[Path]], typer.Option('--use', help='A Python file with methods of your own. It is run.', show_default=False)]
 Device = Annotated[Optional[str], typer.Option('--device', help='cpu, cuda, cuda:1 or mps. Default: $WISEFT_DEVICE, else the best there is.', show_default=False)]
 
 # %% ../nbs/api/70_shell.ipynb #b3ca694c
@@ -179,6 +180,36 @@ def chosen_device(
     from wiseft.devices import best_device,describe_device
     device = best_device(device)
     return device,describe_device(device, precision)
+
+# %% ../nbs/api/70_shell.ipynb #60aa0292
+def load_methods(
+    use=None # Python files of the user's own
+): # dict name -> `Method`
+    "All methods there are, the user's own among them"
+    import importlib,pkgutil,runpy
+    from wiseft.registry import REGISTRY
+    importlib.import_module('wiseft.ensembles')
+    pages = pkgutil.iter_modules(importlib.import_module('wiseft.methods').__path__)
+    for page in pages: importlib.import_module(f'wiseft.methods.{page.name}')
+    for file in use or []:
+        if not file.is_file(): raise FileNotFoundError(f'There is no file {file}: --use takes a Python file with methods.')
+        before = dict(REGISTRY)
+        runpy.run_path(str(file))
+        new = [f'{m.name} ({m.kind})' for n, m in REGISTRY.items() if before.get(n) is not m]
+        say(f"using {file}: {', '.join(new) or 'no methods'}")
+    return REGISTRY
+
+def chosen_methods(
+    names, # as `--method` gave them
+    kinds  # that the command can use
+): # dict kind -> function
+    "Methods by their names, one of a kind"
+    from wiseft.registry import find_method
+    found = [find_method(n) for n in names or []]
+    for m in found:
+        if m.kind not in kinds: raise ValueError(f'{m.name} is a {m.kind}; here a method is one of {", ".join(kinds)}. `wiseft methods` lists all.')
+    if twice := [k for k in kinds if sum(m.kind == k for m in found) > 1]: raise ValueError(f'There are several methods of the kind {twice[0]}: give one.')
+    return {m.kind: m.function for m in found}
 
 # %% ../nbs/api/70_shell.ipynb #d86b9bc1
 def suite_loader(suite, reference, shift, **options):

@@ -12,7 +12,7 @@ from typing import Annotated,List,Optional
 import typer
 
 from .progress import is_watched
-from .shell import Classifier,Device,Force,Output,Seed,command,say,suite_loader,chosen_device,wrote
+from .shell import Classifier,Device,Force,Output,Seed,Use,chosen_device,chosen_methods,command,load_methods,say,suite_loader,wrote
 from .shell_data import is_suite,sets_of
 
 # %% ../nbs/api/72_shell_train.ipynb #f25a64db
@@ -76,6 +76,8 @@ def finetune_(
     seed:Seed=0,
     checkpoints:Annotated[Optional[Path], typer.Option('--checkpoints', help='Folder for a checkpoint after each epoch.')]=None,
     resume:Annotated[bool, typer.Option('--resume', help='Go on from the checkpoint.')]=False,
+    method:Annotated[Optional[List[str]], typer.Option('--method', help='A loss, pull or average over time by its name (once for each); `wiseft methods` lists them.', show_default=False)]=None,
+    use:Use=None,
     device:Device=None,
     force:Force=False,
 ):
@@ -84,32 +86,48 @@ def finetune_(
     from wiseft.learner import finetune
     from wiseft.classifiers import load_classifier
     from wiseft.devices import memory_advice
+    if method or use: load_methods(use)
+    chosen = chosen_methods(method, ('loss', 'pull', 'average'))
+    average = chosen['average']() if 'average' in chosen else None
     device,place = chosen_device(device, precision)
     with atomic_path(output, force=force) as tmp, memory_advice():
         start = load_classifier(classifier, device)
         suite = (suite_loader(data, None, None) if is_suite(data) else suite_loader(None, data, None))(classnames=start.classnames)
         say(f'fine-tuning on {len(suite.train):,} images, {epochs} epochs, {place}')
-        finetune(start, suite.train, suite.validation, epochs=epochs, lr=lr, batch_size=batch_size, train=train, label_smoothing=label_smoothing,
-                 precision=precision, seed=seed, checkpoint_dir=checkpoints, resume=resume, progress=is_watched()).save(tmp)
+        tuned = finetune(start, suite.train, suite.validation, epochs=epochs, lr=lr, batch_size=batch_size, train=train, label_smoothing=label_smoothing,
+                         precision=precision, seed=seed, checkpoint_dir=checkpoints, resume=resume, progress=is_watched(),
+                         loss=chosen.get('loss'), pull=chosen.get('pull'), cbs=average)
+        (average.classifier if average else tuned).save(tmp)
     wrote(output)
 
 # %% ../nbs/api/72_shell_train.ipynb #1da7052b
-@command('wiseft merge zeroshot finetuned --alpha 0.5 -o averaged', 'wiseft merge pretrained.safetensors finetuned.safetensors -o averaged.safetensors')
+@command('wiseft merge zeroshot finetuned --alpha 0.5 -o averaged', 'wiseft merge pretrained.safetensors finetuned.safetensors -o averaged.safetensors',
+         "wiseft merge zeroshot first second third --rule 'uniform soup' -o soup")
 def merge_(
     zeroshot:Annotated[Path, typer.Argument(help='Classifier folder or .safetensors file: the start.', show_default=False)],
-    finetuned:Annotated[Path, typer.Argument(help='The same, fine-tuned from it.', show_default=False)],
+    finetuned:Annotated[List[Path], typer.Argument(help='The same, fine-tuned from it; several for a rule that takes them.', show_default=False)],
     output:Output,
     alpha:Annotated[float, typer.Option('--alpha', help='Mixing coefficient: 0 is the start, 1 the fine-tuned.')]=0.5,
+    rule:Annotated[str, typer.Option('--rule', help='How weights are merged; `wiseft methods` lists the merges.')]='weight-space',
+    use:Use=None,
     force:Force=False,
 ):
-    "Average the weights of two classifiers, or of two .safetensors files of any model."
+    "Merge the weights of classifiers, or of .safetensors files of any model; of two, average them."
     from wiseft.files import atomic_path
     from wiseft.classifiers import load_classifier
-    from wiseft.merging import interpolate, merge_files
-    for path in (zeroshot, finetuned):
+    from wiseft.merging import check_alpha, check_ends, merge, write_merged
+    from wiseft.registry import find_method
+    if use or rule != 'weight-space': load_methods(use)
+    rule, paths = find_method(rule, 'merge'), [zeroshot, *finetuned]
+    for path in paths:
         if not path.exists(): raise FileNotFoundError(f'There is no {path}')
-    if zeroshot.is_dir() != finetuned.is_dir(): raise ValueError(f'{zeroshot} and {finetuned}: give two classifier folders or two files')
-    if zeroshot.is_dir():
-        with atomic_path(output, force=force) as tmp: interpolate(load_classifier(zeroshot), load_classifier(finetuned), alpha).save(tmp)
-    else: merge_files([zeroshot, finetuned], [1-alpha, alpha], output, force=force)
+    if len({p.is_dir() for p in paths}) > 1: raise ValueError(f"{' and '.join(map(str, paths))}: give classifier folders or files, not both.")
+    if rule.name == 'weight-space' and len(finetuned) > 1: raise ValueError(f"weight-space averages the start with one other, and there are {len(finetuned)}. For several give --rule, such as 'uniform soup'.")
+    knobs = dict(alpha=check_alpha(alpha)) if rule.knob == 'alpha' else {}
+    if not zeroshot.is_dir(): write_merged(zeroshot, finetuned, output, rule.function, force=force, **knobs)
+    else:
+        with atomic_path(output, force=force) as tmp:
+            start, *tuned = map(load_classifier, paths)
+            check_ends(start, tuned[-1])
+            merge(start, tuned, rule.function, **knobs).save(tmp)
     wrote(output)

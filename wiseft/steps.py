@@ -63,12 +63,12 @@ class Loss(Callback):
             self.sums, self.seen = dict.fromkeys(self.names(), 0.), 0
             self.learn.metrics = [*self.learn.metrics, *[ValueMetric(partial(self.mean, n), n) for n in self.sums]]
         head = self.learn.classifier.head
-        self.hook = head.register_forward_pre_hook(lambda m, inputs: setattr(self, 'features', inputs[0]))
+        self.hook = head.register_forward_pre_hook(lambda m, inputs: setattr(self, 'head_input', inputs[0]))
 
     def before_train(self): self.sums, self.seen = dict.fromkeys(self.sums, 0.), 0
     def after_loss(self):
         x, y = self.xb[0].as_subclass(torch.Tensor), self.yb[0].as_subclass(torch.Tensor)
-        terms = self.loss(Step(self.learn, x, y, self.pred, self.features, self.loss_grad))
+        terms = self.loss(Step(self.learn, x, y, self.pred, self.head_input, self.loss_grad))
         self.learn.loss_grad = sum(terms.values())
         self.learn.loss = self.learn.loss_grad.clone()
         for name,value in terms.items(): self.sums[name] += value.detach()*len(y)

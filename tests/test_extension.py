@@ -1,0 +1,115 @@
+"One more loss, pull, merge, mix and metric, in a file outside the package, are found wherever methods are."
+import json
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import run
+
+WISEFT = Path(sys.executable).with_name("wiseft")
+CLASSES = ["camera", "heart", "star"]
+MINE = '''
+import torch
+from wiseft.registry import method
+from wiseft.scores import Metric, add_metric
+
+@method("loss", "small logits")
+def small_logits(step, weight=1e-3):
+    return dict(ce=step.cross_entropy, size=weight*step.logits.square().mean())
+
+@method("pull", "lazy steps")
+def lazy_steps(p, p0, grad, memory, part=.5):
+    last = memory.get("last", p0)
+    p.copy_(torch.lerp(p, last, part))
+    memory["last"] = p.clone()
+
+@method("merge", "half way", knob="alpha")
+def half_way(start, tuned, at, alpha=1.):
+    return start + alpha/2*(tuned[0]-start)
+
+@method("mix", "the larger logit", knob="alpha")
+def larger(zeroshot, finetuned, alpha):
+    return torch.maximum(zeroshot, finetuned)
+
+add_metric(Metric("size of logits", lambda o: o.outputs.abs().mean(1), bounded=False, larger_is_better=False))
+'''
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory):
+    "A folder with a few icons, a zero-shot classifier and the file of methods."
+    room = tmp_path_factory.mktemp("extension")
+    run(WISEFT, "data", "--unpack", "icons", cwd=room)
+    for split in "train", "validation", "test":
+        for name in CLASSES:
+            shutil.copytree(room / "icons/reference" / split / name, room / "photos" / split / name)
+    shutil.rmtree(room / "icons")
+    (room / "mine.py").write_text(MINE)
+    run(WISEFT, "zeroshot", ",".join(CLASSES), "-o", "zeroshot", cwd=room)
+    return room
+
+
+@pytest.fixture(scope="module")
+def tuned(room):
+    "Fine-tuned with the user's loss and pull, stopped after an epoch's checkpoint and resumed."
+    command = [WISEFT, "finetune", "zeroshot", "photos", "--use", "mine.py", "--method", "small logits", "--method", "lazy-steps"]
+    command += ["--epochs", "2", "--lr", "1e-3", "--precision", "fp32", "--checkpoints", "run"]
+    run(*command, "-o", "whole", cwd=room)
+    run(*command, "-o", "again", "--resume", cwd=room)  # from the last checkpoint
+    return room
+
+
+def test_list(room):
+    said = run(WISEFT, "methods", "--use", "mine.py", cwd=room)
+    assert "using mine.py: small logits (loss), lazy steps (pull), half way (merge), the larger logit (mix)" in said.stderr
+    assert all(name in said.stdout for name in ("small logits", "lazy steps", "half way", "the larger logit"))
+    assert "half way" not in run(WISEFT, "methods", cwd=room).stdout
+
+
+def test_card_and_resume(tuned):
+    card = json.loads((tuned / "whole/wiseft.json").read_text())
+    assert {card["recipe"]["loss"]["name"], card["recipe"]["pull"]["name"]} == {"small logits", "lazy steps"}
+    assert json.loads((tuned / "again/wiseft.json").read_text())["hash"] == card["hash"]
+    plain = [WISEFT, "finetune", "zeroshot", "photos", "--epochs", "2", "--lr", "1e-3", "--precision", "fp32", "-o", "plain"]
+    run(*plain, cwd=tuned)
+    assert json.loads((tuned / "plain/wiseft.json").read_text())["hash"] != card["hash"]
+
+
+def test_merge(tuned):
+    from wiseft.tensorfiles import TensorFile
+
+    run(WISEFT, "merge", "zeroshot", "whole", "--use", "mine.py", "--rule", "half way", "--alpha", "1", "-o", "half", cwd=tuned)
+    ends = [tuned / name / "head.safetensors" for name in ("zeroshot", "whole")]
+    run(WISEFT, "merge", *ends, "--use", "mine.py", "--rule", "half-way", "--alpha", "1", "-o", "half.safetensors", cwd=tuned)
+    start, end, half = (TensorFile(f)["weight"] for f in (*ends, tuned / "half.safetensors"))
+    assert (half - (start+end)/2).abs().max() < 1e-5
+    assert (TensorFile(tuned / "half/head.safetensors")["weight"] - half).abs().max() < 1e-6
+    assert TensorFile(tuned / "half.safetensors").metadata["rule"] == "half way"
+
+
+def test_table_and_picture(tuned):
+    from wiseft.classifiers import load_classifier
+    from wiseft.datasets import folder_suite
+    from wiseft.ensembles import sweep
+    from wiseft.plots import plot_alpha
+    from wiseft.registry import REGISTRY
+
+    before = dict(REGISTRY)
+    try:
+        runpy.run_path(str(tuned / "mine.py"))
+        ends = [load_classifier(tuned / name) for name in ("zeroshot", "whole")]
+        suite = folder_suite(tuned / "photos", {}, classnames=CLASSES)
+        metrics = ["accuracy", "size of logits"]
+        table = sweep(*ends, suite, [.5, .8], by=["half way", "the larger logit"], metrics=metrics, progress=False)
+    finally:
+        REGISTRY.clear()
+        REGISTRY.update(before)
+    assert {"half way", "the larger logit"} < set(table.method)
+    assert set(table.metric) == set(metrics)
+    assert "small logits" in set(table.tuning[table.method == "fine-tuned"]).pop()
+    shown = plot_alpha(table[table.metric == "accuracy"])
+    words = [t.get_text() for ax in shown.axes for t in ax.get_legend_handles_labels()[0] and ax.legend().get_texts()]
+    words += [t.get_text() for legend in shown.legends for t in legend.get_texts()]
+    assert any("half way" in w for w in words) and any("the larger logit" in w for w in words)
