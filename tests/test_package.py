@@ -8,7 +8,8 @@ import pytest
 from conftest import ROOT, copy_tree, python, run, tree
 
 TUTORIALS = [p for p in tree() if p.parts[:2] == ("nbs", "tutorials") and p.suffix == ".ipynb"]
-MODULES = sorted(p.stem for p in tree() if p.parent.name == "wiseft" and p.suffix == ".py" and not p.stem.startswith("_"))
+SOURCES = [p for p in tree() if p.parts[0] == "wiseft" and p.suffix == ".py" and p.stem not in ("__main__", "_modidx")]
+MODULES = sorted(".".join((p.parent if p.stem == "__init__" else p.with_suffix("")).parts) for p in SOURCES)
 
 
 def clean_environment(home):
@@ -38,11 +39,11 @@ def test_every_module_comes_from_the_wheel(installed):
     bin, home, env = installed
     code = f"""
 import importlib, json, sys
-for m in {MODULES}: importlib.import_module("wiseft." + m)
+for m in {MODULES}: importlib.import_module(m)
 print(json.dumps([m.__file__ for n, m in sys.modules.items() if n.partition(".")[0] == "wiseft"]))
 """
     files = json.loads(run(bin / "python", "-I", "-W", "ignore", "-c", code, cwd=home, env=env).stdout.splitlines()[-1])
-    assert len(files) == len(MODULES) + 1
+    assert len(files) == len(MODULES)
     assert not [f for f in files if not f.startswith(str(bin.parent))]
 
 
