@@ -20,7 +20,7 @@ def test_page_says_what_its_data_say(name, record_property):
 
 def test_every_explanation_is_recomputed():
     explanations = {f"explanations/{p.stem}" for p in (ROOT / "nbs/explanations").glob("*.ipynb")}
-    assert explanations - set(recompute.CHECKS) == {"explanations/glossary"}  # which has no results
+    assert explanations - set(recompute.CHECKS) == {"explanations/glossary", "explanations/sixty_lines"}  # no results, and its own
 
 
 @pytest.mark.parametrize("name, old, new", [
