@@ -72,7 +72,7 @@ def _styled(draw):
     @wraps(draw)
     def run(*args, **kwargs):
         fig = unseen(*args, **kwargs)
-        if isinstance(fig, Picture) and _has_windows(): _hand_to_pyplot(fig)
+        if isinstance(fig, _Picture) and _has_windows(): _hand_to_pyplot(fig)
         return fig
     run.unseen = unseen
     return run
