@@ -16,7 +16,8 @@ from pathlib import Path
 from .files import cache_root, data_root, package_data, unzip_once
 from .hashes import content_hashes, folder_hash
 from .images import ImageSet, UnreadableImage, _folders, _some, _splits, check_classnames, image_folder, open_image, printable, to_rgb
-from .layouts import FAMILIES
+from .layouts import FAMILIES, read_table
+from .text import BadFile
 
 # %% ../nbs/api/12_datasets.ipynb #01ebe023
 RESERVED = 'reference', 'mean over shifts' # names of datasets in results tables
@@ -233,13 +234,14 @@ def _icons_folder():
 def _with_table(suite, folder):
     "Groups and units from the table beside the sets, if there is one"
     if not (tables := [f for f in sorted(folder.glob('*.csv')) if _describes_images(f)]): return suite
-    t = pd.read_csv(tables[0], keep_default_na=False, dtype=str)
+    t = read_table(tables[0], keep_default_na=False, dtype=str, encoding='utf-8-sig')
+    if 'file' not in t or t['file'].isna().any(): raise BadFile(f"{tables[0]}: its first line names a column 'file' that not every row has. Copy it again.")
     if len(first := t['file'].str.split('/').str[0].unique()) == 1 and not (folder/first[0]).exists(): # the folder's name when the table was made
         for c in t.columns.intersection(['file', 'original']): t[c] = t[c].str.removeprefix(f'{first[0]}/')
     t = t.set_index('file')
-    if t.index.has_duplicates: raise ValueError(f'{tables[0]}: two rows for {_some(list(t.index[t.index.duplicated()]))}; each file has one')
+    if t.index.has_duplicates: raise BadFile(f'{tables[0]}: two rows for {_some(list(t.index[t.index.duplicated()]))}; each file has one')
     for s in suite.sets().values():
-        if absent := [f for f in s.files() if f not in t.index]: raise ValueError(f'{tables[0]}: no row for {_some(absent)}')
+        if absent := [f for f in s.files() if f not in t.index]: raise BadFile(f'{tables[0]}: no row for {_some(absent)}')
         rows = t.loc[s.files()]
         if 'family' in rows: s.groups = list(rows['family'])
         s.units = [o or f for o, f in zip(rows['original'], rows.index)] if 'original' in rows else list(rows.index)
