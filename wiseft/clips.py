@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np, PIL, torch, torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import open_clip
 from open_clip.convert import convert_state_dict
@@ -104,6 +105,17 @@ def _quiet():
         try: yield
         finally: logging.disable(before)
 
+# %% ../nbs/api/21_clips.ipynb #ab1f9e9a
+_draws = {'normal_', 'uniform_', 'trunc_normal_', 'kaiming_normal_', 'kaiming_uniform_', 'xavier_normal_', 'xavier_uniform_'}
+
+class _NoDraws(TorchFunctionMode):
+    "Parameters that are made meanwhile keep what was in their memory"
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        t = kwargs.get('tensor', args[0] if args else None) # as functions of `nn.init` call it
+        drawn = getattr(func, '__name__', None) in _draws and isinstance(t, nn.Parameter)
+        return t if drawn else func(*args, **kwargs)
+
 # %% ../nbs/api/21_clips.ipynb #5ff18c74
 def _local_config(source, tmp): # dict
     "`model_cfg`, with the settings of a folder's own text tower put into the folder `tmp`"
@@ -114,8 +126,8 @@ def _local_config(source, tmp): # dict
 
 # %% ../nbs/api/21_clips.ipynb #e2c7f154
 def _build(source, preprocess, precision, device): # open_clip model
-    "The architecture, with random weights"
-    with _quiet(), tempfile.TemporaryDirectory() as tmp: # what was checked is built, whatever becomes of the folder
+    "The architecture, whose weights are still to be filled in"
+    with _quiet(), _NoDraws(), tempfile.TemporaryDirectory() as tmp: # what was checked is built, whatever becomes of the folder
         write_json(Path(tmp)/config_name, dict(model_cfg=_local_config(source, tmp)))
         return open_clip.create_model(f'local-dir:{tmp}', load_weights=False, pretrained_text=False, precision=precision, device=device,
                                       force_preprocess_cfg=preprocess)

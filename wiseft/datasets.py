@@ -116,9 +116,14 @@ def _among(images, by_size):
     return [f for f, h in zip(alike.files(), content_hashes(alike.paths)) if h in known]
 
 @patch
-def warn_of_shared(self:Suite):
-    "A warning of one line for each test set with images that were trained or chosen on"
-    for (name, what), (files, n) in self.shared_images().items():
+def check_shared(self:Suite):
+    "A warning of one line for each test set with images that were trained or chosen on; ValueError for one that has no others"
+    shared, own = self.shared_images(), {}
+    for (name, what), (files, n) in shared.items():
+        own[name] = own.get(name, set()) | set(files)
+        if len(own[name]) == n: raise ValueError(
+            f'{name}: all {n} test images that were looked at are training or validation images of the reference: it measures memory. Test on other images.')
+    for (name, what), (files, n) in shared.items():
         warnings.warn(f'{name}: {len(files)} of {n} test images are {what} images of the reference too (such as {files[0]}); '
                       'what it measures is partly memory. Leave them out of one of the two.', stacklevel=3)
 
@@ -133,7 +138,7 @@ def folder_suite(
 )->Suite:
     "A suite from image folders"
     suite = _suite_of(Path(reference), shifts, validation, classnames, templates, name)
-    suite.warn_of_shared()
+    suite.check_shared()
     return suite
 
 def _suite_of(reference, shifts, validation=None, classnames=None, templates='openai', name=None):
@@ -207,7 +212,7 @@ def load_suite(
     if not (folder/'reference').is_dir():
         raise FileNotFoundError(f"{folder}: no folder 'reference' in it; expected a suite's name ({', '.join(['icons', *FAMILIES])}) or a folder with `reference` and shifted sets (`folder_suite` takes them one by one)")
     suite = _read_suite(folder, printable(folder.name), templates or 'openai', classnames)
-    suite.warn_of_shared()
+    suite.check_shared()
     return suite
 
 def _read_suite(folder, name, templates, classnames):

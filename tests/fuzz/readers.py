@@ -404,17 +404,15 @@ class Lists(Reader):
 class Suites(Reader):
     "Tables beside the images of a suite"
     rooms, share = ("datasets", "images"), 0.5
+    names = [f"{split}/{c}/{i}.png" for split in ("reference", "sketch") for c in "ab" for i in range(5)]
 
     def starts(self):
-        names = [f"{split}/{c}/{i}.png" for split in ("reference", "sketch") for c in "ab" for i in range(5)]
-        rows = [["file", "family", "original"], *([n, f"f{i % 3}", ""] for i, n in enumerate(names))]
-        cells = {f"{i:02} {j:02}": f"{cell}{',' if j < 2 else chr(10)}".encode() for i, row in enumerate(rows) for j, cell in enumerate(row)}
-        yield cells
+        rows = [["file", "family", "original"], *([n, f"f{i % 3}", ""] for i, n in enumerate(self.names))]
+        yield {f"{i:02} {j:02}": f"{cell}{',' if j < 2 else chr(10)}".encode() for i, row in enumerate(rows) for j, cell in enumerate(row)}
 
     def files(self, parts):
-        picture = encoded(Image.new("L", (4, 4)), "PNG")
-        names = [f"{split}/{c}/{i}.png" for split in ("reference", "sketch") for c in "ab" for i in range(5)]
-        return {f"s/{n}": picture for n in names} | {"s/images.csv": b"".join(parts.values())}
+        pictures = {f"s/{n}": encoded(Image.new("L", (4, 4), i), "PNG") for i, n in enumerate(self.names)}
+        return pictures | {"s/images.csv": b"".join(parts.values())}
 
     def read(self, folder):
         return load_suite(folder / "s").fingerprint
