@@ -119,7 +119,7 @@ def merge(
     if prepared is None: prepared, left = prepare_merge(rule, start, tuned, images, **knobs)
     first = None if start is None else start.state_dict()
     state = merge(first, [m.state_dict() for m in tuned], rule, prepared, names, **left)
-    return models[0].averaged(state, models, knobs.get('alpha'), how, prepared)
+    return models[0].averaged(state, models, how.get('alpha'), how, prepared)
 
 def merge_rule(
     rule # function, or the name of a registered one
