@@ -74,11 +74,6 @@ class ImageClassifier(nn.Module):
         "Name of the way of fine-tuning, for tables: '' if there was none, 'plain' if nothing else is said"
         tuned = self.alpha or self.parents or self.recipe
         return self.recipe.get('tuning', 'plain') if tuned else ''
-    @property
-    def method(self): # str, or None where alpha says it
-        "Name of the way of merging, for tables, if it was another one than WiSE-FT's"
-        name = self.recipe.get('merge', {}).get('name')
-        return None if name == 'weight-space' else name
 
 # %% ../nbs/api/23_classifiers.ipynb #e4b367bd
 def _check_head(c):
@@ -210,6 +205,13 @@ def averaged(self:ImageClassifier,
     new.recipe = parents[-1].recipe | (dict(merge=how) if how else {})
     new.beside = {'prepared.safetensors': prepared} if prepared else {}
     return new.eval()
+
+# %% ../nbs/api/23_classifiers.ipynb #9c1d2817
+@patch(as_prop=True)
+def method(self:ImageClassifier): # str, or None where alpha says it
+    "Name of the way of merging, for tables, if it was another one than WiSE-FT's"
+    name = self.recipe.get('merge', {}).get('name')
+    return None if name == 'weight-space' else name
 
 # %% ../nbs/api/23_classifiers.ipynb #3d77d4c8
 @patch

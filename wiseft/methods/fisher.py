@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['fisher_information', 'fisher', 'both_informations']
 
-# %% ../../nbs/methods/fisher.ipynb #30326d59
+# %% ../../nbs/methods/fisher.ipynb #679b892c
 import numpy as np
 import torch
 from ..passes import batches
 from ..registry import method
 from ..weights import weighted_sum
 
-# %% ../../nbs/methods/fisher.ipynb #b95a4928
+# %% ../../nbs/methods/fisher.ipynb #5852b7ff
 def fisher_information(
     classifier, # `ImageClassifier`; it is not changed
     images,     # `ImageSet`
@@ -32,7 +32,7 @@ def fisher_information(
             n += 1
     return {k: t/n for k, t in total.items()}
 
-# %% ../../nbs/methods/fisher.ipynb #a933fd77
+# %% ../../nbs/methods/fisher.ipynb #519eeb1f
 @method('merge', 'Fisher', '2111.09832', knob='alpha', needs='validation images', cost='a gradient for each of 256 images and both ends')
 def fisher(start, tuned, at, alpha=.5, floor=1e-8):
     "The average of all versions of a weight by their Fisher information"

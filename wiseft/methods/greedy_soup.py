@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['greedy_soup']
 
-# %% ../../nbs/methods/greedy_soup.ipynb #c97a6be0
+# %% ../../nbs/methods/greedy_soup.ipynb #359b0bcc
 import pandas as pd
 from ..merging import merge, merge_recipe, named_models, uniform_soup
 from ..metrics import mcnemar_exact
 from ..passes import predict
 from ..registry import method
 
-# %% ../../nbs/methods/greedy_soup.ipynb #9b5c32fd
+# %% ../../nbs/methods/greedy_soup.ipynb #5ac117b7
 def _right(classifiers, images): # dict name -> (n,) bool array
     p = predict(classifiers, images, progress=False)
     return {name: (z.argmax(1) == p.labels).numpy() for name, z in p.logits.items()}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['learn_alphas', 'per_tensor', 'tpgm']
 
-# %% ../../nbs/methods/tpgm.ipynb #0d3bba8c
+# %% ../../nbs/methods/tpgm.ipynb #3c2b6629
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from ..passes import batches
 from ..registry import method
 from ..weights import is_weight, weighted_sum
 
-# %% ../../nbs/methods/tpgm.ipynb #23f7ebdf
+# %% ../../nbs/methods/tpgm.ipynb #f2da3040
 def _shuffled(images, classifier, batch_size, seed): # yields (images, labels), without end
     order = images.subset(np.random.default_rng(seed).permutation(len(images)))
     while True:
@@ -41,7 +41,7 @@ def per_tensor(start, tuned, at):
     "WiSE-FT with the α of each tensor; one that has none did not move"
     return start if at.prepared is None else weighted_sum([start, tuned[0]], [1-at.prepared.item(), at.prepared.item()])
 
-# %% ../../nbs/methods/tpgm.ipynb #5022f869
+# %% ../../nbs/methods/tpgm.ipynb #86c72868
 @method('search', 'TPGM', '2303.10720', needs='validation images', cost='200 batches forward and backward')
 def tpgm(start, tuned, images, steps=200, lr=1e-2, batch_size=64, first=.5, seed=0): # tuned: one classifier, in a list or dict
     "An α for each tensor, learned on validation images of the reference"
