@@ -129,6 +129,13 @@ def to_bf16(self:ImageClassifier): # `ImageClassifier`
     new.visual.bfloat16()
     return new
 
+@patch
+def to_fp16(self:ImageClassifier): # `ImageClassifier`
+    "The same in float16, for GPUs that have no bfloat16"
+    new = self.copy()
+    new.visual.half()
+    return new
+
 # %% ../nbs/api/23_classifiers.ipynb #8bc52653
 def _architecture(c): # dict
     "What decides how a classifier's weights are used"
