@@ -235,15 +235,16 @@ def all_of(iterable):
 @measure
 def feeding(room):
     "Feeding, with no model: photographs of 224 pixels out of the cache, against the code of before"
-    start, _, suite = tower("ViT-B-32", room, sets=1, n=192)
-    clip, images = start.clip, suite.test
+    clip, images = load_clip("iconclip"), photographs(Path(room, "photographs"), 192, 0)
+    clip.preprocess = dict(clip.preprocess, size=224)  # no model: nothing else of the CLIP is used
+    clip.transform = ClipTransform(clip.preprocess)
     pixels = decode_once(Pixels(images, clip.transform), progress=False)
     raw = Unscaled(clip.preprocess)
     old = lambda: image_by_image(pixels, clip.normalise)
     fed = lambda transform: all_of(batches(images, transform, [], 64, progress=False))
     yield "evaluation: before / 8-bit pixels ready to travel", "≥ 10", ratio(old, lambda: fed(raw), turns=7)
     yield "evaluation: before / the whole path, normalised on the CPU", "≥ 2", ratio(old, lambda: fed(clip.transform), turns=7)
-    dl = clip_dataloaders(images, start, 64, images.subset(range(8)), progress=False).train
+    dl = clip_dataloaders(images, clip, 64, images.subset(range(8)), progress=False).train
     source, draws = dl.source, np.random.default_rng(0).random((len(images), 4))
     source.decode_once(crops=True)
     lists = [part.tolist() for part in torch.arange(len(images)).split(64)]
