@@ -24,7 +24,7 @@ from wiseft.exchange import append_results, read_results, write_results
 from wiseft.results import MEAN, REFERENCE, results_table
 from wiseft.merging import merge_files
 from wiseft.pico import pico_classifier
-from wiseft.resume import read_checkpoint, write_checkpoint
+from wiseft.resume import read_training, write_training
 
 WRITES = {"write", "tofile", "fsync", "sync", "serialize_file"}  # functions before which a kill may come
 CALLS = {"open", "os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir"}  # audit events before which a kill may come
@@ -131,10 +131,10 @@ class Resume:
     "The checkpoint of a training"
     def write(self, folder, value):
         tensors = {f"model.{k}": torch.full((64, 64), value) for k in "abc"} | {"noise.cpu": torch.get_rng_state()}
-        write_checkpoint(folder / "checkpoint.safetensors", tensors, dict(step=int(4 * value), epochs_before=0, start_accuracy=None, recipe={}))
+        write_training(folder / "checkpoint.safetensors", tensors, dict(step=int(4 * value), epochs_before=0, start_accuracy=None, recipe={}))
 
     def read(self, folder):
-        tensors, position = read_checkpoint(folder / "checkpoint.safetensors")
+        tensors, position = read_training(folder / "checkpoint.safetensors")
         return {v for k in "abc" for v in tensors[f"model.{k}"].unique().tolist()} | {position["step"] / 4}
 
 

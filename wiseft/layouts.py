@@ -8,11 +8,10 @@ __all__ = ['PUBLISHED_SETS', 'CIFAR10_CLASSES', 'FMOW_CLASSES', 'FAMILIES', 'ima
            'read_table', 'cifar10', 'iwildcam', 'fmow', 'transfer', 'download_suite', 'inventory', 'set_classes']
 
 # %% ../nbs/api/11_layouts.ipynb #91669689
-import json, open_clip, os, pickle
+import json, open_clip, os, pickle, pickletools
 import numpy as np, pandas as pd
 from importlib.util import find_spec
 from pathlib import Path
-from .checkpoints import count_pickle
 from .files import data_root, existing_file, package_data
 from .images import ImageSet, labelled_folders
 from .text import BadFile, first_few, why_failed
@@ -196,6 +195,28 @@ def _plain(x):
     if isinstance(x, dict): return {k.decode() if isinstance(k, bytes) else k: _plain(v) for k, v in x.items()}
     return [_plain(v) for v in x] if isinstance(x, (list, tuple)) else x
 
+# %% ../nbs/api/11_layouts.ipynb #afd37c78
+def _count(file): # that stands where a pickle begins
+    "ValueError if following a pickle takes far more than its steps"
+    stack, memo = [], {}
+    for step, (op, arg, _) in enumerate(pickletools.genops(file)):
+        if 'GET' in op.name: stack.append(memo[arg])
+        elif 'PUT' in op.name or op.name == 'MEMOIZE':
+            if arg is not None and int(arg) > step: raise ValueError('it asks for a table far larger than itself')
+            memo[len(memo) if arg is None else arg] = stack[-1]
+        else: _step(stack, op)
+        if stack and (stack[-1] or 0) > 100*(step+10): raise ValueError('it holds something far larger than itself')
+
+def _step(stack, op):
+    "Take from a stack of sizes what a step of a pickle takes, and put there what it gives; None is a mark"
+    if op.name == 'MARK': return stack.append(None)
+    taken, needs = 1, [x.name for x in op.stack_before]
+    if 'mark' in needs:
+        while (size := stack.pop()) is not None: taken += size
+        needs = needs[:needs.index('mark')]
+    for _ in needs: taken += stack.pop()
+    stack.extend([taken]*len(op.stack_after))
+
 # %% ../nbs/api/11_layouts.ipynb #0a745e14
 _STAND_INS = {('numpy', 'dtype'): _Dtype, ('numpy', 'ndarray'): None, ('_codecs', 'encode'): lambda text, how: text.encode('latin1')}
 _STAND_INS |= {(m, '_reconstruct'): _Array for m in ('numpy.core.multiarray', 'numpy._core.multiarray')}
@@ -214,7 +235,7 @@ def read_pickle_as_data(
         with open(existing_file(path), 'rb') as f:
             start = _end_of_npy_header(f)
             f.seek(start)
-            count_pickle(f)
+            _count(f)
             f.seek(start)
             return _plain(_DataOnly(f, encoding='bytes').load())
     except OSError: raise

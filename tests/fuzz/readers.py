@@ -36,7 +36,7 @@ from wiseft.images import open_image, readable_formats
 from wiseft.layouts import read_array, read_pickle_as_data
 from wiseft.prompts import read_classnames
 from wiseft.results import MEAN, REFERENCE, results_table
-from wiseft.resume import read_checkpoint
+from wiseft.resume import read_training
 from wiseft.text import BadFile
 
 SLOWEST = 10  # seconds of the processor that one file may take
@@ -364,7 +364,7 @@ class Lines(Results):
 class Resumes(Safetensors):
     "Checkpoints of a training"
     rooms = ("resume",)
-    load = staticmethod(read_checkpoint)
+    load = staticmethod(read_training)
 
     def starts(self):
         state = {"model.w": torch.ones(2, 2), "optimizer.0.step": torch.tensor(3.0), "noise.cpu": torch.arange(4, dtype=torch.uint8)}
