@@ -190,13 +190,14 @@ def _make_tokenizer(source, text):
 
 # %% ../nbs/api/21_clips.ipynb #2767f673
 def _tokenizer(source):
-    "The tokenizer; RuntimeError says what to bring"
-    if 'text_cfg' not in source.config: return None
+    "The tokenizer; an error says what to bring: a BadFile where a folder on this disk should hold it"
+    local = source.where and not source.hub
+    kind, whose = (BadFile, source.where.parent) if local else (RuntimeError, source.origin)
     try: return _make_tokenizer(source, source.config['text_cfg'])
     except BadFile: raise
     except ImportError as e: raise RuntimeError(f'The tokenizer of {source.origin} needs another package: pip install transformers.') from e
-    except Exception as e: raise RuntimeError(
-        f"Could not load the tokenizer of {source.origin} ({why_failed(e)}). Without a network: bring its files (tokenizer.json, "
+    except Exception as e: raise kind(
+        f"Could not load the tokenizer of {whose} ({why_failed(e)}). Without a network: bring its files (tokenizer.json, "
         f"tokenizer_config.json, …) into a folder with {config_name} and the weights and call load_clip('local-dir:FOLDER').") from e
 
 # %% ../nbs/api/21_clips.ipynb #e03ed7ba
