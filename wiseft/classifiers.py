@@ -289,7 +289,8 @@ def load_classifier(
     clip.provenance = dict(card['clip'])
     clip.name, clip.pretrained = clip.provenance.pop('name'), clip.provenance.pop('pretrained', None)
     head = _read_head(card, folder/'head.safetensors').to(clip.device)
-    return ImageClassifier(clip, head, *(card[k] for k in ('classnames', 'templates', 'alpha', 'parents', 'metrics', 'recipe')))
+    try: return ImageClassifier(clip, head, *(card[k] for k in ('classnames', 'templates', 'alpha', 'parents', 'metrics', 'recipe')))
+    except ValueError as e: raise BadFile(f'{folder} holds parts that don\'t fit each other: {e} Copy the folder again.') from e
 
 # %% ../nbs/api/23_classifiers.ipynb #6461946a
 @patch(cls_method=True)

@@ -166,8 +166,8 @@ def _adapt(
 def _fill(model, state, source): # the model, in eval mode
     "Load a source's weights; BadFile names what doesn't fit"
     try: model.load_state_dict(_adapt(model, state))
-    except RuntimeError as e:
-        first = ' '.join(l.strip() for l in str(e).splitlines()[1:3])[:300]
+    except Exception as e: # of torch's, of open_clip's: the file decides which
+        first = ' '.join(l.strip() for l in str(e).splitlines()[1:3])[:300] or why_failed(e)
         raise BadFile(f"The weights in {source.weights} don't fit the architecture of {source.origin}: {first}") from e
     return model.eval()
 

@@ -71,6 +71,8 @@ def _check_card(card, path):
     lists = [k for k in ('classnames', 'templates', 'parents') if k not in wrong]
     wrong += [k for k in lists if not all(isinstance(text, str) for text in card[k])]
     if 'clip' not in wrong and not isinstance(card['clip'].get('name'), str): wrong.append('clip')
+    if not isinstance(card.get('head', {}), dict): wrong.append('head')
+    if 'precision' not in wrong and card['precision'] not in ('fp32', 'bf16', 'fp16', 'fp64'): wrong.append('precision')
     if wrong: raise BadFile(f'{path}: {first_few(wrong)} is not of the kind that a classifier has. Copy the folder again.')
 
 # %% ../nbs/api/20_saving.ipynb #1b6b54d3

@@ -454,6 +454,18 @@ def place(files, folder):
         (folder / name).write_bytes(data)
 
 
+def outcome(reader, folder):
+    "'read', or the message that refuses a file."
+    try:
+        reader.read(folder)
+    except BadFile as e:
+        assert str(folder) in str(e), f"the message names no file: {e}"
+        return str(e)
+    except Exception as e:
+        raise AssertionError(f"a foreign error, {type(e).__name__}: {e}") from e
+    return "read"
+
+
 def look(reader, files, folder):
     "What becomes of files in a folder: 'read', or the message that refuses them; an AssertionError says what must not be."
     place(files, folder)
@@ -464,15 +476,9 @@ def look(reader, files, folder):
         signal.signal(number, hang)
         signal.setitimer(timer, seconds)
     try:
-        reader.read(folder)
-        said = "read"
-    except BadFile as e:
-        said = str(e)
-        assert str(folder) in said, f"the message names no file: {said}"
+        said = outcome(reader, folder)
     except Hang:
         raise AssertionError(f"more than {SLOWEST} s, or {LONGEST} s of the clock") from None
-    except Exception as e:
-        raise AssertionError(f"a foreign error, {type(e).__name__}: {e}") from e
     finally:
         for _, timer, _ in limits:
             signal.setitimer(timer, 0)

@@ -52,6 +52,18 @@ def config(part, **settings):
     return {"open_clip_config.json": json.dumps(content).encode()}
 
 
+def preprocess(**settings):
+    content = json.loads(Configs().seeds[0]["open_clip_config.json"])
+    content["preprocess_cfg"].update(settings)
+    return {"open_clip_config.json": json.dumps(content).encode()}
+
+
+def without_text():
+    content = json.loads(Configs().seeds[1]["open_clip_config.json"])
+    del content["model_cfg"]["text_cfg"]
+    return {"open_clip_config.json": json.dumps(content).encode()}
+
+
 def card(**entries):
     content = json.loads(Cards().seeds[0]["wiseft.json"])
     return {"wiseft.json": json.dumps(content | entries).encode()}
@@ -106,7 +118,11 @@ CORPUS = {  # reader, what differs from its first file: parts, or whole files
     "configs: 4,096 x 4,096 patches": (Configs, config("vision_cfg", image_size=4096, patch_size=1)),
     "configs: 10^9 layers": (Configs, config("vision_cfg", layers=10**9)),
     "configs: nested": (Configs, {"open_clip_config.json": b"[" * 99_999}),
-    "cards: another head": (Cards, {"header": Cards().seeds[0]["header"] + b" "}),
+    "cards: one name for two rows": (Cards, card(classnames=["cat"])),
+    "cards: a head that is a number": (Cards, card(head=1)),
+    "configs: no text tower, and its weights": (Configs, without_text()),
+    "cards: an unknown precision": (Cards, card(precision="x")),
+    "configs: one mean for three colours": (Configs, preprocess(mean=0.5)),
     "cards: classes that are none": (Cards, card(classnames=[1, 2, 3])),
     "cards: alpha is text": (Cards, card(alpha="1")),
     "results: outside its interval": (Lines, line(value=0.99)),
@@ -139,16 +155,15 @@ def busy(folder):
 
 def test_the_judge_sees(tmp_path, monkeypatch):
     "A reader that starts a program, hangs, grows, or lets a foreign error out is found."
-    harm = {
-        "started": lambda folder: os.system("true"),
-        "more than 0.2 s": busy,
-        "or 2 s of the clock": lambda folder: time.sleep(60),
-        "grew": lambda folder: np.ones(200_000_000),
-        "a foreign error, KeyError": lambda folder: {}["x"],
-    }
-    monkeypatch.setattr(readers, "SLOWEST", 0.2)
-    monkeypatch.setattr(readers, "LONGEST", 2)
-    for words, read in harm.items():
+    def judged(read, words):
         bad = type("Bad", (Reader,), dict(starts=lambda self: [], read=staticmethod(read)))()
         with pytest.raises(AssertionError, match=words):
             look(bad, {"mutated": b""}, tmp_path)
+
+    judged(lambda folder: os.system("true"), "started")
+    judged(lambda folder: np.ones(200_000_000), "grew")
+    judged(lambda folder: {}["x"], "a foreign error, KeyError")
+    monkeypatch.setattr(readers, "SLOWEST", 0.2)
+    monkeypatch.setattr(readers, "LONGEST", 2)
+    judged(busy, "more than 0.2 s")
+    judged(lambda folder: time.sleep(60), "or 2 s of the clock")
