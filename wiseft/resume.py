@@ -122,6 +122,7 @@ def _check_position(tensors, position):
     if tensors['noise.cpu'].dtype != torch.uint8: wrong.append('noise.cpu')
     if wrong: raise ValueError(f'{wrong[0]} is of another kind')
 
+# %% ../nbs/api/42_resume.ipynb #837ad0e4
 def _load_checkpoint(cb, learn):
     tensors, position = read_training(cb.file)
     then, now = position['recipe'], cb.run_recipe
