@@ -33,7 +33,8 @@ def room(tmp_path_factory):
     shutil.rmtree(room / "icons")
     run(WISEFT, "zeroshot", ",".join(CLASSES), "-o", "zeroshot", cwd=room)
     run(WISEFT, "finetune", "zeroshot", "suite", "--epochs", "2", "--lr", "1e-3", "-o", "finetuned", cwd=room)
-    run(WISEFT, "sweep", "zeroshot", "finetuned", "--suite", "suite", "--alphas", "0.3,0.5", "-o", "sweep.csv", cwd=room)
+    run(WISEFT, "sweep", "zeroshot", "finetuned", "--suite", "suite", "--alphas", "0.3,0.5", "-o", "sweep.csv",
+        cwd=room)
     return room
 
 
@@ -108,13 +109,15 @@ def test_merge_files(room, tmp_path):
 
 
 def test_evaluate_on_folders(room):
-    out = wiseft("evaluate", "zeroshot", "--reference", "suite/reference", "--shift", "suite/solid/test", cwd=room).stdout
+    out = wiseft("evaluate", "zeroshot", "--reference", "suite/reference", "--shift", "suite/solid/test",
+                 cwd=room).stdout
     assert "reference" in out and "test" in out
 
 
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
 def test_ensemble(room, tmp_path, average):
-    wiseft("ensemble", "zeroshot", "finetuned", "--average", average, "--suite", "suite", "-o", tmp_path / "out.csv", cwd=room)
+    wiseft("ensemble", "zeroshot", "finetuned", "--average", average, "--suite", "suite", "-o", tmp_path / "out.csv",
+           cwd=room)
     swept, table = pd.read_csv(room / "sweep.csv"), pd.read_csv(tmp_path / "out.csv")
     mine, theirs = table[table.method == average], swept[(swept.method == average) & (swept.alpha == 0.5)]
     assert dict(zip(mine.dataset, mine.value)) == dict(zip(theirs.dataset, theirs.value))
@@ -148,8 +151,10 @@ def test_data_names_unreadable_images(room, tmp_path):
     (["merge", "sweep.csv", "sweep.csv", "-o", "x.safetensors"], "safetensors"),
     (["zeroshot", "camera,heart", "--device", "gpu", "-o", "x"], "no device 'gpu'"),
     (["evaluate", "zeroshot", "--suite", "suite", "--device", "cuda:77"], "cuda:77"),
-    (["zeroshot", "camera,heart", "--model", "ViT-B-32", "--pretrained", "zeroshot/head.safetensors", "-o", "x"], "--quick-gelu"),
-    (["zeroshot", "camera,heart", "--model", "ViT-B-32", "--pretrained", "zeroshot/head.safetensors", "-o", "x"], "--preprocess TAG"),
+    (["zeroshot", "camera,heart", "--model", "ViT-B-32", "--pretrained", "zeroshot/head.safetensors", "-o", "x"],
+     "--quick-gelu"),
+    (["zeroshot", "camera,heart", "--model", "ViT-B-32", "--pretrained", "zeroshot/head.safetensors", "-o", "x"],
+     "--preprocess TAG"),
     (["predict", "zeroshot", "nowhere.png"], "no picture"),
     (["merge", "finetuned", "zeroshot", "--alpha", "0.8", "-o", "x"], "swapped"),
     (["sweep", "finetuned", "zeroshot", "--suite", "suite", "-o", "x.csv"], "swapped"),
@@ -198,9 +203,12 @@ def test_warnings_are_a_line(room, tmp_path):
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda s: s.name)
 def test_stopped_training_leaves_whole_checkpoints_and_goes_on(room, tmp_path, sent):
-    command = [WISEFT, "finetune", room / "zeroshot", room / "suite", "--lr", "1e-4", "--checkpoints", "run", "-o", "out"]
-    training = subprocess.Popen([*map(str, command), "--epochs", "5000"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
-                                preexec_fn=lambda: signal.signal(sent, signal.SIG_DFL))  # a job in the background ignores it
+    command = [WISEFT, "finetune", room / "zeroshot", room / "suite", "--lr", "1e-4", "--checkpoints", "run", "-o",
+               "out"]
+    training = subprocess.Popen([*map(str, command), "--epochs", "5000"], cwd=tmp_path, stderr=subprocess.PIPE,
+                                text=True,
+                                # a job in the background ignores it
+                                preexec_fn=lambda: signal.signal(sent, signal.SIG_DFL))
     checkpoint = tmp_path / "run/checkpoint.safetensors"
     try:
         deadline = time.time() + 120
@@ -212,7 +220,8 @@ def test_stopped_training_leaves_whole_checkpoints_and_goes_on(room, tmp_path, s
     finally:
         training.kill()
     assert training.returncode == 130 and "stopped" in err and "Traceback" not in err, err
-    assert [p.name for p in tmp_path.iterdir()] == ["run"] and [p.name for p in (tmp_path / "run").iterdir()] == [checkpoint.name]
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    assert [p.name for p in (tmp_path / "run").iterdir()] == [checkpoint.name]
     assert "--force" not in wiseft(*command[1:], "--epochs", "5000", cwd=tmp_path, code=1).stderr
     assert "epochs" in wiseft(*command[1:], "--epochs", "9", "--resume", cwd=tmp_path, code=1).stderr
 
@@ -245,4 +254,5 @@ def test_doubts_are_said(room):
 
 
 def test_the_device_is_said(room):
-    assert "on the CPU, float32" in wiseft("evaluate", "zeroshot", "--suite", "suite", "--device", "cpu", cwd=room).stderr
+    assert "on the CPU, float32" in wiseft("evaluate", "zeroshot", "--suite", "suite", "--device", "cpu",
+                                           cwd=room).stderr

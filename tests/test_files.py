@@ -124,7 +124,8 @@ def small_disk(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     try:
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True, text=True)
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True,
+                              text=True)
     except FileNotFoundError:
         pytest.skip("there is no mount command")
     if done.returncode:
@@ -155,7 +156,9 @@ def test_read_only_folder(tmp_path):
     target.write_text("old")
     folder.chmod(0o555)
     try:
-        out, _ = finish(start(f"{become}\ntry: target.read_text()\nexcept OSError: sys.exit(3)\n" + textwrap.dedent(WRITE_MUCH), target))
+        out, _ = finish(
+            start(f"{become}\ntry: target.read_text()\nexcept OSError: sys.exit(3)\n" + textwrap.dedent(WRITE_MUCH),
+                  target))
     finally:
         folder.chmod(0o755)
     assert f"PermissionError [Errno 13] Can't write {target}: Permission denied. What was there before is untouched." in out

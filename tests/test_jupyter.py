@@ -22,7 +22,8 @@ def jupyter(tmp_path):
 
     def cell(source):
         shown = {}
-        done = client.execute_interactive(source, timeout=300, output_hook=lambda m: shown.update(m["content"].get("data", {})))
+        done = client.execute_interactive(source, timeout=300,
+                                          output_hook=lambda m: shown.update(m["content"].get("data", {})))
         assert done["content"]["status"] == "ok", "\n".join(done["content"]["traceback"])
         return shown
 

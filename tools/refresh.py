@@ -27,7 +27,8 @@ TRAINING = re.compile(r"\bfinetune\(|\bfit(?!_baseline)\w*\(\w|\bbackward\(\)|wi
 
 def notebooks():
     "All notebooks of the project."
-    return sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not any(o.startswith((".", "_")) for o in p.parts[len(ROOT.parts):]))
+    return sorted(p for p in (ROOT / "nbs").rglob("*.ipynb")
+                  if not any(o.startswith((".", "_")) for o in p.parts[len(ROOT.parts):]))
 
 
 def flags():

@@ -24,8 +24,10 @@ def _contents(path): # name → size in bytes
     try:
         with zipfile.ZipFile(path) as z: sizes = {i.filename: i.file_size for i in z.infolist()}
     except Exception as e: raise BadFile(_damaged(path, why_failed(e))) from e
-    stored = sum(n for name,n in sizes.items() if '/data/' in name or name.endswith('.pkl')) # PyTorch compresses none of these
-    if stored > path.stat().st_size: raise BadFile(f'{path} is refused: it would unpack to {stored:,} bytes, more than it has. Get the weights as .safetensors.')
+    # PyTorch compresses none of these
+    stored = sum(n for name,n in sizes.items() if '/data/' in name or name.endswith('.pkl'))
+    if stored > path.stat().st_size: raise BadFile(
+        f'{path} is refused: it would unpack to {stored:,} bytes, more than it has. Get the weights as .safetensors.')
     return sizes
 
 # %% ../nbs/api/11_checkpoints.ipynb #b3af90ae
@@ -42,7 +44,9 @@ def checkpoint_format(
         if 'data.pkl' in names: return 'torchscript' if 'constants.pkl' in names else 'torch'
     elif start[:2] == b'PK': raise BadFile(_damaged(path, 'its end is missing'))
     elif start[:1] == b'\x80': return 'pickle'
-    raise BadFile(f"{path} is no checkpoint: it begins with {start!r}. Was a web page or a pointer to a large file saved in its place?" if start
+    raise BadFile(
+        f"{path} is no checkpoint: it begins with {start!r}. Was a web page or a pointer to a large file saved in "
+        "its place?" if start
         else f"{path} is empty. Copy or download it again.")
 
 # %% ../nbs/api/11_checkpoints.ipynb #1af627c2
@@ -50,7 +54,8 @@ def _refusal(path, error):
     "Say what an unsafe pickle wanted, and what to do instead"
     found = re.search(r'GLOBAL (\S+)', str(error))
     what = f'it asks to run {found[1]}' if found else 'it holds more than tensors'
-    return (f"{path} is refused: it is a pickle, which may run any code, and {what}. Get the weights as .safetensors; or, if you trust the file, "
+    return (f"{path} is refused: it is a pickle, which may run any code, and {what}. Get the weights as "
+            ".safetensors; or, if you trust the file, "
             "load it where it was made and save only its weights: torch.save(model.state_dict(), 'weights.pt').")
 
 # %% ../nbs/api/11_checkpoints.ipynb #2a53936d
@@ -60,10 +65,12 @@ def _count(data): # bytes, or a file that stands where a pickle begins
     for step, (op, arg, _) in enumerate(pickletools.genops(data)):
         if 'GET' in op.name: stack.append(memo[arg])
         elif 'PUT' in op.name or op.name == 'MEMOIZE':
-            if arg is not None and int(arg) > step: raise pickle.UnpicklingError('it asks for a table far larger than itself')
+            if arg is not None and int(arg) > step:
+                raise pickle.UnpicklingError('it asks for a table far larger than itself')
             memo[len(memo) if arg is None else arg] = stack[-1]
         else: _step(stack, op)
-        if stack and (stack[-1] or 0) > 100*(step+10): raise pickle.UnpicklingError('it holds something far larger than itself')
+        if stack and (stack[-1] or 0) > 100*(step+10):
+            raise pickle.UnpicklingError('it holds something far larger than itself')
 
 # %% ../nbs/api/11_checkpoints.ipynb #e747f0b2
 def _step(stack, op):
@@ -84,7 +91,8 @@ class _Held:
     def __init__(self, tensor): self.tensor = tensor
 
 # %% ../nbs/api/11_checkpoints.ipynb #4e590359
-_storages = {f'{name}Storage': dtype for name, dtype in dict(Float=torch.float32, Half=torch.float16, BFloat16=torch.bfloat16, Double=torch.float64,
+_storages = {f'{name}Storage': dtype for name, dtype
+             in dict(Float=torch.float32, Half=torch.float16, BFloat16=torch.bfloat16, Double=torch.float64,
     Long=torch.int64, Int=torch.int32, Short=torch.int16, Char=torch.int8, Byte=torch.uint8, Bool=torch.bool).items()}
 
 # %% ../nbs/api/11_checkpoints.ipynb #c2675829
@@ -196,7 +204,8 @@ def _unwrap(state):
     return state
 
 # %% ../nbs/api/11_checkpoints.ipynb #5f45ab23
-_settings = ('input_resolution', 'context_length', 'vocab_size', 'attn_mask') # constants in OpenAI's archives, no weights
+# constants in OpenAI's archives, no weights
+_settings = ('input_resolution', 'context_length', 'vocab_size', 'attn_mask')
 
 # %% ../nbs/api/11_checkpoints.ipynb #e8c246fd
 def _read_tensors(path): # state dict

@@ -76,7 +76,10 @@ def overrides(
     labels,    # (n,)
 ) -> dict: # shares of all n images
     "Where two classifiers disagree: how often their average follows which, and how often rightly."
-    right, (z, f, m) = correct(averaged, labels), (torch.as_tensor(t).argmax(1).numpy() for t in (zeroshot, finetuned, averaged))
+    right, (z, f, m) = correct(averaged,
+                               labels), (torch.as_tensor(t).argmax(1).numpy() for t in (zeroshot, finetuned, averaged))
     differ = z != f
-    sides = {'zero-shot': differ & (m == z), 'fine-tuned': differ & (m == f), 'third class': differ & (m != z) & (m != f)}
-    return {k: float(v.mean()) for k, v in sides.items()} | {f'{k}, right': float((v & right).mean()) for k, v in sides.items()}
+    sides = {'zero-shot': differ & (m == z), 'fine-tuned': differ & (m == f),
+             'third class': differ & (m != z) & (m != f)}
+    return {k: float(v.mean()) for k, v in sides.items()} | {f'{k}, right': float((v & right).mean())
+                                                             for k, v in sides.items()}

@@ -52,8 +52,10 @@ class WaitForImages(Callback):
 # %% ../nbs/api/41_guards.ipynb #6ccc6352
 def _stop(learn, what):
     "End a fit before weights are spoilt; `ClipLearner.fit` then raises the reason"
-    learn.stop_reason = (f'Training stopped at step {learn.train_iter} (epoch {learn.epoch}): {what}, learning rate {learn.opt.hypers[-1]["lr"]:.3g}. '
-        'The weights are those from before this step. Start again with a learning rate 10 times lower or a longer warm-up; '
+    learn.stop_reason = (f'Training stopped at step {learn.train_iter} (epoch {learn.epoch}): {what}, learning rate '
+                         f'{learn.opt.hypers[-1]["lr"]:.3g}. '
+        'The weights are those from before this step. Start again with a learning rate 10 times lower or a longer '
+        'warm-up; '
         "if that fails too, look at the images, and use precision='fp32'.")
     raise CancelFitException
 
@@ -64,7 +66,8 @@ class ClipGradients(Callback):
     def __init__(self, max_norm=1.): self.max_norm = math.inf if max_norm is None else max_norm
     def before_step(self):
         norm = nn.utils.clip_grad_norm_([p for g in self.opt.param_lists for p in g], self.max_norm).item()
-        if not math.isfinite(norm) and not hasattr(self.learn, 'lr_finder'): _stop(self.learn, f'norm of the gradients {norm:.4g}')
+        if not math.isfinite(norm) and not hasattr(self.learn, 'lr_finder'):
+            _stop(self.learn, f'norm of the gradients {norm:.4g}')
 
 # %% ../nbs/api/41_guards.ipynb #f81d421d
 class Watch(Callback):
@@ -83,7 +86,8 @@ class Watch(Callback):
             self.seen += len(self.yb[0])
 
     def after_epoch(self):
-        if not self.trained or self.warned or not self.seen or 2*(self.epoch+1) < self.n_epoch: return # early dips are usual
+        # early dips are usual
+        if not self.trained or self.warned or not self.seen or 2*(self.epoch+1) < self.n_epoch: return
         start, now = self.learn.start_accuracy, self.right/self.seen
         if now >= start - 2*math.sqrt(start*(1-start)/self.seen): return
         self.warned = True
@@ -99,6 +103,7 @@ def accuracy_now(learn):
     device,right,seen = next(learn.model.parameters()).device,0,0
     for x,y in learn.dls.valid:
         if y.ndim > 1: return 0.
-        with torch.autocast(device.type, torch.bfloat16, enabled=hasattr(learn, 'bf16')): pred = learn.model(x.as_subclass(torch.Tensor).to(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=hasattr(learn, 'bf16')):
+            pred = learn.model(x.as_subclass(torch.Tensor).to(device))
         right,seen = right + (pred.argmax(1).cpu() == y.cpu()).sum().item(), seen + len(y)
     return right/seen

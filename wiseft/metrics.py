@@ -142,7 +142,8 @@ def _mean_interval(values, units, span, n_resamples, level, rng):
 def _uncommon(sets):
     "How many images have another outcome than the commonest of their set; an image of a small set weighs more"
     n = np.array([len(v) for v in sets])
-    k = 1 + n - [np.unique(v, return_counts=True)[1].max() for v in sets] # one more, lest a set without any seems certain
+    # one more, lest a set without any seems certain
+    k = 1 + n - [np.unique(v, return_counts=True)[1].max() for v in sets]
     return (k/n**2).sum()**3/(k/n**3).sum()**2
 
 def _percentiles(sums, counts, unit_part, set_part, n_resamples, level, rng):

@@ -29,8 +29,10 @@ def headline(
     if not set(needed) <= set(at): return 'Accuracy in per cent, with 95 % intervals where they are known.'
     n = table[table.is_shift & (table.dataset!=MEAN)].dataset.nunique()
     than = {(m, d): _than(at['weight-space',d], at[m,d], _paired(comparisons, m, alpha, d)) for m, d in needed}
-    return (f'Averaging the weights (α = {alpha:g}) gives {_measured(at["weight-space",MEAN])} on average over {n} shifted set{"s"*(n!=1)}, '
-            f'{than["zero-shot",MEAN]} and {than["fine-tuned",MEAN]}. On the reference it gives {_measured(at["weight-space",REFERENCE])}, '
+    return (f'Averaging the weights (α = {alpha:g}) gives {_measured(at["weight-space",MEAN])} on average over {n} '
+            f'shifted set{"s"*(n!=1)}, '
+            f'{than["zero-shot",MEAN]} and {than["fine-tuned",MEAN]}. On the reference it gives '
+            f'{_measured(at["weight-space",REFERENCE])}, '
             f'{than["zero-shot",REFERENCE]} and {than["fine-tuned",REFERENCE]}. {_untold(table, comparisons)}').strip()
 
 # %% ../nbs/api/61_report.ipynb #2d6ea9cd
@@ -52,8 +54,10 @@ def _than(a, b, paired=None):
 def _paired(comparisons, method, alpha, dataset):
     "The comparison over images of the average with one of its ends, if it was made and has an interval"
     if comparisons is None: return None
-    c = comparisons.assign(over=comparisons.get('over', 'images'), a=comparisons.get('a', ''), b=comparisons.get('b', ''))
-    mine = c[(c.a==method) & (c.b==f'weight-space, {alpha:g}') & (c.dataset==dataset) & (c.over=='images') & c.low.notna()]
+    c = comparisons.assign(over=comparisons.get('over', 'images'), a=comparisons.get('a', ''),
+                           b=comparisons.get('b', ''))
+    mine = c[(c.a==method) & (c.b==f'weight-space, {alpha:g}') & (c.dataset==dataset) & (c.over=='images')
+             & c.low.notna()]
     return mine.iloc[0] if len(mine) else None
 
 def _untold(table, comparisons):
@@ -89,33 +93,43 @@ def _results(table):
 
 def _intervals(table):
     "Value and 95 % interval as text, for the rows of a picture's marked points."
-    known = table[table.low.notna() & (~table.method.isin(list(NAMES)) | ((table.method=='weight-space') & ((table.alpha-.5).abs()<1e-9)))]
-    return pd.DataFrame([{'set': r.dataset, 'classifier': NAMES.get(r.method, r.method) + (f', α = {r.alpha:g}' if r.method in NAMES else ''),
+    known = table[table.low.notna()
+                  & (~table.method.isin(list(NAMES))
+                     | ((table.method=='weight-space') & ((table.alpha-.5).abs()<1e-9)))]
+    return pd.DataFrame(
+        [{'set': r.dataset,
+          'classifier': NAMES.get(r.method, r.method) + (f', α = {r.alpha:g}' if r.method in NAMES else ''),
                           'images': r.n, 'accuracy': 100*r.value, '95 % from': 100*r.low, 'to': 100*r.high}
                          for d in dataset_order(known) for r in known[known.dataset==d].itertuples()])
 
 # %% ../nbs/api/61_report.ipynb #321e3b73
-_comparison = {'a':'A', 'b':'B', 'dataset':'set', 'over':'interval over', 'n':'images', 'value_a':'A, %', 'value_b':'B, %', 'difference':'B − A, points',
+_comparison = {'a':'A', 'b':'B', 'dataset':'set', 'over':'interval over', 'n':'images', 'value_a':'A, %',
+               'value_b':'B, %', 'difference':'B − A, points',
                'low':'95 % from', 'high':'to', 'p':'p', 'p_holm':'p, Holm', 'why':'note'}
 
 def _comparisons(comparisons):
     "The tables of `compare` as people read them."
     c = comparisons[[k for k in _comparison if k in comparisons]].copy()
     missing = [k for k in ('dataset','difference','low','high') if k not in c]
-    if missing: raise ValueError(f'comparisons lack {missing}: expected what `wiseft.comparison.compare` returns (or several of them, concatenated)')
+    if missing: raise ValueError(
+        f'comparisons lack {missing}: expected what `wiseft.comparison.compare` returns (or several of them, '
+        'concatenated)')
     for k in ('value_a','value_b','difference','low','high'):
         if k in c: c[k] = 100*c[k].astype(float)
-    for k in {'p','p_holm'} & set(c): c[k] = c[k].map(lambda p: '' if pd.isna(p) else '< 0.001' if p<.001 else f'{p:.3f}')
+    for k in {'p','p_holm'} & set(c):
+        c[k] = c[k].map(lambda p: '' if pd.isna(p) else '< 0.001' if p<.001 else f'{p:.3f}')
     return c.drop(columns=[k for k in c if (c[k].isna() | (c[k].astype(str)=='')).all()]).rename(columns=_comparison)
 
 def _sources(table):
     "What was evaluated on what, in what precision, by which version."
     one = lambda c: ', '.join(sorted({str(v) for v in table[c].dropna() if v != ''})) or 'not recorded'
-    what = {'classifier':'classifier', 'metric':'metric', 'split':'split', 'precision':'precision', 'seed':'seed of the fine-tuning', 'version':'wiseft version'}
+    what = {'classifier':'classifier', 'metric':'metric', 'split':'split', 'precision':'precision',
+            'seed':'seed of the fine-tuning', 'version':'wiseft version'}
     sets = table.drop_duplicates('dataset').set_index('dataset').loc[dataset_order(table)]
     return (pd.DataFrame([(label, one(c)) for c,label in what.items()], columns=['what','value']),
             pd.DataFrame({'set': sets.index, 'images': sets.n.tolist(),
-                          'left out: unreadable or missing': sets.n_skipped.tolist(), 'fingerprint of the images': sets.data_fingerprint.tolist()}))
+                          'left out: unreadable or missing': sets.n_skipped.tolist(),
+                          'fingerprint of the images': sets.data_fingerprint.tolist()}))
 
 # %% ../nbs/api/61_report.ipynb #20334d07
 def _marked(table, alpha):
@@ -126,7 +140,8 @@ def _robustness(table, baselines, alpha):
     "Effective and relative robustness where a baseline is known, and the fits that were used"
     r = robustness(table, baselines)
     r = _marked(r[r.fit!=''], alpha)
-    shown = pd.DataFrame({'set': r.dataset, 'method': r.method, 'α': r.alpha.map(lambda a: '' if pd.isna(a) else f'{a:g}'), 'reference, %': 100*r.reference,
+    shown = pd.DataFrame({'set': r.dataset, 'method': r.method,
+                          'α': r.alpha.map(lambda a: '' if pd.isna(a) else f'{a:g}'), 'reference, %': 100*r.reference,
                           'accuracy, %': 100*r.value, 'ρ, points': 100*r.rho, 'τ, points': 100*r.tau, 'note': r.note})
     return shown.drop(columns=[] if (r.note!='').any() else 'note'), list(dict.fromkeys(r.fit))
 
@@ -134,7 +149,8 @@ def _other_metrics(table, alpha):
     "What was measured besides the first metric"
     t = _marked(table[table.metric!=table.metric.iloc[0]], alpha)
     scale = 100.**~t.metric.isin(UNBOUNDED)
-    return pd.DataFrame({'metric': t.metric.where(t.metric.isin(UNBOUNDED), t.metric+', %'), 'set': t.dataset, 'method': t.method, 'α': t.alpha.map(lambda a: '' if pd.isna(a) else f'{a:g}'),
+    return pd.DataFrame({'metric': t.metric.where(t.metric.isin(UNBOUNDED), t.metric+', %'), 'set': t.dataset,
+                         'method': t.method, 'α': t.alpha.map(lambda a: '' if pd.isna(a) else f'{a:g}'),
                          'value': scale*t.value, '95 % from': scale*t.low, 'to': scale*t.high})
 
 # %% ../nbs/api/61_report.ipynb #f23db1cf
@@ -142,8 +158,11 @@ def _pictures(table, alpha, baselines):
     "Kind, figure and caption of the pictures that the table has numbers for."
     has = set(table.dataset)
     if {REFERENCE,MEAN} <= has: yield 'frontier', (fig := plot_frontier(table)), f'Up and to the right is better. Crosses are 95 % intervals; axes are on a {fig.axes[0].get_xscale()} scale.'
-    if table.method.isin(list(NAMES)).any(): yield 'alpha', plot_alpha(table), 'Every set against the mixing coefficient. The band is the 95 % interval of the first curve.'
-    if table.method.isin(['zero-shot','fine-tuned']).any(): yield 'shifts', plot_shifts(table, alpha), 'Every set, with 95 % intervals.'
+    if table.method.isin(list(NAMES)).any():
+        yield 'alpha', plot_alpha(
+            table), 'Every set against the mixing coefficient. The band is the 95 % interval of the first curve.'
+    if table.method.isin(['zero-shot','fine-tuned']).any():
+        yield 'shifts', plot_shifts(table, alpha), 'Every set, with 95 % intervals.'
     if baselines and REFERENCE in has: yield 'robustness', plot_robustness(table, baselines), 'Each shifted set against the reference. Grey: the baseline of standard models, over the range it was fitted in; the distance above it is effective robustness.'
 
 def _figure(fig, alt, caption):
@@ -151,7 +170,8 @@ def _figure(fig, alt, caption):
     png = io.BytesIO()
     fig.savefig(png, format='png', dpi=150, metadata={'Software':None})
     width = round(96*fig.get_figwidth())
-    return (f'<figure><img width="{width}" alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}">'
+    return (f'<figure><img width="{width}" alt="{escape(alt)}" '
+            f'src="data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}">'
             f'<figcaption>{escape(caption)}</figcaption></figure>')
 
 # %% ../nbs/api/61_report.ipynb #b4999e5e
@@ -186,7 +206,8 @@ def _body(everything, comparisons, notes, alpha, baselines):
     compared = None if comparisons is None else _comparisons(comparisons)
     yield f'<p class="lead">{escape(headline(table, alpha, comparisons)).replace(" %", "&nbsp;%")}</p>'
     if notes: yield from (f'<p>{escape(p)}</p>' for p in notes.split('\n\n'))
-    for kind, fig, caption in _pictures(table, alpha, baselines): yield _figure(fig, alt_text(table, kind, alpha=alpha, baselines=baselines), caption)
+    for kind, fig, caption in _pictures(table, alpha, baselines):
+        yield _figure(fig, alt_text(table, kind, alpha=alpha, baselines=baselines), caption)
     yield f'<h2>{escape(table.metric.iloc[0].capitalize())} in per cent</h2>\n' + _html_table(_results(table))
     if len(i := _intervals(table)): yield '<h2>Intervals</h2>\n' + _html_table(i)
     if baselines: yield from _robustness_section(*_robustness(table, baselines, alpha))
@@ -200,7 +221,8 @@ def _body(everything, comparisons, notes, alpha, baselines):
 def _robustness_section(shown, fits):
     "Its table, and what was measured against what"
     if not len(shown): return
-    yield ('<h2>Robustness</h2>\n<p class="soft">ρ is effective robustness, accuracy above what standard models of that reference accuracy have; τ is relative robustness, the gain over the zero-shot classifier. '
+    yield ('<h2>Robustness</h2>\n<p class="soft">ρ is effective robustness, accuracy above what standard models of '
+           'that reference accuracy have; τ is relative robustness, the gain over the zero-shot classifier. '
            f'Baselines: {escape("; ".join(fits))}.</p>')
     yield _html_table(shown)
 

@@ -83,7 +83,7 @@ def fit_baseline(
     shifted,         # (n,) accuracies of the same models under shift
     axis='logit',    # or 'probit'
     name='baseline', # what results say they were measured against
-)->Baseline:
+) -> Baseline:
     "The line of standard models, with 95 % intervals over models"
     x, y = _fittable(reference, shifted, axis)
     fit = stats.linregress(x, y)
@@ -122,7 +122,7 @@ def published_baseline(
     dataset,                   # 'imagenet-v2', '-r', '-sketch', '-a', 'objectnet' or 'mean over shifts'
     classes='all',             # of the reference accuracy: 'all' 1,000, or those of the 'shift'
     source='imagenet-testbed'  # or 'timm', 'open_clip zero-shot'
-)->Baseline:
+) -> Baseline:
     "A baseline that was fitted to published accuracies"
     found = _published()
     for f in found['fits']:
@@ -135,7 +135,7 @@ def published_baseline(
     raise ValueError(f'{source!r} has no baseline for {dataset!r} with classes={classes!r}; {there}')
 
 # %% ../nbs/api/02_robustness.ipynb #cbd5ae39
-def published_baselines()->pd.DataFrame: # one row a line
+def published_baselines() -> pd.DataFrame: # one row a line
     "The published baselines, as a table"
     return pd.json_normalize(_published()['fits'], 'lines', ['source', 'dataset', 'classes'])
 

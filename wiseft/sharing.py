@@ -17,8 +17,11 @@ class _Once:
     def __init__(self, forward, memory): self.forward, self.memory = forward, memory
     def __call__(self, x, *args, **kwargs):
         m = self.memory
-        if m.misses > 1 or any(o is not None for o in (*args, *kwargs.values())): return self.forward(x, *args, **kwargs)
-        if m.kept and self._intact() and _equal(m.kept[0], x): m.misses = 0; return m.kept[1]
+        if m.misses > 1 or any(o is not None for o in (*args, *kwargs.values())):
+            return self.forward(x, *args, **kwargs)
+        if m.kept and self._intact() and _equal(m.kept[0], x):
+            m.misses = 0
+            return m.kept[1]
         out, m.misses = self.forward(x), m.misses+1
         m.kept = [x, out, x._version, getattr(out, '_version', None)] if m.misses < 2 else None
         return out
@@ -33,7 +36,8 @@ def _same_layers(module, same, path=''):
     "Names of the largest layers all of whose tensors are the same"
     for name, layer in module.named_children():
         tensors = [k for k in same if k.startswith(f'{path}{name}.')]
-        if tensors and all(same[k] for k in tensors) and not isinstance(layer, (nn.ModuleList, nn.ModuleDict)): yield path + name
+        if tensors and all(same[k] for k in tensors) and not isinstance(layer, (nn.ModuleList, nn.ModuleDict)):
+            yield path + name
         else: yield from _same_layers(layer, same, f'{path}{name}.')
 
 # %% ../nbs/api/30_sharing.ipynb #a73c5cd9

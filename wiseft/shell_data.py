@@ -40,9 +40,12 @@ def methods(
     show_table(pd.DataFrame(rows, columns=['kind', 'name', 'knob', 'paper', 'what it does']))
 
 # %% ../nbs/api/71_shell_data.ipynb #3aff3adb
-@command('wiseft data', 'wiseft data imagenet --data-root /data', 'wiseft data transfer:dtd --download', 'wiseft data icons --unpack icons', 'wiseft data my-suite', 'wiseft data photos/train')
+@command('wiseft data', 'wiseft data imagenet --data-root /data', 'wiseft data transfer:dtd --download',
+         'wiseft data icons --unpack icons', 'wiseft data my-suite', 'wiseft data photos/train')
 def data(
-    source:Annotated[Optional[str], typer.Argument(help='Nothing: list the published suites. One of them; icons (embedded); a suite folder (with reference/ in it), or a folder of class folders.', show_default=False)]=None,
+    source:Annotated[Optional[str], typer.Argument(help='Nothing: list the published suites. One of them; icons '
+                                                        '(embedded); a suite folder (with reference/ in it), or a '
+                                                        'folder of class folders.', show_default=False)]=None,
     unpack:Annotated[Optional[Path], typer.Option('--unpack', help='Copy the embedded suite to this folder.')]=None,
     root:DataRoot=None,
     download:Annotated[bool, typer.Option('--download', help='Download it, where torchvision can.')]=False,
@@ -55,7 +58,9 @@ def data(
     if source is None or source in FAMILIES: return _published(source, root, download)
     sets = sets_of(source)
     bad = [r for s in sets.values() for r in _unreadable(s)]
-    rows = [dict(set=n, split=k, images=len(s), classes=len(s.classnames)-len(s.missing), groups=len(set(s.groups or []))) for (n, k), s in sets.items()]
+    rows = [
+        dict(set=n, split=k, images=len(s), classes=len(s.classnames)-len(s.missing), groups=len(set(s.groups or [])))
+        for (n, k), s in sets.items()]
     show_table(pd.DataFrame(rows))
     if unpack: _unpack(source, unpack, force)
     for r in bad: say(r)
@@ -71,7 +76,8 @@ def _published(suite, root, download):
     table = inventory(root, suite)
     if suite is None: standard_output().print('icons, the embedded suite, is always there. Below the data root:')
     show_table(table[['suite','set','split','place','images','found','state']], str(root))
-    for (place, how), _ in table[table.state != 'complete'].groupby(['place','how to get it'], sort=False): standard_output().print(f'{place}: {how}', markup=False, soft_wrap=True)
+    for (place, how), _ in table[table.state != 'complete'].groupby(['place','how to get it'], sort=False):
+        standard_output().print(f'{place}: {how}', markup=False, soft_wrap=True)
 
 # %% ../nbs/api/71_shell_data.ipynb #14664eab
 def is_suite(source):
@@ -112,6 +118,8 @@ def cache(
     from wiseft.files import cache_root
     table = cache_table()
     size = f'{len(table)} entries, {table.MB.sum():,.1f} MB'
-    if clear: clear_cache(); return say(f'removed {size}')
+    if clear:
+        clear_cache()
+        return say(f'removed {size}')
     if len(table): show_table(table.round(dict(MB=1)))
     say(f'{size} of at most {cache_limit()/1e9:g} GB in {cache_root()} ($WISEFT_CACHE, $WISEFT_CACHE_GB)')

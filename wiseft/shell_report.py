@@ -82,10 +82,14 @@ def demo(
         tmp.mkdir()
         suite = load_suite('icons').restrict_train(plan['narrow_reference']['families'])
         start = zeroshot_classifier(load_clip('iconclip', device=device), suite.classnames, plan['templates'])
-        say(f'1/3 fine-tuning on {len(suite.train):,} images of {len(suite.classnames)} classes, {plan["recipe"]["epochs"]} epochs, {place}')
+        say(f'1/3 fine-tuning on {len(suite.train):,} images of {len(suite.classnames)} classes, '
+            f'{plan["recipe"]["epochs"]} epochs, {place}')
         tuned = finetune(start, suite, seed=seed, progress=is_watched(), **plan['recipe'])
-        say(f'2/3 evaluating {len(plan["alphas"])} mixing coefficients on {sum(map(len, suite.datasets().values())):,} images, {len(suite.shifts)} of {len(suite.shifts)+1} sets shifted')
-        table, predictions = sweep(start, tuned, suite, plan['alphas'], keep_predictions=True, seed=seed, progress=is_watched())
+        say(f'2/3 evaluating {len(plan["alphas"])} mixing coefficients on '
+            f'{sum(map(len, suite.datasets().values())):,} images, {len(suite.shifts)} of {len(suite.shifts)+1} sets '
+            'shifted')
+        table, predictions = sweep(start, tuned, suite, plan['alphas'], keep_predictions=True, seed=seed,
+                                   progress=is_watched())
         say('3/3 drawing')
         interpolate(start, tuned, plan['alpha']).save(tmp/'averaged')
         gains = _write_demo(table, predictions, plan['alpha'], tmp)
@@ -101,7 +105,8 @@ def _write_demo(table, predictions, alpha, folder):
     from wiseft.report import write_report
     from wiseft.exchange import write_results
     averaged = dict(method='weight-space', alpha=alpha)
-    gains = pd.concat([compare(predictions, dict(method=m), averaged) for m in ('zero-shot', 'fine-tuned')], ignore_index=True)
+    gains = pd.concat([compare(predictions, dict(method=m), averaged) for m in ('zero-shot', 'fine-tuned')],
+                      ignore_index=True)
     write_results(table, folder/'results.csv')
     _draw(table, folder)
     notes = (f'One fine-tuning of the embedded CLIP on a narrow part of the reference distribution, {_GENTLE}. '
@@ -114,7 +119,8 @@ def _tell_demo(table, gains, alpha, output):
     "Print the rows that matter, what averaging gained, and what to try next"
     show_table(methods_down(table[table.alpha.isin([0, alpha, 1])]), 'Accuracy in per cent')
     for g in gains[gains.dataset.isin(['reference', 'mean over shifts'])].itertuples():
-        standard_output().print(f'weights averaged (α = {alpha:g}) against {g.a}, {g.dataset}: {100*g.difference:+.1f} points (95 % interval {100*g.low:+.1f} to {100*g.high:+.1f})')
+        standard_output().print(f'weights averaged (α = {alpha:g}) against {g.a}, {g.dataset}: '
+                                f'{100*g.difference:+.1f} points (95 % interval {100*g.low:+.1f} to {100*g.high:+.1f})')
     standard_output().print(f"""
 Fine-tuned {_GENTLE}: here averaging mends nothing, it adds. A harsh recipe does cost robustness; README compares them.
 

@@ -12,13 +12,11 @@ from pathlib import Path
 import numpy as np
 from scipy import special, stats
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
 from wiseft import metrics as m
 from wiseft.linesearch import AlphaCurve, alpha_intervals, bootstrap_best
 from wiseft.robustness import fit_baseline, from_axis, to_axis
 
-RESULTS, FIRST = HERE/'results.csv', 30 # experiments that tests/test_coverage.py does again
+RESULTS, FIRST = Path(__file__).resolve().parent/'results.csv', 30 # experiments that tests/test_coverage.py does again
 HEADER = ['function', 'setting', 'experiments', 'covered', 'truth_below', 'truth_above', f'held_of_first_{FIRST}']
 SETTINGS = {} # (function, setting) -> (experiment, how many)
 
@@ -295,5 +293,5 @@ def main(functions):
 
 
 if __name__ == '__main__':
-    from runs import provenance
+    from wiseft.runs import provenance
     with provenance(__file__, seeds=['of each setting']): main(sys.argv[1:])
