@@ -2,11 +2,11 @@
 
   bench.py [MEASURE ...]     run all measures, or some, and write their sections of RESULTS.md (`--list` names them)
 
-The opponent is how the field does it: for every mixing coefficient a state dict `{k: (1-α)*a[k] + α*b[k]}`, `load_state_dict`,
-a `DataLoader` over the image files with the model's own transform, and fp32 forward passes; for output-space ensembles both
-members once more at every α. Nothing in it is slowed down, and it has our batch size. Short contestants take turns, and their ratio is the median over
-the turns. Those that take minutes run once, the usual procedure at two of the eleven α, its time multiplied by 5.5.
-"""
+The opponent is how the field does it: for every mixing coefficient a state dict `{k: (1-α)*a[k] + α*b[k]}`,
+`load_state_dict`, a `DataLoader` over the image files with the model's own transform, and fp32 forward passes; for
+output-space ensembles both members once more at every α. Nothing in it is slowed down, and it has our batch size.
+Short contestants take turns, and their ratio is the median over the turns. Those that take minutes run once, the
+usual procedure at two of the eleven α, its time multiplied by 5.5."""
 import argparse
 import ctypes
 import datetime
@@ -327,8 +327,8 @@ def shared_prefix(room):
     "What is gained where two classifiers agree in their first layers"
     start, end, suite = tower("ViT-B-32", room, sets=1, n=64)
     last = nearby(start, "visual.transformer.resblocks.11")
-    yield "ViT-B/32, 64 photographs: sweep between unlike classifiers / between two that differ in the last block", "≥ 3", \
-        ratio(lambda: ours(start, end, suite), lambda: ours(start, last, suite), turns=1)
+    what = "ViT-B/32, 64 photographs: sweep between unlike classifiers / between two that differ in the last block"
+    yield what, "≥ 3", ratio(lambda: ours(start, end, suite), lambda: ours(start, last, suite), turns=1)
 
 
 @measure
@@ -341,11 +341,13 @@ def growth(room):
     sweeps = dict(images=[(n, part(n, 3), 6) for n in (300, 600, 1200)],
                   alphas=[(k, part(600, 3), k) for k in (4, 8, 16)], shifts=[(k+1, part(600, k), 6) for k in (1, 3, 7)])
     ours(start, end, part(300, 1))
+    def time(suite, k): return seconds(lambda: ours(start, end, suite, np.linspace(0, 1, k), precision="bf16"))
+    def median_of_three(suite, k): return median(time(suite, k) for _ in range(3))
     for of, runs in sweeps.items():
-        times = [median(seconds(lambda: ours(start, end, s, np.linspace(0, 1, k), precision="bf16")) for _ in range(3))
-                 for _, s, k in runs]
+        times = [median_of_three(s, k) for _, s, k in runs]
         slope = np.polyfit(np.log([x for x, *_ in runs]), np.log(times), 1)[0]
-        yield f"time against {of}: exponent ({', '.join(f'{x}: {t:.2f} s' for (x, *_), t in zip(runs, times))})", "≤ 1", slope
+        each = ", ".join(f"{x}: {t:.2f} s" for (x, *_), t in zip(runs, times))
+        yield f"time against {of}: exponent ({each})", "≤ 1", slope
     grown = {300: [], 1200: []}
     for _ in range(5):
         for n in grown:
@@ -379,7 +381,8 @@ def linear(room):
         for alpha in np.linspace(0, 1, 5):
             for a, b, y in loader:
                 (((1-alpha)*a + alpha*b).argmax(1) == y).sum().item()
-    yield "101 α one by one over a DataLoader of stored outputs (5 of them, times 20.2) / the exact curve", "≥ 200", 20.2*ratio(grid, lambda: alpha_intervals(u, v, labels))
+    what = "101 α one by one over a DataLoader of stored outputs (5 of them, times 20.2) / the exact curve"
+    yield what, "≥ 200", 20.2*ratio(grid, lambda: alpha_intervals(u, v, labels))
     features, heads = torch.randn(len(labels), 512), [torch.randn(1000, 512) for _ in "ab"]
     loader = DataLoader(TensorDataset(features, labels), batch_size=128)
 
@@ -388,7 +391,8 @@ def linear(room):
             head = (1-alpha)*heads[0] + alpha*heads[1]
             for x, y in loader:
                 ((x @ head.T).argmax(1) == y).sum().item()
-    yield "the same from features of 512 dimensions / the two heads' products with them, which no way can do without", None, 20.2*ratio(grid_of_heads, lambda: [features @ h.T for h in heads])
+    what = "the same from features of 512 dimensions / the two heads' products with them, which no way can do without"
+    yield what, None, 20.2*ratio(grid_of_heads, lambda: [features @ h.T for h in heads])
     yield "the same from features / those products and the exact curve", "≥ 80", 20.2*ratio(grid_of_heads,
         lambda: alpha_intervals(*(features @ h.T for h in heads), labels))
 
@@ -490,7 +494,8 @@ def training(room):
     p = kept.frame()
     right = [p[(p.classifier == name) & ~p.is_shift].correct.to_numpy(float) for name in ("usual", "ours")]
     difference, low, high = paired_bootstrap(*({"": r} for r in right))
-    yield f"accuracy on the reference, ours − plain (interval {100*low:.1f} to {100*high:.1f}), points", "interval has 0", 100*difference
+    what = f"accuracy on the reference, ours − plain (interval {100*low:.1f} to {100*high:.1f}), points"
+    yield what, "interval has 0", 100*difference
 
 
 @measure
@@ -507,7 +512,8 @@ def start_up(room):
 def machine():
     model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
                  platform.processor()) if os.path.exists("/proc/cpuinfo") else platform.processor()
-    return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, Python {platform.python_version()}, torch {torch.__version__}"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {versions}"
 
 
 def shown(row):
@@ -517,7 +523,8 @@ def shown(row):
 
 def write(sections):
     "RESULTS.md from heading -> text."
-    head = "# Results\n\nMade by `make bench`, or by `python benchmarks/bench.py MEASURE` for a part of them. See bench.py for what is measured against what.\n"
+    head = ("# Results\n\nMade by `make bench`, or by `python benchmarks/bench.py MEASURE` for a part of them. "
+            "See bench.py for what is measured against what.\n")
     text = "".join(f"\n## {title}\n{part}" for title, part in (sections | {"Limits": LIMITS}).items())
     (HERE/"RESULTS.md").write_text(head + text, encoding="utf-8")
 

@@ -51,7 +51,7 @@ def copy(tmp_path):
 
 
 def run(*command, ok=True, **kwargs):
-    "Run a command; returns its process with `stdout` and `stderr` as text, which the failure shows unless `ok` is None."
+    "Run a command; returns its process with `stdout` and `stderr` as text, which a failure shows unless `ok` is None."
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **kwargs)
     if ok is not None:
         assert (done.returncode == 0) == ok, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"

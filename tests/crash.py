@@ -148,7 +148,7 @@ def kill_after(seconds):
 
 
 def once(writer, kill, *args):
-    "Write, be killed while writing again, look, write a third time; returns whether a kill came, and which of the two was found."
+    "Write, be killed while writing again, look, write a third time: whether a kill came, and which was found."
     def killed(folder):
         kill(*args, *([folder] if kill is kill_before else []))
         writer.write(folder, 0.75)

@@ -255,7 +255,8 @@ def test_a_picture_starts_no_program(tmp_path):
     (tmp_path / "bin/gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
     (tmp_path / "bin/gs").chmod(0o755)
     (tmp_path / "x.jpg").write_bytes(EPS)
-    code = f"from wiseft.images import *\ntry: open_image({str(tmp_path / 'x.jpg')!r})\nexcept UnreadableImage as e: print(e)"
+    file = str(tmp_path / "x.jpg")
+    code = f"from wiseft.images import *\ntry: open_image({file!r})\nexcept UnreadableImage as e: print(e)"
     said = python("-c", code, env=os.environ | dict(PATH=f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")).stdout
     assert "not an image" in said
     assert not (tmp_path / "started").exists()
@@ -308,8 +309,9 @@ def test_the_limit_on_pixels_is_set_from_outside(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names there")
 def test_a_pipe_is_no_image(tmp_path):
     os.mkfifo(tmp_path / "x.png")
-    code = f"from wiseft.images import *\ntry: open_image({str(tmp_path / 'x.png')!r})\nexcept UnreadableImage as e: print(e)"
-    assert "not a regular file" in python("-c", code, timeout=20).stdout
+    file = str(tmp_path / "x.png")
+    code = f"from wiseft.images import *\ntry: open_image({file!r})\nexcept UnreadableImage as e: print(e)"
+    assert "Not a regular file" in python("-c", code, timeout=20).stdout
 
 
 def test_the_embedded_suite_is_whole_or_made_whole():

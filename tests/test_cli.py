@@ -19,7 +19,7 @@ CLASSES = ["camera", "heart", "star"]
 
 @pytest.fixture(scope="session")
 def room(tmp_path_factory):
-    "A folder with a small suite cut from the embedded one, a zero-shot and a fine-tuned classifier, and a sweep of the two."
+    "A folder with a small suite cut from the embedded one, a zero-shot and a fine-tuned classifier, and their sweep."
     room = tmp_path_factory.mktemp("cli")
     run(WISEFT, "data", "--unpack", "icons", cwd=room)
     suite = room / "suite"

@@ -64,7 +64,8 @@ def tuned(room):
 
 def test_list(room):
     said = run(WISEFT, "methods", "--use", "mine.py", cwd=room)
-    assert "using mine.py: small logits (loss), lazy steps (pull), half way (merge), the larger logit (mix)" in said.stderr
+    found = "small logits (loss), lazy steps (pull), half way (merge), the larger logit (mix)"
+    assert f"using mine.py: {found}" in said.stderr
     assert all(name in said.stdout for name in ("small logits", "lazy steps", "half way", "the larger logit"))
     assert "half way" not in run(WISEFT, "methods", cwd=room).stdout
 

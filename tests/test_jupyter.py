@@ -1,4 +1,4 @@
-"README's cells and the tutorials' in a real Jupyter kernel: pictures are shown, which the notebooks' own tests don't see."
+"README's cells and the tutorials' in a real Jupyter kernel, which shows pictures, as the notebooks' own tests don't."
 import base64
 import json
 import re

@@ -1,4 +1,4 @@
-"What a notebook can't test of models: every kind of tower, other processes, a hub without a network, saving that is interrupted."
+"What a notebook can't test of models: every kind of tower, other processes, no network, interrupted saving."
 import json
 import os
 from copy import deepcopy
@@ -384,10 +384,10 @@ def test_existing_and_readonly_targets(folders, tmp_path):
 
 
 def test_repeated_imagenet_names(folders):
-    "ImageNet's own repeats are a warning, also when its list comes back from a saved classifier; a user's are an error."
+    "ImageNet's own repeats are a warning, also in a list that a saved classifier gives back; a user's are an error."
     clip = load_clip(folders("vit"))
     with pytest.warns(UserWarning, match="'missile', 'sunglasses'"):
         classifier = zeroshot_classifier(clip, "imagenet", "plain")
     assert isinstance(classifier, ImageClassifier) and len(classifier.classnames) == 1000
-    with pytest.raises(ValueError, match="class names repeat: 'cat'"):
+    with pytest.raises(ValueError, match="Class names repeat: 'cat'"):
         zeroshot_head(clip, ["cat", "dog", "cat"], "plain")

@@ -49,7 +49,11 @@ print(json.dumps([m.__file__ for n, m in sys.modules.items() if n.partition(".")
 
 def test_metadata(installed):
     bin, home, env = installed
-    code = "import json; from importlib.metadata import metadata as m; print(json.dumps({k: m('wiseft').get_all(k) for k in ['Version', 'Description', 'Requires-Python', 'License-File']}))"
+    code = (
+        "import json; from importlib.metadata import metadata as m; "
+        "keys = ['Version', 'Description', 'Requires-Python', 'License-File']; "
+        "print(json.dumps({k: m('wiseft').get_all(k) for k in keys}))"
+    )
     data = json.loads(run(bin / "python", "-I", "-c", code, cwd=home, env=env).stdout)
     version = run(bin / "python", "-I", "-c", "import wiseft; print(wiseft.__version__)", cwd=home,
                   env=env).stdout.strip()

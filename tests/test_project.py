@@ -32,7 +32,7 @@ def options(source):
 
 def exported(path):
     "Sources of the cells that go into the module."
-    return [s for s in cells(path, "code") if {o.split()[0] for o in options(s)} & {"export", "exports", "exporti"}]
+    return [s for s in cells(path, "code") if re.search(r"^#\|\s*export[si]?\b", s, re.M)]
 
 
 def parsed(source):
@@ -98,7 +98,8 @@ def test_imports_stand_alone(path):
         kinds = {isinstance(node, (ast.Import, ast.ImportFrom)) for node in parsed(source).body}
         assert kinds != {True, False}, f"a cell with imports holds imports alone:\n{source}"
         if source not in exported(path):
-            assert True in kinds or not list(imports(source)), f"make docs runs cells with imports, so those of a function stand in a cell before it:\n{source}"
+            alone = True in kinds or not list(imports(source))
+            assert alone, f"make docs runs cells with imports: those of a function stand in a cell before it:\n{source}"
 
 
 @pytest.mark.parametrize("path", API, ids=str)
@@ -132,7 +133,8 @@ def test_layout_of_a_method(path):
     for module, names in imports(source):
         own = module.removeprefix("wiseft.") if module.startswith("wiseft.") else None
         if own:
-            assert own in set(MODULES) - ABOVE_METHODS and names and "*" not in names, f"{path} imports {module}: a method uses floors below it, by name"
+            below = own in set(MODULES) - ABOVE_METHODS and names and "*" not in names
+            assert below, f"{path} imports {module}: a method uses floors below it, by name"
         assert module.partition(".")[0] not in ALONE, f"{module} is for {ALONE.get(module.partition('.')[0])} alone"
 
 

@@ -1,4 +1,4 @@
-"The documentation, built offline and read in a real browser on this machine; requests to other hosts are stopped and counted."
+"The documentation, built offline and read in a real browser here; requests to other hosts are stopped and counted."
 import http.server
 import importlib
 import inspect

@@ -100,7 +100,7 @@ def _tensor(storage, offset, size, stride, *_): # `_Held`
     "A tensor, as a view of what is stored for it"
     stored = storage.tensor
     t = torch.as_strided(stored, size, stride, offset)
-    if t.numel() > stored.numel(): raise ValueError(f'a tensor of {tuple(size)} is larger than what is stored for it')
+    if t.numel() > stored.numel(): raise ValueError(f'A tensor of {tuple(size)} is larger than what is stored for it.')
     return _Held(t)
 
 # %% ../nbs/api/11_checkpoints.ipynb #6f4f8746
@@ -168,7 +168,7 @@ def _follow_old(data):
 
 # %% ../nbs/api/11_checkpoints.ipynb #b006d519
 def _flatten(record, visits, prefix=''):
-    "Names and tensors of a record and those within it, named as in a state dict; `visits` is an iterator that ends when it is too much"
+    "Names and tensors of a record and those within it, as in a state dict; `visits` ends when it is too much"
     for k, v in vars(record).items():
         next(visits)
         if isinstance(v, _Held): yield prefix+k, v.tensor

@@ -91,4 +91,5 @@ def memory_advice():
         first = re.split(r'(?<=[.])\s+(?=[A-Z])', str(e))
         raise torch.OutOfMemoryError(
             f"{' '.join(first[:3])} What helps, in this order: a smaller batch (batch_size, --batch-size); fewer "
-            "weights that train (train='last:2' or 'head', --train); another device (device='cpu', --device cpu).") from e
+            "weights that train (train='last:2' or 'head', --train); another device "
+            "(device='cpu', --device cpu).") from e

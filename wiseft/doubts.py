@@ -37,7 +37,9 @@ def _small_sets(t):
     name, n = small.idxmin(), int(small.min())
     others = f' ({len(small)} sets have fewer than {SMALL_SET})' if len(small) > 1 else ''
     image = 'image' if n == 1 else 'images'
-    yield f'{name} has {n} {image}, so that one is {100/n:.1f} points{others}: differences of a few points tell nothing there; look at the intervals.'
+    yield (
+        f'{name} has {n} {image}, so that one is {100/n:.1f} points{others}: differences of a few points tell nothing '
+               'there; look at the intervals.')
 
 # %% ../nbs/api/05_doubts.ipynb #c81c0cf5
 def doubtful_alphas(

@@ -80,7 +80,7 @@ def _place():
     return hashlib.sha256(f'{platform.node()} {processes}'.encode()).hexdigest()[:6]
 
 def _hidden(target, word):
-    "A name next to `target` that nobody else uses and says whose it is; it keeps the ending, by which some writers choose their format"
+    "A name next to `target` that nobody else uses and says whose it is, with its ending, by which some writers go"
     return target.with_name(f'.{target.stem}.{_place()}-{os.getpid()}-{secrets.token_hex(4)}.{word}{target.suffix}')
 
 # %% ../nbs/api/00_files.ipynb #52241e99
@@ -140,7 +140,8 @@ def _explain(e, tmp, target):
     if not about: return
     kept = 'What was there before is untouched' if os.path.lexists(target) else 'Nothing was left behind'
     reason = getattr(e, 'reason', e.strerror)
-    advice = f'Free some space in {_fullest(target)} or choose another place' if e.errno in _full else 'Choose another place'
+    advice = 'Choose another place'
+    if e.errno in _full: advice = f'Free some space in {_fullest(target)} or choose another place'
     explained = OSError(e.errno, f"Can't write {target}: {reason}. {kept}. {advice}.")
     explained.target, explained.reason = target, reason
     raise explained from e

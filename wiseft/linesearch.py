@@ -17,7 +17,7 @@ def alpha_intervals(
     "The mixing coefficients at which each image is right (Och 2003)"
     u, v, y = _checked_outputs(zeroshot, finetuned, labels)
     rows = max(1, 2**17//u.shape[1]) # images at a time, so that what is computed stays in the cores' caches
-    bounds = [_bounds(*some) for some in zip(*(t.split(rows) for t in (u, v, y[:,None])))]
+    bounds = [_bounds(*some) for some in zip(u.split(rows), v.split(rows), y[:,None].split(rows))]
     return tuple(torch.cat(b) for b in zip(*bounds))
 
 # %% ../nbs/api/05_linesearch.ipynb #17002206

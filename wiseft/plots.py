@@ -38,7 +38,8 @@ NAMES = {'weight-space': 'weights averaged', 'logits': 'logits averaged', 'proba
 _legend = dict(ncols=3, frameon=False, fontsize='small', handlelength=2.1, columnspacing=1.2)
 SIZES = Styles({'*': 15, 's': 8.5, 'D': 8.5, 'P': 10, 'X': 10}, [9])
 
-def _dark(color): return tuple(.72*c for c in mpl.colors.to_rgb(color)) # for text, which needs more contrast than a mark
+def _dark(color): # for text, which needs more contrast than a mark
+    return tuple(.72*c for c in mpl.colors.to_rgb(color))
 
 
 # %% ../nbs/api/60_plots.ipynb #016e1976
@@ -85,7 +86,7 @@ def _has_room(values):
     return min(values) > 0.005 and max(values) < 0.995
 
 def _accuracy_axis(axis, values, low=None, high=None, logit=True):
-    "Logit scale if asked for and possible, limits around the values and their intervals (very long ones are cut), ticks in per cent."
+    "Logit scale if asked for and possible, limits around values and intervals (if not very long), ticks in per cent."
     values = np.asarray(values, dtype=float)
     logit = logit and _has_room(values)
     to, back = (lambda p: np.log(p/(1-p)), lambda z: 1/(1+np.exp(-z))) if logit else (lambda p: p, lambda z: z)
@@ -142,7 +143,7 @@ def frontier(
     check_single(table, _keys)
     for d in (REFERENCE, dataset):
         if d not in set(table.dataset): raise ValueError(
-            f'no dataset {d!r} in the table; there are {dataset_order(table)}')
+            f'No dataset {d!r} in the table; there are {dataset_order(table)}')
     x, y = (table.loc[table.dataset==d, [*_keys,'value','low','high']] for d in (REFERENCE, dataset))
     return labelled(x.merge(y, on=_keys, suffixes=('_reference','_shift')))
 
@@ -184,7 +185,7 @@ def _dense(xy):
     return np.concatenate(parts) if parts else xy
 
 def _place(ax, label, xy, obstacles, taken, **text):
-    "Write `label` near `xy` (data) where it hides the fewest `obstacles` (pixels: curves and marks; crosses) and no box in `taken`."
+    "Write `label` near `xy` (data) where it hides the fewest `obstacles` (pixels) and no box of `taken`."
     best, frame = None, ax.get_window_extent()
     for r in (9, 13, 19, 27, 36):
         for angle in np.deg2rad([45, 0, 90, 180, 270, 135, 315, 225, 20, 160, 200, 340]):
@@ -260,7 +261,7 @@ def plot_frontier(
     dataset:str=MEAN, # a shifted set, or their mean
     ax=None,          # draw into these axes instead of a new figure
 ) -> Figure:
-    "Accuracy on the reference against accuracy under shift, on logit axes unless a value is near 0 or 1: end points, curves over α, 95 % intervals."
+    "Accuracy on the reference against that under shift, on logit axes: end points, curves over α, 95 % intervals."
     points = frontier(table, dataset)
     if ax is None: ax = _figure(6.4, 4.8).subplots()
     _draw_frontier(ax, points)
@@ -304,7 +305,7 @@ def plot_alpha(
 def _first_curve(table):
     if (found := list(curves(table))): return found[0]
     raise ValueError(
-        f'no curve over α in the table: its methods are {list(table.method.unique())}, expected one with several α')
+        f'No curve over α in the table: its methods are {list(table.method.unique())}, expected one with several α.')
 
 def _draw_alpha(ax, rows, name):
     "One set's curves with their bands and end points."
@@ -332,7 +333,7 @@ def _three(table, alpha):
     rows = labelled(table)[table.method.isin(_ends) | averaged]
     if len(rows): return rows
     raise ValueError(
-        f'neither zero-shot, fine-tuned nor weight-space at α = {alpha:g} is in the table: its methods are '
+        f'Neither zero-shot, fine-tuned nor weight-space at α = {alpha:g} is in the table: its methods are '
         f'{list(table.method.unique())}')
 
 # %% ../nbs/api/60_plots.ipynb #8cfb352b
@@ -387,7 +388,7 @@ def plot_robustness(
     "Accuracy on each shifted set against accuracy on the reference, with the baselines that are known."
     baselines = known_baselines(table) if baselines is None else baselines
     names = [n for n in dataset_order(table[table.is_shift]) if n!=MEAN]
-    if not names: raise ValueError(f'no shifted set in the table; there are {dataset_order(table)}')
+    if not names: raise ValueError(f'No shifted set in the table; there are {dataset_order(table)}')
     cols = min(3, len(names))
     fig = _figure(2.5*max(cols, 2), 2.5*-(-len(names)//cols)+.6)
     axes = fig.subplots(-(-len(names)//cols), cols, squeeze=False).ravel()
@@ -426,7 +427,7 @@ def alt_text(
     baselines:dict|None=None, # of `plot_robustness`
 ) -> str:
     "What a picture of these shows, in a sentence or two with the table's numbers."
-    if kind not in PICTURES: raise ValueError(f'no picture {kind!r}: expected one of {list(PICTURES)}')
+    if kind not in PICTURES: raise ValueError(f'No picture {kind!r}: expected one of {list(PICTURES)}')
     return PICTURES[kind].says(table, dataset=dataset, alpha=alpha, baselines=baselines)
 
 def _pct(v): return f'{100*v:.1f} %'
@@ -451,13 +452,15 @@ def _say_alpha(table, **_):
         top = c.loc[c.value.idxmax()]
         parts.append(
             f'{name} {_pct(c.value.iloc[0])}, {_pct(top.value)} at α = {top.alpha:g}, {_pct(c.value.iloc[-1])}')
-    return f'Accuracy against the mixing coefficient α, {_name(label, _curve_method(c))}, at α = 0 (zero-shot), at its highest point and at α = 1 (fine-tuned): ' + '; '.join(parts) + '.'
+    return (f'Accuracy against the mixing coefficient α, {_name(label, _curve_method(c))}, at α = 0 (zero-shot), at '
+            f"its highest point and at α = 1 (fine-tuned): {'; '.join(parts)}.")
 
 def _say_shifts(table, alpha=.5, **_):
     rows = _three(table, alpha)
     who = _who(rows, alpha)
     values = {(r.label, r.dataset): _pct(r.value) for r in rows.itertuples()}
-    parts = [f'{d} ' + ', '.join(values.get((label,d), 'none') for label in who) for d in dataset_order(rows)]
+    def part(d): return f'{d} ' + ', '.join(values.get((label,d), 'none') for label in who)
+    parts = map(part, dataset_order(rows))
     return f'Accuracy of {", ".join(who.values())}: ' + '; '.join(parts) + '.'
 
 # %% ../nbs/api/60_plots.ipynb #904d7cb6
@@ -465,9 +468,10 @@ def _say_robustness(table, alpha=.5, baselines=None, **_):
     r = robustness(table, baselines=known_baselines(table) if baselines is None else baselines)
     r = r[(r.method!='weight-space') | np.isclose(r.alpha, alpha)]
     name = lambda x: f'weights averaged at α = {alpha:g}' if x.method=='weight-space' else x.method
-    parts = [f'{d} ' + ', '.join(f'{name(x)} {100*x.rho:+.1f}' for x in r[(r.dataset==d) & r.rho.notna()].itertuples())
-             for d in dict.fromkeys(r.dataset[r.rho.notna()])]
-    return 'Accuracy on each shifted set against accuracy on the reference, with the baseline of standard models. Points of effective robustness, in %: ' + ('; '.join(parts) or 'none known') + '.'
+    def part(d, own): return f'{d} ' + ', '.join(f'{name(x)} {100*x.rho:+.1f}' for x in own.itertuples())
+    parts = [part(d, own) for d, own in r[r.rho.notna()].groupby('dataset', sort=False)]
+    return ('Accuracy on each shifted set against accuracy on the reference, with the baseline of standard models. '
+            f"Points of effective robustness, in %: {'; '.join(parts) or 'none known'}.")
 
 # %% ../nbs/api/60_plots.ipynb #9fd60221
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 from .files import atomic_path
-from .plots import NAMES, alt_text, known_baselines, plot_alpha, plot_frontier, plot_robustness, plot_shifts
+from .plots import NAMES, alt_text, known_baselines, pictures
 from .paper import robustness
 from .results import MEAN, REFERENCE, UNBOUNDED, check_single, dataset_order, first_metric, wide
 
@@ -43,12 +43,14 @@ def _measured(r):
     return f'{100*r.value:.1f} %' + (f' ({", ".join(known)})' if known else '')
 
 def _than(a, b, paired=None):
-    "The difference of two rows in words, rounded once as the table of comparisons has it, and its interval where it is known"
+    "The difference of two rows in words, rounded once as in the table of comparisons, and its interval if it is known"
     d = round(100*(a.value-b.value), 1)
-    words = 'as much as' if d==0 else f'{abs(d):.1f} point{"s"*(abs(d)!=1)} {"more" if d>0 else "less"} than'
+    more = 'more' if d>0 else 'less'
+    words = 'as much as' if d==0 else f'{abs(d):.1f} point{"s"*(abs(d)!=1)} {more} than'
     if paired is None: return f'{words} {b.method}'
     low, high = 100*paired.low, 100*paired.high
-    return f'{words} {b.method} (95 % interval {low:+.1f} to {high:+.1f}{", so that it may be luck" if low<=0<=high else ""})'
+    luck = ', so that it may be luck' if low<=0<=high else ''
+    return f'{words} {b.method} (95 % interval {low:+.1f} to {high:+.1f}{luck})'
 
 # %% ../nbs/api/61_report.ipynb #0d2a6829
 def _paired(comparisons, method, alpha, dataset):
@@ -66,7 +68,8 @@ def _untold(table, comparisons):
     if len(small): small = small.loc[[small.n.idxmin()]]
     few = ''.join(f'One image of {r.dataset} is {100/r.n:.1f} points. ' for r in small.itertuples())
     if comparisons is not None: return few
-    return few + 'Whether these differences are more than luck this page can\'t tell: it was given no comparison on the same images.'
+    return few + ("Whether these differences are more than luck this page can't tell: it was given no comparison "
+                  'on the same images.')
 
 # %% ../nbs/api/61_report.ipynb #57b7dae5
 def _html_table(
@@ -78,8 +81,9 @@ def _html_table(
         if pd.isna(v): return '<td></td>'
         if isinstance(v, str): return f'<td>{escape(v)}</td>'
         return f'<td class="n">{v:.{digits}f}</td>' if isinstance(v, float) else f'<td class="n">{v:,}</td>'
-    number = [any(not isinstance(v, str) for v in frame[c].dropna()) for c in frame]
-    head = ''.join(f'<th scope="col"{" class=n"*k}>{escape(str(c))}</th>' for c,k in zip(frame, number))
+    number = [not frame[c].dropna().map(lambda v: isinstance(v, str)).all() for c in frame]
+    def title(c, k): return f'<th scope="col"{" class=n"*k}>{escape(str(c))}</th>'
+    head = ''.join(map(title, frame, number))
     rows = ''.join('<tr>' + ''.join(map(cell, r)) + '</tr>\n' for r in frame.itertuples(index=False))
     return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>'
 
@@ -113,23 +117,24 @@ def _comparisons(comparisons):
     missing = [k for k in ('dataset','difference','low','high') if k not in c]
     if missing: raise ValueError(
         f'comparisons lack {missing}: expected what `wiseft.comparison.compare` returns (or several of them, '
-        'concatenated)')
+        'concatenated).')
     for k in ('value_a','value_b','difference','low','high'):
         if k in c: c[k] = 100*c[k].astype(float)
     for k in {'p','p_holm'} & set(c):
         c[k] = c[k].map(lambda p: '' if pd.isna(p) else '< 0.001' if p<.001 else f'{p:.3f}')
-    return c.drop(columns=[k for k in c if (c[k].isna() | (c[k].astype(str)=='')).all()]).rename(columns=_comparison)
+    empty = c.isna() | (c.astype(str)=='')
+    return c.loc[:,~empty.all()].rename(columns=_comparison)
 
 def _sources(table):
     "What was evaluated on what, in what precision, by which version."
     one = lambda c: ', '.join(sorted({str(v) for v in table[c].dropna() if v != ''})) or 'not recorded'
     what = {'classifier':'classifier', 'metric':'metric', 'split':'split', 'precision':'precision',
             'seed':'seed of the fine-tuning', 'version':'wiseft version'}
-    sets = table.drop_duplicates('dataset').set_index('dataset').loc[dataset_order(table)]
+    sets = table.drop_duplicates('dataset').set_index('dataset').loc[dataset_order(table)].reset_index()
+    columns = dict(dataset='set', n='images', n_skipped='left out: unreadable or missing',
+                   data_fingerprint='fingerprint of the images')
     return (pd.DataFrame([(label, one(c)) for c,label in what.items()], columns=['what','value']),
-            pd.DataFrame({'set': sets.index, 'images': sets.n.tolist(),
-                          'left out: unreadable or missing': sets.n_skipped.tolist(),
-                          'fingerprint of the images': sets.data_fingerprint.tolist()}))
+            sets[list(columns)].rename(columns=columns))
 
 # %% ../nbs/api/61_report.ipynb #20334d07
 def _marked(table, alpha):
@@ -154,17 +159,6 @@ def _other_metrics(table, alpha):
                          'value': scale*t.value, '95 % from': scale*t.low, 'to': scale*t.high})
 
 # %% ../nbs/api/61_report.ipynb #f23db1cf
-def _pictures(table, alpha, baselines):
-    "Kind, figure and caption of the pictures that the table has numbers for."
-    has = set(table.dataset)
-    if {REFERENCE,MEAN} <= has: yield 'frontier', (fig := plot_frontier(table)), f'Up and to the right is better. Crosses are 95 % intervals; axes are on a {fig.axes[0].get_xscale()} scale.'
-    if table.method.isin(list(NAMES)).any():
-        yield 'alpha', plot_alpha(
-            table), 'Every set against the mixing coefficient. The band is the 95 % interval of the first curve.'
-    if table.method.isin(['zero-shot','fine-tuned']).any():
-        yield 'shifts', plot_shifts(table, alpha), 'Every set, with 95 % intervals.'
-    if baselines and REFERENCE in has: yield 'robustness', plot_robustness(table, baselines), 'Each shifted set against the reference. Grey: the baseline of standard models, over the range it was fitted in; the distance above it is effective robustness.'
-
 def _figure(fig, alt, caption):
     "A picture inside the page, with its numbers in words."
     png = io.BytesIO()
@@ -206,14 +200,16 @@ def _body(everything, comparisons, notes, alpha, baselines):
     compared = None if comparisons is None else _comparisons(comparisons)
     yield f'<p class="lead">{escape(headline(table, alpha, comparisons)).replace(" %", "&nbsp;%")}</p>'
     if notes: yield from (f'<p>{escape(p)}</p>' for p in notes.split('\n\n'))
-    for kind, fig, caption in _pictures(table, alpha, baselines):
+    for kind, fig, caption in pictures(table, alpha=alpha, baselines=baselines):
         yield _figure(fig, alt_text(table, kind, alpha=alpha, baselines=baselines), caption)
     yield f'<h2>{escape(table.metric.iloc[0].capitalize())} in per cent</h2>\n' + _html_table(_results(table))
     if len(i := _intervals(table)): yield '<h2>Intervals</h2>\n' + _html_table(i)
     if baselines: yield from _robustness_section(*_robustness(table, baselines, alpha))
     if len(o := _other_metrics(everything, alpha)): yield '<h2>Other metrics</h2>\n' + _html_table(o, digits=2)
     if comparisons is not None:
-        yield '<h2>Comparisons on the same images</h2>\n<p class="soft">If an interval excludes 0, A and B differ by more than luck. Over images it speaks of other images of the same kind; over families, of new families. p is that of the exact McNemar test.</p>'
+        yield ('<h2>Comparisons on the same images</h2>\n<p class="soft">If an interval excludes 0, A and B differ by '
+               'more than luck. Over images it speaks of other images of the same kind; over families, of new families. '
+               'p is that of the exact McNemar test.</p>')
         yield _html_table(compared)
     what, sets = _sources(table)
     yield '<h2>Where this comes from</h2>\n' + _html_table(what) + '\n<p></p>\n' + _html_table(sets)

@@ -61,7 +61,7 @@ def _number(column, dtype):
         raise ValueError(f'The column {column.name!r} holds something other than {kind}: {e}.') from None
 
 def _writable(value):
-    "A name as it can be written: bytes that are no UTF-8, and a carriage return, which would end a line, are spelled out"
+    "A name as it can be written: bytes that are no UTF-8, and carriage returns, which end a line, are spelled out"
     if not isinstance(value, str): return value
     return value.encode('utf-8', 'backslashreplace').decode().replace('\r', '\\r')
 

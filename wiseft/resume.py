@@ -75,7 +75,8 @@ def _part(tensors, start): return {k.removeprefix(start): v for k,v in tensors.i
 
 def _keepers(learn):
     "Name in the checkpoint -> callback that keeps something"
-    return {f'kept.{i}': cb for i,cb in enumerate(cb for cb in learn.cbs.sorted('order') if hasattr(type(cb), 'kept'))}
+    keepers = [cb for cb in learn.cbs.sorted('order') if hasattr(type(cb), 'kept')]
+    return {f'kept.{i}': cb for i,cb in enumerate(keepers)}
 
 def _save_checkpoint(cb):
     learn = cb.learn

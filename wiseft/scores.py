@@ -14,7 +14,8 @@ from fastcore.basics import patch
 from functools import cached_property
 from .datasets import ImageSet
 from .members import WHO
-from .metrics import bootstrap_mean, clopper_pearson, expected_calibration_error, image_scores, macro_f1, worst_group
+from .metrics import bootstrap_mean, clopper_pearson, expected_calibration_error
+from .metrics import image_scores, macro_f1, worst_group
 from .results import MEAN, REFERENCE, UNBOUNDED, results_table
 
 # %% ../nbs/api/32_scores.ipynb #5d1ebf9c
@@ -146,13 +147,13 @@ class KeptPredictions:
     "What each of many classifiers made of the same images"
     def __init__(self,
         images,   # from `image_rows`
-        members,  # list of (dict with the columns of `WHO`, (n,) class codes as in `prediction_rows`, dict column -> (n,) numbers)
+        members,  # list of (columns of `WHO`, (n,) class codes as in `prediction_rows`, dict column -> (n,) numbers)
     ): self.images, self.members = images, members
     def __len__(self): return len(self.images)*len(self.members)
     @property
     def nbytes(self):
         "Of the columns, without the images' table"
-        return sum(codes.nbytes + sum(v.nbytes for v in columns.values()) for _, codes, columns in self.members)
+        return sum(a.nbytes for _, codes, columns in self.members for a in (codes, *columns.values()))
     def who(self) -> pd.DataFrame:
         "The classifiers, a row each"
         return pd.DataFrame([who for who, *_ in self.members], columns=WHO)

@@ -13,7 +13,7 @@ from torch import nn
 
 # %% ../nbs/api/30_sharing.ipynb #c97c24e6
 class _Once:
-    "The forward function of a layer, which gives its last output again for the same input; after two misses in a row it no longer tries"
+    "The forward function of a layer, which gives its last output again for the same input, till it misses twice"
     def __init__(self, forward, memory): self.forward, self.memory = forward, memory
     def __call__(self, x, *args, **kwargs):
         m = self.memory
@@ -50,8 +50,10 @@ def _by_architecture(models):
 def _remembering(models):
     "Name -> the layers of that name, which are the same in all models of one architecture"
     first, *rest = [m.state_dict() for m in models]
-    same = {k: all(torch.equal(t, s[k].to(t.device)) for s in rest) for k, t in first.items()}
-    return {name: [m.get_submodule(name) for m in models] for name in _same_layers(models[0], same)}
+    def everywhere(k, t): return all(torch.equal(t, s[k].to(t.device)) for s in rest)
+    def layers_of(name): return [m.get_submodule(name) for m in models]
+    same = {k: everywhere(k, t) for k, t in first.items()}
+    return {name: layers_of(name) for name in _same_layers(models[0], same)}
 
 @contextmanager
 def shared_layers(

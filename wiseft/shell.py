@@ -10,6 +10,7 @@ __all__ = ['app', 'Output', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier
 
 # %% ../nbs/api/70_shell.ipynb #a20e9352
 import functools,os,re,signal,sys,unicodedata,warnings
+from collections import Counter
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -227,7 +228,8 @@ def chosen_methods(
     for m in found:
         if m.kind not in kinds: raise ValueError(
             f'{m.name} is a {m.kind}; here a method is one of {", ".join(kinds)}. `wiseft methods` lists all.')
-    if twice := [k for k in kinds if sum(m.kind == k for m in found) > 1]: raise ValueError(
+    counts = Counter(m.kind for m in found)
+    if twice := [k for k, n in counts.items() if n > 1]: raise ValueError(
         f'There are several methods of the kind {twice[0]}: give one.')
     return {m.kind: m.function for m in found}
 
@@ -235,7 +237,7 @@ def chosen_methods(
 def suite_loader(suite, reference, shift, **options):
     "A function that loads the suite the options name, with labels in the order of its argument `classnames`"
     from wiseft.datasets import folder_suite,load_suite
-    if shift and not reference: raise typer.BadParameter('--shift goes with --reference')
+    if shift and not reference: raise typer.BadParameter('--shift goes with --reference.')
     if reference: return functools.partial(folder_suite, reference, shift or [])
     return functools.partial(load_suite, suite, **options)
 

@@ -23,7 +23,7 @@ def models(
     rows = [('iconclip', 'embedded: a small CLIP of icons')]
     rows += [(m, ', '.join(open_clip.list_pretrained_tags_by_model(m))) for m in open_clip.list_models()]
     rows = [(m, w) for m, w in rows if filter.lower() in m.lower()]
-    if not rows: raise ValueError(f'no model has {filter!r} in its name; `wiseft models` lists all')
+    if not rows: raise ValueError(f'No model has {filter!r} in its name; `wiseft models` lists all.')
     show_table(pd.DataFrame(rows, columns=['model','weights']))
 
 # %% ../nbs/api/71_shell_data.ipynb #6b34a2f1
@@ -51,7 +51,7 @@ def data(
     download:Annotated[bool, typer.Option('--download', help='Download it, where torchvision can.')]=False,
     force:Force=False,
 ):
-    "List the published suites and what is there of them; or count the images of a suite or folder, open each, and name those that can't be read."
+    "List the published suites and what is there of them; or count the images of a suite or folder, and try each."
     import pandas as pd
     from wiseft.layouts import FAMILIES
     if unpack: source = source or 'icons'
@@ -64,7 +64,7 @@ def data(
     show_table(pd.DataFrame(rows))
     if unpack: _unpack(source, unpack, force)
     for r in bad: say(r)
-    if bad: raise ValueError(f'{len(bad)} of {sum(map(len, sets.values()))} images cannot be read')
+    if bad: raise ValueError(f'{len(bad)} of {sum(map(len, sets.values()))} images cannot be read.')
 
 # %% ../nbs/api/71_shell_data.ipynb #ea9d93c1
 def _published(suite, root, download):
@@ -104,7 +104,7 @@ def _unpack(source, folder, force):
     import shutil
     from wiseft.datasets import load_suite
     from wiseft.files import atomic_path
-    if source != 'icons': raise typer.BadParameter('--unpack copies the embedded suite; a folder is there already')
+    if source != 'icons': raise typer.BadParameter('--unpack copies the embedded suite; a folder is there already.')
     with atomic_path(folder, force=force) as tmp: shutil.copytree(load_suite('icons').train.root, tmp)
     wrote(folder)
 

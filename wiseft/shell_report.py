@@ -12,7 +12,8 @@ from typing import Annotated,Optional
 import typer
 
 from .progress import is_watched
-from .shell import Device,Force,Output,Results,Seed,check_ending,command,say,show_table,standard_output,chosen_device,wrote
+from .shell import Device,Force,Output,Results,Seed
+from .shell import check_ending,chosen_device,command,say,show_table,standard_output,wrote
 from .shell_evaluate import methods_down
 
 # %% ../nbs/api/74_shell_report.ipynb #41c656a7
@@ -22,7 +23,7 @@ def plot(
     output:Output,
     force:Force=False,
 ):
-    "Draw a table: reference against shift, accuracy against α, and every set, as far as it has them; PNG files in a folder."
+    "Draw a table: reference against shift, accuracy against α, and every set, if it has them; PNG files in a folder."
     from wiseft.files import atomic_path
     from wiseft.exchange import read_results
     with atomic_path(output, force=force) as tmp:

@@ -37,7 +37,8 @@ def check_compatible(
 # %% ../nbs/api/00_weights.ipynb #a0b41559
 def is_weight(t): return t.is_floating_point() or t.is_complex()
 
-def _finite(t): return bool(t.sum().isfinite() or t.isfinite().all()) # the sum is ten times as fast, but may itself leave the range
+def _finite(t): # the sum is ten times as fast, but may itself leave the range
+    return bool(t.sum().isfinite() or t.isfinite().all())
 
 # %% ../nbs/api/00_weights.ipynb #0c38752c
 def check_finite(

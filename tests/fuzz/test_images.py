@@ -1,6 +1,6 @@
 """Mutated pictures of every format: each becomes an RGB image or one of our errors, whatever its bytes.
 
-In the tests five seconds, always the same ones; `WISEFT_FUZZ_SECONDS=300 pytest tests/fuzz` takes minutes and looks further.
+In the tests five seconds, always the same ones; `WISEFT_FUZZ_SECONDS=300 pytest tests/fuzz` looks further.
 """
 import io
 import os

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Averages over time: SWA and EMA of one fine-tuning, alone and averaged with the zero-shot classifier; BatchNorm trained
-or not, recomputed or not.
+"""Averages over time: SWA and EMA of one fine-tuning, alone and averaged with the zero-shot classifier; BatchNorm
+trained or not, recomputed or not.
 
-    python averages.py    # two to five minutes a run on one core; a line of runs.jsonl each, and those that have theirs are skipped
+    python averages.py    # two to five minutes a run on one core; a line of runs.jsonl each, what is done is skipped
     python averages.py --repeat "batchnorm=frozen seed=2"    # what share comes out otherwise
 """
 from wiseft.datasets import protocol
@@ -30,7 +30,7 @@ def averages(start, suite, batchnorm, seed):
 
 
 def along(start, tuned, batches):
-    "Method, alpha -> classifier: averages with the zero-shot classifier; with batches, their statistics recomputed, too."
+    "Method, alpha -> classifier: averages with the zero-shot classifier; with batches, also of recomputed statistics."
     for name, classifier in tuned.items():
         plain = {a: interpolate(start, classifier, a) for a in ALPHAS}
         yield from (((name, a), c) for a, c in plain.items())

@@ -101,11 +101,14 @@ def families(rng, n, p, scatter, size=12, unequal=0.):
     return rng.random(len(family)) < own[family], family
 
 
+def own_units(s, families): return [(s, u) for u in families]
+
+
 def over_families(name, n, ps, scatter=.15, shared=False, **kwargs):
     @setting('bootstrap_mean', name)
     def experiment(rng):
         drawn = [families(rng, n, p, scatter, **kwargs) for p in ps]
-        units = {s: [(None if shared else s, u) for u in f] for s, (_, f) in enumerate(drawn)}
+        units = {s: own_units(None if shared else s, f) for s, (_, f) in enumerate(drawn)}
         values = {s: v for s, (v, _) in enumerate(drawn)}
         return np.mean(ps), *m.bootstrap_mean(values, units, n_resamples=1000, rng=rng)[1:]
 
@@ -135,7 +138,7 @@ def pairs(name, n, gains, losses, sets=1):
     def experiment(rng):
         u = rng.random((sets, n))
         a, b = u > .3 + gains, np.where(u < .3, False, u < 1 - losses) # B repairs some of A's errors, and makes others
-        interval = m.paired_bootstrap(*({s: x[s] for s in range(sets)} for x in (a, b)), n_resamples=1000, rng=rng)
+        interval = m.paired_bootstrap(*(dict(enumerate(x)) for x in (a, b)), n_resamples=1000, rng=rng)
         return gains - losses, *interval[1:]
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Solid icons as the reference, outline ones among its shifts: plain fine-tuning and WiSE-FT, three seeds.
 
-    python domains.py    # about a minute a run on one core; a line of runs-solid.jsonl each, and those that have theirs are skipped
+    python domains.py    # about a minute a run on one core; a line of runs-solid.jsonl each, what is done is skipped
     python domains.py --repeat seed=2    # what share comes out otherwise
 
 The recipe is the protocol's. Outline and solid are the styles that have training families; the runs with outline as the

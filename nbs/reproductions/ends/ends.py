@@ -2,7 +2,7 @@
 """A zero-shot classifier and what fine-tuning makes of it, end to end and by the head alone: the path between them,
 ensembles, measures of diversity.
 
-    python ends.py    # some three minutes a run on one core; a line of runs.jsonl each, and those that have theirs are skipped
+    python ends.py    # some three minutes a run on one core; a line of runs.jsonl each, what is done is skipped
     python ends.py --repeat "kind=end to end lr=0.01 seed=0"    # what share comes out otherwise
 
 The linear classifier's learning rate is the one of LINEAR_LRS that is best on the reference's validation images.

@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""Fine-tune with many hyperparameters, each run with its curve over alpha: learning rate × epochs × regulariser, one seed.
+"""Fine-tune with many hyperparameters, each run with its curve over alpha: learning rate × epochs × regulariser.
 
-    python grid.py    # a minute a run on one core; a line of runs.jsonl each, and those that have theirs are skipped
+    python grid.py    # a minute a run on one core; a line of runs.jsonl each, what is done is skipped
     python grid.py --repeat "lr=0.003 epochs=5 regulariser=L2 to zero-shot seed=0"    # what share comes out otherwise
 
-The protocol's own setting is run with three seeds. Runs come in a random order, so that a part is a sample of the grid.
+One seed, but for the protocol's own setting, which is run with three. Runs come in a random order, so that a part of
+them is a sample of the grid.
 """
 import random
 from functools import partial

@@ -42,7 +42,7 @@ def fetch(folder):
     return folder/'package'
 
 def zip_hash(path):
-    "One sha256 over the names and contents in a zip file, as `wiseft.hashes.folder_hash` has it of the unpacked folder."
+    "One sha256 over the names and contents in a zip file, as `wiseft.hashes.folder_hash` has it of the folder."
     with zipfile.ZipFile(path) as z:
         rows = [[f, hashlib.sha256(z.read(f)).hexdigest()] for f in z.namelist()]
     return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
@@ -188,7 +188,7 @@ def label(icon):
 NEAR = .06                                    # root mean square on 16 x 16 grey
 
 def first_of_kind(icons, n=3):
-    "At most `n` icons a (family, style, class), none nearly like one kept before: of another family, or of the same style and class."
+    "At most `n` icons a (family, style, class), none nearly like another family's, or one of its own kind."
     kept, count, dropped = [], Counter(), Counter()
     vecs = np.zeros((len(icons), 256), np.float32)
     for i in icons:
@@ -229,15 +229,15 @@ def choose(package, folder):
     seen = np.concatenate([grey_thumbnails(pre[k:k+8192]) for k in range(0, len(pre), 8192)]
                           + [grey_thumbnails([i['image'] for i in train])])
     near = near_duplicates(np.stack([i['small'] for i in evaluation]), seen, NEAR)
-    counts['like pretraining or train'] = {s: int(sum(n for i, n in zip(evaluation, near) if i['split'] == s))
-                                           for s in ('validation', 'test')}
+    of = np.array([i['split'] for i in evaluation])
+    counts['like pretraining or train'] = {s: int(near[of == s].sum()) for s in ('validation', 'test')}
     evaluation = [i for i, n in zip(evaluation, near) if not n]
     evaluation, dropped = first_of_kind(evaluation)
     counts['evaluation dropped'] = dict(dropped)
     return train + evaluation, counts
 
 def frequent(icons):
-    "Classes with enough images of the reference (6 to train, 2 in validation, 5 in test), and in five styles of evaluation."
+    "Classes with enough images of the reference (train 6, validation 2, test 5), and in five styles of evaluation."
     n = Counter((i['class'], i['style'], i['split']) for i in icons)
     def styles(c): return sum(n[c, s, 'test'] + n[c, s, 'validation'] > 0 for s in STYLES)
     return sorted(c for c in CLASSES['classes'] if n[c, 'outline', 'train'] >= 6 and n[c, 'outline', 'validation'] >= 2
@@ -317,7 +317,7 @@ def main():
     args = p.parse_args()
     package = args.package or fetch(args.build)
     if package_sha(package) != PACKAGE_SHA: raise SystemExit(
-        f'{package} is not {PACKAGE} {VERSION}: its files have another sha256')
+        f'{package} is not {PACKAGE} {VERSION}: its files have another sha256.')
     info = json.loads((package/'collections.json').read_text())
     LICENCE.update({s: v['license']['spdx'] for s, v in info.items()})
     if not (args.build/'pretraining.npy').exists(): write_pretraining(package, args.build)
@@ -336,11 +336,14 @@ def main():
     write_zip(files, args.data/'icons.zip')
     n, fam = Counter((r['style'], r['split']) for r in rows), defaultdict(set)
     for r in rows: fam[r['style'], r['split']].add(r['family'])
+    def counted(style):
+        splits = [split for split in ('train', 'validation', 'test') if n[style, split]]
+        return {split: dict(images=n[style, split], families=len(fam[style, split])) for split in splits}
+
     what = dict(version=1, source=f'{PACKAGE} {VERSION}', source_sha256=PACKAGE_SHA,
                 sha256=hashlib.sha256((args.data/'icons.zip').read_bytes()).hexdigest(),
                 files_sha256=zip_hash(args.data/'icons.zip'), classes=classes,
-                counts={s: {sp: dict(images=n[s, sp], families=len(fam[s, sp])) for sp in ('train', 'validation',
-                    'test') if n[s, sp]} for s in STYLES + ['recoloured']}, near_duplicates=counts)
+                counts={s: counted(s) for s in STYLES + ['recoloured']}, near_duplicates=counts)
     write_text(args.data/'icons.json', json.dumps(what, indent=1) + '\n')
     print(json.dumps(what['counts'], indent=1), len(classes), 'classes', counts, (args.data/'icons.zip').stat().st_size)
 

@@ -5,8 +5,8 @@
     python choose.py --write    # from choice.csv: writes wiseft/data/protocol.json, before any test image is looked at
 
 Prompts: highest zero-shot accuracy on validation (mean of the reference and the mean over shifts).
-Narrow reference: the few families with the most training images; as many as gain most by averaging on the validation shifts.
-Recipe: highest accuracy of the fine-tuned classifier on the reference's validation images, which is what people tune for.
+Narrow reference: the families with the most training images; as many as gain most by averaging on validation shifts.
+Recipe: highest accuracy of the fine-tuned classifier on the reference's validation images, which people tune for.
 """
 import argparse, csv, json
 from datetime import date
@@ -33,8 +33,8 @@ COLUMNS = ['what', 'prompts', 'families', 'images', 'lr', 'epochs', 'method', 'a
 
 def accuracies(table, **which):
     "Accuracy on the reference and mean over shifts of one classifier in a results table."
-    t = table.loc[(table[list(which)] == which).all(axis=1)].set_index('dataset').value if which else table.set_index(
-        'dataset').value
+    if which: table = table.loc[(table[list(which)] == which).all(axis=1)]
+    t = table.set_index('dataset').value
     return dict(reference=round(t[REFERENCE], 4), shift=round(t[MEAN], 4))
 
 
@@ -83,8 +83,8 @@ def best_recipe(rows):
     tuned = lambda run: float(run['fine-tuned']['reference'])
     gain = lambda run: float(run['weight-space']['shift']) - max(float(run[m]['shift'])
                                                                  for m in ('zero-shot', 'fine-tuned'))
-    best = {n: max((k for k in runs if k[0] == n), key=lambda k: tuned(runs[k])) for n in FAMILIES}
-    return max(best.values(), key=lambda k: gain(runs[k]))
+    def best(n): return max((k for k in runs if k[0] == n), key=lambda k: tuned(runs[k]))
+    return max(map(best, FAMILIES), key=lambda k: gain(runs[k]))
 
 
 COMPARISONS = [

@@ -5,7 +5,7 @@
     python pretrain.py                        # train, or go on after an interruption; then export
     python pretrain.py --score                # fill the zero-shot columns of the log from the kept checkpoints
     python pretrain.py --export               # write wiseft/data/iconclip from the last checkpoint
-    python pretrain.py --towers 500 --batch 256 --threads 1      # short runs of several image towers, 500 seconds of processor time each
+    python pretrain.py --towers 500 --batch 256 --threads 1      # several towers, 500 seconds of processor time each
 
 Every random choice is a function of (seed, step), so a run that was killed goes on as if it had not been.
 On CPUs put jemalloc in front, which is faster here and keeps memory flat (glibc's allocator grows to many GB):
@@ -62,7 +62,7 @@ def read_pairs():
                    mmap_mode='r'), [r['names'].split('|') for r in rows], [r['style'] for r in rows]
 
 def batches(names, styles, n_batches, size, seed):
-    "Indices of each batch: shuffled passes with rare styles repeated, a name at most once in a batch where that can be."
+    "Indices of each batch: shuffled passes with rare styles repeated, a name once in a batch where that can be."
     rng = np.random.default_rng(seed)
     pool = np.repeat(np.arange(len(names)), [RARE.get(s, 1) for s in styles])
     first, later, source, out = [n[0] for n in names], deque(), iter(()), []
@@ -94,7 +94,7 @@ def caption(names, style, rng):
 def between(g, n, lo, hi): return torch.rand(n, generator=g)*(hi - lo) + lo
 
 def augment(x, g):
-    "Affine and elastic warps, recolouring of ink and ground, inversion, channel shuffles, grey, coarse pixels; x in 0...1."
+    "Affine and elastic warps, other ink and ground, inversion, channel shuffles, grey, coarse pixels; x in 0...1."
     n = len(x)
     a, s, r = between(g, n, -.22, .22), between(g, n, .85, 1.3), between(g, n, .9, 1.1)
     rot = torch.stack([torch.stack([a.cos()*s*r, -a.sin()*s], -1), torch.stack([a.sin()*s, a.cos()*s/r], -1)], 1)
@@ -169,10 +169,18 @@ def validation_sets():
             if len(p) != 5 or p[2] != 'validation': continue
             im = np.asarray(Image.open(io.BytesIO(z.read(f))).convert('RGB'))
             out.setdefault(p[1], []).append((im, number[p[3]]))
-    return {k: (np.stack([i for i, _ in v]), torch.tensor([c for _, c in v]))
-            for k, v in sorted(out.items())}, meta['classes']
+    def stacked(pairs):
+        images, classes = zip(*pairs)
+        return np.stack(images), torch.tensor(classes)
+
+    return {k: stacked(v) for k, v in sorted(out.items())}, meta['classes']
 
 PROMPTS = ['{}', 'an icon of a {}', 'a {} icon', 'a drawing of a {}', 'a picture of a {}']
+
+def embedding(model, tokenizer, name):
+    "Mean of the prompts' embeddings, of length 1."
+    texts = tokenizer([p.format(name) for p in PROMPTS])
+    return F.normalize(model.encode_text(texts, normalize=True).mean(0), dim=0)
 
 @torch.inference_mode()
 def zeroshot(model, tokenizer, sets, classes):
@@ -180,8 +188,7 @@ def zeroshot(model, tokenizer, sets, classes):
     was = model.training
     model.eval()
     head = torch.stack(
-        [F.normalize(model.encode_text(tokenizer([p.format(c) for p in PROMPTS]), normalize=True).mean(0), dim=0)
-         for c in classes])
+        [embedding(model, tokenizer, c) for c in classes])
     acc = {}
     for name, (im, y) in sets.items():
         feats = torch.cat(
@@ -228,7 +235,7 @@ def sha256(path):
     return h.hexdigest()
 
 def seen_tokens(names, styles, tokenizer, least=3):
-    "Ids of the tokens in the names of at least `least` pairs, and those of the templates: what fewer taught is not known."
+    "Ids of tokens in the names of at least `least` pairs, and those of the templates: what fewer taught is not known."
     count = Counter()
     for ns in names: count.update({i for n in ns for i in tokenizer.encode(n)[:CONTEXT - 2]})
     often = {i for i, n in count.items() if n >= least}
@@ -281,7 +288,7 @@ def train(args):
     if last.exists():
         ck = torch.load(last, map_location='cpu', weights_only=True)
         if (ck['tower'], ck['steps'], ck['batch'], ck['seed']) != (args.tower, args.steps, args.batch, args.seed):
-            raise SystemExit(f'{last} belongs to another run: remove it, or give its tower, steps, batch and seed')
+            raise SystemExit(f'{last} belongs to another run: remove it, or give its tower, steps, batch and seed.')
         model.load_state_dict(ck['model'])
         opt.load_state_dict(ck['opt'])
         start, rows = ck['step'], ck['rows']

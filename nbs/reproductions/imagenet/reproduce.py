@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""The paper's main results, for those with the data and a GPU: zero-shot, fine-tuned, and the whole curve over alpha on every set.
+"""The paper's main results, for those with the data and a GPU: zero-shot, fine-tuned, and the curve over alpha.
 
     python reproduce.py vit_b16_imagenet_e2e --device cuda --workers 12
     python reproduce.py --list
 
-Data lie as `wiseft data` says (data root: WISEFT_DATA). Writes zeroshot/, finetuned/, and results.csv into the folder of the recipe's name beside this script;
+Data lie as `wiseft data` says (data root: WISEFT_DATA). Writes zeroshot/, finetuned/, and results.csv, on every set,
+into the folder of the recipe's name beside this script;
 fine-tuning goes on from its checkpoint after an interruption.
 """
 import argparse

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""The protocol's recipe from zero-shot classifiers that are weak, because the CLIP doesn't know the names of some classes.
+"""The protocol's recipe from zero-shot classifiers that are weak: the CLIP doesn't know the names of some classes.
 
-    python names.py    # a minute or two a run on one core; a line of runs.jsonl each, and those that have theirs are skipped
+    python names.py    # two minutes or three a run on one core; a line of runs.jsonl each, what is done is skipped
     python names.py --repeat "unknown=0.25 seed=0"    # what share comes out otherwise
 
-A quarter, half, three quarters or all of the classes go by a part number instead of their name; the rest is as in the protocol.
+A quarter, half, three quarters or all of the classes go by a part number instead of their name.
 """
 import warnings
 import numpy as np

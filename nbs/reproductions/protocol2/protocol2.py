@@ -8,8 +8,8 @@
     python protocol2.py --repeat "families=4 lr=0.001 seed=23"    # what share comes out otherwise
 
 A run's classifier and results are kept in build/protocol-2. A call that ends writes what is there to runs.jsonl, a line
-a run: which images of validation, test and reserve each of eleven classifiers got right. In accuracies.csv five seeds are
-one row: an image counts as the share of them that classify it rightly. Recoloured icons are no part of the mean.
+a run: which images of validation, test and reserve each of eleven classifiers got right. In accuracies.csv five seeds
+are one row: an image counts as the share of them that classify it rightly. Recoloured icons are no part of the mean.
 """
 import argparse
 from itertools import product
@@ -51,7 +51,7 @@ def reserve(suite):
     "What the protocol keeps in reserve: (split, dataset) -> images of families that no run is fine-tuned on."
     files = set(pd.read_csv(HERE/'reserve.csv').file)
     sets = {('reserve outline', 'reference'): suite.train, ('reserve solid', 'solid'): suite.shift_train['solid']}
-    return {k: s.subset([i for i, f in enumerate(s.files()) if f in files]) for k, s in sets.items()}
+    return {k: s.subset(pd.Series(s.files()).isin(files)) for k, s in sets.items()}
 
 
 def judged_by(suite):

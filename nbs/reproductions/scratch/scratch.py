@@ -1,7 +1,8 @@
 #!/usr/bin/env python
-"""Classifiers trained from scratch on the reference alone: the suite's own baseline. Widths, epochs and parts of the data vary.
+"""Classifiers trained from scratch on the reference alone, of several widths, epochs and parts of the data: the suite's
+own baseline.
 
-    python scratch.py    # ten seconds to three minutes a model on one core; a line of results.csv each, and those that have theirs are skipped
+    python scratch.py    # up to three minutes a model on one core; a line of results.csv each, what is done is skipped
     python scratch.py --repeat 16 0.25 10    # a model of this width, part and number of epochs again, beside its line
 """
 import argparse, time, warnings

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Few images a class: linear classifier, end to end, and the average of each with the zero-shot classifier.
 
-    python shots.py    # half a minute to two a run on one core; a line of runs.jsonl each, and those that have theirs are skipped
+    python shots.py    # half a minute to two a run on one core; a line of runs.jsonl each, what is done is skipped
     python shots.py --repeat "k=4 kind=linear classifier seed=0"    # what share comes out otherwise
 
 Images are drawn from all families of the reference's training images; classes with fewer than k give all they have.

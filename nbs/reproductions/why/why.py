@@ -1,6 +1,6 @@
 #!/usr/bin/env python
-"""Why fine-tuning costs no accuracy under shift on icons: what happens to classes that it doesn't teach; linear classifiers
-from gentle to harsh.
+"""Why fine-tuning costs no accuracy under shift on icons: what happens to classes that it doesn't teach; linear
+classifiers from gentle to harsh.
 
     python why.py            # ten to twenty minutes on one core; a line of runs.jsonl or runs-heads.jsonl each
     python why.py --table    # from runs.jsonl, in seconds: taught.csv
@@ -94,7 +94,7 @@ class Runs:
 # ---------- the table ----------
 
 def in_halvings(runs, correct, images, taught, kind, lr, alpha, score):
-    "In each of the four halvings: which images are right, and which are of classes that were taught, or that weren't; (4, n)."
+    "In each of the four halvings: which images are right, and which are of taught, or untaught, classes; (4, n)."
     which = (runs.kind == kind) & (runs.lr == lr) & (runs.method == score) & (runs.alpha == alpha)
     t = runs[which].sort_values(['seed', 'half'])
     labels, n = images.label.cat.codes.to_numpy(), len(images.label.cat.categories)
@@ -119,8 +119,8 @@ def each_halving(runs, correct, images, taught, kind, lr, alpha, score):
 
 
 def taught_table(runs, correct, images):
-    """Change from the zero-shot classifier in points, of taught and untaught classes, by both scores: with 95 % intervals
-    over images, and the lowest and highest of the four halvings."""
+    """Change from the zero-shot classifier in points, of taught and untaught classes, by both scores: with 95 %
+    intervals over images, and the lowest and highest of the four halvings."""
     pairs, extremes = {}, {}
     for (kind, lr), alpha, taught, score in product(KINDS, (1., .5), (True, False), SCORES):
         row = kind, lr, alpha, 'taught' if taught else 'untaught', SCORES[score]
