@@ -97,14 +97,13 @@ def _results(table):
 
 def _intervals(table):
     "Value and 95 % interval as text, for the rows of a picture's marked points."
-    known = table[table.low.notna()
-                  & (~table.method.isin(list(NAMES))
-                     | ((table.method=='weight-space') & ((table.alpha-.5).abs()<1e-9)))]
-    return pd.DataFrame(
-        [{'set': r.dataset,
-          'classifier': NAMES.get(r.method, r.method) + (f', α = {r.alpha:g}' if r.method in NAMES else ''),
-                          'images': r.n, 'accuracy': 100*r.value, '95 % from': 100*r.low, 'to': 100*r.high}
-                         for d in dataset_order(known) for r in known[known.dataset==d].itertuples()])
+    halfway = (table.method=='weight-space') & ((table.alpha-.5).abs()<1e-9)
+    known = table[table.low.notna() & (halfway | ~table.method.isin(list(NAMES)))]
+    def row(r):
+        name = NAMES.get(r.method, r.method) + (f', α = {r.alpha:g}' if r.method in NAMES else '')
+        return {'set': r.dataset, 'classifier': name, 'images': r.n,
+                'accuracy': 100*r.value, '95 % from': 100*r.low, 'to': 100*r.high}
+    return pd.DataFrame([row(r) for d in dataset_order(known) for r in known[known.dataset==d].itertuples()])
 
 # %% ../nbs/api/61_report.ipynb #321e3b73
 _comparison = {'a':'A', 'b':'B', 'dataset':'set', 'over':'interval over', 'n':'images', 'value_a':'A, %',
@@ -208,7 +207,7 @@ def _body(everything, comparisons, notes, alpha, baselines):
     if len(o := _other_metrics(everything, alpha)): yield '<h2>Other metrics</h2>\n' + _html_table(o, digits=2)
     if comparisons is not None:
         yield ('<h2>Comparisons on the same images</h2>\n<p class="soft">If an interval excludes 0, A and B differ by '
-               'more than luck. Over images it speaks of other images of the same kind; over families, of new families. '
+               'more than luck. Over images it speaks of other images of the same kind; over families, of new ones. '
                'p is that of the exact McNemar test.</p>')
         yield _html_table(compared)
     what, sets = _sources(table)
