@@ -15,8 +15,27 @@ NODES = 25  # of nine statements in ten
 INNER = {"UnpicklingError", "EOFError"}  # caught at once: their words end another error's sentence
 RUN = 3  # so many exported cells in a row need prose or a check between them
 
-NOT_YET = {}  # file -> the rules it breaks: not conformed yet
-# EXCEPTIONS
+NOT_YET = {  # file -> the rules it breaks: not conformed yet
+    "nbs/api/01_merging.ipynb": "width semicolons nesting returns runs",
+    "nbs/api/10_pickles.ipynb": "errors",
+    "nbs/api/13_cache.ipynb": "width semicolons private returns errors runs",
+    "nbs/api/20_configs.ipynb": "width runs",
+    "nbs/api/20_saving.ipynb": "width nesting",
+    "nbs/api/20_sources.ipynb": "width nesting errors runs",
+    "nbs/api/21_clips.ipynb": "width semicolons runs",
+    "nbs/api/22_heads.ipynb": "width nesting",
+    "nbs/api/23_classifiers.ipynb": "width semicolons runs",
+    "nbs/api/30_passes.ipynb": "width semicolons returns errors runs",
+    "nbs/api/32_classify.ipynb": "width",
+    "nbs/api/34_comparison.ipynb": "width semicolons nesting returns errors",
+    "nbs/api/40_loaders.ipynb": "width semicolons runs",
+    "nbs/api/41_steps.ipynb": "width semicolons",
+    "nbs/api/43_learner.ipynb": "width semicolons nesting runs",
+    "nbs/api/50_ensembles.ipynb": "width semicolons returns errors runs",
+    "nbs/api/72_shell_train.ipynb": "width errors",
+    "nbs/api/73_shell_evaluate.ipynb": "width semicolons errors runs",
+    "tools/recompute.py": "nesting size",
+}
 
 FOLDERS = "nbs", "tests", "tools", "benchmarks"
 FILES = [p for p in tree() if p.parts[0] in FOLDERS and p.suffix in (".py", ".ipynb")]
@@ -196,7 +215,7 @@ BAD = {
     "private": "from wiseft.images import _some",
     "returns": "def f()->int: return 1",
     "errors": "raise ValueError(f'no images in {x}')",
-    "size": "f(" + ", ".join("g(x+1)" for _ in range(20)) + ")",
+    "size": "f(" + ",\n".join("g(x+1)" for _ in range(20)) + ")",
 }
 
 
