@@ -49,19 +49,11 @@ def _reduced(member, x, labels, images, metrics): # dict column -> (n,) tensor
     columns = {m.kept_as: torch.as_tensor(m.per_image(outcome)) for m in metrics if m.per_image}
     return dict(predicted=outcome.predicted.to(torch.int32), broken=outputs.isnan().any(1), **columns)
 
-<<<<<<< HEAD
 def _look(members, images, transform, metrics, **kwargs): # name -> dict column -> (n,) array
     "What each member made of each image of a set; NaN (predicted: -1) where an image is unreadable"
-    own = {n: replace(images, projection=None) if m.classnames == images.classnames else images
-           for n, m in members.items()}
-    seen, kept, labels = {n: [] for n in members}, [], torch.as_tensor(images.labels)
-=======
-def _look(members, images, transform, metrics, **kwargs): # name -> dict column -> (n,) array, NaN (predicted: -1) where an image is unreadable
-    "What each member made of each image of a set"
     own = {n: replace(images, projection=None) if m.classnames == images.classnames else images for n, m in members.items()}
     seen, kept = {n: [] for n in members}, []
     labels = {d: torch.as_tensor(images.labels).to(d) for d in {m.device for m in members.values()}}
->>>>>>> origin/main
     for idx, x in each_batch(members.values(), images, transform, [], **kwargs):
         kept += idx
         y = {d: _rows(of_all, idx) for d, of_all in labels.items()}
@@ -70,23 +62,17 @@ def _look(members, images, transform, metrics, **kwargs): # name -> dict column 
     for n, m in members.items(): check_nan(columns[n].pop('broken'), images, m.name)
     return {n: _in_place(c, kept, len(images)) for n, c in columns.items()}
 
-<<<<<<< HEAD
-def _in_place(parts, kept, n): # dict column -> (n,) array
-    "The columns of all batches, in the order of all images"
-    def column(k): return torch.cat([p[k] for p in parts]).cpu().numpy()
-    columns = {k: column(k) for k in parts[0]}
-=======
 def _rows(of_all, idx):
     "Some rows of a tensor; neighbours are found without sending their indices to its device"
     return of_all[idx[0]:idx[-1]+1] if idx[-1]-idx[0] == len(idx)-1 else of_all[idx]
 
 def _together(parts): # dict column -> (n,) array
     "The columns of all batches, fetched from their device"
-    return {k: torch.cat([p[k] for p in parts]).cpu().numpy() for k in parts[0]}
+    def column(k): return torch.cat([p[k] for p in parts]).cpu().numpy()
+    return {k: column(k) for k in parts[0]}
 
 def _in_place(columns, kept, n): # dict column -> (n,) array
     "In the order of all images"
->>>>>>> origin/main
     out = {k: np.full(n, np.nan) for k in columns} | dict(predicted=np.full(n, -1, np.int32))
     for k, v in columns.items(): out[k][kept] = v
     return out

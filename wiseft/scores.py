@@ -14,12 +14,8 @@ from fastcore.basics import patch
 from functools import cached_property
 from .datasets import ImageSet
 from .members import WHO
-<<<<<<< HEAD
-from .metrics import bootstrap_mean, clopper_pearson, expected_calibration_error
-from .metrics import image_scores, macro_f1, worst_group
-=======
-from .metrics import batch_scores, bootstrap_mean, clopper_pearson, expected_calibration_error, macro_f1, worst_group
->>>>>>> origin/main
+from .metrics import batch_scores, bootstrap_mean, clopper_pearson, expected_calibration_error
+from .metrics import macro_f1, worst_group
 from .results import MEAN, REFERENCE, UNBOUNDED, results_table
 
 # %% ../nbs/api/32_scores.ipynb #5d1ebf9c
