@@ -15,7 +15,8 @@ from html import escape
 from pathlib import Path
 from .files import cache_root, data_root, package_data, unzip_once
 from .hashes import content_hashes, folder_hash
-from .images import ImageSet, image_folder, printable, split_folders, visible_folders
+from .images import ImageSet, UnreadableImage, check_classnames, image_folder, open_image, printable
+from .images import split_folders, to_rgb, visible_folders
 from .layouts import FAMILIES
 from .text import first_few
 

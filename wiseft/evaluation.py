@@ -51,9 +51,11 @@ def _reduced(member, x, labels, images, metrics): # dict column -> (n,) tensor
 
 def _look(members, images, transform, metrics, **kwargs): # name -> dict column -> (n,) array
     "What each member made of each image of a set; NaN (predicted: -1) where an image is unreadable"
-    own = {n: replace(images, projection=None) if m.classnames == images.classnames else images for n, m in members.items()}
+    own = {n: replace(images, projection=None) if m.classnames == images.classnames else images
+           for n, m in members.items()}
     seen, kept = {n: [] for n in members}, []
-    labels = {d: torch.as_tensor(images.labels).to(d) for d in {m.device for m in members.values()}}
+    devices = {m.device for m in members.values()}
+    labels = {d: torch.as_tensor(images.labels).to(d) for d in devices}
     for idx, x in each_batch(members.values(), images, transform, [], **kwargs):
         kept += idx
         y = {d: _rows(of_all, idx) for d, of_all in labels.items()}

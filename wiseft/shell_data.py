@@ -36,7 +36,8 @@ def methods(
     from wiseft.registry import KINDS
     known = sorted(load_methods(use).values(), key=lambda m: KINDS.index(m.kind))
     say_first = lambda f: (f.__doc__ or '').splitlines()[0] if f.__doc__ else ''
-    rows = [(m.kind, m.name, m.knob or '', m.paper and f'arXiv {m.paper}', m.needs, m.cost, say_first(m.function)) for m in known]
+    rows = [(m.kind, m.name, m.knob or '', m.paper and f'arXiv {m.paper}', m.needs, m.cost, say_first(m.function))
+            for m in known]
     show_table(pd.DataFrame(rows, columns=['kind', 'name', 'knob', 'paper', 'needs', 'cost', 'what it does']))
 
 # %% ../nbs/api/71_shell_data.ipynb #3aff3adb
