@@ -11,7 +11,7 @@ from wiseft.loaders import clip_dataloaders
 from wiseft.merging import interpolate, recompute_batchnorm
 from wiseft.methods.ema import EMA
 from wiseft.methods.swa import SWA
-from wiseft.runs import judged_sets, protocol_start, right_answers, run_script
+from wiseft.experiments import judged_sets, protocol_start, right_answers, run_script
 
 LR, ALPHAS = 1e-3, [.25, .5, .75, 1.]
 

@@ -296,5 +296,5 @@ def main(functions):
 
 
 if __name__ == '__main__':
-    from wiseft.runs import provenance
+    from wiseft.experiments import provenance
     with provenance(__file__, seeds=['of each setting']): main(sys.argv[1:])

@@ -9,7 +9,7 @@ reference, which is the protocol itself, are the first three of ../grid.
 """
 from wiseft.datasets import protocol
 from wiseft.learner import finetune
-from wiseft.runs import judge, judged_sets, protocol_start, run_script
+from wiseft.experiments import judge, judged_sets, protocol_start, run_script
 
 ALPHAS = [round(a/10, 1) for a in range(11)]
 STYLE = 'solid'

@@ -18,7 +18,7 @@ from wiseft.evaluation import evaluate
 from wiseft.learner import finetune
 from wiseft.metrics import correct
 from wiseft.passes import extract_features, predict
-from wiseft.runs import judged_sets, protocol_start, run_script
+from wiseft.experiments import judged_sets, protocol_start, run_script
 
 PATH = [-.25, -.1, 0., .1, .2, .3, .4, .5, .6, .7, .8, .9, 1., 1.1, 1.25]
 STEP = .01 # of α, for the slope at the zero-shot end

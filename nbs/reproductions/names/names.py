@@ -12,7 +12,7 @@ from wiseft.classifiers import ImageClassifier
 from wiseft.datasets import protocol
 from wiseft.heads import zeroshot_head
 from wiseft.learner import finetune
-from wiseft.runs import judge, judged_sets, protocol_start, run_script
+from wiseft.experiments import judge, judged_sets, protocol_start, run_script
 
 ALPHAS = [round(a/10, 1) for a in range(11)]
 

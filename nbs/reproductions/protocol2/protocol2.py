@@ -23,7 +23,7 @@ from wiseft.files import atomic_path
 from wiseft.learner import finetune
 from wiseft.results import MEAN, REFERENCE, results_table
 from wiseft.run_tables import share_interval, test_rows
-from wiseft.runs import judge, judged_sets, make_runs, provenance, read_runs, repeat_run, run_name
+from wiseft.experiments import judge, judged_sets, make_runs, provenance, read_runs, repeat_run, run_name
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[2]/'build'/'protocol-2'

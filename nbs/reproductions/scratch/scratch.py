@@ -17,7 +17,7 @@ from wiseft.files import atomic_path
 from wiseft.heads import random_head
 from wiseft.learner import finetune
 from wiseft.results import MEAN
-from wiseft.runs import provenance
+from wiseft.experiments import provenance
 
 RESULTS = Path(__file__).resolve().parent/'results.csv'
 LR = 1e-3
