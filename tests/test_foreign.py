@@ -140,9 +140,12 @@ def test_modules_without_their_classes(saved, suffix):
     for name, text in (("wiseft", False), ("raw", False), ("flyp", True)):
         c = load_classifier(folder / f"{name}.{suffix}", device="cpu")
         torch.testing.assert_close(c(said["x"]), said[name], rtol=1e-5, atol=1e-5)
-        assert (c.clip.preprocess["mean"], c.clip.config["quick_gelu"], "text_cfg" in c.clip.config) == ([0.4, 0.5, 0.6], True, text)
-        assert c.recipe["unread"] == ("" if text else "'image_encoder.model.positional_embedding', 'image_encoder.model.text_projection', "
-                                      "'image_encoder.model.token_embedding.weight', 'image_encoder.model.ln_final.weight', 'image_encoder.model.ln_final.bias'")
+        assert (c.clip.preprocess["mean"], c.clip.config["quick_gelu"],
+                "text_cfg" in c.clip.config) == ([0.4, 0.5, 0.6], True, text)
+        assert c.recipe["unread"] == ("" if text
+            else "'image_encoder.model.positional_embedding', 'image_encoder.model.text_projection', "
+                                      "'image_encoder.model.token_embedding.weight', "
+                                      "'image_encoder.model.ln_final.weight', 'image_encoder.model.ln_final.bias'")
     clip = load_clip(folder / f"encoder.{suffix}", device="cpu")
     torch.testing.assert_close(clip.model.visual(said["x"]), said["encoder"], rtol=1e-5, atol=1e-5)
     with pytest.raises(BadFile, match=r"holds a head \(5 classes, 12 dimensions\) and no image tower"):
@@ -158,11 +161,16 @@ def test_a_file_on_its_start(saved, tmp_path):
     assert c.clip.model.token_embedding.weight is start.model.token_embedding.weight
     head = {f"module.classification_head.{k}": v for k, v in c.head.state_dict().items()}
     soup = {f"module.model.{k}": v for k, v in c.clip.model.state_dict().items()} | head
-    for name, content in {"soup": soup, "ema": {"state_dict_ema": {f"_orig_mod.{k}": v for k, v in soup.items()}}}.items():
+    for name, content in {"soup": soup,
+                          "ema": {"state_dict_ema": {f"_orig_mod.{k}": v for k, v in soup.items()}}}.items():
         torch.save(content, tmp_path / f"{name}.pt")
-        torch.testing.assert_close(load_classifier(tmp_path / f"{name}.pt", start=start)(said["x"]), said["wiseft"], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(load_classifier(tmp_path / f"{name}.pt", start=start)(said["x"]), said["wiseft"],
+                                   rtol=1e-5, atol=1e-5)
     training = {f"module.{k}": v for k, v in c.clip.model.state_dict().items()}
-    torch.save(dict(epoch=3, name="run", state_dict=training, optimizer=dict(state={0: dict(step=torch.tensor(1.0))}, param_groups=[dict(lr=0.1)])), tmp_path / "epoch_3.pt")
+    torch.save(
+        dict(epoch=3, name="run", state_dict=training,
+             optimizer=dict(state={0: dict(step=torch.tensor(1.0))},
+                            param_groups=[dict(lr=0.1)])), tmp_path / "epoch_3.pt")
     start.save(tmp_path / "start")
     (tmp_path / "start/open_clip_model.safetensors").unlink()
     (tmp_path / "epoch_3.pt").rename(tmp_path / "start/open_clip_pytorch_model.bin")
@@ -175,7 +183,8 @@ class Trap:
     "Would make a file if it were unpickled."
     def __init__(self, how, path): self.how, self.path = how, path
     def __reduce__(self):
-        return (os.system, (f"touch {self.path}",)) if self.how == "system" else (eval, (f"open({str(self.path)!r}, 'w')",))
+        return (os.system, (f"touch {self.path}",)) if self.how == "system" else (eval,
+            (f"open({str(self.path)!r}, 'w')",))
 
 
 @pytest.mark.filterwarnings("ignore:Not read in")
