@@ -3,6 +3,7 @@ import hashlib
 import json
 import re
 from datetime import date
+from functools import cache
 
 import pytest
 from conftest import ROOT, run, tree
@@ -11,12 +12,14 @@ RECORDS = [p for p in tree() if p.name == "provenance.json"]
 SAID = {"command", "seconds", "source_sha256", "model_sha256", "suite_sha256", "date", "machine", "versions"}
 
 
+@cache
 def versions(path):
-    "SHA-256 of a file as it is, if it still is, and as it was at every commit."
-    if (ROOT / path).exists():
-        yield hashlib.sha256((ROOT / path).read_bytes()).hexdigest()
-    for commit in run("git", "log", "--format=%H", "--diff-filter=AM", "--", path, cwd=ROOT).stdout.split():
-        yield run("sh", "-c", f"git show {commit}:{path} | sha256sum", cwd=ROOT).stdout.split()[0]
+    "SHA-256 of a file as it is, if it still is, and as it was at every commit, merges too."
+    found = {hashlib.sha256((ROOT / path).read_bytes()).hexdigest()} if (ROOT / path).exists() else set()
+    log = run("git", "log", "-m", "--full-history", "--format=%H", "--diff-filter=AM", "--", path, cwd=ROOT)
+    for commit in set(log.stdout.split()):
+        found.add(run("sh", "-c", f"git show {commit}:{path} | sha256sum", cwd=ROOT).stdout.split()[0])
+    return found
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=str)

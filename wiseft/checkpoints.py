@@ -66,7 +66,8 @@ def _read_pickle(path, kind='torch'): # what the pickle of a file holds
     except Exception as e: raise BadFile(_damaged(path, why_failed(e))) from e
 
 # %% ../nbs/api/11_checkpoints.ipynb #45a1f039
-_wraps = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'model_ema', 'ema') # averages over time where there is nothing else
+# averages over time where there is nothing else
+_wraps = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'model_ema', 'ema')
 _prefixes = ('module.', '_orig_mod.')
 
 def _unwrap(found): # (what holds the weights, names of what lies beside it)

@@ -7,9 +7,10 @@ __all__ = ['protocol_start', 'judged_sets', 'right_answers', 'judge', 'run_name'
            'read_runs', 'repeat_run', 'run_script', 'n_results', 'provenance', 'provenance_table']
 
 # %% ../nbs/api/51_experiments.ipynb #3fe04a0a
-import argparse, base64, fastai, json, numpy as np, open_clip, pandas as pd, platform, torch
+import argparse, base64, json, numpy as np, pandas as pd, platform, torch
 from contextlib import contextmanager
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from . import __version__
@@ -179,7 +180,7 @@ def n_results(
 
 def _origin(script):
     "What results of a script follow from"
-    versions = {m.__name__: m.__version__ for m in (torch, fastai, open_clip)}
+    versions = {m: version(m) for m in ('torch', 'fastai')} | dict(open_clip=version('open_clip_torch'))
     return dict(threads=torch.get_num_threads(), machine=f'{platform.system()} {platform.machine()}, CPU only',
         source_sha256={Path(script).name: sha256_file(script)},
         model_sha256=sha256_file(package_data('iconclip')/'open_clip_model.safetensors'),
