@@ -229,17 +229,21 @@ assert not any(m.partition(".")[0] == "wiseft" for m in sys.modules)
 
 def test_a_folder_for_transformers(tmp_path):
     "A process without wiseft sees the same pixels, tokens and features in the folder that was written for it."
-    config = dict(embed_dim=16, quick_gelu=True, vision_cfg=dict(image_size=32, patch_size=8, width=32, layers=2, head_width=8),
+    config = dict(embed_dim=16, quick_gelu=True,
+                  vision_cfg=dict(image_size=32, patch_size=8, width=32, layers=2, head_width=8),
                   text_cfg=dict(context_length=12, vocab_size=49408, width=16, heads=2, layers=1))
     torch.manual_seed(0)
     (tmp_path / "ours").mkdir()
     write_state_dict(open_clip.CLIP(**config).state_dict(), tmp_path / "ours/open_clip_model.safetensors")
-    write_json(tmp_path / "ours/open_clip_config.json", dict(model_cfg=config, preprocess_cfg=dict(mean=[0.5] * 3, std=[0.2] * 3)))
+    write_json(tmp_path / "ours/open_clip_config.json",
+               dict(model_cfg=config, preprocess_cfg=dict(mean=[0.5] * 3, std=[0.2] * 3)))
     clip, texts = load_clip(tmp_path / "ours", device="cpu"), ["a photo of a star", "two Houses, in the snow!"]
     clip.save_transformers(tmp_path / "theirs")
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
     picture.save(tmp_path / "picture.png")
     with torch.no_grad():
         pixels = clip.transform(picture)
-        torch.save(dict(pixels=pixels, texts=texts, image=clip.model.encode_image(pixels[None]), text=clip.model.encode_text(clip.tokenizer(texts))), tmp_path / "ours.pt")
+        torch.save(
+            dict(pixels=pixels, texts=texts, image=clip.model.encode_image(pixels[None]),
+                 text=clip.model.encode_text(clip.tokenizer(texts))), tmp_path / "ours.pt")
     subprocess.run([sys.executable, "-c", THEIRS], cwd=tmp_path, check=True, env=os.environ | dict(HF_HUB_OFFLINE="1"))

@@ -16,7 +16,8 @@ PAGES = {f"methods.{p.stem}" for p in METHODS}
 ABOVE_METHODS = {p.stem.partition("_")[2] for p in API if p.stem >= "50"}
 FINETUNING = {"loaders", "guards", "steps", "resume", "learner", "averages", "costs"}
 SHELL = {"shell", "shell_data", "shell_train", "shell_evaluate", "shell_report", "shell_bench", "cli"}
-ALONE = dict(fastai=FINETUNING, seaborn={"plots"}, matplotlib={"plots"}, typer=SHELL, rich=SHELL)  # package -> its only importers
+# package -> its only importers
+ALONE = dict(fastai=FINETUNING, seaborn={"plots"}, matplotlib={"plots"}, typer=SHELL, rich=SHELL)
 
 
 def cells(path, kind):

@@ -84,8 +84,10 @@ def describe_device(
     return f'on {name}, {_words[precision]}'
 
 # %% ../nbs/api/00_devices.ipynb #cdaa7357
-_helps = ("What helps, in this order: a smaller batch (batch_size, --batch-size), for which accumulate (--accumulate) makes up; layers computed "
-          "again instead of kept (grad_checkpointing=True, --grad-checkpointing); fewer weights that train (train='last:2' or 'head', --train); "
+_helps = ("What helps, in this order: a smaller batch (batch_size, --batch-size), for which accumulate "
+          "(--accumulate) makes up; layers computed "
+          "again instead of kept (grad_checkpointing=True, --grad-checkpointing); fewer weights that train "
+          "(train='last:2' or 'head', --train); "
           "another device (device='cpu', --device cpu).")
 
 @contextmanager

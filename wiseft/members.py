@@ -73,9 +73,11 @@ def at_precision(
     precision:str # 'fp32' or 'bf16'; None: as it is
 ): # the classifier, or a copy
     "The classifier as it is, or a copy with weights in bfloat16 (float16 on a GPU that has no bfloat16)"
-    if precision not in (None, 'fp32', 'bf16'): raise ValueError(f"precision is {precision!r}. It is 'fp32' or 'bf16', or None for that of the classifiers.")
+    if precision not in (None, 'fp32', 'bf16'): raise ValueError(
+        f"precision is {precision!r}. It is 'fp32' or 'bf16', or None for that of the classifiers.")
     if precision != 'bf16': return classifier
-    return classifier.to_fp16() if fitting_precision(precision, device_of(classifier)) == 'fp16' else classifier.to_bf16()
+    return classifier.to_fp16() if fitting_precision(precision,
+                                                     device_of(classifier)) == 'fp16' else classifier.to_bf16()
 
 def member(
     classifier,     # a classifier; a `Member` stays one

@@ -538,8 +538,10 @@ def plot_bench(
         color = '.55' if plain else COLORS[name]
         alpha = '' if pd.isna(row.alpha) else f', α = {row.alpha:g}'
         ax.plot(c.reference, c.shifted, color=color, lw=4 if plain else 1.3, zorder=1 if plain else 2)
-        ax.scatter(row.reference, row.shifted, 50*work[name]/work['plain'], color=color, edgecolor='w', zorder=3, label=f'{name}{alpha}')
-    for axis, values in ((ax.xaxis, curves.reference), (ax.yaxis, curves.shifted)): _accuracy_axis(axis, values, logit=False)
+        ax.scatter(row.reference, row.shifted, 50*work[name]/work['plain'], color=color, edgecolor='w', zorder=3,
+                   label=f'{name}{alpha}')
+    for axis, values in ((ax.xaxis, curves.reference), (ax.yaxis, curves.shifted)):
+        _accuracy_axis(axis, values, logit=False)
     ax.set(xlabel='Accuracy on the reference', ylabel='Mean accuracy under distribution shift')
     fig.legend(loc='outside lower center', markerscale=.8, **_legend)
     return fig
