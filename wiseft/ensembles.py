@@ -133,7 +133,7 @@ def sweep(
     suite,                  # `Suite`, `ImageSet` or folder, as `evaluate` takes it
     alphas=None,            # mixing coefficients; default 0, 0.1, … 1
     split='test',           # or 'validation', to choose alpha on
-    keep_predictions=False, # return what each made of each image as well
+    keep_predictions=False, # as in `evaluate`: return what each made of each image as well
     seed:int=None,          # of the fine-tuning, for the table
     name:str=None,          # of the classifier in the table; default the CLIP's
     precision=None,         # 'bf16': forward passes with weights in bfloat16, compared with fp32 on a sample

@@ -18,13 +18,15 @@ from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import patch
 from fastcore.foundation import L
+from fastcore.imports import noop
 from functools import cached_property, partial
 from time import perf_counter
 from torch import nn
 from . import __version__
-from .guards import Bf16, ClipGradients, FreezeBatchNorm, WaitForImages, Watch, accuracy_now
+from .guards import Bf16, ClipGradients, FreezeBatchNorm, ProgressLines, WaitForImages, Watch, accuracy_now
 from .loaders import check_dataloaders, clip_dataloaders, feature_dataloaders
 from .passes import reuse_memory
+from .progress import is_watched
 from .resume import Checkpoint
 from .steps import Loss, Pull, method_recipe, prepared
 from .tensorfiles import state_hash
@@ -160,7 +162,7 @@ def clip_learner(
     train_batchnorm:bool=False, # let statistics of BatchNorm layers move
     metrics=accuracy,
     cbs=None, # further fastai callbacks
-    progress:bool=True, # fastai's table and bars
+    progress:bool=True, # fastai's table and bars; where nobody watches, a line an epoch
     loss=None, # function of a step that returns named terms; default cross-entropy
     pull=None, # function of a weight, called after each step
     loss_func=None, # fastai's: function of logits and labels; default cross-entropy with label_smoothing
@@ -181,9 +183,11 @@ def clip_learner(
                         wd=wd, wd_bn_bias=True, metrics=metrics, cbs=[*_callbacks(recipe, loss, pull), *L(cbs)], **{'lr': 3e-5, **kwargs})
     learn.image_dls, learn.given = image_dls, classifier
     learn.recipe = {**recipe, **{kind: method_recipe(m) for kind,m in dict(loss=loss, pull=pull).items() if m}}
-    if not progress:
-        learn.remove_cb(ProgressCallback)
-        learn.logger = lambda _: None
+    if not (progress and is_watched()): learn.remove_cb(ProgressCallback)
+    if not progress: learn.logger = noop
+    elif not is_watched():
+        learn.add_cb(ProgressLines())
+        learn.logger = learn.progress_lines.epoch_line
     return learn
 
 # %% ../nbs/api/43_learner.ipynb #6e605651
@@ -268,7 +272,7 @@ def finetune(
     workers:int=0, # processes that decode
     seed:int=0, # of order, crops and dropout
     checkpoint_dir=None, checkpoint_steps:int=None, resume:bool=False, # as in `fit_cosine`
-    progress:bool=True, # fastai's table and bars
+    progress:bool=True, # fastai's table and bars; where nobody watches, a line an epoch
     loss=None, pull=None, # methods: functions of a step, and of a weight after each step
     cbs=None, # fastai callbacks, such as averages over time
     **kwargs, # of `clip_learner`: wd, label_smoothing, clip_norm, train_batchnorm, …

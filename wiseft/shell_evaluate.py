@@ -40,23 +40,29 @@ def evaluate_(
         loaded = load_named(classifiers, device)
         classnames = next(iter(loaded.values())).classnames
         say(f'evaluating {place}')
-        table = evaluate(loaded, load(classnames=classnames), split=split, metrics=listed(metrics), progress=True)
+        table,predictions = evaluate(loaded, load(classnames=classnames), split=split, metrics=listed(metrics), keep_predictions=_SURE)
         show_table(_readable(table))
         warn(doubts(table, len(classnames)))
-        write(table)
+        write(table, predictions)
 
 # %% ../nbs/api/73_shell_evaluate.ipynb #718f8d1c
 @contextmanager
 def results_file(output, force):
-    "A function that writes a results table to `output`, which is checked before the work is done"
+    "A function that writes a results table to `output`, which is checked before the work is done, and predictions beside it"
     from wiseft.files import atomic_path
     from wiseft.exchange import write_results
+    from wiseft.kept import predictions_file,write_predictions
     check_ending(output, '.csv', '.jsonl')
     if output is None:
-        yield lambda table: None
+        yield lambda table, predictions: None
         return
-    with atomic_path(output, force=force) as tmp: yield lambda table: write_results(table, tmp)
-    wrote(output)
+    def write(table, predictions):
+        write_results(table, tmp)
+        write_predictions(predictions, beside)
+    with atomic_path(output, force=force) as tmp, atomic_path(predictions_file(output), force=force) as beside: yield write
+    wrote(f'{output}, and what was predicted of each image beside it')
+
+_SURE = ['ECE (15 bins)'] # kept of each image: how sure the classifier was
 
 # %% ../nbs/api/73_shell_evaluate.ipynb #55c86284
 def _readable(table):
@@ -103,11 +109,11 @@ def sweep_(
     with results_file(output, force) as write, memory_advice():
         start,end = load_classifier(zeroshot, device),load_classifier(finetuned, device)
         say(f'sweeping {place}')
-        table = sweep(start, end, load(classnames=start.classnames), alphas, split=split, precision=None if precision == 'fp32' else precision, progress=True)
+        table,predictions = sweep(start, end, load(classnames=start.classnames), alphas, split=split, keep_predictions=_SURE, precision=None if precision == 'fp32' else precision)
         show_table(methods_down(table))
         if precision == 'bf16': say(table.precision.iloc[0])
         warn(doubts(table, len(start.classnames)))
-        write(table)
+        write(table, predictions)
 
 # %% ../nbs/api/73_shell_evaluate.ipynb #0bd8716b
 def _numbers(text):
@@ -149,9 +155,9 @@ def ensemble(
         loaded = load_named(classifiers, device)
         say(f'evaluating {place}')
         together = OutputEnsemble(loaded, average)
-        table = evaluate({**loaded, ' + '.join(loaded): together}, load(classnames=together.classnames), split=split, metrics=listed(metrics), progress=True)
+        table,predictions = evaluate({**loaded, ' + '.join(loaded): together}, load(classnames=together.classnames), split=split, metrics=listed(metrics), keep_predictions=_SURE)
         show_table(_readable(table))
-        write(table)
+        write(table, predictions)
 
 # %% ../nbs/api/73_shell_evaluate.ipynb #5c65b54a
 class OutputEnsemble:
