@@ -10,7 +10,7 @@ import numpy as np, pandas as pd
 from .results import MEAN, REFERENCE, first_metric
 
 # %% ../nbs/api/05_doubts.ipynb #ff4c1d6e
-SMALL_SET = 100 # images; with fewer, one image is more than a point
+SMALL_SET = 50 # images; with fewer, one image is more than two points
 
 def doubts(
     table:pd.DataFrame, # results, of a sweep or of any classifiers

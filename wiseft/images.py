@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from unicodedata import category, normalize
 from .hashes import content_hashes
 from .text import BadFile
+from .wordnet import are_wordnet_ids, wordnet_labels
 
 # %% ../nbs/api/11_images.ipynb #c1573856
 class UnreadableImage(BadFile): "A file that can't be decoded as an image"
@@ -243,13 +244,17 @@ def _images(folder):
 # %% ../nbs/api/11_images.ipynb #e0a2bbeb
 def image_folder(
     path,            # folder with one folder a class
-    classnames=None, # list that fixes names and order, or dict folder -> name; default: the folder names, sorted as text
+    classnames=None, # list that fixes names and order, or dict folder -> name; default: the folder names, sorted as text, or ImageNet's for WordNet ids
     name=None        # of the set in tables; default the folder's
 )->ImageSet:
     "The images of a folder of class folders"
     path = Path(path)
     names = list(dict.fromkeys(normalize('NFC', f.name) for f in _class_folders(path)))
     if classnames is None and len(names) == 1: raise ValueError(f'{path}: one class only, {names[0]!r}; a classifier needs two class folders or more')
+    by_id = None if isinstance(classnames, dict) else wordnet_labels(names, classnames)
+    if by_id: return labelled_folders(path, *by_id, name)
+    if classnames is None and are_wordnet_ids(names): warnings.warn(
+        f'{path}: {_some(names)} are WordNet ids but no classes of ImageNet, and mean nothing in prompts; give a dict from folder to class name', stacklevel=2)
     known = _as_mapping(names if classnames is None else classnames)
     return labelled_folders(path, {f: i for i, f in enumerate(known)}, list(known.values()), name)
 
@@ -279,7 +284,8 @@ def _as_mapping(classnames):
 def _unknown_class(path, unknown, known):
     "Error text for folders that are no class"
     near = difflib.get_close_matches(unknown[0], known, 1, cutoff=0)[0]
-    return f'{path}: class folder {_some(unknown)} not among the {len(known)} classes (nearest to {unknown[0]!r}: {near!r}); rename the folder, or give a dict from folder to class name'
+    hint = ' These are WordNet ids.' if are_wordnet_ids(unknown) else ''
+    return f'{path}: class folder {_some(unknown)} not among the {len(known)} classes (nearest to {unknown[0]!r}: {near!r}); rename the folder, or give a dict from folder to class name.{hint}'
 
 # %% ../nbs/api/11_images.ipynb #08cf7c27
 def _class_folders(path):
