@@ -23,7 +23,7 @@ def changed_images(
     frames = _right_and_wrong(predictions, alpha)
     averaged, parts = frames.pop('weight-space', None), []
     for end, was in frames.items():
-        both = was.join(averaged[['predicted', 'correct', *averaged.columns.intersection(['confidence'])]], rsuffix='_after')
+        both = was.join(averaged[['predicted', 'correct', *averaged.columns.intersection(['confidence'])]].add_suffix('_after'))
         differs = both[both.correct.notna() & both.correct_after.notna() & (both.correct != both.correct_after)]
         parts.append(pd.DataFrame(dict(label=differs.label.astype(str), end=end, gained=differs.correct_after.astype(bool),
             before=differs.predicted.astype(str), after=differs.predicted_after.astype(str),

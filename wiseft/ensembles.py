@@ -7,13 +7,14 @@ __all__ = ['DEFAULT_ALPHAS', 'mix_logits', 'mix_probabilities', 'members', 'prep
            'alpha_curves', 'choose_alpha']
 
 # %% ../nbs/api/50_ensembles.ipynb #796c503c
-import numpy as np, pandas as pd, psutil, torch
+import numpy as np, pandas as pd, psutil, torch, warnings
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache, partial
 from inspect import signature
 from torch import nn
 from .datasets import Suite
+from .doubts import doubtful_alphas, doubts
 from .evaluation import evaluate
 from .linesearch import AlphaCurve, alpha_intervals, projected_intervals
 from .members import Member, Remembered, at_precision, default_name, member
@@ -182,8 +183,12 @@ def sweep(
 ): # results table, or (results table, `KeptPredictions`)
     "Accuracy (or other metrics) of the end points and of the ensembles between them"
     images = getattr(suite, 'validation', None) if images is None else images
+    for doubt in doubtful_alphas(alphas): warnings.warn(doubt, stacklevel=2)
     between = members(zeroshot, finetuned, alphas, by, name, seed, precision, copies, images)
-    return evaluate(between, suite, split, keep_predictions, **kwargs)
+    found = evaluate(between, suite, split, keep_predictions, **kwargs)
+    table = found[0] if keep_predictions else found
+    for doubt in doubts(table, len(zeroshot.classnames)): warnings.warn(doubt, stacklevel=2)
+    return found
 
 # %% ../nbs/api/50_ensembles.ipynb #c398945c
 def output_ensemble(

@@ -100,19 +100,17 @@ def sweep_(
     "Evaluate averages of two classifiers for many mixing coefficients: of weights, of logits, of probabilities."
     load,alphas = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete, training=split=='validation'),_numbers(alphas)
     if precision not in ('fp32', 'bf16'): raise typer.BadParameter(f'--precision is fp32 or bf16, got {precision!r}')
-    from wiseft.doubts import doubtful_alphas,doubts
     from wiseft.ensembles import sweep
     from wiseft.classifiers import load_classifier
     from wiseft.devices import memory_advice
-    warn(doubtful_alphas(alphas))
     device,place = chosen_device(device, precision)
     with results_file(output, force) as write, memory_advice():
         start,end = load_classifier(zeroshot, device),load_classifier(finetuned, device)
         say(f'sweeping {place}')
-        table,predictions = sweep(start, end, load(classnames=start.classnames), alphas, split=split, keep_predictions=_SURE, precision=None if precision == 'fp32' else precision)
+        table,predictions = sweep(start, end, load(classnames=start.classnames), alphas, split=split, keep_predictions=_SURE,
+                                  seed=end.recipe.get('seed'), precision=None if precision == 'fp32' else precision)
         show_table(methods_down(table))
         if precision == 'bf16': say(table.precision.iloc[0])
-        warn(doubts(table, len(start.classnames)))
         write(table, predictions)
 
 # %% ../nbs/api/73_shell_evaluate.ipynb #0bd8716b
