@@ -125,12 +125,20 @@ def copy(self:ImageClassifier): # `ImageClassifier`
     return deepcopy(self, {id(o):o for o in [*text, clip.tokenizer, clip.transform, clip.train_transform]})
 
 # %% ../nbs/api/23_classifiers.ipynb #2c6bf603
+def _with_tower_in(classifier, dtype):
+    new = classifier.copy()
+    new.visual.to(dtype)
+    return new
+
 @patch
 def to_bf16(self:ImageClassifier): # `ImageClassifier`
     "A copy whose image tower has its weights in bfloat16, for evaluation"
-    new = self.copy()
-    new.visual.bfloat16()
-    return new
+    return _with_tower_in(self, torch.bfloat16)
+
+@patch
+def to_fp16(self:ImageClassifier): # `ImageClassifier`
+    "The same in float16, for GPUs that have no bfloat16"
+    return _with_tower_in(self, torch.float16)
 
 # %% ../nbs/api/23_classifiers.ipynb #8bc52653
 def _architecture(c): # dict
