@@ -4,11 +4,16 @@ import pickle
 import subprocess
 import sys
 
+import numpy as np
+import open_clip
 import pytest
 import torch
+from PIL import Image
 
+from wiseft.checkpoints import write_state_dict
 from wiseft.classifiers import load_classifier
 from wiseft.clips import load_clip
+from wiseft.configs import write_json
 from wiseft.text import BadFile
 
 CLIP = '''
@@ -194,3 +199,38 @@ def test_a_trap_in_a_module(tmp_path, how):
     assert not trapped.exists()
     pickle.loads((tmp_path / "bare.pt").read_bytes())
     assert trapped.exists()
+
+
+THEIRS = '''
+import sys, torch
+from PIL import Image
+from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+model, tokenizer = CLIPModel.from_pretrained("theirs").eval(), AutoTokenizer.from_pretrained("theirs")
+said = torch.load("ours.pt")
+picture = Image.open("picture.png")
+pixels = CLIPImageProcessor.from_pretrained("theirs")(picture, return_tensors="pt")["pixel_values"]
+with torch.no_grad():
+    torch.testing.assert_close(pixels[0], said["pixels"], rtol=0, atol=0.02)
+    torch.testing.assert_close(model.get_image_features(said["pixels"][None]).pooler_output, said["image"], rtol=1e-5, atol=1e-5)
+    ids = tokenizer(said["texts"], padding="max_length", max_length=12, truncation=True, return_tensors="pt")["input_ids"]
+    torch.testing.assert_close(model.get_text_features(ids).pooler_output, said["text"], rtol=1e-5, atol=1e-5)
+assert not any(m.partition(".")[0] == "wiseft" for m in sys.modules)
+'''
+
+
+def test_a_folder_for_transformers(tmp_path):
+    "A process without wiseft sees the same pixels, tokens and features in the folder that was written for it."
+    config = dict(embed_dim=16, quick_gelu=True, vision_cfg=dict(image_size=32, patch_size=8, width=32, layers=2, head_width=8),
+                  text_cfg=dict(context_length=12, vocab_size=49408, width=16, heads=2, layers=1))
+    torch.manual_seed(0)
+    (tmp_path / "ours").mkdir()
+    write_state_dict(open_clip.CLIP(**config).state_dict(), tmp_path / "ours/open_clip_model.safetensors")
+    write_json(tmp_path / "ours/open_clip_config.json", dict(model_cfg=config, preprocess_cfg=dict(mean=[0.5] * 3, std=[0.2] * 3)))
+    clip, texts = load_clip(tmp_path / "ours", device="cpu"), ["a photo of a star", "two Houses, in the snow!"]
+    clip.save_transformers(tmp_path / "theirs")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    picture.save(tmp_path / "picture.png")
+    with torch.no_grad():
+        pixels = clip.transform(picture)
+        torch.save(dict(pixels=pixels, texts=texts, image=clip.model.encode_image(pixels[None]), text=clip.model.encode_text(clip.tokenizer(texts))), tmp_path / "ours.pt")
+    subprocess.run([sys.executable, "-c", THEIRS], cwd=tmp_path, check=True, env=os.environ | dict(HF_HUB_OFFLINE="1"))

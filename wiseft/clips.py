@@ -25,6 +25,8 @@ from .checkpoints import read_state_dict
 from .configs import check_parameters, refuse_programs, text_tower_config, write_json
 from .devices import best_device
 from .files import atomic_path, sha256_file
+from .pretrained import write_hub_folder
+from .progress import tell
 from .saving import config_name, write_clip
 from .sources import Source, check_asked, find_source, preprocessing
 from .text import BadFile, first_few, why_failed
@@ -195,7 +197,7 @@ def _verified(source): # 64 hexadecimal digits
 
 # %% ../nbs/api/21_clips.ipynb #22af06b5
 def load_clip(
-    name='iconclip',  # 'iconclip', an architecture of open_clip, 'hf-hub:owner/model', 'local-dir:folder' or a folder
+    name='iconclip',  # 'iconclip', an architecture of open_clip, 'hf-hub:owner/model', 'hf:owner/model' (transformers) or a folder
     pretrained=None,  # with an architecture: a tag of open_clip, or a checkpoint file
     precision='fp32', # of the weights: 'fp32', 'bf16', or on a GPU 'fp16'
     device=None,      # default `best_device`
@@ -272,11 +274,13 @@ def token_table(
 @torch.no_grad()
 def encode_text(self:Clip,
     texts,         # list of str
-    batch_size=256 # texts embedded at once
+    batch_size=256, # texts embedded at once
+    progress=False # tell how far it is
 ): # (n, dim), rows of length 1
     "Embed texts, without gradients"
     device = token_table(self.model).weight.device
-    batches = [self.tokenizer(list(texts[i:i+batch_size])).to(device) for i in range(0, len(texts), batch_size)]
+    starts = tell(range(0, len(texts), batch_size), 'embedding texts', progress=progress)
+    batches = (self.tokenizer(list(texts[i:i+batch_size])).to(device) for i in starts)
     return torch.cat([unit_length(self.model.encode_text(b)) for b in batches])
 
 # %% ../nbs/api/21_clips.ipynb #b574d160
@@ -287,6 +291,18 @@ def save(self:Clip,
 ): # Path
     "Write the CLIP as a folder that open_clip loads as `local-dir:folder`"
     with atomic_path(folder, force=force) as tmp: write_clip(self, tmp)
+    return Path(folder)
+
+# %% ../nbs/api/21_clips.ipynb #1ad82d8b
+@patch
+def save_transformers(self:Clip,
+    folder,     # folder to make
+    force=False # replace an existing one?
+): # Path
+    "Write the CLIP as a folder that `CLIPModel.from_pretrained` of transformers loads"
+    with atomic_path(folder, force=force) as tmp:
+        tmp.mkdir()
+        write_hub_folder(self, tmp)
     return Path(folder)
 
 # %% ../nbs/api/21_clips.ipynb #0a77564c

@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import open_clip
+from huggingface_hub import hf_hub_download
 from open_clip.pretrained import download_pretrained, download_pretrained_from_hf, get_pretrained_cfg
 
 from .checkpoints import checkpoint_format, read_checkpoint
 from .configs import check_model_cfg, check_preprocess_cfg, read_json
 from .files import package_data
 from .parts import Parts, find_parts, module_config, module_preprocess, uses_quick_gelu
+from .pretrained import hub_weights, read_hub_folder
 from .saving import config_name, weight_names
 from .text import BadFile, did_you_mean, first_few, why_failed
 
@@ -53,6 +55,7 @@ def _from_folder(folder, origin=None, hub=False):
     "Source for a folder in the hub's layout"
     folder = Path(folder).expanduser()
     if not folder.is_dir(): raise FileNotFoundError(f'There is no folder {folder}.')
+    if (folder/'config.json').is_file() and not (folder/config_name).exists(): return _from_transformers(folder, origin or folder.name)
     config, preprocess = _read_config(folder/config_name)
     weights = next((folder/n for n in weight_names if (folder/n).is_file()), None)
     if not weights: raise FileNotFoundError(f'{folder} describes a CLIP and holds no weights. Put them there as {weight_names[0]}.')
@@ -87,6 +90,26 @@ def _from_hub(
     source = _from_folder(config.parent, name, hub=True)
     _check_text_tower(source.config.get('text_cfg', {}).get('hf_model_name'), source.where)
     return source
+
+# %% ../nbs/api/20_sources.ipynb #927de9d9
+def _from_transformers(folder, origin):
+    "Source for a folder with a CLIP of transformers"
+    config, preprocess, parts = read_hub_folder(folder)
+    where = Path(folder)/'config.json'
+    check_model_cfg(config, where)
+    check_preprocess_cfg(preprocess, where.with_name('preprocessor_config.json'))
+    return Source(config, preprocess, Path(parts.where), origin, where=where, parts=parts)
+
+# %% ../nbs/api/20_sources.ipynb #05e50c3f
+def _from_transformers_hub(
+    name # 'hf:owner/model'
+):
+    "Source for a CLIP of transformers on the hub"
+    repo = name.removeprefix('hf:')
+    files = ['config.json', 'preprocessor_config.json', hub_weights[0]]
+    advice = f"bring {first_few(files)} of https://huggingface.co/{repo} into a folder and call load_clip('FOLDER')"
+    places = [_fetch(lambda: hf_hub_download(repo, file), f'{file} of {name}', advice) for file in files]
+    return _from_transformers(places[0].parent, name)
 
 # %% ../nbs/api/20_sources.ipynb #55de7377
 def _tag_cfg(name, tag): # dict
@@ -176,6 +199,7 @@ def _from_name(name): # `Source`, or None if the name is an architecture's
     "Source for a name that says everything"
     if name == 'iconclip': return replace(_from_folder(package_data(name), name), sha256=_iconclip)
     if name.startswith('hf-hub:'): return _from_hub(name)
+    if name.startswith('hf:'): return _from_transformers_hub(name)
     if name.startswith('local-dir:'): return _from_folder(name.removeprefix('local-dir:'))
     if open_clip.get_model_config(name.replace('/', '-')): return None
     path = Path(name).expanduser()
