@@ -19,7 +19,7 @@ CLASSES = ["camera", "heart", "star"]
 
 @pytest.fixture(scope="session")
 def room(tmp_path_factory):
-    "A folder with a small suite cut from the embedded one, a zero-shot and a fine-tuned classifier, and their sweep."
+    "A folder with a small suite cut from the embedded one, a zero-shot and a fine-tuned classifier, and a sweep of the two."
     room = tmp_path_factory.mktemp("cli")
     run(WISEFT, "data", "--unpack", "icons", cwd=room)
     suite = room / "suite"
@@ -220,8 +220,8 @@ def test_stopped_training_leaves_whole_checkpoints_and_goes_on(room, tmp_path, s
     finally:
         training.kill()
     assert training.returncode == 130 and "stopped" in err and "Traceback" not in err, err
-    assert [p.name for p in tmp_path.iterdir()] == ["run"]
-    assert [p.name for p in (tmp_path / "run").iterdir()] == [checkpoint.name]
+    assert [p.name for p in tmp_path.iterdir()] == ["run"] and [p.name for p in (tmp_path / "run").iterdir()] == [
+        checkpoint.name]
     assert "--force" not in wiseft(*command[1:], "--epochs", "5000", cwd=tmp_path, code=1).stderr
     assert "epochs" in wiseft(*command[1:], "--epochs", "9", "--resume", cwd=tmp_path, code=1).stderr
 
@@ -254,7 +254,8 @@ def test_doubts_are_said(room):
 
 
 def test_the_device_is_said(room):
-    assert "on the CPU, float32" in wiseft("evaluate", "zeroshot", "--suite", "suite", "--device", "cpu", cwd=room).stderr
+    assert "on the CPU, float32" in wiseft("evaluate", "zeroshot", "--suite", "suite", "--device", "cpu",
+                                           cwd=room).stderr
 
 
 def test_what_was_predicted_lies_beside_the_table_and_is_in_the_report(room, tmp_path):
@@ -262,8 +263,11 @@ def test_what_was_predicted_lies_beside_the_table_and_is_in_the_report(room, tmp
 
     swept = pd.read_csv(room / "sweep.csv").set_index(["method", "alpha", "dataset"]).value
     for g in compare_ends(read_predictions(room / "sweep.predictions.csv.gz")).itertuples():
-        assert abs(g.difference - (swept["weight-space", 0.5, g.dataset] - swept[g.a, float(g.a == "fine-tuned"), g.dataset])) < 1e-9
-    wiseft("report", "sweep.csv", "--suite", "suite", "--classifier", "finetuned", "-o", tmp_path / "report.html", cwd=room)
+        assert abs(
+            g.difference
+            - (swept["weight-space", 0.5, g.dataset] - swept[g.a, float(g.a == "fine-tuned"), g.dataset])) < 1e-9
+    wiseft("report", "sweep.csv", "--suite", "suite", "--classifier", "finetuned", "-o", tmp_path / "report.html",
+           cwd=room)
     page = (tmp_path / "report.html").read_text()
     assert "Comparisons on the same images" in page and 'class="small"' in page and "How it was fine-tuned" in page
 
@@ -272,7 +276,8 @@ def test_training_into_a_file_is_a_line_an_epoch(room, tmp_path):
     done = wiseft("finetune", "zeroshot", "suite", "--epochs", "2", "-o", tmp_path / "finetuned", cwd=room)
     lines = [o for o in done.stderr.splitlines() if o.startswith("epoch")]
     assert [o.partition(":")[0] for o in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
-    assert all(w in o for o in lines for w in ("loss ", "validation accuracy ", " images a second, ")) and " left" in lines[0]
+    assert all(w in o for o in lines
+               for w in ("loss ", "validation accuracy ", " images a second, ")) and " left" in lines[0]
     assert "\r" not in done.output and len(done.stderr) < 2000
 
 

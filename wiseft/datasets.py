@@ -37,23 +37,24 @@ class Suite:
     shift_train:dict=None      # name -> ImageSet, of some shifts
     metrics:tuple=('accuracy',)# of `wiseft.scores.METRICS`, the official one first
     def __post_init__(self):
-        for k in ('shifts', 'shift_validation', 'shift_train'): setattr(self, k, getattr(self, k) or {})
+        self.shifts, self.shift_validation, self.shift_train = self.shifts or {}, self.shift_validation or {
+            }, self.shift_train or {}
         for n in self.shifts | self.shift_validation:
             if printable(n) != n: raise ValueError(
-                f'A shifted set is called {n!r}: tables hold names on one line, in UTF-8; rename it.')
+                f'a shifted set is called {n!r}: tables hold names on one line, in UTF-8; rename it')
             if n in RESERVED: raise ValueError(
-                f'A shifted set can not be called {n!r}: tables use that name; rename it.')
+                f'a shifted set can not be called {n!r}: tables use that name; rename it')
         for (n, split), s in self.sets().items():
             if s.projection: _check_projection(s, self.classnames)
             elif s.classnames != list(self.classnames): raise ValueError(
                 f'{n} {split}: other class names, or in another order, than the suite {self.name!r}')
-            if not len(s): raise ValueError(f'{n} {split}: no images.')
+            if not len(s): raise ValueError(f'{n} {split}: no images')
     def sets(self) -> dict: # (name, split) -> ImageSet
         "All image sets"
         out = {('reference', k): s for k in ('train', 'validation', 'test') if (s := getattr(self, k)) is not None}
         shifted = dict(train=self.shift_train, validation=self.shift_validation, test=self.shifts)
-        names = dict.fromkeys(n for d in reversed(shifted.values()) for n in d)
-        return out | {(n, k): d[n] for n in names for k, d in shifted.items() if n in d}
+        return out | {(n, k): d[n] for n in {k: 0 for d in reversed(shifted.values()) for k in d}
+                      for k, d in shifted.items() if n in d}
 
 # %% ../nbs/api/12_datasets.ipynb #a49f693d
 def _check_projection(s, classnames):
@@ -63,7 +64,7 @@ def _check_projection(s, classnames):
         used) <= set(range(len(classnames))):
         raise ValueError(
             f'{s.name}: a projection names for each of its {len(s.classnames)} classes one or more of the '
-            f'{len(classnames)} of the suite, none twice.')
+            f'{len(classnames)} of the suite, none twice')
 
 # %% ../nbs/api/12_datasets.ipynb #dedadb6b
 @patch
@@ -76,8 +77,8 @@ def datasets(self:Suite,
     if own is not None: return dict(reference=own, **shifted)
     if self.test is None and shifted: return dict(shifted)
     raise ValueError(
-        f'Suite {self.name!r} has no {split} images of its reference; one of the field is loaded with them by '
-        'training=True.')
+        f'suite {self.name!r} has no {split} images of its reference; one of the field is loaded with them by '
+        'training=True')
 
 @patch(as_prop=True)
 def fingerprint(self:Suite) -> str:
@@ -117,16 +118,15 @@ def shared_images(self:Suite,
         for name, images in self.datasets().items():
             if images.pixels is not None: continue
             chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:most])
-            if files := _files_in(images.subset(chosen), by_size): found[name, what] = files, len(chosen)
+            if files := _among(images.subset(chosen), by_size): found[name, what] = files, len(chosen)
     return found
 
 def _size(path): return os.stat(path).st_size if os.path.isfile(path) else None
 
-def _files_in(images, by_size):
+def _among(images, by_size):
     "Files of `images` whose content is that of a file of the same size"
     alike = images.subset([_size(p) in by_size for p in images.paths])
-    sizes = {_size(p) for p in alike.paths}
-    known = set(content_hashes([p for size in sizes for p in by_size[size]])) - {None}
+    known = set(content_hashes([p for size in {_size(p) for p in alike.paths} for p in by_size[size]])) - {None}
     return [f for f, h in zip(alike.files(), content_hashes(alike.paths)) if h in known]
 
 @patch
@@ -135,7 +135,7 @@ def warn_of_shared(self:Suite):
     for (name, what), (files, n) in self.shared_images().items():
         warnings.warn(
             f'{name}: {len(files)} of {n} test images are {what} images of the reference too (such as {files[0]}); '
-            'what it measures is partly memory. Leave them out of one of the two.', stacklevel=3)
+                      'what it measures is partly memory. Leave them out of one of the two.', stacklevel=3)
 
 # %% ../nbs/api/12_datasets.ipynb #53330bcf
 def folder_suite(
@@ -164,8 +164,8 @@ def _named(shifts):
     "name -> folder"
     if isinstance(shifts, dict): return shifts
     if isinstance(shifts, (str, Path)): shifts = [shifts]
-    if dup := [n for n, k in Counter(map(os.path.basename, map(os.path.normpath, shifts))).items() if k > 1]:
-        raise ValueError(f'Two shifted sets called {dup[0]!r}; give a dict name -> folder.')
+    if dup := [n for n, k in Counter(Path(p).name for p in shifts).items() if k > 1]:
+        raise ValueError(f'two shifted sets called {dup[0]!r}; give a dict name -> folder')
     return {printable(Path(p).name): p for p in shifts}
 
 def _shift_sets(path, name, classnames):
@@ -173,7 +173,7 @@ def _shift_sets(path, name, classnames):
     if not (found := split_folders(path) if path.is_dir() else {}):
         return dict(test=image_folder(path, classnames, name))
     if not found.keys() & {'test', 'validation'}: raise ValueError(
-        f'{path}: has {first_few(list(found), 5)} but no images to test or validate on.')
+        f'{path}: has {first_few(list(found), 5)} but no images to test or validate on')
     return {k: image_folder(p, classnames, name) for k, p in found.items()}
 
 # %% ../nbs/api/12_datasets.ipynb #93bc19fe
@@ -204,7 +204,7 @@ def of(cls:Suite,
     if isinstance(source, ImageSet):
         if source.projection: raise ValueError(
             f"{source.name}: its classes stand for those of a suite; evaluate that suite, or the set without "
-            "projection.")
+            "projection")
         return cls(source.name, source.classnames, templates, shifts={source.name: replace(source, aside=True)})
     path = Path(source)
     if str(source) in ('icons', *FAMILIES) or (path/'reference').is_dir():
@@ -214,7 +214,7 @@ def of(cls:Suite,
 
 # %% ../nbs/api/12_datasets.ipynb #060a9010
 def load_suite(
-    name='icons',   # 'icons', the embedded suite; one of the field's; or a folder with `reference` and shifted sets
+    name='icons',   # 'icons', the embedded suite; one of the field's; or a folder with `reference` and shifted sets in it
     templates=None, # prompt templates; default the suite's own, 'openai' for a folder
     classnames=None,# of a folder: list that fixes names and order, or dict folder -> name
     root=None,      # data root of the field's suites; default `$WISEFT_DATA`, else `~/data`
@@ -230,7 +230,7 @@ def load_suite(
     if not (folder/'reference').is_dir():
         raise FileNotFoundError(
             f"{folder}: no folder 'reference' in it; expected a suite's name ({', '.join(['icons', *FAMILIES])}) or "
-            "a folder with `reference` and shifted sets (`folder_suite` takes them one by one).")
+            "a folder with `reference` and shifted sets (`folder_suite` takes them one by one)")
     suite = _read_suite(folder, printable(folder.name), templates or 'openai', classnames)
     suite.warn_of_shared()
     return suite
@@ -267,7 +267,7 @@ def _with_table(suite, folder):
         for c in t.columns.intersection(['file', 'original']): t[c] = t[c].str.removeprefix(f'{first[0]}/')
     t = t.set_index('file')
     if t.index.has_duplicates: raise ValueError(
-        f'{tables[0]}: two rows for {first_few(list(t.index[t.index.duplicated()]), 5)}; each file has one.')
+        f'{tables[0]}: two rows for {first_few(list(t.index[t.index.duplicated()]), 5)}; each file has one')
     for s in suite.sets().values():
         if absent := [f for f in s.files() if f not in t.index]: raise ValueError(
             f'{tables[0]}: no row for {first_few(absent, 5)}')
@@ -291,10 +291,10 @@ def restrict_train(self:Suite,
     "The same suite, to be fine-tuned on these families alone"
     known = sorted(set(self.train.groups or []))
     if unknown := [f for f in families if f not in known]: raise ValueError(
-        f'No training images of families {first_few(unknown, 5)}; there are {first_few(known, 40) or "no families"}')
+        f'no training images of families {first_few(unknown, 5)}; there are {first_few(known, 40) or "no families"}')
     return replace(self, train=self.train.subset(np.isin(self.train.groups, families)))
 
-# %% ../nbs/api/12_datasets.ipynb #94380da8
+# %% ../nbs/api/12_datasets.ipynb #af96121d
 @patch
 def with_reference(self:Suite,
     shift:str, # one that has training, validation and test images

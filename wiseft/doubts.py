@@ -24,8 +24,10 @@ def _guessing(t, chance):
     "A zero-shot end near chance"
     for r in t[(t.method == 'zero-shot') & (t.dataset == REFERENCE)].head(1).itertuples():
         if r.value > min(2*chance, chance+.1*(1-chance)) and not r.low <= chance: continue
-        yield (f'The zero-shot classifier is right on {r.value:.1%} of the reference, where guessing gives {chance:.1%}: there is no robustness to keep, '
-               'and averaging with it is no good. Look at class names and prompts, or choose a CLIP that knows such images.')
+        yield (f'The zero-shot classifier is right on {r.value:.1%} of the reference, where guessing gives '
+               f'{chance:.1%}: there is no robustness to keep, '
+               'and averaging with it is no good. Look at class names and prompts, or choose a CLIP that knows such '
+               'images.')
 
 def _small_sets(t):
     "Test sets of a few images"
@@ -35,9 +37,7 @@ def _small_sets(t):
     name, n = small.idxmin(), int(small.min())
     others = f' ({len(small)} sets have fewer than {SMALL_SET})' if len(small) > 1 else ''
     image = 'image' if n == 1 else 'images'
-    yield (
-        f'{name} has {n} {image}, so that one is {100/n:.1f} points{others}: differences of a few points tell nothing '
-               'there; look at the intervals.')
+    yield f'{name} has {n} {image}, so that one is {100/n:.1f} points{others}: differences of a few points tell nothing there; look at the intervals.'
 
 # %% ../nbs/api/05_doubts.ipynb #c81c0cf5
 def doubtful_alphas(

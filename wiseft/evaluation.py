@@ -17,8 +17,7 @@ from .members import member
 from .passes import check_classes, check_nan, check_shape, common_transform, each_batch, ready
 from .progress import say_place
 from .results import MEAN, REFERENCE
-from .scores import KeptPredictions, Outcome, all_classes, chosen_metrics, class_positions
-from .scores import image_rows, prediction_rows, score
+from .scores import KeptPredictions, Outcome, all_classes, chosen_metrics, class_positions, image_rows, prediction_rows, score
 from .sharing import shared_layers
 
 # %% ../nbs/api/33_evaluation.ipynb #7eda65ec
@@ -36,8 +35,7 @@ def _datasets(suite, split):
 def _able(members, classes, datasets):
     "For each set the members that have its classes, or the suite's; ValueError for one that has neither anywhere"
     has = lambda m, images: m.classnames in (list(classes.classnames), list(images.classnames))
-    def able(images): return {n: m for n, m in members.items() if has(m, images)}
-    out = {d: able(images) for d, images in datasets.items()}
+    out = {d: {n: m for n, m in members.items() if has(m, images)} for d, images in datasets.items()}
     for n, m in members.items():
         if not any(n in some for some in out.values()): check_classes(m, classes, m.name)
     return out
@@ -51,13 +49,12 @@ def _reduced(member, x, labels, images, metrics): # dict column -> (n,) tensor
     columns = {m.kept_as: torch.as_tensor(m.per_image(outcome)) for m in metrics if m.per_image}
     return dict(predicted=outcome.predicted.to(torch.int32), broken=outputs.isnan().any(1), **columns)
 
-def _look(members, images, transform, metrics, **kwargs): # name -> dict column -> (n,) array
-    "What each member made of each image of a set; NaN (predicted: -1) where an image is unreadable"
+def _look(members, images, transform, metrics, **kwargs): # name -> dict column -> (n,) array, NaN (predicted: -1) where an image is unreadable
+    "What each member made of each image of a set"
     own = {n: replace(images, projection=None) if m.classnames == images.classnames else images
            for n, m in members.items()}
     seen, kept = {n: [] for n in members}, []
-    devices = {m.device for m in members.values()}
-    labels = {d: torch.as_tensor(images.labels).to(d) for d in devices}
+    labels = {d: torch.as_tensor(images.labels).to(d) for d in {m.device for m in members.values()}}
     for idx, x in each_batch(members.values(), images, transform, [], **kwargs):
         kept += idx
         y = {d: _rows(of_all, idx) for d, of_all in labels.items()}
@@ -72,8 +69,7 @@ def _rows(of_all, idx):
 
 def _together(parts): # dict column -> (n,) array
     "The columns of all batches, fetched from their device"
-    def column(k): return torch.cat([p[k] for p in parts]).cpu().numpy()
-    return {k: column(k) for k in parts[0]}
+    return {k: torch.cat([p[k] for p in parts]).cpu().numpy() for k in parts[0]}
 
 def _in_place(columns, kept, n): # dict column -> (n,) array
     "In the order of all images"
@@ -103,7 +99,7 @@ def evaluate(
     split='test',           # or 'validation'
     keep_predictions=False, # True: return what each made of each image as well; or names of metrics whose numbers per image are kept, too
     seed:int=None,          # of the fine-tuning, for the table
-    metrics=None,           # names of `METRICS`, or `Metric` records; default the suite's, mostly accuracy
+    metrics=None,           # names of `METRICS` or `Metric` records; default the suite's: accuracy, for some sets another one first
     precision=None,         # 'bf16': forward passes with weights in bfloat16, compared with fp32 on a sample
     batch_size=None,        # default `wiseft.passes.fitting_batch_size`
     workers=None,           # decoding processes; None: some for sets above 200 MB
@@ -120,7 +116,8 @@ def evaluate(
     with ready(modules), shared_layers(modules):
         for d, images in datasets.items():
             if not able[d]: continue
-            looked = _look(able[d], images, transform, looked_at, batch_size=batch_size, workers=workers, progress=progress)
+            looked = _look(able[d], images, transform, looked_at, batch_size=batch_size, workers=workers,
+                           progress=progress)
             for n, columns in looked.items(): seen[n][d] = columns
         first, n_images = next(iter(datasets)), sum(map(len, datasets.values()))
         sample = max(32, min(256, n_images//40)) # more would take a good part of the time that bfloat16 saves

@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 from unicodedata import category, normalize
 from .hashes import content_hashes
-from .text import BadFile
+from .text import BadFile, first_few
 from .wordnet import are_wordnet_ids, wordnet_labels
 
 # %% ../nbs/api/11_images.ipynb #c1573856
@@ -27,7 +27,7 @@ class UnreadableImage(BadFile): "A file that can't be decoded as an image"
 def printable(
     text # or a path
 ) -> str:
-    "The same on one line; what no table can hold (line ends, control characters, bytes of another encoding) is escaped"
+    "The same on one line; what no table or message can hold (line ends, control characters, bytes of another encoding) is escaped"
     text = str(text)
     if text.isprintable(): return text
     return ''.join(c.encode('unicode_escape').decode() if category(c) in _UNPRINTABLE else c for c in text)
@@ -54,20 +54,20 @@ def _check_depth(im):
     "ValueError for pixels whose white nothing tells"
     what = 'floating-point' if im.mode == 'F' else '32-bit' if _tiff(im, 258, 8) > 16 else 'signed' if _tiff(im, 339,
         1) == 2 else None
-    if what: raise ValueError(f'{what} pixels, whose white is unknown; save it with 8 or 16 bits.')
+    if what: raise ValueError(f'{what} pixels, whose white is unknown; save it with 8 or 16 bits')
 
 def _deep_grey(im):
     "8-bit grey of more bits, (height, width); what is transparent becomes white"
     a, bits = np.asarray(im), _tiff(im, 258, 16) # Pillow scales those of other formats to 16 bits
     if im.mode == 'I' and (a.min() < 0 or a.max() > 65535): raise ValueError(
-        '32-bit pixels outside 0…65535, whose white is unknown; save it with 8 or 16 bits.')
+        '32-bit pixels outside 0…65535, whose white is unknown; save it with 8 or 16 bits')
     grey = (a >> (bits-8)).astype(np.uint8)
     if _tiff(im, 262, 1) == 0: grey = 255-grey # black on white: in these depths Pillow doesn't turn it round
     if (clear := im.info.get('transparency')) is not None: grey[a == clear] = 255
     return grey
 
 def _with_opacity(im):
-    "As RGBA; the one colour that a PNG calls transparent is scaled as Pillow will scale the pixels"
+    "As RGBA; the one colour that a PNG calls transparent is scaled as Pillow scales the pixels, when it hasn't read them yet"
     clear, depth = im.info.get('transparency'), im.tile[0][3] if getattr(im, 'tile', None) else None
     if depth == 'L;2': im.info['transparency'] = 85*clear
     if depth == 'L;4': im.info['transparency'] = 17*clear
@@ -100,13 +100,12 @@ if 'WISEFT_MAX_PIXELS' in os.environ:
 # %% ../nbs/api/11_images.ipynb #a11158d3
 def open_image(
     path,          # an image file
-    at_least=None, # short side that a JPEG may be decoded at, 1/2, 1/4 or 1/8 of its own or more; None: whole
+    at_least=None, # short side in pixels that a JPEG may be decoded at, if that is 1/2, 1/4 or 1/8 of its own or more; None: whole
     upright=True  # turn it as the camera's EXIF orientation says
 ): # 8-bit RGB PIL image, decoded
     "Decode an image file; `UnreadableImage` says why it can't be"
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode): raise OSError(
-            'Not a regular file but a folder, a pipe or a device.')
+        if not stat.S_ISREG(os.stat(path).st_mode): raise OSError('not a regular file but a folder, a pipe or a device')
         with Image.open(path, formats=readable_formats()) as im:
             _check_pixels(im.width*im.height)
             if at_least: im.draft(None, (at_least, at_least))
@@ -178,7 +177,7 @@ def _check_lengths(s):
     for k in ('labels', 'groups', 'units', 'pixels'):
         v = getattr(s, k)
         if v is not None and len(v) != len(s.paths): raise ValueError(
-            f'{s.name}: {len(s.paths)} paths and {len(v)} {k}; expected one each.')
+            f'{s.name}: {len(s.paths)} paths and {len(v)} {k}; expected one each')
     if len(s) and not (0 <= s.labels.min() and s.labels.max() < len(s.classnames)):
         raise ValueError(
             f'{s.name}: labels {s.labels.min()}…{s.labels.max()} for {len(s.classnames)} classes; expected '
@@ -190,15 +189,15 @@ def check_classnames(
 ) -> list: # the same, as a list
     "Names are text, at least two, and no two the same"
     if isinstance(classnames, str): raise TypeError(
-        f'Class names are a list of text, got the single text {classnames!r}')
+        f'class names are a list of text, got the single text {classnames!r}')
     names = list(classnames)
     for c in names:
-        if not isinstance(c, str) or not c.strip(): raise ValueError(f'Class names are non-empty text, got {c!r}')
+        if not isinstance(c, str) or not c.strip(): raise ValueError(f'class names are non-empty text, got {c!r}')
         if printable(c) != c or '\ufeff' in c: raise ValueError(
-            f'Class names are text on one line, in UTF-8; got {c!r}; rename this class, or save its list again.')
+            f'class names are text on one line, in UTF-8; got {c!r}; rename this class, or save its list again')
     if dup := [c for c, n in Counter(names).items() if n > 1]: raise ValueError(
-        f'Class names repeat: {dup[:5]}; rename or merge these classes.')
-    if len(names) < 2: raise ValueError(f'A classifier needs two classes or more, got {names}')
+        f'class names repeat: {dup[:5]}; rename or merge these classes')
+    if len(names) < 2: raise ValueError(f'a classifier needs two classes or more, got {names}')
     return names
 
 # %% ../nbs/api/11_images.ipynb #b727b48b
@@ -240,7 +239,7 @@ def fingerprint(self:ImageSet) -> str:
     return hashlib.sha256(
         json.dumps([self.classnames, self.files(), self.labels.tolist(), content]).encode()).hexdigest()[:12]
 
-# %% ../nbs/api/11_images.ipynb #951f777c
+# %% ../nbs/api/11_images.ipynb #0911160a
 @patch
 def largest_groups(self:ImageSet,
     n:int # how many
@@ -283,11 +282,13 @@ def image_folder(
     folders = _class_folders(path)
     names = list(dict.fromkeys(normalize('NFC', f.name) for f in folders))
     if classnames is None: _warn_of_domains(path, folders)
-    if classnames is None and len(names) == 1: raise ValueError(f'{path}: one class only, {names[0]!r}; a classifier needs two class folders or more')
+    if classnames is None and len(names) == 1: raise ValueError(
+        f'{path}: one class only, {names[0]!r}; a classifier needs two class folders or more')
     by_id = None if isinstance(classnames, dict) else wordnet_labels(names, classnames)
     if by_id: return labelled_folders(path, *by_id, name)
     if classnames is None and are_wordnet_ids(names): warnings.warn(
-        f'{path}: {_some(names)} are WordNet ids but no classes of ImageNet, and mean nothing in prompts; give a dict from folder to class name', stacklevel=2)
+        f'{path}: {first_few(names, 5)} are WordNet ids but no classes of ImageNet, and mean nothing in prompts; '
+        'give a dict from folder to class name', stacklevel=2)
     known = _as_mapping(names if classnames is None else classnames)
     return labelled_folders(path, {f: i for i, f in enumerate(known)}, list(known.values()), name)
 
@@ -301,13 +302,13 @@ def labelled_folders(
     path, files = Path(path), {}
     for f in _class_folders(path):
         if (key := normalize('NFC', f.name)) in files: raise ValueError(
-            f'{path}: two folders for class {key!r}; merge them.')
+            f'{path}: two folders for class {key!r}; merge them')
         if labels.get(key, 0) is not None: files[key] = _images(f)
     if unknown := [f for f in files if f not in labels]: raise ValueError(_unknown_class(path, unknown, list(labels)))
     if empty := [f for f, v in files.items() if not v]:
         raise ValueError(
             f'{path}: no images in class folder{"s" if len(empty) > 1 else ""} {first_few(empty, 5)}; add images '
-            f'({", ".join(IMAGE_ENDINGS[:4])}, …) or remove the folder.')
+            f'({", ".join(IMAGE_ENDINGS[:4])}, …) or remove the folder')
     return ImageSet(name or path.name, [p for v in files.values() for p in v],
                     [labels[f] for f, v in files.items() for _ in v], list(classnames), root=path)
 
@@ -322,22 +323,27 @@ def _unknown_class(path, unknown, known):
     "Error text for folders that are no class"
     near = difflib.get_close_matches(unknown[0], known, 1, cutoff=0)[0]
     hint = ' These are WordNet ids.' if are_wordnet_ids(unknown) else ''
-    return f'{path}: class folder {_some(unknown)} not among the {len(known)} classes (nearest to {unknown[0]!r}: {near!r}); rename the folder, or give a dict from folder to class name.{hint}'
+    return f'{path}: class folder {first_few(unknown, 5)} not among the {len(known)} classes (nearest to {unknown[0]!r}: {near!r}); rename the folder, or give a dict from folder to class name.{hint}'
 
 # %% ../nbs/api/11_images.ipynb #08cf7c27
 def _class_folders(path):
     "Class folders of `path`, or an error that says what lies there instead"
-    if not path.exists(): raise FileNotFoundError(f'{path}: no such folder; expected a folder with one folder a class.')
-    if not path.is_dir(): raise NotADirectoryError(f'{path} is a file; expected a folder with one folder a class.')
+    if not path.exists(): raise FileNotFoundError(f'{path}: no such folder; expected a folder with one folder a class')
+    if not path.is_dir(): raise NotADirectoryError(f'{path} is a file; expected a folder with one folder a class')
     folders, loose = visible_folders(path), sum(_is_image(p.name) for p in path.iterdir() if p.is_file())
     if not folders:
-        raise ValueError(f'{path}: ' + (f'{loose} images but no class folders' if loose else 'the folder is empty') + '; expected one folder a class, images inside')
-    if _splits(path): raise ValueError(f'{path} holds splits ({", ".join(f.name for f in folders)}), not classes; give one of them, or the whole to `folder_suite`')
+        raise ValueError(
+            f'{path}: ' + (f'{loose} images but no class folders' if loose else 'the folder is empty') + '; expected '
+            'one folder a class, images inside')
+    if split_folders(path): raise ValueError(
+        f'{path} holds splits ({", ".join(f.name for f in folders)}), not classes; give one of them, or the whole to '
+        '`folder_suite`')
     folders = [f for f in folders if not _is_log(f)]
     if loose: warnings.warn(f'{path}: {loose} images lie outside the class folders and are not used', stacklevel=3)
     return folders
 
-_LOGS = 'models', 'runs', 'logs', 'wandb', 'mlruns', 'checkpoints', 'lightning_logs' # folders that `learn.save` and loggers make
+# folders that `learn.save` and loggers make
+_LOGS = 'models', 'runs', 'logs', 'wandb', 'mlruns', 'checkpoints', 'lightning_logs'
 
 def _is_log(folder):
     "Whether a folder is named as a logger's, and has files but no image"
@@ -347,10 +353,11 @@ def _is_log(folder):
 
 def _warn_of_domains(path, folders):
     "A warning where class folders look like domains, with the classes in them"
-    inner = [{f.name for f in _folders(folder)} for folder in folders]
+    inner = [{f.name for f in visible_folders(folder)} for folder in folders]
     shared = set.intersection(*inner)
     if len(folders) > 1 and len(shared) > 1: warnings.warn(
-        f'{path}: the {len(folders)} folders {_some([f.name for f in folders], 3)} are taken for classes, yet their subfolders share names ({_some(sorted(shared), 3)}): '
+        f'{path}: the {len(folders)} folders {first_few([f.name for f in folders], 3)} are taken for classes, yet '
+        f'their subfolders share names ({first_few(sorted(shared), 3)}): '
         f'are they domains? Then give one of them, such as {folders[0]}', stacklevel=3)
 
 # %% ../nbs/api/11_images.ipynb #2435245f

@@ -17,8 +17,7 @@ from .images import ImageSet, labelled_folders
 from .wordnet import imagenet_classes
 
 # %% ../nbs/api/11_layouts.ipynb #510b018d
-_get_wilds = ('python -m pip install wilds && '
-              'python -c "from wilds import get_dataset; get_dataset({!r}, root_dir=\'.\', download=True)"')
+_get_wilds = 'python -m pip install wilds && python -c "from wilds import get_dataset; get_dataset({!r}, root_dir=\'.\', download=True)"'
 _imagenet = 'https://image-net.org/download-images (with an account): ILSVRC2012, images in folders by WordNet id'
 _v2 = 'https://github.com/modestyachts/ImageNetV2: imagenetv2-{0}.tar.gz, to be unpacked here'
 _download = 'wiseft data {} --download'
@@ -76,7 +75,7 @@ def _counted(images, suite, split, allow_incomplete):
         f'{images.name} ({split}) in {images.root or images.paths[0]}: {len(images):,} images of {expected:,}, '
         + (f'{expected-len(images):,} are missing' if len(images) < expected else f'{len(images)-expected:,} too many')
         + '; complete it (`wiseft data` says how), or go on with allow_incomplete=True (--allow-incomplete), and the '
-        'result says so.')
+        'result says so')
     images.n_missing = max(0, expected - len(images))
     return images
 
@@ -123,17 +122,17 @@ def objectnet_classes(
     lines = existing_file(Path(mappings)/'imagenet_to_label_2012_v2',
                           'mapping of ObjectNet').read_text(encoding='utf-8').splitlines()
     index = {name.strip(): number[i] for i, name in enumerate(lines)}
-    found = {}
-    for label, names in read('objectnet_to_imagenet_1k.json').items():
-        found[folder[label]] = label.lower(), sorted(index[n] for n in names.split('; '))
+    found = {folder[label]: (label.lower(), sorted(index[n] for n in names.split('; ')))
+             for label, names in read('objectnet_to_imagenet_1k.json').items()}
     return dict(sorted(found.items()))
 
 def _objectnet(root, name):
     "The images of ObjectNet's classes that are ImageNet's"
     path = _found(root, 'objectnet-1.0')
     classes = objectnet_classes(path/'mappings')
-    folders = json.loads((path/'mappings/folder_to_objectnet_label.json').read_text(encoding='utf-8'))
-    everything = dict.fromkeys(folders) | {f: i for i, f in enumerate(classes)}
+    everything = dict.fromkeys(
+        json.loads((path/'mappings/folder_to_objectnet_label.json').read_text(encoding='utf-8'))) | {f: i
+        for i, f in enumerate(classes)}
     s = labelled_folders(path/'images', everything, [c for c, _ in classes.values()], name)
     s.border, s.projection = 2, [p for _, p in classes.values()]
     return s
@@ -230,7 +229,7 @@ class _DataOnly(pickle.Unpickler):
     "An unpickler that knows arrays alone"
     def find_class(self, module, name):
         if (module, name) in _STAND_INS: return _STAND_INS[module, name]
-        raise ValueError(f'It names {module}.{name}, which is no data.')
+        raise ValueError(f'it names {module}.{name}, which is no data')
 
 def read_pickle_as_data(
     path # a pickle, or a .npy file with one in it
@@ -245,7 +244,7 @@ def read_pickle_as_data(
     except Exception as e:
         raise ValueError(
             f'{path} is not read: {e}. Expected dicts, lists, texts, numbers and arrays alone; get the authors\' own '
-            'file.') from e
+            'file') from e
 
 def _skip_npy_header(f):
     f.seek(0)
@@ -258,7 +257,7 @@ CIFAR10_CLASSES = 'airplane automobile bird cat deer dog frog horse ship truck'.
 def _array_set(name, file, pixels, labels, classnames):
     "An image set in an array"
     if pixels.ndim != 4 or len(pixels) != len(labels): raise ValueError(
-        f'{file}: pixels of shape {pixels.shape} for {len(labels)} labels; expected (n, 32, 32, 3).')
+        f'{file}: pixels of shape {pixels.shape} for {len(labels)} labels; expected (n, 32, 32, 3)')
     return ImageSet(name, [f'{file.name}#{i}' for i in range(len(labels))], labels, classnames, root=None,
                     pixels=pixels)
 
@@ -369,7 +368,7 @@ def transfer(name, root, allow_incomplete=False) -> dict: # parts of a suite
     suite = f'transfer:{name}'
     if name in ('cifar10', 'cifar100'): return _cifar(root, suite, allow_incomplete)
     if name not in _READERS: raise ValueError(
-        f'No transfer set {name!r}; there are cifar10, cifar100, {", ".join(_READERS)}')
+        f'no transfer set {name!r}; there are cifar10, cifar100, {", ".join(_READERS)}')
     _found(root, PUBLISHED_SETS.place[PUBLISHED_SETS.suite == suite].iloc[0])
     sets = {split: _counted(_READERS[name](root, split), suite, split, allow_incomplete) for split in ('train', 'test')}
     fit, held = sets['train'].split((.05,))
@@ -420,7 +419,7 @@ def download_suite(
         'cifar100'):
         raise ValueError(
             f'{suite!r} can not be downloaded from here: torchvision can get cifar10 and transfer:cifar10, cifar100, '
-            'dtd, food101, sun397; `wiseft data` says how the others are had.')
+            'dtd, food101, sun397; `wiseft data` says how the others are had')
     if name.startswith('cifar'): # torchvision's own class would unpickle what it got
         c = getattr(datasets, name.upper())
         download_and_extract_archive(c.url, str(root), filename=c.filename, md5=c.tgz_md5)
@@ -428,8 +427,9 @@ def download_suite(
 
 # %% ../nbs/api/11_layouts.ipynb #9dd2879e
 FAMILIES = dict(imagenet=imagenet, cifar10=cifar10, iwildcam=iwildcam, fmow=fmow,
-                **{f'transfer:{n}': (lambda root, allow_incomplete=False, training=True, n=n: transfer(n, root,
-                    allow_incomplete)) for n in ('cifar10', 'cifar100', *_READERS)})
+                **{f'transfer:{n}': (
+                    lambda root, allow_incomplete=False, training=True, n=n: transfer(n, root,
+                        allow_incomplete)) for n in ('cifar10', 'cifar100', *_READERS)})
 
 def inventory(
     root=None, # data root; default `$WISEFT_DATA`, else `~/data`
@@ -470,4 +470,4 @@ def set_classes(
     if name == 'objectnet': return [c for c, _ in objectnet_classes(_found(root, 'objectnet-1.0')/'mappings').values()]
     if name in FAMILIES: return FAMILIES[name](root, True, False)['classnames']
     raise ValueError(
-        f'No published set {name!r}; there are {", ".join([*FAMILIES, "imagenet-r", "imagenet-a", "objectnet"])}')
+        f'no published set {name!r}; there are {", ".join([*FAMILIES, "imagenet-r", "imagenet-a", "objectnet"])}')

@@ -23,7 +23,7 @@ def models(
     rows = [('iconclip', 'embedded: a small CLIP of icons')]
     rows += [(m, ', '.join(open_clip.list_pretrained_tags_by_model(m))) for m in open_clip.list_models()]
     rows = [(m, w) for m, w in rows if filter.lower() in m.lower()]
-    if not rows: raise ValueError(f'No model has {filter!r} in its name; `wiseft models` lists all.')
+    if not rows: raise ValueError(f'no model has {filter!r} in its name; `wiseft models` lists all')
     show_table(pd.DataFrame(rows, columns=['model','weights']))
 
 # %% ../nbs/api/71_shell_data.ipynb #6b34a2f1
@@ -52,7 +52,7 @@ def data(
     download:Annotated[bool, typer.Option('--download', help='Download it, where torchvision can.')]=False,
     force:Force=False,
 ):
-    "List the published suites and what is there of them; or count the images of a suite or folder, and try each."
+    "List the published suites and what is there of them; or count the images of a suite or folder, open each, and name those that can't be read."
     import pandas as pd
     from wiseft.layouts import FAMILIES
     if unpack: source = source or 'icons'
@@ -66,14 +66,15 @@ def data(
     _show_sizes(list(sets.values()))
     if unpack: _unpack(source, unpack, force)
     for r in bad: say(r)
-    if bad: raise ValueError(f'{len(bad)} of {sum(map(len, sets.values()))} images cannot be read.')
+    if bad: raise ValueError(f'{len(bad)} of {sum(map(len, sets.values()))} images cannot be read')
 
 # %% ../nbs/api/71_shell_data.ipynb #8eaa1943
 _SHOWN = 5 # largest and smallest classes
 
 def _show_sizes(sets):
     "Images of each class in all sets of the first one's classes together, with a bar; of many classes the largest and the smallest"
-    counts = sum(s.counts() for s in sets if s.classnames == sets[0].classnames).sort_values(ascending=False, kind='stable')
+    counts = sum(s.counts() for s in sets if s.classnames == sets[0].classnames).sort_values(ascending=False,
+        kind='stable')
     some = counts if len(counts) <= 2*_SHOWN else counts.iloc[[*range(_SHOWN), *range(-_SHOWN, 0)]]
     bars = ['▇'*round(30*n/counts.iloc[0]) for n in some]
     what = f'Largest and smallest of {len(counts)} classes' if len(some) < len(counts) else 'Classes'
@@ -117,7 +118,7 @@ def _unpack(source, folder, force):
     import shutil
     from wiseft.datasets import load_suite
     from wiseft.files import atomic_path
-    if source != 'icons': raise typer.BadParameter('--unpack copies the embedded suite; a folder is there already.')
+    if source != 'icons': raise typer.BadParameter('--unpack copies the embedded suite; a folder is there already')
     with atomic_path(folder, force=force) as tmp: shutil.copytree(load_suite('icons').train.root, tmp)
     wrote(folder)
 

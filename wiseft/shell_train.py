@@ -15,26 +15,17 @@ from .shell import Classifier,Device,Force,Output,Reference,Seed,Use,chosen_devi
 from .shell_data import is_suite,sets_of
 
 # %% ../nbs/api/72_shell_train.ipynb #f25a64db
-@command('wiseft zeroshot icons -o zeroshot',
-         "wiseft zeroshot camera,heart,umbrella --templates 'an icon of a {}' -o three",
+@command('wiseft zeroshot icons -o zeroshot', "wiseft zeroshot camera,heart,umbrella --templates 'an icon of a {}' -o three",
          'wiseft zeroshot photos --model ViT-B-32 --pretrained laion2b_s34b_b79k --templates openai -o zeroshot',
          'wiseft zeroshot photos --model ViT-B-32 --pretrained my.safetensors --preprocess openai -o zeroshot')
 def zeroshot(
-    classes:Annotated[str, typer.Argument(help='Class names: a,b,c; a text file with one a line; icons, imagenet or '
-                                               'another published set, such as objectnet; or a folder whose folders '
-                                               'are named after them.', show_default=False)],
+    classes:Annotated[str, typer.Argument(help='Class names: a,b,c; a text file with one a line; icons, imagenet or another published set, such as objectnet; or a folder whose folders are named after them.', show_default=False)],
     output:Output,
-    model:Annotated[str,
-                    typer.Option('--model',
-                                 help='iconclip, an open_clip name, hf-hub:…, local-dir:… or a folder.')]='iconclip',
-    pretrained:Annotated[Optional[str],
-                         typer.Option('--pretrained', help='Weights of that model: a tag or a checkpoint file.')]=None,
-    templates:Annotated[Optional[List[str]], typer.Option('--templates', help='Prompt templates: icons, openai, '
-        'simple, plain, or one with {} in it (once for each). Default: icons for iconclip, else openai.')]=None,
-    preprocess:Annotated[Optional[str], typer.Option('--preprocess', help="With a checkpoint file: tag of the "
-        "weights that it was fine-tuned from, such as openai; they say size, colours and activation.")]=None,
-    quick_gelu:Annotated[Optional[bool], typer.Option('--quick-gelu/--no-quick-gelu', help='With a checkpoint file: '
-    'was it trained with QuickGELU (as OpenAI, MetaCLIP, DFN) or not (as LAION, DataComp)?', show_default=False)]=None,
+    model:Annotated[str, typer.Option('--model', help='iconclip, an open_clip name, hf-hub:…, local-dir:… or a folder.')]='iconclip',
+    pretrained:Annotated[Optional[str], typer.Option('--pretrained', help='Weights of that model: a tag or a checkpoint file.')]=None,
+    templates:Annotated[Optional[List[str]], typer.Option('--templates', help='Prompt templates: icons, openai, simple, plain, or one with {} in it (once for each). Default: icons for iconclip, else openai.')]=None,
+    preprocess:Annotated[Optional[str], typer.Option('--preprocess', help="With a checkpoint file: tag of the weights that it was fine-tuned from, such as openai; they say size, colours and activation.")]=None,
+    quick_gelu:Annotated[Optional[bool], typer.Option('--quick-gelu/--no-quick-gelu', help='With a checkpoint file: was it trained with QuickGELU (as OpenAI, MetaCLIP, DFN) or not (as LAION, DataComp)?', show_default=False)]=None,
     device:Device=None,
     force:Force=False,
 ):
@@ -51,8 +42,7 @@ def zeroshot(
         names = _classnames(classes)
         say(f'a zero-shot classifier of {_number(names)} classes, {place}')
         made = zeroshot_classifier(clip, names, templates[0] if len(templates) == 1 else templates)
-        say(f'classes {first_few(made.classnames)}; prompts such as '
-            f'{prompts(made.classnames[0], made.templates)[-1]!r}')
+        say(f'classes {first_few(made.classnames)}; prompts such as {prompts(made.classnames[0], made.templates)[-1]!r}')
         made.save(tmp)
     wrote(output)
 
@@ -65,43 +55,29 @@ def _classnames(classes):
     if classes == 'imagenet': return classes
     if classes in (*FAMILIES, 'imagenet-r', 'imagenet-a', 'objectnet'): return set_classes(classes)
     if is_suite(classes) or Path(classes).is_dir(): return next(iter(sets_of(classes).values())).classnames
-    if Path(classes).is_file():
-        return [l.strip() for l in Path(classes).read_text(encoding='utf-8-sig').splitlines() if l.strip()]
+    if Path(classes).is_file(): return [l.strip() for l in Path(classes).read_text(encoding='utf-8-sig').splitlines() if l.strip()]
     if ',' in classes: return [c.strip() for c in classes.split(',')]
     raise ValueError(f'{classes!r} is neither a file nor a folder nor names with commas between them')
 
 # %% ../nbs/api/72_shell_train.ipynb #edae54e2
-@command('wiseft finetune zeroshot icons -o finetuned',
-         'wiseft finetune zeroshot photos --lr 3e-5 --epochs 10 -o finetuned',
-         'wiseft finetune zeroshot photos --train head --lr 1e-3 -o linear',
-         'wiseft finetune zeroshot icons -o finetuned --checkpoints run --resume')
+@command('wiseft finetune zeroshot icons -o finetuned', 'wiseft finetune zeroshot photos --lr 3e-5 --epochs 10 -o finetuned',
+         'wiseft finetune zeroshot photos --train head --lr 1e-3 -o linear', 'wiseft finetune zeroshot icons -o finetuned --checkpoints run --resume')
 def finetune_(
     classifier:Classifier,
-    data:Annotated[str, typer.Argument(
-        help='icons, a suite folder (its reference is used), or a folder of class folders or of train/validation/test.',
-        show_default=False)],
+    data:Annotated[str, typer.Argument(help='icons, a suite folder (its reference is used), or a folder of class folders or of train/validation/test.', show_default=False)],
     output:Output,
     epochs:Annotated[int, typer.Option('--epochs', min=1)]=10,
-    lr:Annotated[
-        float, typer.Option('--lr', help='Learning rate at the end of the warm-up; 3e-4 suits iconclip.', min=0)]=3e-5,
+    lr:Annotated[float, typer.Option('--lr', help='Learning rate at the end of the warm-up; 3e-4 suits iconclip.', min=0)]=3e-5,
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=128,
-    accumulate:Annotated[
-        int, typer.Option('--accumulate', help='Batches whose gradients are added before a step, as if they were one.',
-                          min=1)]=1,
-    grad_checkpointing:Annotated[
-        bool, typer.Option(
-            '--grad-checkpointing',
-            help='Compute layers twice instead of keeping what they gave: less memory, more time.')]=False,
+    accumulate:Annotated[int, typer.Option('--accumulate', help='Batches whose gradients are added before a step, as if they were one.', min=1)]=1,
+    grad_checkpointing:Annotated[bool, typer.Option('--grad-checkpointing', help='Compute layers twice instead of keeping what they gave: less memory, more time.')]=False,
     train:Annotated[str, typer.Option('--train', help='all, head, or last:n (the last n blocks and the head).')]='all',
     label_smoothing:Annotated[float, typer.Option('--label-smoothing', min=0, max=1)]=0.,
     precision:Annotated[str, typer.Option('--precision', help='bf16 (autocast, weights stay in fp32) or fp32.')]='bf16',
     seed:Seed=0,
-    checkpoints:Annotated[Optional[Path],
-                          typer.Option('--checkpoints', help='Folder for a checkpoint after each epoch.')]=None,
+    checkpoints:Annotated[Optional[Path], typer.Option('--checkpoints', help='Folder for a checkpoint after each epoch.')]=None,
     resume:Annotated[bool, typer.Option('--resume', help='Go on from the checkpoint.')]=False,
-    method:Annotated[Optional[List[str]], typer.Option(
-        '--method', help='A loss, pull or average over time by its name (once for each); `wiseft methods` lists them.',
-        show_default=False)]=None,
+    method:Annotated[Optional[List[str]], typer.Option('--method', help='A loss, pull or average over time by its name (once for each); `wiseft methods` lists them.', show_default=False)]=None,
     use:Use=None,
     device:Device=None,
     force:Force=False,
@@ -116,8 +92,7 @@ def finetune_(
     device,place = chosen_device(device, precision)
     with atomic_path(output, force=force) as tmp:
         start = load_classifier(classifier, device)
-        suite = (suite_loader(data, None, None) if is_suite(data)
-                 else suite_loader(None, data, None))(classnames=start.classnames)
+        suite = (suite_loader(data, None, None) if is_suite(data) else suite_loader(None, data, None))(classnames=start.classnames)
         say(f'fine-tuning on {len(suite.train):,} images, {epochs} epochs, {place}')
         tuned = finetune(start, suite.train, suite.validation, epochs=epochs, lr=lr, batch_size=batch_size, train=train, label_smoothing=label_smoothing,
                          precision=precision, seed=seed, accumulate=accumulate, grad_checkpointing=grad_checkpointing, checkpoint_dir=checkpoints, resume=resume,
@@ -126,32 +101,17 @@ def finetune_(
     wrote(output)
 
 # %% ../nbs/api/72_shell_train.ipynb #1da7052b
-@command('wiseft merge zeroshot finetuned --alpha 0.5 -o averaged',
-         'wiseft merge pretrained.safetensors finetuned.safetensors -o averaged.safetensors',
-         'wiseft merge zeroshot first second third --rule model-stock -o merged',
-         'wiseft merge zeroshot first second third --rule greedy-soup --reference photos -o soup',
+@command('wiseft merge zeroshot finetuned --alpha 0.5 -o averaged', 'wiseft merge pretrained.safetensors finetuned.safetensors -o averaged.safetensors',
+         'wiseft merge zeroshot first second third --rule model-stock -o merged', 'wiseft merge zeroshot first second third --rule greedy-soup --reference photos -o soup',
          'wiseft merge zeroshot finetuned --rule lines --set first=0.2 -o merged')
 def merge_(
-    zeroshot:Annotated[Path,
-                       typer.Argument(help='Classifier folder or .safetensors file: the start.', show_default=False)],
-    finetuned:Annotated[List[Path],
-                        typer.Argument(help='The same, fine-tuned from it; several for a rule that takes them.',
-                                       show_default=False)],
+    zeroshot:Annotated[Path, typer.Argument(help='Classifier folder or .safetensors file: the start.', show_default=False)],
+    finetuned:Annotated[List[Path], typer.Argument(help='The same, fine-tuned from it; several for a rule that takes them.', show_default=False)],
     output:Output,
-    alpha:Annotated[Optional[float], typer.Option(
-        '--alpha',
-        help='Mixing coefficient: 0 is the start, 1 the fine-tuned. Default: what the rule says, 0.5 for weight-space.',
-        show_default=False)]=None,
-    rule:Annotated[
-        str, typer.Option(
-            '--rule', help='How weights are merged; `wiseft methods` lists the merges and searches.')]='weight-space',
-    knobs:Annotated[Optional[List[str]],
-                    typer.Option('--set', help='Another knob of the rule: NAME=NUMBER (once for each).',
-                                 show_default=False)]=None,
-    suite:Annotated[Optional[str],
-                    typer.Option('--suite',
-                                 help='For a rule that looks at images: the validation images of this suite.',
-                                 show_default=False)]=None,
+    alpha:Annotated[Optional[float], typer.Option('--alpha', help='Mixing coefficient: 0 is the start, 1 the fine-tuned. Default: what the rule says, 0.5 for weight-space.', show_default=False)]=None,
+    rule:Annotated[str, typer.Option('--rule', help='How weights are merged; `wiseft methods` lists the merges and searches.')]='weight-space',
+    knobs:Annotated[Optional[List[str]], typer.Option('--set', help='Another knob of the rule: NAME=NUMBER (once for each).', show_default=False)]=None,
+    suite:Annotated[Optional[str], typer.Option('--suite', help='For a rule that looks at images: the validation images of this suite.', show_default=False)]=None,
     reference:Reference=None,
     device:Device=None,
     use:Use=None,
@@ -164,13 +124,10 @@ def merge_(
     knobs = _knobs(rule, alpha, knobs)
     for path in paths:
         if not path.exists(): raise FileNotFoundError(f'There is no {path}')
-    if len({p.is_dir() for p in paths}) > 1: raise ValueError(
-        f"{' and '.join(map(str, paths))}: give classifier folders or files, not both.")
+    if len({p.is_dir() for p in paths}) > 1: raise ValueError(f"{' and '.join(map(str, paths))}: give classifier folders or files, not both.")
     looks = looks_at_images(rule.function)
-    if looks and not zeroshot.is_dir(): raise ValueError(
-        f'{rule.name} looks at images, which takes classifier folders. These are files of weights.')
-    if looks and not (suite or reference): raise ValueError(
-        f'{rule.name} looks at validation images of the reference. Give --reference, or --suite.')
+    if looks and not zeroshot.is_dir(): raise ValueError(f'{rule.name} looks at images, which takes classifier folders. These are files of weights.')
+    if looks and not (suite or reference): raise ValueError(f'{rule.name} looks at validation images of the reference. Give --reference, or --suite.')
     load = suite_loader(suite, reference, None) if looks else None
     if zeroshot.is_dir(): _merge_folders(rule, paths, output, load, chosen_device(device)[0], force, knobs)
     else: write_merged(zeroshot, finetuned, output, rule.function, force=force, **knobs)
@@ -181,11 +138,9 @@ def _chosen_rule(name, n): # `Method`
     "A merge or a search by its name"
     from wiseft.registry import find_method
     found = find_method(name)
-    if found.kind not in ('merge', 'search'): raise ValueError(
-        f'{found.name} is a {found.kind}. --rule is a merge or a search; `wiseft methods` lists them.')
+    if found.kind not in ('merge', 'search'): raise ValueError(f'{found.name} is a {found.kind}. --rule is a merge or a search; `wiseft methods` lists them.')
     if found.name == 'weight-space' and n > 1: raise ValueError(
-        f"weight-space averages the start with one other, and there are {n}. For several give --rule, such as "
-        "'uniform soup'.")
+        f"weight-space averages the start with one other, and there are {n}. For several give --rule, such as 'uniform soup'.")
     return found
 
 def _knobs(rule, alpha, others):
@@ -213,7 +168,6 @@ def _merge_folders(rule, paths, output, load, device, force, knobs):
         images = load(classnames=start.classnames).validation if load else None
         if load: say(f'{rule.name} looks at {len(images):,} validation images of the reference')
         named = dict(zip(map(str, paths[1:]), tuned))
-        made = rule.function(start, named, images, **knobs) if rule.kind == 'search' else merge(start, tuned,
-            rule.function, images=images, **knobs)
+        made = rule.function(start, named, images, **knobs) if rule.kind == 'search' else merge(start, tuned, rule.function, images=images, **knobs)
         for table in (t for name, t in made.beside.items() if name.endswith('.csv')): show_table(table)
         made.save(tmp)
