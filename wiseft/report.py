@@ -14,7 +14,7 @@ from string import Template
 from .files import atomic_path
 from .plots import NAMES, alt_text, known_baselines, plot_alpha, plot_frontier, plot_robustness, plot_shifts
 from .paper import robustness
-from .results import MEAN, REFERENCE, UNBOUNDED, check_single, dataset_order, first_metric, wide
+from .results import MEAN, REFERENCE, STARTS, UNBOUNDED, check_single, dataset_order, first_metric, wide
 
 # %% ../nbs/api/61_report.ipynb #76530d27
 def headline(
@@ -25,13 +25,14 @@ def headline(
     "What averaging weights gives under shift and on the reference, with images and intervals, and what can't be told."
     check_single(table, ['method','alpha'])
     at = {(r.method, r.dataset): r for r in table.itertuples() if r.method!='weight-space' or abs(r.alpha-alpha)<1e-9}
-    needed = [(m, d) for m in ('zero-shot','weight-space','fine-tuned') for d in (MEAN,REFERENCE)]
+    before = 'start' if 'start' in set(table.method) else 'zero-shot'
+    needed = [(m, d) for m in (before,'weight-space','fine-tuned') for d in (MEAN,REFERENCE)]
     if not set(needed) <= set(at): return 'Accuracy in per cent, with 95 % intervals where they are known.'
     n = table[table.is_shift & (table.dataset!=MEAN)].dataset.nunique()
     than = {(m, d): _than(at['weight-space',d], at[m,d], _paired(comparisons, m, alpha, d)) for m, d in needed}
     return (f'Averaging the weights (α = {alpha:g}) gives {_measured(at["weight-space",MEAN])} on average over {n} shifted set{"s"*(n!=1)}, '
-            f'{than["zero-shot",MEAN]} and {than["fine-tuned",MEAN]}. On the reference it gives {_measured(at["weight-space",REFERENCE])}, '
-            f'{than["zero-shot",REFERENCE]} and {than["fine-tuned",REFERENCE]}. {_untold(table, comparisons)}').strip()
+            f'{than[before,MEAN]} and {than["fine-tuned",MEAN]}. On the reference it gives {_measured(at["weight-space",REFERENCE])}, '
+            f'{than[before,REFERENCE]} and {than["fine-tuned",REFERENCE]}. {_untold(table, comparisons)}').strip()
 
 # %% ../nbs/api/61_report.ipynb #2d6ea9cd
 def _measured(r):
@@ -143,7 +144,7 @@ def _pictures(table, alpha, baselines):
     has = set(table.dataset)
     if {REFERENCE,MEAN} <= has: yield 'frontier', (fig := plot_frontier(table)), f'Up and to the right is better. Crosses are 95 % intervals; axes are on a {fig.axes[0].get_xscale()} scale.'
     if table.method.isin(list(NAMES)).any(): yield 'alpha', plot_alpha(table), 'Every set against the mixing coefficient. The band is the 95 % interval of the first curve.'
-    if table.method.isin(['zero-shot','fine-tuned']).any(): yield 'shifts', plot_shifts(table, alpha), 'Every set, with 95 % intervals.'
+    if table.method.isin([*STARTS,'fine-tuned']).any(): yield 'shifts', plot_shifts(table, alpha), 'Every set, with 95 % intervals.'
     if baselines and REFERENCE in has: yield 'robustness', plot_robustness(table, baselines), 'Each shifted set against the reference. Grey: the baseline of standard models, over the range it was fitted in; the distance above it is effective robustness.'
 
 def _figure(fig, alt, caption):
