@@ -11,9 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from torch import nn
 from .datasets import ImageSet, Suite
+from .devices import fitting_precision, memory_advice
 from .images import image_folder
 from .members import member
 from .passes import check_classes, check_nan, check_shape, common_transform, each_batch, ready
+from .progress import say_place
 from .results import MEAN, REFERENCE
 from .scores import KeptPredictions, Outcome, all_classes, chosen_metrics, class_positions, image_rows, prediction_rows, score
 from .sharing import shared_layers
@@ -84,9 +86,11 @@ def _agreement(members, seen, images, transform, n): # str, or None where all ar
         looked = _look(exact, images.subset(some), transform, (), progress=False)
     pairs = [(columns['predicted'], seen[k]['predicted'][some]) for k, columns in looked.items()]
     same = np.concatenate([(a == b)[a >= 0] for a, b in pairs])
-    return f'bf16 ({same.mean():.1%} of {len(same)} predictions as in fp32)'
+    precision = fitting_precision('bf16', next(iter(exact.values())).device)
+    return f'{precision} ({same.mean():.1%} of {len(same)} predictions as in fp32)'
 
 # %% ../nbs/api/33_evaluation.ipynb #52eedb80
+@memory_advice()
 def evaluate(
     members,                # a classifier or `Member`, or dict name -> classifier or `Member`
     suite,                  # `Suite`: reference and shifted sets; or an `ImageSet` or a folder of class folders
@@ -104,7 +108,8 @@ def evaluate(
     metrics = chosen_metrics(metrics or getattr(suite, 'metrics', ('accuracy',)))
     transform, able = common_transform(members), _able(members, classes, datasets)
     modules = list(dict.fromkeys(o for m in members.values() for o in m.modules))
-    seen = {n: {} for n in members}
+    seen, one = {n: {} for n in members}, next(iter(members.values()))
+    say_place(one.device, precision or one.identity['precision'], progress)
     with ready(modules), shared_layers(modules):
         for d, images in datasets.items():
             if not able[d]: continue

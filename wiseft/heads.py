@@ -17,19 +17,22 @@ from .text import first_few
 
 # %% ../nbs/api/22_heads.ipynb #8de79fed
 class ClassificationHead(nn.Module):
-    "Linear head on features of length 1: `weight @ x/‖x‖ + bias`"
+    "Linear head on features of length 1: `weight @ x/‖x‖ + bias`; on features as they are where `normalise` is False"
     def __init__(self,
         weight,    # (n_classes, dim)
-        bias=None  # (n_classes,); only SigLIP's heads have one
+        bias=None, # (n_classes,); of CLIPs, only SigLIP's heads have one
+        normalise=True # features to length 1?
     ):
         super().__init__()
         self.weight = nn.Parameter(weight.detach().clone())
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        self.normalise = normalise
     def forward(self,
         features # (n, dim), of any length
     ): # (n, n_classes), logits
         with torch.autocast(features.device.type, enabled=False): # bf16 has 8 bits: too few for logits up to 100
-            return F.linear(F.normalize(features.to(self.weight.dtype), dim=-1), self.weight, self.bias)
+            x = features.to(self.weight.dtype)
+            return F.linear(F.normalize(x, dim=-1) if self.normalise else x, self.weight, self.bias)
     def extra_repr(self): return f'{self.weight.shape[1]} -> {self.weight.shape[0]}, bias={self.bias is not None}'
 
 # %% ../nbs/api/22_heads.ipynb #f68f5b5d
