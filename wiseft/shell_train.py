@@ -11,7 +11,6 @@ from typing import Annotated,List,Optional
 
 import typer
 
-from .progress import is_watched
 from .shell import Classifier,Device,Force,Output,Reference,Seed,Use,chosen_device,chosen_methods,command,load_methods,say,show_table,suite_loader,wrote
 from .shell_data import is_suite,sets_of
 
@@ -96,7 +95,7 @@ def finetune_(
         suite = (suite_loader(data, None, None) if is_suite(data) else suite_loader(None, data, None))(classnames=start.classnames)
         say(f'fine-tuning on {len(suite.train):,} images, {epochs} epochs, {place}')
         tuned = finetune(start, suite.train, suite.validation, epochs=epochs, lr=lr, batch_size=batch_size, train=train, label_smoothing=label_smoothing,
-                         precision=precision, seed=seed, accumulate=accumulate, grad_checkpointing=grad_checkpointing, checkpoint_dir=checkpoints, resume=resume, progress=is_watched(),
+                         precision=precision, seed=seed, accumulate=accumulate, grad_checkpointing=grad_checkpointing, checkpoint_dir=checkpoints, resume=resume,
                          loss=chosen.get('loss'), pull=chosen.get('pull'), cbs=average)
         (average.classifier if average else tuned).save(tmp)
     wrote(output)
