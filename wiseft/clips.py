@@ -26,6 +26,7 @@ from .configs import check_parameters, refuse_programs, text_tower_config, write
 from .devices import best_device
 from .files import atomic_path, sha256_file
 from .pretrained import write_hub_folder
+from .progress import tell
 from .saving import config_name, write_clip
 from .sources import Source, check_asked, find_source, preprocessing
 from .tensorfiles import state_hash
@@ -282,11 +283,13 @@ def token_table(
 @torch.no_grad()
 def encode_text(self:Clip,
     texts,         # list of str
-    batch_size=256 # texts embedded at once
+    batch_size=256, # texts embedded at once
+    progress=False # tell how far it is
 ): # (n, dim), rows of length 1
     "Embed texts, without gradients"
     device = token_table(self.model).weight.device
-    batches = [self.tokenizer(list(texts[i:i+batch_size])).to(device) for i in range(0, len(texts), batch_size)]
+    starts = tell(range(0, len(texts), batch_size), 'embedding texts', progress=progress)
+    batches = (self.tokenizer(list(texts[i:i+batch_size])).to(device) for i in starts)
     return torch.cat([unit_length(self.model.encode_text(b)) for b in batches])
 
 # %% ../nbs/api/21_clips.ipynb #b574d160

@@ -95,7 +95,7 @@ def evaluate(
     members,                # a classifier or `Member`, or dict name -> classifier or `Member`
     suite,                  # `Suite`: reference and shifted sets; or an `ImageSet` or a folder of class folders
     split='test',           # or 'validation'
-    keep_predictions=False, # return what each made of each image as well
+    keep_predictions=False, # True: return what each made of each image as well; or names of metrics whose numbers per image are kept, too
     seed:int=None,          # of the fine-tuning, for the table
     metrics=None,           # names of `METRICS` or `Metric` records; default the suite's: accuracy, for some sets another one first
     precision=None,         # 'bf16': forward passes with weights in bfloat16, compared with fp32 on a sample
@@ -107,13 +107,14 @@ def evaluate(
     members, (datasets, classes) = _members(members, seed, precision), _datasets(suite, split)
     metrics = chosen_metrics(metrics or getattr(suite, 'metrics', ('accuracy',)))
     transform, able = common_transform(members), _able(members, classes, datasets)
+    looked_at = metrics + chosen_metrics(keep_predictions if isinstance(keep_predictions, (list, tuple)) else ())
     modules = list(dict.fromkeys(o for m in members.values() for o in m.modules))
     seen, one = {n: {} for n in members}, next(iter(members.values()))
     say_place(one.device, precision or one.identity['precision'], progress)
     with ready(modules), shared_layers(modules):
         for d, images in datasets.items():
             if not able[d]: continue
-            looked = _look(able[d], images, transform, metrics, batch_size=batch_size, workers=workers, progress=progress)
+            looked = _look(able[d], images, transform, looked_at, batch_size=batch_size, workers=workers, progress=progress)
             for n, columns in looked.items(): seen[n][d] = columns
         first, n_images = next(iter(datasets)), sum(map(len, datasets.values()))
         sample = max(32, min(256, n_images//40)) # more would take a good part of the time that bfloat16 saves

@@ -20,15 +20,16 @@ from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import patch
 from fastcore.foundation import L
+from fastcore.imports import noop
 from functools import cached_property, partial
 from time import perf_counter
 from torch import nn
 from . import __version__
 from .devices import fitting_precision, memory_advice
-from .guards import Bf16, ClipGradients, FetchLosses, FreezeBatchNorm, LossOnDevice, Progress, WaitForImages, Watch, accuracy_now
+from .guards import Bf16, ClipGradients, FetchLosses, FreezeBatchNorm, LossOnDevice, Progress, ProgressLines, WaitForImages, Watch, accuracy_now
 from .loaders import check_dataloaders, clip_dataloaders, feature_dataloaders
 from .passes import reuse_memory
-from .progress import say_place
+from .progress import is_watched, say_place
 from .resume import Checkpoint
 from .steps import Loss, Pull, method_recipe, prepared
 from .tensorfiles import state_hash
@@ -199,7 +200,7 @@ def clip_learner(
     train_batchnorm:bool=False, # let statistics of BatchNorm layers move
     metrics=accuracy,
     cbs=None, # further fastai callbacks
-    progress:bool=True, # fastai's table and bars
+    progress:bool=True, # fastai's table and bars; where nobody watches, a line an epoch
     loss=None, # function of a step that returns named terms; default cross-entropy
     pull=None, # function of a weight, called after each step
     accumulate:int=1, # parts that each batch is computed in, for one too large for memory
@@ -226,8 +227,11 @@ def clip_learner(
     learn.recipe = {**recipe, **{kind: method_recipe(m) for kind,m in dict(loss=loss, pull=pull).items() if m}}
     learn.recorder.smooth_loss = LossOnDevice()
     learn.remove_cb(ProgressCallback)
-    if progress: learn.add_cb(Progress())
-    else: learn.logger = lambda _: None
+    if not progress: learn.logger = noop
+    elif is_watched(): learn.add_cb(Progress())
+    else:
+        learn.add_cb(ProgressLines())
+        learn.logger = learn.progress_lines.epoch_line
     return learn
 
 # %% ../nbs/api/43_learner.ipynb #6e605651
@@ -313,7 +317,7 @@ def finetune(
     workers:int=0, # processes that decode
     seed:int=0, # of order, crops and dropout
     checkpoint_dir=None, checkpoint_steps:int=None, resume:bool=False, # as in `fit_cosine`
-    progress:bool=True, # fastai's table and bars
+    progress:bool=True, # fastai's table and bars; where nobody watches, a line an epoch
     loss=None, pull=None, # methods: functions of a step, and of a weight after each step
     cbs=None, # fastai callbacks, such as averages over time
     accumulate:int=1, # batches whose gradients are added before a step, as if they were one

@@ -107,6 +107,11 @@ def dataset_order(
     between = [n for n in names if n not in (REFERENCE,MEAN)]
     return [n for n in names if n==REFERENCE] + between + [n for n in names if n==MEAN]
 
+# %% ../nbs/api/04_results.ipynb #e66980b2
+class _Wide(pd.DataFrame):
+    "A table that prints all its columns, however narrow a terminal is"
+    def __repr__(self): return self.to_string()
+
 # %% ../nbs/api/04_results.ipynb #579161d1
 def wide(
     table:pd.DataFrame, # one metric and split, one row for each of `IDENTITY` and dataset
@@ -120,7 +125,7 @@ def wide(
     order = ranks.drop_duplicates().sort_values(keys).index
     cells = {n: table[table.dataset==n].set_index(keys).value for n in dataset_order(table)}
     index = pd.MultiIndex.from_frame(table.loc[order, keys])
-    return pd.DataFrame({n: (100*s).reindex(index) for n,s in cells.items()}, index=index).round(digits)
+    return _Wide(pd.DataFrame({n: (100*s).reindex(index) for n,s in cells.items()}, index=index).round(digits))
 
 def _rank(names, first):
     "Where each name stands: after those of `first`, in the order of its first appearance"
