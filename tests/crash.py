@@ -27,7 +27,8 @@ from wiseft.pico import pico_classifier
 from wiseft.resume import read_training, write_training
 
 WRITES = {"write", "tofile", "fsync", "sync", "serialize_file"}  # functions before which a kill may come
-CALLS = {"open", "os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir"}  # audit events before which a kill may come
+# audit events before which a kill may come
+CALLS = {"open", "os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir"}
 
 
 def table(value):
@@ -182,7 +183,7 @@ def kill_after(seconds):
 
 
 def once(writer, kill, *args):
-    "Write, be killed while writing again, look, write a third time; returns whether a kill came, and which of the two was found."
+    "Write, be killed while writing again, look, write a third time: whether a kill came, and which was found."
     def killed(folder):
         kill(*args, *([folder] if kill is kill_before else []))
         writer.write(folder, 0.75)

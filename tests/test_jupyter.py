@@ -1,4 +1,4 @@
-"README's cells and the tutorials' in a real Jupyter kernel: pictures are shown, which the notebooks' own tests don't see."
+"README's cells and the tutorials' in a real Jupyter kernel, which shows pictures, as the notebooks' own tests don't."
 import base64
 import json
 import re
@@ -22,7 +22,8 @@ def jupyter(tmp_path):
 
     def cell(source):
         shown = {}
-        done = client.execute_interactive(source, timeout=300, output_hook=lambda m: shown.update(m["content"].get("data", {})))
+        done = client.execute_interactive(source, timeout=300,
+                                          output_hook=lambda m: shown.update(m["content"].get("data", {})))
         assert done["content"]["status"] == "ok", "\n".join(done["content"]["traceback"])
         return shown
 
@@ -35,10 +36,10 @@ def jupyter(tmp_path):
 
 
 def code_cells(path):
-    "Sources of a notebook's code cells that are to be run, checks left out, each with whether it stores a picture."
+    "Sources of the code cells that a reader sees and runs, checks left out, each with whether it stores a picture."
     for cell in json.loads((ROOT / path).read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
-        if cell["cell_type"] == "code" and not re.search(r"eval: false|^assert ", source, re.M):
+        if cell["cell_type"] == "code" and not re.search(r"eval: false|^#\| hide$|^assert ", source, re.M):
             yield source, any("image/png" in o.get("data", {}) for o in cell["outputs"])
 
 

@@ -7,19 +7,20 @@ __all__ = ['DEFAULT_ALPHAS', 'mix_logits', 'mix_probabilities', 'members', 'prep
            'alpha_curves', 'choose_alpha']
 
 # %% ../nbs/api/50_ensembles.ipynb #796c503c
-import numpy as np, pandas as pd, psutil, torch
+import numpy as np, pandas as pd, psutil, torch, warnings
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache, partial
 from inspect import signature
 from torch import nn
 from .datasets import Suite
+from .doubts import doubtful_alphas, doubts
 from .evaluation import evaluate
 from .linesearch import AlphaCurve, alpha_intervals, projected_intervals
 from .members import Member, Remembered, at_precision, default_name, member
 from .passes import check_classes, common_transform, run_all
 from .registry import find_method, method, method_name
-from .results import REFERENCE, first_metric
+from .results import REFERENCE, STARTS, first_metric
 from .scores import METRICS
 from .merging import WeightPath, check_ends, prepare_merge, wise_ft
 
@@ -70,6 +71,8 @@ def _along(path, alphas, copies): # function alpha -> classifier
 # %% ../nbs/api/50_ensembles.ipynb #65963966
 DEFAULT_ALPHAS = tuple(np.round(np.linspace(0, 1, 11), 10))
 
+def _start_of(c): return 'start' if getattr(c, 'method', None) == 'start' else 'zero-shot'
+
 def members(
     zeroshot,               # classifier, alpha = 0
     finetuned,              # the same, fine-tuned
@@ -84,7 +87,7 @@ def members(
     "The two ends and everything between them"
     check_ends(zeroshot, finetuned)
     name, inner = name or default_name(zeroshot), _inner(alphas)
-    ends = [member(zeroshot, name, seed, precision, 'zero-shot', 0.), member(finetuned, name, seed, precision, 'fine-tuned', 1.)]
+    ends = [member(zeroshot, name, seed, precision, _start_of(zeroshot), 0.), member(finetuned, name, seed, precision, 'fine-tuned', 1.)]
     for m in ends: m.function = Remembered(m.function)
     out = {_key(m): m for m in ends}
     weight_space = cache(lambda rule: _weight_space(zeroshot, finetuned, inner, rule, precision, copies, images))
@@ -106,10 +109,10 @@ def _key(m): return m.identity['tuning'], m.identity['method'], m.identity['alph
 
 def _between(way): # (kind, function)
     "A merge or a mix by its name, or the function itself: a merge knows where a tensor stands"
-    if not isinstance(way, str): return 'merge' if 'at' in signature(way).parameters else 'mix', way
-    found = find_method(way)
-    if found.kind == 'mix' or found.kind == 'merge' and found.knob == 'alpha': return found.kind, found.function
-    raise ValueError(f'{found.name} has no alpha to sweep: it is a {found.kind}. A sweep takes mixes, and merges with a knob `alpha`.')
+    f = find_method(way).function if isinstance(way, str) else way
+    kind = find_method(way).kind if isinstance(way, str) else 'merge' if 'at' in signature(f).parameters else 'mix'
+    if kind == 'mix' or kind == 'merge' and 'alpha' in signature(f).parameters: return kind, f
+    raise ValueError(f'{method_name(f)} has no alpha to sweep: it is a {kind}. A sweep takes mixes, and merges with a knob `alpha`.')
 
 # %% ../nbs/api/50_ensembles.ipynb #70da3c46
 def _weight_space(zeroshot, finetuned, alphas, rule, precision, copies, images): # alpha -> dict of a member's function and modules
@@ -171,7 +174,7 @@ def sweep(
     suite,                  # `Suite`, `ImageSet` or folder, as `evaluate` takes it
     alphas=None,            # mixing coefficients; default 0, 0.1, … 1
     split='test',           # or 'validation', to choose alpha on
-    keep_predictions=False, # return what each made of each image as well
+    keep_predictions=False, # as in `evaluate`: return what each made of each image as well
     seed:int=None,          # of the fine-tuning, for the table
     name:str=None,          # of the classifier in the table; default the CLIP's
     precision=None,         # 'bf16': forward passes with weights in bfloat16, compared with fp32 on a sample
@@ -182,8 +185,12 @@ def sweep(
 ): # results table, or (results table, `KeptPredictions`)
     "Accuracy (or other metrics) of the end points and of the ensembles between them"
     images = getattr(suite, 'validation', None) if images is None else images
+    for doubt in doubtful_alphas(alphas): warnings.warn(doubt, stacklevel=2)
     between = members(zeroshot, finetuned, alphas, by, name, seed, precision, copies, images)
-    return evaluate(between, suite, split, keep_predictions, **kwargs)
+    found = evaluate(between, suite, split, keep_predictions, **kwargs)
+    table = found[0] if keep_predictions else found
+    for doubt in doubts(table, len(zeroshot.classnames)): warnings.warn(doubt, stacklevel=2)
+    return found
 
 # %% ../nbs/api/50_ensembles.ipynb #c398945c
 def output_ensemble(
@@ -248,7 +255,7 @@ def _reference_rows(table, method):
     "Rows of the reference's validation images of one classifier from zero-shot to fine-tuned"
     if odd := set(table.split) - {'validation'}: raise ValueError(f'alpha is chosen on the validation split, got rows of {sorted(odd)}; use sweep(..., split="validation")')
     t = first_metric(table)
-    t = t[(t.dataset == REFERENCE) & t.method.isin(['zero-shot', method, 'fine-tuned'])]
+    t = t[(t.dataset == REFERENCE) & t.method.isin([*STARTS, method, 'fine-tuned'])]
     if method not in set(t.method): raise ValueError(f'no {method!r} rows of the reference in the table; it has methods {sorted(set(table.method))} on {sorted(set(table.dataset))}')
     if t.classifier.nunique() > 1: raise ValueError(f'the table has several classifiers, {sorted(set(t.classifier))}; choose for one at a time')
     return t

@@ -11,7 +11,6 @@ from typing import Annotated,List,Optional
 
 import typer
 
-from .progress import is_watched
 from .shell import Classifier,Device,Force,Output,Reference,Seed,Use,chosen_device,chosen_methods,command,load_methods,say,show_table,suite_loader,wrote
 from .shell_data import is_suite,sets_of
 
@@ -97,7 +96,7 @@ def finetune_(
         suite = (suite_loader(data, None, None) if is_suite(data) else suite_loader(None, data, None))(classnames=start.classnames)
         say(f'fine-tuning on {len(suite.train):,} images, {epochs} epochs, {place}')
         tuned = finetune(start, suite.train, suite.validation, epochs=epochs, lr=lr, batch_size=batch_size, train=train, label_smoothing=label_smoothing,
-                         precision=precision, seed=seed, accumulate=accumulate, grad_checkpointing=grad_checkpointing, checkpoint_dir=checkpoints, resume=resume, progress=is_watched(),
+                         precision=precision, seed=seed, accumulate=accumulate, grad_checkpointing=grad_checkpointing, checkpoint_dir=checkpoints, resume=resume,
                          loss=chosen.get('loss'), pull=chosen.get('pull'), cbs=average)
         (average.classifier if average else tuned).save(tmp)
     wrote(output)
@@ -171,5 +170,11 @@ def _merge_folders(rule, paths, output, load, device, force, knobs):
         if load: say(f'{rule.name} looks at {len(images):,} validation images of the reference')
         named = dict(zip(map(str, paths[1:]), tuned))
         made = rule.function(start, named, images, **knobs) if rule.kind == 'search' else merge(start, tuned, rule.function, images=images, **knobs)
-        for table in (t for name, t in made.beside.items() if name.endswith('.csv')): show_table(table)
+        if 'trace.csv' in made.beside: show_table(_readable_trace(made.beside['trace.csv']))
         made.save(tmp)
+
+def _readable_trace(trace):
+    "A search's steps, accuracies in per cent"
+    shares = {c: (100*trace[c].astype(float)).round(1) for c in ('alone', 'before', 'after') if c in trace}
+    p = {'p': trace.p.map(lambda p: '' if p != p else f'{p:.3f}')} if 'p' in trace else {}
+    return trace.assign(**shares, **p).rename(columns={c: f'{c} %' for c in shares})
