@@ -42,6 +42,7 @@ class ImageClassifier(nn.Module):
         self.clip, self.visual, self.head = clip, clip.model.visual, head
         self.classnames, self.templates, self.alpha = list(classnames), list(templates or []), alpha
         self.parents, self.metrics, self.recipe = list(parents), dict(metrics or {}), dict(recipe or {})
+        self.beside = {} # file name -> table or tensors that are saved beside it
         _check_head(self)
         self.eval()
     def features(self,
@@ -192,14 +193,25 @@ def check_averageable(self:ImageClassifier,
 def averaged(self:ImageClassifier,
     state,     # averaged state dict
     parents,   # classifiers that it is the average of
-    alpha=None # mixing coefficient, where the rule has one
+    alpha=None,# mixing coefficient, where the rule has one
+    how=None,  # name and knobs of the rule
+    prepared=None # dict name -> tensor, what the rule had to know
 ): # `ImageClassifier`
     "A new classifier with merged weights"
     new = self.copy()
     new.load_state_dict(state)
     new.alpha = None if alpha is None else float(alpha)
-    new.parents, new.metrics, new.recipe = [p.hash for p in parents], {}, dict(parents[-1].recipe)
+    new.parents, new.metrics = [p.hash for p in parents], {}
+    new.recipe = parents[-1].recipe | (dict(merge=how) if how else {})
+    new.beside = {'prepared.safetensors': prepared} if prepared else {}
     return new.eval()
+
+# %% ../nbs/api/23_classifiers.ipynb #9c1d2817
+@patch(as_prop=True)
+def method(self:ImageClassifier): # str, or None where alpha says it
+    "Name of the way of merging, for tables, if it was another one than WiSE-FT's"
+    name = self.recipe.get('merge', {}).get('name')
+    return None if name == 'weight-space' else name
 
 # %% ../nbs/api/23_classifiers.ipynb #3d77d4c8
 @patch
