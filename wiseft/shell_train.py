@@ -149,7 +149,7 @@ def _knobs(rule, alpha, others):
     "The knobs of a rule, as numbers"
     from inspect import signature
     from wiseft.merging import check_alpha
-    alpha = _number(alpha)
+    alpha = _alpha(alpha)
     if alpha is not None and rule.knob != 'alpha': raise ValueError(f'{rule.name} has no alpha. Leave --alpha out.')
     if alpha is None and rule.knob == 'alpha': alpha = signature(rule.function).parameters['alpha'].default
     knobs = dict(alpha=check_alpha(alpha if isinstance(alpha, (int, float)) else .5)) if rule.knob == 'alpha' else {}
@@ -159,7 +159,7 @@ def _knobs(rule, alpha, others):
         except ValueError: raise typer.BadParameter(f'--set takes NAME=NUMBER, as in first=0.2; got {said!r}') from None
     return knobs
 
-def _number(text):
+def _alpha(text):
     "A mixing coefficient, or None"
     try: return text and float(text)
     except ValueError: raise typer.BadParameter(f'--alpha takes a number such as 0.5, or auto; got {text!r}') from None
@@ -184,4 +184,4 @@ def _merge_folders(rule, paths, output, load, device, force, knobs, auto):
 def _chosen(start, tuned, images, method):
     "The mixing coefficient that validation images speak for"
     from wiseft.ensembles import choose_alpha
-    return choose_alpha(start, tuned, images, method=method, progress=is_watched())
+    return choose_alpha(start, tuned, images, method=method)
