@@ -265,3 +265,10 @@ def test_training_into_a_file_is_a_line_an_epoch(room, tmp_path):
     assert [o.partition(":")[0] for o in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
     assert all(w in o for o in lines for w in ("loss ", "validation accuracy ", " images a second, ")) and " left" in lines[0]
     assert "\r" not in done.output and len(done.stderr) < 2000
+
+
+def test_completion_is_installed_and_completes(tmp_path):
+    run(WISEFT, "--install-completion", "bash", env=os.environ | dict(HOME=str(tmp_path)))
+    assert "wiseft" in (tmp_path / ".bashrc").read_text()
+    asked = dict(COMP_WORDS="wiseft me", COMP_CWORD="1", _WISEFT_COMPLETE="complete_bash")
+    assert run(WISEFT, env=os.environ | asked).stdout.split() == ["methods", "merge"]

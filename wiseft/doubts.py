@@ -42,7 +42,7 @@ def doubtful_alphas(
     alphas, # mixing coefficients, or None
 ) -> list: # sentences
     "Mixing coefficients that are probably per cent"
-    large = [a for a in alphas or () if a > 2]
+    large = [a for a in (() if alphas is None else alphas) if a > 2]
     if not large: return []
     return [f'alpha = {max(large):g} lies far beyond the fine-tuned classifier, which is 1. Were per cent meant? Half-way is 0.5.']
 

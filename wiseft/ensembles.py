@@ -106,10 +106,10 @@ def _key(m): return m.identity['tuning'], m.identity['method'], m.identity['alph
 
 def _between(way): # (kind, function)
     "A merge or a mix by its name, or the function itself: a merge knows where a tensor stands"
-    if not isinstance(way, str): return 'merge' if 'at' in signature(way).parameters else 'mix', way
-    found = find_method(way)
-    if found.kind == 'mix' or found.kind == 'merge' and found.knob == 'alpha': return found.kind, found.function
-    raise ValueError(f'{found.name} has no alpha to sweep: it is a {found.kind}. A sweep takes mixes, and merges with a knob `alpha`.')
+    f = find_method(way).function if isinstance(way, str) else way
+    kind = find_method(way).kind if isinstance(way, str) else 'merge' if 'at' in signature(f).parameters else 'mix'
+    if kind == 'mix' or kind == 'merge' and 'alpha' in signature(f).parameters: return kind, f
+    raise ValueError(f'{method_name(f)} has no alpha to sweep: it is a {kind}. A sweep takes mixes, and merges with a knob `alpha`.')
 
 # %% ../nbs/api/50_ensembles.ipynb #70da3c46
 def _weight_space(zeroshot, finetuned, alphas, rule, precision, copies, images): # alpha -> dict of a member's function and modules

@@ -45,7 +45,7 @@ class Normalised(Transform):
     "A CLIP's `normalise` as one of fastai's transforms of batches"
     order = 99
     def __init__(self, clip): self.clip = clip
-    def encodes(self, x:TensorImage): return self.clip.normalise(x.permute(0, 2, 3, 1))
+    def encodes(self, x:TensorImage): return TensorImage(self.clip.normalise(x.as_subclass(torch.Tensor).permute(0, 2, 3, 1)))
     def decodes(self, x:TensorImage):
         mean, std = (t.to(x.device).view(3, 1, 1) for t in _mean_std(self.clip))
         return (255*(x*std + mean)).round().clamp(0, 255).long()
@@ -278,8 +278,9 @@ def _check_normalisation(dl, name, clip):
     "What a `Normalize` in a fastai DataLoader says of itself"
     transforms = [f for p in ('after_item', 'after_batch') for f in getattr(getattr(dl, p, None), 'fs', ())]
     for f in transforms:
-        if not isinstance(f, Normalize): continue
-        for what,has,wants in zip(('mean', 'std'), (f.mean, f.std), _mean_std(clip)):
+        if not isinstance(f, (Normalize, Normalised)): continue
+        own = _mean_std(f.clip) if isinstance(f, Normalised) else (f.mean, f.std)
+        for what,has,wants in zip(('mean', 'std'), own, _mean_std(clip)):
             if (has.flatten().cpu() - wants).abs().max() > 2e-3: raise ValueError(
                 f'The {name} images are normalised with {what} {_rounded(has, 3)}, this CLIP '
                 f'was trained with {_rounded(wants, 3)}: {_remedy(clip)}.')

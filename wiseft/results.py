@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IDENTITY', 'COLUMNS', 'METHODS', 'REFERENCE', 'MEAN', 'UNBOUNDED', 'results_table', 'check_single', 'first_metric',
-           'dataset_order', 'Wide', 'wide', 'Markdown', 'compact', 'row_key', 'combine_seeds']
+           'dataset_order', 'wide', 'Markdown', 'compact', 'row_key', 'combine_seeds']
 
 # %% ../nbs/api/04_results.ipynb #a3c8cae4
 import numpy as np, pandas as pd
@@ -107,7 +107,7 @@ def dataset_order(
     return [n for n in names if n==REFERENCE] + between + [n for n in names if n==MEAN]
 
 # %% ../nbs/api/04_results.ipynb #e66980b2
-class Wide(pd.DataFrame):
+class _Wide(pd.DataFrame):
     "A table that prints all its columns, however narrow a terminal is"
     def __repr__(self): return self.to_string()
 
@@ -124,7 +124,7 @@ def wide(
     order = ranks.drop_duplicates().sort_values(keys).index
     cells = {n: table[table.dataset==n].set_index(keys).value for n in dataset_order(table)}
     index = pd.MultiIndex.from_frame(table.loc[order, keys])
-    return Wide(pd.DataFrame({n: (100*s).reindex(index) for n,s in cells.items()}, index=index).round(digits))
+    return _Wide(pd.DataFrame({n: (100*s).reindex(index) for n,s in cells.items()}, index=index).round(digits))
 
 def _rank(names, first):
     "Where each name stands: after those of `first`, in the order of its first appearance"

@@ -139,6 +139,7 @@ def _main(
 ):
     global _debug
     _debug = debug
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # before torch is there: threads that spin while they wait slow all others down
 
 # %% ../nbs/api/70_shell.ipynb #840b3f16
 def command(

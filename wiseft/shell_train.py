@@ -178,8 +178,14 @@ def _merge_folders(rule, paths, output, load, device, force, knobs, auto):
         if auto: knobs['alpha'] = _chosen(start, tuned[-1], images, rule.name)
         named = dict(zip(map(str, paths[1:]), tuned))
         made = rule.function(start, named, images, **knobs) if rule.kind == 'search' else merge(start, tuned, rule.function, images=images, **knobs)
-        for table in (t for name, t in made.beside.items() if name.endswith('.csv')): show_table(table)
+        if 'trace.csv' in made.beside: show_table(_readable_trace(made.beside['trace.csv']))
         made.save(tmp)
+
+def _readable_trace(trace):
+    "A search's steps, accuracies in per cent"
+    shares = {c: (100*trace[c].astype(float)).round(1) for c in ('alone', 'before', 'after') if c in trace}
+    p = {'p': trace.p.map(lambda p: '' if p != p else f'{p:.3f}')} if 'p' in trace else {}
+    return trace.assign(**shares, **p).rename(columns={c: f'{c} %' for c in shares})
 
 def _chosen(start, tuned, images, method):
     "The mixing coefficient that validation images speak for"

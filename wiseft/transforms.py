@@ -15,8 +15,9 @@ from PIL import Image
 
 # %% ../nbs/api/12_transforms.ipynb #47d46982
 @lru_cache
-def _colours(values, device): # (3, 1, 1), sent once
-    return torch.tensor(values, device=device).view(3, 1, 1)
+def _row(colour, width, device): # (width, 3), sent once
+    "A colour for every pixel of a row: processors are slow at three numbers at a time"
+    return torch.tensor(colour, device=device).repeat(width, 1)
 
 class ClipTransform:
     "How a CLIP sees pictures, as open_clip's settings say"
@@ -37,8 +38,11 @@ class ClipTransform:
         x # (n, height, width, 3), uint8, on any device
     ): # (n, 3, height, width), float, channels last in memory, as CPUs and tensor cores like them
         "The second half"
-        mean, std = (_colours(tuple(self.settings[k]), x.device) for k in ('mean', 'std'))
-        return x.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
+        mean, std = (_row(tuple(self.settings[k]), x.shape[2], x.device) for k in ('mean', 'std'))
+        out = torch.empty(x.shape, device=x.device)
+        some = max(1, 2**20//x[0].numel()) if x.device.type == 'cpu' else len(x) # as many as stay in a cache
+        for whole, scaled in zip(x.split(some), out.split(some)): scaled.copy_(whole).div_(255).sub_(mean).div_(std)
+        return out.permute(0, 3, 1, 2)
     def __call__(self,
         image # PIL image
     ): # (3, height, width), float
