@@ -164,6 +164,7 @@ def _alpha(text):
     try: return text and float(text)
     except ValueError: raise typer.BadParameter(f'--alpha takes a number such as 0.5, or auto; got {text!r}') from None
 
+# %% ../nbs/api/72_shell_train.ipynb #0b443d98
 def _merge_folders(rule, paths, output, load, device, force, knobs, auto):
     "Merge saved classifiers, or search among them"
     from wiseft.files import atomic_path
