@@ -70,6 +70,8 @@ def _along(path, alphas, copies): # function alpha -> classifier
 # %% ../nbs/api/50_ensembles.ipynb #65963966
 DEFAULT_ALPHAS = tuple(np.round(np.linspace(0, 1, 11), 10))
 
+def _start_of(c): return 'start' if getattr(c, 'method', None) == 'start' else 'zero-shot'
+
 def members(
     zeroshot,               # classifier, alpha = 0
     finetuned,              # the same, fine-tuned
@@ -84,7 +86,7 @@ def members(
     "The two ends and everything between them"
     check_ends(zeroshot, finetuned)
     name, inner = name or default_name(zeroshot), _inner(alphas)
-    ends = [member(zeroshot, name, seed, precision, 'zero-shot', 0.), member(finetuned, name, seed, precision, 'fine-tuned', 1.)]
+    ends = [member(zeroshot, name, seed, precision, _start_of(zeroshot), 0.), member(finetuned, name, seed, precision, 'fine-tuned', 1.)]
     for m in ends: m.function = Remembered(m.function)
     out = {_key(m): m for m in ends}
     weight_space = cache(lambda rule: _weight_space(zeroshot, finetuned, inner, rule, precision, copies, images))
@@ -256,7 +258,8 @@ def choose_alpha(
     if table.alpha.isna().any(): raise ValueError(f'{method} has no alpha to choose.')
     seen, n = table.set_index('alpha').value.sort_index(), int(table.n.iloc[0])
     alpha = alpha_by_rule(seen, n, rule)
-    print(f'On {n:,} validation images: zero-shot {seen[0]:.1%}, fine-tuned {seen[1]:.1%}, '
+    start = table.method[table.alpha == 0].iloc[0]
+    print(f'On {n:,} validation images: {start} {seen[0]:.1%}, fine-tuned {seen[1]:.1%}, '
           f'average at α = 0.5 {seen[.5]:.1%}. Chosen: α = {alpha:g}, {seen[alpha]:.1%}.')
     for sentence in averaging_costs(seen, n): warnings.warn(sentence, stacklevel=2)
     return alpha
