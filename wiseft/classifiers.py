@@ -220,6 +220,8 @@ def averaged(self:ImageClassifier,
 @patch(as_prop=True)
 def method(self:ImageClassifier): # str, or None where alpha says it
     "Name of the way of merging, for tables, if it was another one than WiSE-FT's"
+    no_zeroshot = not self.clip.tokenizer or (self.recipe and not self.parents) # no words, or a head that was trained
+    if self.alpha == 0 and no_zeroshot: return 'start'
     name = self.recipe.get('merge', {}).get('name')
     return None if name == 'weight-space' else name
 

@@ -8,7 +8,7 @@ __all__ = ['IMAGENET_SHIFTS', 'published', 'robustness']
 # %% ../nbs/api/05_paper.ipynb #d866230c
 import numpy as np, pandas as pd
 from .files import package_data
-from .results import IDENTITY, MEAN, REFERENCE, check_single, results_table, row_key
+from .results import IDENTITY, MEAN, REFERENCE, STARTS, check_single, results_table, row_key
 from .robustness import effective_robustness, published_baseline, relative_robustness
 
 # %% ../nbs/api/05_paper.ipynb #6e1d2d04
@@ -38,7 +38,8 @@ def robustness(
     rows = []
     for r in table[table.is_shift].itertuples():
         reference, fit = _baseline(at, r, baselines, source)
-        before_it = [(r.classifier, t, before) for t in (r.tuning, '')]
+        starts = STARTS if before in STARTS else [before]
+        before_it = [(r.classifier, t, b) for t in (r.tuning, '') for b in starts]
         start = next((v for who in before_it for k, v in at.items() if k[:3]==who and k[4]==r.dataset), np.nan)
         known = fit is not None and reference==reference
         rho = float(effective_robustness(reference, r.value, fit)) if known else np.nan

@@ -17,7 +17,7 @@ from matplotlib.backends import BackendFilter, backend_registry
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from .paper import IMAGENET_SHIFTS, robustness
-from .results import METHODS, MEAN, REFERENCE, check_single, dataset_order
+from .results import MEAN, METHODS, REFERENCE, STARTS, check_single, dataset_order
 from .robustness import published_baseline
 
 # %% ../nbs/api/60_plots.ipynb #66f18404
@@ -105,7 +105,7 @@ def _ticks(lo, hi, to=lambda p: p):
 
 # %% ../nbs/api/60_plots.ipynb #b50b032a
 _keys = ['tuning','method','alpha']
-_ends = 'zero-shot', 'fine-tuned'
+_ends = *STARTS, 'fine-tuned'
 
 def labelled(
     table:pd.DataFrame, # with `tuning` and `method`
@@ -135,7 +135,7 @@ def curves(
     for label in _curve_labels(points):
         own = points[points.label==label]
         end = (points.method=='fine-tuned') & points.tuning.isin(own.tuning)
-        found[label] = pd.concat([points[(points.method=='zero-shot') | end], own]).sort_values('alpha', kind='stable')
+        found[label] = pd.concat([points[points.method.isin(STARTS) | end], own]).sort_values('alpha', kind='stable')
     return found
 
 def _curve_labels(points):
@@ -312,9 +312,9 @@ def _three(table, alpha):
 # %% ../nbs/api/60_plots.ipynb #8cfb352b
 def _who(rows, alpha):
     "Label -> words: the zero-shot classifier, then the averaged and the fine-tuned one of each tuning"
-    order = ['zero-shot','weight-space','fine-tuned']
+    order = [*STARTS,'weight-space','fine-tuned']
     pairs = rows[['tuning','method','label']].drop_duplicates()
-    place = pairs.tuning.map(list(dict.fromkeys(pairs.tuning)).index).where(pairs.method!='zero-shot', -1)
+    place = pairs.tuning.map(list(dict.fromkeys(pairs.tuning)).index).where(~pairs.method.isin(STARTS), -1)
     pairs = pairs.assign(place=place, order=pairs.method.map(order.index)).sort_values(['place','order'])
     words = {'weight-space': f'weights averaged, α = {alpha:g}'}
     return {r.label: r.label.removesuffix(r.method) + words.get(r.method, r.method) for r in pairs.itertuples()}

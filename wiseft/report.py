@@ -29,13 +29,14 @@ def headline(
     "What averaging weights gives under shift and on the reference, with images and intervals, and what can't be told."
     check_single(table, ['method','alpha'])
     at = {(r.method, r.dataset): r for r in table.itertuples() if r.method!='weight-space' or abs(r.alpha-alpha)<1e-9}
-    needed = [(m, d) for m in ('zero-shot','weight-space','fine-tuned') for d in (MEAN,REFERENCE)]
+    before = 'start' if 'start' in set(table.method) else 'zero-shot'
+    needed = [(m, d) for m in (before,'weight-space','fine-tuned') for d in (MEAN,REFERENCE)]
     if not set(needed) <= set(at): return 'Accuracy in per cent, with 95 % intervals where they are known.'
     n = table[table.is_shift & (table.dataset!=MEAN)].dataset.nunique()
     than = {(m, d): _than(at['weight-space',d], at[m,d], _paired(comparisons, m, alpha, d)) for m, d in needed}
     return (f'Averaging the weights (α = {alpha:g}) gives {_measured(at["weight-space",MEAN])} on average over {n} shifted set{"s"*(n!=1)}, '
-            f'{than["zero-shot",MEAN]} and {than["fine-tuned",MEAN]}. On the reference it gives {_measured(at["weight-space",REFERENCE])}, '
-            f'{than["zero-shot",REFERENCE]} and {than["fine-tuned",REFERENCE]}. {_untold(table, comparisons)}').strip()
+            f'{than[before,MEAN]} and {than["fine-tuned",MEAN]}. On the reference it gives {_measured(at["weight-space",REFERENCE])}, '
+            f'{than[before,REFERENCE]} and {than["fine-tuned",REFERENCE]}. {_untold(table, comparisons)}').strip()
 
 # %% ../nbs/api/61_report.ipynb #2d6ea9cd
 def _measured(r):

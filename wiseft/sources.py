@@ -142,7 +142,7 @@ def _from_tag(name, tag):
     return Source(config, cfg, weights, f'{name} {tag}', name)
 
 # %% ../nbs/api/20_sources.ipynb #524fe2ff
-preprocess_keys = ['mean', 'std', 'interpolation', 'resize_mode', 'fill_color']
+preprocess_keys = ['mean', 'std', 'interpolation', 'resize_mode', 'fill_color', 'crop_pct']
 
 # %% ../nbs/api/20_sources.ipynb #a54791eb
 def _of_openai(): return {k:v for k,v in get_pretrained_cfg('ViT-B-32', 'openai').items() if k in preprocess_keys}
