@@ -235,6 +235,7 @@ def clip_learner(
         learn.logger = learn.progress_lines.epoch_line
     return learn
 
+# %% ../nbs/api/43_learner.ipynb #663a3704
 def _found_beforehand(*methods):
     "Tensors that methods were given, or made by their `prepare`, to be saved beside the classifier"
     given = {k: v for m in methods for k,v in getattr(m, 'keywords', {}).items() if isinstance(v, torch.Tensor)}

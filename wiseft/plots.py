@@ -238,7 +238,7 @@ def plot_frontier(
 ) -> Figure:
     "Accuracy on the reference against accuracy under shift, on logit axes unless a value is near 0 or 1: end points, curves over α, 95 % intervals."
     points = frontier(table, dataset)
-    if ax is None: ax = _figure(6.4, 4.8 + _legend_height(curves(points))).subplots()
+    if ax is None: ax = _figure(6.4, 4.8).subplots()
     _draw_frontier(ax, points)
     logit = _has_room(points.value_reference) and _has_room(points.value_shift) # both axes alike
     for axis,s in ((ax.xaxis,'reference'), (ax.yaxis,'shift')):
@@ -248,10 +248,6 @@ def plot_frontier(
     if curves(points): ax.legend(loc='lower left', bbox_to_anchor=(-.08,1), borderaxespad=.2, **_legend)
     _label_frontier(ax, points)
     return ax.figure
-
-def _legend_height(names):
-    "Inches for the rows of a legend beyond the first, so that many curves don't take the room of the axes"
-    return .19*((len(names)-1)//_legend['ncols']) if names else 0
 
 def _describe(table, dataset):
     "What the accuracy on `dataset` is, for an axis."
@@ -270,7 +266,7 @@ def plot_alpha(
     _first_curve(table)
     cols = next((c for c in (3,4) if len(names)%c in (0,c-1)), 3) if len(names)>4 else len(names)
     rows = -(-len(names)//cols)
-    fig = _figure(1.95*max(cols, 3), 1.95*rows + .6 + _legend_height(curves(table)))
+    fig = _figure(1.95*max(cols, 3), 1.95*rows+.6)
     axes = fig.subplots(rows, cols, squeeze=False, sharex=True).ravel()
     table = labelled(table)
     for ax,name in zip(axes, names): _draw_alpha(ax, table[table.dataset==name], name)
