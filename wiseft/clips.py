@@ -134,7 +134,8 @@ def _build(source, preprocess, precision, device): # open_clip model
     "The architecture, with random weights"
     with _quiet(), tempfile.TemporaryDirectory() as tmp: # what was checked is built, whatever becomes of the folder
         write_json(Path(tmp)/config_name, dict(model_cfg=_local_config(source, tmp)))
-        model = open_clip.create_model(f'local-dir:{tmp}', load_weights=False, pretrained_text=False, precision=precision, device=device,
+        model = open_clip.create_model(f'local-dir:{tmp}', load_weights=False, pretrained_text=False,
+                                       precision=precision, device=device,
                                        force_preprocess_cfg=preprocess)
         return model if 'text_cfg' in source.config else ImageModel(model.visual)
 
@@ -145,9 +146,11 @@ def _adapt(
 ): # state dict with the model's names and shapes
     "Older and foreign layouts of checkpoints, as in open_clip's own `load_checkpoint`"
     state, own = dict(convert_state_dict(model, state)), model.state_dict()
-    if 'positional_embedding' in state and not hasattr(model, 'positional_embedding'): state = convert_to_custom_text_state_dict(state)
+    if 'positional_embedding' in state and not hasattr(model, 'positional_embedding'):
+        state = convert_to_custom_text_state_dict(state)
     for k in {'logit_scale', 'logit_bias'} & set(state) & set(own): state[k] = state[k].reshape(own[k].shape)
-    state = {k:v for k,v in state.items() if k in own or not k.endswith(('attn_mask', 'position_ids'))} # constants that older files hold
+    # constants that older files hold
+    state = {k:v for k,v in state.items() if k in own or not k.endswith(('attn_mask', 'position_ids'))}
     if isinstance(model, ImageModel): state = dict(logit_scale=torch.zeros(())) | state
     resize_pos_embed(state, model)
     resize_text_pos_embed(state, model)
@@ -165,15 +168,18 @@ def _fill(model, state, source): # the model, in eval mode
 # %% ../nbs/api/21_clips.ipynb #af95316a
 def _check_precision(precision, device):
     "ValueError for precisions that aren't, or aren't on this device"
-    if precision not in ('fp32', 'bf16', 'fp16'): raise ValueError(f"precision is {precision!r}; choose 'fp32', 'bf16' or 'fp16'.")
-    if precision == 'fp16' and torch.device(device).type == 'cpu': raise ValueError("precision='fp16' needs a GPU; on a CPU choose 'bf16'.")
+    if precision not in ('fp32', 'bf16', 'fp16'): raise ValueError(
+        f"precision is {precision!r}; choose 'fp32', 'bf16' or 'fp16'.")
+    if precision == 'fp16' and torch.device(device).type == 'cpu': raise ValueError(
+        "precision='fp16' needs a GPU; on a CPU choose 'bf16'.")
 
 # %% ../nbs/api/21_clips.ipynb #597fe390
 def _make_tokenizer(source, text):
     "open_clip's tokenizer, or one of `transformers` with files of the folder"
     length, options = text.get('context_length', 77), text.get('tokenizer_kwargs') or {}
     if not text.get('hf_tokenizer_name'):
-        return open_clip.get_tokenizer(source.name) if source.name else SimpleTokenizer(context_length=length, **options)
+        return open_clip.get_tokenizer(source.name) if source.name else SimpleTokenizer(context_length=length,
+            **options)
     folder = None if source.hub or not source.where else source.where.parent
     if folder: refuse_programs(folder)
     return HFTokenizer(folder or text['hf_tokenizer_name'], length, tokenizer_mode=text.get('tokenizer_mode'),
@@ -185,17 +191,22 @@ def _tokenizer(source):
     if 'text_cfg' not in source.config: return None
     try: return _make_tokenizer(source, source.config['text_cfg'])
     except BadFile: raise
-    except ImportError as e: raise RuntimeError(f'The tokenizer of {source.origin} needs another package: pip install transformers.') from e
+    except ImportError as e: raise RuntimeError(
+        f'The tokenizer of {source.origin} needs another package: pip install transformers.') from e
     except Exception as e: raise RuntimeError(
-        f"Could not load the tokenizer of {source.origin} ({why_failed(e)}). Without a network: bring its files (tokenizer.json, "
-        f"tokenizer_config.json, …) into a folder with {config_name} and the weights and call load_clip('local-dir:FOLDER').") from e
+        f"Could not load the tokenizer of {source.origin} ({why_failed(e)}). Without a network: bring its files "
+        "(tokenizer.json, "
+        f"tokenizer_config.json, …) into a folder with {config_name} and the weights and call "
+        "load_clip('local-dir:FOLDER').") from e
 
 # %% ../nbs/api/21_clips.ipynb #e03ed7ba
 def _verified(source): # 64 hexadecimal digits
     "SHA-256 of a source's weights; BadFile if they are others than they should be"
     found = sha256_file(source.weights)
     if source.sha256 in (None, found): return found
-    raise BadFile(f'{source.weights} is damaged or another version: its SHA-256 is {found[:12]}…, expected {source.sha256[:12]}…. Install wiseft again.')
+    raise BadFile(
+        f'{source.weights} is damaged or another version: its SHA-256 is {found[:12]}…, expected '
+        f'{source.sha256[:12]}…. Install wiseft again.')
 
 # %% ../nbs/api/21_clips.ipynb #3ca69701
 def open_source(source, asked, precision, device, name, pretrained): # `Clip`
@@ -276,7 +287,9 @@ def token_table(
     "The text tower's vectors of tokens, (vocabulary, width)"
     for n,m in model.named_modules():
         if isinstance(m, nn.Embedding) and not n.startswith('visual.'): return m
-    raise ValueError('This is an image tower without a text tower, and no words can be embedded. Load the whole CLIP that it was fine-tuned from.')
+    raise ValueError(
+        'This is an image tower without a text tower, and no words can be embedded. Load the whole CLIP that it was '
+        'fine-tuned from.')
 
 # %% ../nbs/api/21_clips.ipynb #ac6901fc
 @patch

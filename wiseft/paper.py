@@ -12,7 +12,7 @@ from .results import IDENTITY, MEAN, REFERENCE, STARTS, check_single, results_ta
 from .robustness import effective_robustness, published_baseline, relative_robustness
 
 # %% ../nbs/api/05_paper.ipynb #6e1d2d04
-def published()->pd.DataFrame: # results table with a column `source` more
+def published() -> pd.DataFrame: # results table with a column `source` more
     "The tables of the WiSE-FT paper (arXiv 2109.01903v3)"
     rows = pd.read_csv(package_data('published.csv'))
     table = results_table(rows.drop(columns='source')).assign(version='', precision='', source=rows.source)
@@ -44,7 +44,8 @@ def robustness(
         known = fit is not None and reference==reference
         rho = float(effective_robustness(reference, r.value, fit)) if known else np.nan
         tau = float(relative_robustness(r.value, start))
-        rows.append({k: getattr(r, k) for k in IDENTITY} | dict(dataset=r.dataset, reference=reference, value=r.value, rho=rho,
+        rows.append({k: getattr(r, k) for k in IDENTITY}
+                    | dict(dataset=r.dataset, reference=reference, value=r.value, rho=rho,
                     tau=tau, fit=fit.name if fit else '', note=_note(reference, fit)))
     return pd.DataFrame(rows)
 

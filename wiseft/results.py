@@ -62,7 +62,7 @@ def _number(column, dtype):
         raise ValueError(f'The column {column.name!r} holds something other than {kind}: {e}.') from None
 
 def _writable(value):
-    "A name as it can be written: bytes that are no UTF-8, and a carriage return, which would end a line, are spelled out"
+    "A name as it can be written: bytes that are no UTF-8, and carriage returns, which end a line, are spelled out"
     if not isinstance(value, str): return value
     return value.encode('utf-8', 'backslashreplace').decode().replace('\r', '\\r')
 
@@ -86,7 +86,8 @@ def check_single(
     "ValueError unless the table holds one metric, one split and one row for each of `keys` and dataset."
     for c in ('metric','split'):
         if table[c].nunique() > 1: raise ValueError(
-            f'The table holds several of {c}: {list(table[c].unique())}. Choose one, as table[table.{c}=={table[c].iloc[0]!r}].')
+            f'The table holds several of {c}: {list(table[c].unique())}. Choose one, as '
+            f'table[table.{c}=={table[c].iloc[0]!r}].')
     twice = table[table.duplicated([*keys, 'dataset'])]
     if len(twice): raise ValueError(f'There are several rows for {dict(twice[[*keys, "dataset"]].iloc[0])}. '
         'Choose one classifier or seed (table[table.seed==0]), or average seeds by `combine_seeds` first.')
@@ -169,6 +170,7 @@ def combine_seeds(
     uneven = seeded[~seeded.isin([0,n])]
     if len(uneven) or table.duplicated(keys+['seed']).any():
         first = dict(zip(keys, (uneven if len(uneven) else seeded).index[0]))
-        raise ValueError(f'Each row should be there once for each of the {n} seeds (or without a seed); look at {first}.')
+        raise ValueError(
+            f'Each row should be there once for each of the {n} seeds (or without a seed); look at {first}.')
     means = groups.agg(dict(value='mean', low='mean', high='mean', version='first')).reset_index()
     return results_table(means)
