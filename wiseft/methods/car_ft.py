@@ -17,14 +17,15 @@ def context_head(
     "A head that tells contexts apart: for each template the mean over classes of the embedded prompts"
     given = classifier.templates
     if len(given) < 2: raise ValueError(
-        f'CAR-FT compares contexts, which takes two templates or more, and this classifier was made with {len(given)} {given}: '
+        'CAR-FT compares contexts, which takes two templates or more, and this classifier was made with '
+        f'{len(given)} {given}: '
         "make it with more, as in zeroshot_classifier(clip, classnames, 'openai'), or use self-distillation.")
     texts = [text for name in classifier.classnames for text in prompts(name, given)]
     embedded = classifier.clip.encode_text(texts).reshape(len(classifier.classnames), len(given), -1)
     return classifier.clip.logit_scale*F.normalize(embedded.mean(0), dim=-1)
 
 # %% ../../nbs/methods/car_ft.ipynb #fbf019f8
-@method('loss', 'CAR-FT', '2211.16175', knob='weight')
+@method('loss', 'CAR-FT', '2211.16175', knob='weight', needs='two templates or more, a text tower', cost='a forward pass of the start: 4/3')
 def car_ft(step, contexts, weight=1.): # contexts: (n_templates, dim), from `context_head`
     "Cross-entropy, and the divergence of what is said of contexts from what the start says"
     student = F.log_softmax(step.features.float() @ contexts.T, 1)
