@@ -18,7 +18,7 @@ from .images import UnreadableImage
 from .kept import KeptPredictions, compare_ends
 from .paper import robustness
 from .plots import NAMES, alt_text, curves, known_baselines, pictures
-from .results import MEAN, REFERENCE, UNBOUNDED, check_single, dataset_order, first_metric, wide
+from .results import MEAN, REFERENCE, STARTS, UNBOUNDED, check_single, dataset_order, first_metric, wide
 
 # %% ../nbs/api/61_report.ipynb #76530d27
 def headline(
@@ -204,7 +204,8 @@ def _around(c, alpha, plots): # plots: function that returns the pictures and wh
     alphas, sets = sorted(c.alpha.unique()), dataset_order(c)
     texts = {(r.dataset, r.alpha): _with_interval(r) for r in c.itertuples()}
     start = int(np.argmin(np.abs(np.array(alphas)-alpha)))
-    about = dict(alpha=f'{alphas[start]:g}', last=len(alphas)-1, start=start)
+    before = next((m for m in STARTS if m in set(c.method)), STARTS[0])
+    about = dict(alpha=f'{alphas[start]:g}', last=len(alphas)-1, start=start, before=before)
     drawn, paths = plots(c.pivot_table(index='alpha', columns='dataset', values='value')[sets])
     cell = lambda d, a, kind='n': f'<td class="{kind}">{texts.get((d, a), "")}</td>'
     rows = [f'<tr><th scope="row">{escape(d)}</th>{cell(d, 0.)}{cell(d, alphas[start], "n moves")}{cell(d, 1.)}</tr>'
@@ -221,7 +222,7 @@ _CONTROL = Template("""<div id="slider" hidden><label for="alpha">Mixing coeffic
 
 _NUMBERS = Template("""<h2>What each α gives</h2>
 <p class="soft">In per cent, with 95 % intervals.</p>
-<div class="scroll" tabindex="0" role="region" aria-label="table"><table id="numbers"><thead><tr><th scope="col">set</th><th scope="col" class="n">zero-shot</th>
+<div class="scroll" tabindex="0" role="region" aria-label="table"><table id="numbers"><thead><tr><th scope="col">set</th><th scope="col" class="n">$before</th>
 <th scope="col" class="n">weights averaged, α = <span class="alpha">$alpha</span></th><th scope="col" class="n">fine-tuned</th></tr></thead>
 <tbody>
 $rows
