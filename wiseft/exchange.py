@@ -50,7 +50,7 @@ def read_results(
     path = existing_file(path, 'results table')
     try: return _read_lines(path) if path.suffix == '.jsonl' else results_table(_read_csv(path))
     except BadFile: raise
-    except (ValueError, TypeError) as e: raise BadFile(f'{path} is not a results table: {e}') from None
+    except (ValueError, TypeError, ArithmeticError) as e: raise BadFile(f'{path} is not a results table: {e}') from None
 
 def _read_csv(path):
     "Every column as text; a mark of byte order, as spreadsheets write, is no part of the first one's name"
