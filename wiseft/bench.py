@@ -72,19 +72,26 @@ class Plan:
     seeds:tuple=(0, 1, 2)
     alphas:tuple=DEFAULT_ALPHAS
     recipe:dict=field(default_factory=dict) # of `finetune`, the same for all: epochs, batch_size, …
+    starts:dict=field(default_factory=dict, repr=False) # name of a start -> what it made
     def table(self)->pd.DataFrame:
         "A row a method: how many fine-tunings it takes at most, or why it is left out"
         plain = dict(method='plain', kind='', paper='', trials=len(self.lrs), runs=len(self.seeds), why='')
         return pd.DataFrame([plain, *map(self._row, self.methods)])
     def _row(self, m):
         why = what_is_missing(m, self.start, len(self.seeds))
-        trained = m.kind in ('loss', 'pull') and not why
+        trained = m.kind in ('start', 'loss', 'pull') and not why
         trials = trained*(len(self.lrs) + len(strengths(m)) - 1)
         return dict(method=m.name, kind=m.kind, paper=m.paper, trials=trials, runs=trained*len(self.seeds), why=why)
     def as_json(self)->dict:
         "All that decides the results"
         return dict(version=__version__, suite=self.suite.fingerprint, start=self.start.hash, lrs=list(self.lrs), seeds=list(self.seeds),
                     alphas=[float(a) for a in self.alphas], recipe={k: v for k, v in self.recipe.items() if k != 'progress'})
+    def begin(self, trial): # `ImageClassifier`
+        "What a trial starts from; a start is made once"
+        method = None if trial.tuning == 'plain' else find_method(trial.tuning)
+        if method is None or method.kind != 'start': return self.start
+        if method.name not in self.starts: self.starts[method.name] = method.function(self.start, self.suite.train, self.suite.validation)
+        return self.starts[method.name]
     def riders(self, lr)->list: # of `Trial`, with the first seed
         "Averages over time at all their strengths, along a plain fine-tuning"
         averages = [m for m in self.methods if m.kind == 'average']
@@ -148,7 +155,7 @@ def _classifier(plan, trial, folder, riders=()):
     "The classifier of a trial; an average over time comes from a plain fine-tuning that it rides along"
     rides = trial.tuning != 'plain' and find_method(trial.tuning).kind == 'average'
     if rides or trial.tuning == 'plain': run_trial(Trial(trial.lr, trial.seed), plan.start, plan.suite, folder, riders, **plan.recipe)
-    return run_trial(trial, plan.start, plan.suite, folder, **plan.recipe)
+    return run_trial(trial, plan.begin(trial), plan.suite, folder, **plan.recipe)
 
 def chosen_trial(
     plan:Plan,
