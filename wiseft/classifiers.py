@@ -20,7 +20,7 @@ from .clips import describe_tower, image_features, load_clip, unit_length
 from .datasets import open_image, to_rgb
 from .files import sha256_file
 from .heads import ClassificationHead, zeroshot_head
-from .prompts import classnames as check_classnames, templates as check_templates
+from .prompts import classnames as check_classnames, prompts, templates as check_templates
 from .saving import check_saved, config_name, read_card, write_classifier
 from .text import BadFile, first_few
 from .tensorfiles import state_hash
@@ -80,14 +80,16 @@ class ImageClassifier(nn.Module):
         "SHA-256 of all weights of the classifier, by which a weight-space ensemble knows its parents"
         return state_hash(self.state_dict())
     @property
-    def head_from_text(self): # bool
-        "Does the text tower belong to it, and the head follow from that?"
-        return self.text is not None
-    @property
     def tuning(self): # str
         "Name of the way of fine-tuning, for tables: '' if there was none, 'plain' if nothing else is said"
         tuned = self.alpha or self.parents or self.recipe
         return self.recipe.get('tuning', 'plain') if tuned else ''
+
+# %% ../nbs/api/23_classifiers.ipynb #a6c03a74
+@patch(as_prop=True)
+def head_from_text(self:ImageClassifier): # bool
+    "Is the text tower among its weights, so that the head follows from it?"
+    return self.text is not None
 
 # %% ../nbs/api/23_classifiers.ipynb #e4b367bd
 def _check_head(c):
@@ -151,7 +153,7 @@ def with_text(self:ImageClassifier): # `ImageClassifier`
     "The same classifier with the text tower among its weights; nothing is copied"
     if self.head_from_text: return self
     if not self.templates: raise ValueError(
-        f'{self} knows no templates, and where the text tower trains, the head is built with them. Give them: ImageClassifier(…, templates=[…]), or use zeroshot_classifier.')
+        f'This classifier of {self.clip.name} knows no templates, and where the text tower trains, the head is built with them. Give them: ImageClassifier(…, templates=[…]), or use zeroshot_classifier.')
     about = {k: getattr(self, k) for k in ('classnames', 'templates', 'alpha', 'parents', 'metrics', 'recipe')}
     return ImageClassifier(self.clip, self.head, **about, head_from_text=True)
 
@@ -166,6 +168,13 @@ def rebuild_head(self:ImageClassifier): # `ImageClassifier`
         head = zeroshot_head(self.eval().clip, self.classnames, self.templates)
     self.head.load_state_dict(head.state_dict())
     return self.train(training)
+
+# %% ../nbs/api/23_classifiers.ipynb #daff61b0
+@patch
+def prompt_tokens(self:ImageClassifier): # (n_classes, n_templates, context length)
+    "Token ids of all prompts that the head is made with"
+    texts = [text for name in self.classnames for text in prompts(name, self.templates)]
+    return self.clip.tokenizer(texts).reshape(len(self.classnames), len(self.templates), -1)
 
 # %% ../nbs/api/23_classifiers.ipynb #8bc52653
 def _architecture(c): # dict
@@ -216,7 +225,7 @@ def _check_heads(classifiers):
     "ValueError if a head that was trained would give way to one that is built from a text tower"
     own = [c for c in classifiers if not c.head_from_text and c.alpha != 0]
     if own and len(own) < len(classifiers) and any(c.head_from_text for c in classifiers): raise ValueError(
-        f'The head of {own[0]} was trained, and another classifier has its head from a fine-tuned text tower: there is no average of the two. '
+        f'The head of one classifier ({own[0].tuning}) was trained, and another one has its head from a fine-tuned text tower: there is no average of the two. '
         'Average classifiers whose text towers trained with one another, and with a zero-shot classifier.')
 
 # %% ../nbs/api/23_classifiers.ipynb #9af84431
