@@ -85,10 +85,10 @@ def test_an_archive_is_not_run(tmp_path, archive):
 
 
 def test_a_name_disguised_as_the_program_s_own(tmp_path, archive):
-    "A global is judged by its whole name: what merely begins like the archive's classes is refused, and the classes can't do anything."
+    "A name is judged as a whole: what merely begins like the archive's classes is no part of them, and nothing is called."
     for module, name in (("__torch__evil", "system"), ("torch", "load"), ("torch._utils", "_rebuild_tensor_v3"), ("builtins", "eval")):
         path = rewrite(archive, tmp_path / "bad.pt", "/data.pkl", b"\x80\x02c" + f"{module}\n{name}\n)R.".encode())
-        with pytest.raises(ValueError, match=f"is refused.*{module}.{name}"):
+        with pytest.raises(ValueError, match=f"(is refused|holds no state dict).*{module}.{name}"):
             read_state_dict(path)
 
 

@@ -4,17 +4,14 @@
 
 # %% auto #0
 __all__ = ['MAX_SKIPPED', 'cache_limit', 'entry_folder', 'CacheEntry', 'write_entry', 'open_entry', 'make_room', 'cache_table',
-           'clear_cache', 'EvaluationSize', 'split_transform', 'ShortSide', 'Pixels', 'check_skipped',
-           'decoding_workers', 'Tried', 'Hashed', 'decode_once']
+           'clear_cache', 'ShortSide', 'Pixels', 'check_skipped', 'decoding_workers', 'Tried', 'Hashed', 'decode_once']
 
 # %% ../nbs/api/13_cache.ipynb #ac0d019c
 import hashlib, json, os, time, warnings
 import numpy as np, pandas as pd, PIL, torch
 from fastprogress import progress_bar
-from open_clip.transform import CenterCropOrPad, MaybeConvertMode, ResizeKeepRatio
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms as T
 from . import __version__
 from .files import _remove, atomic_path, cache_root
 from .hashes import content_hashes, file_hash, file_identity, forget_hashes, remember_hashes
@@ -47,6 +44,11 @@ class CacheEntry:
         os.utime(folder) # the time of last use
     def __len__(self): return len(self.shapes)
     def __getitem__(self, i): return self.data[self.ends[i]-self.shapes[i].prod():self.ends[i]].reshape(self.shapes[i])
+    def run(self, start, stop): # (stop-start, …), or None where shapes differ
+        "Neighbours in one piece"
+        shape = self.shapes[start]
+        if (self.shapes[start:stop] != shape).any() or not shape.prod(): return None
+        return self.data[self.ends[start]-shape.prod():self.ends[stop-1]].reshape(-1, *shape)
     def __reduce__(self): return CacheEntry, (self.folder,) # worker processes map the file themselves
 
 # %% ../nbs/api/13_cache.ipynb #f36e1403
@@ -122,42 +124,24 @@ def clear_cache():
     for folder in _entries(): _remove(folder)
     forget_hashes()
 
-# %% ../nbs/api/13_cache.ipynb #535413f2
-_steps = T.Resize, T.CenterCrop, ResizeKeepRatio, CenterCropOrPad, MaybeConvertMode # nothing random, and known by their attributes
-
-class EvaluationSize:
-    "The steps of a transform up to 8-bit pixels"
-    at_least = None
-    def __init__(self, steps): self.steps, self.key = steps, '\n'.join(f'{type(s).__name__} {vars(s)}' for s in steps)
-    def __call__(self, im): # PIL image -> PIL image
-        for s in self.steps: im = s(im)
-        return im
-
-def split_transform(
-    transform # PIL image -> tensor
-): # `EvaluationSize`, and a function (n, height, width, 3) uint8 -> (n, 3, height, width) float; or (None, None)
-    "An open_clip transform as what is done to the image, and what to a batch of pixels"
-    *first, tensor, normalise = getattr(transform, 'transforms', None) or [None]*2
-    if not (isinstance(tensor, T.ToTensor) and isinstance(normalise, T.Normalize) and all(type(s) in _steps for s in first)): return None, None
-    return EvaluationSize(first), lambda x: normalise(x.permute(0, 3, 1, 2).float().div_(255)) # channels last in memory, as CPUs like them
-
 # %% ../nbs/api/13_cache.ipynb #9c4671f1
 class ShortSide:
     "Scale an image down until its short side has `size` pixels; smaller ones stay as they are"
-    def __init__(self, size): self.size, self.at_least, self.key = size, 2*size, f'short side {size}'
-    def __call__(self, im): # PIL image -> PIL image
-        part = self.size/min(im.size)
-        return im if part >= 1 else im.resize([round(part*s) for s in im.size], Image.Resampling.BICUBIC)
+    def __init__(self, size): self.size, self.at_least, self.pixels_key = size, 2*size, f'short side {size}'
+    def pixels(self, image): # PIL image -> (height, width, 3) array of uint8
+        part = self.size/min(image.size)
+        if part < 1: image = image.resize([round(part*s) for s in image.size], Image.Resampling.BICUBIC)
+        return np.asarray(image)
 
 # %% ../nbs/api/13_cache.ipynb #5dbf2dcb
 class Pixels(Dataset):
     "8-bit pixels of a set's images, (height, width, 3), from the cache if they were kept"
-    def __init__(self, images, prepare): # `ImageSet`; `EvaluationSize` or `ShortSide`
-        self.images, self.prepare, self.kept = images, prepare, None
+    def __init__(self, images, transform): # `ImageSet`; `ClipTransform`, `OwnTransform` or `ShortSide`
+        self.images, self.transform, self.kept = images, transform, None
     def __len__(self): return len(self.images)
     def __getitem__(self, i): # `UnreadableImage` if it is
         if self.kept is not None and len(a := self.kept[i]): return a
-        return np.asarray(self.prepare(self.images.open(i, self.prepare.at_least)))
+        return self.transform.pixels(self.images.open(i, self.transform.at_least))
     def bytes(self, probes=16):
         "About how much all images take"
         sizes = [a.nbytes for i in np.unique(np.linspace(0, len(self)-1, probes).astype(int)) if (a := _or_none(self, i)) is not None]
@@ -172,12 +156,13 @@ MAX_SKIPPED = .01 # share of unreadable images above which there is no result
 
 def check_skipped(
     images, # `ImageSet`
-    reasons # list of str, one an unreadable image
+    reasons, # list of str, one an unreadable image
+    most=MAX_SKIPPED # share that may be
 ):
     "ValueError once too many images are unreadable"
-    if len(reasons) <= MAX_SKIPPED*len(images): return
+    if len(reasons) <= most*len(images): return
     first = '\n  '.join(reasons[:3])
-    raise ValueError(f'{images.name}: {len(reasons)} of {len(images)} images unreadable so far, more than {MAX_SKIPPED:.0%}; repair or remove them (`wiseft data FOLDER` lists all). The first:\n  {first}')
+    raise ValueError(f'{images.name}: {len(reasons)} of {len(images)} images unreadable so far, more than {most:.0%}; repair or remove them (`wiseft data FOLDER` lists all). The first:\n  {first}')
 
 # %% ../nbs/api/13_cache.ipynb #4497b1af
 def decoding_workers(images)->int:
@@ -209,7 +194,8 @@ def decode_once(
     progress=True  # show a progress bar where there is much to decode
 )->Pixels: # the same, whose images come from the cache from now on if they have room there
     "Decode a set into the cache, unless that was done before"
-    images, folder = pixels.images, entry_folder('pixels', pixels.images, pixels.prepare.key)
+    images, key = pixels.images, pixels.transform.pixels_key
+    folder = key and entry_folder('pixels', images, key)
     if folder is None or not len(images): return pixels
     if (entry := open_entry(folder)) is None and pixels.bytes() <= cache_limit():
         workers = decoding_workers(images) if workers is None else workers

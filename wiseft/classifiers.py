@@ -53,6 +53,7 @@ class ImageClassifier(nn.Module):
         self.classnames, self.templates, self.alpha = list(classnames), list(templates or []), alpha
         self.parents, self.metrics, self.recipe = list(parents), dict(metrics or {}), dict(recipe or {})
         self.text = TextTower(clip.model) if head_from_text else None
+        self.beside = {} # file name -> table or tensors that are saved beside it
         _check_head(self)
         self.eval()
     def features(self,
@@ -155,7 +156,9 @@ def with_text(self:ImageClassifier): # `ImageClassifier`
     if not self.templates: raise ValueError(
         f'This classifier of {self.clip.name} knows no templates, and where the text tower trains, the head is built with them. Give them: ImageClassifier(…, templates=[…]), or use zeroshot_classifier.')
     about = {k: getattr(self, k) for k in ('classnames', 'templates', 'alpha', 'parents', 'metrics', 'recipe')}
-    return ImageClassifier(self.clip, self.head, **about, head_from_text=True)
+    new = ImageClassifier(self.clip, self.head, **about, head_from_text=True)
+    new.beside = self.beside
+    return new
 
 # %% ../nbs/api/23_classifiers.ipynb #9ede7f2c
 @patch
@@ -248,15 +251,26 @@ def check_averageable(self:ImageClassifier,
 def averaged(self:ImageClassifier,
     state,     # averaged state dict
     parents,   # classifiers that it is the average of
-    alpha=None # mixing coefficient, where the rule has one
+    alpha=None,# mixing coefficient, where the rule has one
+    how=None,  # name and knobs of the rule
+    prepared=None # dict name -> tensor, what the rule had to know
 ): # `ImageClassifier`
     "A new classifier with merged weights"
     new = self.copy()
     new.load_state_dict(state)
     new.rebuild_head()
     new.alpha = None if alpha is None else float(alpha)
-    new.parents, new.metrics, new.recipe = [p.hash for p in parents], {}, dict(parents[-1].recipe)
+    new.parents, new.metrics = [p.hash for p in parents], {}
+    new.recipe = parents[-1].recipe | (dict(merge=how) if how else {})
+    new.beside = {'prepared.safetensors': prepared} if prepared else {}
     return new.eval()
+
+# %% ../nbs/api/23_classifiers.ipynb #9c1d2817
+@patch(as_prop=True)
+def method(self:ImageClassifier): # str, or None where alpha says it
+    "Name of the way of merging, for tables, if it was another one than WiSE-FT's"
+    name = self.recipe.get('merge', {}).get('name')
+    return None if name == 'weight-space' else name
 
 # %% ../nbs/api/23_classifiers.ipynb #3d77d4c8
 @patch

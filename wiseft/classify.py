@@ -6,11 +6,10 @@
 __all__ = ['SUFFIXES', 'picture_files', 'classify']
 
 # %% ../nbs/api/32_classify.ipynb #420f2737
-import pandas as pd, torch
+import numpy as np, pandas as pd
 from pathlib import Path
-from .images import UnreadableImage, open_image
-from .passes import eval_mode
-from .progress import tell
+from .images import ImageSet
+from .passes import device_of, each_batch, ready
 
 # %% ../nbs/api/32_classify.ipynb #e8f7e627
 SUFFIXES = '.png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .jp2 .avif .heic .jxl'.split()
@@ -39,34 +38,19 @@ def classify(
 ) -> pd.DataFrame: # file, class, probability, class_2, probability_2, …, problem
     "The likeliest classes of pictures without labels"
     files = picture_files(places)
-    top = min(top, len(classifier.classnames))
-    starts = range(0, len(files), batch_size)
-    parts = []
-    with eval_mode(classifier):
-        for i in tell(starts, 'classifying', images=len(files), progress=progress):
-            parts += _rows(classifier, files[i:i+batch_size], top)
+    pictures = ImageSet('pictures', files, np.zeros(len(files), int), classifier.classnames)
+    top, device = min(top, len(classifier.classnames)), device_of(classifier)
+    said, unreadable = {}, []
+    with ready([classifier]):
+        for idx, x in each_batch([classifier], pictures, classifier.transform, unreadable, batch_size, progress=progress, keep=False, most_skipped=1):
+            p = classifier(x[device]).cpu().double().softmax(1)
+            for i, values, classes in zip(idx, *(t.tolist() for t in p.topk(top))):
+                said[i] = [*_pairs(classifier.classnames, values, classes), '']
+    for i, problem in unreadable: said[i] = [*[None]*2*top, problem]
     columns = [f'{what}{"" if k == 1 else f"_{k}"}' for k in range(1, top+1) for what in ('class', 'probability')]
-    return pd.DataFrame(parts, columns=['file', *columns, 'problem'])
+    return pd.DataFrame([[str(f), *said[i]] for i, f in enumerate(files)], columns=['file', *columns, 'problem'])
 
 # %% ../nbs/api/32_classify.ipynb #c6fce119
-def _opened(path, transform):
-    "A picture as a tensor, or why it can't be read"
-    try: return transform(open_image(path))
-    except UnreadableImage as e: return str(e)
-
-@torch.no_grad()
-def _rows(classifier, files, top):
-    "Rows of one batch"
-    opened = [_opened(p, classifier.transform) for p in files]
-    good = [x for x in opened if not isinstance(x, str)]
-    said = iter(())
-    if good:
-        p = classifier(torch.stack(good).to(classifier.device)).double().softmax(1)
-        said = zip(*(t.tolist() for t in p.topk(top)))
-    for path, x in zip(files, opened):
-        if isinstance(x, str): yield [str(path), *[None]*2*top, x]
-        else: yield [str(path), *_pairs(classifier.classnames, *next(said)), '']
-
 def _pairs(names, values, classes):
     "Name and probability, in turn"
     for v, c in zip(values, classes): yield from (names[c], v)

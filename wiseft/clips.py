@@ -6,13 +6,13 @@
 __all__ = ['Clip', 'load_clip', 'text_features']
 
 # %% ../nbs/api/21_clips.ipynb #390e54c6
-import json, logging, math, tempfile, warnings
+import logging, math, tempfile, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fastcore.basics import patch
 from pathlib import Path
 
-import numpy as np, PIL, torch, torch.nn.functional as F
+import torch, torch.nn.functional as F
 from torch import nn
 
 import open_clip
@@ -28,6 +28,7 @@ from .files import atomic_path, sha256_file
 from .saving import config_name, write_clip
 from .sources import check_asked, find_source, preprocessing
 from .text import BadFile, why_failed
+from .transforms import ClipTransform
 
 # %% ../nbs/api/21_clips.ipynb #ce44719a
 _precisions = {torch.float32: 'fp32', torch.bfloat16: 'bf16', torch.float16: 'fp16', torch.float64: 'fp64'}
@@ -45,7 +46,7 @@ class Clip:
     "A CLIP-like model with its tokenizer, its image transforms, and where its weights came from"
     model:nn.Module        # open_clip model in eval mode; `model.visual` is the image tower
     tokenizer:object       # list of texts -> (n, context length) token ids
-    transform:object       # PIL image -> (3, height, width) tensor, for evaluation
+    transform:object       # PIL image -> (3, height, width) tensor, for evaluation: a `ClipTransform`
     train_transform:object # the same with light random crops
     name:str               # what `load_clip` was given
     pretrained:str         # tag or file of the weights; None where the name says it all
@@ -198,7 +199,7 @@ def load_clip(
         check_parameters(lambda: _build(source, known, 'fp32', 'meta'), size, source.where)
     model = _fill(_build(source, known, precision, device), state, source)
     cfg = dict(model.visual.preprocess_cfg)
-    transforms = [image_transform_v2(PreprocessCfg(**cfg), is_train=train) for train in (False, True)]
+    transforms = ClipTransform(cfg), image_transform_v2(PreprocessCfg(**cfg), is_train=True)
     provenance = dict(source=source.origin, file=source.weights.name, sha256=_verified(source))
     return Clip(model, _tokenizer(source), *transforms, name, None if pretrained is None else str(pretrained), source.config, cfg, provenance)
 
@@ -208,9 +209,7 @@ def pixels(self:Clip,
     image # PIL image
 ): # (height, width, 3) array of uint8
     "A picture as the image tower sees it, before its numbers are scaled"
-    *steps, _, _ = self.transform.transforms # the last two make numbers of it, and scale them
-    for step in steps: image = step(image)
-    return np.array(image)
+    return self.transform.pixels(image)
 
 # %% ../nbs/api/21_clips.ipynb #be603afe
 @patch
@@ -218,15 +217,7 @@ def normalise(self:Clip,
     x # (n, height, width, 3), uint8, on any device
 ): # (n, 3, height, width), float, channels last in memory
     "Batches of pixels as the image tower wants them"
-    mean, std = (torch.tensor(self.preprocess[k], device=x.device).view(3,1,1) for k in ('mean', 'std'))
-    return x.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
-
-# %% ../nbs/api/21_clips.ipynb #49b34a18
-@patch(as_prop=True)
-def pixels_key(self:Clip): # text
-    "All that `pixels` follow from, beside the picture"
-    settings = {k: self.preprocess[k] for k in ('size', 'mode', 'interpolation', 'resize_mode', 'fill_color')}
-    return json.dumps(settings | dict(pillow=PIL.__version__))
+    return self.transform.normalise(x)
 
 # %% ../nbs/api/21_clips.ipynb #6d8eda3a
 def unit_length(x):

@@ -13,7 +13,7 @@ from torch import nn
 from .datasets import ImageSet, Suite
 from .images import image_folder
 from .members import member
-from .passes import check_classes, check_logits, common_transform, each_batch, ready
+from .passes import check_classes, check_nan, check_shape, common_transform, each_batch, ready
 from .results import MEAN, REFERENCE
 from .scores import KeptPredictions, Outcome, all_classes, chosen_metrics, class_positions, image_rows, prediction_rows, score
 from .sharing import shared_layers
@@ -42,24 +42,34 @@ def _able(members, classes, datasets):
 def _reduced(member, x, labels, images, metrics): # dict column -> (n,) tensor
     "What is kept of a batch: predicted classes, and the metrics' numbers per image"
     outputs = images.project(member(x))
-    check_logits(outputs, images, member.name)
+    check_shape(outputs, images, member.name)
     outcome = Outcome(outputs, labels, member.gives)
     columns = {m.kept_as: torch.as_tensor(m.per_image(outcome)) for m in metrics if m.per_image}
-    return dict(predicted=outcome.predicted.to(torch.int32), **columns)
+    return dict(predicted=outcome.predicted.to(torch.int32), broken=outputs.isnan().any(1), **columns)
 
 def _look(members, images, transform, metrics, **kwargs): # name -> dict column -> (n,) array, NaN (predicted: -1) where an image is unreadable
     "What each member made of each image of a set"
     own = {n: replace(images, projection=None) if m.classnames == images.classnames else images for n, m in members.items()}
-    seen, kept, labels = {n: [] for n in members}, [], torch.as_tensor(images.labels)
+    seen, kept = {n: [] for n in members}, []
+    labels = {d: torch.as_tensor(images.labels).to(d) for d in {m.device for m in members.values()}}
     for idx, x in each_batch(members.values(), images, transform, [], **kwargs):
         kept += idx
-        on = {d: labels[idx].to(d) for d in x}
-        for n, m in members.items(): seen[n].append(_reduced(m, x[m.device], on[m.device], own[n], metrics))
-    return {n: _in_place(parts, kept, len(images)) for n, parts in seen.items()}
+        y = {d: _rows(of_all, idx) for d, of_all in labels.items()}
+        for n, m in members.items(): seen[n].append(_reduced(m, x[m.device], y[m.device], own[n], metrics))
+    columns = {n: _together(parts) for n, parts in seen.items()}
+    for n, m in members.items(): check_nan(columns[n].pop('broken'), images, m.name)
+    return {n: _in_place(c, kept, len(images)) for n, c in columns.items()}
 
-def _in_place(parts, kept, n): # dict column -> (n,) array
-    "The columns of all batches, in the order of all images"
-    columns = {k: torch.cat([p[k] for p in parts]).cpu().numpy() for k in parts[0]}
+def _rows(of_all, idx):
+    "Some rows of a tensor; neighbours are found without sending their indices to its device"
+    return of_all[idx[0]:idx[-1]+1] if idx[-1]-idx[0] == len(idx)-1 else of_all[idx]
+
+def _together(parts): # dict column -> (n,) array
+    "The columns of all batches, fetched from their device"
+    return {k: torch.cat([p[k] for p in parts]).cpu().numpy() for k in parts[0]}
+
+def _in_place(columns, kept, n): # dict column -> (n,) array
+    "In the order of all images"
     out = {k: np.full(n, np.nan) for k in columns} | dict(predicted=np.full(n, -1, np.int32))
     for k, v in columns.items(): out[k][kept] = v
     return out

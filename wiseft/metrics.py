@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FEW', 'correct', 'accuracy', 'top_k', 'clopper_pearson', 'bootstrap_mean', 'paired_bootstrap', 'mcnemar_exact',
-           'holm', 'bootstrap', 'per_class', 'macro_f1', 'worst_group', 'image_scores', 'expected_calibration_error',
-           'error_if_calibrated']
+           'holm', 'bootstrap', 'per_class', 'macro_f1', 'worst_group', 'batch_scores', 'image_scores',
+           'expected_calibration_error', 'error_if_calibrated']
 
 # %% ../nbs/api/01_metrics.ipynb #0d1c0041
 import numpy as np, torch
@@ -22,11 +22,13 @@ def correct(
     k:int=1, # how many of the highest logits may hold the class
 ) -> np.ndarray: # (n,) bool
     "Whether each image's class is among its `k` highest logits; ties go to the lower class index."
-    logits, labels = _checked(logits, labels)
+    return (_rank(*_checked(logits, labels)) < k).numpy()
+
+def _rank(logits, labels):
+    "How many classes come before each image's own, (n,)"
     own = logits.gather(1, labels[:,None])
-    lower = torch.arange(logits.shape[1])[None] < labels[:,None]
-    rank = ((logits > own) | ((logits == own) & lower)).sum(1)
-    return (rank < k).numpy()
+    lower = torch.arange(logits.shape[1], device=logits.device)[None] < labels[:,None]
+    return ((logits > own) | ((logits == own) & lower)).sum(1)
 
 def accuracy(
     logits, # (n, n_classes)
@@ -367,17 +369,23 @@ def _class_indices(x):
     return x.astype(int)
 
 # %% ../nbs/api/01_metrics.ipynb #8d697c1c
+def batch_scores(
+    logits, # (n, n_classes)
+    labels, # (n,), on the same device
+) -> dict: # 'top5', 'confidence', 'nll', 'brier' -> (n,) tensor there
+    "What calibration and top-5 accuracy are made of, image by image; nothing is checked, so that nothing waits."
+    exact = torch.float32 if logits.device.type == 'mps' else torch.float64 # which MPS doesn't have
+    logp = logits.to(exact).log_softmax(1)
+    own = logp.gather(1, labels[:,None])[:,0]
+    brier = logp.exp().square().sum(1) - 2*own.exp() + 1
+    return dict(top5=_rank(logits, labels) < 5, confidence=logp.max(1).values.exp(), nll=-own, brier=brier)
+
 def image_scores(
     logits, # (n, n_classes)
     labels, # (n,)
-) -> dict: # 'top5', 'confidence', 'nll', 'brier' -> (n,)
-    "What calibration and top-5 accuracy are made of, image by image."
-    logits, labels = _checked(logits, labels)
-    logp, rows = logits.double().log_softmax(1), torch.arange(len(labels))
-    own = logp[rows, labels]
-    brier = logp.exp().square().sum(1) - 2*own.exp() + 1
-    confidence = logp.max(1).values.exp()
-    return dict(top5=correct(logits, labels, 5), confidence=confidence.numpy(), nll=-own.numpy(), brier=brier.numpy())
+) -> dict: # 'top5', 'confidence', 'nll', 'brier' -> (n,) array
+    "The same with its arguments checked."
+    return {k: v.numpy() for k, v in batch_scores(*_checked(logits, labels)).items()}
 
 # %% ../nbs/api/01_metrics.ipynb #ece-code
 def expected_calibration_error(

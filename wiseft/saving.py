@@ -49,8 +49,14 @@ def write_classifier(
     with atomic_path(folder, force=force) as tmp:
         write_clip(c.clip, tmp)
         write_state_dict(c.head.state_dict(), tmp/'head.safetensors')
+        for name, found in c.beside.items(): _write_beside(found, tmp/name)
         files = {path.name: sha256_file(path) for path in sorted(tmp.iterdir())}
         write_json(tmp/'wiseft.json', _card(c, files))
+
+def _write_beside(found, path):
+    "A table as CSV, tensors as safetensors"
+    if path.suffix == '.csv': found.to_csv(path, index=False)
+    else: write_state_dict({k: torch.as_tensor(t) for k, t in found.items()}, path)
 
 # %% ../nbs/api/20_saving.ipynb #4bc75e68
 _optional = type(None)

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from functools import cached_property
 from .datasets import ImageSet
 from .members import WHO
-from .metrics import bootstrap_mean, clopper_pearson, expected_calibration_error, image_scores, macro_f1, worst_group
+from .metrics import batch_scores, bootstrap_mean, clopper_pearson, expected_calibration_error, macro_f1, worst_group
 from .results import MEAN, REFERENCE, UNBOUNDED, results_table
 
 # %% ../nbs/api/32_scores.ipynb #5d1ebf9c
@@ -27,9 +27,9 @@ class Outcome:
     @cached_property
     def predicted(self): return self.outputs.argmax(1) # (n,)
     @cached_property
-    def scores(self): # 'top5', 'confidence', 'nll', 'brier' -> (n,) array
+    def scores(self): # 'top5', 'confidence', 'nll', 'brier' -> (n,) tensor, where the outputs are
         z = self.outputs.log() if self.gives == 'probabilities' else self.outputs # probabilities are taken as they are
-        return image_scores(z.float().cpu(), self.labels.cpu())
+        return batch_scores(z.float(), self.labels)
 
 # %% ../nbs/api/32_scores.ipynb #ddb1ba2b
 @dataclass(frozen=True)

@@ -31,13 +31,13 @@ def models(
 def methods(
     use:Use=None,
 ):
-    "List the methods there are: losses, pulls, averages over time, merges, mixes."
+    "List the methods there are: losses, pulls, averages over time, merges, mixes, starts, searches."
     import pandas as pd
     from wiseft.registry import KINDS
     known = sorted(load_methods(use).values(), key=lambda m: KINDS.index(m.kind))
     say_first = lambda f: (f.__doc__ or '').splitlines()[0] if f.__doc__ else ''
-    rows = [(m.kind, m.name, m.knob or '', m.paper and f'arXiv {m.paper}', say_first(m.function)) for m in known]
-    show_table(pd.DataFrame(rows, columns=['kind', 'name', 'knob', 'paper', 'what it does']))
+    rows = [(m.kind, m.name, m.knob or '', m.paper and f'arXiv {m.paper}', m.needs, m.cost, say_first(m.function)) for m in known]
+    show_table(pd.DataFrame(rows, columns=['kind', 'name', 'knob', 'paper', 'needs', 'cost', 'what it does']))
 
 # %% ../nbs/api/71_shell_data.ipynb #3aff3adb
 @command('wiseft data', 'wiseft data imagenet --data-root /data', 'wiseft data transfer:dtd --download', 'wiseft data icons --unpack icons', 'wiseft data my-suite', 'wiseft data photos/train')

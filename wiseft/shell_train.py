@@ -12,7 +12,7 @@ from typing import Annotated,List,Optional
 import typer
 
 from .progress import is_watched
-from .shell import Classifier,Device,Force,Output,Seed,Use,chosen_device,chosen_methods,command,load_methods,say,suite_loader,wrote
+from .shell import Classifier,Device,Force,Output,Reference,Seed,Use,chosen_device,chosen_methods,command,load_methods,say,show_table,suite_loader,wrote
 from .shell_data import is_suite,sets_of
 
 # %% ../nbs/api/72_shell_train.ipynb #f25a64db
@@ -114,32 +114,72 @@ def finetune_(
 
 # %% ../nbs/api/72_shell_train.ipynb #1da7052b
 @command('wiseft merge zeroshot finetuned --alpha 0.5 -o averaged', 'wiseft merge pretrained.safetensors finetuned.safetensors -o averaged.safetensors',
-         "wiseft merge zeroshot first second third --rule 'uniform soup' -o soup")
+         'wiseft merge zeroshot first second third --rule model-stock -o merged', 'wiseft merge zeroshot first second third --rule greedy-soup --reference photos -o soup',
+         'wiseft merge zeroshot finetuned --rule lines --set first=0.2 -o merged')
 def merge_(
     zeroshot:Annotated[Path, typer.Argument(help='Classifier folder or .safetensors file: the start.', show_default=False)],
     finetuned:Annotated[List[Path], typer.Argument(help='The same, fine-tuned from it; several for a rule that takes them.', show_default=False)],
     output:Output,
-    alpha:Annotated[float, typer.Option('--alpha', help='Mixing coefficient: 0 is the start, 1 the fine-tuned.')]=0.5,
-    rule:Annotated[str, typer.Option('--rule', help='How weights are merged; `wiseft methods` lists the merges.')]='weight-space',
+    alpha:Annotated[Optional[float], typer.Option('--alpha', help='Mixing coefficient: 0 is the start, 1 the fine-tuned. Default: what the rule says, 0.5 for weight-space.', show_default=False)]=None,
+    rule:Annotated[str, typer.Option('--rule', help='How weights are merged; `wiseft methods` lists the merges and searches.')]='weight-space',
+    knobs:Annotated[Optional[List[str]], typer.Option('--set', help='Another knob of the rule: NAME=NUMBER (once for each).', show_default=False)]=None,
+    suite:Annotated[Optional[str], typer.Option('--suite', help='For a rule that looks at images: the validation images of this suite.', show_default=False)]=None,
+    reference:Reference=None,
+    device:Device=None,
     use:Use=None,
     force:Force=False,
 ):
     "Merge the weights of classifiers, or of .safetensors files of any model; of two, average them."
-    from wiseft.files import atomic_path
-    from wiseft.classifiers import load_classifier
-    from wiseft.merging import check_alpha, check_ends, merge, write_merged
-    from wiseft.registry import find_method
+    from wiseft.merging import looks_at_images, write_merged
     if use or rule != 'weight-space': load_methods(use)
-    rule, paths = find_method(rule, 'merge'), [zeroshot, *finetuned]
+    rule, paths = _chosen_rule(rule, len(finetuned)), [zeroshot, *finetuned]
+    knobs = _knobs(rule, alpha, knobs)
     for path in paths:
         if not path.exists(): raise FileNotFoundError(f'There is no {path}')
     if len({p.is_dir() for p in paths}) > 1: raise ValueError(f"{' and '.join(map(str, paths))}: give classifier folders or files, not both.")
-    if rule.name == 'weight-space' and len(finetuned) > 1: raise ValueError(f"weight-space averages the start with one other, and there are {len(finetuned)}. For several give --rule, such as 'uniform soup'.")
-    knobs = dict(alpha=check_alpha(alpha)) if rule.knob == 'alpha' else {}
-    if not zeroshot.is_dir(): write_merged(zeroshot, finetuned, output, rule.function, force=force, **knobs)
-    else:
-        with atomic_path(output, force=force) as tmp:
-            start, *tuned = map(load_classifier, paths)
-            check_ends(start, tuned[-1])
-            merge(start, tuned, rule.function, **knobs).save(tmp)
+    looks = looks_at_images(rule.function)
+    if looks and not zeroshot.is_dir(): raise ValueError(f'{rule.name} looks at images, which takes classifier folders. These are files of weights.')
+    if looks and not (suite or reference): raise ValueError(f'{rule.name} looks at validation images of the reference. Give --reference, or --suite.')
+    load = suite_loader(suite, reference, None) if looks else None
+    if zeroshot.is_dir(): _merge_folders(rule, paths, output, load, chosen_device(device)[0], force, knobs)
+    else: write_merged(zeroshot, finetuned, output, rule.function, force=force, **knobs)
     wrote(output)
+
+# %% ../nbs/api/72_shell_train.ipynb #df741fa0
+def _chosen_rule(name, n): # `Method`
+    "A merge or a search by its name"
+    from wiseft.registry import find_method
+    found = find_method(name)
+    if found.kind not in ('merge', 'search'): raise ValueError(f'{found.name} is a {found.kind}. --rule is a merge or a search; `wiseft methods` lists them.')
+    if found.name == 'weight-space' and n > 1: raise ValueError(
+        f"weight-space averages the start with one other, and there are {n}. For several give --rule, such as 'uniform soup'.")
+    return found
+
+def _knobs(rule, alpha, others):
+    "The knobs of a rule, as numbers"
+    from inspect import signature
+    from wiseft.merging import check_alpha
+    if alpha is not None and rule.knob != 'alpha': raise ValueError(f'{rule.name} has no alpha. Leave --alpha out.')
+    if alpha is None and rule.knob == 'alpha': alpha = signature(rule.function).parameters['alpha'].default
+    knobs = dict(alpha=check_alpha(alpha if isinstance(alpha, (int, float)) else .5)) if rule.knob == 'alpha' else {}
+    for said in others or []:
+        name, _, value = said.partition('=')
+        try: knobs[name] = int(value) if value.isdigit() else float(value)
+        except ValueError: raise typer.BadParameter(f'--set takes NAME=NUMBER, as in first=0.2; got {said!r}') from None
+    return knobs
+
+def _merge_folders(rule, paths, output, load, device, force, knobs):
+    "Merge saved classifiers, or search among them"
+    from wiseft.files import atomic_path
+    from wiseft.classifiers import load_classifier
+    from wiseft.devices import memory_advice
+    from wiseft.merging import check_ends, merge
+    with atomic_path(output, force=force) as tmp, memory_advice():
+        start, *tuned = (load_classifier(p, device) for p in paths)
+        check_ends(start, tuned[-1])
+        images = load(classnames=start.classnames).validation if load else None
+        if load: say(f'{rule.name} looks at {len(images):,} validation images of the reference')
+        named = dict(zip(map(str, paths[1:]), tuned))
+        made = rule.function(start, named, images, **knobs) if rule.kind == 'search' else merge(start, tuned, rule.function, images=images, **knobs)
+        for table in (t for name, t in made.beside.items() if name.endswith('.csv')): show_table(table)
+        made.save(tmp)
