@@ -54,8 +54,7 @@ class ImageClassifier(nn.Module):
         self.parents, self.metrics, self.recipe = list(parents), dict(metrics or {}), dict(recipe or {})
         self.text = TextTower(clip.model) if head_from_text else None
         self.beside = {} # file name -> table or tensors that are saved beside it
-        _check_head(self)
-        self.eval()
+        _check_head(self.eval())
     def features(self,
         images # (n, 3, height, width), made by `transform`
     ): # (n, dim), rows of length 1
