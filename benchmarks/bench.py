@@ -20,6 +20,7 @@ import time
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -30,11 +31,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
+from wiseft.cache import Pixels, decode_once
 from wiseft.classifiers import ImageClassifier, zeroshot_classifier
 from wiseft.clips import load_clip
 from wiseft.datasets import Suite, load_suite, protocol
 from wiseft.ensembles import mix_logits, mix_probabilities, sweep
 from wiseft.evaluation import evaluate
+from wiseft.feeding import Feeder
 from wiseft.heads import random_head
 from wiseft.images import image_folder
 from wiseft.learner import clip_learner
@@ -43,6 +46,7 @@ from wiseft.loaders import clip_dataloaders
 from wiseft.merging import WeightPath, merge_files
 from wiseft.metrics import paired_bootstrap
 from wiseft.passes import batches, fitting_batch_size, reuse_memory, run_all
+from wiseft.transforms import ClipTransform
 
 HERE, MEASURES = Path(__file__).resolve().parent, {}
 LIMITS = """
@@ -51,6 +55,7 @@ What binds where a bar isn't met:
 - **Exact curve from features.** Two matrix products have to be computed whatever one does. The row before it says what a curve that costs nothing would reach on this processor; only cheaper products would move it.
 - **bfloat16 over bare forward passes.** What is fixed weighs more where passes are short. For ResNet-50 on 128 images it is, in bfloat16, the agreement with fp32, for which 32 images are computed in fp32 at both ends; for the embedded CLIP it is the table, 31 classifiers on eight sets with exact and bootstrap intervals. Both weigh less the more images there are. In fp32 two runs of ResNet-50 gave 1.03, with batches of 32, and 1.18, with 64; why is not settled.
 - **Fine-tuning the embedded CLIP.** The row of bare steps says what bfloat16 alone reaches on one batch that is in memory; between it and ours lie the crops, made by PIL on the same two cores, the clipping of gradients and fastai's loop. Crops of whole batches at once would move it. BatchNorm folded into the convolutions was tried and left out: it gained less than it would cost to explain.
+- **Accelerators.** Unseen: `gpu.py` has sweeps, fine-tuning, exact curves and interpolation against wise-ft's way, a plain bf16 loop and the card's own limits, and has never met a GPU. Its logic is tried on a CPU with tiny towers, which says nothing about speed.
 - **Memory.** Of each image stay the predicted classes of 31 classifiers and a row in the table; pixels, features and logits go with their batch.
 """
 ALPHAS, SOME = [i/10 for i in range(11)], [.3, .7]
@@ -198,6 +203,57 @@ def empty_cache():
             os.environ.pop("WISEFT_CACHE") if was is None else os.environ.update(WISEFT_CACHE=was)
 
 
+# ---------- feeding ----------
+
+def image_by_image(pixels, normalise, batch_size=64):
+    "How evaluation was fed before: decoded images one by one, stacked and normalised in the main process."
+    def stack(items):
+        return torch.stack([torch.from_numpy(np.array(a)) for a in items])
+    for x in DataLoader(pixels, batch_size, collate_fn=stack):
+        normalise(x)
+
+
+def crops_one_by_one(source, clip, draws, batch_size=64):
+    "How fine-tuning was fed before: one crop after the other, as floats and normalised in the main process."
+    mean, std = (torch.tensor(clip.preprocess[k]).view(3, 1, 1) for k in ("mean", "std"))
+    for part in torch.arange(len(draws)).split(batch_size):
+        x = torch.from_numpy(np.stack([source.crop(i, draws) for i in part.tolist()])).permute(0, 3, 1, 2)
+        (x.float().div_(255) - mean)/std
+
+
+class Unscaled(ClipTransform):
+    "Pixels as they travel."
+    def normalise(self, x):
+        return x
+
+
+def all_of(iterable):
+    for _ in iterable:
+        pass
+
+
+@measure
+def feeding(room):
+    "Feeding, with no model: photographs of 224 pixels out of the cache, against the code of before"
+    clip, images = load_clip("iconclip"), photographs(Path(room, "photographs"), 192, 0)
+    clip.preprocess = dict(clip.preprocess, size=224)  # no model: nothing else of the CLIP is used
+    clip.transform = ClipTransform(clip.preprocess)
+    pixels = decode_once(Pixels(images, clip.transform), progress=False)
+    raw = Unscaled(clip.preprocess)
+    old = lambda: image_by_image(pixels, clip.normalise)
+    fed = lambda transform: all_of(batches(images, transform, [], 64, progress=False))
+    yield "evaluation: before / 8-bit pixels ready to travel", "≥ 10", ratio(old, lambda: fed(raw), turns=7)
+    yield "evaluation: before / the whole path, normalised on the CPU", "≥ 2", ratio(old, lambda: fed(clip.transform), turns=7)
+    dl = clip_dataloaders(images, clip, 64, images.subset(range(8)), progress=False).train
+    source, draws = dl.source, np.random.default_rng(0).random((len(images), 4))
+    source.decode_once(crops=True)
+    lists = [part.tolist() for part in torch.arange(len(images)).split(64)]
+    old = lambda: crops_one_by_one(source, clip, draws)
+    yield "training, with crops: before / 8-bit pixels ready to travel", "≥ 4", \
+        ratio(old, lambda: all_of(Feeder(partial(source.batch, draws=draws), lists, "cpu")), turns=7)
+    yield "training, with crops: before / the whole path, normalised on the CPU", "≥ 2", ratio(old, lambda: all_of(dl), turns=7)
+
+
 # ---------- sweeps ----------
 
 def operations(model, size):
@@ -331,6 +387,24 @@ def growth(room):
             grown[n].append(peak[0])
     few, many = map(median, grown.values())
     yield f"memory that a sweep of 4,800 images takes / one of 1,200 ({few/1e6:.0f} MB)", "flat", many/few
+
+
+@measure
+def scores_memory(room):
+    "Memory of a sweep with five metrics, four times the images"
+    start, end, suite = icons()
+    images = max(suite.shifts.values(), key=len)
+    metrics = ["accuracy", "top-5", "NLL", "Brier", "ECE (15 bins)"]
+    for precision in ("fp32", "bf16"):
+        grown = {300: [], 1200: []}
+        for _ in range(3):
+            for n in grown:
+                some = replace(suite, test=images.subset(range(n)), shifts={})
+                with memory_growth() as peak:
+                    sweep(start, end, some, [0, .5, 1], metrics=metrics, precision=precision, progress=False, batch_size=150)
+                grown[n].append(peak[0])
+        few, many = map(median, grown.values())
+        yield f"{precision}: memory that 1,200 images take / 300 ({few/1e6:.0f} MB)", "≤ 1.1", many/few
 
 
 # ---------- outputs of linear classifiers ----------
@@ -475,8 +549,11 @@ def shown(row):
     return f"| {what} | {bar or ''} | {value:.3g} |\n"
 
 
-def write(sections):
-    "RESULTS.md from heading -> text."
+def write(new):
+    "RESULTS.md with sections (heading -> text) added or replaced."
+    before = (HERE/"RESULTS.md").read_text(encoding="utf-8") if (HERE/"RESULTS.md").exists() else ""
+    sections = dict(part.rstrip("\n").split("\n", 1) for part in before.split("\n## ")[1:])
+    sections = {title: text + "\n" for title, text in sections.items() if title != "Limits"} | new
     head = "# Results\n\nMade by `make bench`, or by `python benchmarks/bench.py MEASURE` for a part of them. See bench.py for what is measured against what.\n"
     text = "".join(f"\n## {title}\n{part}" for title, part in (sections | {"Limits": LIMITS}).items())
     (HERE/"RESULTS.md").write_text(head + text, encoding="utf-8")
@@ -493,12 +570,9 @@ def main():
         for name in names:
             subprocess.run([sys.executable, __file__, name], check=True)
         return
-    before = (HERE/"RESULTS.md").read_text(encoding="utf-8") if (HERE/"RESULTS.md").exists() else ""
-    sections = dict(part.rstrip("\n").split("\n", 1) for part in before.split("\n## ")[1:])
-    sections = {title: text + "\n" for title, text in sections.items() if title != "Limits"}
     title = MEASURES[names[0]].__doc__
     print(f"{names[0]}: {title}", flush=True)
-    sections[title] = f"\n{datetime.date.today()}, {machine()}\n\n| measure | bar | measured |\n|---|---|---|\n"
+    sections = {title: f"\n{datetime.date.today()}, {machine()}\n\n| measure | bar | measured |\n|---|---|---|\n"}
     with tempfile.TemporaryDirectory() as room, empty_cache():
         for row in map(shown, MEASURES[names[0]](room)):
             sections[title] += row

@@ -246,3 +246,22 @@ def test_doubts_are_said(room):
 
 def test_the_device_is_said(room):
     assert "on the CPU, float32" in wiseft("evaluate", "zeroshot", "--suite", "suite", "--device", "cpu", cwd=room).stderr
+
+
+def test_what_was_predicted_lies_beside_the_table_and_is_in_the_report(room, tmp_path):
+    from wiseft.kept import compare_ends, read_predictions
+
+    swept = pd.read_csv(room / "sweep.csv").set_index(["method", "alpha", "dataset"]).value
+    for g in compare_ends(read_predictions(room / "sweep.predictions.csv.gz")).itertuples():
+        assert abs(g.difference - (swept["weight-space", 0.5, g.dataset] - swept[g.a, float(g.a == "fine-tuned"), g.dataset])) < 1e-9
+    wiseft("report", "sweep.csv", "--suite", "suite", "--classifier", "finetuned", "-o", tmp_path / "report.html", cwd=room)
+    page = (tmp_path / "report.html").read_text()
+    assert "Comparisons on the same images" in page and 'class="small"' in page and "How it was fine-tuned" in page
+
+
+def test_training_into_a_file_is_a_line_an_epoch(room, tmp_path):
+    done = wiseft("finetune", "zeroshot", "suite", "--epochs", "2", "-o", tmp_path / "finetuned", cwd=room)
+    lines = [o for o in done.stderr.splitlines() if o.startswith("epoch")]
+    assert [o.partition(":")[0] for o in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
+    assert all(w in o for o in lines for w in ("loss ", "validation accuracy ", " images a second, ")) and " left" in lines[0]
+    assert "\r" not in done.output and len(done.stderr) < 2000

@@ -35,10 +35,10 @@ def jupyter(tmp_path):
 
 
 def code_cells(path):
-    "Sources of a notebook's code cells that are to be run, checks left out, each with whether it stores a picture."
+    "Sources of the code cells that a reader sees and runs, checks left out, each with whether it stores a picture."
     for cell in json.loads((ROOT / path).read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
-        if cell["cell_type"] == "code" and not re.search(r"eval: false|^assert ", source, re.M):
+        if cell["cell_type"] == "code" and not re.search(r"eval: false|^#\| hide$|^assert ", source, re.M):
             yield source, any("image/png" in o.get("data", {}) for o in cell["outputs"])
 
 

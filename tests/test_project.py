@@ -13,8 +13,8 @@ METHODS = [p for p in NOTEBOOKS if p.parent == Path("nbs/methods")]
 MODULES = {p.stem.partition("_")[2]: place for place, p in enumerate(API)}  # name -> place in the order of layers
 PAGES = {f"methods.{p.stem}" for p in METHODS}
 ABOVE_METHODS = {p.stem.partition("_")[2] for p in API if p.stem >= "50"}  # they may import a method, and no method them
-FINETUNING = {"loaders", "guards", "steps", "resume", "learner", "averages"}
-SHELL = {"shell", "shell_data", "shell_train", "shell_evaluate", "shell_report", "cli"}
+FINETUNING = {"loaders", "guards", "steps", "resume", "learner", "averages", "costs"}
+SHELL = {"shell", "shell_data", "shell_train", "shell_evaluate", "shell_report", "shell_bench", "cli"}
 ALONE = dict(fastai=FINETUNING, seaborn={"plots"}, matplotlib={"plots"}, typer=SHELL, rich=SHELL)  # package -> its only importers
 
 

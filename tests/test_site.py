@@ -185,6 +185,17 @@ def test_search_finds_a_function(page):
     assert "api/weights.html" in page.url
 
 
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_what_the_search_finds_can_be_read(page, colours):
+    page.goto(LANDING)
+    if colours == "dark":
+        page.locator(".quarto-color-scheme-toggle").click()
+    page.keyboard.press("/")
+    page.keyboard.type("average weights")
+    page.locator("a.search-result").first.wait_for()
+    assert not findings(page)
+
+
 def test_copy_button(page):
     page.goto(LANDING)
     page.get_by_role("button", name="Copy").first.click()

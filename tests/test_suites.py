@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from wiseft.datasets import load_suite
 from wiseft.evaluation import evaluate
-from wiseft.layouts import imagenet_classes, imagenet_subset, set_classes
+from wiseft.layouts import imagenet_subset, set_classes
+from wiseft.wordnet import imagenet_classes
 from wiseft.exchange import read_results
 
 SHIFTS = ["imagenet-v2", "imagenet-r", "imagenet-sketch", "objectnet", "imagenet-a"]

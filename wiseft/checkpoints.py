@@ -61,7 +61,7 @@ def _read_pickle(path, kind='torch'): # what the pickle of a file holds
     except Exception as e: raise BadFile(_damaged(path, why_failed(e))) from e
 
 # %% ../nbs/api/11_checkpoints.ipynb #45a1f039
-_wraps = ('state_dict', 'model', 'model_state_dict')
+_wraps = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'model_ema', 'ema') # averages over time where there is nothing else
 _prefixes = ('module.', '_orig_mod.')
 
 def _unwrap(found): # (what holds the weights, names of what lies beside it)
@@ -72,7 +72,8 @@ def _unwrap(found): # (what holds the weights, names of what lies beside it)
     return found, beside
 
 def _strip(state): # state dict
-    "Names without what was put before all of them"
+    "Names without what was put before all of them, and without the counter of an average over time"
+    if type(state) is dict: state = {k: t for k,t in state.items() if k != 'n_averaged'}
     while prefix := next((p for p in _prefixes if state and all(str(k).startswith(p) for k in state)), None):
         state = {k.removeprefix(prefix): t for k,t in state.items()}
     return state

@@ -15,11 +15,12 @@ from PIL import Image
 import pandas as pd, torch
 from torch import nn
 
-from .checkpoints import read_state_dict
-from .clips import describe_tower, image_features, load_clip, unit_length
+from .checkpoints import read_checkpoint, read_state_dict
+from .clips import describe_tower, fill_tower, image_features, load_clip, unit_length
 from .datasets import open_image, to_rgb
 from .files import sha256_file
 from .heads import ClassificationHead, zeroshot_head
+from .parts import find_parts, head_normalises
 from .prompts import classnames as check_classnames, prompts, templates as check_templates
 from .saving import check_saved, config_name, read_card, write_classifier
 from .text import BadFile, first_few
@@ -57,8 +58,9 @@ class ImageClassifier(nn.Module):
         _check_head(self.eval())
     def features(self,
         images # (n, 3, height, width), made by `transform`
-    ): # (n, dim), rows of length 1
-        return unit_length(image_features(self.visual, images))
+    ): # (n, dim), rows of length 1, unless the head takes features as they are
+        x = image_features(self.visual, images)
+        return unit_length(x) if self.head.normalise else x.float()
     def forward(self,
         images # (n, 3, height, width), made by `transform`
     ): # (n, n_classes), logits
@@ -140,12 +142,20 @@ def copy(self:ImageClassifier): # `ImageClassifier`
     return deepcopy(self, {id(o):o for o in [*shared, clip.tokenizer, clip.transform, clip.train_transform]})
 
 # %% ../nbs/api/23_classifiers.ipynb #2c6bf603
+def _with_tower_in(classifier, dtype):
+    new = classifier.copy()
+    new.visual.to(dtype)
+    return new
+
 @patch
 def to_bf16(self:ImageClassifier): # `ImageClassifier`
     "A copy whose image tower has its weights in bfloat16, for evaluation"
-    new = self.copy()
-    new.visual.bfloat16()
-    return new
+    return _with_tower_in(self, torch.bfloat16)
+
+@patch
+def to_fp16(self:ImageClassifier): # `ImageClassifier`
+    "The same in float16, for GPUs that have no bfloat16"
+    return _with_tower_in(self, torch.float16)
 
 # %% ../nbs/api/23_classifiers.ipynb #6d75effd
 @patch
@@ -182,7 +192,7 @@ def prompt_tokens(self:ImageClassifier): # (n_classes, n_templates, context leng
 def _architecture(c): # dict
     "What decides how a classifier's weights are used"
     vision = {k:v for k,v in c.clip.config['vision_cfg'].items() if k != 'timm_model_pretrained'}
-    return vision | dict(embed_dim=c.clip.dim, quick_gelu=bool(c.clip.config.get('quick_gelu')))
+    return vision | dict(embed_dim=c.clip.dim, quick_gelu=bool(c.clip.config.get('quick_gelu')), normalise=c.head.normalise)
 
 # %% ../nbs/api/23_classifiers.ipynb #4f98d548
 def _check_equal(a, b, what):
@@ -288,16 +298,48 @@ def _read_head(card, path): # `ClassificationHead`
     check_saved(card, path, sha256_file(path))
     if not {'weight'} <= set(state) <= {'weight', 'bias'} or state['weight'].ndim != 2: raise BadFile(
         f'{path} holds no head, a weight (classes, dimensions) and perhaps a bias, but {first_few(state)}. Copy the folder again.')
-    return ClassificationHead(state['weight'], state.get('bias'))
+    return ClassificationHead(state['weight'], state.get('bias'), card.get('head', {}).get('normalise') is not False)
+
+# %% ../nbs/api/23_classifiers.ipynb #1379bcf5
+def _read_names(classnames, rows): # list of str
+    "Class names of a head that came without"
+    return [f'class {i}' for i in range(rows)] if classnames is None else check_classnames(classnames)
+
+def _has_other_text(clip, parts): # bool
+    "Does a file bring another text tower than the CLIP's, as FLYP's do?"
+    own = _text_tower(clip)
+    return parts.has_text and any(k not in own or not torch.equal(own[k], v.float()) for k,v in parts.clip.items() if not k.startswith(('visual.', 'logit_')))
+
+# %% ../nbs/api/23_classifiers.ipynb #c405fad0
+def _from_checkpoint(path, start, classnames, device, precision): # `ImageClassifier`
+    "The classifier in a checkpoint file of another program"
+    parts = find_parts(read_checkpoint(path), path)
+    if not parts.head: raise BadFile(f"{path} holds a CLIP and no head. Make one of words: zeroshot_classifier(load_clip(…, {str(path)!r}), CLASSNAMES, TEMPLATES).")
+    if start is None and not parts.clip: raise BadFile(f"{path} holds a head and no image tower. Give the CLIP that it belongs to: load_classifier({str(path)!r}, start=CLIP).")
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore') # of the head, which is read here
+        clip = load_clip(path, precision=precision or 'fp32', device=device) if start is None else start
+    weight, bias = (None if t is None else t.float() for t in (parts.head['weight'], parts.head.get('bias')))
+    head = ClassificationHead(weight, bias, head_normalises(parts)).to(clip.device)
+    recipe = dict(tuning=path.stem, file=path.name, sha256=sha256_file(path), unread=first_few(parts.unread, 6))
+    c = ImageClassifier(clip, head, _read_names(classnames, len(weight)), alpha=1., recipe=recipe)
+    if start is None or not parts.clip: return c
+    if _has_other_text(start, parts): warnings.warn(f"{path} holds another text tower than {start.name}: it is not read. load_clip reads both towers.", stacklevel=3)
+    c = c.copy()
+    fill_tower(c.clip, parts)
+    return c
 
 # %% ../nbs/api/23_classifiers.ipynb #1515c9bf
 def load_classifier(
-    folder,        # written by `ImageClassifier.save`
-    device=None,   # default `best_device`
-    precision=None # default the one that it was saved in
+    folder,         # written by `ImageClassifier.save`, or a checkpoint file of another program
+    device=None,    # default `best_device`
+    precision=None, # default the one that it was saved in
+    start=None,     # for a checkpoint file: the `Clip` that it was fine-tuned from
+    classnames=None # for a checkpoint file: one a row of the head
 ): # `ImageClassifier`
     "Load a saved classifier; nothing is unpickled"
     folder = Path(folder).expanduser()
+    if folder.is_file(): return _from_checkpoint(folder, start, classnames, device, precision)
     card = read_card(folder)
     clip = load_clip(f'local-dir:{folder}', precision=precision or card['precision'], device=device)
     check_saved(card, folder/clip.provenance['file'], clip.provenance['sha256'])

@@ -8,6 +8,7 @@ __all__ = ['SUFFIXES', 'picture_files', 'classify']
 # %% ../nbs/api/32_classify.ipynb #420f2737
 import numpy as np, pandas as pd
 from pathlib import Path
+from .devices import memory_advice
 from .images import ImageSet
 from .passes import device_of, each_batch, ready
 
@@ -29,6 +30,7 @@ def _below(place):
     return found
 
 # %% ../nbs/api/32_classify.ipynb #533a3d65
+@memory_advice()
 def classify(
     classifier, # `ImageClassifier`
     places, # picture files and folders of them

@@ -6,7 +6,7 @@
 __all__ = ['app']
 
 # %% ../nbs/api/79_cli.ipynb #9cd3f46b
-from . import shell_data,shell_train,shell_evaluate,shell_report # each registers its commands
+from . import shell_data,shell_train,shell_evaluate,shell_report,shell_bench # each registers its commands
 from .shell import app
 
 # %% ../nbs/api/79_cli.ipynb #eb6ed9af

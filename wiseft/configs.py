@@ -109,7 +109,7 @@ def check_model_cfg(
 ):
     "BadFile unless this describes an architecture and nothing else"
     if not isinstance(cfg, dict): raise BadFile(f"{where}: 'model_cfg' is {cfg!r:.100}; expected names and values.")
-    if missing := {'embed_dim', 'vision_cfg', 'text_cfg'} - set(cfg): raise BadFile(f"{where}: 'model_cfg' lacks {first_few(sorted(missing))}.")
+    if missing := {'embed_dim', 'vision_cfg'} - set(cfg): raise BadFile(f"{where}: 'model_cfg' lacks {first_few(sorted(missing))}.")
     _check_values({k:v for k,v in cfg.items() if k not in _parts}, _top, f'{where}: model_cfg')
     for part in _parts.keys() & cfg.keys():
         _check_values(cfg[part], {f.name: f.type for f in fields(_parts[part])}, f'{where}: {part}')

@@ -68,23 +68,28 @@ def exact_fp32():
         for o, was in zip((products, convolutions), before): setattr(o, name, was)
 
 # %% ../nbs/api/00_devices.ipynb #db18adb2
-_words = {'fp32': 'float32', 'bf16': 'bfloat16', 'fp16': 'float16'}
+_words = {'fp32': 'float32', 'bf16': 'bfloat16', 'fp16': 'float16', 'fp64': 'float64'}
 
 def describe_device(
     device:torch.device,
-    precision:str='fp32', # one of `PRECISIONS`
+    precision:str='fp32', # one of `PRECISIONS`, or 'fp64'
 ) -> str: # such as 'on NVIDIA H100, bfloat16'
     "Where work is done and in what precision, for people"
     name = {'cpu': 'the CPU', 'mps': "Apple's GPU (MPS)"}.get(device.type, str(device))
     if device.type == 'cuda': name = torch.cuda.get_device_name(device)
-    return f'on {name}, {_words[fitting_precision(precision, device)]}'
+    if precision == 'bf16': precision = fitting_precision(precision, device)
+    return f'on {name}, {_words[precision]}'
 
 # %% ../nbs/api/00_devices.ipynb #cdaa7357
+_helps = ("What helps, in this order: a smaller batch (batch_size, --batch-size), for which accumulate (--accumulate) makes up; layers computed "
+          "again instead of kept (grad_checkpointing=True, --grad-checkpointing); fewer weights that train (train='last:2' or 'head', --train); "
+          "another device (device='cpu', --device cpu).")
+
 @contextmanager
 def memory_advice():
     "In the block, an error of memory says what helps"
     try: yield
     except torch.OutOfMemoryError as e:
+        if _helps in str(e): raise # from a block within this one
         first = re.split(r'(?<=[.])\s+(?=[A-Z])', str(e))
-        raise torch.OutOfMemoryError(f"{' '.join(first[:3])} What helps, in this order: a smaller batch (batch_size, --batch-size); fewer "
-            "weights that train (train='last:2' or 'head', --train); another device (device='cpu', --device cpu).") from e
+        raise torch.OutOfMemoryError(f"{' '.join(first[:3])} {_helps}") from e

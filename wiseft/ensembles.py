@@ -7,13 +7,14 @@ __all__ = ['DEFAULT_ALPHAS', 'mix_logits', 'mix_probabilities', 'members', 'prep
            'alpha_curves', 'choose_alpha']
 
 # %% ../nbs/api/50_ensembles.ipynb #796c503c
-import numpy as np, pandas as pd, psutil, torch
+import numpy as np, pandas as pd, psutil, torch, warnings
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache, partial
 from inspect import signature
 from torch import nn
 from .datasets import Suite
+from .doubts import doubtful_alphas, doubts
 from .evaluation import evaluate
 from .linesearch import AlphaCurve, alpha_intervals, projected_intervals
 from .members import Member, Remembered, at_precision, default_name, member
@@ -171,7 +172,7 @@ def sweep(
     suite,                  # `Suite`, `ImageSet` or folder, as `evaluate` takes it
     alphas=None,            # mixing coefficients; default 0, 0.1, … 1
     split='test',           # or 'validation', to choose alpha on
-    keep_predictions=False, # return what each made of each image as well
+    keep_predictions=False, # as in `evaluate`: return what each made of each image as well
     seed:int=None,          # of the fine-tuning, for the table
     name:str=None,          # of the classifier in the table; default the CLIP's
     precision=None,         # 'bf16': forward passes with weights in bfloat16, compared with fp32 on a sample
@@ -182,8 +183,12 @@ def sweep(
 ): # results table, or (results table, `KeptPredictions`)
     "Accuracy (or other metrics) of the end points and of the ensembles between them"
     images = getattr(suite, 'validation', None) if images is None else images
+    for doubt in doubtful_alphas(alphas): warnings.warn(doubt, stacklevel=2)
     between = members(zeroshot, finetuned, alphas, by, name, seed, precision, copies, images)
-    return evaluate(between, suite, split, keep_predictions, **kwargs)
+    found = evaluate(between, suite, split, keep_predictions, **kwargs)
+    table = found[0] if keep_predictions else found
+    for doubt in doubts(table, len(zeroshot.classnames)): warnings.warn(doubt, stacklevel=2)
+    return found
 
 # %% ../nbs/api/50_ensembles.ipynb #c398945c
 def output_ensemble(

@@ -11,9 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from torch import nn
 from .datasets import ImageSet, Suite
+from .devices import fitting_precision, memory_advice
 from .images import image_folder
 from .members import member
 from .passes import check_classes, check_nan, check_shape, common_transform, each_batch, ready
+from .progress import say_place
 from .results import MEAN, REFERENCE
 from .scores import KeptPredictions, Outcome, all_classes, chosen_metrics, class_positions, image_rows, prediction_rows, score
 from .sharing import shared_layers
@@ -84,14 +86,16 @@ def _agreement(members, seen, images, transform, n): # str, or None where all ar
         looked = _look(exact, images.subset(some), transform, (), progress=False)
     pairs = [(columns['predicted'], seen[k]['predicted'][some]) for k, columns in looked.items()]
     same = np.concatenate([(a == b)[a >= 0] for a, b in pairs])
-    return f'bf16 ({same.mean():.1%} of {len(same)} predictions as in fp32)'
+    precision = fitting_precision('bf16', next(iter(exact.values())).device)
+    return f'{precision} ({same.mean():.1%} of {len(same)} predictions as in fp32)'
 
 # %% ../nbs/api/33_evaluation.ipynb #52eedb80
+@memory_advice()
 def evaluate(
     members,                # a classifier or `Member`, or dict name -> classifier or `Member`
     suite,                  # `Suite`: reference and shifted sets; or an `ImageSet` or a folder of class folders
     split='test',           # or 'validation'
-    keep_predictions=False, # return what each made of each image as well
+    keep_predictions=False, # True: return what each made of each image as well; or names of metrics whose numbers per image are kept, too
     seed:int=None,          # of the fine-tuning, for the table
     metrics=None,           # names of `METRICS` or `Metric` records; default the suite's: accuracy, for some sets another one first
     precision=None,         # 'bf16': forward passes with weights in bfloat16, compared with fp32 on a sample
@@ -103,12 +107,14 @@ def evaluate(
     members, (datasets, classes) = _members(members, seed, precision), _datasets(suite, split)
     metrics = chosen_metrics(metrics or getattr(suite, 'metrics', ('accuracy',)))
     transform, able = common_transform(members), _able(members, classes, datasets)
+    looked_at = metrics + chosen_metrics(keep_predictions if isinstance(keep_predictions, (list, tuple)) else ())
     modules = list(dict.fromkeys(o for m in members.values() for o in m.modules))
-    seen = {n: {} for n in members}
+    seen, one = {n: {} for n in members}, next(iter(members.values()))
+    say_place(one.device, precision or one.identity['precision'], progress)
     with ready(modules), shared_layers(modules):
         for d, images in datasets.items():
             if not able[d]: continue
-            looked = _look(able[d], images, transform, metrics, batch_size=batch_size, workers=workers, progress=progress)
+            looked = _look(able[d], images, transform, looked_at, batch_size=batch_size, workers=workers, progress=progress)
             for n, columns in looked.items(): seen[n][d] = columns
         first, n_images = next(iter(datasets)), sum(map(len, datasets.values()))
         sample = max(32, min(256, n_images//40)) # more would take a good part of the time that bfloat16 saves

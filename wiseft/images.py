@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from unicodedata import category, normalize
 from .hashes import content_hashes
 from .text import BadFile
+from .wordnet import are_wordnet_ids, wordnet_labels
 
 # %% ../nbs/api/11_images.ipynb #c1573856
 class UnreadableImage(BadFile): "A file that can't be decoded as an image"
@@ -243,13 +244,19 @@ def _images(folder):
 # %% ../nbs/api/11_images.ipynb #e0a2bbeb
 def image_folder(
     path,            # folder with one folder a class
-    classnames=None, # list that fixes names and order, or dict folder -> name; default: the folder names, sorted as text
+    classnames=None, # list that fixes names and order, or dict folder -> name; default: the folder names, sorted as text, or ImageNet's for WordNet ids
     name=None        # of the set in tables; default the folder's
 )->ImageSet:
     "The images of a folder of class folders"
     path = Path(path)
-    names = list(dict.fromkeys(normalize('NFC', f.name) for f in _class_folders(path)))
+    folders = _class_folders(path)
+    names = list(dict.fromkeys(normalize('NFC', f.name) for f in folders))
+    if classnames is None: _warn_of_domains(path, folders)
     if classnames is None and len(names) == 1: raise ValueError(f'{path}: one class only, {names[0]!r}; a classifier needs two class folders or more')
+    by_id = None if isinstance(classnames, dict) else wordnet_labels(names, classnames)
+    if by_id: return labelled_folders(path, *by_id, name)
+    if classnames is None and are_wordnet_ids(names): warnings.warn(
+        f'{path}: {_some(names)} are WordNet ids but no classes of ImageNet, and mean nothing in prompts; give a dict from folder to class name', stacklevel=2)
     known = _as_mapping(names if classnames is None else classnames)
     return labelled_folders(path, {f: i for i, f in enumerate(known)}, list(known.values()), name)
 
@@ -279,7 +286,8 @@ def _as_mapping(classnames):
 def _unknown_class(path, unknown, known):
     "Error text for folders that are no class"
     near = difflib.get_close_matches(unknown[0], known, 1, cutoff=0)[0]
-    return f'{path}: class folder {_some(unknown)} not among the {len(known)} classes (nearest to {unknown[0]!r}: {near!r}); rename the folder, or give a dict from folder to class name'
+    hint = ' These are WordNet ids.' if are_wordnet_ids(unknown) else ''
+    return f'{path}: class folder {_some(unknown)} not among the {len(known)} classes (nearest to {unknown[0]!r}: {near!r}); rename the folder, or give a dict from folder to class name.{hint}'
 
 # %% ../nbs/api/11_images.ipynb #08cf7c27
 def _class_folders(path):
@@ -290,8 +298,25 @@ def _class_folders(path):
     if not folders:
         raise ValueError(f'{path}: ' + (f'{loose} images but no class folders' if loose else 'the folder is empty') + '; expected one folder a class, images inside')
     if _splits(path): raise ValueError(f'{path} holds splits ({", ".join(f.name for f in folders)}), not classes; give one of them, or the whole to `folder_suite`')
+    folders = [f for f in folders if not _is_log(f)]
     if loose: warnings.warn(f'{path}: {loose} images lie outside the class folders and are not used', stacklevel=3)
     return folders
+
+_LOGS = 'models', 'runs', 'logs', 'wandb', 'mlruns', 'checkpoints', 'lightning_logs' # folders that `learn.save` and loggers make
+
+def _is_log(folder):
+    "Whether a folder is named as a logger's, and has files but no image"
+    if folder.name not in _LOGS: return False
+    files = [f for _, _, files in os.walk(folder) for f in files]
+    return bool(files) and not any(map(_is_image, files))
+
+def _warn_of_domains(path, folders):
+    "A warning where class folders look like domains, with the classes in them"
+    inner = [{f.name for f in _folders(folder)} for folder in folders]
+    shared = set.intersection(*inner)
+    if len(folders) > 1 and len(shared) > 1: warnings.warn(
+        f'{path}: the {len(folders)} folders {_some([f.name for f in folders], 3)} are taken for classes, yet their subfolders share names ({_some(sorted(shared), 3)}): '
+        f'are they domains? Then give one of them, such as {folders[0]}', stacklevel=3)
 
 # %% ../nbs/api/11_images.ipynb #2435245f
 SPLITS = dict(train='train', training='train', validation='validation', val='validation', valid='validation', dev='validation', test='test', testing='test')

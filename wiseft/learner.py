@@ -10,6 +10,8 @@ __all__ = ['adamw', 'tower_blocks', 'choose_weights', 'parameter_groups', 'ClipL
 import fastai, math, open_clip, platform, torch
 import torch.nn.functional as F
 from contextlib import contextmanager
+from fastai.callback.core import CancelBackwardException, CancelStepException
+from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import LRFinder, ParamScheduler
 from fastai.data.core import DataLoaders
@@ -20,13 +22,16 @@ from fastai.optimizer import OptimWrapper
 from fastai.torch_core import to_cpu
 from fastcore.basics import patch
 from fastcore.foundation import L
+from fastcore.imports import noop
 from functools import cached_property, partial
 from time import perf_counter
 from torch import nn
 from . import __version__
-from .guards import Bf16, ClipGradients, FreezeBatchNorm, WaitForImages, Watch, accuracy_now
+from .devices import fitting_precision, memory_advice
+from .guards import Bf16, ClipGradients, FetchLosses, FreezeBatchNorm, LossOnDevice, Progress, ProgressLines, WaitForImages, Watch, accuracy_now
 from .loaders import check_dataloaders, clip_dataloaders, feature_dataloaders, is_captions
 from .passes import reuse_memory
+from .progress import is_watched, say_place
 from .resume import Checkpoint
 from .steps import HeadFromText, Loss, Pull, Teacher, beside, method_recipe, prepared
 from .tensorfiles import state_hash
@@ -103,6 +108,11 @@ class ClipLearner(Learner):
         finally: # Ctrl-C too must not leave autocast switched on
             for cb in self.cbs: getattr(cb, 'leave_autocast', lambda: None)()
 
+    accumulate = 1
+    def _do_one_batch(self):
+        if self.training and self.accumulate > 1: self.in_parts()
+        else: super()._do_one_batch()
+
     @contextmanager
     def on_images(self):
         "The loaders of images, where the head trains on cached features"
@@ -116,6 +126,30 @@ class ClipLearner(Learner):
 
     def predict(self, *args, **kwargs):
         with self.on_images(): return super().predict(*args, **kwargs)
+
+# %% ../nbs/api/43_learner.ipynb #03685b6a
+@patch
+def in_parts(self:ClipLearner):
+    "A step of training whose batch is computed in `accumulate` parts"
+    xb, yb = self.xb, self.yb
+    n, outputs, losses = len(yb[0]), [], []
+    for part in zip(*(o.split(math.ceil(n/self.accumulate)) for o in (*xb, *yb))):
+        if outputs: # precision ends with each loss
+            for cb in self.cbs.filter(lambda o: isinstance(o, (Bf16, MixedPrecision))): cb.before_batch()
+        self.xb, self.yb = part[:len(xb)], part[len(xb):]
+        self.pred = self.model(*self.xb)
+        self('after_pred')
+        self.loss_grad = self.loss_func(self.pred, *self.yb)
+        self.loss = self.loss_grad.clone()
+        self('after_loss')
+        share = len(self.yb[0])/n
+        outputs.append(self.pred.detach())
+        losses.append(share*self.loss.detach())
+        self.loss_grad = share*self.loss_grad
+        self._with_events(self._backward, 'backward', CancelBackwardException)
+    self.xb, self.yb, self.pred, self.loss = xb, yb, torch.cat(outputs), sum(losses)
+    self._with_events(self._step, 'step', CancelStepException)
+    self.opt.zero_grad()
 
 # %% ../nbs/api/43_learner.ipynb #930cfa5b
 class HeadOnFeatures(nn.Module):
@@ -141,8 +175,8 @@ adamw = partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True))
 
 def _callbacks(recipe, loss, pull):
     "What a fine-tuning needs besides fastai's own"
-    cbs = [ClipGradients(recipe['clip_norm']), Watch(), WaitForImages()]
-    if recipe['precision'] == 'bf16': cbs.append(Bf16())
+    cbs = [ClipGradients(recipe['clip_norm']), Watch(), FetchLosses(), WaitForImages()]
+    if recipe['precision'] != 'fp32': cbs.append(Bf16() if recipe['precision'] == 'bf16' else MixedPrecision())
     if not recipe['train_batchnorm']: cbs.append(FreezeBatchNorm())
     if loss: cbs.append(Loss(loss))
     if beside(loss, 'trains_text'): cbs.append(HeadFromText())
@@ -152,17 +186,25 @@ def _callbacks(recipe, loss, pull):
 
 def _check_settings(dls, classifier, recipe, loss_func):
     "ValueError where settings don't go together; returns the labels of a batch"
-    precision = recipe['precision']
-    if precision not in ('fp32', 'bf16'): raise ValueError(f"precision={precision!r}: expected 'fp32' or 'bf16'.")
     if loss_func and recipe['label_smoothing']: raise ValueError(
         'loss_func takes the place of cross-entropy, which label_smoothing belongs to: give one of them.')
     _check_precision(classifier)
     if recipe['train_batchnorm']: _check_last_batch(dls.train)
+    if recipe['train_batchnorm'] and recipe.get('accumulate'): raise ValueError(
+        'train_batchnorm=True takes statistics over whole batches, and accumulate computes them in parts: give one of them.')
     return check_dataloaders(dls, classifier)
 
+def _checkpoint_layers(classifier):
+    "Let open_clip compute layers again in the backward pass instead of keeping what they gave"
+    classifier.visual.set_grad_checkpointing(True)
+    if not any(getattr(m, 'grad_checkpointing', False) for m in classifier.visual.modules()): raise ValueError(
+        f'The image tower, a {type(classifier.visual).__name__}, has no gradient checkpointing: use accumulate, or a smaller batch.')
+
 # %% ../nbs/api/43_learner.ipynb #a2973a53
-def _with_text(classifier):
-    "The classifier with its text tower; ValueError if a head would be lost"
+def _with_text(classifier, accumulate):
+    "The classifier with its text tower; ValueError if a head would be lost, or a batch is taken apart"
+    if accumulate > 1: raise ValueError(
+        'A loss of images and captions looks at the whole batch, and accumulate computes it in parts: give a smaller batch_size, or grad_checkpointing=True.')
     if classifier.head_from_text or classifier.alpha == 0: return classifier.with_text()
     raise ValueError(f'The head of this classifier ({classifier.tuning}) was trained, and the loss trains the text tower and builds another head from it. Start from a zero-shot classifier.')
 
@@ -190,9 +232,11 @@ def clip_learner(
     train_batchnorm:bool=False, # let statistics of BatchNorm layers move
     metrics=accuracy,
     cbs=None, # further fastai callbacks
-    progress:bool=True, # fastai's table and bars
+    progress:bool=True, # fastai's table and bars; where nobody watches, a line an epoch
     loss=None, # function of a step that returns named terms; default cross-entropy
     pull=None, # function of a weight, called after each step
+    accumulate:int=1, # parts that each batch is computed in, for one too large for memory
+    grad_checkpointing:bool=False, # compute layers twice instead of keeping what they gave
     loss_func=None, # fastai's: function of logits and labels; default cross-entropy with label_smoothing
     opt_func=adamw, # fastai's: function of parameter groups
     splitter=parameter_groups, # fastai's: function of the model
@@ -200,23 +244,29 @@ def clip_learner(
 ) -> ClipLearner:
     "A fastai `Learner` that fine-tunes a copy of a classifier, with the paper's defaults"
     recipe = dict(train=train, wd=wd, label_smoothing=label_smoothing, clip_norm=clip_norm,
-                  precision=precision, train_batchnorm=train_batchnorm)
+                  precision=fitting_precision(precision, classifier.device), train_batchnorm=train_batchnorm)
+    if accumulate > 1: recipe['accumulate'] = accumulate
     labels = _check_settings(dls, classifier, recipe, loss_func)
     loss, pull = (m and prepared(m, classifier) for m in (loss, pull))
     if is_captions(labels): kwargs = _on_captions(dls, loss) | kwargs
-    if beside(loss, 'trains_text'): classifier = _with_text(classifier)
+    if beside(loss, 'trains_text'): classifier = _with_text(classifier, accumulate)
     image_dls, model = dls, classifier.copy().rebuild_head()
     model.alpha, model.parents, model.metrics, model.recipe = 1., [], {}, {}
     choose_weights(model, train)
+    if grad_checkpointing: _checkpoint_layers(model)
     if train == 'head': dls, model = feature_dataloaders(dls, model), HeadOnFeatures(model)
     settings = dict(loss_func=loss_func or CrossEntropyLossFlat(label_smoothing=label_smoothing), metrics=metrics, lr=3e-5) | kwargs
     learn = ClipLearner(dls, model, opt_func=opt_func, splitter=splitter, wd=wd, wd_bn_bias=True,
                         cbs=[*_callbacks(recipe, loss, pull), *L(cbs)], **settings)
-    learn.image_dls, learn.given = image_dls, classifier
+    learn.image_dls, learn.given, learn.accumulate = image_dls, classifier, accumulate
     learn.recipe = {**recipe, **{kind: method_recipe(m) for kind,m in dict(loss=loss, pull=pull).items() if m}}
-    if not progress:
-        learn.remove_cb(ProgressCallback)
-        learn.logger = lambda _: None
+    learn.recorder.smooth_loss = LossOnDevice()
+    learn.remove_cb(ProgressCallback)
+    if not progress: learn.logger = noop
+    elif is_watched(): learn.add_cb(Progress())
+    else:
+        learn.add_cb(ProgressLines())
+        learn.logger = learn.progress_lines.epoch_line
     return learn
 
 # %% ../nbs/api/43_learner.ipynb #6e605651
@@ -288,6 +338,7 @@ def fit_cosine(self:ClipLearner,
     return self
 
 # %% ../nbs/api/43_learner.ipynb #8b151d3b
+@memory_advice()
 def finetune(
     classifier, # `ImageClassifier` to start from; it is not changed
     images, # `ImageSet`, `Suite` or folder; with captions: the folder of their files
@@ -302,16 +353,21 @@ def finetune(
     workers:int=0, # processes that decode
     seed:int=0, # of order, crops and dropout
     checkpoint_dir=None, checkpoint_steps:int=None, resume:bool=False, # as in `fit_cosine`
-    progress:bool=True, # fastai's table and bars
+    progress:bool=True, # fastai's table and bars; where nobody watches, a line an epoch
     loss=None, pull=None, # methods: functions of a step, and of a weight after each step
     captions=None, # CSV with the columns `file` and `caption`: train both towers on these pairs, with a loss such as FLYP's
     cbs=None, # fastai callbacks, such as averages over time
-    **kwargs, # of `clip_learner`: wd, label_smoothing, clip_norm, train_batchnorm, …
+    accumulate:int=1, # batches whose gradients are added before a step, as if they were one
+    **kwargs, # of `clip_learner`: grad_checkpointing, wd, label_smoothing, clip_norm, train_batchnorm, …
 ): # fine-tuned `ImageClassifier`, alpha 1
     "Fine-tune a classifier with the paper's recipe"
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        dls = clip_dataloaders(images, classifier, batch_size, validation, crop_scale, workers, seed, progress, captions)
-        learn = clip_learner(dls, classifier, train, precision=precision, progress=progress, loss=loss, pull=pull, **kwargs)
+        dls = clip_dataloaders(images, classifier, accumulate*batch_size, validation, crop_scale, workers, seed, progress, captions)
+        dls.valid.bs = batch_size
+        learn = clip_learner(dls, classifier, train, precision=precision, progress=progress, loss=loss, pull=pull, accumulate=accumulate, **kwargs)
+        say_place(learn.classifier.device, learn.recipe['precision'], progress)
         learn.fit_cosine(epochs, lr, warmup_steps, checkpoint_dir, checkpoint_steps, resume, cbs)
-    return learn.classifier.eval()
+    tuned = learn.classifier.eval()
+    if kwargs.get('grad_checkpointing'): tuned.visual.set_grad_checkpointing(False)
+    return tuned

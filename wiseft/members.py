@@ -9,6 +9,7 @@ __all__ = ['WHO', 'method_of', 'identity', 'Member', 'default_name', 'at_precisi
 import numpy as np, pandas as pd, torch
 from dataclasses import dataclass
 from torch import nn
+from .devices import fitting_precision
 from .passes import check_attributes, device_of
 
 # %% ../nbs/api/31_members.ipynb #642f93d6
@@ -70,9 +71,10 @@ def at_precision(
     classifier, # with `to_bf16`, if that is asked for
     precision:str # 'fp32' or 'bf16'; None: as it is
 ): # the classifier, or a copy
-    "The classifier as it is, or a copy with weights in bfloat16"
+    "The classifier as it is, or a copy with weights in bfloat16 (float16 on a GPU that has no bfloat16)"
     if precision not in (None, 'fp32', 'bf16'): raise ValueError(f"precision is {precision!r}. It is 'fp32' or 'bf16', or None for that of the classifiers.")
-    return classifier.to_bf16() if precision == 'bf16' else classifier
+    if precision != 'bf16': return classifier
+    return classifier.to_fp16() if fitting_precision(precision, device_of(classifier)) == 'fp16' else classifier.to_bf16()
 
 def member(
     classifier,     # a classifier; a `Member` stays one

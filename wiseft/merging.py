@@ -34,7 +34,7 @@ def wise_ft(start, tuned, at, alpha=.5):
     "The straight line from start to fine-tuned, (1 − α) θ₀ + α θ₁ (WiSE-FT)"
     return weighted_sum([start, tuned[0]], [1-alpha, alpha])
 
-@method('merge', 'uniform soup', '2203.05482')
+@method('merge', 'uniform soup', '2203.05482', needs='several fine-tuned classifiers')
 def uniform_soup(start, tuned, at, weights=None):
     "The mean of the fine-tuned, or another average with sum 1; the start is not used"
     return weighted_sum(tuned, weights or [1/len(tuned)]*len(tuned))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLORS', 'MARKERS', 'DASHES', 'NAMES', 'SIZES', 'PICTURES', 'Styles', 'labelled', 'frontier', 'curves',
            'plot_frontier', 'plot_alpha', 'plot_shifts', 'known_baselines', 'plot_robustness', 'alt_text',
-           'PictureKind', 'pictures']
+           'PictureKind', 'pictures', 'plot_bench']
 
 # %% ../nbs/api/60_plots.ipynb #5b85fd0c
 import io, textwrap
@@ -475,3 +475,24 @@ def pictures(
         if kind.lacks(table, options.get('baselines')): continue
         own = {k: v for k,v in options.items() if k in kind.options}
         yield name, getattr(kind.draw, 'unseen', kind.draw)(table, **own), kind.caption
+
+# %% ../nbs/api/60_plots.ipynb #f164b109
+@_styled
+def plot_bench(
+    curves:pd.DataFrame, # of `Bench.curves`: method, alpha, reference, shifted
+    gains:pd.DataFrame,  # of `Bench.gains`
+) -> Figure:
+    "Accuracy under shift against accuracy on the reference, a curve a method"
+    fig = _figure(7.2, 5)
+    ax, rows = fig.subplots(), gains[gains.why==''].set_index('method')
+    work = rows['images forward'] + 2*rows['images backward']
+    for name, c in curves.groupby('method', sort=False):
+        plain, row = name=='plain', rows.loc[name]
+        color = '.55' if plain else COLORS[name]
+        alpha = '' if pd.isna(row.alpha) else f', α = {row.alpha:g}'
+        ax.plot(c.reference, c.shifted, color=color, lw=4 if plain else 1.3, zorder=1 if plain else 2)
+        ax.scatter(row.reference, row.shifted, 50*work[name]/work['plain'], color=color, edgecolor='w', zorder=3, label=f'{name}{alpha}')
+    for axis, values in ((ax.xaxis, curves.reference), (ax.yaxis, curves.shifted)): _accuracy_axis(axis, values, logit=False)
+    ax.set(xlabel='Accuracy on the reference', ylabel='Mean accuracy under distribution shift')
+    fig.legend(loc='outside lower center', markerscale=.8, **_legend)
+    return fig

@@ -6,14 +6,18 @@
 __all__ = ['headline', 'write_report']
 
 # %% ../nbs/api/61_report.ipynb #819bd765
-import base64, io
-import pandas as pd
+import base64, io, json
+import numpy as np, pandas as pd
+from functools import partial
 from html import escape
 from pathlib import Path
 from string import Template
+from .changes import changed_confusions, changed_images, some_changes, thumbnail
 from .files import atomic_path
-from .plots import NAMES, alt_text, known_baselines, plot_alpha, plot_frontier, plot_robustness, plot_shifts
+from .images import UnreadableImage
+from .kept import KeptPredictions, compare_ends
 from .paper import robustness
+from .plots import NAMES, alt_text, curves, known_baselines, pictures
 from .results import MEAN, REFERENCE, UNBOUNDED, check_single, dataset_order, first_metric, wide
 
 # %% ../nbs/api/61_report.ipynb #76530d27
@@ -69,7 +73,7 @@ def _html_table(
     frame:pd.DataFrame,
     digits:int=1,
 ) -> str:
-    "A table with numbers to the right and unknown values empty."
+    "A table with numbers to the right and unknown values empty; where it is wider than the page, it scrolls."
     def cell(v):
         if pd.isna(v): return '<td></td>'
         if isinstance(v, str): return f'<td>{escape(v)}</td>'
@@ -77,21 +81,27 @@ def _html_table(
     number = [any(not isinstance(v, str) for v in frame[c].dropna()) for c in frame]
     head = ''.join(f'<th scope="col"{" class=n"*k}>{escape(str(c))}</th>' for c,k in zip(frame, number))
     rows = ''.join('<tr>' + ''.join(map(cell, r)) + '</tr>\n' for r in frame.itertuples(index=False))
-    return f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>'
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="table"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>'
 
 # %% ../nbs/api/61_report.ipynb #be5ce327
+_WORDS = {'weight-space': 'weights averaged', 'logits': 'logits averaged', 'probabilities': 'probabilities averaged'} # as in pictures
+
+def _word(method): return _WORDS.get(method, method)
+
+def _short(alpha): return '' if pd.isna(alpha) else f'{alpha:g}'
+
 def _results(table):
     "The wide table with α as text, so that it stays as short as it was given."
     w = wide(table).reset_index()
-    w['alpha'] = w.alpha.map(lambda a: '' if pd.isna(a) else f'{a:g}')
+    w['alpha'], w['method'] = w.alpha.map(_short), w.method.map(_word)
     if w.classifier.nunique()==1: w = w.drop(columns='classifier')
     return w.rename(columns=dict(alpha='α'))
 
-def _intervals(table):
+def _intervals(table, alpha):
     "Value and 95 % interval as text, for the rows of a picture's marked points."
-    known = table[table.low.notna() & (~table.method.isin(list(NAMES)) | ((table.method=='weight-space') & ((table.alpha-.5).abs()<1e-9)))]
-    return pd.DataFrame([{'set': r.dataset, 'classifier': NAMES.get(r.method, r.method) + (f', α = {r.alpha:g}' if r.method in NAMES else ''),
-                          'images': r.n, 'accuracy': 100*r.value, '95 % from': 100*r.low, 'to': 100*r.high}
+    known = _marked(table[table.low.notna()], alpha)
+    who = lambda r: ' '.join(filter(None, [r.tuning, _word(r.method)])) + (f', α = {r.alpha:g}' if r.method in _WORDS else '')
+    return pd.DataFrame([{'set': r.dataset, 'classifier': who(r), 'images': r.n, 'accuracy': 100*r.value, '95 % from': 100*r.low, 'to': 100*r.high}
                          for d in dataset_order(known) for r in known[known.dataset==d].itertuples()])
 
 # %% ../nbs/api/61_report.ipynb #321e3b73
@@ -103,6 +113,7 @@ def _comparisons(comparisons):
     c = comparisons[[k for k in _comparison if k in comparisons]].copy()
     missing = [k for k in ('dataset','difference','low','high') if k not in c]
     if missing: raise ValueError(f'comparisons lack {missing}: expected what `wiseft.comparison.compare` returns (or several of them, concatenated)')
+    for k in {'a','b'} & set(c): c[k] = c[k].str.replace(r'^weight-space, ', 'weights averaged, α = ', regex=True)
     for k in ('value_a','value_b','difference','low','high'):
         if k in c: c[k] = 100*c[k].astype(float)
     for k in {'p','p_holm'} & set(c): c[k] = c[k].map(lambda p: '' if pd.isna(p) else '< 0.001' if p<.001 else f'{p:.3f}')
@@ -126,7 +137,7 @@ def _robustness(table, baselines, alpha):
     "Effective and relative robustness where a baseline is known, and the fits that were used"
     r = robustness(table, baselines)
     r = _marked(r[r.fit!=''], alpha)
-    shown = pd.DataFrame({'set': r.dataset, 'method': r.method, 'α': r.alpha.map(lambda a: '' if pd.isna(a) else f'{a:g}'), 'reference, %': 100*r.reference,
+    shown = pd.DataFrame({'set': r.dataset, 'method': r.method.map(_word), 'α': r.alpha.map(_short), 'reference, %': 100*r.reference,
                           'accuracy, %': 100*r.value, 'ρ, points': 100*r.rho, 'τ, points': 100*r.tau, 'note': r.note})
     return shown.drop(columns=[] if (r.note!='').any() else 'note'), list(dict.fromkeys(r.fit))
 
@@ -134,25 +145,138 @@ def _other_metrics(table, alpha):
     "What was measured besides the first metric"
     t = _marked(table[table.metric!=table.metric.iloc[0]], alpha)
     scale = 100.**~t.metric.isin(UNBOUNDED)
-    return pd.DataFrame({'metric': t.metric.where(t.metric.isin(UNBOUNDED), t.metric+', %'), 'set': t.dataset, 'method': t.method, 'α': t.alpha.map(lambda a: '' if pd.isna(a) else f'{a:g}'),
+    return pd.DataFrame({'metric': t.metric.where(t.metric.isin(UNBOUNDED), t.metric+', %'), 'set': t.dataset, 'method': t.method.map(_word), 'α': t.alpha.map(_short),
                          'value': scale*t.value, '95 % from': scale*t.low, 'to': scale*t.high})
 
 # %% ../nbs/api/61_report.ipynb #f23db1cf
-def _pictures(table, alpha, baselines):
-    "Kind, figure and caption of the pictures that the table has numbers for."
-    has = set(table.dataset)
-    if {REFERENCE,MEAN} <= has: yield 'frontier', (fig := plot_frontier(table)), f'Up and to the right is better. Crosses are 95 % intervals; axes are on a {fig.axes[0].get_xscale()} scale.'
-    if table.method.isin(list(NAMES)).any(): yield 'alpha', plot_alpha(table), 'Every set against the mixing coefficient. The band is the 95 % interval of the first curve.'
-    if table.method.isin(['zero-shot','fine-tuned']).any(): yield 'shifts', plot_shifts(table, alpha), 'Every set, with 95 % intervals.'
-    if baselines and REFERENCE in has: yield 'robustness', plot_robustness(table, baselines), 'Each shifted set against the reference. Grey: the baseline of standard models, over the range it was fitted in; the distance above it is effective robustness.'
-
-def _figure(fig, alt, caption):
-    "A picture inside the page, with its numbers in words."
+def _figure(kind, fig, alt, caption):
+    "A picture inside the page, as wide as it, with its numbers in words."
     png = io.BytesIO()
     fig.savefig(png, format='png', dpi=150, metadata={'Software':None})
-    width = round(96*fig.get_figwidth())
-    return (f'<figure><img width="{width}" alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}">'
+    address = f'data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}'
+    return (f'<figure data-kind="{kind}"><div class="frame"><img class="plot" alt="{escape(alt)}" src="{address}"></div>'
             f'<figcaption>{escape(caption)}</figcaption></figure>')
+
+# %% ../nbs/api/61_report.ipynb #c63e7a8a
+def _curve(table):
+    "The one curve of averaged weights over α, ends included; None where there is none, or several"
+    found = [c for c in curves(table).values() if (c.method=='weight-space').any()]
+    if len(found) != 1 or table.classifier.nunique() > 1: return None
+    return found[0] if found[0].alpha.nunique() > 2 else None
+
+def _spots(fig, ax, xy): # [[left, top] in per cent of the picture, or None]
+    "Where points of a plot lie in its picture"
+    shown = np.isfinite(xy).all(1)
+    at = ax.transData.transform(np.where(shown[:, None], xy, .5))/fig.bbox.size
+    return [[round(100*x, 2), round(100-100*y, 2)] if known else None for (x, y), known in zip(at.tolist(), shown)]
+
+def _paths(kind, fig, values): # a path for each curve of averaged weights
+    "Where a picture shows each α: `values` has α down and sets across"
+    fig.draw_without_rendering()
+    alphas, sets = values.index.to_numpy(), list(values)
+    if kind=='alpha': return [_spots(fig, ax, np.column_stack([alphas, values[d]])) for ax, d in zip(fig.axes, sets)]
+    if kind=='frontier': return [_spots(fig, fig.axes[0], values[[REFERENCE, MEAN]].to_numpy())]
+    return []
+
+# %% ../nbs/api/61_report.ipynb #7fe9446c
+def _with_interval(r): return f'{100*r.value:.1f}' + ('' if pd.isna(r.low) else f' ({100*r.low:.1f} to {100*r.high:.1f})')
+
+def _around(c, alpha, plots): # plots: function that returns the pictures and where they show each α
+    "Pictures between a slider and the numbers that it moves"
+    alphas, sets = sorted(c.alpha.unique()), dataset_order(c)
+    texts = {(r.dataset, r.alpha): _with_interval(r) for r in c.itertuples()}
+    start = int(np.argmin(np.abs(np.array(alphas)-alpha)))
+    about = dict(alpha=f'{alphas[start]:g}', last=len(alphas)-1, start=start)
+    drawn, paths = plots(c.pivot_table(index='alpha', columns='dataset', values='value')[sets])
+    cell = lambda d, a, kind='n': f'<td class="{kind}">{texts.get((d, a), "")}</td>'
+    rows = [f'<tr><th scope="row">{escape(d)}</th>{cell(d, 0.)}{cell(d, alphas[start], "n moves")}{cell(d, 1.)}</tr>' for d in sets]
+    data = dict(alphas=[f'{a:g}' for a in alphas], start=start, cells=[[texts.get((d, a), '') for a in alphas] for d in sets], paths=paths)
+    yield f'<section>{_CONTROL.substitute(about)}'
+    yield from drawn
+    yield _NUMBERS.substitute(about, rows='\n'.join(rows), data=json.dumps(data).replace('<', '\\u003c')) + '</section>'
+
+# %% ../nbs/api/61_report.ipynb #9b7ca8de
+_CONTROL = Template("""<div id="slider" hidden><label for="alpha">Mixing coefficient α = <output for="alpha" class="alpha">$alpha</output></label>
+<input type="range" id="alpha" min="0" max="$last" step="1" value="$start" aria-valuetext="$alpha"></div>""")
+
+_NUMBERS = Template("""<h2>What each α gives</h2>
+<p class="soft">In per cent, with 95 % intervals.</p>
+<div class="scroll" tabindex="0" role="region" aria-label="table"><table id="numbers"><thead><tr><th scope="col">set</th><th scope="col" class="n">zero-shot</th>
+<th scope="col" class="n">weights averaged, α = <span class="alpha">$alpha</span></th><th scope="col" class="n">fine-tuned</th></tr></thead>
+<tbody>
+$rows
+</tbody></table></div>
+<script type="application/json" id="sweep">$data</script>
+<script>
+{
+  const sweep = JSON.parse(document.getElementById("sweep").textContent), slider = document.getElementById("alpha");
+  const cells = document.querySelectorAll("#numbers .moves"), words = document.querySelectorAll(".alpha"), rings = [];
+  for (const [kind, paths] of Object.entries(sweep.paths)) for (const path of paths) {
+    const ring = document.createElement("i");
+    ring.className = "ring";
+    document.querySelector(`[data-kind=$${kind}] .frame`).append(ring);
+    rings.push([ring, path]);
+  }
+  const move = () => {
+    const k = slider.value;
+    slider.setAttribute("aria-valuetext", sweep.alphas[k]);
+    words.forEach(w => w.textContent = sweep.alphas[k]);
+    cells.forEach((c, i) => c.textContent = sweep.cells[i][k]);
+    for (const [ring, path] of rings) {
+      ring.hidden = !path[k];
+      if (path[k]) [ring.style.left, ring.style.top] = path[k].map(v => v + "%");
+    }
+  };
+  slider.addEventListener("input", move);
+  document.getElementById("slider").hidden = false;
+  move();
+}
+</script>""")
+
+# %% ../nbs/api/61_report.ipynb #e3c87046
+def _picture(images, file, says):
+    "An image of a set as a small picture; nothing where the set has no such image, or it can't be read"
+    try: address = thumbnail(images.open(images.files().index(file), 64))
+    except (ValueError, UnreadableImage): return ''
+    return f'<img width="64" height="64" class="small" alt="{escape(says)}" src="{address}">'
+
+def _strip(images):
+    "Some images of a set, evenly spaced"
+    at = np.unique(np.linspace(0, len(images)-1, 12).astype(int))
+    files = images.files()
+    return '<div class="strip">' + ''.join(_picture(images, files[i], images.classnames[images.labels[i]]) for i in at) + '</div>'
+
+def _answer(name, sure): return f'<b>{escape(name)}</b>' + ('' if sure is None or pd.isna(sure) else f' ({100*sure:.0f}&nbsp;%)')
+
+def _card(r, images):
+    "One image that changed: what it is, what an end made of it, and what the average makes of it"
+    shown = _picture(images, r.file, Path(r.file).name) if images is not None else escape(r.file)
+    return (f'<li data-file="{escape(r.file)}" class="{"gained" if r.gained else "lost"}">{shown}<span>{escape(r.label)}: {r.end} {_answer(r.before, r.sure_before)}, '
+            f'averaged {_answer(r.after, r.sure_after)}</span></li>')
+
+# %% ../nbs/api/61_report.ipynb #da1d7b4f
+def _counted(changed, end):
+    "How many images an average gained and lost against one end"
+    own = changed[changed.end==end]
+    return f'{int(own.gained.sum()):,} right that {end} gets wrong and {int((~own.gained).sum()):,} wrong that {end} gets right'
+
+def _changes(predictions, alpha, images):
+    "The section about single images, set by set"
+    changed = changed_images(predictions, alpha)
+    if not len(changed): return
+    yield f'<h2>What changed</h2>\n<p class="soft">Images that the average (α = {alpha:g}) gets right and an end gets wrong, and the reverse: with what the image is, then both answers and how sure each was. Those with the surest right answers are shown.</p>'
+    if not images: yield '<p class="soft">Without pictures: the images were not given, or are not those that were evaluated.</p>'
+    some, sizes = some_changes(changed), predictions.images.dataset.value_counts()
+    for d, own in changed.groupby('dataset', sort=False, observed=True):
+        mine = images.get(d) if images else None
+        counts = '; '.join(_counted(own, end) for end in own.end.unique())
+        yield f'<h3>{escape(d)}</h3>\n' + ('' if mine is None else _strip(mine))
+        yield f'<p>Of {sizes[d]:,} images the average gets {counts}.</p>'
+        yield '<ul class="cards">' + '\n'.join(_card(r, mine) for r in some[some.dataset==d].itertuples()) + '</ul>'
+    confused = changed_confusions(predictions, alpha)
+    if not len(confused): return
+    yield f'<h3>Classes that are mistaken more or less often</h3>\n<p class="soft">Images of all shifted sets together, α = {alpha:g}.</p>'
+    yield _html_table(confused.rename(columns={'label': 'what it is', 'taken_for': 'taken for'} | _WORDS))
 
 # %% ../nbs/api/61_report.ipynb #b4999e5e
 _page = Template("""<!doctype html>
@@ -164,38 +288,50 @@ _page = Template("""<!doctype html>
 <style>
 :root { color-scheme: light dark; --fg:#1c1c1c; --bg:#fff; --soft:#5a5a5a; --line:#dcdcdc; }
 @media (prefers-color-scheme: dark) { :root { --fg:#e6e6e6; --bg:#17191c; --soft:#a3a8ae; --line:#3a3e44; } }
-body { font: 16px/1.5 system-ui, sans-serif; color:var(--fg); background:var(--bg); max-width:58rem; margin:2rem auto; padding:0 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; color:var(--fg); background:var(--bg); max-width:66rem; margin:2rem auto; padding:0 1rem; overflow-wrap:anywhere; }
 h1 { line-height:1.2; } h2 { margin-top:2.5rem; } .lead { font-size:1.2rem; }
-figure { margin:1.5rem 0; } img { max-width:100%; height:auto; background:#fff; border-radius:6px; } figcaption, .soft { color:var(--soft); font-size:.9rem; }
+figure { margin:1.5rem 0; } .frame { position:relative; } .plot { display:block; width:100%; height:auto; background:#fff; border-radius:6px; }
+figcaption, .soft { color:var(--soft); font-size:.9rem; } dfn { font-weight:600; font-style:normal; }
 .scroll { overflow-x:auto; } table { border-collapse:collapse; font-size:.9rem; font-variant-numeric:tabular-nums; }
-th, td { text-align:left; padding:.25rem .7rem .25rem 0; border-bottom:1px solid var(--line); white-space:nowrap; } .n { text-align:right; }
-th { vertical-align:bottom; }
+th, td { text-align:left; padding:.25rem .6rem .25rem 0; border-bottom:1px solid var(--line); white-space:nowrap; vertical-align:bottom; } thead th { white-space:normal; overflow-wrap:normal; } .n { text-align:right; }
+#slider { position:sticky; top:0; z-index:1; padding:.6rem 0; background:var(--bg); } [hidden] { display:none !important; } #alpha { width:100%; }
+.ring { position:absolute; width:.7rem; height:.7rem; margin:-.5rem; border:.16rem solid #c2185b; border-radius:50%; background:#ffffff80; }
+.strip, .cards { display:flex; flex-wrap:wrap; gap:.4rem; padding:0; list-style:none; } .small { object-fit:contain; background:#fff; border:1px solid var(--line); border-radius:4px; }
+.cards li { display:flex; gap:.5rem; width:17rem; max-width:100%; font-size:.85rem; line-height:1.3; border-left:4px solid #2e7d32; padding-left:.5rem; } .cards .lost { border-color:#c62828; }
+@media print { body { max-width:none; margin:0; font-size:11px; } #slider, .ring { display:none; } .scroll { overflow:visible; } th, td { white-space:normal; padding-right:.3rem; }
+  figure, tr, li { break-inside:avoid; } h2, h3 { break-after:avoid; } }
 </style>
 </head>
 <body>
+<main>
 <h1>$title</h1>
 $body
+</main>
 </body>
 </html>
 """)
 
 # %% ../nbs/api/61_report.ipynb #7d066fa4
-def _body(everything, comparisons, notes, alpha, baselines):
-    "The page's sections, one string each."
-    table = first_metric(everything)
-    compared = None if comparisons is None else _comparisons(comparisons)
-    yield f'<p class="lead">{escape(headline(table, alpha, comparisons)).replace(" %", "&nbsp;%")}</p>'
+_MEANINGS = """<p class="soft"><dfn>Zero-shot</dfn>: the classifier as it was before it was trained on these images, told the classes by their names alone.
+<dfn>Fine-tuned</dfn>: trained on images of the <dfn>reference</dfn>, one kind of images. <dfn>Shifted sets</dfn> show the same classes in other kinds of images, which it was not trained on.
+<dfn>Weights averaged</dfn>: each weight is (1&nbsp;−&nbsp;α) times that of the zero-shot classifier and α times that of the fine-tuned one.
+An <dfn>interval</dfn> of 95&nbsp;% says how far chance in the choice of test images reaches.</p>"""
+
+def _beginning(table, comparisons, notes, alpha):
+    "Headlines, one a tuning where there are several, and what their words mean"
+    tunings = [t for t in table.tuning.unique() if t] if table.tuning[table.method!='zero-shot'].nunique() > 1 else ['']
+    for t in tunings:
+        own = table[table.tuning.isin(['', t])] if t else table
+        lead = escape((f'{t}: ' if t else '') + headline(own, alpha, comparisons.iloc[:0] if t and comparisons is not None else comparisons)).replace(" %", "&nbsp;%")
+        yield f'<p class="lead">{lead}</p>'
+    yield _MEANINGS
     if notes: yield from (f'<p>{escape(p)}</p>' for p in notes.split('\n\n'))
-    for kind, fig, caption in _pictures(table, alpha, baselines): yield _figure(fig, alt_text(table, kind, alpha=alpha, baselines=baselines), caption)
-    yield f'<h2>{escape(table.metric.iloc[0].capitalize())} in per cent</h2>\n' + _html_table(_results(table))
-    if len(i := _intervals(table)): yield '<h2>Intervals</h2>\n' + _html_table(i)
-    if baselines: yield from _robustness_section(*_robustness(table, baselines, alpha))
-    if len(o := _other_metrics(everything, alpha)): yield '<h2>Other metrics</h2>\n' + _html_table(o, digits=2)
-    if comparisons is not None:
-        yield '<h2>Comparisons on the same images</h2>\n<p class="soft">If an interval excludes 0, A and B differ by more than luck. Over images it speaks of other images of the same kind; over families, of new families. p is that of the exact McNemar test.</p>'
-        yield _html_table(compared)
-    what, sets = _sources(table)
-    yield '<h2>Where this comes from</h2>\n' + _html_table(what) + '\n<p></p>\n' + _html_table(sets)
+
+# %% ../nbs/api/61_report.ipynb #505ef25b
+def _recipe(recipe):
+    "A recipe as a table; what it holds in turn is written as it is in JSON"
+    text = lambda v: v if isinstance(v, str) else f'{v:g}' if isinstance(v, (int, float)) and not isinstance(v, bool) else json.dumps(v, ensure_ascii=False)
+    return pd.DataFrame([(k.replace('_', ' '), text(v)) for k, v in recipe.items() if v not in (None, '', [], {})], columns=['what', 'value'])
 
 def _robustness_section(shown, fits):
     "Its table, and what was measured against what"
@@ -204,20 +340,53 @@ def _robustness_section(shown, fits):
            f'Baselines: {escape("; ".join(fits))}.</p>')
     yield _html_table(shown)
 
+# %% ../nbs/api/61_report.ipynb #db529c00
+def _plots(table, alpha, baselines, values=None):
+    "The pictures, and where each shows the values of a curve by α"
+    drawn, paths = [], {}
+    for kind, fig, caption in pictures(table, alpha=alpha, baselines=baselines):
+        drawn.append(_figure(kind, fig, alt_text(table, kind, alpha=alpha, baselines=baselines), caption))
+        if values is not None: paths[kind] = _paths(kind, fig, values)
+    return drawn, paths
+
+def _body(everything, comparisons, notes, alpha, baselines, predictions, images, recipe):
+    "The page's sections, one string each."
+    table = first_metric(everything)
+    compared = None if comparisons is None else _comparisons(comparisons)
+    yield from _beginning(table, comparisons, notes, alpha)
+    plots = partial(_plots, table, alpha, baselines)
+    curve = _curve(table)
+    yield from plots()[0] if curve is None else _around(curve, alpha, plots)
+    yield f'<h2>{escape(table.metric.iloc[0].capitalize())} in per cent</h2>\n' + _html_table(_results(table))
+    if len(i := _intervals(table, alpha)): yield '<h2>Intervals</h2>\n' + _html_table(i)
+    if baselines: yield from _robustness_section(*_robustness(table, baselines, alpha))
+    if len(o := _other_metrics(everything, alpha)): yield '<h2>Other metrics</h2>\n' + _html_table(o, digits=2)
+    if comparisons is not None:
+        yield '<h2>Comparisons on the same images</h2>\n<p class="soft">If an interval excludes 0, A and B differ by more than luck. Over images it speaks of other images of the same kind; over families, of new families. p is that of the exact McNemar test.</p>'
+        yield _html_table(compared)
+    if predictions is not None: yield from _changes(predictions, alpha, images)
+    what, sets = _sources(table)
+    yield '<h2>Where this comes from</h2>\n' + _html_table(what) + '\n<p></p>\n' + _html_table(sets)
+    if recipe: yield '<h2>How it was fine-tuned</h2>\n' + _html_table(_recipe(recipe))
+
 # %% ../nbs/api/61_report.ipynb #193510d7
 def write_report(
     table:pd.DataFrame,            # results of one pair of end points, one split; the first metric is drawn
     path,                          # HTML file
     title:str='Robust fine-tuning: results',
-    comparisons:pd.DataFrame|None=None, # of `wiseft.comparison.compare`, or several concatenated
+    comparisons:pd.DataFrame|None=None, # of `wiseft.comparison.compare`, or several concatenated; default of the predictions
     notes:str|None=None,           # plain text below the headline; empty lines part paragraphs
     alpha:float=0.5,               # of the averaged classifier in headline and pictures
     force:bool=False,              # replace an existing file
     baselines:dict|None=None,      # dataset -> `Baseline`; default those published for ImageNet's shifts
+    predictions:KeptPredictions|None=None, # of each image: what changed, and comparisons
+    images:dict|None=None,         # dataset -> `ImageSet`: small pictures of what changed
+    recipe:dict|None=None,         # how the classifier was fine-tuned: its `recipe`
 ) -> Path:
     "Write one self-contained HTML page of the results, atomically; FileExistsError unless `force`."
     if baselines is None: baselines = known_baselines(table)
+    if comparisons is None and predictions is not None: comparisons = compare_ends(predictions, alpha)
     with atomic_path(path, force=force) as tmp:
-        body = '\n'.join(_body(table, comparisons, notes, alpha, baselines))
+        body = '\n'.join(_body(table, comparisons, notes, alpha, baselines, predictions, images, recipe))
         tmp.write_text(_page.substitute(title=escape(title), body=body), encoding='utf-8')
     return Path(path)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IDENTITY', 'COLUMNS', 'METHODS', 'REFERENCE', 'MEAN', 'UNBOUNDED', 'results_table', 'check_single', 'first_metric',
-           'dataset_order', 'wide', 'Markdown', 'compact', 'row_key', 'combine_seeds']
+           'dataset_order', 'Wide', 'wide', 'Markdown', 'compact', 'row_key', 'combine_seeds']
 
 # %% ../nbs/api/04_results.ipynb #a3c8cae4
 import numpy as np, pandas as pd
@@ -106,6 +106,11 @@ def dataset_order(
     between = [n for n in names if n not in (REFERENCE,MEAN)]
     return [n for n in names if n==REFERENCE] + between + [n for n in names if n==MEAN]
 
+# %% ../nbs/api/04_results.ipynb #e66980b2
+class Wide(pd.DataFrame):
+    "A table that prints all its columns, however narrow a terminal is"
+    def __repr__(self): return self.to_string()
+
 # %% ../nbs/api/04_results.ipynb #579161d1
 def wide(
     table:pd.DataFrame, # one metric and split, one row for each of `IDENTITY` and dataset
@@ -119,7 +124,7 @@ def wide(
     order = ranks.drop_duplicates().sort_values(keys).index
     cells = {n: table[table.dataset==n].set_index(keys).value for n in dataset_order(table)}
     index = pd.MultiIndex.from_frame(table.loc[order, keys])
-    return pd.DataFrame({n: (100*s).reindex(index) for n,s in cells.items()}, index=index).round(digits)
+    return Wide(pd.DataFrame({n: (100*s).reindex(index) for n,s in cells.items()}, index=index).round(digits))
 
 def _rank(names, first):
     "Where each name stands: after those of `first`, in the order of its first appearance"

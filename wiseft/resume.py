@@ -79,6 +79,7 @@ def _keepers(learn):
 
 def _save_checkpoint(cb):
     learn = cb.learn
+    for watch in learn.cbs.filter(lambda o: hasattr(o, 'look')): watch.look() # what is saved is sound
     tensors = {f'model.{k}': v for k,v in learn.model.state_dict().items()}
     for i,p in enumerate(p for g in learn.opt.param_lists for p in g):
         tensors |= {f'optimizer.{i}.{k}': v for k,v in learn.opt.opt.state[p].items()}

@@ -29,13 +29,13 @@ def write_clip(clip, folder):
     write_json(folder/config_name, dict(model_cfg=clip.config, preprocess_cfg=clip.preprocess))
     write_state_dict(clip.model.state_dict(), folder/weight_names[0])
     if hasattr(clip.tokenizer, 'save_pretrained'): clip.tokenizer.save_pretrained(folder)
-    if clip.config['text_cfg'].get('hf_model_name'): clip.model.text.config.save_pretrained(folder)
+    if clip.config.get('text_cfg', {}).get('hf_model_name'): clip.model.text.config.save_pretrained(folder)
 
 # %% ../nbs/api/20_saving.ipynb #d8ea317d
 def _card(c, files):
     "What `wiseft.json` holds, with the SHA-256 of other files by name"
     versions = dict(wiseft=__version__, torch=torch.__version__, open_clip=open_clip.__version__)
-    return dict(format=1, classnames=c.classnames, templates=c.templates, alpha=c.alpha, hash=c.hash, parents=c.parents, metrics=c.metrics, recipe=c.recipe,
+    return dict(format=1, classnames=c.classnames, templates=c.templates, head=dict(normalise=c.head.normalise), alpha=c.alpha, hash=c.hash, parents=c.parents, metrics=c.metrics, recipe=c.recipe,
                 precision=c.clip.precision, clip=dict(name=c.clip.name, pretrained=c.clip.pretrained, **c.clip.provenance), versions=versions, files=files,
                 **(dict(head_from_text=True) if c.head_from_text else {})) # only those whose text tower trained
 

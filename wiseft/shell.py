@@ -178,8 +178,11 @@ def chosen_device(
 ): # (torch.device, words such as 'on the CPU, float32')
     "The device to compute on, and the line about it"
     from wiseft.devices import best_device,describe_device
+    from wiseft.progress import SAID
     device = best_device(device)
-    return device,describe_device(device, precision)
+    words = describe_device(device, precision)
+    SAID.add(words) # so that the library needn't
+    return device,words
 
 # %% ../nbs/api/70_shell.ipynb #60aa0292
 def load_methods(

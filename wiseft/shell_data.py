@@ -57,9 +57,21 @@ def data(
     bad = [r for s in sets.values() for r in _unreadable(s)]
     rows = [dict(set=n, split=k, images=len(s), classes=len(s.classnames)-len(s.missing), groups=len(set(s.groups or []))) for (n, k), s in sets.items()]
     show_table(pd.DataFrame(rows))
+    _show_sizes(list(sets.values()))
     if unpack: _unpack(source, unpack, force)
     for r in bad: say(r)
     if bad: raise ValueError(f'{len(bad)} of {sum(map(len, sets.values()))} images cannot be read')
+
+# %% ../nbs/api/71_shell_data.ipynb #8eaa1943
+_SHOWN = 5 # largest and smallest classes
+
+def _show_sizes(sets):
+    "Images of each class in all sets of the first one's classes together, with a bar; of many classes the largest and the smallest"
+    counts = sum(s.counts() for s in sets if s.classnames == sets[0].classnames).sort_values(ascending=False, kind='stable')
+    some = counts if len(counts) <= 2*_SHOWN else counts.iloc[[*range(_SHOWN), *range(-_SHOWN, 0)]]
+    bars = ['▇'*round(30*n/counts.iloc[0]) for n in some]
+    what = f'Largest and smallest of {len(counts)} classes' if len(some) < len(counts) else 'Classes'
+    show_table(some.rename_axis('class').reset_index(name='images').assign(**{'': bars}), what)
 
 # %% ../nbs/api/71_shell_data.ipynb #ea9d93c1
 def _published(suite, root, download):

@@ -7,12 +7,12 @@ __all__ = ['plot', 'report', 'demo']
 
 # %% ../nbs/api/74_shell_report.ipynb #73c87ed0
 from pathlib import Path
-from typing import Annotated,Optional
+from typing import Annotated,List,Optional
 
 import typer
 
-from .progress import is_watched
-from .shell import Device,Force,Output,Results,Seed,check_ending,command,say,show_table,standard_output,chosen_device,wrote
+from .shell import (DataRoot,Device,Force,Output,Reference,Results,Seed,Shift,check_ending,command,say,show_table,standard_output,
+    suite_loader,chosen_device,wrote)
 from .shell_evaluate import methods_down
 
 # %% ../nbs/api/74_shell_report.ipynb #41c656a7
@@ -46,19 +46,62 @@ def _draw(table, folder):
         if name != 'robustness': say(f'no {name}.png: {reason}') # few know a baseline
 
 # %% ../nbs/api/74_shell_report.ipynb #7f44bac5
-@command('wiseft report results.csv -o report.html')
+@command('wiseft report results.csv -o report.html', 'wiseft report results.csv --reference photos --shift sketches --classifier finetuned -o report.html',
+         'wiseft report first.csv second.csv -o both.html')
 def report(
-    results:Results,
+    results:Annotated[List[Path], typer.Argument(help='A results table (CSV); of several, runs are compared.', show_default=False)],
     output:Output,
     title:Annotated[Optional[str], typer.Option('--title', help='Heading of the page; default the file.')]=None,
+    suite:Annotated[Optional[str], typer.Option('--suite', help='Where the images are, as in `wiseft sweep`: for small pictures of what changed.')]=None,
+    reference:Reference=None,
+    shift:Shift=None,
+    root:DataRoot=None,
+    classifier:Annotated[Optional[Path], typer.Option('--classifier', help='Folder of the fine-tuned classifier, whose recipe is told.')]=None,
+    pictures:Annotated[bool, typer.Option('--pictures/--no-pictures', help='Small pictures of images, or none, where images must not leave.')]=True,
     force:Force=False,
 ):
     "Write a results table as one self-contained HTML page."
     check_ending(output, '.html')
-    from wiseft.report import write_report
     from wiseft.exchange import read_results
-    write_report(read_results(results), output, title or results.name, force=force)
+    from wiseft.report import write_report
+    from wiseft.saving import read_card
+    recipe = read_card(classifier)['recipe'] if classifier else None
+    tables,predictions = [{p.stem: read(p) for p in results} for read in (read_results, _beside)]
+    if len(results) > 1: table,kept,comparisons = _joined(tables, predictions)
+    else: table,kept,comparisons = tables[results[0].stem],predictions[results[0].stem],None
+    images = _images(kept, suite, reference, shift, root) if kept and pictures and (suite or reference) else None
+    write_report(table, output, title or ' and '.join(p.name for p in results), comparisons, alpha=_averaged(table), force=force,
+                 predictions=kept, images=images, recipe=recipe)
     wrote(output)
+
+# %% ../nbs/api/74_shell_report.ipynb #1657adc1
+def _beside(results):
+    "Predictions that lie beside a table; None, with a line, where there are none"
+    from wiseft.kept import predictions_file,read_predictions
+    path = predictions_file(results)
+    if path.exists(): return read_predictions(path)
+    say(f'no {path}: without predictions of each image, the page can\'t tell whether differences are more than luck')
+
+def _averaged(table):
+    "The mixing coefficient of the averaged classifier that a page tells of: of those in the table, the nearest to 0.5"
+    alphas = table.alpha[table.method == 'weight-space']
+    return 0.5 if not len(alphas) else float(alphas.iloc[(alphas-.5).abs().argmin()])
+
+def _joined(tables, predictions):
+    "Several runs as one table, and the comparison of their averages where each has predictions"
+    from wiseft.runs import compare_runs,join_runs
+    table = join_runs(tables)
+    comparisons = compare_runs(predictions, _averaged(table)) if all(predictions.values()) else None
+    return table,None,comparisons
+
+def _images(predictions, suite, reference, shift, root):
+    "Set -> its images, where they are still those that were evaluated"
+    split = predictions.images.split.iloc[0]
+    load = suite_loader(suite, reference, shift, root=root, allow_incomplete=True, training=split=='validation')
+    was = {d: set(own.file) for d, own in predictions.images.groupby('dataset', observed=True)}
+    found = {d: s for d, s in load().datasets(split).items() if set(s.files()) == was.get(d)}
+    for d in was.keys()-found.keys(): say(f'{d}: no small pictures, its images there are not those that were evaluated')
+    return found
 
 # %% ../nbs/api/74_shell_report.ipynb #b8d0af01
 @command('wiseft demo', 'wiseft demo -o wiseft-demo --seed 1 --force')
@@ -83,30 +126,30 @@ def demo(
         suite = load_suite('icons').restrict_train(plan['narrow_reference']['families'])
         start = zeroshot_classifier(load_clip('iconclip', device=device), suite.classnames, plan['templates'])
         say(f'1/3 fine-tuning on {len(suite.train):,} images of {len(suite.classnames)} classes, {plan["recipe"]["epochs"]} epochs, {place}')
-        tuned = finetune(start, suite, seed=seed, progress=is_watched(), **plan['recipe'])
+        tuned = finetune(start, suite, seed=seed, **plan['recipe'])
         say(f'2/3 evaluating {len(plan["alphas"])} mixing coefficients on {sum(map(len, suite.datasets().values())):,} images, {len(suite.shifts)} of {len(suite.shifts)+1} sets shifted')
-        table, predictions = sweep(start, tuned, suite, plan['alphas'], keep_predictions=True, seed=seed, progress=is_watched())
+        table, predictions = sweep(start, tuned, suite, plan['alphas'], keep_predictions=['ECE (15 bins)'], seed=seed)
         say('3/3 drawing')
         interpolate(start, tuned, plan['alpha']).save(tmp/'averaged')
-        gains = _write_demo(table, predictions, plan['alpha'], tmp)
+        gains = _write_demo(table, predictions, suite, tuned.recipe, plan['alpha'], tmp)
     _tell_demo(table, gains, plan['alpha'], output)
 
 # %% ../nbs/api/74_shell_report.ipynb #3e625f63
 _GENTLE = 'by a gentle recipe, which cost no accuracy on the mean of the shifted sets in any of five runs'
 
-def _write_demo(table, predictions, alpha, folder):
+def _write_demo(table, predictions, suite, recipe, alpha, folder):
     "Write table, pictures and page; returns what averaging gains over each end, paired"
-    import pandas as pd
-    from wiseft.comparison import compare
+    from wiseft.kept import compare_ends,predictions_file,write_predictions
     from wiseft.report import write_report
     from wiseft.exchange import write_results
-    averaged = dict(method='weight-space', alpha=alpha)
-    gains = pd.concat([compare(predictions, dict(method=m), averaged) for m in ('zero-shot', 'fine-tuned')], ignore_index=True)
+    gains = compare_ends(predictions, alpha)
     write_results(table, folder/'results.csv')
+    write_predictions(predictions, predictions_file(folder/'results.csv'))
     _draw(table, folder)
     notes = (f'One fine-tuning of the embedded CLIP on a narrow part of the reference distribution, {_GENTLE}. '
              f'α = {alpha:g} was fixed before any test image was looked at.')
-    write_report(table, folder/'report.html', 'The embedded CLIP under distribution shift', gains, notes, alpha)
+    write_report(table, folder/'report.html', 'The embedded CLIP under distribution shift', gains, notes, alpha,
+                 predictions=predictions, images=suite.datasets(), recipe=recipe)
     return gains
 
 # %% ../nbs/api/74_shell_report.ipynb #3860bddb

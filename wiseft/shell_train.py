@@ -11,7 +11,6 @@ from typing import Annotated,List,Optional
 
 import typer
 
-from .progress import is_watched
 from .shell import Classifier,Device,Force,Output,Reference,Seed,Use,chosen_device,chosen_methods,command,load_methods,say,show_table,suite_loader,wrote
 from .shell_data import is_suite,sets_of
 
@@ -78,6 +77,8 @@ def finetune_(
     epochs:Annotated[int, typer.Option('--epochs', min=1)]=10,
     lr:Annotated[float, typer.Option('--lr', help='Learning rate at the end of the warm-up; 3e-4 suits iconclip.', min=0)]=3e-5,
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=128,
+    accumulate:Annotated[int, typer.Option('--accumulate', help='Batches whose gradients are added before a step, as if they were one.', min=1)]=1,
+    grad_checkpointing:Annotated[bool, typer.Option('--grad-checkpointing', help='Compute layers twice instead of keeping what they gave: less memory, more time.')]=False,
     train:Annotated[str, typer.Option('--train', help='all, head, or last:n (the last n blocks and the head).')]='all',
     label_smoothing:Annotated[float, typer.Option('--label-smoothing', min=0, max=1)]=0.,
     precision:Annotated[str, typer.Option('--precision', help='bf16 (autocast, weights stay in fp32) or fp32.')]='bf16',
@@ -94,20 +95,19 @@ def finetune_(
     from wiseft.files import atomic_path
     from wiseft.learner import finetune
     from wiseft.classifiers import load_classifier
-    from wiseft.devices import memory_advice
     if captions and not method: method = ['FLYP']
     if method or use: load_methods(use)
     chosen = chosen_methods(method, ('start', 'loss', 'pull', 'average'))
     if captions and 'start' in chosen: raise ValueError('A start is fitted to labels, and --captions are none: leave one of them out.')
     average = chosen['average']() if 'average' in chosen else None
     device,place = chosen_device(device, precision)
-    with atomic_path(output, force=force) as tmp, memory_advice():
+    with atomic_path(output, force=force) as tmp:
         start = load_classifier(classifier, device)
         images, watched, about = _training_sets(data, captions, start.classnames)
         if 'start' in chosen: start = chosen['start'](start, images, watched)
         say(f'fine-tuning on {about}, {epochs} epochs, {place}')
         tuned = finetune(start, images, watched, epochs=epochs, lr=lr, batch_size=batch_size, train=train, label_smoothing=label_smoothing,
-                         precision=precision, seed=seed, checkpoint_dir=checkpoints, resume=resume, progress=is_watched(),
+                         precision=precision, seed=seed, accumulate=accumulate, grad_checkpointing=grad_checkpointing, checkpoint_dir=checkpoints, resume=resume,
                          loss=chosen.get('loss'), pull=chosen.get('pull'), captions=captions, cbs=average)
         (average.classifier if average else tuned).save(tmp)
     wrote(output)

@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import open_clip
+from huggingface_hub import hf_hub_download
 from open_clip.pretrained import download_pretrained, download_pretrained_from_hf, get_pretrained_cfg
 
-from .checkpoints import checkpoint_format
+from .checkpoints import checkpoint_format, read_checkpoint
 from .configs import check_model_cfg, check_preprocess_cfg, read_json
 from .files import package_data
+from .parts import Parts, find_parts, module_config, module_preprocess, uses_quick_gelu
+from .pretrained import hub_weights, read_hub_folder
 from .saving import config_name, weight_names
 from .text import BadFile, did_you_mean, first_few, why_failed
 
@@ -30,7 +33,7 @@ class Source:
     name:str=''      # of an architecture of open_clip
     where:Path=None  # configuration file of a folder; None for an architecture of open_clip
     hub:bool=False   # does the folder come from the hub, where tokenizers may lie in another place?
-    bare:bool=False  # a checkpoint file, which holds nothing but tensors?
+    parts:Parts=None # what was recognised in a checkpoint file
     sha256:str=None  # that the weights must have, where it is known
 
 # %% ../nbs/api/20_sources.ipynb #01abc334
@@ -52,6 +55,7 @@ def _from_folder(folder, origin=None, hub=False):
     "Source for a folder in the hub's layout"
     folder = Path(folder).expanduser()
     if not folder.is_dir(): raise FileNotFoundError(f'There is no folder {folder}.')
+    if (folder/'config.json').is_file() and not (folder/config_name).exists(): return _from_transformers(folder, origin or folder.name)
     config, preprocess = _read_config(folder/config_name)
     weights = next((folder/n for n in weight_names if (folder/n).is_file()), None)
     if not weights: raise FileNotFoundError(f'{folder} describes a CLIP and holds no weights. Put them there as {weight_names[0]}.')
@@ -84,8 +88,28 @@ def _from_hub(
     config = _fetch(lambda: download_pretrained_from_hf(repo, filename=config_name), f'the configuration of {name}', advice)
     _fetch(lambda: download_pretrained_from_hf(repo), f'the weights of {name}', advice)
     source = _from_folder(config.parent, name, hub=True)
-    _check_text_tower(source.config['text_cfg'].get('hf_model_name'), source.where)
+    _check_text_tower(source.config.get('text_cfg', {}).get('hf_model_name'), source.where)
     return source
+
+# %% ../nbs/api/20_sources.ipynb #927de9d9
+def _from_transformers(folder, origin):
+    "Source for a folder with a CLIP of transformers"
+    config, preprocess, parts = read_hub_folder(folder)
+    where = Path(folder)/'config.json'
+    check_model_cfg(config, where)
+    check_preprocess_cfg(preprocess, where.with_name('preprocessor_config.json'))
+    return Source(config, preprocess, Path(parts.where), origin, where=where, parts=parts)
+
+# %% ../nbs/api/20_sources.ipynb #05e50c3f
+def _from_transformers_hub(
+    name # 'hf:owner/model'
+):
+    "Source for a CLIP of transformers on the hub"
+    repo = name.removeprefix('hf:')
+    files = ['config.json', 'preprocessor_config.json', hub_weights[0]]
+    advice = f"bring {first_few(files)} of https://huggingface.co/{repo} into a folder and call load_clip('FOLDER')"
+    places = [_fetch(lambda: hf_hub_download(repo, file), f'{file} of {name}', advice) for file in files]
+    return _from_transformers(places[0].parent, name)
 
 # %% ../nbs/api/20_sources.ipynb #55de7377
 def _tag_cfg(name, tag): # dict
@@ -134,15 +158,38 @@ def _file_gelu(name, config, quick_gelu): # bool
     return named or bool(quick_gelu)
 
 # %% ../nbs/api/20_sources.ipynb #994ff286
+def _read_parts(path): # `Parts`
+    "What a checkpoint file holds of a CLIP; BadFile if that is a head alone"
+    parts = find_parts(read_checkpoint(path), path)
+    if parts.clip: return parts
+    rows, dim = parts.head['weight'].shape
+    raise BadFile(f"{path} holds a head ({rows} classes, {dim} dimensions) and no image tower. With the CLIP that it belongs to: "
+                  "load_classifier(FILE, start=CLIP).")
+
+# %% ../nbs/api/20_sources.ipynb #90ac6319
 def _from_file(name, path, preprocess, quick_gelu):
     "Source for an architecture and a checkpoint file"
     config, path, known = open_clip.get_model_config(name), Path(path).expanduser(), {}
+    archive, parts = checkpoint_format(path) == 'torchscript', _read_parts(path)
     if isinstance(preprocess, str):
         known = _tag_cfg(name, preprocess)
         if quick_gelu is None: quick_gelu = _wants_quick_gelu(name, preprocess, config)
-    elif checkpoint_format(path) == 'torchscript': known, quick_gelu = _of_openai(), True
+    elif archive: known, quick_gelu = _of_openai(), True
+    elif parts.modules:
+        known = module_preprocess(parts)
+        if quick_gelu is None: quick_gelu = uses_quick_gelu(parts)
     config['quick_gelu'] = _file_gelu(name, config, quick_gelu)
-    return Source(config, known, path, f'{name} {path.name}', name, bare=True)
+    if not parts.has_text: del config['text_cfg']
+    return Source(config, known, path, f'{name} {path.name}', name, parts=parts)
+
+# %% ../nbs/api/20_sources.ipynb #636f9a43
+def _from_module(path):
+    "Source for a file with a whole module, which says its architecture; ValueError for other files"
+    if checkpoint_format(path) == 'torchscript' or not (parts := _read_parts(path)).modules: raise ValueError(
+        f"{path} is a file, and a checkpoint doesn't say its architecture: use load_clip(ARCHITECTURE, {str(path)!r}).")
+    config = module_config(parts)
+    check_model_cfg(config, path)
+    return Source(config, module_preprocess(parts), path, path.name, where=path, parts=parts)
 
 # %% ../nbs/api/20_sources.ipynb #cdb5ca62
 _iconclip = '212a9d9160f45ff9401ac8808a0a4a7c701451870daa8fb4bdb0b2a4d3eb0bf8' # SHA-256 of the weights that come with the package
@@ -152,10 +199,11 @@ def _from_name(name): # `Source`, or None if the name is an architecture's
     "Source for a name that says everything"
     if name == 'iconclip': return replace(_from_folder(package_data(name), name), sha256=_iconclip)
     if name.startswith('hf-hub:'): return _from_hub(name)
+    if name.startswith('hf:'): return _from_transformers_hub(name)
     if name.startswith('local-dir:'): return _from_folder(name.removeprefix('local-dir:'))
     if open_clip.get_model_config(name.replace('/', '-')): return None
     path = Path(name).expanduser()
-    if path.is_file(): raise ValueError(f"{name} is a file, and a checkpoint doesn't say its architecture: use load_clip(ARCHITECTURE, {name!r}).")
+    if path.is_file(): return _from_module(path)
     if path.is_dir() or name.startswith(('/', '.', '~')): return _from_folder(path)
     raise ValueError(f"There is no model {name!r}. {did_you_mean(name, ['iconclip', *open_clip.list_models()])}")
 

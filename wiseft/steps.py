@@ -208,11 +208,13 @@ class Pull(Callback):
     @torch.no_grad()
     def after_step(self):
         lrs = {p: h['lr'] for group,h in zip(self.opt.param_lists, self.opt.hypers) for p in group}
+        spoilt = getattr(self.learn, 'spoilt', None)
         for (p,p0),memory in zip(self.pairs, self.memories):
             if p.grad is None: continue
-            knobs = dict(lr=lrs[p]) if self.wants_lr else {}
+            knobs, before = dict(lr=lrs[p]) if self.wants_lr else {}, p.clone()
             pulled = self.pull(p, p0, p.grad, memory, **knobs)
             if pulled is not None and pulled is not p: p.copy_(pulled)
+            if spoilt is not None: p.copy_(torch.where(spoilt, before, p)) # after a bad step nothing moves
 
     def kept(self): # for a checkpoint
         return {f'{i}.{k}': v for i,memory in enumerate(self.memories) for k,v in memory.items()}

@@ -12,7 +12,8 @@ from ..registry import method
 from ..steps import contrastive, projections
 
 # %% ../../nbs/methods/carot.ipynb #880b87bb
-@method('loss', 'CaRot', '2311.01723', knob='distillation')
+@method('loss', 'CaRot', '2311.01723', knob='distillation', needs='a text tower and templates, or captions',
+        cost='both towers of a teacher, and a copy of the weights')
 def carot(step, distillation=1.5, orthogonality=.2):
     "The contrastive loss, answers near those of a teacher, and a last matrix with orthogonal columns"
     image_matrix, _ = projections(step.classifier.clip.model)

@@ -37,7 +37,7 @@ def lipsum_gap(features, start_features, texts): # (n, dim), (n, dim), (n_texts,
     change = 100*(features-start_features) @ texts.T
     return change.square().mean()/2
 
-@method('loss', 'Lipsum-FT', '2404.00860', knob='weight')
+@method('loss', 'Lipsum-FT', '2404.00860', knob='weight', needs='a text tower', cost='the start on each batch, 80 short texts a step')
 def lipsum_ft(step, vocabulary, weight=1.): # vocabulary: ids, from `seen_tokens`
     "Cross-entropy, and how far images have moved among random texts"
     clip = step.classifier.clip

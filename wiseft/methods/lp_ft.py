@@ -32,7 +32,7 @@ def logistic_regression(
     return torch.from_numpy(found.x.reshape(start.shape))
 
 # %% ../../nbs/methods/lp_ft.ipynb #9401366e
-@method('start', 'LP-FT', '2202.10054')
+@method('start', 'LP-FT', '2202.10054', needs='validation images', cost='a pass over the images, 100 regressions')
 def lp_ft(
     classifier, # `ImageClassifier`
     images, # `ImageSet` to train on

@@ -31,7 +31,8 @@ def tracer_terms(f, g, scale, f_teacher, g_teacher, scale_teacher): # features (
     distance = (f-f_teacher).square().sum(1).mean() + (g-g_teacher).square().sum(1).mean()
     return crd, icl, cross, distance
 
-@method('loss', 'TRACER', '2605.29380', knob='weight')
+@method('loss', 'TRACER', '2605.29380', knob='weight', needs='a text tower and templates, or captions',
+        cost='both towers of a teacher, and a copy of the weights')
 def tracer(step, weight=.9, features=3.9, crossing=.05):
     "The contrastive loss, and a teacher's answers and features"
     image_matrix, text_matrix = projections(step.classifier.clip.model)

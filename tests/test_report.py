@@ -1,0 +1,110 @@
+"The report of the embedded suite, read in a real browser: its slider, its small pictures, without scripts, on a phone, in print."
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+pytest.importorskip("smalldocs", reason="the offline build needs Python 3.11")
+from test_site import STICKING_OUT, browser, findings  # noqa: E402, F401
+
+ICONS = ROOT / "nbs/reproductions/icons"
+SEED = 0
+
+
+def kept(suite):
+    "What the committed predictions say of one seed, as `sweep` would have kept it."
+    import numpy as np
+    from wiseft.scores import KeptPredictions, all_classes, image_rows
+
+    sets = suite.datasets()
+    rows, classes = image_rows(sets, "test"), all_classes(sets)
+    table = pd.read_csv(ICONS / "predictions.csv.gz", dtype=str, keep_default_na=False).set_index(["dataset", "file"])
+    table = table.loc[list(zip(rows.dataset, rows.file))]
+
+    def of(column, method, alpha):
+        who = dict(classifier="iconclip", tuning="", method=method, alpha=alpha, precision="fp32", seed=SEED)
+        return who, pd.Index(classes).get_indexer(table[column]), dict(confidence=np.full(len(rows), 0.5))
+
+    methods = {"zero-shot": ("zero-shot", 0.0), f"weight-space seed {SEED}": ("weight-space", 0.5), f"fine-tuned seed {SEED}": ("fine-tuned", 1.0)}
+    return KeptPredictions(rows, [of(column, *who) for column, who in methods.items()]), table
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    "The page's file, the table that it is made of, and the predictions."
+    from wiseft.datasets import load_suite
+    from wiseft.exchange import read_results
+    from wiseft.report import write_report
+
+    suite, results = load_suite("icons"), read_results(ICONS / "results.csv")
+    results = results[(results.seed == SEED) | (results.method == "zero-shot")].drop_duplicates(["method", "alpha", "dataset", "metric"])
+    predictions, table = kept(suite)
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(results, path, "Icons", predictions=predictions, images=suite.datasets(), recipe=dict(lr=3e-4, epochs=10))
+    return path, results, table
+
+
+@pytest.fixture
+def page(browser, report):  # noqa: F811
+    "The page in a tab; what goes wrong there, and any request, fails the test."
+    context = browser.new_context(viewport=dict(width=1100, height=900))
+    page, wrong = context.new_page(), []
+    page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda e: wrong.append(str(e)))
+    page.on("request", lambda r: wrong.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
+    page.goto(report[0].as_uri())
+    yield page
+    context.close()
+    assert not wrong
+
+
+def test_the_slider_gives_the_numbers_of_the_table(page, report):
+    first = report[1].metric.iloc[0]
+    at = report[1][report[1].metric == first].set_index(["method", "alpha", "dataset"]).value
+    slider, seen = page.get_by_label("Mixing coefficient"), set()
+    for k in range(int(slider.get_attribute("max")) + 1):
+        slider.fill(str(k))
+        alpha = float(page.locator("output.alpha").inner_text())
+        method = {0: "zero-shot", 1: "fine-tuned"}.get(alpha, "weight-space")
+        for row in page.locator("#numbers tbody tr").all():
+            dataset, zeroshot, averaged, finetuned = (c.split(" (")[0] for c in row.locator("th, td").all_inner_texts())
+            want = (at["zero-shot", 0, dataset], at[method, alpha, dataset], at["fine-tuned", 1, dataset])
+            assert (zeroshot, averaged, finetuned) == tuple(f"{100 * v:.1f}" for v in want)
+        places = [tuple(r.bounding_box().values()) for r in page.locator(".ring").all()]
+        assert len(places) == 1 + at.index.get_level_values("dataset").nunique()
+        seen.add(tuple(places))
+    assert len(seen) == 11  # the rings move
+    for ring in page.locator("[data-kind=alpha] .ring").all():
+        box, frame = ring.bounding_box(), page.locator("[data-kind=alpha] .frame").bounding_box()
+        assert 0 <= box["x"] - frame["x"] <= frame["width"] and 0 <= box["y"] - frame["y"] <= frame["height"]
+
+
+def test_small_pictures_are_of_the_predictions(page, report):
+    table, shown = report[2], page.locator(".cards li").evaluate_all("all => all.map(e => [e.dataset.file, e.className, e.innerText, e.querySelector('img').naturalWidth])")
+    by_file = table.reset_index().set_index("file")
+    assert shown
+    for file, kind, text, width in shown:
+        row = by_file.loc[file]
+        end = "fine-tuned" if " fine-tuned " in text else "zero-shot"
+        before, after = row["zero-shot" if end == "zero-shot" else f"fine-tuned seed {SEED}"], row[f"weight-space seed {SEED}"]
+        assert text.startswith(f"{row.label}: {end} {before} (") and f"averaged {after} (" in text and 0 < width <= 64
+        assert (kind == "gained") == (after == row.label) != (before == row.label)
+    assert report[0].stat().st_size < 5e6
+
+
+@pytest.mark.parametrize("width", [1100, 390])
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_everybody_can_read_it(page, width, colours):
+    page.emulate_media(color_scheme=colours)
+    page.set_viewport_size(dict(width=width, height=800))
+    assert not findings(page)
+    assert not page.evaluate(STICKING_OUT)
+
+
+def test_without_scripts_and_in_print(browser, report):  # noqa: F811
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(report[0].as_uri())
+    assert not page.locator("#slider").is_visible() and page.locator("#numbers .moves").first.is_visible()
+    page.emulate_media(media="print")
+    assert page.locator("figure img").first.is_visible()
+    context.close()
