@@ -22,7 +22,7 @@ from .passes import check_classes, common_transform, run_all
 from .registry import find_method, method, method_name
 from .results import REFERENCE, first_metric
 from .scores import METRICS
-from .merging import WeightPath, check_ends, prepare_merge, wise_ft
+from .merging import WeightPath, averageable, check_ends, prepare_merge, wise_ft
 
 # %% ../nbs/api/50_ensembles.ipynb #eb4dcb5c
 @method('mix', 'logits', '2109.01903', knob='alpha')
@@ -51,7 +51,7 @@ def _copy(classifier): return classifier.copy() if hasattr(classifier, 'copy') e
 
 def _path(zeroshot, finetuned, rule, precision, images):
     "The weights between two classifiers, and a copy of that precision to write them into"
-    if hasattr(zeroshot, 'check_averageable'): zeroshot.check_averageable([finetuned])
+    if hasattr(zeroshot, 'check_averageable'): zeroshot, finetuned = averageable([zeroshot, finetuned])
     target = at_precision(_copy(zeroshot), precision).eval()
     prepared, _ = prepare_merge(rule, zeroshot, [finetuned], images)
     return WeightPath(target, zeroshot.state_dict(), finetuned.state_dict(), rule, prepared)

@@ -36,7 +36,8 @@ def _card(c, files):
     "What `wiseft.json` holds, with the SHA-256 of other files by name"
     versions = dict(wiseft=__version__, torch=torch.__version__, open_clip=open_clip.__version__)
     return dict(format=1, classnames=c.classnames, templates=c.templates, head=dict(normalise=c.head.normalise), alpha=c.alpha, hash=c.hash, parents=c.parents, metrics=c.metrics, recipe=c.recipe,
-                precision=c.clip.precision, clip=dict(name=c.clip.name, pretrained=c.clip.pretrained, **c.clip.provenance), versions=versions, files=files)
+                precision=c.clip.precision, clip=dict(name=c.clip.name, pretrained=c.clip.pretrained, **c.clip.provenance), versions=versions, files=files,
+                **(dict(head_from_text=True) if c.head_from_text else {})) # only those whose text tower trained
 
 # %% ../nbs/api/20_saving.ipynb #cacf6431
 def write_classifier(
@@ -70,6 +71,7 @@ def _check_card(card, path):
     wrong = [k for k,kind in _kinds.items() if not isinstance(card[k], kind) or isinstance(card[k], bool)]
     lists = [k for k in ('classnames', 'templates', 'parents') if k not in wrong]
     wrong += [k for k in lists if not all(isinstance(text, str) for text in card[k])]
+    if not isinstance(card.get('head_from_text', False), bool): wrong.append('head_from_text')
     if 'clip' not in wrong and not isinstance(card['clip'].get('name'), str): wrong.append('clip')
     if wrong: raise BadFile(f'{path}: {first_few(wrong)} is not of the kind that a classifier has. Copy the folder again.')
 
