@@ -10,10 +10,12 @@ __all__ = ['most_cautious', 'can_compete', 'takes_several', 'what_is_missing', '
 import json, math
 import numpy as np, pandas as pd
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 import torch
 from . import __version__
+from .classifiers import load_classifier
 from .ensembles import DEFAULT_ALPHAS, members
 from .evaluation import evaluate
 from .files import atomic_path
@@ -21,6 +23,7 @@ from .matching import matched_gains
 from .merging import merge
 from .registry import REGISTRY, Method, find_method
 from .results import REFERENCE
+from .saving import read_card
 from .scores import MIN_GROUPS
 from .steps import prepared
 from .trials import TRAINED, Trial, run_trial, strengths
@@ -134,7 +137,7 @@ def _right(start, end, suite, split, alphas, by, progress): # dataset -> (k, n)
 # %% ../nbs/api/52_bench.ipynb #4e7b7cf3
 def judged_curve(
     plan:Plan,
-    end,   # `ImageClassifier` at alpha = 1
+    end,   # function that returns the `ImageClassifier` at alpha = 1, asked only where it is needed
     file,  # .npz that keeps it
     by='weight-space', # the way there: name of a merge or mix; a mix without an alpha is a curve of one point
     test=True, # the test images too
@@ -142,7 +145,7 @@ def judged_curve(
     "A classifier's curve, computed or read"
     file = Path(file)
     if not file.exists():
-        alone = replace(plan.suite, shift_validation={})
+        alone, end = replace(plan.suite, shift_validation={}), end()
         told = plan.recipe.get('progress', True)
         seen = {'validation': _right(plan.start, end, alone, 'validation', plan.alphas, by, told)[REFERENCE]}
         if test: seen |= {f'test {d}': r for d, r in _right(plan.start, end, plan.suite, 'test', plan.alphas, by, told).items()}
@@ -151,11 +154,11 @@ def judged_curve(
         return Curve(kept['validation'], {k.removeprefix('test '): kept[k] for k in kept.files if k.startswith('test ')})
 
 # %% ../nbs/api/52_bench.ipynb #86ef0d65
-def _classifier(plan, trial, folder, riders=()):
-    "The classifier of a trial; an average over time comes from a plain fine-tuning that it rides along"
+def _trained(plan, trial, folder, riders=()): # `ImageClassifier`
+    "What a trial ends with; an average over time comes from a plain fine-tuning that it rides along"
     rides = trial.tuning != 'plain' and find_method(trial.tuning).kind == 'average'
     if rides or trial.tuning == 'plain': run_trial(Trial(trial.lr, trial.seed), plan.start, plan.suite, folder, riders, **plan.recipe)
-    return run_trial(trial, plan.begin(trial), plan.suite, folder, **plan.recipe)
+    return load_classifier(run_trial(trial, plan.begin(trial), plan.suite, folder, **plan.recipe), plan.start.device)
 
 def chosen_trial(
     plan:Plan,
@@ -165,7 +168,7 @@ def chosen_trial(
     "Learning rate at the default strength, then strength, by validation images of the reference"
     grid, seed = strengths(method) if method else [None], plan.seeds[0]
     def value(trial): # best accuracy on the curve, and of how many images
-        end = _classifier(plan, trial, folder, plan.riders(trial.lr))
+        end = partial(_trained, plan, trial, folder, plan.riders(trial.lr))
         right = judged_curve(plan, end, folder/f'{trial.name}.validation.npz', test=False).validation
         return right.mean(1).max(), right.shape[1]
     def best(trials):
@@ -194,21 +197,22 @@ class Entry:
         return {d: np.mean([c.test[d] for c in self.curves], 0) for d in self.curves[0].test}
 
 # %% ../nbs/api/52_bench.ipynb #e68719f1
-def _total_cost(recipes):
-    "Sums over fine-tunings"
+def _total_cost(folders):
+    "Sums over fine-tunings, from their cards"
     total = {}
-    for r in recipes:
+    for r in [read_card(f)['recipe'] for f in folders]:
         for k, v in dict(r['cost'], seconds=r['seconds']).items(): total[k] = total.get(k, 0) + v
     return total
 
-def _made_of(plan, method, plain): # list of classifiers, and the way to them
+def _made_of(plan, method, plain): # list of functions that return a classifier, and the way to them
     "What a method that trains nothing makes of the plainly fine-tuned classifiers"
     if method.kind == 'mix' or method.knob == 'alpha' and not takes_several(method): return plain, method.name
     images = plan.suite.validation
     def made(some):
-        if method.kind == 'search': return method.function(plan.start, some, images)
-        return merge(plan.start, some, method.function, images=images)
-    return [made(some) for some in ([plain] if takes_several(method) else [[c] for c in plain])], 'weight-space'
+        tuned = [end() for end in some]
+        if method.kind == 'search': return method.function(plan.start, tuned, images)
+        return merge(plan.start, tuned, method.function, images=images)
+    return [partial(made, some) for some in ([plain] if takes_several(method) else [[end] for end in plain])], 'weight-space'
 
 # %% ../nbs/api/52_bench.ipynb #89883084
 def bench_entry(
@@ -221,14 +225,14 @@ def bench_entry(
     trains, name = method is None or method.kind in TRAINED, method.name if method else 'plain'
     first = chosen_trial(plan, method if trains else None, folder)
     trials = [replace(first, seed=s) for s in plan.seeds]
-    ends = [_classifier(plan, t, folder, [replace(r, seed=t.seed) for r in riders if r.lr == t.lr]) for t in trials]
-    cost, by = _total_cost(c.recipe for c in ends), 'weight-space'
+    riding = [[replace(r, seed=t.seed) for r in riders if r.lr == t.lr] for t in trials]
+    ends, by = [partial(_trained, plan, t, folder, r) for t, r in zip(trials, riding)], 'weight-space'
     files = [folder/f'{t.name}.npz' for t in trials]
     if not trains:
         ends, by = _made_of(plan, method, ends)
         files = [folder/f'{name} of {t.name}.npz' for t in trials]
     curves = [judged_curve(plan, end, file, by) for end, file in zip(ends, files)]
-    return Entry(name, method.kind if method else '', first, curves, len(trials)*trains, cost)
+    return Entry(name, method.kind if method else '', first, curves, len(trials)*trains, _total_cost(folder/t.name for t in trials))
 
 # %% ../nbs/api/52_bench.ipynb #1c7f728f
 @dataclass(repr=False)

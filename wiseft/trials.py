@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from .classifiers import load_classifier
 from .costs import Costs
 from .learner import finetune
 from .registry import find_method
@@ -56,10 +55,10 @@ def run_trial(
     folder,    # where trials are kept
     riders=(), # trials of averages over time with the same learning rate and seed, if this is a plain one
     **recipe,  # of `finetune`: epochs, batch_size, precision, …
-): # `ImageClassifier`
-    "The classifier that a trial ends with, trained or read"
+)->Path: # the classifier's folder
+    "Train a classifier and save it, unless that was done"
     where = {t: Path(folder)/t.name for t in (trial, *riders)}
-    if all(p.exists() for p in where.values()): return load_classifier(where[trial], start.device)
+    if all(p.exists() for p in where.values()): return where[trial]
     averages, costs = {t: t.method()[1]() for t in riders}, Costs()
     kind, function = trial.method()
     part = Path(folder)/f'{trial.name}.part'
@@ -69,4 +68,4 @@ def run_trial(
         c.recipe['cost'] = costs.counted
         if not where[t].exists(): c.save(where[t])
     shutil.rmtree(part)
-    return tuned
+    return where[trial]
