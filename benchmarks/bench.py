@@ -2,11 +2,11 @@
 
   bench.py [MEASURE ...]     run all measures, or some, and write their sections of RESULTS.md (`--list` names them)
 
-The opponent is how the field does it: for every mixing coefficient a state dict `{k: (1-α)*a[k] + α*b[k]}`, `load_state_dict`,
-a `DataLoader` over the image files with the model's own transform, and fp32 forward passes; for output-space ensembles both
-members once more at every α. Nothing in it is slowed down, and it has our batch size. Short contestants take turns, and their ratio is the median over
-the turns. Those that take minutes run once, the usual procedure at two of the eleven α, its time multiplied by 5.5.
-"""
+The opponent is how the field does it: for every mixing coefficient a state dict `{k: (1-α)*a[k] + α*b[k]}`,
+`load_state_dict`, a `DataLoader` over the image files with the model's own transform, and fp32 forward passes; for
+output-space ensembles both members once more at every α. Nothing in it is slowed down, and it has our batch size.
+Short contestants take turns, and their ratio is the median over the turns. Those that take minutes run once, the
+usual procedure at two of the eleven α, its time multiplied by 5.5."""
 import argparse
 import ctypes
 import datetime
@@ -56,6 +56,7 @@ What binds where a bar isn't met:
 - **bfloat16 over bare forward passes.** What is fixed weighs more where passes are short. For ResNet-50 on 128 images it is, in bfloat16, the agreement with fp32, for which 32 images are computed in fp32 at both ends; for the embedded CLIP it is the table, 31 classifiers on eight sets with exact and bootstrap intervals. Both weigh less the more images there are. In fp32 two runs of ResNet-50 gave 1.03, with batches of 32, and 1.18, with 64; why is not settled.
 - **Fine-tuning the embedded CLIP.** The row of bare steps says what bfloat16 alone reaches on one batch that is in memory; between it and ours lie the crops, made by PIL on the same two cores, the clipping of gradients and fastai's loop. Crops of whole batches at once would move it. BatchNorm folded into the convolutions was tried and left out: it gained less than it would cost to explain.
 - **Accelerators.** Unseen: `gpu.py` has sweeps, fine-tuning, exact curves and interpolation against wise-ft's way, a plain bf16 loop and the card's own limits, and has never met a GPU. Its logic is tried on a CPU with tiny towers, which says nothing about speed.
+- **Feeding in training.** What is left are the crops: Pillow makes one of a photograph in .8 ms, on as many cores as there are, and here other work ran on both. torch's resizing of 8-bit images takes a ninth of that, but begins at whole pixels: other crops, and other numbers than those that are committed.
 - **Memory.** Of each image stay the predicted classes of 31 classifiers and a row in the table; pixels, features and logits go with their batch.
 """
 ALPHAS, SOME = [i/10 for i in range(11)], [.3, .7]
@@ -82,7 +83,8 @@ def ratio(usual, ours, turns=3):
 @contextmanager
 def memory_growth():
     "A list that receives by how many bytes the process's own memory grew at most while the block ran (Linux)."
-    def own(): return 1024*next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
+    def own():
+        return 1024*next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)  # what the process has, but does not use, would be used first
     start, peak, over, growth = own(), [own()], threading.Event(), []
@@ -120,10 +122,12 @@ def tower(name, room, sets=4, n=128):
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.save(model.state_dict(), Path(folder, "random.pt"))
-        clip = load_clip(name, Path(folder, "random.pt"), preprocess="laion2b_s34b_b79k" if name.startswith("ViT") else "openai")
+        clip = load_clip(name, Path(folder, "random.pt"),
+                         preprocess="laion2b_s34b_b79k" if name.startswith("ViT") else "openai")
         start = ImageClassifier(clip, random_head(clip, ["a", "b"]), ["a", "b"], alpha=0.)
     images = [photographs(Path(room, str(s)), n, s) for s in range(sets)]
-    return start, nearby(start), Suite("photographs", ["a", "b"], None, images[0], images[0], images[0], {str(s): images[s] for s in range(1, sets)})
+    return start, nearby(start), Suite("photographs", ["a", "b"], None, images[0], images[0], images[0],
+                                       {str(s): images[s] for s in range(1, sets)})
 
 
 def icons():
@@ -172,7 +176,8 @@ def usual_sweep(start, end, suite, output_space=True, alphas=SOME):
             made["weight-space", alpha, name] = outputs(model, images)
             if output_space:
                 u, v = outputs(start, images), outputs(end, images)
-                made |= {("logits", alpha, name): mix_logits(u, v, alpha), ("probabilities", alpha, name): mix_probabilities(u, v, alpha)}
+                made |= {("logits", alpha, name): mix_logits(u, v, alpha),
+                         ("probabilities", alpha, name): mix_probabilities(u, v, alpha)}
     return made
 
 
@@ -297,19 +302,27 @@ def compare_sweeps(start, end, suite, what, bars, precisions=("fp32", "bf16")):
         with empty_cache():
             first = seconds(lambda: made.update(predictions=ours(start, end, suite, **chosen)[1]))
             second = seconds(lambda: ours(start, end, suite, **chosen))
-            reading = seconds(lambda: [list(batches(s, start.transform, [], 256, progress=False)) for s in suite.datasets().values()])
-            x = torch.cat([b for s in suite.datasets().values() for _, b in batches(s, start.transform, [], 256, progress=False)])
+            reading = seconds(
+                lambda: [list(batches(s, start.transform, [], 256, progress=False)) for s in suite.datasets().values()])
+            x = torch.cat(
+                [b for s in suite.datasets().values() for _, b in batches(s, start.transform, [], 256, progress=False)])
         with empty_cache():
-            decoding = seconds(lambda: [list(batches(s, start.transform, [], 256, progress=False)) for s in suite.datasets().values()])
-        bare = forwards(start if precision == "fp32" else start.to_bf16(), x, fitting_batch_size([start], start.transform))
+            decoding = seconds(
+                lambda: [list(batches(s, start.transform, [], 256, progress=False)) for s in suite.datasets().values()])
+        bare = forwards(start if precision == "fp32" else start.to_bf16(), x,
+                        fitting_batch_size([start], start.transform))
         peak = matrix_product(torch.float32 if precision == "fp32" else torch.bfloat16)
         yield f"{label}: full comparison, usual / ours", bars.get(("full", precision)), usual/first
         yield f"{label}: weight space only, usual / ours", bars.get(("weights", precision)), weights_alone/first
-        yield f"{label}: ours / (one decode + {len(ALPHAS)} bare forward passes)", bars.get("bare"), first/(decoding + len(ALPHAS)*bare)
-        yield f"{label}: second sweep, share of the time that reading the decoded images takes", bars.get("wait"), reading/second
-        yield f"{label}: arithmetic of the second sweep / of a large matrix product", bars.get(("arithmetic", precision)), operations(start, size)*n*len(ALPHAS)/second/peak
+        yield f"{label}: ours / (one decode + {len(ALPHAS)} bare forward passes)", bars.get("bare"), first/(decoding
+            + len(ALPHAS)*bare)
+        yield f"{label}: second sweep, share of the time that reading the decoded images takes", bars.get(
+            "wait"), reading/second
+        yield f"{label}: arithmetic of the second sweep / of a large matrix product", bars.get(
+            ("arithmetic", precision)), operations(start, size)*n*len(ALPHAS)/second/peak
         if precision == "fp32":
-            yield f"{label}: predictions that differ from the usual ones at a margin above 1e-4", "0", differing({k: v for k, v in made.items() if k != "predictions"}, made["predictions"])
+            yield f"{label}: predictions that differ from the usual ones at a margin above 1e-4", "0", differing(
+                {k: v for k, v in made.items() if k != "predictions"}, made["predictions"])
 
 
 @measure
@@ -330,29 +343,38 @@ def rn50(room):
 def embedded(room):
     "The same with the embedded CLIP and suite, and how often bf16 predicts as fp32 does"
     start, end, suite = icons()
-    yield from compare_sweeps(start, end, suite, "embedded CLIP and suite", {("full", "bf16"): "≥ 8", "bare": "≤ 1.10", "wait": "≤ 0.03"})
+    yield from compare_sweeps(start, end, suite, "embedded CLIP and suite",
+                              {("full", "bf16"): "≥ 8", "bare": "≤ 1.10", "wait": "≤ 0.03"})
     both, same = dict(fp32=start, bf16=start.to_bf16()), []
     for images in suite.datasets().values():
         out, *_ = run_all(both, images, start.transform, progress=False)
         same.append(out["fp32"].argmax(1) == out["bf16"].argmax(1))
-    yield "embedded CLIP and suite: share of predictions in bf16 that are as in fp32", "≥ 0.99", torch.cat(same).float().mean().item()
+    yield "embedded CLIP and suite: share of predictions in bf16 that are as in fp32", "≥ 0.99", torch.cat(same).float(
+        ).mean().item()
 
 
 @measure
 def forward_pass(room):
     "Where a forward pass spends its time, and what the batch size does to it"
-    kinds = {"matrix products": ("addmm", "mm", "bmm", "baddbmm"), "GELU": ("gelu",), "copies": ("copy_",), "attention": ("_scaled_dot_product_flash_attention_for_cpu",),
-             "convolutions": ("mkldnn_convolution",), "BatchNorm": ("native_batch_norm",), "ReLU": ("clamp_min_", "relu_"), "pooling": ("avg_pool2d",)}
-    towers = (("ViT-B/32", lambda: tower("ViT-B-32", room, sets=1, n=8)[0], 256), ("ResNet-50", lambda: tower("RN50", room, sets=1, n=8)[0], 64), ("embedded CLIP", lambda: icons()[0], 256))
+    kinds = {"matrix products": ("addmm", "mm", "bmm", "baddbmm"), "GELU": ("gelu",), "copies": ("copy_",),
+             "attention": ("_scaled_dot_product_flash_attention_for_cpu",),
+             "convolutions": ("mkldnn_convolution",), "BatchNorm": ("native_batch_norm",),
+             "ReLU": ("clamp_min_", "relu_"), "pooling": ("avg_pool2d",)}
+    towers = (("ViT-B/32", lambda: tower("ViT-B-32", room, sets=1, n=8)[0], 256),
+              ("ResNet-50", lambda: tower("RN50", room, sets=1, n=8)[0], 64),
+              ("embedded CLIP", lambda: icons()[0], 256))
     for name, make, n in towers:
         start = make()
-        x, size = torch.randn(n, 3, *start.clip.image_size).contiguous(memory_format=torch.channels_last), fitting_batch_size([start], start.transform)
+        x, size = torch.randn(n, 3, *start.clip.image_size).contiguous(
+            memory_format=torch.channels_last), fitting_batch_size([start], start.transform)
         for precision, model in (("fp32", start.eval()), ("bf16", start.to_bf16().eval())):
             @torch.no_grad()
             def all_images(batch_size):
                 return [model(b) for b in x.split(batch_size)]
-            yield f"{name}, {precision}: time, freed memory handed back / kept for the next layer", None, ratio(lambda: all_images(size), lambda: reusing(all_images, size))
-            yield f"{name}, {precision}: time of {n} images at once / 32 at a time", None, ratio(lambda: reusing(all_images, n), lambda: reusing(all_images, 32))
+            yield f"{name}, {precision}: time, freed memory handed back / kept for the next layer", None, ratio(
+                lambda: all_images(size), lambda: reusing(all_images, size))
+            yield f"{name}, {precision}: time of {n} images at once / 32 at a time", None, ratio(
+                lambda: reusing(all_images, n), lambda: reusing(all_images, 32))
             with torch.no_grad(), torch.profiler.profile() as profile:
                 model(x[:size])
             spent = {e.key.removeprefix("aten::"): e.self_cpu_time_total for e in profile.key_averages()}
@@ -366,8 +388,8 @@ def shared_prefix(room):
     "What is gained where two classifiers agree in their first layers"
     start, end, suite = tower("ViT-B-32", room, sets=1, n=64)
     last = nearby(start, "visual.transformer.resblocks.11")
-    yield "ViT-B/32, 64 photographs: sweep between unlike classifiers / between two that differ in the last block", "≥ 3", \
-        ratio(lambda: ours(start, end, suite), lambda: ours(start, last, suite), turns=1)
+    what = "ViT-B/32, 64 photographs: sweep between unlike classifiers / between two that differ in the last block"
+    yield what, "≥ 3", ratio(lambda: ours(start, end, suite), lambda: ours(start, last, suite), turns=1)
 
 
 @measure
@@ -375,13 +397,18 @@ def growth(room):
     "How time and memory grow with images, α and shifts"
     start, end, suite = icons()
     name, images = max(suite.shifts.items(), key=lambda s: len(s[1]))
-    part = lambda n, sets: replace(suite, validation=suite.validation, test=images.subset(range(n)), shifts={str(i): images.subset(range(n)) for i in range(sets)})
-    sweeps = dict(images=[(n, part(n, 3), 6) for n in (300, 600, 1200)], alphas=[(k, part(600, 3), k) for k in (4, 8, 16)], shifts=[(k+1, part(600, k), 6) for k in (1, 3, 7)])
+    part = lambda n, sets: replace(suite, validation=suite.validation, test=images.subset(range(n)),
+                                   shifts={str(i): images.subset(range(n)) for i in range(sets)})
+    sweeps = dict(images=[(n, part(n, 3), 6) for n in (300, 600, 1200)],
+                  alphas=[(k, part(600, 3), k) for k in (4, 8, 16)], shifts=[(k+1, part(600, k), 6) for k in (1, 3, 7)])
     ours(start, end, part(300, 1))
+    def time(suite, k): return seconds(lambda: ours(start, end, suite, np.linspace(0, 1, k), precision="bf16"))
+    def median_of_three(suite, k): return median(time(suite, k) for _ in range(3))
     for of, runs in sweeps.items():
-        times = [median(seconds(lambda: ours(start, end, s, np.linspace(0, 1, k), precision="bf16")) for _ in range(3)) for _, s, k in runs]
+        times = [median_of_three(s, k) for _, s, k in runs]
         slope = np.polyfit(np.log([x for x, *_ in runs]), np.log(times), 1)[0]
-        yield f"time against {of}: exponent ({', '.join(f'{x}: {t:.2f} s' for (x, *_), t in zip(runs, times))})", "≤ 1", slope
+        each = ", ".join(f"{x}: {t:.2f} s" for (x, *_), t in zip(runs, times))
+        yield f"time against {of}: exponent ({each})", "≤ 1", slope
     grown = {300: [], 1200: []}
     for _ in range(5):
         for n in grown:
@@ -416,7 +443,8 @@ def scores_memory(room):
 def stored_outputs(n=50_000, classes=1000):
     rng = torch.Generator().manual_seed(0)
     labels = torch.randint(classes, (n,), generator=rng)
-    ends = [torch.randn(n, classes, generator=rng).scatter_add_(1, labels[:, None], torch.full((n, 1), 3.)) for _ in "ab"]
+    ends = [torch.randn(n, classes, generator=rng).scatter_add_(1, labels[:, None], torch.full((n, 1), 3.))
+            for _ in "ab"]
     return *ends, labels
 
 
@@ -424,14 +452,16 @@ def stored_outputs(n=50_000, classes=1000):
 def linear(room):
     "Linear classifiers, 50,000 images × 1,000 classes: the exact curve for all α at once"
     u, v, labels = stored_outputs()
-    yield "exact curve for all α / one pass of argmax over both ends", "≤ 10", ratio(lambda: alpha_intervals(u, v, labels), lambda: (u.argmax(1), v.argmax(1)))
+    yield "exact curve for all α / one pass of argmax over both ends", "≤ 10", ratio(
+        lambda: alpha_intervals(u, v, labels), lambda: (u.argmax(1), v.argmax(1)))
     loader = DataLoader(TensorDataset(u, v, labels), batch_size=128)
 
     def grid():
         for alpha in np.linspace(0, 1, 5):
             for a, b, y in loader:
                 (((1-alpha)*a + alpha*b).argmax(1) == y).sum().item()
-    yield "101 α one by one over a DataLoader of stored outputs (5 of them, times 20.2) / the exact curve", "≥ 200", 20.2*ratio(grid, lambda: alpha_intervals(u, v, labels))
+    what = "101 α one by one over a DataLoader of stored outputs (5 of them, times 20.2) / the exact curve"
+    yield what, "≥ 200", 20.2*ratio(grid, lambda: alpha_intervals(u, v, labels))
     features, heads = torch.randn(len(labels), 512), [torch.randn(1000, 512) for _ in "ab"]
     loader = DataLoader(TensorDataset(features, labels), batch_size=128)
 
@@ -440,8 +470,10 @@ def linear(room):
             head = (1-alpha)*heads[0] + alpha*heads[1]
             for x, y in loader:
                 ((x @ head.T).argmax(1) == y).sum().item()
-    yield "the same from features of 512 dimensions / the two heads' products with them, which no way can do without", None, 20.2*ratio(grid_of_heads, lambda: [features @ h.T for h in heads])
-    yield "the same from features / those products and the exact curve", "≥ 80", 20.2*ratio(grid_of_heads, lambda: alpha_intervals(*(features @ h.T for h in heads), labels))
+    what = "the same from features of 512 dimensions / the two heads' products with them, which no way can do without"
+    yield what, None, 20.2*ratio(grid_of_heads, lambda: [features @ h.T for h in heads])
+    yield "the same from features / those products and the exact curve", "≥ 80", 20.2*ratio(grid_of_heads,
+        lambda: alpha_intervals(*(features @ h.T for h in heads), labels))
 
 
 # ---------- weights ----------
@@ -449,10 +481,12 @@ def linear(room):
 @measure
 def interpolation(room):
     "Interpolating two ViT-B/32"
-    a, b, target = (open_clip.create_model("ViT-B-32", load_weights=False, pretrained_text=False).visual for _ in range(3))
+    a, b, target = (open_clip.create_model("ViT-B-32", load_weights=False, pretrained_text=False).visual
+                    for _ in range(3))
     path, state = WeightPath(target, a.state_dict(), b.state_dict()), list(a.state_dict().values())
     into = [torch.empty_like(t) for t in state]
-    yield "interpolating two ViT-B/32 image towers / copying the same bytes once", "≤ 1.6", ratio(lambda: path(.3), lambda: [t.copy_(s) for t, s in zip(into, state)], turns=9)
+    yield "interpolating two ViT-B/32 image towers / copying the same bytes once", "≤ 1.6", ratio(lambda: path(.3),
+        lambda: [t.copy_(s) for t, s in zip(into, state)], turns=9)
 
 
 @measure
@@ -498,7 +532,8 @@ def usual_training(start, images, epochs, lr, batch_size=128):
 
 
 def our_training(start, images, epochs, lr, batch_size=128):
-    learn = clip_learner(clip_dataloaders(images, start, batch_size, images.subset(range(8)), progress=False), start, precision="bf16", progress=False)
+    learn = clip_learner(clip_dataloaders(images, start, batch_size, images.subset(range(8)), progress=False), start,
+                         precision="bf16", progress=False)
     return learn.fit_cosine(epochs, lr).classifier.eval()
 
 
@@ -506,7 +541,8 @@ def bare_training(start, images, epochs, batch_size=128):
     "Nothing but the steps, in bf16, on one batch that is in memory: what no loop can go below"
     model = start.copy().eval()
     opt = torch.optim.AdamW(model.parameters(), 1e-6, fused=True)
-    x, y = torch.randn(batch_size, 3, *start.clip.image_size).contiguous(memory_format=torch.channels_last), torch.zeros(batch_size, dtype=torch.long)
+    x, y = torch.randn(batch_size, 3, *start.clip.image_size).contiguous(
+        memory_format=torch.channels_last), torch.zeros(batch_size, dtype=torch.long)
     for _ in range(epochs*len(images)//batch_size):
         with torch.autocast("cpu", torch.bfloat16):
             loss = torch.nn.functional.cross_entropy(model(x).float(), y)
@@ -518,34 +554,45 @@ def bare_training(start, images, epochs, batch_size=128):
 def training(room):
     "Fine-tuning, images a second with bf16 autocast against a plain fp32 loop"
     start, _, suite = tower("ViT-B-32", room, sets=1, n=128)
-    yield "ViT-B/32, 128 photographs: ours / plain fp32 loop", "≥ 1.5", ratio(lambda: usual_training(start, suite.train, 1, 1e-5, 64), lambda: our_training(start, suite.train, 1, 1e-5, 64), turns=1)
+    yield "ViT-B/32, 128 photographs: ours / plain fp32 loop", "≥ 1.5", ratio(
+        lambda: usual_training(start, suite.train, 1, 1e-5, 64), lambda: our_training(start, suite.train, 1, 1e-5, 64),
+        turns=1)
     start, _, suite = icons()
     plan = protocol()
     suite = suite.restrict_train(plan["narrow_reference"]["families"])
     made, recipe = {}, (suite.train, plan["recipe"]["epochs"], plan["recipe"]["lr"])
     train = lambda name, f: seconds(lambda: made.update({name: f(start, *recipe)}))
-    turns = [(train("usual", usual_training), train("ours", our_training), seconds(lambda: bare_training(start, *recipe[:2]))) for _ in range(3)]
-    yield "embedded CLIP, the protocol's fine-tuning of 20 epochs: ours / plain fp32 loop", "≥ 2", median(usual/ours for usual, ours, _ in turns)
-    yield "embedded CLIP: as many bare steps in bf16, on one batch in memory / plain fp32 loop", None, median(usual/bare for usual, _, bare in turns)
+    turns = [
+        (train("usual", usual_training), train("ours", our_training),
+         seconds(lambda: bare_training(start, *recipe[:2]))) for _ in range(3)]
+    yield "embedded CLIP, the protocol's fine-tuning of 20 epochs: ours / plain fp32 loop", "≥ 2", median(usual/ours
+        for usual, ours, _ in turns)
+    yield "embedded CLIP: as many bare steps in bf16, on one batch in memory / plain fp32 loop", None, median(usual/bare
+        for usual, _, bare in turns)
     _, kept = evaluate(made, suite, keep_predictions=True, progress=False)
     p = kept.frame()
     right = [p[(p.classifier == name) & ~p.is_shift].correct.to_numpy(float) for name in ("usual", "ours")]
     difference, low, high = paired_bootstrap(*({"": r} for r in right))
-    yield f"accuracy on the reference, ours − plain (interval {100*low:.1f} to {100*high:.1f}), points", "interval has 0", 100*difference
+    what = f"accuracy on the reference, ours − plain (interval {100*low:.1f} to {100*high:.1f}), points"
+    yield what, "interval has 0", 100*difference
 
 
 @measure
 def start_up(room):
     "Starting the command"
     wiseft = Path(sys.executable).with_name("wiseft")
-    yield "`wiseft --help` / `python -c pass`", "≤ 20", 1/ratio(lambda: subprocess.run([sys.executable, "-c", "pass"], check=True), lambda: subprocess.run([wiseft, "--help"], stdout=subprocess.DEVNULL, check=True), turns=9)
+    yield "`wiseft --help` / `python -c pass`", "≤ 20", 1/ratio(
+        lambda: subprocess.run([sys.executable, "-c", "pass"], check=True),
+        lambda: subprocess.run([wiseft, "--help"], stdout=subprocess.DEVNULL, check=True), turns=9)
 
 
 # ---------- the table ----------
 
 def machine():
-    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.processor()) if os.path.exists("/proc/cpuinfo") else platform.processor()
-    return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, Python {platform.python_version()}, torch {torch.__version__}"
+    model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
+                 platform.processor()) if os.path.exists("/proc/cpuinfo") else platform.processor()
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {versions}"
 
 
 def shown(row):
@@ -570,7 +617,8 @@ def main():
     args = parser.parse_args()
     if args.list:
         return print("\n".join(f"{name:15} {f.__doc__}" for name, f in MEASURES.items()))
-    if len(names := args.measures or list(MEASURES)) > 1:  # each in a process of its own, so that none leaves anything to the next
+    # each in a process of its own, so that none leaves anything to the next
+    if len(names := args.measures or list(MEASURES)) > 1:
         for name in names:
             subprocess.run([sys.executable, __file__, name], check=True)
         return

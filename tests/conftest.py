@@ -16,7 +16,8 @@ def pytest_configure(config):
 
 
 def pytest_terminal_summary(terminalreporter):
-    said = [v for report in terminalreporter.getreports("passed") for k, v in report.user_properties if k == "stored outputs"]
+    said = [v for report in terminalreporter.getreports("passed") for k, v in report.user_properties
+            if k == "stored outputs"]
     for line in said and ["", "stored outputs against fresh ones:", *said]:
         terminalreporter.write_line(line)
 
@@ -30,7 +31,8 @@ def cache(tmp_path_factory):
 
 def tree():
     "Paths of the project's files, relative: tracked ones, and new ones that git does not ignore."
-    out = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    out = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
+                         capture_output=True, text=True, check=True)
     return sorted({Path(o) for o in out.stdout.split("\0") if o and os.path.lexists(ROOT / o)})
 
 
@@ -49,7 +51,7 @@ def copy(tmp_path):
 
 
 def run(*command, ok=True, **kwargs):
-    "Run a command; returns its process with `stdout` and `stderr` as text, which the failure shows unless `ok` is None."
+    "Run a command; returns its process with `stdout` and `stderr` as text, which a failure shows unless `ok` is None."
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **kwargs)
     if ok is not None:
         assert (done.returncode == 0) == ok, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"

@@ -25,7 +25,8 @@ from wiseft.exchange import append_results, read_results, write_results
 from wiseft.results import MEAN, REFERENCE, results_table
 from wiseft.merging import merge_files
 
-CALLS = {"open", "os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir"}  # audit events before which a kill may come
+# audit events before which a kill may come
+CALLS = {"open", "os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir"}
 
 
 def table(value):
@@ -147,7 +148,7 @@ def kill_after(seconds):
 
 
 def once(writer, kill, *args):
-    "Write, be killed while writing again, look, write a third time; returns whether a kill came, and which of the two was found."
+    "Write, be killed while writing again, look, write a third time: whether a kill came, and which was found."
     def killed(folder):
         kill(*args, *([folder] if kill is kill_before else []))
         writer.write(folder, 0.75)
@@ -193,7 +194,8 @@ def random_moments(writer, n, rng):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100, help="at random moments, of each writer, besides those at system calls")
+    parser.add_argument("--kills", type=int, default=100,
+                        help="at random moments, of each writer, besides those at system calls")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     rng, total = random.Random(args.seed), 0

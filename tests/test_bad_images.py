@@ -89,7 +89,8 @@ def png(width, height, kind, bits, rows, clear=b""):
     packer = zlib.compressobj(9)
     packed = b"".join([*(packer.compress(b"\0" + row) for row in rows), packer.flush()])
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + (chunk(b"tRNS", clear) if clear else b"") + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + (chunk(b"tRNS", clear) if clear else b"") + chunk(b"IDAT",
+        packed) + chunk(b"IEND", b"")
 
 
 def test_16_bits_in_colour(tmp_path):
@@ -99,7 +100,8 @@ def test_16_bits_in_colour(tmp_path):
 
 def tiff(bits, sample, photometric, data, width):
     "A TIFF of one row of grey; `sample` 1: unsigned, 2: signed; `photometric` 0: white is zero, 1: black is."
-    tags = {256: width, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 1, 279: len(data), 339: sample}
+    tags = {256: width, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 1, 279: len(data),
+            339: sample}
     data += b"\0" * (len(data) % 2)
     entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
     return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
@@ -117,7 +119,8 @@ DEEP = {  # file name -> content, grey pixels, or why there are none
     "grey is clear.png": (png(3, 1, 0, 16, [GREY16], struct.pack(">H", 0x8000)), [0, 255, 255]),
     "4 bits.png": (png(2, 1, 0, 4, [bytes([0x08])], struct.pack(">H", 8)), [0, 255]),
     "2 bits.png": (png(4, 1, 0, 2, [bytes([0b00_01_10_11])], struct.pack(">H", 1)), [0, 255, 170, 255]),
-    "colour is clear.png": (png(2, 1, 2, 16, [struct.pack(">6H", 0, 0, 0, *[0x8000] * 3)], struct.pack(">3H", *[0x8000] * 3)), [0, 255]),
+    "colour is clear.png": (
+        png(2, 1, 2, 16, [struct.pack(">6H", 0, 0, 0, *[0x8000] * 3)], struct.pack(">3H", *[0x8000] * 3)), [0, 255]),
 }
 
 
@@ -219,7 +222,8 @@ def test_skipped_images_are_counted_in_tables(folder):
     suite = folder_suite(folder.parent / folder.name, [], classnames=Redness.classnames)
     suite.test = suite.validation = image_folder(folder, name="reference")
     suite.shifts = dict(odd=image_folder(folder, name="odd"))
-    for table in evaluate(Redness(), suite, progress=False), sweep(Redness(), Redness(0.1), suite, alphas=[0.5], progress=False):
+    for table in evaluate(Redness(), suite, progress=False), sweep(Redness(), Redness(0.1), suite, alphas=[0.5],
+                                                                   progress=False):
         assert set(table.n) == {208} and set(table.n_skipped) == {2}
 
 
@@ -233,7 +237,9 @@ LOAD = "from wiseft.datasets import load_suite; s = load_suite('icons'); print(s
 
 def test_two_processes_unpack_the_embedded_suite_at_once(tmp_path):
     env = os.environ | dict(WISEFT_CACHE=str(tmp_path))
-    both = [subprocess.Popen([sys.executable, "-c", LOAD], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen([sys.executable, "-c", LOAD], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                         text=True) for _ in range(2)]
     outs = [p.communicate() for p in both]
     assert all(p.returncode == 0 for p in both), outs
     assert outs[0][0] == outs[1][0] == python("-c", LOAD, env=env).stdout
@@ -249,7 +255,8 @@ def test_a_picture_starts_no_program(tmp_path):
     (tmp_path / "bin/gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
     (tmp_path / "bin/gs").chmod(0o755)
     (tmp_path / "x.jpg").write_bytes(EPS)
-    code = f"from wiseft.images import *\ntry: open_image({str(tmp_path / 'x.jpg')!r})\nexcept UnreadableImage as e: print(e)"
+    file = str(tmp_path / "x.jpg")
+    code = f"from wiseft.images import *\ntry: open_image({file!r})\nexcept UnreadableImage as e: print(e)"
     said = python("-c", code, env=os.environ | dict(PATH=f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")).stdout
     assert "not an image" in said
     assert not (tmp_path / "started").exists()
@@ -257,7 +264,8 @@ def test_a_picture_starts_no_program(tmp_path):
 
 def test_one_place_opens_files_as_images():
     "Whatever else reads a picture from disk goes through `open_image`, which knows the formats."
-    lines = [(p.name, line.strip()) for p in Path(wiseft.__file__).parent.rglob("*.py") for line in p.read_text().splitlines()]
+    lines = [(p.name, line.strip()) for p in Path(wiseft.__file__).parent.rglob("*.py")
+             for line in p.read_text().splitlines()]
     opens = [(name, line) for name, line in lines if "Image.open(" in line]
     assert opens == [("images.py", "with Image.open(path, formats=readable_formats()) as im:")]
 
@@ -292,15 +300,18 @@ def test_the_limit_on_pixels_is_set_from_outside(tmp_path):
     Image.new("L", (40, 30)).save(tmp_path / "x.png")
     code = f"from wiseft.images import open_image\nprint(open_image({str(tmp_path / 'x.png')!r}).size)"
     assert "(40, 30)" in python("-c", code, env=os.environ | dict(WISEFT_MAX_PIXELS="1200")).stdout
-    assert "1,200 pixels, more than the 1,199" in python("-c", code, env=os.environ | dict(WISEFT_MAX_PIXELS="1199"), ok=False).stderr
-    assert "WISEFT_MAX_PIXELS is 'many'; expected a number" in python("-c", code, env=os.environ | dict(WISEFT_MAX_PIXELS="many"), ok=False).stderr
+    assert "1,200 pixels, more than the 1,199" in python("-c", code, env=os.environ | dict(WISEFT_MAX_PIXELS="1199"),
+                                                         ok=False).stderr
+    assert "WISEFT_MAX_PIXELS is 'many'; expected a number" in python("-c", code, env=os.environ
+                                                                      | dict(WISEFT_MAX_PIXELS="many"), ok=False).stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names there")
 def test_a_pipe_is_no_image(tmp_path):
     os.mkfifo(tmp_path / "x.png")
-    code = f"from wiseft.images import *\ntry: open_image({str(tmp_path / 'x.png')!r})\nexcept UnreadableImage as e: print(e)"
-    assert "not a regular file" in python("-c", code, timeout=20).stdout
+    file = str(tmp_path / "x.png")
+    code = f"from wiseft.images import *\ntry: open_image({file!r})\nexcept UnreadableImage as e: print(e)"
+    assert "Not a regular file" in python("-c", code, timeout=20).stdout
 
 
 def test_the_embedded_suite_is_whole_or_made_whole():

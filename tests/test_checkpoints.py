@@ -23,7 +23,8 @@ class Trap:
 
 def state():
     torch.manual_seed(0)
-    return {"visual.w": torch.randn(40, 30), "visual.n": torch.tensor(3), "head.weight": torch.randn(5, 30).half(), "head.bias": torch.randn(5).bfloat16()}
+    return {"visual.w": torch.randn(40, 30), "visual.n": torch.tensor(3), "head.weight": torch.randn(5, 30).half(),
+            "head.bias": torch.randn(5).bfloat16()}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,8 @@ def rewrite(source, target, part, content):
 def test_a_bare_pickle_is_not_run(tmp_path, protocol):
     path, trapped = tmp_path / "model.pkl", tmp_path / "trapped"
     path.write_bytes(pickle.dumps({"w": 1, "trap": Trap(trapped)}, protocol))
-    with pytest.raises(ValueError, match="model.pkl is refused: it is a pickle" if protocol > 1 else "model.pkl is no checkpoint"):
+    with pytest.raises(ValueError,
+                       match="model.pkl is refused: it is a pickle" if protocol > 1 else "model.pkl is no checkpoint"):
         read_state_dict(path)
     assert not trapped.exists()
     pickle.loads(path.read_bytes())  # the trap is a real one
@@ -71,7 +73,8 @@ def test_a_bare_pickle_is_not_run(tmp_path, protocol):
 def test_a_pytorch_file_is_not_run(tmp_path, zipped):
     path, trapped = tmp_path / "model.pt", tmp_path / "trapped"
     torch.save({"state_dict": state(), "trap": Trap(trapped)}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match=r"model.pt is refused: it is a pickle, which may run any code, and it asks to run \w+.system"):
+    with pytest.raises(ValueError,
+        match=r"model.pt is refused: it is a pickle, which may run any code, and it asks to run \w+.system"):
         read_state_dict(path)
     assert not trapped.exists()
 
@@ -85,14 +88,16 @@ def test_an_archive_is_not_run(tmp_path, archive):
 
 
 def test_a_name_disguised_as_the_program_s_own(tmp_path, archive):
-    "A name is judged as a whole: what merely begins like the archive's classes is no part of them, and nothing is called."
-    for module, name in (("__torch__evil", "system"), ("torch", "load"), ("torch._utils", "_rebuild_tensor_v3"), ("builtins", "eval")):
+    "A name is judged as a whole: what begins like the archive's classes is no part of them, and nothing is called."
+    for module, name in (("__torch__evil", "system"), ("torch", "load"), ("torch._utils", "_rebuild_tensor_v3"),
+                         ("builtins", "eval")):
         path = rewrite(archive, tmp_path / "bad.pt", "/data.pkl", b"\x80\x02c" + f"{module}\n{name}\n)R.".encode())
         with pytest.raises(ValueError, match=f"(is refused|holds no state dict).*{module}.{name}"):
             read_state_dict(path)
 
 
-@pytest.mark.parametrize("size, stride", [(b"M\xff\xff", b"K\x01"), (b"J\xff\xff\xff\x7f", b"K\x00")], ids=["foreign memory", "all memory"])
+@pytest.mark.parametrize("size, stride", [(b"M\xff\xff", b"K\x01"), (b"J\xff\xff\xff\x7f", b"K\x00")],
+                         ids=["foreign memory", "all memory"])
 def test_a_tensor_beyond_its_storage(tmp_path, archive, size, stride):
     "Sizes that reach past the stored bytes, or repeat one of them a billion times."
     storage = b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x01tQ"
@@ -111,7 +116,8 @@ def test_openai_archive(archive):
     assert state_hash(read) == state_hash(expected)
     model = build_model_from_openai_state_dict(dict(read), cast_dtype=torch.float32).float()
     image = torch.randn(2, 3, 32, 32)
-    mine, theirs = model.encode_image(image), open_clip.load_openai_model(str(archive), precision="fp32", device="cpu").encode_image(image)
+    mine, theirs = model.encode_image(image), open_clip.load_openai_model(str(archive), precision="fp32",
+        device="cpu").encode_image(image)
     assert torch.equal(mine, theirs)
 
 
@@ -152,7 +158,8 @@ def test_flipped_bytes_never_crash(tmp_path, archive):
 
 def test_precision_and_names_survive(tmp_path):
     for zipped in True, False:
-        torch.save({"epoch": 1, "model": {f"module.{k}": t for k, t in state().items()}}, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+        torch.save({"epoch": 1, "model": {f"module.{k}": t for k, t in state().items()}}, tmp_path / "a.pt",
+                   _use_new_zipfile_serialization=zipped)
         assert state_hash(read_state_dict(tmp_path / "a.pt")) == state_hash(state())
     path = write_state_dict(state(), tmp_path / "a.safetensors")
     assert state_hash(read_state_dict(path)) == state_hash(state())

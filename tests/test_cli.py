@@ -33,7 +33,8 @@ def room(tmp_path_factory):
     shutil.rmtree(room / "icons")
     run(WISEFT, "zeroshot", ",".join(CLASSES), "-o", "zeroshot", cwd=room)
     run(WISEFT, "finetune", "zeroshot", "suite", "--epochs", "2", "--lr", "1e-3", "-o", "finetuned", cwd=room)
-    run(WISEFT, "sweep", "zeroshot", "finetuned", "--suite", "suite", "--alphas", "0.3,0.5", "-o", "sweep.csv", cwd=room)
+    run(WISEFT, "sweep", "zeroshot", "finetuned", "--suite", "suite", "--alphas", "0.3,0.5", "-o", "sweep.csv",
+        cwd=room)
     return room
 
 
@@ -108,13 +109,15 @@ def test_merge_files(room, tmp_path):
 
 
 def test_evaluate_on_folders(room):
-    out = wiseft("evaluate", "zeroshot", "--reference", "suite/reference", "--shift", "suite/solid/test", cwd=room).stdout
+    out = wiseft("evaluate", "zeroshot", "--reference", "suite/reference", "--shift", "suite/solid/test",
+                 cwd=room).stdout
     assert "reference" in out and "test" in out
 
 
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
 def test_ensemble(room, tmp_path, average):
-    wiseft("ensemble", "zeroshot", "finetuned", "--average", average, "--suite", "suite", "-o", tmp_path / "out.csv", cwd=room)
+    wiseft("ensemble", "zeroshot", "finetuned", "--average", average, "--suite", "suite", "-o", tmp_path / "out.csv",
+           cwd=room)
     swept, table = pd.read_csv(room / "sweep.csv"), pd.read_csv(tmp_path / "out.csv")
     mine, theirs = table[table.method == average], swept[(swept.method == average) & (swept.alpha == 0.5)]
     assert dict(zip(mine.dataset, mine.value)) == dict(zip(theirs.dataset, theirs.value))
@@ -148,8 +151,10 @@ def test_data_names_unreadable_images(room, tmp_path):
     (["merge", "sweep.csv", "sweep.csv", "-o", "x.safetensors"], "safetensors"),
     (["zeroshot", "camera,heart", "--device", "gpu", "-o", "x"], "no device 'gpu'"),
     (["evaluate", "zeroshot", "--suite", "suite", "--device", "cuda:77"], "cuda:77"),
-    (["zeroshot", "camera,heart", "--model", "ViT-B-32", "--pretrained", "zeroshot/head.safetensors", "-o", "x"], "--quick-gelu"),
-    (["zeroshot", "camera,heart", "--model", "ViT-B-32", "--pretrained", "zeroshot/head.safetensors", "-o", "x"], "--preprocess TAG"),
+    (["zeroshot", "camera,heart", "--model", "ViT-B-32", "--pretrained", "zeroshot/head.safetensors", "-o", "x"],
+     "--quick-gelu"),
+    (["zeroshot", "camera,heart", "--model", "ViT-B-32", "--pretrained", "zeroshot/head.safetensors", "-o", "x"],
+     "--preprocess TAG"),
     (["predict", "zeroshot", "nowhere.png"], "no picture"),
     (["merge", "finetuned", "zeroshot", "--alpha", "0.8", "-o", "x"], "swapped"),
     (["sweep", "finetuned", "zeroshot", "--suite", "suite", "-o", "x.csv"], "swapped"),
@@ -198,9 +203,12 @@ def test_warnings_are_a_line(room, tmp_path):
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda s: s.name)
 def test_stopped_training_leaves_whole_checkpoints_and_goes_on(room, tmp_path, sent):
-    command = [WISEFT, "finetune", room / "zeroshot", room / "suite", "--lr", "1e-4", "--checkpoints", "run", "-o", "out"]
-    training = subprocess.Popen([*map(str, command), "--epochs", "5000"], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
-                                preexec_fn=lambda: signal.signal(sent, signal.SIG_DFL))  # a job in the background ignores it
+    command = [WISEFT, "finetune", room / "zeroshot", room / "suite", "--lr", "1e-4", "--checkpoints", "run", "-o",
+               "out"]
+    training = subprocess.Popen([*map(str, command), "--epochs", "5000"], cwd=tmp_path, stderr=subprocess.PIPE,
+                                text=True,
+                                # a job in the background ignores it
+                                preexec_fn=lambda: signal.signal(sent, signal.SIG_DFL))
     checkpoint = tmp_path / "run/checkpoint.safetensors"
     try:
         deadline = time.time() + 120
@@ -212,7 +220,8 @@ def test_stopped_training_leaves_whole_checkpoints_and_goes_on(room, tmp_path, s
     finally:
         training.kill()
     assert training.returncode == 130 and "stopped" in err and "Traceback" not in err, err
-    assert [p.name for p in tmp_path.iterdir()] == ["run"] and [p.name for p in (tmp_path / "run").iterdir()] == [checkpoint.name]
+    assert [p.name for p in tmp_path.iterdir()] == ["run"] and [p.name for p in (tmp_path / "run").iterdir()] == [
+        checkpoint.name]
     assert "--force" not in wiseft(*command[1:], "--epochs", "5000", cwd=tmp_path, code=1).stderr
     assert "epochs" in wiseft(*command[1:], "--epochs", "9", "--resume", cwd=tmp_path, code=1).stderr
 
@@ -245,7 +254,8 @@ def test_doubts_are_said(room):
 
 
 def test_the_device_is_said(room):
-    assert "on the CPU, float32" in wiseft("evaluate", "zeroshot", "--suite", "suite", "--device", "cpu", cwd=room).stderr
+    assert "on the CPU, float32" in wiseft("evaluate", "zeroshot", "--suite", "suite", "--device", "cpu",
+                                           cwd=room).stderr
 
 
 def test_what_was_predicted_lies_beside_the_table_and_is_in_the_report(room, tmp_path):
@@ -253,8 +263,11 @@ def test_what_was_predicted_lies_beside_the_table_and_is_in_the_report(room, tmp
 
     swept = pd.read_csv(room / "sweep.csv").set_index(["method", "alpha", "dataset"]).value
     for g in compare_ends(read_predictions(room / "sweep.predictions.csv.gz")).itertuples():
-        assert abs(g.difference - (swept["weight-space", 0.5, g.dataset] - swept[g.a, float(g.a == "fine-tuned"), g.dataset])) < 1e-9
-    wiseft("report", "sweep.csv", "--suite", "suite", "--classifier", "finetuned", "-o", tmp_path / "report.html", cwd=room)
+        assert abs(
+            g.difference
+            - (swept["weight-space", 0.5, g.dataset] - swept[g.a, float(g.a == "fine-tuned"), g.dataset])) < 1e-9
+    wiseft("report", "sweep.csv", "--suite", "suite", "--classifier", "finetuned", "-o", tmp_path / "report.html",
+           cwd=room)
     page = (tmp_path / "report.html").read_text()
     assert "Comparisons on the same images" in page and 'class="small"' in page and "How it was fine-tuned" in page
 
@@ -263,5 +276,13 @@ def test_training_into_a_file_is_a_line_an_epoch(room, tmp_path):
     done = wiseft("finetune", "zeroshot", "suite", "--epochs", "2", "-o", tmp_path / "finetuned", cwd=room)
     lines = [o for o in done.stderr.splitlines() if o.startswith("epoch")]
     assert [o.partition(":")[0] for o in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
-    assert all(w in o for o in lines for w in ("loss ", "validation accuracy ", " images a second, ")) and " left" in lines[0]
+    assert all(w in o for o in lines
+               for w in ("loss ", "validation accuracy ", " images a second, ")) and " left" in lines[0]
     assert "\r" not in done.output and len(done.stderr) < 2000
+
+
+def test_completion_is_installed_and_completes(tmp_path):
+    run(WISEFT, "--install-completion", "bash", env=os.environ | dict(HOME=str(tmp_path)))
+    assert "wiseft" in (tmp_path / ".bashrc").read_text()
+    asked = dict(COMP_WORDS="wiseft me", COMP_CWORD="1", _WISEFT_COMPLETE="complete_bash")
+    assert run(WISEFT, env=os.environ | asked).stdout.split() == ["methods", "merge"]

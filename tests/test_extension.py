@@ -54,7 +54,8 @@ def room(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tuned(room):
     "Fine-tuned with the user's loss and pull, stopped after an epoch's checkpoint and resumed."
-    command = [WISEFT, "finetune", "zeroshot", "photos", "--use", "mine.py", "--method", "small logits", "--method", "lazy-steps"]
+    command = [WISEFT, "finetune", "zeroshot", "photos", "--use", "mine.py", "--method", "small logits", "--method",
+               "lazy-steps"]
     command += ["--epochs", "2", "--lr", "1e-3", "--precision", "fp32", "--checkpoints", "run"]
     run(*command, "-o", "whole", cwd=room)
     run(*command, "-o", "again", "--resume", cwd=room)  # from the last checkpoint
@@ -63,7 +64,8 @@ def tuned(room):
 
 def test_list(room):
     said = run(WISEFT, "methods", "--use", "mine.py", cwd=room)
-    assert "using mine.py: small logits (loss), lazy steps (pull), half way (merge), the larger logit (mix)" in said.stderr
+    found = "small logits (loss), lazy steps (pull), half way (merge), the larger logit (mix)"
+    assert f"using mine.py: {found}" in said.stderr
     assert all(name in said.stdout for name in ("small logits", "lazy steps", "half way", "the larger logit"))
     assert "half way" not in run(WISEFT, "methods", cwd=room).stdout
 
@@ -72,7 +74,8 @@ def test_card_and_resume(tuned):
     card = json.loads((tuned / "whole/wiseft.json").read_text())
     assert {card["recipe"]["loss"]["name"], card["recipe"]["pull"]["name"]} == {"small logits", "lazy steps"}
     assert json.loads((tuned / "again/wiseft.json").read_text())["hash"] == card["hash"]
-    plain = [WISEFT, "finetune", "zeroshot", "photos", "--epochs", "2", "--lr", "1e-3", "--precision", "fp32", "-o", "plain"]
+    plain = [WISEFT, "finetune", "zeroshot", "photos", "--epochs", "2", "--lr", "1e-3", "--precision", "fp32", "-o",
+             "plain"]
     run(*plain, cwd=tuned)
     assert json.loads((tuned / "plain/wiseft.json").read_text())["hash"] != card["hash"]
 
@@ -80,9 +83,11 @@ def test_card_and_resume(tuned):
 def test_merge(tuned):
     from wiseft.tensorfiles import TensorFile
 
-    run(WISEFT, "merge", "zeroshot", "whole", "--use", "mine.py", "--rule", "half way", "--alpha", "1", "-o", "half", cwd=tuned)
+    run(WISEFT, "merge", "zeroshot", "whole", "--use", "mine.py", "--rule", "half way", "--alpha", "1", "-o", "half",
+        cwd=tuned)
     ends = [tuned / name / "head.safetensors" for name in ("zeroshot", "whole")]
-    run(WISEFT, "merge", *ends, "--use", "mine.py", "--rule", "half-way", "--alpha", "1", "-o", "half.safetensors", cwd=tuned)
+    run(WISEFT, "merge", *ends, "--use", "mine.py", "--rule", "half-way", "--alpha", "1", "-o", "half.safetensors",
+        cwd=tuned)
     start, end, half = (TensorFile(f)["weight"] for f in (*ends, tuned / "half.safetensors"))
     assert (half - (start+end)/2).abs().max() < 1e-5
     assert (TensorFile(tuned / "half/head.safetensors")["weight"] - half).abs().max() < 1e-6

@@ -111,7 +111,10 @@ def test_file_size_limit(tmp_path, code):
     "The system refuses to write more, as it does over quota."
     target = tmp_path / "model.safetensors"
     target.write_text("old")
-    limit = "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (1<<20, 1<<20))\n"
+    limit = (
+        "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1<<20, 1<<20))\n"
+    )
     out, _ = finish(start(limit + textwrap.dedent(code), target))
     assert f"Can't write {target}: File too large. What was there before is untouched." in out
     assert target.read_text() == "old"
@@ -124,7 +127,8 @@ def small_disk(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     try:
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True, text=True)
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True,
+                              text=True)
     except FileNotFoundError:
         pytest.skip("there is no mount command")
     if done.returncode:
@@ -155,10 +159,13 @@ def test_read_only_folder(tmp_path):
     target.write_text("old")
     folder.chmod(0o555)
     try:
-        out, _ = finish(start(f"{become}\ntry: target.read_text()\nexcept OSError: sys.exit(3)\n" + textwrap.dedent(WRITE_MUCH), target))
+        out, _ = finish(
+            start(f"{become}\ntry: target.read_text()\nexcept OSError: sys.exit(3)\n" + textwrap.dedent(WRITE_MUCH),
+                  target))
     finally:
         folder.chmod(0o755)
-    assert f"PermissionError [Errno 13] Can't write {target}: Permission denied. What was there before is untouched." in out
+    said = f"PermissionError [Errno 13] Can't write {target}: Permission denied. What was there before is untouched."
+    assert said in out
     assert target.read_text() == "old"
     assert names(tmp_path) == ["results.csv"]
 

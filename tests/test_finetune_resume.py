@@ -116,7 +116,8 @@ def here(tmp_path_factory):
     preprocess_cfg = dict(size=32, mean=[0.5] * 3, std=[0.25] * 3, interpolation="bicubic", resize_mode="shortest")
     (folder / "clip").mkdir()
     save_file(open_clip.CLIP(**model_cfg).state_dict(), folder / "clip/open_clip_model.safetensors")
-    (folder / "clip/open_clip_config.json").write_text(json.dumps(dict(model_cfg=model_cfg, preprocess_cfg=preprocess_cfg)))
+    (folder / "clip/open_clip_config.json").write_text(
+        json.dumps(dict(model_cfg=model_cfg, preprocess_cfg=preprocess_cfg)))
     rng = np.random.default_rng(0)
     for i in range(70):
         place = folder / "images" / ["cat", "dog"][i % 2]
@@ -127,7 +128,8 @@ def here(tmp_path_factory):
 
 def start(here, name, steps, resume="", pause=-1, methods=""):
     "A training process that reports its steps."
-    command = [sys.executable, "-c", TRAIN, here, here / name, here / f"{name}-classifier", steps, resume, pause, methods]
+    command = [sys.executable, "-c", TRAIN, here, here / name, here / f"{name}-classifier", steps, resume, pause,
+               methods]
     return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -161,7 +163,8 @@ def same(a, b):
 def uninterrupted(here):
     steps = finish(start(here, "whole", 1000))
     assert steps == list(range(1, 22))  # 56 training images, 7 batches an epoch
-    return tensors(here / "whole-classifier/open_clip_model.safetensors")[0], tensors(here / "whole/checkpoint.safetensors")[0]
+    return tensors(here / "whole-classifier/open_clip_model.safetensors")[0], tensors(
+        here / "whole/checkpoint.safetensors")[0]
 
 
 @pytest.mark.parametrize("every, last", [(4, 8), (1000, 7)], ids=["within an epoch", "by epoch"])
@@ -210,7 +213,8 @@ def test_killed_and_resumed_with_a_pull_and_averages(here, every, last):
     assert stop_at(start(here, name, every, pause=last + 2, methods="all"), last + 2, signal.SIGKILL) == -signal.SIGKILL
     assert tensors(here / name / "checkpoint.safetensors")[1]["step"] == last
     assert finish(start(here, name, every, "resume", methods="all")) == list(range(last + 1, 22))
-    saved = [tensors(here / f"{run}-classifier{end}/open_clip_model.safetensors")[0] for end in ("", "-ema", "-swa") for run in (whole, name)]
+    saved = [tensors(here / f"{run}-classifier{end}/open_clip_model.safetensors")[0] for end in ("", "-ema", "-swa")
+             for run in (whole, name)]
     assert same(saved[0], saved[1]) and same(saved[2], saved[3]) and same(saved[4], saved[5])
     assert not same(saved[0], saved[2]) and not same(saved[2], saved[4])
     assert same(tensors(here / whole / "checkpoint.safetensors")[0], tensors(here / name / "checkpoint.safetensors")[0])
@@ -243,4 +247,5 @@ def test_a_spoilt_checkpoint_is_named(here, uninterrupted, how):
     process = start(here, how, 1000, "resume")
     out, err = process.communicate(timeout=300)
     assert process.returncode != 0 and not (here / f"{how}-classifier").exists()
-    assert re.search(r"^wiseft.text.BadFile: \S*/" + how + r"/checkpoint.safetensors (is no whole|holds NaN)", err, re.M), err
+    assert re.search(r"^wiseft.text.BadFile: \S*/" + how + r"/checkpoint.safetensors (is no whole|holds NaN)", err,
+                     re.M), err

@@ -145,9 +145,12 @@ def test_modules_without_their_classes(saved, suffix):
     for name, text in (("wiseft", False), ("raw", False), ("flyp", True)):
         c = load_classifier(folder / f"{name}.{suffix}", device="cpu")
         torch.testing.assert_close(c(said["x"]), said[name], rtol=1e-5, atol=1e-5)
-        assert (c.clip.preprocess["mean"], c.clip.config["quick_gelu"], "text_cfg" in c.clip.config) == ([0.4, 0.5, 0.6], True, text)
-        assert c.recipe["unread"] == ("" if text else "'image_encoder.model.positional_embedding', 'image_encoder.model.text_projection', "
-                                      "'image_encoder.model.token_embedding.weight', 'image_encoder.model.ln_final.weight', 'image_encoder.model.ln_final.bias'")
+        assert (c.clip.preprocess["mean"], c.clip.config["quick_gelu"],
+                "text_cfg" in c.clip.config) == ([0.4, 0.5, 0.6], True, text)
+        assert c.recipe["unread"] == ("" if text
+            else "'image_encoder.model.positional_embedding', 'image_encoder.model.text_projection', "
+                                      "'image_encoder.model.token_embedding.weight', "
+                                      "'image_encoder.model.ln_final.weight', 'image_encoder.model.ln_final.bias'")
     clip = load_clip(folder / f"encoder.{suffix}", device="cpu")
     torch.testing.assert_close(clip.model.visual(said["x"]), said["encoder"], rtol=1e-5, atol=1e-5)
     with pytest.raises(BadFile, match=r"holds a head \(5 classes, 12 dimensions\) and no image tower"):
@@ -163,11 +166,16 @@ def test_a_file_on_its_start(saved, tmp_path):
     assert c.clip.model.token_embedding.weight is start.model.token_embedding.weight
     head = {f"module.classification_head.{k}": v for k, v in c.head.state_dict().items()}
     soup = {f"module.model.{k}": v for k, v in c.clip.model.state_dict().items()} | head
-    for name, content in {"soup": soup, "ema": {"state_dict_ema": {f"_orig_mod.{k}": v for k, v in soup.items()}}}.items():
+    for name, content in {"soup": soup,
+                          "ema": {"state_dict_ema": {f"_orig_mod.{k}": v for k, v in soup.items()}}}.items():
         torch.save(content, tmp_path / f"{name}.pt")
-        torch.testing.assert_close(load_classifier(tmp_path / f"{name}.pt", start=start)(said["x"]), said["wiseft"], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(load_classifier(tmp_path / f"{name}.pt", start=start)(said["x"]), said["wiseft"],
+                                   rtol=1e-5, atol=1e-5)
     training = {f"module.{k}": v for k, v in c.clip.model.state_dict().items()}
-    torch.save(dict(epoch=3, name="run", state_dict=training, optimizer=dict(state={0: dict(step=torch.tensor(1.0))}, param_groups=[dict(lr=0.1)])), tmp_path / "epoch_3.pt")
+    torch.save(
+        dict(epoch=3, name="run", state_dict=training,
+             optimizer=dict(state={0: dict(step=torch.tensor(1.0))},
+                            param_groups=[dict(lr=0.1)])), tmp_path / "epoch_3.pt")
     start.save(tmp_path / "start")
     (tmp_path / "start/open_clip_model.safetensors").unlink()
     (tmp_path / "epoch_3.pt").rename(tmp_path / "start/open_clip_pytorch_model.bin")
@@ -180,7 +188,8 @@ class Trap:
     "Would make a file if it were unpickled."
     def __init__(self, how, path): self.how, self.path = how, path
     def __reduce__(self):
-        return (os.system, (f"touch {self.path}",)) if self.how == "system" else (eval, (f"open({str(self.path)!r}, 'w')",))
+        return (os.system, (f"touch {self.path}",)) if self.how == "system" else (eval,
+            (f"open({str(self.path)!r}, 'w')",))
 
 
 @pytest.mark.filterwarnings("ignore:Not read in")
@@ -220,17 +229,21 @@ assert not any(m.partition(".")[0] == "wiseft" for m in sys.modules)
 
 def test_a_folder_for_transformers(tmp_path):
     "A process without wiseft sees the same pixels, tokens and features in the folder that was written for it."
-    config = dict(embed_dim=16, quick_gelu=True, vision_cfg=dict(image_size=32, patch_size=8, width=32, layers=2, head_width=8),
+    config = dict(embed_dim=16, quick_gelu=True,
+                  vision_cfg=dict(image_size=32, patch_size=8, width=32, layers=2, head_width=8),
                   text_cfg=dict(context_length=12, vocab_size=49408, width=16, heads=2, layers=1))
     torch.manual_seed(0)
     (tmp_path / "ours").mkdir()
     write_state_dict(open_clip.CLIP(**config).state_dict(), tmp_path / "ours/open_clip_model.safetensors")
-    write_json(tmp_path / "ours/open_clip_config.json", dict(model_cfg=config, preprocess_cfg=dict(mean=[0.5] * 3, std=[0.2] * 3)))
+    write_json(tmp_path / "ours/open_clip_config.json",
+               dict(model_cfg=config, preprocess_cfg=dict(mean=[0.5] * 3, std=[0.2] * 3)))
     clip, texts = load_clip(tmp_path / "ours", device="cpu"), ["a photo of a star", "two Houses, in the snow!"]
     clip.save_transformers(tmp_path / "theirs")
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
     picture.save(tmp_path / "picture.png")
     with torch.no_grad():
         pixels = clip.transform(picture)
-        torch.save(dict(pixels=pixels, texts=texts, image=clip.model.encode_image(pixels[None]), text=clip.model.encode_text(clip.tokenizer(texts))), tmp_path / "ours.pt")
+        torch.save(
+            dict(pixels=pixels, texts=texts, image=clip.model.encode_image(pixels[None]),
+                 text=clip.model.encode_text(clip.tokenizer(texts))), tmp_path / "ours.pt")
     subprocess.run([sys.executable, "-c", THEIRS], cwd=tmp_path, check=True, env=os.environ | dict(HF_HUB_OFFLINE="1"))

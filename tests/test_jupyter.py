@@ -1,4 +1,4 @@
-"README's cells and the tutorials' in a real Jupyter kernel: pictures are shown, which the notebooks' own tests don't see."
+"README's cells and the tutorials' in a real Jupyter kernel, which shows pictures, as the notebooks' own tests don't."
 import base64
 import json
 import re
@@ -22,7 +22,8 @@ def jupyter(tmp_path):
 
     def cell(source):
         shown = {}
-        done = client.execute_interactive(source, timeout=300, output_hook=lambda m: shown.update(m["content"].get("data", {})))
+        done = client.execute_interactive(source, timeout=300,
+                                          output_hook=lambda m: shown.update(m["content"].get("data", {})))
         assert done["content"]["status"] == "ok", "\n".join(done["content"]["traceback"])
         return shown
 

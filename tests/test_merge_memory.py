@@ -22,7 +22,8 @@ print(peak() - before)
 def test_memory_of_a_merge(tmp_path):
     paths = [tmp_path / f"{i}.safetensors" for i in range(3)]
     for i, path in enumerate(paths[:2]):
-        write_tensors(path, {f"layer{k}": torch.full((1 << 20,), k + 0.1 * i) for k in range(50)})  # 200 MiB in 50 tensors
+        # 200 MiB in 50 tensors
+        write_tensors(path, {f"layer{k}": torch.full((1 << 20,), k + 0.1 * i) for k in range(50)})
     assert paths[0].stat().st_size > 200 * 2**20
     used = float(python("-c", MERGE, *paths, timeout=300).stdout)
     print(f"{used:.0f} MiB")

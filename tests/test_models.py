@@ -1,4 +1,4 @@
-"What a notebook can't test of models: every kind of tower, other processes, a hub without a network, saving that is interrupted."
+"What a notebook can't test of models: every kind of tower, other processes, no network, interrupted saving."
 import json
 import os
 from copy import deepcopy
@@ -26,13 +26,18 @@ SIGLIP_TEXT = dict(no_causal_mask=True, proj_bias=True, pool_type="last", norm_k
 PREPROCESS = dict(mean=[0.5, 0.4, 0.3], std=[0.3, 0.2, 0.1], interpolation="bilinear", resize_mode="squash")
 TOWERS = {
     "vit": dict(vision_cfg=dict(image_size=32, layers=2, width=32, head_width=16, patch_size=16)),
-    "vit-quickgelu": dict(vision_cfg=dict(image_size=32, layers=2, width=32, head_width=16, patch_size=16), quick_gelu=True),
+    "vit-quickgelu": dict(vision_cfg=dict(image_size=32, layers=2, width=32, head_width=16, patch_size=16),
+                          quick_gelu=True),
     "resnet": dict(vision_cfg=dict(image_size=64, layers=[1, 1, 1, 1], width=8)),
-    "convnext": dict(vision_cfg=dict(image_size=64, timm_model_name="test_convnext", timm_pool="", timm_proj="linear", timm_model_pretrained=False)),
-    "timm-vit": dict(vision_cfg=dict(image_size=160, timm_model_name="test_vit", timm_pool="token", timm_proj="linear")),
-    "siglip": dict(vision_cfg=dict(image_size=160, timm_model_name="test_vit", timm_pool="map", timm_proj="none"), embed_dim=64,
+    "convnext": dict(vision_cfg=dict(image_size=64, timm_model_name="test_convnext", timm_pool="", timm_proj="linear",
+                                     timm_model_pretrained=False)),
+    "timm-vit": dict(
+        vision_cfg=dict(image_size=160, timm_model_name="test_vit", timm_pool="token", timm_proj="linear")),
+    "siglip": dict(vision_cfg=dict(image_size=160, timm_model_name="test_vit", timm_pool="map", timm_proj="none"),
+                   embed_dim=64,
                    text_cfg=TEXT | SIGLIP_TEXT, custom_text=True, init_logit_bias=-10, init_logit_scale=2.3),
-    "coca": dict(vision_cfg=dict(image_size=32, layers=1, width=32, head_width=16, patch_size=16, attentional_pool=True, attn_pooler_heads=4, output_tokens=True),
+    "coca": dict(vision_cfg=dict(image_size=32, layers=1, width=32, head_width=16, patch_size=16, attentional_pool=True,
+                                 attn_pooler_heads=4, output_tokens=True),
                  text_cfg=TEXT | dict(embed_cls=True, output_tokens=True), custom_text=True,
                  multimodal_cfg=dict(context_length=16, vocab_size=49408, width=32, heads=2, layers=1)),
 }  # fmt: skip
@@ -62,7 +67,8 @@ def build(config):
 def write(folder, kind, preprocess=PREPROCESS):
     "A tiny CLIP in a folder with the hub's layout."
     folder.mkdir(parents=True)
-    (folder / "open_clip_config.json").write_text(json.dumps(dict(model_cfg=config_of(kind), preprocess_cfg=preprocess)))
+    (folder / "open_clip_config.json").write_text(
+        json.dumps(dict(model_cfg=config_of(kind), preprocess_cfg=preprocess)))
     write_state_dict(build(config_of(kind)).state_dict(), folder / "open_clip_model.safetensors")
     return folder
 
@@ -115,8 +121,10 @@ def test_every_tower(kind, folders, picture, tmp_path):
     image = transform(Image.open(picture))[None]
     assert torch.equal(clip.transform(Image.open(picture))[None], image)
     with torch.no_grad():
-        torch.testing.assert_close(clip.encode_image(image), model.eval().encode_image(image, normalize=True), rtol=0, atol=1e-6)
-        torch.testing.assert_close(clip.encode_text(NAMES), model.encode_text(clip.tokenizer(NAMES), normalize=True), rtol=0, atol=1e-6)
+        torch.testing.assert_close(clip.encode_image(image), model.eval().encode_image(image, normalize=True), rtol=0,
+                                   atol=1e-6)
+        torch.testing.assert_close(clip.encode_text(NAMES), model.encode_text(clip.tokenizer(NAMES), normalize=True),
+                                   rtol=0, atol=1e-6)
 
     head, logits = by_hand(clip, picture)
     double = zeroshot_classifier(replace(clip, model=deepcopy(clip.model).double()), NAMES, TEMPLATES)
@@ -128,7 +136,8 @@ def test_every_tower(kind, folders, picture, tmp_path):
     assert (zeroshot.head.bias is not None) == (clip.logit_bias is not None) == (kind == "siglip")
 
     tuned = zeroshot.copy()
-    assert set(tuned.state_dict()) == {f"visual.{k}" for k in clip.model.visual.state_dict()} | {f"head.{k}" for k in zeroshot.head.state_dict()}
+    assert set(tuned.state_dict()) == {f"visual.{k}" for k in clip.model.visual.state_dict()} | {f"head.{k}"
+        for k in zeroshot.head.state_dict()}
     tuned.train()
     (-tuned(image.expand(2, -1, -1, -1)).log_softmax(1)[:, 0].mean()).backward()
     with torch.no_grad():
@@ -163,7 +172,8 @@ def test_quick_gelu_survives_saving(folders, picture, tmp_path):
     gelu = load_clip(folders("vit"))
     gelu.model.load_state_dict(clip.model.state_dict())
     assert (gelu.encode_image(image) - clip.encode_image(image)).abs().max() > 1e-4
-    torch.testing.assert_close(load_classifier(tmp_path / "saved").clip.encode_image(image), clip.encode_image(image), rtol=0, atol=1e-6)
+    torch.testing.assert_close(load_classifier(tmp_path / "saved").clip.encode_image(image), clip.encode_image(image),
+                               rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match="quick_gelu is False in one and True in the other"):
         interpolate(zeroshot_classifier(gelu, NAMES, TEMPLATES), load_classifier(tmp_path / "saved"))
 
@@ -201,7 +211,9 @@ def test_a_file_says_nothing_about_its_pictures(folders, architecture):
         load_clip("lone", file)
     clip = load_clip("lone", file, preprocess=dict(mean=[0.1, 0.2, 0.3], std=[1, 1, 1]))
     assert clip.preprocess["mean"] == [0.1, 0.2, 0.3] and clip.preprocess["interpolation"] == "bicubic"
-    assert clip.image_size == (64, 64) and clip.name == "lone" and clip.provenance["source"] == "lone open_clip_model.safetensors"
+    assert clip.image_size == (64, 64)
+    assert clip.name == "lone"
+    assert clip.provenance["source"] == "lone open_clip_model.safetensors"
 
 
 def test_a_config_without_preprocessing(tmp_path):
@@ -227,7 +239,8 @@ def test_openai_archive(architecture, tmp_path):
     architecture("pico-quickgelu", "vit-quickgelu")
     model = build(config_of("vit-quickgelu"))
     model.attn_mask = None  # a constant of the program in OpenAI's files
-    torch.jit.trace(model, (torch.zeros(1, 3, 32, 32), torch.zeros(1, 16, dtype=torch.long)), check_trace=False).save(tmp_path / "pico.pt")
+    torch.jit.trace(model, (torch.zeros(1, 3, 32, 32), torch.zeros(1, 16, dtype=torch.long)),
+                    check_trace=False).save(tmp_path / "pico.pt")
     clip = load_clip("pico", tmp_path / "pico.pt")
     assert clip.config["quick_gelu"] and clip.preprocess["mean"] == list(open_clip.OPENAI_DATASET_MEAN)
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in clip.model.state_dict().items())
@@ -243,8 +256,10 @@ def test_nothing_is_unpickled(folders, architecture, tmp_path, monkeypatch):
     architecture("lone", "convnext")
     write(tmp_path / "clip", "convnext")
     (tmp_path / "clip/open_clip_model.safetensors").unlink()
-    torch.save(dict(state_dict=build(config_of("convnext")).state_dict(), more=Evil()), tmp_path / "clip/open_clip_pytorch_model.bin")
-    for load in (lambda: load_clip("clip"), lambda: load_clip("lone", "clip/open_clip_pytorch_model.bin", preprocess=PREPROCESS)):
+    torch.save(dict(state_dict=build(config_of("convnext")).state_dict(), more=Evil()),
+               tmp_path / "clip/open_clip_pytorch_model.bin")
+    for load in (lambda: load_clip("clip"),
+                 lambda: load_clip("lone", "clip/open_clip_pytorch_model.bin", preprocess=PREPROCESS)):
         with pytest.raises(ValueError, match="is refused: it is a pickle"):
             load()
     assert not (tmp_path / "evil-was-here").exists()
@@ -369,10 +384,10 @@ def test_existing_and_readonly_targets(folders, tmp_path):
 
 
 def test_repeated_imagenet_names(folders):
-    "ImageNet's own repeats are a warning, also when its list comes back from a saved classifier; a user's are an error."
+    "ImageNet's own repeats are a warning, also in a list that a saved classifier gives back; a user's are an error."
     clip = load_clip(folders("vit"))
     with pytest.warns(UserWarning, match="'missile', 'sunglasses'"):
         classifier = zeroshot_classifier(clip, "imagenet", "plain")
     assert isinstance(classifier, ImageClassifier) and len(classifier.classnames) == 1000
-    with pytest.raises(ValueError, match="class names repeat: 'cat'"):
+    with pytest.raises(ValueError, match="Class names repeat: 'cat'"):
         zeroshot_head(clip, ["cat", "dog", "cat"], "plain")

@@ -77,7 +77,8 @@ def test_after_training_words_are_compared(tmp_path, stored_number, ok):
 
 
 def test_rounding_is_not_stale(tmp_path):
-    path = notebook(tmp_path / "a.ipynb", "print('accuracy', 0.8125)", [dict(name="stdout", output_type="stream", text=["accuracy 0.8130"])])
+    path = notebook(tmp_path / "a.ipynb", "print('accuracy', 0.8125)",
+                    [dict(name="stdout", output_type="stream", text=["accuracy 0.8130"])])
     python(ROOT / "tools/refresh.py", "--here", "--check", path)
 
 

@@ -49,12 +49,18 @@ print(json.dumps([m.__file__ for n, m in sys.modules.items() if n.partition(".")
 
 def test_metadata(installed):
     bin, home, env = installed
-    code = "import json; from importlib.metadata import metadata as m; print(json.dumps({k: m('wiseft').get_all(k) for k in ['Version', 'Description', 'Requires-Python', 'License-File']}))"
+    code = (
+        "import json; from importlib.metadata import metadata as m; "
+        "keys = ['Version', 'Description', 'Requires-Python', 'License-File']; "
+        "print(json.dumps({k: m('wiseft').get_all(k) for k in keys}))"
+    )
     data = json.loads(run(bin / "python", "-I", "-c", code, cwd=home, env=env).stdout)
-    version = run(bin / "python", "-I", "-c", "import wiseft; print(wiseft.__version__)", cwd=home, env=env).stdout.strip()
+    version = run(bin / "python", "-I", "-c", "import wiseft; print(wiseft.__version__)", cwd=home,
+                  env=env).stdout.strip()
     assert data["Version"] == [version]
     assert data["License-File"] == ["LICENSE"]
-    assert "](docs/" not in data["Description"][0] and "](nbs/" not in data["Description"][0], "a relative link leads nowhere from the page of the package"
+    assert "](docs/" not in data["Description"][0] and "](nbs/" not in data["Description"][
+        0], "a relative link leads nowhere from the page of the package"
 
 
 def test_demo(installed):
@@ -69,7 +75,8 @@ def script(installed, code):
     "Run code as a reader would, outside the source tree; returns what it prints."
     bin, home, env = installed
     (home / "script.py").write_text(code)
-    return run(bin / "python", "-W", "ignore", "script.py", cwd=home, env=dict(env, MPLBACKEND="agg"), timeout=1800).stdout
+    return run(bin / "python", "-W", "ignore", "script.py", cwd=home, env=dict(env, MPLBACKEND="agg"),
+               timeout=1800).stdout
 
 
 def cells(path, kind):

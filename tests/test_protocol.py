@@ -34,7 +34,8 @@ def test_protocol_comes_first(protocol, results):
         pytest.skip("not measured yet")
     decided, measured = commits(protocol)[-1], commits(results)[-1]
     assert decided != measured, "protocol and results came in one commit"
-    assert git("merge-base", "--is-ancestor", decided, measured, ok=None).returncode == 0, "the results are older than the protocol"
+    assert git("merge-base", "--is-ancestor", decided, measured,
+               ok=None).returncode == 0, "the results are older than the protocol"
 
 
 @pytest.mark.parametrize("protocol", {p: 0 for p, _ in PLANNED})

@@ -1,4 +1,4 @@
-"The documentation, built offline and read in a real browser on this machine; requests to other hosts are stopped and counted."
+"The documentation, built offline and read in a real browser here; requests to other hosts are stopped and counted."
 import http.server
 import importlib
 import inspect
@@ -91,7 +91,8 @@ def phone(page):
 def findings(page):
     "What axe-core holds against the page and calls serious or critical."
     found = Axe().run(page).response["violations"]
-    return [f"{v['impact']} {v['id']}: {n['html']} {n['failureSummary']}" for v in found if v["impact"] in ("serious", "critical") for n in v["nodes"]]
+    return [f"{v['impact']} {v['id']}: {n['html']} {n['failureSummary']}" for v in found
+            if v["impact"] in ("serious", "critical") for n in v["nodes"]]
 
 
 def test_every_source_has_its_page(site):
@@ -102,7 +103,8 @@ def test_every_source_has_its_page(site):
 def test_page(page, name):
     page.goto(name)
     assert page.locator("h1").count() == 1
-    prose = page.evaluate("() => { const b = document.body.cloneNode(true); b.querySelectorAll('code, pre, script').forEach(e => e.remove()); return b.textContent }")
+    prose = page.evaluate("() => { const b = document.body.cloneNode(true); b.querySelectorAll('code, pre, "
+                          "script').forEach(e => e.remove()); return b.textContent }")
     assert not re.findall(MARKUP, prose), "markup that was not read"
     assert "](http" not in page.locator("body").inner_text(), "a link that was not read"
     for picture in page.locator("main img").all():
@@ -156,7 +158,8 @@ def test_source_links_lead_to_the_line(site, module):
     assert links
     for file, line, name in links:
         assert file == module
-        assert re.search(rf"\b(def|class) {name.split('.')[-1]}\b", " ".join(lines[int(line) - 1:int(line) + 4])), f"{name} is not at line {line}"
+        assert re.search(rf"\b(def|class) {name.split('.')[-1]}\b",
+                         " ".join(lines[int(line) - 1:int(line) + 4])), f"{name} is not at line {line}"
 
 
 def test_navigation(page):

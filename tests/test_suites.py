@@ -40,10 +40,12 @@ def family(tmp_path):
     for k in r[:2]:
         noise(root / f"imagenet-r/{WNIDS[k]}/1.jpg")
     noise(root / f"imagenet-a/{WNIDS[a[0]]}/1.jpg")
-    maps, names = root / "objectnet-1.0/mappings", {423: "barber chair", 559: "folding chair", 765: "rocking chair, rocker"}
+    maps, names = root / "objectnet-1.0/mappings", {423: "barber chair", 559: "folding chair",
+                                                    765: "rocking chair, rocker"}
     maps.mkdir(parents=True)
     (maps / "folder_to_objectnet_label.json").write_text(json.dumps({"chair": "Chair", "fork": "Fork", "lamp": "Lamp"}))
-    (maps / "objectnet_to_imagenet_1k.json").write_text(json.dumps({"Chair": "; ".join(names.values()), "Lamp": "lamp"}))
+    (maps / "objectnet_to_imagenet_1k.json").write_text(
+        json.dumps({"Chair": "; ".join(names.values()), "Lamp": "lamp"}))
     (maps / "pytorch_to_imagenet_2012_id.json").write_text(json.dumps({str(k): i for i, k in enumerate([*names, 846])}))
     (maps / "imagenet_to_label_2012_v2").write_text("\n".join([*names.values(), "lamp"]))
     for c in ("chair", "fork", "lamp"):
@@ -75,14 +77,16 @@ def vit(tmp_path_factory):
         warnings.simplefilter("ignore")  # of an untrained model and head, and of two names that repeat
         save_file(open_clip.create_model("ViT-B-32").state_dict(), folder / "vit.safetensors")
         clip = load_clip("ViT-B-32", folder / "vit.safetensors", preprocess="laion2b_s34b_b79k", quick_gelu=False)
-        ImageClassifier(clip, random_head(clip, "imagenet"), set_classes("imagenet"), alpha=0).save(folder / "classifier")
+        ImageClassifier(clip, random_head(clip, "imagenet"), set_classes("imagenet"),
+                        alpha=0).save(folder / "classifier")
     return folder / "classifier"
 
 
 def test_evaluate_imagenet(family, vit, tmp_path):
     said = wiseft("evaluate", vit, "--suite", "imagenet", "--data-root", family, code=1).stderr
     assert "7 images of 50,000, 49,993 are missing" in said and "--allow-incomplete" in said
-    wiseft("evaluate", vit, "--suite", "imagenet", "--data-root", family, "--allow-incomplete", "-o", tmp_path / "t.csv")
+    wiseft("evaluate", vit, "--suite", "imagenet", "--data-root", family, "--allow-incomplete", "-o",
+           tmp_path / "t.csv")
     table = read_results(tmp_path / "t.csv").set_index("dataset")
     assert set(["reference", *SHIFTS]) <= set(table.index)
     assert table.n["reference"] == 7 and table.n_skipped["reference"] == 49_993
@@ -171,7 +175,8 @@ class Always:
 
 def test_wilds_metrics(tmp_path):
     "Macro-F1 over the classes that occur, first; the worst region without Other."
-    rows = [dict(split=s, y=y, location_remapped=i, filename=f"{s}{y}{i}.jpg") for s in ("train", "id_val", "id_test", "val", "test") for y in (0, 0, 5) for i in range(6)]
+    rows = [dict(split=s, y=y, location_remapped=i, filename=f"{s}{y}{i}.jpg")
+            for s in ("train", "id_val", "id_test", "val", "test") for y in (0, 0, 5) for i in range(6)]
     for r in rows:
         noise(tmp_path / "iwildcam_v2.0/train" / r["filename"])
     pd.DataFrame(rows).to_csv(tmp_path / "iwildcam_v2.0/metadata.csv", index=False)
@@ -183,14 +188,17 @@ def test_wilds_metrics(tmp_path):
     assert value["accuracy", "ood"] == pytest.approx(2 / 3)
     assert table[table.metric == "macro-F1"].low.notna().all()
 
-    kinds = [dict(split=s, category=c, country_code=k, timestamp=f"{y}-01-01T00:00:00Z") for s in ("train", "val", "test") for y in (2010, 2014, 2016)
+    kinds = [dict(split=s, category=c, country_code=k, timestamp=f"{y}-01-01T00:00:00Z")
+             for s in ("train", "val", "test") for y in (2010, 2014, 2016)
              for c, k in (("zoo", "KEN"), ("zoo", "FRA"), ("airport", "FRA"), ("airport", "ATA"))]
     for i in range(len(kinds)):
         noise(tmp_path / f"fmow_v1.1/images/rgb_img_{i}.png")
     pd.DataFrame(kinds).to_csv(tmp_path / "fmow_v1.1/rgb_metadata.csv", index=False)
     (tmp_path / "fmow_v1.1/country_code_mapping.csv").write_text("alpha-3,region\nKEN,Africa\nFRA,Europe\n")
     suite = load_suite("fmow", root=tmp_path, allow_incomplete=True)
-    value = evaluate(Always(suite.classnames, suite.classnames.index("zoo")), suite, progress=False).set_index(["metric", "dataset"]).value
+    value = evaluate(Always(suite.classnames, suite.classnames.index("zoo")), suite,
+                     progress=False).set_index(["metric", "dataset"]).value
     assert value["worst-group accuracy", "ood"] == 0.5 and value["accuracy", "ood"] == 0.5
-    value = evaluate(Always(suite.classnames, suite.classnames.index("airport")), suite, progress=False).set_index(["metric", "dataset"]).value
+    value = evaluate(Always(suite.classnames, suite.classnames.index("airport")), suite,
+                     progress=False).set_index(["metric", "dataset"]).value
     assert value["worst-group accuracy", "ood"] == 0  # Africa; in Other it is always right

@@ -41,7 +41,8 @@ def change_config(folder, **text):
 
 def poison(folder, text, marker):
     "Put a program of its own into a folder, and a config that asks for it."
-    auto_map = dict(AutoTokenizer=["evil.Tokenizer", "evil.Tokenizer"], AutoConfig="evil.Tokenizer", AutoModel="evil.Tokenizer")
+    auto_map = dict(AutoTokenizer=["evil.Tokenizer", "evil.Tokenizer"], AutoConfig="evil.Tokenizer",
+                    AutoModel="evil.Tokenizer")
     (folder / "evil.py").write_text(EVIL.format(marker=str(marker)))
     (folder / "tokenizer_config.json").write_text(json.dumps(dict(tokenizer_class="Tokenizer", auto_map=auto_map)))
     (folder / "config.json").write_text(json.dumps(dict(model_type="evil", auto_map=auto_map)))
@@ -70,7 +71,8 @@ def test_a_folder_runs_nothing(way, load, classifier, tmp_path, monkeypatch):
 def test_merging_runs_nothing(classifier, tmp_path):
     pytest.importorskip("transformers")
     evil = poison(classifier("evil"), TRUSTING, tmp_path / "marker")
-    done = run(sys.executable, "-c", "from wiseft.cli import app; app()", "merge", evil, classifier("other"), "-o", tmp_path / "m", ok=False)
+    done = run(sys.executable, "-c", "from wiseft.cli import app; app()", "merge", evil, classifier("other"), "-o",
+               tmp_path / "m", ok=False)
     assert "tokenizer_kwargs" in done.stderr + done.stdout
     assert not (tmp_path / "marker").exists() and not (tmp_path / "m").exists()
 
@@ -80,7 +82,7 @@ def no_network(monkeypatch):
     "Whoever opens a connection is told apart from one that just fails."
 
     def connect(*_):
-        raise AssertionError("a connection was opened")
+        raise AssertionError("A connection was opened.")
 
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr(socket, "getaddrinfo", connect)
@@ -99,9 +101,10 @@ def test_a_folder_never_calls_the_hub(part, settings, tmp_path, no_network, monk
     config = json.loads(path.read_text())
     config["model_cfg"][part] |= settings
     path.write_text(json.dumps(config))
-    with pytest.raises((ValueError, RuntimeError), match=str(folder) if part == "vision_cfg" or "hf_model_name" in settings else "tokenizer.json") as e:
+    with pytest.raises((ValueError, RuntimeError), match=str(folder) if part == "vision_cfg"
+                       or "hf_model_name" in settings else "tokenizer.json") as e:
         load_clip(folder)
-    assert "a connection was opened" not in str(e.value)
+    assert "A connection was opened." not in str(e.value)
 
 
 def test_a_text_tower_of_transformers_comes_from_the_folder(tmp_path, no_network):
@@ -114,10 +117,14 @@ def test_a_text_tower_of_transformers_comes_from_the_folder(tmp_path, no_network
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     folder = tmp_path / "clip"
     folder.mkdir()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
-    text = transformers.RobertaConfig(vocab_size=7, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, pad_token_id=0)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]",
+                                         unk_token="[UNK]").save_pretrained(folder)
+    text = transformers.RobertaConfig(vocab_size=7, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                                      intermediate_size=16, pad_token_id=0)
     text.save_pretrained(folder)
-    config = config_of("vit") | dict(text_cfg=dict(hf_model_name=str(folder), hf_tokenizer_name="x", hf_model_pretrained=False, context_length=8), custom_text=True)
+    config = config_of("vit") | dict(
+        text_cfg=dict(hf_model_name=str(folder), hf_tokenizer_name="x", hf_model_pretrained=False, context_length=8),
+        custom_text=True)
     state = build(config).state_dict()
     config["text_cfg"]["hf_model_name"] = "roberta-base"
     write_config(folder, config)
@@ -133,7 +140,8 @@ def write_config(folder, config):
     (folder / "open_clip_config.json").write_text(json.dumps(dict(model_cfg=config, preprocess_cfg=preprocess)))
 
 
-@pytest.mark.parametrize("settings", [dict(width=16384), dict(image_size=4096, patch_size=1), dict(layers=200, width=8192), dict(layers=10**9), dict(width=10**30)])
+@pytest.mark.parametrize("settings", [dict(width=16384), dict(image_size=4096, patch_size=1),
+                                      dict(layers=200, width=8192), dict(layers=10**9), dict(width=10**30)])
 def test_a_config_takes_no_more_than_its_weights(settings, tmp_path):
     folder = write(tmp_path / "clip", "vit")
     config = config_of("vit")
@@ -170,7 +178,8 @@ def test_ends_of_different_clips(tmp_path):
     "Two CLIPs of one architecture: an error. The same CLIP from another file: none."
     first, second = (write(tmp_path / name, "vit") for name in ("first", "second"))
     torch.manual_seed(1)
-    state = {k: torch.randn_like(v) if v.is_floating_point() and k != "logit_scale" else v for k, v in build(config_of("vit")).state_dict().items()}
+    state = {k: torch.randn_like(v) if v.is_floating_point() and k != "logit_scale" else v
+             for k, v in build(config_of("vit")).state_dict().items()}
     write_state_dict(state, second / "open_clip_model.safetensors", force=True)
     a, b = (zeroshot_classifier(load_clip(folder), NAMES, TEMPLATES) for folder in (first, second))
     with pytest.raises(ValueError, match="come from different CLIPs, first and second"):
@@ -196,7 +205,8 @@ STORAGE = b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpu%stQ"
 
 def held(size, stride, numel=b"K\x04"):
     "A pickle of a dict with one tensor."
-    return b"\x80\x02}U\x01wctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE % numel + b"K\x00(" + size + b"t(" + stride + b"t\x89NtRs."
+    rebuild = b"\x80\x02}U\x01wctorch._utils\n_rebuild_tensor_v2\n("
+    return rebuild + STORAGE % numel + b"K\x00(" + size + b"t(" + stride + b"t\x89NtRs."
 
 
 HOSTILE = {

@@ -13,7 +13,8 @@ from html import unescape
 from pathlib import Path
 
 if sys.version_info < (3, 11):
-    sys.exit(f"make docs needs Python 3.11 or newer, and .venv has {sys.version.split()[0]}: make -B docs PYTHON=python3.11")
+    sys.exit(
+        f"make docs needs Python 3.11 or newer, and .venv has {sys.version.split()[0]}: make -B docs PYTHON=python3.11")
 
 import smalldocs.config
 import smalldocs.site
@@ -27,7 +28,8 @@ FONT = re.compile(r"@import url\([^)]*fonts\.googleapis\.com[^)]*\);?")
 DUNDER = re.compile(r"^(#+ .*\b)__(\w+)__$", re.M)  # a method's name in a heading, which would turn bold
 FENCE = re.compile(r"^```.*?^```$", re.M | re.S)
 LINK = re.compile(r"\[(`[^`\]]+`)\]\(https://[^)\s]*\)")  # nbdev's, of a name in backticks
-NOISE = re.compile(r'\{target="_blank"[^}]*\}|<!-- WARNING.*?-->\n\n')  # nbdev's, in copies for other readers than browsers
+# nbdev's, in copies for other readers than browsers
+NOISE = re.compile(r'\{target="_blank"[^}]*\}|<!-- WARNING.*?-->\n\n')
 SETTLED = re.compile(r"theme fonts\.scss|html-math-method|output-file")  # smalldocs warns that it does not read them
 
 
@@ -65,7 +67,8 @@ class Site(smalldocs.site.Site):
 
     def render_page(self, page):
         super().render_page(page)
-        page.html = MATH.sub(lambda m: convert(unescape(m[2]), display="block" if m[1] == "display" else "inline"), page.html)
+        page.html = MATH.sub(lambda m: convert(unescape(m[2]), display="block" if m[1] == "display" else "inline"),
+                             page.html)
         page.env["math"] = False
 
 

@@ -81,7 +81,7 @@ class Drawn(float):
 
 
 def ends_of(draws, more=0.0):
-    """95 % interval from draws; the pages make 2,000. Where few images differ, the pages' intervals are wider than those of
+    """95 % interval from draws; the pages make 2,000. Where few images differ, their intervals are wider than those of
     a plain bootstrap, so that they cover: by up to `more`, 0.2 points or two images."""
     error = np.sqrt(0.025 * 0.975 * (1 / 2000 + 1 / len(draws))) / 0.0584 * np.std(draws)
     return [Drawn(v, 3.5 * error + more) for v in np.quantile(draws, [0.025, 0.975])]
@@ -183,7 +183,8 @@ def measured():
         c: np.where(np.isnan(place), np.nan, v.to_numpy()[np.nan_to_num(place).astype(int)]) for c, v in columns.items()
     }
     names = ["fine-tuned", "weight-space", "logits", "probabilities"]
-    return spread | {m: np.mean([spread[f"{m} seed {s}"] for s in range(5)], axis=0) for m in names}
+    mean = lambda m: np.mean([spread[f"{m} seed {s}"] for s in range(5)], axis=0)
+    return spread | {m: mean(m) for m in names}
 
 
 @cache

@@ -72,7 +72,8 @@ def main():
     want = {ROOT / "README.md": text.encode(), **{ROOT / k: v for k, v in pictures.items()}}
     old = set((ROOT / "docs").glob("readme-*.png")) - set(want)
     if "--check" in sys.argv[1:]:
-        stale = sorted(p.name for p in old | {p for p, b in want.items() if not p.exists() or p.read_bytes() != b})
+        changed = {p for p, b in want.items() if not p.exists() or p.read_bytes() != b}
+        stale = sorted(p.name for p in old | changed)
         sys.exit(f"not in step with {NOTEBOOK.name}: {', '.join(stale)}; run: make readme" if stale else None)
     for path in old:
         path.unlink()

@@ -1105,7 +1105,8 @@ def _(page):
     start, half, end = (of_paper(CLIPS[0], a) for a in (0, 0.5, 1))
     page.says("gains {} points on ImageNet and loses {} on the mean", end[0] - start[0], start[1] - end[1])
     page.says(
-        "α = 0.5 is {} points above fine-tuned on ImageNet, and {} above zero-shot", half[0] - end[0], half[1] - start[1]
+        "α = 0.5 is {} points above fine-tuned on ImageNet, and {} above zero-shot", half[0] - end[0],
+        half[1] - start[1]
     )
     six = [s for s in SHIFTS if s != "recoloured"]
     recipes = dict(gentle=dict(families=8, lr=3e-4), harsh=dict(families=4, lr=3e-3))

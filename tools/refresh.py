@@ -27,7 +27,8 @@ TRAINING = re.compile(r"\bfinetune\(|\bfit(?!_baseline)\w*\(\w|\bbackward\(\)|wi
 
 def notebooks():
     "All notebooks of the project."
-    return sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not any(o.startswith((".", "_")) for o in p.parts[len(ROOT.parts):]))
+    found = (p.relative_to(ROOT) for p in (ROOT / "nbs").rglob("*.ipynb"))
+    return sorted(ROOT / p for p in found if not re.search(r"(^|/)[._]", p.as_posix()))
 
 
 def flags():
@@ -97,7 +98,7 @@ def of_image(image):
 
 
 def printed(cell):
-    """What a reader sees of a cell's outputs, as pairs of a kind and a list of texts: the entries of a table, the text of
+    """What a reader sees of a cell's outputs, as pairs of a kind and a list of texts: entries of a table, the text of
     anything else. A picture's text says what it plots."""
     for o in cell.get("outputs", []):
         data = {k: "".join(v) for k, v in o.get("data", {}).items()}
@@ -138,7 +139,7 @@ def equal(a, b):
 
 
 def compare(old, new):
-    """Compare the stored outputs of a notebook with fresh ones: (texts that say what is stale, how many were compared by kind).
+    """Compare the stored outputs of a notebook with fresh ones: (what is stale, how many compared by kind).
     From the first cell that trains on, numbers are not compared: in training, the rounding of a processor grows."""
     stale, counts, agree, marks = [], Counter(), equal, flags()
     for i, (a, b) in enumerate(zip(old["cells"], new["cells"])):

@@ -63,7 +63,8 @@ def average_along(
     one = nn.Linear(1, 1, bias=False).double()
     one.weight.data.fill_(values[0])
     steps = range((len(values)-1)//n_epoch)
-    learn = SimpleNamespace(classifier=SimpleNamespace(visual=one, head=nn.Identity(), head_from_text=False), dls=SimpleNamespace(train=steps),
+    classifier = SimpleNamespace(visual=one, head=nn.Identity(), head_from_text=False)
+    learn = SimpleNamespace(classifier=classifier, dls=SimpleNamespace(train=steps),
                             training=True, n_epoch=n_epoch, train_iter=0, epoch=0)
     average.learn = learn
     average.before_fit()

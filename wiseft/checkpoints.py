@@ -25,8 +25,10 @@ def _contents(path): # name → size in bytes
     try:
         with zipfile.ZipFile(path) as z: sizes = {i.filename: i.file_size for i in z.infolist()}
     except Exception as e: raise BadFile(_damaged(path, why_failed(e))) from e
-    stored = sum(n for name,n in sizes.items() if '/data/' in name or name.endswith('.pkl')) # PyTorch compresses none of these
-    if stored > path.stat().st_size: raise BadFile(f'{path} is refused: it would unpack to {stored:,} bytes, more than it has. Get the weights as .safetensors.')
+    # PyTorch compresses none of these
+    stored = sum(n for name,n in sizes.items() if '/data/' in name or name.endswith('.pkl'))
+    if stored > path.stat().st_size: raise BadFile(
+        f'{path} is refused: it would unpack to {stored:,} bytes, more than it has. Get the weights as .safetensors.')
     return sizes
 
 # %% ../nbs/api/11_checkpoints.ipynb #b3af90ae
@@ -43,13 +45,16 @@ def checkpoint_format(
         if 'data.pkl' in names: return 'torchscript' if 'constants.pkl' in names else 'torch'
     elif start[:2] == b'PK': raise BadFile(_damaged(path, 'its end is missing'))
     elif start[:1] == b'\x80': return 'pickle'
-    raise BadFile(f"{path} is no checkpoint: it begins with {start!r}. Was a web page or a pointer to a large file saved in its place?" if start
+    raise BadFile(
+        f"{path} is no checkpoint: it begins with {start!r}. Was a web page or a pointer to a large file saved in "
+        "its place?" if start
         else f"{path} is empty. Copy or download it again.")
 
 # %% ../nbs/api/11_checkpoints.ipynb #0782138f
 def _refusal(path, why):
     "Say what an unsafe pickle wanted, and what to do instead"
-    return (f"{path} is refused: it is a pickle, which may run any code, and {why}. Get the weights as .safetensors; or, if you trust the file, "
+    return (f"{path} is refused: it is a pickle, which may run any code, and {why}. Get the weights as .safetensors; "
+            "or, if you trust the file, "
             "load it where it was made and save only its weights: torch.save(model.state_dict(), 'weights.pt').")
 
 # %% ../nbs/api/11_checkpoints.ipynb #72bdaaaa
@@ -61,25 +66,29 @@ def _read_pickle(path, kind='torch'): # what the pickle of a file holds
     except Exception as e: raise BadFile(_damaged(path, why_failed(e))) from e
 
 # %% ../nbs/api/11_checkpoints.ipynb #45a1f039
-_wraps = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'model_ema', 'ema') # averages over time where there is nothing else
+# averages over time where there is nothing else
+_wraps = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'model_ema', 'ema')
 _prefixes = ('module.', '_orig_mod.')
 
 def _unwrap(found): # (what holds the weights, names of what lies beside it)
     "The weights within what a training program saved"
     beside = []
     for k in _wraps:
-        if isinstance(found, dict) and isinstance(found.get(k), (dict, Made)): found, beside = found[k], [*beside, *(str(n) for n in found if n != k)]
+        if isinstance(found, dict) and isinstance(found.get(k), (dict, Made)):
+            found, beside = found[k], [*beside, *(str(n) for n in found if n != k)]
     return found, beside
 
 def _strip(state): # state dict
     "Names without what was put before all of them, and without the counter of an average over time"
     if type(state) is dict: state = {k: t for k,t in state.items() if k != 'n_averaged'}
-    while prefix := next((p for p in _prefixes if state and all(str(k).startswith(p) for k in state)), None):
+    def before_all(prefix): return state and all(str(k).startswith(prefix) for k in state)
+    while prefix := next(filter(before_all, _prefixes), None):
         state = {k.removeprefix(prefix): t for k,t in state.items()}
     return state
 
 # %% ../nbs/api/11_checkpoints.ipynb #5f45ab23
-_settings = ('input_resolution', 'context_length', 'vocab_size', 'attn_mask') # constants in OpenAI's archives, no weights
+# constants in OpenAI's archives, no weights
+_settings = ('input_resolution', 'context_length', 'vocab_size', 'attn_mask')
 
 # %% ../nbs/api/11_checkpoints.ipynb #e8c246fd
 def _read_tensors(path): # state dict
@@ -107,14 +116,16 @@ def _tensors_of(found, kind): # (state dict, modules)
     if type(found) is not Made: return found, {}
     parts = dict(walk(found))
     modules = {k: v for k,v in parts.items() if type(v) is Made}
-    state = {k: t for k,t in parts.items() if k not in modules and (kind != 'torchscript' or k.rpartition('.')[2] not in _settings)}
+    state = {k: t for k,t in parts.items() if k not in modules
+             and (kind != 'torchscript' or k.rpartition('.')[2] not in _settings)}
     return state, {} if kind == 'torchscript' else modules
 
 # %% ../nbs/api/11_checkpoints.ipynb #1f280b61
 def _check_size(state, path):
     "BadFile for tensors that are, together, far larger than their file: many may share what is stored"
     n, most = sum(t.numel()*t.element_size() for t in state.values()), 4*path.stat().st_size
-    if n > most: raise BadFile(f'{path} is refused: it has {most//4:,} bytes, and its tensors {n:,}. Get the weights as .safetensors.')
+    if n > most: raise BadFile(
+        f'{path} is refused: it has {most//4:,} bytes, and its tensors {n:,}. Get the weights as .safetensors.')
 
 # %% ../nbs/api/11_checkpoints.ipynb #c0a6c5b1
 def read_checkpoint(

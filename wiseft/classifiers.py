@@ -97,8 +97,11 @@ def head_from_text(self:ImageClassifier): # bool
 def _check_head(c):
     "ValueError unless head, class names and image tower belong together"
     rows, dim = c.head.weight.shape
-    if rows != len(c.classnames): raise ValueError(f'The head has {rows} rows, and there are {len(c.classnames)} class names. Give one name a row.')
-    if dim != c.clip.dim: raise ValueError(f'The head takes features of {dim} dimensions, and {c.clip.name} gives {c.clip.dim}. Make the head from this CLIP.')
+    if rows != len(c.classnames): raise ValueError(
+        f'The head has {rows} rows, and there are {len(c.classnames)} class names. Give one name a row.')
+    if dim != c.clip.dim: raise ValueError(
+        f'The head takes features of {dim} dimensions, and {c.clip.name} gives {c.clip.dim}. Make the head from this '
+        'CLIP.')
 
 # %% ../nbs/api/23_classifiers.ipynb #0a1fd1b4
 @patch
@@ -137,7 +140,8 @@ def predict_image(self:ImageClassifier,
 def copy(self:ImageClassifier): # `ImageClassifier`
     "A copy with an image tower and a head of its own; a text tower that is not trained is shared"
     clip, model = self.clip, self.clip.model
-    text = [t for tensors in (model.named_parameters(), model.named_buffers()) for n,t in tensors if not n.startswith('visual.')]
+    text = [t for tensors in (model.named_parameters(), model.named_buffers()) for n,t in tensors
+            if not n.startswith('visual.')]
     shared = [] if self.head_from_text else text
     return deepcopy(self, {id(o):o for o in [*shared, clip.tokenizer, clip.transform, clip.train_transform]})
 
@@ -192,7 +196,8 @@ def prompt_tokens(self:ImageClassifier): # (n_classes, n_templates, context leng
 def _architecture(c): # dict
     "What decides how a classifier's weights are used"
     vision = {k:v for k,v in c.clip.config['vision_cfg'].items() if k != 'timm_model_pretrained'}
-    return vision | dict(embed_dim=c.clip.dim, quick_gelu=bool(c.clip.config.get('quick_gelu')), normalise=c.head.normalise)
+    return vision | dict(embed_dim=c.clip.dim, quick_gelu=bool(c.clip.config.get('quick_gelu')),
+                         normalise=c.head.normalise)
 
 # %% ../nbs/api/23_classifiers.ipynb #4f98d548
 def _check_equal(a, b, what):
@@ -200,15 +205,19 @@ def _check_equal(a, b, what):
     a,b = (json.loads(json.dumps(d)) for d in (a, b)) # tuples become lists
     for k in sorted(set(a)|set(b)):
         if a.get(k) != b.get(k): raise ValueError(
-            f"The classifiers differ in {what}: {k} is {a.get(k)} in one and {b.get(k)} in the other. Average models that come from one CLIP.")
+            f"The classifiers differ in {what}: {k} is {a.get(k)} in one and {b.get(k)} in the other. Average models "
+            "that come from one CLIP.")
 
 # %% ../nbs/api/23_classifiers.ipynb #e24618be
 def _check_classes(a, b):
     "ValueError shows the first class that differs"
     if a == b: return
-    if len(a) != len(b): raise ValueError(f'The classifiers have {len(a)} and {len(b)} classes. Average models with the same ones.')
+    if len(a) != len(b): raise ValueError(
+        f'The classifiers have {len(a)} and {len(b)} classes. Average models with the same ones.')
     i = next(i for i in range(len(a)) if a[i] != b[i])
-    raise ValueError(f"The classifiers have {'the same classes in another order' if sorted(a) == sorted(b) else 'different classes'}: "
+    raise ValueError(
+        "The classifiers have "
+        f"{'the same classes in another order' if sorted(a) == sorted(b) else 'different classes'}: "
                      f"class {i} is {a[i]!r} in one and {b[i]!r} in the other. Rows of both heads must mean the same.")
 
 # %% ../nbs/api/23_classifiers.ipynb #3439154e
@@ -222,14 +231,17 @@ def _check_start(a, b):
     if a is b or a.provenance.get('sha256') == b.provenance.get('sha256'): return
     a_text, b_text = _text_tower(a), _text_tower(b)
     if a_text.keys() == b_text.keys() and all(torch.equal(a_text[k], b_text[k]) for k in a_text): return
-    raise ValueError(f"The classifiers come from different CLIPs, {a.provenance.get('source')} and {b.provenance.get('source')}, of one architecture: "
+    raise ValueError(
+        f"The classifiers come from different CLIPs, {a.provenance.get('source')} and {b.provenance.get('source')}, "
+        "of one architecture: "
                      "the average of their weights means nothing. Average models that come from one CLIP.")
 
 # %% ../nbs/api/23_classifiers.ipynb #7c155ae7
 def _warn_templates(a, b):
     "Warn of heads that were made with different templates"
     if a and b and a != b: warnings.warn(
-        f'The heads were made with different templates, {first_few(a, 1)} and {first_few(b, 1)}: between them lies more than fine-tuning. '
+        f'The heads were made with different templates, {first_few(a, 1)} and {first_few(b, 1)}: between them lies '
+        'more than fine-tuning. '
         'Compare and average heads of the same templates.', stacklevel=4)
 
 # %% ../nbs/api/23_classifiers.ipynb #4c1c6473
@@ -247,7 +259,8 @@ def check_averageable(self:ImageClassifier,
 ):
     "ValueError unless all have the same classes in the same order, the same preprocessing and architecture"
     for o in others:
-        if not isinstance(o, ImageClassifier): raise TypeError(f'Average classifiers with classifiers, not with {type(o).__name__}.')
+        if not isinstance(o, ImageClassifier): raise TypeError(
+            f'Average classifiers with classifiers, not with {type(o).__name__}.')
         _check_classes(self.classnames, o.classnames)
         _check_equal(self.clip.preprocess, o.clip.preprocess, 'preprocessing')
         _check_equal(_architecture(self), _architecture(o), 'architecture')
@@ -278,6 +291,8 @@ def averaged(self:ImageClassifier,
 @patch(as_prop=True)
 def method(self:ImageClassifier): # str, or None where alpha says it
     "Name of the way of merging, for tables, if it was another one than WiSE-FT's"
+    no_zeroshot = not self.clip.tokenizer or (self.recipe and not self.parents) # no words, or a head that was trained
+    if self.alpha == 0 and no_zeroshot: return 'start'
     name = self.recipe.get('merge', {}).get('name')
     return None if name == 'weight-space' else name
 
@@ -297,7 +312,8 @@ def _read_head(card, path): # `ClassificationHead`
     state = read_state_dict(path)
     check_saved(card, path, sha256_file(path))
     if not {'weight'} <= set(state) <= {'weight', 'bias'} or state['weight'].ndim != 2: raise BadFile(
-        f'{path} holds no head, a weight (classes, dimensions) and perhaps a bias, but {first_few(state)}. Copy the folder again.')
+        f'{path} holds no head, a weight (classes, dimensions) and perhaps a bias, but {first_few(state)}. Copy the '
+        'folder again.')
     return ClassificationHead(state['weight'], state.get('bias'), card.get('head', {}).get('normalise') is not False)
 
 # %% ../nbs/api/23_classifiers.ipynb #1379bcf5
@@ -308,14 +324,19 @@ def _read_names(classnames, rows): # list of str
 def _has_other_text(clip, parts): # bool
     "Does a file bring another text tower than the CLIP's, as FLYP's do?"
     own = _text_tower(clip)
-    return parts.has_text and any(k not in own or not torch.equal(own[k], v.float()) for k,v in parts.clip.items() if not k.startswith(('visual.', 'logit_')))
+    return parts.has_text and any(k not in own or not torch.equal(own[k], v.float()) for k,v in parts.clip.items()
+                                  if not k.startswith(('visual.', 'logit_')))
 
 # %% ../nbs/api/23_classifiers.ipynb #c405fad0
 def _from_checkpoint(path, start, classnames, device, precision): # `ImageClassifier`
     "The classifier in a checkpoint file of another program"
     parts = find_parts(read_checkpoint(path), path)
-    if not parts.head: raise BadFile(f"{path} holds a CLIP and no head. Make one of words: zeroshot_classifier(load_clip(…, {str(path)!r}), CLASSNAMES, TEMPLATES).")
-    if start is None and not parts.clip: raise BadFile(f"{path} holds a head and no image tower. Give the CLIP that it belongs to: load_classifier({str(path)!r}, start=CLIP).")
+    if not parts.head: raise BadFile(
+        f"{path} holds a CLIP and no head. Make one of words: zeroshot_classifier(load_clip(…, {str(path)!r}), "
+        "CLASSNAMES, TEMPLATES).")
+    if start is None and not parts.clip: raise BadFile(
+        f"{path} holds a head and no image tower. Give the CLIP that it belongs to: load_classifier({str(path)!r}, "
+        "start=CLIP).")
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # of the head, which is read here
         clip = load_clip(path, precision=precision or 'fp32', device=device) if start is None else start
@@ -324,7 +345,10 @@ def _from_checkpoint(path, start, classnames, device, precision): # `ImageClassi
     recipe = dict(tuning=path.stem, file=path.name, sha256=sha256_file(path), unread=first_few(parts.unread, 6))
     c = ImageClassifier(clip, head, _read_names(classnames, len(weight)), alpha=1., recipe=recipe)
     if start is None or not parts.clip: return c
-    if _has_other_text(start, parts): warnings.warn(f"{path} holds another text tower than {start.name}: it is not read. load_clip reads both towers.", stacklevel=3)
+    if _has_other_text(start, parts):
+        warnings.warn(
+            f"{path} holds another text tower than {start.name}: it is not read. load_clip reads both towers.",
+            stacklevel=3)
     c = c.copy()
     fill_tower(c.clip, parts)
     return c

@@ -26,7 +26,8 @@ def _below(place):
     if not place.exists(): raise FileNotFoundError(f'There is no picture or folder {place}.')
     if not place.is_dir(): return [place]
     found = sorted(p for p in place.rglob('*') if p.suffix.lower() in SUFFIXES and not p.name.startswith('.'))
-    if not found: raise FileNotFoundError(f"The folder {place} holds no pictures: no file in it ends in one of {', '.join(SUFFIXES)}.")
+    if not found: raise FileNotFoundError(
+        f"The folder {place} holds no pictures: no file in it ends in one of {', '.join(SUFFIXES)}.")
     return found
 
 # %% ../nbs/api/32_classify.ipynb #533a3d65
@@ -44,7 +45,8 @@ def classify(
     top, device = min(top, len(classifier.classnames)), device_of(classifier)
     said, unreadable = {}, []
     with ready([classifier]):
-        for idx, x in each_batch([classifier], pictures, classifier.transform, unreadable, batch_size, progress=progress, keep=False, most_skipped=1):
+        for idx, x in each_batch([classifier], pictures, classifier.transform, unreadable, batch_size,
+                                 progress=progress, keep=False, most_skipped=1):
             p = classifier(x[device]).cpu().double().softmax(1)
             for i, values, classes in zip(idx, *(t.tolist() for t in p.topk(top))):
                 said[i] = [*_pairs(classifier.classnames, values, classes), '']

@@ -123,6 +123,7 @@ def _is_preprocess(k, v): # bool
     many = v if isinstance(v, list) else [v]
     if k in _ways: return isinstance(v, str) and v in _ways[k]
     if k == 'size': return len(many) in (1, 2) and all(_is_number(x, int, 4096) and x for x in many)
+    if k == 'crop_pct': return _is_number(v, float, 1) and v >= .1
     if k == 'fill_color': return len(many) in (1, 3) and all(_is_number(x, int, 255) for x in many)
     return k in ('mean', 'std') and len(many) in (1, 3) and all(_is_number(x, float, 1000) and (x > 0 or k == 'mean') for x in many)
 

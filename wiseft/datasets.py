@@ -15,8 +15,10 @@ from html import escape
 from pathlib import Path
 from .files import cache_root, data_root, package_data, unzip_once
 from .hashes import content_hashes, folder_hash
-from .images import ImageSet, UnreadableImage, _folders, _some, _splits, check_classnames, image_folder, open_image, printable, to_rgb
+from .images import ImageSet, UnreadableImage, check_classnames, image_folder, open_image, printable
+from .images import split_folders, to_rgb, visible_folders
 from .layouts import FAMILIES
+from .text import first_few
 
 # %% ../nbs/api/12_datasets.ipynb #01ebe023
 RESERVED = 'reference', 'mean over shifts' # names of datasets in results tables
@@ -35,65 +37,78 @@ class Suite:
     shift_train:dict=None      # name -> ImageSet, of some shifts
     metrics:tuple=('accuracy',)# of `wiseft.scores.METRICS`, the official one first
     def __post_init__(self):
-        self.shifts, self.shift_validation, self.shift_train = self.shifts or {}, self.shift_validation or {}, self.shift_train or {}
+        self.shifts, self.shift_validation, self.shift_train = self.shifts or {}, self.shift_validation or {
+            }, self.shift_train or {}
         for n in self.shifts | self.shift_validation:
-            if printable(n) != n: raise ValueError(f'a shifted set is called {n!r}: tables hold names on one line, in UTF-8; rename it')
-            if n in RESERVED: raise ValueError(f'a shifted set can not be called {n!r}: tables use that name; rename it')
+            if printable(n) != n: raise ValueError(
+                f'a shifted set is called {n!r}: tables hold names on one line, in UTF-8; rename it')
+            if n in RESERVED: raise ValueError(
+                f'a shifted set can not be called {n!r}: tables use that name; rename it')
         for (n, split), s in self.sets().items():
             if s.projection: _check_projection(s, self.classnames)
-            elif s.classnames != list(self.classnames): raise ValueError(f'{n} {split}: other class names, or in another order, than the suite {self.name!r}')
+            elif s.classnames != list(self.classnames): raise ValueError(
+                f'{n} {split}: other class names, or in another order, than the suite {self.name!r}')
             if not len(s): raise ValueError(f'{n} {split}: no images')
-    def sets(self)->dict: # (name, split) -> ImageSet
+    def sets(self) -> dict: # (name, split) -> ImageSet
         "All image sets"
         out = {('reference', k): s for k in ('train', 'validation', 'test') if (s := getattr(self, k)) is not None}
         shifted = dict(train=self.shift_train, validation=self.shift_validation, test=self.shifts)
-        return out | {(n, k): d[n] for n in {k: 0 for d in reversed(shifted.values()) for k in d} for k, d in shifted.items() if n in d}
+        return out | {(n, k): d[n] for n in {k: 0 for d in reversed(shifted.values()) for k in d}
+                      for k, d in shifted.items() if n in d}
 
 # %% ../nbs/api/12_datasets.ipynb #a49f693d
 def _check_projection(s, classnames):
     "Each class of the set stands for classes of the suite, and none for two"
     used = [k for p in s.projection for k in p]
-    if len(s.projection) != len(s.classnames) or not all(s.projection) or len(set(used)) < len(used) or not set(used) <= set(range(len(classnames))):
-        raise ValueError(f'{s.name}: a projection names for each of its {len(s.classnames)} classes one or more of the {len(classnames)} of the suite, none twice')
+    if len(s.projection) != len(s.classnames) or not all(s.projection) or len(set(used)) < len(used) or not set(
+        used) <= set(range(len(classnames))):
+        raise ValueError(
+            f'{s.name}: a projection names for each of its {len(s.classnames)} classes one or more of the '
+            f'{len(classnames)} of the suite, none twice')
 
 # %% ../nbs/api/12_datasets.ipynb #dedadb6b
 @patch
 def datasets(self:Suite,
     split='test' # or 'validation'
-)->dict: # name -> ImageSet, 'reference' first
+) -> dict: # name -> ImageSet, 'reference' first
     "What classifiers are evaluated on; without a reference, the other sets"
     if split not in ('test', 'validation'): raise ValueError(f"split is 'test' or 'validation', got {split!r}")
     own, shifted = (self.test, self.shifts) if split == 'test' else (self.validation, self.shift_validation)
     if own is not None: return dict(reference=own, **shifted)
     if self.test is None and shifted: return dict(shifted)
-    raise ValueError(f'suite {self.name!r} has no {split} images of its reference; one of the field is loaded with them by training=True')
+    raise ValueError(
+        f'suite {self.name!r} has no {split} images of its reference; one of the field is loaded with them by '
+        'training=True')
 
 @patch(as_prop=True)
-def fingerprint(self:Suite)->str:
+def fingerprint(self:Suite) -> str:
     "12 hex digits over all its sets"
-    return hashlib.sha256(' '.join(f'{n}/{k}:{s.fingerprint}' for (n, k), s in self.sets().items()).encode()).hexdigest()[:12]
+    return hashlib.sha256(' '.join(f'{n}/{k}:{s.fingerprint}' for (n, k), s in self.sets().items()).encode()).hexdigest(
+        )[:12]
 
 # %% ../nbs/api/12_datasets.ipynb #7e5122e9
 @patch
-def counts(self:Suite)->pd.DataFrame:
+def counts(self:Suite) -> pd.DataFrame:
     "Images of each set and split, families of each test set, classes its test images lack"
     sets, rows = self.sets(), {}
     for n, k in sets: rows.setdefault(n, dict(train=0, validation=0, test=0))[k] = len(sets[n, k])
     for n, row in rows.items():
         test = sets.get((n, 'test'))
-        row |= {'test families': len(set(test and test.groups or [])), 'classes without test images': len(test.missing) if test else len(self.classnames)}
+        row |= {'test families': len(set(test and test.groups or [])),
+                'classes without test images': len(test.missing) if test else len(self.classnames)}
     return pd.DataFrame.from_dict(rows, orient='index')
 
 @patch
 def __repr__(self:Suite): return f'Suite {self.name!r}, {len(self.classnames)} classes\n{self.counts().to_string()}'
 @patch
-def _repr_html_(self:Suite): return f'<p>Suite <b>{escape(self.name)}</b>, {len(self.classnames)} classes</p>{self.counts().to_html()}'
+def _repr_html_(self:Suite):
+    return f'<p>Suite <b>{escape(self.name)}</b>, {len(self.classnames)} classes</p>{self.counts().to_html()}'
 
 # %% ../nbs/api/12_datasets.ipynb #336f4c26
 @patch
 def shared_images(self:Suite,
     most=1000 # so many images of each test set are looked at
-)->dict: # (test set, 'training' or 'validation') -> (files that are there too, byte for byte; number looked at)
+) -> dict: # (test set, 'training' or 'validation') -> (files that are there too, byte for byte; number looked at)
     "Test images that are among the reference's training or validation images"
     found = {}
     for what, seen in dict(training=self.train, validation=self.validation).items():
@@ -118,7 +133,8 @@ def _among(images, by_size):
 def warn_of_shared(self:Suite):
     "A warning of one line for each test set with images that were trained or chosen on"
     for (name, what), (files, n) in self.shared_images().items():
-        warnings.warn(f'{name}: {len(files)} of {n} test images are {what} images of the reference too (such as {files[0]}); '
+        warnings.warn(
+            f'{name}: {len(files)} of {n} test images are {what} images of the reference too (such as {files[0]}); '
                       'what it measures is partly memory. Leave them out of one of the two.', stacklevel=3)
 
 # %% ../nbs/api/12_datasets.ipynb #53330bcf
@@ -129,7 +145,7 @@ def folder_suite(
     classnames=None,   # list that fixes names and order, or dict folder -> name
     templates='openai',# prompt templates: a list, or a name that `wiseft.prompts.templates` knows
     name=None          # of the suite; default the reference folder's
-)->Suite:
+) -> Suite:
     "A suite from image folders"
     suite = _suite_of(Path(reference), shifts, validation, classnames, templates, name)
     suite.warn_of_shared()
@@ -140,7 +156,8 @@ def _suite_of(reference, shifts, validation=None, classnames=None, templates='op
     names = next(iter(sets.values())).classnames
     found = {n: _shift_sets(Path(p), n, classnames or names) for n, p in _named(shifts).items()}
     part = lambda k: {n: s[k] for n, s in found.items() if k in s}
-    return Suite(name or printable(reference.name), names, templates, **sets, shifts=part('test'), shift_validation=part('validation'), shift_train=part('train'))
+    return Suite(name or printable(reference.name), names, templates, **sets, shifts=part('test'),
+                 shift_validation=part('validation'), shift_train=part('train'))
 
 # %% ../nbs/api/12_datasets.ipynb #b7b2490f
 def _named(shifts):
@@ -153,19 +170,23 @@ def _named(shifts):
 
 def _shift_sets(path, name, classnames):
     "split -> ImageSet of one shifted set"
-    if not (found := _splits(path) if path.is_dir() else {}): return dict(test=image_folder(path, classnames, name))
-    if not found.keys() & {'test', 'validation'}: raise ValueError(f'{path}: has {_some(list(found))} but no images to test or validate on')
+    if not (found := split_folders(path) if path.is_dir() else {}):
+        return dict(test=image_folder(path, classnames, name))
+    if not found.keys() & {'test', 'validation'}: raise ValueError(
+        f'{path}: has {first_few(list(found), 5)} but no images to test or validate on')
     return {k: image_folder(p, classnames, name) for k, p in found.items()}
 
 # %% ../nbs/api/12_datasets.ipynb #93bc19fe
 def _reference_sets(path, classnames, validation=None):
     "train, validation and test of the reference; split off train where they are not there"
-    found = (path.is_dir() and _splits(path)) or dict(train=path)
+    found = (path.is_dir() and split_folders(path)) or dict(train=path)
     if 'test' not in found and 'validation' in found: found['test'] = found.pop('validation')
     if validation is not None: found['validation'] = Path(validation)
     sets = {}
     for k in ('train', 'validation', 'test'):
-        if k in found: sets[k] = image_folder(found[k], classnames or (sets and [*sets.values()][0].classnames) or None, 'reference')
+        if k in found:
+            sets[k] = image_folder(found[k], classnames or (sets and [*sets.values()][0].classnames) or None,
+                                   'reference')
     absent = [k for k in ('validation', 'test') if k not in sets]
     if 'train' not in sets or not absent: return sets
     train, *rest = sets['train'].split((.1,)*len(absent))
@@ -177,15 +198,18 @@ def of(cls:Suite,
     source,            # `Suite`, `ImageSet`, a suite's name, or a folder: of a suite, of splits, or of class folders
     classnames=None,   # of a folder: list that fixes names and order, or dict folder -> name
     templates='openai' # prompt templates, where the source has none
-)->Suite:
+) -> Suite:
     "A suite of anything that has labelled images"
     if isinstance(source, Suite): return source
     if isinstance(source, ImageSet):
-        if source.projection: raise ValueError(f"{source.name}: its classes stand for those of a suite; evaluate that suite, or the set without projection")
+        if source.projection: raise ValueError(
+            f"{source.name}: its classes stand for those of a suite; evaluate that suite, or the set without "
+            "projection")
         return cls(source.name, source.classnames, templates, shifts={source.name: replace(source, aside=True)})
     path = Path(source)
-    if str(source) in ('icons', *FAMILIES) or (path/'reference').is_dir(): return load_suite(source, classnames=classnames)
-    if path.is_dir() and _splits(path): return folder_suite(path, [], classnames=classnames, templates=templates)
+    if str(source) in ('icons', *FAMILIES) or (path/'reference').is_dir():
+        return load_suite(source, classnames=classnames)
+    if path.is_dir() and split_folders(path): return folder_suite(path, [], classnames=classnames, templates=templates)
     return cls.of(image_folder(path, classnames), templates=templates)
 
 # %% ../nbs/api/12_datasets.ipynb #060a9010
@@ -196,7 +220,7 @@ def load_suite(
     root=None,      # data root of the field's suites; default `$WISEFT_DATA`, else `~/data`
     allow_incomplete=False, # go on where a published set lacks images or is not there
     training=True   # list training images too; without them loading ImageNet takes seconds instead of minutes
-)->Suite:
+) -> Suite:
     "The embedded suite, one of the field's, or one in a folder"
     if name == 'icons': return _read_suite(_icons_folder(), 'icons', templates or 'icons', classnames)
     if name in FAMILIES:
@@ -204,16 +228,19 @@ def load_suite(
         return Suite(name, **parts | dict(templates=templates or parts['templates']))
     folder = Path(name)
     if not (folder/'reference').is_dir():
-        raise FileNotFoundError(f"{folder}: no folder 'reference' in it; expected a suite's name ({', '.join(['icons', *FAMILIES])}) or a folder with `reference` and shifted sets (`folder_suite` takes them one by one)")
+        raise FileNotFoundError(
+            f"{folder}: no folder 'reference' in it; expected a suite's name ({', '.join(['icons', *FAMILIES])}) or "
+            "a folder with `reference` and shifted sets (`folder_suite` takes them one by one)")
     suite = _read_suite(folder, printable(folder.name), templates or 'openai', classnames)
     suite.warn_of_shared()
     return suite
 
 def _read_suite(folder, name, templates, classnames):
     "A suite from one folder, with the columns of its table"
-    others = [p for p in _folders(folder) if p.name != 'reference']
-    shifts = {printable(p.name): p for p in others if _folders(p)}
-    if left := [p.name for p in others if not _folders(p)]: warnings.warn(f'{folder}: {_some(left)} has no class folders in it and is no shifted set.', stacklevel=3)
+    others = [p for p in visible_folders(folder) if p.name != 'reference']
+    shifts = {printable(p.name): p for p in others if visible_folders(p)}
+    if left := [p.name for p in others if not visible_folders(p)]:
+        warnings.warn(f'{folder}: {first_few(left, 5)} has no class folders in it and is no shifted set.', stacklevel=3)
     suite = _suite_of(folder/'reference', shifts, classnames=classnames, templates=templates, name=name)
     for s in suite.sets().values(): s.root = folder
     return _with_table(suite, folder)
@@ -225,7 +252,8 @@ def _icons_folder():
     unpack = lambda: unzip_once(package_data('icons.zip'), about['sha256'], cache_root()/'icons')
     folder = unpack()
     if folder_hash(folder) != about['files_sha256']:
-        warnings.warn(f'{folder}: files of the embedded suite were changed, removed or added; it is unpacked anew.', stacklevel=4)
+        warnings.warn(f'{folder}: files of the embedded suite were changed, removed or added; it is unpacked anew.',
+                      stacklevel=4)
         shutil.rmtree(folder)
         unpack()
     return folder/'icons'
@@ -234,12 +262,15 @@ def _with_table(suite, folder):
     "Groups and units from the table beside the sets, if there is one"
     if not (tables := [f for f in sorted(folder.glob('*.csv')) if _describes_images(f)]): return suite
     t = pd.read_csv(tables[0], keep_default_na=False, dtype=str)
-    if len(first := t['file'].str.split('/').str[0].unique()) == 1 and not (folder/first[0]).exists(): # the folder's name when the table was made
+    # the folder's name when the table was made
+    if len(first := t['file'].str.split('/').str[0].unique()) == 1 and not (folder/first[0]).exists():
         for c in t.columns.intersection(['file', 'original']): t[c] = t[c].str.removeprefix(f'{first[0]}/')
     t = t.set_index('file')
-    if t.index.has_duplicates: raise ValueError(f'{tables[0]}: two rows for {_some(list(t.index[t.index.duplicated()]))}; each file has one')
+    if t.index.has_duplicates: raise ValueError(
+        f'{tables[0]}: two rows for {first_few(list(t.index[t.index.duplicated()]), 5)}; each file has one')
     for s in suite.sets().values():
-        if absent := [f for f in s.files() if f not in t.index]: raise ValueError(f'{tables[0]}: no row for {_some(absent)}')
+        if absent := [f for f in s.files() if f not in t.index]: raise ValueError(
+            f'{tables[0]}: no row for {first_few(absent, 5)}')
         rows = t.loc[s.files()]
         if 'family' in rows: s.groups = list(rows['family'])
         s.units = [o or f for o, f in zip(rows['original'], rows.index)] if 'original' in rows else list(rows.index)
@@ -248,24 +279,43 @@ def _with_table(suite, folder):
 def _describes_images(table):
     "Whether a CSV file is about images, and no results or predictions that were put beside them"
     if not table.is_file(): return False
-    with open(table, encoding='utf-8-sig', errors='replace') as f: columns = [c.strip(' "\n') for c in f.readline().split(',')]
+    with open(table, encoding='utf-8-sig', errors='replace') as f:
+        columns = [c.strip(' "\n') for c in f.readline().split(',')]
     return 'file' in columns and bool({'family', 'original'} & set(columns))
 
 # %% ../nbs/api/12_datasets.ipynb #f8105761
 @patch
 def restrict_train(self:Suite,
     families # names in `train.groups` to keep
-)->Suite:
+) -> Suite:
     "The same suite, to be fine-tuned on these families alone"
     known = sorted(set(self.train.groups or []))
-    if unknown := [f for f in families if f not in known]: raise ValueError(f'no training images of families {_some(unknown)}; there are {_some(known, 40) or "no families"}')
+    if unknown := [f for f in families if f not in known]: raise ValueError(
+        f'no training images of families {first_few(unknown, 5)}; there are {first_few(known, 40) or "no families"}')
     return replace(self, train=self.train.subset(np.isin(self.train.groups, families)))
+
+# %% ../nbs/api/12_datasets.ipynb #af96121d
+@patch
+def with_reference(self:Suite,
+    shift:str, # one that has training, validation and test images
+    called:str # name of the present reference among the shifts
+) -> Suite:
+    "The suite turned round: a shifted set is the reference, and the reference a shift"
+    parts = self.shift_train, self.shift_validation, self.shifts
+    if lacking := [k for k, part in zip(('training', 'validation', 'test'), parts) if shift not in part]:
+        raise ValueError(
+        f'The shift {shift!r} has no {lacking[0]} images. Shifts with training images are {sorted(self.shift_train)}.')
+    train, validation, test = (replace(part[shift], name='reference') for part in parts)
+    shifts = {called: replace(self.test, name=called)} | {d: s for d, s in self.shifts.items() if d != shift}
+    return replace(self, train=train, validation=validation, test=test, shifts=shifts, shift_train={},
+                   shift_validation={})
 
 # %% ../nbs/api/12_datasets.ipynb #a0270e02
 def protocol(
     number:int=1 # 1, the gentle recipe; or 2, the harsh one, with six cells of families and learning rates
-)->dict:
+) -> dict:
     "What was decided before the test images of the embedded suite were used"
     decided = json.loads(package_data('protocol.json' if number == 1 else f'protocol-{number}.json').read_text())
-    decided['recipe'] = {'train' if k == 'layers' else k: v for k,v in decided['recipe'].items()} # today's word; the file stays as it was
+    # today's word; the file stays as it was
+    decided['recipe'] = {'train' if k == 'layers' else k: v for k,v in decided['recipe'].items()}
     return decided

@@ -49,8 +49,10 @@ def fitting_precision(
     device:torch.device,
 ) -> str: # the same, or 'fp16' where there is no bf16
     "A precision that the device has; ValueError for one that is none"
-    if precision not in PRECISIONS: raise ValueError(f"There is no precision {precision!r}: choose one of {', '.join(PRECISIONS)}.")
-    if precision == 'fp16' and device.type == 'cpu': raise ValueError("The precision fp16 needs a GPU: choose bf16 on a CPU.")
+    if precision not in PRECISIONS: raise ValueError(
+        f"There is no precision {precision!r}: choose one of {', '.join(PRECISIONS)}.")
+    if precision == 'fp16' and device.type == 'cpu': raise ValueError(
+        "The precision fp16 needs a GPU: choose bf16 on a CPU.")
     return 'fp16' if precision == 'bf16' and not has_bf16(device) else precision
 
 # %% ../nbs/api/00_devices.ipynb #03ae4429
@@ -59,7 +61,8 @@ def exact_fp32():
     "Products of float32 in float32 while the block runs, and the settings of before afterwards"
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     name, exact = 'allow_tf32', False
-    if hasattr(convolutions, 'conv'): convolutions, name, exact = convolutions.conv, 'fp32_precision', 'ieee' # PyTorch 2.9 and newer
+    # PyTorch 2.9 and newer
+    if hasattr(convolutions, 'conv'): convolutions, name, exact = convolutions.conv, 'fp32_precision', 'ieee'
     before = [getattr(o, name) for o in (products, convolutions)]
     try:
         for o in (products, convolutions): setattr(o, name, exact)
@@ -81,8 +84,10 @@ def describe_device(
     return f'on {name}, {_words[precision]}'
 
 # %% ../nbs/api/00_devices.ipynb #cdaa7357
-_helps = ("What helps, in this order: a smaller batch (batch_size, --batch-size), for which accumulate (--accumulate) makes up; layers computed "
-          "again instead of kept (grad_checkpointing=True, --grad-checkpointing); fewer weights that train (train='last:2' or 'head', --train); "
+_helps = ("What helps, in this order: a smaller batch (batch_size, --batch-size), for which accumulate "
+          "(--accumulate) makes up; layers computed "
+          "again instead of kept (grad_checkpointing=True, --grad-checkpointing); fewer weights that train "
+          "(train='last:2' or 'head', --train); "
           "another device (device='cpu', --device cpu).")
 
 @contextmanager

@@ -23,7 +23,7 @@ def _pair(a, b):
     "Two float tensors of one shape (n, …), or a ValueError."
     a, b = (torch.as_tensor(t).detach().cpu().double() for t in (a, b))
     if a.ndim != 2 or a.shape != b.shape or not len(a): raise ValueError(
-        f'shapes {tuple(a.shape)} and {tuple(b.shape)}: expected two (n, n_classes) for the same images')
+        f'Shapes {tuple(a.shape)} and {tuple(b.shape)}: expected two (n, n_classes) for the same images.')
     return a, b
 
 # %% ../nbs/api/03_diversity.ipynb #325022dc
@@ -54,10 +54,10 @@ def cka_complement(
     "1 − linear CKA of two towers' features (arXiv 1905.00414)."
     a, b = (torch.as_tensor(t).detach().cpu().double() for t in (a, b))
     if a.ndim != 2 or b.ndim != 2 or len(a) != len(b): raise ValueError(
-        f'features of shapes {tuple(a.shape)} and {tuple(b.shape)}: expected (n, dim) for the same n images')
+        f'Features of shapes {tuple(a.shape)} and {tuple(b.shape)}: expected (n, dim) for the same n images.')
     a, b = a-a.mean(0), b-b.mean(0)
     norms = (a.T@a).norm()*(b.T@b).norm()
-    if norms == 0: raise ValueError('all features of one tower are equal: there is nothing to compare')
+    if norms == 0: raise ValueError('All features of one tower are equal: there is nothing to compare.')
     return 1-float((b.T@a).norm()**2/norms)
 
 # %% ../nbs/api/03_diversity.ipynb #5a3aec8c
@@ -76,7 +76,10 @@ def overrides(
     labels,    # (n,)
 ) -> dict: # shares of all n images
     "Where two classifiers disagree: how often their average follows which, and how often rightly."
-    right, (z, f, m) = correct(averaged, labels), (torch.as_tensor(t).argmax(1).numpy() for t in (zeroshot, finetuned, averaged))
+    right, (z, f, m) = correct(averaged,
+                               labels), (torch.as_tensor(t).argmax(1).numpy() for t in (zeroshot, finetuned, averaged))
     differ = z != f
-    sides = {'zero-shot': differ & (m == z), 'fine-tuned': differ & (m == f), 'third class': differ & (m != z) & (m != f)}
-    return {k: float(v.mean()) for k, v in sides.items()} | {f'{k}, right': float((v & right).mean()) for k, v in sides.items()}
+    sides = {'zero-shot': differ & (m == z), 'fine-tuned': differ & (m == f),
+             'third class': differ & (m != z) & (m != f)}
+    return {k: float(v.mean()) for k, v in sides.items()} | {f'{k}, right': float((v & right).mean())
+                                                             for k, v in sides.items()}

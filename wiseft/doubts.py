@@ -24,8 +24,10 @@ def _guessing(t, chance):
     "A zero-shot end near chance"
     for r in t[(t.method == 'zero-shot') & (t.dataset == REFERENCE)].head(1).itertuples():
         if r.value > min(2*chance, chance+.1*(1-chance)) and not r.low <= chance: continue
-        yield (f'The zero-shot classifier is right on {r.value:.1%} of the reference, where guessing gives {chance:.1%}: there is no robustness to keep, '
-               'and averaging with it is no good. Look at class names and prompts, or choose a CLIP that knows such images.')
+        yield (f'The zero-shot classifier is right on {r.value:.1%} of the reference, where guessing gives '
+               f'{chance:.1%}: there is no robustness to keep, '
+               'and averaging with it is no good. Look at class names and prompts, or choose a CLIP that knows such '
+               'images.')
 
 def _small_sets(t):
     "Test sets of a few images"
@@ -42,6 +44,7 @@ def doubtful_alphas(
     alphas, # mixing coefficients, or None
 ) -> list: # sentences
     "Mixing coefficients that are probably per cent"
-    large = [a for a in alphas or () if a > 2]
+    large = [a for a in (() if alphas is None else alphas) if a > 2]
     if not large: return []
-    return [f'alpha = {max(large):g} lies far beyond the fine-tuned classifier, which is 1. Were per cent meant? Half-way is 0.5.']
+    return [f'alpha = {max(large):g} lies far beyond the fine-tuned classifier, which is 1. Were per cent meant? '
+            'Half-way is 0.5.']

@@ -20,7 +20,7 @@ from .linesearch import AlphaCurve, alpha_intervals, projected_intervals
 from .members import Member, Remembered, at_precision, default_name, member
 from .passes import check_classes, common_transform, run_all
 from .registry import find_method, method, method_name
-from .results import REFERENCE, first_metric
+from .results import REFERENCE, STARTS, first_metric
 from .scores import METRICS
 from .merging import WeightPath, averageable, check_ends, prepare_merge, wise_ft
 
@@ -71,6 +71,8 @@ def _along(path, alphas, copies): # function alpha -> classifier
 # %% ../nbs/api/50_ensembles.ipynb #65963966
 DEFAULT_ALPHAS = tuple(np.round(np.linspace(0, 1, 11), 10))
 
+def _start_of(c): return 'start' if getattr(c, 'method', None) == 'start' else 'zero-shot'
+
 def members(
     zeroshot,               # classifier, alpha = 0
     finetuned,              # the same, fine-tuned
@@ -85,7 +87,7 @@ def members(
     "The two ends and everything between them"
     check_ends(zeroshot, finetuned)
     name, inner = name or default_name(zeroshot), _inner(alphas)
-    ends = [member(zeroshot, name, seed, precision, 'zero-shot', 0.), member(finetuned, name, seed, precision, 'fine-tuned', 1.)]
+    ends = [member(zeroshot, name, seed, precision, _start_of(zeroshot), 0.), member(finetuned, name, seed, precision, 'fine-tuned', 1.)]
     for m in ends: m.function = Remembered(m.function)
     out = {_key(m): m for m in ends}
     weight_space = cache(lambda rule: _weight_space(zeroshot, finetuned, inner, rule, precision, copies, images))
@@ -107,10 +109,10 @@ def _key(m): return m.identity['tuning'], m.identity['method'], m.identity['alph
 
 def _between(way): # (kind, function)
     "A merge or a mix by its name, or the function itself: a merge knows where a tensor stands"
-    if not isinstance(way, str): return 'merge' if 'at' in signature(way).parameters else 'mix', way
-    found = find_method(way)
-    if found.kind == 'mix' or found.kind == 'merge' and found.knob == 'alpha': return found.kind, found.function
-    raise ValueError(f'{found.name} has no alpha to sweep: it is a {found.kind}. A sweep takes mixes, and merges with a knob `alpha`.')
+    f = find_method(way).function if isinstance(way, str) else way
+    kind = find_method(way).kind if isinstance(way, str) else 'merge' if 'at' in signature(f).parameters else 'mix'
+    if kind == 'mix' or kind == 'merge' and 'alpha' in signature(f).parameters: return kind, f
+    raise ValueError(f'{method_name(f)} has no alpha to sweep: it is a {kind}. A sweep takes mixes, and merges with a knob `alpha`.')
 
 # %% ../nbs/api/50_ensembles.ipynb #70da3c46
 def _weight_space(zeroshot, finetuned, alphas, rule, precision, copies, images): # alpha -> dict of a member's function and modules
@@ -253,7 +255,7 @@ def _reference_rows(table, method):
     "Rows of the reference's validation images of one classifier from zero-shot to fine-tuned"
     if odd := set(table.split) - {'validation'}: raise ValueError(f'alpha is chosen on the validation split, got rows of {sorted(odd)}; use sweep(..., split="validation")')
     t = first_metric(table)
-    t = t[(t.dataset == REFERENCE) & t.method.isin(['zero-shot', method, 'fine-tuned'])]
+    t = t[(t.dataset == REFERENCE) & t.method.isin([*STARTS, method, 'fine-tuned'])]
     if method not in set(t.method): raise ValueError(f'no {method!r} rows of the reference in the table; it has methods {sorted(set(table.method))} on {sorted(set(table.dataset))}')
     if t.classifier.nunique() > 1: raise ValueError(f'the table has several classifiers, {sorted(set(t.classifier))}; choose for one at a time')
     return t

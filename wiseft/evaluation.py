@@ -51,7 +51,8 @@ def _reduced(member, x, labels, images, metrics): # dict column -> (n,) tensor
 
 def _look(members, images, transform, metrics, **kwargs): # name -> dict column -> (n,) array, NaN (predicted: -1) where an image is unreadable
     "What each member made of each image of a set"
-    own = {n: replace(images, projection=None) if m.classnames == images.classnames else images for n, m in members.items()}
+    own = {n: replace(images, projection=None) if m.classnames == images.classnames else images
+           for n, m in members.items()}
     seen, kept = {n: [] for n in members}, []
     labels = {d: torch.as_tensor(images.labels).to(d) for d in {m.device for m in members.values()}}
     for idx, x in each_batch(members.values(), images, transform, [], **kwargs):
@@ -79,7 +80,8 @@ def _in_place(columns, kept, n): # dict column -> (n,) array
 # %% ../nbs/api/33_evaluation.ipynb #668fee91
 def _agreement(members, seen, images, transform, n): # str, or None where all are as they came
     "What the table says of another precision: how often members predict what they predict in fp32, on `n` images"
-    exact = {k: replace(m, function=m.exact, modules=(m.exact,)*isinstance(m.exact, nn.Module)) for k, m in members.items() if m.exact}
+    exact = {k: replace(m, function=m.exact, modules=(m.exact,)*isinstance(m.exact, nn.Module))
+             for k, m in members.items() if m.exact}
     if not exact: return None
     some = np.unique(np.linspace(0, len(images)-1, n).astype(int))
     with ready([o for m in exact.values() for o in m.modules]):
@@ -114,7 +116,8 @@ def evaluate(
     with ready(modules), shared_layers(modules):
         for d, images in datasets.items():
             if not able[d]: continue
-            looked = _look(able[d], images, transform, looked_at, batch_size=batch_size, workers=workers, progress=progress)
+            looked = _look(able[d], images, transform, looked_at, batch_size=batch_size, workers=workers,
+                           progress=progress)
             for n, columns in looked.items(): seen[n][d] = columns
         first, n_images = next(iter(datasets)), sum(map(len, datasets.values()))
         sample = max(32, min(256, n_images//40)) # more would take a good part of the time that bfloat16 saves
@@ -140,7 +143,8 @@ def _tabulate(who, seen, datasets, split, keep_predictions, metrics): # as `eval
     for n, looked in seen.items():
         kept.append((who[n], *_over_sets(looked, datasets, classes)))
         table = score(prediction_rows(rows, *kept[-1]), metrics)
-        if len(looked) < len(datasets): table = table[table.dataset != MEAN] # a mean over some of the shifts has another meaning
+        # a mean over some of the shifts has another meaning
+        if len(looked) < len(datasets): table = table[table.dataset != MEAN]
         tables.append(table)
     table = pd.concat(tables, ignore_index=True)
     return (table, KeptPredictions(rows, kept)) if keep_predictions else table

@@ -70,7 +70,8 @@ def _read_lines(path):
 
 # %% ../nbs/api/05_exchange.ipynb #790f377b
 _wise_ft_sets = dict(
-    ImageNetV2='imagenet-v2', ImageNetR='imagenet-r', ImageNetSketch='imagenet-sketch', ObjectNet='objectnet', ImageNetA='imagenet-a',
+    ImageNetV2='imagenet-v2', ImageNetR='imagenet-r', ImageNetSketch='imagenet-sketch', ObjectNet='objectnet',
+    ImageNetA='imagenet-a',
     ImageNetRValClasses='reference, imagenet-r classes', ImageNetAValClasses='reference, imagenet-a classes',
     ObjectNetValClasses='reference, objectnet classes',
     CIFAR101='cifar-10.1', CIFAR102='cifar-10.2', FMOWOOD='ood', IWildCamOOD='ood', IWildCamOODNonEmpty='ood')
@@ -82,7 +83,8 @@ def wise_ft_results(
     "What wise-ft wrote into its results.jsonl, as a results table."
     runs = [l for l in lines if isinstance(l.get('alpha'), (int, float))]
     if len(runs) < len(lines): warnings.warn(
-        f'{len(lines)-len(runs)} of {len(lines)} lines have no single alpha (written during fine-tuning) and are left out', stacklevel=2)
+        f'{len(lines)-len(runs)} of {len(lines)} lines have no single alpha (written during fine-tuning) and are '
+        'left out', stacklevel=2)
     rows = [r | dict(version='wise-ft', seed=l.get('seed')) for l in runs for r in _run_rows(l)]
     return _with_means(results_table(rows))
 

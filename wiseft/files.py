@@ -33,7 +33,8 @@ def package_data(
     folder = Path(str(files('wiseft')))/'data'
     if (folder/name).exists(): return folder/name
     there = sorted(p.name for p in folder.glob('*'))
-    raise FileNotFoundError(f"The package holds no data named {name!r}; it has {there}. Reinstall wiseft if one of its own is missing.")
+    raise FileNotFoundError(
+        f"The package holds no data named {name!r}; it has {there}. Reinstall wiseft if one of its own is missing.")
 
 # %% ../nbs/api/00_files.ipynb #cc6753e8
 def existing_file(
@@ -47,7 +48,8 @@ def existing_file(
 
 def _existing(path, what):
     if path.exists(): return path
-    raise FileNotFoundError(f"There is no {what} at {path}: " + (f"its folder holds {_listing(path.parent)}." if path.parent.is_dir()
+    raise FileNotFoundError(
+        f"There is no {what} at {path}: " + (f"its folder holds {_listing(path.parent)}." if path.parent.is_dir()
         else f"the folder {path.parent} doesn't exist."))
 
 # %% ../nbs/api/00_files.ipynb #4e050d5e
@@ -78,13 +80,14 @@ def _place():
     return hashlib.sha256(f'{platform.node()} {processes}'.encode()).hexdigest()[:6]
 
 def _hidden(target, word):
-    "A name next to `target` that nobody else uses and says whose it is; it keeps the ending, by which some writers choose their format"
+    "A name next to `target` that nobody else uses and says whose it is, with its ending, by which some writers go"
     return target.with_name(f'.{target.stem}.{_place()}-{os.getpid()}-{secrets.token_hex(4)}.{word}{target.suffix}')
 
 # %% ../nbs/api/00_files.ipynb #52241e99
 def _refuse_existing(target, why='exists'):
     if os.path.lexists(target): raise FileExistsError(
-        f"{target} {why} and is kept. Choose another name, or replace it with force=True (--force on the command line).")
+        f"{target} {why} and is kept. Choose another name, or replace it with force=True (--force on the command "
+        "line).")
 
 # %% ../nbs/api/00_files.ipynb #2f0f5efd
 _no_links = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -131,12 +134,14 @@ _write_errors = {*_full, errno.EROFS, errno.EACCES, errno.EPERM}
 def _explain(e, tmp, target):
     "Raise the OSError `e` as one about writing `target`, if that is what it is about"
     if isinstance(e, shutil.Error): e = _first_of(e)
-    named = getattr(e, 'target', None) or e.filename2 or e.filename # `target`: said already of something within this block
+    # `target`: said already of something within this block
+    named = getattr(e, 'target', None) or e.filename2 or e.filename
     about = str(named).startswith(str(tmp)) if named else e.errno in _write_errors
     if not about: return
     kept = 'What was there before is untouched' if os.path.lexists(target) else 'Nothing was left behind'
     reason = getattr(e, 'reason', e.strerror)
-    advice = f'Free some space in {_fullest(target)} or choose another place' if e.errno in _full else 'Choose another place'
+    advice = 'Choose another place'
+    if e.errno in _full: advice = f'Free some space in {_fullest(target)} or choose another place'
     explained = OSError(e.errno, f"Can't write {target}: {reason}. {kept}. {advice}.")
     explained.target, explained.reason = target, reason
     raise explained from e
@@ -186,7 +191,8 @@ def _abandoned(path, place, number):
     if place != _place(): return time.time()-changed > 7*24*3600
     try:
         process = Process(number)
-        return process.status() == STATUS_ZOMBIE or process.create_time() > changed+3600 # a later one has the number; clocks are set, too
+        # a later one has the number; clocks are set, too
+        return process.status() == STATUS_ZOMBIE or process.create_time() > changed+3600
     except NoSuchProcess: return True
 
 # %% ../nbs/api/00_files.ipynb #4055708d
@@ -203,11 +209,14 @@ def atomic_path(
     tmp = _hidden(target, 'partial')
     try:
         yield tmp
-        if not tmp.exists(): raise RuntimeError(f"Nothing was written for {target}: write to the path that the block is given.")
+        if not tmp.exists(): raise RuntimeError(
+            f"Nothing was written for {target}: write to the path that the block is given.")
         _flush(tmp)
         _install(tmp, target, force)
         _fsync(target.parent)
-    except OSError as e: _explain(e, tmp, target); raise
+    except OSError as e:
+        _explain(e, tmp, target)
+        raise
     finally: _remove(tmp)
 
 # %% ../nbs/api/00_files.ipynb #4a692793
@@ -250,7 +259,8 @@ def unzip_once(
     target = Path(folder)/sha256[:12]
     if target.exists(): return target
     if (found := sha256_file(archive)) != sha256: raise ValueError(
-        f"{archive} is damaged or another version: its SHA-256 is {found}, expected {sha256}. Install or download it again.")
+        f"{archive} is damaged or another version: its SHA-256 is {found}, expected {sha256}. Install or download it "
+        "again.")
     try:
         with atomic_path(target) as tmp, zipfile.ZipFile(archive) as z: z.extractall(tmp)
     except OSError:

@@ -87,7 +87,8 @@ EVERY = 10 # steps between two looks at the numbers on the device
 def _stop(learn, what, step, epoch, lr):
     "End a fit before weights are spoilt; `ClipLearner.fit` then raises the reason"
     learn.stop_reason = (f'Training stopped at step {step} (epoch {epoch}): {what}, learning rate {lr:.3g}. '
-        'The weights are those from before this step. Start again with a learning rate 10 times lower or a longer warm-up; '
+        'The weights are those from before this step. Start again with a learning rate 10 times lower or a longer '
+        'warm-up; '
         "if that fails too, look at the images, and use precision='fp32'.")
     raise CancelFitException
 
@@ -141,7 +142,8 @@ class Watch(Callback):
         self.seen += len(self.yb[0])
 
     def after_epoch(self):
-        if not self.trained or self.warned or not self.seen or 2*(self.epoch+1) < self.n_epoch: return # early dips are usual
+        # early dips are usual
+        if not self.trained or self.warned or not self.seen or 2*(self.epoch+1) < self.n_epoch: return
         start, now = self.learn.start_accuracy, int(self.right)/self.seen
         if now >= start - 2*math.sqrt(start*(1-start)/self.seen): return
         self.warned = True
@@ -157,7 +159,8 @@ def accuracy_now(learn):
     device, right, seen = next(learn.model.parameters()).device, 0, 0
     for x, y in learn.dls.valid:
         if y.ndim > 1: return 0.
-        with torch.autocast(device.type, torch.bfloat16, enabled=hasattr(learn, 'bf16')): pred = learn.model(x.as_subclass(torch.Tensor).to(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=hasattr(learn, 'bf16')):
+            pred = learn.model(x.as_subclass(torch.Tensor).to(device))
         right = right + (pred.argmax(1) == y.as_subclass(torch.Tensor).to(device)).sum()
         seen += len(y)
     return int(right)/seen

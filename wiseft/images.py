@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'IMAGE_ENDINGS', 'SPLITS', 'UnreadableImage', 'printable', 'to_rgb', 'readable_formats',
-           'number_from_environment', 'open_image', 'ImageSet', 'check_classnames', 'image_folder', 'labelled_folders']
+           'number_from_environment', 'open_image', 'ImageSet', 'check_classnames', 'visible_folders', 'image_folder',
+           'labelled_folders', 'split_folders']
 
 # %% ../nbs/api/11_images.ipynb #32f6cc34
 import difflib, hashlib, json, os, stat, warnings
@@ -16,7 +17,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 from unicodedata import category, normalize
 from .hashes import content_hashes
-from .text import BadFile
+from .text import BadFile, first_few
 from .wordnet import are_wordnet_ids, wordnet_labels
 
 # %% ../nbs/api/11_images.ipynb #c1573856
@@ -25,7 +26,7 @@ class UnreadableImage(BadFile): "A file that can't be decoded as an image"
 # %% ../nbs/api/11_images.ipynb #39d0fccc
 def printable(
     text # or a path
-)->str:
+) -> str:
     "The same on one line; what no table or message can hold (line ends, control characters, bytes of another encoding) is escaped"
     text = str(text)
     if text.isprintable(): return text
@@ -51,13 +52,15 @@ def _tiff(im, tag, default):
 
 def _check_depth(im):
     "ValueError for pixels whose white nothing tells"
-    what = 'floating-point' if im.mode == 'F' else '32-bit' if _tiff(im, 258, 8) > 16 else 'signed' if _tiff(im, 339, 1) == 2 else None
+    what = 'floating-point' if im.mode == 'F' else '32-bit' if _tiff(im, 258, 8) > 16 else 'signed' if _tiff(im, 339,
+        1) == 2 else None
     if what: raise ValueError(f'{what} pixels, whose white is unknown; save it with 8 or 16 bits')
 
 def _deep_grey(im):
     "8-bit grey of more bits, (height, width); what is transparent becomes white"
     a, bits = np.asarray(im), _tiff(im, 258, 16) # Pillow scales those of other formats to 16 bits
-    if im.mode == 'I' and (a.min() < 0 or a.max() > 65535): raise ValueError('32-bit pixels outside 0…65535, whose white is unknown; save it with 8 or 16 bits')
+    if im.mode == 'I' and (a.min() < 0 or a.max() > 65535): raise ValueError(
+        '32-bit pixels outside 0…65535, whose white is unknown; save it with 8 or 16 bits')
     grey = (a >> (bits-8)).astype(np.uint8)
     if _tiff(im, 262, 1) == 0: grey = 255-grey # black on white: in these depths Pillow doesn't turn it round
     if (clear := im.info.get('transparency')) is not None: grey[a == clear] = 255
@@ -72,9 +75,10 @@ def _with_opacity(im):
     return im.convert('RGBA')
 
 # %% ../nbs/api/11_images.ipynb #8f432d31
-FORMATS = 'PNG JPEG WEBP GIF BMP DIB TIFF PPM JPEG2000 AVIF ICO HEIF JXL TGA'.split() # TGA has no mark of its own: tried last
+# TGA has no mark of its own: tried last
+FORMATS = 'PNG JPEG WEBP GIF BMP DIB TIFF PPM JPEG2000 AVIF ICO HEIF JXL TGA'.split()
 
-def readable_formats()->list: # of `FORMATS`, what this Pillow and the plugins you imported can read
+def readable_formats() -> list: # of `FORMATS`, what this Pillow and the plugins you imported can read
     "What a file may be"
     Image.init()
     return [f for f in FORMATS if f in Image.OPEN]
@@ -90,7 +94,8 @@ def number_from_environment(
     if not n >= 0: raise ValueError(f'The environment variable {variable} is {text!r}; expected a number, 0 or more.')
     return n
 
-if 'WISEFT_MAX_PIXELS' in os.environ: Image.MAX_IMAGE_PIXELS = number_from_environment('WISEFT_MAX_PIXELS', Image.MAX_IMAGE_PIXELS)
+if 'WISEFT_MAX_PIXELS' in os.environ:
+    Image.MAX_IMAGE_PIXELS = number_from_environment('WISEFT_MAX_PIXELS', Image.MAX_IMAGE_PIXELS)
 
 # %% ../nbs/api/11_images.ipynb #a11158d3
 def open_image(
@@ -121,8 +126,10 @@ def _too_many(limit): return f'more than the {limit:,} that are decoded; make it
 def _reason(e):
     "Why a decoder failed, in a few words"
     if isinstance(e, FileNotFoundError): return 'no such file'
-    if isinstance(e, Image.UnidentifiedImageError): return f'not an image (the content is none of {", ".join(readable_formats())})'
-    if isinstance(e, (Image.DecompressionBombError, Image.DecompressionBombWarning)): return _too_many(Image.MAX_IMAGE_PIXELS)
+    if isinstance(e, Image.UnidentifiedImageError):
+        return f'not an image (the content is none of {", ".join(readable_formats())})'
+    if isinstance(e, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return _too_many(Image.MAX_IMAGE_PIXELS)
     return str(e) or type(e).__name__
 
 # %% ../nbs/api/11_images.ipynb #dd261315
@@ -138,7 +145,8 @@ class ImageSet:
     root:Path=None     # folder that the file names of tables are relative to
     pixels:np.ndarray=None # (n, height, width, 3) uint8, where the images lie in an array; `paths` then only name them
     border:int=0           # pixels to cut off at each side
-    projection:list=None   # for each class, the indices of the reference's classes that it stands for; None: they are the same
+    # for each class, the indices of the reference's classes that it stands for; None: they are the same
+    projection:list=None
     n_missing:int=0        # images of the published set that are not there
     aside:bool=False       # no part of the mean over shifts
     upright:bool=True      # turn images as the camera's EXIF orientation says; not in published sets
@@ -151,7 +159,8 @@ class ImageSet:
     def __len__(self): return len(self.paths)
     def open(self, i, at_least=None): # RGB PIL image
         "Decode image `i`, a large JPEG not much larger than `at_least` pixels on the short side if that is given"
-        im = open_image(self.paths[i], None if self.border else at_least, self.upright) if self.pixels is None else Image.fromarray(self.pixels[i])
+        im = open_image(self.paths[i], None if self.border else at_least,
+                        self.upright) if self.pixels is None else Image.fromarray(self.pixels[i])
         return im.crop((self.border, self.border, im.width-self.border, im.height-self.border)) if self.border else im
     def __getitem__(self, i): # (image, label)
         "A torch dataset: an RGB PIL image, or what `transform` makes of it, and its class index"
@@ -167,21 +176,27 @@ def _check_lengths(s):
     "Columns of an image set are equally long and labels lie within the classes"
     for k in ('labels', 'groups', 'units', 'pixels'):
         v = getattr(s, k)
-        if v is not None and len(v) != len(s.paths): raise ValueError(f'{s.name}: {len(s.paths)} paths and {len(v)} {k}; expected one each')
+        if v is not None and len(v) != len(s.paths): raise ValueError(
+            f'{s.name}: {len(s.paths)} paths and {len(v)} {k}; expected one each')
     if len(s) and not (0 <= s.labels.min() and s.labels.max() < len(s.classnames)):
-        raise ValueError(f'{s.name}: labels {s.labels.min()}…{s.labels.max()} for {len(s.classnames)} classes; expected 0…{len(s.classnames)-1}')
+        raise ValueError(
+            f'{s.name}: labels {s.labels.min()}…{s.labels.max()} for {len(s.classnames)} classes; expected '
+            f'0…{len(s.classnames)-1}')
 
 # %% ../nbs/api/11_images.ipynb #95cdd264
 def check_classnames(
     classnames # names, one a class, in the order of the labels
-)->list: # the same, as a list
+) -> list: # the same, as a list
     "Names are text, at least two, and no two the same"
-    if isinstance(classnames, str): raise TypeError(f'class names are a list of text, got the single text {classnames!r}')
+    if isinstance(classnames, str): raise TypeError(
+        f'class names are a list of text, got the single text {classnames!r}')
     names = list(classnames)
     for c in names:
         if not isinstance(c, str) or not c.strip(): raise ValueError(f'class names are non-empty text, got {c!r}')
-        if printable(c) != c or '\ufeff' in c: raise ValueError(f'class names are text on one line, in UTF-8; got {c!r}; rename this class, or save its list again')
-    if dup := [c for c, n in Counter(names).items() if n > 1]: raise ValueError(f'class names repeat: {dup[:5]}; rename or merge these classes')
+        if printable(c) != c or '\ufeff' in c: raise ValueError(
+            f'class names are text on one line, in UTF-8; got {c!r}; rename this class, or save its list again')
+    if dup := [c for c, n in Counter(names).items() if n > 1]: raise ValueError(
+        f'class names repeat: {dup[:5]}; rename or merge these classes')
     if len(names) < 2: raise ValueError(f'a classifier needs two classes or more, got {names}')
     return names
 
@@ -189,7 +204,7 @@ def check_classnames(
 @patch
 def with_transform(self:ImageSet,
     transform # of an RGB PIL image
-)->ImageSet:
+) -> ImageSet:
     "The same images; `self[i]` gives what `transform` makes of them"
     return replace(self, transform=transform)
 
@@ -197,37 +212,52 @@ def with_transform(self:ImageSet,
 @patch
 def subset(self:ImageSet,
     keep # indices or a boolean mask, (n,)
-)->ImageSet:
+) -> ImageSet:
     "Only these images, in this order"
     idx = np.arange(len(self))[np.asarray(keep, dtype=None if len(keep) else int)]
     pick = lambda v: None if v is None else [v[i] for i in idx]
-    return replace(self, paths=pick(self.paths), labels=self.labels[idx], groups=pick(self.groups), units=pick(self.units),
+    return replace(self, paths=pick(self.paths), labels=self.labels[idx], groups=pick(self.groups),
+                   units=pick(self.units),
                    pixels=None if self.pixels is None else self.pixels[idx])
 
 # %% ../nbs/api/11_images.ipynb #349445aa
 @patch
-def counts(self:ImageSet)->pd.Series:
+def counts(self:ImageSet) -> pd.Series:
     "Images of each class"
     return pd.Series(np.bincount(self.labels, minlength=len(self.classnames)), index=self.classnames, name=self.name)
 
 @patch(as_prop=True)
-def missing(self:ImageSet)->list:
+def missing(self:ImageSet) -> list:
     "Names of classes without an image: allowed in a shifted set, and reported"
     return [c for c, n in self.counts().items() if not n]
 
 @patch(as_prop=True)
-def fingerprint(self:ImageSet)->str:
+def fingerprint(self:ImageSet) -> str:
     "12 hex digits over class names, file names, labels and the content of the files (or the pixels)"
-    content = content_hashes(self.paths) if self.pixels is None else hashlib.sha256(np.ascontiguousarray(self.pixels)).hexdigest()
-    return hashlib.sha256(json.dumps([self.classnames, self.files(), self.labels.tolist(), content]).encode()).hexdigest()[:12]
+    content = content_hashes(self.paths) if self.pixels is None else hashlib.sha256(
+        np.ascontiguousarray(self.pixels)).hexdigest()
+    return hashlib.sha256(
+        json.dumps([self.classnames, self.files(), self.labels.tolist(), content]).encode()).hexdigest()[:12]
+
+# %% ../nbs/api/11_images.ipynb #0911160a
+@patch
+def largest_groups(self:ImageSet,
+    n:int # how many
+) -> list: # names
+    "The groups with the most images; of equals the first by name"
+    return sorted(dict.fromkeys(self.groups), key=lambda g: (-self.groups.count(g), g))[:n]
 
 # %% ../nbs/api/11_images.ipynb #a24caa9f
-IMAGE_ENDINGS = tuple('.png .jpg .jpeg .jpe .jfif .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif .heic .heif .jxl .ico .svg'.split())
+IMAGE_ENDINGS = tuple('.png .jpg .jpeg .jpe .jfif .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif '
+                      '.heic .heif .jxl .ico .svg'.split())
 
 def _hidden(name): return name.startswith(('.', '__MACOSX'))
 def _is_image(name): return name.lower().endswith(IMAGE_ENDINGS) and not _hidden(name)
-def _folders(path): return sorted(p for p in Path(path).iterdir() if p.is_dir() and not _hidden(p.name))
-def _some(names, n=5): return ', '.join(map(repr, names[:n])) + (f' and {len(names)-n} more' if len(names) > n else '')
+def visible_folders(
+    path
+) -> list: # of paths
+    "The folders in a folder, sorted; hidden ones left out"
+    return sorted(p for p in Path(path).iterdir() if p.is_dir() and not _hidden(p.name))
 
 def _images(folder):
     "Image files under `folder`, sorted; links are followed, hidden files left out"
@@ -246,17 +276,19 @@ def image_folder(
     path,            # folder with one folder a class
     classnames=None, # list that fixes names and order, or dict folder -> name; default: the folder names, sorted as text, or ImageNet's for WordNet ids
     name=None        # of the set in tables; default the folder's
-)->ImageSet:
+) -> ImageSet:
     "The images of a folder of class folders"
     path = Path(path)
     folders = _class_folders(path)
     names = list(dict.fromkeys(normalize('NFC', f.name) for f in folders))
     if classnames is None: _warn_of_domains(path, folders)
-    if classnames is None and len(names) == 1: raise ValueError(f'{path}: one class only, {names[0]!r}; a classifier needs two class folders or more')
+    if classnames is None and len(names) == 1: raise ValueError(
+        f'{path}: one class only, {names[0]!r}; a classifier needs two class folders or more')
     by_id = None if isinstance(classnames, dict) else wordnet_labels(names, classnames)
     if by_id: return labelled_folders(path, *by_id, name)
     if classnames is None and are_wordnet_ids(names): warnings.warn(
-        f'{path}: {_some(names)} are WordNet ids but no classes of ImageNet, and mean nothing in prompts; give a dict from folder to class name', stacklevel=2)
+        f'{path}: {first_few(names, 5)} are WordNet ids but no classes of ImageNet, and mean nothing in prompts; '
+        'give a dict from folder to class name', stacklevel=2)
     known = _as_mapping(names if classnames is None else classnames)
     return labelled_folders(path, {f: i for i, f in enumerate(known)}, list(known.values()), name)
 
@@ -265,16 +297,20 @@ def labelled_folders(
     labels,     # dict folder name -> label; None: not to be read
     classnames, # one a class
     name=None   # of the set in tables; default the folder's
-)->ImageSet:
+) -> ImageSet:
     "The images of class folders whose labels are known"
     path, files = Path(path), {}
     for f in _class_folders(path):
-        if (key := normalize('NFC', f.name)) in files: raise ValueError(f'{path}: two folders for class {key!r}; merge them')
+        if (key := normalize('NFC', f.name)) in files: raise ValueError(
+            f'{path}: two folders for class {key!r}; merge them')
         if labels.get(key, 0) is not None: files[key] = _images(f)
     if unknown := [f for f in files if f not in labels]: raise ValueError(_unknown_class(path, unknown, list(labels)))
     if empty := [f for f, v in files.items() if not v]:
-        raise ValueError(f'{path}: no images in class folder{"s" if len(empty) > 1 else ""} {_some(empty)}; add images ({", ".join(IMAGE_ENDINGS[:4])}, …) or remove the folder')
-    return ImageSet(name or path.name, [p for v in files.values() for p in v], [labels[f] for f, v in files.items() for _ in v], list(classnames), root=path)
+        raise ValueError(
+            f'{path}: no images in class folder{"s" if len(empty) > 1 else ""} {first_few(empty, 5)}; add images '
+            f'({", ".join(IMAGE_ENDINGS[:4])}, …) or remove the folder')
+    return ImageSet(name or path.name, [p for v in files.values() for p in v],
+                    [labels[f] for f, v in files.items() for _ in v], list(classnames), root=path)
 
 # %% ../nbs/api/11_images.ipynb #47ad2061
 def _as_mapping(classnames):
@@ -287,22 +323,27 @@ def _unknown_class(path, unknown, known):
     "Error text for folders that are no class"
     near = difflib.get_close_matches(unknown[0], known, 1, cutoff=0)[0]
     hint = ' These are WordNet ids.' if are_wordnet_ids(unknown) else ''
-    return f'{path}: class folder {_some(unknown)} not among the {len(known)} classes (nearest to {unknown[0]!r}: {near!r}); rename the folder, or give a dict from folder to class name.{hint}'
+    return f'{path}: class folder {first_few(unknown, 5)} not among the {len(known)} classes (nearest to {unknown[0]!r}: {near!r}); rename the folder, or give a dict from folder to class name.{hint}'
 
 # %% ../nbs/api/11_images.ipynb #08cf7c27
 def _class_folders(path):
     "Class folders of `path`, or an error that says what lies there instead"
     if not path.exists(): raise FileNotFoundError(f'{path}: no such folder; expected a folder with one folder a class')
     if not path.is_dir(): raise NotADirectoryError(f'{path} is a file; expected a folder with one folder a class')
-    folders, loose = _folders(path), sum(_is_image(p.name) for p in path.iterdir() if p.is_file())
+    folders, loose = visible_folders(path), sum(_is_image(p.name) for p in path.iterdir() if p.is_file())
     if not folders:
-        raise ValueError(f'{path}: ' + (f'{loose} images but no class folders' if loose else 'the folder is empty') + '; expected one folder a class, images inside')
-    if _splits(path): raise ValueError(f'{path} holds splits ({", ".join(f.name for f in folders)}), not classes; give one of them, or the whole to `folder_suite`')
+        raise ValueError(
+            f'{path}: ' + (f'{loose} images but no class folders' if loose else 'the folder is empty') + '; expected '
+            'one folder a class, images inside')
+    if split_folders(path): raise ValueError(
+        f'{path} holds splits ({", ".join(f.name for f in folders)}), not classes; give one of them, or the whole to '
+        '`folder_suite`')
     folders = [f for f in folders if not _is_log(f)]
     if loose: warnings.warn(f'{path}: {loose} images lie outside the class folders and are not used', stacklevel=3)
     return folders
 
-_LOGS = 'models', 'runs', 'logs', 'wandb', 'mlruns', 'checkpoints', 'lightning_logs' # folders that `learn.save` and loggers make
+# folders that `learn.save` and loggers make
+_LOGS = 'models', 'runs', 'logs', 'wandb', 'mlruns', 'checkpoints', 'lightning_logs'
 
 def _is_log(folder):
     "Whether a folder is named as a logger's, and has files but no image"
@@ -312,21 +353,26 @@ def _is_log(folder):
 
 def _warn_of_domains(path, folders):
     "A warning where class folders look like domains, with the classes in them"
-    inner = [{f.name for f in _folders(folder)} for folder in folders]
+    inner = [{f.name for f in visible_folders(folder)} for folder in folders]
     shared = set.intersection(*inner)
     if len(folders) > 1 and len(shared) > 1: warnings.warn(
-        f'{path}: the {len(folders)} folders {_some([f.name for f in folders], 3)} are taken for classes, yet their subfolders share names ({_some(sorted(shared), 3)}): '
+        f'{path}: the {len(folders)} folders {first_few([f.name for f in folders], 3)} are taken for classes, yet '
+        f'their subfolders share names ({first_few(sorted(shared), 3)}): '
         f'are they domains? Then give one of them, such as {folders[0]}', stacklevel=3)
 
 # %% ../nbs/api/11_images.ipynb #2435245f
-SPLITS = dict(train='train', training='train', validation='validation', val='validation', valid='validation', dev='validation', test='test', testing='test')
+SPLITS = dict(train='train', training='train', validation='validation', val='validation', valid='validation',
+              dev='validation', test='test', testing='test')
 
-def _splits(path):
+def split_folders(
+    path # of an image set, or of its splits
+) -> dict:
     "split -> folder, if all folders of `path` are named as splits; else nothing (`train` may well be a class)"
-    folders = _folders(path)
+    folders = visible_folders(path)
     if any(f.name.lower() not in SPLITS for f in folders): return {}
     found = {SPLITS[f.name.lower()]: f for f in folders}
-    if len(found) < len(folders): raise ValueError(f'{path}: two folders for one split among {_some([f.name for f in folders])}')
+    if len(found) < len(folders): raise ValueError(
+        f'{path}: two folders for one split among {first_few([f.name for f in folders], 5)}')
     return found
 
 # %% ../nbs/api/11_images.ipynb #07c9319c
@@ -334,7 +380,7 @@ def _splits(path):
 def split(self:ImageSet,
     fractions=(.1, .1), # of each part after the first, which takes the rest
     rng=None            # numpy generator; default: seed 0, so that the parts are the same every time
-)->list: # image sets, one more than there are fractions
+) -> list: # image sets, one more than there are fractions
     "Disjoint random parts, each class cut by itself"
     rng = np.random.default_rng(0) if rng is None else rng
     part = np.zeros(len(self), dtype=int)

@@ -25,26 +25,42 @@ _download = 'wiseft data {} --download'
 PUBLISHED_SETS = pd.DataFrame([
     ('imagenet', 'reference', 'train', 'imagenet/train', 1_281_167, _imagenet),
     ('imagenet', 'reference', 'test', 'imagenet/val', 50_000, _imagenet),
-    ('imagenet', 'imagenet-v2', 'test', 'imagenetv2-matched-frequency-format-val', 10_000, _v2.format('matched-frequency')),
-    ('imagenet', 'imagenet-r', 'test', 'imagenet-r', 30_000, 'wget https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar && tar -xf imagenet-r.tar'),
-    ('imagenet', 'imagenet-sketch', 'test', 'sketch', 50_889, 'https://github.com/HaohanWang/ImageNet-Sketch: ImageNet-Sketch.zip, its folder named sketch'),
-    ('imagenet', 'objectnet', 'test', 'objectnet-1.0', 18_574, 'https://objectnet.dev/download.html: objectnet-1.0.zip (the password is on the page)'),
-    ('imagenet', 'imagenet-a', 'test', 'imagenet-a', 7_500, 'wget https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar && tar -xf imagenet-a.tar'),
-    ('imagenet', 'imagenet-v2-threshold-0.7', 'test', 'imagenetv2-threshold0.7-format-val', 10_000, _v2.format('threshold0.7')),
-    ('imagenet', 'imagenet-v2-top-images', 'test', 'imagenetv2-top-images-format-val', 10_000, _v2.format('top-images')),
+    ('imagenet', 'imagenet-v2', 'test', 'imagenetv2-matched-frequency-format-val', 10_000,
+     _v2.format('matched-frequency')),
+    ('imagenet', 'imagenet-r', 'test', 'imagenet-r', 30_000,
+     'wget https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar && tar -xf imagenet-r.tar'),
+    ('imagenet', 'imagenet-sketch', 'test', 'sketch', 50_889,
+     'https://github.com/HaohanWang/ImageNet-Sketch: ImageNet-Sketch.zip, its folder named sketch'),
+    ('imagenet', 'objectnet', 'test', 'objectnet-1.0', 18_574,
+     'https://objectnet.dev/download.html: objectnet-1.0.zip (the password is on the page)'),
+    ('imagenet', 'imagenet-a', 'test', 'imagenet-a', 7_500,
+     'wget https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar && tar -xf imagenet-a.tar'),
+    ('imagenet', 'imagenet-v2-threshold-0.7', 'test', 'imagenetv2-threshold0.7-format-val', 10_000,
+     _v2.format('threshold0.7')),
+    ('imagenet', 'imagenet-v2-top-images', 'test', 'imagenetv2-top-images-format-val', 10_000,
+     _v2.format('top-images')),
     ('cifar10', 'reference', 'train', 'cifar-10-batches-py', 50_000, _download.format('cifar10')),
     ('cifar10', 'reference', 'test', 'cifar-10-batches-py', 10_000, _download.format('cifar10')),
-    ('cifar10', 'cifar-10.1', 'test', 'CIFAR-10.1', 2_000, 'https://github.com/modestyachts/CIFAR-10.1: datasets/cifar10.1_v6_data.npy and …_labels.npy'),
-    ('cifar10', 'cifar-10.2', 'test', 'CIFAR-10.2', 2_000, 'https://github.com/modestyachts/cifar-10.2: cifar102_test.npy'),
+    ('cifar10', 'cifar-10.1', 'test', 'CIFAR-10.1', 2_000,
+     'https://github.com/modestyachts/CIFAR-10.1: datasets/cifar10.1_v6_data.npy and …_labels.npy'),
+    ('cifar10', 'cifar-10.2', 'test', 'CIFAR-10.2', 2_000,
+     'https://github.com/modestyachts/cifar-10.2: cifar102_test.npy'),
     *[('iwildcam', d, s, 'iwildcam_v2.0', n, _get_wilds.format('iwildcam')) for d, s, n in (
-        ('reference', 'train', 129_809), ('reference', 'validation', 7_314), ('reference', 'test', 8_154), ('ood', 'validation', 14_961), ('ood', 'test', 42_791))],
+        ('reference', 'train', 129_809), ('reference', 'validation', 7_314), ('reference', 'test', 8_154),
+        ('ood', 'validation', 14_961), ('ood', 'test', 42_791))],
     *[('fmow', d, s, 'fmow_v1.1', n, _get_wilds.format('fmow')) for d, s, n in (
-        ('reference', 'train', 76_863), ('reference', 'validation', 11_483), ('reference', 'test', 11_327), ('ood', 'validation', 19_915), ('ood', 'test', 22_108))],
-    *[(f'transfer:{k}', 'reference', s, place, n, how or _download.format(f'transfer:{k}')) for k, place, train, test, how in (
+        ('reference', 'train', 76_863), ('reference', 'validation', 11_483), ('reference', 'test', 11_327),
+        ('ood', 'validation', 19_915), ('ood', 'test', 22_108))],
+    *[(f'transfer:{k}', 'reference', s, place, n, how or _download.format(f'transfer:{k}'))
+      for k, place, train, test, how in (
         ('cifar10', 'cifar-10-batches-py', 50_000, 10_000, ''), ('cifar100', 'cifar-100-python', 50_000, 10_000, ''),
-        ('cars', 'stanford_cars', 8_144, 8_041, 'the folder stanford_cars as torchvision.datasets.StanfordCars describes it (the authors\' page is gone)'),
+        ('cars', 'stanford_cars', 8_144, 8_041,
+         'the folder stanford_cars as torchvision.datasets.StanfordCars describes it (the authors\' page is gone)'),
         ('dtd', 'dtd', 3_760, 1_880, ''), ('food101', 'food-101', 75_750, 25_250, ''),
-        ('sun397', 'SUN397', 19_850, 19_850, 'wiseft data transfer:sun397 --download, and Training_01.txt and Testing_01.txt of https://vision.princeton.edu/projects/2010/SUN/download/Partitions.zip in SUN397'))
+        ('sun397', 'SUN397', 19_850, 19_850, 'wiseft data transfer:sun397 --download, and Training_01.txt and '
+                                             'Testing_01.txt of '
+                                             'https://vision.princeton.edu/projects/2010/SUN/download/Partitions.zip '
+                                             'in SUN397'))
         for s, n in (('train', train), ('test', test))],
 ], columns=['suite', 'set', 'split', 'place', 'images', 'how to get it'])
 
@@ -55,9 +71,11 @@ def _counted(images, suite, split, allow_incomplete):
     images.upright = False # published numbers are of images as they are stored
     expected = rows.images[(rows.suite == suite) & (rows.set == images.name) & (rows.split == split)].item()
     if len(images) == expected: return images
-    if not allow_incomplete: raise ValueError(f'{images.name} ({split}) in {images.root or images.paths[0]}: {len(images):,} images of {expected:,}, '
+    if not allow_incomplete: raise ValueError(
+        f'{images.name} ({split}) in {images.root or images.paths[0]}: {len(images):,} images of {expected:,}, '
         + (f'{expected-len(images):,} are missing' if len(images) < expected else f'{len(images)-expected:,} too many')
-        + '; complete it (`wiseft data` says how), or go on with allow_incomplete=True (--allow-incomplete), and the result says so')
+        + '; complete it (`wiseft data` says how), or go on with allow_incomplete=True (--allow-incomplete), and the '
+        'result says so')
     images.n_missing = max(0, expected - len(images))
     return images
 
@@ -65,14 +83,16 @@ def _found(root, place):
     "A folder under the data root, or an error that says how it is had"
     if (path := Path(root)/place).exists(): return path
     how = PUBLISHED_SETS.set_index('place')['how to get it'][[place]].iloc[0]
-    raise FileNotFoundError(f'{path}: no such folder. Another data root is set by WISEFT_DATA (--data-root). To get it: {how}')
+    raise FileNotFoundError(
+        f'{path}: no such folder. Another data root is set by WISEFT_DATA (--data-root). To get it: {how}')
 
 # %% ../nbs/api/11_layouts.ipynb #666f4030
-def _timm_list(name): return (Path(find_spec('timm').submodule_search_locations[0])/'data'/'_info'/name).read_text().split()
+def _timm_list(name):
+    return (Path(find_spec('timm').submodule_search_locations[0])/'data'/'_info'/name).read_text().split()
 
 def imagenet_subset(
     which # 'imagenet-r' or 'imagenet-a'
-)->list: # 200 indices of ImageNet's classes, ascending
+) -> list: # 200 indices of ImageNet's classes, ascending
     "The classes that ImageNet-R or ImageNet-A has"
     return [int(i) for i in _timm_list(which.replace('-', '_') + '_indices.txt')]
 
@@ -82,7 +102,8 @@ def _by_wnid(root, place, name, subset=None):
     classes = imagenet_classes()
     wnids, names = list(classes), list(classes.values())
     if subset is None: return labelled_folders(_found(root, place), {w: i for i, w in enumerate(wnids)}, names, name)
-    s = labelled_folders(_found(root, place), {wnids[k]: i for i, k in enumerate(subset)}, [names[k] for k in subset], name)
+    s = labelled_folders(_found(root, place), {wnids[k]: i for i, k in enumerate(subset)}, [names[k] for k in subset],
+                         name)
     s.projection = [[k] for k in subset]
     return s
 
@@ -93,21 +114,25 @@ def _by_number(root, place, name):
 # %% ../nbs/api/11_layouts.ipynb #7fffa1b8
 def objectnet_classes(
     mappings # the folder `mappings` of ObjectNet
-)->dict: # folder name -> (ObjectNet's class name, indices of ImageNet's classes), sorted by folder name
+) -> dict: # folder name -> (ObjectNet's class name, indices of ImageNet's classes), sorted by folder name
     "ObjectNet's classes that are classes of ImageNet"
     read = lambda f: json.loads(existing_file(Path(mappings)/f, 'mapping of ObjectNet').read_text(encoding='utf-8'))
     folder = {label: f for f, label in read('folder_to_objectnet_label.json').items()}
     number = {line: int(i) for i, line in read('pytorch_to_imagenet_2012_id.json').items()}
-    lines = existing_file(Path(mappings)/'imagenet_to_label_2012_v2', 'mapping of ObjectNet').read_text(encoding='utf-8').splitlines()
+    lines = existing_file(Path(mappings)/'imagenet_to_label_2012_v2',
+                          'mapping of ObjectNet').read_text(encoding='utf-8').splitlines()
     index = {name.strip(): number[i] for i, name in enumerate(lines)}
-    found = {folder[label]: (label.lower(), sorted(index[n] for n in names.split('; '))) for label, names in read('objectnet_to_imagenet_1k.json').items()}
+    found = {folder[label]: (label.lower(), sorted(index[n] for n in names.split('; ')))
+             for label, names in read('objectnet_to_imagenet_1k.json').items()}
     return dict(sorted(found.items()))
 
 def _objectnet(root, name):
     "The images of ObjectNet's classes that are ImageNet's"
     path = _found(root, 'objectnet-1.0')
     classes = objectnet_classes(path/'mappings')
-    everything = dict.fromkeys(json.loads((path/'mappings/folder_to_objectnet_label.json').read_text(encoding='utf-8'))) | {f: i for i, f in enumerate(classes)}
+    everything = dict.fromkeys(
+        json.loads((path/'mappings/folder_to_objectnet_label.json').read_text(encoding='utf-8'))) | {f: i
+        for i, f in enumerate(classes)}
     s = labelled_folders(path/'images', everything, [c for c, _ in classes.values()], name)
     s.border, s.projection = 2, [p for _, p in classes.values()]
     return s
@@ -116,7 +141,7 @@ def _objectnet(root, name):
 def hold_out(
     images, # `ImageSet`
     n=10    # images a class, at most half of them
-)->tuple: # (the rest, held-out images)
+) -> tuple: # (the rest, held-out images)
     "Part of each class, chosen with seed 0: the same images every time"
     rng, held = np.random.default_rng(0), np.zeros(len(images), dtype=bool)
     for c in range(len(images.classnames)):
@@ -127,11 +152,12 @@ def hold_out(
 def on_classes_of(
     reference, # `ImageSet` with the reference's classes
     shifted    # `ImageSet` with a projection
-)->ImageSet:
+) -> ImageSet:
     "The reference's images of a shifted set's classes, with that set's labels"
     own = {k: i for i, p in enumerate(shifted.projection) for k in p}
     kept = reference.subset(np.isin(reference.labels, list(own)))
-    return ImageSet(f'reference, {shifted.name} classes', kept.paths, [own[l] for l in kept.labels], shifted.classnames, kept.groups, kept.units, kept.root,
+    return ImageSet(f'reference, {shifted.name} classes', kept.paths, [own[l] for l in kept.labels], shifted.classnames,
+                    kept.groups, kept.units, kept.root,
                     projection=shifted.projection, aside=True, upright=reference.upright)
 
 # %% ../nbs/api/11_layouts.ipynb #5fe07af3
@@ -139,20 +165,23 @@ def imagenet(
     root,                   # data root
     allow_incomplete=False, # go on with sets that lack images or are not there
     training=True           # list the training images too: 1.3 million
-)->dict: # parts of a suite
+) -> dict: # parts of a suite
     "ImageNet and its shifted sets"
     counted = lambda s, split='test': _counted(s, 'imagenet', split, allow_incomplete)
     test = counted(_by_wnid(root, 'imagenet/val', 'reference'))
     train = validation = None
-    if training and (not allow_incomplete or (Path(root)/'imagenet/train').exists()): train, validation = hold_out(counted(_by_wnid(root, 'imagenet/train', 'reference'), 'train'))
+    if training and (not allow_incomplete or (Path(root)/'imagenet/train').exists()):
+        train, validation = hold_out(counted(_by_wnid(root, 'imagenet/train', 'reference'), 'train'))
     readers = {'imagenet-v2': lambda n: _by_number(root, 'imagenetv2-matched-frequency-format-val', n),
                'imagenet-r': lambda n: _by_wnid(root, 'imagenet-r', n, imagenet_subset(n)),
                'imagenet-sketch': lambda n: _by_wnid(root, 'sketch', n),
                'objectnet': lambda n: _objectnet(root, n),
                'imagenet-a': lambda n: _by_wnid(root, 'imagenet-a', n, imagenet_subset(n))}
-    shifts = {n: counted(read(n)) for n, read in readers.items() if not (allow_incomplete and _absent(root, 'imagenet', n))}
+    shifts = {n: counted(read(n)) for n, read in readers.items()
+              if not (allow_incomplete and _absent(root, 'imagenet', n))}
     others = [on_classes_of(test, s) for s in shifts.values() if s.projection] + [counted(s) for s in _other_v2(root)]
-    return dict(classnames=test.classnames, templates='openai', train=train, validation=validation, test=test, shifts=shifts | {s.name: s for s in others})
+    return dict(classnames=test.classnames, templates='openai', train=train, validation=validation, test=test,
+                shifts=shifts | {s.name: s for s in others})
 
 def _absent(root, suite, name):
     "Whether nothing of a set is there"
@@ -192,7 +221,8 @@ def _plain(x):
     return [_plain(v) for v in x] if isinstance(x, (list, tuple)) else x
 
 # %% ../nbs/api/11_layouts.ipynb #0a745e14
-_STAND_INS = {('numpy', 'dtype'): _Dtype, ('numpy', 'ndarray'): None, ('_codecs', 'encode'): lambda text, how: text.encode('latin1')}
+_STAND_INS = {('numpy', 'dtype'): _Dtype, ('numpy', 'ndarray'): None,
+              ('_codecs', 'encode'): lambda text, how: text.encode('latin1')}
 _STAND_INS |= {(m, '_reconstruct'): _Array for m in ('numpy.core.multiarray', 'numpy._core.multiarray')}
 
 class _DataOnly(pickle.Unpickler):
@@ -211,7 +241,10 @@ def read_pickle_as_data(
             else: f.seek(0)
             return _plain(_DataOnly(f, encoding='bytes').load())
     except OSError: raise
-    except Exception as e: raise ValueError(f'{path} is not read: {e}. Expected dicts, lists, texts, numbers and arrays alone; get the authors\' own file') from e
+    except Exception as e:
+        raise ValueError(
+            f'{path} is not read: {e}. Expected dicts, lists, texts, numbers and arrays alone; get the authors\' own '
+            'file') from e
 
 def _skip_npy_header(f):
     f.seek(0)
@@ -223,8 +256,10 @@ CIFAR10_CLASSES = 'airplane automobile bird cat deer dog frog horse ship truck'.
 
 def _array_set(name, file, pixels, labels, classnames):
     "An image set in an array"
-    if pixels.ndim != 4 or len(pixels) != len(labels): raise ValueError(f'{file}: pixels of shape {pixels.shape} for {len(labels)} labels; expected (n, 32, 32, 3)')
-    return ImageSet(name, [f'{file.name}#{i}' for i in range(len(labels))], labels, classnames, root=None, pixels=pixels)
+    if pixels.ndim != 4 or len(pixels) != len(labels): raise ValueError(
+        f'{file}: pixels of shape {pixels.shape} for {len(labels)} labels; expected (n, 32, 32, 3)')
+    return ImageSet(name, [f'{file.name}#{i}' for i in range(len(labels))], labels, classnames, root=None,
+                    pixels=pixels)
 
 def _cifar_python(path, files, label_key, classnames):
     "CIFAR's own form: batches of rows of 3 × 32 × 32"
@@ -237,20 +272,26 @@ def _cifar(root, suite, allow_incomplete):
     if suite.endswith('cifar100'):
         path, label_key, train, test = _found(root, 'cifar-100-python'), 'fine_labels', ['train'], ['test']
         names = [n.decode() for n in read_pickle_as_data(path/'meta')['fine_label_names']]
-    else: path, label_key, names, train, test = _found(root, 'cifar-10-batches-py'), 'labels', CIFAR10_CLASSES, [f'data_batch_{i}' for i in range(1, 6)], ['test_batch']
-    sets = {k: _counted(_cifar_python(path, f, label_key, names), suite, k, allow_incomplete) for k, f in dict(train=train, test=test).items()}
+    else:
+        path, label_key, names, train, test = _found(root, 'cifar-10-batches-py'), 'labels', CIFAR10_CLASSES, [
+            f'data_batch_{i}' for i in range(1, 6)], ['test_batch']
+    sets = {k: _counted(_cifar_python(path, f, label_key, names), suite, k, allow_incomplete)
+            for k, f in dict(train=train, test=test).items()}
     fit, held = sets['train'].split((.05,))
     return dict(classnames=names, templates='cifar', train=fit, validation=held, test=sets['test'], shifts={})
 
-def cifar10(root, allow_incomplete=False, training=True)->dict: # parts of a suite
+def cifar10(root, allow_incomplete=False, training=True) -> dict: # parts of a suite
     "CIFAR-10, CIFAR-10.1 and CIFAR-10.2"
     parts, readers = _cifar(root, 'cifar10', allow_incomplete), {'cifar-10.1': _cifar101, 'cifar-10.2': _cifar102}
-    return parts | dict(shifts={n: _counted(read(root, n), 'cifar10', 'test', allow_incomplete) for n, read in readers.items()
+    return parts | dict(
+        shifts={n: _counted(read(root, n), 'cifar10', 'test', allow_incomplete) for n, read in readers.items()
                                 if not (allow_incomplete and _absent(root, 'cifar10', n))})
 
 def _cifar101(root, name):
     folder = _found(root, 'CIFAR-10.1')
-    return _array_set(name, folder/'cifar10.1_v6_data.npy', *(np.load(existing_file(folder/f'cifar10.1_v6_{k}.npy')) for k in ('data', 'labels')), CIFAR10_CLASSES)
+    return _array_set(name, folder/'cifar10.1_v6_data.npy',
+                      *(np.load(existing_file(folder/f'cifar10.1_v6_{k}.npy')) for k in ('data', 'labels')),
+                      CIFAR10_CLASSES)
 
 def _cifar102(root, name):
     file = _found(root, 'CIFAR-10.2')/'cifar102_test.npy'
@@ -258,7 +299,8 @@ def _cifar102(root, name):
     return _array_set(name, file, held['images'], held['labels'], CIFAR10_CLASSES)
 
 # %% ../nbs/api/11_layouts.ipynb #3f43ae57
-_WILDS_SPLITS = {('reference', 'train'): 'train', ('reference', 'validation'): 'id_val', ('reference', 'test'): 'id_test', ('ood', 'validation'): 'val', ('ood', 'test'): 'test'}
+_WILDS_SPLITS = {('reference', 'train'): 'train', ('reference', 'validation'): 'id_val',
+                 ('reference', 'test'): 'id_test', ('ood', 'validation'): 'val', ('ood', 'test'): 'test'}
 
 def _wilds(suite, path, rows, classnames, allow_incomplete, **more):
     "A suite of a table with the columns file, y, group and split"
@@ -267,49 +309,66 @@ def _wilds(suite, path, rows, classnames, allow_incomplete, **more):
     sets = {}
     for (name, split), t in known.items():
         t = t[[f.rpartition('/')[2] in there.get(f.rpartition('/')[0], ()) for f in t.file]]
-        sets[name, split] = _counted(ImageSet(name, [path/f for f in t.file], t.y, classnames, groups=list(t.group), root=path), suite, split, allow_incomplete)
+        sets[name, split] = _counted(
+            ImageSet(name, [path/f for f in t.file], t.y, classnames, groups=list(t.group), root=path), suite, split,
+            allow_incomplete)
     reference = {split: s for (name, split), s in sets.items() if name == 'reference'}
-    return dict(classnames=classnames, shifts=dict(ood=sets['ood', 'test']), shift_validation=dict(ood=sets['ood', 'validation']), **reference, **more)
+    return dict(classnames=classnames, shifts=dict(ood=sets['ood', 'test']),
+                shift_validation=dict(ood=sets['ood', 'validation']), **reference, **more)
 
-def iwildcam(root, allow_incomplete=False, training=True)->dict: # parts of a suite
+def iwildcam(root, allow_incomplete=False, training=True) -> dict: # parts of a suite
     "WILDS iWildCam, version 2.0"
     path = _found(root, 'iwildcam_v2.0')
     t = pd.read_csv(existing_file(path/'metadata.csv', 'table of iWildCam'))
-    rows = pd.DataFrame(dict(file='train/' + t.filename, y=t.y, group='camera ' + t.location_remapped.astype(str), split=t.split))
+    rows = pd.DataFrame(
+        dict(file='train/' + t.filename, y=t.y, group='camera ' + t.location_remapped.astype(str), split=t.split))
     names = package_data('iwildcam.txt').read_text(encoding='utf-8').splitlines()
-    return _wilds('iwildcam', path, rows, names, allow_incomplete, templates='iwildcam', metrics=('macro-F1', 'accuracy'))
+    return _wilds('iwildcam', path, rows, names, allow_incomplete, templates='iwildcam',
+                  metrics=('macro-F1', 'accuracy'))
 
 # %% ../nbs/api/11_layouts.ipynb #180b75b3
-FMOW_CLASSES = ('airport airport_hangar airport_terminal amusement_park aquaculture archaeological_site barn border_checkpoint burial_site car_dealership '
-    'construction_site crop_field dam debris_or_rubble educational_institution electric_substation factory_or_powerplant fire_station flooded_road fountain '
-    'gas_station golf_course ground_transportation_station helipad hospital impoverished_settlement interchange lake_or_pond lighthouse military_facility '
-    'multi-unit_residential nuclear_powerplant office_building oil_or_gas_facility park parking_lot_or_garage place_of_worship police_station port prison '
-    'race_track railway_bridge recreational_facility road_bridge runway shipyard shopping_mall single-unit_residential smokestack solar_farm space_facility '
-    'stadium storage_tank surface_mine swimming_pool toll_booth tower tunnel_opening waste_disposal water_treatment_facility wind_farm zoo').split()
+FMOW_CLASSES = ('airport airport_hangar airport_terminal amusement_park aquaculture archaeological_site barn '
+                'border_checkpoint burial_site car_dealership '
+    'construction_site crop_field dam debris_or_rubble educational_institution electric_substation '
+    'factory_or_powerplant fire_station flooded_road fountain '
+    'gas_station golf_course ground_transportation_station helipad hospital impoverished_settlement interchange '
+    'lake_or_pond lighthouse military_facility '
+    'multi-unit_residential nuclear_powerplant office_building oil_or_gas_facility park parking_lot_or_garage '
+    'place_of_worship police_station port prison '
+    'race_track railway_bridge recreational_facility road_bridge runway shipyard shopping_mall '
+    'single-unit_residential smokestack solar_farm space_facility '
+    'stadium storage_tank surface_mine swimming_pool toll_booth tower tunnel_opening waste_disposal '
+    'water_treatment_facility wind_farm zoo').split()
 
-def fmow(root, allow_incomplete=False, training=True)->dict: # parts of a suite
+def fmow(root, allow_incomplete=False, training=True) -> dict: # parts of a suite
     "WILDS FMoW, version 1.1"
     path = _found(root, 'fmow_v1.1')
     t = pd.read_csv(existing_file(path/'rgb_metadata.csv', 'table of FMoW'))
-    codes = pd.read_csv(existing_file(path/'country_code_mapping.csv', 'table of countries')).set_index('alpha-3').region
-    if odd := sorted(set(t.category) - set(FMOW_CLASSES)): raise ValueError(f'{path}/rgb_metadata.csv: unknown categories {odd[:5]}')
-    rows = pd.DataFrame(dict(file=[f'images/rgb_img_{i}.png' for i in range(len(t))], y=t.category.map(FMOW_CLASSES.index),
+    codes = pd.read_csv(existing_file(path/'country_code_mapping.csv', 'table of countries')).set_index(
+        'alpha-3').region
+    if odd := sorted(set(t.category) - set(FMOW_CLASSES)): raise ValueError(
+        f'{path}/rgb_metadata.csv: unknown categories {odd[:5]}')
+    rows = pd.DataFrame(
+        dict(file=[f'images/rgb_img_{i}.png' for i in range(len(t))], y=t.category.map(FMOW_CLASSES.index),
                              group=t.country_code.map(codes).fillna('Other'), split=_fmow_split(t)))
-    return _wilds('fmow', path, rows, FMOW_CLASSES, allow_incomplete, templates='fmow', metrics=('worst-group accuracy', 'accuracy'))
+    return _wilds('fmow', path, rows, FMOW_CLASSES, allow_incomplete, templates='fmow',
+                  metrics=('worst-group accuracy', 'accuracy'))
 
 def _fmow_split(t):
     "WILDS' split of each row: by the authors' split and the year; the rest is not used"
     year = pd.to_datetime(t.timestamp, utc=True, format='ISO8601').dt.year
     when = np.select([year >= 2016, year >= 2013], ['late', 'later'], 'early')
-    names = {('train', 'early'): 'train', ('val', 'early'): 'id_val', ('test', 'early'): 'id_test', ('val', 'later'): 'val', ('test', 'late'): 'test'}
+    names = {('train', 'early'): 'train', ('val', 'early'): 'id_val', ('test', 'early'): 'id_test',
+             ('val', 'later'): 'val', ('test', 'late'): 'test'}
     return [names.get(k, '') for k in zip(t.split, when)]
 
 # %% ../nbs/api/11_layouts.ipynb #b56e7d7d
-def transfer(name, root, allow_incomplete=False)->dict: # parts of a suite
+def transfer(name, root, allow_incomplete=False) -> dict: # parts of a suite
     "A transfer set of the paper: cifar10, cifar100, cars, dtd, sun397 or food101"
     suite = f'transfer:{name}'
     if name in ('cifar10', 'cifar100'): return _cifar(root, suite, allow_incomplete)
-    if name not in _READERS: raise ValueError(f'no transfer set {name!r}; there are cifar10, cifar100, {", ".join(_READERS)}')
+    if name not in _READERS: raise ValueError(
+        f'no transfer set {name!r}; there are cifar10, cifar100, {", ".join(_READERS)}')
     _found(root, PUBLISHED_SETS.place[PUBLISHED_SETS.suite == suite].iloc[0])
     sets = {split: _counted(_READERS[name](root, split), suite, split, allow_incomplete) for split in ('train', 'test')}
     fit, held = sets['train'].split((.05,))
@@ -339,9 +398,11 @@ def _sun397(root, split):
     "The first partition, whose lists name files below the folder: /a/abbey/sun_….jpg"
     path = Path(root)/'SUN397'
     classes = existing_file(path/'ClassName.txt', 'list of classes').read_text().split()
-    listed = existing_file(path/f'{"Training" if split == "train" else "Testing"}_01.txt', 'list of images').read_text().split()
+    listed = existing_file(path/f'{"Training" if split == "train" else "Testing"}_01.txt',
+                           'list of images').read_text().split()
     label = {c: i for i, c in enumerate(classes)}
-    return _tv_set(root, [c[3:].replace('/', ' ') for c in classes], [(path/f[1:], label[f.rpartition('/')[0]]) for f in listed if (path/f[1:]).exists()])
+    return _tv_set(root, [c[3:].replace('/', ' ') for c in classes],
+                   [(path/f[1:], label[f.rpartition('/')[0]]) for f in listed if (path/f[1:]).exists()])
 
 _READERS = dict(cars=_cars, dtd=_dtd, food101=_food101, sun397=_sun397)
 
@@ -354,8 +415,11 @@ def download_suite(
     from torchvision import datasets
     from torchvision.datasets.utils import download_and_extract_archive
     name = suite.removeprefix('transfer:')
-    if name not in ('cifar10', 'cifar100', 'dtd', 'food101', 'sun397') or suite in ('dtd', 'food101', 'sun397', 'cifar100'):
-        raise ValueError(f'{suite!r} can not be downloaded from here: torchvision can get cifar10 and transfer:cifar10, cifar100, dtd, food101, sun397; `wiseft data` says how the others are had')
+    if name not in ('cifar10', 'cifar100', 'dtd', 'food101', 'sun397') or suite in ('dtd', 'food101', 'sun397',
+        'cifar100'):
+        raise ValueError(
+            f'{suite!r} can not be downloaded from here: torchvision can get cifar10 and transfer:cifar10, cifar100, '
+            'dtd, food101, sun397; `wiseft data` says how the others are had')
     if name.startswith('cifar'): # torchvision's own class would unpickle what it got
         c = getattr(datasets, name.upper())
         download_and_extract_archive(c.url, str(root), filename=c.filename, md5=c.tgz_md5)
@@ -363,15 +427,18 @@ def download_suite(
 
 # %% ../nbs/api/11_layouts.ipynb #9dd2879e
 FAMILIES = dict(imagenet=imagenet, cifar10=cifar10, iwildcam=iwildcam, fmow=fmow,
-                **{f'transfer:{n}': (lambda root, allow_incomplete=False, training=True, n=n: transfer(n, root, allow_incomplete)) for n in ('cifar10', 'cifar100', *_READERS)})
+                **{f'transfer:{n}': (
+                    lambda root, allow_incomplete=False, training=True, n=n: transfer(n, root,
+                        allow_incomplete)) for n in ('cifar10', 'cifar100', *_READERS)})
 
 def inventory(
     root=None, # data root; default `$WISEFT_DATA`, else `~/data`
     suite=None # name of one; default all
-)->pd.DataFrame: # rows of `PUBLISHED_SETS` with `found` and `state`
+) -> pd.DataFrame: # rows of `PUBLISHED_SETS` with `found` and `state`
     "The published sets, and what is there of each"
     root = Path(root or data_root()).expanduser()
-    t = PUBLISHED_SETS[PUBLISHED_SETS.suite.isin([suite] if suite else list(FAMILIES))].assign(found=0, state='not there')
+    t = PUBLISHED_SETS[PUBLISHED_SETS.suite.isin([suite] if suite else list(FAMILIES))].assign(found=0,
+        state='not there')
     for suite in t.suite.unique():
         rows = t.index[(t.suite == suite) & t.place.map(lambda p: (root/p).exists())]
         try: counts = _sizes(FAMILIES[suite](root, allow_incomplete=True)) if len(rows) else {}
@@ -379,7 +446,8 @@ def inventory(
         else:
             for i in rows:
                 t.loc[i, 'found'] = n = counts.get((t.set[i], t.split[i]), 0)
-                t.loc[i, 'state'] = 'complete' if n == t.images[i] else f'{t.images[i]-n:,} missing' if n < t.images[i] else f'{n-t.images[i]:,} too many'
+                t.loc[i, 'state'] = 'complete' if n == t.images[i] else f'{t.images[i]-n:,} missing' if n < t.images[
+                    i] else f'{n-t.images[i]:,} too many'
     return t
 
 def _sizes(p):
@@ -387,17 +455,19 @@ def _sizes(p):
     size = lambda s: 0 if s is None else len(s)
     out = {('reference', k): size(p.get(k)) for k in ('train', 'validation', 'test')}
     if 'shift_validation' not in p: out['reference', 'train'] += out.pop(('reference', 'validation'))
-    return out | {(n, 'test'): len(s) for n, s in p['shifts'].items()} | {(n, 'validation'): len(s) for n, s in p.get('shift_validation', {}).items()}
+    return out | {(n, 'test'): len(s) for n, s in p['shifts'].items()} | {(n, 'validation'): len(s)
+        for n, s in p.get('shift_validation', {}).items()}
 
 # %% ../nbs/api/11_layouts.ipynb #05cc195f
 def set_classes(
     name,     # of a suite, or of a shifted set with classes of its own: 'imagenet-r', 'imagenet-a', 'objectnet'
     root=None # data root; default `$WISEFT_DATA`, else `~/data`
-)->list: # one name a class, in the order of the labels
+) -> list: # one name a class, in the order of the labels
     "Class names of a published set, to build a zero-shot head with"
     root, names = Path(root or data_root()).expanduser(), list(open_clip.IMAGENET_CLASSNAMES)
     if name == 'imagenet': return names
     if name in ('imagenet-r', 'imagenet-a'): return [names[k] for k in imagenet_subset(name)]
     if name == 'objectnet': return [c for c, _ in objectnet_classes(_found(root, 'objectnet-1.0')/'mappings').values()]
     if name in FAMILIES: return FAMILIES[name](root, True, False)['classnames']
-    raise ValueError(f'no published set {name!r}; there are {", ".join([*FAMILIES, "imagenet-r", "imagenet-a", "objectnet"])}')
+    raise ValueError(
+        f'no published set {name!r}; there are {", ".join([*FAMILIES, "imagenet-r", "imagenet-a", "objectnet"])}')

@@ -37,19 +37,22 @@ from .steps import HeadFromText, Loss, Pull, Teacher, beside, method_recipe, pre
 from .tensorfiles import state_hash
 
 # %% ../nbs/api/43_learner.ipynb #3813d9e0
-_after_blocks = 'ln_post', 'attn_pool', 'attnpool', 'proj', 'norm', 'fc_norm', 'head' # names in open_clip's and timm's towers
+# names in open_clip's and timm's towers
+_after_blocks = 'ln_post', 'attn_pool', 'attnpool', 'proj', 'norm', 'fc_norm', 'head'
 
 def tower_blocks(
     visual:nn.Module, # image tower of an open_clip model
 ): # list of blocks in order, list of the modules and parameters after the last
     "Blocks of an image tower"
     trunk = getattr(visual, 'trunk', visual)
-    after = [m for part in {trunk, visual} for n in _after_blocks if isinstance(m := getattr(part, n, None), (nn.Module,nn.Parameter))]
+    after = [m for part in {trunk, visual} for n in _after_blocks
+             if isinstance(m := getattr(part, n, None), (nn.Module,nn.Parameter))]
     if hasattr(trunk, 'transformer'): return list(trunk.transformer.resblocks), after
     if hasattr(trunk, 'layer1'): return [getattr(trunk, f'layer{i}') for i in range(1,5)], after
     for name in ('blocks', 'stages'):
         if hasattr(trunk, name): return list(getattr(trunk, name)), after
-    raise ValueError(f"The blocks of an image tower of type {type(trunk).__name__} aren't known: use train='all' or train='head'.")
+    raise ValueError(
+        f"The blocks of an image tower of type {type(trunk).__name__} aren't known: use train='all' or train='head'.")
 
 # %% ../nbs/api/43_learner.ipynb #823c3ada
 def choose_weights(
@@ -58,15 +61,18 @@ def choose_weights(
 ):
     "Let gradients reach only those weights that are to train"
     kind,_,n = str(train).partition(':')
-    if train not in ('all', 'head') and (kind != 'last' or not n.isdigit()): raise ValueError(f"train={train!r}: expected 'all', 'head', or 'last:n' as in 'last:2'.")
+    if train not in ('all', 'head') and (kind != 'last' or not n.isdigit()): raise ValueError(
+        f"train={train!r}: expected 'all', 'head', or 'last:n' as in 'last:2'.")
     if classifier.head_from_text and train != 'all': raise ValueError(
-        f"train={train!r}: where the text tower trains, the classifier has no head to train, it is built from the text tower. Use train='all'.")
+        f"train={train!r}: where the text tower trains, the classifier has no head to train, it is built from the "
+        "text tower. Use train='all'.")
     classifier.requires_grad_(train == 'all')
     classifier.head.requires_grad_(not classifier.head_from_text)
     if kind != 'last': return
     blocks,after = tower_blocks(classifier.visual)
     if not 1 <= int(n) <= len(blocks): raise ValueError(
-        f"train={train!r}: this image tower has {len(blocks)} blocks, so n is 1 to {len(blocks)}; train='head' trains none, train='all' everything.")
+        f"train={train!r}: this image tower has {len(blocks)} blocks, so n is 1 to {len(blocks)}; train='head' "
+        "trains none, train='all' everything.")
     for m in [*blocks[-int(n):], *after]: m.requires_grad_(True)
 
 # %% ../nbs/api/43_learner.ipynb #7ae36ddb
@@ -163,12 +169,14 @@ class HeadOnFeatures(nn.Module):
 def _check_precision(classifier):
     "In half precision small steps are rounded away"
     if other := {p.dtype for p in classifier.parameters()} - {torch.float32}: raise ValueError(
-        f"The classifier's weights are {other.pop()}, fine-tuning needs torch.float32: load it with precision='fp32'. precision='bf16' here computes in bfloat16 and keeps weights in float32.")
+        f"The classifier's weights are {other.pop()}, fine-tuning needs torch.float32: load it with "
+        "precision='fp32'. precision='bf16' here computes in bfloat16 and keeps weights in float32.")
 
 def _check_last_batch(dl):
     "One image has no statistics"
     if not dl.drop_last and dl.n%dl.bs == 1: raise ValueError(
-        f'train_batchnorm=True needs two images in every batch, and {dl.n} images in batches of {dl.bs} leave one for the last: choose another batch_size.')
+        f'train_batchnorm=True needs two images in every batch, and {dl.n} images in batches of {dl.bs} leave one '
+        'for the last: choose another batch_size.')
 
 # %% ../nbs/api/43_learner.ipynb #1a3df7b3
 adamw = partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True))
@@ -191,14 +199,16 @@ def _check_settings(dls, classifier, recipe, loss_func):
     _check_precision(classifier)
     if recipe['train_batchnorm']: _check_last_batch(dls.train)
     if recipe['train_batchnorm'] and recipe.get('accumulate'): raise ValueError(
-        'train_batchnorm=True takes statistics over whole batches, and accumulate computes them in parts: give one of them.')
+        'train_batchnorm=True takes statistics over whole batches, and accumulate computes them in parts: give one '
+        'of them.')
     return check_dataloaders(dls, classifier)
 
 def _checkpoint_layers(classifier):
     "Let open_clip compute layers again in the backward pass instead of keeping what they gave"
     classifier.visual.set_grad_checkpointing(True)
     if not any(getattr(m, 'grad_checkpointing', False) for m in classifier.visual.modules()): raise ValueError(
-        f'The image tower, a {type(classifier.visual).__name__}, has no gradient checkpointing: use accumulate, or a smaller batch.')
+        f'The image tower, a {type(classifier.visual).__name__}, has no gradient checkpointing: use accumulate, or a '
+        'smaller batch.')
 
 # %% ../nbs/api/43_learner.ipynb #a2973a53
 def _with_text(classifier, accumulate):
@@ -255,7 +265,8 @@ def clip_learner(
     choose_weights(model, train)
     if grad_checkpointing: _checkpoint_layers(model)
     if train == 'head': dls, model = feature_dataloaders(dls, model), HeadOnFeatures(model)
-    settings = dict(loss_func=loss_func or CrossEntropyLossFlat(label_smoothing=label_smoothing), metrics=metrics, lr=3e-5) | kwargs
+    loss_func = loss_func or CrossEntropyLossFlat(label_smoothing=label_smoothing)
+    settings = dict(loss_func=loss_func, metrics=metrics, lr=3e-5) | kwargs
     learn = ClipLearner(dls, model, opt_func=opt_func, splitter=splitter, wd=wd, wd_bn_bias=True,
                         cbs=[*_callbacks(recipe, loss, pull), *L(cbs)], **settings)
     learn.image_dls, learn.given, learn.accumulate = image_dls, classifier, accumulate
@@ -285,7 +296,8 @@ class CosineSchedule(ParamScheduler):
     def __init__(self, lrs, warmup_steps): self.lrs,self.warmup_steps = lrs,warmup_steps
     def before_fit(self):
         steps = self.n_epoch*len(self.dls.train)
-        self.scheds = {'lr': lambda step: [lr*cosine_lr(step, steps, min(self.warmup_steps, steps-1)) for lr in self.lrs]}
+        self.scheds = {
+            'lr': lambda step: [lr*cosine_lr(step, steps, min(self.warmup_steps, steps-1)) for lr in self.lrs]}
         super().before_fit()
     def before_batch(self): self._update_val(self.train_iter)
 
@@ -301,14 +313,17 @@ def run_recipe(
     began = learn.given.recipe.get('start_method')
     methods = [m['name'] for m in (began, learn.recipe.get('loss'), learn.recipe.get('pull')) if m]
     averages = [cb.recipe for cb in [*learn.cbs, *cbs] if hasattr(type(cb), 'recipe')]
-    return dict(tuning=' + '.join(methods) or 'plain', **learn.recipe, averages=averages, **schedule, **(dict(start_method=began) if began else {}), batch_size=getattr(dl, 'bs', None), seed=getattr(dl, 'seed', None),
+    start_method = dict(start_method=began) if began else {}
+    return dict(tuning=' + '.join(methods) or 'plain', **learn.recipe, averages=averages, **schedule, **start_method,
+                batch_size=getattr(dl, 'bs', None), seed=getattr(dl, 'seed', None),
                 images=source and source.fingerprint, start=state_hash(learn.model.state_dict()))
 
 def run_circumstances(learn, seconds):
     "With which versions a training ran, where, and how long"
     device = learn.classifier.device
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{device.type}, {platform.machine()}'
-    versions = dict(wiseft=__version__, torch=torch.__version__, fastai=fastai.__version__, open_clip=open_clip.__version__)
+    versions = dict(wiseft=__version__, torch=torch.__version__, fastai=fastai.__version__,
+                    open_clip=open_clip.__version__)
     return dict(versions=dict(versions, python=platform.python_version()), device=name, seconds=round(seconds, 1))
 
 # %% ../nbs/api/43_learner.ipynb #82fdebf2
@@ -324,7 +339,8 @@ def fit_cosine(self:ClipLearner,
 ) -> ClipLearner:
     "Fine-tune with linear warm-up and cosine decay by step, as in the paper"
     if resume and not checkpoint_dir: raise ValueError(
-        'resume=True (--resume on the command line) needs checkpoint_dir (--checkpoints), the folder of the training to go on with.')
+        'resume=True (--resume on the command line) needs checkpoint_dir (--checkpoints), the folder of the training '
+        'to go on with.')
     if self.opt is None: self.create_opt()
     self.opt.set_hyper('lr', lr)
     lrs, steps = [h['lr'] for h in self.opt.hypers], epochs*len(self.dls.train)
@@ -363,9 +379,11 @@ def finetune(
     "Fine-tune a classifier with the paper's recipe"
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        dls = clip_dataloaders(images, classifier, accumulate*batch_size, validation, crop_scale, workers, seed, progress, captions)
+        dls = clip_dataloaders(images, classifier, accumulate*batch_size, validation, crop_scale, workers, seed,
+                               progress, captions)
         dls.valid.bs = batch_size
-        learn = clip_learner(dls, classifier, train, precision=precision, progress=progress, loss=loss, pull=pull, accumulate=accumulate, **kwargs)
+        learn = clip_learner(dls, classifier, train, precision=precision, progress=progress, loss=loss, pull=pull,
+                             accumulate=accumulate, **kwargs)
         say_place(learn.classifier.device, learn.recipe['precision'], progress)
         learn.fit_cosine(epochs, lr, warmup_steps, checkpoint_dir, checkpoint_steps, resume, cbs)
     tuned = learn.classifier.eval()

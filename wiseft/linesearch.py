@@ -13,11 +13,11 @@ def alpha_intervals(
     zeroshot, # (n, n_classes) outputs, alpha = 0: logits or probabilities
     finetuned, # (n, n_classes) outputs, alpha = 1
     labels, # (n,) class indices
-)->tuple: # low, high: (n,) float64 each; image i is right where low[i] < alpha < high[i]
+) -> tuple: # low, high: (n,) float64 each; image i is right where low[i] < alpha < high[i]
     "The mixing coefficients at which each image is right (Och 2003)"
     u, v, y = _checked_outputs(zeroshot, finetuned, labels)
     rows = max(1, 2**17//u.shape[1]) # images at a time, so that what is computed stays in the cores' caches
-    bounds = [_bounds(*some) for some in zip(*(t.split(rows) for t in (u, v, y[:,None])))]
+    bounds = [_bounds(*some) for some in zip(u.split(rows), v.split(rows), y[:,None].split(rows))]
     return tuple(torch.cat(b) for b in zip(*bounds))
 
 # %% ../nbs/api/05_linesearch.ipynb #17002206
@@ -73,7 +73,7 @@ def projected_intervals(
     finetuned, # (n, n_reference) outputs, alpha = 1
     labels, # (n,) indices into `projection`
     projection, # for each class, the indices of the columns that it stands for
-)->tuple: # low, high: (n, k) each; image i is right where low[i,j] < alpha < high[i,j] for some j
+) -> tuple: # low, high: (n, k) each; image i is right where low[i,j] < alpha < high[i,j] for some j
     "The mixing coefficients at which each image is right, where the highest of several columns counts"
     used = [k for p in projection for k in p]
     owner = torch.tensor([c for c, p in enumerate(projection) for _ in p])
@@ -132,7 +132,7 @@ def bootstrap_best(
     curve:AlphaCurve,
     n_resamples:int=1000,
     rng=None, # `numpy.random.Generator`; default seed 0
-)->np.ndarray: # (n_resamples,) the best alpha in 0…1 of each draw
+) -> np.ndarray: # (n_resamples,) the best alpha in 0…1 of each draw
     "Best mixing coefficients of resampled images"
     rng, (low, high, i) = rng or np.random.default_rng(0), curve.intervals
     at, _ = curve.steps()

@@ -199,7 +199,8 @@ def _train_validation(source, validation):
     if validation is None: source, validation = source.split((.1,))
     if list(validation.classnames) != list(source.classnames): raise ValueError(
         f'Training images have {len(source.classnames)} classes {source.classnames[:3]}…, validation images '
-        f'{len(validation.classnames)} classes {validation.classnames[:3]}…: both need the same names in the same order. '
+        f'{len(validation.classnames)} classes {validation.classnames[:3]}…: both need the same names in the same '
+        'order. '
         'image_folder(path, classnames=…) fixes them.')
     return source, validation
 
@@ -293,9 +294,11 @@ def check_dataloaders(
     if not is_captions(y): _check_vocab(getattr(dls, 'vocab', None), list(classifier.classnames))
     shape, size = tuple(x.shape[1:]), (3, *classifier.clip.image_size)
     if shape != size: raise ValueError(
-        f'The DataLoaders give images of shape {shape}, this CLIP takes {size}: use clip_dataloaders, or item_tfms=Resize({size[1]}).')
+        f'The DataLoaders give images of shape {shape}, this CLIP takes {size}: use clip_dataloaders, or '
+        f'item_tfms=Resize({size[1]}).')
     if y.ndim == 1 and y.max() >= len(classifier.classnames): raise ValueError(
-        f'The DataLoaders give label {int(y.max())}, and the classifier has {len(classifier.classnames)} classes, counted from 0.')
+        f'The DataLoaders give label {int(y.max())}, and the classifier has {len(classifier.classnames)} classes, '
+        'counted from 0.')
     _check_pixels(x.as_subclass(torch.Tensor), classifier)
     return y
 
@@ -307,7 +310,9 @@ def _check_vocab(vocab, classnames):
     if sorted(map(str, vocab)) == sorted(classnames): raise ValueError(
         f"The DataLoaders have the classifier's classes in another order: {vocab[:3]}…, and not {classnames[:3]}…. "
         'Make the classifier with list(dls.vocab), or the DataLoaders with a Categorize(vocab, sort=False).')
-    raise ValueError(f"The DataLoaders' {len(vocab)} classes {vocab[:3]}… are not the classifier's {len(classnames)}, {classnames[:3]}…: "
+    raise ValueError(
+        f"The DataLoaders' {len(vocab)} classes {vocab[:3]}… are not the classifier's {len(classnames)}, "
+        f"{classnames[:3]}…: "
         'make the classifier with list(dls.vocab), or give the DataLoaders the same names.')
 
 # %% ../nbs/api/40_loaders.ipynb #2557d224

@@ -35,8 +35,9 @@ def at_reference(
 def _drawn_together(units):
     "For each set the units' codes, and for each unit the number of the part of the sets that it hangs together with"
     names = list(units)
-    known = {u: i for i, u in enumerate(dict.fromkeys(u for s in names for u in units[s]))}
-    codes = {s: np.array([known[u] for u in units[s]]) for s in names}
+    everyone = dict.fromkeys(u for s in names for u in units[s])
+    known = {u: i for i, u in enumerate(everyone)}
+    codes = {s: np.array([*map(known.get, units[s])]) for s in names}
     unit = np.concatenate(list(codes.values()))
     of_set = np.repeat(np.arange(len(names)), [len(c) for c in codes.values()]) + len(known)
     size = len(known)+len(names)
@@ -45,14 +46,15 @@ def _drawn_together(units):
 
 # %% ../nbs/api/05_matching.ipynb #22b48690
 def resampled(
-    correct,          # set name -> (m, n_images), of m classifiers: right or wrong, or the share of seeds that were right
+    correct,          # set name -> (m, n_images), of m classifiers: right or wrong, or the share of right seeds
     units=None,       # set name -> (n_images,) ids of what is drawn; None: images
     n_resamples=2000,
     rng=None,         # `numpy.random.Generator`; default `default_rng(0)`
 ):                    # set name -> (n_resamples, m)
     "Accuracy of each classifier in each resample of the images, which all classifiers share"
     rng, out = rng or np.random.default_rng(0), {s: [] for s in correct}
-    codes, part = _drawn_together(units or {s: [(s, i) for i in range(np.shape(c)[1])] for s, c in correct.items()})
+    def each_alone(s): return [(s, i) for i in range(np.shape(correct[s])[1])]
+    codes, part = _drawn_together(units or {s: each_alone(s) for s in correct})
     for size in np.diff([*range(0, n_resamples, 100), n_resamples]): # few at a time: sets may be large
         times = np.empty((size, len(part)))
         for p in np.unique(part):
@@ -71,10 +73,11 @@ def matched_gains(
     n_resamples=2000,
     level=.95,
     rng=None,         # as in `resampled`
-)->pd.DataFrame:      # method, reference, shifted, gain, low, high, beyond, p, p_holm
+) -> pd.DataFrame:      # method, reference, shifted, gain, low, high, beyond, p, p_holm
     "Accuracy under shift (mean over sets) above that of a curve at the same reference accuracy"
     _check_sets(methods, curve)
-    correct = {s: np.vstack([c, *[m[s] for m in methods.values()]]) for s, c in curve.items()}
+    def stacked(s): return np.vstack([curve[s], *[m[s] for m in methods.values()]])
+    correct = {s: stacked(s) for s in curve}
     k = len(curve[REFERENCE])
     whole = {s: c.mean(1)[None] for s, c in correct.items()}
     (gain, beyond), (spread, _) = (_gains(a, k) for a in (whole, resampled(correct, units, n_resamples, rng)))
@@ -84,8 +87,9 @@ def matched_gains(
     p = 2*stats.norm.sf(np.abs(gain)/np.maximum(error, 1e-12))
     at = {s: a[0, k:] for s, a in whole.items()}
     shifted = np.mean([a for s, a in at.items() if s != REFERENCE], 0)
-    return pd.DataFrame(dict(method=list(methods), reference=at[REFERENCE], shifted=shifted, gain=gain, low=gain-width, high=gain+width,
-                             beyond=beyond[0], p=p, p_holm=holm(p)))
+    return pd.DataFrame(dict(
+        method=list(methods), reference=at[REFERENCE], shifted=shifted, gain=gain, low=gain-width, high=gain+width,
+        beyond=beyond[0], p=p, p_holm=holm(p)))
 
 # %% ../nbs/api/05_matching.ipynb #68058171
 def _gains(accuracies, k):
@@ -98,8 +102,10 @@ def _gains(accuracies, k):
 
 def _check_sets(methods, curve):
     "ValueError unless all have the reference, a shifted set, and the same images"
-    if REFERENCE not in curve or len(curve) < 2: raise ValueError(f'The curve has the sets {list(curve)}. It needs {REFERENCE!r} and a shifted set.')
+    if REFERENCE not in curve or len(curve) < 2: raise ValueError(
+        f'The curve has the sets {list(curve)}. It needs {REFERENCE!r} and a shifted set.')
     sizes = {s: np.shape(c)[1] for s, c in curve.items()}
     for name, sets in methods.items():
         has = {s: len(v) for s, v in sets.items()}
-        if has != sizes: raise ValueError(f'{name} was judged on other images than the curve: {has}, and the curve {sizes}.')
+        if has != sizes: raise ValueError(
+            f'{name} was judged on other images than the curve: {has}, and the curve {sizes}.')

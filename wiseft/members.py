@@ -17,7 +17,7 @@ WHO = ['classifier', 'tuning', 'method', 'alpha', 'precision', 'seed'] # columns
 
 def method_of(
     classifier # with `method`, or with `alpha` as `ImageClassifier` has
-)->str: # 'zero-shot', 'fine-tuned', 'weight-space' or a name of its own
+) -> str: # 'zero-shot', 'fine-tuned', 'weight-space' or a name of its own
     "What a results table calls this kind of classifier"
     method, alpha = getattr(classifier, 'method', None), getattr(classifier, 'alpha', None)
     if method: return method
@@ -31,12 +31,13 @@ def identity(
     seed:int=None,  # of its fine-tuning
     method:str=None,# default: what the classifier says of itself, as is `alpha`
     alpha:float=None,
-)->dict: # the columns of `WHO`
+) -> dict: # the columns of `WHO`
     "The columns that say whose number it is"
     if method is None: method, alpha = method_of(classifier), getattr(classifier, 'alpha', None)
     precision = getattr(getattr(classifier, 'clip', None), 'precision', 'fp32')
     return dict(classifier=name, tuning='' if alpha == 0 else getattr(classifier, 'tuning', ''), method=method,
-                alpha=np.nan if alpha is None else float(alpha), precision=precision, seed=pd.NA if seed is None else seed)
+                alpha=np.nan if alpha is None else float(alpha), precision=precision,
+                seed=pd.NA if seed is None else seed)
 
 # %% ../nbs/api/31_members.ipynb #82d7f604
 @dataclass(repr=False)
@@ -72,9 +73,11 @@ def at_precision(
     precision:str # 'fp32' or 'bf16'; None: as it is
 ): # the classifier, or a copy
     "The classifier as it is, or a copy with weights in bfloat16 (float16 on a GPU that has no bfloat16)"
-    if precision not in (None, 'fp32', 'bf16'): raise ValueError(f"precision is {precision!r}. It is 'fp32' or 'bf16', or None for that of the classifiers.")
+    if precision not in (None, 'fp32', 'bf16'): raise ValueError(
+        f"precision is {precision!r}. It is 'fp32' or 'bf16', or None for that of the classifiers.")
     if precision != 'bf16': return classifier
-    return classifier.to_fp16() if fitting_precision(precision, device_of(classifier)) == 'fp16' else classifier.to_bf16()
+    return classifier.to_fp16() if fitting_precision(precision,
+                                                     device_of(classifier)) == 'fp16' else classifier.to_bf16()
 
 def member(
     classifier,     # a classifier; a `Member` stays one
@@ -83,14 +86,15 @@ def member(
     precision:str=None, # 'bf16': weights in bfloat16
     method:str=None,# in tables; default: what the classifier says of itself, as is `alpha`
     alpha:float=None,
-)->Member:
+) -> Member:
     "A classifier as a member"
     if isinstance(classifier, Member): return classifier
     name = name or default_name(classifier)
     check_attributes(classifier, name)
     function = at_precision(classifier, precision)
     modules = (function,) if isinstance(function, nn.Module) else ()
-    return Member(function, identity(classifier, name, seed, method, alpha), list(classifier.classnames), classifier.transform, modules,
+    return Member(function, identity(classifier, name, seed, method, alpha), list(classifier.classnames),
+                  classifier.transform, modules,
                   exact=None if function is classifier else classifier)
 
 # %% ../nbs/api/31_members.ipynb #7c3faec1

@@ -9,6 +9,7 @@ __all__ = ['FEW', 'correct', 'accuracy', 'top_k', 'clopper_pearson', 'bootstrap_
 
 # %% ../nbs/api/01_metrics.ipynb #0d1c0041
 import numpy as np, torch
+from itertools import chain, repeat
 from scipy import special, stats
 from scipy.sparse import coo_array, csr_array, hstack
 from scipy.sparse.csgraph import connected_components
@@ -52,11 +53,11 @@ def _checked(logits, labels):
     labels = torch.as_tensor(labels).detach().cpu().long()
     if logits.ndim != 2 or labels.shape != logits.shape[:1]: raise ValueError(
         f'logits of shape {tuple(logits.shape)} and labels of shape {tuple(labels.shape)}: '
-        'expected (n, n_classes) and (n,)')
+        'expected (n, n_classes) and (n,).')
     n, c = logits.shape
-    if n == 0: raise ValueError('no images: an accuracy needs at least one')
+    if n == 0: raise ValueError('No images: an accuracy needs at least one.')
     if labels.min() < 0 or labels.max() >= c: raise ValueError(
-        f'labels go from {labels.min()} to {labels.max()}, yet the logits have {c} classes (0 to {c-1})')
+        f'labels go from {labels.min()} to {labels.max()}, yet the logits have {c} classes (0 to {c-1}).')
     if logits.isnan().any(): raise ValueError(
         f'NaN in the logits of {int(logits.isnan().any(1).sum())} of {n} images: '
         'look at the weights (diverged training?)')
@@ -79,8 +80,8 @@ def clopper_pearson(
 def _unit_rows(values, units):
     "Per unit and set the sum of values and the number of images, and which units and sets are drawn together."
     names = list(values)
-    ids = [units[s] if units else [(s,i) for i in range(len(values[s]))] for s in names]
-    known = {u:i for i,u in enumerate(dict.fromkeys(u for s in ids for u in s))}
+    ids = [units[s] if units else list(zip(repeat(s), range(len(values[s])))) for s in names]
+    known = {u:i for i,u in enumerate(dict.fromkeys(chain(*ids)))}
     sums, counts = np.zeros((2, len(known), len(names)))
     for j,(s,us) in enumerate(zip(names, ids)):
         rows = np.array([known[u] for u in us])
@@ -144,7 +145,8 @@ def _mean_interval(values, units, span, n_resamples, level, rng):
 def _uncommon(sets):
     "How many images have another outcome than the commonest of their set; an image of a small set weighs more"
     n = np.array([len(v) for v in sets])
-    k = 1 + n - [np.unique(v, return_counts=True)[1].max() for v in sets] # one more, lest a set without any seems certain
+    # one more, lest a set without any seems certain
+    k = 1 + n - [np.unique(v, return_counts=True)[1].max() for v in sets]
     return (k/n**2).sum()**3/(k/n**3).sum()**2
 
 def _percentiles(sums, counts, unit_part, set_part, n_resamples, level, rng):
@@ -189,15 +191,15 @@ def _jackknife(sums, counts, times):
 # %% ../nbs/api/01_metrics.ipynb #f6b85e21
 def _checked_sets(by_set, units=None):
     "The sets as float arrays, or a ValueError that names the set at fault."
-    if not by_set: raise ValueError('no sets: expected a dict of set name -> one value per image')
+    if not by_set: raise ValueError('No sets: expected a dict of set name -> one value per image.')
     values = {s: np.asarray(v, dtype=float) for s,v in by_set.items()}
     for s,v in values.items():
         if v.ndim != 1 or not len(v): raise ValueError(
-            f'set {s!r} has shape {v.shape}: expected one value per image, (n,), n ≥ 1')
-        if np.isnan(v).any(): raise ValueError(f'set {s!r} holds NaN: leave out images that were not scored')
-        if units and s not in units: raise ValueError(f'no units for set {s!r}; there are units for {list(units)}')
+            f'Set {s!r} has shape {v.shape}: expected one value per image, (n,), n ≥ 1.')
+        if np.isnan(v).any(): raise ValueError(f'Set {s!r} holds NaN: leave out images that were not scored.')
+        if units and s not in units: raise ValueError(f'No units for set {s!r}; there are units for {list(units)}')
         if units and len(units[s]) != len(v): raise ValueError(
-            f'set {s!r} has {len(v)} images and {len(units[s])} units: expected one a piece')
+            f'Set {s!r} has {len(v)} images and {len(units[s])} units: expected one a piece.')
     return values
 
 # %% ../nbs/api/01_metrics.ipynb #81a88d6d
@@ -211,8 +213,8 @@ def paired_bootstrap(
 ) -> tuple: # (difference B − A of the mean over sets, low, high)
     "How much more accurate B is than A, over the mean of the sets, with its interval over `units`."
     a, b = _checked_sets(a), _checked_sets(b)
-    shapes = [{s: len(v) for s,v in x.items()} for x in (a,b)]
-    if shapes[0] != shapes[1]: raise ValueError(f'the classifiers saw different images: A {shapes[0]}, B {shapes[1]}')
+    shapes = [dict(zip(x, map(len, x.values()))) for x in (a,b)]
+    if shapes[0] != shapes[1]: raise ValueError(f'The classifiers saw different images: A {shapes[0]}, B {shapes[1]}')
     differences = _checked_sets({s: b[s]-a[s] for s in a}, units)
     inside = all(np.abs(d).max() <= 1 for d in differences.values())
     return _mean_interval(differences, units, (-1, 1) if inside else None, n_resamples, level, rng)
@@ -281,7 +283,7 @@ def _per_unit(counts, units):
     codes = {u:i for i,u in enumerate(dict.fromkeys(units))}
     rows = [codes[u] for u in units]
     if len(rows) != counts.shape[0]:
-        raise ValueError(f'{counts.shape[0]} images and {len(rows)} units: expected one a piece')
+        raise ValueError(f'{counts.shape[0]} images and {len(rows)} units: expected one a piece.')
     return csr_array((np.ones(len(rows)), (rows, np.arange(len(rows))))) @ counts
 
 def _resampled(counts, statistic, n_resamples, rng):
@@ -344,7 +346,7 @@ def worst_group(
     "Accuracy in the group where it is lowest, with an interval that is exact or wider."
     correct, groups = _same_length(correct, groups)
     names = [g for g in dict.fromkeys(groups) if g not in ignore]
-    if not names: raise ValueError(f'no groups but {sorted(set(groups.tolist()))}, which do not count')
+    if not names: raise ValueError(f'No groups but {sorted(set(groups.tolist()))}, which do not count.')
     right = [_right_or_wrong(correct[groups == g]) for g in names]
     counts = [(r.sum(), len(r)) for r in right]
     above = 2*((1+level)/2)**(1/len(names)) - 1 # the two-sided level whose upper limits hold for all groups at once
@@ -436,5 +438,5 @@ def _calibrated_gaps(confidence, b, bins, n_resamples, rng):
 def _bins_of(confidence, bins):
     "The bin of each confidence, or a ValueError"
     if not ((confidence >= 0) & (confidence <= 1+1e-9)).all(): raise ValueError(
-        f'confidences from {confidence.min():g} to {confidence.max():g}: expected probabilities, 0 to 1')
+        f'Confidences from {confidence.min():g} to {confidence.max():g}: expected probabilities, 0 to 1.')
     return np.clip(np.ceil(confidence*bins).astype(int)-1, 0, bins-1)

@@ -8,11 +8,11 @@ __all__ = ['IMAGENET_SHIFTS', 'published', 'robustness']
 # %% ../nbs/api/05_paper.ipynb #d866230c
 import numpy as np, pandas as pd
 from .files import package_data
-from .results import IDENTITY, MEAN, REFERENCE, check_single, results_table, row_key
+from .results import IDENTITY, MEAN, REFERENCE, STARTS, check_single, results_table, row_key
 from .robustness import effective_robustness, published_baseline, relative_robustness
 
 # %% ../nbs/api/05_paper.ipynb #6e1d2d04
-def published()->pd.DataFrame: # results table with a column `source` more
+def published() -> pd.DataFrame: # results table with a column `source` more
     "The tables of the WiSE-FT paper (arXiv 2109.01903v3)"
     rows = pd.read_csv(package_data('published.csv'))
     table = results_table(rows.drop(columns='source')).assign(version='', precision='', source=rows.source)
@@ -38,12 +38,14 @@ def robustness(
     rows = []
     for r in table[table.is_shift].itertuples():
         reference, fit = _baseline(at, r, baselines, source)
-        before_it = [(r.classifier, t, before) for t in (r.tuning, '')]
+        starts = STARTS if before in STARTS else [before]
+        before_it = [(r.classifier, t, b) for t in (r.tuning, '') for b in starts]
         start = next((v for who in before_it for k, v in at.items() if k[:3]==who and k[4]==r.dataset), np.nan)
         known = fit is not None and reference==reference
         rho = float(effective_robustness(reference, r.value, fit)) if known else np.nan
         tau = float(relative_robustness(r.value, start))
-        rows.append({k: getattr(r, k) for k in IDENTITY} | dict(dataset=r.dataset, reference=reference, value=r.value, rho=rho,
+        rows.append({k: getattr(r, k) for k in IDENTITY}
+                    | dict(dataset=r.dataset, reference=reference, value=r.value, rho=rho,
                     tau=tau, fit=fit.name if fit else '', note=_note(reference, fit)))
     return pd.DataFrame(rows)
 

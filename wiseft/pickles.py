@@ -26,7 +26,8 @@ class Made:
     attributes:dict=field(default_factory=dict)
 
 # %% ../nbs/api/10_pickles.ipynb #b812dae8
-_containers = 'set frozenset list dict tuple int float complex bool str bytes bytearray object slice range getattr'.split()
+_containers = ('set frozenset list dict tuple int float complex bool str bytes bytearray '
+               'object slice range getattr').split()
 _harmless = {f'builtins.{k}' for k in _containers} | set('''
     collections.OrderedDict collections.defaultdict collections.deque collections.Counter argparse.Namespace types.SimpleNamespace
     functools.partial copyreg._reconstructor _codecs.encode re._compile datetime.datetime datetime.date datetime.timedelta logging.getLogger
@@ -39,11 +40,14 @@ def _named(module, name): # `Named`
     module = _python2.get(module, module)
     full = f'{module}.{name}'
     if len(full) > 500: raise ValueError(f'a name has {len(full):,} letters')
-    if module.split('.')[0] in sys.stdlib_module_names and full not in _harmless: raise BadFile(f'it asks to run {full}')
+    if module.split('.')[0] in sys.stdlib_module_names and full not in _harmless: raise BadFile(
+        f'it asks to run {full}')
     return Named(full)
 
 # %% ../nbs/api/10_pickles.ipynb #43408e21
-storages = {f'torch.{name}Storage': dtype for name, dtype in dict(Float=torch.float32, Half=torch.float16, BFloat16=torch.bfloat16, Double=torch.float64,
+storages = {f'torch.{name}Storage': dtype
+            for name, dtype in dict(Float=torch.float32, Half=torch.float16, BFloat16=torch.bfloat16,
+                                    Double=torch.float64,
     Long=torch.int64, Int=torch.int32, Short=torch.int16, Char=torch.int8, Byte=torch.uint8, Bool=torch.bool).items()}
 
 def storage_values(
@@ -59,7 +63,8 @@ def _is_small(x): return type(x) is int and abs(x) < 2**62
 def _view(stored, offset, size, stride, *_): # tensor
     "A tensor, as a view of what is stored for it"
     if not isinstance(stored, torch.Tensor): raise ValueError('a tensor has no storage')
-    if len(size) > 64 or not all(_is_small(n) for n in (offset, *size, *stride[:64])): raise ValueError('the size of a tensor is no few whole numbers')
+    if len(size) > 64 or not all(_is_small(n) for n in (offset, *size, *stride[:64])): raise ValueError(
+        'the size of a tensor is no few whole numbers')
     if math.prod(size) > stored.numel(): raise ValueError(f'a tensor of {size} is larger than what is stored for it')
     return torch.as_strided(stored, size, stride, offset)
 
@@ -92,7 +97,8 @@ def _first(x, *_): # its tensor
     return x
 
 # %% ../nbs/api/10_pickles.ipynb #ba80cb34
-_understood = {'torch._utils._rebuild_tensor_v2': _view, 'torch._utils._rebuild_parameter': _first, 'torch._utils._rebuild_parameter_with_state': _first,
+_understood = {'torch._utils._rebuild_tensor_v2': _view, 'torch._utils._rebuild_parameter': _first,
+               'torch._utils._rebuild_parameter_with_state': _first,
                'collections.OrderedDict': _ordered, 'builtins.set': _set, 'torch.Size': lambda size=(), *_: tuple(size)}
 
 # %% ../nbs/api/10_pickles.ipynb #ebb984b5
@@ -211,13 +217,14 @@ class Machine(_Objects):
             else: raise BadFile(f'its instruction {op.name} is none that data need')
 
 # %% ../nbs/api/10_pickles.ipynb #721ea65f
-_literals = {op.name for op in pickletools.opcodes if op.arg and not op.stack_before and op.stack_after and 'PERSID' not in op.name
+_literals = {op.name for op in pickletools.opcodes if op.arg and not op.stack_before and op.stack_after
+             and 'PERSID' not in op.name
              and 'GET' not in op.name and op.name[:3] not in ('EXT', 'GLO', 'INS')} # texts and numbers
 
 # %% ../nbs/api/10_pickles.ipynb #eaa6b0af
 @patch
 def BINPERSID(self:Machine, arg):
-    "What lies beside the pickle: ('storage', type, key, device, number of values, …), or a class with its source: ('module', class, …)"
+    "What lies beside the pickle: ('storage', type, key, device, number of values, …), or a class: ('module', class, …)"
     what, kind, key, *rest = self.stack.pop()
     if what == 'module': return self.stack.append(kind)
     if kind.name not in storages or type(key) is not str: raise ValueError('it stores values of an unknown kind')

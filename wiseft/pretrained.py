@@ -29,7 +29,8 @@ _names = [ # transformers, open_clip
     ('text_model.final_layer_norm.', 'ln_final.'),
     ('text_projection.weight', 'text_projection'),
     ('logit_scale', 'logit_scale')]
-_within = [('.self_attn.in_proj_', '.attn.in_proj_'), ('.self_attn.out_proj.', '.attn.out_proj.'), ('.layer_norm1.', '.ln_1.'), ('.layer_norm2.', '.ln_2.'),
+_within = [('.self_attn.in_proj_', '.attn.in_proj_'), ('.self_attn.out_proj.', '.attn.out_proj.'),
+           ('.layer_norm1.', '.ln_1.'), ('.layer_norm2.', '.ln_2.'),
            ('.mlp.fc1.', '.mlp.c_fc.'), ('.mlp.fc2.', '.mlp.c_proj.')]
 _transposed = ('visual.proj', 'text_projection')
 
@@ -49,7 +50,9 @@ def _joined(state): # state dict
     "Queries, keys and values as one matrix"
     new = {}
     for k, t in state.items():
-        if '.self_attn.q_proj.' in k: new[k.replace('.q_proj.', '.in_proj_')] = torch.cat([state[k.replace('.q_proj.', f'.{x}_proj.')] for x in 'qkv'])
+        if '.self_attn.q_proj.' in k:
+            new[k.replace('.q_proj.', '.in_proj_')] = torch.cat(
+                [state[k.replace('.q_proj.', f'.{x}_proj.')] for x in 'qkv'])
         elif not any(f'.self_attn.{x}_proj.' in k for x in 'kv'): new[k] = t
     return new
 
@@ -67,12 +70,16 @@ def from_transformers(
     where='the model' # for messages
 ): # state dict of open_clip's `CLIP`, or of its image tower alone
     "Weights in open_clip's layout; BadFile for names that a CLIP doesn't have"
-    if 'embeddings.class_embedding' in state: state = {f'vision_model.{k}': t for k,t in state.items()} # a vision model of today
+    # a vision model of today
+    if 'embeddings.class_embedding' in state: state = {f'vision_model.{k}': t for k,t in state.items()}
     state = {k: t for k,t in _joined(state).items() if not k.endswith('position_ids')}
     names = {k: _renamed(k, _names, _within) for k in state}
-    if odd := [k for k,new in names.items() if new is None]: raise BadFile(f'{where} holds {first_few(odd)}, which no CLIP of transformers has.')
+    if odd := [k for k,new in names.items() if new is None]: raise BadFile(
+        f'{where} holds {first_few(odd)}, which no CLIP of transformers has.')
     new = {names[k]: t.T.contiguous() if names[k] in _transposed else t for k,t in state.items()}
-    if 'visual.proj' not in new and 'visual.class_embedding' in new: new['visual.proj'] = torch.eye(len(new['visual.class_embedding'])) # none: features as they are
+    # none: features as they are
+    if 'visual.proj' not in new and 'visual.class_embedding' in new:
+        new['visual.proj'] = torch.eye(len(new['visual.class_embedding']))
     return new
 
 def to_transformers(
@@ -85,8 +92,10 @@ def to_transformers(
 
 # %% ../nbs/api/20_pretrained.ipynb #2fff3cf2
 _defaults = dict( # of transformers, which leaves out of its files what is as usual
-    text=dict(vocab_size=49408, hidden_size=512, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=8, max_position_embeddings=77),
-    vision=dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, image_size=224, patch_size=32))
+    text=dict(vocab_size=49408, hidden_size=512, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=8,
+              max_position_embeddings=77),
+    vision=dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, image_size=224,
+                patch_size=32))
 _both = dict(hidden_act='quick_gelu', layer_norm_eps=1e-5)
 _kinds = {'clip': 'CLIPModel', 'clip_vision_model': 'CLIPVisionModel'}
 
@@ -96,13 +105,15 @@ def _settings(config, part, where): # dict
     s = _both | _defaults[part] | found
     numbers = [k for k in _defaults[part] if not (type(s[k]) is int and 0 < s[k] < 2**20)]
     if numbers: raise BadFile(f'{where}: {first_few(numbers)} is no size of a CLIP. Copy or download the folder again.')
-    if s['hidden_act'] not in ('gelu', 'quick_gelu'): raise BadFile(f"{where}: hidden_act is {s['hidden_act']!r:.50}; CLIPs have 'gelu' or 'quick_gelu'.")
+    if s['hidden_act'] not in ('gelu', 'quick_gelu'): raise BadFile(
+        f"{where}: hidden_act is {s['hidden_act']!r:.50}; CLIPs have 'gelu' or 'quick_gelu'.")
     return s
 
 # %% ../nbs/api/20_pretrained.ipynb #6a06735d
 def _tower(s): # what both towers have, as open_clip says it
     norm = {} if s['layer_norm_eps'] == 1e-5 else dict(norm_kwargs=dict(eps=s['layer_norm_eps']))
-    return dict(width=s['hidden_size'], layers=s['num_hidden_layers'], mlp_ratio=s['intermediate_size']/s['hidden_size'], **norm)
+    return dict(width=s['hidden_size'], layers=s['num_hidden_layers'],
+                mlp_ratio=s['intermediate_size']/s['hidden_size'], **norm)
 
 def hub_config(
     config, # content of `config.json`
@@ -114,11 +125,15 @@ def hub_config(
     vision = _settings(config, 'vision', where)
     heads = max(1, vision['hidden_size']//vision['num_attention_heads'])
     new = dict(embed_dim=dim, quick_gelu=vision['hidden_act'] == 'quick_gelu',
-               vision_cfg=_tower(vision) | dict(image_size=vision['image_size'], patch_size=vision['patch_size'], head_width=heads))
+               vision_cfg=_tower(vision)
+               | dict(image_size=vision['image_size'], patch_size=vision['patch_size'], head_width=heads))
     if not text: return new
     s = _settings(config, 'text', where)
-    if s['hidden_act'] != vision['hidden_act']: raise BadFile(f'{where}: the towers have different activation functions, which open_clip has not.')
-    return new | dict(text_cfg=_tower(s) | dict(context_length=s['max_position_embeddings'], vocab_size=s['vocab_size'], heads=s['num_attention_heads']))
+    if s['hidden_act'] != vision['hidden_act']: raise BadFile(
+        f'{where}: the towers have different activation functions, which open_clip has not.')
+    return new | dict(text_cfg=_tower(s)
+                      | dict(context_length=s['max_position_embeddings'], vocab_size=s['vocab_size'],
+                             heads=s['num_attention_heads']))
 
 # %% ../nbs/api/20_pretrained.ipynb #2540b67f
 _resample = {2: 'bilinear', 3: 'bicubic'} # Pillow's numbers
@@ -129,13 +144,15 @@ def hub_preprocess(
     "Preprocessing, as open_clip says it; what isn't said is left out"
     size = config.get('size')
     squash = isinstance(size, dict) and 'height' in size and not config.get('do_center_crop')
-    new = dict(mean=config.get('image_mean'), std=config.get('image_std'), interpolation=_resample.get(config.get('resample')),
+    new = dict(mean=config.get('image_mean'), std=config.get('image_std'),
+               interpolation=_resample.get(config.get('resample')),
                resize_mode='squash' if squash else 'shortest')
     return {k: v for k,v in new.items() if v}
 
 # %% ../nbs/api/20_pretrained.ipynb #5ed887c2
 hub_weights = ['model.safetensors', 'pytorch_model.bin']
-advice = {'siglip': "Its weights are on the hub in open_clip's layout, too: load_clip('hf-hub:timm/ViT-B-16-SigLIP'), for example."}
+advice = {'siglip': "Its weights are on the hub in open_clip's layout, too: "
+                    "load_clip('hf-hub:timm/ViT-B-16-SigLIP'), for example."}
 
 def read_hub_folder(
     folder # with config.json
@@ -144,9 +161,11 @@ def read_hub_folder(
     where = Path(folder)/'config.json'
     config = read_json(where)
     if (kind := config.get('model_type')) not in _kinds: raise BadFile(
-        f"{where}: model_type is {kind!r:.50}; of transformers' models, CLIPs are read: {first_few(list(_kinds))}. {advice.get(kind, '')}".strip())
+        f"{where}: model_type is {kind!r:.50}; of transformers' models, CLIPs are read: {first_few(list(_kinds))}. "
+        f"{advice.get(kind, '')}".strip())
     path = next((where.with_name(n) for n in hub_weights if where.with_name(n).is_file()), None)
-    if not path: raise FileNotFoundError(f"{folder} holds none of {first_few(hub_weights)}. Put the weights there, as one file.")
+    if not path: raise FileNotFoundError(
+        f"{folder} holds none of {first_few(hub_weights)}. Put the weights there, as one file.")
     state = from_transformers(read_checkpoint(path).state, path)
     if 'visual.proj' not in state: raise BadFile(f'{path} holds no image tower.')
     text = any(k.startswith('transformer.') for k in state)
@@ -157,7 +176,8 @@ def read_hub_folder(
 # %% ../nbs/api/20_pretrained.ipynb #0399a86b
 def _their_tower(s, act): # dict
     "Settings of a tower, as transformers says them"
-    return dict(hidden_size=s['width'], num_hidden_layers=s['layers'], intermediate_size=int(s['width']*s.get('mlp_ratio', 4)), hidden_act=act,
+    return dict(hidden_size=s['width'], num_hidden_layers=s['layers'],
+                intermediate_size=int(s['width']*s.get('mlp_ratio', 4)), hidden_act=act,
                 layer_norm_eps=(s.get('norm_kwargs') or {}).get('eps', 1e-5))
 
 def their_config(
@@ -165,25 +185,32 @@ def their_config(
 ): # content of `config.json`
     "The architecture as transformers says it; ValueError for one that is no `CLIPModel`"
     vision, text = config['vision_cfg'], config.get('text_cfg', {})
-    known = {'image_size', 'patch_size', 'width', 'layers', 'head_width', 'mlp_ratio', 'norm_kwargs', 'context_length', 'vocab_size', 'heads'}
+    known = {'image_size', 'patch_size', 'width', 'layers', 'head_width', 'mlp_ratio', 'norm_kwargs', 'context_length',
+             'vocab_size', 'heads'}
     odd = [k for k,v in {**vision, **text}.items() if k not in known and v]
     if odd or not text or not isinstance(vision.get('layers', 12), int) or config.get('custom_text'): raise ValueError(
-        f"transformers' CLIPModel is a ViT with OpenAI's text tower; this CLIP has {first_few(odd) or 'another architecture'}. Keep it in open_clip's layout.")
+        "transformers' CLIPModel is a ViT with OpenAI's text tower; this CLIP has "
+        f"{first_few(odd) or 'another architecture'}. Keep it in open_clip's layout.")
     act = 'quick_gelu' if config.get('quick_gelu') else 'gelu'
     v = dict(width=768, layers=12, head_width=64, patch_size=16, image_size=224) | vision
     t = dict(width=512, layers=12, heads=8, context_length=77, vocab_size=49408) | text
     return dict(architectures=['CLIPModel'], model_type='clip', projection_dim=config['embed_dim'],
-        vision_config=_their_tower(v, act) | dict(num_attention_heads=v['width']//v['head_width'], image_size=v['image_size'], patch_size=v['patch_size']),
-        text_config=_their_tower(t, act) | dict(num_attention_heads=t['heads'], max_position_embeddings=t['context_length'], vocab_size=t['vocab_size'],
+        vision_config=_their_tower(v, act)
+        | dict(num_attention_heads=v['width']//v['head_width'], image_size=v['image_size'], patch_size=v['patch_size']),
+        text_config=_their_tower(t, act)
+        | dict(num_attention_heads=t['heads'], max_position_embeddings=t['context_length'], vocab_size=t['vocab_size'],
                                                bos_token_id=t['vocab_size']-2, eos_token_id=t['vocab_size']-1))
 
 # %% ../nbs/api/20_pretrained.ipynb #c5633f44
 def _their_preprocess(p): # content of `preprocessor_config.json`
     height, width = p['size'] if isinstance(p['size'], (list, tuple)) else [p['size']]*2
     squash = p.get('resize_mode') == 'squash'
-    return dict(image_processor_type='CLIPImageProcessor', do_resize=True, do_center_crop=not squash, do_rescale=True, do_normalize=True, do_convert_rgb=True,
-        size=dict(height=height, width=width) if squash else dict(shortest_edge=height), crop_size=dict(height=height, width=width),
-        resample=2 if p.get('interpolation') == 'bilinear' else 3, rescale_factor=1/255, image_mean=list(p['mean']), image_std=list(p['std']))
+    return dict(image_processor_type='CLIPImageProcessor', do_resize=True, do_center_crop=not squash, do_rescale=True,
+                do_normalize=True, do_convert_rgb=True,
+        size=dict(height=height, width=width) if squash else dict(shortest_edge=height),
+        crop_size=dict(height=height, width=width),
+        resample=2 if p.get('interpolation') == 'bilinear' else 3, rescale_factor=1/255, image_mean=list(p['mean']),
+        image_std=list(p['std']))
 
 def write_hub_folder(
     clip,  # `Clip`
@@ -197,6 +224,9 @@ def write_hub_folder(
     if not hasattr(clip.tokenizer, 'bpe_ranks'): return
     words = ['#version: 0.2', *(' '.join(pair) for pair in clip.tokenizer.bpe_ranks)]
     (folder/'merges.txt').write_text('\n'.join(words)+'\n', encoding='utf-8')
-    vocabulary = {k.replace('<start_of_text>', '<|startoftext|>').replace('<end_of_text>', '<|endoftext|>'): i for k,i in clip.tokenizer.encoder.items()}
+    vocabulary = {k.replace('<start_of_text>', '<|startoftext|>').replace('<end_of_text>', '<|endoftext|>'): i
+                  for k,i in clip.tokenizer.encoder.items()}
     (folder/'vocab.json').write_text(json.dumps(vocabulary), encoding='utf-8')
-    write_json(folder/'tokenizer_config.json', dict(tokenizer_class='CLIPTokenizer', model_max_length=clip.config['text_cfg'].get('context_length', 77)))
+    write_json(folder/'tokenizer_config.json',
+               dict(tokenizer_class='CLIPTokenizer',
+                    model_max_length=clip.config['text_cfg'].get('context_length', 77)))

@@ -27,7 +27,8 @@ TEMPLATES = {
     "icons": ["{}", "an icon of a {}", "a {} icon", "a drawing of a {}", "a symbol of a {}"],
     "iwildcam": ["a photo of {}.", "{} in the wild."],
     "fmow": [f"{kind} photo of {name}." for name in ("a {}", "{a}") for kind in ("satellite", "aerial")]
-    + [f"{kind} photo of a {{}} in {place}." for place in ("asia", "africa", "the americas", "europe", "oceania") for kind in ("satellite", "aerial")]
+    + [f"{kind} photo of a {{}} in {place}." for place in ("asia", "africa", "the americas", "europe", "oceania")
+       for kind in ("satellite", "aerial")]
     + ["a photo of a {}.", "{}."],
 }
 
@@ -41,8 +42,10 @@ def _with_articles(
 
 _cifar_kinds = ["", "blurry ", "black and white ", "low contrast ", "high contrast ", "bad ", "good "]
 TEMPLATES |= {
-    "cifar": _with_articles(*[f"a {kind}photo of {{0}} {{1}}." for kind in _cifar_kinds], "a photo of {0} small {1}.", "a photo of {0} big {1}."),
-    "cars": [f"a photo of {whose} {{}}." for whose in ("a", "the", "my")] + ["i love my {}!"] + [f"a photo of my {kind} {{}}." for kind in ("dirty", "clean", "new", "old")],
+    "cifar": _with_articles(*[f"a {kind}photo of {{0}} {{1}}." for kind in _cifar_kinds], "a photo of {0} small {1}.",
+                            "a photo of {0} big {1}."),
+    "cars": [f"a photo of {whose} {{}}." for whose in ("a", "the", "my")] + ["i love my {}!"]
+    + [f"a photo of my {kind} {{}}." for kind in ("dirty", "clean", "new", "old")],
     "dtd": _with_articles(*[f"a photo of {{0}} {{1}} {kind}." for kind in ("texture", "pattern", "thing", "object")]),
     "food101": ["a photo of {}, a type of food."],
     "sun397": _with_articles("a photo of {0} {1}."),
@@ -55,7 +58,8 @@ def _checked(
     "The template, if it has a place for the class name."
     if isinstance(template, str) and ("{}" in template or "{a}" in template):
         return template
-    raise ValueError(f"template {template!r} has no place for the class name: write {{}} where it goes, as in 'a photo of a {{}}'")
+    raise ValueError(
+        f"template {template!r} has no place for the class name: write {{}} where it goes, as in 'a photo of a {{}}'.")
 
 # %% ../nbs/api/10_prompts.ipynb #26d8ed15
 def _suggest(
@@ -75,10 +79,12 @@ def templates(
         if which in TEMPLATES:
             return list(TEMPLATES[which])
         if "{" not in which:
-            raise ValueError(f"unknown templates {which!r}: {_suggest(which, TEMPLATES)}; or give a list such as ['a photo of a {{}}']")
+            raise ValueError(
+                f"Unknown templates {which!r}: {_suggest(which, TEMPLATES)}; or give a list such as ['a photo of a "
+                f"{{}}'].")
         which = [which]
     if not which:
-        raise ValueError("no templates given: at least one is needed; templates('plain') is the bare class name")
+        raise ValueError("No templates given: at least one is needed; templates('plain') is the bare class name.")
     return [_checked(t) for t in which]
 
 # %% ../nbs/api/10_prompts.ipynb #49d8cab9
@@ -88,25 +94,30 @@ def _check_names(
     "ValueError unless these are two or more different, non-empty texts."
     bad = [n for n in names if not (isinstance(n, str) and n.strip())]
     if bad:
-        raise ValueError(f"class name {bad[0]!r} is not a text that can be put into a prompt")
+        raise ValueError(f"Class name {bad[0]!r} is not a text that can be put into a prompt.")
     if len(names) < 2:
-        raise ValueError(f"only {len(names)} class name given ({', '.join(names) or 'none'}): a classifier needs at least two")
+        raise ValueError(
+            f"Only {len(names)} class name given ({', '.join(names) or 'none'}): a classifier needs at least two.")
 
 # %% ../nbs/api/10_prompts.ipynb #4968432b
 def classnames(
     which,  # 'imagenet', or class names of your own in the order of the labels
 ):  # list of str
-    "Class names by list or after a check; names that repeat are an error in your own list and a warning in a built-in one."
+    "Class names by list or after a check; repeated names are an error in your own list, a warning in a built-in one."
     builtin = list(open_clip.IMAGENET_CLASSNAMES)
     if isinstance(which, str) and which != "imagenet":
-        raise ValueError(f"unknown class names {which!r}: give 'imagenet' or a list such as ['cat', 'dog']")
+        raise ValueError(f"Unknown class names {which!r}: give 'imagenet' or a list such as ['cat', 'dog'].")
     names = builtin if isinstance(which, str) else list(which)
     _check_names(names)
     repeats = [n for n, count in Counter(names).items() if count > 1]
     if repeats and names != builtin:
-        raise ValueError(f"class names repeat: {', '.join(map(repr, repeats))}; two classes with one name can't be told apart by their prompts")
+        raise ValueError(
+            f"Class names repeat: {', '.join(map(repr, repeats))}; two classes with one name can't be told apart by "
+            "their prompts.")
     if repeats:
-        warnings.warn(f"ImageNet's class names repeat: {', '.join(map(repr, repeats))}; a prompt can't tell these classes apart", stacklevel=2)
+        warnings.warn(
+            f"ImageNet's class names repeat: {', '.join(map(repr, repeats))}; a prompt can't tell these classes apart",
+            stacklevel=2)
     return names
 
 # %% ../nbs/api/10_prompts.ipynb #5881e9b6

@@ -18,7 +18,7 @@ from .images import UnreadableImage
 from .kept import KeptPredictions, compare_ends
 from .paper import robustness
 from .plots import NAMES, alt_text, curves, known_baselines, pictures
-from .results import MEAN, REFERENCE, UNBOUNDED, check_single, dataset_order, first_metric, wide
+from .results import MEAN, REFERENCE, STARTS, UNBOUNDED, check_single, dataset_order, first_metric, wide
 
 # %% ../nbs/api/61_report.ipynb #76530d27
 def headline(
@@ -29,13 +29,14 @@ def headline(
     "What averaging weights gives under shift and on the reference, with images and intervals, and what can't be told."
     check_single(table, ['method','alpha'])
     at = {(r.method, r.dataset): r for r in table.itertuples() if r.method!='weight-space' or abs(r.alpha-alpha)<1e-9}
-    needed = [(m, d) for m in ('zero-shot','weight-space','fine-tuned') for d in (MEAN,REFERENCE)]
+    before = 'start' if 'start' in set(table.method) else 'zero-shot'
+    needed = [(m, d) for m in (before,'weight-space','fine-tuned') for d in (MEAN,REFERENCE)]
     if not set(needed) <= set(at): return 'Accuracy in per cent, with 95 % intervals where they are known.'
     n = table[table.is_shift & (table.dataset!=MEAN)].dataset.nunique()
     than = {(m, d): _than(at['weight-space',d], at[m,d], _paired(comparisons, m, alpha, d)) for m, d in needed}
     return (f'Averaging the weights (α = {alpha:g}) gives {_measured(at["weight-space",MEAN])} on average over {n} shifted set{"s"*(n!=1)}, '
-            f'{than["zero-shot",MEAN]} and {than["fine-tuned",MEAN]}. On the reference it gives {_measured(at["weight-space",REFERENCE])}, '
-            f'{than["zero-shot",REFERENCE]} and {than["fine-tuned",REFERENCE]}. {_untold(table, comparisons)}').strip()
+            f'{than[before,MEAN]} and {than["fine-tuned",MEAN]}. On the reference it gives {_measured(at["weight-space",REFERENCE])}, '
+            f'{than[before,REFERENCE]} and {than["fine-tuned",REFERENCE]}. {_untold(table, comparisons)}').strip()
 
 # %% ../nbs/api/61_report.ipynb #2d6ea9cd
 def _measured(r):
@@ -56,8 +57,10 @@ def _than(a, b, paired=None):
 def _paired(comparisons, method, alpha, dataset):
     "The comparison over images of the average with one of its ends, if it was made and has an interval"
     if comparisons is None: return None
-    c = comparisons.assign(over=comparisons.get('over', 'images'), a=comparisons.get('a', ''), b=comparisons.get('b', ''))
-    mine = c[(c.a==method) & (c.b==f'weight-space, {alpha:g}') & (c.dataset==dataset) & (c.over=='images') & c.low.notna()]
+    c = comparisons.assign(over=comparisons.get('over', 'images'), a=comparisons.get('a', ''),
+                           b=comparisons.get('b', ''))
+    mine = c[(c.a==method) & (c.b==f'weight-space, {alpha:g}') & (c.dataset==dataset) & (c.over=='images')
+             & c.low.notna()]
     return mine.iloc[0] if len(mine) else None
 
 def _untold(table, comparisons):
@@ -84,7 +87,8 @@ def _html_table(
     return f'<div class="scroll" tabindex="0" role="region" aria-label="table"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>'
 
 # %% ../nbs/api/61_report.ipynb #be5ce327
-_WORDS = {'weight-space': 'weights averaged', 'logits': 'logits averaged', 'probabilities': 'probabilities averaged'} # as in pictures
+# as in pictures
+_WORDS = {'weight-space': 'weights averaged', 'logits': 'logits averaged', 'probabilities': 'probabilities averaged'}
 
 def _word(method): return _WORDS.get(method, method)
 
@@ -100,33 +104,42 @@ def _results(table):
 def _intervals(table, alpha):
     "Value and 95 % interval as text, for the rows of a picture's marked points."
     known = _marked(table[table.low.notna()], alpha)
-    who = lambda r: ' '.join(filter(None, [r.tuning, _word(r.method)])) + (f', α = {r.alpha:g}' if r.method in _WORDS else '')
-    return pd.DataFrame([{'set': r.dataset, 'classifier': who(r), 'images': r.n, 'accuracy': 100*r.value, '95 % from': 100*r.low, 'to': 100*r.high}
+    who = lambda r: ' '.join(filter(None, [r.tuning, _word(r.method)])) + (f', α = {r.alpha:g}' if r.method in _WORDS
+        else '')
+    return pd.DataFrame(
+        [{'set': r.dataset, 'classifier': who(r), 'images': r.n, 'accuracy': 100*r.value, '95 % from': 100*r.low,
+          'to': 100*r.high}
                          for d in dataset_order(known) for r in known[known.dataset==d].itertuples()])
 
 # %% ../nbs/api/61_report.ipynb #321e3b73
-_comparison = {'a':'A', 'b':'B', 'dataset':'set', 'over':'interval over', 'n':'images', 'value_a':'A, %', 'value_b':'B, %', 'difference':'B − A, points',
+_comparison = {'a':'A', 'b':'B', 'dataset':'set', 'over':'interval over', 'n':'images', 'value_a':'A, %',
+               'value_b':'B, %', 'difference':'B − A, points',
                'low':'95 % from', 'high':'to', 'p':'p', 'p_holm':'p, Holm', 'why':'note'}
 
 def _comparisons(comparisons):
     "The tables of `compare` as people read them."
     c = comparisons[[k for k in _comparison if k in comparisons]].copy()
     missing = [k for k in ('dataset','difference','low','high') if k not in c]
-    if missing: raise ValueError(f'comparisons lack {missing}: expected what `wiseft.comparison.compare` returns (or several of them, concatenated)')
+    if missing: raise ValueError(
+        f'comparisons lack {missing}: expected what `wiseft.comparison.compare` returns (or several of them, '
+        'concatenated)')
     for k in {'a','b'} & set(c): c[k] = c[k].str.replace(r'^weight-space, ', 'weights averaged, α = ', regex=True)
     for k in ('value_a','value_b','difference','low','high'):
         if k in c: c[k] = 100*c[k].astype(float)
-    for k in {'p','p_holm'} & set(c): c[k] = c[k].map(lambda p: '' if pd.isna(p) else '< 0.001' if p<.001 else f'{p:.3f}')
+    for k in {'p','p_holm'} & set(c):
+        c[k] = c[k].map(lambda p: '' if pd.isna(p) else '< 0.001' if p<.001 else f'{p:.3f}')
     return c.drop(columns=[k for k in c if (c[k].isna() | (c[k].astype(str)=='')).all()]).rename(columns=_comparison)
 
 def _sources(table):
     "What was evaluated on what, in what precision, by which version."
     one = lambda c: ', '.join(sorted({str(v) for v in table[c].dropna() if v != ''})) or 'not recorded'
-    what = {'classifier':'classifier', 'metric':'metric', 'split':'split', 'precision':'precision', 'seed':'seed of the fine-tuning', 'version':'wiseft version'}
+    what = {'classifier':'classifier', 'metric':'metric', 'split':'split', 'precision':'precision',
+            'seed':'seed of the fine-tuning', 'version':'wiseft version'}
     sets = table.drop_duplicates('dataset').set_index('dataset').loc[dataset_order(table)]
     return (pd.DataFrame([(label, one(c)) for c,label in what.items()], columns=['what','value']),
             pd.DataFrame({'set': sets.index, 'images': sets.n.tolist(),
-                          'left out: unreadable or missing': sets.n_skipped.tolist(), 'fingerprint of the images': sets.data_fingerprint.tolist()}))
+                          'left out: unreadable or missing': sets.n_skipped.tolist(),
+                          'fingerprint of the images': sets.data_fingerprint.tolist()}))
 
 # %% ../nbs/api/61_report.ipynb #20334d07
 def _marked(table, alpha):
@@ -137,7 +150,8 @@ def _robustness(table, baselines, alpha):
     "Effective and relative robustness where a baseline is known, and the fits that were used"
     r = robustness(table, baselines)
     r = _marked(r[r.fit!=''], alpha)
-    shown = pd.DataFrame({'set': r.dataset, 'method': r.method.map(_word), 'α': r.alpha.map(_short), 'reference, %': 100*r.reference,
+    shown = pd.DataFrame(
+        {'set': r.dataset, 'method': r.method.map(_word), 'α': r.alpha.map(_short), 'reference, %': 100*r.reference,
                           'accuracy, %': 100*r.value, 'ρ, points': 100*r.rho, 'τ, points': 100*r.tau, 'note': r.note})
     return shown.drop(columns=[] if (r.note!='').any() else 'note'), list(dict.fromkeys(r.fit))
 
@@ -145,7 +159,9 @@ def _other_metrics(table, alpha):
     "What was measured besides the first metric"
     t = _marked(table[table.metric!=table.metric.iloc[0]], alpha)
     scale = 100.**~t.metric.isin(UNBOUNDED)
-    return pd.DataFrame({'metric': t.metric.where(t.metric.isin(UNBOUNDED), t.metric+', %'), 'set': t.dataset, 'method': t.method.map(_word), 'α': t.alpha.map(_short),
+    return pd.DataFrame(
+        {'metric': t.metric.where(t.metric.isin(UNBOUNDED), t.metric+', %'), 'set': t.dataset,
+         'method': t.method.map(_word), 'α': t.alpha.map(_short),
                          'value': scale*t.value, '95 % from': scale*t.low, 'to': scale*t.high})
 
 # %% ../nbs/api/61_report.ipynb #f23db1cf
@@ -154,7 +170,8 @@ def _figure(kind, fig, alt, caption):
     png = io.BytesIO()
     fig.savefig(png, format='png', dpi=150, metadata={'Software':None})
     address = f'data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}'
-    return (f'<figure data-kind="{kind}"><div class="frame"><img class="plot" alt="{escape(alt)}" src="{address}"></div>'
+    return (
+        f'<figure data-kind="{kind}"><div class="frame"><img class="plot" alt="{escape(alt)}" src="{address}"></div>'
             f'<figcaption>{escape(caption)}</figcaption></figure>')
 
 # %% ../nbs/api/61_report.ipynb #c63e7a8a
@@ -179,18 +196,22 @@ def _paths(kind, fig, values): # a path for each curve of averaged weights
     return []
 
 # %% ../nbs/api/61_report.ipynb #7fe9446c
-def _with_interval(r): return f'{100*r.value:.1f}' + ('' if pd.isna(r.low) else f' ({100*r.low:.1f} to {100*r.high:.1f})')
+def _with_interval(r):
+    return f'{100*r.value:.1f}' + ('' if pd.isna(r.low) else f' ({100*r.low:.1f} to {100*r.high:.1f})')
 
 def _around(c, alpha, plots): # plots: function that returns the pictures and where they show each α
     "Pictures between a slider and the numbers that it moves"
     alphas, sets = sorted(c.alpha.unique()), dataset_order(c)
     texts = {(r.dataset, r.alpha): _with_interval(r) for r in c.itertuples()}
     start = int(np.argmin(np.abs(np.array(alphas)-alpha)))
-    about = dict(alpha=f'{alphas[start]:g}', last=len(alphas)-1, start=start)
+    before = next((m for m in STARTS if m in set(c.method)), STARTS[0])
+    about = dict(alpha=f'{alphas[start]:g}', last=len(alphas)-1, start=start, before=before)
     drawn, paths = plots(c.pivot_table(index='alpha', columns='dataset', values='value')[sets])
     cell = lambda d, a, kind='n': f'<td class="{kind}">{texts.get((d, a), "")}</td>'
-    rows = [f'<tr><th scope="row">{escape(d)}</th>{cell(d, 0.)}{cell(d, alphas[start], "n moves")}{cell(d, 1.)}</tr>' for d in sets]
-    data = dict(alphas=[f'{a:g}' for a in alphas], start=start, cells=[[texts.get((d, a), '') for a in alphas] for d in sets], paths=paths)
+    rows = [f'<tr><th scope="row">{escape(d)}</th>{cell(d, 0.)}{cell(d, alphas[start], "n moves")}{cell(d, 1.)}</tr>'
+            for d in sets]
+    data = dict(alphas=[f'{a:g}' for a in alphas], start=start,
+                cells=[[texts.get((d, a), '') for a in alphas] for d in sets], paths=paths)
     yield f'<section>{_CONTROL.substitute(about)}'
     yield from drawn
     yield _NUMBERS.substitute(about, rows='\n'.join(rows), data=json.dumps(data).replace('<', '\\u003c')) + '</section>'
@@ -201,7 +222,7 @@ _CONTROL = Template("""<div id="slider" hidden><label for="alpha">Mixing coeffic
 
 _NUMBERS = Template("""<h2>What each α gives</h2>
 <p class="soft">In per cent, with 95 % intervals.</p>
-<div class="scroll" tabindex="0" role="region" aria-label="table"><table id="numbers"><thead><tr><th scope="col">set</th><th scope="col" class="n">zero-shot</th>
+<div class="scroll" tabindex="0" role="region" aria-label="table"><table id="numbers"><thead><tr><th scope="col">set</th><th scope="col" class="n">$before</th>
 <th scope="col" class="n">weights averaged, α = <span class="alpha">$alpha</span></th><th scope="col" class="n">fine-tuned</th></tr></thead>
 <tbody>
 $rows
@@ -244,14 +265,18 @@ def _strip(images):
     "Some images of a set, evenly spaced"
     at = np.unique(np.linspace(0, len(images)-1, 12).astype(int))
     files = images.files()
-    return '<div class="strip">' + ''.join(_picture(images, files[i], images.classnames[images.labels[i]]) for i in at) + '</div>'
+    return '<div class="strip">' + ''.join(_picture(images, files[i], images.classnames[images.labels[i]])
+                                           for i in at) + '</div>'
 
-def _answer(name, sure): return f'<b>{escape(name)}</b>' + ('' if sure is None or pd.isna(sure) else f' ({100*sure:.0f}&nbsp;%)')
+def _answer(name, sure):
+    return f'<b>{escape(name)}</b>' + ('' if sure is None or pd.isna(sure) else f' ({100*sure:.0f}&nbsp;%)')
 
 def _card(r, images):
     "One image that changed: what it is, what an end made of it, and what the average makes of it"
     shown = _picture(images, r.file, Path(r.file).name) if images is not None else escape(r.file)
-    return (f'<li data-file="{escape(r.file)}" class="{"gained" if r.gained else "lost"}">{shown}<span>{escape(r.label)}: {r.end} {_answer(r.before, r.sure_before)}, '
+    return (f'<li data-file="{escape(r.file)}" '
+            f'class="{"gained" if r.gained else "lost"}">{shown}<span>{escape(r.label)}: {r.end} '
+            f'{_answer(r.before, r.sure_before)}, '
             f'averaged {_answer(r.after, r.sure_after)}</span></li>')
 
 # %% ../nbs/api/61_report.ipynb #da1d7b4f
@@ -265,7 +290,8 @@ def _changes(predictions, alpha, images):
     changed = changed_images(predictions, alpha)
     if not len(changed): return
     yield f'<h2>What changed</h2>\n<p class="soft">Images that the average (α = {alpha:g}) gets right and an end gets wrong, and the reverse: with what the image is, then both answers and how sure each was. Those with the surest right answers are shown.</p>'
-    if not images: yield '<p class="soft">Without pictures: the images were not given, or are not those that were evaluated.</p>'
+    if not images:
+        yield '<p class="soft">Without pictures: the images were not given, or are not those that were evaluated.</p>'
     some, sizes = some_changes(changed), predictions.images.dataset.value_counts()
     for d, own in changed.groupby('dataset', sort=False, observed=True):
         mine = images.get(d) if images else None
@@ -322,7 +348,9 @@ def _beginning(table, comparisons, notes, alpha):
     tunings = [t for t in table.tuning.unique() if t] if table.tuning[table.method!='zero-shot'].nunique() > 1 else ['']
     for t in tunings:
         own = table[table.tuning.isin(['', t])] if t else table
-        lead = escape((f'{t}: ' if t else '') + headline(own, alpha, comparisons.iloc[:0] if t and comparisons is not None else comparisons)).replace(" %", "&nbsp;%")
+        lead = escape((f'{t}: ' if t else '')
+                      + headline(own, alpha, comparisons.iloc[:0] if t and comparisons is not None
+                                 else comparisons)).replace(" %", "&nbsp;%")
         yield f'<p class="lead">{lead}</p>'
     yield _MEANINGS
     if notes: yield from (f'<p>{escape(p)}</p>' for p in notes.split('\n\n'))
@@ -330,13 +358,16 @@ def _beginning(table, comparisons, notes, alpha):
 # %% ../nbs/api/61_report.ipynb #505ef25b
 def _recipe(recipe):
     "A recipe as a table; what it holds in turn is written as it is in JSON"
-    text = lambda v: v if isinstance(v, str) else f'{v:g}' if isinstance(v, (int, float)) and not isinstance(v, bool) else json.dumps(v, ensure_ascii=False)
-    return pd.DataFrame([(k.replace('_', ' '), text(v)) for k, v in recipe.items() if v not in (None, '', [], {})], columns=['what', 'value'])
+    text = lambda v: v if isinstance(v, str) else f'{v:g}' if isinstance(v, (int, float)) and not isinstance(v,
+        bool) else json.dumps(v, ensure_ascii=False)
+    return pd.DataFrame([(k.replace('_', ' '), text(v)) for k, v in recipe.items() if v not in (None, '', [], {})],
+                        columns=['what', 'value'])
 
 def _robustness_section(shown, fits):
     "Its table, and what was measured against what"
     if not len(shown): return
-    yield ('<h2>Robustness</h2>\n<p class="soft">ρ is effective robustness, accuracy above what standard models of that reference accuracy have; τ is relative robustness, the gain over the zero-shot classifier. '
+    yield ('<h2>Robustness</h2>\n<p class="soft">ρ is effective robustness, accuracy above what standard models of '
+           'that reference accuracy have; τ is relative robustness, the gain over the zero-shot classifier. '
            f'Baselines: {escape("; ".join(fits))}.</p>')
     yield _html_table(shown)
 

@@ -75,7 +75,8 @@ def _part(tensors, start): return {k.removeprefix(start): v for k,v in tensors.i
 
 def _keepers(learn):
     "Name in the checkpoint -> callback that keeps something"
-    return {f'kept.{i}': cb for i,cb in enumerate(cb for cb in learn.cbs.sorted('order') if hasattr(type(cb), 'kept'))}
+    keepers = [cb for cb in learn.cbs.sorted('order') if hasattr(type(cb), 'kept')]
+    return {f'kept.{i}': cb for i,cb in enumerate(keepers)}
 
 def _save_checkpoint(cb):
     learn = cb.learn
@@ -86,7 +87,8 @@ def _save_checkpoint(cb):
     for name,keeper in _keepers(learn).items():
         tensors |= {f'{name}.{k}': v for k,v in keeper.kept().items()}
     tensors = {k: v.detach().cpu().contiguous().clone() for k,v in (tensors | _noise()).items()}
-    position = dict(step=learn.train_iter, epochs_before=cb.epochs_before, start_accuracy=learn.start_accuracy, recipe=cb.run_recipe)
+    position = dict(step=learn.train_iter, epochs_before=cb.epochs_before, start_accuracy=learn.start_accuracy,
+                    recipe=cb.run_recipe)
     with atomic_path(cb.file, force=True) as tmp: save_file(tensors, tmp, metadata=dict(wiseft=dumps(position)))
 
 # %% ../nbs/api/42_resume.ipynb #e983157a
@@ -120,4 +122,5 @@ def _fill(learn, tensors):
     learn.model.load_state_dict(_part(tensors, 'model.'))
     for i,p in enumerate(p for g in learn.opt.param_lists for p in g):
         state = _part(tensors, f'optimizer.{i}.')
-        learn.opt.opt.state[p] = {k: torch.empty_like(v if v.ndim == 0 else p, device=p.device).copy_(v) for k,v in state.items()}
+        learn.opt.opt.state[p] = {k: torch.empty_like(v if v.ndim == 0 else p, device=p.device).copy_(v)
+                                  for k,v in state.items()}

@@ -22,8 +22,8 @@ def to_axis(
     "Accuracy as a place on an axis on which baselines are lines"
     accuracies = np.asarray(accuracy)
     if np.any((accuracies < 0) | (accuracies > 1)): raise ValueError(
-        f'accuracies are fractions from 0 to 1, got {accuracies.min():g} to {accuracies.max():g}; '
-        'divide per cent by 100')
+        f'Accuracies are fractions from 0 to 1, got {accuracies.min():g} to {accuracies.max():g}; '
+        'divide per cent by 100.')
     return _axis(axis)[0](accuracy)
 
 def from_axis(
@@ -83,7 +83,7 @@ def fit_baseline(
     shifted,         # (n,) accuracies of the same models under shift
     axis='logit',    # or 'probit'
     name='baseline', # what results say they were measured against
-)->Baseline:
+) -> Baseline:
     "The line of standard models, with 95 % intervals over models"
     x, y = _fittable(reference, shifted, axis)
     fit = stats.linregress(x, y)
@@ -100,14 +100,14 @@ def _fittable(reference, shifted, axis):
     "Both on the axis, or an error that says why no line goes through them"
     x, y = np.asarray(reference, dtype=float), np.asarray(shifted, dtype=float)
     if x.shape != y.shape or x.ndim != 1: raise ValueError(
-        f'reference of shape {x.shape} and shifted of shape {y.shape}: expected one accuracy a model in both, (n,)')
+        f'reference of shape {x.shape} and shifted of shape {y.shape}: expected one accuracy a model in both, (n,).')
     if len(x) < 5 or len(np.unique(x)) < 3: raise ValueError(
         f'{len(x)} models with {len(np.unique(x))} different reference accuracies: '
-        'a line with an interval needs five models or more, and three or more different accuracies')
+        'a line with an interval needs five models or more, and three or more different accuracies.')
     x, y = to_axis(x, axis), to_axis(y, axis)
     if bad := int((~np.isfinite(x) | ~np.isfinite(y)).sum()): raise ValueError(
         f'{bad} of {len(x)} models have an accuracy of 0, 1 or NaN, which has no place on the {axis} axis; '
-        'leave them out')
+        'leave them out.')
     return x, y
 
 # %% ../nbs/api/02_robustness.ipynb #d3181ef3
@@ -122,7 +122,7 @@ def published_baseline(
     dataset,                   # 'imagenet-v2', '-r', '-sketch', '-a', 'objectnet' or 'mean over shifts'
     classes='all',             # of the reference accuracy: 'all' 1,000, or those of the 'shift'
     source='imagenet-testbed'  # or 'timm', 'open_clip zero-shot'
-)->Baseline:
+) -> Baseline:
     "A baseline that was fitted to published accuracies"
     found = _published()
     for f in found['fits']:
@@ -135,7 +135,7 @@ def published_baseline(
     raise ValueError(f'{source!r} has no baseline for {dataset!r} with classes={classes!r}; {there}')
 
 # %% ../nbs/api/02_robustness.ipynb #cbd5ae39
-def published_baselines()->pd.DataFrame: # one row a line
+def published_baselines() -> pd.DataFrame: # one row a line
     "The published baselines, as a table"
     return pd.json_normalize(_published()['fits'], 'lines', ['source', 'dataset', 'classes'])
 

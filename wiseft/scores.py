@@ -14,7 +14,8 @@ from fastcore.basics import patch
 from functools import cached_property
 from .datasets import ImageSet
 from .members import WHO
-from .metrics import batch_scores, bootstrap_mean, clopper_pearson, expected_calibration_error, macro_f1, worst_group
+from .metrics import batch_scores, bootstrap_mean, clopper_pearson, expected_calibration_error
+from .metrics import macro_f1, worst_group
 from .results import MEAN, REFERENCE, UNBOUNDED, results_table
 
 # %% ../nbs/api/32_scores.ipynb #5d1ebf9c
@@ -46,7 +47,7 @@ class Metric:
 
 METRICS = {} # name -> `Metric`
 
-def add_metric(metric:Metric)->Metric:
+def add_metric(metric:Metric) -> Metric:
     "Let a metric be found by its name"
     METRICS[metric.name] = metric
     if not metric.bounded and metric.name not in UNBOUNDED: UNBOUNDED.append(metric.name)
@@ -80,7 +81,8 @@ def _f1(rows):
     return macro_f1(codes[n:], codes[:n], groups_of(rows))
 
 def _worst(rows):
-    if rows.group.isna().any(): raise ValueError(f'{rows.dataset.iloc[0]} has images without a group, so there is no worst group.')
+    if rows.group.isna().any(): raise ValueError(
+        f'{rows.dataset.iloc[0]} has images without a group, so there is no worst group.')
     return worst_group(rows.correct.astype(bool), list(rows.group))
 
 def _ece(rows):
@@ -98,7 +100,7 @@ add_metric(Metric('Brier', lambda o: o.scores['brier'], column='brier', larger_i
 # %% ../nbs/api/32_scores.ipynb #81b63a89
 def chosen_metrics(
     metrics # names of `METRICS`, and `Metric` records
-)->list: # of `Metric`
+) -> list: # of `Metric`
     "Metrics by name, or as they are and from now on known by their name; ValueError lists those there are"
     unknown = [m for m in metrics if not isinstance(m, Metric) and m not in METRICS]
     if unknown: raise ValueError(f'There are no metrics {unknown}. There are {list(METRICS)}.')
@@ -107,7 +109,7 @@ def chosen_metrics(
 # %% ../nbs/api/32_scores.ipynb #76e45727
 def all_classes(
     datasets # dataset -> `ImageSet`
-)->list: # names, each once
+) -> list: # names, each once
     "The class names of all sets; a name that a set has twice gets its number"
     return list(dict.fromkeys(n for s in datasets.values() for n in _unique(s.classnames)))
 
@@ -118,7 +120,7 @@ def _unique(names):
 def class_positions(
     images, # `ImageSet`
     classes # from `all_classes`
-)->np.ndarray: # (n_classes,)
+) -> np.ndarray: # (n_classes,)
     "Where the classes of one set stand among those of all"
     position = {c: i for i, c in enumerate(classes)}
     return np.array([position[c] for c in _unique(images.classnames)])
@@ -126,7 +128,7 @@ def class_positions(
 def image_rows(
     datasets, # dataset -> `ImageSet`
     split     # 'test' or 'validation'
-)->pd.DataFrame: # one row an image
+) -> pd.DataFrame: # one row an image
     "What each image is: dataset, split, is_shift, file, group, unit, label, data_fingerprint, n_missing"
     names, classes = list(datasets), all_classes(datasets)
     return pd.concat([_rows_of(d, s, split, names, classes) for d, s in datasets.items()], ignore_index=True)
@@ -134,8 +136,10 @@ def image_rows(
 def _rows_of(dataset, images, split, names, classes):
     label = pd.Categorical.from_codes(class_positions(images, classes)[images.labels], classes)
     return pd.DataFrame(dict(
-        dataset=pd.Categorical([dataset]*len(images), names), split=split, is_shift=dataset != REFERENCE and not images.aside,
-        file=images.files(), group=pd.array(images.groups or [None]*len(images), dtype='str'), unit=images.units, label=label,
+        dataset=pd.Categorical([dataset]*len(images), names), split=split,
+        is_shift=dataset != REFERENCE and not images.aside,
+        file=images.files(), group=pd.array(images.groups or [None]*len(images), dtype='str'), unit=images.units,
+        label=label,
         data_fingerprint=images.fingerprint, n_missing=images.n_missing))
 
 # %% ../nbs/api/32_scores.ipynb #ac1d4497
@@ -143,19 +147,20 @@ class KeptPredictions:
     "What each of many classifiers made of the same images"
     def __init__(self,
         images,   # from `image_rows`
-        members,  # list of (dict with the columns of `WHO`, (n,) class codes as in `prediction_rows`, dict column -> (n,) numbers)
+        members,  # list of (columns of `WHO`, (n,) class codes as in `prediction_rows`, dict column -> (n,) numbers)
     ): self.images, self.members = images, members
     def __len__(self): return len(self.images)*len(self.members)
     @property
     def nbytes(self):
         "Of the columns, without the images' table"
-        return sum(codes.nbytes + sum(v.nbytes for v in columns.values()) for _, codes, columns in self.members)
-    def who(self)->pd.DataFrame:
+        return sum(a.nbytes for _, codes, columns in self.members for a in (codes, *columns.values()))
+    def who(self) -> pd.DataFrame:
         "The classifiers, a row each"
         return pd.DataFrame([who for who, *_ in self.members], columns=WHO)
 
 # %% ../nbs/api/32_scores.ipynb #a1fd585a
-PREDICTIONS = ['classifier', 'tuning', 'method', 'alpha', 'dataset', 'split', 'is_shift', 'file', 'group', 'unit', 'label',
+PREDICTIONS = ['classifier', 'tuning', 'method', 'alpha', 'dataset', 'split', 'is_shift', 'file', 'group', 'unit',
+               'label',
                'predicted', 'correct', 'precision', 'seed', 'data_fingerprint']
 
 def prediction_rows(
@@ -163,7 +168,7 @@ def prediction_rows(
     who,     # dict with the columns of `WHO`
     codes,   # (n,) class codes among those of all sets; -1: image unreadable; -2: in a set that it was not shown
     columns, # dict column -> (n,) numbers
-)->pd.DataFrame: # columns `PREDICTIONS`, those given, and `n_missing` where sets are incomplete
+) -> pd.DataFrame: # columns `PREDICTIONS`, those given, and `n_missing` where sets are incomplete
     "The images that one classifier was shown, with what it made of them"
     shown = codes > -2
     images, codes, columns = images[shown], codes[shown], {k: v[shown] for k, v in columns.items()}
@@ -181,7 +186,7 @@ def _fits(who, which): # bool
 @patch
 def frame(self:KeptPredictions,
     **which # columns of `WHO` and their values; none: all classifiers
-)->pd.DataFrame: # columns `PREDICTIONS` and those of metrics
+) -> pd.DataFrame: # columns `PREDICTIONS` and those of metrics
     "A row an image and classifier"
     some = [prediction_rows(self.images, *m) for m in self.members if _fits(m[0], which)]
     if some: return pd.concat(some, ignore_index=True)
@@ -189,13 +194,15 @@ def frame(self:KeptPredictions,
 
 # %% ../nbs/api/32_scores.ipynb #71fb9b48
 def _readable(rows): return rows[rows.correct.notna()]
-def _n_skipped(rows): return int(np.count_nonzero(rows.correct.isna()) + (rows.n_missing.iloc[0] if 'n_missing' in rows else 0))
+def _n_skipped(rows):
+    return int(np.count_nonzero(rows.correct.isna()) + (rows.n_missing.iloc[0] if 'n_missing' in rows else 0))
 
 def _set_row(rows, metric):
     "One set: value and interval"
     first, kept = rows.iloc[0], _readable(rows)
     value, low, high = value_of(kept, metric)
-    return dict(dataset=first.dataset, is_shift=first.is_shift, metric=metric.name, value=value, n=len(kept), low=low, high=high,
+    return dict(dataset=first.dataset, is_shift=first.is_shift, metric=metric.name, value=value, n=len(kept), low=low,
+                high=high,
                 n_skipped=_n_skipped(rows), data_fingerprint=first.data_fingerprint)
 
 def _units(kept):
@@ -208,16 +215,19 @@ def _mean_row(sets, metric, set_rows):
     kept = {d: _readable(rows) for d, rows in sets.items()}
     value, (low, high) = np.mean([r['value'] for r in set_rows]), (np.nan, np.nan)
     if len(set_rows) == 1: low, high = set_rows[0]['low'], set_rows[0]['high']
-    if not metric.of_set: value, low, high = bootstrap_mean({d: column_of(rows, metric) for d, rows in kept.items()}, _units(kept))
+    if not metric.of_set:
+        value, low, high = bootstrap_mean({d: column_of(rows, metric) for d, rows in kept.items()}, _units(kept))
     prints = ' '.join(f'{d}:{rows.data_fingerprint.iloc[0]}' for d, rows in sets.items())
-    return dict(dataset=MEAN, is_shift=True, metric=metric.name, value=value, n=sum(map(len, kept.values())), low=low, high=high,
-                n_skipped=sum(map(_n_skipped, sets.values())), data_fingerprint=hashlib.sha256(prints.encode()).hexdigest()[:12])
+    return dict(dataset=MEAN, is_shift=True, metric=metric.name, value=value, n=sum(map(len, kept.values())), low=low,
+                high=high,
+                n_skipped=sum(map(_n_skipped, sets.values())),
+                data_fingerprint=hashlib.sha256(prints.encode()).hexdigest()[:12])
 
 # %% ../nbs/api/32_scores.ipynb #ae2e011a
 def score(
     predictions,          # frame of `KeptPredictions`, of one or many classifiers
     metrics=('accuracy',) # names, or `Metric` records
-)->pd.DataFrame: # results table
+) -> pd.DataFrame: # results table
     "Metrics of each classifier on each set and their mean over shifts, with 95 % intervals"
     metrics, rows = chosen_metrics(metrics), []
     keys = [*WHO, 'split']

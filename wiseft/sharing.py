@@ -13,12 +13,15 @@ from torch import nn
 
 # %% ../nbs/api/30_sharing.ipynb #c97c24e6
 class _Once:
-    "The forward function of a layer, which gives its last output again for the same input; after two misses in a row it no longer tries"
+    "The forward function of a layer, which gives its last output again for the same input, till it misses twice"
     def __init__(self, forward, memory): self.forward, self.memory = forward, memory
     def __call__(self, x, *args, **kwargs):
         m = self.memory
-        if m.misses > 1 or any(o is not None for o in (*args, *kwargs.values())): return self.forward(x, *args, **kwargs)
-        if m.kept and self._intact() and _equal(m.kept[0], x): m.misses = 0; return m.kept[1]
+        if m.misses > 1 or any(o is not None for o in (*args, *kwargs.values())):
+            return self.forward(x, *args, **kwargs)
+        if m.kept and self._intact() and _equal(m.kept[0], x):
+            m.misses = 0
+            return m.kept[1]
         out, m.misses = self.forward(x), m.misses+1
         m.kept = [x, out, x._version, getattr(out, '_version', None)] if m.misses < 2 else None
         return out
@@ -33,7 +36,8 @@ def _same_layers(module, same, path=''):
     "Names of the largest layers all of whose tensors are the same"
     for name, layer in module.named_children():
         tensors = [k for k in same if k.startswith(f'{path}{name}.')]
-        if tensors and all(same[k] for k in tensors) and not isinstance(layer, (nn.ModuleList, nn.ModuleDict)): yield path + name
+        if tensors and all(same[k] for k in tensors) and not isinstance(layer, (nn.ModuleList, nn.ModuleDict)):
+            yield path + name
         else: yield from _same_layers(layer, same, f'{path}{name}.')
 
 # %% ../nbs/api/30_sharing.ipynb #a73c5cd9
@@ -46,8 +50,10 @@ def _by_architecture(models):
 def _remembering(models):
     "Name -> the layers of that name, which are the same in all models of one architecture"
     first, *rest = [m.state_dict() for m in models]
-    same = {k: all(torch.equal(t, s[k].to(t.device)) for s in rest) for k, t in first.items()}
-    return {name: [m.get_submodule(name) for m in models] for name in _same_layers(models[0], same)}
+    def everywhere(k, t): return all(torch.equal(t, s[k].to(t.device)) for s in rest)
+    def layers_of(name): return [m.get_submodule(name) for m in models]
+    same = {k: everywhere(k, t) for k, t in first.items()}
+    return {name: layers_of(name) for name in _same_layers(models[0], same)}
 
 @contextmanager
 def shared_layers(

@@ -10,6 +10,7 @@ __all__ = ['app', 'Output', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier
 
 # %% ../nbs/api/70_shell.ipynb #a20e9352
 import functools,os,re,signal,sys,unicodedata,warnings
+from collections import Counter
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,7 +80,8 @@ def _reported():
 def _stoppable():
     "Let SIGTERM and SIGHUP end a command as Ctrl-C does"
     def _stop(number, frame): raise KeyboardInterrupt
-    signals = [s for s in ('SIGTERM', 'SIGHUP') if getattr(signal, s, None) and signal.getsignal(getattr(signal, s)) is signal.SIG_DFL]
+    signals = [s for s in ('SIGTERM', 'SIGHUP') if getattr(signal, s, None)
+               and signal.getsignal(getattr(signal, s)) is signal.SIG_DFL]
     for s in signals: signal.signal(getattr(signal, s), _stop)
     try: yield
     finally:
@@ -89,7 +91,8 @@ def _stoppable():
 _shell_words = [ # what Python says, what the shell calls it
     (r"\w+=True \((--[\w-]+) on the command line\)", r'\1'),
     (r"\w+ \((--[\w-]+)\)", r'\1'),
-    (r"load_clip\('?([^'(),]+)'?, '?([^'(),]+)'?, preprocess='?([^'()]+)'?\)", r'--model \1 --pretrained \2 --preprocess \3'),
+    (r"load_clip\('?([^'(),]+)'?, '?([^'(),]+)'?, preprocess='?([^'()]+)'?\)",
+     r'--model \1 --pretrained \2 --preprocess \3'),
     (r"load_clip\('?([^'(),]+)'?, '?([^'(),]+)'?\)", r'--model \1 --pretrained \2'),
     (r"load_clip\('?([^'(),]+)'?\)", r'--model \1'),
     (r"quick_gelu=True", '--quick-gelu'),
@@ -125,7 +128,8 @@ class Commands(TyperGroup):
         return super().parse_args(ctx, ['--debug']*('--debug' in args) + [a for a in args if a != '--debug'])
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False,
-    help='Fine-tune CLIP-like models without losing their robustness, by averaging the weights of the zero-shot and the fine-tuned model.')
+    help='Fine-tune CLIP-like models without losing their robustness, by averaging the weights of the zero-shot and '
+    'the fine-tuned model.')
 
 def _version(asked):
     if not asked: return
@@ -135,10 +139,12 @@ def _version(asked):
 @app.callback()
 def _main(
     debug:Annotated[bool, typer.Option('--debug', help='Show the traceback of an error.')]=False,
-    version:Annotated[bool, typer.Option('--version', help='Show the version.', callback=_version, is_eager=True)]=False,
+    version:Annotated[bool,
+                      typer.Option('--version', help='Show the version.', callback=_version, is_eager=True)]=False,
 ):
     global _debug
     _debug = debug
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # before torch is there: threads that spin while they wait slow all others down
 
 # %% ../nbs/api/70_shell.ipynb #840b3f16
 def command(
@@ -162,14 +168,27 @@ Split = Annotated[str, typer.Option('--split', help='test or validation.')]
 Classifiers = Annotated[List[Path], typer.Argument(help='Folders of classifiers.', show_default=False)]
 Classifier = Annotated[Path, typer.Argument(help='Folder of a classifier.', show_default=False)]
 Results = Annotated[Path, typer.Argument(help='A results table (CSV).', show_default=False)]
-SuiteName = Annotated[str, typer.Option('--suite', help='icons (embedded); imagenet, cifar10, iwildcam, fmow or transfer:NAME (`wiseft data` lists them); or a folder with reference/ and shifted sets in it.')]
-Reference = Annotated[Optional[Path], typer.Option('--reference', help='Instead of --suite: the reference distribution, a folder of class folders or of train/validation/test. What has no test folder is split 8:1:1, always the same way.')]
-DataRoot = Annotated[Optional[Path], typer.Option('--data-root', help='Where published sets lie; default $WISEFT_DATA, else ~/data.')]
-AllowIncomplete = Annotated[bool, typer.Option('--allow-incomplete', help='Go on where a published set lacks images; the result counts them as skipped.')]
-Metrics = Annotated[Optional[str], typer.Option('--metrics', help='With commas: accuracy, top-5, macro-F1, worst-group accuracy, ECE (15 bins), NLL, Brier. Default: the suite\'s own.')]
-Shift = Annotated[Optional[List[Path]], typer.Option('--shift', help='With --reference: a shifted set, a folder of class folders. Once for each.')]
-Use = Annotated[Optional[List[Path]], typer.Option('--use', help='A Python file with methods of your own. It is run.', show_default=False)]
-Device = Annotated[Optional[str], typer.Option('--device', help='cpu, cuda, cuda:1 or mps. Default: $WISEFT_DEVICE, else the best there is.', show_default=False)]
+SuiteName = Annotated[str, typer.Option('--suite', help='icons (embedded); imagenet, cifar10, iwildcam, fmow or '
+                                                        'transfer:NAME (`wiseft data` lists them); or a folder with '
+                                                        'reference/ and shifted sets in it.')]
+Reference = Annotated[Optional[Path], typer.Option('--reference', help='Instead of --suite: the reference '
+    'distribution, a folder of class folders or of train/validation/test. What has no test folder is split 8:1:1, '
+    'always the same way.')]
+DataRoot = Annotated[Optional[Path],
+                     typer.Option('--data-root', help='Where published sets lie; default $WISEFT_DATA, else ~/data.')]
+AllowIncomplete = Annotated[
+    bool, typer.Option('--allow-incomplete',
+                       help='Go on where a published set lacks images; the result counts them as skipped.')]
+Metrics = Annotated[Optional[str], typer.Option('--metrics', help='With commas: accuracy, top-5, macro-F1, '
+                                                                  'worst-group accuracy, ECE (15 bins), NLL, Brier. '
+                                                                  'Default: the suite\'s own.')]
+Shift = Annotated[Optional[List[Path]],
+                  typer.Option('--shift',
+                               help='With --reference: a shifted set, a folder of class folders. Once for each.')]
+Use = Annotated[Optional[List[Path]],
+                typer.Option('--use', help='A Python file with methods of your own. It is run.', show_default=False)]
+Device = Annotated[Optional[str], typer.Option('--device',
+    help='cpu, cuda, cuda:1 or mps. Default: $WISEFT_DEVICE, else the best there is.', show_default=False)]
 
 # %% ../nbs/api/70_shell.ipynb #b3ca694c
 def chosen_device(
@@ -195,7 +214,8 @@ def load_methods(
     pages = pkgutil.iter_modules(importlib.import_module('wiseft.methods').__path__)
     for page in pages: importlib.import_module(f'wiseft.methods.{page.name}')
     for file in use or []:
-        if not file.is_file(): raise FileNotFoundError(f'There is no file {file}: --use takes a Python file with methods.')
+        if not file.is_file(): raise FileNotFoundError(
+            f'There is no file {file}: --use takes a Python file with methods.')
         before = dict(REGISTRY)
         runpy.run_path(str(file))
         new = [f'{m.name} ({m.kind})' for n, m in REGISTRY.items() if before.get(n) is not m]
@@ -210,15 +230,18 @@ def chosen_methods(
     from wiseft.registry import find_method
     found = [find_method(n) for n in names or []]
     for m in found:
-        if m.kind not in kinds: raise ValueError(f'{m.name} is a {m.kind}; here a method is one of {", ".join(kinds)}. `wiseft methods` lists all.')
-    if twice := [k for k in kinds if sum(m.kind == k for m in found) > 1]: raise ValueError(f'There are several methods of the kind {twice[0]}: give one.')
+        if m.kind not in kinds: raise ValueError(
+            f'{m.name} is a {m.kind}; here a method is one of {", ".join(kinds)}. `wiseft methods` lists all.')
+    counts = Counter(m.kind for m in found)
+    if twice := [k for k, n in counts.items() if n > 1]: raise ValueError(
+        f'There are several methods of the kind {twice[0]}: give one.')
     return {m.kind: m.function for m in found}
 
 # %% ../nbs/api/70_shell.ipynb #d86b9bc1
 def suite_loader(suite, reference, shift, **options):
     "A function that loads the suite the options name, with labels in the order of its argument `classnames`"
     from wiseft.datasets import folder_suite,load_suite
-    if shift and not reference: raise typer.BadParameter('--shift goes with --reference')
+    if shift and not reference: raise typer.BadParameter('--shift goes with --reference.')
     if reference: return functools.partial(folder_suite, reference, shift or [])
     return functools.partial(load_suite, suite, **options)
 
@@ -239,4 +262,5 @@ def check_ending(
 ):
     "An error of the command line unless the file ends in one of these"
     if path is None or path.suffix in endings: return
-    raise typer.BadParameter(f'{path} ends in {path.suffix or "nothing"}, which is no format of this file. Give it the ending {" or ".join(endings)}.')
+    raise typer.BadParameter(f'{path} ends in {path.suffix or "nothing"}, which is no format of this file. Give it '
+                             f'the ending {" or ".join(endings)}.')

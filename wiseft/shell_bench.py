@@ -15,7 +15,8 @@ from .progress import duration
 from .shell import Classifier,Device,Output,Reference,Shift,SuiteName,Use,chosen_device,command,listed,load_methods,say,show_table,standard_output,suite_loader,wrote
 
 # %% ../nbs/api/75_shell_bench.ipynb #f16d0768
-@command('wiseft bench zeroshot --suite icons --lrs 3e-4,1e-3,3e-3 -o bench', 'wiseft bench zeroshot --reference photos --shift sketches --methods spd,lines,ema -o bench',
+@command('wiseft bench zeroshot --suite icons --lrs 3e-4,1e-3,3e-3 -o bench',
+         'wiseft bench zeroshot --reference photos --shift sketches --methods spd,lines,ema -o bench',
          'wiseft bench zeroshot --suite imagenet --seeds 3 --budget 48 -o bench')
 def bench_(
     classifier:Classifier,
@@ -23,12 +24,15 @@ def bench_(
     suite:SuiteName='icons',
     reference:Reference=None,
     shift:Shift=None,
-    methods:Annotated[Optional[str], typer.Option('--methods', help='Names with commas; `wiseft methods` lists them. Default: all that can compete.')]=None,
+    methods:Annotated[Optional[str], typer.Option(
+        '--methods', help='Names with commas; `wiseft methods` lists them. Default: all that can compete.')]=None,
     epochs:Annotated[int, typer.Option('--epochs', min=1, help='Of every fine-tuning.')]=10,
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=128,
     lrs:Annotated[str, typer.Option('--lrs', help='Learning rates to choose from, with commas.')]='1e-5,3e-5,1e-4',
     seeds:Annotated[int, typer.Option('--seeds', min=1, help='Fine-tunings of each method, with seeds 0, 1, ….')]=3,
-    budget:Annotated[Optional[float], typer.Option('--budget', help='Hours: a plan that takes longer is not begun.', show_default=False)]=None,
+    budget:Annotated[Optional[float],
+                     typer.Option('--budget', help='Hours: a plan that takes longer is not begun.',
+                                  show_default=False)]=None,
     use:Use=None,
     device:Device=None,
 ):
@@ -53,7 +57,9 @@ def bench_(
 def _rates(text):
     "Learning rates with commas between them"
     try: return tuple(float(o) for o in text.split(','))
-    except ValueError: raise typer.BadParameter(f'--lrs takes numbers with commas between them, as in 1e-5,3e-5; got {text!r}') from None
+    except ValueError:
+        raise typer.BadParameter(
+            f'--lrs takes numbers with commas between them, as in 1e-5,3e-5; got {text!r}') from None
 
 def _competitors(names):
     "Methods by their names, or all that can compete"
@@ -66,7 +72,8 @@ def _show_plan(plan, seconds, budget, place):
     table = plan.table()
     show_table(table[['method','kind','paper','trials','runs']])
     for row in table[table.why != ''].itertuples(): say(f'{row.method} is left out: {row.why}')
-    say(f'at most {table.trials.sum()+table.runs.sum()} fine-tunings on {len(plan.suite.train):,} images, about {duration(seconds)} {place}, and the time to read and classify images')
+    say(f'at most {table.trials.sum()+table.runs.sum()} fine-tunings on {len(plan.suite.train):,} images, about '
+        f'{duration(seconds)} {place}, and the time to read and classify images')
     if budget is not None and seconds > 3600*budget: raise ValueError(
         f'That is more than the {budget:g} hours of --budget. Give fewer --methods, --seeds, --lrs or --epochs.')
 
@@ -77,4 +84,5 @@ def _write_found(found, folder):
     gains,curves = found.gains(),found.curves()
     for name, table in {'gains.csv': gains, 'curves.csv': curves}.items():
         with atomic_path(folder/name, force=True) as tmp: table.to_csv(tmp, index=False)
-    with atomic_path(folder/'bench.png', force=True) as tmp: plot_bench.unseen(curves, gains).savefig(tmp, format='png', dpi=150)
+    with atomic_path(folder/'bench.png', force=True) as tmp:
+        plot_bench.unseen(curves, gains).savefig(tmp, format='png', dpi=150)

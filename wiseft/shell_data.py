@@ -36,13 +36,17 @@ def methods(
     from wiseft.registry import KINDS
     known = sorted(load_methods(use).values(), key=lambda m: KINDS.index(m.kind))
     say_first = lambda f: (f.__doc__ or '').splitlines()[0] if f.__doc__ else ''
-    rows = [(m.kind, m.name, m.knob or '', m.paper and f'arXiv {m.paper}', m.needs, m.cost, say_first(m.function)) for m in known]
+    rows = [(m.kind, m.name, m.knob or '', m.paper and f'arXiv {m.paper}', m.needs, m.cost, say_first(m.function))
+            for m in known]
     show_table(pd.DataFrame(rows, columns=['kind', 'name', 'knob', 'paper', 'needs', 'cost', 'what it does']))
 
 # %% ../nbs/api/71_shell_data.ipynb #3aff3adb
-@command('wiseft data', 'wiseft data imagenet --data-root /data', 'wiseft data transfer:dtd --download', 'wiseft data icons --unpack icons', 'wiseft data my-suite', 'wiseft data photos/train')
+@command('wiseft data', 'wiseft data imagenet --data-root /data', 'wiseft data transfer:dtd --download',
+         'wiseft data icons --unpack icons', 'wiseft data my-suite', 'wiseft data photos/train')
 def data(
-    source:Annotated[Optional[str], typer.Argument(help='Nothing: list the published suites. One of them; icons (embedded); a suite folder (with reference/ in it), or a folder of class folders.', show_default=False)]=None,
+    source:Annotated[Optional[str], typer.Argument(help='Nothing: list the published suites. One of them; icons '
+                                                        '(embedded); a suite folder (with reference/ in it), or a '
+                                                        'folder of class folders.', show_default=False)]=None,
     unpack:Annotated[Optional[Path], typer.Option('--unpack', help='Copy the embedded suite to this folder.')]=None,
     root:DataRoot=None,
     download:Annotated[bool, typer.Option('--download', help='Download it, where torchvision can.')]=False,
@@ -55,7 +59,9 @@ def data(
     if source is None or source in FAMILIES: return _published(source, root, download)
     sets = sets_of(source)
     bad = [r for s in sets.values() for r in _unreadable(s)]
-    rows = [dict(set=n, split=k, images=len(s), classes=len(s.classnames)-len(s.missing), groups=len(set(s.groups or []))) for (n, k), s in sets.items()]
+    rows = [
+        dict(set=n, split=k, images=len(s), classes=len(s.classnames)-len(s.missing), groups=len(set(s.groups or [])))
+        for (n, k), s in sets.items()]
     show_table(pd.DataFrame(rows))
     _show_sizes(list(sets.values()))
     if unpack: _unpack(source, unpack, force)
@@ -67,7 +73,8 @@ _SHOWN = 5 # largest and smallest classes
 
 def _show_sizes(sets):
     "Images of each class in all sets of the first one's classes together, with a bar; of many classes the largest and the smallest"
-    counts = sum(s.counts() for s in sets if s.classnames == sets[0].classnames).sort_values(ascending=False, kind='stable')
+    counts = sum(s.counts() for s in sets if s.classnames == sets[0].classnames).sort_values(ascending=False,
+        kind='stable')
     some = counts if len(counts) <= 2*_SHOWN else counts.iloc[[*range(_SHOWN), *range(-_SHOWN, 0)]]
     bars = ['▇'*round(30*n/counts.iloc[0]) for n in some]
     what = f'Largest and smallest of {len(counts)} classes' if len(some) < len(counts) else 'Classes'
@@ -83,7 +90,8 @@ def _published(suite, root, download):
     table = inventory(root, suite)
     if suite is None: standard_output().print('icons, the embedded suite, is always there. Below the data root:')
     show_table(table[['suite','set','split','place','images','found','state']], str(root))
-    for (place, how), _ in table[table.state != 'complete'].groupby(['place','how to get it'], sort=False): standard_output().print(f'{place}: {how}', markup=False, soft_wrap=True)
+    for (place, how), _ in table[table.state != 'complete'].groupby(['place','how to get it'], sort=False):
+        standard_output().print(f'{place}: {how}', markup=False, soft_wrap=True)
 
 # %% ../nbs/api/71_shell_data.ipynb #14664eab
 def is_suite(source):
@@ -124,6 +132,8 @@ def cache(
     from wiseft.files import cache_root
     table = cache_table()
     size = f'{len(table)} entries, {table.MB.sum():,.1f} MB'
-    if clear: clear_cache(); return say(f'removed {size}')
+    if clear:
+        clear_cache()
+        return say(f'removed {size}')
     if len(table): show_table(table.round(dict(MB=1)))
     say(f'{size} of at most {cache_limit()/1e9:g} GB in {cache_root()} ($WISEFT_CACHE, $WISEFT_CACHE_GB)')

@@ -12,8 +12,8 @@ from typing import Annotated,List,Optional
 
 import typer
 
-from .shell import (AllowIncomplete,Classifier,Classifiers,DataRoot,Device,Force,Metrics,Output,Reference,Shift,Split,SuiteName,
-    check_ending,command,listed,load_named,say,show_table,suite_loader,chosen_device,wrote)
+from .shell import (AllowIncomplete,Classifier,Classifiers,DataRoot,Device,Force,Metrics,Output,Reference,Shift,Split,SuiteName,Use,
+    check_ending,command,listed,load_methods,load_named,say,show_table,suite_loader,chosen_device,wrote)
 
 # %% ../nbs/api/73_shell_evaluate.ipynb #7d2800d8
 @command('wiseft evaluate zeroshot finetuned averaged --suite icons', 'wiseft evaluate averaged --suite imagenet --data-root /data -o imagenet.csv', 'wiseft evaluate averaged --reference photos --shift sketches --shift night -o results.csv')
@@ -84,7 +84,8 @@ def _measure(folders, members, load, device, output, force, **options):
         write(table, predictions)
 
 # %% ../nbs/api/73_shell_evaluate.ipynb #6865a242
-@command('wiseft sweep zeroshot finetuned --suite icons -o results.csv', 'wiseft sweep zeroshot finetuned --alphas 0.3,0.5,0.7 --reference photos --shift sketches -o results.csv')
+@command('wiseft sweep zeroshot finetuned --suite icons -o results.csv', 'wiseft sweep zeroshot finetuned --alphas 0.3,0.5,0.7 --reference photos --shift sketches -o results.csv',
+         'wiseft sweep zeroshot finetuned --by weight-space,lines,dawin --suite icons -o results.csv')
 def sweep_(
     zeroshot:Classifier,
     finetuned:Classifier,
@@ -96,12 +97,15 @@ def sweep_(
     split:Split='test',
     device:Device=None,
     alphas:Annotated[Optional[str], typer.Option('--alphas', help='Mixing coefficients, with commas; default 0, 0.1, …, 1.')]=None,
+    by:Annotated[Optional[str], typer.Option('--by', help='Merges and mixes, with commas; `wiseft methods` lists them. Default: weight-space,logits,probabilities.', show_default=False)]=None,
+    use:Use=None,
     precision:Annotated[str, typer.Option('--precision', help='fp32; or bf16, several times as fast on processors made for it: the table then says how often both predict the same.')]='fp32',
     output:Annotated[Optional[Path], typer.Option('--output','-o', help='Results table (CSV) to write.')]=None,
     force:Force=False,
 ):
-    "Evaluate averages of two classifiers for many mixing coefficients: of weights, of logits, of probabilities."
-    load,alphas = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete, training=split=='validation'),_numbers(alphas)
+    "Evaluate averages of two classifiers for many mixing coefficients: of weights, of logits, of probabilities, or by other methods."
+    (ways,looks),alphas = _ways(by, use),_numbers(alphas)
+    load = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete, training=looks or split=='validation')
     if precision not in ('fp32', 'bf16'): raise typer.BadParameter(f'--precision is fp32 or bf16, got {precision!r}')
     from wiseft.ensembles import sweep
     from wiseft.classifiers import load_classifier
@@ -110,12 +114,21 @@ def sweep_(
         start,end = load_classifier(zeroshot, device),load_classifier(finetuned, device)
         say(f'sweeping {place}')
         table,predictions = sweep(start, end, load(classnames=start.classnames), alphas, split=split, keep_predictions=_SURE,
-                                  seed=end.recipe.get('seed'), precision=None if precision == 'fp32' else precision)
+                                  seed=end.recipe.get('seed'), precision=None if precision == 'fp32' else precision, **ways)
         show_table(methods_down(table))
         if precision == 'bf16': say(table.precision.iloc[0])
         write(table, predictions)
 
 # %% ../nbs/api/73_shell_evaluate.ipynb #0bd8716b
+def _ways(names, use):
+    "The ways that `--by` named as `sweep` takes them, and whether one of them looks at validation images"
+    if not names: return {}, False
+    from wiseft.merging import looks_at_images
+    from wiseft.registry import find_method
+    load_methods(use)
+    found = [find_method(n) for n in listed(names)]
+    return dict(by=[m.name for m in found]), any(looks_at_images(m.function) for m in found)
+
 def _numbers(text):
     "Numbers with commas between them"
     if text is None: return None

@@ -11,7 +11,8 @@ from typing import Annotated,List,Optional
 
 import typer
 
-from .shell import (DataRoot,Device,Force,Output,Reference,Results,Seed,Shift,check_ending,command,say,show_table,standard_output,
+from .shell import (
+    DataRoot,Device,Force,Output,Reference,Results,Seed,Shift,check_ending,command,say,show_table,standard_output,
     suite_loader,chosen_device,wrote)
 from .shell_evaluate import methods_down
 
@@ -46,18 +47,25 @@ def _draw(table, folder):
         if name != 'robustness': say(f'no {name}.png: {reason}') # few know a baseline
 
 # %% ../nbs/api/74_shell_report.ipynb #7f44bac5
-@command('wiseft report results.csv -o report.html', 'wiseft report results.csv --reference photos --shift sketches --classifier finetuned -o report.html',
+@command('wiseft report results.csv -o report.html',
+         'wiseft report results.csv --reference photos --shift sketches --classifier finetuned -o report.html',
          'wiseft report first.csv second.csv -o both.html')
 def report(
-    results:Annotated[List[Path], typer.Argument(help='A results table (CSV); of several, runs are compared.', show_default=False)],
+    results:Annotated[List[Path],
+                      typer.Argument(help='A results table (CSV); of several, runs are compared.', show_default=False)],
     output:Output,
     title:Annotated[Optional[str], typer.Option('--title', help='Heading of the page; default the file.')]=None,
-    suite:Annotated[Optional[str], typer.Option('--suite', help='Where the images are, as in `wiseft sweep`: for small pictures of what changed.')]=None,
+    suite:Annotated[Optional[str], typer.Option(
+        '--suite', help='Where the images are, as in `wiseft sweep`: for small pictures of what changed.')]=None,
     reference:Reference=None,
     shift:Shift=None,
     root:DataRoot=None,
-    classifier:Annotated[Optional[Path], typer.Option('--classifier', help='Folder of the fine-tuned classifier, whose recipe is told.')]=None,
-    pictures:Annotated[bool, typer.Option('--pictures/--no-pictures', help='Small pictures of images, or none, where images must not leave.')]=True,
+    classifier:Annotated[Optional[Path],
+                         typer.Option('--classifier',
+                                      help='Folder of the fine-tuned classifier, whose recipe is told.')]=None,
+    pictures:Annotated[bool,
+                       typer.Option('--pictures/--no-pictures',
+                                    help='Small pictures of images, or none, where images must not leave.')]=True,
     force:Force=False,
 ):
     "Write a results table as one self-contained HTML page."
@@ -70,7 +78,8 @@ def report(
     if len(results) > 1: table,kept,comparisons = _joined(tables, predictions)
     else: table,kept,comparisons = tables[results[0].stem],predictions[results[0].stem],None
     images = _images(kept, suite, reference, shift, root) if kept and pictures and (suite or reference) else None
-    write_report(table, output, title or ' and '.join(p.name for p in results), comparisons, alpha=_averaged(table), force=force,
+    write_report(table, output, title or ' and '.join(p.name for p in results), comparisons, alpha=_averaged(table),
+                 force=force,
                  predictions=kept, images=images, recipe=recipe)
     wrote(output)
 
@@ -125,9 +134,12 @@ def demo(
         tmp.mkdir()
         suite = load_suite('icons').restrict_train(plan['narrow_reference']['families'])
         start = zeroshot_classifier(load_clip('iconclip', device=device), suite.classnames, plan['templates'])
-        say(f'1/3 fine-tuning on {len(suite.train):,} images of {len(suite.classnames)} classes, {plan["recipe"]["epochs"]} epochs, {place}')
+        say(f'1/3 fine-tuning on {len(suite.train):,} images of {len(suite.classnames)} classes, '
+            f'{plan["recipe"]["epochs"]} epochs, {place}')
         tuned = finetune(start, suite, seed=seed, **plan['recipe'])
-        say(f'2/3 evaluating {len(plan["alphas"])} mixing coefficients on {sum(map(len, suite.datasets().values())):,} images, {len(suite.shifts)} of {len(suite.shifts)+1} sets shifted')
+        say(f'2/3 evaluating {len(plan["alphas"])} mixing coefficients on '
+            f'{sum(map(len, suite.datasets().values())):,} images, {len(suite.shifts)} of {len(suite.shifts)+1} sets '
+            'shifted')
         table, predictions = sweep(start, tuned, suite, plan['alphas'], keep_predictions=['ECE (15 bins)'], seed=seed)
         say('3/3 drawing')
         interpolate(start, tuned, plan['alpha']).save(tmp/'averaged')
@@ -157,7 +169,8 @@ def _tell_demo(table, gains, alpha, output):
     "Print the rows that matter, what averaging gained, and what to try next"
     show_table(methods_down(table[table.alpha.isin([0, alpha, 1])]), 'Accuracy in per cent')
     for g in gains[gains.dataset.isin(['reference', 'mean over shifts'])].itertuples():
-        standard_output().print(f'weights averaged (α = {alpha:g}) against {g.a}, {g.dataset}: {100*g.difference:+.1f} points (95 % interval {100*g.low:+.1f} to {100*g.high:+.1f})')
+        standard_output().print(f'weights averaged (α = {alpha:g}) against {g.a}, {g.dataset}: '
+                                f'{100*g.difference:+.1f} points (95 % interval {100*g.low:+.1f} to {100*g.high:+.1f})')
     standard_output().print(f"""
 Fine-tuned {_GENTLE}: here averaging mends nothing, it adds. A harsh recipe does cost robustness; README compares them.
 

@@ -42,9 +42,11 @@ def _read_config(
 ): # (model_cfg, preprocess_cfg)
     "Architecture and preprocessing of a folder"
     if not path.exists(): raise FileNotFoundError(
-        f'{path.parent} holds no CLIP: it has no {path.name}. A checkpoint file is loaded with load_clip(ARCHITECTURE, FILE).')
+        f'{path.parent} holds no CLIP: it has no {path.name}. A checkpoint file is loaded with '
+        'load_clip(ARCHITECTURE, FILE).')
     config = read_json(path)
-    if 'model_cfg' not in config: raise BadFile(f"{path} has no 'model_cfg', which says the architecture. Copy or download it again.")
+    if 'model_cfg' not in config: raise BadFile(
+        f"{path} has no 'model_cfg', which says the architecture. Copy or download it again.")
     model, preprocess = config['model_cfg'], config.get('preprocess_cfg') or {}
     check_model_cfg(model, path)
     check_preprocess_cfg(preprocess, path)
@@ -55,10 +57,12 @@ def _from_folder(folder, origin=None, hub=False):
     "Source for a folder in the hub's layout"
     folder = Path(folder).expanduser()
     if not folder.is_dir(): raise FileNotFoundError(f'There is no folder {folder}.')
-    if (folder/'config.json').is_file() and not (folder/config_name).exists(): return _from_transformers(folder, origin or folder.name)
+    if (folder/'config.json').is_file() and not (folder/config_name).exists():
+        return _from_transformers(folder, origin or folder.name)
     config, preprocess = _read_config(folder/config_name)
     weights = next((folder/n for n in weight_names if (folder/n).is_file()), None)
-    if not weights: raise FileNotFoundError(f'{folder} describes a CLIP and holds no weights. Put them there as {weight_names[0]}.')
+    if not weights: raise FileNotFoundError(
+        f'{folder} describes a CLIP and holds no weights. Put them there as {weight_names[0]}.')
     return Source(config, preprocess, weights, origin or folder.name, where=folder/config_name, hub=hub)
 
 # %% ../nbs/api/20_sources.ipynb #be69e6a6
@@ -69,13 +73,15 @@ def _fetch(
 ): # Path
     "Download something, or raise RuntimeError with advice"
     try: return Path(get())
-    except Exception as e: raise RuntimeError(f'Could not fetch {what} ({why_failed(e)}). Without a network: {advice}.') from e
+    except Exception as e: raise RuntimeError(
+        f'Could not fetch {what} ({why_failed(e)}). Without a network: {advice}.') from e
 
 # %% ../nbs/api/20_sources.ipynb #f29c57e8
 def _check_text_tower(name, where):
     "BadFile unless a text tower on the hub is one that open_clip itself uses"
     known = [open_clip.get_model_config(n)['text_cfg'].get('hf_model_name') for n in open_clip.list_models()]
-    if name and name not in known: raise BadFile(f"{where}: hf_model_name is {name!r}, which no architecture of open_clip uses.")
+    if name and name not in known: raise BadFile(
+        f"{where}: hf_model_name is {name!r}, which no architecture of open_clip uses.")
 
 # %% ../nbs/api/20_sources.ipynb #362fb4a7
 def _from_hub(
@@ -83,9 +89,11 @@ def _from_hub(
 ):
     "Source for a model on the hub"
     repo = name.removeprefix('hf-hub:')
-    advice = (f"bring {config_name} and {weight_names[0]} (and tokenizer files, if there are any) of https://huggingface.co/{repo} "
+    advice = (f"bring {config_name} and {weight_names[0]} (and tokenizer files, if there are any) of "
+              f"https://huggingface.co/{repo} "
               f"into a folder and call load_clip('local-dir:FOLDER')")
-    config = _fetch(lambda: download_pretrained_from_hf(repo, filename=config_name), f'the configuration of {name}', advice)
+    config = _fetch(lambda: download_pretrained_from_hf(repo, filename=config_name), f'the configuration of {name}',
+                    advice)
     _fetch(lambda: download_pretrained_from_hf(repo), f'the weights of {name}', advice)
     source = _from_folder(config.parent, name, hub=True)
     _check_text_tower(source.config.get('text_cfg', {}).get('hf_model_name'), source.where)
@@ -117,8 +125,11 @@ def _tag_cfg(name, tag): # dict
     if cfg := get_pretrained_cfg(name, tag): return cfg
     plain = name.removesuffix('-quickgelu')
     if plain != name and get_pretrained_cfg(plain, tag): raise ValueError(
-        f"QuickGELU mismatch: weights {tag!r} were trained with GELU, and {name!r} has QuickGELU. Use load_clip({plain!r}, {tag!r}).")
-    raise ValueError(f"{tag!r} is neither a file nor a tag of {name!r}. {did_you_mean(tag, open_clip.list_pretrained_tags_by_model(name))}")
+        f"QuickGELU mismatch: weights {tag!r} were trained with GELU, and {name!r} has QuickGELU. Use "
+        f"load_clip({plain!r}, {tag!r}).")
+    raise ValueError(
+        f"{tag!r} is neither a file nor a tag of {name!r}. "
+        f"{did_you_mean(tag, open_clip.list_pretrained_tags_by_model(name))}")
 
 # %% ../nbs/api/20_sources.ipynb #37c5ebbc
 def _wants_quick_gelu(name, tag, config): # bool
@@ -127,7 +138,8 @@ def _wants_quick_gelu(name, tag, config): # bool
     if named or not _tag_cfg(name, tag).get('quick_gelu'): return named
     other = f'{name}-quickgelu'
     hint = f'; load_clip({other!r}, {tag!r}) says so from the start' if other in open_clip.list_models() else ''
-    warnings.warn(f"QuickGELU mismatch: weights {tag!r} were trained with QuickGELU, and {name!r} has GELU. Loaded with QuickGELU{hint}.", stacklevel=5)
+    warnings.warn(f"QuickGELU mismatch: weights {tag!r} were trained with QuickGELU, and {name!r} has GELU. Loaded "
+                  f"with QuickGELU{hint}.", stacklevel=5)
     return True
 
 # %% ../nbs/api/20_sources.ipynb #e6df49f1
@@ -142,7 +154,7 @@ def _from_tag(name, tag):
     return Source(config, cfg, weights, f'{name} {tag}', name)
 
 # %% ../nbs/api/20_sources.ipynb #524fe2ff
-preprocess_keys = ['mean', 'std', 'interpolation', 'resize_mode', 'fill_color']
+preprocess_keys = ['mean', 'std', 'interpolation', 'resize_mode', 'fill_color', 'crop_pct']
 
 # %% ../nbs/api/20_sources.ipynb #a54791eb
 def _of_openai(): return {k:v for k,v in get_pretrained_cfg('ViT-B-32', 'openai').items() if k in preprocess_keys}
@@ -152,9 +164,12 @@ def _file_gelu(name, config, quick_gelu): # bool
     "Whether a checkpoint file's weights want QuickGELU; ValueError if nobody has said"
     named = bool(config.get('quick_gelu'))
     if quick_gelu is None and not named and f'{name}-quickgelu' in open_clip.list_models(): raise ValueError(
-        f"Weights don't show whether they were trained with QuickGELU, and {name!r} exists with and without. Give quick_gelu=True (as OpenAI, "
-        f"MetaCLIP and DFN) or False (as LAION and DataComp), or preprocess='TAG' of the weights that this file was fine-tuned from.")
-    if quick_gelu is False and named: raise ValueError(f'QuickGELU mismatch: {name!r} has QuickGELU, and quick_gelu=False was given.')
+        f"Weights don't show whether they were trained with QuickGELU, and {name!r} exists with and without. Give "
+        "quick_gelu=True (as OpenAI, "
+        "MetaCLIP and DFN) or False (as LAION and DataComp), or preprocess='TAG' of the weights that this file was "
+        "fine-tuned from.")
+    if quick_gelu is False and named: raise ValueError(
+        f'QuickGELU mismatch: {name!r} has QuickGELU, and quick_gelu=False was given.')
     return named or bool(quick_gelu)
 
 # %% ../nbs/api/20_sources.ipynb #994ff286
@@ -163,7 +178,8 @@ def _read_parts(path): # `Parts`
     parts = find_parts(read_checkpoint(path), path)
     if parts.clip: return parts
     rows, dim = parts.head['weight'].shape
-    raise BadFile(f"{path} holds a head ({rows} classes, {dim} dimensions) and no image tower. With the CLIP that it belongs to: "
+    raise BadFile(
+        f"{path} holds a head ({rows} classes, {dim} dimensions) and no image tower. With the CLIP that it belongs to: "
                   "load_classifier(FILE, start=CLIP).")
 
 # %% ../nbs/api/20_sources.ipynb #90ac6319
@@ -192,7 +208,8 @@ def _from_module(path):
     return Source(config, module_preprocess(parts), path, path.name, where=path, parts=parts)
 
 # %% ../nbs/api/20_sources.ipynb #cdb5ca62
-_iconclip = '212a9d9160f45ff9401ac8808a0a4a7c701451870daa8fb4bdb0b2a4d3eb0bf8' # SHA-256 of the weights that come with the package
+# SHA-256 of the weights that come with the package
+_iconclip = '212a9d9160f45ff9401ac8808a0a4a7c701451870daa8fb4bdb0b2a4d3eb0bf8'
 
 # %% ../nbs/api/20_sources.ipynb #ed47b4eb
 def _from_name(name): # `Source`, or None if the name is an architecture's
@@ -208,18 +225,22 @@ def _from_name(name): # `Source`, or None if the name is an architecture's
     raise ValueError(f"There is no model {name!r}. {did_you_mean(name, ['iconclip', *open_clip.list_models()])}")
 
 # %% ../nbs/api/20_sources.ipynb #e1f715a9
-def _looks_like_file(x): return len(Path(x).parts) > 1 or Path(x).suffix in ('.pt', '.pth', '.bin', '.ckpt', '.safetensors', '.pkl')
+def _looks_like_file(x):
+    return len(Path(x).parts) > 1 or Path(x).suffix in ('.pt', '.pth', '.bin', '.ckpt', '.safetensors', '.pkl')
 
 # %% ../nbs/api/20_sources.ipynb #976e2d76
 def find_source(name, pretrained, preprocess, quick_gelu): # `Source`
     "The source that the arguments of `load_clip` stand for"
     if source := _from_name(name):
         if pretrained is None and quick_gelu is None: return source
-        raise ValueError(f'{name!r} brings its weights and its activation function: leave out pretrained and quick_gelu.')
+        raise ValueError(
+            f'{name!r} brings its weights and its activation function: leave out pretrained and quick_gelu.')
     name, tag = name.replace('/', '-'), str(pretrained)
     if pretrained is None: raise ValueError(
-        f"{name!r} is an architecture: give weights too, a file or a tag. There are {first_few(open_clip.list_pretrained_tags_by_model(name), 6) or 'no tags'}.")
-    if not get_pretrained_cfg(name, tag) and Path(tag).expanduser().is_file(): return _from_file(name, tag, preprocess, quick_gelu)
+        f"{name!r} is an architecture: give weights too, a file or a tag. There are "
+        f"{first_few(open_clip.list_pretrained_tags_by_model(name), 6) or 'no tags'}.")
+    if not get_pretrained_cfg(name, tag) and Path(tag).expanduser().is_file():
+        return _from_file(name, tag, preprocess, quick_gelu)
     if _looks_like_file(tag): raise FileNotFoundError(f'There is no checkpoint {tag}.')
     if quick_gelu is not None: raise ValueError(f'The tag {tag!r} knows its activation function: leave out quick_gelu.')
     return _from_tag(name, tag)
@@ -227,15 +248,18 @@ def find_source(name, pretrained, preprocess, quick_gelu): # `Source`
 # %% ../nbs/api/20_sources.ipynb #c9f37750
 def check_asked(preprocess):
     "ValueError unless this is a dict with keys that mean something"
-    if not isinstance(preprocess, dict): raise ValueError(f"preprocess is {preprocess!r}; give a dict with 'mean' and 'std' (tags are for checkpoint files).")
+    if not isinstance(preprocess, dict): raise ValueError(
+        f"preprocess is {preprocess!r}; give a dict with 'mean' and 'std' (tags are for checkpoint files).")
     if unknown := set(preprocess) - set(preprocess_keys): raise ValueError(
-        f"preprocess has unknown keys {first_few(sorted(unknown))}; known are {first_few(preprocess_keys, 6)}. The size is the image tower's.")
+        f"preprocess has unknown keys {first_few(sorted(unknown))}; known are {first_few(preprocess_keys, 6)}. The "
+        "size is the image tower's.")
 
 # %% ../nbs/api/20_sources.ipynb #b8bb368e
 def preprocessing(source, asked): # dict
     "The preprocessing that came with the weights, under what was asked for"
     known = {k:v for k,v in (source.preprocess | asked).items() if k in preprocess_keys and v is not None}
     if missing := {'mean', 'std'} - set(known): raise ValueError(
-        f"The weights of {source.origin} came without {' and '.join(sorted(missing))} of their pictures. Give preprocess=dict(mean=…, std=…), "
+        f"The weights of {source.origin} came without {' and '.join(sorted(missing))} of their pictures. Give "
+        "preprocess=dict(mean=…, std=…), "
         f"or for a checkpoint file preprocess='TAG' of the weights that it was fine-tuned from.")
     return known | {k:[float(x) for x in known[k]] for k in ('mean', 'std')}

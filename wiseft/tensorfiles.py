@@ -48,7 +48,8 @@ class TensorFile(Mapping):
         try:
             with self._open() as f: self._names, self.metadata = list(f.keys()), f.metadata() or {}
         except SafetensorError as e:
-            raise ValueError(f"{path} is cut short or damaged, or no safetensors file ({e}). Copy or download it again.") from e
+            raise ValueError(
+                f"{path} is cut short or damaged, or no safetensors file ({e}). Copy or download it again.") from e
     def _open(self): return safe_open(str(self.path), 'pt')
     def __len__(self): return len(self._names)
     def __iter__(self): return iter(self._names)
@@ -74,8 +75,10 @@ def tensor_table(
     table, at = {}, 0
     for k in tensor_order(state):
         t = state[k]
-        if t.dtype not in _codes: raise ValueError(f"{k!r} is {t.dtype}, which safetensors files of ours don't hold; convert it first.")
-        table[k] = dict(dtype=_codes[t.dtype], shape=list(t.shape), data_offsets=[at, at := at + t.numel()*t.element_size()])
+        if t.dtype not in _codes: raise ValueError(
+            f"{k!r} is {t.dtype}, which safetensors files of ours don't hold; convert it first.")
+        table[k] = dict(dtype=_codes[t.dtype], shape=list(t.shape),
+                        data_offsets=[at, at := at + t.numel()*t.element_size()])
     return table
 
 def file_header(
@@ -83,7 +86,8 @@ def file_header(
     metadata # dict of notes, or None
 ): # bytes
     "The beginning of a safetensors file"
-    text = json.dumps({'__metadata__': {'format': 'pt', **{k: str(v) for k, v in (metadata or {}).items()}}} | table).encode()
+    text = json.dumps({'__metadata__': {'format': 'pt', **{k: str(v) for k, v in (metadata or {}).items()}}}
+                      | table).encode()
     text += b' '*(-len(text)%8)
     return struct.pack('<Q', len(text)) + text
 

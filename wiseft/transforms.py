@@ -6,12 +6,13 @@
 __all__ = ['ClipTransform', 'OwnTransform', 'in_halves']
 
 # %% ../nbs/api/12_transforms.ipynb #33864b66
-import json, torch
+import json, math, torch
 import numpy as np
 from dataclasses import asdict
 from functools import lru_cache
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
+from torchvision.transforms import Resize
 
 # %% ../nbs/api/12_transforms.ipynb #47d46982
 @lru_cache
@@ -25,9 +26,11 @@ class ClipTransform:
     def __init__(self,
         preprocess # open_clip's `preprocess_cfg`: size, mean, std, interpolation, resize_mode, …
     ):
-        config = PreprocessCfg(**preprocess)
+        part = preprocess.get('crop_pct') # of the short side, which the middle is cut from; timm's models have it
+        config = PreprocessCfg(**{k: v for k,v in preprocess.items() if k != 'crop_pct'})
         *self.steps, _, _ = image_transform_v2(config, is_train=False).transforms # the last two are `normalise`
-        self.settings = asdict(config)
+        self.settings = asdict(config) | (dict(crop_pct=part) if part else {})
+        if part: self.steps[0] = Resize(math.floor(np.max(config.size)/part), self.steps[0].interpolation)
     def pixels(self,
         image # PIL image
     ): # (height, width, 3) array of uint8

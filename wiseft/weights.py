@@ -15,7 +15,8 @@ def _differences(state, other, names):
     "What is unlike in tensors of the same name"
     for k in state:
         a, b = state[k], other[k]
-        if a.shape != b.shape: yield f"{k!r} has shape {tuple(a.shape)} in {names[0]} and {tuple(b.shape)} in {names[1]}"
+        if a.shape != b.shape:
+            yield f"{k!r} has shape {tuple(a.shape)} in {names[0]} and {tuple(b.shape)} in {names[1]}"
         elif a.dtype != b.dtype: yield f"{k!r} is {a.dtype} in {names[0]} and {b.dtype} in {names[1]}"
 
 # %% ../nbs/api/00_weights.ipynb #77f3cf92
@@ -27,7 +28,8 @@ def check_compatible(
     "Raise ValueError, naming the first differences, unless both have the same keys, shapes and dtypes"
     for has, lacks, name in ((state, other, names[1]), (other, state, names[0])):
         if missing := [k for k in has if k not in lacks]: raise ValueError(
-            f"Different architectures: {name} lacks {first_few(missing)}. Average a model with one that was fine-tuned from it.")
+            f"Different architectures: {name} lacks {first_few(missing)}. Average a model with one that was "
+            "fine-tuned from it.")
     if differ := list(_differences(state, other, names)): raise ValueError(
         f"These weights can't be averaged: {differ[0]}{f' (and {len(differ)-1} more)' if differ[1:] else ''}. "
         "Use the same architecture, and convert both to the same precision.")
@@ -35,7 +37,8 @@ def check_compatible(
 # %% ../nbs/api/00_weights.ipynb #a0b41559
 def is_weight(t): return t.is_floating_point() or t.is_complex()
 
-def _finite(t): return bool(t.sum().isfinite() or t.isfinite().all()) # the sum is ten times as fast, but may itself leave the range
+def _finite(t): # the sum is ten times as fast, but may itself leave the range
+    return bool(t.sum().isfinite() or t.isfinite().all())
 
 # %% ../nbs/api/00_weights.ipynb #0c38752c
 def check_finite(
@@ -44,7 +47,8 @@ def check_finite(
 ):
     "Raise ValueError, naming the first tensors, if weights are NaN or infinite"
     if bad := [k for k, t in state.items() if is_weight(t) and not _finite(t)]: raise ValueError(
-        f"NaN or infinite weights in {name}: {first_few(bad)}. If training diverged, use an earlier checkpoint or a lower learning rate.")
+        f"NaN or infinite weights in {name}: {first_few(bad)}. If training diverged, use an earlier checkpoint or a "
+        "lower learning rate.")
 
 # %% ../nbs/api/00_weights.ipynb #f6c3e0a6
 def weighted_sum(

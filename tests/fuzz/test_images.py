@@ -1,6 +1,6 @@
 """Mutated pictures of every format: each becomes an RGB image or one of our errors, whatever its bytes.
 
-In the tests five seconds, always the same ones; `WISEFT_FUZZ_SECONDS=300 pytest tests/fuzz` takes minutes and looks further.
+In the tests five seconds, always the same ones; `WISEFT_FUZZ_SECONDS=300 pytest tests/fuzz` looks further.
 """
 import io
 import os
@@ -40,7 +40,8 @@ def seeds():
     kinds = [*readable_formats(), "EPS", "PCX", "PDF", "XBM"]
     found = [encoded(im, kind) for kind in kinds for im in pictures]
     found += [encoded(colour, "TIFF", compression=c) for c in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg")]
-    found += [encoded(colour, "GIF", save_all=True, append_images=[clear.convert("RGB")]), encoded(colour, "JPEG", progressive=True)]
+    found += [encoded(colour, "GIF", save_all=True, append_images=[clear.convert("RGB")]),
+              encoded(colour, "JPEG", progressive=True)]
     return sorted({f for f in found if f})
 
 
@@ -97,7 +98,8 @@ def test_pictures(tmp_path):
     "Nothing but images and our own error comes out, soon and within a gigabyte."
     path, before, end, seen = tmp_path / "x.jpg", grown(), time.monotonic() + SECONDS, {"read": 0, "refused": 0}
 
-    @settings(max_examples=10**9, deadline=None, database=None, derandomize=SECONDS == 5, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+    @settings(max_examples=10**9, deadline=None, database=None, derandomize=SECONDS == 5,
+              suppress_health_check=list(HealthCheck), phases=[Phase.generate])
     @given(mutated())
     def one(data):
         if time.monotonic() > end:
@@ -107,7 +109,8 @@ def test_pictures(tmp_path):
     with warnings.catch_warnings(), pytest.raises(TimeoutError):
         warnings.simplefilter("ignore")  # Pillow's, of odd metadata
         one()
-    print(f"{sum(seen.values()):,} files: {seen['read']:,} read, {seen['refused']:,} refused; grew by {(grown() - before) / 1e6:.0f} MB")
+    print(f"{sum(seen.values()):,} files: {seen['read']:,} read, {seen['refused']:,} refused; grew by "
+          f"{(grown() - before) / 1e6:.0f} MB")
     assert seen["read"] and seen["refused"], seen
     assert grown() - before < MOST
 

@@ -24,7 +24,8 @@ CHANGES = st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), min_si
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=300, deadline=10_000, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@settings(max_examples=300, deadline=10_000, suppress_health_check=[HealthCheck.function_scoped_fixture],
+          derandomize=True)
 @given(start=st.sampled_from(SEEDS), changes=CHANGES)
 def test_pickles(start, changes, tmp_path):
     data = bytearray(start)

@@ -17,7 +17,8 @@ def context_head(
     "A head that tells contexts apart: for each template the mean over classes of the embedded prompts"
     given = classifier.templates
     if len(given) < 2: raise ValueError(
-        f'CAR-FT compares contexts, which takes two templates or more, and this classifier was made with {len(given)} {given}: '
+        'CAR-FT compares contexts, which takes two templates or more, and this classifier was made with '
+        f'{len(given)} {given}: '
         "make it with more, as in zeroshot_classifier(clip, classnames, 'openai'), or use self-distillation.")
     texts = [text for name in classifier.classnames for text in prompts(name, given)]
     embedded = classifier.clip.encode_text(texts).reshape(len(classifier.classnames), len(given), -1)

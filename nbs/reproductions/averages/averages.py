@@ -1,55 +1,54 @@
 #!/usr/bin/env python
-"""Averages over time: SWA and EMA of one fine-tuning, alone and averaged with the zero-shot classifier; BatchNorm trained or not, recomputed or not.
+"""Averages over time: SWA and EMA of one fine-tuning, alone and averaged with the zero-shot classifier; BatchNorm
+trained or not, recomputed or not.
 
-    python averages.py    # one to three minutes a run on one core; a line of runs.jsonl each, and those that have theirs are skipped
+    python averages.py    # two to five minutes a run on one core; a line of runs.jsonl each, what is done is skipped
+    python averages.py --repeat "batchnorm=frozen seed=2"    # what share comes out otherwise
 """
-import sys, time
-from pathlib import Path
-import numpy as np, torch
-
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-from runs import finished, fit, logits, looked_at, narrow_start, pixels, provenance, record
 from wiseft.datasets import protocol
+from wiseft.learner import finetune
+from wiseft.loaders import clip_dataloaders
+from wiseft.merging import interpolate, recompute_batchnorm
 from wiseft.methods.ema import EMA
 from wiseft.methods.swa import SWA
-from wiseft.loaders import clip_dataloaders
-from wiseft.merging import WeightPath, recompute_batchnorm
+from wiseft.experiments import judged_sets, protocol_start, right_answers, run_script
 
-RUNS, LR, ALPHAS = HERE/'runs.jsonl', 1e-3, [.25, .5, .75, 1.]
-
-
-def settings(): return [dict(batchnorm=b, seed=s) for s in (0, 1, 2) for b in ('frozen', 'trained')]
+LR, ALPHAS = 1e-3, [.25, .5, .75, 1.]
 
 
-def averages(dls, start, s):
+def settings():
+    "Every run."
+    return [dict(batchnorm=b, seed=s) for s in (0, 1, 2) for b in ('frozen', 'trained')]
+
+
+def averages(start, suite, batchnorm, seed):
     "Name -> classifier: what the fit ends with, and its averages over time."
     swa, ema = SWA(), EMA(decay=.95)
-    last = fit(dls, start, protocol()['recipe']['epochs'], LR, s['seed'], [swa, ema], train_batchnorm=s['batchnorm'] == 'trained').classifier
+    recipe = protocol()['recipe'] | dict(lr=LR, seed=seed, train_batchnorm=batchnorm == 'trained')
+    last = finetune(start, suite, cbs=[swa, ema], progress=False, **recipe)
     return {'last': last, 'SWA': swa.classifier, 'EMA': ema.classifier}
 
 
-def judged(start, classifier, x, batches=()):
-    "(alpha, logits) of averages with the zero-shot classifier; BatchNorm statistics of each recomputed on the batches, if there are any."
-    path = WeightPath(start.copy(), start.state_dict(), classifier.state_dict())
-    for a in ALPHAS: yield a, logits(recompute_batchnorm(path(a), batches) if batches else path(a), x)
+def along(start, tuned, batches):
+    "Method, alpha -> classifier: averages with the zero-shot classifier; with batches, also of recomputed statistics."
+    for name, classifier in tuned.items():
+        plain = {a: interpolate(start, classifier, a) for a in ALPHAS}
+        yield from (((name, a), c) for a, c in plain.items())
+        for a, c in plain.items():
+            if batches: yield (f'{name}, recomputed', a), recompute_batchnorm(c.copy(), batches)
 
 
 def main():
-    suite, start = narrow_start()
-    sets = looked_at(suite).values()
-    x, labels = pixels(start.clip, sets), torch.as_tensor(np.concatenate([s.labels for s in sets]))
+    suite, start = protocol_start()
+    sets = judged_sets(suite)
     dls = clip_dataloaders(suite, start, protocol()['recipe']['batch_size'])
-    batches = [torch.Tensor(b) for b, _ in dls.train.new(shuffle=False)]
-    for s in settings():
-        name = ' '.join(f'{k}={v}' for k, v in s.items())
-        if name in finished(RUNS): continue
-        began, z = time.time(), {}
-        for k, c in averages(dls, start, s).items():
-            z |= {(k, a): v for a, v in judged(start, c, x)}
-            if s['batchnorm'] == 'trained': z |= {(f'{k}, recomputed', a): v for a, v in judged(start, c, x, batches)}
-        record(RUNS, name, s, list(z), torch.stack([v.argmax(1) == labels for v in z.values()]).numpy(), began)
+    batches = [x for x, _ in dls.train.new(shuffle=False)]
+
+    def run(s):
+        tuned = averages(start, suite, **s)
+        return right_answers(dict(along(start, tuned, batches if s['batchnorm'] == 'trained' else [])), sets)
+
+    run_script(__file__, settings(), run)
 
 
-if __name__ == '__main__':
-    with provenance(__file__, seeds=[0, 1, 2]): main()
+if __name__ == '__main__': main()

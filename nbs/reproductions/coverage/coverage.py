@@ -12,13 +12,11 @@ from pathlib import Path
 import numpy as np
 from scipy import special, stats
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
 from wiseft import metrics as m
 from wiseft.linesearch import AlphaCurve, alpha_intervals, bootstrap_best
 from wiseft.robustness import fit_baseline, from_axis, to_axis
 
-RESULTS, FIRST = HERE/'results.csv', 30 # experiments that tests/test_coverage.py does again
+RESULTS, FIRST = Path(__file__).resolve().parent/'results.csv', 30 # experiments that tests/test_coverage.py does again
 HEADER = ['function', 'setting', 'experiments', 'covered', 'truth_below', 'truth_above', f'held_of_first_{FIRST}']
 SETTINGS = {} # (function, setting) -> (experiment, how many)
 
@@ -103,11 +101,14 @@ def families(rng, n, p, scatter, size=12, unequal=0.):
     return rng.random(len(family)) < own[family], family
 
 
+def own_units(s, families): return [(s, u) for u in families]
+
+
 def over_families(name, n, ps, scatter=.15, shared=False, **kwargs):
     @setting('bootstrap_mean', name)
     def experiment(rng):
         drawn = [families(rng, n, p, scatter, **kwargs) for p in ps]
-        units = {s: [(None if shared else s, u) for u in f] for s, (_, f) in enumerate(drawn)}
+        units = {s: own_units(None if shared else s, f) for s, (_, f) in enumerate(drawn)}
         values = {s: v for s, (v, _) in enumerate(drawn)}
         return np.mean(ps), *m.bootstrap_mean(values, units, n_resamples=1000, rng=rng)[1:]
 
@@ -137,7 +138,7 @@ def pairs(name, n, gains, losses, sets=1):
     def experiment(rng):
         u = rng.random((sets, n))
         a, b = u > .3 + gains, np.where(u < .3, False, u < 1 - losses) # B repairs some of A's errors, and makes others
-        interval = m.paired_bootstrap(*({s: x[s] for s in range(sets)} for x in (a, b)), n_resamples=1000, rng=rng)
+        interval = m.paired_bootstrap(*(dict(enumerate(x)) for x in (a, b)), n_resamples=1000, rng=rng)
         return gains - losses, *interval[1:]
 
 
@@ -295,5 +296,5 @@ def main(functions):
 
 
 if __name__ == '__main__':
-    from runs import provenance
+    from wiseft.experiments import provenance
     with provenance(__file__, seeds=['of each setting']): main(sys.argv[1:])

@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 import resvg_py
+from wiseft.hashes import grey_thumbnails, near_duplicates
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 DATA, BUILD = ROOT/'wiseft'/'data', ROOT/'build'/'icons'
 PACKAGE, VERSION = '@iconify/json', '2.2.535'
-PACKAGE_SHA = 'eb4a9c06daa3819bf704c97d8a213244401702f256453248f5026ee73696ae9e'                # sha256 of collections.json and of every json/*.json, see `package_sha`
+# sha256 of collections.json and of every json/*.json, see `package_sha`
+PACKAGE_SHA = 'eb4a9c06daa3819bf704c97d8a213244401702f256453248f5026ee73696ae9e'
 SIZE = 48
 STYLES = ['outline', 'solid', 'duotone', 'colour', 'emoji', 'pixel', 'hand-drawn']
 FAMILIES = json.loads((HERE/'families.json').read_text())
@@ -40,7 +42,7 @@ def fetch(folder):
     return folder/'package'
 
 def zip_hash(path):
-    "One sha256 over the names and contents in a zip file, as `wiseft.hashes.folder_hash` has it of the unpacked folder."
+    "One sha256 over the names and contents in a zip file, as `wiseft.hashes.folder_hash` has it of the folder."
     with zipfile.ZipFile(path) as z:
         rows = [[f, hashlib.sha256(z.read(f)).hexdigest()] for f in z.namelist()]
     return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
@@ -49,7 +51,8 @@ def package_sha(folder):
     "One sha256 over the files that the suite is made of."
     sha = hashlib.sha256()
     for f in [folder/'collections.json'] + sorted((folder/'json').glob('*.json')):
-        sha.update(f.name.encode()); sha.update(hashlib.sha256(f.read_bytes()).digest())
+        sha.update(f.name.encode())
+        sha.update(hashlib.sha256(f.read_bytes()).digest())
     return sha.hexdigest()
 
 # ---------- names and styles ----------
@@ -65,12 +68,17 @@ def read_name(name, set_name):
     marked = style in ('emoji', 'pixel', 'hand-drawn', 'colour', 'other', None)   # the set alone says the style
     found = None
     if toks[0] in ('baseline', 'outline', 'round', 'sharp', 'twotone') and set_name == 'ic':
-        found = {'outline': 'outline', 'twotone': 'duotone'}.get(toks[0], 'solid'); toks = toks[1:]
+        found = {'outline': 'outline', 'twotone': 'duotone'}.get(toks[0], 'solid')
+        toks = toks[1:]
     while len(toks) > 1:
         last = toks[-1]
-        if last == 'tone' and toks[-2] == 'two': found = found or 'duotone'; toks = toks[:-2]
-        elif last in STYLE_WORDS and not (last in ('line', 'light', 'o', 'f', 'fill') and not style_suffix(set_name, last)):
-            found = 'duotone' if STYLE_WORDS[last] == 'duotone' else found or STYLE_WORDS[last]; toks = toks[:-1]
+        if last == 'tone' and toks[-2] == 'two':
+            found = found or 'duotone'
+            toks = toks[:-2]
+        elif last in STYLE_WORDS and not (last in ('line', 'light', 'o', 'f', 'fill')
+                                          and not style_suffix(set_name, last)):
+            found = 'duotone' if STYLE_WORDS[last] == 'duotone' else found or STYLE_WORDS[last]
+            toks = toks[:-1]
         elif last == 'bold' and style_suffix(set_name, last):
             if set_name in ('solar', 'streamline-ultimate'): found = found or 'solid'
             if set_name == 'glyphs': found = found or 'other'
@@ -104,15 +112,19 @@ def read_icons(package, set_name):
         if name.startswith('flag-') and SET_STYLE.get(set_name) == 'emoji': continue       # flags of countries
         words, style = read_name(name, set_name)
         if not re.search('[a-z]{2}', words): continue
-        x, y, w, h = v.get('left', d.get('left', 0)), v.get('top', d.get('top', 0)), v.get('width', w0), v.get('height', h0)
-        svg = (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{SIZE}" height="{SIZE}" '
+        x, y, w, h = v.get('left', d.get('left', 0)), v.get('top', d.get('top', 0)), v.get('width', w0), v.get('height',
+            h0)
+        svg = (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{SIZE}" '
+               f'height="{SIZE}" '
                f'viewBox="{x} {y} {w} {h}" color="black">{v["body"]}</svg>')
         yield dict(set=set_name, family=FAMILY[set_name], split=SPLIT[set_name], name=name, words=words, style=style,
                    others=sorted({read_name(o, set_name)[0] for o in others[name]} - {words}), svg=svg)
 
 def render(svg):
     "SVG -> uint8 array (48, 48, 3) on white, or None where it cannot be drawn."
-    try: png = bytes(resvg_py.svg_to_bytes(svg_string=svg, background='#ffffff', width=SIZE, height=SIZE, skip_system_fonts=True))
+    try:
+        png = bytes(resvg_py.svg_to_bytes(svg_string=svg, background='#ffffff', width=SIZE, height=SIZE,
+                                          skip_system_fonts=True))
     except Exception: return None
     im = np.asarray(Image.open(io.BytesIO(png)).convert('RGB'))
     if im.shape != (SIZE, SIZE, 3) or im.std() < 4: return None
@@ -127,7 +139,8 @@ def capped(icons, n=3):
     "At most `n` renderings of one name in one set and style (sizes, weights and corners of the same drawing)."
     seen = Counter()
     for i in icons:
-        key = i['set'], i['words'], i['style']; seen[key] += 1
+        key = i['set'], i['words'], i['style']
+        seen[key] += 1
         if seen[key] <= n: yield i
 
 # ---------- the pretraining pairs ----------
@@ -136,16 +149,20 @@ def write_pretraining(package, folder):
     "Images (uint8, n x 48 x 48 x 3) and names of the pretraining families, into an ignored build folder."
     icons = [i for s in sorted(FAMILY) if SPLIT[s] == 'pretraining' for i in capped(read_icons(package, s))]
     icons = render_all(icons)
-    icons = list({(i['image'].tobytes(), i['words']): i for i in reversed(icons)}.values())[::-1]    # same picture, same name
+    # same picture, same name
+    icons = list({(i['image'].tobytes(), i['words']): i for i in reversed(icons)}.values())[::-1]
     folder.mkdir(parents=True, exist_ok=True)
     tmp = folder/'pretraining.tmp.npy'
     images = np.lib.format.open_memmap(tmp, 'w+', np.uint8, (len(icons), SIZE, SIZE, 3))
     for k, i in enumerate(icons): images[k] = i['image']
-    images.flush(); del images
+    images.flush()
+    del images
     with open(folder/'pretraining.tmp.csv', 'w', newline='') as f:
-        out = csv.writer(f); out.writerow(['set', 'family', 'style', 'names'])
+        out = csv.writer(f)
+        out.writerow(['set', 'family', 'style', 'names'])
         for i in icons: out.writerow([i['set'], i['family'], i['style'], '|'.join([i['words']] + i['others'])])
-    os.replace(tmp, folder/'pretraining.npy'); os.replace(folder/'pretraining.tmp.csv', folder/'pretraining.csv')
+    os.replace(tmp, folder/'pretraining.npy')
+    os.replace(folder/'pretraining.tmp.csv', folder/'pretraining.csv')
     return icons
 
 # ---------- labels ----------
@@ -170,32 +187,25 @@ def label(icon):
 
 NEAR = .06                                    # root mean square on 16 x 16 grey
 
-def small(images):
-    "16 x 16 grey versions, float32 in 0...1, (n, 256)."
-    grey = np.asarray(images, np.float32) @ np.array([.299, .587, .114], np.float32)/255
-    return grey.reshape(len(grey), 16, 3, 16, 3).mean((2, 4)).reshape(len(grey), 256)
-
-def near_any(a, b, chunk=1024):
-    "For each row of `a`: is some row of `b` nearer than NEAR?"
-    out, bb = np.zeros(len(a), bool), (b*b).sum(1)
-    for i in range(0, len(a), chunk):
-        x = a[i:i+chunk]
-        for j in range(0, len(b), 16384):
-            d = (x*x).sum(1)[:, None] + bb[None, j:j+16384] - 2*x @ b[j:j+16384].T
-            out[i:i+chunk] |= (d < 256*NEAR**2).any(1)
-    return out
-
 def first_of_kind(icons, n=3):
-    "At most `n` icons a (family, style, class), none nearly like one kept before: of another family, or of the same style and class."
+    "At most `n` icons a (family, style, class), none nearly like another family's, or one of its own kind."
     kept, count, dropped = [], Counter(), Counter()
     vecs = np.zeros((len(icons), 256), np.float32)
     for i in icons:
         key = i['family'], i['style'], i['class']
-        if count[key] == n: dropped['more than three of a kind'] += 1; continue
+        if count[key] == n:
+            dropped['more than three of a kind'] += 1
+            continue
         near = np.flatnonzero(((vecs[:len(kept)] - i['small'])**2).mean(1) < NEAR**2)
-        if any(kept[k]['family'] != i['family'] for k in near): dropped['like another family'] += 1; continue
-        if any((kept[k]['style'], kept[k]['class']) == (i['style'], i['class']) for k in near): dropped['same drawing again'] += 1; continue
-        vecs[len(kept)] = i['small']; kept.append(i); count[key] += 1
+        if any(kept[k]['family'] != i['family'] for k in near):
+            dropped['like another family'] += 1
+            continue
+        if any((kept[k]['style'], kept[k]['class']) == (i['style'], i['class']) for k in near):
+            dropped['same drawing again'] += 1
+            continue
+        vecs[len(kept)] = i['small']
+        kept.append(i)
+        count[key] += 1
     return kept, dropped
 
 # ---------- the suite ----------
@@ -207,24 +217,27 @@ def choose(package, folder):
         if SPLIT[s] == 'pretraining': continue
         for i in read_icons(package, s):
             c = label(i)
-            if c and i['style'] in STYLES and (i['split'] != 'train' or i['style'] in ('outline', 'solid')): icons.append(dict(i, **{'class': c}))
+            if c and i['style'] in STYLES and (i['split'] != 'train' or i['style'] in ('outline', 'solid')):
+                icons.append(dict(i, **{'class': c}))
     icons = render_all(icons)
-    for i, v in zip(icons, small([i['image'] for i in icons])): i['small'] = v
+    for i, v in zip(icons, grey_thumbnails([i['image'] for i in icons])): i['small'] = v
     counts['labelled'] = dict(Counter(i['split'] for i in icons))
     train, dropped = first_of_kind([i for i in icons if i['split'] == 'train'])
     counts['train dropped'] = dict(dropped)
     evaluation = [i for split in ('validation', 'test') for i in icons if i['split'] == split]
     pre = np.load(folder/'pretraining.npy', mmap_mode='r')
-    seen = np.concatenate([small(pre[k:k+8192]) for k in range(0, len(pre), 8192)] + [small([i['image'] for i in train])])
-    near = near_any(np.stack([i['small'] for i in evaluation]), seen)
-    counts['like pretraining or train'] = {s: int(sum(n for i, n in zip(evaluation, near) if i['split'] == s)) for s in ('validation', 'test')}
+    seen = np.concatenate([grey_thumbnails(pre[k:k+8192]) for k in range(0, len(pre), 8192)]
+                          + [grey_thumbnails([i['image'] for i in train])])
+    near = near_duplicates(np.stack([i['small'] for i in evaluation]), seen, NEAR)
+    of = np.array([i['split'] for i in evaluation])
+    counts['like pretraining or train'] = {s: int(near[of == s].sum()) for s in ('validation', 'test')}
     evaluation = [i for i, n in zip(evaluation, near) if not n]
     evaluation, dropped = first_of_kind(evaluation)
     counts['evaluation dropped'] = dict(dropped)
     return train + evaluation, counts
 
 def frequent(icons):
-    "Classes with enough images of the reference (6 to train, 2 in validation, 5 in test), and in five styles of evaluation."
+    "Classes with enough images of the reference (train 6, validation 2, test 5), and in five styles of evaluation."
     n = Counter((i['class'], i['style'], i['split']) for i in icons)
     def styles(c): return sum(n[c, s, 'test'] + n[c, s, 'validation'] > 0 for s in STYLES)
     return sorted(c for c in CLASSES['classes'] if n[c, 'outline', 'train'] >= 6 and n[c, 'outline', 'validation'] >= 2
@@ -234,9 +247,11 @@ def png(image):
     "PNG bytes: 16 grey levels, or a palette of 64 colours."
     if (image.max(-1).astype(int) - image.min(-1)).max() < 8:
         im = Image.fromarray(np.round(image.mean(-1)/17).astype(np.uint8), 'L')
-        im = im.convert('P'); im.putpalette([v for k in range(16) for v in [17*k]*3])
+        im = im.convert('P')
+        im.putpalette([v for k in range(16) for v in [17*k]*3])
     else: im = Image.fromarray(image).quantize(64, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    out = io.BytesIO(); im.save(out, 'PNG', optimize=True)
+    out = io.BytesIO()
+    im.save(out, 'PNG', optimize=True)
     return out.getvalue()
 
 def recoloured(image, key):
@@ -253,22 +268,28 @@ def entries(icons):
         top = 'reference' if i['style'] == 'outline' else i['style']
         stem = f"{i['set']}.{i['name']}"
         path = f"icons/{top}/{i['split']}/{i['class']}/{stem}.png"
-        row = dict(file=path, set=i['set'], family=i['family'], style=i['style'], split=i['split'], licence=LICENCE[i['set']], original='', **{'class': i['class']})
-        files[path] = png(i['image']); rows.append(row)
+        row = dict(file=path, set=i['set'], family=i['family'], style=i['style'], split=i['split'],
+                   licence=LICENCE[i['set']], original='', **{'class': i['class']})
+        files[path] = png(i['image'])
+        rows.append(row)
         if top == 'reference' and i['split'] != 'train':
             copy = path.replace('/reference/', '/recoloured/')
-            files[copy] = png(recoloured(i['image'], stem)); rows.append(dict(row, file=copy, style='recoloured', original=path))
+            files[copy] = png(recoloured(i['image'], stem))
+            rows.append(dict(row, file=copy, style='recoloured', original=path))
     return files, sorted(rows, key=lambda r: r['file'])
 
 LICENCE = {}
 
 def attribution(sets, info):
     "Author, licence and address of every set, as Markdown."
-    out = ['# Where the icons come from', '', f'Rendered to {SIZE}x{SIZE} PNG from the sets below as collected in {PACKAGE} {VERSION}; names are the authors\' own, recoloured copies are ours.',
+    out = ['# Where the icons come from', '', f'Rendered to {SIZE}x{SIZE} PNG from the sets below as collected in '
+                                              f'{PACKAGE} {VERSION}; names are the authors\' own, recoloured copies '
+                                              'are ours.',
            '', '| set | author | licence | address |', '|---|---|---|---|']
     for s in sorted(sets):
         a, l = info[s]['author'], info[s]['license']
-        out.append(f"| {info[s]['name']} (`{s}`) | {a['name']} | [{l['title']}]({l.get('url', '')}) | {a.get('url', '')} |")
+        out.append(
+            f"| {info[s]['name']} (`{s}`) | {a['name']} | [{l['title']}]({l.get('url', '')}) | {a.get('url', '')} |")
     return '\n'.join(out) + '\n'
 
 def write_zip(files, path):
@@ -276,21 +297,27 @@ def write_zip(files, path):
     tmp = path.with_suffix('.tmp')
     with zipfile.ZipFile(tmp, 'w') as z:
         for name in sorted(files):
-            e = zipfile.ZipInfo(name, (2026, 1, 1, 0, 0, 0)); e.external_attr = 0o644 << 16; e.create_system = 3
+            e = zipfile.ZipInfo(name, (2026, 1, 1, 0, 0, 0))
+            e.external_attr = 0o644 << 16
+            e.create_system = 3
             e.compress_type = zipfile.ZIP_STORED if name.endswith('.png') else zipfile.ZIP_DEFLATED
             z.writestr(e, files[name])
     os.replace(tmp, path)
 
 def write_text(path, text):
-    tmp = path.with_suffix('.tmp'); tmp.write_text(text); os.replace(tmp, path)
+    tmp = path.with_suffix('.tmp')
+    tmp.write_text(text)
+    os.replace(tmp, path)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--package', type=Path, help='folder of the unpacked npm package')
-    p.add_argument('--build', type=Path, default=BUILD, help='where the pretraining images go'); p.add_argument('--data', type=Path, default=DATA, help='where icons.zip goes')
+    p.add_argument('--build', type=Path, default=BUILD, help='where the pretraining images go')
+    p.add_argument('--data', type=Path, default=DATA, help='where icons.zip goes')
     args = p.parse_args()
     package = args.package or fetch(args.build)
-    if package_sha(package) != PACKAGE_SHA: raise SystemExit(f'{package} is not {PACKAGE} {VERSION}: its files have another sha256')
+    if package_sha(package) != PACKAGE_SHA: raise SystemExit(
+        f'{package} is not {PACKAGE} {VERSION}: its files have another sha256.')
     info = json.loads((package/'collections.json').read_text())
     LICENCE.update({s: v['license']['spdx'] for s, v in info.items()})
     if not (args.build/'pretraining.npy').exists(): write_pretraining(package, args.build)
@@ -298,17 +325,25 @@ def main():
     classes = frequent(icons)
     icons = [i for i in icons if i['class'] in classes]
     files, rows = entries(icons)
-    table = io.StringIO(); out = csv.DictWriter(table, ['file', 'set', 'family', 'style', 'split', 'class', 'licence', 'original'], lineterminator='\n')
-    out.writeheader(); out.writerows(rows)
+    table = io.StringIO()
+    out = csv.DictWriter(table, ['file', 'set', 'family', 'style', 'split', 'class', 'licence', 'original'],
+                         lineterminator='\n')
+    out.writeheader()
+    out.writerows(rows)
     files['icons/icons.csv'] = table.getvalue().encode()
     files['icons/ATTRIBUTION.md'] = attribution({r['set'] for r in rows}, info).encode()
     args.data.mkdir(parents=True, exist_ok=True)
     write_zip(files, args.data/'icons.zip')
     n, fam = Counter((r['style'], r['split']) for r in rows), defaultdict(set)
     for r in rows: fam[r['style'], r['split']].add(r['family'])
-    what = dict(version=1, source=f'{PACKAGE} {VERSION}', source_sha256=PACKAGE_SHA, sha256=hashlib.sha256((args.data/'icons.zip').read_bytes()).hexdigest(),
+    def counted(style):
+        splits = [split for split in ('train', 'validation', 'test') if n[style, split]]
+        return {split: dict(images=n[style, split], families=len(fam[style, split])) for split in splits}
+
+    what = dict(version=1, source=f'{PACKAGE} {VERSION}', source_sha256=PACKAGE_SHA,
+                sha256=hashlib.sha256((args.data/'icons.zip').read_bytes()).hexdigest(),
                 files_sha256=zip_hash(args.data/'icons.zip'), classes=classes,
-                counts={s: {sp: dict(images=n[s, sp], families=len(fam[s, sp])) for sp in ('train', 'validation', 'test') if n[s, sp]} for s in STYLES + ['recoloured']}, near_duplicates=counts)
+                counts={s: counted(s) for s in STYLES + ['recoloured']}, near_duplicates=counts)
     write_text(args.data/'icons.json', json.dumps(what, indent=1) + '\n')
     print(json.dumps(what['counts'], indent=1), len(classes), 'classes', counts, (args.data/'icons.zip').stat().st_size)
 

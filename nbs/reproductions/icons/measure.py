@@ -63,9 +63,11 @@ def main():
     tables, predictions = zip(*(run_seed(p, s) for s in p['seeds']))
     predictions = pd.concat(predictions, ignore_index=True)
     write_results(pd.concat(tables, ignore_index=True), HERE/'results.csv', force=True)
-    for name, table in (('comparisons.csv', pd.concat(all_comparisons(p, predictions))), ('predictions.csv.gz', compact(p, predictions))):
+    for name, table in (('comparisons.csv', pd.concat(all_comparisons(p, predictions))),
+                        ('predictions.csv.gz', compact(p, predictions))):
         with atomic_path(HERE/name, force=True) as tmp:
-            table.to_csv(tmp, index=False, lineterminator='\n', compression=dict(method='gzip', mtime=0) if name.endswith('.gz') else None)
+            table.to_csv(tmp, index=False, lineterminator='\n',
+                         compression=dict(method='gzip', mtime=0) if name.endswith('.gz') else None)
 
 
 if __name__ == '__main__': main()

@@ -5,7 +5,7 @@
     python pretrain.py                        # train, or go on after an interruption; then export
     python pretrain.py --score                # fill the zero-shot columns of the log from the kept checkpoints
     python pretrain.py --export               # write wiseft/data/iconclip from the last checkpoint
-    python pretrain.py --towers 500 --batch 256 --threads 1      # short runs of several image towers, 500 seconds of processor time each
+    python pretrain.py --towers 500 --batch 256 --threads 1      # several towers, 500 seconds of processor time each
 
 Every random choice is a function of (seed, step), so a run that was killed goes on as if it had not been.
 On CPUs put jemalloc in front, which is faster here and keeps memory flat (glibc's allocator grows to many GB):
@@ -39,13 +39,16 @@ TOWERS = {
     'vit-16':        dict(lr=1e-3, vision=dict(layers=6, width=192, head_width=64, patch_size=16)),
     'convnext_atto': dict(lr=4e-4, vision=dict(timm_model_name='convnext_atto', timm_pool='', timm_proj='linear')),
 }
-ANY = ['{}', '{}', '{}', 'an icon of a {}', 'an icon of a {}', 'a {} icon', 'the {} icon', 'icon: {}', 'a {}', 'the {}', 'a drawing of a {}',
-       'a picture of a {}', 'a photo of a {}', 'a symbol of a {}', 'an image of a {}', 'a sketch of a {}', 'a small {}', 'a {}.', 'a rendition of a {}']
+ANY = ['{}', '{}', '{}', 'an icon of a {}', 'an icon of a {}', 'a {} icon', 'the {} icon', 'icon: {}', 'a {}', 'the {}',
+       'a drawing of a {}',
+       'a picture of a {}', 'a photo of a {}', 'a symbol of a {}', 'an image of a {}', 'a sketch of a {}', 'a small {}',
+       'a {}.', 'a rendition of a {}']
 STYLED = {
     'outline': ['a line icon of a {}', 'an outline icon of a {}', 'a thin line drawing of a {}', 'outline {}'],
     'solid':   ['a solid icon of a {}', 'a filled icon of a {}', 'a silhouette of a {}', 'a black glyph of a {}'],
     'duotone': ['a duotone icon of a {}', 'a two tone drawing of a {}', 'a shaded icon of a {}'],
-    'colour':  ['a colour icon of a {}', 'a colourful icon of a {}', 'a flat colour drawing of a {}', 'a color illustration of a {}'],
+    'colour':  ['a colour icon of a {}', 'a colourful icon of a {}', 'a flat colour drawing of a {}',
+                'a color illustration of a {}'],
     'emoji':   ['an emoji of a {}', 'a {} emoji', 'the emoji {}', 'a colour picture of a {}', 'a cartoon {}'],
     'pixel':   ['a pixel art icon of a {}', 'pixel art of a {}', 'a pixelated {}'],
 }
@@ -55,10 +58,11 @@ STYLED = {
 def read_pairs():
     "Pretraining images (memory mapped) and their captions' material."
     rows = list(csv.DictReader(open(BUILD/'pretraining.csv')))
-    return np.load(BUILD/'pretraining.npy', mmap_mode='r'), [r['names'].split('|') for r in rows], [r['style'] for r in rows]
+    return np.load(BUILD/'pretraining.npy',
+                   mmap_mode='r'), [r['names'].split('|') for r in rows], [r['style'] for r in rows]
 
 def batches(names, styles, n_batches, size, seed):
-    "Indices of each batch: shuffled passes with rare styles repeated, a name at most once in a batch where that can be."
+    "Indices of each batch: shuffled passes with rare styles repeated, a name once in a batch where that can be."
     rng = np.random.default_rng(seed)
     pool = np.repeat(np.arange(len(names)), [RARE.get(s, 1) for s in styles])
     first, later, source, out = [n[0] for n in names], deque(), iter(()), []
@@ -67,12 +71,16 @@ def batches(names, styles, n_batches, size, seed):
         for _ in range(len(later)):                                       # those that met their own name before
             i = later.popleft()
             if first[i] in seen or len(batch) == size: later.append(i)
-            else: batch.append(i); seen.add(first[i])
+            else:
+                batch.append(i)
+                seen.add(first[i])
         while len(batch) < size:
             i = next(source, None)
             if i is None: source = iter(rng.permutation(pool).tolist())
             elif first[i] in seen and len(later) < 4*size: later.append(i)
-            else: batch.append(i); seen.add(first[i])
+            else:
+                batch.append(i)
+                seen.add(first[i])
         out.append(batch)
     return out
 
@@ -86,7 +94,7 @@ def caption(names, style, rng):
 def between(g, n, lo, hi): return torch.rand(n, generator=g)*(hi - lo) + lo
 
 def augment(x, g):
-    "Affine and elastic warps, recolouring of ink and ground, inversion, channel shuffles, grey, coarse pixels; x in 0...1."
+    "Affine and elastic warps, other ink and ground, inversion, channel shuffles, grey, coarse pixels; x in 0...1."
     n = len(x)
     a, s, r = between(g, n, -.22, .22), between(g, n, .85, 1.3), between(g, n, .9, 1.1)
     rot = torch.stack([torch.stack([a.cos()*s*r, -a.sin()*s], -1), torch.stack([a.sin()*s, a.cos()*s/r], -1)], 1)
@@ -124,7 +132,8 @@ def config(tower):
     "open_clip's own configuration of the whole CLIP, image preprocessing included."
     vision = dict(image_size=SIZE, **TOWERS[tower]['vision'])
     return dict(model_cfg=dict(embed_dim=EMBED, vision_cfg=vision, text_cfg=TEXT),
-                preprocess_cfg=dict(size=SIZE, mode='RGB', mean=list(MEAN), std=list(STD), interpolation='bicubic', resize_mode='shortest', fill_color=255))
+                preprocess_cfg=dict(size=SIZE, mode='RGB', mean=list(MEAN), std=list(STD), interpolation='bicubic',
+                                    resize_mode='shortest', fill_color=255))
 
 def make_model(tower):
     cfg = config(tower)['model_cfg']
@@ -140,7 +149,8 @@ def words_of(tokenizer, texts):
 def optimiser(model, lr):
     "AdamW; no decay on gains, biases and the logit scale."
     slow = [p for p in model.parameters() if p.ndim >= 2]
-    return torch.optim.AdamW([dict(params=slow, weight_decay=.1), dict(params=[p for p in model.parameters() if p.ndim < 2], weight_decay=0.)],
+    return torch.optim.AdamW([dict(params=slow, weight_decay=.1),
+                              dict(params=[p for p in model.parameters() if p.ndim < 2], weight_decay=0.)],
                              lr=lr, betas=(.9, .98), eps=1e-6)
 
 def rate(step, steps, lr, warmup):
@@ -159,18 +169,31 @@ def validation_sets():
             if len(p) != 5 or p[2] != 'validation': continue
             im = np.asarray(Image.open(io.BytesIO(z.read(f))).convert('RGB'))
             out.setdefault(p[1], []).append((im, number[p[3]]))
-    return {k: (np.stack([i for i, _ in v]), torch.tensor([c for _, c in v])) for k, v in sorted(out.items())}, meta['classes']
+    def stacked(pairs):
+        images, classes = zip(*pairs)
+        return np.stack(images), torch.tensor(classes)
+
+    return {k: stacked(v) for k, v in sorted(out.items())}, meta['classes']
 
 PROMPTS = ['{}', 'an icon of a {}', 'a {} icon', 'a drawing of a {}', 'a picture of a {}']
+
+def embedding(model, tokenizer, name):
+    "Mean of the prompts' embeddings, of length 1."
+    texts = tokenizer([p.format(name) for p in PROMPTS])
+    return F.normalize(model.encode_text(texts, normalize=True).mean(0), dim=0)
 
 @torch.inference_mode()
 def zeroshot(model, tokenizer, sets, classes):
     "Zero-shot accuracy by set."
-    was = model.training; model.eval()
-    head = torch.stack([F.normalize(model.encode_text(tokenizer([p.format(c) for p in PROMPTS]), normalize=True).mean(0), dim=0) for c in classes])
+    was = model.training
+    model.eval()
+    head = torch.stack(
+        [embedding(model, tokenizer, c) for c in classes])
     acc = {}
     for name, (im, y) in sets.items():
-        feats = torch.cat([model.encode_image(normalise(torch.from_numpy(im[i:i+256]).permute(0, 3, 1, 2).float()/255), normalize=True) for i in range(0, len(im), 256)])
+        feats = torch.cat(
+            [model.encode_image(normalise(torch.from_numpy(im[i:i+256]).permute(0, 3, 1, 2).float()/255),
+                                normalize=True) for i in range(0, len(im), 256)])
         acc[name] = ((feats @ head.T).argmax(1) == y).float().mean().item()
     model.train(was)
     return acc
@@ -186,19 +209,23 @@ def score(model, tokenizer):
 def save_checkpoint(path, **state):
     "Written beside and renamed, so a kill leaves the old one whole."
     tmp = path.with_suffix('.tmp')
-    torch.save(state, tmp); os.replace(tmp, path)
+    torch.save(state, tmp)
+    os.replace(tmp, path)
 
 def keep(model, path):
     "The weights alone, fp16, for looking back."
     tmp = path.with_suffix('.tmp')
-    save_file({k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()}, tmp); os.replace(tmp, path)
+    save_file({k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()}, tmp)
+    os.replace(tmp, path)
 
 COLUMNS = ['step', 'loss', 'lr', 'logit_scale', 'pairs_per_second', 'zeroshot_reference', 'zeroshot_shift']
 
 def write_log(rows, path):
     tmp = path.with_suffix('.tmp')
     with open(tmp, 'w', newline='') as f:
-        out = csv.DictWriter(f, COLUMNS); out.writeheader(); out.writerows(rows)
+        out = csv.DictWriter(f, COLUMNS)
+        out.writeheader()
+        out.writerows(rows)
     os.replace(tmp, path)
 
 def sha256(path):
@@ -208,11 +235,12 @@ def sha256(path):
     return h.hexdigest()
 
 def seen_tokens(names, styles, tokenizer, least=3):
-    "Ids of the tokens in the names of at least `least` pairs, and those of the templates: what fewer taught is not known."
+    "Ids of tokens in the names of at least `least` pairs, and those of the templates: what fewer taught is not known."
     count = Counter()
     for ns in names: count.update({i for n in ns for i in tokenizer.encode(n)[:CONTEXT - 2]})
     often = {i for i, n in count.items() if n >= least}
-    for t in ANY + [t for ts in STYLED.values() for t in ts] + ['an']: often |= set(tokenizer([t.format('')])[0].tolist())
+    for t in ANY + [t for ts in STYLED.values() for t in ts] + ['an']:
+        often |= set(tokenizer([t.format('')])[0].tolist())
     return often
 
 def export(args):
@@ -222,19 +250,28 @@ def export(args):
     tok = open_clip.SimpleTokenizer(context_length=CONTEXT)
     seen = sorted(seen_tokens(names, styles, tok))
     state = {k: v.half() if v.is_floating_point() else v for k, v in ck['model'].items()}
-    rows = torch.zeros(TEXT['vocab_size'], dtype=torch.bool); rows[seen] = True
-    state['token_embedding.weight'] = torch.where(rows[:, None], state['token_embedding.weight'], torch.zeros((), dtype=torch.half))
-    folder = DATA/'iconclip'; folder.mkdir(parents=True, exist_ok=True)
+    rows = torch.zeros(TEXT['vocab_size'], dtype=torch.bool)
+    rows[seen] = True
+    state['token_embedding.weight'] = torch.where(rows[:, None], state['token_embedding.weight'],
+                                                  torch.zeros((), dtype=torch.half))
+    folder = DATA/'iconclip'
+    folder.mkdir(parents=True, exist_ok=True)
     tmp = folder/'model.tmp'
-    save_file({k: v.contiguous() for k, v in state.items()}, tmp, metadata={'format': 'pt'}); os.replace(tmp, folder/'open_clip_model.safetensors')
+    save_file({k: v.contiguous() for k, v in state.items()}, tmp, metadata={'format': 'pt'})
+    os.replace(tmp, folder/'open_clip_model.safetensors')
     families = sorted({r['family'] for r in csv.DictReader(open(BUILD/'pretraining.csv'))})
-    about = dict(name='iconclip', tower=ck['tower'], steps=ck['steps'], trained_steps=ck['step'], batch=ck['batch'], part=ck.get('part', ck['batch']), seed=ck['seed'], lr=TOWERS[ck['tower']]['lr'],
-                 pairs=len(names), distinct_names=len({n[0] for n in names}), seen_tokens=len(seen), data='@iconify/json 2.2.535',
-                 images_sha256=sha256(BUILD/'pretraining.npy'), captions_sha256=sha256(BUILD/'pretraining.csv'), model_sha256=sha256(folder/'open_clip_model.safetensors'),
+    about = dict(name='iconclip', tower=ck['tower'], steps=ck['steps'], trained_steps=ck['step'], batch=ck['batch'],
+                 part=ck.get('part', ck['batch']), seed=ck['seed'], lr=TOWERS[ck['tower']]['lr'],
+                 pairs=len(names), distinct_names=len({n[0] for n in names}), seen_tokens=len(seen),
+                 data='@iconify/json 2.2.535',
+                 images_sha256=sha256(BUILD/'pretraining.npy'), captions_sha256=sha256(BUILD/'pretraining.csv'),
+                 model_sha256=sha256(folder/'open_clip_model.safetensors'),
                  script='nbs/reproductions/icons/pretrain.py', families=families, date=str(date.today()),
-                 versions={m.__name__: m.__version__ for m in (torch, open_clip)} | {'python': platform.python_version()})
+                 versions={m.__name__: m.__version__ for m in (torch, open_clip)}
+                 | {'python': platform.python_version()})
     for name, what in [('open_clip_config.json', config(ck['tower'])), ('iconclip.json', about)]:
-        (folder/(name + '.tmp')).write_text(json.dumps(what, indent=1) + '\n'); os.replace(folder/(name + '.tmp'), folder/name)
+        (folder/(name + '.tmp')).write_text(json.dumps(what, indent=1) + '\n')
+        os.replace(folder/(name + '.tmp'), folder/name)
     return folder
 
 # ---------- training ----------
@@ -245,13 +282,16 @@ def train(args):
     args.out.mkdir(parents=True, exist_ok=True)
     lr, warmup = args.lr or TOWERS[args.tower]['lr'], 150
     torch.manual_seed(args.seed)
-    model, tok, loss_fn = make_model(args.tower), open_clip.SimpleTokenizer(context_length=CONTEXT), open_clip.ClipLoss()
+    model, tok, loss_fn = make_model(args.tower), open_clip.SimpleTokenizer(context_length=CONTEXT), open_clip.ClipLoss(
+        )
     opt, start, rows, last = optimiser(model, lr), 0, [], args.out/'last.pt'
     if last.exists():
         ck = torch.load(last, map_location='cpu', weights_only=True)
         if (ck['tower'], ck['steps'], ck['batch'], ck['seed']) != (args.tower, args.steps, args.batch, args.seed):
-            raise SystemExit(f'{last} belongs to another run: remove it, or give its tower, steps, batch and seed')
-        model.load_state_dict(ck['model']); opt.load_state_dict(ck['opt']); start, rows = ck['step'], ck['rows']
+            raise SystemExit(f'{last} belongs to another run: remove it, or give its tower, steps, batch and seed.')
+        model.load_state_dict(ck['model'])
+        opt.load_state_dict(ck['opt'])
+        start, rows = ck['step'], ck['rows']
         print(f'goes on at step {start}', flush=True)
     order = batches(names, styles, args.steps, args.batch, args.seed)
     model.train()
@@ -262,29 +302,35 @@ def train(args):
         x = torch.from_numpy(images[np.sort(i)]).permute(0, 3, 1, 2).float()/255
         t = words_of(tok, [caption(names[j], styles[j], rng) for j in np.sort(i)])
         x = normalise(augment(x, g)).contiguous(memory_format=torch.channels_last)
-        place = min(1, (time.process_time() - cpu)/args.seconds)*args.steps if args.seconds else step      # in the schedule
+        # in the schedule
+        place = min(1, (time.process_time() - cpu)/args.seconds)*args.steps if args.seconds else step
         for group in opt.param_groups: group['lr'] = rate(place, args.steps, lr, warmup)
         with torch.autocast('cpu', torch.bfloat16):
-            im = torch.cat([model.encode_image(part, normalize=True).float() for part in x.split(args.part)])   # parts fit the cache
+            # parts fit the cache
+            im = torch.cat([model.encode_image(part, normalize=True).float() for part in x.split(args.part)])
             tx = model.encode_text(t, normalize=True).float()
         loss = loss_fn(im, tx, model.logit_scale.exp())
-        opt.zero_grad(); loss.backward()
+        opt.zero_grad()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
         opt.step()
         with torch.no_grad(): model.logit_scale.clamp_(0, math.log(100))
-        total += loss.item(); count += 1
+        total += loss.item()
+        count += 1
         done = step + 1
         stop = args.seconds and time.process_time() - cpu > args.seconds
         if done % args.log == 0 or done == args.steps or stop:
             look = done % args.look == 0 or done == args.steps or stop
             speed = count*args.batch/(time.time() - mark)
             ref, shift = score(model, tok) if look else ('', '')
-            rows.append(dict(step=done, loss=f'{total/count:.4f}', lr=f"{opt.param_groups[0]['lr']:.6f}", logit_scale=f'{model.logit_scale.exp().item():.2f}',
+            rows.append(dict(step=done, loss=f'{total/count:.4f}', lr=f"{opt.param_groups[0]['lr']:.6f}",
+                             logit_scale=f'{model.logit_scale.exp().item():.2f}',
                              pairs_per_second=f'{speed:.0f}', zeroshot_reference=ref, zeroshot_shift=shift))
             print(*rows[-1].values(), flush=True)
             if look: keep(model, args.out/f'step{done:05d}.safetensors')
             if done % args.save == 0 or done == args.steps or stop:
-                save_checkpoint(last, model=model.state_dict(), opt=opt.state_dict(), step=done, steps=args.steps, batch=args.batch, seed=args.seed, part=args.part, tower=args.tower, rows=rows)
+                save_checkpoint(last, model=model.state_dict(), opt=opt.state_dict(), step=done, steps=args.steps,
+                                batch=args.batch, seed=args.seed, part=args.part, tower=args.tower, rows=rows)
                 if args.log_file: write_log(rows, args.log_file)
             mark, total, count = time.time(), 0., 0
         if stop: break
@@ -299,7 +345,8 @@ def rescore(args):
         r['zeroshot_reference'] = r['zeroshot_shift'] = ''
         if f.exists():
             model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(f).items()})
-            r['zeroshot_reference'], r['zeroshot_shift'] = score(model, tok); print(*r.values(), flush=True)
+            r['zeroshot_reference'], r['zeroshot_shift'] = score(model, tok)
+            print(*r.values(), flush=True)
     write_log(rows, args.log_file)
 
 def compare_towers(args):
@@ -314,23 +361,35 @@ def compare_towers(args):
         table.append(dict(tower=tower, parameters=n, cpu_seconds=args.towers, steps=last['step'], loss=last['loss'],
                           zeroshot_reference=last['zeroshot_reference'], zeroshot_shift=last['zeroshot_shift']))
         with open(HERE/'towers.csv', 'w', newline='') as f:
-            out = csv.DictWriter(f, list(table[0])); out.writeheader(); out.writerows(table)
+            out = csv.DictWriter(f, list(table[0]))
+            out.writeheader()
+            out.writerows(table)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--tower', default='resnet', choices=TOWERS)
-    p.add_argument('--steps', type=int, default=2800); p.add_argument('--batch', type=int, default=512)
-    p.add_argument('--lr', type=float); p.add_argument('--seed', type=int, default=0)
-    p.add_argument('--part', type=int, default=128, help='images that share BatchNorm statistics; the contrast is over the whole batch')
+    p.add_argument('--steps', type=int, default=2800)
+    p.add_argument('--batch', type=int, default=512)
+    p.add_argument('--lr', type=float)
+    p.add_argument('--seed', type=int, default=0)
+    p.add_argument('--part', type=int, default=128,
+                   help='images that share BatchNorm statistics; the contrast is over the whole batch')
     p.add_argument('--threads', type=int, default=os.cpu_count())
-    p.add_argument('--log', type=int, default=50); p.add_argument('--look', type=int, default=400); p.add_argument('--save', type=int, default=200)
+    p.add_argument('--log', type=int, default=50)
+    p.add_argument('--look', type=int, default=400)
+    p.add_argument('--save', type=int, default=200)
     p.add_argument('--seconds', type=float, help='stop after so much processor time')
-    p.add_argument('--out', type=Path, default=BUILD/'run'); p.add_argument('--log-file', type=Path, default=LOG)
-    p.add_argument('--score', action='store_true'); p.add_argument('--export', action='store_true'); p.add_argument('--towers', type=float)
+    p.add_argument('--out', type=Path, default=BUILD/'run')
+    p.add_argument('--log-file', type=Path, default=LOG)
+    p.add_argument('--score', action='store_true')
+    p.add_argument('--export', action='store_true')
+    p.add_argument('--towers', type=float)
     args = p.parse_args()
     if args.score: rescore(args)
     elif args.export: print(export(args))
     elif args.towers: compare_towers(args)
-    else: train(args); print(export(args))
+    else:
+        train(args)
+        print(export(args))
 
 if __name__ == '__main__': main()

@@ -1,25 +1,25 @@
 #!/usr/bin/env python
-"""The protocol's recipe from zero-shot classifiers that are weak, because the CLIP doesn't know the names of some classes.
+"""The protocol's recipe from zero-shot classifiers that are weak: the CLIP doesn't know the names of some classes.
 
-    python names.py    # a minute or two a run on one core; a line of runs.jsonl each, and those that have theirs are skipped
+    python names.py    # two minutes or three a run on one core; a line of runs.jsonl each, what is done is skipped
+    python names.py --repeat "unknown=0.25 seed=0"    # what share comes out otherwise
 
-A quarter, half, three quarters or all of the classes go by a part number instead of their name; the rest is as in the protocol.
+A quarter, half, three quarters or all of the classes go by a part number instead of their name.
 """
-import sys, time, warnings
-from itertools import product
-from pathlib import Path
-import numpy as np, torch
-
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-from runs import along, finished, fit, logits, looked_at, narrow_start, pixels, provenance, record
-from wiseft.datasets import protocol
-from wiseft.loaders import clip_dataloaders
-from wiseft.heads import zeroshot_head
+import warnings
+import numpy as np
 from wiseft.classifiers import ImageClassifier
+from wiseft.datasets import protocol
+from wiseft.heads import zeroshot_head
+from wiseft.learner import finetune
+from wiseft.experiments import judge, judged_sets, protocol_start, run_script
 
-RUNS = HERE/'runs.jsonl'
-SHARES, SEEDS = (.25, .5, .75, 1.), (0,)
+ALPHAS = [round(a/10, 1) for a in range(11)]
+
+
+def settings():
+    "Every run; its seed picks the names, too."
+    return [dict(unknown=share, seed=0) for share in (.25, .5, .75, 1.)]
 
 
 def part_numbers(names, share, seed):
@@ -37,19 +37,15 @@ def start_with(start, names):
 
 
 def main():
-    suite, start = narrow_start()
-    r, sets = protocol()['recipe'], looked_at(suite).values()
-    dls, x = clip_dataloaders(suite, start, r['batch_size']), pixels(start.clip, sets)
-    labels = torch.as_tensor(np.concatenate([s.labels for s in sets]))
-    for seed, share in product(SEEDS, SHARES):
-        settings = dict(unknown=share, seed=seed)
-        name = ' '.join(f'{k}={v}' for k, v in settings.items())
-        if name in finished(RUNS): continue
-        began, weak = time.time(), start_with(start, part_numbers(suite.classnames, share, seed))
-        tuned = fit(dls, weak, r['epochs'], r['lr'], seed, wd=r['wd']).classifier
-        z = {('zero-shot', 0.): logits(weak, x)} | {('weight-space', a): z for a, z in along(weak, tuned, x)} | {('fine-tuned', 1.): logits(tuned, x)}
-        record(RUNS, name, settings, list(z), torch.stack([v.argmax(1) == labels for v in z.values()]).numpy(), began)
+    suite, start = protocol_start()
+    sets = judged_sets(suite)
+
+    def run(s):
+        weak = start_with(start, part_numbers(suite.classnames, s['unknown'], s['seed']))
+        tuned = finetune(weak, suite, seed=s['seed'], progress=False, **protocol()['recipe'])
+        return judge(weak, tuned, sets, ALPHAS)
+
+    run_script(__file__, settings(), run)
 
 
-if __name__ == '__main__':
-    with provenance(__file__, seeds=list(SEEDS)): main()
+if __name__ == '__main__': main()

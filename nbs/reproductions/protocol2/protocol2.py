@@ -4,26 +4,34 @@
     python protocol2.py                 # about a minute a run on one core; what is done is not done again
     python protocol2.py --seeds 21 22   # the runs of these seeds alone, so that several processes can share the work
     python protocol2.py --only-tune     # no image is classified: the fine-tuned classifiers are kept for a later call
+    python protocol2.py --table         # from runs.jsonl, in seconds: accuracies.csv, which the front page draws
+    python protocol2.py --repeat "families=4 lr=0.001 seed=23"    # what share comes out otherwise
 
 A run's classifier and results are kept in build/protocol-2. A call that ends writes what is there to runs.jsonl, a line
-a run: which images of validation, test and reserve each of eleven classifiers got right.
+a run: which images of validation, test and reserve each of eleven classifiers got right. In accuracies.csv five seeds
+are one row: an image counts as the share of them that classify it rightly. Recoloured icons are no part of the mean.
 """
-import argparse, json, sys, time
+import argparse
 from itertools import product
 from pathlib import Path
-import numpy as np, pandas as pd, torch
-
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-from runs import along, logits, looked_at, pack, pixels, provenance
+import pandas as pd
+from wiseft.classifiers import ImageClassifier, zeroshot_classifier
+from wiseft.clips import load_clip
 from wiseft.datasets import load_suite, protocol
+from wiseft.exchange import write_results
 from wiseft.files import atomic_path
 from wiseft.learner import finetune
-from wiseft.clips import load_clip
-from wiseft.classifiers import ImageClassifier, zeroshot_classifier
+from wiseft.results import MEAN, REFERENCE, results_table
+from wiseft.run_tables import share_interval, test_rows
+from wiseft.experiments import judge, judged_sets, make_runs, provenance, read_runs, repeat_run, run_name
 
+HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[2]/'build'/'protocol-2'
+RUNS = HERE/'runs.jsonl'
+ALPHAS = [round(a/10, 1) for a in range(11)]
 
+
+# ---------- the runs ----------
 
 def read_plan():
     "The protocol, its numbers of families as numbers."
@@ -39,64 +47,92 @@ def settings(plan, seeds):
     return [c | dict(seed=s) for c in cells for s in seeds]
 
 
-def name(s): return f'families={s["families"]} lr={s["lr"]:g} seed={s["seed"]}'
-
-
 def reserve(suite):
     "What the protocol keeps in reserve: (split, dataset) -> images of families that no run is fine-tuned on."
     files = set(pd.read_csv(HERE/'reserve.csv').file)
     sets = {('reserve outline', 'reference'): suite.train, ('reserve solid', 'solid'): suite.shift_train['solid']}
-    return {k: s.subset([i for i, f in enumerate(s.files()) if f in files]) for k, s in sets.items()}
+    return {k: s.subset(pd.Series(s.files()).isin(files)) for k, s in sets.items()}
 
 
 def judged_by(suite):
     "All images that classifiers are judged by: the reference's validation images, the test images, the reserve."
-    return looked_at(suite) | reserve(suite)
+    return judged_sets(suite) | reserve(suite)
 
 
-def tuned(plan, suite, start, s):
-    "A run's fine-tuned classifier, computed or read."
-    folder = BUILD/name(s)/'finetuned'
-    if not folder.exists():
-        began, narrow = time.time(), suite.restrict_train(plan['families'][s['families']])
-        finetune(start, narrow, lr=s['lr'], seed=s['seed'], progress=False, **plan['recipe']).save(folder)
-        print(time.strftime('%H:%M:%S'), name(s), 'fine-tuned', round(time.time()-began, 1), flush=True)
-    return ImageClassifier.load(folder)
+class Runs:
+    "What all runs share."
+    def __init__(self, plan):
+        self.plan, self.suite = plan, load_suite('icons')
+        self.start = zeroshot_classifier(load_clip(), self.suite.classnames, plan['templates']).eval()
+        self.sets = judged_by(self.suite)
+
+    def tune(self, s):
+        "A run's fine-tuned classifier."
+        narrow = self.suite.restrict_train(self.plan['families'][s['families']])
+        return finetune(self.start, narrow, lr=s['lr'], seed=s['seed'], progress=False, **self.plan['recipe'])
+
+    def kept(self, s):
+        "A run's fine-tuned classifier, computed or read."
+        folder = BUILD/run_name(s)/'finetuned'
+        if not folder.exists(): self.tune(s).save(folder)
+        return ImageClassifier.load(folder)
+
+    def judge(self, s): return judge(self.start, self.kept(s), self.sets, ALPHAS)
+    def again(self, s): return judge(self.start, self.tune(s), self.sets, ALPHAS)
 
 
-def line_of(s): return BUILD/name(s)/'line.json'
+def gather(plan):
+    "What there is of all runs, into one file."
+    files = [BUILD/run_name(s)/'line.jsonl' for s in settings(plan, plan['seeds'])]
+    with atomic_path(RUNS, force=True) as tmp: tmp.write_text(''.join(f.read_text() for f in files if f.exists()))
 
 
-def judge(plan, suite, start, s, x, labels, zeroshot):
-    "Write a run's line of results; `zeroshot` says which images the zero-shot classifier gets right."
-    began, end = time.time(), tuned(plan, suite, start, s)
-    right = {('zero-shot', 0.): zeroshot}
-    right |= {('weight-space', a): z.argmax(1) == labels for a, z in along(start, end, x)}
-    right['fine-tuned', 1.] = logits(end, x).argmax(1) == labels
-    correct = pack(torch.stack(list(right.values())).numpy())
-    line = dict(run=name(s), **s, seconds=round(time.time()-began, 1), classifiers=list(right), correct=correct)
-    with atomic_path(line_of(s)) as tmp: tmp.write_text(json.dumps(line))
-    print(time.strftime('%H:%M:%S'), name(s), 'judged', line['seconds'], flush=True)
+# ---------- the table ----------
+
+def rows_of(images, values, shifts):
+    "Rows of one classifier: reference, each shift, their mean."
+    for d in (REFERENCE, *shifts, MEAN):
+        rows = images[test_rows(images, 'shift' if d == MEAN else d)]
+        value, low, high = share_interval(images, values, 'shift' if d == MEAN else d)
+        fingerprint = '' if d == MEAN else rows.data_fingerprint.iloc[0]
+        yield dict(dataset=d, value=value, low=low, high=high, n=len(rows), is_shift=d != REFERENCE,
+                   data_fingerprint=fingerprint)
 
 
-def main(seeds, only_tune):
-    plan, suite = read_plan(), load_suite('icons')
-    start = zeroshot_classifier(load_clip(), suite.classnames, plan['templates']).eval()
-    runs = settings(plan, seeds)
-    if only_tune: return [tuned(plan, suite, start, s) for s in runs]
-    sets = judged_by(suite).values()
-    x, labels = pixels(start.clip, sets), torch.as_tensor(np.concatenate([s.labels for s in sets]))
-    zeroshot = logits(start, x).argmax(1) == labels
-    for s in runs:
-        if not line_of(s).exists(): judge(plan, suite, start, s, x, labels, zeroshot)
-    lines = [line_of(s).read_text() for s in settings(plan, plan['seeds']) if line_of(s).exists()]
-    with atomic_path(HERE/'runs.jsonl', force=True) as tmp: tmp.write_text(''.join(l + '\n' for l in lines))
+def table(plan):
+    "Accuracies of the harsh and of the gentle recipe at every α."
+    suite, shifts = load_suite('icons'), plan['hypotheses']['shifts']
+    runs, correct, images = read_runs(RUNS, suite, judged_by(suite))
+    test = ((images.split == 'test') & images.dataset.isin([REFERENCE, *shifts])).to_numpy()
+    images, correct, rows = images[test].reset_index(drop=True), correct[:, test], []
+    for name, cell in (('harsh', plan['hypotheses']['cell']), ('gentle', plan['gentle'])):
+        mine = runs[(runs.families == cell['families']) & (runs.lr == cell['lr'])]
+        for (method, alpha), same in mine.groupby(['method', 'alpha'], sort=False):
+            assert len(same) == len(plan['seeds'])
+            who = dict(classifier=f'iconclip, {name} recipe', method=method, alpha=alpha, split='test',
+                       metric='accuracy', precision='bf16')
+            rows += [who | r for r in rows_of(images, correct[same.index].mean(0), shifts)]
+    return results_table(rows)
 
 
-if __name__ == '__main__':
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--seeds', type=int, nargs='+', help='default: all of the protocol')
-    p.add_argument('--only-tune', action='store_true', help='fine-tune and keep, classify no image')
-    args = p.parse_args()
-    seeds = args.seeds or read_plan()['seeds']
-    with provenance(__file__, seeds=seeds, only_tune=args.only_tune): main(seeds, args.only_tune)
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--seeds', type=int, nargs='+', help='default: all of the protocol')
+    parser.add_argument('--only-tune', action='store_true', help='fine-tune and keep, classify no image')
+    parser.add_argument('--table', action='store_true', help='write accuracies.csv')
+    parser.add_argument('--repeat', metavar='RUN',
+                        help='make this run again, and say what share of its answers differs')
+    args, plan = parser.parse_args(), read_plan()
+    if args.table: return write_results(table(plan), HERE/'accuracies.csv', force=True)
+    runs, some = Runs(plan), settings(plan, args.seeds or plan['seeds'])
+    if args.repeat:
+        s = next(s for s in settings(plan, plan['seeds']) if run_name(s) == args.repeat)
+        return print(f'{args.repeat}: {repeat_run(RUNS, s, runs.again):.4%} of the answers differ')
+    with provenance(__file__, seeds=args.seeds or plan['seeds'], only_tune=args.only_tune):
+        for s in some:
+            if args.only_tune: runs.kept(s)
+            else: make_runs(BUILD/run_name(s)/'line.jsonl', [s], runs.judge)
+        if not args.only_tune: gather(plan)
+
+
+if __name__ == '__main__': main()

@@ -7,24 +7,22 @@ They are the outline and solid images of those training families that neither pr
 in contact sheets, one row a class; audit.json lists those that do not show their class. An image nearly like one of
 pretraining or of the fine-tuned families is left out too, measured as the suite itself does.
 """
-import json, sys
+import json
 from pathlib import Path
 import numpy as np, pandas as pd
 from PIL import Image
-
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent/'icons'))
-from build_suite import BUILD, near_any, small
-from choose import largest_families
 from wiseft.datasets import load_suite
 from wiseft.files import atomic_path
+from wiseft.hashes import grey_thumbnails, near_duplicates
 
+HERE = Path(__file__).resolve().parent
+BUILD = HERE.parents[2]/'build'/'icons' # what icons/build_suite.py makes
 FAMILIES = 8 # as many as either protocol fine-tunes on
 
 
 def read(files, root):
     "16 × 16 grey versions of image files."
-    return small([np.asarray(Image.open(root/f).convert('RGB')) for f in files])
+    return grey_thumbnails([np.asarray(Image.open(root/f).convert('RGB')) for f in files])
 
 
 def main():
@@ -32,18 +30,19 @@ def main():
     table = pd.read_csv(suite.train.root/'icons.csv', keep_default_na=False)
     table['file'] = table.file.str.removeprefix('icons/')
     train = table[(table.split == 'train') & table['style'].isin(['outline', 'solid'])]
-    seen = train.family.isin(largest_families(suite.train, FAMILIES))
+    seen = train.family.isin(suite.train.largest_groups(FAMILIES))
     left = train.loc[~seen, ['file', 'style', 'class', 'family']].copy()
     audit = json.loads((HERE/'audit.json').read_text())
     wrong = {f'{c}/{name}' for c, names in audit['wrong'].items() for name in names}
     shown = left['class'] + '/' + left.file.str.extract(r'([^/]+)\.png$')[0]
     assert wrong <= set(shown), wrong - set(shown)
     pretrained = np.load(BUILD/'pretraining.npy', mmap_mode='r')
-    pretrained = np.concatenate([small(pretrained[k:k+8192]) for k in range(0, len(pretrained), 8192)])
+    pretrained = np.concatenate([grey_thumbnails(pretrained[k:k+8192]) for k in range(0, len(pretrained), 8192)])
     images = read(left.file, suite.train.root)
     left['out'] = ''
-    left.loc[near_any(images, pretrained), 'out'] = 'like a pretraining image'
-    left.loc[near_any(images, read(train[seen].file, suite.train.root)), 'out'] = 'like an image of the eight families'
+    left.loc[near_duplicates(images, pretrained), 'out'] = 'like a pretraining image'
+    left.loc[near_duplicates(images, read(train[seen].file, suite.train.root)),
+             'out'] = 'like an image of the eight families'
     left.loc[shown.isin(wrong), 'out'] = 'does not show its class'
     print(left.groupby(['style', 'out']).size())
     files = {'reserve.csv': left[left.out == ''].drop(columns='out'), 'left_out.csv': left[left.out != '']}

@@ -1,34 +1,39 @@
 #!/usr/bin/env python
-"""Classifiers trained from scratch on the reference alone: the suite's own baseline. Widths, epochs and parts of the data vary.
+"""Classifiers trained from scratch on the reference alone, of several widths, epochs and parts of the data: the suite's
+own baseline.
 
-    python scratch.py    # ten seconds to three minutes a model on one core; a line of results.csv each, and those that have theirs are skipped
+    python scratch.py    # up to three minutes a model on one core; a line of results.csv each, what is done is skipped
+    python scratch.py --repeat 16 0.25 10    # a model of this width, part and number of epochs again, beside its line
 """
-import csv, sys, time, warnings
+import argparse, time, warnings
 from pathlib import Path
-import numpy as np, pandas as pd, torch
+import pandas as pd, torch
 from open_clip.modified_resnet import ModifiedResNet
-
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-from runs import fit, logits, pixels, provenance
-from wiseft.datasets import load_suite
-from wiseft.loaders import clip_dataloaders
-from wiseft.metrics import accuracy
-from wiseft.clips import load_clip
-from wiseft.heads import random_head
 from wiseft.classifiers import ImageClassifier
+from wiseft.clips import load_clip
+from wiseft.datasets import load_suite
+from wiseft.evaluation import evaluate
+from wiseft.files import atomic_path
+from wiseft.heads import random_head
+from wiseft.learner import finetune
+from wiseft.results import MEAN
+from wiseft.experiments import provenance
 
-RESULTS = HERE/'results.csv'
+RESULTS = Path(__file__).resolve().parent/'results.csv'
 LR = 1e-3
-MODELS = [dict(width=16, part=p, epochs=e) for p in (.25, .5, 1.) for e in (10, 30)] + [dict(width=32, part=1., epochs=e) for e in (10, 25)] \
-    + [dict(width=16, part=p, epochs=60) for p in (.25, .5, 1.)]
+KEYS = ['width', 'part', 'epochs']
+MODELS = [(16, part, epochs) for part in (.25, .5, 1.) for epochs in (10, 30)]
+MODELS += [(32, 1., epochs) for epochs in (10, 25)]
+MODELS += [(16, part, 60) for part in (.25, .5, 1.)]
 
 
 def untrained(width, classnames, seed=0):
     "The embedded CLIP's architecture of some width, with random weights and a random head."
-    clip, v = load_clip(), load_clip().config['vision_cfg']
+    clip = load_clip()
+    v = clip.config['vision_cfg']
     torch.manual_seed(seed)
-    clip.model.visual = ModifiedResNet(v['layers'], clip.dim, heads=width*32//v['head_width'], image_size=v['image_size'], width=width)
+    heads = width*32//v['head_width']
+    clip.model.visual = ModifiedResNet(v['layers'], clip.dim, heads, image_size=v['image_size'], width=width)
     return ImageClassifier(clip, random_head(clip, classnames), classnames, alpha=1.)
 
 
@@ -37,27 +42,44 @@ def part_of(images, part):
     return images if part == 1 else images.split((part,))[1]
 
 
-def main():
+def accuracies(classifier, suite):
+    "Accuracy on every test and validation set."
+    for split in ('test', 'validation'):
+        table = evaluate(classifier, suite, split, progress=False)
+        for row in table[table.dataset != MEAN].itertuples(): yield f'{split} {row.dataset}', round(row.value, 5)
+
+
+def train(suite, width, part, epochs):
+    "A row of the table."
+    began, images = time.time(), part_of(suite.train, part)
+    start = untrained(width, suite.classnames)
+    trained = finetune(start, images, suite.validation, epochs, LR, batch_size=54, crop_scale=(.6, 1.),
+                       train_batchnorm=True,
+                       seed=0, progress=False)
+    model = dict(width=width, part=part, epochs=epochs, images=len(images), seconds=round(time.time()-began))
+    return model | dict(accuracies(trained, suite))
+
+
+def main(repeat):
     suite = load_suite('icons')
-    done = set(map(tuple, pd.read_csv(RESULTS)[['width', 'part', 'epochs']].to_numpy())) if RESULTS.exists() else set()
-    sets = {(k, d): s for k in ('test', 'validation') for d, s in suite.datasets(k).items()}
-    x = {key: pixels(load_clip(), [s]) for key, s in sets.items()}
-    for m in MODELS:
-        if tuple(m.values()) in done: continue
-        began, start = time.time(), untrained(m['width'], suite.classnames)
-        images = part_of(suite.train, m['part'])
-        dls = clip_dataloaders(images, start, 54, suite.validation, crop_scale=(.6, 1.))
-        trained = fit(dls, start, m['epochs'], LR, seed=0, train_batchnorm=True).classifier
-        row = m | dict(images=len(images), seconds=round(time.time()-began))
-        row |= {f'{k} {d}': round(accuracy(logits(trained, x[k, d], 'fp32'), s.labels), 5) for (k, d), s in sets.items()}
-        with open(RESULTS, 'a', newline='') as f:
-            out = csv.DictWriter(f, list(row), lineterminator='\n')
-            if not done: out.writeheader()
-            out.writerow(row)
-        done.add(tuple(m.values()))
-        print(row, flush=True)
+    table = pd.read_csv(RESULTS) if RESULTS.exists() else pd.DataFrame(columns=KEYS)
+    if repeat:
+        before = table[(table[KEYS] == repeat).all(axis=1)].iloc[0]
+        now = pd.Series(train(suite, int(repeat[0]), *repeat[1:2], int(repeat[2])))
+        print(pd.DataFrame(dict(before=before, now=now)))
+        return
+    for model in MODELS:
+        if (table[KEYS] == model).all(axis=1).any(): continue
+        table = pd.concat([table, pd.DataFrame([train(suite, *model)])], ignore_index=True)
+        with atomic_path(RESULTS, force=True) as tmp: table.to_csv(tmp, index=False, lineterminator='\n')
+        print(*model, flush=True)
 
 
 if __name__ == '__main__':
     warnings.filterwarnings('ignore', 'A random head knows nothing')
-    with provenance(__file__, seeds=[0]): main()
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--repeat', nargs=3, type=float, metavar=('WIDTH', 'PART', 'EPOCHS'))
+    repeat = parser.parse_args().repeat
+    if repeat: main(repeat)
+    else:
+        with provenance(__file__, seeds=[0]): main(None)

@@ -1,25 +1,44 @@
 #!/usr/bin/env python
-"""Why fine-tuning costs no accuracy under shift on icons: what happens to classes that it doesn't teach; linear classifiers from gentle to harsh.
+"""Why fine-tuning costs no accuracy under shift on icons: what happens to classes that it doesn't teach; linear
+classifiers from gentle to harsh.
 
-    python why.py    # some ten minutes on one core; a line of runs.jsonl or runs-heads.jsonl each, and those that have theirs are skipped
+    python why.py            # ten to twenty minutes on one core; a line of runs.jsonl or runs-heads.jsonl each
+    python why.py --table    # from runs.jsonl, in seconds: taught.csv
+    python why.py --repeat "kind=linear classifier lr=0.01 seed=1 half=0"    # what share comes out otherwise
 
-Half of the classes are taught and the others not, and then the other way round, so that every image is once of a taught class and once of an untaught one.
+Half of the classes are taught and the others not, and then the other way round, so that every image is once of a taught
+class and once of an untaught one.
 """
-import sys, time
+import argparse
 from itertools import product
 from pathlib import Path
 import numpy as np, pandas as pd, torch
+from wiseft.datasets import load_suite, protocol
+from wiseft.ensembles import members
+from wiseft.files import atomic_path
+from wiseft.learner import finetune
+from wiseft.passes import predict
+from wiseft.run_tables import change_table
+from wiseft.experiments import judge, judged_sets, make_runs, protocol_start, provenance, read_runs, repeat_run, run_name
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-from runs import along, changes, finished, fit, logits, looked_at, narrow_start, pixels, provenance, record
-from wiseft.datasets import protocol
-from wiseft.ensembles import mix_logits
-from wiseft.loaders import clip_dataloaders
-
-HALVES, HEADS, ALPHAS = HERE/'runs.jsonl', HERE/'runs-heads.jsonl', [.25, .5, .75]
+HALVES, HEADS, ALPHAS = HERE/'runs.jsonl', HERE/'runs-heads.jsonl', [.25, .5, .75, 1.]
 SCORES = {'own half': 'classes restricted', 'all classes': 'plain'} # among which classes an answer may be
-KINDS = [('end to end', 3e-4), ('end to end', 3e-3), ('linear classifier', 1e-2)]
+KINDS = [('linear classifier', 1e-2), ('end to end', 3e-4), ('end to end', 3e-3)]
+
+
+# ---------- the runs ----------
+
+def half_settings():
+    "Every run with half of the classes."
+    kinds = [('end to end', 3e-4), ('end to end', 3e-3), ('linear classifier', 1e-2)]
+    return [dict(kind=kind, lr=lr, seed=s, half=h) for s, (kind, lr), h in product((0, 1), kinds, (0, 1))]
+
+
+def head_settings():
+    "Every run of a linear classifier."
+    lrs = 1e-3, 3e-3, 1e-2, 3e-2, 1e-1
+    return [dict(kind='linear classifier', lr=lr, epochs=epochs, seed=0) for lr, epochs in product(lrs, (5, 20, 80))]
 
 
 def halves(n_classes, seed):
@@ -28,28 +47,63 @@ def halves(n_classes, seed):
     return np.stack([first, ~first])
 
 
-def half_settings(): return [dict(kind=k, lr=lr, seed=s, half=h) for s in (0, 1) for k, lr in KINDS for h in (0, 1)]
-def head_settings(): return [dict(kind='linear classifier', lr=lr, epochs=e, seed=0) for lr in (1e-3, 3e-3, 1e-2, 3e-2, 1e-1) for e in (5, 20, 80)]
+def tune(start, images, validation, kind, lr, seed, epochs=protocol()['recipe']['epochs']):
+    "A fine-tuned classifier."
+    train = 'head' if kind == 'linear classifier' else 'all'
+    recipe = protocol()['recipe'] | dict(train=train, lr=lr, seed=seed, epochs=epochs)
+    return finetune(start, images, validation, progress=False, **recipe)
 
 
-def among_all(z, labels, taught): return z.argmax(1) == labels
-def among_own(z, labels, taught):
-    "Right among the classes of the same half as the image's own."
+def restricted(logits, labels, taught):
+    "Logits, those of the classes of the other half than an image's own taken out."
     same = taught[labels][:, None] == taught
-    return z.masked_fill(~same, -torch.inf).argmax(1) == labels
+    return logits.masked_fill(~same, -torch.inf)
 
+
+def both_scores(start, tuned, images, taught):
+    "(score, α) -> which images are right, among all classes and among those of the image's own half."
+    labels, between = torch.as_tensor(images.labels), members(start, tuned, [0., *ALPHAS], ['weight-space'])
+    z = predict(between, images, progress=False).logits
+    for alpha, key in sorted((key[2], key) for key in between):
+        yield ('all classes', alpha), z[key].argmax(1) == labels
+        yield ('own half', alpha), restricted(z[key], labels, taught).argmax(1) == labels
+
+
+class Runs:
+    "What all runs share."
+    def __init__(self):
+        self.suite, self.start = protocol_start()
+        self.sets = judged_sets(self.suite)
+
+    def head(self, s):
+        "A linear classifier that is taught all classes."
+        tuned = tune(self.start, self.suite.train, self.suite.validation, **s)
+        result = judge(self.start, tuned, self.sets, ALPHAS)
+        return result | dict(classifiers=[('weight-space', a) for _, a in result['classifiers']])
+
+    def half(self, s):
+        "A classifier that is taught half of the classes."
+        taught = halves(len(self.suite.classnames), s['seed'])[s['half']]
+        images = self.suite.train.subset(np.flatnonzero(taught[self.suite.train.labels]))
+        tuned = tune(self.start, images, self.suite.validation, s['kind'], s['lr'], s['seed'])
+        right = [dict(both_scores(self.start, tuned, each, torch.as_tensor(taught))) for each in self.sets.values()]
+        correct = np.concatenate([np.stack(list(r.values())) for r in right], axis=1)
+        return dict(images=len(images), classifiers=list(right[0]), correct=correct)
+
+
+# ---------- the table ----------
 
 def in_halvings(runs, correct, images, taught, kind, lr, alpha, score):
-    "In each of the four halvings: which images are right, and which are of classes that were taught, or that weren't; (4, n)."
+    "In each of the four halvings: which images are right, and which are of taught, or untaught, classes; (4, n)."
     which = (runs.kind == kind) & (runs.lr == lr) & (runs.method == score) & (runs.alpha == alpha)
     t = runs[which].sort_values(['seed', 'half'])
     labels, n = images.label.cat.codes.to_numpy(), len(images.label.cat.categories)
     return correct[t.index], np.array([halves(n, s)[h][labels] == taught for s, h in zip(t.seed, t.half)])
 
 
-def by_taught(runs, correct, images, taught, kind, lr, alpha, score='own half'):
-    "Share of halvings in which each image is right, by a score, when its class was taught, or when it wasn't."
-    right, mask = in_halvings(runs, correct, images, taught, kind, lr, alpha, score)
+def by_taught(*args):
+    "Share of halvings in which each image is right when its class was taught, or when it wasn't; as `in_halvings`."
+    right, mask = in_halvings(*args)
     return (right*mask).sum(0)/mask.sum(0)
 
 
@@ -64,15 +118,15 @@ def each_halving(runs, correct, images, taught, kind, lr, alpha, score):
     return table.assign(shift=table.drop(columns='reference').mean(axis=1))
 
 
-def changed(runs, correct, images, settings):
-    """Change from the zero-shot classifier in points for each (kind, lr, alpha), of taught and untaught classes, by both scores:
-    with 95 % intervals over images, and the lowest and highest of the four halvings."""
+def taught_table(runs, correct, images):
+    """Change from the zero-shot classifier in points, of taught and untaught classes, by both scores: with 95 %
+    intervals over images, and the lowest and highest of the four halvings."""
     pairs, extremes = {}, {}
-    for (kind, lr, alpha), taught, score in product(settings, (True, False), SCORES):
+    for (kind, lr), alpha, taught, score in product(KINDS, (1., .5), (True, False), SCORES):
         row = kind, lr, alpha, 'taught' if taught else 'untaught', SCORES[score]
         pairs[row] = [by_taught(runs, correct, images, taught, kind, lr, a, score) for a in (0., alpha)]
         extremes[row] = each_halving(runs, correct, images, taught, kind, lr, alpha, score)
-    table = changes(images, pairs, ['kind', 'lr', 'α', 'classes', 'score']).drop(columns='n', level=1)
+    table = change_table(images, pairs, ['kind', 'lr', 'α', 'classes', 'score']).drop(columns='n', level=1)
     for d in ('reference', 'shift'):
         table[d, 'lowest halving'] = [h[d].min() for h in extremes.values()]
         table[d, 'highest halving'] = [h[d].max() for h in extremes.values()]
@@ -80,36 +134,23 @@ def changed(runs, correct, images, settings):
 
 
 def main():
-    suite, start = narrow_start()
-    sets, r = looked_at(suite).values(), protocol()['recipe']
-    x, labels = pixels(start.clip, sets), torch.as_tensor(np.concatenate([s.labels for s in sets]))
-    features = torch.cat([start.features(b).detach() for b in x.split(256)])
-    z0 = start.head(features).detach()
-
-    def path(tuned, kind):
-        "(alpha, logits): of a linear classifier, whose averages of weights are those of logits, from the features."
-        if kind == 'end to end': return dict(along(start, tuned, x, ALPHAS)) | {1.: logits(tuned, x)}
-        return {a: mix_logits(z0, tuned.head(features).detach(), a) for a in [*ALPHAS, 1.]}
-
-    def tune(images, kind, lr, seed, epochs):
-        dls = clip_dataloaders(images, start, r['batch_size'], suite.validation)
-        return fit(dls, start, epochs, lr, seed, train='all' if kind == 'end to end' else 'head', wd=r['wd']).classifier
-
-    for s in head_settings():
-        name = ' '.join(f'{k}={v}' for k, v in s.items())
-        if name in finished(HEADS): continue
-        began, z = time.time(), path(tune(suite.train, s['kind'], s['lr'], s['seed'], s['epochs']), s['kind'])
-        record(HEADS, name, s, [('weight-space', a) for a in z], np.stack([among_all(v, labels, None) for v in z.values()]), began)
-
-    for s in half_settings():
-        name = ' '.join(f'{k}={v}' for k, v in s.items())
-        if name in finished(HALVES): continue
-        began, taught = time.time(), halves(len(suite.classnames), s['seed'])[s['half']]
-        images = suite.train.subset(np.flatnonzero(taught[suite.train.labels]))
-        z = {0.: z0} | path(tune(images, s['kind'], s['lr'], s['seed'], r['epochs']), s['kind'])
-        right = {(m, a): f(v, labels, torch.as_tensor(taught)) for a, v in z.items() for m, f in (('all classes', among_all), ('own half', among_own))}
-        record(HALVES, name, s | dict(images=len(images)), list(right), np.stack(list(right.values())), began)
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--repeat', metavar='RUN',
+                        help='make this run again, and say what share of its answers differs')
+    parser.add_argument('--table', action='store_true', help='write taught.csv')
+    args = parser.parse_args()
+    if args.table:
+        table = taught_table(*read_runs(HALVES, load_suite('icons')))
+        with atomic_path(HERE/'taught.csv', force=True) as tmp: table.to_csv(tmp, lineterminator='\n')
+        return
+    runs = Runs()
+    parts = [(HEADS, head_settings(), runs.head), (HALVES, half_settings(), runs.half)]
+    if args.repeat:
+        file, s, run = next((f, s, r) for f, settings, r in parts for s in settings if run_name(s) == args.repeat)
+        print(f'{args.repeat}: {repeat_run(file, s, run):.4%} of the answers differ')
+        return
+    with provenance(__file__, seeds=[0, 1]):
+        for file, settings, run in parts: make_runs(file, settings, run)
 
 
-if __name__ == '__main__':
-    with provenance(__file__, seeds=[0, 1]): main()
+if __name__ == '__main__': main()
