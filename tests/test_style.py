@@ -16,6 +16,14 @@ INNER = {"UnpicklingError", "EOFError"}  # caught at once: their words end anoth
 RUN = 3  # so many exported cells in a row need prose or a check between them
 
 NOT_YET = {  # file -> the rules it breaks: not conformed yet
+    "tests/test_finetune_resume.py": "width",
+    "nbs/methods/tracer.ipynb": "width nesting",
+    "nbs/methods/lp_ft.ipynb": "width",
+    "nbs/methods/lipsum_ft.ipynb": "width",
+    "nbs/methods/flyp.ipynb": "width nesting",
+    "nbs/methods/carot.ipynb": "width",
+    "nbs/api/44_averages.ipynb": "width",
+    "nbs/api/41_steps.ipynb": "width",
     "benchmarks/bench.py": "width",
     "benchmarks/gpu.py": "width",
     "nbs/api/01_merging.ipynb": "width semicolons nesting returns runs",
@@ -48,7 +56,7 @@ NOT_YET = {  # file -> the rules it breaks: not conformed yet
     "nbs/api/46_probes.ipynb": "width",
     "nbs/api/50_ensembles.ipynb": "width semicolons returns errors",
     "nbs/api/51_trials.ipynb": "width",
-    "nbs/api/52_bench.ipynb": "width nesting returns runs",
+    "nbs/api/52_bench.ipynb": "width nesting runs",
     "nbs/api/60_changes.ipynb": "width semicolons returns",
     "nbs/api/60_runs.ipynb": "width semicolons returns",
     "nbs/api/61_report.ipynb": "width nesting errors size runs",

@@ -41,13 +41,13 @@ def most_cautious(
 # %% ../nbs/api/52_bench.ipynb #6f34c341
 def can_compete(
     method, # `Method`
-)->bool:
+) -> bool:
     "Whether a bench knows what to do with a method; the curve of averages is what it is measured against"
     return method.kind in (*TRAINED, 'merge', 'mix', 'search') and method.name != 'weight-space'
 
 def takes_several(
     method, # `Method`
-)->bool:
+) -> bool:
     "Whether a method makes one classifier of several fine-tuned ones"
     return 'fine-tuned classifiers' in method.needs
 
@@ -55,7 +55,7 @@ def what_is_missing(
     method, # `Method`
     start,  # `ImageClassifier` to start from
     n_seeds=2,
-)->str:     # '' if nothing is
+) -> str:     # '' if nothing is
     "Why a method can't be tried"
     if not can_compete(method): return f'A bench does not know what to do with a {method.kind}.'
     if takes_several(method) and n_seeds < 2: return f'{method.name} needs {method.needs}, and there is one seed.'
@@ -76,7 +76,7 @@ class Plan:
     alphas:tuple=DEFAULT_ALPHAS
     recipe:dict=field(default_factory=dict) # of `finetune`, the same for all: epochs, batch_size, …
     starts:dict=field(default_factory=dict, repr=False) # name of a start -> what it made
-    def table(self)->pd.DataFrame:
+    def table(self) -> pd.DataFrame:
         "A row a method: how many fine-tunings it takes at most, or why it is left out"
         plain = dict(method='plain', kind='', paper='', trials=len(self.lrs), runs=len(self.seeds), why='')
         return pd.DataFrame([plain, *map(self._row, self.methods)])
@@ -85,7 +85,7 @@ class Plan:
         trained = m.kind in ('start', 'loss', 'pull') and not why
         trials = trained*(len(self.lrs) + len(strengths(m)) - 1)
         return dict(method=m.name, kind=m.kind, paper=m.paper, trials=trials, runs=trained*len(self.seeds), why=why)
-    def as_json(self)->dict:
+    def as_json(self) -> dict:
         "All that decides the results"
         return dict(version=__version__, suite=self.suite.fingerprint, start=self.start.hash, lrs=list(self.lrs), seeds=list(self.seeds),
                     alphas=[float(a) for a in self.alphas], recipe={k: v for k, v in self.recipe.items() if k != 'progress'})
@@ -95,7 +95,7 @@ class Plan:
         if method is None or method.kind != 'start': return self.start
         if method.name not in self.starts: self.starts[method.name] = method.function(self.start, self.suite.train, self.suite.validation)
         return self.starts[method.name]
-    def riders(self, lr)->list: # of `Trial`, with the first seed
+    def riders(self, lr) -> list: # of `Trial`, with the first seed
         "Averages over time at all their strengths, along a plain fine-tuning"
         averages = [m for m in self.methods if m.kind == 'average']
         return [Trial(lr, self.seeds[0], m.name, s) for m in averages for s in strengths(m)]
@@ -103,7 +103,7 @@ class Plan:
 # %% ../nbs/api/52_bench.ipynb #038655d4
 def expected_seconds(
     plan:Plan,
-)->float: # of all fine-tunings at most, without reading images
+) -> float: # of all fine-tunings at most, without reading images
     "How long a plan takes, from a step of this size on this machine"
     size, classifier = plan.recipe.get('batch_size', 128), plan.start.copy()
     x = torch.zeros(size, 3, *classifier.clip.image_size, device=classifier.device)
@@ -141,7 +141,7 @@ def judged_curve(
     file,  # .npz that keeps it
     by='weight-space', # the way there: name of a merge or mix; a mix without an alpha is a curve of one point
     test=True, # the test images too
-)->Curve:
+) -> Curve:
     "A classifier's curve, computed or read"
     file = Path(file)
     if not file.exists():
@@ -164,7 +164,7 @@ def chosen_trial(
     plan:Plan,
     method,  # `Method` that trains; None: plain fine-tuning
     folder,  # where trials are kept
-)->Trial:    # with the first seed
+) -> Trial:    # with the first seed
     "Learning rate at the default strength, then strength, by validation images of the reference"
     grid, seed = strengths(method) if method else [None], plan.seeds[0]
     def value(trial): # best accuracy on the curve, and of how many images
@@ -220,7 +220,7 @@ def bench_entry(
     method, # `Method`; None: plain fine-tuning
     folder, # where trials and curves are kept
     riders=(), # chosen `Trial`s of averages over time, which ride along plain fine-tunings of their learning rate
-)->Entry:
+) -> Entry:
     "Choose, train with every seed, and judge"
     trains, name = method is None or method.kind in TRAINED, method.name if method else 'plain'
     first = chosen_trial(plan, method if trains else None, folder)
@@ -241,7 +241,7 @@ class Bench:
     plan:Plan
     entries:dict   # name -> `Entry`, plain first
     left_out:dict  # name -> why
-    def gains(self, groups=False)->pd.DataFrame: # groups: draw groups (set families) instead of images
+    def gains(self, groups=False) -> pd.DataFrame: # groups: draw groups (set families) instead of images
         "A row a method: where it stands, and what it gains over plain averages that are as accurate on the reference"
         plain = self.entries['plain']
         points = {n: {d: s[e.at()] for d, s in e.shares().items()} for n, e in self.entries.items()}
@@ -264,7 +264,7 @@ class Bench:
         few = [d for d, s in sets.items() if len(set(s.groups or [])) < MIN_GROUPS]
         if few: raise ValueError(f'{few[0]} has fewer than {MIN_GROUPS} groups: intervals over groups say nothing there.')
         return {d: list(s.groups) for d, s in sets.items()}
-    def curves(self)->pd.DataFrame: # method, alpha, reference, shifted
+    def curves(self) -> pd.DataFrame: # method, alpha, reference, shifted
         "Accuracy of every point of every curve, means over seeds"
         rows = []
         for n, e in self.entries.items():
@@ -273,7 +273,7 @@ class Bench:
             rows.append(pd.DataFrame(dict(method=n, alpha=self._alphas(e), reference=at[REFERENCE], shifted=shifted)))
         return pd.concat(rows, ignore_index=True)
     def __repr__(self): return '\n'.join(self.sentences())
-    def sentences(self)->list:
+    def sentences(self) -> list:
         "One about each method"
         return [_sentence(r) for r in self.gains().itertuples()]
 
@@ -314,7 +314,7 @@ def bench(
     alphas=DEFAULT_ALPHAS,
     say=print,     # what is told goes there, a line at a time
     **recipe,      # of `finetune`, the same for all: epochs, batch_size, precision, progress, …
-)->Bench:
+) -> Bench:
     "Compare methods of robust fine-tuning on one budget"
     chosen = [find_method(n) for n in methods] if methods else [m for m in REGISTRY.values() if can_compete(m)]
     folder, plan = Path(folder), Plan(suite, start, chosen, tuple(lrs), tuple(seeds), tuple(alphas), recipe)

@@ -84,8 +84,7 @@ class ImageClassifier(nn.Module):
     @property
     def tuning(self): # str
         "Name of the way of fine-tuning, for tables: '' if there was none, 'plain' if nothing else is said"
-        tuned = self.alpha or self.parents or self.recipe
-        return self.recipe.get('tuning', 'plain') if tuned else ''
+        return self.recipe.get('tuning', 'plain') if self.alpha or self.parents or self.recipe else ''
 
 # %% ../nbs/api/23_classifiers.ipynb #a6c03a74
 @patch(as_prop=True)

@@ -237,7 +237,7 @@ def _caption_tokens(images, clip): # (n_captions, context length)
 
 def is_captions(
     y # what a batch has beside its images
-)->bool:
+) -> bool:
     "Are these token ids, (n, context length), and not labels?"
     return y.ndim == 2 and not y.is_floating_point()
 

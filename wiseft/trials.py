@@ -55,7 +55,7 @@ def run_trial(
     folder,    # where trials are kept
     riders=(), # trials of averages over time with the same learning rate and seed, if this is a plain one
     **recipe,  # of `finetune`: epochs, batch_size, precision, …
-)->Path: # the classifier's folder
+) -> Path: # the classifier's folder
     "Train a classifier and save it, unless that was done"
     where = {t: Path(folder)/t.name for t in (trial, *riders)}
     if all(p.exists() for p in where.values()): return where[trial]
