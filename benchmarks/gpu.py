@@ -54,7 +54,8 @@ class Card:
             Path(room, "tiny.json").write_text(json.dumps(TINY))
             open_clip.add_model_config(Path(room, "tiny.json"))
         files = photographs(self.room/"photographs", min(n, 512), 0)
-        self.images = files.subset(np.resize(np.arange(len(files)), n))  # the same files again: they are decoded each time
+        # the same files again: they are decoded each time
+        self.images = files.subset(np.resize(np.arange(len(files)), n))
 
     def wait(self):
         if self.device.type == "cuda":
@@ -102,7 +103,8 @@ def usual_sweep(card, start, end):
     for alpha in SOME:
         model.load_state_dict({k: (1-alpha)*a[k] + alpha*b[k] if a[k].is_floating_point() else a[k] for k in a})
         right = 0
-        for x, y in DataLoader(Files(card.images, model.transform), card.batch, num_workers=card.workers, pin_memory=not card.tiny):
+        for x, y in DataLoader(Files(card.images, model.transform), card.batch, num_workers=card.workers,
+                               pin_memory=not card.tiny):
             with card.autocast():
                 right += (model(x.to(card.device)).argmax(1) == y.to(card.device)).sum().item()
 
@@ -114,12 +116,15 @@ def sweeps(card):
         start, end = card.ends(name)
         x, _ = card.one_batch(start)
         half = start.to_bf16()
-        ours = lambda: sweep(start, end, card.images, ALPHAS, precision="bf16", by=("weight-space",), batch_size=card.batch, progress=False)
+        ours = lambda: sweep(start, end, card.images, ALPHAS, precision="bf16", by=("weight-space",),
+                             batch_size=card.batch, progress=False)
         bare = card.seconds(lambda: bare_passes(card, half, x))
         with empty_cache():
             decoded = card.seconds(ours)
         os.environ["WISEFT_CACHE_GB"] = "0"
-        jpeg = card.seconds(lambda: sweep(start, end, card.images, ALPHAS, precision="bf16", by=("weight-space",), batch_size=card.batch,
+        jpeg = card.seconds(
+            lambda: sweep(start, end, card.images, ALPHAS, precision="bf16", by=("weight-space",),
+                          batch_size=card.batch,
                                           workers=card.workers, progress=False))
         del os.environ["WISEFT_CACHE_GB"]
         usual = len(ALPHAS)/len(SOME)*card.seconds(lambda: usual_sweep(card, start, end))
@@ -160,7 +165,8 @@ def plain_training(card, start):
     "A plain bf16 loop over the files."
     model = start.copy()
     opt = torch.optim.AdamW(model.parameters(), 1e-6, fused=True)
-    for x, y in DataLoader(Files(card.images, start.clip.train_transform), card.batch, shuffle=True, num_workers=card.workers, pin_memory=not card.tiny):
+    for x, y in DataLoader(Files(card.images, start.clip.train_transform), card.batch, shuffle=True,
+                           num_workers=card.workers, pin_memory=not card.tiny):
         step(card, model, opt, x.to(card.device, non_blocking=True), y.to(card.device, non_blocking=True))
 
 
@@ -190,7 +196,8 @@ def curves(card):
     u, v = (torch.randn(n, classes, device=card.device) for _ in "uv")
     labels = torch.zeros(n, dtype=torch.long, device=card.device)
     one_pass = card.seconds(lambda: (u.argmax(1), v.argmax(1)))
-    yield "exact curve / one pass of argmax over both ends", None, card.seconds(lambda: alpha_intervals(u, v, labels))/one_pass
+    yield "exact curve / one pass of argmax over both ends", None, card.seconds(
+        lambda: alpha_intervals(u, v, labels))/one_pass
 
 
 @measure
@@ -200,7 +207,8 @@ def interpolation(card):
     path, state = WeightPath(start.copy(), start.state_dict(), end.state_dict()), list(start.state_dict().values())
     into = [torch.empty_like(t) for t in state]
     copying = card.seconds(lambda: [t.copy_(s) for t, s in zip(into, state)])
-    yield f"{card.towers[0]}: interpolating / copying the same bytes once", "≤ 1.6", card.seconds(lambda: path(.3))/copying
+    yield f"{card.towers[0]}: interpolating / copying the same bytes once", "≤ 1.6", card.seconds(
+        lambda: path(.3))/copying
 
 
 def main(args=None):

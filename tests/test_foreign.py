@@ -1,4 +1,4 @@
-"Checkpoints as wise-ft, FLYP, model-soups and open_clip write them: the same logits as the module that was saved, without its classes."
+"Checkpoints as wise-ft, FLYP, model-soups and open_clip write them: the logits of what was saved, without its classes."
 import os
 import pickle
 import subprocess

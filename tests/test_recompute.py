@@ -33,6 +33,7 @@ def test_every_explanation_is_recomputed():
     ("explanations/few_images", "<td>-4.0</td>", "<td>-4.1</td>"),                     # a stored table
     ("explanations/domains", "'solid': '793 training", "'solid': '794 training"),      # a printed line
     ("README", "gains 13.0 points", "gains 13.1 points"),                              # the front page
+    ("README", "(0.2 points, −1.8 to 2.3)", "(2.2 points, −1.8 to 2.3)"),              # of protocol 2
 ])
 def test_a_planted_wrong_number_is_caught(name, old, new):
     assert not of(name, str).wrong

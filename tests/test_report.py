@@ -1,4 +1,4 @@
-"The report of the embedded suite, read in a real browser: its slider, its small pictures, without scripts, on a phone, in print."
+"The report of the embedded suite in a real browser: slider, small pictures, without scripts, on a phone, in print."
 import pandas as pd
 import pytest
 from conftest import ROOT
@@ -24,7 +24,8 @@ def kept(suite):
         who = dict(classifier="iconclip", tuning="", method=method, alpha=alpha, precision="fp32", seed=SEED)
         return who, pd.Index(classes).get_indexer(table[column]), dict(confidence=np.full(len(rows), 0.5))
 
-    methods = {"zero-shot": ("zero-shot", 0.0), f"weight-space seed {SEED}": ("weight-space", 0.5), f"fine-tuned seed {SEED}": ("fine-tuned", 1.0)}
+    methods = {"zero-shot": ("zero-shot", 0.0), f"weight-space seed {SEED}": ("weight-space", 0.5),
+               f"fine-tuned seed {SEED}": ("fine-tuned", 1.0)}
     return KeptPredictions(rows, [of(column, *who) for column, who in methods.items()]), table
 
 
@@ -36,10 +37,12 @@ def report(tmp_path_factory):
     from wiseft.report import write_report
 
     suite, results = load_suite("icons"), read_results(ICONS / "results.csv")
-    results = results[(results.seed == SEED) | (results.method == "zero-shot")].drop_duplicates(["method", "alpha", "dataset", "metric"])
+    results = results[(results.seed == SEED)
+                      | (results.method == "zero-shot")].drop_duplicates(["method", "alpha", "dataset", "metric"])
     predictions, table = kept(suite)
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(results, path, "Icons", predictions=predictions, images=suite.datasets(), recipe=dict(lr=3e-4, epochs=10))
+    write_report(results, path, "Icons", predictions=predictions, images=suite.datasets(),
+                 recipe=dict(lr=3e-4, epochs=10))
     return path, results, table
 
 
@@ -79,13 +82,15 @@ def test_the_slider_gives_the_numbers_of_the_table(page, report):
 
 
 def test_small_pictures_are_of_the_predictions(page, report):
-    table, shown = report[2], page.locator(".cards li").evaluate_all("all => all.map(e => [e.dataset.file, e.className, e.innerText, e.querySelector('img').naturalWidth])")
+    table, shown = report[2], page.locator(".cards li").evaluate_all(
+        "all => all.map(e => [e.dataset.file, e.className, e.innerText, e.querySelector('img').naturalWidth])")
     by_file = table.reset_index().set_index("file")
     assert shown
     for file, kind, text, width in shown:
         row = by_file.loc[file]
         end = "fine-tuned" if " fine-tuned " in text else "zero-shot"
-        before, after = row["zero-shot" if end == "zero-shot" else f"fine-tuned seed {SEED}"], row[f"weight-space seed {SEED}"]
+        before, after = row["zero-shot" if end == "zero-shot"
+                            else f"fine-tuned seed {SEED}"], row[f"weight-space seed {SEED}"]
         assert text.startswith(f"{row.label}: {end} {before} (") and f"averaged {after} (" in text and 0 < width <= 64
         assert (kind == "gained") == (after == row.label) != (before == row.label)
     assert report[0].stat().st_size < 5e6

@@ -202,6 +202,18 @@ def change(a, b, on, images=None):
     return [points(a, b, on, images), *images.interval(100 * (b - a), on)]
 
 
+def over_classes(a, b, on):
+    "95 % interval of b − a in points, with classes drawn anew, one draw for all sets."
+    images, n = outline(), outline().label.max() + 1
+    drawn = np.random.default_rng(11).multinomial(n, np.full(n, 1 / n), DRAWS)
+    means = []
+    for d in images.sets(on):
+        rows = images.rows[d]
+        sums = np.bincount(images.label[rows], 100 * (b - a)[rows], n)
+        means.append(drawn @ sums / (drawn @ np.bincount(images.label[rows], minlength=n)))
+    return ends_of(np.mean(means, axis=0))
+
+
 def changes(a, b, images=None):
     "A row of the tables of changes: number of images, points, interval; on the reference and under shift."
     images = images or outline()

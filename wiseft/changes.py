@@ -13,19 +13,22 @@ from .kept import find_ends, KeptPredictions
 def _right_and_wrong(predictions, alpha): # dict method -> what it made of each image
     "The averaged classifier and its ends, the first seed of each"
     found = find_ends(predictions, alpha)
-    return {m: predictions.frame(**which).drop_duplicates(['dataset', 'file']).set_index(['dataset', 'file']) for m, which in found.items()}
+    return {m: predictions.frame(**which).drop_duplicates(['dataset', 'file']).set_index(['dataset', 'file'])
+            for m, which in found.items()}
 
 def changed_images(
     predictions:KeptPredictions, # of a zero-shot, an averaged and a fine-tuned classifier
     alpha:float=.5, # of the averaged one
-)->pd.DataFrame: # dataset, file, label, end, gained, before and after (classes), sure_before and sure_after (probabilities, where kept)
+) -> pd.DataFrame: # dataset, file, label, end, gained, before and after (classes), sure_before and sure_after (probabilities, where kept)
     "Images that the average gets right and an end doesn't (`gained`), and the reverse"
     frames = _right_and_wrong(predictions, alpha)
     averaged, parts = frames.pop('weight-space', None), []
     for end, was in frames.items():
-        both = was.join(averaged[['predicted', 'correct', *averaged.columns.intersection(['confidence'])]].add_suffix('_after'))
+        both = was.join(
+            averaged[['predicted', 'correct', *averaged.columns.intersection(['confidence'])]].add_suffix('_after'))
         differs = both[both.correct.notna() & both.correct_after.notna() & (both.correct != both.correct_after)]
-        parts.append(pd.DataFrame(dict(label=differs.label.astype(str), end=end, gained=differs.correct_after.astype(bool),
+        parts.append(
+            pd.DataFrame(dict(label=differs.label.astype(str), end=end, gained=differs.correct_after.astype(bool),
             before=differs.predicted.astype(str), after=differs.predicted_after.astype(str),
             sure_before=differs.get('confidence'), sure_after=differs.get('confidence_after'))).reset_index())
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
@@ -34,11 +37,12 @@ def changed_images(
 def some_changes(
     changed:pd.DataFrame, # from `changed_images`
     most:int=12, # images of a set
-)->pd.DataFrame:
+) -> pd.DataFrame:
     "A few images of each set and kind of change, the surest right answers first"
     if not len(changed): return changed
     right = changed.sure_after.where(changed.gained, changed.sure_before)
-    kinds = changed.assign(right=right).sort_values('right', ascending=False, kind='stable').groupby(['dataset', 'end', 'gained'], sort=False)
+    kinds = changed.assign(right=right).sort_values('right', ascending=False,
+                                                    kind='stable').groupby(['dataset', 'end', 'gained'], sort=False)
     return kinds.head(most//4).drop(columns='right').sort_index()
 
 # %% ../nbs/api/60_changes.ipynb #ecb54165
@@ -46,12 +50,14 @@ def changed_confusions(
     predictions:KeptPredictions,
     alpha:float=.5, # of the averaged classifier
     most:int=8, # pairs of classes
-)->pd.DataFrame: # label, taken_for, then images: zero-shot, weight-space, fine-tuned
+) -> pd.DataFrame: # label, taken_for, then images: zero-shot, weight-space, fine-tuned
     "Pairs of classes that the average mistakes much more, or less, often than an end, on all shifted sets together"
     frames = _right_and_wrong(predictions, alpha)
     if 'weight-space' not in frames: return pd.DataFrame()
     wrong = {m: f[f.is_shift & f.correct.eq(False)] for m, f in frames.items()}
-    counts = pd.DataFrame({m: f.groupby([f.label.astype(str), f.predicted.astype(str)]).size() for m, f in wrong.items()}).fillna(0).astype(int)
+    counts = pd.DataFrame(
+        {m: f.groupby([f.label.astype(str), f.predicted.astype(str)]).size() for m, f in wrong.items()}).fillna(
+        0).astype(int)
     counts.index.names = ['label', 'taken_for']
     change = counts.sub(counts['weight-space'], axis=0).abs().max(axis=1)
     order = change[change > 0].sort_values(ascending=False, kind='stable').index[:most]
@@ -62,7 +68,7 @@ SIDE = 64 # pixels
 
 def thumbnail(
     image, # PIL image, RGB
-)->str: # address with the picture in it
+) -> str: # address with the picture in it
     "A picture of at most 64 pixels a side, as a page holds it in itself"
     small, file = image.copy(), io.BytesIO()
     small.thumbnail((SIDE, SIDE))

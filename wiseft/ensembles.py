@@ -4,24 +4,23 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_ALPHAS', 'mix_logits', 'mix_probabilities', 'members', 'prepare_mix', 'sweep', 'output_ensemble',
-           'alpha_curves', 'choose_alpha']
+           'alpha_curves', 'alpha_by_rule', 'choose_alpha']
 
 # %% ../nbs/api/50_ensembles.ipynb #796c503c
-import numpy as np, pandas as pd, psutil, torch, warnings
+import numpy as np, psutil, torch, warnings
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache, partial
 from inspect import signature
 from torch import nn
-from .datasets import Suite
-from .doubts import doubtful_alphas, doubts
+from pathlib import Path
+from .datasets import Suite, folder_suite
+from .doubts import averaging_costs, doubtful_alphas, doubts
 from .evaluation import evaluate
 from .linesearch import AlphaCurve, alpha_intervals, projected_intervals
 from .members import Member, Remembered, at_precision, default_name, member
 from .passes import check_classes, common_transform, run_all
 from .registry import find_method, method, method_name
-from .results import REFERENCE, STARTS, first_metric
-from .scores import METRICS
 from .merging import WeightPath, averageable, check_ends, prepare_merge, wise_ft
 
 # %% ../nbs/api/50_ensembles.ipynb #eb4dcb5c
@@ -231,31 +230,48 @@ def alpha_curves(
         curves[d] = AlphaCurve(*find(u, v, images.labels[kept]))
     return curves
 
-# %% ../nbs/api/50_ensembles.ipynb #02f41baa
-def choose_alpha(
-    table:pd.DataFrame,     # from `sweep(..., split='validation')`
-    method='weight-space',  # or 'logits', 'probabilities'
-    rule='one standard error' # or 'best'
+# %% ../nbs/api/50_ensembles.ipynb #ca009875
+def alpha_by_rule(
+    accuracies, # Series: alpha -> accuracy on validation images
+    n:int,      # how many images
+    rule='nearest' # to 0.5; or 'one standard error', 'best'
 )->float:
-    "The smallest mixing coefficient whose accuracy (or first metric) on the reference's validation images is within one standard error of the best, or is the best"
-    if rule not in ('one standard error', 'best'): raise ValueError(f"rule={rule!r}: expected 'one standard error' or 'best'")
-    metric = first_metric(table).metric.iloc[0]
-    t = _reference_rows(table, method).groupby('alpha')[['value', 'n', 'low', 'high']].mean()
-    sign = 1 if metric not in METRICS or METRICS[metric].larger_is_better else -1
-    best = t.loc[(sign*t.value).idxmax()]
-    error = 1e-9 if rule == 'best' else _standard_error(best, metric)
-    return float(t.index[sign*t.value >= sign*best.value - error].min())
+    "The mixing coefficient nearest to 0.5 within one standard error of the best accuracy, or the smallest, or that of the best"
+    if rule not in ('nearest', 'one standard error', 'best'): raise ValueError(f"The rule is {rule!r}, expected 'nearest', 'one standard error' or 'best'.")
+    best = accuracies.max()
+    margin = 0 if rule == 'best' else np.sqrt(best*(1-best)/n)
+    good = accuracies.index[accuracies >= best - margin - 1e-9].to_numpy(float)
+    return float(good[abs(good-.5).argmin()] if rule == 'nearest' else good.min())
 
-def _standard_error(row, metric):
-    "Of an accuracy; of another metric, from its 95 % interval"
-    return np.sqrt(row.value*(1-row.value)/row.n) if metric == 'accuracy' else (row.high-row.low)/(2*1.96)
+# %% ../nbs/api/50_ensembles.ipynb #ec03276b
+def choose_alpha(
+    zeroshot,     # classifier, alpha = 0
+    finetuned,    # the same, fine-tuned
+    validation,   # the `Suite` or folder that was fine-tuned on, or an `ImageSet` of validation images
+    rule='nearest', # of `alpha_by_rule`: or 'one standard error', 'best'
+    method='weight-space', # or another merge or mix with an alpha
+    **kwargs      # of `evaluate`: precision, batch_size, workers, progress
+)->float:
+    "The mixing coefficient that accuracy on validation images of the reference speaks for; prints what it saw"
+    images = _kept_aside(validation, finetuned)
+    table = sweep(zeroshot, finetuned, images, split='validation', by=[method], metrics=['accuracy'], images=images, **kwargs)
+    if table.alpha.isna().any(): raise ValueError(f'{method} has no alpha to choose.')
+    seen, n = table.set_index('alpha').value.sort_index(), int(table.n.iloc[0])
+    alpha = alpha_by_rule(seen, n, rule)
+    start = table.method[table.alpha == 0].iloc[0]
+    print(f'On {n:,} validation images: {start} {seen[0]:.1%}, fine-tuned {seen[1]:.1%}, '
+          f'average at α = 0.5 {seen[.5]:.1%}. Chosen: α = {alpha:g}, {seen[alpha]:.1%}.')
+    for sentence in averaging_costs(seen, n): warnings.warn(sentence, stacklevel=2)
+    return alpha
 
-# %% ../nbs/api/50_ensembles.ipynb #6292981f
-def _reference_rows(table, method):
-    "Rows of the reference's validation images of one classifier from zero-shot to fine-tuned"
-    if odd := set(table.split) - {'validation'}: raise ValueError(f'alpha is chosen on the validation split, got rows of {sorted(odd)}; use sweep(..., split="validation")')
-    t = first_metric(table)
-    t = t[(t.dataset == REFERENCE) & t.method.isin([*STARTS, method, 'fine-tuned'])]
-    if method not in set(t.method): raise ValueError(f'no {method!r} rows of the reference in the table; it has methods {sorted(set(table.method))} on {sorted(set(table.dataset))}')
-    if t.classifier.nunique() > 1: raise ValueError(f'the table has several classifiers, {sorted(set(t.classifier))}; choose for one at a time')
-    return t
+# %% ../nbs/api/50_ensembles.ipynb #04262960
+def _kept_aside(validation, finetuned):
+    "Validation images of the reference that the classifier was not fine-tuned on"
+    if isinstance(validation, (str, Path)): validation = folder_suite(validation, {})
+    images = validation.validation if isinstance(validation, Suite) else validation
+    if images is None: raise ValueError(f'The suite {validation.name!r} has no validation images to choose alpha on. Give an ImageSet of some.')
+    trained = str(getattr(finetuned, 'recipe', {}).get('images'))
+    if any(trained.startswith(f'{s.fingerprint},') for s in (images, images.split((.1,))[0])): raise ValueError(
+        f'The classifier was fine-tuned on images of {images.name!r}, and alpha is chosen on others: give the suite or folder that finetune was '
+        'given, or, where that was an ImageSet, the tenth that it kept aside, images.split((.1,))[1].')
+    return images

@@ -17,7 +17,8 @@ from .members import member
 from .passes import check_classes, check_nan, check_shape, common_transform, each_batch, ready
 from .progress import say_place
 from .results import MEAN, REFERENCE
-from .scores import KeptPredictions, Outcome, all_classes, chosen_metrics, class_positions, image_rows, prediction_rows, score
+from .scores import KeptPredictions, Outcome, all_classes, chosen_metrics, class_positions
+from .scores import image_rows, prediction_rows, score
 from .sharing import shared_layers
 
 # %% ../nbs/api/33_evaluation.ipynb #7eda65ec
@@ -35,7 +36,8 @@ def _datasets(suite, split):
 def _able(members, classes, datasets):
     "For each set the members that have its classes, or the suite's; ValueError for one that has neither anywhere"
     has = lambda m, images: m.classnames in (list(classes.classnames), list(images.classnames))
-    out = {d: {n: m for n, m in members.items() if has(m, images)} for d, images in datasets.items()}
+    def able(images): return {n: m for n, m in members.items() if has(m, images)}
+    out = {d: able(images) for d, images in datasets.items()}
     for n, m in members.items():
         if not any(n in some for some in out.values()): check_classes(m, classes, m.name)
     return out
@@ -49,12 +51,13 @@ def _reduced(member, x, labels, images, metrics): # dict column -> (n,) tensor
     columns = {m.kept_as: torch.as_tensor(m.per_image(outcome)) for m in metrics if m.per_image}
     return dict(predicted=outcome.predicted.to(torch.int32), broken=outputs.isnan().any(1), **columns)
 
-def _look(members, images, transform, metrics, **kwargs): # name -> dict column -> (n,) array, NaN (predicted: -1) where an image is unreadable
-    "What each member made of each image of a set"
+def _look(members, images, transform, metrics, **kwargs): # name -> dict column -> (n,) array
+    "What each member made of each image of a set; NaN (predicted: -1) where an image is unreadable"
     own = {n: replace(images, projection=None) if m.classnames == images.classnames else images
            for n, m in members.items()}
     seen, kept = {n: [] for n in members}, []
-    labels = {d: torch.as_tensor(images.labels).to(d) for d in {m.device for m in members.values()}}
+    devices = {m.device for m in members.values()}
+    labels = {d: torch.as_tensor(images.labels).to(d) for d in devices}
     for idx, x in each_batch(members.values(), images, transform, [], **kwargs):
         kept += idx
         y = {d: _rows(of_all, idx) for d, of_all in labels.items()}
@@ -69,7 +72,8 @@ def _rows(of_all, idx):
 
 def _together(parts): # dict column -> (n,) array
     "The columns of all batches, fetched from their device"
-    return {k: torch.cat([p[k] for p in parts]).cpu().numpy() for k in parts[0]}
+    def column(k): return torch.cat([p[k] for p in parts]).cpu().numpy()
+    return {k: column(k) for k in parts[0]}
 
 def _in_place(columns, kept, n): # dict column -> (n,) array
     "In the order of all images"
@@ -97,9 +101,9 @@ def evaluate(
     members,                # a classifier or `Member`, or dict name -> classifier or `Member`
     suite,                  # `Suite`: reference and shifted sets; or an `ImageSet` or a folder of class folders
     split='test',           # or 'validation'
-    keep_predictions=False, # True: return what each made of each image as well; or names of metrics whose numbers per image are kept, too
+    keep_predictions=False, # True: return what each made of each image, too; or names of metrics to keep per image
     seed:int=None,          # of the fine-tuning, for the table
-    metrics=None,           # names of `METRICS` or `Metric` records; default the suite's: accuracy, for some sets another one first
+    metrics=None,           # names of `METRICS`, or `Metric` records; default the suite's, mostly accuracy
     precision=None,         # 'bf16': forward passes with weights in bfloat16, compared with fp32 on a sample
     batch_size=None,        # default `wiseft.passes.fitting_batch_size`
     workers=None,           # decoding processes; None: some for sets above 200 MB

@@ -24,7 +24,8 @@ def _reader(read, batches, workers):
     "What is read for each list of indices, in order"
     if not workers: return map(read, batches)
     drawn = torch.Generator() # else the loader draws from the global one
-    return iter(DataLoader(_Reads(read), None, sampler=batches, num_workers=workers, collate_fn=_as_it_is, generator=drawn))
+    return iter(
+        DataLoader(_Reads(read), None, sampler=batches, num_workers=workers, collate_fn=_as_it_is, generator=drawn))
 
 # %% ../nbs/api/30_feeding.ipynb #840201fc
 AHEAD, _END = 2, object() # batches read ahead; after the last one
@@ -68,7 +69,8 @@ class Feeder:
         return batch
 
 def _pinned(o): return o.pin_memory() if isinstance(o, torch.Tensor) else o
-def _sent(batch, device): return tuple(o.to(device, non_blocking=True) if isinstance(o, torch.Tensor) else o for o in batch)
+def _sent(batch, device):
+    return tuple(o.to(device, non_blocking=True) if isinstance(o, torch.Tensor) else o for o in batch)
 
 # %% ../nbs/api/30_feeding.ipynb #25090d0b
 class Waiting:

@@ -67,7 +67,8 @@ class ProgressLines(Callback):
         tenth, now = 10*(self.iter+1)//self.n_iter, perf_counter()
         if tenth in (self.tenth, 10) or now-self.said < PAUSE: return
         self.tenth, self.said = tenth, now
-        if self.learn.logger == self.epoch_line: self._say(f'{10*tenth} % of epoch {self.epoch+1}: loss {self.smooth_loss.item():.3g}')
+        if self.learn.logger == self.epoch_line:
+            self._say(f'{10*tenth} % of epoch {self.epoch+1}: loss {self.smooth_loss.item():.3g}')
     def epoch_line(self, values):
         "In the place of fastai's table: what the recorder has of an epoch"
         named = dict(zip(self.recorder.metric_names, values))

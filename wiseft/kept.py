@@ -17,7 +17,7 @@ from .text import BadFile
 # %% ../nbs/api/34_kept.ipynb #0e7bf26c
 def predictions_file(
     results, # file of a results table
-)->Path:
+) -> Path:
     "Where the predictions that a table was made of lie: beside it"
     return Path(results).with_suffix('.predictions.csv.gz')
 
@@ -31,7 +31,7 @@ def write_predictions(
     predictions:KeptPredictions,
     path, # file that ends in .csv.gz
     force:bool=False, # replace an existing file
-)->Path:
+) -> Path:
     "Write what classifiers made of each image, atomically; FileExistsError unless `force`"
     table = predictions.images.copy()
     names = np.array([*table.label.cat.categories, ''], dtype=object) # a code below 0 finds the last
@@ -39,13 +39,14 @@ def write_predictions(
         table[_heading(who)] = names[np.maximum(codes, -1)]
         for k, v in columns.items(): table[_heading(who, column=k)] = v
     text = table.to_csv(index=False, lineterminator='\n', float_format='%.5g')
-    with atomic_path(path, force=force) as tmp: tmp.write_bytes(gzip.compress(text.encode('utf-8', 'backslashreplace'), 6, mtime=0))
+    with atomic_path(path, force=force) as tmp:
+        tmp.write_bytes(gzip.compress(text.encode('utf-8', 'backslashreplace'), 6, mtime=0))
     return Path(path)
 
 # %% ../nbs/api/34_kept.ipynb #d32072d2
 def read_predictions(
     path, # file of `write_predictions`
-)->KeptPredictions:
+) -> KeptPredictions:
     "Read what classifiers made of each image; `BadFile` says what is wrong with the file"
     path = existing_file(path, 'file of predictions')
     try:
@@ -53,7 +54,9 @@ def read_predictions(
         headings = [c for c in table if c.startswith('{')]
         return _kept(table.drop(columns=headings), {h: json.loads(h) for h in headings}, table)
     except (OSError, EOFError, ValueError, KeyError, pd.errors.ParserError) as e:
-        raise BadFile(f'{path} holds no predictions: {str(e) or type(e).__name__}. It is written by `wiseft evaluate` and `wiseft sweep` beside their tables.') from None
+        raise BadFile(
+            f'{path} holds no predictions: {str(e) or type(e).__name__}. It is written by `wiseft evaluate` and '
+            '`wiseft sweep` beside their tables.') from None
 
 def _kept(images, about, table):
     "Images and members as they were"
@@ -61,9 +64,13 @@ def _kept(images, about, table):
     mine = {h: a for h, a in about.items() if 'column' not in a}
     classes = list(dict.fromkeys([*images.label, *(c for h in mine for c in table[h])]))
     classes = [c for c in classes if c]
-    images = images.assign(dataset=pd.Categorical(images.dataset, images.dataset.unique()), label=pd.Categorical(images.label, classes),
-                           is_shift=images.is_shift == 'True', group=images.group.where(images.group != '', pd.NA), n_missing=images.n_missing.astype(int))
-    return KeptPredictions(images, [(_identity(a), _codes(table[h], images.dataset, classes), _numbers(a, about, table)) for h, a in mine.items()])
+    images = images.assign(dataset=pd.Categorical(images.dataset, images.dataset.unique()),
+                           label=pd.Categorical(images.label, classes),
+                           is_shift=images.is_shift == 'True', group=images.group.where(images.group != '', pd.NA),
+                           n_missing=images.n_missing.astype(int))
+    return KeptPredictions(images,
+                           [(_identity(a), _codes(table[h], images.dataset, classes), _numbers(a, about, table))
+                            for h, a in mine.items()])
 
 # %% ../nbs/api/34_kept.ipynb #c334ade8
 def _identity(about):
@@ -79,17 +86,19 @@ def _codes(predicted, dataset, classes):
 
 def _numbers(who, about, table): # dict column -> (n,) numbers
     "What else was kept of one classifier"
-    mine = {h: a['column'] for h, a in about.items() if 'column' in a and {k: v for k, v in a.items() if k != 'column'} == who}
+    mine = {h: a['column'] for h, a in about.items() if 'column' in a
+            and {k: v for k, v in a.items() if k != 'column'} == who}
     return {column: pd.to_numeric(table[h]).to_numpy(float) for h, column in mine.items()}
 
 # %% ../nbs/api/34_kept.ipynb #34442595
 def find_ends(
     predictions:KeptPredictions,
     alpha:float=.5, # of the averaged classifier
-)->dict: # method -> columns that pick it; nothing where it isn't clear which classifiers are meant
+) -> dict: # method -> columns that pick it; nothing where it isn't clear which classifiers are meant
     "The averaged classifier among those of a file, and the ends that it lies between"
     who = predictions.who()
-    known = who[(who.method != 'weight-space') | np.isclose(who.alpha.astype(float), alpha)].drop(columns='seed').drop_duplicates()
+    known = who[(who.method != 'weight-space')
+                | np.isclose(who.alpha.astype(float), alpha)].drop(columns='seed').drop_duplicates()
     single = known.method.value_counts().eq(1)
     found = {m: dict(method=m) for m in ('zero-shot', 'weight-space', 'fine-tuned') if single.get(m)}
     if 'weight-space' not in found: return {}
@@ -98,7 +107,7 @@ def find_ends(
 def compare_ends(
     predictions:KeptPredictions,
     alpha:float=.5, # of the averaged classifier
-)->pd.DataFrame: # as `compare`; None where it isn't clear which classifiers are meant
+) -> pd.DataFrame: # as `compare`; None where it isn't clear which classifiers are meant
     "The averaged classifier against the zero-shot and the fine-tuned one, on the same images"
     ends = find_ends(predictions, alpha)
     averaged = ends.pop('weight-space', None)

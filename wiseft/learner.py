@@ -262,6 +262,7 @@ def clip_learner(
     if beside(loss, 'trains_text'): classifier = _with_text(classifier, accumulate)
     image_dls, model = dls, classifier.copy().rebuild_head()
     model.alpha, model.parents, model.metrics, model.recipe = 1., [], {}, {}
+    model.beside = _found_beforehand(loss, pull)
     choose_weights(model, train)
     if grad_checkpointing: _checkpoint_layers(model)
     if train == 'head': dls, model = feature_dataloaders(dls, model), HeadOnFeatures(model)
@@ -279,6 +280,12 @@ def clip_learner(
         learn.add_cb(ProgressLines())
         learn.logger = learn.progress_lines.epoch_line
     return learn
+
+# %% ../nbs/api/43_learner.ipynb #663a3704
+def _found_beforehand(*methods):
+    "Tensors that methods were given, or made by their `prepare`, to be saved beside the classifier"
+    given = {k: v for m in methods for k,v in getattr(m, 'keywords', {}).items() if isinstance(v, torch.Tensor)}
+    return {'prepared.safetensors': given} if given else {}
 
 # %% ../nbs/api/43_learner.ipynb #6e605651
 def cosine_lr(

@@ -126,7 +126,7 @@ def bootstrap_mean(
     level:float=0.95,
     rng:np.random.Generator|None=None, # None: `default_rng(0)`, the same answer every time
 ) -> tuple: # (mean over sets, low, high); low and high are NaN where a set has one unit only
-    "Mean over sets of each set's mean, with its interval over `units`."
+    "Mean over sets of each set's mean, with its interval over `units`; too narrow for rare extremes."
     values = _checked_sets(correct_by_set, units)
     inside = all(0 <= v.min() and v.max() <= 1 for v in values.values())
     return _mean_interval(values, units, (0, 1) if inside else None, n_resamples, level, rng)
@@ -325,7 +325,7 @@ def macro_f1(
     units=None, # as in `bootstrap`
     **kwargs,
 ) -> tuple: # (value, low, high)
-    "Mean F1 over the classes that occur in `labels`, with its bootstrap interval."
+    "Mean F1 over the classes that occur in `labels`, with its bootstrap interval; over five units it may be too narrow."
     predicted, labels = _same_length(_class_indices(predicted), _class_indices(labels))
     c, n, i = max(predicted.max(), labels.max())+1, len(labels), np.arange(len(labels))
     right = predicted == labels

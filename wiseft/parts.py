@@ -41,7 +41,8 @@ def _place(names, where): # (what stands before the tower's names, and before th
     if not towers: # a tower alone, under its own names: a ViT's, a ResNet's, timm's
         towers = {p for p in _before(names, 'class_embedding') if f'{p}conv1.weight' in names}
         towers |= _before(names, 'attnpool.') | _before(names, 'trunk.')
-    if len(towers) > 1: raise BadFile(f"{where} holds several image towers, {first_few(sorted(towers), 4)}: keep one of them, and save its weights.")
+    if len(towers) > 1: raise BadFile(
+        f"{where} holds several image towers, {first_few(sorted(towers), 4)}: keep one of them, and save its weights.")
     return next(iter(towers), None)
 
 # %% ../nbs/api/20_parts.ipynb #14748235
@@ -70,18 +71,21 @@ def find_parts(
 ): # `Parts`
     "Recognise an image tower, a text tower and a head; BadFile, which says what is there, if there is neither tower nor head"
     state = weights.state
-    if any(k.startswith('text_encoder.') for k in state): return Parts(str(where), state, {}) # MobileCLIP's names, which open_clip translates
+    # MobileCLIP's names, which open_clip translates
+    if any(k.startswith('text_encoder.') for k in state): return Parts(str(where), state, {})
     tower = _place(state, where)
     name, head = _find_head(state, tower)
     if tower is None and not head: raise BadFile(_nothing(state, where))
     names = {} if tower is None else _clip_names(state, tower)
     names = {new: k for new,k in names.items() if not head or k.rpartition('.')[0] != name}
-    if not any('transformer.' in new for new in names if not new.startswith('visual.')): # wise-ft takes the transformer out of the text tower
+    # wise-ft takes the transformer out of the text tower
+    if not any('transformer.' in new for new in names if not new.startswith('visual.')):
         names = {new: k for new,k in names.items() if new.startswith(('visual.', 'logit_'))}
     taken = {*names.values(), *(f'{name}.{k}'.lstrip('.') for k in head)}
     unread = [*(k for k in state if k not in taken and k != 'n_averaged'), *weights.beside]
     modules = {} if tower is None else _clip_names(weights.modules, tower)
-    return Parts(str(where), {new: state[k] for new,k in names.items()}, head, {new: weights.modules[k] for new,k in modules.items()},
+    return Parts(str(where), {new: state[k] for new,k in names.items()}, head,
+                 {new: weights.modules[k] for new,k in modules.items()},
                  weights.modules, name, unread)
 
 # %% ../nbs/api/20_parts.ipynb #6958bc89
@@ -89,7 +93,8 @@ def _nothing(state, where): # text
     "That no part was recognised, and what there is"
     if any('vision_model.' in k for k in state):
         return f"{where} holds weights of a model of transformers. Load the folder that it lies in, with its config.json: load_clip(FOLDER)."
-    return (f"{where} holds neither an image tower of open_clip (names like visual.conv1.weight or visual.trunk.…) nor a head "
+    return (f"{where} holds neither an image tower of open_clip (names like visual.conv1.weight or visual.trunk.…) "
+            "nor a head "
             f"(classification_head.weight) but {len(state)} tensors: {first_few(list(state), 6)}.")
 
 # %% ../nbs/api/20_parts.ipynb #eb451b3b
@@ -101,7 +106,9 @@ def _heads(parts, name): # int
     made = parts.modules.get(name)
     n = made and made.attributes.get('num_heads')
     if type(n) is int and n > 0: return n
-    raise BadFile(f"{parts.where} doesn't say its architecture. Give it, or the model that it was fine-tuned from: load_clip('ViT-B-32', {parts.where!r}, …).")
+    raise BadFile(
+        f"{parts.where} doesn't say its architecture. Give it, or the model that it was fine-tuned from: "
+        f"load_clip('ViT-B-32', {parts.where!r}, …).")
 
 # %% ../nbs/api/20_parts.ipynb #9ace2822
 def _vit_config(parts): # vision_cfg
@@ -109,7 +116,8 @@ def _vit_config(parts): # vision_cfg
     state, block = parts.clip, 'visual.transformer.resblocks.'
     width, _, patch, _ = state['visual.conv1.weight'].shape
     side = math.isqrt(len(state['visual.positional_embedding'])-1)
-    return dict(image_size=side*patch, patch_size=patch, width=width, layers=_layers(state, block), head_width=width//_heads(parts, block+'0.attn'),
+    return dict(image_size=side*patch, patch_size=patch, width=width, layers=_layers(state, block),
+                head_width=width//_heads(parts, block+'0.attn'),
                 mlp_ratio=len(state[block+'0.mlp.c_fc.weight'])/width)
 
 def _resnet_config(parts): # vision_cfg
@@ -124,7 +132,8 @@ def _text_config(parts): # text_cfg
     "Settings of a text tower"
     state, block = parts.clip, 'transformer.resblocks.'
     vocabulary, width = state['token_embedding.weight'].shape
-    return dict(context_length=len(state['positional_embedding']), vocab_size=vocabulary, width=width, heads=_heads(parts, block+'0.attn'),
+    return dict(context_length=len(state['positional_embedding']), vocab_size=vocabulary, width=width,
+                heads=_heads(parts, block+'0.attn'),
                 layers=_layers(state, block))
 
 # %% ../nbs/api/20_parts.ipynb #5a1bbec4
@@ -142,11 +151,13 @@ def module_config(
     state = parts.clip
     try:
         vision = _resnet_config(parts) if 'visual.attnpool.k_proj.weight' in state else _vit_config(parts)
-        dim = len(state['visual.attnpool.c_proj.weight']) if 'visual.attnpool.k_proj.weight' in state else state['visual.proj'].shape[1]
+        dim = len(state['visual.attnpool.c_proj.weight']) if 'visual.attnpool.k_proj.weight' in state else state[
+            'visual.proj'].shape[1]
         config = dict(embed_dim=dim, quick_gelu=bool(uses_quick_gelu(parts)), vision_cfg=vision)
         return config | (dict(text_cfg=_text_config(parts)) if parts.has_text else {})
     except (KeyError, IndexError, TypeError, ValueError) as e: raise BadFile(
-        f"{parts.where} holds an image tower whose architecture isn't recognised ({e}). Give it: load_clip('ViT-B-32', {parts.where!r}, …).") from e
+        f"{parts.where} holds an image tower whose architecture isn't recognised ({e}). Give it: "
+        f"load_clip('ViT-B-32', {parts.where!r}, …).") from e
 
 # %% ../nbs/api/20_parts.ipynb #8b679b5d
 def module_preprocess(
@@ -157,7 +168,8 @@ def module_preprocess(
     steps = [m.attributes.get('transforms') for m in saved if type(m) is Made]
     scales = [x for s in steps if type(s) is list for x in s if type(x) is Made and x.kind.endswith('.Normalize')]
     for values in ([x.attributes.get(k) for k in ('mean', 'std')] for x in scales):
-        if all(type(v) in (list, tuple) and len(v) == 3 for v in values): return dict(zip(('mean', 'std'), map(list, values)))
+        if all(type(v) in (list, tuple) and len(v) == 3 for v in values):
+            return dict(zip(('mean', 'std'), map(list, values)))
     return {}
 
 # %% ../nbs/api/20_parts.ipynb #4a70c3bd

@@ -90,7 +90,9 @@ _keeping = []
 def reuse_memory():
     "While the block runs, memory that tensors free is kept for the next ones (Linux with glibc; elsewhere nothing happens)"
     libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
-    if _keeping or not hasattr(libc, 'mallopt'): yield; return
+    if _keeping or not hasattr(libc, 'mallopt'):
+        yield
+        return
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
     _keeping.append(True)
     libc.mallopt(M_MMAP_MAX, 0), libc.mallopt(M_TRIM_THRESHOLD, -1)
@@ -104,7 +106,7 @@ def reuse_memory():
 def fitting_batch_size(
     functions, # of batches of images
     transform  # PIL image -> tensor
-)->int:
+) -> int:
     "256 on an accelerator; on a CPU as many images as have 3.2 million pixels, from 16 to 256"
     if any(device_of(f).type != 'cpu' for f in functions): return 256
     pixels = transform(Image.new('RGB', (256, 256))).shape[-2:].numel()
@@ -147,7 +149,7 @@ def run_all(
     transform,    # PIL image -> tensor
     batch_size=None, # default `fitting_batch_size`
     **kwargs      # of `batches`
-)->tuple: # dict name -> (n, …) fp32 or integer tensor on the CPU; indices of the n images; (index, reason) of the skipped ones
+) -> tuple: # dict name -> (n, …) fp32 or integer tensor on the CPU; indices of the n images; (index, reason) of the skipped ones
     "What each function makes of each image, every image decoded and transformed once"
     out, kept, skipped = {name: [] for name in functions}, [], []
     with ready(functions.values()):
@@ -169,8 +171,11 @@ def check_classes(
     "ValueError naming the first difference, unless the class names are the same in the same order"
     a, b = list(classifier.classnames), list(images.classnames)
     for i, (x, y) in enumerate(zip(a, b)):
-        if x != y: raise ValueError(f'class {i} is {x!r} for {name} and {y!r} in {images.name!r}; give both the same class names in the same order')
-    if len(a) != len(b): raise ValueError(f'{name} has {len(a)} classes, {images.name!r} has {len(b)}; give both the same class names in the same order')
+        if x != y: raise ValueError(
+            f'class {i} is {x!r} for {name} and {y!r} in {images.name!r}; give both the same class names in the same '
+            'order')
+    if len(a) != len(b): raise ValueError(
+        f'{name} has {len(a)} classes, {images.name!r} has {len(b)}; give both the same class names in the same order')
 
 # %% ../nbs/api/30_passes.ipynb #b53e8e5b
 def check_attributes(
@@ -179,7 +184,8 @@ def check_attributes(
 ):
     "TypeError unless a classifier says what images and what classes it takes"
     lacks = [k for k in ('transform', 'classnames') if not hasattr(classifier, k)]
-    if lacks: raise TypeError(f"Classifier {name!r} ({type(classifier).__name__}) has no {' and no '.join(lacks)}: set the attribute.")
+    if lacks: raise TypeError(
+        f"Classifier {name!r} ({type(classifier).__name__}) has no {' and no '.join(lacks)}: set the attribute.")
 
 def common_transform(
     classifiers # dict name -> classifier
@@ -188,7 +194,8 @@ def common_transform(
     for name, c in classifiers.items(): check_attributes(c, name)
     (first, a), *rest = [(name, in_halves(c.transform)) for name, c in classifiers.items()]
     for name, b in rest:
-        if a != b: raise ValueError(f"{first!r} and {name!r} transform images differently: run them one at a time.\n{first}: {a}\n{name}: {b}")
+        if a != b: raise ValueError(
+            f"{first!r} and {name!r} transform images differently: run them one at a time.\n{first}: {a}\n{name}: {b}")
     return a
 
 # %% ../nbs/api/30_passes.ipynb #c4db777c
@@ -211,11 +218,12 @@ def predict(
     batch_size=None, # default `fitting_batch_size`
     workers=None,   # decoding processes; None: some for sets above 200 MB
     progress=True   # show a progress bar
-)->Predictions:
+) -> Predictions:
     "Logits of all classifiers, every image decoded and transformed once"
     transform = common_transform(classifiers)
     for name, c in classifiers.items(): check_classes(c, images, name)
-    logits, kept, skipped = run_all(classifiers, images, transform, batch_size=batch_size, workers=workers, progress=progress)
+    logits, kept, skipped = run_all(classifiers, images, transform, batch_size=batch_size, workers=workers,
+                                    progress=progress)
     for name, z in logits.items(): check_logits(z, images, name)
     return Predictions(logits, *_seen(images, kept, skipped))
 
@@ -227,7 +235,8 @@ def check_shape(
 ):
     "ValueError unless there is one logit a class"
     if logits.ndim == 2 and logits.shape[1] == len(images.classnames): return
-    raise ValueError(f'{name} gave {tuple(logits.shape[1:])} numbers an image; expected logits of {len(images.classnames)} classes')
+    raise ValueError(
+        f'{name} gave {tuple(logits.shape[1:])} numbers an image; expected logits of {len(images.classnames)} classes')
 
 def check_nan(
     broken, # (n,) bool, whether an image's logits hold NaN
@@ -235,7 +244,9 @@ def check_nan(
     name    # of the classifier, for messages
 ):
     "ValueError if a classifier's logits hold NaN"
-    if broken.any(): raise ValueError(f'{name} gave NaN for {int(broken.sum())} images of {images.name!r}; its weights are broken, train it again with a lower learning rate')
+    if broken.any(): raise ValueError(
+        f'{name} gave NaN for {int(broken.sum())} images of {images.name!r}; its weights are broken, train it again '
+        'with a lower learning rate')
 
 def check_logits(logits, images, name):
     "Both"
@@ -257,14 +268,16 @@ def extract_features(
     batch_size=None, # default `fitting_batch_size`
     workers=None,   # decoding processes; None: some for sets above 200 MB
     progress=True   # show a progress bar
-)->Features:
+) -> Features:
     "Features of all images, in order"
     folder = _features_folder(classifier, images)
     if folder and (entry := open_entry(folder)) is not None:
-        return Features(torch.from_numpy(entry.data.reshape(len(entry), -1).copy()), torch.as_tensor(images.labels), images)
+        return Features(torch.from_numpy(entry.data.reshape(len(entry), -1).copy()), torch.as_tensor(images.labels),
+                        images)
     with eval_mode(classifier):
         f = _Features(classifier)
-        out, kept, skipped = run_all(dict(features=f), images, classifier.transform, batch_size=batch_size, workers=workers, progress=progress)
+        out, kept, skipped = run_all(dict(features=f), images, classifier.transform, batch_size=batch_size,
+                                     workers=workers, progress=progress)
     if folder and not skipped: write_entry(folder, out['features'].numpy(), name=images.name)
     return Features(out['features'], *_seen(images, kept, skipped))
 
@@ -273,7 +286,8 @@ def _features_folder(classifier, images):
     "Where the cache has the features; None if a transform, or a classifier without weights, doesn't say all that they follow from"
     key, tower = in_halves(classifier.transform).key, getattr(classifier, 'visual', classifier)
     if not (key and isinstance(tower, nn.Module)): return None
-    built = tower, getattr(getattr(classifier, 'clip', None), 'config', '') # layers, GELU or QuickGELU among them, and open_clip's description
+    # layers, GELU or QuickGELU among them, and open_clip's description
+    built = tower, getattr(getattr(classifier, 'clip', None), 'config', '')
     return entry_folder('features', images, key, *built, state_hash(tower.state_dict()), device_of(classifier).type)
 
 class _Features:

@@ -84,7 +84,7 @@ def fit_baseline(
     axis='logit',    # or 'probit'
     name='baseline', # what results say they were measured against
 ) -> Baseline:
-    "The line of standard models, with 95 % intervals over models"
+    "The line of standard models, with 95 % intervals over models that are independent and scatter alike"
     x, y = _fittable(reference, shifted, axis)
     fit = stats.linregress(x, y)
     t = stats.t.ppf(.975, len(x)-2)

@@ -13,14 +13,17 @@ from .results import first_metric
 # %% ../nbs/api/60_runs.ipynb #28c1877f
 def join_runs(
     tables:dict, # name of a run -> results table
-)->pd.DataFrame: # results table whose `tuning` is the run's name
+) -> pd.DataFrame: # results table whose `tuning` is the run's name
     "Runs that start from one zero-shot classifier as one table, of the first metric"
-    parts = [first_metric(t).assign(tuning=lambda t: t.tuning.where(t.method == 'zero-shot', name)) for name, t in tables.items()]
+    parts = [first_metric(t).assign(tuning=lambda t: t.tuning.where(t.method == 'zero-shot', name))
+             for name, t in tables.items()]
     joined = pd.concat(parts, ignore_index=True)
     starts = joined[joined.method == 'zero-shot'].drop_duplicates(['dataset', 'value', 'n'])
     if len(other := starts[starts.duplicated('dataset')]): raise ValueError(
-        f'The runs {", ".join(tables)} have other zero-shot classifiers, or were tested on other images: on {other.dataset.iloc[0]} zero-shot accuracy is '
-        f'{" and ".join(f"{v:.1%}" for v in starts[starts.dataset == other.dataset.iloc[0]].value)}. Compare runs of one start, on the same images.')
+        f'The runs {", ".join(tables)} have other zero-shot classifiers, or were tested on other images: on '
+        f'{other.dataset.iloc[0]} zero-shot accuracy is '
+        f'{" and ".join(f"{v:.1%}" for v in starts[starts.dataset == other.dataset.iloc[0]].value)}. Compare runs of '
+        'one start, on the same images.')
     joined = pd.concat([starts, joined[joined.method != 'zero-shot']], ignore_index=True)
     return joined.assign(classifier=joined.classifier.iloc[0])
 
@@ -28,7 +31,7 @@ def join_runs(
 def compare_runs(
     predictions:dict, # name of a run -> `KeptPredictions`
     alpha:float=.5, # of the averaged classifiers
-)->pd.DataFrame: # as `compare`
+) -> pd.DataFrame: # as `compare`
     "The averaged classifiers of runs on the same images: each later one against the first"
     frames = [p.frame(method='weight-space', alpha=alpha).assign(tuning=name) for name, p in predictions.items()]
     first, *others = predictions

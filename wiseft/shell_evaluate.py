@@ -12,11 +12,14 @@ from typing import Annotated,List,Optional
 
 import typer
 
-from .shell import (AllowIncomplete,Classifier,Classifiers,DataRoot,Device,Force,Metrics,Output,Reference,Shift,Split,SuiteName,Use,
+from .shell import (
+    AllowIncomplete,Classifier,Classifiers,DataRoot,Device,Force,Metrics,Output,Reference,Shift,Split,SuiteName,Use,
     check_ending,command,listed,load_methods,load_named,say,show_table,suite_loader,chosen_device,wrote)
 
 # %% ../nbs/api/73_shell_evaluate.ipynb #7d2800d8
-@command('wiseft evaluate zeroshot finetuned averaged --suite icons', 'wiseft evaluate averaged --suite imagenet --data-root /data -o imagenet.csv', 'wiseft evaluate averaged --reference photos --shift sketches --shift night -o results.csv')
+@command('wiseft evaluate zeroshot finetuned averaged --suite icons',
+         'wiseft evaluate averaged --suite imagenet --data-root /data -o imagenet.csv',
+         'wiseft evaluate averaged --reference photos --shift sketches --shift night -o results.csv')
 def evaluate_(
     classifiers:Classifiers,
     suite:SuiteName='icons',
@@ -31,7 +34,8 @@ def evaluate_(
     force:Force=False,
 ):
     "Accuracy of classifiers on a reference distribution and its shifted sets, with 95 % intervals."
-    load = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete, training=split=='validation')
+    load = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete,
+                        training=split=='validation')
     _measure(classifiers, dict, load, device, output, force, split=split, metrics=listed(metrics))
 
 # %% ../nbs/api/73_shell_evaluate.ipynb #718f8d1c
@@ -48,7 +52,8 @@ def results_file(output, force):
     def write(table, predictions):
         write_results(table, tmp)
         write_predictions(predictions, beside)
-    with atomic_path(output, force=force) as tmp, atomic_path(predictions_file(output), force=force) as beside: yield write
+    with atomic_path(output, force=force) as tmp, atomic_path(predictions_file(output), force=force) as beside:
+        yield write
     wrote(f'{output}, and what was predicted of each image beside it')
 
 _SURE = ['ECE (15 bins)'] # kept of each image: how sure the classifier was
@@ -84,7 +89,8 @@ def _measure(folders, members, load, device, output, force, **options):
         write(table, predictions)
 
 # %% ../nbs/api/73_shell_evaluate.ipynb #6865a242
-@command('wiseft sweep zeroshot finetuned --suite icons -o results.csv', 'wiseft sweep zeroshot finetuned --alphas 0.3,0.5,0.7 --reference photos --shift sketches -o results.csv',
+@command('wiseft sweep zeroshot finetuned --suite icons -o results.csv',
+         'wiseft sweep zeroshot finetuned --alphas 0.3,0.5,0.7 --reference photos --shift sketches -o results.csv',
          'wiseft sweep zeroshot finetuned --by weight-space,lines,dawin --suite icons -o results.csv')
 def sweep_(
     zeroshot:Classifier,
@@ -96,16 +102,21 @@ def sweep_(
     allow_incomplete:AllowIncomplete=False,
     split:Split='test',
     device:Device=None,
-    alphas:Annotated[Optional[str], typer.Option('--alphas', help='Mixing coefficients, with commas; default 0, 0.1, …, 1.')]=None,
-    by:Annotated[Optional[str], typer.Option('--by', help='Merges and mixes, with commas; `wiseft methods` lists them. Default: weight-space,logits,probabilities.', show_default=False)]=None,
+    alphas:Annotated[Optional[str],
+                     typer.Option('--alphas', help='Mixing coefficients, with commas; default 0, 0.1, …, 1.')]=None,
+    by:Annotated[Optional[str], typer.Option('--by', help='Merges and mixes, with commas; `wiseft methods` lists '
+    'them. Default: weight-space,logits,probabilities.', show_default=False)]=None,
     use:Use=None,
-    precision:Annotated[str, typer.Option('--precision', help='fp32; or bf16, several times as fast on processors made for it: the table then says how often both predict the same.')]='fp32',
+    precision:Annotated[str, typer.Option('--precision', help='fp32; or bf16, several times as fast on processors '
+                                                              'made for it: the table then says how often both '
+                                                              'predict the same.')]='fp32',
     output:Annotated[Optional[Path], typer.Option('--output','-o', help='Results table (CSV) to write.')]=None,
     force:Force=False,
 ):
     "Evaluate averages of two classifiers for many mixing coefficients: of weights, of logits, of probabilities, or by other methods."
     (ways,looks),alphas = _ways(by, use),_numbers(alphas)
-    load = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete, training=looks or split=='validation')
+    load = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete,
+                        training=looks or split=='validation')
     if precision not in ('fp32', 'bf16'): raise typer.BadParameter(f'--precision is fp32 or bf16, got {precision!r}')
     from wiseft.ensembles import sweep
     from wiseft.classifiers import load_classifier
@@ -113,8 +124,10 @@ def sweep_(
     with results_file(output, force) as write:
         start,end = load_classifier(zeroshot, device),load_classifier(finetuned, device)
         say(f'sweeping {place}')
-        table,predictions = sweep(start, end, load(classnames=start.classnames), alphas, split=split, keep_predictions=_SURE,
-                                  seed=end.recipe.get('seed'), precision=None if precision == 'fp32' else precision, **ways)
+        table,predictions = sweep(start, end, load(classnames=start.classnames), alphas, split=split,
+                                  keep_predictions=_SURE,
+                                  seed=end.recipe.get('seed'), precision=None if precision == 'fp32' else precision,
+                                  **ways)
         show_table(methods_down(table))
         if precision == 'bf16': say(table.precision.iloc[0])
         write(table, predictions)
@@ -133,7 +146,9 @@ def _numbers(text):
     "Numbers with commas between them"
     if text is None: return None
     try: return [float(o) for o in text.split(',')]
-    except ValueError: raise typer.BadParameter(f'--alphas takes numbers with commas between them, as in 0.3,0.5; got {text!r}') from None
+    except ValueError:
+        raise typer.BadParameter(
+            f'--alphas takes numbers with commas between them, as in 0.3,0.5; got {text!r}') from None
 
 def methods_down(table):
     "Methods down, sets across, per cent; one classifier's name is not repeated"
@@ -142,7 +157,8 @@ def methods_down(table):
     return t.drop(columns='classifier') if t.classifier.nunique() == 1 else t
 
 # %% ../nbs/api/73_shell_evaluate.ipynb #b1feee22
-@command('wiseft ensemble zeroshot finetuned --average logits', 'wiseft ensemble first second third --average probabilities -o results.csv')
+@command('wiseft ensemble zeroshot finetuned --average logits',
+         'wiseft ensemble first second third --average probabilities -o results.csv')
 def ensemble(
     classifiers:Classifiers,
     average:Annotated[str, typer.Option('--average', help='What is averaged: logits or probabilities.')]='logits',
@@ -158,8 +174,10 @@ def ensemble(
     force:Force=False,
 ):
     "Evaluate an output-space ensemble: the average of what two or more classifiers say of each image."
-    load = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete, training=split=='validation')
-    if average not in ('logits', 'probabilities'): raise typer.BadParameter(f'--average is logits or probabilities, got {average!r}')
+    load = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete,
+                        training=split=='validation')
+    if average not in ('logits', 'probabilities'):
+        raise typer.BadParameter(f'--average is logits or probabilities, got {average!r}')
     if len(classifiers) < 2: raise typer.BadParameter('an ensemble takes two classifiers or more')
     from wiseft.ensembles import output_ensemble
     def with_ensemble(loaded): return {**loaded, ' + '.join(loaded): output_ensemble(loaded, average)}

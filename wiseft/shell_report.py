@@ -172,7 +172,7 @@ def _tell_demo(table, gains, alpha, output):
         standard_output().print(f'weights averaged (α = {alpha:g}) against {g.a}, {g.dataset}: '
                                 f'{100*g.difference:+.1f} points (95 % interval {100*g.low:+.1f} to {100*g.high:+.1f})')
     standard_output().print(f"""
-Fine-tuned {_GENTLE}: here averaging mends nothing, it adds. A harsh recipe does cost robustness; README compares them.
+Fine-tuned {_GENTLE}: here averaging mends nothing, it adds. A harsh recipe does cost robustness, and gains nothing on the reference; README compares them.
 
 In {output}: report.html, results.csv, pictures (PNG), averaged (the averaged classifier)
 
@@ -181,4 +181,4 @@ Next, with images of your own in folders named after their classes (`wiseft mode
   wiseft finetune zeroshot photos -o finetuned
   wiseft sweep zeroshot finetuned --reference photos --shift other-photos -o results.csv
   wiseft report results.csv -o report.html
-  wiseft merge zeroshot finetuned --alpha 0.5 -o averaged""", markup=False)
+  wiseft merge zeroshot finetuned --alpha auto --reference photos -o averaged""", markup=False)

@@ -140,17 +140,18 @@ def finetune_(
     wrote(output)
 
 # %% ../nbs/api/72_shell_train.ipynb #1da7052b
-@command('wiseft merge zeroshot finetuned --alpha 0.5 -o averaged', 'wiseft merge pretrained.safetensors finetuned.safetensors -o averaged.safetensors',
+@command('wiseft merge zeroshot finetuned --alpha 0.5 -o averaged', 'wiseft merge zeroshot finetuned --alpha auto --reference photos -o averaged',
+         'wiseft merge pretrained.safetensors finetuned.safetensors -o averaged.safetensors',
          'wiseft merge zeroshot first second third --rule model-stock -o merged', 'wiseft merge zeroshot first second third --rule greedy-soup --reference photos -o soup',
          'wiseft merge zeroshot finetuned --rule lines --set first=0.2 -o merged')
 def merge_(
     zeroshot:Annotated[Path, typer.Argument(help='Classifier folder or .safetensors file: the start.', show_default=False)],
     finetuned:Annotated[List[Path], typer.Argument(help='The same, fine-tuned from it; several for a rule that takes them.', show_default=False)],
     output:Output,
-    alpha:Annotated[Optional[float], typer.Option('--alpha', help='Mixing coefficient: 0 is the start, 1 the fine-tuned. Default: what the rule says, 0.5 for weight-space.', show_default=False)]=None,
+    alpha:Annotated[Optional[str], typer.Option('--alpha', help='Mixing coefficient: 0 is the start, 1 the fine-tuned; auto: chosen on validation images. Default: what the rule says, 0.5 for weight-space.', show_default=False)]=None,
     rule:Annotated[str, typer.Option('--rule', help='How weights are merged; `wiseft methods` lists the merges and searches.')]='weight-space',
     knobs:Annotated[Optional[List[str]], typer.Option('--set', help='Another knob of the rule: NAME=NUMBER (once for each).', show_default=False)]=None,
-    suite:Annotated[Optional[str], typer.Option('--suite', help='For a rule that looks at images: the validation images of this suite.', show_default=False)]=None,
+    suite:Annotated[Optional[str], typer.Option('--suite', help='For --alpha auto, or a rule that looks at images: the validation images of this suite.', show_default=False)]=None,
     reference:Reference=None,
     device:Device=None,
     use:Use=None,
@@ -160,15 +161,16 @@ def merge_(
     from wiseft.merging import looks_at_images, write_merged
     if use or rule != 'weight-space': load_methods(use)
     rule, paths = _chosen_rule(rule, len(finetuned)), [zeroshot, *finetuned]
-    knobs = _knobs(rule, alpha, knobs)
+    auto = alpha == 'auto'
+    knobs = _knobs(rule, None if auto else alpha, knobs)
     for path in paths:
         if not path.exists(): raise FileNotFoundError(f'There is no {path}')
     if len({p.is_dir() for p in paths}) > 1: raise ValueError(f"{' and '.join(map(str, paths))}: give classifier folders or files, not both.")
-    looks = looks_at_images(rule.function)
-    if looks and not zeroshot.is_dir(): raise ValueError(f'{rule.name} looks at images, which takes classifier folders. These are files of weights.')
-    if looks and not (suite or reference): raise ValueError(f'{rule.name} looks at validation images of the reference. Give --reference, or --suite.')
+    looks, what = auto or looks_at_images(rule.function), '--alpha auto' if auto else rule.name
+    if looks and not zeroshot.is_dir(): raise ValueError(f'{what} looks at images, which takes classifier folders. These are files of weights.')
+    if looks and not (suite or reference): raise ValueError(f'{what} looks at validation images of the reference. Give --reference, or --suite.')
     load = suite_loader(suite, reference, None) if looks else None
-    if zeroshot.is_dir(): _merge_folders(rule, paths, output, load, chosen_device(device)[0], force, knobs)
+    if zeroshot.is_dir(): _merge_folders(rule, paths, output, load, chosen_device(device)[0], force, knobs, auto)
     else: write_merged(zeroshot, finetuned, output, rule.function, force=force, **knobs)
     wrote(output)
 
@@ -186,6 +188,7 @@ def _knobs(rule, alpha, others):
     "The knobs of a rule, as numbers"
     from inspect import signature
     from wiseft.merging import check_alpha
+    alpha = _alpha(alpha)
     if alpha is not None and rule.knob != 'alpha': raise ValueError(f'{rule.name} has no alpha. Leave --alpha out.')
     if alpha is None and rule.knob == 'alpha': alpha = signature(rule.function).parameters['alpha'].default
     knobs = dict(alpha=check_alpha(alpha if isinstance(alpha, (int, float)) else .5)) if rule.knob == 'alpha' else {}
@@ -195,7 +198,13 @@ def _knobs(rule, alpha, others):
         except ValueError: raise typer.BadParameter(f'--set takes NAME=NUMBER, as in first=0.2; got {said!r}') from None
     return knobs
 
-def _merge_folders(rule, paths, output, load, device, force, knobs):
+def _alpha(text):
+    "A mixing coefficient, or None"
+    try: return text and float(text)
+    except ValueError: raise typer.BadParameter(f'--alpha takes a number such as 0.5, or auto; got {text!r}') from None
+
+# %% ../nbs/api/72_shell_train.ipynb #0b443d98
+def _merge_folders(rule, paths, output, load, device, force, knobs, auto):
     "Merge saved classifiers, or search among them"
     from wiseft.files import atomic_path
     from wiseft.classifiers import load_classifier
@@ -205,7 +214,8 @@ def _merge_folders(rule, paths, output, load, device, force, knobs):
         start, *tuned = (load_classifier(p, device) for p in paths)
         check_ends(start, tuned[-1])
         images = load(classnames=start.classnames).validation if load else None
-        if load: say(f'{rule.name} looks at {len(images):,} validation images of the reference')
+        if load and not auto: say(f'{rule.name} looks at {len(images):,} validation images of the reference')
+        if auto: knobs['alpha'] = _chosen(start, tuned[-1], images, rule.name)
         named = dict(zip(map(str, paths[1:]), tuned))
         made = rule.function(start, named, images, **knobs) if rule.kind == 'search' else merge(start, tuned, rule.function, images=images, **knobs)
         if 'trace.csv' in made.beside: show_table(_readable_trace(made.beside['trace.csv']))
@@ -216,3 +226,8 @@ def _readable_trace(trace):
     shares = {c: (100*trace[c].astype(float)).round(1) for c in ('alone', 'before', 'after') if c in trace}
     p = {'p': trace.p.map(lambda p: '' if p != p else f'{p:.3f}')} if 'p' in trace else {}
     return trace.assign(**shares, **p).rename(columns={c: f'{c} %' for c in shares})
+
+def _chosen(start, tuned, images, method):
+    "The mixing coefficient that validation images speak for"
+    from wiseft.ensembles import choose_alpha
+    return choose_alpha(start, tuned, images, method=method)

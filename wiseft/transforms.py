@@ -80,7 +80,8 @@ class OwnTransform:
     def __repr__(self): return repr(self.transform)
     def __eq__(self, other):
         if self.transform is getattr(other, 'transform', other): return True
-        with torch.random.fork_rng(devices=[]): made = [(self(im), other(im)) for im in (_noise(300, 400), _noise(400, 300))]
+        with torch.random.fork_rng(devices=[]):
+            made = [(self(im), other(im)) for im in (_noise(300, 400), _noise(400, 300))]
         return all(a.shape == b.shape and torch.equal(a, b) for a, b in made)
 
 # %% ../nbs/api/12_transforms.ipynb #0f76e3c8

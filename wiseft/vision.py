@@ -29,15 +29,18 @@ def _pool(model): # str
 def _preprocess(model): # dict
     "What timm says of the pictures of a model"
     c = resolve_model_data_config(model)
-    new = dict(mean=list(c['mean']), std=list(c['std']), interpolation=c['interpolation'], resize_mode='squash' if c['crop_mode'] == 'squash' else 'shortest')
+    new = dict(mean=list(c['mean']), std=list(c['std']), interpolation=c['interpolation'],
+               resize_mode='squash' if c['crop_mode'] == 'squash' else 'shortest')
     return new | (dict(crop_pct=c['crop_pct']) if c['crop_pct'] < 1 and c['crop_mode'] == 'center' else {})
 
 # %% ../nbs/api/24_vision.ipynb #77a4e225
 def _timm_model(name, pretrained): # model of timm
     "A model with timm's weights, or with random ones; ValueError names near ones, RuntimeError says what to bring"
-    if not timm.is_model(name): raise ValueError(f'timm has no model {name!r}. {did_you_mean(name, timm.list_models())}')
+    if not timm.is_model(name): raise ValueError(
+        f'timm has no model {name!r}. {did_you_mean(name, timm.list_models())}')
     try: return timm.create_model(name, pretrained=pretrained)
-    except Exception as e: raise RuntimeError(f"Could not fetch timm's weights of {name!r} ({e}). Without a network: bring them as a .safetensors file "
+    except Exception as e: raise RuntimeError(
+        f"Could not fetch timm's weights of {name!r} ({e}). Without a network: bring them as a .safetensors file "
                                               f"and call load_vision({name!r}, FILE).") from e
 
 # %% ../nbs/api/24_vision.ipynb #a695f054
@@ -51,7 +54,8 @@ def load_vision(
     model = _timm_model(name, pretrained=file is None)
     state = read_state_dict(file) if file else model.state_dict()
     head, own_name = model.get_classifier(), model.pretrained_cfg.get('classifier')
-    vision = dict(timm_model_name=name.partition('.')[0], timm_pool=_pool(model), timm_proj='none', image_size=model.pretrained_cfg['input_size'][-1])
+    vision = dict(timm_model_name=name.partition('.')[0], timm_pool=_pool(model), timm_proj='none',
+                  image_size=model.pretrained_cfg['input_size'][-1])
     config = dict(embed_dim=head.in_features, vision_cfg=vision)
     check_model_cfg(config, name)
     own = {k: state.pop(f'{own_name}.{k}') for k in ('weight', 'bias') if f'{own_name}.{k}' in state}
@@ -69,12 +73,15 @@ def own_classifier(
 ): # `ImageClassifier` with alpha 0
     "The tower with those rows of the model's own head that belong to the classes"
     names, head = check_classnames(classnames), vision.own_head
-    if head is None: raise ValueError(f'{vision.name} has no head of its own. Train one on its features: linear_probe(vision, classnames, images).')
+    if head is None: raise ValueError(
+        f'{vision.name} has no head of its own. Train one on its features: linear_probe(vision, classnames, images).')
     n, rows = len(head.weight), list(range(len(head.weight)) if rows is None else rows)
     if len(rows) != len(names) or not all(0 <= r < n for r in rows): raise ValueError(
-        f'There are {len(names)} classes and {len(rows)} rows of a head of {n}. Give one row for each class, counted from 0.')
+        f'There are {len(names)} classes and {len(rows)} rows of a head of {n}. Give one row for each class, counted '
+        'from 0.')
     bias = None if head.bias is None else head.bias[rows]
-    return ImageClassifier(vision, ClassificationHead(head.weight[rows], bias, normalise=False).to(vision.device), names, alpha=0.)
+    return ImageClassifier(vision, ClassificationHead(head.weight[rows], bias, normalise=False).to(vision.device),
+                           names, alpha=0.)
 
 # %% ../nbs/api/24_vision.ipynb #a92febaa
 def blank_classifier(

@@ -11,9 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 # %% ../nbs/api/10_wordnet.ipynb #9fd8e6ca
-def imagenet_classes()->dict: # WordNet id -> class name, in the order of the labels
+def imagenet_classes() -> dict: # WordNet id -> class name, in the order of the labels
     "The 1,000 classes of ImageNet; two names occur twice (missile, sunglasses)"
-    ids = (Path(find_spec('timm').submodule_search_locations[0])/'data'/'_info'/'imagenet_synsets.txt').read_text().split()
+    ids = (Path(find_spec('timm').submodule_search_locations[0])/'data'/'_info'/'imagenet_synsets.txt').read_text(
+        ).split()
     return dict(zip(ids, open_clip.IMAGENET_CLASSNAMES, strict=True))
 
 # %% ../nbs/api/10_wordnet.ipynb #433f908e
@@ -29,6 +30,7 @@ def wordnet_labels(
     named = imagenet_classes()
     if not are_wordnet_ids(folders) or not set(folders) <= set(named): return None
     if classnames is None: named = {f: named[f] for f in sorted(folders)}
-    if classnames is None or list(classnames) == list(named.values()): return {f: i for i, f in enumerate(named)}, list(named.values())
+    if classnames is None or list(classnames) == list(named.values()):
+        return {f: i for i, f in enumerate(named)}, list(named.values())
     labels = {f: list(classnames).index(n) for f, n in named.items() if n in classnames}
     return (labels, list(classnames)) if set(folders) <= set(labels) else None

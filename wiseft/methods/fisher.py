@@ -33,7 +33,8 @@ def fisher_information(
     return {k: t/n for k, t in total.items()}
 
 # %% ../../nbs/methods/fisher.ipynb #519eeb1f
-@method('merge', 'Fisher', '2111.09832', knob='alpha', needs='validation images', cost='a gradient for each of 256 images and both ends')
+@method('merge', 'Fisher', '2111.09832', knob='alpha', needs='validation images',
+        cost='a gradient for each of 256 images and both ends')
 def fisher(start, tuned, at, alpha=.5, floor=1e-8):
     "The average of all versions of a weight by their Fisher information"
     versions, shares = [start, *tuned], [1-alpha, *[alpha/len(tuned)]*len(tuned)]

@@ -17,7 +17,8 @@ def _right(classifiers, images): # dict name -> (n,) bool array
     p = predict(classifiers, images, progress=False)
     return {name: (z.argmax(1) == p.labels).numpy() for name, z in p.logits.items()}
 
-@method('search', 'greedy soup', '2203.05482', needs='several fine-tuned classifiers, validation images', cost='a fine-tuning each')
+@method('search', 'greedy soup', '2203.05482', needs='several fine-tuned classifiers, validation images',
+        cost='a fine-tuning each')
 def greedy_soup(start, tuned, images): # tuned: classifiers, in a list or dict; the start is not used
     "The average of those classifiers that make it more accurate on validation images, tried from the best"
     tuned = named_models(tuned)
@@ -28,7 +29,8 @@ def greedy_soup(start, tuned, images): # tuned: classifiers, in a list or dict; 
         after = _right({'soup': candidate}, images)['soup']
         compared = {} if before is None else dict(before=before.mean(), p=mcnemar_exact(before, after))
         taken = before is None or after.mean() > before.mean()
-        steps.append(dict(model=name, alone=alone[name].mean(), before=None, after=after.mean(), p=None, taken=taken) | compared)
+        steps.append(dict(model=name, alone=alone[name].mean(), before=None, after=after.mean(), p=None, taken=taken)
+                     | compared)
         if taken: soup, before, best = [*soup, name], after, candidate
     best.beside = {'trace.csv': pd.DataFrame(steps)}
     best.recipe['merge'] = merge_recipe(greedy_soup, images, models=soup)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from ..registry import method
 
 # %% ../../nbs/methods/self_distillation.ipynb #4adb514a
-@method('loss', 'self-distillation', knob='weight')
+@method('loss', 'self-distillation', knob='weight', cost='a forward pass of the start: 4/3')
 def self_distillation(step, weight=1., temperature=1.):
     "Cross-entropy, and the divergence of the outputs from those of the start"
     student = F.log_softmax(step.logits/temperature, 1)

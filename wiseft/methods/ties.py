@@ -28,7 +28,8 @@ def threshold(
     "The magnitude that the largest steps of a model reach, looked for over all its weights"
     rank = max(1, round(density*sum(b.numel() for b in _bits(start, tuned))))
     upper, above = _place(sum(torch.bincount(b >> 16, minlength=2**15) for b in _bits(start, tuned)), rank)
-    lower, _ = _place(sum(torch.bincount(b[b >> 16 == upper] & 0xffff, minlength=2**16) for b in _bits(start, tuned)), rank-above)
+    lower, _ = _place(sum(torch.bincount(b[b >> 16 == upper] & 0xffff, minlength=2**16) for b in _bits(start, tuned)),
+                      rank-above)
     return torch.tensor(upper << 16 | lower, dtype=torch.int32).view(torch.float32)
 
 # %% ../../nbs/methods/ties.ipynb #f83fe2cd

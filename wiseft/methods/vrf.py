@@ -47,10 +47,14 @@ def zeroshot_failures(zeroshot, finetuned, images): # the arguments of `vrf` tha
     right = {n: z.argmax(1) == p.labels for n, z in p.logits.items()}
     features = extract_features(finetuned, p.images, progress=False).features
     failed = right['f'] & ~right['z']
-    if failed.sum() < 2: raise ValueError(f'VRF needs validation images that only the fine-tuned classifier gets right: of {len(failed)} there are {int(failed.sum())}.')
+    if failed.sum() < 2: raise ValueError(
+        f'VRF needs validation images that only the fine-tuned classifier gets right: of {len(failed)} there are '
+        f'{int(failed.sum())}.')
     k = max(1, round(.001*failed.sum().item()))
-    distances = torch.where(failed, neighbour_distance(features, features[failed], k+1), neighbour_distance(features, features[failed], k))
+    distances = torch.where(failed, neighbour_distance(features, features[failed], k+1),
+                            neighbour_distance(features, features[failed], k))
     a = distances.median().item() # a failure's nearest is itself
-    return dict(failures=features[failed], k=k, a=a, b=.4*a, temperatures=[fitted_temperature(p.logits[n], right[n]) for n in 'zf'])
+    return dict(failures=features[failed], k=k, a=a, b=.4*a,
+                temperatures=[fitted_temperature(p.logits[n], right[n]) for n in 'zf'])
 
 vrf.prepare = zeroshot_failures

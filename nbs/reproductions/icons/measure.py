@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """Measure wiseft/data/protocol.json on the test families of the icons suite: once, with every seed it names.
 
-    python measure.py    # about a minute a seed; writes results.csv, comparisons.csv and predictions.csv.gz beside it
+    python measure.py    # about a minute a seed; writes results.csv, predictions.csv.gz and comparisons.csv beside it
 
-A seed that was finished before an interruption is not run again.
+A seed that was finished before an interruption is not run again. Where predictions.csv.gz is there, nothing is: only the
+comparisons are made anew from it.
 """
 from pathlib import Path
 import pandas as pd
@@ -15,6 +16,7 @@ from wiseft.learner import finetune
 from wiseft.clips import load_clip
 from wiseft.classifiers import zeroshot_classifier
 from wiseft.exchange import write_results
+from wiseft.results import REFERENCE
 
 HERE = Path(__file__).resolve().parent
 SEEDS = HERE.parents[2]/'build'/'icons'/'seeds'
@@ -36,16 +38,16 @@ def run_seed(p, seed):
     return pd.read_csv(folder/'results.csv'), pd.read_pickle(folder/'predictions.pkl')
 
 
-def picked(p, predictions, method):
+def picked(p, method):
     "The columns that pick a comparison's classifier: an end point, or an ensemble at the protocol's alpha."
     return dict(method=method) if method in ('zero-shot', 'fine-tuned') else dict(method=method, alpha=p['alpha'])
 
 
 def all_comparisons(p, predictions):
-    "Every comparison of the protocol, over images and over families."
+    "Every comparison of the protocol, over images and over families; and over classes, which it does not name."
     for c in p['comparisons']:
-        for groups in (False, True):
-            t = compare(predictions, picked(p, predictions, c['a']), picked(p, predictions, c['b']), groups=groups)
+        for groups in (False, True, 'label'):
+            t = compare(predictions, picked(p, c['a']), picked(p, c['b']), groups=groups)
             yield t.assign(claim=c['claim'], claim_dataset=c['dataset'], expect=c['expect'])
 
 
@@ -58,16 +60,33 @@ def compact(p, predictions):
     return wide.rename(columns={same[0]: 'zero-shot'}).drop(columns=same[1:]).reset_index()
 
 
+def as_kept(p, wide):
+    "The rows that `compact` made wide, one for each image and classifier; the reference first."
+    ids = ['dataset', 'file', 'group', 'unit', 'label']
+    t = wide.sort_values('dataset', key=lambda d: d != REFERENCE, kind='stable').melt(ids, var_name='who', value_name='predicted')
+    t[['method', 'seed']] = t.who.str.split(' seed ', expand=True)
+    t['alpha'] = t.method.map({'zero-shot': 0., 'fine-tuned': 1.}).fillna(p['alpha'])
+    t['correct'] = t.predicted.where(t.predicted.isna(), t.predicted == t.label)
+    return t.assign(classifier='iconclip', tuning='', precision='fp32', split='test', is_shift=t.dataset != REFERENCE)
+
+
+def write_csv(table, path, **kwargs):
+    with atomic_path(path, force=True) as tmp: table.to_csv(tmp, index=False, lineterminator='\n', **kwargs)
+
+
+def measure(p):
+    "Fine-tune and evaluate with every seed."
+    tables, predictions = zip(*(run_seed(p, s) for s in p['seeds']))
+    write_results(pd.concat(tables, ignore_index=True), HERE/'results.csv', force=True)
+    predictions = compact(p, pd.concat(predictions, ignore_index=True))
+    write_csv(predictions, HERE/'predictions.csv.gz', compression=dict(method='gzip', mtime=0))
+
+
 def main():
     p = protocol()
-    tables, predictions = zip(*(run_seed(p, s) for s in p['seeds']))
-    predictions = pd.concat(predictions, ignore_index=True)
-    write_results(pd.concat(tables, ignore_index=True), HERE/'results.csv', force=True)
-    for name, table in (('comparisons.csv', pd.concat(all_comparisons(p, predictions))),
-                        ('predictions.csv.gz', compact(p, predictions))):
-        with atomic_path(HERE/name, force=True) as tmp:
-            table.to_csv(tmp, index=False, lineterminator='\n',
-                         compression=dict(method='gzip', mtime=0) if name.endswith('.gz') else None)
+    if not (HERE/'predictions.csv.gz').exists(): measure(p)
+    predictions = as_kept(p, pd.read_csv(HERE/'predictions.csv.gz'))
+    write_csv(pd.concat(all_comparisons(p, predictions)), HERE/'comparisons.csv')
 
 
 if __name__ == '__main__': main()

@@ -109,7 +109,8 @@ def table(plan):
         mine = runs[(runs.families == cell['families']) & (runs.lr == cell['lr'])]
         for (method, alpha), same in mine.groupby(['method', 'alpha'], sort=False):
             assert len(same) == len(plan['seeds'])
-            who = dict(classifier=f'iconclip, {name} recipe', method=method, alpha=alpha, split='test',
+            tuning = '' if method == 'zero-shot' else 'plain'
+            who = dict(classifier=f'iconclip, {name} recipe', tuning=tuning, method=method, alpha=alpha, split='test',
                        metric='accuracy', precision='bf16')
             rows += [who | r for r in rows_of(images, correct[same.index].mean(0), shifts)]
     return results_table(rows)

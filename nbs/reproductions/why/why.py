@@ -19,7 +19,8 @@ from wiseft.files import atomic_path
 from wiseft.learner import finetune
 from wiseft.passes import predict
 from wiseft.run_tables import change_table
-from wiseft.experiments import judge, judged_sets, make_runs, protocol_start, provenance, read_runs, repeat_run, run_name
+from wiseft.experiments import judge, judged_sets, make_runs, protocol_start, provenance
+from wiseft.experiments import read_runs, repeat_run, run_name
 
 HERE = Path(__file__).resolve().parent
 HALVES, HEADS, ALPHAS = HERE/'runs.jsonl', HERE/'runs-heads.jsonl', [.25, .5, .75, 1.]
