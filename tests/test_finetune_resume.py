@@ -223,14 +223,16 @@ def test_killed_and_resumed_with_a_pull_and_averages(here, every, last):
 def test_killed_and_resumed_with_both_towers(here):
     "Captions, text towers and teachers are as they were; imports are paid for once, each training is a process of its own."
     done = subprocess.run([sys.executable, "-c", BOTH_TOWERS, here], capture_output=True, text=True, timeout=300)
-    assert done.stdout.splitlines() == [f"{name} 0 {-signal.SIGKILL} 0" for name in ("flyp", "carot", "tracer")], done.stderr
+    assert done.stdout.splitlines() == [f"{name} 0 {-signal.SIGKILL} 0"
+                                        for name in ("flyp", "carot", "tracer")], done.stderr
     for name in ("flyp", "carot", "tracer"):
         runs = here / f"{name}-whole", here / f"{name}-killed"
         assert same(*[tensors(f"{run}-classifier/open_clip_model.safetensors")[0] for run in runs])
         whole, killed = [tensors(run / "checkpoint.safetensors")[0] for run in runs]
         assert same(whole, killed)
         kept = {k.removeprefix("kept.0."): v for k, v in whole.items() if k.startswith("kept.0.text.")}
-        assert bool(kept) == (name != "flyp") and not any(torch.equal(v, whole[f"model.{k}"]) for k, v in kept.items() if k == "text.text_projection")
+        assert bool(kept) == (name != "flyp") and not any(torch.equal(v, whole[f"model.{k}"]) for k, v in kept.items()
+                                                          if k == "text.text_projection")
 
 
 @pytest.mark.parametrize("how", ["cut off", "not a number"])

@@ -16,6 +16,11 @@ INNER = {"UnpicklingError", "EOFError"}  # caught at once: their words end anoth
 RUN = 3  # so many exported cells in a row need prose or a check between them
 
 NOT_YET = {  # file -> the rules it breaks: not conformed yet
+    "tests/test_cli.py": "width",
+    "nbs/reproductions/icons/measure.py": "width",
+    "nbs/methods/car_ft.ipynb": "width",
+    "nbs/index.ipynb": "width",
+    "nbs/api/01_metrics.ipynb": "width",
     "tests/test_finetune_resume.py": "width",
     "nbs/methods/tracer.ipynb": "width nesting",
     "nbs/methods/lp_ft.ipynb": "width",
@@ -56,7 +61,7 @@ NOT_YET = {  # file -> the rules it breaks: not conformed yet
     "nbs/api/60_changes.ipynb": "width",
     "nbs/api/61_report.ipynb": "width nesting errors size runs",
     "nbs/api/71_shell_data.ipynb": "width errors runs",
-    "nbs/api/72_shell_train.ipynb": "width errors",
+    "nbs/api/72_shell_train.ipynb": "width errors runs",
     "nbs/api/73_shell_evaluate.ipynb": "width semicolons errors runs",
     "nbs/api/74_shell_report.ipynb": "width semicolons nesting runs",
     "nbs/api/75_shell_bench.ipynb": "width",

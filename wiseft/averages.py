@@ -19,7 +19,8 @@ class TimeAverage(Callback):
     def __init__(self): pass # no argument but those of a subclass
     def begin(self, **formula): # of `AveragedModel`
         self.tuned = self.learn.classifier
-        parts = dict(visual=self.tuned.visual, head=self.tuned.head) | ({'text': self.tuned.text} if self.tuned.head_from_text else {})
+        parts = dict(visual=self.tuned.visual,
+                     head=self.tuned.head) | ({'text': self.tuned.text} if self.tuned.head_from_text else {})
         self.weights = nn.ModuleDict(parts)
         self.average = AveragedModel(self.weights, use_buffers=True, **formula)
 

@@ -87,13 +87,16 @@ class Plan:
         return dict(method=m.name, kind=m.kind, paper=m.paper, trials=trials, runs=trained*len(self.seeds), why=why)
     def as_json(self) -> dict:
         "All that decides the results"
-        return dict(version=__version__, suite=self.suite.fingerprint, start=self.start.hash, lrs=list(self.lrs), seeds=list(self.seeds),
-                    alphas=[float(a) for a in self.alphas], recipe={k: v for k, v in self.recipe.items() if k != 'progress'})
+        return dict(version=__version__, suite=self.suite.fingerprint, start=self.start.hash, lrs=list(self.lrs),
+                    seeds=list(self.seeds),
+                    alphas=[float(a) for a in self.alphas],
+                    recipe={k: v for k, v in self.recipe.items() if k != 'progress'})
     def begin(self, trial): # `ImageClassifier`
         "What a trial starts from; a start is made once"
         method = None if trial.tuning == 'plain' else find_method(trial.tuning)
         if method is None or method.kind != 'start': return self.start
-        if method.name not in self.starts: self.starts[method.name] = method.function(self.start, self.suite.train, self.suite.validation)
+        if method.name not in self.starts:
+            self.starts[method.name] = method.function(self.start, self.suite.train, self.suite.validation)
         return self.starts[method.name]
     def riders(self, lr) -> list: # of `Trial`, with the first seed
         "Averages over time at all their strengths, along a plain fine-tuning"
@@ -148,16 +151,20 @@ def judged_curve(
         alone, end = replace(plan.suite, shift_validation={}), end()
         told = plan.recipe.get('progress', True)
         seen = {'validation': _right(plan.start, end, alone, 'validation', plan.alphas, by, told)[REFERENCE]}
-        if test: seen |= {f'test {d}': r for d, r in _right(plan.start, end, plan.suite, 'test', plan.alphas, by, told).items()}
+        if test:
+            seen |= {
+                f'test {d}': r for d, r in _right(plan.start, end, plan.suite, 'test', plan.alphas, by, told).items()}
         with atomic_path(file) as tmp, open(tmp, 'wb') as f: np.savez_compressed(f, **seen)
     with np.load(file, allow_pickle=False) as kept:
-        return Curve(kept['validation'], {k.removeprefix('test '): kept[k] for k in kept.files if k.startswith('test ')})
+        return Curve(kept['validation'],
+                     {k.removeprefix('test '): kept[k] for k in kept.files if k.startswith('test ')})
 
 # %% ../nbs/api/52_bench.ipynb #86ef0d65
 def _trained(plan, trial, folder, riders=()): # `ImageClassifier`
     "What a trial ends with; an average over time comes from a plain fine-tuning that it rides along"
     rides = trial.tuning != 'plain' and find_method(trial.tuning).kind == 'average'
-    if rides or trial.tuning == 'plain': run_trial(Trial(trial.lr, trial.seed), plan.start, plan.suite, folder, riders, **plan.recipe)
+    if rides or trial.tuning == 'plain':
+        run_trial(Trial(trial.lr, trial.seed), plan.start, plan.suite, folder, riders, **plan.recipe)
     return load_classifier(run_trial(trial, plan.begin(trial), plan.suite, folder, **plan.recipe), plan.start.device)
 
 def chosen_trial(
@@ -212,7 +219,9 @@ def _made_of(plan, method, plain): # list of functions that return a classifier,
         tuned = [end() for end in some]
         if method.kind == 'search': return method.function(plan.start, tuned, images)
         return merge(plan.start, tuned, method.function, images=images)
-    return [partial(made, some) for some in ([plain] if takes_several(method) else [[end] for end in plain])], 'weight-space'
+    return [
+        partial(made, some)
+        for some in ([plain] if takes_several(method) else [[end] for end in plain])], 'weight-space'
 
 # %% ../nbs/api/52_bench.ipynb #89883084
 def bench_entry(
@@ -232,7 +241,8 @@ def bench_entry(
         ends, by = _made_of(plan, method, ends)
         files = [folder/f'{name} of {t.name}.npz' for t in trials]
     curves = [judged_curve(plan, end, file, by) for end, file in zip(ends, files)]
-    return Entry(name, method.kind if method else '', first, curves, len(trials)*trains, _total_cost(folder/t.name for t in trials))
+    return Entry(name, method.kind if method else '', first, curves, len(trials)*trains,
+                 _total_cost(folder/t.name for t in trials))
 
 # %% ../nbs/api/52_bench.ipynb #1c7f728f
 @dataclass(repr=False)
@@ -251,7 +261,9 @@ class Bench:
         rivals = {n: p for n, p in points.items() if n != 'plain'}
         judged = matched_gains(rivals, plain.shares(), self._units(groups)).drop(columns=['reference', 'shifted'])
         table = where.merge(judged, how='left', on='method')
-        about = [dict(kind=e.kind, lr=e.trial.lr, strength=e.trial.strength, alpha=self._alphas(e)[e.at()], runs=e.runs, **e.cost) for e in self.entries.values()]
+        about = [
+            dict(kind=e.kind, lr=e.trial.lr, strength=e.trial.strength, alpha=self._alphas(e)[e.at()], runs=e.runs,
+                 **e.cost) for e in self.entries.values()]
         known = pd.concat([table, pd.DataFrame(about)], axis=1)
         missing = pd.DataFrame([dict(method=n, why=w) for n, w in self.left_out.items()], columns=['method', 'why'])
         return pd.concat([known.assign(why=''), missing], ignore_index=True)
@@ -262,7 +274,8 @@ class Bench:
         sets = self.plan.suite.datasets()
         if not groups: return {d: list(s.units) for d, s in sets.items()}
         few = [d for d, s in sets.items() if len(set(s.groups or [])) < MIN_GROUPS]
-        if few: raise ValueError(f'{few[0]} has fewer than {MIN_GROUPS} groups: intervals over groups say nothing there.')
+        if few: raise ValueError(
+            f'{few[0]} has fewer than {MIN_GROUPS} groups: intervals over groups say nothing there.')
         return {d: list(s.groups) for d, s in sets.items()}
     def curves(self) -> pd.DataFrame: # method, alpha, reference, shifted
         "Accuracy of every point of every curve, means over seeds"
@@ -302,7 +315,8 @@ def _same_plan(plan, file):
     then = json.loads(file.read_text(encoding='utf-8'))
     now = json.loads(json.dumps(now))
     if differ := [k for k in {**then, **now} if then.get(k) != now.get(k)]: raise ValueError(
-        f'{file.parent} holds a bench with another plan: {differ[0]} was {then.get(differ[0])!r} and is now {now.get(differ[0])!r}. Choose another folder.')
+        f'{file.parent} holds a bench with another plan: {differ[0]} was {then.get(differ[0])!r} and is now '
+        f'{now.get(differ[0])!r}. Choose another folder.')
 
 def bench(
     suite,         # `Suite` with training, validation and test images, and shifted sets

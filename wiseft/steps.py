@@ -72,7 +72,9 @@ def generator(self:Step): # `numpy.random.Generator`, the same whenever this ste
 def caption_tokens(step): # (n, context length)
     "Token ids of a caption of each image"
     if is_captions(step.y): return step.y
-    if step.y.ndim != 1: raise ValueError('Captions are made from one label an image, and these images have several: leave out callbacks that mix labels.')
+    if step.y.ndim != 1: raise ValueError(
+        'Captions are made from one label an image, and these images have several: leave out callbacks that mix '
+        'labels.')
     prompts = step.learn.prompts
     template = torch.from_numpy(step.generator().integers(prompts.shape[1], size=len(step.y)))
     return prompts[step.y.cpu(), template].to(step.y.device)
@@ -120,7 +122,8 @@ def projections(
     image = _last_matrix(model.visual, ['proj', 'attnpool.c_proj', 'head.proj'])
     text = _last_matrix(getattr(model, 'text', model), ['text_projection', 'proj'])
     if image is None or text is None: raise ValueError(
-        f"This method looks at the matrix that ends each tower, and {'the image tower' if image is None else 'the text tower'} "
+        "This method looks at the matrix that ends each tower, and "
+        f"{'the image tower' if image is None else 'the text tower'} "
         f'({type(model.visual if image is None else model).__name__}) has none that is known. Use FLYP.')
     return image, text
 

@@ -62,7 +62,8 @@ def run_trial(
     averages, costs = {t: t.method()[1]() for t in riders}, Costs()
     kind, function = trial.method()
     part = Path(folder)/f'{trial.name}.part'
-    tuned = finetune(start, suite, lr=trial.lr, seed=trial.seed, cbs=[costs, *averages.values()], checkpoint_dir=part, resume=True,
+    tuned = finetune(start, suite, lr=trial.lr, seed=trial.seed, cbs=[costs, *averages.values()], checkpoint_dir=part,
+                     resume=True,
                      **({kind: function} if kind in ('loss', 'pull') else {}), **recipe)
     for t, c in {**{t: a.classifier for t, a in averages.items()}, trial: tuned}.items():
         c.recipe['cost'] = costs.counted

@@ -10,7 +10,8 @@ from ..registry import method
 from ..steps import contrastive
 
 # %% ../../nbs/methods/flyp.ipynb #0f34d551
-@method('loss', 'FLYP', '2212.00638', needs='a text tower and templates, or captions', cost='the text tower on a caption for each image')
+@method('loss', 'FLYP', '2212.00638', needs='a text tower and templates, or captions',
+        cost='the text tower on a caption for each image')
 def flyp(step, multi_positive=False):
     "The contrastive loss of images and captions of their classes"
     targets = None

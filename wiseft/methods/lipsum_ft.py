@@ -18,7 +18,8 @@ def seen_tokens(
 ): # (n,), ids
     "Tokens whose vectors are not all zero, without start, end and padding"
     if not isinstance(clip.tokenizer, SimpleTokenizer): raise ValueError(
-        f"Lipsum-FT puts random tokens between the start and the end that open_clip's own tokenizer knows, and {clip.name} has a {type(clip.tokenizer).__name__}. Use self-distillation.")
+        "Lipsum-FT puts random tokens between the start and the end that open_clip's own tokenizer knows, and "
+        f"{clip.name} has a {type(clip.tokenizer).__name__}. Use self-distillation.")
     seen = token_table(clip.model).weight.any(1).cpu()
     seen[clip.tokenizer('').unique()] = False
     return seen.nonzero().flatten()
@@ -37,7 +38,8 @@ def lipsum_gap(features, start_features, texts): # (n, dim), (n, dim), (n_texts,
     change = 100*(features-start_features) @ texts.T
     return change.square().mean()/2
 
-@method('loss', 'Lipsum-FT', '2404.00860', knob='weight', needs='a text tower', cost='the start on each batch, 80 short texts a step')
+@method('loss', 'Lipsum-FT', '2404.00860', knob='weight', needs='a text tower',
+        cost='the start on each batch, 80 short texts a step')
 def lipsum_ft(step, vocabulary, weight=1.): # vocabulary: ids, from `seen_tokens`
     "Cross-entropy, and how far images have moved among random texts"
     clip = step.classifier.clip
