@@ -166,7 +166,8 @@ def with_text(self:ImageClassifier): # `ImageClassifier`
     "The same classifier with the text tower among its weights; nothing is copied"
     if self.head_from_text: return self
     if not self.templates: raise ValueError(
-        f'This classifier of {self.clip.name} knows no templates, and where the text tower trains, the head is built with them. Give them: ImageClassifier(…, templates=[…]), or use zeroshot_classifier.')
+        f'This classifier of {self.clip.name} knows no templates, and where the text tower trains, the head is built '
+        'with them. Give them: ImageClassifier(…, templates=[…]), or use zeroshot_classifier.')
     about = {k: getattr(self, k) for k in ('classnames', 'templates', 'alpha', 'parents', 'metrics', 'recipe')}
     new = ImageClassifier(self.clip, self.head, **about, head_from_text=True)
     new.beside = self.beside
@@ -248,7 +249,8 @@ def _check_heads(classifiers):
     "ValueError if a head that was trained would give way to one that is built from a text tower"
     own = [c for c in classifiers if not c.head_from_text and c.alpha != 0]
     if own and len(own) < len(classifiers) and any(c.head_from_text for c in classifiers): raise ValueError(
-        f'The head of one classifier ({own[0].tuning}) was trained, and another one has its head from a fine-tuned text tower: there is no average of the two. '
+        f'The head of one classifier ({own[0].tuning}) was trained, and another one has its head from a fine-tuned '
+        'text tower: there is no average of the two. '
         'Average classifiers whose text towers trained with one another, and with a zero-shot classifier.')
 
 # %% ../nbs/api/23_classifiers.ipynb #9af84431

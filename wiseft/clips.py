@@ -222,7 +222,8 @@ def open_source(source, asked, precision, device, name, pretrained): # `Clip`
     file, sha256 = (source.weights.name, _verified(source)) if source.weights else (None, state_hash(state))
     provenance = dict(source=source.origin, file=file, sha256=sha256)
     if source.parts and source.parts.unread: provenance['unread'] = first_few(source.parts.unread, 6)
-    return Clip(model, _tokenizer(source), ClipTransform(cfg), train_transform, name, pretrained, source.config, cfg, provenance)
+    return Clip(model, _tokenizer(source), ClipTransform(cfg), train_transform, name, pretrained, source.config, cfg,
+                provenance)
 
 # %% ../nbs/api/21_clips.ipynb #22af06b5
 def load_clip(
@@ -298,7 +299,8 @@ def text_features(
 ): # (n, dim), rows of length 1
     "What the text tower says, with gradients"
     device = token_table(model).weight.device
-    for name, mask in list(model.named_buffers(recurse=False)): setattr(model, name, mask.to(device)) # the tower may have moved without it
+    # the tower may have moved without it
+    for name, mask in list(model.named_buffers(recurse=False)): setattr(model, name, mask.to(device))
     return unit_length(model.encode_text(tokens.to(device)))
 
 # %% ../nbs/api/21_clips.ipynb #6d7c2504

@@ -80,9 +80,11 @@ def warn_of_texts(
 ):
     "Warn of texts that the model can't read as they are meant"
     if words := unseen_words(clip, texts): warnings.warn(
-        f"{clip.name} never or hardly saw {first_few(words)} in training: classes or templates with these words mean nothing to it. Use other words.", stacklevel=3)
+        f"{clip.name} never or hardly saw {first_few(words)} in training: classes or templates with these words mean "
+        "nothing to it. Use other words.", stacklevel=3)
     if cut := _cut_texts(clip, texts): warnings.warn(
-        f"{clip.name} reads no more than {clip.model.context_length} tokens, start and end included. Cut short: {first_few(cut)}.", stacklevel=3)
+        f"{clip.name} reads no more than {clip.model.context_length} tokens, start and end included. Cut short: "
+        f"{first_few(cut)}.", stacklevel=3)
 
 # %% ../nbs/api/22_heads.ipynb #d0fb0314
 MANY = 1000 # texts; fewer are embedded sooner than looked up
@@ -102,7 +104,8 @@ def _features_folder(clip, texts):
     tower = [(n, str(m)) for n, m in clip.model.named_children() if n != 'visual']
     state = {k: v for k, v in clip.model.state_dict().items() if not k.startswith('visual.')}
     tokens = dict(ids=torch.as_tensor(clip.tokenizer(texts)))
-    return text_folder(open_clip.__version__, tower, clip.config, state_hash(state), state_hash(tokens), token_table(clip.model).weight.device.type)
+    return text_folder(open_clip.__version__, tower, clip.config, state_hash(state), state_hash(tokens),
+                       token_table(clip.model).weight.device.type)
 
 # %% ../nbs/api/22_heads.ipynb #f45523a4
 def zeroshot_head(
@@ -125,7 +128,8 @@ def random_head(
     rng=None    # `numpy.random.Generator`
 ): # `ClassificationHead` of random directions, with the logit scale of a zero-shot head
     "Head to compare a zero-shot head with"
-    warnings.warn('A random head knows nothing: fine-tuning starts from chance, and there is no zero-shot classifier to average with. '
+    warnings.warn('A random head knows nothing: fine-tuning starts from chance, and there is no zero-shot classifier '
+                  'to average with. '
                   'zeroshot_head starts from what the text tower knows.', stacklevel=2)
     rows = (rng or np.random.default_rng(0)).standard_normal((len(check_classnames(classnames)), clip.dim))
     return ClassificationHead(clip.logit_scale*F.normalize(torch.from_numpy(rows).float(), dim=-1)).to(clip.device)

@@ -214,9 +214,12 @@ def _checkpoint_layers(classifier):
 def _with_text(classifier, accumulate):
     "The classifier with its text tower; ValueError if a head would be lost, or a batch is taken apart"
     if accumulate > 1: raise ValueError(
-        'A loss of images and captions looks at the whole batch, and accumulate computes it in parts: give a smaller batch_size, or grad_checkpointing=True.')
+        'A loss of images and captions looks at the whole batch, and accumulate computes it in parts: give a smaller '
+        'batch_size, or grad_checkpointing=True.')
     if classifier.head_from_text or classifier.alpha == 0: return classifier.with_text()
-    raise ValueError(f'The head of this classifier ({classifier.tuning}) was trained, and the loss trains the text tower and builds another head from it. Start from a zero-shot classifier.')
+    raise ValueError(
+        f'The head of this classifier ({classifier.tuning}) was trained, and the loss trains the text tower and '
+        'builds another head from it. Start from a zero-shot classifier.')
 
 # %% ../nbs/api/43_learner.ipynb #b8698ad4
 def _no_labels(logits, y):
@@ -226,7 +229,8 @@ def _no_labels(logits, y):
 def _on_captions(dls, loss): # the `loss_func` and metrics of a `Learner`
     "What fastai computes where images have captions and no labels"
     if not beside(loss, 'trains_text'): raise ValueError(
-        'These images have captions and no labels, which takes a loss that trains the text tower: loss=flyp (--method flyp on the command line), for instance.')
+        'These images have captions and no labels, which takes a loss that trains the text tower: loss=flyp '
+        '(--method flyp on the command line), for instance.')
     watched = to_cpu(dls.valid.one_batch())[1]
     return dict(loss_func=_no_labels) | (dict(metrics=[]) if is_captions(watched) else {})
 

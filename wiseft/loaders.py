@@ -47,7 +47,8 @@ class Normalised(Transform):
     "A CLIP's `normalise` as one of fastai's transforms of batches"
     order = 99
     def __init__(self, clip): self.clip = clip
-    def encodes(self, x:TensorImage): return TensorImage(self.clip.normalise(x.as_subclass(torch.Tensor).permute(0, 2, 3, 1)))
+    def encodes(self, x:TensorImage):
+        return TensorImage(self.clip.normalise(x.as_subclass(torch.Tensor).permute(0, 2, 3, 1)))
     def decodes(self, x:TensorImage):
         mean, std = (t.to(x.device).view(3, 1, 1) for t in _mean_std(self.clip))
         return (255*(x*std + mean)).round().clamp(0, 255).long()
@@ -185,7 +186,9 @@ def clip_dataloaders(
     names = [s.classnames[l] for s in sets for l in s.labels]
     splits = [range(len(sets[0])), range(len(sets[0]), len(paths))]
     ds = Datasets(tls=[TfmdLists(paths, OpenImage(clip), splits=splits),
-                       TfmdLists(names, Categorize(vocab=list(dict.fromkeys(c for s in sets for c in s.classnames)), sort=False), splits=splits)])
+                       TfmdLists(names,
+                                 Categorize(vocab=list(dict.fromkeys(c for s in sets for c in s.classnames)),
+                                            sort=False), splits=splits)])
     kw = dict(seed=seed, bs=batch_size, num_workers=workers, after_item=ToTensor(), after_batch=Normalised(_clip(clip)))
     train = ClipDL(ds.train, PixelSource(sets[0], clip, crop_scale, progress, tokens[0]), shuffle=True, **kw)
     valid = ClipDL(ds.valid, PixelSource(sets[1], clip, None, progress, tokens[1]), shuffle=False, **kw)
@@ -213,10 +216,13 @@ def captioned_images(
     with open(table, encoding='utf-8-sig', newline='') as f: rows = list(csv.DictReader(f))
     columns = list(rows[0]) if rows else []
     if len(rows) < 2 or not {'file', 'caption'} <= set(columns): raise ValueError(
-        f'{table} has {len(rows)} rows with the columns {columns}: give it the columns file and caption, and two rows or more.')
-    if empty := [r['file'] for r in rows if not (r['caption'] or '').strip()]: raise ValueError(f'{table} has no caption for {first_few(empty)}. Write one, or remove the row.')
+        f'{table} has {len(rows)} rows with the columns {columns}: give it the columns file and caption, and two '
+        'rows or more.')
+    if empty := [r['file'] for r in rows if not (r['caption'] or '').strip()]: raise ValueError(
+        f'{table} has no caption for {first_few(empty)}. Write one, or remove the row.')
     paths = [Path(folder)/r['file'] for r in rows]
-    if gone := [r['file'] for r,p in zip(rows, paths) if not p.exists()]: raise FileNotFoundError(f'{table} names files that are not in {folder}: {first_few(gone)}.')
+    if gone := [r['file'] for r,p in zip(rows, paths) if not p.exists()]: raise FileNotFoundError(
+        f'{table} names files that are not in {folder}: {first_few(gone)}.')
     captions = list(dict.fromkeys(r['caption'] for r in rows))
     number = {c: i for i,c in enumerate(captions)}
     return ImageSet(Path(table).stem, paths, [number[r['caption']] for r in rows], captions, root=Path(folder))
@@ -224,7 +230,9 @@ def captioned_images(
 # %% ../nbs/api/40_loaders.ipynb #07ec77dd
 def _captioned_sets(folder, validation, table):
     "Pairs to train on, and what to watch: a tenth of the pairs, if there is nothing else"
-    if not isinstance(folder, (str, Path)): raise ValueError(f'Captions go with the folder that their files are relative to, and this is a {type(folder).__name__}: give the folder.')
+    if not isinstance(folder, (str, Path)): raise ValueError(
+        f'Captions go with the folder that their files are relative to, and this is a {type(folder).__name__}: give '
+        'the folder.')
     pairs = captioned_images(table, folder)
     if validation is not None: return pairs, validation
     order = np.random.default_rng(0).permutation(len(pairs))

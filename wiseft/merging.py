@@ -41,11 +41,12 @@ def uniform_soup(start, tuned, at, weights=None):
 
 # %% ../nbs/api/01_merging.ipynb #f03a24e7
 _block = re.compile(r'(?:^|\.)(?:resblocks|blocks|stages|layers)\.(\d+)\.|(?:^|\.)layer(\d+)\.')
-_after = {'ln_post', 'proj', 'attnpool', 'attn_pool', 'norm', 'fc_norm', 'head', 'ln_final', 'text_projection', 'logit_scale', 'logit_bias'}
+_after = {'ln_post', 'proj', 'attnpool', 'attn_pool', 'norm', 'fc_norm', 'head', 'ln_final', 'text_projection',
+          'logit_scale', 'logit_bias'}
 
 def tensor_depths(
     names # of a state dict's tensors
-)->dict: # name -> 0 … 1
+) -> dict: # name -> 0 … 1
     "How deep in its tower each tensor stands"
     found = {n: m for n in names if (m := _block.search(n))}
     places = {n: (n[:m.start()], int(m[1] or m[2])) for n, m in found.items()} # tower, number of the block
@@ -71,7 +72,9 @@ def _merge_tensor(rule, start, tuned, at, knobs): # a new tensor of the same sha
     wide = torch.promote_types(first.dtype, torch.float32)
     at_home = lambda t: t.detach().to(first.device, wide)
     out = rule(None if start is None else at_home(start), [at_home(t) for t in tuned], at, **knobs)
-    if out.shape != first.shape: raise ValueError(f'{method_name(rule)} made {at.name!r} of shape {tuple(first.shape)} into one of {tuple(out.shape)}. A merge keeps shapes.')
+    if out.shape != first.shape: raise ValueError(
+        f'{method_name(rule)} made {at.name!r} of shape {tuple(first.shape)} into one of {tuple(out.shape)}. A merge '
+        'keeps shapes.')
     return out.to(first.dtype)
 
 # %% ../nbs/api/01_merging.ipynb #af0cae10
@@ -97,7 +100,7 @@ def _merged_states(rule, start, tuned, names, prepared, knobs): # yields (name, 
 # %% ../nbs/api/01_merging.ipynb #ab1465e2
 def averageable(
     models # classifiers
-)->list: # of the same classifiers, with one list of weights
+) -> list: # of the same classifiers, with one list of weights
     "Classifiers as they can be averaged: with their text towers, where that of one was fine-tuned"
     models[0].check_averageable(models[1:])
     texts = any(getattr(m, 'head_from_text', False) for m in models)
@@ -166,7 +169,9 @@ def prepare_merge(
     if not looks_at_images(rule): return prepare(_state(start), [_state(m) for m in tuned], **own), left
     if any(isinstance(m, Mapping) for m in tuned): raise TypeError(
         f'{method_name(rule)} looks at images, which takes classifiers. It was given weights alone.')
-    if images is None: raise ValueError(f'{method_name(rule)} looks at validation images of the reference, and there are none. Give images (--reference).')
+    if images is None: raise ValueError(
+        f'{method_name(rule)} looks at validation images of the reference, and there are none. Give images '
+        '(--reference).')
     return prepare(start, tuned, images, **own), left
 
 def _state(m): return m if m is None or isinstance(m, Mapping) else m.state_dict()
@@ -204,8 +209,10 @@ def check_alpha(
 ): # float
     "`alpha` as a float, with a warning outside 0…1"
     alpha = float(alpha)
-    if not math.isfinite(alpha): raise ValueError(f"alpha is {alpha}; give a number from 0 (zero-shot) to 1 (fine-tuned).")
-    if not 0 <= alpha <= 1: warnings.warn(f"alpha={alpha:g} is outside 0…1: this extrapolates beyond the two models", stacklevel=3)
+    if not math.isfinite(alpha): raise ValueError(
+        f"alpha is {alpha}; give a number from 0 (zero-shot) to 1 (fine-tuned).")
+    if not 0 <= alpha <= 1:
+        warnings.warn(f"alpha={alpha:g} is outside 0…1: this extrapolates beyond the two models", stacklevel=3)
     return alpha
 
 # %% ../nbs/api/01_merging.ipynb #40894a8b
@@ -243,12 +250,14 @@ def average(
 def _check_apart(own, *states):
     "ValueError if `own` is the memory of one of `states`, which writing would destroy"
     if any(s[k].data_ptr() == t.data_ptr() for s in states for k, t in own.items() if t.numel()): raise ValueError(
-        "The target shares its memory with one of the two models and would overwrite it. Give a copy: copy.deepcopy(module).")
+        "The target shares its memory with one of the two models and would overwrite it. Give a copy: "
+        "copy.deepcopy(module).")
 
 # %% ../nbs/api/01_merging.ipynb #214fd917
 def _check_path(own, zeroshot, finetuned):
     check_compatible(zeroshot, finetuned)
-    alike = {k: t.to('meta', zeroshot[k].dtype) if k in zeroshot else t for k, t in own.items()} # the precision is the target's own business
+    # the precision is the target's own business
+    alike = {k: t.to('meta', zeroshot[k].dtype) if k in zeroshot else t for k, t in own.items()}
     check_compatible(alike, zeroshot, ('target', 'zeroshot'))
     _check_apart(own, zeroshot, finetuned)
     for s, name in ((zeroshot, 'zeroshot'), (finetuned, 'finetuned')): check_finite(s, name)
@@ -275,7 +284,8 @@ class WeightPath:
     ) -> nn.Module: # `target`
         alpha = check_alpha(alpha)
         for (t, z, f), at in zip(self.tensors, self.places):
-            if self.rule is not wise_ft or not is_weight(t): t.copy_(_merge_tensor(self.rule, z, [f], at, dict(alpha=alpha)))
+            if self.rule is not wise_ft or not is_weight(t):
+                t.copy_(_merge_tensor(self.rule, z, [f], at, dict(alpha=alpha)))
             elif t.dtype == z.dtype: torch.lerp(z, f, alpha, out=t)
             else: t.copy_(torch.lerp(z, f, alpha)) # averaged first, rounded then
         if getattr(self.target, 'head_from_text', False): self._build_head(alpha)
@@ -290,10 +300,15 @@ class WeightPath:
 def _collecting(layers):
     "BatchNorm layers start afresh and take the plain mean over batches; their settings come back at the end"
     was = [(m.momentum, m.training) for m in layers]
-    for m in layers: m.reset_running_stats(); m.momentum = None; m.train()
+    for m in layers:
+        m.reset_running_stats()
+        m.momentum = None
+        m.train()
     try: yield
     finally:
-        for m, (momentum, training) in zip(layers, was): m.momentum = momentum; m.train(training)
+        for m, (momentum, training) in zip(layers, was):
+            m.momentum = momentum
+            m.train(training)
 
 # %% ../nbs/api/01_merging.ipynb #435cafa3
 @torch.no_grad()
