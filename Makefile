@@ -5,7 +5,7 @@ MIN_PYTHON := $(shell sed -n 's/^min_python *= *//p' settings.ini)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test crash docs export clean readme refresh bench
+.PHONY: help demo test fuzz crash attack lowest docs export clean readme refresh bench
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -18,9 +18,22 @@ demo: .venv/.library
 test: .venv/.tools
 	$(BIN)/python -m pytest -ra --durations=10 tests
 
+## make fuzz      change files of every kind thousands of times, and look at what is made of them
+fuzz: .venv/.tools
+	$(BIN)/python tests/attack.py --kills 0
+
 ## make crash     kill writers of files hundreds of times, and look at what they leave
 crash: .venv/.tools
-	$(BIN)/python tests/crash.py --kills 60
+	$(BIN)/python tests/attack.py --mutations 0
+
+## make attack    both, and write down what came of it in tests/attacks.csv
+attack: .venv/.tools
+	rm -f tests/attacks.csv
+	$(BIN)/python tests/attack.py --table tests/attacks.csv
+
+## make lowest    prove the lowest versions of what is used, on Python 3.11; downloads gigabytes
+lowest:
+	python3.11 tools/lowest.py
 
 ## make docs      build the documentation site in _docs/, offline
 docs: .venv/.tools

@@ -18,11 +18,12 @@ import tempfile
 import threading
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
+from unittest.mock import patch
 
 import numpy as np
 import open_clip
@@ -32,7 +33,7 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 from wiseft.cache import Pixels, decode_once
-from wiseft.classifiers import ImageClassifier, zeroshot_classifier
+from wiseft.classifiers import ImageClassifier, load_classifier, zeroshot_classifier
 from wiseft.clips import load_clip
 from wiseft.datasets import Suite, load_suite, protocol
 from wiseft.ensembles import mix_logits, mix_probabilities, sweep
@@ -578,6 +579,26 @@ def training(room):
     difference, low, high = paired_bootstrap(*({"": r} for r in right))
     what = f"accuracy on the reference, ours − plain (interval {100*low:.1f} to {100*high:.1f}), points"
     yield what, "interval has 0", 100*difference
+
+
+@measure
+def loading(room):
+    "Loading, with all that is verified"
+    start, _, _ = tower("ViT-B-32", room, sets=1, n=2)
+    folders = {"embedded CLIP": load_clip("iconclip").save(Path(room, "icons")), "ViT-B/32": start.clip.save(Path(room, "vit"))}
+
+    def unverified(folder):
+        "As it was before: no second look at the architecture, and random weights drawn before they are replaced."
+        with patch("wiseft.clips.check_parameters"), patch("wiseft.clips._NoDraws", nullcontext):
+            load_clip(folder)
+    for name, folder in folders.items():
+        yield f"{name}: a folder loaded with its architecture verified / before that", "≤ 1.05", 1/ratio(lambda: unverified(folder), lambda: load_clip(folder), turns=9)
+    saved = zeroshot_classifier(load_clip("iconclip"), ["a", "b"], ["{}"]).save(Path(room, "classifier"))
+
+    def unhashed():
+        with patch("wiseft.classifiers.check_saved"), patch("wiseft.classifiers.sha256_file"):
+            load_classifier(saved)
+    yield "embedded CLIP: a classifier loaded with its files' hashes compared / without", "≤ 1.05", 1/ratio(unhashed, lambda: load_classifier(saved), turns=9)
 
 
 @measure

@@ -1,10 +1,8 @@
-"""Kill writers, at every system call that names a file and at random moments, and look at what they leave.
-
-    python tests/crash.py --kills 300    # of each writer; prints a table
+"""Everything that writes files, and what is left of it after a kill at a system call that names a file, between two writes, or at a random moment.
 
 What was to be written must be the old or the new, whole, once somebody looks for it; the next run must find no junk.
+`attack.py` does it hundreds of times.
 """
-import argparse
 import os
 import random
 import shutil
@@ -19,12 +17,16 @@ import torch
 
 from wiseft.cache import open_entry, write_entry
 from wiseft.checkpoints import read_state_dict, write_state_dict
+from wiseft.classifiers import load_classifier
 from wiseft.files import atomic_path, existing_folder
 from wiseft.report import write_report
 from wiseft.exchange import append_results, read_results, write_results
 from wiseft.results import MEAN, REFERENCE, results_table
 from wiseft.merging import merge_files
+from wiseft.pico import pico_classifier
+from wiseft.resume import read_training, write_training
 
+WRITES = {"write", "tofile", "fsync", "sync", "serialize_file"}  # functions before which a kill may come
 # audit events before which a kill may come
 CALLS = {"open", "os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir"}
 
@@ -112,7 +114,32 @@ class Cached:
         return {v for image in entries[0] for v in np.unique(image).tolist()}
 
 
-WRITERS = {w.__name__.lower(): w() for w in (Results, Appended, Report, Checkpoint, Merged, Folder, Cached)}
+class Classifier:
+    "A classifier's folder, replaced"
+    made = None
+
+    def write(self, folder, value):
+        made = Classifier.made = Classifier.made or pico_classifier(["cat", "dog"])
+        with torch.no_grad():
+            made.head.weight.fill_(value)
+        made.save(folder / "classifier", force=True)
+
+    def read(self, folder):
+        return set(load_classifier(folder / "classifier").head.weight.unique().tolist())
+
+
+class Resume:
+    "The checkpoint of a training"
+    def write(self, folder, value):
+        tensors = {f"model.{k}": torch.full((64, 64), value) for k in "abc"} | {"noise.cpu": torch.get_rng_state()}
+        write_training(folder / "checkpoint.safetensors", tensors, dict(step=int(4 * value), epochs_before=0, start_accuracy=None, recipe={}))
+
+    def read(self, folder):
+        tensors, position = read_training(folder / "checkpoint.safetensors")
+        return {v for k in "abc" for v in tensors[f"model.{k}"].unique().tolist()} | {position["step"] / 4}
+
+
+WRITERS = {w.__name__.lower(): w() for w in (Results, Appended, Report, Checkpoint, Merged, Folder, Cached, Classifier, Resume)}
 
 
 def forked(task, *args):
@@ -128,17 +155,25 @@ def forked(task, *args):
 
 
 def kill_before(call, folder):
-    "Kill this process before its `call`-th system call that names something in the folder."
+    "Kill this process before its `call`-th system call that names something in the folder, or write."
     seen = 0
 
-    def audit(event, args):
+    def count():
         nonlocal seen
+        seen += 1
+        if seen == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def audit(event, args):
         if event in CALLS and str(args[0]).startswith(str(folder)):
-            seen += 1
-            if seen == call:
-                os.kill(os.getpid(), signal.SIGKILL)
+            count()
+
+    def profile(frame, event, function):
+        if event == "c_call" and function.__name__ in WRITES:
+            count()
 
     sys.addaudithook(audit)
+    sys.setprofile(profile)
 
 
 def kill_after(seconds):
@@ -170,13 +205,24 @@ def once(writer, kill, *args):
     return ended != 0, found == {0.75}
 
 
-def every_call(writer, limit):
-    "Kill before each system call, the first `limit` ones."
-    for call in range(1, limit + 1):
+def calls(writer):
+    "How many calls there are before which a kill may come."
+    low, high = 0, 1
+    while once(writer, kill_before, high)[0]:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if once(writer, kill_before, middle)[0] else (low, middle)
+    return low
+
+
+def every_call(writer, most=30):
+    "Kill before each call, or before `most` of them where there are more."
+    n = calls(writer)
+    for call in sorted({round(x) for x in np.linspace(1, n, min(n, most))}):
         died, new = once(writer, kill_before, call)
-        if not died:
-            return
-        yield new
+        if died:
+            yield new
 
 
 def random_moments(writer, n, rng):
@@ -190,24 +236,3 @@ def random_moments(writer, n, rng):
         died, new = once(writer, kill_after, rng.uniform(0.001, 1.1 * took))
         if died:
             yield new
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100,
-                        help="at random moments, of each writer, besides those at system calls")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    rng, total = random.Random(args.seed), 0
-    os.environ["WISEFT_CACHE"] = tempfile.mkdtemp()
-    print(f"{'writer':10} at calls  at random  found old  found new")
-    for name, writer in WRITERS.items():
-        calls, moments = list(every_call(writer, 100)), list(random_moments(writer, args.kills, rng))
-        new = sum(calls + moments)
-        total += len(calls + moments)
-        print(f"{name:10} {len(calls):8} {len(moments):10} {len(calls + moments) - new:10} {new:10}", flush=True)
-    print(f"{total} kills: nothing half-written, nothing lost, no junk after the next run")
-
-
-if __name__ == "__main__":
-    main()

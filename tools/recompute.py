@@ -932,7 +932,7 @@ def _(page):
         *[[acc(s, on, a) for on in BOTH for a in (0.0, 0.5, 1.0)] for s in (0, *shares)],
     )
     cost = {s: changes(share(s, 1.0), share(s, 0.5)) for s in (0, *shares)}
-    page.shows("cost = changes(images, pairs, ['share", *cost.values())
+    page.shows("cost = changes(images, pairs", *cost.values())
     page.says(
         "α = 0.5 adds {} points on the reference. With a quarter of them unknown it costs {}, with half {}, with "
         "all {}; under shift it is level with a quarter unknown and costs {} and {} with half and all",
@@ -1330,7 +1330,7 @@ def _(page):
         for on in ("shift", "reference")
         for k in ordered
     ]
-    page.shows("some = results[results.dataset.isin([REFERENCE, MEAN])", *each)
+    page.shows("some = results[shown & results", *each)
     rows = []
     for on in ("colour", "duotone", "emoji", "hand-drawn", "shift", "pixel", "recoloured", "reference", "solid"):
         rows.append([*change(m["fine-tuned"], m["weight-space"], on), *change(m["zero-shot"], m["weight-space"], on)])

@@ -100,7 +100,7 @@ def open_entry(folder):
         if content_hashes([folder/'data', folder/'shapes.npy']) != written: raise ValueError(f'{folder} was changed.')
         return CacheEntry(folder)
     except FileNotFoundError: return None
-    except (OSError, EOFError, ValueError, KeyError, TypeError): _remove(folder)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError): _remove(folder)
 
 # %% ../nbs/api/13_cache.ipynb #4b0d59c8
 _kinds = 'pixels', 'features', 'texts'

@@ -373,7 +373,9 @@ def load_classifier(
     clip.name, clip.pretrained = clip.provenance.pop('name'), clip.provenance.pop('pretrained', None)
     head = _read_head(card, folder/'head.safetensors').to(clip.device)
     about = {k: card[k] for k in ('classnames', 'templates', 'alpha', 'parents', 'metrics', 'recipe')}
-    return ImageClassifier(clip, head, **about, head_from_text=card.get('head_from_text', False))
+    try: return ImageClassifier(clip, head, **about, head_from_text=card.get('head_from_text', False))
+    except ValueError as e:
+        raise BadFile(f"{folder} holds parts that don't fit each other: {e} Copy the folder again.") from e
 
 # %% ../nbs/api/23_classifiers.ipynb #6461946a
 @patch(cls_method=True)

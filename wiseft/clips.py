@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch, torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import open_clip
 from open_clip.convert import convert_state_dict
@@ -110,6 +111,17 @@ def _quiet():
         try: yield
         finally: logging.disable(before)
 
+# %% ../nbs/api/21_clips.ipynb #ab1f9e9a
+_draws = {'normal_', 'uniform_', 'trunc_normal_', 'kaiming_normal_', 'kaiming_uniform_', 'xavier_normal_', 'xavier_uniform_'}
+
+class _NoDraws(TorchFunctionMode):
+    "Parameters that are made meanwhile keep what was in their memory"
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        t = kwargs.get('tensor', args[0] if args else None) # as functions of `nn.init` call it
+        drawn = getattr(func, '__name__', None) in _draws and isinstance(t, nn.Parameter)
+        return t if drawn else func(*args, **kwargs)
+
 # %% ../nbs/api/21_clips.ipynb #188269b0
 _no_text = dict(context_length=4, vocab_size=4, width=64, heads=1, layers=1)
 
@@ -131,8 +143,8 @@ def _local_config(source, tmp): # dict
 
 # %% ../nbs/api/21_clips.ipynb #e2c7f154
 def _build(source, preprocess, precision, device): # open_clip model
-    "The architecture, with random weights"
-    with _quiet(), tempfile.TemporaryDirectory() as tmp: # what was checked is built, whatever becomes of the folder
+    "The architecture, whose weights are still to be filled in"
+    with _quiet(), _NoDraws(), tempfile.TemporaryDirectory() as tmp: # what was checked is built, whatever becomes of the folder
         write_json(Path(tmp)/config_name, dict(model_cfg=_local_config(source, tmp)))
         model = open_clip.create_model(f'local-dir:{tmp}', load_weights=False, pretrained_text=False,
                                        precision=precision, device=device,
@@ -160,8 +172,8 @@ def _adapt(
 def _fill(model, state, source): # the model, in eval mode
     "Load a source's weights; BadFile names what doesn't fit"
     try: model.load_state_dict(_adapt(model, state))
-    except RuntimeError as e:
-        first = ' '.join(l.strip() for l in str(e).splitlines()[1:3])[:300]
+    except Exception as e: # of torch's, of open_clip's: the file decides which
+        first = ' '.join(l.strip() for l in str(e).splitlines()[1:3])[:300] or why_failed(e)
         raise BadFile(f"The weights in {source.weights} don't fit the architecture of {source.origin}: {first}") from e
     return model.eval()
 
@@ -187,15 +199,15 @@ def _make_tokenizer(source, text):
 
 # %% ../nbs/api/21_clips.ipynb #2767f673
 def _tokenizer(source):
-    "The tokenizer; RuntimeError says what to bring"
-    if 'text_cfg' not in source.config: return None
+    "The tokenizer; an error says what to bring: a BadFile where a folder on this disk should hold it"
+    local = source.where and not source.hub
+    kind, whose = (BadFile, source.where.parent) if local else (RuntimeError, source.origin)
     try: return _make_tokenizer(source, source.config['text_cfg'])
     except BadFile: raise
     except ImportError as e: raise RuntimeError(
         f'The tokenizer of {source.origin} needs another package: pip install transformers.') from e
-    except Exception as e: raise RuntimeError(
-        f"Could not load the tokenizer of {source.origin} ({why_failed(e)}). Without a network: bring its files "
-        "(tokenizer.json, "
+    except Exception as e: raise kind(
+        f"Could not load the tokenizer of {whose} ({why_failed(e)}). Without a network: bring its files (tokenizer.json, "
         f"tokenizer_config.json, …) into a folder with {config_name} and the weights and call "
         "load_clip('local-dir:FOLDER').") from e
 

@@ -134,8 +134,8 @@ def _is_preprocess(k, v): # bool
     if k == 'size': return len(many) in (1, 2) and all(_is_number(x, int, 4096) and x for x in many)
     if k == 'crop_pct': return _is_number(v, float, 1) and v >= .1
     if k == 'fill_color': return len(many) in (1, 3) and all(_is_number(x, int, 255) for x in many)
-    return k in ('mean', 'std') and len(many) in (1, 3) and all(_is_number(x, float, 1000) and (x > 0 or k == 'mean')
-                                                                for x in many)
+    if k not in ('mean', 'std') or not isinstance(v, list) or len(v) != 3: return False
+    return all(_is_number(x, float, 1000) and (x > 0 or k == 'mean') for x in v)
 
 # %% ../nbs/api/20_configs.ipynb #44dce323
 def check_preprocess_cfg(

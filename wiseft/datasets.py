@@ -17,8 +17,8 @@ from .files import cache_root, data_root, package_data, unzip_once
 from .hashes import content_hashes, folder_hash
 from .images import ImageSet, UnreadableImage, check_classnames, image_folder, open_image, printable
 from .images import split_folders, to_rgb, visible_folders
-from .layouts import FAMILIES
-from .text import first_few
+from .layouts import FAMILIES, read_table
+from .text import BadFile, first_few
 
 # %% ../nbs/api/12_datasets.ipynb #01ebe023
 RESERVED = 'reference', 'mean over shifts' # names of datasets in results tables
@@ -130,9 +130,15 @@ def _among(images, by_size):
     return [f for f, h in zip(alike.files(), content_hashes(alike.paths)) if h in known]
 
 @patch
-def warn_of_shared(self:Suite):
-    "A warning of one line for each test set with images that were trained or chosen on"
-    for (name, what), (files, n) in self.shared_images().items():
+def check_shared(self:Suite):
+    "Warn of each test set with images that were trained or chosen on; ValueError for one that has no others"
+    shared, own = self.shared_images(), {}
+    for (name, what), (files, n) in shared.items():
+        own[name] = own.get(name, set()) | set(files)
+        if len(own[name]) == n: raise ValueError(
+            f'{name}: all {n} test images that were looked at are training or validation images of the reference: '
+            'it measures memory. Test on other images.')
+    for (name, what), (files, n) in shared.items():
         warnings.warn(
             f'{name}: {len(files)} of {n} test images are {what} images of the reference too (such as {files[0]}); '
                       'what it measures is partly memory. Leave them out of one of the two.', stacklevel=3)
@@ -148,7 +154,7 @@ def folder_suite(
 ) -> Suite:
     "A suite from image folders"
     suite = _suite_of(Path(reference), shifts, validation, classnames, templates, name)
-    suite.warn_of_shared()
+    suite.check_shared()
     return suite
 
 def _suite_of(reference, shifts, validation=None, classnames=None, templates='openai', name=None):
@@ -232,7 +238,7 @@ def load_suite(
             f"{folder}: no folder 'reference' in it; expected a suite's name ({', '.join(['icons', *FAMILIES])}) or "
             "a folder with `reference` and shifted sets (`folder_suite` takes them one by one)")
     suite = _read_suite(folder, printable(folder.name), templates or 'openai', classnames)
-    suite.warn_of_shared()
+    suite.check_shared()
     return suite
 
 def _read_suite(folder, name, templates, classnames):
@@ -261,15 +267,17 @@ def _icons_folder():
 def _with_table(suite, folder):
     "Groups and units from the table beside the sets, if there is one"
     if not (tables := [f for f in sorted(folder.glob('*.csv')) if _describes_images(f)]): return suite
-    t = pd.read_csv(tables[0], keep_default_na=False, dtype=str)
+    t = read_table(tables[0], keep_default_na=False, dtype=str, encoding='utf-8-sig')
+    if 'file' not in t or t['file'].isna().any(): raise BadFile(
+        f"{tables[0]}: its first line names a column 'file' that not every row has. Copy it again.")
     # the folder's name when the table was made
     if len(first := t['file'].str.split('/').str[0].unique()) == 1 and not (folder/first[0]).exists():
         for c in t.columns.intersection(['file', 'original']): t[c] = t[c].str.removeprefix(f'{first[0]}/')
     t = t.set_index('file')
-    if t.index.has_duplicates: raise ValueError(
+    if t.index.has_duplicates: raise BadFile(
         f'{tables[0]}: two rows for {first_few(list(t.index[t.index.duplicated()]), 5)}; each file has one')
     for s in suite.sets().values():
-        if absent := [f for f in s.files() if f not in t.index]: raise ValueError(
+        if absent := [f for f in s.files() if f not in t.index]: raise BadFile(
             f'{tables[0]}: no row for {first_few(absent, 5)}')
         rows = t.loc[s.files()]
         if 'family' in rows: s.groups = list(rows['family'])

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED_SETS', 'CIFAR10_CLASSES', 'FMOW_CLASSES', 'FAMILIES', 'imagenet_subset', 'objectnet_classes', 'hold_out',
-           'on_classes_of', 'imagenet', 'read_pickle_as_data', 'cifar10', 'iwildcam', 'fmow', 'transfer',
-           'download_suite', 'inventory', 'set_classes']
+           'on_classes_of', 'imagenet', 'read_pickle_as_data', 'read_array', 'read_table', 'cifar10', 'iwildcam',
+           'fmow', 'transfer', 'download_suite', 'inventory', 'set_classes']
 
 # %% ../nbs/api/11_layouts.ipynb #91669689
-import json, open_clip, os, pickle
+import json, open_clip, os, pickle, pickletools
 import numpy as np, pandas as pd
 from importlib.util import find_spec
 from pathlib import Path
 from .files import data_root, existing_file, package_data
 from .images import ImageSet, labelled_folders
+from .text import BadFile, first_few, why_failed
 from .wordnet import imagenet_classes
 
 # %% ../nbs/api/11_layouts.ipynb #510b018d
@@ -220,6 +221,28 @@ def _plain(x):
     if isinstance(x, dict): return {k.decode() if isinstance(k, bytes) else k: _plain(v) for k, v in x.items()}
     return [_plain(v) for v in x] if isinstance(x, (list, tuple)) else x
 
+# %% ../nbs/api/11_layouts.ipynb #afd37c78
+def _count(file): # that stands where a pickle begins
+    "ValueError if following a pickle takes far more than its steps"
+    stack, memo = [], {}
+    for step, (op, arg, _) in enumerate(pickletools.genops(file)):
+        if 'GET' in op.name: stack.append(memo[arg])
+        elif 'PUT' in op.name or op.name == 'MEMOIZE':
+            if arg is not None and int(arg) > step: raise ValueError('it asks for a table far larger than itself')
+            memo[len(memo) if arg is None else arg] = stack[-1]
+        else: _step(stack, op)
+        if stack and (stack[-1] or 0) > 100*(step+10): raise ValueError('it holds something far larger than itself')
+
+def _step(stack, op):
+    "Take from a stack of sizes what a step of a pickle takes, and put there what it gives; None is a mark"
+    if op.name == 'MARK': return stack.append(None)
+    taken, needs = 1, [x.name for x in op.stack_before]
+    if 'mark' in needs:
+        while (size := stack.pop()) is not None: taken += size
+        needs = needs[:needs.index('mark')]
+    for _ in needs: taken += stack.pop()
+    stack.extend([taken]*len(op.stack_after))
+
 # %% ../nbs/api/11_layouts.ipynb #0a745e14
 _STAND_INS = {('numpy', 'dtype'): _Dtype, ('numpy', 'ndarray'): None,
               ('_codecs', 'encode'): lambda text, how: text.encode('latin1')}
@@ -237,19 +260,51 @@ def read_pickle_as_data(
     "What a pickle holds, without running anything that it names"
     try:
         with open(existing_file(path), 'rb') as f:
-            if f.read(6) == b'\x93NUMPY': _skip_npy_header(f)
-            else: f.seek(0)
+            start = _end_of_npy_header(f)
+            f.seek(start)
+            _count(f)
+            f.seek(start)
             return _plain(_DataOnly(f, encoding='bytes').load())
     except OSError: raise
-    except Exception as e:
-        raise ValueError(
-            f'{path} is not read: {e}. Expected dicts, lists, texts, numbers and arrays alone; get the authors\' own '
-            'file') from e
+    except Exception as e: raise BadFile(
+        f"{path} is not read: {e}. Expected dicts, lists, texts, numbers and arrays alone; get the authors' own "
+        "file.") from e
 
-def _skip_npy_header(f):
+def _end_of_npy_header(f):
+    "Where a pickle begins: behind the header of a .npy file, if there is one"
+    if f.read(6) != b'\x93NUMPY': return 0
     f.seek(0)
     version = np.lib.format.read_magic(f)
     {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version](f)
+    return f.tell()
+
+# %% ../nbs/api/11_layouts.ipynb #83d08c5d
+def read_array(
+    path # .npy file
+): # array
+    "A plain array, nothing within it unpickled; `BadFile` says what else the file is"
+    path = existing_file(path)
+    try: return np.array(np.load(path, mmap_mode='r'))
+    except Exception as e: raise BadFile(f"{path} holds no plain array ({why_failed(e)}). Get the authors' own file.") from e
+
+def read_table(
+    path,       # CSV file
+    what='table', # it should be, for the message
+    **options   # of `pandas.read_csv`
+)->pd.DataFrame:
+    "A CSV file of other people's; `BadFile` if it is none"
+    path = existing_file(path, what)
+    try: return pd.read_csv(path, **options)
+    except Exception as e: raise BadFile(f'{path} is no CSV file ({why_failed(e)}). Copy or download it again.') from e
+
+def _entries(
+    path, # pickle of a dict
+    *keys # that it should have
+): # list, a value a key
+    held = read_pickle_as_data(path)
+    missing = [k for k in keys if not isinstance(held, dict) or k not in held]
+    if missing: raise BadFile(f"{path} holds no {first_few(missing)}. Get the authors' own file.")
+    return [held[k] for k in keys]
 
 # %% ../nbs/api/11_layouts.ipynb #9bfe012a
 CIFAR10_CLASSES = 'airplane automobile bird cat deer dog frog horse ship truck'.split()
@@ -263,15 +318,15 @@ def _array_set(name, file, pixels, labels, classnames):
 
 def _cifar_python(path, files, label_key, classnames):
     "CIFAR's own form: batches of rows of 3 × 32 × 32"
-    parts = [read_pickle_as_data(path/f) for f in files]
-    pixels = np.concatenate([p['data'] for p in parts]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return _array_set('reference', path/files[0], pixels, np.concatenate([p[label_key] for p in parts]), classnames)
+    data, labels = zip(*[_entries(path/f, 'data', label_key) for f in files])
+    pixels = np.concatenate(data).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return _array_set('reference', path/files[0], pixels, np.concatenate(labels), classnames)
 
 def _cifar(root, suite, allow_incomplete):
     "Reference sets of CIFAR-10 or CIFAR-100"
     if suite.endswith('cifar100'):
         path, label_key, train, test = _found(root, 'cifar-100-python'), 'fine_labels', ['train'], ['test']
-        names = [n.decode() for n in read_pickle_as_data(path/'meta')['fine_label_names']]
+        names = [n.decode() for n in _entries(path/'meta', 'fine_label_names')[0]]
     else:
         path, label_key, names, train, test = _found(root, 'cifar-10-batches-py'), 'labels', CIFAR10_CLASSES, [
             f'data_batch_{i}' for i in range(1, 6)], ['test_batch']
@@ -289,14 +344,12 @@ def cifar10(root, allow_incomplete=False, training=True) -> dict: # parts of a s
 
 def _cifar101(root, name):
     folder = _found(root, 'CIFAR-10.1')
-    return _array_set(name, folder/'cifar10.1_v6_data.npy',
-                      *(np.load(existing_file(folder/f'cifar10.1_v6_{k}.npy')) for k in ('data', 'labels')),
-                      CIFAR10_CLASSES)
+    arrays = [read_array(folder/f'cifar10.1_v6_{k}.npy') for k in ('data', 'labels')]
+    return _array_set(name, folder/'cifar10.1_v6_data.npy', *arrays, CIFAR10_CLASSES)
 
 def _cifar102(root, name):
     file = _found(root, 'CIFAR-10.2')/'cifar102_test.npy'
-    held = read_pickle_as_data(file)
-    return _array_set(name, file, held['images'], held['labels'], CIFAR10_CLASSES)
+    return _array_set(name, file, *_entries(file, 'images', 'labels'), CIFAR10_CLASSES)
 
 # %% ../nbs/api/11_layouts.ipynb #3f43ae57
 _WILDS_SPLITS = {('reference', 'train'): 'train', ('reference', 'validation'): 'id_val',
@@ -319,7 +372,7 @@ def _wilds(suite, path, rows, classnames, allow_incomplete, **more):
 def iwildcam(root, allow_incomplete=False, training=True) -> dict: # parts of a suite
     "WILDS iWildCam, version 2.0"
     path = _found(root, 'iwildcam_v2.0')
-    t = pd.read_csv(existing_file(path/'metadata.csv', 'table of iWildCam'))
+    t = read_table(path/'metadata.csv', 'table of iWildCam')
     rows = pd.DataFrame(
         dict(file='train/' + t.filename, y=t.y, group='camera ' + t.location_remapped.astype(str), split=t.split))
     names = package_data('iwildcam.txt').read_text(encoding='utf-8').splitlines()
@@ -343,9 +396,8 @@ FMOW_CLASSES = ('airport airport_hangar airport_terminal amusement_park aquacult
 def fmow(root, allow_incomplete=False, training=True) -> dict: # parts of a suite
     "WILDS FMoW, version 1.1"
     path = _found(root, 'fmow_v1.1')
-    t = pd.read_csv(existing_file(path/'rgb_metadata.csv', 'table of FMoW'))
-    codes = pd.read_csv(existing_file(path/'country_code_mapping.csv', 'table of countries')).set_index(
-        'alpha-3').region
+    t = read_table(path/'rgb_metadata.csv', 'table of FMoW')
+    codes = read_table(path/'country_code_mapping.csv', 'table of countries').set_index('alpha-3').region
     if odd := sorted(set(t.category) - set(FMOW_CLASSES)): raise ValueError(
         f'{path}/rgb_metadata.csv: unknown categories {odd[:5]}')
     rows = pd.DataFrame(

@@ -80,6 +80,8 @@ def _check_card(card, path):
     wrong += [k for k in lists if not all(isinstance(text, str) for text in card[k])]
     if not isinstance(card.get('head_from_text', False), bool): wrong.append('head_from_text')
     if 'clip' not in wrong and not isinstance(card['clip'].get('name'), str): wrong.append('clip')
+    if not isinstance(card.get('head', {}), dict): wrong.append('head')
+    if 'precision' not in wrong and card['precision'] not in ('fp32', 'bf16', 'fp16', 'fp64'): wrong.append('precision')
     if wrong: raise BadFile(
         f'{path}: {first_few(wrong)} is not of the kind that a classifier has. Copy the folder again.')
 

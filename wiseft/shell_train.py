@@ -52,10 +52,11 @@ def _number(names): return '1,000' if names == 'imagenet' else f'{len(names):,}'
 def _classnames(classes):
     "The class names that a word on the command line stands for"
     from wiseft.layouts import FAMILIES,set_classes
+    from wiseft.prompts import read_classnames
     if classes == 'imagenet': return classes
     if classes in (*FAMILIES, 'imagenet-r', 'imagenet-a', 'objectnet'): return set_classes(classes)
     if is_suite(classes) or Path(classes).is_dir(): return next(iter(sets_of(classes).values())).classnames
-    if Path(classes).is_file(): return [l.strip() for l in Path(classes).read_text(encoding='utf-8-sig').splitlines() if l.strip()]
+    if Path(classes).is_file(): return read_classnames(classes)
     if ',' in classes: return [c.strip() for c in classes.split(',')]
     raise ValueError(f'{classes!r} is neither a file nor a folder nor names with commas between them')
 

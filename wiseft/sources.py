@@ -258,8 +258,9 @@ def check_asked(preprocess):
 def preprocessing(source, asked): # dict
     "The preprocessing that came with the weights, under what was asked for"
     known = {k:v for k,v in (source.preprocess | asked).items() if k in preprocess_keys and v is not None}
-    if missing := {'mean', 'std'} - set(known): raise ValueError(
-        f"The weights of {source.origin} came without {' and '.join(sorted(missing))} of their pictures. Give "
+    kind, whose = (BadFile, source.where) if source.where else (ValueError, source.origin)
+    if missing := {'mean', 'std'} - set(known): raise kind(
+        f"The weights of {whose} came without {' and '.join(sorted(missing))} of their pictures. Give "
         "preprocess=dict(mean=…, std=…), "
         f"or for a checkpoint file preprocess='TAG' of the weights that it was fine-tuned from.")
     return known | {k:[float(x) for x in known[k]] for k in ('mean', 'std')}

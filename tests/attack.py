@@ -1,0 +1,140 @@
+"""Attack everything that reads or writes files, and write down what came of it.
+
+    python tests/attack.py                              4,000 changed files of each kind, 60 kills of each writer at random and one before each call
+    python tests/attack.py --mutations 500 --kills 0    only files
+    python tests/attack.py --table tests/attacks.csv    adds a row a reader and a writer; goes on where it was ended
+
+Nothing may be executed, take 10 s of the processor or a gigabyte, be half-written or lost, leave junk, or raise an error that is not a BadFile with the file's name.
+"""
+import argparse
+import ast
+import csv
+import datetime
+import os
+import random
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path += [str(HERE / "fuzz")]
+os.environ |= dict(HF_HUB_OFFLINE="1", WISEFT_DEVICE="cpu", WISEFT_CACHE=tempfile.mkdtemp())
+COLUMNS = ["what", "seed", "tried", "read", "refused", "old kept", "new there", "wrong", "slowest, CPU s", "growth, MB", "lines reached", "date", "version"]
+
+
+def reached(reader, folder, n=200):
+    "How many lines of the functions in a reader's rooms are run by some changed files."
+    import coverage
+    import wiseft
+    from readers import changed_files, look
+
+    paths = [str(Path(wiseft.__file__).with_name(f"{room}.py")) for room in reader.rooms]
+    cover = coverage.Coverage(data_file=None, include=paths)
+    rng = random.Random(0)
+    files = [reader.files(parts) for parts in reader.seeds] + [changed_files(reader, rng) for _ in range(n)]
+    cover.start()
+    for f in files:
+        with suppress(AssertionError):
+            look(reader, f, folder)
+    cover.stop()
+    found = []
+    for path, room in zip(paths, reader.rooms):
+        _, lines, _, missing, _ = cover.analysis2(path)
+        inside = set(lines) & within_functions(Path(path).read_text(encoding="utf-8"))
+        found.append(f"{room} {len(inside - set(missing))} of {len(inside)}")
+    return ", ".join(found)
+
+
+def within_functions(source):
+    "Numbers of the lines of functions' bodies."
+    functions = [f for f in ast.walk(ast.parse(source)) if isinstance(f, ast.FunctionDef)]
+    return {n for f in functions for n in range(f.body[0].lineno, f.end_lineno + 1)}
+
+
+def fuzz(reader, n, seed):
+    "A row about so many changed files, times the reader's share."
+    from readers import changed_files, grown, look
+
+    said, slowest, before, rng = Counter(), 0, grown(), random.Random(seed)
+    with tempfile.TemporaryDirectory() as d, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for i in range(int(n * reader.share)):
+            files, began = changed_files(reader, rng), time.process_time()
+            try:
+                said["read" if look(reader, files, Path(d)) == "read" else "refused"] += 1
+            except AssertionError as e:
+                said["wrong"] += 1
+                print(f"{reader.__doc__}, number {i} of seed {seed}: {e}\n  {files!r:.2000}", flush=True)
+            slowest = max(slowest, time.process_time() - began)
+        lines = reached(reader, Path(d))
+    return dict(tried=said.total(), read=said["read"], refused=said["refused"], wrong=said["wrong"],
+                **{"slowest, CPU s": f"{slowest:.1f}", "growth, MB": f"{(grown() - before) / 1e6:.0f}", "lines reached": lines})  # fmt: skip
+
+
+def kill(writer, n, seed):
+    "A row about kills before each call and at so many random moments."
+    from crash import every_call, random_moments
+
+    new, wrong = [], 0
+    try:
+        for found in (every_call(writer), random_moments(writer, n, random.Random(seed))):
+            new += list(found)
+    except AssertionError as e:
+        wrong = 1
+        print(f"{writer.__doc__}: {e}", flush=True)
+    return {"tried": len(new) + wrong, "old kept": len(new) - sum(new), "new there": sum(new), "wrong": wrong}
+
+
+def show(row):
+    print("  ".join(f"{k}: {v}" for k, v in row.items() if v not in ("", None)), flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mutations", type=int, default=4000, help="of each reader")
+    parser.add_argument("--kills", type=int, default=60, help="of each writer at random moments, besides those before calls; 0: none at all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", help="readers and writers whose words hold this")
+    parser.add_argument("--table", type=Path, help="CSV file to add rows to")
+    args = parser.parse_args()
+    import torch
+    from crash import WRITERS
+    from readers import READERS
+
+    torch.set_num_threads(1)
+    done = list(csv.DictReader(args.table.open(encoding="utf-8"))) if args.table and args.table.exists() else []
+    tasks = [(writer.__doc__, kill, writer, args.kills) for writer in WRITERS.values() if args.kills]
+    tasks += [(kind.__doc__, fuzz, kind, args.mutations) for kind in READERS if args.mutations]
+    rows, tasks = [], [t for t in tasks if not args.only or args.only.lower() in t[0].lower()]
+    for what, task, subject, n in tasks:
+        if known := [row for row in done if row["what"] == what]:
+            rows += known
+            continue
+        row = dict(what=what, seed=args.seed) | task(subject() if task is fuzz else subject, n, args.seed) | dict(date=datetime.date.today(), version=version())
+        rows.append(row)
+        show(row)
+        if args.table:
+            with args.table.open("a", newline="", encoding="utf-8") as f:
+                table = csv.DictWriter(f, COLUMNS, lineterminator="\n")
+                if not f.tell():
+                    table.writeheader()
+                table.writerow(row)
+    total = lambda column, test: sum(int(row[column] or 0) for row in rows if test(row))
+    is_kill = lambda row: str(row.get("old kept") or "") != ""
+    print(f"{total('tried', is_kill):,} kills, {total('tried', lambda row: not is_kill(row)):,} changed files: {total('wrong', lambda row: True)} wrong")
+    sys.exit(bool(total("wrong", lambda row: True)))
+
+
+def version():
+    "The commit that was attacked."
+    import subprocess
+
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,488 @@
+"""Everything that reads a file from a stranger, with small files for it, and what may come of one: its content, or a BadFile.
+
+Files are made of parts, which `changed_files` changes; a part in JSON changes as such too, and any file as bytes.
+"""
+import csv
+import hashlib
+import io
+import json
+import pickle
+import resource
+import signal
+import struct
+import sys
+import tempfile
+import time
+import warnings
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from safetensors.torch import save as safetensors_bytes
+from test_models import build
+
+from wiseft.cache import open_entry, write_entry
+from wiseft.checkpoints import read_state_dict
+from wiseft.classifiers import ImageClassifier, load_classifier
+from wiseft.clips import load_clip
+from wiseft.datasets import load_suite
+from wiseft.exchange import read_results, write_results
+from wiseft.heads import ClassificationHead
+from wiseft.images import open_image, readable_formats
+from wiseft.layouts import read_array, read_pickle_as_data
+from wiseft.prompts import read_classnames
+from wiseft.results import MEAN, REFERENCE, results_table
+from wiseft.resume import read_training
+from wiseft.text import BadFile
+
+SLOWEST = 10  # seconds of the processor that one file may take
+LONGEST = 60  # seconds of the clock, on a busy machine
+MOST = 1e9  # bytes by which the process may grow
+STARTED = {"os.system", "os.exec", "os.posix_spawn", "os.fork", "os.startfile", "subprocess.Popen", "socket.connect", "socket.getaddrinfo"}
+
+
+# ---------- how a file is changed ----------
+
+NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**63 - 1]
+TEXTS = [b"", b"nan", b"-1", b"1e309", b"9" * 30, b"inf", b"\xff", b'"', b",", b"\n", b"True", b"[1]", b"{}", b"\0", b"\xe2\x80\xa8", b"." * 999, b"[" * 9999]
+VALUES = [None, True, -1, 0, 1, 0.5, 1e308, 10**30, float("nan"), "", "x", "/", "../x", "hf-hub:a/b", "a/b", "\u2028", "\ud800", [], [-1], {}, [{}], "gelu", [16, 16]]
+
+
+def changed_bytes(rng, data):
+    "Some bytes replaced, numbers made large, pieces cut out or doubled, or the end cut off."
+    data = bytearray(data)
+    for _ in range(rng.randint(1, 6)):
+        at, n = rng.randint(0, len(data)), rng.randint(1, 8)
+        how = rng.choice(["bytes", "number", "cut", "double", "end"])
+        if how == "bytes":
+            data[at:at + n] = rng.randbytes(n)
+        if how == "number":
+            size = rng.choice([1, 2, 4, 8])
+            value = rng.choice(NUMBERS) & (1 << 8 * size) - 1
+            data[at:at + size] = value.to_bytes(size, rng.choice(["little", "big"]))
+        if how == "cut":
+            del data[at:at + n]
+        if how == "double":
+            data[at:at] = data[at:at + n]
+        if how == "end" and at > len(data) // 2:
+            del data[at:]
+    return bytes(data)
+
+
+def places(content):
+    "All (container, key) within JSON."
+    for key in list(content) if isinstance(content, dict) else range(len(content)):
+        yield content, key
+        if isinstance(content[key], (dict, list)):
+            yield from places(content[key])
+
+
+def changed_json(rng, text):
+    "Some values replaced, left out, renamed or copied to another place."
+    content = json.loads(text)
+    for _ in range(rng.randint(1, 3)):
+        if not (found := list(places(content))):
+            break
+        container, key = rng.choice(found)
+        how = rng.choice(["value", "value", "value", "without", "name", "copy"])
+        if how == "value":
+            container[key] = rng.choice(VALUES)
+        if how == "without":
+            del container[key]
+        if how == "name" and isinstance(container, dict):
+            container[rng.choice(["x", "auto_map", "", "width"])] = container.pop(key)
+        if how == "copy":
+            other, place = rng.choice(found)
+            other[place] = json.loads(json.dumps(container[key]))
+    return json.dumps(content).encode()
+
+
+def is_json(data):
+    try:
+        return isinstance(json.loads(data), (dict, list))
+    except (ValueError, RecursionError):
+        return False
+
+
+def changed_files(reader, rng):
+    "Name → content of the files that a reader is given."
+    parts = dict(rng.choice(reader.seeds))
+    for name in rng.choices(sorted(parts), k=rng.randint(1, 2)):
+        how = rng.choice(["bytes", "text"] + 3 * ["json"] * is_json(parts[name]))
+        changed = dict(bytes=changed_bytes, json=changed_json, text=lambda rng, data: rng.choice(TEXTS))
+        parts[name] = changed[how](rng, parts[name])
+    files = reader.files(parts)
+    if rng.randrange(4) == 0:
+        name = rng.choice(sorted(files))
+        files[name] = changed_bytes(rng, files[name])
+    return files
+
+
+# ---------- what is read ----------
+
+class Reader:
+    "One file, of parts that are put together"
+    name, share = "mutated", 1  # of the number of changes that is asked for
+
+    def __init__(self):
+        self.seeds = list(self.starts())
+
+    def files(self, parts):
+        return {self.name: b"".join(parts.values())}
+
+    def read(self, folder):
+        return self.load(folder / self.name)
+
+
+class Safetensors(Reader):
+    "safetensors"
+    name, rooms = "mutated.safetensors", ("tensorfiles", "checkpoints")
+    load = staticmethod(read_state_dict)
+
+    def starts(self):
+        for state in tensors():
+            data = safetensors_bytes(state, dict(format="pt", step="1"))
+            n = struct.unpack("<Q", data[:8])[0]
+            yield dict(header=data[8:8 + n], data=data[8 + n:])
+
+    def files(self, parts):
+        return {self.name: struct.pack("<Q", len(parts["header"])) + parts["header"] + parts["data"]}
+
+
+def tensors():
+    "Small state dicts."
+    yield {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2).half(), "n": torch.tensor(3)}
+    yield {"w": torch.ones(2, 2).bfloat16(), "empty": torch.ones(0, 3), "flags": torch.tensor([True, False]), "bytes": torch.arange(5, dtype=torch.uint8)}
+
+
+class StateDicts(Reader):
+    "PyTorch's files"
+    name, rooms = "mutated.pt", ("checkpoints",)
+    load = staticmethod(read_state_dict)
+
+    def starts(self):
+        for state in tensors():
+            for wrapped in (state, dict(epoch=1, state_dict={f"module.{k}": torch.nn.Parameter(v, v.is_floating_point()) for k, v in state.items()}, args=[1, "x"])):
+                yield unzipped(saved(torch.save, wrapped))
+
+    def files(self, parts):
+        return {self.name: zipped(parts)}
+
+
+def saved(save, content, **options):
+    "What is written to a file."
+    file = io.BytesIO()
+    save(content, file, **options)
+    return file.getvalue()
+
+
+def unzipped(data):
+    with zipfile.ZipFile(io.BytesIO(data)) as z:
+        return {n: z.read(n) for n in z.namelist()}
+
+
+def zipped(parts):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as z:
+        for name, data in parts.items():
+            z.writestr(name, data)
+    return file.getvalue()
+
+
+class TorchScript(StateDicts):
+    "TorchScript archives"
+    def starts(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield unzipped(torch.jit.script(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))).save_to_buffer())
+
+
+class Pickles(Reader):
+    "Pickles of PyTorch before 1.6"
+    name, rooms = "mutated.pt", ("checkpoints",)
+    load = staticmethod(read_state_dict)
+
+    def starts(self):
+        for state in tensors():
+            yield dict(all=saved(torch.save, dict(epoch=1, state_dict=state), _use_new_zipfile_serialization=False))
+        yield dict(all=pickle.dumps(dict(w=1), 2))
+
+
+class Arrays(Reader):
+    "CIFAR's pickles, and arrays"
+    rooms = ("layouts",)
+
+    def starts(self):
+        batch = {b"data": np.zeros((2, 12), np.uint8), b"labels": [0, 1], b"names": [b"a", b"b"]}
+        yield dict(all=pickle.dumps(batch, 2))
+        yield dict(all=saved(lambda c, f: np.save(f, c, allow_pickle=True), dict(images=np.arange(6.0).reshape(2, 3), labels=np.array([0, 1], object))))
+        yield dict(all=saved(lambda c, f: np.save(f, c), np.arange(12, dtype=np.int32).reshape(3, 4)))
+
+    def load(self, path):
+        try:
+            return read_array(path)
+        except BadFile:
+            return read_pickle_as_data(path)
+
+
+MODEL = dict(
+    embed_dim=8,
+    vision_cfg=dict(image_size=16, layers=1, width=16, head_width=8, patch_size=8),
+    text_cfg=dict(context_length=8, vocab_size=64, width=16, heads=2, layers=1),
+)
+PREPROCESS = dict(mean=[0.5, 0.4, 0.3], std=[0.3, 0.2, 0.1], interpolation="bicubic", resize_mode="shortest", size=16)
+TIMM = MODEL | dict(vision_cfg=dict(image_size=32, timm_model_name="test_vit", timm_pool="token", timm_proj="linear"), custom_text=True)
+
+
+def clip_parts(model):
+    "The files of a tiny CLIP."
+    state = {k: v.contiguous() for k, v in build(model).state_dict().items()}
+    config = json.dumps(dict(model_cfg=model, preprocess_cfg=PREPROCESS)).encode()
+    return {"open_clip_config.json": config, "open_clip_model.safetensors": safetensors_bytes(state)}
+
+
+class Configs(Reader):
+    "Configurations and weights of CLIPs"
+    rooms, share = ("configs", "sources", "clips"), 0.5
+
+    def starts(self):
+        for model in (MODEL, TIMM):
+            yield self.split(clip_parts(model))
+
+    def split(self, files):
+        data = files.pop("open_clip_model.safetensors")
+        n = struct.unpack("<Q", data[:8])[0]
+        return files | dict(header=data[8:8 + n], data=data[8 + n:])
+
+    def files(self, parts):
+        weights = struct.pack("<Q", len(parts["header"])) + parts["header"] + parts["data"]
+        return {n: data for n, data in parts.items() if n not in ("header", "data")} | {"open_clip_model.safetensors": weights}
+
+    def read(self, folder):
+        return load_clip(folder)
+
+
+class Cards(Configs):
+    "Classifiers' cards, heads and configurations"
+    rooms = ("saving", "classifiers")
+
+    def starts(self):
+        with folder_of(clip_parts(MODEL)) as folder:
+            head = ClassificationHead(torch.ones(2, 8))
+            made = ImageClassifier(load_clip(folder), head, ["cat", "dog"], ["a {}"], alpha=1.0, recipe=dict(tuning="plain", lr=1e-5))
+            yield self.split({p.name: p.read_bytes() for p in made.save(folder / "c").iterdir()})
+
+    def files(self, parts):
+        "With the hashes of what is there, as whoever makes a folder to harm would write them."
+        files = super().files(parts)
+        try:
+            card = json.loads(files["wiseft.json"])
+            card["files"] |= {n: hashlib.sha256(data).hexdigest() for n, data in files.items() if n in card["files"]}
+            files["wiseft.json"] = json.dumps(card).encode()
+        except (ValueError, TypeError, KeyError, RecursionError):
+            pass  # no card any more
+        return files
+
+    def read(self, folder):
+        c = load_classifier(folder)
+        return repr(c), c.tuning, c.hash
+
+
+class Images(Reader):
+    "Pictures"
+    name, rooms = "mutated.jpg", ("images",)
+    load = staticmethod(open_image)
+
+    def starts(self):
+        yield from (dict(all=data) for data in pictures())
+
+    def read(self, folder):
+        im = open_image(folder / self.name)
+        assert im.mode == "RGB" and im.width > 0 and im.height > 0
+        return np.asarray(im)
+
+
+def encoded(im, kind, **options):
+    "The bytes of an image file; empty where this Pillow can't write it."
+    try:
+        return saved(lambda c, f: c.save(f, kind, **options), im)
+    except (KeyError, OSError, ValueError):
+        return b""
+
+
+def pictures():
+    "Small files of every kind that is read, and of some that aren't."
+    noise = np.random.default_rng(0).integers(0, 256, (12, 10, 4), dtype=np.uint8)
+    colour, clear = Image.fromarray(noise[..., :3]), Image.fromarray(noise)
+    kept = [colour, clear, colour.convert("L"), colour.convert("P"), colour.convert("1"), colour.convert("CMYK")]
+    kept.append(Image.fromarray(noise[..., 0].astype(np.uint16) * 257))
+    kinds = [*readable_formats(), "EPS", "PCX", "PDF", "XBM"]
+    found = [encoded(im, kind) for kind in kinds for im in kept]
+    found += [encoded(colour, "TIFF", compression=c) for c in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg")]
+    found += [encoded(colour, "GIF", save_all=True, append_images=[clear.convert("RGB")]), encoded(colour, "JPEG", progressive=True)]
+    return sorted({f for f in found if f})
+
+
+def table():
+    "A small results table."
+    ends = [("zero-shot", 0.0, 0.5), ("weight-space", 0.5, 0.7), ("logits", float("nan"), 0.6)]
+    rows = [dict(classifier="demo", method=m, alpha=a, dataset=d, is_shift=d != REFERENCE, value=v, n=100, low=v - 0.1, high=v + 0.1, seed=0)
+            for m, a, v in ends for d in (REFERENCE, "sketch", MEAN)]  # fmt: skip
+    return results_table(rows)
+
+
+class Results(Reader):
+    "Results tables in CSV"
+    name, rooms = "mutated.csv", ("exchange", "results")
+
+    def starts(self):
+        rows = list(csv.reader(io.StringIO(table().to_csv(index=False))))
+        yield {f"{i:02} {j:02}": f"{cell}{',' if j < len(row) - 1 else chr(10)}".encode() for i, row in enumerate(rows) for j, cell in enumerate(row)}
+
+    def read(self, folder):
+        t = read_results(folder / self.name)
+        again = read_results(write_results(t, folder / f"again{Path(self.name).suffix}", force=True))
+        pd.testing.assert_frame_equal(t, again, check_dtype=False)
+        return t
+
+
+class Lines(Results):
+    "Results in JSON lines"
+    name = "mutated.jsonl"
+
+    def starts(self):
+        known = [{k: v for k, v in row.items() if not pd.isna(v)} for row in table().astype(object).to_dict("records")]
+        yield {f"{i:02}": json.dumps(row, default=int).encode() + b"\n" for i, row in enumerate(known)}
+        wise_ft = dict(alpha=0.5, model="ViT-B/16", **{"ImageNet:top1": 0.7, "ImageNetV2:top1": 0.6, "FMOWOOD:acc_worst_region": 0.3})
+        yield {str(i): json.dumps(wise_ft | dict(alpha=i / 2)).encode() + b"\n" for i in range(3)}
+
+
+class Resumes(Safetensors):
+    "Checkpoints of a training"
+    rooms = ("resume",)
+    load = staticmethod(read_training)
+
+    def starts(self):
+        state = {"model.w": torch.ones(2, 2), "optimizer.0.step": torch.tensor(3.0), "noise.cpu": torch.arange(4, dtype=torch.uint8)}
+        position = json.dumps(dict(step=3, epochs_before=0, start_accuracy=0.5, recipe=dict(lr=0.1)))
+        data = safetensors_bytes(state, dict(wiseft=position))
+        n = struct.unpack("<Q", data[:8])[0]
+        yield dict(header=data[8:8 + n], data=data[8 + n:])
+
+
+class Entries(Reader):
+    "Entries of the cache"
+    rooms = ("cache",)
+
+    def starts(self):
+        with folder_of({}) as folder:
+            write_entry(folder / "e", [np.full((2, 3, 3), i, np.uint8) for i in range(3)], name="x")
+            yield {p.name: p.read_bytes() for p in (folder / "e").iterdir()}
+
+    def files(self, parts):
+        return {f"e/{n}": data for n, data in parts.items()}
+
+    def read(self, folder):
+        if (entry := open_entry(folder / "e")) is None:
+            raise BadFile(f"{folder}: made again")  # which is what becomes of it
+        return [np.array(entry[i]) for i in range(len(entry))]
+
+
+class Lists(Reader):
+    "Lists of class names"
+    name, rooms = "mutated.txt", ("prompts",)
+    load = staticmethod(read_classnames)
+
+    def starts(self):
+        yield {str(i): f"{name}\n".encode() for i, name in enumerate(["\ufeffcat", "fire truck", "café", "dog"])}
+
+
+class Suites(Reader):
+    "Tables beside the images of a suite"
+    rooms, share = ("datasets", "images"), 0.5
+    names = [f"{split}/{c}/{i}.png" for split in ("reference", "sketch") for c in "ab" for i in range(5)]
+
+    def starts(self):
+        rows = [["file", "family", "original"], *([n, f"f{i % 3}", ""] for i, n in enumerate(self.names))]
+        yield {f"{i:02} {j:02}": f"{cell}{',' if j < 2 else chr(10)}".encode() for i, row in enumerate(rows) for j, cell in enumerate(row)}
+
+    def files(self, parts):
+        pictures = {f"s/{n}": encoded(Image.new("L", (4, 4), i), "PNG") for i, n in enumerate(self.names)}
+        return pictures | {"s/images.csv": b"".join(parts.values())}
+
+    def read(self, folder):
+        return load_suite(folder / "s").fingerprint
+
+
+READERS = [Safetensors, StateDicts, TorchScript, Pickles, Arrays, Configs, Cards, Images, Results, Lines, Resumes, Entries, Lists, Suites]
+
+
+# ---------- what becomes of a file ----------
+
+class Hang(BaseException):
+    "Took too long; no `Exception`, which a reader might take for the file's fault"
+
+
+def hang(*_):
+    raise Hang
+
+
+executed = []
+sys.addaudithook(lambda event, args: executed.append(f"{event}{args!r:.200}") if event in STARTED else None)
+
+
+def grown():
+    "The largest size that this process had, in bytes."
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@contextmanager
+def folder_of(files):
+    "A folder with these files in it."
+    with tempfile.TemporaryDirectory() as d:
+        place(files, Path(d))
+        yield Path(d)
+
+
+def place(files, folder):
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+def outcome(reader, folder):
+    "'read', or the message that refuses a file."
+    try:
+        reader.read(folder)
+    except BadFile as e:
+        assert str(folder) in str(e), f"the message names no file: {e}"
+        return str(e)
+    except Exception as e:
+        raise AssertionError(f"a foreign error, {type(e).__name__}: {e}") from e
+    return "read"
+
+
+def look(reader, files, folder):
+    "What becomes of files in a folder: 'read', or the message that refuses them; an AssertionError says what must not be."
+    place(files, folder)
+    before, began = grown(), time.process_time()
+    executed.clear()
+    limits = ((signal.SIGPROF, signal.ITIMER_PROF, SLOWEST), (signal.SIGALRM, signal.ITIMER_REAL, LONGEST))
+    for number, timer, seconds in limits:
+        signal.signal(number, hang)
+        signal.setitimer(timer, seconds)
+    try:
+        said = outcome(reader, folder)
+    except Hang:
+        raise AssertionError(f"more than {SLOWEST} s, or {LONGEST} s of the clock") from None
+    finally:
+        for _, timer, _ in limits:
+            signal.setitimer(timer, 0)
+    assert grown() - before < MOST, f"grew by {(grown() - before) / 1e6:.0f} MB"
+    assert not executed, f"started {executed}"
+    assert time.process_time() - began < SLOWEST, f"more than {SLOWEST} s, and no signal ended it"
+    return said

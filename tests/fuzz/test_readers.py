@@ -1,0 +1,169 @@
+"Changed files of every kind: each is read or refused by a `BadFile` that names it. The same ones every time; `make fuzz` tries thousands."
+import io
+import json
+import os
+import time
+import zipfile
+
+import numpy as np
+import pytest
+import readers
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from readers import READERS, Arrays, Cards, Configs, Images, Lines, Lists, Pickles, Reader, Results, Resumes, StateDicts, Suites, changed_files, look
+from safetensors.torch import save
+from test_trust import ASKS_FOR_CODE, HOSTILE
+
+TRIED = 100
+pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, of odd metadata, and ours, of suites
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_changed_files(kind, tmp_path):
+    reader, said = kind(), []
+
+    @settings(max_examples=TRIED, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+    @given(st.randoms())
+    def one(rng):
+        said.append(look(reader, changed_files(reader, rng), tmp_path))
+
+    one()
+    print(f"{reader.__doc__}: {len(said)} tried, {said.count('read')} read")
+    assert len(said) >= TRIED / 2 and set(said) != {"read"}
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_the_files_to_change_are_good(kind, tmp_path):
+    "Else nothing would be reached. Pictures of kinds that aren't read, and a pickle of no tensors, are there to be refused."
+    reader = kind()
+    said = [look(reader, reader.files(parts), tmp_path) for parts in reader.seeds]
+    refused = [s for s in said if s != "read"]
+    assert not refused or kind in (Pickles, Images) and len(refused) < len(said) / 2, refused
+
+
+# ---------- what was found, or thought of, once ----------
+
+def config(part, **settings):
+    "A configuration with other settings."
+    content = json.loads(Configs().seeds[0]["open_clip_config.json"])
+    (content["model_cfg"][part] if part else content["model_cfg"]).update(settings)
+    return {"open_clip_config.json": json.dumps(content).encode()}
+
+
+def preprocess(**settings):
+    content = json.loads(Configs().seeds[0]["open_clip_config.json"])
+    content["preprocess_cfg"].update(settings)
+    return {"open_clip_config.json": json.dumps(content).encode()}
+
+
+def without_text():
+    content = json.loads(Configs().seeds[1]["open_clip_config.json"])
+    del content["model_cfg"]["text_cfg"]
+    return {"open_clip_config.json": json.dumps(content).encode()}
+
+
+def card(**entries):
+    content = json.loads(Cards().seeds[0]["wiseft.json"])
+    return {"wiseft.json": json.dumps(content | entries).encode()}
+
+
+def line(**entries):
+    first = json.loads(Lines().seeds[0]["00"])
+    return {"00": json.dumps(first | entries).encode() + b"\n"}
+
+
+def png(im):
+    file = io.BytesIO()
+    im.save(file, "PNG")
+    return file.getvalue()
+
+
+def zip_of(pickled):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as z:
+        z.writestr("a/data.pkl", pickled)
+        z.writestr("a/data/0", bytes(16))
+    return file.getvalue()
+
+
+def resume(tensors, **position):
+    known = dict(step=3, epochs_before=0, start_accuracy=0.5, recipe={})
+    data = save(tensors | {"noise.cpu": torch.zeros(4, dtype=torch.uint8)}, dict(wiseft=json.dumps(known | position)))
+    return {Resumes.name: data}
+
+
+PICTURES = {
+    "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n",
+    "eps in a dos shell": b"\xc5\xd0\xd3\xc6" + bytes(26) + b"%!PS-Adobe-3.0",
+    "pgm of 10^10 pixels": b"P5 100000 100000 255\n",
+    "pgm of no pixels": b"P5 0 0 255\n",
+    "png of 13,000 x 13,000": png(Image.new("1", (13_000, 13_000))),
+    "tiff that points at itself": b"II*\0\x08\0\0\0\0\0\x08\0\0\0",
+    "webp of 16383 x 16383": b"RIFF\x1a\0\0\0WEBPVP8X\x0a\0\0\0\x10\0\0\0\xfe\x3f\0\xfe\x3f\0",
+    "gif of 65535 x 65535": b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\x02\x02D\x01\0;",
+    "bmp of 2^31 rows": b"BM" + bytes(8) + b"\x36\0\0\0\x28\0\0\0\x01\0\0\0\0\0\0\x80\x01\0\x18\0" + bytes(24),
+    "empty": b"",
+}
+CORPUS = {  # reader, what differs from its first file: parts, or whole files
+    **{f"pictures: {name}": (Images, {Images.name: data}) for name, data in PICTURES.items()},
+    **{f"pickles: {name}": (Pickles, {Pickles.name: data}) for name, data in HOSTILE.items()},
+    **{f"state dicts: {name}": (StateDicts, {StateDicts.name: zip_of(data)}) for name, data in HOSTILE.items()},
+    **{f"arrays: {name}": (Arrays, {Arrays.name: data}) for name, data in HOSTILE.items()},
+    **{f"configs: {name}": (Configs, config("text_cfg", **text)) for name, text in ASKS_FOR_CODE.items()},
+    "configs: weights of the hub": (Configs, config("vision_cfg", timm_model_name="hf-hub:someone/model")),
+    "configs: weights of another folder": (Configs, config("vision_cfg", timm_model_name="local-dir:/tmp")),
+    "configs: 16,384 wide": (Configs, config("vision_cfg", width=16384)),
+    "configs: 4,096 x 4,096 patches": (Configs, config("vision_cfg", image_size=4096, patch_size=1)),
+    "configs: 10^9 layers": (Configs, config("vision_cfg", layers=10**9)),
+    "configs: nested": (Configs, {"open_clip_config.json": b"[" * 99_999}),
+    "cards: one name for two rows": (Cards, card(classnames=["cat"])),
+    "cards: a head that is a number": (Cards, card(head=1)),
+    "configs: no text tower, and its weights": (Configs, without_text()),
+    "cards: an unknown precision": (Cards, card(precision="x")),
+    "configs: one mean for three colours": (Configs, preprocess(mean=0.5)),
+    "cards: classes that are none": (Cards, card(classnames=[1, 2, 3])),
+    "cards: alpha is text": (Cards, card(alpha="1")),
+    "results: outside its interval": (Lines, line(value=0.99)),
+    "results: per cent": (Lines, line(value=50.0, low=40.0, high=60.0)),
+    "results: -1 images": (Lines, line(n=-1)),
+    "results: alpha is infinite": (Lines, line(alpha=float("inf"))),
+    "results: no table": (Results, {Results.name: b"\xff\xfe\0"}),
+    "resume: not a number": (Resumes, resume({"model.w": torch.tensor([float("nan")])})),
+    "resume: step -1": (Resumes, resume({}, step=-1)),
+    "resume: empty": (Resumes, {Resumes.name: b""}),
+    "class names in Latin-1": (Lists, {Lists.name: "cat\ncafé\n".encode("latin1")}),
+    "suites: a table in Latin-1": (Suites, {"s/images.csv": "file,family\ncafé,a\n".encode("latin1")}),
+}
+
+
+@pytest.mark.parametrize("name", CORPUS)
+def test_known_ones(name, tmp_path):
+    kind, changes = CORPUS[name]
+    reader = kind()
+    parts = reader.seeds[0]
+    files = reader.files(parts | {k: v for k, v in changes.items() if k in parts})
+    files |= {k: v for k, v in changes.items() if k in files and k not in parts}
+    assert look(reader, files, tmp_path) != "read"
+
+
+def busy(folder):
+    while True:
+        pass
+
+
+def test_the_judge_sees(tmp_path, monkeypatch):
+    "A reader that starts a program, hangs, grows, or lets a foreign error out is found."
+    def judged(read, words):
+        bad = type("Bad", (Reader,), dict(starts=lambda self: [], read=staticmethod(read)))()
+        with pytest.raises(AssertionError, match=words):
+            look(bad, {"mutated": b""}, tmp_path)
+
+    judged(lambda folder: os.system("true"), "started")
+    judged(lambda folder: np.ones(200_000_000), "grew")
+    judged(lambda folder: {}["x"], "a foreign error, KeyError")
+    monkeypatch.setattr(readers, "SLOWEST", 0.2)
+    monkeypatch.setattr(readers, "LONGEST", 2)
+    judged(busy, "more than 0.2 s")
+    judged(lambda folder: time.sleep(60), "or 2 s of the clock")
