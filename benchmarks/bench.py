@@ -253,7 +253,8 @@ def feeding(room):
     old = lambda: reusing(image_by_image, images, clip)
     fed = lambda transform: reusing(all_of, batches(images, transform, [], 64, progress=False))
     yield "evaluation: before / 8-bit pixels ready to travel", "≥ 10", ratio(old, lambda: fed(raw), turns=7)
-    yield "evaluation: before / the whole path, normalised on the CPU", "≥ 2", ratio(old, lambda: fed(clip.transform), turns=7)
+    yield "evaluation: before / the whole path, normalised on the CPU", "≥ 2", ratio(old, lambda: fed(clip.transform),
+        turns=7)
     dl = clip_dataloaders(images, clip, 64, images.subset(range(8)), progress=False).train
     source, draws = dl.source, np.random.default_rng(0).random((len(images), 4))
     source.decode_once(crops=True)
@@ -261,7 +262,8 @@ def feeding(room):
     old = lambda: reusing(crops_one_by_one, source, clip, draws)
     yield "training, with crops: before / 8-bit pixels ready to travel", "≥ 4", \
         ratio(old, lambda: reusing(all_of, Feeder(partial(source.batch, draws=draws), lists, "cpu")), turns=7)
-    yield "training, with crops: before / the whole path, normalised on the CPU", "≥ 2", ratio(old, lambda: reusing(all_of, dl), turns=7)
+    yield "training, with crops: before / the whole path, normalised on the CPU", "≥ 2", ratio(old,
+        lambda: reusing(all_of, dl), turns=7)
 
 
 # ---------- sweeps ----------
@@ -433,7 +435,8 @@ def scores_memory(room):
             for n in grown:
                 some = replace(suite, test=images.subset(range(n)), shifts={})
                 with memory_growth() as peak:
-                    sweep(start, end, some, [0, .5, 1], metrics=metrics, precision=precision, progress=False, batch_size=50)
+                    sweep(start, end, some, [0, .5, 1], metrics=metrics, precision=precision, progress=False,
+                          batch_size=50)
                 grown[n].append(peak[0])
         few, many = map(median, grown.values())
         yield f"{precision}: memory that 400 images take / 100 ({few/1e6:.0f} MB)", "≤ 1.1", many/few

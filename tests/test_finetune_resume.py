@@ -53,6 +53,55 @@ for name, average in averages.items():
     average.classifier.save(f"{out}-{name}", force=True)
 """
 
+BOTH_TOWERS = """
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+import torch
+from fastai.callback.core import Callback
+from wiseft.classifiers import zeroshot_classifier
+from wiseft.clips import load_clip
+from wiseft.datasets import folder_suite
+from wiseft.learner import finetune
+from wiseft.methods.carot import carot
+from wiseft.methods.flyp import flyp
+from wiseft.methods.tracer import tracer
+torch.set_num_threads(1)
+here = Path(sys.argv[1])
+suite = folder_suite(here / "images", {})
+zeroshot = zeroshot_classifier(load_clip(f"local-dir:{here}/clip"), suite.classnames, ["{}", "a {}"])
+
+class Die(Callback):
+    order = 95
+
+    def after_batch(self):
+        if self.training and self.train_iter == 11:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+def train(loss, out, resume=False, cbs=None):
+    tuned = finetune(zeroshot, suite.train, suite.validation, epochs=3, lr=1e-3, batch_size=8, loss=loss, checkpoint_dir=out,
+                     checkpoint_steps=4, resume=resume, cbs=cbs, progress=False)
+    tuned.save(f"{out}-classifier")
+
+def in_a_process(*args):
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    try:
+        train(*args)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+for loss in (flyp, carot, tracer):
+    whole, killed = (here / f"{loss.__name__}-{how}" for how in ("whole", "killed"))
+    ends = in_a_process(loss, whole), in_a_process(loss, killed, False, Die()), in_a_process(loss, killed, True)
+    print(loss.__name__, *ends)
+"""
+
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
@@ -169,6 +218,21 @@ def test_killed_and_resumed_with_a_pull_and_averages(here, every, last):
     assert same(saved[0], saved[1]) and same(saved[2], saved[3]) and same(saved[4], saved[5])
     assert not same(saved[0], saved[2]) and not same(saved[2], saved[4])
     assert same(tensors(here / whole / "checkpoint.safetensors")[0], tensors(here / name / "checkpoint.safetensors")[0])
+
+
+def test_killed_and_resumed_with_both_towers(here):
+    "Captions, text towers and teachers are as they were; imports are paid for once, each training is a process of its own."
+    done = subprocess.run([sys.executable, "-c", BOTH_TOWERS, here], capture_output=True, text=True, timeout=300)
+    assert done.stdout.splitlines() == [f"{name} 0 {-signal.SIGKILL} 0"
+                                        for name in ("flyp", "carot", "tracer")], done.stderr
+    for name in ("flyp", "carot", "tracer"):
+        runs = here / f"{name}-whole", here / f"{name}-killed"
+        assert same(*[tensors(f"{run}-classifier/open_clip_model.safetensors")[0] for run in runs])
+        whole, killed = [tensors(run / "checkpoint.safetensors")[0] for run in runs]
+        assert same(whole, killed)
+        kept = {k.removeprefix("kept.0."): v for k, v in whole.items() if k.startswith("kept.0.text.")}
+        assert bool(kept) == (name != "flyp")
+        assert not any(torch.equal(v, whole[f"model.{k}"]) for k, v in kept.items() if k == "text.text_projection")
 
 
 @pytest.mark.parametrize("how", ["cut off", "not a number"])

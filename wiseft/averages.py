@@ -19,7 +19,9 @@ class TimeAverage(Callback):
     def __init__(self): pass # no argument but those of a subclass
     def begin(self, **formula): # of `AveragedModel`
         self.tuned = self.learn.classifier
-        self.weights = nn.ModuleDict(dict(visual=self.tuned.visual, head=self.tuned.head))
+        parts = dict(visual=self.tuned.visual,
+                     head=self.tuned.head) | ({'text': self.tuned.text} if self.tuned.head_from_text else {})
+        self.weights = nn.ModuleDict(parts)
         self.average = AveragedModel(self.weights, use_buffers=True, **formula)
 
     def update(self): self.average.update_parameters(self.weights)
@@ -40,6 +42,7 @@ class TimeAverage(Callback):
         new = self.tuned.copy()
         state = self.average.module.state_dict()
         new.load_state_dict({k: v for k,v in state.items() if v.is_floating_point()}, strict=False)
+        new.rebuild_head()
         names = [n for n in (self.tuned.tuning, self.recipe['name']) if n != 'plain']
         new.recipe = {**self.tuned.recipe, 'tuning': ' + '.join(names), 'average': self.recipe}
         return new.eval()
@@ -61,8 +64,8 @@ def average_along(
     one = nn.Linear(1, 1, bias=False).double()
     one.weight.data.fill_(values[0])
     steps = range((len(values)-1)//n_epoch)
-    learn = SimpleNamespace(classifier=SimpleNamespace(visual=one, head=nn.Identity()),
-                            dls=SimpleNamespace(train=steps),
+    classifier = SimpleNamespace(visual=one, head=nn.Identity(), head_from_text=False)
+    learn = SimpleNamespace(classifier=classifier, dls=SimpleNamespace(train=steps),
                             training=True, n_epoch=n_epoch, train_iter=0, epoch=0)
     average.learn = learn
     average.before_fit()

@@ -10,10 +10,12 @@ __all__ = ['most_cautious', 'can_compete', 'takes_several', 'what_is_missing', '
 import json, math
 import numpy as np, pandas as pd
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 import torch
 from . import __version__
+from .classifiers import load_classifier
 from .ensembles import DEFAULT_ALPHAS, members
 from .evaluation import evaluate
 from .files import atomic_path
@@ -21,6 +23,7 @@ from .matching import matched_gains
 from .merging import merge
 from .registry import REGISTRY, Method, find_method
 from .results import REFERENCE
+from .saving import read_card
 from .scores import MIN_GROUPS
 from .steps import prepared
 from .trials import TRAINED, Trial, run_trial, strengths
@@ -38,13 +41,13 @@ def most_cautious(
 # %% ../nbs/api/52_bench.ipynb #6f34c341
 def can_compete(
     method, # `Method`
-)->bool:
+) -> bool:
     "Whether a bench knows what to do with a method; the curve of averages is what it is measured against"
     return method.kind in (*TRAINED, 'merge', 'mix', 'search') and method.name != 'weight-space'
 
 def takes_several(
     method, # `Method`
-)->bool:
+) -> bool:
     "Whether a method makes one classifier of several fine-tuned ones"
     return 'fine-tuned classifiers' in method.needs
 
@@ -52,7 +55,7 @@ def what_is_missing(
     method, # `Method`
     start,  # `ImageClassifier` to start from
     n_seeds=2,
-)->str:     # '' if nothing is
+) -> str:     # '' if nothing is
     "Why a method can't be tried"
     if not can_compete(method): return f'A bench does not know what to do with a {method.kind}.'
     if takes_several(method) and n_seeds < 2: return f'{method.name} needs {method.needs}, and there is one seed.'
@@ -72,20 +75,30 @@ class Plan:
     seeds:tuple=(0, 1, 2)
     alphas:tuple=DEFAULT_ALPHAS
     recipe:dict=field(default_factory=dict) # of `finetune`, the same for all: epochs, batch_size, …
-    def table(self)->pd.DataFrame:
+    starts:dict=field(default_factory=dict, repr=False) # name of a start -> what it made
+    def table(self) -> pd.DataFrame:
         "A row a method: how many fine-tunings it takes at most, or why it is left out"
         plain = dict(method='plain', kind='', paper='', trials=len(self.lrs), runs=len(self.seeds), why='')
         return pd.DataFrame([plain, *map(self._row, self.methods)])
     def _row(self, m):
         why = what_is_missing(m, self.start, len(self.seeds))
-        trained = m.kind in ('loss', 'pull') and not why
+        trained = m.kind in ('start', 'loss', 'pull') and not why
         trials = trained*(len(self.lrs) + len(strengths(m)) - 1)
         return dict(method=m.name, kind=m.kind, paper=m.paper, trials=trials, runs=trained*len(self.seeds), why=why)
-    def as_json(self)->dict:
+    def as_json(self) -> dict:
         "All that decides the results"
-        return dict(version=__version__, suite=self.suite.fingerprint, start=self.start.hash, lrs=list(self.lrs), seeds=list(self.seeds),
-                    alphas=[float(a) for a in self.alphas], recipe={k: v for k, v in self.recipe.items() if k != 'progress'})
-    def riders(self, lr)->list: # of `Trial`, with the first seed
+        return dict(version=__version__, suite=self.suite.fingerprint, start=self.start.hash, lrs=list(self.lrs),
+                    seeds=list(self.seeds),
+                    alphas=[float(a) for a in self.alphas],
+                    recipe={k: v for k, v in self.recipe.items() if k != 'progress'})
+    def begin(self, trial): # `ImageClassifier`
+        "What a trial starts from; a start is made once"
+        method = None if trial.tuning == 'plain' else find_method(trial.tuning)
+        if method is None or method.kind != 'start': return self.start
+        if method.name not in self.starts:
+            self.starts[method.name] = method.function(self.start, self.suite.train, self.suite.validation)
+        return self.starts[method.name]
+    def riders(self, lr) -> list: # of `Trial`, with the first seed
         "Averages over time at all their strengths, along a plain fine-tuning"
         averages = [m for m in self.methods if m.kind == 'average']
         return [Trial(lr, self.seeds[0], m.name, s) for m in averages for s in strengths(m)]
@@ -93,7 +106,7 @@ class Plan:
 # %% ../nbs/api/52_bench.ipynb #038655d4
 def expected_seconds(
     plan:Plan,
-)->float: # of all fine-tunings at most, without reading images
+) -> float: # of all fine-tunings at most, without reading images
     "How long a plan takes, from a step of this size on this machine"
     size, classifier = plan.recipe.get('batch_size', 128), plan.start.copy()
     x = torch.zeros(size, 3, *classifier.clip.image_size, device=classifier.device)
@@ -127,38 +140,42 @@ def _right(start, end, suite, split, alphas, by, progress): # dataset -> (k, n)
 # %% ../nbs/api/52_bench.ipynb #4e7b7cf3
 def judged_curve(
     plan:Plan,
-    end,   # `ImageClassifier` at alpha = 1
+    end,   # function that returns the `ImageClassifier` at alpha = 1, asked only where it is needed
     file,  # .npz that keeps it
     by='weight-space', # the way there: name of a merge or mix; a mix without an alpha is a curve of one point
     test=True, # the test images too
-)->Curve:
+) -> Curve:
     "A classifier's curve, computed or read"
     file = Path(file)
     if not file.exists():
-        alone = replace(plan.suite, shift_validation={})
+        alone, end = replace(plan.suite, shift_validation={}), end()
         told = plan.recipe.get('progress', True)
         seen = {'validation': _right(plan.start, end, alone, 'validation', plan.alphas, by, told)[REFERENCE]}
-        if test: seen |= {f'test {d}': r for d, r in _right(plan.start, end, plan.suite, 'test', plan.alphas, by, told).items()}
+        if test:
+            seen |= {
+                f'test {d}': r for d, r in _right(plan.start, end, plan.suite, 'test', plan.alphas, by, told).items()}
         with atomic_path(file) as tmp, open(tmp, 'wb') as f: np.savez_compressed(f, **seen)
     with np.load(file, allow_pickle=False) as kept:
-        return Curve(kept['validation'], {k.removeprefix('test '): kept[k] for k in kept.files if k.startswith('test ')})
+        return Curve(kept['validation'],
+                     {k.removeprefix('test '): kept[k] for k in kept.files if k.startswith('test ')})
 
 # %% ../nbs/api/52_bench.ipynb #86ef0d65
-def _classifier(plan, trial, folder, riders=()):
-    "The classifier of a trial; an average over time comes from a plain fine-tuning that it rides along"
+def _trained(plan, trial, folder, riders=()): # `ImageClassifier`
+    "What a trial ends with; an average over time comes from a plain fine-tuning that it rides along"
     rides = trial.tuning != 'plain' and find_method(trial.tuning).kind == 'average'
-    if rides or trial.tuning == 'plain': run_trial(Trial(trial.lr, trial.seed), plan.start, plan.suite, folder, riders, **plan.recipe)
-    return run_trial(trial, plan.start, plan.suite, folder, **plan.recipe)
+    if rides or trial.tuning == 'plain':
+        run_trial(Trial(trial.lr, trial.seed), plan.start, plan.suite, folder, riders, **plan.recipe)
+    return load_classifier(run_trial(trial, plan.begin(trial), plan.suite, folder, **plan.recipe), plan.start.device)
 
 def chosen_trial(
     plan:Plan,
     method,  # `Method` that trains; None: plain fine-tuning
     folder,  # where trials are kept
-)->Trial:    # with the first seed
+) -> Trial:    # with the first seed
     "Learning rate at the default strength, then strength, by validation images of the reference"
     grid, seed = strengths(method) if method else [None], plan.seeds[0]
     def value(trial): # best accuracy on the curve, and of how many images
-        end = _classifier(plan, trial, folder, plan.riders(trial.lr))
+        end = partial(_trained, plan, trial, folder, plan.riders(trial.lr))
         right = judged_curve(plan, end, folder/f'{trial.name}.validation.npz', test=False).validation
         return right.mean(1).max(), right.shape[1]
     def best(trials):
@@ -187,21 +204,24 @@ class Entry:
         return {d: np.mean([c.test[d] for c in self.curves], 0) for d in self.curves[0].test}
 
 # %% ../nbs/api/52_bench.ipynb #e68719f1
-def _total_cost(recipes):
-    "Sums over fine-tunings"
+def _total_cost(folders):
+    "Sums over fine-tunings, from their cards"
     total = {}
-    for r in recipes:
+    for r in [read_card(f)['recipe'] for f in folders]:
         for k, v in dict(r['cost'], seconds=r['seconds']).items(): total[k] = total.get(k, 0) + v
     return total
 
-def _made_of(plan, method, plain): # list of classifiers, and the way to them
+def _made_of(plan, method, plain): # list of functions that return a classifier, and the way to them
     "What a method that trains nothing makes of the plainly fine-tuned classifiers"
     if method.kind == 'mix' or method.knob == 'alpha' and not takes_several(method): return plain, method.name
     images = plan.suite.validation
     def made(some):
-        if method.kind == 'search': return method.function(plan.start, some, images)
-        return merge(plan.start, some, method.function, images=images)
-    return [made(some) for some in ([plain] if takes_several(method) else [[c] for c in plain])], 'weight-space'
+        tuned = [end() for end in some]
+        if method.kind == 'search': return method.function(plan.start, tuned, images)
+        return merge(plan.start, tuned, method.function, images=images)
+    return [
+        partial(made, some)
+        for some in ([plain] if takes_several(method) else [[end] for end in plain])], 'weight-space'
 
 # %% ../nbs/api/52_bench.ipynb #89883084
 def bench_entry(
@@ -209,19 +229,20 @@ def bench_entry(
     method, # `Method`; None: plain fine-tuning
     folder, # where trials and curves are kept
     riders=(), # chosen `Trial`s of averages over time, which ride along plain fine-tunings of their learning rate
-)->Entry:
+) -> Entry:
     "Choose, train with every seed, and judge"
     trains, name = method is None or method.kind in TRAINED, method.name if method else 'plain'
     first = chosen_trial(plan, method if trains else None, folder)
     trials = [replace(first, seed=s) for s in plan.seeds]
-    ends = [_classifier(plan, t, folder, [replace(r, seed=t.seed) for r in riders if r.lr == t.lr]) for t in trials]
-    cost, by = _total_cost(c.recipe for c in ends), 'weight-space'
+    riding = [[replace(r, seed=t.seed) for r in riders if r.lr == t.lr] for t in trials]
+    ends, by = [partial(_trained, plan, t, folder, r) for t, r in zip(trials, riding)], 'weight-space'
     files = [folder/f'{t.name}.npz' for t in trials]
     if not trains:
         ends, by = _made_of(plan, method, ends)
         files = [folder/f'{name} of {t.name}.npz' for t in trials]
     curves = [judged_curve(plan, end, file, by) for end, file in zip(ends, files)]
-    return Entry(name, method.kind if method else '', first, curves, len(trials)*trains, cost)
+    return Entry(name, method.kind if method else '', first, curves, len(trials)*trains,
+                 _total_cost(folder/t.name for t in trials))
 
 # %% ../nbs/api/52_bench.ipynb #1c7f728f
 @dataclass(repr=False)
@@ -230,7 +251,7 @@ class Bench:
     plan:Plan
     entries:dict   # name -> `Entry`, plain first
     left_out:dict  # name -> why
-    def gains(self, groups=False)->pd.DataFrame: # groups: draw groups (set families) instead of images
+    def gains(self, groups=False) -> pd.DataFrame: # groups: draw groups (set families) instead of images
         "A row a method: where it stands, and what it gains over plain averages that are as accurate on the reference"
         plain = self.entries['plain']
         points = {n: {d: s[e.at()] for d, s in e.shares().items()} for n, e in self.entries.items()}
@@ -240,7 +261,9 @@ class Bench:
         rivals = {n: p for n, p in points.items() if n != 'plain'}
         judged = matched_gains(rivals, plain.shares(), self._units(groups)).drop(columns=['reference', 'shifted'])
         table = where.merge(judged, how='left', on='method')
-        about = [dict(kind=e.kind, lr=e.trial.lr, strength=e.trial.strength, alpha=self._alphas(e)[e.at()], runs=e.runs, **e.cost) for e in self.entries.values()]
+        about = [
+            dict(kind=e.kind, lr=e.trial.lr, strength=e.trial.strength, alpha=self._alphas(e)[e.at()], runs=e.runs,
+                 **e.cost) for e in self.entries.values()]
         known = pd.concat([table, pd.DataFrame(about)], axis=1)
         missing = pd.DataFrame([dict(method=n, why=w) for n, w in self.left_out.items()], columns=['method', 'why'])
         return pd.concat([known.assign(why=''), missing], ignore_index=True)
@@ -251,9 +274,10 @@ class Bench:
         sets = self.plan.suite.datasets()
         if not groups: return {d: list(s.units) for d, s in sets.items()}
         few = [d for d, s in sets.items() if len(set(s.groups or [])) < MIN_GROUPS]
-        if few: raise ValueError(f'{few[0]} has fewer than {MIN_GROUPS} groups: intervals over groups say nothing there.')
+        if few: raise ValueError(
+            f'{few[0]} has fewer than {MIN_GROUPS} groups: intervals over groups say nothing there.')
         return {d: list(s.groups) for d, s in sets.items()}
-    def curves(self)->pd.DataFrame: # method, alpha, reference, shifted
+    def curves(self) -> pd.DataFrame: # method, alpha, reference, shifted
         "Accuracy of every point of every curve, means over seeds"
         rows = []
         for n, e in self.entries.items():
@@ -262,7 +286,7 @@ class Bench:
             rows.append(pd.DataFrame(dict(method=n, alpha=self._alphas(e), reference=at[REFERENCE], shifted=shifted)))
         return pd.concat(rows, ignore_index=True)
     def __repr__(self): return '\n'.join(self.sentences())
-    def sentences(self)->list:
+    def sentences(self) -> list:
         "One about each method"
         return [_sentence(r) for r in self.gains().itertuples()]
 
@@ -291,7 +315,8 @@ def _same_plan(plan, file):
     then = json.loads(file.read_text(encoding='utf-8'))
     now = json.loads(json.dumps(now))
     if differ := [k for k in {**then, **now} if then.get(k) != now.get(k)]: raise ValueError(
-        f'{file.parent} holds a bench with another plan: {differ[0]} was {then.get(differ[0])!r} and is now {now.get(differ[0])!r}. Choose another folder.')
+        f'{file.parent} holds a bench with another plan: {differ[0]} was {then.get(differ[0])!r} and is now '
+        f'{now.get(differ[0])!r}. Choose another folder.')
 
 def bench(
     suite,         # `Suite` with training, validation and test images, and shifted sets
@@ -303,7 +328,7 @@ def bench(
     alphas=DEFAULT_ALPHAS,
     say=print,     # what is told goes there, a line at a time
     **recipe,      # of `finetune`, the same for all: epochs, batch_size, precision, progress, …
-)->Bench:
+) -> Bench:
     "Compare methods of robust fine-tuning on one budget"
     chosen = [find_method(n) for n in methods] if methods else [m for m in REGISTRY.values() if can_compete(m)]
     folder, plan = Path(folder), Plan(suite, start, chosen, tuple(lrs), tuple(seeds), tuple(alphas), recipe)

@@ -19,7 +19,7 @@ from .images import UnreadableImage, number_from_environment
 from .progress import tell
 
 # %% ../nbs/api/13_cache.ipynb #d76a24c2
-def cache_limit()->float: # bytes; `$WISEFT_CACHE_GB` if set (0: keep nothing, inf: all), else 10 GB
+def cache_limit() -> float: # bytes; `$WISEFT_CACHE_GB` if set (0: keep nothing, inf: all), else 10 GB
     "How much decoded images and features may take"
     return 1e9*number_from_environment('WISEFT_CACHE_GB', 10)
 
@@ -65,14 +65,15 @@ def write_entry(
     folder, # from `entry_folder`
     arrays, # iterable of arrays of one dtype and number of dimensions; None for what there isn't
     **about # notes for `cache_table`
-)->CacheEntry:   # None, and a warning, if it can't be written
+) -> CacheEntry:   # None, and a warning, if it can't be written
     "Keep arrays, whole or not at all"
     arrays = iter(arrays)
     try:
         with atomic_path(folder) as tmp: _write(tmp, arrays, about)
     except FileExistsError: pass # another process was first
     except OSError as e:
-        warnings.warn(f'Images are decoded anew each time: {e} $WISEFT_CACHE names another folder, WISEFT_CACHE_GB=0 keeps nothing.', stacklevel=2)
+        warnings.warn(f'Images are decoded anew each time: {e} $WISEFT_CACHE names another folder, WISEFT_CACHE_GB=0 '
+                      'keeps nothing.', stacklevel=2)
         return None
     make_room()
     return open_entry(folder)
@@ -82,7 +83,9 @@ def _write(folder, arrays, about):
     shapes, kept = [], None
     with open(folder/'data', 'wb') as f:
         for a in arrays:
-            if a is not None: kept = a; np.ascontiguousarray(a).tofile(f)
+            if a is not None:
+                kept = a
+                np.ascontiguousarray(a).tofile(f)
             shapes.append(None if a is None else a.shape)
     np.save(folder/'shapes.npy', [s or (0,)*kept.ndim for s in shapes])
     about |= dict(n=len(shapes), dtype=str(kept.dtype), sha256=content_hashes([folder/'data', folder/'shapes.npy']))
@@ -116,16 +119,20 @@ def make_room():
     total = sum(size for size, _ in entries.values())
     for folder, (size, used) in entries.items():
         unfinished = folder.name.startswith('.')
-        if time.time()-used > 86400 if unfinished else total > cache_limit(): _remove(folder); total -= size
+        if time.time()-used > 86400 if unfinished else total > cache_limit():
+            _remove(folder)
+            total -= size
 
 # %% ../nbs/api/13_cache.ipynb #6b2e200a
-def cache_table()->pd.DataFrame: # columns kind, set, images, MB, last used
+def cache_table() -> pd.DataFrame: # columns kind, set, images, MB, last used
     "What the cache holds, the newest first"
     rows = []
     for folder, (size, used) in reversed(_entries().items()):
         try: about = json.loads((folder/'about.json').read_text())
         except OSError: about = {} # unfinished
-        rows.append((folder.parent.name, about.get('name', 'unfinished'), about.get('n', 0), size/1e6, pd.Timestamp.fromtimestamp(used).round('s')))
+        rows.append(
+            (folder.parent.name, about.get('name', 'unfinished'), about.get('n', 0), size/1e6,
+             pd.Timestamp.fromtimestamp(used).round('s')))
     return pd.DataFrame(rows, columns=['kind', 'set', 'images', 'MB', 'last used'])
 
 def clear_cache():
@@ -153,7 +160,8 @@ class Pixels(Dataset):
         return self.transform.pixels(self.images.open(i, self.transform.at_least))
     def bytes(self, probes=16):
         "About how much all images take"
-        sizes = [a.nbytes for i in np.unique(np.linspace(0, len(self)-1, probes).astype(int)) if (a := _or_none(self, i)) is not None]
+        sizes = [a.nbytes for i in np.unique(np.linspace(0, len(self)-1, probes).astype(int))
+                 if (a := _or_none(self, i)) is not None]
         return int(np.mean(sizes or [0])*len(self))
 
 def _or_none(pixels, i):
@@ -171,10 +179,12 @@ def check_skipped(
     "ValueError once too many images are unreadable"
     if len(reasons) <= most*len(images): return
     first = '\n  '.join(reasons[:3])
-    raise ValueError(f'{images.name}: {len(reasons)} of {len(images)} images unreadable so far, more than {most:.0%}; repair or remove them (`wiseft data FOLDER` lists all). The first:\n  {first}')
+    raise ValueError(
+        f'{images.name}: {len(reasons)} of {len(images)} images unreadable so far, more than {most:.0%}; repair or '
+        f'remove them (`wiseft data FOLDER` lists all). The first:\n  {first}')
 
 # %% ../nbs/api/13_cache.ipynb #4497b1af
-def decoding_workers(images)->int:
+def decoding_workers(images) -> int:
     "Processes that decode: none for sets of less than 200 MB, for which they take too long to start"
     size = sum(p.stat().st_size for p in images.paths if p.exists())
     return min(8, os.cpu_count() or 1) if size > 200e6 else 0
@@ -201,16 +211,20 @@ def decode_once(
     pixels:Pixels,
     workers=None,  # decoding processes; None: some for sets above 200 MB
     progress=True  # tell how far it is where there is much to decode
-)->Pixels: # the same, whose images come from the cache from now on if they have room there
+) -> Pixels: # the same, whose images come from the cache from now on if they have room there
     "Decode a set into the cache, unless that was done before"
     images, key = pixels.images, pixels.transform.pixels_key
     folder = key and entry_folder('pixels', images, key)
     if folder is None or not len(images): return pixels
     if (entry := open_entry(folder)) is None and pixels.bytes() <= cache_limit():
         workers = decoding_workers(images) if workers is None else workers
-        loader = DataLoader(Hashed(pixels), None, num_workers=workers, collate_fn=_as_it_is, generator=torch.Generator()) # else it draws from the global one
-        loader = tell(loader, f'decoding {images.name}', images=len(images), progress=progress and decoding_workers(images) > 0)
-        entry = write_entry(folder, _checked(loader, images), name=f'{images.name} in {images.root or images.paths[0].parent}')
+        # else it draws from the global one
+        loader = DataLoader(Hashed(pixels), None, num_workers=workers, collate_fn=_as_it_is,
+                            generator=torch.Generator())
+        loader = tell(loader, f'decoding {images.name}', images=len(images),
+                      progress=progress and decoding_workers(images) > 0)
+        entry = write_entry(folder, _checked(loader, images),
+                            name=f'{images.name} in {images.root or images.paths[0].parent}')
     pixels.kept = entry
     return pixels
 
@@ -219,6 +233,8 @@ def _checked(loader, images):
     reasons, hashes = [], {}
     for a, identity, sha256 in loader:
         if sha256: hashes[identity] = sha256
-        if isinstance(a, str): reasons.append(a); check_skipped(images, reasons)
+        if isinstance(a, str):
+            reasons.append(a)
+            check_skipped(images, reasons)
         yield None if isinstance(a, str) else a
     remember_hashes(hashes)

@@ -16,14 +16,18 @@ from .scores import MIN_GROUPS, KeptPredictions
 def _pick(predictions, which):
     "One value an image: right or wrong, or the share of seeds that were right"
     p = predictions.frame(**which) if isinstance(predictions, KeptPredictions) else predictions
-    if unknown := [k for k in which if k not in p]: raise ValueError(f'There is no column {unknown[0]!r} to pick a classifier by. There are {WHO}.')
+    if unknown := [k for k in which if k not in p]: raise ValueError(
+        f'There is no column {unknown[0]!r} to pick a classifier by. There are {WHO}.')
     for k, v in which.items(): p = p[np.isclose(p[k], v) if k == 'alpha' else p[k] == v]
-    if not len(p): raise ValueError(f'no predictions of {which}; there are {predictions[WHO[:4]].drop_duplicates().to_dict("records")}')
+    if not len(p): raise ValueError(
+        f'no predictions of {which}; there are {predictions[WHO[:4]].drop_duplicates().to_dict("records")}')
     several = [c for c in [*WHO, 'split'] if c != 'seed' and p[c].nunique(dropna=False) > 1]
-    if several: raise ValueError(f'{which} picks several classifiers: {several[0]} is {list(p[several[0]].unique())}; choose one')
+    if several: raise ValueError(
+        f'{which} picks several classifiers: {several[0]} is {list(p[several[0]].unique())}; choose one')
     p = p[p.correct.notna()].assign(correct=lambda q: q.correct.astype(float))
     first = ['is_shift', 'group', 'unit', 'label', 'seed']
-    out = p.groupby(['dataset', 'file'], sort=False, observed=True).agg(correct=('correct', 'mean'), n_seeds=('correct', 'size'), **{c: (c, 'first') for c in first})
+    out = p.groupby(['dataset', 'file'], sort=False, observed=True).agg(correct=('correct', 'mean'),
+        n_seeds=('correct', 'size'), **{c: (c, 'first') for c in first})
     if out.n_seeds.nunique() > 1: raise ValueError(f'{which}: some seeds lack some images')
     return out
 
@@ -31,22 +35,27 @@ def _check_paired(a, b):
     "ValueError unless both saw the same images"
     if len(a) == len(b) and a.index.isin(b.index).all(): return
     alone = a.index.symmetric_difference(b.index)
-    raise ValueError(f'{len(alone)} images were seen by only one of the two, first {alone[0]}; compare on the same images')
+    raise ValueError(
+        f'{len(alone)} images were seen by only one of the two, first {alone[0]}; compare on the same images')
 
 # %% ../nbs/api/34_comparison.ipynb #6965f3d1
-OVER = {False: ('unit', 'images'), True: ('group', 'families'), 'label': ('label', 'classes')} # column that is drawn, its name
+# column that is drawn, its name
+OVER = {False: ('unit', 'images'), True: ('group', 'families'), 'label': ('label', 'classes')}
 
 def _difference(name, sets, groups):
     "b − a of one set or the mean of several, with its interval"
     column, over = OVER[groups]
     a, b = ({d: v[i].correct.to_numpy() for d, v in sets.items()} for i in (0, 1))
     units = {d: list(v[0][column]) for d, v in sets.items()}
-    few = [f'{d} has {k or "no"} {over}, fewer than {MIN_GROUPS}' for d, u in units.items() if (k := pd.Series(u).nunique()) < MIN_GROUPS] if groups else []
+    few = [f'{d} has {k or "no"} {over}, fewer than {MIN_GROUPS}' for d, u in units.items()
+           if (k := pd.Series(u).nunique()) < MIN_GROUPS] if groups else []
     difference, low, high = paired_bootstrap(a, b, None if few else units)
     if few: low = high = np.nan
     mean = lambda x: np.mean([v.mean() for v in x.values()])
-    return dict(dataset=name, is_shift=all(v[0].is_shift.iloc[0] for v in sets.values()), n=sum(map(len, a.values())), value_a=mean(a), value_b=mean(b),
-                difference=difference, low=low, high=high, over=over, n_units=len({u for us in units.values() for u in us if not pd.isna(u)}), why='; '.join(few))
+    return dict(dataset=name, is_shift=all(v[0].is_shift.iloc[0] for v in sets.values()), n=sum(map(len, a.values())),
+                value_a=mean(a), value_b=mean(b),
+                difference=difference, low=low, high=high, over=over,
+                n_units=len({u for us in units.values() for u in us if not pd.isna(u)}), why='; '.join(few))
 
 # %% ../nbs/api/34_comparison.ipynb #0113846b
 def compare(
@@ -54,15 +63,17 @@ def compare(
     a:dict,                   # columns that pick a classifier, such as dict(method='zero-shot')
     b:dict,                   # and another, such as dict(method='weight-space', alpha=.5)
     groups=False              # intervals over images; True: over groups (set families); 'label': over classes
-)->pd.DataFrame: # one row a dataset, and one for the mean over shifts
+) -> pd.DataFrame: # one row a dataset, and one for the mean over shifts
     "Paired comparison on the same images: b − a with 95 % intervals, and exact McNemar tests"
-    if groups not in OVER: raise ValueError(f"groups is {groups!r}: expected False (over images), True (over families) or 'label' (over classes).")
+    if groups not in OVER: raise ValueError(
+        f"groups is {groups!r}: expected False (over images), True (over families) or 'label' (over classes).")
     pa, pb = _pick(predictions, a), _pick(predictions, b)
     _check_paired(pa, pb)
     single = not any('n_seeds' in p and p.n_seeds.iloc[0] > 1 for p in (pa, pb))
     sets = {d: (q, pb.loc[q.index]) for d, q in pa.groupby('dataset', sort=False, observed=True)}
     shifts = {d: v for d, v in sets.items() if v[0].is_shift.iloc[0]}
-    rows = [_difference(d, {d: v}, groups) | dict(p=mcnemar_exact(v[0].correct, v[1].correct) if single else np.nan) for d, v in sets.items()]
+    rows = [_difference(d, {d: v}, groups) | dict(p=mcnemar_exact(v[0].correct, v[1].correct) if single else np.nan)
+            for d, v in sets.items()]
     rows += [_difference(name, some, groups) | dict(p=np.nan) for name, some in _means(shifts, groups).items()]
     out = pd.DataFrame(rows).assign(a=_label(a), b=_label(b), n_seeds=max(p.n_seeds.iloc[0] for p in (pa, pb)))
     return out.assign(p_holm=holm(out.p))
@@ -71,7 +82,8 @@ def _means(shifts, groups):
     "Name -> sets whose mean is compared: all shifts, and those with families enough if others haven't"
     column, over = OVER[groups]
     enough = {d: v for d, v in shifts.items() if v[0][column].nunique() >= MIN_GROUPS} if groups else shifts
-    some = {f'mean over {len(enough)} shifts with {MIN_GROUPS} or more {over}': enough} if 0 < len(enough) < len(shifts) else {}
+    some = {f'mean over {len(enough)} shifts with {MIN_GROUPS} or more {over}': enough} if 0 < len(enough) < len(
+        shifts) else {}
     return ({MEAN: shifts} if shifts else {}) | some
 
 def _label(d): return ', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in d.values())

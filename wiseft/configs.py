@@ -26,11 +26,15 @@ def read_json(
 ): # dict
     "The object in a JSON file, or BadFile"
     path = Path(path)
-    if not path.is_file(): raise BadFile(f'{path} is no regular file. Put the one that came with the weights in its place.')
-    if path.stat().st_size > most: raise BadFile(f'{path} has {path.stat().st_size} bytes; a file of settings has at most {most}. Copy it again.')
+    if not path.is_file(): raise BadFile(
+        f'{path} is no regular file. Put the one that came with the weights in its place.')
+    if path.stat().st_size > most: raise BadFile(
+        f'{path} has {path.stat().st_size} bytes; a file of settings has at most {most}. Copy it again.')
     try: content = json.loads(path.read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as e: raise BadFile(f'{path} is not JSON ({why_failed(e)}). Copy or download it again.') from e
-    if not isinstance(content, dict): raise BadFile(f'{path} holds no JSON object, with names and values. Copy or download it again.')
+    except (ValueError, RecursionError) as e: raise BadFile(
+        f'{path} is not JSON ({why_failed(e)}). Copy or download it again.') from e
+    if not isinstance(content, dict): raise BadFile(
+        f'{path} holds no JSON object, with names and values. Copy or download it again.')
     return content
 
 # %% ../nbs/api/20_configs.ipynb #a367825f
@@ -57,7 +61,8 @@ def _fits(x, hint, most): # bool
     if x is None or isinstance(x, bool): return x is None or hint is bool
     if hint in (int, float): return _is_number(x, hint, most)
     if hint is str: return isinstance(x, str)
-    if isinstance(x, list): return 2 <= len(x) <= 4 and all(_is_number(o, int, most) for o in x) and tuple in _kinds(hint)
+    if isinstance(x, list):
+        return 2 <= len(x) <= 4 and all(_is_number(o, int, most) for o in x) and tuple in _kinds(hint)
     return any(_fits(x, h, most) for h in get_args(hint) if h is not type(None))
 
 # %% ../nbs/api/20_configs.ipynb #e85d7d31
@@ -67,7 +72,8 @@ def _kinds(hint): # list of types
 
 # %% ../nbs/api/20_configs.ipynb #7576d242
 _names = dict(
-    pool_type={'tok','avg','none','argmax','first','last','eos'}, pos_embed_type={'learnable','sin_cos_2d'}, proj_type={'linear','none'},
+    pool_type={'tok','avg','none','argmax','first','last','eos'}, pos_embed_type={'learnable','sin_cos_2d'},
+    proj_type={'linear','none'},
     block_type={'default','custom'}, timm_pool={'','avg','avgmax','max','fast','token','map','abs_attn','rot_attn'},
     timm_proj={'','linear','mlp','none'}, tokenizer_mode={'','clips'}, hf_proj_type={'linear','mlp'},
     hf_pooler_type={'mean_pooler','max_pooler','cls_pooler','cls_last_hidden_state_pooler'},
@@ -78,14 +84,16 @@ def _is_known(key, name): # bool
     "Is this a name that the key `key` may have?"
     if key in _names: return name in _names[key]
     if key == 'timm_model_name': return timm.is_model(name) and re.fullmatch(r'[\w.]+', name) is not None
-    return re.fullmatch(r'[\w.-]+(/[\w.-]+)?', name) is not None # of a repository on the hub; used if the configuration comes from there
+    # of a repository on the hub; used if the configuration comes from there
+    return re.fullmatch(r'[\w.-]+(/[\w.-]+)?', name) is not None
 
 # %% ../nbs/api/20_configs.ipynb #8f1a2937
 _within = dict(act_kwargs=dict(approximate=str), norm_kwargs=dict(eps=float, elementwise_affine=bool, bias=bool),
                tokenizer_kwargs=dict(clean=str, strip_sep_token=bool, language=str))
 
 # %% ../nbs/api/20_configs.ipynb #b42f798a
-_top = dict(embed_dim=int, quick_gelu=bool, custom_text=bool, init_logit_scale=float, init_logit_bias=float, nonscalar_logit_scale=bool, pad_id=int)
+_top = dict(embed_dim=int, quick_gelu=bool, custom_text=bool, init_logit_scale=float, init_logit_bias=float,
+            nonscalar_logit_scale=bool, pad_id=int)
 _parts = dict(vision_cfg=CLIPVisionCfg, text_cfg=CLIPTextCfg, multimodal_cfg=MultimodalCfg)
 
 # %% ../nbs/api/20_configs.ipynb #97be9d0d
@@ -109,7 +117,8 @@ def check_model_cfg(
 ):
     "BadFile unless this describes an architecture and nothing else"
     if not isinstance(cfg, dict): raise BadFile(f"{where}: 'model_cfg' is {cfg!r:.100}; expected names and values.")
-    if missing := {'embed_dim', 'vision_cfg'} - set(cfg): raise BadFile(f"{where}: 'model_cfg' lacks {first_few(sorted(missing))}.")
+    if missing := {'embed_dim', 'vision_cfg'} - set(cfg): raise BadFile(
+        f"{where}: 'model_cfg' lacks {first_few(sorted(missing))}.")
     _check_values({k:v for k,v in cfg.items() if k not in _parts}, _top, f'{where}: model_cfg')
     for part in _parts.keys() & cfg.keys():
         _check_values(cfg[part], {f.name: f.type for f in fields(_parts[part])}, f'{where}: {part}')
@@ -125,7 +134,8 @@ def _is_preprocess(k, v): # bool
     if k == 'size': return len(many) in (1, 2) and all(_is_number(x, int, 4096) and x for x in many)
     if k == 'crop_pct': return _is_number(v, float, 1) and v >= .1
     if k == 'fill_color': return len(many) in (1, 3) and all(_is_number(x, int, 255) for x in many)
-    return k in ('mean', 'std') and isinstance(v, list) and len(v) == 3 and all(_is_number(x, float, 1000) and (x > 0 or k == 'mean') for x in v)
+    if k not in ('mean', 'std') or not isinstance(v, list) or len(v) != 3: return False
+    return all(_is_number(x, float, 1000) and (x > 0 or k == 'mean') for x in v)
 
 # %% ../nbs/api/20_configs.ipynb #44dce323
 def check_preprocess_cfg(
@@ -133,10 +143,12 @@ def check_preprocess_cfg(
     where # file, for the message
 ):
     "BadFile unless these are settings of preprocessing"
-    if not isinstance(cfg, dict): raise BadFile(f"{where}: 'preprocess_cfg' is {cfg!r:.100}; expected names and values.")
+    if not isinstance(cfg, dict): raise BadFile(
+        f"{where}: 'preprocess_cfg' is {cfg!r:.100}; expected names and values.")
     for k,v in cfg.items():
         if v is not None and not _is_preprocess(k, v): raise BadFile(
-            f'{where}: preprocess_cfg has {k} = {v!r:.100}, which is no setting of a picture for a CLIP. Copy or download the file again.')
+            f'{where}: preprocess_cfg has {k} = {v!r:.100}, which is no setting of a picture for a CLIP. Copy or '
+            'download the file again.')
 
 # %% ../nbs/api/20_configs.ipynb #ad0d1284
 def check_parameters(
@@ -147,11 +159,16 @@ def check_parameters(
     "BadFile if an architecture can't be built, or is far larger than its weights"
     try:
         with torch.device('meta'): needed = sum(p.numel() for p in build().parameters())
-    except Exception as e: raise BadFile(f'{where} describes no architecture that open_clip can build ({why_failed(e)}). Copy or download it again.') from e
-    if needed > 2*n + 10**6: raise BadFile(f'{where} describes a CLIP of {needed:,} parameters, and its weights are {n:,} numbers. Copy or download both again.')
+    except Exception as e:
+        raise BadFile(f'{where} describes no architecture that open_clip can build ({why_failed(e)}). Copy or '
+                      'download it again.') from e
+    if needed > 2*n + 10**6: raise BadFile(
+        f'{where} describes a CLIP of {needed:,} parameters, and its weights are {n:,} numbers. Copy or download '
+        'both again.')
 
 # %% ../nbs/api/20_configs.ipynb #34620b5f
-_hf_names = ('model_type', 'hidden_act', 'activation_function', 'feed_forward_proj', 'dense_act_fn', 'position_embedding_type')
+_hf_names = ('model_type', 'hidden_act', 'activation_function', 'feed_forward_proj', 'dense_act_fn',
+             'position_embedding_type')
 
 # %% ../nbs/api/20_configs.ipynb #b6d65e4d
 def refuse_programs(
@@ -160,7 +177,8 @@ def refuse_programs(
     "BadFile if one of the JSON files in a folder asks for code"
     for path in sorted(Path(folder).glob('*config.json')):
         if 'auto_map' in read_json(path): raise BadFile(
-            f"{path} is refused: its 'auto_map' asks to run a program that comes with the folder. Get the model in a form that transformers itself knows.")
+            f"{path} is refused: its 'auto_map' asks to run a program that comes with the folder. Get the model in a "
+            "form that transformers itself knows.")
 
 # %% ../nbs/api/20_configs.ipynb #bf13eaba
 def text_tower_config(
@@ -169,5 +187,7 @@ def text_tower_config(
     "What is passed on of a text tower's settings"
     config = read_json(path)
     if config.get('model_type') not in arch_dict: raise BadFile(
-        f"{path}: model_type is {config.get('model_type')!r:.100}, which open_clip doesn't know. {did_you_mean(config.get('model_type'), arch_dict)}")
-    return {k:v for k,v in config.items() if k in _hf_names or v is None or _fits(v, bool, 0) or _is_number(v, float, 2**20)}
+        f"{path}: model_type is {config.get('model_type')!r:.100}, which open_clip doesn't know. "
+        f"{did_you_mean(config.get('model_type'), arch_dict)}")
+    return {k:v for k,v in config.items() if k in _hf_names or v is None or _fits(v, bool, 0)
+            or _is_number(v, float, 2**20)}

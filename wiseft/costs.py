@@ -9,6 +9,7 @@ __all__ = ['Costs']
 from contextlib import ExitStack
 from fastai.callback.core import Callback
 from .clips import token_table
+from .steps import Teacher
 
 # %% ../nbs/api/45_costs.ipynb #fe849ee1
 class Costs(Callback):
@@ -20,7 +21,9 @@ class Costs(Callback):
         model = self.learn.classifier
         self._count(model.visual, 'images forward', 'images backward')
         self._count(token_table(model.clip.model), 'texts forward')
-        if 'start' in self.learn.__dict__: self._count(self.learn.start.visual, 'images forward')
+        teachers = [cb.average for cb in self.learn.cbs if isinstance(cb, Teacher)]
+        if 'start' in self.learn.__dict__: teachers.append(self.learn.start)
+        for t in teachers: self._count(t.visual, 'images forward')
     def after_fit(self): self.hooks.close()
     def _count(self, module, forward, backward=None):
         def seen(module, inputs, output):

@@ -60,6 +60,11 @@ def averaging_costs(
     if half >= max(start, end) - 2*error: return []
     better = 'fine-tuned' if end > start else 'zero-shot'
     lost = f'Averaging costs: at α = 0.5 it is {100*(max(start, end)-half):.1f} points below the {better} classifier on validation images'
-    if half < min(start, end) - 2*error: return [f'{lost}, and below the other end too: the path between the weights is broken. Fine-tune again with a lower learning rate.']
-    if end > start: return [f'{lost}: the zero-shot classifier, at {start:.1%}, is too weak for that. Give it better names or prompts, or take a larger alpha.']
-    return [f'{lost}, which is better than the fine-tuned one, at {end:.1%}. Fine-tune again with a lower learning rate.']
+    if half < min(start, end) - 2*error:
+        return [f'{lost}, and below the other end too: the path between the weights is broken. Fine-tune again with '
+                'a lower learning rate.']
+    if end > start:
+        return [f'{lost}: the zero-shot classifier, at {start:.1%}, is too weak for that. Give it better names or '
+                'prompts, or take a larger alpha.']
+    return [
+        f'{lost}, which is better than the fine-tuned one, at {end:.1%}. Fine-tune again with a lower learning rate.']

@@ -21,7 +21,7 @@ from .linesearch import AlphaCurve, alpha_intervals, projected_intervals
 from .members import Member, Remembered, at_precision, default_name, member
 from .passes import check_classes, common_transform, run_all
 from .registry import find_method, method, method_name
-from .merging import WeightPath, check_ends, prepare_merge, wise_ft
+from .merging import WeightPath, averageable, check_ends, prepare_merge, wise_ft
 
 # %% ../nbs/api/50_ensembles.ipynb #eb4dcb5c
 @method('mix', 'logits', '2109.01903', knob='alpha')
@@ -29,7 +29,7 @@ def mix_logits(
     zeroshot,   # (n, n_classes) logits, alpha = 0
     finetuned,  # (n, n_classes) logits, alpha = 1
     alpha:float # mixing coefficient
-)->torch.Tensor: # (n, n_classes) logits
+) -> torch.Tensor: # (n, n_classes) logits
     "Output-space ensemble of logits"
     return (1-alpha)*zeroshot + alpha*finetuned
 
@@ -38,7 +38,7 @@ def mix_probabilities(
     zeroshot,   # (n, n_classes) logits, alpha = 0
     finetuned,  # (n, n_classes) logits, alpha = 1
     alpha:float # mixing coefficient, 0 to 1
-)->torch.Tensor: # (n, n_classes) probabilities
+) -> torch.Tensor: # (n, n_classes) probabilities
     "Output-space ensemble of probabilities"
     return (1-alpha)*zeroshot.softmax(-1) + alpha*finetuned.softmax(-1)
 
@@ -50,7 +50,7 @@ def _copy(classifier): return classifier.copy() if hasattr(classifier, 'copy') e
 
 def _path(zeroshot, finetuned, rule, precision, images):
     "The weights between two classifiers, and a copy of that precision to write them into"
-    if hasattr(zeroshot, 'check_averageable'): zeroshot.check_averageable([finetuned])
+    if hasattr(zeroshot, 'check_averageable'): zeroshot, finetuned = averageable([zeroshot, finetuned])
     target = at_precision(_copy(zeroshot), precision).eval()
     prepared, _ = prepare_merge(rule, zeroshot, [finetuned], images)
     return WeightPath(target, zeroshot.state_dict(), finetuned.state_dict(), rule, prepared)
@@ -82,17 +82,19 @@ def members(
     precision=None,         # 'bf16': forward passes with weights in bfloat16
     copies:bool=None,       # hold a classifier for every alpha, or one that is overwritten; None: all, if they take up to half of the free memory
     images=None,            # validation images of the reference, for ways that look at some
-)->dict: # (tuning, method, alpha) -> `Member`
+) -> dict: # (tuning, method, alpha) -> `Member`
     "The two ends and everything between them"
     check_ends(zeroshot, finetuned)
     name, inner = name or default_name(zeroshot), _inner(alphas)
-    ends = [member(zeroshot, name, seed, precision, _start_of(zeroshot), 0.), member(finetuned, name, seed, precision, 'fine-tuned', 1.)]
+    ends = [member(zeroshot, name, seed, precision, _start_of(zeroshot), 0.),
+            member(finetuned, name, seed, precision, 'fine-tuned', 1.)]
     for m in ends: m.function = Remembered(m.function)
     out = {_key(m): m for m in ends}
     weight_space = cache(lambda rule: _weight_space(zeroshot, finetuned, inner, rule, precision, copies, images))
     for way in by:
         kind, f = _between(way)
-        between = weight_space(f) if kind == 'merge' else _mixed(f, ends, inner, weight_space, partial(prepare_mix, f, zeroshot, finetuned, images))
+        between = weight_space(f) if kind == 'merge' else _mixed(f, ends, inner, weight_space,
+                                                                 partial(prepare_mix, f, zeroshot, finetuned, images))
         for alpha, parts in between.items():
             who = ends[1].identity | dict(method=method_name(f), alpha=alpha)
             m = replace(ends[1], identity=who, exact=None, **parts)
@@ -111,7 +113,8 @@ def _between(way): # (kind, function)
     f = find_method(way).function if isinstance(way, str) else way
     kind = find_method(way).kind if isinstance(way, str) else 'merge' if 'at' in signature(f).parameters else 'mix'
     if kind == 'mix' or kind == 'merge' and 'alpha' in signature(f).parameters: return kind, f
-    raise ValueError(f'{method_name(f)} has no alpha to sweep: it is a {kind}. A sweep takes mixes, and merges with a knob `alpha`.')
+    raise ValueError(
+        f'{method_name(f)} has no alpha to sweep: it is a {kind}. A sweep takes mixes, and merges with a knob `alpha`.')
 
 # %% ../nbs/api/50_ensembles.ipynb #70da3c46
 def _weight_space(zeroshot, finetuned, alphas, rule, precision, copies, images): # alpha -> dict of a member's function and modules
@@ -140,7 +143,9 @@ def prepare_mix(
     "A mix with all that it must know before the first batch"
     prepare = getattr(getattr(mix, 'func', mix), 'prepare', None)
     if prepare is None: return mix
-    if images is None: raise ValueError(f'{method_name(mix)} looks at validation images of the reference, and there are none. Give images (--reference).')
+    if images is None: raise ValueError(
+        f'{method_name(mix)} looks at validation images of the reference, and there are none. Give images '
+        '(--reference).')
     return partial(mix, **prepare(zeroshot, finetuned, images))
 
 def _of_batch(mix, ends, with_features): # function of a batch
@@ -148,7 +153,8 @@ def _of_batch(mix, ends, with_features): # function of a batch
     if not with_features: return lambda x, **alpha: mix(zeroshot(x), finetuned(x), **alpha)
     classifier = finetuned.modules[0] if finetuned.modules else None
     if not hasattr(classifier, 'features'): raise ValueError(
-        f'{method_name(mix)} looks at features, and {finetuned.name} has none to show. Give it a method `features`, as an ImageClassifier has.')
+        f'{method_name(mix)} looks at features, and {finetuned.name} has none to show. Give it a method `features`, '
+        'as an ImageClassifier has.')
     features = Remembered(classifier.features)
     finetuned.function = Remembered(lambda x: classifier.head(features(x)))
     return lambda x, **alpha: mix(zeroshot(x), finetuned(x), features=features(x), **alpha)
@@ -160,7 +166,8 @@ def _picked(mix, ends, between): # dict of a member's function and modules
     modules = [o for parts in between.values() for o in parts['modules']]
     def of(x):
         share = mix(x)
-        if share.shape != x.shape[:1]: raise ValueError(f'A mix that gives alpha gives a number for each of {len(x)} images. It gave {tuple(share.shape)}.')
+        if share.shape != x.shape[:1]: raise ValueError(
+            f'A mix that gives alpha gives a number for each of {len(x)} images. It gave {tuple(share.shape)}.')
         nearest = (share[:, None] - torch.tensor(alphas, device=share.device)).abs().argmin(1)
         logits = {i: functions[i](x) for i in nearest.unique().tolist()}
         return torch.stack([logits[i][n] for n, i in enumerate(nearest.tolist())])
@@ -195,9 +202,10 @@ def sweep(
 def output_ensemble(
     classifiers, # dict name -> classifier
     average='logits', # or 'probabilities'
-)->Member:
+) -> Member:
     "Equal average of the logits, or of the probabilities, of several classifiers"
-    if average not in ('logits', 'probabilities'): raise ValueError(f"average is {average!r}. What is averaged is 'logits' or 'probabilities'.")
+    if average not in ('logits', 'probabilities'): raise ValueError(
+        f"average is {average!r}. What is averaged is 'logits' or 'probabilities'.")
     if len(classifiers) < 2: raise ValueError(f'An ensemble has two classifiers or more. There is {len(classifiers)}.')
     parts = [member(c, n) for n, c in classifiers.items()]
     for m in parts[1:]: check_classes(m, parts[0], m.name)
@@ -205,7 +213,8 @@ def output_ensemble(
         outputs = [m(x) if average == 'logits' else m(x).softmax(-1) for m in parts]
         return sum(outputs)/len(outputs)
     who = parts[0].identity | dict(classifier=' + '.join(classifiers), tuning='', method=average, alpha=np.nan)
-    return Member(together, who, parts[0].classnames, common_transform(classifiers), tuple(o for m in parts for o in m.modules), average)
+    return Member(together, who, parts[0].classnames, common_transform(classifiers),
+                  tuple(o for m in parts for o in m.modules), average)
 
 # %% ../nbs/api/50_ensembles.ipynb #1c2890b6
 def alpha_curves(
@@ -215,9 +224,11 @@ def alpha_curves(
     split='validation', # or 'test'
     method='logits', # what is averaged: 'logits' or 'probabilities'
     **kwargs         # of `wiseft.passes.batches`: batch_size, workers, progress
-)->dict: # dataset -> `AlphaCurve`
+) -> dict: # dataset -> `AlphaCurve`
     "Exact accuracy of an output-space ensemble as a function of alpha, for each set"
-    if method not in ('logits', 'probabilities'): raise ValueError(f"method={method!r}: expected 'logits' or 'probabilities'; for weight-space ensembles evaluate a grid with `sweep`")
+    if method not in ('logits', 'probabilities'): raise ValueError(
+        f"method={method!r}: expected 'logits' or 'probabilities'; for weight-space ensembles evaluate a grid with "
+        "`sweep`")
     check_ends(zeroshot, finetuned)
     curves = {}
     ends = {'zero-shot': zeroshot, 'fine-tuned': finetuned}
@@ -235,9 +246,10 @@ def alpha_by_rule(
     accuracies, # Series: alpha -> accuracy on validation images
     n:int,      # how many images
     rule='nearest' # to 0.5; or 'one standard error', 'best'
-)->float:
+) -> float:
     "The mixing coefficient nearest to 0.5 within one standard error of the best accuracy, or the smallest, or that of the best"
-    if rule not in ('nearest', 'one standard error', 'best'): raise ValueError(f"The rule is {rule!r}, expected 'nearest', 'one standard error' or 'best'.")
+    if rule not in ('nearest', 'one standard error', 'best'): raise ValueError(
+        f"The rule is {rule!r}, expected 'nearest', 'one standard error' or 'best'.")
     best = accuracies.max()
     margin = 0 if rule == 'best' else np.sqrt(best*(1-best)/n)
     good = accuracies.index[accuracies >= best - margin - 1e-9].to_numpy(float)
@@ -251,10 +263,11 @@ def choose_alpha(
     rule='nearest', # of `alpha_by_rule`: or 'one standard error', 'best'
     method='weight-space', # or another merge or mix with an alpha
     **kwargs      # of `evaluate`: precision, batch_size, workers, progress
-)->float:
+) -> float:
     "The mixing coefficient that accuracy on validation images of the reference speaks for; prints what it saw"
     images = _kept_aside(validation, finetuned)
-    table = sweep(zeroshot, finetuned, images, split='validation', by=[method], metrics=['accuracy'], images=images, **kwargs)
+    table = sweep(zeroshot, finetuned, images, split='validation', by=[method], metrics=['accuracy'], images=images,
+                  **kwargs)
     if table.alpha.isna().any(): raise ValueError(f'{method} has no alpha to choose.')
     seen, n = table.set_index('alpha').value.sort_index(), int(table.n.iloc[0])
     alpha = alpha_by_rule(seen, n, rule)
@@ -269,9 +282,11 @@ def _kept_aside(validation, finetuned):
     "Validation images of the reference that the classifier was not fine-tuned on"
     if isinstance(validation, (str, Path)): validation = folder_suite(validation, {})
     images = validation.validation if isinstance(validation, Suite) else validation
-    if images is None: raise ValueError(f'The suite {validation.name!r} has no validation images to choose alpha on. Give an ImageSet of some.')
+    if images is None: raise ValueError(
+        f'The suite {validation.name!r} has no validation images to choose alpha on. Give an ImageSet of some.')
     trained = str(getattr(finetuned, 'recipe', {}).get('images'))
     if any(trained.startswith(f'{s.fingerprint},') for s in (images, images.split((.1,))[0])): raise ValueError(
-        f'The classifier was fine-tuned on images of {images.name!r}, and alpha is chosen on others: give the suite or folder that finetune was '
+        f'The classifier was fine-tuned on images of {images.name!r}, and alpha is chosen on others: give the suite '
+        'or folder that finetune was '
         'given, or, where that was an ImageSet, the tenth that it kept aside, images.split((.1,))[1].')
     return images

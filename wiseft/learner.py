@@ -8,6 +8,7 @@ __all__ = ['adamw', 'tower_blocks', 'choose_weights', 'parameter_groups', 'ClipL
 
 # %% ../nbs/api/43_learner.ipynb #2c6143c8
 import fastai, math, open_clip, platform, torch
+import torch.nn.functional as F
 from contextlib import contextmanager
 from fastai.callback.core import CancelBackwardException, CancelStepException
 from fastai.callback.fp16 import MixedPrecision
@@ -18,6 +19,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
+from fastai.torch_core import to_cpu
 from fastcore.basics import patch
 from fastcore.foundation import L
 from fastcore.imports import noop
@@ -27,11 +29,11 @@ from torch import nn
 from . import __version__
 from .devices import fitting_precision, memory_advice
 from .guards import Bf16, ClipGradients, FetchLosses, FreezeBatchNorm, LossOnDevice, Progress, ProgressLines, WaitForImages, Watch, accuracy_now
-from .loaders import check_dataloaders, clip_dataloaders, feature_dataloaders
+from .loaders import check_dataloaders, clip_dataloaders, feature_dataloaders, is_captions
 from .passes import reuse_memory
 from .progress import is_watched, say_place
 from .resume import Checkpoint
-from .steps import Loss, Pull, method_recipe, prepared
+from .steps import HeadFromText, Loss, Pull, Teacher, beside, method_recipe, prepared
 from .tensorfiles import state_hash
 
 # %% ../nbs/api/43_learner.ipynb #3813d9e0
@@ -61,8 +63,11 @@ def choose_weights(
     kind,_,n = str(train).partition(':')
     if train not in ('all', 'head') and (kind != 'last' or not n.isdigit()): raise ValueError(
         f"train={train!r}: expected 'all', 'head', or 'last:n' as in 'last:2'.")
+    if classifier.head_from_text and train != 'all': raise ValueError(
+        f"train={train!r}: where the text tower trains, the classifier has no head to train, it is built from the "
+        "text tower. Use train='all'.")
     classifier.requires_grad_(train == 'all')
-    classifier.head.requires_grad_(True)
+    classifier.head.requires_grad_(not classifier.head_from_text)
     if kind != 'last': return
     blocks,after = tower_blocks(classifier.visual)
     if not 1 <= int(n) <= len(blocks): raise ValueError(
@@ -72,10 +77,11 @@ def choose_weights(
 
 # %% ../nbs/api/43_learner.ipynb #7ae36ddb
 def parameter_groups(model):
-    "fastai's parameter groups: what trains of the image tower, and the head; each may have its learning rate"
-    head = list(getattr(model, 'classifier', model).head.parameters())
-    tower = [p for p in model.parameters() if p.requires_grad and all(p is not q for q in head)]
-    return [tower,head] if tower else [head]
+    "fastai's parameter groups: what trains of the image tower, and the head, or the text tower; each may have its learning rate"
+    classifier = getattr(model, 'classifier', model)
+    parts = [classifier.visual, classifier.text or classifier.head]
+    groups = [[p for p in part.parameters() if p.requires_grad] for part in parts]
+    return [g for g in groups if g]
 
 # %% ../nbs/api/43_learner.ipynb #1383792f
 class ClipLearner(Learner):
@@ -89,6 +95,11 @@ class ClipLearner(Learner):
     def start(self): # `ImageClassifier`
         "A frozen copy of what fine-tuning began with, made when first asked for"
         return self.given.copy().requires_grad_(False).eval()
+
+    @cached_property
+    def prompts(self): # (n_classes, n_templates, context length)
+        "Token ids of the prompts, for losses that read"
+        return self.given.prompt_tokens()
 
     start_accuracy = None
     def fit(self, n_epoch, lr=None, wd=None, cbs=None, **kwargs):
@@ -176,19 +187,21 @@ def _callbacks(recipe, loss, pull):
     if recipe['precision'] != 'fp32': cbs.append(Bf16() if recipe['precision'] == 'bf16' else MixedPrecision())
     if not recipe['train_batchnorm']: cbs.append(FreezeBatchNorm())
     if loss: cbs.append(Loss(loss))
+    if beside(loss, 'trains_text'): cbs.append(HeadFromText())
+    if beside(loss, 'teacher'): cbs.append(Teacher(beside(loss, 'teacher')))
     if pull: cbs.append(Pull(pull))
     return cbs
 
 def _check_settings(dls, classifier, recipe, loss_func):
-    "ValueError where settings don't go together"
+    "ValueError where settings don't go together; returns the labels of a batch"
     if loss_func and recipe['label_smoothing']: raise ValueError(
         'loss_func takes the place of cross-entropy, which label_smoothing belongs to: give one of them.')
     _check_precision(classifier)
-    check_dataloaders(dls, classifier)
     if recipe['train_batchnorm']: _check_last_batch(dls.train)
     if recipe['train_batchnorm'] and recipe.get('accumulate'): raise ValueError(
         'train_batchnorm=True takes statistics over whole batches, and accumulate computes them in parts: give one '
         'of them.')
+    return check_dataloaders(dls, classifier)
 
 def _checkpoint_layers(classifier):
     "Let open_clip compute layers again in the backward pass instead of keeping what they gave"
@@ -196,6 +209,30 @@ def _checkpoint_layers(classifier):
     if not any(getattr(m, 'grad_checkpointing', False) for m in classifier.visual.modules()): raise ValueError(
         f'The image tower, a {type(classifier.visual).__name__}, has no gradient checkpointing: use accumulate, or a '
         'smaller batch.')
+
+# %% ../nbs/api/43_learner.ipynb #a2973a53
+def _with_text(classifier, accumulate):
+    "The classifier with its text tower; ValueError if a head would be lost, or a batch is taken apart"
+    if accumulate > 1: raise ValueError(
+        'A loss of images and captions looks at the whole batch, and accumulate computes it in parts: give a smaller '
+        'batch_size, or grad_checkpointing=True.')
+    if classifier.head_from_text or classifier.alpha == 0: return classifier.with_text()
+    raise ValueError(
+        f'The head of this classifier ({classifier.tuning}) was trained, and the loss trains the text tower and '
+        'builds another head from it. Start from a zero-shot classifier.')
+
+# %% ../nbs/api/43_learner.ipynb #b8698ad4
+def _no_labels(logits, y):
+    "For images with captions, until `Loss` takes over; cross-entropy where labelled ones are watched"
+    return 0*logits.sum() if is_captions(y) else F.cross_entropy(logits, y)
+
+def _on_captions(dls, loss): # the `loss_func` and metrics of a `Learner`
+    "What fastai computes where images have captions and no labels"
+    if not beside(loss, 'trains_text'): raise ValueError(
+        'These images have captions and no labels, which takes a loss that trains the text tower: loss=flyp '
+        '(--method flyp on the command line), for instance.')
+    watched = to_cpu(dls.valid.one_batch())[1]
+    return dict(loss_func=_no_labels) | (dict(metrics=[]) if is_captions(watched) else {})
 
 # %% ../nbs/api/43_learner.ipynb #9358c35b
 def clip_learner(
@@ -223,18 +260,20 @@ def clip_learner(
     recipe = dict(train=train, wd=wd, label_smoothing=label_smoothing, clip_norm=clip_norm,
                   precision=fitting_precision(precision, classifier.device), train_batchnorm=train_batchnorm)
     if accumulate > 1: recipe['accumulate'] = accumulate
-    _check_settings(dls, classifier, recipe, loss_func)
+    labels = _check_settings(dls, classifier, recipe, loss_func)
     loss, pull = (m and prepared(m, classifier) for m in (loss, pull))
-    image_dls, model = dls, classifier.copy()
+    if is_captions(labels): kwargs = _on_captions(dls, loss) | kwargs
+    if beside(loss, 'trains_text'): classifier = _with_text(classifier, accumulate)
+    image_dls, model = dls, classifier.copy().rebuild_head()
     model.alpha, model.parents, model.metrics, model.recipe = 1., [], {}, {}
     model.beside = _found_beforehand(loss, pull)
     choose_weights(model, train)
     if grad_checkpointing: _checkpoint_layers(model)
     if train == 'head': dls, model = feature_dataloaders(dls, model), HeadOnFeatures(model)
-    learn = ClipLearner(dls, model, loss_func or CrossEntropyLossFlat(label_smoothing=label_smoothing), opt_func,
-                        splitter=splitter,
-                        wd=wd, wd_bn_bias=True, metrics=metrics, cbs=[*_callbacks(recipe, loss, pull), *L(cbs)],
-                        **{'lr': 3e-5, **kwargs})
+    loss_func = loss_func or CrossEntropyLossFlat(label_smoothing=label_smoothing)
+    settings = dict(loss_func=loss_func, metrics=metrics, lr=3e-5) | kwargs
+    learn = ClipLearner(dls, model, opt_func=opt_func, splitter=splitter, wd=wd, wd_bn_bias=True,
+                        cbs=[*_callbacks(recipe, loss, pull), *L(cbs)], **settings)
     learn.image_dls, learn.given, learn.accumulate = image_dls, classifier, accumulate
     learn.recipe = {**recipe, **{kind: method_recipe(m) for kind,m in dict(loss=loss, pull=pull).items() if m}}
     learn.recorder.smooth_loss = LossOnDevice()
@@ -282,9 +321,11 @@ def run_recipe(
     "All that decides how a training goes"
     dl = learn.dls.train
     source = getattr(dl, 'source', None)
-    methods = [learn.recipe[k]['name'] for k in ('loss', 'pull') if k in learn.recipe]
+    began = learn.given.recipe.get('start_method')
+    methods = [m['name'] for m in (began, learn.recipe.get('loss'), learn.recipe.get('pull')) if m]
     averages = [cb.recipe for cb in [*learn.cbs, *cbs] if hasattr(type(cb), 'recipe')]
-    return dict(tuning=' + '.join(methods) or 'plain', **learn.recipe, averages=averages, **schedule,
+    start_method = dict(start_method=began) if began else {}
+    return dict(tuning=' + '.join(methods) or 'plain', **learn.recipe, averages=averages, **schedule, **start_method,
                 batch_size=getattr(dl, 'bs', None), seed=getattr(dl, 'seed', None),
                 images=source and source.fingerprint, start=state_hash(learn.model.state_dict()))
 
@@ -327,7 +368,7 @@ def fit_cosine(self:ClipLearner,
 @memory_advice()
 def finetune(
     classifier, # `ImageClassifier` to start from; it is not changed
-    images, # `ImageSet`, `Suite` or folder
+    images, # `ImageSet`, `Suite` or folder; with captions: the folder of their files
     validation=None, # `ImageSet` to watch; default the suite's or folder's, or a tenth of `images`
     epochs:int=10,
     lr=3e-5, # highest learning rate
@@ -341,6 +382,7 @@ def finetune(
     checkpoint_dir=None, checkpoint_steps:int=None, resume:bool=False, # as in `fit_cosine`
     progress:bool=True, # fastai's table and bars; where nobody watches, a line an epoch
     loss=None, pull=None, # methods: functions of a step, and of a weight after each step
+    captions=None, # CSV with the columns `file` and `caption`: train both towers on these pairs, with a loss such as FLYP's
     cbs=None, # fastai callbacks, such as averages over time
     accumulate:int=1, # batches whose gradients are added before a step, as if they were one
     **kwargs, # of `clip_learner`: grad_checkpointing, wd, label_smoothing, clip_norm, train_batchnorm, …
@@ -349,7 +391,7 @@ def finetune(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         dls = clip_dataloaders(images, classifier, accumulate*batch_size, validation, crop_scale, workers, seed,
-                               progress)
+                               progress, captions)
         dls.valid.bs = batch_size
         learn = clip_learner(dls, classifier, train, precision=precision, progress=progress, loss=loss, pull=pull,
                              accumulate=accumulate, **kwargs)

@@ -34,8 +34,10 @@ def headline(
     if not set(needed) <= set(at): return 'Accuracy in per cent, with 95 % intervals where they are known.'
     n = table[table.is_shift & (table.dataset!=MEAN)].dataset.nunique()
     than = {(m, d): _than(at['weight-space',d], at[m,d], _paired(comparisons, m, alpha, d)) for m, d in needed}
-    return (f'Averaging the weights (α = {alpha:g}) gives {_measured(at["weight-space",MEAN])} on average over {n} shifted set{"s"*(n!=1)}, '
-            f'{than[before,MEAN]} and {than["fine-tuned",MEAN]}. On the reference it gives {_measured(at["weight-space",REFERENCE])}, '
+    return (f'Averaging the weights (α = {alpha:g}) gives {_measured(at["weight-space",MEAN])} on average over {n} '
+            f'shifted set{"s"*(n!=1)}, '
+            f'{than[before,MEAN]} and {than["fine-tuned",MEAN]}. On the reference it gives '
+            f'{_measured(at["weight-space",REFERENCE])}, '
             f'{than[before,REFERENCE]} and {than["fine-tuned",REFERENCE]}. {_untold(table, comparisons)}').strip()
 
 # %% ../nbs/api/61_report.ipynb #2d6ea9cd

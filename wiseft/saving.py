@@ -20,7 +20,9 @@ from .text import BadFile, first_few
 # %% ../nbs/api/20_saving.ipynb #fb7cecd2
 config_name = 'open_clip_config.json'
 weight_names = ['open_clip_model.safetensors', 'open_clip_pytorch_model.safetensors', 'open_clip_pytorch_model.bin',
-                 'open_clip_pytorch_model.pth', 'model.safetensors', 'pytorch_model.bin', 'pytorch_model.pth', 'model.pth'] # open_clip's order
+                 # open_clip's order
+                 'open_clip_pytorch_model.pth', 'model.safetensors', 'pytorch_model.bin', 'pytorch_model.pth',
+                 'model.pth']
 
 # %% ../nbs/api/20_saving.ipynb #84530517
 def write_clip(clip, folder):
@@ -35,8 +37,12 @@ def write_clip(clip, folder):
 def _card(c, files):
     "What `wiseft.json` holds, with the SHA-256 of other files by name"
     versions = dict(wiseft=__version__, torch=torch.__version__, open_clip=open_clip.__version__)
-    return dict(format=1, classnames=c.classnames, templates=c.templates, head=dict(normalise=c.head.normalise), alpha=c.alpha, hash=c.hash, parents=c.parents, metrics=c.metrics, recipe=c.recipe,
-                precision=c.clip.precision, clip=dict(name=c.clip.name, pretrained=c.clip.pretrained, **c.clip.provenance), versions=versions, files=files)
+    return dict(format=1, classnames=c.classnames, templates=c.templates, head=dict(normalise=c.head.normalise),
+                alpha=c.alpha, hash=c.hash, parents=c.parents, metrics=c.metrics, recipe=c.recipe,
+                precision=c.clip.precision,
+                clip=dict(name=c.clip.name, pretrained=c.clip.pretrained, **c.clip.provenance), versions=versions,
+                files=files,
+                **(dict(head_from_text=True) if c.head_from_text else {})) # only those whose text tower trained
 
 # %% ../nbs/api/20_saving.ipynb #cacf6431
 def write_classifier(
@@ -59,29 +65,37 @@ def _write_beside(found, path):
 
 # %% ../nbs/api/20_saving.ipynb #4bc75e68
 _optional = type(None)
-_kinds = dict(format=int, classnames=list, templates=list, alpha=(int, float, _optional), hash=str, parents=list, metrics=dict, recipe=dict,
+_kinds = dict(format=int, classnames=list, templates=list, alpha=(int, float, _optional), hash=str, parents=list,
+              metrics=dict, recipe=dict,
               precision=str, clip=dict, versions=dict, files=dict)
 
 # %% ../nbs/api/20_saving.ipynb #1b6596b6
 def _check_card(card, path):
     "BadFile unless a card has all its keys, with values of their types"
     if missing := _kinds.keys() - card.keys(): raise BadFile(
-        f'{path} lacks {first_few(sorted(missing))}, so that this is no classifier of ours. Save it again with classifier.save(FOLDER).')
+        f'{path} lacks {first_few(sorted(missing))}, so that this is no classifier of ours. Save it again with '
+        'classifier.save(FOLDER).')
     wrong = [k for k,kind in _kinds.items() if not isinstance(card[k], kind) or isinstance(card[k], bool)]
     lists = [k for k in ('classnames', 'templates', 'parents') if k not in wrong]
     wrong += [k for k in lists if not all(isinstance(text, str) for text in card[k])]
+    if not isinstance(card.get('head_from_text', False), bool): wrong.append('head_from_text')
     if 'clip' not in wrong and not isinstance(card['clip'].get('name'), str): wrong.append('clip')
     if not isinstance(card.get('head', {}), dict): wrong.append('head')
     if 'precision' not in wrong and card['precision'] not in ('fp32', 'bf16', 'fp16', 'fp64'): wrong.append('precision')
-    if wrong: raise BadFile(f'{path}: {first_few(wrong)} is not of the kind that a classifier has. Copy the folder again.')
+    if wrong: raise BadFile(
+        f'{path}: {first_few(wrong)} is not of the kind that a classifier has. Copy the folder again.')
 
 # %% ../nbs/api/20_saving.ipynb #1b6b54d3
 def read_card(folder): # dict
     "Content of `wiseft.json`"
-    if folder.is_file(): raise ValueError(f"{folder} is a file; a classifier is a folder, written by `save`. Pickles, such as fastai's exports, "
-                                          "are not loaded: they can run any code. Export again with learn.classifier.save(FOLDER).")
+    if folder.is_file(): raise ValueError(
+        f"{folder} is a file; a classifier is a folder, written by `save`. Pickles, such as fastai's exports, "
+                                          "are not loaded: they can run any code. Export again with "
+                                          "learn.classifier.save(FOLDER).")
     existing_folder(folder, 'classifier') # or what a killed process had moved aside
-    if not (folder/'wiseft.json').exists(): raise FileNotFoundError(f'{folder} holds no classifier: it has no wiseft.json. If it holds a CLIP, use zeroshot_classifier(load_clip(FOLDER), …).')
+    if not (folder/'wiseft.json').exists(): raise FileNotFoundError(
+        f'{folder} holds no classifier: it has no wiseft.json. If it holds a CLIP, use '
+        'zeroshot_classifier(load_clip(FOLDER), …).')
     card = read_json(folder/'wiseft.json')
     _check_card(card, folder/'wiseft.json')
     return card
@@ -94,5 +108,7 @@ def check_saved(
 ):
     "BadFile unless a file is the one that was saved with the card"
     saved = card['files'].get(path.name)
-    if saved != sha256: raise BadFile(f'{path} is not the file that was saved with this classifier: its SHA-256 is {sha256[:12]}…, and '
-        f'{path.with_name("wiseft.json").name} says {str(saved)[:12]}…. Copy the folder again, from where it was saved.')
+    if saved != sha256: raise BadFile(
+        f'{path} is not the file that was saved with this classifier: its SHA-256 is {sha256[:12]}…, and '
+        f'{path.with_name("wiseft.json").name} says {str(saved)[:12]}…. Copy the folder again, from where it was '
+        'saved.')

@@ -11,7 +11,6 @@ from typing import Annotated,Optional
 
 import typer
 
-from .progress import duration
 from .shell import Classifier,Device,Output,Reference,Shift,SuiteName,Use,chosen_device,command,listed,load_methods,say,show_table,standard_output,suite_loader,wrote
 
 # %% ../nbs/api/75_shell_bench.ipynb #f16d0768
@@ -69,6 +68,7 @@ def _competitors(names):
 
 def _show_plan(plan, seconds, budget, place):
     "What is going to be trained; an error if that takes longer than it may"
+    from wiseft.progress import duration
     table = plan.table()
     show_table(table[['method','kind','paper','trials','runs']])
     for row in table[table.why != ''].itertuples(): say(f'{row.method} is left out: {row.why}')

@@ -87,9 +87,17 @@ def probe(
         probe.save(tmp)
     wrote(output)
 
+# %% ../nbs/api/72_shell_train.ipynb #f6ce820b
+def _training_sets(data, captions, classnames): # (what to train on, what to watch, words about it)
+    "What `finetune` trains on"
+    if captions: return data, None, f'the pairs of {captions}'
+    suite = (suite_loader(data, None, None) if is_suite(data) else suite_loader(None, data, None))(classnames=classnames)
+    return suite.train, suite.validation, f'{len(suite.train):,} images'
+
 # %% ../nbs/api/72_shell_train.ipynb #edae54e2
 @command('wiseft finetune zeroshot icons -o finetuned', 'wiseft finetune zeroshot photos --lr 3e-5 --epochs 10 -o finetuned',
-         'wiseft finetune zeroshot photos --train head --lr 1e-3 -o linear', 'wiseft finetune zeroshot icons -o finetuned --checkpoints run --resume')
+         'wiseft finetune zeroshot photos --train head --lr 1e-3 -o linear', 'wiseft finetune zeroshot icons -o finetuned --checkpoints run --resume',
+         'wiseft finetune zeroshot photos --captions captions.csv -o captioned')
 def finetune_(
     classifier:Classifier,
     data:Annotated[str, typer.Argument(help='icons, a suite folder (its reference is used), or a folder of class folders or of train/validation/test.', show_default=False)],
@@ -105,7 +113,8 @@ def finetune_(
     seed:Seed=0,
     checkpoints:Annotated[Optional[Path], typer.Option('--checkpoints', help='Folder for a checkpoint after each epoch.')]=None,
     resume:Annotated[bool, typer.Option('--resume', help='Go on from the checkpoint.')]=False,
-    method:Annotated[Optional[List[str]], typer.Option('--method', help='A loss, pull or average over time by its name (once for each); `wiseft methods` lists them.', show_default=False)]=None,
+    method:Annotated[Optional[List[str]], typer.Option('--method', help='A start, loss, pull or average over time by its name (once for each); `wiseft methods` lists them.', show_default=False)]=None,
+    captions:Annotated[Optional[Path], typer.Option('--captions', help='A CSV with the columns file and caption: train both towers on these pairs, with FLYP if no loss is named. The files are relative to DATA.', show_default=False)]=None,
     use:Use=None,
     device:Device=None,
     force:Force=False,
@@ -114,17 +123,20 @@ def finetune_(
     from wiseft.files import atomic_path
     from wiseft.learner import finetune
     from wiseft.classifiers import load_classifier
+    if captions and not method: method = ['FLYP']
     if method or use: load_methods(use)
-    chosen = chosen_methods(method, ('loss', 'pull', 'average'))
+    chosen = chosen_methods(method, ('start', 'loss', 'pull', 'average'))
+    if captions and 'start' in chosen: raise ValueError('A start is fitted to labels, and --captions are none: leave one of them out.')
     average = chosen['average']() if 'average' in chosen else None
     device,place = chosen_device(device, precision)
     with atomic_path(output, force=force) as tmp:
         start = load_classifier(classifier, device)
-        suite = (suite_loader(data, None, None) if is_suite(data) else suite_loader(None, data, None))(classnames=start.classnames)
-        say(f'fine-tuning on {len(suite.train):,} images, {epochs} epochs, {place}')
-        tuned = finetune(start, suite.train, suite.validation, epochs=epochs, lr=lr, batch_size=batch_size, train=train, label_smoothing=label_smoothing,
+        images, watched, about = _training_sets(data, captions, start.classnames)
+        if 'start' in chosen: start = chosen['start'](start, images, watched)
+        say(f'fine-tuning on {about}, {epochs} epochs, {place}')
+        tuned = finetune(start, images, watched, epochs=epochs, lr=lr, batch_size=batch_size, train=train, label_smoothing=label_smoothing,
                          precision=precision, seed=seed, accumulate=accumulate, grad_checkpointing=grad_checkpointing, checkpoint_dir=checkpoints, resume=resume,
-                         loss=chosen.get('loss'), pull=chosen.get('pull'), cbs=average)
+                         loss=chosen.get('loss'), pull=chosen.get('pull'), captions=captions, cbs=average)
         (average.classifier if average else tuned).save(tmp)
     wrote(output)
 

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from .classifiers import load_classifier
 from .costs import Costs
 from .learner import finetune
 from .registry import find_method
 
 # %% ../nbs/api/51_trials.ipynb #2478a9a1
-TRAINED = 'loss', 'pull', 'average' # kinds of methods that are part of a fine-tuning
+TRAINED = 'loss', 'pull', 'average', 'start' # kinds of methods that are part of a fine-tuning
 
 @dataclass(frozen=True)
 class Trial:
@@ -51,22 +50,23 @@ def strengths(
 # %% ../nbs/api/51_trials.ipynb #d2df7e58
 def run_trial(
     trial:Trial,
-    start,     # `ImageClassifier` to start from
+    start,     # `ImageClassifier` to start from; of a method of the kind `start`, what that made
     suite,     # `Suite`, of which the reference is used
     folder,    # where trials are kept
     riders=(), # trials of averages over time with the same learning rate and seed, if this is a plain one
     **recipe,  # of `finetune`: epochs, batch_size, precision, …
-): # `ImageClassifier`
-    "The classifier that a trial ends with, trained or read"
+) -> Path: # the classifier's folder
+    "Train a classifier and save it, unless that was done"
     where = {t: Path(folder)/t.name for t in (trial, *riders)}
-    if all(p.exists() for p in where.values()): return load_classifier(where[trial], start.device)
+    if all(p.exists() for p in where.values()): return where[trial]
     averages, costs = {t: t.method()[1]() for t in riders}, Costs()
     kind, function = trial.method()
     part = Path(folder)/f'{trial.name}.part'
-    tuned = finetune(start, suite, lr=trial.lr, seed=trial.seed, cbs=[costs, *averages.values()], checkpoint_dir=part, resume=True,
-                     **({kind: function} if kind else {}), **recipe)
+    tuned = finetune(start, suite, lr=trial.lr, seed=trial.seed, cbs=[costs, *averages.values()], checkpoint_dir=part,
+                     resume=True,
+                     **({kind: function} if kind in ('loss', 'pull') else {}), **recipe)
     for t, c in {**{t: a.classifier for t, a in averages.items()}, trial: tuned}.items():
         c.recipe['cost'] = costs.counted
         if not where[t].exists(): c.save(where[t])
     shutil.rmtree(part)
-    return tuned
+    return where[trial]

@@ -25,7 +25,8 @@ def context_head(
     return classifier.clip.logit_scale*F.normalize(embedded.mean(0), dim=-1)
 
 # %% ../../nbs/methods/car_ft.ipynb #fbf019f8
-@method('loss', 'CAR-FT', '2211.16175', knob='weight', needs='two templates or more, a text tower', cost='a forward pass of the start: 4/3')
+@method('loss', 'CAR-FT', '2211.16175', knob='weight', needs='two templates or more, a text tower',
+        cost='a forward pass of the start: 4/3')
 def car_ft(step, contexts, weight=1.): # contexts: (n_templates, dim), from `context_head`
     "Cross-entropy, and the divergence of what is said of contexts from what the start says"
     student = F.log_softmax(step.features.float() @ contexts.T, 1)

@@ -63,7 +63,8 @@ def compact(p, predictions):
 def as_kept(p, wide):
     "The rows that `compact` made wide, one for each image and classifier; the reference first."
     ids = ['dataset', 'file', 'group', 'unit', 'label']
-    t = wide.sort_values('dataset', key=lambda d: d != REFERENCE, kind='stable').melt(ids, var_name='who', value_name='predicted')
+    t = wide.sort_values('dataset', key=lambda d: d != REFERENCE, kind='stable').melt(ids, var_name='who',
+        value_name='predicted')
     t[['method', 'seed']] = t.who.str.split(' seed ', expand=True)
     t['alpha'] = t.method.map({'zero-shot': 0., 'fine-tuned': 1.}).fillna(p['alpha'])
     t['correct'] = t.predicted.where(t.predicted.isna(), t.predicted == t.label)
