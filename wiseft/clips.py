@@ -200,6 +200,7 @@ def _make_tokenizer(source, text):
 # %% ../nbs/api/21_clips.ipynb #2767f673
 def _tokenizer(source):
     "The tokenizer; an error says what to bring: a BadFile where a folder on this disk should hold it"
+    if 'text_cfg' not in source.config: return None
     local = source.where and not source.hub
     kind, whose = (BadFile, source.where.parent) if local else (RuntimeError, source.origin)
     try: return _make_tokenizer(source, source.config['text_cfg'])
