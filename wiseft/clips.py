@@ -325,6 +325,7 @@ def encode_text(self:Clip,
     progress=False # tell how far it is
 ): # (n, dim), rows of length 1
     "Embed texts, without gradients"
+    token_table(self.model) # an image tower alone says that it is one
     starts = tell(range(0, len(texts), batch_size), 'embedding texts', progress=progress)
     batches = (self.tokenizer(list(texts[i:i+batch_size])) for i in starts)
     return torch.cat([text_features(self.model, b) for b in batches])
