@@ -71,6 +71,7 @@ class ProgressLines(Callback):
             self._say(f'{10*tenth} % of epoch {self.epoch+1}: loss {self.smooth_loss.item():.3g}')
     def epoch_line(self, values):
         "In the place of fastai's table: what the recorder has of an epoch"
+        if not self.steps: return # trained before, in the run that goes on
         named = dict(zip(self.recorder.metric_names, values))
         words = dict(train_loss='loss', valid_loss='validation loss', accuracy='validation accuracy')
         numbers = [f'{words.get(k, k)} {v:.3g}' for k, v in named.items() if isinstance(v, float)]
