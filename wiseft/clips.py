@@ -200,6 +200,7 @@ def _make_tokenizer(source, text):
 # %% ../nbs/api/21_clips.ipynb #2767f673
 def _tokenizer(source):
     "The tokenizer; an error says what to bring: a BadFile where a folder on this disk should hold it"
+    if 'text_cfg' not in source.config: return None
     local = source.where and not source.hub
     kind, whose = (BadFile, source.where.parent) if local else (RuntimeError, source.origin)
     try: return _make_tokenizer(source, source.config['text_cfg'])
@@ -324,6 +325,7 @@ def encode_text(self:Clip,
     progress=False # tell how far it is
 ): # (n, dim), rows of length 1
     "Embed texts, without gradients"
+    token_table(self.model) # an image tower alone says that it is one
     starts = tell(range(0, len(texts), batch_size), 'embedding texts', progress=progress)
     batches = (self.tokenizer(list(texts[i:i+batch_size])) for i in starts)
     return torch.cat([text_features(self.model, b) for b in batches])
