@@ -59,7 +59,8 @@ def resampled(
         times = np.empty((size, len(part)))
         for p in np.unique(part):
             n = (part == p).sum()
-            times[:, part == p] = rng.multinomial(n, np.full(n, 1/n), size)
+            drawn = rng.integers(n, size=(size, n)) + n*np.arange(size)[:, None]
+            times[:, part == p] = np.bincount(drawn.ravel(), minlength=size*n).reshape(size, n)
         for s, c in correct.items():
             t = times[:, codes[s]]
             out[s].append(t @ np.asarray(c, float).T / t.sum(1, keepdims=True))

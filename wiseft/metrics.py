@@ -248,7 +248,7 @@ def holm(
     "Holm's adjusted p-values: below 0.05, less than a 5 % chance of any false alarm."
     p = np.array(p, dtype=float)
     known = ~np.isnan(p)
-    if known.any(): p[known] = multipletests(p[known], method='holm')[1]
+    if known.sum() > 1: p[known] = multipletests(p[known], method='holm')[1] # one alone stays as it is
     return p
 
 # %% ../nbs/api/01_metrics.ipynb #1219e3e3
