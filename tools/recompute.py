@@ -201,7 +201,7 @@ def _(page):
     page.says("by how much in points ({}, {} to {})", -rows[3][0], -rows[3][2], -rows[3][1])
     settings = [(E2E, lr, a) for lr in (3e-4, 3e-3) for a in (1.0, 0.5)]
     taught = {(*s, t, score): halving(t, *s, score) for s in settings for t in (True, False) for score in (OWN, PLAIN)}
-    page.shows("taught = changed(", *taught.values())
+    page.shows("taught = pd.read_csv(", *taught.values())
     plain, half_plain, own, half_own = (taught[E2E, 3e-4, a, False, s] for s in (PLAIN, OWN) for a in (1.0, 0.5))
     minus = lambda row, *places: [-row[i] for i in places]
     page.says(
@@ -230,7 +230,7 @@ def _(page):
     rows = [changes(zeroshot(), v) for v in (*few.values(), g(3e-4, 20), g(3e-3, 5), g(3e-3, 20))]
     s = solid()
     rows.append(changes(s.share(alpha=0.0), s.share(alpha=1.0), s.images))
-    page.shows("costs = pd.concat([changes", *rows)
+    page.shows("costs = pd.concat([change_table", *rows)
     keeps = {c: of_paper_rho(c) for c in CLIPS}
     page.says(
         "ρ keeps {} to {} % of what it was", min(k for k in keeps.values() if k), max(k for k in keeps.values() if k)
@@ -274,7 +274,7 @@ def measures():
 def _(page):
     zs = end_to_end(0)
     pairs = [(linear(0), linear(1)), (zs, end_to_end(1)), (linear(1), end_to_end(1)), (linear(0.5), end_to_end(0.5))]
-    page.shows("for name, a, b in (('linear − zero-shot'", *[change(a, b, on) for on in BOTH for a, b in pairs])
+    page.shows("compared = [('linear − zero-shot'", *[change(a, b, on) for on in BOTH for a, b in pairs])
     m = measures()
     by_set = m.groupby(["dataset", "kind"])[["diversity", "kappa", "kl", "cka"]].mean()
     order = ["reference", *SHIFTS]
@@ -302,7 +302,7 @@ def _(page):
         for i in ((E2E, "shift"), (E2E, "reference"), (LC, "shift"), (LC, "reference"))
         for s in sides
     ]
-    page.shows("out = pd.concat({s: pd.DataFrame(dict(share=", *cells)
+    page.shows("out = pd.concat(", *cells)
     gains = {i: 100 * sum(f.loc[i, f"{s}, right"] for s in sides) for i in f.index}
     page.shows("gains = pd.DataFrame({k:", *[gains[k, s] for s in BOTH for k in (LC, E2E)])
     b16 = [of_paper(c, 1)[1] - of_paper(c, 0)[1] for c in (CLIPS[1], CLIPS[0])]
@@ -325,7 +325,7 @@ def _(page):
         for taught in (True, False)
         for score in (OWN, PLAIN)
     }
-    page.shows("forgotten = changed(", *t.values())
+    page.shows("forgotten = pd.read_csv(", *t.values())
     minus = lambda row, *places: [-row[i] for i in places]
     head, tower, own, own_tower = (
         t[LC, 1e-2, 1.0, False, PLAIN],
@@ -369,9 +369,9 @@ def _(page):
     against = {
         (kind, a, k): changes(zeroshot(), share(kind, k, a)) for kind in (LC, E2E) for a in (1.0, 0.5) for k in ks
     }
-    page.shows("table = changes(images, pairs, ['kind', 'classifier', 'k'])", *against.values())
+    page.shows("table = change_table(images, pairs, ['kind', 'classifier', 'k'])", *against.values())
     gain = {(kind, k): changes(share(kind, k, 1.0), share(kind, k, 0.5)) for kind in (LC, E2E) for k in ks}
-    page.shows("gain = changes(images, {(kind, k)", *gain.values())
+    page.shows("gain = change_table(images, {(kind, k)", *gain.values())
     page.shows("few, more = ", *[[*against[E2E, 1.0, k][4:], *against[E2E, 0.5, k][4:], *gain[E2E, k][4:]] for k in ks])
     page.holds(
         "costs two to four points under shift, with one also three on the reference",
@@ -421,7 +421,7 @@ def _(page):
             [100 * (e.right[at(x)] == e.right[at(x, "linearised")])[:, shifted].mean() for x in (0.1, 0.3, 0.5, 1.0)]
         )
     page.shows("found = pd.DataFrame({title: barrier(kind, lr)", *rows)
-    page.shows("beyond = pd.DataFrame({title", *beyond)
+    page.shows("beyond = pd.DataFrame(", *beyond)
     page.shows("agree = pd.DataFrame(agree).T", *agree)
     line = (end_to_end(0.0) + end_to_end(1.0)) / 2
     page.shows("rows.append(dict(on=d, n=int", *[[outline().n[on], *change(line, end_to_end(0.5), on)] for on in BOTH])
@@ -786,7 +786,7 @@ def _(page):
         for a, b in ((0.0, 1.0), (1.0, 0.5), (0.0, 0.5)):
             found[style, a, b] = changes(main(style, a), main(style, b), own)
     page.shows("ours = pd.DataFrame(rows).set_index(['reference', 'on'])", *rows)
-    page.shows("found = pd.concat({style: changes", *found.values())
+    page.shows("found = pd.concat({style: differences", *found.values())
     page.says(
         "({} points over the fine-tuned classifier for outline, {} for solid) and on the reference itself for "
         "outline ({}); on solid itself {} is no difference that {} images",
@@ -827,7 +827,7 @@ def _(page):
     share = lambda kind, m, a: o.share(batchnorm=kind, method=m, alpha=a)
     who = ("last", "SWA", "EMA")
     page.shows(
-        "accuracies(frozen, correct",
+        "accuracy_table(frozen, correct",
         *[
             [3, *[v for on in BOTH for v in accuracy(share("frozen", m, a), on)]]
             for m in who
@@ -836,16 +836,16 @@ def _(page):
     )
     alone = [changes(share("frozen", "last", a), share("frozen", m, a)) for m in ("SWA", "EMA") for a in (1.0, 0.5)]
     alone += [changes(share("frozen", m, 1.0), share("frozen", m, 0.5)) for m in who]
-    page.shows("alone = changes(images", *alone)
+    page.shows("alone = change_table(images", *alone)
     both = [x for m in who for x in (m, f"{m}, recomputed")]
     page.shows(
-        "accuracies(trained[",
+        "accuracy_table(trained[",
         *[[3, *[v for on in BOTH for v in accuracy(share("trained", m, a), on)]] for m in both for a in (0.5, 1.0)],
     )
     again = [changes(share("trained", m, a), share("trained", f"{m}, recomputed", a)) for m in who for a in (1.0, 0.5)]
     norm = again + [changes(share("frozen", m, a), share("trained", m, a)) for m in who for a in (1.0, 0.5)]
-    page.shows("norm = changes(images", *norm)
-    page.shows("both = pd.concat([alone", *alone, *again)
+    page.shows("norm = change_table(images", *norm)
+    page.shows("both = pd.concat(", *alone, *again)
     page.says("gains {} points under shift ({} to {}). Recomputing BatchNorm", *alone[4][5:8])
     page.says("costs three points under shift ({}, {} to {})", -again[1][5], -again[1][7], -again[1][6])
     page.holds(
@@ -932,7 +932,7 @@ def _(page):
         *[[acc(s, on, a) for on in BOTH for a in (0.0, 0.5, 1.0)] for s in (0, *shares)],
     )
     cost = {s: changes(share(s, 1.0), share(s, 0.5)) for s in (0, *shares)}
-    page.shows("cost = changes(images, pairs", *cost.values())
+    page.shows("cost = change_table(images, pairs", *cost.values())
     page.says(
         "α = 0.5 adds {} points on the reference. With a quarter of them unknown it costs {}, with half {}, with "
         "all {}; under shift it is level with a quarter unknown and costs {} and {} with half and all",
