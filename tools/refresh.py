@@ -22,7 +22,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?: ?%)?")
 ROOM = 0.02  # how far numbers that aren't whole may be apart, as a part of the larger: processors round differently
-TRAINING = re.compile(r"\b(finetune|bench|run_trial)\(|\bfit(?!_baseline)\w*\(\w|\bbackward\(\)|wiseft\('(finetune|demo)")
+TRAINING = re.compile(
+    r"\b(finetune|bench|run_trial)\(|\bfit(?!_baseline)\w*\(\w|\bbackward\(\)|wiseft\('(finetune|demo)"
+)
 
 
 def notebooks():
