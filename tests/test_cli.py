@@ -282,7 +282,8 @@ def test_training_into_a_file_is_a_line_an_epoch(room, tmp_path):
 
 
 def test_completion_is_installed_and_completes(tmp_path):
-    run(WISEFT, "--install-completion", "bash", env=os.environ | dict(HOME=str(tmp_path)))
+    inside = f"{WISEFT} --install-completion bash; exit $?"  # typer looks which shell it was called from
+    run("bash", "-c", inside, env=os.environ | dict(HOME=str(tmp_path)))
     assert "wiseft" in (tmp_path / ".bashrc").read_text()
     asked = dict(COMP_WORDS="wiseft me", COMP_CWORD="1", _WISEFT_COMPLETE="complete_bash")
     assert run(WISEFT, env=os.environ | asked).stdout.split() == ["methods", "merge"]
