@@ -37,7 +37,7 @@ def lp_ft(
     classifier, # `ImageClassifier`
     images, # `ImageSet` to train on
     validation, # `ImageSet` to choose C on
-    cs=np.logspace(-7, 2, 100), # from small to large
+    cs=None, # weights of the loss to try, from small to large; default 100 from 1e-7 to 100
 ): # `ImageClassifier` to start fine-tuning from
     "A classifier with the head of a logistic regression"
     train, held_out = (extract_features(classifier, s, progress=False) for s in (images, validation))
@@ -45,7 +45,7 @@ def lp_ft(
     x, x_held = train.features.double()/spread, held_out.features.double()/spread
     present, y = train.labels.unique(return_inverse=True)
     w, best = x.new_zeros(len(present), x.shape[1]), (-1, None, None)
-    for C in map(float, cs):
+    for C in np.logspace(-7, 2, 100).tolist() if cs is None else cs:
         w = logistic_regression(x, y, C, w)
         head = x.new_zeros(len(classifier.classnames), x.shape[1]).index_copy(0, present, w/spread)
         right = (x_held @ head.T).argmax(1).eq(held_out.labels).sum().item()
