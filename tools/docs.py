@@ -38,6 +38,13 @@ def unlinked(text):
     return FENCE.sub(lambda m: LINK.sub(r"\1", m[0]), text)
 
 
+def formula(found):
+    "MathML of a formula; a wide one scrolls, so that the keyboard must reach it."
+    display = found[1] == "display"
+    math = convert(unescape(found[2]), display="block" if display else "inline")
+    return math.replace("<math ", '<math tabindex="0" ', 1) if display else math
+
+
 class Site(smalldocs.site.Site):
     "A site whose pages need no other host."
 
@@ -67,8 +74,7 @@ class Site(smalldocs.site.Site):
 
     def render_page(self, page):
         super().render_page(page)
-        page.html = MATH.sub(lambda m: convert(unescape(m[2]), display="block" if m[1] == "display" else "inline"),
-                             page.html)
+        page.html = MATH.sub(formula, page.html)
         page.env["math"] = False
 
 
