@@ -257,10 +257,10 @@ def curves(self:Bench) -> pd.DataFrame: # method, alpha, reference, shifted
     rows = []
     for n, e in self.entries.items():
         shares = e.shares()
-        k = len(shares[REFERENCE])
-        alphas = sorted(map(float, self.plan.alphas)) if k > 1 else [np.nan]
-        rows += [dict(method=n, alpha=a, **_accuracies({d: s[i] for d, s in shares.items()}))
-                 for i, a in enumerate(alphas)]
+        alphas = sorted(map(float, self.plan.alphas)) if len(shares[REFERENCE]) > 1 else [np.nan]
+        for i, a in enumerate(alphas):
+            point = {d: s[i] for d, s in shares.items()}
+            rows.append(dict(method=n, alpha=a, **_accuracies(point)))
     return pd.DataFrame(rows)
 
 @patch

@@ -260,7 +260,7 @@ def export(args):
     save_file({k: v.contiguous() for k, v in state.items()}, tmp, metadata={'format': 'pt'})
     os.replace(tmp, folder/'open_clip_model.safetensors')
     families = sorted({r['family'] for r in csv.DictReader(open(BUILD/'pretraining.csv'))})
-    about = dict(name='iconclip' if ck['tower'] == 'resnet' else ck['tower'], tower=ck['tower'], steps=ck['steps'], trained_steps=ck['step'], batch=ck['batch'],
+    about = dict(name=folder.name, tower=ck['tower'], steps=ck['steps'], trained_steps=ck['step'], batch=ck['batch'],
                  part=ck.get('part', ck['batch']), seed=ck['seed'], lr=TOWERS[ck['tower']]['lr'],
                  pairs=len(names), distinct_names=len({n[0] for n in names}), seen_tokens=len(seen),
                  data='@iconify/json 2.2.535',
