@@ -177,7 +177,8 @@ class Entry:
         return alphas.index(alpha_by_rule(pd.Series(right, alphas), self.curves[0].validation.shape[1]))
     def shares(self): # dataset -> (k, n)
         "Of the seeds that get an image right, at each point"
-        return {d: np.mean([c.test[d] for c in self.curves], 0) for d in self.curves[0].test}
+        def mean(d): return np.mean([c.test[d] for c in self.curves], 0)
+        return {d: mean(d) for d in self.curves[0].test}
 
 # %% ../nbs/api/53_bench.ipynb #253c5250
 @patch
@@ -216,7 +217,8 @@ class Bench:
         missing = pd.DataFrame([dict(method=n, why=w) for n, w in self.left_out.items()], columns=['method', 'why'])
         if not self.entries: return missing
         at, shares = self._points(), {n: e.shares() for n, e in self.entries.items()}
-        points = {n: {d: s[at[n]] for d, s in sets.items()} for n, sets in shares.items()}
+        def point(n): return {d: s[at[n]] for d, s in shares[n].items()}
+        points = {n: point(n) for n in shares}
         where = pd.DataFrame([dict(method=n, **_accuracies(p)) for n, p in points.items()])
         rivals = {n: p for n, p in points.items() if n != 'plain'}
         judged = matched_gains(rivals, shares['plain'], self._units(groups)).drop(columns=['reference', 'shifted'])
