@@ -199,7 +199,7 @@ def test_a_damaged_file_is_removed_and_named(hub, tmp_path):
 def test_a_set_of_ones_own_on_the_hub(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("WISEFT_DATA", str(tmp_path / "data"))
     web_dataset(hub.root / "me/photos", [(picture(i), i % 2, "png") for i in range(4)], ["cat", "dog"], "train")
-    with pytest.raises(FileNotFoundError, match="wiseft data hf:me/photos --download"):
+    with pytest.raises(FileNotFoundError, match="wiseft data hf:me/photos/train --download"):
         image_folder("hf:me/photos/train")
     [found] = sets_on_hub("hf:me/photos/train")
     assert found.licence == "not stated"
@@ -242,7 +242,8 @@ def family(tmp_path_factory):
     some = sorted({0, a[0], a[3], r[0], r[5], 423, 559, 765, 954})
     sets = dict(wds_imagenet1k=("imagenet/val", some, None), wds_imagenet_sketch=("sketch", some, None),
                 wds_imagenetv2=("imagenetv2-matched-frequency-format-val", some, None),
-                **{"wds_imagenet-a": ("imagenet-a", [a[0], a[3]], a), "wds_imagenet-r": ("imagenet-r", [r[0], r[5]], r)})
+                **{"wds_imagenet-a": ("imagenet-a", [a[0], a[3]], a),
+                   "wds_imagenet-r": ("imagenet-r", [r[0], r[5]], r)})
     for seed, (copy, (place, classes, subset)) in enumerate(sets.items()):
         folder = (lambda k: str(k)) if "v2" in copy else WNIDS.__getitem__
         order = sorted(classes, key=str) if "v2" in copy else classes  # folders are read in the order of text
@@ -295,7 +296,8 @@ def test_ones_own_shards_and_folders(tmp_path):
     folders = folder_suite(tmp_path / "reference", [tmp_path / "sketch"])
     tars = folder_suite(tmp_path / "packed/reference.tar", [tmp_path / "packed/sketch.tar"])
     assert tars.name == folders.name and list(tars.shifts) == ["sketch"]
-    tables = [evaluate(pico_classifier(["cat", "dog"]), s, progress=False).assign(data_fingerprint="")
+    classifier = pico_classifier(["cat", "dog"])
+    tables = [evaluate(classifier, s, progress=False).assign(data_fingerprint="")
               for s in (folders, tars, load_suite(tmp_path / "packed"))]
     assert tables[0].equals(tables[1]) and tables[0].equals(tables[2])
     with pytest.raises(ValueError, match="measures memory"):  # shards are compared with files by content

@@ -24,17 +24,19 @@ def _members(path):
         with tarfile.open(path, 'r:') as tar:
             while (m := tar.next()) is not None:
                 tar.members = [] # else it remembers all
-                if m.size < 0 or m.offset_data + m.size > size: raise ValueError(f'it ends within {m.name!r}')
+                if m.size < 0 or m.offset_data + m.size > size: raise ValueError(f'It ends within {m.name!r}.')
                 if m.isreg() and not m.issparse(): yield m, tar
             _check_end(path, tar.offset)
     except (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError, MemoryError) as e:
-        raise BadFile(f'{path} is no whole tar file: {e or type(e).__name__}. Copy or download it again.') from None
+        raise BadFile(f'{path} is no whole tar file: {_told(e)}. Copy or download it again.') from None
+
+def _told(e): return str(e).rstrip('.') or type(e).__name__
 
 def _check_end(path, offset):
     "A tar ends with zeros"
     with open(path, 'rb') as f:
         f.seek(offset)
-        if f.read(512) != bytes(512): raise ValueError(f'what is at byte {offset:,} is neither a member nor the end')
+        if f.read(512) != bytes(512): raise ValueError(f'What is at byte {offset:,} is neither a member nor the end.')
 
 # %% ../nbs/api/10_shards.ipynb #b63dc3ec
 def _sample(name):
@@ -116,7 +118,7 @@ def check_downloaded(
     "FileNotFoundError that says how it is had, for a set of the hub that is not here"
     path = local_copy(source)
     if str(source).startswith('hf:') and not path.exists(): raise FileNotFoundError(
-        f'{source} is not in {path}. To get it: wiseft data {source} --download')
+        f'{source} is not in {path}. Run `wiseft data {source} --download`.')
 
 # %% ../nbs/api/10_shards.ipynb #1716d4ae
 def shard_files(
@@ -148,7 +150,7 @@ class Members:
             f.seek(self.offset[i])
             data = f.read(self.size[i])
         if len(data) == self.size[i]: return data
-        raise OSError('its shard has become shorter')
+        raise OSError('Its shard has become shorter.')
     def identity(self, i): # text; None where there is no file
         "As `file_identity`: what changes when an image does"
         of_tar = file_identity(self.files[self.tar[i]])
