@@ -1,5 +1,6 @@
-"""Everything that writes files, and what is left of it after a kill at a system call that names a file, between two writes, or at a random moment.
+"""Everything that writes files, and what is left of it after a kill.
 
+Kills come at a system call that names a file, between two writes, or at a random moment.
 What was to be written must be the old or the new, whole, once somebody looks for it; the next run must find no junk.
 `attack.py` does it hundreds of times.
 """
@@ -132,18 +133,20 @@ class Resume:
     "The checkpoint of a training"
     def write(self, folder, value):
         tensors = {f"model.{k}": torch.full((64, 64), value) for k in "abc"} | {"noise.cpu": torch.get_rng_state()}
-        write_training(folder / "checkpoint.safetensors", tensors, dict(step=int(4 * value), epochs_before=0, start_accuracy=None, recipe={}))
+        position = dict(step=int(4 * value), epochs_before=0, start_accuracy=None, recipe={})
+        write_training(folder / "checkpoint.safetensors", tensors, position)
 
     def read(self, folder):
         tensors, position = read_training(folder / "checkpoint.safetensors")
         return {v for k in "abc" for v in tensors[f"model.{k}"].unique().tolist()} | {position["step"] / 4}
 
 
-WRITERS = {w.__name__.lower(): w() for w in (Results, Appended, Report, Checkpoint, Merged, Folder, Cached, Classifier, Resume)}
+KINDS = Results, Appended, Report, Checkpoint, Merged, Folder, Cached, Classifier, Resume
+WRITERS = {w.__name__.lower(): w() for w in KINDS}
 
 
-def forked(task, *args):
-    "Run a task in a process of its own; returns the signal that ended it, or its exit status."
+def started(task, *args):
+    "Run a task in a process of its own, whose number is returned."
     if not (child := os.fork()):
         status = 1
         try:
@@ -151,6 +154,11 @@ def forked(task, *args):
             status = 0
         finally:
             os._exit(status)
+    return child
+
+
+def ended(child):
+    "Wait for a process; the signal that ended it, or its exit status."
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -192,17 +200,17 @@ def once(writer, kill, *args):
     with tempfile.TemporaryDirectory() as d:
         folder = Path(d)
         writer.write(folder, 0.25)
-        ended = forked(killed, folder)
-        assert ended in (0, -signal.SIGKILL), f"the writer ended with {ended}"
+        end = ended(started(killed, folder))
+        assert end in (0, -signal.SIGKILL), f"the writer ended with {end}"
         found = writer.read(folder)
         assert found in ({0.25}, {0.75}), f"neither old nor new: {found}"
-        assert ended or found == {0.75}, "written, and not there"
+        assert end or found == {0.75}, "written, and not there"
         shutil.rmtree(folder / "0.75", ignore_errors=True)  # an entry of the cache that is there is not written again
         writer.write(folder, 0.75)
         left = [p.name for p in folder.rglob(".*") if not p.name.endswith(".lock")]
         assert not left, f"junk after the next run: {left}"
         assert writer.read(folder) == {0.75}
-    return ended != 0, found == {0.75}
+    return end != 0, found == {0.75}
 
 
 def calls(writer):
