@@ -28,7 +28,7 @@ COLUMNS = ["what", "seed", "tried", "read", "refused", "old kept", "new there", 
            "lines reached", "date", "version"]
 
 
-def reached(reader, folder, n=200):
+def reached(reader, folder, n=100):
     "How many lines of the functions in a reader's rooms are run by some changed files."
     import coverage
     import wiseft
@@ -79,13 +79,13 @@ def fuzz(reader, n, seed):
 
 
 def kill(writer, n, seed):
-    "A row about kills before each call and at so many random moments."
+    "A row about kills before calls and at so many random moments, times the writer's share."
     from crash import every_call, random_moments
 
     new, wrong = [], 0
     try:
-        for found in (every_call(writer), random_moments(writer, n, random.Random(seed))):
-            new += list(found)
+        new += every_call(writer, round(30 * writer.share))
+        new += random_moments(writer, round(n * writer.share), random.Random(seed))
     except AssertionError as e:
         wrong = 1
         print(f"{writer.__doc__}: {e}", flush=True)

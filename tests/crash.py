@@ -42,6 +42,8 @@ def table(value):
 
 class Results:
     "A results table, replaced"
+    share = 1  # of the number of kills that is asked for: less where writing takes long
+
     def write(self, folder, value):
         write_results(table(value), folder / "results.csv", force=True)
 
@@ -63,6 +65,8 @@ class Appended(Results):
 
 class Report:
     "A report"
+    share = 0.2
+
     def write(self, folder, value):
         write_report(table(value), folder / "report.html", force=True)
 
@@ -74,6 +78,8 @@ class Report:
 
 class Checkpoint:
     "A checkpoint"
+    share = 1
+
     def write(self, folder, value):
         write_state_dict({k: torch.full((64, 64), value) for k in "abc"}, folder / "model.safetensors", force=True)
 
@@ -93,6 +99,8 @@ class Merged(Checkpoint):
 
 class Folder:
     "A folder, replaced"
+    share = 1
+
     def write(self, folder, value):
         with atomic_path(folder / "classifier", force=True) as tmp:
             tmp.mkdir()
@@ -106,6 +114,8 @@ class Folder:
 
 class Cached:
     "An entry of the cache, whose name is its content"
+    share = 1
+
     def write(self, folder, value):
         write_entry(folder / str(value), [np.full((8, 8, 3), value)] * 4)
 
@@ -117,6 +127,7 @@ class Cached:
 
 class Classifier:
     "A classifier's folder, replaced"
+    share = 0.6
     made = None
 
     def write(self, folder, value):
@@ -131,6 +142,8 @@ class Classifier:
 
 class Resume:
     "The checkpoint of a training"
+    share = 1
+
     def write(self, folder, value):
         tensors = {f"model.{k}": torch.full((64, 64), value) for k in "abc"} | {"noise.cpu": torch.get_rng_state()}
         position = dict(step=int(4 * value), epochs_before=0, start_accuracy=None, recipe={})

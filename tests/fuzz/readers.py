@@ -130,7 +130,7 @@ def changed_files(reader, rng):
 
 class Reader:
     "One file, of parts that are put together"
-    name, share = "mutated", 1.1  # of the number of changes that is asked for
+    name, share = "mutated", 1.9  # of the number of changes that is asked for: less where a file takes longer
 
     def __init__(self):
         self.seeds = list(self.starts())
@@ -166,7 +166,7 @@ def tensors():
 
 class StateDicts(Reader):
     "PyTorch's files"
-    name, rooms = "mutated.pt", ("checkpoints",)
+    name, rooms, share = "mutated.pt", ("checkpoints",), 0.7
     load = staticmethod(read_state_dict)
 
     def starts(self):
@@ -278,7 +278,7 @@ class Configs(Reader):
 
 class Cards(Configs):
     "Classifiers' cards, heads and configurations"
-    rooms = ("saving", "classifiers")
+    rooms, share = ("saving", "classifiers"), 0.1
 
     def starts(self):
         with folder_of(clip_parts(MODEL)) as folder:
@@ -356,7 +356,7 @@ def cells_of(rows):
 
 class Results(Reader):
     "Results tables in CSV"
-    name, rooms = "mutated.csv", ("exchange", "results")
+    name, rooms, share = "mutated.csv", ("exchange", "results"), 0.25
 
     def starts(self):
         yield cells_of(csv.reader(io.StringIO(table().to_csv(index=False))))
@@ -395,7 +395,7 @@ class Resumes(Safetensors):
 
 class Entries(Reader):
     "Entries of the cache"
-    rooms = ("cache",)
+    rooms, share = ("cache",), 0.4
 
     def starts(self):
         with folder_of({}) as folder:
@@ -422,7 +422,7 @@ class Lists(Reader):
 
 class Suites(Reader):
     "Tables beside the images of a suite"
-    rooms, share = ("datasets", "images"), 0.25
+    rooms, share = ("datasets", "images"), 0.1
     names = [f"{split}/{c}/{i}.png" for split in ("reference", "sketch") for c in "ab" for i in range(5)]
 
     def starts(self):
