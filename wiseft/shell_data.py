@@ -19,9 +19,11 @@ def models(
     filter:Annotated[str, typer.Argument(help='Show only names that contain this.')]='',
 ):
     "List the models that can be loaded: the embedded one, and open_clip's with their weights."
-    import open_clip,pandas as pd
+    import pandas as pd
+    from wiseft.later import open_clip_models,open_clip_tables
+    tags = open_clip_tables('pretrained').list_pretrained_tags_by_model
     rows = [('iconclip', 'embedded: a small CLIP of icons')]
-    rows += [(m, ', '.join(open_clip.list_pretrained_tags_by_model(m))) for m in open_clip.list_models()]
+    rows += [(m, ', '.join(tags(m))) for m in open_clip_models()]
     rows = [(m, w) for m, w in rows if filter.lower() in m.lower()]
     if not rows: raise ValueError(f'no model has {filter!r} in its name; `wiseft models` lists all')
     show_table(pd.DataFrame(rows, columns=['model','weights']))
