@@ -94,9 +94,10 @@ def _from_hub(
     advice = (f"bring {config_name} and {weight_names[0]} (and tokenizer files, if there are any) of "
               f"https://huggingface.co/{repo} "
               f"into a folder and call load_clip('local-dir:FOLDER')")
-    config = _fetch(lambda: open_clip.pretrained.download_pretrained_from_hf(repo, filename=config_name), f'the configuration of {name}',
+    fetch = open_clip.pretrained.download_pretrained_from_hf
+    config = _fetch(lambda: fetch(repo, filename=config_name), f'the configuration of {name}',
                     advice)
-    _fetch(lambda: open_clip.pretrained.download_pretrained_from_hf(repo), f'the weights of {name}', advice)
+    _fetch(lambda: fetch(repo), f'the weights of {name}', advice)
     source = _from_folder(config.parent, name, hub=True)
     _check_text_tower(source.config.get('text_cfg', {}).get('hf_model_name'), source.where)
     return source
@@ -159,7 +160,9 @@ def _from_tag(name, tag):
 preprocess_keys = ['mean', 'std', 'interpolation', 'resize_mode', 'fill_color', 'crop_pct']
 
 # %% ../nbs/api/20_sources.ipynb #a54791eb
-def _of_openai(): return {k:v for k,v in open_clip.pretrained.get_pretrained_cfg('ViT-B-32', 'openai').items() if k in preprocess_keys}
+def _of_openai():
+    known = open_clip.pretrained.get_pretrained_cfg('ViT-B-32', 'openai')
+    return {k:v for k,v in known.items() if k in preprocess_keys}
 
 # %% ../nbs/api/20_sources.ipynb #7e0e4b27
 def _file_gelu(name, config, quick_gelu): # bool
