@@ -79,7 +79,7 @@ def test_a_zeroshot_end_near_chance(photos, clip):
 def test_images_shared_by_training_and_test(photos, tmp_path):
     shutil.copytree(photos / "solid", tmp_path / "shift")
     shutil.copy(next((photos / "photos/train/star").iterdir()), tmp_path / "shift/star/other-name.png")
-    with pytest.warns(UserWarning, match="1 of 37 test images are training images"):
+    with pytest.warns(UserWarning, match=r"1 of \d+ test images are training images"):
         folder_suite(photos / "photos", [tmp_path / "shift"])
     with pytest.raises(ValueError, match="measures memory"):
         folder_suite(photos / "photos", [photos / "photos/train"])
@@ -95,7 +95,7 @@ def test_text_features_are_kept(clip):
 
 def test_a_plain_test_folder_is_evaluated(photos, zeroshot, tmp_path):
     table = evaluate(zeroshot, image_folder(photos / "solid"), progress=False)
-    assert table.n.iloc[0] == 36 and "solid" in set(table.dataset)
+    assert table.n.iloc[0] == len(image_folder(photos / "solid")) and "solid" in set(table.dataset)
     zeroshot.save(tmp_path / "zeroshot")
     shutil.copytree(photos / "photos/test", tmp_path / "only/test")
     said = run(WISEFT, "evaluate", "zeroshot", "--reference", "only", cwd=tmp_path).stdout

@@ -18,7 +18,9 @@ from unittest.mock import patch
 class Later:
     "A module that is imported when something of it is first asked for"
     def __init__(self, name): self._name = name # 'open_clip'
-    def __getattr__(self, attribute): return getattr(import_module(self._name), attribute)
+    def __getattr__(self, attribute):
+        if re.match('_[^_]', attribute): raise AttributeError(attribute) # Jupyter asks all that it shows for such
+        return getattr(import_module(self._name), attribute)
     def __repr__(self): return f'{self._name}, imported when it is used'
 
 # %% ../nbs/api/00_later.ipynb #81012e3b

@@ -11,21 +11,34 @@ from typing import Annotated,List,Optional
 
 import typer
 
-from .shell import Classifier,Device,Force,Output,Reference,Seed,Use,chosen_device,chosen_methods,command,load_methods,say,show_table,suite_loader,wrote
+from .shell import (
+    Classifier,Device,Force,Output,Reference,Seed,Use,chosen_device,chosen_methods,command,load_methods,say,show_table,
+    suite_loader,wrote)
 from .shell_data import is_suite,sets_of
 
 # %% ../nbs/api/72_shell_train.ipynb #f25a64db
-@command('wiseft zeroshot icons -o zeroshot', "wiseft zeroshot camera,heart,umbrella --templates 'an icon of a {}' -o three",
+@command('wiseft zeroshot icons -o zeroshot',
+         "wiseft zeroshot camera,heart,umbrella --templates 'an icon of a {}' -o three",
          'wiseft zeroshot photos --model ViT-B-32 --pretrained laion2b_s34b_b79k --templates openai -o zeroshot',
          'wiseft zeroshot photos --model ViT-B-32 --pretrained my.safetensors --preprocess openai -o zeroshot')
 def zeroshot(
-    classes:Annotated[str, typer.Argument(help='Class names: a,b,c; a text file with one a line; icons, imagenet or another published set, such as objectnet; or a folder whose folders are named after them.', show_default=False)],
+    classes:Annotated[str, typer.Argument(
+        help='Class names: a,b,c; a text file with one a line; icons, imagenet or another published set, such '
+             'as objectnet; or a folder whose folders are named after them.', show_default=False)],
     output:Output,
-    model:Annotated[str, typer.Option('--model', help='iconclip, an open_clip name, hf-hub:…, local-dir:… or a folder.')]='iconclip',
-    pretrained:Annotated[Optional[str], typer.Option('--pretrained', help='Weights of that model: a tag or a checkpoint file.')]=None,
-    templates:Annotated[Optional[List[str]], typer.Option('--templates', help='Prompt templates: icons, openai, simple, plain, or one with {} in it (once for each). Default: icons for iconclip, else openai.')]=None,
-    preprocess:Annotated[Optional[str], typer.Option('--preprocess', help="With a checkpoint file: tag of the weights that it was fine-tuned from, such as openai; they say size, colours and activation.")]=None,
-    quick_gelu:Annotated[Optional[bool], typer.Option('--quick-gelu/--no-quick-gelu', help='With a checkpoint file: was it trained with QuickGELU (as OpenAI, MetaCLIP, DFN) or not (as LAION, DataComp)?', show_default=False)]=None,
+    model:Annotated[str, typer.Option('--model',
+        help='iconclip, an open_clip name, hf-hub:…, local-dir:… or a folder.')]='iconclip',
+    pretrained:Annotated[Optional[str], typer.Option('--pretrained',
+        help='Weights of that model: a tag or a checkpoint file.')]=None,
+    templates:Annotated[Optional[List[str]], typer.Option('--templates',
+        help='Prompt templates: icons, openai, simple, plain, or one with {} in it (once for each). Default: '
+             'icons for iconclip, else openai.')]=None,
+    preprocess:Annotated[Optional[str], typer.Option('--preprocess',
+        help='With a checkpoint file: tag of the weights that it was fine-tuned from, such as openai; they say'
+             ' size, colours and activation.')]=None,
+    quick_gelu:Annotated[Optional[bool], typer.Option('--quick-gelu/--no-quick-gelu',
+        help='With a checkpoint file: was it trained with QuickGELU (as OpenAI, MetaCLIP, DFN) or not (as '
+             'LAION, DataComp)?', show_default=False)]=None,
     device:Device=None,
     force:Force=False,
 ):
@@ -42,7 +55,8 @@ def zeroshot(
         names = _classnames(classes)
         say(f'a zero-shot classifier of {_number(names)} classes, {place}')
         made = zeroshot_classifier(clip, names, templates[0] if len(templates) == 1 else templates)
-        say(f'classes {first_few(made.classnames)}; prompts such as {prompts(made.classnames[0], made.templates)[-1]!r}')
+        example = prompts(made.classnames[0], made.templates)[-1]
+        say(f'classes {first_few(made.classnames)}; prompts such as {example!r}')
         made.save(tmp)
     wrote(output)
 
@@ -58,15 +72,21 @@ def _classnames(classes):
     if is_suite(classes) or Path(classes).is_dir(): return next(iter(sets_of(classes).values())).classnames
     if Path(classes).is_file(): return read_classnames(classes)
     if ',' in classes: return [c.strip() for c in classes.split(',')]
-    raise ValueError(f'{classes!r} is neither a file nor a folder nor names with commas between them')
+    raise ValueError(
+        f'{classes!r} is neither a file nor a folder nor names with commas between them. Give one of these, or the '
+        'name of a published set.')
 
 # %% ../nbs/api/72_shell_train.ipynb #a10c576d
-@command('wiseft probe vit_base_patch16_224.augreg_in21k photos -o start', 'wiseft probe resnet50 photos --weights resnet50.safetensors -o start')
+@command('wiseft probe vit_base_patch16_224.augreg_in21k photos -o start',
+         'wiseft probe resnet50 photos --weights resnet50.safetensors -o start')
 def probe(
     model:Annotated[str, typer.Argument(help="An image model of timm's.", show_default=False)],
-    data:Annotated[str, typer.Argument(help='icons, a suite folder (its reference is used), or a folder of class folders or of train/validation/test.', show_default=False)],
+    data:Annotated[str, typer.Argument(
+        help='icons, a suite folder (its reference is used), or a folder of class folders or of '
+             'train/validation/test.', show_default=False)],
     output:Output,
-    weights:Annotated[Optional[Path], typer.Option('--weights', help="A checkpoint file with timm's names. Default: timm's own, from the hub.", show_default=False)]=None,
+    weights:Annotated[Optional[Path], typer.Option('--weights',
+        help="A checkpoint file with timm's names. Default: timm's own, from the hub.", show_default=False)]=None,
     epochs:Annotated[int, typer.Option('--epochs', min=1)]=10,
     lr:Annotated[float, typer.Option('--lr', help='Highest learning rate.', min=0)]=1e-3,
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=128,
@@ -81,40 +101,57 @@ def probe(
     device,place = chosen_device(device)
     with atomic_path(output, force=force) as tmp:
         vision = load_vision(model, weights, device=device)
-        suite = (suite_loader(data, None, None) if is_suite(data) else suite_loader(None, data, None))()
-        say(f'a linear probe of {len(suite.train.classnames)} classes on {len(suite.train):,} images, {epochs} epochs, {place}')
-        probe = linear_probe(vision, suite.train.classnames, suite.train, suite.validation, epochs, lr, batch_size=batch_size, seed=seed)
+        suite = _suite_of(data)()
+        train = suite.train
+        say(f'a linear probe of {len(train.classnames)} classes on {len(train):,} images, {epochs} epochs, {place}')
+        probe = linear_probe(vision, train.classnames, train, suite.validation, epochs, lr, batch_size=batch_size,
+                             seed=seed)
         probe.save(tmp)
     wrote(output)
 
 # %% ../nbs/api/72_shell_train.ipynb #f6ce820b
+def _suite_of(data): # as `suite_loader`
+    return suite_loader(data, None, None) if is_suite(data) else suite_loader(None, data, None)
+
 def _training_sets(data, captions, classnames): # (what to train on, what to watch, words about it)
     "What `finetune` trains on"
     if captions: return data, None, f'the pairs of {captions}'
-    suite = (suite_loader(data, None, None) if is_suite(data) else suite_loader(None, data, None))(classnames=classnames)
+    suite = _suite_of(data)(classnames=classnames)
     return suite.train, suite.validation, f'{len(suite.train):,} images'
 
 # %% ../nbs/api/72_shell_train.ipynb #edae54e2
-@command('wiseft finetune zeroshot icons -o finetuned', 'wiseft finetune zeroshot photos --lr 3e-5 --epochs 10 -o finetuned',
-         'wiseft finetune zeroshot photos --train head --lr 1e-3 -o linear', 'wiseft finetune zeroshot icons -o finetuned --checkpoints run --resume',
+@command('wiseft finetune zeroshot icons -o finetuned',
+         'wiseft finetune zeroshot photos --lr 3e-5 --epochs 10 -o finetuned',
+         'wiseft finetune zeroshot photos --train head --lr 1e-3 -o linear',
+         'wiseft finetune zeroshot icons -o finetuned --checkpoints run --resume',
          'wiseft finetune zeroshot photos --captions captions.csv -o captioned')
 def finetune_(
     classifier:Classifier,
-    data:Annotated[str, typer.Argument(help='icons, a suite folder (its reference is used), or a folder of class folders or of train/validation/test.', show_default=False)],
+    data:Annotated[str, typer.Argument(
+        help='icons, a suite folder (its reference is used), or a folder of class folders or of '
+             'train/validation/test.', show_default=False)],
     output:Output,
     epochs:Annotated[int, typer.Option('--epochs', min=1)]=10,
-    lr:Annotated[float, typer.Option('--lr', help='Learning rate at the end of the warm-up; 3e-4 suits iconclip.', min=0)]=3e-5,
+    lr:Annotated[Optional[float], typer.Option('--lr', min=0, show_default=False,
+        help='Learning rate at the end of the warm-up. Default: 3e-4 for iconclip, 3e-5 for others.')]=None,
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=128,
-    accumulate:Annotated[int, typer.Option('--accumulate', help='Batches whose gradients are added before a step, as if they were one.', min=1)]=1,
-    grad_checkpointing:Annotated[bool, typer.Option('--grad-checkpointing', help='Compute layers twice instead of keeping what they gave: less memory, more time.')]=False,
+    accumulate:Annotated[int, typer.Option('--accumulate',
+        help='Batches whose gradients are added before a step, as if they were one.', min=1)]=1,
+    grad_checkpointing:Annotated[bool, typer.Option('--grad-checkpointing',
+        help='Compute layers twice instead of keeping what they gave: less memory, more time.')]=False,
     train:Annotated[str, typer.Option('--train', help='all, head, or last:n (the last n blocks and the head).')]='all',
     label_smoothing:Annotated[float, typer.Option('--label-smoothing', min=0, max=1)]=0.,
     precision:Annotated[str, typer.Option('--precision', help='bf16 (autocast, weights stay in fp32) or fp32.')]='bf16',
     seed:Seed=0,
-    checkpoints:Annotated[Optional[Path], typer.Option('--checkpoints', help='Folder for a checkpoint after each epoch.')]=None,
+    checkpoints:Annotated[Optional[Path], typer.Option('--checkpoints',
+        help='Folder for a checkpoint after each epoch.')]=None,
     resume:Annotated[bool, typer.Option('--resume', help='Go on from the checkpoint.')]=False,
-    method:Annotated[Optional[List[str]], typer.Option('--method', help='A start, loss, pull or average over time by its name (once for each); `wiseft methods` lists them.', show_default=False)]=None,
-    captions:Annotated[Optional[Path], typer.Option('--captions', help='A CSV with the columns file and caption: train both towers on these pairs, with FLYP if no loss is named. The files are relative to DATA.', show_default=False)]=None,
+    method:Annotated[Optional[List[str]], typer.Option('--method',
+        help='A start, loss, pull or average over time by its name (once for each); `wiseft methods` lists '
+             'them.', show_default=False)]=None,
+    captions:Annotated[Optional[Path], typer.Option('--captions',
+        help='A CSV with the columns file and caption: train both towers on these pairs, with FLYP if no loss '
+             'is named. The files are relative to DATA.', show_default=False)]=None,
     use:Use=None,
     device:Device=None,
     force:Force=False,
@@ -126,33 +163,50 @@ def finetune_(
     if captions and not method: method = ['FLYP']
     if method or use: load_methods(use)
     chosen = chosen_methods(method, ('start', 'loss', 'pull', 'average'))
-    if captions and 'start' in chosen: raise ValueError('A start is fitted to labels, and --captions are none: leave one of them out.')
+    if captions and 'start' in chosen: raise ValueError(
+        'A start is fitted to labels, and --captions are none: leave one of them out.')
     average = chosen['average']() if 'average' in chosen else None
     device,place = chosen_device(device, precision)
     with atomic_path(output, force=force) as tmp:
         start = load_classifier(classifier, device)
         images, watched, about = _training_sets(data, captions, start.classnames)
         if 'start' in chosen: start = chosen['start'](start, images, watched)
-        say(f'fine-tuning on {about}, {epochs} epochs, {place}')
-        tuned = finetune(start, images, watched, epochs=epochs, lr=lr, batch_size=batch_size, train=train, label_smoothing=label_smoothing,
-                         precision=precision, seed=seed, accumulate=accumulate, grad_checkpointing=grad_checkpointing, checkpoint_dir=checkpoints, resume=resume,
+        if lr is None: lr = _usual_lr(start)
+        say(f'fine-tuning on {about}, {epochs} epochs, learning rate {lr:g}, {place}')
+        tuned = finetune(start, images, watched, epochs=epochs, lr=lr, batch_size=batch_size, train=train,
+                         label_smoothing=label_smoothing, precision=precision, seed=seed, accumulate=accumulate,
+                         grad_checkpointing=grad_checkpointing, checkpoint_dir=checkpoints, resume=resume,
                          loss=chosen.get('loss'), pull=chosen.get('pull'), captions=captions, cbs=average)
         (average.classifier if average else tuned).save(tmp)
     wrote(output)
 
+def _usual_lr(classifier):
+    "The paper's learning rate, or that of the embedded CLIP, which is small"
+    return 3e-4 if classifier.clip.provenance.get('source') == 'iconclip' else 3e-5
+
 # %% ../nbs/api/72_shell_train.ipynb #1da7052b
-@command('wiseft merge zeroshot finetuned --alpha 0.5 -o averaged', 'wiseft merge zeroshot finetuned --alpha auto --reference photos -o averaged',
+@command('wiseft merge zeroshot finetuned --alpha 0.5 -o averaged',
+         'wiseft merge zeroshot finetuned --alpha auto --reference photos -o averaged',
          'wiseft merge pretrained.safetensors finetuned.safetensors -o averaged.safetensors',
-         'wiseft merge zeroshot first second third --rule model-stock -o merged', 'wiseft merge zeroshot first second third --rule greedy-soup --reference photos -o soup',
+         'wiseft merge zeroshot first second third --rule model-stock -o merged',
+         'wiseft merge zeroshot first second third --rule greedy-soup --reference photos -o soup',
          'wiseft merge zeroshot finetuned --rule lines --set first=0.2 -o merged')
 def merge_(
-    zeroshot:Annotated[Path, typer.Argument(help='Classifier folder or .safetensors file: the start.', show_default=False)],
-    finetuned:Annotated[List[Path], typer.Argument(help='The same, fine-tuned from it; several for a rule that takes them.', show_default=False)],
+    zeroshot:Annotated[Path, typer.Argument(
+        help='Classifier folder or .safetensors file: the start.', show_default=False)],
+    finetuned:Annotated[List[Path], typer.Argument(
+        help='The same, fine-tuned from it; several for a rule that takes them.', show_default=False)],
     output:Output,
-    alpha:Annotated[Optional[str], typer.Option('--alpha', help='Mixing coefficient: 0 is the start, 1 the fine-tuned; auto: chosen on validation images. Default: what the rule says, 0.5 for weight-space.', show_default=False)]=None,
-    rule:Annotated[str, typer.Option('--rule', help='How weights are merged; `wiseft methods` lists the merges and searches.')]='weight-space',
-    knobs:Annotated[Optional[List[str]], typer.Option('--set', help='Another knob of the rule: NAME=NUMBER (once for each).', show_default=False)]=None,
-    suite:Annotated[Optional[str], typer.Option('--suite', help='For --alpha auto, or a rule that looks at images: the validation images of this suite.', show_default=False)]=None,
+    alpha:Annotated[Optional[str], typer.Option('--alpha',
+        help='Mixing coefficient: 0 is the start, 1 the fine-tuned; auto: chosen on validation images. '
+             'Default: what the rule says, 0.5 for weight-space.', show_default=False)]=None,
+    rule:Annotated[str, typer.Option('--rule',
+        help='How weights are merged; `wiseft methods` lists the merges and searches.')]='weight-space',
+    knobs:Annotated[Optional[List[str]], typer.Option('--set',
+        help='Another knob of the rule: NAME=NUMBER (once for each).', show_default=False)]=None,
+    suite:Annotated[Optional[str], typer.Option('--suite',
+        help='For --alpha auto, or a rule that looks at images: the validation images of this suite.',
+        show_default=False)]=None,
     reference:Reference=None,
     device:Device=None,
     use:Use=None,
@@ -165,11 +219,14 @@ def merge_(
     auto = alpha == 'auto'
     knobs = _knobs(rule, None if auto else alpha, knobs)
     for path in paths:
-        if not path.exists(): raise FileNotFoundError(f'There is no {path}')
-    if len({p.is_dir() for p in paths}) > 1: raise ValueError(f"{' and '.join(map(str, paths))}: give classifier folders or files, not both.")
+        if not path.exists(): raise FileNotFoundError(f'There is no {path}. Give classifier folders, or files.')
+    if len({p.is_dir() for p in paths}) > 1: raise ValueError(
+        f"{' and '.join(map(str, paths))}: give classifier folders or files, not both.")
     looks, what = auto or looks_at_images(rule.function), '--alpha auto' if auto else rule.name
-    if looks and not zeroshot.is_dir(): raise ValueError(f'{what} looks at images, which takes classifier folders. These are files of weights.')
-    if looks and not (suite or reference): raise ValueError(f'{what} looks at validation images of the reference. Give --reference, or --suite.')
+    if looks and not zeroshot.is_dir(): raise ValueError(
+        f'{what} looks at images, which takes classifier folders. These are files of weights.')
+    if looks and not (suite or reference): raise ValueError(
+        f'{what} looks at validation images of the reference. Give --reference, or --suite.')
     load = suite_loader(suite, reference, None) if looks else None
     if zeroshot.is_dir(): _merge_folders(rule, paths, output, load, chosen_device(device)[0], force, knobs, auto)
     else: write_merged(zeroshot, finetuned, output, rule.function, force=force, **knobs)
@@ -180,9 +237,11 @@ def _chosen_rule(name, n): # `Method`
     "A merge or a search by its name"
     from wiseft.registry import find_method
     found = find_method(name)
-    if found.kind not in ('merge', 'search'): raise ValueError(f'{found.name} is a {found.kind}. --rule is a merge or a search; `wiseft methods` lists them.')
+    if found.kind not in ('merge', 'search'): raise ValueError(
+        f'{found.name} is a {found.kind}. --rule is a merge or a search; `wiseft methods` lists them.')
     if found.name == 'weight-space' and n > 1: raise ValueError(
-        f"weight-space averages the start with one other, and there are {n}. For several give --rule, such as 'uniform soup'.")
+        f"Of {n} models weight-space averages only the start and one other. For several give --rule, such as 'uniform "
+        "soup'.")
     return found
 
 def _knobs(rule, alpha, others):
@@ -218,7 +277,8 @@ def _merge_folders(rule, paths, output, load, device, force, knobs, auto):
         if load and not auto: say(f'{rule.name} looks at {len(images):,} validation images of the reference')
         if auto: knobs['alpha'] = _chosen(start, tuned[-1], images, rule.name)
         named = dict(zip(map(str, paths[1:]), tuned))
-        made = rule.function(start, named, images, **knobs) if rule.kind == 'search' else merge(start, tuned, rule.function, images=images, **knobs)
+        if rule.kind == 'search': made = rule.function(start, named, images, **knobs)
+        else: made = merge(start, tuned, rule.function, images=images, **knobs)
         if 'trace.csv' in made.beside: show_table(_readable_trace(made.beside['trace.csv']))
         made.save(tmp)
 

@@ -16,7 +16,8 @@ IMAGES, ROUNDS = 2, 7
 def tower(name):
     "An image tower with random weights, and images of its size."
     visual = open_clip.create_model(name).visual.eval()
-    return visual, torch.randn(IMAGES, 3, *visual.image_size)
+    side = open_clip.get_model_config(name)["vision_cfg"]["image_size"]
+    return visual, torch.randn(IMAGES, 3, side, side)
 
 
 @torch.no_grad()
