@@ -110,9 +110,8 @@ def _accuracy_axis(axis, values, low=None, high=None, logit=True):
 def _ticks(lo, hi, to=lambda p: p):
     "The finest of the usual steps whose ticks, on the scale `to`, leave each other room for their labels."
     steps = [np.round(np.arange(step, 100, step), 6) for step in (.1, .2, .5, 1, 2, 5, 10, 20)]
-    choices = [t[(t/100>=lo) & (t/100<=hi)]/100
-               for t in steps + [np.array([1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 98, 99]), np.array([1, 5, 20, 50, 80, 95, 99]),
-                                np.array([1, 10, 50, 90, 99])]]
+    uneven = [1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 98, 99], [1, 5, 20, 50, 80, 95, 99], [1, 10, 50, 90, 99]
+    choices = [t[(t/100>=lo) & (t/100<=hi)]/100 for t in [*steps, *map(np.array, uneven)]]
     room = lambda t: (.09 if np.allclose(100*t, np.round(100*t)) else .13)*(to(hi)-to(lo))
     fit = [t for t in choices if len(t)<2 or np.diff(to(t)).min() > room(t)]
     if fit and len(fit[0]) > 2: return fit[0]

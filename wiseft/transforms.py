@@ -27,12 +27,11 @@ class ClipTransform:
     ):
         part = preprocess.get('crop_pct') # of the short side, which the middle is cut from; timm's models have it
         config = open_clip.transform.PreprocessCfg(**{k: v for k,v in preprocess.items() if k != 'crop_pct'})
-        whole = open_clip.transform.image_transform_v2(config, is_train=False)
-        *self.steps, _, _ = whole.transforms # the last two are `normalise`
+        steps = open_clip.transform.image_transform_v2(config, is_train=False).transforms
+        self.steps = steps[:-2] # the last two are `normalise`
         self.settings = asdict(config) | (dict(crop_pct=part) if part else {})
-        if part:
-            side = math.floor(np.max(config.size)/part)
-            self.steps[0] = torchvision.transforms.Resize(side, self.steps[0].interpolation)
+        if part: self.steps[0] = torchvision.transforms.Resize(
+            math.floor(np.max(config.size)/part), self.steps[0].interpolation)
     def pixels(self,
         image # PIL image
     ): # (height, width, 3) array of uint8
