@@ -279,15 +279,19 @@ def clip_learner(
     learn.image_dls, learn.given, learn.accumulate = image_dls, classifier, accumulate
     learn.recipe = {**recipe, **{kind: method_recipe(m) for kind,m in dict(loss=loss, pull=pull).items() if m}}
     learn.recorder.smooth_loss = LossOnDevice()
+    _show_progress(learn, progress)
+    return learn
+
+# %% ../nbs/api/43_learner.ipynb #663a3704
+def _show_progress(learn, progress):
+    "Bars where somebody watches, lines where nobody does, or nothing"
     learn.remove_cb(ProgressCallback)
     if not progress: learn.logger = noop
     elif is_watched(): learn.add_cb(Progress())
     else:
         learn.add_cb(ProgressLines())
         learn.logger = learn.progress_lines.epoch_line
-    return learn
 
-# %% ../nbs/api/43_learner.ipynb #663a3704
 def _found_beforehand(*methods):
     "Tensors that methods were given, or made by their `prepare`, to be saved beside the classifier"
     given = {k: v for m in methods for k,v in getattr(m, 'keywords', {}).items() if isinstance(v, torch.Tensor)}
