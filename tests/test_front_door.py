@@ -8,16 +8,19 @@ from conftest import run
 from PIL import Image
 from test_cli import WISEFT
 
-from wiseft.classifiers import zeroshot_classifier
-from wiseft.clips import load_clip
-from wiseft.datasets import folder_suite, load_suite
-from wiseft.ensembles import sweep
-from wiseft.evaluation import evaluate
-from wiseft.heads import zeroshot_head
-from wiseft.images import image_folder
+from wiseft.all import (
+    evaluate,
+    folder_suite,
+    image_folder,
+    load_clip,
+    load_suite,
+    sweep,
+    wide,
+    zeroshot_classifier,
+    zeroshot_head,
+)
 from wiseft.prompts import classnames
 from wiseft.report import headline
-from wiseft.results import wide
 
 NAMES = ["camera", "heart", "star"]
 
