@@ -20,9 +20,8 @@ NOT_YET = {  # file -> the rules it breaks: not conformed yet
     "nbs/api/05_doubts.ipynb": "width",
     "nbs/api/10_pickles.ipynb": "errors",
     "nbs/api/11_images.ipynb": "width nesting errors runs",
-    "nbs/api/11_layouts.ipynb": "width nesting returns errors",
+    "nbs/api/11_layouts.ipynb": "nesting",
     "nbs/api/12_datasets.ipynb": "width nesting errors runs",
-    "nbs/api/13_cache.ipynb": "private errors runs",
     "nbs/api/20_configs.ipynb": "runs",
     "nbs/api/20_parts.ipynb": "width nesting runs",
     "nbs/api/20_pretrained.ipynb": "errors runs",
@@ -54,11 +53,6 @@ NOT_YET = {  # file -> the rules it breaks: not conformed yet
     "nbs/methods/ties.ipynb": "nesting",
     "nbs/methods/tpgm.ipynb": "width semicolons nesting",
     "nbs/methods/tracer.ipynb": "nesting",
-    "tests/attack.py": "width",
-    "tests/crash.py": "width",
-    "tests/fuzz/readers.py": "width nesting errors",
-    "tests/fuzz/test_readers.py": "width",
-    "tools/lowest.py": "width",
     "tools/recompute.py": "nesting size",
 }
 

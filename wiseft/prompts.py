@@ -136,7 +136,8 @@ def read_classnames(
         if odd: raise ValueError(f"{odd[0]!r:.100} holds characters that can't be seen.")
         return classnames(names)
     except ValueError as e:
-        raise BadFile(f"{path} is no list of class names, one a line: {str(e).rstrip('.')}. Save it again as text in UTF-8.") from e
+        why = str(e).rstrip(".")
+        raise BadFile(f"{path} is no list of class names, one a line: {why}. Save it again as text in UTF-8.") from e
 
 def _unseen(name):
     "Whether a name holds control characters or such as say how others are to be shown."
