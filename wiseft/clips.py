@@ -29,6 +29,7 @@ from .files import atomic_path, sha256_file
 from .pretrained import write_hub_folder
 from .progress import tell
 from .saving import config_name, write_clip
+from .siglip import apply_activation, write_siglip_folder
 from .sources import Source, check_asked, find_source, preprocessing
 from .tensorfiles import state_hash
 from .text import BadFile, first_few, why_failed
@@ -149,6 +150,7 @@ def _build(source, preprocess, precision, device): # open_clip model
         model = open_clip.create_model(f'local-dir:{tmp}', load_weights=False, pretrained_text=False,
                                        precision=precision, device=device,
                                        force_preprocess_cfg=preprocess)
+        apply_activation(model.visual, source.config['vision_cfg'])
         return model if 'text_cfg' in source.config else ImageModel(model.visual)
 
 # %% ../nbs/api/21_clips.ipynb #bb1e923d
@@ -346,10 +348,11 @@ def save_transformers(self:Clip,
     folder,     # folder to make
     force=False # replace an existing one?
 ): # Path
-    "Write the CLIP as a folder that `CLIPModel.from_pretrained` of transformers loads"
+    "Write the CLIP as a folder that `CLIPModel.from_pretrained`, or `SiglipModel`'s, of transformers loads"
+    write = write_siglip_folder if self.config.get('custom_text') else write_hub_folder
     with atomic_path(folder, force=force) as tmp:
         tmp.mkdir()
-        write_hub_folder(self, tmp)
+        write(self, tmp)
     return Path(folder)
 
 # %% ../nbs/api/21_clips.ipynb #0a77564c

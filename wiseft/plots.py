@@ -127,6 +127,10 @@ def logit_axes(
 _keys = ['tuning','method','alpha']
 _ends = *STARTS, 'fine-tuned'
 
+def _start(table):
+    "What fine-tuning began from: of a model without words it is no zero-shot classifier"
+    return 'start' if 'start' in set(table.method) else 'zero-shot'
+
 def labelled(
     table:pd.DataFrame, # with `tuning` and `method`
 ) -> pd.DataFrame:
@@ -298,7 +302,7 @@ def plot_alpha(
     for ax,name in zip(axes, names): _draw_alpha(ax, table[table.dataset==name], name)
     for ax in axes[len(names):]: ax.remove()
     for i in range(len(names)): axes[i].tick_params(labelbottom=i+cols >= len(names))
-    fig.supxlabel('mixing coefficient α   (0 = zero-shot, 1 = fine-tuned)', fontsize='medium')
+    fig.supxlabel(f'mixing coefficient α   (0 = {_start(table)}, 1 = fine-tuned)', fontsize='medium')
     fig.legend(*axes[0].get_legend_handles_labels(), loc='outside upper left', **_legend)
     return fig
 
@@ -452,8 +456,8 @@ def _say_alpha(table, **_):
         top = c.loc[c.value.idxmax()]
         parts.append(
             f'{name} {_pct(c.value.iloc[0])}, {_pct(top.value)} at α = {top.alpha:g}, {_pct(c.value.iloc[-1])}')
-    return (f'Accuracy against the mixing coefficient α, {_name(label, _curve_method(c))}, at α = 0 (zero-shot), at '
-            f"its highest point and at α = 1 (fine-tuned): {'; '.join(parts)}.")
+    return (f'Accuracy against the mixing coefficient α, {_name(label, _curve_method(c))}, at α = 0 ({_start(table)}), '
+            f"at its highest point and at α = 1 (fine-tuned): {'; '.join(parts)}.")
 
 def _say_shifts(table, alpha=.5, **_):
     rows = _three(table, alpha)

@@ -345,16 +345,23 @@ _MEANINGS = """<p class="soft"><dfn>Zero-shot</dfn>: the classifier as it was be
 <dfn>Weights averaged</dfn>: each weight is (1&nbsp;−&nbsp;α) times that of the zero-shot classifier and α times that of the fine-tuned one.
 An <dfn>interval</dfn> of 95&nbsp;% says how far chance in the choice of test images reaches.</p>"""
 
+def _meanings(table):
+    "What words mean; a model without words has a start, and no zero-shot classifier"
+    if 'start' not in set(table.method): return _MEANINGS
+    _, *others = _MEANINGS.split('\n')
+    start = '<p class="soft"><dfn>Start</dfn>: the classifier that fine-tuning of all its weights began from.'
+    return '\n'.join([start, *others]).replace('the zero-shot classifier', 'the start')
+
 def _beginning(table, comparisons, notes, alpha):
     "Headlines, one a tuning where there are several, and what their words mean"
-    tunings = [t for t in table.tuning.unique() if t] if table.tuning[table.method!='zero-shot'].nunique() > 1 else ['']
+    tunings = [t for t in table.tuning.unique() if t] if table.tuning[~table.method.isin(STARTS)].nunique() > 1 else ['']
     for t in tunings:
         own = table[table.tuning.isin(['', t])] if t else table
         lead = escape((f'{t}: ' if t else '')
                       + headline(own, alpha, comparisons.iloc[:0] if t and comparisons is not None
                                  else comparisons)).replace(" %", "&nbsp;%")
         yield f'<p class="lead">{lead}</p>'
-    yield _MEANINGS
+    yield _meanings(table)
     if notes: yield from (f'<p>{escape(p)}</p>' for p in notes.split('\n\n'))
 
 # %% ../nbs/api/61_report.ipynb #505ef25b

@@ -63,7 +63,7 @@ def _classnames(classes):
 # %% ../nbs/api/72_shell_train.ipynb #a10c576d
 @command('wiseft probe vit_base_patch16_224.augreg_in21k photos -o start', 'wiseft probe resnet50 photos --weights resnet50.safetensors -o start')
 def probe(
-    model:Annotated[str, typer.Argument(help="An image model of timm's.", show_default=False)],
+    model:Annotated[str, typer.Argument(help="An image model of timm's, or torchvision:NAME.", show_default=False)],
     data:Annotated[str, typer.Argument(help='icons, a suite folder (its reference is used), or a folder of class folders or of train/validation/test.', show_default=False)],
     output:Output,
     weights:Annotated[Optional[Path], typer.Option('--weights', help="A checkpoint file with timm's names. Default: timm's own, from the hub.", show_default=False)]=None,
@@ -154,6 +154,7 @@ def merge_(
     knobs:Annotated[Optional[List[str]], typer.Option('--set', help='Another knob of the rule: NAME=NUMBER (once for each).', show_default=False)]=None,
     suite:Annotated[Optional[str], typer.Option('--suite', help='For --alpha auto, or a rule that looks at images: the validation images of this suite.', show_default=False)]=None,
     reference:Reference=None,
+    precision:Annotated[Optional[str], typer.Option('--precision', help='fp16 or bf16: a folder half as large.', show_default=False)]=None,
     device:Device=None,
     use:Use=None,
     force:Force=False,
@@ -171,7 +172,8 @@ def merge_(
     if looks and not zeroshot.is_dir(): raise ValueError(f'{what} looks at images, which takes classifier folders. These are files of weights.')
     if looks and not (suite or reference): raise ValueError(f'{what} looks at validation images of the reference. Give --reference, or --suite.')
     load = suite_loader(suite, reference, None) if looks else None
-    if zeroshot.is_dir(): _merge_folders(rule, paths, output, load, chosen_device(device)[0], force, knobs, auto)
+    if precision and not zeroshot.is_dir(): raise ValueError('--precision goes with classifier folders. These are files of weights.')
+    if zeroshot.is_dir(): _merge_folders(rule, paths, output, load, chosen_device(device)[0], force, knobs, auto, precision)
     else: write_merged(zeroshot, finetuned, output, rule.function, force=force, **knobs)
     wrote(output)
 
@@ -205,7 +207,7 @@ def _alpha(text):
     except ValueError: raise typer.BadParameter(f'--alpha takes a number such as 0.5, or auto; got {text!r}') from None
 
 # %% ../nbs/api/72_shell_train.ipynb #0b443d98
-def _merge_folders(rule, paths, output, load, device, force, knobs, auto):
+def _merge_folders(rule, paths, output, load, device, force, knobs, auto, precision=None):
     "Merge saved classifiers, or search among them"
     from wiseft.files import atomic_path
     from wiseft.classifiers import load_classifier
@@ -220,7 +222,7 @@ def _merge_folders(rule, paths, output, load, device, force, knobs, auto):
         named = dict(zip(map(str, paths[1:]), tuned))
         made = rule.function(start, named, images, **knobs) if rule.kind == 'search' else merge(start, tuned, rule.function, images=images, **knobs)
         if 'trace.csv' in made.beside: show_table(_readable_trace(made.beside['trace.csv']))
-        made.save(tmp)
+        made.save(tmp, precision=precision)
 
 def _readable_trace(trace):
     "A search's steps, accuracies in per cent"
