@@ -98,7 +98,7 @@ def write_card(
     else:
         first = first_metric(table)
         lines += [f'{first.metric.iloc[0].capitalize()} in per cent, with 95 % intervals and numbers of images:', '',
-                  compact(first).data, '', *_picture(first, folder)]
+                  str(compact(first)), '', *_picture(first, folder)]
     lines += ['## How to use it', '', _use, '']
     with atomic_path(folder/'README.md', force=True) as tmp: tmp.write_text('\n'.join(lines), encoding='utf-8')
     return folder/'README.md'

@@ -285,7 +285,8 @@ def averaged(self:ImageClassifier,
     new.rebuild_head()
     new.alpha = None if alpha is None else float(alpha)
     new.parents, new.metrics = [p.hash for p in parents], {}
-    new.recipe = parents[-1].recipe | (dict(merge=how) if how else {})
+    own = {k: v for k,v in parents[-1].recipe.items() if k != 'stored'} # which is about the parent's folder
+    new.recipe = own | (dict(merge=how) if how else {})
     new.beside = {'prepared.safetensors': prepared} if prepared else {}
     return new.eval()
 
@@ -362,7 +363,8 @@ def _read_tower(folder, precision, device, module): # `Clip`
     "The tower in a classifier's folder"
     if not (folder/own_config).exists(): return load_clip(f'local-dir:{folder}', precision=precision, device=device)
     clip = read_image_model(folder, module, device)
-    if precision == 'bf16': clip.model.visual.to(torch.bfloat16)
+    half = dict(bf16=torch.bfloat16, fp16=torch.float16).get(precision)
+    if half: clip.model.visual.to(half)
     return clip
 
 # %% ../nbs/api/23_classifiers.ipynb #1515c9bf

@@ -90,7 +90,8 @@ class Clip:
 # %% ../nbs/api/21_clips.ipynb #d8f88465
 def describe_tower(clip):
     "A line about a CLIP's image tower"
-    tower = clip.config['vision_cfg'].get('timm_model_name') or type(clip.model.visual).__name__
+    vision = clip.config['vision_cfg']
+    tower = vision.get('timm_model_name') or vision.get('module') or type(clip.model.visual).__name__
     size = sum(p.numel() for p in clip.model.visual.parameters())/1e6
     return f"{tower} of {size:.1f} M parameters, {'×'.join(map(str, clip.image_size))} px, {clip.dim} dimensions"
 

@@ -26,13 +26,14 @@ class FromPixels(nn.Module):
     ):
         super().__init__()
         steps = [torch.tensor(classifier.clip.preprocess[k]).view(3, 1, 1) for k in ('mean', 'std')]
-        for name, t in zip(('mean', 'std'), steps): self.register_buffer(name, t.to(classifier.device))
+        # names that no step of a network has
+        for name, t in zip(('colour_mean', 'colour_std'), steps): self.register_buffer(name, t.to(classifier.device))
         self.tower, self.precision = _Whole(classifier), precision
         if precision: self.tower.to(dict(fp16=torch.float16, bf16=torch.bfloat16)[precision])
     def forward(self,
         pixels # (n, height, width, 3), uint8
     ): # (n, n_classes), logits
-        x = (pixels.permute(0, 3, 1, 2).float()/255 - self.mean)/self.std
+        x = (pixels.permute(0, 3, 1, 2).float()/255 - self.colour_mean)/self.colour_std
         if not self.precision: return self.tower(x)
         state = {**dict(self.tower.named_parameters()), **dict(self.tower.named_buffers())}
         wide = {k: t.float() if t.is_floating_point() else t for k,t in state.items()}
@@ -105,6 +106,8 @@ def export_onnx(
         program = torch.onnx.export(_traced(classifier, precision), dynamo=True, input_names=['pixels'],
                                     output_names=['logits'], optimize=precision is None, verbose=False)
         model = program.model_proto
+        # notes of torch on each step: which line of which file of this machine it comes from
+        for part in (*model.graph.node, *model.graph.value_info, *model.graph.initializer): part.ClearField('metadata_props')
         for name, text in export_notes(classifier).items(): model.metadata_props.add(key=name, value=text)
         with open(tmp, 'wb') as f: f.write(model.SerializeToString())
         onnx.checker.check_model(str(tmp))

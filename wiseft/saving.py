@@ -29,6 +29,8 @@ weight_names = ['open_clip_model.safetensors', 'open_clip_pytorch_model.safetens
 # %% ../nbs/api/20_saving.ipynb #84530517
 def write_clip(clip, folder):
     "Write a CLIP into a folder in the hub's layout"
+    if 'module' in clip.config['vision_cfg']: raise ValueError(
+        f'{clip.name} is no model of open_clip, and is saved with its head only: use ImageClassifier.save.')
     folder.mkdir(exist_ok=True)
     write_json(folder/config_name, dict(model_cfg=clip.config, preprocess_cfg=clip.preprocess))
     write_state_dict(clip.model.state_dict(), folder/weight_names[0])
@@ -110,7 +112,7 @@ def _check_card(card, path):
         'classifier.save(FOLDER).')
     wrong = [k for k,kind in _kinds.items() if not isinstance(card[k], kind) or isinstance(card[k], bool)]
     lists = [k for k in ('classnames', 'templates', 'parents') if k not in wrong]
-    wrong += [k for k in lists if not all(isinstance(text, str) for text in card[k])]
+    wrong += [k for k in lists if not set(map(type, card[k])) <= {str}]
     if not isinstance(card.get('head_from_text', False), bool): wrong.append('head_from_text')
     if 'clip' not in wrong and not isinstance(card['clip'].get('name'), str): wrong.append('clip')
     if not isinstance(card.get('head', {}), dict): wrong.append('head')

@@ -40,7 +40,7 @@ def _preprocess(model): # dict
 def _timm_model(name, pretrained): # model of timm
     "A model with timm's weights, or with random ones; ValueError names near ones, RuntimeError says what to bring"
     if not timm.is_model(name): raise ValueError(
-        f'timm has no model {name!r}. {did_you_mean(name, timm.list_models())}')
+        f'There is no model {name!r} in timm. {did_you_mean(name, timm.list_models())}')
     try: return timm.create_model(name, pretrained=pretrained)
     except Exception as e: raise RuntimeError(
         f"Could not fetch timm's weights of {name!r} ({e}). Without a network: bring them as a .safetensors file "
