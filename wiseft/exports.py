@@ -107,7 +107,8 @@ def export_onnx(
                                     output_names=['logits'], optimize=precision is None, verbose=False)
         model = program.model_proto
         # notes of torch on each step: which line of which file of this machine it comes from
-        for part in (*model.graph.node, *model.graph.value_info, *model.graph.initializer): part.ClearField('metadata_props')
+        parts = [*model.graph.node, *model.graph.value_info, *model.graph.initializer]
+        for part in parts: part.ClearField('metadata_props')
         for name, text in export_notes(classifier).items(): model.metadata_props.add(key=name, value=text)
         with open(tmp, 'wb') as f: f.write(model.SerializeToString())
         onnx.checker.check_model(str(tmp))
