@@ -16,18 +16,12 @@ INNER = {"UnpicklingError", "EOFError"}  # caught at once: their words end anoth
 RUN = 3  # so many exported cells in a row need prose or a check between them
 
 NOT_YET = {  # file -> the rules it breaks: not conformed yet
-    "benchmarks/bench.py": "width",
     "benchmarks/gpu.py": "width",
-    "nbs/api/01_merging.ipynb": "width semicolons nesting runs",
-    "nbs/api/01_metrics.ipynb": "width",
-    "nbs/api/04_results.ipynb": "runs",
     "nbs/api/05_doubts.ipynb": "width",
     "nbs/api/10_pickles.ipynb": "errors",
-    "nbs/api/10_prompts.ipynb": "width nesting errors",
     "nbs/api/11_images.ipynb": "width nesting errors runs",
-    "nbs/api/11_layouts.ipynb": "width nesting returns errors",
+    "nbs/api/11_layouts.ipynb": "nesting",
     "nbs/api/12_datasets.ipynb": "width nesting errors runs",
-    "nbs/api/13_cache.ipynb": "private errors runs",
     "nbs/api/20_configs.ipynb": "runs",
     "nbs/api/20_parts.ipynb": "width nesting runs",
     "nbs/api/20_pretrained.ipynb": "errors runs",
@@ -35,7 +29,6 @@ NOT_YET = {  # file -> the rules it breaks: not conformed yet
     "nbs/api/21_clips.ipynb": "width semicolons runs",
     "nbs/api/23_classifiers.ipynb": "width runs",
     "nbs/api/30_passes.ipynb": "width errors runs",
-    "nbs/api/34_comparison.ipynb": "nesting errors",
     "nbs/api/34_kept.ipynb": "nesting errors",
     "nbs/api/40_loaders.ipynb": "width runs",
     "nbs/api/41_guards.ipynb": "runs",
@@ -57,13 +50,6 @@ NOT_YET = {  # file -> the rules it breaks: not conformed yet
     "nbs/methods/ties.ipynb": "nesting",
     "nbs/methods/tpgm.ipynb": "width semicolons nesting",
     "nbs/methods/tracer.ipynb": "nesting",
-    "nbs/reproductions/icons/measure.py": "width",
-    "tests/attack.py": "width",
-    "tests/crash.py": "width",
-    "tests/fuzz/readers.py": "width nesting errors",
-    "tests/fuzz/test_readers.py": "width",
-    "tests/test_finetune_resume.py": "width",
-    "tools/lowest.py": "width",
     "tools/recompute.py": "nesting size",
 }
 

@@ -325,7 +325,7 @@ def macro_f1(
     units=None, # as in `bootstrap`
     **kwargs,
 ) -> tuple: # (value, low, high)
-    "Mean F1 over the classes that occur in `labels`, with its bootstrap interval; over five units it may be too narrow."
+    "Mean F1 over the classes in `labels`, with its bootstrap interval; over five units it may be too narrow."
     predicted, labels = _same_length(_class_indices(predicted), _class_indices(labels))
     c, n, i = max(predicted.max(), labels.max())+1, len(labels), np.arange(len(labels))
     right = predicted == labels

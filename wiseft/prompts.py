@@ -132,11 +132,16 @@ def read_classnames(
     path = existing_file(path, "list of class names")
     try:
         names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        if odd := [n for n in names if any(unicodedata.category(c) in ("Cc", "Cf") for c in n)]:
-            raise ValueError(f"{odd[0]!r:.100} holds characters that can't be seen")
+        odd = list(filter(_unseen, names))
+        if odd: raise ValueError(f"{odd[0]!r:.100} holds characters that can't be seen.")
         return classnames(names)
     except ValueError as e:
-        raise BadFile(f"{path} is no list of class names, one a line: {e}. Save it again as text in UTF-8.") from e
+        why = str(e).rstrip(".")
+        raise BadFile(f"{path} is no list of class names, one a line: {why}. Save it again as text in UTF-8.") from e
+
+def _unseen(name):
+    "Whether a name holds control characters or such as say how others are to be shown."
+    return any(unicodedata.category(c) in ("Cc", "Cf") for c in name)
 
 # %% ../nbs/api/10_prompts.ipynb #5881e9b6
 def prompts(
