@@ -17,7 +17,6 @@ RUN = 3  # so many exported cells in a row need prose or a check between them
 
 NOT_YET = {  # file -> the rules it breaks: not conformed yet
     "benchmarks/gpu.py": "width",
-    "nbs/api/05_doubts.ipynb": "width",
     "nbs/api/10_pickles.ipynb": "errors",
     "nbs/api/11_images.ipynb": "width nesting errors runs",
     "nbs/api/11_layouts.ipynb": "nesting",
@@ -36,12 +35,7 @@ NOT_YET = {  # file -> the rules it breaks: not conformed yet
     "nbs/api/43_learner.ipynb": "width nesting runs",
     "nbs/api/50_ensembles.ipynb": "width errors",
     "nbs/api/52_bench.ipynb": "width nesting runs",
-    "nbs/api/60_changes.ipynb": "width",
     "nbs/api/61_report.ipynb": "width nesting errors size runs",
-    "nbs/api/71_shell_data.ipynb": "width errors runs",
-    "nbs/api/72_shell_train.ipynb": "width errors runs",
-    "nbs/api/73_shell_evaluate.ipynb": "width semicolons errors runs",
-    "nbs/api/74_shell_report.ipynb": "width semicolons nesting runs",
     "nbs/api/75_shell_bench.ipynb": "width",
     "nbs/methods/fisher.ipynb": "nesting",
     "nbs/methods/flyp.ipynb": "nesting",

@@ -18,12 +18,11 @@ from .configs import check_preprocess_cfg, read_json, write_json
 from .devices import best_device
 from .files import sha256_file
 from .heads import ClassificationHead
+from .later import open_clip, torchvision
 from .tensorfiles import state_hash
 from .text import BadFile, why_failed
 from .transforms import ClipTransform, in_halves
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
-from torchvision.models import get_model
 
 # %% ../nbs/api/22_modules.ipynb #4c73a9a4
 class OwnTower(nn.Module):
@@ -156,10 +155,11 @@ def _wrapped(body, config, settings, name, device): # `Clip`
     provenance = dict(source=name, file=None, sha256=state_hash(body.state_dict()))
     model = ImageModel(OwnTower(body)).to(best_device(device)).eval()
     size = settings['size'] if isinstance(settings['size'], int) else max(settings['size'])
-    shown = PreprocessCfg(**{k: v for k,v in (settings | dict(size=size)).items() if k != 'crop_pct'})
+    shown = {k: v for k,v in (settings | dict(size=size)).items() if k != 'crop_pct'}
+    train = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**shown), is_train=True)
     take = ClipTransform(settings)
     known = settings | dict(size=take(Image.new('RGB', (64, 64))).shape[1:])
-    return Clip(model, None, take, image_transform_v2(shown, is_train=True), name, None, config, known, provenance)
+    return Clip(model, None, take, train, name, None, config, known, provenance)
 
 # %% ../nbs/api/22_modules.ipynb #77478ccd
 own_config, own_weights = 'image_model.json', 'image_model.safetensors'
@@ -188,7 +188,7 @@ def _made(kind, module): # nn.Module
         f"The weights are those of a {kind}, which only its own program can make. Make one, and give it: "
         "load_classifier(FOLDER, module=MODULE). On the command line, models of torchvision and timm can be used.")
     name = kind.removeprefix(TORCHVISION)
-    try: return get_model(name, weights=None)
+    try: return torchvision.models.get_model(name, weights=None)
     except ValueError as e: raise BadFile(f"There is no model {name!r:.100} in torchvision.") from e
 
 def read_image_model(

@@ -9,12 +9,11 @@ __all__ = ['round_weights']
 import torch
 from pathlib import Path
 
-import open_clip
-
 from . import __version__
 from .checkpoints import read_state_dict, write_state_dict
 from .configs import read_json, write_json
 from .files import atomic_path, existing_folder, sha256_file
+from .later import open_clip
 from .tensorfiles import state_hash
 from .text import BadFile, first_few
 from .weights import check_finite

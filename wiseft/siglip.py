@@ -7,11 +7,12 @@ __all__ = ['from_siglip', 'to_siglip', 'is_tanh', 'apply_activation', 'read_sigl
            'write_siglip_folder']
 
 # %% ../nbs/api/20_siglip.ipynb #a28fb6c9
-import timm, torch
+import torch
 from pathlib import Path
 from torch import nn
 from .checkpoints import read_checkpoint, write_state_dict
 from .configs import read_json, write_json
+from .later import timm
 from .parts import Parts
 from .pretrained import BLOCK_NAMES, SIGLIP_KINDS, hub_file, joined, parted, read_hub_preprocess, renamed
 from .pretrained import their_preprocess, turned, write_hub_tokenizer
