@@ -8,7 +8,7 @@ __all__ = ['PUBLISHED_SETS', 'SHARDS', 'CIFAR10_CLASSES', 'FMOW_CLASSES', 'FAMIL
            'iwildcam', 'fmow', 'transfer', 'download_suite', 'inventory', 'set_classes']
 
 # %% ../nbs/api/11_layouts.ipynb #91669689
-import io, json, open_clip, os, re
+import io, json, os, re
 import numpy as np, pandas as pd
 from dataclasses import replace
 from importlib.util import find_spec
@@ -146,8 +146,9 @@ def _by_wnid(root, place, name, subset=None):
 
 def _by_number(root, place, name):
     "Folders by class number: 0 to 999, no zeros in front"
-    if (path := _in_shards(root, place)) is not None: return _shards(path, name, open_clip.IMAGENET_CLASSNAMES)
-    return labelled_folders(_found(root, place), {str(i): i for i in range(1000)}, open_clip.IMAGENET_CLASSNAMES, name)
+    names = list(imagenet_classes().values())
+    if (path := _in_shards(root, place)) is not None: return _shards(path, name, names)
+    return labelled_folders(_found(root, place), {str(i): i for i in range(1000)}, names, name)
 
 # %% ../nbs/api/11_layouts.ipynb #7fffa1b8
 def objectnet_classes(
@@ -205,7 +206,7 @@ def on_classes_of(
     own = {k: i for i, p in enumerate(shifted.projection) for k in p}
     kept = reference.subset(np.isin(reference.labels, list(own)))
     return replace(kept, name=f'reference, {shifted.name} classes', labels=[own[l] for l in kept.labels],
-                   classnames=shifted.classnames, projection=shifted.projection, aside=True)
+                   classnames=shifted.classnames, projection=shifted.projection, n_missing=0, aside=True)
 
 # %% ../nbs/api/11_layouts.ipynb #5fe07af3
 def imagenet(
@@ -533,7 +534,7 @@ def set_classes(
     root=None # data root; default `$WISEFT_DATA`, else `~/data`
 ) -> list: # one name a class, in the order of the labels
     "Class names of a published set, to build a zero-shot head with"
-    root, names = Path(root or data_root()).expanduser(), list(open_clip.IMAGENET_CLASSNAMES)
+    root, names = Path(root or data_root()).expanduser(), list(imagenet_classes().values())
     if name == 'imagenet': return names
     if name in ('imagenet-r', 'imagenet-a'): return [names[k] for k in imagenet_subset(name)]
     if name == 'objectnet':
