@@ -221,7 +221,7 @@ def test_killed_and_resumed_with_a_pull_and_averages(here, every, last):
 
 
 def test_killed_and_resumed_with_both_towers(here):
-    "Captions, text towers and teachers are as they were; imports are paid for once, each training is a process of its own."
+    "Captions, text towers and teachers are as they were. Imports are paid for once, each training is a process."
     done = subprocess.run([sys.executable, "-c", BOTH_TOWERS, here], capture_output=True, text=True, timeout=300)
     assert done.stdout.splitlines() == [f"{name} 0 {-signal.SIGKILL} 0"
                                         for name in ("flyp", "carot", "tracer")], done.stderr
@@ -249,5 +249,5 @@ def test_a_spoilt_checkpoint_is_named(here, uninterrupted, how):
     process = start(here, how, 1000, "resume")
     out, err = process.communicate(timeout=300)
     assert process.returncode != 0 and not (here / f"{how}-classifier").exists()
-    assert re.search(r"^wiseft.text.BadFile: \S*/" + how + r"/checkpoint.safetensors (is no whole|holds NaN)", err,
+    assert re.search(r"^wiseft.files.BadFile: \S*/" + how + r"/checkpoint.safetensors (is no whole|holds NaN)", err,
                      re.M), err

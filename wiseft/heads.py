@@ -8,11 +8,12 @@ __all__ = ['MANY', 'ClassificationHead', 'average_prompts', 'unseen_words', 'war
 # %% ../nbs/api/22_heads.ipynb #26f7a0f3
 import re, warnings
 
-import numpy as np, open_clip, torch, torch.nn.functional as F
+import numpy as np, torch, torch.nn.functional as F
 from torch import nn
 
 from .cache import open_entry, text_folder, write_entry
 from .clips import token_table
+from .later import open_clip
 from .prompts import classnames as check_classnames, prompts, templates as check_templates
 from .tensorfiles import state_hash
 from .text import first_few
@@ -62,7 +63,8 @@ def unseen_words(
     "Words with a token that the model never or hardly saw in training: its vector is all zero"
     unseen = set((~token_table(clip.model).weight.any(1)).nonzero().flatten().tolist())
     if not unseen: return []
-    return [w for w in dict.fromkeys(w for t in texts for w in _words(t)) if _ids(clip, w) & unseen]
+    words = dict.fromkeys(w for t in texts for w in _words(t))
+    return [w for w in words if _ids(clip, w) & unseen]
 
 # %% ../nbs/api/22_heads.ipynb #837998c0
 def _cut_texts(clip, texts): # list of str

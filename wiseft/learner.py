@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['adamw', 'tower_blocks', 'choose_weights', 'parameter_groups', 'ClipLearner', 'HeadOnFeatures', 'clip_learner',
-           'cosine_lr', 'CosineSchedule', 'run_recipe', 'run_circumstances', 'finetune']
+           'cosine_lr', 'CosineSchedule', 'run_recipe', 'run_circumstances', 'validation_metrics', 'finetune']
 
 # %% ../nbs/api/43_learner.ipynb #2c6143c8
-import fastai, math, open_clip, platform, torch
+import fastai, math, platform, torch
 import torch.nn.functional as F
 from contextlib import contextmanager
 from fastai.callback.core import CancelBackwardException, CancelStepException
@@ -29,6 +29,7 @@ from torch import nn
 from . import __version__
 from .devices import fitting_precision, memory_advice
 from .guards import Bf16, ClipGradients, FetchLosses, FreezeBatchNorm, LossOnDevice, Progress, ProgressLines, WaitForImages, Watch, accuracy_now
+from .later import open_clip
 from .loaders import check_dataloaders, clip_dataloaders, feature_dataloaders, is_captions
 from .passes import reuse_memory
 from .progress import is_watched, say_place
@@ -257,6 +258,7 @@ def clip_learner(
     **kwargs, # of fastai's `Learner`: path, lr, …
 ) -> ClipLearner:
     "A fastai `Learner` that fine-tunes a copy of a classifier, with the paper's defaults"
+    import fastai.vision.learner # how fastai shows results of images
     recipe = dict(train=train, wd=wd, label_smoothing=label_smoothing, clip_norm=clip_norm,
                   precision=fitting_precision(precision, classifier.device), train_batchnorm=train_batchnorm)
     if accumulate > 1: recipe['accumulate'] = accumulate
@@ -277,15 +279,19 @@ def clip_learner(
     learn.image_dls, learn.given, learn.accumulate = image_dls, classifier, accumulate
     learn.recipe = {**recipe, **{kind: method_recipe(m) for kind,m in dict(loss=loss, pull=pull).items() if m}}
     learn.recorder.smooth_loss = LossOnDevice()
+    _show_progress(learn, progress)
+    return learn
+
+# %% ../nbs/api/43_learner.ipynb #663a3704
+def _show_progress(learn, progress):
+    "Bars where somebody watches, lines where nobody does, or nothing"
     learn.remove_cb(ProgressCallback)
     if not progress: learn.logger = noop
     elif is_watched(): learn.add_cb(Progress())
     else:
         learn.add_cb(ProgressLines())
         learn.logger = learn.progress_lines.epoch_line
-    return learn
 
-# %% ../nbs/api/43_learner.ipynb #663a3704
 def _found_beforehand(*methods):
     "Tensors that methods were given, or made by their `prepare`, to be saved beside the classifier"
     given = {k: v for m in methods for k,v in getattr(m, 'keywords', {}).items() if isinstance(v, torch.Tensor)}
@@ -337,6 +343,16 @@ def run_circumstances(learn, seconds):
                     open_clip=open_clip.__version__)
     return dict(versions=dict(versions, python=platform.python_version()), device=name, seconds=round(seconds, 1))
 
+# %% ../nbs/api/43_learner.ipynb #b7816945
+def validation_metrics(
+    learn # `ClipLearner`, after its fit
+) -> dict: # name -> number
+    "What was measured on validation images after the last epoch"
+    recorder = learn.recorder
+    seen = dict(zip(recorder.metric_names, recorder.log)) if hasattr(recorder, 'log') else {} # no epoch was left
+    own = {k: v for k, v in seen.items() if k not in ('epoch', 'train_loss', 'time') and isinstance(v, (int, float))}
+    return {f"validation {k.removeprefix('valid_')}": round(float(v), 6) for k, v in own.items()}
+
 # %% ../nbs/api/43_learner.ipynb #82fdebf2
 @patch
 def fit_cosine(self:ClipLearner,
@@ -362,6 +378,7 @@ def fit_cosine(self:ClipLearner,
     began = perf_counter()
     self.fit(epochs, lr, cbs=cbs)
     self.classifier.recipe = {**recipe, **run_circumstances(self, perf_counter()-began)}
+    self.classifier.metrics = validation_metrics(self)
     return self
 
 # %% ../nbs/api/43_learner.ipynb #8b151d3b

@@ -165,7 +165,8 @@ def prepare_merge(
     prepare = getattr(rule, 'prepare', None)
     if prepare is None: return {}, knobs
     asks = signature(prepare).parameters
-    own, left = ({k: v for k, v in knobs.items() if (k in asks) == mine} for mine in (True, False))
+    own = {k: v for k, v in knobs.items() if k in asks}
+    left = {k: v for k, v in knobs.items() if k not in asks}
     if not looks_at_images(rule): return prepare(_state(start), [_state(m) for m in tuned], **own), left
     if any(isinstance(m, Mapping) for m in tuned): raise TypeError(
         f'{method_name(rule)} looks at images, which takes classifiers. It was given weights alone.')
@@ -221,7 +222,7 @@ def interpolate(
     finetuned, # the same, fine-tuned from it: the end, alpha = 1
     alpha:float=0.5, # mixing coefficient; outside 0…1 it extrapolates, with a warning
 ): # a new state dict or classifier
-    "Weight-space ensemble $\\theta_\\alpha = (1-\\alpha)\\,\\theta_0 + \\alpha\\,\\theta_1$ (WiSE-FT, arXiv 2109.01903)"
+    "Weight-space ensemble $(1-\\alpha)\\,\\theta_0 + \\alpha\\,\\theta_1$ (WiSE-FT, arXiv 2109.01903)"
     check_ends(zeroshot, finetuned)
     return merge(zeroshot, [finetuned], wise_ft, names=['zeroshot', 'finetuned'], alpha=check_alpha(alpha))
 
@@ -275,7 +276,8 @@ class WeightPath:
         own = target.state_dict()
         _check_path(own, zeroshot, finetuned)
         self.target, self.rule, depths = target, rule, tensor_depths(own)
-        self.tensors = [(t, *(s[k].detach().to(t.device) for s in (zeroshot, finetuned))) for k, t in own.items()]
+        there = lambda state, k: state[k].detach().to(own[k].device)
+        self.tensors = [(t, there(zeroshot, k), there(finetuned, k)) for k, t in own.items()]
         self.places = [At(k, depths[k], (prepared or {}).get(k)) for k in own]
         self.heads = {}
     @torch.no_grad()
@@ -325,6 +327,18 @@ def recompute_batchnorm(
         for b in batches: module((b[0] if isinstance(b, (tuple, list)) else b).to(device))
     return module
 
+# %% ../nbs/api/01_merging.ipynb #a22c10d7
+def _warn_of_strangers(files, names):
+    "Warn of files whose largest matrices have nothing in common with those of the first file"
+    sizes = {k: t.numel() for k, t in files[0].items() if t.ndim > 1 and is_weight(t)}
+    largest = [k for k in sorted(sizes, key=sizes.get)[-5:] if sizes[k] >= 1000] # smaller ones meet by chance
+    for file, name in zip(files[1:], names[1:]):
+        cosines = [torch.cosine_similarity(files[0][k].float().ravel(), file[k].float().ravel(), 0) for k in largest]
+        if cosines and torch.stack(cosines).median() < .2: warnings.warn(
+            f'{name} and {names[0]} have little in common: the cosine of their largest weights is '
+            f'{torch.stack(cosines).median():.2f}. Were they fine-tuned from one start? If not, their average is '
+            'worth nothing.', stacklevel=3)
+
 # %% ../nbs/api/01_merging.ipynb #4402d569
 def write_merged(
     start, # .safetensors file that fine-tuning began from; None for rules that don't use it
@@ -341,6 +355,7 @@ def write_merged(
     if not files: raise ValueError('There is nothing to average: give at least one file.')
     names = [str(f.path) for f in files]
     _checked(files, names)
+    _warn_of_strangers(files, names)
     first, rest = (None, files) if start is None else (files[0], files[1:])
     said = {k: v if isinstance(v, (int, float)) else json.dumps(v) for k, v in knobs.items() if v is not None}
     notes = dict(parents=json.dumps([f.path.name for f in files]), rule=method_name(rule)) | said

@@ -19,11 +19,13 @@ def models(
     filter:Annotated[str, typer.Argument(help='Show only names that contain this.')]='',
 ):
     "List the models that can be loaded: the embedded one, and open_clip's with their weights."
-    import open_clip,pandas as pd
+    import pandas as pd
+    from wiseft.later import open_clip_models,open_clip_tables
+    tags = open_clip_tables('pretrained').list_pretrained_tags_by_model
     rows = [('iconclip', 'embedded: a small CLIP of icons')]
-    rows += [(m, ', '.join(open_clip.list_pretrained_tags_by_model(m))) for m in open_clip.list_models()]
+    rows += [(m, ', '.join(tags(m))) for m in open_clip_models()]
     rows = [(m, w) for m, w in rows if filter.lower() in m.lower()]
-    if not rows: raise ValueError(f'no model has {filter!r} in its name; `wiseft models` lists all')
+    if not rows: raise ValueError(f'There is no model with {filter!r} in its name: `wiseft models` lists all.')
     show_table(pd.DataFrame(rows, columns=['model','weights']))
 
 # %% ../nbs/api/71_shell_data.ipynb #6b34a2f1
@@ -42,37 +44,49 @@ def methods(
 
 # %% ../nbs/api/71_shell_data.ipynb #3aff3adb
 @command('wiseft data', 'wiseft data imagenet --data-root /data', 'wiseft data transfer:dtd --download',
+         'wiseft data imagenet-a --download',
          'wiseft data icons --unpack icons', 'wiseft data my-suite', 'wiseft data photos/train')
 def data(
     source:Annotated[Optional[str], typer.Argument(help='Nothing: list the published suites. One of them; icons '
-                                                        '(embedded); a suite folder (with reference/ in it), or a '
-                                                        'folder of class folders.', show_default=False)]=None,
+                                                        '(embedded); a suite folder (with reference/ in it), a '
+                                                        'folder of class folders, shards (.tar), a table (.csv), or '
+                                                        'hf:owner/name.', show_default=False)]=None,
     unpack:Annotated[Optional[Path], typer.Option('--unpack', help='Copy the embedded suite to this folder.')]=None,
     root:DataRoot=None,
-    download:Annotated[bool, typer.Option('--download', help='Download it, where torchvision can.')]=False,
+    download:Annotated[bool, typer.Option('--download', help='Download it: imagenet and its shifted sets '
+                                                             '(imagenet-v2, -r, -sketch, -a, objectnet) and '
+                                                             'hf:owner/name from the hub, others with torchvision.')
+                       ]=False,
+    yes:Annotated[bool, typer.Option('--yes', '-y', help='Download without asking.')]=False,
     force:Force=False,
 ):
-    "List the published suites and what is there of them; or count the images of a suite or folder, open each, and name those that can't be read."
+    "List the published suites and what is there of them; or count and open the images of a suite or folder."
     import pandas as pd
+    from wiseft.hub import is_on_hub, is_own
     from wiseft.layouts import FAMILIES
     if unpack: source = source or 'icons'
-    if source is None or source in FAMILIES: return _published(source, root, download)
+    if download and source and is_on_hub(source): _from_hub(source, root, yes)
+    elif download: _from_torchvision(source, root)
+    if source is None or source in FAMILIES: return _published(source, root)
+    if is_on_hub(source) and not is_own(source): return _published('imagenet', root, source)
     sets = sets_of(source)
     bad = [r for s in sets.values() for r in _unreadable(s)]
     rows = [
         dict(set=n, split=k, images=len(s), classes=len(s.classnames)-len(s.missing), groups=len(set(s.groups or [])))
         for (n, k), s in sets.items()]
-    show_table(pd.DataFrame(rows))
+    table = pd.DataFrame(rows)
+    show_table(table if table.groups.any() else table.drop(columns='groups'))
     _show_sizes(list(sets.values()))
     if unpack: _unpack(source, unpack, force)
     for r in bad: say(r)
-    if bad: raise ValueError(f'{len(bad)} of {sum(map(len, sets.values()))} images cannot be read')
+    if bad: raise ValueError(
+        f'{len(bad)} of {sum(map(len, sets.values()))} images cannot be read. Replace or remove them.')
 
 # %% ../nbs/api/71_shell_data.ipynb #8eaa1943
 _SHOWN = 5 # largest and smallest classes
 
 def _show_sizes(sets):
-    "Images of each class in all sets of the first one's classes together, with a bar; of many classes the largest and the smallest"
+    "Images of each class in all sets of the first one's classes, with a bar; of many the largest and the smallest"
     counts = sum(s.counts() for s in sets if s.classnames == sets[0].classnames).sort_values(ascending=False,
         kind='stable')
     some = counts if len(counts) <= 2*_SHOWN else counts.iloc[[*range(_SHOWN), *range(-_SHOWN, 0)]]
@@ -81,29 +95,51 @@ def _show_sizes(sets):
     show_table(some.rename_axis('class').reset_index(name='images').assign(**{'': bars}), what)
 
 # %% ../nbs/api/71_shell_data.ipynb #ea9d93c1
-def _published(suite, root, download):
+def _published(suite, root, only=None):
     "Published sets against what is there, and how the others are had"
     from wiseft.files import data_root
-    from wiseft.layouts import download_suite,inventory
+    from wiseft.layouts import inventory
     root = (root or data_root()).expanduser()
-    if download: download_suite(suite or '', root)
     table = inventory(root, suite)
+    if only: table = table[table.set == only]
     if suite is None: standard_output().print('icons, the embedded suite, is always there. Below the data root:')
     show_table(table[['suite','set','split','place','images','found','state']], str(root))
     for (place, how), _ in table[table.state != 'complete'].groupby(['place','how to get it'], sort=False):
         standard_output().print(f'{place}: {how}', markup=False, soft_wrap=True)
 
+# %% ../nbs/api/71_shell_data.ipynb #99e4381b
+def _from_torchvision(suite, root):
+    from wiseft.files import data_root
+    from wiseft.layouts import download_suite
+    download_suite(suite or '', (root or data_root()).expanduser())
+
+def _from_hub(name, root, yes):
+    "Show what a set of the hub weighs and under what licence it is, ask once, and download it"
+    import pandas as pd
+    from wiseft.hub import fetch, sets_on_hub
+    found = sets_on_hub(name, root)
+    rows = [(f.repository, len(f.files), f'{f.size/1e9:,.2f}', f.licence, f.source, f.note) for f in found]
+    columns = ['repository', 'files', 'GB', 'licence', 'source', 'note']
+    show_table(pd.DataFrame(rows, columns=columns), 'On the hub')
+    size = sum(f.size for f in found)/1e9
+    question = f'Download up to {size:,.2f} GB to {found[0].folder.parent}, under these licences?'
+    if not yes: typer.confirm(question, abort=True)
+    for f in found: wrote(fetch(f))
+
 # %% ../nbs/api/71_shell_data.ipynb #14664eab
 def is_suite(source):
+    from wiseft.datasets import is_suite_folder
     from wiseft.layouts import FAMILIES
-    return source == 'icons' or source in FAMILIES or (Path(source)/'reference').is_dir()
+    return source == 'icons' or source in FAMILIES or is_suite_folder(source)
 
 def sets_of(source):
     "(name, split) -> image set, of a suite or a folder"
-    from wiseft.datasets import folder_suite,image_folder,load_suite
+    from wiseft.datasets import folder_suite, image_folder, load_suite
+    from wiseft.images import source_name
+    from wiseft.shards import local_copy
     if is_suite(source): return load_suite(source).sets()
-    if (Path(source)/'train').is_dir(): return folder_suite(source, []).sets()
-    return {(Path(source).name, 'all'): image_folder(source)}
+    if (local_copy(source)/'train').is_dir(): return folder_suite(source, []).sets()
+    return {(source_name(source), 'all'): image_folder(source)}
 
 def _unreadable(images):
     "Reasons why images can't be read"
@@ -118,7 +154,8 @@ def _unpack(source, folder, force):
     import shutil
     from wiseft.datasets import load_suite
     from wiseft.files import atomic_path
-    if source != 'icons': raise typer.BadParameter('--unpack copies the embedded suite; a folder is there already')
+    if source != 'icons': raise typer.BadParameter(
+        '--unpack copies the embedded suite; a folder is there already.')
     with atomic_path(folder, force=force) as tmp: shutil.copytree(load_suite('icons').train.root, tmp)
     wrote(folder)
 

@@ -23,7 +23,7 @@ def plot(
     output:Output,
     force:Force=False,
 ):
-    "Draw a table: reference against shift, accuracy against α, and every set, as far as it has them; PNG files in a folder."
+    "Draw a table as PNG files in a folder: reference against shift, accuracy against α, every set."
     from wiseft.files import atomic_path
     from wiseft.exchange import read_results
     with atomic_path(output, force=force) as tmp:
@@ -73,8 +73,9 @@ def report(
     from wiseft.exchange import read_results
     from wiseft.report import write_report
     from wiseft.saving import read_card
-    recipe = read_card(classifier)['recipe'] if classifier else None
-    tables,predictions = [{p.stem: read(p) for p in results} for read in (read_results, _beside)]
+    recipe = read_card(classifier)['recipe'] if classifier else _recipe_beside(results)
+    tables = {p.stem: read_results(p) for p in results}
+    predictions = {p.stem: _beside(p) for p in results}
     if len(results) > 1: table,kept,comparisons = _joined(tables, predictions)
     else: table,kept,comparisons = tables[results[0].stem],predictions[results[0].stem],None
     images = _images(kept, suite, reference, shift, root) if kept and pictures and (suite or reference) else None
@@ -90,6 +91,12 @@ def _beside(results):
     path = predictions_file(results)
     if path.exists(): return read_predictions(path)
     say(f'no {path}: without predictions of each image, the page can\'t tell whether differences are more than luck')
+
+def _recipe_beside(results):
+    "How the one classifier of a table was fine-tuned, if that is written beside it"
+    from wiseft.exchange import read_recipes
+    found = [r for path in results for r in read_recipes(path).values()]
+    return found[0] if len(found) == 1 else None
 
 def _averaged(table):
     "The mixing coefficient of the averaged classifier that a page tells of: of those in the table, the nearest to 0.5"
