@@ -47,6 +47,7 @@ def run(tower, recipe, minutes=None):
     found = bench(suite, start, folder, PLAN['methods'], tuple(PLAN['seeds']), tuple(PLAN['recipes'][recipe]['lrs']),
                   tuple(PLAN['alphas']), {'CAR-FT': dict(contexts=context_head(contexts))}, controls=True,
                   minutes=minutes, weights=BUILD/'bench'/folder.name, progress=False, **PLAN['recipe'])
+    if not found.entries: return found
     tables = dict(gains=found.gains(), curves=found.curves(), costs=found.costs())
     for name, table in tables.items():
         with atomic_path(folder/f'{name}.csv', force=True) as tmp: table.to_csv(tmp, index=False)
