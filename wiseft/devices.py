@@ -41,19 +41,21 @@ PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float
 def has_bf16(
     device:torch.device,
 ) -> bool:
-    "Whether a device computes in bfloat16 itself; a CPU may be slow at it, and is right"
-    return device.type != 'cuda' or torch.cuda.is_bf16_supported(including_emulation=False)
+    "Whether a device computes in bfloat16 itself; what a CPU with AVX2 alone does is an imitation"
+    if device.type == 'cuda': return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type != 'cpu' or torch.backends.cpu.get_cpu_capability().startswith(('AVX512', 'SVE'))
 
 def fitting_precision(
     precision:str, # one of `PRECISIONS`
     device:torch.device,
-) -> str: # the same, or 'fp16' where there is no bf16
+) -> str: # the same, or where there is no bf16 'fp16' on a GPU and 'fp32' on a CPU
     "A precision that the device has; ValueError for one that is none"
     if precision not in PRECISIONS: raise ValueError(
         f"There is no precision {precision!r}: choose one of {', '.join(PRECISIONS)}.")
     if precision == 'fp16' and device.type == 'cpu': raise ValueError(
         "The precision fp16 needs a GPU: choose bf16 on a CPU.")
-    return 'fp16' if precision == 'bf16' and not has_bf16(device) else precision
+    if precision != 'bf16' or has_bf16(device): return precision
+    return 'fp32' if device.type == 'cpu' else 'fp16'
 
 # %% ../nbs/api/00_devices.ipynb #03ae4429
 @contextmanager
