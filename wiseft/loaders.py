@@ -13,7 +13,7 @@ import numpy as np
 from concurrent.futures import ThreadPoolExecutor
 from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
 from fastai.data.transforms import Categorize, Normalize, ToTensor
-from fastai.torch_core import TensorCategory, to_cpu
+from fastai.torch_core import TensorCategory, to_cpu, to_device
 from fastai.vision.core import PILImage, TensorImage
 from fastcore.basics import patch
 from fasttransform import Transform
@@ -25,9 +25,10 @@ from torch.utils.data import TensorDataset, get_worker_info
 from .datasets import ImageSet, Suite, UnreadableImage, folder_suite, open_image
 from .heads import warn_of_texts
 from .text import first_few
-from .cache import Pixels, ShortSide, check_skipped, decoding_workers, decode_once
+from .cache import Pixels, ShortSide, check_skipped, decoding_workers
 from .feeding import Feeder
-from .passes import extract_features
+from .passes import decode_for_all, extract_features
+from .processes import n_processes, share
 from .tensorfiles import state_hash
 
 # %% ../nbs/api/40_loaders.ipynb #acea390b
@@ -83,7 +84,7 @@ class PixelSource:
 
     def decode_once(self, crops): # in the main process, before workers start
         pixels = self.roomy if crops else self.whole
-        if pixels.kept is None and pixels not in self.kept: decode_once(pixels, progress=self.progress)
+        if pixels.kept is None and pixels not in self.kept: decode_for_all(pixels, progress=self.progress)
         self.kept.add(pixels)
 
     def batch(self, idxs, draws=None): # draws: random numbers for the crops of all images; None: no crops
@@ -95,8 +96,13 @@ class PixelSource:
         idxs = [i for i in idxs if xs[i] is not None]
         if not idxs: return ()
         x = torch.from_numpy(np.stack([xs[i] for i in idxs])).permute(0,3,1,2)
+        return TensorImage(x), self.labels(idxs)
+
+    def labels(self, idxs):
         y = torch.from_numpy(self.images.labels[idxs])
-        return TensorImage(x), TensorCategory(y if self.tokens is None else self.tokens[y])
+        return TensorCategory(y if self.tokens is None else self.tokens[y])
+
+    def stand_in(self): return TensorImage(torch.zeros(1, 3, *self.size, dtype=torch.uint8)), self.labels([0])
 
 # %% ../nbs/api/40_loaders.ipynb #77b7ac53
 @patch
@@ -124,6 +130,7 @@ class ClipDL(TfmdDL):
     def __init__(self, dataset, source=None, seed=0, **kwargs):
         self.source, self.seed, self.draws = source, seed, None
         self.epoch = self.first_batch = 0
+        self.own = None # images of the newest batch that are this process's
         super().__init__(dataset, **kwargs)
 
     def new(self, dataset=None, cls=None, **kwargs):
@@ -155,7 +162,9 @@ class ClipDL(TfmdDL):
         lists = [idxs[i:i+self.bs] for i in range(0, len(idxs), self.bs)]
         if self.drop_last and lists and len(lists[-1]) < self.bs: lists.pop()
         read = partial(self.source.batch, draws=self.draws if self.shuffle else None)
-        for batch in Feeder(read, lists, self.device or 'cpu', self.fake_l.num_workers):
+        for batch in Feeder(read, [share(o) for o in lists], self.device or 'cpu', self.fake_l.num_workers):
+            self.own = len(batch[0]) if batch else 0
+            if not batch and n_processes() > 1: batch = to_device(self.source.stand_in(), self.device)
             if batch: yield self.after_batch(batch)
         self.after_iter()
 
@@ -255,7 +264,9 @@ class FeatureSource:
     def __init__(self, features, labels): self.features, self.labels = features, labels
     @property
     def fingerprint(self): return state_hash(dict(features=self.features, labels=self.labels))
-    def batch(self, idxs, draws=None): return self.features[idxs], TensorCategory(self.labels[idxs])
+    def batch(self, idxs, draws=None):
+        return (self.features[idxs], TensorCategory(self.labels[idxs])) if idxs else ()
+    def stand_in(self): return self.batch([0])
 
 # %% ../nbs/api/40_loaders.ipynb #42fd7893
 def feature_dataloaders(

@@ -61,7 +61,7 @@ def _classnames(classes):
     raise ValueError(f'{classes!r} is neither a file nor a folder nor names with commas between them')
 
 # %% ../nbs/api/72_shell_train.ipynb #a10c576d
-@command('wiseft probe vit_base_patch16_224.augreg_in21k photos -o start', 'wiseft probe resnet50 photos --weights resnet50.safetensors -o start')
+@command('wiseft probe vit_base_patch16_224.augreg_in21k photos -o start', 'wiseft probe resnet50 photos --weights resnet50.safetensors -o start', together=True)
 def probe(
     model:Annotated[str, typer.Argument(help="An image model of timm's.", show_default=False)],
     data:Annotated[str, typer.Argument(help='icons, a suite folder (its reference is used), or a folder of class folders or of train/validation/test.', show_default=False)],
@@ -75,16 +75,16 @@ def probe(
     force:Force=False,
 ):
     "Train a head on the features of a model without words: the start of its fine-tuning."
-    from wiseft.files import atomic_path
     from wiseft.probes import linear_probe
+    from wiseft.processes import first_writes
     from wiseft.vision import load_vision
     device,place = chosen_device(device)
-    with atomic_path(output, force=force) as tmp:
+    with first_writes(output, force=force) as tmp:
         vision = load_vision(model, weights, device=device)
         suite = (suite_loader(data, None, None) if is_suite(data) else suite_loader(None, data, None))()
         say(f'a linear probe of {len(suite.train.classnames)} classes on {len(suite.train):,} images, {epochs} epochs, {place}')
         probe = linear_probe(vision, suite.train.classnames, suite.train, suite.validation, epochs, lr, batch_size=batch_size, seed=seed)
-        probe.save(tmp)
+        if tmp: probe.save(tmp)
     wrote(output)
 
 # %% ../nbs/api/72_shell_train.ipynb #f6ce820b
@@ -97,7 +97,8 @@ def _training_sets(data, captions, classnames): # (what to train on, what to wat
 # %% ../nbs/api/72_shell_train.ipynb #edae54e2
 @command('wiseft finetune zeroshot icons -o finetuned', 'wiseft finetune zeroshot photos --lr 3e-5 --epochs 10 -o finetuned',
          'wiseft finetune zeroshot photos --train head --lr 1e-3 -o linear', 'wiseft finetune zeroshot icons -o finetuned --checkpoints run --resume',
-         'wiseft finetune zeroshot photos --captions captions.csv -o captioned')
+         'wiseft finetune zeroshot photos --captions captions.csv -o captioned',
+         'torchrun --nproc-per-node 8 -m wiseft finetune zeroshot photos -o finetuned', together=True)
 def finetune_(
     classifier:Classifier,
     data:Annotated[str, typer.Argument(help='icons, a suite folder (its reference is used), or a folder of class folders or of train/validation/test.', show_default=False)],
@@ -120,8 +121,8 @@ def finetune_(
     force:Force=False,
 ):
     "Fine-tune a classifier on the images of a reference distribution."
-    from wiseft.files import atomic_path
     from wiseft.learner import finetune
+    from wiseft.processes import first_writes
     from wiseft.classifiers import load_classifier
     if captions and not method: method = ['FLYP']
     if method or use: load_methods(use)
@@ -129,7 +130,7 @@ def finetune_(
     if captions and 'start' in chosen: raise ValueError('A start is fitted to labels, and --captions are none: leave one of them out.')
     average = chosen['average']() if 'average' in chosen else None
     device,place = chosen_device(device, precision)
-    with atomic_path(output, force=force) as tmp:
+    with first_writes(output, force=force) as tmp:
         start = load_classifier(classifier, device)
         images, watched, about = _training_sets(data, captions, start.classnames)
         if 'start' in chosen: start = chosen['start'](start, images, watched)
@@ -137,7 +138,7 @@ def finetune_(
         tuned = finetune(start, images, watched, epochs=epochs, lr=lr, batch_size=batch_size, train=train, label_smoothing=label_smoothing,
                          precision=precision, seed=seed, accumulate=accumulate, grad_checkpointing=grad_checkpointing, checkpoint_dir=checkpoints, resume=resume,
                          loss=chosen.get('loss'), pull=chosen.get('pull'), captions=captions, cbs=average)
-        (average.classifier if average else tuned).save(tmp)
+        if tmp: (average.classifier if average else tuned).save(tmp)
     wrote(output)
 
 # %% ../nbs/api/72_shell_train.ipynb #1da7052b
