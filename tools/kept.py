@@ -28,13 +28,18 @@ def icons():
 class Images:
     "The images that runs are judged by, in the order in which their answers are kept."
 
-    def __init__(self, reference="reference", shifts=SHIFTS):
+    def __init__(self, reference="reference", shifts=SHIFTS, reserve=False):
         t = icons()
         of = lambda folder, split: t[(t.set == folder) & (t.split == split)].sort_values("file").assign(on=split)
         parts = [of(reference, "validation").assign(name="validation"), of(reference, "test").assign(name="reference")]
         parts += [of("reference" if s == "outline" else s, "test").assign(name=s) for s in shifts]
+        if reserve:  # training images of families that no run of the second protocol trains on
+            kept = "icons/" + pd.read_csv(ROOT / "nbs/reproductions/protocol2/reserve.csv").file
+            for folder, name in (("reference", "reserve outline"), ("solid", "reserve solid")):
+                own = of(folder, "train")
+                parts.append(own[own.file.isin(kept)].assign(name=name))
         self.table, self.shifts = pd.concat(parts, ignore_index=True), list(shifts)
-        self.rows = {name: np.flatnonzero(self.table.name == name) for name in ["validation", "reference", *shifts]}
+        self.rows = {name: np.flatnonzero(self.table.name == name) for name in self.table.name.unique()}
         self.label = pd.Categorical(self.table["class"]).codes
         self.n = {k: len(v) for k, v in self.rows.items()} | {"shift": sum(len(self.rows[s]) for s in shifts)}
         self.weights = {}
@@ -56,16 +61,20 @@ class Images:
             )
         return self.weights[d]
 
-    def interval(self, values, on):
-        "95 % interval of a mean, by drawing the images of each set anew."
+    def resampled(self, values, on):
+        "Means, DRAWS of them, with the images of each set drawn anew."
         means = []
         for d in self.sets(on):
             v, w = values[self.rows[d]].astype(np.float32), self.drawn(d)
             there = ~np.isnan(v)
             means.append(w[:, there] @ v[there] / w[:, there].sum(1))
+        return np.mean(means, axis=0)
+
+    def interval(self, values, on):
+        "95 % interval of a mean, by drawing the images of each set anew."
         all_values = np.concatenate([values[self.rows[d]] for d in self.sets(on)])
         few = np.count_nonzero(all_values) < 0.1 * len(all_values)  # images that differ at all
-        return ends_of(np.mean(means, axis=0), more=max(0.2, 200 / len(all_values)) if few else 0.0)
+        return ends_of(self.resampled(values, on), more=max(0.2, 200 / len(all_values)) if few else 0.0)
 
 
 class Drawn(float):
@@ -163,7 +172,7 @@ def weak():
 
 @cache
 def second():
-    return Runs("protocol2/runs.jsonl", outline())
+    return Runs("protocol2/runs.jsonl", Images(reserve=True))
 
 
 @cache
@@ -204,14 +213,19 @@ def change(a, b, on, images=None):
 
 def over_classes(a, b, on):
     "95 % interval of b − a in points, with classes drawn anew, one draw for all sets."
-    images, n = outline(), outline().label.max() + 1
+    return ends_of(drawn_by_class(a, b, on))
+
+
+def drawn_by_class(a, b, on, images=None):
+    "Differences b − a in points, DRAWS of them, with classes drawn anew."
+    images, n = images or outline(), outline().label.max() + 1
     drawn = np.random.default_rng(11).multinomial(n, np.full(n, 1 / n), DRAWS)
     means = []
     for d in images.sets(on):
         rows = images.rows[d]
         sums = np.bincount(images.label[rows], 100 * (b - a)[rows], n)
         means.append(drawn @ sums / (drawn @ np.bincount(images.label[rows], minlength=n)))
-    return ends_of(np.mean(means, axis=0))
+    return np.mean(means, axis=0)
 
 
 def changes(a, b, images=None):

@@ -8,11 +8,14 @@ from kept import ROOT, Wide
 
 NUMBER = r"[−-]?\d[\d,]*(?:\.\d+)?"
 SETTING = re.compile(
-    r"α\s*=\s*[−-]?\d[\d.]*|α from [−\d.]+ (?:up )?to [\d.]+|α = [\d.]+(?:, [\d.]+)*(?: and [\d.]+)?"
+    r"α = [\d.]+(?:, [\d.]+)+(?: and [\d.]+)?|α\s*=\s*(?:± )?[−-]?\d[\d.]*(?: (?:and|or) [01]\b[.\d]*)?"
+    r"|α from [−\d.]+ (?:up )?to [\d.]+|[Pp]rotocol 2|section \d|figure \d|nearest to 0\.5|α near 1|[,;] at 0\.5\)"
+    r"|takes 0\.5 or|leaves 0\.5 as|steps of 0\.1|\| half \| 0\.5 \||\| 1: no averaging|it is 0, which|or 0\.5 without"
+    r'|"an icon of a \d+"|Python 3\.\d+(?: and 3\.\d+)*|(?:before|from) 1\.0|is below 0\.05'
     r"|lr\s*=?\s*\d[\de.-]*|learning rates? (?:of )?\d[\de.-]*|\d+e-\d|seeds?\s*=?\s*\d+|decay [\d.]+|β = [\d.]+"
     r"|k = [\d, and]+|\d+ epochs|(?:arXiv )?\d{4}\.\d{4,5}|ViT-\S+|[BL]/1[46]\S*|95 %(?: intervals?)?"
     r"|Tables? \d(?: and \d)?|ResNet-\d+|\(20\d\d\)|20\d\d|(?m:^## \d\.)|(?s:\$\$.*?\$\$)|\$[^$]*\$|0…1|`[^`]*`"
-    r"|\]\([^)]*\)|https?://\S+|Food-101|CIFAR-\d+|SUN397|Apache 2.0|Python 3\.\d+"
+    r"|\]\([^)]*\)|https?://\S+|Food-101|CIFAR-\d+|SUN397|Apache 2.0"
 )  # of prose: what names a setting, a paper or a thing
 
 
@@ -21,7 +24,8 @@ class Page:
 
     def __init__(self, name, cells):
         self.name, self.cells = name, cells
-        self.prose = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+        of = lambda kind: "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == kind)
+        self.prose, self.code = of("markdown"), of("code")
         self.reached, self.wrong, self.tables = set(), [], set()
 
     def compare(self, what, printed, values):
@@ -72,6 +76,20 @@ class Page:
         if printed is not None:
             self.compare(f"table of {start}", printed, flat)
 
+    def quotes(self, start, *values):
+        "A stored table whose entries hold several numbers, such as an estimate and its interval; row by row."
+        found = [c for c in self.cells if c["cell_type"] == "code" and start in "".join(c["source"])]
+        if len(found) != 1:
+            return self.wrong.append(f"{len(found)} cells with {start}")
+        self.tables.add(id(found[0]))
+        shown = ["".join(o["data"]["text/html"]) for o in found[0]["outputs"] if "text/html" in o.get("data", {})]
+        entries = re.findall(r"<td>(.*?)</td>", shown[0], re.S)
+        self.compare(f"table of {start}", re.findall(NUMBER, " ".join(entries)), [x for v in values for x in v])
+
+    def said(self, words):
+        "Whether a cell has printed some words."
+        return any(words in "".join(o.get("text", "")) for c in self.cells for o in c.get("outputs", []))
+
     def prints(self, template, *values):
         "A line that a cell has printed."
         text = "\n".join("".join(o.get("text", "")) for c in self.cells for o in c.get("outputs", []))
@@ -95,8 +113,9 @@ class Page:
         return out
 
     def stored(self):
-        "How many stored tables there are, and how many were recomputed."
-        tables = [c for c in self.cells for o in c.get("outputs", []) if "text/html" in o.get("data", {})]
+        "How many stored tables of numbers there are, and how many were recomputed."
+        own = [c for c in self.cells if "provenance_table()" not in "".join(c["source"])]
+        tables = [c for c in own for o in c.get("outputs", []) if "text/html" in o.get("data", {})]
         return len(tables), len(self.tables)
 
 

@@ -29,9 +29,11 @@ from kept import (
     PLAIN,
     ROOT,
     SHIFTS,
+    Drawn,
     accuracy,
     change,
     changes,
+    drawn_by_class,
     end_to_end,
     ends,
     ends_of,
@@ -112,6 +114,15 @@ def fallen(models=slice(None), on="test", which=SHIFTS, forward=logit, back=expi
     ]
 
 
+def slope_of_scratch():
+    "Slope of the line through models from scratch, with its t interval."
+    from scipy.stats import linregress, t
+
+    line = linregress(logit(scratch()["test reference"]), logit(scratch()["test shift"]))
+    half = t.ppf(0.975, len(scratch()) - 2) * line.stderr
+    return [line.slope, line.slope - half, line.slope + half]
+
+
 def rho_drawn(which):
     "95 % intervals of ρ and of its changes, with images and models drawn anew."
     t, rng, out = scratch(), np.random.default_rng(3), []
@@ -148,6 +159,12 @@ def _(page):
     page.shows("for k in ('test', 'validation'): scratch", *rows)
     page.says("({} icons teach only so much", t.images.max())
     page.says("for {} to {} epochs", t.epochs.min(), t.epochs.max())
+    rows = []
+    for c in CLIPS:
+        rows.append([v for v in above_the_line(c) if v is not None])
+        rows.append([p[1] - paper[c][0][1] for p in paper[c]])
+    page.shows("points['tau'] = relative_robustness", *rows)
+    page.holds("that the line is fitted to, 2,000 times", "n_resamples=2000" in page.code)
     page.says("**fine-tuned** on {} outline icons", trained_on("reference"))
     page.says("accuracy among all {} classes", icons()["class"].nunique())
     page.holds("costs 4 to 5 points under shift, and α = 0.5 turns that into a gain of 4 to 5", four_to_five())
@@ -190,6 +207,13 @@ def _(page):
     ]
     other.append(np.mean([z[2] - z[0] for z in (fallen(which=[d]) for d in SHIFTS)]))
     page.shows("falls = {'as above'", other)
+    x, y = (logit(np.array([outline().mean(v, on) for v in (zs, half, ft)])) for on in BOTH)
+    through, steps = slope_of_scratch(), ((0, 2), (0, 1), (1, 2))
+    rho = fallen()
+    page.shows(
+        "slopes = pd.DataFrame({k:",
+        *[[x[b] - x[a], y[b] - y[a], (y[b] - y[a]) / (x[b] - x[a]), *through, rho[b] - rho[a]] for a, b in steps],
+    )
     page.says(
         "by {} points, with images and models drawn anew {} to {}, with other lines {} to {}.",
         -rows[3][0],
@@ -245,6 +269,12 @@ def four_to_five():
 
 def of_paper_rho(name):
     "What α = 0.5 keeps of a published zero-shot classifier's effective robustness, per cent; None beyond the line."
+    start, half, _ = above_the_line(name)
+    return 100 * half / start if half else None
+
+
+def above_the_line(name):
+    "Effective robustness of a published classifier at α = 0, 0.5 and 1, in points; None beyond the line."
     fits = json.loads((ROOT / "wiseft/data/baselines.json").read_text())["fits"]
     fit = next(
         f for f in fits if (f["dataset"], f["classes"], f["source"]) == ("mean over shifts", "all", "imagenet-testbed")
@@ -254,8 +284,8 @@ def of_paper_rho(name):
         line = fit["lines"][np.digitize(x, fit["pivots"])]
         return y - expit(line["slope"] * logit(x) + line["intercept"]) if x <= fit["lines"][-1]["x_range"][1] else None
 
-    start, half = (rho(*[v / 100 for v in of_paper(name, a)]) for a in (0, 0.5))
-    return 100 * half / start if half else None
+    found = [rho(*[v / 100 for v in of_paper(name, a)]) for a in (0, 0.5, 1)]
+    return [v and 100 * v for v in found]
 
 
 def families(d):
@@ -379,6 +409,11 @@ def _(page):
     )
     page.holds("from eight images on it gains four points", all(3.5 < against[E2E, 0.5, k][5] < 5 for k in (8, 16, 25)))
     page.holds("leaves out zero under shift at every k", all(gain[E2E, k][6] > 0 for k in ks))
+    apart = {k: changes(share(LC, k, 1.0), share(E2E, k, 1.0)) for k in ks}
+    page.holds(
+        "where it does gain more (k = 16 and 25) it loses nothing",
+        [k for k in ks if apart[k][2] > 0] == [16, 25] and all(against[E2E, 1.0, k][6] > 0 for k in (16, 25)),
+    )
 
 
 def kept_losses():
@@ -428,6 +463,7 @@ def _(page):
     page.says(
         "agrees with the path on {} of {} shifted images at α = 0.5 and on {} at α = 1", agree[0][2], 100, agree[0][3]
     )
+    page.holds("from α = −0.25 to 1.25", (e.table.alpha.min(), e.table.alpha.max()) == (-0.25, 1.25))
     page.holds("there is no barrier", all(max(b) < 0 for k, b in barriers.items() if k != (E2E, 1e-2)))
     page.holds("a high barrier stands between them", min(barriers[E2E, 1e-2]) > 0.5)
 
@@ -520,6 +556,8 @@ def _(page):
     page.shows("seeds = tuned[(tuned.lr == 3e-4)", *[[100 * p[on].loc[r, 1.0] for r in three] for on in BOTH])
     dominate = by_half()
     page.shows("by_half = pd.DataFrame(halved", *[[*v, n] for v in dominate])
+    page.holds("50 halvings, each way round", "range(50)" in page.code)
+    page.shows("frontier = everything[~everything.apply(beaten, axis=1)]", *frontier())
     page.says(
         "the mean run gains {} points under shift ({} to {}) and {} on the reference ({} to {}), {} and {} of {} "
         "runs gain",
@@ -550,6 +588,14 @@ def _(page):
     page.holds("a curve dominates three quarters of the other runs' ends", 0.7 < others < 0.8)
     harsh = settings.index[(settings.lr == 3e-3) & (settings.epochs == 5)]
     page.says("and {} epochs α = 0.5 gains {} points under shift over its end", 5, up[harsh].mean())
+
+
+def frontier():
+    "Accuracies of those that no other classifier of the grid beats on both, in per cent, by accuracy on the reference."
+    at = grid().table[BOTH].to_numpy()
+    beaten = [((at >= p).all(1) & (at > p).any(1)).any() for p in at]
+    kept = at[~np.array(beaten)]
+    return (100 * kept[kept[:, 0].argsort()]).tolist()
 
 
 def by_half():
@@ -671,10 +717,15 @@ def _(page):
     )
     few = few_validation_images(pick.index)
     page.shows("few = pd.DataFrame(rows)", *few.to_numpy().tolist())
+    page.holds("764 validation images are more than many have", n == 764)
+    page.holds("The same with 30, 80 and 200 of them", [m for m, _ in few.index[::2]] == [30, 80, 200, n])
+    page.holds("Over the 62 fine-tunings", len(runs) == 62)
+    page.holds("had taken α = 0 from 80 images", few.loc[(80, "one standard error"), 3] > 0)
     one, near, whole = (few.loc[k] for k in ((30, "one standard error"), (30, "nearest"), (n, "nearest")))
+    page.holds("With 30 it takes", one[3] > 0)
     page.says("it takes α = 0 in {} % of cases, and loses {} points on the reference and {} under shift", *one[1:])
     page.says("The nearest to 0.5 loses {} and {} with 30 images", *near[2:])
-    page.holds("and the same with all 764", n == 764 and all(whole[2:].round(1) == near[2:].round(1)))
+    page.holds("with 30 images and the same with all 764", n == 764 and all(whole[2:].round(1) == near[2:].round(1)))
     page.says("over these {} fine-tunings", len(runs))
     page.holds(
         "both lose three tenths of a point under shift",
@@ -758,6 +809,13 @@ def _(page):
         *[[*pairs["shift", o, 0.5], outline().n["shift"], 3] for o in ("logits", "probabilities")],
     )
     page.says("that {} images and three seeds resolve", outline().n["shift"])
+    page.holds("within the ± 1 point", max(abs(x) for k, v in pairs.items() if k[1] == "logits" for x in v[1:]) < 1.25)
+    written = pd.read_csv(ROOT / "nbs/reproductions/published/methods.csv", dtype=dict(arxiv=str))
+    written = written[written.arxiv == "2411.06966"].set_index(["model", "method", "dataset"]).per_cent.sort_index()
+    for model in ("ViT-B/16", "ViT-B/32"):
+        own = [written[f"CLIP {model}", m] for m in ("WiSE-FT (FT + WSE)", "FT + OSE")]
+        cells_of = [t[d] for t in own for d in ("imagenet", "average-of-5-shifts")]
+        page.says(f"| {model} | {{}} → {{}} | {{}} → {{}} |", cells_of)
 
 
 @checks("explanations/domains")
@@ -824,6 +882,7 @@ def trained_on(folder):
 @checks("explanations/averages_over_time")
 def _(page):
     o = over_time()
+    page.holds("24 steps on some of the validation images", page.said("β = 0.9, 24 steps"))
     share = lambda kind, m, a: o.share(batchnorm=kind, method=m, alpha=a)
     who = ("last", "SWA", "EMA")
     page.shows(
@@ -1204,19 +1263,30 @@ def tuned_on(which):
 
 
 @cache
-def rules():
-    "For each rule of choosing α, the share of the thirty runs, each at its own α, that classify an image rightly."
+def picked_rows():
+    "For each rule of choosing α, the places of what it picks of the thirty runs."
     t, n, out = second().table, outline().n["validation"], {}
     runs = [g.sort_values("alpha") for _, g in t.groupby("run", sort=False)]
     for rule in ("0.5", "one standard error", "best"):
-        picked = []
+        out[rule] = []
         for g in runs:
             top = g.validation.max()
             room = np.sqrt(top * (1 - top) / n) if rule == "one standard error" else 0
             good = g.alpha == 0.5 if rule == "0.5" else g.validation >= top - room - 1e-9
-            picked.append(g.index[good][0])
-        out[rule] = second().right[picked].mean(0)
+            out[rule].append(g.index[good][0])
     return out
+
+
+def rules():
+    "For each rule, the share of the thirty runs, each at its own α, that classify an image rightly."
+    return {rule: second().right[picked].mean(0) for rule, picked in picked_rows().items()}
+
+
+def picked_alphas():
+    "The α that each rule picks of each run, and the run's cell."
+    t = second().table
+    cells_of = t.loc[picked_rows()["0.5"], ["families", "lr"]].reset_index(drop=True)
+    return cells_of.assign(**{rule: t.alpha[picked].to_numpy() for rule, picked in picked_rows().items()})
 
 
 @checks("reproductions/protocol2/protocol2")
@@ -1243,9 +1313,105 @@ def _(page):
     )
     best = change(rule["best"], rule["0.5"], SIX)
     page.says("The best on validation loses {} ({} to {}) under shift", *best)
-    ends_and_average = [(zs, ft), (ft, half), (zs, half)]
-    harsh = [v for pair in ends_and_average for on in ("reference", SIX) for v in change(*pair, on)]
-    page.holds("Four of the five hypotheses hold, and one fails", harsh[1] < 0 < harsh[2] and harsh[5] < 0)
+    verdicts_of_protocol2(page)
+    cells_of_protocol2(page)
+    chosen_alphas(page, rule)
+    reserve = pd.read_csv(ROOT / "nbs/reproductions/protocol2/reserve.csv")
+    left = pd.read_csv(ROOT / "nbs/reproductions/protocol2/left_out.csv")
+    by_style = reserve.groupby("style")
+    counts = by_style.agg(images=("file", "size"), families=("family", "nunique"), classes=("class", "nunique"))
+    out = left.groupby(["style", "out"]).size().unstack(fill_value=0)
+    page.shows("counts.join(out.add_prefix('left out: '))", *counts.join(out).to_numpy().tolist())
+    trained = icons()[(icons().set == "reference") & (icons().split == "train")].family
+    page.holds("the narrow recipe trains on 8 of 35 training families", trained.nunique() == 35)
+
+
+def share_of(families, lr, alpha):
+    "The share of a cell's seeds that classify each image rightly."
+    return second().share(families=families, lr=lr, alpha=alpha)
+
+
+def of_protocol2(where):
+    "The sets that the page's words stand for: shift is without recoloured there."
+    return SIX if where == "shift" else where
+
+
+def verdicts_of_protocol2(page):
+    plan = json.loads((ROOT / "wiseft/data/protocol-2.json").read_text())["hypotheses"]
+    at, found = {"zero-shot": 0.0, "weight-space": 0.5, "fine-tuned": 1.0}, []
+    for h in plan["list"]:
+        a, b = (cell("harsh", at[h[k]]) for k in ("a", "b"))
+        on = of_protocol2(h["where"])
+        drawn = 100 * outline().resampled(b - a, on), drawn_by_class(a, b, on)
+        found.append((h, points(a, b, on), [(ends_of(d), (d <= 100 * h["margin"]).mean()) for d in drawn]))
+    adjusted = [holm_of([f[2][i][1] for f in found]) for i in (0, 1)]
+    rows = []
+    for place, (h, difference, (images, classes)) in enumerate(found):
+        p = [[share_drawn(v[1]), share_drawn(adjusted[i][place], 5)] for i, v in enumerate((images, classes))]
+        rows.append([h["margin"], difference, *images[0], *p[0], *classes[0], *p[1]])
+    page.shows("verdict['', 'holds'] = verdict", *rows)
+    held = [v < 0.05 for v in adjusted[0]]
+    page.holds("**Four of the five hypotheses hold, and one fails.**", held == [1, 0, 1, 1, 1])
+    page.quotes("hypotheses = plan['hypotheses']", [h["margin"] for h in plan["list"]])
+
+
+def share_drawn(p, times=1):
+    "A share of 10,000 resamples there and of DRAWS here, times the steps of Holm's adjustment."
+    error = np.sqrt(max(p, 1 / DRAWS) * (1 - p) * (1 / 10_000 + 1 / DRAWS))
+    return Drawn(p, 3.5 * error * times)
+
+
+def cells_of_protocol2(page):
+    judges, t = second().images, second().table
+    with_ends = lambda v, on: accuracy(v, of_protocol2(on), judges)
+    three = lambda families, lr: [share_of(families, lr, a) for a in (0.0, 0.5, 1.0)]
+    main = three(4, 3e-3)
+    wheres, reserve = ("reference", "shift", "recoloured"), ("reserve outline", "reserve solid")
+    page.quotes("    \"Both ends and the average of a cell", *[with_ends(v, on) for v in main for on in wheres])
+    page.quotes("accuracies(cell, (*SHIFTS", *[with_ends(v, on) for on in (*SIX, "recoloured") for v in main])
+    page.quotes("accuracies(cell, ('reserve", *[with_ends(v, on) for v in main for on in reserve])
+    own = t[(t.families == 4) & (t.lr == 3e-3)]
+    own = own.assign(shift=own[SIX].mean(axis=1)).set_index(["alpha", "seed"])
+    seeds = sorted(t.seed.unique())
+    page.shows("mine = runs[", *[[100 * own[on][a, s] for on in BOTH for s in seeds] for a in (0.0, 0.5, 1.0)])
+    six = sorted(set(zip(t.families, t.lr)))
+    page.shows("runs.groupby(['families', 'lr']).run.nunique()", [len(seeds)] * len(six))
+    page.quotes("cells = [dict(families=f", *[with_ends(v, on) for c in six for v in three(*c) for on in wheres])
+    gain = lambda a, b, on: change(a, b, of_protocol2(on), judges)
+    pairs = lambda z, half, ft: ((z, ft), (ft, half), (z, half))
+    for start, ons in (("def gains(c, where)", BOTH), ("gains_of_cells('reserve", reserve)):
+        page.quotes(start, *[gain(*pair, on) for on in ons for c in six for pair in pairs(*three(*c))])
+    page.says("on the reserve's outline icons {} ({} to {}). Each", *gain(main[0], main[2], "reserve outline"))
+
+
+def chosen_alphas(page, rule):
+    "The table of the rules against 0.5 and both ends, over the reserve too."
+    judges, t = second().images, second().table
+    fixed = {a: t.index[np.isclose(t.alpha, a)] for a in (0.5, 0.0, 1.0)}
+    against = [second().right[own].mean(0) for own in fixed.values()]
+    wheres = ("reference", "shift", "reserve outline", "reserve solid")
+    gain = {
+        (k, on, i): change(other, rule[k], of_protocol2(on), judges)
+        for k in rule for on in wheres for i, other in enumerate(against)
+    }
+    page.quotes("wheres = 'reference', 'shift', 'reserve outline'", *gain.values())
+    page.says(
+        "and on the reserve {} ({} to {}) and {} ({} to {}). The best",
+        *[v for on in wheres[2:] for v in gain["one standard error", on, 0]],
+    )
+    page.says("and gains {} ({} to {}) on the reserve's outline icons", *gain["best", "reserve outline", 0])
+    page.holds("chosen on its 764 validation images", outline().n["validation"] == 764)
+    by_cell = picked_alphas().groupby(["families", "lr"])[["0.5", "one standard error", "best"]].mean()
+    page.shows("alphas.join(cell_of)", *by_cell.to_numpy().tolist())
+
+
+def holm_of(p):
+    "Holm's adjustment of p values."
+    order, n, out, worst = np.argsort(p), len(p), np.zeros(len(p)), 0.0
+    for place, i in enumerate(order):
+        worst = max(worst, min(1.0, (n - place) * p[i]))
+        out[i] = worst
+    return out
 
 
 @checks("index")
@@ -1339,10 +1505,13 @@ def _(page):
     page.holds("about a point and a half", 1.25 < gain < 1.75)
     zs, ft, half = (m[k] for k in ("zero-shot", "fine-tuned", "weight-space"))
     page.says("the second by a hair ({}, {} to {})", points(ft, half, "shift"), *over_classes(ft, half, "shift"))
-    wider = [
-        np.ptp(over_classes(a, half, on)) / np.ptp(change(a, half, on)[1:]) for a in (zs, ft) for on in BOTH
-    ]
-    page.holds("1.3 to 1.7 times as wide", 1.2 < min(wider) and max(wider) < 1.8)
+    sets = ("colour", "duotone", "emoji", "hand-drawn", "shift", "pixel", "recoloured", "reference", "solid")
+    ratio = lambda a, on: np.ptp(over_classes(a, half, on)) / np.ptp(change(a, half, on)[1:])
+    wider = {on: [Drawn(ratio(a, on), 0.15) for a in (zs, ft)] for on in sets}
+    page.shows("wider = (width.xs('classes'", *wider.values())
+    means = [v for on in BOTH for v in wider[on]]
+    page.holds("1.3 to 1.7 times as wide", 1.2 < min(means) and max(means) < 1.8)
+    page.holds("on single shifts up to 1.4 times", 1.3 < max(v for on in SHIFTS for v in wider[on]) < 1.5)
     four = [d for d in SHIFTS if families(d) >= 5]
     page.holds("above the zero-shot classifier (3.2,", round(points(zs, half, four), 1) == 3.2)
     page.holds("takes in zero (2.7,", round(points(ft, half, four), 1) == 2.7)
