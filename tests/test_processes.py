@@ -10,8 +10,7 @@ from socket import socket
 import numpy as np
 import pandas as pd
 import pytest
-from together import make_data
-from wiseft.classifiers import load_classifier
+from together import given, make_data, until_stopped, weights
 
 HERE = Path(__file__).resolve().parent
 FINETUNE = "finetune zeroshot photos --epochs 20 --batch-size 16 --lr 1e-4 --precision fp32 --checkpoints run -o tuned"
@@ -76,6 +75,12 @@ def test_weights_are_those_of_one_process(made, training, n):
 
 
 @pytest.mark.parametrize("n", [2, 3])
+def test_one_process_goes_on_with_the_training_of_several(made, folder, n):
+    resumed = until_stopped(*given(folder), folder/f"stopped-{n}", resume=True)
+    assert max(np.abs(made[1][f"whole/{k}"] - v).max() for k, v in weights(resumed).items()) <= 1e-5
+
+
+@pytest.mark.parametrize("n", [2, 3])
 def test_losses_and_accuracies_are_those_of_one_process(made, n):
     for k in ("losses", "epochs", "before"):
         np.testing.assert_allclose(made[n][f"plain/{k}"], made[1][f"plain/{k}"], atol=2e-6)
@@ -107,7 +112,7 @@ def ended(processes, seconds):
     return [p.communicate(timeout=max(1, until - time.monotonic()))[1] for p in processes]
 
 
-def test_a_killed_process_ends_all_and_another_number_goes_on(folder, made):
+def test_a_killed_process_ends_all_and_another_number_goes_on(folder):
     three = launch(3, "-m", "wiseft", *FINETUNE.split(), cwd=folder)
     checkpoint = folder/"run/checkpoint.safetensors"
     while not checkpoint.exists():
@@ -122,14 +127,12 @@ def test_a_killed_process_ends_all_and_another_number_goes_on(folder, made):
     assert {p.name for p in folder.glob("*tuned*")} == set() and not list(folder.glob("run/.*"))
     again = torchrun(2, FINETUNE + " --resume", folder)
     assert again.returncode == 0 and again.stderr.count("wrote tuned") == 1, again.stderr
-    # 160 steps of AdamW, which makes much of the rounding of small gradients
-    resumed = load_classifier(folder/"tuned", "cpu").state_dict()
-    assert max(np.abs(made[1][f"long/{k}"] - v.numpy()).max() for k, v in resumed.items()) < 1e-3
+    assert "epoch 2 of 20" in again.stderr and "epoch 1 of 20" not in again.stderr
 
 
 def test_an_error_of_one_is_the_message_of_all(folder):
     two = launch(2, "-m", "wiseft", "sweep", "zeroshot", "nowhere", "--suite", "icons", cwd=folder)
-    said = "".join(ended(two, 60))
+    said = "".join(ended(two, 150))
     assert said.count("error:") == 1 and "nowhere" in said, said
 
 
@@ -143,5 +146,5 @@ def test_sweep_on_the_command_line(folder):
 
 def test_what_one_process_does_is_refused_to_several(folder):
     two = launch(2, "-m", "wiseft", "methods", cwd=folder)
-    said = "".join(ended(two, 60))
+    said = "".join(ended(two, 150))
     assert "`wiseft methods` runs in one process: start it without torchrun. 2 were started." in said

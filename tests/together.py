@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fastai.callback.core import Callback
 from fastai.optimizer import OptimWrapper
 from PIL import Image
 from wiseft.classifiers import load_classifier
@@ -38,6 +39,11 @@ def make_data(folder):
     for broken in ("train/right/4.png", "test/left/9.png"):
         Path(folder, "photos", broken).write_bytes(b"no picture")
     pico_classifier(CLASSES).save(Path(folder, "zeroshot"))
+
+
+def given(folder):
+    start, photos = load_classifier(Path(folder, "zeroshot")), Path(folder, "photos")
+    return start, folder_suite(photos, [Path(folder, "shift")], classnames=CLASSES)
 
 
 def weights(classifier):
@@ -76,6 +82,19 @@ def spoilt(start, suite):
         return dict(said=np.array(str(e)))
 
 
+class Stop(Callback):
+    "After the eighth of twelve steps"
+    def after_batch(self):
+        if self.training and self.train_iter == 8:
+            raise InterruptedError
+
+
+def until_stopped(start, suite, folder, **kwargs):
+    "Training that keeps a checkpoint every third step."
+    kept = dict(checkpoint_dir=folder, checkpoint_steps=3)
+    return tuned(start, suite, opt_func=sgd, lr=.01, **kept, **kwargs)
+
+
 def refused(start, suite):
     try:
         clip_learner(clip_dataloaders(suite.train, start, 24, progress=False), start, train_batchnorm=True)
@@ -85,8 +104,7 @@ def refused(start, suite):
 
 
 def main(folder, result):
-    start, photos = load_classifier(Path(folder, "zeroshot")), Path(folder, "photos")
-    suite = folder_suite(photos, [Path(folder, "shift")], classnames=CLASSES)
+    start, suite = given(folder)
     made = dict(start=weights(start), plain=plain_training(start, suite), adamw=weights(tuned(start, suite)))
     made["head"] = weights(tuned(start, suite, train="head", lr=.01, opt_func=sgd))
     made["flyp"] = weights(tuned(start, suite, loss=flyp, opt_func=sgd, lr=1e-3))
@@ -100,8 +118,10 @@ def main(folder, result):
     end.head.weight.data.add_(.1*torch.randn(end.head.weight.shape, generator=torch.Generator().manual_seed(0)))
     table, kept = sweep(start, end, suite, [0, .3, 1], batch_size=10, keep_predictions=["ECE (15 bins)"], progress=False)
     made["sweep"] = dict(table=np.array(table.to_csv()), kept=np.array(kept.frame().to_csv()))
-    if n_processes() == 1:  # what the command will do with two and three
-        made["long"] = weights(tuned(start, suite, epochs=20, batch_size=16))
+    try:
+        until_stopped(start, suite, Path(folder, f"stopped-{n_processes()}"), cbs=Stop())
+    except InterruptedError:
+        made["whole"] = weights(tuned(start, suite, opt_func=sgd, lr=.01))
     if rank() == 0:
         np.savez(result, **{f"{name}/{k}": v for name, what in made.items() for k, v in what.items()})
 
