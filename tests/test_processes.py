@@ -40,8 +40,8 @@ def torchrun(n, command, folder):
     "What n processes of a command of wiseft say, started as people start them."
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n),
                 "--master-port", str(free_port())]
-    return subprocess.run([*launcher, "-m", "wiseft", *command.split()], cwd=folder, text=True, capture_output=True, timeout=200,
-                          env=os.environ | dict(OMP_NUM_THREADS="1"))
+    return subprocess.run([*launcher, "-m", "wiseft", *command.split()], cwd=folder, text=True, capture_output=True,
+                          timeout=200, env=os.environ | dict(OMP_NUM_THREADS="1"))
 
 
 @pytest.fixture(scope="module")

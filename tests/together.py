@@ -116,7 +116,8 @@ def main(folder, result):
     # the same weights for all, or rounding in training would be compared
     end = start.copy()
     end.head.weight.data.add_(.1*torch.randn(end.head.weight.shape, generator=torch.Generator().manual_seed(0)))
-    table, kept = sweep(start, end, suite, [0, .3, 1], batch_size=10, keep_predictions=["ECE (15 bins)"], progress=False)
+    table, kept = sweep(start, end, suite, [0, .3, 1], batch_size=10, keep_predictions=["ECE (15 bins)"],
+                        progress=False)
     made["sweep"] = dict(table=np.array(table.to_csv()), kept=np.array(kept.frame().to_csv()))
     try:
         until_stopped(start, suite, Path(folder, f"stopped-{n_processes()}"), cbs=Stop())

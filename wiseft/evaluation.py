@@ -66,7 +66,7 @@ def _look(members, images, transform, metrics, **kwargs): # name -> dict column 
     mine = {n: _together(parts) for n, parts in seen.items()}
     told = [(idx, columns) for idx, columns in of_all((kept, mine)) if idx]
     kept = [i for idx, _ in told for i in idx]
-    columns = {n: _joined([looked[n] for _, looked in told]) for n in members}
+    columns = {n: _joined(told, n) for n in members}
     for n, m in members.items(): check_nan(columns[n].pop('broken'), images, m.name)
     return {n: _in_place(c, kept, len(images)) for n, c in columns.items()}
 
@@ -79,9 +79,10 @@ def _together(parts): # dict column -> (n,) array
     def column(k): return torch.cat([p[k] for p in parts]).cpu().numpy()
     return {k: column(k) for k in (parts[0] if parts else ())}
 
-def _joined(columns): # dict column -> (n,) array
-    "Those of all processes"
-    return {k: np.concatenate([c[k] for c in columns]) for k in columns[0]}
+def _joined(told, member): # dict column -> (n,) array
+    "What one member made of the images of all processes"
+    def column(k): return np.concatenate([columns[member][k] for _, columns in told])
+    return {k: column(k) for k in told[0][1][member]}
 
 def _in_place(columns, kept, n): # dict column -> (n,) array
     "In the order of all images"
