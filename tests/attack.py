@@ -1,10 +1,11 @@
 """Attack everything that reads or writes files, and write down what came of it.
 
-    python tests/attack.py                              4,000 changed files of each kind, 60 kills of each writer at random and one before each call
+    python tests/attack.py                              changed files of each kind, kills of each writer
     python tests/attack.py --mutations 500 --kills 0    only files
     python tests/attack.py --table tests/attacks.csv    adds a row a reader and a writer; goes on where it was ended
 
-Nothing may be executed, take 10 s of the processor or a gigabyte, be half-written or lost, leave junk, or raise an error that is not a BadFile with the file's name.
+Kills come before each system call, and at random moments. Nothing may be executed, take 10 s of the processor or a
+gigabyte, be half-written or lost, leave junk, or raise an error that is not a BadFile with the file's name.
 """
 import argparse
 import ast
@@ -23,10 +24,11 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE / "fuzz")]
 os.environ |= dict(HF_HUB_OFFLINE="1", WISEFT_DEVICE="cpu", WISEFT_CACHE=tempfile.mkdtemp())
-COLUMNS = ["what", "seed", "tried", "read", "refused", "old kept", "new there", "wrong", "slowest, CPU s", "growth, MB", "lines reached", "date", "version"]
+COLUMNS = ["what", "seed", "tried", "read", "refused", "old kept", "new there", "wrong", "slowest, CPU s", "growth, MB",
+           "lines reached", "date", "version"]
 
 
-def reached(reader, folder, n=200):
+def reached(reader, folder, n=100):
     "How many lines of the functions in a reader's rooms are run by some changed files."
     import coverage
     import wiseft
@@ -71,18 +73,19 @@ def fuzz(reader, n, seed):
                 print(f"{reader.__doc__}, number {i} of seed {seed}: {e}\n  {files!r:.2000}", flush=True)
             slowest = max(slowest, time.process_time() - began)
         lines = reached(reader, Path(d))
-    return dict(tried=said.total(), read=said["read"], refused=said["refused"], wrong=said["wrong"],
-                **{"slowest, CPU s": f"{slowest:.1f}", "growth, MB": f"{(grown() - before) / 1e6:.0f}", "lines reached": lines})  # fmt: skip
+    costs = {"slowest, CPU s": f"{slowest:.1f}", "growth, MB": f"{(grown() - before) / 1e6:.0f}"}
+    counts = dict(tried=said.total(), read=said["read"], refused=said["refused"], wrong=said["wrong"])
+    return counts | costs | {"lines reached": lines}
 
 
 def kill(writer, n, seed):
-    "A row about kills before each call and at so many random moments."
+    "A row about kills before calls and at so many random moments, times the writer's share."
     from crash import every_call, random_moments
 
     new, wrong = [], 0
     try:
-        for found in (every_call(writer), random_moments(writer, n, random.Random(seed))):
-            new += list(found)
+        new += every_call(writer, round(30 * writer.share))
+        new += random_moments(writer, round(n * writer.share), random.Random(seed))
     except AssertionError as e:
         wrong = 1
         print(f"{writer.__doc__}: {e}", flush=True)
@@ -96,7 +99,8 @@ def show(row):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mutations", type=int, default=4000, help="of each reader")
-    parser.add_argument("--kills", type=int, default=60, help="of each writer at random moments, besides those before calls; 0: none at all")
+    parser.add_argument("--kills", type=int, default=60,
+                        help="of each writer at random moments, besides those before calls; 0: none at all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="readers and writers whose words hold this")
     parser.add_argument("--table", type=Path, help="CSV file to add rows to")
@@ -114,7 +118,8 @@ def main():
         if known := [row for row in done if row["what"] == what]:
             rows += known
             continue
-        row = dict(what=what, seed=args.seed) | task(subject() if task is fuzz else subject, n, args.seed) | dict(date=datetime.date.today(), version=version())
+        found = task(subject() if task is fuzz else subject, n, args.seed)
+        row = dict(what=what, seed=args.seed) | found | dict(date=datetime.date.today(), version=version())
         rows.append(row)
         show(row)
         if args.table:
@@ -123,17 +128,23 @@ def main():
                 if not f.tell():
                     table.writeheader()
                 table.writerow(row)
-    total = lambda column, test: sum(int(row[column] or 0) for row in rows if test(row))
-    is_kill = lambda row: str(row.get("old kept") or "") != ""
-    print(f"{total('tried', is_kill):,} kills, {total('tried', lambda row: not is_kill(row)):,} changed files: {total('wrong', lambda row: True)} wrong")
-    sys.exit(bool(total("wrong", lambda row: True)))
+    kills = sum(int(row["tried"]) for row in rows if is_kill(row))
+    files = sum(int(row["tried"]) for row in rows) - kills
+    wrong = sum(int(row["wrong"]) for row in rows)
+    print(f"{kills:,} kills, {files:,} changed files: {wrong} wrong")
+    sys.exit(bool(wrong))
+
+
+def is_kill(row):
+    return str(row.get("old kept") or "") != ""
 
 
 def version():
     "The commit that was attacked."
     import subprocess
 
-    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True).stdout.strip()
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=HERE, capture_output=True, text=True).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Everything that writes files, and what is left of it after a kill at a system call that names a file, between two writes, or at a random moment.
+"""Everything that writes files, and what is left of it after a kill.
 
+Kills come at a system call that names a file, between two writes, or at a random moment.
 What was to be written must be the old or the new, whole, once somebody looks for it; the next run must find no junk.
 `attack.py` does it hundreds of times.
 """
@@ -41,6 +42,8 @@ def table(value):
 
 class Results:
     "A results table, replaced"
+    share = 1  # of the number of kills that is asked for: less where writing takes long
+
     def write(self, folder, value):
         write_results(table(value), folder / "results.csv", force=True)
 
@@ -62,6 +65,8 @@ class Appended(Results):
 
 class Report:
     "A report"
+    share = 0.2
+
     def write(self, folder, value):
         write_report(table(value), folder / "report.html", force=True)
 
@@ -73,6 +78,8 @@ class Report:
 
 class Checkpoint:
     "A checkpoint"
+    share = 1
+
     def write(self, folder, value):
         write_state_dict({k: torch.full((64, 64), value) for k in "abc"}, folder / "model.safetensors", force=True)
 
@@ -92,6 +99,8 @@ class Merged(Checkpoint):
 
 class Folder:
     "A folder, replaced"
+    share = 1
+
     def write(self, folder, value):
         with atomic_path(folder / "classifier", force=True) as tmp:
             tmp.mkdir()
@@ -105,6 +114,8 @@ class Folder:
 
 class Cached:
     "An entry of the cache, whose name is its content"
+    share = 1
+
     def write(self, folder, value):
         write_entry(folder / str(value), [np.full((8, 8, 3), value)] * 4)
 
@@ -116,6 +127,7 @@ class Cached:
 
 class Classifier:
     "A classifier's folder, replaced"
+    share = 0.6
     made = None
 
     def write(self, folder, value):
@@ -130,20 +142,24 @@ class Classifier:
 
 class Resume:
     "The checkpoint of a training"
+    share = 1
+
     def write(self, folder, value):
         tensors = {f"model.{k}": torch.full((64, 64), value) for k in "abc"} | {"noise.cpu": torch.get_rng_state()}
-        write_training(folder / "checkpoint.safetensors", tensors, dict(step=int(4 * value), epochs_before=0, start_accuracy=None, recipe={}))
+        position = dict(step=int(4 * value), epochs_before=0, start_accuracy=None, recipe={})
+        write_training(folder / "checkpoint.safetensors", tensors, position)
 
     def read(self, folder):
         tensors, position = read_training(folder / "checkpoint.safetensors")
         return {v for k in "abc" for v in tensors[f"model.{k}"].unique().tolist()} | {position["step"] / 4}
 
 
-WRITERS = {w.__name__.lower(): w() for w in (Results, Appended, Report, Checkpoint, Merged, Folder, Cached, Classifier, Resume)}
+KINDS = Results, Appended, Report, Checkpoint, Merged, Folder, Cached, Classifier, Resume
+WRITERS = {w.__name__.lower(): w() for w in KINDS}
 
 
-def forked(task, *args):
-    "Run a task in a process of its own; returns the signal that ended it, or its exit status."
+def started(task, *args):
+    "Run a task in a process of its own, whose number is returned."
     if not (child := os.fork()):
         status = 1
         try:
@@ -151,6 +167,11 @@ def forked(task, *args):
             status = 0
         finally:
             os._exit(status)
+    return child
+
+
+def ended(child):
+    "Wait for a process; the signal that ended it, or its exit status."
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -192,17 +213,17 @@ def once(writer, kill, *args):
     with tempfile.TemporaryDirectory() as d:
         folder = Path(d)
         writer.write(folder, 0.25)
-        ended = forked(killed, folder)
-        assert ended in (0, -signal.SIGKILL), f"the writer ended with {ended}"
+        end = ended(started(killed, folder))
+        assert end in (0, -signal.SIGKILL), f"the writer ended with {end}"
         found = writer.read(folder)
         assert found in ({0.25}, {0.75}), f"neither old nor new: {found}"
-        assert ended or found == {0.75}, "written, and not there"
+        assert end or found == {0.75}, "written, and not there"
         shutil.rmtree(folder / "0.75", ignore_errors=True)  # an entry of the cache that is there is not written again
         writer.write(folder, 0.75)
         left = [p.name for p in folder.rglob(".*") if not p.name.endswith(".lock")]
         assert not left, f"junk after the next run: {left}"
         assert writer.read(folder) == {0.75}
-    return ended != 0, found == {0.75}
+    return end != 0, found == {0.75}
 
 
 def calls(writer):

@@ -1,13 +1,19 @@
-"Two kills of each writer; `make crash` does hundreds."
+"Two kills of each writer, and processes that write at once; `make crash` kills hundreds of times."
 import os
 import random
+import signal
 import sys
 import time
 
+import numpy as np
 import pytest
-from crash import WRITERS, every_call, kill_before, once, random_moments
+from crash import WRITERS, ended, every_call, kill_before, once, random_moments, started, table
+from PIL import Image
 
+from wiseft.cache import Pixels, ShortSide, cache_table, clear_cache, decode_once
+from wiseft.exchange import append_results, read_results
 from wiseft.files import atomic_path
+from wiseft.images import image_folder
 
 CALL = 3  # every writer has so many
 
@@ -44,14 +50,62 @@ def write_slowly(target, content, folder):
 def test_two_writers_of_one_new_name(tmp_path, folder):
     "One wins, the other is told, and what is there is the winner's."
     for i in range(5):
-        target, writers = tmp_path / str(i), {}
-        for content in "ab":
-            if not (child := os.fork()):
-                write_slowly(target, content, folder)
-                os._exit(0)
-            writers[child] = content
-        ended = {writers[child]: os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in writers}
-        assert sorted(ended.values()) == [0, 3]
+        target = tmp_path / str(i)
+        writers = {content: started(write_slowly, target, content, folder) for content in "ab"}
+        ends = {content: ended(child) for content, child in writers.items()}
+        assert sorted(ends.values()) == [0, 3]
         found = (target / "content" if folder else target).read_text()
-        assert ended[found] == 0
+        assert ends[found] == 0
     assert len(list(tmp_path.iterdir())) == 5
+
+
+def append(path, number, rows):
+    for seed in range(rows):
+        append_results(table(0.5).iloc[:1].assign(classifier=str(number), seed=seed), path)
+
+
+def test_processes_appending_at_once(tmp_path):
+    "8 × 25 rows keep 200 of 200, and a column of the user's own."
+    path, processes, rows = tmp_path / "results.csv", 8, 25
+    append_results(table(0.5).assign(mine="own"), path)
+    children = [started(append, path, number, rows) for number in range(processes)]
+    assert [ended(child) for child in children] == [0] * processes
+    found = read_results(path)
+    assert set(found.mine[:6]) == {"own"}
+    added = found[6:]
+    assert sorted(zip(added.classifier, added.seed)) == [(str(i), s) for i in range(processes) for s in range(rows)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".results.csv.lock", "results.csv"]
+
+
+def read_again_and_again(folder, size, expected):
+    "Pixels of a set, decoded or kept, twenty times; ends the process with 1 if they are others than expected."
+    for _ in range(20):
+        pixels = decode_once(Pixels(image_folder(folder), ShortSide(size)))
+        assert np.array_equal([pixels[i] for i in range(len(pixels))], expected)
+
+
+def clear_again_and_again():
+    while True:
+        clear_cache()
+        time.sleep(0.01)
+
+
+def test_readers_of_a_cache_that_is_evicted_and_cleared(tmp_path, monkeypatch):
+    "Entries push each other out, and another process removes them all: the numbers stay."
+    monkeypatch.setenv("WISEFT_CACHE", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        path = tmp_path / "photos" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(path)
+    photos = image_folder(tmp_path / "photos")
+    expected = {size: list(map(ShortSide(size).pixels, map(photos.open, range(12)))) for size in (8, 9)}
+    monkeypatch.setenv("WISEFT_CACHE_GB", "0.000005")  # 5 kB: one entry, and not two
+    for size in expected:
+        decode_once(Pixels(photos, ShortSide(size)))
+    assert len(cache_table()) == 1
+    readers = [started(read_again_and_again, tmp_path / "photos", *e) for e in [*expected.items()] * 2]
+    clearer = started(clear_again_and_again)
+    assert [ended(child) for child in readers] == [0] * 4
+    os.kill(clearer, signal.SIGKILL)
+    ended(clearer)

@@ -12,7 +12,6 @@ import zipfile
 import pytest
 
 from wiseft.files import sha256_file
-from wiseft.exchange import read_results
 
 PRELUDE = """
 import os, resource, signal, sys, time
@@ -147,6 +146,24 @@ def test_full_disk(small_disk, code):
     assert names(small_disk) == ["model.safetensors"]
 
 
+WRITE_WITHIN = """
+try:
+    with atomic_path(target) as folder:
+        folder.mkdir()
+        with atomic_path(folder/'weights') as tmp: tmp.write_bytes(bytes(4<<20))
+except OSError as e: print(e)
+"""
+
+
+def test_the_full_disk_is_named(small_disk):
+    "Of a file within a folder, once, and with the place that is full."
+    target = small_disk / "classifier"
+    out, _ = finish(start(WRITE_WITHIN, target))
+    assert out.count("Can't write") == 1 and f"Can't write {target}: No space left on device." in out
+    assert f"Free some space in {small_disk} or choose another place" in out
+    assert names(small_disk) == []
+
+
 def test_read_only_folder(tmp_path):
     "Permission bits don't stop root, so the writer becomes another user if it can."
     if os.geteuid():
@@ -189,27 +206,3 @@ def test_processes_unpacking_at_once(tmp_path):
         p.stdin.flush()
     assert {finish(p)[0] for p in waiting} == {f"{cache / digest[:12]} 300\n"}
     assert names(cache) == [digest[:12]]
-
-
-APPEND = """
-from wiseft.exchange import append_results
-from wiseft.results import results_table
-row = dict(classifier=sys.argv[2], method='zero-shot', dataset='reference', is_shift=False, value=.5)
-ready()
-sys.stdin.readline()
-for seed in range(int(sys.argv[3])): append_results(results_table([row | dict(seed=seed)]), target)
-"""
-
-
-def test_processes_appending_at_once(tmp_path):
-    target, processes, rows = tmp_path / "results.csv", 3, 20
-    waiting = [start(APPEND, target, i, rows, stdin=subprocess.PIPE) for i in range(processes)]
-    assert [p.stdout.readline() for p in waiting] == ["ready\n"] * processes
-    for p in waiting:
-        p.stdin.write("go\n")
-        p.stdin.flush()
-    for p in waiting:
-        finish(p)
-    table = read_results(target)
-    assert sorted(zip(table.classifier, table.seed)) == [(str(i), s) for i in range(processes) for s in range(rows)]
-    assert names(tmp_path) == [".results.csv.lock", "results.csv"]

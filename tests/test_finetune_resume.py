@@ -249,5 +249,5 @@ def test_a_spoilt_checkpoint_is_named(here, uninterrupted, how):
     process = start(here, how, 1000, "resume")
     out, err = process.communicate(timeout=300)
     assert process.returncode != 0 and not (here / f"{how}-classifier").exists()
-    assert re.search(r"^wiseft.text.BadFile: \S*/" + how + r"/checkpoint.safetensors (is no whole|holds NaN)", err,
+    assert re.search(r"^wiseft.files.BadFile: \S*/" + how + r"/checkpoint.safetensors (is no whole|holds NaN)", err,
                      re.M), err

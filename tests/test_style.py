@@ -25,9 +25,8 @@ NOT_YET = {  # file -> the rules it breaks: not conformed yet
     "nbs/api/10_pickles.ipynb": "errors",
     "nbs/api/10_prompts.ipynb": "width nesting errors",
     "nbs/api/11_images.ipynb": "width nesting errors runs",
-    "nbs/api/11_layouts.ipynb": "width nesting returns errors",
+    "nbs/api/11_layouts.ipynb": "nesting",
     "nbs/api/12_datasets.ipynb": "width nesting errors runs",
-    "nbs/api/13_cache.ipynb": "private errors runs",
     "nbs/api/20_configs.ipynb": "runs",
     "nbs/api/20_parts.ipynb": "width nesting runs",
     "nbs/api/20_pretrained.ipynb": "errors runs",
@@ -61,12 +60,7 @@ NOT_YET = {  # file -> the rules it breaks: not conformed yet
     "nbs/methods/tpgm.ipynb": "width semicolons nesting",
     "nbs/methods/tracer.ipynb": "nesting",
     "nbs/reproductions/icons/measure.py": "width",
-    "tests/attack.py": "width",
-    "tests/crash.py": "width",
-    "tests/fuzz/readers.py": "width nesting errors",
-    "tests/fuzz/test_readers.py": "width",
     "tests/test_finetune_resume.py": "width",
-    "tools/lowest.py": "width",
     "tools/recompute.py": "nesting size",
 }
 

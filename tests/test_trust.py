@@ -1,5 +1,7 @@
 "A folder from a stranger runs nothing, asks nobody and takes no more than its files do."
+import io
 import json
+import os
 import socket
 import sys
 import zipfile
@@ -7,12 +9,20 @@ import zipfile
 import pytest
 import torch
 from conftest import run
+from PIL import Image
 from test_models import NAMES, TEMPLATES, build, config_of, write
 
-from wiseft.checkpoints import read_state_dict, write_state_dict
+from wiseft.cache import cache_limit
+from wiseft.checkpoints import read_checkpoint, read_state_dict, write_state_dict
 from wiseft.classifiers import load_classifier, zeroshot_classifier
 from wiseft.clips import load_clip
-from wiseft.merging import interpolate
+from wiseft.datasets import load_suite
+from wiseft.exchange import read_results, write_results
+from wiseft.layouts import read_array, read_pickle_as_data
+from wiseft.merging import interpolate, merge_files
+from wiseft.prompts import read_classnames
+from wiseft.results import results_table
+from wiseft.tensorfiles import TensorFile
 from wiseft.text import BadFile
 
 EVIL = """
@@ -193,43 +203,123 @@ def test_ends_of_different_clips(tmp_path):
         interpolate(a, zeroshot_classifier(a.clip, NAMES, ["{}"]))
 
 
-def archive(path, pickled, compression=zipfile.ZIP_STORED, **stored):
-    "A zip file of PyTorch's kind."
-    with zipfile.ZipFile(path, "w", compression) as z:
-        z.writestr("a/data.pkl", pickled)
-        for key, data in stored.items():
-            z.writestr(f"a/data/{key.strip('_')}", data)
-    return path
+def archive(pickled, stored=bytes(16), script=False, compression=zipfile.ZIP_STORED):
+    "The bytes of a file of `torch.save`, or of `torch.jit.save`."
+    parts = {"data.pkl": pickled, "data/0": stored, "version": b"3\n"}
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as z:
+        for name, data in (parts | {"constants.pkl": b"\x80\x02)."} if script else parts).items():
+            z.writestr(f"a/{name}", data)
+    return file.getvalue()
 
 
-STORAGE = b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpu%stQ"
+def tensor(size, stride=b"K\x01", numel=b"K\x04"):
+    "Instructions that make a tensor of what is stored beside the pickle."
+    storage = b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpu" + numel + b"tQ"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00(" + size + b"t(" + stride + b"t\x89NtR"
 
 
-def held(size, stride, numel=b"K\x04"):
-    "A pickle of a dict with one tensor."
-    rebuild = b"\x80\x02}U\x01wctorch._utils\n_rebuild_tensor_v2\n("
-    return rebuild + STORAGE % numel + b"K\x00(" + size + b"t(" + stride + b"t\x89NtRs."
+def pickled(instructions):
+    return b"\x80\x02" + instructions + b"."
 
 
-HOSTILE = {
-    "a table of 2 GB": b"\x80\x02Nr\xff\xff\xff\x0f.",
-    "a tuple of tuples": b"\x80\x02})q\x00" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(60)) + b"Ns.",
-    "an expanded tensor": held(b"J\x80\x96\x98\x00" * 2, b"K\x00K\x00"),
-    "more values than stored": held(b"M\xe8\x03", b"K\x01", b"M\xe8\x03"),
-    "values of a class": b"\x80\x02c__torch__\nM\n)\x81q\x00}U\x01ah\x00sb.",
+def scripted(instructions):
+    "A module with one attribute."
+    return archive(pickled(b"c__torch__\nM\n)\x81}U\x01w" + instructions + b"sb"), script=True)
+
+
+TEN_MILLION = b"J\x80\x96\x98\x00"
+AGAIN = b")q\x000" + b"".join(b"h%ch%c\x86q%c0" % (i, i, i + 1) for i in range(60))  # a pair of pairs of pairs …
+HOSTILE = {  # instructions of a small pickle
+    "a table of 2 GB": b"Nr\xff\xff\xff\x0f",
+    "a key that takes years": b"}" + AGAIN + b"h\x3cNs",
+    "a value that takes years": b"}" + AGAIN + b"U\x01wh\x3cs",
+    "an expanded tensor": b"}U\x01w" + tensor(2 * TEN_MILLION, b"K\x00K\x00") + b"s",
+    "more values than stored": b"}U\x01w" + tensor(b"M\xe8\x03", numel=b"M\xe8\x03") + b"s",
+    "values that nobody stored": b"}U\x01wctorch\nTensor\n(M\xe8\x03tRs",
+    "values of a class": b"c__torch__\nM\n)\x81q\x00}U\x01ah\x00sb",
 }
+WAYS = dict(bare=pickled, torch=lambda data: archive(pickled(data)), script=scripted)
+MILLION = b"J\x00\x00\x10\x00"
+THOUSAND = b"".join(b"U\x04%04d" % i + tensor(MILLION, numel=MILLION) for i in range(1000))
+MANY = b"c__torch__\nM\n)\x81}(" + THOUSAND + b"ub"  # tensors of one module
 
 
-@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_small_files_ask_for_little(kind, bare, tmp_path):
+def test_small_files_ask_for_little(kind, way, tmp_path):
     path = tmp_path / "small.pt"
-    path.write_bytes(HOSTILE[kind]) if bare else archive(path, HOSTILE[kind], _0=bytes(16))
+    path.write_bytes(WAYS[way](HOSTILE[kind]))
     with pytest.raises(BadFile, match="small.pt"):
         read_state_dict(path)
 
 
-def test_a_zip_file_that_grows(tmp_path):
-    path = archive(tmp_path / "bomb.pt", held(b"K\x04", b"K\x01"), zipfile.ZIP_DEFLATED, _0=bytes(10**7))
-    with pytest.raises(BadFile, match="would unpack to 10,000,"):
+ONE = pickled(b"}U\x01w" + tensor(b"K\x04") + b"s")
+BOMBS = {  # they unpack to 4 MB, which the second has a thousand times
+    "values": archive(ONE, bytes(2**22), compression=zipfile.ZIP_DEFLATED),
+    "many tensors": archive(pickled(MANY), bytes(2**22), script=True, compression=zipfile.ZIP_DEFLATED),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_zip_file_that_grows(kind, tmp_path):
+    path = tmp_path / "bomb.pt"
+    path.write_bytes(BOMBS[kind])
+    with pytest.raises(BadFile, match="would unpack to 4,"):
         read_state_dict(path)
+
+
+READERS = TensorFile, read_checkpoint, read_classnames, read_results, read_array, read_pickle_as_data
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+@pytest.mark.parametrize("read", READERS)
+def test_a_pipe_is_not_waited_for(read, tmp_path):
+    path = tmp_path / "pipe.safetensors"
+    os.mkfifo(path)
+    with pytest.raises(BadFile, match="is a pipe or a device"):
+        read(path)
+
+
+def test_files_of_strangers_are_not_merged_without_a_word(tmp_path, recwarn):
+    "Bare files don't say where they come from; their weights do."
+    ends = [tmp_path / f"{name}.safetensors" for name in ("zeroshot", "finetuned", "stranger")]
+    for seed, path in zip((0, 0, 1), ends):
+        state = config_state(seed)
+        if path == ends[1]:
+            state = {k: v + 0.01 * torch.ones_like(v) for k, v in state.items()}
+        write_state_dict(state, path)
+    merge_files(ends[:2], None, tmp_path / "averaged.safetensors")
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="stranger.safetensors and .*zeroshot.safetensors have little in common"):
+        merge_files([ends[0], ends[2]], None, tmp_path / "nothing.safetensors")
+
+
+def config_state(seed):
+    state = build(config_of("vit")).state_dict()
+    torch.manual_seed(seed)
+    return {k: torch.randn_like(v) for k, v in state.items() if v.is_floating_point()}
+
+
+def test_settings_and_lists_of_other_systems(tmp_path, monkeypatch):
+    monkeypatch.setenv("WISEFT_CACHE_GB", "inf")
+    assert cache_limit() == float("inf")
+    (tmp_path / "classes.txt").write_bytes("\ufeffcat\r\ndog\r\n".encode())
+    assert read_classnames(tmp_path / "classes.txt") == ["cat", "dog"]
+
+
+def test_results_may_lie_in_the_suites_folder(tmp_path):
+    for part in "reference", "sketches":
+        for i in range(10):
+            path = tmp_path / part / "ab"[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (4, 4), 10 * i + len(part)).save(path)
+    before = load_suite(tmp_path)
+    row = dict(classifier="mine", method="zero-shot", dataset="reference", is_shift=False, value=0.5)
+    write_results(results_table([row]), tmp_path / "results.csv")
+    (tmp_path / "predictions.csv").write_text("file,predicted\nreference/a/0.png,a\n")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "frontier.png").touch()
+    with pytest.warns(UserWarning, match="'pictures' has no class folders in it and is no shifted set"):
+        after = load_suite(tmp_path)
+    assert after.fingerprint == before.fingerprint and list(after.shifts) == ["sketches"]

@@ -1,9 +1,11 @@
-"""Does the library work with the lowest versions that settings.ini allows? Installs them in an environment of their own, builds the wheel, runs the demo and the tests of trust.
+"""Does the library work with the lowest versions that settings.ini allows?
+
+Installs them in an environment of their own, builds the wheel, runs the demo and the tests of trust.
 
     python tools/lowest.py                # in a temporary folder; writes tools/lowest.csv
     python tools/lowest.py --env FOLDER   # in an environment that is kept, and used again
 
-Python 3.11 or the one that runs this. torch comes from where pip finds it, with its CUDA libraries if need be: some 5 GB.
+Python 3.11 or the one that runs this. torch comes from where pip finds it, with its CUDA libraries if need be: 5 GB.
 """
 import argparse
 import csv
@@ -18,7 +20,8 @@ from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TESTS = ["tests/test_trust.py", "tests/test_bad_images.py", "tests/test_checkpoints.py", "tests/test_crash.py", "tests/fuzz"]
+TESTS = ["tests/test_trust.py", "tests/test_bad_images.py", "tests/test_checkpoints.py", "tests/test_crash.py",
+         "tests/fuzz"]
 
 
 def requirements():
@@ -51,11 +54,14 @@ def main():
         os.environ |= dict(WISEFT_CACHE=str(out / "cache"), WISEFT_DEVICE="cpu", HF_HUB_OFFLINE="1", PYTHONSAFEPATH="1")
         outcomes = {"wiseft demo": run(env / "bin" / "wiseft", "demo", "-o", out / "demo", stdout=subprocess.DEVNULL)}
         outcomes |= {test: run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", test) for test in TESTS}
-        found = subprocess.run([python, "-m", "pip", "list", "--format=freeze"], capture_output=True, text=True, check=True).stdout.split()
+        freeze = [python, "-m", "pip", "list", "--format=freeze"]
+        found = subprocess.run(freeze, capture_output=True, text=True, check=True).stdout.split()
     versions = dict(line.lower().replace("_", "-").split("==") for line in found if "==" in line)
-    rows = [("requirement", name, low, versions[name.lower().replace("_", "-")]) for name, low in requirements().items()]
+    rows = [("requirement", name, low, versions[name.lower().replace("_", "-")])
+            for name, low in requirements().items()]
     rows += [("outcome", what, "", "passed" if passed else "failed") for what, passed in outcomes.items()]
-    rows += [("machine", "python", "", platform.python_version()), ("machine", "system", "", platform.system()), ("machine", "date", "", datetime.date.today())]
+    rows += [("machine", "python", "", platform.python_version()), ("machine", "system", "", platform.system()),
+             ("machine", "date", "", datetime.date.today())]
     with open(ROOT / "tools" / "lowest.csv", "w", newline="", encoding="utf-8") as f:
         csv.writer(f, lineterminator="\n").writerows([("kind", "what", "lowest", "found"), *rows])
     sys.exit(not all(outcomes.values()))

@@ -13,7 +13,7 @@ import numpy as np, pandas as pd, PIL, torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from . import __version__
-from .files import _remove, atomic_path, cache_root
+from .files import atomic_path, cache_root, remove_path
 from .hashes import content_hashes, file_hash, file_identity, forget_hashes, remember_hashes
 from .images import UnreadableImage, number_from_environment
 from .progress import tell
@@ -49,7 +49,7 @@ class CacheEntry:
         self.folder, self.shapes = folder, np.load(folder/'shapes.npy')
         self.ends = np.cumsum(self.shapes.prod(1))
         self.data = np.memmap(folder/'data', json.loads((folder/'about.json').read_text())['dtype'], 'r')
-        if len(self.data) != self.ends[-1]: raise ValueError(f'{folder}: cut short')
+        if len(self.data) != self.ends[-1]: raise ValueError(f'{folder} is cut short.')
         os.utime(folder) # the time of last use
     def __len__(self): return len(self.shapes)
     def __getitem__(self, i): return self.data[self.ends[i]-self.shapes[i].prod():self.ends[i]].reshape(self.shapes[i])
@@ -58,7 +58,7 @@ class CacheEntry:
         shape = self.shapes[start]
         if (self.shapes[start:stop] != shape).any() or not shape.prod(): return None
         return self.data[self.ends[start]-shape.prod():self.ends[stop-1]].reshape(-1, *shape)
-    def __reduce__(self): return CacheEntry, (self.folder,) # worker processes map the file themselves
+    def __reduce__(self): return open_entry, (self.folder,) # worker processes map the file themselves, if it is there
 
 # %% ../nbs/api/13_cache.ipynb #f36e1403
 def write_entry(
@@ -100,7 +100,7 @@ def open_entry(folder):
         if content_hashes([folder/'data', folder/'shapes.npy']) != written: raise ValueError(f'{folder} was changed.')
         return CacheEntry(folder)
     except FileNotFoundError: return None
-    except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError, ArithmeticError): _remove(folder)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError, ArithmeticError): remove_path(folder)
 
 # %% ../nbs/api/13_cache.ipynb #4b0d59c8
 _kinds = 'pixels', 'features', 'texts'
@@ -120,7 +120,7 @@ def make_room():
     for folder, (size, used) in entries.items():
         unfinished = folder.name.startswith('.')
         if time.time()-used > 86400 if unfinished else total > cache_limit():
-            _remove(folder)
+            remove_path(folder)
             total -= size
 
 # %% ../nbs/api/13_cache.ipynb #6b2e200a
@@ -137,7 +137,7 @@ def cache_table() -> pd.DataFrame: # columns kind, set, images, MB, last used
 
 def clear_cache():
     "Remove all decoded images, features of images and texts, and hashes of files; they are made again when needed"
-    for folder in _entries(): _remove(folder)
+    for folder in _entries(): remove_path(folder)
     forget_hashes()
 
 # %% ../nbs/api/13_cache.ipynb #9c4671f1

@@ -8,17 +8,20 @@ __all__ = ['PUBLISHED_SETS', 'CIFAR10_CLASSES', 'FMOW_CLASSES', 'FAMILIES', 'ima
            'fmow', 'transfer', 'download_suite', 'inventory', 'set_classes']
 
 # %% ../nbs/api/11_layouts.ipynb #91669689
-import json, open_clip, os, pickle, pickletools
+import io, json, open_clip, os, re
 import numpy as np, pandas as pd
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 from .files import data_root, existing_file, package_data
 from .images import ImageSet, labelled_folders
+from .pickles import Made, most_steps, read_pickle
 from .text import BadFile, first_few, why_failed
 from .wordnet import imagenet_classes
 
 # %% ../nbs/api/11_layouts.ipynb #510b018d
-_get_wilds = 'python -m pip install wilds && python -c "from wilds import get_dataset; get_dataset({!r}, root_dir=\'.\', download=True)"'
+_get_wilds = ('python -m pip install wilds && python -c "from wilds import get_dataset; '
+              'get_dataset({!r}, root_dir=\'.\', download=True)"')
 _imagenet = 'https://image-net.org/download-images (with an account): ILSVRC2012, images in folders by WordNet id'
 _v2 = 'https://github.com/modestyachts/ImageNetV2: imagenetv2-{0}.tar.gz, to be unpacked here'
 _download = 'wiseft data {} --download'
@@ -76,7 +79,7 @@ def _counted(images, suite, split, allow_incomplete):
         f'{images.name} ({split}) in {images.root or images.paths[0]}: {len(images):,} images of {expected:,}, '
         + (f'{expected-len(images):,} are missing' if len(images) < expected else f'{len(images)-expected:,} too many')
         + '; complete it (`wiseft data` says how), or go on with allow_incomplete=True (--allow-incomplete), and the '
-        'result says so')
+        'result says so.')
     images.n_missing = max(0, expected - len(images))
     return images
 
@@ -199,84 +202,54 @@ def _other_v2(root):
             yield s
 
 # %% ../nbs/api/11_layouts.ipynb #94d59a83
-class _Dtype:
-    "A number type as a pickle describes it; nothing structured"
-    def __init__(self, code, align=False, copy=False): self.code = code if isinstance(code, str) else code.decode()
-    def __setstate__(self, state): self.order = {'>': '>', b'>': '>'}.get(state[1], '<')
-    @property
-    def numpy(self): return np.dtype(getattr(self, 'order', '<') + self.code)
+class _Data:
+    "Takes dicts, lists, texts, numbers and arrays from what a pickle holds"
+    def __init__(self): self.left, self.known = most_steps, {}
+    def __call__(self, x):
+        self.left -= 1
+        if self.left < 0: raise UnpicklingError(f'it holds more than {most_steps:,} values')
+        if isinstance(x, dict): return {self.text(k): self(v) for k, v in x.items()}
+        if isinstance(x, (list, tuple)): return [self(v) for v in x]
+        if isinstance(x, (str, bytes)): return self.text(x)
+        if isinstance(x, (int, float)) or x is None: return x
+        if isinstance(x, Made) and x.kind in _arrays: return self.array(*x.state[-4:])
+        raise UnpicklingError(f'it names {getattr(x, "kind", type(x).__name__)}, which is no data')
+    def text(self, x): return self.once(x, bytes.decode) if isinstance(x, bytes) else x
+    def once(self, x, convert):
+        key = convert, id(x)
+        if key not in self.known: self.known[key] = convert(x, 'latin1')
+        return self.known[key]
+    def array(self, shape, dtype, by_columns, data):
+        kind, order = dtype.args[0], dtype.state[1]
+        if kind.startswith('O'): return self(data[0] if shape == () else data)
+        if not re.fullmatch(r'[biufcSU]\d{1,4}', kind): raise UnpicklingError(f'it holds an array of {kind!r:.100}')
+        data = self.once(data, str.encode) if isinstance(data, str) else data # which Python 2 wrote as text
+        values = np.frombuffer(data, ('>' if order == '>' else '<') + kind)
+        return values.reshape(shape, order='F' if by_columns else 'C')
 
-class _Array:
-    "An array as a pickle describes it: shape, number type, order, bytes"
-    def __init__(self, *ignored): pass
-    def __setstate__(self, state): self.shape, self.dtype, self.fortran, self.data = state[-4:]
-    def plain(self):
-        if self.dtype.code.startswith('O'): return _plain(self.data[0] if self.shape == () else list(self.data))
-        data = self.data.encode('latin1') if isinstance(self.data, str) else self.data
-        return np.frombuffer(data, self.dtype.numpy).reshape(self.shape, order='F' if self.fortran else 'C')
-
-def _plain(x):
-    "The same without stand-ins, texts instead of bytes for keys"
-    if isinstance(x, _Array): return x.plain()
-    if isinstance(x, dict): return {k.decode() if isinstance(k, bytes) else k: _plain(v) for k, v in x.items()}
-    return [_plain(v) for v in x] if isinstance(x, (list, tuple)) else x
-
-# %% ../nbs/api/11_layouts.ipynb #afd37c78
-def _count(file): # that stands where a pickle begins
-    "ValueError if following a pickle takes far more than its steps"
-    stack, memo = [], {}
-    for step, (op, arg, _) in enumerate(pickletools.genops(file)):
-        if 'GET' in op.name: stack.append(memo[arg])
-        elif 'PUT' in op.name or op.name == 'MEMOIZE':
-            if arg is not None and int(arg) > step: raise ValueError('it asks for a table far larger than itself')
-            memo[len(memo) if arg is None else arg] = stack[-1]
-        else: _step(stack, op)
-        if stack and (stack[-1] or 0) > 100*(step+10): raise ValueError('it holds something far larger than itself')
-
-def _step(stack, op):
-    "Take from a stack of sizes what a step of a pickle takes, and put there what it gives; None is a mark"
-    if op.name == 'MARK': return stack.append(None)
-    taken, needs = 1, [x.name for x in op.stack_before]
-    if 'mark' in needs:
-        while (size := stack.pop()) is not None: taken += size
-        needs = needs[:needs.index('mark')]
-    for _ in needs: taken += stack.pop()
-    stack.extend([taken]*len(op.stack_after))
+_arrays = 'numpy.core.multiarray._reconstruct', 'numpy._core.multiarray._reconstruct'
 
 # %% ../nbs/api/11_layouts.ipynb #0a745e14
-_STAND_INS = {('numpy', 'dtype'): _Dtype, ('numpy', 'ndarray'): None,
-              ('_codecs', 'encode'): lambda text, how: text.encode('latin1')}
-_STAND_INS |= {(m, '_reconstruct'): _Array for m in ('numpy.core.multiarray', 'numpy._core.multiarray')}
-
-class _DataOnly(pickle.Unpickler):
-    "An unpickler that knows arrays alone"
-    def find_class(self, module, name):
-        if (module, name) in _STAND_INS: return _STAND_INS[module, name]
-        raise ValueError(f'it names {module}.{name}, which is no data')
-
 def read_pickle_as_data(
     path # a pickle, or a .npy file with one in it
-): # dicts, lists, texts, numbers and arrays
-    "What a pickle holds, without running anything that it names"
-    try:
-        with open(existing_file(path), 'rb') as f:
-            start = _end_of_npy_header(f)
-            f.seek(start)
-            _count(f)
-            f.seek(start)
-            return _plain(_DataOnly(f, encoding='bytes').load())
-    except OSError: raise
+) -> dict: # of dicts, lists, texts, numbers and arrays
+    "What a pickle of a dict holds, without running anything that it names"
+    data = existing_file(path).read_bytes()
+    try: held = _Data()(read_pickle(data[_end_of_npy_header(data):]))
     except Exception as e: raise BadFile(
         f"{path} is not read: {e}. Expected dicts, lists, texts, numbers and arrays alone; get the authors' own "
         "file.") from e
+    if isinstance(held, dict): return held
+    raise BadFile(
+        f"{path} holds a {type(held).__name__} where names and values are expected. Get the authors' own file.")
 
-def _end_of_npy_header(f):
+def _end_of_npy_header(data):
     "Where a pickle begins: behind the header of a .npy file, if there is one"
-    if f.read(6) != b'\x93NUMPY': return 0
-    f.seek(0)
-    version = np.lib.format.read_magic(f)
-    {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version](f)
-    return f.tell()
+    if not data.startswith(b'\x93NUMPY'): return 0
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version](file)
+    return file.tell()
 
 # %% ../nbs/api/11_layouts.ipynb #83d08c5d
 def read_array(
@@ -285,13 +258,14 @@ def read_array(
     "A plain array, nothing within it unpickled; `BadFile` says what else the file is"
     path = existing_file(path)
     try: return np.array(np.load(path, mmap_mode='r'))
-    except Exception as e: raise BadFile(f"{path} holds no plain array ({why_failed(e)}). Get the authors' own file.") from e
+    except Exception as e: raise BadFile(
+        f"{path} holds no plain array ({why_failed(e)}). Get the authors' own file.") from e
 
 def read_table(
     path,       # CSV file
     what='table', # it should be, for the message
     **options   # of `pandas.read_csv`
-)->pd.DataFrame:
+) -> pd.DataFrame:
     "A CSV file of other people's; `BadFile` if it is none"
     path = existing_file(path, what)
     try: return pd.read_csv(path, **options)
@@ -312,7 +286,7 @@ CIFAR10_CLASSES = 'airplane automobile bird cat deer dog frog horse ship truck'.
 def _array_set(name, file, pixels, labels, classnames):
     "An image set in an array"
     if pixels.ndim != 4 or len(pixels) != len(labels): raise ValueError(
-        f'{file}: pixels of shape {pixels.shape} for {len(labels)} labels; expected (n, 32, 32, 3)')
+        f'{file}: pixels of shape {pixels.shape} for {len(labels)} labels; expected (n, 32, 32, 3).')
     return ImageSet(name, [f'{file.name}#{i}' for i in range(len(labels))], labels, classnames, root=None,
                     pixels=pixels)
 
@@ -326,7 +300,7 @@ def _cifar(root, suite, allow_incomplete):
     "Reference sets of CIFAR-10 or CIFAR-100"
     if suite.endswith('cifar100'):
         path, label_key, train, test = _found(root, 'cifar-100-python'), 'fine_labels', ['train'], ['test']
-        names = [n.decode() for n in _entries(path/'meta', 'fine_label_names')[0]]
+        names = _entries(path/'meta', 'fine_label_names')[0]
     else:
         path, label_key, names, train, test = _found(root, 'cifar-10-batches-py'), 'labels', CIFAR10_CLASSES, [
             f'data_batch_{i}' for i in range(1, 6)], ['test_batch']
@@ -420,7 +394,7 @@ def transfer(name, root, allow_incomplete=False) -> dict: # parts of a suite
     suite = f'transfer:{name}'
     if name in ('cifar10', 'cifar100'): return _cifar(root, suite, allow_incomplete)
     if name not in _READERS: raise ValueError(
-        f'no transfer set {name!r}; there are cifar10, cifar100, {", ".join(_READERS)}')
+        f'There is no transfer set {name!r}; there are cifar10, cifar100, {", ".join(_READERS)}.')
     _found(root, PUBLISHED_SETS.place[PUBLISHED_SETS.suite == suite].iloc[0])
     sets = {split: _counted(_READERS[name](root, split), suite, split, allow_incomplete) for split in ('train', 'test')}
     fit, held = sets['train'].split((.05,))
@@ -471,7 +445,7 @@ def download_suite(
         'cifar100'):
         raise ValueError(
             f'{suite!r} can not be downloaded from here: torchvision can get cifar10 and transfer:cifar10, cifar100, '
-            'dtd, food101, sun397; `wiseft data` says how the others are had')
+            'dtd, food101, sun397; `wiseft data` says how the others are had.')
     if name.startswith('cifar'): # torchvision's own class would unpickle what it got
         c = getattr(datasets, name.upper())
         download_and_extract_archive(c.url, str(root), filename=c.filename, md5=c.tgz_md5)
@@ -522,4 +496,4 @@ def set_classes(
     if name == 'objectnet': return [c for c, _ in objectnet_classes(_found(root, 'objectnet-1.0')/'mappings').values()]
     if name in FAMILIES: return FAMILIES[name](root, True, False)['classnames']
     raise ValueError(
-        f'no published set {name!r}; there are {", ".join([*FAMILIES, "imagenet-r", "imagenet-a", "objectnet"])}')
+        f'There is no published set {name!r}; there are {", ".join(FAMILIES)}, imagenet-r, imagenet-a, objectnet.')

@@ -325,6 +325,18 @@ def recompute_batchnorm(
         for b in batches: module((b[0] if isinstance(b, (tuple, list)) else b).to(device))
     return module
 
+# %% ../nbs/api/01_merging.ipynb #a22c10d7
+def _warn_of_strangers(files, names):
+    "Warn of files whose largest matrices have nothing in common with those of the first file"
+    sizes = {k: t.numel() for k, t in files[0].items() if t.ndim > 1 and is_weight(t)}
+    largest = [k for k in sorted(sizes, key=sizes.get)[-5:] if sizes[k] >= 1000] # smaller ones meet by chance
+    for file, name in zip(files[1:], names[1:]):
+        cosines = [torch.cosine_similarity(files[0][k].float().ravel(), file[k].float().ravel(), 0) for k in largest]
+        if cosines and torch.stack(cosines).median() < .2: warnings.warn(
+            f'{name} and {names[0]} have little in common: the cosine of their largest weights is '
+            f'{torch.stack(cosines).median():.2f}. Were they fine-tuned from one start? If not, their average is '
+            'worth nothing.', stacklevel=3)
+
 # %% ../nbs/api/01_merging.ipynb #4402d569
 def write_merged(
     start, # .safetensors file that fine-tuning began from; None for rules that don't use it
@@ -341,6 +353,7 @@ def write_merged(
     if not files: raise ValueError('There is nothing to average: give at least one file.')
     names = [str(f.path) for f in files]
     _checked(files, names)
+    _warn_of_strangers(files, names)
     first, rest = (None, files) if start is None else (files[0], files[1:])
     said = {k: v if isinstance(v, (int, float)) else json.dumps(v) for k, v in knobs.items() if v is not None}
     notes = dict(parents=json.dumps([f.path.name for f in files]), rule=method_name(rule)) | said

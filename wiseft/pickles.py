@@ -24,6 +24,7 @@ class Made:
     args:tuple=()       # that it was to be called with
     called:bool=False   # a call, rather than an object of this class?
     attributes:dict=field(default_factory=dict)
+    state:tuple=()      # what it would be given, where that is a tuple, as with arrays
 
 # %% ../nbs/api/10_pickles.ipynb #b812dae8
 _containers = ('set frozenset list dict tuple int float complex bool str bytes bytearray '
@@ -176,9 +177,12 @@ class _Objects(_Containers):
     def BUILD(self, arg):
         state = self.stack.pop()
         if type(state) is tuple and len(state) == 2: state = state[0] # the other is for slots
-        if type(self.stack[-1]) is not Made or type(state) is not dict: return
+        made = self.stack[-1]
+        if type(made) is not Made: return
+        if type(state) is tuple: made.state = state
+        if type(state) is not dict: return
         self.spend(len(state))
-        self.stack[-1].attributes.update(state)
+        made.attributes.update(state)
     def _make(self, kind, args, called=False):
         if type(kind) is not Named or type(args) is not tuple: raise BadFile('it asks to run what it made itself')
         if kind.name in _of_bytes: made = _of_bytes[kind.name](self, *args)

@@ -11,7 +11,7 @@ import hashlib, json, struct, torch
 from collections.abc import Mapping
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
-from .files import existing_file
+from .files import BadFile, existing_file
 
 # %% ../nbs/api/00_tensorfiles.ipynb #7a9eb32c
 def tensor_bytes(
@@ -48,7 +48,7 @@ class TensorFile(Mapping):
         try:
             with self._open() as f: self._names, self.metadata = list(f.keys()), f.metadata() or {}
         except SafetensorError as e:
-            raise ValueError(
+            raise BadFile(
                 f"{path} is cut short or damaged, or no safetensors file ({e}). Copy or download it again.") from e
     def _open(self): return safe_open(str(self.path), 'pt')
     def __len__(self): return len(self._names)

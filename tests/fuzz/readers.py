@@ -1,6 +1,7 @@
-"""Everything that reads a file from a stranger, with small files for it, and what may come of one: its content, or a BadFile.
+"""Everything that reads a file from a stranger, with small files for it, and what may come of one.
 
-Files are made of parts, which `changed_files` changes; a part in JSON changes as such too, and any file as bytes.
+It is read, or refused by a BadFile that names it. Files are made of parts, which `changed_files` changes; a part in
+JSON changes as such too, and any file as bytes.
 """
 import csv
 import hashlib
@@ -42,14 +43,17 @@ from wiseft.text import BadFile
 SLOWEST = 10  # seconds of the processor that one file may take
 LONGEST = 60  # seconds of the clock, on a busy machine
 MOST = 1e9  # bytes by which the process may grow
-STARTED = {"os.system", "os.exec", "os.posix_spawn", "os.fork", "os.startfile", "subprocess.Popen", "socket.connect", "socket.getaddrinfo"}
+STARTED = {"os.system", "os.exec", "os.posix_spawn", "os.fork", "os.startfile", "subprocess.Popen", "socket.connect",
+           "socket.getaddrinfo"}
 
 
 # ---------- how a file is changed ----------
 
 NUMBERS = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**63 - 1]
-TEXTS = [b"", b"nan", b"-1", b"1e309", b"9" * 30, b"inf", b"\xff", b'"', b",", b"\n", b"True", b"[1]", b"{}", b"\0", b"\xe2\x80\xa8", b"." * 999, b"[" * 9999]
-VALUES = [None, True, -1, 0, 1, 0.5, 1e308, 10**30, float("nan"), "", "x", "/", "../x", "hf-hub:a/b", "a/b", "\u2028", "\ud800", [], [-1], {}, [{}], "gelu", [16, 16]]
+TEXTS = [b"", b"nan", b"-1", b"1e309", b"9" * 30, b"inf", b"\xff", b'"', b",", b"\n", b"True", b"[1]", b"{}", b"\0",
+         b"\xe2\x80\xa8", b"." * 999, b"[" * 9999]
+VALUES = [None, True, -1, 0, 1, 0.5, 1e308, 10**30, float("nan"), "", "x", "/", "../x", "hf-hub:a/b", "a/b", "\u2028",
+          "\ud800", [], [-1], {}, [{}], "gelu", [16, 16]]
 
 
 def changed_bytes(rng, data):
@@ -126,7 +130,7 @@ def changed_files(reader, rng):
 
 class Reader:
     "One file, of parts that are put together"
-    name, share = "mutated", 1  # of the number of changes that is asked for
+    name, share = "mutated", 1.9  # of the number of changes that is asked for: less where a file takes longer
 
     def __init__(self):
         self.seeds = list(self.starts())
@@ -156,18 +160,20 @@ class Safetensors(Reader):
 def tensors():
     "Small state dicts."
     yield {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2).half(), "n": torch.tensor(3)}
-    yield {"w": torch.ones(2, 2).bfloat16(), "empty": torch.ones(0, 3), "flags": torch.tensor([True, False]), "bytes": torch.arange(5, dtype=torch.uint8)}
+    yield {"w": torch.ones(2, 2).bfloat16(), "empty": torch.ones(0, 3), "flags": torch.tensor([True, False]),
+           "bytes": torch.arange(5, dtype=torch.uint8)}
 
 
 class StateDicts(Reader):
     "PyTorch's files"
-    name, rooms = "mutated.pt", ("checkpoints",)
+    name, rooms, share = "mutated.pt", ("checkpoints",), 0.7
     load = staticmethod(read_state_dict)
 
     def starts(self):
         for state in tensors():
-            for wrapped in (state, dict(epoch=1, state_dict={f"module.{k}": torch.nn.Parameter(v, v.is_floating_point()) for k, v in state.items()}, args=[1, "x"])):
-                yield unzipped(saved(torch.save, wrapped))
+            yield unzipped(saved(torch.save, state))
+            inner = {f"module.{k}": torch.nn.Parameter(v, v.is_floating_point()) for k, v in state.items()}
+            yield unzipped(saved(torch.save, dict(epoch=1, state_dict=inner, args=[1, "x"])))
 
     def files(self, parts):
         return {self.name: zipped(parts)}
@@ -198,7 +204,8 @@ class TorchScript(StateDicts):
     def starts(self):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield unzipped(torch.jit.script(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))).save_to_buffer())
+            module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+            yield unzipped(torch.jit.script(module).save_to_buffer())
 
 
 class Pickles(Reader):
@@ -219,7 +226,8 @@ class Arrays(Reader):
     def starts(self):
         batch = {b"data": np.zeros((2, 12), np.uint8), b"labels": [0, 1], b"names": [b"a", b"b"]}
         yield dict(all=pickle.dumps(batch, 2))
-        yield dict(all=saved(lambda c, f: np.save(f, c, allow_pickle=True), dict(images=np.arange(6.0).reshape(2, 3), labels=np.array([0, 1], object))))
+        arrays = dict(images=np.arange(6.0).reshape(2, 3), labels=np.array([0, 1], object))
+        yield dict(all=saved(lambda c, f: np.save(f, c, allow_pickle=True), arrays))
         yield dict(all=saved(lambda c, f: np.save(f, c), np.arange(12, dtype=np.int32).reshape(3, 4)))
 
     def load(self, path):
@@ -235,7 +243,8 @@ MODEL = dict(
     text_cfg=dict(context_length=8, vocab_size=64, width=16, heads=2, layers=1),
 )
 PREPROCESS = dict(mean=[0.5, 0.4, 0.3], std=[0.3, 0.2, 0.1], interpolation="bicubic", resize_mode="shortest", size=16)
-TIMM = MODEL | dict(vision_cfg=dict(image_size=32, timm_model_name="test_vit", timm_pool="token", timm_proj="linear"), custom_text=True)
+TIMM = MODEL | dict(custom_text=True, vision_cfg=dict(
+    image_size=32, timm_model_name="test_vit", timm_pool="token", timm_proj="linear"))
 
 
 def clip_parts(model):
@@ -247,7 +256,7 @@ def clip_parts(model):
 
 class Configs(Reader):
     "Configurations and weights of CLIPs"
-    rooms, share = ("configs", "sources", "clips"), 0.5
+    rooms, share = ("configs", "sources", "clips"), 0.25
 
     def starts(self):
         for model in (MODEL, TIMM):
@@ -260,7 +269,8 @@ class Configs(Reader):
 
     def files(self, parts):
         weights = struct.pack("<Q", len(parts["header"])) + parts["header"] + parts["data"]
-        return {n: data for n, data in parts.items() if n not in ("header", "data")} | {"open_clip_model.safetensors": weights}
+        others = {n: data for n, data in parts.items() if n not in ("header", "data")}
+        return others | {"open_clip_model.safetensors": weights}
 
     def read(self, folder):
         return load_clip(folder)
@@ -268,12 +278,13 @@ class Configs(Reader):
 
 class Cards(Configs):
     "Classifiers' cards, heads and configurations"
-    rooms = ("saving", "classifiers")
+    rooms, share = ("saving", "classifiers"), 0.1
 
     def starts(self):
         with folder_of(clip_parts(MODEL)) as folder:
             head = ClassificationHead(torch.ones(2, 8))
-            made = ImageClassifier(load_clip(folder), head, ["cat", "dog"], ["a {}"], alpha=1.0, recipe=dict(tuning="plain", lr=1e-5))
+            made = ImageClassifier(load_clip(folder), head, ["cat", "dog"], ["a {}"], alpha=1.0,
+                                   recipe=dict(tuning="plain", lr=1e-5))
             yield self.split({p.name: p.read_bytes() for p in made.save(folder / "c").iterdir()})
 
     def files(self, parts):
@@ -323,25 +334,32 @@ def pictures():
     kinds = [*readable_formats(), "EPS", "PCX", "PDF", "XBM"]
     found = [encoded(im, kind) for kind in kinds for im in kept]
     found += [encoded(colour, "TIFF", compression=c) for c in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg")]
-    found += [encoded(colour, "GIF", save_all=True, append_images=[clear.convert("RGB")]), encoded(colour, "JPEG", progressive=True)]
+    found.append(encoded(colour, "GIF", save_all=True, append_images=[clear.convert("RGB")]))
+    found.append(encoded(colour, "JPEG", progressive=True))
     return sorted({f for f in found if f})
 
 
 def table():
     "A small results table."
     ends = [("zero-shot", 0.0, 0.5), ("weight-space", 0.5, 0.7), ("logits", float("nan"), 0.6)]
-    rows = [dict(classifier="demo", method=m, alpha=a, dataset=d, is_shift=d != REFERENCE, value=v, n=100, low=v - 0.1, high=v + 0.1, seed=0)
+    known = dict(classifier="demo", n=100, seed=0)
+    rows = [dict(method=m, alpha=a, dataset=d, is_shift=d != REFERENCE, value=v, low=v - 0.1, high=v + 0.1)
             for m, a, v in ends for d in (REFERENCE, "sketch", MEAN)]  # fmt: skip
-    return results_table(rows)
+    return results_table(known | row for row in rows)
+
+
+def cells_of(rows):
+    "The cells of a CSV file, each a part."
+    return {f"{i:02} {j:02}": f"{cell}{',' if j < len(row) - 1 else chr(10)}".encode()
+            for i, row in enumerate(rows) for j, cell in enumerate(row)}  # fmt: skip
 
 
 class Results(Reader):
     "Results tables in CSV"
-    name, rooms = "mutated.csv", ("exchange", "results")
+    name, rooms, share = "mutated.csv", ("exchange", "results"), 0.25
 
     def starts(self):
-        rows = list(csv.reader(io.StringIO(table().to_csv(index=False))))
-        yield {f"{i:02} {j:02}": f"{cell}{',' if j < len(row) - 1 else chr(10)}".encode() for i, row in enumerate(rows) for j, cell in enumerate(row)}
+        yield cells_of(csv.reader(io.StringIO(table().to_csv(index=False))))
 
     def read(self, folder):
         t = read_results(folder / self.name)
@@ -355,9 +373,9 @@ class Lines(Results):
     name = "mutated.jsonl"
 
     def starts(self):
-        known = [{k: v for k, v in row.items() if not pd.isna(v)} for row in table().astype(object).to_dict("records")]
-        yield {f"{i:02}": json.dumps(row, default=int).encode() + b"\n" for i, row in enumerate(known)}
-        wise_ft = dict(alpha=0.5, model="ViT-B/16", **{"ImageNet:top1": 0.7, "ImageNetV2:top1": 0.6, "FMOWOOD:acc_worst_region": 0.3})
+        rows = [row.dropna().to_dict() for _, row in table().astype(object).iterrows()]
+        yield {f"{i:02}": json.dumps(row, default=int).encode() + b"\n" for i, row in enumerate(rows)}
+        wise_ft = {"model": "ViT-B/16", "ImageNet:top1": 0.7, "ImageNetV2:top1": 0.6, "FMOWOOD:acc_worst_region": 0.3}
         yield {str(i): json.dumps(wise_ft | dict(alpha=i / 2)).encode() + b"\n" for i in range(3)}
 
 
@@ -367,7 +385,8 @@ class Resumes(Safetensors):
     load = staticmethod(read_training)
 
     def starts(self):
-        state = {"model.w": torch.ones(2, 2), "optimizer.0.step": torch.tensor(3.0), "noise.cpu": torch.arange(4, dtype=torch.uint8)}
+        noise = torch.arange(4, dtype=torch.uint8)
+        state = {"model.w": torch.ones(2, 2), "optimizer.0.step": torch.tensor(3.0), "noise.cpu": noise}
         position = json.dumps(dict(step=3, epochs_before=0, start_accuracy=0.5, recipe=dict(lr=0.1)))
         data = safetensors_bytes(state, dict(wiseft=position))
         n = struct.unpack("<Q", data[:8])[0]
@@ -376,7 +395,7 @@ class Resumes(Safetensors):
 
 class Entries(Reader):
     "Entries of the cache"
-    rooms = ("cache",)
+    rooms, share = ("cache",), 0.4
 
     def starts(self):
         with folder_of({}) as folder:
@@ -388,7 +407,7 @@ class Entries(Reader):
 
     def read(self, folder):
         if (entry := open_entry(folder / "e")) is None:
-            raise BadFile(f"{folder}: made again")  # which is what becomes of it
+            raise BadFile(f"{folder} is made again.")  # which is what becomes of it
         return [np.array(entry[i]) for i in range(len(entry))]
 
 
@@ -403,12 +422,12 @@ class Lists(Reader):
 
 class Suites(Reader):
     "Tables beside the images of a suite"
-    rooms, share = ("datasets", "images"), 0.5
+    rooms, share = ("datasets", "images"), 0.1
     names = [f"{split}/{c}/{i}.png" for split in ("reference", "sketch") for c in "ab" for i in range(5)]
 
     def starts(self):
         rows = [["file", "family", "original"], *([n, f"f{i % 3}", ""] for i, n in enumerate(self.names))]
-        yield {f"{i:02} {j:02}": f"{cell}{',' if j < 2 else chr(10)}".encode() for i, row in enumerate(rows) for j, cell in enumerate(row)}
+        yield cells_of(rows)
 
     def files(self, parts):
         pictures = {f"s/{n}": encoded(Image.new("L", (4, 4), i), "PNG") for i, n in enumerate(self.names)}
@@ -418,7 +437,8 @@ class Suites(Reader):
         return load_suite(folder / "s").fingerprint
 
 
-READERS = [Safetensors, StateDicts, TorchScript, Pickles, Arrays, Configs, Cards, Images, Results, Lines, Resumes, Entries, Lists, Suites]
+READERS = [Safetensors, StateDicts, TorchScript, Pickles, Arrays, Configs, Cards, Images, Results, Lines, Resumes,
+           Entries, Lists, Suites]
 
 
 # ---------- what becomes of a file ----------
@@ -462,12 +482,12 @@ def outcome(reader, folder):
         assert str(folder) in str(e), f"the message names no file: {e}"
         return str(e)
     except Exception as e:
-        raise AssertionError(f"a foreign error, {type(e).__name__}: {e}") from e
+        raise AssertionError(f"There was a foreign error, {type(e).__name__}: {e}.") from e
     return "read"
 
 
 def look(reader, files, folder):
-    "What becomes of files in a folder: 'read', or the message that refuses them; an AssertionError says what must not be."
+    "'read', or the message that refuses files; an AssertionError says what must not become of them."
     place(files, folder)
     before, began = grown(), time.process_time()
     executed.clear()
@@ -478,7 +498,7 @@ def look(reader, files, folder):
     try:
         said = outcome(reader, folder)
     except Hang:
-        raise AssertionError(f"more than {SLOWEST} s, or {LONGEST} s of the clock") from None
+        raise AssertionError(f"It took more than {SLOWEST} s, or {LONGEST} s of the clock.") from None
     finally:
         for _, timer, _ in limits:
             signal.setitimer(timer, 0)

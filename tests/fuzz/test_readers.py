@@ -1,9 +1,11 @@
-"Changed files of every kind: each is read or refused by a `BadFile` that names it. The same ones every time; `make fuzz` tries thousands."
+"""Changed files of every kind: each is read or refused by a `BadFile` that names it.
+
+The same ones every time; `make fuzz` tries thousands.
+"""
 import io
 import json
 import os
 import time
-import zipfile
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from readers import READERS, Arrays, Cards, Configs, Images, Lines, Lists, Pickles, Reader, Results, Resumes, StateDicts, Suites, changed_files, look
+from readers import READERS, Arrays, Cards, Configs, Images, Lines, Lists, Pickles, Reader, Results, Resumes
+from readers import StateDicts, Suites, TorchScript, changed_files, look
 from safetensors.torch import save
-from test_trust import ASKS_FOR_CODE, HOSTILE
+from test_trust import ASKS_FOR_CODE, BOMBS, HOSTILE, archive, pickled, scripted
 
 TRIED = 100
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, of odd metadata, and ours, of suites
@@ -24,7 +27,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, of odd metadata, 
 def test_changed_files(kind, tmp_path):
     reader, said = kind(), []
 
-    @settings(max_examples=TRIED, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+    @settings(max_examples=TRIED, deadline=None, database=None, derandomize=True,
+              suppress_health_check=list(HealthCheck), phases=[Phase.generate])
     @given(st.randoms())
     def one(rng):
         said.append(look(reader, changed_files(reader, rng), tmp_path))
@@ -36,7 +40,7 @@ def test_changed_files(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", READERS)
 def test_the_files_to_change_are_good(kind, tmp_path):
-    "Else nothing would be reached. Pictures of kinds that aren't read, and a pickle of no tensors, are there to be refused."
+    "Else nothing would be reached. Pictures of kinds that aren't read, and a pickle of no tensors, are to be refused."
     reader = kind()
     said = [look(reader, reader.files(parts), tmp_path) for parts in reader.seeds]
     refused = [s for s in said if s != "read"]
@@ -80,14 +84,6 @@ def png(im):
     return file.getvalue()
 
 
-def zip_of(pickled):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as z:
-        z.writestr("a/data.pkl", pickled)
-        z.writestr("a/data/0", bytes(16))
-    return file.getvalue()
-
-
 def resume(tensors, **position):
     known = dict(step=3, epochs_before=0, start_accuracy=0.5, recipe={})
     data = save(tensors | {"noise.cpu": torch.zeros(4, dtype=torch.uint8)}, dict(wiseft=json.dumps(known | position)))
@@ -108,9 +104,11 @@ PICTURES = {
 }
 CORPUS = {  # reader, what differs from its first file: parts, or whole files
     **{f"pictures: {name}": (Images, {Images.name: data}) for name, data in PICTURES.items()},
-    **{f"pickles: {name}": (Pickles, {Pickles.name: data}) for name, data in HOSTILE.items()},
-    **{f"state dicts: {name}": (StateDicts, {StateDicts.name: zip_of(data)}) for name, data in HOSTILE.items()},
-    **{f"arrays: {name}": (Arrays, {Arrays.name: data}) for name, data in HOSTILE.items()},
+    **{f"pickles: {name}": (Pickles, {Pickles.name: pickled(data)}) for name, data in HOSTILE.items()},
+    **{f"state dicts: {name}": (StateDicts, {StateDicts.name: archive(pickled(d))}) for name, d in HOSTILE.items()},
+    **{f"scripts: {name}": (TorchScript, {TorchScript.name: scripted(data)}) for name, data in HOSTILE.items()},
+    **{f"scripts: {name} that grow": (TorchScript, {TorchScript.name: data}) for name, data in BOMBS.items()},
+    **{f"arrays: {name}": (Arrays, {Arrays.name: pickled(data)}) for name, data in HOSTILE.items()},
     **{f"configs: {name}": (Configs, config("text_cfg", **text)) for name, text in ASKS_FOR_CODE.items()},
     "configs: weights of the hub": (Configs, config("vision_cfg", timm_model_name="hf-hub:someone/model")),
     "configs: weights of another folder": (Configs, config("vision_cfg", timm_model_name="local-dir:/tmp")),
@@ -133,6 +131,7 @@ CORPUS = {  # reader, what differs from its first file: parts, or whole files
     "resume: not a number": (Resumes, resume({"model.w": torch.tensor([float("nan")])})),
     "resume: step -1": (Resumes, resume({}, step=-1)),
     "resume: empty": (Resumes, {Resumes.name: b""}),
+    "resume: cut short": (Resumes, {Resumes.name: resume({"model.w": torch.ones(9)})[Resumes.name][:-5]}),
     "class names in Latin-1": (Lists, {Lists.name: "cat\ncafé\n".encode("latin1")}),
     "suites: a table in Latin-1": (Suites, {"s/images.csv": "file,family\ncafé,a\n".encode("latin1")}),
 }
