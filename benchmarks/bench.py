@@ -585,20 +585,23 @@ def training(room):
 def loading(room):
     "Loading, with all that is verified"
     start, _, _ = tower("ViT-B-32", room, sets=1, n=2)
-    folders = {"embedded CLIP": load_clip("iconclip").save(Path(room, "icons")), "ViT-B/32": start.clip.save(Path(room, "vit"))}
+    embedded = load_clip("iconclip").save(Path(room, "icons"))
+    folders = {"embedded CLIP": embedded, "ViT-B/32": start.clip.save(Path(room, "vit"))}
 
     def unverified(folder):
         "As it was before: no second look at the architecture, and random weights drawn before they are replaced."
         with patch("wiseft.clips.check_parameters"), patch("wiseft.clips._NoDraws", nullcontext):
             load_clip(folder)
     for name, folder in folders.items():
-        yield f"{name}: a folder loaded with its architecture verified / before that", "≤ 1.05", 1/ratio(lambda: unverified(folder), lambda: load_clip(folder), turns=9)
+        costs = 1/ratio(lambda: unverified(folder), lambda: load_clip(folder), turns=9)
+        yield f"{name}: a folder loaded with its architecture verified / before that", "≤ 1.05", costs
     saved = zeroshot_classifier(load_clip("iconclip"), ["a", "b"], ["{}"]).save(Path(room, "classifier"))
 
     def unhashed():
         with patch("wiseft.classifiers.check_saved"), patch("wiseft.classifiers.sha256_file"):
             load_classifier(saved)
-    yield "embedded CLIP: a classifier loaded with its files' hashes compared / without", "≤ 1.05", 1/ratio(unhashed, lambda: load_classifier(saved), turns=9)
+    costs = 1/ratio(unhashed, lambda: load_classifier(saved), turns=9)
+    yield "embedded CLIP: a classifier loaded with its files' hashes compared / without", "≤ 1.05", costs
 
 
 @measure
@@ -629,7 +632,8 @@ def write(new):
     before = (HERE/"RESULTS.md").read_text(encoding="utf-8") if (HERE/"RESULTS.md").exists() else ""
     sections = dict(part.rstrip("\n").split("\n", 1) for part in before.split("\n## ")[1:])
     sections = {title: text + "\n" for title, text in sections.items() if title != "Limits"} | new
-    head = "# Results\n\nMade by `make bench`, or by `python benchmarks/bench.py MEASURE` for a part of them. See bench.py for what is measured against what.\n"
+    made = "Made by `make bench`, or by `python benchmarks/bench.py MEASURE` for a part of them."
+    head = f"# Results\n\n{made} See bench.py for what is measured against what.\n"
     text = "".join(f"\n## {title}\n{part}" for title, part in (sections | {"Limits": LIMITS}).items())
     (HERE/"RESULTS.md").write_text(head + text, encoding="utf-8")
 

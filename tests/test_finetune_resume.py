@@ -221,7 +221,7 @@ def test_killed_and_resumed_with_a_pull_and_averages(here, every, last):
 
 
 def test_killed_and_resumed_with_both_towers(here):
-    "Captions, text towers and teachers are as they were; imports are paid for once, each training is a process of its own."
+    "Captions, text towers and teachers are as they were. Imports are paid for once, each training is a process."
     done = subprocess.run([sys.executable, "-c", BOTH_TOWERS, here], capture_output=True, text=True, timeout=300)
     assert done.stdout.splitlines() == [f"{name} 0 {-signal.SIGKILL} 0"
                                         for name in ("flyp", "carot", "tracer")], done.stderr

@@ -16,14 +16,8 @@ INNER = {"UnpicklingError", "EOFError"}  # caught at once: their words end anoth
 RUN = 3  # so many exported cells in a row need prose or a check between them
 
 NOT_YET = {  # file -> the rules it breaks: not conformed yet
-    "benchmarks/bench.py": "width",
     "benchmarks/gpu.py": "width",
-    "nbs/api/01_merging.ipynb": "width semicolons nesting runs",
-    "nbs/api/01_metrics.ipynb": "width",
-    "nbs/api/04_results.ipynb": "runs",
-    "nbs/api/05_doubts.ipynb": "width",
     "nbs/api/10_pickles.ipynb": "errors",
-    "nbs/api/10_prompts.ipynb": "width nesting errors",
     "nbs/api/11_images.ipynb": "width nesting errors runs",
     "nbs/api/11_layouts.ipynb": "nesting",
     "nbs/api/12_datasets.ipynb": "width nesting errors runs",
@@ -37,7 +31,6 @@ NOT_YET = {  # file -> the rules it breaks: not conformed yet
     "nbs/api/23_classifiers.ipynb": "width runs",
     "nbs/api/24_vision.ipynb": "errors runs",
     "nbs/api/30_passes.ipynb": "width errors runs",
-    "nbs/api/34_comparison.ipynb": "nesting errors",
     "nbs/api/34_kept.ipynb": "nesting errors",
     "nbs/api/40_loaders.ipynb": "width runs",
     "nbs/api/41_guards.ipynb": "runs",
@@ -45,12 +38,7 @@ NOT_YET = {  # file -> the rules it breaks: not conformed yet
     "nbs/api/43_learner.ipynb": "width nesting runs",
     "nbs/api/50_ensembles.ipynb": "width errors",
     "nbs/api/52_bench.ipynb": "width nesting runs",
-    "nbs/api/60_changes.ipynb": "width",
     "nbs/api/61_report.ipynb": "width nesting errors size runs",
-    "nbs/api/71_shell_data.ipynb": "width errors runs",
-    "nbs/api/72_shell_train.ipynb": "width errors runs",
-    "nbs/api/73_shell_evaluate.ipynb": "width semicolons errors runs",
-    "nbs/api/74_shell_report.ipynb": "width semicolons nesting runs",
     "nbs/api/75_shell_bench.ipynb": "width",
     "nbs/methods/fisher.ipynb": "nesting",
     "nbs/methods/flyp.ipynb": "nesting",
@@ -59,8 +47,6 @@ NOT_YET = {  # file -> the rules it breaks: not conformed yet
     "nbs/methods/ties.ipynb": "nesting",
     "nbs/methods/tpgm.ipynb": "width semicolons nesting",
     "nbs/methods/tracer.ipynb": "nesting",
-    "nbs/reproductions/icons/measure.py": "width",
-    "tests/test_finetune_resume.py": "width",
     "tools/recompute.py": "nesting size",
 }
 

@@ -18,10 +18,12 @@ from wiseft.classifiers import load_classifier, zeroshot_classifier
 from wiseft.clips import load_clip
 from wiseft.datasets import load_suite
 from wiseft.exchange import read_results, write_results
+from wiseft.files import sha256_file
 from wiseft.layouts import read_array, read_pickle_as_data
 from wiseft.merging import interpolate, merge_files
 from wiseft.prompts import read_classnames
 from wiseft.results import results_table
+from wiseft.resume import read_training
 from wiseft.tensorfiles import TensorFile
 from wiseft.text import BadFile
 
@@ -269,7 +271,8 @@ def test_a_zip_file_that_grows(kind, tmp_path):
         read_state_dict(path)
 
 
-READERS = TensorFile, read_checkpoint, read_classnames, read_results, read_array, read_pickle_as_data
+READERS = [sha256_file, TensorFile, read_checkpoint, read_training, read_classnames, read_results, read_array,
+           read_pickle_as_data]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")

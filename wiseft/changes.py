@@ -19,18 +19,19 @@ def _right_and_wrong(predictions, alpha): # dict method -> what it made of each 
 def changed_images(
     predictions:KeptPredictions, # of a zero-shot, an averaged and a fine-tuned classifier
     alpha:float=.5, # of the averaged one
-) -> pd.DataFrame: # dataset, file, label, end, gained, before and after (classes), sure_before and sure_after (probabilities, where kept)
+) -> pd.DataFrame: # dataset, file, label, end, gained; before, after: classes; sure_before, sure_after: probabilities
     "Images that the average gets right and an end doesn't (`gained`), and the reverse"
     frames = _right_and_wrong(predictions, alpha)
-    averaged, parts = frames.pop('weight-space', None), []
+    if not frames: return pd.DataFrame()
+    averaged, parts = frames.pop('weight-space'), []
+    kept = ['predicted', 'correct', *averaged.columns.intersection(['confidence'])]
     for end, was in frames.items():
-        both = was.join(
-            averaged[['predicted', 'correct', *averaged.columns.intersection(['confidence'])]].add_suffix('_after'))
+        both = was.join(averaged[kept].add_suffix('_after'))
         differs = both[both.correct.notna() & both.correct_after.notna() & (both.correct != both.correct_after)]
-        parts.append(
-            pd.DataFrame(dict(label=differs.label.astype(str), end=end, gained=differs.correct_after.astype(bool),
-            before=differs.predicted.astype(str), after=differs.predicted_after.astype(str),
-            sure_before=differs.get('confidence'), sure_after=differs.get('confidence_after'))).reset_index())
+        columns = dict(label=differs.label.astype(str), end=end, gained=differs.correct_after.astype(bool),
+                       before=differs.predicted.astype(str), after=differs.predicted_after.astype(str),
+                       sure_before=differs.get('confidence'), sure_after=differs.get('confidence_after'))
+        parts.append(pd.DataFrame(columns).reset_index())
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 # %% ../nbs/api/60_changes.ipynb #58e399a3
@@ -41,8 +42,8 @@ def some_changes(
     "A few images of each set and kind of change, the surest right answers first"
     if not len(changed): return changed
     right = changed.sure_after.where(changed.gained, changed.sure_before)
-    kinds = changed.assign(right=right).sort_values('right', ascending=False,
-                                                    kind='stable').groupby(['dataset', 'end', 'gained'], sort=False)
+    surest = changed.assign(right=right).sort_values('right', ascending=False, kind='stable')
+    kinds = surest.groupby(['dataset', 'end', 'gained'], sort=False)
     return kinds.head(most//4).drop(columns='right').sort_index()
 
 # %% ../nbs/api/60_changes.ipynb #ecb54165
@@ -55,9 +56,8 @@ def changed_confusions(
     frames = _right_and_wrong(predictions, alpha)
     if 'weight-space' not in frames: return pd.DataFrame()
     wrong = {m: f[f.is_shift & f.correct.eq(False)] for m, f in frames.items()}
-    counts = pd.DataFrame(
-        {m: f.groupby([f.label.astype(str), f.predicted.astype(str)]).size() for m, f in wrong.items()}).fillna(
-        0).astype(int)
+    pairs = {m: f.groupby([f.label.astype(str), f.predicted.astype(str)]).size() for m, f in wrong.items()}
+    counts = pd.DataFrame(pairs).fillna(0).astype(int)
     counts.index.names = ['label', 'taken_for']
     change = counts.sub(counts['weight-space'], axis=0).abs().max(axis=1)
     order = change[change > 0].sort_values(ascending=False, kind='stable').index[:most]

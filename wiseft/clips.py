@@ -16,16 +16,11 @@ import torch, torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-import open_clip
-from open_clip.convert import convert_state_dict
-from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
-from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
-from open_clip.transform import PreprocessCfg, image_transform_v2
-
 from .checkpoints import read_state_dict
 from .configs import check_parameters, refuse_programs, text_tower_config, write_json
 from .devices import best_device
 from .files import atomic_path, sha256_file
+from .later import open_clip
 from .pretrained import write_hub_folder
 from .progress import tell
 from .saving import config_name, write_clip
@@ -157,15 +152,15 @@ def _adapt(
     state  # of a checkpoint
 ): # state dict with the model's names and shapes
     "Older and foreign layouts of checkpoints, as in open_clip's own `load_checkpoint`"
-    state, own = dict(convert_state_dict(model, state)), model.state_dict()
+    state, own = dict(open_clip.convert.convert_state_dict(model, state)), model.state_dict()
     if 'positional_embedding' in state and not hasattr(model, 'positional_embedding'):
-        state = convert_to_custom_text_state_dict(state)
+        state = open_clip.model.convert_to_custom_text_state_dict(state)
     for k in {'logit_scale', 'logit_bias'} & set(state) & set(own): state[k] = state[k].reshape(own[k].shape)
     # constants that older files hold
     state = {k:v for k,v in state.items() if k in own or not k.endswith(('attn_mask', 'position_ids'))}
     if isinstance(model, ImageModel): state = dict(logit_scale=torch.zeros(())) | state
-    resize_pos_embed(state, model)
-    resize_text_pos_embed(state, model)
+    open_clip.model.resize_pos_embed(state, model)
+    open_clip.model.resize_text_pos_embed(state, model)
     return state
 
 # %% ../nbs/api/21_clips.ipynb #31a6db42
@@ -190,11 +185,11 @@ def _make_tokenizer(source, text):
     "open_clip's tokenizer, or one of `transformers` with files of the folder"
     length, options = text.get('context_length', 77), text.get('tokenizer_kwargs') or {}
     if not text.get('hf_tokenizer_name'):
-        return open_clip.get_tokenizer(source.name) if source.name else SimpleTokenizer(context_length=length,
+        return open_clip.get_tokenizer(source.name) if source.name else open_clip.tokenizer.SimpleTokenizer(context_length=length,
             **options)
     folder = None if source.hub or not source.where else source.where.parent
     if folder: refuse_programs(folder)
-    return HFTokenizer(folder or text['hf_tokenizer_name'], length, tokenizer_mode=text.get('tokenizer_mode'),
+    return open_clip.tokenizer.HFTokenizer(folder or text['hf_tokenizer_name'], length, tokenizer_mode=text.get('tokenizer_mode'),
                        local_files_only=folder is not None, trust_remote_code=False, **options)
 
 # %% ../nbs/api/21_clips.ipynb #2767f673
@@ -230,7 +225,7 @@ def open_source(source, asked, precision, device, name, pretrained): # `Clip`
         check_parameters(lambda: _build(source, known, 'fp32', 'meta'), size, source.where)
     model = _fill(_build(source, known, precision, device), state, source)
     cfg = dict(model.visual.preprocess_cfg)
-    train_transform = image_transform_v2(PreprocessCfg(**cfg), is_train=True)
+    train_transform = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**cfg), is_train=True)
     if 'crop_pct' in known: cfg['crop_pct'] = known['crop_pct'] # which open_clip doesn't know
     file, sha256 = (source.weights.name, _verified(source)) if source.weights else (None, state_hash(state))
     provenance = dict(source=source.origin, file=file, sha256=sha256)

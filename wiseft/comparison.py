@@ -20,15 +20,16 @@ def _pick(predictions, which):
         f'There is no column {unknown[0]!r} to pick a classifier by. There are {WHO}.')
     for k, v in which.items(): p = p[np.isclose(p[k], v) if k == 'alpha' else p[k] == v]
     if not len(p): raise ValueError(
-        f'no predictions of {which}; there are {predictions[WHO[:4]].drop_duplicates().to_dict("records")}')
+        f'There are no predictions of {which}, but of {predictions[WHO[:4]].drop_duplicates().to_dict("records")}.')
     several = [c for c in [*WHO, 'split'] if c != 'seed' and p[c].nunique(dropna=False) > 1]
     if several: raise ValueError(
-        f'{which} picks several classifiers: {several[0]} is {list(p[several[0]].unique())}; choose one')
+        f'{which} picks several classifiers: {several[0]} is {list(p[several[0]].unique())}. Choose one.')
     p = p[p.correct.notna()].assign(correct=lambda q: q.correct.astype(float))
     first = ['is_shift', 'group', 'unit', 'label', 'seed']
     out = p.groupby(['dataset', 'file'], sort=False, observed=True).agg(correct=('correct', 'mean'),
         n_seeds=('correct', 'size'), **{c: (c, 'first') for c in first})
-    if out.n_seeds.nunique() > 1: raise ValueError(f'{which}: some seeds lack some images')
+    if out.n_seeds.nunique() > 1: raise ValueError(
+        f'Some seeds of {which} lack some images: {dict(out.n_seeds.value_counts())} images by number of seeds.')
     return out
 
 def _check_paired(a, b):
@@ -36,7 +37,7 @@ def _check_paired(a, b):
     if len(a) == len(b) and a.index.isin(b.index).all(): return
     alone = a.index.symmetric_difference(b.index)
     raise ValueError(
-        f'{len(alone)} images were seen by only one of the two, first {alone[0]}; compare on the same images')
+        f'{len(alone)} images were seen by only one of the two, first {alone[0]}. Compare on the same images.')
 
 # %% ../nbs/api/34_comparison.ipynb #6965f3d1
 # column that is drawn, its name
@@ -45,7 +46,8 @@ OVER = {False: ('unit', 'images'), True: ('group', 'families'), 'label': ('label
 def _difference(name, sets, groups):
     "b − a of one set or the mean of several, with its interval"
     column, over = OVER[groups]
-    a, b = ({d: v[i].correct.to_numpy() for d, v in sets.items()} for i in (0, 1))
+    a = {d: of_a.correct.to_numpy() for d, (of_a, _) in sets.items()}
+    b = {d: of_b.correct.to_numpy() for d, (_, of_b) in sets.items()}
     units = {d: list(v[0][column]) for d, v in sets.items()}
     few = [f'{d} has {k or "no"} {over}, fewer than {MIN_GROUPS}' for d, u in units.items()
            if (k := pd.Series(u).nunique()) < MIN_GROUPS] if groups else []

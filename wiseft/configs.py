@@ -12,11 +12,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
-import open_clip, timm, torch
-from open_clip.coca_model import MultimodalCfg
-from open_clip.hf_configs import arch_dict
-from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+import torch
 
+from .later import open_clip, timm
 from .text import BadFile, did_you_mean, first_few, why_failed
 
 # %% ../nbs/api/20_configs.ipynb #3de81d1e
@@ -94,7 +92,9 @@ _within = dict(act_kwargs=dict(approximate=str), norm_kwargs=dict(eps=float, ele
 # %% ../nbs/api/20_configs.ipynb #b42f798a
 _top = dict(embed_dim=int, quick_gelu=bool, custom_text=bool, init_logit_scale=float, init_logit_bias=float,
             nonscalar_logit_scale=bool, pad_id=int)
-_parts = dict(vision_cfg=CLIPVisionCfg, text_cfg=CLIPTextCfg, multimodal_cfg=MultimodalCfg)
+def _parts(): # dict key -> dataclass
+    return dict(vision_cfg=open_clip.model.CLIPVisionCfg, text_cfg=open_clip.model.CLIPTextCfg,
+                multimodal_cfg=open_clip.coca_model.MultimodalCfg)
 
 # %% ../nbs/api/20_configs.ipynb #97be9d0d
 def _check_values(
@@ -119,9 +119,9 @@ def check_model_cfg(
     if not isinstance(cfg, dict): raise BadFile(f"{where}: 'model_cfg' is {cfg!r:.100}; expected names and values.")
     if missing := {'embed_dim', 'vision_cfg'} - set(cfg): raise BadFile(
         f"{where}: 'model_cfg' lacks {first_few(sorted(missing))}.")
-    _check_values({k:v for k,v in cfg.items() if k not in _parts}, _top, f'{where}: model_cfg')
-    for part in _parts.keys() & cfg.keys():
-        _check_values(cfg[part], {f.name: f.type for f in fields(_parts[part])}, f'{where}: {part}')
+    _check_values({k:v for k,v in cfg.items() if k not in _parts()}, _top, f'{where}: model_cfg')
+    for part in _parts().keys() & cfg.keys():
+        _check_values(cfg[part], {f.name: f.type for f in fields(_parts()[part])}, f'{where}: {part}')
 
 # %% ../nbs/api/20_configs.ipynb #a95b52a1
 _ways = dict(mode={'RGB'}, interpolation={'bicubic','bilinear','random'}, resize_mode={'shortest','longest','squash'})
@@ -186,8 +186,8 @@ def text_tower_config(
 ): # dict
     "What is passed on of a text tower's settings"
     config = read_json(path)
-    if config.get('model_type') not in arch_dict: raise BadFile(
+    if config.get('model_type') not in open_clip.hf_configs.arch_dict: raise BadFile(
         f"{path}: model_type is {config.get('model_type')!r:.100}, which open_clip doesn't know. "
-        f"{did_you_mean(config.get('model_type'), arch_dict)}")
+        f"{did_you_mean(config.get('model_type'), open_clip.hf_configs.arch_dict)}")
     return {k:v for k,v in config.items() if k in _hf_names or v is None or _fits(v, bool, 0)
             or _is_number(v, float, 2**20)}

@@ -7,7 +7,7 @@ __all__ = ['SMALL_SET', 'doubts', 'doubtful_alphas', 'averaging_costs']
 
 # %% ../nbs/api/05_doubts.ipynb #3edb8876
 import numpy as np, pandas as pd
-from .results import MEAN, REFERENCE, first_metric
+from .results import MEAN, REFERENCE, STARTS, first_metric
 
 # %% ../nbs/api/05_doubts.ipynb #ff4c1d6e
 SMALL_SET = 50 # images; with fewer, one image is more than two points
@@ -21,13 +21,18 @@ def doubts(
     return [*_guessing(t[t.metric == 'accuracy'], 1/n_classes), *_small_sets(t)]
 
 def _guessing(t, chance):
-    "A zero-shot end near chance"
-    for r in t[(t.method == 'zero-shot') & (t.dataset == REFERENCE)].head(1).itertuples():
+    "A zero-shot end, or another start, near chance"
+    for r in t[t.method.isin(STARTS) & (t.dataset == REFERENCE)].head(1).itertuples():
         if r.value > min(2*chance, chance+.1*(1-chance)) and not r.low <= chance: continue
-        yield (f'The zero-shot classifier is right on {r.value:.1%} of the reference, where guessing gives '
-               f'{chance:.1%}: there is no robustness to keep, '
-               'and averaging with it is no good. Look at class names and prompts, or choose a CLIP that knows such '
-               'images.')
+        yield (f'The {_end(r.method)} is right on {r.value:.1%} of the reference, where guessing gives '
+               f'{chance:.1%}: there is no robustness to keep, and averaging with it is no good. {_better(r.method)}')
+
+def _end(method): return 'zero-shot classifier' if method == 'zero-shot' else method
+
+def _better(method):
+    "What to do about a weak start"
+    if method == 'start': return 'Train its head for longer, or start from a model that knows such images.'
+    return 'Look at class names and prompts, or choose a CLIP that knows such images.'
 
 def _small_sets(t):
     "Test sets of a few images"
@@ -37,7 +42,8 @@ def _small_sets(t):
     name, n = small.idxmin(), int(small.min())
     others = f' ({len(small)} sets have fewer than {SMALL_SET})' if len(small) > 1 else ''
     image = 'image' if n == 1 else 'images'
-    yield f'{name} has {n} {image}, so that one is {100/n:.1f} points{others}: differences of a few points tell nothing there; look at the intervals.'
+    yield (f'{name} has {n} {image}, so that one is {100/n:.1f} points{others}: differences of a few points tell '
+           'nothing there; look at the intervals.')
 
 # %% ../nbs/api/05_doubts.ipynb #c81c0cf5
 def doubtful_alphas(
@@ -53,18 +59,20 @@ def doubtful_alphas(
 def averaging_costs(
     accuracies, # Series: alpha -> accuracy on validation images of the reference; of 0, 0.5 and 1 at least
     n:int,      # how many images
+    start:str='zero-shot', # what stands at alpha = 0, or 'start'
 ) -> list: # a sentence, or none
     "What is wrong where the average at alpha = 0.5 is worse than the better end by more than two standard errors"
-    start, half, end = (accuracies[a] for a in (0, .5, 1))
+    before, half, end = (accuracies[a] for a in (0, .5, 1))
     error = np.sqrt(half*(1-half)/n)
-    if half >= max(start, end) - 2*error: return []
-    better = 'fine-tuned' if end > start else 'zero-shot'
-    lost = f'Averaging costs: at α = 0.5 it is {100*(max(start, end)-half):.1f} points below the {better} classifier on validation images'
-    if half < min(start, end) - 2*error:
+    if half >= max(before, end) - 2*error: return []
+    better = 'fine-tuned classifier' if end > before else _end(start)
+    lost = (f'Averaging costs: at α = 0.5 it is {100*(max(before, end)-half):.1f} points below the {better} on '
+            'validation images')
+    if half < min(before, end) - 2*error:
         return [f'{lost}, and below the other end too: the path between the weights is broken. Fine-tune again with '
                 'a lower learning rate.']
-    if end > start:
-        return [f'{lost}: the zero-shot classifier, at {start:.1%}, is too weak for that. Give it better names or '
-                'prompts, or take a larger alpha.']
+    if end > before:
+        return [f'{lost}: the {_end(start)}, at {before:.1%}, is too weak for that. {_better(start)} Or take a larger '
+                'alpha.']
     return [
         f'{lost}, which is better than the fine-tuned one, at {end:.1%}. Fine-tune again with a lower learning rate.']

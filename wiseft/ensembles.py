@@ -274,7 +274,7 @@ def choose_alpha(
     start = table.method[table.alpha == 0].iloc[0]
     print(f'On {n:,} validation images: {start} {seen[0]:.1%}, fine-tuned {seen[1]:.1%}, '
           f'average at α = 0.5 {seen[.5]:.1%}. Chosen: α = {alpha:g}, {seen[alpha]:.1%}.')
-    for sentence in averaging_costs(seen, n): warnings.warn(sentence, stacklevel=2)
+    for sentence in averaging_costs(seen, n, start): warnings.warn(sentence, stacklevel=2)
     return alpha
 
 # %% ../nbs/api/50_ensembles.ipynb #04262960

@@ -250,7 +250,7 @@ def sha256_file(
 ) -> str: # 64 hexadecimal digits
     "SHA-256 of a file's bytes"
     h = hashlib.sha256()
-    with open(path, 'rb') as f:
+    with open(existing_file(path), 'rb') as f:
         while piece := f.read(1<<20): h.update(piece)
     return h.hexdigest()
 

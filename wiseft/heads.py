@@ -8,11 +8,12 @@ __all__ = ['MANY', 'ClassificationHead', 'average_prompts', 'unseen_words', 'war
 # %% ../nbs/api/22_heads.ipynb #26f7a0f3
 import re, warnings
 
-import numpy as np, open_clip, torch, torch.nn.functional as F
+import numpy as np, torch, torch.nn.functional as F
 from torch import nn
 
 from .cache import open_entry, text_folder, write_entry
 from .clips import token_table
+from .later import open_clip
 from .prompts import classnames as check_classnames, prompts, templates as check_templates
 from .tensorfiles import state_hash
 from .text import first_few

@@ -11,6 +11,7 @@ from pathlib import Path
 from .comparison import compare
 from .files import atomic_path, existing_file
 from .members import WHO
+from .results import STARTS
 from .scores import KeptPredictions
 from .text import BadFile
 
@@ -100,7 +101,7 @@ def find_ends(
     known = who[(who.method != 'weight-space')
                 | np.isclose(who.alpha.astype(float), alpha)].drop(columns='seed').drop_duplicates()
     single = known.method.value_counts().eq(1)
-    found = {m: dict(method=m) for m in ('zero-shot', 'weight-space', 'fine-tuned') if single.get(m)}
+    found = {m: dict(method=m) for m in (*STARTS, 'weight-space', 'fine-tuned') if single.get(m)}
     if 'weight-space' not in found: return {}
     return found | {'weight-space': dict(method='weight-space', alpha=alpha)}
 

@@ -8,7 +8,7 @@ __all__ = ['PUBLISHED_SETS', 'CIFAR10_CLASSES', 'FMOW_CLASSES', 'FAMILIES', 'ima
            'fmow', 'transfer', 'download_suite', 'inventory', 'set_classes']
 
 # %% ../nbs/api/11_layouts.ipynb #91669689
-import io, json, open_clip, os, re
+import io, json, os, re
 import numpy as np, pandas as pd
 from importlib.util import find_spec
 from pathlib import Path
@@ -113,7 +113,8 @@ def _by_wnid(root, place, name, subset=None):
 
 def _by_number(root, place, name):
     "Folders by class number: 0 to 999, no zeros in front"
-    return labelled_folders(_found(root, place), {str(i): i for i in range(1000)}, open_clip.IMAGENET_CLASSNAMES, name)
+    return labelled_folders(_found(root, place), {str(i): i for i in range(1000)}, list(imagenet_classes().values()),
+                            name)
 
 # %% ../nbs/api/11_layouts.ipynb #7fffa1b8
 def objectnet_classes(
@@ -490,7 +491,7 @@ def set_classes(
     root=None # data root; default `$WISEFT_DATA`, else `~/data`
 ) -> list: # one name a class, in the order of the labels
     "Class names of a published set, to build a zero-shot head with"
-    root, names = Path(root or data_root()).expanduser(), list(open_clip.IMAGENET_CLASSNAMES)
+    root, names = Path(root or data_root()).expanduser(), list(imagenet_classes().values())
     if name == 'imagenet': return names
     if name in ('imagenet-r', 'imagenet-a'): return [names[k] for k in imagenet_subset(name)]
     if name == 'objectnet': return [c for c, _ in objectnet_classes(_found(root, 'objectnet-1.0')/'mappings').values()]

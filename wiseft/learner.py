@@ -7,7 +7,7 @@ __all__ = ['adamw', 'tower_blocks', 'choose_weights', 'parameter_groups', 'ClipL
            'cosine_lr', 'CosineSchedule', 'run_recipe', 'run_circumstances', 'finetune']
 
 # %% ../nbs/api/43_learner.ipynb #2c6143c8
-import fastai, math, open_clip, platform, torch
+import fastai, math, platform, torch
 import torch.nn.functional as F
 from contextlib import contextmanager, nullcontext
 from fastai.callback.core import CancelBackwardException, CancelStepException
@@ -29,6 +29,7 @@ from torch import nn
 from . import __version__
 from .devices import fitting_precision, memory_advice
 from .guards import Bf16, ClipGradients, FetchLosses, FreezeBatchNorm, LossOnDevice, Progress, ProgressLines, WaitForImages, Watch, accuracy_now
+from .later import open_clip
 from .loaders import ClipDL, check_dataloaders, clip_dataloaders, feature_dataloaders, is_captions
 from .passes import reuse_memory
 from .processes import counts_of_all, distributed, gathered, n_processes, rank
@@ -297,6 +298,7 @@ def clip_learner(
     **kwargs, # of fastai's `Learner`: path, lr, …
 ) -> ClipLearner:
     "A fastai `Learner` that fine-tunes a copy of a classifier, with the paper's defaults"
+    import fastai.vision.learner # how fastai shows results of images
     recipe = dict(train=train, wd=wd, label_smoothing=label_smoothing, clip_norm=clip_norm,
                   precision=fitting_precision(precision, classifier.device), train_batchnorm=train_batchnorm)
     if accumulate > 1: recipe['accumulate'] = accumulate
@@ -317,15 +319,19 @@ def clip_learner(
     learn.image_dls, learn.given, learn.accumulate = image_dls, classifier, accumulate
     learn.recipe = {**recipe, **{kind: method_recipe(m) for kind,m in dict(loss=loss, pull=pull).items() if m}}
     learn.recorder.smooth_loss = LossOnDevice()
+    _show_progress(learn, progress)
+    return learn
+
+# %% ../nbs/api/43_learner.ipynb #663a3704
+def _show_progress(learn, progress):
+    "Bars where somebody watches, lines where nobody does, or nothing"
     learn.remove_cb(ProgressCallback)
     if not progress or rank(): learn.logger = noop
     elif is_watched(): learn.add_cb(Progress())
     else:
         learn.add_cb(ProgressLines())
         learn.logger = learn.progress_lines.epoch_line
-    return learn
 
-# %% ../nbs/api/43_learner.ipynb #663a3704
 def _found_beforehand(*methods):
     "Tensors that methods were given, or made by their `prepare`, to be saved beside the classifier"
     given = {k: v for m in methods for k,v in getattr(m, 'keywords', {}).items() if isinstance(v, torch.Tensor)}

@@ -8,7 +8,7 @@ __all__ = ['Normalised', 'crop_box', 'resized_crops', 'PixelSource', 'ClipDL', '
 
 # %% ../nbs/api/40_loaders.ipynb #a93e2318
 import csv, math, os, torch, warnings
-import fastai.vision.data, fastai.vision.learner # how fastai shows batches and results of images
+import fastai.vision.data # how fastai shows batches of images
 import numpy as np
 from concurrent.futures import ThreadPoolExecutor
 from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists

@@ -165,7 +165,8 @@ def prepare_merge(
     prepare = getattr(rule, 'prepare', None)
     if prepare is None: return {}, knobs
     asks = signature(prepare).parameters
-    own, left = ({k: v for k, v in knobs.items() if (k in asks) == mine} for mine in (True, False))
+    own = {k: v for k, v in knobs.items() if k in asks}
+    left = {k: v for k, v in knobs.items() if k not in asks}
     if not looks_at_images(rule): return prepare(_state(start), [_state(m) for m in tuned], **own), left
     if any(isinstance(m, Mapping) for m in tuned): raise TypeError(
         f'{method_name(rule)} looks at images, which takes classifiers. It was given weights alone.')
@@ -221,7 +222,7 @@ def interpolate(
     finetuned, # the same, fine-tuned from it: the end, alpha = 1
     alpha:float=0.5, # mixing coefficient; outside 0…1 it extrapolates, with a warning
 ): # a new state dict or classifier
-    "Weight-space ensemble $\\theta_\\alpha = (1-\\alpha)\\,\\theta_0 + \\alpha\\,\\theta_1$ (WiSE-FT, arXiv 2109.01903)"
+    "Weight-space ensemble $(1-\\alpha)\\,\\theta_0 + \\alpha\\,\\theta_1$ (WiSE-FT, arXiv 2109.01903)"
     check_ends(zeroshot, finetuned)
     return merge(zeroshot, [finetuned], wise_ft, names=['zeroshot', 'finetuned'], alpha=check_alpha(alpha))
 
@@ -275,7 +276,8 @@ class WeightPath:
         own = target.state_dict()
         _check_path(own, zeroshot, finetuned)
         self.target, self.rule, depths = target, rule, tensor_depths(own)
-        self.tensors = [(t, *(s[k].detach().to(t.device) for s in (zeroshot, finetuned))) for k, t in own.items()]
+        there = lambda state, k: state[k].detach().to(own[k].device)
+        self.tensors = [(t, there(zeroshot, k), there(finetuned, k)) for k, t in own.items()]
         self.places = [At(k, depths[k], (prepared or {}).get(k)) for k in own]
         self.heads = {}
     @torch.no_grad()

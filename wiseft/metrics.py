@@ -13,8 +13,7 @@ from itertools import chain, repeat
 from scipy import special, stats
 from scipy.sparse import coo_array, csr_array, hstack
 from scipy.sparse.csgraph import connected_components
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
+from .later import multitest, proportion
 
 # %% ../nbs/api/01_metrics.ipynb #e56ed2a7
 def correct(
@@ -73,7 +72,7 @@ def clopper_pearson(
     if not (n >= 1 and 0 <= successes <= n and float(successes).is_integer() and float(n).is_integer()):
         raise ValueError(f'{successes} correct of {n} images: expected whole numbers, 0 ≤ correct ≤ n and n ≥ 1; '
                          'for shares, such as those of several seeds that were right, use `bootstrap_mean`.')
-    low, high = proportion_confint(int(successes), int(n), 1-level, method='beta')
+    low, high = proportion.proportion_confint(int(successes), int(n), 1-level, method='beta')
     return float(low), float(high)
 
 # %% ../nbs/api/01_metrics.ipynb #d3a4fdfd
@@ -248,7 +247,7 @@ def holm(
     "Holm's adjusted p-values: below 0.05, less than a 5 % chance of any false alarm."
     p = np.array(p, dtype=float)
     known = ~np.isnan(p)
-    if known.sum() > 1: p[known] = multipletests(p[known], method='holm')[1] # one alone stays as it is
+    if known.sum() > 1: p[known] = multitest.multipletests(p[known], method='holm')[1] # one alone stays as it is
     return p
 
 # %% ../nbs/api/01_metrics.ipynb #1219e3e3
@@ -325,7 +324,7 @@ def macro_f1(
     units=None, # as in `bootstrap`
     **kwargs,
 ) -> tuple: # (value, low, high)
-    "Mean F1 over the classes that occur in `labels`, with its bootstrap interval; over five units it may be too narrow."
+    "Mean F1 over the classes in `labels`, with its bootstrap interval; over five units it may be too narrow."
     predicted, labels = _same_length(_class_indices(predicted), _class_indices(labels))
     c, n, i = max(predicted.max(), labels.max())+1, len(labels), np.arange(len(labels))
     right = predicted == labels

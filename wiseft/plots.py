@@ -8,7 +8,7 @@ __all__ = ['COLORS', 'MARKERS', 'DASHES', 'NAMES', 'SIZES', 'PICTURES', 'Styles'
            'PictureKind', 'pictures', 'plot_bench']
 
 # %% ../nbs/api/60_plots.ipynb #5b85fd0c
-import io, textwrap
+import io, re, textwrap
 import matplotlib as mpl, matplotlib.pyplot as plt, numpy as np, pandas as pd, seaborn as sns
 from dataclasses import dataclass
 from functools import wraps
@@ -30,7 +30,8 @@ class Styles(dict):
         self.others = cycle(others)
     def __missing__(self, name): return self.setdefault(name, next(self.others))
 
-COLORS = Styles(zip(METHODS, (_palette[i] for i in (4, 3, 0, 1, 2, 5, 9, 7))), sns.color_palette('dark'))
+COLORS = Styles(zip(METHODS, (_palette[i] for i in (4, 3, 0, 1, 2, 5, 9, 7))),
+                [*sns.color_palette('dark'), *sns.color_palette('Set2')])
 MARKERS = Styles(zip(METHODS, ('*', 's', 'o', 'o', 'o', 'D', 'P', 'X')), 'v^<>phd')
 DASHES = Styles({'weight-space': '-', 'logits': (0,(5,2)), 'probabilities': (0,(1.5,1.5))},
                 ['-', '-.', (0,(8,2)), (0,(4,1,1,1,1,1))])
@@ -50,6 +51,12 @@ class _Picture(Figure):
         file = io.BytesIO()
         self.savefig(file, format='png', bbox_inches='tight')
         return file.getvalue()
+
+_ROOM = 2.7 # inches for a legend beside the axes
+
+def _beside(many):
+    "Where a figure's legend stands: above the axes, or, if it is long, beside them"
+    return dict(_legend, loc='outside right upper', ncols=1) if many else dict(_legend, loc='outside upper left')
 
 def _figure(width, height): return _Picture(figsize=(width, height), dpi=110, layout='constrained')
 
@@ -103,10 +110,12 @@ def _accuracy_axis(axis, values, low=None, high=None, logit=True):
 def _ticks(lo, hi, to=lambda p: p):
     "The finest of the usual steps whose ticks, on the scale `to`, leave each other room for their labels."
     steps = [np.round(np.arange(step, 100, step), 6) for step in (.1, .2, .5, 1, 2, 5, 10, 20)]
-    choices = [t[(t/100>=lo) & (t/100<=hi)]/100
-               for t in steps + [np.array([1, 5, 20, 50, 80, 95, 99]), np.array([1, 10, 50, 90, 99])]]
+    uneven = [1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 98, 99], [1, 5, 20, 50, 80, 95, 99], [1, 10, 50, 90, 99]
+    choices = [t[(t/100>=lo) & (t/100<=hi)]/100 for t in [*steps, *map(np.array, uneven)]]
     room = lambda t: (.09 if np.allclose(100*t, np.round(100*t)) else .13)*(to(hi)-to(lo))
-    return next((t for t in choices if len(t)<2 or np.diff(to(t)).min() > room(t)), choices[-1])
+    fit = [t for t in choices if len(t)<2 or np.diff(to(t)).min() > room(t)]
+    if fit and len(fit[0]) > 2: return fit[0]
+    return max(fit, key=len, default=choices[-1])
 
 # %% ../nbs/api/60_plots.ipynb #c160fa3e
 def logit_axes(
@@ -177,6 +186,18 @@ def _name(label, method):
     "What a legend calls a curve"
     return label.removesuffix(method) + NAMES.get(method, method)
 
+def _begins(table):
+    "What stands at α = 0: the zero-shot classifier, or another start"
+    return next((m for m in STARTS if m in set(table.method)), STARTS[0])
+
+_MANY = 6 # curves: of more, the legend alone says which is which, beside the axes
+
+def _are_many(points): return len(curves(points)) > _MANY
+
+def _color(label, many):
+    "Of a label; where there are many curves, an end has that of its tuning's"
+    return COLORS[re.sub(' fine-tuned$', ' weight-space', label) if many else label]
+
 # %% ../nbs/api/60_plots.ipynb #0072d48a
 def _dense(xy):
     "Pixels along a polyline, a few apart; what lies far off or isn't known is cut."
@@ -218,6 +239,7 @@ def _cross(ax, row, color):
 
 def _draw_frontier(ax, points):
     "Curves, single points and crosses."
+    many = _are_many(points)
     for label, c in curves(points).items():
         method = _curve_method(c)
         sns.lineplot(c, x='value_reference', y='value_shift', ax=ax, sort=False, estimator=None, legend=False,
@@ -227,10 +249,11 @@ def _draw_frontier(ax, points):
     single, half = _single(points), _nearest(points, .5)
     for row in single.itertuples():
         m = MARKERS[row.label]
-        ax.plot(row.value_reference, row.value_shift, m, color=COLORS[row.label], ms=SIZES[m], mec='w', mew=1, zorder=5)
+        ax.plot(row.value_reference, row.value_shift, m, color=_color(row.label, many), ms=SIZES[m], mec='w', mew=1,
+                zorder=5)
     for row in half.itertuples():
         ax.plot(row.value_reference, row.value_shift, 'o', color=COLORS[row.label], ms=8, mec='w', mew=1, zorder=5)
-    for row in pd.concat([single, half]).itertuples(): _cross(ax, row, COLORS[row.label])
+    for row in pd.concat([single, half]).itertuples(): _cross(ax, row, _color(row.label, many))
 
 
 # %% ../nbs/api/60_plots.ipynb #0876d304
@@ -243,12 +266,12 @@ def _label_frontier(ax, points):
     strong = [_dense(pixels(c)) for c in curves(points).values()] + [xy+square for xy in pixels(single)]
     weak = [_dense(ax.transData.transform(np.transpose(l.get_data()))) for l in ax.lines if len(l.get_xdata())==2]
     obstacles = np.concatenate(strong), np.concatenate(weak or [np.empty((0,2))])
-    taken = []
-    for row in single.itertuples():
+    taken, many = [], _are_many(points)
+    for row in (single[single.method.isin(STARTS)] if many else single).itertuples():
         _place(ax, row.label, (row.value_reference, row.value_shift), obstacles, taken, color=_dark(COLORS[row.label]),
                weight='bold')
     several = points.label[points.method=='weight-space'].nunique() > 1
-    for a in (.5,) if several else (.5, .2, .8):
+    for a in () if many else (.5,) if several else (.5, .2, .8):
         for row in _nearest(points, a).itertuples():
             if abs(row.alpha-a) < .05:
                 _place(ax, f'α = {row.alpha:g}', (row.value_reference, row.value_shift), obstacles, taken,
@@ -263,14 +286,16 @@ def plot_frontier(
 ) -> Figure:
     "Accuracy on the reference against that under shift, on logit axes: end points, curves over α, 95 % intervals."
     points = frontier(table, dataset)
-    if ax is None: ax = _figure(6.4, 4.8).subplots()
+    many = _are_many(points)
+    if ax is None: ax = _figure(6.4+_ROOM*many, 4.8).subplots()
     _draw_frontier(ax, points)
     logit = _has_room(points.value_reference) and _has_room(points.value_shift) # both axes alike
     for axis,s in ((ax.xaxis,'reference'), (ax.yaxis,'shift')):
         _accuracy_axis(axis, points[f'value_{s}'], points[f'low_{s}'], points[f'high_{s}'], logit)
     ax.set(xlabel='Accuracy on the reference', ylabel=_describe(table, dataset))
     sns.despine(ax=ax)
-    if curves(points): ax.legend(loc='lower left', bbox_to_anchor=(-.08,1), borderaxespad=.2, **_legend)
+    if many: ax.legend(loc='upper left', bbox_to_anchor=(1,1), **_legend | dict(ncols=1))
+    elif curves(points): ax.legend(loc='lower left', bbox_to_anchor=(-.08,1), borderaxespad=.2, **_legend)
     _label_frontier(ax, points)
     return ax.figure
 
@@ -292,14 +317,15 @@ def plot_alpha(
     _first_curve(table)
     cols = next((c for c in (3,4) if len(names)%c in (0,c-1)), 3) if len(names)>4 else len(names)
     rows = -(-len(names)//cols)
-    fig = _figure(1.95*max(cols, 3), 1.95*rows+.6)
+    many = _are_many(table)
+    fig = _figure(1.95*max(cols, 3)+_ROOM*many, max(1.95*rows+.6, .19*len(curves(table))*many))
     axes = fig.subplots(rows, cols, squeeze=False, sharex=True).ravel()
     table = labelled(table)
     for ax,name in zip(axes, names): _draw_alpha(ax, table[table.dataset==name], name)
     for ax in axes[len(names):]: ax.remove()
     for i in range(len(names)): axes[i].tick_params(labelbottom=i+cols >= len(names))
-    fig.supxlabel('mixing coefficient α   (0 = zero-shot, 1 = fine-tuned)', fontsize='medium')
-    fig.legend(*axes[0].get_legend_handles_labels(), loc='outside upper left', **_legend)
+    fig.supxlabel(f'mixing coefficient α   (0 = {_begins(table)}, 1 = fine-tuned)', fontsize='medium')
+    fig.legend(*axes[0].get_legend_handles_labels(), **_beside(many))
     return fig
 
 def _first_curve(table):
@@ -316,8 +342,8 @@ def _draw_alpha(ax, rows, name):
                      color=COLORS[label], ls=DASHES[method], lw=1.8)
     for row in rows[rows.method.isin(_ends)].itertuples():
         m = MARKERS[row.label]
-        ax.plot(row.alpha, row.value, m, color=COLORS[row.label], ms=.75*SIZES[m], mec='w', mew=.8, zorder=5,
-                clip_on=False)
+        ax.plot(row.alpha, row.value, m, color=_color(row.label, _are_many(rows)), ms=.75*SIZES[m], mec='w', mew=.8,
+                zorder=5, clip_on=False)
     ax.set_title(textwrap.fill(name, 18), fontsize='small', weight='bold' if name in (REFERENCE,MEAN) else 'normal',
                  loc='left')
     ax.set(xlabel='', ylabel='', xlim=(-.03,1.03), xticks=[0,.5,1], xticklabels=['0','0.5','1'])
@@ -355,13 +381,14 @@ def plot_shifts(
     "Accuracy of the zero-shot, averaged and fine-tuned classifier on every set, with 95 % intervals."
     rows, names = _three(table, alpha), dataset_order(table)
     who = _who(rows, alpha)
-    fig = _figure(6.4, 1.1+.52*len(names)*max(1, len(who)/3.5))
+    many = len(who) > 2*_MANY
+    fig = _figure(6.4+_ROOM*many, 1.1+.52*len(names)*max(1, len(who)/3.5))
     ax = fig.subplots()
     for i,(label,words) in enumerate(who.items()):
         r, m = rows[rows.label==label], MARKERS[label]
         y = r.dataset.map(names.index).to_numpy() + .69*(i-(len(who)-1)/2)/len(who)
-        ax.hlines(y, r.low.astype(float), r.high.astype(float), color=COLORS[label], lw=2, alpha=.5)
-        ax.plot(r.value, y, m, color=COLORS[label], ms=.75*SIZES[m], mec='w', mew=.7, label=words)
+        ax.hlines(y, r.low.astype(float), r.high.astype(float), color=_color(label, many), lw=2, alpha=.5)
+        ax.plot(r.value, y, m, color=_color(label, many), ms=.75*SIZES[m], mec='w', mew=.7, label=words)
     ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names)-.45,-.55), xlabel='Accuracy')
     for t in ax.get_yticklabels():
         if t.get_text() in (REFERENCE, MEAN): t.set_weight('bold')
@@ -370,7 +397,7 @@ def plot_shifts(
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v,_: f'{100*v:g} %'))
     ax.grid(axis='y', visible=False)
     sns.despine(ax=ax, left=True)
-    fig.legend(loc='outside upper left', **{**_legend, 'handlelength':1})
+    fig.legend(**_beside(many) | dict(handlelength=1))
     return fig
 
 # %% ../nbs/api/60_plots.ipynb #99dbc9ae
@@ -390,13 +417,14 @@ def plot_robustness(
     names = [n for n in dataset_order(table[table.is_shift]) if n!=MEAN]
     if not names: raise ValueError(f'No shifted set in the table; there are {dataset_order(table)}')
     cols = min(3, len(names))
-    fig = _figure(2.5*max(cols, 2), 2.5*-(-len(names)//cols)+.6)
+    many = _are_many(table)
+    fig = _figure(2.5*max(cols, 2)+_ROOM*many, 2.5*-(-len(names)//cols)+.6+many)
     axes = fig.subplots(-(-len(names)//cols), cols, squeeze=False).ravel()
     for ax,name in zip(axes, names): _draw_panel(ax, frontier(table, name), baselines.get(name), name)
     for ax in axes[len(names):]: ax.remove()
     fig.supxlabel('Accuracy on the reference', fontsize='medium')
     handles = {l.get_label(): l for ax in axes[:len(names)] for l in ax.lines if not l.get_label().startswith('_')}
-    fig.legend(handles.values(), handles, loc='outside upper left', **_legend)
+    fig.legend(handles.values(), handles, **_beside(many))
     return fig
 
 def _draw_panel(ax, points, baseline, name):
@@ -408,7 +436,9 @@ def _draw_panel(ax, points, baseline, name):
     _accuracy_axis(ax.yaxis, np.concatenate([y, on_line]))
     ax.xaxis.set_major_locator(FixedLocator((t := ax.get_xticks())[::-(-len(t)//4)])) # a small panel has room for four
     limits = ax.get_xlim(), ax.get_ylim()
-    for m in _single(points).label.unique():
+    named = _single(points)
+    if _are_many(points): named = named[named.method.isin(STARTS)]
+    for m in named.label.unique():
         ax.plot([], [], MARKERS[m], color=COLORS[m], ms=.6*SIZES[MARKERS[m]], label=m)
     if baseline:
         ax.plot(grid := np.linspace(*baseline.x_range, 300), baseline(grid), color='.45', lw=1.8, zorder=1,
@@ -452,7 +482,8 @@ def _say_alpha(table, **_):
         top = c.loc[c.value.idxmax()]
         parts.append(
             f'{name} {_pct(c.value.iloc[0])}, {_pct(top.value)} at α = {top.alpha:g}, {_pct(c.value.iloc[-1])}')
-    return (f'Accuracy against the mixing coefficient α, {_name(label, _curve_method(c))}, at α = 0 (zero-shot), at '
+    return (f'Accuracy against the mixing coefficient α, {_name(label, _curve_method(c))}, at α = 0 '
+            f'({_begins(table)}), at '
             f"its highest point and at α = 1 (fine-tuned): {'; '.join(parts)}.")
 
 def _say_shifts(table, alpha=.5, **_):

@@ -7,7 +7,6 @@ __all__ = ['SAID', 'PAUSE', 'is_watched', 'say_place', 'duration', 'tell']
 
 # %% ../nbs/api/00_progress.ipynb #9135cb7e
 import sys
-from fastprogress import progress_bar
 from time import perf_counter
 from .devices import describe_device
 from .processes import rank
@@ -72,6 +71,7 @@ def tell(
     if not progress or rank(): yield from iterable
     elif not is_watched(): yield from _lines(iterable, words, total, images)
     else:
+        from fastprogress import progress_bar
         bar = progress_bar(iterable, total=total, leave=False)
         for item in bar:
             yield item

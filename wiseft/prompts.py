@@ -11,9 +11,8 @@ import unicodedata
 import warnings
 from collections import Counter
 
-import open_clip
-
 from .files import existing_file
+from .later import open_clip_tables
 from .text import BadFile
 
 # %% ../nbs/api/10_prompts.ipynb #948b469f
@@ -24,9 +23,11 @@ def _written(
     return [fill("{}") for fill in table]
 
 # %% ../nbs/api/10_prompts.ipynb #4a1ef715
+_clip_words = open_clip_tables('zero_shot_metadata')
+
 TEMPLATES = {
-    "openai": _written(open_clip.OPENAI_IMAGENET_TEMPLATES),
-    "simple": _written(open_clip.SIMPLE_IMAGENET_TEMPLATES),
+    "openai": _written(_clip_words.OPENAI_IMAGENET_TEMPLATES),
+    "simple": _written(_clip_words.SIMPLE_IMAGENET_TEMPLATES),
     "plain": ["{}"],
     "icons": ["{}", "an icon of a {}", "a {} icon", "a drawing of a {}", "a symbol of a {}"],
     "iwildcam": ["a photo of {}.", "{} in the wild."],
@@ -108,7 +109,7 @@ def classnames(
     which,  # 'imagenet', or class names of your own in the order of the labels
 ):  # list of str
     "Class names by list or after a check; repeated names are an error in your own list, a warning in a built-in one."
-    builtin = list(open_clip.IMAGENET_CLASSNAMES)
+    builtin = list(_clip_words.IMAGENET_CLASSNAMES)
     if isinstance(which, str) and which != "imagenet":
         raise ValueError(f"Unknown class names {which!r}: give 'imagenet' or a list such as ['cat', 'dog'].")
     names = builtin if isinstance(which, str) else list(which)
@@ -132,11 +133,16 @@ def read_classnames(
     path = existing_file(path, "list of class names")
     try:
         names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        if odd := [n for n in names if any(unicodedata.category(c) in ("Cc", "Cf") for c in n)]:
-            raise ValueError(f"{odd[0]!r:.100} holds characters that can't be seen")
+        odd = list(filter(_unseen, names))
+        if odd: raise ValueError(f"{odd[0]!r:.100} holds characters that can't be seen.")
         return classnames(names)
     except ValueError as e:
-        raise BadFile(f"{path} is no list of class names, one a line: {e}. Save it again as text in UTF-8.") from e
+        why = str(e).rstrip(".")
+        raise BadFile(f"{path} is no list of class names, one a line: {why}. Save it again as text in UTF-8.") from e
+
+def _unseen(name):
+    "Whether a name holds control characters or such as say how others are to be shown."
+    return any(unicodedata.category(c) in ("Cc", "Cf") for c in name)
 
 # %% ../nbs/api/10_prompts.ipynb #5881e9b6
 def prompts(

@@ -29,7 +29,7 @@ def headline(
     "What averaging weights gives under shift and on the reference, with images and intervals, and what can't be told."
     check_single(table, ['method','alpha'])
     at = {(r.method, r.dataset): r for r in table.itertuples() if r.method!='weight-space' or abs(r.alpha-alpha)<1e-9}
-    before = 'start' if 'start' in set(table.method) else 'zero-shot'
+    before = _begins(table)
     needed = [(m, d) for m in (before,'weight-space','fine-tuned') for d in (MEAN,REFERENCE)]
     if not set(needed) <= set(at): return 'Accuracy in per cent, with 95 % intervals where they are known.'
     n = table[table.is_shift & (table.dataset!=MEAN)].dataset.nunique()
@@ -39,6 +39,10 @@ def headline(
             f'{than[before,MEAN]} and {than["fine-tuned",MEAN]}. On the reference it gives '
             f'{_measured(at["weight-space",REFERENCE])}, '
             f'{than[before,REFERENCE]} and {than["fine-tuned",REFERENCE]}. {_untold(table, comparisons)}').strip()
+
+def _begins(table):
+    "What fine-tuning began with: the zero-shot classifier, or another start"
+    return next((m for m in STARTS if m in set(table.method)), STARTS[0])
 
 # %% ../nbs/api/61_report.ipynb #2d6ea9cd
 def _measured(r):
@@ -206,7 +210,7 @@ def _around(c, alpha, plots): # plots: function that returns the pictures and wh
     alphas, sets = sorted(c.alpha.unique()), dataset_order(c)
     texts = {(r.dataset, r.alpha): _with_interval(r) for r in c.itertuples()}
     start = int(np.argmin(np.abs(np.array(alphas)-alpha)))
-    before = next((m for m in STARTS if m in set(c.method)), STARTS[0])
+    before = _begins(c)
     about = dict(alpha=f'{alphas[start]:g}', last=len(alphas)-1, start=start, before=before)
     drawn, paths = plots(c.pivot_table(index='alpha', columns='dataset', values='value')[sets])
     cell = lambda d, a, kind='n': f'<td class="{kind}">{texts.get((d, a), "")}</td>'
@@ -340,21 +344,25 @@ $body
 """)
 
 # %% ../nbs/api/61_report.ipynb #7d066fa4
-_MEANINGS = """<p class="soft"><dfn>Zero-shot</dfn>: the classifier as it was before it was trained on these images, told the classes by their names alone.
+_STARTS = {'zero-shot': 'Zero-shot</dfn>: the classifier as it was before it was trained on these images, told the classes by their names alone',
+           'start': 'Start</dfn>: the classifier that fine-tuning began with'}
+
+_MEANINGS = """<p class="soft"><dfn>$before.
 <dfn>Fine-tuned</dfn>: trained on images of the <dfn>reference</dfn>, one kind of images. <dfn>Shifted sets</dfn> show the same classes in other kinds of images, which it was not trained on.
-<dfn>Weights averaged</dfn>: each weight is (1&nbsp;−&nbsp;α) times that of the zero-shot classifier and α times that of the fine-tuned one.
+<dfn>Weights averaged</dfn>: each weight is (1&nbsp;−&nbsp;α) times that of the first and α times that of the fine-tuned one.
 An <dfn>interval</dfn> of 95&nbsp;% says how far chance in the choice of test images reaches.</p>"""
 
 def _beginning(table, comparisons, notes, alpha):
     "Headlines, one a tuning where there are several, and what their words mean"
-    tunings = [t for t in table.tuning.unique() if t] if table.tuning[table.method!='zero-shot'].nunique() > 1 else ['']
+    several = table.tuning[~table.method.isin(STARTS)].nunique() > 1
+    tunings = [t for t in table.tuning.unique() if t] if several else ['']
     for t in tunings:
         own = table[table.tuning.isin(['', t])] if t else table
         lead = escape((f'{t}: ' if t else '')
                       + headline(own, alpha, comparisons.iloc[:0] if t and comparisons is not None
                                  else comparisons)).replace(" %", "&nbsp;%")
         yield f'<p class="lead">{lead}</p>'
-    yield _MEANINGS
+    yield _MEANINGS.replace('$before', _STARTS[_begins(table)])
     if notes: yield from (f'<p>{escape(p)}</p>' for p in notes.split('\n\n'))
 
 # %% ../nbs/api/61_report.ipynb #505ef25b
@@ -369,7 +377,7 @@ def _robustness_section(shown, fits):
     "Its table, and what was measured against what"
     if not len(shown): return
     yield ('<h2>Robustness</h2>\n<p class="soft">ρ is effective robustness, accuracy above what standard models of '
-           'that reference accuracy have; τ is relative robustness, the gain over the zero-shot classifier. '
+           'that reference accuracy have; τ is relative robustness, the gain over the classifier before fine-tuning. '
            f'Baselines: {escape("; ".join(fits))}.</p>')
     yield _html_table(shown)
 

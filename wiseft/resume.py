@@ -13,7 +13,7 @@ from json import dumps, loads
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from .files import atomic_path
+from .files import atomic_path, existing_file
 from .loaders import ClipDL
 from .processes import rank
 from .text import BadFile, why_failed
@@ -108,7 +108,7 @@ def read_training(
     "What a checkpoint holds; a `BadFile` if it is damaged"
     again = 'Go on from a copy of it if you have one; else delete it and start again.'
     try:
-        with safe_open(file, 'pt') as f:
+        with safe_open(existing_file(file, 'checkpoint'), 'pt') as f:
             tensors, position = {k: f.get_tensor(k) for k in f.keys()}, loads(f.metadata()['wiseft'])
         position = {k: position[k] for k in ('step', 'epochs_before', 'start_accuracy', 'recipe')}
         _check_position(tensors, position)

@@ -6,26 +6,29 @@
 __all__ = ['join_runs', 'compare_runs']
 
 # %% ../nbs/api/60_runs.ipynb #f080df12
-import numpy as np, pandas as pd
+import pandas as pd
 from .comparison import compare
-from .results import first_metric
+from .results import STARTS, first_metric
 
 # %% ../nbs/api/60_runs.ipynb #28c1877f
 def join_runs(
     tables:dict, # name of a run -> results table
 ) -> pd.DataFrame: # results table whose `tuning` is the run's name
-    "Runs that start from one zero-shot classifier as one table, of the first metric"
-    parts = [first_metric(t).assign(tuning=lambda t: t.tuning.where(t.method == 'zero-shot', name))
+    "Runs from one zero-shot classifier, or another start, as one table, of the first metric"
+    parts = [first_metric(t).assign(tuning=lambda t: t.tuning.where(t.method.isin(STARTS), name))
              for name, t in tables.items()]
     joined = pd.concat(parts, ignore_index=True)
-    starts = joined[joined.method == 'zero-shot'].drop_duplicates(['dataset', 'value', 'n'])
+    starts = joined[joined.method.isin(STARTS)].drop_duplicates(['method', 'dataset', 'value', 'n'])
     if len(other := starts[starts.duplicated('dataset')]): raise ValueError(
-        f'The runs {", ".join(tables)} have other zero-shot classifiers, or were tested on other images: on '
-        f'{other.dataset.iloc[0]} zero-shot accuracy is '
-        f'{" and ".join(f"{v:.1%}" for v in starts[starts.dataset == other.dataset.iloc[0]].value)}. Compare runs of '
-        'one start, on the same images.')
-    joined = pd.concat([starts, joined[joined.method != 'zero-shot']], ignore_index=True)
+        _of_several_starts(tables, starts[starts.dataset == other.dataset.iloc[0]]))
+    joined = pd.concat([starts, joined[~joined.method.isin(STARTS)]], ignore_index=True)
     return joined.assign(classifier=joined.classifier.iloc[0])
+
+def _of_several_starts(names, starts):
+    values = ' and '.join(f'{v:.1%}' for v in starts.value)
+    return (f'The runs {", ".join(names)} have other starts, or were tested on other images: on '
+            f'{starts.dataset.iloc[0]} {starts.method.iloc[0]} accuracy is {values}. Compare runs of one start, on the '
+            'same images.')
 
 # %% ../nbs/api/60_runs.ipynb #b699f3e8
 def compare_runs(

@@ -9,12 +9,11 @@ __all__ = []
 import torch
 from pathlib import Path
 
-import open_clip
-
 from . import __version__
 from .checkpoints import write_state_dict
 from .configs import read_json, write_json
 from .files import atomic_path, existing_folder, sha256_file
+from .later import open_clip
 from .text import BadFile, first_few
 
 # %% ../nbs/api/20_saving.ipynb #fb7cecd2

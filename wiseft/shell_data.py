@@ -19,11 +19,13 @@ def models(
     filter:Annotated[str, typer.Argument(help='Show only names that contain this.')]='',
 ):
     "List the models that can be loaded: the embedded one, and open_clip's with their weights."
-    import open_clip,pandas as pd
+    import pandas as pd
+    from wiseft.later import open_clip_models,open_clip_tables
+    tags = open_clip_tables('pretrained').list_pretrained_tags_by_model
     rows = [('iconclip', 'embedded: a small CLIP of icons')]
-    rows += [(m, ', '.join(open_clip.list_pretrained_tags_by_model(m))) for m in open_clip.list_models()]
+    rows += [(m, ', '.join(tags(m))) for m in open_clip_models()]
     rows = [(m, w) for m, w in rows if filter.lower() in m.lower()]
-    if not rows: raise ValueError(f'no model has {filter!r} in its name; `wiseft models` lists all')
+    if not rows: raise ValueError(f'There is no model with {filter!r} in its name: `wiseft models` lists all.')
     show_table(pd.DataFrame(rows, columns=['model','weights']))
 
 # %% ../nbs/api/71_shell_data.ipynb #6b34a2f1
@@ -52,7 +54,7 @@ def data(
     download:Annotated[bool, typer.Option('--download', help='Download it, where torchvision can.')]=False,
     force:Force=False,
 ):
-    "List the published suites and what is there of them; or count the images of a suite or folder, open each, and name those that can't be read."
+    "List the published suites and what is there of them; or count and open the images of a suite or folder."
     import pandas as pd
     from wiseft.layouts import FAMILIES
     if unpack: source = source or 'icons'
@@ -62,17 +64,19 @@ def data(
     rows = [
         dict(set=n, split=k, images=len(s), classes=len(s.classnames)-len(s.missing), groups=len(set(s.groups or [])))
         for (n, k), s in sets.items()]
-    show_table(pd.DataFrame(rows))
+    table = pd.DataFrame(rows)
+    show_table(table if table.groups.any() else table.drop(columns='groups'))
     _show_sizes(list(sets.values()))
     if unpack: _unpack(source, unpack, force)
     for r in bad: say(r)
-    if bad: raise ValueError(f'{len(bad)} of {sum(map(len, sets.values()))} images cannot be read')
+    if bad: raise ValueError(
+        f'{len(bad)} of {sum(map(len, sets.values()))} images cannot be read. Replace or remove them.')
 
 # %% ../nbs/api/71_shell_data.ipynb #8eaa1943
 _SHOWN = 5 # largest and smallest classes
 
 def _show_sizes(sets):
-    "Images of each class in all sets of the first one's classes together, with a bar; of many classes the largest and the smallest"
+    "Images of each class in all sets of the first one's classes, with a bar; of many the largest and the smallest"
     counts = sum(s.counts() for s in sets if s.classnames == sets[0].classnames).sort_values(ascending=False,
         kind='stable')
     some = counts if len(counts) <= 2*_SHOWN else counts.iloc[[*range(_SHOWN), *range(-_SHOWN, 0)]]
@@ -118,7 +122,8 @@ def _unpack(source, folder, force):
     import shutil
     from wiseft.datasets import load_suite
     from wiseft.files import atomic_path
-    if source != 'icons': raise typer.BadParameter('--unpack copies the embedded suite; a folder is there already')
+    if source != 'icons': raise typer.BadParameter(
+        '--unpack copies the embedded suite; a folder is there already.')
     with atomic_path(folder, force=force) as tmp: shutil.copytree(load_suite('icons').train.root, tmp)
     wrote(folder)
 

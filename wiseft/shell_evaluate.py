@@ -41,7 +41,7 @@ def evaluate_(
 # %% ../nbs/api/73_shell_evaluate.ipynb #718f8d1c
 @contextmanager
 def results_file(output, force):
-    "A function that writes a results table to `output`, which is checked before the work is done, and predictions beside it"
+    "A function that writes a results table to `output`, and predictions beside it; both are checked beforehand"
     from wiseft.exchange import write_results
     from wiseft.kept import predictions_file,write_predictions
     from wiseft.processes import first_writes
@@ -115,7 +115,7 @@ def sweep_(
     output:Annotated[Optional[Path], typer.Option('--output','-o', help='Results table (CSV) to write.')]=None,
     force:Force=False,
 ):
-    "Evaluate averages of two classifiers for many mixing coefficients: of weights, of logits, of probabilities, or by other methods."
+    "Evaluate averages of two classifiers for many mixing coefficients: of weights, logits, probabilities, or others."
     (ways,looks),alphas = _ways(by, use),_numbers(alphas)
     load = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete,
                         training=looks or split=='validation')
@@ -180,7 +180,7 @@ def ensemble(
                         training=split=='validation')
     if average not in ('logits', 'probabilities'):
         raise typer.BadParameter(f'--average is logits or probabilities, got {average!r}')
-    if len(classifiers) < 2: raise typer.BadParameter('an ensemble takes two classifiers or more')
+    if len(classifiers) < 2: raise typer.BadParameter('An ensemble takes two classifiers or more.')
     from wiseft.ensembles import output_ensemble
     def with_ensemble(loaded): return {**loaded, ' + '.join(loaded): output_ensemble(loaded, average)}
     _measure(classifiers, with_ensemble, load, device, output, force, split=split, metrics=listed(metrics))

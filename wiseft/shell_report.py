@@ -23,7 +23,7 @@ def plot(
     output:Output,
     force:Force=False,
 ):
-    "Draw a table: reference against shift, accuracy against α, and every set, as far as it has them; PNG files in a folder."
+    "Draw a table as PNG files in a folder: reference against shift, accuracy against α, every set."
     from wiseft.files import atomic_path
     from wiseft.exchange import read_results
     with atomic_path(output, force=force) as tmp:
@@ -74,7 +74,8 @@ def report(
     from wiseft.report import write_report
     from wiseft.saving import read_card
     recipe = read_card(classifier)['recipe'] if classifier else None
-    tables,predictions = [{p.stem: read(p) for p in results} for read in (read_results, _beside)]
+    tables = {p.stem: read_results(p) for p in results}
+    predictions = {p.stem: _beside(p) for p in results}
     if len(results) > 1: table,kept,comparisons = _joined(tables, predictions)
     else: table,kept,comparisons = tables[results[0].stem],predictions[results[0].stem],None
     images = _images(kept, suite, reference, shift, root) if kept and pictures and (suite or reference) else None

@@ -10,13 +10,12 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import open_clip
 from huggingface_hub import hf_hub_download
-from open_clip.pretrained import download_pretrained, download_pretrained_from_hf, get_pretrained_cfg
 
 from .checkpoints import checkpoint_format, read_checkpoint
 from .configs import check_model_cfg, check_preprocess_cfg, read_json
 from .files import package_data
+from .later import open_clip
 from .parts import Parts, find_parts, module_config, module_preprocess, uses_quick_gelu
 from .pretrained import hub_weights, read_hub_folder
 from .saving import config_name, weight_names
@@ -92,9 +91,10 @@ def _from_hub(
     advice = (f"bring {config_name} and {weight_names[0]} (and tokenizer files, if there are any) of "
               f"https://huggingface.co/{repo} "
               f"into a folder and call load_clip('local-dir:FOLDER')")
-    config = _fetch(lambda: download_pretrained_from_hf(repo, filename=config_name), f'the configuration of {name}',
+    fetch = open_clip.pretrained.download_pretrained_from_hf
+    config = _fetch(lambda: fetch(repo, filename=config_name), f'the configuration of {name}',
                     advice)
-    _fetch(lambda: download_pretrained_from_hf(repo), f'the weights of {name}', advice)
+    _fetch(lambda: fetch(repo), f'the weights of {name}', advice)
     source = _from_folder(config.parent, name, hub=True)
     _check_text_tower(source.config.get('text_cfg', {}).get('hf_model_name'), source.where)
     return source
@@ -122,9 +122,9 @@ def _from_transformers_hub(
 # %% ../nbs/api/20_sources.ipynb #55de7377
 def _tag_cfg(name, tag): # dict
     "open_clip's entry for an architecture and a tag; ValueError names near ones"
-    if cfg := get_pretrained_cfg(name, tag): return cfg
+    if cfg := open_clip.pretrained.get_pretrained_cfg(name, tag): return cfg
     plain = name.removesuffix('-quickgelu')
-    if plain != name and get_pretrained_cfg(plain, tag): raise ValueError(
+    if plain != name and open_clip.pretrained.get_pretrained_cfg(plain, tag): raise ValueError(
         f"QuickGELU mismatch: weights {tag!r} were trained with GELU, and {name!r} has QuickGELU. Use "
         f"load_clip({plain!r}, {tag!r}).")
     raise ValueError(
@@ -149,7 +149,7 @@ def _from_tag(name, tag):
     config['quick_gelu'] = _wants_quick_gelu(name, tag, config)
     hub = cfg.get('hf_hub')
     place = f"https://huggingface.co/{hub.rstrip('/')}" if hub else cfg.get('url')
-    weights = _fetch(lambda: download_pretrained(cfg), f'the weights {tag!r} of {name!r}',
+    weights = _fetch(lambda: open_clip.pretrained.download_pretrained(cfg), f'the weights {tag!r} of {name!r}',
                      f"bring them from {place} and call load_clip({name!r}, 'FILE', preprocess={tag!r})")
     return Source(config, cfg, weights, f'{name} {tag}', name)
 
@@ -157,7 +157,9 @@ def _from_tag(name, tag):
 preprocess_keys = ['mean', 'std', 'interpolation', 'resize_mode', 'fill_color', 'crop_pct']
 
 # %% ../nbs/api/20_sources.ipynb #a54791eb
-def _of_openai(): return {k:v for k,v in get_pretrained_cfg('ViT-B-32', 'openai').items() if k in preprocess_keys}
+def _of_openai():
+    known = open_clip.pretrained.get_pretrained_cfg('ViT-B-32', 'openai')
+    return {k:v for k,v in known.items() if k in preprocess_keys}
 
 # %% ../nbs/api/20_sources.ipynb #7e0e4b27
 def _file_gelu(name, config, quick_gelu): # bool
@@ -239,7 +241,7 @@ def find_source(name, pretrained, preprocess, quick_gelu): # `Source`
     if pretrained is None: raise ValueError(
         f"{name!r} is an architecture: give weights too, a file or a tag. There are "
         f"{first_few(open_clip.list_pretrained_tags_by_model(name), 6) or 'no tags'}.")
-    if not get_pretrained_cfg(name, tag) and Path(tag).expanduser().is_file():
+    if not open_clip.pretrained.get_pretrained_cfg(name, tag) and Path(tag).expanduser().is_file():
         return _from_file(name, tag, preprocess, quick_gelu)
     if _looks_like_file(tag): raise FileNotFoundError(f'There is no checkpoint {tag}.')
     if quick_gelu is not None: raise ValueError(f'The tag {tag!r} knows its activation function: leave out quick_gelu.')

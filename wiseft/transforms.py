@@ -10,9 +10,8 @@ import json, math, torch
 import numpy as np
 from dataclasses import asdict
 from functools import lru_cache
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
-from torchvision.transforms import Resize
+from .later import open_clip, torchvision
 
 # %% ../nbs/api/12_transforms.ipynb #47d46982
 @lru_cache
@@ -27,10 +26,12 @@ class ClipTransform:
         preprocess # open_clip's `preprocess_cfg`: size, mean, std, interpolation, resize_mode, …
     ):
         part = preprocess.get('crop_pct') # of the short side, which the middle is cut from; timm's models have it
-        config = PreprocessCfg(**{k: v for k,v in preprocess.items() if k != 'crop_pct'})
-        *self.steps, _, _ = image_transform_v2(config, is_train=False).transforms # the last two are `normalise`
+        config = open_clip.transform.PreprocessCfg(**{k: v for k,v in preprocess.items() if k != 'crop_pct'})
+        steps = open_clip.transform.image_transform_v2(config, is_train=False).transforms
+        self.steps = steps[:-2] # the last two are `normalise`
         self.settings = asdict(config) | (dict(crop_pct=part) if part else {})
-        if part: self.steps[0] = Resize(math.floor(np.max(config.size)/part), self.steps[0].interpolation)
+        if part: self.steps[0] = torchvision.transforms.Resize(
+            math.floor(np.max(config.size)/part), self.steps[0].interpolation)
     def pixels(self,
         image # PIL image
     ): # (height, width, 3) array of uint8

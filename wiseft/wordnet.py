@@ -6,16 +6,17 @@
 __all__ = ['imagenet_classes', 'are_wordnet_ids', 'wordnet_labels']
 
 # %% ../nbs/api/10_wordnet.ipynb #b3975df8
-import open_clip, re
+import re
 from importlib.util import find_spec
 from pathlib import Path
+from .later import open_clip_tables
 
 # %% ../nbs/api/10_wordnet.ipynb #9fd8e6ca
 def imagenet_classes() -> dict: # WordNet id -> class name, in the order of the labels
     "The 1,000 classes of ImageNet; two names occur twice (missile, sunglasses)"
     ids = (Path(find_spec('timm').submodule_search_locations[0])/'data'/'_info'/'imagenet_synsets.txt').read_text(
         ).split()
-    return dict(zip(ids, open_clip.IMAGENET_CLASSNAMES, strict=True))
+    return dict(zip(ids, open_clip_tables('zero_shot_metadata').IMAGENET_CLASSNAMES, strict=True))
 
 # %% ../nbs/api/10_wordnet.ipynb #433f908e
 def are_wordnet_ids(folders): # names of folders

@@ -3,8 +3,8 @@
 
     python measure.py    # about a minute a seed; writes results.csv, predictions.csv.gz and comparisons.csv beside it
 
-A seed that was finished before an interruption is not run again. Where predictions.csv.gz is there, nothing is: only the
-comparisons are made anew from it.
+A seed that was finished before an interruption is not run again. Where predictions.csv.gz is there, nothing is:
+only the comparisons are made anew from it.
 """
 from pathlib import Path
 import pandas as pd

@@ -1,0 +1,143 @@
+"What newcomers met with folders of their own: each point once, as they would meet it."
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import run
+from PIL import Image
+from test_cli import WISEFT
+
+from wiseft.all import (
+    evaluate,
+    folder_suite,
+    image_folder,
+    load_clip,
+    load_suite,
+    sweep,
+    wide,
+    zeroshot_classifier,
+    zeroshot_head,
+)
+from wiseft.prompts import classnames
+from wiseft.report import headline
+
+NAMES = ["camera", "heart", "star"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    "Folders `photos` with train and test, and `solid`, of three classes of icons."
+    root = tmp_path_factory.mktemp("front")
+    icons = load_suite("icons")
+    parts = {"photos/train": (icons.train, 12), "photos/test": (icons.test, 7), "solid": (icons.shifts["solid"], 12)}
+    for place, (images, most) in parts.items():
+        for name in NAMES:
+            (root / place / name).mkdir(parents=True)
+            label = images.classnames.index(name)
+            own = [p for p, y in zip(images.paths, images.labels) if y == label]
+            for path in own[:most]:
+                shutil.copy(path, root / place / name / f"{place[-4:].strip('/')}-{path.name}")
+    return root
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return load_clip("iconclip")
+
+
+@pytest.fixture(scope="module")
+def zeroshot(clip):
+    return zeroshot_classifier(clip, NAMES, "icons")
+
+
+@pytest.fixture(scope="module")
+def swept(photos, zeroshot):
+    "Results of a head that was moved at random, which takes no time."
+    suite = folder_suite(photos / "photos", [photos / "solid"])
+    tuned = zeroshot.copy()
+    tuned.head.weight.data += 0.5 * torch.randn(tuned.head.weight.shape, generator=torch.Generator().manual_seed(0))
+    tuned.alpha = 1.0
+    with pytest.warns(UserWarning, match="has 21 images, so that one is 4.8 points"):
+        return sweep(zeroshot, tuned, suite, [0, 0.5, 1], progress=False)
+
+
+def test_a_headline_says_how_many_images_it_rests_on(swept):
+    said = headline(swept)
+    assert "21 images" in said and "95 % interval" in said and "can't tell" in said, said
+
+
+def test_per_cent_for_a_mixing_coefficient(photos, zeroshot):
+    suite = folder_suite(photos / "photos", [photos / "solid"])
+    with pytest.warns(UserWarning, match="Were per cent meant"):
+        sweep(zeroshot, zeroshot.copy(), suite, [0, 50, 100], progress=False)
+
+
+def test_a_zeroshot_end_near_chance(photos, clip):
+    blind = zeroshot_classifier(clip, {"camera": "star", "heart": "camera", "star": "heart"}.values(), "icons")
+    blind.classnames = NAMES
+    suite = folder_suite(photos / "photos", [photos / "solid"])
+    with pytest.warns(UserWarning, match="where guessing gives 33.3%"):
+        sweep(blind, blind.copy(), suite, [0, 0.5, 1], progress=False)
+
+
+def test_images_shared_by_training_and_test(photos, tmp_path):
+    shutil.copytree(photos / "solid", tmp_path / "shift")
+    shutil.copy(next((photos / "photos/train/star").iterdir()), tmp_path / "shift/star/other-name.png")
+    with pytest.warns(UserWarning, match=r"1 of \d+ test images are training images"):
+        folder_suite(photos / "photos", [tmp_path / "shift"])
+    with pytest.raises(ValueError, match="measures memory"):
+        folder_suite(photos / "photos", [photos / "photos/train"])
+
+
+def test_text_features_are_kept(clip):
+    counted = []
+    hook = clip.model.transformer.register_forward_hook(lambda *_: counted.append(1))
+    names = [f"star {i}" for i in range(200)]  # with five prompts each, as many as are kept
+    heads, runs = [], []
+    for _ in range(2):
+        heads.append(zeroshot_head(clip, names, "icons"))
+        runs.append(len(counted))
+    hook.remove()
+    assert runs[0] == runs[1] and (heads[0].weight == heads[1].weight).all()
+
+
+def test_a_plain_test_folder_is_evaluated(photos, zeroshot, tmp_path):
+    table = evaluate(zeroshot, image_folder(photos / "solid"), progress=False)
+    assert table.n.iloc[0] == len(image_folder(photos / "solid")) and "solid" in set(table.dataset)
+    zeroshot.save(tmp_path / "zeroshot")
+    shutil.copytree(photos / "photos/test", tmp_path / "only/test")
+    said = run(WISEFT, "evaluate", "zeroshot", "--reference", "only", cwd=tmp_path).stdout
+    assert "21" in said, said
+
+
+def test_folders_by_wordnet_id(tmp_path):
+    for folder in "n03773504", "n04008634", "n04355933", "n04356056":  # missile and sunglasses, each name twice
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(tmp_path / "set" / folder / "1.png")
+    images = image_folder(tmp_path / "set", classnames("imagenet"))
+    assert len(images.classnames) == 1000 and sorted(images.labels) == [657, 744, 836, 837]
+
+
+def test_a_printed_table_has_all_its_columns(swept):
+    shown = repr(wide(swept))
+    assert "..." not in shown and all(name in shown for name in ("reference", "solid", "mean over shifts"))
+
+
+def test_pictures_are_turned_as_the_camera_says_in_folders_but_not_in_published_sets(tmp_path):
+    picture = np.zeros((40, 80, 3), np.uint8)
+    picture[:, :40] = 255  # bright on the left
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter turn
+    for name in NAMES:
+        (tmp_path / "own" / name).mkdir(parents=True)
+        Image.fromarray(picture).save(tmp_path / "own" / name / "a.jpg", exif=turned)
+    own = image_folder(tmp_path / "own")
+    upright = np.asarray(own.open(0))
+    assert upright.shape[:2] == (80, 40) and upright[:40].mean() > 250 and upright[40:].mean() < 5
+    for place in "imagenet/val", "sketch":
+        (tmp_path / "data" / place / "n01440764").mkdir(parents=True)
+        shutil.copy(own.paths[0], tmp_path / "data" / place / "n01440764/a.jpg")
+    published = load_suite("imagenet", root=tmp_path / "data", allow_incomplete=True, training=False)
+    for images in published.test, published.shifts["imagenet-sketch"]:
+        assert np.asarray(images.open(0)).shape[:2] == (40, 80)
