@@ -93,7 +93,8 @@ def _measure(folders, members, load, device, output, force, **options):
 @command('wiseft sweep zeroshot finetuned --suite icons -o results.csv',
          'wiseft sweep zeroshot finetuned --alphas 0.3,0.5,0.7 --reference photos --shift sketches -o results.csv',
          'wiseft sweep zeroshot finetuned --by weight-space,lines,dawin --suite icons -o results.csv',
-         'torchrun --nproc-per-node 8 -m wiseft sweep zeroshot finetuned --suite imagenet -o results.csv', together=True)
+         'torchrun --nproc-per-node 8 -m wiseft sweep zeroshot finetuned --suite imagenet -o results.csv',
+         together=True)
 def sweep_(
     zeroshot:Classifier,
     finetuned:Classifier,
