@@ -86,7 +86,7 @@ class Stop(Callback):
     "After the eighth of twelve steps"
     def after_batch(self):
         if self.training and self.train_iter == 8:
-            raise InterruptedError
+            raise KeyboardInterrupt
 
 
 def until_stopped(start, suite, folder, **kwargs):
@@ -121,7 +121,7 @@ def main(folder, result):
     made["sweep"] = dict(table=np.array(table.to_csv()), kept=np.array(kept.frame().to_csv()))
     try:
         until_stopped(start, suite, Path(folder, f"stopped-{n_processes()}"), cbs=Stop())
-    except InterruptedError:
+    except KeyboardInterrupt:
         made["whole"] = weights(tuned(start, suite, opt_func=sgd, lr=.01))
     if rank() == 0:
         np.savez(result, **{f"{name}/{k}": v for name, what in made.items() for k, v in what.items()})
