@@ -92,9 +92,9 @@ def _suite_of(data): # as `suite_loader`
 
 # %% ../nbs/api/72_shell_train.ipynb #a10c576d
 @command('wiseft probe vit_base_patch16_224.augreg_in21k photos -o start',
-         'wiseft probe resnet50 photos --weights resnet50.safetensors -o start')
+         'wiseft probe resnet50 photos --weights resnet50.safetensors -o start', together=True)
 def probe(
-    model:Annotated[str, typer.Argument(help="An image model of timm's.", show_default=False)],
+    model:Annotated[str, typer.Argument(help="An image model of timm's, or torchvision:NAME.", show_default=False)],
     data:Data,
     output:Output,
     weights:Annotated[Optional[Path], typer.Option('--weights',
@@ -107,18 +107,18 @@ def probe(
     force:Force=False,
 ):
     "Train a head on the features of a model without words: the start of its fine-tuning."
-    from wiseft.files import atomic_path
     from wiseft.probes import linear_probe
+    from wiseft.processes import first_writes
     from wiseft.vision import load_vision
     device,place = chosen_device(device)
-    with atomic_path(output, force=force) as tmp:
+    with first_writes(output, force=force) as tmp:
         vision = load_vision(model, weights, device=device)
         suite = _suite_of(data)()
         train = suite.train
         say(f'a linear probe of {len(train.classnames)} classes on {len(train):,} images, {epochs} epochs, {place}')
         probe = linear_probe(vision, train.classnames, train, suite.validation, epochs, lr, batch_size=batch_size,
                              seed=seed)
-        probe.save(tmp)
+        if tmp: probe.save(tmp)
     wrote(output)
 
 # %% ../nbs/api/72_shell_train.ipynb #f6ce820b
@@ -146,7 +146,8 @@ def _chosen_for(captions, method, use): # dict kind -> function
          'wiseft finetune zeroshot photos --lr 3e-5 --epochs 10 -o finetuned',
          'wiseft finetune zeroshot photos --train head --lr 1e-3 -o linear',
          'wiseft finetune zeroshot icons -o finetuned --checkpoints run --resume',
-         'wiseft finetune zeroshot photos --captions captions.csv -o captioned')
+         'wiseft finetune zeroshot photos --captions captions.csv -o captioned',
+         'torchrun --nproc-per-node 8 -m wiseft finetune zeroshot photos -o finetuned', together=True)
 def finetune_(
     classifier:Classifier,
     data:Data,
@@ -174,13 +175,13 @@ def finetune_(
     force:Force=False,
 ):
     "Fine-tune a classifier on the images of a reference distribution."
-    from wiseft.files import atomic_path
     from wiseft.learner import finetune
+    from wiseft.processes import first_writes
     from wiseft.classifiers import load_classifier
     chosen = _chosen_for(captions, method, use)
     average = chosen['average']() if 'average' in chosen else None
     device,place = chosen_device(device, precision)
-    with atomic_path(output, force=force) as tmp:
+    with first_writes(output, force=force) as tmp:
         start = load_classifier(classifier, device)
         images, watched, about = _training_sets(data, captions, start.classnames)
         if 'start' in chosen: start = chosen['start'](start, images, watched)
@@ -190,7 +191,7 @@ def finetune_(
                          label_smoothing=label_smoothing, precision=precision, seed=seed, accumulate=accumulate,
                          grad_checkpointing=grad_checkpointing, checkpoint_dir=checkpoints, resume=resume,
                          loss=chosen.get('loss'), pull=chosen.get('pull'), captions=captions, cbs=average)
-        (average.classifier if average else tuned).save(tmp)
+        if tmp: (average.classifier if average else tuned).save(tmp)
     wrote(output)
 
 # %% ../nbs/api/72_shell_train.ipynb #1da7052b
@@ -217,6 +218,8 @@ def merge_(
         help='For --alpha auto, or a rule that looks at images: the validation images of this suite.',
         show_default=False)]=None,
     reference:Reference=None,
+    precision:Annotated[Optional[str], typer.Option('--precision', help='fp16 or bf16: a folder half as large.',
+                                                    show_default=False)]=None,
     device:Device=None,
     use:Use=None,
     force:Force=False,
@@ -237,7 +240,11 @@ def merge_(
     if looks and not (suite or reference): raise ValueError(
         f'{what} looks at validation images of the reference. Give --reference, or --suite.')
     load = suite_loader(suite, reference, None) if looks else None
-    if zeroshot.is_dir(): _merge_folders(rule, paths, output, load, chosen_device(device)[0], force, knobs, auto)
+    if precision and not zeroshot.is_dir(): raise ValueError(
+        '--precision goes with classifier folders. These are files of weights.')
+    if zeroshot.is_dir():
+        device, _ = chosen_device(device)
+        _merge_folders(rule, paths, output, load, device, force, knobs, auto, precision)
     else: write_merged(zeroshot, finetuned, output, rule.function, force=force, **knobs)
     wrote(output)
 
@@ -273,7 +280,7 @@ def _alpha(text):
     except ValueError: raise typer.BadParameter(f'--alpha takes a number such as 0.5, or auto; got {text!r}') from None
 
 # %% ../nbs/api/72_shell_train.ipynb #0b443d98
-def _merge_folders(rule, paths, output, load, device, force, knobs, auto):
+def _merge_folders(rule, paths, output, load, device, force, knobs, auto, precision=None):
     "Merge saved classifiers, or search among them"
     from wiseft.files import atomic_path
     from wiseft.classifiers import load_classifier
@@ -289,7 +296,7 @@ def _merge_folders(rule, paths, output, load, device, force, knobs, auto):
         if rule.kind == 'search': made = rule.function(start, named, images, **knobs)
         else: made = merge(start, tuned, rule.function, images=images, **knobs)
         if 'trace.csv' in made.beside: show_table(_readable_trace(made.beside['trace.csv']))
-        made.save(tmp)
+        made.save(tmp, precision=precision)
 
 def _readable_trace(trace):
     "A search's steps, accuracies in per cent"
