@@ -42,7 +42,7 @@ setup(
     package_data={"wiseft": ["data/**"]},
     python_requires=">=" + s["min_python"],
     install_requires=s["requirements"].split(),
-    extras_require={"dev": s["dev_requirements"].split()},
+    extras_require={"dev": s["dev_requirements"].split(), "export": s["export_requirements"].split()},
     entry_points={
         "console_scripts": s["console_scripts"].split(),
         "nbdev": [f"{s['lib_name']}={s['lib_name']}._modidx:d"],

@@ -4,11 +4,16 @@ import pickle
 import subprocess
 import sys
 
+import huggingface_hub
 import numpy as np
 import open_clip
 import pytest
 import torch
 from PIL import Image
+from timm.models import register_model
+from timm.models.vision_transformer import VisionTransformer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipVisionModel
 
 from wiseft.checkpoints import write_state_dict
 from wiseft.classifiers import load_classifier
@@ -247,3 +252,90 @@ def test_a_folder_for_transformers(tmp_path):
             dict(pixels=pixels, texts=texts, image=clip.model.encode_image(pixels[None]),
                  text=clip.model.encode_text(clip.tokenizer(texts))), tmp_path / "ours.pt")
     subprocess.run([sys.executable, "-c", THEIRS], cwd=tmp_path, check=True, env=os.environ | dict(HF_HUB_OFFLINE="1"))
+
+
+@register_model
+def vit_pico_patch8_siglip_32(pretrained=False, num_classes=0, global_pool="map", **kwargs):
+    "A SigLIP's image tower in miniature, which timm has none of."
+    return VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, mlp_ratio=3,
+                             class_token=False, num_classes=num_classes, global_pool=global_pool)
+
+
+TEXTS = ["a photo of a star", "two houses"]
+
+
+@pytest.fixture(scope="module")
+def siglip(tmp_path_factory):
+    "A folder as transformers writes it, its model, and pictures as numbers."
+    folder, sizes = tmp_path_factory.mktemp("siglip"), dict(hidden_size=32, intermediate_size=96, num_hidden_layers=2)
+    words = ["<pad>", "<unk>", *dict.fromkeys(" ".join(TEXTS).split())]
+    special = dict(pad_token_id=0, bos_token_id=1, eos_token_id=1)
+    config = SiglipConfig(
+        vision_config=sizes | dict(num_attention_heads=4, image_size=32, patch_size=8),
+        text_config=sizes | special | dict(num_attention_heads=2, vocab_size=len(words), max_position_embeddings=8))
+    torch.manual_seed(0)
+    model = SiglipModel(config).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    model.save_pretrained(folder)
+    SiglipImageProcessor(size=dict(height=32, width=32)).save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>").save_pretrained(folder)
+    return folder, model, torch.randn(2, 3, 32, 32)
+
+
+def features(clip, images):
+    with torch.no_grad():
+        return clip.model.encode_image(images), clip.model.encode_text(clip.tokenizer(TEXTS))
+
+
+def test_siglip_there_and_back(siglip, tmp_path):
+    "transformers → wiseft → transformers, and the folder in between in open_clip."
+    folder, model, images = siglip
+    clip = load_clip(folder, device="cpu")
+    image, text = features(clip, images)
+    with torch.no_grad():
+        theirs = model.get_image_features(images).pooler_output
+        torch.testing.assert_close(image, theirs, rtol=1e-5, atol=1e-5)
+        theirs = model.get_text_features(clip.tokenizer(TEXTS)).pooler_output
+        torch.testing.assert_close(text, theirs, rtol=1e-5, atol=1e-5)
+    clip.save_transformers(tmp_path / "back")
+    again = SiglipModel.from_pretrained(tmp_path / "back").eval()
+    assert again.config.vision_config.hidden_act == again.config.text_config.hidden_act == "gelu_pytorch_tanh"
+    for name, weight in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight)
+    for one, other in zip(features(load_clip(tmp_path / "back", device="cpu"), images), (image, text)):
+        torch.testing.assert_close(one, other)
+    clip.save(tmp_path / "saved")
+    for one, other in zip(features(load_clip(tmp_path / "saved", device="cpu"), images), (image, text)):
+        torch.testing.assert_close(one, other)
+    alone = open_clip.create_model(f"local-dir:{tmp_path / 'saved'}").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(alone.encode_text(clip.tokenizer(TEXTS)), text, rtol=1e-5, atol=1e-5)
+        off = (alone.encode_image(images) - image).abs().max()
+    assert 1e-6 < off < 0.02  # open_clip gives timm's tower GELU itself
+
+
+def test_siglip_as_it_is_on_the_hub(siglip, tmp_path, monkeypatch):
+    "An image tower alone from a folder, and the whole by its name on the hub, from the hub's cache."
+    folder, model, images = siglip
+    vision = SiglipVisionModel(model.config.vision_config).eval()
+    vision.save_pretrained(tmp_path / "vision")
+    (tmp_path / "vision/preprocessor_config.json").write_bytes((folder / "preprocessor_config.json").read_bytes())
+    alone = load_clip(tmp_path / "vision", device="cpu")
+    with torch.no_grad():
+        torch.testing.assert_close(alone.model.visual(images), vision(images).pooler_output, rtol=1e-5, atol=1e-5)
+    assert alone.tokenizer is None
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / "hub/models--someone--siglip/snapshots" / commit
+    snapshot.parent.mkdir(parents=True)
+    snapshot.symlink_to(folder)
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs/main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    torch.testing.assert_close(features(load_clip("hf:someone/siglip", device="cpu"), images)[0],
+                               features(load_clip(folder, device="cpu"), images)[0])
+    with pytest.raises(RuntimeError, match="Could not fetch .*config.json.* of hf:someone/gone"):
+        load_clip("hf:someone/gone")

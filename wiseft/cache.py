@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from . import __version__
 from .files import atomic_path, cache_root, remove_path
-from .hashes import content_hashes, file_hash, file_identity, forget_hashes, remember_hashes
+from .hashes import content_hashes, forget_hashes, remember_hashes
 from .images import UnreadableImage, number_from_environment
 from .progress import tell
 
@@ -30,8 +30,10 @@ def entry_folder(
 ):
     "Where the arrays of a set are, or would be; None for sets without files, or if nothing is to be kept"
     if images.pixels is not None or not cache_limit(): return None
-    files = [(os.path.abspath(p), file_identity(p)) for p in images.paths]
-    key = [__version__, PIL.__version__, images.border, images.upright, *map(str, what), *files]
+    files = hashlib.sha256()
+    for i, p in enumerate(images.paths.as_texts()):
+        files.update(f'{os.path.abspath(p)} {images.identity(i)}\n'.encode('utf-8', 'surrogatepass'))
+    key = [__version__, PIL.__version__, images.border, images.upright, *map(str, what), files.hexdigest()]
     return _folder(kind, key)
 
 def text_folder(
@@ -186,7 +188,7 @@ def check_skipped(
 # %% ../nbs/api/13_cache.ipynb #4497b1af
 def decoding_workers(images) -> int:
     "Processes that decode: none for sets of less than 200 MB, for which they take too long to start"
-    size = sum(p.stat().st_size for p in images.paths if p.exists())
+    size = images.subset(slice(100_000)).sizes().clip(0).sum()
     return min(8, os.cpu_count() or 1) if size > 200e6 else 0
 
 class Tried(Dataset):
@@ -200,9 +202,9 @@ class Tried(Dataset):
 class Hashed(Tried):
     "With each file's identity and hash: the system still has it in memory, so that it comes from the disk once"
     def __getitem__(self, i):
-        path = self.pixels.images.paths[i]
-        identity = file_identity(path) # first: a file that changes meanwhile gets another
-        return super().__getitem__(i), identity, file_hash(path)
+        images = self.pixels.images
+        identity = images.identity(i) # first: a file that changes meanwhile gets another
+        return super().__getitem__(i), identity, images.hash(i)
 
 def _as_it_is(item): return item
 

@@ -20,9 +20,10 @@ from .clips import describe_tower, fill_tower, image_features, load_clip, unit_l
 from .datasets import open_image, to_rgb
 from .files import sha256_file
 from .heads import ClassificationHead, zeroshot_head
+from .modules import is_own, own_config, read_image_model, write_image_model
 from .parts import find_parts, head_normalises
 from .prompts import classnames as check_classnames, prompts, templates as check_templates
-from .saving import check_saved, config_name, read_card, write_classifier
+from .saving import check_saved, config_name, read_card, write_classifier, write_clip
 from .text import BadFile, first_few
 from .tensorfiles import state_hash
 
@@ -284,7 +285,8 @@ def averaged(self:ImageClassifier,
     new.rebuild_head()
     new.alpha = None if alpha is None else float(alpha)
     new.parents, new.metrics = [p.hash for p in parents], {}
-    new.recipe = parents[-1].recipe | (dict(merge=how) if how else {})
+    own = {k: v for k,v in parents[-1].recipe.items() if k != 'stored'} # which is about the parent's folder
+    new.recipe = own | (dict(merge=how) if how else {})
     new.beside = {'prepared.safetensors': prepared} if prepared else {}
     return new.eval()
 
@@ -301,10 +303,11 @@ def method(self:ImageClassifier): # str, or None where alpha says it
 @patch
 def save(self:ImageClassifier,
     folder,     # folder to make
-    force=False # replace an existing one?
+    force=False, # replace an existing one?
+    precision=None # 'fp16' or 'bf16': round the weights to it, for a folder half as large
 ): # Path
     "Write the classifier as a folder, whole or not at all"
-    write_classifier(self, folder, force)
+    write_classifier(self, folder, force, write_image_model if is_own(self.clip) else write_clip, precision)
     return Path(folder)
 
 # %% ../nbs/api/23_classifiers.ipynb #1820c5b6
@@ -315,7 +318,8 @@ def _read_head(card, path): # `ClassificationHead`
     if not {'weight'} <= set(state) <= {'weight', 'bias'} or state['weight'].ndim != 2: raise BadFile(
         f'{path} holds no head, a weight (classes, dimensions) and perhaps a bias, but {first_few(state)}. Copy the '
         'folder again.')
-    return ClassificationHead(state['weight'], state.get('bias'), card.get('head', {}).get('normalise') is not False)
+    weight, bias = (None if t is None else t.float() for t in (state['weight'], state.get('bias')))
+    return ClassificationHead(weight, bias, card.get('head', {}).get('normalise') is not False)
 
 # %% ../nbs/api/23_classifiers.ipynb #1379bcf5
 def _read_names(classnames, rows): # list of str
@@ -354,21 +358,32 @@ def _from_checkpoint(path, start, classnames, device, precision): # `ImageClassi
     fill_tower(c.clip, parts)
     return c
 
+# %% ../nbs/api/23_classifiers.ipynb #820746c5
+def _read_tower(folder, precision, device, module): # `Clip`
+    "The tower in a classifier's folder"
+    if not (folder/own_config).exists(): return load_clip(f'local-dir:{folder}', precision=precision, device=device)
+    clip = read_image_model(folder, module, device)
+    half = dict(bf16=torch.bfloat16, fp16=torch.float16).get(precision)
+    if half: clip.model.visual.to(half)
+    return clip
+
 # %% ../nbs/api/23_classifiers.ipynb #1515c9bf
 def load_classifier(
     folder,         # written by `ImageClassifier.save`, or a checkpoint file of another program
     device=None,    # default `best_device`
     precision=None, # default the one that it was saved in
     start=None,     # for a checkpoint file: the `Clip` that it was fine-tuned from
-    classnames=None # for a checkpoint file: one a row of the head
+    classnames=None,# for a checkpoint file: one a row of the head
+    module=None     # for a classifier around a module of one's own: one like it, whatever its weights
 ): # `ImageClassifier`
     "Load a saved classifier; nothing is unpickled"
     folder = Path(folder).expanduser()
     if folder.is_file(): return _from_checkpoint(folder, start, classnames, device, precision)
     card = read_card(folder)
-    clip = load_clip(f'local-dir:{folder}', precision=precision or card['precision'], device=device)
+    clip = _read_tower(folder, precision or card['precision'], device, module)
     check_saved(card, folder/clip.provenance['file'], clip.provenance['sha256'])
-    check_saved(card, folder/config_name, sha256_file(folder/config_name))
+    config = own_config if is_own(clip) else config_name
+    check_saved(card, folder/config, sha256_file(folder/config))
     clip.provenance = dict(card['clip'])
     clip.name, clip.pretrained = clip.provenance.pop('name'), clip.provenance.pop('pretrained', None)
     head = _read_head(card, folder/'head.safetensors').to(clip.device)

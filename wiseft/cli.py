@@ -6,7 +6,8 @@
 __all__ = ['app']
 
 # %% ../nbs/api/79_cli.ipynb #9cd3f46b
-from . import shell_data,shell_train,shell_evaluate,shell_report,shell_bench # each registers its commands
+# each registers its commands
+from . import shell_data,shell_train,shell_evaluate,shell_report,shell_bench,shell_show
 from .shell import app
 
 # %% ../nbs/api/79_cli.ipynb #eb6ed9af

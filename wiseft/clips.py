@@ -24,6 +24,7 @@ from .later import open_clip
 from .pretrained import write_hub_folder
 from .progress import tell
 from .saving import config_name, write_clip
+from .siglip import apply_activation, write_siglip_folder
 from .sources import Source, check_asked, find_source, preprocessing
 from .tensorfiles import state_hash
 from .text import BadFile, first_few, why_failed
@@ -84,7 +85,8 @@ class Clip:
 # %% ../nbs/api/21_clips.ipynb #d8f88465
 def describe_tower(clip):
     "A line about a CLIP's image tower"
-    tower = clip.config['vision_cfg'].get('timm_model_name') or type(clip.model.visual).__name__
+    vision = clip.config['vision_cfg']
+    tower = vision.get('timm_model_name') or vision.get('module') or type(clip.model.visual).__name__
     size = sum(p.numel() for p in clip.model.visual.parameters())/1e6
     return f"{tower} of {size:.1f} M parameters, {'×'.join(map(str, clip.image_size))} px, {clip.dim} dimensions"
 
@@ -144,6 +146,7 @@ def _build(source, preprocess, precision, device): # open_clip model
         model = open_clip.create_model(f'local-dir:{tmp}', load_weights=False, pretrained_text=False,
                                        precision=precision, device=device,
                                        force_preprocess_cfg=preprocess)
+        apply_activation(model.visual, source.config['vision_cfg'])
         return model if 'text_cfg' in source.config else ImageModel(model.visual)
 
 # %% ../nbs/api/21_clips.ipynb #bb1e923d
@@ -341,10 +344,11 @@ def save_transformers(self:Clip,
     folder,     # folder to make
     force=False # replace an existing one?
 ): # Path
-    "Write the CLIP as a folder that `CLIPModel.from_pretrained` of transformers loads"
+    "Write the CLIP as a folder that `CLIPModel.from_pretrained`, or `SiglipModel`'s, of transformers loads"
+    write = write_siglip_folder if self.config.get('custom_text') else write_hub_folder
     with atomic_path(folder, force=force) as tmp:
         tmp.mkdir()
-        write_hub_folder(self, tmp)
+        write(self, tmp)
     return Path(folder)
 
 # %% ../nbs/api/21_clips.ipynb #0a77564c

@@ -63,7 +63,8 @@ def unseen_words(
     "Words with a token that the model never or hardly saw in training: its vector is all zero"
     unseen = set((~token_table(clip.model).weight.any(1)).nonzero().flatten().tolist())
     if not unseen: return []
-    return [w for w in dict.fromkeys(w for t in texts for w in _words(t)) if _ids(clip, w) & unseen]
+    words = dict.fromkeys(w for t in texts for w in _words(t))
+    return [w for w in words if _ids(clip, w) & unseen]
 
 # %% ../nbs/api/22_heads.ipynb #837998c0
 def _cut_texts(clip, texts): # list of str

@@ -5,18 +5,21 @@
 # %% auto #0
 __all__ = ['FORMATS', 'IMAGE_ENDINGS', 'SPLITS', 'UnreadableImage', 'printable', 'to_rgb', 'readable_formats',
            'number_from_environment', 'open_image', 'ImageSet', 'check_classnames', 'visible_folders', 'image_folder',
-           'labelled_folders', 'split_folders']
+           'labelled_folders', 'split_folders', 'shard_set', 'source_name', 'read_image_table', 'table_set']
 
 # %% ../nbs/api/11_images.ipynb #32f6cc34
-import difflib, hashlib, json, os, stat, warnings
+import difflib, functools, hashlib, json, os, stat, warnings
 import numpy as np, pandas as pd
 from collections import Counter
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
+from io import BytesIO
 from pathlib import Path
 from PIL import Image, ImageOps
 from unicodedata import category, normalize
-from .hashes import content_hashes
+from .columns import PathColumn, TextColumn
+from .hashes import content_hashes, file_hash, file_identity
+from .shards import Members, check_downloaded, local_copy, shard_files, shard_members
 from .text import BadFile, first_few
 from .wordnet import are_wordnet_ids, wordnet_labels
 
@@ -101,12 +104,13 @@ if 'WISEFT_MAX_PIXELS' in os.environ:
 def open_image(
     path,          # an image file
     at_least=None, # short side in pixels that a JPEG may be decoded at, if that is 1/2, 1/4 or 1/8 of its own or more; None: whole
-    upright=True  # turn it as the camera's EXIF orientation says
+    upright=True, # turn it as the camera's EXIF orientation says
+    read=None     # function that gives its bytes, where it is within another file, and `path` only names it
 ): # 8-bit RGB PIL image, decoded
     "Decode an image file; `UnreadableImage` says why it can't be"
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode): raise OSError('not a regular file but a folder, a pipe or a device')
-        with Image.open(path, formats=readable_formats()) as im:
+        if read is None: _check_regular(path)
+        with Image.open(BytesIO(read()) if read else path, formats=readable_formats()) as im:
             _check_pixels(im.width*im.height)
             if at_least: im.draft(None, (at_least, at_least))
             rgb = to_rgb(im)
@@ -115,6 +119,9 @@ def open_image(
             return rgb
     except MemoryError: raise
     except Exception as e: raise UnreadableImage(f'{printable(path)}: {_reason(e)}') from e
+
+def _check_regular(path):
+    if not stat.S_ISREG(os.stat(path).st_mode): raise OSError('not a regular file but a folder, a pipe or a device')
 
 def _check_pixels(n):
     limit = Image.MAX_IMAGE_PIXELS
@@ -137,13 +144,14 @@ def _reason(e):
 class ImageSet:
     "Labelled image files with common class names"
     name:str           # as it appears in tables
-    paths:list         # image files
+    paths:PathColumn   # image files
     labels:np.ndarray  # (n,) class indices
     classnames:list    # one name a class
     groups:list=None   # (n,) names of what is not independent: a set family, a video; None: nothing known
     units:list=None    # (n,) identity of the original image, shared by its copies in other sets; default the path
     root:Path=None     # folder that the file names of tables are relative to
     pixels:np.ndarray=None # (n, height, width, 3) uint8, where the images lie in an array; `paths` then only name them
+    members:Members=None   # where the images lie in tars; `paths` then only name them
     border:int=0           # pixels to cut off at each side
     # for each class, the indices of the reference's classes that it stands for; None: they are the same
     projection:list=None
@@ -152,29 +160,40 @@ class ImageSet:
     upright:bool=True      # turn images as the camera's EXIF orientation says; not in published sets
     transform:object=None  # of an image, for `self[i]`
     def __post_init__(self):
-        self.paths, self.labels = [Path(p) for p in self.paths], np.asarray(self.labels, dtype=np.int64)
+        if not isinstance(self.paths, PathColumn): self.paths = PathColumn(map(Path, self.paths))
+        self.labels = np.asarray(self.labels, dtype=np.int64)
         self.name, self.classnames = printable(self.name), list(self.classnames)
-        if self.units is None: self.units = [printable(p) for p in self.paths]
+        if self.units is None: self.units = _printable_texts(self.paths.as_texts())
         _check_lengths(self)
     def __len__(self): return len(self.paths)
     def open(self, i, at_least=None): # RGB PIL image
         "Decode image `i`, a large JPEG not much larger than `at_least` pixels on the short side if that is given"
-        im = open_image(self.paths[i], None if self.border else at_least,
-                        self.upright) if self.pixels is None else Image.fromarray(self.pixels[i])
+        im = self._decoded(i, None if self.border else at_least)
         return im.crop((self.border, self.border, im.width-self.border, im.height-self.border)) if self.border else im
+    def _decoded(self, i, at_least):
+        if self.pixels is not None: return Image.fromarray(self.pixels[i])
+        read = self.members and functools.partial(self.members.read, i)
+        return open_image(self.paths[i], at_least, self.upright, read)
     def __getitem__(self, i): # (image, label)
         "A torch dataset: an RGB PIL image, or what `transform` makes of it, and its class index"
         im = self.open(i)
         return (self.transform(im) if self.transform else im), int(self.labels[i])
     def files(self): # (n,) file names relative to `root`, with forward slashes
         "Names for tables and fingerprints"
-        root = os.path.join(self.root, '') if self.root else ''
-        return [printable(os.fspath(p).removeprefix(root).replace(os.sep, '/')) for p in self.paths]
+        texts = self.paths.as_texts()
+        if self.root: texts = texts.removeprefix(os.path.join(self.root, ''))
+        if os.sep != '/': texts = TextColumn(t.replace(os.sep, '/') for t in texts)
+        return _printable_texts(texts)
 
 # %% ../nbs/api/11_images.ipynb #6ab501ed
+def _printable_texts(texts):
+    "The column as it is, where all of it is printable"
+    whole = texts.data.decode('utf-8', 'surrogatepass').isprintable()
+    return texts if whole else TextColumn(map(printable, texts))
+
 def _check_lengths(s):
     "Columns of an image set are equally long and labels lie within the classes"
-    for k in ('labels', 'groups', 'units', 'pixels'):
+    for k in ('labels', 'groups', 'units', 'pixels', 'members'):
         v = getattr(s, k)
         if v is not None and len(v) != len(s.paths): raise ValueError(
             f'{s.name}: {len(s.paths)} paths and {len(v)} {k}; expected one each')
@@ -211,14 +230,13 @@ def with_transform(self:ImageSet,
 # %% ../nbs/api/11_images.ipynb #02153468
 @patch
 def subset(self:ImageSet,
-    keep # indices or a boolean mask, (n,)
+    keep # indices, a slice or a boolean mask, (n,)
 ) -> ImageSet:
     "Only these images, in this order"
-    idx = np.arange(len(self))[np.asarray(keep, dtype=None if len(keep) else int)]
-    pick = lambda v: None if v is None else [v[i] for i in idx]
-    return replace(self, paths=pick(self.paths), labels=self.labels[idx], groups=pick(self.groups),
-                   units=pick(self.units),
-                   pixels=None if self.pixels is None else self.pixels[idx])
+    idx = np.arange(len(self))[keep if isinstance(keep, slice) else np.asarray(keep, dtype=None if len(keep) else int)]
+    pick = lambda v: [v[i] for i in idx] if isinstance(v, list) else v if v is None else v[idx]
+    columns = {k: pick(getattr(self, k)) for k in ('paths', 'labels', 'groups', 'units', 'pixels', 'members')}
+    return replace(self, **columns)
 
 # %% ../nbs/api/11_images.ipynb #349445aa
 @patch
@@ -234,10 +252,42 @@ def missing(self:ImageSet) -> list:
 @patch(as_prop=True)
 def fingerprint(self:ImageSet) -> str:
     "12 hex digits over class names, file names, labels and the content of the files (or the pixels)"
-    content = content_hashes(self.paths) if self.pixels is None else hashlib.sha256(
-        np.ascontiguousarray(self.pixels)).hexdigest()
-    return hashlib.sha256(
-        json.dumps([self.classnames, self.files(), self.labels.tolist(), content]).encode()).hexdigest()[:12]
+    content = self.hashes() if self.pixels is None else hashlib.sha256(np.ascontiguousarray(self.pixels)).hexdigest()
+    h = hashlib.sha256(f'[{json.dumps(self.classnames)}, '.encode())
+    for column in self.files(), self.labels: _add_json(h, column, ', ')
+    if self.pixels is None: _add_json(h, content, ']')
+    else: h.update(f'"{content}"]'.encode())
+    return h.hexdigest()[:12]
+
+def _add_json(h, column, after, some=10_000):
+    "Add a column to a hash, as JSON writes a list, some of it at a time"
+    for i in range(0, len(column), some):
+        items = [x.item() if isinstance(x, np.integer) else x for x in column[i:i+some]]
+        h.update(f'{", " if i else "["}{json.dumps(items)[1:-1]}'.encode())
+    h.update(f'{"" if len(column) else "["}]{after}'.encode())
+
+# %% ../nbs/api/11_images.ipynb #bd345832
+@patch
+def identity(self:ImageSet, i): # text; None where there is no such file
+    "What changes when image `i` does: `file_identity`, within a tar with its place there"
+    return self.members.identity(i) if self.members else file_identity(self.paths[i])
+
+@patch
+def hash(self:ImageSet, i): # 64 hexadecimal digits; None where there is no such file
+    "SHA-256 of what image `i` is decoded from, read now"
+    return self.members.hash(i) if self.members else file_hash(self.paths[i])
+
+@patch
+def sizes(self:ImageSet) -> np.ndarray: # (n,); -1 where there is no such file
+    "Bytes of each image's file"
+    if self.members: return self.members.size
+    return np.array([os.path.getsize(p) if os.path.isfile(p) else -1 for p in self.paths.as_texts()], np.int64)
+
+@patch
+def hashes(self:ImageSet) -> list: # of 64 hexadecimal digits; None where there is no such file
+    "SHA-256 of each image's file: read once, and again when it changed"
+    if self.members: return content_hashes(range(len(self)), self.members.identity, self.members.hash)
+    return content_hashes(self.paths.as_texts())
 
 # %% ../nbs/api/11_images.ipynb #0911160a
 @patch
@@ -268,29 +318,36 @@ def _images(folder):
             continue
         seen.add(real)
         dirs[:] = [d for d in dirs if not _hidden(d)]
-        found += [Path(at)/f for f in files if _is_image(f)]
-    return sorted(found)
+        found += [os.path.join(at, f) for f in files if _is_image(f)]
+    return sorted(found, key=lambda p: os.path.normcase(p).split(os.sep)) # as `Path` does
 
 # %% ../nbs/api/11_images.ipynb #e0a2bbeb
 def image_folder(
-    path,            # folder with one folder a class
+    path,            # folder with one folder a class; shards (`shard_set`), also `hf:owner/name`; or a table (`table_set`)
     classnames=None, # list that fixes names and order, or dict folder -> name; default: the folder names, sorted as text, or ImageNet's for WordNet ids
     name=None        # of the set in tables; default the folder's
 ) -> ImageSet:
     "The images of a folder of class folders"
-    path = Path(path)
+    check_downloaded(path)
+    path = local_copy(path)
+    if shard_files(path): return shard_set(path, classnames, name)
+    if path.suffix.lower() in ('.csv', '.tsv') and path.is_file(): return table_set(path, classnames, name)
     folders = _class_folders(path)
-    names = list(dict.fromkeys(normalize('NFC', f.name) for f in folders))
     if classnames is None: _warn_of_domains(path, folders)
+    return labelled_folders(path, *_labels_of(path, [f.name for f in folders], classnames), name)
+
+def _labels_of(path, folders, classnames): # dict folder -> label, and class names
+    "What class each folder is, by its name"
+    names = list(dict.fromkeys(normalize('NFC', f) for f in folders))
     if classnames is None and len(names) == 1: raise ValueError(
         f'{path}: one class only, {names[0]!r}; a classifier needs two class folders or more')
     by_id = None if isinstance(classnames, dict) else wordnet_labels(names, classnames)
-    if by_id: return labelled_folders(path, *by_id, name)
+    if by_id: return by_id
     if classnames is None and are_wordnet_ids(names): warnings.warn(
         f'{path}: {first_few(names, 5)} are WordNet ids but no classes of ImageNet, and mean nothing in prompts; '
-        'give a dict from folder to class name', stacklevel=2)
+        'give a dict from folder to class name', stacklevel=3)
     known = _as_mapping(names if classnames is None else classnames)
-    return labelled_folders(path, {f: i for i, f in enumerate(known)}, list(known.values()), name)
+    return {f: i for i, f in enumerate(known)}, list(known.values())
 
 def labelled_folders(
     path,       # folder with one folder a class
@@ -303,14 +360,14 @@ def labelled_folders(
     for f in _class_folders(path):
         if (key := normalize('NFC', f.name)) in files: raise ValueError(
             f'{path}: two folders for class {key!r}; merge them')
-        if labels.get(key, 0) is not None: files[key] = _images(f)
+        if labels.get(key, 0) is not None: files[key] = TextColumn(_images(f))
     if unknown := [f for f in files if f not in labels]: raise ValueError(_unknown_class(path, unknown, list(labels)))
-    if empty := [f for f, v in files.items() if not v]:
+    if empty := [f for f, v in files.items() if not len(v)]:
         raise ValueError(
             f'{path}: no images in class folder{"s" if len(empty) > 1 else ""} {first_few(empty, 5)}; add images '
             f'({", ".join(IMAGE_ENDINGS[:4])}, …) or remove the folder')
-    return ImageSet(name or path.name, [p for v in files.values() for p in v],
-                    [labels[f] for f, v in files.items() for _ in v], list(classnames), root=path)
+    return ImageSet(name or path.name, PathColumn(p for v in files.values() for p in v),
+                    np.repeat([labels[f] for f in files], list(map(len, files.values()))), classnames, root=path)
 
 # %% ../nbs/api/11_images.ipynb #47ad2061
 def _as_mapping(classnames):
@@ -331,7 +388,7 @@ def _unknown_class(path, unknown, known):
 def _class_folders(path):
     "Class folders of `path`, or an error that says what lies there instead"
     if not path.exists(): raise FileNotFoundError(f'{path}: no such folder; expected a folder with one folder a class')
-    if not path.is_dir(): raise NotADirectoryError(f'{path} is a file; expected a folder with one folder a class')
+    if not path.is_dir(): raise NotADirectoryError(f'{path} is a file; expected a folder with one folder a class, shards (.tar, not compressed) or a table (.csv)')
     folders, loose = visible_folders(path), sum(_is_image(p.name) for p in path.iterdir() if p.is_file())
     if not folders:
         raise ValueError(
@@ -376,6 +433,106 @@ def split_folders(
     if len(found) < len(folders): raise ValueError(
         f'{path}: two folders for one split among {first_few([f.name for f in folders], 5)}')
     return found
+
+# %% ../nbs/api/11_images.ipynb #b07a09f0
+def shard_set(
+    source,          # tar file, or a folder with tars in it
+    classnames=None, # list that fixes names and order; or of class folders dict folder -> name
+    name=None        # of the set in tables; default the source's
+) -> ImageSet:
+    "The images of a WebDataset, or of tars with class folders in them"
+    source, files = Path(source), shard_files(source)
+    paths, labels, members = shard_members(files, _is_member)
+    if not len(members): raise BadFile(f'{source} has no images in {first_few([f.name for f in files])}.')
+    if (labels < 0).all(): labels, names = _inner_folders(source, paths, members, classnames)
+    else: labels, names = _numbered(source, labels, classnames)
+    root = source if source.is_dir() else source.parent
+    return ImageSet(name or source_name(source), PathColumn(paths), labels, names, root=root, members=members)
+
+def source_name(
+    path # of a folder, a tar or a table
+) -> str:
+    "What a set is called where nobody says"
+    return Path(path).stem if Path(path).suffix.lower() in ('.tar', '.csv', '.tsv') else Path(path).name
+
+def _is_member(name):
+    *folders, last = name.split('/')
+    return _is_image(last) and not any(_hidden(f) for f in folders if f != '.')
+
+# %% ../nbs/api/11_images.ipynb #cea541e7
+def _numbered(source, numbers, classnames): # labels, class names
+    "Labels that are numbers of the classes in classnames.txt, or of those given"
+    places = [folder/'classnames.txt' for folder in (source, source.parent, source.parent.parent)]
+    file = next((f for f in places if f.is_file()), None)
+    own = file and file.read_text(encoding='utf-8').splitlines()
+    if own is None and classnames is None: raise ValueError(
+        f'{source}: its labels are numbers, and no classnames.txt lies beside it to name the classes, one a line; '
+        'give classnames.')
+    names = list(own or classnames)
+    check_classnames(dict.fromkeys(names))
+    if not 0 <= numbers.min() <= numbers.max() < len(names): raise BadFile(
+        f'{source}: labels {numbers.min()}…{numbers.max()} for {len(names)} class names; expected 0…{len(names)-1}.')
+    if classnames is None or names == list(classnames): return numbers, names
+    used, known = np.unique(numbers), {c: i for i, c in enumerate(check_classnames(list(classnames)))}
+    if unknown := [names[k] for k in used if names[k] not in known]: raise ValueError(
+        _unknown_class(source, unknown, list(known)))
+    return np.array([known.get(c, -1) for c in names])[numbers], list(classnames)
+
+def _inner_folders(source, paths, members, classnames): # labels, class names
+    "Labels by the folders in tars, below those that all have in common"
+    starts = [len(os.path.join(f, '')) for f in members.files]
+    folders = [p[starts[t]:].rpartition('/')[0] for p, t in zip(paths, members.tar)]
+    common = os.path.commonpath(set(folders)) if all(folders) else ''
+    classes = [f[len(common):].strip('/').partition('/')[0] for f in folders]
+    if not all(classes): raise ValueError(
+        f'{source}: {classes.count("")} images lie in no class folder; a tar has class folders, cat/1.jpg, or samples '
+        'with labels, 1.jpg beside 1.cls.')
+    labels, names = _labels_of(source, sorted(set(classes)), classnames)
+    if unknown := sorted({normalize('NFC', c) for c in classes} - set(labels)): raise ValueError(
+        _unknown_class(source, unknown, list(labels)))
+    return np.array([labels[normalize('NFC', c)] for c in classes]), names
+
+# %% ../nbs/api/11_images.ipynb #29cf96c0
+_COLUMNS = dict(file=('file', 'filepath', 'path', 'image'), label=('label', 'class'), caption=('caption', 'title'),
+                group=('group', 'family'))
+
+def read_image_table(
+    path, # CSV file, separated by commas or tabs
+    need  # 'label' or 'caption'
+) -> pd.DataFrame: # columns `file`, `need`, and `group` where there is one; texts
+    "What somebody wrote down about image files; `BadFile` says what is missing"
+    try:
+        with open(path, encoding='utf-8-sig') as f: separator = '\t' if '\t' in f.readline() else ','
+        t = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding='utf-8-sig')
+    except OSError: raise
+    except Exception as e: raise BadFile(f'{path} is no CSV file ({e}). Copy it again.') from None
+    found = {k: next((c for c in names if c in t), None) for k, names in _COLUMNS.items()}
+    if lacking := [k for k in ('file', need) if not found[k]]: raise BadFile(
+        f'{path} has the columns {first_few(list(t), 8)}: there is none named {" or ".join(_COLUMNS[lacking[0]])}.')
+    t = pd.DataFrame({k: t[c] for k, c in found.items() if c})
+    if empty := [r.file or f'row {i+1}' for i, r in enumerate(t.itertuples()) if not (r.file and getattr(r, need))]:
+        raise BadFile(f'{path} has no {need} for {first_few(empty)}. Write one, or remove the row.')
+    return t
+
+# %% ../nbs/api/11_images.ipynb #4bc0f96d
+def table_set(
+    path,            # CSV file
+    classnames=None, # list that fixes names and order, or dict label -> name
+    name=None        # of the set in tables; default the file's
+) -> ImageSet:
+    "The images that a table names, with their labels and groups"
+    path, t = Path(path), read_image_table(path, 'label')
+    files = PathColumn(path.parent/f for f in t.file)
+    if gone := [f for f, p in zip(t.file, files) if not p.exists()]: raise FileNotFoundError(
+        f'{path} names files that are not there: {first_few(gone)}. They are looked for in {path.parent}.')
+    if t.label.str.fullmatch(r'\d{1,9}').all(): labels, names = _numbered(path, t.label.to_numpy(int), classnames)
+    else:
+        known, names = _labels_of(path, sorted(t.label.unique()), classnames)
+        if unknown := [c for c in t.label.unique() if normalize('NFC', c) not in known]: raise ValueError(
+            _unknown_class(path, unknown, list(known)))
+        labels = [known[normalize('NFC', c)] for c in t.label]
+    groups = list(t.group) if 'group' in t else None
+    return ImageSet(name or source_name(path), files, labels, names, groups=groups, root=path.parent)
 
 # %% ../nbs/api/11_images.ipynb #07c9319c
 @patch

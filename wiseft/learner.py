@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['adamw', 'tower_blocks', 'choose_weights', 'parameter_groups', 'ClipLearner', 'HeadOnFeatures', 'clip_learner',
-           'cosine_lr', 'CosineSchedule', 'run_recipe', 'run_circumstances', 'finetune']
+           'cosine_lr', 'CosineSchedule', 'run_recipe', 'run_circumstances', 'validation_metrics', 'finetune']
 
 # %% ../nbs/api/43_learner.ipynb #2c6143c8
 import fastai, math, platform, torch
@@ -343,6 +343,16 @@ def run_circumstances(learn, seconds):
                     open_clip=open_clip.__version__)
     return dict(versions=dict(versions, python=platform.python_version()), device=name, seconds=round(seconds, 1))
 
+# %% ../nbs/api/43_learner.ipynb #b7816945
+def validation_metrics(
+    learn # `ClipLearner`, after its fit
+) -> dict: # name -> number
+    "What was measured on validation images after the last epoch"
+    recorder = learn.recorder
+    seen = dict(zip(recorder.metric_names, recorder.log)) if hasattr(recorder, 'log') else {} # no epoch was left
+    own = {k: v for k, v in seen.items() if k not in ('epoch', 'train_loss', 'time') and isinstance(v, (int, float))}
+    return {f"validation {k.removeprefix('valid_')}": round(float(v), 6) for k, v in own.items()}
+
 # %% ../nbs/api/43_learner.ipynb #82fdebf2
 @patch
 def fit_cosine(self:ClipLearner,
@@ -368,6 +378,7 @@ def fit_cosine(self:ClipLearner,
     began = perf_counter()
     self.fit(epochs, lr, cbs=cbs)
     self.classifier.recipe = {**recipe, **run_circumstances(self, perf_counter()-began)}
+    self.classifier.metrics = validation_metrics(self)
     return self
 
 # %% ../nbs/api/43_learner.ipynb #8b151d3b

@@ -138,7 +138,8 @@ def _rows_of(dataset, images, split, names, classes):
     return pd.DataFrame(dict(
         dataset=pd.Categorical([dataset]*len(images), names), split=split,
         is_shift=dataset != REFERENCE and not images.aside,
-        file=images.files(), group=pd.array(images.groups or [None]*len(images), dtype='str'), unit=images.units,
+        file=list(images.files()), group=pd.array(images.groups or [None]*len(images), dtype='str'),
+        unit=list(images.units),
         label=label,
         data_fingerprint=images.fingerprint, n_missing=images.n_missing))
 

@@ -44,21 +44,31 @@ def methods(
 
 # %% ../nbs/api/71_shell_data.ipynb #3aff3adb
 @command('wiseft data', 'wiseft data imagenet --data-root /data', 'wiseft data transfer:dtd --download',
+         'wiseft data imagenet-a --download',
          'wiseft data icons --unpack icons', 'wiseft data my-suite', 'wiseft data photos/train')
 def data(
     source:Annotated[Optional[str], typer.Argument(help='Nothing: list the published suites. One of them; icons '
-                                                        '(embedded); a suite folder (with reference/ in it), or a '
-                                                        'folder of class folders.', show_default=False)]=None,
+                                                        '(embedded); a suite folder (with reference/ in it), a '
+                                                        'folder of class folders, shards (.tar), a table (.csv), or '
+                                                        'hf:owner/name.', show_default=False)]=None,
     unpack:Annotated[Optional[Path], typer.Option('--unpack', help='Copy the embedded suite to this folder.')]=None,
     root:DataRoot=None,
-    download:Annotated[bool, typer.Option('--download', help='Download it, where torchvision can.')]=False,
+    download:Annotated[bool, typer.Option('--download', help='Download it: imagenet and its shifted sets '
+                                                             '(imagenet-v2, -r, -sketch, -a, objectnet) and '
+                                                             'hf:owner/name from the hub, others with torchvision.')
+                       ]=False,
+    yes:Annotated[bool, typer.Option('--yes', '-y', help='Download without asking.')]=False,
     force:Force=False,
 ):
     "List the published suites and what is there of them; or count and open the images of a suite or folder."
     import pandas as pd
+    from wiseft.hub import is_on_hub, is_own
     from wiseft.layouts import FAMILIES
     if unpack: source = source or 'icons'
-    if source is None or source in FAMILIES: return _published(source, root, download)
+    if download and source and is_on_hub(source): _from_hub(source, root, yes)
+    elif download: _from_torchvision(source, root)
+    if source is None or source in FAMILIES: return _published(source, root)
+    if is_on_hub(source) and not is_own(source): return _published('imagenet', root, source)
     sets = sets_of(source)
     bad = [r for s in sets.values() for r in _unreadable(s)]
     rows = [
@@ -85,29 +95,51 @@ def _show_sizes(sets):
     show_table(some.rename_axis('class').reset_index(name='images').assign(**{'': bars}), what)
 
 # %% ../nbs/api/71_shell_data.ipynb #ea9d93c1
-def _published(suite, root, download):
+def _published(suite, root, only=None):
     "Published sets against what is there, and how the others are had"
     from wiseft.files import data_root
-    from wiseft.layouts import download_suite,inventory
+    from wiseft.layouts import inventory
     root = (root or data_root()).expanduser()
-    if download: download_suite(suite or '', root)
     table = inventory(root, suite)
+    if only: table = table[table.set == only]
     if suite is None: standard_output().print('icons, the embedded suite, is always there. Below the data root:')
     show_table(table[['suite','set','split','place','images','found','state']], str(root))
     for (place, how), _ in table[table.state != 'complete'].groupby(['place','how to get it'], sort=False):
         standard_output().print(f'{place}: {how}', markup=False, soft_wrap=True)
 
+# %% ../nbs/api/71_shell_data.ipynb #99e4381b
+def _from_torchvision(suite, root):
+    from wiseft.files import data_root
+    from wiseft.layouts import download_suite
+    download_suite(suite or '', (root or data_root()).expanduser())
+
+def _from_hub(name, root, yes):
+    "Show what a set of the hub weighs and under what licence it is, ask once, and download it"
+    import pandas as pd
+    from wiseft.hub import fetch, sets_on_hub
+    found = sets_on_hub(name, root)
+    rows = [(f.repository, len(f.files), f'{f.size/1e9:,.2f}', f.licence, f.source, f.note) for f in found]
+    columns = ['repository', 'files', 'GB', 'licence', 'source', 'note']
+    show_table(pd.DataFrame(rows, columns=columns), 'On the hub')
+    size = sum(f.size for f in found)/1e9
+    question = f'Download up to {size:,.2f} GB to {found[0].folder.parent}, under these licences?'
+    if not yes: typer.confirm(question, abort=True)
+    for f in found: wrote(fetch(f))
+
 # %% ../nbs/api/71_shell_data.ipynb #14664eab
 def is_suite(source):
+    from wiseft.datasets import is_suite_folder
     from wiseft.layouts import FAMILIES
-    return source == 'icons' or source in FAMILIES or (Path(source)/'reference').is_dir()
+    return source == 'icons' or source in FAMILIES or is_suite_folder(source)
 
 def sets_of(source):
     "(name, split) -> image set, of a suite or a folder"
-    from wiseft.datasets import folder_suite,image_folder,load_suite
+    from wiseft.datasets import folder_suite, image_folder, load_suite
+    from wiseft.images import source_name
+    from wiseft.shards import local_copy
     if is_suite(source): return load_suite(source).sets()
-    if (Path(source)/'train').is_dir(): return folder_suite(source, []).sets()
-    return {(Path(source).name, 'all'): image_folder(source)}
+    if (local_copy(source)/'train').is_dir(): return folder_suite(source, []).sets()
+    return {(source_name(source), 'all'): image_folder(source)}
 
 def _unreadable(images):
     "Reasons why images can't be read"

@@ -43,15 +43,17 @@ def evaluate_(
 def results_file(output, force):
     "A function that writes a results table to `output`, and predictions beside it; both are checked beforehand"
     from wiseft.files import atomic_path
-    from wiseft.exchange import write_results
+    from wiseft.exchange import recipes_file,write_recipes,write_results
     from wiseft.kept import predictions_file,write_predictions
     check_ending(output, '.csv', '.jsonl')
     if output is None:
-        yield lambda table, predictions: None
+        yield lambda table, predictions, classifiers: None
         return
-    def write(table, predictions):
+    def write(table, predictions, classifiers):
         write_results(table, tmp)
         write_predictions(predictions, beside)
+        recipes = {n: c.recipe for n, c in classifiers.items() if c.recipe}
+        if recipes: write_recipes(recipes, recipes_file(output))
     with atomic_path(output, force=force) as tmp, atomic_path(predictions_file(output), force=force) as beside:
         yield write
     wrote(f'{output}, and what was predicted of each image beside it')
@@ -86,7 +88,7 @@ def _measure(folders, members, load, device, output, force, **options):
         table,predictions = evaluate(members(loaded), load(classnames=classnames), keep_predictions=_SURE, **options)
         show_table(_readable(table))
         warn(doubts(table, len(classnames)))
-        write(table, predictions)
+        write(table, predictions, loaded)
 
 # %% ../nbs/api/73_shell_evaluate.ipynb #6865a242
 @command('wiseft sweep zeroshot finetuned --suite icons -o results.csv',
@@ -130,7 +132,7 @@ def sweep_(
                                   **ways)
         show_table(methods_down(table))
         if precision == 'bf16': say(table.precision.iloc[0])
-        write(table, predictions)
+        write(table, predictions, {finetuned.name: end})
 
 # %% ../nbs/api/73_shell_evaluate.ipynb #0bd8716b
 def _ways(names, use):

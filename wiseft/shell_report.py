@@ -73,7 +73,7 @@ def report(
     from wiseft.exchange import read_results
     from wiseft.report import write_report
     from wiseft.saving import read_card
-    recipe = read_card(classifier)['recipe'] if classifier else None
+    recipe = read_card(classifier)['recipe'] if classifier else _recipe_beside(results)
     tables = {p.stem: read_results(p) for p in results}
     predictions = {p.stem: _beside(p) for p in results}
     if len(results) > 1: table,kept,comparisons = _joined(tables, predictions)
@@ -91,6 +91,12 @@ def _beside(results):
     path = predictions_file(results)
     if path.exists(): return read_predictions(path)
     say(f'no {path}: without predictions of each image, the page can\'t tell whether differences are more than luck')
+
+def _recipe_beside(results):
+    "How the one classifier of a table was fine-tuned, if that is written beside it"
+    from wiseft.exchange import read_recipes
+    found = [r for path in results for r in read_recipes(path).values()]
+    return found[0] if len(found) == 1 else None
 
 def _averaged(table):
     "The mixing coefficient of the averaged classifier that a page tells of: of those in the table, the nearest to 0.5"

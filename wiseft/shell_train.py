@@ -94,7 +94,7 @@ def _suite_of(data): # as `suite_loader`
 @command('wiseft probe vit_base_patch16_224.augreg_in21k photos -o start',
          'wiseft probe resnet50 photos --weights resnet50.safetensors -o start')
 def probe(
-    model:Annotated[str, typer.Argument(help="An image model of timm's.", show_default=False)],
+    model:Annotated[str, typer.Argument(help="An image model of timm's, or torchvision:NAME.", show_default=False)],
     data:Data,
     output:Output,
     weights:Annotated[Optional[Path], typer.Option('--weights',
@@ -216,6 +216,8 @@ def merge_(
         help='For --alpha auto, or a rule that looks at images: the validation images of this suite.',
         show_default=False)]=None,
     reference:Reference=None,
+    precision:Annotated[Optional[str], typer.Option('--precision', help='fp16 or bf16: a folder half as large.',
+                                                    show_default=False)]=None,
     device:Device=None,
     use:Use=None,
     force:Force=False,
@@ -236,7 +238,11 @@ def merge_(
     if looks and not (suite or reference): raise ValueError(
         f'{what} looks at validation images of the reference. Give --reference, or --suite.')
     load = suite_loader(suite, reference, None) if looks else None
-    if zeroshot.is_dir(): _merge_folders(rule, paths, output, load, chosen_device(device)[0], force, knobs, auto)
+    if precision and not zeroshot.is_dir(): raise ValueError(
+        '--precision goes with classifier folders. These are files of weights.')
+    if zeroshot.is_dir():
+        device, _ = chosen_device(device)
+        _merge_folders(rule, paths, output, load, device, force, knobs, auto, precision)
     else: write_merged(zeroshot, finetuned, output, rule.function, force=force, **knobs)
     wrote(output)
 
@@ -272,7 +278,7 @@ def _alpha(text):
     except ValueError: raise typer.BadParameter(f'--alpha takes a number such as 0.5, or auto; got {text!r}') from None
 
 # %% ../nbs/api/72_shell_train.ipynb #0b443d98
-def _merge_folders(rule, paths, output, load, device, force, knobs, auto):
+def _merge_folders(rule, paths, output, load, device, force, knobs, auto, precision=None):
     "Merge saved classifiers, or search among them"
     from wiseft.files import atomic_path
     from wiseft.classifiers import load_classifier
@@ -288,7 +294,7 @@ def _merge_folders(rule, paths, output, load, device, force, knobs, auto):
         if rule.kind == 'search': made = rule.function(start, named, images, **knobs)
         else: made = merge(start, tuned, rule.function, images=images, **knobs)
         if 'trace.csv' in made.beside: show_table(_readable_trace(made.beside['trace.csv']))
-        made.save(tmp)
+        made.save(tmp, precision=precision)
 
 def _readable_trace(trace):
     "A search's steps, accuracies in per cent"

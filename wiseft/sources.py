@@ -10,15 +10,16 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import snapshot_download
 
 from .checkpoints import checkpoint_format, read_checkpoint
 from .configs import check_model_cfg, check_preprocess_cfg, read_json
 from .files import package_data
 from .later import open_clip
 from .parts import Parts, find_parts, module_config, module_preprocess, uses_quick_gelu
-from .pretrained import hub_weights, read_hub_folder
+from .pretrained import SIGLIP_KINDS, hub_weights, read_hub_folder
 from .saving import config_name, weight_names
+from .siglip import read_siglip_folder
 from .text import BadFile, did_you_mean, first_few, why_failed
 
 # %% ../nbs/api/20_sources.ipynb #f2ee0f36
@@ -102,8 +103,9 @@ def _from_hub(
 # %% ../nbs/api/20_sources.ipynb #927de9d9
 def _from_transformers(folder, origin):
     "Source for a folder with a CLIP of transformers"
-    config, preprocess, parts = read_hub_folder(folder)
     where = Path(folder)/'config.json'
+    siglip = read_json(where).get('model_type') in SIGLIP_KINDS
+    config, preprocess, parts = read_siglip_folder(folder) if siglip else read_hub_folder(folder)
     check_model_cfg(config, where)
     check_preprocess_cfg(preprocess, where.with_name('preprocessor_config.json'))
     return Source(config, preprocess, Path(parts.where), origin, where=where, parts=parts)
@@ -115,9 +117,11 @@ def _from_transformers_hub(
     "Source for a CLIP of transformers on the hub"
     repo = name.removeprefix('hf:')
     files = ['config.json', 'preprocessor_config.json', hub_weights[0]]
-    advice = f"bring {first_few(files)} of https://huggingface.co/{repo} into a folder and call load_clip('FOLDER')"
-    places = [_fetch(lambda: hf_hub_download(repo, file), f'{file} of {name}', advice) for file in files]
-    return _from_transformers(places[0].parent, name)
+    advice = (f"bring {first_few(files)} (and tokenizer files, if there are any) of https://huggingface.co/{repo} into "
+              "a folder and call load_clip('FOLDER')")
+    wanted = [*files, 'processor_config.json', '*token*', 'spiece.model']
+    folder = _fetch(lambda: snapshot_download(repo, allow_patterns=wanted), f'{first_few(files)} of {name}', advice)
+    return _from_transformers(folder, name)
 
 # %% ../nbs/api/20_sources.ipynb #55de7377
 def _tag_cfg(name, tag): # dict

@@ -51,8 +51,8 @@ def lp_ft(
         right = (x_held @ head.T).argmax(1).eq(held_out.labels).sum().item()
         if right > best[0]: best = right, C, head
     new = classifier.copy()
-    new.head = ClassificationHead(best[2].float(),
-                                  None if new.head.bias is None else torch.zeros_like(new.head.bias)).to(new.device)
+    bias = None if new.head.bias is None else torch.zeros_like(new.head.bias)
+    new.head = ClassificationHead(best[2].float(), bias, classifier.head.normalise).to(new.device)
     new.alpha, new.parents, new.metrics = 1., [], {}
     new.recipe = dict(tuning='linear probe', start_method=dict(name='LP-FT', C=best[1]))
     return new

@@ -1,0 +1,239 @@
+"What leaves wiseft: ONNX, torch.export, transformers, halves, model cards and the hub, as other programs see them."
+import base64
+import json
+import os
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import numpy as np
+import onnx
+import onnxruntime
+import open_clip
+import pytest
+import timm
+import torch
+from conftest import ROOT
+from huggingface_hub import ModelCard
+from PIL import Image
+from safetensors.torch import load_file
+from torchvision.models import get_model
+from typer.testing import CliRunner
+
+from wiseft.checkpoints import write_state_dict
+from wiseft.classifiers import load_classifier, zeroshot_classifier
+from wiseft.cli import app
+from wiseft.clips import load_clip
+from wiseft.configs import read_json, write_json
+from wiseft.exports import export_classifier
+from wiseft.merging import interpolate
+
+CONFIG = dict(embed_dim=16, quick_gelu=True,
+              vision_cfg=dict(image_size=32, patch_size=8, width=32, layers=2, head_width=8),
+              text_cfg=dict(context_length=12, vocab_size=49408, width=16, heads=2, layers=1))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    "A tiny CLIP with a ViT and random weights."
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    write_state_dict(open_clip.CLIP(**CONFIG).state_dict(), folder / "open_clip_model.safetensors")
+    write_json(folder / "open_clip_config.json",
+               dict(model_cfg=CONFIG, preprocess_cfg=dict(mean=[0.5, 0.4, 0.3], std=[0.2] * 3)))
+    return load_clip(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def classifier(clip):
+    return zeroshot_classifier(clip, ["cat", "dog", "fire truck"], ["a photo of a {}"])
+
+
+@pytest.fixture(scope="module")
+def pixels(clip):
+    noise = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
+    return np.stack([clip.pixels(Image.fromarray(picture)) for picture in noise])
+
+
+def said(classifier, pixels):
+    "The logits of a classifier."
+    with torch.no_grad():
+        return classifier(classifier.clip.normalise(torch.from_numpy(pixels)))
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's exporter
+@pytest.mark.parametrize("precision", [None, "fp16"])
+def test_onnx(classifier, pixels, tmp_path, precision):
+    export_classifier(classifier, "onnx", tmp_path / "c.onnx", precision)
+    session = onnxruntime.InferenceSession(tmp_path / "c.onnx")
+    logits = session.run(None, dict(pixels=pixels))[0]
+    classifier.save(tmp_path / "saved", precision=precision)
+    np.testing.assert_allclose(logits, said(load_classifier(tmp_path / "saved"), pixels), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(session.run(None, dict(pixels=pixels[:1]))[0], logits[:1], rtol=1e-4, atol=1e-4)
+    notes = session.get_modelmeta().custom_metadata_map
+    assert json.loads(notes["classnames"]) == classifier.classnames
+    preprocess = json.loads(notes["preprocess"])
+    assert (preprocess["mean"], preprocess["size"]) == ([0.5, 0.4, 0.3], [32, 32])
+    kept = onnx.load(tmp_path / "c.onnx").graph.initializer
+    bits = {np.dtype(np.float16 if precision else np.float32)}
+    assert {onnx.numpy_helper.to_array(t).dtype for t in kept if t.name.startswith("tower.")} == bits
+    assert str(ROOT).encode() not in (tmp_path / "c.onnx").read_bytes()
+
+
+READ = """
+import sys, torch
+pixels, expected = torch.load("said.pt")
+program = torch.export.load("c.pt2").module()
+torch.testing.assert_close(program(pixels), expected, rtol=1e-4, atol=1e-4)
+from safetensors.torch import load_file
+from transformers import CLIPModel
+model, head = CLIPModel.from_pretrained("theirs").eval(), load_file("theirs/head.safetensors")
+mean, std = torch.tensor([.5, .4, .3]), torch.tensor([.2] * 3)
+x = ((pixels / 255 - mean) / std).permute(0, 3, 1, 2)
+with torch.no_grad(): features = model.get_image_features(x).pooler_output
+logits = torch.nn.functional.normalize(features, dim=-1) @ head["weight"].T
+torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+assert not any(m.partition(".")[0] == "wiseft" for m in sys.modules)
+"""
+
+
+def test_programs_without_wiseft(classifier, pixels, tmp_path):
+    "A process that never imports wiseft gets the same logits, from torch.export's file and from transformers' folder."
+    torch.save((torch.from_numpy(pixels), said(classifier, pixels)), tmp_path / "said.pt")
+    export_classifier(classifier, "pt2", tmp_path / "c.pt2")
+    export_classifier(classifier, "transformers", tmp_path / "theirs")
+    assert json.loads(read_json(tmp_path / "theirs/classifier.json")["classnames"]) == classifier.classnames
+    subprocess.run([sys.executable, "-c", READ], cwd=tmp_path, check=True, env=os.environ | dict(HF_HUB_OFFLINE="1"))
+
+
+def test_without_onnx(classifier, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ImportError, match=r"pip install wiseft\[export\]"):
+        export_classifier(classifier, "onnx", tmp_path / "c.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_halves_know_their_parents(classifier, tmp_path, precision):
+    tuned = classifier.copy()
+    with torch.no_grad():
+        for p in tuned.parameters():
+            p.mul_(1.01)
+    tuned.alpha, tuned.recipe = 1.0, dict(tuning="plain", start=classifier.hash)
+    for name, c in dict(start=classifier, tuned=tuned, half=interpolate(classifier, tuned)).items():
+        c.save(tmp_path / name, precision=precision)
+    start, end, half = (load_classifier(tmp_path / name) for name in ("start", "tuned", "half"))
+    assert half.parents == [classifier.hash, tuned.hash] and end.recipe["start"] == classifier.hash
+    for halved, whole in ((start, classifier), (end, tuned)):
+        assert halved.recipe["stored"] == dict(precision=precision, of=whole.hash)
+    assert "stored" not in interpolate(start, end).recipe
+    assert half.hash == read_json(tmp_path / "half/wiseft.json")["hash"]
+    assert interpolate(start, end).parents == [start.hash, end.hash]
+    weights = load_file(tmp_path / "half/open_clip_model.safetensors")
+    assert {t.dtype for t in weights.values()} == {torch.float16 if precision == "fp16" else torch.bfloat16}
+
+
+COMMIT = 40 * "1"
+
+
+class Hub(BaseHTTPRequestHandler):
+    "As much of the hub as an upload asks for; what arrives is kept by name."
+    def do_POST(self):
+        body, path = self.rfile.read(int(self.headers["Content-Length"])), self.path.partition("?")[0]
+        answer = dict(url=f"{self.server.address}/me/mine", errors=[], warnings=[])
+        if path.endswith("/preupload/main"):
+            files = json.loads(body)["files"]
+            answer["files"] = [dict(path=f["path"], uploadMode="regular", shouldIgnore=False) for f in files]
+        if path.endswith("/commit/main"):
+            lines = [json.loads(line) for line in body.splitlines()]
+            files = [line["value"] for line in lines if line["key"] == "file"]
+            self.server.files.update({f["path"]: base64.b64decode(f["content"]) for f in files})
+            url = f"{self.server.address}/me/mine/commit/{COMMIT}"
+            answer |= dict(commitUrl=url, commitOid=COMMIT, pullRequestUrl=None)
+        self.server.asked.append(path)
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+    do_GET = do_POST
+
+    def log_message(self, *args):
+        "Nothing on standard error."
+
+
+@pytest.fixture
+def hub():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.files, server.asked, server.address = {}, [], f"http://127.0.0.1:{server.server_port}"
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+PUSH = "import sys; from wiseft.card import push_to_hub; print(push_to_hub(*sys.argv[1:]))"
+
+
+def test_push(classifier, hub, tmp_path):
+    "What arrives at a server in the hub's layout is the folder, and loads."
+    classifier.save(tmp_path / "saved")
+    settings = dict(HF_ENDPOINT=hub.address, HF_TOKEN="hf_none", HF_HUB_OFFLINE="0", HF_HOME=str(tmp_path / "home"))
+    env = os.environ | settings
+    done = subprocess.run([sys.executable, "-c", PUSH, tmp_path / "saved", "me/mine"], env=env, text=True, check=True,
+                          capture_output=True)
+    assert done.stdout.strip() == f"{hub.address}/me/mine/commit/{COMMIT}"
+    (tmp_path / "arrived").mkdir()
+    for name, content in hub.files.items():
+        (tmp_path / "arrived" / name).write_bytes(content)
+    assert load_classifier(tmp_path / "arrived").hash == classifier.hash
+    assert ModelCard(hub.files["README.md"].decode()).data.library_name == "wiseft"
+
+
+def run(*words):
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    "Noise around a colour, a folder a class, and the same in the dark."
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for part, n in {"colours/train": 5, "colours/validation": 4, "colours/test": 4, "dark": 4}.items():
+        for i, name in enumerate(["red", "green", "blue"]):
+            (folder / part / name).mkdir(parents=True)
+            for j in range(n):
+                noise = rng.integers(0, 120, (64, 64, 3))
+                noise[..., i] += 100
+                dark = (noise // (1 + (part == "dark"))).astype(np.uint8)
+                Image.fromarray(dark).save(folder / part / name / f"{j}.png")
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")  # of few images, and of torch's exporter
+@pytest.mark.parametrize("model", ["test_vit", "torchvision:shufflenet_v2_x0_5"])
+def test_a_model_without_words_from_the_shell(model, pictures, tmp_path, monkeypatch):
+    "A linear probe, fine-tuned, averaged, swept, reported, shown and exported; tables and pages say start."
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    name = model.rpartition(":")[2]
+    net = timm.create_model(name) if model == name else get_model(name)
+    write_state_dict(net.state_dict(), "net.safetensors")
+    images = "--reference", pictures / "colours"
+    short = "--epochs", 1, "--batch-size", 5
+    run("probe", model, pictures / "colours", "--weights", "net.safetensors", *short, "-o", "start")
+    run("finetune", "start", pictures / "colours", *short, "--lr", 1e-3, "--precision", "fp32", "-o", "tuned")
+    run("sweep", "start", "tuned", *images, "--shift", pictures / "dark", "--alphas", "0.5", "-o", "results.csv")
+    run("merge", "start", "tuned", "--alpha", "auto", *images, "--precision", "fp16", "-o", "averaged")
+    run("report", "results.csv", "-o", "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "<dfn>Start</dfn>" in page and "How it was fine-tuned" in page and "zero-shot" not in page
+    shown = run("show", "tuned")
+    assert all(word in shown for word in ("seconds", "validation accuracy", "versions", "torch"))
+    run("card", "averaged", "--results", "results.csv")
+    run("export", "averaged", "--to", "onnx", "-o", "averaged.onnx")
+    c = load_classifier("averaged", device="cpu")
+    pixels = np.stack([c.clip.pixels(Image.open(p)) for p in sorted(pictures.glob("dark/*/0.png"))])
+    logits = onnxruntime.InferenceSession("averaged.onnx").run(None, dict(pixels=pixels))[0]
+    np.testing.assert_allclose(logits, said(c, pixels), rtol=1e-4, atol=1e-4)

@@ -1,0 +1,325 @@
+"Sets in shards: from a hub of the tests' own over loopback, and against the same images as files."
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+import tarfile
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import huggingface_hub
+import numpy as np
+import pytest
+from conftest import run
+from PIL import Image, ImageOps
+
+from wiseft.datasets import folder_suite, load_suite
+from wiseft.evaluation import evaluate
+from wiseft.exchange import write_results
+from wiseft.files import package_data
+from wiseft.hub import fetch, hub_files, sets_on_hub
+from wiseft.images import UnreadableImage, image_folder
+from wiseft.layouts import imagenet_subset
+from wiseft.pico import pico_classifier
+from wiseft.text import BadFile
+from wiseft.wordnet import imagenet_classes
+
+NAMES, WNIDS = list(imagenet_classes().values()), list(imagenet_classes())
+COMMIT = "614c3a5" + "0" * 33
+
+
+def picture(seed, ending="jpg", border=False):
+    "An image file of noise, as bytes"
+    im = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 48, 3), np.uint8))
+    if border:
+        im = ImageOps.expand(im, 2, "red")
+    file = io.BytesIO()
+    im.save(file, "JPEG" if ending == "jpg" else ending)
+    return file.getvalue()
+
+
+def pack(path, members):
+    "A tar of (name, bytes)"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def web_dataset(folder, images, names, part="test", per_shard=3):
+    "(bytes, label, ending) as CLIP_benchmark's writer lays them out"
+    shards = [images[i : i + per_shard] for i in range(0, len(images), per_shard)]
+    for k, shard in enumerate(shards):
+        samples = [(f"s{per_shard * k + i:07}", *sample) for i, sample in enumerate(shard)]
+        files = [((f"{s}.{ending}", data), (f"{s}.cls", str(label).encode())) for s, data, label, ending in samples]
+        pack(folder / part / f"{k}.tar", [member for pair in files for member in pair])
+    (folder / part / "nshards.txt").write_text(str(len(shards)))
+    (folder / "classnames.txt").write_text("\n".join(names) + "\n")
+    return folder
+
+
+# ---------- a hub ----------
+
+
+class Hub(BaseHTTPRequestHandler):
+    "What huggingface_hub asks a hub: a repository's list of files, a file's head, a file or the rest of it"
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_): pass
+
+    def do_HEAD(self): self.answer(body=False)
+
+    def do_GET(self): self.answer()
+
+    def answer(self, body=True):
+        self.server.asked.append((self.command, self.path, self.headers.get("Range")))
+        if self.path.startswith("/api/datasets/"):
+            return self.listing(self.path.split("?")[0].removeprefix("/api/datasets/"))
+        repository, _, name = self.path.removeprefix("/datasets/").partition(f"/resolve/{COMMIT}/")
+        if not name:
+            return self.send(b"", status=404)
+        data = (self.server.root / repository / name).read_bytes()
+        self.send(self.server.spoil(name, data) if body else data, body, hashlib.sha256(data).hexdigest())
+
+    def listing(self, repository):
+        folder = self.server.root / repository
+        if not folder.is_dir():
+            return self.send(b"", status=404)
+        files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+        siblings = [self.sibling(p.relative_to(folder).as_posix(), p.read_bytes()) for p in files]
+        self.send(json.dumps(dict(id=repository, sha=COMMIT, siblings=siblings)).encode())
+
+    def sibling(self, name, data):
+        sha256 = hashlib.sha256(data).hexdigest()
+        blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        lfs = dict(sha256=sha256, size=len(data), pointerSize=130) if name.endswith(".tar") else None
+        return dict(rfilename=name, size=len(data), blobId=blob, lfs=lfs)
+
+    def send(self, data, body=True, etag="none", status=200):
+        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        self.send_response(206 if start else status)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        told = {"Content-Length": len(data) - start, "ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}
+        for header in {**told, "Accept-Ranges": "bytes"}.items():
+            self.send_header(*map(str, header))
+        self.end_headers()
+        if body and self.server.breaks and not start and len(data) > 2000:  # a connection that ends halfway, once
+            self.server.breaks -= 1
+            self.wfile.write(data[: len(data) // 2])
+            self.close_connection = True
+        elif body:
+            self.wfile.write(data[start:])
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    "A server with the hub's layout, and huggingface_hub pointed at it"
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.root, server.asked, server.breaks, server.spoil = tmp_path / "hub", [], 0, lambda name, data: data
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    constants = huggingface_hub.constants
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, server.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    thread = Thread(target=partial(server.serve_forever, poll_interval=.01))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def imagenet_a(server, n=4):
+    "A miniature ImageNet-A on the hub"
+    images = [(picture(i), i % 2, "jpg") for i in range(n)]
+    return web_dataset(server.root / "clip-benchmark/wds_imagenet-a", images,
+                       [NAMES[k] for k in imagenet_subset("imagenet-a")])
+
+
+def got(server): return [path for command, path, _ in server.asked if command == "GET" and "/resolve/" in path]
+
+
+def test_download_from_the_shell(hub, tmp_path):
+    imagenet_a(hub)
+    env = os.environ | dict(HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0", HF_HOME=str(tmp_path / "home"), COLUMNS="200")
+    command = [sys.executable, "-m", "wiseft", "data", "imagenet-a", "--data-root", tmp_path / "data", "--download"]
+    said = run(*command, ok=False, env=env, input="n\n")
+    assert "MIT" in said.stdout and "natural-adv-examples" in said.stdout and "under these licences?" in said.stdout
+    assert not got(hub) and not (tmp_path / "data").exists()
+    said = run(*command, "--yes", env=env)
+    assert "7,496 missing" in said.stdout, said.stdout
+    held = tmp_path / "data/wds_imagenet-a"
+    names = [p.relative_to(held).as_posix() for p in sorted(held.rglob("*.t*")) if ".cache" not in p.parts]
+    assert names == ["classnames.txt", "test/0.tar", "test/1.tar", "test/nshards.txt"]
+
+
+def test_what_came_is_not_fetched_again(hub, tmp_path):
+    imagenet_a(hub)
+    [found] = sets_on_hub("imagenet-a", tmp_path)
+    assert (found.commit, found.note, found.size) == (COMMIT, "", sum(f.size for f in found.files))
+    fetch(found)
+    (found.folder / "test/1.tar").unlink()
+    hub.asked.clear()
+    fetch(found)
+    assert [path.rpartition("/")[2] for path in got(hub)] == ["1.tar"]
+
+
+def test_a_broken_connection_is_taken_up(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # else 10 MB
+    imagenet_a(hub)
+    hub.breaks = 1
+    fetch(sets_on_hub("imagenet-a", tmp_path)[0])
+    halfway = [r for command, path, r in hub.asked if command == "GET" and r]
+    assert len(halfway) == 1 and halfway[0] != "bytes=0-"
+    assert len(image_folder(tmp_path / "wds_imagenet-a/test")) == 4
+
+
+def test_a_damaged_file_is_removed_and_named(hub, tmp_path):
+    imagenet_a(hub)
+    hub.spoil = lambda name, data: data[::-1] if name == "test/1.tar" else data
+    [found] = sets_on_hub("imagenet-a", tmp_path)
+    with pytest.raises(BadFile, match="test/1.tar did not come as the hub states it"):
+        fetch(found)
+    assert not (found.folder / "test/1.tar").exists() and (found.folder / "test/0.tar").exists()
+    with pytest.raises(ConnectionError, match="me/nothing can not be looked up"):
+        hub_files("me/nothing", tmp_path)
+
+
+def test_a_set_of_ones_own_on_the_hub(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("WISEFT_DATA", str(tmp_path / "data"))
+    web_dataset(hub.root / "me/photos", [(picture(i), i % 2, "jpg") for i in range(12)], ["cat", "dog"], "train")
+    with pytest.raises(FileNotFoundError, match="wiseft data hf:me/photos/train --download"):
+        image_folder("hf:me/photos/train")
+    [found] = sets_on_hub("hf:me/photos/train")
+    assert found.licence == "not stated"
+    fetch(found)
+    assert image_folder("hf:me/photos/train").classnames == ["cat", "dog"]
+    assert len(folder_suite("hf:me/photos", []).train) == 12 - 4
+
+
+# ---------- as files and as shards ----------
+
+
+def as_files(root, place, images):
+    for i, (folder, data, ending) in enumerate(images):
+        path = root / place / folder / f"{i:03}.{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def objectnet(files, shards):
+    "Three chairs and two bananas with their red border, in both forms"
+    names = dict(banana="Banana", chair="Chair")
+    images = [(c, picture(100 + i, "png", border=True), "png") for i, c in enumerate(["banana"] * 2 + ["chair"] * 3)]
+    as_files(files, "objectnet-1.0/images", images)
+    maps, chairs = files / "objectnet-1.0/mappings", ["barber chair", "folding chair", "rocking chair, rocker"]
+    maps.mkdir()
+    numbers = dict(zip(map(str, (423, 559, 765, 954)), range(4)))
+    tables = dict(folder_to_objectnet_label=names, pytorch_to_imagenet_2012_id=numbers,
+                  objectnet_to_imagenet_1k=dict(Chair="; ".join(chairs), Banana="banana"))
+    for name, table in tables.items():
+        (maps / f"{name}.json").write_text(json.dumps(table))
+    (maps / "imagenet_to_label_2012_v2").write_text("\n".join([*chairs, "banana"]))
+    web_dataset(shards / "wds_objectnet", [(d, list(names).index(c), e) for c, d, e in images], [*names])
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    "Two data roots with the same miniature ImageNet and its shifted sets: files, and the hub's shards"
+    files, shards = tmp_path_factory.mktemp("files"), tmp_path_factory.mktemp("shards")
+    a, r = imagenet_subset("imagenet-a"), imagenet_subset("imagenet-r")
+    some = sorted({0, a[0], a[3], r[0], r[5], 423, 559, 765, 954})
+    sets = dict(wds_imagenet1k=("imagenet/val", some, None), wds_imagenet_sketch=("sketch", some, None),
+                wds_imagenetv2=("imagenetv2-matched-frequency-format-val", some, None),
+                **{"wds_imagenet-a": ("imagenet-a", [a[0], a[3]], a),
+                   "wds_imagenet-r": ("imagenet-r", [r[0], r[5]], r)})
+    for seed, (copy, (place, classes, subset)) in enumerate(sets.items()):
+        folder = (lambda k: str(k)) if "v2" in copy else WNIDS.__getitem__
+        order = sorted(classes, key=str) if "v2" in copy else classes  # folders are read in the order of text
+        images = [(k, picture((seed, k, i)), "jpg") for k in order for i in range(2)]
+        as_files(files, place, [(folder(k), *rest) for k, *rest in images])
+        own = subset or range(1000)
+        web_dataset(shards / copy, [(d, list(own).index(k), e) for k, d, e in images], [NAMES[k] for k in own])
+    objectnet(files, shards)
+    return files, shards
+
+
+def test_the_same_table(family, tmp_path):
+    classifier, written = pico_classifier(NAMES), []
+    for root in family:
+        suite = load_suite("imagenet", root=root, allow_incomplete=True, training=False)
+        table = evaluate(classifier, suite, progress=False).assign(data_fingerprint="")
+        written.append(write_results(table, tmp_path / f"{root.name}.csv").read_bytes())
+    assert written[0] == written[1] and len(table) > 9
+
+
+def test_the_red_border_is_cut(family):
+    whole, packed = (load_suite("imagenet", root=r, allow_incomplete=True, training=False) for r in family)
+    a, b = whole.shifts["objectnet"], packed.shifts["objectnet"]
+    assert (b.classnames, b.projection, b.border) == (a.classnames, a.projection, 2)
+    assert b.open(4).size == (48, 40)
+    assert np.array_equal(np.asarray(a.open(4)), np.asarray(b.open(4)))
+
+
+def test_names_in_another_order_are_refused(family, tmp_path):
+    shutil.copytree(family[1] / "wds_imagenet1k", tmp_path / "wds_imagenet1k")
+    (tmp_path / "wds_imagenet1k/classnames.txt").write_text("\n".join(sorted(NAMES)))
+    with pytest.raises(BadFile, match="of 1000 names in its classnames.txt"):
+        load_suite("imagenet", root=tmp_path, allow_incomplete=True, training=False)
+
+
+def test_every_class_of_objectnet_is_known():
+    held = json.loads(package_data("objectnet.json").read_text(encoding="utf-8"))["classes"]
+    numbers = [k for some in held.values() for k in some]
+    assert len(held) == 113 and len(set(numbers)) == len(numbers) and max(numbers) < 1000
+    assert {NAMES[k] for k in held["chair"]} == {"barber chair", "folding chair", "rocking chair"}
+
+
+def test_ones_own_shards_and_folders(tmp_path):
+    "A suite of folders, its tars, and one by name"
+    for name, filled in (("reference", 0), ("sketch", 1)):
+        images = [(c, picture((filled, i), "png"), "png") for i, c in enumerate(["cat"] * 20 + ["dog"] * 20)]
+        as_files(tmp_path, name, images)
+        members = [(f"{name}/{c}/{i:03}.png", data) for i, (c, data, _) in enumerate(images)]
+        pack(tmp_path / f"packed/{name}.tar", members)
+    folders = folder_suite(tmp_path / "reference", [tmp_path / "sketch"])
+    tars = folder_suite(tmp_path / "packed/reference.tar", [tmp_path / "packed/sketch.tar"])
+    assert tars.name == folders.name and list(tars.shifts) == ["sketch"]
+    classifier = pico_classifier(["cat", "dog"])
+    tables = [evaluate(classifier, s, progress=False).assign(data_fingerprint="")
+              for s in (folders, tars, load_suite(tmp_path / "packed"))]
+    assert tables[0].equals(tables[1]) and tables[0].equals(tables[2])
+    with pytest.warns(UserWarning, match="again: 32 of 40 test images are training images"):  # by content
+        folder_suite(tmp_path / "packed/reference.tar", dict(again=tmp_path / "reference"), classnames=["cat", "dog"])
+
+
+def test_what_is_damaged_is_named(tmp_path):
+    images = [(picture(i), i % 2, "jpg") for i in range(150)]
+    images[7] = (b"no picture", 1, "jpg")
+    web_dataset(tmp_path / "photos", images, ["cat", "dog"], per_shard=50)
+    photos = image_folder(tmp_path / "photos/test")
+    with pytest.raises(UnreadableImage, match=r"test/0.tar/s0000007.jpg: not an image"):
+        photos.open(7)
+    table = evaluate(pico_classifier(["cat", "dog"]), photos, progress=False)
+    assert list(table.n_skipped) == [1] and list(table.n) == [149]
+    shard = tmp_path / "photos/test/2.tar"
+    shard.write_bytes(shard.read_bytes()[:-20_000])
+    with pytest.raises(BadFile, match="test/2.tar is no whole tar file"):
+        image_folder(tmp_path / "photos/test")
+    shard.unlink()
+    with pytest.raises(BadFile, match="says '3', and there are 2 shards"):
+        image_folder(tmp_path / "photos/test")
+    assert photos.identity(149) is None and photos.hashes()[149] is None
+    with pytest.raises(UnreadableImage, match="2.tar/s0000149.jpg: no such file"):
+        photos.open(149)
