@@ -12,11 +12,11 @@ from contextlib import contextmanager
 # %% ../nbs/api/00_devices.ipynb #285057ea
 def best_device(
     device=None, # 'cpu', 'cuda', 'cuda:1', 'mps' or a `torch.device`; None: `$WISEFT_DEVICE`, else the best there is
-) -> torch.device:
+) -> torch.device: # of several processes on one machine each has a GPU of its own
     "What was asked for; else CUDA, then MPS, then the CPU"
     asked = device or os.environ.get('WISEFT_DEVICE')
-    if asked: return _existing(asked)
-    if torch.cuda.is_available(): return torch.device('cuda')
+    if asked: return _own_card(_existing(asked))
+    if torch.cuda.is_available(): return _own_card(torch.device('cuda'))
     if torch.backends.mps.is_available(): return torch.device('mps')
     return torch.device('cpu')
 
@@ -34,6 +34,16 @@ def _existing(asked):
     known = device is not None and (str(device) in there or device == torch.device('cuda') and len(there) > 1)
     if known or getattr(device, 'type', None) not in (None, 'cpu', 'cuda', 'mps'): return device
     raise ValueError(f"There is no device {str(asked)!r} here. There are: {', '.join(there)}.")
+
+def _own_card(device):
+    "The GPU of this process, where a launcher started several and none is named"
+    several = int(os.environ.get('WORLD_SIZE') or 1) > 1
+    if device != torch.device('cuda') or not several: return device
+    k, n = int(os.environ.get('LOCAL_RANK') or 0), torch.cuda.device_count()
+    if k < n: return torch.device('cuda', k)
+    raise ValueError(
+        f'This is process {k+1} of this machine, which has {n} GPUs: start as many processes as there are GPUs '
+        '(torchrun --nproc-per-node), or give another device (device=\'cpu\', --device cpu).')
 
 # %% ../nbs/api/00_devices.ipynb #823b522a
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_ALPHAS', 'mix_logits', 'mix_probabilities', 'members', 'prepare_mix', 'sweep', 'output_ensemble',
-           'alpha_curves', 'alpha_by_rule', 'choose_alpha']
+           'alpha_curves', 'nearly_best', 'alpha_by_rule', 'choose_alpha']
 
 # %% ../nbs/api/50_ensembles.ipynb #796c503c
 import numpy as np, psutil, torch, warnings
@@ -242,6 +242,16 @@ def alpha_curves(
     return curves
 
 # %% ../nbs/api/50_ensembles.ipynb #ca009875
+def nearly_best(
+    accuracies, # on validation images
+    n:int,      # how many images
+    errors=1,   # how many standard errors are nothing
+) -> np.ndarray: # bool
+    "Which accuracies are as good as the best"
+    seen = np.asarray(accuracies, float)
+    best = seen.max()
+    return seen >= best - errors*np.sqrt(best*(1-best)/n) - 1e-9
+
 def alpha_by_rule(
     accuracies, # Series: alpha -> accuracy on validation images
     n:int,      # how many images
@@ -250,9 +260,7 @@ def alpha_by_rule(
     "The mixing coefficient nearest to 0.5 within one standard error of the best accuracy, or the smallest, or that of the best"
     if rule not in ('nearest', 'one standard error', 'best'): raise ValueError(
         f"The rule is {rule!r}, expected 'nearest', 'one standard error' or 'best'.")
-    best = accuracies.max()
-    margin = 0 if rule == 'best' else np.sqrt(best*(1-best)/n)
-    good = accuracies.index[accuracies >= best - margin - 1e-9].to_numpy(float)
+    good = accuracies.index[nearly_best(accuracies, n, errors=rule != 'best')].to_numpy(float)
     return float(good[abs(good-.5).argmin()] if rule == 'nearest' else good.min())
 
 # %% ../nbs/api/50_ensembles.ipynb #ec03276b

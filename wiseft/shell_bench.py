@@ -7,11 +7,13 @@ __all__ = ['bench_']
 
 # %% ../nbs/api/75_shell_bench.ipynb #b1d6b278
 from pathlib import Path
-from typing import Annotated,Optional
+from typing import Annotated, Optional
 
 import typer
 
-from .shell import Classifier,Device,Output,Reference,Shift,SuiteName,Use,chosen_device,command,listed,load_methods,say,show_table,standard_output,suite_loader,wrote
+from .shell import Classifier, Device, Output, Reference, Shift, SuiteName, Use
+from .shell import chosen_device, command, listed, load_methods, say, show_table, standard_output, suite_loader
+from .shell import wrote
 
 # %% ../nbs/api/75_shell_bench.ipynb #f16d0768
 @command('wiseft bench zeroshot --suite icons --lrs 3e-4,1e-3,3e-3 -o bench',
@@ -29,6 +31,9 @@ def bench_(
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=128,
     lrs:Annotated[str, typer.Option('--lrs', help='Learning rates to choose from, with commas.')]='1e-5,3e-5,1e-4',
     seeds:Annotated[int, typer.Option('--seeds', min=1, help='Fine-tunings of each method, with seeds 0, 1, ….')]=3,
+    controls:Annotated[bool, typer.Option(
+        '--controls', help="Also each method at its published strength and plain fine-tuning's learning rate, and a "
+        'plain fine-tuning as dear as the dearest method.')]=False,
     budget:Annotated[Optional[float],
                      typer.Option('--budget', help='Hours: a plan that takes longer is not begun.',
                                   show_default=False)]=None,
@@ -38,16 +43,19 @@ def bench_(
     "Compare methods of robust fine-tuning on one budget, where they are equally accurate on the reference."
     rates = _rates(lrs)
     load = suite_loader(suite, reference, shift, **({} if reference else dict(training=True)))
-    from wiseft.bench import Plan,bench,expected_seconds
+    from wiseft.bench import bench
+    from wiseft.plans import Plan, expected_seconds
     from wiseft.classifiers import load_classifier
     load_methods(use)
-    device,place = chosen_device(device, 'bf16')
+    device, place = chosen_device(device, 'bf16')
     start = load_classifier(classifier, device)
     images = load(classnames=start.classnames)
     recipe = dict(epochs=epochs, batch_size=batch_size, progress=False)
-    plan = Plan(images, start, _competitors(methods), rates, tuple(range(seeds)), recipe=recipe)
+    plan = Plan(images, start, _competitors(methods), rates, tuple(range(seeds)), recipe=recipe,
+                controls=controls)
     _show_plan(plan, expected_seconds(plan), budget, place)
-    found = bench(images, start, output, [m.name for m in plan.methods], plan.seeds, rates, say=say, **recipe)
+    found = bench(images, start, output, [m.name for m in plan.methods], plan.seeds, rates, controls=controls,
+                  say=say, **recipe)
     _write_found(found, output)
     standard_output().print('\n'.join(found.sentences()), markup=False)
     wrote(output)
@@ -62,15 +70,15 @@ def _rates(text):
 
 def _competitors(names):
     "Methods by their names, or all that can compete"
-    from wiseft.bench import can_compete
-    from wiseft.registry import REGISTRY,find_method
+    from wiseft.plans import can_compete
+    from wiseft.registry import REGISTRY, find_method
     return [find_method(n) for n in listed(names)] if names else [m for m in REGISTRY.values() if can_compete(m)]
 
 def _show_plan(plan, seconds, budget, place):
     "What is going to be trained; an error if that takes longer than it may"
     from wiseft.progress import duration
     table = plan.table()
-    show_table(table[['method','kind','paper','trials','runs']])
+    show_table(table[['method', 'kind', 'paper', 'trials', 'runs']])
     for row in table[table.why != ''].itertuples(): say(f'{row.method} is left out: {row.why}')
     say(f'at most {table.trials.sum()+table.runs.sum()} fine-tunings on {len(plan.suite.train):,} images, about '
         f'{duration(seconds)} {place}, and the time to read and classify images')
@@ -81,8 +89,8 @@ def _write_found(found, folder):
     "Tables and the picture, beside what was trained"
     from wiseft.files import atomic_path
     from wiseft.plots import plot_bench
-    gains,curves = found.gains(),found.curves()
-    for name, table in {'gains.csv': gains, 'curves.csv': curves}.items():
+    gains, curves = found.gains(), found.curves()
+    for name, table in {'gains.csv': gains, 'curves.csv': curves, 'costs.csv': found.costs()}.items():
         with atomic_path(folder/name, force=True) as tmp: table.to_csv(tmp, index=False)
     with atomic_path(folder/'bench.png', force=True) as tmp:
         plot_bench.unseen(curves, gains).savefig(tmp, format='png', dpi=150)

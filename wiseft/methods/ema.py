@@ -11,12 +11,17 @@ from ..averages import TimeAverage
 from ..registry import method
 
 # %% ../../nbs/methods/ema.ipynb #63acbbbf
-@method('average', 'EMA', knob='decay')
+@method('average', 'EMA', knob='horizon', cost='a copy of the weights')
 class EMA(TimeAverage):
     "Exponential moving average of the weights after every step, from those before the first on"
-    def __init__(self, decay=.999): self.decay = decay # the part of the old average that each step leaves
+    def __init__(self,
+        decay=None,  # the part of the old average that each step leaves; default 1 - 1/(horizon * all steps)
+        horizon=.04, # how far it looks back, as a part of the training
+    ): self.decay, self.horizon = decay, horizon
     def before_fit(self):
-        self.begin(multi_avg_fn=get_ema_multi_avg_fn(self.decay))
+        steps = self.n_epoch*len(self.dls.train)
+        decay = max(0., 1 - 1/(self.horizon*steps)) if self.decay is None else self.decay
+        self.begin(multi_avg_fn=get_ema_multi_avg_fn(decay))
         self.update()
     def after_batch(self):
         if self.training: self.update()

@@ -10,14 +10,14 @@ from ..registry import method
 from ..steps import training_pairs
 
 # %% ../../nbs/methods/l2sp.ipynb #0e782b88
-@method('loss', 'L2-SP', '1802.01483', knob='strength')
+@method('loss', 'L2-SP', '1802.01483', knob='strength', cost='a copy of the start')
 def l2sp(step, strength=.1):
     "Cross-entropy, and half the squared distance from the start"
     gap = sum((p-p0).square().sum() for p,p0 in training_pairs(step.classifier, step.start))
     return dict(ce=step.cross_entropy, l2sp=strength/2*gap)
 
 # %% ../../nbs/methods/l2sp.ipynb #5990fd6d
-@method('pull', 'decoupled L2-SP', '1802.01483', knob='strength')
+@method('pull', 'decoupled L2-SP', '1802.01483', knob='strength', cost='a copy of the start')
 def decoupled_l2sp(p, p0, grad, memory, lr, strength=.1):
     "A little of the way back to the start, as weight decay is of the way to zero"
     p.lerp_(p0, lr*strength)

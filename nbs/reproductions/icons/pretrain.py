@@ -254,13 +254,13 @@ def export(args):
     rows[seen] = True
     state['token_embedding.weight'] = torch.where(rows[:, None], state['token_embedding.weight'],
                                                   torch.zeros((), dtype=torch.half))
-    folder = DATA/'iconclip'
+    folder = DATA/'iconclip' if ck['tower'] == 'resnet' else BUILD/ck['tower']  # the others are for studies
     folder.mkdir(parents=True, exist_ok=True)
     tmp = folder/'model.tmp'
     save_file({k: v.contiguous() for k, v in state.items()}, tmp, metadata={'format': 'pt'})
     os.replace(tmp, folder/'open_clip_model.safetensors')
     families = sorted({r['family'] for r in csv.DictReader(open(BUILD/'pretraining.csv'))})
-    about = dict(name='iconclip', tower=ck['tower'], steps=ck['steps'], trained_steps=ck['step'], batch=ck['batch'],
+    about = dict(name=folder.name, tower=ck['tower'], steps=ck['steps'], trained_steps=ck['step'], batch=ck['batch'],
                  part=ck.get('part', ck['batch']), seed=ck['seed'], lr=TOWERS[ck['tower']]['lr'],
                  pairs=len(names), distinct_names=len({n[0] for n in names}), seen_tokens=len(seen),
                  data='@iconify/json 2.2.535',

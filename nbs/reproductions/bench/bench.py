@@ -1,0 +1,74 @@
+#!/usr/bin/env python
+"""All methods of robust fine-tuning on icons, by plan.json: two recipes, two towers, five seeds.
+
+    python bench.py --minutes 50          # as much as fits; what is done is not done again
+    python bench.py --part resnet harsh   # this part alone
+    python bench.py --tables              # gains.csv, curves.csv and costs.csv of what there is, in a minute
+
+What is found lies in a folder a part, a file of some kilobytes for each curve: which images each of its points gets
+right. They are committed, and a later call goes on from them; weights lie in build/bench and may be lost. Plain
+fine-tunings are then made again where a merge asks for them.
+"""
+import argparse, json
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from wiseft.bench import bench
+from wiseft.classifiers import zeroshot_classifier
+from wiseft.clips import load_clip
+from wiseft.datasets import load_suite, protocol
+from wiseft.files import atomic_path
+from wiseft.methods.car_ft import context_head
+from wiseft.shell import load_methods
+
+HERE = Path(__file__).resolve().parent
+BUILD = HERE.parents[2]/'build'
+VIT = BUILD/'icons'/'vit-12'
+PLAN = json.loads((HERE/'plan.json').read_text())
+
+
+def suite_of(recipe):
+    "The embedded suite with the families of a recipe to train on."
+    suite = load_suite('icons').restrict_train(protocol(2)['families'][str(PLAN['recipes'][recipe]['families'])])
+    return replace(suite, shifts={d: suite.shifts[d] for d in PLAN['shifts']})
+
+
+def start_of(tower, suite, templates):
+    "The zero-shot classifier of a tower."
+    clip = load_clip('iconclip' if tower == 'resnet' else str(VIT))
+    return zeroshot_classifier(clip, suite.classnames, templates).eval()
+
+
+def run(tower, recipe, minutes=None):
+    "A part, or as much of it as fits."
+    suite = suite_of(recipe)
+    start, contexts = start_of(tower, suite, PLAN['templates']), start_of(tower, suite, suite.templates)
+    folder = HERE/f'{tower}-{recipe}'
+    found = bench(suite, start, folder, PLAN['methods'], tuple(PLAN['seeds']), tuple(PLAN['recipes'][recipe]['lrs']),
+                  tuple(PLAN['alphas']), {'CAR-FT': dict(contexts=context_head(contexts))}, controls=True,
+                  minutes=minutes, weights=BUILD/'bench'/folder.name, progress=False, **PLAN['recipe'])
+    if not found.entries: return found
+    tables = dict(gains=found.gains(), curves=found.curves(), costs=found.costs())
+    for name, table in tables.items():
+        with atomic_path(folder/f'{name}.csv', force=True) as tmp: table.to_csv(tmp, index=False)
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--minutes', type=float, help='stop after so many; default: when all is done')
+    parser.add_argument('--part', nargs=2, metavar=('TOWER', 'RECIPE'), help='resnet or vit, harsh or gentle')
+    parser.add_argument('--tables', action='store_true', help='train nothing')
+    args, began = parser.parse_args(), perf_counter()
+    load_methods()
+    for tower, recipe in [args.part] if args.part else PLAN['parts']:
+        left = 1e-9 if args.tables else args.minutes and args.minutes - (perf_counter()-began)/60
+        if left is not None and left <= 0: break
+        if tower == 'vit' and not VIT.exists():
+            print(f'{tower}, {recipe}: waits for {VIT}, which pretrain.py --tower vit-12 makes')
+            continue
+        print(f'{tower}, {recipe}', flush=True)
+        print(run(tower, recipe, left), flush=True)
+
+
+if __name__ == '__main__': main()
