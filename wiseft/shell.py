@@ -123,6 +123,7 @@ _shell_words = [ # what Python says, what the shell calls it
     (r"train='([\w:]+)'", r'--train \1'),
     (r"device='(\w+)', --device \w+", r'--device \1'),
     (r"\bcall (?=--)", 'give '),
+    (r"; rename the folder, or give a dict from folder to class name", '; rename the folder'),
 ]
 
 def in_shell_words(
