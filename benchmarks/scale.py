@@ -4,7 +4,10 @@
   scale.py --one TASK …    one measurement, in a process of its own
 
 Each measurement runs in a fresh process. `kept_GB` is what it holds afterwards, `peak_GB` the most on the way, both
-above what the process held before. Images have 32 pixels, so that what is measured is everything but decoding."""
+above what the process held before. Images have 32 pixels, so that what is measured is everything but decoding.
+
+The committed table has no rows yet for fingerprints and the start of a training. Its seconds are of a machine that was
+busy with other work (load 8 to 20 on two cores): its memory can be read as it stands, its times can't."""
 import argparse
 import gc
 import json

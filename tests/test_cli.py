@@ -67,6 +67,16 @@ assert not {{'torch', 'fastai', 'open_clip', 'pandas', 'matplotlib'}} & set(sys.
     python("-c", code)
 
 
+@pytest.mark.parametrize("code, heavy", [
+    ("import typer.testing, wiseft.cli; typer.testing.CliRunner().invoke(wiseft.cli.app, ['models'])",
+     "torch open_clip torchvision timm fastai transformers"),
+    ("from wiseft.all import *", "open_clip torchvision timm transformers statsmodels.stats"),
+], ids=["models", "all"])
+def test_what_is_heavy_is_imported_when_it_is_used(code, heavy):
+    loaded = python("-c", f"{code}; import sys; print(*sys.modules)").stdout.split()
+    assert "wiseft" in loaded and not set(heavy.split()) & set(loaded)
+
+
 def test_help_names_every_command():
     assert all(c in wiseft("--help").stdout for c in COMMANDS)
 

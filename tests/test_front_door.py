@@ -1,5 +1,6 @@
 "What newcomers met with folders of their own: each point once, as they would meet it."
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -53,17 +54,23 @@ def zeroshot(clip):
 
 @pytest.fixture(scope="module")
 def swept(photos, zeroshot):
-    "Results of a head that was moved at random, which takes no time."
+    "Results of a head that was moved at random, which takes no time, and what was said of them."
     suite = folder_suite(photos / "photos", [photos / "solid"])
     tuned = zeroshot.copy()
     tuned.head.weight.data += 0.5 * torch.randn(tuned.head.weight.shape, generator=torch.Generator().manual_seed(0))
     tuned.alpha = 1.0
-    with pytest.warns(UserWarning, match="has 21 images, so that one is 4.8 points"):
-        return sweep(zeroshot, tuned, suite, [0, 0.5, 1], progress=False)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        table = sweep(zeroshot, tuned, suite, [0, 0.5, 1], progress=False)
+    return table, " ".join(str(w.message) for w in said)
+
+
+def test_a_small_set_says_what_it_can_tell(swept):
+    assert "has 21 images, so that one is 4.8 points" in swept[1]
 
 
 def test_a_headline_says_how_many_images_it_rests_on(swept):
-    said = headline(swept)
+    said = headline(swept[0])
     assert "21 images" in said and "95 % interval" in said and "can't tell" in said, said
 
 
@@ -120,7 +127,7 @@ def test_folders_by_wordnet_id(tmp_path):
 
 
 def test_a_printed_table_has_all_its_columns(swept):
-    shown = repr(wide(swept))
+    shown = repr(wide(swept[0]))
     assert "..." not in shown and all(name in shown for name in ("reference", "solid", "mean over shifts"))
 
 
@@ -141,3 +148,12 @@ def test_pictures_are_turned_as_the_camera_says_in_folders_but_not_in_published_
     published = load_suite("imagenet", root=tmp_path / "data", allow_incomplete=True, training=False)
     for images in published.test, published.shifts["imagenet-sketch"]:
         assert np.asarray(images.open(0)).shape[:2] == (40, 80)
+
+
+def test_domains_are_told_from_classes(photos, tmp_path):
+    for domain in "day", "night":
+        shutil.copytree(photos / "solid", tmp_path / domain)
+    with pytest.warns(UserWarning, match="are they domains"):
+        image_folder(tmp_path)
+    with pytest.raises(ValueError, match="are these domains. Then give one of them, such as .*day"):
+        image_folder(tmp_path, NAMES)

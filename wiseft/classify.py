@@ -7,10 +7,12 @@ __all__ = ['SUFFIXES', 'picture_files', 'classify']
 
 # %% ../nbs/api/32_classify.ipynb #420f2737
 import numpy as np, pandas as pd
+from itertools import chain
 from pathlib import Path
 from .devices import memory_advice
 from .images import ImageSet
 from .passes import device_of, each_batch, ready
+from .processes import of_all
 
 # %% ../nbs/api/32_classify.ipynb #e8f7e627
 SUFFIXES = '.png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .jp2 .avif .heic .jxl'.split()
@@ -50,6 +52,7 @@ def classify(
             p = classifier(x[device]).cpu().double().softmax(1)
             for i, values, classes in zip(idx, *(t.tolist() for t in p.topk(top))):
                 said[i] = [*_pairs(classifier.classnames, values, classes), '']
+    said = dict(chain.from_iterable(part.items() for part in of_all(said)))
     for i, problem in unreadable: said[i] = [*[None]*2*top, problem]
     columns = [f'{what}{"" if k == 1 else f"_{k}"}' for k in range(1, top+1) for what in ('class', 'probability')]
     return pd.DataFrame([[str(f), *said[i]] for i, f in enumerate(files)], columns=['file', *columns, 'problem'])

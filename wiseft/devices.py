@@ -12,11 +12,11 @@ from contextlib import contextmanager
 # %% ../nbs/api/00_devices.ipynb #285057ea
 def best_device(
     device=None, # 'cpu', 'cuda', 'cuda:1', 'mps' or a `torch.device`; None: `$WISEFT_DEVICE`, else the best there is
-) -> torch.device:
+) -> torch.device: # of several processes on one machine each has a GPU of its own
     "What was asked for; else CUDA, then MPS, then the CPU"
     asked = device or os.environ.get('WISEFT_DEVICE')
-    if asked: return _existing(asked)
-    if torch.cuda.is_available(): return torch.device('cuda')
+    if asked: return _own_card(_existing(asked))
+    if torch.cuda.is_available(): return _own_card(torch.device('cuda'))
     if torch.backends.mps.is_available(): return torch.device('mps')
     return torch.device('cpu')
 
@@ -35,25 +35,37 @@ def _existing(asked):
     if known or getattr(device, 'type', None) not in (None, 'cpu', 'cuda', 'mps'): return device
     raise ValueError(f"There is no device {str(asked)!r} here. There are: {', '.join(there)}.")
 
+def _own_card(device):
+    "The GPU of this process, where a launcher started several and none is named"
+    several = int(os.environ.get('WORLD_SIZE') or 1) > 1
+    if device != torch.device('cuda') or not several: return device
+    k, n = int(os.environ.get('LOCAL_RANK') or 0), torch.cuda.device_count()
+    if k < n: return torch.device('cuda', k)
+    raise ValueError(
+        f'This is process {k+1} of this machine, which has {n} GPUs: start as many processes as there are GPUs '
+        '(torchrun --nproc-per-node), or give another device (device=\'cpu\', --device cpu).')
+
 # %% ../nbs/api/00_devices.ipynb #823b522a
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 def has_bf16(
     device:torch.device,
 ) -> bool:
-    "Whether a device computes in bfloat16 itself; a CPU may be slow at it, and is right"
-    return device.type != 'cuda' or torch.cuda.is_bf16_supported(including_emulation=False)
+    "Whether a device computes in bfloat16 itself; what a CPU with AVX2 alone does is an imitation"
+    if device.type == 'cuda': return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type != 'cpu' or torch.backends.cpu.get_cpu_capability().startswith(('AVX512', 'SVE'))
 
 def fitting_precision(
     precision:str, # one of `PRECISIONS`
     device:torch.device,
-) -> str: # the same, or 'fp16' where there is no bf16
+) -> str: # the same, or where there is no bf16 'fp16' on a GPU and 'fp32' on a CPU
     "A precision that the device has; ValueError for one that is none"
     if precision not in PRECISIONS: raise ValueError(
         f"There is no precision {precision!r}: choose one of {', '.join(PRECISIONS)}.")
     if precision == 'fp16' and device.type == 'cpu': raise ValueError(
         "The precision fp16 needs a GPU: choose bf16 on a CPU.")
-    return 'fp16' if precision == 'bf16' and not has_bf16(device) else precision
+    if precision != 'bf16' or has_bf16(device): return precision
+    return 'fp32' if device.type == 'cpu' else 'fp16'
 
 # %% ../nbs/api/00_devices.ipynb #03ae4429
 @contextmanager

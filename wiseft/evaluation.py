@@ -15,6 +15,7 @@ from .devices import fitting_precision, memory_advice
 from .images import image_folder
 from .members import member
 from .passes import check_classes, check_nan, check_shape, common_transform, each_batch, ready
+from .processes import by_first, of_all
 from .progress import say_place
 from .results import MEAN, REFERENCE
 from .scores import KeptPredictions, Outcome, all_classes, chosen_metrics, class_positions
@@ -62,7 +63,10 @@ def _look(members, images, transform, metrics, **kwargs): # name -> dict column 
         kept += idx
         y = {d: _rows(of_all, idx) for d, of_all in labels.items()}
         for n, m in members.items(): seen[n].append(_reduced(m, x[m.device], y[m.device], own[n], metrics))
-    columns = {n: _together(parts) for n, parts in seen.items()}
+    mine = {n: _together(parts) for n, parts in seen.items()}
+    told = [(idx, columns) for idx, columns in of_all((kept, mine)) if idx]
+    kept = [i for idx, _ in told for i in idx]
+    columns = {n: _joined(told, n) for n in members}
     for n, m in members.items(): check_nan(columns[n].pop('broken'), images, m.name)
     return {n: _in_place(c, kept, len(images)) for n, c in columns.items()}
 
@@ -73,7 +77,12 @@ def _rows(of_all, idx):
 def _together(parts): # dict column -> (n,) array
     "The columns of all batches, fetched from their device"
     def column(k): return torch.cat([p[k] for p in parts]).cpu().numpy()
-    return {k: column(k) for k in parts[0]}
+    return {k: column(k) for k in (parts[0] if parts else ())}
+
+def _joined(told, member): # dict column -> (n,) array
+    "What one member made of the images of all processes"
+    def column(k): return np.concatenate([columns[member][k] for _, columns in told])
+    return {k: column(k) for k in told[0][1][member]}
 
 def _in_place(columns, kept, n): # dict column -> (n,) array
     "In the order of all images"
@@ -92,7 +101,8 @@ def _agreement(members, seen, images, transform, n): # str, or None where all ar
         looked = _look(exact, images.subset(some), transform, (), progress=False)
     pairs = [(columns['predicted'], seen[k]['predicted'][some]) for k, columns in looked.items()]
     same = np.concatenate([(a == b)[a >= 0] for a, b in pairs])
-    precision = fitting_precision('bf16', next(iter(exact.values())).device)
+    fitting = fitting_precision('bf16', next(iter(exact.values())).device)
+    precision = 'fp16' if fitting == 'fp16' else 'bf16' # asked for, a CPU imitates it
     return f'{precision} ({same.mean():.1%} of {len(same)} predictions as in fp32)'
 
 # %% ../nbs/api/33_evaluation.ipynb #52eedb80
@@ -127,7 +137,7 @@ def evaluate(
         sample = max(32, min(256, n_images//40)) # more would take a good part of the time that bfloat16 saves
         agreed = _agreement(able[first], {n: s.get(first) for n, s in seen.items()}, datasets[first], transform, sample)
     who = {n: m.identity | (dict(precision=agreed) if agreed else {}) for n, m in members.items()}
-    return _tabulate(who, seen, datasets, split, keep_predictions, metrics)
+    return by_first(lambda: _tabulate(who, seen, datasets, split, keep_predictions, metrics))
 
 # %% ../nbs/api/33_evaluation.ipynb #c35bcdb5
 def _over_sets(looked, datasets, classes): # class codes, and dict column -> numbers, of the images of all sets

@@ -15,6 +15,7 @@ from fastai.learner import AvgSmoothLoss
 from fastai.torch_core import find_bs
 from time import perf_counter
 from torch import nn
+from .processes import of_all, rank
 from .progress import PAUSE, duration
 
 # %% ../nbs/api/41_guards.ipynb #ad0cfd2e
@@ -63,7 +64,7 @@ class ProgressLines(Callback):
     def before_train(self): self.tenth = 0
     def after_batch(self):
         if not self.training: return
-        self.images, self.steps = self.images + find_bs(self.xb), self.steps + 1
+        self.images, self.steps = self.images + find_bs(self.yb), self.steps + 1
         tenth, now = 10*(self.iter+1)//self.n_iter, perf_counter()
         if tenth in (self.tenth, 10) or now-self.said < PAUSE: return
         self.tenth, self.said = tenth, now
@@ -147,7 +148,7 @@ class Watch(Callback):
         # early dips are usual
         if not self.trained or self.warned or not self.seen or 2*(self.epoch+1) < self.n_epoch: return
         start, now = self.learn.start_accuracy, int(self.right)/self.seen
-        if now >= start - 2*math.sqrt(start*(1-start)/self.seen): return
+        if now >= start - 2*math.sqrt(start*(1-start)/self.seen) or rank(): return
         self.warned = True
         warnings.warn(f'After epoch {self.epoch} accuracy on the {self.seen} validation images is {now:.1%}, below the '
             f'{start:.1%} before fine-tuning. The learning rate is probably too high; averaging such weights with the '
@@ -163,9 +164,12 @@ def accuracy_now(learn):
         if y.ndim > 1: return 0.
         with torch.autocast(device.type, torch.bfloat16, enabled=hasattr(learn, 'bf16')):
             pred = learn.model(x.as_subclass(torch.Tensor).to(device))
-        right = right + (pred.argmax(1) == y.as_subclass(torch.Tensor).to(device)).sum()
-        seen += len(y)
-    return int(right)/seen
+        own = getattr(learn.dls.valid, 'own', None)
+        own = len(y) if own is None else own
+        right = right + (pred.argmax(1) == y.as_subclass(torch.Tensor).to(device))[:own].sum()
+        seen += own
+    right, seen = (sum(numbers) for numbers in zip(*of_all((int(right), seen))))
+    return right/seen
 
 # %% ../nbs/api/41_guards.ipynb #54865c66
 class LossOnDevice(AvgSmoothLoss):

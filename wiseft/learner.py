@@ -9,7 +9,7 @@ __all__ = ['adamw', 'tower_blocks', 'choose_weights', 'parameter_groups', 'ClipL
 # %% ../nbs/api/43_learner.ipynb #2c6143c8
 import fastai, math, platform, torch
 import torch.nn.functional as F
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from fastai.callback.core import CancelBackwardException, CancelStepException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
@@ -19,7 +19,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import to_cpu
+from fastai.torch_core import find_bs, to_cpu
 from fastcore.basics import patch
 from fastcore.foundation import L
 from fastcore.imports import noop
@@ -30,8 +30,9 @@ from . import __version__
 from .devices import fitting_precision, memory_advice
 from .guards import Bf16, ClipGradients, FetchLosses, FreezeBatchNorm, LossOnDevice, Progress, ProgressLines, WaitForImages, Watch, accuracy_now
 from .later import open_clip
-from .loaders import check_dataloaders, clip_dataloaders, feature_dataloaders, is_captions
+from .loaders import ClipDL, check_dataloaders, clip_dataloaders, feature_dataloaders, is_captions
 from .passes import reuse_memory
+from .processes import counts_of_all, distributed, gathered, n_processes, rank
 from .progress import is_watched, say_place
 from .resume import Checkpoint
 from .steps import HeadFromText, Loss, Pull, Teacher, beside, method_recipe, prepared
@@ -107,7 +108,9 @@ class ClipLearner(Learner):
         finding_lr = any(isinstance(cb, LRFinder) for cb in L(cbs)) # which goes on until the loss explodes
         if self.start_accuracy is None and not finding_lr: self.start_accuracy = accuracy_now(self)
         self.stop_reason = None
+        self.forward, self.unheard = distributed(self.model)
         with reuse_memory(): super().fit(n_epoch, lr, wd, cbs, **kwargs)
+        self.forward = None
         if self.stop_reason: raise FloatingPointError(self.stop_reason)
 
     def one_batch(self, i, b):
@@ -117,8 +120,11 @@ class ClipLearner(Learner):
 
     accumulate = 1
     def _do_one_batch(self):
-        if self.training and self.accumulate > 1: self.in_parts()
-        else: super()._do_one_batch()
+        if not self.yb: return super()._do_one_batch()
+        own = getattr(self.dl, 'own', None)
+        counts = [find_bs(self.yb)] if own is None else counts_of_all(own)
+        if self.training: self.in_parts(counts)
+        else: self.compute(self.model, counts)
 
     @contextmanager
     def on_images(self):
@@ -136,27 +142,50 @@ class ClipLearner(Learner):
 
 # %% ../nbs/api/43_learner.ipynb #03685b6a
 @patch
-def in_parts(self:ClipLearner):
+def compute(self:ClipLearner,
+    model, # that gives the outputs
+    counts # images that each process has
+):
+    "Outputs and loss of some images; afterwards `pred` and `yb` are of the images of all processes"
+    self.counts, self.pred = counts, model(*self.xb)
+    self('after_pred')
+    self.pred, self.yb = gathered(self.pred, counts), tuple(gathered(y, counts) for y in self.yb)
+    self.loss_grad = self.loss_func(self.pred, *self.yb)
+    self.loss = self.loss_grad.clone()
+    self('after_loss')
+
+# %% ../nbs/api/43_learner.ipynb #caf59ce1
+def _sizes(n, parts): return [len(o) for o in torch.arange(n).tensor_split(parts)]
+
+@patch
+def in_parts(self:ClipLearner,
+    counts # images of the batch that each process has
+):
     "A step of training whose batch is computed in `accumulate` parts"
-    xb, yb = self.xb, self.yb
-    n, outputs, losses = len(yb[0]), [], []
-    for part in zip(*(o.split(math.ceil(n/self.accumulate)) for o in (*xb, *yb))):
-        if outputs: # precision ends with each loss
+    xb, yb, done, outputs, labels, losses = self.xb, self.yb, 0, [], [], []
+    sizes = [s for s in zip(*[_sizes(n, self.accumulate) for n in counts]) if sum(s)]
+    for k, part in enumerate(sizes):
+        if k: # precision ended with the loss
             for cb in self.cbs.filter(lambda o: isinstance(o, (Bf16, MixedPrecision))): cb.before_batch()
-        self.xb, self.yb = part[:len(xb)], part[len(xb):]
-        self.pred = self.model(*self.xb)
-        self('after_pred')
-        self.loss_grad = self.loss_func(self.pred, *self.yb)
-        self.loss = self.loss_grad.clone()
-        self('after_loss')
-        share = len(self.yb[0])/n
+        n = part[rank()]
+        rows = slice(done, done+n) if n else slice(1) # one that stands in
+        self.xb, self.yb = ([o[rows] for o in b] for b in (xb, yb))
+        done += n
+        with nullcontext() if k == len(sizes)-1 else self.unheard(): self.one_part(part, sum(part)/sum(counts))
         outputs.append(self.pred.detach())
-        losses.append(share*self.loss.detach())
-        self.loss_grad = share*self.loss_grad
-        self._with_events(self._backward, 'backward', CancelBackwardException)
-    self.xb, self.yb, self.pred, self.loss = xb, yb, torch.cat(outputs), sum(losses)
+        labels.append(self.yb)
+        losses.append(self.loss.detach())
+    self.xb, self.yb = xb, tuple(torch.cat(ys) for ys in zip(*labels))
+    self.pred, self.loss = torch.cat(outputs), sum(losses)
     self._with_events(self._step, 'step', CancelStepException)
     self.opt.zero_grad()
+
+@patch
+def one_part(self:ClipLearner, counts, share): # share: of the images of the batch
+    "Forward and backward"
+    self.compute(self.forward, counts)
+    self.loss, self.loss_grad = share*self.loss, share*self.loss_grad
+    self._with_events(self._backward, 'backward', CancelBackwardException)
 
 # %% ../nbs/api/43_learner.ipynb #930cfa5b
 class HeadOnFeatures(nn.Module):
@@ -198,11 +227,22 @@ def _check_settings(dls, classifier, recipe, loss_func):
     if loss_func and recipe['label_smoothing']: raise ValueError(
         'loss_func takes the place of cross-entropy, which label_smoothing belongs to: give one of them.')
     _check_precision(classifier)
+    _check_together(dls, recipe['train_batchnorm'])
     if recipe['train_batchnorm']: _check_last_batch(dls.train)
     if recipe['train_batchnorm'] and recipe.get('accumulate'): raise ValueError(
         'train_batchnorm=True takes statistics over whole batches, and accumulate computes them in parts: give one '
         'of them.')
     return check_dataloaders(dls, classifier)
+
+def _check_together(dls, train_batchnorm):
+    "ValueError where several processes can't do as one would"
+    if n_processes() == 1: return
+    if train_batchnorm: raise ValueError(
+        f'train_batchnorm=True takes statistics over whole batches, of which each of the {n_processes()} processes has '
+        'a part: train in one process.')
+    if not all(isinstance(dl, ClipDL) and dl.source for dl in dls): raise ValueError(
+        f'{n_processes()} processes need DataLoaders from clip_dataloaders, which give each its share of the same '
+        'batches: make them so, or train in one process.')
 
 def _checkpoint_layers(classifier):
     "Let open_clip compute layers again in the backward pass instead of keeping what they gave"
@@ -286,7 +326,7 @@ def clip_learner(
 def _show_progress(learn, progress):
     "Bars where somebody watches, lines where nobody does, or nothing"
     learn.remove_cb(ProgressCallback)
-    if not progress: learn.logger = noop
+    if not progress or rank(): learn.logger = noop
     elif is_watched(): learn.add_cb(Progress())
     else:
         learn.add_cb(ProgressLines())
@@ -341,7 +381,9 @@ def run_circumstances(learn, seconds):
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{device.type}, {platform.machine()}'
     versions = dict(wiseft=__version__, torch=torch.__version__, fastai=fastai.__version__,
                     open_clip=open_clip.__version__)
-    return dict(versions=dict(versions, python=platform.python_version()), device=name, seconds=round(seconds, 1))
+    together = dict(processes=n_processes()) if n_processes() > 1 else {}
+    return dict(versions=dict(versions, python=platform.python_version()), device=name, seconds=round(seconds, 1),
+                **together)
 
 # %% ../nbs/api/43_learner.ipynb #b7816945
 def validation_metrics(

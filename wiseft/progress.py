@@ -9,6 +9,7 @@ __all__ = ['SAID', 'PAUSE', 'is_watched', 'say_place', 'duration', 'tell']
 import sys
 from time import perf_counter
 from .devices import describe_device
+from .processes import rank
 
 # %% ../nbs/api/00_progress.ipynb #3951be85
 def is_watched() -> bool:
@@ -26,7 +27,7 @@ def say_place(
 ):
     "The line with which work begins, where somebody looks and hasn't read it yet"
     words = describe_device(device, precision)
-    if not progress or not is_watched() or words in SAID: return
+    if not progress or rank() or not is_watched() or words in SAID: return
     print(words, file=sys.stderr, flush=True)
     SAID.add(words)
 
@@ -67,7 +68,7 @@ def tell(
     "Go through an iterable, saying how far it is"
     total = len(iterable) if total is None else total
     words = label if callable(label) else lambda: label
-    if not progress: yield from iterable
+    if not progress or rank(): yield from iterable
     elif not is_watched(): yield from _lines(iterable, words, total, images)
     else:
         from fastprogress import progress_bar

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from .files import atomic_path, existing_file
 from .loaders import ClipDL
+from .processes import rank
 from .text import BadFile, why_failed
 
 # %% ../nbs/api/42_resume.ipynb #2a79bcad
@@ -81,6 +82,7 @@ def _keepers(learn):
 def _save_checkpoint(cb):
     learn = cb.learn
     for watch in learn.cbs.filter(lambda o: hasattr(o, 'look')): watch.look() # what is saved is sound
+    if rank(): return # all have the same, and the first writes
     tensors = {f'model.{k}': v for k,v in learn.model.state_dict().items()}
     for i,p in enumerate(p for g in learn.opt.param_lists for p in g):
         tensors |= {f'optimizer.{i}.{k}': v for k,v in learn.opt.opt.state[p].items()}

@@ -25,12 +25,21 @@ from typer.core import TyperGroup
 from . import __version__
 
 # %% ../nbs/api/70_shell.ipynb #7771908a
-def standard_output(): return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+def standard_output():
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160, quiet=_rank() > 0)
 def _errors(): return Console(highlight=False, stderr=True, soft_wrap=True)
 
-def say(text):
+def _several(): return int(os.environ.get('WORLD_SIZE') or 1) > 1
+
+def _rank():
+    "Of several processes that a launcher started the first speaks; alone, torch needn't be there to tell"
+    if not _several(): return 0
+    from wiseft.processes import rank
+    return rank()
+
+def say(text, anyone=False): # anyone: not the first of several processes alone
     "A line on standard error"
-    _errors().print(_plain(text))
+    if anyone or not _rank(): _errors().print(_plain(text))
 
 def wrote(path): say(f'wrote {path}')
 
@@ -55,7 +64,7 @@ def _text(column, v):
 # %% ../nbs/api/70_shell.ipynb #d2b3c0a9
 def _warned(message, category, filename, lineno, file=None, line=None):
     "Show the library's own warnings in a line; those of what it stands on are for its developers"
-    if Path(find_spec('wiseft').origin).parent in Path(filename).parents: say(f'warning: {message}')
+    if Path(find_spec('wiseft').origin).parent in Path(filename).parents: say(f'warning: {message}', anyone=True)
 
 _debug = False
 
@@ -67,13 +76,21 @@ def _reported():
             if not _debug: warnings.showwarning = _warned
             yield
     except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError): raise
-    except KeyboardInterrupt:
-        say('stopped: nothing half-written is left behind')
+    except KeyboardInterrupt as e:
+        _say_last(e, 'stopped: nothing half-written is left behind')
         raise typer.Exit(130) from None
     except Exception as e:
         if _debug: raise
-        say(f'error: {_reason(e)}')
+        _say_last(e, f'error: {_reason(e)}')
         raise typer.Exit(1) from None
+
+def _say_last(error, words):
+    "What ends a command; of several processes one says it"
+    if _several():
+        from wiseft.processes import last_words
+        said = last_words(error)
+        if said != str(error): words = said and f'error: {said}'
+    if words: say(words, anyone=True)
 
 # %% ../nbs/api/70_shell.ipynb #e61a3800
 @contextmanager
@@ -106,6 +123,7 @@ _shell_words = [ # what Python says, what the shell calls it
     (r"train='([\w:]+)'", r'--train \1'),
     (r"device='(\w+)', --device \w+", r'--device \1'),
     (r"\bcall (?=--)", 'give '),
+    (r"; rename the folder, or give a dict from folder to class name", '; rename the folder'),
 ]
 
 def in_shell_words(
@@ -149,17 +167,28 @@ def _main(
 
 # %% ../nbs/api/70_shell.ipynb #840b3f16
 def command(
-    *examples # command lines, shown by `--help`
+    *examples, # command lines, shown by `--help`
+    together=False # can several processes do it together?
 ):
     "Make a function a command whose errors are reported in a line"
     def _register(f):
         @functools.wraps(f)
         def _run(*args, **kwargs):
-            with _reported(): return f(*args, **kwargs)
+            with _reported():
+                if _several(): _meet(f, together)
+                return f(*args, **kwargs)
         lines = '\n'.join(f'  {o}' for o in examples)
         app.command(f.__name__.rstrip('_'), help=f'{f.__doc__}\n\n\b\nExamples:\n\n\b\n{lines}')(_run)
         return f
     return _register
+
+def _meet(command, together):
+    "Several processes meet before anything is done; ValueError where they would do one thing several times"
+    name = command.__name__.rstrip('_')
+    if not together: raise ValueError(
+        f'`wiseft {name}` runs in one process: start it without torchrun. {os.environ["WORLD_SIZE"]} were started.')
+    from wiseft.processes import start
+    start()
 
 # %% ../nbs/api/70_shell.ipynb #68b2cdea
 Output = Annotated[Path, typer.Option('--output','-o', show_default=False, help='What to write.')]

@@ -19,7 +19,7 @@ from .shell import (
 # %% ../nbs/api/73_shell_evaluate.ipynb #7d2800d8
 @command('wiseft evaluate zeroshot finetuned averaged --suite icons',
          'wiseft evaluate averaged --suite imagenet --data-root /data -o imagenet.csv',
-         'wiseft evaluate averaged --reference photos --shift sketches --shift night -o results.csv')
+         'wiseft evaluate averaged --reference photos --shift sketches --shift night -o results.csv', together=True)
 def evaluate_(
     classifiers:Classifiers,
     suite:SuiteName='icons',
@@ -42,19 +42,20 @@ def evaluate_(
 @contextmanager
 def results_file(output, force):
     "A function that writes a results table to `output`, and predictions beside it; both are checked beforehand"
-    from wiseft.files import atomic_path
     from wiseft.exchange import recipes_file,write_recipes,write_results
     from wiseft.kept import predictions_file,write_predictions
+    from wiseft.processes import first_writes
     check_ending(output, '.csv', '.jsonl')
     if output is None:
         yield lambda table, predictions, classifiers: None
         return
     def write(table, predictions, classifiers):
+        if not tmp: return
         write_results(table, tmp)
         write_predictions(predictions, beside)
         recipes = {n: c.recipe for n, c in classifiers.items() if c.recipe}
         if recipes: write_recipes(recipes, recipes_file(output))
-    with atomic_path(output, force=force) as tmp, atomic_path(predictions_file(output), force=force) as beside:
+    with first_writes(output, force) as tmp, first_writes(predictions_file(output), force) as beside:
         yield write
     wrote(f'{output}, and what was predicted of each image beside it')
 
@@ -93,7 +94,9 @@ def _measure(folders, members, load, device, output, force, **options):
 # %% ../nbs/api/73_shell_evaluate.ipynb #6865a242
 @command('wiseft sweep zeroshot finetuned --suite icons -o results.csv',
          'wiseft sweep zeroshot finetuned --alphas 0.3,0.5,0.7 --reference photos --shift sketches -o results.csv',
-         'wiseft sweep zeroshot finetuned --by weight-space,lines,dawin --suite icons -o results.csv')
+         'wiseft sweep zeroshot finetuned --by weight-space,lines,dawin --suite icons -o results.csv',
+         'torchrun --nproc-per-node 8 -m wiseft sweep zeroshot finetuned --suite imagenet -o results.csv',
+         together=True)
 def sweep_(
     zeroshot:Classifier,
     finetuned:Classifier,
@@ -160,7 +163,7 @@ def methods_down(table):
 
 # %% ../nbs/api/73_shell_evaluate.ipynb #b1feee22
 @command('wiseft ensemble zeroshot finetuned --average logits',
-         'wiseft ensemble first second third --average probabilities -o results.csv')
+         'wiseft ensemble first second third --average probabilities -o results.csv', together=True)
 def ensemble(
     classifiers:Classifiers,
     average:Annotated[str, typer.Option('--average', help='What is averaged: logits or probabilities.')]='logits',

@@ -92,7 +92,7 @@ def _suite_of(data): # as `suite_loader`
 
 # %% ../nbs/api/72_shell_train.ipynb #a10c576d
 @command('wiseft probe vit_base_patch16_224.augreg_in21k photos -o start',
-         'wiseft probe resnet50 photos --weights resnet50.safetensors -o start')
+         'wiseft probe resnet50 photos --weights resnet50.safetensors -o start', together=True)
 def probe(
     model:Annotated[str, typer.Argument(help="An image model of timm's, or torchvision:NAME.", show_default=False)],
     data:Data,
@@ -107,18 +107,18 @@ def probe(
     force:Force=False,
 ):
     "Train a head on the features of a model without words: the start of its fine-tuning."
-    from wiseft.files import atomic_path
     from wiseft.probes import linear_probe
+    from wiseft.processes import first_writes
     from wiseft.vision import load_vision
     device,place = chosen_device(device)
-    with atomic_path(output, force=force) as tmp:
+    with first_writes(output, force=force) as tmp:
         vision = load_vision(model, weights, device=device)
         suite = _suite_of(data)()
         train = suite.train
         say(f'a linear probe of {len(train.classnames)} classes on {len(train):,} images, {epochs} epochs, {place}')
         probe = linear_probe(vision, train.classnames, train, suite.validation, epochs, lr, batch_size=batch_size,
                              seed=seed)
-        probe.save(tmp)
+        if tmp: probe.save(tmp)
     wrote(output)
 
 # %% ../nbs/api/72_shell_train.ipynb #f6ce820b
@@ -146,7 +146,8 @@ def _chosen_for(captions, method, use): # dict kind -> function
          'wiseft finetune zeroshot photos --lr 3e-5 --epochs 10 -o finetuned',
          'wiseft finetune zeroshot photos --train head --lr 1e-3 -o linear',
          'wiseft finetune zeroshot icons -o finetuned --checkpoints run --resume',
-         'wiseft finetune zeroshot photos --captions captions.csv -o captioned')
+         'wiseft finetune zeroshot photos --captions captions.csv -o captioned',
+         'torchrun --nproc-per-node 8 -m wiseft finetune zeroshot photos -o finetuned', together=True)
 def finetune_(
     classifier:Classifier,
     data:Data,
@@ -161,7 +162,8 @@ def finetune_(
         help='Compute layers twice instead of keeping what they gave: less memory, more time.')]=False,
     train:Annotated[str, typer.Option('--train', help='all, head, or last:n (the last n blocks and the head).')]='all',
     label_smoothing:Annotated[float, typer.Option('--label-smoothing', min=0, max=1)]=0.,
-    precision:Annotated[str, typer.Option('--precision', help='bf16 (autocast, weights stay in fp32) or fp32.')]='bf16',
+    precision:Annotated[str, typer.Option('--precision',
+        help='bf16 (autocast, weights stay in fp32; fp32 where a CPU has no bf16) or fp32.')]='bf16',
     seed:Seed=0,
     checkpoints:Annotated[Optional[Path], typer.Option('--checkpoints',
         help='Folder for a checkpoint after each epoch.')]=None,
@@ -173,13 +175,13 @@ def finetune_(
     force:Force=False,
 ):
     "Fine-tune a classifier on the images of a reference distribution."
-    from wiseft.files import atomic_path
     from wiseft.learner import finetune
+    from wiseft.processes import first_writes
     from wiseft.classifiers import load_classifier
     chosen = _chosen_for(captions, method, use)
     average = chosen['average']() if 'average' in chosen else None
     device,place = chosen_device(device, precision)
-    with atomic_path(output, force=force) as tmp:
+    with first_writes(output, force=force) as tmp:
         start = load_classifier(classifier, device)
         images, watched, about = _training_sets(data, captions, start.classnames)
         if 'start' in chosen: start = chosen['start'](start, images, watched)
@@ -189,7 +191,7 @@ def finetune_(
                          label_smoothing=label_smoothing, precision=precision, seed=seed, accumulate=accumulate,
                          grad_checkpointing=grad_checkpointing, checkpoint_dir=checkpoints, resume=resume,
                          loss=chosen.get('loss'), pull=chosen.get('pull'), captions=captions, cbs=average)
-        (average.classifier if average else tuned).save(tmp)
+        if tmp: (average.classifier if average else tuned).save(tmp)
     wrote(output)
 
 # %% ../nbs/api/72_shell_train.ipynb #1da7052b

@@ -18,15 +18,16 @@ from functools import cached_property, partial
 from inspect import Parameter, signature
 from .clips import text_features
 from .loaders import is_captions
+from .processes import gathered, rank
 from .registry import REGISTRY
 from .tensorfiles import state_hash
 
 # %% ../nbs/api/41_steps.ipynb #f728f292
 class Step:
-    "What a loss can ask for"
+    "What a loss can ask for: rows of all images of the batch, whichever process has them, beside its own images"
     def __init__(self, learn, x, y, logits, features, cross_entropy):
         self.learn = learn
-        self.x = x               # (n, 3, height, width), normalised; (n, dim) where the head trains on features
+        self.x = x               # (own n, 3, height, width), normalised; (own n, dim) where the head trains on features
         self.y = y               # (n,), labels; (n, context length), token ids of captions
         self.logits = logits     # (n, n_classes)
         self.features = features # (n, dim), rows of length 1
@@ -46,7 +47,7 @@ class Step:
     @cached_property
     @torch.no_grad()
     def start_features(self): # (n, dim), rows of length 1
-        with self.towers(): return self.x if self.x.ndim == 2 else self.start.features(self.x)
+        with self.towers(): return self.gathered(self.x if self.x.ndim == 2 else self.start.features(self.x))
     @cached_property
     @torch.no_grad()
     def start_logits(self): # (n, n_classes)
@@ -56,12 +57,30 @@ class Step:
     def tokens(self): return caption_tokens(self) # (n, context length), of a caption of each image
     @cached_property
     def text_features(self): # (n, dim), rows of length 1, of the captions; with gradients where the text tower trains
-        with self.towers(): return text_features(self.classifier.clip.model, self.tokens)
+        with self.towers(): return self.gathered(text_features(self.classifier.clip.model, self.own(self.tokens)))
     @property
     def scale(self): return self.classifier.clip.model.logit_scale.exp() # scalar, with gradients likewise
     @property
     def teacher(self): return self.learn.teacher.average # of a loss that has one
 
+
+# %% ../nbs/api/41_steps.ipynb #e20ab64f
+@patch
+def gathered(self:Step,
+    rows # (own n, …), of the images of this process
+): # (n, …)
+    "Rows of all images of the batch, with gradients"
+    return gathered(rows, self.learn.counts)
+
+@patch
+def own(self:Step,
+    rows # (n, …), of all images of the batch
+): # (own n, …); the first, where this process has none
+    "Rows of the images of this process"
+    counts = self.learn.counts
+    if len(counts) == 1: return rows
+    first, n = sum(counts[:rank()]), counts[rank()]
+    return rows[first:first+n] if n else rows[:1]
 
 # %% ../nbs/api/41_steps.ipynb #b2598f04
 @patch
@@ -86,7 +105,9 @@ def others(self:Step,
     classifier # another `ImageClassifier`
 ): # image features (n, dim), text features (n, dim)
     "What another classifier makes of the images and captions of the batch"
-    with self.towers(): return classifier.features(self.x), text_features(classifier.clip.model, self.tokens)
+    with self.towers():
+        images, texts = classifier.features(self.x), text_features(classifier.clip.model, self.own(self.tokens))
+    return self.gathered(images), self.gathered(texts)
 
 @patch
 def alike(self:Step): # (n, n), bool
@@ -153,7 +174,8 @@ class Loss(Callback):
     def after_loss(self):
         x, y = self.xb[0].as_subclass(torch.Tensor), self.yb[0].as_subclass(torch.Tensor)
         if not self.training and not is_captions(y): return
-        step = Step(self.learn, x, y, self.pred, self.head_input, self.loss_grad)
+        features = gathered(self.head_input, self.learn.counts)
+        step = Step(self.learn, x, y, self.pred, features, self.loss_grad)
         with torch.autocast(x.device.type, enabled=False): terms = self.loss(step)
         self.learn.loss_grad = sum(terms.values())
         self.learn.loss = self.learn.loss_grad.clone()
@@ -175,6 +197,7 @@ def names(self:Loss):
     x, y = (o.as_subclass(torch.Tensor) for o in to_device(self.dls.train.one_batch(), classifier.device)[:2])
     features = x if x.ndim == 2 else classifier.features(x)
     logits = classifier.head(features)
+    self.learn.counts = [len(y)] # those of others don't matter here
     with torch.random.fork_rng(): # a loss may draw
         return list(self.loss(Step(self.learn, x, y, logits, features, self.loss_func(logits, y))))
 

@@ -1,0 +1,150 @@
+"Two and three processes on a CPU give what one gives, and end as one."
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from socket import socket
+
+import numpy as np
+import pandas as pd
+import pytest
+from together import given, make_data, until_stopped, weights
+
+HERE = Path(__file__).resolve().parent
+FINETUNE = "finetune zeroshot photos --epochs 20 --batch-size 16 --lr 1e-4 --precision fp32 --checkpoints run -o tuned"
+
+
+def environment(rank, n, port):
+    "What a launcher tells each process."
+    place = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=n, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    return os.environ | {k: str(v) for k, v in place.items()} | dict(OMP_NUM_THREADS="1")
+
+
+def free_port():
+    with socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def launch(n, *args, cwd=None):
+    "n processes of this Python, by hand."
+    port = free_port()
+    command = [sys.executable, *map(str, args)]
+    return [subprocess.Popen(command, cwd=cwd, env=environment(k, n, port), text=True, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE) for k in range(n)]
+
+
+def torchrun(n, command, folder):
+    "What n processes of a command of wiseft say, started as people start them."
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n),
+                "--master-port", str(free_port())]
+    return subprocess.run([*launcher, "-m", "wiseft", *command.split()], cwd=folder, text=True, capture_output=True,
+                          timeout=200, env=os.environ | dict(OMP_NUM_THREADS="1"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    make_data(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(folder):
+    "number of processes -> what they wrote down"
+    running = [launch(n, HERE/"together.py", folder, folder/f"{n}.npz") for n in (1, 2, 3)]
+    for p in [p for some in running for p in some]:
+        said = p.communicate(timeout=300)
+        assert p.returncode == 0, said
+    return {n: dict(np.load(folder/f"{n}.npz")) for n in (1, 2, 3)}
+
+
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("training", ["plain", "adamw", "head", "flyp", "carot", "averaged"])
+def test_weights_are_those_of_one_process(made, training, n):
+    moved = different = 0
+    for k, one in made[1].items():
+        name, _, weight = k.partition("/")
+        if name != training or "." not in weight:
+            continue
+        different = max(different, np.abs(made[n][k] - one).max())
+        moved = max(moved, np.abs(made[1].get(f"start/{weight}", one) - one).max())  # text towers were not kept
+    assert different <= 1e-5 and moved >= 30*different
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_one_process_goes_on_with_the_training_of_several(made, folder, n):
+    resumed = until_stopped(*given(folder), folder/f"stopped-{n}", resume=True)
+    assert max(np.abs(made[1][f"whole/{k}"] - v).max() for k, v in weights(resumed).items()) <= 1e-5
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_losses_and_accuracies_are_those_of_one_process(made, n):
+    for k in ("losses", "epochs", "before"):
+        np.testing.assert_allclose(made[n][f"plain/{k}"], made[1][f"plain/{k}"], atol=2e-6)
+    assert len(made[n]["plain/losses"]) == 12
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_features_and_tables_are_equal_row_for_row(made, n):
+    for k in ("features/rows", "features/labels", "features/n", "sweep/table", "sweep/kept"):
+        assert np.array_equal(made[n][k], made[1][k]), k
+    assert len(made[n]["features/rows"]) == 130 and made[n]["features/n"] == 1
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_nan_in_one_process_stops_all_with_the_same_words(made, n):
+    assert made[n]["spoilt/said"] == made[1]["spoilt/said"]
+    assert "stopped at step 3" in str(made[n]["spoilt/said"])
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_statistics_of_whole_batches_are_refused(made, n):
+    assert f"each of the {n} processes has a part" in str(made[n]["refused/said"])
+    assert "refused/said" not in made[1]
+
+
+def ended(processes, seconds):
+    "What they wrote to standard error until all were gone."
+    until = time.monotonic() + seconds
+    return [p.communicate(timeout=max(1, until - time.monotonic()))[1] for p in processes]
+
+
+def test_a_killed_process_ends_all_and_another_number_goes_on(folder):
+    three = launch(3, "-m", "wiseft", *FINETUNE.split(), cwd=folder)
+    checkpoint = folder/"run/checkpoint.safetensors"
+    while not checkpoint.exists():
+        assert all(p.poll() is None for p in three), ended(three, 60)
+        time.sleep(.02)
+    three[1].send_signal(signal.SIGKILL)
+    said = ended(three, 60)
+    assert all(p.returncode for p in three)
+    lines = [line for line in "".join(said).splitlines() if "process" in line or "rror" in line]
+    assert lines == ["error: Another of the 3 processes has died, perhaps killed for want of memory, and the others "
+                     "end with it."], said
+    assert {p.name for p in folder.glob("*tuned*")} == set() and not list(folder.glob("run/.*"))
+    again = torchrun(2, FINETUNE + " --resume", folder)
+    assert again.returncode == 0 and again.stderr.count("wrote tuned") == 1, again.stderr
+    assert "epoch 2 of 20" in again.stderr and "epoch 1 of 20" not in again.stderr
+
+
+def test_an_error_of_one_is_the_message_of_all(folder):
+    two = launch(2, "-m", "wiseft", "sweep", "zeroshot", "nowhere", "--suite", "icons", cwd=folder)
+    said = "".join(ended(two, 150))
+    assert said.count("error:") == 1 and "nowhere" in said, said
+
+
+def test_sweep_on_the_command_line(folder):
+    done = torchrun(2, "sweep zeroshot zeroshot --alphas 0,0.5 --reference photos --shift shift -o two.csv", folder)
+    assert done.returncode == 0 and done.stdout.count("weight-space") == 1, done.stderr
+    table = pd.read_csv(folder/"two.csv")
+    assert set(table.n[table.dataset == "reference"]) == {130}
+    assert set(table.n_skipped[table.dataset == "reference"]) == {1}
+
+
+def test_what_one_process_does_is_refused_to_several(folder):
+    two = launch(2, "-m", "wiseft", "methods", cwd=folder)
+    said = "".join(ended(two, 150))
+    assert "`wiseft methods` runs in one process: start it without torchrun. 2 were started." in said
