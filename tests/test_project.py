@@ -14,8 +14,8 @@ MODULES = {p.stem.partition("_")[2]: place for place, p in enumerate(API)}  # na
 PAGES = {f"methods.{p.stem}" for p in METHODS}
 # they may import a method, and no method them
 ABOVE_METHODS = {p.stem.partition("_")[2] for p in API if p.stem >= "50"}
-FINETUNING = {"loaders", "guards", "steps", "resume", "learner", "averages", "costs"}
-SHELL = {"shell", "shell_data", "shell_train", "shell_evaluate", "shell_report", "shell_bench", "cli"}
+FINETUNING = {"loaders", "guards", "steps", "resume", "learner", "averages", "costs", "trials"}
+SHELL = {"shell", "shell_data", "shell_train", "shell_evaluate", "shell_report", "shell_bench", "shell_show", "cli"}
 # package -> its only importers
 ALONE = dict(fastai=FINETUNING, seaborn={"plots"}, matplotlib={"plots"}, typer=SHELL, rich=SHELL)
 

@@ -30,6 +30,7 @@ _imagenet = _hub.format('imagenet') + (
 _v2 = 'https://github.com/modestyachts/ImageNetV2: imagenetv2-{0}.tar.gz, to be unpacked here'
 _download = 'wiseft data {} --download'
 
+# %% ../nbs/api/11_layouts.ipynb #2ddd0626
 PUBLISHED_SETS = pd.DataFrame([
     ('imagenet', 'reference', 'train', 'imagenet/train', 1_281_167, _imagenet),
     ('imagenet', 'reference', 'test', 'imagenet/val', 50_000, _imagenet),

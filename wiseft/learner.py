@@ -126,19 +126,23 @@ class ClipLearner(Learner):
         if self.training: self.in_parts(counts)
         else: self.compute(self.model, counts)
 
-    @contextmanager
-    def on_images(self):
-        "The loaders of images, where the head trains on cached features"
-        dls = self.dls
-        self.dls = self.image_dls
-        try: yield
-        finally: self.dls = dls
+# %% ../nbs/api/43_learner.ipynb #c9b944ff
+@patch
+@contextmanager
+def on_images(self:ClipLearner):
+    "The loaders of images, where the head trains on cached features"
+    dls = self.dls
+    self.dls = self.image_dls
+    try: yield
+    finally: self.dls = dls
 
-    def show_results(self, *args, **kwargs):
-        with self.on_images(): super().show_results(*args, **kwargs)
+@patch
+def show_results(self:ClipLearner, *args, **kwargs):
+    with self.on_images(): Learner.show_results(self, *args, **kwargs)
 
-    def predict(self, *args, **kwargs):
-        with self.on_images(): return super().predict(*args, **kwargs)
+@patch
+def predict(self:ClipLearner, *args, **kwargs):
+    with self.on_images(): return Learner.predict(self, *args, **kwargs)
 
 # %% ../nbs/api/43_learner.ipynb #03685b6a
 @patch

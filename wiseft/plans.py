@@ -9,6 +9,7 @@ __all__ = ['PLAINS_RATE', 'LONGER', 'can_compete', 'takes_several', 'what_is_mis
 import math, torch
 import pandas as pd
 from dataclasses import dataclass, field
+from fastcore.basics import patch
 from functools import partial
 from time import perf_counter
 from . import __version__
@@ -110,10 +111,13 @@ class Plan:
         if method.name not in self.starts:
             self.starts[method.name] = method.function(self.start, self.suite.train, self.suite.validation)
         return self.starts[method.name]
-    def riders(self, lr) -> list: # of `Trial`, with the first seed
-        "Averages over time at all their strengths, along a plain fine-tuning"
-        averages = [m for m in self.methods if m.kind == 'average']
-        return [Trial(lr, self.seeds[0], m.name, s) for m in averages for s in strengths(m)]
+
+# %% ../nbs/api/52_plans.ipynb #e0496e50
+@patch
+def riders(self:Plan, lr) -> list: # of `Trial`, with the first seed
+    "Averages over time at all their strengths, along a plain fine-tuning"
+    averages = [m for m in self.methods if m.kind == 'average']
+    return [Trial(lr, self.seeds[0], m.name, s) for m in averages for s in strengths(m)]
 
 # %% ../nbs/api/52_plans.ipynb #02b8688b
 def expected_seconds(

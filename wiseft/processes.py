@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['n_processes', 'rank', 'start', 'of_all', 'by_first', 'gathered', 'counts_of_all', 'first_writes', 'share',
-           'distributed', 'last_words']
+           'distributed', 'told_once']
 
 # %% ../nbs/api/00_processes.ipynb #53bd2f51
 import atexit, os, sys, time, torch
@@ -138,7 +138,7 @@ def distributed(
     return wrapped, wrapped.no_sync
 
 # %% ../nbs/api/00_processes.ipynb #c27f7e86
-def last_words(
+def told_once(
     error:BaseException, # that ends this process
 ): # what to say; None: another process has spoken
     "What a process says of its end"
@@ -159,6 +159,6 @@ def last_words(
 
 def _last_trace(kind, error, trace):
     "In the place of Python's own: the traceback of the process that speaks"
-    words = last_words(error)
+    words = told_once(error)
     if words == str(error): sys.__excepthook__(kind, error, trace)
     elif words: print(words, file=sys.stderr)

@@ -87,8 +87,8 @@ def _reported():
 def _say_last(error, words):
     "What ends a command; of several processes one says it"
     if _several():
-        from wiseft.processes import last_words
-        said = last_words(error)
+        from wiseft.processes import told_once
+        said = told_once(error)
         if said != str(error): words = said and f'error: {said}'
     if words: say(words, anyone=True)
 

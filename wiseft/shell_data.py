@@ -62,13 +62,13 @@ def data(
 ):
     "List the published suites and what is there of them; or count and open the images of a suite or folder."
     import pandas as pd
-    from wiseft.hub import is_on_hub, is_own
+    from wiseft.hub import is_on_hub, is_ones_own
     from wiseft.layouts import FAMILIES
     if unpack: source = source or 'icons'
     if download and source and is_on_hub(source): _from_hub(source, root, yes)
     elif download: _from_torchvision(source, root)
     if source is None or source in FAMILIES: return _published(source, root)
-    if is_on_hub(source) and not is_own(source): return _published('imagenet', root, source)
+    if is_on_hub(source) and not is_ones_own(source): return _published('imagenet', root, source)
     sets = sets_of(source)
     bad = [r for s in sets.values() for r in _unreadable(s)]
     rows = [
