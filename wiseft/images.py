@@ -380,7 +380,8 @@ def _unknown_class(path, unknown, known):
     "Error text for folders that are no class"
     near = difflib.get_close_matches(unknown[0], known, 1, cutoff=0)[0]
     hint = ' These are WordNet ids.' if are_wordnet_ids(unknown) else ''
-    inner = {f.name for f in visible_folders(path/unknown[0])}
+    inside = path/unknown[0] # not where images are packed
+    inner = {f.name for f in visible_folders(inside)} if inside.is_dir() else set()
     if inner & set(known): hint += f' It holds classes: are these domains? Then give one of them, such as {path/unknown[0]}.'
     return f'{path}: class folder {first_few(unknown, 5)} not among the {len(known)} classes (nearest to {unknown[0]!r}: {near!r}); rename the folder, or give a dict from folder to class name.{hint}'
 
