@@ -15,6 +15,13 @@ def pytest_configure(config):
     os.environ["WISEFT_DEVICE"] = "cpu"  # the same numbers everywhere
 
 
+def pytest_collection_modifyitems(items):
+    "Files whose tests share what is dear to make stay in one process; those of these are each for themselves."
+    for item in items:
+        if item.path.stem not in ("test_notebooks", "test_project", "test_style"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 def pytest_terminal_summary(terminalreporter):
     said = [v for report in terminalreporter.getreports("passed") for k, v in report.user_properties
             if k == "stored outputs"]
