@@ -170,7 +170,7 @@ def test_read_only_folder(tmp_path):
         folder, become = tmp_path, ""
     else:
         folder, become = tmp_path, "os.setgid(65534); os.setuid(65534)"
-        for p in [folder, *folder.parents][:3]:
+        for p in [folder, *folder.parents][:4]:
             p.chmod(0o755)
     target = folder / "results.csv"
     target.write_text("old")
