@@ -15,13 +15,6 @@ def pytest_configure(config):
     os.environ["WISEFT_DEVICE"] = "cpu"  # the same numbers everywhere
 
 
-def pytest_collection_modifyitems(items):
-    "Files whose tests share what is dear to make stay in one process; those of these are each for themselves."
-    for item in items:
-        if item.path.stem not in ("test_notebooks", "test_project", "test_style"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-
-
 def pytest_terminal_summary(terminalreporter):
     said = [v for report in terminalreporter.getreports("passed") for k, v in report.user_properties
             if k == "stored outputs"]
@@ -68,3 +61,9 @@ def run(*command, ok=True, **kwargs):
 def python(*args, **kwargs):
     "Run this Python."
     return run(sys.executable, *args, **kwargs)
+
+
+def check_notebook(path, record_property):
+    "Run a notebook in a process of its own; what it has stored must be what it prints."
+    done = python(ROOT / "tools/refresh.py", "--here", "--check", ROOT / path, timeout=900)
+    record_property("stored outputs", f"{path}: {done.stdout.strip()}")
