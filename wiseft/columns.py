@@ -31,6 +31,7 @@ class TextColumn(Sequence):
         if not isinstance(i, (int, np.integer)): return self.part(i)
         i = range(len(self))[i]
         return self.made(self.data[self.starts[i]:self.ends[i]].decode('utf-8', 'surrogatepass'))
+    def __add__(self, other): return [*self, *other]
     def __eq__(self, other): # to any sequence of the same items
         return len(self) == len(other) and all(a == b for a, b in zip(self, other))
     __hash__ = None
