@@ -59,15 +59,19 @@ class Page:
         elif not truth:
             self.wrong.append(f"not so: {words}")
 
-    def printed(self, start):
-        "Numbers of the table that a cell, found by a line of its source, has stored; without its row names."
+    def entries(self, start):
+        "Entries of the table that a cell, found by a line of its source, has stored; without its row names."
         found = [c for c in self.cells if c["cell_type"] == "code" and start in "".join(c["source"])]
         if len(found) != 1:
             return self.wrong.append(f"{len(found)} cells with {start}")
         self.tables.add(id(found[0]))
         shown = ["".join(o["data"]["text/html"]) for o in found[0]["outputs"] if "text/html" in o.get("data", {})]
-        entries = re.findall(r"<td>(.*?)</td>", shown[0], re.S)
-        return [e.strip() for e in entries if re.fullmatch(NUMBER, e.strip())]
+        return [e.strip() for e in re.findall(r"<td>(.*?)</td>", shown[0], re.S)]
+
+    def printed(self, start):
+        "Those entries that are numbers."
+        entries = self.entries(start)
+        return entries and [e for e in entries if re.fullmatch(NUMBER, e)]
 
     def shows(self, start, *values):
         "A stored table, row by row; words in it are passed over."
@@ -78,13 +82,9 @@ class Page:
 
     def quotes(self, start, *values):
         "A stored table whose entries hold several numbers, such as an estimate and its interval; row by row."
-        found = [c for c in self.cells if c["cell_type"] == "code" and start in "".join(c["source"])]
-        if len(found) != 1:
-            return self.wrong.append(f"{len(found)} cells with {start}")
-        self.tables.add(id(found[0]))
-        shown = ["".join(o["data"]["text/html"]) for o in found[0]["outputs"] if "text/html" in o.get("data", {})]
-        entries = re.findall(r"<td>(.*?)</td>", shown[0], re.S)
-        self.compare(f"table of {start}", re.findall(NUMBER, " ".join(entries)), [x for v in values for x in v])
+        entries = self.entries(start)
+        if entries is not None:
+            self.compare(f"table of {start}", re.findall(NUMBER, " ".join(entries)), [x for v in values for x in v])
 
     def said(self, words):
         "Whether a cell has printed some words."
