@@ -256,7 +256,7 @@ def clip_dataloaders(
     "fastai `DataLoaders` with this CLIP's size and normalisation"
     sets = _captioned_sets(source, validation, captions) if captions else _train_validation(source, validation)
     tokens = [_caption_tokens(s, clip) if captions and s is not validation else None for s in sets]
-    paths = [p for s in sets for p in s.paths]
+    paths = sets[0].paths + sets[1].paths
     names = [s.classnames[l] for s in sets for l in s.labels]
     splits = [range(len(sets[0])), range(len(sets[0]), len(paths))]
     ds = Datasets(tls=[TfmdLists(paths, OpenImage(clip), splits=splits),
