@@ -228,8 +228,8 @@ def imagenet(
     shifts = {n: counted(read(n)) for n, read in readers.items() if not lacks(n)}
     others = [on_classes_of(test, s) for s in shifts.values() if s.projection and test]
     others += [counted(s) for s in _other_v2(root)]
-    return dict(classnames=list(imagenet_classes().values()), templates='openai', train=train, validation=validation, test=test,
-                shifts=shifts | {s.name: s for s in others})
+    return dict(classnames=list(imagenet_classes().values()), templates='openai', train=train, validation=validation,
+                test=test, shifts=shifts | {s.name: s for s in others})
 
 def _left_out(root, suite, name, split):
     "Whether a set is not there, but others of its suite are"
