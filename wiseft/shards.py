@@ -129,7 +129,7 @@ def shard_files(
     if source.suffix.lower() == '.tar' and source.is_file(): return [source]
     if not source.is_dir(): return []
     found = sorted((p for p in source.iterdir() if p.suffix.lower() == '.tar' and not p.name.startswith('.')),
-                   key=lambda p: [int(t) if t.isdigit() else t for t in re.split(r'(\\d+)', p.stem)])
+                   key=lambda p: [int(t) if t.isdigit() else t for t in re.split(r'(\d+)', p.stem)])
     counted = source/'nshards.txt'
     if found and counted.is_file() and counted.read_text().strip() != str(len(found)): raise BadFile(
         f'{counted} says {counted.read_text().strip()[:20]!r}, and there are {len(found)} shards. Download the '
