@@ -43,7 +43,7 @@ from wiseft.heads import random_head
 from wiseft.images import image_folder
 from wiseft.learner import clip_learner
 from wiseft.linesearch import alpha_intervals
-from wiseft.loaders import clip_dataloaders
+from wiseft.loaders import clip_dataloaders, crop_box
 from wiseft.merging import WeightPath, merge_files
 from wiseft.metrics import paired_bootstrap
 from wiseft.passes import batches, fitting_batch_size, reuse_memory, run_all
@@ -57,7 +57,6 @@ What binds where a bar isn't met:
 - **bfloat16 over bare forward passes.** What is fixed weighs more where passes are short. For ResNet-50 on 128 images it is, in bfloat16, the agreement with fp32, for which 32 images are computed in fp32 at both ends; for the embedded CLIP it is the table, 31 classifiers on eight sets with exact and bootstrap intervals. Both weigh less the more images there are. In fp32 two runs of ResNet-50 gave 1.03, with batches of 32, and 1.18, with 64; why is not settled.
 - **Fine-tuning the embedded CLIP.** The row of bare steps says what bfloat16 alone reaches on one batch that is in memory; between it and ours lie the crops, made by PIL on the same two cores, the clipping of gradients and fastai's loop. Crops of whole batches at once would move it. BatchNorm folded into the convolutions was tried and left out: it gained less than it would cost to explain.
 - **Accelerators.** Unseen: `gpu.py` has sweeps, fine-tuning, exact curves and interpolation against wise-ft's way, a plain bf16 loop and the card's own limits, and has never met a GPU. Its logic is tried on a CPU with tiny towers, which says nothing about speed.
-- **Feeding in training.** What is left are the crops: Pillow makes one of a photograph in .8 ms, on as many cores as there are, and here other work ran on both. torch's resizing of 8-bit images takes a ninth of that, but begins at whole pixels: other crops, and other numbers than those that are committed.
 - **Memory.** Of each image stay the predicted classes of 31 classifiers and a row in the table; pixels, features and logits go with their batch.
 """
 ALPHAS, SOME = [i/10 for i in range(11)], [.3, .7]
@@ -227,8 +226,12 @@ def image_by_image(images, clip, batch_size=64):
 
 def crops_one_by_one(source, clip, draws, batch_size=64):
     "How fine-tuning was fed before: one crop after the other, as floats and normalised in the main process."
+    def crop(i):
+        image = Image.fromarray(source.pixels(i, source.roomy))
+        box = crop_box(draws[i], *image.size, source.crop_scale)
+        return np.asarray(image.resize(source.size[::-1], Image.Resampling.BICUBIC, box=box))
     for part in torch.arange(len(draws)).split(batch_size):
-        x = torch.from_numpy(np.stack([source.crop(i, draws) for i in part.tolist()])).permute(0, 3, 1, 2)
+        x = torch.from_numpy(np.stack([crop(i) for i in part.tolist()])).permute(0, 3, 1, 2)
         scaled(x, clip)
 
 

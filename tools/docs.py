@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MATH = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
 FONT = re.compile(r"@import url\([^)]*fonts\.googleapis\.com[^)]*\);?")
 DUNDER = re.compile(r"^(#+ .*\b)__(\w+)__$", re.M)  # a method's name in a heading, which would turn bold
+TABLE = '<div class="sd-table"'  # a wide one scrolls, so that the keyboard must reach it
+REACHED = TABLE + ' tabindex="0" role="group" aria-label="Table"'
 FENCE = re.compile(r"^```.*?^```$", re.M | re.S)
 LINK = re.compile(r"\[(`[^`\]]+`)\]\(https://[^)\s]*\)")  # nbdev's, of a name in backticks
 # nbdev's, in copies for other readers than browsers
@@ -74,7 +76,7 @@ class Site(smalldocs.site.Site):
 
     def render_page(self, page):
         super().render_page(page)
-        page.html = MATH.sub(formula, page.html)
+        page.html = MATH.sub(formula, page.html).replace(TABLE, REACHED)
         page.env["math"] = False
 
 

@@ -31,7 +31,7 @@ class TextColumn(Sequence):
         if not isinstance(i, (int, np.integer)): return self.part(i)
         i = range(len(self))[i]
         return self.made(self.data[self.starts[i]:self.ends[i]].decode('utf-8', 'surrogatepass'))
-    def __add__(self, other): return [*self, *other]
+    def __add__(self, other): return _joined(self, other) if type(other) is type(self) else [*self, *other]
     def __eq__(self, other): # to any sequence of the same items
         return len(self) == len(other) and all(a == b for a, b in zip(self, other))
     __hash__ = None
@@ -70,3 +70,21 @@ def removeprefix(self:TextColumn,
     has = [self.data.startswith(begin, s, e) for s, e in zip(self.starts.tolist(), self.ends.tolist())]
     column.starts = self.starts + len(begin)*np.array(has, dtype=np.int64)
     return column
+
+def _joined(
+    first, second # columns of one kind
+) -> TextColumn:
+    "One column after the other"
+    column = object.__new__(type(first))
+    shared = first.data is second.data
+    column.data = first.data if shared else first.data + second.data
+    shift = 0 if shared else len(first.data)
+    column.starts, column.ends = (np.concatenate([getattr(first, k), getattr(second, k) + shift])
+                                  for k in ('starts', 'ends'))
+    return column
+
+# %% ../nbs/api/01_columns.ipynb #a0529d03
+@patch(as_prop=True)
+def iloc(self:TextColumn):
+    "The column itself, whose rows are its items"
+    return self

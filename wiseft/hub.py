@@ -41,7 +41,7 @@ class HubFiles:
     @property
     def size(self): return sum(f.size or 0 for f in self.files) # bytes
 
-_wanted = re.compile(r'(?!.*(^|/)\.)[^\\\\]+\.(tar|txt|csv|tsv)')
+_wanted = re.compile(r'(?!.*(^|/)\.)[^\\]+\.(tar|txt|csv|tsv)')
 
 def hub_files(
     repository, # owner/name

@@ -81,16 +81,14 @@ PUBLISHED_SETS = pd.DataFrame([
 def _counted(images, suite, split, allow_incomplete):
     "The set, if it has as many images as was published, or may have fewer"
     rows = PUBLISHED_SETS
-    images.upright = False # published numbers are of images as they are stored
     expected = rows.images[(rows.suite == suite) & (rows.set == images.name) & (rows.split == split)].item()
-    if len(images) == expected: return images
-    if not allow_incomplete: raise ValueError(
+    if len(images) != expected and not allow_incomplete: raise ValueError(
         f'{images.name} ({split}) in {images.root or images.paths[0]}: {len(images):,} images of {expected:,}, '
         + (f'{expected-len(images):,} are missing' if len(images) < expected else f'{len(images)-expected:,} too many')
         + '; complete it (`wiseft data` says how), or go on with allow_incomplete=True (--allow-incomplete), and the '
         'result says so.')
-    images.n_missing = max(0, expected - len(images))
-    return images
+    # upright: published numbers are of images as they are stored
+    return replace(images, upright=False, n_missing=max(0, expected - len(images)))
 
 # where `wiseft data … --download` puts the hub's copies
 SHARDS = {'imagenet/train': 'wds_imagenet1k/train', 'imagenet/val': 'wds_imagenet1k/test',
@@ -227,25 +225,27 @@ def imagenet(
 ) -> dict: # parts of a suite
     "ImageNet and its shifted sets"
     counted = lambda s, split='test': _counted(s, 'imagenet', split, allow_incomplete)
-    test = counted(_by_wnid(root, 'imagenet/val', 'reference'))
-    train = validation = None
-    if training and (not allow_incomplete or _is_there(root, 'imagenet/train')):
+    lacks = lambda name, split='test': allow_incomplete and _left_out(root, 'imagenet', name, split)
+    test = train = validation = None
+    if not lacks('reference'): test = counted(_by_wnid(root, 'imagenet/val', 'reference'))
+    if training and not lacks('reference', 'train'):
         train, validation = hold_out(counted(_by_wnid(root, 'imagenet/train', 'reference'), 'train'))
     readers = {'imagenet-v2': lambda n: _by_number(root, 'imagenetv2-matched-frequency-format-val', n),
                'imagenet-r': lambda n: _by_wnid(root, 'imagenet-r', n, imagenet_subset(n)),
                'imagenet-sketch': lambda n: _by_wnid(root, 'sketch', n),
                'objectnet': lambda n: _objectnet(root, n),
                'imagenet-a': lambda n: _by_wnid(root, 'imagenet-a', n, imagenet_subset(n))}
-    shifts = {n: counted(read(n)) for n, read in readers.items()
-              if not (allow_incomplete and _absent(root, 'imagenet', n))}
-    others = [on_classes_of(test, s) for s in shifts.values() if s.projection] + [counted(s) for s in _other_v2(root)]
-    return dict(classnames=test.classnames, templates='openai', train=train, validation=validation, test=test,
-                shifts=shifts | {s.name: s for s in others})
+    shifts = {n: counted(read(n)) for n, read in readers.items() if not lacks(n)}
+    others = [on_classes_of(test, s) for s in shifts.values() if s.projection and test]
+    others += [counted(s) for s in _other_v2(root)]
+    return dict(classnames=list(imagenet_classes().values()), templates='openai', train=train, validation=validation,
+                test=test, shifts=shifts | {s.name: s for s in others})
 
-def _absent(root, suite, name):
-    "Whether nothing of a set is there"
-    rows = PUBLISHED_SETS[(PUBLISHED_SETS.suite == suite) & (PUBLISHED_SETS.set == name)]
-    return not any(_is_there(root, p) for p in rows.place)
+def _left_out(root, suite, name, split):
+    "Whether a set is not there, but others of its suite are"
+    rows = PUBLISHED_SETS[PUBLISHED_SETS.suite == suite]
+    there = rows.place.map(lambda p: _is_there(root, p))
+    return there.any() and not there[(rows.set == name) & (rows.split == split)].any()
 
 def _other_v2(root):
     "The two other versions of V2, as far as they are there"
@@ -366,10 +366,12 @@ def _cifar(root, suite, allow_incomplete):
 
 def cifar10(root, allow_incomplete=False, training=True) -> dict: # parts of a suite
     "CIFAR-10, CIFAR-10.1 and CIFAR-10.2"
-    parts, readers = _cifar(root, 'cifar10', allow_incomplete), {'cifar-10.1': _cifar101, 'cifar-10.2': _cifar102}
-    return parts | dict(
-        shifts={n: _counted(read(root, n), 'cifar10', 'test', allow_incomplete) for n, read in readers.items()
-                                if not (allow_incomplete and _absent(root, 'cifar10', n))})
+    lacks = lambda name: allow_incomplete and _left_out(root, 'cifar10', name, 'test')
+    parts = dict(classnames=CIFAR10_CLASSES, templates='cifar')
+    if not lacks('reference'): parts = _cifar(root, 'cifar10', allow_incomplete)
+    readers = {'cifar-10.1': _cifar101, 'cifar-10.2': _cifar102}
+    return parts | dict(shifts={n: _counted(read(root, n), 'cifar10', 'test', allow_incomplete)
+                                for n, read in readers.items() if not lacks(n)})
 
 def _cifar101(root, name):
     folder = _found(root, 'CIFAR-10.1')

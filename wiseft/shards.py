@@ -129,7 +129,7 @@ def shard_files(
     if source.suffix.lower() == '.tar' and source.is_file(): return [source]
     if not source.is_dir(): return []
     found = sorted((p for p in source.iterdir() if p.suffix.lower() == '.tar' and not p.name.startswith('.')),
-                   key=lambda p: [int(t) if t.isdigit() else t for t in re.split(r'(\\d+)', p.stem)])
+                   key=lambda p: [int(t) if t.isdigit() else t for t in re.split(r'(\d+)', p.stem)])
     counted = source/'nshards.txt'
     said = read_lines(counted)[:1] if found and counted.is_file() else []
     if said and said != [str(len(found))]: raise BadFile(
