@@ -10,6 +10,7 @@ __all__ = ['MAX_SKIPPED', 'cache_limit', 'entry_folder', 'text_folder', 'CacheEn
 # %% ../nbs/api/13_cache.ipynb #ac0d019c
 import hashlib, json, os, time, warnings
 import numpy as np, pandas as pd, PIL, torch
+from itertools import chain, repeat
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from . import __version__
@@ -90,7 +91,7 @@ def _write(folder, arrays, about):
                 np.ascontiguousarray(a).tofile(f)
             shapes.append(None if a is None else a.shape)
     np.save(folder/'shapes.npy', [s or (0,)*kept.ndim for s in shapes])
-    about |= dict(n=len(shapes), dtype=str(kept.dtype), sha256=content_hashes([folder/'data', folder/'shapes.npy']))
+    about |= dict(n=sum(s is not None for s in shapes), dtype=str(kept.dtype), sha256=content_hashes([folder/'data', folder/'shapes.npy']))
     (folder/'about.json').write_text(json.dumps(about))
 
 # %% ../nbs/api/13_cache.ipynb #e771fe59
@@ -160,11 +161,14 @@ class Pixels(Dataset):
     def __getitem__(self, i): # `UnreadableImage` if it is
         if self.kept is not None and len(a := self.kept[i]): return a
         return self.transform.pixels(self.images.open(i, self.transform.at_least))
-    def bytes(self, probes=16):
-        "About how much all images take"
+    @property
+    def kept_share(self): return 0. if self.kept is None else (self.kept.shapes.prod(1) > 0).mean()
+    def room(self, probes=16):
+        "About how many images have room in the cache"
         sizes = [a.nbytes for i in np.unique(np.linspace(0, len(self)-1, probes).astype(int))
                  if (a := _or_none(self, i)) is not None]
-        return int(np.mean(sizes or [0])*len(self))
+        needed = np.mean(sizes or [0])*len(self)
+        return len(self) if needed <= cache_limit() else int(.8*cache_limit()/needed*len(self))
 
 def _or_none(pixels, i):
     try: return pixels[i]
@@ -213,22 +217,28 @@ def decode_once(
     pixels:Pixels,
     workers=None,  # decoding processes; None: some for sets above 200 MB
     progress=True  # tell how far it is where there is much to decode
-) -> Pixels: # the same, whose images come from the cache from now on if they have room there
+) -> Pixels: # the same, whose images come from the cache from now on, as far as they have room there
     "Decode a set into the cache, unless that was done before"
     images, key = pixels.images, pixels.transform.pixels_key
     folder = key and entry_folder('pixels', images, key)
     if folder is None or not len(images): return pixels
-    if (entry := open_entry(folder)) is None and pixels.bytes() <= cache_limit():
-        workers = decoding_workers(images) if workers is None else workers
-        # else it draws from the global one
-        loader = DataLoader(Hashed(pixels), None, num_workers=workers, collate_fn=_as_it_is,
-                            generator=torch.Generator())
-        loader = tell(loader, f'decoding {images.name}', images=len(images),
-                      progress=progress and decoding_workers(images) > 0)
-        entry = write_entry(folder, _checked(loader, images),
-                            name=f'{images.name} in {images.root or images.paths[0].parent}')
+    if (entry := open_entry(folder)) is None and (n := pixels.room()):
+        if n < len(images): folder = entry_folder('pixels', images, key, f'the first {n}')
+        entry = open_entry(folder) or _decode(pixels, n, folder, workers, progress)
     pixels.kept = entry
     return pixels
+
+def _decode(pixels, n, folder, workers, progress):
+    "The entry of the first n images, written"
+    images, what = pixels.images, f'decoding {pixels.images.name}'
+    if n < len(images): what += f' (the cache has room for {n:,} of {len(images):,} images)'
+    workers = decoding_workers(images) if workers is None else workers
+    # else it draws from the global one
+    loader = DataLoader(Hashed(pixels), None, sampler=range(n), num_workers=workers, collate_fn=_as_it_is,
+                        generator=torch.Generator())
+    loader = tell(loader, what, images=n, progress=progress and decoding_workers(images) > 0)
+    arrays = chain(_checked(loader, images), repeat(None, len(images)-n))
+    return write_entry(folder, arrays, name=f'{images.name} in {images.root or images.paths[0].parent}')
 
 def _checked(loader, images):
     "Pixels, None for an unreadable image; an error when they become too many"

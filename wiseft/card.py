@@ -81,8 +81,9 @@ def _picture(table, folder): # Markdown lines
 def _terms(card, licence): # text
     "What is known of the licence: what somebody said, and nothing more"
     if licence: return f'{licence}, as whoever wrote this page says.'
-    return (f"Not stated. The weights that it began from ({card['clip']['name']}), and the images of any training, have "
-            'licences of their own: look there.')
+    began = card['clip']['name']
+    return (f'Not stated. The weights that it began from ({began}), and the images of any training, have licences of '
+            'their own: look there.')
 
 _use = """```python
 from wiseft.all import load_classifier
@@ -102,7 +103,8 @@ def write_card(
     card = read_card(folder)
     table = None if results is None else results if isinstance(results, pd.DataFrame) else read_results(results)
     rows = [f'| {k} | {v} |'.replace('\n', ' ') for k, v in recipe_rows(card)]
-    lines = ['---', _settings(card, table, folder.name, licence).strip(), '---', '', f'# {folder.name}', '', _kind(card), '',
+    settings = _settings(card, table, folder.name, licence).strip()
+    lines = ['---', settings, '---', '', f'# {folder.name}', '', _kind(card), '',
              '## How it was made', '', '| what | value |', '|---|---|', *rows, '', '## What it was measured at', '']
     if table is None: lines += ['Nothing was measured, or not said here.', '']
     else:

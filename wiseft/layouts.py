@@ -14,7 +14,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
-from .files import data_root, existing_file, package_data
+from .files import data_root, existing_file, package_data, read_lines
 from .images import ImageSet, labelled_folders, shard_set
 from .pickles import Made, most_steps, read_pickle
 from .shards import sample_rows, shard_files
@@ -160,24 +160,34 @@ def objectnet_classes(
     mappings # the folder `mappings` of ObjectNet
 ) -> dict: # folder name -> (ObjectNet's class name, indices of ImageNet's classes), sorted by folder name
     "ObjectNet's classes that are classes of ImageNet"
-    read = lambda f: json.loads(existing_file(Path(mappings)/f, 'mapping of ObjectNet').read_text(encoding='utf-8'))
-    folder = {label: f for f, label in read('folder_to_objectnet_label.json').items()}
-    number = {line: int(i) for i, line in read('pytorch_to_imagenet_2012_id.json').items()}
-    lines = existing_file(Path(mappings)/'imagenet_to_label_2012_v2',
-                          'mapping of ObjectNet').read_text(encoding='utf-8').splitlines()
+    folder, number, names = (_mapping(mappings, f'{name}.json') for name in (
+        'folder_to_objectnet_label', 'pytorch_to_imagenet_2012_id', 'objectnet_to_imagenet_1k'))
+    lines = read_lines(Path(mappings)/'imagenet_to_label_2012_v2', 'mapping of ObjectNet')
+    try: return _joined({label: f for f, label in folder.items()}, {n: int(i) for i, n in number.items()}, lines, names)
+    except (KeyError, ValueError, TypeError, AttributeError) as e: raise BadFile(
+        f"{mappings}: its files don't belong together ({why_failed(e)}). Get ObjectNet's own.") from e
+
+def _joined(folder, number, lines, names):
     index = {name.strip(): number[i] for i, name in enumerate(lines)}
-    found = {folder[label]: (label.lower(), sorted(index[n] for n in names.split('; ')))
-             for label, names in read('objectnet_to_imagenet_1k.json').items()}
+    found = {folder[label]: (label.lower(), sorted(index[n] for n in wordnet.split('; ')))
+             for label, wordnet in names.items()}
     return dict(sorted(found.items()))
+
+def _mapping(mappings, name): # dict
+    path = Path(mappings)/name
+    try: found = json.loads('\n'.join(read_lines(path, 'mapping of ObjectNet')))
+    except (json.JSONDecodeError, RecursionError) as e:
+        raise BadFile(f"{path} is not JSON. Get ObjectNet's own.") from e
+    if isinstance(found, dict): return found
+    raise BadFile(f"{path} holds no JSON object. Get ObjectNet's own.")
 
 def _objectnet(root, name):
     "The images of ObjectNet's classes that are ImageNet's"
     if (path := _in_shards(root, 'objectnet-1.0')) is not None: return _objectnet_shards(path, name)
     path = _found(root, 'objectnet-1.0')
     classes = objectnet_classes(path/'mappings')
-    everything = dict.fromkeys(
-        json.loads((path/'mappings/folder_to_objectnet_label.json').read_text(encoding='utf-8'))) | {f: i
-        for i, f in enumerate(classes)}
+    everything = dict.fromkeys(_mapping(path/'mappings', 'folder_to_objectnet_label.json'))
+    everything |= {f: i for i, f in enumerate(classes)}
     s = labelled_folders(path/'images', everything, [c for c, _ in classes.values()], name)
     s.border, s.projection = 2, [p for _, p in classes.values()]
     return s
@@ -388,7 +398,8 @@ def _wilds(suite, path, rows, classnames, allow_incomplete, **more):
     there = {f: set(os.listdir(path/f)) for f in rows.file.str.rpartition('/')[0].unique() if (path/f).is_dir()}
     sets = {}
     for (name, split), t in known.items():
-        t = t[[f.rpartition('/')[2] in there.get(f.rpartition('/')[0], ()) for f in t.file]]
+        found = [f.rpartition('/')[2] in there.get(f.rpartition('/')[0], ()) for f in t.file]
+        t = t[np.array(found, bool)]
         sets[name, split] = _counted(
             ImageSet(name, [path/f for f in t.file], t.y, classnames, groups=list(t.group), root=path), suite, split,
             allow_incomplete)
@@ -405,7 +416,9 @@ def _wilds_shards(path, suite, group, classnames, allow_incomplete, **more):
     rows = sample_rows(shard_files(path), s.paths.as_texts())
     if any(r[-1] != l for r, l in zip(rows, s.labels)): raise BadFile(
         f"{path}: labels differ from those in WILDS' rows beside the images. Download it again.")
-    s = replace(s, classnames=list(classnames), groups=[group(r[0]) for r in rows])
+    groups = [group(r[0]) for r in rows]
+    if None in groups: raise BadFile(f"{path}: WILDS has no group {rows[groups.index(None)][0]}. Download it again.")
+    s = replace(s, classnames=list(classnames), groups=groups)
     return dict(classnames=classnames, shifts=dict(ood=_counted(s, suite, 'test', True)), **more)
 
 def iwildcam(root, allow_incomplete=False, training=True) -> dict: # parts of a suite
@@ -415,7 +428,8 @@ def iwildcam(root, allow_incomplete=False, training=True) -> dict: # parts of a 
     if (path := _in_shards(root, 'iwildcam_v2.0')) is not None:
         return _wilds_shards(path, 'iwildcam', 'camera {}'.format, names, allow_incomplete, **more)
     path = _found(root, 'iwildcam_v2.0')
-    t = read_table(path/'metadata.csv', 'table of iWildCam')
+    t = read_table(path/'metadata.csv', 'table of iWildCam', usecols=['filename', 'y', 'location_remapped', 'split'],
+                   dtype=dict(filename=str, y=int))
     rows = pd.DataFrame(
         dict(file='train/' + t.filename, y=t.y, group='camera ' + t.location_remapped.astype(str), split=t.split))
     return _wilds('iwildcam', path, rows, names, allow_incomplete, **more)
@@ -442,20 +456,23 @@ def fmow(root, allow_incomplete=False, training=True) -> dict: # parts of a suit
     "WILDS FMoW, version 1.1"
     more = dict(templates='fmow', metrics=('worst-group accuracy', 'accuracy'))
     if (path := _in_shards(root, 'fmow_v1.1')) is not None:
-        return _wilds_shards(path, 'fmow', FMOW_REGIONS.__getitem__, FMOW_CLASSES, allow_incomplete, **more)
+        return _wilds_shards(path, 'fmow', dict(enumerate(FMOW_REGIONS)).get, FMOW_CLASSES, allow_incomplete, **more)
     path = _found(root, 'fmow_v1.1')
-    t = read_table(path/'rgb_metadata.csv', 'table of FMoW')
-    codes = read_table(path/'country_code_mapping.csv', 'table of countries').set_index('alpha-3').region
-    if odd := sorted(set(t.category) - set(FMOW_CLASSES)): raise ValueError(
-        f'{path}/rgb_metadata.csv: unknown categories {odd[:5]}')
+    t = read_table(path/'rgb_metadata.csv', 'table of FMoW', usecols=['split', 'category', 'country_code', 'timestamp'])
+    codes = read_table(path/'country_code_mapping.csv', 'table of countries', usecols=['alpha-3', 'region'])
+    codes = codes.drop_duplicates('alpha-3').set_index('alpha-3').region
+    if odd := [c for c in t.category.unique() if c not in FMOW_CLASSES]: raise BadFile(
+        f"{path}/rgb_metadata.csv: there are no categories {first_few(odd)}. Get the authors' own.")
     rows = pd.DataFrame(
         dict(file=[f'images/rgb_img_{i}.png' for i in range(len(t))], y=t.category.map(FMOW_CLASSES.index),
-                             group=t.country_code.map(codes).fillna('Other'), split=_fmow_split(t)))
+                             group=t.country_code.map(codes).fillna('Other'), split=_fmow_split(t, path)))
     return _wilds('fmow', path, rows, FMOW_CLASSES, allow_incomplete, **more)
 
-def _fmow_split(t):
+def _fmow_split(t, path):
     "WILDS' split of each row: by the authors' split and the year; the rest is not used"
-    year = pd.to_datetime(t.timestamp, utc=True, format='ISO8601').dt.year
+    try: year = pd.to_datetime(t.timestamp, utc=True, format='ISO8601').dt.year
+    except (ValueError, TypeError) as e: raise BadFile(
+        f"{path}/rgb_metadata.csv: its timestamps are none ({why_failed(e)}). Get the authors' own.") from e
     when = np.select([year >= 2016, year >= 2013], ['late', 'later'], 'early')
     names = {('train', 'early'): 'train', ('val', 'early'): 'id_val', ('test', 'early'): 'id_test',
              ('val', 'later'): 'val', ('test', 'late'): 'test'}
@@ -480,7 +497,7 @@ def transfer(name, root, allow_incomplete=False) -> dict: # parts of a suite
 
 def _tv_set(root, classes, pairs):
     "An image set of torchvision's files and labels"
-    files, labels = zip(*pairs)
+    files, labels = ([pair[k] for pair in pairs] for k in (0, 1))
     return ImageSet('reference', files, labels, [c.replace('_', ' ') for c in classes], root=Path(root))
 
 def _cars(root, split):
@@ -505,10 +522,11 @@ def _food101(root, split):
 def _sun397(root, split):
     "The first partition, whose lists name files below the folder: /a/abbey/sun_….jpg"
     path = Path(root)/'SUN397'
-    classes = existing_file(path/'ClassName.txt', 'list of classes').read_text().split()
-    listed = existing_file(path/f'{"Training" if split == "train" else "Testing"}_01.txt',
-                           'list of images').read_text().split()
-    label = {c: i for i, c in enumerate(classes)}
+    classes = read_lines(path/'ClassName.txt', 'list of classes')
+    list_of_images = path/f'{"Training" if split == "train" else "Testing"}_01.txt'
+    listed, label = read_lines(list_of_images, 'list of images'), {c: i for i, c in enumerate(classes)}
+    if odd := [f for f in listed if f.rpartition('/')[0] not in label]: raise BadFile(
+        f"{list_of_images}: {first_few(odd)} is of no class in ClassName.txt. Get the authors' own.")
     return _tv_set(root, [c[3:].replace('/', ' ') for c in classes],
                    [(path/f[1:], label[f.rpartition('/')[0]]) for f in listed if (path/f[1:]).exists()])
 

@@ -67,7 +67,8 @@ def batches(
     transform = in_halves(transform)
     source = Pixels(images, transform)
     if keep: decode_for_all(source, workers, progress)
-    workers = 0 if source.kept is not None else decoding_workers(images) if workers is None else workers
+    if source.kept_share > .9: workers = 0
+    elif workers is None: workers = decoding_workers(images)
     spans = [list(range(len(images)))[i:i+batch_size] for i in range(0, len(images), batch_size)]
     if shared: spans = spans[rank()::n_processes()]
     waiting = Waiting(Feeder(partial(_read, source), spans, device, workers))

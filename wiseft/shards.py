@@ -7,11 +7,11 @@ __all__ = ['LABEL', 'TarIndex', 'tar_index', 'local_copy', 'check_downloaded', '
            'sample_rows']
 
 # %% ../nbs/api/10_shards.ipynb #63852213
-import hashlib, io, numpy as np, os, re, tarfile, zipfile
+import hashlib, io, numpy as np, os, re, tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from .columns import TextColumn
-from .files import atomic_path, cache_root, data_root
+from .files import atomic_path, cache_root, data_root, read_lines
 from .hashes import content_hashes, file_identity
 from .text import BadFile, first_few
 
@@ -94,7 +94,7 @@ def _kept_index(file):
     try:
         with np.load(file, allow_pickle=False) as kept: return TarIndex(_names(kept), kept['places'])
     except FileNotFoundError: return None
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile): file.unlink(missing_ok=True)
+    except Exception: file.unlink(missing_ok=True) # damaged; the tar is gone through again
 
 def _names(kept):
     column = TextColumn([])
@@ -132,9 +132,9 @@ def shard_files(
     found = sorted((p for p in source.iterdir() if p.suffix.lower() == '.tar' and not p.name.startswith('.')),
                    key=lambda p: [int(t) if t.isdigit() else t for t in re.split(r'(\d+)', p.stem)])
     counted = source/'nshards.txt'
-    if found and counted.is_file() and counted.read_text().strip() != str(len(found)): raise BadFile(
-        f'{counted} says {counted.read_text().strip()[:20]!r}, and there are {len(found)} shards. Download the '
-        'missing ones.')
+    said = read_lines(counted)[:1] if found and counted.is_file() else []
+    if said and said != [str(len(found))]: raise BadFile(
+        f'{counted} says {said[0]!r:.20}, and there are {len(found)} shards. Download the missing ones.')
     return found
 
 # %% ../nbs/api/10_shards.ipynb #cc067072
@@ -179,7 +179,10 @@ def _row(path, member, tar):
     "The array in a member such as s0000012.npy"
     tar.fileobj.seek(member.offset_data)
     data = io.BytesIO(tar.fileobj.read(min(member.size, 10_000)))
-    try: return np.lib.format.read_array(data, allow_pickle=False)
+    try:
+        row = np.lib.format.read_array(data, allow_pickle=False)
+        if row.ndim == 1 and row.size and row.dtype.kind in 'iu': return row
+        raise ValueError(f'It is an array of {row.dtype} of shape {row.shape}')
     except Exception as e: raise BadFile(
         f'{path}: {member.name} holds no row of numbers ({_told(e)}). Download it again.') from None
 

@@ -2,8 +2,8 @@
 """Classifiers trained from scratch on the reference alone, of several widths, epochs and parts of the data: the suite's
 own baseline.
 
-    python scratch.py    # up to three minutes a model on one core; a line of results.csv each, what is done is skipped
-    python scratch.py --repeat 16 0.25 10    # a model of this width, part and number of epochs again, beside its line
+    python scratch.py    # minutes a model on one core, the last an hour; a line of results.csv each, what is done is skipped
+    python scratch.py --repeat 16 0.25 10 0.6    # a model of this width, part, epochs and crops again, beside its line
 """
 import argparse, time, warnings
 from pathlib import Path
@@ -21,10 +21,12 @@ from wiseft.experiments import provenance
 
 RESULTS = Path(__file__).resolve().parent/'results.csv'
 LR = 1e-3
-KEYS = ['width', 'part', 'epochs']
-MODELS = [(16, part, epochs) for part in (.25, .5, 1.) for epochs in (10, 30)]
-MODELS += [(32, 1., epochs) for epochs in (10, 25)]
-MODELS += [(16, part, 60) for part in (.25, .5, 1.)]
+CHECKPOINTS = Path(__file__).resolve().parents[3]/'build'/'scratch'
+KEYS = ['width', 'part', 'epochs', 'crop'] # crop: the smallest part of an image that is shown
+MODELS = [(16, part, epochs, .6) for part in (.25, .5, 1.) for epochs in (10, 30)]
+MODELS += [(32, 1., epochs, .6) for epochs in (10, 25)]
+MODELS += [(16, part, 60, .6) for part in (.25, .5, 1.)]
+MODELS += [(32, 1., 100, .3)]
 
 
 def untrained(width, classnames, seed=0):
@@ -49,14 +51,14 @@ def accuracies(classifier, suite):
         for row in table[table.dataset != MEAN].itertuples(): yield f'{split} {row.dataset}', round(row.value, 5)
 
 
-def train(suite, width, part, epochs):
-    "A row of the table."
+def train(suite, width, part, epochs, crop):
+    "A row of the table; a training that was stopped goes on."
     began, images = time.time(), part_of(suite.train, part)
     start = untrained(width, suite.classnames)
-    trained = finetune(start, images, suite.validation, epochs, LR, batch_size=54, crop_scale=(.6, 1.),
-                       train_batchnorm=True,
-                       seed=0, progress=False)
-    model = dict(width=width, part=part, epochs=epochs, images=len(images), seconds=round(time.time()-began))
+    at = CHECKPOINTS/f'width {width}, part {part}, epochs {epochs}, crop {crop}'
+    trained = finetune(start, images, suite.validation, epochs, LR, batch_size=54, crop_scale=(crop, 1.),
+                       train_batchnorm=True, seed=0, progress=False, checkpoint_dir=at, resume=True)
+    model = dict(zip(KEYS, (width, part, epochs, crop))) | dict(images=len(images), seconds=round(time.time()-began))
     return model | dict(accuracies(trained, suite))
 
 
@@ -65,7 +67,8 @@ def main(repeat):
     table = pd.read_csv(RESULTS) if RESULTS.exists() else pd.DataFrame(columns=KEYS)
     if repeat:
         before = table[(table[KEYS] == repeat).all(axis=1)].iloc[0]
-        now = pd.Series(train(suite, int(repeat[0]), *repeat[1:2], int(repeat[2])))
+        width, part, epochs, crop = repeat
+        now = pd.Series(train(suite, int(width), part, int(epochs), crop))
         print(pd.DataFrame(dict(before=before, now=now)))
         return
     for model in MODELS:
@@ -78,7 +81,7 @@ def main(repeat):
 if __name__ == '__main__':
     warnings.filterwarnings('ignore', 'A random head knows nothing')
     parser = argparse.ArgumentParser()
-    parser.add_argument('--repeat', nargs=3, type=float, metavar=('WIDTH', 'PART', 'EPOCHS'))
+    parser.add_argument('--repeat', nargs=4, type=float, metavar=('WIDTH', 'PART', 'EPOCHS', 'CROP'))
     repeat = parser.parse_args().repeat
     if repeat: main(repeat)
     else:
