@@ -15,6 +15,7 @@ from threading import Thread
 
 import huggingface_hub
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import run
 from PIL import Image, ImageOps
@@ -26,6 +27,7 @@ from wiseft.files import package_data
 from wiseft.hub import fetch, hub_files, sets_on_hub
 from wiseft.images import UnreadableImage, image_folder
 from wiseft.layouts import FMOW_CLASSES, imagenet_subset, inventory
+from wiseft.loaders import captioned_images
 from wiseft.pico import pico_classifier
 from wiseft.text import BadFile
 from wiseft.wordnet import imagenet_classes
@@ -348,6 +350,26 @@ def test_ones_own_shards_and_folders(tmp_path):
     assert tables[0].equals(tables[1]) and tables[0].equals(tables[2])
     with pytest.warns(UserWarning, match="again: 32 of 40 test images are training images"):  # by content
         folder_suite(tmp_path / "packed/reference.tar", dict(again=tmp_path / "reference"), classnames=["cat", "dog"])
+
+
+def test_a_table_of_files_labels_captions_and_groups(tmp_path):
+    "As open_clip and FLYP write it: tabs, filepath and title, here with label and group"
+    images = [(c, picture(i, "png"), "png") for i, c in enumerate(["cat"] * 20 + ["dog"] * 20)]
+    as_files(tmp_path, "photos", images)
+    rows = [(f"photos/{c}/{i:03}.png", f"a photo of a {c}", c, f"camera {i % 2}") for i, (c, *_) in enumerate(images)]
+    rows[0] = (str(tmp_path / rows[0][0]), *rows[0][1:])  # paths may be absolute
+    columns = ["filepath", "title", "label", "group"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "t.csv", sep="\t", index=False)
+    suite = folder_suite(tmp_path / "t.csv", [])
+    assert suite.classnames == ["cat", "dog"] and set(suite.test.groups) == {"camera 0", "camera 1"}
+    table = evaluate(pico_classifier(suite.classnames), suite, metrics=["worst-group accuracy"], progress=False)
+    assert table.n.tolist() == [4]
+    pairs = captioned_images(tmp_path / "t.csv", tmp_path)
+    assert pairs.classnames == ["a photo of a cat", "a photo of a dog"] and pairs.labels.tolist() == [0] * 20 + [1] * 20
+    assert np.array_equal(np.asarray(pairs.open(0)), np.asarray(Image.open(io.BytesIO(images[0][1]))))
+    pd.DataFrame(rows, columns=["filepath", "title", "kind", "group"]).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(BadFile, match="there is none named label or class"):
+        folder_suite(tmp_path / "t.csv", [])
 
 
 def test_what_is_damaged_is_named(tmp_path):
