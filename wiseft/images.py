@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['FORMATS', 'IMAGE_ENDINGS', 'SPLITS', 'UnreadableImage', 'printable', 'to_rgb', 'readable_formats',
            'number_from_environment', 'open_image', 'ImageSet', 'check_classnames', 'visible_folders', 'image_folder',
-           'labelled_folders', 'split_folders', 'shard_set', 'source_name', 'read_image_table', 'table_set']
+           'labelled_folders', 'split_folders', 'shard_set', 'source_name', 'read_image_table', 'table_set',
+           'holds_images']
 
 # %% ../nbs/api/11_images.ipynb #32f6cc34
-import difflib, functools, hashlib, json, os, stat, warnings
+import difflib, functools, hashlib, json, os, re, stat, warnings
 import numpy as np, pandas as pd
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -547,6 +548,17 @@ def table_set(
         labels = [known[normalize('NFC', c)] for c in t.label]
     groups = list(t.group) if 'group' in t else None
     return ImageSet(name or source_name(path), files, labels, names, groups=groups, root=path.parent)
+
+# %% ../nbs/api/11_images.ipynb #4e0dcfd1
+def holds_images(
+    source # of anything
+) -> bool:
+    "Whether it is a folder, a tar, or a table of files"
+    path = local_copy(source)
+    if path.is_dir() or path.is_file() and path.suffix.lower() == '.tar': return True
+    if not path.is_file() or path.suffix.lower() not in ('.csv', '.tsv'): return False
+    with open(path, encoding='utf-8-sig', errors='replace') as f: first = f.readline(10_000)
+    return bool({c.strip(' "\n') for c in re.split('[,\t]', first)} & set(_COLUMNS['file']))
 
 # %% ../nbs/api/11_images.ipynb #07c9319c
 @patch
