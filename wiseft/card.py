@@ -92,6 +92,7 @@ classifier = load_classifier('FOLDER')
 classifier.predict_image('picture.jpg')
 ```"""
 
+# %% ../nbs/api/61_card.ipynb #e873a80d
 def write_card(
     folder,  # of a saved classifier
     results=None, # results table, or its file
