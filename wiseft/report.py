@@ -12,6 +12,7 @@ from functools import partial
 from html import escape
 from pathlib import Path
 from string import Template
+from .card import in_words
 from .changes import changed_confusions, changed_images, some_changes, thumbnail
 from .files import atomic_path
 from .images import UnreadableImage
@@ -367,10 +368,8 @@ def _beginning(table, comparisons, notes, alpha):
 
 # %% ../nbs/api/61_report.ipynb #505ef25b
 def _recipe(recipe):
-    "A recipe as a table; what it holds in turn is written as it is in JSON"
-    text = lambda v: v if isinstance(v, str) else f'{v:g}' if isinstance(v, (int, float)) and not isinstance(v,
-        bool) else json.dumps(v, ensure_ascii=False)
-    return pd.DataFrame([(k.replace('_', ' '), text(v)) for k, v in recipe.items() if v not in (None, '', [], {})],
+    "A recipe as a table"
+    return pd.DataFrame([(k.replace('_', ' '), in_words(v)) for k, v in recipe.items() if v not in (None, '', [], {})],
                         columns=['what', 'value'])
 
 def _robustness_section(shown, fits):
