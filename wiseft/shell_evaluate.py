@@ -227,5 +227,7 @@ def predict_(
 def _in_per_cent(table):
     "The first classes of each picture, for a terminal"
     shown = [c for c in table if c.startswith(('file', 'class', 'probability'))][:7]
+    shares = [c for c in shown if c.startswith('probability')]
     t = table.loc[table.problem == '', shown]
-    return t.assign(**{c: (100*t[c].astype(float)).round(1) for c in shown if c.startswith('probability')})
+    t[shares] = (100*t[shares].astype(float)).round(1)
+    return t.rename(columns={c: f'{c} %' for c in shares})
