@@ -14,6 +14,7 @@ import os
 import platform
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -32,7 +33,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
-from wiseft.cache import Pixels, decode_once
+from wiseft.cache import Pixels, ShortSide, decode_once
 from wiseft.classifiers import ImageClassifier, load_classifier, zeroshot_classifier
 from wiseft.clips import load_clip
 from wiseft.datasets import Suite, load_suite, protocol
@@ -555,6 +556,29 @@ def bare_training(start, images, epochs, batch_size=128):
             loss = torch.nn.functional.cross_entropy(model(x).float(), y)
         loss.backward()
         opt.step(), opt.zero_grad()
+
+
+@measure
+def shards(room):
+    "Decoding photographs out of shards, against the same photographs as files"
+    files = photographs(Path(room, "files"), 96, 0)
+    for k in range(4):
+        Path(room, "shards").mkdir(exist_ok=True)
+        with tarfile.open(Path(room, f"shards/{k}.tar"), "w") as tar:
+            for name in files.files()[k::4]:
+                tar.add(files.root/name, name)
+    packed, order = image_folder(Path(room, "shards")), np.random.default_rng(0).permutation(len(files))
+
+    def into_the_cache(images, workers):
+        with empty_cache():
+            decode_once(Pixels(images, ShortSide(224)), workers, progress=False)
+    in_order = lambda images: [images.open(i) for i in range(len(images))]
+    at_random = lambda images: [images.open(i) for i in order]
+    ways = {"one after the other": in_order, "in random order": at_random,
+            "into the cache, with hashes": partial(into_the_cache, workers=0),
+            "the same with two processes": partial(into_the_cache, workers=2)}
+    for what, read in ways.items():
+        yield f"{what}: time from files / from shards", "≥ 0.95", ratio(lambda: read(files), lambda: read(packed), 15)
 
 
 @measure

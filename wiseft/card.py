@@ -8,6 +8,7 @@ __all__ = ['in_words', 'recipe_rows', 'write_card', 'push_to_hub']
 # %% ../nbs/api/61_card.ipynb #1200aebf
 import json
 import pandas as pd
+import re
 from huggingface_hub import EvalResult, HfApi, ModelCardData
 from pathlib import Path
 from .exchange import read_results
@@ -54,7 +55,7 @@ def _measured(r): # huggingface_hub's `EvalResult`
     return EvalResult(task_type='image-classification', dataset_type=r.dataset, dataset_name=r.dataset,
                       dataset_split=r.split or None, metric_type=r.metric, metric_value=round(float(r.value), 4))
 
-def _settings(card, table, name): # text between dashes
+def _settings(card, table, name, licence): # text between dashes
     "Settings of a model on the hub"
     base = card['clip']['name']
     on_hub = base.partition(':')[2] if base.startswith(('hf-hub:', 'hf:')) else None
@@ -62,7 +63,7 @@ def _settings(card, table, name): # text between dashes
     measured = [_measured(r) for r in rows]
     data = ModelCardData(library_name='wiseft', pipeline_tag='image-classification', base_model=on_hub,
                          tags=['wise-ft', 'clip', 'robust-fine-tuning'], model_name=name if measured else None,
-                         eval_results=measured or None)
+                         license=licence, eval_results=measured or None)
     return data.to_yaml()
 
 # %% ../nbs/api/61_card.ipynb #d225c066
@@ -81,6 +82,13 @@ def _picture(table, folder): # Markdown lines
     with atomic_path(folder/'results.png', force=True) as tmp: figure.savefig(tmp, dpi=120, format='png')
     return [f"![{alt_text(table, 'shifts')}](results.png)", '']
 
+def _terms(card, licence): # text
+    "What is known of the licence: what somebody said, and nothing more"
+    if licence: return f'{licence}, as whoever wrote this page says.'
+    began = card['clip']['name']
+    return (f'Not stated. The weights that it began from ({began}), and the images of any training, have licences of '
+            'their own: look there.')
+
 _use = """```python
 from wiseft.all import load_classifier
 classifier = load_classifier('FOLDER')
@@ -90,20 +98,24 @@ classifier.predict_image('picture.jpg')
 def write_card(
     folder,  # of a saved classifier
     results=None, # results table, or its file
+    licence=None, # as the hub names it ('mit', 'apache-2.0', 'other'), if you know it
 ) -> Path: # README.md, which replaces the one that is there
     "Write a model card for people and the hub into a classifier's folder"
     folder = existing_folder(folder, 'classifier')
+    if licence and not re.fullmatch('[a-z0-9.-]+', licence): raise ValueError(
+        f'The licence is {licence!r}; expected a word of the hub, such as mit, apache-2.0, cc-by-nc-4.0 or other.')
     card = read_card(folder)
     table = None if results is None else results if isinstance(results, pd.DataFrame) else read_results(results)
     rows = [f'| {k} | {v} |'.replace('\n', ' ') for k, v in recipe_rows(card)]
-    lines = ['---', _settings(card, table, folder.name).strip(), '---', '', f'# {folder.name}', '', _kind(card), '',
+    settings = _settings(card, table, folder.name, licence).strip()
+    lines = ['---', settings, '---', '', f'# {folder.name}', '', _kind(card), '',
              '## How it was made', '', '| what | value |', '|---|---|', *rows, '', '## What it was measured at', '']
     if table is None: lines += ['Nothing was measured, or not said here.', '']
     else:
         first = first_metric(table)
         lines += [f'{first.metric.iloc[0].capitalize()} in per cent, with 95 % intervals and numbers of images:', '',
                   str(compact(first)), '', *_picture(first, folder)]
-    lines += ['## How to use it', '', _use, '']
+    lines += ['## How to use it', '', _use, '', '## Licence', '', _terms(card, licence), '']
     with atomic_path(folder/'README.md', force=True) as tmp: tmp.write_text('\n'.join(lines), encoding='utf-8')
     return folder/'README.md'
 

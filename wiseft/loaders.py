@@ -8,7 +8,7 @@ __all__ = ['SMALL', 'Normalised', 'crop_box', 'resized_crops', 'resized_crop', '
            'check_dataloaders']
 
 # %% ../nbs/api/40_loaders.ipynb #a93e2318
-import csv, math, os, torch, warnings
+import math, os, torch, warnings
 import fastai.vision.data # how fastai shows batches of images
 import numpy as np
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,8 @@ from torch.nn.functional import interpolate
 from torch.utils.data import TensorDataset, get_worker_info
 from .datasets import ImageSet, Suite, UnreadableImage, folder_suite, open_image
 from .heads import warn_of_texts
-from .text import first_few
+from .images import read_image_table
+from .text import BadFile, first_few
 from .cache import Pixels, ShortSide, check_skipped, decoding_workers
 from .devices import exact_fp32
 from .feeding import Feeder
@@ -283,23 +284,18 @@ def _train_validation(source, validation):
 
 # %% ../nbs/api/40_loaders.ipynb #06c4a346
 def captioned_images(
-    table, # CSV with the columns `file` and `caption`
+    table, # CSV, as for `read_image_table`
     folder, # that the files are relative to
 ): # `ImageSet` whose classes are the captions
     "The images that a table has captions for"
-    with open(table, encoding='utf-8-sig', newline='') as f: rows = list(csv.DictReader(f))
-    columns = list(rows[0]) if rows else []
-    if len(rows) < 2 or not {'file', 'caption'} <= set(columns): raise ValueError(
-        f'{table} has {len(rows)} rows with the columns {columns}: give it the columns file and caption, and two '
-        'rows or more.')
-    if empty := [r['file'] for r in rows if not (r['caption'] or '').strip()]: raise ValueError(
-        f'{table} has no caption for {first_few(empty)}. Write one, or remove the row.')
-    paths = [Path(folder)/r['file'] for r in rows]
-    if gone := [r['file'] for r,p in zip(rows, paths) if not p.exists()]: raise FileNotFoundError(
+    t = read_image_table(table, 'caption')
+    if len(t) < 2: raise BadFile(f'{table} has {len(t)} rows; expected two captioned images or more.')
+    paths = [Path(folder)/f for f in t.file]
+    if gone := [f for f, p in zip(t.file, paths) if not os.path.exists(p)]: raise FileNotFoundError(
         f'{table} names files that are not in {folder}: {first_few(gone)}.')
-    captions = list(dict.fromkeys(r['caption'] for r in rows))
+    captions = list(dict.fromkeys(t.caption))
     number = {c: i for i,c in enumerate(captions)}
-    return ImageSet(Path(table).stem, paths, [number[r['caption']] for r in rows], captions, root=Path(folder))
+    return ImageSet(Path(table).stem, paths, [number[c] for c in t.caption], captions, root=Path(folder))
 
 # %% ../nbs/api/40_loaders.ipynb #07ec77dd
 def _captioned_sets(folder, validation, table):
