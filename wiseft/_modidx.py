@@ -105,11 +105,8 @@ d = { 'settings': { 'branch': 'main',
                              'wiseft.card._own_rows': ('api/card.html#_own_rows', 'wiseft/card.py'),
                              'wiseft.card._picture': ('api/card.html#_picture', 'wiseft/card.py'),
                              'wiseft.card._settings': ('api/card.html#_settings', 'wiseft/card.py'),
-<<<<<<< HEAD
-                             'wiseft.card.in_words': ('api/card.html#in_words', 'wiseft/card.py'),
-=======
                              'wiseft.card._terms': ('api/card.html#_terms', 'wiseft/card.py'),
->>>>>>> origin/main
+                             'wiseft.card.in_words': ('api/card.html#in_words', 'wiseft/card.py'),
                              'wiseft.card.push_to_hub': ('api/card.html#push_to_hub', 'wiseft/card.py'),
                              'wiseft.card.recipe_rows': ('api/card.html#recipe_rows', 'wiseft/card.py'),
                              'wiseft.card.write_card': ('api/card.html#write_card', 'wiseft/card.py')},
