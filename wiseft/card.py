@@ -34,7 +34,8 @@ def recipe_rows(
 ) -> list: # of (what, value), both text
     "How a classifier was made: where it comes from, what trained, on what, how long, with which versions"
     tower, recipe = card['clip'], dict(card['recipe'])
-    versions = recipe.pop('versions', card['versions'])
+    versions = recipe.pop('versions', None)
+    versions = versions if isinstance(versions, dict) else card['versions']
     rows = [('tower', ' '.join(filter(None, [tower['name'], tower.get('pretrained')]))),
             ('alpha', 'none' if card['alpha'] is None else f"{card['alpha']:g}"), ('hash', card['hash'])]
     rows += [(f'parent {i}', p) for i, p in enumerate(card['parents'])]
@@ -95,6 +96,7 @@ classifier = load_classifier('FOLDER')
 classifier.predict_image('picture.jpg')
 ```"""
 
+# %% ../nbs/api/61_card.ipynb #e873a80d
 def write_card(
     folder,  # of a saved classifier
     results=None, # results table, or its file
