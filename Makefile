@@ -28,7 +28,6 @@ crash: .venv/.tools
 
 ## make attack    both, and write down what came of it in tests/attacks.csv
 attack: .venv/.tools
-	rm -f tests/attacks.csv
 	$(BIN)/python tests/attack.py --table tests/attacks.csv
 
 ## make lowest    prove the lowest versions of what is used, on Python 3.11; downloads gigabytes

@@ -14,6 +14,7 @@ import os
 import platform
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -32,7 +33,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
-from wiseft.cache import Pixels, decode_once
+from wiseft.cache import Pixels, ShortSide, decode_once
 from wiseft.classifiers import ImageClassifier, load_classifier, zeroshot_classifier
 from wiseft.clips import load_clip
 from wiseft.datasets import Suite, load_suite, protocol
@@ -227,7 +228,7 @@ def image_by_image(images, clip, batch_size=64):
 def crops_one_by_one(source, clip, draws, batch_size=64):
     "How fine-tuning was fed before: one crop after the other, as floats and normalised in the main process."
     def crop(i):
-        image = Image.fromarray(source.pixels(i, source.roomy))
+        image = Image.fromarray(source.pixels(i, source.for_crops))
         box = crop_box(draws[i], *image.size, source.crop_scale)
         return np.asarray(image.resize(source.size[::-1], Image.Resampling.BICUBIC, box=box))
     for part in torch.arange(len(draws)).split(batch_size):
@@ -555,6 +556,29 @@ def bare_training(start, images, epochs, batch_size=128):
             loss = torch.nn.functional.cross_entropy(model(x).float(), y)
         loss.backward()
         opt.step(), opt.zero_grad()
+
+
+@measure
+def shards(room):
+    "Decoding photographs out of shards, against the same photographs as files"
+    files = photographs(Path(room, "files"), 96, 0)
+    for k in range(4):
+        Path(room, "shards").mkdir(exist_ok=True)
+        with tarfile.open(Path(room, f"shards/{k}.tar"), "w") as tar:
+            for name in files.files()[k::4]:
+                tar.add(files.root/name, name)
+    packed, order = image_folder(Path(room, "shards")), np.random.default_rng(0).permutation(len(files))
+
+    def into_the_cache(images, workers):
+        with empty_cache():
+            decode_once(Pixels(images, ShortSide(224)), workers, progress=False)
+    in_order = lambda images: [images.open(i) for i in range(len(images))]
+    at_random = lambda images: [images.open(i) for i in order]
+    ways = {"one after the other": in_order, "in random order": at_random,
+            "into the cache, with hashes": partial(into_the_cache, workers=0),
+            "the same with two processes": partial(into_the_cache, workers=2)}
+    for what, read in ways.items():
+        yield f"{what}: time from files / from shards", "≥ 0.95", ratio(lambda: read(files), lambda: read(packed), 15)
 
 
 @measure

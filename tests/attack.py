@@ -2,7 +2,7 @@
 
     python tests/attack.py                              changed files of each kind, kills of each writer
     python tests/attack.py --mutations 500 --kills 0    only files
-    python tests/attack.py --table tests/attacks.csv    adds a row a reader and a writer; goes on where it was ended
+    python tests/attack.py --table tests/attacks.csv    adds a row a reader and a writer; goes on in the same commit
 
 Kills come before each system call, and at random moments. Nothing may be executed, take 10 s of the processor or a
 gigabyte, be half-written or lost, leave junk, or raise an error that is not a BadFile with the file's name.
@@ -98,8 +98,8 @@ def show(row):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mutations", type=int, default=4000, help="of each reader")
-    parser.add_argument("--kills", type=int, default=60,
+    parser.add_argument("--mutations", type=int, default=3000, help="of each reader, times its share")
+    parser.add_argument("--kills", type=int, default=50,
                         help="of each writer at random moments, besides those before calls; 0: none at all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="readers and writers whose words hold this")
@@ -110,7 +110,7 @@ def main():
     from readers import READERS
 
     torch.set_num_threads(1)
-    done = list(csv.DictReader(args.table.open(encoding="utf-8"))) if args.table and args.table.exists() else []
+    done = rows_of_this_commit(args.table) if args.table and args.table.exists() else []
     tasks = [(writer.__doc__, kill, writer, args.kills) for writer in WRITERS.values() if args.kills]
     tasks += [(kind.__doc__, fuzz, kind, args.mutations) for kind in READERS if args.mutations]
     rows, tasks = [], [t for t in tasks if not args.only or args.only.lower() in t[0].lower()]
@@ -133,6 +133,15 @@ def main():
     wrong = sum(int(row["wrong"]) for row in rows)
     print(f"{kills:,} kills, {files:,} changed files: {wrong} wrong")
     sys.exit(bool(wrong))
+
+
+def rows_of_this_commit(table):
+    "What was found before; a table of another commit is begun anew."
+    rows = list(csv.DictReader(table.open(encoding="utf-8")))
+    if {row["version"] for row in rows} == {version()}:
+        return rows
+    table.unlink()
+    return []
 
 
 def is_kill(row):

@@ -15,17 +15,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from test_models import write as write_clip
 
 from wiseft.cache import open_entry, write_entry
+from wiseft.card import write_card
 from wiseft.checkpoints import read_state_dict, write_state_dict
-from wiseft.classifiers import load_classifier
-from wiseft.files import atomic_path, existing_folder
-from wiseft.report import write_report
+from wiseft.classifiers import load_classifier, zeroshot_classifier
+from wiseft.clips import load_clip
 from wiseft.exchange import append_results, read_results, write_results
+from wiseft.exports import export_transformers
+from wiseft.files import atomic_path, existing_folder
+from wiseft.images import ImageSet
+from wiseft.kept import read_predictions, write_predictions
 from wiseft.results import MEAN, REFERENCE, results_table
 from wiseft.merging import merge_files
 from wiseft.pico import pico_classifier
+from wiseft.report import write_report
 from wiseft.resume import read_training, write_training
+from wiseft.scores import KeptPredictions, image_rows
 
 WRITES = {"write", "tofile", "fsync", "sync", "serialize_file"}  # functions before which a kill may come
 # audit events before which a kill may come
@@ -140,6 +147,57 @@ class Classifier:
         return set(load_classifier(folder / "classifier").head.weight.unique().tolist())
 
 
+def tiny_vit():
+    with tempfile.TemporaryDirectory() as d:
+        return zeroshot_classifier(load_clip(write_clip(Path(d) / "clip", "vit")), ["cat", "dog"], ["{}"])
+
+
+class Exported:
+    "A classifier's folder for transformers, replaced"
+    share = 0.3
+    made = None
+
+    def write(self, folder, value):
+        made = Exported.made = Exported.made or tiny_vit()
+        with torch.no_grad():
+            made.head.weight.fill_(value)
+        export_transformers(made, folder / "exported", force=True)
+
+    def read(self, folder):
+        head = read_state_dict(existing_folder(folder / "exported") / "head.safetensors")
+        return set(head["weight"].unique().tolist())
+
+
+class Card(Classifier):
+    "The card in a classifier's folder"
+    share = 0.2
+
+    def write(self, folder, value):
+        if not (folder / "classifier").exists():
+            super().write(folder, value)
+        write_card(folder / "classifier", table(value))
+
+    def read(self, folder):
+        page = (existing_folder(folder / "classifier") / "README.md").read_text()
+        assert page.rstrip().endswith("```"), "cut off"
+        return {v for v in (0.25, 0.75) if f"{100 * v:.1f}" in page}
+
+
+class Predictions:
+    "Predictions beside a table"
+    share = 1
+
+    def write(self, folder, value):
+        images = ImageSet("reference", [f"{i}.png" for i in range(99)], [0, 1, 1] * 33, ["cat", "dog"])
+        who = dict(classifier="demo", tuning="", method="zero-shot", alpha=0.0, precision="fp32", seed=0)
+        member = who, np.zeros(99, int), dict(nll=np.full(99, value))
+        kept = KeptPredictions(image_rows({images.name: images}, "test"), [member])
+        write_predictions(kept, folder / "results.predictions.csv.gz", force=True)
+
+    def read(self, folder):
+        return set(read_predictions(folder / "results.predictions.csv.gz").frame().nll)
+
+
 class Resume:
     "The checkpoint of a training"
     share = 1
@@ -154,7 +212,7 @@ class Resume:
         return {v for k in "abc" for v in tensors[f"model.{k}"].unique().tolist()} | {position["step"] / 4}
 
 
-KINDS = Results, Appended, Report, Checkpoint, Merged, Folder, Cached, Classifier, Resume
+KINDS = (Results, Appended, Report, Checkpoint, Merged, Folder, Cached, Classifier, Exported, Card, Predictions, Resume)
 WRITERS = {w.__name__.lower(): w() for w in KINDS}
 
 

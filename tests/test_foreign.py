@@ -10,8 +10,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from timm.models import register_model
-from timm.models.vision_transformer import VisionTransformer
+from test_models import vit_pico_patch8_siglip_32  # noqa: F401, timm's smallest SigLIP
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipVisionModel
 
@@ -252,13 +251,6 @@ def test_a_folder_for_transformers(tmp_path):
             dict(pixels=pixels, texts=texts, image=clip.model.encode_image(pixels[None]),
                  text=clip.model.encode_text(clip.tokenizer(texts))), tmp_path / "ours.pt")
     subprocess.run([sys.executable, "-c", THEIRS], cwd=tmp_path, check=True, env=os.environ | dict(HF_HUB_OFFLINE="1"))
-
-
-@register_model
-def vit_pico_patch8_siglip_32(pretrained=False, num_classes=0, global_pool="map", **kwargs):
-    "A SigLIP's image tower in miniature, which timm has none of."
-    return VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, mlp_ratio=3,
-                             class_token=False, num_classes=num_classes, global_pool=global_pool)
 
 
 TEXTS = ["a photo of a star", "two houses"]

@@ -11,6 +11,8 @@ import pytest
 import torch
 from conftest import ROOT, python
 from PIL import Image
+from timm.models import register_model
+from timm.models.vision_transformer import VisionTransformer
 
 import wiseft.saving
 from wiseft.checkpoints import write_state_dict
@@ -47,6 +49,13 @@ TOWERS = {
 
 def config_of(kind):
     return dict(embed_dim=24, text_cfg=TEXT) | TOWERS[kind]
+
+
+@register_model
+def vit_pico_patch8_siglip_32(pretrained=False, num_classes=0, global_pool="map", **kwargs):
+    "A SigLIP's image tower in miniature, which timm has none of."
+    return VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, mlp_ratio=3,
+                             class_token=False, num_classes=num_classes, global_pool=global_pool)
 
 
 def build(config):
@@ -301,6 +310,8 @@ def test_damaged_weights(folders, tmp_path):
 NEVER = """
 import json, sys, torch, open_clip
 from PIL import Image
+from timm.models import register_model
+from timm.models.vision_transformer import VisionTransformer
 out = {}
 for folder in sys.argv[2:]:
     model, _, transform = open_clip.create_model_and_transforms(f'local-dir:{folder}')

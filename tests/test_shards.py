@@ -9,11 +9,13 @@ import sys
 import tarfile
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
 from pathlib import Path
 from threading import Thread
 
 import huggingface_hub
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import run
 from PIL import Image, ImageOps
@@ -24,7 +26,8 @@ from wiseft.exchange import write_results
 from wiseft.files import package_data
 from wiseft.hub import fetch, hub_files, sets_on_hub
 from wiseft.images import UnreadableImage, image_folder
-from wiseft.layouts import imagenet_subset
+from wiseft.layouts import FMOW_CLASSES, imagenet_subset, inventory
+from wiseft.loaders import captioned_images
 from wiseft.pico import pico_classifier
 from wiseft.text import BadFile
 from wiseft.wordnet import imagenet_classes
@@ -54,13 +57,20 @@ def pack(path, members):
     return path
 
 
+def sample(i, data, label, ending, *row):
+    "Files of a sample: its image, its label, and WILDS' row of numbers if it has one"
+    file = io.BytesIO()
+    np.save(file, row)
+    rest = [(f"s{i:07}.npy", file.getvalue())] if row else []
+    return [(f"s{i:07}.{ending}", data), (f"s{i:07}.cls", str(label).encode()), *rest]
+
+
 def web_dataset(folder, images, names, part="test", per_shard=3):
-    "(bytes, label, ending) as CLIP_benchmark's writer lays them out"
-    shards = [images[i : i + per_shard] for i in range(0, len(images), per_shard)]
+    "(bytes, label, ending, …) as CLIP_benchmark's writer lays them out"
+    files = [sample(i, *image) for i, image in enumerate(images)]
+    shards = [files[i : i + per_shard] for i in range(0, len(files), per_shard)]
     for k, shard in enumerate(shards):
-        samples = [(f"s{per_shard * k + i:07}", *sample) for i, sample in enumerate(shard)]
-        files = [((f"{s}.{ending}", data), (f"{s}.cls", str(label).encode())) for s, data, label, ending in samples]
-        pack(folder / part / f"{k}.tar", [member for pair in files for member in pair])
+        pack(folder / part / f"{k}.tar", chain.from_iterable(shard))
     (folder / part / "nshards.txt").write_text(str(len(shards)))
     (folder / "classnames.txt").write_text("\n".join(names) + "\n")
     return folder
@@ -209,6 +219,43 @@ def test_a_set_of_ones_own_on_the_hub(hub, tmp_path, monkeypatch):
     assert len(folder_suite("hf:me/photos", []).train) == 12 - 4
 
 
+@pytest.mark.parametrize("suite", ["fmow", "iwildcam"])
+def test_wilds_under_shift(hub, tmp_path, suite):
+    "Labels, groups and official metrics come from the rows beside the images"
+    rows = [(3, 14, 61), (1, 15, 0), (3, 14, 0), (5, 15, 0)]
+    images = [(picture(i), row[-1], "jpg", *row) for i, row in enumerate(rows)]
+    copy = web_dataset(hub.root / f"djghosh/wds_wilds-{suite}_test", images, [f"class {i}" for i in range(62)])
+    fetch(sets_on_hub(suite, tmp_path)[0])
+    with pytest.raises(ValueError, match="--allow-incomplete"):
+        load_suite(suite, root=tmp_path)
+    ood = load_suite(suite, root=tmp_path, allow_incomplete=True)
+    regions = ["Americas", "Europe", "Americas", "Other"]
+    assert ood.shifts["ood"].groups == (regions if suite == "fmow" else [f"camera {r[0]}" for r in rows])
+    table = evaluate(pico_classifier(ood.classnames), ood, progress=False)
+    assert set(table.metric) == set(ood.metrics) and "reference" not in set(table.dataset)
+    found = inventory(tmp_path, suite).set_index(["set", "split"]).found
+    assert found["ood", "test"] == 4 and found["reference", "train"] == 0
+    assert ood.classnames[61] == FMOW_CLASSES[61] or suite == "iwildcam"
+    web_dataset(copy, [(*image[:-1], 1) for image in images], ["a"] * 62)
+    shutil.copytree(copy / "test", tmp_path / f"wds_wilds-{suite}_test/test", dirs_exist_ok=True)
+    with pytest.raises(BadFile, match="labels differ from those in WILDS' rows"):
+        load_suite(suite, root=tmp_path, allow_incomplete=True)
+
+
+def test_cars(hub, tmp_path):
+    "Without training images, and with them"
+    images, names = [(picture(i), i % 2, "jpg") for i in range(12)], ["Audi S4 2012", "Fiat 500"]
+    copy = web_dataset(hub.root / "clip-benchmark/wds_cars", images, names)
+    fetch(sets_on_hub("transfer:cars", tmp_path)[0])
+    with pytest.raises(FileNotFoundError, match="no shards of the training images"):
+        load_suite("transfer:cars", root=tmp_path)
+    cars = load_suite("transfer:cars", root=tmp_path, allow_incomplete=True)
+    assert (len(cars.test), cars.train, cars.classnames) == (12, None, names)
+    web_dataset(copy, images, names, "train")
+    fetch(sets_on_hub("transfer:cars", tmp_path)[0])
+    assert len(load_suite("transfer:cars", root=tmp_path, allow_incomplete=True).train) == 12 - 2
+
+
 # ---------- as files and as shards ----------
 
 
@@ -303,6 +350,26 @@ def test_ones_own_shards_and_folders(tmp_path):
     assert tables[0].equals(tables[1]) and tables[0].equals(tables[2])
     with pytest.warns(UserWarning, match="again: 32 of 40 test images are training images"):  # by content
         folder_suite(tmp_path / "packed/reference.tar", dict(again=tmp_path / "reference"), classnames=["cat", "dog"])
+
+
+def test_a_table_of_files_labels_captions_and_groups(tmp_path):
+    "As open_clip and FLYP write it: tabs, filepath and title, here with label and group"
+    images = [(c, picture(i, "png"), "png") for i, c in enumerate(["cat"] * 20 + ["dog"] * 20)]
+    as_files(tmp_path, "photos", images)
+    rows = [(f"photos/{c}/{i:03}.png", f"a photo of a {c}", c, f"camera {i % 2}") for i, (c, *_) in enumerate(images)]
+    rows[0] = (str(tmp_path / rows[0][0]), *rows[0][1:])  # paths may be absolute
+    columns = ["filepath", "title", "label", "group"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "t.csv", sep="\t", index=False)
+    suite = folder_suite(tmp_path / "t.csv", [])
+    assert suite.classnames == ["cat", "dog"] and set(suite.test.groups) == {"camera 0", "camera 1"}
+    table = evaluate(pico_classifier(suite.classnames), suite, metrics=["worst-group accuracy"], progress=False)
+    assert table.n.tolist() == [4]
+    pairs = captioned_images(tmp_path / "t.csv", tmp_path)
+    assert pairs.classnames == ["a photo of a cat", "a photo of a dog"] and pairs.labels.tolist() == [0] * 20 + [1] * 20
+    assert np.array_equal(np.asarray(pairs.open(0)), np.asarray(Image.open(io.BytesIO(images[0][1]))))
+    pd.DataFrame(rows, columns=["filepath", "title", "kind", "group"]).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(BadFile, match="there is none named label or class"):
+        folder_suite(tmp_path / "t.csv", [])
 
 
 def test_what_is_damaged_is_named(tmp_path):

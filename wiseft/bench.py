@@ -13,6 +13,7 @@ from fastcore.basics import patch
 from pathlib import Path
 from time import perf_counter
 from .classifiers import load_classifier
+from .configs import read_json
 from .costs import arithmetic
 from .ensembles import DEFAULT_ALPHAS, alpha_by_rule, members, nearly_best
 from .evaluation import evaluate
@@ -23,6 +24,7 @@ from .plans import LONGER, PLAINS_RATE, Plan, can_compete, takes_several
 from .registry import REGISTRY, find_method
 from .results import REFERENCE
 from .scores import MIN_GROUPS
+from .text import BadFile, why_failed
 from .trials import Trial, is_done, last_words, run_trial, strengths, why_not
 
 # %% ../nbs/api/53_bench.ipynb #d6872816
@@ -97,8 +99,11 @@ class Work:
 
 # %% ../nbs/api/53_bench.ipynb #ba29203d
 def _read(file): # dict dataset -> (k, n) bool, and what the fine-tuning took
-    with np.load(file, allow_pickle=False) as kept:
-        return {k.removeprefix('right '): kept[k] for k in kept.files if k != 'cost'}, json.loads(str(kept['cost']))
+    try:
+        with np.load(file, allow_pickle=False) as kept: seen, cost = dict(kept), json.loads(str(kept['cost']))
+    except Exception as e: raise BadFile(
+        f'{file} holds nothing that a bench judged ({why_failed(e)}). Remove it, and it is judged again.') from e
+    return {k.removeprefix('right '): right for k, right in seen.items() if k != 'cost'}, cost
 
 @patch
 def judged(self:Work,
@@ -298,7 +303,7 @@ def _same_plan(plan, file):
     now = json.loads(json.dumps(plan.as_json()))
     if not file.exists():
         with atomic_path(file) as tmp: tmp.write_text(json.dumps(now, indent=1) + '\n', encoding='utf-8')
-    then = json.loads(file.read_text(encoding='utf-8'))
+    then = read_json(file)
     if differ := [k for k in {**then, **now} if k != 'version' and then.get(k) != now.get(k)]: raise ValueError(
         f'{file.parent} holds a bench with another plan: {differ[0]} was {then.get(differ[0])!r} and is now '
         f'{now.get(differ[0])!r}. Choose another folder.')

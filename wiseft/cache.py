@@ -91,7 +91,8 @@ def _write(folder, arrays, about):
                 np.ascontiguousarray(a).tofile(f)
             shapes.append(None if a is None else a.shape)
     np.save(folder/'shapes.npy', [s or (0,)*kept.ndim for s in shapes])
-    about |= dict(n=sum(s is not None for s in shapes), dtype=str(kept.dtype), sha256=content_hashes([folder/'data', folder/'shapes.npy']))
+    about |= dict(n=sum(s is not None for s in shapes), dtype=str(kept.dtype))
+    about['sha256'] = content_hashes([folder/'data', folder/'shapes.npy'])
     (folder/'about.json').write_text(json.dumps(about))
 
 # %% ../nbs/api/13_cache.ipynb #e771fe59

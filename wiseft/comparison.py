@@ -19,8 +19,9 @@ def _pick(predictions, which):
     if unknown := [k for k in which if k not in p]: raise ValueError(
         f'There is no column {unknown[0]!r} to pick a classifier by. There are {WHO}.')
     for k, v in which.items(): p = p[np.isclose(p[k], v) if k == 'alpha' else p[k] == v]
-    if not len(p): raise ValueError(
-        f'There are no predictions of {which}, but of {predictions[WHO[:4]].drop_duplicates().to_dict("records")}.')
+    if not len(p):
+        known = predictions.who() if isinstance(predictions, KeptPredictions) else predictions[WHO].drop_duplicates()
+        raise ValueError(f'There are no predictions of {which}, but of {known[WHO[:4]].to_dict("records")}.')
     several = [c for c in [*WHO, 'split'] if c != 'seed' and p[c].nunique(dropna=False) > 1]
     if several: raise ValueError(
         f'{which} picks several classifiers: {several[0]} is {list(p[several[0]].unique())}. Choose one.')

@@ -28,24 +28,24 @@ def _members(members, seed, precision):
     if not isinstance(members, dict): members = {member(members).identity['classifier']: members}
     return {n: member(m, n, seed, precision) for n, m in members.items()}
 
-def _datasets(suite, split):
-    "name -> `ImageSet`, and the names of the classes that members have"
+def _image_sets(suite, split): # `Suite` or `ImageSet`, dict name -> `ImageSet`
+    "What is evaluated, and its sets"
     if isinstance(suite, (str, Path)): suite = image_folder(suite)
-    if isinstance(suite, ImageSet): return {suite.name: replace(suite, aside=True)}, suite
-    return suite.datasets(split), suite
+    if isinstance(suite, ImageSet): return suite, {suite.name: replace(suite, aside=True)}
+    return suite, suite.datasets(split)
 
-def _able(members, classes, datasets):
+def _able(members, suite, datasets):
     "For each set the members that have its classes, or the suite's; ValueError for one that has neither anywhere"
-    has = lambda m, images: m.classnames in (list(classes.classnames), list(images.classnames))
+    has = lambda m, images: m.classnames in (list(suite.classnames), list(images.classnames))
     def able(images): return {n: m for n, m in members.items() if has(m, images)}
     out = {d: able(images) for d, images in datasets.items()}
     for n, m in members.items():
-        if not any(n in some for some in out.values()): check_classes(m, classes, m.name)
+        if not any(n in some for some in out.values()): check_classes(m, suite, m.name)
     return out
 
 # %% ../nbs/api/33_evaluation.ipynb #90e7e593
 def _reduced(member, x, labels, images, metrics): # dict column -> (n,) tensor
-    "What is kept of a batch: predicted classes, and the metrics' numbers per image"
+    "What is kept of a batch: predicted classes, the metrics' numbers per image, and whether outputs hold NaN"
     outputs = images.project(member(x))
     check_shape(outputs, images, member.name)
     outcome = Outcome(outputs, labels, member.gives)
@@ -54,55 +54,53 @@ def _reduced(member, x, labels, images, metrics): # dict column -> (n,) tensor
 
 def _look(members, images, transform, metrics, **kwargs): # name -> dict column -> (n,) array
     "What each member made of each image of a set; NaN (predicted: -1) where an image is unreadable"
-    own = {n: replace(images, projection=None) if m.classnames == images.classnames else images
-           for n, m in members.items()}
+    sets = {n: replace(images, projection=None) if m.classnames == images.classnames else images
+            for n, m in members.items()}
     seen, kept = {n: [] for n in members}, []
-    devices = {m.device for m in members.values()}
-    labels = {d: torch.as_tensor(images.labels).to(d) for d in devices}
+    labels = {m.device: torch.as_tensor(images.labels).to(m.device) for m in members.values()}
     for idx, x in each_batch(members.values(), images, transform, [], **kwargs):
         kept += idx
-        y = {d: _rows(of_all, idx) for d, of_all in labels.items()}
-        for n, m in members.items(): seen[n].append(_reduced(m, x[m.device], y[m.device], own[n], metrics))
-    mine = {n: _together(parts) for n, parts in seen.items()}
-    told = [(idx, columns) for idx, columns in of_all((kept, mine)) if idx]
-    kept = [i for idx, _ in told for i in idx]
-    columns = {n: _joined(told, n) for n in members}
+        for n, m in members.items():
+            seen[n].append(_reduced(m, x[m.device], _rows(labels[m.device], idx), sets[n], metrics))
+    kept, columns = _of_all_processes(kept, seen)
     for n, m in members.items(): check_nan(columns[n].pop('broken'), images, m.name)
-    return {n: _in_place(c, kept, len(images)) for n, c in columns.items()}
+    return {n: _in_order(c, kept, len(images)) for n, c in columns.items()}
 
-def _rows(of_all, idx):
-    "Some rows of a tensor; neighbours are found without sending their indices to its device"
-    return of_all[idx[0]:idx[-1]+1] if idx[-1]-idx[0] == len(idx)-1 else of_all[idx]
+def _rows(tensor, idx):
+    "Some rows; neighbours are found without sending their indices to the tensor's device"
+    return tensor[idx[0]:idx[-1]+1] if idx[-1]-idx[0] == len(idx)-1 else tensor[idx]
 
-def _together(parts): # dict column -> (n,) array
-    "The columns of all batches, fetched from their device"
-    def column(k): return torch.cat([p[k] for p in parts]).cpu().numpy()
+def _of_all_processes(kept, seen): # indices, name -> dict column -> (n,) tensor on the CPU
+    "What members made of the images of all processes"
+    told = of_all((kept, {n: _joined(parts) for n, parts in seen.items()}))
+    told = [(idx, made) for idx, made in told if idx]
+    def of(n): return _joined([made[n] for _, made in told])
+    return [i for idx, _ in told for i in idx], {n: of(n) for n in seen}
+
+def _joined(parts): # dict column -> (n,) tensor on the CPU
+    "The columns of several batches, or of several processes"
+    def column(k): return torch.cat([p[k] for p in parts]).cpu()
     return {k: column(k) for k in (parts[0] if parts else ())}
 
-def _joined(told, member): # dict column -> (n,) array
-    "What one member made of the images of all processes"
-    def column(k): return np.concatenate([columns[member][k] for _, columns in told])
-    return {k: column(k) for k in told[0][1][member]}
-
-def _in_place(columns, kept, n): # dict column -> (n,) array
+def _in_order(columns, kept, n): # dict column -> (n,) array
     "In the order of all images"
     out = {k: np.full(n, np.nan) for k in columns} | dict(predicted=np.full(n, -1, np.int32))
     for k, v in columns.items(): out[k][kept] = v
     return out
 
 # %% ../nbs/api/33_evaluation.ipynb #668fee91
-def _agreement(members, seen, images, transform, n): # str, or None where all are as they came
-    "What the table says of another precision: how often members predict what they predict in fp32, on `n` images"
-    exact = {k: replace(m, function=m.exact, modules=(m.exact,)*isinstance(m.exact, nn.Module))
-             for k, m in members.items() if m.exact}
+def _agreement(members, seen, images, transform, n_images): # str, or None where all are as they came
+    "What the table says of another precision: how often members predict what they predict in fp32, on some images"
+    exact = {k: replace(m, function=m.exact, modules=(m.exact,)) for k, m in members.items() if m.exact}
     if not exact: return None
-    some = np.unique(np.linspace(0, len(images)-1, n).astype(int))
+    sample = max(32, min(256, n_images//40)) # more would take a good part of the time that bfloat16 saves
+    some = np.unique(np.linspace(0, len(images)-1, sample).astype(int))
     with ready([o for m in exact.values() for o in m.modules]):
         looked = _look(exact, images.subset(some), transform, (), progress=False)
     pairs = [(columns['predicted'], seen[k]['predicted'][some]) for k, columns in looked.items()]
     same = np.concatenate([(a == b)[a >= 0] for a, b in pairs])
     fitting = fitting_precision('bf16', next(iter(exact.values())).device)
-    precision = 'fp16' if fitting == 'fp16' else 'bf16' # asked for, a CPU imitates it
+    precision = 'fp16' if fitting == 'fp16' else 'bf16' # where a CPU lacks bf16, it is imitated
     return f'{precision} ({same.mean():.1%} of {len(same)} predictions as in fp32)'
 
 # %% ../nbs/api/33_evaluation.ipynb #52eedb80
@@ -120,9 +118,10 @@ def evaluate(
     progress=True           # show progress bars
 ): # results table, or (results table, `KeptPredictions`)
     "Accuracy (or other metrics) of members on a suite, with intervals; every image is decoded once"
-    members, (datasets, classes) = _members(members, seed, precision), _datasets(suite, split)
+    members = _members(members, seed, precision)
+    suite, datasets = _image_sets(suite, split)
     metrics = chosen_metrics(metrics or getattr(suite, 'metrics', ('accuracy',)))
-    transform, able = common_transform(members), _able(members, classes, datasets)
+    transform, able = common_transform(members), _able(members, suite, datasets)
     looked_at = metrics + chosen_metrics(keep_predictions if isinstance(keep_predictions, (list, tuple)) else ())
     modules = list(dict.fromkeys(o for m in members.values() for o in m.modules))
     seen, one = {n: {} for n in members}, next(iter(members.values()))
@@ -134,8 +133,8 @@ def evaluate(
                            progress=progress)
             for n, columns in looked.items(): seen[n][d] = columns
         first, n_images = next(iter(datasets)), sum(map(len, datasets.values()))
-        sample = max(32, min(256, n_images//40)) # more would take a good part of the time that bfloat16 saves
-        agreed = _agreement(able[first], {n: s.get(first) for n, s in seen.items()}, datasets[first], transform, sample)
+        on_first = {n: s.get(first) for n, s in seen.items()}
+        agreed = _agreement(able[first], on_first, datasets[first], transform, n_images)
     who = {n: m.identity | (dict(precision=agreed) if agreed else {}) for n, m in members.items()}
     return by_first(lambda: _tabulate(who, seen, datasets, split, keep_predictions, metrics))
 

@@ -17,15 +17,22 @@ from .text import BadFile, first_few, why_failed
 
 # %% ../nbs/api/13_hub.ipynb #1d9dade8
 _noncommercial = 'for research that is not commercial'
-_cc_by = 'CC BY 4.0, for testing only'
 HUB_SETS = pd.DataFrame([
-    ('reference', 'wds_imagenet1k', '', _noncommercial, 'image-net.org'),
-    ('imagenet-v2', 'wds_imagenetv2', '98e9ba6', 'MIT', 'github.com/modestyachts/ImageNetV2'),
-    ('imagenet-r', 'wds_imagenet-r', '610f29c', 'MIT', 'github.com/hendrycks/imagenet-r'),
-    ('imagenet-sketch', 'wds_imagenet_sketch', '751cf0a', 'MIT', 'github.com/HaohanWang/ImageNet-Sketch'),
-    ('objectnet', 'wds_objectnet', '', _cc_by, 'objectnet.dev'),
-    ('imagenet-a', 'wds_imagenet-a', '614c3a5', 'MIT', 'github.com/hendrycks/natural-adv-examples'),
-], columns=['set', 'repository', 'commit', 'licence', 'source']) # of clip-benchmark; the licence is the authors'
+    ('imagenet', 'reference', 'clip-benchmark/wds_imagenet1k', '', _noncommercial, 'image-net.org'),
+    ('imagenet', 'imagenet-v2', 'clip-benchmark/wds_imagenetv2', '98e9ba6', 'MIT',
+     'github.com/modestyachts/ImageNetV2'),
+    ('imagenet', 'imagenet-r', 'clip-benchmark/wds_imagenet-r', '610f29c', 'MIT', 'github.com/hendrycks/imagenet-r'),
+    ('imagenet', 'imagenet-sketch', 'clip-benchmark/wds_imagenet_sketch', '751cf0a', 'MIT',
+     'github.com/HaohanWang/ImageNet-Sketch'),
+    ('imagenet', 'objectnet', 'clip-benchmark/wds_objectnet', '', 'CC BY 4.0, for testing only', 'objectnet.dev'),
+    ('imagenet', 'imagenet-a', 'clip-benchmark/wds_imagenet-a', '614c3a5', 'MIT',
+     'github.com/hendrycks/natural-adv-examples'),
+    ('iwildcam', 'ood', 'djghosh/wds_wilds-iwildcam_test', '325d568', 'CDLA, permissive, 1.0',
+     'wilds.stanford.edu/datasets'),
+    ('fmow', 'ood', 'djghosh/wds_wilds-fmow_test', 'f203cf5', 'FMoW Challenge Public License',
+     'github.com/fMoW/dataset'),
+    ('transfer:cars', 'reference', 'clip-benchmark/wds_cars', '', 'not stated', "its authors' page is gone"),
+], columns=['suite', 'set', 'repository', 'commit', 'licence', 'source']) # the licence is the authors'
 
 # %% ../nbs/api/13_hub.ipynb #4071696a
 @dataclass
@@ -65,19 +72,22 @@ def hub_files(
 
 # %% ../nbs/api/13_hub.ipynb #2f2c64d6
 def sets_on_hub(
-    name,     # 'imagenet' (all of `HUB_SETS`), one of its sets, or `hf:owner/name`
+    name,     # a suite of `HUB_SETS` (all its sets), one of ImageNet's sets, or `hf:owner/name`
     root=None # data root; default `$WISEFT_DATA`, else `~/data`
 ) -> list: # of `HubFiles`
     "What a name stands for on the hub"
     if is_ones_own(name):
         owner, repository = name.removeprefix('hf:').split('/')[:2]
         return [hub_files(f'{owner}/{repository}', local_copy(f'hf:{owner}/{repository}'))]
-    rows = HUB_SETS if name == 'imagenet' else HUB_SETS[HUB_SETS.set == name]
-    if not len(rows) or name == 'reference': raise ValueError(
-        f"{name!r} can not be had from the hub: there are imagenet, {', '.join(HUB_SETS.set[1:])}, and hf:owner/name.")
+    rows = HUB_SETS[(HUB_SETS.suite == name) | HUB_SETS.set.eq(name) & _has_own_name]
+    if not len(rows): raise ValueError(
+        f"{name!r} can not be had from the hub: there are {', '.join(_names_on_hub)}, and hf:owner/name.")
     root = Path(root or data_root()).expanduser()
-    return [hub_files(f'clip-benchmark/{r.repository}', root/r.repository, r.licence, r.source, r.commit)
+    return [hub_files(r.repository, root/r.repository.partition('/')[2], r.licence, r.source, r.commit)
             for r in rows.itertuples()]
+
+_has_own_name = HUB_SETS.suite.eq('imagenet') & HUB_SETS.set.ne('reference')
+_names_on_hub = [*HUB_SETS.suite.unique(), *HUB_SETS.set[_has_own_name]]
 
 def is_ones_own(name): return name.startswith('hf:')
 
@@ -85,7 +95,7 @@ def is_on_hub(
     name
 ) -> bool:
     "Whether `sets_on_hub` knows it"
-    return is_ones_own(name) or name == 'imagenet' or name in list(HUB_SETS.set[1:])
+    return is_ones_own(name) or name in _names_on_hub
 
 # %% ../nbs/api/13_hub.ipynb #53473f60
 def is_whole(

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['FORMATS', 'IMAGE_ENDINGS', 'SPLITS', 'UnreadableImage', 'printable', 'to_rgb', 'readable_formats',
            'number_from_environment', 'open_image', 'ImageSet', 'check_classnames', 'visible_folders', 'image_folder',
-           'labelled_folders', 'split_folders', 'shard_set', 'source_name', 'read_image_table', 'table_set']
+           'labelled_folders', 'split_folders', 'shard_set', 'source_name', 'read_image_table', 'table_set',
+           'holds_images']
 
 # %% ../nbs/api/11_images.ipynb #32f6cc34
-import difflib, functools, hashlib, json, os, stat, warnings
+import difflib, functools, hashlib, json, os, re, stat, warnings
 import numpy as np, pandas as pd
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 from unicodedata import category, normalize
 from .columns import PathColumn, TextColumn
+from .files import read_lines
 from .hashes import content_hashes, file_hash, file_identity
 from .shards import Members, check_downloaded, local_copy, shard_files, shard_members
 from .text import BadFile, first_few
@@ -465,11 +467,11 @@ def _numbered(source, numbers, classnames): # labels, class names
     "Labels that are numbers of the classes in classnames.txt, or of those given"
     places = [folder/'classnames.txt' for folder in (source, source.parent, source.parent.parent)]
     file = next((f for f in places if f.is_file()), None)
-    own = file and file.read_text(encoding='utf-8').splitlines()
+    own = _names_in(file) if file else None
     if own is None and classnames is None: raise ValueError(
         f'{source}: its labels are numbers, and no classnames.txt lies beside it to name the classes, one a line; '
         'give classnames.')
-    names = list(own or classnames)
+    names = own or list(classnames)
     check_classnames(dict.fromkeys(names))
     if not 0 <= numbers.min() <= numbers.max() < len(names): raise BadFile(
         f'{source}: labels {numbers.min()}…{numbers.max()} for {len(names)} class names; expected 0…{len(names)-1}.')
@@ -478,6 +480,16 @@ def _numbered(source, numbers, classnames): # labels, class names
     if unknown := [names[k] for k in used if names[k] not in known]: raise ValueError(
         _unknown_class(source, unknown, list(known)))
     return np.array([known.get(c, -1) for c in names])[numbers], list(classnames)
+
+def _names_in(file): # list
+    "Class names of a list that lies beside a set, whose numbers may share a name"
+    names = read_lines(file, 'list of class names')
+    _check_names(file, dict.fromkeys(names))
+    return names
+
+def _check_names(file, names):
+    try: check_classnames(names)
+    except ValueError as e: raise BadFile(f'{file}: {e}') from e
 
 def _inner_folders(source, paths, members, classnames): # labels, class names
     "Labels by the folders in tars, below those that all have in common"
@@ -488,6 +500,7 @@ def _inner_folders(source, paths, members, classnames): # labels, class names
     if not all(classes): raise ValueError(
         f'{source}: {classes.count("")} images lie in no class folder; a tar has class folders, cat/1.jpg, or samples '
         'with labels, 1.jpg beside 1.cls.')
+    if classnames is None: _check_names(source, set(classes))
     labels, names = _labels_of(source, sorted(set(classes)), classnames)
     if unknown := sorted({normalize('NFC', c) for c in classes} - set(labels)): raise ValueError(
         _unknown_class(source, unknown, list(labels)))
@@ -511,7 +524,7 @@ def read_image_table(
     if lacking := [k for k in ('file', need) if not found[k]]: raise BadFile(
         f'{path} has the columns {first_few(list(t), 8)}: there is none named {" or ".join(_COLUMNS[lacking[0]])}.')
     t = pd.DataFrame({k: t[c] for k, c in found.items() if c})
-    if empty := [r.file or f'row {i+1}' for i, r in enumerate(t.itertuples()) if not (r.file and getattr(r, need))]:
+    if empty := [r.file or f'row {i+1}' for i, r in enumerate(t.itertuples()) if not (r.file and getattr(r, need).strip())]:
         raise BadFile(f'{path} has no {need} for {first_few(empty)}. Write one, or remove the row.')
     return t
 
@@ -524,16 +537,28 @@ def table_set(
     "The images that a table names, with their labels and groups"
     path, t = Path(path), read_image_table(path, 'label')
     files = PathColumn(path.parent/f for f in t.file)
-    if gone := [f for f, p in zip(t.file, files) if not p.exists()]: raise FileNotFoundError(
+    if gone := [f for f, p in zip(t.file, files) if not os.path.exists(p)]: raise FileNotFoundError(
         f'{path} names files that are not there: {first_few(gone)}. They are looked for in {path.parent}.')
     if t.label.str.fullmatch(r'\d{1,9}').all(): labels, names = _numbered(path, t.label.to_numpy(int), classnames)
     else:
+        if classnames is None: _check_names(path, t.label.unique())
         known, names = _labels_of(path, sorted(t.label.unique()), classnames)
         if unknown := [c for c in t.label.unique() if normalize('NFC', c) not in known]: raise ValueError(
             _unknown_class(path, unknown, list(known)))
         labels = [known[normalize('NFC', c)] for c in t.label]
     groups = list(t.group) if 'group' in t else None
     return ImageSet(name or source_name(path), files, labels, names, groups=groups, root=path.parent)
+
+# %% ../nbs/api/11_images.ipynb #4e0dcfd1
+def holds_images(
+    source # of anything
+) -> bool:
+    "Whether it is a folder, a tar, or a table of files"
+    path = local_copy(source)
+    if path.is_dir() or path.is_file() and path.suffix.lower() == '.tar': return True
+    if not path.is_file() or path.suffix.lower() not in ('.csv', '.tsv'): return False
+    with open(path, encoding='utf-8-sig', errors='replace') as f: first = f.readline(10_000)
+    return bool({c.strip(' "\n') for c in re.split('[,\t]', first)} & set(_COLUMNS['file']))
 
 # %% ../nbs/api/11_images.ipynb #07c9319c
 @patch

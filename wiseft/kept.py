@@ -13,7 +13,7 @@ from .files import atomic_path, existing_file
 from .members import WHO
 from .results import STARTS
 from .scores import KeptPredictions
-from .text import BadFile
+from .text import BadFile, first_few
 
 # %% ../nbs/api/34_kept.ipynb #0e7bf26c
 def predictions_file(
@@ -54,14 +54,17 @@ def read_predictions(
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         headings = [c for c in table if c.startswith('{')]
         return _kept(table.drop(columns=headings), {h: json.loads(h) for h in headings}, table)
-    except (OSError, EOFError, ValueError, KeyError, pd.errors.ParserError) as e:
+    except Exception as e: # of gzip, of pandas, of what isn't there
         raise BadFile(
             f'{path} holds no predictions: {str(e) or type(e).__name__}. It is written by `wiseft evaluate` and '
             '`wiseft sweep` beside their tables.') from None
 
+_of_images = ['dataset', 'split', 'is_shift', 'file', 'group', 'unit', 'label', 'data_fingerprint', 'n_missing']
+
 def _kept(images, about, table):
     "Images and members as they were"
     if not about: raise ValueError('no column has a classifier for its heading')
+    if missing := {*_of_images} - {*images}: raise ValueError(f'there is no column {first_few(sorted(missing))}')
     mine = {h: a for h, a in about.items() if 'column' not in a}
     classes = list(dict.fromkeys([*images.label, *(c for h in mine for c in table[h])]))
     classes = [c for c in classes if c]

@@ -28,7 +28,8 @@ from time import perf_counter
 from torch import nn
 from . import __version__
 from .devices import fitting_precision, memory_advice
-from .guards import Bf16, ClipGradients, FetchLosses, FreezeBatchNorm, LossOnDevice, Progress, ProgressLines, WaitForImages, Watch, accuracy_now
+from .guards import Bf16, ClipGradients, FetchLosses, FreezeBatchNorm, LossOnDevice, Progress, ProgressLines
+from .guards import WaitForImages, Watch, accuracy_now
 from .later import open_clip
 from .loaders import ClipDL, check_dataloaders, clip_dataloaders, feature_dataloaders, is_captions
 from .passes import reuse_memory
@@ -79,15 +80,19 @@ def choose_weights(
 
 # %% ../nbs/api/43_learner.ipynb #7ae36ddb
 def parameter_groups(model):
-    "fastai's parameter groups: what trains of the image tower, and the head, or the text tower; each may have its learning rate"
+    "fastai's parameter groups, of what trains: image tower, then head or text tower"
     classifier = getattr(model, 'classifier', model)
-    parts = [classifier.visual, classifier.text or classifier.head]
-    groups = [[p for p in part.parameters() if p.requires_grad] for part in parts]
+    def trained(part): return [p for p in part.parameters() if p.requires_grad]
+    groups = map(trained, (classifier.visual, classifier.text or classifier.head))
     return [g for g in groups if g]
 
 # %% ../nbs/api/43_learner.ipynb #1383792f
 class ClipLearner(Learner):
     "A fastai `Learner` that fine-tunes a copy of an image classifier"
+    given = image_dls = None # by `clip_learner`: the classifier that it got, and its loaders of images
+    accumulate = 1 # parts that each batch is computed in
+    start_accuracy = stop_reason = None # by `guards`: before the first step; why training ended
+
     @property
     def classifier(self): # `ImageClassifier` with alpha 1
         "The classifier as it is now"
@@ -103,28 +108,19 @@ class ClipLearner(Learner):
         "Token ids of the prompts, for losses that read"
         return self.given.prompt_tokens()
 
-    start_accuracy = None
     def fit(self, n_epoch, lr=None, wd=None, cbs=None, **kwargs):
         finding_lr = any(isinstance(cb, LRFinder) for cb in L(cbs)) # which goes on until the loss explodes
         if self.start_accuracy is None and not finding_lr: self.start_accuracy = accuracy_now(self)
         self.stop_reason = None
-        self.forward, self.unheard = distributed(self.model)
+        self.wrapped, self.no_sync = distributed(self.model)
         with reuse_memory(): super().fit(n_epoch, lr, wd, cbs, **kwargs)
-        self.forward = None
+        self.wrapped = None
         if self.stop_reason: raise FloatingPointError(self.stop_reason)
 
     def one_batch(self, i, b):
         try: super().one_batch(i, b)
         finally: # Ctrl-C too must not leave autocast switched on
             for cb in self.cbs: getattr(cb, 'leave_autocast', lambda: None)()
-
-    accumulate = 1
-    def _do_one_batch(self):
-        if not self.yb: return super()._do_one_batch()
-        own = getattr(self.dl, 'own', None)
-        counts = [find_bs(self.yb)] if own is None else counts_of_all(own)
-        if self.training: self.in_parts(counts)
-        else: self.compute(self.model, counts)
 
 # %% ../nbs/api/43_learner.ipynb #c9b944ff
 @patch
@@ -159,6 +155,15 @@ def compute(self:ClipLearner,
     self('after_loss')
 
 # %% ../nbs/api/43_learner.ipynb #caf59ce1
+@patch
+def _do_one_batch(self:ClipLearner):
+    "A batch: in parts when training, else at once"
+    if not self.yb: return Learner._do_one_batch(self)
+    own = getattr(self.dl, 'own', None)
+    counts = [find_bs(self.yb)] if own is None else counts_of_all(own)
+    if self.training: self.in_parts(counts)
+    else: self.compute(self.model, counts)
+
 def _sizes(n, parts): return [len(o) for o in torch.arange(n).tensor_split(parts)]
 
 @patch
@@ -167,15 +172,17 @@ def in_parts(self:ClipLearner,
 ):
     "A step of training whose batch is computed in `accumulate` parts"
     xb, yb, done, outputs, labels, losses = self.xb, self.yb, 0, [], [], []
-    sizes = [s for s in zip(*[_sizes(n, self.accumulate) for n in counts]) if sum(s)]
+    of_processes = [_sizes(n, self.accumulate) for n in counts]
+    sizes = [s for s in zip(*of_processes) if sum(s)] # of each part: how many images each process has
     for k, part in enumerate(sizes):
-        if k: # precision ended with the loss
-            for cb in self.cbs.filter(lambda o: isinstance(o, (Bf16, MixedPrecision))): cb.before_batch()
+        if k: # autocast was left after the loss
+            for cb in self.cbs:
+                if isinstance(cb, (Bf16, MixedPrecision)): cb.before_batch()
         n = part[rank()]
         rows = slice(done, done+n) if n else slice(1) # one that stands in
-        self.xb, self.yb = ([o[rows] for o in b] for b in (xb, yb))
+        self.xb, self.yb = [x[rows] for x in xb], [y[rows] for y in yb]
         done += n
-        with nullcontext() if k == len(sizes)-1 else self.unheard(): self.one_part(part, sum(part)/sum(counts))
+        with nullcontext() if k == len(sizes)-1 else self.no_sync(): self.one_part(part, sum(part)/sum(counts))
         outputs.append(self.pred.detach())
         labels.append(self.yb)
         losses.append(self.loss.detach())
@@ -187,7 +194,7 @@ def in_parts(self:ClipLearner,
 @patch
 def one_part(self:ClipLearner, counts, share): # share: of the images of the batch
     "Forward and backward"
-    self.compute(self.forward, counts)
+    self.compute(self.wrapped, counts)
     self.loss, self.loss_grad = share*self.loss, share*self.loss_grad
     self._with_events(self._backward, 'backward', CancelBackwardException)
 
@@ -206,11 +213,17 @@ def _check_precision(classifier):
         f"The classifier's weights are {other.pop()}, fine-tuning needs torch.float32: load it with "
         "precision='fp32'. precision='bf16' here computes in bfloat16 and keeps weights in float32.")
 
-def _check_last_batch(dl):
-    "One image has no statistics"
+def _check_batchnorm(dl, recipe):
+    "Statistics are taken over whole batches, and one image has none"
+    if n_processes() > 1: raise ValueError(
+        f'train_batchnorm=True takes statistics over whole batches, of which each of the {n_processes()} processes has '
+        'a part: train in one process.')
     if not dl.drop_last and dl.n%dl.bs == 1: raise ValueError(
         f'train_batchnorm=True needs two images in every batch, and {dl.n} images in batches of {dl.bs} leave one '
         'for the last: choose another batch_size.')
+    if recipe.get('accumulate'): raise ValueError(
+        'train_batchnorm=True takes statistics over whole batches, and accumulate computes them in parts: give one '
+        'of them.')
 
 # %% ../nbs/api/43_learner.ipynb #1a3df7b3
 adamw = partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True))
@@ -227,26 +240,22 @@ def _callbacks(recipe, loss, pull):
     return cbs
 
 def _check_settings(dls, classifier, recipe, loss_func):
-    "ValueError where settings don't go together; returns the labels of a batch"
+    "ValueError where settings don't go together"
     if loss_func and recipe['label_smoothing']: raise ValueError(
         'loss_func takes the place of cross-entropy, which label_smoothing belongs to: give one of them.')
     _check_precision(classifier)
-    _check_together(dls, recipe['train_batchnorm'])
-    if recipe['train_batchnorm']: _check_last_batch(dls.train)
-    if recipe['train_batchnorm'] and recipe.get('accumulate'): raise ValueError(
-        'train_batchnorm=True takes statistics over whole batches, and accumulate computes them in parts: give one '
-        'of them.')
-    return check_dataloaders(dls, classifier)
-
-def _check_together(dls, train_batchnorm):
-    "ValueError where several processes can't do as one would"
-    if n_processes() == 1: return
-    if train_batchnorm: raise ValueError(
-        f'train_batchnorm=True takes statistics over whole batches, of which each of the {n_processes()} processes has '
-        'a part: train in one process.')
-    if not all(isinstance(dl, ClipDL) and dl.source for dl in dls): raise ValueError(
+    if recipe['train_batchnorm']: _check_batchnorm(dls.train, recipe)
+    if n_processes() > 1 and not all(isinstance(dl, ClipDL) and dl.source for dl in dls): raise ValueError(
         f'{n_processes()} processes need DataLoaders from clip_dataloaders, which give each its share of the same '
         'batches: make them so, or train in one process.')
+
+def _model_to_train(classifier, train, grad_checkpointing):
+    "A copy whose chosen weights train, with no record of its own yet"
+    model = classifier.copy().rebuild_head()
+    model.alpha, model.parents, model.metrics, model.recipe = 1., [], {}, {}
+    choose_weights(model, train)
+    if grad_checkpointing: _checkpoint_layers(model)
+    return model
 
 def _checkpoint_layers(classifier):
     "Let open_clip compute layers again in the backward pass instead of keeping what they gave"
@@ -296,7 +305,7 @@ def clip_learner(
     pull=None, # function of a weight, called after each step
     accumulate:int=1, # parts that each batch is computed in, for one too large for memory
     grad_checkpointing:bool=False, # compute layers twice instead of keeping what they gave
-    loss_func=None, # fastai's: function of logits and labels; default cross-entropy with label_smoothing
+    loss_func=None, # fastai's: function of logits and labels, not of captions; default cross-entropy
     opt_func=adamw, # fastai's: function of parameter groups
     splitter=parameter_groups, # fastai's: function of the model
     **kwargs, # of fastai's `Learner`: path, lr, …
@@ -306,15 +315,13 @@ def clip_learner(
     recipe = dict(train=train, wd=wd, label_smoothing=label_smoothing, clip_norm=clip_norm,
                   precision=fitting_precision(precision, classifier.device), train_batchnorm=train_batchnorm)
     if accumulate > 1: recipe['accumulate'] = accumulate
-    labels = _check_settings(dls, classifier, recipe, loss_func)
+    _check_settings(dls, classifier, recipe, loss_func)
+    labels = check_dataloaders(dls, classifier)
     loss, pull = (m and prepared(m, classifier) for m in (loss, pull))
     if is_captions(labels): kwargs = _on_captions(dls, loss) | kwargs
     if beside(loss, 'trains_text'): classifier = _with_text(classifier, accumulate)
-    image_dls, model = dls, classifier.copy().rebuild_head()
-    model.alpha, model.parents, model.metrics, model.recipe = 1., [], {}, {}
+    image_dls, model = dls, _model_to_train(classifier, train, grad_checkpointing)
     model.beside = _found_beforehand(loss, pull)
-    choose_weights(model, train)
-    if grad_checkpointing: _checkpoint_layers(model)
     if train == 'head': dls, model = feature_dataloaders(dls, model), HeadOnFeatures(model)
     loss_func = loss_func or CrossEntropyLossFlat(label_smoothing=label_smoothing)
     settings = dict(loss_func=loss_func, metrics=metrics, lr=3e-5) | kwargs
@@ -326,7 +333,7 @@ def clip_learner(
     _show_progress(learn, progress)
     return learn
 
-# %% ../nbs/api/43_learner.ipynb #663a3704
+# %% ../nbs/api/43_learner.ipynb #108c7a55
 def _show_progress(learn, progress):
     "Bars where somebody watches, lines where nobody does, or nothing"
     learn.remove_cb(ProgressCallback)
@@ -336,6 +343,7 @@ def _show_progress(learn, progress):
         learn.add_cb(ProgressLines())
         learn.logger = learn.progress_lines.epoch_line
 
+# %% ../nbs/api/43_learner.ipynb #663a3704
 def _found_beforehand(*methods):
     "Tensors that methods were given, or made by their `prepare`, to be saved beside the classifier"
     given = {k: v for m in methods for k,v in getattr(m, 'keywords', {}).items() if isinstance(v, torch.Tensor)}
@@ -435,7 +443,7 @@ def finetune(
     validation=None, # `ImageSet` to watch; default the suite's or folder's, or a tenth of `images`
     epochs:int=10,
     lr=3e-5, # highest learning rate
-    batch_size:int=128,
+    batch_size:int=128, # images computed at once; a step takes `accumulate` times as many
     train='all', # what trains: 'all', 'head' or 'last:n'
     precision='bf16', # or 'fp32'
     warmup_steps:int=None, # default 500, or a tenth of all steps if that is less
@@ -445,9 +453,9 @@ def finetune(
     checkpoint_dir=None, checkpoint_steps:int=None, resume:bool=False, # as in `fit_cosine`
     progress:bool=True, # fastai's table and bars; where nobody watches, a line an epoch
     loss=None, pull=None, # methods: functions of a step, and of a weight after each step
-    captions=None, # CSV with the columns `file` and `caption`: train both towers on these pairs, with a loss such as FLYP's
+    captions=None, # CSV with columns `file` and `caption`: train both towers on these, with a loss such as FLYP's
     cbs=None, # fastai callbacks, such as averages over time
-    accumulate:int=1, # batches whose gradients are added before a step, as if they were one
+    accumulate:int=1, # parts of a step's batch, as in `clip_learner`
     **kwargs, # of `clip_learner`: grad_checkpointing, wd, label_smoothing, clip_norm, train_batchnorm, …
 ): # fine-tuned `ImageClassifier`, alpha 1
     "Fine-tune a classifier with the paper's recipe"
@@ -455,7 +463,7 @@ def finetune(
         torch.manual_seed(seed)
         dls = clip_dataloaders(images, classifier, accumulate*batch_size, validation, crop_scale, workers, seed,
                                progress, captions)
-        dls.valid.bs = batch_size
+        dls.valid.bs = batch_size # nothing is accumulated there
         learn = clip_learner(dls, classifier, train, precision=precision, progress=progress, loss=loss, pull=pull,
                              accumulate=accumulate, **kwargs)
         say_place(learn.classifier.device, learn.recipe['precision'], progress)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['decode_for_all', 'batches', 'device_of', 'reuse_memory', 'fitting_batch_size', 'ready', 'each_batch', 'run_all',
-           'check_classes', 'check_attributes', 'common_transform', 'Predictions', 'predict', 'check_shape',
-           'check_nan', 'check_logits', 'Features', 'extract_features']
+           'check_classes', 'check_attributes', 'common_transform', 'check_shape', 'check_nan', 'Predictions',
+           'predict', 'Features', 'extract_features']
 
 # %% ../nbs/api/30_passes.ipynb #17750091
 import ctypes, math, numpy as np, sys, torch
@@ -15,7 +15,8 @@ from functools import partial
 from itertools import chain
 from PIL import Image
 from torch import nn
-from .cache import MAX_SKIPPED, Pixels, Tried, check_skipped, decode_once, decoding_workers, entry_folder, open_entry, write_entry
+from .cache import MAX_SKIPPED, Pixels, Tried, check_skipped, decode_once, decoding_workers
+from .cache import entry_folder, open_entry, write_entry
 from .datasets import ImageSet
 from .devices import eval_mode, exact_fp32
 from .feeding import Feeder, Waiting
@@ -34,7 +35,8 @@ def _read(
     "A batch: of decoded images of one size in one piece, else image by image"
     run = source.kept and source.kept.run(idxs[0], idxs[-1]+1)
     if run is not None: return idxs, _tensor(run), []
-    items = {i: Tried(source)[i] for i in idxs}
+    tried = Tried(source)
+    items = {i: tried[i] for i in idxs} # a text is the reason why an image couldn't be read
     good = [i for i, x in items.items() if not isinstance(x, str)]
     x = torch.stack([_tensor(items[i]) for i in good]) if good else None
     return good, x, [(i, x) for i, x in items.items() if isinstance(x, str)]
@@ -63,7 +65,7 @@ def batches(
     shared=False    # of several processes each takes some of the batches
 ): # yields (indices, images (n, …))
     "Decoded and transformed images in order; ValueError when too many are unreadable"
-    if not len(images): raise ValueError(f'{images.name}: no images')
+    if not len(images): raise ValueError(f'{images.name} has no images.')
     transform = in_halves(transform)
     source = Pixels(images, transform)
     if keep: decode_for_all(source, workers, progress)
@@ -91,7 +93,7 @@ _keeping = []
 
 @contextmanager
 def reuse_memory():
-    "While the block runs, memory that tensors free is kept for the next ones (Linux with glibc; elsewhere nothing happens)"
+    "While the block runs, memory that tensors free is kept for the next ones; nothing happens without glibc"
     libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
     if _keeping or not hasattr(libc, 'mallopt'):
         yield
@@ -136,14 +138,14 @@ def each_batch(
     "Each batch of a set once, on all the devices where functions want it; of several processes each has some"
     batch_size = batch_size or fitting_batch_size(functions, transform)
     n_batches = math.ceil(len(images)/batch_size)
-    even = math.ceil(len(images)/n_batches) if n_batches else 1 # as many batches, all of about one size
+    even = math.ceil(len(images)/max(1, n_batches)) # as many batches, all of about one size
     devices = list(dict.fromkeys(map(device_of, functions)))
     for idx, x in batches(images, transform, skipped, even, device=devices[0], shared=True, **kwargs):
-        yield idx, {d: _ondevice_of(x, d) for d in devices}
+        yield idx, {d: _on_device(x, d) for d in devices}
     skipped[:] = sorted(chain.from_iterable(of_all(skipped)))
     check_skipped(images, [reason for _, reason in skipped], kwargs.get('most_skipped', MAX_SKIPPED))
 
-def _ondevice_of(x, device):
+def _on_device(x, device):
     "Channels last in memory: a CPU convolves such images some 15 % faster"
     return x.to(device, memory_format=torch.channels_last) if x.ndim == 4 else x.to(device)
 
@@ -154,7 +156,7 @@ def run_all(
     transform,    # PIL image -> tensor
     batch_size=None, # default `fitting_batch_size`
     **kwargs      # of `batches`
-) -> tuple: # dict name -> (n, …) fp32 or integer tensor on the CPU; indices of the n images; (index, reason) of the skipped ones
+) -> tuple: # name -> (n, …) fp32 or integer tensor on the CPU; indices of the n images; (index, reason) of the rest
     "What each function makes of each image, every image decoded and transformed once"
     seen, skipped = [], []
     with ready(functions.values()):
@@ -178,10 +180,10 @@ def check_classes(
     a, b = list(classifier.classnames), list(images.classnames)
     for i, (x, y) in enumerate(zip(a, b)):
         if x != y: raise ValueError(
-            f'class {i} is {x!r} for {name} and {y!r} in {images.name!r}; give both the same class names in the same '
-            'order')
+            f'Class {i} is {x!r} for {name} and {y!r} in {images.name!r}; give both the same class names in the same '
+            'order.')
     if len(a) != len(b): raise ValueError(
-        f'{name} has {len(a)} classes, {images.name!r} has {len(b)}; give both the same class names in the same order')
+        f'{name} has {len(a)} classes, {images.name!r} has {len(b)}; give both the same class names in the same order.')
 
 # %% ../nbs/api/30_passes.ipynb #b53e8e5b
 def check_attributes(
@@ -204,9 +206,30 @@ def common_transform(
             f"{first!r} and {name!r} transform images differently: run them one at a time.\n{first}: {a}\n{name}: {b}")
     return a
 
+# %% ../nbs/api/30_passes.ipynb #c28bbd70
+def check_shape(
+    logits, # (n, …)
+    images, # `ImageSet`
+    name    # of the classifier, for messages
+):
+    "ValueError unless there is one logit a class"
+    if logits.ndim == 2 and logits.shape[1] == len(images.classnames): return
+    raise ValueError(
+        f'{name} gave {tuple(logits.shape[1:])} numbers an image; expected logits of {len(images.classnames)} classes.')
+
+def check_nan(
+    broken, # (n,) bool, whether an image's logits hold NaN
+    images, # `ImageSet`
+    name    # of the classifier, for messages
+):
+    "ValueError if a classifier's logits hold NaN"
+    if broken.any(): raise ValueError(
+        f'{name} gave NaN for {int(broken.sum())} images of {images.name!r}; its weights are broken, train it again '
+        'with a lower learning rate.')
+
 # %% ../nbs/api/30_passes.ipynb #c4db777c
-def _seen(images, kept, skipped): # labels, images, (path, reason) of the skipped ones
-    "What the images were that a pass has seen"
+def _about_images(images, kept, skipped): # labels, images, (path, reason) of the skipped
+    "Labels and images of the indices kept, and paths of the skipped"
     return torch.as_tensor(images.labels[kept]), images.subset(kept), [(images.paths[i], why) for i, why in skipped]
 
 @dataclass
@@ -230,34 +253,10 @@ def predict(
     for name, c in classifiers.items(): check_classes(c, images, name)
     logits, kept, skipped = run_all(classifiers, images, transform, batch_size=batch_size, workers=workers,
                                     progress=progress)
-    for name, z in logits.items(): check_logits(z, images, name)
-    return Predictions(logits, *_seen(images, kept, skipped))
-
-# %% ../nbs/api/30_passes.ipynb #c28bbd70
-def check_shape(
-    logits, # (n, …)
-    images, # `ImageSet`
-    name    # of the classifier, for messages
-):
-    "ValueError unless there is one logit a class"
-    if logits.ndim == 2 and logits.shape[1] == len(images.classnames): return
-    raise ValueError(
-        f'{name} gave {tuple(logits.shape[1:])} numbers an image; expected logits of {len(images.classnames)} classes')
-
-def check_nan(
-    broken, # (n,) bool, whether an image's logits hold NaN
-    images, # `ImageSet`
-    name    # of the classifier, for messages
-):
-    "ValueError if a classifier's logits hold NaN"
-    if broken.any(): raise ValueError(
-        f'{name} gave NaN for {int(broken.sum())} images of {images.name!r}; its weights are broken, train it again '
-        'with a lower learning rate')
-
-def check_logits(logits, images, name):
-    "Both"
-    check_shape(logits, images, name)
-    check_nan(logits.isnan().any(1), images, name)
+    for name, z in logits.items():
+        check_shape(z, images, name)
+        check_nan(z.isnan().any(1), images, name)
+    return Predictions(logits, *_about_images(images, kept, skipped))
 
 # %% ../nbs/api/30_passes.ipynb #ace17d57
 @dataclass
@@ -281,23 +280,19 @@ def extract_features(
         entry = open_entry(folder)
         return Features(torch.from_numpy(entry.data.reshape(len(entry), -1).copy()), torch.as_tensor(images.labels),
                         images)
+    def features(x): return classifier.features(x)
+    features.device = device_of(classifier)
     with eval_mode(classifier):
-        f = _Features(classifier)
-        out, kept, skipped = run_all(dict(features=f), images, classifier.transform, batch_size=batch_size,
+        out, kept, skipped = run_all(dict(features=features), images, classifier.transform, batch_size=batch_size,
                                      workers=workers, progress=progress)
     if folder and not skipped and not rank(): write_entry(folder, out['features'].numpy(), name=images.name)
-    return Features(out['features'], *_seen(images, kept, skipped))
+    return Features(out['features'], *_about_images(images, kept, skipped))
 
 # %% ../nbs/api/30_passes.ipynb #9f8fe555
 def _features_folder(classifier, images):
-    "Where the cache has the features; None if a transform, or a classifier without weights, doesn't say all that they follow from"
+    "Where the cache has the features; None if transform and weights don't say all that they follow from"
     key, tower = in_halves(classifier.transform).key, getattr(classifier, 'visual', classifier)
     if not (key and isinstance(tower, nn.Module)): return None
-    # layers, GELU or QuickGELU among them, and open_clip's description
+    # as text: the layers (GELU or QuickGELU), and open_clip's description
     built = tower, getattr(getattr(classifier, 'clip', None), 'config', '')
     return entry_folder('features', images, key, *built, state_hash(tower.state_dict()), device_of(classifier).type)
-
-class _Features:
-    "`classifier.features` as a function that knows its device"
-    def __init__(self, classifier): self.f, self.device = classifier.features, device_of(classifier)
-    def __call__(self, x): return self.f(x)

@@ -116,6 +116,7 @@ SIGLIP_KINDS = 'siglip', 'siglip_vision_model'
 def _settings(config, part, where): # dict
     "Settings of a tower, with what is left out"
     found = config if config['model_type'] == f'clip_{part}_model' else config.get(f'{part}_config') or {}
+    if not isinstance(found, dict): raise BadFile(f'{where}: {part}_config is no object. Copy or download it again.')
     s = _both | _defaults[part] | found
     numbers = [k for k in _defaults[part] if not (type(s[k]) is int and 0 < s[k] < 2**20)]
     if numbers: raise BadFile(f'{where}: {first_few(numbers)} is no size of a CLIP. Copy or download the folder again.')
@@ -159,7 +160,7 @@ def hub_preprocess(
     size = config.get('size')
     squash = isinstance(size, dict) and 'height' in size and not config.get('do_center_crop')
     new = dict(mean=config.get('image_mean'), std=config.get('image_std'),
-               interpolation=RESAMPLE.get(config.get('resample')),
+               interpolation=next((way for n, way in RESAMPLE.items() if n == config.get('resample')), None),
                resize_mode='squash' if squash else 'shortest')
     return {k: v for k,v in new.items() if v}
 

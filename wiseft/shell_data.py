@@ -54,8 +54,9 @@ def data(
     unpack:Annotated[Optional[Path], typer.Option('--unpack', help='Copy the embedded suite to this folder.')]=None,
     root:DataRoot=None,
     download:Annotated[bool, typer.Option('--download', help='Download it: imagenet and its shifted sets '
-                                                             '(imagenet-v2, -r, -sketch, -a, objectnet) and '
-                                                             'hf:owner/name from the hub, others with torchvision.')
+                                                             '(imagenet-v2, -r, -sketch, -a, objectnet), '
+                                                             'iwildcam, fmow, transfer:cars and hf:owner/name from '
+                                                             'the hub, others with torchvision.')
                        ]=False,
     yes:Annotated[bool, typer.Option('--yes', '-y', help='Download without asking.')]=False,
     force:Force=False,

@@ -32,10 +32,12 @@ def card(
     classifier:Classifier,
     results:Annotated[Optional[Path], typer.Option('--results', help='A results table (CSV) to show.',
                                                    show_default=False)]=None,
+    licence:Annotated[Optional[str], typer.Option('--licence', help='As the hub names it (mit, apache-2.0, other), if '
+                                                                    'you know it.', show_default=False)]=None,
 ):
     "Write a model card, README.md with the hub's settings, into a classifier's folder."
     from wiseft.card import write_card
-    wrote(write_card(classifier, results))
+    wrote(write_card(classifier, results, licence))
 
 @command('wiseft push averaged owner/name')
 def push(

@@ -66,11 +66,12 @@ def _number(names): return '1,000' if names == 'imagenet' else f'{len(names):,}'
 # %% ../nbs/api/72_shell_train.ipynb #a37510bb
 def _classnames(classes):
     "The class names that a word on the command line stands for"
+    from wiseft.images import holds_images
     from wiseft.layouts import FAMILIES,set_classes
     from wiseft.prompts import read_classnames
     if classes == 'imagenet': return classes
     if classes in (*FAMILIES, 'imagenet-r', 'imagenet-a', 'objectnet'): return set_classes(classes)
-    if is_suite(classes) or Path(classes).is_dir(): return next(iter(sets_of(classes).values())).classnames
+    if is_suite(classes) or holds_images(classes): return next(iter(sets_of(classes).values())).classnames
     if Path(classes).is_file(): return read_classnames(classes)
     if ',' in classes: return [c.strip() for c in classes.split(',')]
     raise ValueError(
@@ -93,8 +94,8 @@ LearningRate = Annotated[Optional[float], typer.Option('--lr', min=0, show_defau
 TrainingPrecision = Annotated[str, typer.Option('--precision',
     help='bf16 (autocast, weights stay in fp32; fp32 where a CPU has no bf16) or fp32.')]
 Captions = Annotated[Optional[Path], typer.Option('--captions',
-    help='A CSV with the columns file and caption: train both towers on these pairs, with FLYP if no loss '
-         'is named. The files are relative to DATA.', show_default=False)]
+    help='A CSV, with commas or tabs, with the columns file (or filepath) and caption (or title): train both towers '
+         'on these pairs, with FLYP if no loss is named. The files are relative to DATA.', show_default=False)]
 
 def _suite_of(data): # as `suite_loader`
     return suite_loader(data, None, None) if is_suite(data) else suite_loader(None, data, None)

@@ -107,11 +107,12 @@ _activations = {'gelu_pytorch_tanh': 'tanh', 'gelu': 'none'} # transformers, tor
 def _settings(config, part, where): # dict
     "Settings of a tower, with what is left out"
     found = config if config['model_type'] == f'siglip_{part}_model' else config.get(f'{part}_config') or {}
+    if not isinstance(found, dict): raise BadFile(f'{where}: {part}_config is no object. Copy or download it again.')
     s = dict(hidden_act='gelu_pytorch_tanh', layer_norm_eps=1e-6) | _sizes[part] | found
     numbers = [k for k in _sizes[part] if not (type(s[k]) is int and 0 < s[k] < 2**20)]
     if numbers: raise BadFile(
         f'{where}: {first_few(numbers)} is no size of a SigLIP. Copy or download the folder again.')
-    if s['hidden_act'] not in _activations: raise BadFile(
+    if s['hidden_act'] not in list(_activations): raise BadFile(
         f"{where}: hidden_act is {s['hidden_act']!r:.50}; SigLIPs have {first_few(list(_activations))}.")
     if s['layer_norm_eps'] != 1e-6: raise BadFile(
         f"{where}: layer_norm_eps is {s['layer_norm_eps']!r:.50}; timm's SigLIPs have 1e-6.")

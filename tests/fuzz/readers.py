@@ -4,19 +4,22 @@ It is read, or refused by a BadFile that names it. Files are made of parts, whic
 JSON changes as such too, and any file as bytes.
 """
 import csv
+import gzip
 import hashlib
 import io
 import json
 import pickle
 import resource
+import shutil
 import signal
 import struct
 import sys
+import tarfile
 import tempfile
 import time
 import warnings
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +27,29 @@ import pandas as pd
 import torch
 from PIL import Image
 from safetensors.torch import save as safetensors_bytes
-from test_models import build
+from test_models import build, vit_pico_patch8_siglip_32
 
+from wiseft.bench import Work
 from wiseft.cache import open_entry, write_entry
+from wiseft.card import write_card
 from wiseft.checkpoints import read_state_dict
 from wiseft.classifiers import ImageClassifier, load_classifier
 from wiseft.clips import load_clip
 from wiseft.datasets import load_suite
-from wiseft.exchange import read_results, write_results
+from wiseft.exchange import read_recipes, read_results, write_results
+from wiseft.files import cache_root
 from wiseft.heads import ClassificationHead
-from wiseft.images import open_image, readable_formats
-from wiseft.layouts import read_array, read_pickle_as_data
+from wiseft.images import ImageSet, UnreadableImage, image_folder, open_image, readable_formats, table_set
+from wiseft.kept import compare_ends, read_predictions, write_predictions
+from wiseft.layouts import FAMILIES, objectnet_classes, read_array, read_pickle_as_data
+from wiseft.loaders import captioned_images
+from wiseft.pretrained import their_config, their_preprocess, to_transformers
 from wiseft.prompts import read_classnames
 from wiseft.results import COLUMNS, MEAN, REFERENCE, results_table
 from wiseft.resume import read_training
+from wiseft.scores import KeptPredictions, image_rows
+from wiseft.shards import tar_index
+from wiseft.siglip import to_siglip
 from wiseft.text import BadFile
 
 SLOWEST = 10  # seconds of the processor that one file may take
@@ -131,6 +143,7 @@ def changed_files(reader, rng):
 class Reader:
     "One file, of parts that are put together"
     name, share = "mutated", 1.9  # of the number of changes that is asked for: less where a file takes longer
+    also = ()  # other errors by which files may be refused, with their name
 
     def __init__(self):
         self.seeds = list(self.starts())
@@ -256,21 +269,21 @@ def clip_parts(model):
 
 class Configs(Reader):
     "Configurations and weights of CLIPs"
-    rooms, share = ("configs", "sources", "clips"), 0.25
+    rooms, share, weights = ("configs", "sources", "clips"), 0.25, "open_clip_model.safetensors"
 
     def starts(self):
         for model in (MODEL, TIMM):
             yield self.split(clip_parts(model))
 
     def split(self, files):
-        data = files.pop("open_clip_model.safetensors")
+        data = files.pop(self.weights)
         n = struct.unpack("<Q", data[:8])[0]
         return files | dict(header=data[8:8 + n], data=data[8 + n:])
 
     def files(self, parts):
         weights = struct.pack("<Q", len(parts["header"])) + parts["header"] + parts["data"]
         others = {n: data for n, data in parts.items() if n not in ("header", "data")}
-        return others | {"open_clip_model.safetensors": weights}
+        return others | {self.weights: weights}
 
     def read(self, folder):
         return load_clip(folder)
@@ -278,7 +291,7 @@ class Configs(Reader):
 
 class Cards(Configs):
     "Classifiers' cards, heads and configurations"
-    rooms, share = ("saving", "classifiers"), 0.1
+    rooms, share = ("saving", "classifiers", "card"), 0.1
 
     def starts(self):
         with folder_of(clip_parts(MODEL)) as folder:
@@ -300,7 +313,7 @@ class Cards(Configs):
 
     def read(self, folder):
         c = load_classifier(folder)
-        return repr(c), c.tuning, c.hash
+        return repr(c), c.tuning, c.hash, write_card(folder)
 
 
 class Images(Reader):
@@ -350,8 +363,12 @@ def table():
 
 def cells_of(rows):
     "The cells of a CSV file, each a part."
-    return {f"{i:02} {j:02}": f"{cell}{',' if j < len(row) - 1 else chr(10)}".encode()
+    return {f"{i:02} {j:02}": f"{quoted(cell)}{',' if j < len(row) - 1 else chr(10)}".encode()
             for i, row in enumerate(rows) for j, cell in enumerate(row)}  # fmt: skip
+
+
+def quoted(cell):
+    return '"' + cell.replace('"', '""') + '"' if '"' in cell or "," in cell else cell
 
 
 class Results(Reader):
@@ -437,8 +454,210 @@ class Suites(Reader):
         return load_suite(folder / "s").fingerprint
 
 
-READERS = [Safetensors, StateDicts, TorchScript, Pickles, Arrays, Configs, Cards, Images, Results, Lines, Resumes,
-           Entries, Lists, Suites]
+class HubFolders(Configs):
+    "Folders of transformers: a CLIP, and the image tower of a SigLIP"
+    rooms, share, weights = ("pretrained", "siglip", "sources"), 0.15, "model.safetensors"
+
+    def starts(self):
+        config = dict(embed_dim=32, text_cfg=MODEL["text_cfg"], custom_text=True, vision_cfg=dict(
+            image_size=32, timm_model_name=vit_pico_patch8_siglip_32.__name__, timm_pool="map", timm_proj="none"))
+        tower = {k: v.contiguous() for k, v in build(config).state_dict().items() if k.startswith("visual.trunk.")}
+        sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, image_size=32)
+        siglip = dict(model_type="siglip_vision_model", patch_size=8) | sizes
+        with folder_of(clip_parts(MODEL)) as folder:
+            clip = load_clip(folder)
+            about = json.dumps(their_preprocess(clip.preprocess)).encode()
+            for config, state in ((their_config(clip.config), to_transformers(clip.model.state_dict())),
+                                  (siglip, to_siglip(tower))):
+                yield self.split({"config.json": json.dumps(config).encode(), "preprocessor_config.json": about,
+                                  self.weights: safetensors_bytes({k: v.contiguous() for k, v in state.items()})})
+
+
+class Predictions(Reader):
+    "Predictions beside a results table"
+    name, rooms, share = "mutated.predictions.csv.gz", ("kept", "comparison"), 0.25
+
+    def starts(self):
+        rows = image_rows({d: four_images(d) for d in (REFERENCE, "sketch")}, "test")
+        who = dict(classifier="demo", tuning="plain", precision="fp32", seed=0)
+        ends = [("zero-shot", 0.0, [0, 1] * 4), ("weight-space", 0.5, [0, 1, 1, 0] * 2),
+                ("fine-tuned", 1.0, [0, 0, 1, 1] * 2)]
+        kept = KeptPredictions(rows, [(who | dict(method=m, alpha=a), np.array(codes), dict(nll=np.full(8, 0.5)))
+                                      for m, a, codes in ends])
+        with folder_of({}) as folder:
+            text = gzip.decompress(write_predictions(kept, folder / self.name).read_bytes()).decode()
+        yield cells_of(csv.reader(io.StringIO(text)))
+
+    def files(self, parts):
+        return {self.name: gzip.compress(b"".join(parts.values()), 1)}
+
+    def read(self, folder):
+        kept = read_predictions(folder / self.name)
+        with suppress(ValueError):  # of classifiers that can't be compared
+            compare_ends(kept)
+        return kept.frame()
+
+
+def four_images(name):
+    return ImageSet(name, [f"{name}/{i}.png" for i in range(4)], [0, 1, 1, 0], ["cat", "dog"])
+
+
+class Recipes(Reader):
+    "Recipes beside a results table"
+    name, rooms, share = "mutated.recipes.json", ("exchange",), 0.5
+
+    def starts(self):
+        yield dict(all=json.dumps(dict(demo=dict(tuning="plain", lr=1e-5, epochs=3, cost=dict(steps=9)))).encode())
+
+    def read(self, folder):
+        return read_recipes(folder / "mutated.csv")
+
+
+class Judged(Reader):
+    "What a bench found"
+    name, rooms, share = "plain.test.npz", ("bench",), 0.5
+
+    def starts(self):
+        seen = {"right reference": np.eye(3, 8, dtype=bool), "right sketch": np.ones((3, 4), bool)}
+        yield unzipped(saved(lambda c, f: np.savez_compressed(f, **c), seen | dict(cost=json.dumps(dict(steps=3)))))
+
+    def files(self, parts):
+        return {self.name: zipped(parts)}
+
+    def read(self, folder):
+        return Work(None, folder).judged(None, "plain", "test")
+
+
+class Shards(Reader):
+    "Tars with images and their labels, or with class folders"
+    rooms, share = ("shards", "images"), 0.3
+    also = FileNotFoundError, ValueError
+
+    def starts(self):
+        shown = [encoded(Image.new("RGB", (4, 4), (40 * i, 0, 9)), "PNG") for i in range(4)]
+        labelled = [(f"s{i}.png", im) for i, im in enumerate(shown)]
+        labelled += [(f"s{i}.cls", b"%d" % (i % 2)) for i in range(4)]
+        for members in (labelled, [(f"{'ab'[i % 2]}/{i}.png", im) for i, im in enumerate(shown)]):
+            yield tar_parts(members) | {"classnames.txt": b"cat\ndog\n", "nshards.txt": b"1\n"}
+
+    def files(self, parts):
+        lists = {name: data for name, data in parts.items() if name.endswith(".txt")}
+        tar = b"".join(data for name, data in parts.items() if name not in lists)
+        return {"s/0.tar": tar} | {f"s/{name}": data for name, data in lists.items()}
+
+    def read(self, folder):
+        shutil.rmtree(cache_root() / "shards", ignore_errors=True)  # a file that is replaced at once has the same times
+        shown = image_folder(folder / "s")
+        return shown.fingerprint, [shown.open(i) for i in range(min(len(shown), 9))]
+
+
+def tar_parts(members):
+    "Headers and contents of a tar, each a part."
+    parts = {}
+    for i, (name, data) in enumerate(members):
+        about = tarfile.TarInfo(name)
+        about.size = len(data)
+        parts |= {f"{i:02} header": about.tobuf(), f"{i:02}": data + bytes(-len(data) % 512)}
+    return parts | {"99": bytes(1024)}
+
+
+class Indices(Reader):
+    "What is remembered of a tar: the same as the tar says, or made anew"
+    rooms, share = ("shards",), 0.3
+
+    def starts(self):
+        self.tar = Path(tempfile.mkdtemp()) / "0.tar"
+        self.tar.write_bytes(Shards().files(Shards().seeds[0])["s/0.tar"])
+        shutil.rmtree(cache_root() / "shards", ignore_errors=True)
+        self.known = self.index()
+        (self.kept,) = (cache_root() / "shards").iterdir()
+        self.name = self.kept.name
+        yield dict(all=self.kept.read_bytes())
+
+    def index(self):
+        found = tar_index(self.tar, lambda name: name.endswith(".png"))
+        return list(found.names), *(a.tolist() for a in (found.offset, found.size, found.label))
+
+    def read(self, folder):
+        given = (folder / self.name).read_bytes()
+        self.kept.parent.mkdir(exist_ok=True)
+        self.kept.write_bytes(given)
+        assert self.index() == self.known, "another index than the tar's"
+        if self.kept.read_bytes() != given:
+            raise BadFile(f"{folder} is made again.")
+
+
+class Labelled(Reader):
+    "Tables of images and their labels"
+    rooms, share, columns = ("images",), 0.4, ["filepath", "label", "group"]
+    also = FileNotFoundError, ValueError
+
+    def starts(self):
+        for labels in ("cat dog cat dog", "0 1 1 0"):
+            rows = [[f"{i}.png", label, "g"] for i, label in enumerate(labels.split())]
+            yield cells_of([self.columns, *rows]) | {"classnames.txt": b"cat\ndog\n"}
+
+    def files(self, parts):
+        shown = {f"{i}.png": encoded(Image.new("L", (4, 4), i), "PNG") for i in range(4)}
+        table = b"".join(data for name, data in parts.items() if name != "classnames.txt")
+        return shown | {"table.csv": table, "classnames.txt": parts["classnames.txt"]}
+
+    def read(self, folder):
+        return table_set(folder / "table.csv").fingerprint
+
+
+class Captions(Labelled):
+    "Tables of images and their captions"
+    rooms, columns = ("images", "loaders"), ["file", "caption", "group"]
+
+    def read(self, folder):
+        return captioned_images(folder / "table.csv", folder).fingerprint
+
+
+MAPPINGS = "objectnet-1.0/mappings"
+SPLITS = ["train", "id_val", "id_test", "val", "test"] * 2
+CAMERAS = [["filename", "y", "location_remapped", "split"],
+           *([f"{i}.jpg", i % 3, i % 2, split] for i, split in enumerate(SPLITS))]
+PLACES = [["split", "category", "country_code", "timestamp"],
+          *([split, "zoo", "DEU", f"201{i}-01-02T00:00:00Z"] for i, split in enumerate(["train", "val", "test"] * 3))]
+OBJECTS = dict(
+    folder_to_objectnet_label=dict(chair="Chair", mug="Mug"), pytorch_to_imagenet_2012_id={"0": 2, "1": 0, "2": 1},
+    objectnet_to_imagenet_1k=dict(Chair="n1 x; n2 y", Mug="n3 z"))
+
+
+def csv_text(rows):
+    return "\n".join(",".join(map(str, row)) for row in rows)
+
+
+class Published(Reader):
+    "Tables and lists of published sets"
+    rooms, share = ("layouts",), 0.1
+    shown = ["SUN397/a/abbey/0.jpg", "SUN397/z/zoo/1.jpg", "SUN397/a/abbey/2.jpg", "SUN397/z/zoo/3.jpg",
+             *(f"iwildcam_v2.0/train/{i}.jpg" for i in range(10)),
+             *(f"fmow_v1.1/images/rgb_img_{i}.png" for i in range(9))]
+
+    def starts(self):
+        tables = {"iwildcam_v2.0/metadata.csv": CAMERAS, "fmow_v1.1/rgb_metadata.csv": PLACES,
+                  "fmow_v1.1/country_code_mapping.csv": [["alpha-3", "region"], ["DEU", "Europe"], ["KEN", "Africa"]]}
+        lists = {f"{MAPPINGS}/imagenet_to_label_2012_v2": "n1 x\nn2 y\nn3 z\n",
+                 "SUN397/ClassName.txt": "/a/abbey\n/z/zoo\n",
+                 "SUN397/Training_01.txt": "/a/abbey/0.jpg\n/z/zoo/1.jpg\n",
+                 "SUN397/Testing_01.txt": "/a/abbey/2.jpg\n/z/zoo/3.jpg\n"}
+        texts = lists | {name: csv_text(rows) for name, rows in tables.items()}
+        texts |= {f"{MAPPINGS}/{name}.json": json.dumps(content) for name, content in OBJECTS.items()}
+        yield {name: text.encode() for name, text in texts.items()}
+
+    def files(self, parts):
+        return parts | dict.fromkeys(self.shown, b"")
+
+    def read(self, folder):
+        sets = [FAMILIES[name](folder, True) for name in ("iwildcam", "fmow", "transfer:sun397")]
+        return sets, objectnet_classes(folder / MAPPINGS)
+
+
+READERS = [Safetensors, StateDicts, TorchScript, Pickles, Arrays, Configs, HubFolders, Cards, Images, Results, Lines,
+           Predictions, Recipes, Judged, Resumes, Entries, Indices, Lists, Suites, Shards, Labelled, Captions,
+           Published]
 
 
 # ---------- what becomes of a file ----------
@@ -478,10 +697,10 @@ def outcome(reader, folder):
     "'read', or the message that refuses a file."
     try:
         reader.read(folder)
-    except BadFile as e:
-        assert str(folder) in str(e), f"the message names no file: {e}"
-        return str(e)
     except Exception as e:
+        if type(e) in (BadFile, UnreadableImage, *reader.also):
+            assert str(folder) in str(e), f"the message names no file: {e}"
+            return str(e)
         raise AssertionError(f"There was a foreign error, {type(e).__name__}: {e}.") from e
     return "read"
 

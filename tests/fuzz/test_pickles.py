@@ -66,6 +66,7 @@ def test_any_instructions(tmp_path, monkeypatch):
         read[10:] = []
         assert time.monotonic() - began < 5
 
+    check(pickle.dumps({"a": [1, 2.5, "x"]}, 2))
     bounded(check, programs)
     assert read and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
 

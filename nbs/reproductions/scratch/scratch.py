@@ -2,7 +2,7 @@
 """Classifiers trained from scratch on the reference alone, of several widths, epochs and parts of the data: the suite's
 own baseline.
 
-    python scratch.py    # minutes a model on one core, the last an hour; a line of results.csv each, what is done is skipped
+    python scratch.py    # minutes a model on one core, the last an hour; a line of results.csv each, or skipped if done
     python scratch.py --repeat 16 0.25 10 0.6    # a model of this width, part, epochs and crops again, beside its line
 """
 import argparse, time, warnings
