@@ -228,7 +228,7 @@ def image_by_image(images, clip, batch_size=64):
 def crops_one_by_one(source, clip, draws, batch_size=64):
     "How fine-tuning was fed before: one crop after the other, as floats and normalised in the main process."
     def crop(i):
-        image = Image.fromarray(source.pixels(i, source.roomy))
+        image = Image.fromarray(source.pixels(i, source.for_crops))
         box = crop_box(draws[i], *image.size, source.crop_scale)
         return np.asarray(image.resize(source.size[::-1], Image.Resampling.BICUBIC, box=box))
     for part in torch.arange(len(draws)).split(batch_size):

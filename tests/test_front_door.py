@@ -116,6 +116,8 @@ def test_a_plain_test_folder_is_evaluated(photos, zeroshot, tmp_path):
     shutil.copytree(photos / "photos/test", tmp_path / "only/test")
     said = run(WISEFT, "evaluate", "zeroshot", "--reference", "only", cwd=tmp_path).stdout
     assert "21" in said, said
+    said = run(WISEFT, "evaluate", "zeroshot", "--suite", photos / "solid", cwd=tmp_path).stdout
+    assert "solid" in said and f" {table.n.iloc[0]} " in said, said
 
 
 def test_folders_by_wordnet_id(tmp_path):

@@ -9,6 +9,12 @@ from test_site import STICKING_OUT, browser, findings  # noqa: E402, F401
 ICONS = ROOT / "nbs/reproductions/icons"
 SEED = 0
 
+BROKEN = r"""cells => cells.filter(cell => {
+    const text = document.createRange();
+    text.selectNodeContents(cell);
+    return /^\S{1,20}$/.test(cell.innerText) && new Set([...text.getClientRects()].map(r => r.top)).size > 1;
+}).map(cell => cell.outerHTML)"""
+
 
 def kept(suite):
     "What the committed predictions say of one seed, as `sweep` would have kept it."
@@ -112,4 +118,7 @@ def test_without_scripts_and_in_print(browser, report):  # noqa: F811
     assert not page.locator("#slider").is_visible() and page.locator("#numbers .moves").first.is_visible()
     page.emulate_media(media="print")
     assert page.locator("figure img").first.is_visible()
+    page.set_viewport_size(dict(width=720, height=1000))  # A4 but for its margins
+    assert not page.locator("td").evaluate_all(BROKEN), "numbers over two lines"
+    assert not page.evaluate(STICKING_OUT)
     context.close()

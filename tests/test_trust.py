@@ -19,8 +19,10 @@ from wiseft.clips import load_clip
 from wiseft.datasets import load_suite
 from wiseft.exchange import read_results, write_results
 from wiseft.files import sha256_file
+from wiseft.images import image_folder
 from wiseft.layouts import read_array, read_pickle_as_data
 from wiseft.merging import interpolate, merge_files
+from wiseft.passes import extract_features
 from wiseft.prompts import read_classnames
 from wiseft.results import results_table
 from wiseft.resume import read_training
@@ -203,6 +205,21 @@ def test_ends_of_different_clips(tmp_path):
     interpolate(a, zeroshot_classifier(load_clip(first), NAMES, TEMPLATES))
     with pytest.warns(UserWarning, match="made with different templates"):
         interpolate(a, zeroshot_classifier(a.clip, NAMES, ["{}"]))
+
+
+def test_features_of_another_activation_are_others(tmp_path):
+    "Two CLIPs of the same weights, with GELU and with QuickGELU: neither is given what the cache has of the other."
+    for colour in ("red", "blue"):
+        (tmp_path / "photos" / colour).mkdir(parents=True)
+        Image.new("RGB", (32, 32), colour).save(tmp_path / "photos" / colour / "1.png")
+    photos = image_folder(tmp_path / "photos")
+    clips = [load_clip(write(tmp_path / kind, kind)) for kind in ("vit", "vit-quickgelu")]
+    made = [zeroshot_classifier(clip, NAMES, TEMPLATES) for clip in clips]
+    first, second = (extract_features(c, photos, progress=False).features for c in made)
+    assert not torch.equal(first, second)
+    with torch.no_grad():
+        expected = made[1].features(torch.stack([made[1].transform(photos.open(i)) for i in range(2)]))
+    torch.testing.assert_close(second, expected)
 
 
 def archive(pickled, stored=bytes(16), script=False, compression=zipfile.ZIP_STORED):

@@ -495,6 +495,7 @@ def transfer(name, root, allow_incomplete=False) -> dict: # parts of a suite
     return dict(classnames=sets['test'].classnames, templates=name, train=fit, validation=held, test=sets['test'],
                 shifts={})
 
+# %% ../nbs/api/11_layouts.ipynb #131a1c9b
 def _tv_set(root, classes, pairs):
     "An image set of torchvision's files and labels"
     files, labels = ([pair[k] for pair in pairs] for k in (0, 1))

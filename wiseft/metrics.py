@@ -10,10 +10,10 @@ __all__ = ['FEW', 'correct', 'accuracy', 'top_k', 'clopper_pearson', 'bootstrap_
 # %% ../nbs/api/01_metrics.ipynb #0d1c0041
 import numpy as np, torch
 from itertools import chain, repeat
-from scipy import special, stats
+from scipy import special
 from scipy.sparse import coo_array, csr_array, hstack
 from scipy.sparse.csgraph import connected_components
-from .later import multitest, proportion
+from .later import multitest, proportion, stats
 
 # %% ../nbs/api/01_metrics.ipynb #e56ed2a7
 def correct(

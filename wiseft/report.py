@@ -12,6 +12,7 @@ from functools import partial
 from html import escape
 from pathlib import Path
 from string import Template
+from .card import in_words
 from .changes import changed_confusions, changed_images, some_changes, thumbnail
 from .files import atomic_path
 from .images import UnreadableImage
@@ -330,7 +331,7 @@ th, td { text-align:left; padding:.25rem .6rem .25rem 0; border-bottom:1px solid
 .ring { position:absolute; width:.7rem; height:.7rem; margin:-.5rem; border:.16rem solid #c2185b; border-radius:50%; background:#ffffff80; }
 .strip, .cards { display:flex; flex-wrap:wrap; gap:.4rem; padding:0; list-style:none; } .small { object-fit:contain; background:#fff; border:1px solid var(--line); border-radius:4px; }
 .cards li { display:flex; gap:.5rem; width:17rem; max-width:100%; font-size:.85rem; line-height:1.3; border-left:4px solid #2e7d32; padding-left:.5rem; } .cards .lost { border-color:#c62828; }
-@media print { body { max-width:none; margin:0; font-size:11px; } #slider, .ring { display:none; } .scroll { overflow:visible; } th, td { white-space:normal; padding-right:.3rem; }
+@media print { body { max-width:none; margin:0; font-size:11px; } #slider, .ring { display:none; } .scroll { overflow:visible; } th, td { white-space:normal; overflow-wrap:break-word; }
   figure, tr, li { break-inside:avoid; } h2, h3 { break-after:avoid; } }
 </style>
 </head>
@@ -367,10 +368,8 @@ def _beginning(table, comparisons, notes, alpha):
 
 # %% ../nbs/api/61_report.ipynb #505ef25b
 def _recipe(recipe):
-    "A recipe as a table; what it holds in turn is written as it is in JSON"
-    text = lambda v: v if isinstance(v, str) else f'{v:g}' if isinstance(v, (int, float)) and not isinstance(v,
-        bool) else json.dumps(v, ensure_ascii=False)
-    return pd.DataFrame([(k.replace('_', ' '), text(v)) for k, v in recipe.items() if v not in (None, '', [], {})],
+    "A recipe as a table"
+    return pd.DataFrame([(k.replace('_', ' '), in_words(v)) for k, v in recipe.items() if v not in (None, '', [], {})],
                         columns=['what', 'value'])
 
 def _robustness_section(shown, fits):

@@ -9,11 +9,12 @@ __all__ = ['AXES', 'to_axis', 'from_axis', 'Line', 'Baseline', 'fit_baseline', '
 # %% ../nbs/api/02_robustness.ipynb #68cb9600
 import json, numpy as np, pandas as pd
 from dataclasses import dataclass
-from scipy import special, stats
+from scipy import special
 from .files import package_data
+from .later import stats
 
 # %% ../nbs/api/02_robustness.ipynb #54181734
-AXES = dict(logit=(special.logit, special.expit), probit=(stats.norm.ppf, stats.norm.cdf))
+AXES = dict(logit=(special.logit, special.expit), probit=(special.ndtri, special.ndtr))
 
 def to_axis(
     accuracy,    # fractions, 0 to 1; the ends are infinitely far away

@@ -113,7 +113,9 @@ def _check_card(card, path):
     lists = [k for k in ('classnames', 'templates', 'parents') if k not in wrong]
     wrong += [k for k in lists if not set(map(type, card[k])) <= {str}]
     if not isinstance(card.get('head_from_text', False), bool): wrong.append('head_from_text')
-    if 'clip' not in wrong and not isinstance(card['clip'].get('name'), str): wrong.append('clip')
+    if 'clip' not in wrong and not (isinstance(card['clip'].get('name'), str)
+                                    and isinstance(card['clip'].get('pretrained'), (str, _optional))):
+        wrong.append('clip')
     if not isinstance(card.get('head', {}), dict): wrong.append('head')
     if 'precision' not in wrong and card['precision'] not in ('fp32', 'bf16', 'fp16', 'fp64'): wrong.append('precision')
     if wrong: raise BadFile(

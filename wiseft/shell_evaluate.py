@@ -7,6 +7,7 @@ __all__ = ['evaluate_', 'results_file', 'warn', 'sweep_', 'methods_down', 'ensem
 
 # %% ../nbs/api/73_shell_evaluate.ipynb #629734e7
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated,List,Optional
 
@@ -15,11 +16,13 @@ import typer
 from .shell import (
     AllowIncomplete,Classifier,Classifiers,DataRoot,Device,Force,Metrics,Output,Reference,Shift,Split,SuiteName,Use,
     check_ending,command,listed,load_methods,load_named,say,show_table,suite_loader,chosen_device,wrote)
+from .shell_data import is_suite
 
 # %% ../nbs/api/73_shell_evaluate.ipynb #7d2800d8
 @command('wiseft evaluate zeroshot finetuned averaged --suite icons',
          'wiseft evaluate averaged --suite imagenet --data-root /data -o imagenet.csv',
-         'wiseft evaluate averaged --reference photos --shift sketches --shift night -o results.csv', together=True)
+         'wiseft evaluate averaged --reference photos --shift sketches --shift night -o results.csv',
+         'wiseft evaluate averaged --suite photos/test', together=True)
 def evaluate_(
     classifiers:Classifiers,
     suite:SuiteName='icons',
@@ -36,7 +39,15 @@ def evaluate_(
     "Accuracy of classifiers on a reference distribution and its shifted sets, with 95 % intervals."
     load = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete,
                         training=split=='validation')
+    if not reference and _is_plain(suite): load = _whole(suite)
     _measure(classifiers, dict, load, device, output, force, split=split, metrics=listed(metrics))
+
+# %% ../nbs/api/73_shell_evaluate.ipynb #c6c3cd5b
+def _is_plain(suite): return Path(suite).is_dir() and not is_suite(suite)
+
+def _whole(folder): # as `suite_loader`
+    from wiseft.images import image_folder
+    return partial(image_folder, folder)
 
 # %% ../nbs/api/73_shell_evaluate.ipynb #718f8d1c
 @contextmanager
@@ -216,5 +227,7 @@ def predict_(
 def _in_per_cent(table):
     "The first classes of each picture, for a terminal"
     shown = [c for c in table if c.startswith(('file', 'class', 'probability'))][:7]
+    shares = [c for c in shown if c.startswith('probability')]
     t = table.loc[table.problem == '', shown]
-    return t.assign(**{c: (100*t[c].astype(float)).round(1) for c in shown if c.startswith('probability')})
+    t[shares] = (100*t[shares].astype(float)).round(1)
+    return t.rename(columns={c: f'{c} %' for c in shares})

@@ -24,6 +24,8 @@ def plot(
     force:Force=False,
 ):
     "Draw a table as PNG files in a folder: reference against shift, accuracy against α, every set."
+    if output.suffix in ('.png', '.pdf', '.svg', '.jpg'): raise typer.BadParameter(
+        f'Several pictures are drawn, into a folder: leave {output.suffix} out of {output}.')
     from wiseft.files import atomic_path
     from wiseft.exchange import read_results
     with atomic_path(output, force=force) as tmp:

@@ -131,6 +131,7 @@ CORPUS = {  # reader, what differs from its first file: parts, or whole files
     "configs: one mean for three colours": (Configs, preprocess(mean=0.5)),
     "cards: classes that are none": (Cards, card(classnames=[1, 2, 3])),
     "cards: alpha is text": (Cards, card(alpha="1")),
+    "cards: a tower's tag that is a number": (Cards, card(clip=dict(name="x", pretrained=1.5))),
     "results: outside its interval": (Lines, line(value=0.99)),
     "results: per cent": (Lines, line(value=50.0, low=40.0, high=60.0)),
     "results: -1 images": (Lines, line(n=-1)),
