@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 from unicodedata import category, normalize
 from .columns import PathColumn, TextColumn
-from .files import read_lines
+from .files import existing_file, read_lines
 from .hashes import content_hashes, file_hash, file_identity
 from .shards import Members, check_downloaded, local_copy, shard_files, shard_members
 from .text import BadFile, first_few
@@ -515,6 +515,7 @@ def read_image_table(
     need  # 'label' or 'caption'
 ) -> pd.DataFrame: # columns `file`, `need`, and `group` where there is one; texts
     "What somebody wrote down about image files; `BadFile` says what is missing"
+    path = existing_file(path, 'table of images')
     try:
         with open(path, encoding='utf-8-sig') as f: separator = '\t' if '\t' in f.readline() else ','
         t = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding='utf-8-sig')
