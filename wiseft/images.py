@@ -522,8 +522,10 @@ def read_image_table(
     except OSError: raise
     except Exception as e: raise BadFile(f'{path} is no CSV file ({e}). Copy it again.') from None
     found = {k: next((c for c in names if c in t), None) for k, names in _COLUMNS.items()}
+    captions = ' Captions are for `wiseft finetune FOLDER --captions`.' if need == 'label' and found['caption'] else ''
     if lacking := [k for k in ('file', need) if not found[k]]: raise BadFile(
-        f'{path} has the columns {first_few(list(t), 8)}: there is none named {" or ".join(_COLUMNS[lacking[0]])}.')
+        f'{path} has the columns {first_few(list(t), 8)}: there is none named {" or ".join(_COLUMNS[lacking[0]])}.'
+        + captions)
     t = pd.DataFrame({k: t[c] for k, c in found.items() if c})
     if empty := [r.file or f'row {i+1}' for i, r in enumerate(t.itertuples()) if not (r.file and getattr(r, need).strip())]:
         raise BadFile(f'{path} has no {need} for {first_few(empty)}. Write one, or remove the row.')
