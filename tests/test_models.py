@@ -20,6 +20,7 @@ from wiseft.clips import load_clip
 from wiseft.heads import zeroshot_head
 from wiseft.classifiers import ImageClassifier, load_classifier, zeroshot_classifier
 from wiseft.merging import average, interpolate
+from wiseft.pico import pico_classifier
 from wiseft.text import BadFile
 
 NAMES = ["cat", "fire truck", "umbrella"]
@@ -172,6 +173,20 @@ def test_low_precision(kind, folders, picture, tmp_path):
     low.save(tmp_path / "low")
     assert load_classifier(tmp_path / "low").hash == low.hash
     assert load_classifier(tmp_path / "low", precision="fp32").state_dict()["head.weight"].dtype == torch.float32
+
+
+def test_frozen_batchnorm_stays_frozen():
+    "In the middle of a training, a prediction and a new head leave each layer in its mode."
+    classifier = pico_classifier(NAMES).with_text().train()
+    frozen = [m for m in classifier.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for m in frozen:
+        m.eval()
+    before = [m.training for m in classifier.modules()]
+    assert frozen and any(before)
+    classifier.predict_image(Image.new("RGB", (60, 48)))
+    assert [m.training for m in classifier.modules()] == before
+    classifier.rebuild_head()
+    assert [m.training for m in classifier.modules()] == before
 
 
 def test_quick_gelu_survives_saving(folders, picture, tmp_path):

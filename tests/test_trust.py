@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import zipfile
+from functools import partial
 
 import pytest
 import torch
@@ -18,14 +19,17 @@ from wiseft.classifiers import load_classifier, zeroshot_classifier
 from wiseft.clips import load_clip
 from wiseft.datasets import load_suite
 from wiseft.exchange import read_results, write_results
-from wiseft.files import sha256_file
-from wiseft.images import image_folder
+from wiseft.files import read_lines, sha256_file
+from wiseft.images import image_folder, table_set
+from wiseft.kept import read_predictions
 from wiseft.layouts import read_array, read_pickle_as_data
+from wiseft.loaders import captioned_images
 from wiseft.merging import interpolate, merge_files
 from wiseft.passes import extract_features
 from wiseft.prompts import read_classnames
 from wiseft.results import results_table
 from wiseft.resume import read_training
+from wiseft.shards import tar_index
 from wiseft.tensorfiles import TensorFile
 from wiseft.text import BadFile
 
@@ -289,7 +293,8 @@ def test_a_zip_file_that_grows(kind, tmp_path):
 
 
 READERS = [sha256_file, TensorFile, read_checkpoint, read_training, read_classnames, read_results, read_array,
-           read_pickle_as_data]
+           read_pickle_as_data, read_predictions, table_set, partial(captioned_images, folder=""),
+           partial(tar_index, is_image=str.isascii), read_lines]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")

@@ -18,11 +18,12 @@ from torch import nn
 from .checkpoints import read_checkpoint, read_state_dict
 from .clips import describe_tower, fill_tower, image_features, load_clip, unit_length
 from .datasets import open_image, to_rgb
+from .devices import eval_mode
 from .files import sha256_file
 from .heads import ClassificationHead, zeroshot_head
 from .modules import is_own, own_config, read_image_model, write_image_model
 from .parts import find_parts, head_normalises
-from .prompts import classnames as check_classnames, prompts, templates as check_templates
+from .prompts import classnames as find_classnames, prompts, templates as find_templates
 from .saving import check_saved, config_name, read_card, write_classifier, write_clip
 from .text import BadFile, first_few
 from .tensorfiles import state_hash
@@ -56,7 +57,8 @@ class ImageClassifier(nn.Module):
         self.parents, self.metrics, self.recipe = list(parents), dict(metrics or {}), dict(recipe or {})
         self.text = TextTower(clip.model) if head_from_text else None
         self.beside = {} # file name -> table or tensors that are saved beside it
-        _check_head(self.eval())
+        self.eval()
+        _check_head(self)
     def features(self,
         images # (n, 3, height, width), made by `transform`
     ): # (n, dim), rows of length 1, unless the head takes features as they are
@@ -79,19 +81,17 @@ class ImageClassifier(nn.Module):
         "Of the weights of the image tower"
         return self.clip.precision
     @property
+    def head_from_text(self): # bool
+        "Is the text tower among its weights, so that the head follows from it?"
+        return self.text is not None
+    @property
     def hash(self): # 64 hexadecimal digits
         "SHA-256 of all weights of the classifier, by which a weight-space ensemble knows its parents"
         return state_hash(self.state_dict())
     @property
     def tuning(self): # str
-        "Name of the way of fine-tuning, for tables: '' if there was none, 'plain' if nothing else is said"
+        "For tables: '' for a classifier that was never trained or merged, 'plain' where its recipe has no name for it"
         return self.recipe.get('tuning', 'plain') if self.alpha or self.parents or self.recipe else ''
-
-# %% ../nbs/api/23_classifiers.ipynb #a6c03a74
-@patch(as_prop=True)
-def head_from_text(self:ImageClassifier): # bool
-    "Is the text tower among its weights, so that the head follows from it?"
-    return self.text is not None
 
 # %% ../nbs/api/23_classifiers.ipynb #e4b367bd
 def _check_head(c):
@@ -107,7 +107,8 @@ def _check_head(c):
 @patch
 def __repr__(self:ImageClassifier):
     kind = {None: '', 0: ', zero-shot', 1: ', fine-tuned'}.get(self.alpha, f', alpha {self.alpha}')
-    return f'ImageClassifier {self.clip.name}{kind}: {describe_tower(self.clip)}, {len(self.classnames)} classes ({first_few(self.classnames)})'
+    about = f'{describe_tower(self.clip)}, {len(self.classnames)} classes ({first_few(self.classnames)})'
+    return f'ImageClassifier {self.clip.name}{kind}: {about}'
 
 # %% ../nbs/api/23_classifiers.ipynb #6a5d7517
 def zeroshot_classifier(
@@ -119,8 +120,8 @@ def zeroshot_classifier(
     head = zeroshot_head(clip, classnames, templates)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # of names that repeat: said by the line above
-        names = check_classnames(classnames)
-    return ImageClassifier(clip, head, names, check_templates(templates), alpha=0.)
+        names = find_classnames(classnames)
+    return ImageClassifier(clip, head, names, find_templates(templates), alpha=0.)
 
 # %% ../nbs/api/23_classifiers.ipynb #bb1b2241
 @patch
@@ -129,9 +130,8 @@ def predict_image(self:ImageClassifier,
     image # image file, or PIL image
 ): # Series of probabilities by class name, largest first
     "Probabilities for one picture"
-    image, training = to_rgb(image) if isinstance(image, Image.Image) else open_image(image), self.training
-    logits = self.eval()(self.transform(image)[None].to(self.device))[0]
-    self.train(training)
+    image = to_rgb(image) if isinstance(image, Image.Image) else open_image(image)
+    with eval_mode(self): logits = self(self.transform(image)[None].to(self.device))[0]
     p = logits.double().softmax(0).cpu().numpy()
     return pd.Series(p, index=self.classnames, name='probability').sort_values(ascending=False, kind='stable')
 
@@ -179,12 +179,11 @@ def with_text(self:ImageClassifier): # `ImageClassifier`
 def rebuild_head(self:ImageClassifier): # `ImageClassifier`
     "Where the text tower is among the weights: make the head from it"
     if not self.head_from_text: return self
-    training = self.training
-    with warnings.catch_warnings():
+    with eval_mode(self), warnings.catch_warnings():
         warnings.simplefilter('ignore') # of words: said when the first head was made
-        head = zeroshot_head(self.eval().clip, self.classnames, self.templates)
+        head = zeroshot_head(self.clip, self.classnames, self.templates)
     self.head.load_state_dict(head.state_dict())
-    return self.train(training)
+    return self
 
 # %% ../nbs/api/23_classifiers.ipynb #daff61b0
 @patch
@@ -192,67 +191,6 @@ def prompt_tokens(self:ImageClassifier): # (n_classes, n_templates, context leng
     "Token ids of all prompts that the head is made with"
     texts = [text for name in self.classnames for text in prompts(name, self.templates)]
     return self.clip.tokenizer(texts).reshape(len(self.classnames), len(self.templates), -1)
-
-# %% ../nbs/api/23_classifiers.ipynb #8bc52653
-def _architecture(c): # dict
-    "What decides how a classifier's weights are used"
-    vision = {k:v for k,v in c.clip.config['vision_cfg'].items() if k != 'timm_model_pretrained'}
-    return vision | dict(embed_dim=c.clip.dim, quick_gelu=bool(c.clip.config.get('quick_gelu')),
-                         normalise=c.head.normalise)
-
-# %% ../nbs/api/23_classifiers.ipynb #4f98d548
-def _check_equal(a, b, what):
-    "ValueError names the first key whose values differ"
-    a,b = (json.loads(json.dumps(d)) for d in (a, b)) # tuples become lists
-    for k in sorted(set(a)|set(b)):
-        if a.get(k) != b.get(k): raise ValueError(
-            f"The classifiers differ in {what}: {k} is {a.get(k)} in one and {b.get(k)} in the other. Average models "
-            "that come from one CLIP.")
-
-# %% ../nbs/api/23_classifiers.ipynb #e24618be
-def _check_classes(a, b):
-    "ValueError shows the first class that differs"
-    if a == b: return
-    if len(a) != len(b): raise ValueError(
-        f'The classifiers have {len(a)} and {len(b)} classes. Average models with the same ones.')
-    i = next(i for i in range(len(a)) if a[i] != b[i])
-    raise ValueError(
-        "The classifiers have "
-        f"{'the same classes in another order' if sorted(a) == sorted(b) else 'different classes'}: "
-                     f"class {i} is {a[i]!r} in one and {b[i]!r} in the other. Rows of both heads must mean the same.")
-
-# %% ../nbs/api/23_classifiers.ipynb #3439154e
-def _text_tower(clip): # state dict
-    "Weights beside the image tower, but the logit scale"
-    return {k:v.cpu().float() for k,v in clip.model.state_dict().items() if not k.startswith(('visual.', 'logit_'))}
-
-# %% ../nbs/api/23_classifiers.ipynb #5a626ed7
-def _check_start(a, b):
-    "ValueError if two `Clip`s started from different weights"
-    if a is b or a.provenance.get('sha256') == b.provenance.get('sha256'): return
-    a_text, b_text = _text_tower(a), _text_tower(b)
-    if a_text.keys() == b_text.keys() and all(torch.equal(a_text[k], b_text[k]) for k in a_text): return
-    raise ValueError(
-        f"The classifiers come from different CLIPs, {a.provenance.get('source')} and {b.provenance.get('source')}, "
-        "of one architecture: "
-                     "the average of their weights means nothing. Average models that come from one CLIP.")
-
-# %% ../nbs/api/23_classifiers.ipynb #7c155ae7
-def _warn_templates(a, b):
-    "Warn of heads that were made with different templates"
-    if a and b and a != b: warnings.warn(
-        f'The heads were made with different templates, {first_few(a, 1)} and {first_few(b, 1)}: between them lies '
-        'more than fine-tuning. '
-        'Compare and average heads of the same templates.', stacklevel=4)
-
-# %% ../nbs/api/23_classifiers.ipynb #4c1c6473
-def _check_heads(classifiers):
-    "ValueError if a head that was trained would give way to one that is built from a text tower"
-    own = [c for c in classifiers if not c.head_from_text and c.alpha != 0]
-    if own and len(own) < len(classifiers) and any(c.head_from_text for c in classifiers): raise ValueError(
-        f'The head of one classifier ({own[0].tuning}) was trained, and another one has its head from a fine-tuned '
-        'text tower: there is no average of the two. '
-        'Average classifiers whose text towers trained with one another, and with a zero-shot classifier.')
 
 # %% ../nbs/api/23_classifiers.ipynb #9af84431
 @patch
@@ -270,6 +208,65 @@ def check_averageable(self:ImageClassifier,
         _warn_templates(self.templates, o.templates)
     _check_heads([self, *others])
 
+# %% ../nbs/api/23_classifiers.ipynb #e24618be
+def _check_classes(a, b):
+    "ValueError shows the first class that differs"
+    if a == b: return
+    if len(a) != len(b): raise ValueError(
+        f'The classifiers have {len(a)} and {len(b)} classes. Average models with the same ones.')
+    i = next(i for i in range(len(a)) if a[i] != b[i])
+    differ = 'the same classes in another order' if sorted(a) == sorted(b) else 'different classes'
+    raise ValueError(
+        f'The classifiers have {differ}: class {i} is {a[i]!r} in one and {b[i]!r} in the other. Rows of both heads '
+        'must mean the same.')
+
+# %% ../nbs/api/23_classifiers.ipynb #4f98d548
+def _check_equal(a, b, what):
+    "ValueError names the first key whose values differ"
+    a,b = (json.loads(json.dumps(d)) for d in (a, b)) # tuples become lists
+    for k in sorted(set(a)|set(b)):
+        if a.get(k) != b.get(k): raise ValueError(
+            f"The classifiers differ in {what}: {k} is {a.get(k)} in one and {b.get(k)} in the other. Average models "
+            "that come from one CLIP.")
+
+# %% ../nbs/api/23_classifiers.ipynb #8bc52653
+def _architecture(c): # dict
+    "What decides how a classifier's weights are used"
+    vision = {k:v for k,v in c.clip.config['vision_cfg'].items() if k != 'timm_model_pretrained'}
+    return vision | dict(embed_dim=c.clip.dim, quick_gelu=bool(c.clip.config.get('quick_gelu')),
+                         normalise=c.head.normalise)
+
+# %% ../nbs/api/23_classifiers.ipynb #3439154e
+def _text_tower(clip): # state dict
+    "Weights beside the image tower, but the logit scale"
+    return {k:v.cpu().float() for k,v in clip.model.state_dict().items() if not k.startswith(('visual.', 'logit_'))}
+
+# %% ../nbs/api/23_classifiers.ipynb #5a626ed7
+def _check_start(a, b):
+    "ValueError if two `Clip`s started from different weights"
+    if a is b or a.provenance.get('sha256') == b.provenance.get('sha256'): return
+    a_text, b_text = _text_tower(a), _text_tower(b)
+    if a_text.keys() == b_text.keys() and all(torch.equal(a_text[k], b_text[k]) for k in a_text): return
+    raise ValueError(
+        f"The classifiers come from different CLIPs, {a.provenance.get('source')} and {b.provenance.get('source')}, "
+        "of one architecture: the average of their weights means nothing. Average models that come from one CLIP.")
+
+# %% ../nbs/api/23_classifiers.ipynb #7c155ae7
+def _warn_templates(a, b):
+    "Warn of heads that were made with different templates"
+    if a and b and a != b: warnings.warn(
+        f'The heads were made with different templates, {first_few(a, 1)} and {first_few(b, 1)}: between them lies '
+        'more than fine-tuning. Compare and average heads of the same templates.', stacklevel=4)
+
+# %% ../nbs/api/23_classifiers.ipynb #4c1c6473
+def _check_heads(classifiers):
+    "ValueError if a head that was trained would give way to one that is built from a text tower"
+    trained_heads = [c for c in classifiers if not c.head_from_text and c.alpha != 0]
+    if trained_heads and any(c.head_from_text for c in classifiers): raise ValueError(
+        f'The head of one classifier ({trained_heads[0].tuning}) was trained, and another one has its head from a '
+        'fine-tuned text tower: there is no average of the two. Average classifiers whose text towers trained with '
+        'one another, and with a zero-shot classifier.')
+
 # %% ../nbs/api/23_classifiers.ipynb #29bf370c
 @patch
 def averaged(self:ImageClassifier,
@@ -285,8 +282,8 @@ def averaged(self:ImageClassifier,
     new.rebuild_head()
     new.alpha = None if alpha is None else float(alpha)
     new.parents, new.metrics = [p.hash for p in parents], {}
-    own = {k: v for k,v in parents[-1].recipe.items() if k != 'stored'} # which is about the parent's folder
-    new.recipe = own | (dict(merge=how) if how else {})
+    recipe = {k: v for k,v in parents[-1].recipe.items() if k != 'stored'} # which is about the parent's folder
+    new.recipe = recipe | (dict(merge=how) if how else {})
     new.beside = {'prepared.safetensors': prepared} if prepared else {}
     return new.eval()
 
@@ -294,8 +291,9 @@ def averaged(self:ImageClassifier,
 @patch(as_prop=True)
 def method(self:ImageClassifier): # str, or None where alpha says it
     "Name of the way of merging, for tables, if it was another one than WiSE-FT's"
-    no_zeroshot = not self.clip.tokenizer or (self.recipe and not self.parents) # no words, or a head that was trained
-    if self.alpha == 0 and no_zeroshot: return 'start'
+    has_words = bool(self.clip.tokenizer)
+    trained_head = self.recipe and not self.parents
+    if self.alpha == 0 and (trained_head or not has_words): return 'start'
     name = self.recipe.get('merge', {}).get('name')
     return None if name == 'weight-space' else name
 
@@ -322,14 +320,10 @@ def _read_head(card, path): # `ClassificationHead`
     return ClassificationHead(weight, bias, card.get('head', {}).get('normalise') is not False)
 
 # %% ../nbs/api/23_classifiers.ipynb #1379bcf5
-def _read_names(classnames, rows): # list of str
-    "Class names of a head that came without"
-    return [f'class {i}' for i in range(rows)] if classnames is None else check_classnames(classnames)
-
 def _has_other_text(clip, parts): # bool
     "Does a file bring another text tower than the CLIP's, as FLYP's do?"
-    own = _text_tower(clip)
-    return parts.has_text and any(k not in own or not torch.equal(own[k], v.float()) for k,v in parts.clip.items()
+    text = _text_tower(clip)
+    return parts.has_text and any(k not in text or not torch.equal(text[k], v.float()) for k,v in parts.clip.items()
                                   if not k.startswith(('visual.', 'logit_')))
 
 # %% ../nbs/api/23_classifiers.ipynb #c405fad0
@@ -348,7 +342,8 @@ def _from_checkpoint(path, start, classnames, device, precision): # `ImageClassi
     weight, bias = (None if t is None else t.float() for t in (parts.head['weight'], parts.head.get('bias')))
     head = ClassificationHead(weight, bias, head_normalises(parts)).to(clip.device)
     recipe = dict(tuning=path.stem, file=path.name, sha256=sha256_file(path), unread=first_few(parts.unread, 6))
-    c = ImageClassifier(clip, head, _read_names(classnames, len(weight)), alpha=1., recipe=recipe)
+    names = [f'class {i}' for i in range(len(weight))] if classnames is None else find_classnames(classnames)
+    c = ImageClassifier(clip, head, names, alpha=1., recipe=recipe)
     if start is None or not parts.clip: return c
     if _has_other_text(start, parts):
         warnings.warn(

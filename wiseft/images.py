@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 from unicodedata import category, normalize
 from .columns import PathColumn, TextColumn
-from .files import read_lines
+from .files import existing_file, read_lines
 from .hashes import content_hashes, file_hash, file_identity
 from .shards import Members, check_downloaded, local_copy, shard_files, shard_members
 from .text import BadFile, first_few
@@ -515,14 +515,17 @@ def read_image_table(
     need  # 'label' or 'caption'
 ) -> pd.DataFrame: # columns `file`, `need`, and `group` where there is one; texts
     "What somebody wrote down about image files; `BadFile` says what is missing"
+    path = existing_file(path, 'table of images')
     try:
         with open(path, encoding='utf-8-sig') as f: separator = '\t' if '\t' in f.readline() else ','
         t = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding='utf-8-sig')
     except OSError: raise
     except Exception as e: raise BadFile(f'{path} is no CSV file ({e}). Copy it again.') from None
     found = {k: next((c for c in names if c in t), None) for k, names in _COLUMNS.items()}
+    captions = ' Captions are for `wiseft finetune FOLDER --captions`.' if need == 'label' and found['caption'] else ''
     if lacking := [k for k in ('file', need) if not found[k]]: raise BadFile(
-        f'{path} has the columns {first_few(list(t), 8)}: there is none named {" or ".join(_COLUMNS[lacking[0]])}.')
+        f'{path} has the columns {first_few(list(t), 8)}: there is none named {" or ".join(_COLUMNS[lacking[0]])}.'
+        + captions)
     t = pd.DataFrame({k: t[c] for k, c in found.items() if c})
     if empty := [r.file or f'row {i+1}' for i, r in enumerate(t.itertuples()) if not (r.file and getattr(r, need).strip())]:
         raise BadFile(f'{path} has no {need} for {first_few(empty)}. Write one, or remove the row.')

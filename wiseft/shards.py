@@ -11,7 +11,7 @@ import hashlib, io, numpy as np, os, re, tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from .columns import TextColumn
-from .files import atomic_path, cache_root, data_root, read_lines
+from .files import atomic_path, cache_root, data_root, existing_file, read_lines
 from .hashes import content_hashes, file_identity
 from .text import BadFile, first_few
 
@@ -20,8 +20,8 @@ LABEL = 'cls' # ending of the member with a sample's label
 
 def _members(path):
     "Regular members of a tar, one after the other; `BadFile` says where it is damaged"
+    size = os.path.getsize(existing_file(path, 'tar'))
     try:
-        size = os.path.getsize(path)
         with tarfile.open(path, 'r:') as tar:
             while (m := tar.next()) is not None:
                 tar.members = [] # else it remembers all

@@ -14,15 +14,20 @@ On CPUs put jemalloc in front, which is faster here and keeps memory flat (glibc
 
 Long decay times make it grow: with `dirty_decay_ms:-1` a run outgrew a machine of 24 GB.
 """
-import argparse, csv, hashlib, io, json, math, os, platform, time, zipfile
+import argparse, csv, hashlib, json, math, os, platform, time
 from collections import Counter, deque
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 import numpy as np, torch
 import torch.nn.functional as F
 import open_clip
-from PIL import Image
 from safetensors.torch import load_file, save_file
+from wiseft.classifiers import zeroshot_classifier
+from wiseft.clips import load_clip
+from wiseft.datasets import load_suite
+from wiseft.evaluation import evaluate
+from wiseft import results
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
@@ -159,50 +164,14 @@ def rate(step, steps, lr, warmup):
 
 # ---------- zero-shot accuracy on validation ----------
 
-def validation_sets():
-    "Validation images of the suite: name -> (uint8 images, class numbers), and the class names."
-    meta = json.loads((DATA/'icons.json').read_text())
-    number, out = {c: i for i, c in enumerate(meta['classes'])}, {}
-    with zipfile.ZipFile(DATA/'icons.zip') as z:
-        for f in z.namelist():
-            p = f.split('/')
-            if len(p) != 5 or p[2] != 'validation': continue
-            im = np.asarray(Image.open(io.BytesIO(z.read(f))).convert('RGB'))
-            out.setdefault(p[1], []).append((im, number[p[3]]))
-    def stacked(pairs):
-        images, classes = zip(*pairs)
-        return np.stack(images), torch.tensor(classes)
-
-    return {k: stacked(v) for k, v in sorted(out.items())}, meta['classes']
-
-PROMPTS = ['{}', 'an icon of a {}', 'a {} icon', 'a drawing of a {}', 'a picture of a {}']
-
-def embedding(model, tokenizer, name):
-    "Mean of the prompts' embeddings, of length 1."
-    texts = tokenizer([p.format(name) for p in PROMPTS])
-    return F.normalize(model.encode_text(texts, normalize=True).mean(0), dim=0)
-
-@torch.inference_mode()
-def zeroshot(model, tokenizer, sets, classes):
-    "Zero-shot accuracy by set."
-    was = model.training
-    model.eval()
-    head = torch.stack(
-        [embedding(model, tokenizer, c) for c in classes])
-    acc = {}
-    for name, (im, y) in sets.items():
-        feats = torch.cat(
-            [model.encode_image(normalise(torch.from_numpy(im[i:i+256]).permute(0, 3, 1, 2).float()/255),
-                                normalize=True) for i in range(0, len(im), 256)])
-        acc[name] = ((feats @ head.T).argmax(1) == y).float().mean().item()
-    model.train(was)
-    return acc
-
-def score(model, tokenizer):
+def score(model):
     "Reference accuracy and mean over shifts on validation, or blanks while there is no suite yet."
     if not (DATA/'icons.json').exists(): return '', ''
-    acc = zeroshot(model, tokenizer, *validation_sets())
-    return f"{acc['reference']:.4f}", f"{np.mean([v for k, v in acc.items() if k != 'reference']):.4f}"
+    suite, clip = load_suite('icons'), replace(load_clip(), model=model.eval())
+    zeroshot = zeroshot_classifier(clip, suite.classnames, suite.templates)
+    accuracy = evaluate(zeroshot, suite, 'validation', progress=False).set_index('dataset').value
+    model.train()
+    return f"{accuracy[results.REFERENCE]:.4f}", f"{accuracy[results.MEAN]:.4f}"
 
 # ---------- checkpoints, log, export ----------
 
@@ -322,7 +291,7 @@ def train(args):
         if done % args.log == 0 or done == args.steps or stop:
             look = done % args.look == 0 or done == args.steps or stop
             speed = count*args.batch/(time.time() - mark)
-            ref, shift = score(model, tok) if look else ('', '')
+            ref, shift = score(model) if look else ('', '')
             rows.append(dict(step=done, loss=f'{total/count:.4f}', lr=f"{opt.param_groups[0]['lr']:.6f}",
                              logit_scale=f'{model.logit_scale.exp().item():.2f}',
                              pairs_per_second=f'{speed:.0f}', zeroshot_reference=ref, zeroshot_shift=shift))
@@ -338,14 +307,14 @@ def train(args):
 
 def rescore(args):
     "Zero-shot columns of the log once more, on the suite as it is now."
-    model, tok = make_model(args.tower), open_clip.SimpleTokenizer(context_length=CONTEXT)
+    model = make_model(args.tower)
     rows = list(csv.DictReader(open(args.log_file)))
     for r in rows:
         f = args.out/f"step{int(r['step']):05d}.safetensors"
         r['zeroshot_reference'] = r['zeroshot_shift'] = ''
         if f.exists():
             model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(f).items()})
-            r['zeroshot_reference'], r['zeroshot_shift'] = score(model, tok)
+            r['zeroshot_reference'], r['zeroshot_shift'] = score(model)
             print(*r.values(), flush=True)
     write_log(rows, args.log_file)
 
