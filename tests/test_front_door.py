@@ -3,6 +3,7 @@ import shutil
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import run
@@ -129,8 +130,14 @@ def test_folders_by_wordnet_id(tmp_path):
 
 
 def test_a_printed_table_has_all_its_columns(swept):
-    shown = repr(wide(swept[0]))
-    assert "..." not in shown and all(name in shown for name in ("reference", "solid", "mean over shifts"))
+    names = [f"set {i}" for i in range(24)]
+    solid = swept[0][swept[0].dataset == "solid"]
+    many = pd.concat([swept[0][swept[0].dataset == "reference"], *(solid.assign(dataset=name) for name in names)])
+    table = wide(many)
+    with pd.option_context("display.width", 80, "display.max_columns", 20):  # as in a script
+        shown, by_pandas = repr(table), repr(pd.DataFrame(table))
+    assert "..." in by_pandas and "..." not in shown
+    assert all(name in shown for name in names)
 
 
 def test_pictures_are_turned_as_the_camera_says_in_folders_but_not_in_published_sets(tmp_path):

@@ -12,7 +12,7 @@ SEED = 0
 BROKEN = r"""cells => cells.filter(cell => {
     const text = document.createRange();
     text.selectNodeContents(cell);
-    return /^\S{1,20}$/.test(cell.innerText) && new Set([...text.getClientRects()].map(r => r.top)).size > 1;
+    return /^[+-]?[\d.]+$/.test(cell.innerText) && new Set([...text.getClientRects()].map(r => r.top)).size > 1;
 }).map(cell => cell.outerHTML)"""
 
 
