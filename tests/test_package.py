@@ -1,8 +1,10 @@
 "The wheel, installed with today's newest releases in an empty environment, works without the source tree."
+import csv
 import json
 import os
 import re
 import shutil
+from importlib import import_module
 
 import pytest
 from conftest import ROOT, copy_tree, python, run, tree
@@ -122,3 +124,18 @@ def test_landing_page_with_images_of_ones_own(installed):
     assert photographs in own
     assert "mean over shifts" in script(installed, own.replace(photographs, "load_clip()"))
     assert (installed[1] / "averaged-classifier").is_dir()
+
+
+def test_the_lowest_versions_were_proved(monkeypatch):
+    "What `make lowest` found is of the bounds that are in force, and CONTRIBUTING.md gives reasons for the same."
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    bounds = import_module("lowest").requirements()
+    rows = list(csv.DictReader((ROOT / "tools/lowest.csv").open(encoding="utf-8")))
+    proved = {r["what"]: r["lowest"] for r in rows if r["kind"] == "requirement"}
+    assert proved == bounds and all(bounds.values())
+    outcomes = {r["what"]: r["found"] for r in rows if r["kind"] == "outcome"}
+    assert len(outcomes) > 3 and set(outcomes.values()) == {"passed"}, outcomes
+    reasons = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Why a version is the lowest")[1]
+    for names, versions in re.findall(r"^\| ([a-z][\w, ]+) \| ([\d., ]+) \|", reasons, re.M):
+        given = dict(zip(names.split(", "), versions.split(", ")))
+        assert given.items() <= bounds.items(), given
