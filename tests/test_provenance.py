@@ -1,4 +1,5 @@
 "What the reproductions draw from says which command made it, from which source, with what and when."
+import csv
 import hashlib
 import json
 import re
@@ -34,3 +35,16 @@ def test_provenance(path):
         for name, sha in said["source_sha256"].items():
             places = [folder / name for folder in path.parents]
             assert any(sha in versions(p) for p in places), f"{name} was never what {path} says it was made with"
+
+
+def test_the_attack_was_on_all_of_these():
+    "`make attack` was one run on one commit, with every reader and writer that there is, and nothing was wrong."
+    from crash import WRITERS
+    from readers import READERS
+
+    rows = list(csv.DictReader((ROOT / "tests/attacks.csv").open(encoding="utf-8")))
+    assert {r["what"] for r in rows} == {w.__doc__ for w in [*WRITERS.values(), *READERS]}
+    assert len({r["version"] for r in rows}) == 1
+    kills, files = ([int(r["tried"]) for r in rows if bool(r["old kept"]) == is_kill] for is_kill in (True, False))
+    assert sum(kills) >= 500 and sum(files) >= 50_000
+    assert {r["wrong"] for r in rows} == {"0"}
