@@ -331,7 +331,7 @@ th, td { text-align:left; padding:.25rem .6rem .25rem 0; border-bottom:1px solid
 .ring { position:absolute; width:.7rem; height:.7rem; margin:-.5rem; border:.16rem solid #c2185b; border-radius:50%; background:#ffffff80; }
 .strip, .cards { display:flex; flex-wrap:wrap; gap:.4rem; padding:0; list-style:none; } .small { object-fit:contain; background:#fff; border:1px solid var(--line); border-radius:4px; }
 .cards li { display:flex; gap:.5rem; width:17rem; max-width:100%; font-size:.85rem; line-height:1.3; border-left:4px solid #2e7d32; padding-left:.5rem; } .cards .lost { border-color:#c62828; }
-@media print { body { max-width:none; margin:0; font-size:11px; } #slider, .ring { display:none; } .scroll { overflow:visible; } th, td { white-space:normal; overflow-wrap:break-word; }
+@media print { body { max-width:none; margin:0; font-size:11px; } #slider, .ring { display:none; } .scroll { overflow:visible; } table { font-size:10px; } th, td { white-space:normal; overflow-wrap:break-word; padding-right:.4rem; }
   figure, tr, li { break-inside:avoid; } h2, h3 { break-after:avoid; } }
 </style>
 </head>
