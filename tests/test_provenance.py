@@ -45,6 +45,6 @@ def test_the_attack_was_on_all_of_these():
     rows = list(csv.DictReader((ROOT / "tests/attacks.csv").open(encoding="utf-8")))
     assert {r["what"] for r in rows} == {w.__doc__ for w in [*WRITERS.values(), *READERS]}
     assert len({r["version"] for r in rows}) == 1
-    kills, files = ([int(r["tried"]) for r in rows if bool(r["old kept"]) == is_kill] for is_kill in (True, False))
-    assert sum(kills) >= 500 and sum(files) >= 50_000
+    kills = sum(int(r["tried"]) for r in rows if r["old kept"])
+    assert kills >= 500 and sum(int(r["tried"]) for r in rows) - kills >= 50_000
     assert {r["wrong"] for r in rows} == {"0"}
