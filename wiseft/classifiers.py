@@ -84,14 +84,17 @@ class ImageClassifier(nn.Module):
     def head_from_text(self): # bool
         "Is the text tower among its weights, so that the head follows from it?"
         return self.text is not None
-    @property
-    def hash(self): # 64 hexadecimal digits
-        "SHA-256 of all weights of the classifier, by which a weight-space ensemble knows its parents"
-        return state_hash(self.state_dict())
-    @property
-    def tuning(self): # str
-        "For tables: '' for a classifier that was never trained or merged, 'plain' where its recipe has no name for it"
-        return self.recipe.get('tuning', 'plain') if self.alpha or self.parents or self.recipe else ''
+
+# %% ../nbs/api/23_classifiers.ipynb #a16022ed
+@patch(as_prop=True)
+def hash(self:ImageClassifier): # 64 hexadecimal digits
+    "SHA-256 of all weights of the classifier"
+    return state_hash(self.state_dict())
+
+@patch(as_prop=True)
+def tuning(self:ImageClassifier): # str
+    "For tables: '' for a classifier that was never trained or merged, 'plain' where its recipe has no name for it"
+    return self.recipe.get('tuning', 'plain') if self.alpha or self.parents or self.recipe else ''
 
 # %% ../nbs/api/23_classifiers.ipynb #e4b367bd
 def _check_head(c):
