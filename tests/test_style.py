@@ -27,7 +27,6 @@ NOT_YET = {  # file -> the rules it breaks: not conformed yet
     "nbs/api/20_sources.ipynb": "nesting errors runs",
     "nbs/api/21_clips.ipynb": "width semicolons runs",
     "nbs/api/34_kept.ipynb": "nesting errors",
-    "nbs/api/40_loaders.ipynb": "width runs",
     "nbs/api/41_guards.ipynb": "runs",
     "nbs/api/42_resume.ipynb": "errors",
     "nbs/api/50_ensembles.ipynb": "width errors",

@@ -453,7 +453,7 @@ def finetune(
     checkpoint_dir=None, checkpoint_steps:int=None, resume:bool=False, # as in `fit_cosine`
     progress:bool=True, # fastai's table and bars; where nobody watches, a line an epoch
     loss=None, pull=None, # methods: functions of a step, and of a weight after each step
-    captions=None, # CSV with columns `file` and `caption`: train both towers on these, with a loss such as FLYP's
+    captions=None, # table of `file` and `caption`, or `filepath` and `title`: train both towers, by FLYP for instance
     cbs=None, # fastai callbacks, such as averages over time
     accumulate:int=1, # parts of a step's batch, as in `clip_learner`
     **kwargs, # of `clip_learner`: grad_checkpointing, wd, label_smoothing, clip_norm, train_batchnorm, …

@@ -164,7 +164,8 @@ class PixelSource:
         boxes = [crop_box(draws[i], w, h, self.crop_scale) for i, (h, w) in zip(idxs, sizes.tolist())]
         return canvas, sizes, torch.tensor(boxes, dtype=torch.float32), self.labels(idxs)
 
-    def crop_on_device(self, canvas, sizes, boxes, y): return TensorImage(resized_crops(canvas, sizes, boxes, self.size)), y
+    def crop_on_device(self, canvas, sizes, boxes, y):
+        return TensorImage(resized_crops(canvas, sizes, boxes, self.size)), y
 
     def labels(self, idxs):
         y = torch.from_numpy(self.images.labels[idxs])
@@ -249,7 +250,7 @@ class OpenImage(Transform):
 
 # %% ../nbs/api/40_loaders.ipynb #617278f1
 def clip_dataloaders(
-    source, # `ImageSet`, `Suite` (its reference is used), or a folder that `folder_suite` understands; with captions: the folder of their files
+    source, # `ImageSet`, `Suite` (its reference), or folder; with captions: the folder of their files
     clip, # `Clip` or `ImageClassifier`
     batch_size:int=128,
     validation=None, # `ImageSet` to watch; default the suite's or folder's, or a tenth of `source`
@@ -257,19 +258,14 @@ def clip_dataloaders(
     workers:int=0, # processes that crop, and decode what the cache has no room for; for photographs, not for icons
     seed:int=0, # of order and crops
     progress:bool=True, # show a bar while many images are decoded
-    captions=None, # CSV with the columns `file` and `caption`: train on these pairs
+    captions=None, # table of `file` and `caption`, or `filepath` and `title`: train on these pairs
 ) -> DataLoaders: # fastai's, on the device of the CLIP
     "fastai `DataLoaders` with this CLIP's size and normalisation"
     clip = getattr(clip, 'clip', clip) # of an `ImageClassifier`
     sets = _captioned_sets(source, validation, captions) if captions else _train_validation(source, validation)
+    # labelled images to watch stay labelled
     tokens = [_caption_tokens(s, clip) if captions and s is not validation else None for s in sets]
-    paths = sets[0].paths + sets[1].paths
-    names = [s.classnames[l] for s in sets for l in s.labels]
-    splits = [range(len(sets[0])), range(len(sets[0]), len(paths))]
-    ds = Datasets(tls=[TfmdLists(paths, OpenImage(clip), splits=splits),
-                       TfmdLists(names,
-                                 Categorize(vocab=list(dict.fromkeys(c for s in sets for c in s.classnames)),
-                                            sort=False), splits=splits)])
+    ds = _datasets(sets, clip)
     kw = dict(seed=seed, bs=batch_size, num_workers=workers, after_item=ToTensor(), after_batch=Normalised(clip))
     train = ClipDL(ds.train, PixelSource(sets[0], clip, crop_scale, progress, tokens[0]), shuffle=True, **kw)
     valid = ClipDL(ds.valid, PixelSource(sets[1], clip, None, progress, tokens[1]), shuffle=False, **kw)
@@ -287,6 +283,14 @@ def _train_validation(source, validation):
         'order. '
         'image_folder(path, classnames=…) fixes them.')
     return source, validation
+
+def _datasets(sets, clip):
+    "fastai's `Datasets` of two image sets"
+    paths, names = sets[0].paths + sets[1].paths, [s.classnames[l] for s in sets for l in s.labels]
+    vocab = list(dict.fromkeys(c for s in sets for c in s.classnames))
+    splits = [range(len(sets[0])), range(len(sets[0]), len(paths))]
+    return Datasets(tls=[TfmdLists(paths, OpenImage(clip), splits=splits),
+                         TfmdLists(names, Categorize(vocab=vocab, sort=False), splits=splits)])
 
 # %% ../nbs/api/40_loaders.ipynb #06c4a346
 def captioned_images(
