@@ -4,7 +4,8 @@
   gpu.py --tiny            small towers and few images, on any device: does it run?
 
 Opponents: wise-ft's way on the same card (a model, a DataLoader and a pass for every α, under autocast), a plain bf16
-loop of PyTorch, and the card's own limits: bare forward passes or steps on one batch in its memory, and a large matrix product.
+loop of PyTorch, and the card's own limits: bare forward passes or steps on one batch in its memory, and a large
+matrix product.
 """
 import argparse
 import datetime
@@ -132,7 +133,8 @@ def sweeps(card):
         done = operations(start.copy().to("cpu"), size)*len(card.images)*len(ALPHAS)
         yield f"{name}, decoded images: bare passes / ours", "≥ 0.9", bare/decoded
         yield f"{name}, decoded images: wise-ft's way / ours", "≥ 8", usual/decoded
-        yield f"{name}, JPEGs, {os.cpu_count()} cores: part of the time that images are waited for", "< 0.5 for B/16", max(0, 1-decoded/jpeg)
+        waits = f"{name}, JPEGs, {os.cpu_count()} cores: part of the time that images are waited for"
+        yield waits, "< 0.5 for B/16", max(0, 1-decoded/jpeg)
         yield f"{name}: arithmetic of the sweep / of a large matrix product", None, done/decoded/peak(card)
 
 
@@ -224,7 +226,8 @@ def main(args=None):
         for name in args.measures or MEASURES:
             title = f"{MEASURES[name].__doc__}, {describe_device(device, 'bf16')}"
             print(title, flush=True)
-            sections[title] = f"\n{datetime.date.today()}, torch {torch.__version__}\n\n| measure | bar | measured |\n|---|---|---|\n"
+            made = f"\n{datetime.date.today()}, torch {torch.__version__}\n"
+            sections[title] = made + "\n| measure | bar | measured |\n|---|---|---|\n"
             for row in map(shown, MEASURES[name](card)):
                 sections[title] += row
                 print(row, end="", flush=True)

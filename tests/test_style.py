@@ -16,7 +16,6 @@ INNER = {"UnpicklingError", "EOFError"}  # caught at once: their words end anoth
 RUN = 3  # so many exported cells in a row need prose or a check between them
 
 NOT_YET = {  # file -> the rules it breaks: not conformed yet
-    "benchmarks/gpu.py": "width",
     "nbs/api/10_pickles.ipynb": "errors",
     "nbs/api/11_images.ipynb": "width nesting errors runs",
     "nbs/api/11_layouts.ipynb": "nesting",
@@ -26,18 +25,8 @@ NOT_YET = {  # file -> the rules it breaks: not conformed yet
     "nbs/api/20_pretrained.ipynb": "errors runs",
     "nbs/api/20_sources.ipynb": "nesting errors runs",
     "nbs/api/21_clips.ipynb": "width semicolons runs",
-    "nbs/api/34_kept.ipynb": "nesting errors",
     "nbs/api/41_guards.ipynb": "runs",
-    "nbs/api/42_resume.ipynb": "errors",
-    "nbs/api/50_ensembles.ipynb": "width errors",
     "nbs/api/61_report.ipynb": "width nesting errors size runs",
-    "nbs/methods/fisher.ipynb": "nesting",
-    "nbs/methods/flyp.ipynb": "nesting",
-    "nbs/methods/greedy_soup.ipynb": "nesting",
-    "nbs/methods/lines.ipynb": "semicolons",
-    "nbs/methods/ties.ipynb": "nesting",
-    "nbs/methods/tpgm.ipynb": "width semicolons nesting",
-    "nbs/methods/tracer.ipynb": "nesting",
     "tools/recompute.py": "nesting size",
 }
 

@@ -80,7 +80,7 @@ def members(
     name:str=None,          # of the classifier in the table; default the CLIP's
     seed:int=None,          # of the fine-tuning, for the table
     precision=None,         # 'bf16': forward passes with weights in bfloat16
-    copies:bool=None,       # hold a classifier for every alpha, or one that is overwritten; None: all, if they take up to half of the free memory
+    copies:bool=None,       # hold a classifier for every alpha, or one that is overwritten; None: all, if memory allows
     images=None,            # validation images of the reference, for ways that look at some
 ) -> dict: # (tuning, method, alpha) -> `Member`
     "The two ends and everything between them"
@@ -117,7 +117,8 @@ def _between(way): # (kind, function)
         f'{method_name(f)} has no alpha to sweep: it is a {kind}. A sweep takes mixes, and merges with a knob `alpha`.')
 
 # %% ../nbs/api/50_ensembles.ipynb #70da3c46
-def _weight_space(zeroshot, finetuned, alphas, rule, precision, copies, images): # alpha -> dict of a member's function and modules
+# alpha -> dict of a member's function and modules
+def _weight_space(zeroshot, finetuned, alphas, rule, precision, copies, images):
     path = _path(zeroshot, finetuned, rule, precision, images)
     at = _along(path, alphas, copies)
     def of(alpha): return Remembered(lambda x: at(alpha)(x))
@@ -227,8 +228,8 @@ def alpha_curves(
 ) -> dict: # dataset -> `AlphaCurve`
     "Exact accuracy of an output-space ensemble as a function of alpha, for each set"
     if method not in ('logits', 'probabilities'): raise ValueError(
-        f"method={method!r}: expected 'logits' or 'probabilities'; for weight-space ensembles evaluate a grid with "
-        "`sweep`")
+        f"The method is {method!r}, expected 'logits' or 'probabilities'; for weight-space ensembles evaluate a grid "
+        "with `sweep`.")
     check_ends(zeroshot, finetuned)
     curves = {}
     ends = {'zero-shot': zeroshot, 'fine-tuned': finetuned}
@@ -257,7 +258,7 @@ def alpha_by_rule(
     n:int,      # how many images
     rule='nearest' # to 0.5; or 'one standard error', 'best'
 ) -> float:
-    "The mixing coefficient nearest to 0.5 within one standard error of the best accuracy, or the smallest, or that of the best"
+    "The α nearest to 0.5 within one standard error of the best accuracy, or the smallest there, or that of the best"
     if rule not in ('nearest', 'one standard error', 'best'): raise ValueError(
         f"The rule is {rule!r}, expected 'nearest', 'one standard error' or 'best'.")
     good = accuracies.index[nearly_best(accuracies, n, errors=rule != 'best')].to_numpy(float)

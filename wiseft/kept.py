@@ -55,16 +55,17 @@ def read_predictions(
         headings = [c for c in table if c.startswith('{')]
         return _kept(table.drop(columns=headings), {h: json.loads(h) for h in headings}, table)
     except Exception as e: # of gzip, of pandas, of what isn't there
+        why = (str(e) or type(e).__name__).rstrip('.')
         raise BadFile(
-            f'{path} holds no predictions: {str(e) or type(e).__name__}. It is written by `wiseft evaluate` and '
-            '`wiseft sweep` beside their tables.') from None
+            f'{path} holds no predictions: {why}. It is written by `wiseft evaluate` and `wiseft sweep` beside their '
+            'tables.') from None
 
 _of_images = ['dataset', 'split', 'is_shift', 'file', 'group', 'unit', 'label', 'data_fingerprint', 'n_missing']
 
 def _kept(images, about, table):
     "Images and members as they were"
-    if not about: raise ValueError('no column has a classifier for its heading')
-    if missing := {*_of_images} - {*images}: raise ValueError(f'there is no column {first_few(sorted(missing))}')
+    if not about: raise ValueError('No column has a classifier for its heading.')
+    if missing := {*_of_images} - {*images}: raise ValueError(f'There is no column {first_few(sorted(missing))}.')
     mine = {h: a for h, a in about.items() if 'column' not in a}
     classes = list(dict.fromkeys([*images.label, *(c for h in mine for c in table[h])]))
     classes = [c for c in classes if c]
@@ -90,8 +91,8 @@ def _codes(predicted, dataset, classes):
 
 def _numbers(who, about, table): # dict column -> (n,) numbers
     "What else was kept of one classifier"
-    mine = {h: a['column'] for h, a in about.items() if 'column' in a
-            and {k: v for k, v in a.items() if k != 'column'} == who}
+    def is_mine(a): return 'column' in a and a == who | dict(column=a['column'])
+    mine = {h: a['column'] for h, a in about.items() if is_mine(a)}
     return {column: pd.to_numeric(table[h]).to_numpy(float) for h, column in mine.items()}
 
 # %% ../nbs/api/34_kept.ipynb #34442595

@@ -113,7 +113,7 @@ def read_training(
         position = {k: position[k] for k in ('step', 'epochs_before', 'start_accuracy', 'recipe')}
         _check_position(tensors, position)
     except (SafetensorError, TypeError, KeyError, ValueError, RecursionError) as e:
-        raise BadFile(f'{file} is no whole checkpoint of a training ({why_failed(e)}). {again}') from e
+        raise BadFile(f'{file} is no whole checkpoint of a training ({why_failed(e).rstrip(".")}). {again}') from e
     spoilt = [k for k,v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
     if spoilt: raise BadFile(f'{file} holds NaN or infinite numbers in {spoilt[0]}. {again}')
     return tensors, position
@@ -124,7 +124,7 @@ def _check_position(tensors, position):
     if not isinstance(position['recipe'], dict): wrong.append('recipe')
     if not isinstance(position['start_accuracy'], (int, float, type(None))): wrong.append('start_accuracy')
     if tensors['noise.cpu'].dtype != torch.uint8: wrong.append('noise.cpu')
-    if wrong: raise ValueError(f'{wrong[0]} is of another kind')
+    if wrong: raise ValueError(f'The value of {wrong[0]} is of another kind.')
 
 # %% ../nbs/api/42_resume.ipynb #837ad0e4
 def _load_checkpoint(cb, learn):

@@ -44,6 +44,7 @@ def fisher(start, tuned, at, alpha=.5, floor=1e-8):
 
 def both_informations(start, tuned, images, n_images=256, seed=0):
     each = [fisher_information(c, images, n_images, seed) for c in [start, *tuned]]
-    return {k: torch.stack([e[k] for e in each]) for k in each[0]}
+    def stacked(k): return torch.stack([e[k] for e in each])
+    return {k: stacked(k) for k in each[0]}
 
 fisher.prepare = both_informations
