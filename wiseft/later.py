@@ -30,10 +30,10 @@ class LaterFunction:
     def __init__(self, module, name): self._module, self._name = module, name # 'wiseft.learner', 'finetune'
     def __call__(self, *args, **kwargs): return self.__wrapped__(*args, **kwargs)
     def __repr__(self): return f'{self._module}.{self._name}, imported when it is called'
+    def __getattribute__(self, attribute): # a function's help is its own
+        return self.__wrapped__.__doc__ if attribute == '__doc__' else super().__getattribute__(attribute)
     @property
     def __wrapped__(self): return getattr(import_module(self._module), self._name) # where `inspect` looks for more
-
-LaterFunction.__doc__ = property(lambda self: self.__wrapped__.__doc__) # a function's help is its own
 
 # %% ../nbs/api/00_later.ipynb #9edc8a34
 open_clip, timm, torchvision = map(Later, ('open_clip', 'timm', 'torchvision'))
