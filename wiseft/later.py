@@ -32,8 +32,9 @@ class LaterFunction:
     def __repr__(self): return f'{self._module}.{self._name}, imported when it is called'
     def __getattribute__(self, attribute): # a function's help is its own
         return self.__wrapped__.__doc__ if attribute == '__doc__' else super().__getattribute__(attribute)
-    @property
-    def __wrapped__(self): return getattr(import_module(self._module), self._name) # where `inspect` looks for more
+    def __getattr__(self, attribute):
+        if attribute != '__wrapped__': raise AttributeError(attribute)
+        return getattr(import_module(self._module), self._name) # where `inspect` looks for more
 
 # %% ../nbs/api/00_later.ipynb #9edc8a34
 open_clip, timm, torchvision = map(Later, ('open_clip', 'timm', 'torchvision'))
