@@ -21,8 +21,10 @@ from wiseft.all import (
     zeroshot_classifier,
     zeroshot_head,
 )
+from wiseft.plots import plot_alpha, plot_frontier, plot_shifts
 from wiseft.prompts import classnames
 from wiseft.report import headline
+from wiseft.runs import join_runs
 
 NAMES = ["camera", "heart", "star"]
 
@@ -138,6 +140,14 @@ def test_a_printed_table_has_all_its_columns(swept):
         shown, by_pandas = repr(table), repr(pd.DataFrame(table))
     assert "..." in by_pandas and "..." not in shown
     assert all(name in shown for name in names)
+
+
+@pytest.mark.parametrize("plot", [plot_frontier, plot_alpha, plot_shifts])
+def test_the_legend_of_two_runs_is_not_cut(swept, plot):
+    picture = plot(join_runs({"results of the first run": swept[0], "results of the second": swept[0]}))
+    picture.draw_without_rendering()
+    legends = [*picture.legends, *filter(None, (ax.get_legend() for ax in picture.axes))]
+    assert legends and all(legend.get_window_extent().x1 <= picture.bbox.width for legend in legends)
 
 
 def test_pictures_are_turned_as_the_camera_says_in_folders_but_not_in_published_sets(tmp_path):
