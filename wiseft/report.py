@@ -19,6 +19,7 @@ from .images import UnreadableImage
 from .kept import KeptPredictions, compare_ends
 from .paper import robustness
 from .plots import NAMES, alt_text, curves, known_baselines, pictures
+from .text import counted
 from .results import MEAN, REFERENCE, STARTS, UNBOUNDED, check_single, dataset_order, first_metric, wide
 
 # %% ../nbs/api/61_report.ipynb #76530d27
@@ -35,8 +36,8 @@ def headline(
     if not set(needed) <= set(at): return 'Accuracy in per cent, with 95 % intervals where they are known.'
     n = table[table.is_shift & (table.dataset!=MEAN)].dataset.nunique()
     than = {(m, d): _than(at['weight-space',d], at[m,d], _paired(comparisons, m, alpha, d)) for m, d in needed}
-    return (f'Averaging the weights (α = {alpha:g}) gives {_measured(at["weight-space",MEAN])} on average over {n} '
-            f'shifted set{"s"*(n!=1)}, '
+    return (f'Averaging the weights (α = {alpha:g}) gives {_measured(at["weight-space",MEAN])} on average '
+            f'over {counted(n, "shifted set")}, '
             f'{than[before,MEAN]} and {than["fine-tuned",MEAN]}. On the reference it gives '
             f'{_measured(at["weight-space",REFERENCE])}, '
             f'{than[before,REFERENCE]} and {than["fine-tuned",REFERENCE]}. {_untold(table, comparisons)}').strip()
@@ -49,7 +50,7 @@ def _begins(table):
 def _measured(r):
     "A value with its interval and its number of images, as far as they are known"
     known = [] if pd.isna(r.low) else [f'95 % interval {100*r.low:.1f} to {100*r.high:.1f}']
-    if not pd.isna(r.n): known.append(f'{r.n:,} ' + ('image' if r.n==1 else 'images'))
+    if not pd.isna(r.n): known.append(counted(r.n, 'image'))
     return f'{100*r.value:.1f} %' + (f' ({", ".join(known)})' if known else '')
 
 def _than(a, b, paired=None):
@@ -178,7 +179,8 @@ def _figure(kind, fig, alt, caption):
     fig.savefig(png, format='png', dpi=150, metadata={'Software':None})
     address = f'data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}'
     return (
-        f'<figure data-kind="{kind}"><div class="frame"><img class="plot" alt="{escape(alt)}" src="{address}"></div>'
+        f'<figure data-kind="{kind}"><div class="scroll" tabindex="0" role="region" aria-label="picture">'
+            f'<div class="frame"><img class="plot" alt="{escape(alt)}" src="{address}"></div></div>'
             f'<figcaption>{escape(caption)}</figcaption></figure>')
 
 # %% ../nbs/api/61_report.ipynb #c63e7a8a
@@ -324,6 +326,7 @@ _page = Template("""<!doctype html>
 body { font: 16px/1.5 system-ui, sans-serif; color:var(--fg); background:var(--bg); max-width:66rem; margin:2rem auto; padding:0 1rem; overflow-wrap:anywhere; }
 h1 { line-height:1.2; } h2 { margin-top:2.5rem; } .lead { font-size:1.2rem; }
 figure { margin:1.5rem 0; } .frame { position:relative; } .plot { display:block; width:100%; height:auto; background:#fff; border-radius:6px; }
+@media screen and (max-width:45rem) { [data-kind=alpha] .frame { width:45rem; } }
 figcaption, .soft { color:var(--soft); font-size:.9rem; } dfn { font-weight:600; font-style:normal; }
 .scroll { overflow-x:auto; } table { border-collapse:collapse; font-size:.9rem; font-variant-numeric:tabular-nums; }
 th, td { text-align:left; padding:.25rem .6rem .25rem 0; border-bottom:1px solid var(--line); white-space:nowrap; vertical-align:bottom; } thead th { white-space:normal; overflow-wrap:normal; } .n { text-align:right; }
