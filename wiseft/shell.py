@@ -271,10 +271,19 @@ def chosen_methods(
 # %% ../nbs/api/70_shell.ipynb #d86b9bc1
 def suite_loader(suite, reference, shift, **options):
     "A function that loads the suite the options name, with labels in the order of its argument `classnames`"
-    from wiseft.datasets import folder_suite,load_suite
+    from wiseft.datasets import load_suite
     if shift and not reference: raise typer.BadParameter('--shift goes with --reference.')
-    if reference: return functools.partial(folder_suite, reference, shift or [])
+    if reference: return functools.partial(_suite_of_folders, reference, shift or [])
     return functools.partial(load_suite, suite, **options)
+
+def _suite_of_folders(reference, shift, **options):
+    "As `folder_suite`; a line says which images of the reference are the test set, where its folders don't"
+    from wiseft.datasets import folder_suite
+    suite = folder_suite(reference, shift, **options)
+    train, test = suite.train, suite.test
+    if train and test.root == train.root: say(
+        f'{reference} has no test folder: {len(test):,} of its images, always the same, are set aside as the test set')
+    return suite
 
 # %% ../nbs/api/70_shell.ipynb #7e8f2caf
 def load_named(folders, device=None): # dict name -> classifier

@@ -119,13 +119,15 @@ def probe(
     "Train a head on the features of a model without words: the start of its fine-tuning."
     from wiseft.probes import linear_probe
     from wiseft.processes import first_writes
+    from wiseft.text import counted
     from wiseft.vision import load_vision
     device,place = chosen_device(device)
     with first_writes(output, force=force) as tmp:
         vision = load_vision(model, weights, device=device)
         suite = _suite_of(data)()
         train = suite.train
-        say(f'a linear probe of {len(train.classnames)} classes on {len(train):,} images, {epochs} epochs, {place}')
+        say(f'a linear probe of {len(train.classnames)} classes on {len(train):,} images, '
+            f'{counted(epochs, "epoch")}, {place}')
         probe = linear_probe(vision, train.classnames, train, suite.validation, epochs, lr, batch_size=batch_size,
                              seed=seed)
         if tmp: probe.save(tmp)
@@ -186,6 +188,7 @@ def finetune_(
     from wiseft.learner import finetune
     from wiseft.processes import first_writes
     from wiseft.classifiers import load_classifier
+    from wiseft.text import counted
     chosen = _chosen_for(captions, method, use)
     average = chosen['average']() if 'average' in chosen else None
     device,place = chosen_device(device, precision)
@@ -194,7 +197,7 @@ def finetune_(
         images, watched, about = _training_sets(data, captions, start.classnames)
         if 'start' in chosen: start = chosen['start'](start, images, watched)
         if lr is None: lr = _usual_lr(start)
-        say(f'fine-tuning on {about}, {epochs} epochs, learning rate {lr:g}, {place}')
+        say(f'fine-tuning on {about}, {counted(epochs, "epoch")}, learning rate {lr:g}, {place}')
         tuned = finetune(start, images, watched, epochs=epochs, lr=lr, batch_size=batch_size, train=train,
                          label_smoothing=label_smoothing, precision=precision, seed=seed, accumulate=accumulate,
                          grad_checkpointing=grad_checkpointing, checkpoint_dir=checkpoints, resume=resume,
