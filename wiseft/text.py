@@ -25,7 +25,7 @@ def counted(
     noun, # of what, as of one
 ): # text
     "How many of something, in words that agree"
-    return f'{n:,} {noun}' + 's'*(n != 1)
+    return f'{n:,} {noun}' if n == 1 else f'{n:,} {noun}s'
 
 
 # %% ../nbs/api/00_text.ipynb #1534702d
