@@ -326,7 +326,7 @@ _page = Template("""<!doctype html>
 body { font: 16px/1.5 system-ui, sans-serif; color:var(--fg); background:var(--bg); max-width:66rem; margin:2rem auto; padding:0 1rem; overflow-wrap:anywhere; }
 h1 { line-height:1.2; } h2 { margin-top:2.5rem; } .lead { font-size:1.2rem; }
 figure { margin:1.5rem 0; } .frame { position:relative; } .plot { display:block; width:100%; height:auto; background:#fff; border-radius:6px; }
-@media screen and (max-width:45rem) { [data-kind=alpha] .frame { width:45rem; } }
+@media screen and (max-width:38rem) { [data-kind=alpha] .frame { width:36rem; } }
 figcaption, .soft { color:var(--soft); font-size:.9rem; } dfn { font-weight:600; font-style:normal; }
 .scroll { overflow-x:auto; } table { border-collapse:collapse; font-size:.9rem; font-variant-numeric:tabular-nums; }
 th, td { text-align:left; padding:.25rem .6rem .25rem 0; border-bottom:1px solid var(--line); white-space:nowrap; vertical-align:bottom; } thead th { white-space:normal; overflow-wrap:normal; } .n { text-align:right; }
