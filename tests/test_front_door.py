@@ -176,3 +176,11 @@ def test_domains_are_told_from_classes(photos, tmp_path):
         image_folder(tmp_path)
     with pytest.raises(ValueError, match="are these domains. Then give one of them, such as .*day"):
         image_folder(tmp_path, NAMES)
+
+
+def test_a_bench_that_leaves_nothing_out_tells_its_plan(photos, zeroshot, tmp_path):
+    zeroshot.save(tmp_path / "zeroshot")
+    few = ("--methods", "lines", "--lrs", "1e-4", "--seeds", 1, "--batch-size", 4, "--budget", 0)
+    done = run(WISEFT, "bench", tmp_path / "zeroshot", "--reference", photos / "photos", *few, "-o", tmp_path / "bench",
+               ok=False)
+    assert "That is more than the 0 hours" in done.stderr and "LiNeS" in done.stdout, done.stderr
