@@ -185,7 +185,7 @@ def test_errors_are_a_line(room, args, words):
     ["nonesuch"], ["merge", "zeroshot"], ["merge", "zeroshot", "finetuned", "-o", "x", "--alpha", "much"],
     ["ensemble", "zeroshot"], ["ensemble", "zeroshot", "finetuned", "--average", "weights"],
     ["sweep", "zeroshot", "finetuned", "--alphas", "0.1;0.2"], ["report", "sweep.csv", "-o", "r.xyz"],
-    ["plot", "sweep.csv", "-o", "r.png"],
+    ["plot", "sweep.csv", "-o", "r.png"], ["zeroshot", "cat,dog", "-o", "r.pt"],
     ["sweep", "zeroshot", "finetuned", "-o", "r.xyz"], ["predict", "zeroshot", "suite", "-o", "r.xyz"],
     ["evaluate", "zeroshot", "--shift", "suite"],
 ], ids=" ".join)

@@ -13,8 +13,8 @@ from typing import Annotated,List,Optional
 import typer
 
 from .shell import (
-    Classifier,Device,Force,Output,Reference,Seed,Use,chosen_device,chosen_methods,command,load_methods,say,show_table,
-    suite_loader,wrote)
+    Classifier,Device,Force,Output,OutputFolder,Reference,Seed,Use,chosen_device,chosen_methods,command,load_methods,
+    say,show_table,suite_loader,wrote)
 from .shell_data import is_suite,sets_of
 
 # %% ../nbs/api/72_shell_train.ipynb #f25a64db
@@ -26,7 +26,7 @@ def zeroshot(
     classes:Annotated[str, typer.Argument(
         help='Class names: a,b,c; a text file with one a line; icons, imagenet or another published set, such '
              'as objectnet; or a folder whose folders are named after them.', show_default=False)],
-    output:Output,
+    output:OutputFolder,
     model:Annotated[str, typer.Option('--model',
         help='iconclip, an open_clip name, hf-hub:…, local-dir:… or a folder.')]='iconclip',
     pretrained:Annotated[Optional[str], typer.Option('--pretrained',
@@ -106,7 +106,7 @@ def _suite_of(data): # as `suite_loader`
 def probe(
     model:Annotated[str, typer.Argument(help="An image model of timm's, or torchvision:NAME.", show_default=False)],
     data:Data,
-    output:Output,
+    output:OutputFolder,
     weights:Annotated[Optional[Path], typer.Option('--weights',
         help="A checkpoint file with timm's names. Default: timm's own, from the hub.", show_default=False)]=None,
     epochs:Annotated[int, typer.Option('--epochs', min=1)]=10,
@@ -163,7 +163,7 @@ def _chosen_for(captions, method, use): # dict kind -> function
 def finetune_(
     classifier:Classifier,
     data:Data,
-    output:Output,
+    output:OutputFolder,
     epochs:Annotated[int, typer.Option('--epochs', min=1)]=10,
     lr:LearningRate=None,
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=128,
