@@ -53,7 +53,7 @@ def checkpoint_format(
 # %% ../nbs/api/11_checkpoints.ipynb #0782138f
 def _refusal(path, why):
     "Say what an unsafe pickle wanted, and what to do instead"
-    return (f"{path} is refused: it is a pickle, which may run any code, and {why}. Get the weights as .safetensors; "
+    return (f"{path} is refused: it is a pickle, which may run any code. {why} Get the weights as .safetensors; "
             "or, if you trust the file, "
             "load it where it was made and save only its weights: torch.save(model.state_dict(), 'weights.pt').")
 
@@ -135,7 +135,7 @@ def read_checkpoint(
     path, kind = Path(path), checkpoint_format(path)
     found, beside = (_read_tensors(path), []) if kind == 'safetensors' else _unwrap(_read_pickle(path, kind))
     try: state, modules = _tensors_of(found, kind)
-    except ValueError as e: raise BadFile(_damaged(path, e)) from e
+    except ValueError as e: raise BadFile(_damaged(path, why_failed(e))) from e
     if not (isinstance(state, dict) and state and all(isinstance(t, torch.Tensor) for t in state.values())):
         raise BadFile(f"{path} holds no state dict (names and their tensors) and no module but {_describe(found)}.")
     _check_size(state, path)

@@ -298,7 +298,7 @@ def read_pickle_as_data(
     data = existing_file(path).read_bytes()
     try: held = _Data()(read_pickle(data[_end_of_npy_header(data):]))
     except Exception as e: raise BadFile(
-        f"{path} is not read: {e}. Expected dicts, lists, texts, numbers and arrays alone; get the authors' own "
+        f"{path} is not read ({why_failed(e)}). Expected dicts, lists, texts, numbers and arrays alone; get the authors' own "
         "file.") from e
     if isinstance(held, dict): return held
     raise BadFile(

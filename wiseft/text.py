@@ -35,5 +35,5 @@ def why_failed(
     e, # exception
 ): # one line
     "The kind of an error and the first line of its message"
-    first = next(iter(str(e).splitlines()), '')
+    first = next(iter(str(e).splitlines()), '').rstrip('.')
     return f'{type(e).__name__}: {first}' if first else type(e).__name__
