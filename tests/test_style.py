@@ -16,18 +16,7 @@ INNER = {"UnpicklingError", "EOFError"}  # caught at once: their words end anoth
 RUN = 3  # so many exported cells in a row need prose or a check between them
 
 NOT_YET = {  # file -> the rules it breaks: not conformed yet
-    "nbs/api/10_pickles.ipynb": "errors",
-    "nbs/api/11_images.ipynb": "width nesting errors runs",
-    "nbs/api/11_layouts.ipynb": "nesting",
-    "nbs/api/12_datasets.ipynb": "width nesting errors runs",
-    "nbs/api/20_configs.ipynb": "runs",
-    "nbs/api/20_parts.ipynb": "width nesting runs",
-    "nbs/api/20_pretrained.ipynb": "errors runs",
-    "nbs/api/20_sources.ipynb": "nesting errors runs",
-    "nbs/api/21_clips.ipynb": "width semicolons runs",
-    "nbs/api/41_guards.ipynb": "runs",
     "nbs/api/61_report.ipynb": "width nesting errors size runs",
-    "tools/recompute.py": "nesting size",
 }
 
 FOLDERS = "nbs", "tests", "tools", "benchmarks"

@@ -15,7 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 from .files import data_root, existing_file, package_data, read_lines
-from .images import ImageSet, labelled_folders, shard_set
+from .images import ImageSet
+from .labels import labelled_folders, shard_set
 from .pickles import Made, most_steps, read_pickle
 from .shards import sample_rows, shard_files
 from .text import BadFile, first_few, why_failed
@@ -169,8 +170,8 @@ def objectnet_classes(
 
 def _joined(folder, number, lines, names):
     index = {name.strip(): number[i] for i, name in enumerate(lines)}
-    found = {folder[label]: (label.lower(), sorted(index[n] for n in wordnet.split('; ')))
-             for label, wordnet in names.items()}
+    def numbers(wordnet): return sorted(index[n] for n in wordnet.split('; '))
+    found = {folder[label]: (label.lower(), numbers(wordnet)) for label, wordnet in names.items()}
     return dict(sorted(found.items()))
 
 def _mapping(mappings, name): # dict
@@ -298,8 +299,8 @@ def read_pickle_as_data(
     data = existing_file(path).read_bytes()
     try: held = _Data()(read_pickle(data[_end_of_npy_header(data):]))
     except Exception as e: raise BadFile(
-        f"{path} is not read ({why_failed(e)}). Expected dicts, lists, texts, numbers and arrays alone; get the authors' own "
-        "file.") from e
+        f"{path} is not read ({why_failed(e)}). Expected dicts, lists, texts, numbers and arrays alone; get the "
+        "authors' own file.") from e
     if isinstance(held, dict): return held
     raise BadFile(
         f"{path} holds a {type(held).__name__} where names and values are expected. Get the authors' own file.")
@@ -498,7 +499,7 @@ def transfer(name, root, allow_incomplete=False) -> dict: # parts of a suite
 # %% ../nbs/api/11_layouts.ipynb #131a1c9b
 def _tv_set(root, classes, pairs):
     "An image set of torchvision's files and labels"
-    files, labels = ([pair[k] for pair in pairs] for k in (0, 1))
+    files, labels = [file for file, _ in pairs], [label for _, label in pairs]
     return ImageSet('reference', files, labels, [c.replace('_', ' ') for c in classes], root=Path(root))
 
 def _cars(root, split):

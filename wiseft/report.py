@@ -15,7 +15,7 @@ from string import Template
 from .card import in_words
 from .changes import changed_confusions, changed_images, some_changes, thumbnail
 from .files import atomic_path
-from .images import UnreadableImage
+from .decoding import UnreadableImage
 from .kept import KeptPredictions, compare_ends
 from .paper import robustness
 from .plots import NAMES, alt_text, curves, known_baselines, pictures

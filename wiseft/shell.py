@@ -271,7 +271,7 @@ def chosen_methods(
 # %% ../nbs/api/70_shell.ipynb #d86b9bc1
 def suite_loader(suite, reference, shift, **options):
     "A function that loads the suite the options name, with labels in the order of its argument `classnames`"
-    from wiseft.datasets import folder_suite,load_suite
+    from wiseft.datasets import folder_suite, load_suite
     if shift and not reference: raise typer.BadParameter('--shift goes with --reference.')
     if reference: return functools.partial(folder_suite, reference, shift or [])
     return functools.partial(load_suite, suite, **options)

@@ -39,7 +39,9 @@ from wiseft.datasets import load_suite
 from wiseft.exchange import read_recipes, read_results, write_results
 from wiseft.files import cache_root
 from wiseft.heads import ClassificationHead
-from wiseft.images import ImageSet, UnreadableImage, image_folder, open_image, readable_formats, table_set
+from wiseft.decoding import UnreadableImage, open_image, readable_formats
+from wiseft.images import ImageSet
+from wiseft.labels import image_folder, table_set
 from wiseft.kept import compare_ends, read_predictions, write_predictions
 from wiseft.layouts import FAMILIES, objectnet_classes, read_array, read_pickle_as_data
 from wiseft.loaders import captioned_images
