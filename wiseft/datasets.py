@@ -6,18 +6,19 @@
 __all__ = ['RESERVED', 'Suite', 'folder_suite', 'is_suite_folder', 'load_suite', 'protocol']
 
 # %% ../nbs/api/12_datasets.ipynb #49e1b0bc
-import hashlib, json, os, shutil, warnings
+import hashlib, json, shutil, warnings
 import numpy as np, pandas as pd
 from collections import Counter
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from html import escape
 from pathlib import Path
+from .arrays import read_table
 from .files import cache_root, data_root, package_data, unzip_once
 from .hashes import folder_hash
 from .images import ImageSet
 from .labels import image_folder, source_name, split_folders, visible_folders
-from .layouts import FAMILIES, read_table
+from .layouts import FAMILIES
 from .prompts import check_same_classes
 from .shards import check_downloaded, local_copy, shard_files
 from .text import BadFile, first_few, printable

@@ -261,7 +261,7 @@ def _read_old(data, file): # what it holds
     for key in Machine().follow(file):
         n = int.from_bytes(file.read(8), 'little')*dtypes[key].itemsize
         places[key] = file.tell(), file.tell()+n
-        if places[key][1] > len(data): raise EOFError('its end is missing')
+        if places[key][1] > len(data): raise ValueError('Its end is missing.')
         file.seek(n, io.SEEK_CUR)
     file.seek(start)
     values = {key: storage_values(bytearray(data[a:b]), dtypes[key]) for key,(a,b) in places.items()}
