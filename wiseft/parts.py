@@ -89,7 +89,7 @@ def find_parts(
     if not any('transformer.' in new for new in names if not new.startswith('visual.')):
         names = {new: k for new,k in names.items() if new.startswith(('visual.', 'logit_'))}
     taken = {*names.values(), *(f'{name}.{k}'.lstrip('.') for k in head)}
-    unread = [*(k for k in state if k not in taken and k != 'n_averaged'), *weights.beside]
+    unread = [*(k for k in state if k not in taken and k != 'n_averaged'), *weights.unread]
     modules = {} if tower is None else _clip_names(weights.modules, tower)
     return Parts(str(where), {new: state[k] for new,k in names.items()}, head,
                  {new: weights.modules[k] for new,k in modules.items()},
