@@ -22,7 +22,7 @@ from wiseft.all import (
     zeroshot_head,
 )
 from wiseft.plots import plot_alpha, plot_frontier, plot_shifts
-from wiseft.prompts import classnames
+from wiseft.prompts import find_classnames
 from wiseft.report import headline
 from wiseft.runs import join_runs
 
@@ -127,7 +127,7 @@ def test_folders_by_wordnet_id(tmp_path):
     for folder in "n03773504", "n04008634", "n04355933", "n04356056":  # missile and sunglasses, each name twice
         (tmp_path / "set" / folder).mkdir(parents=True)
         Image.new("RGB", (64, 64)).save(tmp_path / "set" / folder / "1.png")
-    images = image_folder(tmp_path / "set", classnames("imagenet"))
+    images = image_folder(tmp_path / "set", find_classnames("imagenet"))
     assert len(images.classnames) == 1000 and sorted(images.labels) == [657, 744, 836, 837]
 
 

@@ -15,7 +15,7 @@ from time import perf_counter
 from . import __version__
 from .ensembles import DEFAULT_ALPHAS
 from .registry import Method, find_method
-from .steps import prepared
+from .steps import completed
 from .tensorfiles import state_hash
 from .trials import TRAINED, Trial, last_words, strengths
 
@@ -42,7 +42,7 @@ def what_is_missing(
     if not can_compete(method): return f'A bench does not know what to do with a {method.kind}.'
     if takes_several(method) and n_seeds < 2: return f'{method.name} needs {method.needs}, and there is one seed.'
     if method.kind not in ('loss', 'pull'): return ''
-    try: prepared(partial(method.function, **given or {}), start)
+    try: completed(partial(method.function, **given or {}), start)
     except Exception as e: return last_words(e) # whatever it is, the others go on
     return ''
 

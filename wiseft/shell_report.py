@@ -128,7 +128,7 @@ def demo(
     force:Force=False,
 ):
     "Fine-tune the embedded CLIP, average its weights, and draw what that does under distribution shift."
-    from wiseft.datasets import load_suite,protocol
+    from wiseft.datasets import load_suite, protocol
     from wiseft.ensembles import sweep
     from wiseft.files import atomic_path
     from wiseft.learner import finetune

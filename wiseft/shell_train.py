@@ -66,7 +66,7 @@ def _number(names): return '1,000' if names == 'imagenet' else f'{len(names):,}'
 # %% ../nbs/api/72_shell_train.ipynb #a37510bb
 def _classnames(classes):
     "The class names that a word on the command line stands for"
-    from wiseft.images import holds_images
+    from wiseft.labels import holds_images
     from wiseft.layouts import FAMILIES,set_classes
     from wiseft.prompts import read_classnames
     if classes == 'imagenet': return classes
@@ -259,13 +259,12 @@ def merge_(
 # %% ../nbs/api/72_shell_train.ipynb #df741fa0
 def _chosen_rule(name, n): # `Method`
     "A merge or a search by its name"
+    from wiseft.merging import check_one_other
     from wiseft.registry import find_method
     found = find_method(name)
     if found.kind not in ('merge', 'search'): raise ValueError(
         f'{found.name} is a {found.kind}. --rule is a merge or a search; `wiseft methods` lists them.')
-    if found.name == 'weight-space' and n > 1: raise ValueError(
-        f"Of {n} models weight-space averages only the start and one other. For several give --rule, such as 'uniform "
-        "soup'.")
+    if found.name == 'weight-space': check_one_other(n)
     return found
 
 def _knobs(rule, alpha, others):

@@ -170,9 +170,8 @@ def _file_gelu(name, config, quick_gelu): # bool
     named = bool(config.get('quick_gelu'))
     if quick_gelu is None and not named and f'{name}-quickgelu' in open_clip.list_models(): raise ValueError(
         f"Weights don't show whether they were trained with QuickGELU, and {name!r} exists with and without. Give "
-        "quick_gelu=True (as OpenAI, "
-        "MetaCLIP and DFN) or False (as LAION and DataComp), or preprocess='TAG' of the weights that this file was "
-        "fine-tuned from.")
+        "quick_gelu=True (as OpenAI, MetaCLIP and DFN) or False (as LAION and DataComp), or preprocess='TAG' of the "
+        "weights that this file was fine-tuned from.")
     if quick_gelu is False and named: raise ValueError(
         f'QuickGELU mismatch: {name!r} has QuickGELU, and quick_gelu=False was given.')
     return named or bool(quick_gelu)
@@ -268,4 +267,4 @@ def preprocessing(source, asked): # dict
         f"The weights of {whose} came without {' and '.join(sorted(missing))} of their pictures. Give "
         "preprocess=dict(mean=…, std=…), "
         f"or for a checkpoint file preprocess='TAG' of the weights that it was fine-tuned from.")
-    return known | {k:[float(x) for x in known[k]] for k in ('mean', 'std')}
+    return known | {k: list(map(float, known[k])) for k in ('mean', 'std')}
