@@ -71,7 +71,7 @@ assert not {{'torch', 'fastai', 'open_clip', 'pandas', 'matplotlib'}} & set(sys.
     ("import typer.testing, wiseft.cli; typer.testing.CliRunner().invoke(wiseft.cli.app, ['models'])",
      "torch open_clip torchvision timm fastai transformers"),
     ("from wiseft.all import *",
-     "open_clip torchvision timm fastai transformers seaborn matplotlib scipy.stats statsmodels.stats"),
+     "open_clip torchvision timm fastai transformers seaborn matplotlib scipy statsmodels huggingface_hub"),
 ], ids=["models", "all"])
 def test_what_is_heavy_is_imported_when_it_is_used(code, heavy):
     loaded = python("-c", f"{code}; import sys; print(*sys.modules)").stdout.split()
@@ -196,7 +196,7 @@ def test_errors_are_a_line(room, args, words):
     ["nonesuch"], ["merge", "zeroshot"], ["merge", "zeroshot", "finetuned", "-o", "x", "--alpha", "much"],
     ["ensemble", "zeroshot"], ["ensemble", "zeroshot", "finetuned", "--average", "weights"],
     ["sweep", "zeroshot", "finetuned", "--alphas", "0.1;0.2"], ["report", "sweep.csv", "-o", "r.xyz"],
-    ["plot", "sweep.csv", "-o", "r.png"],
+    ["plot", "sweep.csv", "-o", "r.png"], ["zeroshot", "cat,dog", "-o", "r.pt"],
     ["sweep", "zeroshot", "finetuned", "-o", "r.xyz"], ["predict", "zeroshot", "suite", "-o", "r.xyz"],
     ["evaluate", "zeroshot", "--shift", "suite"],
 ], ids=" ".join)

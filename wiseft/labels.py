@@ -185,7 +185,8 @@ def source_name(
     path # of a folder, a tar or a table
 ) -> str:
     "What a set is called where nobody says"
-    return Path(path).stem if Path(path).suffix.lower() in ('.tar', '.csv', '.tsv') else Path(path).name
+    path = Path(os.path.abspath(path)) # `.` has no name
+    return path.stem if path.suffix.lower() in ('.tar', '.csv', '.tsv') else path.name
 
 def _is_member(name):
     *folders, last = name.split('/')

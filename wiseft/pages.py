@@ -39,8 +39,9 @@ def html_figure(
     fig.savefig(png, format='png', dpi=150, metadata={'Software':None})
     address = f'data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}'
     return (
-        f'<figure data-kind="{kind}"><div class="frame"><img class="plot" alt="{escape(alt)}" src="{address}"></div>'
-            f'<figcaption>{escape(caption)}</figcaption></figure>')
+        f'<figure data-kind="{kind}"><div class="scroll" tabindex="0" role="region" aria-label="picture">'
+        f'<div class="frame"><img class="plot" alt="{escape(alt)}" src="{address}"></div></div>'
+        f'<figcaption>{escape(caption)}</figcaption></figure>')
 
 # %% ../nbs/api/60_pages.ipynb #59b5bcf7
 _page = Template("""<!doctype html>
@@ -57,6 +58,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color:var(--fg); background:var(--b
 h1 { line-height:1.2; } h2 { margin-top:2.5rem; } .lead { font-size:1.2rem; }
 figure { margin:1.5rem 0; } .frame { position:relative; } .plot { display:block; width:100%; height:auto;
   background:#fff; border-radius:6px; }
+@media screen and (max-width:38rem) { [data-kind=alpha] .frame { width:36rem; } }
 figcaption, .soft { color:var(--soft); font-size:.9rem; } dfn { font-weight:600; font-style:normal; }
 .scroll { overflow-x:auto; } table { border-collapse:collapse; font-size:.9rem; font-variant-numeric:tabular-nums; }
 th, td { text-align:left; padding:.25rem .6rem .25rem 0; border-bottom:1px solid var(--line); white-space:nowrap;

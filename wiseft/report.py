@@ -20,6 +20,7 @@ from .kept import KeptPredictions, compare_ends
 from .pages import html_figure, html_page, html_table
 from .paper import robustness
 from .plots import NAMES, alt_text, curves, known_baselines, pictures
+from .text import counted
 from .results import MEAN, REFERENCE, STARTS, UNBOUNDED, check_single, dataset_order, first_metric, wide
 
 # %% ../nbs/api/61_report.ipynb #7f41dc93
@@ -42,8 +43,8 @@ def headline(
     if not set(needed) <= set(at): return 'Accuracy in per cent, with 95 % intervals where they are known.'
     n = table[table.is_shift & (table.dataset!=MEAN)].dataset.nunique()
     than = {(m, d): _than(at['weight-space',d], at[m,d], _paired(comparisons, m, alpha, d)) for m, d in needed}
-    return (f'Averaging the weights (α = {alpha:g}) gives {_measured(at["weight-space",MEAN])} on average over {n} '
-            f'shifted set{"s"*(n!=1)}, '
+    return (f'Averaging the weights (α = {alpha:g}) gives {_measured(at["weight-space",MEAN])} on average '
+            f'over {counted(n, "shifted set")}, '
             f'{than[before,MEAN]} and {than["fine-tuned",MEAN]}. On the reference it gives '
             f'{_measured(at["weight-space",REFERENCE])}, '
             f'{than[before,REFERENCE]} and {than["fine-tuned",REFERENCE]}. {_untold(table, comparisons)}').strip()
@@ -56,7 +57,7 @@ def _begins(table):
 def _measured(r):
     "A value with its interval and its number of images, as far as they are known"
     known = [] if pd.isna(r.low) else [f'95 % interval {100*r.low:.1f} to {100*r.high:.1f}']
-    if not pd.isna(r.n): known.append(f'{r.n:,} ' + ('image' if r.n==1 else 'images'))
+    if not pd.isna(r.n): known.append(counted(r.n, 'image'))
     return f'{100*r.value:.1f} %' + (f' ({", ".join(known)})' if known else '')
 
 def _than(a, b, paired=None):

@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from .shell import Classifier, Device, Output, Reference, Shift, SuiteName, Use
+from .shell import Classifier, Device, OutputFolder, Reference, Shift, SuiteName, Use
 from .shell import chosen_device, command, listed, load_methods, say, show_table, standard_output, suite_loader
 from .shell import wrote
 
@@ -21,7 +21,7 @@ from .shell import wrote
          'wiseft bench zeroshot --suite imagenet --seeds 3 --budget 48 -o bench')
 def bench_(
     classifier:Classifier,
-    output:Output,
+    output:OutputFolder,
     suite:SuiteName='icons',
     reference:Reference=None,
     shift:Shift=None,

@@ -10,12 +10,10 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-
 from .checkpoints import checkpoint_format, read_checkpoint
 from .configs import check_model_cfg, check_preprocess_cfg, read_json
 from .files import package_data
-from .later import open_clip
+from .later import huggingface_hub, open_clip
 from .parts import Parts, find_parts, module_config, module_preprocess, uses_quick_gelu
 from .pretrained import SIGLIP_KINDS, hub_weights, read_hub_folder
 from .saving import config_name, weight_names
@@ -120,7 +118,8 @@ def _from_transformers_hub(
     advice = (f"bring {first_few(files)} (and tokenizer files, if there are any) of https://huggingface.co/{repo} into "
               "a folder and call load_clip('FOLDER')")
     wanted = [*files, 'processor_config.json', '*token*', 'spiece.model']
-    folder = _fetch(lambda: snapshot_download(repo, allow_patterns=wanted), f'{first_few(files)} of {name}', advice)
+    fetch = lambda: huggingface_hub.snapshot_download(repo, allow_patterns=wanted)
+    folder = _fetch(fetch, f'{first_few(files)} of {name}', advice)
     return _from_transformers(folder, name)
 
 # %% ../nbs/api/20_sources.ipynb #55de7377
