@@ -15,7 +15,7 @@ from time import perf_counter
 from . import __version__
 from .ensembles import DEFAULT_ALPHAS
 from .registry import Method, find_method
-from .steps import prepared
+from .steps import completed
 from .tensorfiles import state_hash
 from .trials import TRAINED, Trial, last_words, strengths
 
@@ -42,7 +42,7 @@ def what_is_missing(
     if not can_compete(method): return f'A bench does not know what to do with a {method.kind}.'
     if takes_several(method) and n_seeds < 2: return f'{method.name} needs {method.needs}, and there is one seed.'
     if method.kind not in ('loss', 'pull'): return ''
-    try: prepared(partial(method.function, **given or {}), start)
+    try: completed(partial(method.function, **given or {}), start)
     except Exception as e: return last_words(e) # whatever it is, the others go on
     return ''
 
@@ -92,12 +92,12 @@ class Plan:
         missing = {m.name: self.missing(m) for m in self.methods}
         out = [dict(method=n, why=w) for n, w in missing.items() if w]
         rows = pd.DataFrame([*map(self._row, self.contenders()), *out])
-        return rows.fillna(dict(kind='', paper='', trials=0, runs=0, why='')).astype(dict(trials=int, runs=int))
+        return rows.fillna(dict(kind='', paper='', trials=0, runs=0)).astype(dict(trials=int, runs=int))
     def _row(self, c):
         alone = c.trains and not (c.method and c.method.kind == 'average') # averages ride
         choices = 0 if c.control else len(self.lrs) + (len(strengths(c.method)) - 1 if c.method else 0)
         kind, paper = (c.method.kind, c.method.paper) if c.method else ('', '')
-        return dict(method=c.name, kind=kind, paper=paper, trials=alone*choices, runs=alone*len(self.seeds))
+        return dict(method=c.name, kind=kind, paper=paper, trials=alone*choices, runs=alone*len(self.seeds), why='')
     def as_json(self) -> dict:
         "All that decides the results, and the version"
         recipe = {k: v for k, v in self.recipe.items() if k != 'progress'}
