@@ -281,6 +281,15 @@ def test_the_device_is_said(room):
                                            cwd=room).stderr
 
 
+def test_every_command_that_computes_takes_a_device():
+    from typer.main import get_command
+    from wiseft.cli import app
+
+    without = {name for name, c in get_command(app).commands.items()
+               if not any("--device" in p.opts for p in c.params)}
+    assert without == set("models methods data cache plot report show card push export".split())  # export: on the CPU
+
+
 def test_what_was_predicted_lies_beside_the_table_and_is_in_the_report(room, tmp_path):
     from wiseft.kept import compare_ends, read_predictions
 
