@@ -117,8 +117,8 @@ def _who(r):
     return f'{name}, α = {r.alpha:g}' if r.method in _WORDS else name
 
 # %% ../nbs/api/61_report.ipynb #321e3b73
-_comparison = {'tuning':'run', 'a':'A', 'b':'B', 'dataset':'set', 'over':'interval over', 'n':'images', 'value_a':'A, %',
-               'value_b':'B, %', 'difference':'B − A, points',
+_comparison = {'tuning':'run', 'a':'A', 'b':'B', 'dataset':'set', 'over':'interval over', 'n':'images',
+               'value_a':'A, %', 'value_b':'B, %', 'difference':'B − A, points',
                'low':'95 % from', 'high':'to', 'p':'p', 'p_holm':'p, Holm', 'why':'note'}
 
 def _comparisons(comparisons):
