@@ -313,6 +313,12 @@ def test_training_into_a_file_is_a_line_an_epoch(room, tmp_path):
     assert "\r" not in done.output and len(done.stderr) < 2000
 
 
+def test_resume_says_where_it_begins(room, tmp_path):
+    tune = ["finetune", "zeroshot", "suite", "--epochs", "2", "--train", "head", "--checkpoints", tmp_path, "--resume"]
+    assert "checkpoint.safetensors yet: this begins anew" in wiseft(*tune, "-o", tmp_path / "a", cwd=room).stderr
+    assert f"going on from {tmp_path / 'checkpoint.safetensors'}" in wiseft(*tune, "-o", tmp_path / "b", cwd=room).stderr
+
+
 def test_completion_is_installed_and_completes(tmp_path):
     inside = f"{WISEFT} --install-completion bash; exit $?"  # typer looks which shell it was called from
     run("bash", "-c", inside, env=os.environ | dict(HOME=str(tmp_path)))
