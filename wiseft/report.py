@@ -117,8 +117,8 @@ def _who(r):
     return f'{name}, α = {r.alpha:g}' if r.method in _WORDS else name
 
 # %% ../nbs/api/61_report.ipynb #321e3b73
-_comparison = {'a':'A', 'b':'B', 'dataset':'set', 'over':'interval over', 'n':'images', 'value_a':'A, %',
-               'value_b':'B, %', 'difference':'B − A, points',
+_comparison = {'tuning':'run', 'a':'A', 'b':'B', 'dataset':'set', 'over':'interval over', 'n':'images',
+               'value_a':'A, %', 'value_b':'B, %', 'difference':'B − A, points',
                'low':'95 % from', 'high':'to', 'p':'p', 'p_holm':'p, Holm', 'why':'note'}
 
 def _comparisons(comparisons):
@@ -316,13 +316,18 @@ _MEANINGS = """<p class="soft"><dfn>$before.
 <dfn>Weights averaged</dfn>: each weight is (1&nbsp;−&nbsp;α) times that of the first and α times that of the fine-tuned one.
 An <dfn>interval</dfn> of 95&nbsp;% says how far chance in the choice of test images reaches.</p>"""
 
+def _comparisons_of(tuning, comparisons):
+    "Those of one tuning; None where there are none, which a headline then says"
+    if comparisons is None or 'tuning' not in comparisons: return None
+    return comparisons[comparisons.tuning==tuning]
+
 def _beginning(table, comparisons, notes, alpha):
     "Headlines, one a tuning where there are several, and what their words mean"
     several = table.tuning[~table.method.isin(STARTS)].nunique() > 1
     tunings = [t for t in table.tuning.unique() if t] if several else ['']
     for t in tunings:
         own = table[table.tuning.isin(['', t])] if t else table
-        known = comparisons.iloc[:0] if t and comparisons is not None else comparisons
+        known = _comparisons_of(t, comparisons) if t else comparisons
         lead = (f'{t}: ' if t else '') + headline(own, alpha, known)
         yield f'<p class="lead">{escape(lead).replace(" %", "&nbsp;%")}</p>'
     yield _MEANINGS.replace('$before', _STARTS[_begins(table)])
