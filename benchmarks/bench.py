@@ -41,7 +41,7 @@ from wiseft.ensembles import mix_logits, mix_probabilities, sweep
 from wiseft.evaluation import evaluate
 from wiseft.feeding import Feeder
 from wiseft.heads import random_head
-from wiseft.images import image_folder
+from wiseft.labels import image_folder
 from wiseft.learner import clip_learner
 from wiseft.linesearch import alpha_intervals
 from wiseft.loaders import clip_dataloaders, crop_box

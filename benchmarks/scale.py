@@ -99,7 +99,7 @@ def some_classes(folder, classes):
 @task
 def listing(folder, classes, **_):
     "The list of files, held out images split off"
-    from wiseft.images import image_folder
+    from wiseft.labels import image_folder
     from wiseft.layouts import hold_out
     with Measured() as m: train, validation = hold_out(image_folder(some_classes(folder, classes)))
     return m, len(train) + len(validation)
@@ -108,7 +108,7 @@ def listing(folder, classes, **_):
 @task
 def fingerprint(folder, classes, **_):
     "Hash of all files; the first time they are read"
-    from wiseft.images import image_folder
+    from wiseft.labels import image_folder
     images = image_folder(some_classes(folder, classes))
     with Measured() as m: assert len(images.fingerprint) == 12
     return m, len(images)

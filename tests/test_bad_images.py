@@ -18,7 +18,8 @@ from conftest import python
 from PIL import Image, ImageDraw
 from torch import nn
 from torchvision.transforms import v2
-from wiseft.datasets import UnreadableImage, folder_suite, image_folder, load_suite, open_image
+from wiseft.decoding import UnreadableImage, open_image
+from wiseft.datasets import folder_suite, image_folder, load_suite
 from wiseft.ensembles import sweep
 from wiseft.evaluation import evaluate
 from wiseft.passes import predict
@@ -256,7 +257,7 @@ def test_a_picture_starts_no_program(tmp_path):
     (tmp_path / "bin/gs").chmod(0o755)
     (tmp_path / "x.jpg").write_bytes(EPS)
     file = str(tmp_path / "x.jpg")
-    code = f"from wiseft.images import *\ntry: open_image({file!r})\nexcept UnreadableImage as e: print(e)"
+    code = f"from wiseft.decoding import *\ntry: open_image({file!r})\nexcept UnreadableImage as e: print(e)"
     said = python("-c", code, env=os.environ | dict(PATH=f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")).stdout
     assert "not an image" in said
     assert not (tmp_path / "started").exists()
@@ -268,12 +269,12 @@ def test_one_place_opens_files_as_images():
              for line in p.read_text().splitlines()]
     opens = [(name, line) for name, line in lines if "Image.open(" in line]
     read = "with Image.open(BytesIO(read()) if read else path, formats=readable_formats()) as im:"
-    assert opens == [("images.py", read)]
+    assert opens == [("decoding.py", read)]
 
 
 MEMORY = """
 import resource, sys
-from wiseft.images import *
+from wiseft.decoding import *
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sys.argv[1:]:
     try: print(open_image(path).size)
@@ -299,7 +300,7 @@ def test_small_files_take_no_gigabytes(tmp_path):
 
 def test_the_limit_on_pixels_is_set_from_outside(tmp_path):
     Image.new("L", (40, 30)).save(tmp_path / "x.png")
-    code = f"from wiseft.images import open_image\nprint(open_image({str(tmp_path / 'x.png')!r}).size)"
+    code = f"from wiseft.decoding import open_image\nprint(open_image({str(tmp_path / 'x.png')!r}).size)"
     assert "(40, 30)" in python("-c", code, env=os.environ | dict(WISEFT_MAX_PIXELS="1200")).stdout
     assert "1,200 pixels, more than the 1,199" in python("-c", code, env=os.environ | dict(WISEFT_MAX_PIXELS="1199"),
                                                          ok=False).stderr
@@ -311,8 +312,8 @@ def test_the_limit_on_pixels_is_set_from_outside(tmp_path):
 def test_a_pipe_is_no_image(tmp_path):
     os.mkfifo(tmp_path / "x.png")
     file = str(tmp_path / "x.png")
-    code = f"from wiseft.images import *\ntry: open_image({file!r})\nexcept UnreadableImage as e: print(e)"
-    assert "not a regular file" in python("-c", code, timeout=20).stdout
+    code = f"from wiseft.decoding import *\ntry: open_image({file!r})\nexcept UnreadableImage as e: print(e)"
+    assert "Not a regular file" in python("-c", code, timeout=20).stdout
 
 
 def test_the_embedded_suite_is_whole_or_made_whole():
@@ -347,5 +348,5 @@ def test_odd_names(tmp_path):
     names = [f for s in suite.sets().values() for f in s.files()]
     assert r"cat/caf\udce9.png" in names and all(n.isprintable() for n in names)
     (tmp_path / "reference" / "cat").rename(tmp_path / "reference" / os.fsdecode("hôte".encode("latin1")))
-    with pytest.raises(ValueError, match="text on one line, in UTF-8"):
+    with pytest.raises(ValueError, match="texts on one line, in UTF-8"):
         image_folder(tmp_path / "reference")

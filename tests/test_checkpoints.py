@@ -74,7 +74,7 @@ def test_a_pytorch_file_is_not_run(tmp_path, zipped):
     path, trapped = tmp_path / "model.pt", tmp_path / "trapped"
     torch.save({"state_dict": state(), "trap": Trap(trapped)}, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(ValueError,
-        match=r"model.pt is refused: it is a pickle, which may run any code, and it asks to run \w+.system"):
+        match=r"model.pt is refused: it is a pickle, which may run any code. It asks to run \w+.system"):
         read_state_dict(path)
     assert not trapped.exists()
 

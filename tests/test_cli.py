@@ -71,7 +71,7 @@ assert not {{'torch', 'fastai', 'open_clip', 'pandas', 'matplotlib'}} & set(sys.
     ("import typer.testing, wiseft.cli; typer.testing.CliRunner().invoke(wiseft.cli.app, ['models'])",
      "torch open_clip torchvision timm fastai transformers"),
     ("from wiseft.all import *",
-     "open_clip torchvision timm fastai transformers seaborn matplotlib scipy.stats statsmodels.stats"),
+     "open_clip torchvision timm fastai transformers seaborn matplotlib scipy statsmodels huggingface_hub"),
 ], ids=["models", "all"])
 def test_what_is_heavy_is_imported_when_it_is_used(code, heavy):
     loaded = python("-c", f"{code}; import sys; print(*sys.modules)").stdout.split()
@@ -142,6 +142,17 @@ def test_plot_and_report(room, tmp_path):
     assert "data:image/png" in page and "http" not in page.replace("http://www.w3.org", "")
 
 
+def test_bench(room, tmp_path):
+    "Tables, a picture and a page, also of a method that can't run"
+    out = wiseft("bench", "zeroshot", "--suite", "suite", "--methods", "lines,uniform soup", "--epochs", "1", "--seeds",
+                 "1", "--lrs", "1e-3", "-o", tmp_path / "bench", cwd=room).stdout
+    assert {"gains.csv", "curves.csv", "costs.csv", "bench.png"} <= {p.name for p in (tmp_path / "bench").iterdir()}
+    gains, page = pd.read_csv(tmp_path / "bench/gains.csv"), (tmp_path / "bench/report.html").read_text()
+    assert gains.method.tolist() == ["plain", "LiNeS", "uniform soup"]
+    for sentence in gains.why.dropna().tolist() + [f"LiNeS (α = {gains.alpha[1]:g}): {100*gains.reference[1]:.1f} %"]:
+        assert sentence in out and sentence in page
+
+
 def test_data_names_unreadable_images(room, tmp_path):
     shutil.copytree(room / "suite/solid/test", tmp_path / "set")
     (tmp_path / "set/heart/text.png").write_text("no picture")
@@ -185,7 +196,7 @@ def test_errors_are_a_line(room, args, words):
     ["nonesuch"], ["merge", "zeroshot"], ["merge", "zeroshot", "finetuned", "-o", "x", "--alpha", "much"],
     ["ensemble", "zeroshot"], ["ensemble", "zeroshot", "finetuned", "--average", "weights"],
     ["sweep", "zeroshot", "finetuned", "--alphas", "0.1;0.2"], ["report", "sweep.csv", "-o", "r.xyz"],
-    ["plot", "sweep.csv", "-o", "r.png"],
+    ["plot", "sweep.csv", "-o", "r.png"], ["zeroshot", "cat,dog", "-o", "r.pt"],
     ["sweep", "zeroshot", "finetuned", "-o", "r.xyz"], ["predict", "zeroshot", "suite", "-o", "r.xyz"],
     ["evaluate", "zeroshot", "--shift", "suite"],
 ], ids=" ".join)

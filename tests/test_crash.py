@@ -13,7 +13,7 @@ from PIL import Image
 from wiseft.cache import Pixels, ShortSide, cache_table, clear_cache, decode_once
 from wiseft.exchange import append_results, read_results
 from wiseft.files import atomic_path
-from wiseft.images import image_folder
+from wiseft.labels import image_folder
 
 CALL = 3  # every writer has so many
 

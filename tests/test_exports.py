@@ -62,10 +62,11 @@ def said(classifier, pixels):
         return classifier(classifier.clip.normalise(torch.from_numpy(pixels)))
 
 
-@pytest.mark.filterwarnings("ignore")  # of torch's exporter
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("precision", [None, "fp16"])
-def test_onnx(classifier, pixels, tmp_path, precision):
+def test_onnx(classifier, pixels, tmp_path, caplog, precision):
     export_classifier(classifier, "onnx", tmp_path / "c.onnx", precision)
+    assert not [r for r in caplog.records if r.levelname == "WARNING"], "words about the exporter's insides"
     session = onnxruntime.InferenceSession(tmp_path / "c.onnx")
     logits = session.run(None, dict(pixels=pixels))[0]
     classifier.save(tmp_path / "saved", precision=precision)

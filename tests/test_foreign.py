@@ -207,7 +207,7 @@ def test_a_trap_in_a_module(tmp_path, how):
     torch.save(module, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     for name in "bare.pt", "zip.pt", "old.pt":
         for load in load_classifier, load_clip, lambda path: load_clip("ViT-B-32", path):
-            with pytest.raises(BadFile, match=rf"{name} is refused.*it asks to run \w+\.{how}"):
+            with pytest.raises(BadFile, match=rf"{name} is refused.*It asks to run \w+\.{how}"):
                 load(tmp_path / name)
     assert not trapped.exists()
     pickle.loads((tmp_path / "bare.pt").read_bytes())

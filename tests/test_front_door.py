@@ -21,8 +21,10 @@ from wiseft.all import (
     zeroshot_classifier,
     zeroshot_head,
 )
-from wiseft.prompts import classnames
+from wiseft.plots import plot_alpha, plot_frontier, plot_shifts
+from wiseft.prompts import find_classnames
 from wiseft.report import headline
+from wiseft.runs import join_runs
 
 NAMES = ["camera", "heart", "star"]
 
@@ -125,7 +127,7 @@ def test_folders_by_wordnet_id(tmp_path):
     for folder in "n03773504", "n04008634", "n04355933", "n04356056":  # missile and sunglasses, each name twice
         (tmp_path / "set" / folder).mkdir(parents=True)
         Image.new("RGB", (64, 64)).save(tmp_path / "set" / folder / "1.png")
-    images = image_folder(tmp_path / "set", classnames("imagenet"))
+    images = image_folder(tmp_path / "set", find_classnames("imagenet"))
     assert len(images.classnames) == 1000 and sorted(images.labels) == [657, 744, 836, 837]
 
 
@@ -138,6 +140,14 @@ def test_a_printed_table_has_all_its_columns(swept):
         shown, by_pandas = repr(table), repr(pd.DataFrame(table))
     assert "..." in by_pandas and "..." not in shown
     assert all(name in shown for name in names)
+
+
+@pytest.mark.parametrize("plot", [plot_frontier, plot_alpha, plot_shifts])
+def test_the_legend_of_two_runs_is_not_cut(swept, plot):
+    picture = plot(join_runs({"results of the first run": swept[0], "results of the second": swept[0]}))
+    picture.draw_without_rendering()
+    legends = [*picture.legends, *filter(None, (ax.get_legend() for ax in picture.axes))]
+    assert legends and all(legend.get_window_extent().x1 <= picture.bbox.width for legend in legends)
 
 
 def test_pictures_are_turned_as_the_camera_says_in_folders_but_not_in_published_sets(tmp_path):
@@ -166,3 +176,11 @@ def test_domains_are_told_from_classes(photos, tmp_path):
         image_folder(tmp_path)
     with pytest.raises(ValueError, match="are these domains. Then give one of them, such as .*day"):
         image_folder(tmp_path, NAMES)
+
+
+def test_a_bench_that_leaves_nothing_out_tells_its_plan(photos, zeroshot, tmp_path):
+    zeroshot.save(tmp_path / "zeroshot")
+    few = ("--methods", "lines", "--lrs", "1e-4", "--seeds", 1, "--batch-size", 4, "--budget", 0)
+    done = run(WISEFT, "bench", tmp_path / "zeroshot", "--reference", photos / "photos", *few, "-o", tmp_path / "bench",
+               ok=False)
+    assert "That is more than the 0 hours" in done.stderr and "LiNeS" in done.stdout, done.stderr

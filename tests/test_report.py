@@ -111,6 +111,14 @@ def test_everybody_can_read_it(page, width, colours):
     assert not page.evaluate(STICKING_OUT)
 
 
+def test_small_pictures_by_alpha_stay_legible_on_a_phone(page):
+    page.set_viewport_size(dict(width=390, height=800))
+    region = page.locator("[data-kind=alpha] .scroll")
+    assert region.locator("img").bounding_box()["width"] >= 4 * 140  # four in a row
+    assert region.bounding_box()["width"] <= 390
+    assert page.locator("[data-kind=frontier] img").bounding_box()["width"] <= 390
+
+
 def test_without_scripts_and_in_print(browser, report):  # noqa: F811
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()

@@ -25,7 +25,8 @@ from wiseft.evaluation import evaluate
 from wiseft.exchange import write_results
 from wiseft.files import package_data
 from wiseft.hub import fetch, hub_files, sets_on_hub
-from wiseft.images import UnreadableImage, image_folder
+from wiseft.decoding import UnreadableImage
+from wiseft.labels import image_folder
 from wiseft.layouts import FMOW_CLASSES, imagenet_subset, inventory
 from wiseft.loaders import captioned_images
 from wiseft.pico import pico_classifier

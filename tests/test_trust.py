@@ -20,9 +20,9 @@ from wiseft.clips import load_clip
 from wiseft.datasets import load_suite
 from wiseft.exchange import read_results, write_results
 from wiseft.files import read_lines, sha256_file
-from wiseft.images import image_folder, table_set
+from wiseft.labels import image_folder, table_set
 from wiseft.kept import read_predictions
-from wiseft.layouts import read_array, read_pickle_as_data
+from wiseft.arrays import read_array, read_pickle_as_data
 from wiseft.loaders import captioned_images
 from wiseft.merging import interpolate, merge_files
 from wiseft.passes import extract_features

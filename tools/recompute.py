@@ -17,6 +17,7 @@ import json
 import sys
 from collections import Counter
 from functools import cache
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -71,6 +72,15 @@ def checks(name):
     return keep
 
 
+def flat(rows):
+    return list(chain.from_iterable(rows))
+
+
+def percents(right, ons):
+    "Accuracies of a classifier on sets, from which images it has right."
+    return [100 * outline().mean(right, on) for on in ons]
+
+
 # ---------- the explanations ----------
 
 PAPER = ["imagenet-v2", "imagenet-r", "imagenet-sketch", "objectnet", "imagenet-a"]
@@ -81,6 +91,11 @@ def of_paper(name, alpha):
     t = published()
     t = t[(t.classifier == name) & (t.alpha == alpha)].set_index("dataset").value
     return 100 * t["reference"], 100 * t[PAPER].mean()
+
+
+def path_of_paper(name):
+    "The same at α = 0, 0.5 and 1."
+    return [of_paper(name, a) for a in (0, 0.5, 1)]
 
 
 CLIPS = [f"CLIP {m} {k}" for m in ("ViT-B/16", "ViT-L/14@336px") for k in ("end-to-end", "linear classifier")]
@@ -109,9 +124,18 @@ def fallen(models=slice(None), on="test", which=SHIFTS, forward=logit, back=expi
     "ρ in points above the line of models from scratch: zero-shot, α = 0.5, fine-tuned."
     t, at = scratch()[models], [end_to_end(a) for a in (0, 0.5, 1)]
     line = np.polyfit(forward(t[f"{on} reference"]), forward(t[[f"{on} {s}" for s in which]].mean(axis=1)), 1)
-    return [
-        100 * (outline().mean(v, which) - back(np.polyval(line, forward(outline().mean(v, "reference"))))) for v in at
-    ]
+
+    def above(v):
+        expected = back(np.polyval(line, forward(outline().mean(v, "reference"))))
+        return 100 * (outline().mean(v, which) - expected)
+
+    return [above(v) for v in at]
+
+
+def fall(*args, **kwargs):
+    "By how much ρ falls with fine-tuning, negative: `fallen` from the first to the last."
+    z = fallen(*args, **kwargs)
+    return z[2] - z[0]
 
 
 def slope_of_scratch():
@@ -141,21 +165,15 @@ def rho_drawn(which):
 
 @checks("explanations/tradeoff")
 def _(page):
-    paper = {c: [of_paper(c, a) for a in (0, 0.5, 1)] for c in CLIPS}
-    page.shows("table = points[points.alpha", *[v for c in CLIPS for on in (0, 1) for v in [p[on] for p in paper[c]]])
-    page.says(
-        "moves the reference from {} to {} % and the shifts from {} *down* to {} %",
-        paper[CLIPS[0]][0][0],
-        paper[CLIPS[0]][2][0],
-        paper[CLIPS[0]][0][1],
-        paper[CLIPS[0]][2][1],
-    )
-    page.says("better than either under shift, {} %", paper[CLIPS[0]][1][1])
+    paper = {c: path_of_paper(c) for c in CLIPS}
+    page.shows("table = points[points.alpha", *flat(row for c in CLIPS for row in zip(*paper[c])))
+    start, half, end = paper[CLIPS[0]]
+    moved = "moves the reference from {} to {} % and the shifts from {} *down* to {} %"
+    page.says(moved, start[0], end[0], start[1], end[1])
+    page.says("better than either under shift, {} %", half[1])
     t = scratch()
-    rows = [
-        [r.width, r.part, r.images, r.epochs, *[100 * r[f"{k} {d}"] for k in ("validation", "test") for d in BOTH]]
-        for _, r in t.iterrows()
-    ]
+    judged = [f"{k} {d}" for k in ("validation", "test") for d in BOTH]
+    rows = [[r.width, r.part, r.images, r.epochs, *(100 * r[judged])] for _, r in t.iterrows()]
     page.shows("for k in ('test', 'validation'): scratch", *rows)
     page.says("({} icons teach only so much", t.images.max())
     page.says("for {} to {} epochs", t.epochs.min(), t.epochs.max())
@@ -169,7 +187,8 @@ def _(page):
     page.says("accuracy among all {} classes", icons()["class"].nunique())
     page.holds("costs 4 to 5 points under shift, and α = 0.5 turns that into a gain of 4 to 5", four_to_five())
     zs, half, ft = (end_to_end(a) for a in (0, 0.5, 1))
-    best, tuned, middle = 100 * t["test reference"].max(), *(100 * outline().mean(v, "reference") for v in (ft, half))
+    best = 100 * t["test reference"].max()
+    tuned, middle = (100 * outline().mean(v, "reference") for v in (ft, half))
     page.says("reaches {} % on the reference after {} epochs", best, t.epochs.max())
     page.says("lie beyond, at {} and, with α = 0.5, {} % (", tuned, middle)
     page.says("that the line goes on for another {} and {} points", tuned - best, middle - best)
@@ -196,39 +215,29 @@ def _(page):
     page.holds("Some ten of the 25 points", round(fallen(which=["recoloured"])[0] / 7) in (10, 11))
     page.says("Some ten of the {} points of zero-shot's ρ", rows[0][0])
     page.says("Without it ρ is {}.", rows[5][0])
-    page.holds(
-        "right two to six times in a hundred", 0.015 < t["test recoloured"].min() and t["test recoloured"].max() < 0.065
-    )
+    recoloured = t["test recoloured"]
+    page.holds("right two to six times in a hundred", 0.015 < recoloured.min() and recoloured.max() < 0.065)
     from scipy.special import ndtr, ndtri
 
-    other = [
-        z[2] - z[0]
-        for z in (
-            fallen(),
-            fallen(forward=ndtri, back=ndtr),
-            fallen(t.part == 1),
-            fallen(t["test reference"] > 0.6),
-            fallen(on="validation"),
-        )
-    ]
-    other.append(np.mean([z[2] - z[0] for z in (fallen(which=[d]) for d in SHIFTS)]))
+    other = [fall(), fall(forward=ndtri, back=ndtr), fall(t.part == 1), fall(t["test reference"] > 0.6)]
+    other += [fall(on="validation"), np.mean([fall(which=[d]) for d in SHIFTS])]
     page.shows("falls = {'as above'", other)
-    x, y = (logit(np.array([outline().mean(v, on) for v in (zs, half, ft)])) for on in BOTH)
-    through, steps = slope_of_scratch(), ((0, 2), (0, 1), (1, 2))
-    rho = fallen()
-    page.shows(
-        "slopes = pd.DataFrame({k:",
-        *[[x[b] - x[a], y[b] - y[a], (y[b] - y[a]) / (x[b] - x[a]), *through, rho[b] - rho[a]] for a, b in steps],
-    )
-    page.says(
-        "by {} points, with images and models drawn anew {} to {}, with other lines {} to {}.",
-        -rows[3][0],
-        -rows[3][2],
-        -rows[3][1],
-        -max(other),
-        -min(other),
-    )
-    page.says("by how much in points ({}, {} to {})", -rows[3][0], -rows[3][2], -rows[3][1])
+
+    def on_logit_axis(on):
+        return logit(np.array([outline().mean(v, on) for v in (zs, half, ft)]))
+
+    x, y = on_logit_axis("reference"), on_logit_axis("shift")
+    through, rho = slope_of_scratch(), fallen()
+
+    def step(a, b):
+        dx, dy = x[b] - x[a], y[b] - y[a]
+        return [dx, dy, dy / dx, *through, rho[b] - rho[a]]
+
+    page.shows("slopes = pd.DataFrame({k:", step(0, 2), step(0, 1), step(1, 2))
+    less = [-rows[3][i] for i in (0, 2, 1)]
+    falls = "by {} points, with images and models drawn anew {} to {}, with other lines {} to {}."
+    page.says(falls, *less, -max(other), -min(other))
+    page.says("by how much in points ({}, {} to {})", *less)
     settings = [(E2E, lr, a) for lr in (3e-4, 3e-3) for a in (1.0, 0.5)]
     taught = {(*s, t, score): halving(t, *s, score) for s in settings for t in (True, False) for score in (OWN, PLAIN)}
     page.shows("taught = pd.read_csv(", *taught.values())
@@ -269,8 +278,12 @@ def _(page):
 
 def four_to_five():
     "Whether both CLIPs of the paper lose 4 to 5 points under shift end to end, and gain as many at α = 0.5."
-    start, half, end = ([of_paper(c, a)[1] for c in (CLIPS[0], CLIPS[2])] for a in (0, 0.5, 1))
-    return all(round(v) in (4, 5) for s, h, e in zip(start, half, end) for v in (s - e, h - s))
+
+    def so(c):
+        start, half, end = (shift for _, shift in path_of_paper(c))
+        return round(start - end) in (4, 5) and round(half - start) in (4, 5)
+
+    return so(CLIPS[0]) and so(CLIPS[2])
 
 
 def of_paper_rho(name):
@@ -282,16 +295,16 @@ def of_paper_rho(name):
 def above_the_line(name):
     "Effective robustness of a published classifier at α = 0, 0.5 and 1, in points; None beyond the line."
     fits = json.loads((ROOT / "wiseft/data/baselines.json").read_text())["fits"]
-    fit = next(
-        f for f in fits if (f["dataset"], f["classes"], f["source"]) == ("mean over shifts", "all", "imagenet-testbed")
-    )
+    wanted = "mean over shifts", "all", "imagenet-testbed"
+    fit = next(f for f in fits if (f["dataset"], f["classes"], f["source"]) == wanted)
 
     def rho(x, y):
+        if x > fit["lines"][-1]["x_range"][1]:
+            return None
         line = fit["lines"][np.digitize(x, fit["pivots"])]
-        return y - expit(line["slope"] * logit(x) + line["intercept"]) if x <= fit["lines"][-1]["x_range"][1] else None
+        return 100 * (y - expit(line["slope"] * logit(x) + line["intercept"]))
 
-    found = [rho(*[v / 100 for v in of_paper(name, a)]) for a in (0, 0.5, 1)]
-    return [v and 100 * v for v in found]
+    return [rho(x / 100, y / 100) for x, y in path_of_paper(name)]
 
 
 def families(d):
@@ -301,7 +314,11 @@ def families(d):
 def measures():
     "How the two ends differ, as the runs kept it: of the gentle recipe and of linear classifiers."
     lines = [json.loads(line) for line in (ROOT / "nbs/reproductions/ends/runs.jsonl").read_text().splitlines()]
-    t = pd.DataFrame([row | {k: run[k] for k in ("kind", "lr", "seed")} for run in lines for row in run["measures"]])
+
+    def known(run):
+        return {k: run[k] for k in ("kind", "lr", "seed")}
+
+    t = pd.DataFrame([row | known(run) for run in lines for row in run["measures"]])
     t = t[((t.kind == E2E) & (t.lr == 3e-4)) | (t.kind == LC)]
     return t[t.dataset != "validation"].assign(side=lambda t: np.where(t.dataset == "reference", "reference", "shift"))
 
@@ -315,60 +332,46 @@ def _(page):
     by_set = m.groupby(["dataset", "kind"])[["diversity", "kappa", "kl", "cka"]].mean()
     order = ["reference", *SHIFTS]
     page.shows("by_set.unstack(0).reindex(sets)", *[by_set[c][d][k] for d in order for c in by_set for k in (E2E, LC)])
-    margin = m.groupby(["kind", "side"])[
-        [f"margin, {w} {r}" for w in ("zero-shot", "fine-tuned") for r in ("right", "wrong")]
-    ].mean()
-    page.shows(
-        "margin.columns = pd.MultiIndex", *[list(margin.loc[k, s]) for k in (E2E, LC) for s in ("shift", "reference")]
-    )
-    grown = {
-        (s, r): 100 * (margin[f"margin, fine-tuned {r}"] / margin[f"margin, zero-shot {r}"] - 1)[E2E, s]
-        for s in BOTH
-        for r in ("right", "wrong")
-    }
+    columns = [f"margin, {w} {r}" for w in ("zero-shot", "fine-tuned") for r in ("right", "wrong")]
+    margin = m.groupby(["kind", "side"])[columns].mean()
+    shown = [list(margin.loc[k, s]) for k in (E2E, LC) for s in ("shift", "reference")]
+    page.shows("margin.columns = pd.MultiIndex", *shown)
+
+    def growth(s, r):
+        before, after = (margin.loc[(E2E, s), f"margin, {w} {r}"] for w in ("zero-shot", "fine-tuned"))
+        return 100 * (after / before - 1)
+
     page.says(
         "of right answers by {} % on the reference and {} % under shift, of wrong ones by {} % on the reference "
         "and {} % under shift",
-        *[grown[s, r] for r in ("right", "wrong") for s in BOTH],
+        *[growth(s, r) for r in ("right", "wrong") for s in BOTH],
     )
     sides = ["zero-shot", "fine-tuned", "third class"]
     f = m.groupby(["kind", "side"])[[x for s in sides for x in (s, f"{s}, right")]].mean()
-    cells = [
-        [100 * f.loc[i, s], 100 * f.loc[i, f"{s}, right"], 100 * f.loc[i, f"{s}, right"] / f.loc[i, s]]
-        for i in ((E2E, "shift"), (E2E, "reference"), (LC, "shift"), (LC, "reference"))
-        for s in sides
-    ]
-    page.shows("out = pd.concat(", *cells)
-    gains = {i: 100 * sum(f.loc[i, f"{s}, right"] for s in sides) for i in f.index}
+
+    def shares(i, s):
+        every, right = f.loc[i, s], f.loc[i, f"{s}, right"]
+        return [100 * every, 100 * right, 100 * right / every]
+
+    of = [(E2E, "shift"), (E2E, "reference"), (LC, "shift"), (LC, "reference")]
+    page.shows("out = pd.concat(", *[shares(i, s) for i in of for s in sides])
+    right = [f"{s}, right" for s in sides]
+    gains = {i: 100 * f.loc[i, right].sum() for i in f.index}
     page.shows("gains = pd.DataFrame({k:", *[gains[k, s] for s in BOTH for k in (LC, E2E)])
     b16 = [of_paper(c, 1)[1] - of_paper(c, 0)[1] for c in (CLIPS[1], CLIPS[0])]
     page.says("(B/16: {} against {} points under shift)", *b16)
     h = heads()
     page.says("All end points in one picture: {} linear classifiers", h.table.run.nunique())
-    at = {
-        (lr, e): h.table.loc[h.which(lr=lr, epochs=e, alpha=1.0)[0]]
-        for lr in (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-        for e in (5, 20, 80)
-    }
-    page.shows(
-        "heads.pivot_table(index='lr'",
-        *[100 * at[lr, e][on] for lr in (1e-3, 3e-3, 1e-2, 3e-2, 1e-1) for on in BOTH for e in (5, 20, 80)],
-    )
+    lrs, epochs = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), (5, 20, 80)
+    at = {(lr, e): h.table.loc[h.which(lr=lr, epochs=e, alpha=1.0)[0]] for lr in lrs for e in epochs}
+    page.shows("heads.pivot_table(index='lr'", *[100 * at[lr, e][on] for lr in lrs for on in BOTH for e in epochs])
     settings = [(k, lr, a) for k, lr in ((LC, 1e-2), (E2E, 3e-4), (E2E, 3e-3)) for a in (1.0, 0.5)]
-    t = {
-        (*s, taught, score): halving(taught, *s, score)
-        for s in settings
-        for taught in (True, False)
-        for score in (OWN, PLAIN)
-    }
+    scores = OWN, PLAIN
+    t = {(*s, taught, k): halving(taught, *s, k) for s in settings for taught in (True, False) for k in scores}
     page.shows("forgotten = pd.read_csv(", *t.values())
     minus = lambda row, *places: [-row[i] for i in places]
-    head, tower, own, own_tower = (
-        t[LC, 1e-2, 1.0, False, PLAIN],
-        t[E2E, 3e-4, 1.0, False, PLAIN],
-        t[LC, 1e-2, 1.0, False, OWN],
-        t[E2E, 3e-4, 1.0, False, OWN],
-    )
+    head, own = (t[LC, 1e-2, 1.0, False, k] for k in (PLAIN, OWN))
+    tower, own_tower = (t[E2E, 3e-4, 1.0, False, k] for k in (PLAIN, OWN))
     page.says(
         "lose {} points of plain accuracy under shift with the head alone ({} to {}; {} to {} over the halvings), "
         "{} end to end ({} to {}), "
@@ -429,6 +432,12 @@ def kept_losses():
     return pd.DataFrame(rows).assign(shift=lambda t: t[SHIFTS].mean(axis=1))
 
 
+def above_its_line(v):
+    "How far a curve over α from 0 to 1 lies above the line between its ends."
+    a = np.linspace(0, 1, len(v))
+    return v - ((1 - a) * v[0] + a * v[-1])
+
+
 @checks("explanations/path")
 def _(page):
     e, losses = ends(), kept_losses()
@@ -437,30 +446,18 @@ def _(page):
     rows, beyond, agree, barriers = [], [], [], {}
     for kind, lr in walks:
         at = lambda a, method="weight-space": e.which(kind=kind, lr=lr, method=method, alpha=a)
-        acc = {on: np.array([e.table[on].iloc[at(a)].mean() for a in alphas]) for on in BOTH}
-        loss = {on: np.array([losses[on].iloc[at(a)].mean() for a in alphas]) for on in BOTH}
-        a = np.array(alphas)
-        above = {
-            k: {on: v[on] - ((1 - a) * v[on][0] + a * v[on][-1]) for on in BOTH}
-            for k, v in (("acc", acc), ("loss", loss))
-        }
-        better, best = max(acc["shift"][[0, -1]]), acc["shift"].max()
-        barriers[kind, lr] = [above["loss"][on][1:-1].max() for on in BOTH]
-        rows.append(
-            [
-                *barriers[kind, lr],
-                *[100 * above["acc"][on][1:-1].max() for on in BOTH],
-                a[acc["shift"].argmax()],
-                100 * (best - better),
-                100 * above["acc"]["shift"][5],
-                100 * (acc["shift"][5] - better),
-            ]
-        )
+        curve = lambda of: np.array([of.iloc[at(a)].mean() for a in alphas])
+        acc = {on: curve(e.table[on]) for on in BOTH}
+        above = {on: above_its_line(acc[on]) for on in BOTH}
+        barriers[kind, lr] = [above_its_line(curve(losses[on]))[1:-1].max() for on in BOTH]
+        bumps = [100 * above[on][1:-1].max() for on in BOTH]
+        shift, better = acc["shift"], max(acc["shift"][[0, -1]])
+        gained = [100 * v for v in (shift.max() - better, above["shift"][5], shift[5] - better)]
+        rows.append([*barriers[kind, lr], *bumps, alphas[shift.argmax()], *gained])
         beyond.append([100 * e.table["shift"].iloc[at(x)].mean() for x in (-0.25, -0.1, 0, 1, 1.1, 1.25)])
         shifted = np.concatenate([outline().rows[d] for d in SHIFTS])
-        agree.append(
-            [100 * (e.right[at(x)] == e.right[at(x, "linearised")])[:, shifted].mean() for x in (0.1, 0.3, 0.5, 1.0)]
-        )
+        same = lambda a: (e.right[at(a)] == e.right[at(a, "linearised")])[:, shifted]
+        agree.append([100 * same(a).mean() for a in (0.1, 0.3, 0.5, 1.0)])
     page.shows("found = pd.DataFrame({title: barrier(kind, lr)", *rows)
     page.shows("beyond = pd.DataFrame(", *beyond)
     page.shows("agree = pd.DataFrame(agree).T", *agree)
@@ -513,40 +510,35 @@ def _(page):
     )
     wide = tuned.pivot_table(index=["lr", "epochs"], columns="regulariser", values=BOTH)
     page.shows("tuned.pivot_table(index=['lr', 'epochs']", (100 * wide.to_numpy()).ravel().tolist())
-    spread = [
-        [100 * v for v in (c.min(), c.max(), c.std(ddof=1))] + [len(c), 100 * (c.max() - c.min())]
-        for c in (tuned[k] for k in ("validation", *BOTH))
-    ]
+
+    def spread_of(c):
+        return [100 * c.min(), 100 * c.max(), 100 * c.std(ddof=1), len(c), 100 * (c.max() - c.min())]
+
+    spread = [spread_of(tuned[k]) for k in ("validation", *BOTH)]
     page.shows("spread = (100*tuned", *spread)
     page.says("over {} points on the reference and {} under shift", spread[1][4], spread[2][4])
     inner = [a for a in p["shift"] if 0 < a < 1]
     ref, shift = p["reference"], p["shift"]
-    over = lambda run, own: [
-        (ref.loc[own, a] >= ref.loc[run, 1.0]) & (shift.loc[own, a] > shift.loc[run, 1.0]) for a in inner
-    ]
-    base = settings.index[
-        (settings.lr == 3e-4)
-        & (settings.epochs == 20)
-        & (settings.regulariser == "weight decay")
-        & (settings.seed == 0)
-    ][0]
-    judged = pd.DataFrame(
-        {r: dict(some=any(over(r, r)), half=over(r, r)[4], other=any(over(r, base))) for r in runs}
-    ).T.astype(int)
-    counts = judged.groupby(settings.lr[judged.index]).sum().assign(of=settings.lr[judged.index].value_counts())
+
+    def over(run, own):
+        "At which inner α the path of `own` dominates the end of `run`."
+        return (ref.loc[own, inner] >= ref.loc[run, 1.0]) & (shift.loc[own, inner] > shift.loc[run, 1.0])
+
+    base = next(r for r in runs if r == "lr=0.0003 epochs=20 regulariser=weight decay seed=0")
+    judged = {r: dict(some=over(r, r).any(), half=over(r, r)[0.5], other=over(r, base).any()) for r in runs}
+    judged = pd.DataFrame(judged).T.astype(int)
+    lr_of = settings.lr[judged.index]
+    counts = judged.groupby(lr_of).sum().assign(of=lr_of.value_counts())
     page.shows("counts.rename(columns=dict(some=", *counts.to_numpy().tolist(), [*judged.sum(), n])
-    both = sum(
-        ref.loc[r, 0.5] >= ref.loc[r, 1.0] and shift.loc[r, 0.5] >= max(shift.loc[r, 1.0], zero["shift"]) for r in runs
-    )
-    page.prints("{} of {} runs\n", both, n)
-    ninths = np.mean([sum(over(r, r)) for r in runs])
-    others = np.mean([any(over(o, r)) for r in runs for o in runs if o != r])
+    both = (ref[0.5] >= ref[1.0]) & (shift[0.5] >= np.maximum(shift[1.0], zero["shift"]))
+    page.prints("{} of {} runs\n", both.sum(), n)
+    ninths = np.mean([over(r, r).sum() for r in runs])
+    others = np.mean([over(o, r).any() for r in runs for o in runs if o != r])
     page.prints("at {} of 9 inner α on average; a curve dominates {}% of the other", ninths, 100 * others)
     up, right = (100 * (v[0.5] - v[1.0]) for v in (shift, ref))
     end, half = (grid().share(alpha=a) for a in (1.0, 0.5))
-    rows = [
-        [n, *change(end, half, on), *cells(v), int((v > 0).sum())] for on, v in (("shift", up), ("reference", right))
-    ]
+    gained = dict(shift=up, reference=right)
+    rows = [[n, *change(end, half, on), *cells(v), int((v > 0).sum())] for on, v in gained.items()]
     page.shows("gain = pd.DataFrame(rows).set_index('where')", *rows)
     page.shows(
         "gain[['runs', 'difference'",
@@ -559,7 +551,7 @@ def _(page):
             parts.append([100 * p[on].loc[own, a].mean() for a in (1.0, 0.5) for on in BOTH] + [len(own)])
     page.shows("pd.concat(parts, keys=('lr', 'epochs'", *parts)
     three = [r for s in (0, 1, 2) for r in runs if f"lr=0.0003 epochs=20 regulariser=weight decay seed={s}" == r]
-    page.shows("seeds = tuned[(tuned.lr == 3e-4)", *[[100 * p[on].loc[r, 1.0] for r in three] for on in BOTH])
+    page.shows("seeds = tuned[(tuned.lr == 3e-4)", *[(100 * p[on].loc[three, 1.0]).tolist() for on in BOTH])
     dominate = by_half()
     page.shows("by_half = pd.DataFrame(halved", *[[*v, n] for v in dominate])
     page.holds("50 halvings, each way round", "range(50)" in page.code)
@@ -567,12 +559,8 @@ def _(page):
     page.says(
         "the mean run gains {} points under shift ({} to {}) and {} on the reference ({} to {}), {} and {} of {} "
         "runs gain",
-        rows[0][1],
-        rows[0][2],
-        rows[0][3],
-        rows[1][1],
-        rows[1][2],
-        rows[1][3],
+        *rows[0][1:4],
+        *rows[1][1:4],
         rows[0][7],
         rows[1][7],
         n,
@@ -638,9 +626,14 @@ def few_validation_images(runs):
     t, rng, rows = grid().table, np.random.default_rng(0), []
     zero, place = grid().which(method="zero-shot")[0], t.reset_index().set_index(["run", "alpha"])["index"]
     alphas, n = np.round(np.arange(11) / 10, 1), outline().n["validation"]
-    at = np.array([[zero if a == 0 else place[r, a] for a in alphas] for r in runs])
+
+    def places(run):
+        return [zero if a == 0 else place[run, a] for a in alphas]
+
+    at = np.array(list(map(places, runs)))
     right = grid().right[:, outline().rows["validation"]][at]
-    lost = [100 * (t[on].to_numpy()[at].max(1, keepdims=True) - t[on].to_numpy()[at]) for on in BOTH]
+    accuracies = [t[on].to_numpy()[at] for on in BOTH]
+    lost = [100 * (v.max(1, keepdims=True) - v) for v in accuracies]
     for m in (30, 80, 200, n):
         for drawn in [rng.choice(n, m, replace=False) for _ in range(10 if m < n else 1)]:
             v = right[:, :, drawn].mean(2)
@@ -675,23 +668,33 @@ def _(page):
         "one standard error": one_error,
         "greedy": greedy,
     }
-    pick = pd.DataFrame({k: {r: f(val.loc[r].to_numpy()) for r in runs} for k, f in rules.items()})
+
+    def picks(rule):
+        return {r: rule(val.loc[r].to_numpy()) for r in runs}
+
+    pick = pd.DataFrame({k: picks(rule) for k, rule in rules.items()})
     pick["oracle"] = p["shift"].idxmax(axis=1)
-    at = {(k, on): pd.Series({r: p[on].loc[r, pick.loc[r, k]] for r in runs}) for k in pick for on in BOTH}
+
+    def picked(k, on):
+        return pd.Series({r: p[on].loc[r, pick.loc[r, k]] for r in runs})
+
+    at = {(k, on): picked(k, on) for k in pick for on in BOTH}
     lost = {(k, on): 100 * (p[on].max(axis=1) - at[k, on]) for k, on in at}
     page.prints("{} fine-tunings", len(runs))
-    page.shows(
-        "regret = pd.DataFrame(rows)",
-        *[
-            [len(runs), pick[k].mean(), *[v for on in BOTH for v in (lost[k, on].mean(), *cells(lost[k, on])[1:])]]
-            for k in pick
-        ],
-    )
+
+    def regret(k):
+        of_cells = [[lost[k, on].mean(), *cells(lost[k, on])[1:]] for on in BOTH]
+        return [len(runs), pick[k].mean(), *flat(of_cells)]
+
+    page.shows("regret = pd.DataFrame(rows)", *[regret(k) for k in pick])
     t, zero = grid().table, grid().which(method="zero-shot")[0]
     place = t.reset_index().set_index(["run", "alpha"])["index"]
-    rights = {
-        k: grid().right[[zero if pick.loc[r, k] == 0 else place[r, pick.loc[r, k]] for r in runs]].mean(0) for k in pick
-    }
+
+    def right_of(k):
+        rows = [zero if a == 0 else place[r, a] for r, a in pick[k].items()]
+        return grid().right[rows].mean(0)
+
+    rights = {k: right_of(k) for k in pick}
     pairs = [
         ("fine-tuned", "half"),
         ("best", "half"),
@@ -699,28 +702,21 @@ def _(page):
         ("half", "one standard error"),
         ("greedy", "one standard error"),
     ]
-    rows = {
-        (a, b, on): [*change(rights[a], rights[b], on), *cells(100 * (at[b, on] - at[a, on]))]
-        for a, b in pairs
-        for on in BOTH
-    }
+
+    def compared(a, b, on):
+        return [*change(rights[a], rights[b], on), *cells(100 * (at[b, on] - at[a, on]))]
+
+    rows = {(a, b, on): compared(a, b, on) for a, b in pairs for on in BOTH}
     page.shows("pairs = pd.DataFrame(rows)", *rows.values())
     shown = [(a, b, on) for a, b in (pairs[0], pairs[1], pairs[3]) for on in BOTH]
     page.shows("shown = pairs.comparison.isin", *[[*rows[k], outline().n[k[2]], len(runs)] for k in shown])
     settings = t.drop_duplicates("run").set_index("run")
-    lrs = sorted(settings.lr.dropna().unique())
-    own = {lr: [r for r in runs if settings.lr[r] == lr] for lr in lrs}
-    page.shows(
-        "chosen['lr'] = chosen.run.map(lr)",
-        *[
-            [
-                v
-                for values in (pick[k], lost[k, "reference"], lost[k, "shift"])
-                for v in [values[own[lr]].mean() for lr in lrs]
-            ]
-            for k in rules
-        ],
-    )
+    lr_of = settings.lr[runs]
+
+    def by_lr(k):
+        return flat(values.groupby(lr_of).mean() for values in (pick[k], lost[k, "reference"], lost[k, "shift"]))
+
+    page.shows("chosen['lr'] = chosen.run.map(lr)", *[by_lr(k) for k in rules])
     few = few_validation_images(pick.index)
     page.shows("few = pd.DataFrame(rows)", *few.to_numpy().tolist())
     page.holds("764 validation images are more than many have", n == 764)
@@ -860,10 +856,8 @@ def _(page):
         found["solid", 1.0, 0.5][1],
         images["solid"].n["reference"],
     )
-    page.says(
-        "Of the paper's gains on the reference itself, {} to {} points",
-        *[f(at(d, None) - at(d, 1.0) for d in data) for f in (min, max)],
-    )
+    gains = [at(d, None) - at(d, 1.0) for d in data]
+    page.says("Of the paper's gains on the reference itself, {} to {} points", min(gains), max(gains))
     page.says("though the mean, {}, has an interval from {} to {};", *found["solid", 0.0, 1.0][5:])
     worse = sum(points(main("solid", 0.0), main("solid", 1.0), d, images["solid"]) < 0 for d in images["solid"].shifts)
     page.holds("less accurate in five of seven shifts", worse == 5)
@@ -891,22 +885,16 @@ def _(page):
     page.holds("24 steps on some of the validation images", page.said("β = 0.9, 24 steps"))
     share = lambda kind, m, a: o.share(batchnorm=kind, method=m, alpha=a)
     who = ("last", "SWA", "EMA")
-    page.shows(
-        "accuracy_table(frozen, correct",
-        *[
-            [3, *[v for on in BOTH for v in accuracy(share("frozen", m, a), on)]]
-            for m in who
-            for a in (0.25, 0.5, 0.75, 1.0)
-        ],
-    )
+
+    def row(kind, m, a):
+        return [3, *flat(accuracy(share(kind, m, a), on) for on in BOTH)]
+
+    page.shows("accuracy_table(frozen, correct", *[row("frozen", m, a) for m in who for a in (0.25, 0.5, 0.75, 1.0)])
     alone = [changes(share("frozen", "last", a), share("frozen", m, a)) for m in ("SWA", "EMA") for a in (1.0, 0.5)]
     alone += [changes(share("frozen", m, 1.0), share("frozen", m, 0.5)) for m in who]
     page.shows("alone = change_table(images", *alone)
     both = [x for m in who for x in (m, f"{m}, recomputed")]
-    page.shows(
-        "accuracy_table(trained[",
-        *[[3, *[v for on in BOTH for v in accuracy(share("trained", m, a), on)]] for m in both for a in (0.5, 1.0)],
-    )
+    page.shows("accuracy_table(trained[", *[row("trained", m, a) for m in both for a in (0.5, 1.0)])
     again = [changes(share("trained", m, a), share("trained", f"{m}, recomputed", a)) for m in who for a in (1.0, 0.5)]
     norm = again + [changes(share("frozen", m, a), share("trained", m, a)) for m in who for a in (1.0, 0.5)]
     page.shows("norm = change_table(images", *norm)
@@ -953,14 +941,11 @@ def _(page):
     )
     rows = []
     for name in EIGHT:
-        at = [of_paper(name, a) for a in (0, 0.5, 1)]
-        rows.append([*[v[0] for v in at], *[v[1] for v in at], at[1][0] - at[2][0], at[1][1] - max(at[0][1], at[2][1])])
+        reference, shifted = zip(*path_of_paper(name))
+        rows.append([*reference, *shifted, reference[1] - reference[2], shifted[1] - max(shifted[0], shifted[2])])
     page.shows("theirs = verdict(at[.5]", *rows)
-    kept = [
-        sum(r[6] > -1e-9 for r in rows),
-        sum(r[7] > -1e-9 for r in rows),
-        sum(r[6] > -1e-9 and r[7] > -1e-9 for r in rows),
-    ]
+    keep = np.array(rows)[:, 6:] > -1e-9
+    kept = [*keep.sum(0), keep.all(1).sum()]
     page.prints("{'keeps the reference': {}, 'keeps the shifts': {}, 'both': {}} of {}", *kept, len(rows))
     page.holds("Under shift the sentence is true of seven of the eight", kept[1] == 7 and len(rows) == 8)
     page.holds("On the reference three keep", kept[0] == 3)
@@ -968,16 +953,13 @@ def _(page):
     given = [-r[6] for r in rows if r[6] < 0]
     page.says("the others give up {} to {} points of it", min(given), max(given))
     e = ends()
-    of = (
-        lambda lr, a, method="weight-space": e.table.loc[e.which(kind=E2E, lr=lr, method=method, alpha=a)][
-            ["validation", *BOTH]
-        ].mean()
-        * 100
-    )
-    page.shows(
-        "broken = pd.concat({lr",
-        *[list(v) for lr in (3e-4, 3e-3, 1e-2) for v in (of(lr, 0.0), of(lr, 1.0), of(lr, 0.5), of(lr, 0.5, "logits"))],
-    )
+    watched = ["validation", *BOTH]
+
+    def of(lr, a, method="weight-space"):
+        return 100 * e.table.loc[e.which(kind=E2E, lr=lr, method=method, alpha=a), watched].mean()
+
+    four = (0.0, "weight-space"), (1.0, "weight-space"), (0.5, "weight-space"), (0.5, "logits")
+    page.shows("broken = pd.concat({lr", *[list(of(lr, *v)) for lr in (3e-4, 3e-3, 1e-2) for v in four])
     start, half, end = (of(1e-2, a) for a in (0.0, 0.5, 1.0))
     page.says(
         "the average of the weights has {} % on the reference, {} points less than the zero-shot classifier and "
@@ -992,10 +974,11 @@ def _(page):
     gentle = dict(lr=3e-4, epochs=20, regulariser="weight decay")
     share = lambda s, a: w.share(unknown=s, alpha=a) if s else zeroshot() if a == 0 else grid().share(**gentle, alpha=a)
     acc = lambda s, on, a: 100 * outline().mean(share(s, a), on)
-    page.shows(
-        "weak, weak_right, _ = read_runs",
-        *[[acc(s, on, a) for on in BOTH for a in (0.0, 0.5, 1.0)] for s in (0, *shares)],
-    )
+
+    def on_both(s):
+        return [acc(s, on, a) for on in BOTH for a in (0.0, 0.5, 1.0)]
+
+    page.shows("weak, weak_right, _ = read_runs", *[on_both(s) for s in (0, *shares)])
     cost = {s: changes(share(s, 1.0), share(s, 0.5)) for s in (0, *shares)}
     page.shows("cost = change_table(images, pairs", *cost.values())
     page.says(
@@ -1013,22 +996,13 @@ def _(page):
         v = {a: at(a)["validation"] for a in (0.0, 0.5, 1.0)}
         top = max(v[0.0], v[1.0]) / 100
         error = 100 * np.sqrt(top * (1 - top) / n)
-        return [
-            v[0.0],
-            v[1.0],
-            v[0.5],
-            (v[0.5] - 100 * top) / error,
-            at(0.5).reference - at(1.0).reference,
-            at(0.5)["shift"] - max(at(0.0)["shift"], at(1.0)["shift"]),
-        ]
+        start, half, end = (at(a) for a in (0.0, 0.5, 1.0))
+        gained = [half.reference - end.reference, half["shift"] - max(start["shift"], end["shift"])]
+        return [v[0.0], v[1.0], v[0.5], (v[0.5] - 100 * top) / error, *gained]
 
-    short = lambda a: 100 * pd.Series(
-        {
-            on: p[on].loc[(settings.lr[p[on].index] == 3e-3) & (settings.epochs[p[on].index] == 5), a].mean()
-            for on in ("validation", *BOTH)
-        }
-    )
-    unknown = lambda s: lambda a: 100 * w.table.loc[w.which(unknown=s, alpha=a)][["validation", *BOTH]].mean()
+    brief = settings.index[(settings.lr == 3e-3) & (settings.epochs == 5)]
+    short = lambda a: 100 * pd.Series({on: p[on].loc[brief, a].mean() for on in watched})
+    unknown = lambda s: lambda a: 100 * w.table.loc[w.which(unknown=s, alpha=a), watched].mean()
     table = [
         *[seen(lambda a, lr=lr: of(lr, a)) for lr in (3e-4, 3e-3, 1e-2)],
         seen(short),
@@ -1155,17 +1129,12 @@ def _(page):
     page.says("restores the shifts in {} of {} fine-tunings", both.sum(), len(both))
     page.says("curves lie above the cloud | {} fine-tunings", len(both))
     page.says("α = 0.5 is recommended | {} fine-tunings", len(both))
-    eight = [[of_paper(c, a) for a in (0, 0.5, 1)] for c in EIGHT]
-    true = [h[0] >= e[0] and h[1] >= max(s[1], e[1]) for s, h, e in eight]
+    true = [h[0] >= e[0] and h[1] >= max(s[1], e[1]) for s, h, e in map(path_of_paper, EIGHT)]
     page.says("true of {} of {} classifiers", sum(true), len(true))
     w = weak()
     cost = change(w.share(unknown=0.5, alpha=1.0), w.share(unknown=0.5, alpha=0.5), "reference")
-    broken = [
-        e.reference
-        for e in (
-            ends().table.loc[ends().which(kind=E2E, lr=1e-2, method="weight-space", alpha=a)[0]] for a in (0.0, 0.5)
-        )
-    ]
+    far = dict(kind=E2E, lr=1e-2, method="weight-space")
+    broken = [ends().table.reference[ends().which(**far, alpha=a)[0]] for a in (0.0, 0.5)]
     page.says(
         "it costs {} points on the reference ({} to {}); after fine-tuning at thirty times the learning rate it "
         "is {} below zero-shot",
@@ -1253,7 +1222,7 @@ def of_harsh(page):
         *[100 * outline().mean(v, "recoloured") for v in (zs, ft, half)],
     )
     others = [(f, lr) for f, lr in set(zip(second().table.families, second().table.lr)) if (f, lr) != (4, 3e-3)]
-    at = {k: [second().share(families=k[0], lr=k[1], alpha=a) for a in (0.0, 1.0)] for k in others}
+    at = {k: (share_of(*k, 0.0), share_of(*k, 1.0)) for k in others}
     page.holds(
         "fine-tuning gains on the reference and costs nothing under shift",
         len(at) == 5 and all(points(*v, "reference") > 0 and points(*v, SIX) > 0 for v in at.values()),
@@ -1350,7 +1319,11 @@ def verdicts_of_protocol2(page):
         on = of_protocol2(h["where"])
         drawn = 100 * outline().resampled(b - a, on), drawn_by_class(a, b, on)
         found.append((h, points(a, b, on), [(ends_of(d), (d <= 100 * h["margin"]).mean()) for d in drawn]))
-    adjusted = [holm_of([f[2][i][1] for f in found]) for i in (0, 1)]
+
+    def adjust(i):
+        return holm_of([drawn[i][1] for _, _, drawn in found])
+
+    adjusted = adjust(0), adjust(1)
     rows = []
     for place, (h, difference, (images, classes)) in enumerate(found):
         p = [[share_drawn(v[1]), share_drawn(adjusted[i][place], 5)] for i, v in enumerate((images, classes))]
@@ -1379,7 +1352,11 @@ def cells_of_protocol2(page):
     own = t[(t.families == 4) & (t.lr == 3e-3)]
     own = own.assign(shift=own[SIX].mean(axis=1)).set_index(["alpha", "seed"])
     seeds = sorted(t.seed.unique())
-    page.shows("mine = runs[", *[[100 * own[on][a, s] for on in BOTH for s in seeds] for a in (0.0, 0.5, 1.0)])
+
+    def by_seed(a):
+        return [100 * own[on][a, s] for on in BOTH for s in seeds]
+
+    page.shows("mine = runs[", *map(by_seed, (0.0, 0.5, 1.0)))
     six = sorted(set(zip(t.families, t.lr)))
     page.shows("runs.groupby(['families', 'lr']).run.nunique()", [len(seeds)] * len(six))
     page.quotes("cells = [dict(families=f", *[with_ends(v, on) for c in six for v in three(*c) for on in wheres])
@@ -1461,7 +1438,7 @@ def _(page):
 
 @checks("tutorials/quickstart")
 def _(page):
-    row = [100 * outline().mean(measured()["zero-shot"], on) for on in ("reference", *SHIFTS, "shift")]
+    row = percents(measured()["zero-shot"], ("reference", *SHIFTS, "shift"))
     page.shows("table = evaluate(zeroshot, suite", row)
     printed = page.printed("table, predictions = sweep(")  # the rest is a fine-tuning of the page's own
     page.compare("zero-shot of the sweep", printed[: len(row)], row)
@@ -1487,21 +1464,19 @@ def _(page):
         again = outline().mean(m[column], "shift" if r.dataset == "mean over shifts" else r.dataset)
         if abs(again - r.value) > 1e-6:
             page.wrong.append(f"results.csv: {column} on {r.dataset} is {r.value}, recomputed {again:.6f}")
-    page.shows(
-        "mean = combine_seeds(results)",
-        *[[100 * outline().mean(m[k], on) for on in order] for k in ("zero-shot", *METHODS)],
-    )
+    page.shows("mean = combine_seeds(results)", *[percents(m[k], order) for k in ("zero-shot", *METHODS)])
     side = {(k, on): 100 * outline().mean(m[k], on) for k in ("zero-shot", *METHODS) for on in BOTH}
     page.prints(
         "zero-shot {} % and {} %; fine-tuned {} % and {} %; weights averaged at α = 0.5 {} % and {} %.",
         *[side[k, on] for k in ("zero-shot", "fine-tuned", "weight-space") for on in BOTH],
     )
     ordered = ["fine-tuned", "logits", "probabilities", "weight-space", "zero-shot"]
-    each = [
-        [100 * outline().mean(m[k if k == "zero-shot" else f"{k} seed {s}"], on) for s in range(5)]
-        for on in ("shift", "reference")
-        for k in ordered
-    ]
+
+    def by_seed(k, on):
+        names = [k if k == "zero-shot" else f"{k} seed {s}" for s in range(5)]
+        return [100 * outline().mean(m[name], on) for name in names]
+
+    each = [by_seed(k, on) for on in ("shift", "reference") for k in ordered]
     page.shows("some = results[shown & results", *each)
     rows = []
     for on in ("colour", "duotone", "emoji", "hand-drawn", "shift", "pixel", "recoloured", "reference", "solid"):
@@ -1512,8 +1487,11 @@ def _(page):
     zs, ft, half = (m[k] for k in ("zero-shot", "fine-tuned", "weight-space"))
     page.says("the second by a hair ({}, {} to {})", points(ft, half, "shift"), *over_classes(ft, half, "shift"))
     sets = ("colour", "duotone", "emoji", "hand-drawn", "shift", "pixel", "recoloured", "reference", "solid")
-    ratio = lambda a, on: np.ptp(over_classes(a, half, on)) / np.ptp(change(a, half, on)[1:])
-    wider = {on: [Drawn(ratio(a, on), 0.15) for a in (zs, ft)] for on in sets}
+
+    def ratio(a, on):
+        return Drawn(np.ptp(over_classes(a, half, on)) / np.ptp(change(a, half, on)[1:]), 0.15)
+
+    wider = {on: (ratio(zs, on), ratio(ft, on)) for on in sets}
     page.shows("wider = (width.xs('classes'", *wider.values())
     means = [v for on in BOTH for v in wider[on]]
     page.holds("1.3 to 1.7 times as wide", 1.2 < min(means) and max(means) < 1.8)

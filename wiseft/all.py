@@ -15,7 +15,8 @@ from .results import combine_seeds, compact, wide
 from .exchange import append_results, read_results, write_results
 from .paper import published, robustness
 from .checkpoints import read_state_dict, write_state_dict
-from .images import image_folder, ImageSet
+from .images import ImageSet
+from .labels import image_folder
 from .datasets import folder_suite, load_suite, protocol, Suite
 from .clips import Clip, load_clip
 from .heads import zeroshot_head

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from . import __version__
 from .files import atomic_path, cache_root, remove_path
 from .hashes import content_hashes, forget_hashes, remember_hashes
-from .images import UnreadableImage, number_from_environment
+from .decoding import UnreadableImage, number_from_environment
 from .progress import tell
 
 # %% ../nbs/api/13_cache.ipynb #d76a24c2

@@ -53,7 +53,7 @@ def checkpoint_format(
 # %% ../nbs/api/11_checkpoints.ipynb #0782138f
 def _refusal(path, why):
     "Say what an unsafe pickle wanted, and what to do instead"
-    return (f"{path} is refused: it is a pickle, which may run any code, and {why}. Get the weights as .safetensors; "
+    return (f"{path} is refused: it is a pickle, which may run any code. {why} Get the weights as .safetensors; "
             "or, if you trust the file, "
             "load it where it was made and save only its weights: torch.save(model.state_dict(), 'weights.pt').")
 
@@ -72,11 +72,11 @@ _prefixes = ('module.', '_orig_mod.')
 
 def _unwrap(found): # (what holds the weights, names of what lies beside it)
     "The weights within what a training program saved"
-    beside = []
+    unread = []
     for k in _wraps:
         if isinstance(found, dict) and isinstance(found.get(k), (dict, Made)):
-            found, beside = found[k], [*beside, *(str(n) for n in found if n != k)]
-    return found, beside
+            found, unread = found[k], [*unread, *(str(n) for n in found if n != k)]
+    return found, unread
 
 def _strip(state): # state dict
     "Names without what was put before all of them, and without the counter of an average over time"
@@ -108,7 +108,7 @@ class WeightsFile:
     "What was read from a file of weights, and what was not"
     state:dict  # name → tensor, on the CPU, in the file's own precision
     modules:dict=field(default_factory=dict) # name → `Made`, where a whole module was saved
-    beside:list=field(default_factory=list)  # names of what lies beside the weights, and was not read
+    unread:list=field(default_factory=list)  # names of what lies beside the weights
 
 # %% ../nbs/api/11_checkpoints.ipynb #85c1eacb
 def _tensors_of(found, kind): # (state dict, modules)
@@ -133,14 +133,14 @@ def read_checkpoint(
 ): # `WeightsFile`
     "Read weights from a file without running anything in it; BadFile, with what to do, if that can't be done"
     path, kind = Path(path), checkpoint_format(path)
-    found, beside = (_read_tensors(path), []) if kind == 'safetensors' else _unwrap(_read_pickle(path, kind))
+    found, unread = (_read_tensors(path), []) if kind == 'safetensors' else _unwrap(_read_pickle(path, kind))
     try: state, modules = _tensors_of(found, kind)
-    except ValueError as e: raise BadFile(_damaged(path, e)) from e
+    except ValueError as e: raise BadFile(_damaged(path, why_failed(e))) from e
     if not (isinstance(state, dict) and state and all(isinstance(t, torch.Tensor) for t in state.values())):
         raise BadFile(f"{path} holds no state dict (names and their tensors) and no module but {_describe(found)}.")
     _check_size(state, path)
     _check_numbers(state, path)
-    return WeightsFile({k: t.detach() for k,t in _strip(state).items()}, modules, beside)
+    return WeightsFile({k: t.detach() for k,t in _strip(state).items()}, modules, unread)
 
 # %% ../nbs/api/11_checkpoints.ipynb #27393417
 def read_state_dict(

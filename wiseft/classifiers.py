@@ -17,13 +17,13 @@ from torch import nn
 
 from .checkpoints import read_checkpoint, read_state_dict
 from .clips import describe_tower, fill_tower, image_features, load_clip, unit_length
-from .datasets import open_image, to_rgb
+from .decoding import open_image, to_rgb
 from .devices import eval_mode
 from .files import sha256_file
 from .heads import ClassificationHead, zeroshot_head
 from .modules import is_own, own_config, read_image_model, write_image_model
 from .parts import find_parts, head_normalises
-from .prompts import classnames as find_classnames, prompts, templates as find_templates
+from .prompts import check_same_classes, find_classnames, find_templates, prompts
 from .saving import check_saved, config_name, read_card, write_classifier, write_clip
 from .text import BadFile, first_few
 from .tensorfiles import state_hash
@@ -204,24 +204,13 @@ def check_averageable(self:ImageClassifier,
     for o in others:
         if not isinstance(o, ImageClassifier): raise TypeError(
             f'Average classifiers with classifiers, not with {type(o).__name__}.')
-        _check_classes(self.classnames, o.classnames)
+        check_same_classes(self.classnames, o.classnames, 'one classifier', 'the other',
+                           'Average models of the same classes: rows of both heads must mean the same.')
         _check_equal(self.clip.preprocess, o.clip.preprocess, 'preprocessing')
         _check_equal(_architecture(self), _architecture(o), 'architecture')
         _check_start(self.clip, o.clip)
         _warn_templates(self.templates, o.templates)
     _check_heads([self, *others])
-
-# %% ../nbs/api/23_classifiers.ipynb #e24618be
-def _check_classes(a, b):
-    "ValueError shows the first class that differs"
-    if a == b: return
-    if len(a) != len(b): raise ValueError(
-        f'The classifiers have {len(a)} and {len(b)} classes. Average models with the same ones.')
-    i = next(i for i in range(len(a)) if a[i] != b[i])
-    differ = 'the same classes in another order' if sorted(a) == sorted(b) else 'different classes'
-    raise ValueError(
-        f'The classifiers have {differ}: class {i} is {a[i]!r} in one and {b[i]!r} in the other. Rows of both heads '
-        'must mean the same.')
 
 # %% ../nbs/api/23_classifiers.ipynb #4f98d548
 def _check_equal(a, b, what):

@@ -109,7 +109,8 @@ def _quiet():
         finally: logging.disable(before)
 
 # %% ../nbs/api/21_clips.ipynb #ab1f9e9a
-_draws = {'normal_', 'uniform_', 'trunc_normal_', 'kaiming_normal_', 'kaiming_uniform_', 'xavier_normal_', 'xavier_uniform_'}
+_draws = {'normal_', 'uniform_', 'trunc_normal_', 'kaiming_normal_', 'kaiming_uniform_', 'xavier_normal_',
+          'xavier_uniform_'}
 
 class _NoDraws(TorchFunctionMode):
     "Parameters that are made meanwhile keep what was in their memory"
@@ -141,7 +142,7 @@ def _local_config(source, tmp): # dict
 # %% ../nbs/api/21_clips.ipynb #e2c7f154
 def _build(source, preprocess, precision, device): # open_clip model
     "The architecture, whose weights are still to be filled in"
-    with _quiet(), _NoDraws(), tempfile.TemporaryDirectory() as tmp: # what was checked is built, whatever becomes of the folder
+    with _quiet(), _NoDraws(), tempfile.TemporaryDirectory() as tmp:
         write_json(Path(tmp)/config_name, dict(model_cfg=_local_config(source, tmp)))
         model = open_clip.create_model(f'local-dir:{tmp}', load_weights=False, pretrained_text=False,
                                        precision=precision, device=device,
@@ -171,7 +172,7 @@ def _fill(model, state, source): # the model, in eval mode
     "Load a source's weights; BadFile names what doesn't fit"
     try: model.load_state_dict(_adapt(model, state))
     except Exception as e: # of torch's, of open_clip's: the file decides which
-        first = ' '.join(l.strip() for l in str(e).splitlines()[1:3])[:300] or why_failed(e)
+        first = ' '.join(line.strip() for line in str(e).splitlines()[1:3])[:300] or why_failed(e)
         raise BadFile(f"The weights in {source.weights} don't fit the architecture of {source.origin}: {first}") from e
     return model.eval()
 
@@ -188,12 +189,13 @@ def _make_tokenizer(source, text):
     "open_clip's tokenizer, or one of `transformers` with files of the folder"
     length, options = text.get('context_length', 77), text.get('tokenizer_kwargs') or {}
     if not text.get('hf_tokenizer_name'):
-        return open_clip.get_tokenizer(source.name) if source.name else open_clip.tokenizer.SimpleTokenizer(context_length=length,
-            **options)
+        if source.name: return open_clip.get_tokenizer(source.name)
+        return open_clip.tokenizer.SimpleTokenizer(context_length=length, **options)
     folder = None if source.hub or not source.where else source.where.parent
     if folder: refuse_programs(folder)
-    return open_clip.tokenizer.HFTokenizer(folder or text['hf_tokenizer_name'], length, tokenizer_mode=text.get('tokenizer_mode'),
-                       local_files_only=folder is not None, trust_remote_code=False, **options)
+    return open_clip.tokenizer.HFTokenizer(
+        folder or text['hf_tokenizer_name'], length, tokenizer_mode=text.get('tokenizer_mode'),
+        local_files_only=folder is not None, trust_remote_code=False, **options)
 
 # %% ../nbs/api/21_clips.ipynb #2767f673
 def _tokenizer(source):
@@ -206,8 +208,8 @@ def _tokenizer(source):
     except ImportError as e: raise RuntimeError(
         f'The tokenizer of {source.origin} needs another package: pip install transformers.') from e
     except Exception as e: raise kind(
-        f"Could not load the tokenizer of {whose} ({why_failed(e)}). Without a network: bring its files (tokenizer.json, "
-        f"tokenizer_config.json, …) into a folder with {config_name} and the weights and call "
+        f"Could not load the tokenizer of {whose} ({why_failed(e)}). Without a network: bring its files "
+        f"(tokenizer.json, tokenizer_config.json, …) into a folder with {config_name} and the weights and call "
         "load_clip('local-dir:FOLDER').") from e
 
 # %% ../nbs/api/21_clips.ipynb #e03ed7ba
@@ -238,7 +240,7 @@ def open_source(source, asked, precision, device, name, pretrained): # `Clip`
 
 # %% ../nbs/api/21_clips.ipynb #22af06b5
 def load_clip(
-    name='iconclip',  # 'iconclip', an architecture of open_clip, 'hf-hub:owner/model', 'hf:owner/model' (transformers) or a folder
+    name='iconclip',  # or an architecture of open_clip, 'hf-hub:owner/model', 'hf:owner/model' (transformers), a folder
     pretrained=None,  # with an architecture: a tag of open_clip, or a checkpoint file
     precision='fp32', # of the weights: 'fp32', 'bf16', or on a GPU 'fp16'
     device=None,      # default `best_device`

@@ -53,6 +53,11 @@ def _is_number(x, kind, most):
     if isinstance(x, bool) or not isinstance(x, (int, kind)): return False
     return abs(x) <= most and (kind is float or x >= 0)
 
+# %% ../nbs/api/20_configs.ipynb #e85d7d31
+def _kinds(hint): # list of types
+    "The types within a field's type, bare of what they hold"
+    return [getattr(h, '__origin__', h) for h in (get_args(hint) or (hint,))]
+
 # %% ../nbs/api/20_configs.ipynb #33cd02c0
 def _fits(x, hint, most): # bool
     "Does a JSON value fit a field's type? None stands for what open_clip's files leave open"
@@ -62,11 +67,6 @@ def _fits(x, hint, most): # bool
     if isinstance(x, list):
         return 2 <= len(x) <= 4 and all(_is_number(o, int, most) for o in x) and tuple in _kinds(hint)
     return any(_fits(x, h, most) for h in get_args(hint) if h is not type(None))
-
-# %% ../nbs/api/20_configs.ipynb #e85d7d31
-def _kinds(hint): # list of types
-    "The types within a field's type, bare of what they hold"
-    return [getattr(h, '__origin__', h) for h in (get_args(hint) or (hint,))]
 
 # %% ../nbs/api/20_configs.ipynb #7576d242
 _names = dict(

@@ -6,20 +6,22 @@
 __all__ = ['RESERVED', 'Suite', 'folder_suite', 'is_suite_folder', 'load_suite', 'protocol']
 
 # %% ../nbs/api/12_datasets.ipynb #49e1b0bc
-import hashlib, json, os, shutil, warnings
+import hashlib, json, shutil, warnings
 import numpy as np, pandas as pd
 from collections import Counter
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from html import escape
 from pathlib import Path
+from .arrays import read_table
 from .files import cache_root, data_root, package_data, unzip_once
 from .hashes import folder_hash
-from .images import ImageSet, UnreadableImage, check_classnames, image_folder, open_image, printable
-from .images import source_name, split_folders, to_rgb, visible_folders
-from .layouts import FAMILIES, read_table
+from .images import ImageSet
+from .labels import image_folder, source_name, split_folders, visible_folders
+from .layouts import FAMILIES
+from .prompts import check_same_classes
 from .shards import check_downloaded, local_copy, shard_files
-from .text import BadFile, first_few
+from .text import BadFile, first_few, printable
 
 # %% ../nbs/api/12_datasets.ipynb #01ebe023
 RESERVED = 'reference', 'mean over shifts' # names of datasets in results tables
@@ -29,7 +31,7 @@ class Suite:
     "A reference distribution and its shifted sets, all with the same classes"
     name:str
     classnames:list        # one name a class, in the order of the labels
-    templates:object       # prompt templates: a list, or a name that `wiseft.prompts.templates` knows
+    templates:object       # prompt templates: a list, or a name that `wiseft.prompts.find_templates` knows
     train:ImageSet=None    # of the reference, as are the next two; None: there are none
     validation:ImageSet=None
     test:ImageSet=None
@@ -38,34 +40,36 @@ class Suite:
     shift_train:dict=None      # name -> ImageSet, of some shifts
     metrics:tuple=('accuracy',)# of `wiseft.scores.METRICS`, the official one first
     def __post_init__(self):
-        self.shifts, self.shift_validation, self.shift_train = self.shifts or {}, self.shift_validation or {
-            }, self.shift_train or {}
-        for n in self.shifts | self.shift_validation:
-            if printable(n) != n: raise ValueError(
-                f'a shifted set is called {n!r}: tables hold names on one line, in UTF-8; rename it')
-            if n in RESERVED: raise ValueError(
-                f'a shifted set can not be called {n!r}: tables use that name; rename it')
+        self.shifts = self.shifts or {}
+        self.shift_validation = self.shift_validation or {}
+        self.shift_train = self.shift_train or {}
+        for n in self.shifts | self.shift_validation: _check_set_name(n)
         for (n, split), s in self.sets().items():
             if s.projection: _check_projection(s, self.classnames)
-            elif s.classnames != list(self.classnames): raise ValueError(
-                f'{n} {split}: other class names, or in another order, than the suite {self.name!r}')
-            if not len(s): raise ValueError(f'{n} {split}: no images')
+            else: check_same_classes(s.classnames, self.classnames, f'{n} {split}', f'the suite {self.name!r}')
+            if not len(s): raise ValueError(f'{n} {split}: no images.')
     def sets(self) -> dict: # (name, split) -> ImageSet
         "All image sets"
         out = {('reference', k): s for k in ('train', 'validation', 'test') if (s := getattr(self, k)) is not None}
         shifted = dict(train=self.shift_train, validation=self.shift_validation, test=self.shifts)
-        return out | {(n, k): d[n] for n in {k: 0 for d in reversed(shifted.values()) for k in d}
-                      for k, d in shifted.items() if n in d}
+        names = dict.fromkeys([*self.shifts, *self.shift_validation, *self.shift_train])
+        return out | {(n, k): sets[n] for n in names for k, sets in shifted.items() if n in sets}
 
 # %% ../nbs/api/12_datasets.ipynb #a49f693d
+def _check_set_name(name):
+    if printable(name) != name: raise ValueError(
+        f'A shifted set is called {name!r}: tables hold names on one line, in UTF-8. Rename it.')
+    if name in RESERVED: raise ValueError(
+        f'A shifted set can not be called {name!r}: tables use that name. Rename it.')
+
 def _check_projection(s, classnames):
     "Each class of the set stands for classes of the suite, and none for two"
-    used = [k for p in s.projection for k in p]
-    if len(s.projection) != len(s.classnames) or not all(s.projection) or len(set(used)) < len(used) or not set(
-        used) <= set(range(len(classnames))):
-        raise ValueError(
-            f'{s.name}: a projection names for each of its {len(s.classnames)} classes one or more of the '
-            f'{len(classnames)} of the suite, none twice')
+    used = [k for stands_for in s.projection for k in stands_for]
+    each = len(s.projection) == len(s.classnames) and all(s.projection)
+    known = set(used) <= set(range(len(classnames)))
+    if not each or not known or len(set(used)) < len(used): raise ValueError(
+        f'{s.name}: a projection names for each of its {len(s.classnames)} classes one or more of the '
+        f'{len(classnames)} of the suite, none twice.')
 
 # %% ../nbs/api/12_datasets.ipynb #dedadb6b
 @patch
@@ -78,14 +82,14 @@ def datasets(self:Suite,
     if own is not None: return dict(reference=own, **shifted)
     if self.test is None and shifted: return dict(shifted)
     raise ValueError(
-        f'suite {self.name!r} has no {split} images of its reference; one of the field is loaded with them by '
-        'training=True')
+        f'Suite {self.name!r} has no {split} images of its reference. One of the field is loaded with them by '
+        'training=True.')
 
 @patch(as_prop=True)
 def fingerprint(self:Suite) -> str:
     "12 hex digits over all its sets"
-    return hashlib.sha256(' '.join(f'{n}/{k}:{s.fingerprint}' for (n, k), s in self.sets().items()).encode()).hexdigest(
-        )[:12]
+    known = ' '.join(f'{n}/{k}:{s.fingerprint}' for (n, k), s in self.sets().items())
+    return hashlib.sha256(known.encode()).hexdigest()[:12]
 
 # %% ../nbs/api/12_datasets.ipynb #7e5122e9
 @patch
@@ -147,7 +151,7 @@ def folder_suite(
     shifts,            # folders of the shifted sets: a list, named after the folders, or a dict name -> folder
     validation=None,   # folder with the reference's validation images, if they lie elsewhere
     classnames=None,   # list that fixes names and order, or dict folder -> name
-    templates='openai',# prompt templates: a list, or a name that `wiseft.prompts.templates` knows
+    templates='openai',# prompt templates: a list, or a name that `wiseft.prompts.find_templates` knows
     name=None          # of the suite; default the reference folder's
 ) -> Suite:
     "A suite from image folders"
@@ -180,7 +184,7 @@ def _named(shifts):
     if isinstance(shifts, dict): return shifts
     if isinstance(shifts, (str, Path)): shifts = [shifts]
     if dup := [n for n, k in Counter(map(source_name, shifts)).items() if k > 1]:
-        raise ValueError(f'two shifted sets called {dup[0]!r}; give a dict name -> folder')
+        raise ValueError(f'Two shifted sets are called {dup[0]!r}. Give a dict name -> folder.')
     return {printable(source_name(p)): p for p in shifts}
 
 def _shift_sets(path, name, classnames):
@@ -188,7 +192,7 @@ def _shift_sets(path, name, classnames):
     if not (found := split_folders(path) if path.is_dir() else {}):
         return dict(test=image_folder(path, classnames, name))
     if not found.keys() & {'test', 'validation'}: raise ValueError(
-        f'{path}: has {first_few(list(found), 5)} but no images to test or validate on')
+        f'{path}: has {first_few(list(found), 5)} but no images to test or validate on.')
     return {k: image_folder(p, classnames, name) for k, p in found.items()}
 
 # %% ../nbs/api/12_datasets.ipynb #93bc19fe
@@ -200,8 +204,8 @@ def _reference_sets(path, classnames, validation=None):
     sets = {}
     for k in ('train', 'validation', 'test'):
         if k in found:
-            sets[k] = image_folder(found[k], classnames or (sets and [*sets.values()][0].classnames) or None,
-                                   'reference')
+            sets[k] = image_folder(found[k], classnames, 'reference')
+            classnames = classnames or sets[k].classnames # those of the first
     absent = [k for k in ('validation', 'test') if k not in sets]
     if 'train' not in sets or not absent: return sets
     train, *rest = sets['train'].split((.1,)*len(absent))
@@ -218,8 +222,8 @@ def of(cls:Suite,
     if isinstance(source, Suite): return source
     if isinstance(source, ImageSet):
         if source.projection: raise ValueError(
-            f"{source.name}: its classes stand for those of a suite; evaluate that suite, or the set without "
-            "projection")
+            f"{source.name}: its classes stand for those of a suite. Evaluate that suite, or the set without "
+            "projection.")
         return cls(source.name, source.classnames, templates, shifts={source.name: replace(source, aside=True)})
     path = local_copy(source)
     if str(source) in ('icons', *FAMILIES) or is_suite_folder(path):
@@ -229,7 +233,7 @@ def of(cls:Suite,
 
 # %% ../nbs/api/12_datasets.ipynb #060a9010
 def load_suite(
-    name='icons',   # 'icons', the embedded suite; one of the field's; or a folder with `reference` and shifted sets in it
+    name='icons',   # 'icons', the embedded suite; one of the field's; or a folder with `reference` beside shifted sets
     templates=None, # prompt templates; default the suite's own, 'openai' for a folder
     classnames=None,# of a folder: list that fixes names and order, or dict folder -> name
     root=None,      # data root of the field's suites; default `$WISEFT_DATA`, else `~/data`
@@ -288,10 +292,10 @@ def _with_table(suite, folder):
         for c in t.columns.intersection(['file', 'original']): t[c] = t[c].str.removeprefix(f'{first[0]}/')
     t = t.set_index('file')
     if t.index.has_duplicates: raise BadFile(
-        f'{tables[0]}: two rows for {first_few(list(t.index[t.index.duplicated()]), 5)}; each file has one')
+        f'{tables[0]}: two rows for {first_few(list(t.index[t.index.duplicated()]), 5)}; each file has one.')
     for s in suite.sets().values():
         if absent := [f for f in s.files() if f not in t.index]: raise BadFile(
-            f'{tables[0]}: no row for {first_few(absent, 5)}')
+            f'{tables[0]}: no row for {first_few(absent, 5)}.')
         rows = t.loc[list(s.files())]
         if 'family' in rows: s.groups = list(rows['family'])
         s.units = [o or f for o, f in zip(rows['original'], rows.index)] if 'original' in rows else list(rows.index)
@@ -312,7 +316,7 @@ def restrict_train(self:Suite,
     "The same suite, to be fine-tuned on these families alone"
     known = sorted(set(self.train.groups or []))
     if unknown := [f for f in families if f not in known]: raise ValueError(
-        f'no training images of families {first_few(unknown, 5)}; there are {first_few(known, 40) or "no families"}')
+        f'No training images of families {first_few(unknown, 5)}. There are {first_few(known, 40) or "no families"}.')
     return replace(self, train=self.train.subset(np.isin(self.train.groups, families)))
 
 # %% ../nbs/api/12_datasets.ipynb #af96121d
@@ -325,7 +329,8 @@ def with_reference(self:Suite,
     parts = self.shift_train, self.shift_validation, self.shifts
     if lacking := [k for k, part in zip(('training', 'validation', 'test'), parts) if shift not in part]:
         raise ValueError(
-        f'The shift {shift!r} has no {lacking[0]} images. Shifts with training images are {sorted(self.shift_train)}.')
+            f'The shift {shift!r} has no {lacking[0]} images. Shifts with training images are '
+            f'{sorted(self.shift_train)}.')
     train, validation, test = (replace(part[shift], name='reference') for part in parts)
     shifts = {called: replace(self.test, name=called)} | {d: s for d, s in self.shifts.items() if d != shift}
     return replace(self, train=train, validation=validation, test=test, shifts=shifts, shift_train={},

@@ -8,6 +8,7 @@ __all__ = ['SMALL_SET', 'doubts', 'doubtful_alphas', 'averaging_costs']
 # %% ../nbs/api/05_doubts.ipynb #3edb8876
 import numpy as np, pandas as pd
 from .results import MEAN, REFERENCE, STARTS, first_metric
+from .text import counted
 
 # %% ../nbs/api/05_doubts.ipynb #ff4c1d6e
 SMALL_SET = 50 # images; with fewer, one image is more than two points
@@ -41,9 +42,8 @@ def _small_sets(t):
     if not len(small): return
     name, n = small.idxmin(), int(small.min())
     others = f' ({len(small)} sets have fewer than {SMALL_SET})' if len(small) > 1 else ''
-    image = 'image' if n == 1 else 'images'
-    yield (f'{name} has {n} {image}, so that one is {100/n:.1f} points{others}: differences of a few points tell '
-           'nothing there; look at the intervals.')
+    yield (f'{name} has {counted(n, "image")}, so that one is {100/n:.1f} points{others}: differences of a few points '
+           'tell nothing there; look at the intervals.')
 
 # %% ../nbs/api/05_doubts.ipynb #c81c0cf5
 def doubtful_alphas(

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import nn
 from .datasets import ImageSet, Suite
 from .devices import fitting_precision, memory_advice
-from .images import image_folder
+from .labels import image_folder
 from .members import member
 from .passes import check_classes, check_nan, check_shape, common_transform, each_batch, ready
 from .processes import by_first, of_all

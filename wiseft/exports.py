@@ -6,7 +6,8 @@
 __all__ = ['EXPORTS', 'FromPixels', 'export_notes', 'export_pt2', 'export_onnx', 'export_transformers', 'export_classifier']
 
 # %% ../nbs/api/25_exports.ipynb #2f7ed379
-import json, torch
+import json, logging, torch, warnings
+from contextlib import contextmanager
 from pathlib import Path
 from torch import nn
 from torch.func import functional_call
@@ -94,6 +95,17 @@ def _needed(): # module `onnx`
         f'Exporting to ONNX needs another package ({e}): pip install wiseft[export].') from e
     return onnx
 
+@contextmanager
+def _without_insides():
+    "Silence about how torch's exporter works, which no user can change"
+    log = logging.getLogger('onnxscript')
+    level = log.level
+    log.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', FutureWarning)
+        try: yield
+        finally: log.setLevel(level)
+
 def export_onnx(
     classifier, # `ImageClassifier`
     path,       # .onnx file to make
@@ -103,8 +115,9 @@ def export_onnx(
     "Write a classifier as an ONNX model from `pixels` to `logits`"
     onnx = _needed()
     with atomic_path(path, force=force) as tmp:
-        program = torch.onnx.export(_traced(classifier, precision), dynamo=True, input_names=['pixels'],
-                                    output_names=['logits'], optimize=precision is None, verbose=False)
+        with _without_insides():
+            program = torch.onnx.export(_traced(classifier, precision), dynamo=True, input_names=['pixels'],
+                                        output_names=['logits'], optimize=precision is None, verbose=False)
         model = program.model_proto
         # notes of torch on each step: which line of which file of this machine it comes from
         parts = [*model.graph.node, *model.graph.value_info, *model.graph.initializer]

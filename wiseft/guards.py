@@ -84,6 +84,14 @@ class ProgressLines(Callback):
         ends = f', {duration(took*left/self.steps)} left' if left else f', {duration(took)} in all'
         print(f'{what}, {self.images/took:,.0f} images a second{ends}', file=sys.stderr, flush=True)
 
+# %% ../nbs/api/41_guards.ipynb #fac51f41
+class ClipGradients(Callback):
+    "Scale gradients down to a largest norm"
+    order = MixedPrecision.order+1
+    def __init__(self, max_norm=1.): self.max_norm = math.inf if max_norm is None else max_norm
+    def before_step(self):
+        self.learn.gradient_norm = nn.utils.clip_grad_norm_([p for g in self.opt.param_lists for p in g], self.max_norm)
+
 # %% ../nbs/api/41_guards.ipynb #6ccc6352
 EVERY = 10 # steps between two looks at the numbers on the device
 
@@ -94,14 +102,6 @@ def _stop(learn, what, step, epoch, lr):
         'warm-up; '
         "if that fails too, look at the images, and use precision='fp32'.")
     raise CancelFitException
-
-# %% ../nbs/api/41_guards.ipynb #fac51f41
-class ClipGradients(Callback):
-    "Scale gradients down to a largest norm"
-    order = MixedPrecision.order+1
-    def __init__(self, max_norm=1.): self.max_norm = math.inf if max_norm is None else max_norm
-    def before_step(self):
-        self.learn.gradient_norm = nn.utils.clip_grad_norm_([p for g in self.opt.param_lists for p in g], self.max_norm)
 
 # %% ../nbs/api/41_guards.ipynb #f81d421d
 class Watch(Callback):

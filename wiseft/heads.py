@@ -14,7 +14,7 @@ from torch import nn
 from .cache import open_entry, text_folder, write_entry
 from .clips import token_table
 from .later import open_clip
-from .prompts import classnames as check_classnames, prompts, templates as check_templates
+from .prompts import find_classnames, find_templates, prompts
 from .tensorfiles import state_hash
 from .text import first_few
 
@@ -116,7 +116,7 @@ def zeroshot_head(
     templates   # list of templates, or a list's name
 ): # `ClassificationHead`, weight (n_classes, dim): unit-norm rows × logit scale
     "Linear head whose rows are the averaged embeddings of each class's prompts"
-    names, templates = check_classnames(classnames), check_templates(templates)
+    names, templates = find_classnames(classnames), find_templates(templates)
     texts = [text for name in names for text in prompts(name, templates)]
     warn_of_texts(clip, texts)
     rows = average_prompts(_text_features(clip, texts).reshape(len(names), len(templates), -1))
@@ -133,5 +133,5 @@ def random_head(
     warnings.warn('A random head knows nothing: fine-tuning starts from chance, and there is no zero-shot classifier '
                   'to average with. '
                   'zeroshot_head starts from what the text tower knows.', stacklevel=2)
-    rows = (rng or np.random.default_rng(0)).standard_normal((len(check_classnames(classnames)), clip.dim))
+    rows = (rng or np.random.default_rng(0)).standard_normal((len(find_classnames(classnames)), clip.dim))
     return ClassificationHead(clip.logit_scale*F.normalize(torch.from_numpy(rows).float(), dim=-1)).to(clip.device)

@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED_SETS', 'SHARDS', 'CIFAR10_CLASSES', 'FMOW_CLASSES', 'FMOW_REGIONS', 'FAMILIES', 'imagenet_subset',
-           'objectnet_classes', 'hold_out', 'on_classes_of', 'imagenet', 'read_pickle_as_data', 'read_array',
-           'read_table', 'cifar10', 'iwildcam', 'fmow', 'transfer', 'download_suite', 'inventory', 'set_classes']
+           'objectnet_classes', 'hold_out', 'on_classes_of', 'imagenet', 'cifar10', 'iwildcam', 'fmow', 'transfer',
+           'download_suite', 'inventory', 'set_classes']
 
 # %% ../nbs/api/11_layouts.ipynb #91669689
-import io, json, os, re
+import json, os
 import numpy as np, pandas as pd
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from pickle import UnpicklingError
-from .files import data_root, existing_file, package_data, read_lines
-from .images import ImageSet, labelled_folders, shard_set
-from .pickles import Made, most_steps, read_pickle
+from .arrays import read_array, read_entries, read_table
+from .files import data_root, package_data, read_lines
+from .images import ImageSet
+from .labels import labelled_folders, shard_set
 from .shards import sample_rows, shard_files
 from .text import BadFile, first_few, why_failed
 from .wordnet import imagenet_classes
@@ -169,8 +169,8 @@ def objectnet_classes(
 
 def _joined(folder, number, lines, names):
     index = {name.strip(): number[i] for i, name in enumerate(lines)}
-    found = {folder[label]: (label.lower(), sorted(index[n] for n in wordnet.split('; ')))
-             for label, wordnet in names.items()}
+    def numbers(wordnet): return sorted(index[n] for n in wordnet.split('; '))
+    found = {folder[label]: (label.lower(), numbers(wordnet)) for label, wordnet in names.items()}
     return dict(sorted(found.items()))
 
 def _mapping(mappings, name): # dict
@@ -262,85 +262,6 @@ def _other_v2(root):
             s.aside = True
             yield s
 
-# %% ../nbs/api/11_layouts.ipynb #94d59a83
-class _Data:
-    "Takes dicts, lists, texts, numbers and arrays from what a pickle holds"
-    def __init__(self): self.left, self.known = most_steps, {}
-    def __call__(self, x):
-        self.left -= 1
-        if self.left < 0: raise UnpicklingError(f'it holds more than {most_steps:,} values')
-        if isinstance(x, dict): return {self.text(k): self(v) for k, v in x.items()}
-        if isinstance(x, (list, tuple)): return [self(v) for v in x]
-        if isinstance(x, (str, bytes)): return self.text(x)
-        if isinstance(x, (int, float)) or x is None: return x
-        if isinstance(x, Made) and x.kind in _arrays: return self.array(*x.state[-4:])
-        raise UnpicklingError(f'it names {getattr(x, "kind", type(x).__name__)}, which is no data')
-    def text(self, x): return self.once(x, bytes.decode) if isinstance(x, bytes) else x
-    def once(self, x, convert):
-        key = convert, id(x)
-        if key not in self.known: self.known[key] = convert(x, 'latin1')
-        return self.known[key]
-    def array(self, shape, dtype, by_columns, data):
-        kind, order = dtype.args[0], dtype.state[1]
-        if kind.startswith('O'): return self(data[0] if shape == () else data)
-        if not re.fullmatch(r'[biufcSU]\d{1,4}', kind): raise UnpicklingError(f'it holds an array of {kind!r:.100}')
-        data = self.once(data, str.encode) if isinstance(data, str) else data # which Python 2 wrote as text
-        values = np.frombuffer(data, ('>' if order == '>' else '<') + kind)
-        return values.reshape(shape, order='F' if by_columns else 'C')
-
-_arrays = 'numpy.core.multiarray._reconstruct', 'numpy._core.multiarray._reconstruct'
-
-# %% ../nbs/api/11_layouts.ipynb #0a745e14
-def read_pickle_as_data(
-    path # a pickle, or a .npy file with one in it
-) -> dict: # of dicts, lists, texts, numbers and arrays
-    "What a pickle of a dict holds, without running anything that it names"
-    data = existing_file(path).read_bytes()
-    try: held = _Data()(read_pickle(data[_end_of_npy_header(data):]))
-    except Exception as e: raise BadFile(
-        f"{path} is not read: {e}. Expected dicts, lists, texts, numbers and arrays alone; get the authors' own "
-        "file.") from e
-    if isinstance(held, dict): return held
-    raise BadFile(
-        f"{path} holds a {type(held).__name__} where names and values are expected. Get the authors' own file.")
-
-def _end_of_npy_header(data):
-    "Where a pickle begins: behind the header of a .npy file, if there is one"
-    if not data.startswith(b'\x93NUMPY'): return 0
-    file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version](file)
-    return file.tell()
-
-# %% ../nbs/api/11_layouts.ipynb #83d08c5d
-def read_array(
-    path # .npy file
-): # array
-    "A plain array, nothing within it unpickled; `BadFile` says what else the file is"
-    path = existing_file(path)
-    try: return np.array(np.load(path, mmap_mode='r'))
-    except Exception as e: raise BadFile(
-        f"{path} holds no plain array ({why_failed(e)}). Get the authors' own file.") from e
-
-def read_table(
-    path,       # CSV file
-    what='table', # it should be, for the message
-    **options   # of `pandas.read_csv`
-) -> pd.DataFrame:
-    "A CSV file of other people's; `BadFile` if it is none"
-    path = existing_file(path, what)
-    try: return pd.read_csv(path, **options)
-    except Exception as e: raise BadFile(f'{path} is no CSV file ({why_failed(e)}). Copy or download it again.') from e
-
-def _entries(
-    path, # pickle of a dict
-    *keys # that it should have
-): # list, a value a key
-    held = read_pickle_as_data(path)
-    missing = [k for k in keys if not isinstance(held, dict) or k not in held]
-    if missing: raise BadFile(f"{path} holds no {first_few(missing)}. Get the authors' own file.")
-    return [held[k] for k in keys]
-
 # %% ../nbs/api/11_layouts.ipynb #9bfe012a
 CIFAR10_CLASSES = 'airplane automobile bird cat deer dog frog horse ship truck'.split()
 
@@ -353,7 +274,7 @@ def _array_set(name, file, pixels, labels, classnames):
 
 def _cifar_python(path, files, label_key, classnames):
     "CIFAR's own form: batches of rows of 3 × 32 × 32"
-    data, labels = zip(*[_entries(path/f, 'data', label_key) for f in files])
+    data, labels = zip(*[read_entries(path/f, 'data', label_key) for f in files])
     pixels = np.concatenate(data).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return _array_set('reference', path/files[0], pixels, np.concatenate(labels), classnames)
 
@@ -361,7 +282,7 @@ def _cifar(root, suite, allow_incomplete):
     "Reference sets of CIFAR-10 or CIFAR-100"
     if suite.endswith('cifar100'):
         path, label_key, train, test = _found(root, 'cifar-100-python'), 'fine_labels', ['train'], ['test']
-        names = _entries(path/'meta', 'fine_label_names')[0]
+        names = read_entries(path/'meta', 'fine_label_names')[0]
     else:
         path, label_key, names, train, test = _found(root, 'cifar-10-batches-py'), 'labels', CIFAR10_CLASSES, [
             f'data_batch_{i}' for i in range(1, 6)], ['test_batch']
@@ -386,7 +307,7 @@ def _cifar101(root, name):
 
 def _cifar102(root, name):
     file = _found(root, 'CIFAR-10.2')/'cifar102_test.npy'
-    return _array_set(name, file, *_entries(file, 'images', 'labels'), CIFAR10_CLASSES)
+    return _array_set(name, file, *read_entries(file, 'images', 'labels'), CIFAR10_CLASSES)
 
 # %% ../nbs/api/11_layouts.ipynb #3f43ae57
 _WILDS_SPLITS = {('reference', 'train'): 'train', ('reference', 'validation'): 'id_val',
@@ -498,7 +419,7 @@ def transfer(name, root, allow_incomplete=False) -> dict: # parts of a suite
 # %% ../nbs/api/11_layouts.ipynb #131a1c9b
 def _tv_set(root, classes, pairs):
     "An image set of torchvision's files and labels"
-    files, labels = ([pair[k] for pair in pairs] for k in (0, 1))
+    files, labels = [file for file, _ in pairs], [label for _, label in pairs]
     return ImageSet('reference', files, labels, [c.replace('_', ' ') for c in classes], root=Path(root))
 
 def _cars(root, split):

@@ -39,7 +39,7 @@ from .processes import counts_of_all, distributed, gathered, n_processes, rank
 from .progress import is_watched, say_place
 from .registry import method_name
 from .resume import Checkpoint
-from .steps import HeadFromText, Loss, Pull, Teacher, beside, method_recipe, prepared
+from .steps import HeadFromText, Loss, Pull, Teacher, completed, method_recipe, trait
 from .tensorfiles import state_hash
 
 # %% ../nbs/api/43_learner.ipynb #3813d9e0
@@ -270,8 +270,8 @@ def _callbacks(recipe, loss, pull):
     if recipe['precision'] != 'fp32': cbs.append(Bf16() if recipe['precision'] == 'bf16' else MixedPrecision())
     if not recipe['train_batchnorm']: cbs.append(FreezeBatchNorm())
     if loss: cbs.append(Loss(loss))
-    if beside(loss, 'trains_text'): cbs.append(HeadFromText())
-    if beside(loss, 'teacher'): cbs.append(Teacher(beside(loss, 'teacher')))
+    if trait(loss, 'trains_text'): cbs.append(HeadFromText())
+    if trait(loss, 'teacher'): cbs.append(Teacher(trait(loss, 'teacher')))
     if pull: cbs.append(Pull(pull))
     return cbs
 
@@ -324,7 +324,7 @@ def _no_labels(logits, y):
 
 def _on_captions(dls, loss): # the `loss_func` and metrics of a `Learner`
     "What fastai computes where images have captions and no labels"
-    if not beside(loss, 'trains_text'): raise ValueError(
+    if not trait(loss, 'trains_text'): raise ValueError(
         'These images have captions and no labels, which takes a loss that trains the text tower: loss=flyp '
         '(--method flyp on the command line), for instance.')
     watched = to_cpu(dls.valid.one_batch())[1]
@@ -360,9 +360,9 @@ def clip_learner(
     if accumulate > 1: recipe['accumulate'] = accumulate
     _check_settings(dls, classifier, recipe, loss_func)
     labels = check_dataloaders(dls, classifier)
-    loss, pull = (m and prepared(m, classifier) for m in (loss, pull))
+    loss, pull = (m and completed(m, classifier) for m in (loss, pull))
     if is_captions(labels): kwargs = _on_captions(dls, loss) | kwargs
-    if beside(loss, 'trains_text'): classifier = _with_text(classifier, accumulate)
+    if trait(loss, 'trains_text'): classifier = _with_text(classifier, accumulate)
     image_dls, model = dls, _model_to_train(classifier, train, grad_checkpointing)
     if pull: _check_pull(model, pull, train)
     model.beside = _found_beforehand(loss, pull)

@@ -24,15 +24,17 @@ from pathlib import Path
 from PIL import Image
 from torch.nn.functional import interpolate
 from torch.utils.data import TensorDataset, get_worker_info
-from .datasets import ImageSet, Suite, UnreadableImage, folder_suite, open_image
+from .decoding import UnreadableImage, open_image
+from .datasets import ImageSet, Suite, folder_suite
 from .heads import warn_of_texts
-from .images import read_image_table
+from .labels import read_image_table
 from .text import BadFile, first_few
 from .cache import Pixels, ShortSide, check_skipped, decoding_workers
 from .devices import exact_fp32
 from .feeding import Feeder
 from .passes import decode_for_all, extract_features
 from .processes import n_processes, share
+from .prompts import check_same_classes
 from .tensorfiles import state_hash
 
 # %% ../nbs/api/40_loaders.ipynb #acea390b
@@ -277,11 +279,8 @@ def _train_validation(source, validation):
     if isinstance(source, (str, Path)): source = folder_suite(source, {})
     if isinstance(source, Suite): source, validation = source.train, validation or source.validation
     if validation is None: source, validation = source.split((.1,))
-    if list(validation.classnames) != list(source.classnames): raise ValueError(
-        f'Training images have {len(source.classnames)} classes {source.classnames[:3]}…, validation images '
-        f'{len(validation.classnames)} classes {validation.classnames[:3]}…: both need the same names in the same '
-        'order. '
-        'image_folder(path, classnames=…) fixes them.')
+    check_same_classes(source.classnames, validation.classnames, 'training images', 'validation images',
+                       'image_folder(path, classnames=…) fixes names and order.')
     return source, validation
 
 def _datasets(sets, clip):
@@ -395,15 +394,9 @@ def check_dataloaders(
 # %% ../nbs/api/40_loaders.ipynb #22407838
 def _check_vocab(vocab, classnames):
     "Labels must mean the rows of the head"
-    if vocab is None or list(vocab) == classnames: return
-    vocab = list(vocab)
-    if sorted(map(str, vocab)) == sorted(classnames): raise ValueError(
-        f"The DataLoaders have the classifier's classes in another order: {vocab[:3]}…, and not {classnames[:3]}…. "
-        'Make the classifier with list(dls.vocab), or the DataLoaders with a Categorize(vocab, sort=False).')
-    raise ValueError(
-        f"The DataLoaders' {len(vocab)} classes {vocab[:3]}… are not the classifier's {len(classnames)}, "
-        f"{classnames[:3]}…: "
-        'make the classifier with list(dls.vocab), or give the DataLoaders the same names.')
+    if vocab is None: return
+    check_same_classes(vocab, classnames, 'the DataLoaders', 'the classifier', 'Make the classifier with '
+                       'list(dls.vocab), or the DataLoaders with a Categorize(vocab, sort=False) of its class names.')
 
 # %% ../nbs/api/40_loaders.ipynb #2557d224
 def _rounded(t, digits=4): return [round(v, digits) for v in t.flatten().tolist()]

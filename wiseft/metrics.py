@@ -10,10 +10,7 @@ __all__ = ['FEW', 'correct', 'accuracy', 'top_k', 'clopper_pearson', 'bootstrap_
 # %% ../nbs/api/01_metrics.ipynb #0d1c0041
 import numpy as np, torch
 from itertools import chain, repeat
-from scipy import special
-from scipy.sparse import coo_array, csr_array, hstack
-from scipy.sparse.csgraph import connected_components
-from .later import multitest, proportion, stats
+from .later import multitest, proportion, sparse, special, stats
 
 # %% ../nbs/api/01_metrics.ipynb #e56ed2a7
 def correct(
@@ -88,7 +85,8 @@ def _unit_rows(values, units):
         np.add.at(counts[:,j], rows, 1)
     n_u, n_s = counts.shape
     i,j = counts.nonzero()
-    _,part = connected_components(coo_array((np.ones(len(i)), (i, j+n_u)), shape=(n_u+n_s,)*2), directed=False)
+    edges = sparse.coo_array((np.ones(len(i)), (i, j+n_u)), shape=(n_u+n_s,)*2)
+    _,part = sparse.csgraph.connected_components(edges, directed=False)
     return sums, counts, part[:n_u], part[n_u:]
 
 # %% ../nbs/api/01_metrics.ipynb #f589f2b1
@@ -260,12 +258,12 @@ def bootstrap(
     rng:np.random.Generator|None=None, # None: `default_rng(0)`, the same answer every time
 ) -> tuple: # (value, low, high); low and high are NaN for a single unit
     "A metric of sums over images, with its bootstrap interval over `units`."
-    counts = csr_array(counts if hasattr(counts, 'tocsr') else np.asarray(counts, dtype=float))
+    counts = sparse.csr_array(counts if hasattr(counts, 'tocsr') else np.asarray(counts, dtype=float))
     rng = rng or np.random.default_rng(0)
     value = float(statistic(np.asarray(counts.sum(0))[None])[0])
     sizes = np.ones(counts.shape[0])
     if units is not None:
-        counts, sizes = _per_unit(counts, units), _per_unit(csr_array(sizes[:,None]), units).toarray()
+        counts, sizes = _per_unit(counts, units), _per_unit(sparse.csr_array(sizes[:,None]), units).toarray()
     n = counts.shape[0]
     if n < 2: return value, np.nan, np.nan
     if n < FEW: low, high = _leave_one_out(counts.toarray(), sizes/sizes.sum(), statistic, value, level)
@@ -283,7 +281,7 @@ def _per_unit(counts, units):
     rows = [codes[u] for u in units]
     if len(rows) != counts.shape[0]:
         raise ValueError(f'{counts.shape[0]} images and {len(rows)} units: expected one a piece.')
-    return csr_array((np.ones(len(rows)), (rows, np.arange(len(rows))))) @ counts
+    return sparse.csr_array((np.ones(len(rows)), (rows, np.arange(len(rows))))) @ counts
 
 def _resampled(counts, statistic, n_resamples, rng):
     "The statistic of `n_resamples` draws of the rows of `counts`"
@@ -332,7 +330,7 @@ def macro_f1(
     def f1(t):
         hits, there, called = t[:,:c], t[:,c:2*c], t[:,2*c:]
         return np.divide(2*hits, there+called, out=np.full(hits.shape, np.nan), where=there>0)
-    counts = csr_array((np.ones(len(rows)), (rows, cols)), shape=(n,3*c))
+    counts = sparse.csr_array((np.ones(len(rows)), (rows, cols)), shape=(n,3*c))
     return bootstrap(counts, lambda t: np.nanmean(f1(t), 1), units, **kwargs)
 
 # %% ../nbs/api/01_metrics.ipynb #8a81b114
@@ -401,8 +399,8 @@ def expected_calibration_error(
     "Distance between confidence and accuracy, over bins of confidence, with a conservative interval."
     confidence, correct = _same_length(confidence, correct)
     b, n = _bins_of(confidence, bins), len(confidence)
-    gap = csr_array((confidence-correct, (np.arange(n), b)), shape=(n, bins))
-    counts = hstack([gap, np.ones((n,1))], format='csr')
+    gap = sparse.csr_array((confidence-correct, (np.arange(n), b)), shape=(n, bins))
+    counts = sparse.hstack([gap, np.ones((n,1))], format='csr')
     mean_gap = lambda t: t[:,:bins]/t[:,bins:]
     gaps = mean_gap(np.asarray(counts.sum(0))[None])
     value, rng = float(np.abs(gaps).sum()), rng or np.random.default_rng(0)

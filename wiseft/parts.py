@@ -8,8 +8,6 @@ __all__ = ['Parts', 'find_parts', 'uses_quick_gelu', 'module_config', 'module_pr
 # %% ../nbs/api/20_parts.ipynb #09231806
 import math, re
 from dataclasses import dataclass, field
-from pathlib import Path
-from .checkpoints import read_checkpoint
 from .pickles import Made
 from .text import BadFile, first_few
 
@@ -64,12 +62,21 @@ def _clip_names(state, tower): # state dict with the names of open_clip
     before = tower if alone else tower.removesuffix('visual.')
     return {('visual.' if alone else '') + k.removeprefix(before): k for k in state if k.startswith(before)}
 
+# %% ../nbs/api/20_parts.ipynb #6958bc89
+def _nothing(state, where): # text
+    "That no part was recognised, and what there is"
+    if any('vision_model.' in k for k in state):
+        return (f"{where} holds weights of a model of transformers. Load the folder that it lies in, with its "
+                "config.json: load_clip(FOLDER).")
+    return (f"{where} holds neither an image tower of open_clip (names like visual.conv1.weight or visual.trunk.…) "
+            f"nor a head (classification_head.weight) but {len(state)} tensors: {first_few(list(state), 6)}.")
+
 # %% ../nbs/api/20_parts.ipynb #f884c482
 def find_parts(
     weights, # `WeightsFile`
     where    # its path, for messages
 ): # `Parts`
-    "Recognise an image tower, a text tower and a head; BadFile, which says what is there, if there is neither tower nor head"
+    "Recognise an image tower, a text tower and a head; BadFile says what is there, if there is neither tower nor head"
     state = weights.state
     # MobileCLIP's names, which open_clip translates
     if any(k.startswith('text_encoder.') for k in state): return Parts(str(where), state, {})
@@ -82,20 +89,11 @@ def find_parts(
     if not any('transformer.' in new for new in names if not new.startswith('visual.')):
         names = {new: k for new,k in names.items() if new.startswith(('visual.', 'logit_'))}
     taken = {*names.values(), *(f'{name}.{k}'.lstrip('.') for k in head)}
-    unread = [*(k for k in state if k not in taken and k != 'n_averaged'), *weights.beside]
+    unread = [*(k for k in state if k not in taken and k != 'n_averaged'), *weights.unread]
     modules = {} if tower is None else _clip_names(weights.modules, tower)
     return Parts(str(where), {new: state[k] for new,k in names.items()}, head,
                  {new: weights.modules[k] for new,k in modules.items()},
                  weights.modules, name, unread)
-
-# %% ../nbs/api/20_parts.ipynb #6958bc89
-def _nothing(state, where): # text
-    "That no part was recognised, and what there is"
-    if any('vision_model.' in k for k in state):
-        return f"{where} holds weights of a model of transformers. Load the folder that it lies in, with its config.json: load_clip(FOLDER)."
-    return (f"{where} holds neither an image tower of open_clip (names like visual.conv1.weight or visual.trunk.…) "
-            "nor a head "
-            f"(classification_head.weight) but {len(state)} tensors: {first_few(list(state), 6)}.")
 
 # %% ../nbs/api/20_parts.ipynb #eb451b3b
 def _layers(state, prefix): # number of blocks of a transformer
@@ -150,9 +148,9 @@ def module_config(
     "The architecture of a CLIP that was saved as a module"
     state = parts.clip
     try:
-        vision = _resnet_config(parts) if 'visual.attnpool.k_proj.weight' in state else _vit_config(parts)
-        dim = len(state['visual.attnpool.c_proj.weight']) if 'visual.attnpool.k_proj.weight' in state else state[
-            'visual.proj'].shape[1]
+        if 'visual.attnpool.k_proj.weight' in state:
+            vision, dim = _resnet_config(parts), len(state['visual.attnpool.c_proj.weight'])
+        else: vision, dim = _vit_config(parts), state['visual.proj'].shape[1]
         config = dict(embed_dim=dim, quick_gelu=bool(uses_quick_gelu(parts)), vision_cfg=vision)
         return config | (dict(text_cfg=_text_config(parts)) if parts.has_text else {})
     except (KeyError, IndexError, TypeError, ValueError) as e: raise BadFile(
@@ -167,9 +165,10 @@ def module_preprocess(
     saved = [m.attributes.get('val_preprocess') for m in parts.records.values()]
     steps = [m.attributes.get('transforms') for m in saved if type(m) is Made]
     scales = [x for s in steps if type(s) is list for x in s if type(x) is Made and x.kind.endswith('.Normalize')]
-    for values in ([x.attributes.get(k) for k in ('mean', 'std')] for x in scales):
-        if all(type(v) in (list, tuple) and len(v) == 3 for v in values):
-            return dict(zip(('mean', 'std'), map(list, values)))
+    for scale in scales:
+        values = {k: scale.attributes.get(k) for k in ('mean', 'std')}
+        if all(type(v) in (list, tuple) and len(v) == 3 for v in values.values()):
+            return {k: list(v) for k,v in values.items()}
     return {}
 
 # %% ../nbs/api/20_parts.ipynb #4a70c3bd

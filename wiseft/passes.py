@@ -21,6 +21,7 @@ from .datasets import ImageSet
 from .devices import eval_mode, exact_fp32
 from .feeding import Feeder, Waiting
 from .processes import by_first, n_processes, of_all, rank
+from .prompts import check_same_classes
 from .progress import tell
 from .tensorfiles import state_hash
 from .transforms import in_halves
@@ -177,13 +178,7 @@ def check_classes(
     name='the classifier' # in messages
 ):
     "ValueError naming the first difference, unless the class names are the same in the same order"
-    a, b = list(classifier.classnames), list(images.classnames)
-    for i, (x, y) in enumerate(zip(a, b)):
-        if x != y: raise ValueError(
-            f'Class {i} is {x!r} for {name} and {y!r} in {images.name!r}; give both the same class names in the same '
-            'order.')
-    if len(a) != len(b): raise ValueError(
-        f'{name} has {len(a)} classes, {images.name!r} has {len(b)}; give both the same class names in the same order.')
+    check_same_classes(classifier.classnames, images.classnames, name, repr(images.name))
 
 # %% ../nbs/api/30_passes.ipynb #b53e8e5b
 def check_attributes(

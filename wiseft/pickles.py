@@ -40,16 +40,15 @@ def _named(module, name): # `Named`
     "A name; BadFile if it is one of Python's own programs"
     module = _python2.get(module, module)
     full = f'{module}.{name}'
-    if len(full) > 500: raise ValueError(f'a name has {len(full):,} letters')
-    if module.split('.')[0] in sys.stdlib_module_names and full not in _harmless: raise BadFile(
-        f'it asks to run {full}')
+    if len(full) > 500: raise ValueError(f'A name has {len(full):,} letters, 500 are allowed.')
+    of_python = module.split('.')[0] in sys.stdlib_module_names
+    if of_python and full not in _harmless: raise BadFile(f'It asks to run {full}.')
     return Named(full)
 
 # %% ../nbs/api/10_pickles.ipynb #43408e21
-storages = {f'torch.{name}Storage': dtype
-            for name, dtype in dict(Float=torch.float32, Half=torch.float16, BFloat16=torch.bfloat16,
-                                    Double=torch.float64,
-    Long=torch.int64, Int=torch.int32, Short=torch.int16, Char=torch.int8, Byte=torch.uint8, Bool=torch.bool).items()}
+_dtypes = dict(Float=torch.float32, Half=torch.float16, BFloat16=torch.bfloat16, Double=torch.float64,
+               Long=torch.int64, Int=torch.int32, Short=torch.int16, Char=torch.int8, Byte=torch.uint8, Bool=torch.bool)
+storages = {f'torch.{name}Storage': dtype for name, dtype in _dtypes.items()}
 
 def storage_values(
     data, # bytearray
@@ -63,10 +62,10 @@ def _is_small(x): return type(x) is int and abs(x) < 2**62
 
 def _view(stored, offset, size, stride, *_): # tensor
     "A tensor, as a view of what is stored for it"
-    if not isinstance(stored, torch.Tensor): raise ValueError('a tensor has no storage')
+    if not isinstance(stored, torch.Tensor): raise ValueError('A tensor has no storage.')
     if len(size) > 64 or not all(_is_small(n) for n in (offset, *size, *stride[:64])): raise ValueError(
-        'the size of a tensor is no few whole numbers')
-    if math.prod(size) > stored.numel(): raise ValueError(f'a tensor of {size} is larger than what is stored for it')
+        'The size of a tensor is no few whole numbers.')
+    if math.prod(size) > stored.numel(): raise ValueError(f'A tensor of {size} is larger than what is stored for it.')
     return torch.as_strided(stored, size, stride, offset)
 
 # %% ../nbs/api/10_pickles.ipynb #2353bc4b
@@ -74,19 +73,20 @@ def _is_flat(x): return _is_small(x) or x is None or type(x) in (bool, float, st
 
 def _key(x): # x
     "What may be a key of a dict or in a set"
-    if _is_flat(x) or type(x) in (Named, Made) or (type(x) is tuple and len(x) < 16 and all(map(_is_flat, x))): return x
-    raise ValueError(f'a {type(x).__name__} is the key of a dict')
+    if _is_flat(x) or type(x) in (Named, Made): return x
+    if type(x) is tuple and len(x) < 16 and all(map(_is_flat, x)): return x
+    raise ValueError(f'A {type(x).__name__} is the key of a dict.')
 
 def _dict(flat): # dict
     "Keys and values that follow each other, as a dict"
-    if len(flat)%2: raise ValueError('a dict has a key without a value')
+    if len(flat)%2: raise ValueError('A dict has a key without a value.')
     return {_key(k): v for k,v in zip(flat[::2], flat[1::2])}
 
 # %% ../nbs/api/10_pickles.ipynb #ae80f03c
 def _ordered(pairs=(), *_): # dict
     "An OrderedDict as a dict"
     flat = [x for pair in pairs for x in pair]
-    if len(flat) != 2*len(pairs): raise ValueError('a dict is not of pairs')
+    if len(flat) != 2*len(pairs): raise ValueError('A dict is not of pairs.')
     return _dict(flat)
 
 def _set(items=(), *_): # set
@@ -159,7 +159,7 @@ class _Objects(_Containers):
     def GLOBAL(self, arg): self.stack.append(_named(*arg.split(' ', 1)))
     def STACK_GLOBAL(self, arg):
         name, module = self.stack.pop(), self.stack.pop()
-        if type(module) is not str or type(name) is not str: raise ValueError('a name is no text')
+        if type(module) is not str or type(name) is not str: raise ValueError('A name is no text.')
         self.stack.append(_named(module, name))
     def NEWOBJ(self, arg):
         args, kind = self.stack.pop(), self.stack.pop()
@@ -184,7 +184,7 @@ class _Objects(_Containers):
         self.spend(len(state))
         made.attributes.update(state)
     def _make(self, kind, args, called=False):
-        if type(kind) is not Named or type(args) is not tuple: raise BadFile('it asks to run what it made itself')
+        if type(kind) is not Named or type(args) is not tuple: raise BadFile('It asks to run what it made itself.')
         if kind.name in _of_bytes: made = _of_bytes[kind.name](self, *args)
         elif kind.name in _understood:
             self.spend(sum(len(a) for a in args if type(a) in (list, tuple, dict, str)))
@@ -208,7 +208,7 @@ class Machine(_Objects):
         self.stored, self.steps, self.bytes_left = stored, most_steps, most_bytes
     def spend(self, n):
         self.steps -= n
-        if self.steps < 0: raise ValueError(f'it takes more than {most_steps:,} steps')
+        if self.steps < 0: raise ValueError(f'It takes more than {most_steps:,} steps.')
     def follow(self,
         file # binary file, at a place where a pickle begins
     ): # what it holds
@@ -218,7 +218,7 @@ class Machine(_Objects):
             if op.name == 'STOP': return self.stack.pop()
             if op.name in _literals: self.stack.append(arg)
             elif hasattr(Machine, op.name): getattr(self, op.name)(arg)
-            else: raise BadFile(f'its instruction {op.name} is none that data need')
+            else: raise BadFile(f'Its instruction {op.name} is none that data need.')
 
 # %% ../nbs/api/10_pickles.ipynb #721ea65f
 _literals = {op.name for op in pickletools.opcodes if op.arg and not op.stack_before and op.stack_after
@@ -231,7 +231,7 @@ def BINPERSID(self:Machine, arg):
     "What lies beside the pickle: ('storage', type, key, device, number of values, …), or a class: ('module', class, …)"
     what, kind, key, *rest = self.stack.pop()
     if what == 'module': return self.stack.append(kind)
-    if kind.name not in storages or type(key) is not str: raise ValueError('it stores values of an unknown kind')
+    if kind.name not in storages or type(key) is not str: raise ValueError('It stores values of an unknown kind.')
     self.stack.append(self.stored(key, storages[kind.name], rest[1]))
 
 # %% ../nbs/api/10_pickles.ipynb #3d149753
@@ -261,7 +261,7 @@ def _read_old(data, file): # what it holds
     for key in Machine().follow(file):
         n = int.from_bytes(file.read(8), 'little')*dtypes[key].itemsize
         places[key] = file.tell(), file.tell()+n
-        if places[key][1] > len(data): raise EOFError('its end is missing')
+        if places[key][1] > len(data): raise ValueError('Its end is missing.')
         file.seek(n, io.SEEK_CUR)
     file.seek(start)
     values = {key: storage_values(bytearray(data[a:b]), dtypes[key]) for key,(a,b) in places.items()}
@@ -277,18 +277,21 @@ def read_pickle(
     return _read_old(data, file) if found == _magic else found
 
 # %% ../nbs/api/10_pickles.ipynb #1ba292eb
+def _count_bytes(m, n):
+    "What files within the pickle take, together"
+    m.bytes_left -= n
+    if m.bytes_left < 0: raise ValueError('It reads some of its bytes again and again.')
+
 def _encoded(m, text, *_): # bytes
     "Bytes that Python 2 understands, as text; counted, since they are copied"
-    m.bytes_left -= len(text)
-    if m.bytes_left < 0: raise ValueError('it reads some of its bytes again and again')
+    _count_bytes(m, len(text))
     return text.encode('latin1')
 
 def _storage(m, data, *_): # (n,) tensor
     "A storage that is a file within the file"
-    m.bytes_left -= len(data)
-    if m.bytes_left < 0: raise ValueError('it reads some of its bytes again and again')
+    _count_bytes(m, len(data))
     file = io.BytesIO(data)
-    if Machine().follow(file) != _magic: raise ValueError('a storage is no file of PyTorch')
+    if Machine().follow(file) != _magic: raise ValueError('A storage is no file of PyTorch.')
     return _read_old(data, file)
 
 _of_bytes.update({'_codecs.encode': _encoded, 'torch.storage._load_from_bytes': _storage})
@@ -313,6 +316,6 @@ def walk(
     visits = iter(range(10**6)) if visits is None else visits
     yield prefix[:-1], made
     for k, v in _parts(made):
-        if next(visits, None) is None or depth == 0: raise ValueError('its modules hold each other, or far too many')
+        if next(visits, None) is None or depth == 0: raise ValueError('Its modules hold each other, or far too many.')
         if isinstance(v, torch.Tensor): yield f'{prefix}{k}', v
         elif type(v) is Made: yield from walk(v, f'{prefix}{k}.', visits, depth-1)

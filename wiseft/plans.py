@@ -15,7 +15,7 @@ from time import perf_counter
 from . import __version__
 from .ensembles import DEFAULT_ALPHAS
 from .registry import Method, find_method
-from .steps import prepared
+from .steps import completed
 from .tensorfiles import state_hash
 from .trials import TRAINED, Trial, last_words, strengths
 
@@ -44,7 +44,7 @@ def what_is_missing(
     function = partial(method.function, **given or {})
     try:
         if method.kind == 'train': function(start.copy())
-        if method.kind in ('loss', 'pull'): prepared(function, start)
+        if method.kind in ('loss', 'pull'): completed(function, start)
     except Exception as e: return last_words(e) # whatever it is, the others go on
     return ''
 
@@ -94,12 +94,12 @@ class Plan:
         missing = {m.name: self.missing(m) for m in self.methods}
         out = [dict(method=n, why=w) for n, w in missing.items() if w]
         rows = pd.DataFrame([*map(self._row, self.contenders()), *out])
-        return rows.fillna(dict(kind='', paper='', trials=0, runs=0, why='')).astype(dict(trials=int, runs=int))
+        return rows.fillna(dict(kind='', paper='', trials=0, runs=0)).astype(dict(trials=int, runs=int))
     def _row(self, c):
         alone = c.trains and not (c.method and c.method.kind == 'average') # averages ride
         choices = 0 if c.control else len(self.lrs) + (len(strengths(c.method)) - 1 if c.method else 0)
         kind, paper = (c.method.kind, c.method.paper) if c.method else ('', '')
-        return dict(method=c.name, kind=kind, paper=paper, trials=alone*choices, runs=alone*len(self.seeds))
+        return dict(method=c.name, kind=kind, paper=paper, trials=alone*choices, runs=alone*len(self.seeds), why='')
     def as_json(self) -> dict:
         "All that decides the results, and the version"
         recipe = {k: v for k, v in self.recipe.items() if k != 'progress'}

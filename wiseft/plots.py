@@ -58,6 +58,13 @@ def _beside(many):
     "Where a figure's legend stands: above the axes, or, if it is long, beside them"
     return dict(_legend, loc='outside right upper', ncols=1) if many else dict(_legend, loc='outside upper left')
 
+def _spread(make, *what, **how): # make: the method `legend` of a figure or of axes
+    "A legend in as many columns as fit into the figure, `ncols` at most"
+    for n in range(how['ncols'], 0, -1):
+        legend = make(*what, **how | dict(ncols=n))
+        if n == 1 or legend.get_window_extent().width < legend.get_figure().bbox.width: return
+        legend.remove()
+
 def _figure(width, height): return _Picture(figsize=(width, height), dpi=110, layout='constrained')
 
 # %% ../nbs/api/60_plots.ipynb #fc02fbcd
@@ -295,7 +302,7 @@ def plot_frontier(
     ax.set(xlabel='Accuracy on the reference', ylabel=_describe(table, dataset))
     sns.despine(ax=ax)
     if many: ax.legend(loc='upper left', bbox_to_anchor=(1,1), **_legend | dict(ncols=1))
-    elif curves(points): ax.legend(loc='lower left', bbox_to_anchor=(-.08,1), borderaxespad=.2, **_legend)
+    elif curves(points): _spread(ax.legend, loc='lower left', bbox_to_anchor=(-.08,1), borderaxespad=.2, **_legend)
     _label_frontier(ax, points)
     return ax.figure
 
@@ -325,7 +332,7 @@ def plot_alpha(
     for ax in axes[len(names):]: ax.remove()
     for i in range(len(names)): axes[i].tick_params(labelbottom=i+cols >= len(names))
     fig.supxlabel(f'mixing coefficient α   (0 = {_begins(table)}, 1 = fine-tuned)', fontsize='medium')
-    fig.legend(*axes[0].get_legend_handles_labels(), **_beside(many))
+    _spread(fig.legend, *axes[0].get_legend_handles_labels(), **_beside(many))
     return fig
 
 def _first_curve(table):
@@ -397,7 +404,7 @@ def plot_shifts(
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v,_: f'{100*v:g} %'))
     ax.grid(axis='y', visible=False)
     sns.despine(ax=ax, left=True)
-    fig.legend(**_beside(many) | dict(handlelength=1))
+    _spread(fig.legend, **_beside(many) | dict(handlelength=1))
     return fig
 
 # %% ../nbs/api/60_plots.ipynb #99dbc9ae
@@ -424,7 +431,7 @@ def plot_robustness(
     for ax in axes[len(names):]: ax.remove()
     fig.supxlabel('Accuracy on the reference', fontsize='medium')
     handles = {l.get_label(): l for ax in axes[:len(names)] for l in ax.lines if not l.get_label().startswith('_')}
-    fig.legend(handles.values(), handles, **_beside(many))
+    _spread(fig.legend, handles.values(), handles, **_beside(many))
     return fig
 
 def _draw_panel(ax, points, baseline, name):

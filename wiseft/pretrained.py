@@ -215,18 +215,18 @@ def their_config(
     known = {'image_size', 'patch_size', 'width', 'layers', 'head_width', 'mlp_ratio', 'norm_kwargs', 'context_length',
              'vocab_size', 'heads'}
     odd = [k for k,v in {**vision, **text}.items() if k not in known and v]
-    if odd or not text or not isinstance(vision.get('layers', 12), int) or config.get('custom_text'): raise ValueError(
-        "transformers' CLIPModel is a ViT with OpenAI's text tower; this CLIP has "
-        f"{first_few(odd) or 'another architecture'}. Keep it in open_clip's layout.")
+    other = not text or not isinstance(vision.get('layers', 12), int) or config.get('custom_text')
+    if odd or other: raise ValueError(
+        f"This CLIP has {first_few(odd) or 'another architecture'}, and transformers' CLIPModel is a ViT with "
+        "OpenAI's text tower. Keep it in open_clip's layout.")
     act = 'quick_gelu' if config.get('quick_gelu') else 'gelu'
     v = dict(width=768, layers=12, head_width=64, patch_size=16, image_size=224) | vision
     t = dict(width=512, layers=12, heads=8, context_length=77, vocab_size=49408) | text
+    seen = dict(num_attention_heads=v['width']//v['head_width'], image_size=v['image_size'], patch_size=v['patch_size'])
+    read = dict(num_attention_heads=t['heads'], max_position_embeddings=t['context_length'],
+                vocab_size=t['vocab_size'], bos_token_id=t['vocab_size']-2, eos_token_id=t['vocab_size']-1)
     return dict(architectures=['CLIPModel'], model_type='clip', projection_dim=config['embed_dim'],
-        vision_config=_their_tower(v, act)
-        | dict(num_attention_heads=v['width']//v['head_width'], image_size=v['image_size'], patch_size=v['patch_size']),
-        text_config=_their_tower(t, act)
-        | dict(num_attention_heads=t['heads'], max_position_embeddings=t['context_length'], vocab_size=t['vocab_size'],
-                                               bos_token_id=t['vocab_size']-2, eos_token_id=t['vocab_size']-1))
+                vision_config=_their_tower(v, act) | seen, text_config=_their_tower(t, act) | read)
 
 # %% ../nbs/api/20_pretrained.ipynb #c5633f44
 def their_preprocess(
@@ -235,13 +235,13 @@ def their_preprocess(
     "Preprocessing, as transformers says it"
     height, width = p['size'] if isinstance(p['size'], (list, tuple)) else [p['size']]*2
     squash = p.get('resize_mode') == 'squash'
+    whole = dict(height=height, width=width)
     return dict(image_processor_type='CLIPImageProcessor', do_resize=True, do_center_crop=not squash, do_rescale=True,
-                do_normalize=True, do_convert_rgb=True,
-        size=dict(height=height, width=width) if squash else dict(shortest_edge=height),
-        crop_size=dict(height=height, width=width),
-        resample=2 if p.get('interpolation') == 'bilinear' else 3, rescale_factor=1/255, image_mean=list(p['mean']),
-        image_std=list(p['std']))
+                do_normalize=True, do_convert_rgb=True, size=whole if squash else dict(shortest_edge=height),
+                crop_size=whole, resample=2 if p.get('interpolation') == 'bilinear' else 3, rescale_factor=1/255,
+                image_mean=list(p['mean']), image_std=list(p['std']))
 
+# %% ../nbs/api/20_pretrained.ipynb #620a5bf9
 def write_hub_folder(
     clip,  # `Clip`
     folder # existing folder to write into

@@ -6,7 +6,7 @@
 __all__ = ['headline', 'write_report']
 
 # %% ../nbs/api/61_report.ipynb #819bd765
-import base64, io, json
+import json
 import numpy as np, pandas as pd
 from functools import partial
 from html import escape
@@ -15,10 +15,12 @@ from string import Template
 from .card import in_words
 from .changes import changed_confusions, changed_images, some_changes, thumbnail
 from .files import atomic_path
-from .images import UnreadableImage
+from .decoding import UnreadableImage
 from .kept import KeptPredictions, compare_ends
+from .pages import html_figure, html_page, html_table
 from .paper import robustness
 from .plots import NAMES, alt_text, curves, known_baselines, pictures
+from .text import counted
 from .results import MEAN, REFERENCE, STARTS, UNBOUNDED, check_single, dataset_order, first_metric, wide
 
 # %% ../nbs/api/61_report.ipynb #76530d27
@@ -35,8 +37,8 @@ def headline(
     if not set(needed) <= set(at): return 'Accuracy in per cent, with 95 % intervals where they are known.'
     n = table[table.is_shift & (table.dataset!=MEAN)].dataset.nunique()
     than = {(m, d): _than(at['weight-space',d], at[m,d], _paired(comparisons, m, alpha, d)) for m, d in needed}
-    return (f'Averaging the weights (α = {alpha:g}) gives {_measured(at["weight-space",MEAN])} on average over {n} '
-            f'shifted set{"s"*(n!=1)}, '
+    return (f'Averaging the weights (α = {alpha:g}) gives {_measured(at["weight-space",MEAN])} on average '
+            f'over {counted(n, "shifted set")}, '
             f'{than[before,MEAN]} and {than["fine-tuned",MEAN]}. On the reference it gives '
             f'{_measured(at["weight-space",REFERENCE])}, '
             f'{than[before,REFERENCE]} and {than["fine-tuned",REFERENCE]}. {_untold(table, comparisons)}').strip()
@@ -49,7 +51,7 @@ def _begins(table):
 def _measured(r):
     "A value with its interval and its number of images, as far as they are known"
     known = [] if pd.isna(r.low) else [f'95 % interval {100*r.low:.1f} to {100*r.high:.1f}']
-    if not pd.isna(r.n): known.append(f'{r.n:,} ' + ('image' if r.n==1 else 'images'))
+    if not pd.isna(r.n): known.append(counted(r.n, 'image'))
     return f'{100*r.value:.1f} %' + (f' ({", ".join(known)})' if known else '')
 
 def _than(a, b, paired=None):
@@ -77,21 +79,6 @@ def _untold(table, comparisons):
     few = ''.join(f'One image of {r.dataset} is {100/r.n:.1f} points. ' for r in small.itertuples())
     if comparisons is not None: return few
     return few + 'Whether these differences are more than luck this page can\'t tell: it was given no comparison on the same images.'
-
-# %% ../nbs/api/61_report.ipynb #57b7dae5
-def _html_table(
-    frame:pd.DataFrame,
-    digits:int=1,
-) -> str:
-    "A table with numbers to the right and unknown values empty; where it is wider than the page, it scrolls."
-    def cell(v):
-        if pd.isna(v): return '<td></td>'
-        if isinstance(v, str): return f'<td>{escape(v)}</td>'
-        return f'<td class="n">{v:.{digits}f}</td>' if isinstance(v, float) else f'<td class="n">{v:,}</td>'
-    number = [any(not isinstance(v, str) for v in frame[c].dropna()) for c in frame]
-    head = ''.join(f'<th scope="col"{" class=n"*k}>{escape(str(c))}</th>' for c,k in zip(frame, number))
-    rows = ''.join('<tr>' + ''.join(map(cell, r)) + '</tr>\n' for r in frame.itertuples(index=False))
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="table"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>'
 
 # %% ../nbs/api/61_report.ipynb #be5ce327
 # as in pictures
@@ -170,16 +157,6 @@ def _other_metrics(table, alpha):
         {'metric': t.metric.where(t.metric.isin(UNBOUNDED), t.metric+', %'), 'set': t.dataset,
          'method': t.method.map(_word), 'α': t.alpha.map(_short),
                          'value': scale*t.value, '95 % from': scale*t.low, 'to': scale*t.high})
-
-# %% ../nbs/api/61_report.ipynb #f23db1cf
-def _figure(kind, fig, alt, caption):
-    "A picture inside the page, as wide as it, with its numbers in words."
-    png = io.BytesIO()
-    fig.savefig(png, format='png', dpi=150, metadata={'Software':None})
-    address = f'data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}'
-    return (
-        f'<figure data-kind="{kind}"><div class="frame"><img class="plot" alt="{escape(alt)}" src="{address}"></div>'
-            f'<figcaption>{escape(caption)}</figcaption></figure>')
 
 # %% ../nbs/api/61_report.ipynb #c63e7a8a
 def _curve(table):
@@ -309,40 +286,7 @@ def _changes(predictions, alpha, images):
     confused = changed_confusions(predictions, alpha)
     if not len(confused): return
     yield f'<h3>Classes that are mistaken more or less often</h3>\n<p class="soft">Images of all shifted sets together, α = {alpha:g}.</p>'
-    yield _html_table(confused.rename(columns={'label': 'what it is', 'taken_for': 'taken for'} | _WORDS))
-
-# %% ../nbs/api/61_report.ipynb #b4999e5e
-_page = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-:root { color-scheme: light dark; --fg:#1c1c1c; --bg:#fff; --soft:#5a5a5a; --line:#dcdcdc; }
-@media (prefers-color-scheme: dark) { :root { --fg:#e6e6e6; --bg:#17191c; --soft:#a3a8ae; --line:#3a3e44; } }
-body { font: 16px/1.5 system-ui, sans-serif; color:var(--fg); background:var(--bg); max-width:66rem; margin:2rem auto; padding:0 1rem; overflow-wrap:anywhere; }
-h1 { line-height:1.2; } h2 { margin-top:2.5rem; } .lead { font-size:1.2rem; }
-figure { margin:1.5rem 0; } .frame { position:relative; } .plot { display:block; width:100%; height:auto; background:#fff; border-radius:6px; }
-figcaption, .soft { color:var(--soft); font-size:.9rem; } dfn { font-weight:600; font-style:normal; }
-.scroll { overflow-x:auto; } table { border-collapse:collapse; font-size:.9rem; font-variant-numeric:tabular-nums; }
-th, td { text-align:left; padding:.25rem .6rem .25rem 0; border-bottom:1px solid var(--line); white-space:nowrap; vertical-align:bottom; } thead th { white-space:normal; overflow-wrap:normal; } .n { text-align:right; }
-#slider { position:sticky; top:0; z-index:1; padding:.6rem 0; background:var(--bg); } [hidden] { display:none !important; } #alpha { width:100%; }
-.ring { position:absolute; width:.7rem; height:.7rem; margin:-.5rem; border:.16rem solid #c2185b; border-radius:50%; background:#ffffff80; }
-.strip, .cards { display:flex; flex-wrap:wrap; gap:.4rem; padding:0; list-style:none; } .small { object-fit:contain; background:#fff; border:1px solid var(--line); border-radius:4px; }
-.cards li { display:flex; gap:.5rem; width:17rem; max-width:100%; font-size:.85rem; line-height:1.3; border-left:4px solid #2e7d32; padding-left:.5rem; } .cards .lost { border-color:#c62828; }
-@media print { body { max-width:none; margin:0; font-size:11px; } #slider, .ring { display:none; } .scroll { overflow:visible; } table { font-size:10px; } th, td { white-space:normal; overflow-wrap:break-word; padding-right:.4rem; }
-  figure, tr, li { break-inside:avoid; } h2, h3 { break-after:avoid; } }
-</style>
-</head>
-<body>
-<main>
-<h1>$title</h1>
-$body
-</main>
-</body>
-</html>
-""")
+    yield html_table(confused.rename(columns={'label': 'what it is', 'taken_for': 'taken for'} | _WORDS))
 
 # %% ../nbs/api/61_report.ipynb #7d066fa4
 _STARTS = {'zero-shot': 'Zero-shot</dfn>: the classifier as it was before it was trained on these images, told the classes by their names alone',
@@ -378,14 +322,14 @@ def _robustness_section(shown, fits):
     yield ('<h2>Robustness</h2>\n<p class="soft">ρ is effective robustness, accuracy above what standard models of '
            'that reference accuracy have; τ is relative robustness, the gain over the classifier before fine-tuning. '
            f'Baselines: {escape("; ".join(fits))}.</p>')
-    yield _html_table(shown)
+    yield html_table(shown)
 
 # %% ../nbs/api/61_report.ipynb #db529c00
 def _plots(table, alpha, baselines, values=None):
     "The pictures, and where each shows the values of a curve by α"
     drawn, paths = [], {}
     for kind, fig, caption in pictures(table, alpha=alpha, baselines=baselines):
-        drawn.append(_figure(kind, fig, alt_text(table, kind, alpha=alpha, baselines=baselines), caption))
+        drawn.append(html_figure(kind, fig, alt_text(table, kind, alpha=alpha, baselines=baselines), caption))
         if values is not None: paths[kind] = _paths(kind, fig, values)
     return drawn, paths
 
@@ -397,17 +341,17 @@ def _body(everything, comparisons, notes, alpha, baselines, predictions, images,
     plots = partial(_plots, table, alpha, baselines)
     curve = _curve(table)
     yield from plots()[0] if curve is None else _around(curve, alpha, plots)
-    yield f'<h2>{escape(table.metric.iloc[0].capitalize())} in per cent</h2>\n' + _html_table(_results(table))
-    if len(i := _intervals(table, alpha)): yield '<h2>Intervals</h2>\n' + _html_table(i)
+    yield f'<h2>{escape(table.metric.iloc[0].capitalize())} in per cent</h2>\n' + html_table(_results(table))
+    if len(i := _intervals(table, alpha)): yield '<h2>Intervals</h2>\n' + html_table(i)
     if baselines: yield from _robustness_section(*_robustness(table, baselines, alpha))
-    if len(o := _other_metrics(everything, alpha)): yield '<h2>Other metrics</h2>\n' + _html_table(o, digits=2)
+    if len(o := _other_metrics(everything, alpha)): yield '<h2>Other metrics</h2>\n' + html_table(o, digits=2)
     if comparisons is not None:
         yield '<h2>Comparisons on the same images</h2>\n<p class="soft">If an interval excludes 0, A and B differ by more than luck. Over images it speaks of other images of the same kind; over families, of new families. p is that of the exact McNemar test.</p>'
-        yield _html_table(compared)
+        yield html_table(compared)
     if predictions is not None: yield from _changes(predictions, alpha, images)
     what, sets = _sources(table)
-    yield '<h2>Where this comes from</h2>\n' + _html_table(what) + '\n<p></p>\n' + _html_table(sets)
-    if recipe: yield '<h2>How it was fine-tuned</h2>\n' + _html_table(_recipe(recipe))
+    yield '<h2>Where this comes from</h2>\n' + html_table(what) + '\n<p></p>\n' + html_table(sets)
+    if recipe: yield '<h2>How it was fine-tuned</h2>\n' + html_table(_recipe(recipe))
 
 # %% ../nbs/api/61_report.ipynb #193510d7
 def write_report(
@@ -428,5 +372,5 @@ def write_report(
     if comparisons is None and predictions is not None: comparisons = compare_ends(predictions, alpha)
     with atomic_path(path, force=force) as tmp:
         body = '\n'.join(_body(table, comparisons, notes, alpha, baselines, predictions, images, recipe))
-        tmp.write_text(_page.substitute(title=escape(title), body=body), encoding='utf-8')
+        tmp.write_text(html_page(title, body), encoding='utf-8')
     return Path(path)

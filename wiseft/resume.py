@@ -113,7 +113,7 @@ def read_training(
         position = {k: position[k] for k in ('step', 'epochs_before', 'start_accuracy', 'recipe')}
         _check_position(tensors, position)
     except (SafetensorError, TypeError, KeyError, ValueError, RecursionError) as e:
-        raise BadFile(f'{file} is no whole checkpoint of a training ({why_failed(e).rstrip(".")}). {again}') from e
+        raise BadFile(f'{file} is no whole checkpoint of a training ({why_failed(e)}). {again}') from e
     spoilt = [k for k,v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
     if spoilt: raise BadFile(f'{file} holds NaN or infinite numbers in {spoilt[0]}. {again}')
     return tensors, position

@@ -9,12 +9,11 @@ __all__ = ['AXES', 'to_axis', 'from_axis', 'Line', 'Baseline', 'fit_baseline', '
 # %% ../nbs/api/02_robustness.ipynb #68cb9600
 import json, numpy as np, pandas as pd
 from dataclasses import dataclass
-from scipy import special
 from .files import package_data
-from .later import stats
+from .later import special, stats
 
 # %% ../nbs/api/02_robustness.ipynb #54181734
-AXES = dict(logit=(special.logit, special.expit), probit=(special.ndtri, special.ndtr))
+AXES = dict(logit=('logit', 'expit'), probit=('ndtri', 'ndtr')) # functions of scipy.special, there and back
 
 def to_axis(
     accuracy,    # fractions, 0 to 1; the ends are infinitely far away
@@ -38,7 +37,7 @@ def from_axis(
 def _axis(axis):
     "The two functions of an axis"
     if axis not in AXES: raise ValueError(f'axis is one of {list(AXES)}, got {axis!r}')
-    return AXES[axis]
+    return [getattr(special, name) for name in AXES[axis]]
 
 # %% ../nbs/api/02_robustness.ipynb #2bdc97b8
 @dataclass

@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from .shell import Classifier, Device, Output, Reference, Shift, SuiteName, Use
+from .shell import Classifier, Device, OutputFolder, Reference, Shift, SuiteName, Use
 from .shell import chosen_device, command, listed, load_methods, say, show_table, standard_output, suite_loader
 from .shell import wrote
 
@@ -21,7 +21,7 @@ from .shell import wrote
          'wiseft bench zeroshot --suite imagenet --seeds 3 --budget 48 -o bench')
 def bench_(
     classifier:Classifier,
-    output:Output,
+    output:OutputFolder,
     suite:SuiteName='icons',
     reference:Reference=None,
     shift:Shift=None,
@@ -86,7 +86,8 @@ def _show_plan(plan, seconds, budget, place):
         f'That is more than the {budget:g} hours of --budget. Give fewer --methods, --seeds, --lrs or --epochs.')
 
 def _write_found(found, folder):
-    "Tables and the picture, beside what was trained"
+    "Tables, the picture and the page, beside what was trained"
+    from wiseft.bench_report import write_bench_report
     from wiseft.files import atomic_path
     from wiseft.plots import plot_bench
     gains, curves = found.gains(), found.curves()
@@ -94,3 +95,4 @@ def _write_found(found, folder):
         with atomic_path(folder/name, force=True) as tmp: table.to_csv(tmp, index=False)
     with atomic_path(folder/'bench.png', force=True) as tmp:
         plot_bench.unseen(curves, gains).savefig(tmp, format='png', dpi=150)
+    write_bench_report(found, folder/'report.html', force=True)

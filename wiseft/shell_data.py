@@ -136,7 +136,7 @@ def is_suite(source):
 def sets_of(source):
     "(name, split) -> image set, of a suite or a folder"
     from wiseft.datasets import folder_suite, image_folder, load_suite
-    from wiseft.images import source_name
+    from wiseft.labels import source_name
     from wiseft.shards import local_copy
     if is_suite(source): return load_suite(source).sets()
     if (local_copy(source)/'train').is_dir(): return folder_suite(source, []).sets()
@@ -144,7 +144,7 @@ def sets_of(source):
 
 def _unreadable(images):
     "Reasons why images can't be read"
-    from wiseft.datasets import UnreadableImage
+    from wiseft.decoding import UnreadableImage
     for i in range(len(images)):
         try: images.open(i)
         except UnreadableImage as e: yield str(e)

@@ -46,7 +46,7 @@ def evaluate_(
 def _is_plain(suite): return Path(suite).is_dir() and not is_suite(suite)
 
 def _whole(folder): # as `suite_loader`
-    from wiseft.images import image_folder
+    from wiseft.labels import image_folder
     return partial(image_folder, folder)
 
 # %% ../nbs/api/73_shell_evaluate.ipynb #718f8d1c

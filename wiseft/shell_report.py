@@ -12,20 +12,18 @@ from typing import Annotated,List,Optional
 import typer
 
 from .shell import (
-    DataRoot,Device,Force,Output,Reference,Results,Seed,Shift,check_ending,command,say,show_table,standard_output,
-    suite_loader,chosen_device,wrote)
+    DataRoot,Device,Force,Output,OutputFolder,Reference,Results,Seed,Shift,check_ending,command,say,show_table,
+    standard_output,suite_loader,chosen_device,wrote)
 from .shell_evaluate import methods_down
 
 # %% ../nbs/api/74_shell_report.ipynb #41c656a7
 @command('wiseft plot results.csv -o pictures')
 def plot(
     results:Results,
-    output:Output,
+    output:OutputFolder,
     force:Force=False,
 ):
     "Draw a table as PNG files in a folder: reference against shift, accuracy against α, every set."
-    if output.suffix in ('.png', '.pdf', '.svg', '.jpg'): raise typer.BadParameter(
-        f'Several pictures are drawn, into a folder: leave {output.suffix} out of {output}.')
     from wiseft.files import atomic_path
     from wiseft.exchange import read_results
     with atomic_path(output, force=force) as tmp:
@@ -130,7 +128,7 @@ def demo(
     force:Force=False,
 ):
     "Fine-tune the embedded CLIP, average its weights, and draw what that does under distribution shift."
-    from wiseft.datasets import load_suite,protocol
+    from wiseft.datasets import load_suite, protocol
     from wiseft.ensembles import sweep
     from wiseft.files import atomic_path
     from wiseft.learner import finetune

@@ -14,8 +14,8 @@ from typing import Annotated,List,Optional
 import typer
 
 from .shell import (
-    Classifier,Device,Force,Output,Reference,Seed,Use,chosen_device,chosen_methods,command,load_methods,say,show_table,
-    suite_loader,wrote)
+    Classifier,Device,Force,Output,OutputFolder,Reference,Seed,Use,chosen_device,chosen_methods,command,load_methods,
+    say,show_table,suite_loader,wrote)
 from .shell_data import is_suite,sets_of
 
 # %% ../nbs/api/72_shell_train.ipynb #f25a64db
@@ -27,7 +27,7 @@ def zeroshot(
     classes:Annotated[str, typer.Argument(
         help='Class names: a,b,c; a text file with one a line; icons, imagenet or another published set, such '
              'as objectnet; or a folder whose folders are named after them.', show_default=False)],
-    output:Output,
+    output:OutputFolder,
     model:Annotated[str, typer.Option('--model',
         help='iconclip, an open_clip name, hf-hub:…, local-dir:… or a folder.')]='iconclip',
     pretrained:Annotated[Optional[str], typer.Option('--pretrained',
@@ -67,7 +67,7 @@ def _number(names): return '1,000' if names == 'imagenet' else f'{len(names):,}'
 # %% ../nbs/api/72_shell_train.ipynb #a37510bb
 def _classnames(classes):
     "The class names that a word on the command line stands for"
-    from wiseft.images import holds_images
+    from wiseft.labels import holds_images
     from wiseft.layouts import FAMILIES,set_classes
     from wiseft.prompts import read_classnames
     if classes == 'imagenet': return classes
@@ -109,7 +109,7 @@ def _suite_of(data): # as `suite_loader`
 def probe(
     model:Annotated[str, typer.Argument(help="An image model of timm's, or torchvision:NAME.", show_default=False)],
     data:Data,
-    output:Output,
+    output:OutputFolder,
     weights:Annotated[Optional[Path], typer.Option('--weights',
         help="A checkpoint file with timm's names. Default: timm's own, from the hub.", show_default=False)]=None,
     epochs:Annotated[int, typer.Option('--epochs', min=1)]=10,
@@ -122,13 +122,15 @@ def probe(
     "Train a head on the features of a model without words: the start of its fine-tuning."
     from wiseft.probes import linear_probe
     from wiseft.processes import first_writes
+    from wiseft.text import counted
     from wiseft.vision import load_vision
     device,place = chosen_device(device)
     with first_writes(output, force=force) as tmp:
         vision = load_vision(model, weights, device=device)
         suite = _suite_of(data)()
         train = suite.train
-        say(f'a linear probe of {len(train.classnames)} classes on {len(train):,} images, {epochs} epochs, {place}')
+        say(f'a linear probe of {len(train.classnames)} classes on {len(train):,} images, '
+            f'{counted(epochs, "epoch")}, {place}')
         probe = linear_probe(vision, train.classnames, train, suite.validation, epochs, lr, batch_size=batch_size,
                              seed=seed)
         if tmp: probe.save(tmp)
@@ -175,7 +177,7 @@ def _what_trains(train, chosen): # as `finetune` takes it
 def finetune_(
     classifier:Classifier,
     data:Data,
-    output:Output,
+    output:OutputFolder,
     epochs:Annotated[int, typer.Option('--epochs', min=1)]=10,
     lr:LearningRate=None,
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=128,
@@ -200,6 +202,7 @@ def finetune_(
     from wiseft.learner import finetune
     from wiseft.processes import first_writes
     from wiseft.classifiers import load_classifier
+    from wiseft.text import counted
     chosen = _chosen_for(captions, method, use)
     average, train = chosen['average']() if 'average' in chosen else None, _what_trains(train, chosen)
     device,place = chosen_device(device, precision)
@@ -208,7 +211,7 @@ def finetune_(
         images, watched, about = _training_sets(data, captions, start.classnames)
         if 'start' in chosen: start = chosen['start'](start, images, watched)
         if lr is None: lr = _usual_lr(start)
-        say(f'fine-tuning on {about}, {epochs} epochs, learning rate {lr:g}, {place}')
+        say(f'fine-tuning on {about}, {counted(epochs, "epoch")}, learning rate {lr:g}, {place}')
         tuned = finetune(start, images, watched, epochs=epochs, lr=lr, batch_size=batch_size, train=train,
                          label_smoothing=label_smoothing, precision=precision, seed=seed, accumulate=accumulate,
                          grad_checkpointing=grad_checkpointing, checkpoint_dir=checkpoints, resume=resume,
@@ -270,13 +273,12 @@ def merge_(
 # %% ../nbs/api/72_shell_train.ipynb #df741fa0
 def _chosen_rule(name, n): # `Method`
     "A merge or a search by its name"
+    from wiseft.merging import check_one_other
     from wiseft.registry import find_method
     found = find_method(name)
     if found.kind not in ('merge', 'search'): raise ValueError(
         f'{found.name} is of the kind {found.kind}. --rule is a merge or a search; `wiseft methods` lists them.')
-    if found.name == 'weight-space' and n > 1: raise ValueError(
-        f"Of {n} models weight-space averages only the start and one other. For several give --rule, such as 'uniform "
-        "soup'.")
+    if found.name == 'weight-space': check_one_other(n)
     return found
 
 def _knobs(rule, alpha, others):

@@ -10,12 +10,10 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-
 from .checkpoints import checkpoint_format, read_checkpoint
 from .configs import check_model_cfg, check_preprocess_cfg, read_json
 from .files import package_data
-from .later import open_clip
+from .later import huggingface_hub, open_clip
 from .parts import Parts, find_parts, module_config, module_preprocess, uses_quick_gelu
 from .pretrained import SIGLIP_KINDS, hub_weights, read_hub_folder
 from .saving import config_name, weight_names
@@ -120,7 +118,8 @@ def _from_transformers_hub(
     advice = (f"bring {first_few(files)} (and tokenizer files, if there are any) of https://huggingface.co/{repo} into "
               "a folder and call load_clip('FOLDER')")
     wanted = [*files, 'processor_config.json', '*token*', 'spiece.model']
-    folder = _fetch(lambda: snapshot_download(repo, allow_patterns=wanted), f'{first_few(files)} of {name}', advice)
+    fetch = lambda: huggingface_hub.snapshot_download(repo, allow_patterns=wanted)
+    folder = _fetch(fetch, f'{first_few(files)} of {name}', advice)
     return _from_transformers(folder, name)
 
 # %% ../nbs/api/20_sources.ipynb #55de7377
@@ -171,9 +170,8 @@ def _file_gelu(name, config, quick_gelu): # bool
     named = bool(config.get('quick_gelu'))
     if quick_gelu is None and not named and f'{name}-quickgelu' in open_clip.list_models(): raise ValueError(
         f"Weights don't show whether they were trained with QuickGELU, and {name!r} exists with and without. Give "
-        "quick_gelu=True (as OpenAI, "
-        "MetaCLIP and DFN) or False (as LAION and DataComp), or preprocess='TAG' of the weights that this file was "
-        "fine-tuned from.")
+        "quick_gelu=True (as OpenAI, MetaCLIP and DFN) or False (as LAION and DataComp), or preprocess='TAG' of the "
+        "weights that this file was fine-tuned from.")
     if quick_gelu is False and named: raise ValueError(
         f'QuickGELU mismatch: {name!r} has QuickGELU, and quick_gelu=False was given.')
     return named or bool(quick_gelu)
@@ -269,4 +267,4 @@ def preprocessing(source, asked): # dict
         f"The weights of {whose} came without {' and '.join(sorted(missing))} of their pictures. Give "
         "preprocess=dict(mean=…, std=…), "
         f"or for a checkpoint file preprocess='TAG' of the weights that it was fine-tuned from.")
-    return known | {k:[float(x) for x in known[k]] for k in ('mean', 'std')}
+    return known | {k: list(map(float, known[k])) for k in ('mean', 'std')}

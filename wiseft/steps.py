@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Step', 'caption_tokens', 'contrastive', 'projections', 'training_pairs', 'Loss', 'HeadFromText', 'Teacher', 'Pull',
-           'beside', 'prepared', 'method_recipe']
+           'trait', 'completed', 'method_recipe']
 
 # %% ../nbs/api/41_steps.ipynb #13ba50a9
 import numpy as np
@@ -259,19 +259,19 @@ def _knobs(method):
     defaults = {k: p.default for k,p in signature(function).parameters.items() if p.default is not Parameter.empty}
     return {**defaults, **getattr(method, 'keywords', {})}
 
-def beside(
+def trait(
     method, # a function; with knobs: `functools.partial` of one
     name, # 'prepare', 'trains_text' or 'teacher'
 ):
-    "What stands beside a method, or None"
+    "What a method is known to need or do, an attribute of its function; None where nothing is said"
     return getattr(getattr(method, 'func', method), name, None)
 
-def prepared(
+def completed(
     method, # a loss or pull; with knobs: `functools.partial` of one
     classifier, # `ImageClassifier` to start from
 ): # the same, with the knobs that its `prepare` makes
     "A method with all that it must know before the first step"
-    prepare = beside(method, 'prepare')
+    prepare = trait(method, 'prepare')
     if prepare is None: return method
     wanted = [k for k,p in signature(method).parameters.items() if p.default is Parameter.empty][1:]
     return partial(method, **prepare(classifier)) if wanted else method

@@ -19,7 +19,7 @@ from .devices import best_device
 from .heads import ClassificationHead
 from .modules import TORCHVISION, image_model
 from .parts import Parts
-from .prompts import classnames as check_classnames
+from .prompts import find_classnames
 from .sources import Source
 from .text import did_you_mean
 
@@ -91,7 +91,7 @@ def own_classifier(
     rows=None   # for each class its row in the model's own head, as a list or by name; default the first, second, …
 ): # `ImageClassifier` with alpha 0
     "The tower with those rows of the model's own head that belong to the classes"
-    names, head = check_classnames(classnames), vision.own_head
+    names, head = find_classnames(classnames), vision.own_head
     if head is None: raise ValueError(
         f'{vision.name} has no head of its own. Train one on its features: linear_probe(vision, classnames, images).')
     n = len(head.weight)
@@ -116,7 +116,7 @@ def blank_classifier(
     classnames # list of str
 ): # `ImageClassifier`, all of whose classes are equally probable
     "The tower with a head of zeros, to train a linear probe from"
-    names = check_classnames(classnames)
+    names = find_classnames(classnames)
     head = ClassificationHead(torch.zeros(len(names), vision.dim), torch.zeros(len(names)), normalise=False)
     return ImageClassifier(vision, head.to(vision.device), names)
 

@@ -29,6 +29,7 @@ from PIL import Image
 from safetensors.torch import save as safetensors_bytes
 from test_models import build, vit_pico_patch8_siglip_32
 
+from wiseft.arrays import read_array, read_pickle_as_data
 from wiseft.bench import Work
 from wiseft.cache import open_entry, write_entry
 from wiseft.card import write_card
@@ -39,9 +40,11 @@ from wiseft.datasets import load_suite
 from wiseft.exchange import read_recipes, read_results, write_results
 from wiseft.files import cache_root
 from wiseft.heads import ClassificationHead
-from wiseft.images import ImageSet, UnreadableImage, image_folder, open_image, readable_formats, table_set
+from wiseft.decoding import UnreadableImage, open_image, readable_formats
+from wiseft.images import ImageSet
+from wiseft.labels import image_folder, table_set
 from wiseft.kept import compare_ends, read_predictions, write_predictions
-from wiseft.layouts import FAMILIES, objectnet_classes, read_array, read_pickle_as_data
+from wiseft.layouts import FAMILIES, objectnet_classes
 from wiseft.loaders import captioned_images
 from wiseft.pretrained import their_config, their_preprocess, to_transformers
 from wiseft.prompts import read_classnames

@@ -20,12 +20,12 @@ from wiseft.files import atomic_path, package_data, sha256_file
 from wiseft.learner import finetune
 from wiseft.clips import load_clip
 from wiseft.classifiers import zeroshot_classifier
-from wiseft.prompts import templates
+from wiseft.prompts import find_templates
 from wiseft.results import MEAN, REFERENCE
 
 HERE = Path(__file__).resolve().parent
 ALPHA, SEED = 0.5, 100 # a seed that the measurement does not use
-PROMPTS = dict(plain=['{}'], icon=['an icon of a {}'], icons=templates('icons'), simple=templates('simple'))
+PROMPTS = dict(plain=['{}'], icon=['an icon of a {}'], icons=find_templates('icons'), simple=find_templates('simple'))
 FAMILIES, LRS, EPOCHS = (4, 8), (3e-4, 1e-3, 2e-3), (10, 20)
 FIXED = dict(batch_size=128, train='all', wd=0.1, label_smoothing=0., precision='bf16', crop_scale=[0.9, 1.0])
 COLUMNS = ['what', 'prompts', 'families', 'images', 'lr', 'epochs', 'method', 'alpha', 'reference', 'shift']
