@@ -1,6 +1,6 @@
 """What each of several processes holds and sends, against the size of the model and the number of processes.
 
-  ranks.py                  one, two and three processes fine-tune CLIPs of two sizes, and sweep; writes ranks.csv
+  ranks.py                  one, two and three processes fine-tune CLIPs of two sizes; writes ranks.csv
   ranks.py --one …          what each of them does
 
 Processes meet over gloo, on one CPU. Sent is what the system says was acknowledged on a process's sockets, on average
@@ -26,13 +26,12 @@ from safetensors.torch import save_file
 from scale import memory, peak
 from wiseft.classifiers import zeroshot_classifier
 from wiseft.clips import load_clip
-from wiseft.ensembles import sweep
 from wiseft.labels import image_folder
 from wiseft.learner import finetune
 from wiseft.processes import start
 
 HERE = Path(__file__).resolve().parent
-STEPS, BATCH, ALPHAS = 12, 24, [0, .25, .5, .75, 1]
+STEPS, BATCH = 12, 24
 
 
 def vit(width, folder):
@@ -76,7 +75,7 @@ class Sent(Callback):
 
 
 def one(width, photos):
-    "What a process of a training and a sweep sent and held"
+    "What a process of a training sent and held"
     with tempfile.TemporaryDirectory() as folder: clip = vit(width, folder)
     zeroshot, images = zeroshot_classifier(clip, ['a', 'b'], ['{}']), image_folder(photos)
     start()
@@ -84,11 +83,8 @@ def one(width, photos):
     before, counted = memory(), Sent()
     tuned = finetune(zeroshot, images, images.subset(range(8)), epochs=1, batch_size=BATCH, precision='fp32',
                      progress=False, cbs=counted)
-    took, trained = peak() - before, sent()
-    sweep(zeroshot, tuned, images, ALPHAS, by=('weight-space',), batch_size=BATCH, progress=False)
-    first, last = counted.seen[1], counted.seen[-1]
-    return dict(weights=sum(p.numel() for p in tuned.parameters()), step_MB=(last-first)/(STEPS-2)/1e6,
-                sweep_bytes_an_image=(sent()-trained)/len(images), peak_GB=took)
+    took, (first, last) = peak() - before, (counted.seen[1], counted.seen[-1])
+    return dict(weights=sum(p.numel() for p in tuned.parameters()), step_MB=(last-first)/(STEPS-2)/1e6, peak_GB=took)
 
 
 def row(width, n, room):
@@ -104,7 +100,7 @@ def row(width, n, room):
     said = [p.communicate()[0] for p in [process(k) for k in range(n)]]
     t = pd.DataFrame([json.loads(text.splitlines()[-1]) for text in said])
     made = dict(processes=n, weights=int(t.weights[0]), step_MB=round(t.step_MB.mean(), 4),
-                sweep_bytes_an_image=round(t.sweep_bytes_an_image.mean(), 1), peak_GB=round(t.peak_GB.max(), 3))
+                peak_GB=round(t.peak_GB.max(), 3))
     print(made, flush=True)
     return made
 

@@ -6,7 +6,10 @@
 Each measurement runs in a fresh process. `seconds` and `cpu` are those of the measured part, by the clock and of the
 processor; `process` those of the whole process, imports included. `kept_GB` is what it holds afterwards, `peak_GB` the
 most on the way, both above what the process held before. Images have 32 pixels, so that what is measured is everything
-but decoding. The machine is busy with other work: the processor's time says more than the clock's."""
+but decoding. The machine is busy with other work: the processor's time says more than the clock's.
+
+The committed rows of fingerprints read the first time are of code that held all hashes at once; those of predictions
+have no processor time."""
 import argparse
 import gc
 import json
@@ -142,24 +145,6 @@ def start(folder, **_):
     return m, len(suite.train)
 
 
-@task
-def sweeping(images, members, classes, **_):
-    "A sweep over α between two tiny classifiers, with its table"
-    from wiseft.ensembles import sweep
-    from wiseft.images import ImageSet
-    from wiseft.pico import pico_classifier
-    rng, names = np.random.default_rng(0), [f'class {i}' for i in range(classes)]
-    noise = ImageSet('noise', [f'{i}.png' for i in range(images)], rng.integers(0, classes, images), names,
-                     pixels=rng.integers(0, 256, (images, 48, 48, 3), np.uint8))
-    ends, some = [pico_classifier(names, seed) for seed in (0, 1)], noise.subset(range(64))
-    run = lambda of, n: sweep(*ends, of, np.linspace(0, 1, n), by=('weight-space',), progress=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        run(some, 2)
-        with Measured() as m: run(noise, members)
-    return m, images
-
-
 def predictions(images, members, classes):
     "What `members` classifiers made of `images` images of six sets"
     from wiseft.images import ImageSet
@@ -274,12 +259,6 @@ def on_predictions(whole=166_963):
     return rows
 
 
-def on_sweeps():
-    "One of the three grows at a time"
-    settings = [(1000, 8, 10), (4000, 8, 10), (1000, 32, 10), (1000, 8, 1000)]
-    return [one('sweeping', images=n, members=m, classes=c) for n, m, c in settings]
-
-
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('folder', nargs='?', help='where the simulated ImageNet is made')
@@ -295,6 +274,6 @@ if __name__ == '__main__':
     os.environ |= dict(WISEFT_CACHE=str(folder/'cache'), WISEFT_CACHE_GB='.32')
     try:
         make_imagenet(folder, chosen.share)
-        rows = on_files(folder, (62, 250, 1000)) + on_predictions() + on_sweeps()
+        rows = on_files(folder, (62, 250, 1000)) + on_predictions()
     finally: shutil.rmtree(folder)
     pd.DataFrame(rows).to_csv(chosen.out, index=False)
