@@ -97,7 +97,8 @@ def row(width, n, room):
         own = place | dict(RANK=k, LOCAL_RANK=k, OMP_NUM_THREADS=1, WISEFT_CACHE=f'{room}/cache')
         env = os.environ | {name: str(v) for name, v in own.items()}
         return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE)
-    said = [p.communicate()[0] for p in [process(k) for k in range(n)]]
+    running = list(map(process, range(n)))
+    said = [p.communicate()[0] for p in running]
     t = pd.DataFrame([json.loads(text.splitlines()[-1]) for text in said])
     made = dict(processes=n, weights=int(t.weights[0]), step_MB=round(t.step_MB.mean(), 4),
                 peak_GB=round(t.peak_GB.max(), 3))

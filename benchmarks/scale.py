@@ -136,7 +136,7 @@ def start(folder, **_):
     from wiseft.pico import pico_classifier
 
     class Leave(Callback):
-        def before_batch(self): raise FirstStep('reached')
+        def before_batch(self): raise FirstStep('The first step is reached.')
     with Measured() as m, warnings.catch_warnings(), suppress(FirstStep):
         warnings.simplefilter('ignore')
         suite = load_suite('imagenet', root=folder, allow_incomplete=True)
