@@ -32,10 +32,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
-from torch.utils.flop_counter import FlopCounterMode
 from wiseft.cache import Pixels, ShortSide, decode_once
 from wiseft.classifiers import ImageClassifier, load_classifier, zeroshot_classifier
 from wiseft.clips import load_clip
+from wiseft.costs import operations
 from wiseft.datasets import Suite, load_suite, protocol
 from wiseft.ensembles import mix_logits, mix_probabilities, sweep
 from wiseft.evaluation import evaluate
@@ -57,7 +57,7 @@ What binds where a bar isn't met:
 - **Exact curve from features.** Two matrix products have to be computed whatever one does. The row before it says what a curve that costs nothing would reach on this processor; only cheaper products would move it.
 - **bfloat16 over bare forward passes.** What is fixed weighs more where passes are short. For ResNet-50 on 128 images it is, in bfloat16, the agreement with fp32, for which 32 images are computed in fp32 at both ends; for the embedded CLIP it is the table, 31 classifiers on eight sets with exact and bootstrap intervals. Both weigh less the more images there are. In fp32 two runs of ResNet-50 gave 1.03, with batches of 32, and 1.18, with 64; why is not settled.
 - **Fine-tuning the embedded CLIP.** The row of bare steps says what bfloat16 alone reaches on one batch that is in memory; between it and ours lie the crops, made by PIL on the same two cores, the clipping of gradients and fastai's loop. Crops of whole batches at once would move it. BatchNorm folded into the convolutions was tried and left out: it gained less than it would cost to explain.
-- **Feeding in evaluation.** Eight runs gave 4.3 to 13.3. Pixels in the cache are checked against their hash before a pass, and a hash is remembered only of files that have been left alone for seconds; when that falls into the few hundredths of a second that a pass takes here is not settled yet.
+- **Feeding.** A pass takes some hundredths of a second here, and other programs made its clock's ratio scatter (4.3 to 13.3 in eight runs); so the processor's time of all threads is compared. The hash of what the cache holds is no cause: it is checked when an entry is written, when that is opened, and once more two seconds later; in fifteen turns after that no file was hashed, the ratio in evaluation was 7.9 to 16.9 by the clock, and 10.5 to 17.2 by processor time, in the middle 12.3. Normalised on the CPU, the whole path gained 1.8 in the run of the table, on a core shared with several programs, and 2.6 and 2.9 by the clock before.
 - **Accelerators.** Unseen: `gpu.py` has sweeps, fine-tuning, exact curves and interpolation against wise-ft's way, a plain bf16 loop and the card's own limits, and has never met a GPU. Its logic is tried on a CPU with tiny towers, which says nothing about speed.
 - **Memory.** Of each image stay the predicted classes of 31 classifiers and a row in the table; pixels, features and logits go with their batch.
 """
@@ -70,16 +70,16 @@ def measure(f):
     return f
 
 
-def seconds(f):
-    start = time.perf_counter()
+def seconds(f, clock=time.perf_counter):
+    start = clock()
     f()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def ratio(usual, ours, turns=3):
+def ratio(usual, ours, turns=3, clock=time.perf_counter):
     "Median over turns of usual/ours, after a turn of each to warm up."
     usual(), ours()
-    return median(seconds(usual)/seconds(ours) for _ in range(turns))
+    return median(seconds(usual, clock)/seconds(ours, clock) for _ in range(turns))
 
 
 @contextmanager
@@ -248,9 +248,13 @@ def all_of(iterable):
         pass
 
 
+# a pass takes some hundredths of a second, which other programs disturb: what its threads compute is counted instead
+by_processor = partial(ratio, turns=7, clock=time.process_time)
+
+
 @measure
 def feeding(room):
-    "Feeding, with no model: photographs of 224 pixels out of the cache, against the code of before"
+    "Feeding, with no model: photographs of 224 pixels out of the cache, against the code of before, by processor time"
     clip, images = load_clip("iconclip"), photographs(Path(room, "photographs"), 192, 0)
     clip.preprocess = dict(clip.preprocess, size=224)  # no model: nothing else of the CLIP is used
     clip.transform = ClipTransform(clip.preprocess)
@@ -258,29 +262,21 @@ def feeding(room):
     old = lambda: reusing(image_by_image, images, clip)
     fed = lambda transform: reusing(all_of, batches(images, transform, [], 64, progress=False))
     fed(raw)
-    time.sleep(4)  # the hash of a file that was just written is not remembered, and the cache checks it anew
-    yield "evaluation: before / 8-bit pixels ready to travel", "≥ 10", ratio(old, lambda: fed(raw), turns=7)
-    yield "evaluation: before / the whole path, normalised on the CPU", "≥ 2", ratio(old, lambda: fed(clip.transform),
-        turns=7)
+    time.sleep(4)  # the hash of a file that was just written is not remembered: the next pass checks it, no other does
+    ready, whole = "8-bit pixels ready to travel", "the whole path, normalised on the CPU"
+    yield f"evaluation: before / {ready}", "≥ 10", by_processor(old, lambda: fed(raw))
+    yield f"evaluation: before / {whole}", "≥ 2", by_processor(old, lambda: fed(clip.transform))
     dl = clip_dataloaders(images, clip, 64, images.subset(range(8)), progress=False).train
     source, draws = dl.source, np.random.default_rng(0).random((len(images), 4))
     source.decode_once(crops=True)
     lists = [part.tolist() for part in torch.arange(len(images)).split(64)]
     old = lambda: reusing(crops_one_by_one, source, clip, draws)
-    yield "training, with crops: before / 8-bit pixels ready to travel", "≥ 4", \
-        ratio(old, lambda: reusing(all_of, Feeder(partial(source.batch, draws=draws), lists, "cpu")), turns=7)
-    yield "training, with crops: before / the whole path, normalised on the CPU", "≥ 2", ratio(old,
-        lambda: reusing(all_of, dl), turns=7)
+    crops = lambda: reusing(all_of, Feeder(partial(source.batch, draws=draws), lists, "cpu"))
+    yield f"training, with crops: before / {ready}", "≥ 4", by_processor(old, crops)
+    yield f"training, with crops: before / {whole}", "≥ 2", by_processor(old, lambda: reusing(all_of, dl))
 
 
 # ---------- sweeps ----------
-
-def operations(model, size):
-    "Floating-point operations of one image's forward pass."
-    with FlopCounterMode(display=False) as count:  # with gradients: attention's short cut without them isn't counted
-        model(torch.zeros(1, 3, size, size))
-    return count.get_total_flops()
-
 
 def matrix_product(dtype, n=4096):
     "Operations a second in a large matrix product."
@@ -303,8 +299,7 @@ def reusing(f, *args):
 
 def compare_sweeps(start, end, suite, what, bars, precisions=("fp32", "bf16")):
     "All rows about sweeping one pair of classifiers over one suite."
-    n, size = sum(map(len, suite.datasets().values())), start.clip.image_size[0]
-    made = {}
+    n, made = sum(map(len, suite.datasets().values())), {}
     usual = 5.5*seconds(lambda: made.update(usual_sweep(start, end, suite)))
     weights_alone = 5.5*seconds(lambda: usual_sweep(start, end, suite, output_space=False))
     for precision in precisions:
@@ -329,7 +324,7 @@ def compare_sweeps(start, end, suite, what, bars, precisions=("fp32", "bf16")):
         yield f"{label}: second sweep, share of the time that reading the decoded images takes", bars.get(
             "wait"), reading/second
         yield f"{label}: arithmetic of the second sweep / of a large matrix product", bars.get(
-            ("arithmetic", precision)), operations(start, size)*n*len(ALPHAS)/second/peak
+            ("arithmetic", precision)), operations(start)[0]*n*len(ALPHAS)/second/peak
         if precision == "fp32":
             yield f"{label}: predictions that differ from the usual ones at a margin above 1e-4", "0", differing(
                 {k: v for k, v in made.items() if k != "predictions"}, made["predictions"])

@@ -1,7 +1,7 @@
 """How fast this checkout is beside another one of the repository, in turns on the same processor.
 
   git worktree add ../old e00125d
-  beside.py [PIECE ...] --beside ../old     write beside.csv: a row a piece (`--list` names them)
+  beside.py [PIECE ...] --beside ../old     a row of beside.csv for each piece (`--list` names them)
 
 Each checkout has a process of its own, with its own library and its own bench.py, and both stay while a piece is
 measured; after a turn of each to warm up they take turns. What counts is processor time, which other work on the
@@ -35,8 +35,8 @@ def embedded_sweep(bench, room):
 
 @piece
 def vit_sweep(bench, room):
-    "Sweep between two ViT-B/32, 11 α, 4 sets of 32 photographs"
-    ends = bench.tower("ViT-B-32", room, n=32)
+    "Sweep between two ViT-B/32, 11 α, 2 sets of 16 photographs"
+    ends = bench.tower("ViT-B-32", room, sets=2, n=16)
     return lambda: bench.ours(*ends)
 
 
@@ -143,11 +143,15 @@ def main():
         return print("\n".join(f"{name:15} {f.__doc__}" for name, f in PIECES.items()))
     if args.work:
         return work(args.pieces[0], args.work)
-    rows = []
+    out = HERE/"beside.csv"
     for name in args.pieces or PIECES:
-        rows.append(compared(name, args.beside.resolve(), args.turns))
-        print(rows[-1], flush=True)
-    pd.DataFrame(rows).to_csv(HERE/"beside.csv", index=False)
+        row = compared(name, args.beside.resolve(), args.turns)
+        print(row, flush=True)
+        rows = pd.DataFrame([row])
+        if out.exists():
+            others = pd.read_csv(out)
+            rows = pd.concat([others[others.piece != row["piece"]], rows])
+        rows.to_csv(out, index=False)
 
 
 if __name__ == "__main__":

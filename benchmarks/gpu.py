@@ -13,15 +13,17 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import open_clip
 import torch
 from torch.utils.data import DataLoader
 
-from bench import ALPHAS, SOME, Files, empty_cache, nearby, operations, photographs, seconds, shown, write
+from bench import ALPHAS, SOME, Files, empty_cache, nearby, photographs, seconds, shown, write
 from wiseft.classifiers import ImageClassifier
 from wiseft.clips import load_clip
+from wiseft.costs import operations
 from wiseft.devices import best_device, describe_device
 from wiseft.ensembles import sweep
 from wiseft.heads import random_head
@@ -110,6 +112,11 @@ def usual_sweep(card, start, end):
                 right += (model(x.to(card.device)).argmax(1) == y.to(card.device)).sum().item()
 
 
+def our_sweep(card, start, end, **kwargs):
+    return sweep(start, end, card.images, ALPHAS, precision="bf16", by=("weight-space",), batch_size=card.batch,
+                 progress=False, **kwargs)
+
+
 @measure
 def sweeps(card):
     "Sweep of 11 α in weight space, bf16"
@@ -117,25 +124,32 @@ def sweeps(card):
         start, end = card.ends(name)
         x, _ = card.one_batch(start)
         half = start.to_bf16()
-        ours = lambda: sweep(start, end, card.images, ALPHAS, precision="bf16", by=("weight-space",),
-                             batch_size=card.batch, progress=False)
         bare = card.seconds(lambda: bare_passes(card, half, x))
         with empty_cache():
-            decoded = card.seconds(ours)
-        os.environ["WISEFT_CACHE_GB"] = "0"
-        jpeg = card.seconds(
-            lambda: sweep(start, end, card.images, ALPHAS, precision="bf16", by=("weight-space",),
-                          batch_size=card.batch,
-                                          workers=card.workers, progress=False))
-        del os.environ["WISEFT_CACHE_GB"]
+            decoded = card.seconds(lambda: our_sweep(card, start, end))
+        with patch.dict(os.environ, WISEFT_CACHE_GB="0"):
+            jpeg = card.seconds(lambda: our_sweep(card, start, end, workers=card.workers))
         usual = len(ALPHAS)/len(SOME)*card.seconds(lambda: usual_sweep(card, start, end))
-        size = start.clip.image_size[0]
-        done = operations(start.copy().to("cpu"), size)*len(card.images)*len(ALPHAS)
+        done = operations(start.copy().to("cpu"))[0]*len(card.images)*len(ALPHAS)
         yield f"{name}, decoded images: bare passes / ours", "≥ 0.9", bare/decoded
         yield f"{name}, decoded images: wise-ft's way / ours", "≥ 8", usual/decoded
         waits = f"{name}, JPEGs, {os.cpu_count()} cores: part of the time that images are waited for"
         yield waits, "< 0.5 for B/16", max(0, 1-decoded/jpeg)
         yield f"{name}: arithmetic of the sweep / of a large matrix product", None, done/decoded/peak(card)
+
+
+@measure
+def repeated(card):
+    "A sweep made twice, and the memory it takes"
+    for name in card.towers:
+        start, end = card.ends(name)
+        with empty_cache():
+            (first, kept), (second, again) = (our_sweep(card, start, end, keep_predictions=True) for _ in "ab")
+        different = int((kept.frame().predicted != again.frame().predicted).sum()) + (not first.equals(second))
+        yield f"{name}: predictions that differ, of {len(kept.frame()):,}", "0", different
+        if card.device.type == "cuda":
+            yield f"{name}: most memory allocated on the card, GB", None, torch.cuda.max_memory_allocated()/1e9
+            torch.cuda.reset_peak_memory_stats()
 
 
 def peak(card, n=4096):

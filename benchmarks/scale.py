@@ -3,11 +3,13 @@
   scale.py FOLDER          make the images in FOLDER (5 GB of tiny JPEGs, deleted afterwards), measure, write scale.csv
   scale.py --one TASK …    one measurement, in a process of its own
 
-Each measurement runs in a fresh process. `kept_GB` is what it holds afterwards, `peak_GB` the most on the way, both
-above what the process held before. Images have 32 pixels, so that what is measured is everything but decoding.
+Each measurement runs in a fresh process. `seconds` and `cpu` are those of the measured part, by the clock and of the
+processor; `process` those of the whole process, imports included. `kept_GB` is what it holds afterwards, `peak_GB` the
+most on the way, both above what the process held before. Images have 32 pixels, so that what is measured is everything
+but decoding. The machine is busy with other work: the processor's time says more than the clock's.
 
-The committed table has no rows yet for fingerprints and the start of a training. Its seconds are of a machine that was
-busy with other work (load 8 to 20 on two cores): its memory can be read as it stands, its times can't."""
+The committed rows of fingerprints read the first time are of code that held all hashes at once; those of predictions
+have no processor time."""
 import argparse
 import gc
 import json
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -74,15 +77,21 @@ def memory(): return int(Path('/proc/self/statm').read_text().split()[1])*os.sys
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024/GB
 
 
+def worked():
+    "Seconds of processor time of this process and of those it has waited for"
+    used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
 class Measured:
-    "Seconds and memory of a block"
+    "Seconds, processor time and memory of a block"
     def __enter__(self):
         gc.collect()
-        self.before, self.start = memory(), time.perf_counter()
+        self.before, self.start, self.worked = memory(), time.perf_counter(), worked()
         return self
 
     def __exit__(self, *error):
-        self.seconds = time.perf_counter() - self.start
+        self.seconds, self.cpu = time.perf_counter() - self.start, worked() - self.worked
         gc.collect()
         self.kept, self.peak = memory()-self.before, peak()-self.before
 
@@ -114,19 +123,25 @@ def fingerprint(folder, classes, **_):
     return m, len(images)
 
 
+class FirstStep(Exception):
+    "A training has come to its first step"
+
+
 @task
 def start(folder, **_):
-    "All that comes before the first step of a training: suite, fingerprint, loaders, first batch"
+    "All that comes before the first step of a training: suite, fingerprint, loaders, learner, first batch"
+    from fastai.callback.core import Callback
     from wiseft.datasets import load_suite
-    from wiseft.loaders import clip_dataloaders
-    from wiseft.pico import pico_clip
-    clip = pico_clip()
-    with Measured() as m, warnings.catch_warnings():
+    from wiseft.learner import finetune
+    from wiseft.pico import pico_classifier
+
+    class Leave(Callback):
+        def before_batch(self): raise FirstStep('The first step is reached.')
+    with Measured() as m, warnings.catch_warnings(), suppress(FirstStep):
         warnings.simplefilter('ignore')
         suite = load_suite('imagenet', root=folder, allow_incomplete=True)
-        dls = clip_dataloaders(suite, clip, progress=False)
-        assert dls.train.source.fingerprint
-        next(iter(dls.train))
+        finetune(pico_classifier(suite.classnames), suite, cbs=Leave(), progress=False)
+        assert False, 'The training went on.'
     return m, len(suite.train)
 
 
@@ -210,9 +225,10 @@ def reading(images, members, classes, **_):
 def one(name, **settings):
     "A row, measured in a process of its own"
     command = [sys.executable, __file__, '--one', name, json.dumps(settings, default=str)]
+    start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True)
     assert not done.returncode, done.stderr
-    row = json.loads(done.stdout.splitlines()[-1])
+    row = json.loads(done.stdout.splitlines()[-1]) | dict(process=round(time.perf_counter()-start, 2))
     print(row, flush=True)
     return row
 
@@ -221,7 +237,7 @@ def measured(name, folder=None, **settings):
     "What `one` prints"
     m, images = TASKS[name](folder=folder and Path(folder), **settings)
     return dict(what=name, images=images, classes=settings.get('classes', 1000), members=settings.get('members', 0),
-                seconds=round(m.seconds, 2), kept_GB=round(m.kept, 3), peak_GB=round(m.peak, 3))
+                seconds=round(m.seconds, 2), cpu=round(m.cpu, 2), kept_GB=round(m.kept, 3), peak_GB=round(m.peak, 3))
 
 
 def on_files(folder, sizes):
@@ -254,7 +270,8 @@ if __name__ == '__main__':
         print(json.dumps(measured(chosen.one[0], **json.loads(chosen.one[1]))))
         sys.exit()
     folder = Path(tempfile.mkdtemp(dir=chosen.folder)).resolve()
-    os.environ['WISEFT_CACHE'] = str(folder/'cache')
+    # room for a part of the training images, as for photographs, and for all that are held out
+    os.environ |= dict(WISEFT_CACHE=str(folder/'cache'), WISEFT_CACHE_GB='.32')
     try:
         make_imagenet(folder, chosen.share)
         rows = on_files(folder, (62, 250, 1000)) + on_predictions()

@@ -113,7 +113,7 @@ DEEP = {  # file name -> content, grey pixels, or why there are none
     "12 bits.tif": (tiff(12, 1, 1, bytes([0x00, 0x08, 0x00, 0xFF, 0xF0, 0x00]), 4), [0, 128, 255, 0]),
     "16 bits.tif": (tiff(16, 1, 1, struct.pack("<HHH", 0, 0x8000, 0xFFFF), 3), [0, 128, 255]),
     "white is zero.tif": (tiff(16, 1, 0, struct.pack("<HHH", 0, 0x8000, 0xFFFF), 3), [255, 127, 0]),
-    "16 bits signed.tif": (tiff(16, 2, 1, struct.pack("<hhh", 0, 500, 1000), 3), "signed pixels"),
+    "16 bits signed.tif": (tiff(16, 2, 1, struct.pack("<hhh", 0, 500, 1000), 3), "Signed pixels"),
     "32 bits.tif": (tiff(32, 1, 1, struct.pack("<III", 0, 50, 4000), 3), "32-bit pixels"),
     "10 bits.pgm": (b"P5 3 1 1023\n" + struct.pack(">HHH", 0, 512, 1023), [0, 128, 255]),
     "black is clear.png": (png(3, 1, 0, 16, [GREY16], struct.pack(">H", 0)), [255, 128, 255]),

@@ -281,6 +281,16 @@ def test_the_device_is_said(room):
                                            cwd=room).stderr
 
 
+def test_every_command_that_computes_takes_a_device():
+    from typer.main import get_command
+    from wiseft.cli import app
+
+    def takes_one(command):
+        return any("--device" in p.opts for p in command.params)
+    without = {name for name, c in get_command(app).commands.items() if not takes_one(c)}
+    assert without == set("models methods data cache plot report show card push export".split())  # export: on the CPU
+
+
 def test_what_was_predicted_lies_beside_the_table_and_is_in_the_report(room, tmp_path):
     from wiseft.kept import compare_ends, read_predictions
 
@@ -302,6 +312,13 @@ def test_training_into_a_file_is_a_line_an_epoch(room, tmp_path):
     assert all(w in o for o in lines for w in ("loss ", "validation accuracy ", " images a second, "))
     assert " left" in lines[0]
     assert "\r" not in done.output and len(done.stderr) < 2000
+
+
+def test_resume_says_where_it_begins(room, tmp_path):
+    tune = ["finetune", "zeroshot", "suite", "--epochs", "2", "--train", "head", "--checkpoints", tmp_path, "--resume"]
+    assert "checkpoint.safetensors yet: this begins anew" in wiseft(*tune, "-o", tmp_path / "a", cwd=room).stderr
+    said = wiseft(*tune, "-o", tmp_path / "b", cwd=room).stderr
+    assert f"going on from {tmp_path / 'checkpoint.safetensors'}" in said
 
 
 def test_completion_is_installed_and_completes(tmp_path):

@@ -73,6 +73,7 @@ def test_list(room):
 def test_card_and_resume(tuned):
     card = json.loads((tuned / "whole/wiseft.json").read_text())
     assert {card["recipe"]["loss"]["name"], card["recipe"]["pull"]["name"]} == {"small logits", "lazy steps"}
+    assert {"validation loss", "training ce"} <= set(card["metrics"])  # a loss's terms are those of training images
     assert json.loads((tuned / "again/wiseft.json").read_text())["hash"] == card["hash"]
     plain = [WISEFT, "finetune", "zeroshot", "photos", "--epochs", "2", "--lr", "1e-3", "--precision", "fp32", "-o",
              "plain"]

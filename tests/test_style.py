@@ -14,10 +14,6 @@ WIDTH = 120
 NODES = 25  # of nine statements in ten
 RUN = 3  # so many exported cells in a row need prose or a check between them
 
-NOT_YET = {  # file -> the rules it breaks: not conformed yet
-    "nbs/api/61_report.ipynb": "width nesting errors size runs",
-}
-
 FOLDERS = "nbs", "tests", "tools", "benchmarks"
 FILES = [p for p in tree() if p.parts[0] in FOLDERS and p.suffix in (".py", ".ipynb")]
 COMPREHENSIONS = ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp
@@ -180,12 +176,9 @@ RULES = dict(
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_style(path):
     found = {name: list(rule(path)) for name, rule in RULES.items()}
-    broken = {name for name, cases in found.items() if cases}
-    allowed = set(NOT_YET.get(path.as_posix(), "").split())
-    if broken - allowed:
-        told = "\n".join(f"{name}: {case}" for name in sorted(broken - allowed) for case in found[name])
+    told = "\n".join(f"{name}: {case}" for name, cases in found.items() for case in cases)
+    if told:
         pytest.fail(told, pytrace=False)
-    assert broken == allowed, f"conforms by now, take it out of NOT_YET: {allowed - broken}"
 
 
 # ---------- each rule finds what it is for ----------

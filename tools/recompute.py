@@ -1491,7 +1491,7 @@ def _(page):
     def ratio(a, on):
         return Drawn(np.ptp(over_classes(a, half, on)) / np.ptp(change(a, half, on)[1:]), 0.15)
 
-    wider = {on: (ratio(zs, on), ratio(ft, on)) for on in sets}
+    wider = {on: [ratio(zs, on), ratio(ft, on)] for on in sets}
     page.shows("wider = (width.xs('classes'", *wider.values())
     means = [v for on in BOTH for v in wider[on]]
     page.holds("1.3 to 1.7 times as wide", 1.2 < min(means) and max(means) < 1.8)

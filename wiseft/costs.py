@@ -7,8 +7,9 @@ __all__ = ['COUNTED', 'Costs', 'operations', 'arithmetic']
 
 # %% ../nbs/api/45_costs.ipynb #33f49433
 import torch
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from fastai.callback.core import Callback
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from .clips import text_features, token_table
 from .steps import Pull, Teacher
@@ -42,6 +43,15 @@ class Costs(Callback):
     def restore(self, kept): self.counted = {k: v.item() for k,v in kept.items()}
 
 # %% ../nbs/api/45_costs.ipynb #e8fbc0d5
+@contextmanager
+def _plain_attention():
+    "Attention product by product: of its short cuts PyTorch counts nothing"
+    was = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH): yield
+    finally: torch.backends.mha.set_fastpath_enabled(was)
+
 def operations(
     classifier, # `ImageClassifier`
 ) -> tuple: # (of an image, of a text), floating-point operations
@@ -49,11 +59,12 @@ def operations(
     x = torch.zeros(1, 3, *classifier.clip.image_size, device=classifier.device)
     tokens = classifier.clip.tokenizer(['a text']).to(classifier.device)
     def counted(f, given):
-        with torch.no_grad(), FlopCounterMode(display=False) as seen: f(given)
+        with torch.no_grad(), _plain_attention(), FlopCounterMode(display=False) as seen: f(given)
         return seen.get_total_flops()
     model = classifier.clip.model
     return counted(classifier.features, x), counted(lambda t: text_features(model, t), tokens)
 
+# %% ../nbs/api/45_costs.ipynb #f69cfce2
 def arithmetic(
     counted, # of `Costs`
     classifier, # `ImageClassifier` of that architecture

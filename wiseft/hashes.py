@@ -10,6 +10,7 @@ __all__ = ['file_identity', 'remember_hashes', 'forget_hashes', 'file_hash', 'co
 import hashlib, json, numpy as np, os, sqlite3, stat, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import chain
 from .files import cache_root, sha256_file
 
 # %% ../nbs/api/10_hashes.ipynb #17119f86
@@ -65,21 +66,26 @@ def file_hash(
     try: return sha256_file(path) if file_identity(path) else None
     except OSError: return None
 
+def _hashes_of_some(paths, identity, hashed, pool):
+    identities = [identity(p) for p in paths]
+    known = _recall(dict.fromkeys(i for i in identities if i))
+    new = {i: p for i, p in zip(identities, paths) if i and i not in known}
+    read = {i: h for i, h in zip(new, pool.map(hashed, new.values())) if h}
+    remember_hashes(read)
+    known |= read
+    return [known.get(i) for i in identities]
+
+_AT_ONCE = 20_000 # files: of a million, memory holds no more than their hashes
+
 def content_hashes(
     paths, # files, or whatever else the two functions take
     identity=file_identity,
     hashed=file_hash
 ) -> list: # of each what `hashed` gives
     "What is in each file: read once, and again when it changed"
-    identities = [identity(p) for p in paths]
-    known = _recall(dict.fromkeys(i for i in identities if i))
-    new = {i: p for i, p in zip(identities, paths) if i and i not in known}
+    parts = [paths[i:i+_AT_ONCE] for i in range(0, len(paths), _AT_ONCE)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        read = dict(zip(new, pool.map(hashed, new.values())))
-    read = {i: h for i, h in read.items() if h}
-    remember_hashes(read)
-    known |= read
-    return [known.get(i) for i in identities]
+        return list(chain.from_iterable(_hashes_of_some(part, identity, hashed, pool) for part in parts))
 
 # %% ../nbs/api/10_hashes.ipynb #b5020d6b
 def folder_hash(

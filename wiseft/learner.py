@@ -446,11 +446,12 @@ def run_circumstances(learn, seconds):
 def validation_metrics(
     learn # `ClipLearner`, after its fit
 ) -> dict: # name -> number
-    "What was measured on validation images after the last epoch"
-    recorder = learn.recorder
+    "What was measured in the last epoch: on validation images, but for a loss's terms, on training images"
+    recorder, terms = learn.recorder, {n for cb in learn.cbs for n in getattr(cb, 'sums', ())}
     seen = dict(zip(recorder.metric_names, recorder.log)) if hasattr(recorder, 'log') else {} # no epoch was left
     own = {k: v for k, v in seen.items() if k not in ('epoch', 'train_loss', 'time') and isinstance(v, (int, float))}
-    return {f"validation {k.removeprefix('valid_')}": round(float(v), 6) for k, v in own.items()}
+    def where(k): return 'training' if k in terms else 'validation'
+    return {f"{where(k)} {k.removeprefix('valid_')}": round(float(v), 6) for k, v in own.items()}
 
 # %% ../nbs/api/43_learner.ipynb #82fdebf2
 @patch

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'Normalised', 'crop_box', 'on_canvas', 'resized_crops', 'resized_crop', 'PixelSource', 'ClipDL', 'OpenImage',
-           'clip_dataloaders', 'captioned_images', 'is_captions', 'FeatureSource', 'feature_dataloaders',
+           'clip_dataloaders', 'Numbered', 'captioned_images', 'is_captions', 'FeatureSource', 'feature_dataloaders',
            'check_dataloaders']
 
 # %% ../nbs/api/40_loaders.ipynb #a93e2318
@@ -13,7 +13,8 @@ import fastai.vision.data # how fastai shows batches of images
 import numpy as np
 from concurrent.futures import ThreadPoolExecutor
 from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
-from fastai.data.transforms import Categorize, Normalize, ToTensor
+from fastai.data.transforms import Category, Normalize, ToTensor
+from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import TensorCategory, to_cpu, to_device
 from fastai.vision.core import PILImage, TensorImage
 from fastcore.basics import patch
@@ -283,13 +284,22 @@ def _train_validation(source, validation):
                        'image_folder(path, classnames=…) fixes names and order.')
     return source, validation
 
+# %% ../nbs/api/40_loaders.ipynb #83708347
+class Numbered(Transform):
+    "Labels as they are, and their names to be shown"
+    loss_func, order = CrossEntropyLossFlat(), 1 # as fastai's `Categorize`
+    def __init__(self, vocab): self.vocab, self.c = list(vocab), len(vocab)
+    def encodes(self, o): return TensorCategory(int(o))
+    def decodes(self, o): return Category(self.vocab[int(o)])
+
 def _datasets(sets, clip):
     "fastai's `Datasets` of two image sets"
-    paths, names = sets[0].paths + sets[1].paths, [s.classnames[l] for s in sets for l in s.labels]
-    vocab = list(dict.fromkeys(c for s in sets for c in s.classnames))
+    (first, second), paths = [s.classnames for s in sets], sets[0].paths + sets[1].paths
+    own = [] if first == second else second # captions of the first set, classes of the other
+    labels = np.concatenate([sets[0].labels, sets[1].labels + (len(first) if own else 0)])
     splits = [range(len(sets[0])), range(len(sets[0]), len(paths))]
     return Datasets(tls=[TfmdLists(paths, OpenImage(clip), splits=splits),
-                         TfmdLists(names, Categorize(vocab=vocab, sort=False), splits=splits)])
+                         TfmdLists(labels, Numbered(first + own), splits=splits)])
 
 # %% ../nbs/api/40_loaders.ipynb #06c4a346
 def captioned_images(

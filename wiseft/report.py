@@ -23,6 +23,12 @@ from .plots import NAMES, alt_text, curves, known_baselines, pictures
 from .text import counted
 from .results import MEAN, REFERENCE, STARTS, UNBOUNDED, check_single, dataset_order, first_metric, wide
 
+# %% ../nbs/api/61_report.ipynb #7f41dc93
+def _marked(table, alpha):
+    "The rows that a reader looks for: all but the averages at other α"
+    average = (table.method=='weight-space') & ((table.alpha-alpha).abs()<1e-9)
+    return table[~table.method.isin(list(NAMES)) | average]
+
 # %% ../nbs/api/61_report.ipynb #76530d27
 def headline(
     table:pd.DataFrame,
@@ -31,7 +37,7 @@ def headline(
 ) -> str:
     "What averaging weights gives under shift and on the reference, with images and intervals, and what can't be told."
     check_single(table, ['method','alpha'])
-    at = {(r.method, r.dataset): r for r in table.itertuples() if r.method!='weight-space' or abs(r.alpha-alpha)<1e-9}
+    at = {(r.method, r.dataset): r for r in _marked(table, alpha).itertuples()}
     before = _begins(table)
     needed = [(m, d) for m in (before,'weight-space','fine-tuned') for d in (MEAN,REFERENCE)]
     if not set(needed) <= set(at): return 'Accuracy in per cent, with 95 % intervals where they are known.'
@@ -55,12 +61,13 @@ def _measured(r):
     return f'{100*r.value:.1f} %' + (f' ({", ".join(known)})' if known else '')
 
 def _than(a, b, paired=None):
-    "The difference of two rows in words, rounded once as the table of comparisons has it, and its interval where it is known"
+    "The difference of two rows in words, rounded once as the table of comparisons has it, with its interval if known"
     d = round(100*(a.value-b.value), 1)
     words = 'as much as' if d==0 else f'{abs(d):.1f} point{"s"*(abs(d)!=1)} {"more" if d>0 else "less"} than'
     if paired is None: return f'{words} {b.method}'
     low, high = 100*paired.low, 100*paired.high
-    return f'{words} {b.method} (95 % interval {low:+.1f} to {high:+.1f}{", so that it may be luck" if low<=0<=high else ""})'
+    luck = ', so that it may be luck' if low <= 0 <= high else ''
+    return f'{words} {b.method} (95 % interval {low:+.1f} to {high:+.1f}{luck})'
 
 # %% ../nbs/api/61_report.ipynb #0d2a6829
 def _paired(comparisons, method, alpha, dataset):
@@ -68,8 +75,8 @@ def _paired(comparisons, method, alpha, dataset):
     if comparisons is None: return None
     c = comparisons.assign(over=comparisons.get('over', 'images'), a=comparisons.get('a', ''),
                            b=comparisons.get('b', ''))
-    mine = c[(c.a==method) & (c.b==f'weight-space, {alpha:g}') & (c.dataset==dataset) & (c.over=='images')
-             & c.low.notna()]
+    pair = (c.a==method) & (c.b==f'weight-space, {alpha:g}')
+    mine = c[pair & (c.dataset==dataset) & (c.over=='images') & c.low.notna()]
     return mine.iloc[0] if len(mine) else None
 
 def _untold(table, comparisons):
@@ -78,7 +85,8 @@ def _untold(table, comparisons):
     if len(small): small = small.loc[[small.n.idxmin()]]
     few = ''.join(f'One image of {r.dataset} is {100/r.n:.1f} points. ' for r in small.itertuples())
     if comparisons is not None: return few
-    return few + 'Whether these differences are more than luck this page can\'t tell: it was given no comparison on the same images.'
+    return (f"{few}Whether these differences are more than luck this page can't tell: it was given no comparison on "
+            "the same images.")
 
 # %% ../nbs/api/61_report.ipynb #be5ce327
 # as in pictures
@@ -98,16 +106,19 @@ def _results(table):
 def _intervals(table, alpha):
     "Value and 95 % interval as text, for the rows of a picture's marked points."
     known = _marked(table[table.low.notna()], alpha)
-    who = lambda r: ' '.join(filter(None, [r.tuning, _word(r.method)])) + (f', α = {r.alpha:g}' if r.method in _WORDS
-        else '')
-    return pd.DataFrame(
-        [{'set': r.dataset, 'classifier': who(r), 'images': r.n, 'accuracy': 100*r.value, '95 % from': 100*r.low,
-          'to': 100*r.high}
-                         for d in dataset_order(known) for r in known[known.dataset==d].itertuples()])
+    known = known.assign(place=known.dataset.map(dataset_order(known).index)).sort_values('place', kind='stable')
+    return pd.DataFrame({
+        'set': known.dataset, 'classifier': [_who(r) for r in known.itertuples()], 'images': known.n,
+        'accuracy': 100*known.value, '95 % from': 100*known.low, 'to': 100*known.high})
+
+def _who(r):
+    "A row's classifier in words"
+    name = ' '.join(filter(None, [r.tuning, _word(r.method)]))
+    return f'{name}, α = {r.alpha:g}' if r.method in _WORDS else name
 
 # %% ../nbs/api/61_report.ipynb #321e3b73
-_comparison = {'a':'A', 'b':'B', 'dataset':'set', 'over':'interval over', 'n':'images', 'value_a':'A, %',
-               'value_b':'B, %', 'difference':'B − A, points',
+_comparison = {'tuning':'run', 'a':'A', 'b':'B', 'dataset':'set', 'over':'interval over', 'n':'images',
+               'value_a':'A, %', 'value_b':'B, %', 'difference':'B − A, points',
                'low':'95 % from', 'high':'to', 'p':'p', 'p_holm':'p, Holm', 'why':'note'}
 
 def _comparisons(comparisons):
@@ -116,47 +127,47 @@ def _comparisons(comparisons):
     missing = [k for k in ('dataset','difference','low','high') if k not in c]
     if missing: raise ValueError(
         f'comparisons lack {missing}: expected what `wiseft.comparison.compare` returns (or several of them, '
-        'concatenated)')
+        'concatenated).')
     for k in {'a','b'} & set(c): c[k] = c[k].str.replace(r'^weight-space, ', 'weights averaged, α = ', regex=True)
     for k in ('value_a','value_b','difference','low','high'):
         if k in c: c[k] = 100*c[k].astype(float)
-    for k in {'p','p_holm'} & set(c):
-        c[k] = c[k].map(lambda p: '' if pd.isna(p) else '< 0.001' if p<.001 else f'{p:.3f}')
-    return c.drop(columns=[k for k in c if (c[k].isna() | (c[k].astype(str)=='')).all()]).rename(columns=_comparison)
+    for k in {'p','p_holm'} & set(c): c[k] = c[k].map(_p_value)
+    empty = [k for k in c if (c[k].isna() | (c[k].astype(str)=='')).all()]
+    return c.drop(columns=empty).rename(columns=_comparison)
+
+def _p_value(p):
+    if pd.isna(p): return ''
+    return '< 0.001' if p < .001 else f'{p:.3f}'
 
 def _sources(table):
     "What was evaluated on what, in what precision, by which version."
-    one = lambda c: ', '.join(sorted({str(v) for v in table[c].dropna() if v != ''})) or 'not recorded'
+    one = lambda c: ', '.join(sorted(set(map(str, table[c].dropna())) - {''})) or 'not recorded'
     what = {'classifier':'classifier', 'metric':'metric', 'split':'split', 'precision':'precision',
             'seed':'seed of the fine-tuning', 'version':'wiseft version'}
     sets = table.drop_duplicates('dataset').set_index('dataset').loc[dataset_order(table)]
-    return (pd.DataFrame([(label, one(c)) for c,label in what.items()], columns=['what','value']),
-            pd.DataFrame({'set': sets.index, 'images': sets.n.tolist(),
-                          'left out: unreadable or missing': sets.n_skipped.tolist(),
-                          'fingerprint of the images': sets.data_fingerprint.tolist()}))
+    counted = pd.DataFrame({
+        'set': sets.index, 'images': sets.n.tolist(), 'left out: unreadable or missing': sets.n_skipped.tolist(),
+        'fingerprint of the images': sets.data_fingerprint.tolist()})
+    return pd.DataFrame([(label, one(c)) for c,label in what.items()], columns=['what','value']), counted
 
 # %% ../nbs/api/61_report.ipynb #20334d07
-def _marked(table, alpha):
-    "The rows that a reader looks for: all but the averages at other α"
-    return table[~table.method.isin(list(NAMES)) | ((table.method=='weight-space') & ((table.alpha-alpha).abs()<1e-9))]
-
 def _robustness(table, baselines, alpha):
     "Effective and relative robustness where a baseline is known, and the fits that were used"
     r = robustness(table, baselines)
     r = _marked(r[r.fit!=''], alpha)
-    shown = pd.DataFrame(
-        {'set': r.dataset, 'method': r.method.map(_word), 'α': r.alpha.map(_short), 'reference, %': 100*r.reference,
-                          'accuracy, %': 100*r.value, 'ρ, points': 100*r.rho, 'τ, points': 100*r.tau, 'note': r.note})
+    shown = pd.DataFrame({
+        'set': r.dataset, 'method': r.method.map(_word), 'α': r.alpha.map(_short), 'reference, %': 100*r.reference,
+        'accuracy, %': 100*r.value, 'ρ, points': 100*r.rho, 'τ, points': 100*r.tau, 'note': r.note})
     return shown.drop(columns=[] if (r.note!='').any() else 'note'), list(dict.fromkeys(r.fit))
 
 def _other_metrics(table, alpha):
     "What was measured besides the first metric"
     t = _marked(table[table.metric!=table.metric.iloc[0]], alpha)
-    scale = 100.**~t.metric.isin(UNBOUNDED)
-    return pd.DataFrame(
-        {'metric': t.metric.where(t.metric.isin(UNBOUNDED), t.metric+', %'), 'set': t.dataset,
-         'method': t.method.map(_word), 'α': t.alpha.map(_short),
-                         'value': scale*t.value, '95 % from': scale*t.low, 'to': scale*t.high})
+    unbounded = t.metric.isin(UNBOUNDED)
+    scale = np.where(unbounded, 1., 100.)
+    return pd.DataFrame({
+        'metric': t.metric.where(unbounded, t.metric+', %'), 'set': t.dataset, 'method': t.method.map(_word),
+        'α': t.alpha.map(_short), 'value': scale*t.value, '95 % from': scale*t.low, 'to': scale*t.high})
 
 # %% ../nbs/api/61_report.ipynb #c63e7a8a
 def _curve(table):
@@ -169,7 +180,8 @@ def _spots(fig, ax, xy): # [[left, top] in per cent of the picture, or None]
     "Where points of a plot lie in its picture"
     shown = np.isfinite(xy).all(1)
     at = ax.transData.transform(np.where(shown[:, None], xy, .5))/fig.bbox.size
-    return [[round(100*x, 2), round(100-100*y, 2)] if known else None for (x, y), known in zip(at.tolist(), shown)]
+    places = np.stack([100*at[:,0], 100-100*at[:,1]], 1).round(2).tolist()
+    return [place if known else None for place, known in zip(places, shown)]
 
 def _paths(kind, fig, values): # a path for each curve of averaged weights
     "Where a picture shows each α: `values` has α down and sets across"
@@ -192,13 +204,14 @@ def _around(c, alpha, plots): # plots: function that returns the pictures and wh
     about = dict(alpha=f'{alphas[start]:g}', last=len(alphas)-1, start=start, before=before)
     drawn, paths = plots(c.pivot_table(index='alpha', columns='dataset', values='value')[sets])
     cell = lambda d, a, kind='n': f'<td class="{kind}">{texts.get((d, a), "")}</td>'
-    rows = [f'<tr><th scope="row">{escape(d)}</th>{cell(d, 0.)}{cell(d, alphas[start], "n moves")}{cell(d, 1.)}</tr>'
-            for d in sets]
-    data = dict(alphas=[f'{a:g}' for a in alphas], start=start,
-                cells=[[texts.get((d, a), '') for a in alphas] for d in sets], paths=paths)
+    cells = lambda d: cell(d, 0.) + cell(d, alphas[start], 'n moves') + cell(d, 1.)
+    rows = [f'<tr><th scope="row">{escape(d)}</th>{cells(d)}</tr>' for d in sets]
+    of_set = lambda d: [texts.get((d, a), '') for a in alphas]
+    data = dict(alphas=[f'{a:g}' for a in alphas], start=start, cells=list(map(of_set, sets)), paths=paths)
     yield f'<section>{_CONTROL.substitute(about)}'
     yield from drawn
-    yield _NUMBERS.substitute(about, rows='\n'.join(rows), data=json.dumps(data).replace('<', '\\u003c')) + '</section>'
+    held = json.dumps(data).replace('<', '\\u003c')
+    yield _NUMBERS.substitute(about, rows='\n'.join(rows), data=held) + '</section>'
 
 # %% ../nbs/api/61_report.ipynb #9b7ca8de
 _CONTROL = Template("""<div id="slider" hidden><label for="alpha">Mixing coefficient α = <output for="alpha" class="alpha">$alpha</output></label>
@@ -249,8 +262,9 @@ def _strip(images):
     "Some images of a set, evenly spaced"
     at = np.unique(np.linspace(0, len(images)-1, 12).astype(int))
     files = images.files()
-    return '<div class="strip">' + ''.join(_picture(images, files[i], images.classnames[images.labels[i]])
-                                           for i in at) + '</div>'
+    says = [images.classnames[k] for k in images.labels[at]]
+    shown = ''.join(_picture(images, files[i], what) for i, what in zip(at, says))
+    return f'<div class="strip">{shown}</div>'
 
 def _answer(name, sure):
     return f'<b>{escape(name)}</b>' + ('' if sure is None or pd.isna(sure) else f' ({100*sure:.0f}&nbsp;%)')
@@ -258,22 +272,25 @@ def _answer(name, sure):
 def _card(r, images):
     "One image that changed: what it is, what an end made of it, and what the average makes of it"
     shown = _picture(images, r.file, Path(r.file).name) if images is not None else escape(r.file)
-    return (f'<li data-file="{escape(r.file)}" '
-            f'class="{"gained" if r.gained else "lost"}">{shown}<span>{escape(r.label)}: {r.end} '
-            f'{_answer(r.before, r.sure_before)}, '
-            f'averaged {_answer(r.after, r.sure_after)}</span></li>')
+    kind = 'gained' if r.gained else 'lost'
+    answers = f'{r.end} {_answer(r.before, r.sure_before)}, averaged {_answer(r.after, r.sure_after)}'
+    return (f'<li data-file="{escape(r.file)}" class="{kind}">{shown}'
+            f'<span>{escape(r.label)}: {answers}</span></li>')
 
 # %% ../nbs/api/61_report.ipynb #da1d7b4f
 def _counted(changed, end):
     "How many images an average gained and lost against one end"
     own = changed[changed.end==end]
-    return f'{int(own.gained.sum()):,} right that {end} gets wrong and {int((~own.gained).sum()):,} wrong that {end} gets right'
+    gained, lost = int(own.gained.sum()), int((~own.gained).sum())
+    return f'{gained:,} right that {end} gets wrong and {lost:,} wrong that {end} gets right'
 
 def _changes(predictions, alpha, images):
     "The section about single images, set by set"
     changed = changed_images(predictions, alpha)
     if not len(changed): return
-    yield f'<h2>What changed</h2>\n<p class="soft">Images that the average (α = {alpha:g}) gets right and an end gets wrong, and the reverse: with what the image is, then both answers and how sure each was. Those with the surest right answers are shown.</p>'
+    yield ('<h2>What changed</h2>\n<p class="soft">'
+           f'Images that the average (α = {alpha:g}) gets right and an end gets wrong, and the reverse: with what the '
+           'image is, then both answers and how sure each was. Those with the surest right answers are shown.</p>')
     if not images:
         yield '<p class="soft">Without pictures: the images were not given, or are not those that were evaluated.</p>'
     some, sizes = some_changes(changed), predictions.images.dataset.value_counts()
@@ -285,11 +302,13 @@ def _changes(predictions, alpha, images):
         yield '<ul class="cards">' + '\n'.join(_card(r, mine) for r in some[some.dataset==d].itertuples()) + '</ul>'
     confused = changed_confusions(predictions, alpha)
     if not len(confused): return
-    yield f'<h3>Classes that are mistaken more or less often</h3>\n<p class="soft">Images of all shifted sets together, α = {alpha:g}.</p>'
+    yield ('<h3>Classes that are mistaken more or less often</h3>\n'
+           f'<p class="soft">Images of all shifted sets together, α = {alpha:g}.</p>')
     yield html_table(confused.rename(columns={'label': 'what it is', 'taken_for': 'taken for'} | _WORDS))
 
 # %% ../nbs/api/61_report.ipynb #7d066fa4
-_STARTS = {'zero-shot': 'Zero-shot</dfn>: the classifier as it was before it was trained on these images, told the classes by their names alone',
+_STARTS = {'zero-shot': 'Zero-shot</dfn>: the classifier as it was before it was trained on these images, told the '
+                        'classes by their names alone',
            'start': 'Start</dfn>: the classifier that fine-tuning began with'}
 
 _MEANINGS = """<p class="soft"><dfn>$before.
@@ -297,24 +316,28 @@ _MEANINGS = """<p class="soft"><dfn>$before.
 <dfn>Weights averaged</dfn>: each weight is (1&nbsp;−&nbsp;α) times that of the first and α times that of the fine-tuned one.
 An <dfn>interval</dfn> of 95&nbsp;% says how far chance in the choice of test images reaches.</p>"""
 
+def _comparisons_of(tuning, comparisons):
+    "Those of one tuning; None where there are none, which a headline then says"
+    if comparisons is None or 'tuning' not in comparisons: return None
+    return comparisons[comparisons.tuning==tuning]
+
 def _beginning(table, comparisons, notes, alpha):
     "Headlines, one a tuning where there are several, and what their words mean"
     several = table.tuning[~table.method.isin(STARTS)].nunique() > 1
     tunings = [t for t in table.tuning.unique() if t] if several else ['']
     for t in tunings:
         own = table[table.tuning.isin(['', t])] if t else table
-        lead = escape((f'{t}: ' if t else '')
-                      + headline(own, alpha, comparisons.iloc[:0] if t and comparisons is not None
-                                 else comparisons)).replace(" %", "&nbsp;%")
-        yield f'<p class="lead">{lead}</p>'
+        known = _comparisons_of(t, comparisons) if t else comparisons
+        lead = (f'{t}: ' if t else '') + headline(own, alpha, known)
+        yield f'<p class="lead">{escape(lead).replace(" %", "&nbsp;%")}</p>'
     yield _MEANINGS.replace('$before', _STARTS[_begins(table)])
     if notes: yield from (f'<p>{escape(p)}</p>' for p in notes.split('\n\n'))
 
 # %% ../nbs/api/61_report.ipynb #505ef25b
 def _recipe(recipe):
     "A recipe as a table"
-    return pd.DataFrame([(k.replace('_', ' '), in_words(v)) for k, v in recipe.items() if v not in (None, '', [], {})],
-                        columns=['what', 'value'])
+    said = {k: v for k, v in recipe.items() if v not in (None, '', [], {})}
+    return pd.DataFrame([(k.replace('_', ' '), in_words(v)) for k, v in said.items()], columns=['what', 'value'])
 
 def _robustness_section(shown, fits):
     "Its table, and what was measured against what"
@@ -346,7 +369,9 @@ def _body(everything, comparisons, notes, alpha, baselines, predictions, images,
     if baselines: yield from _robustness_section(*_robustness(table, baselines, alpha))
     if len(o := _other_metrics(everything, alpha)): yield '<h2>Other metrics</h2>\n' + html_table(o, digits=2)
     if comparisons is not None:
-        yield '<h2>Comparisons on the same images</h2>\n<p class="soft">If an interval excludes 0, A and B differ by more than luck. Over images it speaks of other images of the same kind; over families, of new families. p is that of the exact McNemar test.</p>'
+        yield ('<h2>Comparisons on the same images</h2>\n<p class="soft">If an interval excludes 0, A and B differ by '
+               'more than luck. Over images it speaks of other images of the same kind; over families, of new '
+               'families. p is that of the exact McNemar test.</p>')
         yield html_table(compared)
     if predictions is not None: yield from _changes(predictions, alpha, images)
     what, sets = _sources(table)
@@ -358,7 +383,7 @@ def write_report(
     table:pd.DataFrame,            # results of one pair of end points, one split; the first metric is drawn
     path,                          # HTML file
     title:str='Robust fine-tuning: results',
-    comparisons:pd.DataFrame|None=None, # of `wiseft.comparison.compare`, or several concatenated; default of the predictions
+    comparisons:pd.DataFrame|None=None, # of `compare`, or several concatenated; default of the predictions
     notes:str|None=None,           # plain text below the headline; empty lines part paragraphs
     alpha:float=0.5,               # of the averaged classifier in headline and pictures
     force:bool=False,              # replace an existing file

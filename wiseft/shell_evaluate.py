@@ -78,8 +78,9 @@ def _readable(table):
     from wiseft.results import UNBOUNDED
     t = table[['classifier','method','alpha','dataset','n','n_skipped']].rename(columns=dict(n_skipped='skipped'))
     if not table.n_skipped.any(): t = t.drop(columns='skipped')
+    if table.tuning[table.tuning != ''].nunique() > 1: t.insert(1, 'tuning', table.tuning)
     scale = 100.**~table.metric.isin(UNBOUNDED)
-    if table.metric.nunique() > 1: t.insert(4, 'metric, %', table.metric)
+    if table.metric.nunique() > 1: t.insert(t.columns.get_loc('n'), 'metric, %', table.metric)
     t['value' if table.metric.nunique() > 1 else f'{table.metric.iloc[0]} %'] = (scale*table.value).round(1)
     t['95 % interval'] = ['' if l != l else f'{l:.1f} to {h:.1f}' for l, h in zip(scale*table.low, scale*table.high)]
     return t

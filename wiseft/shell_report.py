@@ -104,11 +104,14 @@ def _averaged(table):
     return 0.5 if not len(alphas) else float(alphas.iloc[(alphas-.5).abs().argmin()])
 
 def _joined(tables, predictions):
-    "Several runs as one table, and the comparison of their averages where each has predictions"
-    from wiseft.runs import compare_runs,join_runs
+    "Several runs as one table, and comparisons of their averages and ends where each has predictions"
+    import pandas as pd
+    from wiseft.runs import compare_ends_of_runs,compare_runs,join_runs
     table = join_runs(tables)
-    comparisons = compare_runs(predictions, _averaged(table)) if all(predictions.values()) else None
-    return table,None,comparisons
+    if not all(predictions.values()): return table,None,None
+    alpha = _averaged(table)
+    both = compare_runs(predictions, alpha),compare_ends_of_runs(predictions, alpha)
+    return table,None,pd.concat(both, ignore_index=True)
 
 def _images(predictions, suite, reference, shift, root):
     "Set -> its images, where they are still those that were evaluated"

@@ -213,12 +213,20 @@ def finetune_(
         if 'start' in chosen: start = chosen['start'](start, images, watched)
         if lr is None: lr = _usual_lr(start)
         say(f'fine-tuning on {about}, {counted(epochs, "epoch")}, learning rate {lr:g}, {place}')
+        if resume and checkpoints: say(_where_it_begins(checkpoints))
         tuned = finetune(start, images, watched, epochs=epochs, lr=lr, batch_size=batch_size, train=train,
                          label_smoothing=label_smoothing, precision=precision, seed=seed, accumulate=accumulate,
                          grad_checkpointing=grad_checkpointing, checkpoint_dir=checkpoints, resume=resume,
                          loss=chosen.get('loss'), pull=chosen.get('pull'), captions=captions, cbs=average)
         if tmp: (average.classifier if average else tuned).save(tmp)
     wrote(output)
+
+# %% ../nbs/api/72_shell_train.ipynb #a1c1d2a3
+def _where_it_begins(folder):
+    "Whether a training goes on, in words"
+    from wiseft.resume import checkpoint_file
+    file = checkpoint_file(folder)
+    return f'going on from {file}' if file.exists() else f'there is no {file} yet: this begins anew'
 
 # %% ../nbs/api/72_shell_train.ipynb #1da7052b
 @command('wiseft merge zeroshot finetuned --alpha 0.5 -o averaged',
