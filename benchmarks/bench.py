@@ -57,7 +57,7 @@ What binds where a bar isn't met:
 - **Exact curve from features.** Two matrix products have to be computed whatever one does. The row before it says what a curve that costs nothing would reach on this processor; only cheaper products would move it.
 - **bfloat16 over bare forward passes.** What is fixed weighs more where passes are short. For ResNet-50 on 128 images it is, in bfloat16, the agreement with fp32, for which 32 images are computed in fp32 at both ends; for the embedded CLIP it is the table, 31 classifiers on eight sets with exact and bootstrap intervals. Both weigh less the more images there are. In fp32 two runs of ResNet-50 gave 1.03, with batches of 32, and 1.18, with 64; why is not settled.
 - **Fine-tuning the embedded CLIP.** The row of bare steps says what bfloat16 alone reaches on one batch that is in memory; between it and ours lie the crops, made by PIL on the same two cores, the clipping of gradients and fastai's loop. Crops of whole batches at once would move it. BatchNorm folded into the convolutions was tried and left out: it gained less than it would cost to explain.
-- **Feeding in evaluation.** Eight runs gave 4.3 to 13.3. Pixels in the cache are checked against their hash before a pass, and a hash is remembered only of files that have been left alone for seconds; when that falls into the few hundredths of a second that a pass takes here is not settled yet.
+- **Feeding.** A pass takes some hundredths of a second here, and other programs made its clock's ratio scatter (4.3 to 13.3 in eight runs); so the processor's time of all threads is compared. The hash of what the cache holds is no cause: it is checked when an entry is written, when that is opened, and once more two seconds later; in fifteen turns after that no file was hashed, the ratio in evaluation was 7.9 to 16.9 by the clock, and 10.5 to 17.2 by processor time, in the middle 12.3. Normalised on the CPU, the whole path gained 1.8 in the run of the table, on a core shared with several programs, and 2.6 and 2.9 by the clock before.
 - **Accelerators.** Unseen: `gpu.py` has sweeps, fine-tuning, exact curves and interpolation against wise-ft's way, a plain bf16 loop and the card's own limits, and has never met a GPU. Its logic is tried on a CPU with tiny towers, which says nothing about speed.
 - **Memory.** Of each image stay the predicted classes of 31 classifiers and a row in the table; pixels, features and logits go with their batch.
 """
@@ -248,7 +248,7 @@ def all_of(iterable):
         pass
 
 
-# a pass takes some hundredths of a second, which other programs disturb: all that its threads compute is counted instead
+# a pass takes some hundredths of a second, which other programs disturb: what its threads compute is counted instead
 by_processor = partial(ratio, turns=7, clock=time.process_time)
 
 

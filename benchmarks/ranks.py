@@ -1,7 +1,7 @@
 """What each of several processes holds and sends, against the size of the model and the number of processes.
 
-  ranks.py                  one, two and three processes fine-tune CLIPs of three sizes, and sweep; writes ranks.csv
-  ranks.py --one SETTINGS   what each of them does
+  ranks.py                  one, two and three processes fine-tune CLIPs of two sizes; writes ranks.csv
+  ranks.py --one …          what each of them does
 
 Processes meet over gloo, on one CPU. Sent is what the system says was acknowledged on a process's sockets, on average
 over them; `peak_GB` is the most that one of them took above what it held before."""
@@ -21,17 +21,17 @@ import pandas as pd
 import torch
 from fastai.callback.core import Callback
 from open_clip import CLIP
+from PIL import Image
 from safetensors.torch import save_file
 from scale import memory, peak
 from wiseft.classifiers import zeroshot_classifier
 from wiseft.clips import load_clip
-from wiseft.ensembles import sweep
-from wiseft.images import ImageSet
+from wiseft.labels import image_folder
 from wiseft.learner import finetune
 from wiseft.processes import start
 
 HERE = Path(__file__).resolve().parent
-STEPS, BATCH, ALPHAS = 12, 24, [0, .25, .5, .75, 1]
+STEPS, BATCH = 12, 24
 
 
 def vit(width, folder):
@@ -45,20 +45,24 @@ def vit(width, folder):
     return load_clip(f'local-dir:{folder}')
 
 
-def some_images(n):
-    rng, files = np.random.default_rng(0), [f'{i}.png' for i in range(n)]
-    return ImageSet('noise', files, rng.integers(0, 2, n), ['a', 'b'],
-                    pixels=rng.integers(0, 256, (n, 32, 32, 3), np.uint8))
+def make_images(folder, n):
+    "PNGs of noise, of two classes"
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        path = Path(folder, 'photos', 'ab'[i % 2], f'{i}.png')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
 
 
 def sent():
     "Bytes that others have acknowledged on this process's sockets (Linux)"
     total = 0
-    for fd in os.listdir('/proc/self/fd'):
+    for fd in Path('/proc/self/fd').iterdir():
         try:
-            with socket.socket(fileno=os.dup(int(fd))) as s:
+            if not os.readlink(fd).startswith('socket:'): continue
+            with socket.socket(fileno=os.dup(int(fd.name))) as s:
                 told = s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
-        except OSError: continue # not open any more, or no connection
+        except OSError: continue # closed meanwhile, or of another kind
         total += struct.unpack_from('Q', told, 120)[0] # tcpi_bytes_acked
     return total
 
@@ -70,45 +74,46 @@ class Sent(Callback):
         if self.training: self.seen.append(sent())
 
 
-def one(width):
-    "What a process of a training and a sweep sent and held"
+def one(width, photos):
+    "What a process of a training sent and held"
     with tempfile.TemporaryDirectory() as folder: clip = vit(width, folder)
-    zeroshot, images = zeroshot_classifier(clip, ['a', 'b'], ['{}']), some_images(STEPS*BATCH)
+    zeroshot, images = zeroshot_classifier(clip, ['a', 'b'], ['{}']), image_folder(photos)
     start()
     gc.collect()
     before, counted = memory(), Sent()
     tuned = finetune(zeroshot, images, images.subset(range(8)), epochs=1, batch_size=BATCH, precision='fp32',
                      progress=False, cbs=counted)
-    took, trained = peak() - before, sent()
-    sweep(zeroshot, tuned, images, ALPHAS, by=('weight-space',), batch_size=BATCH, progress=False)
-    first, last = counted.seen[1], counted.seen[-1]
-    return dict(weights=sum(p.numel() for p in tuned.parameters()), step_MB=(last-first)/(STEPS-2)/1e6,
-                sweep_bytes_an_image=(sent()-trained)/len(images), peak_GB=took)
+    took, (first, last) = peak() - before, (counted.seen[1], counted.seen[-1])
+    return dict(weights=sum(p.numel() for p in tuned.parameters()), step_MB=(last-first)/(STEPS-2)/1e6, peak_GB=took)
 
 
-def row(width, n):
+def row(width, n, room):
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         place = dict(WORLD_SIZE=n, MASTER_ADDR='127.0.0.1', MASTER_PORT=s.getsockname()[1])
-    command = [sys.executable, __file__, '--one', str(width)]
+    command = [sys.executable, __file__, '--one', str(width), f'{room}/photos']
     def process(k):
         "Of one rank"
-        own = {name: str(v) for name, v in (place | dict(RANK=k, LOCAL_RANK=k)).items()}
-        return subprocess.Popen(command, env=os.environ | own | dict(OMP_NUM_THREADS='1'), text=True,
-                                stdout=subprocess.PIPE)
-    said = [p.communicate()[0] for p in [process(k) for k in range(n)]]
+        own = place | dict(RANK=k, LOCAL_RANK=k, OMP_NUM_THREADS=1, WISEFT_CACHE=f'{room}/cache')
+        env = os.environ | {name: str(v) for name, v in own.items()}
+        return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE)
+    running = list(map(process, range(n)))
+    said = [p.communicate()[0] for p in running]
     t = pd.DataFrame([json.loads(text.splitlines()[-1]) for text in said])
     made = dict(processes=n, weights=int(t.weights[0]), step_MB=round(t.step_MB.mean(), 4),
-                sweep_bytes_an_image=round(t.sweep_bytes_an_image.mean(), 1), peak_GB=round(t.peak_GB.max(), 3))
+                peak_GB=round(t.peak_GB.max(), 3))
     print(made, flush=True)
     return made
 
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--one', type=int, metavar='WIDTH', help='what one process does')
+    parser.add_argument('--one', nargs=2, metavar=('WIDTH', 'IMAGES'), help='what one process does')
     chosen = parser.parse_args()
     if chosen.one:
-        print(json.dumps(one(chosen.one)))
+        print(json.dumps(one(int(chosen.one[0]), chosen.one[1])))
         sys.exit()
-    pd.DataFrame([row(w, n) for w in (256, 512, 1024) for n in (1, 2, 3)]).to_csv(HERE/'ranks.csv', index=False)
+    with tempfile.TemporaryDirectory() as room:
+        make_images(room, STEPS*BATCH)
+        rows = [row(w, n, room) for w in (256, 1024) for n in (1, 2, 3)]
+    pd.DataFrame(rows).to_csv(HERE/'ranks.csv', index=False)

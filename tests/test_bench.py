@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import torch
 from wiseft.bench import bench
-from wiseft.classifiers import zeroshot_classifier
+from wiseft.classifiers import load_classifier, zeroshot_classifier
 from wiseft.datasets import load_suite
-from wiseft.methods import ema, spd  # noqa: F401
+from wiseft.methods import ema, lora, spd  # noqa: F401
 from wiseft.pico import pico_clip
 from wiseft.registry import REGISTRY, method
 
@@ -135,3 +135,21 @@ def test_goes_on_without_weights(tmp_path):
     again = bench(suite, first, folder, weights=tmp_path / "none", say=told.append, **settings).gains()
     pd.testing.assert_frame_equal(again, whole)
     assert not told and not (tmp_path / "none").exists()
+
+
+def test_lora_where_there_is_a_transformer(tmp_path):
+    "On a ResNet it is left out by name; on a transformer it has a curve and a rank"
+    suite, first = small()
+    settings = dict(methods=["LoRA"], say=lambda line: None, **PIECES | dict(seeds=(0,)))
+    found = bench(suite, first, tmp_path / "resnet", **settings)
+    assert list(found.entries) == ["plain"] and "needs a transformer as image tower" in found.left_out["LoRA"]
+    vit = zeroshot_classifier(pico_clip(transformer=True), suite.classnames, ["{}", "a {}"])
+    found = bench(suite, vit, tmp_path / "vit", **settings)
+    assert not found.left_out and found.entries["LoRA"].trial.strength in (3, 8, 24)
+    assert found.gains().set_index("method").kind["LoRA"] == "train"
+    weights = {p.name for p in (tmp_path / "vit/weights").iterdir()}
+    assert weights == {"plain, lr 0.001, seed 0", *[f"LoRA {r}, lr 0.001, seed 0" for r in (3, 8, 24)]}
+    lows = [load_classifier(tmp_path / "vit/weights" / name) for name in sorted(weights)[:-1]]
+    plain = found.cost("plain")
+    assert [c.recipe["train"]["rank"] for c in lows] == [24, 3, 8]
+    assert all(c.recipe["cost"][k] == plain[k] for c in lows for k in ("images forward", "images backward"))

@@ -66,12 +66,16 @@ from wiseft.clips import load_clip
 from wiseft.datasets import folder_suite
 from wiseft.learner import finetune
 from wiseft.methods.carot import carot
+from wiseft.methods.ema import EMA
 from wiseft.methods.flyp import flyp
+from wiseft.methods.lora import lora
 from wiseft.methods.tracer import tracer
+from wiseft.pico import pico_classifier
 torch.set_num_threads(1)
 here = Path(sys.argv[1])
 suite = folder_suite(here / "images", {})
 zeroshot = zeroshot_classifier(load_clip(f"local-dir:{here}/clip"), suite.classnames, ["{}", "a {}"])
+vit = pico_classifier(suite.classnames, transformer=True)
 
 class Die(Callback):
     order = 95
@@ -80,10 +84,15 @@ class Die(Callback):
         if self.training and self.train_iter == 11:
             os.kill(os.getpid(), signal.SIGKILL)
 
-def train(loss, out, resume=False, cbs=None):
-    tuned = finetune(zeroshot, suite.train, suite.validation, epochs=3, lr=1e-3, batch_size=8, loss=loss, checkpoint_dir=out,
-                     checkpoint_steps=4, resume=resume, cbs=cbs, progress=False)
+def train(method, out, resume=False, cbs=()):
+    how = dict(train=lora) if method is lora else dict(loss=method)
+    average = EMA(.8)
+    tuned = finetune(vit if method is lora else zeroshot, suite.train, suite.validation, epochs=3, lr=1e-3, batch_size=8,
+                     checkpoint_dir=out, checkpoint_steps=4, resume=resume, progress=False, **how,
+                     cbs=[*cbs, average] if method is lora else [*cbs])
     tuned.save(f"{out}-classifier")
+    if method is lora:
+        average.classifier.save(f"{out}-ema")
 
 def in_a_process(*args):
     pid = os.fork()
@@ -96,10 +105,11 @@ def in_a_process(*args):
         traceback.print_exc()
         os._exit(1)
 
-for loss in (flyp, carot, tracer):
-    whole, killed = (here / f"{loss.__name__}-{how}" for how in ("whole", "killed"))
-    ends = in_a_process(loss, whole), in_a_process(loss, killed, False, Die()), in_a_process(loss, killed, True)
-    print(loss.__name__, *ends)
+for method in (flyp, carot, tracer, lora):
+    name = method.__name__
+    whole, killed = (here / f"{name}-{how}" for how in ("whole", "killed"))
+    ends = in_a_process(method, whole), in_a_process(method, killed, False, [Die()]), in_a_process(method, killed, True)
+    print(name, *ends)
 """
 
 
@@ -220,11 +230,11 @@ def test_killed_and_resumed_with_a_pull_and_averages(here, every, last):
     assert same(tensors(here / whole / "checkpoint.safetensors")[0], tensors(here / name / "checkpoint.safetensors")[0])
 
 
-def test_killed_and_resumed_with_both_towers(here):
-    "Captions, text towers and teachers are as they were. Imports are paid for once, each training is a process."
+def test_killed_and_resumed_with_both_towers_or_a_lora(here):
+    "Captions, text towers, teachers and factors are as they were. Imports are paid for once, a training is a process."
     done = subprocess.run([sys.executable, "-c", BOTH_TOWERS, here], capture_output=True, text=True, timeout=300)
     assert done.stdout.splitlines() == [f"{name} 0 {-signal.SIGKILL} 0"
-                                        for name in ("flyp", "carot", "tracer")], done.stderr
+                                        for name in ("flyp", "carot", "tracer", "lora")], done.stderr
     for name in ("flyp", "carot", "tracer"):
         runs = here / f"{name}-whole", here / f"{name}-killed"
         assert same(*[tensors(f"{run}-classifier/open_clip_model.safetensors")[0] for run in runs])
@@ -233,6 +243,9 @@ def test_killed_and_resumed_with_both_towers(here):
         kept = {k.removeprefix("kept.0."): v for k, v in whole.items() if k.startswith("kept.0.text.")}
         assert bool(kept) == (name != "flyp")
         assert not any(torch.equal(v, whole[f"model.{k}"]) for k, v in kept.items() if k == "text.text_projection")
+    for end in ("classifier", "ema"):
+        merged = [tensors(here / f"lora-{how}-{end}/open_clip_model.safetensors")[0] for how in ("whole", "killed")]
+        assert same(*merged) and not any("parametrizations" in k for k in merged[0])
 
 
 @pytest.mark.parametrize("how", ["cut off", "not a number"])

@@ -18,6 +18,7 @@ from wiseft.methods.carot import carot
 from wiseft.methods.ema import EMA
 from wiseft.methods.flyp import flyp
 from wiseft.methods.l2sp import decoupled_l2sp
+from wiseft.methods.lora import lora
 from wiseft.passes import extract_features
 from wiseft.pico import pico_classifier
 from wiseft.processes import n_processes, rank
@@ -110,6 +111,9 @@ def main(folder, result):
     made["flyp"] = weights(tuned(start, suite, loss=flyp, opt_func=sgd, lr=1e-3))
     made["carot"] = weights(tuned(start, suite, loss=carot, opt_func=sgd, lr=1e-3))
     made["averaged"] = averaged(start, suite)
+    vit = pico_classifier(CLASSES, transformer=True)
+    made["start of lora"] = weights(vit)
+    made["lora"] = weights(tuned(vit, suite, train=lora, opt_func=sgd, lr=.1))
     made["spoilt"], made["refused"] = spoilt(start, suite), refused(start, suite)
     features = extract_features(start, suite.test, batch_size=10, progress=False)
     made["features"] = dict(rows=features.features.numpy(), labels=features.labels.numpy(), n=len(features.skipped))

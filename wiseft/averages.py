@@ -10,21 +10,24 @@ from fastai.callback.core import Callback
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from types import SimpleNamespace
+from .learner import plain_weights
 from .steps import method_recipe
 
 # %% ../nbs/api/44_averages.ipynb #cdc48ce9
+def _averaged_parts(classifier): # nn.ModuleDict
+    "What is averaged of a classifier"
+    c = plain_weights(classifier)
+    return nn.ModuleDict(dict(visual=c.visual, head=c.head) | (dict(text=c.text) if c.head_from_text else {}))
+
 class TimeAverage(Callback):
     "Average of the weights that a fit passes through, kept beside them"
     tuned = None
     def __init__(self): pass # no argument but those of a subclass
     def begin(self, **formula): # of `AveragedModel`
-        self.tuned = self.learn.classifier
-        parts = dict(visual=self.tuned.visual,
-                     head=self.tuned.head) | ({'text': self.tuned.text} if self.tuned.head_from_text else {})
-        self.weights = nn.ModuleDict(parts)
-        self.average = AveragedModel(self.weights, use_buffers=True, **formula)
+        self.tuned = self.learn.student
+        self.average = AveragedModel(_averaged_parts(self.tuned), use_buffers=True, **formula)
 
-    def update(self): self.average.update_parameters(self.weights)
+    def update(self): self.average.update_parameters(_averaged_parts(self.tuned))
 
     @property
     def recipe(self): # name and arguments, for recipes
@@ -39,7 +42,7 @@ class TimeAverage(Callback):
         "The average as it is now, as a classifier of its own"
         if self.tuned is None: raise RuntimeError(
             f'This {self.__class__.__name__} has averaged nothing yet: give it to a fit as one of its cbs.')
-        new = self.tuned.copy()
+        new = plain_weights(self.tuned).copy()
         state = self.average.module.state_dict()
         new.load_state_dict({k: v for k,v in state.items() if v.is_floating_point()}, strict=False)
         new.rebuild_head()
@@ -64,8 +67,9 @@ def average_along(
     one = nn.Linear(1, 1, bias=False).double()
     one.weight.data.fill_(values[0])
     steps = range((len(values)-1)//n_epoch)
-    classifier = SimpleNamespace(visual=one, head=nn.Identity(), head_from_text=False)
-    learn = SimpleNamespace(classifier=classifier, dls=SimpleNamespace(train=steps),
+    classifier = nn.ModuleDict(dict(visual=one, head=nn.Identity()))
+    classifier.head_from_text = False
+    learn = SimpleNamespace(student=classifier, dls=SimpleNamespace(train=steps),
                             training=True, n_epoch=n_epoch, train_iter=0, epoch=0)
     average.learn = learn
     average.before_fit()

@@ -144,7 +144,7 @@ def chosen(self:Work,
         seen = [right(t) for t in trials]
         return trials[most_cautious([r.mean(1).max() for r in seen], seen[0].shape[1])]
     lr = best([at(lr, grid[len(grid)//2]) for lr in sorted(self.plan.lrs)]).lr
-    return best([at(lr, s) for s in sorted(grid, reverse=True)]) if len(grid) > 1 else at(lr, *grid)
+    return best([at(lr, s) for s in reversed(grid)]) if len(grid) > 1 else at(lr, *grid)
 
 @patch
 def setting(self:Work, row) -> Trial: # with the first seed; of a row that trains nothing that of plain fine-tuning

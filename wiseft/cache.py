@@ -224,7 +224,7 @@ def decode_once(
     folder = key and entry_folder('pixels', images, key)
     if folder is None or not len(images): return pixels
     if (entry := open_entry(folder)) is None and (n := pixels.room()):
-        if n < len(images): folder = entry_folder('pixels', images, key, f'the first {n}')
+        if n < len(images): folder = _folder('pixels', [folder.name, f'the first {n}'])
         entry = open_entry(folder) or _decode(pixels, n, folder, workers, progress)
     pixels.kept = entry
     return pixels

@@ -22,7 +22,7 @@ class Costs(Callback):
     order = -4 # after `Loss`, which has made the start by then if it asks for it
     def __init__(self): self.counted = dict.fromkeys(COUNTED, 0)
     def before_fit(self):
-        self.hooks, all_of_them = ExitStack(), [self.learn.classifier, *self.others()]
+        self.hooks, all_of_them = ExitStack(), [self.learn.student, *self.others()]
         for tower in {c.visual for c in all_of_them}: self._count(tower, 'images')
         for table in {token_table(c.clip.model) for c in all_of_them}: self._count(table, 'texts') # mostly one for all
     def others(self): # classifiers beside the one that trains
@@ -37,7 +37,7 @@ class Costs(Callback):
         self.hooks.close()
         memories = [m for cb in self.learn.cbs if isinstance(cb, Pull) for m in cb.memories]
         remembered = sum(v.numel() for m in memories for v in m.values())
-        weights = sum(p.numel() for p in self.learn.classifier.parameters() if p.requires_grad)
+        weights = sum(p.numel() for p in self.learn.student.parameters() if p.requires_grad)
         self.counted['copies of the weights'] = 1 + len(self.others()) + round(remembered/weights)
     def kept(self): return {k: torch.tensor(self.counted[k]) for k in COUNTED} # for a checkpoint
     def restore(self, kept): self.counted = {k: v.item() for k,v in kept.items()}

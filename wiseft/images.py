@@ -116,7 +116,7 @@ def subset(self:ImageSet,
 @patch
 def identity(self:ImageSet, i): # text; None where there is no such file
     "What changes when image `i` does: `file_identity`, within a tar with its place there"
-    return self.members.identity(i) if self.members else file_identity(self.paths[i])
+    return self.members.identity(i) if self.members else file_identity(self.paths.as_texts()[i])
 
 @patch
 def hash(self:ImageSet, i): # 64 hexadecimal digits; None where there is no such file

@@ -71,8 +71,9 @@ def _images(folder):
             continue
         seen.add(real)
         dirs[:] = [d for d in dirs if not _hidden(d)]
-        found += [os.path.join(at, f) for f in files if _is_image(f)]
-    return sorted(found, key=lambda p: os.path.normcase(p).split(os.sep)) # as `Path` does
+        start = os.path.join(at, '')
+        found += [start + f for f in files if _is_image(f)]
+    return sorted(found, key=lambda p: os.path.normcase(p).replace(os.sep, '\0')) # folder by folder, as `Path` does
 
 # %% ../nbs/api/11_labels.ipynb #abe96603
 def labelled_folders(

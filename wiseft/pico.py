@@ -15,30 +15,35 @@ from .clips import load_clip
 from .classifiers import zeroshot_classifier
 
 # %% ../nbs/api/24_pico.ipynb #f45c730e
-_config = dict(
-    embed_dim=32,
-    vision_cfg=dict(image_size=48, layers=[1,1,1,1], width=8),
-    text_cfg=dict(context_length=12, vocab_size=49408, width=16, heads=2, layers=1))
+_resnet = dict(image_size=48, layers=[1,1,1,1], width=8)
+_transformer = dict(image_size=48, layers=2, width=32, head_width=16, patch_size=16)
 _preprocess = dict(size=48, mean=[.48,.45,.41], std=[.27,.26,.27], interpolation='bicubic', resize_mode='shortest')
 
 def pico_clip(
-    seed:int=0 # of its weights
+    seed:int=0, # of its weights
+    transformer:bool=False # as image tower, instead of a ResNet
 ): # `Clip`
-    "A tiny CLIP ResNet with random weights"
+    "A tiny CLIP with random weights"
+    cfg = dict(
+        embed_dim=32, vision_cfg=_transformer if transformer else _resnet,
+        text_cfg=dict(context_length=12, vocab_size=49408, width=16, heads=2, layers=1))
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(seed)
-        model = CLIP(**_config)
+        model = CLIP(**cfg)
         for name,p in model.visual.named_parameters():
             if name.endswith('bn3.weight'): nn.init.ones_(p) # else the blocks do nothing at first
         save_file(model.state_dict(), Path(folder)/'open_clip_model.safetensors')
-        config = dict(model_cfg=_config, preprocess_cfg=_preprocess)
+        config = dict(model_cfg=cfg, preprocess_cfg=_preprocess)
         (Path(folder)/'open_clip_config.json').write_text(json.dumps(config))
         return load_clip(f'local-dir:{folder}')
+
 
 # %% ../nbs/api/24_pico.ipynb #35cf23b7
 def pico_classifier(
     classnames, # list of str
-    seed:int=0
+    seed:int=0,
+    transformer:bool=False # as image tower, instead of a ResNet
 ): # `ImageClassifier`
     "A tiny zero-shot classifier with random weights"
-    return zeroshot_classifier(pico_clip(seed), classnames, ['{}'])
+    return zeroshot_classifier(pico_clip(seed, transformer), classnames, ['{}'])
+

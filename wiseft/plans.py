@@ -41,8 +41,10 @@ def what_is_missing(
     "Why a method can't be tried"
     if not can_compete(method): return f'A bench does not know what to do with a {method.kind}.'
     if takes_several(method) and n_seeds < 2: return f'{method.name} needs {method.needs}, and there is one seed.'
-    if method.kind not in ('loss', 'pull'): return ''
-    try: completed(partial(method.function, **given or {}), start)
+    function = partial(method.function, **given or {})
+    try:
+        if method.kind == 'train': function(start.copy())
+        if method.kind in ('loss', 'pull'): completed(function, start)
     except Exception as e: return last_words(e) # whatever it is, the others go on
     return ''
 

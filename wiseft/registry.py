@@ -9,7 +9,7 @@ __all__ = ['KINDS', 'REGISTRY', 'Method', 'method', 'find_method', 'method_name'
 from dataclasses import dataclass
 
 # %% ../nbs/api/00_registry.ipynb #15869bf0
-KINDS = 'loss', 'pull', 'merge', 'mix', 'start', 'search', 'average'
+KINDS = 'loss', 'pull', 'merge', 'mix', 'start', 'train', 'search', 'average'
 
 @dataclass(frozen=True)
 class Method:

@@ -274,7 +274,7 @@ def chosen_methods(
     found = [find_method(n) for n in names or []]
     for m in found:
         if m.kind not in kinds: raise ValueError(
-            f'{m.name} is a {m.kind}; here a method is one of {", ".join(kinds)}. `wiseft methods` lists all.')
+            f'{m.name} is of the kind {m.kind}; here a method is one of {", ".join(kinds)}: see `wiseft methods`.')
     counts = Counter(m.kind for m in found)
     if twice := [k for k, n in counts.items() if n > 1]: raise ValueError(
         f'There are several methods of the kind {twice[0]}: give one.')

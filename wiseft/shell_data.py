@@ -33,7 +33,7 @@ def models(
 def methods(
     use:Use=None,
 ):
-    "List the methods there are: losses, pulls, averages over time, merges, mixes, starts, searches."
+    "List the methods there are: losses, pulls, averages over time, merges, mixes, starts, searches, what trains."
     import pandas as pd
     from wiseft.registry import KINDS
     known = sorted(load_methods(use).values(), key=lambda m: KINDS.index(m.kind))

@@ -37,7 +37,7 @@ class Step:
         self.bf16 = torch.is_autocast_enabled(x.device.type)  # do the towers compute in bfloat16? Losses don't
 
     @property
-    def classifier(self): return self.learn.classifier # the student, an `ImageClassifier`
+    def classifier(self): return self.learn.student # an `ImageClassifier`, with gradients
     @property
     def start(self): return self.learn.start # a frozen copy of the classifier that fine-tuning began with
 
@@ -153,8 +153,11 @@ def training_pairs(
     classifier, # `ImageClassifier` that trains
     start, # what it began with
 ): # list of (parameter, its value at the start)
-    "Weights that train beside what they were"
-    pairs = zip(classifier.parameters(), start.parameters())
+    "Weights that train, also those computed from parts, beside what they were"
+    def weight(name):
+        module, _, leaf = name.rpartition('.')
+        return getattr(classifier.get_submodule(module), leaf)
+    pairs = [(weight(n), p0) for n,p0 in start.named_parameters()]
     return [(p, p0) for p,p0 in pairs if p.requires_grad]
 
 # %% ../nbs/api/41_steps.ipynb #6e4a6ca0
@@ -167,7 +170,7 @@ class Loss(Callback):
         if self.sums is None:
             self.sums, self.seen = dict.fromkeys(self.names(), 0.), 0
             self.learn.metrics = [*self.learn.metrics, *[ValueMetric(partial(self.mean, n), n) for n in self.sums]]
-        head = self.learn.classifier.head
+        head = self.learn.student.head
         self.hook = head.register_forward_pre_hook(lambda m, inputs: setattr(self, 'head_input', inputs[0]))
 
     def before_train(self): self.sums, self.seen = dict.fromkeys(self.sums, 0.), 0
@@ -193,7 +196,7 @@ class Loss(Callback):
 @torch.no_grad()
 def names(self:Loss):
     "The terms of one batch, which is not trained on"
-    classifier = self.learn.classifier.eval()
+    classifier = self.learn.student.eval()
     x, y = (o.as_subclass(torch.Tensor) for o in to_device(self.dls.train.one_batch(), classifier.device)[:2])
     features = x if x.ndim == 2 else classifier.features(x)
     logits = classifier.head(features)
@@ -205,8 +208,8 @@ def names(self:Loss):
 class HeadFromText(Callback):
     "Make the head from the text tower that trains, before it is looked at"
     order = -8
-    def before_validate(self): self.learn.classifier.rebuild_head()
-    def after_fit(self): self.learn.classifier.rebuild_head()
+    def before_validate(self): self.learn.student.rebuild_head()
+    def after_fit(self): self.learn.student.rebuild_head()
 
 class Teacher(Callback):
     "An average of the weights on the way, for a loss to learn from"
@@ -227,7 +230,7 @@ class Pull(Callback):
     def __init__(self, pull): self.pull, self.memories = pull, None
 
     def before_fit(self):
-        self.pairs = training_pairs(self.learn.classifier, self.learn.start)
+        self.pairs = training_pairs(self.learn.student, self.learn.start)
         if self.memories is None: self.memories = [{} for _ in self.pairs]
         self.wants_lr = 'lr' in signature(self.pull).parameters
 

@@ -18,7 +18,7 @@ from .learner import finetune
 from .registry import find_method
 
 # %% ../nbs/api/51_trials.ipynb #2478a9a1
-TRAINED = 'loss', 'pull', 'average', 'start' # kinds of methods that are part of a fine-tuning
+TRAINED = 'loss', 'pull', 'average', 'start', 'train' # kinds of methods that are part of a fine-tuning
 
 @dataclass(frozen=True)
 class Trial:
@@ -44,10 +44,11 @@ class Trial:
 # %% ../nbs/api/51_trials.ipynb #4e4a6c5a
 def strengths(
     method, # `Method`
-): # three values of its knob, the default in the middle; [None] if it has none to turn
+): # three values of its knob, from weak to strong, the default in the middle; [None] if it has none to turn
     "A method's default strength, and a weaker and a stronger one"
     knob = signature(method.function).parameters.get(method.knob)
     if knob is None or not isinstance(knob.default, (int, float)): return [None]
+    if method.kind == 'train': return [3*knob.default, knob.default, max(1, round(knob.default/3))]
     if method.kind != 'average': return [knob.default/3, knob.default, 3*knob.default]
     odds = knob.default/(1-knob.default)
     return [odds*f/(1+odds*f) for f in (1/3, 1, 3)]
@@ -124,11 +125,11 @@ def run_trial(
     riding, costs = {t: _rider(t) for t in riders}, Costs()
     kind, function = trial.method(**given or {})
     part = folder/f'{trial.name}.part'
-    how = {kind: function} if kind in ('loss', 'pull') else {}
+    how = {kind: function} if kind in ('loss', 'pull', 'train') else {}
     epochs = max(1, round(trial.longer*recipe.pop('epochs', 10)))
     watched = suite.validation.subset(range(0, len(suite.validation), -(-len(suite.validation)//64)))
     tuned = finetune(start, suite, watched, epochs, trial.lr, seed=trial.seed, checkpoint_dir=part, resume=True,
-                     cbs=[costs, *[r for r in riding.values() if r.failed is None]], **how, **recipe)
+                     cbs=[costs, *[r for r in riding.values() if r.failed is None]], **recipe | how)
     for t, rider in riding.items(): _keep(rider.classifier, costs, folder, t, rider.failed)
     _keep(tuned, costs, folder, trial)
     shutil.rmtree(part)
