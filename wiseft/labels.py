@@ -255,6 +255,8 @@ def read_image_table(
         t = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding='utf-8-sig')
     except OSError: raise
     except Exception as e: raise BadFile(f'{path} is no CSV file ({e}). Copy it again.') from None
+    if not isinstance(t.index, pd.RangeIndex): raise BadFile(
+        f'{path} has rows with more fields than its first line has columns. Put texts with commas in quotes.')
     found = {k: _first_of(names, t) for k, names in _COLUMNS.items()}
     captions = ' Captions are for `wiseft finetune FOLDER --captions`.' if need == 'label' and found['caption'] else ''
     if lacking := [k for k in ('file', need) if not found[k]]: raise BadFile(
@@ -262,7 +264,7 @@ def read_image_table(
         + captions)
     t = pd.DataFrame({k: t[c] for k, c in found.items() if c})
     whole = (t.file != '') & (t[need].str.strip() != '')
-    if empty := [t.file[i] or f'row {i+1}' for i in np.flatnonzero(~whole)]:
+    if empty := [t.file.iloc[i] or f'row {i+1}' for i in np.flatnonzero(~whole)]:
         raise BadFile(f'{path} has no {need} for {first_few(empty)}. Write one, or remove the row.')
     return t
 
