@@ -45,10 +45,11 @@ from wiseft.labels import image_folder
 from wiseft.learner import clip_learner
 from wiseft.linesearch import alpha_intervals
 from wiseft.loaders import clip_dataloaders, crop_box
-from wiseft.merging import WeightPath, merge_files
+from wiseft.merged_files import merge_files
 from wiseft.metrics import paired_bootstrap
 from wiseft.passes import batches, fitting_batch_size, reuse_memory, run_all
 from wiseft.transforms import ClipTransform
+from wiseft.weight_paths import WeightPath
 
 HERE, MEASURES = Path(__file__).resolve().parent, {}
 LIMITS = """

@@ -67,15 +67,27 @@ assert not {{'torch', 'fastai', 'open_clip', 'pandas', 'matplotlib'}} & set(sys.
     python("-c", code)
 
 
+HEAVY = ("open_clip.model torchvision timm fastai fastprogress transformers seaborn matplotlib scipy statsmodels "
+         "sklearn huggingface_hub httpx requests onnx IPython spacy sympy torch._dynamo torch._inductor")
+
+
 @pytest.mark.parametrize("code, heavy", [
     ("import typer.testing, wiseft.cli; typer.testing.CliRunner().invoke(wiseft.cli.app, ['models'])",
-     "torch open_clip torchvision timm fastai transformers"),
-    ("from wiseft.all import *",
-     "open_clip torchvision timm fastai transformers seaborn matplotlib scipy statsmodels huggingface_hub"),
+     f"torch safetensors.torch {HEAVY}"),
+    ("from wiseft.all import *", HEAVY),
 ], ids=["models", "all"])
 def test_what_is_heavy_is_imported_when_it_is_used(code, heavy):
-    loaded = python("-c", f"{code}; import sys; print(*sys.modules)").stdout.split()
-    assert "wiseft" in loaded and not set(heavy.split()) & set(loaded)
+    "Also what was imported for a moment, and is in `sys.modules` no more."
+    watch = """
+import sys
+class Watch:
+    seen = set()
+    def find_spec(name, *_): Watch.seen.add(name)
+sys.meta_path.insert(0, Watch)
+"""
+    loaded = python("-c", f"{watch}{code}; print(*Watch.seen)").stdout.split()
+    found = set(heavy.split()).intersection(loaded)
+    assert "wiseft.later" in loaded and not found
 
 
 def test_help_names_every_command():

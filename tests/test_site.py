@@ -191,7 +191,7 @@ def test_search_finds_a_function(page):
     page.keyboard.press("/")
     page.keyboard.type("merge_files")
     page.locator("a.search-result", has_text="merge_files").first.click()
-    assert "api/merging.html" in page.url
+    assert "api/merged_files.html" in page.url
 
 
 @pytest.mark.parametrize("colours", ["light", "dark"])
