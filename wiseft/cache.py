@@ -169,7 +169,7 @@ class Pixels(Dataset):
         sizes = [a.nbytes for i in np.unique(np.linspace(0, len(self)-1, probes).astype(int))
                  if (a := _or_none(self, i)) is not None]
         needed = np.mean(sizes or [0])*len(self)
-        return len(self) if needed <= cache_limit() else int(.8*cache_limit()/needed*len(self))
+        return len(self) if needed <= cache_limit() else int(.5*cache_limit()/needed*len(self))
 
 def _or_none(pixels, i):
     try: return pixels[i]
