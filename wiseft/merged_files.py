@@ -8,6 +8,7 @@ __all__ = ['write_merged', 'merge_files']
 # %% ../nbs/api/02_merged_files.ipynb #9618ccc1
 import json, torch, warnings
 from pathlib import Path
+from statistics import median
 from .files import atomic_path
 from .merging import check_shares, check_states, merge_rule, merged_tensors, prepare_merge
 from .merging import uniform_soup, weighted_average, wise_ft
@@ -21,11 +22,15 @@ def _warn_of_strangers(files, names):
     sizes = {k: t.numel() for k, t in files[0].items() if t.ndim > 1 and is_weight(t)}
     largest = [k for k in sorted(sizes, key=sizes.get)[-5:] if sizes[k] >= 1000] # smaller ones meet by chance
     for file, name in zip(files[1:], names[1:]):
-        cosines = [torch.cosine_similarity(files[0][k].float().ravel(), file[k].float().ravel(), 0) for k in largest]
-        if cosines and torch.stack(cosines).median() < .2: warnings.warn(
+        cosines = [_cosine(files[0][k].float().ravel(), file[k].float().ravel()) for k in largest]
+        if cosines and median(cosines) < .2: warnings.warn(
             f'{name} and {names[0]} have little in common: the cosine of their largest weights is '
-            f'{torch.stack(cosines).median():.2f}. Were they fine-tuned from one start? If not, their average is '
+            f'{median(cosines):.2f}. Were they fine-tuned from one start? If not, their average is '
             'worth nothing.', stacklevel=3)
+
+def _cosine(a, b): # float; 0 where one of them is nought
+    "Of two vectors, without a copy of either"
+    return float(a@b / (a.norm()*b.norm()).clamp(min=1e-30))
 
 # %% ../nbs/api/02_merged_files.ipynb #4402d569
 def write_merged(
@@ -63,7 +68,9 @@ def _write_in_order(path, like, tensors, notes):
     "A safetensors file of the names, shapes and precisions of another one"
     with open(path, 'wb') as f:
         f.write(file_header(tensor_table(like), notes))
-        for _, t in tensors: f.write(tensor_bytes(t))
+        for _, t in tensors:
+            f.write(tensor_bytes(t))
+            del t # before the next one is made: with two at a time the system would give and take memory for each
 
 # %% ../nbs/api/02_merged_files.ipynb #6ee9b702
 def merge_files(

@@ -72,6 +72,7 @@ def _unmixed(start, tuned, knobs): # one of the versions
     if start is None or knobs.get('alpha') == 1 and len(tuned) == 1: return tuned[0]
     return start
 
+@torch.no_grad()
 def merge_tensor(
     rule,  # function of one tensor's versions
     start, # the tensor where fine-tuning began, or None
@@ -98,7 +99,6 @@ def check_states(
     "ValueError unless all can be merged with the first"
     for s, name in zip(states[1:], names[1:]): check_compatible(states[0], s, (names[0], name))
 
-@torch.no_grad()
 def merged_tensors(
     rule, # function of one tensor's versions
     start, tuned, # state dicts or files; the start may be None
@@ -106,7 +106,7 @@ def merged_tensors(
     prepared, # dict name -> what the rule has to know of a tensor, or None
     knobs  # dict of the rule's knobs
 ): # yields (name, tensor)
-    "Tensor after tensor, each read once and checked before and after"
+    "Tensor after tensor, each read once and checked before and after; none is kept while the next one is made"
     states = tuned if start is None else [start, *tuned]
     depths, prepared = tensor_depths(states[0]), prepared or {}
     for k in tensor_order(states[0]):
@@ -116,6 +116,7 @@ def merged_tensors(
         out = merge_tensor(rule, begin, versions, At(k, depths[k], prepared.get(k)), knobs)
         check_finite({k: out}, 'the average, which left the range of its precision')
         yield k, out
+        del out, versions, begin
 
 # %% ../nbs/api/01_merging.ipynb #ab1465e2
 def averageable(
