@@ -639,7 +639,7 @@ def loading(room):
 
     def unverified(folder):
         "As it was before: no second look at the architecture, and random weights drawn before they are replaced."
-        with patch("wiseft.clips.check_parameters"), patch("wiseft.clips._NoDraws", nullcontext):
+        with patch("wiseft.clips.check_parameters"), patch("wiseft.building._NoDraws", nullcontext):
             load_clip(folder)
     for name, folder in folders.items():
         costs = 1/ratio(lambda: unverified(folder), lambda: load_clip(folder), turns=9)

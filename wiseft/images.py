@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from pathlib import Path
 from PIL import Image
+from torch.utils.data import Dataset
 from .columns import PathColumn, TextColumn
 from .decoding import open_image
 from .hashes import content_hashes, file_hash, file_identity
@@ -20,7 +21,7 @@ from .text import printable
 
 # %% ../nbs/api/11_images.ipynb #dd261315
 @dataclass
-class ImageSet:
+class ImageSet(Dataset):
     "Labelled image files with common class names"
     name:str           # as it appears in tables
     paths:PathColumn   # image files
