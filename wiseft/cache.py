@@ -32,8 +32,8 @@ def entry_folder(
     "Where the arrays of a set are, or would be; None for sets without files, or if nothing is to be kept"
     if images.pixels is not None or not cache_limit(): return None
     files = hashlib.sha256()
-    for i, p in enumerate(images.paths.as_texts()):
-        files.update(f'{os.path.abspath(p)} {images.identity(i)}\n'.encode('utf-8', 'surrogatepass'))
+    for p, identity in zip(images.paths.as_texts(), images.identities()):
+        files.update(f'{os.path.abspath(p)} {identity}\n'.encode('utf-8', 'surrogatepass'))
     key = [__version__, PIL.__version__, images.border, images.upright, *map(str, what), files.hexdigest()]
     return _folder(kind, key)
 

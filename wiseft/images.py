@@ -120,6 +120,12 @@ def identity(self:ImageSet, i): # text; None where there is no such file
     return self.members.identity(i) if self.members else file_identity(self.paths.as_texts()[i])
 
 @patch
+def identities(self:ImageSet): # yields that of each image
+    "All of them"
+    if self.members: return map(self.members.identity, range(len(self)))
+    return map(file_identity, self.paths.as_texts())
+
+@patch
 def hash(self:ImageSet, i): # 64 hexadecimal digits; None where there is no such file
     "SHA-256 of what image `i` is decoded from, read now"
     return self.members.hash(i) if self.members else file_hash(self.paths[i])
