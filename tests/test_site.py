@@ -176,6 +176,14 @@ def test_navigation(page):
     assert page.url.endswith(TUTORIAL)
 
 
+def test_each_kind_of_page_is_in_the_bar(page):
+    page.goto(LANDING)
+    for name, folder in dict(Tutorials="tutorials", Explanations="explanations", Reproductions="reproductions",
+                             API="api", **{"How to": "howto"}).items():
+        page.locator(".navbar").get_by_role("link", name=name, exact=True).click()
+        assert f"/{folder}/" in page.url
+
+
 def test_navigation_on_a_phone(page):
     phone(page)
     page.goto(LANDING)
