@@ -45,10 +45,11 @@ from wiseft.labels import image_folder
 from wiseft.learner import clip_learner
 from wiseft.linesearch import alpha_intervals
 from wiseft.loaders import clip_dataloaders, crop_box
-from wiseft.merging import WeightPath, merge_files
+from wiseft.merged_files import merge_files
 from wiseft.metrics import paired_bootstrap
 from wiseft.passes import batches, fitting_batch_size, reuse_memory, run_all
 from wiseft.transforms import ClipTransform
+from wiseft.weight_paths import WeightPath
 
 HERE, MEASURES = Path(__file__).resolve().parent, {}
 LIMITS = """
@@ -57,7 +58,7 @@ What binds where a bar isn't met:
 - **Exact curve from features.** Two matrix products have to be computed whatever one does. The row before it says what a curve that costs nothing would reach on this processor; only cheaper products would move it.
 - **bfloat16 over bare forward passes.** What is fixed weighs more where passes are short. For ResNet-50 on 128 images it is, in bfloat16, the agreement with fp32, for which 32 images are computed in fp32 at both ends; for the embedded CLIP it is the table, 31 classifiers on eight sets with exact and bootstrap intervals. Both weigh less the more images there are. In fp32 two runs of ResNet-50 gave 1.03, with batches of 32, and 1.18, with 64; why is not settled.
 - **Fine-tuning the embedded CLIP.** The row of bare steps says what bfloat16 alone reaches on one batch that is in memory; between it and ours lie the crops, made by PIL on the same two cores, the clipping of gradients and fastai's loop. Crops of whole batches at once would move it. BatchNorm folded into the convolutions was tried and left out: it gained less than it would cost to explain.
-- **Feeding.** A pass takes some hundredths of a second here, and other programs made its clock's ratio scatter (4.3 to 13.3 in eight runs); so the processor's time of all threads is compared. The hash of what the cache holds is no cause: it is checked when an entry is written, when that is opened, and once more two seconds later; in fifteen turns after that no file was hashed, the ratio in evaluation was 7.9 to 16.9 by the clock, and 10.5 to 17.2 by processor time, in the middle 12.3. Normalised on the CPU, the whole path gained 1.8 in the run of the table, on a core shared with several programs, and 2.6 and 2.9 by the clock before.
+- **Feeding.** A pass takes some hundredths of a second here, and other programs made its clock's ratio scatter (4.3 to 13.3 in eight runs); so the processor's time of all threads is compared. The hash of what the cache holds is no cause: it is checked when an entry is written, when that is opened, and once more two seconds later; in fifteen turns after that no file was hashed, the ratio in evaluation was 7.9 to 16.9 by the clock, and 10.5 to 17.2 by processor time, in the middle 12.3. Three batches are alive at a time, so that a pass of three, as it was measured before, is mostly the first touch of memory: normalised on the CPU the whole path then gained 1.8. Nine batches are measured now.
 - **Accelerators.** Unseen: `gpu.py` has sweeps, fine-tuning, exact curves and interpolation against wise-ft's way, a plain bf16 loop and the card's own limits, and has never met a GPU. Its logic is tried on a CPU with tiny towers, which says nothing about speed.
 - **Memory.** Of each image stay the predicted classes of 31 classifiers and a row in the table; pixels, features and logits go with their batch.
 """
@@ -256,6 +257,7 @@ by_processor = partial(ratio, turns=7, clock=time.process_time)
 def feeding(room):
     "Feeding, with no model: photographs of 224 pixels out of the cache, against the code of before, by processor time"
     clip, images = load_clip("iconclip"), photographs(Path(room, "photographs"), 192, 0)
+    images = images.subset([*range(192)]*3)  # nine batches: the first three are in memory that nobody has touched yet
     clip.preprocess = dict(clip.preprocess, size=224)  # no model: nothing else of the CLIP is used
     clip.transform = ClipTransform(clip.preprocess)
     raw = Unscaled(clip.preprocess)
@@ -274,6 +276,28 @@ def feeding(room):
     crops = lambda: reusing(all_of, Feeder(partial(source.batch, draws=draws), lists, "cpu"))
     yield f"training, with crops: before / {ready}", "≥ 4", by_processor(old, crops)
     yield f"training, with crops: before / {whole}", "≥ 2", by_processor(old, lambda: reusing(all_of, dl))
+
+
+@measure
+def partial_cache(room):
+    "An epoch of photographs of which the cache has room for some, with crops and no model, by processor time"
+    clip, images = load_clip("iconclip"), photographs(Path(room, "photographs"), 384, 0)
+    clip.preprocess = dict(clip.preprocess, size=224)
+    clip.transform = ClipTransform(clip.preprocess)
+
+    def epoch(share):
+        "A loader whose images' cache has room for such a share of them"
+        dl = clip_dataloaders(images, clip, 64, images.subset(range(8)), progress=False).train
+        needed = len(images)*np.asarray(dl.source.for_crops[0]).nbytes/1e9
+        os.environ["WISEFT_CACHE_GB"] = str(needed*(1.1 if share == 1 else 1.99*share))  # half is left to others
+        dl.source.decode_once(crops=True)
+        assert abs(dl.source.for_crops.kept_share - share) < .02
+        return dl
+    loaders = {share: epoch(share) for share in (0, .25, .5, 1)}
+    for share in .25, .5, 1:
+        yield (f"time with nothing kept / with {share:.0%} of the images kept", "",
+               by_processor(lambda: reusing(all_of, loaders[0]), lambda: reusing(all_of, loaders[share])))
+    os.environ.pop("WISEFT_CACHE_GB")
 
 
 # ---------- sweeps ----------
@@ -615,7 +639,7 @@ def loading(room):
 
     def unverified(folder):
         "As it was before: no second look at the architecture, and random weights drawn before they are replaced."
-        with patch("wiseft.clips.check_parameters"), patch("wiseft.clips._NoDraws", nullcontext):
+        with patch("wiseft.clips.check_parameters"), patch("wiseft.building._NoDraws", nullcontext):
             load_clip(folder)
     for name, folder in folders.items():
         costs = 1/ratio(lambda: unverified(folder), lambda: load_clip(folder), turns=9)

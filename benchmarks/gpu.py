@@ -30,8 +30,8 @@ from wiseft.heads import random_head
 from wiseft.learner import clip_learner
 from wiseft.linesearch import alpha_intervals
 from wiseft.loaders import clip_dataloaders
-from wiseft.merging import WeightPath
 from wiseft.passes import batches, ready
+from wiseft.weight_paths import WeightPath
 
 MEASURES = {}
 TINY = dict(embed_dim=32, vision_cfg=dict(image_size=32, layers=2, width=32, head_width=16, patch_size=16),

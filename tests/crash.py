@@ -28,7 +28,7 @@ from wiseft.files import atomic_path, existing_folder
 from wiseft.images import ImageSet
 from wiseft.kept import read_predictions, write_predictions
 from wiseft.results import MEAN, REFERENCE, results_table
-from wiseft.merging import merge_files
+from wiseft.merged_files import merge_files
 from wiseft.pico import pico_classifier
 from wiseft.report import write_report
 from wiseft.resume import read_training, write_training

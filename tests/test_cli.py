@@ -67,15 +67,27 @@ assert not {{'torch', 'fastai', 'open_clip', 'pandas', 'matplotlib'}} & set(sys.
     python("-c", code)
 
 
+HEAVY = ("open_clip.model torchvision timm fastai fastprogress transformers seaborn matplotlib scipy statsmodels "
+         "sklearn huggingface_hub httpx requests onnx IPython spacy sympy torch._dynamo torch._inductor")
+
+
 @pytest.mark.parametrize("code, heavy", [
     ("import typer.testing, wiseft.cli; typer.testing.CliRunner().invoke(wiseft.cli.app, ['models'])",
-     "torch open_clip torchvision timm fastai transformers"),
-    ("from wiseft.all import *",
-     "open_clip torchvision timm fastai transformers seaborn matplotlib scipy statsmodels huggingface_hub"),
+     f"torch safetensors.torch {HEAVY}"),
+    ("from wiseft.all import *", HEAVY),
 ], ids=["models", "all"])
 def test_what_is_heavy_is_imported_when_it_is_used(code, heavy):
-    loaded = python("-c", f"{code}; import sys; print(*sys.modules)").stdout.split()
-    assert "wiseft" in loaded and not set(heavy.split()) & set(loaded)
+    "Also what was imported for a moment, and is in `sys.modules` no more."
+    watch = """
+import sys
+class Watch:
+    seen = set()
+    def find_spec(name, *_): Watch.seen.add(name)
+sys.meta_path.insert(0, Watch)
+"""
+    loaded = python("-c", f"{watch}{code}; print(*Watch.seen)").stdout.split()
+    found = set(heavy.split()).intersection(loaded)
+    assert "wiseft.later" in loaded and not found
 
 
 def test_help_names_every_command():
@@ -279,6 +291,19 @@ def test_doubts_are_said(room):
 def test_the_device_is_said(room):
     assert "on the CPU, float32" in wiseft("evaluate", "zeroshot", "--suite", "suite", "--device", "cpu",
                                            cwd=room).stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP alone says how long its threads spin")
+@pytest.mark.parametrize("policy, spins", [(None, "'0'"), ("ACTIVE", "'30000000000'")])
+def test_threads_that_wait_do_not_spin(tmp_path, policy, spins):
+    "Two jobs on one machine would slow each other down; who asks for it still gets it."
+    env = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    env |= {"OMP_DISPLAY_ENV": "VERBOSE"} | ({"OMP_WAIT_POLICY": policy} if policy else {})
+    said = run(WISEFT, "zeroshot", "a,b", "-o", tmp_path / "made", env=env).stderr
+    told = [line.split("= ")[1] for line in said.splitlines() if "GOMP_SPINCOUNT" in line]
+    if not told:
+        pytest.skip("another OpenMP than GNU's")
+    assert set(told) == {spins}
 
 
 def test_every_command_that_computes_takes_a_device():

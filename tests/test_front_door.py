@@ -3,12 +3,15 @@ import shutil
 import warnings
 
 import numpy as np
+import open_clip
 import pandas as pd
 import pytest
 import torch
 from conftest import run
 from PIL import Image
-from test_cli import WISEFT
+from safetensors.torch import save_file
+from test_cli import WISEFT, wiseft
+from test_models import PREPROCESS, architecture  # noqa: F401, a fixture
 
 from wiseft.all import (
     evaluate,
@@ -21,6 +24,7 @@ from wiseft.all import (
     zeroshot_classifier,
     zeroshot_head,
 )
+from wiseft.classifiers import load_classifier
 from wiseft.plots import plot_alpha, plot_frontier, plot_shifts
 from wiseft.prompts import find_classnames
 from wiseft.report import headline
@@ -100,6 +104,75 @@ def test_images_shared_by_training_and_test(photos, tmp_path):
         folder_suite(photos / "photos", [photos / "photos/train"])
 
 
+def test_only_the_same_bytes_are_the_same_image(photos, tmp_path):
+    "Cameras count from 1 in each folder: a name and a size in common mean nothing yet, bytes do, under any name."
+    seen = next((photos / "photos/train/star").iterdir())
+    shutil.copytree(photos / "solid", tmp_path / "shift")
+    shutil.copytree(photos / "photos", tmp_path / "own")
+    other = bytearray(seen.read_bytes())
+    other[-1] ^= 1  # in the last chunk's checksum: as many bytes, under the same name
+    (tmp_path / "shift/star" / seen.name).write_bytes(other)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        folder_suite(photos / "photos", [tmp_path / "shift"])
+    shutil.copy(seen, tmp_path / "shift/star")
+    shutil.copy(seen, tmp_path / "own/test/star")
+    with pytest.warns(UserWarning) as said:
+        folder_suite(tmp_path / "own", [tmp_path / "shift"])
+    told = [str(w.message) for w in said]
+    assert [w.partition(":")[0] for w in told] == ["reference", "shift"], told
+    assert all(" 1 of " in w and f"star/{seen.name}" in w and "partly memory" in w for w in told), told
+
+
+def test_shared_images_are_told_at_a_prompt(photos, zeroshot, tmp_path):
+    zeroshot.save(tmp_path / "zeroshot")
+    shutil.copytree(photos / "solid", tmp_path / "shift")
+    shutil.copy(next((photos / "photos/train/star").iterdir()), tmp_path / "shift/star/again.png")
+    done = wiseft("evaluate", tmp_path / "zeroshot", "--reference", photos / "photos", "--shift", tmp_path / "shift")
+    said = " ".join(done.stderr.split())
+    assert "warning: shift: 1 of 33 test images are training images of the reference too" in said, said
+    done = wiseft("evaluate", tmp_path / "zeroshot", "--reference", photos / "photos", "--shift",
+                  photos / "photos/train", code=1)
+    assert "it measures memory. Test on other images." in " ".join(done.stderr.split()), done.stderr
+
+
+@pytest.mark.parametrize("kind, option", [("vit-quickgelu", "--quick-gelu"), ("vit", "--no-quick-gelu")])
+def test_a_checkpoint_of_somebody_else_s_from_the_shell(photos, tmp_path, architecture,  # noqa: F811
+                                                        monkeypatch, kind, option):
+    "A file as open_clip's training leaves it: to a classifier whose features are open_clip's own."
+    torch.manual_seed(0)
+    architecture("pico", "vit")
+    architecture("pico-quickgelu", "vit-quickgelu")
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "pico", dict(mine=dict(url="", **PREPROCESS)))
+    theirs, _, transform = open_clip.create_model_and_transforms(
+        "pico-quickgelu" if kind == "vit-quickgelu" else "pico", image_mean=PREPROCESS["mean"],
+        image_std=PREPROCESS["std"], image_interpolation="bilinear", image_resize_mode="squash")
+    theirs.eval()
+    with torch.no_grad():
+        for p in theirs.visual.parameters():
+            p.mul_(3)  # far enough from zero for GELU and QuickGELU to differ
+    save_file(theirs.state_dict(), tmp_path / "my.safetensors")
+    model = ("--model", "pico", "--pretrained", tmp_path / "my.safetensors")
+
+    for options, words in [((), "--quick-gelu (as OpenAI, MetaCLIP and DFN) or --no-quick-gelu"),
+                           ((option,), "--preprocess"), (("--preprocess", "mien", option), "Did you mean 'mine'")]:
+        refused = wiseft("zeroshot", photos / "photos", *model, *options, "-o", tmp_path / "made", code=1)
+        said = " ".join(refused.stderr.split())
+        assert words in said and "quick_gelu" not in said and "preprocess=" not in said, said
+    wiseft("zeroshot", photos / "photos", *model, "--preprocess", "mine", option, "-o", tmp_path / "made")
+
+    made = load_classifier(tmp_path / "made")
+    assert made.classnames == NAMES and made.clip.config["quick_gelu"] == (kind == "vit-quickgelu")
+    pictures = sorted((photos / "photos/test").rglob("*.png"))
+    with torch.no_grad():
+        x = torch.stack([transform(Image.open(p)) for p in pictures])
+        told = theirs.encode_image(x, normalize=True)
+        torch.testing.assert_close(made.clip.encode_image(x), told, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(torch.stack([made.clip.transform(Image.open(p)) for p in pictures]), x)
+    done = wiseft("predict", tmp_path / "made", *pictures[:2], "-o", tmp_path / "predictions.csv")
+    assert len(pd.read_csv(tmp_path / "predictions.csv")) == 2, done.stdout
+
+
 def test_text_features_are_kept(clip):
     counted = []
     hook = clip.model.transformer.register_forward_hook(lambda *_: counted.append(1))
@@ -138,8 +211,9 @@ def test_a_printed_table_has_all_its_columns(swept):
     table = wide(many)
     with pd.option_context("display.width", 80, "display.max_columns", 20):  # as in a script
         shown, by_pandas = repr(table), repr(pd.DataFrame(table))
+        parts = [repr(part) for part in (table.head(), table.query("method == 'zero-shot'"), table.reset_index())]
     assert "..." in by_pandas and "..." not in shown
-    assert all(name in shown for name in names)
+    assert all(name in each for name in names for each in [shown, *parts])
 
 
 @pytest.mark.parametrize("plot", [plot_frontier, plot_alpha, plot_shifts])

@@ -10,7 +10,7 @@ from wiseft.weights import weighted_sum
 
 MERGE = """
 import sys
-from wiseft.merging import merge_files
+from wiseft.merged_files import merge_files
 def peak(): return next(int(l.split()[1])/1024 for l in open('/proc/self/status') if l.startswith('VmHWM'))  # MiB
 before = peak()
 merge_files(sys.argv[1:3], [.75, .25], sys.argv[3])

@@ -19,11 +19,11 @@ from wiseft.checkpoints import write_state_dict
 from wiseft.clips import load_clip
 from wiseft.heads import zeroshot_head
 from wiseft.classifiers import ImageClassifier, load_classifier, zeroshot_classifier
-from wiseft.learner import parametrized, plain_weights
 from wiseft.merging import average, interpolate
 from wiseft.methods.lora import lora
 from wiseft.pico import pico_classifier
 from wiseft.text import BadFile
+from wiseft.trainable import parametrized, plain_weights
 
 NAMES = ["cat", "fire truck", "umbrella"]
 TEMPLATES = ["a photo of a {}", "{}, drawn"]

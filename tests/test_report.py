@@ -78,6 +78,8 @@ def test_the_slider_gives_the_numbers_of_the_table(page, report):
             dataset, zeroshot, averaged, finetuned = (c.split(" (")[0] for c in row.locator("th, td").all_inner_texts())
             want = (at["zero-shot", 0, dataset], at[method, alpha, dataset], at["fine-tuned", 1, dataset])
             assert (zeroshot, averaged, finetuned) == tuple(f"{100 * v:.1f}" for v in want)
+            if dataset in ("reference", "mean over shifts"):  # which stand beside the slider, too
+                assert f"{dataset} {averaged}" in page.locator("#gives").inner_text()
         places = [tuple(r.bounding_box().values()) for r in page.locator(".ring").all()]
         assert len(places) == 1 + at.index.get_level_values("dataset").nunique()
         seen.add(tuple(places))
@@ -85,6 +87,28 @@ def test_the_slider_gives_the_numbers_of_the_table(page, report):
     for ring in page.locator("[data-kind=alpha] .ring").all():
         box, frame = ring.bounding_box(), page.locator("[data-kind=alpha] .frame").bounding_box()
         assert 0 <= box["x"] - frame["x"] <= frame["width"] and 0 <= box["y"] - frame["y"] <= frame["height"]
+
+
+def test_the_slider_by_keys_and_by_hand(page):
+    slider = page.get_by_label("Mixing coefficient")
+    said = lambda: (page.locator("output.alpha").inner_text(), page.locator("#gives").inner_text())
+    slider.focus()
+    before, ring = said(), page.locator(".ring").first
+    at = ring.bounding_box()
+    page.keyboard.press("ArrowRight")
+    assert said()[0] == "0.6" and said()[1] != before[1] and ring.bounding_box() != at
+    for key, alpha in [("ArrowLeft", "0.5"), ("End", "1"), ("ArrowDown", "0.9"), ("Home", "0"), ("ArrowUp", "0.1")]:
+        page.keyboard.press(key)
+        assert said()[0] == slider.get_attribute("aria-valuetext") == alpha
+    box = slider.bounding_box()
+    y, x = box["y"] + box["height"] / 2, lambda share: box["x"] + 8 + (box["width"] - 16) * share
+    page.mouse.move(x(0.1), y)
+    page.mouse.down()
+    page.mouse.move(x(0.5), y, steps=5)
+    assert said() == before  # while it is held
+    page.mouse.move(x(0.8), y, steps=5)
+    page.mouse.up()
+    assert said()[0] == "0.8"
 
 
 def test_small_pictures_are_of_the_predictions(page, report):

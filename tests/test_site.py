@@ -34,7 +34,7 @@ STICKING_OUT = """() => {
 def site(tmp_path_factory):
     "Folder of the built site."
     copy = copy_tree(tmp_path_factory.mktemp("site") / "copy")
-    python(copy / "tools/docs.py", timeout=300)
+    python(copy / "tools/docs.py", timeout=900)
     return copy / "_docs"
 
 
@@ -176,6 +176,14 @@ def test_navigation(page):
     assert page.url.endswith(TUTORIAL)
 
 
+def test_each_kind_of_page_is_in_the_bar(page):
+    page.goto(LANDING)
+    for name, folder in dict(Tutorials="tutorials", Explanations="explanations", Reproductions="reproductions",
+                             API="api", **{"How to": "howto"}).items():
+        page.locator(".navbar").get_by_role("link", name=name, exact=True).click()
+        assert f"/{folder}/" in page.url
+
+
 def test_navigation_on_a_phone(page):
     phone(page)
     page.goto(LANDING)
@@ -191,7 +199,7 @@ def test_search_finds_a_function(page):
     page.keyboard.press("/")
     page.keyboard.type("merge_files")
     page.locator("a.search-result", has_text="merge_files").first.click()
-    assert "api/merging.html" in page.url
+    assert "api/merged_files.html" in page.url
 
 
 @pytest.mark.parametrize("colours", ["light", "dark"])

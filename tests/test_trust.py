@@ -24,7 +24,8 @@ from wiseft.labels import image_folder, table_set
 from wiseft.kept import read_predictions
 from wiseft.arrays import read_array, read_pickle_as_data
 from wiseft.loaders import captioned_images
-from wiseft.merging import interpolate, merge_files
+from wiseft.merged_files import merge_files
+from wiseft.merging import interpolate
 from wiseft.passes import extract_features
 from wiseft.prompts import read_classnames
 from wiseft.results import results_table

@@ -8,7 +8,8 @@ __all__ = ['clip_dataloaders', 'clip_learner', 'finetune', 'plot_alpha', 'plot_f
 
 # %% ../nbs/api/99_all.ipynb #e89a603a
 from .registry import method
-from .merging import average, interpolate, merge, merge_files
+from .merged_files import merge_files
+from .merging import average, interpolate, merge
 from .metrics import bootstrap_mean, clopper_pearson, holm, mcnemar_exact, paired_bootstrap
 from .robustness import effective_robustness, fit_baseline
 from .results import combine_seeds, compact, wide

@@ -10,8 +10,8 @@ from fastai.callback.core import Callback
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from types import SimpleNamespace
-from .learner import plain_weights
 from .steps import method_recipe
+from .trainable import plain_weights
 
 # %% ../nbs/api/44_averages.ipynb #cdc48ce9
 def _averaged_parts(classifier): # nn.ModuleDict

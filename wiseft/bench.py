@@ -277,19 +277,35 @@ def costs(self:Bench) -> pd.DataFrame:
 
 # %% ../nbs/api/53_bench.ipynb #90d1181c
 @patch
+def same_as_plain(self:Bench) -> dict: # name of a method -> alpha of plain fine-tuning
+    "Methods that get the same images right as an average of plain fine-tuning"
+    if not self.entries: return {}
+    alphas, at, plain = sorted(map(float, self.plan.alphas)), self._points(), self.entries['plain'].shares()
+    def twin(n, e): # None: there is none
+        mine = {d: s[at[n]] for d, s in e.shares().items()}
+        def same(k): return all(np.array_equal(s, plain[d][k]) for d, s in mine.items())
+        nearest = sorted(range(len(alphas)), key=lambda k: abs(k-at[n]))
+        return next((alphas[k] for k in nearest if same(k)), None)
+    twins = {n: twin(n, e) for n, e in self.entries.items() if n != 'plain'}
+    return {n: a for n, a in twins.items() if a is not None}
+
+@patch
 def sentences(self:Bench) -> list:
     "One about each method"
-    return [_sentence(r) for r in self.gains().itertuples()]
+    twins = self.same_as_plain()
+    return [_sentence(r, twins) for r in self.gains().itertuples()]
 
 @patch
 def __repr__(self:Bench): return '\n'.join(self.sentences())
 
-def _sentence(r):
+def _sentence(r, twins):
     "What a row of `gains` says"
     if r.why: return f'{r.method}: left out. {r.why}'
     alpha = '' if r.alpha != r.alpha else f' (α = {r.alpha:g})'
     where = f'{r.method}{alpha}: {100*r.reference:.1f} % on the reference, {100*r.shifted:.1f} % under shift.'
     if r.method == 'plain': return f'{where} The others are measured against its curve.'
+    if r.method in twins:
+        return f'{where} It gets the same images right as plain fine-tuning at α = {twins[r.method]:g}.'
     if r.gain != r.gain:
         return f'{where} Not comparable: on the reference {100*r.beyond:.1f} points above any plain average.'
     luck = ', so that it may be luck' if r.low <= 0 <= r.high else ''

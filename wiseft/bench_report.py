@@ -19,14 +19,20 @@ _GAINS = {'method': 'method', 'kind': 'kind', 'reference': 'reference, %', 'shif
           'gain': 'gain, points', 'low': '95 % from', 'high': 'to', 'p_holm': 'p, Holm', 'lr': 'learning rate',
           'strength': 'strength', 'alpha': 'α', 'why': 'left out because'}
 
-def _gains(gains):
+def _gains(gains, twins=()): # twins: methods that get the same images right as plain fine-tuning
     "The table of `Bench.gains` as people read it"
     shown = gains[[c for c in _GAINS if c in gains]].copy()
     for c in {'reference', 'shifted', 'gain', 'low', 'high'} & set(shown): shown[c] *= 100
     for c in {'lr', 'strength', 'alpha'} & set(shown): shown[c] = shown[c].map(_number)
     if 'p_holm' in shown: shown['p_holm'] = shown.p_holm.map(_p)
+    if twins: _mark(shown, shown.method.isin(twins))
     empty = [c for c in shown if (shown[c].isna() | (shown[c] == '')).all()]
     return shown.drop(columns=empty).rename(columns=_GAINS)
+
+def _mark(shown, same):
+    "No difference to measure, and no interval of it"
+    shown['gain'] = shown.gain.astype(object).mask(same, 'as plain')
+    for c in {'low', 'high', 'p_holm'} & set(shown): shown[c] = shown[c].mask(same)
 
 def _number(v): return '' if pd.isna(v) else f'{v:.3g}'
 def _p(p): return '' if pd.isna(p) else '< 0.001' if p < .001 else f'{p:.3f}'
@@ -63,7 +69,7 @@ def _body(found):
         picture = plot_bench.unseen(found.curves(), gains)
         yield html_figure('bench', picture, ' '.join(s for s in sentences if 'left out' not in s), _CAPTION)
     yield '<ul>' + '\n'.join(f'<li>{escape(s)}</li>' for s in sentences) + '</ul>'
-    yield '<h2>Gains</h2>\n' + html_table(_gains(gains))
+    yield '<h2>Gains</h2>\n' + html_table(_gains(gains, found.same_as_plain()))
     if found.entries: yield '<h2>What one classifier of each costs</h2>\n' + html_table(found.costs(), digits=0)
     yield '<h2>The plan</h2>\n' + html_table(_plan(found.plan))
 

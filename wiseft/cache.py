@@ -32,8 +32,8 @@ def entry_folder(
     "Where the arrays of a set are, or would be; None for sets without files, or if nothing is to be kept"
     if images.pixels is not None or not cache_limit(): return None
     files = hashlib.sha256()
-    for i, p in enumerate(images.paths.as_texts()):
-        files.update(f'{os.path.abspath(p)} {images.identity(i)}\n'.encode('utf-8', 'surrogatepass'))
+    for p, identity in zip(images.paths.as_texts(), images.identities()):
+        files.update(f'{os.path.abspath(p)} {identity}\n'.encode('utf-8', 'surrogatepass'))
     key = [__version__, PIL.__version__, images.border, images.upright, *map(str, what), files.hexdigest()]
     return _folder(kind, key)
 
@@ -169,7 +169,7 @@ class Pixels(Dataset):
         sizes = [a.nbytes for i in np.unique(np.linspace(0, len(self)-1, probes).astype(int))
                  if (a := _or_none(self, i)) is not None]
         needed = np.mean(sizes or [0])*len(self)
-        return len(self) if needed <= cache_limit() else int(.8*cache_limit()/needed*len(self))
+        return len(self) if needed <= cache_limit() else int(.5*cache_limit()/needed*len(self))
 
 def _or_none(pixels, i):
     try: return pixels[i]

@@ -26,7 +26,10 @@ class TextColumn(Sequence):
         ends = np.frombuffer(ends, np.int64)
         self.data, self.starts, self.ends = bytes(data), ends[:-1], ends[1:]
     def __len__(self): return len(self.starts)
-    def __iter__(self): return map(self.__getitem__, range(len(self)))
+    def __iter__(self):
+        for some in range(0, len(self), 10_000): # NumPy gives numbers one by one ten times as slowly
+            starts, ends = (t[some:some+10_000].tolist() for t in (self.starts, self.ends))
+            for start, end in zip(starts, ends): yield self.made(self.data[start:end].decode('utf-8', 'surrogatepass'))
     def __getitem__(self, i):
         if not isinstance(i, (int, np.integer)): return self.part(i)
         i = range(len(self))[i]

@@ -21,7 +21,8 @@ from .linesearch import AlphaCurve, alpha_intervals, projected_intervals
 from .members import Member, Remembered, at_precision, default_name, member
 from .passes import check_classes, common_transform, run_all
 from .registry import find_method, method, method_name
-from .merging import WeightPath, averageable, check_ends, prepare_merge, wise_ft
+from .merging import averageable, check_ends, prepare_merge, wise_ft
+from .weight_paths import WeightPath
 
 # %% ../nbs/api/50_ensembles.ipynb #eb4dcb5c
 @method('mix', 'logits', '2109.01903', knob='alpha')

@@ -74,15 +74,16 @@ def _sent(batch, device):
 
 # %% ../nbs/api/30_feeding.ipynb #25090d0b
 class Waiting:
-    "The batches of a loader, and the `share` of the time that was spent waiting for them"
-    def __init__(self, loader): self.loader, self.share = loader, 0.
+    "The batches of a loader, and the `share` of the time so far that was spent waiting for them"
+    def __init__(self, loader): self.loader, self.began, self.waited = loader, None, 0.
     def __len__(self): return len(self.loader)
+    @property
+    def share(self): return 0. if self.began is None else self.waited/(perf_counter()-self.began)
     def __iter__(self):
-        began, waited, batches = perf_counter(), 0., iter(self.loader)
+        self.began, self.waited, batches = perf_counter(), 0., iter(self.loader)
         while True:
             asked = perf_counter()
             try: b = next(batches)
             except StopIteration: return
-            waited += perf_counter()-asked
-            self.share = waited/(perf_counter()-began)
+            self.waited += perf_counter()-asked
             yield b

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from pathlib import Path
 from PIL import Image
+from torch.utils.data import Dataset
 from .columns import PathColumn, TextColumn
 from .decoding import open_image
 from .hashes import content_hashes, file_hash, file_identity
@@ -20,7 +21,7 @@ from .text import printable
 
 # %% ../nbs/api/11_images.ipynb #dd261315
 @dataclass
-class ImageSet:
+class ImageSet(Dataset):
     "Labelled image files with common class names"
     name:str           # as it appears in tables
     paths:PathColumn   # image files
@@ -117,6 +118,12 @@ def subset(self:ImageSet,
 def identity(self:ImageSet, i): # text; None where there is no such file
     "What changes when image `i` does: `file_identity`, within a tar with its place there"
     return self.members.identity(i) if self.members else file_identity(self.paths.as_texts()[i])
+
+@patch
+def identities(self:ImageSet): # yields that of each image
+    "All of them"
+    if self.members: return map(self.members.identity, range(len(self)))
+    return map(file_identity, self.paths.as_texts())
 
 @patch
 def hash(self:ImageSet, i): # 64 hexadecimal digits; None where there is no such file

@@ -51,7 +51,8 @@ def open_clip_tables(
     name = '_open_clip_tables'
     package = ModuleType(name)
     package.__path__ = find_spec('open_clip').submodule_search_locations
-    with patch.dict(sys.modules, {name: package, 'safetensors.torch': None}): # it does without
+    without = {'safetensors.torch': None, 'huggingface_hub': None} # which load, and are not there to read a table
+    with patch.dict(sys.modules, {name: package, **without}):
         return import_module(f'{name}.{part}')
 
 # %% ../nbs/api/00_later.ipynb #ed85de1d

@@ -16,7 +16,7 @@ def alpha_intervals(
 ) -> tuple: # low, high: (n,) float64 each; image i is right where low[i] < alpha < high[i]
     "The mixing coefficients at which each image is right (Och 2003)"
     u, v, y = _checked_outputs(zeroshot, finetuned, labels)
-    rows = max(1, 2**17//u.shape[1]) # images at a time, so that what is computed stays in the cores' caches
+    rows = max(1, 2**18//u.shape[1]) # images at a time, so that what is computed stays in the cores' caches
     bounds = [_bounds(*some) for some in zip(u.split(rows), v.split(rows), y[:,None].split(rows))]
     low, sets_low, high, sets_high = (torch.cat(b) for b in zip(*bounds))
     return _outwards(low, sets_low, y, -torch.inf), _outwards(high, sets_high, y, torch.inf)

@@ -13,7 +13,8 @@ from copy import deepcopy
 from pathlib import Path
 from torch import nn
 from .checkpoints import read_state_dict, write_state_dict
-from .clips import Clip, ImageModel
+from .building import ImageModel
+from .clips import Clip
 from .configs import check_preprocess_cfg, read_json, write_json
 from .devices import best_device
 from .files import sha256_file

@@ -67,6 +67,7 @@ th, td { text-align:left; padding:.25rem .6rem .25rem 0; border-bottom:1px solid
   [hidden] { display:none !important; } #alpha { width:100%; }
 .ring { position:absolute; width:.7rem; height:.7rem; margin:-.5rem; border:.16rem solid #c2185b;
   border-radius:50%; background:#ffffff80; }
+@media screen and (min-width:38rem) { .ring { width:1.1rem; height:1.1rem; margin:-.71rem; } }
 .strip, .cards { display:flex; flex-wrap:wrap; gap:.4rem; padding:0; list-style:none; }
   .small { object-fit:contain; background:#fff; border:1px solid var(--line); border-radius:4px; }
 .cards li { display:flex; gap:.5rem; width:17rem; max-width:100%; font-size:.85rem; line-height:1.3;

@@ -124,15 +124,28 @@ def riders(self:Plan, lr) -> list: # of `Trial`, with the first seed
 # %% ../nbs/api/52_plans.ipynb #02b8688b
 def expected_seconds(
     plan:Plan,
-) -> float: # of all fine-tunings at most, without reading and classifying images
-    "How long a plan takes, from a step of this size on this machine"
+) -> float: # of all fine-tunings and curves at most, without reading images
+    "How long a plan takes, from a step and a pass of this size on this machine"
     size, classifier = plan.recipe.get('batch_size', 128), plan.start.copy()
     x = torch.zeros(size, 3, *classifier.clip.image_size, device=classifier.device)
-    began = None
-    for _ in range(3): # the first makes room
-        classifier(x).sum().backward()
-        if x.is_cuda: torch.cuda.synchronize()
-        began = began or perf_counter()
-    t = plan.table()
+    step = _batch_seconds(lambda: classifier(x).sum().backward(), x.device)
+    with torch.no_grad(): look = _batch_seconds(lambda: classifier(x), x.device)
+    table, curves = plan.table(), sum(plan.n_curves(c) for c in plan.contenders())
     steps = plan.recipe.get('epochs', 10)*math.ceil(len(plan.suite.train)/size)
-    return (t.trials.sum() + t.runs.sum())*steps*(perf_counter()-began)/2
+    validation, test = len(plan.suite.validation), sum(map(len, plan.suite.datasets().values()))
+    seen = len(plan.alphas)*(table.trials.sum()*validation + curves*(validation + test))
+    return (table.trials.sum() + table.runs.sum())*steps*step + seen/size*look
+
+def _batch_seconds(f, device):
+    "What a call takes, once memory has been made room for it"
+    began = None
+    for _ in range(3):
+        f()
+        if device.type == 'cuda': torch.cuda.synchronize(device)
+        began = began or perf_counter()
+    return (perf_counter()-began)/2
+
+@patch
+def n_curves(self:Plan, contender) -> int:
+    "How many a row has: one a seed, or one of all seeds together"
+    return 1 if contender.method and takes_several(contender.method) else len(self.seeds)

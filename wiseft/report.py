@@ -201,13 +201,16 @@ def _around(c, alpha, plots): # plots: function that returns the pictures and wh
     texts = {(r.dataset, r.alpha): _with_interval(r) for r in c.itertuples()}
     start = int(np.argmin(np.abs(np.array(alphas)-alpha)))
     before = _begins(c)
-    about = dict(alpha=f'{alphas[start]:g}', last=len(alphas)-1, start=start, before=before)
+    told = [d for d in sets if d in (REFERENCE, MEAN)]
+    gives_at = lambda a: 'In per cent: ' + ', '.join(f'{d} {texts.get((d, a), "")}' for d in told)
+    gives = list(map(gives_at, alphas))
+    about = dict(alpha=f'{alphas[start]:g}', last=len(alphas)-1, start=start, before=before, gives=gives[start])
     drawn, paths = plots(c.pivot_table(index='alpha', columns='dataset', values='value')[sets])
     cell = lambda d, a, kind='n': f'<td class="{kind}">{texts.get((d, a), "")}</td>'
     cells = lambda d: cell(d, 0.) + cell(d, alphas[start], 'n moves') + cell(d, 1.)
     rows = [f'<tr><th scope="row">{escape(d)}</th>{cells(d)}</tr>' for d in sets]
     of_set = lambda d: [texts.get((d, a), '') for a in alphas]
-    data = dict(alphas=[f'{a:g}' for a in alphas], start=start, cells=list(map(of_set, sets)), paths=paths)
+    data = dict(alphas=[f'{a:g}' for a in alphas], gives=gives, cells=list(map(of_set, sets)), paths=paths)
     yield f'<section>{_CONTROL.substitute(about)}'
     yield from drawn
     held = json.dumps(data).replace('<', '\\u003c')
@@ -215,7 +218,8 @@ def _around(c, alpha, plots): # plots: function that returns the pictures and wh
 
 # %% ../nbs/api/61_report.ipynb #9b7ca8de
 _CONTROL = Template("""<div id="slider" hidden><label for="alpha">Mixing coefficient α = <output for="alpha" class="alpha">$alpha</output></label>
-<input type="range" id="alpha" min="0" max="$last" step="1" value="$start" aria-valuetext="$alpha"></div>""")
+<input type="range" id="alpha" min="0" max="$last" step="1" value="$start" aria-valuetext="$alpha">
+<div id="gives" class="soft">$gives</div></div>""")
 
 _NUMBERS = Template("""<h2>What each α gives</h2>
 <p class="soft">In per cent, with 95 % intervals.</p>
@@ -239,6 +243,7 @@ $rows
     const k = slider.value;
     slider.setAttribute("aria-valuetext", sweep.alphas[k]);
     words.forEach(w => w.textContent = sweep.alphas[k]);
+    document.getElementById("gives").textContent = sweep.gives[k];
     cells.forEach((c, i) => c.textContent = sweep.cells[i][k]);
     for (const [ring, path] of rings) {
       ring.hidden = !path[k];

@@ -110,7 +110,9 @@ def dataset_order(
 
 # %% ../nbs/api/04_results.ipynb #e66980b2
 class _Wide(pd.DataFrame):
-    "A table that prints all its columns, however narrow a terminal is"
+    "A table that prints all its columns, however narrow a terminal is; and so do its parts"
+    @property
+    def _constructor(self): return _Wide # of what pandas makes of it: `head()`, rows of a query
     def __repr__(self): return self.to_string()
 
 # %% ../nbs/api/04_results.ipynb #579161d1

@@ -7,7 +7,7 @@ __all__ = ['checkpoint_file', 'Checkpoint', 'write_training', 'read_training']
 
 # %% ../nbs/api/42_resume.ipynb #47c3d677
 import torch
-from fastai.callback.core import Callback, CancelEpochException
+from fastai.callback.core import Callback, CancelEpochException, CancelFitException
 from fastai.optimizer import OptimWrapper
 from json import dumps, loads
 from pathlib import Path
@@ -86,12 +86,18 @@ def _keepers(learn):
 def _save_checkpoint(cb):
     learn = cb.learn
     for watch in learn.cbs.filter(lambda o: hasattr(o, 'look')): watch.look() # what is saved is sound
-    if rank(): return # all have the same, and the first writes
     tensors = {f'model.{k}': v for k,v in learn.model.state_dict().items()}
     for i,p in enumerate(p for g in learn.opt.param_lists for p in g):
         tensors |= {f'optimizer.{i}.{k}': v for k,v in learn.opt.opt.state[p].items()}
     for name,keeper in _keepers(learn).items():
         tensors |= {f'{name}.{k}': v for k,v in keeper.kept().items()}
+    if spoilt := _spoilt(tensors): # a step of finite loss and gradient can go beyond what a float holds
+        learn.stop_reason = (
+            f'Training stopped after step {learn.train_iter}: NaN or infinite numbers in {spoilt}. They are in no '
+            f'checkpoint: one that was in {cb.file.parent} before is still there. Start again with a learning rate 10 '
+            'times lower or a longer warm-up.')
+        raise CancelFitException
+    if rank(): return # all have the same, and the first writes
     tensors = {k: v.detach().cpu().contiguous().clone() for k,v in (tensors | _noise()).items()}
     position = dict(step=learn.train_iter, epochs_before=cb.epochs_before, start_accuracy=learn.start_accuracy,
                     recipe=cb.run_recipe)
@@ -118,9 +124,12 @@ def read_training(
         _check_position(tensors, position)
     except (SafetensorError, TypeError, KeyError, ValueError, RecursionError) as e:
         raise BadFile(f'{file} is no whole checkpoint of a training ({why_failed(e)}). {again}') from e
-    spoilt = [k for k,v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
-    if spoilt: raise BadFile(f'{file} holds NaN or infinite numbers in {spoilt[0]}. {again}')
+    if spoilt := _spoilt(tensors): raise BadFile(f'{file} holds NaN or infinite numbers in {spoilt}. {again}')
     return tensors, position
+
+def _spoilt(tensors):
+    "Name of the first tensor that isn't finite, if there is one"
+    return next((k for k,v in tensors.items() if v.is_floating_point() and not v.isfinite().all()), None)
 
 def _check_position(tensors, position):
     "ValueError unless a training can go on from here"

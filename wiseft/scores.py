@@ -12,10 +12,11 @@ import hashlib, numpy as np, pandas as pd, torch
 from dataclasses import dataclass
 from fastcore.basics import patch
 from functools import cached_property
+from .calibration import expected_calibration_error
 from .datasets import ImageSet
 from .members import WHO
-from .metrics import batch_scores, bootstrap_mean, clopper_pearson, expected_calibration_error
-from .metrics import macro_f1, worst_group
+from .metrics import batch_scores, bootstrap_mean, clopper_pearson
+from .rare_classes import macro_f1, worst_group
 from .results import MEAN, REFERENCE, UNBOUNDED, results_table
 
 # %% ../nbs/api/32_scores.ipynb #5d1ebf9c

@@ -81,7 +81,7 @@ def _show_plan(plan, seconds, budget, place):
     show_table(table[['method', 'kind', 'paper', 'trials', 'runs']])
     for row in table[table.why != ''].itertuples(): say(f'{row.method} is left out: {row.why}')
     say(f'at most {table.trials.sum()+table.runs.sum()} fine-tunings on {len(plan.suite.train):,} images, about '
-        f'{duration(seconds)} {place}, and the time to read and classify images')
+        f'{duration(seconds)} {place}, and the time to read images')
     if budget is not None and seconds > 3600*budget: raise ValueError(
         f'That is more than the {budget:g} hours of --budget. Give fewer --methods, --seeds, --lrs or --epochs.')
 

@@ -257,15 +257,13 @@ def merge_(
     force:Force=False,
 ):
     "Merge the weights of classifiers, or of .safetensors files of any model; of two, average them."
-    from wiseft.merging import looks_at_images, write_merged
+    from wiseft.merged_files import write_merged
+    from wiseft.merging import looks_at_images
     if use or rule != 'weight-space': load_methods(use)
     rule, paths = _chosen_rule(rule, len(finetuned)), [zeroshot, *finetuned]
     auto = alpha == 'auto'
     knobs = _knobs(rule, None if auto else alpha, knobs)
-    for path in paths:
-        if not path.exists(): raise FileNotFoundError(f'There is no {path}. Give classifier folders, or files.')
-    if len({p.is_dir() for p in paths}) > 1: raise ValueError(
-        f"{' and '.join(map(str, paths))}: give classifier folders or files, not both.")
+    _check_paths(paths)
     looks, what = auto or looks_at_images(rule.function), '--alpha auto' if auto else rule.name
     if looks and not zeroshot.is_dir(): raise ValueError(
         f'{what} looks at images, which takes classifier folders. These are files of weights.')
@@ -290,6 +288,13 @@ def _chosen_rule(name, n): # `Method`
         f'{found.name} is of the kind {found.kind}. --rule is a merge or a search; `wiseft methods` lists them.')
     if found.name == 'weight-space': check_one_other(n)
     return found
+
+def _check_paths(paths):
+    "All are there, and are folders or files alike"
+    for path in paths:
+        if not path.exists(): raise FileNotFoundError(f'There is no {path}. Give classifier folders, or files.')
+    if len({p.is_dir() for p in paths}) > 1: raise ValueError(
+        f"{' and '.join(map(str, paths))}: give classifier folders or files, not both.")
 
 def _knobs(rule, alpha, others):
     "The knobs of a rule, as numbers"

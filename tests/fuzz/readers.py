@@ -272,7 +272,7 @@ def clip_parts(model):
 
 class Configs(Reader):
     "Configurations and weights of CLIPs"
-    rooms, share, weights = ("configs", "sources", "clips"), 0.25, "open_clip_model.safetensors"
+    rooms, share, weights = ("configs", "sources", "building", "clips"), 0.25, "open_clip_model.safetensors"
 
     def starts(self):
         for model in (MODEL, TIMM):

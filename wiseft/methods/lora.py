@@ -9,8 +9,8 @@ __all__ = ['LowRank', 'transformer_matrices', 'lora']
 import torch
 from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
-from ..learner import tower_blocks
 from ..registry import method
+from ..trainable import tower_blocks
 
 # %% ../../nbs/methods/lora.ipynb #d299793c
 class LowRank(nn.Module):

@@ -13,7 +13,9 @@ import numpy as np
 from scipy import special, stats
 
 from wiseft import metrics as m
+from wiseft.calibration import expected_calibration_error
 from wiseft.linesearch import AlphaCurve, alpha_intervals, bootstrap_best
+from wiseft.rare_classes import macro_f1, worst_group
 from wiseft.robustness import fit_baseline, from_axis, to_axis
 
 RESULTS, FIRST = Path(__file__).resolve().parent/'results.csv', 30 # experiments that tests/test_coverage.py does again
@@ -184,7 +186,7 @@ def f1(name, n, classes, cameras=0, experiments=300):
         knows = rng.random(n) < np.clip(right[labels]*easy, 0, 1)
         predicted = np.where(knows, labels, rng.integers(0, classes, n))
         truth = np.mean(2*hit/(share+called)) if not cameras else f1_of_cameras(classes)
-        return truth, *m.macro_f1(predicted, labels, camera, n_resamples=1000, rng=rng)[1:]
+        return truth, *macro_f1(predicted, labels, camera, n_resamples=1000, rng=rng)[1:]
 
 
 def f1_of_cameras(classes):
@@ -207,7 +209,7 @@ def worst(name, ps, n):
     def experiment(rng):
         sizes = np.broadcast_to(n, len(ps))
         groups = np.repeat(np.arange(len(ps)), sizes)
-        return min(ps), *m.worst_group(rng.random(len(groups)) < np.asarray(ps)[groups], groups)[1:]
+        return min(ps), *worst_group(rng.random(len(groups)) < np.asarray(ps)[groups], groups)[1:]
 
 
 worst('one group of 200', [.7], 200)
@@ -233,7 +235,7 @@ def ece(name, n, truly, a=4, b=1.5, groups=0, experiments=300):
         group = np.arange(n) % groups if groups else None
         right = truly(confidence) + (.1*rng.choice([-1, 1], groups)[group] if groups else 0)
         hit = rng.random(n) < right
-        return truth, *m.expected_calibration_error(confidence, hit, units=group, n_resamples=1000, rng=rng)[1:]
+        return truth, *expected_calibration_error(confidence, hit, units=group, n_resamples=1000, rng=rng)[1:]
 
 
 def calibrated(c): return c
