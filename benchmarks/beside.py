@@ -5,7 +5,8 @@
 
 Each checkout has a process of its own, with its own library and its own bench.py, and both stay while a piece is
 measured; after a turn of each to warm up they take turns. What counts is processor time, which other work on the
-machine disturbs less than the clock. A ratio above 1 says that this checkout is faster.
+machine disturbs less than the clock. A ratio above 1 says that this checkout is faster. `merging` writes a gigabyte a
+turn, for which a disk's file system takes .5 to 3.9 s as it likes: put TMPDIR into memory (/dev/shm) for it.
 """
 import argparse
 import subprocess
