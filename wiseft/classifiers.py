@@ -184,6 +184,21 @@ def prompt_tokens(self:ImageClassifier): # (n_classes, n_templates, context leng
     texts = [text for name in self.classnames for text in prompts(name, self.templates)]
     return self.clip.tokenizer(texts).reshape(len(self.classnames), len(self.templates), -1)
 
+# %% ../nbs/api/23_classifiers.ipynb #a16022ed
+@patch(as_prop=True)
+def tuning(self:ImageClassifier): # str
+    "For tables: '' for a classifier that was never trained or merged, 'plain' where its recipe has no name for it"
+    return self.recipe.get('tuning', 'plain') if self.alpha or self.parents or self.recipe else ''
+
+@patch(as_prop=True)
+def method(self:ImageClassifier): # str, or None where alpha says it
+    "Name of the way of merging, for tables, if it was another one than WiSE-FT's"
+    has_words = bool(self.clip.tokenizer)
+    trained_head = self.recipe and not self.parents
+    if self.alpha == 0 and (trained_head or not has_words): return 'start'
+    name = self.recipe.get('merge', {}).get('name')
+    return None if name == 'weight-space' else name
+
 # %% ../nbs/api/23_classifiers.ipynb #9af84431
 @patch
 def check_averageable(self:ImageClassifier,
@@ -215,21 +230,6 @@ def averaged(self:ImageClassifier,
     new.recipe = recipe | (dict(merge=how) if how else {})
     new.beside = {'prepared.safetensors': prepared} if prepared else {}
     return new.eval()
-
-# %% ../nbs/api/23_classifiers.ipynb #a16022ed
-@patch(as_prop=True)
-def tuning(self:ImageClassifier): # str
-    "For tables: '' for a classifier that was never trained or merged, 'plain' where its recipe has no name for it"
-    return self.recipe.get('tuning', 'plain') if self.alpha or self.parents or self.recipe else ''
-
-@patch(as_prop=True)
-def method(self:ImageClassifier): # str, or None where alpha says it
-    "Name of the way of merging, for tables, if it was another one than WiSE-FT's"
-    has_words = bool(self.clip.tokenizer)
-    trained_head = self.recipe and not self.parents
-    if self.alpha == 0 and (trained_head or not has_words): return 'start'
-    name = self.recipe.get('merge', {}).get('name')
-    return None if name == 'weight-space' else name
 
 # %% ../nbs/api/23_classifiers.ipynb #3d77d4c8
 @patch
