@@ -16,7 +16,7 @@ demo: .venv/.library
 
 ## make test      everything that is tested, by two processes: notebooks, package, command line, tree in step
 test: .venv/.tools
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -ra --durations=10 tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -ra --durations=10 tests
 
 ## make fuzz      change files of every kind thousands of times, and look at what is made of them
 fuzz: .venv/.tools

@@ -1,4 +1,5 @@
 "What all tests share: the tree as a copy, a cache of their own, processes."
+import json
 import os
 import shutil
 import subprocess
@@ -8,6 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+LONGEST = "test_pages", "test_notebooks", "test_site", "test_package"
+
+
+def pytest_collection_modifyitems(items):
+    "The longest files first: at the end one process would wait for the other."
+    items.sort(key=lambda item: [*LONGEST, item.path.stem].index(item.path.stem))
 
 
 def pytest_configure(config):
@@ -63,7 +71,28 @@ def python(*args, **kwargs):
     return run(sys.executable, *args, **kwargs)
 
 
-def check_notebook(path, record_property):
-    "Run a notebook in a process of its own; what it has stored must be what it prints."
-    done = python(ROOT / "tools/refresh.py", "--here", "--check", ROOT / path, timeout=900)
-    record_property("stored outputs", f"{path}: {done.stdout.strip()}")
+@pytest.fixture(scope="session")
+def refresh(cache, tmp_path_factory):
+    "A function that runs a notebook in a fork of a process that has imported what is heavy and is not ours."
+    command = [sys.executable, ROOT / "tools/refresh.py", "--serve"]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    logs = [tmp_path_factory.mktemp("refresh") / name for name in ("stdout", "stderr")]
+
+    def run_notebook(path, check=True, ok=True):
+        print(json.dumps([str(ROOT / path), check, *map(str, logs)]), file=server.stdin, flush=True)
+        code = int(server.stdout.readline())
+        done = subprocess.CompletedProcess(path, code, *[log.read_text() for log in logs])
+        assert (code == 0) == ok, f"{path} ended with {code}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    yield run_notebook
+    said = server.communicate()[1]
+    assert not said, "importing what is heavy and is not ours is silent"
+
+
+@pytest.fixture
+def check_notebook(refresh, record_property):
+    "A function that runs a notebook; what it has stored must be what it prints."
+    def check(path):
+        record_property("stored outputs", f"{path}: {refresh(path).stdout.strip()}")
+    return check

@@ -1,15 +1,15 @@
-"Every module's notebook, run for real in a process of its own; what is stored is what it prints."
+"Every module's notebook, run for real, each anew; what is stored is what it prints."
 import json
 
 import pytest
-from conftest import ROOT, check_notebook, python, tree
+from conftest import tree
 
 NOTEBOOKS = [p for p in tree() if p.suffix == ".ipynb" and p.parent.name == "api"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=str)
-def test_notebook(path, record_property):
-    check_notebook(path, record_property)
+def test_notebook(path, check_notebook):
+    check_notebook(path)
 
 
 def notebook(path, source, outputs=()):
@@ -23,17 +23,27 @@ def stored(path):
     return json.loads(path.read_text())["cells"][0]["outputs"]
 
 
-def test_a_failing_notebook_is_found(tmp_path):
-    done = python(ROOT / "tools/refresh.py", "--here", "--check", notebook(tmp_path / "a.ipynb", "1/0"), ok=False)
+def test_a_notebook_finds_nothing_of_ours_and_of_other_notebooks(refresh, tmp_path):
+    found = "import os, sys\n[m for m in sys.modules if m.startswith('wiseft')], os.environ.get('LEFT'), os.getcwd()"
+    outputs = []
+    for leave in "", "\nimport wiseft.weights\nos.environ['LEFT'] = 'behind'\nos.chdir('/')", "":
+        path = notebook(tmp_path / "a.ipynb", found + leave)
+        refresh(path, check=False)
+        outputs.append(stored(path))
+    assert f"([], None, '{tmp_path}')" in str(outputs[0]) and outputs[0] == outputs[2]
+
+
+def test_a_failing_notebook_is_found(refresh, tmp_path):
+    done = refresh(notebook(tmp_path / "a.ipynb", "1/0"), ok=False)
     assert "ZeroDivisionError" in done.stderr
 
 
-def test_a_stale_output_is_found(tmp_path):
+def test_a_stale_output_is_found(refresh, tmp_path):
     path = notebook(tmp_path / "a.ipynb", "print('new words', 1)")
-    assert "new words" in python(ROOT / "tools/refresh.py", "--here", "--check", path, ok=False, cwd=ROOT).stderr
-    python(ROOT / "tools/refresh.py", "--here", path)
+    assert "new words" in refresh(path, ok=False).stderr
+    refresh(path, check=False)
     assert stored(path)[0]["text"] == ["new words 1\n"]
-    python(ROOT / "tools/refresh.py", "--here", "--check", path)
+    refresh(path)
 
 
 TABLE = "import pandas as pd; pd.DataFrame(dict(n=[812, 1239], accuracy=[.8125, .7893]))"
@@ -48,42 +58,42 @@ PICTURE = "import matplotlib.pyplot as plt; plt.plot([0, 1, 2], [.5, {}, .7]);"
     (TABLE, ("<td>1239</td>", "<td>1240</td>")),
     (TABLE, ("<th>accuracy</th>", "<th>error</th>")),
 ])
-def test_a_stale_number_is_found(tmp_path, source, edit):
+def test_a_stale_number_is_found(refresh, tmp_path, source, edit):
     path = notebook(tmp_path / "a.ipynb", source)
-    python(ROOT / "tools/refresh.py", "--here", path)
-    assert python(ROOT / "tools/refresh.py", "--here", "--check", path).stdout in ("1 texts\n", "1 tables\n")
+    refresh(path, check=False)
+    assert refresh(path).stdout in ("1 texts\n", "1 tables\n")
     fresh = stored(path)
     old = json.loads(json.dumps(fresh).replace(*edit))
     assert old != fresh
     notebook(path, source, old)
-    assert "stale" in python(ROOT / "tools/refresh.py", "--here", "--check", path, ok=False, cwd=ROOT).stderr
+    assert "stale" in refresh(path, ok=False).stderr
 
 
-def test_a_stale_picture_is_found(tmp_path):
+def test_a_stale_picture_is_found(refresh, tmp_path):
     path = notebook(tmp_path / "a.ipynb", PICTURE.format(.6))
-    python(ROOT / "tools/refresh.py", "--here", path)
+    refresh(path, check=False)
     notebook(path, PICTURE.format(.9), stored(path))
-    assert "stale" in python(ROOT / "tools/refresh.py", "--here", "--check", path, ok=False, cwd=ROOT).stderr
+    assert "stale" in refresh(path, ok=False).stderr
 
 
 @pytest.mark.parametrize("stored_number, ok", [("0.6125", True), ("lost", False)])
-def test_after_training_words_are_compared(tmp_path, stored_number, ok):
+def test_after_training_words_are_compared(refresh, tmp_path, stored_number, ok):
     source = "import pandas as pd\ndef fit(n): return n\nfit(1)\npd.DataFrame(dict(accuracy=[.8125]))"
     path = notebook(tmp_path / "a.ipynb", source)
-    python(ROOT / "tools/refresh.py", "--here", path)
+    refresh(path, check=False)
     notebook(path, source, json.loads(json.dumps(stored(path)).replace("<td>0.8125", f"<td>{stored_number}")))
-    python(ROOT / "tools/refresh.py", "--here", "--check", path, ok=ok, cwd=ROOT)
+    refresh(path, ok=ok)
 
 
-def test_rounding_is_not_stale(tmp_path):
+def test_rounding_is_not_stale(refresh, tmp_path):
     path = notebook(tmp_path / "a.ipynb", "print('accuracy', 0.8125)",
                     [dict(name="stdout", output_type="stream", text=["accuracy 0.8130"])])
-    python(ROOT / "tools/refresh.py", "--here", "--check", path)
+    refresh(path)
 
 
-def test_cells_not_to_be_run_keep_their_outputs(tmp_path):
+def test_cells_not_to_be_run_keep_their_outputs(refresh, tmp_path):
     kept = dict(name="stdout", output_type="stream", text=["kept"])
     for option in "#| eval: false", "#| notest":
         path = notebook(tmp_path / "a.ipynb", option + "\n1/0", [kept])
-        python(ROOT / "tools/refresh.py", "--here", path)
+        refresh(path, check=False)
         assert stored(path) == [kept]

@@ -6,17 +6,22 @@
 
 A check compares words exactly, numbers but for rounding, tables entry by entry, pictures by what they plot.
 
-Each notebook runs in a process of its own. Cells marked `#| eval: false` or with one of settings.ini's `tst_flags`
-are not run and keep their outputs.
+Each notebook runs in a process of its own; for the tests, in a fork of one that has imported what is heavy and is not
+ours, which would take longer than most notebooks. Cells marked `#| eval: false` or with one of settings.ini's
+`tst_flags` are not run and keep their outputs.
 """
 import argparse
+import gc
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from configparser import ConfigParser
+from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +30,9 @@ ROOM = 0.02  # how far numbers that aren't whole may be apart, as a part of the 
 TRAINING = re.compile(
     r"\b(finetune|bench|run_trial)\(|\bfit(?!_baseline)\w*\(\w|\bbackward\(\)|wiseft\('(finetune|demo)"
 )
+HEAVY = ("execnb.shell nbdev.clean fastcore.test fastai.learner fastai.vision.data open_clip seaborn scipy.stats "
+         "statsmodels.stats.proportion typer.testing")
+LIMIT = 900  # seconds for one notebook
 
 
 def notebooks():
@@ -169,12 +177,32 @@ def run_one(path, check):
     print(", ".join(f"{n} {what}" for what, n in counts.items() if n) or "no outputs")
 
 
+def serve():
+    "Run a notebook for each line of standard input, in a fork that goes on here and ends as a process of its own."
+    for name in HEAVY.split():
+        import_module(name)
+    sys.modules.pop("modulefinder", None)  # which torchvision imports, and api/00_later.ipynb shows being imported
+    gc.freeze()  # or each fork would go through all of it at its end
+    for line in sys.stdin:
+        path, check, *logs = json.loads(line)
+        if pid := os.fork():
+            print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+            continue
+        signal.alarm(LIMIT)
+        for standard, name in enumerate([os.devnull, *logs]):
+            os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), standard)
+        return run_one(Path(path), check)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebooks", nargs="*", type=Path)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # the process of one notebook
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)  # for the tests
     args = parser.parse_args()
+    if args.serve:
+        return serve()
     paths = [p.resolve() for p in args.notebooks] or notebooks()
     if args.here:
         return run_one(paths[0], args.check)

@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, HfApi, ModelCardData
 from pathlib import Path
 from .exchange import read_results
 from .files import atomic_path, existing_folder
-from .plots import PICTURES, alt_text
+from .table_pictures import PICTURES, alt_text
 from .results import compact, first_metric
 from .saving import read_card
 from .text import first_few

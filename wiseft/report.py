@@ -19,7 +19,8 @@ from .decoding import UnreadableImage
 from .kept import KeptPredictions, compare_ends
 from .pages import html_figure, html_page, html_table
 from .paper import robustness
-from .plots import NAMES, alt_text, curves, known_baselines, pictures
+from .plot_data import NAMES, curves, known_baselines
+from .table_pictures import alt_text, pictures
 from .text import counted
 from .results import MEAN, REFERENCE, STARTS, UNBOUNDED, check_single, dataset_order, first_metric, wide
 

@@ -34,7 +34,7 @@ def plot(
 # %% ../nbs/api/74_shell_report.ipynb #129eb7df
 def _draw(table, folder):
     "Write the pictures that a table has what is needed for into a folder"
-    from wiseft.plots import PICTURES,pictures
+    from wiseft.table_pictures import PICTURES, pictures
     from wiseft.results import first_metric
     table = first_metric(table)
     drawn = []
