@@ -33,7 +33,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
 from wiseft.cache import Pixels, ShortSide, decode_once
-from wiseft.classifiers import ImageClassifier, load_classifier, zeroshot_classifier
+from wiseft.classifiers import ImageClassifier, zeroshot_classifier
 from wiseft.clips import load_clip
 from wiseft.costs import operations
 from wiseft.datasets import Suite, load_suite, protocol
@@ -45,6 +45,7 @@ from wiseft.labels import image_folder
 from wiseft.learner import clip_learner
 from wiseft.linesearch import alpha_intervals
 from wiseft.loaders import clip_dataloaders, crop_box
+from wiseft.loading import load_classifier
 from wiseft.merged_files import merge_files
 from wiseft.metrics import paired_bootstrap
 from wiseft.passes import batches, fitting_batch_size, reuse_memory, run_all
@@ -647,7 +648,7 @@ def loading(room):
     saved = zeroshot_classifier(load_clip("iconclip"), ["a", "b"], ["{}"]).save(Path(room, "classifier"))
 
     def unhashed():
-        with patch("wiseft.classifiers.check_saved"), patch("wiseft.classifiers.sha256_file"):
+        with patch("wiseft.loading.check_saved"), patch("wiseft.loading.sha256_file"):
             load_classifier(saved)
     costs = 1/ratio(unhashed, lambda: load_classifier(saved), turns=9)
     yield "embedded CLIP: a classifier loaded with its files' hashes compared / without", "≤ 1.05", costs

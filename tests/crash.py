@@ -20,7 +20,8 @@ from test_models import write as write_clip
 from wiseft.cache import open_entry, write_entry
 from wiseft.card import write_card
 from wiseft.checkpoints import read_state_dict, write_state_dict
-from wiseft.classifiers import load_classifier, zeroshot_classifier
+from wiseft.classifiers import zeroshot_classifier
+from wiseft.loading import load_classifier
 from wiseft.clips import load_clip
 from wiseft.exchange import append_results, read_results, write_results
 from wiseft.exports import export_transformers

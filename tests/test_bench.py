@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 import torch
 from wiseft.bench import bench
-from wiseft.classifiers import load_classifier, zeroshot_classifier
+from wiseft.classifiers import zeroshot_classifier
 from wiseft.datasets import load_suite
+from wiseft.loading import load_classifier
 from wiseft.methods import ema, lora, spd  # noqa: F401
 from wiseft.pico import pico_clip
 from wiseft.registry import REGISTRY, method

@@ -22,11 +22,12 @@ from torchvision.models import get_model
 from typer.testing import CliRunner
 
 from wiseft.checkpoints import write_state_dict
-from wiseft.classifiers import load_classifier, zeroshot_classifier
+from wiseft.classifiers import zeroshot_classifier
 from wiseft.cli import app
 from wiseft.clips import load_clip
 from wiseft.configs import read_json, write_json
 from wiseft.exports import export_classifier
+from wiseft.loading import load_classifier
 from wiseft.merging import interpolate
 
 CONFIG = dict(embed_dim=16, quick_gelu=True,

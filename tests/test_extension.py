@@ -96,9 +96,9 @@ def test_merge(tuned):
 
 
 def test_table_and_picture(tuned):
-    from wiseft.classifiers import load_classifier
     from wiseft.datasets import folder_suite
     from wiseft.ensembles import sweep
+    from wiseft.loading import load_classifier
     from wiseft.plots import plot_alpha
     from wiseft.registry import REGISTRY
 

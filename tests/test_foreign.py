@@ -15,9 +15,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipVisionModel
 
 from wiseft.checkpoints import write_state_dict
-from wiseft.classifiers import load_classifier
 from wiseft.clips import load_clip
 from wiseft.configs import write_json
+from wiseft.loading import load_classifier
 from wiseft.text import BadFile
 
 CLIP = '''

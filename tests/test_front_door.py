@@ -24,7 +24,7 @@ from wiseft.all import (
     zeroshot_classifier,
     zeroshot_head,
 )
-from wiseft.classifiers import load_classifier
+from wiseft.loading import load_classifier
 from wiseft.plots import plot_alpha, plot_frontier, plot_shifts
 from wiseft.prompts import find_classnames
 from wiseft.report import headline

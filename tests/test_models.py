@@ -18,7 +18,8 @@ import wiseft.saving
 from wiseft.checkpoints import write_state_dict
 from wiseft.clips import load_clip
 from wiseft.heads import zeroshot_head
-from wiseft.classifiers import ImageClassifier, load_classifier, zeroshot_classifier
+from wiseft.classifiers import ImageClassifier, zeroshot_classifier
+from wiseft.loading import load_classifier
 from wiseft.merging import average, interpolate
 from wiseft.methods.lora import lora
 from wiseft.pico import pico_classifier

@@ -11,7 +11,6 @@ NOTEBOOKS = [p for p in tree() if p.suffix == ".ipynb"]
 API = [p for p in NOTEBOOKS if p.parent == Path("nbs/api")]
 METHODS = [p for p in NOTEBOOKS if p.parent == Path("nbs/methods")]
 MODULES = {p.stem.partition("_")[2]: place for place, p in enumerate(API)}  # name -> place in the order of layers
-PAGES = {f"methods.{p.stem}" for p in METHODS}
 # they may import a method, and no method them
 ABOVE_METHODS = {p.stem.partition("_")[2] for p in API if p.stem >= "50"}
 FINETUNING = {"loaders", "guards", "steps", "resume", "learner", "averages", "costs", "trials"}
@@ -39,6 +38,15 @@ def exported(path):
 def parsed(source):
     "Syntax tree of a cell, without its magics."
     return ast.parse(re.sub(r"^[ \t]*[%!].*$", "", source, flags=re.M))
+
+
+def module_of(path):
+    "The module that a notebook exports to, in a list; those that explain export to none."
+    return [o.split()[1] for s in cells(path, "code") for o in options(s) if o.startswith("default_exp")]
+
+
+# methods that are modules; the pages of others explain what stands in the API
+PAGES = {f"methods.{p.stem}" for p in METHODS if module_of(p)}
 
 
 def imports(source):
@@ -108,7 +116,7 @@ def test_layout(path):
     name = path.stem.partition("_")[2]
     assert re.fullmatch(r"\d\d_\w+", path.stem)
     assert cells(path, "markdown")[0].split("\n")[0] == f"# {name}"
-    assert [o.split()[1] for s in cells(path, "code") for o in options(s) if o.startswith("default_exp")] == [name]
+    assert module_of(path) == [name]
     for source in exported(path):
         assert len(source.splitlines()) <= 50, f"an exported cell has at most 50 lines:\n{source}"
         for module, names in imports(source):
@@ -125,10 +133,15 @@ def test_layout(path):
 
 @pytest.mark.parametrize("path", METHODS, ids=str)
 def test_layout_of_a_method(path):
+    """The pages of plain fine-tuning, WiSE-FT, the uniform soup and output-space ensembles export nothing: other
+    modules stand on these methods, so that their code lies below, in the API."""
     assert re.fullmatch(r"[a-z]\w*", path.stem)
-    assert [o.split()[1] for s in cells(path, "code") for o in options(s)
-            if o.startswith("default_exp")] == [f"methods.{path.stem}"]
     source = "\n".join(exported(path))
+    if not module_of(path):
+        assert not source, "a page without default_exp explains a method of the API and exports nothing"
+        assert "](../api/" in "".join(cells(path, "markdown")), "say where the code of the method is"
+        return
+    assert module_of(path) == [f"methods.{path.stem}"]
     assert "@method(" in source, "a page defines a method that the registry knows"
     lines = [line for line in source.splitlines() if line and not line.startswith("#|")]
     assert len(lines) <= 60, f"{len(lines)} lines of code and imports; 30 without imports are enough for most"
@@ -138,6 +151,21 @@ def test_layout_of_a_method(path):
             below = own in set(MODULES) - ABOVE_METHODS and names and "*" not in names
             assert below, f"{path} imports {module}: a method uses floors below it, by name"
         assert module.partition(".")[0] not in ALONE, f"{module} is for {ALONE.get(module.partition('.')[0])} alone"
+
+
+def is_method(node):
+    "Whether a function is decorated as a method that the registry knows."
+    calls = [d.func for d in getattr(node, "decorator_list", []) if isinstance(d, ast.Call)]
+    return any(isinstance(f, ast.Name) and f.id == "method" for f in calls)
+
+
+def test_methods_of_the_api_have_a_page():
+    "Of its own a method has one anyway, in the notebook that it is defined in."
+    nodes = [n for p in API for s in exported(p) for n in ast.walk(parsed(s))]
+    without = [p for p in METHODS if not module_of(p)]
+    told = {name for p in without for s in cells(p, "code") for _, names in imports(s) for name in names}
+    below = {n.name for n in nodes if is_method(n)}
+    assert below and not below - told, "its page imports the method and checks it"
 
 
 def test_no_public_name_means_two_things():

@@ -15,7 +15,8 @@ from test_models import NAMES, TEMPLATES, build, config_of, write
 
 from wiseft.cache import cache_limit
 from wiseft.checkpoints import read_checkpoint, read_state_dict, write_state_dict
-from wiseft.classifiers import load_classifier, zeroshot_classifier
+from wiseft.classifiers import zeroshot_classifier
+from wiseft.loading import load_classifier
 from wiseft.clips import load_clip
 from wiseft.datasets import load_suite
 from wiseft.exchange import read_results, write_results

@@ -9,11 +9,11 @@ import torch
 from fastai.callback.core import Callback
 from fastai.optimizer import OptimWrapper
 from PIL import Image
-from wiseft.classifiers import load_classifier
 from wiseft.datasets import folder_suite
 from wiseft.ensembles import sweep
 from wiseft.learner import clip_learner, finetune
 from wiseft.loaders import clip_dataloaders
+from wiseft.loading import load_classifier
 from wiseft.methods.carot import carot
 from wiseft.methods.ema import EMA
 from wiseft.methods.flyp import flyp

@@ -21,7 +21,8 @@ from .labels import image_folder
 from .datasets import folder_suite, load_suite, protocol, Suite
 from .clips import Clip, load_clip
 from .heads import zeroshot_head
-from .classifiers import ImageClassifier, load_classifier, zeroshot_classifier
+from .classifiers import ImageClassifier, zeroshot_classifier
+from .loading import load_classifier
 from .passes import extract_features, predict
 from .members import Member
 from .scores import Metric, score

@@ -12,12 +12,12 @@ from functools import cache, partial
 from fastcore.basics import patch
 from pathlib import Path
 from time import perf_counter
-from .classifiers import load_classifier
 from .configs import read_json
 from .costs import arithmetic
 from .ensembles import DEFAULT_ALPHAS, alpha_by_rule, members, nearly_best
 from .evaluation import evaluate
 from .files import atomic_path
+from .loading import load_classifier
 from .matching import matched_gains
 from .merging import merge
 from .plans import LONGER, PLAINS_RATE, Plan, can_compete, takes_several

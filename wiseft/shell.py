@@ -300,7 +300,7 @@ def _suite_of_folders(reference, shift, **options):
 # %% ../nbs/api/70_shell.ipynb #7e8f2caf
 def load_named(folders, device=None): # dict name -> classifier
     "Classifiers by name, with one list of classes"
-    from wiseft.classifiers import load_classifier
+    from wiseft.loading import load_classifier
     names = [f.name for f in folders] if len({f.name for f in folders}) == len(folders) else [str(f) for f in folders]
     if len(set(names)) < len(names): raise ValueError(f'A classifier is named twice: {", ".join(names)}.')
     return {n: load_classifier(f, device) for n, f in zip(names, folders)}

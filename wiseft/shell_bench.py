@@ -44,8 +44,8 @@ def bench_(
     rates = _rates(lrs)
     load = suite_loader(suite, reference, shift, **({} if reference else dict(training=True)))
     from wiseft.bench import bench
+    from wiseft.loading import load_classifier
     from wiseft.plans import Plan, expected_seconds
-    from wiseft.classifiers import load_classifier
     load_methods(use)
     device, place = chosen_device(device, 'bf16')
     start = load_classifier(classifier, device)

@@ -136,7 +136,7 @@ def sweep_(
                         training=looks or split=='validation')
     if precision not in ('fp32', 'bf16'): raise typer.BadParameter(f'--precision is fp32 or bf16, got {precision!r}')
     from wiseft.ensembles import sweep
-    from wiseft.classifiers import load_classifier
+    from wiseft.loading import load_classifier
     device,place = chosen_device(device, precision)
     with results_file(output, force) as write:
         start,end = load_classifier(zeroshot, device),load_classifier(finetuned, device)
@@ -214,7 +214,7 @@ def predict_(
     "Classes and probabilities of pictures without labels."
     from wiseft.classify import classify
     from wiseft.files import atomic_path
-    from wiseft.classifiers import load_classifier
+    from wiseft.loading import load_classifier
     check_ending(output, '.csv')
     device,place = chosen_device(device)
     say(f'classifying {place}')

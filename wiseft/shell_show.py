@@ -67,7 +67,7 @@ def export(
     force:Force=False,
 ):
     "Write a classifier for programs without wiseft."
-    from wiseft.classifiers import load_classifier
     from wiseft.exports import export_classifier
+    from wiseft.loading import load_classifier
     export_classifier(load_classifier(classifier, 'cpu'), to.value, output, precision, force)
     wrote(output)

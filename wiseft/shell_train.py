@@ -202,8 +202,8 @@ def finetune_(
 ):
     "Fine-tune a classifier on the images of a reference distribution."
     from wiseft.learner import finetune
+    from wiseft.loading import load_classifier
     from wiseft.processes import first_writes
-    from wiseft.classifiers import load_classifier
     from wiseft.text import counted
     chosen = _chosen_for(captions, method, use)
     average, train = chosen['average']() if 'average' in chosen else None, _what_trains(train, chosen)
@@ -319,7 +319,7 @@ def _alpha(text):
 def _merge_folders(rule, paths, output, load, device, force, knobs, auto, precision=None):
     "Merge saved classifiers, or search among them"
     from wiseft.files import atomic_path
-    from wiseft.classifiers import load_classifier
+    from wiseft.loading import load_classifier
     from wiseft.devices import memory_advice
     from wiseft.merging import check_ends, merge
     with atomic_path(output, force=force) as tmp, memory_advice():

@@ -34,7 +34,8 @@ from wiseft.bench import Work
 from wiseft.cache import open_entry, write_entry
 from wiseft.card import write_card
 from wiseft.checkpoints import read_state_dict
-from wiseft.classifiers import ImageClassifier, load_classifier
+from wiseft.classifiers import ImageClassifier
+from wiseft.loading import load_classifier
 from wiseft.clips import load_clip
 from wiseft.datasets import load_suite
 from wiseft.exchange import read_recipes, read_results, write_results
@@ -294,7 +295,7 @@ class Configs(Reader):
 
 class Cards(Configs):
     "Classifiers' cards, heads and configurations"
-    rooms, share = ("saving", "classifiers", "card"), 0.1
+    rooms, share = ("saving", "loading", "classifiers", "card"), 0.1
 
     def starts(self):
         with folder_of(clip_parts(MODEL)) as folder:

@@ -15,12 +15,13 @@ import argparse
 from itertools import product
 from pathlib import Path
 import pandas as pd
-from wiseft.classifiers import ImageClassifier, zeroshot_classifier
+from wiseft.classifiers import zeroshot_classifier
 from wiseft.clips import load_clip
 from wiseft.datasets import load_suite, protocol
 from wiseft.exchange import write_results
 from wiseft.files import atomic_path
 from wiseft.learner import finetune
+from wiseft.loading import load_classifier
 from wiseft.results import MEAN, REFERENCE, results_table
 from wiseft.run_tables import share_interval, test_rows
 from wiseft.experiments import judge, judged_sets, make_runs, provenance, read_runs, repeat_run, run_name
@@ -75,7 +76,7 @@ class Runs:
         "A run's fine-tuned classifier, computed or read."
         folder = BUILD/run_name(s)/'finetuned'
         if not folder.exists(): self.tune(s).save(folder)
-        return ImageClassifier.load(folder)
+        return load_classifier(folder)
 
     def judge(self, s): return judge(self.start, self.kept(s), self.sets, ALPHAS)
     def again(self, s): return judge(self.start, self.tune(s), self.sets, ALPHAS)
