@@ -204,6 +204,9 @@ def _draw_panel(ax, points, baseline, name):
     sns.despine(ax=ax)
 
 # %% ../nbs/api/60_plots.ipynb #f164b109
+# where many are drawn
+_BY_KIND = dict(loss='o', pull='s', start='D', train='p', average='v', merge='^', mix='P', search='h')
+
 @styled
 def plot_bench(
     curves:pd.DataFrame, # of `Bench.curves`: method, alpha, reference, shifted
@@ -219,7 +222,10 @@ def plot_bench(
         alpha = '' if pd.isna(row.alpha) else f', α = {row.alpha:g}'
         ax.plot(c.reference, c.shifted, color=color, lw=4 if plain else 1.3, zorder=1 if plain else 2)
         ax.scatter(row.reference, row.shifted, 50*work[name]/work['plain'], color=color, edgecolor='w', zorder=3,
-                   label=f'{name}{alpha}')
+                   alpha=.85, marker=_BY_KIND.get(row.kind, 'o'), label=f'{name}{alpha}')
+    start = curves[curves.alpha==0]
+    if len(start): ax.scatter(start.reference.iloc[0], start.shifted.iloc[0], 60, 'k', marker='X', zorder=4,
+                              label='zero-shot')
     for axis, values in ((ax.xaxis, curves.reference), (ax.yaxis, curves.shifted)):
         accuracy_axis(axis, values, logit=False)
     ax.set(xlabel='Accuracy on the reference', ylabel='Mean accuracy under distribution shift')
