@@ -80,7 +80,7 @@ def _competitors(text):
     if text is None: return [m for m in REGISTRY.values() if can_compete(m)]
     found = _named([o.strip() for o in text.split(',')])
     if any(m.name == 'weight-space' for m in found): raise typer.BadParameter(
-        f'weight-space, in {text!r}, is what all are measured against: leave it out, it is always there.')
+        f'--methods got {text!r}. Leave weight-space out: it is what all are measured against, and always there.')
     return list({m.name: m for m in found}.values())
 
 def _named(parts):
@@ -108,7 +108,7 @@ def _show_plan(plan, folder, budget, place):
     seconds = expected_seconds(plan)*max(0, 1-done/total)
     say(f'at most {able.trials.sum()+able.runs.sum()} fine-tunings of {plan.steps:,} steps on '
         f'{len(plan.suite.train):,} images, about {duration(seconds)} {place}; weights of at most '
-        f'{plan.n_bytes()/1e9:.1f} GB in {folder/"weights"}, which nothing needs afterwards')
+        f'{plan.n_bytes()/1e9:.1f} GB in {folder/"weights"}, which may be removed at the end')
     if done: say(f'{folder} has {done} of at most {total} judgements, and goes on from there')
     if plan.steps < FEW_STEPS: say(
         f'{plan.steps} steps are few: averages over time and pulls may change nothing in so short a time. More '
