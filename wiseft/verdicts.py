@@ -210,7 +210,7 @@ def _sentence(r):
     alpha = '' if r.alpha != r.alpha else f' (α = {r.alpha:g})'
     where = f'{r.method}{alpha}: {100*r.reference:.1f} % on the reference, {100*r.shifted:.1f} % under shift.'
     if r.method == 'plain':
-        better = '' if r.gain >= 0 else f'; the best that is at least as accurate has {100*r.baseline:.1f} % under shift'
+        better = '' if r.gain >= 0 else f'; the best that is as accurate has {100*r.baseline:.1f} % under shift'
         return f'{where} Its averages are what the others are measured against{better}.'
     if r.same_as_plain == r.same_as_plain:
         return f'{where} It gets the same images right as plain fine-tuning at α = {r.same_as_plain:g}.'
