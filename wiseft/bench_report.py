@@ -9,11 +9,11 @@ __all__ = ['write_bench_report']
 import pandas as pd, torch
 from html import escape
 from pathlib import Path
+from .bench_plots import plot_bench, plot_gains
 from .card import in_words
 from .devices import describe_device
 from .files import atomic_path
 from .pages import html_figure, html_page, html_table
-from .plots import plot_bench, plot_gains
 from .registry import REGISTRY
 from .results import REFERENCE
 

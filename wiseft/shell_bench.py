@@ -125,9 +125,9 @@ def _say_missing(name, images):
 
 def _write_found(found, folder):
     "Tables, the pictures and the page, beside what was trained"
+    from wiseft.bench_plots import plot_bench, plot_gains
     from wiseft.bench_report import write_bench_report
     from wiseft.files import atomic_path
-    from wiseft.plots import plot_bench, plot_gains
     gains, curves = found.gains(), found.curves()
     tables = {'gains': gains, 'curves': curves, 'accuracies': found.accuracies(), 'choices': found.choices(),
               'costs': found.costs()}
