@@ -158,7 +158,8 @@ def test_bench(room, tmp_path):
     "Tables, a picture and a page, also of a method that can't run"
     out = wiseft("bench", "zeroshot", "--suite", "suite", "--methods", "lines,uniform soup", "--epochs", "1", "--seeds",
                  "1", "--lrs", "1e-3", "-o", tmp_path / "bench", cwd=room).stdout
-    assert {"gains.csv", "curves.csv", "costs.csv", "bench.png"} <= {p.name for p in (tmp_path / "bench").iterdir()}
+    tables, pictures = ("gains", "curves", "accuracies", "choices", "costs"), ("bench.png", "bench.svg", "gains.png")
+    assert {*(f"{t}.csv" for t in tables), *pictures} <= {p.name for p in (tmp_path / "bench").iterdir()}
     gains, page = pd.read_csv(tmp_path / "bench/gains.csv"), (tmp_path / "bench/report.html").read_text()
     assert gains.method.tolist() == ["plain", "LiNeS", "uniform soup"]
     for sentence in gains.why.dropna().tolist() + [f"LiNeS (α = {gains.alpha[1]:g}): {100*gains.reference[1]:.1f} %"]:

@@ -254,7 +254,9 @@ def test_domains_are_told_from_classes(photos, tmp_path):
 
 def test_a_bench_that_leaves_nothing_out_tells_its_plan(photos, zeroshot, tmp_path):
     zeroshot.save(tmp_path / "zeroshot")
-    few = ("--methods", "lines", "--lrs", "1e-4", "--seeds", 1, "--batch-size", 4, "--budget", 0)
-    done = run(WISEFT, "bench", tmp_path / "zeroshot", "--reference", photos / "photos", *few, "-o", tmp_path / "bench",
-               ok=False)
+    few = ("--methods", "lines", "--lrs", "1e-4", "--seeds", 1, "--batch-size", 4)
+    asked = (WISEFT, "bench", tmp_path / "zeroshot", "--reference", photos / "photos", *few, "-o", tmp_path / "bench")
+    done = run(*asked, "--budget", 0, ok=False)
     assert "That is more than the 0 hours" in done.stderr and "LiNeS" in done.stdout, done.stderr
+    plan = run(*asked, "--dry-run")
+    assert plan.stdout == done.stdout and "steps are few" in plan.stderr and not (tmp_path / "bench").exists()

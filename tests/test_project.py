@@ -15,7 +15,7 @@ MODULES = {p.stem.partition("_")[2]: place for place, p in enumerate(API)}  # na
 ABOVE_METHODS = {p.stem.partition("_")[2] for p in API if p.stem >= "50"}
 FINETUNING = {"loaders", "guards", "steps", "resume", "learner", "averages", "costs", "trials"}
 SHELL = {"shell", "shell_data", "shell_train", "shell_evaluate", "shell_report", "shell_bench", "shell_show", "cli"}
-PLOTTING = {"drawing", "plots"}
+PLOTTING = {"bench_plots", "drawing", "plots"}
 # package -> its only importers
 ALONE = dict(fastai=FINETUNING, seaborn=PLOTTING, matplotlib=PLOTTING, typer=SHELL, rich=SHELL)
 

@@ -6,64 +6,93 @@
 __all__ = ['write_bench_report']
 
 # %% ../nbs/api/62_bench_report.ipynb #2b4056f3
-import pandas as pd
+import pandas as pd, torch
 from html import escape
 from pathlib import Path
+from .bench_plots import plot_bench, plot_gains
 from .card import in_words
+from .devices import describe_device
 from .files import atomic_path
 from .pages import html_figure, html_page, html_table
-from .plots import plot_bench, plot_gains
+from .registry import REGISTRY
+from .results import REFERENCE
 
 # %% ../nbs/api/62_bench_report.ipynb #9d46fc7a
-_GAINS = {'method': 'method', 'kind': 'kind', 'reference': 'reference, %', 'shifted': 'shifted, %',
-          'gain': 'gain, points', 'low': '95 % from', 'high': 'to', 'p_holm': 'p, Holm', 'lr': 'learning rate',
-          'strength': 'strength', 'alpha': 'α', 'why': 'left out because'}
+_GAINS = {'method': 'method', 'kind': 'kind', 'paper': 'arXiv', 'reference': 'reference, %', 'shifted': 'shifted, %',
+          'baseline': 'plain averages, shifted, %', 'gain': 'gain, points', 'low': '95 % from', 'high': 'to',
+          'p_holm': 'p, Holm', 'same_as_plain': 'same as plain at α', 'lr': 'learning rate', 'strength': 'strength',
+          'alpha': 'α', 'why': 'left out because'}
 
-def _gains(gains, twins=()): # twins: methods that get the same images right as plain fine-tuning
+def _gains(gains):
     "The table of `Bench.gains` as people read it"
-    shown = gains[[c for c in _GAINS if c in gains]].copy()
-    for c in {'reference', 'shifted', 'gain', 'low', 'high'} & set(shown): shown[c] *= 100
-    for c in {'lr', 'strength', 'alpha'} & set(shown): shown[c] = shown[c].map(_number)
+    papers = {n: m.paper for n, m in REGISTRY.items()}
+    shown = gains.assign(paper=gains.method.map(papers).fillna(''))
+    shown = shown[[c for c in _GAINS if c in shown]]
+    for c in {'reference', 'shifted', 'baseline', 'gain', 'low', 'high'} & set(shown): shown[c] *= 100
+    for c in {'lr', 'strength', 'alpha', 'same_as_plain'} & set(shown): shown[c] = shown[c].map(_number)
     if 'p_holm' in shown: shown['p_holm'] = shown.p_holm.map(_p)
-    if twins: _mark(shown, shown.method.isin(twins))
     empty = [c for c in shown if (shown[c].isna() | (shown[c] == '')).all()]
     return shown.drop(columns=empty).rename(columns=_GAINS)
-
-def _mark(shown, same):
-    "No difference to measure, and no interval of it"
-    shown['gain'] = shown.gain.astype(object).mask(same, 'as plain')
-    for c in {'low', 'high', 'p_holm'} & set(shown): shown[c] = shown[c].mask(same)
 
 def _number(v): return '' if pd.isna(v) else f'{v:.3g}'
 def _p(p): return '' if pd.isna(p) else '< 0.001' if p < .001 else f'{p:.3f}'
 
+# %% ../nbs/api/62_bench_report.ipynb #d2181bf9
+def _accuracies(accuracies): # of `Bench.accuracies`
+    "A row a point, a column a set, in per cent; the last column says how far seeds lie apart in the mean"
+    a = accuracies.assign(alpha=accuracies.alpha.map(_number))
+    rows = a.pivot_table(index=['method', 'point', 'alpha'], columns='dataset', values='accuracy', sort=False)
+    shifts = [d for d in dict.fromkeys(a.dataset) if d != REFERENCE]
+    rows = 100*rows[[REFERENCE, *shifts]]
+    spread = 100*a[a.dataset == shifts[-1]].sd
+    rows.columns = [f'{d}, %' for d in rows]
+    if spread.notna().any(): rows['its standard deviation over seeds'] = spread.to_numpy()
+    return rows.reset_index().rename(columns=dict(alpha='α'))
+
+def _choices(choices): # of `Bench.choices`
+    "What there was to choose from, best first where it is as good"
+    verdict = choices.as_good.map({True: 'as good as the best', False: ''})
+    verdict = verdict.mask(choices.chosen, 'chosen').mask(choices.edge, 'chosen, at the edge of its grid')
+    return pd.DataFrame(dict(method=choices.method, choice=choices.choice, value=choices.value.map(_number),
+                             validation=100*choices.validation, verdict=verdict)).rename(
+        columns=dict(validation='validation, %', verdict=''))
+
 # %% ../nbs/api/62_bench_report.ipynb #6d2e76b7
-def _plan(plan): # of `Plan`
-    "What decides the results"
+def _plan(plan, origin): # of `Plan`
+    "What decides the results, and on what they were made"
     known = plan.as_json()
     sets = {d: f'{len(s):,} images' for d, s in plan.suite.datasets().items()}
+    place = describe_device(plan.start.device, plan.recipe.get('precision', 'bf16'))
     rows = {'training images': f'{len(plan.suite.train):,}', 'validation images': f'{len(plan.suite.validation):,}',
             **{f'test, {d}': n for d, n in sets.items()}, 'fingerprint of the images': known['suite'],
             'image tower (SHA-256)': known['tower'], 'templates': known['templates'], 'fine-tuning': known['recipe'],
-            'learning rates to choose from': known['lrs'], 'seeds': known['seeds'], 'α': known['alphas'],
-            'wiseft version': known['version']}
+            'steps of a fine-tuning': plan.steps, 'learning rates to choose from': known['lrs'],
+            'seeds': known['seeds'], 'α': known['alphas'], 'computed': place,
+            'versions': f'wiseft {known["version"]}, torch {torch.__version__}'}
+    if origin: rows['made by'] = origin
     return pd.DataFrame([(k, in_words(v)) for k, v in rows.items()], columns=['what', 'value'])
 
 # %% ../nbs/api/62_bench_report.ipynb #7fd157f4
 _MEANINGS = """<p class="soft"><dfn>Reference</dfn>: the kind of images that all were fine-tuned on.
 <dfn>Shifted sets</dfn> show the same classes in other kinds of images; <dfn>shifted</dfn> is the mean of their accuracies.
-Each fine-tuned classifier was averaged with the one before fine-tuning; <dfn>α</dfn> is the fine-tuned share, chosen on
-validation images of the reference, as learning rate and strength were. <dfn>Gain</dfn>: accuracy under shift above that of
-the averages of a plain fine-tuning that are as accurate on the reference. An <dfn>interval</dfn> of 95&nbsp;% says how far
-chance in the choice of test images reaches; <dfn>p, Holm</dfn> takes into account how many methods were tried.</p>"""
+Each fine-tuned classifier was averaged with the zero-shot one, which it was before; <dfn>α</dfn> is the fine-tuned share,
+chosen on validation images of the reference, as learning rate and strength were. <dfn>Gain</dfn>: accuracy under shift above
+the best that an average of a plain fine-tuning has there (zero-shot classifier included), of those that are at least as
+accurate on the reference. An <dfn>interval</dfn> of 95&nbsp;% says how far chance in the choice of test images reaches;
+<dfn>p, Holm</dfn> takes into account how many methods were tried.</p>"""
 
-_CAPTION = ('All averages of each method, from the classifier before fine-tuning to the fine-tuned one; the marked '
+_CAPTION = ('All averages of each method, from the zero-shot classifier (cross) to the fine-tuned one; the marked '
             'point is the α that validation images chose, and its area the arithmetic of the fine-tuning. Grey: '
             'plain fine-tuning.')
 
-_ROWS = 'What each method gains under shift over plain averages as accurate on the reference, with 95 % intervals.'
+_ROWS = ('What each method gains under shift over plain averages at least as accurate on the reference, with 95 % '
+         'intervals.')
 
-def _body(found):
+_RULE = """<p class="soft">Of the learning rates whose best accuracy along the curve is within one standard error of the
+highest, the smallest was taken, of such strengths the strongest, of such α the one nearest to 0.5. A choice at the edge of
+its grid says that a value beyond might have been chosen.</p>"""
+
+def _body(found, origin):
     "The page's sections"
     gains, sentences = found.gains(), found.sentences()
     yield _MEANINGS
@@ -73,9 +102,12 @@ def _body(found):
     if len(found.entries) > 1:
         yield html_figure('gains', plot_gains.unseen(gains), f'{_ROWS} The numbers stand in the table below.', _ROWS)
     yield '<ul>' + '\n'.join(f'<li>{escape(s)}</li>' for s in sentences) + '</ul>'
-    yield '<h2>Gains</h2>\n' + html_table(_gains(gains, found.same_as_plain()))
-    if found.entries: yield '<h2>What one classifier of each costs</h2>\n' + html_table(found.costs(), digits=0)
-    yield '<h2>The plan</h2>\n' + html_table(_plan(found.plan))
+    yield '<h2>Gains</h2>\n' + html_table(_gains(gains))
+    if found.entries:
+        yield '<h2>Each set</h2>\n' + html_table(_accuracies(found.accuracies()))
+        yield f'<h2>Choices</h2>\n{_RULE}' + html_table(_choices(found.choices()))
+        yield '<h2>What one classifier of each costs</h2>\n' + html_table(found.costs(), digits=0)
+    yield '<h2>The plan</h2>\n' + html_table(_plan(found.plan, origin))
 
 # %% ../nbs/api/62_bench_report.ipynb #6fac4514
 def write_bench_report(
@@ -83,8 +115,9 @@ def write_bench_report(
     path,        # HTML file
     title:str='Robust fine-tuning: methods compared',
     force=False, # replace an existing file
+    origin:str='', # the command that made it, and when
 ) -> Path:
     "Write one self-contained HTML page of a bench, atomically; FileExistsError unless `force`"
     with atomic_path(path, force=force) as tmp:
-        tmp.write_text(html_page(title, '\n'.join(_body(found))), encoding='utf-8')
+        tmp.write_text(html_page(title, '\n'.join(_body(found, origin))), encoding='utf-8')
     return Path(path)

@@ -74,7 +74,7 @@ def matched_gains(
     n_resamples=2000,
     level=.95,
     rng=None,         # as in `resampled`
-) -> pd.DataFrame:      # method, reference, shifted, gain, low, high, beyond, p, p_holm
+) -> pd.DataFrame:      # method, reference, shifted, gain, low, high, baseline, beyond, p, p_holm
     "Accuracy under shift (mean over sets) above that of a curve at the same reference accuracy"
     _check_sets(methods, curve)
     def stacked(s): return np.vstack([curve[s], *[m[s] for m in methods.values()]])
@@ -90,7 +90,7 @@ def matched_gains(
     shifted = np.mean([a for s, a in at.items() if s != REFERENCE], 0)
     return pd.DataFrame(dict(
         method=list(methods), reference=at[REFERENCE], shifted=shifted, gain=gain, low=gain-width, high=gain+width,
-        beyond=beyond[0], p=p, p_holm=holm(p)))
+        baseline=shifted-gain, beyond=beyond[0], p=p, p_holm=holm(p)))
 
 # %% ../nbs/api/05_matching.ipynb #68058171
 def _gains(accuracies, k):

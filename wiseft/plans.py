@@ -45,6 +45,7 @@ def what_is_missing(
     try:
         if method.kind == 'train': function(start.copy())
         if method.kind in ('loss', 'pull'): completed(function, start)
+    except ValueError as e: return str(e)
     except Exception as e: return last_words(e) # whatever it is, the others go on
     return ''
 
@@ -97,44 +98,83 @@ class Plan:
         return rows.fillna(dict(kind='', paper='', trials=0, runs=0)).astype(dict(trials=int, runs=int))
     def _row(self, c):
         alone = c.trains and not (c.method and c.method.kind == 'average') # averages ride
-        choices = 0 if c.control else len(self.lrs) + (len(strengths(c.method)) - 1 if c.method else 0)
         kind, paper = (c.method.kind, c.method.paper) if c.method else ('', '')
-        return dict(method=c.name, kind=kind, paper=paper, trials=alone*choices, runs=alone*len(self.seeds), why='')
+        return dict(method=c.name, kind=kind, paper=paper, trials=alone*self.n_choices(c), runs=alone*len(self.seeds),
+                    why='')
+    @property
+    def steps(self) -> int:
+        "Of a fine-tuning"
+        return self.recipe.get('epochs', 10)*math.ceil(len(self.suite.train)/self.recipe.get('batch_size', 128))
     def as_json(self) -> dict:
         "All that decides the results, and the version"
         recipe = {k: v for k, v in self.recipe.items() if k != 'progress'}
         return dict(version=__version__, suite=self.suite.fingerprint, tower=state_hash(self.start.visual.state_dict()),
                     templates=list(self.start.templates or []), lrs=list(self.lrs),
                     seeds=list(self.seeds), alphas=[float(a) for a in self.alphas], recipe=recipe)
-    def begin(self, trial): # `ImageClassifier`
-        "What a trial starts from; a start is made once"
-        method = None if trial.tuning == 'plain' else find_method(trial.tuning)
-        if method is None or method.kind != 'start': return self.start
-        if method.name not in self.starts:
-            self.starts[method.name] = method.function(self.start, self.suite.train, self.suite.validation)
-        return self.starts[method.name]
 
 # %% ../nbs/api/52_plans.ipynb #e0496e50
+@patch
+def n_choices(self:Plan, c) -> int:
+    "How many ways to set it a row chooses from"
+    if c.control or not c.trains: return 0
+    return len(self.lrs) + (len(strengths(c.method)) - 1 if c.method else 0)
+
+@patch
+def begin(self:Plan, trial): # `ImageClassifier`
+    "What a trial starts from; a start is made once"
+    method = None if trial.tuning == 'plain' else find_method(trial.tuning)
+    if method is None or method.kind != 'start': return self.start
+    if method.name not in self.starts:
+        self.starts[method.name] = method.function(self.start, self.suite.train, self.suite.validation)
+    return self.starts[method.name]
+
 @patch
 def riders(self:Plan, lr) -> list: # of `Trial`, with the first seed
     "Averages over time at all their strengths, along a plain fine-tuning"
     averages = [m for m in self.methods if m.kind == 'average']
     return [Trial(lr, self.seeds[0], m.name, s) for m in averages for s in strengths(m)]
 
+# %% ../nbs/api/52_plans.ipynb #4f978e9f
+@patch
+def n_curves(self:Plan, contender) -> int:
+    "How many a row has: one a seed, or one of all seeds together"
+    return 1 if contender.method and takes_several(contender.method) else len(self.seeds)
+
+@patch
+def n_judged(self:Plan) -> int:
+    "Curves to judge at most: on validation images for each choice, on these and on test images for each run"
+    return sum(self.n_choices(c) + 2*self.n_curves(c) for c in self.contenders())
+
+@patch
+def n_bytes(self:Plan) -> int:
+    "What the weights of all fine-tunings take on the disk, at most"
+    table, averages = self.table(), sum(m.kind == 'average' for m in self.methods)
+    riding = averages*(3*len(self.lrs) + len(self.seeds)-1)
+    one = sum(v.numel()*v.element_size() for v in self.start.state_dict().values())
+    return int(table.trials.sum() + table.runs.sum() + riding)*one
+
 # %% ../nbs/api/52_plans.ipynb #02b8688b
 def expected_seconds(
     plan:Plan,
-) -> float: # of all fine-tunings and curves at most, without reading images
-    "How long a plan takes, from a step and a pass of this size on this machine"
+) -> float: # of all fine-tunings and curves at most
+    "How long a plan takes, from a step, a pass and a few images of this size on this machine"
     size, classifier = plan.recipe.get('batch_size', 128), plan.start.copy()
     x = torch.zeros(size, 3, *classifier.clip.image_size, device=classifier.device)
     step = _batch_seconds(lambda: classifier(x).sum().backward(), x.device)
     with torch.no_grad(): look = _batch_seconds(lambda: classifier(x), x.device)
-    table, curves = plan.table(), sum(plan.n_curves(c) for c in plan.contenders())
-    steps = plan.recipe.get('epochs', 10)*math.ceil(len(plan.suite.train)/size)
-    validation, test = len(plan.suite.validation), sum(map(len, plan.suite.datasets().values()))
-    seen = len(plan.alphas)*(table.trials.sum()*validation + curves*(validation + test))
-    return (table.trials.sum() + table.runs.sum())*steps*step + seen/size*look
+    table, rows = plan.table(), plan.contenders()
+    choices, curves = sum(map(plan.n_choices, rows)), sum(map(plan.n_curves, rows))
+    validation, tests = len(plan.suite.validation), sum(map(len, plan.suite.datasets().values()))
+    seen = len(plan.alphas)*(choices*validation + curves*(validation + tests))
+    reading = _image_seconds(plan)*(len(plan.suite.train) + validation + tests)
+    return (table.trials.sum() + table.runs.sum())*plan.steps*step + seen/size*look + reading
+
+def _image_seconds(plan):
+    "What it takes to read an image of the reference"
+    images, began = plan.suite.validation, perf_counter()
+    some = range(0, len(images), max(1, len(images)//16))
+    for i in some: plan.start.clip.pixels(images.open(i))
+    return (perf_counter()-began)/len(some)
 
 def _batch_seconds(f, device):
     "What a call takes, once memory has been made room for it"
@@ -144,8 +184,3 @@ def _batch_seconds(f, device):
         if device.type == 'cuda': torch.cuda.synchronize(device)
         began = began or perf_counter()
     return (perf_counter()-began)/2
-
-@patch
-def n_curves(self:Plan, contender) -> int:
-    "How many a row has: one a seed, or one of all seeds together"
-    return 1 if contender.method and takes_several(contender.method) else len(self.seeds)

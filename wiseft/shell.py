@@ -69,15 +69,15 @@ def _warned(message, category, filename, lineno, file=None, line=None):
 _debug = False
 
 @contextmanager
-def _reported():
-    "Turn errors into a line and an exit code"
+def _reported(stopped):
+    "Turn errors into a line and an exit code, and Ctrl-C into the line that is given"
     try:
         with _stoppable(), warnings.catch_warnings():
             if not _debug: warnings.showwarning = _warned
             yield
     except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError): raise
     except KeyboardInterrupt as e:
-        _say_last(e, 'stopped: nothing half-written is left behind')
+        _say_last(e, f'stopped: {stopped}')
         raise typer.Exit(130) from None
     except Exception as e:
         if _debug: raise
@@ -168,13 +168,14 @@ def _main(
 # %% ../nbs/api/70_shell.ipynb #840b3f16
 def command(
     *examples, # command lines, shown by `--help`
-    together=False # can several processes do it together?
+    together=False, # can several processes do it together?
+    stopped='nothing half-written is left behind', # what to say where somebody stops it
 ):
     "Make a function a command whose errors are reported in a line"
     def _register(f):
         @functools.wraps(f)
         def _run(*args, **kwargs):
-            with _reported():
+            with _reported(stopped):
                 if _several(): _meet(f, together)
                 return f(*args, **kwargs)
         lines = '\n'.join(f'  {o}' for o in examples)

@@ -3,7 +3,7 @@
 
     python bench.py --minutes 50          # as much as fits; what is done is not done again
     python bench.py --part resnet harsh   # this part alone
-    python bench.py --tables              # gains.csv, curves.csv and costs.csv of what there is, in a minute
+    python bench.py --tables              # tables (gains.csv, …) of what there is, in a minute
 
 What is found lies in a folder a part, a file of some kilobytes for each curve: which images each of its points gets
 right. They are committed, and a later call goes on from them; weights lie in build/bench and may be lost. Plain
@@ -62,7 +62,8 @@ def run(tower, recipe, minutes=None):
     folder = HERE/f'{tower}-{recipe}'
     found = carried_out(tower, recipe, minutes=minutes, weights=BUILD/'bench'/folder.name)
     if not found.entries: return found
-    tables = dict(gains=found.gains(), curves=found.curves(), costs=found.costs())
+    tables = dict(gains=found.gains(), curves=found.curves(), accuracies=found.accuracies(), choices=found.choices(),
+                  costs=found.costs())
     for name, table in tables.items():
         with atomic_path(folder/f'{name}.csv', force=True) as tmp: table.to_csv(tmp, index=False)
     return found
