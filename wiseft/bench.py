@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from pathlib import Path
 from time import perf_counter
 from .configs import read_json
-from .costs import arithmetic
+from .costs import arithmetic, operations
 from .ensembles import DEFAULT_ALPHAS, members
 from .evaluation import evaluate
 from .files import atomic_path
@@ -163,7 +163,8 @@ def setting(self:Work, row) -> Trial: # with the first seed; of a row that train
 def longer(self:Work) -> float:
     "How many times the arithmetic of a plain fine-tuning the dearest takes"
     counts = {n: e.curves[0].cost for n, e in self.entries.items() if e.row.trains and not e.row.control and e.curves}
-    work = {n: arithmetic(c, self.plan.start) for n, c in counts.items()}
+    each = operations(self.plan.start)
+    work = {n: arithmetic(c, each) for n, c in counts.items()}
     return round(max(work.values())/work['plain'], 2)
 
 # %% ../nbs/api/53_bench.ipynb #253c5250

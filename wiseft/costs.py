@@ -67,9 +67,9 @@ def operations(
 # %% ../nbs/api/45_costs.ipynb #f69cfce2
 def arithmetic(
     counted, # of `Costs`
-    classifier, # `ImageClassifier` of that architecture
+    each,    # (of an image, of a text), from `operations`
 ) -> float: # floating-point operations
     "Of a whole fine-tuning"
-    image, text = operations(classifier)
+    image, text = each
     return (image*(counted['images forward'] + 2*counted['images backward'])
             + text*(counted['texts forward'] + 2*counted['texts backward']))
