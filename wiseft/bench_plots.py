@@ -51,9 +51,8 @@ def plot_gains(
     for y, r in enumerate(rows.itertuples()):
         ax.plot([100*r.low, 100*r.high], [y, y], color=COLORS[r.method], lw=2, alpha=.5)
         ax.plot(100*r.gain, y, 'o', color=COLORS[r.method], ms=6, mec='w', mew=.7)
-        if r.beyond > 0: ax.text(.99, y, f'{100*r.beyond:.1f} beyond the plain averages', ha='right', va='center',
-                                 fontsize='small', transform=ax.get_yaxis_transform(),
-                                 bbox=dict(facecolor='w', edgecolor='none', pad=1))
+        if r.beyond > 0: ax.text(.01, y, f'{100*r.beyond:.1f} beyond the plain averages', ha='left', va='center',
+                                 fontsize='small', transform=ax.get_yaxis_transform())
     ax.axvline(0, color='.5', lw=1, zorder=1)
     ax.set(yticks=range(len(rows)), yticklabels=rows.method, ylim=(-.7, len(rows)-.3))
     ax.set_xlabel('Points gained under distribution shift')
