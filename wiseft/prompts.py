@@ -7,14 +7,13 @@ __all__ = ['TEMPLATES', 'find_templates', 'check_classnames', 'find_classnames',
            'prompts']
 
 # %% ../nbs/api/10_prompts.ipynb #a45b76e3
-import difflib
 import unicodedata
 import warnings
 from collections import Counter
 
 from .files import existing_file
 from .later import open_clip_tables
-from .text import BadFile, first_few, printable
+from .text import BadFile, did_you_mean, first_few, printable
 
 # %% ../nbs/api/10_prompts.ipynb #948b469f
 def _written(
@@ -67,15 +66,6 @@ def _checked(
     raise ValueError(
         f"template {template!r} has no place for the class name: write {{}} where it goes, as in 'a photo of a {{}}'.")
 
-# %% ../nbs/api/10_prompts.ipynb #26d8ed15
-def _suggest(
-    given,  # a name that isn't known
-    known,  # names that are
-):
-    "What to say about a name nobody knows."
-    near = difflib.get_close_matches(str(given), list(known), n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(known)}"
-
 # %% ../nbs/api/10_prompts.ipynb #acc1f43a
 def find_templates(
     which,  # a list's name ('openai', 'simple', 'plain', 'icons'), one template, or templates of your own
@@ -86,7 +76,7 @@ def find_templates(
             return list(TEMPLATES[which])
         if "{" not in which:
             raise ValueError(
-                f"Unknown templates {which!r}: {_suggest(which, TEMPLATES)}; or give a list such as ['a photo of a "
+                f"Unknown templates {which!r}. {did_you_mean(which, TEMPLATES)} Or give a list such as ['a photo of a "
                 f"{{}}'].")
         which = [which]
     if not which:

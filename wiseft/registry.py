@@ -7,7 +7,6 @@ __all__ = ['KINDS', 'REGISTRY', 'Method', 'method', 'find_method', 'method_name'
 
 # %% ../nbs/api/00_registry.ipynb #4560719a
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 # %% ../nbs/api/00_registry.ipynb #15869bf0
 KINDS = 'loss', 'pull', 'merge', 'mix', 'start', 'train', 'search', 'average'
@@ -52,9 +51,7 @@ def find_method(
     known = {_plain(m.name): m for m in REGISTRY.values() if kind in (None, m.kind)}
     if _plain(name) in known: return known[_plain(name)]
     names = ', '.join(m.name for m in known.values()) or 'none'
-    near = get_close_matches(_plain(name), known, n=1)
-    meant = f' Did you mean {known[near[0]].name}?' if near else ''
-    raise ValueError(f'There is no {kind or "method"} called {name!r}.{meant} There are: {names}.')
+    raise ValueError(f'There is no {kind or "method"} called {name!r}. There are: {names}.')
 
 # %% ../nbs/api/00_registry.ipynb #336253a1
 def method_name(
