@@ -895,7 +895,7 @@ def _(page):
         if beyond <= 1e-9:
             error = 1.96 * np.std([gain(w, at) for w in again])
             ends = [Wide(gain(ones, at) - error), Wide(gain(ones, at) + error)]
-        last = [gain(ones, -1)] if row.kind not in ("merge", "mix", "search") else []
+        last = [gain(ones, -1)] if row.runs > 1 or row.kind not in ("merge", "mix") else []
         found = [min(paper[name]), max(paper[name]), len(paper[name])]
         rows.append([*found, gain(ones, at), *ends, max(beyond, 0), *last])
     page.shows("written(compared", *rows)

@@ -82,8 +82,8 @@ accurate on the reference. An <dfn>interval</dfn> of 95&nbsp;% says how far chan
 <dfn>p, Holm</dfn> takes into account how many methods were tried.</p>"""
 
 _CAPTION = ('All averages of each method, from the zero-shot classifier (cross) to the fine-tuned one; the marked '
-            'point is the α that validation images chose, and its area the arithmetic of the fine-tuning. Grey: '
-            'plain fine-tuning.')
+            'point is the α that validation images chose, and its area the images that fine-tuning showed the tower, '
+            'forward and twice backward. Grey: plain fine-tuning.')
 
 _ROWS = ('What each method gains under shift over plain averages at least as accurate on the reference, with 95 % '
          'intervals.')

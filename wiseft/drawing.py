@@ -17,7 +17,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentF
 from .results import METHODS
 
 # %% ../nbs/api/60_drawing.ipynb #66f18404
-_palette = sns.color_palette('colorblind')
+_palette, _dark = sns.color_palette('colorblind'), sns.color_palette('dark')
 
 class Styles(dict):
     "A style for every name: those that are known, and for any other the next of a cycle"
@@ -27,7 +27,7 @@ class Styles(dict):
     def __missing__(self, name): return self.setdefault(name, next(self.others))
 
 COLORS = Styles(zip(METHODS, (_palette[i] for i in (4, 3, 0, 1, 2, 5, 9, 7))),
-                [*sns.color_palette('dark'), *sns.color_palette('Set2')])
+                [*_dark[:7], *_dark[8:], *sns.color_palette('Set2', 7)]) # without their greys: baselines are grey
 MARKERS = Styles(zip(METHODS, ('*', 's', 'o', 'o', 'o', 'D', 'P', 'X')), 'v^<>phd')
 DASHES = Styles({'weight-space': '-', 'logits': (0,(5,2)), 'probabilities': (0,(1.5,1.5))},
                 ['-', '-.', (0,(8,2)), (0,(4,1,1,1,1,1))])

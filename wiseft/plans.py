@@ -67,6 +67,18 @@ class Contender:
         "Whether a fine-tuning is its own"
         return self.method is None or self.method.kind in TRAINED
 
+# %% ../nbs/api/52_plans.ipynb #beb63544
+def _text_hash(classifier):
+    "Of all that the image tower is not"
+    return state_hash({k: v for k, v in classifier.clip.model.state_dict().items() if not k.startswith('visual.')})
+
+def _in_short(knobs):
+    "Numbers and words; shapes of tensors, whose last bits differ from processor to processor; of others the kind"
+    def short(v):
+        if torch.is_tensor(v): return list(v.shape)
+        return v if isinstance(v, (int, float, str)) else type(v).__name__
+    return {k: short(v) for k, v in knobs.items()}
+
 # %% ../nbs/api/52_plans.ipynb #b6077a36
 @dataclass
 class Plan:
@@ -109,6 +121,7 @@ class Plan:
         "All that decides the results, and the version"
         recipe = {k: v for k, v in self.recipe.items() if k != 'progress'}
         return dict(version=__version__, suite=self.suite.fingerprint, tower=state_hash(self.start.visual.state_dict()),
+                    text_tower=_text_hash(self.start), given={n: _in_short(knobs) for n, knobs in self.given.items()},
                     templates=list(self.start.templates or []), lrs=list(self.lrs),
                     seeds=list(self.seeds), alphas=[float(a) for a in self.alphas], recipe=recipe)
 
@@ -156,8 +169,8 @@ def n_bytes(self:Plan) -> int:
 # %% ../nbs/api/52_plans.ipynb #02b8688b
 def expected_seconds(
     plan:Plan,
-) -> float: # of all fine-tunings and curves at most
-    "How long a plan takes, from a step, a pass and a few images of this size on this machine"
+) -> float: # of all fine-tunings and curves at most, each as long as a plain one
+    "About how long a plan takes, from a step, a pass and a few images of this size on this machine"
     size, classifier = plan.recipe.get('batch_size', 128), plan.start.copy()
     x = torch.zeros(size, 3, *classifier.clip.image_size, device=classifier.device)
     step = _batch_seconds(lambda: classifier(x).sum().backward(), x.device)

@@ -34,10 +34,10 @@ def bench_(
     lrs:Annotated[str, typer.Option('--lrs', help='Learning rates to choose from, with commas.')]='1e-5,3e-5,1e-4',
     seeds:Annotated[int, typer.Option('--seeds', min=1, help='Fine-tunings of each method, with seeds 0, 1, ….')]=3,
     controls:Annotated[bool, typer.Option(
-        '--controls', help="Also each method at its published strength and plain fine-tuning's learning rate, and a "
+        '--controls', help="Also each method at its default strength and plain fine-tuning's learning rate, and a "
         'plain fine-tuning as dear as the dearest method.')]=False,
     budget:Annotated[Optional[float],
-                     typer.Option('--budget', help='Hours: a plan that takes longer is not begun.',
+                     typer.Option('--budget', help='Hours: a plan that is expected to take longer is not begun.',
                                   show_default=False)]=None,
     dry_run:Annotated[bool, typer.Option('--dry-run', help='Show the plan and stop.')]=False,
     use:Use=None,

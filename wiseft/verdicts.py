@@ -64,7 +64,7 @@ class Bench:
         def point(n): return {d: s[at[n]] for d, s in shares[n].items()}
         points = {n: point(n) for n in shares}
         where = pd.DataFrame([dict(method=n, **_accuracies(p)) for n, p in points.items()])
-        judged = _judged(points, shares['plain'], self._units(groups))
+        judged = self._judged(points, shares['plain'], self._units(groups))
         twins = self.same_as_plain()
         about = pd.DataFrame([self._about(n, at[n]) | dict(same_as_plain=twins.get(n, np.nan)) for n in self.entries])
         known = pd.concat([where.merge(judged, how='left', on='method'), about], axis=1)
@@ -88,15 +88,20 @@ def _accuracies(point): # dict dataset -> (n,) shares of seeds
     each = {d: v.mean() for d, v in point.items()}
     return dict(reference=each[REFERENCE], shifted=np.mean([v for d, v in each.items() if d != REFERENCE]))
 
-def _judged(points, plain, units):
+@patch
+def _judged(self:Bench, points, plain, units):
     "Gains over the curve of plain fine-tuning; its own is no hypothesis, and has neither interval nor p"
     def point(i): return {d: s[i] for d, s in plain.items()}
     along = pd.DataFrame([_accuracies(point(i)) for i in range(len(plain[REFERENCE]))])
     own = _accuracies(points['plain'])
     best = float(at_reference(along.reference, along.shifted, own['reference'])[0])
     mine = pd.DataFrame([dict(method='plain', gain=own['shifted']-best, baseline=best, beyond=0.)])
-    others = matched_gains({n: p for n, p in points.items() if n != 'plain'}, plain, units)
-    return pd.concat([mine, others.drop(columns=['reference', 'shifted'])], ignore_index=True)
+    # Holm counts methods; controls, of which some repeat a method, are a family of their own
+    rivals = {n: p for n, p in points.items() if n != 'plain'}
+    def family(control): return {n: p for n, p in rivals.items() if bool(self.entries[n].row.control) == control}
+    families = [matched_gains(f, plain, units) for f in (family(False), family(True)) if f]
+    others = [f.drop(columns=['reference', 'shifted']) for f in families]
+    return pd.concat([mine, *others], ignore_index=True)
 
 @patch
 def _units(self:Bench, groups):
@@ -215,9 +220,9 @@ def _sentence(r):
     if r.same_as_plain == r.same_as_plain:
         return f'{where} It gets the same images right as plain fine-tuning at α = {r.same_as_plain:g}.'
     if r.gain != r.gain:
-        return f'{where} Not comparable: on the reference {100*r.beyond:.1f} points above any plain average.'
-    luck = ', so that it may be luck' if r.low <= 0 <= r.high else ''
-    if not luck and r.p_holm >= .05: luck = ', but not with so many methods tried'
+        return f'{where} Not comparable: on the reference {100*r.beyond:.2f} points above any plain average.'
+    luck = ', which includes no difference' if r.low <= 0 <= r.high else ''
+    if not luck and r.p_holm >= .05: luck = ', not established with so many methods tried'
     interval = f'95 % interval {100*r.low:+.1f} to {100*r.high:+.1f}{luck}'
     return (f'{where} {100*r.gain:+.1f} points ({interval}) against the {100*r.baseline:.1f} % of the best plain '
             'average that is at least as accurate on the reference.')

@@ -17,7 +17,7 @@ from wiseft.ensembles import members, mix_logits, mix_probabilities
 from wiseft.evaluation import evaluate
 from wiseft.learner import finetune
 from wiseft.metrics import correct
-from wiseft.passes import extract_features, predict
+from wiseft.passes import common_transform, extract_features, run_all
 from wiseft.experiments import judged_sets, protocol_start, run_script
 
 PATH = [-.25, -.1, 0., .1, .2, .3, .4, .5, .6, .7, .8, .9, 1., 1.1, 1.25]
@@ -45,10 +45,10 @@ def tune(start, suite, kind, lr, seed):
 
 
 def path_logits(start, tuned, images):
-    "α -> logits of weight-space ensembles, of the two ends too."
+    "α -> logits of weight-space ensembles, of the two ends too; NaN where trained BatchNorm is extrapolated too far."
     alphas = [*PATH, -STEP, STEP]
     between = {m.identity['alpha']: m for m in members(start, tuned, alphas, ['weight-space']).values()}
-    return predict(between, images, progress=False).logits
+    return run_all(between, images, common_transform(between), progress=False)[0]
 
 
 def outputs(z):
