@@ -26,7 +26,7 @@ class Styles(dict):
         self.others = cycle(others)
     def __missing__(self, name): return self.setdefault(name, next(self.others))
 
-COLORS = Styles(zip(METHODS, (_palette[i] for i in (4, 3, 0, 1, 2, 5, 9, 7))),
+COLORS = Styles(zip(METHODS, (_palette[i] for i in (4, 3, 0, 1, 2, 5, 9, 6))),
                 [*_dark[:7], *_dark[8:], *sns.color_palette('Set2', 7)]) # without their greys: baselines are grey
 MARKERS = Styles(zip(METHODS, ('*', 's', 'o', 'o', 'o', 'D', 'P', 'X')), 'v^<>phd')
 DASHES = Styles({'weight-space': '-', 'logits': (0,(5,2)), 'probabilities': (0,(1.5,1.5))},
