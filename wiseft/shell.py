@@ -119,6 +119,7 @@ _shell_words = [ # what Python says, what the shell calls it
     (r"preprocess='([^']+)'", r'--preprocess \1'),
     (r"leave out pretrained and quick_gelu", 'leave out --pretrained and --quick-gelu'),
     (r"leave out quick_gelu", 'leave out --quick-gelu'),
+    (r"zeroshot_classifier\(clip, classnames, '(\w+)'\)", r'wiseft zeroshot --templates \1'),
     (r"precision='(\w+)'", r'--precision \1'),
     (r"train='([\w:]+)'", r'--train \1'),
     (r"device='(\w+)', --device \w+", r'--device \1'),

@@ -14,7 +14,8 @@ from typing import Annotated, Optional
 import typer
 
 from .shell import Classifier, Device, OutputFolder, Reference, Shift, SuiteName, Use
-from .shell import chosen_device, command, load_methods, say, show_table, standard_output, suite_loader, wrote
+from .shell import chosen_device, command, in_shell_words, load_methods, say, show_table, standard_output
+from .shell import suite_loader, wrote
 
 # %% ../nbs/api/75_shell_bench.ipynb #f16d0768
 @command('wiseft bench zeroshot --suite icons --lrs 3e-4,1e-3,3e-3 -o bench',
@@ -102,7 +103,7 @@ def _show_plan(plan, folder, budget, place):
     able = table[table.why == '']
     alone = able.assign(trials=able.trials.map(_or_nothing), runs=able.runs.map(_or_nothing))
     show_table(alone[['method', 'kind', 'paper', 'trials', 'runs']])
-    for row in table[table.why != ''].itertuples(): say(f'{row.method} is left out: {row.why}')
+    for row in table[table.why != ''].itertuples(): say(in_shell_words(f'{row.method} is left out: {row.why}'))
     for d, s in plan.suite.datasets().items(): _say_missing(d, s)
     total, done = plan.n_judged(), len(list(folder.glob('*.npz')))
     seconds = expected_seconds(plan)*max(0, 1-done/total)
