@@ -8,7 +8,6 @@ __all__ = ['FEW_STEPS', 'bench_']
 # %% ../nbs/api/75_shell_bench.ipynb #b1d6b278
 import shlex, sys
 from datetime import date
-from pathlib import Path
 from typing import Annotated, Optional
 
 import typer

@@ -7,11 +7,11 @@ __all__ = ['Curve', 'Entry', 'Bench', 'most_cautious', 'choice_rows']
 
 # %% ../nbs/api/52_verdicts.ipynb #c5c89392
 import numpy as np, pandas as pd
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fastcore.basics import patch
 from .ensembles import alpha_by_rule, nearly_best
 from .matching import at_reference, matched_gains
-from .plans import LONGER, Plan, takes_several
+from .plans import Plan, takes_several
 from .results import MEAN, REFERENCE
 from .scores import MIN_GROUPS
 
