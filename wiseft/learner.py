@@ -259,7 +259,7 @@ def clip_learner(
     dls:DataLoaders, # from `clip_dataloaders`, or any of fastai's with the CLIP's size and normalisation
     classifier, # `ImageClassifier` to start from; it is not changed
     train='all', # 'all'; 'head': on cached features; 'last:n': the last n blocks and the head; a method such as `lora`
-    wd:float=.1, # weight decay, decoupled
+    wd:float=None, # weight decay, decoupled; default .1, or 0 where a method takes its place
     label_smoothing:float=0.,
     clip_norm:float=1., # largest norm of the gradients; None: any
     precision='fp32', # or 'bf16': autocast, with weights in fp32
@@ -279,6 +279,7 @@ def clip_learner(
     "A fastai `Learner` that fine-tunes a copy of a classifier, with the paper's defaults"
     import fastai.vision.learner # how fastai shows results of images
     told = method_recipe(train) if callable(train) else train
+    if wd is None: wd = 0. if any(trait(m, 'replaces_decay') for m in (loss, pull)) else .1
     recipe = dict(train=told, wd=wd, label_smoothing=label_smoothing, clip_norm=clip_norm,
                   precision=fitting_precision(precision, classifier.device), train_batchnorm=train_batchnorm)
     if accumulate > 1: recipe['accumulate'] = accumulate
@@ -333,10 +334,13 @@ class CosineSchedule(ParamScheduler):
     def __init__(self, lrs, warmup_steps): self.lrs,self.warmup_steps = lrs,warmup_steps
     def before_fit(self):
         steps = self.n_epoch*len(self.dls.train)
-        self.scheds = {
-            'lr': lambda step: [lr*cosine_lr(step, steps, min(self.warmup_steps, steps-1)) for lr in self.lrs]}
+        self.factors = [cosine_lr(step, steps, min(self.warmup_steps, steps-1)) for step in range(steps)]
+        self.scheds = {'lr': lambda step: [lr*self.factors[step] for lr in self.lrs]}
         super().before_fit()
     def before_batch(self): self._update_val(self.train_iter)
+    def share_of(self, step): # for pulls
+        "The part of all learning rates that a step has"
+        return self.factors[step]/sum(self.factors)
 
 # %% ../nbs/api/43_learner.ipynb #c1f6ff01
 def run_recipe(

@@ -21,6 +21,7 @@ class Method:
     function:object # the method itself
     needs:str='' # beside a start and a fine-tuned classifier, in words
     cost:str=''  # beside plain fine-tuning, in words
+    smaller_is_stronger:bool=False # of the knob: which way a method holds on to the start more
 
 # %% ../nbs/api/00_registry.ipynb #1a9cbb08
 REGISTRY = {} # name -> `Method`, in the order in which they were defined
@@ -32,11 +33,12 @@ def method(
     knob:str=None, # the parameter that a sweep turns
     needs:str='',  # beside a start and a fine-tuned classifier, in words
     cost:str='',   # beside plain fine-tuning, in words
+    smaller_is_stronger:bool=False, # of the knob: which way the method holds on to the start more
 ): # a decorator that gives the function back as it was
     "Tell tables, legends, the command line and the list of methods about a function"
     if kind not in KINDS: raise ValueError(f'{name} is called a {kind!r}. A method is one of {", ".join(KINDS)}.')
     def remember(function):
-        REGISTRY[name] = Method(kind, name, paper, knob, function, needs, cost)
+        REGISTRY[name] = Method(kind, name, paper, knob, function, needs, cost, smaller_is_stronger)
         return function
     return remember
 

@@ -232,16 +232,22 @@ class Pull(Callback):
     def before_fit(self):
         self.pairs = training_pairs(self.learn.student, self.learn.start)
         if self.memories is None: self.memories = [{} for _ in self.pairs]
-        self.wants_lr = 'lr' in signature(self.pull).parameters
+        self.wanted = [k for k in ('lr', 'share') if k in signature(self.pull).parameters]
+
+    def share(self):
+        "The part of all learning rates of the training that this step has"
+        schedule = next((cb for cb in self.learn.cbs if hasattr(cb, 'share_of')), None)
+        return schedule.share_of(self.train_iter) if schedule else 1/(self.n_epoch*len(self.dls.train))
 
     @torch.no_grad()
     def after_step(self):
         lrs = {p: h['lr'] for group,h in zip(self.opt.param_lists, self.opt.hypers) for p in group}
+        share = self.share()
         spoilt = getattr(self.learn, 'spoilt', None)
         for (p,p0),memory in zip(self.pairs, self.memories):
             if p.grad is None: continue
-            knobs, before = dict(lr=lrs[p]) if self.wants_lr else {}, p.clone()
-            pulled = self.pull(p, p0, p.grad, memory, **knobs)
+            knobs, before = dict(lr=lrs[p], share=share), p.clone()
+            pulled = self.pull(p, p0, p.grad, memory, **{k: knobs[k] for k in self.wanted})
             if pulled is not None and pulled is not p: p.copy_(pulled)
             if spoilt is not None: p.copy_(torch.where(spoilt, before, p)) # after a bad step nothing moves
 
@@ -261,7 +267,7 @@ def _knobs(method):
 
 def trait(
     method, # a function; with knobs: `functools.partial` of one
-    name, # 'prepare', 'trains_text' or 'teacher'
+    name, # 'prepare', 'trains_text', 'teacher' or 'replaces_decay'
 ):
     "What a method is known to need or do, an attribute of its function; None where nothing is said"
     return getattr(getattr(method, 'func', method), name, None)

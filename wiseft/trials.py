@@ -48,9 +48,14 @@ def strengths(
     "A method's default strength, and a weaker and a stronger one"
     knob = signature(method.function).parameters.get(method.knob)
     if knob is None or not isinstance(knob.default, (int, float)): return [None]
-    if method.kind == 'train': return [3*knob.default, knob.default, max(1, round(knob.default/3))]
-    if method.kind != 'average': return [knob.default/3, knob.default, 3*knob.default]
-    odds = knob.default/(1-knob.default)
+    values = _around(knob.default, is_part=method.kind == 'average')
+    return values[::-1] if method.smaller_is_stronger else values
+
+def _around(value, is_part):
+    "A third and three times of a number, of a count, or of the odds of a part"
+    if isinstance(value, int): return [max(1, round(value/3)), value, 3*value]
+    if not is_part: return [value/3, value, 3*value]
+    odds = value/(1-value)
     return [odds*f/(1+odds*f) for f in (1/3, 1, 3)]
 
 # %% ../nbs/api/51_trials.ipynb #b10ebbca

@@ -31,3 +31,5 @@ def _adam_step(slope, memory):
     t, mean, square = t+1, torch.lerp(mean, slope, .1), torch.lerp(square, slope.square(), .001)
     memory['moments'] = torch.stack([mean, square, t])
     return mean/(1-.9**t) / ((square/(1-.999**t)).sqrt() + 1e-8)
+
+ftp.replaces_decay = True

@@ -18,6 +18,8 @@ def l2sp(step, strength=.1):
 
 # %% ../../nbs/methods/l2sp.ipynb #5990fd6d
 @method('pull', 'decoupled L2-SP', '1802.01483', knob='strength', cost='a copy of the start')
-def decoupled_l2sp(p, p0, grad, memory, lr, strength=.1):
+def decoupled_l2sp(p, p0, grad, memory, share, strength=1.):
     "A little of the way back to the start, as weight decay is of the way to zero"
-    p.lerp_(p0, lr*strength)
+    p.lerp_(p0, min(1., share*strength))
+
+l2sp.replaces_decay = decoupled_l2sp.replaces_decay = True

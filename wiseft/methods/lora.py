@@ -40,7 +40,7 @@ def transformer_matrices(
     return [(module, n.rpartition('.')[2]) for module,n in found]
 
 @method('train', 'LoRA', '2106.09685', knob='rank', needs='a transformer as image tower',
-        cost='its weights a second time in a step; moments of the factors alone')
+        cost='its weights a second time in a step; moments of the factors alone', smaller_is_stronger=True)
 def lora(
     classifier, # `ImageClassifier`, changed in place
     rank:int=8, # r

@@ -10,7 +10,7 @@ import torch
 from ..registry import method
 
 # %% ../../nbs/methods/spd.ipynb #55bee849
-@method('pull', 'SPD', '2411.01713', knob='strength', cost='a copy of the start')
+@method('pull', 'SPD', '2411.01713', knob='strength', cost='a copy of the start and one of the last weights')
 def spd(p, p0, grad, memory, strength=1.):
     "Project back towards the last distance from the start, where gradient and way disagree"
     way, before = p-p0, memory.get('before', p0)-p0
@@ -19,3 +19,5 @@ def spd(p, p0, grad, memory, strength=1.):
     disagree = (grad*before).sum() > 0
     p.sub_(way*(strength*r*disagree))
     memory['before'] = p.clone()
+
+spd.replaces_decay = True
