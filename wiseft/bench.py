@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from pathlib import Path
 from time import perf_counter
 from .configs import read_json
-from .costs import arithmetic, operations
+from .costs import arithmetic, operations, passes
 from .ensembles import DEFAULT_ALPHAS, members
 from .evaluation import evaluate
 from .files import atomic_path
@@ -54,9 +54,13 @@ class Clock:
         return f' ({self.done} of at most {self.total} judged{left})'
 
 # %% ../nbs/api/53_bench.ipynb #2ac22390
-def right_along(start, end, suite, split, alphas, by, progress=False): # dataset -> (k, n) bool
-    "Which images each point from one classifier to another gets right; images that can't be read are left out"
-    between = members(start, end, alphas, by=[by], images=suite.validation)
+def right_along(
+    between, # dict of `members`
+    suite,
+    split,
+    progress=False,
+): # dataset -> (k, n) bool
+    "Which images each point of a curve gets right; images that can't be read are left out"
     alone = {k: m for k, m in between.items() if np.isnan(m.identity['alpha'])} # of a mix without an alpha
     _, kept = evaluate(alone or between, suite, split, keep_predictions=True, metrics=['accuracy'], progress=progress)
     labels, dataset = kept.images.label.cat.codes.to_numpy(), kept.images.dataset.astype(str).to_numpy()
@@ -103,6 +107,8 @@ def _read(file): # dict dataset -> (k, n) bool, and what the fine-tuning took
         f'{file} holds nothing that a bench judged ({why_failed(e)}). Remove it, and it is judged again.') from e
     return {k.removeprefix('right '): right for k, right in seen.items() if k != 'cost'}, cost
 
+def _sum(counts, others): return {k: n+others.get(k, 0) for k, n in counts.items()}
+
 @patch
 def judged(self:Work,
     end,   # function that returns the `ImageClassifier` at alpha = 1
@@ -113,11 +119,13 @@ def judged(self:Work,
     "What a curve gets right, found or read"
     file = self.folder/f'{name}.{split}.npz'
     if not file.exists():
-        tuned, suite = end(), self.plan.suite
+        tuned, suite, start = end(), self.plan.suite, self.plan.start
         self.clock(f'judge {name}, {split}')
-        seen = right_along(self.plan.start, tuned, suite if split == 'test' else replace(suite, shift_validation={}),
-                           split, self.plan.alphas, by, self.plan.recipe.get('progress', True))
-        cost = tuned.recipe.get('cost', {}) | dict(seconds=tuned.recipe.get('seconds', 0.))
+        with passes(start) as making: between = members(start, tuned, self.plan.alphas, by=[by], images=suite.validation)
+        seen = right_along(between, suite if split == 'test' else replace(suite, shift_validation={}), split,
+                           self.plan.recipe.get('progress', True))
+        cost = tuned.recipe.get('cost', {}) | dict(seconds=tuned.recipe.get('seconds', 0.), making=_sum(
+            making, tuned.recipe.get('making', {})))
         with atomic_path(file) as tmp, open(tmp, 'wb') as f:
             np.savez_compressed(f, cost=json.dumps(cost), **{f'right {d}': r for d, r in seen.items()})
         self.clock.done += 1
@@ -171,9 +179,12 @@ def longer(self:Work) -> float:
 @patch
 def made(self:Work, method, trials): # `ImageClassifier`
     "What a method that trains nothing makes of plainly fine-tuned classifiers"
-    tuned, images = [self.trained(t) for t in trials], self.plan.suite.validation
-    if method.kind == 'search': return method.function(self.plan.start, tuned, images)
-    return merge(self.plan.start, tuned, method.function, images=images)
+    start, tuned, images = self.plan.start, [self.trained(t) for t in trials], self.plan.suite.validation
+    with passes(start) as counted:
+        if method.kind == 'search': out = method.function(start, tuned, images)
+        else: out = merge(start, tuned, method.function, images=images)
+    out.recipe['making'] = counted
+    return out
 
 @patch
 def advance(self:Work, entry, seed):

@@ -22,13 +22,12 @@ def plot_bench(
     "Accuracy under shift against accuracy on the reference, a curve a method"
     fig = new_figure(7.2, 5)
     ax, rows = fig.subplots(), gains[gains.why==''].set_index('method')
-    work = rows['images forward'] + 2*rows['images backward']
     for name, c in curves.groupby('method', sort=False):
         plain, row = name=='plain', rows.loc[name]
         color = '.55' if plain else COLORS[name]
         alpha = '' if pd.isna(row.alpha) else f', α = {row.alpha:g}'
         ax.plot(c.reference, c.shifted, color=color, lw=4 if plain else 1.3, zorder=1 if plain else 2)
-        ax.scatter(row.reference, row.shifted, 50*work[name]/work['plain'], color=color, edgecolor='w', zorder=3,
+        ax.scatter(row.reference, row.shifted, 50*row.arithmetic, color=color, edgecolor='w', zorder=3,
                    alpha=.85, marker=_BY_KIND.get(row.kind, 'o'), label=f'{name}{alpha}')
     start = curves[curves.alpha==0]
     if len(start): ax.scatter(start.reference.iloc[0], start.shifted.iloc[0], 60, 'k', marker='X', zorder=4,

@@ -13,6 +13,7 @@ from fastcore.basics import patch
 from functools import partial
 from time import perf_counter
 from . import __version__
+from .costs import passes
 from .ensembles import DEFAULT_ALPHAS
 from .registry import Method, find_method
 from .steps import completed
@@ -138,7 +139,10 @@ def begin(self:Plan, trial): # `ImageClassifier`
     method = None if trial.tuning == 'plain' else find_method(trial.tuning)
     if method is None or method.kind != 'start': return self.start
     if method.name not in self.starts:
-        self.starts[method.name] = method.function(self.start, self.suite.train, self.suite.validation)
+        with passes(self.start) as counted:
+            made = method.function(self.start, self.suite.train, self.suite.validation)
+        made.recipe['cost'] = counted
+        self.starts[method.name] = made
     return self.starts[method.name]
 
 @patch

@@ -12,7 +12,7 @@ from fastai.callback.core import Callback
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from .costs import Costs
+from .costs import COPIES, Costs
 from .files import atomic_path
 from .learner import finetune
 from .registry import find_method
@@ -106,11 +106,11 @@ def _rider(trial):
     rider.average = rider._guarded(trial.method()[1])
     return rider
 
-def _keep(classifier, costs, folder, trial, failed=None):
+def _keep(classifier, cost, folder, trial, failed=None):
     "Save a classifier under the name of its trial, or why there is none"
     if (folder/trial.name).exists(): return
     if failed is None:
-        classifier.recipe['cost'] = costs.counted
+        classifier.recipe['cost'] = cost
         return classifier.save(folder/trial.name)
     with atomic_path(folder/f'{trial.name}.failed', force=True) as tmp: tmp.write_text(failed, encoding='utf-8')
 
@@ -135,7 +135,9 @@ def run_trial(
     watched = suite.validation.subset(range(0, len(suite.validation), -(-len(suite.validation)//64)))
     tuned = finetune(start, suite, watched, epochs, trial.lr, seed=trial.seed, checkpoint_dir=part, resume=True,
                      cbs=[costs, *[r for r in riding.values() if r.failed is None]], **recipe | how)
-    for t, rider in riding.items(): _keep(rider.classifier, costs, folder, t, rider.failed)
-    _keep(tuned, costs, folder, trial)
+    cost = costs.counted | {k: costs.counted[k]+n for k, n in start.recipe.get('cost', {}).items()}
+    riders_cost = cost | {COPIES: cost[COPIES]+1}
+    for t, rider in riding.items(): _keep(rider.classifier, riders_cost, folder, t, rider.failed)
+    _keep(tuned, cost, folder, trial)
     shutil.rmtree(part)
     return folder/trial.name
