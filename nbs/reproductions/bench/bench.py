@@ -24,7 +24,7 @@ from wiseft.shell import load_methods
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[2]/'build'
-VIT = BUILD/'icons'/'vit-12'
+VIT = HERE/'vit-12' # where pretrain.py --tower vit-12 leaves it is build/icons
 PLAN = json.loads((HERE/'plan.json').read_text())
 
 
@@ -80,7 +80,7 @@ def main():
         left = 1e-9 if args.tables else args.minutes and args.minutes - (perf_counter()-began)/60
         if left is not None and left <= 0: break
         if tower == 'vit' and not VIT.exists():
-            print(f'{tower}, {recipe}: waits for {VIT}, which pretrain.py --tower vit-12 makes')
+            print(f'{tower}, {recipe}: waits for {VIT}, which pretrain.py --tower vit-12 makes in build/icons')
             continue
         print(f'{tower}, {recipe}', flush=True)
         print(run(tower, recipe, left), flush=True)
