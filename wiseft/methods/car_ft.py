@@ -29,8 +29,8 @@ def context_head(
         cost='a forward pass of the start: 4/3')
 def car_ft(step, contexts, weight=1.): # contexts: (n_templates, dim), from `context_head`
     "Cross-entropy, and the divergence of what is said of contexts from what the start says"
-    student = F.log_softmax(step.features.float() @ contexts.T, 1)
-    start = F.log_softmax(step.start_features.float() @ contexts.T, 1)
+    student = F.log_softmax(step.features.to(contexts.dtype) @ contexts.T, 1)
+    start = F.log_softmax(step.start_features.to(contexts.dtype) @ contexts.T, 1)
     return dict(ce=step.cross_entropy, context=weight*F.kl_div(student, start, reduction='batchmean', log_target=True))
 
 car_ft.prepare = lambda classifier: dict(contexts=context_head(classifier))

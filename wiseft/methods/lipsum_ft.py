@@ -45,7 +45,6 @@ def lipsum_ft(step, vocabulary, weight=1.): # vocabulary: ids, from `seen_tokens
     clip = step.classifier.clip
     with torch.no_grad(), step.towers():
         texts = text_features(clip.model, random_texts(clip, vocabulary, step.generator()))
-    gap = lipsum_gap(step.features.float(), step.start_features, texts)
-    return dict(ce=step.cross_entropy, lipsum=weight*gap)
+    return dict(ce=step.cross_entropy, lipsum=weight*lipsum_gap(step.features.float(), step.start_features, texts))
 
 lipsum_ft.prepare = lambda classifier: dict(vocabulary=seen_tokens(classifier.clip))

@@ -15,44 +15,38 @@ from ..registry import method
 from ..steps import contrastive, projections
 
 # %% ../../nbs/methods/tracer.ipynb #00a9c873
-def divergence(student, teacher): # (n, n) logits each
-    "Mean of the divergences of images over texts and of texts over images"
-    ways = [(student, teacher), (student.T, teacher.T)]
-    return sum(F.kl_div(s.log_softmax(1), t.log_softmax(1), reduction='batchmean', log_target=True) for s,t in ways)/2
+def divergence(student, teacher): # (n, m) logits each
+    "KL(teacher ‖ student) of the softmaxes of rows, mean over rows"
+    return F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction='batchmean', log_target=True)
 
 def tracer_terms(f, g, scale, f_teacher, g_teacher, scale_teacher): # features (n, dim), rows of length 1
-    "The four terms of learning from a teacher"
+    "CRD, ICL, CrossKD and FD"
     taught, own = scale_teacher*f_teacher @ g_teacher.T, torch.arange(len(f), device=f.device)
-    images, texts = scale*f @ g_teacher.T, scale*g @ f_teacher.T # of the student, among the teacher's
-    def kl(s, t): return F.kl_div(s.log_softmax(1), t.log_softmax(1), reduction='batchmean', log_target=True)
-    crd = divergence(scale*f @ g.T, taught)
+    images, texts, logits = scale*f @ g_teacher.T, scale*g @ f_teacher.T, scale*f @ g.T # of the student
+    crd = (divergence(logits, taught) + divergence(logits.T, taught.T))/2
     icl = (F.cross_entropy(images, own) + F.cross_entropy(texts, own))/2
-    cross = (kl(images, taught) + kl(texts, taught.T))/2
-    distance = (f-f_teacher).square().sum(1).mean() + (g-g_teacher).square().sum(1).mean()
-    return crd, icl, cross, distance
+    cross = (divergence(images, taught) + divergence(texts, taught.T))/2
+    return crd, icl, cross, (f-f_teacher).square().sum(1).mean() + (g-g_teacher).square().sum(1).mean()
 
-VIT = dict(weight=.9, features=3.9, crossing=.05)
-RESNET = dict(weight=.01, features=.195, crossing=.01)
+VIT, RESNET = dict(weight=.9, features=3.9, crossing=.05), dict(weight=.01, features=.195, crossing=.01)
 
 @method('loss', 'TRACER', '2605.29380', knob='strength', needs='a text tower and templates, or captions',
         cost='both towers of a teacher, and a copy of the weights')
 def tracer(step, strength=1., weights=None): # of the terms; default those published for the kind of image tower
     "The contrastive loss, and a teacher's answers and features"
     of = weights or (RESNET if hasattr(step.classifier.visual, 'attnpool') else VIT)
-    image_matrix, text_matrix = projections(step.classifier.clip.model)
+    w_v, w_t = projections(step.classifier.clip.model)
     taught = step.scale.new_zeros(())
     if step.step: # at first the teacher is the student
         student = step.features, step.text_features, step.scale
         *terms, distance = tracer_terms(*student, *step.others(step.teacher), step.teacher.clip.logit_scale)
         taught = sum(terms) + of['features']*distance
     return dict(contrastive=contrastive(step.features, step.text_features, step.scale),
-                distillation=strength*of['weight']*taught,
-                crossing=of['crossing']*(image_matrix @ text_matrix.T).norm())
+                distillation=strength*of['weight']*taught, crossing=of['crossing']*(w_v @ w_t.T).norm())
 
 @lru_cache(1)
 def _shares(steps):
     w = beta.pdf((np.arange(steps+1)+.5)/(steps+1), .5, .5)
     return (w/w.cumsum()).tolist()
 
-tracer.trains_text = True
-tracer.teacher = lambda step, steps: _shares(steps)[step+1]
+tracer.trains_text, tracer.teacher = True, lambda step, steps: _shares(steps)[step+1]
