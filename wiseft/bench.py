@@ -121,7 +121,8 @@ def judged(self:Work,
     if not file.exists():
         tuned, suite, start = end(), self.plan.suite, self.plan.start
         self.clock(f'judge {name}, {split}')
-        with passes(start) as making: between = members(start, tuned, self.plan.alphas, by=[by], images=suite.validation)
+        with passes(start) as making:
+            between = members(start, tuned, self.plan.alphas, by=[by], images=suite.validation)
         seen = right_along(between, suite if split == 'test' else replace(suite, shift_validation={}), split,
                            self.plan.recipe.get('progress', True))
         cost = tuned.recipe.get('cost', {}) | dict(seconds=tuned.recipe.get('seconds', 0.), making=_sum(
