@@ -15,8 +15,7 @@ from ..weights import weighted_sum
 # %% ../../nbs/methods/fisher.ipynb #5852b7ff
 def fisher_information(
     classifier, # `ImageClassifier`; it is not changed
-    images,     # `ImageSet`
-    n_images=256, # so many of them, from first to last
+    images, n_images=256, # `ImageSet`; so many of them, from first to last
     seed=0,     # of the labels that are drawn
 ): # dict name -> tensor like the parameter
     "Mean over images of the squared gradient of the log-probability of a label drawn from the classifier's own"

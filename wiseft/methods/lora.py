@@ -15,11 +15,7 @@ from ..trainable import tower_blocks
 # %% ../../nbs/methods/lora.ipynb #d299793c
 class LowRank(nn.Module):
     "A matrix, and what trains in its place: two thin ones, whose product is added to it"
-    def __init__(self,
-        weight, # (rows, columns), frozen
-        rank:int,
-        scale:float, # s; s/rank is what the product is multiplied by
-    ):
+    def __init__(self, weight, rank, scale): # (rows, columns), frozen; r; s
         super().__init__()
         rows, columns = weight.shape
         self.A = nn.Parameter(torch.randn(rank, columns).to(weight)/columns**.5)
@@ -30,9 +26,7 @@ class LowRank(nn.Module):
 # %% ../../nbs/methods/lora.ipynb #488ad593
 _attention, _others = ('in_proj_weight', 'qkv.weight'), ('proj.weight', 'c_fc.weight', 'fc1.weight', 'fc2.weight')
 
-def transformer_matrices(
-    visual, # image tower
-): # list of (module, name of its weight)
+def transformer_matrices(visual): # of an image tower, a list of (module, name of its weight)
     "Matrices of attention and MLP in all blocks; none if there is no attention"
     found = [(b.get_submodule(n.rpartition('.')[0]), n) for b in tower_blocks(visual)[0]
              for n,p in b.named_parameters() if n.endswith(_attention + _others) and p.ndim == 2]
@@ -41,11 +35,7 @@ def transformer_matrices(
 
 @method('train', 'LoRA', '2106.09685', knob='rank', needs='a transformer as image tower',
         cost='its weights a second time in a step; moments of the factors alone', smaller_is_stronger=True)
-def lora(
-    classifier, # `ImageClassifier`, changed in place
-    rank:int=8, # r
-    scale:float=16., # s
-):
+def lora(classifier, rank:int=8, scale:float=16.): # `ImageClassifier`, changed in place; r; s
     "Only products of two thin matrices train, added to those of attention and MLP, and the head"
     if not isinstance(rank, int) or rank < 1: raise ValueError(f'rank={rank!r}: give a whole number from 1 on.')
     matrices = transformer_matrices(classifier.visual)

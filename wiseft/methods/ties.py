@@ -21,10 +21,7 @@ def _place(counts, rank): # (bin, how many lie in higher ones)
     i = int((reached < rank).sum())
     return len(counts)-1-i, int(reached[i] - counts.flip(0)[i])
 
-def threshold(
-    start, tuned, # state dicts, or files of weights
-    density:float=.2, # part of all weights whose steps are kept
-) -> torch.Tensor: # a number
+def threshold(start, tuned, density=.2): # state dicts, or files of weights; part of all weights whose steps are kept
     "The magnitude that the largest steps of a model reach, looked for over all its weights"
     rank = max(1, round(density*sum(b.numel() for b in _bits(start, tuned))))
     upper, above = _place(sum(torch.bincount(b >> 16, minlength=2**15) for b in _bits(start, tuned)), rank)

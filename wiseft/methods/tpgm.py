@@ -25,8 +25,7 @@ def _shuffled(images, classifier, batch_size, seed): # yields (images, labels), 
 
 def learn_alphas(start, tuned, images, steps=200, lr=1e-2, batch_size=64, first=.5, seed=0): # dict name -> number, 0…1
     "An α for each tensor that moved, by cross-entropy on images that were not trained on"
-    def weights_of(c): return {k: t.detach() for k, t in c.state_dict().items()}
-    net, ends = start.copy().eval(), [weights_of(c) for c in (start, tuned)]
+    net, ends = start.copy().eval(), [c.state_dict() for c in (start, tuned)]
     moved = [k for k, t in ends[0].items() if is_weight(t) and not torch.equal(t, ends[1][k])]
     alphas = {k: torch.full((), first, device=start.device, requires_grad=True) for k in moved}
     adam = torch.optim.Adam(alphas.values(), lr) if moved else None
@@ -44,8 +43,7 @@ def per_tensor(start, tuned, at):
 
 # %% ../../nbs/methods/tpgm.ipynb #86c72868
 @method('search', 'TPGM', '2303.10720', needs='validation images', cost='200 batches forward and backward')
-# tuned: one classifier, in a list or dict
-def tpgm(start, tuned, images, steps=200, lr=1e-2, batch_size=64, first=.5, seed=0):
+def tpgm(start, tuned, images, steps=200, lr=1e-2, batch_size=64, first=.5, seed=0): # tuned: one, in a list or dict
     "An α for each tensor, learned on validation images of the reference"
     tuned = list(named_models(tuned).values())
     if len(tuned) != 1: raise ValueError(f'TPGM takes one fine-tuned classifier, and there are {len(tuned)}.')

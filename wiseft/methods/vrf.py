@@ -11,21 +11,13 @@ from ..passes import extract_features, predict
 from ..registry import method
 
 # %% ../../nbs/methods/vrf.ipynb #c3c4e754
-def neighbour_distance(
-    features, # (n, dim)
-    others,   # (m, dim), m ≥ k
-    k:int,
-): # (n,), squared
-    "Squared distance to the k-th nearest of others"
-    distances = torch.cdist(features.float(), others.to(features.device).float())**2
-    return distances.topk(k, largest=False).values[:, -1]
+def neighbour_distance(features, others, k): # (n, dim) and (m, dim), m ≥ k
+    "Squared distance (n,) of features to the k-th nearest of others"
+    squared = torch.cdist(features.float(), others.to(features.device).float())**2
+    return squared.topk(k, largest=False).values[:, -1]
 
-def fitted_temperature(
-    logits, # (n, n_classes)
-    right,  # (n,) bool
-) -> float: # 0.01 … 100
+def fitted_temperature(logits, right, low=1e-2, high=1e2): # (n, n_classes) and (n,) bool; between low and high
     "The temperature at which the mean confidence is the accuracy"
-    low, high = 1e-2, 1e2
     for _ in range(40): # halves the interval, in the logarithm
         middle = (low*high)**.5
         confident = (logits/middle).softmax(1).amax(1).mean() > right.float().mean()
@@ -40,21 +32,17 @@ def vrf(zeroshot, finetuned, features, failures, k, a, b, temperatures): # (n, n
     z, f = ((logits.float()/t).softmax(1) for logits, t in zip((zeroshot, finetuned), temperatures))
     return share*f + (1-share)*z
 
-vrf.gives = 'probabilities'
-
 def zeroshot_failures(zeroshot, finetuned, images): # the arguments of `vrf` that are known beforehand
     p = predict(dict(z=zeroshot, f=finetuned), images, progress=False)
     right = {n: z.argmax(1) == p.labels for n, z in p.logits.items()}
     features = extract_features(finetuned, p.images, progress=False).features
     failed = right['f'] & ~right['z']
     if failed.sum() < 2: raise ValueError(
-        f'VRF needs validation images that only the fine-tuned classifier gets right: of {len(failed)} there are '
-        f'{int(failed.sum())}.')
+        f'VRF needs validation images that only the fine-tuned classifier gets right, and {failed.sum()} is too few.')
     k = max(1, round(.001*failed.sum().item()))
-    distances = torch.where(failed, neighbour_distance(features, features[failed], k+1),
-                            neighbour_distance(features, features[failed], k))
-    a = distances.median().item() # a failure's nearest is itself
-    return dict(failures=features[failed], k=k, a=a, b=.4*a,
-                temperatures=[fitted_temperature(p.logits[n], right[n]) for n in 'zf'])
+    own, others = (neighbour_distance(features, features[failed], n) for n in (k+1, k)) # a failure's nearest is itself
+    a = torch.where(failed, own, others).median().item()
+    temperatures = [fitted_temperature(p.logits[n], right[n]) for n in 'zf']
+    return dict(failures=features[failed], k=k, a=a, b=.4*a, temperatures=temperatures)
 
-vrf.prepare = zeroshot_failures
+vrf.prepare, vrf.gives = zeroshot_failures, 'probabilities'
