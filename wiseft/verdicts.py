@@ -78,7 +78,7 @@ class Bench:
         cost = {k: v for k, v in self.cost(name).items() if k != 'seconds'} # which differ from day to day
         return dict(kind=kind, lr=e.trial.lr, strength=e.trial.strength, alpha=alpha, **cost)
     def cost(self, name) -> dict:
-        "Of one classifier of a row, a mean over seeds: fine-tunings, counts, arithmetic (of plain fine-tuning 1), seconds"
+        "Of one classifier of a row, a mean over seeds: runs, counts, arithmetic (of plain fine-tuning 1), seconds"
         counted = self._counted(name)
         if not set(COUNTED) <= set(counted): return counted
         each = operations(self.plan.start)
