@@ -237,7 +237,7 @@ def bench(
     folder,        # for all that is found, and `weights`; made if it isn't there
     methods=None,  # names of methods; default all that can compete
     seeds=(0, 1, 2),
-    lrs=(1e-5, 3e-5, 1e-4), # learning rates to choose from
+    lrs=None,      # learning rates to choose from; default a third, one and three times the usual one of the CLIP
     alphas=DEFAULT_ALPHAS,
     given=None,    # name of a method -> knobs besides its strength
     controls=False,# further rows: `Plan.contenders`

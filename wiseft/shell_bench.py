@@ -17,9 +17,9 @@ from .shell import chosen_device, command, in_shell_words, load_methods, say, sh
 from .shell import suite_loader, wrote
 
 # %% ../nbs/api/75_shell_bench.ipynb #f16d0768
-@command('wiseft bench zeroshot --suite icons --lrs 3e-4,1e-3,3e-3 -o bench',
+@command('wiseft bench zeroshot --suite icons -o bench',
          'wiseft bench zeroshot --reference photos --shift sketches --methods spd,lines,ema -o bench',
-         'wiseft bench zeroshot --suite imagenet --seeds 3 --budget 48 -o bench',
+         'wiseft bench zeroshot --suite imagenet --lrs 1e-6,3e-6,1e-5 --seeds 3 --budget 48 -o bench',
          stopped='the same command goes on from here')
 def bench_(
     classifier:Classifier,
@@ -31,7 +31,9 @@ def bench_(
         '--methods', help='Names with commas; `wiseft methods` lists them. Default: all that can compete.')]=None,
     epochs:Annotated[int, typer.Option('--epochs', min=1, help='Of every fine-tuning.')]=10,
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=128,
-    lrs:Annotated[str, typer.Option('--lrs', help='Learning rates to choose from, with commas.')]='1e-5,3e-5,1e-4',
+    lrs:Annotated[Optional[str], typer.Option(
+        '--lrs', help="Learning rates to choose from, with commas. Default: a third, one and three times the usual "
+        'one, which is 3e-4 for iconclip and 3e-5 for others.', show_default=False)]=None,
     seeds:Annotated[int, typer.Option('--seeds', min=1, help='Fine-tunings of each method, with seeds 0, 1, ….')]=3,
     controls:Annotated[bool, typer.Option(
         '--controls', help="Also each method at its default strength and plain fine-tuning's learning rate, and a "
@@ -59,7 +61,7 @@ def bench_(
     plan = Plan(images, start, competitors, rates, tuple(range(seeds)), recipe=recipe, controls=controls)
     _show_plan(plan, output, budget, place)
     if dry_run: return
-    found = bench(images, start, output, [m.name for m in plan.methods], plan.seeds, rates, controls=controls,
+    found = bench(images, start, output, [m.name for m in plan.methods], plan.seeds, plan.lrs, controls=controls,
                   say=say, **recipe)
     _write_found(found, output)
     standard_output().print('\n'.join(found.sentences()), markup=False)
@@ -67,7 +69,8 @@ def bench_(
 
 # %% ../nbs/api/75_shell_bench.ipynb #7067299c
 def _rates(text):
-    "Learning rates with commas between them"
+    "Learning rates with commas between them; None: those that suit the CLIP"
+    if text is None: return None
     try: return tuple(float(o) for o in text.split(','))
     except ValueError:
         raise typer.BadParameter(
@@ -109,6 +112,7 @@ def _show_plan(plan, folder, budget, place):
     say(f'at most {able.trials.sum()+able.runs.sum()} fine-tunings of {plan.steps:,} steps on '
         f'{len(plan.suite.train):,} images, about {duration(seconds)} {place}; weights of at most '
         f'{plan.n_bytes()/1e9:.1f} GB in {folder/"weights"}, which may be removed at the end')
+    say(f'learning rates to choose from: {", ".join(f"{lr:g}" for lr in plan.lrs)}')
     if done: say(f'{folder} has {done} of at most {total} judgements, and goes on from there')
     if plan.steps < FEW_STEPS: say(
         f'{plan.steps} steps are few: averages over time and pulls may change nothing in so short a time. More '
