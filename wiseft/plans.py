@@ -179,9 +179,9 @@ def n_choices(self:Plan, c) -> int:
 
 @patch
 def n_tunings(self:Plan, c) -> tuple: # (trials, runs)
-    "How many fine-tunings a row takes of its own; averages ride along others"
-    alone = c.trains and not (c.method and c.method.kind == 'average')
-    return alone*self.n_choices(c), alone*len(self.seeds)
+    "How many fine-tunings a row takes of its own; averages ride along others, and what is chosen is one of the trials"
+    alone, trials = c.trains and not (c.method and c.method.kind == 'average'), self.n_choices(c)
+    return alone*trials, alone*(len(self.seeds) - (trials > 0))
 
 @patch
 def begin(self:Plan, trial): # `ImageClassifier`
@@ -209,8 +209,9 @@ def n_curves(self:Plan, contender) -> int:
 
 @patch
 def n_judged(self:Plan) -> int:
-    "Curves to judge at most: on validation images for each choice, on these and on test images for each run"
-    return sum(self.n_choices(c) + 2*self.n_curves(c) for c in self.contenders())
+    "Curves to judge at most: on validation images for each choice, on these and on test images for each seed"
+    def of(c): return self.n_choices(c) + 2*self.n_curves(c) - (self.n_choices(c) > 0) # what is chosen was judged
+    return sum(map(of, self.contenders()))
 
 @patch
 def n_bytes(self:Plan) -> int:

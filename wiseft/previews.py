@@ -106,8 +106,9 @@ def row_seconds(
     choices, curves = plan.n_choices(row), plan.n_curves(row)
     validation, tests = len(suite.validation), sum(map(len, suite.datasets().values()))
     points = passes_an_image(row.method) if row.method and row.method.kind == 'mix' else len(plan.alphas)
-    seen = points*(choices*validation + curves*(validation+tests))
-    heads = _texts_of_heads(plan, row, len(plan.alphas)*(choices+2*curves))
+    judged = choices + curves - (choices > 0) # on validation images
+    seen = points*(judged*validation + curves*tests)
+    heads = _texts_of_heads(plan, row, len(plan.alphas)*(judged+curves))
     forward, backward = images_besides(plan, row)
     return sum(plan.n_tunings(row))*training + (seen+forward+2*backward)*speed.look + heads*speed.text
 

@@ -99,14 +99,13 @@ def _show_plan(plan, folder, budget, place):
     from wiseft.previews import preview, seconds_left
     table = plan.table()
     able = table[table.why == '']
-    alone = able.assign(trials=able.trials.map(_or_nothing), runs=able.runs.map(_or_nothing))
-    show_table(alone[['method', 'kind', 'paper', 'trials', 'runs']])
+    none = able.trials+able.runs == 0
+    own = {k: able[k].astype(str).mask(none, 'none of its own') for k in ('trials', 'runs')}
+    show_table(able.assign(**own)[['method', 'kind', 'paper', 'trials', 'runs']], whole=['method'])
     seconds = seconds_left(plan, folder)
     for line in preview(plan, folder, seconds, place): say(in_shell_words(line))
     if budget is not None and seconds > 3600*budget: raise ValueError(
         f'That is more than the {budget:g} hours of --budget. Give fewer --methods, --seeds, --lrs or --epochs.')
-
-def _or_nothing(n): return str(n) if n else 'none of its own'
 
 def _write_found(found, folder):
     "Tables, the pictures and the page, beside what was trained"
