@@ -125,6 +125,7 @@ class Plan:
     given:dict=field(default_factory=dict)  # name of a method -> knobs besides its strength
     controls:bool=False  # rows that tell what choices and arithmetic are worth
     able:set=field(default_factory=set)     # names of methods that are known to run
+    unreadable:object=None # table of images that are left out: dataset, split, file, reason
     starts:dict=field(default_factory=dict, repr=False) # name of a start -> what it made
     rehearsals:dict=field(default_factory=dict, init=False, repr=False)  # name -> of `tried_out`
     def __post_init__(self): self.lrs = self.lrs or rates_around(usual_lr(self.start))
@@ -154,13 +155,6 @@ class Plan:
         "Of a fine-tuning"
         together = self.recipe.get('batch_size', 128)*self.recipe.get('accumulate', 1)
         return self.recipe.get('epochs', 10)*math.ceil(len(self.suite.train)/together)
-    def as_json(self) -> dict:
-        "All that decides the results, and the version"
-        recipe = {k: v for k, v in self.recipe.items() if k != 'progress'}
-        return dict(version=__version__, suite=self.suite.fingerprint, tower=state_hash(self.start.visual.state_dict()),
-                    text_tower=_text_hash(self.start), given={n: _in_short(knobs) for n, knobs in self.given.items()},
-                    templates=list(self.start.templates or []), lrs=list(self.lrs),
-                    seeds=list(self.seeds), alphas=[float(a) for a in self.alphas], recipe=recipe)
 
 # %% ../nbs/api/52_plans.ipynb #e0496e50
 @patch
@@ -200,6 +194,15 @@ def riders(self:Plan, lr) -> list: # of `Trial`, with the first seed
     "Averages over time at all their strengths, along a plain fine-tuning"
     averages = [m for m in self.methods if m.kind == 'average']
     return [Trial(lr, self.seeds[0], m.name, s) for m in averages for s in strengths(m)]
+
+@patch
+def as_json(self:Plan) -> dict:
+    "All that decides the results, and the version"
+    recipe = {k: v for k, v in self.recipe.items() if k != 'progress'}
+    return dict(version=__version__, suite=self.suite.fingerprint, tower=state_hash(self.start.visual.state_dict()),
+                text_tower=_text_hash(self.start), given={n: _in_short(knobs) for n, knobs in self.given.items()},
+                templates=list(self.start.templates or []), lrs=list(self.lrs),
+                seeds=list(self.seeds), alphas=[float(a) for a in self.alphas], recipe=recipe)
 
 # %% ../nbs/api/52_plans.ipynb #4f978e9f
 @patch

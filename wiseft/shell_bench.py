@@ -49,16 +49,15 @@ def bench_(
     rates = _rates(lrs)
     load = suite_loader(suite, reference, shift, **({} if reference else dict(training=True)))
     load_methods(use)
-    competitors = _competitors(methods)
-    say(f'reading {classifier} and the images')
-    from wiseft.bench import carry_out
+    competitors = [m.name for m in _competitors(methods)]
+    say(f'reading {classifier} and all images')
+    from wiseft.bench import carry_out, planned
     from wiseft.loading import load_classifier
-    from wiseft.plans import Plan
     device, place = chosen_device(device, 'bf16')
     start = load_classifier(classifier, device)
     images = load(classnames=start.classnames)
     recipe = dict(epochs=epochs, batch_size=batch_size, progress=False)
-    plan = Plan(images, start, competitors, rates, tuple(range(seeds)), recipe=recipe, controls=controls)
+    plan = planned(images, start, output, competitors, tuple(range(seeds)), rates, controls=controls, **recipe)
     _show_plan(plan, output, budget, place)
     if dry_run: return
     found = carry_out(plan, output, say=say, told=True)
