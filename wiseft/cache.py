@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_SKIPPED', 'cache_limit', 'entry_folder', 'text_folder', 'CacheEntry', 'write_entry', 'open_entry', 'make_room',
            'cache_table', 'clear_cache', 'ShortSide', 'Pixels', 'check_skipped', 'decoding_workers', 'Tried', 'Hashed',
-           'decode_once']
+           'decode_once', 'unreadable']
 
 # %% ../nbs/api/13_cache.ipynb #ac0d019c
 import hashlib, json, os, time, warnings
@@ -251,3 +251,22 @@ def _checked(loader, images):
             check_skipped(images, reasons)
         yield None if isinstance(a, str) else a
     remember_hashes(hashes)
+
+# %% ../nbs/api/13_cache.ipynb #0b17bae8
+def unreadable(
+    pixels:Pixels,
+    workers=None, progress=True # as in `decode_once`
+) -> dict: # index -> reason
+    "The images of a set that can't be read; ValueError when they are too many"
+    images, found = pixels.images, {}
+    if images.pixels is not None: return found
+    kept = decode_once(pixels, workers, progress).kept
+    unknown = range(len(images)) if kept is None else np.flatnonzero(kept.shapes.prod(1) == 0).tolist()
+    if workers is None: workers = decoding_workers(images.subset(unknown))
+    loader = DataLoader(Tried(pixels), None, sampler=unknown, num_workers=workers, collate_fn=_as_it_is,
+                        generator=torch.Generator())
+    for i, a in zip(unknown, loader):
+        if not isinstance(a, str): continue
+        found[i] = a
+        check_skipped(images, list(found.values()))
+    return found

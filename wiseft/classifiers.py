@@ -15,7 +15,7 @@ from PIL import Image
 import pandas as pd, torch
 from torch import nn
 
-from .clips import describe_tower, image_features, unit_length
+from .clips import describe_tower, image_features, token_table, unit_length
 from .decoding import open_image, to_rgb
 from .devices import eval_mode
 from .heads import zeroshot_head
@@ -158,6 +158,7 @@ def to_fp16(self:ImageClassifier): # `ImageClassifier`
 def with_text(self:ImageClassifier): # `ImageClassifier`
     "The same classifier with the text tower among its weights; nothing is copied"
     if self.head_from_text: return self
+    token_table(self.clip.model) # an image tower alone says that it is one
     if not self.templates: raise ValueError(
         f'This classifier of {self.clip.name} knows no templates, and where the text tower trains, the head is built '
         'with them. Give them: ImageClassifier(…, templates=[…]), or use zeroshot_classifier.')

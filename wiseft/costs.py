@@ -26,7 +26,8 @@ class Costs(Callback):
     def before_fit(self):
         self.hooks, all_of_them = ExitStack(), [self.learn.student, *self.others()]
         for tower in {c.visual for c in all_of_them}: self._count(tower, 'images')
-        for table in {token_table(c.clip.model) for c in all_of_them}: self._count(table, 'texts') # mostly one for all
+        tables = {token_table(c.clip.model) for c in all_of_them if c.clip.tokenizer} # mostly one for all; or none
+        for table in tables: self._count(table, 'texts')
     def others(self): # classifiers beside the one that trains
         teachers = [cb.average for cb in self.learn.cbs if isinstance(cb, Teacher)]
         return teachers + ([self.learn.start] if 'start' in self.learn.__dict__ else [])
@@ -50,9 +51,9 @@ def passes(
     like, # `ImageClassifier` with towers of the kind that is counted
 ): # gives a dict of `COUNTED`
     "Count images and texts on their way through towers"
-    counted, table = dict.fromkeys(COUNTED, 0), token_table(like.clip.model)
+    counted, table = dict.fromkeys(COUNTED, 0), token_table(like.clip.model) if like.clip.tokenizer else None
     def seen(module, inputs, output):
-        is_table = type(module) is type(table) and module.weight.shape == table.weight.shape
+        is_table = table is not None and type(module) is type(table) and module.weight.shape == table.weight.shape
         what = 'images' if type(module) is type(like.visual) else 'texts' if is_table else None
         if what is None: return
         counted[f'{what} forward'] += len(inputs[0])
@@ -75,13 +76,14 @@ def operations(
     classifier, # `ImageClassifier`
 ) -> tuple: # (of an image, of a text), floating-point operations
     "What a forward pass through either tower takes"
-    x = torch.zeros(1, 3, *classifier.clip.image_size, device=classifier.device)
-    tokens = classifier.clip.tokenizer(['a text']).to(classifier.device)
+    clip, device = classifier.clip, classifier.device
+    x = torch.zeros(1, 3, *clip.image_size, device=device)
     def counted(f, given):
         with torch.no_grad(), _plain_attention(), FlopCounterMode(display=False) as seen: f(given)
         return seen.get_total_flops()
-    model = classifier.clip.model
-    return counted(classifier.features, x), counted(lambda t: text_features(model, t), tokens)
+    if not clip.tokenizer: return counted(classifier.features, x), 0 # an image model has no text tower
+    tokens = clip.tokenizer(['a text']).to(device)
+    return counted(classifier.features, x), counted(lambda t: text_features(clip.model, t), tokens)
 
 # %% ../nbs/api/45_costs.ipynb #f69cfce2
 def arithmetic(

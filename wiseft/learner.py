@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['adamw', 'ClipLearner', 'HeadOnFeatures', 'clip_learner', 'cosine_lr', 'CosineSchedule', 'run_recipe',
-           'run_circumstances', 'validation_metrics', 'finetune']
+           'run_circumstances', 'validation_metrics', 'finetune', 'usual_lr']
 
 # %% ../nbs/api/43_learner.ipynb #2c6143c8
 import fastai, math, platform, torch
@@ -445,3 +445,10 @@ def finetune(
     tuned = learn.classifier.eval()
     if kwargs.get('grad_checkpointing'): tuned.visual.set_grad_checkpointing(False)
     return tuned
+
+# %% ../nbs/api/43_learner.ipynb #3d2eb070
+def usual_lr(
+    classifier, # `ImageClassifier` to start from
+) -> float:
+    "The paper's learning rate; for the embedded CLIP, which is small, ten times of it"
+    return 3e-4 if classifier.clip.provenance.get('source') == 'iconclip' else 3e-5

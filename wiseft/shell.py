@@ -49,10 +49,11 @@ def _plain(text):
     return escape(''.join(repr(c)[1:-1] if unseen(c) else c for c in text))
 
 # %% ../nbs/api/70_shell.ipynb #e7852a36
-def show_table(frame, title=None):
+def show_table(frame, title=None, whole=()): # whole: columns whose words are never cut, such as addresses
     "Print a DataFrame as a table; its index is not shown"
     table = Table(title=title, title_justify='left', header_style='bold')
-    for c in frame: table.add_column(_plain(str(c)), justify='right' if frame[c].dtype.kind in 'iuf' else 'left')
+    for c in frame: table.add_column(_plain(str(c)), justify='right' if frame[c].dtype.kind in 'iuf' else 'left',
+                                     no_wrap=c in whole)
     for row in frame.itertuples(index=False): table.add_row(*(_plain(_text(c, v)) for c, v in zip(frame, row)))
     standard_output().print(table)
 

@@ -38,9 +38,23 @@ def methods(
     from wiseft.registry import KINDS
     known = sorted(load_methods(use).values(), key=lambda m: KINDS.index(m.kind))
     say_first = lambda f: (f.__doc__ or '').splitlines()[0] if f.__doc__ else ''
-    rows = [(m.kind, m.name, m.knob or '', m.paper and f'arXiv {m.paper}', m.needs, m.cost, say_first(m.function))
-            for m in known]
-    show_table(pd.DataFrame(rows, columns=['kind', 'name', 'knob', 'paper', 'needs', 'cost', 'what it does']))
+    rows = [(m.kind, m.name, m.knob or '', m.paper and f'arXiv {m.paper}', m.needs, m.cost, say_first(m.function),
+             _page(m.function)) for m in known]
+    columns = ['kind', 'name', 'knob', 'paper', 'needs', 'cost', 'what it does', 'page']
+    show_table(pd.DataFrame(rows, columns=columns), whole=['name', 'page'])
+    site = _index()['settings']
+    standard_output().print(f"Pages lie below {site['doc_host']}{site['doc_baseurl']}/")
+
+def _index():
+    "What nbdev knows of the package: where the site is, and on which page each name"
+    from importlib import import_module
+    return import_module('wiseft._modidx').d
+
+def _page(function):
+    "The page of the documentation that a method is defined on; '' of somebody's own"
+    names = _index()['syms'].get(function.__module__, {})
+    page, _ = names.get(f'{function.__module__}.{function.__qualname__}', ('', ''))
+    return page.partition('#')[0]
 
 # %% ../nbs/api/71_shell_data.ipynb #3aff3adb
 @command('wiseft data', 'wiseft data imagenet --data-root /data', 'wiseft data transfer:dtd --download',

@@ -147,10 +147,6 @@ def _training_sets(data, captions, classnames): # (what to train on, what to wat
     suite = _suite_of(data)(classnames=classnames)
     return suite.train, suite.validation, f'{len(suite.train):,} images'
 
-def _usual_lr(classifier):
-    "The paper's learning rate, or that of the embedded CLIP, which is small"
-    return 3e-4 if classifier.clip.provenance.get('source') == 'iconclip' else 3e-5
-
 def _chosen_for(captions, method, use): # dict kind -> function
     "The methods of a fine-tuning"
     if captions and not method: method = ['FLYP']
@@ -201,7 +197,7 @@ def finetune_(
     force:Force=False,
 ):
     "Fine-tune a classifier on the images of a reference distribution."
-    from wiseft.learner import finetune
+    from wiseft.learner import finetune,usual_lr
     from wiseft.loading import load_classifier
     from wiseft.processes import first_writes
     from wiseft.text import counted
@@ -212,7 +208,7 @@ def finetune_(
         start = load_classifier(classifier, device)
         images, watched, about = _training_sets(data, captions, start.classnames)
         if 'start' in chosen: start = chosen['start'](start, images, watched)
-        if lr is None: lr = _usual_lr(start)
+        if lr is None: lr = usual_lr(start)
         say(f'fine-tuning on {about}, {counted(epochs, "epoch")}, learning rate {lr:g}, {place}')
         if resume and checkpoints: say(_where_it_begins(checkpoints))
         tuned = finetune(start, images, watched, epochs=epochs, lr=lr, batch_size=batch_size, train=train,

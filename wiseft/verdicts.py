@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from .costs import COPIES, COUNTED, arithmetic, operations
 from .ensembles import alpha_by_rule, nearly_best
 from .matching import at_reference, matched_gains
-from .plans import Plan, takes_several
+from .plans import Plan, passes_an_image, takes_several
 from .results import MEAN, REFERENCE
 from .scores import MIN_GROUPS
 
@@ -83,7 +83,7 @@ class Bench:
         if not set(COUNTED) <= set(counted): return counted
         each = operations(self.plan.start)
         share = arithmetic(counted, each)/arithmetic(self._counted('plain'), each)
-        return counted | dict(arithmetic=share, **{PASSES: self._passes_an_image(name)})
+        return counted | dict(arithmetic=share, **{PASSES: passes_an_image(self.entries[name].row.method)})
     def _counted(self, name):
         e = self.entries[name]
         tuned = e.curves if e.row.trains else self.entries['plain'].curves
@@ -93,11 +93,6 @@ class Bench:
         # what was looked at beside fine-tunings
         making = pd.DataFrame([dict.fromkeys(COUNTED, 0) | c.cost.get('making', {}) for c in e.curves]).mean()
         return dict(runs=runs, **counted.add(making, fill_value=0)[counted.index])
-    def _passes_an_image(self, name):
-        "Forward passes that a prediction takes"
-        method = self.entries[name].row.method
-        if method is None or method.kind != 'mix': return 1
-        return 3 if getattr(method.function, 'gives', '') == 'alpha' else 2 # both ends, and what they ask for
 
 # %% ../nbs/api/52_verdicts.ipynb #84c29db5
 def _accuracies(point): # dict dataset -> (n,) shares of seeds

@@ -48,3 +48,5 @@ def lp_ft(classifier, images, validation, cs=None): # cs: weights of the loss; d
     new.alpha, new.parents, new.metrics = 1., [], {}
     new.recipe = dict(tuning='linear probe', start_method=dict(name='LP-FT', C=best[1]))
     return new
+
+lp_ft.looks = lambda train, validation, models: (train+validation, 0)
