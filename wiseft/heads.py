@@ -78,12 +78,14 @@ def _cut_texts(clip, texts): # list of str
 # %% ../nbs/api/22_heads.ipynb #ed3c468a
 def warn_of_texts(
     clip, # `Clip`
-    texts # list of str
+    texts, # list of str
+    captions=False # is the text tower trained on them?
 ):
     "Warn of texts that the model can't read as they are meant"
+    then = ('it has to learn these words from the captions.' if captions else
+            'classes or templates with these words mean nothing to it. Use other words.')
     if words := unseen_words(clip, texts): warnings.warn(
-        f"{clip.name} never or hardly saw {first_few(words)} in training: classes or templates with these words mean "
-        "nothing to it. Use other words.", stacklevel=3)
+        f'{clip.name} never or hardly saw {first_few(words)} in training: {then}', stacklevel=3)
     if cut := _cut_texts(clip, texts): warnings.warn(
         f"{clip.name} reads no more than {clip.model.context_length} tokens, start and end included. Cut short: "
         f"{first_few(cut)}.", stacklevel=3)

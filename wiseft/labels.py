@@ -244,6 +244,14 @@ _COLUMNS = dict(file=('file', 'filepath', 'path', 'image'), label=('label', 'cla
 
 def _first_of(names, columns): return next((n for n in names if n in columns), None)
 
+def _too_wide(path, what): return (
+    f'{path} has {what} with more fields than its first line has columns. Put texts with commas in quotes.')
+
+def _why_no_table(path, said): # what pandas says
+    "The error for a file that pandas can't read"
+    wide = re.search(r'Expected \d+ fields in (line \d+), saw \d+', said)
+    return _too_wide(path, f'a row ({wide[1]})') if wide else f'{path} is no CSV file ({said}). Copy it again.'
+
 def read_image_table(
     path, # CSV file, separated by commas or tabs
     need  # 'label' or 'caption'
@@ -254,9 +262,8 @@ def read_image_table(
         with open(path, encoding='utf-8-sig') as f: separator = '\t' if '\t' in f.readline() else ','
         t = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding='utf-8-sig')
     except OSError: raise
-    except Exception as e: raise BadFile(f'{path} is no CSV file ({e}). Copy it again.') from None
-    if not isinstance(t.index, pd.RangeIndex): raise BadFile(
-        f'{path} has rows with more fields than its first line has columns. Put texts with commas in quotes.')
+    except Exception as e: raise BadFile(_why_no_table(path, str(e).strip())) from None
+    if not isinstance(t.index, pd.RangeIndex): raise BadFile(_too_wide(path, 'rows'))
     found = {k: _first_of(names, t) for k, names in _COLUMNS.items()}
     captions = ' Captions are for `wiseft finetune FOLDER --captions`.' if need == 'label' and found['caption'] else ''
     if lacking := [k for k in ('file', need) if not found[k]]: raise BadFile(

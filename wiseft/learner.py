@@ -234,8 +234,9 @@ def _checkpoint_layers(classifier):
 def _with_text(classifier, accumulate):
     "The classifier with its text tower; ValueError if a head would be lost, or a batch is taken apart"
     if accumulate > 1: raise ValueError(
-        'A loss of images and captions looks at the whole batch, and accumulate computes it in parts: give a smaller '
-        'batch_size, or grad_checkpointing=True.')
+        'A loss of images and captions looks at the whole batch, and accumulate (--accumulate) computes it in parts: '
+        'give a smaller batch_size (--batch-size), or grad_checkpointing=True (--grad-checkpointing on the command '
+        'line).')
     if classifier.head_from_text or classifier.alpha == 0: return classifier.with_text()
     raise ValueError(
         f'The head of this classifier ({classifier.tuning}) was trained, and the loss trains the text tower and '
@@ -357,18 +358,23 @@ def run_recipe(
     averages = [cb.recipe for cb in [*learn.cbs, *cbs] if hasattr(type(cb), 'recipe')]
     start_method = dict(start_method=began) if began else {}
     return dict(tuning=' + '.join(methods) or 'plain', **learn.recipe, averages=averages, **schedule, **start_method,
-                batch_size=getattr(dl, 'bs', None), seed=getattr(dl, 'seed', None),
+                batch_size=getattr(dl, 'bs', None), seed=getattr(dl, 'seed', None), **_captions_of(dl, named=False),
                 images=source and source.fingerprint, start=state_hash(plain_weights(learn.model).state_dict()))
 
+def _captions_of(dl, named):
+    "What a recipe says of captions, if there are any; under another name the same table goes on"
+    told = getattr(getattr(dl, 'source', None), 'captions', None)
+    return dict(captions={k: v for k,v in told.items() if named or k != 'table'}) if told else {}
+
 def run_circumstances(learn, seconds):
-    "With which versions a training ran, where, and how long"
+    "With which versions a training ran, where, how long, and what its table of captions was called"
     device = learn.student.device
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{device.type}, {platform.machine()}'
     versions = dict(wiseft=__version__, torch=torch.__version__, fastai=fastai.__version__,
                     open_clip=open_clip.__version__)
     together = dict(processes=n_processes()) if n_processes() > 1 else {}
     return dict(versions=dict(versions, python=platform.python_version()), device=name, seconds=round(seconds, 1),
-                **together)
+                **together, **_captions_of(learn.dls.train, named=True))
 
 # %% ../nbs/api/43_learner.ipynb #b7816945
 def validation_metrics(

@@ -27,9 +27,10 @@ from torch.nn.functional import interpolate
 from torch.utils.data import TensorDataset, get_worker_info
 from .decoding import UnreadableImage, open_image
 from .datasets import ImageSet, Suite, folder_suite
+from .files import sha256_file
 from .heads import warn_of_texts
 from .labels import read_image_table
-from .text import BadFile, first_few
+from .text import BadFile, counted, first_few
 from .cache import Pixels, ShortSide, check_skipped, decoding_workers
 from .devices import exact_fp32
 from .feeding import Feeder
@@ -132,6 +133,7 @@ def resized_crop(
 # %% ../nbs/api/40_loaders.ipynb #b942dbb2
 class PixelSource:
     "Batches of an image set as 8-bit pixels of the CLIP's size"
+    captions = None # where classes are captions: a dict that tells their table
     # tokens: (n_classes, context length), where classes are captions
     def __init__(self, images, clip, crop_scale=None, progress=True, tokens=None):
         self.images, self.crop_scale, self.progress, self.tokens = images, crop_scale, progress, tokens
@@ -272,6 +274,7 @@ def clip_dataloaders(
     kw = dict(seed=seed, bs=batch_size, num_workers=workers, after_item=ToTensor(), after_batch=Normalised(clip))
     train = ClipDL(ds.train, PixelSource(sets[0], clip, crop_scale, progress, tokens[0]), shuffle=True, **kw)
     valid = ClipDL(ds.valid, PixelSource(sets[1], clip, None, progress, tokens[1]), shuffle=False, **kw)
+    if captions: train.source.captions = _told_of(captions, sets[0])
     return DataLoaders(train, valid, device=clip.device)
 
 # %% ../nbs/api/40_loaders.ipynb #8c32643f
@@ -308,7 +311,8 @@ def captioned_images(
 ): # `ImageSet` whose classes are the captions
     "The images that a table has captions for"
     t = read_image_table(table, 'caption')
-    if len(t) < 2: raise BadFile(f'{table} has {len(t)} rows; expected two captioned images or more.')
+    if t.file.nunique() < 2: raise BadFile(
+        f'{table} has captions for {counted(t.file.nunique(), "image")}; expected two images or more.')
     paths = [Path(folder)/f for f in t.file]
     if gone := [f for f, p in zip(t.file, paths) if not os.path.exists(p)]: raise FileNotFoundError(
         f'{table} names files that are not in {folder}: {first_few(gone)}.')
@@ -318,18 +322,23 @@ def captioned_images(
 
 # %% ../nbs/api/40_loaders.ipynb #07ec77dd
 def _captioned_sets(folder, validation, table):
-    "Pairs to train on, and what to watch: a tenth of the pairs, if there is nothing else"
+    "Pairs to train on, and what to watch: those of a tenth of the images, if there is nothing else"
     if not isinstance(folder, (str, Path)): raise ValueError(
         f'Captions go with the folder that their files are relative to, and this is a {type(folder).__name__}: give '
         'the folder.')
     pairs = captioned_images(table, folder)
     if validation is not None: return pairs, validation
-    order = np.random.default_rng(0).permutation(len(pairs))
-    n = max(1, len(pairs)//10)
-    return pairs.subset(np.sort(order[n:])), pairs.subset(np.sort(order[:n]))
+    number = {f: i for i,f in enumerate(dict.fromkeys(pairs.files()))} # captions of one image stay together
+    order = np.random.default_rng(0).permutation(len(number))
+    held_out = np.isin([number[f] for f in pairs.files()], order[:max(1, len(number)//10)])
+    return pairs.subset(np.flatnonzero(~held_out)), pairs.subset(np.flatnonzero(held_out))
+
+def _told_of(table, pairs): # dict
+    "What a recipe says of captions: the table's name, what its bytes hash to, how many pairs of it are trained on"
+    return dict(table=Path(table).name, sha256=sha256_file(table)[:12], pairs=len(pairs))
 
 def _caption_tokens(images, clip): # (n_captions, context length)
-    warn_of_texts(clip, images.classnames)
+    warn_of_texts(clip, images.classnames, captions=True)
     return clip.tokenizer(images.classnames)
 
 def is_captions(
