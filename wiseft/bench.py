@@ -22,7 +22,7 @@ from .evaluation import evaluate
 from .files import atomic_path
 from .loading import load_classifier
 from .merging import merge
-from .plans import LONGER, Plan, can_compete, is_way
+from .plans import LONGER, Plan, can_compete, is_way, with_looks
 from .previews import n_done, preview, readable, seconds_left, without
 from .progress import duration
 from .registry import REGISTRY, find_method
@@ -131,8 +131,8 @@ def judged(self:Work,
             between = members(start, tuned, self.plan.alphas, by=[by], images=suite.validation)
         seen = right_along(between, suite if split == 'test' else replace(suite, shift_validation={}), split,
                            self.plan.recipe.get('progress', True))
-        cost = tuned.recipe.get('cost', {}) | dict(seconds=tuned.recipe.get('seconds', 0.), making=_sum(
-            making, tuned.recipe.get('making', {})))
+        making = _sum(with_looks(making, find_method(by), suite), tuned.recipe.get('making', {}))
+        cost = tuned.recipe.get('cost', {}) | dict(seconds=tuned.recipe.get('seconds', 0.), making=making)
         with atomic_path(file) as tmp, open(tmp, 'wb') as f:
             np.savez_compressed(f, cost=json.dumps(cost), **{f'right {d}': r for d, r in seen.items()})
         self.clock.done += 1
@@ -190,7 +190,7 @@ def made(self:Work, method, trials): # `ImageClassifier`
     with passes(start) as counted:
         if method.kind == 'search': out = method.function(start, tuned, images)
         else: out = merge(start, tuned, method.function, images=images)
-    out.recipe['making'] = counted
+    out.recipe['making'] = with_looks(counted, method, self.plan.suite, len(tuned))
     return out
 
 @patch

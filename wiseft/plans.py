@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PLAINS_RATE', 'LONGER', 'can_compete', 'takes_several', 'is_way', 'passes_an_image', 'tried_out', 'what_is_missing',
-           'Contender', 'rates_around', 'Plan']
+           'Contender', 'rates_around', 'Plan', 'with_looks']
 
 # %% ../nbs/api/52_plans.ipynb #43ef206c
 import math, torch
@@ -17,6 +17,7 @@ from .ensembles import DEFAULT_ALPHAS
 from .learner import usual_lr
 from .registry import Method, find_method
 from .rehearsals import REHEARSED, rehearse
+from .steps import trait
 from .tensorfiles import state_hash
 from .trials import TRAINED, Trial, last_words, strengths
 
@@ -156,6 +157,19 @@ class Plan:
         together = self.recipe.get('batch_size', 128)*self.recipe.get('accumulate', 1)
         return self.recipe.get('epochs', 10)*math.ceil(len(self.suite.train)/together)
 
+# %% ../nbs/api/52_plans.ipynb #e9d14311
+def with_looks(
+    counted, # dict of `COUNTED`
+    method,  # `Method`
+    suite,   # `Suite`
+    models=1,# fine-tuned classifiers that it is given
+) -> dict:
+    "Counts of a method, at least what it says that it looks at"
+    looks = trait(method.function, 'looks')
+    if looks is None: return counted
+    said = dict(zip(('images forward', 'images backward'), looks(len(suite.train), len(suite.validation), models)))
+    return counted | {k: max(counted[k], n) for k, n in said.items()}
+
 # %% ../nbs/api/52_plans.ipynb #e0496e50
 @patch
 def rehearsed(self:Plan, method=None) -> tuple: # of `tried_out`
@@ -185,7 +199,7 @@ def begin(self:Plan, trial): # `ImageClassifier`
     if method.name not in self.starts:
         with passes(self.start) as counted:
             made = method.function(self.start, self.suite.train, self.suite.validation)
-        made.recipe['cost'] = counted
+        made.recipe['cost'] = with_looks(counted, method, self.suite)
         self.starts[method.name] = made
     return self.starts[method.name]
 
