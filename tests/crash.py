@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +225,8 @@ def started(task, *args):
         try:
             task(*args)
             status = 0
+        except BaseException:  # which the exit would swallow
+            traceback.print_exc()
         finally:
             os._exit(status)
     return child
