@@ -43,7 +43,7 @@ class Costs(Callback):
         weights = sum(p.numel() for p in self.learn.student.parameters() if p.requires_grad)
         self.counted[COPIES] = 1 + len(self.others()) + round(remembered/weights)
     def kept(self): return {k: torch.tensor(self.counted[k]) for k in COUNTED} # for a checkpoint
-    def restore(self, kept): self.counted = {k: v.item() for k,v in kept.items()}
+    def restore(self, kept): self.counted = {k: kept[k].item() for k in COUNTED} # files sort their names
 
 # %% ../nbs/api/45_costs.ipynb #194499b7
 @contextmanager
