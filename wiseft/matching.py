@@ -74,23 +74,28 @@ def matched_gains(
     n_resamples=2000,
     level=.95,
     rng=None,         # as in `resampled`
-) -> pd.DataFrame:      # method, reference, shifted, gain, low, high, baseline, beyond, p, p_holm
+# method, reference, shifted, gain, low, high, baseline, beyond, beyond_low, beyond_high, p, p_holm
+) -> pd.DataFrame:
     "Accuracy under shift (mean over sets) above that of a curve at the same reference accuracy"
     _check_sets(methods, curve)
     def stacked(s): return np.vstack([curve[s], *[m[s] for m in methods.values()]])
     correct = {s: stacked(s) for s in curve}
     k = len(curve[REFERENCE])
     whole = {s: c.mean(1)[None] for s, c in correct.items()}
-    (gain, beyond), (spread, _) = (_gains(a, k) for a in (whole, resampled(correct, units, n_resamples, rng)))
+    drawn, z = resampled(correct, units, n_resamples, rng), stats.norm.ppf((1+level)/2)
+    (gain, beyond), (spread, _) = (_gains(a, k) for a in (whole, drawn))
     error = spread.std(0, ddof=1)
     gain = np.where(beyond[0] > 0, np.nan, gain[0])
-    width = stats.norm.ppf((1+level)/2)*error
+    width = z*error
     p = 2*stats.norm.sf(np.abs(gain)/np.maximum(error, 1e-12))
+    ahead, chance = (_ahead(a[REFERENCE], k, whole[REFERENCE][0, :k].argmax()) for a in (whole, drawn))
+    reach = z*chance.std(0, ddof=1)
     at = {s: a[0, k:] for s, a in whole.items()}
     shifted = np.mean([a for s, a in at.items() if s != REFERENCE], 0)
     return pd.DataFrame(dict(
         method=list(methods), reference=at[REFERENCE], shifted=shifted, gain=gain, low=gain-width, high=gain+width,
-        baseline=shifted-gain, beyond=beyond[0], p=p, p_holm=holm(p)))
+        baseline=shifted-gain, beyond=beyond[0], beyond_low=ahead[0]-reach,
+        beyond_high=ahead[0]+reach, p=p, p_holm=holm(p)))
 
 # %% ../nbs/api/05_matching.ipynb #68058171
 def _gains(accuracies, k):
@@ -100,6 +105,10 @@ def _gains(accuracies, k):
     curve = reference[:, None, :k], shifted[:, None, :k]
     value, beyond = at_reference(*curve, reference[:, k:])
     return shifted[:, k:]-value, beyond
+
+def _ahead(reference, k, best): # best: position of the curve's most accurate point
+    "How far classifiers are ahead of one of the curve's k points on the reference, (n_resamples, n_methods)"
+    return reference[:, k:] - reference[:, [best]]
 
 def _check_sets(methods, curve):
     "ValueError unless all have the reference, a shifted set, and the same images"
