@@ -155,15 +155,20 @@ def test_plot_and_report(room, tmp_path):
 
 
 def test_bench(room, tmp_path):
-    "Tables, a picture and a page, also of a method that can't run"
-    out = wiseft("bench", "zeroshot", "--suite", "suite", "--methods", "lines,uniform soup", "--epochs", "1", "--seeds",
-                 "1", "--lrs", "1e-3", "-o", tmp_path / "bench", cwd=room).stdout
+    "Tables, a picture and a page, also of a method that can't run; intervals over families, which a table names"
+    shutil.copytree(room / "suite", tmp_path / "suite")
+    files = sorted((tmp_path / "suite").rglob("*.png"))
+    rows = [dict(file=f.relative_to(tmp_path / "suite").as_posix(), family=i % 7) for i, f in enumerate(files)]
+    pd.DataFrame(rows).to_csv(tmp_path / "suite/families.csv", index=False)
+    out = wiseft("bench", room / "zeroshot", "--suite", "suite", "--methods", "lines,uniform soup", "--epochs", "1",
+                 "--seeds", "1", "--lrs", "1e-3", "--groups", "-o", "bench", cwd=tmp_path).stdout
     tables, pictures = ("gains", "curves", "accuracies", "choices", "costs"), ("bench.png", "bench.svg", "gains.png")
     assert {*(f"{t}.csv" for t in tables), *pictures} <= {p.name for p in (tmp_path / "bench").iterdir()}
     gains, page = pd.read_csv(tmp_path / "bench/gains.csv"), (tmp_path / "bench/report.html").read_text()
     assert gains.method.tolist() == ["plain", "LiNeS", "uniform soup"]
     for sentence in gains.why.dropna().tolist() + [f"LiNeS (α = {gains.alpha[1]:g}): {100*gains.reference[1]:.1f} %"]:
         assert sentence in out and sentence in page
+    assert "groups: reference 7, solid 7" in page and "families of images that belong together" in page
 
 
 def test_data_names_unreadable_images(room, tmp_path):

@@ -29,7 +29,7 @@ from .registry import REGISTRY, find_method
 from .results import REFERENCE
 from .text import BadFile, why_failed
 from .trials import Trial, is_done, last_words, run_trial, strengths, why_not
-from .verdicts import Bench, Curve, Entry, choice_rows
+from .verdicts import Bench, Curve, Entry, choice_rows, what_is_drawn
 
 # %% ../nbs/api/53_bench.ipynb #db53d0f7
 class TimeIsUp(Exception): "The time that a bench was given is too short for its next piece of work"
@@ -272,8 +272,10 @@ def carry_out(
     plan:Plan,
     folder, weights=None, minutes=None, say=print, # as in `bench`
     told=False, # was the plan told by somebody else?
+    groups=False, # as in `bench`
 ) -> Bench:
     "Do what a plan says, as far as it isn't done"
+    what_is_drawn(plan.suite, groups) # or an error now, not when all is done
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _same_plan(plan, folder/'plan.json')
@@ -285,7 +287,7 @@ def carry_out(
     try:
         for seed in plan.seeds: _round(work, seed, left_out)
     except TimeIsUp as e: say(str(e))
-    return Bench(plan, _finished(work.entries, len(plan.seeds)), left_out, work.tried)
+    return Bench(plan, _finished(work.entries, len(plan.seeds)), left_out, work.tried, groups)
 
 def _told(plan, folder):
     place = describe_device(plan.start.device, plan.recipe.get('precision', 'bf16'))
@@ -310,9 +312,10 @@ def bench(
     controls=False,# further rows: `Plan.contenders`
     weights=None,  # folder of classifiers; default `weights` in `folder`
     minutes=None,  # to stop after, between two pieces of work; default: when it is done
+    groups=False,  # intervals draw groups of images (set families) instead of images
     say=print,     # what is told goes there, a line at a time
     **recipe,      # of `finetune`, the same for all: epochs, batch_size, precision, progress, …
 ) -> Bench:
     "Compare methods of robust fine-tuning on one budget"
     plan = planned(suite, start, folder, methods, seeds, lrs, alphas, given, controls, **recipe)
-    return carry_out(plan, folder, weights, minutes, say)
+    return carry_out(plan, folder, weights, minutes, say, groups=groups)

@@ -58,7 +58,7 @@ def _choices(choices): # of `Bench.choices`
         columns=dict(validation='validation, %', verdict=''))
 
 # %% ../nbs/api/62_bench_report.ipynb #6d2e76b7
-def _plan(plan, origin): # of `Plan`
+def _plan(plan, groups, origin): # of `Plan`; groups: do intervals draw them?
     "What decides the results, and on what they were made"
     known = plan.as_json()
     sets = {d: f'{len(s):,} images' for d, s in plan.suite.datasets().items()}
@@ -68,9 +68,12 @@ def _plan(plan, origin): # of `Plan`
             'image tower (SHA-256)': known['tower'], 'templates': known['templates'], 'fine-tuning': known['recipe'],
             'steps of a fine-tuning': plan.steps, 'learning rates to choose from': known['lrs'],
             'seeds': known['seeds'], 'α': known['alphas'], 'computed': place,
+            'drawn for intervals': _drawn(plan.suite) if groups else 'images',
             'versions': f'wiseft {known["version"]}, torch {torch.__version__}'}
     if origin: rows['made by'] = origin
     return pd.DataFrame([(k, in_words(v)) for k, v in rows.items()], columns=['what', 'value'])
+
+def _drawn(suite): return 'groups: ' + ', '.join(f'{d} {len(set(s.groups))}' for d, s in suite.datasets().items())
 
 # %% ../nbs/api/62_bench_report.ipynb #7fd157f4
 _MEANINGS = """<p class="soft"><dfn>Reference</dfn>: the kind of images that all were fine-tuned on.
@@ -78,7 +81,7 @@ _MEANINGS = """<p class="soft"><dfn>Reference</dfn>: the kind of images that all
 Each fine-tuned classifier was averaged with the zero-shot one, which it was before; <dfn>α</dfn> is the fine-tuned share,
 chosen on validation images of the reference, as learning rate and strength were. <dfn>Gain</dfn>: accuracy under shift above
 the best that an average of a plain fine-tuning has there (zero-shot classifier included), of those that are at least as
-accurate on the reference. An <dfn>interval</dfn> of 95&nbsp;% says how far chance in the choice of test images reaches;
+accurate on the reference. An <dfn>interval</dfn> of 95&nbsp;% says how far chance in the choice of test {drawn} reaches;
 <dfn>p, Holm</dfn> takes into account how many methods were tried.</p>"""
 
 _CAPTION = ('All averages of each method, from the zero-shot classifier (cross) to the fine-tuned one; the marked '
@@ -95,7 +98,8 @@ its grid says that a value beyond might have been chosen.</p>"""
 def _body(found, origin):
     "The page's sections"
     gains, sentences = found.gains(), found.sentences()
-    yield _MEANINGS
+    drawn = 'groups (families of images that belong together)' if found.groups else 'images'
+    yield _MEANINGS.format(drawn=drawn)
     if found.entries:
         picture = plot_bench.unseen(found.curves(), gains)
         yield html_figure('bench', picture, ' '.join(s for s in sentences if 'left out' not in s), _CAPTION)
@@ -107,7 +111,7 @@ def _body(found, origin):
         yield '<h2>Each set</h2>\n' + html_table(_accuracies(found.accuracies()))
         yield f'<h2>Choices</h2>\n{_RULE}' + html_table(_choices(found.choices()))
         yield '<h2>What one classifier of each costs</h2>\n' + html_table(found.costs(), digits=0)
-    yield '<h2>The plan</h2>\n' + html_table(_plan(found.plan, origin))
+    yield '<h2>The plan</h2>\n' + html_table(_plan(found.plan, found.groups, origin))
 
 # %% ../nbs/api/62_bench_report.ipynb #6fac4514
 def write_bench_report(
