@@ -1,17 +1,23 @@
-"A bench: what fails costs itself alone, and what is killed goes on to the same table."
-import os, signal, subprocess, sys, time
+"A bench: what fails costs itself alone, and what is killed goes on to the same table; and a newcomer's."
+import multiprocessing
+import os
+import time
 from dataclasses import replace
+from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image, ImageDraw
+from test_cli import wiseft
 from wiseft.bench import bench
 from wiseft.classifiers import zeroshot_classifier
 from wiseft.datasets import load_suite
 from wiseft.loading import load_classifier
-from wiseft.methods import ema, lora, spd  # noqa: F401
+from wiseft.methods import ema, lines, lora, lp_ft, spd, tpgm  # noqa: F401
 from wiseft.pico import pico_clip
 from wiseft.registry import REGISTRY, method
+from wiseft.resume import checkpoint_file
 
 PIECES = dict(seeds=(0, 1), lrs=(1e-3,), alphas=(0, .5, 1), epochs=1, batch_size=16, precision="fp32", progress=False)
 
@@ -99,31 +105,53 @@ def test_failures_of_all_kinds(tmp_path, planted):
 
 
 def carry_out(folder):
-    "What the process that is killed does"
+    "What the process that is killed does; TPGM with few steps, which take longest"
     torch.set_num_threads(1)
-    found = bench(*small(), folder, ["SPD", "EMA", "uniform soup"], **PIECES, controls=True, say=lambda line: None)
+    REGISTRY["TPGM"] = replace(REGISTRY["TPGM"], function=partial(tpgm.tpgm, steps=10))
+    settings = PIECES | dict(epochs=3, controls=True, say=lambda line: None)  # a checkpoint after each epoch
+    found = bench(*small(), folder, ["SPD", "EMA", "uniform soup", "LP-FT", "TPGM"], **settings)
     found.gains().to_csv(f"{folder}/gains.csv", index=False)
+
+
+def trained(folder):
+    "Checkpoints of trainings that are not done"
+    return {checkpoint_file(part) for part in folder.glob("weights/*.part") if checkpoint_file(part).exists()}
+
+
+def killed(process, folder, rng, only=None):
+    "Kill it at a random moment after it has written something new, or such as is asked for; None if it was done"
+    def there():
+        return only(folder) if only else set(folder.rglob("*"))
+    before = there()
+    while not there() - before and process.is_alive():
+        time.sleep(.005)
+    process.join(float(rng.uniform(0, .1 if only else 1)))
+    if not process.is_alive():
+        return None
+    process.kill()
+    process.join()
+    return bool(trained(folder))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
 def test_killed_at_random_moments(tmp_path):
-    "A bench that was killed, several times, ends in the same table"
-    carry_out(tmp_path / "whole")
-    folder, rng, kills = tmp_path / "killed", np.random.default_rng(0), 0
-    code = f"import test_bench\ntest_bench.carry_out({str(folder)!r})"
-    while True:
-        process = subprocess.Popen([sys.executable, "-c", code], cwd=os.path.dirname(__file__))
-        while not folder.exists() and process.poll() is None:
-            time.sleep(.05)
-        try:
-            process.wait(float(rng.uniform(.2, 4)) if kills < 4 else None)
-            break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
-    assert process.returncode == 0
-    assert (folder / "gains.csv").read_bytes() == (tmp_path / "whole" / "gains.csv").read_bytes()
+    """A bench that was killed ends in the same table: twice soon after a checkpoint, else at any moment. What is heavy
+    is imported once, so that kills hit work."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["wiseft.bench", "wiseft.shell", "wiseft.methods.lp_ft"])
+
+    def begun(folder):
+        process = context.Process(target=carry_out, args=(folder,))
+        process.start()
+        return process
+
+    folder, whole, rng = tmp_path / "killed", tmp_path / "whole", np.random.default_rng(0)
+    hits = [killed(begun(folder), folder, rng, only) for only in (None, trained, None, trained)]
+    assert hits.count(None) < 2 and True in hits, f"no kill hit a training: {hits}"
+    for last in begun(folder), begun(whole):
+        last.join()
+        assert last.exitcode == 0
+    assert (folder / "gains.csv").read_bytes() == (whole / "gains.csv").read_bytes()
 
 
 def test_goes_on_without_weights(tmp_path):
@@ -154,3 +182,98 @@ def test_lora_where_there_is_a_transformer(tmp_path):
     plain = found.cost("plain")
     assert [c.recipe["train"]["rank"] for c in lows] == [24, 3, 8]
     assert all(c.recipe["cost"][k] == plain[k] for c in lows for k in ("images forward", "images backward"))
+
+
+def with_broken(images, tmp_path):
+    "The same images, of which the first can't be read"
+    broken = tmp_path / f"{images.name}.png"
+    broken.write_text("no picture")
+    return replace(images, paths=[broken, *list(images.paths)[1:]])
+
+
+def test_unreadable_images(tmp_path):
+    "They are named before anything is trained and left out of everything; too many stop a bench there"
+    suite, first = small()
+    icons = load_suite("icons")
+    train, solid = (with_broken(few(s, 120), tmp_path) for s in (icons.train, icons.shifts["solid"]))
+    some, told = replace(suite, train=train, shifts={"solid": solid}), []
+    settings = dict(methods=["SPD", "LiNeS"], say=told.append, **PIECES | dict(seeds=(0,)))
+    found = bench(some, first, tmp_path / "a", **settings)
+    assert [line.split(":")[1].strip() for line in told if line.startswith("left out as")] == [
+        f"1 image of {name}" for name in ("reference, train", "solid, test")]
+    assert told.index(next(t for t in told if t.startswith("train "))) > 2, "the plan is told first"
+    assert pd.read_csv(tmp_path / "a/unreadable.csv").dataset.tolist() == ["reference", "solid"]
+    read = found.plan.suite
+    assert (len(read.train), len(read.shifts["solid"])) == (len(train) - 1, len(solid) - 1)
+    told.clear()
+    pd.testing.assert_frame_equal(bench(some, first, tmp_path / "a", **settings).gains(), found.gains())
+    assert not told
+    with pytest.raises(ValueError, match="reference: 1 of 25 images unreadable so far, more than 1%"):
+        bench(replace(suite, test=with_broken(suite.test, tmp_path)), first, tmp_path / "b", **settings)
+    assert not (tmp_path / "b").exists()
+
+
+CLASSES = "circle, cross, diamond, line, ring, square, triangle".split(", ")
+
+
+def drawing(name, rng, ink, ground):
+    "A small picture of a shape, somewhere, of some size"
+    im, r = Image.new("RGB", (40, 40), ground), int(rng.integers(8, 15))
+    x, y = (int(v) for v in rng.integers(r, 40 - r, 2))
+    draw, box = ImageDraw.Draw(im), (x - r, y - r, x + r, y + r)
+    if name in ("circle", "ring"):
+        draw.ellipse(box, fill=ink if name == "circle" else None, outline=ink, width=3)
+    elif name == "square":
+        draw.rectangle(box, fill=ink)
+    elif name in ("cross", "line"):
+        draw.line(box, fill=ink, width=4)
+        draw.line((x - r, y + r, x + r, y - r) if name == "cross" else box, fill=ink, width=4)
+    else:
+        foot = [(x, y + r)] if name == "diamond" else []
+        draw.polygon([(x, y - r), (x + r, y if foot else y + r), *foot, (x - r, y if foot else y + r)], fill=ink)
+    return im
+
+
+@pytest.fixture
+def photos(tmp_path):
+    "Folders of a newcomer: a reference, and three that differ, of which one lacks two classes"
+    rng = np.random.default_rng(0)
+    kinds = dict(photos=("navy", "white", 20), night=("white", "black", 5), faint=("#999", "#bbb", 5),
+                 red=("red", "white", 5))
+    for kind, (ink, ground, n) in kinds.items():
+        for name in CLASSES[:5] if kind == "night" else CLASSES:
+            place = tmp_path / kind / name
+            place.mkdir(parents=True)
+            for i in range(n):
+                drawing(name, rng, ink, ground).save(place / f"{i:02}.png")
+    return tmp_path
+
+
+def test_a_newcomers_bench(photos):
+    "Seven classes, three shifted folders, four methods: a plan, tables and a page; a second call does nothing"
+    wiseft("zeroshot", "photos", "-o", "zeroshot", cwd=photos)
+    shifts = [o for kind in ("night", "faint", "red") for o in ("--shift", kind)]
+    asked = ["bench", "zeroshot", "--reference", "photos", *shifts, "--methods", "spd,ema,lines,uniform soup",
+             "--epochs", "1", "--batch-size", "32", "--seeds", "2", "-o", "bench"]
+    refused = wiseft(*asked, "--groups", cwd=photos, code=1).stderr
+    assert "reference has no groups" in refused and refused.strip().endswith("Leave out --groups.")
+    done = wiseft(*asked, cwd=photos)
+    for words in ("14 of its images, always the same, are set aside", "0.0001, 0.0003, 0.0009", "steps are few",
+                  "night has no images of 2 of 7 classes: square, triangle"):
+        assert words in done.stderr, words
+    names = ["plain", "SPD", "EMA", "LiNeS", "uniform soup"]
+    tables = {n: pd.read_csv(photos / f"bench/{n}.csv") for n in ("gains", "curves", "accuracies", "choices", "costs")}
+    gains = tables["gains"].set_index("method")
+    assert list(gains.index) == names and gains.why.isna().all()
+    assert set(gains.lr) <= {1e-4, 3e-4, 9e-4} and gains[["reference", "shifted", "arithmetic"]].notna().all(axis=None)
+    assert set(tables["accuracies"].dataset) == {"reference", "night", "faint", "red", "mean over shifts"}
+    assert tables["curves"].groupby("method").size().to_dict() == dict.fromkeys(names, 11)
+    page = (photos / "bench/report.html").read_text()
+    shown = done.stdout[done.stdout.index("zero-shot:"):].splitlines()
+    assert len(shown) == 6 and all(line.split(":")[0] in page for line in shown) and "made by" in page
+    kept = {p: p.stat().st_mtime_ns for p in photos.glob("bench/**/*") if p.suffix in (".npz", ".safetensors", ".json")}
+    again = wiseft(*asked, cwd=photos)
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept and again.stdout == done.stdout
+    assert not [line for line in again.stderr.splitlines() if line.startswith(("train ", "judge "))]
+    assert "goes on from there" in again.stderr
+    pd.testing.assert_frame_equal(pd.read_csv(photos / "bench/gains.csv"), tables["gains"])
