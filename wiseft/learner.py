@@ -247,11 +247,13 @@ def _no_labels(logits, y):
     "For images with captions, until `Loss` takes over; cross-entropy where labelled ones are watched"
     return 0*logits.sum() if is_captions(y) else F.cross_entropy(logits, y)
 
-def _on_captions(dls, loss): # the `loss_func` and metrics of a `Learner`
+def _on_captions(dls, loss, label_smoothing): # the `loss_func` and metrics of a `Learner`
     "What fastai computes where images have captions and no labels"
     if not trait(loss, 'trains_text'): raise ValueError(
         'These images have captions and no labels, which takes a loss that trains the text tower: loss=flyp '
         '(--method flyp on the command line), for instance.')
+    if label_smoothing: raise ValueError(
+        'These images have captions and no labels to smooth. Leave out label_smoothing (--label-smoothing).')
     watched = to_cpu(dls.valid.one_batch())[1]
     return dict(loss_func=_no_labels) | (dict(metrics=[]) if is_captions(watched) else {})
 
@@ -287,7 +289,7 @@ def clip_learner(
     _check_settings(dls, classifier, recipe, loss_func)
     labels = check_dataloaders(dls, classifier)
     loss, pull = (m and completed(m, classifier) for m in (loss, pull))
-    if is_captions(labels): kwargs = _on_captions(dls, loss) | kwargs
+    if is_captions(labels): kwargs = _on_captions(dls, loss, label_smoothing) | kwargs
     if trait(loss, 'trains_text'): classifier = _with_text(classifier, accumulate)
     image_dls, model = dls, _model_to_train(classifier, train, grad_checkpointing)
     if pull: _check_pull(model, pull, train)

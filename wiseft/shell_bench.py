@@ -15,6 +15,7 @@ import typer
 from .shell import Classifier, Device, OutputFolder, Reference, Shift, SuiteName, Use
 from .shell import chosen_device, command, in_shell_words, load_methods, say, show_table, standard_output
 from .shell import suite_loader, wrote
+from .shell_train import TrainingPrecision
 
 # %% ../nbs/api/75_shell_bench.ipynb #4351dfdf
 Rates = Annotated[Optional[str], typer.Option('--lrs', show_default=False,
@@ -44,6 +45,7 @@ def bench_(
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=128,
     lrs:Rates=None,
     seeds:Annotated[int, typer.Option('--seeds', min=1, help='Fine-tunings of each method, with seeds 0, 1, ….')]=3,
+    precision:TrainingPrecision='bf16',
     controls:Controls=False,
     budget:Annotated[Optional[float],
                      typer.Option('--budget', help='Hours: a plan that is expected to take longer is not begun.',
@@ -62,10 +64,10 @@ def bench_(
     from wiseft.bench import carry_out, planned
     from wiseft.loading import load_classifier
     from wiseft.verdicts import what_is_drawn
-    device, place = chosen_device(device, 'bf16')
+    device, place = chosen_device(device, precision)
     start = load_classifier(classifier, device)
     images = load(classnames=start.classnames)
-    recipe = dict(epochs=epochs, batch_size=batch_size, progress=False)
+    recipe = dict(epochs=epochs, batch_size=batch_size, precision=precision, progress=False)
     plan = planned(images, start, output, competitors, tuple(range(seeds)), rates, controls=controls, **recipe)
     if groups: what_is_drawn(plan.suite, groups)
     _show_plan(plan, output, budget, place)
