@@ -176,7 +176,7 @@ def setting(self:Work, row) -> Trial: # with the first seed; of a row that train
 # %% ../nbs/api/53_bench.ipynb #a41016b9
 @patch
 def longer(self:Work) -> float:
-    "How many times the arithmetic of a plain fine-tuning the dearest takes"
+    "How many times the arithmetic of a plain fine-tuning the dearest fine-tuning takes"
     counts = {n: e.curves[0].cost for n, e in self.entries.items() if e.row.trains and not e.row.control and e.curves}
     each = operations(self.plan.start)
     work = {n: arithmetic(c, each) for n, c in counts.items()}

@@ -20,15 +20,19 @@ from .results import REFERENCE
 # %% ../nbs/api/62_bench_report.ipynb #9d46fc7a
 _GAINS = {'method': 'method', 'kind': 'kind', 'paper': 'arXiv', 'reference': 'reference, %', 'shifted': 'shifted, %',
           'baseline': 'plain averages, shifted, %', 'gain': 'gain, points', 'low': '95 % from', 'high': 'to',
+          'beyond': 'or beyond them on the reference, points', 'beyond_low': 'from', 'beyond_high': 'up to',
           'p_holm': 'p, Holm', 'same_as_plain': 'same as plain at α', 'lr': 'learning rate', 'strength': 'strength',
           'alpha': 'α', 'why': 'left out because'}
+
+_SHARES = {'reference', 'shifted', 'baseline', 'gain', 'low', 'high', 'beyond', 'beyond_low', 'beyond_high'}
 
 def _gains(gains):
     "The table of `Bench.gains` as people read it"
     papers = {n: m.paper for n, m in REGISTRY.items()}
     shown = gains.assign(paper=gains.method.map(papers).fillna(''))
     shown = shown[[c for c in _GAINS if c in shown]]
-    for c in {'reference', 'shifted', 'baseline', 'gain', 'low', 'high'} & set(shown): shown[c] *= 100
+    for c in {'beyond', 'beyond_low', 'beyond_high'} & set(shown): shown[c] = shown[c].where(shown.beyond > 0)
+    for c in _SHARES & set(shown): shown[c] *= 100
     for c in {'lr', 'strength', 'alpha', 'same_as_plain'} & set(shown): shown[c] = shown[c].map(_number)
     if 'p_holm' in shown: shown['p_holm'] = shown.p_holm.map(_p)
     empty = [c for c in shown if (shown[c].isna() | (shown[c] == '')).all()]
@@ -65,14 +69,18 @@ def _plan(plan, groups, origin): # of `Plan`; groups: do intervals draw them?
     place = describe_device(plan.start.device, plan.recipe.get('precision', 'bf16'))
     rows = {'training images': f'{len(plan.suite.train):,}', 'validation images': f'{len(plan.suite.validation):,}',
             **{f'test, {d}': n for d, n in sets.items()}, 'fingerprint of the images': known['suite'],
-            'image tower (SHA-256)': known['tower'], 'templates': known['templates'], 'fine-tuning': known['recipe'],
+            'image tower (SHA-256)': known['tower'], 'the rest of the CLIP (SHA-256)': known['text_tower'],
+            'templates': known['templates'], 'given': known['given'] or 'nothing', 'fine-tuning': known['recipe'],
             'steps of a fine-tuning': plan.steps, 'learning rates to choose from': known['lrs'],
             'seeds': known['seeds'], 'α': known['alphas'], 'computed': place,
             'drawn for intervals': _drawn(plan.suite) if groups else 'images',
+            'left out as unreadable': _unreadable(plan.unreadable),
             'versions': f'wiseft {known["version"]}, torch {torch.__version__}'}
     if origin: rows['made by'] = origin
     return pd.DataFrame([(k, in_words(v)) for k, v in rows.items()], columns=['what', 'value'])
 
+def _unreadable(gone): return 'none' if gone is None or gone.empty else f'{len(gone)} images'
+def _costs(costs): return costs.assign(arithmetic=costs.arithmetic.map('{:.2f}'.format)) # others are counts
 def _drawn(suite): return 'groups: ' + ', '.join(f'{d} {len(set(s.groups))}' for d, s in suite.datasets().items())
 
 # %% ../nbs/api/62_bench_report.ipynb #7fd157f4
@@ -85,8 +93,8 @@ accurate on the reference. An <dfn>interval</dfn> of 95&nbsp;% says how far chan
 <dfn>p, Holm</dfn> takes into account how many methods were tried.</p>"""
 
 _CAPTION = ('All averages of each method, from the zero-shot classifier (cross) to the fine-tuned one; the marked '
-            'point is the α that validation images chose, and its area the images that fine-tuning showed the tower, '
-            'forward and twice backward. Grey: plain fine-tuning.')
+            'point is the α that validation images chose, and its area what it computed (arithmetic, below). Grey: '
+            'plain fine-tuning.')
 
 _ROWS = ('What each method gains under shift over plain averages at least as accurate on the reference, with 95 % '
          'intervals.')
@@ -110,7 +118,7 @@ def _body(found, origin):
     if found.entries:
         yield '<h2>Each set</h2>\n' + html_table(_accuracies(found.accuracies()))
         yield f'<h2>Choices</h2>\n{_RULE}' + html_table(_choices(found.choices()))
-        yield '<h2>What one classifier of each costs</h2>\n' + html_table(found.costs(), digits=0)
+        yield '<h2>What one classifier of each costs</h2>\n' + html_table(_costs(found.costs()), digits=0)
     yield '<h2>The plan</h2>\n' + html_table(_plan(found.plan, found.groups, origin))
 
 # %% ../nbs/api/62_bench_report.ipynb #6fac4514

@@ -38,17 +38,19 @@ def recipe_rows(
     versions = versions if isinstance(versions, dict) else card['versions']
     rows = [('tower', ' '.join(filter(None, [tower['name'], tower.get('pretrained')]))),
             ('alpha', 'none' if card['alpha'] is None else f"{card['alpha']:g}"), ('hash', card['hash'])]
+    if card.get('head_from_text'): rows += [('text tower', 'fine-tuned; the head is built from it')]
     rows += [(f'parent {i}', p) for i, p in enumerate(card['parents'])]
     rows += [(k.replace('_', ' '), in_words(v)) for k, v in recipe.items() if v not in (None, '', [], {})]
     rows += [('versions', in_words(versions))]
     return rows + [(k.replace('_', ' '), f'{v:.4g}') for k, v in card['metrics'].items() if isinstance(v, (int, float))]
 
 # %% ../nbs/api/61_card.ipynb #5392c9d5
-def _own_rows(table, alpha):
-    "The rows of a results table that tell of the classifier at `alpha`"
+def _own_rows(table, card):
+    "The rows of a results table that tell of a classifier"
+    alpha, merged = card['alpha'], card['recipe'].get('merge', {}).get('name', 'weight-space')
     own = table[table.alpha.sub(-1 if alpha is None else alpha).abs() < 1e-9]
-    ends = {0: ['zero-shot', 'start'], 1: ['fine-tuned']}
-    own = own[own.method.isin(ends.get(alpha, ['weight-space']))]
+    ends = {0: ['zero-shot', 'start'], 1: ['fine-tuned']} if merged == 'weight-space' else {}
+    own = own[own.method.isin(ends.get(alpha, [merged]))]
     return own if not own.duplicated(['dataset', 'metric']).any() else own[:0]
 
 def _measured(r): # huggingface_hub's `EvalResult`
@@ -60,7 +62,7 @@ def _settings(card, table, name, licence): # text between dashes
     "Settings of a model on the hub"
     base = card['clip']['name']
     on_hub = base.partition(':')[2] if base.startswith(('hf-hub:', 'hf:')) else None
-    rows = () if table is None else _own_rows(table, card['alpha']).itertuples()
+    rows = () if table is None else _own_rows(table, card).itertuples()
     measured = [_measured(r) for r in rows]
     data = ModelCardData(library_name='wiseft', pipeline_tag='image-classification', base_model=on_hub,
                          tags=['wise-ft', 'clip', 'robust-fine-tuning'], model_name=name if measured else None,

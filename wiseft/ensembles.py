@@ -25,7 +25,7 @@ from .merging import averageable, check_ends, prepare_merge, wise_ft
 from .weight_paths import WeightPath
 
 # %% ../nbs/api/50_ensembles.ipynb #eb4dcb5c
-@method('mix', 'logits', '2109.01903', knob='alpha')
+@method('mix', 'logits', '2109.01903', knob='alpha', cost='two forward passes an image')
 def mix_logits(
     zeroshot,   # (n, n_classes) logits, alpha = 0
     finetuned,  # (n, n_classes) logits, alpha = 1
@@ -34,7 +34,7 @@ def mix_logits(
     "Output-space ensemble of logits"
     return (1-alpha)*zeroshot + alpha*finetuned
 
-@method('mix', 'probabilities', '2109.01903', knob='alpha')
+@method('mix', 'probabilities', '2109.01903', knob='alpha', cost='two forward passes an image')
 def mix_probabilities(
     zeroshot,   # (n, n_classes) logits, alpha = 0
     finetuned,  # (n, n_classes) logits, alpha = 1

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['At', 'check_one_other', 'wise_ft', 'uniform_soup', 'weighted_average', 'tensor_depths', 'merge_tensor',
-           'check_states', 'merged_tensors', 'averageable', 'merge', 'merge_rule', 'looks_at_images', 'prepare_merge',
-           'merge_recipe', 'check_ends', 'check_alpha', 'interpolate', 'check_shares', 'average', 'named_models']
+           'check_states', 'merged_tensors', 'averageable', 'check_images_suffice', 'merge', 'merge_rule',
+           'looks_at_images', 'prepare_merge', 'merge_recipe', 'check_ends', 'check_alpha', 'interpolate',
+           'check_shares', 'average', 'named_models']
 
 # %% ../nbs/api/01_merging.ipynb #a3336385
 import math, re, torch, warnings
@@ -38,7 +39,7 @@ def wise_ft(start, tuned, at, alpha=.5):
     check_one_other(len(tuned))
     return weighted_sum([start, tuned[0]], [1-alpha, alpha])
 
-@method('merge', 'uniform soup', '2203.05482', needs='several fine-tuned classifiers')
+@method('merge', 'uniform soup', '2203.05482', needs='several fine-tuned classifiers', cost='a fine-tuning each')
 def uniform_soup(start, tuned, at):
     "The mean of the fine-tuned; the start is not used"
     return weighted_sum(tuned, [1/len(tuned)]*len(tuned))
@@ -126,6 +127,15 @@ def averageable(
     models[0].check_averageable(models[1:])
     texts = any(getattr(m, 'head_from_text', False) for m in models)
     return [m.with_text() for m in models] if texts else list(models)
+
+def check_images_suffice(
+    models, # classifiers
+    name    # of the method that learns from images
+):
+    "ValueError where a text tower was fine-tuned: images alone say nothing of it"
+    if any(getattr(m, 'head_from_text', False) for m in models): raise ValueError(
+        f'{name} learns from images, which say nothing of a text tower that was fine-tuned. Take another rule, such '
+        'as weight-space.')
 
 # %% ../nbs/api/01_merging.ipynb #dad8b6db
 def merge(

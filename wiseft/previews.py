@@ -140,12 +140,18 @@ def row_seconds(
     training = images + _texts_of_heads(plan, row, epochs+2)*speed.text
     choices, curves = plan.n_choices(row), plan.n_curves(row)
     validation, tests = len(suite.validation), sum(map(len, suite.datasets().values()))
-    points = passes_an_image(row.method) if row.method and row.method.kind == 'mix' else len(plan.alphas)
+    points = _points(plan, row.method)
     judged = choices + curves - (choices > 0) # on validation images
     seen = points*(judged*validation + curves*tests)
     heads = _texts_of_heads(plan, row, len(plan.alphas)*(judged+curves))
     forward, backward = images_besides(plan, row)
     return sum(plan.n_tunings(row))*training + (seen+forward+2*backward)*speed.look + heads*speed.text
+
+def _points(plan, method):
+    "Forward passes of an image on a curve; what gives an α for each image may ask for any of them"
+    if method is None or method.kind != 'mix': return len(plan.alphas)
+    n = passes_an_image(method)
+    return n if n == 2 else 2+len(plan.alphas)
 
 def expected_seconds(
     plan:Plan,

@@ -23,7 +23,7 @@ Rates = Annotated[Optional[str], typer.Option('--lrs', show_default=False,
          '3e-4 for iconclip and 3e-5 for others.')]
 Controls = Annotated[bool, typer.Option('--controls',
     help="Also each method at its default strength and plain fine-tuning's learning rate, and a plain fine-tuning as "
-         'dear as the dearest method.')]
+         'dear as the dearest of theirs.')]
 OverGroups = Annotated[bool, typer.Option('--groups',
     help='Intervals draw groups of images that belong together (set families, domains) instead of images. For a bench '
          'that is done it takes seconds.')]

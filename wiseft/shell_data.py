@@ -39,7 +39,7 @@ def methods(
     known = sorted(load_methods(use).values(), key=lambda m: KINDS.index(m.kind))
     say_first = lambda f: (f.__doc__ or '').splitlines()[0] if f.__doc__ else ''
     rows = [(m.kind, m.name, m.knob or '', m.paper and f'arXiv {m.paper}', m.needs, m.cost, say_first(m.function),
-             _page(m.function)) for m in known]
+             _page(m)) for m in known]
     columns = ['kind', 'name', 'knob', 'paper', 'needs', 'cost', 'what it does', 'page']
     show_table(pd.DataFrame(rows, columns=columns), whole=['name', 'page'])
     site = _index()['settings']
@@ -50,8 +50,13 @@ def _index():
     from importlib import import_module
     return import_module('wiseft._modidx').d
 
-def _page(function):
-    "The page of the documentation that a method is defined on; '' of somebody's own"
+_PAGES = {'weight-space': 'wise_ft', 'uniform soup': 'uniform_soup', 'logits': 'output_ensembles',
+          'probabilities': 'output_ensembles'} # whose functions are the library's own
+
+def _page(m): # `Method`
+    "The page of the documentation that tells of a method; '' of somebody's own"
+    if m.name in _PAGES: return f'methods/{_PAGES[m.name]}.html'
+    function = m.function
     names = _index()['syms'].get(function.__module__, {})
     page, _ = names.get(f'{function.__module__}.{function.__qualname__}', ('', ''))
     return page.partition('#')[0]

@@ -150,14 +150,14 @@ def _training_sets(data, captions, classnames): # (what to train on, what to wat
     suite = _suite_of(data)(classnames=classnames)
     return suite.train, suite.validation, f'{len(suite.train):,} images'
 
-def _chosen_for(captions, method, use): # dict kind -> function
+def _chosen_for(captions, method, use, train, knobs): # dict kind -> function; of what trains also a word
     "The methods of a fine-tuning"
     if captions and not method: method = ['FLYP']
     if method or use: load_methods(use)
     chosen = chosen_methods(method, ('start', 'loss', 'pull', 'average', 'train'))
     if captions and 'start' in chosen: raise ValueError(
         'A start is fitted to labels, and --captions are none: leave one of them out.')
-    return chosen
+    return _with_knobs(chosen | dict(train=_what_trains(train, chosen)), knobs)
 
 def _what_trains(train, chosen): # as `finetune` takes it
     "`--train`, where lora:8 is a method with its knob; or what --method names"
@@ -185,15 +185,16 @@ def _numbers(said): # dict
 
 def _knobs_of(function): # of a method, those that are numbers
     from inspect import signature
-    return [k for k, p in signature(function).parameters.items() if type(p.default) in (int, float)]
+    return [k for k, p in signature(function).parameters.items() if type(p.default) in (int, float, type(None))]
 
 def _with_knobs(chosen, said): # dict kind -> function
     "Each knob for the method that has it"
+    has = {kind: _knobs_of(function) for kind, function in chosen.items() if callable(function)}
     for name, value in _numbers(said).items():
-        kinds = [kind for kind, function in chosen.items() if name in _knobs_of(function)]
-        there = ', '.join(sum(map(_knobs_of, chosen.values()), [])) or 'none'
+        kinds = [kind for kind, names in has.items() if name in names]
+        there = ', '.join(sum(has.values(), [])) or 'none'
         if len(kinds) != 1: raise ValueError(
-            f'--set {name}: expected a knob that one of the methods of --method has. There are: {there}.')
+            f'--set {name}: expected a knob of one of the methods that are given. There are: {there}.')
         chosen = chosen | {kinds[0]: partial(chosen[kinds[0]], **{name: value})}
     return chosen
 
@@ -231,8 +232,8 @@ def finetune_(
     from wiseft.loading import load_classifier
     from wiseft.processes import first_writes
     from wiseft.text import counted
-    chosen = _with_knobs(_chosen_for(captions, method, use), knobs)
-    average, train = chosen['average']() if 'average' in chosen else None, _what_trains(train, chosen)
+    chosen = _chosen_for(captions, method, use, train, knobs)
+    average = chosen['average']() if 'average' in chosen else None
     device,place = chosen_device(device, precision)
     with first_writes(output, force=force) as tmp:
         start = load_classifier(classifier, device)
@@ -241,7 +242,7 @@ def finetune_(
         if lr is None: lr = usual_lr(start)
         say(f'fine-tuning on {about}, {counted(epochs, "epoch")}, learning rate {lr:g}, {place}')
         if resume and checkpoints: say(_where_it_begins(checkpoints))
-        tuned = finetune(start, images, watched, epochs=epochs, lr=lr, batch_size=batch_size, train=train,
+        tuned = finetune(start, images, watched, epochs=epochs, lr=lr, batch_size=batch_size, train=chosen['train'],
                          label_smoothing=label_smoothing, precision=precision, seed=seed, accumulate=accumulate,
                          grad_checkpointing=grad_checkpointing, checkpoint_dir=checkpoints, resume=resume,
                          loss=chosen.get('loss'), pull=chosen.get('pull'), captions=captions, cbs=average)

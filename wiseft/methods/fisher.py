@@ -8,15 +8,14 @@ __all__ = ['fisher_information', 'fisher', 'both_informations']
 # %% ../../nbs/methods/fisher.ipynb #679b892c
 import numpy as np
 import torch
+from ..merging import check_images_suffice
 from ..passes import batches
 from ..registry import method
 from ..weights import weighted_sum
 
 # %% ../../nbs/methods/fisher.ipynb #5852b7ff
 def fisher_information(
-    classifier, # `ImageClassifier`; it is not changed
-    images, n_images=256, # `ImageSet`; so many of them, from first to last
-    seed=0,     # of the labels that are drawn
+    classifier, images, n_images=256, seed=0, # of so many images, from first to last; of the labels that are drawn
 ): # dict name -> tensor like the parameter
     "Mean over images of the squared gradient of the log-probability of a label drawn from the classifier's own"
     net, draw = classifier.copy().eval().requires_grad_(True), torch.Generator().manual_seed(seed)
@@ -42,6 +41,7 @@ def fisher(start, tuned, at, alpha=.5, floor=1e-8):
     return sum(c*v for c, v in zip(counts, versions))/sum(counts)
 
 def both_informations(start, tuned, images, n_images=256, seed=0):
+    check_images_suffice([start, *tuned], 'Fisher')
     each = [fisher_information(c, images, n_images, seed) for c in [start, *tuned]]
     def stacked(k): return torch.stack([e[k] for e in each])
     return {k: stacked(k) for k in each[0]}

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
+from torch.func import grad_and_value
 from ..heads import ClassificationHead
 from ..passes import extract_features
 from ..registry import method
@@ -22,9 +23,8 @@ def regression_loss(w, x, y, C): # weights (n_classes, dim), features (n, dim), 
 def logistic_regression(x, y, C, start, iterations=200): # start: (n_classes, dim), where to begin; all in float64
     "Weights of a linear classifier without a bias, (n_classes, dim), after that many iterations at most"
     def loss(w):
-        w = torch.tensor(w.reshape(start.shape), requires_grad=True)
-        value = regression_loss(w, x, y, C)
-        return value.item(), torch.autograd.grad(value, w)[0].numpy().ravel()
+        slope, value = grad_and_value(regression_loss)(torch.from_numpy(w).reshape(start.shape), x, y, C)
+        return value.item(), slope.numpy().ravel()
     found = minimize(loss, start.numpy().ravel(), jac=True, method='L-BFGS-B', options=dict(maxiter=iterations))
     return torch.from_numpy(found.x.reshape(start.shape))
 

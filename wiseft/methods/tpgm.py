@@ -6,30 +6,23 @@
 __all__ = ['learn_alphas', 'per_tensor', 'tpgm', 'images_of_steps']
 
 # %% ../../nbs/methods/tpgm.ipynb #3c2b6629
-import numpy as np
 import torch
 import torch.nn.functional as F
 from itertools import islice
 from torch.func import functional_call
-from ..merging import merge, merge_recipe, named_models
-from ..passes import batches
+from ..merging import check_images_suffice, merge, merge_recipe, named_models
+from ..passes import shuffled_batches
 from ..registry import method
 from ..weights import is_weight, weighted_sum
 
 # %% ../../nbs/methods/tpgm.ipynb #f2da3040
-def _shuffled(images, classifier, batch_size, seed): # yields (images, labels), without end
-    order = images.subset(np.random.default_rng(seed).permutation(len(images)))
-    while True:
-        for i, x in batches(order, classifier.transform, [], batch_size, progress=False):
-            yield x.to(classifier.device), torch.as_tensor(order.labels[i], device=classifier.device)
-
 def learn_alphas(start, tuned, images, steps=200, lr=1e-2, batch_size=64, first=.5, seed=0): # dict name -> number, 0…1
     "An α for each tensor that moved, by cross-entropy on images that were not trained on"
     net, ends = start.copy().eval(), [c.state_dict() for c in (start, tuned)]
     moved = [k for k, t in ends[0].items() if is_weight(t) and not torch.equal(t, ends[1][k])]
     alphas = {k: torch.full((), first, device=start.device, requires_grad=True) for k in moved}
     adam = torch.optim.Adam(alphas.values(), lr) if moved else None
-    for x, y in islice(_shuffled(images, start, batch_size, seed), steps*bool(moved)):
+    for x, y in islice(shuffled_batches(images, start, batch_size, seed), steps*bool(moved)):
         weights = {k: torch.lerp(ends[0][k], ends[1][k], a.to(ends[0][k].dtype)) for k, a in alphas.items()}
         adam.zero_grad()
         F.cross_entropy(functional_call(net, weights, x), y).backward()
@@ -47,6 +40,7 @@ def tpgm(start, tuned, images, steps=200, lr=1e-2, batch_size=64, first=.5, seed
     "An α for each tensor, learned on validation images of the reference"
     tuned = list(named_models(tuned).values())
     if len(tuned) != 1: raise ValueError(f'TPGM takes one fine-tuned classifier, and there are {len(tuned)}.')
+    check_images_suffice([start, *tuned], 'TPGM')
     knobs = dict(steps=steps, lr=lr, batch_size=batch_size, first=first, seed=seed)
     made = merge(start, tuned, per_tensor, prepared=learn_alphas(start, tuned[0], images, **knobs))
     made.recipe['merge'] = merge_recipe(tpgm, images, **knobs)

@@ -13,8 +13,7 @@ from ..registry import method
 # %% ../../nbs/methods/vrf.ipynb #c3c4e754
 def neighbour_distance(features, others, k): # (n, dim) and (m, dim), m ≥ k
     "Squared distance (n,) of features to the k-th nearest of others"
-    squared = torch.cdist(features.float(), others.to(features.device).float())**2
-    return squared.topk(k, largest=False).values[:, -1]
+    return torch.cdist(features.float(), others.to(features.device).float()).topk(k, largest=False).values[:, -1]**2
 
 def fitted_temperature(logits, right, low=1e-2, high=1e2): # (n, n_classes) and (n,) bool; between low and high
     "The temperature at which the mean confidence is the accuracy"
