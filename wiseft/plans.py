@@ -202,7 +202,8 @@ def riders(self:Plan, lr) -> list: # of `Trial`, with the first seed
 @patch
 def as_json(self:Plan) -> dict:
     "All that decides the results, and the version"
-    recipe = {k: v for k, v in self.recipe.items() if k != 'progress'}
+    said = {k: v for k, v in self.recipe.items() if k != 'progress'}
+    recipe = {k: v for k, v in said.items() if (k, v) != ('precision', 'bf16')} # the default, said or not
     return dict(version=__version__, suite=self.suite.fingerprint, tower=state_hash(self.start.visual.state_dict()),
                 text_tower=_text_hash(self.start), given={n: _in_short(knobs) for n, knobs in self.given.items()},
                 templates=list(self.start.templates or []), lrs=list(self.lrs),
