@@ -47,7 +47,8 @@ def recipe_rows(
 # %% ../nbs/api/61_card.ipynb #5392c9d5
 def _own_rows(table, card):
     "The rows of a results table that tell of a classifier"
-    alpha, merged = card['alpha'], card['recipe'].get('merge', {}).get('name', 'weight-space')
+    alpha, how = card['alpha'], card['recipe'].get('merge')
+    merged = how.get('name') if isinstance(how, dict) else 'weight-space'
     own = table[table.alpha.sub(-1 if alpha is None else alpha).abs() < 1e-9]
     ends = {0: ['zero-shot', 'start'], 1: ['fine-tuned']} if merged == 'weight-space' else {}
     own = own[own.method.isin(ends.get(alpha, [merged]))]
