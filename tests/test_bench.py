@@ -104,13 +104,15 @@ def test_failures_of_all_kinds(tmp_path, planted):
     pd.testing.assert_frame_equal(found.gains()[:3], alone, check_dtype=False)
 
 
-def carry_out(folder):
+def carry_out(folder, name="gains"):
     "What the process that is killed does; TPGM with few steps, which take longest"
     torch.set_num_threads(1)
     REGISTRY["TPGM"] = replace(REGISTRY["TPGM"], function=partial(tpgm.tpgm, steps=10))
-    settings = PIECES | dict(epochs=3, controls=True, say=lambda line: None)  # a checkpoint after each epoch
+    told = []
+    settings = PIECES | dict(epochs=3, controls=True, say=told.append)  # a checkpoint after each epoch
     found = bench(*small(), folder, ["SPD", "EMA", "uniform soup", "LP-FT", "TPGM"], **settings)
-    found.gains().to_csv(f"{folder}/gains.csv", index=False)
+    found.gains().to_csv(f"{folder}/{name}.csv", index=False)
+    (folder / f"{name}.txt").write_text("\n".join(told))
 
 
 def trained(folder):
@@ -133,18 +135,18 @@ def killed(process, folder, rng, only=None):
     return bool(trained(folder))
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
-def test_killed_at_random_moments(tmp_path):
-    """A bench that was killed ends in the same table: twice soon after a checkpoint, else at any moment. What is heavy
-    is imported once, so that kills hit work."""
+def begun(*args):
+    "A process that carries a bench out; what is heavy is imported once"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["wiseft.bench", "wiseft.shell", "wiseft.methods.lp_ft"])
+    process = context.Process(target=carry_out, args=args)
+    process.start()
+    return process
 
-    def begun(folder):
-        process = context.Process(target=carry_out, args=(folder,))
-        process.start()
-        return process
 
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
+def test_killed_at_random_moments(tmp_path):
+    "A bench that was killed ends in the same table: twice soon after a checkpoint, else at any moment"
     folder, whole, rng = tmp_path / "killed", tmp_path / "whole", np.random.default_rng(0)
     hits = [killed(begun(folder), folder, rng, only) for only in (None, trained, None, trained)]
     assert hits.count(None) < 2 and True in hits, f"no kill hit a training: {hits}"
@@ -152,6 +154,26 @@ def test_killed_at_random_moments(tmp_path):
         last.join()
         assert last.exitcode == 0
     assert (folder / "gains.csv").read_bytes() == (whole / "gains.csv").read_bytes()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no forkserver")
+def test_several_processes_share_one(tmp_path):
+    "What one is at the others leave alone: all is made once, and all end in the table that one alone makes"
+    folder, whole, names = tmp_path / "shared", tmp_path / "whole", ["a", "b", "c"]
+    for p in [begun(folder, n) for n in names]:
+        p.join()
+        assert p.exitcode == 0
+    last = begun(whole)
+    last.join()
+    tables = {(folder / f"{n}.csv").read_bytes() for n in names}
+    assert tables == {(whole / "gains.csv").read_bytes()}
+
+    def pieces(file):  # 'train plain, lr 0.001, seed 0 (3 of …)'
+        lines = file.read_text().splitlines()
+        return [line.split(" (")[0] for line in lines if line.startswith(("train ", "judge "))]
+    each = [pieces(folder / f"{n}.txt") for n in names]
+    assert all(each)
+    assert sorted(sum(each, [])) == sorted(pieces(whole / "gains.txt"))
 
 
 def test_goes_on_without_weights(tmp_path):
@@ -176,7 +198,7 @@ def test_lora_where_there_is_a_transformer(tmp_path):
     found = bench(suite, vit, tmp_path / "vit", **settings)
     assert not found.left_out and found.entries["LoRA"].trial.strength in (3, 8, 24)
     assert found.gains().set_index("method").kind["LoRA"] == "train"
-    weights = {p.name for p in (tmp_path / "vit/weights").iterdir()}
+    weights = {p.name for p in (tmp_path / "vit/weights").iterdir() if not p.name.startswith(".")}
     assert weights == {"plain, lr 0.001, seed 0", *[f"LoRA {r}, lr 0.001, seed 0" for r in (3, 8, 24)]}
     lows = [load_classifier(tmp_path / "vit/weights" / name) for name in sorted(weights)[:-1]]
     plain = found.cost("plain")

@@ -248,11 +248,12 @@ def existing_folder(
 # %% ../nbs/api/00_files.ipynb #8b8ea2d0
 def locked(
     target:str|Path, # file that is read and then replaced
+    wait:bool=True,  # for another process that is in it; else it is a `Timeout` of filelock
 ):
     "A context that one process at a time is in, for each target"
     target = Path(os.path.realpath(target))
     _make_parent(target)
-    return FileLock(target.with_name(f'.{target.name}.lock'))
+    return FileLock(target.with_name(f'.{target.name}.lock'), blocking=wait)
 
 # %% ../nbs/api/00_files.ipynb #11c733ad
 def sha256_file(
