@@ -58,6 +58,10 @@ def search(start, tuned, images):
     raise KeyError("The search failed.")
 
 
+def train(classifier):
+    raise KeyError("The train failed.")
+
+
 class Average(ema.EMA):
     def after_batch(self):
         raise KeyError("The average failed.")
@@ -78,7 +82,7 @@ def prepare(classifier):
 
 unprepared.prepare = prepare
 PLANTED = [("loss", loss), ("loss", unprepared), ("pull", pull), ("merge", merge), ("mix", mix), ("start", start),
-           ("search", search), ("average", Average), ("average", Unmade)]
+           ("search", search), ("train", train), ("average", Average), ("average", Unmade)]
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 "The command line: each command's smallest real job, help, errors, exit codes, interruption."
+import json
 import os
 import shutil
 import signal
@@ -9,8 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from conftest import python, run
 from typer.testing import CliRunner
+from wiseft.classifiers import zeroshot_classifier
+from wiseft.loading import load_classifier
 
 WISEFT = Path(sys.executable).with_name("wiseft")
 COMMANDS = "models data cache zeroshot finetune merge evaluate sweep ensemble predict plot report demo".split()
@@ -169,6 +173,19 @@ def test_bench(room, tmp_path):
     for sentence in gains.why.dropna().tolist() + [f"LiNeS (α = {gains.alpha[1]:g}): {100*gains.reference[1]:.1f} %"]:
         assert sentence in out and sentence in page
     assert "groups: reference 7, solid 7" in page and "families of images that belong together" in page
+
+
+def test_flyp_with_captions_from_class_names(room, tmp_path):
+    "Both towers train, and the head is the new text tower's"
+    wiseft("finetune", room / "zeroshot", room / "suite", "--method", "flyp", "--epochs", "1", "--precision", "fp32", "-o",
+           "tuned", cwd=tmp_path)
+    card = json.loads((tmp_path / "tuned/wiseft.json").read_text())
+    assert card["recipe"]["loss"]["name"] == "FLYP"
+    start, tuned = (load_classifier(folder) for folder in (room / "zeroshot", tmp_path / "tuned"))
+    for name in "visual.conv1.weight", "text_projection":
+        assert not torch.equal(*(c.clip.model.state_dict()[name] for c in (start, tuned))), name
+    again = zeroshot_classifier(tuned.clip, tuned.classnames, tuned.templates)
+    torch.testing.assert_close(again.head.weight, tuned.head.weight)
 
 
 def test_data_names_unreadable_images(room, tmp_path):

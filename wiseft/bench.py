@@ -217,8 +217,14 @@ def longer(self:Work) -> float:
 
 # %% ../nbs/api/53_bench.ipynb #253c5250
 @patch
-def made(self:Work, method, trials): # `ImageClassifier`
-    "What a method that trains nothing makes of plainly fine-tuned classifiers"
+def made(self:Work, method, trials, name): # `ImageClassifier`
+    "What a method that trains nothing makes of plainly fine-tuned classifiers; kept with what it says of itself"
+    folder = self.weights/name
+    if not folder.exists(): self._make(method, trials).save(folder)
+    return load_classifier(folder, self.plan.start.device)
+
+@patch
+def _make(self:Work, method, trials):
     start, tuned, images = self.plan.start, [self.trained(t) for t in trials], self.plan.suite.validation
     with passes(start) as counted:
         if method.kind == 'search': out = method.function(start, tuned, images)
@@ -239,7 +245,8 @@ def advance(self:Work, entry, seed):
     else:
         trials = [replace(trial, seed=s) for s in plan.seeds] if several else [trial]
         whose = f'{len(trials)} plain, lr {trial.lr:g}' if several else trial.name
-        found = self.curve(partial(self.made, method, trials), f'{row.name} of {whose}')
+        name = f'{row.name} of {whose}'
+        found = self.curve(partial(self.made, method, trials, name), name)
     entry.curves.append(found)
 
 # %% ../nbs/api/53_bench.ipynb #a8a90fdb

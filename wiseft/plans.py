@@ -182,6 +182,12 @@ def n_tunings(self:Plan, c) -> tuple: # (trials, runs)
     return alone*trials, alone*(len(self.seeds) - (trials > 0))
 
 @patch
+def n_leads(self:Plan) -> int:
+    "Further plain fine-tunings, at most: averages ride along them that chose another rate than plain fine-tuning did"
+    averages = sum(m.kind == 'average' for m in self.methods)
+    return min(averages, len(self.lrs)-1)*(len(self.seeds)-1)
+
+@patch
 def begin(self:Plan, trial): # `ImageClassifier`
     "What a trial starts from; a start is made once"
     method = None if trial.tuning == 'plain' else find_method(trial.tuning)
@@ -223,8 +229,9 @@ def n_judged(self:Plan) -> int:
 
 @patch
 def n_bytes(self:Plan) -> int:
-    "What the weights of all fine-tunings take on the disk, at most"
+    "What the weights of all fine-tunings take on the disk, and of what is made of them, at most"
     table, averages = self.table(), sum(m.kind == 'average' for m in self.methods)
     riding = averages*(3*len(self.lrs) + len(self.seeds)-1)
+    made = sum(self.n_curves(c) for c in self.contenders() if not c.trains and not is_way(c.method))
     one = sum(v.numel()*v.element_size() for v in self.start.state_dict().values())
-    return int(table.trials.sum() + table.runs.sum() + riding)*one
+    return int(table.trials.sum() + table.runs.sum() + self.n_leads() + riding + made)*one

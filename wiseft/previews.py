@@ -160,7 +160,8 @@ def expected_seconds(
     "About how long a plan takes on this machine; images are decoded once"
     speed, suite = speed or measured_speed(plan), plan.suite
     reading = speed.read*sum(map(len, [suite.train, suite.validation, *suite.datasets().values()]))
-    return reading + sum(row_seconds(plan, c, speed) for c in plan.contenders())
+    leads = plan.n_leads()*plan.recipe.get('epochs', 10)*len(suite.train)*speed.train
+    return reading + leads + sum(row_seconds(plan, c, speed) for c in plan.contenders())
 
 # %% ../nbs/api/52_previews.ipynb #f3a6bad1
 FEW_STEPS = 100
@@ -176,7 +177,7 @@ def preview(
     lines = [f'{row.method} is left out: {row.why}' for row in table[table.why != ''].itertuples()]
     lines += _unread(plan.unreadable)
     lines += [words for d, s in plan.suite.datasets().items() for words in (_missing(d, s), _few(d, s)) if words]
-    lines += [f'at most {table.trials.sum()+table.runs.sum()} fine-tunings of {plan.steps:,} steps on '
+    lines += [f'at most {table.trials.sum()+table.runs.sum()+plan.n_leads()} fine-tunings of {plan.steps:,} steps on '
               f'{len(plan.suite.train):,} images, about {duration(seconds)} {place}'.rstrip() + '; weights of at most '
               f'{plan.n_bytes()/1e9:.1f} GB in {folder/"weights"}, which may be removed at the end',
               f'learning rates to choose from: {", ".join(f"{lr:g}" for lr in plan.lrs)}']
