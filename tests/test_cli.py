@@ -177,8 +177,8 @@ def test_bench(room, tmp_path):
 
 def test_flyp_with_captions_from_class_names(room, tmp_path):
     "Both towers train, and the head is the new text tower's"
-    wiseft("finetune", room / "zeroshot", room / "suite", "--method", "flyp", "--epochs", "1", "--precision", "fp32", "-o",
-           "tuned", cwd=tmp_path)
+    wiseft("finetune", room / "zeroshot", room / "suite", "--method", "flyp", "--epochs", "1", "--precision", "fp32",
+           "-o", "tuned", cwd=tmp_path)
     card = json.loads((tmp_path / "tuned/wiseft.json").read_text())
     assert card["recipe"]["loss"]["name"] == "FLYP"
     start, tuned = (load_classifier(folder) for folder in (room / "zeroshot", tmp_path / "tuned"))

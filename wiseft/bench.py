@@ -18,7 +18,7 @@ from pathlib import Path
 from time import perf_counter, sleep
 from .arrays import read_table
 from .configs import read_json
-from .costs import arithmetic, operations, passes
+from .costs import arithmetic, passes
 from .devices import describe_device
 from .ensembles import DEFAULT_ALPHAS, members
 from .evaluation import evaluate
@@ -28,7 +28,7 @@ from .merging import merge
 from .plans import LONGER, Plan, can_compete, is_way, with_looks
 from .previews import n_done, preview, readable, seconds_left, without
 from .progress import duration
-from .registry import REGISTRY, find_method
+from .registry import all_methods, find_method
 from .results import REFERENCE
 from .text import BadFile, why_failed
 from .trials import Trial, is_done, last_words, run_trial, strengths, why_not
@@ -117,19 +117,33 @@ class Work:
         riders = self.riding(lead)
         if not is_done(self.weights, lead, riders): self._train(lead, riders)
         if rides and (why := why_not(self.weights, trial)): raise AverageFailed(why)
-        return load_classifier(self.weights/trial.name, self.plan.start.device)
+        found = load_classifier(self.weights/trial.name, self.plan.start.device)
+        self._check_recipe(found.recipe, lead)
+        return found
     def _train(self, lead, riders):
         with self.claimed(lead.name):
             if is_done(self.weights, lead, riders): return # by another process, just now
             self.clock(f'train {lead.name}')
-            begin, given = self.plan.begin(lead), self.plan.given.get(lead.tuning)
-            run_trial(lead, begin, self.plan.suite, self.weights, riders, given, **self.plan.recipe)
+            run_trial(lead, self.plan.begin(lead), self.plan.suite, self.weights, riders, self.plan.given,
+                      **self.plan.recipe)
     @contextmanager
     def claimed(self, name):
         "A piece of work that no other process is at"
         try:
             with locked(self.weights/name, wait=False): yield
         except Timeout as e: raise Busy(name) from e
+
+# %% ../nbs/api/53_bench.ipynb #e8f35da5
+@patch
+def _check_recipe(self:Work, was, lead):
+    "A folder of weights may be another bench's"
+    was, recipe = was | dict(images=str(was.get('images')).split(',')[0]), self.plan.recipe
+    now = {k: recipe[k] for k in ('epochs', 'batch_size') if k in recipe}
+    if 'epochs' in now: now['epochs'] = max(1, round(lead.longer*now['epochs']))
+    if recipe.get('train') != 'head': now['images'] = self.plan.suite.train.fingerprint
+    if differ := [k for k, v in now.items() if was.get(k) != v]: raise ValueError(
+        f'{self.weights/lead.name} was trained otherwise: {differ[0]} was {was.get(differ[0])} and is now '
+        f'{now[differ[0]]}. Remove it, or give another folder of weights.')
 
 # %% ../nbs/api/53_bench.ipynb #ba29203d
 def _read(file): # dict dataset -> (k, n) bool, and what the fine-tuning took
@@ -159,15 +173,17 @@ def judged(self:Work,
 def _judge(self:Work, end, file, name, split, by): # as in `judged`
     tuned, suite, start = end(), self.plan.suite, self.plan.start
     self.clock(f'judge {name}, {split}')
+    knobs = self.plan.given.get(by)
+    way = partial(find_method(by).function, **knobs) if knobs else by
     with passes(start) as making:
-        between = members(start, tuned, self.plan.alphas, by=[by], images=suite.validation)
+        between = members(start, tuned, self.plan.alphas, by=[way], images=suite.validation)
     seen = right_along(between, suite if split == 'test' else replace(suite, shift_validation={}), split,
                        self.plan.recipe.get('progress', True))
     making = _sum(with_looks(making, find_method(by), suite), tuned.recipe.get('making', {}))
     cost = tuned.recipe.get('cost', {}) | dict(seconds=tuned.recipe.get('seconds', 0.), making=making)
     with atomic_path(file) as tmp, open(tmp, 'wb') as f:
         np.savez_compressed(f, cost=json.dumps(cost), **{f'right {d}': r for d, r in seen.items()})
-    self.clock.done = n_done(self.folder)
+    self.clock.done = n_done(self.plan, self.folder)
 
 @patch
 def curve(self:Work, end, name, by='weight-space') -> Curve:
@@ -211,9 +227,8 @@ def longer(self:Work) -> float:
     trained = {n: e for n, e in self.entries.items() if e.row.trains and not e.row.control}
     if not all(e.curves for e in trained.values()): raise Busy(LONGER)
     counts = {n: e.curves[0].cost for n, e in trained.items()}
-    each = operations(self.plan.start)
-    work = {n: arithmetic(c, each) for n, c in counts.items()}
-    return round(max(work.values())/work['plain'], 2)
+    work = {n: arithmetic(c, self.plan.operations) for n, c in counts.items()}
+    return round(max(work.values())/work['plain'], 2) if work['plain'] else 1.
 
 # %% ../nbs/api/53_bench.ipynb #253c5250
 @patch
@@ -226,9 +241,10 @@ def made(self:Work, method, trials, name): # `ImageClassifier`
 @patch
 def _make(self:Work, method, trials):
     start, tuned, images = self.plan.start, [self.trained(t) for t in trials], self.plan.suite.validation
+    knobs = self.plan.given.get(method.name, {})
     with passes(start) as counted:
-        if method.kind == 'search': out = method.function(start, tuned, images)
-        else: out = merge(start, tuned, method.function, images=images)
+        if method.kind == 'search': out = method.function(start, tuned, images, **knobs)
+        else: out = merge(start, tuned, method.function, images=images, **knobs)
     out.recipe['making'] = with_looks(counted, method, self.plan.suite, len(tuned))
     return out
 
@@ -294,17 +310,27 @@ def planned(
     **recipe, # all as in `bench`
 ) -> Plan:
     "What `bench` is going to do, without images that can't be read; nothing is written"
-    chosen = [find_method(n) for n in methods] if methods else [m for m in REGISTRY.values() if can_compete(m)]
+    known = all_methods()
+    chosen = [find_method(n) for n in methods] if methods else [m for m in known.values() if can_compete(m)]
+    _check_sets(suite)
     suite, gone = _what_is_read(suite, start, Path(folder), recipe)
     ran = _ran(chosen, Path(folder))
     return Plan(suite, start, chosen, lrs, seeds, alphas, recipe, given or {}, controls, ran, gone)
+
+def _check_sets(suite):
+    lacking = [what for what in ('train', 'validation', 'test') if not getattr(suite, what)]
+    if lacking: raise ValueError(
+        f'A bench trains, chooses and judges on the reference, and {suite.name!r} has no images of it for '
+        f'{", ".join(lacking)}. Give a folder with train, validation and test, or one of class folders, to be split.')
+    if not suite.shifts: raise ValueError(
+        'A bench measures accuracy under shift, and there is no shifted set. Give one or more (--shift).')
 
 def _what_is_read(suite, start, folder, recipe):
     "A bench that has begun knows what it left out"
     if (folder/UNREADABLE).exists():
         gone = read_table(folder/UNREADABLE, 'list of unreadable images', dtype=str, keep_default_na=False)
         return without(suite, gone), gone
-    return (suite, None) if n_done(folder) else readable(suite, start, **recipe)
+    return (suite, None) if any(folder.glob('*.npz')) else readable(suite, start, **recipe)
 
 def _ran(methods, folder):
     "Names of those of which a curve is there: they need no rehearsal"
@@ -331,7 +357,7 @@ def carry_out(
     _keep_unreadable(plan.unreadable, folder/UNREADABLE)
     left_out = {m.name: why for m in plan.methods if (why := plan.missing(m))}
     rows = {c.name: Entry(c) for c in plan.contenders()}
-    clock = Clock(say, minutes, plan.n_judged(), n_done(folder), list if told else partial(_told, plan, folder))
+    clock = Clock(say, minutes, plan.n_judged(), n_done(plan, folder), list if told else partial(_told, plan, folder))
     work = Work(plan, folder, clock, entries=rows, weights=weights and Path(weights))
     try:
         for seed in plan.seeds: _round(work, seed, left_out)
@@ -344,7 +370,7 @@ def _told(plan, folder):
 
 def _finished(entries, n_seeds): # name -> `Entry` with the seeds that all have
     n = min(len(e.curves) for e in entries.values() if not e.several)
-    def is_whole(e): return len(e.curves) == 1 if e.several else n > 0
+    def is_whole(e): return len(e.curves) == 1 and n == n_seeds if e.several else n > 0
     whole = {name: e for name, e in entries.items() if is_whole(e)}
     return {name: replace(e, curves=e.curves[:n]) for name, e in whole.items()}
 
@@ -357,7 +383,7 @@ def bench(
     seeds=(0, 1, 2),
     lrs=None,      # learning rates to choose from; default around the usual one of the CLIP
     alphas=DEFAULT_ALPHAS,
-    given=None,    # name of a method -> knobs besides its strength
+    given=None,    # name of a method of any kind -> knobs besides its strength
     controls=False,# further rows: `Plan.contenders`
     weights=None,  # folder of classifiers; default `weights` in `folder`
     minutes=None,  # to stop after, between two pieces of work; default: when it is done

@@ -11,8 +11,9 @@ import math, torch
 import pandas as pd
 from dataclasses import dataclass, field
 from fastcore.basics import patch
+from functools import cached_property
 from . import __version__
-from .costs import passes
+from .costs import operations, passes
 from .ensembles import DEFAULT_ALPHAS
 from .learner import usual_lr
 from .registry import Method, find_method
@@ -102,6 +103,14 @@ def rates_around(
     "A third, one and three times of it"
     return tuple(float(f'{rate*f:.2g}') for f in (1/3, 1, 3))
 
+def _each_once(what, values, kind):
+    "Numbers, in a tuple"
+    try: numbers = tuple(map(kind, values))
+    except (TypeError, ValueError): numbers = ()
+    if not numbers or len(set(numbers)) < len(numbers): raise ValueError(
+        f'A bench takes {what}, in a list or tuple, each once; got {values!r}.')
+    return numbers
+
 # %% ../nbs/api/52_plans.ipynb #b6077a36
 @dataclass
 class Plan:
@@ -113,13 +122,23 @@ class Plan:
     seeds:tuple=(0, 1, 2)
     alphas:tuple=DEFAULT_ALPHAS
     recipe:dict=field(default_factory=dict) # of `finetune`, the same for all: epochs, batch_size, …
-    given:dict=field(default_factory=dict)  # name of a method -> knobs besides its strength
+    given:dict=field(default_factory=dict)  # name of a method of any kind -> knobs besides its strength
     controls:bool=False  # rows that tell what choices and arithmetic are worth
     able:set=field(default_factory=set)     # names of methods that are known to run
     unreadable:object=None # table of images that are left out: dataset, split, file, reason
     starts:dict=field(default_factory=dict, repr=False) # name of a start -> what it made
     rehearsals:dict=field(default_factory=dict, init=False, repr=False)  # name -> of `tried_out`
-    def __post_init__(self): self.lrs = self.lrs or rates_around(usual_lr(self.start))
+    def __post_init__(self):
+        lrs = rates_around(usual_lr(self.start)) if self.lrs is None else self.lrs
+        self.lrs, self.seeds = _each_once('learning rates', lrs, float), _each_once('seeds', self.seeds, int)
+        self.alphas = tuple(sorted({0., 1., *map(float, self.alphas)})) # a curve has its ends
+        if not all(0 < lr < math.inf for lr in self.lrs): raise ValueError(
+            f'Learning rates are above zero, as 1e-5 and 3e-5 are; got {", ".join(f"{lr:g}" for lr in self.lrs)}.')
+        if self.alphas[0] < 0 or self.alphas[-1] > 1: raise ValueError(
+            f'A bench looks between the two ends, at α from 0 to 1; got {self.alphas[0]:g} to {self.alphas[-1]:g}.')
+        self.given = {find_method(name).name: knobs for name, knobs in self.given.items()}
+    @cached_property
+    def operations(self): return operations(self.start)
     def contenders(self) -> list:
         "Its rows in their order, those that have what they need"
         able = [m for m in self.methods if not self.missing(m)]
@@ -131,16 +150,6 @@ class Plan:
         if method.name in self.able: return ''
         why = _out_of_place(method, len(self.seeds))
         return why if why or method.kind not in REHEARSED else self.rehearsed(method)[0]
-    def table(self) -> pd.DataFrame:
-        "How many fine-tunings each row takes at most, or why it is left out"
-        missing = {m.name: self.missing(m) for m in self.methods}
-        out = [dict(method=n, why=w) for n, w in missing.items() if w]
-        rows = pd.DataFrame([*map(self._row, self.contenders()), *out])
-        return rows.fillna(dict(kind='', paper='', trials=0, runs=0)).astype(dict(trials=int, runs=int))
-    def _row(self, c):
-        trials, runs = self.n_tunings(c)
-        kind, paper = (c.method.kind, c.method.paper) if c.method else ('', '')
-        return dict(method=c.name, kind=kind, paper=paper, trials=trials, runs=runs, why='')
     @property
     def steps(self) -> int:
         "Of a fine-tuning"
@@ -188,13 +197,29 @@ def n_leads(self:Plan) -> int:
     return min(averages, len(self.lrs)-1)*(len(self.seeds)-1)
 
 @patch
+def table(self:Plan) -> pd.DataFrame:
+    "How many fine-tunings each row takes at most, or why it is left out"
+    missing = {m.name: self.missing(m) for m in self.methods}
+    out = [dict(method=n, why=w) for n, w in missing.items() if w]
+    rows = pd.DataFrame([*map(self._row, self.contenders()), *out])
+    return rows.fillna(dict(kind='', paper='', trials=0, runs=0)).astype(dict(trials=int, runs=int))
+
+@patch
+def _row(self:Plan, c):
+    trials, runs = self.n_tunings(c)
+    kind, paper = (c.method.kind, c.method.paper) if c.method else ('', '')
+    return dict(method=c.name, kind=kind, paper=paper, trials=trials, runs=runs, why='')
+
+# %% ../nbs/api/52_plans.ipynb #e19b885b
+@patch
 def begin(self:Plan, trial): # `ImageClassifier`
     "What a trial starts from; a start is made once"
     method = None if trial.tuning == 'plain' else find_method(trial.tuning)
     if method is None or method.kind != 'start': return self.start
     if method.name not in self.starts:
         with passes(self.start) as counted:
-            made = method.function(self.start, self.suite.train, self.suite.validation)
+            knobs = self.given.get(method.name, {})
+            made = method.function(self.start, self.suite.train, self.suite.validation, **knobs)
         made.recipe['cost'] = with_looks(counted, method, self.suite)
         self.starts[method.name] = made
     return self.starts[method.name]

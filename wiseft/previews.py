@@ -7,11 +7,11 @@ __all__ = ['FEW_STEPS', 'FEW_IMAGES', 'readable', 'without', 'Speed', 'measured_
            'expected_seconds', 'preview', 'n_done', 'seconds_left']
 
 # %% ../nbs/api/52_previews.ipynb #f12d8087
-import pandas as pd, torch
+import pandas as pd, re, torch
 from dataclasses import dataclass, replace
 from time import perf_counter
 from .cache import unreadable
-from .costs import arithmetic, operations
+from .costs import arithmetic
 from .devices import fitting_precision
 from .loaders import PixelSource
 from .plans import LONGER, Plan, is_way, passes_an_image, takes_several
@@ -74,7 +74,7 @@ def measured_speed(
         out.float().sum().backward()
     train = _batch_seconds(step, x.device)/size
     with torch.no_grad(): look = _batch_seconds(lambda: classifier(x), x.device)/size
-    image, text = operations(plan.start)
+    image, text = plan.operations
     return Speed(train, look, look*text/image, _image_seconds(plan))
 
 def _image_seconds(plan):
@@ -101,7 +101,7 @@ def effort(
     "Arithmetic of a fine-tuning"
     if row.control == LONGER: return max(effort(plan, c) for c in plan.contenders() if c.trains and not c.control)
     if row.method is None or row.method.kind not in REHEARSED: return 1.
-    each = operations(plan.start)
+    each = plan.operations
     mine, plain = (arithmetic(_step(plan, m), each) for m in (row.method, None))
     return mine/plain if plain else 1. # a head that trains on features has none
 
@@ -173,7 +173,7 @@ def preview(
     place='', # words such as 'on the CPU, float32'
 ) -> list: # of lines
     "What is going to be trained"
-    table, done = plan.table(), n_done(folder)
+    table, done = plan.table(), n_done(plan, folder)
     lines = [f'{row.method} is left out: {row.why}' for row in table[table.why != ''].itertuples()]
     lines += _unread(plan.unreadable)
     lines += [words for d, s in plan.suite.datasets().items() for words in (_missing(d, s), _few(d, s)) if words]
@@ -188,13 +188,18 @@ def preview(
         '(--epochs) have more.')
     return lines
 
-def n_done(folder) -> int:
-    "Curves that are judged"
-    return len([*folder.glob('*.npz')])
+def n_done(plan, folder) -> int:
+    "Curves of a plan's rows that are judged; the folder may have those of other methods"
+    rows = plan.contenders()
+    trained = '|'.join({re.escape(c.method.name if c.method else 'plain') for c in rows if c.trains})
+    made = '|'.join({re.escape(c.name) for c in rows if not c.trains})
+    of_a_row = re.compile(rf'({trained})( [\d.e+-]+)?( x[\d.]+)?, lr |({made}) of ')
+    return min(plan.n_judged(), sum(bool(of_a_row.match(p.name)) for p in folder.glob('*.npz')))
 
 def seconds_left(plan, folder) -> float:
     "About how long the rest of a plan takes"
-    return expected_seconds(plan)*max(0, 1-n_done(folder)/plan.n_judged())
+    left = 1 - n_done(plan, folder)/plan.n_judged()
+    return left and left*expected_seconds(plan)
 
 # %% ../nbs/api/52_previews.ipynb #8f8dae37
 FEW_IMAGES = 100

@@ -254,19 +254,17 @@ def load_methods(
     use=None # Python files of the user's own
 ): # dict name -> `Method`
     "All methods there are, the user's own among them"
-    import importlib,pkgutil,runpy
-    from wiseft.registry import REGISTRY
-    importlib.import_module('wiseft.ensembles')
-    pages = pkgutil.iter_modules(importlib.import_module('wiseft.methods').__path__)
-    for page in pages: importlib.import_module(f'wiseft.methods.{page.name}')
+    import runpy
+    from wiseft.registry import all_methods
+    known = all_methods()
     for file in use or []:
         if not file.is_file(): raise FileNotFoundError(
             f'There is no file {file}: --use takes a Python file with methods.')
-        before = dict(REGISTRY)
+        before = dict(known)
         runpy.run_path(str(file))
-        new = [f'{m.name} ({m.kind})' for n, m in REGISTRY.items() if before.get(n) is not m]
+        new = [f'{m.name} ({m.kind})' for n, m in known.items() if before.get(n) is not m]
         say(f"using {file}: {', '.join(new) or 'no methods'}")
-    return REGISTRY
+    return known
 
 def chosen_methods(
     names, # as `--method` gave them

@@ -6,7 +6,7 @@
 __all__ = ['TRAINED', 'Trial', 'strengths', 'last_words', 'Rider', 'is_done', 'why_not', 'run_trial']
 
 # %% ../nbs/api/51_trials.ipynb #8dff0031
-import shutil, torch
+import glob, hashlib, shutil, torch
 from dataclasses import dataclass
 from fastai.callback.core import Callback
 from functools import partial
@@ -100,11 +100,18 @@ def why_not(folder, trial) -> str: # '' if nothing is known
     file = folder/f'{trial.name}.failed'
     return file.read_text(encoding='utf-8') if file.exists() else ''
 
-def _rider(trial):
+def _rider(trial, knobs):
     "The average of a trial; one that can't even be made has failed"
     rider = Rider(None)
-    rider.average = rider._guarded(trial.method()[1])
+    rider.average = rider._guarded(trial.method(**knobs)[1])
     return rider
+
+def _parts(folder, trial, riders):
+    "Where the checkpoint lies, which knows its riders; and all such folders of the trial"
+    names = ', '.join(sorted(t.name for t in riders))
+    along = f' with {hashlib.sha256(names.encode()).hexdigest()[:6]}' if riders else ''
+    own = folder/f'{trial.name}{along}.part'
+    return own, {own, folder/f'{trial.name}.part', *folder.glob(f'{glob.escape(trial.name)} with *.part')}
 
 def _keep(classifier, cost, folder, trial, failed=None):
     "Save a classifier under the name of its trial, or why there is none"
@@ -121,15 +128,16 @@ def run_trial(
     suite,     # `Suite`, of which the reference is used
     folder,    # where trials are kept
     riders=(), # trials of averages over time with the same learning rate and seed, if this is a plain one
-    given=None,# knobs of the method besides its strength
+    given=None,# name of a method -> knobs besides its strength
     **recipe,  # of `finetune`: epochs, batch_size, precision, …
 ) -> Path: # the classifier's folder
     "Train a classifier and save it, unless that was done"
     folder = Path(folder)
     if is_done(folder, trial, riders): return folder/trial.name
-    riding, costs = {t: _rider(t) for t in riders}, Costs()
-    kind, function = trial.method(**given or {})
-    part = folder/f'{trial.name}.part'
+    def knobs(t): return (given or {}).get(t.tuning, {})
+    riding, costs = {t: _rider(t, knobs(t)) for t in riders}, Costs()
+    kind, function = trial.method(**knobs(trial))
+    part, parts = _parts(folder, trial, riders)
     how = {kind: function} if kind in ('loss', 'pull', 'train') else {}
     epochs = max(1, round(trial.longer*recipe.pop('epochs', 10)))
     watched = suite.validation.subset(range(0, len(suite.validation), -(-len(suite.validation)//64)))
@@ -139,5 +147,5 @@ def run_trial(
     riders_cost = cost | {COPIES: cost[COPIES]+1}
     for t, rider in riding.items(): _keep(rider.classifier, riders_cost, folder, t, rider.failed)
     _keep(tuned, cost, folder, trial)
-    shutil.rmtree(part)
+    for p in parts: shutil.rmtree(p, ignore_errors=True)
     return folder/trial.name

@@ -9,7 +9,7 @@ __all__ = ['PASSES', 'Curve', 'Entry', 'Bench', 'what_is_drawn', 'most_cautious'
 import numpy as np, pandas as pd
 from dataclasses import dataclass, field
 from fastcore.basics import patch
-from .costs import COPIES, COUNTED, arithmetic, operations
+from .costs import COPIES, COUNTED, arithmetic
 from .ensembles import alpha_by_rule, nearly_best
 from .matching import at_reference, matched_gains
 from .plans import Plan, passes_an_image, takes_several
@@ -59,16 +59,21 @@ class Bench:
     left_out:dict  # name -> why
     tried:dict=field(default_factory=dict) # name -> rows of `choices`
     groups:bool=False # do intervals draw groups (set families) instead of images?
+    known:dict=field(default_factory=dict, init=False) # of `gains`, by groups
     def _points(self): return {n: e.at(self.plan.alphas) for n, e in self.entries.items()}
     def gains(self, groups=None) -> pd.DataFrame: # groups: as above, if it is to be otherwise
         "A row a method: where it stands, and what it gains over plain averages at least as accurate on the reference"
+        groups = self.groups if groups is None else groups
+        if groups not in self.known: self.known[groups] = self._gains(groups)
+        return self.known[groups].copy()
+    def _gains(self, groups):
         missing = pd.DataFrame([dict(method=n, why=w) for n, w in self.left_out.items()], columns=['method', 'why'])
         if not self.entries: return missing
         at, shares = self._points(), {n: e.shares() for n, e in self.entries.items()}
         def point(n): return {d: s[at[n]] for d, s in shares[n].items()}
         points = {n: point(n) for n in shares}
         where = pd.DataFrame([dict(method=n, **_accuracies(p)) for n, p in points.items()])
-        units = what_is_drawn(self.plan.suite, self.groups if groups is None else groups)
+        units = what_is_drawn(self.plan.suite, groups)
         judged = self._judged(points, shares['plain'], units)
         twins = self.same_as_plain()
         about = pd.DataFrame([self._about(n, at[n]) | dict(same_as_plain=twins.get(n, np.nan)) for n in self.entries])
@@ -79,22 +84,27 @@ class Bench:
         alpha = sorted(map(float, self.plan.alphas))[at] if len(e.curves[0].validation) > 1 else np.nan
         cost = {k: v for k, v in self.cost(name).items() if k != 'seconds'} # which differ from day to day
         return dict(kind=kind, lr=e.trial.lr, strength=e.trial.strength, alpha=alpha, **cost)
-    def cost(self, name) -> dict:
-        "Of one classifier, a mean over seeds: fine-tunings, counts, arithmetic (of plain fine-tuning 1), seconds"
-        counted = self._counted(name)
-        if not set(COUNTED) <= set(counted): return counted
-        each = operations(self.plan.start)
-        share = arithmetic(counted, each)/arithmetic(self._counted('plain'), each)
-        return counted | dict(arithmetic=share, **{PASSES: passes_an_image(self.entries[name].row.method)})
-    def _counted(self, name):
-        e = self.entries[name]
-        tuned = e.curves if e.row.trains else self.entries['plain'].curves
-        runs = len(tuned) if e.several else 1
-        counted = pd.DataFrame([c.cost for c in tuned]).drop(columns='making', errors='ignore').mean()*runs
-        if COPIES in counted: counted[COPIES] /= runs # one after the other
-        # what was looked at beside fine-tunings
-        making = pd.DataFrame([dict.fromkeys(COUNTED, 0) | c.cost.get('making', {}) for c in e.curves]).mean()
-        return dict(runs=runs, **counted.add(making, fill_value=0)[counted.index])
+
+# %% ../nbs/api/52_verdicts.ipynb #818ce8c8
+@patch
+def cost(self:Bench, name) -> dict:
+    "Of one classifier, a mean over seeds: fine-tunings, counts, arithmetic (of plain fine-tuning 1), seconds"
+    counted = self._counted(name)
+    if not set(COUNTED) <= set(counted): return counted
+    mine, plain = (arithmetic(c, self.plan.operations) for c in (counted, self._counted('plain')))
+    share = mine/plain if plain else 1. # a head that trains on features has none
+    return counted | dict(arithmetic=share, **{PASSES: passes_an_image(self.entries[name].row.method)})
+
+@patch
+def _counted(self:Bench, name):
+    e = self.entries[name]
+    tuned = e.curves if e.row.trains else self.entries['plain'].curves
+    runs = len(tuned) if e.several else 1
+    counted = pd.DataFrame([c.cost for c in tuned]).drop(columns='making', errors='ignore').mean()*runs
+    if COPIES in counted: counted[COPIES] /= runs # one after the other
+    # what was looked at beside fine-tunings
+    making = pd.DataFrame([dict.fromkeys(COUNTED, 0) | c.cost.get('making', {}) for c in e.curves]).mean()
+    return dict(runs=runs, **counted.add(making, fill_value=0)[counted.index])
 
 # %% ../nbs/api/52_verdicts.ipynb #84c29db5
 def _accuracies(point): # dict dataset -> (n,) shares of seeds

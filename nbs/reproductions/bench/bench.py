@@ -75,6 +75,9 @@ def main():
     parser.add_argument('--part', nargs=2, metavar=('TOWER', 'RECIPE'), help='resnet or vit, harsh or gentle')
     parser.add_argument('--tables', action='store_true', help='train nothing')
     args, began = parser.parse_args(), perf_counter()
+    if args.part and args.part not in PLAN['parts']:
+        parts = ', '.join(map(' '.join, PLAN['parts']))
+        parser.error(f'the plan has the parts {parts}; got {" ".join(args.part)}')
     load_methods()
     for tower, recipe in [args.part] if args.part else PLAN['parts']:
         left = 1e-9 if args.tables else args.minutes and args.minutes - (perf_counter()-began)/60
