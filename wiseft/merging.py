@@ -138,10 +138,11 @@ def averageable(
     return [m.with_text() for m in models] if texts else list(models)
 
 def check_images_suffice(
-    models, # classifiers
+    models, # classifiers, the start first
     name    # of the method that learns from images
 ):
-    "ValueError where a text tower was fine-tuned: images alone say nothing of it"
+    "ValueError where there is no start, or a text tower was fine-tuned: images alone say nothing of it"
+    check_start(models[0], name)
     if any(getattr(m, 'head_from_text', False) for m in models): raise ValueError(
         f'{name} learns from images, which say nothing of a text tower that was fine-tuned. Take another rule, such '
         'as weight-space.')

@@ -8,7 +8,7 @@ __all__ = ['fisher_information', 'fisher', 'both_informations']
 # %% ../../nbs/methods/fisher.ipynb #679b892c
 import numpy as np
 import torch
-from ..merging import check_images_suffice, check_start
+from ..merging import check_images_suffice
 from ..passes import batches
 from ..registry import method
 from ..weights import weighted_sum
@@ -41,7 +41,6 @@ def fisher(start, tuned, at, alpha=.5, floor=1e-8):
     return sum(c*v for c, v in zip(counts, versions))/sum(counts)
 
 def both_informations(start, tuned, images, n_images=256, seed=0):
-    check_start(start, 'Fisher')
     check_images_suffice([start, *tuned], 'Fisher')
     each = [fisher_information(c, images, n_images, seed) for c in [start, *tuned]]
     def stacked(k): return torch.stack([e[k] for e in each])

@@ -43,8 +43,7 @@ def ties(start, tuned, at, alpha=1.):
 
 def ties_thresholds(start, tuned, density=.2): # density: part of all weights whose steps are kept
     check_start(start, 'TIES')
-    if not 0 < density <= 1: raise ValueError(
-        f'density is {density:g}. It is the part of all steps that is kept: give a number above 0, at most 1.')
+    if not 0 < density <= 1: raise ValueError(f'density is {density:g}. Give the part to keep, above 0, at most 1.')
     thresholds = torch.stack([threshold(start, t, density) for t in tuned])
     return {k: thresholds for k in start}
 
