@@ -40,8 +40,8 @@ class TimeAverage(Callback):
     @property
     def classifier(self): # `ImageClassifier` with alpha 1
         "The average as it is now, as a classifier of its own"
-        if self.tuned is None: raise RuntimeError(
-            f'This {self.__class__.__name__} has averaged nothing yet: give it to a fit as one of its cbs.')
+        if self.tuned is None or not self.average.n_averaged: raise RuntimeError(
+            f'This {self.__class__.__name__} has averaged nothing yet: it does as one of the cbs of a fit.')
         new = plain_weights(self.tuned).copy()
         state = self.average.module.state_dict()
         new.load_state_dict({k: v for k,v in state.items() if v.is_floating_point()}, strict=False)

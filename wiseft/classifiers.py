@@ -174,7 +174,7 @@ def rebuild_head(self:ImageClassifier): # `ImageClassifier`
     if not self.head_from_text: return self
     with eval_mode(self), warnings.catch_warnings():
         warnings.simplefilter('ignore') # of words: said when the first head was made
-        head = zeroshot_head(self.clip, self.classnames, self.templates)
+        head = zeroshot_head(self.clip, self.classnames, self.templates, keep=False)
     self.head.load_state_dict(head.state_dict())
     return self
 

@@ -93,9 +93,10 @@ def warn_of_texts(
 # %% ../nbs/api/22_heads.ipynb #d0fb0314
 MANY = 1000 # texts; fewer are embedded sooner than looked up
 
-def _text_features(clip, texts): # (n, dim), rows of length 1
+def _text_features(clip, texts, keep=True): # (n, dim), rows of length 1
     "Embedded texts, from the cache where they are many"
     if len(texts) < MANY: return clip.encode_text(texts)
+    if not keep: return clip.encode_text(texts, progress=True)
     folder = _features_folder(clip, texts)
     kept = folder and open_entry(folder)
     if kept: return torch.from_numpy(kept.data.reshape(len(kept), -1).copy()).to(clip.device)
@@ -115,13 +116,14 @@ def _features_folder(clip, texts):
 def zeroshot_head(
     clip,       # `Clip`
     classnames, # list of names, or 'imagenet'
-    templates   # list of templates, or a list's name
+    templates,  # list of templates, or a list's name
+    keep=True   # many embedded texts in the cache? Not those of a text tower that trains, which never come again
 ): # `ClassificationHead`, weight (n_classes, dim): unit-norm rows × logit scale
     "Linear head whose rows are the averaged embeddings of each class's prompts"
     names, templates = find_classnames(classnames), find_templates(templates)
     texts = [text for name in names for text in prompts(name, templates)]
     warn_of_texts(clip, texts)
-    rows = average_prompts(_text_features(clip, texts).reshape(len(names), len(templates), -1))
+    rows = average_prompts(_text_features(clip, texts, keep).reshape(len(names), len(templates), -1))
     bias = None if clip.logit_bias is None else rows.new_full((len(names),), clip.logit_bias)
     return ClassificationHead(clip.logit_scale*rows, bias).to(clip.device)
 

@@ -64,9 +64,9 @@ class ClipLearner(Learner):
         return self.given.copy().requires_grad_(False).eval()
 
     @cached_property
-    def prompts(self): # (n_classes, n_templates, context length)
+    def prompts(self): # (n_classes, n_templates, context length), where the classifier is
         "Token ids of the prompts, for losses that read"
-        return self.given.prompt_tokens()
+        return self.given.prompt_tokens().to(self.given.device)
 
     def fit(self, n_epoch, lr=None, wd=None, cbs=None, **kwargs):
         finding_lr = any(isinstance(cb, LRFinder) for cb in L(cbs)) # which goes on until the loss explodes

@@ -43,7 +43,8 @@ def write_merged(
     **knobs, # of the rule, and of its `prepare`
 ) -> Path: # `out`
     "`merge` of files into a file, one tensor at a time"
-    paths, rule, out = [*([] if start is None else [start]), *tuned], merge_rule(rule), safetensors_name(out)
+    paths, out = [*([] if start is None else [start]), *tuned], safetensors_name(out)
+    rule, knobs = merge_rule(rule, knobs)
     files = [TensorFile(p) for p in paths]
     if not files: raise ValueError('There is nothing to average: give at least one file.')
     names = [str(f.path) for f in files]

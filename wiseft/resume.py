@@ -73,7 +73,8 @@ def _noise():
 
 def _set_noise(state):
     torch.set_rng_state(state['noise.cpu'])
-    for i in range(len(state)-1): torch.cuda.set_rng_state(state[f'noise.cuda{i}'], i)
+    saved = len(state)-1
+    for i in range(min(saved, torch.cuda.device_count())): torch.cuda.set_rng_state(state[f'noise.cuda{i}'], i)
 
 # %% ../nbs/api/42_resume.ipynb #6dc35ea5
 def _part(tensors, start): return {k.removeprefix(start): v for k,v in tensors.items() if k.startswith(start)}

@@ -181,11 +181,14 @@ def _numbers(said): # dict
         name, _, value = one.partition('=')
         try: found[name] = int(value) if value.isdigit() else float(value)
         except ValueError: raise typer.BadParameter(f'--set takes NAME=NUMBER, as in first=0.2; got {one!r}') from None
+        if not 0 <= found[name] < float('inf'): raise typer.BadParameter(
+            f'--set {one}: a knob is a finite number from 0 on.')
     return found
 
-def _knobs_of(function): # of a method, those that are numbers
+def _knobs_of(function): # of a method, those that are numbers, by their default or their annotation
     from inspect import signature
-    return [k for k, p in signature(function).parameters.items() if type(p.default) in (int, float, type(None))]
+    asked = signature(function).parameters.items()
+    return [k for k, p in asked if type(p.default) in (int, float) or p.annotation in (int, float)]
 
 def _with_knobs(chosen, said): # dict kind -> function
     "Each knob for the method that has it"
@@ -287,9 +290,9 @@ def merge_(
     from wiseft.merged_files import write_merged
     from wiseft.merging import looks_at_images
     if use or rule != 'weight-space': load_methods(use)
-    rule, paths = _chosen_rule(rule, len(finetuned)), [zeroshot, *finetuned]
-    auto = alpha == 'auto'
-    knobs = _knobs(rule, None if auto else alpha, knobs)
+    auto, paths = alpha == 'auto', [zeroshot, *finetuned]
+    rule = _chosen_rule(rule, len(finetuned), auto)
+    knobs = _knobs(rule, alpha, knobs)
     _check_paths(paths)
     looks, what = auto or looks_at_images(rule.function), '--alpha auto' if auto else rule.name
     if looks and not zeroshot.is_dir(): raise ValueError(
@@ -306,7 +309,7 @@ def merge_(
     wrote(output)
 
 # %% ../nbs/api/72_shell_train.ipynb #df741fa0
-def _chosen_rule(name, n): # `Method`
+def _chosen_rule(name, n, auto): # `Method`
     "A merge or a search by its name"
     from wiseft.merging import check_one_other
     from wiseft.registry import find_method
@@ -314,6 +317,8 @@ def _chosen_rule(name, n): # `Method`
     if found.kind not in ('merge', 'search'): raise ValueError(
         f'{found.name} is of the kind {found.kind}. --rule is a merge or a search; `wiseft methods` lists them.')
     if found.name == 'weight-space': check_one_other(n)
+    if auto and n > 1: raise ValueError(
+        f'--alpha auto chooses between the start and one fine-tuned classifier. There are {n}: give a number.')
     return found
 
 def _check_paths(paths):
@@ -327,11 +332,15 @@ def _knobs(rule, alpha, others):
     "The knobs of a rule, as numbers"
     from inspect import signature
     from wiseft.merging import check_alpha
-    alpha = _alpha(alpha)
     if alpha is not None and rule.knob != 'alpha': raise ValueError(f'{rule.name} has no alpha. Leave --alpha out.')
+    alpha = None if alpha == 'auto' else _alpha(alpha)
     if alpha is None and rule.knob == 'alpha': alpha = signature(rule.function).parameters['alpha'].default
     knobs = dict(alpha=check_alpha(alpha if isinstance(alpha, (int, float)) else .5)) if rule.knob == 'alpha' else {}
-    return knobs | _numbers(others)
+    others, prepare = _numbers(others), getattr(rule.function, 'prepare', None)
+    known = _knobs_of(rule.function) + (_knobs_of(prepare) if prepare else []) + [rule.knob]*bool(rule.knob)
+    if strange := [k for k in others if k not in known]: raise ValueError(
+        f'--set {strange[0]}: expected a knob of {rule.name}. There are: {", ".join(dict.fromkeys(known)) or "none"}.')
+    return knobs | others
 
 def _alpha(text):
     "A mixing coefficient, or None"
@@ -350,7 +359,7 @@ def _merge_folders(rule, paths, output, load, device, force, knobs, auto, precis
         check_ends(start, tuned[-1])
         images = load(classnames=start.classnames).validation if load else None
         if load and not auto: say(f'{rule.name} looks at {len(images):,} validation images of the reference')
-        if auto: knobs['alpha'] = _chosen(start, tuned[-1], images, rule.name)
+        if auto: knobs['alpha'] = _chosen(start, tuned[0], images, rule.function, knobs)
         named = dict(zip(map(str, paths[1:]), tuned))
         if rule.kind == 'search': made = rule.function(start, named, images, **knobs)
         else: made = merge(start, tuned, rule.function, images=images, **knobs)
@@ -363,7 +372,10 @@ def _readable_trace(trace):
     p = {'p': trace.p.map(lambda p: '' if p != p else f'{p:.3f}')} if 'p' in trace else {}
     return trace.assign(**shares, **p).rename(columns={c: f'{c} %' for c in shares})
 
-def _chosen(start, tuned, images, method):
-    "The mixing coefficient that validation images speak for"
+def _chosen(start, tuned, images, rule, knobs):
+    "The mixing coefficient that validation images speak for, the other knobs being as they are"
+    from inspect import signature
     from wiseft.ensembles import choose_alpha
-    return choose_alpha(start, tuned, images, method=method)
+    way = partial(rule, **{k: v for k, v in knobs.items() if k != 'alpha'})
+    way.__signature__ = signature(rule) # `partial` has none where a knob is one of the rule's `prepare`
+    return choose_alpha(start, tuned, images, method=way)

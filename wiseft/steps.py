@@ -19,7 +19,7 @@ from inspect import Parameter, signature
 from .clips import text_features
 from .loaders import is_captions
 from .processes import gathered, rank
-from .registry import REGISTRY
+from .registry import function_and_knobs, method_name
 from .tensorfiles import state_hash
 
 # %% ../nbs/api/41_steps.ipynb #f728f292
@@ -34,7 +34,8 @@ class Step:
         self.cross_entropy = cross_entropy # scalar, with the label smoothing; or what loss_func makes of logits and y
         self.step, self.epoch = learn.train_iter, learn.epoch # position, from 0
         self.steps = learn.n_epoch*len(learn.dls.train)       # in all
-        self.bf16 = torch.is_autocast_enabled(x.device.type)  # do the towers compute in bfloat16? Losses don't
+        kind = x.device.type # do the towers compute in half precision, and in which? Losses don't
+        self.autocast = dict(dtype=torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind))
 
     @property
     def classifier(self): return self.learn.student # an `ImageClassifier`, with gradients
@@ -42,7 +43,7 @@ class Step:
     def start(self): return self.learn.start # a frozen copy of the classifier that fine-tuning began with
 
     def towers(self): # context in which towers compute with the precision of the training
-        return torch.autocast(self.x.device.type, torch.bfloat16, enabled=self.bf16)
+        return torch.autocast(self.x.device.type, **self.autocast)
 
     @cached_property
     @torch.no_grad()
@@ -62,6 +63,8 @@ class Step:
     def scale(self): return self.classifier.clip.model.logit_scale.exp() # scalar, with gradients likewise
     @property
     def teacher(self): return self.learn.teacher.average # of a loss that has one
+    @property
+    def teacher_scale(self): return self.teacher.clip.model.logit_scale.exp() # scalar, without gradients
 
 
 # %% ../nbs/api/41_steps.ipynb #e20ab64f
@@ -96,7 +99,7 @@ def caption_tokens(step): # (n, context length)
         'labels.')
     prompts = step.learn.prompts
     template = torch.from_numpy(step.generator().integers(prompts.shape[1], size=len(step.y)))
-    return prompts[step.y.cpu(), template].to(step.y.device)
+    return prompts[step.y, template.to(step.y.device, non_blocking=True)]
 
 # %% ../nbs/api/41_steps.ipynb #85d9f094
 @patch
@@ -195,9 +198,10 @@ class Loss(Callback):
 @patch
 @torch.no_grad()
 def names(self:Loss):
-    "The terms of one batch, which is not trained on"
+    "The terms of a batch of two, which is not trained on"
     classifier = self.learn.student.eval()
-    x, y = (o.as_subclass(torch.Tensor) for o in to_device(self.dls.train.one_batch(), classifier.device)[:2])
+    two = [o[:2].as_subclass(torch.Tensor) for o in self.dls.train.one_batch()[:2]]
+    x, y = to_device(two, classifier.device)
     features = x if x.ndim == 2 else classifier.features(x)
     logits = classifier.head(features)
     self.learn.counts = [len(y)] # those of others don't matter here
@@ -261,16 +265,16 @@ class Pull(Callback):
 # %% ../nbs/api/41_steps.ipynb #89526df6
 def _knobs(method):
     "Name -> value of what is no argument of every call: given, or the default; a knob without either is not there"
-    function = getattr(method, 'func', method)
+    function, given = function_and_knobs(method)
     defaults = {k: p.default for k,p in signature(function).parameters.items() if p.default is not Parameter.empty}
-    return {**defaults, **getattr(method, 'keywords', {})}
+    return defaults | given
 
 def trait(
     method, # a function; with knobs: `functools.partial` of one
     name, # 'prepare', 'trains_text', 'teacher' or 'replaces_decay'
 ):
     "What a method is known to need or do, an attribute of its function; None where nothing is said"
-    return getattr(getattr(method, 'func', method), name, None)
+    return getattr(function_and_knobs(method)[0], name, None)
 
 def completed(
     method, # a loss or pull; with knobs: `functools.partial` of one
@@ -287,7 +291,5 @@ def method_recipe(
     method, # a function; with knobs: `functools.partial` of one
 ) -> dict: # name and knobs, as JSON has it
     "A method as a recipe writes it down"
-    function = getattr(method, 'func', method)
-    name = next((m.name for m in REGISTRY.values() if m.function is function), function.__name__)
     told = {k: state_hash({k: v}) if isinstance(v, torch.Tensor) else v for k,v in _knobs(method).items()}
-    return dict(name=name, **told)
+    return dict(name=method_name(method), **told)

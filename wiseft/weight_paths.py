@@ -10,7 +10,8 @@ import torch
 from collections.abc import Mapping
 from copy import deepcopy
 from torch import nn
-from .merging import At, check_alpha, merge_tensor, tensor_depths, wise_ft
+from .merging import At, check_alpha, knobs_apart, merge_tensor, tensor_depths, wise_ft
+from .registry import function_and_knobs
 from .weights import check_compatible, check_finite, is_weight
 
 # %% ../nbs/api/02_weight_paths.ipynb #5b7b9710
@@ -36,12 +37,13 @@ class WeightPath:
         target:nn.Module, # receives the weights; its state dict has the same keys
         zeroshot:Mapping, # state dict, alpha = 0
         finetuned:Mapping, # state dict, alpha = 1
-        rule=wise_ft, # merge with a knob `alpha`
+        rule=wise_ft, # merge with a knob `alpha`; with others: `functools.partial` of one
         prepared=None, # as in `merge`
     ):
         memory = target.state_dict()
         _check_path(memory, zeroshot, finetuned)
-        self.target, self.rule, depths = target, rule, tensor_depths(memory)
+        self.target, depths = target, tensor_depths(memory)
+        (self.rule, _), (_, self.knobs) = function_and_knobs(rule), knobs_apart(rule)
         there = lambda state, k: state[k].detach().to(memory[k].device)
         self.tensors = [(t, there(zeroshot, k), there(finetuned, k)) for k, t in memory.items()]
         self.places = [At(k, depths[k], (prepared or {}).get(k)) for k in memory]
@@ -53,7 +55,7 @@ class WeightPath:
         alpha = check_alpha(alpha)
         for (t, z, f), at in zip(self.tensors, self.places):
             if self.rule is not wise_ft or not is_weight(t):
-                t.copy_(merge_tensor(self.rule, z, [f], at, dict(alpha=alpha)))
+                t.copy_(merge_tensor(self.rule, z, [f], at, self.knobs | dict(alpha=alpha)))
             elif t.dtype == z.dtype: torch.lerp(z, f, alpha, out=t)
             else: t.copy_(torch.lerp(z, f, alpha)) # averaged first, rounded then
         if getattr(self.target, 'head_from_text', False): self._build_head(alpha)

@@ -7,7 +7,6 @@ __all__ = ['beta_weights', 'BMA']
 
 # %% ../../nbs/methods/bma.ipynb #caed2e0b
 import numpy as np
-import torch
 from scipy.stats import beta
 from ..averages import TimeAverage
 from ..registry import method
@@ -23,11 +22,13 @@ def beta_weights(
 @method('average', 'BMA', '2302.00864', knob='b', cost='a copy of the weights', smaller_is_stronger=True)
 class BMA(TimeAverage):
     "Mean of the weights after every step, with the weights of a Beta distribution"
-    def __init__(self, b=.5): self.b = b # below 1: both ends count more than what is between
+    def __init__(self, b=.5): # below 1: both ends count more than what is between
+        if not 0 < b < np.inf: raise ValueError(f'b is {b:g}. Give a number above 0.')
+        self.b = b
     def before_fit(self):
         w = beta_weights(self.n_epoch*len(self.dls.train), self.b)
-        shares = torch.tensor(w/w.cumsum()) # of the newest weights in the average so far
-        self.begin(avg_fn=lambda average, weights, n: average + (weights-average)*shares.to(n.device)[n])
+        shares = (w/w.cumsum()).tolist() # of the newest weights in the average so far
+        self.begin(avg_fn=lambda average, weights, n: average + (weights-average)*shares[self.train_iter])
         self.update()
     def after_batch(self):
         if self.training: self.update()

@@ -22,7 +22,7 @@ def carot(step, distillation=1.5, orthogonality=.2):
     taught = gram.new_zeros(())
     if step.step: # at first the teacher is the student
         images, texts = step.others(step.teacher)
-        said = step.teacher.clip.logit_scale*images @ texts.T
+        said = step.teacher_scale*images @ texts.T
         logits = step.scale*step.features @ step.text_features.T
         taught = F.cross_entropy(logits, said.softmax(1)) + F.cross_entropy(logits.T, said.T.softmax(1))
     return dict(contrastive=contrastive(step.features, step.text_features, step.scale),

@@ -15,7 +15,7 @@ from ..registry import method
 class EMA(TimeAverage):
     "Exponential moving average of the weights after every step, from those before the first on"
     def __init__(self,
-        decay=None,  # the part of the old average that each step leaves; default 1 - 1/(horizon * all steps)
+        decay:float=None, # the part of the old average that each step leaves; default 1 - 1/(horizon * all steps)
         horizon=.04, # how far it looks back, as a part of the training
     ): self.decay, self.horizon = decay, horizon
     def before_fit(self):

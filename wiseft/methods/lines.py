@@ -6,6 +6,7 @@
 __all__ = ['lines']
 
 # %% ../../nbs/methods/lines.ipynb #e8f35a3b
+from ..merging import check_one_other, check_start
 from ..registry import method
 from ..weights import weighted_sum
 
@@ -13,5 +14,7 @@ from ..weights import weighted_sum
 @method('merge', 'LiNeS', '2410.17146', knob='alpha', cost='nothing')
 def lines(start, tuned, at, alpha=1., first=0.):
     "The step to the fine-tuned weights times α at the last block, less at earlier ones, α·first at the first"
+    check_start(start, 'LiNeS')
+    check_one_other(len(tuned), 'LiNeS')
     share = alpha*(first + (1-first)*at.depth)
     return weighted_sum([start, tuned[0]], [1-share, share])

@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
 from torch.func import grad_and_value
+from ..classifiers import ImageClassifier
 from ..heads import ClassificationHead
 from ..passes import extract_features
 from ..registry import method
+from ..trainable import check_own_head
 
 # %% ../../nbs/methods/lp_ft.ipynb #75400db5
 def regression_loss(w, x, y, C): # weights (n_classes, dim), features (n, dim), labels from 0 on (n,), weight of them
@@ -32,6 +34,7 @@ def logistic_regression(x, y, C, start, iterations=200): # start: (n_classes, di
 @method('start', 'LP-FT', '2202.10054', needs='validation images', cost='a pass over the images, 100 regressions')
 def lp_ft(classifier, images, validation, cs=None): # cs: weights of the loss; default 100 from 1e-7 to 100
     "A classifier to start from, with the head of the logistic regression that does best on validation images"
+    check_own_head(classifier, 'LP-FT')
     train, held_out = (extract_features(classifier, s, progress=False) for s in (images, validation))
     spread = train.features.double().std()
     x, x_held = train.features.double()/spread, held_out.features.double()/spread
@@ -42,11 +45,9 @@ def lp_ft(classifier, images, validation, cs=None): # cs: weights of the loss; d
         head = x.new_zeros(len(classifier.classnames), x.shape[1]).index_copy(0, present, w/spread)
         right = (x_held @ head.T).argmax(1).eq(held_out.labels).sum().item()
         if right > best[0]: best = right, C, head
-    new = classifier.copy()
-    bias = None if new.head.bias is None else torch.zeros_like(new.head.bias)
-    new.head = ClassificationHead(best[2].float(), bias, classifier.head.normalise).to(new.device)
-    new.alpha, new.parents, new.metrics = 1., [], {}
-    new.recipe = dict(tuning='linear probe', start_method=dict(name='LP-FT', C=best[1]))
-    return new
+    bias = None if classifier.head.bias is None else torch.zeros_like(classifier.head.bias)
+    head = ClassificationHead(best[2].float(), bias, classifier.head.normalise).to(classifier.device)
+    recipe = dict(tuning='linear probe', start_method=dict(name='LP-FT', C=best[1]))
+    return ImageClassifier(classifier.copy().clip, head, classifier.classnames, classifier.templates, 1., recipe=recipe)
 
 lp_ft.looks = lambda train, validation, models: (train+validation, 0)

@@ -8,6 +8,7 @@ __all__ = ['mean_cosine', 'model_stock']
 # %% ../../nbs/methods/model_stock.ipynb #2f55d31e
 import torch
 from torch.nn.functional import normalize
+from ..merging import check_start
 from ..registry import method
 
 # %% ../../nbs/methods/model_stock.ipynb #d6e48dab
@@ -23,6 +24,7 @@ def mean_cosine(
 @method('merge', 'Model Stock', '2403.19522', needs='two fine-tuned classifiers or more', cost='a fine-tuning each')
 def model_stock(start, tuned, at):
     "Between the start and the mean of the fine-tuned, nearer to the mean where these went one way"
+    check_start(start, 'Model Stock')
     n = len(tuned)
     if n < 2: raise ValueError(f'Model Stock takes two fine-tuned models or more, from different seeds. There is {n}.')
     cosine = mean_cosine(torch.stack([(t-start).flatten() for t in tuned]))

@@ -7,6 +7,7 @@ __all__ = ['threshold', 'ties', 'ties_thresholds']
 
 # %% ../../nbs/methods/ties.ipynb #197f3ca2
 import torch
+from ..merging import check_start
 from ..registry import method
 from ..weights import is_weight
 
@@ -41,6 +42,8 @@ def ties(start, tuned, at, alpha=1.):
     return start + alpha*mean
 
 def ties_thresholds(start, tuned, density=.2): # density: part of all weights whose steps are kept
+    check_start(start, 'TIES')
+    if not 0 < density <= 1: raise ValueError(f'density is {density:g}. Give the part to keep, above 0, at most 1.')
     thresholds = torch.stack([threshold(start, t, density) for t in tuned])
     return {k: thresholds for k in start}
 

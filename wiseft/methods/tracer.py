@@ -39,7 +39,7 @@ def tracer(step, strength=1., weights=None): # of the terms; default those publi
     taught = step.scale.new_zeros(())
     if step.step: # at first the teacher is the student
         student = step.features, step.text_features, step.scale
-        *terms, distance = tracer_terms(*student, *step.others(step.teacher), step.teacher.clip.logit_scale)
+        *terms, distance = tracer_terms(*student, *step.others(step.teacher), step.teacher_scale)
         taught = sum(terms) + of['features']*distance
     return dict(contrastive=contrastive(step.features, step.text_features, step.scale),
                 distillation=strength*of['weight']*taught, crossing=of['crossing']*(w_v @ w_t.T).norm())
