@@ -20,8 +20,8 @@ from .evaluation import evaluate
 from .linesearch import AlphaCurve, alpha_intervals, projected_intervals
 from .members import Member, Remembered, at_precision, default_name, member
 from .passes import check_classes, common_transform, run_all
-from .registry import find_method, method, method_name
-from .merging import averageable, check_ends, prepare_merge, wise_ft
+from .registry import find_method, function_and_knobs, method, method_name
+from .merging import averageable, check_ends, knobs_apart, prepare_merge, wise_ft
 from .weight_paths import WeightPath
 
 # %% ../nbs/api/50_ensembles.ipynb #eb4dcb5c
@@ -112,8 +112,9 @@ def _key(m): return m.identity['tuning'], m.identity['method'], m.identity['alph
 def _between(way): # (kind, function)
     "A merge or a mix by its name, or the function itself: a merge knows where a tensor stands"
     f = find_method(way).function if isinstance(way, str) else way
-    kind = find_method(way).kind if isinstance(way, str) else 'merge' if 'at' in signature(f).parameters else 'mix'
-    if kind == 'mix' or kind == 'merge' and 'alpha' in signature(f).parameters: return kind, f
+    asks = signature(function_and_knobs(f)[0]).parameters
+    kind = find_method(way).kind if isinstance(way, str) else 'merge' if 'at' in asks else 'mix'
+    if kind == 'mix' or kind == 'merge' and 'alpha' in asks: return kind, f
     raise ValueError(
         f'{method_name(f)} has no alpha to sweep: it is a {kind}. A sweep takes mixes, and merges with a knob `alpha`.')
 
@@ -126,7 +127,7 @@ def _weight_space(zeroshot, finetuned, alphas, rule, precision, copies, images):
     return {a: dict(function=of(a), modules=(path.target if at is path else at(a),)) for a in alphas}
 
 def _mixed(mix, ends, alphas, weight_space, prepare): # alpha -> dict of a member's function, modules and what it gives
-    asks, gives = signature(mix).parameters, _gives(mix)
+    asks, gives = signature(function_and_knobs(mix)[0]).parameters, _gives(mix)
     mix = _of_batch(prepare(), ends, 'features' in asks)
     modules = ends[0].modules + ends[1].modules
     if gives == 'alpha': return {np.nan: _picked(mix, ends, weight_space(wise_ft))}
@@ -134,7 +135,7 @@ def _mixed(mix, ends, alphas, weight_space, prepare): # alpha -> dict of a membe
     alphas = [a for a in alphas if gives == 'logits' or 0 <= a <= 1] # there are no probabilities outside 0…1
     return {a: dict(function=partial(mix, alpha=a), modules=modules, gives=gives) for a in alphas}
 
-def _gives(mix): return getattr(getattr(mix, 'func', mix), 'gives', 'logits')
+def _gives(mix): return getattr(function_and_knobs(mix)[0], 'gives', 'logits')
 
 # %% ../nbs/api/50_ensembles.ipynb #1f011f65
 def prepare_mix(
@@ -143,12 +144,13 @@ def prepare_mix(
     images=None, # validation images of the reference
 ): # the same, with the arguments that its `prepare` makes
     "A mix with all that it must know before the first batch"
-    prepare = getattr(getattr(mix, 'func', mix), 'prepare', None)
-    if prepare is None: return mix
+    function, _ = function_and_knobs(mix)
+    if not hasattr(function, 'prepare'): return mix
     if images is None: raise ValueError(
         f'{method_name(mix)} looks at validation images of the reference, and there are none. Give images '
         '(--reference).')
-    return partial(mix, **prepare(zeroshot, finetuned, images))
+    for_prepare, left = knobs_apart(mix)
+    return partial(function, **function.prepare(zeroshot, finetuned, images, **for_prepare) | left)
 
 def _of_batch(mix, ends, with_features): # function of a batch
     zeroshot, finetuned = ends

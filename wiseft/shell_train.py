@@ -374,8 +374,6 @@ def _readable_trace(trace):
 
 def _chosen(start, tuned, images, rule, knobs):
     "The mixing coefficient that validation images speak for, the other knobs being as they are"
-    from inspect import signature
     from wiseft.ensembles import choose_alpha
     way = partial(rule, **{k: v for k, v in knobs.items() if k != 'alpha'})
-    way.__signature__ = signature(rule) # `partial` has none where a knob is one of the rule's `prepare`
     return choose_alpha(start, tuned, images, method=way)
