@@ -256,6 +256,8 @@ def test_a_bench_that_leaves_nothing_out_tells_its_plan(photos, zeroshot, tmp_pa
     zeroshot.save(tmp_path / "zeroshot")
     few = ("--methods", "lines", "--lrs", "1e-4", "--seeds", 1, "--batch-size", 4)
     asked = (WISEFT, "bench", tmp_path / "zeroshot", "--reference", photos / "photos", *few, "-o", tmp_path / "bench")
+    assert "there is no shifted set. Give --shift." in run(*asked, ok=False).stderr
+    asked = *asked, "--shift", photos / "solid"
     done = run(*asked, "--budget", 0, ok=False)
     assert "That is more than the 0 hours" in done.stderr and "LiNeS" in done.stdout, done.stderr
     plan = run(*asked, "--dry-run")

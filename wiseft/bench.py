@@ -323,7 +323,7 @@ def _check_sets(suite):
         f'A bench trains, chooses and judges on the reference, and {suite.name!r} has no images of it for '
         f'{", ".join(lacking)}. Give a folder with train, validation and test, or one of class folders, to be split.')
     if not suite.shifts: raise ValueError(
-        'A bench measures accuracy under shift, and there is no shifted set. Give one or more (--shift).')
+        'A bench measures accuracy under shift, and there is no shifted set. Give shifts (--shift).')
 
 def _what_is_read(suite, start, folder, recipe):
     "A bench that has begun knows what it left out"
