@@ -17,7 +17,9 @@ class EMA(TimeAverage):
     def __init__(self,
         decay:float=None, # the part of the old average that each step leaves; default 1 - 1/(horizon * all steps)
         horizon=.04, # how far it looks back, as a part of the training
-    ): self.decay, self.horizon = decay, horizon
+    ):
+        if not horizon > 0: raise ValueError(f'horizon={horizon}: give a part of the training, above 0, such as .04.')
+        self.decay, self.horizon = decay, horizon
     def before_fit(self):
         steps = self.n_epoch*len(self.dls.train)
         decay = max(0., 1 - 1/(self.horizon*steps)) if self.decay is None else self.decay
