@@ -45,6 +45,17 @@ def _drawn_together(units):
     return codes, connected_components(edges, directed=False)[1][:len(known)]
 
 # %% ../nbs/api/05_matching.ipynb #22b48690
+def _times_drawn(part, size, rng): # (size, n_units)
+    times = np.empty((size, len(part)))
+    for p in np.unique(part):
+        n = (part == p).sum()
+        drawn = rng.integers(n, size=(size, n)) + n*np.arange(size)[:, None]
+        times[:, part == p] = np.bincount(drawn.ravel(), minlength=size*n).reshape(size, n)
+    return times
+
+def _lacks_a_set(times, codes): # (size,) bool
+    return np.any([times[:, np.unique(c)].sum(1) == 0 for c in codes.values()], 0)
+
 def resampled(
     correct,          # set name -> (m, n_images), of m classifiers: right or wrong, or the share of right seeds
     units=None,       # set name -> (n_images,) ids of what is drawn; None: images
@@ -56,11 +67,8 @@ def resampled(
     def each_alone(s): return [(s, i) for i in range(np.shape(correct[s])[1])]
     codes, part = _drawn_together(units or {s: each_alone(s) for s in correct})
     for size in np.diff([*range(0, n_resamples, 100), n_resamples]): # few at a time: sets may be large
-        times = np.empty((size, len(part)))
-        for p in np.unique(part):
-            n = (part == p).sum()
-            drawn = rng.integers(n, size=(size, n)) + n*np.arange(size)[:, None]
-            times[:, part == p] = np.bincount(drawn.ravel(), minlength=size*n).reshape(size, n)
+        times = _times_drawn(part, size, rng)
+        while (lacks := _lacks_a_set(times, codes)).any(): times[lacks] = _times_drawn(part, lacks.sum(), rng)
         for s, c in correct.items():
             t = times[:, codes[s]]
             out[s].append(t @ np.asarray(c, float).T / t.sum(1, keepdims=True))
