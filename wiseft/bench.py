@@ -6,7 +6,7 @@
 __all__ = ['UNREADABLE', 'TimeIsUp', 'Busy', 'Clock', 'right_along', 'AverageFailed', 'Work', 'planned', 'carry_out', 'bench']
 
 # %% ../nbs/api/53_bench.ipynb #37cf82ef
-import json, numpy as np, re
+import hashlib, json, numpy as np, re
 from collections import deque
 from dataclasses import dataclass, field, replace
 from contextlib import contextmanager, suppress
@@ -234,7 +234,8 @@ def longer(self:Work) -> float:
 @patch
 def made(self:Work, method, trials, name): # `ImageClassifier`
     "What a method that trains nothing makes of plainly fine-tuned classifiers; kept with what it says of itself"
-    folder = self.weights/name
+    of = repr(([t.name for t in trials], sorted(self.plan.given.get(method.name, {}).items())))
+    folder = self.weights/f'{name}, {hashlib.sha256(of.encode()).hexdigest()[:6]}' # other seeds or knobs: another one
     if not folder.exists(): self._make(method, trials).save(folder)
     return load_classifier(folder, self.plan.start.device)
 
