@@ -14,11 +14,11 @@ from ..steps import contrastive, projections
 # %% ../../nbs/methods/carot.ipynb #880b87bb
 @method('loss', 'CaRot', '2311.01723', knob='distillation', needs='a text tower and templates, or captions',
         cost='both towers of a teacher, and a copy of the weights')
-def carot(step, distillation=1.5, orthogonality=.2):
+def carot(step, distillation=1.5, orthogonality=4.5): # .2 for 512 features is .2*512**.5 = 4.5 for any number
     "The contrastive loss, answers near those of a teacher, and a last matrix with orthogonal columns"
     image_matrix, _ = projections(step.classifier.clip.model)
     gram = image_matrix.T @ image_matrix
-    off = (gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).norm()
+    off = (gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).norm()/len(gram)**.5
     taught = gram.new_zeros(())
     if step.step: # at first the teacher is the student
         images, texts = step.others(step.teacher)

@@ -28,7 +28,7 @@ def tracer_terms(f, g, scale, f_teacher, g_teacher, scale_teacher): # features (
     cross = (divergence(images, taught) + divergence(texts, taught.T))/2
     return crd, icl, cross, (f-f_teacher).square().sum(1).mean() + (g-g_teacher).square().sum(1).mean()
 
-VIT, RESNET = dict(weight=.9, features=3.9, crossing=.05), dict(weight=.01, features=.195, crossing=.01)
+VIT, RESNET = dict(weight=.9, features=3.9, crossing=1.13), dict(weight=.01, features=.195, crossing=.32)
 
 @method('loss', 'TRACER', '2605.29380', knob='strength', needs='a text tower and templates, or captions',
         cost='both towers of a teacher, and a copy of the weights')
@@ -36,13 +36,13 @@ def tracer(step, strength=1., weights=None): # of the terms; default those publi
     "The contrastive loss, and a teacher's answers and features"
     of = weights or (RESNET if hasattr(step.classifier.visual, 'attnpool') else VIT)
     w_v, w_t = projections(step.classifier.clip.model)
-    taught = step.scale.new_zeros(())
+    crossing, taught = (w_v @ w_t.T).norm()/w_v.shape[1]**.5, step.scale.new_zeros(())
     if step.step: # at first the teacher is the student
         student = step.features, step.text_features, step.scale
         *terms, distance = tracer_terms(*student, *step.others(step.teacher), step.teacher_scale)
         taught = sum(terms) + of['features']*distance
     return dict(contrastive=contrastive(step.features, step.text_features, step.scale),
-                distillation=strength*of['weight']*taught, crossing=of['crossing']*(w_v @ w_t.T).norm())
+                distillation=strength*of['weight']*taught, crossing=of['crossing']*crossing)
 
 @lru_cache(1)
 def _shares(steps):
