@@ -185,19 +185,23 @@ def _numbers(said): # dict
             f'--set {one}: a knob is a finite number from 0 on.')
     return found
 
-def _knobs_of(function): # of a method, those that are numbers, by their default or their annotation
+def _knobs_of(function): # of a method, those that are numbers: whether they are whole ones
     from inspect import signature
     asked = signature(function).parameters.items()
-    return [k for k, p in asked if type(p.default) in (int, float) or p.annotation in (int, float)]
+    return {k: p.annotation is int for k, p in asked if type(p.default) in (int, float) or p.annotation in (int, float)}
+def _check_whole(knobs, name, value):
+    if knobs.get(name) and not isinstance(value, int): raise ValueError(
+        f'--set {name}={value:g}: {name} is a whole number.')
 
 def _with_knobs(chosen, said): # dict kind -> function
     "Each knob for the method that has it"
     has = {kind: _knobs_of(function) for kind, function in chosen.items() if callable(function)}
     for name, value in _numbers(said).items():
         kinds = [kind for kind, names in has.items() if name in names]
-        there = ', '.join(sum(has.values(), [])) or 'none'
+        there = ', '.join(k for names in has.values() for k in names) or 'none'
         if len(kinds) != 1: raise ValueError(
             f'--set {name}: expected a knob of one of the methods that are given. There are: {there}.')
+        _check_whole(has[kinds[0]], name, value)
         chosen = chosen | {kinds[0]: partial(chosen[kinds[0]], **{name: value})}
     return chosen
 
@@ -337,9 +341,11 @@ def _knobs(rule, alpha, others):
     if alpha is None and rule.knob == 'alpha': alpha = signature(rule.function).parameters['alpha'].default
     knobs = dict(alpha=check_alpha(alpha if isinstance(alpha, (int, float)) else .5)) if rule.knob == 'alpha' else {}
     others, prepare = _numbers(others), getattr(rule.function, 'prepare', None)
-    known = _knobs_of(rule.function) + (_knobs_of(prepare) if prepare else []) + [rule.knob]*bool(rule.knob)
+    known = _knobs_of(rule.function) | (_knobs_of(prepare) if prepare else {})
+    if rule.knob: known.setdefault(rule.knob, False)
     if strange := [k for k in others if k not in known]: raise ValueError(
-        f'--set {strange[0]}: expected a knob of {rule.name}. There are: {", ".join(dict.fromkeys(known)) or "none"}.')
+        f'--set {strange[0]}: expected a knob of {rule.name}. There are: {", ".join(known) or "none"}.')
+    for name, value in others.items(): _check_whole(known, name, value)
     return knobs | others
 
 def _alpha(text):

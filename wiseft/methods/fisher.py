@@ -40,7 +40,7 @@ def fisher(start, tuned, at, alpha=.5, floor=1e-8):
     counts = [s*i for s, i in zip(shares, at.prepared.to(start).clamp(min=floor))]
     return sum(c*v for c, v in zip(counts, versions))/sum(counts)
 
-def both_informations(start, tuned, images, n_images=256, seed=0):
+def both_informations(start, tuned, images, n_images:int=256, seed:int=0):
     check_images_suffice([start, *tuned], 'Fisher')
     each = [fisher_information(c, images, n_images, seed) for c in [start, *tuned]]
     def stacked(k): return torch.stack([e[k] for e in each])

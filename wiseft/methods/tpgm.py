@@ -36,7 +36,7 @@ def per_tensor(start, tuned, at):
 
 # %% ../../nbs/methods/tpgm.ipynb #86c72868
 @method('search', 'TPGM', '2303.10720', needs='validation images', cost='200 batches forward and backward')
-def tpgm(start, tuned, images, steps=200, lr=1e-2, batch_size=64, first=.5, seed=0): # tuned: one, in a list or dict
+def tpgm(start, tuned, images, steps:int=200, lr=1e-2, batch_size:int=64, first=.5, seed:int=0): # tuned: one
     "An α for each tensor, learned on validation images of the reference"
     tuned = list(named_models(tuned).values())
     if len(tuned) != 1: raise ValueError(f'TPGM takes one fine-tuned classifier, and there are {len(tuned)}.')
