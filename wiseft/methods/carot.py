@@ -14,11 +14,11 @@ from ..steps import contrastive, projections
 # %% ../../nbs/methods/carot.ipynb #880b87bb
 @method('loss', 'CaRot', '2311.01723', knob='distillation', needs='a text tower and templates, or captions',
         cost='both towers of a teacher, and a copy of the weights')
-def carot(step, distillation=1.5, orthogonality=4.5): # .2 for 512 features is .2*512**.5 = 4.5 for any number
+def carot(step, distillation=1.5, orthogonality=4.5, crossing=1.13): # .2 and .05 for 512 features, times 512**.5
     "The contrastive loss, answers near those of a teacher, and a last matrix with orthogonal columns"
-    image_matrix, _ = projections(step.classifier.clip.model)
-    gram = image_matrix.T @ image_matrix
-    off = (gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).norm()/len(gram)**.5
+    w_v, w_t = projections(step.classifier.clip.model)
+    gram, root = w_v.T @ w_v, w_v.shape[1]**.5
+    off = (gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).norm()/root
     taught = gram.new_zeros(())
     if step.step: # at first the teacher is the student
         images, texts = step.others(step.teacher)
@@ -26,7 +26,8 @@ def carot(step, distillation=1.5, orthogonality=4.5): # .2 for 512 features is .
         logits = step.scale*step.features @ step.text_features.T
         taught = F.cross_entropy(logits, said.softmax(1)) + F.cross_entropy(logits.T, said.T.softmax(1))
     return dict(contrastive=contrastive(step.features, step.text_features, step.scale),
-                orthogonality=orthogonality*off, distillation=distillation*taught)
+                orthogonality=orthogonality*off, distillation=distillation*taught,
+                crossing=crossing*(w_v @ w_t.T).norm()/root)
 
 def carot_share(step, steps): # the part of the newest weights in the teacher; 0: nothing happens
     "Every 2 % of the steps; what is kept of the old teacher rises from .05 to .9"
