@@ -8,6 +8,7 @@ __all__ = ['KINDS', 'REGISTRY', 'Method', 'method', 'find_method', 'all_methods'
 # %% ../nbs/api/00_registry.ipynb #4560719a
 import importlib, pkgutil
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 # %% ../nbs/api/00_registry.ipynb #15869bf0
 KINDS = 'loss', 'pull', 'merge', 'mix', 'start', 'train', 'search', 'average'
@@ -44,6 +45,7 @@ def method(
     return remember
 
 # %% ../nbs/api/00_registry.ipynb #6333ee24
+_ALSO = dict(wiseft='weightspace')
 def _plain(name): return ''.join(c for c in name.lower() if c.isalnum())
 
 def find_method(
@@ -52,9 +54,11 @@ def find_method(
 ) -> Method:
     "A method by its name; ValueError lists those there are"
     known = {_plain(m.name): m for m in REGISTRY.values() if kind in (None, m.kind)}
-    if _plain(name) in known: return known[_plain(name)]
-    names = ', '.join(m.name for m in known.values()) or 'none'
-    raise ValueError(f'There is no {kind or "method"} called {name!r}. There are: {names}.')
+    said = _ALSO.get(_plain(name), _plain(name))
+    if said in known: return known[said]
+    near = [f' Did you mean {known[n].name}?' for n in get_close_matches(said, known, 1)]
+    names = '; '.join(m.name for m in known.values()) or 'none'
+    raise ValueError(f'There is no {kind or "method"} called {name!r}.{"".join(near)} There are: {names}.')
 
 # %% ../nbs/api/00_registry.ipynb #9532d85b
 def all_methods(): # dict name -> `Method`

@@ -91,9 +91,11 @@ def _competitors(text):
     from wiseft.plans import can_compete
     from wiseft.registry import REGISTRY
     if text is None: return [m for m in REGISTRY.values() if can_compete(m)]
-    found = _named([o.strip() for o in text.split(',')])
-    if any(m.name == 'weight-space' for m in found): raise typer.BadParameter(
-        f'--methods got {text!r}. Leave weight-space out: it is what all are measured against, and always there.')
+    names = [o.strip() for o in text.split(',')]
+    found = _named([n for n in names if n != 'plain'])
+    if 'plain' in names or any(m.name == 'weight-space' for m in found): raise typer.BadParameter(
+        f'--methods got {text!r}. Plain fine-tuning and its averages (weight-space, WiSE-FT) are what all are measured '
+        'against, and always there: leave them out.')
     return list({m.name: m for m in found}.values())
 
 def _named(parts):

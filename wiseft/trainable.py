@@ -38,9 +38,10 @@ def choose_weights(
     named = train in ('all', 'head') or kind == 'last' and n.isdigit()
     if not (named or callable(train)): raise ValueError(
         f"train={train!r}: expected 'all', 'head', 'last:n' as in 'last:2', or a method such as LoRA.")
+    said = method_name(train) if callable(train) else f'train={train!r}'
     if classifier.head_from_text and train != 'all': raise ValueError(
-        f"train={method_name(train) if callable(train) else train!r}: where the text tower trains, the classifier has "
-        "no head to train, it is built from the text tower. Use train='all'.")
+        f'{said}: where the text tower trains, the classifier has no head to train, it is built from the text tower. '
+        'Leave it out.')
     if callable(train): return train(classifier)
     classifier.requires_grad_(train == 'all')
     classifier.head.requires_grad_(not classifier.head_from_text)
