@@ -224,8 +224,8 @@ def atomic_path(
     tmp = _hidden(target, 'partial')
     try:
         yield tmp
-        if not tmp.exists(): raise RuntimeError(
-            f"Nothing was written for {target}: write to the path that the block is given.")
+        if not tmp.exists(): raise FileNotFoundError( # or somebody cleared the cache that it is for
+            f'Nothing was written for {target}, or it was removed: write to the path that the block is given.')
         _flush(tmp)
         _install(tmp, target, force)
         _fsync(target.parent)
