@@ -250,8 +250,11 @@ def test_existing_targets_are_kept(room, tmp_path):
     (tmp_path / "pictures/mine.txt").write_text("mine")
     assert "--force" in wiseft("plot", room / "sweep.csv", "-o", "pictures", cwd=tmp_path, code=1).stderr
     assert (tmp_path / "pictures/mine.txt").read_text() == "mine"
-    wiseft("plot", room / "sweep.csv", "-o", "pictures", "--force", cwd=tmp_path)
-    assert {p.suffix for p in (tmp_path / "pictures").iterdir()} == {".png"}
+    said = wiseft("plot", room / "sweep.csv", "-o", "pictures", "--force", cwd=tmp_path, code=1).stderr
+    assert "no folder of pictures that wiseft wrote" in said and (tmp_path / "pictures/mine.txt").read_text() == "mine"
+    wiseft("plot", room / "sweep.csv", "-o", "other", cwd=tmp_path)
+    wiseft("plot", room / "sweep.csv", "-o", "other", "--force", cwd=tmp_path)
+    assert {p.suffix for p in (tmp_path / "other").iterdir() if p.name != ".wiseft"} == {".png"}
 
 
 def test_warnings_are_a_line(room, tmp_path):

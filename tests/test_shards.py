@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import huggingface_hub
 import numpy as np
@@ -24,7 +25,7 @@ from wiseft.datasets import folder_suite, load_suite
 from wiseft.evaluation import evaluate
 from wiseft.exchange import write_results
 from wiseft.files import package_data
-from wiseft.hub import fetch, hub_files, sets_on_hub
+from wiseft.hub import HubFiles, fetch, hub_files, sets_on_hub
 from wiseft.decoding import UnreadableImage
 from wiseft.labels import image_folder
 from wiseft.layouts import FMOW_CLASSES, imagenet_subset, inventory
@@ -106,7 +107,7 @@ class Hub(BaseHTTPRequestHandler):
         if not folder.is_dir():
             return self.send(b"", status=404)
         files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
-        siblings = [self.sibling(p.relative_to(folder).as_posix(), p.read_bytes()) for p in files]
+        siblings = [self.sibling(p.relative_to(folder).as_posix(), p.read_bytes()) for p in files] + self.server.more
         self.send(json.dumps(dict(id=repository, sha=COMMIT, siblings=siblings)).encode())
 
     def sibling(self, name, data):
@@ -136,7 +137,8 @@ class Hub(BaseHTTPRequestHandler):
 def hub(tmp_path, monkeypatch):
     "A server with the hub's layout, and huggingface_hub pointed at it"
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.root, server.asked, server.breaks, server.spoil = tmp_path / "hub", [], 0, lambda name, data: data
+    server.root, server.asked, server.breaks, server.more = tmp_path / "hub", [], 0, []
+    server.spoil = lambda name, data: data
     server.url = f"http://127.0.0.1:{server.server_port}"
     constants = huggingface_hub.constants
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, server.url)
@@ -204,8 +206,44 @@ def test_a_damaged_file_is_removed_and_named(hub, tmp_path):
     with pytest.raises(BadFile, match="test/1.tar did not come as the hub states it"):
         fetch(found)
     assert not (found.folder / "test/1.tar").exists() and (found.folder / "test/0.tar").exists()
+    hub.spoil = lambda name, data: data
+    fetch(found)
+    (found.folder / "test/1.tar").write_bytes(b"of an older version")
+    hub.spoil = lambda name, data: data[::-1]
+    with pytest.raises(BadFile, match="was not taken"):
+        fetch(found)
+    assert (found.folder / "test/1.tar").read_bytes() == b"of an older version"  # until another one is whole
     with pytest.raises(ConnectionError, match="me/nothing can not be looked up"):
         hub_files("me/nothing", tmp_path)
+
+
+OUTSIDE = [
+    "{}", "../notes.txt", "test/../../notes.txt", "x\n/../../notes.txt", "test/./../../notes.txt", "link/notes.txt",
+]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_hub_names_a_file_elsewhere(hub, tmp_path, name):
+    "Whatever a listing says, nothing outside of the set's folder is touched"
+    (tmp_path / "data").mkdir()
+    notes, name = tmp_path / "notes.txt", name.format(tmp_path / "notes.txt")
+    notes.write_text("mine")
+    imagenet_a(hub)
+    hub.more = [dict(rfilename=name, size=4, blobId="0" * 40, lfs=None)]
+    [found] = sets_on_hub("imagenet-a", tmp_path / "data")
+    if name.startswith("link"):  # a name that is as it should be, and a folder that leads elsewhere
+        found.folder.mkdir()
+        (found.folder / "link").symlink_to(tmp_path)
+        with pytest.raises(BadFile, match="link/notes.txt', which is not within"):
+            fetch(found)
+    else:
+        fetch(found)
+        assert len(image_folder(found.folder / "test")) == 4
+    assert notes.read_text() == "mine"
+    by_hand = HubFiles("me/mine", COMMIT, [SimpleNamespace(rfilename=name)], "", "", tmp_path / "data/other")
+    with pytest.raises(BadFile if not name.startswith("link") else ConnectionError):
+        fetch(by_hand)
+    assert notes.read_text() == "mine"
 
 
 def test_a_set_of_ones_own_on_the_hub(hub, tmp_path, monkeypatch):

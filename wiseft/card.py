@@ -104,12 +104,15 @@ def write_card(
     folder,  # of a saved classifier
     results=None, # results table, or its file
     licence=None, # as the hub names it ('mit', 'apache-2.0', 'other'), if you know it
-) -> Path: # README.md, which replaces the one that is there
+) -> Path: # README.md, which replaces an earlier card
     "Write a model card for people and the hub into a classifier's folder"
     folder = existing_folder(folder, 'classifier')
     if licence and not re.fullmatch('[a-z0-9.-]+', licence): raise ValueError(
         f'The licence is {licence!r}; expected a word of the hub, such as mit, apache-2.0, cc-by-nc-4.0 or other.')
     card = read_card(folder)
+    page = folder/'README.md'
+    if page.exists() and 'library_name: wiseft' not in page.read_text(encoding='utf-8', errors='replace'):
+        raise FileExistsError(f'{page} is no card of wiseft, and is kept. Rename it, or remove it.')
     table = None if results is None else results if isinstance(results, pd.DataFrame) else read_results(results)
     rows = [f'| {k} | {v} |'.replace('\n', ' ') for k, v in recipe_rows(card)]
     settings = _settings(card, table, folder.name, licence).strip()
@@ -121,8 +124,8 @@ def write_card(
         lines += [f'{first.metric.iloc[0].capitalize()} in per cent, with 95 % intervals and numbers of images:', '',
                   str(compact(first)), '', *_picture(first, folder)]
     lines += ['## How to use it', '', _use, '', '## Licence', '', _terms(card, licence), '']
-    with atomic_path(folder/'README.md', force=True) as tmp: tmp.write_text('\n'.join(lines), encoding='utf-8')
-    return folder/'README.md'
+    with atomic_path(page, force=True) as tmp: tmp.write_text('\n'.join(lines), encoding='utf-8')
+    return page
 
 # %% ../nbs/api/61_card.ipynb #30c159a7
 def push_to_hub(

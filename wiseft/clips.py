@@ -220,7 +220,7 @@ def save(self:Clip,
     force=False # replace an existing one?
 ): # Path
     "Write the CLIP as a folder that open_clip loads as `local-dir:folder`"
-    with atomic_path(folder, force=force) as tmp: write_clip(self, tmp)
+    with atomic_path(folder, force=force, kind='CLIP') as tmp: write_clip(self, tmp)
     return Path(folder)
 
 # %% ../nbs/api/21_clips.ipynb #1ad82d8b
@@ -231,7 +231,7 @@ def save_transformers(self:Clip,
 ): # Path
     "Write the CLIP as a folder that `CLIPModel.from_pretrained`, or `SiglipModel`'s, of transformers loads"
     write = write_siglip_folder if self.config.get('custom_text') else write_hub_folder
-    with atomic_path(folder, force=force) as tmp:
+    with atomic_path(folder, force=force, kind='transformers folder') as tmp:
         tmp.mkdir()
         write(self, tmp)
     return Path(folder)

@@ -135,7 +135,7 @@ def export_transformers(
     force=False # replace an existing one?
 ): # Path
     "Write a classifier as a folder that transformers reads, with `head.safetensors` and `classifier.json` beside"
-    with atomic_path(folder, force=force) as tmp:
+    with atomic_path(folder, force=force, kind='transformers folder') as tmp:
         classifier.clip.save_transformers(tmp)
         head = classifier.head.state_dict()
         write_state_dict(head, tmp/'head.safetensors')

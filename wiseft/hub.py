@@ -6,10 +6,10 @@
 __all__ = ['HUB_SETS', 'HubFiles', 'hub_files', 'sets_on_hub', 'is_ones_own', 'is_on_hub', 'is_whole', 'fetch']
 
 # %% ../nbs/api/13_hub.ipynb #42f56c44
-import hashlib, pandas as pd, re
+import hashlib, os, pandas as pd
 from dataclasses import dataclass
 from pathlib import Path
-from .files import data_root
+from .files import data_root, holds, remove_path
 from .hashes import content_hashes
 from .layouts import SHARDS
 from .shards import local_copy
@@ -48,7 +48,10 @@ class HubFiles:
     @property
     def size(self): return sum(f.size or 0 for f in self.files) # bytes
 
-_wanted = re.compile(r'(?!.*(^|/)\.)[^\\]+\.(tar|txt|csv|tsv)')
+def _is_wanted(name):
+    "Whether a name in a hub's list is a shard or a table that has a place within a folder, on every system"
+    ours = name.isprintable() and name.endswith(('.tar', '.txt', '.csv', '.tsv')) and not set(name) & {'\\', ':'}
+    return ours and not any(part.startswith('.') or not part for part in name.split('/'))
 
 def hub_files(
     repository, # owner/name
@@ -63,7 +66,7 @@ def hub_files(
     except Exception as e: raise ConnectionError(
         f'{repository} can not be looked up on the hub ({why_failed(e)}). Its name, the connection, and HF_ENDPOINT, '
         'HF_TOKEN and HF_HUB_OFFLINE may be looked at.') from e
-    files = [f for f in info.siblings if _wanted.fullmatch(f.rfilename)]
+    files = [f for f in info.siblings if _is_wanted(f.rfilename)]
     if not files: raise ValueError(f'{repository} on the hub has no shards (.tar) and no tables.')
     card = info.card_data or {}
     note = '' if info.sha.startswith(known) else f'changed since {known}, which was looked at'
@@ -112,17 +115,29 @@ def fetch(
     found:HubFiles
 ) -> Path: # its folder
     "Download what isn't there yet, and check it"
-    from huggingface_hub import hf_hub_download
     for f in found.files:
         path = found.folder/f.rfilename
-        if is_whole(path, f): continue
-        path.unlink(missing_ok=True) # cut short, or changed
-        try: hf_hub_download(found.repository, f.rfilename, repo_type='dataset', revision=found.commit,
-                             local_dir=found.folder)
-        except Exception as e: raise ConnectionError(
-            f'{f.rfilename} of {found.repository} did not come ({why_failed(e)}). What came before is kept: run it '
-            'again.') from e
-        if not is_whole(path, f):
-            path.unlink()
-            raise BadFile(f'{path} did not come as the hub states it, and was removed. Run it again.')
+        if not _is_wanted(f.rfilename) or not holds(found.folder, path): raise BadFile(
+            f'{found.repository} on the hub names a file {f.rfilename!r}, which is not within {found.folder}. Nothing '
+            'was changed. Tell whoever keeps it.')
+        if not is_whole(path, f): _fetch_one(found, f, path)
+    remove_path(found.folder/_INCOMING)
     return found.folder
+
+_INCOMING = '.incoming' # in a set's folder: what is not whole yet
+
+def _fetch_one(found, stated, path):
+    "Download a file, check it, and give it its name"
+    from huggingface_hub import hf_hub_download
+    incoming = found.folder/_INCOMING
+    new = incoming/stated.rfilename
+    try: hf_hub_download(found.repository, stated.rfilename, repo_type='dataset', revision=found.commit,
+                         local_dir=incoming)
+    except Exception as e: raise ConnectionError(
+        f'{stated.rfilename} of {found.repository} did not come ({why_failed(e)}). What came before is kept: run it '
+        'again.') from e
+    if not is_whole(new, stated):
+        new.unlink()
+        raise BadFile(f'{path} did not come as the hub states it, and was not taken. Run it again.')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(new, path)

@@ -113,11 +113,12 @@ def counts_of_all(
 def first_writes(
     target, # file or folder to make
     force:bool=False, # replace an existing target?
+    kind:str|None=None, # what a folder is, as in `atomic_path`
 ): # a path to write to; None in all processes but the first
     "`atomic_path` in the first process"
     if rank(): yield None
     else:
-        with atomic_path(target, force=force) as tmp: yield tmp
+        with atomic_path(target, force, kind) as tmp: yield tmp
 
 # %% ../nbs/api/00_processes.ipynb #8961f76c
 def share(

@@ -84,7 +84,7 @@ def write_classifier(
     precision=None # 'fp16' or 'bf16': round weights to it, for a folder half as large
 ):
     "Write a classifier as a folder, whole or not at all"
-    with atomic_path(folder, force=force) as tmp:
+    with atomic_path(folder, force=force, kind='classifier') as tmp:
         write(c.clip, tmp)
         write_state_dict(c.head.state_dict(), tmp/'head.safetensors')
         if precision: _halve(tmp, precision)

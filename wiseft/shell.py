@@ -179,6 +179,7 @@ def command(
         def _run(*args, **kwargs):
             with _reported(stopped):
                 if _several(): _meet(f, together)
+                _check_inputs(kwargs)
                 return f(*args, **kwargs)
         lines = '\n'.join(f'  {o}' for o in examples)
         app.command(f.__name__.rstrip('_'), help=f'{f.__doc__}\n\n\b\nExamples:\n\n\b\n{lines}')(_run)
@@ -203,11 +204,25 @@ def check_folder(
     return path
 
 
+# %% ../nbs/api/70_shell.ipynb #d91f0015
+def _check_inputs(given): # a command's arguments by name
+    "FileExistsError where what is going to be written would replace what is read"
+    output = given.get('output') or given.get('unpack')
+    if 'force' not in given or not output or not os.path.lexists(output): return
+    from wiseft.files import holds
+    from wiseft.layouts import FAMILIES
+    others = [v for k, v in given.items() if k not in ('output', 'unpack')]
+    inputs = [p for v in others for p in (v if isinstance(v, (list, tuple)) else [v]) if isinstance(p, (str, Path))]
+    for path in (str(p).removeprefix('local-dir:') for p in inputs):
+        if path == 'icons' or path in FAMILIES or not os.path.lexists(path): continue # a suite's name, a number
+        if holds(output, path): raise FileExistsError(
+            f'{output} is or holds {path}, which is read, and is kept. Choose another name for what is written.')
+
 # %% ../nbs/api/70_shell.ipynb #68b2cdea
 Output = Annotated[Path, typer.Option('--output','-o', show_default=False, help='What to write.')]
 OutputFolder = Annotated[Path, typer.Option('--output','-o', show_default=False, callback=check_folder,
                                             help='What to write.')]
-Force = Annotated[bool, typer.Option('--force', help='Replace what is there.')]
+Force = Annotated[bool, typer.Option('--force', help='Replace a file, or a folder that wiseft wrote.')]
 Seed = Annotated[int, typer.Option('--seed', help='Seed of the training.')]
 Split = Annotated[str, typer.Option('--split', help='test or validation.')]
 Classifiers = Annotated[List[Path], typer.Argument(help='Folders of classifiers.', show_default=False)]

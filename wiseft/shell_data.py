@@ -84,7 +84,9 @@ def data(
     import pandas as pd
     from wiseft.hub import is_on_hub, is_ones_own
     from wiseft.layouts import FAMILIES
-    if unpack: source = source or 'icons'
+    if unpack:
+        source = source or 'icons'
+        _unpack(source, unpack, force)
     if download and source and is_on_hub(source): _from_hub(source, root, yes)
     elif download: _from_torchvision(source, root)
     if source is None or source in FAMILIES: return _published(source, root)
@@ -97,7 +99,6 @@ def data(
     table = pd.DataFrame(rows)
     show_table(table if table.groups.any() else table.drop(columns='groups'))
     _show_sizes(list(sets.values()))
-    if unpack: _unpack(source, unpack, force)
     for r in bad: say(r)
     if bad: raise ValueError(
         f'{len(bad)} of {sum(map(len, sets.values()))} images cannot be read. Replace or remove them.')
@@ -176,7 +177,8 @@ def _unpack(source, folder, force):
     from wiseft.files import atomic_path
     if source != 'icons': raise typer.BadParameter(
         '--unpack copies the embedded suite; a folder is there already.')
-    with atomic_path(folder, force=force) as tmp: shutil.copytree(load_suite('icons').train.root, tmp)
+    with atomic_path(folder, force=force, kind='copy of icons') as tmp:
+        shutil.copytree(load_suite('icons').train.root, tmp)
     wrote(folder)
 
 # %% ../nbs/api/71_shell_data.ipynb #6756b946

@@ -26,7 +26,7 @@ def plot(
     "Draw a table as PNG files in a folder: reference against shift, accuracy against α, every set."
     from wiseft.files import atomic_path
     from wiseft.exchange import read_results
-    with atomic_path(output, force=force) as tmp:
+    with atomic_path(output, force=force, kind='folder of pictures') as tmp:
         tmp.mkdir()
         _draw(read_results(results), tmp)
     wrote(output)
@@ -140,7 +140,7 @@ def demo(
     from wiseft.merging import interpolate
     plan = protocol()
     device,place = chosen_device(device, 'bf16')
-    with atomic_path(output, force=force) as tmp:
+    with atomic_path(output, force=force, kind='demo') as tmp:
         tmp.mkdir()
         suite = load_suite('icons').restrict_train(plan['narrow_reference']['families'])
         start = zeroshot_classifier(load_clip('iconclip', device=device), suite.classnames, plan['templates'])

@@ -53,7 +53,7 @@ def zeroshot(
     from wiseft.text import first_few
     templates = templates or ['icons' if model == 'iconclip' else 'openai']
     device,place = chosen_device(device)
-    with atomic_path(output, force=force) as tmp:
+    with atomic_path(output, force=force, kind='classifier') as tmp:
         clip = load_clip(model, pretrained, device=device, preprocess=preprocess, quick_gelu=quick_gelu)
         names = _classnames(classes)
         say(f'a zero-shot classifier of {_number(names)} classes, {place}')
@@ -132,7 +132,7 @@ def probe(
     from wiseft.text import counted
     from wiseft.vision import load_vision
     device,place = chosen_device(device)
-    with first_writes(output, force=force) as tmp:
+    with first_writes(output, force, 'classifier') as tmp:
         vision = load_vision(model, weights, device=device)
         suite = _suite_of(data)()
         train = suite.train
@@ -242,7 +242,7 @@ def finetune_(
     chosen = _chosen_for(captions, method, use, train, knobs)
     average = chosen['average']() if 'average' in chosen else None
     device,place = chosen_device(device, precision)
-    with first_writes(output, force=force) as tmp:
+    with first_writes(output, force, 'classifier') as tmp:
         start = load_classifier(classifier, device)
         images, watched, about = _training_sets(data, captions, start.classnames)
         if 'start' in chosen: start = chosen['start'](start, images, watched)
@@ -360,7 +360,7 @@ def _merge_folders(rule, paths, output, load, device, force, knobs, auto, precis
     from wiseft.loading import load_classifier
     from wiseft.devices import memory_advice
     from wiseft.merging import check_ends, merge
-    with atomic_path(output, force=force) as tmp, memory_advice():
+    with atomic_path(output, force=force, kind='classifier') as tmp, memory_advice():
         start, *tuned = (load_classifier(p, device) for p in paths)
         check_ends(start, tuned[-1])
         images = load(classnames=start.classnames).validation if load else None
