@@ -6,6 +6,8 @@ import socket
 import sys
 import zipfile
 from functools import partial
+from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -255,7 +257,12 @@ def scripted(instructions):
 
 TEN_MILLION = b"J\x80\x96\x98\x00"
 AGAIN = b")q\x000" + b"".join(b"h%ch%c\x86q%c0" % (i, i, i + 1) for i in range(60))  # a pair of pairs of pairs …
+LONG = b"](" + b"N" * 10_000 + b"eq\x000"  # a list that is remembered
+ONE_HASH = product((b"h\x00", b"h\x01"), repeat=13)  # Python's hash of -1 is that of -2
 HOSTILE = {  # instructions of a small pickle
+    "pairs that are one long list": LONG + b"ccollections\nOrderedDict\n](" + b"h\x00" * 10_000 + b"e\x85R",
+    "keys of one hash": b"J\xff\xff\xff\xffq\x000J\xfe\xff\xff\xffq\x010}(" + b"".join(
+        b"(" + b"".join(key) + b"tN" for key in ONE_HASH) + b"u",
     "a table of 2 GB": b"Nr\xff\xff\xff\x0f",
     "a key that takes years": b"}" + AGAIN + b"h\x3cNs",
     "a value that takes years": b"}" + AGAIN + b"U\x01wh\x3cs",
@@ -306,6 +313,31 @@ def test_a_pipe_is_not_waited_for(read, tmp_path):
     os.mkfifo(path)
     with pytest.raises(BadFile, match="is a pipe or a device"):
         read(path)
+
+
+MAPPED = """
+import resource, sys, torch
+from wiseft.checkpoints import read_state_dict
+from wiseft.tensorfiles import TensorFile, write_tensors
+path = sys.argv[1]
+write_tensors(path, {f"w{i}": torch.zeros(2**16) for i in range(200)})  # 50 MB
+state = dict(TensorFile(path))
+print(sum(path in line for line in open("/proc/self/maps")), len(state))
+del state
+used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
+resource.setrlimit(resource.RLIMIT_AS, (2**10 * used + 2**24,) * 2)
+try: read_state_dict(path)
+except MemoryError as e: print(e)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no list of what a process has mapped")
+def test_weights_are_mapped_once(tmp_path):
+    "Not once a tensor; and what lacks memory is no damaged file."
+    said = run(sys.executable, "-c", MAPPED, tmp_path / "model.safetensors").stdout.splitlines()
+    mapped, tensors = map(int, said[0].split())
+    assert tensors == 200 and mapped <= 2
+    assert said[1].startswith(f"There is too little memory to map {tmp_path}"), said
 
 
 def test_files_of_strangers_are_not_merged_without_a_word(tmp_path, recwarn):

@@ -10,7 +10,7 @@ import torch, zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from .files import atomic_path, existing_file
+from .files import atomic_path, existing_file, lacks_memory
 from .pickles import Made, read_archive, read_pickle, walk
 from .tensorfiles import TensorFile, write_tensors
 from .text import BadFile, why_failed
@@ -40,7 +40,9 @@ def checkpoint_format(
     if not path.is_file(): raise BadFile(f'{path} is no regular file. A checkpoint is one.')
     if path.suffix == '.safetensors': return 'safetensors'
     with open(path, 'rb') as f: start = f.read(40)
-    if zipfile.is_zipfile(path):
+    try: is_zip = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile as e: raise BadFile(_damaged(path, why_failed(e))) from e # it spans several disks
+    if is_zip:
         names = {n.rpartition('/')[2] for n in _contents(path)}
         if 'data.pkl' in names: return 'torchscript' if 'constants.pkl' in names else 'torch'
     elif start[:2] == b'PK': raise BadFile(_damaged(path, 'its end is missing'))
@@ -63,7 +65,9 @@ def _read_pickle(path, kind='torch'): # what the pickle of a file holds
         if kind == 'pickle': return read_pickle(path.read_bytes())
         with zipfile.ZipFile(path) as z: return read_archive(z)
     except BadFile as e: raise BadFile(_refusal(path, e)) from e
-    except Exception as e: raise BadFile(_damaged(path, why_failed(e))) from e
+    except Exception as e:
+        if lacks_memory(e): raise MemoryError(f'There is too little memory to read {path} ({e}).') from e
+        raise BadFile(_damaged(path, why_failed(e))) from e
 
 # %% ../nbs/api/11_checkpoints.ipynb #45a1f039
 # averages over time where there is nothing else
@@ -94,6 +98,7 @@ _settings = ('input_resolution', 'context_length', 'vocab_size', 'attn_mask')
 def _read_tensors(path): # state dict
     "All tensors of a safetensors file"
     try: return dict(TensorFile(path))
+    except MemoryError: raise
     except Exception as e: raise BadFile(str(e) if str(path) in str(e) else _damaged(path, why_failed(e))) from e
 
 # %% ../nbs/api/11_checkpoints.ipynb #7151758a

@@ -71,28 +71,25 @@ def _view(stored, offset, size, stride, *_): # tensor
 # %% ../nbs/api/10_pickles.ipynb #2353bc4b
 def _is_flat(x): return _is_small(x) or x is None or type(x) in (bool, float, str, bytes)
 
-def _key(x): # x
-    "What may be a key of a dict or in a set"
-    if _is_flat(x) or type(x) in (Named, Made): return x
-    if type(x) is tuple and len(x) < 16 and all(map(_is_flat, x)): return x
-    raise ValueError(f'A {type(x).__name__} is the key of a dict.')
-
-def _dict(flat): # dict
-    "Keys and values that follow each other, as a dict"
-    if len(flat)%2: raise ValueError('A dict has a key without a value.')
-    return {_key(k): v for k,v in zip(flat[::2], flat[1::2])}
+class _Keys:
+    "Dicts and sets of what may be a key"
+    def key(self, x): # x
+        if _is_flat(x) or type(x) in (Named, Made): return x
+        if type(x) is not tuple or len(x) > 15 or not all(map(_is_flat, x)): raise ValueError(
+            f'A {type(x).__name__} is the key of a dict.')
+        self.spend(1000)
+        return x
+    def dict_of(self, flat): # keys and values that follow each other -> dict
+        if len(flat)%2: raise ValueError('A dict has a key without a value.')
+        return {self.key(k): v for k,v in zip(flat[::2], flat[1::2])}
+    def set_of(self, items): return {self.key(x) for x in items}
+    def ordered(self, pairs=(), *_): # dict
+        if not all(type(pair) in (list, tuple) and len(pair) == 2 for pair in pairs): raise ValueError(
+            'A dict is not of pairs.')
+        return self.dict_of([x for pair in pairs for x in pair])
+    def set_made(self, items=(), *_): return self.set_of(items)
 
 # %% ../nbs/api/10_pickles.ipynb #ae80f03c
-def _ordered(pairs=(), *_): # dict
-    "An OrderedDict as a dict"
-    flat = [x for pair in pairs for x in pair]
-    if len(flat) != 2*len(pairs): raise ValueError('A dict is not of pairs.')
-    return _dict(flat)
-
-def _set(items=(), *_): # set
-    "A set that is made of a list"
-    return {_key(x) for x in items}
-
 def _first(x, *_): # its tensor
     "A parameter is its tensor"
     return x
@@ -100,10 +97,10 @@ def _first(x, *_): # its tensor
 # %% ../nbs/api/10_pickles.ipynb #ba80cb34
 _understood = {'torch._utils._rebuild_tensor_v2': _view, 'torch._utils._rebuild_parameter': _first,
                'torch._utils._rebuild_parameter_with_state': _first,
-               'collections.OrderedDict': _ordered, 'builtins.set': _set, 'torch.Size': lambda size=(), *_: tuple(size)}
+               'torch.Size': lambda size=(), *_: tuple(size)}
 
 # %% ../nbs/api/10_pickles.ipynb #ebb984b5
-class _Stack:
+class _Stack(_Keys):
     "Stack, marks and memory"
     def __init__(self): self.stack, self.below, self.memo = [], [], {}
     def pop_mark(self):
@@ -138,15 +135,15 @@ class _Containers(_Stack):
     def TUPLE3(self, arg): self.stack[-3:] = [(self.stack[-3], self.stack[-2], self.stack[-1])]
     def TUPLE(self, arg): self._gather(tuple)
     def LIST(self, arg): self._gather(list)
-    def DICT(self, arg): self._gather(_dict)
-    def FROZENSET(self, arg): self._gather(_set)
+    def DICT(self, arg): self._gather(self.dict_of)
+    def FROZENSET(self, arg): self._gather(self.set_of)
     def APPEND(self, arg): self._add(list.append, self.stack.pop())
     def APPENDS(self, arg): self._add(list.extend, self.pop_mark())
-    def ADDITEMS(self, arg): self._add(set.update, _set(self.pop_mark()))
-    def SETITEMS(self, arg): self._add(dict.update, _dict(self.pop_mark()))
+    def ADDITEMS(self, arg): self._add(set.update, self.set_of(self.pop_mark()))
+    def SETITEMS(self, arg): self._add(dict.update, self.dict_of(self.pop_mark()))
     def SETITEM(self, arg):
         value, key = self.stack.pop(), self.stack.pop()
-        self._add(dict.update, _dict([key, value]))
+        self._add(dict.update, self.dict_of([key, value]))
     def _gather(self, make):
         items = self.pop_mark()
         self.stack.append(make(items))
@@ -185,15 +182,15 @@ class _Objects(_Containers):
         made.attributes.update(state)
     def _make(self, kind, args, called=False):
         if type(kind) is not Named or type(args) is not tuple: raise BadFile('It asks to run what it made itself.')
-        if kind.name in _of_bytes: made = _of_bytes[kind.name](self, *args)
-        elif kind.name in _understood:
-            self.spend(sum(len(a) for a in args if type(a) in (list, tuple, dict, str)))
-            made = _understood[kind.name](*args)
+        self.spend(sum(len(a) for a in args if type(a) in (list, tuple, dict, str)))
+        if kind.name in _by_machine: made = _by_machine[kind.name](self, *args)
+        elif kind.name in _understood: made = _understood[kind.name](*args)
         else: made = Made(kind.name, args, called)
         self.stack.append(made)
 
 # %% ../nbs/api/10_pickles.ipynb #7ae821fd
-_of_bytes = {} # name -> function of a machine and of bytes that are a file within the file
+_by_machine = { # name -> function of a machine and of what is given
+    'collections.OrderedDict': _Keys.ordered, 'builtins.set': _Keys.set_made}
 
 # %% ../nbs/api/10_pickles.ipynb #d97089c7
 most_steps = 2_000_000 # a CLIP with its optimizer takes some 100,000
@@ -294,7 +291,7 @@ def _storage(m, data, *_): # (n,) tensor
     if Machine().follow(file) != _magic: raise ValueError('A storage is no file of PyTorch.')
     return _read_old(data, file)
 
-_of_bytes.update({'_codecs.encode': _encoded, 'torch.storage._load_from_bytes': _storage})
+_by_machine.update({'_codecs.encode': _encoded, 'torch.storage._load_from_bytes': _storage})
 
 # %% ../nbs/api/10_pickles.ipynb #7ce928b7
 def _parts(made): # (name, value) pairs

@@ -56,14 +56,17 @@ def turned(
 
 # %% ../nbs/api/20_pretrained.ipynb #694715f3
 def joined(
-    state # state dict
+    state, # state dict
+    where='the model' # for messages
 ): # state dict
-    "Queries, keys and values as one matrix"
+    "Queries, keys and values as one matrix; BadFile where one is missing, or has another shape"
     new = {}
     for k, t in state.items():
         if '.self_attn.q_proj.' in k:
-            new[k.replace('.q_proj.', '.in_proj_')] = torch.cat(
-                [state[k.replace('.q_proj.', f'.{x}_proj.')] for x in 'qkv'])
+            names = [k.replace('.q_proj.', f'.{x}_proj.') for x in 'qkv']
+            if wrong := [n for n in names if n not in state or state[n].shape != t.shape]: raise BadFile(
+                f'{where} has no {first_few(wrong)} of the shape {tuple(t.shape)}. Copy or download it again.')
+            new[k.replace('.q_proj.', '.in_proj_')] = torch.cat([state[n] for n in names])
         elif not any(f'.self_attn.{x}_proj.' in k for x in 'kv'): new[k] = t
     return new
 
@@ -85,7 +88,7 @@ def from_transformers(
     "Weights in open_clip's layout; BadFile for names that a CLIP doesn't have"
     # a vision model of today
     if 'embeddings.class_embedding' in state: state = {f'vision_model.{k}': t for k,t in state.items()}
-    state = {k: t for k,t in joined(state).items() if not k.endswith('position_ids')}
+    state = {k: t for k,t in joined(state, where).items() if not k.endswith('position_ids')}
     names = {k: renamed(k, _names, BLOCK_NAMES) for k in state}
     if odd := [k for k,new in names.items() if new is None]: raise BadFile(
         f'{where} holds {first_few(odd)}, which no CLIP of transformers has.')

@@ -22,8 +22,10 @@ def _members(path):
     "Regular members of a tar, one after the other; `BadFile` says where it is damaged"
     size = os.path.getsize(existing_file(path, 'tar'))
     try:
+        with open(path, 'rb') as f: _check_headers(f, 0) # which `open` reads already
         with tarfile.open(path, 'r:') as tar:
             while (m := tar.next()) is not None:
+                _check_headers(tar.fileobj, tar.offset)
                 tar.members = [] # else it remembers all
                 if m.size < 0 or m.offset_data + m.size > size: raise ValueError(f'It ends within {m.name!r}.')
                 if m.isreg() and not m.issparse(): yield m, tar
@@ -32,6 +34,21 @@ def _members(path):
         raise BadFile(f'{path} is no whole tar file: {_told(e)}. Copy or download it again.') from None
 
 def _told(e): return str(e).rstrip('.') or type(e).__name__
+
+def _check_headers(file, at):
+    "Names and notes too long for a header have headers of their own, which tarfile reads whole, some in quadratic time"
+    while (header := _bytes_at(file, at, 512))[156:157] in _extended:
+        size = tarfile.TarInfo.frombuf(header, tarfile.ENCODING, 'surrogateescape').size
+        if not 0 <= size <= 2**20: raise ValueError(f'A header has {size:,} bytes, a million are allowed.')
+        if re.search(rb'\d{50}', _bytes_at(file, at+512, size)): raise ValueError('A header is of digits.')
+        at += 512 + -(-size//512)*512
+
+_extended = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
+             tarfile.GNUTYPE_LONGLINK}
+
+def _bytes_at(file, at, n):
+    file.seek(at)
+    return file.read(n)
 
 def _check_end(path, offset):
     "A tar ends with zeros"

@@ -138,7 +138,8 @@ def in_shell_words(
 # %% ../nbs/api/70_shell.ipynb #3b9d52a8
 def _reason(e):
     "An exception in a line or two"
-    if isinstance(e, (ValueError, TypeError, OSError, RuntimeError)) and str(e): return in_shell_words(str(e))
+    foreseen = ValueError, TypeError, OSError, RuntimeError, MemoryError
+    if isinstance(e, foreseen) and str(e): return in_shell_words(str(e))
     return f'{type(e).__name__}: {e}\nThis was not foreseen; --debug shows where it happened'
 
 # %% ../nbs/api/70_shell.ipynb #e7e284ae

@@ -78,7 +78,7 @@ def from_siglip(
     if 'embeddings.patch_embedding.weight' in state: state = {f'vision_model.{k}': t for k,t in state.items()}
     if f'{_pool}in_proj_weight' not in state: raise BadFile(
         f'{where} holds no SigLIP with the attention that pools its patches ({_pool}in_proj_weight).')
-    state = {k: t for k,t in _apart(joined(state)).items() if not k.endswith('position_ids')}
+    state = {k: t for k,t in _apart(joined(state, where)).items() if not k.endswith('position_ids')}
     names = {k: _new_name(k) for k in state}
     if odd := [k for k,new in names.items() if new is None]: raise BadFile(
         f'{where} holds {first_few(odd)}, which no SigLIP of transformers has.')

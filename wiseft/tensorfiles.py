@@ -11,7 +11,7 @@ import hashlib, json, struct, torch
 from collections.abc import Mapping
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
-from .files import BadFile, existing_file
+from .files import BadFile, existing_file, lacks_memory
 
 # %% ../nbs/api/00_tensorfiles.ipynb #7a9eb32c
 def tensor_bytes(
@@ -45,17 +45,17 @@ class TensorFile(Mapping):
     "A safetensors file as a read-only state dict, whose tensors are read when asked for"
     def __init__(self, path:str|Path): # ends in .safetensors
         self.path = existing_file(safetensors_name(path), 'checkpoint')
-        try:
-            with self._open() as f: self._names, self.metadata = list(f.keys()), f.metadata() or {}
-        except SafetensorError as e:
+        try: self._file = safe_open(str(self.path), 'pt') # once: each opening maps the whole file
+        except (SafetensorError, MemoryError) as e:
+            if lacks_memory(e): raise MemoryError(f'There is too little memory to map {path} ({e}).') from e
             raise BadFile(
                 f"{path} is cut short or damaged, or no safetensors file ({e}). Copy or download it again.") from e
-    def _open(self): return safe_open(str(self.path), 'pt')
+        self._names, self.metadata = list(self._file.keys()), self._file.metadata() or {}
     def __len__(self): return len(self._names)
     def __iter__(self): return iter(self._names)
     def __getitem__(self, k):
         if k not in self: raise KeyError(k)
-        with self._open() as f: return f.get_tensor(k)
+        return self._file.get_tensor(k)
     def __contains__(self, k): return k in self._names
 
 # %% ../nbs/api/00_tensorfiles.ipynb #a13a242f

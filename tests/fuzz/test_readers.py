@@ -5,6 +5,7 @@ The same ones every time; `make fuzz` tries thousands.
 import io
 import json
 import os
+import tarfile
 import time
 
 import numpy as np
@@ -110,6 +111,16 @@ PICTURES = {
     "bmp of 2^31 rows": b"BM" + bytes(8) + b"\x36\0\0\0\x28\0\0\0\x01\0\0\0\0\0\0\x80\x01\0\x18\0" + bytes(24),
     "empty": b"",
 }
+TWO_DISKS = b"PK\x06\x07" + b"\1\0\0\0" + bytes(8) + b"\2\0\0\0" + b"PK\x05\x06" + bytes(18)
+
+
+def noted(data):
+    "A header of a tar for notes on its next member, and these."
+    about = tarfile.TarInfo("notes")
+    about.type, about.size = tarfile.XHDTYPE, len(data)
+    return about.tobuf() + data + bytes(-len(data) % 512)
+
+
 CORPUS = {  # reader, what differs from its first file: parts, or whole files
     **{f"pictures: {name}": (Images, {Images.name: data}) for name, data in PICTURES.items()},
     **{f"pickles: {name}": (Pickles, {Pickles.name: pickled(data)}) for name, data in HOSTILE.items()},
@@ -136,6 +147,8 @@ CORPUS = {  # reader, what differs from its first file: parts, or whole files
     "results: per cent": (Lines, line(value=50.0, low=40.0, high=60.0)),
     "results: -1 images": (Lines, line(n=-1)),
     "results: alpha is infinite": (Lines, line(alpha=float("inf"))),
+    "results: a million columns": (Results, {Results.name: b"a," * 10**6 + b"\n"}),
+    "results: a million names": (Lines, {Lines.name: json.dumps({str(i): 1 for i in range(10**6)}).encode()}),
     "results: no table": (Results, {Results.name: b"\xff\xfe\0"}),
     "resume: not a number": (Resumes, resume({"model.w": torch.tensor([float("nan")])})),
     "resume: step -1": (Resumes, resume({}, step=-1)),
@@ -149,6 +162,9 @@ CORPUS = {  # reader, what differs from its first file: parts, or whole files
     "recipes: a list": (Recipes, {Recipes.name: b"[]"}),
     "judged: an array alone": (Judged, {Judged.name: b"\x93NUMPY\x01\x00"}),
     "shards: a list of classes in Latin-1": (Shards, {"classnames.txt": "cat\ncafé\n".encode("latin1")}),
+    "shards: a header of digits": (Shards, {"s/0.tar": noted(b"1" * 300_000) + bytes(1024)}),
+    "shards: a header of two megabytes": (Shards, {"s/0.tar": noted(b"a" * 2**21) + bytes(1024)}),
+    "state dicts: a zip file on two disks": (StateDicts, {StateDicts.name: TWO_DISKS}),
     "shards: a count in Latin-1": (Shards, {"nshards.txt": "é".encode("latin1")}),
     "labels: a class of no letters": (Labelled, {"01 01": b"\0,"}),
     "labels: a file with 9,999 letters": (Labelled, {"01 00": b"." * 9999 + b","}),
