@@ -240,7 +240,7 @@ Device = Annotated[Optional[str], typer.Option('--device',
 def chosen_device(
     device, # as `--device` gave it
     precision='fp32', # of what is computed
-): # (torch.device, words such as 'on the CPU, float32')
+): # (torch.device, words such as 'on the CPU, float32, 8 threads')
     "The device to compute on, and the line about it"
     from wiseft.devices import best_device,describe_device
     from wiseft.progress import SAID
