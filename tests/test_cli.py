@@ -1,6 +1,7 @@
 "The command line: each command's smallest real job, help, errors, exit codes, interruption."
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -312,8 +313,8 @@ def test_doubts_are_said(room):
 
 
 def test_the_device_is_said(room):
-    assert "on the CPU, float32" in wiseft("evaluate", "zeroshot", "--suite", "suite", "--device", "cpu",
-                                           cwd=room).stderr
+    told = wiseft("evaluate", "zeroshot", "--suite", "suite", "--device", "cpu", cwd=room).stderr
+    assert re.search(r"on the CPU, float32, \d+ thread", told), told
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP alone says how long its threads spin")

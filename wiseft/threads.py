@@ -28,7 +28,7 @@ def number_is_unset() -> bool:
     return torch.get_num_threads() == usual_number() > 1
 
 # %% ../nbs/api/00_threads.ipynb #7c1e0a48
-UNDISTURBED = .8 # part of a step's time in which the thread that computes it ran
+UNDISTURBED = .7 # part of a step's time in which the thread that computes it ran
 SOON, AGAIN = 20, 100 # steps from one trial to the next: where there is reason for it, and in any case
 
 def _set_number(n):
@@ -76,7 +76,7 @@ def _learn_from(self:AllOrOne, number, seconds, undisturbed):
     else:
         self.trial[number].append(seconds)
         alone, together = map(sum, (self.trial[1], self.trial[self.all]))
-        clear = len(self.trial[1]) == 3 or max(alone, together) > 2*min(alone, together)
+        clear = len(self.trial[1]) == 3 or max(alone, together) > 1.5*min(alone, together)
         if number == 1 and clear: self._settle(1 if alone < together else self.all)
 
 @patch
@@ -105,4 +105,4 @@ def go_on(self:AllOrOne,
 ):
     "Take up where a training stopped"
     self.used |= set(numbers)
-    if self.free: self.number, self.since, self.doubt = min(numbers[0], self.all), 0, False
+    if self.free and 0 < numbers[0] <= self.all: self.number, self.since, self.doubt = numbers[0], 0, False
