@@ -164,8 +164,6 @@ def _main(
 ):
     global _debug
     _debug = debug
-    # before torch is there: threads that spin while they wait slow all others down
-    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 # %% ../nbs/api/70_shell.ipynb #840b3f16
 def command(
