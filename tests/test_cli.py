@@ -1,6 +1,7 @@
 "The command line: each command's smallest real job, help, errors, exit codes, interruption."
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -315,21 +316,8 @@ def test_doubts_are_said(room):
 
 
 def test_the_device_is_said(room):
-    assert "on the CPU, float32" in wiseft("evaluate", "zeroshot", "--suite", "suite", "--device", "cpu",
-                                           cwd=room).stderr
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP alone says how long its threads spin")
-@pytest.mark.parametrize("policy, spins", [(None, "'0'"), ("ACTIVE", "'30000000000'")])
-def test_threads_that_wait_do_not_spin(tmp_path, policy, spins):
-    "Two jobs on one machine would slow each other down; who asks for it still gets it."
-    env = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
-    env |= {"OMP_DISPLAY_ENV": "VERBOSE"} | ({"OMP_WAIT_POLICY": policy} if policy else {})
-    said = run(WISEFT, "zeroshot", "a,b", "-o", tmp_path / "made", env=env).stderr
-    told = [line.split("= ")[1] for line in said.splitlines() if "GOMP_SPINCOUNT" in line]
-    if not told:
-        pytest.skip("another OpenMP than GNU's")
-    assert set(told) == {spins}
+    told = wiseft("evaluate", "zeroshot", "--suite", "suite", "--device", "cpu", cwd=room).stderr
+    assert re.search(r"on the CPU, float32, \d+ thread", told), told
 
 
 def test_every_command_that_computes_takes_a_device():

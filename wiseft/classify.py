@@ -46,8 +46,8 @@ def classify(
     pictures = ImageSet('pictures', files, np.zeros(len(files), int), classifier.classnames)
     top, device = min(top, len(classifier.classnames)), device_of(classifier)
     said, unreadable = {}, []
-    with ready([classifier]):
-        for idx, x in each_batch([classifier], pictures, classifier.transform, unreadable, batch_size,
+    with ready([classifier]) as threads:
+        for idx, x in each_batch([classifier], pictures, classifier.transform, unreadable, batch_size, threads,
                                  progress=progress, keep=False, most_skipped=1):
             p = classifier(x[device]).cpu().double().softmax(1)
             for i, values, classes in zip(idx, *(t.tolist() for t in p.topk(top))):

@@ -101,12 +101,14 @@ _words = {'fp32': 'float32', 'bf16': 'bfloat16', 'fp16': 'float16', 'fp64': 'flo
 def describe_device(
     device:torch.device,
     precision:str='fp32', # one of `PRECISIONS`, or 'fp64'
-) -> str: # such as 'on NVIDIA H100, bfloat16'
-    "Where work is done and in what precision, for people"
+) -> str: # such as 'on the CPU, float32, 8 threads'
+    "Where work is done, in what precision, and on a CPU with how many threads, for people"
     name = {'cpu': 'the CPU', 'mps': "Apple's GPU (MPS)"}.get(device.type, str(device))
     if device.type == 'cuda': name = torch.cuda.get_device_name(device)
     if precision == 'bf16': precision = fitting_precision(precision, device)
-    return f'on {name}, {_words[precision]}'
+    n = torch.get_num_threads()
+    threads = f", {n} thread{'s'*(n > 1)}" if device.type == 'cpu' else ''
+    return f'on {name}, {_words[precision]}{threads}'
 
 # %% ../nbs/api/00_devices.ipynb #cdaa7357
 _helps = ("What helps, in this order: a smaller batch (batch_size, --batch-size), for which accumulate "

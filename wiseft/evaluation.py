@@ -95,8 +95,8 @@ def _agreement(members, seen, images, transform, n_images): # str, or None where
     if not exact: return None
     sample = max(32, min(256, n_images//40)) # more would take a good part of the time that bfloat16 saves
     some = np.unique(np.linspace(0, len(images)-1, sample).astype(int))
-    with ready([o for m in exact.values() for o in m.modules]):
-        looked = _look(exact, images.subset(some), transform, (), progress=False)
+    with ready([o for m in exact.values() for o in m.modules]) as threads:
+        looked = _look(exact, images.subset(some), transform, (), threads=threads, progress=False)
     pairs = [(columns['predicted'], seen[k]['predicted'][some]) for k, columns in looked.items()]
     same = np.concatenate([(a == b)[a >= 0] for a, b in pairs])
     fitting = fitting_precision('bf16', next(iter(exact.values())).device)
@@ -126,11 +126,11 @@ def evaluate(
     modules = list(dict.fromkeys(o for m in members.values() for o in m.modules))
     seen, one = {n: {} for n in members}, next(iter(members.values()))
     say_place(one.device, precision or one.identity['precision'], progress)
-    with ready(modules), shared_layers(modules):
+    with ready(modules) as threads, shared_layers(modules):
         for d, images in datasets.items():
             if not able[d]: continue
-            looked = _look(able[d], images, transform, looked_at, batch_size=batch_size, workers=workers,
-                           progress=progress)
+            looked = _look(able[d], images, transform, looked_at, batch_size=batch_size, threads=threads,
+                           workers=workers, progress=progress)
             for n, columns in looked.items(): seen[n][d] = columns
         first, n_images = next(iter(datasets)), sum(map(len, datasets.values()))
         on_first = {n: s.get(first) for n, s in seen.items()}

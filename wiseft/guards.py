@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EVERY', 'FreezeBatchNorm', 'Bf16', 'WaitForImages', 'ProgressLines', 'ClipGradients', 'Watch', 'accuracy_now',
-           'LossOnDevice', 'Progress', 'FetchLosses']
+           'LossOnDevice', 'Progress', 'FetchLosses', 'KeepThreads']
 
 # %% ../nbs/api/41_guards.ipynb #24cd2759
 import math, sys, torch, warnings
@@ -13,10 +13,12 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import AvgSmoothLoss
 from fastai.torch_core import find_bs
+from fastcore.imports import noop
 from time import perf_counter
 from torch import nn
 from .processes import of_all, rank
 from .progress import PAUSE, duration
+from .threads import AllOrOne
 
 # %% ../nbs/api/41_guards.ipynb #ad0cfd2e
 class FreezeBatchNorm(Callback):
@@ -160,14 +162,15 @@ def accuracy_now(learn):
     "Accuracy on the validation images with the weights as they are"
     learn.model.eval()
     device, right, seen = next(learn.model.parameters()).device, 0, 0
-    for x, y in learn.dls.valid:
-        if y.ndim > 1: return 0.
-        with torch.autocast(device.type, torch.bfloat16, enabled=hasattr(learn, 'bf16')):
-            pred = learn.model(x.as_subclass(torch.Tensor).to(device))
-        own = getattr(learn.dls.valid, 'own', None)
-        own = len(y) if own is None else own
-        right = right + (pred.argmax(1) == y.as_subclass(torch.Tensor).to(device))[:own].sum()
-        seen += own
+    with AllOrOne(device) as threads:
+        for x, y in learn.dls.valid:
+            if y.ndim > 1: return 0.
+            with threads.step(), torch.autocast(device.type, torch.bfloat16, enabled=hasattr(learn, 'bf16')):
+                pred = learn.model(x.as_subclass(torch.Tensor).to(device))
+            own = getattr(learn.dls.valid, 'own', None)
+            own = len(y) if own is None else own
+            right = right + (pred.argmax(1) == y.as_subclass(torch.Tensor).to(device))[:own].sum()
+            seen += own
     right, seen = (sum(numbers) for numbers in zip(*of_all((int(right), seen))))
     return right/seen
 
@@ -192,3 +195,10 @@ class FetchLosses(Callback):
     run_valid = False
     def after_train(self):
         if self.recorder.losses: self.recorder.losses = list(torch.stack(self.recorder.losses).cpu())
+
+# %% ../nbs/api/41_guards.ipynb #5e2f7a11
+class KeepThreads(Callback):
+    "What a checkpoint has to know of the numbers of threads"
+    def before_epoch(self): self.learn.threads.begin(tells=self.learn.logger is not noop)
+    def kept(self): return dict(numbers=torch.tensor(self.learn.threads.numbers()))
+    def restore(self, kept): self.learn.threads.go_on(kept['numbers'].tolist())

@@ -28,8 +28,8 @@ from time import perf_counter
 from torch import nn
 from . import __version__
 from .devices import fitting_precision, memory_advice
-from .guards import Bf16, ClipGradients, FetchLosses, FreezeBatchNorm, LossOnDevice, Progress, ProgressLines
-from .guards import WaitForImages, Watch, accuracy_now
+from .guards import Bf16, ClipGradients, FetchLosses, FreezeBatchNorm, KeepThreads, LossOnDevice, Progress
+from .guards import ProgressLines, WaitForImages, Watch, accuracy_now
 from .later import open_clip
 from .loaders import ClipDL, check_dataloaders, clip_dataloaders, feature_dataloaders, is_captions
 from .passes import reuse_memory
@@ -39,6 +39,7 @@ from .registry import method_name
 from .resume import Checkpoint
 from .steps import HeadFromText, Loss, Pull, Teacher, completed, method_recipe, trait
 from .tensorfiles import state_hash
+from .threads import AllOrOne
 from .trainable import choose_weights, parameter_groups, parametrized, plain_weights
 
 # %% ../nbs/api/43_learner.ipynb #1383792f
@@ -73,7 +74,7 @@ class ClipLearner(Learner):
         if self.start_accuracy is None and not finding_lr: self.start_accuracy = accuracy_now(self)
         self.stop_reason = None
         self.wrapped, self.no_sync = distributed(self.model)
-        with reuse_memory(): super().fit(n_epoch, lr, wd, cbs, **kwargs)
+        with reuse_memory(), AllOrOne(self.student.device) as self.threads: super().fit(n_epoch, lr, wd, cbs, **kwargs)
         self.wrapped = None
         if self.stop_reason: raise FloatingPointError(self.stop_reason)
 
@@ -121,8 +122,8 @@ def _do_one_batch(self:ClipLearner):
     if not self.yb: return Learner._do_one_batch(self)
     own = getattr(self.dl, 'own', None)
     counts = [find_bs(self.yb)] if own is None else counts_of_all(own)
-    if self.training: self.in_parts(counts)
-    else: self.compute(self.model, counts)
+    if not self.training: return self.compute(self.model, counts)
+    with self.threads.step(): self.in_parts(counts)
 
 def _sizes(n, parts): return [len(o) for o in torch.arange(n).tensor_split(parts)]
 
@@ -190,7 +191,7 @@ adamw = partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True))
 
 def _callbacks(recipe, loss, pull):
     "What a fine-tuning needs besides fastai's own"
-    cbs = [ClipGradients(recipe['clip_norm']), Watch(), FetchLosses(), WaitForImages()]
+    cbs = [ClipGradients(recipe['clip_norm']), Watch(), FetchLosses(), WaitForImages(), KeepThreads()]
     if recipe['precision'] != 'fp32': cbs.append(Bf16() if recipe['precision'] == 'bf16' else MixedPrecision())
     if not recipe['train_batchnorm']: cbs.append(FreezeBatchNorm())
     if loss: cbs.append(Loss(loss))
@@ -369,14 +370,16 @@ def _captions_of(dl, named):
     return dict(captions={k: v for k,v in told.items() if named or k != 'table'}) if told else {}
 
 def run_circumstances(learn, seconds):
-    "With which versions a training ran, where, how long, and what its table of captions was called"
+    "With which versions a training ran, where, on how many threads, how long, and how its table of captions was called"
     device = learn.student.device
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{device.type}, {platform.machine()}'
     versions = dict(wiseft=__version__, torch=torch.__version__, fastai=fastai.__version__,
                     open_clip=open_clip.__version__)
+    numbers = learn.threads.numbers()
+    threads = dict(threads=numbers if len(numbers) > 1 else numbers[0]) if device.type == 'cpu' else {}
     together = dict(processes=n_processes()) if n_processes() > 1 else {}
     return dict(versions=dict(versions, python=platform.python_version()), device=name, seconds=round(seconds, 1),
-                **together, **_captions_of(learn.dls.train, named=True))
+                **threads, **together, **_captions_of(learn.dls.train, named=True))
 
 # %% ../nbs/api/43_learner.ipynb #b7816945
 def validation_metrics(

@@ -9,7 +9,7 @@ __all__ = ['decode_for_all', 'batches', 'shuffled_batches', 'device_of', 'reuse_
 
 # %% ../nbs/api/30_passes.ipynb #17750091
 import ctypes, math, numpy as np, sys, torch
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -24,6 +24,7 @@ from .processes import by_first, n_processes, of_all, rank
 from .prompts import check_same_classes
 from .progress import tell
 from .tensorfiles import state_hash
+from .threads import AllOrOne
 from .transforms import in_halves
 
 # %% ../nbs/api/30_passes.ipynb #1d44b8e9
@@ -135,11 +136,12 @@ def fitting_batch_size(
 @contextmanager
 def ready(
     functions # of batches of images; modules among them are put into evaluation mode
-):
+): # yields the `AllOrOne` for `each_batch`
     "Everything in evaluation mode, without gradients, in exact fp32 on any device, keeping the memory that it frees"
-    with reuse_memory(), torch.no_grad(), exact_fp32(), ExitStack() as stack:
+    device = next(map(device_of, functions), torch.device('cpu'))
+    with reuse_memory(), torch.no_grad(), exact_fp32(), AllOrOne(device) as threads, ExitStack() as stack:
         for f in functions: stack.enter_context(eval_mode(f))
-        yield
+        yield threads
 
 def each_batch(
     functions,    # of batches of images
@@ -147,6 +149,7 @@ def each_batch(
     transform,    # PIL image -> tensor
     skipped,      # list that receives (index, reason) of unreadable images
     batch_size=None, # default `fitting_batch_size`
+    threads=None, # of `ready`: what is done with each batch is timed
     **kwargs      # of `batches`
 ): # yields (indices, dict device -> the batch on it)
     "Each batch of a set once, on all the devices where functions want it; of several processes each has some"
@@ -154,8 +157,9 @@ def each_batch(
     n_batches = math.ceil(len(images)/batch_size)
     even = math.ceil(len(images)/max(1, n_batches)) # as many batches, all of about one size
     devices = list(dict.fromkeys(map(device_of, functions)))
+    if threads: threads.begin(kwargs.get('progress', True))
     for idx, x in batches(images, transform, skipped, even, device=devices[0], shared=True, **kwargs):
-        yield idx, {d: _on_device(x, d) for d in devices}
+        with threads.step() if threads else nullcontext(): yield idx, {d: _on_device(x, d) for d in devices}
     skipped[:] = sorted(chain.from_iterable(of_all(skipped)))
     check_skipped(images, [reason for _, reason in skipped], kwargs.get('most_skipped', MAX_SKIPPED))
 
@@ -173,8 +177,8 @@ def run_all(
 ) -> tuple: # name -> (n, …) fp32 or integer tensor on the CPU; indices of the n images; (index, reason) of the rest
     "What each function makes of each image, every image decoded and transformed once"
     seen, skipped = [], []
-    with ready(functions.values()):
-        for idx, x in each_batch(functions.values(), images, transform, skipped, batch_size, **kwargs):
+    with ready(functions.values()) as threads:
+        for idx, x in each_batch(functions.values(), images, transform, skipped, batch_size, threads, **kwargs):
             seen.append((idx, {name: _on_cpu(f(x[device_of(f)])) for name, f in functions.items()}))
     seen = sorted(chain.from_iterable(of_all(seen)), key=lambda batch: batch[0])
     def whole(name): return torch.cat([made[name] for _, made in seen])

@@ -170,7 +170,7 @@ def preview(
     plan:Plan,
     folder, # of the bench
     seconds, # of `expected_seconds`, or what is left of them
-    place='', # words such as 'on the CPU, float32'
+    place='', # words such as 'on the CPU, float32, 8 threads'
 ) -> list: # of lines
     "What is going to be trained"
     table, done = plan.table(), n_done(plan, folder)

@@ -165,8 +165,6 @@ def _main(
 ):
     global _debug
     _debug = debug
-    # before torch is there: threads that spin while they wait slow all others down
-    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 # %% ../nbs/api/70_shell.ipynb #840b3f16
 def command(
@@ -256,7 +254,7 @@ Device = Annotated[Optional[str], typer.Option('--device',
 def chosen_device(
     device, # as `--device` gave it
     precision='fp32', # of what is computed
-): # (torch.device, words such as 'on the CPU, float32')
+): # (torch.device, words such as 'on the CPU, float32, 8 threads')
     "The device to compute on, and the line about it"
     from wiseft.devices import best_device,describe_device
     from wiseft.progress import SAID
