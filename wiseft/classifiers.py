@@ -124,7 +124,7 @@ def predict_image(self:ImageClassifier,
     "Probabilities for one picture"
     image = to_rgb(image) if isinstance(image, Image.Image) else open_image(image)
     with eval_mode(self): logits = self(self.transform(image)[None].to(self.device))[0]
-    p = logits.double().softmax(0).cpu().numpy()
+    p = logits.cpu().double().softmax(0).numpy() # there is no float64 on Apple's GPUs
     return pd.Series(p, index=self.classnames, name='probability').sort_values(ascending=False, kind='stable')
 
 # %% ../nbs/api/23_classifiers.ipynb #7de9d715

@@ -194,7 +194,9 @@ class FetchLosses(Callback):
     "What the recorder plots, fetched once an epoch"
     run_valid = False
     def after_train(self):
-        if self.recorder.losses: self.recorder.losses = list(torch.stack(self.recorder.losses).cpu())
+        fetched = [loss for loss in self.recorder.losses if loss.device.type == 'cpu'] # of earlier epochs
+        new = self.recorder.losses[len(fetched):]
+        if new: self.recorder.losses = fetched + list(torch.stack(new).cpu())
 
 # %% ../nbs/api/41_guards.ipynb #5e2f7a11
 class KeepThreads(Callback):

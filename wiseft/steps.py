@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from functools import cached_property, partial
 from inspect import Parameter, signature
 from .clips import text_features
+from .feeding import sent
 from .loaders import is_captions
 from .processes import gathered, rank
 from .registry import function_and_knobs, method_name
@@ -99,7 +100,7 @@ def caption_tokens(step): # (n, context length)
         'labels.')
     prompts = step.learn.prompts
     template = torch.from_numpy(step.generator().integers(prompts.shape[1], size=len(step.y)))
-    return prompts[step.y, template.to(step.y.device, non_blocking=True)]
+    return prompts[step.y, sent(template, step.y.device)]
 
 # %% ../nbs/api/41_steps.ipynb #85d9f094
 @patch

@@ -1,0 +1,506 @@
+"What test_other_device.py runs in a process of its own: everything that computes, on a device that isn't the CPU."
+import os
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import other_device
+import pandas as pd
+import pytest
+import torch
+from fastai.callback.core import Callback
+from PIL import Image
+from wiseft.bench import bench
+from wiseft.classifiers import zeroshot_classifier
+from wiseft.cli import app
+from wiseft.datasets import folder_suite
+from wiseft.ensembles import alpha_curves, choose_alpha, members, sweep
+from wiseft.evaluation import evaluate
+from wiseft.exports import export_classifier
+from wiseft.guards import EVERY
+from wiseft.learner import finetune
+from wiseft.loading import load_classifier
+from wiseft.merging import interpolate, merge
+from wiseft.methods.flyp import flyp
+from wiseft.passes import run_all
+from wiseft.pico import pico_clip
+from wiseft.plans import takes_several
+from wiseft.registry import all_methods
+from wiseft.scores import METRICS
+
+PLACES = "cpu", "other"
+CLASSES = ["cat", "dog"]
+SETTINGS = dict(epochs=3, batch_size=8, lr=1e-3, precision="fp32", crop_scale=None, progress=False)
+NEAR = 2e-3  # at most, what another order of summing makes of weights; they move by 3e-3 to 7e-3
+
+
+# ---------- what there is to work with ----------
+
+
+def make_pictures(folder):
+    "Two classes, in sizes of every shape."
+    rng = np.random.default_rng(0)
+    for split, n in {"photos/train": 12, "photos/validation": 6, "photos/test": 6, "shift": 6}.items():
+        for name, base in zip(CLASSES, (80, 170)):
+            (folder/split/name).mkdir(parents=True)
+            for i in range(n):
+                height, width = map(int, rng.integers(130, 260, 2))
+                coarse = rng.normal(base + rng.normal(0, 60), 60, (height//8, width//8, 3))
+                coarse = coarse.clip(0, 255).astype(np.uint8)
+                Image.fromarray(coarse).resize((width, height)).save(folder/split/name/f"{i}.jpg")
+
+
+@contextmanager
+def on(place):
+    "Models are loaded onto a device."
+    was = os.environ["WISEFT_DEVICE"]
+    os.environ["WISEFT_DEVICE"] = place
+    try:
+        yield
+    finally:
+        os.environ["WISEFT_DEVICE"] = was
+
+
+def tiny(place, transformer=True):
+    "A classifier of random weights, the same on every device."
+    with on(place):
+        return zeroshot_classifier(pico_clip(transformer=transformer), CLASSES, ["a {}", "the {}"])
+
+
+def trained(start, suite, **kwargs):
+    return finetune(start, suite.train, suite.validation, **SETTINGS | kwargs)
+
+
+@dataclass
+class Given:
+    folder: Path
+    suite: object  # `Suite`
+    starts: dict  # place -> classifier
+    tuned: dict  # place -> two fine-tuned classifiers, of the same weights everywhere
+
+    @property
+    def picture(self):
+        return self.folder/"photos/test/cat/0.jpg"
+
+
+@pytest.fixture(scope="session")
+def given(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("given")
+    make_pictures(folder)
+    suite = folder_suite(folder/"photos", [folder/"shift"])
+    starts = {place: tiny(place) for place in PLACES}
+    starts["cpu"].save(folder/"start")
+    for seed in (0, 1):
+        trained(starts["cpu"], suite, seed=seed).save(folder/f"tuned {seed}")
+
+    def tuned(place):
+        return [load_classifier(folder/f"tuned {seed}", place) for seed in (0, 1)]
+    return Given(folder, suite, starts, {place: tuned(place) for place in PLACES})
+
+
+@pytest.fixture(autouse=True)
+def as_strict_as_a_mac():
+    other_device.core.refuse_double(True)
+    yield
+    other_device.core.refuse_double(False)
+
+
+def weights(classifier):
+    return {k: v.cpu() for k, v in classifier.state_dict().items() if v.is_floating_point()}
+
+
+def distance(a, b):
+    return max((a[k] - b[k]).abs().max().item() for k in a)
+
+
+def check_equal(made, start):
+    "The same on both devices, where something became of the start; all are dicts of tensors on the CPU."
+    here, there = (made[place] for place in PLACES)
+    assert set(here) == set(there)
+    assert distance(here, there) <= min(NEAR, distance(start, here)/5)
+
+
+# ---------- the device itself ----------
+
+
+def test_the_device_refuses_what_others_refuse():
+    x = torch.ones(3, device="other")
+    with pytest.raises(RuntimeError, match="same device"):
+        x + torch.ones(3)
+    with pytest.raises(RuntimeError, match="not pinned"):
+        torch.ones(3).to("other", non_blocking=True)
+    with pytest.raises(TypeError, match="float64"):
+        x.double()
+    other_device.core.refuse_double(False)
+    assert x.double().dtype == torch.float64
+    assert not (torch.empty(3, device="other").cpu() == 0).any()
+
+
+def test_the_device_refuses_a_second_thread():
+    said = []
+
+    def send():
+        with pytest.raises(RuntimeError, match="second thread"):
+            torch.ones(3).to("other")
+        said.append(True)
+    thread = threading.Thread(target=send)
+    thread.start()
+    thread.join()
+    assert said
+
+
+def test_the_device_counts():
+    other_device.core.reset()
+    before = other_device.counts()["bytes"]
+    x = torch.ones(3).to("other")
+    assert other_device.counts() == dict(waits=0, sent=1, bytes=before+12, peak=before+12)
+    y = x*2 + x[torch.tensor([2, 1, 0])]
+    assert other_device.counts()["sent"] == 2
+    y[torch.tensor([True, False, True])] = 5
+    assert other_device.counts() == other_device.counts() | dict(waits=1, sent=3)
+    assert y.sum().item() == 13 and y.tolist() == [5, 3, 5] and len(x[x > 0]) == 3
+    assert other_device.counts()["waits"] == 4
+
+
+def test_the_device_runs_out_of_memory():
+    other_device.core.limit(other_device.counts()["bytes"] + 1000)
+    try:
+        with pytest.raises(torch.OutOfMemoryError, match="other out of memory"):
+            torch.ones(300, device="other")
+    finally:
+        other_device.core.limit(0)
+
+
+# ---------- every method, by its kind ----------
+
+
+def in_steps(kind):
+    "A method that takes part in every step."
+    def make(function, start, given, cbs):
+        return weights(trained(start, given.suite, cbs=cbs, **{kind: function}))
+    return make
+
+
+def average(function, start, given, cbs):
+    beside = function()
+    trained(start, given.suite, cbs=[beside, *cbs])
+    return weights(beside.classifier)
+
+
+def begin(function, start, given, cbs):
+    return weights(function(start, given.suite.train, given.suite.validation))
+
+
+def tuned_for(name, start, given):
+    tuned = given.tuned[start.device.type]
+    return tuned if takes_several(METHODS[name]) else tuned[:1]
+
+
+def by_kind(name):
+    "A function of a method, a start, what is given and callbacks; it gives a dict of tensors on the CPU."
+    kind = METHODS[name].kind
+
+    def search(function, start, given, cbs):
+        return weights(function(start, tuned_for(name, start, given), given.suite.validation))
+
+    def merged(function, start, given, cbs):
+        return weights(merge(start, tuned_for(name, start, given), function, images=given.suite.validation))
+
+    def mix(function, start, given, cbs):
+        between = members(start, *tuned_for(name, start, given), [.5], [function], images=given.suite.validation)
+        named = {str(k): m for k, m in between.items()}
+        return run_all(named, given.suite.test, start.transform, progress=False)[0]
+    ways = dict(average=average, start=begin, search=search, merge=merged, mix=mix)
+    return ways[kind] if kind in ways else in_steps(kind)
+
+
+METHODS = all_methods()
+FEWER = {"TPGM": dict(steps=20), "LP-FT": dict(cs=(.1, 10.))}  # knobs that save time
+
+
+class Counts(Callback):
+    "What each step of training costs, from the end of the step before, when its images are sent."
+    order = 1000
+
+    def before_fit(self):
+        self.steps = []
+
+    def before_train(self):
+        other_device.core.reset()
+
+    def after_batch(self):
+        if self.training:
+            self.steps.append(other_device.counts())
+            other_device.core.reset()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_method(name, given):
+    function, counts = METHODS[name].function, Counts()
+    function = partial(function, **FEWER[name]) if name in FEWER else function
+    make, kind = by_kind(name), METHODS[name].kind
+    made = {place: make(function, given.starts[place], given, [counts]) for place in PLACES}
+    start = weights(given.starts["cpu"])
+    check_equal(made, {k: v*0 for k, v in made["cpu"].items()} if kind == "mix" else start)
+    assert kind in ("start", "search", "merge", "mix") or len(counts.steps) == 9
+    check_costs(getattr(counts, "steps", []), sent=None if kind == "average" else PLAIN + DRAWN)
+
+
+# ---------- what a step may cost ----------
+
+# A step of training waits for nothing: the next one's work is handed to the device before this one's is done. Only
+# every tenth step (`EVERY`) losses and gradients are looked at, which are fetched in one piece.
+PLAIN = 2  # copies to the device: pixels and labels
+CROPS = 2  # where to cut, and how large the pictures are under their padding
+DRAWN = 1  # what a loss draws: one caption of each image, or texts of random words
+
+
+def check_costs(steps, sent):
+    "Counts of each step: copies to the device, if they have a bound, and waits."
+    waits = [s["waits"] for s in steps]
+    assert sum(waits) <= len(steps)//EVERY, f"waits in each step: {waits}"
+    copies = [s["sent"] for s in steps[1:]]  # the first sends what all use
+    assert sent is None or not copies or max(copies) <= sent, f"copies in each step: {copies}"
+
+
+def costs(given, *cbs, **kwargs):
+    "Of a training of 24 steps."
+    counts = Counts()
+    trained(given.starts["other"], given.suite, epochs=1, batch_size=1, cbs=[*cbs, counts], **kwargs)
+    assert len(counts.steps) == 24
+    return counts.steps
+
+
+@pytest.mark.parametrize("precision, crop_scale, sent", [("fp32", None, PLAIN), ("bf16", (.9, 1.), PLAIN + CROPS)])
+def test_costs_of_a_step(precision, crop_scale, sent, given):
+    check_costs(costs(given, precision=precision, crop_scale=crop_scale), sent)
+
+
+def test_costs_of_a_batch_of_evaluation(given):
+    "Pixels are sent; labels were before, all at once, and what is kept of a batch is fetched when all is done."
+    spent = {}
+    for batch_size in (2, 1):  # 6 batches, and 12
+        other_device.core.reset()
+        ends = given.starts["other"], given.tuned["other"][0]
+        sweep(*ends, given.suite.test, [0, .5, 1], batch_size=batch_size, precision="fp32", progress=False)
+        spent[batch_size] = other_device.counts()
+    assert spent[1]["waits"] == spent[2]["waits"]
+    assert spent[1]["sent"] == spent[2]["sent"] + 6
+
+
+# ---------- the checks find what they are for ----------
+
+
+class Fetches(Callback):
+    "Asks for the loss in each step."
+    order = -1  # the counts are read later
+
+    def after_batch(self):
+        self.loss.item()
+
+
+class Leaves(Callback):
+    "Makes a tensor where the CPU is."
+    def after_pred(self):
+        self.learn.pred = self.pred + torch.zeros(self.pred.shape)
+
+
+class SendsLate(Callback):
+    "Doesn't wait for a copy whose source is gone."
+    def before_batch(self):
+        torch.zeros(3).to(self.xb[0].device, non_blocking=True)
+
+
+class SendsAnew(Callback):
+    "Sends in each step what is there."
+    def before_batch(self):
+        torch.zeros(3).to(self.xb[0].device)
+
+
+def test_a_number_fetched_each_step_is_found(given):
+    with pytest.raises(AssertionError, match="waits in each step"):
+        check_costs(costs(given, Fetches()), PLAIN)
+
+
+def test_a_copy_in_each_step_is_found(given):
+    with pytest.raises(AssertionError, match="copies in each step"):
+        check_costs(costs(given, SendsAnew()), PLAIN)
+
+
+def test_a_tensor_left_on_the_cpu_is_found(given):
+    with pytest.raises(RuntimeError, match="same device"):
+        costs(given, Leaves())
+
+
+def test_a_late_copy_is_found(given):
+    with pytest.raises(RuntimeError, match="not pinned"):
+        costs(given, SendsLate())
+
+
+# ---------- fine-tuning ----------
+
+TRAININGS = {
+    "head": dict(train="head"),
+    "last block": dict(train="last:1"),
+    "accumulated": dict(accumulate=2, batch_size=4),
+    "computed twice": dict(grad_checkpointing=True),
+    "convolutional": dict(),
+}
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_finetune(name, given):
+    starts = {place: tiny(place, False) for place in PLACES} if name == "convolutional" else given.starts
+    made = {place: weights(trained(starts[place], given.suite, **TRAININGS[name])) for place in PLACES}
+    check_equal(made, weights(starts["cpu"]))
+
+
+def test_finetune_on_captions(given, tmp_path):
+    files = [p.relative_to(given.folder).as_posix() for p in sorted(given.folder.glob("photos/train/*/*.jpg"))]
+    table = pd.DataFrame(dict(file=files, caption=[f"a {Path(f).parent.name}" for f in files]))
+    table.to_csv(tmp_path/"captions.csv", index=False)
+    kwargs = SETTINGS | dict(captions=tmp_path/"captions.csv", loss=flyp)
+    made = {place: finetune(given.starts[place], given.folder, **kwargs) for place in PLACES}
+    check_equal({place: weights(c) for place, c in made.items()}, weights(given.starts["cpu"]))
+
+
+def test_crops_are_those_of_the_cpu(given):
+    "To two levels of 255, which a training notices little."
+    kwargs = dict(crop_scale=(.9, 1.), lr=3e-4)
+    made = [weights(trained(given.starts[place], given.suite, **kwargs)) for place in PLACES]
+    assert distance(*made) <= NEAR < distance(weights(given.starts["cpu"]), made[0])*2
+
+
+def test_default_precision_of_training(given):
+    half, single = (trained(given.starts["other"], given.suite, **kwargs)
+                    for kwargs in (dict(precision="bf16"), dict(precision="fp32")))
+    settings = {k: v for k, v in SETTINGS.items() if k != "precision"}
+    default = finetune(given.starts["other"], given.suite.train, given.suite.validation, **settings)
+    assert default.recipe["precision"] == "bf16" and default.hash == half.hash
+    assert 0 < distance(weights(half), weights(single)) <= 5*NEAR
+
+
+class Stop(Callback):
+    "As Ctrl-C does, in the second epoch."
+    def after_batch(self):
+        if self.training and self.train_iter == 5:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_resume_bit_for_bit(precision, given, tmp_path):
+    start, kept = given.starts["other"], dict(checkpoint_dir=tmp_path, checkpoint_steps=2, precision=precision)
+    with pytest.raises(KeyboardInterrupt):
+        trained(start, given.suite, cbs=Stop(), **kept)
+    resumed = trained(start, given.suite, resume=True, **kept)
+    assert resumed.hash == trained(start, given.suite, precision=precision).hash
+
+
+# ---------- evaluation, and what lies between two classifiers ----------
+
+
+def tables(make):
+    "What a function of a place gives is the same everywhere; its table on the other device."
+    here, there = (make(place).drop(columns="precision", errors="ignore") for place in PLACES)
+    pd.testing.assert_frame_equal(here, there, rtol=0, atol=1e-4)
+    return there
+
+
+def test_evaluate(given):
+    ordinary = [m for m in METRICS if m != "worst-group accuracy"]
+    other_device.core.refuse_double(False)  # which metrics use wherever it is
+    table = tables(lambda place: evaluate(given.tuned[place][0], given.suite, metrics=ordinary, precision="fp32",
+                                          progress=False))
+    assert set(table.metric) == set(ordinary)
+
+
+def test_sweep(given):
+    def make(place, **kwargs):
+        ends = given.starts[place], given.tuned[place][0]
+        return sweep(*ends, given.suite, [0, .5, 1], name="tiny", progress=False, **kwargs)
+    tables(partial(make, precision="fp32"))
+    tables(partial(make, precision="fp32", copies=False))
+    assert set(make("other").precision) == {"fp32"}
+    assert all(make("other", precision="bf16").precision.str.startswith("bf16 (100.0%"))
+
+
+@pytest.mark.parametrize("method", ["logits", "probabilities"])
+def test_exact_curve(method, given):
+    alphas = np.linspace(-1, 2, 31)
+    curves = [alpha_curves(given.starts[place], given.tuned[place][0], given.suite, "test", method, progress=False)
+              for place in PLACES]
+    for d, curve in curves[0].items():
+        np.testing.assert_array_equal(curve.accuracy(alphas), curves[1][d].accuracy(alphas))
+
+
+def test_choose_alpha(given):
+    chosen = [choose_alpha(given.starts[place], given.tuned[place][0], given.suite, progress=False)
+              for place in PLACES]
+    assert str(chosen[0]) == str(chosen[1])
+
+
+def test_predict_save_and_load(given, tmp_path):
+    said = []
+    for place in PLACES:
+        averaged = interpolate(given.starts[place], given.tuned[place][0])
+        averaged.save(tmp_path/place)
+        again = load_classifier(tmp_path/place, place)
+        assert again.hash == averaged.hash and again.device.type == place
+        said.append(again.predict_image(given.picture))
+    pd.testing.assert_series_equal(*said, rtol=0, atol=1e-5)
+
+
+def test_export(given, tmp_path):
+    "The program that torch.export makes is what ONNX is made of, too."
+    here, there = (given.tuned[place][0] for place in PLACES)
+    pixels = torch.from_numpy(here.clip.pixels(Image.open(given.picture))[None])
+    program = torch.export.load(export_classifier(there, "pt2", tmp_path/"there.pt2"))
+    logits = here(here.clip.normalise(pixels))
+    torch.testing.assert_close(program.module()(pixels), logits, rtol=0, atol=1e-4)
+    paths = [export_classifier(c, "transformers", tmp_path/c.device.type) for c in (here, there)]
+    written = [(path/"model.safetensors").read_bytes() for path in paths]
+    assert written[0] == written[1]
+
+
+def test_bench(given, tmp_path):
+    recipe = {k: v for k, v in SETTINGS.items() if k != "lr"} | dict(epochs=1)
+    plan = dict(methods=["EMA", "LiNeS", "DaWin"], seeds=(0,), lrs=(1e-3,), alphas=(0, .5, 1), say=lambda line: None)
+    found = {place: bench(given.suite, given.starts[place], tmp_path/place, **plan, **recipe) for place in PLACES}
+    for b in found.values():
+        assert list(b.entries) == ["plain", "EMA", "LiNeS", "DaWin"] and not b.left_out
+    for name, entry in found["cpu"].entries.items():
+        right = found["other"].entries[name].curves[0].test
+        for d, expected in entry.curves[0].test.items():
+            np.testing.assert_array_equal(right[d], expected)
+
+
+# ---------- the command line ----------
+
+
+def wiseft(place, *words):
+    with on(place):
+        assert not app(list(map(str, words)), standalone_mode=False), words
+
+
+def test_command_line(given, tmp_path):
+    photos, shift = given.folder/"photos", given.folder/"shift"
+    sets = "--reference", photos, "--shift", shift
+    other_device.core.refuse_double(False)  # which its metrics use wherever it is
+    training = "--epochs", 3, "--batch-size", 8, "--lr", "3e-4", "--precision", "fp32"
+    for place in PLACES:
+        at = tmp_path/place
+        wiseft(place, "zeroshot", photos, "--model", given.folder/"start", "--templates", "a {}", "-o", at/"zeroshot")
+        wiseft(place, "finetune", at/"zeroshot", photos, *training, "--method", "spd", "-o", at/"tuned")
+        wiseft(place, "merge", at/"zeroshot", at/"tuned", "--rule", "lines", "-o", at/"merged")
+        wiseft(place, "sweep", given.folder/"start", given.folder/"tuned 0", "--precision", "fp32", "--alphas", "0.5",
+               "--by", "weight-space,logits,dawin", *sets, "-o", at/"sweep.csv")
+        wiseft(place, "predict", given.folder/"tuned 0", photos/"test", "-o", at/"predictions.csv")
+    for file in "sweep.csv", "predictions.csv":
+        tables(lambda place: pd.read_csv(tmp_path/place/file))
+    for name in "zeroshot", "tuned", "merged":
+        made = [load_classifier(tmp_path/place/name, "cpu") for place in PLACES]
+        assert distance(*map(weights, made)) <= NEAR
+    assert made[1].recipe["device"].startswith("other")
