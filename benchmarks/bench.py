@@ -625,7 +625,7 @@ def training(room):
         for usual, _, bare in turns)
     _, kept = evaluate(made, suite, keep_predictions=True, progress=False)
     p = kept.frame()
-    right = [p[(p.classifier == name) & ~p.is_shift].correct.to_numpy(float) for name in ("usual", "ours")]
+    right = [p[(p.classifier == name) & (p.role == "reference")].correct.to_numpy(float) for name in ("usual", "ours")]
     difference, low, high = paired_bootstrap(*({"": r} for r in right))
     what = f"accuracy on the reference, ours − plain (interval {100*low:.1f} to {100*high:.1f}), points"
     yield what, "interval has 0", 100*difference

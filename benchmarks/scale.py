@@ -154,7 +154,8 @@ def predictions(images, members, classes):
     for k, part in enumerate([.3, .06, .18, .3, .11, .05]):
         n = round(part*images)
         files = [f'/data/set {k}/n{i%classes:08}/n{i%classes:08}_{i:07}.JPEG' for i in range(n)]
-        s = ImageSet('reference' if k == 0 else f'shift {k}', files, rng.integers(0, classes, n), names)
+        name, role = ('reference', 'reference') if k == 0 else (f'shift {k}', 'shift')
+        s = ImageSet(name, files, rng.integers(0, classes, n), names, role=role)
         s.__dict__['pixels'] = np.zeros((n, 1, 1, 3), np.uint8) # no files: the fingerprint is that of pixels
         sets[s.name] = s
     rows = image_rows(sets, 'test')

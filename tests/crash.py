@@ -45,8 +45,8 @@ def table(value):
     "A results table whose every number is `value`."
     ends = [("zero-shot", 0), ("weight-space", 0.5), ("fine-tuned", 1)]
     return results_table(
-        dict(classifier="demo", method=m, alpha=a, dataset=d, is_shift=d != REFERENCE, value=value)
-        for m, a in ends for d in (REFERENCE, MEAN))
+        dict(classifier="demo", method=m, alpha=a, dataset=d, role=r, value=value)
+        for m, a in ends for d, r in ((REFERENCE, "reference"), (MEAN, "shift")))
 
 
 class Results:

@@ -91,8 +91,13 @@ def test_evaluate_imagenet(family, vit, tmp_path):
     assert set(["reference", *SHIFTS]) <= set(table.index)
     assert table.n["reference"] == 7 and table.n_skipped["reference"] == 49_993
     assert table.n["objectnet"] == 2 and table.n_skipped["objectnet"] == 18_572
-    assert table.n["reference, objectnet classes"] == 3 and not table.is_shift["reference, objectnet classes"]
-    assert table.n["imagenet-v2-top-images"] == 7 and not table.is_shift["imagenet-v2-top-images"]
+    assert table.n["reference, objectnet classes"] == 3
+    assert table.n["imagenet-v2-top-images"] == 7
+    aside = {f"reference, {s} classes" for s in ("imagenet-r", "objectnet", "imagenet-a")}
+    aside |= {"imagenet-v2-top-images"}
+    roles = {"reference": "reference", "mean over shifts": "shift"}
+    roles |= dict.fromkeys(SHIFTS, "shift") | dict.fromkeys(aside, "aside")
+    assert table.role.to_dict() == roles
     assert table.value["mean over shifts"] == pytest.approx(table.value[SHIFTS].mean())
 
 

@@ -374,7 +374,7 @@ def test_results_may_lie_in_the_suites_folder(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("L", (4, 4), 10 * i + len(part)).save(path)
     before = load_suite(tmp_path)
-    row = dict(classifier="mine", method="zero-shot", dataset="reference", is_shift=False, value=0.5)
+    row = dict(classifier="mine", method="zero-shot", dataset="reference", role="reference", value=0.5)
     write_results(results_table([row]), tmp_path / "results.csv")
     (tmp_path / "predictions.csv").write_text("file,predicted\nreference/a/0.png,a\n")
     (tmp_path / "pictures").mkdir()

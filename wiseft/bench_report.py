@@ -15,7 +15,7 @@ from .devices import describe_device
 from .files import atomic_path
 from .pages import html_figure, html_page, html_table
 from .registry import REGISTRY
-from .results import REFERENCE
+from .results import MEAN
 
 # %% ../nbs/api/62_bench_report.ipynb #9d46fc7a
 _GAINS = {'method': 'method', 'kind': 'kind', 'paper': 'arXiv', 'reference': 'reference, %', 'shifted': 'shifted, %',
@@ -46,9 +46,8 @@ def _accuracies(accuracies): # of `Bench.accuracies`
     "A row a point, a column a set, in per cent; the last column says how far seeds lie apart in the mean"
     a = accuracies.assign(alpha=accuracies.alpha.map(_number))
     rows = a.pivot_table(index=['method', 'point', 'alpha'], columns='dataset', values='accuracy', sort=False)
-    shifts = [d for d in dict.fromkeys(a.dataset) if d != REFERENCE]
-    rows = 100*rows[[REFERENCE, *shifts]]
-    spread = 100*a[a.dataset == shifts[-1]].sd
+    rows = 100*rows[a.dataset.unique()]
+    spread = 100*a[a.dataset == MEAN].sd
     rows.columns = [f'{d}, %' for d in rows]
     if spread.notna().any(): rows['its standard deviation over seeds'] = spread.to_numpy()
     return rows.reset_index().rename(columns=dict(alpha='α'))

@@ -55,7 +55,7 @@ def changed_confusions(
     "Pairs of classes that the average mistakes much more, or less, often than an end, on all shifted sets together"
     frames = _right_and_wrong(predictions, alpha)
     if 'weight-space' not in frames: return pd.DataFrame()
-    wrong = {m: f[f.is_shift & f.correct.eq(False)] for m, f in frames.items()}
+    wrong = {m: f[(f.role == 'shift') & f.correct.eq(False)] for m, f in frames.items()}
     pairs = {m: f.groupby([f.label.astype(str), f.predicted.astype(str)]).size() for m, f in wrong.items()}
     counts = pd.DataFrame(pairs).fillna(0).astype(int)
     counts.index.names = ['label', 'taken_for']

@@ -26,7 +26,7 @@ def _pick(predictions, which):
     if several: raise ValueError(
         f'{which} picks several classifiers: {several[0]} is {list(p[several[0]].unique())}. Choose one.')
     p = p[p.correct.notna()].assign(correct=lambda q: q.correct.astype(float))
-    first = ['is_shift', 'group', 'unit', 'label', 'seed']
+    first = ['role', 'group', 'unit', 'label', 'seed']
     out = p.groupby(['dataset', 'file'], sort=False, observed=True).agg(correct=('correct', 'mean'),
         n_seeds=('correct', 'size'), **{c: (c, 'first') for c in first})
     if out.n_seeds.nunique() > 1: raise ValueError(
@@ -55,8 +55,8 @@ def _difference(name, sets, groups):
     difference, low, high = paired_bootstrap(a, b, None if few else units)
     if few: low = high = np.nan
     mean = lambda x: np.mean([v.mean() for v in x.values()])
-    return dict(dataset=name, is_shift=all(v[0].is_shift.iloc[0] for v in sets.values()), n=sum(map(len, a.values())),
-                value_a=mean(a), value_b=mean(b),
+    role = next(iter(sets.values()))[0].role.iloc[0] # which all of them have
+    return dict(dataset=name, role=role, n=sum(map(len, a.values())), value_a=mean(a), value_b=mean(b),
                 difference=difference, low=low, high=high, over=over,
                 n_units=len({u for us in units.values() for u in us if not pd.isna(u)}), why='; '.join(few))
 
@@ -74,7 +74,7 @@ def compare(
     _check_paired(pa, pb)
     single = not any('n_seeds' in p and p.n_seeds.iloc[0] > 1 for p in (pa, pb))
     sets = {d: (q, pb.loc[q.index]) for d, q in pa.groupby('dataset', sort=False, observed=True)}
-    shifts = {d: v for d, v in sets.items() if v[0].is_shift.iloc[0]}
+    shifts = {d: v for d, v in sets.items() if v[0].role.iloc[0] == 'shift'}
     rows = [_difference(d, {d: v}, groups) | dict(p=mcnemar_exact(v[0].correct, v[1].correct) if single else np.nan)
             for d, v in sets.items()]
     rows += [_difference(name, some, groups) | dict(p=np.nan) for name, some in _means(shifts, groups).items()]

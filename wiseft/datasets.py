@@ -20,11 +20,12 @@ from .images import ImageSet
 from .labels import image_folder, source_name, split_folders, visible_folders
 from .layouts import FAMILIES
 from .prompts import check_same_classes
+from .results import MEAN, REFERENCE
 from .shards import check_downloaded, local_copy, shard_files
 from .text import BadFile, first_few, printable
 
 # %% ../nbs/api/12_datasets.ipynb #01ebe023
-RESERVED = 'reference', 'mean over shifts' # names of datasets in results tables
+RESERVED = REFERENCE, MEAN # names of datasets in results tables
 
 @dataclass(repr=False)
 class Suite:
@@ -40,9 +41,8 @@ class Suite:
     shift_train:dict=None      # name -> ImageSet, of some shifts
     metrics:tuple=('accuracy',)# of `wiseft.scores.METRICS`, the official one first
     def __post_init__(self):
-        self.shifts = self.shifts or {}
-        self.shift_validation = self.shift_validation or {}
-        self.shift_train = self.shift_train or {}
+        for k in ('train', 'validation', 'test'): setattr(self, k, _as_reference(getattr(self, k)))
+        for k in ('shifts', 'shift_validation', 'shift_train'): setattr(self, k, _as_others(getattr(self, k)))
         for n in self.shifts | self.shift_validation: _check_set_name(n)
         for (n, split), s in self.sets().items():
             if s.projection: _check_projection(s, self.classnames)
@@ -50,12 +50,19 @@ class Suite:
             if not len(s): raise ValueError(f'{n} {split}: no images.')
     def sets(self) -> dict: # (name, split) -> ImageSet
         "All image sets"
-        out = {('reference', k): s for k in ('train', 'validation', 'test') if (s := getattr(self, k)) is not None}
+        out = {(REFERENCE, k): s for k in ('train', 'validation', 'test') if (s := getattr(self, k)) is not None}
         shifted = dict(train=self.shift_train, validation=self.shift_validation, test=self.shifts)
         names = dict.fromkeys([*self.shifts, *self.shift_validation, *self.shift_train])
         return out | {(n, k): sets[n] for n in names for k, sets in shifted.items() if n in sets}
 
 # %% ../nbs/api/12_datasets.ipynb #a49f693d
+def _as_reference(images): # `ImageSet`, or None
+    return images if images is None or images.role == 'reference' else replace(images, role='reference')
+
+def _as_others(sets): # name -> `ImageSet`, or None
+    "What a suite has besides its reference; what is the reference elsewhere is a shift here"
+    return {n: replace(s, role='shift') if s.role == 'reference' else s for n, s in (sets or {}).items()}
+
 def _check_set_name(name):
     if printable(name) != name: raise ValueError(
         f'A shifted set is called {name!r}: tables hold names on one line, in UTF-8. Rename it.')
@@ -84,6 +91,11 @@ def datasets(self:Suite,
     raise ValueError(
         f'Suite {self.name!r} has no {split} images of its reference. One of the field is loaded with them by '
         'training=True.')
+
+@patch
+def roles(self:Suite, split='test') -> dict: # name -> of `wiseft.results.ROLES`
+    "What each of its sets is to a classifier"
+    return {n: s.role for n, s in self.datasets(split).items()}
 
 @patch(as_prop=True)
 def fingerprint(self:Suite) -> str:
@@ -224,7 +236,7 @@ def of(cls:Suite,
         if source.projection: raise ValueError(
             f"{source.name}: its classes stand for those of a suite. Evaluate that suite, or the set without "
             "projection.")
-        return cls(source.name, source.classnames, templates, shifts={source.name: replace(source, aside=True)})
+        return cls(source.name, source.classnames, templates, shifts={source.name: replace(source, role='aside')})
     path = local_copy(source)
     if str(source) in ('icons', *FAMILIES) or is_suite_folder(path):
         return load_suite(source, classnames=classnames)

@@ -7,7 +7,7 @@ __all__ = ['SMALL_SET', 'doubts', 'doubtful_alphas', 'averaging_costs']
 
 # %% ../nbs/api/05_doubts.ipynb #3edb8876
 import numpy as np, pandas as pd
-from .results import MEAN, REFERENCE, STARTS, first_metric
+from .results import MEAN, STARTS, first_metric
 from .text import counted
 
 # %% ../nbs/api/05_doubts.ipynb #ff4c1d6e
@@ -23,7 +23,7 @@ def doubts(
 
 def _guessing(t, chance):
     "A zero-shot end, or another start, near chance"
-    for r in t[t.method.isin(STARTS) & (t.dataset == REFERENCE)].head(1).itertuples():
+    for r in t[t.method.isin(STARTS) & (t.role == 'reference')].head(1).itertuples():
         if r.value > min(2*chance, chance+.1*(1-chance)) and not r.low <= chance: continue
         yield (f'The {_end(r.method)} is right on {r.value:.1%} of the reference, where guessing gives '
                f'{chance:.1%}: there is no robustness to keep, and averaging with it is no good. {_better(r.method)}')

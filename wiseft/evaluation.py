@@ -17,7 +17,7 @@ from .members import member
 from .passes import check_classes, check_nan, check_shape, common_transform, each_batch, ready
 from .processes import by_first, of_all
 from .progress import say_place
-from .results import MEAN, REFERENCE
+from .results import MEAN
 from .scores import KeptPredictions, Outcome, all_classes, chosen_metrics, class_positions
 from .scores import image_rows, prediction_rows, score
 from .sharing import shared_layers
@@ -31,7 +31,7 @@ def _members(members, seed, precision):
 def _image_sets(suite, split): # `Suite` or `ImageSet`, dict name -> `ImageSet`
     "What is evaluated, and its sets"
     if isinstance(suite, (str, Path)): suite = image_folder(suite)
-    if isinstance(suite, ImageSet): return suite, {suite.name: replace(suite, aside=True)}
+    if isinstance(suite, ImageSet): return suite, {suite.name: replace(suite, role='aside')}
     return suite, suite.datasets(split)
 
 def _able(members, suite, datasets):

@@ -104,9 +104,10 @@ def read_recipes(
 _wise_ft_sets = dict(
     ImageNetV2='imagenet-v2', ImageNetR='imagenet-r', ImageNetSketch='imagenet-sketch', ObjectNet='objectnet',
     ImageNetA='imagenet-a',
-    ImageNetRValClasses='reference, imagenet-r classes', ImageNetAValClasses='reference, imagenet-a classes',
-    ObjectNetValClasses='reference, objectnet classes',
     CIFAR101='cifar-10.1', CIFAR102='cifar-10.2', FMOWOOD='ood', IWildCamOOD='ood', IWildCamOODNonEmpty='ood')
+_wise_ft_aside = dict(
+    ImageNetRValClasses='reference, imagenet-r classes', ImageNetAValClasses='reference, imagenet-a classes',
+    ObjectNetValClasses='reference, objectnet classes')
 _wise_ft_metrics = {'top1': 'accuracy', 'F1-macro_all': 'macro-F1', 'acc_worst_region': 'worst-group accuracy'}
 
 def wise_ft_results(
@@ -127,13 +128,19 @@ def _run_rows(line):
     for k, v in line.items():
         name, _, metric = k.rpartition(':')
         if metric not in _wise_ft_metrics or not name: continue
-        dataset = REFERENCE if name in (trained, trained.removesuffix('Train')) else _wise_ft_sets.get(name, name)
-        yield dict(classifier=line.get('model') or 'CLIP', method=method, alpha=alpha, dataset=dataset,
-                   is_shift=not dataset.startswith(REFERENCE), metric=_wise_ft_metrics[metric], value=v)
+        dataset, role = _set_and_role(name, trained)
+        yield dict(classifier=line.get('model') or 'CLIP', method=method, alpha=alpha, dataset=dataset, role=role,
+                   metric=_wise_ft_metrics[metric], value=v)
+
+def _set_and_role(name, trained):
+    "What we call a set of wise-ft's, and what it is to a model that was fine-tuned on another"
+    if name in (trained, trained.removesuffix('Train')): return REFERENCE, 'reference'
+    if name in _wise_ft_aside: return _wise_ft_aside[name], 'aside'
+    return _wise_ft_sets.get(name, name), 'shift'
 
 def _with_means(table):
     "The same with a row for the mean over the shifts of each run and metric"
-    shifted = table[table.is_shift]
+    shifted = table[table.role == 'shift']
     runs = shifted.groupby([*IDENTITY,'metric','seed'], dropna=False, sort=False)
     means = [t.iloc[[0]].assign(dataset=MEAN, value=t.value.mean()) for _, t in runs]
     return pd.concat([table, *means], ignore_index=True)

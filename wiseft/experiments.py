@@ -129,7 +129,7 @@ def read_runs(
     for split, d in sets:
         mine = (images.split == split) & (images.dataset == d)
         table[d if split == 'test' else split] = correct[:, mine].mean(1)
-    shifts = [d for d in suite.shifts if d in table]
+    shifts = [d for (split, d), s in sets.items() if split == 'test' and s.role == 'shift']
     if shifts: table['shift'] = table[shifts].mean(1)
     return table, correct, images
 

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from .columns import PathColumn, TextColumn
 from .decoding import open_image
 from .hashes import content_hashes, file_hash, file_identity
+from .results import ROLES
 from .shards import Members
 from .text import printable
 
@@ -36,7 +37,7 @@ class ImageSet(Dataset):
     # for each class, the indices of the reference's classes that it stands for; None: they are the same
     projection:list=None
     n_missing:int=0        # images of the published set that are not there
-    aside:bool=False       # no part of the mean over shifts
+    role:str='shift'       # of `wiseft.results.ROLES`; in a suite, its reference's sets have 'reference'
     upright:bool=True      # turn images as the camera's EXIF orientation says; not in published sets
     transform:object=None  # of an image, for `self[i]`
     def __post_init__(self):
@@ -45,6 +46,7 @@ class ImageSet(Dataset):
         self.name, self.classnames = printable(self.name), list(self.classnames)
         if self.units is None: self.units = _printable_texts(self.paths.as_texts())
         _check_lengths(self)
+        _check_role(self)
     def __len__(self): return len(self.paths)
     def open(self, i, at_least=None): # RGB PIL image
         "Decode image `i`, a large JPEG not much larger than `at_least` pixels on the short side if that is given"
@@ -81,6 +83,9 @@ def _check_lengths(s):
         raise ValueError(
             f'{s.name}: labels {s.labels.min()}…{s.labels.max()} for {len(s.classnames)} classes; expected '
             f'0…{len(s.classnames)-1}.')
+
+def _check_role(s):
+    if s.role not in ROLES: raise ValueError(f'{s.name}: the role is {s.role!r}; expected one of {", ".join(ROLES)}.')
 
 # %% ../nbs/api/11_images.ipynb #b727b48b
 @patch

@@ -11,7 +11,7 @@ from pathlib import Path
 from .comparison import compare
 from .files import atomic_path, existing_file
 from .members import WHO
-from .results import STARTS
+from .results import ROLES, STARTS, check_roles
 from .scores import KeptPredictions
 from .text import BadFile, first_few
 
@@ -60,18 +60,19 @@ def read_predictions(
             f'{path} holds no predictions: {why}. It is written by `wiseft evaluate` and `wiseft sweep` beside their '
             'tables.') from None
 
-_of_images = ['dataset', 'split', 'is_shift', 'file', 'group', 'unit', 'label', 'data_fingerprint', 'n_missing']
+_of_images = ['dataset', 'split', 'role', 'file', 'group', 'unit', 'label', 'data_fingerprint', 'n_missing']
 
 def _kept(images, about, table):
     "Images and members as they were"
     if not about: raise ValueError('No column has a classifier for its heading.')
+    check_roles(images)
     if missing := {*_of_images} - {*images}: raise ValueError(f'There is no column {first_few(sorted(missing))}.')
     mine = {h: a for h, a in about.items() if 'column' not in a}
     classes = list(dict.fromkeys([*images.label, *(c for h in mine for c in table[h])]))
     classes = [c for c in classes if c]
     images = images.assign(dataset=pd.Categorical(images.dataset, images.dataset.unique()),
                            label=pd.Categorical(images.label, classes),
-                           is_shift=images.is_shift == 'True', group=images.group.where(images.group != '', pd.NA),
+                           role=pd.Categorical(images.role, ROLES), group=images.group.where(images.group != '', pd.NA),
                            n_missing=images.n_missing.astype(int))
     return KeptPredictions(images,
                            [(_identity(a), _codes(table[h], images.dataset, classes), _numbers(a, about, table))

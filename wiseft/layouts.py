@@ -221,7 +221,7 @@ def on_classes_of(
     own = {k: i for i, p in enumerate(shifted.projection) for k in p}
     kept = reference.subset(np.isin(reference.labels, list(own)))
     return replace(kept, name=f'reference, {shifted.name} classes', labels=[own[l] for l in kept.labels],
-                   classnames=shifted.classnames, projection=shifted.projection, n_missing=0, aside=True)
+                   classnames=shifted.classnames, projection=shifted.projection, n_missing=0, role='aside')
 
 # %% ../nbs/api/11_layouts.ipynb #5fe07af3
 def imagenet(
@@ -259,7 +259,7 @@ def _other_v2(root):
         place = f'imagenetv2-{v.replace("-0", "0")}-format-val'
         if (Path(root)/place).exists():
             s = _by_number(root, place, f'imagenet-v2-{v}')
-            s.aside = True
+            s.role = 'aside'
             yield s
 
 # %% ../nbs/api/11_layouts.ipynb #9bfe012a

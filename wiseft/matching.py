@@ -84,46 +84,46 @@ def matched_gains(
     n_resamples=2000,
     level=.95,
     rng=None,         # as in `resampled`
+    reference=REFERENCE, # name of the set on which accuracies are matched; the mean is over the others
 # method, reference, shifted, gain, low, high, baseline, beyond, beyond_low, beyond_high, p, p_holm
 ) -> pd.DataFrame:
     "Accuracy under shift (mean over sets) above that of a curve at the same reference accuracy"
-    _check_sets(methods, curve)
+    _check_sets(methods, curve, reference)
     def stacked(s): return np.vstack([curve[s], *[m[s] for m in methods.values()]])
     correct = {s: stacked(s) for s in curve}
-    k = len(curve[REFERENCE])
+    k = len(curve[reference])
     whole = {s: c.mean(1)[None] for s, c in correct.items()}
     drawn, z = resampled(correct, units, n_resamples, rng), stats.norm.ppf((1+level)/2)
-    (gain, beyond), (spread, _) = (_gains(a, k) for a in (whole, drawn))
+    (gain, beyond), (spread, _) = (_gains(a, k, reference) for a in (whole, drawn))
     error = spread.std(0, ddof=1)
     gain = np.where(beyond[0] > 0, np.nan, gain[0])
     width = z*error
     p = 2*stats.norm.sf(np.abs(gain)/np.maximum(error, 1e-12))
-    ahead, chance = (_ahead(a[REFERENCE], k, whole[REFERENCE][0, :k].argmax()) for a in (whole, drawn))
+    ahead, chance = (_ahead(a[reference], k, whole[reference][0, :k].argmax()) for a in (whole, drawn))
     reach = z*chance.std(0, ddof=1)
     at = {s: a[0, k:] for s, a in whole.items()}
-    shifted = np.mean([a for s, a in at.items() if s != REFERENCE], 0)
+    shifted = np.mean([a for s, a in at.items() if s != reference], 0)
     return pd.DataFrame(dict(
-        method=list(methods), reference=at[REFERENCE], shifted=shifted, gain=gain, low=gain-width, high=gain+width,
+        method=list(methods), reference=at[reference], shifted=shifted, gain=gain, low=gain-width, high=gain+width,
         baseline=shifted-gain, beyond=beyond[0], beyond_low=ahead[0]-reach,
         beyond_high=ahead[0]+reach, p=p, p_holm=holm(p)))
 
 # %% ../nbs/api/05_matching.ipynb #68058171
-def _gains(accuracies, k):
+def _gains(accuracies, k, reference):
     "Of all classifiers after the curve's k points: gain, and distance beyond the curve; both (n_resamples, n_methods)"
-    reference = accuracies[REFERENCE]
-    shifted = np.mean([a for s, a in accuracies.items() if s != REFERENCE], 0)
-    curve = reference[:, None, :k], shifted[:, None, :k]
-    value, beyond = at_reference(*curve, reference[:, k:])
+    own = accuracies[reference]
+    shifted = np.mean([a for s, a in accuracies.items() if s != reference], 0)
+    value, beyond = at_reference(own[:, None, :k], shifted[:, None, :k], own[:, k:])
     return shifted[:, k:]-value, beyond
 
 def _ahead(reference, k, best): # best: position of the curve's most accurate point
     "How far classifiers are ahead of one of the curve's k points on the reference, (n_resamples, n_methods)"
     return reference[:, k:] - reference[:, [best]]
 
-def _check_sets(methods, curve):
+def _check_sets(methods, curve, reference):
     "ValueError unless all have the reference, a shifted set, and the same images"
-    if REFERENCE not in curve or len(curve) < 2: raise ValueError(
-        f'The curve has the sets {list(curve)}. It needs {REFERENCE!r} and a shifted set.')
+    if reference not in curve or len(curve) < 2: raise ValueError(
+        f'The curve has the sets {list(curve)}. It needs {reference!r} and a shifted set.')
     sizes = {s: np.shape(c)[1] for s, c in curve.items()}
     for name, sets in methods.items():
         has = {s: len(v) for s, v in sets.items()}

@@ -8,7 +8,7 @@ __all__ = ['IMAGENET_SHIFTS', 'published', 'robustness']
 # %% ../nbs/api/05_paper.ipynb #d866230c
 import numpy as np, pandas as pd
 from .files import package_data
-from .results import IDENTITY, MEAN, REFERENCE, STARTS, check_single, results_table, row_key
+from .results import IDENTITY, MEAN, STARTS, check_single, reference_set, results_table, row_key
 from .robustness import effective_robustness, published_baseline, relative_robustness
 
 # %% ../nbs/api/05_paper.ipynb #6e1d2d04
@@ -34,10 +34,10 @@ def robustness(
 ) -> pd.DataFrame: # a row for each of `IDENTITY` and shifted set: rho, tau, fit, note
     "Effective and relative robustness of every row under shift, with the fit that was used."
     check_single(table)
-    at = {(*row_key(r), r.dataset): r.value for r in table.itertuples()}
+    at, name = {(*row_key(r), r.dataset): r.value for r in table.itertuples()}, reference_set(table)
     rows = []
-    for r in table[table.is_shift].itertuples():
-        reference, fit = _baseline(at, r, baselines, source)
+    for r in table[table.role=='shift'].itertuples():
+        reference, fit = _baseline(at, r, name, baselines, source)
         starts = STARTS if before in STARTS else [before]
         before_it = [(r.classifier, t, b) for t in (r.tuning, '') for b in starts]
         start = next((v for who in before_it for k, v in at.items() if k[:3]==who and k[4]==r.dataset), np.nan)
@@ -58,9 +58,9 @@ def _note(reference, fit):
     return (f'reference accuracy {100*reference:.1f} % lies outside {100*low:.1f} to {100*high:.1f} %, '
             'which the baseline was fitted on')
 
-def _baseline(at, r, baselines, source):
+def _baseline(at, r, name, baselines, source): # name: the reference's
     "Reference accuracy of a row, and the baseline that goes with it"
-    own, all_classes = (at.get((*row_key(r), d), np.nan) for d in (f'{REFERENCE}, {r.dataset} classes', REFERENCE))
+    own, all_classes = (at.get((*row_key(r), d), np.nan) for d in (f'{name}, {r.dataset} classes', name))
     if baselines is not None: return all_classes, baselines.get(r.dataset)
     there = {k[-1] for k in at}
     if r.dataset==MEAN and not there >= set(IMAGENET_SHIFTS): return all_classes, None # another mean

@@ -10,7 +10,7 @@ __all__ = ['POINT_KEYS', 'ENDS', 'NAMES', 'MANY_CURVES', 'labelled', 'frontier',
 # %% ../nbs/api/60_plot_data.ipynb #f68a5e8b
 import numpy as np, pandas as pd
 from .paper import IMAGENET_SHIFTS
-from .results import MEAN, REFERENCE, STARTS, check_single, dataset_order
+from .results import MEAN, STARTS, check_single, dataset_order, reference_set
 from .robustness import published_baseline
 
 # %% ../nbs/api/60_plot_data.ipynb #6a305728
@@ -31,10 +31,11 @@ def frontier(
 ) -> pd.DataFrame:    # tuning, method, alpha, label, then value, low, high with `_reference` and `_shift`
     "Accuracy on the reference beside accuracy on `dataset`, a row per tuning, method and alpha."
     check_single(table, POINT_KEYS)
-    for d in (REFERENCE, dataset):
+    pair = reference_set(table) or 'reference', dataset
+    for d in pair:
         if d not in set(table.dataset): raise ValueError(
             f'No dataset {d!r} in the table; there are {dataset_order(table)}')
-    x, y = (table.loc[table.dataset==d, [*POINT_KEYS,'value','low','high']] for d in (REFERENCE, dataset))
+    x, y = (table.loc[table.dataset==d, [*POINT_KEYS,'value','low','high']] for d in pair)
     return labelled(x.merge(y, on=POINT_KEYS, suffixes=('_reference','_shift')))
 
 # %% ../nbs/api/60_plot_data.ipynb #d11ede4b
@@ -43,7 +44,7 @@ def accuracy_words(
     dataset:str, # a shifted set, or their mean
 ) -> str:
     "What the accuracy on `dataset` is, for an axis."
-    shifts = table[table.is_shift & (table.dataset!=MEAN)].dataset.unique()
+    shifts = table[(table.role=='shift') & (table.dataset!=MEAN)].dataset.unique()
     if dataset==MEAN:
         return f'Mean accuracy over {len(shifts)} shifted sets' if len(shifts)>1 else 'Mean accuracy over shifts'
     return f'Accuracy on {dataset}'

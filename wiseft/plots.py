@@ -13,7 +13,7 @@ from .drawing import (COLORS, DASHES, LEGEND, MARKERS, SIZES, accuracy_axis, dar
     legend_place, new_figure, percent_ticks, place_label, spread_legend, styled)
 from .plot_data import (ENDS, MANY_CURVES, POINT_KEYS, accuracy_words, are_many, curve_method, curve_name, curves,
     first_curve, frontier, known_baselines, labelled, shift_names, shift_rows, single_points, start_name)
-from .results import MEAN, REFERENCE, STARTS, check_single, dataset_order
+from .results import MEAN, STARTS, check_single, dataset_order, reference_set
 
 # %% ../nbs/api/60_plots.ipynb #bc75600c
 def _color(label, many):
@@ -126,8 +126,8 @@ def _draw_alpha(ax, rows, name):
         m = MARKERS[row.label]
         ax.plot(row.alpha, row.value, m, color=_color(row.label, are_many(rows)), ms=.75*SIZES[m], mec='w', mew=.8,
                 zorder=5, clip_on=False)
-    ax.set_title(textwrap.fill(name, 18), fontsize='small', weight='bold' if name in (REFERENCE,MEAN) else 'normal',
-                 loc='left')
+    weight = 'bold' if name in (reference_set(rows),MEAN) else 'normal'
+    ax.set_title(textwrap.fill(name, 18), fontsize='small', weight=weight, loc='left')
     ax.set(xlabel='', ylabel='', xlim=(-.03,1.03), xticks=[0,.5,1], xticklabels=['0','0.5','1'])
     percent_ticks(ax.yaxis)
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1,2,5,10]))
@@ -151,9 +151,10 @@ def plot_shifts(
         ax.hlines(y, r.low.astype(float), r.high.astype(float), color=_color(label, many), lw=2, alpha=.5)
         ax.plot(r.value, y, m, color=_color(label, many), ms=.75*SIZES[m], mec='w', mew=.7, label=words)
     ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names)-.45,-.55), xlabel='Accuracy')
+    apart = reference_set(rows), MEAN
     for t in ax.get_yticklabels():
-        if t.get_text() in (REFERENCE, MEAN): t.set_weight('bold')
-    for edge in [i+.5 for i,n in enumerate(names[:-1]) if n==REFERENCE or names[i+1]==MEAN]:
+        if t.get_text() in apart: t.set_weight('bold')
+    for edge in [i+.5 for i,n in enumerate(names[:-1]) if n in apart or names[i+1]==MEAN]:
         ax.axhline(edge, color='.6', lw=.8)
     percent_ticks(ax.xaxis)
     ax.grid(axis='y', visible=False)
@@ -169,7 +170,7 @@ def plot_robustness(
 ) -> Figure:
     "Accuracy on each shifted set against accuracy on the reference, with the baselines that are known."
     baselines = known_baselines(table) if baselines is None else baselines
-    names = [n for n in dataset_order(table[table.is_shift]) if n!=MEAN]
+    names = [n for n in dataset_order(table[table.role=='shift']) if n!=MEAN]
     if not names: raise ValueError(f'No shifted set in the table; there are {dataset_order(table)}')
     cols = min(3, len(names))
     many = are_many(table)

@@ -17,7 +17,6 @@ from .loaders import PixelSource
 from .plans import LONGER, Plan, is_way, passes_an_image, takes_several
 from .progress import duration
 from .rehearsals import REHEARSED
-from .results import REFERENCE
 from .steps import trait
 from .text import counted
 
@@ -39,7 +38,7 @@ def readable(
 
 def _used(suite):
     "The sets that a bench looks at"
-    return [(k, s) for k, s in suite.sets().items() if k[0] == REFERENCE or k[1] == 'test']
+    return [(k, s) for k, s in suite.sets().items() if s.role == 'reference' or k[1] == 'test']
 
 def without(
     suite, # `Suite`
@@ -50,8 +49,8 @@ def without(
         files = set(gone[(gone.dataset == name) & (gone.split == split)].file)
         return images.subset([f not in files for f in images.files()]) if files else images
     kept = {k: left(*k, s) for k, s in _used(suite)}
-    own = {split: s for (name, split), s in kept.items() if name == REFERENCE}
-    return replace(suite, **own, shifts={n: s for (n, _), s in kept.items() if n != REFERENCE})
+    own = {split: s for (_, split), s in kept.items() if s.role == 'reference'}
+    return replace(suite, **own, shifts={n: s for (n, _), s in kept.items() if s.role != 'reference'})
 
 # %% ../nbs/api/52_previews.ipynb #9170773a
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from .paper import robustness
 from .plot_data import NAMES, curves, known_baselines
 from .table_pictures import alt_text, pictures
 from .text import counted
-from .results import MEAN, REFERENCE, STARTS, UNBOUNDED, check_single, dataset_order, first_metric, wide
+from wiseft.results import (MEAN, STARTS, UNBOUNDED, check_single, dataset_order, first_metric, reference_set,
+    wide)
 
 # %% ../nbs/api/61_report.ipynb #7f41dc93
 def _marked(table, alpha):
@@ -39,16 +40,16 @@ def headline(
     "What averaging weights gives under shift and on the reference, with images and intervals, and what can't be told."
     check_single(table, ['method','alpha'])
     at = {(r.method, r.dataset): r for r in _marked(table, alpha).itertuples()}
-    before = _begins(table)
-    needed = [(m, d) for m in (before,'weight-space','fine-tuned') for d in (MEAN,REFERENCE)]
+    before, reference = _begins(table), reference_set(table)
+    needed = [(m, d) for m in (before,'weight-space','fine-tuned') for d in (MEAN,reference)]
     if not set(needed) <= set(at): return 'Accuracy in per cent, with 95 % intervals where they are known.'
-    n = table[table.is_shift & (table.dataset!=MEAN)].dataset.nunique()
+    n = table[(table.role=='shift') & (table.dataset!=MEAN)].dataset.nunique()
     than = {(m, d): _than(at['weight-space',d], at[m,d], _paired(comparisons, m, alpha, d)) for m, d in needed}
     return (f'Averaging the weights (α = {alpha:g}) gives {_measured(at["weight-space",MEAN])} on average '
             f'over {counted(n, "shifted set")}, '
             f'{than[before,MEAN]} and {than["fine-tuned",MEAN]}. On the reference it gives '
-            f'{_measured(at["weight-space",REFERENCE])}, '
-            f'{than[before,REFERENCE]} and {than["fine-tuned",REFERENCE]}. {_untold(table, comparisons)}').strip()
+            f'{_measured(at["weight-space",reference])}, '
+            f'{than[before,reference]} and {than["fine-tuned",reference]}. {_untold(table, comparisons)}').strip()
 
 def _begins(table):
     "What fine-tuning began with: the zero-shot classifier, or another start"
@@ -184,12 +185,12 @@ def _spots(fig, ax, xy): # [[left, top] in per cent of the picture, or None]
     places = np.stack([100*at[:,0], 100-100*at[:,1]], 1).round(2).tolist()
     return [place if known else None for place, known in zip(places, shown)]
 
-def _paths(kind, fig, values): # a path for each curve of averaged weights
+def _paths(kind, fig, values, reference): # a path for each curve of averaged weights
     "Where a picture shows each α: `values` has α down and sets across"
     fig.draw_without_rendering()
     alphas, sets = values.index.to_numpy(), list(values)
     if kind=='alpha': return [_spots(fig, ax, np.column_stack([alphas, values[d]])) for ax, d in zip(fig.axes, sets)]
-    if kind=='frontier': return [_spots(fig, fig.axes[0], values[[REFERENCE, MEAN]].to_numpy())]
+    if kind=='frontier': return [_spots(fig, fig.axes[0], values[[reference, MEAN]].to_numpy())]
     return []
 
 # %% ../nbs/api/61_report.ipynb #7fe9446c
@@ -202,7 +203,7 @@ def _around(c, alpha, plots): # plots: function that returns the pictures and wh
     texts = {(r.dataset, r.alpha): _with_interval(r) for r in c.itertuples()}
     start = int(np.argmin(np.abs(np.array(alphas)-alpha)))
     before = _begins(c)
-    told = [d for d in sets if d in (REFERENCE, MEAN)]
+    told = [d for d in sets if d in (reference_set(c), MEAN)]
     gives_at = lambda a: 'In per cent: ' + ', '.join(f'{d} {texts.get((d, a), "")}' for d in told)
     gives = list(map(gives_at, alphas))
     about = dict(alpha=f'{alphas[start]:g}', last=len(alphas)-1, start=start, before=before, gives=gives[start])
@@ -359,7 +360,7 @@ def _plots(table, alpha, baselines, values=None):
     drawn, paths = [], {}
     for kind, fig, caption in pictures(table, alpha=alpha, baselines=baselines):
         drawn.append(html_figure(kind, fig, alt_text(table, kind, alpha=alpha, baselines=baselines), caption))
-        if values is not None: paths[kind] = _paths(kind, fig, values)
+        if values is not None: paths[kind] = _paths(kind, fig, values, reference_set(table))
     return drawn, paths
 
 def _body(everything, comparisons, notes, alpha, baselines, predictions, images, recipe):

@@ -16,7 +16,7 @@ def test_rows(
     dataset='shift', # name of a set, or all shifts together
 ): # bool, one an image
     "Which rows are test images of one set, or of all shifts"
-    if dataset == 'shift': return images.is_shift
+    if dataset == 'shift': return images.role == 'shift'
     return (images.dataset == dataset) & (images.split == 'test')
 
 def _by_set(images, values, dataset):

@@ -17,7 +17,7 @@ from .datasets import ImageSet
 from .members import WHO
 from .metrics import batch_scores, bootstrap_mean, clopper_pearson
 from .rare_classes import macro_f1, worst_group
-from .results import MEAN, REFERENCE, UNBOUNDED, results_table
+from .results import MEAN, ROLES, UNBOUNDED, results_table
 
 # %% ../nbs/api/32_scores.ipynb #5d1ebf9c
 @dataclass
@@ -130,7 +130,7 @@ def image_rows(
     datasets, # dataset -> `ImageSet`
     split     # 'test' or 'validation'
 ) -> pd.DataFrame: # one row an image
-    "What each image is: dataset, split, is_shift, file, group, unit, label, data_fingerprint, n_missing"
+    "What each image is: dataset, split, role, file, group, unit, label, data_fingerprint, n_missing"
     names, classes = list(datasets), all_classes(datasets)
     return pd.concat([_rows_of(d, s, split, names, classes) for d, s in datasets.items()], ignore_index=True)
 
@@ -138,7 +138,7 @@ def _rows_of(dataset, images, split, names, classes):
     label = pd.Categorical.from_codes(class_positions(images, classes)[images.labels], classes)
     return pd.DataFrame(dict(
         dataset=pd.Categorical([dataset]*len(images), names), split=split,
-        is_shift=dataset != REFERENCE and not images.aside,
+        role=pd.Categorical([images.role]*len(images), ROLES),
         file=list(images.files()), group=pd.array(images.groups or [None]*len(images), dtype='str'),
         unit=list(images.units),
         label=label,
@@ -161,8 +161,7 @@ class KeptPredictions:
         return pd.DataFrame([who for who, *_ in self.members], columns=WHO)
 
 # %% ../nbs/api/32_scores.ipynb #a1fd585a
-PREDICTIONS = ['classifier', 'tuning', 'method', 'alpha', 'dataset', 'split', 'is_shift', 'file', 'group', 'unit',
-               'label',
+PREDICTIONS = ['classifier', 'tuning', 'method', 'alpha', 'dataset', 'split', 'role', 'file', 'group', 'unit', 'label',
                'predicted', 'correct', 'precision', 'seed', 'data_fingerprint']
 
 def prediction_rows(
@@ -203,9 +202,8 @@ def _set_row(rows, metric):
     "One set: value and interval"
     first, kept = rows.iloc[0], _readable(rows)
     value, low, high = value_of(kept, metric)
-    return dict(dataset=first.dataset, is_shift=first.is_shift, metric=metric.name, value=value, n=len(kept), low=low,
-                high=high,
-                n_skipped=_n_skipped(rows), data_fingerprint=first.data_fingerprint)
+    return dict(dataset=first.dataset, role=first.role, metric=metric.name, value=value, n=len(kept), low=low,
+                high=high, n_skipped=_n_skipped(rows), data_fingerprint=first.data_fingerprint)
 
 def _units(kept):
     "What is drawn for a mean over sets: groups where every set has enough, else images (copies of one image together)"
@@ -220,9 +218,8 @@ def _mean_row(sets, metric, set_rows):
     if not metric.of_set:
         value, low, high = bootstrap_mean({d: column_of(rows, metric) for d, rows in kept.items()}, _units(kept))
     prints = ' '.join(f'{d}:{rows.data_fingerprint.iloc[0]}' for d, rows in sets.items())
-    return dict(dataset=MEAN, is_shift=True, metric=metric.name, value=value, n=sum(map(len, kept.values())), low=low,
-                high=high,
-                n_skipped=sum(map(_n_skipped, sets.values())),
+    return dict(dataset=MEAN, role='shift', metric=metric.name, value=value, n=sum(map(len, kept.values())), low=low,
+                high=high, n_skipped=sum(map(_n_skipped, sets.values())),
                 data_fingerprint=hashlib.sha256(prints.encode()).hexdigest()[:12])
 
 # %% ../nbs/api/32_scores.ipynb #ae2e011a
@@ -242,6 +239,6 @@ def score(
 def _metric_rows(sets, metric):
     "A row a set, and one for the mean over shifts"
     mine = {d: _set_row(rows, metric) for d, rows in sets.items()}
-    shifts = {d: rows for d, rows in sets.items() if rows.is_shift.iloc[0]}
+    shifts = {d: rows for d, rows in sets.items() if rows.role.iloc[0] == 'shift'}
     mean = [_mean_row(shifts, metric, [mine[d] for d in shifts])] if shifts else []
     return [*mine.values(), *mean]

@@ -178,7 +178,7 @@ def _write_demo(table, predictions, suite, recipe, alpha, folder):
 def _tell_demo(table, gains, alpha, output):
     "Print the rows that matter, what averaging gained, and what to try next"
     show_table(methods_down(table[table.alpha.isin([0, alpha, 1])]), 'Accuracy in per cent')
-    for g in gains[gains.dataset.isin(['reference', 'mean over shifts'])].itertuples():
+    for g in gains[(gains.role == 'reference') | (gains.dataset == 'mean over shifts')].itertuples():
         standard_output().print(f'weights averaged (α = {alpha:g}) against {g.a}, {g.dataset}: '
                                 f'{100*g.difference:+.1f} points (95 % interval {100*g.low:+.1f} to {100*g.high:+.1f})')
     standard_output().print(f"""

@@ -12,7 +12,7 @@ from .paper import robustness
 from .plot_data import (ENDS, accuracy_words, curve_method, curve_name, curves, first_curve, frontier,
     known_baselines, shift_names, shift_rows, single_points, start_name)
 from .plots import plot_alpha, plot_frontier, plot_robustness, plot_shifts
-from .results import MEAN, REFERENCE, dataset_order
+from .results import MEAN, dataset_order, reference_set
 
 # %% ../nbs/api/60_table_pictures.ipynb #d46a4db0
 def _pct(v): return f'{100*v:.1f} %'
@@ -62,8 +62,9 @@ def _say_robustness(table, alpha=.5, baselines=None, **_):
 
 # %% ../nbs/api/60_table_pictures.ipynb #2b786d0e
 def _lacks_sets(table, baselines):
-    missing = {REFERENCE, MEAN} - set(table.dataset)
-    return f'the table has no row for the {" and the ".join(sorted(missing))}' if missing else ''
+    there = {MEAN: MEAN in set(table.dataset), 'reference': reference_set(table)}
+    missing = [name for name, known in there.items() if not known]
+    return f'the table has no row for the {" and the ".join(missing)}' if missing else ''
 
 def _lacks_curve(table, baselines): return '' if curves(table) else 'no method in the table has several α'
 
@@ -72,7 +73,7 @@ def _lacks_ends(table, baselines):
 
 def _lacks_baselines(table, baselines):
     known = known_baselines(table) if baselines is None else baselines
-    return '' if known and REFERENCE in set(table.dataset) else 'no baseline is known for the sets of the table'
+    return '' if known and reference_set(table) else 'no baseline is known for the sets of the table'
 
 # %% ../nbs/api/60_table_pictures.ipynb #9fd60221
 @dataclass(frozen=True)

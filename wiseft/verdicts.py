@@ -13,7 +13,7 @@ from .costs import COPIES, COUNTED, arithmetic
 from .ensembles import alpha_by_rule, nearly_best
 from .matching import at_reference, matched_gains
 from .plans import Plan, passes_an_image, takes_several
-from .results import MEAN, REFERENCE
+from .results import MEAN
 from .scores import MIN_GROUPS
 
 # %% ../nbs/api/52_verdicts.ipynb #897d8df3
@@ -60,6 +60,10 @@ class Bench:
     tried:dict=field(default_factory=dict) # name -> rows of `choices`
     groups:bool=False # do intervals draw groups (set families) instead of images?
     known:dict=field(default_factory=dict, init=False) # of `gains`, by groups
+    @property
+    def roles(self): return self.plan.suite.roles() # dataset -> role
+    @property
+    def reference(self): return next(d for d, role in self.roles.items() if role == 'reference') # its name
     def _points(self): return {n: e.at(self.plan.alphas) for n, e in self.entries.items()}
     def gains(self, groups=None) -> pd.DataFrame: # groups: as above, if it is to be otherwise
         "A row a method: where it stands, and what it gains over plain averages at least as accurate on the reference"
@@ -72,7 +76,7 @@ class Bench:
         at, shares = self._points(), {n: e.shares() for n, e in self.entries.items()}
         def point(n): return {d: s[at[n]] for d, s in shares[n].items()}
         points = {n: point(n) for n in shares}
-        where = pd.DataFrame([dict(method=n, **_accuracies(p)) for n, p in points.items()])
+        where = pd.DataFrame([dict(method=n, **_accuracies(p, self.roles)) for n, p in points.items()])
         units = what_is_drawn(self.plan.suite, groups)
         judged = self._judged(points, shares['plain'], units)
         twins = self.same_as_plain()
@@ -107,22 +111,23 @@ def _counted(self:Bench, name):
     return dict(runs=runs, **counted.add(making, fill_value=0)[counted.index])
 
 # %% ../nbs/api/52_verdicts.ipynb #84c29db5
-def _accuracies(point): # dict dataset -> (n,) shares of seeds
-    each = {d: v.mean() for d, v in point.items()}
-    return dict(reference=each[REFERENCE], shifted=np.mean([v for d, v in each.items() if d != REFERENCE]))
+def _accuracies(point, roles): # dict dataset -> (n,) shares of seeds; dataset -> role
+    def mean(role): return np.mean([v.mean() for d, v in point.items() if roles[d] == role])
+    return dict(reference=mean('reference'), shifted=mean('shift'))
 
 @patch
 def _judged(self:Bench, points, plain, units):
     "Gains over the curve of plain fine-tuning; its own is no hypothesis, and has neither interval nor p"
     def point(i): return {d: s[i] for d, s in plain.items()}
-    along = pd.DataFrame([_accuracies(point(i)) for i in range(len(plain[REFERENCE]))])
-    own = _accuracies(points['plain'])
+    along = pd.DataFrame([_accuracies(point(i), self.roles) for i in range(len(plain[self.reference]))])
+    own = _accuracies(points['plain'], self.roles)
     best = float(at_reference(along.reference, along.shifted, own['reference'])[0])
     mine = pd.DataFrame([dict(method='plain', gain=own['shifted']-best, baseline=best, beyond=0.)])
     # Holm counts methods; controls, of which some repeat a method, are a family of their own
-    rivals = {n: p for n, p in points.items() if n != 'plain'}
+    def counting(sets): return {d: s for d, s in sets.items() if d in units} # without those that are in no mean
+    rivals, curve = {n: counting(p) for n, p in points.items() if n != 'plain'}, counting(plain)
     def family(control): return {n: p for n, p in rivals.items() if bool(self.entries[n].row.control) == control}
-    families = [matched_gains(f, plain, units) for f in (family(False), family(True)) if f]
+    families = [matched_gains(f, curve, units, reference=self.reference) for f in (family(False), family(True)) if f]
     others = [f.drop(columns=['reference', 'shifted']) for f in families]
     return pd.concat([mine, *others], ignore_index=True)
 
@@ -130,9 +135,9 @@ def _judged(self:Bench, points, plain, units):
 def what_is_drawn(
     suite, # `Suite`
     groups, # groups instead of images?
-) -> dict: # set name -> (n_images,) ids
+) -> dict: # set name -> (n_images,) ids, of the reference and the shifts
     "What is drawn when images are drawn again; ValueError where sets have too few groups"
-    sets = suite.datasets()
+    sets = {d: s for d, s in suite.datasets().items() if s.role in ('reference', 'shift')} # others are in no mean
     if not groups: return {d: list(s.units) for d, s in sets.items()}
     numbers = {d: len(set(s.groups or [])) for d, s in sets.items()}
     if few := [f'{d} has {n or "no"} groups' for d, n in numbers.items() if n < MIN_GROUPS]: raise ValueError(
@@ -161,10 +166,10 @@ def curves(self:Bench) -> pd.DataFrame: # method, alpha, reference, shifted
     rows = []
     for n, e in self.entries.items():
         shares = e.shares()
-        alphas = sorted(map(float, self.plan.alphas)) if len(shares[REFERENCE]) > 1 else [np.nan]
+        alphas = sorted(map(float, self.plan.alphas)) if len(e.curves[0].validation) > 1 else [np.nan]
         for i, a in enumerate(alphas):
             point = {d: s[i] for d, s in shares.items()}
-            rows.append(dict(method=n, alpha=a, **_accuracies(point)))
+            rows.append(dict(method=n, alpha=a, **_accuracies(point, self.roles)))
     return pd.DataFrame(rows)
 
 @patch
@@ -183,15 +188,15 @@ def accuracies(self:Bench) -> pd.DataFrame: # method, point, alpha, dataset, acc
             if start and name != 'plain': continue # all begin there
             where = dict(method=point if start else name, point=point,
                          alpha=alphas[i] if len(e.curves[0].validation) > 1 else np.nan)
-            rows += [where | each for each in _by_set(e.curves, i)]
+            rows += [where | each for each in _by_set(e.curves, i, self.roles)]
     order = pd.DataFrame(rows)
     return pd.concat([o for _, o in order.groupby(order.point != 'zero-shot')], ignore_index=True) if rows else order
 
-def _by_set(curves, i):
+def _by_set(curves, i, roles): # roles: dataset -> role
     "Accuracy at a point of each set and of the mean over shifts: mean over seeds, and standard deviation"
-    def of(curve): return {d: r[i].mean() for d, r in curve.test.items()}
+    def of(curve): return {d: curve.test[d][i].mean() for d in roles}
     seeds = pd.DataFrame([*map(of, curves)])
-    seeds[MEAN] = seeds.drop(columns=REFERENCE).mean(axis=1)
+    seeds[MEAN] = seeds[[d for d, role in roles.items() if role == 'shift']].mean(axis=1)
     return [dict(dataset=d, accuracy=seeds[d].mean(), sd=seeds[d].std()) for d in seeds]
 
 # %% ../nbs/api/52_verdicts.ipynb #716069b9
@@ -226,16 +231,17 @@ def choices(self:Bench) -> pd.DataFrame: # method, choice, value, validation, as
 @patch
 def sentences(self:Bench) -> list:
     "The zero-shot classifier, then one about each method"
-    gains, a, drawn = self.gains(), self.accuracies(), ' over groups' if self.groups else ''
-    return [*_zeroshot_sentence(a), *[_sentence(r, f'95 % interval{drawn}') for r in gains.itertuples()]]
+    start = _zeroshot_sentence(self.accuracies(), self.reference)
+    interval = '95 % interval' + (' over groups' if self.groups else '')
+    return [*start, *[_sentence(r, interval) for r in self.gains().itertuples()]]
 
 @patch
 def __repr__(self:Bench): return '\n'.join(self.sentences())
 
-def _zeroshot_sentence(accuracies):
+def _zeroshot_sentence(accuracies, reference):
     if accuracies.empty or accuracies.point[0] != 'zero-shot': return []
     own = accuracies[accuracies.point == 'zero-shot'].set_index('dataset').accuracy
-    return [f'zero-shot: {100*own[REFERENCE]:.1f} % on the reference, {100*own[MEAN]:.1f} % under shift.']
+    return [f'zero-shot: {100*own[reference]:.1f} % on the reference, {100*own[MEAN]:.1f} % under shift.']
 
 def _sentence(r, interval): # interval: what it is called
     "What a row of `gains` says"

@@ -360,8 +360,9 @@ def table():
     "A small results table."
     ends = [("zero-shot", 0.0, 0.5), ("weight-space", 0.5, 0.7), ("logits", float("nan"), 0.6)]
     known = dict(classifier="demo", n=100, seed=0)
-    rows = [dict(method=m, alpha=a, dataset=d, is_shift=d != REFERENCE, value=v, low=v - 0.1, high=v + 0.1)
-            for m, a, v in ends for d in (REFERENCE, "sketch", MEAN)]  # fmt: skip
+    sets = {REFERENCE: "reference", "sketch": "shift", MEAN: "shift"}
+    rows = [dict(method=m, alpha=a, dataset=d, role=r, value=v, low=v - 0.1, high=v + 0.1)
+            for m, a, v in ends for d, r in sets.items()]  # fmt: skip
     return results_table(known | row for row in rows)
 
 
@@ -482,7 +483,8 @@ class Predictions(Reader):
     name, rooms, share = "mutated.predictions.csv.gz", ("kept", "comparison"), 0.25
 
     def starts(self):
-        rows = image_rows({d: four_images(d) for d in (REFERENCE, "sketch")}, "test")
+        sets = {REFERENCE: four_images(REFERENCE, "reference"), "sketch": four_images("sketch", "shift")}
+        rows = image_rows(sets, "test")
         who = dict(classifier="demo", tuning="plain", precision="fp32", seed=0)
         ends = [("zero-shot", 0.0, [0, 1] * 4), ("weight-space", 0.5, [0, 1, 1, 0] * 2),
                 ("fine-tuned", 1.0, [0, 0, 1, 1] * 2)]
@@ -502,8 +504,8 @@ class Predictions(Reader):
         return kept.frame()
 
 
-def four_images(name):
-    return ImageSet(name, [f"{name}/{i}.png" for i in range(4)], [0, 1, 1, 0], ["cat", "dog"])
+def four_images(name, role):
+    return ImageSet(name, [f"{name}/{i}.png" for i in range(4)], [0, 1, 1, 0], ["cat", "dog"], role=role)
 
 
 class Recipes(Reader):

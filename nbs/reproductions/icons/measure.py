@@ -16,7 +16,6 @@ from wiseft.learner import finetune
 from wiseft.clips import load_clip
 from wiseft.classifiers import zeroshot_classifier
 from wiseft.exchange import write_results
-from wiseft.results import REFERENCE
 
 HERE = Path(__file__).resolve().parent
 SEEDS = HERE.parents[2]/'build'/'icons'/'seeds'
@@ -62,13 +61,14 @@ def compact(p, predictions):
 
 def as_kept(p, wide):
     "The rows that `compact` made wide, one for each image and classifier; the reference first."
-    ids = ['dataset', 'file', 'group', 'unit', 'label']
-    t = wide.sort_values('dataset', key=lambda d: d != REFERENCE, kind='stable').melt(ids, var_name='who',
+    ids = ['dataset', 'role', 'file', 'group', 'unit', 'label']
+    t = wide.assign(role=wide.dataset.map(load_suite('icons').roles()))
+    t = t.sort_values('role', key=lambda r: r != 'reference', kind='stable').melt(ids, var_name='who',
         value_name='predicted')
     t[['method', 'seed']] = t.who.str.split(' seed ', expand=True)
     t['alpha'] = t.method.map({'zero-shot': 0., 'fine-tuned': 1.}).fillna(p['alpha'])
     t['correct'] = t.predicted.where(t.predicted.isna(), t.predicted == t.label)
-    return t.assign(classifier='iconclip', tuning='', precision='fp32', split='test', is_shift=t.dataset != REFERENCE)
+    return t.assign(classifier='iconclip', tuning='', precision='fp32', split='test')
 
 
 def write_csv(table, path, **kwargs):

@@ -96,7 +96,7 @@ def rows_of(images, values, shifts):
         rows = images[test_rows(images, 'shift' if d == MEAN else d)]
         value, low, high = share_interval(images, values, 'shift' if d == MEAN else d)
         fingerprint = '' if d == MEAN else rows.data_fingerprint.iloc[0]
-        yield dict(dataset=d, value=value, low=low, high=high, n=len(rows), is_shift=d != REFERENCE,
+        yield dict(dataset=d, value=value, low=low, high=high, n=len(rows), role=rows.role.iloc[0],
                    data_fingerprint=fingerprint)
 
 
