@@ -223,10 +223,14 @@ def _check_names(file, names):
     except ValueError as e: raise BadFile(f'{file}: {e}') from e
 
 # %% ../nbs/api/11_labels.ipynb #8b4201f7
+def _folder_of(member): # ./cat/1.jpg, as `tar -C dir .` writes it, lies in cat
+    folders = member.split('/')[:-1]
+    return '/'.join(f for f in folders if f not in ('', '.'))
+
 def _inner_folders(source, paths, members, classnames): # labels, class names
     "Labels by the folders in tars, below those that all have in common"
     starts = [len(os.path.join(f, '')) for f in members.files]
-    folders = [p[starts[t]:].rpartition('/')[0] for p, t in zip(paths, members.tar)]
+    folders = [_folder_of(p[starts[t]:]) for p, t in zip(paths, members.tar)]
     common = os.path.commonpath(set(folders)) if all(folders) else ''
     classes = [f[len(common):].strip('/').partition('/')[0] for f in folders]
     if not all(classes): raise ValueError(
