@@ -27,7 +27,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 from torch.utils.data import TensorDataset, get_worker_info
 from .decoding import UnreadableImage, open_image
-from .datasets import ImageSet, Suite, folder_suite
+from .datasets import ImageSet, Suite
 from .files import sha256_file
 from .heads import warn_of_texts
 from .labels import read_image_table
@@ -273,7 +273,7 @@ class OpenImage(Transform):
 
 # %% ../nbs/api/40_loaders.ipynb #617278f1
 def clip_dataloaders(
-    source, # `ImageSet`, `Suite` (its reference), or folder; with captions: the folder of their files
+    source, # `ImageSet`; what `Suite.for_training` takes, whose reference is meant; with captions: their folder
     clip, # `Clip` or `ImageClassifier`
     batch_size:int=128,
     validation=None, # `ImageSet` to watch; default the suite's or folder's, or a tenth of `source`
@@ -284,8 +284,9 @@ def clip_dataloaders(
     captions=None, # table of `file` and `caption`, or `filepath` and `title`: train on these pairs
 ) -> DataLoaders: # fastai's, on the device of the CLIP
     "fastai `DataLoaders` with this CLIP's size and normalisation"
-    clip = getattr(clip, 'clip', clip) # of an `ImageClassifier`
-    sets = _captioned_sets(source, validation, captions) if captions else _train_validation(source, validation)
+    classnames, clip = getattr(clip, 'classnames', None), getattr(clip, 'clip', clip) # of an `ImageClassifier`
+    if captions: sets = _captioned_sets(source, validation, captions)
+    else: sets = _train_validation(source, validation, classnames)
     # labelled images to watch stay labelled
     tokens = [_caption_tokens(s, clip) if captions and s is not validation else None for s in sets]
     ds = [_datasets(s, clip) for s in sets]
@@ -296,10 +297,11 @@ def clip_dataloaders(
     return DataLoaders(train, valid, device=clip.device)
 
 # %% ../nbs/api/40_loaders.ipynb #8c32643f
-def _train_validation(source, validation):
+def _train_validation(source, validation, classnames):
     "The image sets to train on and to watch"
-    if isinstance(source, (str, Path)): source = folder_suite(source, {})
-    if isinstance(source, Suite): source, validation = source.train, validation or source.validation
+    if not isinstance(source, ImageSet):
+        suite = Suite.for_training(source, classnames)
+        source, validation = suite.train, validation or suite.validation
     if validation is None: source, validation = source.split((.1,))
     check_same_classes(source.classnames, validation.classnames, 'training images', 'validation images',
                        'image_folder(path, classnames=…) fixes names and order.')

@@ -6,7 +6,7 @@
 __all__ = ['app', 'Output', 'OutputFolder', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName',
            'Reference', 'DataRoot', 'AllowIncomplete', 'Metrics', 'Shift', 'Use', 'Device', 'standard_output', 'say',
            'wrote', 'show_table', 'in_shell_words', 'Commands', 'command', 'check_folder', 'chosen_device',
-           'load_methods', 'chosen_methods', 'suite_loader', 'load_named', 'listed', 'check_ending']
+           'load_methods', 'chosen_methods', 'is_suite', 'suite_loader', 'load_named', 'listed', 'check_ending']
 
 # %% ../nbs/api/70_shell.ipynb #a20e9352
 import functools,os,re,signal,sys,unicodedata,warnings
@@ -282,11 +282,18 @@ def chosen_methods(
     return {m.kind: m.function for m in found}
 
 # %% ../nbs/api/70_shell.ipynb #d86b9bc1
+def is_suite(source):
+    from wiseft.datasets import is_suite_folder
+    from wiseft.layouts import FAMILIES
+    return source == 'icons' or source in FAMILIES or is_suite_folder(source)
+
 def suite_loader(suite, reference, shift, **options):
     "A function that loads the suite the options name, with labels in the order of its argument `classnames`"
-    from wiseft.datasets import load_suite
+    from wiseft.datasets import Suite, load_suite
+    from wiseft.labels import holds_images
     if shift and not reference: raise typer.BadParameter('--shift goes with --reference.')
     if reference: return functools.partial(_suite_of_folders, reference, shift or [])
+    if holds_images(suite) and not is_suite(suite): return functools.partial(Suite.of, suite)
     return functools.partial(load_suite, suite, **options)
 
 def _suite_of_folders(reference, shift, **options):
