@@ -4,6 +4,7 @@ import json
 import tarfile
 from dataclasses import replace
 from functools import cache
+from inspect import Parameter, signature
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +12,23 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from wiseft.classifiers import zeroshot_classifier
 from wiseft.classify import classify
+from wiseft.cli import app
 from wiseft.clips import load_clip
 from wiseft.datasets import Suite, folder_suite
 from wiseft.ensembles import choose_alpha, sweep
 from wiseft.evaluation import evaluate
 from wiseft.exchange import read_results
 from wiseft.labels import image_folder
-from wiseft.learner import finetune
+from wiseft.learner import finetune, usual_lr
 from wiseft.loading import load_classifier
 from wiseft.passes import predict
 from wiseft.pico import pico_classifier
+from wiseft.probes import linear_probe
 
 NAMES = ["cat", "dog"]
 SPLITS = "train", "validation", "test"
@@ -140,8 +144,6 @@ def in_room(room, monkeypatch):
 
 def shell(*args):
     "A command line in this process; `stderr` of one that fails"
-    from wiseft.cli import app
-
     done = CliRunner().invoke(app, list(map(str, args)))
     assert done.exit_code in (0, 1) and "Traceback" not in done.output, done.output
     return done.stderr if done.exit_code else None
@@ -286,3 +288,29 @@ def test_an_unreadable_picture_costs_itself(tmp_path, packed, train, place):
     with pytest.warns(UserWarning, match=f"Left out of fine-tuning: .*00{place}.png"):
         tuned = finetune(ends()[0], images, image_folder("photos"), epochs=1, train=train, progress=False)
     assert tuned.hash != ends()[0].hash
+
+
+# ---------- the same defaults in Python and from the shell ----------
+
+
+@pytest.mark.parametrize("command, functions", [
+    ("zeroshot", [zeroshot_classifier, load_clip]), ("probe", [linear_probe, finetune]), ("finetune", [finetune]),
+    ("bench", [finetune]), ("predict", [classify]), ("evaluate", [evaluate]),
+], ids=lambda o: o if isinstance(o, str) else "")
+def test_defaults(command, functions):
+    "What both have by one name has one default; None: the function finds what suits the model"
+    in_python = {k: p.default for f in reversed(functions) for k, p in signature(f).parameters.items()}
+    of_shell = {p.name: p.default for p in get_command(app).commands[command].params if not p.required}
+    shared = {k for k in of_shell if in_python.get(k, Parameter.empty) is not Parameter.empty}
+    assert shared and {k: of_shell[k] for k in shared} == {k: in_python[k] for k in shared}
+
+
+def test_what_suits_the_embedded_clip(tmp_path):
+    "Its prompts and its learning rate; the other models' are in the table above"
+    assert shell("zeroshot", "photos", "-o", tmp_path / "start") is None
+    start = zeroshot_classifier(load_clip(), NAMES)
+    assert load_classifier(tmp_path / "start").hash == start.hash
+    assert shell("finetune", tmp_path / "start", "photos", "--epochs", 1, "-o", tmp_path / "tuned") is None
+    tuned = finetune(start, "photos", epochs=1, progress=False)
+    assert load_classifier(tmp_path / "tuned").hash == tuned.hash and tuned.recipe["lrs"] == [usual_lr(start)] * 2
+    assert usual_lr(start) != usual_lr(ends()[0]) and start.templates != ends()[0].templates

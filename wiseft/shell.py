@@ -216,7 +216,8 @@ Results = Annotated[Path, typer.Argument(help='A results table (CSV).', show_def
 SuiteName = Annotated[str, typer.Option('--suite', help='icons (embedded); imagenet, cifar10, iwildcam, fmow or '
                                                         'transfer:NAME (`wiseft data` lists them); or a folder with '
                                                         'reference/ and shifted sets in it. To evaluate, any '
-                                                        'folder of class folders: all its images.')]
+                                                        'folder of class folders, tar or table: all its '
+                                                        'images.')]
 Reference = Annotated[Optional[Path], typer.Option('--reference', help='Instead of --suite: the reference '
     'distribution, a folder of class folders or of train/validation/test. What has no test folder is split 8:1:1, '
     'always the same way.')]

@@ -195,7 +195,8 @@ def ensemble(
 @command('wiseft predict averaged picture.jpg', 'wiseft predict averaged photos -o predictions.csv --top 3')
 def predict_(
     classifier:Classifier,
-    pictures:Annotated[List[Path], typer.Argument(help='Picture files, and folders of them.', show_default=False)],
+    pictures:Annotated[List[Path], typer.Argument(
+        help='Picture files; folders and tars of them, tables that name them.', show_default=False)],
     output:Annotated[Optional[Path], typer.Option('--output','-o', help='CSV to write: a row a picture.')]=None,
     top:Annotated[int, typer.Option('--top', help='Classes a picture, the likeliest first.', min=1)]=5,
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=64,

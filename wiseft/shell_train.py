@@ -83,8 +83,8 @@ def _classnames(classes):
 
 # %% ../nbs/api/72_shell_train.ipynb #d33aa725
 Data = Annotated[str, typer.Argument(
-    help='icons, a suite folder (its reference is used), or a folder of class folders or of '
-         'train/validation/test.', show_default=False)]
+    help='icons, a suite folder (its reference is used), a folder of class folders or of train/validation/test, a '
+         'tar of class folders, shards, or a table of files and labels.', show_default=False)]
 MethodNames = Annotated[Optional[List[str]], typer.Option('--method',
     help='A start, loss, pull, average over time, or what trains, by its name, as in flyp (once for each); '
          '`wiseft methods` lists them.', show_default=False)]
