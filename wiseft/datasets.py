@@ -243,6 +243,17 @@ def of(cls:Suite,
     if path.is_dir() and split_folders(path): return folder_suite(path, [], classnames=classnames, templates=templates)
     return cls.of(image_folder(source, classnames), templates=templates)
 
+# %% ../nbs/api/12_datasets.ipynb #a1d4aa80
+@patch(cls_method=True)
+def for_training(cls:Suite,
+    source,         # `Suite`, a suite's name or folder, or whatever `folder_suite` takes
+    classnames=None # list that fixes names and order, or dict folder -> name
+) -> Suite:
+    "A suite of anything that can be fine-tuned on"
+    if isinstance(source, Suite): return source
+    if str(source) in ('icons', *FAMILIES) or is_suite_folder(source): return load_suite(source, classnames=classnames)
+    return folder_suite(source, [], classnames=classnames)
+
 # %% ../nbs/api/12_datasets.ipynb #060a9010
 def load_suite(
     name='icons',   # 'icons', the embedded suite; one of the field's; or a folder with `reference` beside shifted sets

@@ -13,10 +13,10 @@ from dataclasses import replace
 from functools import cache, partial
 from inspect import signature
 from torch import nn
-from pathlib import Path
-from .datasets import Suite, folder_suite
+from .datasets import Suite
 from .doubts import averaging_costs, doubtful_alphas, doubts
 from .evaluation import evaluate
+from .images import ImageSet
 from .linesearch import AlphaCurve, alpha_intervals, projected_intervals
 from .members import Member, Remembered, at_precision, default_name, member
 from .passes import check_classes, common_transform, run_all
@@ -292,7 +292,7 @@ def choose_alpha(
 # %% ../nbs/api/50_ensembles.ipynb #04262960
 def _kept_aside(validation, finetuned):
     "Validation images of the reference that the classifier was not fine-tuned on"
-    if isinstance(validation, (str, Path)): validation = folder_suite(validation, {})
+    if not isinstance(validation, ImageSet): validation = Suite.for_training(validation, finetuned.classnames)
     images = validation.validation if isinstance(validation, Suite) else validation
     if images is None: raise ValueError(
         f'The suite {validation.name!r} has no validation images to choose alpha on. Give an ImageSet of some.')

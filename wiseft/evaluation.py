@@ -8,11 +8,9 @@ __all__ = ['evaluate']
 # %% ../nbs/api/33_evaluation.ipynb #17a048df
 import numpy as np, pandas as pd, torch
 from dataclasses import replace
-from pathlib import Path
 from torch import nn
 from .datasets import ImageSet, Suite
 from .devices import fitting_precision, memory_advice
-from .labels import image_folder
 from .members import member
 from .passes import check_classes, check_nan, check_shape, common_transform, each_batch, ready
 from .processes import by_first, of_all
@@ -30,7 +28,7 @@ def _members(members, seed, precision):
 
 def _image_sets(suite, split): # `Suite` or `ImageSet`, dict name -> `ImageSet`
     "What is evaluated, and its sets"
-    if isinstance(suite, (str, Path)): suite = image_folder(suite)
+    if not isinstance(suite, ImageSet): suite = Suite.of(suite)
     if isinstance(suite, ImageSet): return suite, {suite.name: replace(suite, role='aside')}
     return suite, suite.datasets(split)
 
@@ -107,7 +105,7 @@ def _agreement(members, seen, images, transform, n_images): # str, or None where
 @memory_advice()
 def evaluate(
     members,                # a classifier or `Member`, or dict name -> classifier or `Member`
-    suite,                  # `Suite`: reference and shifted sets; or an `ImageSet` or a folder of class folders
+    suite,                  # what `Suite.of` takes: a `Suite`, with its shifted sets; an `ImageSet`, a folder, a tar, …
     split='test',           # or 'validation'
     keep_predictions=False, # True: return what each made of each image, too; or names of metrics to keep per image
     seed:int=None,          # of the fine-tuning, for the table

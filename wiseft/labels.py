@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGE_ENDINGS', 'SPLITS', 'image_folder', 'visible_folders', 'labelled_folders', 'split_folders', 'shard_set',
-           'source_name', 'read_image_table', 'table_set', 'holds_images']
+           'source_name', 'is_member', 'read_image_table', 'table_set', 'holds_images']
 
 # %% ../nbs/api/11_labels.ipynb #4b8444c3
 import difflib, os, re, warnings
@@ -175,7 +175,7 @@ def shard_set(
 ) -> ImageSet:
     "The images of a WebDataset, or of tars with class folders in them"
     source, files = Path(source), shard_files(source)
-    paths, labels, members = shard_members(files, _is_member)
+    paths, labels, members = shard_members(files, is_member)
     if not len(members): raise BadFile(f'{source} has no images in {first_few([f.name for f in files])}.')
     if (labels < 0).all(): labels, names = _inner_folders(source, paths, members, classnames)
     else: labels, names = _numbered(source, labels, classnames)
@@ -189,7 +189,10 @@ def source_name(
     path = Path(os.path.abspath(path)) # `.` has no name
     return path.stem if path.suffix.lower() in ('.tar', '.csv', '.tsv') else path.name
 
-def _is_member(name):
+def is_member(
+    name # of a tar's member
+) -> bool:
+    "Whether it is an image of a set, by its name"
     *folders, last = name.split('/')
     return _is_image(last) and not any(_hidden(f) for f in folders if f != '.')
 
@@ -223,15 +226,19 @@ def _check_names(file, names):
     except ValueError as e: raise BadFile(f'{file}: {e}') from e
 
 # %% ../nbs/api/11_labels.ipynb #8b4201f7
+def _folder_of(member): # ./cat/1.jpg, as `tar -C dir .` writes it, lies in cat
+    folders = member.split('/')[:-1]
+    return '/'.join(f for f in folders if f not in ('', '.'))
+
 def _inner_folders(source, paths, members, classnames): # labels, class names
     "Labels by the folders in tars, below those that all have in common"
     starts = [len(os.path.join(f, '')) for f in members.files]
-    folders = [p[starts[t]:].rpartition('/')[0] for p, t in zip(paths, members.tar)]
+    folders = [_folder_of(p[starts[t]:]) for p, t in zip(paths, members.tar)]
     common = os.path.commonpath(set(folders)) if all(folders) else ''
     classes = [f[len(common):].strip('/').partition('/')[0] for f in folders]
     if not all(classes): raise ValueError(
         f'{source}: {classes.count("")} images lie in no class folder; a tar has class folders, cat/1.jpg, or samples '
-        'with labels, 1.jpg beside 1.cls.')
+        'with labels, 1.jpg beside 1.cls or 1.json, which hold a number.')
     if classnames is None: _check_names(source, set(classes))
     labels, names = _labels_of(source, sorted(set(classes)), classnames)
     if unknown := sorted({normalize('NFC', c) for c in classes} - set(labels)): raise ValueError(

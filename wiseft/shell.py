@@ -6,7 +6,7 @@
 __all__ = ['app', 'Output', 'OutputFolder', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName',
            'Reference', 'DataRoot', 'AllowIncomplete', 'Metrics', 'Shift', 'Use', 'Device', 'standard_output', 'say',
            'wrote', 'show_table', 'in_shell_words', 'Commands', 'command', 'check_folder', 'chosen_device',
-           'load_methods', 'chosen_methods', 'suite_loader', 'load_named', 'listed', 'check_ending']
+           'load_methods', 'chosen_methods', 'is_suite', 'suite_loader', 'load_named', 'listed', 'check_ending']
 
 # %% ../nbs/api/70_shell.ipynb #a20e9352
 import functools,os,re,signal,sys,unicodedata,warnings
@@ -230,7 +230,8 @@ Results = Annotated[Path, typer.Argument(help='A results table (CSV).', show_def
 SuiteName = Annotated[str, typer.Option('--suite', help='icons (embedded); imagenet, cifar10, iwildcam, fmow or '
                                                         'transfer:NAME (`wiseft data` lists them); or a folder with '
                                                         'reference/ and shifted sets in it. To evaluate, any '
-                                                        'folder of class folders: all its images.')]
+                                                        'folder of class folders, tar or table: all its '
+                                                        'images.')]
 Reference = Annotated[Optional[Path], typer.Option('--reference', help='Instead of --suite: the reference '
     'distribution, a folder of class folders or of train/validation/test. What has no test folder is split 8:1:1, '
     'always the same way.')]
@@ -296,11 +297,18 @@ def chosen_methods(
     return {m.kind: m.function for m in found}
 
 # %% ../nbs/api/70_shell.ipynb #d86b9bc1
+def is_suite(source):
+    from wiseft.datasets import is_suite_folder
+    from wiseft.layouts import FAMILIES
+    return source == 'icons' or source in FAMILIES or is_suite_folder(source)
+
 def suite_loader(suite, reference, shift, **options):
     "A function that loads the suite the options name, with labels in the order of its argument `classnames`"
-    from wiseft.datasets import load_suite
+    from wiseft.datasets import Suite, load_suite
+    from wiseft.labels import holds_images
     if shift and not reference: raise typer.BadParameter('--shift goes with --reference.')
     if reference: return functools.partial(_suite_of_folders, reference, shift or [])
+    if holds_images(suite) and not is_suite(suite): return functools.partial(Suite.of, suite)
     return functools.partial(load_suite, suite, **options)
 
 def _suite_of_folders(reference, shift, **options):

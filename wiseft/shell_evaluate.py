@@ -16,13 +16,12 @@ import typer
 from .shell import (
     AllowIncomplete,Classifier,Classifiers,DataRoot,Device,Force,Metrics,Output,Reference,Shift,Split,SuiteName,Use,
     check_ending,command,listed,load_methods,load_named,say,show_table,suite_loader,chosen_device,wrote)
-from .shell_data import is_suite
 
 # %% ../nbs/api/73_shell_evaluate.ipynb #7d2800d8
 @command('wiseft evaluate zeroshot finetuned averaged --suite icons',
          'wiseft evaluate averaged --suite imagenet --data-root /data -o imagenet.csv',
          'wiseft evaluate averaged --reference photos --shift sketches --shift night -o results.csv',
-         'wiseft evaluate averaged --suite photos/test', together=True)
+         'wiseft evaluate averaged --suite photos/test', 'wiseft evaluate averaged --suite photos.tar', together=True)
 def evaluate_(
     classifiers:Classifiers,
     suite:SuiteName='icons',
@@ -39,15 +38,7 @@ def evaluate_(
     "Accuracy of classifiers on a reference distribution and its shifted sets, with 95 % intervals."
     load = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete,
                         training=split=='validation')
-    if not reference and _is_plain(suite): load = _whole(suite)
     _measure(classifiers, dict, load, device, output, force, split=split, metrics=listed(metrics))
-
-# %% ../nbs/api/73_shell_evaluate.ipynb #c6c3cd5b
-def _is_plain(suite): return Path(suite).is_dir() and not is_suite(suite)
-
-def _whole(folder): # as `suite_loader`
-    from wiseft.labels import image_folder
-    return partial(image_folder, folder)
 
 # %% ../nbs/api/73_shell_evaluate.ipynb #718f8d1c
 @contextmanager
@@ -204,7 +195,8 @@ def ensemble(
 @command('wiseft predict averaged picture.jpg', 'wiseft predict averaged photos -o predictions.csv --top 3')
 def predict_(
     classifier:Classifier,
-    pictures:Annotated[List[Path], typer.Argument(help='Picture files, and folders of them.', show_default=False)],
+    pictures:Annotated[List[Path], typer.Argument(
+        help='Picture files; folders and tars of them, tables that name them.', show_default=False)],
     output:Annotated[Optional[Path], typer.Option('--output','-o', help='CSV to write: a row a picture.')]=None,
     top:Annotated[int, typer.Option('--top', help='Classes a picture, the likeliest first.', min=1)]=5,
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=64,

@@ -15,9 +15,9 @@ from typing import Annotated,List,Optional
 import typer
 
 from .shell import (
-    Classifier,Device,Force,Output,OutputFolder,Reference,Seed,Use,chosen_device,chosen_methods,command,load_methods,
-    say,show_table,suite_loader,wrote)
-from .shell_data import is_suite,sets_of
+    Classifier,Device,Force,Output,OutputFolder,Reference,Seed,Use,chosen_device,chosen_methods,command,is_suite,
+    load_methods,say,show_table,suite_loader,wrote)
+from .shell_data import sets_of
 
 # %% ../nbs/api/72_shell_train.ipynb #f25a64db
 @command('wiseft zeroshot icons -o zeroshot',
@@ -51,17 +51,18 @@ def zeroshot(
     from wiseft.classifiers import zeroshot_classifier
     from wiseft.prompts import prompts
     from wiseft.text import first_few
-    templates = templates or ['icons' if model == 'iconclip' else 'openai']
     device,place = chosen_device(device)
     with atomic_path(output, force=force, kind='classifier') as tmp:
         clip = load_clip(model, pretrained, device=device, preprocess=preprocess, quick_gelu=quick_gelu)
         names = _classnames(classes)
         say(f'a zero-shot classifier of {_number(names)} classes, {place}')
-        made = zeroshot_classifier(clip, names, templates[0] if len(templates) == 1 else templates)
+        made = zeroshot_classifier(clip, names, _one_or_more(templates))
         example = prompts(made.classnames[0], made.templates)[-1]
         say(f'classes {first_few(made.classnames)}; prompts such as {example!r}')
         made.save(tmp)
     wrote(output)
+
+def _one_or_more(templates): return templates[0] if templates and len(templates) == 1 else templates or None
 
 def _number(names): return '1,000' if names == 'imagenet' else f'{len(names):,}'
 
@@ -82,8 +83,8 @@ def _classnames(classes):
 
 # %% ../nbs/api/72_shell_train.ipynb #d33aa725
 Data = Annotated[str, typer.Argument(
-    help='icons, a suite folder (its reference is used), or a folder of class folders or of '
-         'train/validation/test.', show_default=False)]
+    help='icons, a suite folder (its reference is used), a folder of class folders or of train/validation/test, a '
+         'tar of class folders, shards, or a table of files and labels.', show_default=False)]
 MethodNames = Annotated[Optional[List[str]], typer.Option('--method',
     help='A start, loss, pull, average over time, or what trains, by its name, as in flyp (once for each); '
          '`wiseft methods` lists them.', show_default=False)]
@@ -303,7 +304,7 @@ def merge_(
         f'{what} looks at images, which takes classifier folders. These are files of weights.')
     if looks and not (suite or reference): raise ValueError(
         f'{what} looks at validation images of the reference. Give --reference, or --suite.')
-    load = suite_loader(suite, reference, None) if looks else None
+    load = _suite_of(suite or reference) if looks else None
     if precision and not zeroshot.is_dir(): raise ValueError(
         '--precision goes with classifier folders. These are files of weights.')
     if zeroshot.is_dir():
