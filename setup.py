@@ -40,6 +40,7 @@ setup(
     package_dir={"": "."},  # an editable installation is then a path, and not a hook that a folder named wiseft can hide
     packages=find_packages(include=["wiseft", "wiseft.*"]),
     package_data={"wiseft": ["data/**"]},
+    exclude_package_data={"wiseft": ["data/__pycache__/*"]},
     python_requires=">=" + s["min_python"],
     install_requires=s["requirements"].split(),
     extras_require={"dev": s["dev_requirements"].split(), "export": s["export_requirements"].split()},

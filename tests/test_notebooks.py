@@ -4,7 +4,7 @@ import json
 import pytest
 from conftest import tree
 
-NOTEBOOKS = [p for p in tree() if p.suffix == ".ipynb" and p.parent.name == "api"]
+NOTEBOOKS = [p for p in tree() if p.suffix == ".ipynb" and "api" in p.parts]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=str)

@@ -2,7 +2,7 @@
 import pytest
 from conftest import tree
 
-PAGES = [p for p in tree() if p.suffix == ".ipynb" and p.parent.name != "api"]
+PAGES = [p for p in tree() if p.suffix == ".ipynb" and "api" not in p.parts]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=str)

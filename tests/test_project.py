@@ -8,11 +8,6 @@ import pytest
 from conftest import ROOT, python, tree
 
 NOTEBOOKS = [p for p in tree() if p.suffix == ".ipynb"]
-API = [p for p in NOTEBOOKS if p.parent == Path("nbs/api")]
-METHODS = [p for p in NOTEBOOKS if p.parent == Path("nbs/methods")]
-MODULES = {p.stem.partition("_")[2]: place for place, p in enumerate(API)}  # name -> place in the order of layers
-# they may import a method, and no method them
-ABOVE_METHODS = {p.stem.partition("_")[2] for p in API if p.stem >= "50"}
 FINETUNING = {"loaders", "guards", "steps", "resume", "learner", "averages", "costs", "trials"}
 SHELL = {"shell", "shell_data", "shell_train", "shell_evaluate", "shell_report", "shell_bench", "shell_show", "cli"}
 PLOTTING = {"bench_plots", "drawing", "plots"}
@@ -45,8 +40,17 @@ def module_of(path):
     return [o.split()[1] for s in cells(path, "code") for o in options(s) if o.startswith("default_exp")]
 
 
-# methods that are modules; the pages of others explain what stands in the API
-PAGES = {f"methods.{p.stem}" for p in METHODS if module_of(p)}
+INDEX = Path("nbs/methods/index.ipynb")  # finds the methods, and is none
+
+
+def place(path):
+    "Where a notebook stands in the order of layers: a module imports only from those before it."
+    return {"methods": "50", "index": "51"}.get(path.stem if path == INDEX else path.parent.name, path.stem)
+
+
+API = [p for p in NOTEBOOKS if p.parts[1] == "api" and module_of(p)]
+METHODS = [p for p in NOTEBOOKS if p.parts[1] == "methods" and p != INDEX]
+PLACES = {name: place(p) for p in [*API, INDEX, *METHODS] for name in module_of(p)}
 
 
 def imports(source):
@@ -61,15 +65,14 @@ def imports(source):
 def test_there_are_notebooks():
     on_disk = [p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts]
     assert 0 < len(NOTEBOOKS) == len(on_disk)
-    assert 0 < len(API) == len(MODULES)
+    assert 0 < len(API) < len(PLACES)
     assert Path("nbs/index.ipynb") in NOTEBOOKS
 
 
 def test_modules_are_the_notebooks():
-    python_files = {p.stem for p in tree() if p.parent == Path("wiseft") and p.suffix == ".py"}
-    assert python_files - {"__init__", "_modidx"} == set(MODULES)
-    pages = {p.stem for p in tree() if p.parent == Path("wiseft/methods")}
-    assert {f"methods.{p}" for p in pages - {"__init__"}} == PAGES
+    files = [p for p in tree() if p.parts[0] == "wiseft" and p.suffix == ".py"]
+    modules = {".".join(p.with_suffix("").parts[1:]) for p in files if p.stem not in ("__init__", "_modidx")}
+    assert modules == set(PLACES)
 
 
 def test_export_and_clean_change_nothing(copy):
@@ -111,24 +114,28 @@ def test_imports_stand_alone(path):
             assert alone, f"make docs runs cells with imports: those of a function stand in a cell before it:\n{source}"
 
 
+def check_imports(path, name):
+    "What a module imports comes before it, by name; some packages are for some modules alone."
+    for module, names in [found for source in exported(path) for found in imports(source)]:
+        own = module.removeprefix("wiseft.") if module.startswith("wiseft.") else None
+        if own:
+            assert own in PLACES, f"{module} is no module of ours"
+            assert PLACES[own] < place(path), f"{name} imports {own}, which does not come before it"
+            assert names and "*" not in names, f"{name} imports {own} without naming what"
+        only = ALONE.get(module.partition(".")[0], {name})
+        assert name in only, f"{module} is imported by {only} alone"
+
+
 @pytest.mark.parametrize("path", API, ids=str)
 def test_layout(path):
-    name = path.stem.partition("_")[2]
+    folders = ".".join(path.parts[2:-1])
+    name = f"{folders}.{path.stem[3:]}".lstrip(".")
     assert re.fullmatch(r"\d\d_\w+", path.stem)
     assert cells(path, "markdown")[0].split("\n")[0] == f"# {name}"
     assert module_of(path) == [name]
+    check_imports(path, name)
     for source in exported(path):
         assert len(source.splitlines()) <= 50, f"an exported cell has at most 50 lines:\n{source}"
-        for module, names in imports(source):
-            own = module.removeprefix("wiseft.") if module.startswith("wiseft.") else None
-            if own:
-                if own in PAGES and name in ABOVE_METHODS:
-                    continue
-                assert own in MODULES, f"{module} is no module of ours"
-                assert MODULES[own] < MODULES[name], f"{name} imports {own}, which does not come before it"
-                assert name == "all" or names and "*" not in names, f"{name} imports {own} without naming what"
-            only = ALONE.get(module.partition(".")[0], {name})
-            assert name in only, f"{module} is imported by {only} alone"
 
 
 @pytest.mark.parametrize("path", METHODS, ids=str)
@@ -145,12 +152,15 @@ def test_layout_of_a_method(path):
     assert "@method(" in source, "a page defines a method that the registry knows"
     lines = [line for line in source.splitlines() if line and not line.startswith(("#|", "import ", "from "))]
     assert len(lines) <= 30, f"{len(lines)} lines of code; a method has at most 30, without imports"
-    for module, names in imports(source):
-        own = module.removeprefix("wiseft.") if module.startswith("wiseft.") else None
-        if own:
-            below = own in set(MODULES) - ABOVE_METHODS and names and "*" not in names
-            assert below, f"{path} imports {module}: a method uses floors below it, by name"
-        assert module.partition(".")[0] not in ALONE, f"{module} is for {ALONE.get(module.partition('.')[0])} alone"
+    check_imports(path, f"methods.{path.stem}")
+
+
+def test_no_import_upwards_by_string():
+    "A module that is named in a string is imported later, and comes before all the same; `wiseft.all` is on top."
+    for path in [*API, INDEX]:
+        source = "\n".join(exported(path))
+        for own in set(re.findall(r"import_module\(['\"]wiseft\.([\w.]+)", source)) & set(PLACES):
+            assert PLACES[own] < place(path), f"{path} imports {own}, which does not come before it"
 
 
 def is_method(node):

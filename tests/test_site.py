@@ -19,7 +19,8 @@ from playwright.sync_api import sync_playwright  # noqa: E402
 
 SOURCES = [p.relative_to("nbs") for p in tree() if p.parts[0] == "nbs" and p.suffix in (".ipynb", ".md")]
 PAGES = [p.with_name(re.sub(r"^\d+_", "", p.name)).with_suffix(".html").as_posix() for p in SOURCES]
-MODULES = [p.removeprefix("api/").removesuffix(".html") for p in PAGES if p.startswith("api/")]
+MODULES = [p.removeprefix("api/").removesuffix(".html") for p in PAGES
+           if p.startswith("api/") and not p.endswith("/index.html")]
 LANDING, TUTORIAL, MODULE = "index.html", "tutorials/quickstart.html", "api/weights.html"
 MARKUP = r":::|#\||@fig-|\{target=|\\\(|\\\[|\$\$"
 
@@ -139,7 +140,7 @@ def test_no_dead_link(site):
 
 def own_names(module):
     "Functions and classes that a module shows, and no other has; plumbing is exported without being shown."
-    module = importlib.import_module(f"wiseft.{module}")
+    module = importlib.import_module(f"wiseft.{module}".replace("/", "."))
     values = {name: getattr(module, name) for name in getattr(module, "__all__", [])}
     own = {n: v for n, v in values.items() if getattr(v, "__module__", None) == module.__name__}
     return [n for n, v in own.items() if inspect.isroutine(v) or inspect.isclass(v)]
@@ -155,7 +156,7 @@ def test_every_function_is_on_its_page(site, module):
 @pytest.mark.parametrize("module", [m for m in MODULES if m != "all"])
 def test_source_links_lead_to_the_line(site, module):
     text, lines = (site / f"api/{module}.html").read_text(), (ROOT / f"wiseft/{module}.py").read_text().splitlines()
-    links = re.findall(r'/blob/main/wiseft/(\w+)\.py#L(\d+)"[^>]*>source</a></p>\s*<h3 [^>]*>(.*?)</h3>', text)
+    links = re.findall(r'/blob/main/wiseft/([\w/]+)\.py#L(\d+)"[^>]*>source</a></p>\s*<h3 [^>]*>(.*?)</h3>', text)
     assert links or not own_names(module)
     for file, line, name in links:
         assert file == module

@@ -28,7 +28,8 @@ from .merging import merge
 from .plans import LONGER, Plan, can_compete, is_way, with_looks
 from .previews import n_done, preview, readable, seconds_left, without
 from .progress import duration
-from .registry import all_methods, find_method
+from .methods.index import all_methods
+from .registry import find_method
 from .results import REFERENCE
 from .text import BadFile, why_failed
 from .trials import Trial, is_done, last_words, run_trial, strengths, why_not

@@ -33,7 +33,7 @@ def package_data(
     "Path of something that comes with the package"
     folder = Path(str(files('wiseft')))/'data'
     if (folder/name).exists(): return folder/name
-    there = sorted(p.name for p in folder.glob('*'))
+    there = sorted(p.name for p in folder.glob('[!_]*') if p.suffix != '.py')
     raise FileNotFoundError(
         f"The package holds no data named {name!r}; it has {there}. Reinstall wiseft if one of its own is missing.")
 

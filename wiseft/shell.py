@@ -270,7 +270,7 @@ def load_methods(
 ): # dict name -> `Method`
     "All methods there are, the user's own among them"
     import runpy
-    from wiseft.registry import all_methods
+    from wiseft.methods.index import all_methods
     known = all_methods()
     for file in use or []:
         if not file.is_file(): raise FileNotFoundError(
