@@ -148,8 +148,6 @@ def _read(file): # dict dataset -> (k, n) bool, and what the fine-tuning took
         f'{file} holds nothing that a bench judged ({why_failed(e)}). Remove it, and it is judged again.') from e
     return {k.removeprefix('right '): right for k, right in seen.items() if k != 'cost'}, cost
 
-def _sum(counts, others): return {k: n+others.get(k, 0) for k, n in counts.items()}
-
 @patch
 def judged(self:Work,
     end,   # function that returns the `ImageClassifier` at alpha = 1
@@ -174,7 +172,8 @@ def _judge(self:Work, end, file, name, split, by): # as in `judged`
         between = members(start, tuned, self.plan.alphas, by=[way], images=suite.validation)
     seen = right_along(between, suite if split == 'test' else replace(suite, shift_validation={}), split,
                        self.plan.recipe.get('progress', True))
-    making = _sum(with_looks(making, find_method(by), suite), tuned.recipe.get('making', {}))
+    before, making = tuned.recipe.get('making', {}), with_looks(making, find_method(by), suite)
+    making = {k: n + before.get(k, 0) for k, n in making.items()}
     cost = tuned.recipe.get('cost', {}) | dict(seconds=tuned.recipe.get('seconds', 0.), making=making)
     with atomic_path(file) as tmp, open(tmp, 'wb') as f:
         np.savez_compressed(f, cost=json.dumps(cost), **{f'right {d}': r for d, r in seen.items()})
@@ -319,10 +318,6 @@ def _ran(methods, folder):
     def ran(name): return re.search(rf'^{re.escape(name)}( [\d.e+-]+)?, lr ', files, re.M)
     return {m.name for m in methods if ran(m.name)}
 
-def _keep_unreadable(gone, file):
-    if gone is None or not len(gone) or file.exists(): return
-    with suppress(FileExistsError), atomic_path(file) as tmp: gone.to_csv(tmp, index=False)
-
 # %% ../nbs/api/53_bench.ipynb #6c7b2ecf
 def carry_out(
     plan:Plan,
@@ -335,19 +330,18 @@ def carry_out(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _same_plan(plan, folder/'plan.json')
-    _keep_unreadable(plan.unreadable, folder/UNREADABLE)
+    if plan.unreadable is not None and len(plan.unreadable) and not (folder/UNREADABLE).exists():
+        with suppress(FileExistsError), atomic_path(folder/UNREADABLE) as tmp: plan.unreadable.to_csv(tmp, index=False)
     left_out = {m.name: why for m in plan.methods if (why := plan.missing(m))}
     rows = {c.name: Entry(c) for c in plan.contenders()}
-    clock = Clock(say, minutes, plan.n_judged(), n_done(plan, folder), list if told else partial(_told, plan, folder))
+    place = describe_device(plan.start.device, plan.recipe.get('precision', 'bf16'))
+    def words(): return [] if told else preview(plan, folder, seconds_left(plan, folder), place)
+    clock = Clock(say, minutes, plan.n_judged(), n_done(plan, folder), words)
     work = Work(plan, folder, clock, entries=rows, weights=weights and Path(weights))
     try:
         for seed in plan.seeds: _round(work, seed, left_out)
     except TimeIsUp as e: say(str(e))
     return Bench(plan, _finished(work.entries, len(plan.seeds)), left_out, work.tried, groups)
-
-def _told(plan, folder):
-    place = describe_device(plan.start.device, plan.recipe.get('precision', 'bf16'))
-    return preview(plan, folder, seconds_left(plan, folder), place)
 
 def _finished(entries, n_seeds): # name -> `Entry` with the seeds that all have
     n = min(len(e.curves) for e in entries.values() if not e.several)

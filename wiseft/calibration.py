@@ -22,7 +22,9 @@ def expected_calibration_error(
 ) -> tuple: # (value, low, high); low and high are NaN for a single unit
     "Distance between confidence and accuracy, over bins of confidence, with a conservative interval."
     confidence, correct = same_length(confidence, correct)
-    b, n = _bins_of(confidence, bins), len(confidence)
+    if not ((confidence >= 0) & (confidence <= 1+1e-9)).all(): raise ValueError(
+        f'Confidences from {confidence.min():g} to {confidence.max():g}: expected probabilities, 0 to 1.')
+    b, n = np.clip(np.ceil(confidence*bins).astype(int)-1, 0, bins-1), len(confidence)
     gap = sparse.csr_array((confidence-correct, (np.arange(n), b)), shape=(n, bins))
     counts = sparse.hstack([gap, np.ones((n,1))], format='csr')
     mean_gap = lambda t: t[:,:bins]/t[:,bins:]
@@ -43,9 +45,3 @@ def _calibrated_gaps(confidence, b, bins, n_resamples, rng):
     there = np.bincount(b, minlength=bins)
     sure = np.divide(np.bincount(b, confidence, bins), there, out=np.zeros(bins), where=there>0)
     return (there*sure - rng.binomial(there, np.clip(sure, 0, 1), (n_resamples, bins)))/len(confidence)
-
-def _bins_of(confidence, bins):
-    "The bin of each confidence, or a ValueError"
-    if not ((confidence >= 0) & (confidence <= 1+1e-9)).all(): raise ValueError(
-        f'Confidences from {confidence.min():g} to {confidence.max():g}: expected probabilities, 0 to 1.')
-    return np.clip(np.ceil(confidence*bins).astype(int)-1, 0, bins-1)

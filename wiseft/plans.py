@@ -73,10 +73,6 @@ class Contender:
         return work.chosen(self.method if self.trains else None)
 
 # %% ../nbs/api/52_plans.ipynb #beb63544
-def _text_hash(classifier):
-    "Of all that the image tower is not"
-    return state_hash({k: v for k, v in classifier.clip.model.state_dict().items() if not k.startswith('visual.')})
-
 def _in_short(knobs):
     "Numbers and words; shapes of tensors, whose last bits differ from processor to processor; of others the kind"
     def short(v):
@@ -181,16 +177,14 @@ def n_trained(self:Plan) -> int:
 @patch
 def table(self:Plan) -> pd.DataFrame:
     "How many fine-tunings each row takes at most, or why it is left out"
+    rows = []
+    for c in self.contenders():
+        trials, runs = self.n_tunings(c)
+        kind, paper = (c.method.kind, c.method.paper) if c.method else ('', '')
+        rows.append(dict(method=c.name, kind=kind, paper=paper, trials=trials, runs=runs, why=''))
     missing = {m.name: self.missing(m) for m in self.methods}
-    out = [dict(method=n, why=w) for n, w in missing.items() if w]
-    rows = pd.DataFrame([*map(self._row, self.contenders()), *out])
-    return rows.fillna(dict(kind='', paper='', trials=0, runs=0)).astype(dict(trials=int, runs=int))
-
-@patch
-def _row(self:Plan, c):
-    trials, runs = self.n_tunings(c)
-    kind, paper = (c.method.kind, c.method.paper) if c.method else ('', '')
-    return dict(method=c.name, kind=kind, paper=paper, trials=trials, runs=runs, why='')
+    rows += [dict(method=n, kind='', paper='', trials=0, runs=0, why=w) for n, w in missing.items() if w]
+    return pd.DataFrame(rows)
 
 # %% ../nbs/api/52_plans.ipynb #e19b885b
 @patch
@@ -215,10 +209,11 @@ def riders(self:Plan, lr) -> list: # of `Trial`, with the first seed
 @patch
 def as_json(self:Plan) -> dict:
     "All that decides the results, and the version"
+    words = {k: v for k, v in self.start.clip.model.state_dict().items() if not k.startswith('visual.')}
     said = {k: v for k, v in self.recipe.items() if k != 'progress'}
     recipe = {k: v for k, v in said.items() if (k, v) != ('precision', 'bf16')} # the default, said or not
     return dict(version=__version__, suite=self.suite.fingerprint, tower=state_hash(self.start.visual.state_dict()),
-                text_tower=_text_hash(self.start), given={n: _in_short(knobs) for n, knobs in self.given.items()},
+                text_tower=state_hash(words), given={n: _in_short(knobs) for n, knobs in self.given.items()},
                 templates=list(self.start.templates or []), lrs=list(self.lrs),
                 seeds=list(self.seeds), alphas=[float(a) for a in self.alphas], recipe=recipe)
 
