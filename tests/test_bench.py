@@ -1,6 +1,7 @@
 "A bench: what fails costs itself alone, and what is killed goes on to the same table; and a newcomer's."
 import multiprocessing
 import os
+import runpy
 import time
 from dataclasses import replace
 from functools import partial
@@ -9,8 +10,9 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from conftest import ROOT
 from test_cli import wiseft
-from wiseft.bench import bench
+from wiseft.bench import bench, carry_out, planned
 from wiseft.classifiers import zeroshot_classifier
 from wiseft.datasets import load_suite
 from wiseft.loading import load_classifier
@@ -108,13 +110,15 @@ def test_failures_of_all_kinds(tmp_path, planted):
     pd.testing.assert_frame_equal(found.gains()[:3], alone, check_dtype=False)
 
 
-def carry_out(folder, name="gains"):
-    "What the process that is killed does; TPGM with few steps, which take longest"
+def carried_out(folder, name="gains"):
+    "What the process that is killed does, with the published bench's controls; TPGM with few steps, which take longest"
     torch.set_num_threads(1)
     REGISTRY["TPGM"] = replace(REGISTRY["TPGM"], function=partial(tpgm.tpgm, steps=10))
     told = []
-    settings = PIECES | dict(epochs=3, controls=True, say=told.append)  # a checkpoint after each epoch
-    found = bench(*small(), folder, ["SPD", "EMA", "uniform soup", "LP-FT", "TPGM"], **settings)
+    script = runpy.run_path(str(ROOT / "nbs/reproductions/bench/bench.py"))
+    settings = PIECES | dict(epochs=3)  # a checkpoint after each epoch
+    plan = planned(*small(), folder, ["SPD", "EMA", "uniform soup", "LP-FT", "TPGM"], **settings)
+    found = carry_out(script["with_controls"](plan), folder, say=told.append)
     found.gains().to_csv(f"{folder}/{name}.csv", index=False)
     (folder / f"{name}.txt").write_text("\n".join(told))
 
@@ -143,7 +147,7 @@ def begun(*args):
     "A process that carries a bench out; what is heavy is imported once"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["wiseft.bench", "wiseft.shell", "wiseft.methods.lp_ft"])
-    process = context.Process(target=carry_out, args=args)
+    process = context.Process(target=carried_out, args=args)
     process.start()
     return process
 

@@ -18,14 +18,14 @@ from pathlib import Path
 from time import perf_counter, sleep
 from .arrays import read_table
 from .configs import read_json
-from .costs import arithmetic, passes
+from .costs import passes
 from .devices import describe_device
 from .ensembles import DEFAULT_ALPHAS, members
 from .evaluation import evaluate
 from .files import atomic_path, locked
 from .loading import load_classifier
 from .merging import merge
-from .plans import LONGER, Plan, can_compete, is_way, with_looks
+from .plans import Plan, can_compete, is_way, with_looks
 from .previews import n_done, preview, readable, seconds_left, without
 from .progress import duration
 from .methods.index import all_methods
@@ -36,12 +36,12 @@ from .trials import Trial, is_done, last_words, run_trial, strengths, why_not
 from .verdicts import Bench, Curve, Entry, choice_rows, what_is_drawn
 
 # %% ../nbs/api/53_bench.ipynb #db53d0f7
-class TimeIsUp(Exception): "The time that a bench was given is too short for its next piece of work"
+class TimeIsUp(Exception): "The time that a bench was given is over"
 
 class Busy(Exception): "Another process is at a piece of work that is needed"
 
 class Clock:
-    "Tells what is done next and how much there is, and stops in time"
+    "Tells what is done next and how long the rest takes, and stops in time"
     def __init__(self,
         say=print,
         minutes=None, # to stop after; None: as long as it takes
@@ -49,26 +49,21 @@ class Clock:
         done=0,       # of which there are some
         preview=list, # gives lines that are told before the first piece
     ):
-        self.say, self.limit, self.longest, self.total, self.before = say, 60*(minutes or float('inf')), 0., total, done
-        self.done, self.began, self.preview = done, perf_counter(), preview
-        self.last, self.waits = self.began, False
+        self.say, self.limit, self.total, self.preview = say, 60*(minutes or float('inf')), total, preview
+        self.done, self.before, self.began, self.waits = done, done, perf_counter(), False
     def __call__(self, what):
-        now = perf_counter()
-        self.longest, self.last, self.waits = max(self.longest, now-self.last), now, False
         self.check(what)
         for line in self.preview(): self.say(line)
-        self.preview, self.last = list, perf_counter()
-        self.say(what + self.so_far(now-self.began))
+        self.preview, self.waits = list, False
+        self.say(what + self.so_far(perf_counter()-self.began))
     def check(self, what):
-        if perf_counter()-self.began+self.longest > self.limit:
-            raise TimeIsUp(f'There was no time left for: {what}.')
+        if perf_counter()-self.began > self.limit: raise TimeIsUp(f'There was no time left for: {what}.')
     def wait(self, seconds=1):
-        "For other processes; how long that takes is not the work's"
+        "For other processes"
         self.check('waiting for another process')
         if not self.waits: self.say('wait for another process, which is at what is left of this seed')
-        self.waits, before = True, perf_counter()
+        self.waits = True
         sleep(seconds)
-        self.last += perf_counter()-before
     def so_far(self, seconds):
         if not self.total: return ''
         made = self.done-self.before
@@ -154,8 +149,6 @@ def _read(file): # dict dataset -> (k, n) bool, and what the fine-tuning took
         f'{file} holds nothing that a bench judged ({why_failed(e)}). Remove it, and it is judged again.') from e
     return {k.removeprefix('right '): right for k, right in seen.items() if k != 'cost'}, cost
 
-def _sum(counts, others): return {k: n+others.get(k, 0) for k, n in counts.items()}
-
 @patch
 def judged(self:Work,
     end,   # function that returns the `ImageClassifier` at alpha = 1
@@ -180,7 +173,8 @@ def _judge(self:Work, end, file, name, split, by): # as in `judged`
         between = members(start, tuned, self.plan.alphas, by=[way], images=suite.validation)
     seen = right_along(between, suite if split == 'test' else replace(suite, shift_validation={}), split,
                        self.plan.recipe.get('progress', True))
-    making = _sum(with_looks(making, find_method(by), suite), tuned.recipe.get('making', {}))
+    before, making = tuned.recipe.get('making', {}), with_looks(making, find_method(by), suite)
+    making = {k: n + before.get(k, 0) for k, n in making.items()}
     cost = tuned.recipe.get('cost', {}) | dict(seconds=tuned.recipe.get('seconds', 0.), making=making)
     with atomic_path(file) as tmp, open(tmp, 'wb') as f:
         np.savez_compressed(f, cost=json.dumps(cost), **{f'right {d}': r for d, r in seen.items()})
@@ -211,25 +205,10 @@ def chosen(self:Work,
     return at(lr, best('strength', {s: at(lr, s) for s in reversed(grid)}) if len(grid) > 1 else grid[0])
 
 @patch
-def setting(self:Work, row) -> Trial: # with the first seed; of a row that trains nothing that of plain fine-tuning
-    "How a row is set"
-    if row.name in self.settings: return self.settings[row.name]
-    if not row.control: found = self.chosen(row.method if row.trains else None)
-    elif row.control == LONGER: found = replace(self.chosen(None), longer=self.longer())
-    else:
-        grid = strengths(row.method)
-        found = replace(self.chosen(None), tuning=row.method.name, strength=grid[len(grid)//2])
-    return self.settings.setdefault(row.name, found)
-
-# %% ../nbs/api/53_bench.ipynb #a41016b9
-@patch
-def longer(self:Work) -> float:
-    "How many times the arithmetic of a plain fine-tuning the dearest fine-tuning takes"
-    trained = {n: e for n, e in self.entries.items() if e.row.trains and not e.row.control}
-    if not all(e.curves for e in trained.values()): raise Busy(LONGER)
-    counts = {n: e.curves[0].cost for n, e in trained.items()}
-    work = {n: arithmetic(c, self.plan.operations) for n, c in counts.items()}
-    return round(max(work.values())/work['plain'], 2) if work['plain'] else 1.
+def setting(self:Work, row) -> Trial: # with the first seed
+    "How a row is set, found once"
+    if row.name not in self.settings: self.settings[row.name] = row.setting(self)
+    return self.settings[row.name]
 
 # %% ../nbs/api/53_bench.ipynb #253c5250
 @patch
@@ -308,7 +287,7 @@ def _round(work, seed, left_out):
 UNREADABLE = 'unreadable.csv' # in a bench's folder, where there are such images
 
 def planned(
-    suite, start, folder, methods=None, seeds=(0, 1, 2), lrs=None, alphas=DEFAULT_ALPHAS, given=None, controls=False,
+    suite, start, folder, methods=None, seeds=(0, 1, 2), lrs=None, alphas=DEFAULT_ALPHAS, given=None,
     **recipe, # all as in `bench`
 ) -> Plan:
     "What `bench` is going to do, without images that can't be read; nothing is written"
@@ -317,7 +296,7 @@ def planned(
     _check_sets(suite)
     suite, gone = _what_is_read(suite, start, Path(folder), recipe)
     ran = _ran(chosen, Path(folder))
-    return Plan(suite, start, chosen, lrs, seeds, alphas, recipe, given or {}, controls, ran, gone)
+    return Plan(suite, start, chosen, lrs, seeds, alphas, recipe, given or {}, ran, gone)
 
 def _check_sets(suite):
     lacking = [what for what in ('train', 'validation', 'test') if not getattr(suite, what)]
@@ -340,10 +319,6 @@ def _ran(methods, folder):
     def ran(name): return re.search(rf'^{re.escape(name)}( [\d.e+-]+)?, lr ', files, re.M)
     return {m.name for m in methods if ran(m.name)}
 
-def _keep_unreadable(gone, file):
-    if gone is None or not len(gone) or file.exists(): return
-    with suppress(FileExistsError), atomic_path(file) as tmp: gone.to_csv(tmp, index=False)
-
 # %% ../nbs/api/53_bench.ipynb #6c7b2ecf
 def carry_out(
     plan:Plan,
@@ -356,19 +331,18 @@ def carry_out(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _same_plan(plan, folder/'plan.json')
-    _keep_unreadable(plan.unreadable, folder/UNREADABLE)
+    if plan.unreadable is not None and len(plan.unreadable) and not (folder/UNREADABLE).exists():
+        with suppress(FileExistsError), atomic_path(folder/UNREADABLE) as tmp: plan.unreadable.to_csv(tmp, index=False)
     left_out = {m.name: why for m in plan.methods if (why := plan.missing(m))}
     rows = {c.name: Entry(c) for c in plan.contenders()}
-    clock = Clock(say, minutes, plan.n_judged(), n_done(plan, folder), list if told else partial(_told, plan, folder))
+    place = describe_device(plan.start.device, plan.recipe.get('precision', 'bf16'))
+    def words(): return [] if told else preview(plan, folder, seconds_left(plan, folder), place)
+    clock = Clock(say, minutes, plan.n_judged(), n_done(plan, folder), words)
     work = Work(plan, folder, clock, entries=rows, weights=weights and Path(weights))
     try:
         for seed in plan.seeds: _round(work, seed, left_out)
     except TimeIsUp as e: say(str(e))
     return Bench(plan, _finished(work.entries, len(plan.seeds)), left_out, work.tried, groups)
-
-def _told(plan, folder):
-    place = describe_device(plan.start.device, plan.recipe.get('precision', 'bf16'))
-    return preview(plan, folder, seconds_left(plan, folder), place)
 
 def _finished(entries, n_seeds): # name -> `Entry` with the seeds that all have
     n = min(len(e.curves) for e in entries.values() if not e.several)
@@ -386,7 +360,6 @@ def bench(
     lrs=None,      # learning rates to choose from; default around the usual one of the CLIP
     alphas=DEFAULT_ALPHAS,
     given=None,    # name of a method of any kind -> knobs besides its strength
-    controls=False,# further rows: `Plan.contenders`
     weights=None,  # folder of classifiers; default `weights` in `folder`
     minutes=None,  # to stop after, between two pieces of work; default: when it is done
     groups=False,  # intervals draw groups of images (set families) instead of images
@@ -394,5 +367,5 @@ def bench(
     **recipe,      # of `finetune`, the same for all: epochs, batch_size, precision, progress, …
 ) -> Bench:
     "Compare methods of robust fine-tuning on one budget"
-    plan = planned(suite, start, folder, methods, seeds, lrs, alphas, given, controls, **recipe)
+    plan = planned(suite, start, folder, methods, seeds, lrs, alphas, given, **recipe)
     return carry_out(plan, folder, weights, minutes, say, groups=groups)

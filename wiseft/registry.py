@@ -18,7 +18,7 @@ class Method:
     kind:str     # one of `KINDS`
     name:str     # in tables and legends, as its paper writes it
     paper:str    # arXiv number; '' if it has none
-    knob:str     # the parameter that a sweep turns, such as 'alpha'; None: it has none
+    knob:str     # the parameter that says how strongly, of a merge or mix 'alpha'; None: it has none
     function:object # the method itself
     needs:str='' # beside a start and a fine-tuned classifier, in words
     cost:str=''  # beside plain fine-tuning, in words
@@ -31,13 +31,16 @@ def method(
     kind:str,  # one of `KINDS`
     name:str,  # in tables and legends, as its paper writes it
     paper:str='', # arXiv number
-    knob:str=None, # the parameter that a sweep turns
+    knob:str=None, # the parameter that says how strongly; of a merge or mix 'alpha', which a sweep turns
     needs:str='',  # beside a start and a fine-tuned classifier, in words
     cost:str='',   # beside plain fine-tuning, in words
     smaller_is_stronger:bool=False, # of the knob: which way the method holds on to the start more
 ): # a decorator that gives the function back as it was
     "Tell tables, legends, the command line and the list of methods about a function"
     if kind not in KINDS: raise ValueError(f'{name} is called a {kind!r}. A method is one of {", ".join(KINDS)}.')
+    if kind in ('merge', 'mix') and knob not in (None, 'alpha'): raise ValueError(
+        f'{name} is a {kind} with the knob {knob!r}, and a sweep turns alpha, from 0 at the start to 1 at the end. '
+        'Call the parameter alpha, or name no knob.')
     def remember(function):
         REGISTRY[name] = Method(kind, name, paper, knob, function, needs, cost, smaller_is_stronger)
         return function

@@ -293,7 +293,7 @@ def merge_(
 ):
     "Merge the weights of classifiers, or of .safetensors files of any model; of two, average them."
     from wiseft.merged_files import write_merged
-    from wiseft.merging import looks_at_images
+    from wiseft.merging import looks_at_images, merge_recipe
     if use or rule != 'weight-space': load_methods(use)
     auto, paths = alpha == 'auto', [zeroshot, *finetuned]
     rule = _chosen_rule(rule, len(finetuned), auto)
@@ -311,6 +311,8 @@ def merge_(
         device, _ = chosen_device(device)
         _merge_folders(rule, paths, output, load, device, force, knobs, auto, precision)
     else: write_merged(zeroshot, finetuned, output, rule.function, force=force, **knobs)
+    used = merge_recipe(rule.function, **knobs)
+    say(f'merged by {used.pop("name")}' + ''.join(f', {k}={v}' for k, v in used.items()))
     wrote(output)
 
 # %% ../nbs/api/72_shell_train.ipynb #df741fa0

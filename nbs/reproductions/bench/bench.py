@@ -14,18 +14,22 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from wiseft.bench import bench
+from wiseft.bench import Busy, carry_out, planned
 from wiseft.classifiers import zeroshot_classifier
 from wiseft.clips import load_clip
+from wiseft.costs import arithmetic
 from wiseft.datasets import load_suite, protocol
 from wiseft.files import atomic_path
 from wiseft.methods.car_ft import context_head
+from wiseft.plans import Contender
 from wiseft.shell import load_methods
+from wiseft.trials import strengths
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[2]/'build'
 VIT = HERE/'vit-12' # where pretrain.py --tower vit-12 leaves it is build/icons
 PLAN = json.loads((HERE/'plan.json').read_text())
+PLAINS_RATE, LONGER = "plain's lr", 'longer' # what the controls are called
 
 
 def suite_of(recipe):
@@ -40,14 +44,39 @@ def start_of(tower, suite, templates):
     return zeroshot_classifier(clip, suite.classnames, templates).eval()
 
 
+class AtPlainsRate(Contender):
+    "A method at its default strength, with the learning rate that was chosen for plain fine-tuning."
+    def setting(self, work):
+        grid = strengths(self.method)
+        return replace(work.chosen(None), tuning=self.method.name, strength=grid[len(grid)//2])
+
+
+class Longer(Contender):
+    "Plain fine-tuning for as many epochs as the arithmetic of the dearest fine-tuning buys, with the first seed."
+    def setting(self, work):
+        trained = {n: e.curves for n, e in work.entries.items() if e.row.trains and not e.row.control}
+        if not all(trained.values()): raise Busy(LONGER)
+        took = {n: arithmetic(curves[0].cost, work.plan.operations) for n, curves in trained.items()}
+        longer = round(max(took.values())/took['plain'], 2) if took['plain'] else 1.
+        return replace(work.chosen(None), longer=longer)
+
+
+def with_controls(plan):
+    "A plan with further rows, which tell what choices and arithmetic are worth."
+    trained = [c.method for c in plan.contenders() if c.trains and c.method]
+    plan.controls = [*[AtPlainsRate(m, PLAINS_RATE) for m in trained], Longer(control=LONGER)]
+    return plan
+
+
 def carried_out(tower, recipe, **how):
     "A part, or as much of it as fits."
     suite = suite_of(recipe)
     start, contexts = start_of(tower, suite, PLAN['templates']), start_of(tower, suite, suite.templates)
     given = {'CAR-FT': dict(contexts=context_head(contexts))}
-    return bench(suite, start, HERE/f'{tower}-{recipe}', PLAN['methods'], tuple(PLAN['seeds']),
-                 tuple(PLAN['recipes'][recipe]['lrs']), tuple(PLAN['alphas']), given, controls=True, progress=False,
-                 **how, **PLAN['recipe'])
+    folder, lrs = HERE/f'{tower}-{recipe}', tuple(PLAN['recipes'][recipe]['lrs'])
+    plan = planned(suite, start, folder, PLAN['methods'], tuple(PLAN['seeds']), lrs, tuple(PLAN['alphas']), given,
+                   progress=False, **PLAN['recipe'])
+    return carry_out(with_controls(plan), folder, **how)
 
 
 def read(tower, recipe):
