@@ -42,9 +42,10 @@ docs: .venv/.tools
 bench: .venv/.tools
 	$(BIN)/python benchmarks/bench.py
 
-## make export    write wiseft/*.py from the notebooks
+## make export    write wiseft/ from the notebooks, and the sidebar from their folders
 export: .venv/.tools
 	$(BIN)/nbdev_export
+	$(BIN)/python tools/wings.py
 
 ## make clean     strip from the notebooks what has no place in version control
 clean: .venv/.tools

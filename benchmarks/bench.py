@@ -32,25 +32,25 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
-from wiseft.cache import Pixels, ShortSide, decode_once
-from wiseft.classifiers import ImageClassifier, zeroshot_classifier
-from wiseft.clips import load_clip
-from wiseft.costs import operations
-from wiseft.datasets import Suite, load_suite, protocol
-from wiseft.ensembles import mix_logits, mix_probabilities, sweep
-from wiseft.evaluation import evaluate
-from wiseft.feeding import Feeder
-from wiseft.heads import random_head
-from wiseft.labels import image_folder
-from wiseft.learner import clip_learner
-from wiseft.linesearch import alpha_intervals
-from wiseft.loaders import clip_dataloaders, crop_box
-from wiseft.loading import load_classifier
-from wiseft.merged_files import merge_files
-from wiseft.metrics import paired_bootstrap
-from wiseft.passes import batches, fitting_batch_size, reuse_memory, run_all
-from wiseft.transforms import ClipTransform
-from wiseft.weight_paths import WeightPath
+from wiseft.data.disk_cache import Pixels, ShortSide, decode_once
+from wiseft.models.classifier import ImageClassifier, zeroshot_classifier
+from wiseft.models.clip import load_clip
+from wiseft.train.flops import operations
+from wiseft.data.suites import Suite, load_suite, protocol
+from wiseft.infer.ensembles import mix_logits, mix_probabilities, sweep
+from wiseft.infer.evaluation import evaluate
+from wiseft.infer.prefetch import Feeder
+from wiseft.models.head import random_head
+from wiseft.data.labels import image_folder
+from wiseft.train.learner import clip_learner
+from wiseft.stats.linesearch import alpha_intervals
+from wiseft.train.loaders import clip_dataloaders, crop_box
+from wiseft.models.load import load_classifier
+from wiseft.weights.files import merge_files
+from wiseft.stats.metrics import paired_bootstrap
+from wiseft.infer.inference import batches, fitting_batch_size, reuse_memory, run_all
+from wiseft.data.transforms import ClipTransform
+from wiseft.weights.path import WeightPath
 
 HERE, MEASURES = Path(__file__).resolve().parent, {}
 LIMITS = """
@@ -640,7 +640,7 @@ def loading(room):
 
     def unverified(folder):
         "As it was before: no second look at the architecture, and random weights drawn before they are replaced."
-        with patch("wiseft.clips.check_parameters"), patch("wiseft.building._NoDraws", nullcontext):
+        with patch("wiseft.models.clip.check_parameters"), patch("wiseft.models.build._NoDraws", nullcontext):
             load_clip(folder)
     for name, folder in folders.items():
         costs = 1/ratio(lambda: unverified(folder), lambda: load_clip(folder), turns=9)
@@ -648,7 +648,7 @@ def loading(room):
     saved = zeroshot_classifier(load_clip("iconclip"), ["a", "b"], ["{}"]).save(Path(room, "classifier"))
 
     def unhashed():
-        with patch("wiseft.loading.check_saved"), patch("wiseft.loading.sha256_file"):
+        with patch("wiseft.models.load.check_saved"), patch("wiseft.models.load.sha256_file"):
             load_classifier(saved)
     costs = 1/ratio(unhashed, lambda: load_classifier(saved), turns=9)
     yield "embedded CLIP: a classifier loaded with its files' hashes compared / without", "≤ 1.05", costs

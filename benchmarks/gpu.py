@@ -21,17 +21,17 @@ import torch
 from torch.utils.data import DataLoader
 
 from bench import ALPHAS, SOME, Files, empty_cache, nearby, photographs, seconds, shown, write
-from wiseft.classifiers import ImageClassifier
-from wiseft.clips import load_clip
-from wiseft.costs import operations
-from wiseft.devices import best_device, describe_device
-from wiseft.ensembles import sweep
-from wiseft.heads import random_head
-from wiseft.learner import clip_learner
-from wiseft.linesearch import alpha_intervals
-from wiseft.loaders import clip_dataloaders
-from wiseft.passes import batches, ready
-from wiseft.weight_paths import WeightPath
+from wiseft.models.classifier import ImageClassifier
+from wiseft.models.clip import load_clip
+from wiseft.train.flops import operations
+from wiseft.base.devices import best_device, describe_device
+from wiseft.infer.ensembles import sweep
+from wiseft.models.head import random_head
+from wiseft.train.learner import clip_learner
+from wiseft.stats.linesearch import alpha_intervals
+from wiseft.train.loaders import clip_dataloaders
+from wiseft.infer.inference import batches, ready
+from wiseft.weights.path import WeightPath
 
 MEASURES = {}
 TINY = dict(embed_dim=32, vision_cfg=dict(image_size=32, layers=2, width=32, head_width=16, patch_size=16),

@@ -24,11 +24,11 @@ from open_clip import CLIP
 from PIL import Image
 from safetensors.torch import save_file
 from scale import memory, peak
-from wiseft.classifiers import zeroshot_classifier
-from wiseft.clips import load_clip
-from wiseft.labels import image_folder
-from wiseft.learner import finetune
-from wiseft.processes import start
+from wiseft.models.classifier import zeroshot_classifier
+from wiseft.models.clip import load_clip
+from wiseft.data.labels import image_folder
+from wiseft.train.learner import finetune
+from wiseft.base.distributed import start
 
 HERE = Path(__file__).resolve().parent
 STEPS, BATCH = 12, 24

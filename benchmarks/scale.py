@@ -44,8 +44,8 @@ def task(f):
 
 def class_folders(place):
     "What the folders of a set are called"
-    from wiseft.layouts import imagenet_subset
-    from wiseft.wordnet import imagenet_classes
+    from wiseft.data.layouts import imagenet_subset
+    from wiseft.data.wordnet import imagenet_classes
     wnids = list(imagenet_classes())
     if place.startswith('imagenetv2'): return [str(i) for i in range(1000)]
     return [wnids[k] for k in imagenet_subset(place)] if place in ('imagenet-r', 'imagenet-a') else wnids
@@ -108,8 +108,8 @@ def some_classes(folder, classes):
 @task
 def listing(folder, classes, **_):
     "The list of files, held out images split off"
-    from wiseft.labels import image_folder
-    from wiseft.layouts import hold_out
+    from wiseft.data.labels import image_folder
+    from wiseft.data.layouts import hold_out
     with Measured() as m: train, validation = hold_out(image_folder(some_classes(folder, classes)))
     return m, len(train) + len(validation)
 
@@ -117,7 +117,7 @@ def listing(folder, classes, **_):
 @task
 def fingerprint(folder, classes, **_):
     "Hash of all files; the first time they are read"
-    from wiseft.labels import image_folder
+    from wiseft.data.labels import image_folder
     images = image_folder(some_classes(folder, classes))
     with Measured() as m: assert len(images.fingerprint) == 12
     return m, len(images)
@@ -131,9 +131,9 @@ class FirstStep(Exception):
 def start(folder, **_):
     "All that comes before the first step of a training: suite, fingerprint, loaders, learner, first batch"
     from fastai.callback.core import Callback
-    from wiseft.datasets import load_suite
-    from wiseft.learner import finetune
-    from wiseft.pico import pico_classifier
+    from wiseft.data.suites import load_suite
+    from wiseft.train.learner import finetune
+    from wiseft.models.testing import pico_classifier
 
     class Leave(Callback):
         def before_batch(self): raise FirstStep('The first step is reached.')
@@ -147,8 +147,8 @@ def start(folder, **_):
 
 def predictions(images, members, classes):
     "What `members` classifiers made of `images` images of six sets"
-    from wiseft.images import ImageSet
-    from wiseft.scores import KeptPredictions, image_rows
+    from wiseft.data.images import ImageSet
+    from wiseft.infer.scores import KeptPredictions, image_rows
     rng, names = np.random.default_rng(0), [f'class {i}' for i in range(classes)]
     sets = {}
     for k, part in enumerate([.3, .06, .18, .3, .11, .05]):
@@ -178,7 +178,7 @@ def kept(images, members, classes, **_):
 @task
 def table(images, members, classes, **_):
     "The table of all members with exact and bootstrap intervals"
-    from wiseft.scores import score
+    from wiseft.infer.scores import score
     p = predictions(images, members, classes)
     with Measured() as m: assert len(score(p.frame())) == 7*members
     return m, len(p.images)
@@ -187,14 +187,14 @@ def table(images, members, classes, **_):
 @task
 def comparing(images, members, classes, **_):
     "One paired comparison of two members"
-    from wiseft.comparison import compare
+    from wiseft.infer.paired import compare
     p = predictions(images, members, classes)
     with Measured() as m: compare(p, dict(alpha=0.), dict(alpha=1.))
     return m, len(p.images)
 
 
 def written(images, members, classes):
-    from wiseft.kept import write_predictions
+    from wiseft.infer.predictions import write_predictions
     p, at = predictions(images, members, classes), Path(tempfile.mkdtemp())
     return p, at, lambda: write_predictions(p, at/'a.predictions.csv.gz')
 
@@ -211,7 +211,7 @@ def writing(images, members, classes, **_):
 @task
 def reading(images, members, classes, **_):
     "The file of predictions read"
-    from wiseft.kept import read_predictions
+    from wiseft.infer.predictions import read_predictions
     p, at, write = written(images, members, classes)
     path = write()
     n = len(p.images)

@@ -18,23 +18,23 @@ import numpy as np
 import torch
 from test_models import write as write_clip
 
-from wiseft.cache import open_entry, write_entry
-from wiseft.card import write_card
-from wiseft.checkpoints import read_state_dict, write_state_dict
-from wiseft.classifiers import zeroshot_classifier
-from wiseft.loading import load_classifier
-from wiseft.clips import load_clip
-from wiseft.exchange import append_results, read_results, write_results
-from wiseft.exports import export_transformers
-from wiseft.files import atomic_path, existing_folder
-from wiseft.images import ImageSet
-from wiseft.kept import read_predictions, write_predictions
-from wiseft.results import MEAN, REFERENCE, results_table
-from wiseft.merged_files import merge_files
-from wiseft.pico import pico_classifier
-from wiseft.report import write_report
-from wiseft.resume import read_training, write_training
-from wiseft.scores import KeptPredictions, image_rows
+from wiseft.data.disk_cache import open_entry, write_entry
+from wiseft.show.card import write_card
+from wiseft.weights.checkpoints import read_state_dict, write_state_dict
+from wiseft.models.classifier import zeroshot_classifier
+from wiseft.models.load import load_classifier
+from wiseft.models.clip import load_clip
+from wiseft.stats.table_io import append_results, read_results, write_results
+from wiseft.models.export import export_transformers
+from wiseft.base.files import atomic_path, existing_folder
+from wiseft.data.images import ImageSet
+from wiseft.infer.predictions import read_predictions, write_predictions
+from wiseft.stats.table import MEAN, REFERENCE, results_table
+from wiseft.weights.files import merge_files
+from wiseft.models.testing import pico_classifier
+from wiseft.show.report import write_report
+from wiseft.train.checkpoint import read_training, write_training
+from wiseft.infer.scores import KeptPredictions, image_rows
 
 WRITES = {"write", "tofile", "fsync", "sync", "serialize_file"}  # functions before which a kill may come
 # audit events before which a kill may come

@@ -18,11 +18,11 @@ from conftest import python
 from PIL import Image, ImageDraw
 from torch import nn
 from torchvision.transforms import v2
-from wiseft.decoding import UnreadableImage, open_image
-from wiseft.datasets import folder_suite, image_folder, load_suite
-from wiseft.ensembles import sweep
-from wiseft.evaluation import evaluate
-from wiseft.passes import predict
+from wiseft.data.decoding import UnreadableImage, open_image
+from wiseft.data.suites import folder_suite, image_folder, load_suite
+from wiseft.infer.ensembles import sweep
+from wiseft.infer.evaluation import evaluate
+from wiseft.infer.inference import predict
 
 
 def red_box(mode="RGB", size=(32, 32)):
@@ -233,7 +233,7 @@ def test_sets_travel_to_other_processes(folder):
     assert len(images) == 210 and images.open(0).mode == "RGB"
 
 
-LOAD = "from wiseft.datasets import load_suite; s = load_suite('icons'); print(s.fingerprint, len(s.classnames))"
+LOAD = "from wiseft.data.suites import load_suite; s = load_suite('icons'); print(s.fingerprint, len(s.classnames))"
 
 
 def test_two_processes_unpack_the_embedded_suite_at_once(tmp_path):
@@ -257,7 +257,7 @@ def test_a_picture_starts_no_program(tmp_path):
     (tmp_path / "bin/gs").chmod(0o755)
     (tmp_path / "x.jpg").write_bytes(EPS)
     file = str(tmp_path / "x.jpg")
-    code = f"from wiseft.decoding import *\ntry: open_image({file!r})\nexcept UnreadableImage as e: print(e)"
+    code = f"from wiseft.data.decoding import *\ntry: open_image({file!r})\nexcept UnreadableImage as e: print(e)"
     said = python("-c", code, env=os.environ | dict(PATH=f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")).stdout
     assert "not an image" in said
     assert not (tmp_path / "started").exists()
@@ -274,7 +274,7 @@ def test_one_place_opens_files_as_images():
 
 MEMORY = """
 import resource, sys
-from wiseft.decoding import *
+from wiseft.data.decoding import *
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sys.argv[1:]:
     try: print(open_image(path).size)
@@ -300,7 +300,7 @@ def test_small_files_take_no_gigabytes(tmp_path):
 
 def test_the_limit_on_pixels_is_set_from_outside(tmp_path):
     Image.new("L", (40, 30)).save(tmp_path / "x.png")
-    code = f"from wiseft.decoding import open_image\nprint(open_image({str(tmp_path / 'x.png')!r}).size)"
+    code = f"from wiseft.data.decoding import open_image\nprint(open_image({str(tmp_path / 'x.png')!r}).size)"
     assert "(40, 30)" in python("-c", code, env=os.environ | dict(WISEFT_MAX_PIXELS="1200")).stdout
     assert "1,200 pixels, more than the 1,199" in python("-c", code, env=os.environ | dict(WISEFT_MAX_PIXELS="1199"),
                                                          ok=False).stderr
@@ -312,7 +312,7 @@ def test_the_limit_on_pixels_is_set_from_outside(tmp_path):
 def test_a_pipe_is_no_image(tmp_path):
     os.mkfifo(tmp_path / "x.png")
     file = str(tmp_path / "x.png")
-    code = f"from wiseft.decoding import *\ntry: open_image({file!r})\nexcept UnreadableImage as e: print(e)"
+    code = f"from wiseft.data.decoding import *\ntry: open_image({file!r})\nexcept UnreadableImage as e: print(e)"
     assert "Not a regular file" in python("-c", code, timeout=20).stdout
 
 

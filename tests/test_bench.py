@@ -12,14 +12,14 @@ import torch
 from PIL import Image, ImageDraw
 from conftest import ROOT
 from test_cli import wiseft
-from wiseft.bench import bench, carry_out, planned
-from wiseft.classifiers import zeroshot_classifier
-from wiseft.datasets import load_suite
-from wiseft.loading import load_classifier
+from wiseft.bench.run import bench, carry_out, planned
+from wiseft.models.classifier import zeroshot_classifier
+from wiseft.data.suites import load_suite
+from wiseft.models.load import load_classifier
 from wiseft.methods import ema, lines, lora, lp_ft, spd, tpgm  # noqa: F401
-from wiseft.pico import pico_clip
-from wiseft.registry import REGISTRY, method
-from wiseft.resume import checkpoint_file
+from wiseft.models.testing import pico_clip
+from wiseft.base.registry import REGISTRY, method
+from wiseft.train.checkpoint import checkpoint_file
 
 PIECES = dict(seeds=(0, 1), lrs=(1e-3,), alphas=(0, .5, 1), epochs=1, batch_size=16, precision="fp32", progress=False)
 
@@ -146,7 +146,7 @@ def killed(process, folder, rng, only=None):
 def begun(*args):
     "A process that carries a bench out; what is heavy is imported once"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["wiseft.bench", "wiseft.shell", "wiseft.methods.lp_ft"])
+    context.set_forkserver_preload(["wiseft.bench.run", "wiseft.shell.app", "wiseft.methods.lp_ft"])
     process = context.Process(target=carried_out, args=args)
     process.start()
     return process

@@ -11,8 +11,8 @@ import pytest
 import torch
 from open_clip.model import CLIP, build_model_from_openai_state_dict
 
-from wiseft.checkpoints import read_state_dict, write_state_dict
-from wiseft.tensorfiles import state_hash
+from wiseft.weights.checkpoints import read_state_dict, write_state_dict
+from wiseft.weights.safetensors_io import state_hash
 
 
 class Trap:

@@ -14,8 +14,8 @@ import pytest
 import torch
 from conftest import python, run
 from typer.testing import CliRunner
-from wiseft.classifiers import zeroshot_classifier
-from wiseft.loading import load_classifier
+from wiseft.models.classifier import zeroshot_classifier
+from wiseft.models.load import load_classifier
 
 WISEFT = Path(sys.executable).with_name("wiseft")
 COMMANDS = "models data cache zeroshot finetune merge evaluate sweep ensemble predict plot report demo".split()
@@ -45,7 +45,7 @@ def room(tmp_path_factory):
 
 def wiseft(*args, cwd=".", code=0):
     "Run a command line in this process, which saves the imports; `stdout` and `stderr` are as a terminal's."
-    from wiseft.cli import app
+    from wiseft.shell.cli import app
 
     here = os.getcwd()
     os.chdir(cwd)
@@ -62,7 +62,7 @@ def test_help_loads_no_torch():
     code = f"""
 import sys
 from typer.testing import CliRunner
-from wiseft.cli import app
+from wiseft.shell.cli import app
 for args in [[], *([c] for c in {COMMANDS})]:
     done = CliRunner().invoke(app, [*args, '--help'])
     assert done.exit_code == 0, done.output
@@ -77,7 +77,7 @@ HEAVY = ("open_clip.model torchvision timm fastai fastprogress transformers seab
 
 
 @pytest.mark.parametrize("code, heavy", [
-    ("import typer.testing, wiseft.cli; typer.testing.CliRunner().invoke(wiseft.cli.app, ['models'])",
+    ("import typer.testing, wiseft.shell.cli; typer.testing.CliRunner().invoke(wiseft.shell.cli.app, ['models'])",
      f"torch safetensors.torch {HEAVY}"),
     ("from wiseft.all import *", HEAVY),
 ], ids=["models", "all"])
@@ -92,7 +92,7 @@ sys.meta_path.insert(0, Watch)
 """
     loaded = python("-c", f"{watch}{code}; print(*Watch.seen)").stdout.split()
     found = set(heavy.split()).intersection(loaded)
-    assert "wiseft.later" in loaded and not found
+    assert "wiseft.base.lazy" in loaded and not found
 
 
 def test_help_names_every_command():
@@ -322,7 +322,7 @@ def test_the_device_is_said(room):
 
 def test_every_command_that_computes_takes_a_device():
     from typer.main import get_command
-    from wiseft.cli import app
+    from wiseft.shell.cli import app
 
     def takes_one(command):
         return any("--device" in p.opts for p in command.params)
@@ -331,7 +331,7 @@ def test_every_command_that_computes_takes_a_device():
 
 
 def test_what_was_predicted_lies_beside_the_table_and_is_in_the_report(room, tmp_path):
-    from wiseft.kept import compare_ends, read_predictions
+    from wiseft.infer.predictions import compare_ends, read_predictions
 
     swept = pd.read_csv(room / "sweep.csv").set_index(["method", "alpha", "dataset"]).value
     for g in compare_ends(read_predictions(room / "sweep.predictions.csv.gz")).itertuples():

@@ -10,10 +10,10 @@ import pytest
 from crash import WRITERS, ended, every_call, kill_before, once, random_moments, started, table
 from PIL import Image
 
-from wiseft.cache import Pixels, ShortSide, cache_table, clear_cache, decode_once
-from wiseft.exchange import append_results, read_results
-from wiseft.files import atomic_path
-from wiseft.labels import image_folder
+from wiseft.data.disk_cache import Pixels, ShortSide, cache_table, clear_cache, decode_once
+from wiseft.stats.table_io import append_results, read_results
+from wiseft.base.files import atomic_path
+from wiseft.data.labels import image_folder
 
 CALL = 3  # every writer has so many
 

@@ -21,14 +21,14 @@ from safetensors.torch import load_file
 from torchvision.models import get_model
 from typer.testing import CliRunner
 
-from wiseft.checkpoints import write_state_dict
-from wiseft.classifiers import zeroshot_classifier
-from wiseft.cli import app
-from wiseft.clips import load_clip
-from wiseft.configs import read_json, write_json
-from wiseft.exports import export_classifier
-from wiseft.loading import load_classifier
-from wiseft.merging import interpolate
+from wiseft.weights.checkpoints import write_state_dict
+from wiseft.models.classifier import zeroshot_classifier
+from wiseft.shell.cli import app
+from wiseft.models.clip import load_clip
+from wiseft.models.open_clip_config import read_json, write_json
+from wiseft.models.export import export_classifier
+from wiseft.models.load import load_classifier
+from wiseft.weights.merge import interpolate
 
 CONFIG = dict(embed_dim=16, quick_gelu=True,
               vision_cfg=dict(image_size=32, patch_size=8, width=32, layers=2, head_width=8),
@@ -174,7 +174,7 @@ def hub():
     server.shutdown()
 
 
-PUSH = "import sys; from wiseft.card import push_to_hub; print(push_to_hub(*sys.argv[1:]))"
+PUSH = "import sys; from wiseft.show.card import push_to_hub; print(push_to_hub(*sys.argv[1:]))"
 
 
 def test_push(classifier, hub, tmp_path):

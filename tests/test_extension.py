@@ -12,8 +12,8 @@ WISEFT = Path(sys.executable).with_name("wiseft")
 CLASSES = ["camera", "heart", "star"]
 MINE = '''
 import torch
-from wiseft.registry import method
-from wiseft.scores import Metric, add_metric
+from wiseft.base.registry import method
+from wiseft.infer.scores import Metric, add_metric
 
 @method("loss", "small logits")
 def small_logits(step, weight=1e-3):
@@ -82,7 +82,7 @@ def test_card_and_resume(tuned):
 
 
 def test_merge(tuned):
-    from wiseft.tensorfiles import TensorFile
+    from wiseft.weights.safetensors_io import TensorFile
 
     run(WISEFT, "merge", "zeroshot", "whole", "--use", "mine.py", "--rule", "half way", "--alpha", "1", "-o", "half",
         cwd=tuned)
@@ -96,11 +96,11 @@ def test_merge(tuned):
 
 
 def test_table_and_picture(tuned):
-    from wiseft.datasets import folder_suite
-    from wiseft.ensembles import sweep
-    from wiseft.loading import load_classifier
-    from wiseft.plots import plot_alpha
-    from wiseft.registry import REGISTRY
+    from wiseft.data.suites import folder_suite
+    from wiseft.infer.ensembles import sweep
+    from wiseft.models.load import load_classifier
+    from wiseft.show.plots import plot_alpha
+    from wiseft.base.registry import REGISTRY
 
     before = dict(REGISTRY)
     try:

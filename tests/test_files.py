@@ -11,12 +11,12 @@ import zipfile
 
 import pytest
 
-from wiseft.files import sha256_file
+from wiseft.base.files import sha256_file
 
 PRELUDE = """
 import os, resource, signal, sys, time
 from pathlib import Path
-from wiseft.files import atomic_path, unzip_once
+from wiseft.base.files import atomic_path, unzip_once
 target = Path(sys.argv[1])
 def ready(): print('ready', flush=True)
 """
@@ -99,7 +99,7 @@ except OSError as e: print(type(e).__name__, e)
 
 SAVE_MUCH = """
 import torch
-from wiseft.checkpoints import write_state_dict
+from wiseft.weights.checkpoints import write_state_dict
 try: write_state_dict({'w': torch.zeros(1<<20)}, target, force=True)
 except OSError as e: print(type(e).__name__, e)
 """

@@ -21,14 +21,14 @@ import time
 from pathlib import Path
 import torch
 from fastai.callback.core import Callback
-from wiseft.datasets import folder_suite
-from wiseft.learner import clip_learner
-from wiseft.loaders import clip_dataloaders
+from wiseft.data.suites import folder_suite
+from wiseft.train.learner import clip_learner
+from wiseft.train.loaders import clip_dataloaders
 from wiseft.methods.ema import EMA
 from wiseft.methods.spd import spd
 from wiseft.methods.swa import SWA
-from wiseft.classifiers import zeroshot_classifier
-from wiseft.clips import load_clip
+from wiseft.models.classifier import zeroshot_classifier
+from wiseft.models.clip import load_clip
 torch.set_num_threads(1)
 here, checkpoints, out, steps, resume, pause, methods = sys.argv[1:]
 torch.manual_seed(resume == "resume")  # dropout would draw from this: a resumed training puts it back
@@ -61,16 +61,16 @@ import traceback
 from pathlib import Path
 import torch
 from fastai.callback.core import Callback
-from wiseft.classifiers import zeroshot_classifier
-from wiseft.clips import load_clip
-from wiseft.datasets import folder_suite
-from wiseft.learner import finetune
+from wiseft.models.classifier import zeroshot_classifier
+from wiseft.models.clip import load_clip
+from wiseft.data.suites import folder_suite
+from wiseft.train.learner import finetune
 from wiseft.methods.carot import carot
 from wiseft.methods.ema import EMA
 from wiseft.methods.flyp import flyp
 from wiseft.methods.lora import lora
 from wiseft.methods.tracer import tracer
-from wiseft.pico import pico_classifier
+from wiseft.models.testing import pico_classifier
 torch.set_num_threads(1)
 here = Path(sys.argv[1])
 suite = folder_suite(here / "images", {})
@@ -262,5 +262,6 @@ def test_a_spoilt_checkpoint_is_named(here, uninterrupted, how):
     process = start(here, how, 1000, "resume")
     out, err = process.communicate(timeout=300)
     assert process.returncode != 0 and not (here / f"{how}-classifier").exists()
-    assert re.search(r"^wiseft.files.BadFile: \S*/" + how + r"/checkpoint.safetensors (is no whole|holds NaN)", err,
+    assert re.search(r"^wiseft.base.files.BadFile: \S*/" + how + r"/checkpoint.safetensors (is no whole|holds NaN)",
+                     err,
                      re.M), err

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from wiseft.cli import app
-from wiseft.files import MARKER, atomic_path, check_replaceable
-from wiseft.pico import pico_classifier
+from wiseft.shell.cli import app
+from wiseft.base.files import MARKER, atomic_path, check_replaceable
+from wiseft.models.testing import pico_classifier
 
 # a command that writes a folder -> its words, and the kind of its folder
 FOLDERS = {

@@ -14,11 +14,11 @@ from test_models import vit_pico_patch8_siglip_32  # noqa: F401, timm's smallest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipVisionModel
 
-from wiseft.checkpoints import write_state_dict
-from wiseft.clips import load_clip
-from wiseft.configs import write_json
-from wiseft.loading import load_classifier
-from wiseft.text import BadFile
+from wiseft.weights.checkpoints import write_state_dict
+from wiseft.models.clip import load_clip
+from wiseft.models.open_clip_config import write_json
+from wiseft.models.load import load_classifier
+from wiseft.base.text import BadFile
 
 CLIP = '''
 import torch

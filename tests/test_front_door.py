@@ -24,11 +24,11 @@ from wiseft.all import (
     zeroshot_classifier,
     zeroshot_head,
 )
-from wiseft.loading import load_classifier
-from wiseft.plots import plot_alpha, plot_frontier, plot_shifts
-from wiseft.prompts import find_classnames
-from wiseft.report import headline
-from wiseft.runs import join_runs
+from wiseft.models.load import load_classifier
+from wiseft.show.plots import plot_alpha, plot_frontier, plot_shifts
+from wiseft.data.prompts import find_classnames
+from wiseft.show.report import headline
+from wiseft.infer.runs import join_runs
 
 NAMES = ["camera", "heart", "star"]
 

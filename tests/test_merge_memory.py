@@ -5,12 +5,12 @@ import pytest
 import torch
 from conftest import python
 
-from wiseft.tensorfiles import TensorFile, write_tensors
-from wiseft.weights import weighted_sum
+from wiseft.weights.safetensors_io import TensorFile, write_tensors
+from wiseft.weights.tensors import weighted_sum
 
 MERGE = """
 import sys
-from wiseft.merged_files import merge_files
+from wiseft.weights.files import merge_files
 def peak(): return next(int(l.split()[1])/1024 for l in open('/proc/self/status') if l.startswith('VmHWM'))  # MiB
 before = peak()
 merge_files(sys.argv[1:3], [.75, .25], sys.argv[3])

@@ -14,17 +14,17 @@ from PIL import Image
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 
-import wiseft.saving
-from wiseft.checkpoints import write_state_dict
-from wiseft.clips import load_clip
-from wiseft.heads import zeroshot_head
-from wiseft.classifiers import ImageClassifier, zeroshot_classifier
-from wiseft.loading import load_classifier
-from wiseft.merging import average, interpolate
+import wiseft.models.save
+from wiseft.weights.checkpoints import write_state_dict
+from wiseft.models.clip import load_clip
+from wiseft.models.head import zeroshot_head
+from wiseft.models.classifier import ImageClassifier, zeroshot_classifier
+from wiseft.models.load import load_classifier
+from wiseft.weights.merge import average, interpolate
 from wiseft.methods.lora import lora
-from wiseft.pico import pico_classifier
-from wiseft.text import BadFile
-from wiseft.trainable import parametrized, plain_weights
+from wiseft.models.testing import pico_classifier
+from wiseft.base.text import BadFile
+from wiseft.train.trainable import parametrized, plain_weights
 
 NAMES = ["cat", "fire truck", "umbrella"]
 TEMPLATES = ["a photo of a {}", "{}, drawn"]
@@ -343,7 +343,7 @@ def test_open_clip_alone_gets_the_same_features(picture, tmp_path):
     assert abs(np.array(out[embedded][0]) - np.array(out[saved][0])).max() > 1e-4
 
 
-LOAD = "import sys; from wiseft.clips import load_clip; print(load_clip(*sys.argv[1:]))"
+LOAD = "import sys; from wiseft.models.clip import load_clip; print(load_clip(*sys.argv[1:]))"
 
 
 def hub(home):
@@ -393,7 +393,7 @@ def test_interrupted_save_leaves_what_was_there(error, folders, tmp_path, monkey
         raise error
 
     with monkeypatch.context() as m:
-        m.setattr(wiseft.saving, "write_json", fail)
+        m.setattr(wiseft.models.save, "write_json", fail)
         for target in "saved", "new":
             with pytest.raises((KeyboardInterrupt, OSError)):
                 classifier.save(tmp_path / target, force=True)

@@ -27,7 +27,7 @@ def test_a_notebook_finds_nothing_of_ours_and_of_other_notebooks(refresh, tmp_pa
     found = ("import os, sys\nours = [m for m in sys.modules if m.startswith('wiseft')]\n"
              "print(ours, os.environ.get('LEFT'), os.getcwd())")
     outputs = []
-    for leave in "", "\nimport wiseft.weights\nos.environ['LEFT'] = 'behind'\nos.chdir('/')", "":
+    for leave in "", "\nimport wiseft.weights.tensors\nos.environ['LEFT'] = 'behind'\nos.chdir('/')", "":
         path = notebook(tmp_path / "a.ipynb", found + leave)
         refresh(path, check=False)
         outputs.append(stored(path))

@@ -2,15 +2,21 @@
 import ast
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, python, tree
 
+sys.path.insert(0, str(ROOT / "tools"))
+from wings import WINGS
+
 NOTEBOOKS = [p for p in tree() if p.suffix == ".ipynb"]
-FINETUNING = {"loaders", "guards", "steps", "resume", "learner", "averages", "costs", "trials"}
-SHELL = {"shell", "shell_data", "shell_train", "shell_evaluate", "shell_report", "shell_bench", "shell_show", "cli"}
-PLOTTING = {"bench_plots", "drawing", "plots"}
+FINETUNING = {"train.loaders", "train.callbacks", "train.losses", "train.checkpoint", "train.learner",
+              "train.weight_averages", "train.flops", "bench.trial"}
+SHELL = {"shell.app", "shell.data", "shell.train", "shell.evaluate", "shell.report", "shell.bench", "shell.show",
+         "shell.cli"}
+PLOTTING = {"show.bench_plots", "show.style", "show.plots"}
 # package -> its only importers
 ALONE = dict(fastai=FINETUNING, seaborn=PLOTTING, matplotlib=PLOTTING, typer=SHELL, rich=SHELL)
 
@@ -44,8 +50,10 @@ INDEX = Path("nbs/methods/index.ipynb")  # finds the methods, and is none
 
 
 def place(path):
-    "Where a notebook stands in the order of layers: a module imports only from those before it."
-    return {"methods": "50", "index": "51"}.get(path.stem if path == INDEX else path.parent.name, path.stem)
+    "Where a notebook stands in the order of the house, by wing, then by number; methods know nothing of each other."
+    wing = path.parent.name
+    room = path.stem if wing != "methods" or path == INDEX else ""
+    return WINGS.index(wing) if wing in WINGS else len(WINGS), room
 
 
 API = [p for p in NOTEBOOKS if p.parts[1] == "api" and module_of(p)]
@@ -119,9 +127,10 @@ def check_imports(path, name):
     for module, names in [found for source in exported(path) for found in imports(source)]:
         own = module.removeprefix("wiseft.") if module.startswith("wiseft.") else None
         if own:
-            assert own in PLACES, f"{module} is no module of ours"
-            assert PLACES[own] < place(path), f"{name} imports {own}, which does not come before it"
             assert names and "*" not in names, f"{name} imports {own} without naming what"
+            for each in [f"{own}.{n}" for n in names] if own in WINGS else [own]:
+                assert each in PLACES, f"{each} is no module of ours"
+                assert PLACES[each] < place(path), f"{name} imports {each}, which does not come before it"
         only = ALONE.get(module.partition(".")[0], {name})
         assert name in only, f"{module} is imported by {only} alone"
 

@@ -19,7 +19,7 @@ BROKEN = r"""cells => cells.filter(cell => {
 def kept(suite):
     "What the committed predictions say of one seed, as `sweep` would have kept it."
     import numpy as np
-    from wiseft.scores import KeptPredictions, all_classes, image_rows
+    from wiseft.infer.scores import KeptPredictions, all_classes, image_rows
 
     sets = suite.datasets()
     rows, classes = image_rows(sets, "test"), all_classes(sets)
@@ -38,9 +38,9 @@ def kept(suite):
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     "The page's file, the table that it is made of, and the predictions."
-    from wiseft.datasets import load_suite
-    from wiseft.exchange import read_results
-    from wiseft.report import write_report
+    from wiseft.data.suites import load_suite
+    from wiseft.stats.table_io import read_results
+    from wiseft.show.report import write_report
 
     suite, results = load_suite("icons"), read_results(ICONS / "results.csv")
     results = results[(results.seed == SEED)

@@ -21,18 +21,18 @@ import pytest
 from conftest import run
 from PIL import Image, ImageOps
 
-from wiseft.datasets import folder_suite, load_suite
-from wiseft.evaluation import evaluate
-from wiseft.exchange import write_results
-from wiseft.files import package_data
-from wiseft.hub import HubFiles, fetch, hub_files, sets_on_hub
-from wiseft.decoding import UnreadableImage
-from wiseft.labels import image_folder
-from wiseft.layouts import FMOW_CLASSES, imagenet_subset, inventory
-from wiseft.loaders import captioned_images
-from wiseft.pico import pico_classifier
-from wiseft.text import BadFile
-from wiseft.wordnet import imagenet_classes
+from wiseft.data.suites import folder_suite, load_suite
+from wiseft.infer.evaluation import evaluate
+from wiseft.stats.table_io import write_results
+from wiseft.base.files import package_data
+from wiseft.data.hub import HubFiles, fetch, hub_files, sets_on_hub
+from wiseft.data.decoding import UnreadableImage
+from wiseft.data.labels import image_folder
+from wiseft.data.layouts import FMOW_CLASSES, imagenet_subset, inventory
+from wiseft.train.loaders import captioned_images
+from wiseft.models.testing import pico_classifier
+from wiseft.base.text import BadFile
+from wiseft.data.wordnet import imagenet_classes
 
 NAMES, WNIDS = list(imagenet_classes().values()), list(imagenet_classes())
 COMMIT = "614c3a5" + "0" * 33

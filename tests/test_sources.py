@@ -15,20 +15,20 @@ from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from wiseft.classifiers import zeroshot_classifier
-from wiseft.classify import classify
-from wiseft.cli import app
-from wiseft.clips import load_clip
-from wiseft.datasets import Suite, folder_suite
-from wiseft.ensembles import choose_alpha, sweep
-from wiseft.evaluation import evaluate
-from wiseft.exchange import read_results
-from wiseft.labels import image_folder
-from wiseft.learner import finetune, usual_lr
-from wiseft.loading import load_classifier
-from wiseft.passes import predict
-from wiseft.pico import pico_classifier
-from wiseft.probes import linear_probe
+from wiseft.models.classifier import zeroshot_classifier
+from wiseft.infer.classify import classify
+from wiseft.shell.cli import app
+from wiseft.models.clip import load_clip
+from wiseft.data.suites import Suite, folder_suite
+from wiseft.infer.ensembles import choose_alpha, sweep
+from wiseft.infer.evaluation import evaluate
+from wiseft.stats.table_io import read_results
+from wiseft.data.labels import image_folder
+from wiseft.train.learner import finetune, usual_lr
+from wiseft.models.load import load_classifier
+from wiseft.infer.inference import predict
+from wiseft.models.testing import pico_classifier
+from wiseft.train.probes import linear_probe
 
 NAMES = ["cat", "dog"]
 SPLITS = "train", "validation", "test"

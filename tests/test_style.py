@@ -187,7 +187,7 @@ BAD = {
     "width": f"x = {'long' * 40!r}",
     "semicolons": "a = 1; b = 2",
     "nesting": "[[i for i in x] for x in y]",
-    "private": "from wiseft.images import _some",
+    "private": "from wiseft.data.images import _some",
     "returns": "def f()->int: return 1",
     "errors": "raise ValueError(f'no images in {x}')",
     "size": "f(" + ",\n".join("g(x+1)" for _ in range(20)) + ")",

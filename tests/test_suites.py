@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from wiseft.datasets import load_suite
-from wiseft.evaluation import evaluate
-from wiseft.layouts import imagenet_subset, set_classes
-from wiseft.wordnet import imagenet_classes
-from wiseft.exchange import read_results
+from wiseft.data.suites import load_suite
+from wiseft.infer.evaluation import evaluate
+from wiseft.data.layouts import imagenet_subset, set_classes
+from wiseft.data.wordnet import imagenet_classes
+from wiseft.stats.table_io import read_results
 
 SHIFTS = ["imagenet-v2", "imagenet-r", "imagenet-sketch", "objectnet", "imagenet-a"]
 WNIDS = list(imagenet_classes())
@@ -55,7 +55,7 @@ def family(tmp_path):
 
 def wiseft(*args, code=0):
     "Run a command line in this process."
-    from wiseft.cli import app
+    from wiseft.shell.cli import app
 
     done = CliRunner().invoke(app, list(map(str, args)))
     assert done.exit_code == code, done.output
@@ -68,9 +68,9 @@ def vit(tmp_path_factory):
     "An untrained ViT-B/32 with ImageNet's classes."
     import open_clip
     from safetensors.torch import save_file
-    from wiseft.clips import load_clip
-    from wiseft.heads import random_head
-    from wiseft.classifiers import ImageClassifier
+    from wiseft.models.clip import load_clip
+    from wiseft.models.head import random_head
+    from wiseft.models.classifier import ImageClassifier
 
     folder = tmp_path_factory.mktemp("vit")
     with warnings.catch_warnings():

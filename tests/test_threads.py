@@ -14,8 +14,8 @@ import os
 import torch
 before = dict(os.environ), torch.get_num_threads(), torch.get_num_interop_threads()
 import wiseft.all
-import wiseft.cli
-from wiseft.threads import number_is_unset
+import wiseft.shell.cli
+from wiseft.base.threads import number_is_unset
 same = (dict(os.environ), torch.get_num_threads(), torch.get_num_interop_threads()) == before
 unset = number_is_unset()
 torch.set_num_threads(torch.get_num_threads() + 1)
@@ -23,7 +23,7 @@ print(same, torch.get_num_threads() - 1, unset, number_is_unset())
 """
 
 SET_BY_ENVIRONMENT = """
-from wiseft.threads import number_is_unset
+from wiseft.base.threads import number_is_unset
 print(number_is_unset())
 """
 
@@ -35,11 +35,11 @@ from pathlib import Path
 import torch
 from fastai.callback.core import Callback
 
-import wiseft.threads
-from wiseft.datasets import load_suite
-from wiseft.evaluation import evaluate
-from wiseft.learner import finetune
-from wiseft.pico import pico_classifier
+import wiseft.base.threads
+from wiseft.data.suites import load_suite
+from wiseft.infer.evaluation import evaluate
+from wiseft.train.learner import finetune
+from wiseft.models.testing import pico_classifier
 
 room, cores = Path(sys.argv[1]), torch.get_num_threads()
 suite = load_suite("icons")
@@ -80,7 +80,7 @@ told = dict(cores=cores, same=whole.hash == resumed.hash, resumed=steps.numbers,
             whole_recipe=whole.recipe["threads"], after_resumed=torch.get_num_threads())
 
 # where the thread that computes doesn't run all the time, both numbers are tried
-wiseft.threads.thread_time = lambda: 0.
+wiseft.base.threads.thread_time = lambda: 0.
 steps = Seen()
 tried = tuned(steps, epochs=3)
 told |= dict(tried=steps.numbers, tried_recipe=tried.recipe["threads"], after_tried=torch.get_num_threads())

@@ -15,27 +15,27 @@ from conftest import run
 from PIL import Image
 from test_models import NAMES, TEMPLATES, build, config_of, write
 
-from wiseft.cache import cache_limit
-from wiseft.checkpoints import read_checkpoint, read_state_dict, write_state_dict
-from wiseft.classifiers import zeroshot_classifier
-from wiseft.loading import load_classifier
-from wiseft.clips import load_clip
-from wiseft.datasets import load_suite
-from wiseft.exchange import read_results, write_results
-from wiseft.files import read_lines, sha256_file
-from wiseft.labels import image_folder, table_set
-from wiseft.kept import read_predictions
-from wiseft.arrays import read_array, read_pickle_as_data
-from wiseft.loaders import captioned_images
-from wiseft.merged_files import merge_files
-from wiseft.merging import interpolate
-from wiseft.passes import extract_features
-from wiseft.prompts import read_classnames
-from wiseft.results import results_table
-from wiseft.resume import read_training
-from wiseft.shards import tar_index
-from wiseft.tensorfiles import TensorFile
-from wiseft.text import BadFile
+from wiseft.data.disk_cache import cache_limit
+from wiseft.weights.checkpoints import read_checkpoint, read_state_dict, write_state_dict
+from wiseft.models.classifier import zeroshot_classifier
+from wiseft.models.load import load_classifier
+from wiseft.models.clip import load_clip
+from wiseft.data.suites import load_suite
+from wiseft.stats.table_io import read_results, write_results
+from wiseft.base.files import read_lines, sha256_file
+from wiseft.data.labels import image_folder, table_set
+from wiseft.infer.predictions import read_predictions
+from wiseft.data.arrays import read_array, read_pickle_as_data
+from wiseft.train.loaders import captioned_images
+from wiseft.weights.files import merge_files
+from wiseft.weights.merge import interpolate
+from wiseft.infer.inference import extract_features
+from wiseft.data.prompts import read_classnames
+from wiseft.stats.table import results_table
+from wiseft.train.checkpoint import read_training
+from wiseft.data.shards import tar_index
+from wiseft.weights.safetensors_io import TensorFile
+from wiseft.base.text import BadFile
 
 EVIL = """
 from pathlib import Path
@@ -93,7 +93,8 @@ def test_a_folder_runs_nothing(way, load, classifier, tmp_path, monkeypatch):
 def test_merging_runs_nothing(classifier, tmp_path):
     pytest.importorskip("transformers")
     evil = poison(classifier("evil"), TRUSTING, tmp_path / "marker")
-    done = run(sys.executable, "-c", "from wiseft.cli import app; app()", "merge", evil, classifier("other"), "-o",
+    done = run(sys.executable, "-c", "from wiseft.shell.cli import app; app()", "merge", evil, classifier("other"),
+               "-o",
                tmp_path / "m", ok=False)
     assert "tokenizer_kwargs" in done.stderr + done.stdout
     assert not (tmp_path / "marker").exists() and not (tmp_path / "m").exists()
@@ -317,8 +318,8 @@ def test_a_pipe_is_not_waited_for(read, tmp_path):
 
 MAPPED = """
 import resource, sys, torch
-from wiseft.checkpoints import read_state_dict
-from wiseft.tensorfiles import TensorFile, write_tensors
+from wiseft.weights.checkpoints import read_state_dict
+from wiseft.weights.safetensors_io import TensorFile, write_tensors
 path = sys.argv[1]
 write_tensors(path, {f"w{i}": torch.zeros(2**16) for i in range(200)})  # 50 MB
 state = dict(TensorFile(path))

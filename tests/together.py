@@ -9,19 +9,19 @@ import torch
 from fastai.callback.core import Callback
 from fastai.optimizer import OptimWrapper
 from PIL import Image
-from wiseft.datasets import folder_suite
-from wiseft.ensembles import sweep
-from wiseft.learner import clip_learner, finetune
-from wiseft.loaders import clip_dataloaders
-from wiseft.loading import load_classifier
+from wiseft.data.suites import folder_suite
+from wiseft.infer.ensembles import sweep
+from wiseft.train.learner import clip_learner, finetune
+from wiseft.train.loaders import clip_dataloaders
+from wiseft.models.load import load_classifier
 from wiseft.methods.carot import carot
 from wiseft.methods.ema import EMA
 from wiseft.methods.flyp import flyp
 from wiseft.methods.l2sp import decoupled_l2sp
 from wiseft.methods.lora import lora
-from wiseft.passes import extract_features
-from wiseft.pico import pico_classifier
-from wiseft.processes import n_processes, rank
+from wiseft.infer.inference import extract_features
+from wiseft.models.testing import pico_classifier
+from wiseft.base.distributed import n_processes, rank
 
 CLASSES = ["left", "right", "none"]
 sgd = partial(OptimWrapper, opt=torch.optim.SGD)

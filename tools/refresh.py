@@ -182,7 +182,7 @@ def serve():
     "Run a notebook for each line of standard input, in a fork that goes on here and ends as a process of its own."
     for name in HEAVY.split():
         import_module(name)
-    sys.modules.pop("modulefinder", None)  # which torchvision imports, and api/00_later.ipynb shows being imported
+    sys.modules.pop("modulefinder", None)  # which torchvision imports, and api/base/03_lazy.ipynb shows being imported
     gc.freeze()  # or each fork would go through all of it at its end
     for line in sys.stdin:
         path, check, *logs = json.loads(line)

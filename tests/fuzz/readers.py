@@ -29,32 +29,32 @@ from PIL import Image
 from safetensors.torch import save as safetensors_bytes
 from test_models import build, vit_pico_patch8_siglip_32
 
-from wiseft.arrays import read_array, read_pickle_as_data
-from wiseft.bench import Work
-from wiseft.cache import open_entry, write_entry
-from wiseft.card import write_card
-from wiseft.checkpoints import read_state_dict
-from wiseft.classifiers import ImageClassifier
-from wiseft.loading import load_classifier
-from wiseft.clips import load_clip
-from wiseft.datasets import load_suite
-from wiseft.exchange import read_recipes, read_results, write_results
-from wiseft.files import cache_root
-from wiseft.heads import ClassificationHead
-from wiseft.decoding import UnreadableImage, open_image, readable_formats
-from wiseft.images import ImageSet
-from wiseft.labels import image_folder, table_set
-from wiseft.kept import compare_ends, read_predictions, write_predictions
-from wiseft.layouts import FAMILIES, objectnet_classes
-from wiseft.loaders import captioned_images
-from wiseft.pretrained import their_config, their_preprocess, to_transformers
-from wiseft.prompts import read_classnames
-from wiseft.results import COLUMNS, MEAN, REFERENCE, results_table
-from wiseft.resume import read_training
-from wiseft.scores import KeptPredictions, image_rows
-from wiseft.shards import tar_index
-from wiseft.siglip import to_siglip
-from wiseft.text import BadFile
+from wiseft.data.arrays import read_array, read_pickle_as_data
+from wiseft.bench.run import Work
+from wiseft.data.disk_cache import open_entry, write_entry
+from wiseft.show.card import write_card
+from wiseft.weights.checkpoints import read_state_dict
+from wiseft.models.classifier import ImageClassifier
+from wiseft.models.load import load_classifier
+from wiseft.models.clip import load_clip
+from wiseft.data.suites import load_suite
+from wiseft.stats.table_io import read_recipes, read_results, write_results
+from wiseft.base.files import cache_root
+from wiseft.models.head import ClassificationHead
+from wiseft.data.decoding import UnreadableImage, open_image, readable_formats
+from wiseft.data.images import ImageSet
+from wiseft.data.labels import image_folder, table_set
+from wiseft.infer.predictions import compare_ends, read_predictions, write_predictions
+from wiseft.data.layouts import FAMILIES, objectnet_classes
+from wiseft.train.loaders import captioned_images
+from wiseft.models.hf_clip import their_config, their_preprocess, to_transformers
+from wiseft.data.prompts import read_classnames
+from wiseft.stats.table import COLUMNS, MEAN, REFERENCE, results_table
+from wiseft.train.checkpoint import read_training
+from wiseft.infer.scores import KeptPredictions, image_rows
+from wiseft.data.shards import tar_index
+from wiseft.models.hf_siglip import to_siglip
+from wiseft.base.text import BadFile
 
 SLOWEST = 10  # seconds of the processor that one file may take
 LONGEST = 60  # seconds of the clock, on a busy machine

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from wiseft.checkpoints import read_checkpoint
-from wiseft.pickles import Machine
-from wiseft.text import BadFile
+from wiseft.weights.checkpoints import read_checkpoint
+from wiseft.weights.pickle_reader import Machine
+from wiseft.base.text import BadFile
 
 SECONDS = float(os.environ.get("WISEFT_FUZZ_SECONDS", 3))
 

@@ -13,23 +13,23 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 from PIL import Image
-from wiseft.bench import bench
-from wiseft.classifiers import zeroshot_classifier
-from wiseft.cli import app
-from wiseft.datasets import folder_suite
-from wiseft.ensembles import alpha_curves, choose_alpha, members, sweep
-from wiseft.evaluation import evaluate
-from wiseft.exports import export_classifier
-from wiseft.guards import EVERY
-from wiseft.learner import finetune
-from wiseft.loading import load_classifier
-from wiseft.merging import interpolate, merge
+from wiseft.bench.run import bench
+from wiseft.models.classifier import zeroshot_classifier
+from wiseft.shell.cli import app
+from wiseft.data.suites import folder_suite
+from wiseft.infer.ensembles import alpha_curves, choose_alpha, members, sweep
+from wiseft.infer.evaluation import evaluate
+from wiseft.models.export import export_classifier
+from wiseft.train.callbacks import EVERY
+from wiseft.train.learner import finetune
+from wiseft.models.load import load_classifier
+from wiseft.weights.merge import interpolate, merge
 from wiseft.methods.flyp import flyp
-from wiseft.passes import run_all
-from wiseft.pico import pico_clip
-from wiseft.plans import takes_several
-from wiseft.registry import all_methods
-from wiseft.scores import METRICS
+from wiseft.infer.inference import run_all
+from wiseft.models.testing import pico_clip
+from wiseft.bench.plan import takes_several
+from wiseft.base.registry import all_methods
+from wiseft.infer.scores import METRICS
 
 PLACES = "cpu", "other"
 CLASSES = ["cat", "dog"]

@@ -8,8 +8,8 @@ __all__ = ['beta_weights', 'BMA']
 # %% ../../nbs/methods/bma.ipynb #caed2e0b
 import numpy as np
 from scipy.stats import beta
-from ..averages import TimeAverage
-from ..registry import method
+from ..train.weight_averages import TimeAverage
+from ..base.registry import method
 
 # %% ../../nbs/methods/bma.ipynb #0bfa0837
 def beta_weights(

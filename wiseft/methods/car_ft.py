@@ -7,8 +7,8 @@ __all__ = ['context_head', 'car_ft']
 
 # %% ../../nbs/methods/car_ft.ipynb #5add17d6
 import torch.nn.functional as F
-from ..prompts import prompts
-from ..registry import method
+from ..data.prompts import prompts
+from ..base.registry import method
 
 # %% ../../nbs/methods/car_ft.ipynb #b24ed15d
 def context_head(

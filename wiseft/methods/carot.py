@@ -8,8 +8,8 @@ __all__ = ['carot', 'carot_share']
 # %% ../../nbs/methods/carot.ipynb #5fa6c11e
 import torch
 import torch.nn.functional as F
-from ..registry import method
-from ..steps import contrastive, projections
+from ..base.registry import method
+from ..train.losses import contrastive, projections
 
 # %% ../../nbs/methods/carot.ipynb #880b87bb
 @method('loss', 'CaRot', '2311.01723', knob='distillation', needs='a text tower and templates, or captions',

@@ -7,7 +7,7 @@ __all__ = ['entropy', 'dawin']
 
 # %% ../../nbs/methods/dawin.ipynb #15c3fb29
 import torch
-from ..registry import method
+from ..base.registry import method
 
 # %% ../../nbs/methods/dawin.ipynb #bc9ccc91
 def entropy(

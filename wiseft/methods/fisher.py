@@ -8,10 +8,10 @@ __all__ = ['fisher_information', 'fisher', 'both_informations']
 # %% ../../nbs/methods/fisher.ipynb #679b892c
 import numpy as np
 import torch
-from ..merging import check_images_suffice
-from ..passes import batches
-from ..registry import method
-from ..weights import weighted_sum
+from ..weights.merge import check_images_suffice
+from ..infer.inference import batches
+from ..base.registry import method
+from ..weights.tensors import weighted_sum
 
 # %% ../../nbs/methods/fisher.ipynb #5852b7ff
 def fisher_information(

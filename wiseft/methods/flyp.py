@@ -7,8 +7,8 @@ __all__ = ['flyp', 'flyp_multi_positive']
 
 # %% ../../nbs/methods/flyp.ipynb #d0d3c75c
 import torch.nn.functional as F
-from ..registry import method
-from ..steps import contrastive
+from ..base.registry import method
+from ..train.losses import contrastive
 
 # %% ../../nbs/methods/flyp.ipynb #0f34d551
 @method('loss', 'FLYP', '2212.00638', needs='a text tower and templates, or captions',

@@ -7,7 +7,7 @@ __all__ = ['ftp']
 
 # %% ../../nbs/methods/ftp.ipynb #2000641c
 import torch
-from ..registry import method
+from ..base.registry import method
 
 # %% ../../nbs/methods/ftp.ipynb #324c078c
 @method('pull', 'FTP', '2310.19182', knob='kappa', cost='two copies of the weights')

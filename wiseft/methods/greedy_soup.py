@@ -7,10 +7,10 @@ __all__ = ['greedy_soup']
 
 # %% ../../nbs/methods/greedy_soup.ipynb #359b0bcc
 import pandas as pd
-from ..merging import merge, merge_recipe, named_models, uniform_soup
-from ..metrics import mcnemar_exact
-from ..passes import predict
-from ..registry import method
+from ..weights.merge import merge, merge_recipe, named_models, uniform_soup
+from ..stats.metrics import mcnemar_exact
+from ..infer.inference import predict
+from ..base.registry import method
 
 # %% ../../nbs/methods/greedy_soup.ipynb #5ac117b7
 def _right(classifiers, images): # dict name -> (n,) bool array

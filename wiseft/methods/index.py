@@ -8,12 +8,12 @@ __all__ = ['all_methods']
 # %% ../../nbs/methods/index.ipynb #d755f0f1
 from importlib import import_module
 from pkgutil import iter_modules
-from ..registry import REGISTRY
+from ..base.registry import REGISTRY
 
 # %% ../../nbs/methods/index.ipynb #f55e5b9a
 def all_methods() -> dict: # name -> `Method`
     "The registry, with the methods of all pages"
-    import_module('wiseft.ensembles')
+    import_module('wiseft.infer.ensembles')
     pages = iter_modules(import_module('wiseft.methods').__path__, 'wiseft.methods.')
     for page in pages: import_module(page.name)
     return REGISTRY

@@ -6,8 +6,8 @@
 __all__ = ['l2sp', 'decoupled_l2sp']
 
 # %% ../../nbs/methods/l2sp.ipynb #82b93a6e
-from ..registry import method
-from ..steps import training_pairs
+from ..base.registry import method
+from ..train.losses import training_pairs
 
 # %% ../../nbs/methods/l2sp.ipynb #0e782b88
 @method('loss', 'L2-SP', '1802.01483', knob='strength', cost='a copy of the start')

@@ -6,9 +6,9 @@
 __all__ = ['lines']
 
 # %% ../../nbs/methods/lines.ipynb #e8f35a3b
-from ..merging import check_one_other, check_start
-from ..registry import method
-from ..weights import weighted_sum
+from ..weights.merge import check_one_other, check_start
+from ..base.registry import method
+from ..weights.tensors import weighted_sum
 
 # %% ../../nbs/methods/lines.ipynb #7511a86a
 @method('merge', 'LiNeS', '2410.17146', knob='alpha', cost='nothing')

@@ -9,8 +9,8 @@ __all__ = ['seen_tokens', 'random_texts', 'lipsum_gap', 'lipsum_ft']
 import numpy as np
 import torch
 from open_clip.tokenizer import SimpleTokenizer
-from ..clips import text_features, token_table
-from ..registry import method
+from ..models.clip import text_features, token_table
+from ..base.registry import method
 
 # %% ../../nbs/methods/lipsum_ft.ipynb #27caa021
 def seen_tokens(

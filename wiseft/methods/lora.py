@@ -9,8 +9,8 @@ __all__ = ['LowRank', 'transformer_matrices', 'lora']
 import torch
 from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
-from ..registry import method
-from ..trainable import tower_blocks
+from ..base.registry import method
+from ..train.trainable import tower_blocks
 
 # %% ../../nbs/methods/lora.ipynb #d299793c
 class LowRank(nn.Module):

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
 from torch.func import grad_and_value
-from ..classifiers import ImageClassifier
-from ..heads import ClassificationHead
-from ..passes import extract_features
-from ..registry import method
-from ..trainable import check_own_head
+from ..models.classifier import ImageClassifier
+from ..models.head import ClassificationHead
+from ..infer.inference import extract_features
+from ..base.registry import method
+from ..train.trainable import check_own_head
 
 # %% ../../nbs/methods/lp_ft.ipynb #75400db5
 def regression_loss(w, x, y, C): # weights (n_classes, dim), features (n, dim), labels from 0 on (n,), weight of them

@@ -8,8 +8,8 @@ __all__ = ['mean_cosine', 'model_stock']
 # %% ../../nbs/methods/model_stock.ipynb #2f55d31e
 import torch
 from torch.nn.functional import normalize
-from ..merging import check_start
-from ..registry import method
+from ..weights.merge import check_start
+from ..base.registry import method
 
 # %% ../../nbs/methods/model_stock.ipynb #d6e48dab
 def mean_cosine(

@@ -7,7 +7,7 @@ __all__ = ['self_distillation']
 
 # %% ../../nbs/methods/self_distillation.ipynb #df5b7f97
 import torch.nn.functional as F
-from ..registry import method
+from ..base.registry import method
 
 # %% ../../nbs/methods/self_distillation.ipynb #4adb514a
 @method('loss', 'self-distillation', knob='weight', cost='a forward pass of the start: 4/3')

@@ -7,7 +7,7 @@ __all__ = ['spd']
 
 # %% ../../nbs/methods/spd.ipynb #00c3a403
 import torch
-from ..registry import method
+from ..base.registry import method
 
 # %% ../../nbs/methods/spd.ipynb #55bee849
 @method('pull', 'SPD', '2411.01713', knob='strength', cost='a copy of the start and one of the last weights')

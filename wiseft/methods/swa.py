@@ -7,8 +7,8 @@ __all__ = ['SWA']
 
 # %% ../../nbs/methods/swa.ipynb #f42d89f9
 from torch.optim.swa_utils import get_swa_avg_fn
-from ..averages import TimeAverage
-from ..registry import method
+from ..train.weight_averages import TimeAverage
+from ..base.registry import method
 
 # %% ../../nbs/methods/swa.ipynb #d0352161
 @method('average', 'SWA', '1803.05407', knob='start', cost='a copy of the weights', smaller_is_stronger=True)

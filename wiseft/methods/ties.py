@@ -7,9 +7,9 @@ __all__ = ['threshold', 'ties', 'ties_thresholds']
 
 # %% ../../nbs/methods/ties.ipynb #197f3ca2
 import torch
-from ..merging import check_start
-from ..registry import method
-from ..weights import is_weight
+from ..weights.merge import check_start
+from ..base.registry import method
+from ..weights.tensors import is_weight
 
 # %% ../../nbs/methods/ties.ipynb #7827a043
 def _bits(start, tuned): # yields (size,) integers, a tensor of weights after the other

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from itertools import islice
 from torch.func import functional_call
-from ..merging import check_images_suffice, merge, merge_recipe, named_models
-from ..passes import shuffled_batches
-from ..registry import method
-from ..weights import is_weight, weighted_sum
+from ..weights.merge import check_images_suffice, merge, merge_recipe, named_models
+from ..infer.inference import shuffled_batches
+from ..base.registry import method
+from ..weights.tensors import is_weight, weighted_sum
 
 # %% ../../nbs/methods/tpgm.ipynb #f2da3040
 def learn_alphas(start, tuned, images, steps=200, lr=1e-2, batch_size=64, first=.5, seed=0): # dict name -> number, 0…1

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from functools import lru_cache
 from scipy.stats import beta
-from ..registry import method
-from ..steps import contrastive, projections
+from ..base.registry import method
+from ..train.losses import contrastive, projections
 
 # %% ../../nbs/methods/tracer.ipynb #00a9c873
 def divergence(student, teacher): # (n, m) logits each

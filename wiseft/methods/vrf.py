@@ -7,8 +7,8 @@ __all__ = ['neighbour_distance', 'fitted_temperature', 'vrf', 'zeroshot_failures
 
 # %% ../../nbs/methods/vrf.ipynb #1121937f
 import torch
-from ..passes import extract_features, predict
-from ..registry import method
+from ..infer.inference import extract_features, predict
+from ..base.registry import method
 
 # %% ../../nbs/methods/vrf.ipynb #c3c4e754
 def neighbour_distance(features, others, k): # (n, dim) and (m, dim), m ≥ k

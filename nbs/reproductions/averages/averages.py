@@ -5,14 +5,14 @@ trained or not, recomputed or not.
     python averages.py    # two to five minutes a run on one core; a line of runs.jsonl each, what is done is skipped
     python averages.py --repeat "batchnorm=frozen seed=2"    # what share comes out otherwise
 """
-from wiseft.batchnorm import recompute_batchnorm
-from wiseft.datasets import protocol
-from wiseft.learner import finetune
-from wiseft.loaders import clip_dataloaders
-from wiseft.merging import interpolate
+from wiseft.weights.batchnorm import recompute_batchnorm
+from wiseft.data.suites import protocol
+from wiseft.train.learner import finetune
+from wiseft.train.loaders import clip_dataloaders
+from wiseft.weights.merge import interpolate
 from wiseft.methods.ema import EMA
 from wiseft.methods.swa import SWA
-from wiseft.experiments import judged_sets, protocol_start, right_answers, run_script
+from wiseft.bench.experiments import judged_sets, protocol_start, right_answers, run_script
 
 LR, ALPHAS = 1e-3, [.25, .5, .75, 1.]
 

@@ -14,16 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from wiseft.bench import Busy, carry_out, planned
-from wiseft.classifiers import zeroshot_classifier
-from wiseft.clips import load_clip
-from wiseft.costs import arithmetic
-from wiseft.datasets import load_suite, protocol
-from wiseft.files import atomic_path
+from wiseft.bench.run import Busy, carry_out, planned
+from wiseft.models.classifier import zeroshot_classifier
+from wiseft.models.clip import load_clip
+from wiseft.train.flops import arithmetic
+from wiseft.data.suites import load_suite, protocol
+from wiseft.base.files import atomic_path
 from wiseft.methods.car_ft import context_head
-from wiseft.plans import Contender
-from wiseft.shell import load_methods
-from wiseft.trials import strengths
+from wiseft.bench.plan import Contender
+from wiseft.shell.app import load_methods
+from wiseft.bench.trial import strengths
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[2]/'build'

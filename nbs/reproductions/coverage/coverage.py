@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from scipy import special, stats
 
-from wiseft import metrics as m
-from wiseft.calibration import expected_calibration_error
-from wiseft.linesearch import AlphaCurve, alpha_intervals, bootstrap_best
-from wiseft.rare_classes import macro_f1, worst_group
-from wiseft.robustness import fit_baseline, from_axis, to_axis
+from wiseft.stats import metrics as m
+from wiseft.stats.calibration import expected_calibration_error
+from wiseft.stats.linesearch import AlphaCurve, alpha_intervals, bootstrap_best
+from wiseft.stats.class_metrics import macro_f1, worst_group
+from wiseft.stats.robustness import fit_baseline, from_axis, to_axis
 
 RESULTS, FIRST = Path(__file__).resolve().parent/'results.csv', 30 # experiments that tests/test_coverage.py does again
 HEADER = ['function', 'setting', 'experiments', 'covered', 'truth_below', 'truth_above', f'held_of_first_{FIRST}']
@@ -298,5 +298,5 @@ def main(functions):
 
 
 if __name__ == '__main__':
-    from wiseft.experiments import provenance
+    from wiseft.bench.experiments import provenance
     with provenance(__file__, seeds=['of each setting']): main(sys.argv[1:])

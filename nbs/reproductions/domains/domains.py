@@ -7,9 +7,9 @@
 The recipe is the protocol's. Outline and solid are the styles that have training families; the runs with outline as the
 reference, which is the protocol itself, are the first three of ../grid.
 """
-from wiseft.datasets import protocol
-from wiseft.learner import finetune
-from wiseft.experiments import judge, judged_sets, protocol_start, run_script
+from wiseft.data.suites import protocol
+from wiseft.train.learner import finetune
+from wiseft.bench.experiments import judge, judged_sets, protocol_start, run_script
 
 ALPHAS = [round(a/10, 1) for a in range(11)]
 STYLE = 'solid'

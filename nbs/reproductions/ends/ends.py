@@ -11,14 +11,14 @@ import warnings
 from itertools import product
 import numpy as np, torch
 import torch.nn.functional as F
-from wiseft.datasets import protocol
-from wiseft.diversity import cka_complement, kappa_complement, margins, mean_kl, overrides, prediction_diversity
-from wiseft.ensembles import members, mix_logits, mix_probabilities
-from wiseft.evaluation import evaluate
-from wiseft.learner import finetune
-from wiseft.metrics import correct
-from wiseft.passes import common_transform, extract_features, run_all
-from wiseft.experiments import judged_sets, protocol_start, run_script
+from wiseft.data.suites import protocol
+from wiseft.stats.diversity import cka_complement, kappa_complement, margins, mean_kl, overrides, prediction_diversity
+from wiseft.infer.ensembles import members, mix_logits, mix_probabilities
+from wiseft.infer.evaluation import evaluate
+from wiseft.train.learner import finetune
+from wiseft.stats.metrics import correct
+from wiseft.infer.inference import common_transform, extract_features, run_all
+from wiseft.bench.experiments import judged_sets, protocol_start, run_script
 
 PATH = [-.25, -.1, 0., .1, .2, .3, .4, .5, .6, .7, .8, .9, 1., 1.1, 1.25]
 STEP = .01 # of α, for the slope at the zero-shot end

@@ -9,11 +9,11 @@ them is a sample of the grid.
 """
 import random
 from functools import partial
-from wiseft.datasets import protocol
-from wiseft.learner import finetune
+from wiseft.data.suites import protocol
+from wiseft.train.learner import finetune
 from wiseft.methods.ema import EMA
 from wiseft.methods.l2sp import l2sp
-from wiseft.experiments import judge, judged_sets, protocol_start, run_script
+from wiseft.bench.experiments import judge, judged_sets, protocol_start, run_script
 
 ALPHAS = [round(a/10, 1) for a in range(1, 11)]
 LRS, EPOCHS = (1e-4, 3e-4, 1e-3, 3e-3), (5, 10, 20)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 import resvg_py
-from wiseft.hashes import grey_thumbnails, near_duplicates
+from wiseft.data.hashes import grey_thumbnails, near_duplicates
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
@@ -42,7 +42,7 @@ def fetch(folder):
     return folder/'package'
 
 def zip_hash(path):
-    "One sha256 over the names and contents in a zip file, as `wiseft.hashes.folder_hash` has it of the folder."
+    "One sha256 over the names and contents in a zip file, as `wiseft.data.hashes.folder_hash` has it of the folder."
     with zipfile.ZipFile(path) as z:
         rows = [[f, hashlib.sha256(z.read(f)).hexdigest()] for f in z.namelist()]
     return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()

@@ -13,15 +13,15 @@ from datetime import date
 from itertools import product
 from pathlib import Path
 import torch
-from wiseft.datasets import load_suite
-from wiseft.ensembles import sweep
-from wiseft.evaluation import evaluate
-from wiseft.files import atomic_path, package_data, sha256_file
-from wiseft.learner import finetune
-from wiseft.clips import load_clip
-from wiseft.classifiers import zeroshot_classifier
-from wiseft.prompts import find_templates
-from wiseft.results import MEAN, REFERENCE
+from wiseft.data.suites import load_suite
+from wiseft.infer.ensembles import sweep
+from wiseft.infer.evaluation import evaluate
+from wiseft.base.files import atomic_path, package_data, sha256_file
+from wiseft.train.learner import finetune
+from wiseft.models.clip import load_clip
+from wiseft.models.classifier import zeroshot_classifier
+from wiseft.data.prompts import find_templates
+from wiseft.stats.table import MEAN, REFERENCE
 
 HERE = Path(__file__).resolve().parent
 ALPHA, SEED = 0.5, 100 # a seed that the measurement does not use

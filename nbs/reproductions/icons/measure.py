@@ -8,14 +8,14 @@ only the comparisons are made anew from it.
 """
 from pathlib import Path
 import pandas as pd
-from wiseft.datasets import load_suite, protocol
-from wiseft.ensembles import sweep
-from wiseft.comparison import compare
-from wiseft.files import atomic_path
-from wiseft.learner import finetune
-from wiseft.clips import load_clip
-from wiseft.classifiers import zeroshot_classifier
-from wiseft.exchange import write_results
+from wiseft.data.suites import load_suite, protocol
+from wiseft.infer.ensembles import sweep
+from wiseft.infer.paired import compare
+from wiseft.base.files import atomic_path
+from wiseft.train.learner import finetune
+from wiseft.models.clip import load_clip
+from wiseft.models.classifier import zeroshot_classifier
+from wiseft.stats.table_io import write_results
 
 HERE = Path(__file__).resolve().parent
 SEEDS = HERE.parents[2]/'build'/'icons'/'seeds'

@@ -23,11 +23,11 @@ import numpy as np, torch
 import torch.nn.functional as F
 import open_clip
 from safetensors.torch import load_file, save_file
-from wiseft.classifiers import zeroshot_classifier
-from wiseft.clips import load_clip
-from wiseft.datasets import load_suite
-from wiseft.evaluation import evaluate
-from wiseft import results
+from wiseft.models.classifier import zeroshot_classifier
+from wiseft.models.clip import load_clip
+from wiseft.data.suites import load_suite
+from wiseft.infer.evaluation import evaluate
+from wiseft.stats import table as results
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]

@@ -10,12 +10,12 @@ fine-tuning goes on from its checkpoint after an interruption.
 """
 import argparse
 from pathlib import Path
-from wiseft.datasets import load_suite
-from wiseft.ensembles import sweep
-from wiseft.learner import finetune
-from wiseft.clips import load_clip
-from wiseft.classifiers import zeroshot_classifier
-from wiseft.exchange import write_results
+from wiseft.data.suites import load_suite
+from wiseft.infer.ensembles import sweep
+from wiseft.train.learner import finetune
+from wiseft.models.clip import load_clip
+from wiseft.models.classifier import zeroshot_classifier
+from wiseft.stats.table_io import write_results
 
 HERE = Path(__file__).resolve().parent
 TOWERS = dict(vit_b16='ViT-B-16-quickgelu', vit_b32='ViT-B-32-quickgelu', vit_l14_336='ViT-L-14-336-quickgelu')

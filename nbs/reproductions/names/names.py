@@ -8,11 +8,11 @@ A quarter, half, three quarters or all of the classes go by a part number instea
 """
 import warnings
 import numpy as np
-from wiseft.classifiers import ImageClassifier
-from wiseft.datasets import protocol
-from wiseft.heads import zeroshot_head
-from wiseft.learner import finetune
-from wiseft.experiments import judge, judged_sets, protocol_start, run_script
+from wiseft.models.classifier import ImageClassifier
+from wiseft.data.suites import protocol
+from wiseft.models.head import zeroshot_head
+from wiseft.train.learner import finetune
+from wiseft.bench.experiments import judge, judged_sets, protocol_start, run_script
 
 ALPHAS = [round(a/10, 1) for a in range(11)]
 

@@ -15,16 +15,16 @@ import argparse
 from itertools import product
 from pathlib import Path
 import pandas as pd
-from wiseft.classifiers import zeroshot_classifier
-from wiseft.clips import load_clip
-from wiseft.datasets import load_suite, protocol
-from wiseft.exchange import write_results
-from wiseft.files import atomic_path
-from wiseft.learner import finetune
-from wiseft.loading import load_classifier
-from wiseft.results import MEAN, REFERENCE, results_table
-from wiseft.run_tables import share_interval, test_rows
-from wiseft.experiments import judge, judged_sets, make_runs, provenance, read_runs, repeat_run, run_name
+from wiseft.models.classifier import zeroshot_classifier
+from wiseft.models.clip import load_clip
+from wiseft.data.suites import load_suite, protocol
+from wiseft.stats.table_io import write_results
+from wiseft.base.files import atomic_path
+from wiseft.train.learner import finetune
+from wiseft.models.load import load_classifier
+from wiseft.stats.table import MEAN, REFERENCE, results_table
+from wiseft.stats.run_tables import share_interval, test_rows
+from wiseft.bench.experiments import judge, judged_sets, make_runs, provenance, read_runs, repeat_run, run_name
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[2]/'build'/'protocol-2'

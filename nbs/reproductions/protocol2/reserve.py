@@ -11,9 +11,9 @@ import json
 from pathlib import Path
 import numpy as np, pandas as pd
 from PIL import Image
-from wiseft.datasets import load_suite
-from wiseft.files import atomic_path
-from wiseft.hashes import grey_thumbnails, near_duplicates
+from wiseft.data.suites import load_suite
+from wiseft.base.files import atomic_path
+from wiseft.data.hashes import grey_thumbnails, near_duplicates
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[2]/'build'/'icons' # what icons/build_suite.py makes

@@ -9,15 +9,15 @@ import argparse, time, warnings
 from pathlib import Path
 import pandas as pd, torch
 from open_clip.modified_resnet import ModifiedResNet
-from wiseft.classifiers import ImageClassifier
-from wiseft.clips import load_clip
-from wiseft.datasets import load_suite
-from wiseft.evaluation import evaluate
-from wiseft.files import atomic_path
-from wiseft.heads import random_head
-from wiseft.learner import finetune
-from wiseft.results import MEAN
-from wiseft.experiments import provenance
+from wiseft.models.classifier import ImageClassifier
+from wiseft.models.clip import load_clip
+from wiseft.data.suites import load_suite
+from wiseft.infer.evaluation import evaluate
+from wiseft.base.files import atomic_path
+from wiseft.models.head import random_head
+from wiseft.train.learner import finetune
+from wiseft.stats.table import MEAN
+from wiseft.bench.experiments import provenance
 
 RESULTS = Path(__file__).resolve().parent/'results.csv'
 LR = 1e-3

@@ -9,9 +9,9 @@ Nothing is tuned for k: the protocol's recipe end to end, and one learning rate 
 """
 from itertools import product
 import numpy as np
-from wiseft.datasets import load_suite, protocol
-from wiseft.learner import finetune
-from wiseft.experiments import judge, judged_sets, protocol_start, run_script
+from wiseft.data.suites import load_suite, protocol
+from wiseft.train.learner import finetune
+from wiseft.bench.experiments import judge, judged_sets, protocol_start, run_script
 
 SHOTS, LINEAR_LR = (1, 2, 4, 8, 16, 25), 1e-2
 ALPHAS = [.25, .5, .75, 1.]

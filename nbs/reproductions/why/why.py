@@ -13,14 +13,14 @@ import argparse
 from itertools import product
 from pathlib import Path
 import numpy as np, pandas as pd, torch
-from wiseft.datasets import load_suite, protocol
-from wiseft.ensembles import members
-from wiseft.files import atomic_path
-from wiseft.learner import finetune
-from wiseft.passes import predict
-from wiseft.run_tables import change_table
-from wiseft.experiments import judge, judged_sets, make_runs, protocol_start, provenance
-from wiseft.experiments import read_runs, repeat_run, run_name
+from wiseft.data.suites import load_suite, protocol
+from wiseft.infer.ensembles import members
+from wiseft.base.files import atomic_path
+from wiseft.train.learner import finetune
+from wiseft.infer.inference import predict
+from wiseft.stats.run_tables import change_table
+from wiseft.bench.experiments import judge, judged_sets, make_runs, protocol_start, provenance
+from wiseft.bench.experiments import read_runs, repeat_run, run_name
 
 HERE = Path(__file__).resolve().parent
 HALVES, HEADS, ALPHAS = HERE/'runs.jsonl', HERE/'runs-heads.jsonl', [.25, .5, .75, 1.]
