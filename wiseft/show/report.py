@@ -22,8 +22,8 @@ from ..stats.paper import robustness
 from .plot_data import NAMES, curves, known_baselines
 from .figures import alt_text, pictures
 from ..base.text import counted
-from wiseft.stats.table import (MEAN, STARTS, UNBOUNDED, check_single, dataset_order, first_metric, reference_set,
-    wide)
+from ..stats.table import MEAN, STARTS, UNBOUNDED
+from ..stats.table import check_single, dataset_order, first_metric, reference_set, wide
 
 # %% ../../nbs/api/show/07_report.ipynb #7f41dc93
 def _marked(table, alpha):
