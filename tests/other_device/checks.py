@@ -28,7 +28,7 @@ from wiseft.methods.flyp import flyp
 from wiseft.infer.inference import run_all
 from wiseft.models.testing import pico_clip
 from wiseft.bench.plan import takes_several
-from wiseft.base.registry import all_methods
+from wiseft.methods.index import all_methods
 from wiseft.infer.scores import METRICS
 
 PLACES = "cpu", "other"

@@ -86,8 +86,9 @@ def datasets(self:Suite,
     "What classifiers are evaluated on; without a reference, the other sets"
     if split not in ('test', 'validation'): raise ValueError(f"split is 'test' or 'validation', got {split!r}")
     own, shifted = (self.test, self.shifts) if split == 'test' else (self.validation, self.shift_validation)
-    if own is not None: return dict(reference=own, **shifted)
-    if self.test is None and shifted: return dict(shifted)
+    shifted = _as_others(shifted) # sets may have been put into the suite since it was made
+    if own is not None: return dict(reference=_as_reference(own), **shifted)
+    if self.test is None and shifted: return shifted
     raise ValueError(
         f'Suite {self.name!r} has no {split} images of its reference. One of the field is loaded with them by '
         'training=True.')
