@@ -1,4 +1,5 @@
 "What test_other_device.py runs in a process of its own: everything that computes, on a device that isn't the CPU."
+import gc
 import os
 import threading
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from wiseft.methods.flyp import flyp
 from wiseft.infer.inference import run_all
 from wiseft.models.testing import pico_clip
 from wiseft.bench.plan import takes_several
-from wiseft.base.registry import all_methods
+from wiseft.methods.index import all_methods
 from wiseft.infer.scores import METRICS
 
 PLACES = "cpu", "other"
@@ -397,6 +398,20 @@ def test_resume_bit_for_bit(precision, given, tmp_path):
         trained(start, given.suite, cbs=Stop(), **kept)
     resumed = trained(start, given.suite, resume=True, **kept)
     assert resumed.hash == trained(start, given.suite, precision=precision).hash
+
+
+@pytest.mark.parametrize("method", [dict(), dict(pull=METHODS["FTP"].function), dict(loss=flyp)], ids=str)
+def test_a_training_leaves_its_weights_alone(method, given):
+    "What Adam and others keep is gone at once, not when Python collects; a tenth is for what the result knows."
+    gc.collect()
+    gc.disable()
+    try:
+        before = other_device.counts()["bytes"]
+        tuned = trained(given.starts["other"], given.suite, epochs=1, **method)
+        left = other_device.counts()["bytes"] - before
+    finally:
+        gc.enable()
+    assert left <= 1.1*sum(t.nbytes for t in tuned.state_dict().values())
 
 
 # ---------- evaluation, and what lies between two classifiers ----------
