@@ -1,10 +1,12 @@
 "What test_other_device.py runs in a process of its own: everything that computes, on a device that isn't the CPU."
+import gc
 import os
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import other_device
@@ -16,12 +18,14 @@ from PIL import Image
 from wiseft.bench.run import bench
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.shell.cli import app
+from wiseft.data.labels import image_folder
 from wiseft.data.suites import folder_suite
 from wiseft.infer.ensembles import alpha_curves, choose_alpha, members, sweep
 from wiseft.infer.evaluation import evaluate
 from wiseft.models.export import export_classifier
 from wiseft.train.callbacks import EVERY
 from wiseft.train.learner import finetune
+from wiseft.train.loaders import PixelSource
 from wiseft.models.load import load_classifier
 from wiseft.weights.merge import interpolate, merge
 from wiseft.methods.flyp import flyp
@@ -291,6 +295,21 @@ def test_costs_of_a_batch_of_evaluation(given):
     assert spent[1]["sent"] == spent[2]["sent"] + 6
 
 
+def test_bytes_of_crops(given, tmp_path):
+    "Of pictures of any shape: what is cut, at most 374 x 499 pixels, the crop, and for some at a time what it takes."
+    for folder in "ab":
+        (tmp_path/folder).mkdir()
+        for i, shape in enumerate([(500, 375), (375, 500), (2000, 400), (400, 2000)]*8):
+            Image.new("RGB", shape).save(tmp_path/f"{folder}/{i}.png")
+    clip = SimpleNamespace(image_size=(336, 336), transform=given.starts["cpu"].transform)
+    source = PixelSource(image_folder(tmp_path), clip, (.9, 1.))
+    batch = source.for_device(range(64), np.random.default_rng(0).random((64, 4)))
+    other_device.core.reset()
+    before = other_device.counts()["bytes"]
+    source.crop_on_device(*(t.to("other") for t in batch))
+    assert other_device.counts()["peak"] - before <= 64*5e6
+
+
 # ---------- the checks find what they are for ----------
 
 
@@ -397,6 +416,20 @@ def test_resume_bit_for_bit(precision, given, tmp_path):
         trained(start, given.suite, cbs=Stop(), **kept)
     resumed = trained(start, given.suite, resume=True, **kept)
     assert resumed.hash == trained(start, given.suite, precision=precision).hash
+
+
+@pytest.mark.parametrize("method", [dict(), dict(pull=METHODS["FTP"].function), dict(loss=flyp)], ids=str)
+def test_a_training_leaves_its_weights_alone(method, given):
+    "What Adam and others keep is gone at once, not when Python collects; a tenth is for what the result knows."
+    gc.collect()
+    gc.disable()
+    try:
+        before = other_device.counts()["bytes"]
+        tuned = trained(given.starts["other"], given.suite, epochs=1, **method)
+        left = other_device.counts()["bytes"] - before
+    finally:
+        gc.enable()
+    assert left <= 1.1*sum(t.nbytes for t in tuned.state_dict().values())
 
 
 # ---------- evaluation, and what lies between two classifiers ----------

@@ -26,7 +26,8 @@ def ftp(p, p0, grad, memory, lr, kappa=1.):
     p.copy_(torch.lerp(p0.reshape(way.shape), p.reshape(way.shape), kept).view_as(p))
 
 def _adam_step(slope, memory):
-    "How many learning rates Adam goes"
+    "How many learning rates Adam goes; a slope that isn't finite counts as nought"
+    slope = slope.nan_to_num(0, 0, 0)
     mean, square, t = memory.get('moments', slope.new_zeros(3))
     t, mean, square = t+1, torch.lerp(mean, slope, .1), torch.lerp(square, slope.square(), .001)
     memory['moments'] = torch.stack([mean, square, t])

@@ -460,8 +460,10 @@ def finetune(
         dls.valid.bs = batch_size # nothing is accumulated there
         learn = clip_learner(dls, classifier, train, precision=precision, progress=progress, loss=loss, pull=pull,
                              accumulate=accumulate, **kwargs)
-        say_place(learn.student.device, learn.recipe['precision'], progress)
-        learn.fit_cosine(epochs, lr, warmup_steps, checkpoint_dir, checkpoint_steps, resume, cbs)
-    tuned = learn.classifier.eval()
+        try:
+            say_place(learn.student.device, learn.recipe['precision'], progress)
+            learn.fit_cosine(epochs, lr, warmup_steps, checkpoint_dir, checkpoint_steps, resume, cbs)
+            tuned = learn.classifier.eval()
+        finally: learn.remove_cbs(list(learn.cbs)) # they know the learner: its memory would wait for Python to collect
     if kwargs.get('grad_checkpointing'): tuned.visual.set_grad_checkpointing(False)
     return tuned

@@ -232,6 +232,7 @@ class Teacher(Callback):
 # %% ../../nbs/api/train/01_losses.ipynb #598e830b
 class Pull(Callback):
     "Call a pull on every weight that trains, after each step of the optimiser"
+    cancelled = False # is this step? Then fastai calls `after_step` all the same
     def __init__(self, pull): self.pull, self.memories = pull, None
 
     def before_fit(self):
@@ -244,8 +245,12 @@ class Pull(Callback):
         schedule = next((cb for cb in self.learn.cbs if hasattr(cb, 'share_of')), None)
         return schedule.share_of(self.train_iter) if schedule else 1/(self.n_epoch*len(self.dls.train))
 
+    def after_cancel_step(self): self.cancelled = True
+
     @torch.no_grad()
     def after_step(self):
+        cancelled, self.cancelled = self.cancelled, False
+        if cancelled: return
         lrs = {p: h['lr'] for group,h in zip(self.opt.param_lists, self.opt.hypers) for p in group}
         share = self.share()
         spoilt = getattr(self.learn, 'spoilt', None)
