@@ -96,6 +96,7 @@ def cut(
     part = pixels[y:math.ceil(bottom)+beyond,x:math.ceil(right)+beyond]
     return part, (left-x, top-y, right-x, bottom-y)
 
+# %% ../../nbs/api/train/00_loaders.ipynb #969f0b23
 def on_canvas(
     arrays # uint8, (height, width, 3) each
 ): # (b, height, width, 3), each in the corner of its canvas; (b, 2), their heights and widths
