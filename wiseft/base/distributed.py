@@ -32,7 +32,9 @@ def _joined(): return dist.is_available() and dist.is_initialized()
 _VARIABLES = 'RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'
 _store = None # where a process leaves word for the others
 
-def start():
+def start(
+    device=None # that this process computes on, as for `best_device`
+):
     "Meet the other processes, if there are any"
     global _store
     if n_processes() == 1 or _joined(): return
@@ -40,8 +42,9 @@ def start():
         f'$WORLD_SIZE says that {n_processes()} processes work together, and {", ".join(gone)} is not set: start them '
         'with torchrun, which sets all, or unset WORLD_SIZE.')
     from torch.distributed.rendezvous import rendezvous
-    cuda = best_device().type == 'cuda'
-    if cuda: torch.cuda.set_device(best_device())
+    device = best_device(device)
+    cuda = device.type == 'cuda'
+    if cuda: torch.cuda.set_device(device)
     _store, own, n = next(rendezvous('env://', timeout=timedelta(minutes=5)))
     dist.init_process_group('cpu:gloo,cuda:nccl' if cuda else 'gloo', store=dist.PrefixStore('wiseft', _store),
                             rank=own, world_size=n, timeout=timedelta(days=7))

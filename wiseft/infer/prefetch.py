@@ -45,11 +45,14 @@ class Feeder:
 
     def __iter__(self):
         reading = _reader(self.read, self.batches, self.workers) # processes start here, in the main thread
-        with ThreadPoolExecutor(1) as thread:
+        with ThreadPoolExecutor(1, initializer=self.begin) as thread:
             coming = deque(thread.submit(self.fetch, reading) for _ in range(AHEAD))
             while (batch := coming.popleft().result()) is not _END:
                 coming.append(thread.submit(self.fetch, reading))
                 yield self.arrived(*batch)
+
+    def begin(self): # in the thread, whose GPU would be the first one, where it would take up memory
+        if self.stream: torch.cuda.set_device(self.stream.device)
 
     def fetch(self, reading): # in the thread
         "The next batch; on a GPU it is sent, too, and has the event of its arrival"
@@ -67,6 +70,7 @@ class Feeder:
             if isinstance(o, torch.Tensor): o.record_stream(now) # its memory is not given away before
         return batch
 
+# %% ../../nbs/api/infer/00_prefetch.ipynb #95862251
 def _pinned(o): return o.pin_memory() if isinstance(o, torch.Tensor) else o
 def _sent(batch, device): return tuple(sent(o, device) if isinstance(o, torch.Tensor) else o for o in batch)
 

@@ -177,7 +177,7 @@ def command(
         @functools.wraps(f)
         def _run(*args, **kwargs):
             with _reported(stopped):
-                if _several(): _meet(f, together)
+                if _several(): _meet(f, together, kwargs.get('device'))
                 _check_inputs(kwargs)
                 return f(*args, **kwargs)
         lines = '\n'.join(f'  {o}' for o in examples)
@@ -185,13 +185,13 @@ def command(
         return f
     return _register
 
-def _meet(command, together):
+def _meet(command, together, device):
     "Several processes meet before anything is done; ValueError where they would do one thing several times"
     name = command.__name__.rstrip('_')
     if not together: raise ValueError(
         f'`wiseft {name}` runs in one process: start it without torchrun. {os.environ["WORLD_SIZE"]} were started.')
     from wiseft.base.distributed import start
-    start()
+    start(device)
 
 # %% ../../nbs/api/shell/00_app.ipynb #157bc5be
 def check_folder(

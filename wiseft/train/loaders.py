@@ -96,6 +96,7 @@ def cut(
     part = pixels[y:math.ceil(bottom)+beyond,x:math.ceil(right)+beyond]
     return part, (left-x, top-y, right-x, bottom-y)
 
+# %% ../../nbs/api/train/00_loaders.ipynb #969f0b23
 def on_canvas(
     arrays # uint8, (height, width, 3) each
 ): # (b, height, width, 3), each in the corner of its canvas; (b, 2), their heights and widths
@@ -169,22 +170,24 @@ class PixelSource:
         self.decoded.add(pixels)
 
     def batch(self, idxs, draws=None): # draws: random numbers for the crops of all images; None: no crops
-        one = partial(self.crop, draws=draws) if draws is not None and self.crop_scale else self.pixels
+        crops = draws is not None and self.crop_scale
+        made = self.of_all(partial(self.crop, draws=draws) if crops else self.pixels, idxs)
+        if not made: return ()
+        x = torch.from_numpy(np.stack(list(made.values()))).permute(0,3,1,2)
+        return TensorImage(x), self.labels(list(made))
+
+    def for_device(self, idxs, draws): # for `resized_crops`, on the device that computes
+        made = self.of_all(partial(self.crop, draws=draws, how=cut), idxs)
+        if not made: return ()
+        parts, boxes = zip(*made.values())
+        return *on_canvas(parts), torch.tensor(boxes, dtype=torch.float32), self.labels(list(made))
+
+    def of_all(self, one, idxs): # index -> what is made of the image, where it can be read
         n = 1 if get_worker_info() else os.cpu_count() or 1 # Pillow lets threads work at the same time
         def several(part): return [(i, one(i)) for i in part]
         with ThreadPoolExecutor(n) as threads: parts = threads.map(several, [idxs[k::n] for k in range(n)])
-        xs = dict(chain.from_iterable(parts))
-        idxs = [i for i in idxs if xs[i] is not None]
-        if not idxs: return ()
-        x = torch.from_numpy(np.stack([xs[i] for i in idxs])).permute(0,3,1,2)
-        return TensorImage(x), self.labels(idxs)
-
-    def for_device(self, idxs, draws): # for `resized_crops`, on the device that computes
-        xs = {i: self.crop(i, draws, cut) for i in idxs}
-        idxs = [i for i in idxs if xs[i] is not None]
-        if not idxs: return ()
-        parts, boxes = zip(*(xs[i] for i in idxs))
-        return *on_canvas(parts), torch.tensor(boxes, dtype=torch.float32), self.labels(idxs)
+        made = dict(chain.from_iterable(parts))
+        return {i: made[i] for i in idxs if made[i] is not None}
 
     def crop_on_device(self, canvas, sizes, boxes, y):
         return TensorImage(resized_crops(canvas, sizes, boxes, self.size)), y
