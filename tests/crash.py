@@ -26,7 +26,7 @@ from wiseft.models.load import load_classifier
 from wiseft.models.clip import load_clip
 from wiseft.stats.table_io import append_results, read_results, write_results
 from wiseft.models.export import export_transformers
-from wiseft.base.files import atomic_path, existing_folder
+from wiseft.base.files import MARKER, atomic_path, existing_folder
 from wiseft.data.images import ImageSet
 from wiseft.infer.predictions import read_predictions, write_predictions
 from wiseft.stats.table import MEAN, REFERENCE, results_table
@@ -111,7 +111,7 @@ class Folder:
     share = 1
 
     def write(self, folder, value):
-        with atomic_path(folder / "classifier", force=True) as tmp:
+        with atomic_path(folder / "classifier", force=True, kind="pair of files") as tmp:
             tmp.mkdir()
             for name in ("wiseft.json", "head.safetensors"):
                 (tmp / name).write_text(str(value))
@@ -282,7 +282,7 @@ def once(writer, kill, *args):
         assert end or found == {0.75}, "written, and not there"
         shutil.rmtree(folder / "0.75", ignore_errors=True)  # an entry of the cache that is there is not written again
         writer.write(folder, 0.75)
-        left = [p.name for p in folder.rglob(".*") if not p.name.endswith(".lock")]
+        left = [p.name for p in folder.rglob(".*") if not p.name.endswith(".lock") and p.name != MARKER]
         assert not left, f"junk after the next run: {left}"
         assert writer.read(folder) == {0.75}
     return end != 0, found == {0.75}

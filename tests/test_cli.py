@@ -153,7 +153,8 @@ def test_ensemble(room, tmp_path, average):
 
 def test_plot_and_report(room, tmp_path):
     wiseft("plot", "sweep.csv", "-o", tmp_path / "pictures", cwd=room)
-    assert {p.name for p in (tmp_path / "pictures").iterdir()} == {"frontier.png", "alpha.png", "shifts.png"}
+    drawn = {"frontier.png", "alpha.png", "shifts.png"}
+    assert {p.name for p in (tmp_path / "pictures").iterdir()} == {".wiseft", *drawn}
     wiseft("report", "sweep.csv", "-o", tmp_path / "report.html", cwd=room)
     page = (tmp_path / "report.html").read_text()
     assert "data:image/png" in page and "http" not in page.replace("http://www.w3.org", "")
