@@ -115,7 +115,7 @@ def first_metric(
 def dataset_order(
     table:pd.DataFrame,
 ) -> list: # names
-    "The table's datasets: reference, shifts and sets aside as they come, mean over shifts, control sets and their mean."
+    "The table's datasets: reference, shifts and sets aside as they come, their mean, control sets and theirs"
     roles, places = dict(zip(table.dataset, table.role)), dict(reference=0, control=3)
     means = {MEAN: 2, CONTROL_MEAN: 4}
     return sorted(roles, key=lambda name: means.get(name, places.get(roles[name], 1)))
