@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['TEMPLATES', 'find_templates', 'check_classnames', 'find_classnames', 'check_same_classes', 'read_classnames',
-           'prompts']
+           'read_templates', 'prompts']
 
 # %% ../../nbs/api/data/00_prompts.ipynb #a45b76e3
 import unicodedata
 import warnings
 from collections import Counter
 
-from ..base.files import existing_file
+from ..base.files import existing_file, read_lines
 from ..base.lazy import open_clip_tables
 from ..base.text import BadFile, did_you_mean, first_few, printable
 
@@ -159,6 +159,15 @@ def read_classnames(
 def _unseen(name):
     "Whether a name holds control characters or such as say how others are to be shown."
     return any(unicodedata.category(c) in ("Cc", "Cf") for c in name)
+
+# %% ../../nbs/api/data/00_prompts.ipynb #6ae332a2
+def read_templates(
+    path,  # text file in UTF-8, a template a line, with `{c}` (or `{}`) where the class name goes
+):  # list of str, each with `{}` in it
+    "Prompt templates from a file; `BadFile` if it holds something else."
+    lines = read_lines(path, "list of prompt templates")
+    try: return find_templates([line.replace("{c}", "{}") for line in lines])
+    except ValueError as e: raise BadFile(f"{path}: {e}") from e
 
 # %% ../../nbs/api/data/00_prompts.ipynb #5881e9b6
 def prompts(

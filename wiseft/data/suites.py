@@ -20,12 +20,12 @@ from .images import ImageSet
 from .labels import image_folder, source_name, split_folders, visible_folders
 from .layouts import FAMILIES
 from .prompts import check_same_classes
-from ..stats.table import MEAN, REFERENCE
+from ..stats.table import MEANS, REFERENCE
 from .shards import check_downloaded, local_copy, shard_files
 from ..base.text import BadFile, first_few, printable
 
 # %% ../../nbs/api/data/12_suites.ipynb #01ebe023
-RESERVED = REFERENCE, MEAN # names of datasets in results tables
+RESERVED = REFERENCE, *MEANS # names of datasets in results tables
 
 @dataclass(repr=False)
 class Suite:

@@ -18,7 +18,7 @@ from ..stats.caveats import averaging_costs, doubtful_alphas, doubts
 from .evaluation import evaluate
 from ..data.images import ImageSet
 from ..stats.linesearch import AlphaCurve, alpha_intervals, projected_intervals
-from .members import Member, Remembered, at_precision, default_name, member
+from .members import Member, Remembered, at_precision, controlled, default_name, member, own_head
 from .inference import check_classes, common_transform, run_all
 from ..base.registry import find_method, function_and_knobs, method, method_name
 from ..weights.merge import averageable, check_ends, knobs_apart, prepare_merge, wise_ft
@@ -73,6 +73,8 @@ DEFAULT_ALPHAS = tuple(np.round(np.linspace(0, 1, 11), 10))
 
 def _start_of(c): return 'start' if getattr(c, 'method', None) == 'start' else 'zero-shot'
 
+def _train_text(*classifiers): return any(getattr(c, 'head_from_text', False) for c in classifiers)
+
 def members(
     zeroshot,               # classifier, alpha = 0
     finetuned,              # the same, fine-tuned
@@ -90,15 +92,19 @@ def members(
     ends = [member(zeroshot, name, seed, precision, _start_of(zeroshot), 0.),
             member(finetuned, name, seed, precision, 'fine-tuned', 1.)]
     for m in ends: m.function = Remembered(m.function)
+    head_of = Remembered(partial(own_head, zeroshot)) # for all, where only the image tower trained
+    for m in ends[:1] if _train_text(zeroshot, finetuned) else ends:
+        m.control = m.control and controlled(m.features, head_of)
     out = {_key(m): m for m in ends}
-    weight_space = cache(lambda rule: _weight_space(zeroshot, finetuned, inner, rule, precision, copies, images))
+    weight_space = cache(
+        lambda rule: _weight_space(zeroshot, finetuned, inner, rule, precision, copies, images, head_of))
     for way in by:
         kind, f = _between(way)
         between = weight_space(f) if kind == 'merge' else _mixed(f, ends, inner, weight_space,
                                                                  partial(prepare_mix, f, zeroshot, finetuned, images))
         for alpha, parts in between.items():
             who = ends[1].identity | dict(method=method_name(f), alpha=alpha)
-            m = replace(ends[1], identity=who, exact=None, **parts)
+            m = replace(ends[1], identity=who, exact=None, features=None, **parts)
             out[_key(m)] = m
     return out
 
@@ -119,21 +125,31 @@ def _between(way): # (kind, function)
         f'{method_name(f)} has no alpha to sweep: it is a {kind}. A sweep takes mixes, and merges with a knob `alpha`.')
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #70da3c46
-# alpha -> dict of a member's function and modules
-def _weight_space(zeroshot, finetuned, alphas, rule, precision, copies, images):
+# alpha -> dict of a member's function, modules and control
+def _weight_space(zeroshot, finetuned, alphas, rule, precision, copies, images, head_of):
     path = _path(zeroshot, finetuned, rule, precision, images)
     at = _along(path, alphas, copies)
-    def of(alpha): return Remembered(lambda x: at(alpha)(x))
-    return {a: dict(function=of(a), modules=(path.target if at is path else at(a),)) for a in alphas}
+    trains_text = _train_text(path.target)
+    def of(alpha):
+        head_at = (lambda control_set: own_head(at(alpha), control_set)) if trains_text else head_of
+        return dict(function=Remembered(lambda x: at(alpha)(x)), modules=(path.target if at is path else at(alpha),),
+                    control=controlled(lambda x: at(alpha).features(x), head_at))
+    return {a: of(a) for a in alphas}
 
-def _mixed(mix, ends, alphas, weight_space, prepare): # alpha -> dict of a member's function, modules and what it gives
+# alpha -> dict of a member's function, modules, control and what it gives
+def _mixed(mix, ends, alphas, weight_space, prepare):
     asks, gives = signature(function_and_knobs(mix)[0]).parameters, _gives(mix)
-    mix = _of_batch(prepare(), ends, 'features' in asks)
-    modules = ends[0].modules + ends[1].modules
-    if gives == 'alpha': return {np.nan: _picked(mix, ends, weight_space(wise_ft))}
-    if 'alpha' not in asks: return {np.nan: dict(function=mix, modules=modules, gives=gives)}
-    alphas = [a for a in alphas if gives == 'logits' or 0 <= a <= 1] # there are no probabilities outside 0…1
-    return {a: dict(function=partial(mix, alpha=a), modules=modules, gives=gives) for a in alphas}
+    mix, with_features = prepare(), 'features' in asks
+    if with_features: _share_features(ends[1], method_name(mix))
+    def of_batch(ends): return _of_batch(mix, ends, with_features)
+    if gives == 'alpha': return {np.nan: _picked(of_batch, ends, weight_space(wise_ft))}
+    def of(**alpha):
+        control = Remembered(lambda images: partial(of_batch([m.on(images) for m in ends]), **alpha))
+        return dict(function=partial(of_batch(ends), **alpha), modules=ends[0].modules + ends[1].modules, gives=gives,
+                    control=control)
+    if 'alpha' not in asks: return {np.nan: of()}
+    # there are no probabilities outside 0…1
+    return {a: of(alpha=a) for a in alphas if gives == 'logits' or 0 <= a <= 1}
 
 def _gives(mix): return getattr(function_and_knobs(mix)[0], 'gives', 'logits')
 
@@ -152,22 +168,33 @@ def prepare_mix(
     for_prepare, left = knobs_apart(mix)
     return partial(function, **function.prepare(zeroshot, finetuned, images, **for_prepare) | left)
 
+def _share_features(finetuned, name):
+    "Let a member's head and a mix have the same features, computed once a batch"
+    if finetuned.features is None: raise ValueError(
+        f'{name} looks at features, and {finetuned.name} has none to show. Give it a method `features`, as an '
+        'ImageClassifier has.')
+    head, features = finetuned.modules[0].head, finetuned.features
+    finetuned.function = Remembered(lambda x: head(features(x)))
+
 def _of_batch(mix, ends, with_features): # function of a batch
     zeroshot, finetuned = ends
     if not with_features: return lambda x, **alpha: mix(zeroshot(x), finetuned(x), **alpha)
-    classifier = finetuned.modules[0] if finetuned.modules else None
-    if not hasattr(classifier, 'features'): raise ValueError(
-        f'{method_name(mix)} looks at features, and {finetuned.name} has none to show. Give it a method `features`, '
-        'as an ImageClassifier has.')
-    features = Remembered(classifier.features)
-    finetuned.function = Remembered(lambda x: classifier.head(features(x)))
-    return lambda x, **alpha: mix(zeroshot(x), finetuned(x), features=features(x), **alpha)
+    return lambda x, **alpha: mix(zeroshot(x), finetuned(x), features=finetuned.features(x), **alpha)
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #7985de6f
-def _picked(mix, ends, between): # dict of a member's function and modules
-    by_alpha = {0.: ends[0].function, **{a: parts['function'] for a, parts in between.items()}, 1.: ends[1].function}
-    alphas, functions = list(by_alpha), list(by_alpha.values())
-    modules = [o for parts in between.values() for o in parts['modules']]
+def _picked(of_batch, ends, between): # dict of a member's function, modules and control
+    "The average of the nearest alpha, image by image"
+    alphas = [0., *between, 1.]
+    modules = [*ends[0].modules, *ends[1].modules, *(o for parts in between.values() for o in parts['modules'])]
+    def on(images):
+        zeroshot, finetuned = [m.on(images) for m in ends]
+        inner = [parts['control'](images) for parts in between.values()]
+        return _nearest(of_batch([zeroshot, finetuned]), alphas, [zeroshot, *inner, finetuned])
+    here = _nearest(of_batch(ends), alphas, [ends[0], *(parts['function'] for parts in between.values()), ends[1]])
+    return dict(function=here, modules=tuple(dict.fromkeys(modules)), control=Remembered(on))
+
+def _nearest(mix, alphas, functions): # function of a batch
+    "Of each image the outputs at the alpha that is nearest to what a mix gives"
     def of(x):
         share = mix(x)
         if share.shape != x.shape[:1]: raise ValueError(
@@ -175,7 +202,7 @@ def _picked(mix, ends, between): # dict of a member's function and modules
         nearest = (share[:, None] - torch.tensor(alphas, device=share.device)).abs().argmin(1)
         logits = {i: functions[i](x) for i in nearest.unique().tolist()}
         return torch.stack([logits[i][n] for n, i in enumerate(nearest.tolist())])
-    return dict(function=of, modules=tuple(dict.fromkeys([*ends[0].modules, *ends[1].modules, *modules])))
+    return of
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #abe4e308
 def sweep(
@@ -191,7 +218,7 @@ def sweep(
     by=('weight-space', 'logits', 'probabilities'), # as in `members`
     copies:bool=None,       # as in `members`
     images=None,            # as in `members`; default the suite's
-    **kwargs                # of `evaluate`: metrics, batch_size, workers, progress
+    **kwargs                # of `evaluate`: control, metrics, batch_size, workers, progress
 ): # results table, or (results table, `KeptPredictions`)
     "Accuracy (or other metrics) of the end points and of the ensembles between them"
     images = getattr(suite, 'validation', None) if images is None else images
@@ -213,12 +240,13 @@ def output_ensemble(
     if len(classifiers) < 2: raise ValueError(f'An ensemble has two classifiers or more. There is {len(classifiers)}.')
     parts = [member(c, n) for n, c in classifiers.items()]
     for m in parts[1:]: check_classes(m, parts[0], m.name)
-    def together(x):
+    def together(parts, x):
         outputs = [m(x) if average == 'logits' else m(x).softmax(-1) for m in parts]
         return sum(outputs)/len(outputs)
     who = parts[0].identity | dict(classifier=' + '.join(classifiers), tuning='', method=average, alpha=np.nan)
-    return Member(together, who, parts[0].classnames, common_transform(classifiers),
-                  tuple(o for m in parts for o in m.modules), average)
+    return Member(partial(together, parts), who, parts[0].classnames, common_transform(classifiers),
+                  tuple(o for m in parts for o in m.modules), average,
+                  control=lambda images: partial(together, [m.on(images) for m in parts]))
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #1c2890b6
 def alpha_curves(

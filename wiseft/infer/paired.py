@@ -9,7 +9,7 @@ __all__ = ['OVER', 'compare']
 import numpy as np, pandas as pd
 from .members import WHO
 from ..stats.metrics import holm, mcnemar_exact, paired_bootstrap
-from ..stats.table import MEAN
+from ..stats.table import CONTROL_MEAN, MEAN
 from .scores import MIN_GROUPS, KeptPredictions
 
 # %% ../../nbs/api/infer/07_paired.ipynb #3e92962f
@@ -66,7 +66,7 @@ def compare(
     a:dict,                   # columns that pick a classifier, such as dict(method='zero-shot')
     b:dict,                   # and another, such as dict(method='weight-space', alpha=.5)
     groups=False              # intervals over images; True: over groups (set families); 'label': over classes
-) -> pd.DataFrame: # one row a dataset, and one for the mean over shifts
+) -> pd.DataFrame: # one row a dataset, and one for each mean over several
     "Paired comparison on the same images: b − a with 95 % intervals, and exact McNemar tests"
     if groups not in OVER: raise ValueError(
         f"groups is {groups!r}: expected False (over images), True (over families) or 'label' (over classes).")
@@ -74,19 +74,20 @@ def compare(
     _check_paired(pa, pb)
     single = not any('n_seeds' in p and p.n_seeds.iloc[0] > 1 for p in (pa, pb))
     sets = {d: (q, pb.loc[q.index]) for d, q in pa.groupby('dataset', sort=False, observed=True)}
-    shifts = {d: v for d, v in sets.items() if v[0].role.iloc[0] == 'shift'}
+    def of_role(role): return {d: v for d, v in sets.items() if v[0].role.iloc[0] == role}
     rows = [_difference(d, {d: v}, groups) | dict(p=mcnemar_exact(v[0].correct, v[1].correct) if single else np.nan)
             for d, v in sets.items()]
-    rows += [_difference(name, some, groups) | dict(p=np.nan) for name, some in _means(shifts, groups).items()]
+    means = _means(of_role('shift'), of_role('control'), groups)
+    rows += [_difference(name, some, groups) | dict(p=np.nan) for name, some in means.items()]
     out = pd.DataFrame(rows).assign(a=_label(a), b=_label(b), n_seeds=max(p.n_seeds.iloc[0] for p in (pa, pb)))
     return out.assign(p_holm=holm(out.p))
 
-def _means(shifts, groups):
-    "Name -> sets whose mean is compared: all shifts, and those with families enough if others haven't"
+def _means(shifts, controls, groups):
+    "Name -> sets whose mean is compared: all shifts, those with families enough if others haven't, control sets"
     column, over = OVER[groups]
     enough = {d: v for d, v in shifts.items() if v[0][column].nunique() >= MIN_GROUPS} if groups else shifts
     some = {f'mean over {len(enough)} shifts with {MIN_GROUPS} or more {over}': enough} if 0 < len(enough) < len(
         shifts) else {}
-    return ({MEAN: shifts} if shifts else {}) | some
+    return ({MEAN: shifts} if shifts else {}) | some | ({CONTROL_MEAN: controls} if controls else {})
 
 def _label(d): return ', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in d.values())

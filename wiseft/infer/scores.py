@@ -15,9 +15,9 @@ from functools import cached_property
 from ..stats.calibration import expected_calibration_error
 from ..data.suites import ImageSet
 from .members import WHO
-from ..stats.metrics import batch_scores, bootstrap_mean, clopper_pearson
+from ..stats.metrics import batch_scores, bootstrap_mean, clopper_pearson, batch_kl
 from ..stats.class_metrics import macro_f1, worst_group
-from ..stats.table import MEAN, ROLES, UNBOUNDED, results_table
+from ..stats.table import CONTROL_MEAN, MEAN, ROLES, UNBOUNDED, results_table
 
 # %% ../../nbs/api/infer/04_scores.ipynb #5d1ebf9c
 @dataclass
@@ -26,12 +26,21 @@ class Outcome:
     outputs:torch.Tensor # (n, n_classes), logits; or probabilities
     labels:torch.Tensor  # (n,)
     gives:str='logits'   # or 'probabilities'
+    start:object=None    # (n, n_classes) logits of the classifier that fine-tuning began with, where it is there
     @cached_property
     def predicted(self): return self.outputs.argmax(1) # (n,)
     @cached_property
     def scores(self): # 'top5', 'confidence', 'nll', 'brier' -> (n,) tensor, where the outputs are
         z = self.outputs.log() if self.gives == 'probabilities' else self.outputs # probabilities are taken as they are
         return batch_scores(z.float(), self.labels)
+    @property
+    def from_start(self): # (n,), in nats
+        "Kullback–Leibler divergence of the answers from those of the start"
+        if self.start is None: raise ValueError(
+            "'KL from start' says how far answers are from those of the classifier that fine-tuning began with: "
+            'evaluate it together with the others, and one such classifier only.')
+        z, tiny = self.outputs.float(), torch.finfo(torch.float32).tiny # a probability may have been rounded to 0
+        return batch_kl(self.start.to(z.device), z.clamp_min(tiny).log() if self.gives == 'probabilities' else z)
 
 # %% ../../nbs/api/infer/04_scores.ipynb #ddb1ba2b
 @dataclass(frozen=True)
@@ -43,6 +52,7 @@ class Metric:
     column:str=None          # where the numbers per image are kept; default the name
     larger_is_better:bool=True
     bounded:bool=True        # a fraction, from 0 to 1
+    of_groups:bool=False     # does it need groups? A control set without any is left out then
     @property
     def kept_as(self): return self.column or self.name
 
@@ -93,10 +103,11 @@ def _ece(rows):
 add_metric(Metric('accuracy', column='correct'))
 add_metric(Metric('top-5', lambda o: o.scores['top5'], column='top5'))
 add_metric(Metric('macro-F1', of_set=_f1))
-add_metric(Metric('worst-group accuracy', of_set=_worst))
+add_metric(Metric('worst-group accuracy', of_set=_worst, of_groups=True))
 add_metric(Metric('ECE (15 bins)', lambda o: o.scores['confidence'], _ece, 'confidence', larger_is_better=False))
 add_metric(Metric('NLL', lambda o: o.scores['nll'], column='nll', larger_is_better=False, bounded=False))
 add_metric(Metric('Brier', lambda o: o.scores['brier'], column='brier', larger_is_better=False, bounded=False))
+add_metric(Metric('KL from start', lambda o: o.from_start, column='kl', larger_is_better=False, bounded=False))
 
 # %% ../../nbs/api/infer/04_scores.ipynb #81b63a89
 def chosen_metrics(
@@ -210,7 +221,7 @@ def _units(kept):
     of = 'group' if all(groups_of(rows) for rows in kept.values()) else 'unit'
     return {d: list(rows[of]) for d, rows in kept.items()}
 
-def _mean_row(sets, metric, set_rows):
+def _mean_row(name, role, sets, metric, set_rows):
     "Mean over sets, with its bootstrap interval"
     kept = {d: _readable(rows) for d, rows in sets.items()}
     value, (low, high) = np.mean([r['value'] for r in set_rows]), (np.nan, np.nan)
@@ -218,7 +229,7 @@ def _mean_row(sets, metric, set_rows):
     if not metric.of_set:
         value, low, high = bootstrap_mean({d: column_of(rows, metric) for d, rows in kept.items()}, _units(kept))
     prints = ' '.join(f'{d}:{rows.data_fingerprint.iloc[0]}' for d, rows in sets.items())
-    return dict(dataset=MEAN, role='shift', metric=metric.name, value=value, n=sum(map(len, kept.values())), low=low,
+    return dict(dataset=name, role=role, metric=metric.name, value=value, n=sum(map(len, kept.values())), low=low,
                 high=high, n_skipped=sum(map(_n_skipped, sets.values())),
                 data_fingerprint=hashlib.sha256(prints.encode()).hexdigest()[:12])
 
@@ -227,7 +238,7 @@ def score(
     predictions,          # frame of `KeptPredictions`, of one or many classifiers
     metrics=('accuracy',) # names, or `Metric` records
 ) -> pd.DataFrame: # results table
-    "Metrics of each classifier on each set and their mean over shifts, with 95 % intervals"
+    "Metrics of each classifier on each set and their means over shifts and control sets, with 95 % intervals"
     metrics, rows = chosen_metrics(metrics), []
     keys = [*WHO, 'split']
     for key, own in predictions.groupby(keys, dropna=False, sort=False, observed=True):
@@ -237,8 +248,12 @@ def score(
     return results_table(rows)
 
 def _metric_rows(sets, metric):
-    "A row a set, and one for the mean over shifts"
-    mine = {d: _set_row(rows, metric) for d, rows in sets.items()}
-    shifts = {d: rows for d, rows in sets.items() if rows.role.iloc[0] == 'shift'}
-    mean = [_mean_row(shifts, metric, [mine[d] for d in shifts])] if shifts else []
-    return [*mine.values(), *mean]
+    "A row a set, and one for the mean over shifts, and over control sets"
+    role_of = {d: rows.role.iloc[0] for d, rows in sets.items()}
+    lacks = lambda d: metric.of_groups and role_of[d] == 'control' and sets[d].group.isna().any()
+    mine = {d: _set_row(rows, metric) for d, rows in sets.items() if not lacks(d)}
+    means = []
+    for name, role in ((MEAN, 'shift'), (CONTROL_MEAN, 'control')):
+        of_role = {d: sets[d] for d in mine if role_of[d] == role}
+        if of_role: means.append(_mean_row(name, role, of_role, metric, [mine[d] for d in of_role]))
+    return [*mine.values(), *means]

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'Output', 'OutputFolder', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName',
-           'Reference', 'DataRoot', 'AllowIncomplete', 'Metrics', 'Shift', 'Use', 'Device', 'standard_output', 'say',
-           'wrote', 'show_table', 'in_shell_words', 'Commands', 'command', 'check_folder', 'chosen_device',
-           'load_methods', 'chosen_methods', 'is_suite', 'suite_loader', 'load_named', 'listed', 'check_ending']
+           'Reference', 'DataRoot', 'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'Use', 'Device',
+           'standard_output', 'say', 'wrote', 'show_table', 'in_shell_words', 'Commands', 'command', 'check_folder',
+           'chosen_device', 'load_methods', 'chosen_methods', 'is_suite', 'suite_loader', 'load_named', 'listed',
+           'check_ending']
 
 # %% ../../nbs/api/shell/00_app.ipynb #a20e9352
 import functools,os,re,signal,sys,unicodedata,warnings
@@ -246,6 +247,11 @@ Metrics = Annotated[Optional[str], typer.Option('--metrics', help='With commas: 
 Shift = Annotated[Optional[List[Path]],
                   typer.Option('--shift',
                                help='With --reference: a shifted set, a folder of class folders. Once for each.')]
+Control = Annotated[Optional[List[Path]],
+                    typer.Option('--control', show_default=False,
+                                 help='A set of another task, to see what was forgotten: class folders, a tar, a '
+                                      'WebDataset, with classnames.txt and zeroshot_classification_templates.txt if '
+                                      'there are such; or a published suite. Once for each.')]
 Use = Annotated[Optional[List[Path]],
                 typer.Option('--use', help='A Python file with methods of your own. It is run.', show_default=False)]
 Device = Annotated[Optional[str], typer.Option('--device',

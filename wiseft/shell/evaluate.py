@@ -14,8 +14,8 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    AllowIncomplete,Classifier,Classifiers,DataRoot,Device,Force,Metrics,Output,Reference,Shift,Split,SuiteName,Use,
-    check_ending,command,listed,load_methods,load_named,say,show_table,suite_loader,chosen_device,wrote)
+    AllowIncomplete,Classifier,Classifiers,Control,DataRoot,Device,Force,Metrics,Output,Reference,Shift,Split,SuiteName,
+    Use,check_ending,command,listed,load_methods,load_named,say,show_table,suite_loader,chosen_device,wrote)
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #7d2800d8
 @command('wiseft evaluate zeroshot finetuned averaged --suite icons',
@@ -27,6 +27,7 @@ def evaluate_(
     suite:SuiteName='icons',
     reference:Reference=None,
     shift:Shift=None,
+    control:Control=None,
     root:DataRoot=None,
     allow_incomplete:AllowIncomplete=False,
     metrics:Metrics=None,
@@ -38,7 +39,8 @@ def evaluate_(
     "Accuracy of classifiers on a reference distribution and its shifted sets, with 95 % intervals."
     load = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete,
                         training=split=='validation')
-    _measure(classifiers, dict, load, device, output, force, split=split, metrics=listed(metrics))
+    _measure(classifiers, dict, load, device, output, force, split=split, metrics=listed(metrics),
+             control=_control_sets(control, root))
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #718f8d1c
 @contextmanager
@@ -91,13 +93,37 @@ def _measure(folders, members, load, device, output, force, **options):
         say(f'evaluating {place}')
         table,predictions = evaluate(members(loaded), load(classnames=classnames), keep_predictions=_SURE, **options)
         show_table(_readable(table))
+        _tell_forgotten(predictions)
         warn(doubts(table, len(classnames)))
         write(table, predictions, loaded)
+
+# %% ../../nbs/api/shell/03_evaluate.ipynb #44076b76
+def _control_sets(control, root):
+    "What `--control` named"
+    from wiseft.data.control import control_set
+    return [control_set(c, root) for c in control or []]
+
+def _tell_forgotten(predictions, halfway=False):
+    "A line about control sets, where there are some and one classifier that fine-tuning began with"
+    from wiseft.infer.forgetting import forgetting, say_forgetting
+    from wiseft.stats.table import STARTS
+    who = predictions.who()
+    begun = who.method.isin(STARTS)
+    if not (predictions.images.role == 'control').any() or begun.sum() != 1 or begun.all(): return
+    say(say_forgetting(forgetting(predictions, _half_way(who[~begun]) if halfway else None)))
+
+def _half_way(who):
+    "What picks the fine-tuned classifier, and of the first way of averaging the one nearest to the middle"
+    between = who[who.method != 'fine-tuned']
+    first = between[between.method == between.method.iloc[0]] if len(between) else between
+    nearest = first.iloc[(first.alpha - .5).abs().fillna(0).argsort()[:1]]
+    return [dict(method='fine-tuned'), *(r.dropna().to_dict() for _, r in nearest[['method', 'alpha']].iterrows())]
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #6865a242
 @command('wiseft sweep zeroshot finetuned --suite icons -o results.csv',
          'wiseft sweep zeroshot finetuned --alphas 0.3,0.5,0.7 --reference photos --shift sketches -o results.csv',
          'wiseft sweep zeroshot finetuned --by weight-space,lines,dawin --suite icons -o results.csv',
+         'wiseft sweep zeroshot finetuned --reference photos --shift sketches --control pets -o results.csv',
          'torchrun --nproc-per-node 8 -m wiseft sweep zeroshot finetuned --suite imagenet -o results.csv',
          together=True)
 def sweep_(
@@ -106,6 +132,7 @@ def sweep_(
     suite:SuiteName='icons',
     reference:Reference=None,
     shift:Shift=None,
+    control:Control=None,
     root:DataRoot=None,
     allow_incomplete:AllowIncomplete=False,
     split:Split='test',
@@ -135,8 +162,9 @@ def sweep_(
         table,predictions = sweep(start, end, load(classnames=start.classnames), alphas, split=split,
                                   keep_predictions=_SURE,
                                   seed=end.recipe.get('seed'), precision=None if precision == 'fp32' else precision,
-                                  **ways)
+                                  control=_control_sets(control, root), **ways)
         show_table(methods_down(table))
+        _tell_forgotten(predictions, halfway=True)
         if precision == 'bf16': say(table.precision.iloc[0])
         write(table, predictions, {finetuned.name: end})
 

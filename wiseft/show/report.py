@@ -22,7 +22,7 @@ from ..stats.paper import robustness
 from .plot_data import NAMES, curves, known_baselines
 from .figures import alt_text, pictures
 from ..base.text import counted
-from ..stats.table import MEAN, STARTS, UNBOUNDED
+from ..stats.table import MEAN, MEANS, STARTS, UNBOUNDED
 from ..stats.table import check_single, dataset_order, first_metric, reference_set, wide
 
 # %% ../../nbs/api/show/07_report.ipynb #7f41dc93
@@ -83,7 +83,7 @@ def _paired(comparisons, method, alpha, dataset):
 
 def _untold(table, comparisons):
     "What the numbers of the headline leave open"
-    small = table[(table.dataset!=MEAN) & (table.n<100)]
+    small = table[~table.dataset.isin(MEANS) & (table.n<100)]
     if len(small): small = small.loc[[small.n.idxmin()]]
     few = ''.join(f'One image of {r.dataset} is {100/r.n:.1f} points. ' for r in small.itertuples())
     if comparisons is not None: return few

@@ -7,7 +7,7 @@ __all__ = ['SMALL_SET', 'doubts', 'doubtful_alphas', 'averaging_costs']
 
 # %% ../../nbs/api/stats/06_caveats.ipynb #3edb8876
 import numpy as np, pandas as pd
-from .table import MEAN, STARTS, first_metric
+from .table import MEANS, STARTS, first_metric
 from ..base.text import counted
 
 # %% ../../nbs/api/stats/06_caveats.ipynb #ff4c1d6e
@@ -37,7 +37,7 @@ def _better(method):
 
 def _small_sets(t):
     "Test sets of a few images"
-    sizes = t[(t.dataset != MEAN) & t.n.notna()].groupby('dataset', sort=False).n.max()
+    sizes = t[~t.dataset.isin(MEANS) & t.n.notna()].groupby('dataset', sort=False).n.max()
     small = sizes[sizes < SMALL_SET]
     if not len(small): return
     name, n = small.idxmin(), int(small.min())

@@ -7,7 +7,7 @@ __all__ = ['prediction_diversity', 'kappa_complement', 'mean_kl', 'cka_complemen
 
 # %% ../../nbs/api/stats/03_diversity.ipynb #d63e8750
 import numpy as np, torch, torch.nn.functional as F
-from .metrics import correct
+from .metrics import correct, batch_kl
 
 # %% ../../nbs/api/stats/03_diversity.ipynb #9a66a55f
 def prediction_diversity(
@@ -43,8 +43,7 @@ def mean_kl(
     b, # (n, n_classes) logits of the other, for the same images
 ) -> float: # nats, 0 or more
     "Mean Kullback–Leibler divergence of `b`'s probabilities from `a`'s."
-    a, b = (t.log_softmax(1) for t in _pair(a, b))
-    return float((a.exp()*(a-b)).sum(1).mean())
+    return float(batch_kl(*_pair(a, b)).mean())
 
 # %% ../../nbs/api/stats/03_diversity.ipynb #bf4ac092
 def cka_complement(

@@ -1,0 +1,217 @@
+"Control sets: their heads, what they cost, what is refused, and the command line."
+import shutil
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_cli import wiseft
+
+from wiseft.all import ImageSet, evaluate, interpolate, load_suite, read_results, sweep, zeroshot_classifier
+from wiseft.data.suites import Suite
+from wiseft.infer.ensembles import members
+from wiseft.infer.forgetting import forgetting
+from wiseft.methods.dawin import dawin
+from wiseft.models.classifier import ImageClassifier
+from wiseft.models.clip import Clip, load_clip
+from wiseft.models.testing import pico_clip
+from wiseft.stats.metrics import paired_bootstrap
+from wiseft.stats.table import CONTROL_MEAN, MEAN
+
+TASK, PETS, TEMPLATES = ["box", "disc"], ["cat", "dog", "parrot"], ["a {}", "one {} more"]
+ALPHAS = [0.25, 0.5, 0.75]
+WAYS = ["weight-space", "logits", "probabilities", dawin]
+
+
+def pictures(folder, n, seed):
+    "Files of coarse noise, of many colours."
+    folder.mkdir()
+    rng = np.random.default_rng(seed)
+    for i in range(n):
+        noise = rng.integers(0, 256, (3, 3, 3), dtype=np.uint8) // (1 + i % 3)
+        Image.fromarray(noise).resize((48, 48), Image.Resampling.NEAREST).save(folder / f"{i}.png")
+    return sorted(folder.glob("*.png"))
+
+
+def labelled(name, paths, classifier, **kwargs):
+    "Images whose classes are those that a classifier sees in them, so that it knows more than chance."
+    images = ImageSet(name, paths, np.zeros(len(paths)), classifier.classnames, **kwargs)
+    x = torch.stack([classifier.transform(images.open(i)) for i in range(len(images))])
+    with torch.no_grad():
+        z = classifier(x)
+    images.labels = z.argmax(1).numpy()
+    return images
+
+
+def shaken(start, text=False):
+    "The same classifier after a fine-tuning, of one tower or both."
+    tuned, rng = (start.with_text() if text else start).copy(), torch.Generator().manual_seed(1)
+    for p in tuned.parameters():
+        if p.ndim:
+            p.data += 0.3 * p.std(correction=0) * torch.randn(p.shape, generator=rng)
+    tuned.alpha, tuned.recipe = 1.0, dict(tuning="plain")
+    return tuned.rebuild_head().eval()
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    "A classifier whose features lie around 0, so that its answers differ."
+    clip = pico_clip()
+    paths = pictures(tmp_path_factory.mktemp("start") / "start", 60, 3)
+    x = torch.stack([clip.transform(Image.open(p)) for p in paths])
+    with torch.no_grad():
+        clip.model.visual.attnpool.c_proj.bias -= clip.model.visual(x).mean(0)
+    return zeroshot_classifier(clip, TASK, TEMPLATES)
+
+
+@pytest.fixture(scope="module")
+def ends(start):
+    "Name -> the fine-tuned end, whose text tower trained or not."
+    return dict(image=shaken(start), both=shaken(start, text=True))
+
+
+@pytest.fixture(scope="module")
+def pets(start, tmp_path_factory):
+    paths = pictures(tmp_path_factory.mktemp("pets") / "pets", 60, 1)
+    return labelled("pets", paths, zeroshot_classifier(start.clip, PETS, TEMPLATES), role="control",
+                    templates=TEMPLATES)
+
+
+@pytest.fixture(scope="module")
+def task(start, tmp_path_factory):
+    paths = pictures(tmp_path_factory.mktemp("task") / "task", 30, 2)
+    test = labelled("reference", paths, start)
+    return Suite("task", TASK, TEMPLATES, test=test.subset(range(20)), shifts=dict(line=test.subset(range(20, 30))))
+
+
+def logits(member, images):
+    x = torch.stack([member.transform(images.open(i)) for i in range(len(images))])
+    with torch.no_grad():
+        return member.on(images)(x)
+
+
+@pytest.mark.parametrize("copies", [True, False])
+@pytest.mark.parametrize("trained", ["image", "both"])
+def test_heads_are_zeroshot_classifiers_to_the_bit(start, ends, pets, trained, copies):
+    made = members(start, ends[trained], ALPHAS, ["weight-space"], copies=copies)
+    head = zeroshot_classifier(start.clip, PETS, TEMPLATES).head
+    some, seen = pets.subset(range(9)), []
+    x = torch.stack([start.transform(some.open(i)) for i in range(9)])
+    for m in made.values():
+        seen.append(logits(m, some))  # where there is one copy, its tower is now at this α
+        at = m.modules[0]
+        words = zeroshot_classifier(at.clip, PETS, TEMPLATES)
+        assert torch.equal(words.head.weight, head.weight) == (trained == "image" or m.identity["alpha"] == 0)
+        with torch.no_grad():
+            assert torch.equal(seen[-1], words(x)), m
+    begun, tuned = (start.with_text(), ends["both"]) if trained == "both" else (start, ends["image"])
+    half = zeroshot_classifier(interpolate(begun, tuned, 0.5).clip, PETS, TEMPLATES)
+    with torch.no_grad():
+        torch.testing.assert_close(logits(made["plain", "weight-space", 0.5], some), half(x), rtol=1e-4, atol=1e-4)
+    assert len(seen) == 5 and not torch.equal(seen[0], seen[1])
+
+
+@pytest.mark.parametrize("trained, heads", [("image", 1), ("both", 5)])
+def test_images_are_decoded_once_and_towers_run_once_a_batch(start, ends, pets, task, monkeypatch, tmp_path, trained,
+                                                             heads):
+    opened, texts, passes = Counter(), [], Counter()
+    read, encode, forward = ImageSet.open, Clip.encode_text, type(start.visual).forward
+    monkeypatch.setattr(ImageSet, "open", lambda s, i, *a: opened.update([str(s.paths[i])]) or read(s, i, *a))
+    monkeypatch.setattr(Clip, "encode_text", lambda clip, t, **k: texts.append(len(t)) or encode(clip, t, **k))
+    monkeypatch.setattr(type(start.visual), "forward", lambda v, x: passes.update([id(v)]) or forward(v, x))
+    monkeypatch.setenv("WISEFT_CACHE", str(tmp_path / "one"))
+    evaluate(start, task, control=[pets], progress=False)
+    for_one = Counter(opened)
+    for counted in (opened, texts, passes):
+        counted.clear()
+    monkeypatch.setenv("WISEFT_CACHE", str(tmp_path / "all"))
+    table = sweep(start, ends[trained], task, ALPHAS, by=WAYS, control=[pets], copies=True, batch_size=15,
+                  progress=False)
+    assert opened == for_one and len(opened) == 60 + 20 + 10
+    assert len(table) == (2 + 3 * 3 + 1) * 5
+    assert texts.count(len(PETS) * len(TEMPLATES)) == heads
+    assert set(passes.values()) == {4 + 2 + 1} and len(passes) == 5  # batches of pets, reference, line; towers
+
+
+def test_a_mix_mixes_what_its_ends_say_with_the_heads_of_the_set(start, ends, pets):
+    made = members(start, ends["image"], ALPHAS, WAYS)
+    z, f = (logits(made[key], pets) for key in [("", "zero-shot", 0), ("plain", "fine-tuned", 1)])
+    assert torch.equal(logits(made["plain", "logits", 0.25], pets), 0.75 * z + 0.25 * f)
+    expected = 0.75 * z.softmax(1) + 0.25 * f.softmax(1)
+    assert torch.equal(logits(made["plain", "probabilities", 0.25], pets), expected)
+    by_image = next(m for m in made.values() if m.identity["method"] == "DaWin")
+    grid = torch.stack([z, *(logits(made["plain", "weight-space", a], pets) for a in ALPHAS), f])
+    assert (logits(by_image, pets)[None] == grid).all(2).any(0).all()  # of each image the logits at one α
+
+
+def test_a_table_has_control_sets_apart(start, ends, pets, task):
+    other = replace(pets.subset(range(0, 60, 2)), name="others")
+    table, seen = sweep(start, ends["image"], task, [0.5], control=[pets, other], keep_predictions=True, progress=False,
+                        metrics=["accuracy", "KL from start"])
+    plain = sweep(start, ends["image"], task, [0.5], progress=False)
+    t = table[table.metric == "accuracy"]
+    same = t[t.role != "control"].reset_index(drop=True)
+    assert same.equals(plain)
+    assert set(t[t.role == "control"].dataset) == {"pets", "others", CONTROL_MEAN} and MEAN in set(t.dataset)
+    kl = table[table.metric == "KL from start"].set_index(["method", "dataset"]).value
+    assert kl["zero-shot", "reference"] == 0 and kl["fine-tuned", "reference"] > kl["weight-space", "reference"] > 0
+    lost = forgetting(seen).set_index(["method", "dataset"])
+    def right(method, name):
+        frame = seen.frame(method=method)
+        return frame.correct[frame.dataset == name].astype(float).to_numpy()
+
+    a, b = (dict(pets=right(m, "pets"), others=right(m, "others")) for m in ("zero-shot", "fine-tuned"))
+    units = {d: list(s.units) for d, s in dict(pets=pets, others=other).items()}
+    row = lost.loc["fine-tuned", CONTROL_MEAN]
+    assert (row.change, row.low, row.high) == paired_bootstrap(a, b, units)
+    assert row.n_sets == 2 and row.fell == (lost.high["fine-tuned"].drop(CONTROL_MEAN) < 0).sum()
+
+
+def refused(classifier, task, control, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(classifier, task, control=control, progress=False)
+
+
+def test_what_is_no_control_set_is_refused_by_name(start, pets, task):
+    wordless = ImageClassifier(replace(start.clip, tokenizer=None), start.head, TASK, TEMPLATES, alpha=0.0)
+    refused(wordless, task, pets, "'pets' is a control set, .* has no text tower to read them")
+    labels = np.random.default_rng(0).permutation(pets.labels)
+    refused(start, task, [replace(pets, labels=labels)], "'pets' is no control set: .* where guessing gives")
+    refused(start, task, [pets, pets], "A control set is called 'pets', as another set")
+    moths = replace(pets, name="moths", classnames=["Xylena vetusta", "Zyxomma", "cat"])
+    icons = zeroshot_classifier(load_clip(), TASK, "icons")
+    refused(icons, task, moths, "'moths' is no control set for iconclip, .* 2 of its 3 class names .* 'Xylena vetusta'")
+
+
+def copied(images, names, most, folder):
+    "A folder of class folders, with some icons of each class."
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        own = [p for p, y in zip(images.paths, images.labels) if images.classnames[y] == name]
+        for path in own[:most]:
+            shutil.copy(path, folder / name / path.name)
+
+
+def test_the_command_line_takes_a_folder_with_other_classes(tmp_path):
+    icons, names = load_suite("icons"), ["bell", "book", "house", "key"]
+    start = zeroshot_classifier(load_clip(), ["camera", "heart", "star"], "icons")
+    start.save(tmp_path / "zeroshot")
+    shaken(start).save(tmp_path / "tuned")
+    copied(icons.test, start.classnames, 6, tmp_path / "photos/test")
+    copied(icons.shifts["solid"], start.classnames, 6, tmp_path / "other")
+    copied(icons.test, names, 8, tmp_path / "pets")
+    line = "sweep zeroshot tuned --reference photos --shift other --control pets/ --alphas 0.3,0.6 -o t.csv"
+    done = wiseft(*line.split(), cwd=tmp_path)
+    assert "On control set pets (32 images), against the start: fine-tuned -" in done.stderr
+    assert "; weight-space at α = 0.6 " in done.stderr
+    t = read_results(tmp_path / "t.csv")
+    pets = t[(t.dataset == "pets") & (t.method == "zero-shot")]
+    own = evaluate(zeroshot_classifier(start.clip, names), tmp_path / "pets", progress=False).value[0]
+    assert pets.value.tolist() == [own] and pets.role.tolist() == ["control"]
+    wiseft("report", "t.csv", "-o", "report.html", cwd=tmp_path)
+    line = "evaluate zeroshot tuned --reference photos --control pets --metrics"
+    done = wiseft(*line.split(), "accuracy,KL from start", cwd=tmp_path)
+    assert "KL from start" in done.stdout and "pets" in done.stdout
+    assert "against the start: fine-tuned -" in done.stderr
