@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'Output', 'OutputFolder', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName',
-           'Reference', 'DataRoot', 'AllowIncomplete', 'Metrics', 'Shift', 'Use', 'Device', 'standard_output', 'say',
-           'wrote', 'show_table', 'in_shell_words', 'Commands', 'command', 'check_folder', 'chosen_device',
+           'Reference', 'DataRoot', 'AllowIncomplete', 'Metrics', 'Shift', 'Parts', 'Use', 'Device', 'standard_output',
+           'say', 'wrote', 'show_table', 'in_shell_words', 'Commands', 'command', 'check_folder', 'chosen_device',
            'load_methods', 'chosen_methods', 'is_suite', 'suite_loader', 'load_named', 'listed', 'check_ending']
 
 # %% ../../nbs/api/shell/00_app.ipynb #a20e9352
@@ -246,6 +246,8 @@ Metrics = Annotated[Optional[str], typer.Option('--metrics', help='With commas: 
 Shift = Annotated[Optional[List[Path]],
                   typer.Option('--shift',
                                help='With --reference: a shifted set, a folder of class folders. Once for each.')]
+Parts = Annotated[Optional[str], typer.Option('--parts', show_default=False,
+    help='Average this part alone: image (the tower), head or text. The rest is that of the fine-tuned.')]
 Use = Annotated[Optional[List[Path]],
                 typer.Option('--use', help='A Python file with methods of your own. It is run.', show_default=False)]
 Device = Annotated[Optional[str], typer.Option('--device',
