@@ -98,9 +98,9 @@ def members(
         if kind == 'merge' and parts: f = partial(f, parts=parts)
         between = weight_space(f) if kind == 'merge' else _mixed(f, ends, inner, weight_space,
                                                                  partial(prepare_mix, f, zeroshot, finetuned, images))
-        for alpha, parts in between.items():
+        for alpha, made in between.items():
             who = ends[1].identity | dict(method=method_name(f), alpha=alpha)
-            m = replace(ends[1], identity=who, exact=None, **parts)
+            m = replace(ends[1], identity=who, exact=None, **made)
             out[_key(m)] = m
     return out
 

@@ -14,8 +14,8 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    AllowIncomplete,Classifier,Classifiers,DataRoot,Device,Force,Metrics,Output,Parts,Reference,Shift,Split,SuiteName,Use,
-    check_ending,command,listed,load_methods,load_named,say,show_table,suite_loader,chosen_device,wrote)
+    AllowIncomplete,Classifier,Classifiers,DataRoot,Device,Force,Metrics,Output,Parts,Reference,Shift,Split,
+    SuiteName,Use,check_ending,command,listed,load_methods,load_named,say,show_table,suite_loader,chosen_device,wrote)
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #7d2800d8
 @command('wiseft evaluate zeroshot finetuned averaged --suite icons',

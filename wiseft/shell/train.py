@@ -212,8 +212,7 @@ def _with_knobs(chosen, said): # dict kind -> function
 
 # %% ../../nbs/api/shell/02_train.ipynb #edae54e2
 @command('wiseft finetune zeroshot icons -o finetuned',
-         'wiseft finetune zeroshot photos --lr 3e-5 --epochs 10 -o finetuned',
-         'wiseft finetune zeroshot photos --lr-factor decay=0.75 --lr-factor head=10 -o finetuned',
+         'wiseft finetune zeroshot photos --lr 3e-5 --lr-factor decay=0.75 --epochs 10 -o finetuned',
          'wiseft finetune zeroshot photos --train head --lr 1e-3 -o linear',
          'wiseft finetune zeroshot icons -o finetuned --checkpoints run --resume',
          'wiseft finetune zeroshot photos --captions captions.csv -o captioned',
@@ -223,8 +222,7 @@ def finetune_(
     data:Data,
     output:OutputFolder,
     epochs:Annotated[int, typer.Option('--epochs', min=1)]=10,
-    lr:LearningRate=None,
-    lr_factor:LrFactors=None,
+    lr:LearningRate=None, lr_factor:LrFactors=None,
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=128,
     accumulate:Accumulate=1,
     grad_checkpointing:GradCheckpointing=False,
@@ -234,8 +232,7 @@ def finetune_(
     seed:Seed=0,
     checkpoints:Checkpoints=None,
     resume:Annotated[bool, typer.Option('--resume', help='Go on from the checkpoint.')]=False,
-    method:MethodNames=None,
-    knobs:Knobs=None,
+    method:MethodNames=None, knobs:Knobs=None,
     captions:Captions=None,
     use:Use=None,
     device:Device=None,
@@ -274,7 +271,6 @@ def _where_it_begins(folder):
 # %% ../../nbs/api/shell/02_train.ipynb #1da7052b
 @command('wiseft merge zeroshot finetuned --alpha 0.5 -o averaged',
          'wiseft merge zeroshot finetuned --alpha auto --reference photos -o averaged',
-         'wiseft merge start finetuned --alpha 0.5 --parts image -o averaged',
          'wiseft merge pretrained.safetensors finetuned.safetensors -o averaged.safetensors',
          'wiseft merge zeroshot first second third --rule model-stock -o merged',
          'wiseft merge zeroshot first second third --rule greedy-soup --reference photos -o soup',
@@ -293,8 +289,7 @@ def merge_(
     knobs:Annotated[Optional[List[str]], typer.Option('--set',
         help='Another knob of the rule: NAME=NUMBER (once for each).', show_default=False)]=None,
     parts:Parts=None,
-    suite:ValidationSuite=None,
-    reference:Reference=None,
+    suite:ValidationSuite=None, reference:Reference=None,
     precision:StoredPrecision=None,
     device:Device=None,
     use:Use=None,
@@ -306,8 +301,7 @@ def merge_(
     if use or rule != 'weight-space': load_methods(use)
     auto, paths = alpha == 'auto', [zeroshot, *finetuned]
     rule = _chosen_rule(rule, len(finetuned), auto)
-    knobs = _knobs(rule, alpha, knobs) | (dict(parts=parts) if parts else {})
-    if parts and rule.kind == 'search': raise ValueError(f'--parts goes with merges, and {rule.name} is a search.')
+    knobs = _knobs(rule, alpha, knobs, parts)
     _check_paths(paths)
     looks, what = auto or looks_at_images(rule.function), '--alpha auto' if auto else rule.name
     if looks and not zeroshot.is_dir(): raise ValueError(
@@ -345,11 +339,12 @@ def _check_paths(paths):
     if len({p.is_dir() for p in paths}) > 1: raise ValueError(
         f"{' and '.join(map(str, paths))}: give classifier folders or files, not both.")
 
-def _knobs(rule, alpha, others):
-    "The knobs of a rule, as numbers"
+def _knobs(rule, alpha, others, parts=None):
+    "The knobs of a rule, as numbers, and the part that it turns, if it is one"
     from inspect import signature
     from wiseft.weights.merge import check_alpha
     if alpha is not None and rule.knob != 'alpha': raise ValueError(f'{rule.name} has no alpha. Leave --alpha out.')
+    if parts and rule.kind == 'search': raise ValueError(f'--parts goes with merges, and {rule.name} is a search.')
     alpha = None if alpha == 'auto' else _alpha(alpha)
     if alpha is None and rule.knob == 'alpha': alpha = signature(rule.function).parameters['alpha'].default
     knobs = dict(alpha=check_alpha(alpha if isinstance(alpha, (int, float)) else .5)) if rule.knob == 'alpha' else {}
@@ -359,7 +354,7 @@ def _knobs(rule, alpha, others):
     if strange := [k for k in others if k not in known]: raise ValueError(
         f'--set {strange[0]}: expected a knob of {rule.name}. There are: {", ".join(known) or "none"}.')
     for name, value in others.items(): _check_whole(known, name, value)
-    return knobs | others
+    return knobs | others | (dict(parts=parts) if parts else {})
 
 def _alpha(text):
     "A mixing coefficient, or None"

@@ -91,9 +91,10 @@ def check_parts(
     "ValueError unless there is such a part, with weights of its own"
     there = {part_of(n) for n in names} - {None}
     if 'text' in there: there -= {'head'} # which follows from the text tower
+    said = ', '.join(sorted(there)) or 'none'
     if parts not in (None, *there): raise ValueError(
-        f'parts (--parts) is {parts!r}. Parts with weights of their own are here: {", ".join(sorted(there)) or "none"}. '
-        'Name one of them, or average all of the weights.')
+        f'parts (--parts) is {parts!r}. Parts with weights of their own are here: {said}. Name one of them, or average '
+        'all of the weights.')
 
 # %% ../../nbs/api/weights/03_merge.ipynb #5bbdc84d
 def _unmixed(start, tuned, knobs): # one of the versions
