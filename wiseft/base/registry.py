@@ -74,5 +74,6 @@ def method_name(
     function, # a method; with knobs: `functools.partial` of one
 ) -> str:
     "What tables call a method"
-    function, _ = function_and_knobs(function)
-    return next((m.name for m in REGISTRY.values() if m.function is function), function.__name__)
+    function, knobs = function_and_knobs(function)
+    name = next((m.name for m in REGISTRY.values() if m.function is function), function.__name__)
+    return f"{name} ({knobs['parts']})" if knobs.get('parts') else name

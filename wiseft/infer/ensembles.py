@@ -85,6 +85,7 @@ def members(
     precision=None,         # 'bf16': forward passes with weights in bfloat16
     copies:bool=None,       # hold a classifier for every alpha, or one that is overwritten; None: all, if memory allows
     images=None,            # validation images of the reference, for ways that look at some
+    parts=None,             # 'image', 'head' or 'text': merges turn this part alone, as in `merge`
 ) -> dict: # (tuning, method, alpha) -> `Member`
     "The two ends and everything between them"
     check_ends(zeroshot, finetuned)
@@ -100,11 +101,12 @@ def members(
         lambda rule: _weight_space(zeroshot, finetuned, inner, rule, precision, copies, images, head_of))
     for way in by:
         kind, f = _between(way)
+        if kind == 'merge' and parts: f = partial(f, parts=parts)
         between = weight_space(f) if kind == 'merge' else _mixed(f, ends, inner, weight_space,
                                                                  partial(prepare_mix, f, zeroshot, finetuned, images))
-        for alpha, parts in between.items():
+        for alpha, made in between.items():
             who = ends[1].identity | dict(method=method_name(f), alpha=alpha)
-            m = replace(ends[1], identity=who, exact=None, features=None, **parts)
+            m = replace(ends[1], identity=who, exact=None, features=None, **made)
             out[_key(m)] = m
     return out
 
@@ -218,12 +220,13 @@ def sweep(
     by=('weight-space', 'logits', 'probabilities'), # as in `members`
     copies:bool=None,       # as in `members`
     images=None,            # as in `members`; default the suite's
+    parts=None,             # as in `members`
     **kwargs                # of `evaluate`: control, metrics, batch_size, workers, progress
 ): # results table, or (results table, `KeptPredictions`)
     "Accuracy (or other metrics) of the end points and of the ensembles between them"
     images = getattr(suite, 'validation', None) if images is None else images
     for doubt in doubtful_alphas(alphas): warnings.warn(doubt, stacklevel=2)
-    between = members(zeroshot, finetuned, alphas, by, name, seed, precision, copies, images)
+    between = members(zeroshot, finetuned, alphas, by, name, seed, precision, copies, images, parts)
     found = evaluate(between, suite, split, keep_predictions, **kwargs)
     table = found[0] if keep_predictions else found
     for doubt in doubts(table, len(zeroshot.classnames)): warnings.warn(doubt, stacklevel=2)
@@ -302,7 +305,7 @@ def choose_alpha(
     validation,   # the `Suite` or folder that was fine-tuned on, or an `ImageSet` of validation images
     rule='nearest', # of `alpha_by_rule`: or 'one standard error', 'best'
     method='weight-space', # or another merge or mix with an alpha
-    **kwargs      # of `evaluate`: precision, batch_size, workers, progress
+    **kwargs      # of `sweep`: parts, precision, batch_size, workers, progress
 ) -> float:
     "The mixing coefficient that accuracy on validation images of the reference speaks for; prints what it saw"
     images = _kept_aside(validation, finetuned)
@@ -310,7 +313,8 @@ def choose_alpha(
                   **kwargs)
     if table.alpha.isna().any(): raise ValueError(f'{method} has no alpha to choose.')
     seen, n = table.set_index('alpha').value.sort_index(), int(table.n.iloc[0])
-    alpha = alpha_by_rule(seen, n, rule)
+    one_part = kwargs.get('parts') or 'parts' in function_and_knobs(method)[1]
+    alpha = alpha_by_rule(seen.drop(0.) if one_part else seen, n, rule) # at 0 the rest would be the fine-tuned's
     start = table.method[table.alpha == 0].iloc[0]
     print(f'On {n:,} validation images: {start} {seen[0]:.1%}, fine-tuned {seen[1]:.1%}, '
           f'average at α = 0.5 {seen[.5]:.1%}. Chosen: α = {alpha:g}, {seen[alpha]:.1%}.')

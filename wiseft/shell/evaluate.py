@@ -14,8 +14,8 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    AllowIncomplete,Classifier,Classifiers,Control,DataRoot,Device,Force,Metrics,Output,Reference,Shift,Split,SuiteName,
-    Use,check_ending,command,listed,load_methods,load_named,say,show_table,suite_loader,chosen_device,wrote)
+    AllowIncomplete,Classifier,Classifiers,Control,DataRoot,Device,Force,Metrics,Output,Parts,Reference,Shift,Split,
+    SuiteName,Use,check_ending,command,listed,load_methods,load_named,say,show_table,suite_loader,chosen_device,wrote)
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #7d2800d8
 @command('wiseft evaluate zeroshot finetuned averaged --suite icons',
@@ -141,6 +141,7 @@ def sweep_(
                      typer.Option('--alphas', help='Mixing coefficients, with commas; default 0, 0.1, …, 1.')]=None,
     by:Annotated[Optional[str], typer.Option('--by', help='Merges and mixes, with commas; `wiseft methods` lists '
     'them. Default: weight-space,logits,probabilities.', show_default=False)]=None,
+    parts:Parts=None,
     use:Use=None,
     precision:Annotated[str, typer.Option('--precision', help='fp32; or bf16, several times as fast on processors '
                                                               'made for it: the table then says how often both '
@@ -162,7 +163,7 @@ def sweep_(
         table,predictions = sweep(start, end, load(classnames=start.classnames), alphas, split=split,
                                   keep_predictions=_SURE,
                                   seed=end.recipe.get('seed'), precision=None if precision == 'fp32' else precision,
-                                  control=_control_sets(control, root), **ways)
+                                  control=_control_sets(control, root), parts=parts, **ways)
         show_table(methods_down(table))
         _tell_forgotten(predictions, halfway=True)
         if precision == 'bf16': say(table.precision.iloc[0])

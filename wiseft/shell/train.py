@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Data', 'MethodNames', 'Trained', 'Accumulate', 'GradCheckpointing', 'Checkpoints', 'StoredPrecision',
-           'ValidationSuite', 'LearningRate', 'TrainingPrecision', 'Captions', 'Knobs', 'zeroshot', 'probe',
-           'finetune_', 'merge_']
+           'ValidationSuite', 'LearningRate', 'LrFactors', 'TrainingPrecision', 'Captions', 'Knobs', 'zeroshot',
+           'probe', 'finetune_', 'merge_']
 
 # %% ../../nbs/api/shell/02_train.ipynb #177b8508
 from functools import partial
@@ -15,7 +15,7 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    Classifier,Device,Force,Output,OutputFolder,Reference,Seed,Use,chosen_device,chosen_methods,command,is_suite,
+    Classifier,Device,Force,Output,OutputFolder,Parts,Reference,Seed,Use,chosen_device,chosen_methods,command,is_suite,
     load_methods,say,show_table,suite_loader,wrote)
 from .data import sets_of
 
@@ -102,6 +102,9 @@ ValidationSuite = Annotated[Optional[str], typer.Option('--suite',
     help='For --alpha auto, or a rule that looks at images: the validation images of this suite.', show_default=False)]
 LearningRate = Annotated[Optional[float], typer.Option('--lr', min=0, show_default=False,
     help='Learning rate at the end of the warm-up. Default: 3e-4 for iconclip, 3e-5 for others.')]
+LrFactors = Annotated[Optional[List[str]], typer.Option('--lr-factor', show_default=False,
+    help='What the learning rate of a part is multiplied by: image=0.1, text=0.1 or head=10; decay=0.75: that of each '
+         'block, once more than of the one after it (once for each).')]
 TrainingPrecision = Annotated[str, typer.Option('--precision',
     help='bf16 (autocast, weights stay in fp32; fp32 where a CPU has no bf16) or fp32.')]
 Captions = Annotated[Optional[Path], typer.Option('--captions',
@@ -175,15 +178,16 @@ def _what_trains(train, chosen): # as `finetune` takes it
 Knobs = Annotated[Optional[List[str]], typer.Option('--set', show_default=False,
     help='A knob of a --method, such as its strength: NAME=NUMBER (once for each).')]
 
-def _numbers(said): # dict
-    "What --set says: knobs and their values"
+def _numbers(said, option='--set', example='first=0.2'): # dict
+    "What an option says that is given once for each: names and their values"
     found = {}
     for one in said or []:
         name, _, value = one.partition('=')
         try: found[name] = int(value) if value.isdigit() else float(value)
-        except ValueError: raise typer.BadParameter(f'--set takes NAME=NUMBER, as in first=0.2; got {one!r}') from None
+        except ValueError: raise typer.BadParameter(
+            f'{option} takes NAME=NUMBER, as in {example}; got {one!r}') from None
         if not 0 <= found[name] < float('inf'): raise typer.BadParameter(
-            f'--set {one}: a knob is a finite number from 0 on.')
+            f'{option} {one}: expected a finite number from 0 on.')
     return found
 
 def _knobs_of(function): # of a method, those that are numbers: whether they are whole ones
@@ -208,7 +212,7 @@ def _with_knobs(chosen, said): # dict kind -> function
 
 # %% ../../nbs/api/shell/02_train.ipynb #edae54e2
 @command('wiseft finetune zeroshot icons -o finetuned',
-         'wiseft finetune zeroshot photos --lr 3e-5 --epochs 10 -o finetuned',
+         'wiseft finetune zeroshot photos --lr 3e-5 --lr-factor decay=0.75 --epochs 10 -o finetuned',
          'wiseft finetune zeroshot photos --train head --lr 1e-3 -o linear',
          'wiseft finetune zeroshot icons -o finetuned --checkpoints run --resume',
          'wiseft finetune zeroshot photos --captions captions.csv -o captioned',
@@ -218,7 +222,7 @@ def finetune_(
     data:Data,
     output:OutputFolder,
     epochs:Annotated[int, typer.Option('--epochs', min=1)]=10,
-    lr:LearningRate=None,
+    lr:LearningRate=None, lr_factor:LrFactors=None,
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=128,
     accumulate:Accumulate=1,
     grad_checkpointing:GradCheckpointing=False,
@@ -228,8 +232,7 @@ def finetune_(
     seed:Seed=0,
     checkpoints:Checkpoints=None,
     resume:Annotated[bool, typer.Option('--resume', help='Go on from the checkpoint.')]=False,
-    method:MethodNames=None,
-    knobs:Knobs=None,
+    method:MethodNames=None, knobs:Knobs=None,
     captions:Captions=None,
     use:Use=None,
     device:Device=None,
@@ -253,6 +256,7 @@ def finetune_(
         tuned = finetune(start, images, watched, epochs=epochs, lr=lr, batch_size=batch_size, train=chosen['train'],
                          label_smoothing=label_smoothing, precision=precision, seed=seed, accumulate=accumulate,
                          grad_checkpointing=grad_checkpointing, checkpoint_dir=checkpoints, resume=resume,
+                         lr_factors=_numbers(lr_factor, '--lr-factor', 'head=10'),
                          loss=chosen.get('loss'), pull=chosen.get('pull'), captions=captions, cbs=average)
         if tmp: (average.classifier if average else tuned).save(tmp)
     wrote(output)
@@ -284,8 +288,8 @@ def merge_(
         help='How weights are merged; `wiseft methods` lists the merges and searches.')]='weight-space',
     knobs:Annotated[Optional[List[str]], typer.Option('--set',
         help='Another knob of the rule: NAME=NUMBER (once for each).', show_default=False)]=None,
-    suite:ValidationSuite=None,
-    reference:Reference=None,
+    parts:Parts=None,
+    suite:ValidationSuite=None, reference:Reference=None,
     precision:StoredPrecision=None,
     device:Device=None,
     use:Use=None,
@@ -297,7 +301,7 @@ def merge_(
     if use or rule != 'weight-space': load_methods(use)
     auto, paths = alpha == 'auto', [zeroshot, *finetuned]
     rule = _chosen_rule(rule, len(finetuned), auto)
-    knobs = _knobs(rule, alpha, knobs)
+    knobs = _knobs(rule, alpha, knobs, parts)
     _check_paths(paths)
     looks, what = auto or looks_at_images(rule.function), '--alpha auto' if auto else rule.name
     if looks and not zeroshot.is_dir(): raise ValueError(
@@ -335,11 +339,12 @@ def _check_paths(paths):
     if len({p.is_dir() for p in paths}) > 1: raise ValueError(
         f"{' and '.join(map(str, paths))}: give classifier folders or files, not both.")
 
-def _knobs(rule, alpha, others):
-    "The knobs of a rule, as numbers"
+def _knobs(rule, alpha, others, parts=None):
+    "The knobs of a rule, as numbers, and the part that it turns, if it is one"
     from inspect import signature
     from wiseft.weights.merge import check_alpha
     if alpha is not None and rule.knob != 'alpha': raise ValueError(f'{rule.name} has no alpha. Leave --alpha out.')
+    if parts and rule.kind == 'search': raise ValueError(f'--parts goes with merges, and {rule.name} is a search.')
     alpha = None if alpha == 'auto' else _alpha(alpha)
     if alpha is None and rule.knob == 'alpha': alpha = signature(rule.function).parameters['alpha'].default
     knobs = dict(alpha=check_alpha(alpha if isinstance(alpha, (int, float)) else .5)) if rule.knob == 'alpha' else {}
@@ -349,7 +354,7 @@ def _knobs(rule, alpha, others):
     if strange := [k for k in others if k not in known]: raise ValueError(
         f'--set {strange[0]}: expected a knob of {rule.name}. There are: {", ".join(known) or "none"}.')
     for name, value in others.items(): _check_whole(known, name, value)
-    return knobs | others
+    return knobs | others | (dict(parts=parts) if parts else {})
 
 def _alpha(text):
     "A mixing coefficient, or None"

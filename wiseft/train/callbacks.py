@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EVERY', 'FreezeBatchNorm', 'Bf16', 'WaitForImages', 'ProgressLines', 'ClipGradients', 'Watch', 'accuracy_now',
-           'LossOnDevice', 'Progress', 'FetchLosses', 'KeepThreads']
+           'LrFactors', 'LossOnDevice', 'Progress', 'FetchLosses', 'KeepThreads']
 
 # %% ../../nbs/api/train/02_callbacks.ipynb #24cd2759
 import math, sys, torch, warnings
@@ -173,6 +173,23 @@ def accuracy_now(learn):
             seen += own
     right, seen = (sum(numbers) for numbers in zip(*of_all((int(right), seen))))
     return right/seen
+
+# %% ../../nbs/api/train/02_callbacks.ipynb #3f5f1cd6
+class LrFactors(Callback):
+    "Make each step at learning rates that are multiplied by the factors of weights, whatever the schedule"
+    order = Watch.order+1 # what may cancel a step or a training comes before
+    def __init__(self, factors): self.factors = factors # by name of a weight
+    def before_fit(self):
+        by_weight = {p: self.factors[n] for n,p in self.learn.student.named_parameters() if p.requires_grad}
+        self.of_groups, self.rates = [by_weight[group[0]] for group in self.opt.param_lists], self._rates()
+        if len(set(self.rates)) > 1: raise ValueError(
+            f'lr_factors are factors on one learning rate, and lr gives the groups {len(set(self.rates))}. Give a '
+            'number for lr, or leave lr_factors out.')
+    def before_step(self):
+        self.rates = self._rates()
+        self.opt.set_hyper('lr', [f*lr for f,lr in zip(self.of_groups, self.rates)])
+    def after_step(self): self.opt.set_hyper('lr', self.rates)
+    def _rates(self): return [h['lr'] for h in self.opt.hypers]
 
 # %% ../../nbs/api/train/02_callbacks.ipynb #54865c66
 class LossOnDevice(AvgSmoothLoss):

@@ -24,12 +24,13 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from fastcore.imports import noop
 from functools import cached_property, partial
+from inspect import signature
 from time import perf_counter
 from torch import nn
 from .. import __version__
 from ..base.devices import fitting_precision, memory_advice
 from .callbacks import (Bf16, ClipGradients, FetchLosses, FreezeBatchNorm, KeepThreads, LossOnDevice,
-                                    Progress)
+                                    LrFactors, Progress)
 from .callbacks import ProgressLines, WaitForImages, Watch, accuracy_now
 from ..base.lazy import open_clip
 from .loaders import ClipDL, check_dataloaders, clip_dataloaders, feature_dataloaders, is_captions
@@ -41,7 +42,7 @@ from .checkpoint import Checkpoint
 from .losses import HeadFromText, Loss, Pull, Teacher, completed, method_recipe, trait
 from ..weights.safetensors_io import state_hash
 from ..base.threads import AllOrOne
-from .trainable import choose_weights, parameter_groups, parametrized, plain_weights
+from .trainable import choose_weights, parameter_groups, parametrized, plain_weights, rate_factors
 
 # %% ../../nbs/api/train/05_learner.ipynb #1383792f
 class ClipLearner(Learner):
@@ -266,6 +267,17 @@ def usual_lr(
     "The paper's learning rate; for the embedded CLIP, which is small, ten times of it"
     return 3e-4 if classifier.clip.provenance.get('source') == 'iconclip' else 3e-5
 
+# %% ../../nbs/api/train/05_learner.ipynb #132f2c32
+def _by_factor(model, lr_factors, splitter, cbs): # splitter and callbacks
+    "What lets weights learn at different rates"
+    if splitter is not parameter_groups: raise ValueError(
+        'lr_factors and splitter both say which weights learn at one rate: give one of them.')
+    if strange := set(lr_factors) - set(signature(rate_factors).parameters): raise ValueError(
+        f"lr_factors (--lr-factor on the command line) has {strange.pop()!r}. There are 'image', 'text', 'head' and "
+        "'decay'.")
+    factors = rate_factors(model, **lr_factors)
+    return partial(parameter_groups, factors=factors), [LrFactors(factors), *L(cbs)]
+
 # %% ../../nbs/api/train/05_learner.ipynb #9358c35b
 def clip_learner(
     dls:DataLoaders, # from `clip_dataloaders`, or any of fastai's with the CLIP's size and normalisation
@@ -286,6 +298,7 @@ def clip_learner(
     loss_func=None, # fastai's: function of logits and labels, not of captions; default cross-entropy
     opt_func=adamw, # fastai's: function of parameter groups
     splitter=parameter_groups, # fastai's: function of the model
+    lr_factors=None, # on learning rates: dict of 'image', 'text', 'head', and 'decay' from a block to the one before
     **kwargs, # of fastai's `Learner`: path, lr, …
 ) -> ClipLearner:
     "A fastai `Learner` that fine-tunes a copy of a classifier, with the paper's defaults"
@@ -295,6 +308,7 @@ def clip_learner(
     recipe = dict(train=told, wd=wd, label_smoothing=label_smoothing, clip_norm=clip_norm,
                   precision=fitting_precision(precision, classifier.device), train_batchnorm=train_batchnorm)
     if accumulate > 1: recipe['accumulate'] = accumulate
+    if lr_factors: recipe['lr_factors'] = lr_factors
     _check_settings(dls, classifier, recipe, loss_func)
     labels = check_dataloaders(dls, classifier)
     loss, pull = (m and completed(m, classifier) for m in (loss, pull))
@@ -303,6 +317,7 @@ def clip_learner(
     image_dls, model = dls, _model_to_train(classifier, train, grad_checkpointing)
     if pull: _check_pull(model, pull, train)
     model.beside = _found_beforehand(loss, pull)
+    if lr_factors: splitter, cbs = _by_factor(model, lr_factors, splitter, cbs)
     if train == 'head': dls, model = feature_dataloaders(dls, model), HeadOnFeatures(model)
     loss_func = loss_func or CrossEntropyLossFlat(label_smoothing=label_smoothing)
     settings = dict(loss_func=loss_func, metrics=metrics, lr=usual_lr(classifier)) | kwargs
@@ -450,7 +465,7 @@ def finetune(
     captions=None, # table of `file` and `caption`, or `filepath` and `title`: train both towers, by FLYP for instance
     cbs=None, # fastai callbacks, such as averages over time
     accumulate:int=1, # parts of a step's batch, as in `clip_learner`
-    **kwargs, # of `clip_learner`: grad_checkpointing, wd, label_smoothing, clip_norm, train_batchnorm, …
+    **kwargs, # of `clip_learner`: lr_factors, grad_checkpointing, wd, label_smoothing, clip_norm, …
 ): # fine-tuned `ImageClassifier`, alpha 1
     "Fine-tune a classifier with the paper's recipe"
     with torch.random.fork_rng():

@@ -10,7 +10,7 @@ import torch
 from collections.abc import Mapping
 from copy import deepcopy
 from torch import nn
-from .merge import At, check_alpha, knobs_apart, merge_tensor, tensor_depths, wise_ft
+from .merge import At, check_alpha, check_parts, knobs_apart, merge_tensor, tensor_depths, wise_ft
 from ..base.registry import function_and_knobs
 from .tensors import check_compatible, check_finite, is_weight
 
@@ -44,6 +44,7 @@ class WeightPath:
         _check_path(memory, zeroshot, finetuned)
         self.target, depths = target, tensor_depths(memory)
         (self.rule, _), (_, self.knobs) = function_and_knobs(rule), knobs_apart(rule)
+        check_parts(self.knobs.get('parts'), memory)
         there = lambda state, k: state[k].detach().to(memory[k].device)
         self.tensors = [(t, there(zeroshot, k), there(finetuned, k)) for k, t in memory.items()]
         self.places = [At(k, depths[k], (prepared or {}).get(k)) for k in memory]
@@ -54,7 +55,7 @@ class WeightPath:
     ) -> nn.Module: # `target`
         alpha = check_alpha(alpha)
         for (t, z, f), at in zip(self.tensors, self.places):
-            if self.rule is not wise_ft or not is_weight(t):
+            if self.rule is not wise_ft or 'parts' in self.knobs or not is_weight(t):
                 t.copy_(merge_tensor(self.rule, z, [f], at, self.knobs | dict(alpha=alpha)))
             elif t.dtype == z.dtype: torch.lerp(z, f, alpha, out=t)
             else: t.copy_(torch.lerp(z, f, alpha)) # averaged first, rounded then
