@@ -319,10 +319,10 @@ def test_a_pipe_is_not_waited_for(read, tmp_path):
 MAPPED = """
 import resource, sys, torch
 from wiseft.weights.checkpoints import read_state_dict
-from wiseft.weights.safetensors_io import TensorFile, write_tensors
+from wiseft.weights.safetensors_io import write_tensors
 path = sys.argv[1]
 write_tensors(path, {f"w{i}": torch.zeros(2**16) for i in range(200)})  # 50 MB
-state = dict(TensorFile(path))
+state = read_state_dict(path)
 print(sum(path in line for line in open("/proc/self/maps")), len(state))
 del state
 used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))

@@ -97,7 +97,7 @@ _settings = ('input_resolution', 'context_length', 'vocab_size', 'attn_mask')
 # %% ../../nbs/api/weights/07_checkpoints.ipynb #e8c246fd
 def _read_tensors(path): # state dict
     "All tensors of a safetensors file"
-    try: return dict(TensorFile(path))
+    try: return TensorFile(path).read()
     except MemoryError: raise
     except Exception as e: raise BadFile(str(e) if str(path) in str(e) else _damaged(path, why_failed(e))) from e
 

@@ -45,17 +45,21 @@ class TensorFile(Mapping):
     "A safetensors file as a read-only state dict, whose tensors are read when asked for"
     def __init__(self, path:str|Path): # ends in .safetensors
         self.path = existing_file(safetensors_name(path), 'checkpoint')
-        try: self._file = safe_open(str(self.path), 'pt') # once: each opening maps the whole file
+        try:
+            with self._open() as f: self._names, self.metadata = list(f.keys()), f.metadata() or {}
         except (SafetensorError, MemoryError) as e:
             if lacks_memory(e): raise MemoryError(f'There is too little memory to map {path} ({e}).') from e
             raise BadFile(
                 f"{path} is cut short or damaged, or no safetensors file ({e}). Copy or download it again.") from e
-        self._names, self.metadata = list(self._file.keys()), self._file.metadata() or {}
+    def _open(self): return safe_open(str(self.path), 'pt')
     def __len__(self): return len(self._names)
     def __iter__(self): return iter(self._names)
     def __getitem__(self, k):
         if k not in self: raise KeyError(k)
-        return self._file.get_tensor(k)
+        with self._open() as f: return f.get_tensor(k)
+    def read(self) -> dict: # name -> tensor
+        "All tensors, from one opening: each maps the whole file, for as long as one of its tensors is there"
+        with self._open() as f: return {k: f.get_tensor(k) for k in self}
     def __contains__(self, k): return k in self._names
 
 # %% ../../nbs/api/weights/02_safetensors_io.ipynb #a13a242f
