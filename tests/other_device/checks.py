@@ -445,8 +445,8 @@ def tables(make):
 def test_evaluate(given):
     ordinary = [m for m in METRICS if m != "worst-group accuracy"]
     other_device.core.refuse_double(False)  # which metrics use wherever it is
-    table = tables(lambda place: evaluate(given.tuned[place][0], given.suite, metrics=ordinary, precision="fp32",
-                                          progress=False))
+    def both(place): return dict(start=given.starts[place], tuned=given.tuned[place][0])
+    table = tables(lambda place: evaluate(both(place), given.suite, metrics=ordinary, precision="fp32", progress=False))
     assert set(table.metric) == set(ordinary)
 
 
