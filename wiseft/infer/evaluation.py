@@ -148,7 +148,7 @@ def evaluate(
     keep_predictions=False, # True: return what each made of each image, too; or names of metrics to keep per image
     seed:int=None,          # of the fine-tuning, for the table
     metrics=None,           # names of `METRICS`, or `Metric` records; default the suite's, mostly accuracy
-    control=(),             # sets of other tasks, as `control_sets` takes them: each is judged with a head of its own
+    control=None,           # sets of other tasks, as `control_sets` takes them: each is judged with a head of its own
     precision=None,         # 'bf16': forward passes with weights in bfloat16, compared with fp32 on a sample
     batch_size=None,        # default `wiseft.infer.inference.fitting_batch_size`
     workers=None,           # decoding processes; None: some for sets above 200 MB
@@ -157,7 +157,7 @@ def evaluate(
     "Accuracy (or other metrics) of members on a suite, with intervals; every image is decoded once"
     members = _members(members, seed, precision)
     suite, datasets = _image_sets(suite, split)
-    datasets = datasets | control_sets(control, datasets)
+    datasets = datasets | control_sets(control or (), datasets)
     metrics = chosen_metrics(metrics or getattr(suite, 'metrics', ('accuracy',)))
     apart = {d: images for d, images in datasets.items() if images.role == 'control'} # first, as they may be refused
     transform, able = common_transform(members), _able(members, suite, datasets)
