@@ -14,7 +14,8 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    AllowIncomplete,Classifier,Classifiers,Control,DataRoot,Device,Force,Metrics,Output,Parts,Reference,Shift,Split,
+    AllowIncomplete,Classifier,Classifiers,Control,DataRoot,Device,Force,Metrics,Output,PartsOption,Reference,Shift,
+    Split,
     SuiteName,Use,check_ending,command,listed,load_methods,load_named,say,show_table,suite_loader,chosen_device,wrote)
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #7d2800d8
@@ -141,7 +142,7 @@ def sweep_(
                      typer.Option('--alphas', help='Mixing coefficients, with commas; default 0, 0.1, …, 1.')]=None,
     by:Annotated[Optional[str], typer.Option('--by', help='Merges and mixes, with commas; `wiseft methods` lists '
     'them. Default: weight-space,logits,probabilities.', show_default=False)]=None,
-    parts:Parts=None,
+    parts:PartsOption=None,
     use:Use=None,
     precision:Annotated[str, typer.Option('--precision', help='fp32; or bf16, several times as fast on processors '
                                                               'made for it: the table then says how often both '
