@@ -4,15 +4,23 @@ import importlib.util
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT
 
 FOLDER = ROOT / "nbs/reproductions/coverage"
 PAGE = ROOT / "nbs/explanations/coverage.ipynb"
 ROWS = list(csv.DictReader((FOLDER / "results.csv").open()))
-spec = importlib.util.spec_from_file_location("coverage_of_intervals", FOLDER / "coverage.py")
-script = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(script)
+
+
+def loaded(name):
+    spec = importlib.util.spec_from_file_location(f"coverage_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+script, seeds = loaded("coverage"), loaded("seeds")
 HELD = f"held_of_first_{script.FIRST}"
 FUNCTIONS = list(dict.fromkeys(r["function"] for r in ROWS))
 
@@ -68,3 +76,24 @@ def test_a_narrower_interval_is_found(monkeypatch):
 
     monkeypatch.setattr(script.m, "bootstrap_mean", narrow)
     assert not same(*again("bootstrap_mean"))
+
+
+SEEDS = pd.read_csv(FOLDER / "seeds.csv")
+WHICH = ["part", "seeds", "drawn", "planted", "rule"]
+
+
+def test_every_cell_has_its_lines():
+    said = SEEDS.groupby(["part", "seeds", "drawn"]).experiments.agg(["first", "size"])
+    each = len(seeds.RULES) * len(seeds.PLANTED)
+    assert {(*k, *v) for k, v in zip(said.index, said.to_numpy().tolist())} == {(*c, each) for c in seeds.CELLS}
+    assert {tuple(b) for b in pd.read_csv(FOLDER / "benches.csv")[["part", "seeds", "benches"]].to_numpy()} == {
+        *map(tuple, seeds.BENCHES)}
+
+
+@pytest.mark.parametrize("drawn", ["images", "classes"])
+def test_first_experiments_with_seeds(drawn):
+    "What the rules say of the first experiments of a part, in the table and now."
+    now = pd.DataFrame(seeds.lines("vit-harsh", 3, drawn, seeds.FIRST), columns=seeds.HEADER)
+    both = SEEDS.merge(now, on=WHICH, suffixes=("", " now"))
+    assert len(both) == len(now)
+    assert np.allclose(both["first"].astype(float), both["first now"].astype(float), atol=2e-4)

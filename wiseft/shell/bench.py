@@ -70,7 +70,7 @@ def bench_(
     if dry_run: return
     found = carry_out(plan, output, say=say, told=True, groups=groups)
     _write_found(found, output)
-    standard_output().print(in_shell_words('\n'.join(found.sentences())), markup=False, soft_wrap=True)
+    standard_output().print(in_shell_words(repr(found)), markup=False, soft_wrap=True)
     wrote(output)
 
 # %% ../../nbs/api/shell/05_bench.ipynb #7067299c

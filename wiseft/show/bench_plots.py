@@ -43,17 +43,28 @@ def plot_bench(
 def plot_gains(
     gains:pd.DataFrame, # of `Bench.gains`
 ) -> Figure:
-    "Points gained under shift over plain averages that are as accurate on the reference, with 95 % intervals"
-    rows = gains[(gains.why=='') & (gains.method!='plain')].sort_values(['beyond', 'gain'])
-    fig = new_figure(6.4, 1+.23*len(rows))
-    ax = fig.subplots()
-    for y, r in enumerate(rows.itertuples()):
-        ax.plot([100*r.low, 100*r.high], [y, y], color=COLORS[r.method], lw=2, alpha=.5)
-        ax.plot(100*r.gain, y, 'o', color=COLORS[r.method], ms=6, mec='w', mew=.7)
-        if r.beyond > 0: ax.text(.01, y, f'{100*r.beyond:.1f} beyond the plain averages', ha='left', va='center',
-                                 fontsize='small', transform=ax.get_yaxis_transform())
-    ax.axvline(0, color='.5', lw=1, zorder=1)
-    ax.set(yticks=range(len(rows)), yticklabels=rows.method, ylim=(-.7, len(rows)-.3))
-    ax.set_xlabel('Points gained under distribution shift')
-    sns.despine(ax=ax, left=True)
+    "Points gained over plain averages that are as accurate on the reference, and head to head, with 95 % intervals"
+    told = gains[(gains.why=='') & (gains.method!='plain')]
+    null = told[told.kind=='null']
+    rows = told.drop(null.index).sort_values(['beyond', 'gain', 'ahead'])
+    fig = new_figure(8.4, 1.2+.23*len(rows))
+    left, right = fig.subplots(1, 2, sharey=True)
+    _draw_rows(left, rows, null, 'gain', 'low', 'high')
+    _draw_rows(right, rows, null, 'ahead', 'ahead_low', 'ahead_high')
+    for y, beyond in enumerate(rows.beyond):
+        words = f'{100*beyond:.1f} beyond the plain averages' if beyond > 0 else ''
+        left.text(.01, y, words, ha='left', va='center', fontsize='small', transform=left.get_yaxis_transform())
+    left.set(yticks=range(len(rows)), yticklabels=rows.method, ylim=(-.7, len(rows)-.3))
+    left.set_xlabel('Points gained under distribution shift')
+    right.set_xlabel('Points ahead, mean of both sides')
     return fig
+
+def _draw_rows(ax, rows, null, middle, low, high): # names of columns
+    "A dot and its interval for each row, and a band for the null"
+    for n in null.index: ax.axvspan(100*null[low][n], 100*null[high][n], color='.9', zorder=0)
+    ax.axvline(0, color='.5', lw=1, zorder=1)
+    for y, (_, r) in enumerate(rows.iterrows()):
+        color, opacity = COLORS[r.method], .4 if r.over=='images' else 1
+        ax.plot([100*r[low], 100*r[high]], [y, y], color=color, lw=2, alpha=.5)
+        ax.plot(100*r[middle], y, 'o', color=color, ms=6, mec='w', mew=.7, alpha=opacity)
+    sns.despine(ax=ax, left=True)

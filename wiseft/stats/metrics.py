@@ -9,7 +9,7 @@ __all__ = ['FEW', 'correct', 'accuracy', 'batch_scores', 'image_scores', 'batch_
 # %% ../../nbs/api/stats/00_metrics.ipynb #0d1c0041
 import numpy as np, torch
 from itertools import chain, repeat
-from ..base.lazy import multitest, proportion, sparse, special, stats
+from ..base.lazy import proportion, sparse, special, stats
 
 # %% ../../nbs/api/stats/00_metrics.ipynb #e56ed2a7
 def correct(
@@ -266,6 +266,7 @@ def holm(
 ) -> np.ndarray: # adjusted, NaN kept
     "Holm's adjusted p-values: below 0.05, less than a 5 % chance of any false alarm."
     p = np.array(p, dtype=float)
-    known = ~np.isnan(p)
-    if known.sum() > 1: p[known] = multitest.multipletests(p[known], method='holm')[1] # one alone stays as it is
+    order = np.argsort(p)[:(~np.isnan(p)).sum()] # NaN come last
+    steps = p[order]*np.arange(len(order), 0, -1)
+    p[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return p

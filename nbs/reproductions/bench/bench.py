@@ -10,9 +10,11 @@ right. They are committed, and a later call goes on from them; weights lie in bu
 fine-tunings are then made again where a merge asks for them.
 """
 import argparse, json
-from dataclasses import replace
+import numpy as np
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from scipy.stats import t
 from time import perf_counter
 from wiseft.bench.run import Busy, carry_out, planned
 from wiseft.models.classifier import zeroshot_classifier
@@ -23,7 +25,11 @@ from wiseft.base.files import atomic_path
 from wiseft.methods.car_ft import context_head
 from wiseft.bench.plan import Contender
 from wiseft.shell.app import load_methods
-from wiseft.bench.trial import strengths
+from wiseft.bench.outcome import what_is_drawn
+from wiseft.bench.trial import Trial, strengths
+from wiseft.stats.chance import both_chances, seed_variance
+from wiseft.stats.matched_accuracy import resampled
+from wiseft.stats.table import REFERENCE
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[2]/'build'
@@ -51,6 +57,14 @@ class AtPlainsRate(Contender):
         return replace(work.chosen(None), tuning=self.method.name, strength=grid[len(grid)//2])
 
 
+@dataclass(frozen=True)
+class At(Contender):
+    "A method at a setting that the plan names."
+    lr: float = None
+    strength: float = None
+    def setting(self, work): return Trial(self.lr, work.plan.seeds[0], self.method.name, self.strength)
+
+
 class Longer(Contender):
     "Plain fine-tuning for as many epochs as the arithmetic of the dearest fine-tuning buys, with the first seed."
     def setting(self, work):
@@ -64,7 +78,8 @@ class Longer(Contender):
 def with_controls(plan):
     "A plan with further rows, which tell what choices and arithmetic are worth."
     trained = [c.method for c in plan.contenders() if c.trains and c.method]
-    plan.controls = [*[AtPlainsRate(m, PLAINS_RATE) for m in trained], Longer(control=LONGER)]
+    named = [At(m, what, **how) for m in trained for what, how in PLAN['further'].get(m.name, {}).items()]
+    plan.controls = [*[AtPlainsRate(m, PLAINS_RATE) for m in trained], Longer(control=LONGER), *named]
     return plan
 
 
@@ -96,6 +111,46 @@ def run(tower, recipe, minutes=None):
     for name, table in tables.items():
         with atomic_path(folder/f'{name}.csv', force=True) as tmp: table.to_csv(tmp, index=False)
     return found
+
+
+def on_both_sides(accuracy): # dataset -> (…, m)
+    "On the reference, and the mean under shift."
+    return accuracy[REFERENCE], np.mean([v for d, v in accuracy.items() if d != REFERENCE], 0)
+
+
+def with_chance(of, right, without=(), units=None):
+    """Numbers, their standard errors over images and seeds, and degrees of freedom.
+
+    `of` makes numbers of accuracies (dataset -> (…, m)); `right`: dataset -> (m, n), shares of right seeds;
+    `without`: for each bench that is in it a list of the same without each seed; none: over images alone.
+    """
+    def once(shares): return np.asarray(of({d: s.mean(1) for d, s in shares.items()}))
+    images = np.var(of(resampled(right, units)), axis=0, ddof=1)
+    known = [seed_variance([*map(once, each)]) for each in without if each]
+    seeds = np.sum(known, 0) if known else np.full(images.shape, np.nan)
+    fewest = min(s.shape[1] for s in right.values())
+    return once(right), *both_chances(images, seeds, fewest, min(map(len, without), default=0))
+
+
+def in_words(of, right, without=(), units=None):
+    "Numbers in points with their 95 % intervals, as `with_chance` has them."
+    value, error, df = with_chance(of, right, without, units)
+    low, high = value-error*t.ppf(.975, df), value+error*t.ppf(.975, df)
+    return np.vectorize(lambda *v: '{:.1f} ({:.1f} to {:.1f})'.format(*(100*x for x in v)))(value, low, high)
+
+
+def stacked(found, points, but=None):
+    "dataset -> (m, n): shares of seeds that get an image right at some points, (name of a row, position); or None."
+    shares = [(found.shares(found.entries[n], but), i) for n, i in points]
+    if not all(s for s, _ in shares): return None
+    return {d: np.stack([s[d][i] for s, i in shares]) for d in found.sets}
+
+
+def of_points(of, found, points):
+    "Numbers of some points of a bench, in words: `of` makes them of accuracies, dataset -> (…, m)."
+    seeds = range(len(found.entries['plain'].curves))
+    without = [w for w in (stacked(found, points, i) for i in seeds) if w]
+    return in_words(of, stacked(found, points), [without] if without else (), what_is_drawn(found.plan.suite, False))
 
 
 def main():
