@@ -31,6 +31,7 @@ class Entry:
     trial:object=None  # `Trial` that was chosen; of plain fine-tuning where the row trains nothing
     curves:list=field(default_factory=list) # of `Curve`, one a seed
     without:list=field(default_factory=list) # of `Curve`, where there is one of all seeds: made without each of them
+    best:tuple=None    # `Trial` with the first seed that has the highest validation accuracy, and its `Curve`
     @property
     def several(self): return self.row.method is not None and takes_several(self.row.method)
     def at(self, alphas): # position among them
@@ -272,6 +273,23 @@ def choice_rows(
 def choices(self:Bench) -> pd.DataFrame: # method, choice, value, validation, as_good, chosen, edge
     "What each trained method could be set to, and how it was chosen, with the first seed"
     return pd.DataFrame([r for rows in self.tried.values() for r in rows])
+
+# %% ../../nbs/api/bench/05_outcome.ipynb #19bd0537
+@patch
+def set_for_validation(self:Bench) -> pd.DataFrame: # method, lr, strength, alpha, validation, ahead, ahead_low, ahead_high
+    "Rows where the first seed's validation accuracy is highest, head to head with plain fine-tuning set alike"
+    alphas, best = sorted(map(float, self.plan.alphas)), {n: e.best for n, e in self.entries.items() if e.best}
+    if len(best) < 2 or 'plain' not in best: return pd.DataFrame()
+    at = {n: int(curve.validation.mean(1).argmax()) for n, (_, curve) in best.items()}
+    shares = {n: {d: curve.test[d].astype(float) for d in self.sets} for n, (_, curve) in best.items()}
+    points = {n: _point(s, at[n]) for n, s in shares.items() if n != 'plain'}
+    judged = matched_gains(points, shares['plain'], at['plain'], what_is_drawn(self.plan.suite, self.groups))
+    def about(n):
+        trial, curve = best[n]
+        alpha = alphas[at[n]] if len(curve.validation) > 1 else np.nan
+        return dict(method=n, lr=trial.lr, strength=trial.strength, alpha=alpha, validation=curve.validation[at[n]].mean(),
+                    **_accuracies(_point(shares[n], at[n])))
+    return pd.DataFrame(map(about, best)).merge(judged[['method', 'ahead', 'ahead_low', 'ahead_high']], 'left', 'method')
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #27084fb2
 @patch

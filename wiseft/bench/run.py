@@ -26,14 +26,14 @@ from .families import looked_at, with_rows
 from ..base.files import atomic_path, locked
 from ..models.load import load_classifier
 from ..weights.merge import merge
-from .plan import Plan, can_compete, is_way, with_looks
+from .plan import Plan, can_compete, is_way, one_further, rates_around, with_looks
 from .estimate import n_done, preview, readable, seconds_left, without
 from ..base.progress import duration
 from ..methods.index import all_methods
 from ..base.registry import find_method
 from ..stats.table import REFERENCE
 from ..base.text import BadFile, why_failed
-from .trial import Trial, is_done, last_words, run_trial, strengths, why_not
+from .trial import Trial, is_done, last_words, run_trial, strengths, strengths_around, why_not
 from .outcome import Bench, Curve, Entry, choice_rows, what_is_drawn
 
 # %% ../../nbs/api/bench/06_run.ipynb #db53d0f7
@@ -99,11 +99,14 @@ class Work:
     entries:dict=field(default_factory=dict)  # name of a row -> `Entry`
     weights:Path=None  # folder of classifiers; default `weights` in the folder
     tried:dict=field(default_factory=dict)    # name of a trained method -> rows of `Bench.choices`
+    trials:dict=field(default_factory=dict)   # name of a trained method -> `Trial` -> its best validation accuracy
     def __post_init__(self): self.weights = self.weights or self.folder/'weights'
     def riding(self, lead) -> list: # of `Trial`
         "Averages over time that ride along a plain fine-tuning: to choose from with the first seed, then the chosen"
         if (lead.tuning, lead.longer) != ('plain', 1): return []
-        if lead.seed == self.plan.seeds[0]: return self.plan.riders(lead.lr)
+        if lead.seed == self.plan.seeds[0]:
+            asked = [t for trials in self.trials.values() for t in trials if t.tuning in self.averages() and t.lr == lead.lr]
+            return [*dict.fromkeys([*self.plan.riders(lead.lr), *asked])]
         mine = [t for t in self.settings.values() if t.tuning in self.averages() and t.lr == lead.lr]
         return [replace(t, seed=lead.seed) for t in dict.fromkeys(mine)]
     def averages(self): return [m.name for m in self.plan.methods if m.kind == 'average']
@@ -195,15 +198,32 @@ def chosen(self:Work,
 ) -> Trial:   # with the first seed
     "Learning rate at the default strength, then strength"
     name, grid, seed = method.name if method else 'plain', strengths(method) if method else [None], self.plan.seeds[0]
-    def at(lr, strength): return Trial(lr, seed, name, strength)
-    def right(trial): return self.judged(partial(self.trained, trial), trial.name, 'validation')[0][REFERENCE]
-    def best(what, candidates): # value -> trial
-        rows = choice_rows(name, what, list(candidates), [right(t) for t in candidates.values()])
-        self.tried.setdefault(name, []).extend(rows)
-        return next(r['value'] for r in rows if r['chosen'])
-    self.tried.pop(name, None)
-    lr = best('learning rate', {lr: at(lr, grid[len(grid)//2]) for lr in sorted(self.plan.lrs)})
-    return at(lr, best('strength', {s: at(lr, s) for s in reversed(grid)}) if len(grid) > 1 else grid[0])
+    self.tried[name], self.trials[name] = [], {}
+    def rate(lr, strength=grid[len(grid)//2]): return Trial(lr, seed, name, strength)
+    lr = self._best(name, 'learning rate', sorted(self.plan.lrs), rate, rates_around)
+    if len(grid) == 1: return rate(lr)
+    around = partial(strengths_around, method)
+    return rate(lr, self._best(name, 'strength', grid[::-1], partial(rate, lr), around))
+
+@patch
+def _best(self:Work, name, what, values, trial, around): # values: the most cautious first; trial: value -> `Trial`
+    "The value that is chosen, of a grid that goes one step further where its best is at an edge"
+    def right(value):
+        self.trials[name].setdefault(trial(value), 0.)
+        found = self.judged(partial(self.trained, trial(value)), trial(value).name, 'validation')[0][REFERENCE]
+        self.trials[name][trial(value)] = found.mean(1).max()
+        return found
+    seen = {v: right(v) for v in values}
+    best = max(values, key=lambda v: seen[v].mean(1).max())
+    further = one_further(values, best, around) if self.plan.goes_further else None
+    if further is not None:
+        try: seen[further] = right(further)
+        except (Busy, TimeIsUp): raise
+        except Exception: self.trials[name].pop(trial(further)) # so far a method can't be set
+    order = sorted(seen, reverse=values[0] > values[-1])
+    rows = choice_rows(name, what, order, [seen[v] for v in order])
+    self.tried[name] += rows
+    return next(r['value'] for r in rows if r['chosen'])
 
 @patch
 def setting(self:Work, row) -> Trial: # with the first seed
@@ -261,6 +281,15 @@ def leave_out(self:Work, entry):
         except Exception: return # how much hangs on a run isn't known then, and nothing else
         found.append(Curve(None, test, cost))
     entry.without = found
+
+@patch
+def judge_best(self:Work, entry):
+    "The first seed's trial that validation likes best, whatever the rule took"
+    if entry.several or entry.row.control or not entry.curves: return
+    trials = self.trials.get(entry.row.name, {})
+    best = max(trials, key=trials.get) if trials else entry.trial
+    curve = entry.curves[0] if best == entry.trial else self.curve(partial(self.trained, best), best.name)
+    entry.best = best, curve
 
 # %% ../../nbs/api/bench/06_run.ipynb #a8a90fdb
 _IN_WORDS = dict(suite='the images (their fingerprint)', tower='the image tower (its hash)',
@@ -371,6 +400,7 @@ def carry_out(
     try:
         for seed in plan.seeds: _round(work, partial(work.advance, seed=seed), left_out)
         _round(work, work.leave_out, left_out)
+        _round(work, work.judge_best, left_out)
     except TimeIsUp as e: say(str(e))
     whole = _finished(work.entries, len(plan.seeds))
     families = _families(folder/'plan.json', names, looked=len(whole) > 1)

@@ -24,10 +24,10 @@ _GAINS = {'method': 'method', 'kind': 'kind', 'paper': 'arXiv', 'reference': 're
           'ahead': 'head to head, points', 'ahead_low': '95 % ahead from', 'ahead_high': 'ahead to',
           'p_holm': 'p, Holm', 'smallest': 'smallest that would be told', 'over': 'intervals over',
           'same_as_plain': 'same as plain at α', 'lr': 'learning rate', 'strength': 'strength', 'alpha': 'α',
-          'given_away': 'validation given away, points', 'why': 'left out because'}
+          'given_away': 'validation given away, points', 'validation': 'validation, %', 'why': 'left out because'}
 
 _SHARES = {'reference', 'shifted', 'baseline', 'gain', 'low', 'high', 'beyond', 'beyond_low', 'beyond_high', 'ahead',
-           'ahead_low', 'ahead_high', 'smallest', 'given_away'}
+           'ahead_low', 'ahead_high', 'smallest', 'given_away', 'validation'}
 
 def _gains(gains):
     "The table of `Bench.gains` as people read it"
@@ -108,11 +108,17 @@ _RULE = """<p class="soft">Of the learning rates whose best accuracy along the c
 highest, the smallest was taken, of such strengths the strongest, of such α the one nearest to 0.5. A choice at the edge of
 its grid says that a value beyond might have been chosen.</p>"""
 
+_BEST = """<p class="soft">The first seed alone: each row with the learning rate, the strength and the α that have the
+highest validation accuracy, whatever the rule above took, head to head with plain fine-tuning set alike. Intervals are over
+test images alone.</p>"""
+
 def _body(found, origin):
     "The page's sections"
     gains, sentences = found.gains(), found.sentences()
     drawn = 'groups (families of images that belong together)' if found.groups else 'images'
     yield ''.join(f'<p>{escape(s)}</p>\n' for s in found.conclusions())
+    warned = found.plan.warnings()
+    if warned: yield '<h2>What it can’t show</h2>\n<ul>' + '\n'.join(f'<li>{escape(w)}.</li>' for w in warned) + '</ul>'
     yield _MEANINGS.format(drawn=drawn)
     if found.entries:
         picture = plot_bench.unseen(found.curves(), gains)
@@ -124,6 +130,8 @@ def _body(found, origin):
     if found.entries:
         yield '<h2>Each set</h2>\n' + html_table(_accuracies(found.accuracies()))
         yield f'<h2>Choices</h2>\n{_RULE}' + html_table(_choices(found.choices()))
+        best = found.set_for_validation()
+        if len(best): yield f'<h2>Set for the best validation accuracy</h2>\n{_BEST}' + html_table(_gains(best))
         yield '<h2>What one classifier of each costs</h2>\n' + html_table(_costs(found.costs()), digits=0)
     yield '<h2>The plan</h2>\n' + html_table(_plan(found.plan, found.groups, origin))
 
