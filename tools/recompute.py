@@ -21,6 +21,7 @@ from itertools import chain
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 from kept import (
     BOTH,
     DRAWS,
@@ -874,50 +875,138 @@ def places(curve, weights):
 
 
 class OnTower:
-    "The gains of the harsh recipe on one tower, as Which method? tells them."
+    "The gains and leads of the harsh recipe on one tower, over images and seeds, as Which method? tells them."
 
     def __init__(self, tower):
         table = pd.read_csv(BENCH / "gains.csv").query(f"tower == '{tower}' and recipe == 'harsh'")
         self.table, self.part, rng = table.set_index("method"), f"{tower}-harsh", np.random.default_rng(1)
         seeds = json.loads((BENCH / "plan.json").read_text())["seeds"]
         self.seeds = seeds[: int(table.seeds.iloc[0])]
-        plain = on_bench("plain", self.table.loc["plain"], self.seeds, self.part)
-        ones = {d: np.ones(right.shape[1]) for d, right in plain.items()}
-        drawn = lambda: {d: rng.multinomial(len(w), w / len(w)) for d, w in ones.items()}
-        weights = [ones, *[drawn() for _ in range(200)]]
-        self.against = [(w, places(plain, w)) for w in weights]
+        self.chosen = round(10 * self.table.alpha["plain"])
+        plain = self.of("plain")
+        sizes = {d: right.shape[1] for d, right in plain.items()}
+        self.fewest, self.ones = min(sizes.values()), {d: np.ones(n) for d, n in sizes.items()}
+        drawn = lambda: {d: rng.multinomial(n, np.ones(n) / n) for d, n in sizes.items()}
+        self.again = [(w, places(plain, w)) for w in (drawn() for _ in range(400))]
+        half = lambda: {d: (rng.random(n) < 0.5).astype(float) for d, n in sizes.items()}
+        self.halves = [(h, {d: 1 - w for d, w in h.items()}) for h in (half() for _ in range(60))]
+        self.plain, self.whole = plain, places(plain, self.ones)
+        self.left_out = [places(self.of("plain", s), self.ones) for s in self.seeds]
+
+    def of(self, name, but=None):
+        "The shares of a row's curve, without one of the seeds; None where that isn't known."
+        row = self.table.loc[name]
+        if but is None:
+            return on_bench(name, row, self.seeds, self.part)
+        if row.runs == 1:
+            return on_bench(name, row, [s for s in self.seeds if s != but], self.part)
+        few = len(self.seeds) - 1
+        file = BENCH / self.part / f"{name} of {few} plain, lr {row.lr:g}, without seed {but}.test.npz"
+        if not file.exists():
+            return None
+        kept = np.load(file)
+        return {k: kept[k] for k in kept.files if k != "cost"}
+
+    def wide(self, images, seeds):
+        "Half of a 95 % interval: both variances, and Satterthwaite's degrees with seeds weighing no less than images."
+        variance, n = np.var(images, ddof=1), len(seeds)
+        if n < 2:
+            return np.sqrt(variance) * t_of_95(self.fewest - 1)
+        of_seeds = (n - 1) * np.var(seeds)
+        weighs = max(of_seeds, variance)
+        df = (variance + weighs) ** 2 / (variance**2 / (self.fewest - 1) + weighs**2 / (n - 1))
+        return np.sqrt(variance + of_seeds) * t_of_95(df)
 
     def gain(self, name, k):
-        "At a point of a method's curve, and its interval where it isn't beyond the plain averages."
-        mine = on_bench(name, self.table.loc[name], self.seeds, self.part)
-        point = {d: right[[k]] for d, right in mine.items()}
-        at = [(places(point, w)[0], curve) for w, curve in self.against]
-        gain, *again = [shifted - best_above(curve, reference) for (reference, shifted), curve in at]
-        gain = Drawn(gain, 0.002)  # the page reads accuracies of five digits
-        (reference, _), curve = at[0]
-        if reference - max(r for r, _ in curve) > 1e-9:
-            return [gain]
-        error = 1.96 * np.std(again)
-        return [gain, Wide(gain - error), Wide(gain + error)]
+        "At a point of a row's curve, and its interval where it isn't beyond the plain averages."
+        point = {d: right[[k]] for d, right in self.of(name).items()}
+        above = lambda place, curve: place[1] - best_above(curve, place[0])
+        (reference, shifted), *_ = places(point, self.ones)
+        if reference - max(r for r, _ in self.whole) > 1e-9:
+            return [Drawn(above((reference, shifted), self.whole), 0.002)]  # the page reads five digits
+        judged = []
+        for pair in self.halves:
+            for one, other in (pair, pair[::-1]):
+                by, curve = places(point, one)[0], places(self.plain, one)
+                judged.append(places(point, other)[0][1] - where_best(curve, places(self.plain, other), by[0]))
+        seeds = [
+            above(places({d: r[[k]] for d, r in mine.items()}, self.ones)[0], curve)
+            for mine, curve in zip((self.of(name, s) for s in self.seeds), self.left_out)
+            if mine
+        ]
+        gain, wide = np.mean(judged), self.wide([above(places(point, w)[0], c) for w, c in self.again], seeds)
+        return [Wide(gain), Wide(gain - wide), Wide(gain + wide)]
+
+    def ahead(self, name):
+        "Of plain fine-tuning's chosen average, in the mean of reference and shift, with its interval."
+        k = self.position(name)
+        lead = lambda place, curve: np.mean(place) - np.mean(curve[self.chosen])
+        point = lambda right: {d: r[[k]] for d, r in right.items()}
+        mine = point(self.of(name))
+        value = lead(places(mine, self.ones)[0], self.whole)
+        images = [lead(places(mine, w)[0], curve) for w, curve in self.again]
+        left = [(self.of(name, s), curve) for s, curve in zip(self.seeds, self.left_out)]
+        wide = self.wide(images, [lead(places(point(r), self.ones)[0], c) for r, c in left if r])
+        return [Drawn(value, 0.002), Wide(value - wide), Wide(value + wide)]
+
+    def position(self, name):
+        alpha = self.table.alpha[name]
+        return 0 if np.isnan(alpha) else round(10 * alpha)
 
     def averaged(self, name):
-        alpha = self.table.alpha[name]
-        return self.gain(name, 0 if np.isnan(alpha) else round(10 * alpha))
+        return self.gain(name, self.position(name))
 
     def alone(self, name):
         row = self.table.loc[name]
         return self.gain(name, -1) if row.runs > 1 or row.kind not in ("merge", "mix") else []
 
+    def knows(self, name):
+        return name in self.table.index and not isinstance(self.table.why[name], str)
+
+
+def t_of_95(df):
+    "The 97.5 % quantile of Student's distribution."
+    return stats.t.ppf(0.975, df)
+
+
+def where_best(chooses, judges, reference):
+    "What a curve has under shift, by the one half of the images, at the place that the other half calls best."
+    at, best, found = min(reference, max(r for r, _ in chooses)), -np.inf, None
+    for i, (r, s) in enumerate(chooses):
+        if r >= at - 1e-12 and s > best:
+            best, found = s, judges[i][1]
+    for i, ((r0, s0), (r1, s1)) in enumerate(zip(chooses, chooses[1:])):
+        part = (at - r0) / (r1 - r0) if min(r0, r1) < at < max(r0, r1) else None
+        if part is not None and s0 + part * (s1 - s0) > best:
+            best, found = s0 + part * (s1 - s0), judges[i][1] + part * (judges[i + 1][1] - judges[i][1])
+    return found
+
 
 @checks("explanations/which_method")
 def _(page):
-    towers, paper, rows = [OnTower("resnet"), OnTower("vit")], gains_on_paper(), []
-    table, columns = towers[0].table, [*[t.averaged for t in towers], *[t.alone for t in towers]]
-    for name in sorted(set(paper) & set(table.index[table.why.isna()]) - {"plain"}, key=lambda n: -max(paper[n])):
-        span = sorted({min(paper[name]), max(paper[name])})
-        ours = chain.from_iterable(of(name) for of in columns)
-        rows.append([*span, *ours, int(table.runs[name]), table.arithmetic[name]])
-    page.quotes("evidence(*sorted(both", *rows)
+    towers, paper = [OnTower("resnet"), OnTower("vit")], gains_on_paper()
+
+    def row(name):
+        span = sorted({min(paper[name]), max(paper[name])}) if name in paper else []
+        known = [t for t in towers if t.knows(name)]
+        plain = name == "plain"
+        averaged = [x for t in known if not plain for x in t.averaged(name)]
+        ahead = [x for t in known if not plain for x in t.ahead(name)]
+        alone = [x for t in known for x in t.alone(name)]
+        first = known[0].table
+        return [*span, *averaged, *ahead, *alone, int(first.runs[name]), first.arithmetic[name]]
+
+    table = towers[0].table
+    both = sorted(set(paper) & set(table.index[table.why.isna()]) - {"plain"}, key=lambda n: -max(paper[n]))
+    page.quotes("evidence(*sorted(both", *map(row, both))
+    for names in (
+        ["LiNeS", "Fisher", "TPGM", "SPD", "decoupled L2-SP", "EMA", "SWA", "BMA", "LP-FT", "LoRA", "self-distillation"],
+        ["plain", "CAR-FT", "Lipsum-FT", "self-distillation", "decoupled L2-SP", "SPD", "EMA"],
+        ["FLYP", "FLYP, multi-positive", "CaRot", "TRACER"],
+        ["Model Stock", "uniform soup", "greedy soup"],
+        ["logits", "probabilities", "VRF", "DaWin"],
+    ):
+        page.quotes(f"evidence('{names[0]}'", *map(row, names))
     noise = -min(paper["WiSE-FT"][i] for i in range(len(paper["WiSE-FT"])) if paper["WiSE-FT"][i] > -2)
     page.prints("above the strip ({} points)", noise)
     size = json.loads((ROOT / "wiseft/data/iconclip/open_clip_config.json").read_text())["model_cfg"]["vision_cfg"]

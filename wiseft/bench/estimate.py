@@ -123,8 +123,8 @@ def _can_be_told(plan):
     def least(share): # of images that a row answers otherwise than plain fine-tuning, net of seeds
         return 100*smallest_told(*both_chances(share*one, share*one/2, min(sizes.values()), n), max(rows, 1))
     return [f'with {n} seeds, these test images and {counted(rows, "row")} a lead over plain fine-tuning (mean of '
-            f'reference and shift) must be some {least(.01):.1f} to {least(.04):.1f} points to be told in four cases of '
-            'five' + (f'; {FEW_SEEDS} seeds (--seeds) tell smaller ones' if n < FEW_SEEDS else '')]
+            f'reference and shift) must be some {least(.01):.1f} to {least(.04):.1f} points to be told in four '
+            'cases of five' + (f'; {FEW_SEEDS} seeds (--seeds) tell smaller ones' if n < FEW_SEEDS else '')]
 
 def _unread(gone):
     "Words about images that can't be read"

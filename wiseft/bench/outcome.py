@@ -150,6 +150,7 @@ def against_plain(self:Bench,
     without = [(points(i), shares(plain, i)) for i in seeds]
     return matched_gains(points(), shares(plain), plain.at(self.plan.alphas), units, without, family)
 
+# %% ../../nbs/api/bench/05_outcome.ipynb #6d9f9e87
 @patch
 def _judged(self:Bench, at, points, units):
     "Against the curve of plain fine-tuning; its own is no hypothesis, and has neither interval nor p"
@@ -174,7 +175,8 @@ def _null(self:Bench, plain, at, units): # plain: its row
     "One half of plain fine-tuning's seeds against the other half, as a row; none with one seed"
     curves = self.entries['plain'].curves
     if len(curves) < 2: return plain[:0]
-    found = against_itself([{d: c.test[d] for d in self.sets} for c in curves], at['plain'], units)
+    def right(curve): return {d: curve.test[d] for d in self.sets}
+    found = against_itself([right(c) for c in curves], at['plain'], units)
     baseline = plain.shifted.iloc[0]-found['gain']
     return plain.assign(method=NULL, kind='null', over='seeds', given_away=np.nan, baseline=baseline, **found)
 
@@ -276,20 +278,23 @@ def choices(self:Bench) -> pd.DataFrame: # method, choice, value, validation, as
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #19bd0537
 @patch
-def set_for_validation(self:Bench) -> pd.DataFrame: # method, lr, strength, alpha, validation, ahead, ahead_low, ahead_high
+# method, lr, strength, alpha, validation, reference, shifted, ahead, ahead_low, ahead_high
+def set_for_validation(self:Bench) -> pd.DataFrame:
     "Rows where the first seed's validation accuracy is highest, head to head with plain fine-tuning set alike"
     alphas, best = sorted(map(float, self.plan.alphas)), {n: e.best for n, e in self.entries.items() if e.best}
     if len(best) < 2 or 'plain' not in best: return pd.DataFrame()
     at = {n: int(curve.validation.mean(1).argmax()) for n, (_, curve) in best.items()}
-    shares = {n: {d: curve.test[d].astype(float) for d in self.sets} for n, (_, curve) in best.items()}
+    def right(curve): return {d: curve.test[d].astype(float) for d in self.sets}
+    shares = {n: right(curve) for n, (_, curve) in best.items()}
     points = {n: _point(s, at[n]) for n, s in shares.items() if n != 'plain'}
     judged = matched_gains(points, shares['plain'], at['plain'], what_is_drawn(self.plan.suite, self.groups))
     def about(n):
         trial, curve = best[n]
         alpha = alphas[at[n]] if len(curve.validation) > 1 else np.nan
-        return dict(method=n, lr=trial.lr, strength=trial.strength, alpha=alpha, validation=curve.validation[at[n]].mean(),
-                    **_accuracies(_point(shares[n], at[n])))
-    return pd.DataFrame(map(about, best)).merge(judged[['method', 'ahead', 'ahead_low', 'ahead_high']], 'left', 'method')
+        return dict(method=n, lr=trial.lr, strength=trial.strength, alpha=alpha,
+                    validation=curve.validation[at[n]].mean(), **_accuracies(_point(shares[n], at[n])))
+    leads = judged[['method', 'ahead', 'ahead_low', 'ahead_high']]
+    return pd.DataFrame(map(about, best)).merge(leads, 'left', 'method')
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #27084fb2
 @patch

@@ -105,8 +105,8 @@ class Work:
         "Averages over time that ride along a plain fine-tuning: to choose from with the first seed, then the chosen"
         if (lead.tuning, lead.longer) != ('plain', 1): return []
         if lead.seed == self.plan.seeds[0]:
-            asked = [t for trials in self.trials.values() for t in trials if t.tuning in self.averages() and t.lr == lead.lr]
-            return [*dict.fromkeys([*self.plan.riders(lead.lr), *asked])]
+            averages = [t for name in self.averages() for t in self.trials.get(name, {}) if t.lr == lead.lr]
+            return [*dict.fromkeys([*self.plan.riders(lead.lr), *averages])]
         mine = [t for t in self.settings.values() if t.tuning in self.averages() and t.lr == lead.lr]
         return [replace(t, seed=lead.seed) for t in dict.fromkeys(mine)]
     def averages(self): return [m.name for m in self.plan.methods if m.kind == 'average']
@@ -282,6 +282,7 @@ def leave_out(self:Work, entry):
         found.append(Curve(None, test, cost))
     entry.without = found
 
+# %% ../../nbs/api/bench/06_run.ipynb #0b9f76b5
 @patch
 def judge_best(self:Work, entry):
     "The first seed's trial that validation likes best, whatever the rule took"

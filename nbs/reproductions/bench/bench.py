@@ -60,8 +60,8 @@ class AtPlainsRate(Contender):
 @dataclass(frozen=True)
 class At(Contender):
     "A method at a setting that the plan names."
-    lr: float = None
-    strength: float = None
+    lr:float=None
+    strength:float=None
     def setting(self, work): return Trial(self.lr, work.plan.seeds[0], self.method.name, self.strength)
 
 
@@ -144,13 +144,15 @@ def stacked(found, points, but=None):
     "dataset -> (m, n): shares of seeds that get an image right at some points, (name of a row, position); or None."
     shares = [(found.shares(found.entries[n], but), i) for n, i in points]
     if not all(s for s, _ in shares): return None
-    return {d: np.stack([s[d][i] for s, i in shares]) for d in found.sets}
+    def right(d): return np.stack([s[d][i] for s, i in shares])
+    return {d: right(d) for d in found.sets}
 
 
 def of_points(of, found, points):
     "Numbers of some points of a bench, in words: `of` makes them of accuracies, dataset -> (…, m)."
     seeds = range(len(found.entries['plain'].curves))
-    without = [w for w in (stacked(found, points, i) for i in seeds) if w]
+    left_out = [stacked(found, points, i) for i in seeds]
+    without = [w for w in left_out if w]
     return in_words(of, stacked(found, points), [without] if without else (), what_is_drawn(found.plan.suite, False))
 
 
