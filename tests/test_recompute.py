@@ -27,13 +27,15 @@ def test_every_explanation_is_recomputed():
 
 @pytest.mark.parametrize("name, old, new", [
     ("explanations/findings", "they lose 18.9 points", "they lose 18.8 points"),       # an estimate
-    ("explanations/findings", "accuracy (17.2 to 20.5)", "accuracy (16.2 to 20.5)"),   # an end of an interval
+    ("explanations/findings", "accuracy (17.2 to 20.5†)", "accuracy (16.2 to 20.5†)"),   # an end of an interval
     ("explanations/findings", "in 50 of 62", "in 51 of 62"),                           # a count
     ("explanations/findings", "all of it on pixel", "half of it on pixel"),            # words
     ("explanations/few_images", "<td>-4.0</td>", "<td>-4.1</td>"),                     # a stored table
     ("explanations/domains", "'solid': '793 training", "'solid': '794 training"),      # a printed line
     ("README", "gains 13.0 points", "gains 13.1 points"),                              # the front page
-    ("README", "(0.2 points, −1.8 to 2.3)", "(2.2 points, −1.8 to 2.3)"),              # of protocol 2
+    ("README", "(0.2 points, −2.2 to 2.7)", "(2.2 points, −2.2 to 2.7)"),              # of protocol 2
+    ("README", "4.0 points (0.8 to 7.3)", "4.0 points (2.1 to 5.9)"),                  # an interval over images alone
+    ("explanations/findings", "<td>-0.2</td>", "<td>0.1</td>"),                        # the same in a table
 ])
 def test_a_planted_wrong_number_is_caught(name, old, new):
     assert not of(name, str).wrong

@@ -283,3 +283,42 @@ def halving(taught, kind, lr, alpha, score):
 
 OWN, PLAIN = "own half", "all classes"
 E2E, LC = "end to end", "linear classifier"
+
+
+def both_chances(rows, on, images=None, groups=None):
+    """Mean of values, (n_runs, n_images), its error over images and runs, and degrees of freedom, by sums alone.
+
+    The variance is that over images, where those that belong together are drawn together, plus that over runs, which
+    are left out one at a time, or a group of them. With one run it is that over images. What is known from few runs
+    counts as if their part were as large as the images', at least.
+    """
+    images, rows = images or outline(), np.atleast_2d(rows)
+    groups = np.arange(len(rows)) if groups is None else np.asarray(groups)
+    own, names = images.sets(on), np.unique(groups)
+    fewest, of_images = min(len(images.rows[d]) for d in own), over_units(rows.mean(0), own, images)
+    value = images.mean(rows.mean(0), on)
+    if len(names) == 1:
+        return value, np.sqrt(of_images), fewest - 1
+    apart = np.array([images.mean(rows[groups != g].mean(0), on) for g in names])
+    of_runs = (len(names) - 1) / len(names) * np.sum((apart - apart.mean()) ** 2)
+    felt = max(of_runs, of_images)
+    known = of_images**2 / (fewest - 1) + felt**2 / (len(names) - 1)
+    return value, np.sqrt(of_images + of_runs), (of_images + felt) ** 2 / known if known else fewest - 1
+
+
+def over_units(values, sets, images):
+    "Variance of the mean over the means of sets, with what belongs together drawn together."
+    parts = []
+    for d in sets:
+        v = values[images.rows[d]]
+        parts.append(pd.Series((v - v.mean()) / len(v) / len(sets), images.table.unit.to_numpy()[images.rows[d]]))
+    return np.sum(pd.concat(parts).groupby(level=0).sum() ** 2)
+
+
+def two_way(rows, on, images=None, groups=None):
+    "Mean of values, (n_runs, n_images), in per cent, with its 95 % interval over images and runs."
+    from scipy.stats import t
+
+    value, error, df = both_chances(rows, on, images, groups)
+    half = error * t.ppf(0.975, df)
+    return [100 * value, 100 * (value - half), 100 * (value + half)]

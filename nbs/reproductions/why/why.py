@@ -1,6 +1,6 @@
 #!/usr/bin/env python
-"""Why fine-tuning costs no accuracy under shift on icons: what happens to classes that it doesn't teach; linear
-classifiers from gentle to harsh.
+"""Why no loss of accuracy under shift is to be seen on icons: what happens to classes that fine-tuning doesn't teach;
+linear classifiers from gentle to harsh.
 
     python why.py            # ten to twenty minutes on one core; a line of runs.jsonl or runs-heads.jsonl each
     python why.py --table    # from runs.jsonl, in seconds: taught.csv
