@@ -286,7 +286,7 @@ def test_costs_of_a_step(precision, crop_scale, sent, given):
 def test_costs_of_a_batch_of_evaluation(given):
     "Pixels are sent; labels were before, all at once, and what is kept of a batch is fetched when all is done."
     spent = {}
-    for batch_size in (2, 1):  # 6 batches, and 12
+    for batch_size in (2, 2, 1):  # 6 batches, and 12; the first one sends what all use
         other_device.core.reset()
         ends = given.starts["other"], given.tuned["other"][0]
         sweep(*ends, given.suite.test, [0, .5, 1], batch_size=batch_size, precision="fp32", progress=False)
@@ -448,6 +448,26 @@ def test_evaluate(given):
     def both(place): return dict(start=given.starts[place], tuned=given.tuned[place][0])
     table = tables(lambda place: evaluate(both(place), given.suite, metrics=ordinary, precision="fp32", progress=False))
     assert set(table.metric) == set(ordinary)
+
+
+def test_an_evaluation_goes_on_where_memory_is_short(given):
+    "The batch that has no room is halved, and all that follow; the table is the same."
+    both = dict(start=given.starts["other"], tuned=given.tuned["other"][0])
+
+    def spent():
+        gc.collect()
+        other_device.core.reset()
+        before = other_device.counts()["bytes"]
+        table = evaluate(both, given.suite, batch_size=6, precision="fp32", progress=False)
+        return table, before, other_device.counts()["peak"] - before
+    whole, before, peak = spent()
+    other_device.core.limit(before + 2*peak//3)
+    try:
+        again, _, less = spent()
+    finally:
+        other_device.core.limit(0)
+    pd.testing.assert_frame_equal(again, whole)
+    assert less <= 2*peak//3
 
 
 def test_sweep(given):

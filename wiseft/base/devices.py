@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'best_device', 'has_bf16', 'fitting_precision', 'exact_fp32', 'eval_mode', 'describe_device',
-           'memory_advice']
+           'is_out_of_memory', 'memory_advice']
 
 # %% ../../nbs/api/base/04_devices.ipynb #5377a8ce
 import os, re, torch
@@ -117,11 +117,17 @@ _helps = ("What helps, in this order: a smaller batch (batch_size, --batch-size)
           "(train='last:2' or 'head', --train); "
           "another device (device='cpu', --device cpu).")
 
+def is_out_of_memory(
+    error:BaseException,
+) -> bool:
+    "Whether an accelerator has no memory left, which MPS says without a type of its own"
+    return isinstance(error, RuntimeError) and 'out of memory' in str(error)
+
 @contextmanager
 def memory_advice():
     "In the block, an error of memory says what helps"
     try: yield
-    except torch.OutOfMemoryError as e:
-        if _helps in str(e): raise # from a block within this one
+    except RuntimeError as e:
+        if not is_out_of_memory(e) or _helps in str(e): raise # the second from a block within this one
         first = re.split(r'(?<=[.])\s+(?=[A-Z])', str(e))
         raise torch.OutOfMemoryError(f"{' '.join(first[:3])} {_helps}") from e

@@ -79,20 +79,21 @@ def _reported(stopped):
             yield
     except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError): raise
     except KeyboardInterrupt as e:
-        _say_last(e, f'stopped: {stopped}')
+        _say_last(e, f'stopped: {stopped}', 130)
         raise typer.Exit(130) from None
     except Exception as e:
         if _debug: raise
-        _say_last(e, f'error: {_reason(e)}')
+        _say_last(e, f'error: {_reason(e)}', 1)
         raise typer.Exit(1) from None
 
-def _say_last(error, words):
+def _say_last(error, words, code):
     "What ends a command; of several processes one says it"
-    if _several():
-        from wiseft.base.distributed import told_once
-        said = told_once(error)
-        if said != str(error): words = said and f'error: {said}'
+    if not _several(): return say(words, anyone=True)
+    from wiseft.base.distributed import end, told_once
+    said = told_once(error)
+    if said != str(error): words = said and f'error: {said}'
     if words: say(words, anyone=True)
+    end(code)
 
 # %% ../../nbs/api/shell/00_app.ipynb #e61a3800
 @contextmanager
