@@ -127,6 +127,8 @@ _shell_words = [ # what Python says, what the shell calls it
     (r"train='([\w:]+)'", r'--train \1'),
     (r"device='(\w+)', --device \w+", r'--device \1'),
     (r"\bcall (?=--)", 'give '),
+    (r"Please try to raise your shared memory limit", 'Docker gives them 64 MB, less than a batch takes: start it with '
+     '--shm-size=8g, or give --workers 0'),
     (r"; rename the folder, or give a dict from folder to class name", '; rename the folder'),
 ]
 
