@@ -5,7 +5,7 @@ MIN_PYTHON := $(shell sed -n 's/^min_python *= *//p' settings.ini)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test fuzz crash attack lowest docs export clean readme refresh bench
+.PHONY: help demo test check fuzz crash attack lowest docs export clean readme refresh bench
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -17,6 +17,10 @@ demo: .venv/.library
 ## make test      everything that is tested, by two processes: notebooks, package, command line, tree in step
 test: .venv/.tools
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -ra --durations=10 tests
+
+## make check     what a change touches, and nothing else (SINCE=main: since another commit; ALL=1: everything)
+check: export
+	OMP_NUM_THREADS=1 $(BIN)/python tools/check.py $(if $(ALL),--all,$(SINCE))
 
 ## make fuzz      change files of every kind thousands of times, and look at what is made of them
 fuzz: .venv/.tools

@@ -3,7 +3,7 @@ import gc
 import os
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +15,7 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 from PIL import Image
+from wiseft.base.devices import best_device, fitting_precision
 from wiseft.bench.run import bench
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.shell.cli import app
@@ -23,7 +24,9 @@ from wiseft.data.suites import folder_suite
 from wiseft.infer.ensembles import alpha_curves, choose_alpha, members, sweep
 from wiseft.infer.evaluation import evaluate
 from wiseft.models.export import export_classifier
+from wiseft.stats.linesearch import AlphaCurve, alpha_intervals
 from wiseft.train.callbacks import EVERY
+from wiseft.train.checkpoint import checkpoint_file, read_training
 from wiseft.train.learner import finetune
 from wiseft.train.loaders import PixelSource
 from wiseft.models.load import load_classifier
@@ -143,6 +146,13 @@ def test_the_device_refuses_what_others_refuse():
     assert not (torch.empty(3, device="other").cpu() == 0).any()
 
 
+def test_it_is_found_by_itself():
+    with on(""):
+        assert best_device() == torch.device("other")
+    with pytest.raises(ValueError, match="this is other: choose bf16"):
+        fitting_precision("fp16", torch.device("other"))
+
+
 def test_the_device_refuses_a_second_thread():
     said = []
 
@@ -250,7 +260,7 @@ def test_method(name, given):
     start = weights(given.starts["cpu"])
     check_equal(made, {k: v*0 for k, v in made["cpu"].items()} if kind == "mix" else start)
     assert kind in ("start", "search", "merge", "mix") or len(counts.steps) == 9
-    check_costs(getattr(counts, "steps", []), sent=None if kind == "average" else PLAIN + DRAWN)
+    check_costs(getattr(counts, "steps", []), sent=PLAIN + DRAWN)
 
 
 # ---------- what a step may cost ----------
@@ -263,11 +273,11 @@ DRAWN = 1  # what a loss draws: one caption of each image, or texts of random wo
 
 
 def check_costs(steps, sent):
-    "Counts of each step: copies to the device, if they have a bound, and waits."
+    "Counts of each step: copies to the device, and waits."
     waits = [s["waits"] for s in steps]
     assert sum(waits) <= len(steps)//EVERY, f"waits in each step: {waits}"
     copies = [s["sent"] for s in steps[1:]]  # the first sends what all use
-    assert sent is None or not copies or max(copies) <= sent, f"copies in each step: {copies}"
+    assert not copies or max(copies) <= sent, f"copies in each step: {copies}"
 
 
 def costs(given, *cbs, **kwargs):
@@ -286,13 +296,37 @@ def test_costs_of_a_step(precision, crop_scale, sent, given):
 def test_costs_of_a_batch_of_evaluation(given):
     "Pixels are sent; labels were before, all at once, and what is kept of a batch is fetched when all is done."
     spent = {}
-    for batch_size in (2, 1):  # 6 batches, and 12
+    for batch_size in (2, 2, 1):  # 6 batches, and 12; the first one sends what all use
         other_device.core.reset()
         ends = given.starts["other"], given.tuned["other"][0]
         sweep(*ends, given.suite.test, [0, .5, 1], batch_size=batch_size, precision="fp32", progress=False)
         spent[batch_size] = other_device.counts()
     assert spent[1]["waits"] == spent[2]["waits"]
     assert spent[1]["sent"] == spent[2]["sent"] + 6
+
+
+def test_costs_of_projected_outputs(given):
+    "An index that all batches use is sent once."
+    images = replace(given.suite.test, projection=[[0, 2], [1]])
+    logits = torch.randn(4, 3)
+    for sent in 1, 0:
+        there = logits.to("other")
+        other_device.core.reset()
+        assert torch.equal(images.project(there).cpu(), images.project(logits))
+        assert other_device.counts()["sent"] == sent
+
+
+def test_costs_of_a_mix_of_members(given):
+    "Which alphas a batch asks for is fetched once; which image asks for which isn't."
+    ends = given.starts["other"], given.tuned["other"][0]
+    between = members(*ends, [.25, .5, .75], [METHODS["DaWin"].function])
+    dawin = [m for m in between.values() if m.identity["method"] == "DaWin"][0]
+    x = torch.randn(6, 3, 48, 48).to("other")
+    with torch.no_grad():
+        ends = [between[k](x) for k in between if k[2] in (0, 1)]
+        other_device.core.reset()
+        dawin(x)
+    assert ends and other_device.counts()["waits"] <= 2  # how many alphas, and which
 
 
 def test_bytes_of_crops(given, tmp_path):
@@ -414,6 +448,7 @@ def test_resume_bit_for_bit(precision, given, tmp_path):
     start, kept = given.starts["other"], dict(checkpoint_dir=tmp_path, checkpoint_steps=2, precision=precision)
     with pytest.raises(KeyboardInterrupt):
         trained(start, given.suite, cbs=Stop(), **kept)
+    assert "noise.other" in read_training(checkpoint_file(tmp_path))[0]
     resumed = trained(start, given.suite, resume=True, **kept)
     assert resumed.hash == trained(start, given.suite, precision=precision).hash
 
@@ -450,6 +485,26 @@ def test_evaluate(given):
     assert set(table.metric) == set(ordinary)
 
 
+def test_an_evaluation_goes_on_where_memory_is_short(given):
+    "The batch that has no room is halved, and all that follow; the table is the same."
+    both = dict(start=given.starts["other"], tuned=given.tuned["other"][0])
+
+    def spent():
+        gc.collect()
+        other_device.core.reset()
+        before = other_device.counts()["bytes"]
+        table = evaluate(both, given.suite, batch_size=6, precision="fp32", progress=False)
+        return table, before, other_device.counts()["peak"] - before
+    whole, before, peak = spent()
+    other_device.core.limit(before + 2*peak//3)
+    try:
+        again, _, less = spent()
+    finally:
+        other_device.core.limit(0)
+    pd.testing.assert_frame_equal(again, whole)
+    assert less <= 2*peak//3
+
+
 def test_sweep(given):
     def make(place, **kwargs):
         ends = given.starts[place], given.tuned[place][0]
@@ -467,6 +522,13 @@ def test_exact_curve(method, given):
               for place in PLACES]
     for d, curve in curves[0].items():
         np.testing.assert_array_equal(curve.accuracy(alphas), curves[1][d].accuracy(alphas))
+
+
+def test_exact_curve_of_outputs_on_the_device():
+    "Also where two classes are as good as each other at both ends."
+    given = torch.tensor([[1., 1., 0.]]*2), torch.tensor([[2., 2., 3.]]*2), torch.tensor([0, 1])
+    here, there = alpha_intervals(*given), alpha_intervals(*[t.to("other") for t in given])
+    assert AlphaCurve(*here).accuracy(.2) == AlphaCurve(*there).accuracy(.2) == .5
 
 
 def test_choose_alpha(given):

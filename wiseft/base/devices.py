@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'best_device', 'has_bf16', 'fitting_precision', 'exact_fp32', 'eval_mode', 'describe_device',
-           'memory_advice']
+           'is_out_of_memory', 'memory_advice']
 
 # %% ../../nbs/api/base/04_devices.ipynb #5377a8ce
 import os, re, torch
@@ -14,12 +14,11 @@ from contextlib import contextmanager
 def best_device(
     device=None, # 'cpu', 'cuda', 'cuda:1', 'mps' or a `torch.device`; None: `$WISEFT_DEVICE`, else the best there is
 ) -> torch.device: # of several processes on one machine each has a GPU of its own
-    "What was asked for; else CUDA, then MPS, then the CPU"
+    "What was asked for; else the accelerator that PyTorch finds (CUDA, MPS, …), else the CPU"
     asked = device or os.environ.get('WISEFT_DEVICE')
     if asked: return _own_card(_existing(asked))
-    if torch.cuda.is_available(): return _own_card(torch.device('cuda'))
-    if torch.backends.mps.is_available(): return torch.device('mps')
-    return torch.device('cpu')
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else 'cpu'
+    return _own_card(torch.device(found))
 
 # %% ../../nbs/api/base/04_devices.ipynb #44667353
 def _devices():
@@ -53,7 +52,7 @@ def has_bf16(
     device:torch.device,
 ) -> bool:
     "Whether a device computes in bfloat16 itself; what a CPU with AVX2 alone does is an imitation"
-    if device.type == 'cuda': return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == 'cuda': return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type != 'cpu' or torch.backends.cpu.get_cpu_capability().startswith(('AVX512', 'SVE'))
 
 def fitting_precision(
@@ -63,8 +62,8 @@ def fitting_precision(
     "A precision that the device has; ValueError for one that is none"
     if precision not in PRECISIONS: raise ValueError(
         f"There is no precision {precision!r}: choose one of {', '.join(PRECISIONS)}.")
-    if precision == 'fp16' and device.type == 'cpu': raise ValueError(
-        "The precision fp16 needs a GPU: choose bf16 on a CPU.")
+    if precision == 'fp16' and device.type != 'cuda': raise ValueError(
+        f'The precision fp16 needs a GPU of CUDA, and this is {device.type}: choose bf16.')
     if precision != 'bf16' or has_bf16(device): return precision
     return 'fp32' if device.type == 'cpu' else 'fp16'
 
@@ -117,11 +116,17 @@ _helps = ("What helps, in this order: a smaller batch (batch_size, --batch-size)
           "(train='last:2' or 'head', --train); "
           "another device (device='cpu', --device cpu).")
 
+def is_out_of_memory(
+    error:BaseException,
+) -> bool:
+    "Whether an accelerator has no memory left, which MPS says without a type of its own"
+    return isinstance(error, RuntimeError) and 'out of memory' in str(error)
+
 @contextmanager
 def memory_advice():
     "In the block, an error of memory says what helps"
     try: yield
-    except torch.OutOfMemoryError as e:
-        if _helps in str(e): raise # from a block within this one
+    except RuntimeError as e:
+        if not is_out_of_memory(e) or _helps in str(e): raise # the second from a block within this one
         first = re.split(r'(?<=[.])\s+(?=[A-Z])', str(e))
         raise torch.OutOfMemoryError(f"{' '.join(first[:3])} {_helps}") from e

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['n_processes', 'rank', 'start', 'of_all', 'by_first', 'gathered', 'counts_of_all', 'first_writes', 'share',
-           'distributed', 'told_once']
+           'distributed', 'told_once', 'end']
 
 # %% ../../nbs/api/base/05_distributed.ipynb #53bd2f51
 import atexit, os, sys, time, torch
@@ -31,12 +31,13 @@ def _joined(): return dist.is_available() and dist.is_initialized()
 # %% ../../nbs/api/base/05_distributed.ipynb #941322f9
 _VARIABLES = 'RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'
 _store = None # where a process leaves word for the others
+_cpus = None  # the group that words go through; None: the only one
 
 def start(
     device=None # that this process computes on, as for `best_device`
 ):
     "Meet the other processes, if there are any"
-    global _store
+    global _store, _cpus
     if n_processes() == 1 or _joined(): return
     if gone := [k for k in _VARIABLES if k not in os.environ]: raise ValueError(
         f'$WORLD_SIZE says that {n_processes()} processes work together, and {", ".join(gone)} is not set: start them '
@@ -46,8 +47,10 @@ def start(
     cuda = device.type == 'cuda'
     if cuda: torch.cuda.set_device(device)
     _store, own, n = next(rendezvous('env://', timeout=timedelta(minutes=5)))
+    long, short = timedelta(days=7), timedelta(minutes=30)
     dist.init_process_group('cpu:gloo,cuda:nccl' if cuda else 'gloo', store=dist.PrefixStore('wiseft', _store),
-                            rank=own, world_size=n, timeout=timedelta(days=7))
+                            rank=own, world_size=n, timeout=short if cuda else long)
+    if cuda: _cpus = dist.new_group(backend='gloo', timeout=long)
     sys.excepthook = _last_trace
     atexit.register(_leave)
 
@@ -62,7 +65,7 @@ def of_all(
     if n_processes() == 1: return [what]
     start()
     told = [None]*n_processes()
-    dist.all_gather_object(told, what)
+    dist.all_gather_object(told, what, group=_cpus)
     return told
 
 def by_first(
@@ -72,7 +75,7 @@ def by_first(
     if n_processes() == 1: return work()
     start()
     made = [work() if rank() == 0 else None]
-    dist.broadcast_object_list(made, 0)
+    dist.broadcast_object_list(made, 0, group=_cpus)
     return made[0]
 
 # %% ../../nbs/api/base/05_distributed.ipynb #10bd7fd8
@@ -108,7 +111,7 @@ def counts_of_all(
     if n_processes() == 1: return [n]
     start()
     counts = [torch.zeros(1, dtype=torch.int64) for _ in range(n_processes())]
-    dist.all_gather(counts, torch.tensor([n]))
+    dist.all_gather(counts, torch.tensor([n]), group=_cpus)
     return [int(c) for c in counts]
 
 # %% ../../nbs/api/base/05_distributed.ipynb #460a2986
@@ -138,7 +141,7 @@ def distributed(
     "The model, whose gradients become the mean over all processes"
     if n_processes() == 1: return model, nullcontext
     start()
-    wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False) # which stay
     return wrapped, wrapped.no_sync
 
 # %% ../../nbs/api/base/05_distributed.ipynb #c27f7e86
@@ -154,8 +157,8 @@ def told_once(
     me = str(rank())
     try: speaks = _store.compare_set('wiseft spoke', '', me).decode() == me
     except RuntimeError: return words if me == '1' and lost else None # the first is gone, with all words
-    asked = _store.add('wiseft ended', 1)
-    _leave()
+    _store.add('wiseft ended', 1)
+    dist.destroy_process_group(_cpus) # which the others notice
     for _ in range(50 if me == '0' else 0):
         if _store.add('wiseft ended', 0) == n_processes(): break
         time.sleep(.1)
@@ -166,3 +169,12 @@ def _last_trace(kind, error, trace):
     words = told_once(error)
     if words == str(error): sys.__excepthook__(kind, error, trace)
     elif words: print(words, file=sys.stderr)
+    end(1)
+
+def end(
+    code:int, # that the launcher is told
+):
+    "End a process after an error, if others wait: what Python does as it ends, and NCCL's own end, would wait for them"
+    if _store is None: return
+    for stream in sys.stdout, sys.stderr: stream.flush()
+    os._exit(code)

@@ -7,7 +7,7 @@ __all__ = ['ImageSet']
 
 # %% ../../nbs/api/data/09_images.ipynb #1099d9c5
 import functools, hashlib, json, os
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, torch
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from pathlib import Path
@@ -196,5 +196,9 @@ def project(self:ImageSet,
 ): # (n, n_classes)
     "Logits of the set's own classes: the highest among the reference's classes that each stands for"
     if self.projection is None: return logits
-    width = max(map(len, self.projection))
-    return logits[:, [list(p) + [p[0]]*(width-len(p)) for p in self.projection]].amax(-1)
+    return logits[:, _columns(tuple(map(tuple, self.projection)), logits.device)].amax(-1)
+
+@functools.lru_cache
+def _columns(projection, device): # (n_classes, columns of the largest), sent once
+    width = max(map(len, projection))
+    return torch.tensor([[*p, *[p[0]]*(width-len(p))] for p in projection], device=device)

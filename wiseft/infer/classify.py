@@ -81,12 +81,13 @@ def classify(
 # %% ../../nbs/api/infer/11_classify.ipynb #c6fce119
 def _said_of(classifier, pictures, top, batch_size, progress): # dict index -> row
     said, unreadable, device = {}, [], device_of(classifier)
+    def of_batch(idx, x):
+        p = classifier(x[device]).cpu().double().softmax(1)
+        return zip(idx, *(t.tolist() for t in p.topk(top)))
     with ready([classifier]) as threads:
-        for idx, x in each_batch([classifier], pictures, classifier.transform, unreadable, batch_size, threads,
-                                 progress=progress, keep=False, most_skipped=1):
-            p = classifier(x[device]).cpu().double().softmax(1)
-            for i, values, classes in zip(idx, *(t.tolist() for t in p.topk(top))):
-                said[i] = [*_pairs(classifier.classnames, values, classes), '']
+        for rows in each_batch(of_batch, [classifier], pictures, classifier.transform, unreadable, batch_size, threads,
+                               progress=progress, keep=False, most_skipped=1):
+            for i, values, classes in rows: said[i] = [*_pairs(classifier.classnames, values, classes), '']
     said = dict(chain.from_iterable(part.items() for part in of_all(said)))
     return said | {i: [*[None]*2*top, problem] for i, problem in unreadable}
 

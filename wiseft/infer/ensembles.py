@@ -202,8 +202,9 @@ def _nearest(mix, alphas, functions): # function of a batch
         if share.shape != x.shape[:1]: raise ValueError(
             f'A mix that gives alpha gives a number for each of {len(x)} images. It gave {tuple(share.shape)}.')
         nearest = (share[:, None] - torch.tensor(alphas, device=share.device)).abs().argmin(1)
-        logits = {i: functions[i](x) for i in nearest.unique().tolist()}
-        return torch.stack([logits[i][n] for n, i in enumerate(nearest.tolist())])
+        used, place = nearest.unique(return_inverse=True)
+        logits = torch.stack([functions[i](x) for i in used.tolist()])
+        return logits[place, torch.arange(len(x), device=place.device)]
     return of
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #abe4e308

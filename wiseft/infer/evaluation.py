@@ -56,20 +56,20 @@ def _look(members, images, transform, metrics, **kwargs): # name -> dict column 
     "What each member made of each image of a set; NaN (predicted: -1) where an image is unreadable"
     sets = {n: replace(images, projection=None) if m.classnames == images.classnames else images
             for n, m in members.items()}
-    seen, kept = {n: [] for n in members}, []
     labels = {m.device: torch.as_tensor(images.labels).to(m.device) for m in members.values()}
     first = _only_start(members)
     def outputs_of(n, x):
         out = sets[n].project(members[n](x[members[n].device]))
         check_shape(out, sets[n], members[n].name)
         return out
-    for idx, x in each_batch(members.values(), images, transform, [], **kwargs):
-        kept += idx
+    def of_batch(idx, x): # name -> dict column -> (n,) tensor
         start = outputs_of(first, x) if first else None # which others may be held against
-        for n, m in members.items():
+        def of(n, m):
             outputs = start if n == first else outputs_of(n, x)
-            seen[n].append(_reduced(m, outputs, _rows(labels[m.device], idx), start, metrics))
-    kept, columns = _of_all_processes(kept, seen)
+            return _reduced(m, outputs, _rows(labels[m.device], idx), start, metrics)
+        return idx, {n: of(n, m) for n, m in members.items()}
+    made = [*each_batch(of_batch, members.values(), images, transform, [], **kwargs)]
+    kept, columns = _of_all_processes(made, members)
     for n, m in members.items(): check_nan(columns[n].pop('broken'), images, m.name)
     return {n: _in_order(c, kept, len(images)) for n, c in columns.items()}
 
@@ -85,17 +85,17 @@ def _rows(tensor, idx):
     "Some rows; neighbours are found without sending their indices to the tensor's device"
     return tensor[idx[0]:idx[-1]+1] if idx[-1]-idx[0] == len(idx)-1 else tensor[idx]
 
-def _of_all_processes(kept, seen): # indices, name -> dict column -> (n,) tensor on the CPU
-    "What members made of the images of all processes"
-    told = of_all((kept, {n: _joined(parts) for n, parts in seen.items()}))
-    told = [(idx, made) for idx, made in told if idx]
-    def of(n): return _joined([made[n] for _, made in told])
-    return [i for idx, _ in told for i in idx], {n: of(n) for n in seen}
+def _of_all_processes(made, names): # indices, name -> dict column -> (n,) tensor on the CPU
+    "What members made of the batches of all processes"
+    own = [i for idx, _ in made for i in idx]
+    def columns(parts): return {n: _joined(n, parts) for n in names}
+    told = [(idx, seen) for idx, seen in of_all((own, columns(made))) if idx]
+    return [i for idx, _ in told for i in idx], columns(told)
 
-def _joined(parts): # dict column -> (n,) tensor on the CPU
-    "The columns of several batches, or of several processes"
-    def column(k): return torch.cat([p[k] for p in parts]).cpu()
-    return {k: column(k) for k in (parts[0] if parts else ())}
+def _joined(name, parts): # dict column -> (n,) tensor on the CPU
+    "A member's columns of several batches, or of several processes"
+    def column(k): return torch.cat([seen[name][k] for _, seen in parts]).cpu()
+    return {k: column(k) for k in (parts[0][1][name] if parts else ())}
 
 def _in_order(columns, kept, n): # dict column -> (n,) array
     "In the order of all images"

@@ -8,7 +8,7 @@ __all__ = ['beta_weights', 'BMA']
 # %% ../../nbs/methods/bma.ipynb #caed2e0b
 import numpy as np
 from scipy.stats import beta
-from ..train.weight_averages import TimeAverage
+from ..train.weight_averages import TimeAverage, move
 from ..base.registry import method
 
 # %% ../../nbs/methods/bma.ipynb #0bfa0837
@@ -28,7 +28,7 @@ class BMA(TimeAverage):
     def before_fit(self):
         w = beta_weights(self.n_epoch*len(self.dls.train), self.b)
         shares = (w/w.cumsum()).tolist() # of the newest weights in the average so far
-        self.begin(avg_fn=lambda average, weights, n: average + (weights-average)*shares[self.train_iter])
+        self.begin(lambda averages, weights, n: move(averages, weights, shares[self.train_iter]))
         self.update()
     def after_batch(self):
         if self.training: self.update()

@@ -23,7 +23,7 @@ class EMA(TimeAverage):
     def before_fit(self):
         steps = self.n_epoch*len(self.dls.train)
         decay = max(0., 1 - 1/(self.horizon*steps)) if self.decay is None else self.decay
-        self.begin(multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.begin(get_ema_multi_avg_fn(decay))
         self.update()
     def after_batch(self):
         if self.training: self.update()

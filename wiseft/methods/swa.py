@@ -6,8 +6,8 @@
 __all__ = ['SWA']
 
 # %% ../../nbs/methods/swa.ipynb #f42d89f9
-from torch.optim.swa_utils import get_swa_avg_fn
-from ..train.weight_averages import TimeAverage
+import torch
+from ..train.weight_averages import TimeAverage, move
 from ..base.registry import method
 
 # %% ../../nbs/methods/swa.ipynb #d0352161
@@ -17,7 +17,8 @@ class SWA(TimeAverage):
     def __init__(self, start=.5): # part of the epochs after which it begins
         if not 0 <= start < 1: raise ValueError(f'start is {start:g}. Give the part of the epochs, from 0 to below 1.')
         self.start = start
-    def before_fit(self): self.begin(avg_fn=get_swa_avg_fn())
+    def before_fit(self):
+        self.begin(lambda averages, weights, n: move(averages, weights, n+1, torch._foreach_div_))
     def after_batch(self):
         epoch_ends = self.train_iter%len(self.dls.train) == 0
         if self.training and epoch_ends and self.epoch+1 > self.start*self.n_epoch: self.update()

@@ -79,20 +79,21 @@ def _reported(stopped):
             yield
     except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError): raise
     except KeyboardInterrupt as e:
-        _say_last(e, f'stopped: {stopped}')
+        _say_last(e, f'stopped: {stopped}', 130)
         raise typer.Exit(130) from None
     except Exception as e:
         if _debug: raise
-        _say_last(e, f'error: {_reason(e)}')
+        _say_last(e, f'error: {_reason(e)}', 1)
         raise typer.Exit(1) from None
 
-def _say_last(error, words):
+def _say_last(error, words, code):
     "What ends a command; of several processes one says it"
-    if _several():
-        from wiseft.base.distributed import told_once
-        said = told_once(error)
-        if said != str(error): words = said and f'error: {said}'
+    if not _several(): return say(words, anyone=True)
+    from wiseft.base.distributed import end, told_once
+    said = told_once(error)
+    if said != str(error): words = said and f'error: {said}'
     if words: say(words, anyone=True)
+    end(code)
 
 # %% ../../nbs/api/shell/00_app.ipynb #e61a3800
 @contextmanager
@@ -126,6 +127,8 @@ _shell_words = [ # what Python says, what the shell calls it
     (r"train='([\w:]+)'", r'--train \1'),
     (r"device='(\w+)', --device \w+", r'--device \1'),
     (r"\bcall (?=--)", 'give '),
+    (r"Please try to raise your shared memory limit", 'Docker gives them 64 MB, less than a batch takes: start it with '
+     '--shm-size=8g, or give --workers 0'),
     (r"; rename the folder, or give a dict from folder to class name", '; rename the folder'),
 ]
 

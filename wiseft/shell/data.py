@@ -6,6 +6,7 @@
 __all__ = ['models', 'methods', 'data', 'sets_of', 'cache']
 
 # %% ../../nbs/api/shell/01_data.ipynb #160c8102
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated,Optional
 
@@ -36,30 +37,28 @@ def methods(
     "List the methods there are: losses, pulls, averages over time, merges, mixes, starts, searches, what trains."
     import pandas as pd
     from wiseft.base.registry import KINDS
-    known = sorted(load_methods(use).values(), key=lambda m: KINDS.index(m.kind))
-    say_first = lambda f: (f.__doc__ or '').splitlines()[0] if f.__doc__ else ''
-    rows = [(m.kind, m.name, m.knob or '', m.paper and f'arXiv {m.paper}', m.needs, m.cost, say_first(m.function),
-             _page(m)) for m in known]
-    columns = ['kind', 'name', 'knob', 'paper', 'needs', 'cost', 'what it does', 'page']
-    show_table(pd.DataFrame(rows, columns=columns), whole=['name', 'page'])
-    site = _index()['settings']
+    from wiseft.methods.index import listed_methods
+    known = [m | dict(page=_page(m)) for m in listed_methods()]
+    if use: known += _of_the_user(use, {m['name'] for m in known})
+    table = pd.DataFrame(sorted(known, key=lambda m: KINDS.index(m['kind'])))
+    table['paper'] = ['arXiv ' + p if p else '' for p in table.paper]
+    table['knob'] = table.knob.fillna('')
+    shown = table[['kind', 'name', 'knob', 'paper', 'needs', 'cost', 'what', 'page']]
+    show_table(shown.rename(columns=dict(what='what it does')), whole=['name', 'page'])
+    site = import_module('wiseft._modidx').d['settings']
     standard_output().print(f"Pages lie below {site['doc_host']}{site['doc_baseurl']}/")
 
-def _index():
-    "What nbdev knows of the package: where the site is, and on which page each name"
-    from importlib import import_module
-    return import_module('wiseft._modidx').d
+def _of_the_user(use, ours):
+    "Methods of files of the user's own, which are run"
+    def what(function): return (function.__doc__ or '').strip().partition('\n')[0]
+    return [vars(m) | dict(what=what(m.function), page='') for m in load_methods(use).values() if m.name not in ours]
 
 _PAGES = {'weight-space': 'wise_ft', 'uniform soup': 'uniform_soup', 'logits': 'output_ensembles',
           'probabilities': 'output_ensembles'} # whose functions are the library's own
 
-def _page(m): # `Method`
-    "The page of the documentation that tells of a method; '' of somebody's own"
-    if m.name in _PAGES: return f'methods/{_PAGES[m.name]}.html'
-    function = m.function
-    names = _index()['syms'].get(function.__module__, {})
-    page, _ = names.get(f'{function.__module__}.{function.__qualname__}', ('', ''))
-    return page.partition('#')[0]
+def _page(m): # of `listed_methods`
+    "The page of the documentation that tells of a method"
+    return f'methods/{_PAGES.get(m["name"], m["module"].rpartition(".")[2])}.html'
 
 # %% ../../nbs/api/shell/01_data.ipynb #3aff3adb
 @command('wiseft data', 'wiseft data imagenet --data-root /data', 'wiseft data transfer:dtd --download',

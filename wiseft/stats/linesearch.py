@@ -39,8 +39,7 @@ def _crossings(at_0, at_1):
 
 def _first(x, how):
     "Each row's largest or smallest value, and the first class that has it"
-    finder = x.numpy() if x.device.type == 'cpu' else x # on CPUs NumPy takes a tenth of PyTorch's time
-    at = torch.as_tensor(getattr(finder, how)(1))
+    at = torch.from_numpy(getattr(x.numpy(), how)(1)) # NumPy takes a tenth of PyTorch's time
     return x.gather(1, at[:,None])[:,0], at
 
 def _outwards(end, first, y, to):
@@ -54,7 +53,7 @@ _infinity = torch.tensor(torch.inf)
 # %% ../../nbs/api/stats/10_linesearch.ipynb #3b7a7ea4
 def _checked_outputs(u, v, y):
     "Outputs in single precision or better, and labels; ValueError unless they are two classifiers' for the same images"
-    u, v, y = (torch.as_tensor(t).detach() for t in (u, v, y))
+    u, v, y = (torch.as_tensor(t).detach().cpu() for t in (u, v, y))
     if u.shape != v.shape or u.ndim != 2 or len(y) != len(u) or not len(y): raise ValueError(
         f'Outputs of shape {tuple(u.shape)} and {tuple(v.shape)} for {len(y)} labels: '
         'expected (n, n_classes) twice, and n labels.')
@@ -85,7 +84,7 @@ def projected_intervals(
     used = [k for p in projection for k in p]
     owner = torch.tensor([c for c, p in enumerate(projection) for _ in p])
     first = torch.tensor([0] + [len(p) for p in projection]).cumsum(0)
-    labels = torch.as_tensor(labels)
+    labels = torch.as_tensor(labels).cpu()
     u, v, _ = _checked_outputs(zeroshot[:,used], finetuned[:,used], first[labels])
     pieces = [_piece(u, v, labels, owner, first, j) for j in range(max(map(len, projection)))]
     low, high = (torch.stack(t, 1) for t in zip(*pieces))

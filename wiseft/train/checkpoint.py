@@ -58,7 +58,7 @@ class Checkpoint(Callback):
     def before_batch(self):
         if self.training and self.done%len(self.loader): self.restore_noise()
     def restore_noise(self):
-        if self.train_iter == self.done and self.noise: _set_noise(self.noise)
+        if self.train_iter == self.done and self.noise: _set_noise(self.noise, self.learn.student.device)
 
     def after_batch(self):
         if self.training and self.steps and self.train_iter%self.steps == 0: _save_checkpoint(self)
@@ -66,15 +66,19 @@ class Checkpoint(Callback):
         if self.train_iter > self.done: _save_checkpoint(self)
 
 # %% ../../nbs/api/train/04_checkpoint.ipynb #0a0782ae
-def _noise():
-    "State of PyTorch's random generators"
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {'noise.cpu': torch.get_rng_state(), **{f'noise.cuda{i}': s for i,s in enumerate(cuda)}}
+def _noise(device):
+    "State of PyTorch's random generators that a training on a device draws from"
+    here = {'noise.cpu': torch.get_rng_state()}
+    if device.type == 'cpu': return here
+    return here | {f'noise.{device.type}': torch.get_device_module(device).get_rng_state(*_which(device))}
 
-def _set_noise(state):
+def _set_noise(state, device):
     torch.set_rng_state(state['noise.cpu'])
-    saved = len(state)-1
-    for i in range(min(saved, torch.cuda.device_count())): torch.cuda.set_rng_state(state[f'noise.cuda{i}'], i)
+    there = state.get(f'noise.{device.type}') # not where the training was on another kind of device
+    if device.type != 'cpu' and there is not None:
+        torch.get_device_module(device).set_rng_state(there, *_which(device))
+
+def _which(device): return () if device.type == 'mps' else (device,) # of which there is one
 
 # %% ../../nbs/api/train/04_checkpoint.ipynb #6dc35ea5
 def _part(tensors, start): return {k.removeprefix(start): v for k,v in tensors.items() if k.startswith(start)}
@@ -99,10 +103,12 @@ def _save_checkpoint(cb):
             'times lower or a longer warm-up.')
         raise CancelFitException
     if rank(): return # all have the same, and the first writes
-    tensors = {k: v.detach().cpu().contiguous().clone() for k,v in (tensors | _noise()).items()}
+    tensors = {k: _copied(v) for k,v in (tensors | _noise(learn.student.device)).items()}
     position = dict(step=learn.train_iter, epochs_before=cb.epochs_before, start_accuracy=learn.start_accuracy,
                     recipe=cb.run_recipe)
     write_training(cb.file, tensors, position)
+
+def _copied(t): return t.detach().to('cpu', copy=True, memory_format=torch.contiguous_format)
 
 # %% ../../nbs/api/train/04_checkpoint.ipynb #e983157a
 def write_training(
@@ -130,7 +136,11 @@ def read_training(
 
 def _spoilt(tensors):
     "Name of the first tensor that isn't finite, if there is one"
-    return next((k for k,v in tensors.items() if v.is_floating_point() and not v.isfinite().all()), None)
+    sound = {k: v.isfinite().all() for k,v in tensors.items() if v.is_floating_point()}
+    by_device = {}
+    for flag in sound.values(): by_device.setdefault(flag.device, []).append(flag)
+    if all(torch.stack(flags).all() for flags in by_device.values()): return None # which waits once for each
+    return next(k for k,flag in sound.items() if not flag)
 
 def _check_position(tensors, position):
     "ValueError unless a training can go on from here"

@@ -259,7 +259,7 @@ class Pull(Callback):
             knobs, before = dict(lr=lrs[p], share=share), p.clone()
             pulled = self.pull(p, p0, p.grad, memory, **{k: knobs[k] for k in self.wanted})
             if pulled is not None and pulled is not p: p.copy_(pulled)
-            if spoilt is not None: p.copy_(torch.where(spoilt, before, p)) # after a bad step nothing moves
+            if spoilt is not None: torch.where(spoilt, before, p, out=p) # after a bad step nothing moves
 
     def kept(self): # for a checkpoint
         return {f'{i}.{k}': v for i,memory in enumerate(self.memories) for k,v in memory.items()}

@@ -1,0 +1,105 @@
+#!/usr/bin/env python
+"""Check what a change touches, and nothing else.
+
+  check.py            what differs from the last commit
+  check.py COMMIT     what differs from another one
+  check.py --all      everything, as `make test` does
+
+The package is exported. Then the changed notebooks and scripts, and those that import a changed name, go through the
+tests of style, of layout and of notebooks, which run them and compare what they print with what they have stored. The
+other tests that were changed are run as they are.
+"""
+import argparse
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = [f"tests/test_{name}.py" for name in ("style", "project", "notebooks", "pages")]
+
+
+def lines_of(*command):
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def before(path, since):
+    "Text of a file at a commit; '' where it wasn't there."
+    return subprocess.run(["git", "show", f"{since}:{path}"], cwd=ROOT, capture_output=True, text=True).stdout
+
+
+def definitions(text):
+    "Each top-level name of a module, with what defines it; patched methods count to their class."
+    found = {}
+    for node in ast.parse(text).body:
+        names = [t.id for t in getattr(node, "targets", []) if isinstance(t, ast.Name)] or [getattr(node, "name", None)]
+        first = node.args.args[:1] if isinstance(node, ast.FunctionDef) else []
+        if first and isinstance(first[0].annotation, ast.Name) and "patch" in map(ast.unparse, node.decorator_list):
+            names.append(first[0].annotation.id)
+        for name in filter(None, names):
+            found.setdefault(name, []).append(node)
+    return found
+
+
+def changed_names(path, since):
+    "Names of a module whose code differs, or that use one whose code does."
+    now, then = (definitions(text) for text in ((ROOT / path).read_text(), before(path, since)))
+    changed = {n for n in now if [*map(ast.dump, now[n])] != [*map(ast.dump, then.get(n, []))]} | (then.keys() - now)
+    read = {n: set().union(*map(names_in, nodes)) for n, nodes in now.items()}
+    while users := {n for n, names in read.items() if changed & names} - changed:
+        changed |= users
+    return changed
+
+
+def names_in(tree):
+    return {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+
+
+def code_of(path):
+    cells = json.loads((ROOT / path).read_text())["cells"]
+    code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    return re.sub(r"^[ \t]*[%!].*$", "", "\n".join(code), flags=re.M)
+
+
+def uses(path, changed):
+    "Whether a notebook imports a changed name, or takes all names and uses one. `changed`: module -> names."
+    tree = ast.parse(code_of(path))
+    imports = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module]
+    taken = {(n.module, a.name) for n in imports for a in n.names}
+    if any(name in changed.get(module, ()) for module, name in taken):
+        return True
+    return ("wiseft.all", "*") in taken and bool(set().union(*changed.values()) & names_in(tree))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("since", nargs="?", default="HEAD", help="a commit; default HEAD")
+    parser.add_argument("--all", action="store_true", help="run all tests: half an hour on two idle cores")
+    args = parser.parse_args()
+    pytest = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "load", "--no-header"]
+    if args.all:
+        print("all tests: half an hour on two idle cores", flush=True)
+        sys.exit(subprocess.call([*pytest, "tests"], cwd=ROOT))
+    touched = lines_of("git", "diff", "--name-only", "--diff-filter=d", args.since)
+    touched += lines_of("git", "ls-files", "--others", "--exclude-standard")
+    modules = [p for p in touched if re.fullmatch(r"wiseft/.*\.py", p) and not p.endswith("_modidx.py")]
+    changed = {p[:-3].replace("/", "."): changed_names(p, args.since) for p in modules}
+    books = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "nbs").rglob("*.ipynb")) if ".ipynb_" not in str(p)]
+    users = [b for b in books if b not in touched and uses(b, changed)]
+    own = [p for p in touched if p.endswith((".ipynb", ".py")) and not p.startswith("wiseft/")]
+    tests = [p for p in own if re.fullmatch(r"tests/test_\w+\.py", p) and p not in FILES]
+    if not own:
+        sys.exit(f"Nothing differs from {args.since}.")
+    for name, names in changed.items():
+        print(f"{name}: {', '.join(sorted(names)) or 'no name differs'}")
+    print(f"changed: {', '.join(own)}\nuse what changed: {', '.join(users) or 'none'}", flush=True)
+    failed = subprocess.call([*pytest, *FILES, "-k", " or ".join([*own, *users])], cwd=ROOT)
+    if tests:
+        failed |= subprocess.call([*pytest, *tests], cwd=ROOT)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
