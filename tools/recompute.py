@@ -971,9 +971,12 @@ class OnTower:
         sizes = {d: right.shape[1] for d, right in plain.items()}
         self.fewest, self.ones = min(sizes.values()), {d: np.ones(n) for d, n in sizes.items()}
         drawn = lambda: {d: rng.multinomial(n, np.ones(n) / n) for d, n in sizes.items()}
-        self.again = [(w, places(plain, w)) for w in (drawn() for _ in range(400))]
+        drawings = [drawn() for _ in range(400)]
+        self.again = [(w, places(plain, w)) for w in drawings]
         half = lambda: {d: (rng.random(n) < 0.5).astype(float) for d, n in sizes.items()}
-        self.halves = [(h, {d: 1 - w for d, w in h.items()}) for h in (half() for _ in range(60))]
+        rest = lambda h: {d: 1 - w for d, w in h.items()}
+        firsts = [half() for _ in range(60)]
+        self.halves = [(h, rest(h)) for h in firsts]
         self.plain, self.whole = plain, places(plain, self.ones)
         self.left_out = [places(self.of("plain", s), self.ones) for s in self.seeds]
 
@@ -1003,7 +1006,8 @@ class OnTower:
 
     def gain(self, name, k):
         "At a point of a row's curve, and its interval where it isn't beyond the plain averages."
-        point = {d: right[[k]] for d, right in self.of(name).items()}
+        at = lambda right: {d: r[[k]] for d, r in right.items()}
+        point = at(self.of(name))
         above = lambda place, curve: place[1] - best_above(curve, place[0])
         (reference, shifted), *_ = places(point, self.ones)
         if reference - max(r for r, _ in self.whole) > 1e-9:
@@ -1013,11 +1017,8 @@ class OnTower:
             for one, other in (pair, pair[::-1]):
                 by, curve = places(point, one)[0], places(self.plain, one)
                 judged.append(places(point, other)[0][1] - where_best(curve, places(self.plain, other), by[0]))
-        seeds = [
-            above(places({d: r[[k]] for d, r in mine.items()}, self.ones)[0], curve)
-            for mine, curve in zip((self.of(name, s) for s in self.seeds), self.left_out)
-            if mine
-        ]
+        left = [(self.of(name, s), curve) for s, curve in zip(self.seeds, self.left_out)]
+        seeds = [above(places(at(mine), self.ones)[0], curve) for mine, curve in left if mine]
         gain, wide = np.mean(judged), self.wide([above(places(point, w)[0], c) for w, c in self.again], seeds)
         return [Wide(gain), Wide(gain - wide), Wide(gain + wide)]
 
@@ -1084,7 +1085,8 @@ def _(page):
     both = sorted(set(paper) & set(table.index[table.why.isna()]) - {"plain"}, key=lambda n: -max(paper[n]))
     page.quotes("evidence(*sorted(both", *map(row, both))
     for names in (
-        ["LiNeS", "Fisher", "TPGM", "SPD", "decoupled L2-SP", "EMA", "SWA", "BMA", "LP-FT", "LoRA", "self-distillation"],
+        ["LiNeS", "Fisher", "TPGM", "SPD", "decoupled L2-SP", "EMA", "SWA", "BMA", "LP-FT", "LoRA"]
+        + ["self-distillation"],
         ["plain", "CAR-FT", "Lipsum-FT", "self-distillation", "decoupled L2-SP", "SPD", "EMA"],
         ["FLYP", "FLYP, multi-positive", "CaRot", "TRACER"],
         ["Model Stock", "uniform soup", "greedy soup"],
@@ -1094,7 +1096,7 @@ def _(page):
     page.says("that our rule took it is {} points behind", -towers[1].ahead("LoRA")[0])
     one = table[(table.runs == 1) & ~table.index.isin(["plain", "plain, other seeds"])]
     own = one[~one.index.str.contains("plain's lr|longer")]
-    for around in ("where a lead had to be some {} points in the median row", "leads of less than some {} points could not"):
+    for around in ("a lead had to be some {} points in the median row", "leads of less than some {} points could not"):
         page.says(around, 100 * own.smallest.median())
     noise = -min(paper["WiSE-FT"][i] for i in range(len(paper["WiSE-FT"])) if paper["WiSE-FT"][i] > -2)
     page.prints("above the strip ({} points)", noise)
