@@ -294,7 +294,7 @@ def test_an_unreadable_picture_costs_itself(tmp_path, packed, train, place):
 
 @pytest.mark.parametrize("command, functions", [
     ("zeroshot", [zeroshot_classifier, load_clip]), ("probe", [linear_probe, finetune]), ("finetune", [finetune]),
-    ("bench", [finetune]), ("predict", [classify]), ("evaluate", [evaluate]),
+    ("bench", [finetune]), ("predict", [classify]), ("evaluate", [evaluate]), ("run", [finetune]),
 ], ids=lambda o: o if isinstance(o, str) else "")
 def test_defaults(command, functions):
     "What both have by one name has one default; None: the function finds what suits the model"

@@ -53,8 +53,9 @@ def _draw(table, folder):
 def report(
     results:Annotated[List[Path],
                       typer.Argument(help='A results table (CSV); of several, runs are compared.', show_default=False)],
-    output:Output,
-    title:Annotated[Optional[str], typer.Option('--title', help='Heading of the page; default the file.')]=None,
+    output:Annotated[Optional[Path], typer.Option('--output','-o', help='Page to write (HTML). Default: beside the '
+                                                                        'table.', show_default=False)]=None,
+    title:Annotated[Optional[str], typer.Option('--title', help='Heading of the page; default: model and data.')]=None,
     suite:Annotated[Optional[str], typer.Option(
         '--suite', help='Where the images are, as in `wiseft sweep`: for small pictures of what changed.')]=None,
     reference:Reference=None,
@@ -69,6 +70,7 @@ def report(
     force:Force=False,
 ):
     "Write a results table as one self-contained HTML page."
+    output = output or results[0].with_suffix('.html')
     check_ending(output, '.html')
     from wiseft.stats.table_io import read_results
     from wiseft.show.report import write_report
@@ -78,11 +80,19 @@ def report(
     predictions = {p.stem: _beside(p) for p in results}
     if len(results) > 1: table,kept,comparisons = _joined(tables, predictions)
     else: table,kept,comparisons = tables[results[0].stem],predictions[results[0].stem],None
-    images = _images(kept, suite, reference, shift, root) if kept and pictures and (suite or reference) else None
-    write_report(table, output, title or ' and '.join(p.name for p in results), comparisons, alpha=_averaged(table),
-                 force=force,
+    given = suite or reference
+    images = _images(kept, suite, reference, shift, root) if kept and pictures and given else None
+    if kept and pictures and not given: say(
+        'no small pictures of what changed: give --reference and --shift, or --suite, as to the sweep')
+    write_report(table, output, title or _title(table, given), comparisons, alpha=_averaged(table, recipe), force=force,
                  predictions=kept, images=images, recipe=recipe)
     wrote(output)
+
+def _title(table, reference):
+    "Of a page: models and data"
+    from wiseft.stats.table import MEAN, REFERENCE, dataset_order
+    sets = [str(reference) if d == REFERENCE and reference else d for d in dataset_order(table) if d != MEAN]
+    return f"{' and '.join(table.classifier.unique())} on {', '.join(sets)}"
 
 # %% ../../nbs/api/shell/04_report.ipynb #1657adc1
 def _beside(results):
@@ -96,12 +106,21 @@ def _recipe_beside(results):
     "How the one classifier of a table was fine-tuned, if that is written beside it"
     from wiseft.stats.table_io import read_recipes
     found = [r for path in results for r in read_recipes(path).values()]
-    return found[0] if len(found) == 1 else None
+    kept = [r for r in found if _chosen_by(r)]
+    return found[0] if len(found) == 1 else kept[0] if len(kept) == 1 else None
 
-def _averaged(table):
-    "The mixing coefficient of the averaged classifier that a page tells of: of those in the table, the nearest to 0.5"
+def _chosen_by(recipe):
+    "What chose the α of an average of weights"
+    how = (recipe or {}).get('merge') or {}
+    return how.get('chosen', '') if how.get('name') == 'weight-space' else ''
+
+def _averaged(table, recipe=None):
+    "The mixing coefficient that a page tells of: in the table, the nearest to the one that was chosen, else to 0.5"
+    from wiseft.infer.ensembles import ChosenAlpha
+    chosen = _chosen_by(recipe)
+    middle = recipe['merge']['alpha'] if chosen else .5
     alphas = table.alpha[table.method == 'weight-space']
-    return 0.5 if not len(alphas) else float(alphas.iloc[(alphas-.5).abs().argmin()])
+    return ChosenAlpha(alphas.iloc[(alphas-middle).abs().argmin()] if len(alphas) else .5, chosen)
 
 def _joined(tables, predictions):
     "Several runs as one table, and comparisons of their averages and ends where each has predictions"
@@ -187,8 +206,4 @@ Fine-tuned {_GENTLE}: here averaging mends nothing, it adds. A harsh recipe does
 In {output}: report.html, results.csv, pictures (PNG), averaged (the averaged classifier)
 
 Next, with images of your own in folders named after their classes (`wiseft models` lists the CLIPs to choose from):
-  wiseft zeroshot photos --model ViT-B-32 --pretrained laion2b_s34b_b79k -o zeroshot
-  wiseft finetune zeroshot photos -o finetuned
-  wiseft sweep zeroshot finetuned --reference photos --shift other-photos -o results.csv
-  wiseft report results.csv -o report.html
-  wiseft merge zeroshot finetuned --alpha auto --reference photos -o averaged""", markup=False)
+  wiseft run photos --model ViT-B-32 --pretrained laion2b_s34b_b79k --shift other-photos -o out""", markup=False)

@@ -36,7 +36,7 @@ from ..base.lazy import open_clip
 from .loaders import ClipDL, check_dataloaders, clip_dataloaders, feature_dataloaders, is_captions
 from ..infer.inference import reuse_memory
 from ..base.distributed import counts_of_all, distributed, gathered, n_processes, rank
-from ..base.progress import is_watched, say_place
+from ..base.progress import is_told, is_watched, say_place
 from ..base.registry import method_name
 from .checkpoint import Checkpoint
 from .losses import HeadFromText, Loss, Pull, Teacher, completed, method_recipe, trait
@@ -333,7 +333,7 @@ def clip_learner(
 def _show_progress(learn, progress):
     "Bars where somebody watches, lines where nobody does, or nothing"
     learn.remove_cb(ProgressCallback)
-    if not progress or rank(): learn.logger = noop
+    if not is_told(progress): learn.logger = noop
     elif is_watched(): learn.add_cb(Progress())
     else:
         learn.add_cb(ProgressLines())
