@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'Output', 'OutputFolder', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName',
-           'Reference', 'DataRoot', 'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'Parts', 'Use', 'Device',
+           'Reference', 'DataRoot', 'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'PartsOption', 'Use', 'Device',
            'standard_output', 'say', 'wrote', 'show_table', 'in_shell_words', 'Commands', 'command', 'check_folder',
            'chosen_device', 'load_methods', 'chosen_methods', 'is_suite', 'suite_loader', 'load_named', 'listed',
            'check_ending']
@@ -254,7 +254,7 @@ Control = Annotated[Optional[List[Path]],
                                  help='A set of another task, to see what was forgotten: class folders, a tar, a '
                                       'WebDataset, with classnames.txt and zeroshot_classification_templates.txt if '
                                       'there are such; or a published suite. Once for each.')]
-Parts = Annotated[Optional[str], typer.Option('--parts', show_default=False,
+PartsOption = Annotated[Optional[str], typer.Option('--parts', show_default=False,
     help='Average this part alone: image (the tower), head or text. The rest is that of the fine-tuned.')]
 Use = Annotated[Optional[List[Path]],
                 typer.Option('--use', help='A Python file with methods of your own. It is run.', show_default=False)]

@@ -15,7 +15,8 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    AllowIncomplete,Classifier,Classifiers,Control,DataRoot,Device,Force,Metrics,Output,Parts,Reference,Shift,Split,
+    AllowIncomplete,Classifier,Classifiers,Control,DataRoot,Device,Force,Metrics,Output,PartsOption,Reference,Shift,
+    Split,
     SuiteName,Use,check_ending,command,listed,load_methods,load_named,say,show_table,suite_loader,chosen_device,wrote)
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #7d2800d8
@@ -159,7 +160,7 @@ def sweep_(
     alphas:Annotated[Optional[str],
                      typer.Option('--alphas', help='Mixing coefficients, with commas; default 0, 0.1, …, 1.')]=None,
     by:_By=None,
-    parts:Parts=None, averaged:_Averaged=None,
+    parts:PartsOption=None, averaged:_Averaged=None,
     use:Use=None,
     precision:Annotated[str, typer.Option('--precision', help='fp32; or bf16, several times as fast on processors '
                                                               'made for it: the table then says how often both '

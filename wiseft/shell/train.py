@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Model', 'Pretrained', 'Templates', 'Data', 'MethodNames', 'Trained', 'Accumulate', 'GradCheckpointing', 'Checkpoints',
-           'StoredPrecision', 'ValidationSuite', 'LearningRate', 'LrFactors', 'TrainingPrecision', 'Captions', 'Knobs',
-           'zeroshot', 'probe', 'finetune_', 'merge_']
+           'StoredPrecision', 'ValidationSuite', 'LearningRate', 'LrFactorOption', 'TrainingPrecision', 'Captions',
+           'Knobs', 'zeroshot', 'probe', 'finetune_', 'merge_']
 
 # %% ../../nbs/api/shell/02_train.ipynb #177b8508
 from functools import partial
@@ -15,7 +15,8 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    Classifier,Device,Force,Output,OutputFolder,Parts,Reference,Seed,Use,chosen_device,chosen_methods,command,is_suite,
+    Classifier,Device,Force,Output,OutputFolder,PartsOption,Reference,Seed,Use,chosen_device,chosen_methods,
+    command,is_suite,
     load_methods,say,show_table,suite_loader,wrote)
 from .data import sets_of
 
@@ -106,7 +107,7 @@ ValidationSuite = Annotated[Optional[str], typer.Option('--suite',
     help='For --alpha auto, or a rule that looks at images: the validation images of this suite.', show_default=False)]
 LearningRate = Annotated[Optional[float], typer.Option('--lr', min=0, show_default=False,
     help='Learning rate at the end of the warm-up. Default: 3e-4 for iconclip, 3e-5 for others.')]
-LrFactors = Annotated[Optional[List[str]], typer.Option('--lr-factor', show_default=False,
+LrFactorOption = Annotated[Optional[List[str]], typer.Option('--lr-factor', show_default=False,
     help='What the learning rate of a part is multiplied by: image=0.1, text=0.1 or head=10; decay=0.75: that of each '
          'block, once more than of the one after it (once for each).')]
 TrainingPrecision = Annotated[str, typer.Option('--precision',
@@ -226,7 +227,7 @@ def finetune_(
     data:Data,
     output:OutputFolder,
     epochs:Annotated[int, typer.Option('--epochs', min=1)]=10,
-    lr:LearningRate=None, lr_factor:LrFactors=None,
+    lr:LearningRate=None, lr_factor:LrFactorOption=None,
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=128,
     accumulate:Accumulate=1,
     grad_checkpointing:GradCheckpointing=False,
@@ -292,7 +293,7 @@ def merge_(
         help='How weights are merged; `wiseft methods` lists the merges and searches.')]='weight-space',
     knobs:Annotated[Optional[List[str]], typer.Option('--set',
         help='Another knob of the rule: NAME=NUMBER (once for each).', show_default=False)]=None,
-    parts:Parts=None,
+    parts:PartsOption=None,
     suite:ValidationSuite=None, reference:Reference=None,
     precision:StoredPrecision=None,
     device:Device=None, use:Use=None,
