@@ -117,7 +117,7 @@ _shell_words = [ # what Python says, what the shell calls it
     (r"quick_gelu=True", '--quick-gelu'),
     (r"(quick_gelu=)?\bFalse\b(?= \(as|\bwas|[.])", '--no-quick-gelu'),
     (r"quick_gelu=False", '--no-quick-gelu'),
-    (r"preprocess=dict\(mean=…, std=…\), or for a checkpoint file ", ''),
+    (r", or (give )?preprocess=dict\(mean=…, std=…\)", ''),
     (r"preprocess='([^']+)'", r'--preprocess \1'),
     (r"leave out pretrained and quick_gelu", 'leave out --pretrained and --quick-gelu'),
     (r"leave out quick_gelu", 'leave out --quick-gelu'),
