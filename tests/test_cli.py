@@ -367,3 +367,12 @@ def test_completion_is_installed_and_completes(tmp_path):
     assert "wiseft" in (tmp_path / ".bashrc").read_text()
     asked = dict(COMP_WORDS="wiseft me", COMP_CWORD="1", _WISEFT_COMPLETE="complete_bash")
     assert run(WISEFT, env=os.environ | asked).stdout.split() == ["methods", "merge"]
+
+
+def test_quiet(room, tmp_path):
+    "Before or after the command: results, warnings and errors alone"
+    done = wiseft("evaluate", room / "zeroshot", "--suite", room / "suite", "-q", "-o", tmp_path / "table.csv")
+    assert "solid" in done.stdout and all(line.startswith("warning: ") for line in done.stderr.splitlines())
+    assert wiseft("-q", "merge", room / "zeroshot", room / "finetuned", "-o", tmp_path / "averaged").output == ""
+    assert wiseft("-q", "show", tmp_path / "gone", code=1).stderr.startswith("error: ")
+    assert "wrote" in wiseft("merge", room / "zeroshot", room / "finetuned", "-o", tmp_path / "other").stderr

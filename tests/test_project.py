@@ -15,7 +15,7 @@ NOTEBOOKS = [p for p in tree() if p.suffix == ".ipynb"]
 FINETUNING = {"train.loaders", "train.callbacks", "train.losses", "train.checkpoint", "train.learner",
               "train.weight_averages", "train.flops", "bench.trial"}
 SHELL = {"shell.app", "shell.data", "shell.train", "shell.evaluate", "shell.report", "shell.bench", "shell.show",
-         "shell.cli"}
+         "shell.run", "shell.cli"}
 PLOTTING = {"show.bench_plots", "show.style", "show.plots"}
 # package -> its only importers
 ALONE = dict(fastai=FINETUNING, seaborn=PLOTTING, matplotlib=PLOTTING, typer=SHELL, rich=SHELL)

@@ -1,6 +1,7 @@
 "Every source with every command: what images lie in makes no difference to what is done with them."
 import io
 import json
+import re
 import tarfile
 from dataclasses import replace
 from functools import cache
@@ -10,14 +11,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from PIL import Image
+from conftest import ROOT
+from safetensors.torch import save_file
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from fastai.callback.core import Callback
+from test_processes import launch
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.infer.classify import classify
 from wiseft.shell.cli import app
+from wiseft.shell.report import evaluated_images
 from wiseft.models.clip import load_clip
 from wiseft.data.suites import Suite, folder_suite
 from wiseft.infer.ensembles import choose_alpha, sweep
@@ -25,9 +32,11 @@ from wiseft.infer.evaluation import evaluate
 from wiseft.stats.table_io import read_results
 from wiseft.data.labels import image_folder
 from wiseft.train.learner import finetune, usual_lr
+from wiseft.methods.flyp import flyp
 from wiseft.models.load import load_classifier
 from wiseft.infer.inference import predict
 from wiseft.models.testing import pico_classifier
+from wiseft.models.vision import load_vision
 from wiseft.train.probes import linear_probe
 
 NAMES = ["cat", "dog"]
@@ -81,6 +90,10 @@ def room(tmp_path_factory):
     rows = [(f"photos/{name}", name.partition("/")[0]) for name, _ in named]
     pd.DataFrame(rows, columns=["file", "label"]).to_csv(room / "table.csv", index=False)
     pd.DataFrame(rows, columns=["filepath", "class"]).to_csv(room / "table.tsv", index=False, sep="\t")
+    captions = [(file, f"a photo of a {label}") for file, label in rows]
+    pd.DataFrame(captions, columns=["file", "caption"]).to_csv(room / "captions.csv", index=False)
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_vit").state_dict(), room / "test_vit.safetensors")
     in_splits(room, folder_suite(room / "photos", []))
     pico_classifier(NAMES).save(room / "start")
     finetune(load_classifier(room / "start"), room / "photos", epochs=1, lr=1e-3, progress=False).save(room / "tuned")
@@ -108,7 +121,8 @@ def in_splits(room, suite):
 PLACES = {
     "class folders": "photos", "splits": "splits", "a tar": "photos.tar", "tar -C dir .": "here.tar",
     "shards, cls": "cls", "shards, json": "json", "shards without names": "unnamed", "hub": "hf:me/photos",
-    "CSV": "table.csv", "TSV": "table.tsv", "suite folder": "suite",
+    "braces": "cls/{0..1}.tar", "CSV": "table.csv", "TSV": "table.tsv", "captions": "captions.csv",
+    "suite folder": "suite",
 }
 OBJECTS = {
     "ImageSet": lambda: image_folder("photos"),
@@ -119,7 +133,18 @@ OBJECTS = {
     "Suite of arrays": lambda: suite_of_arrays(folder_suite("photos", [])),
 }
 # cells that are refused for what the data lack, with the words of the refusal
-LACKS = {("shards without names", "zeroshot"): "no classnames.txt lies beside it to name the classes"}
+LACKS = {
+    "captions": "there is none named label or class. Captions are for `wiseft finetune FOLDER --captions`.",
+    ("captions", "predict"): None,
+    ("shards without names", "zeroshot"): "no classnames.txt lies beside it to name the classes",
+    ("shards without names", "report"): "no classnames.txt lies beside it to name the classes",
+    ("shards without names", "probe"): "no classnames.txt lies beside it to name the classes",
+}
+
+
+def lacks(source, command):
+    "The words of a refusal; None where nothing is lacking"
+    return LACKS.get((source, command), LACKS.get(source))
 
 
 def in_array(images):
@@ -183,6 +208,8 @@ PYTHON = {
     "finetune": lambda source: finetune(ends()[0], source, epochs=1, batch_size=8, progress=False).hash,
     "head": lambda source: finetune(ends()[0], source, epochs=1, batch_size=8, train="head",
                                     progress=False).hash,
+    "probe": lambda source: linear_probe(load_vision("test_vit", "test_vit.safetensors"), Suite.of(source).classnames,
+                                         source, epochs=1, progress=False).hash,
     "evaluate": lambda source: values(evaluate(ends()[0], to_look_at(source), progress=False)),
     "sweep": lambda source: values(sweep(*ends(), to_look_at(source), [.3], progress=False)),
     "merge": lambda source: choose_alpha(*ends(), source, progress=False),
@@ -191,6 +218,7 @@ PYTHON = {
 SHELL = {
     "zeroshot": ["zeroshot", "SOURCE", "--model", "local-dir:start", "-o", "OUT"],
     "finetune": ["finetune", "start", "SOURCE", "--epochs", 1, "--batch-size", 8, "-o", "OUT"],
+    "probe": ["probe", "test_vit", "SOURCE", "--weights", "test_vit.safetensors", "--epochs", 1, "-o", "OUT"],
     "evaluate": ["evaluate", "start", "--suite", "SOURCE", "-o", "OUT.csv"],
     "sweep": ["sweep", "start", "tuned", "--suite", "SOURCE", "--alphas", "0.3", "-o", "OUT.csv"],
     "merge": ["merge", "start", "tuned", "--alpha", "auto", "--suite", "SOURCE", "-o", "OUT"],
@@ -201,7 +229,7 @@ SPLIT = "splits", "hub", "suite folder", "Suite"
 
 def is_split(source, command):
     "Whether a source is taken as train, validation and test; else all its images are one set"
-    return source.startswith(SPLIT) or source in PLACES and command in ("finetune", "head", "merge")
+    return source.startswith(SPLIT) or source in PLACES and command in ("finetune", "head", "merge", "probe")
 
 
 @pytest.fixture(scope="module")
@@ -227,8 +255,8 @@ def test_shell(expected, tmp_path, source, command):
     out = tmp_path / "out"
     words = {"SOURCE": PLACES[source], "OUT": out, "OUT.csv": out.with_suffix(".csv")}
     refused = shell(*[words.get(word, word) for word in SHELL[command]])
-    if (source, command) in LACKS:
-        assert LACKS[source, command] in " ".join(refused.split())
+    if lacking := lacks(source, command):
+        assert lacking in " ".join(refused.split())
         return
     assert refused is None, refused
     if command in ("evaluate", "sweep"):
@@ -247,11 +275,50 @@ IN_PYTHON = ["splits", "a tar", "shards without names", "hub", "suite folder", *
 @pytest.mark.parametrize("source", IN_PYTHON)
 def test_python(expected, source, command):
     what = PLACES[source] if source in PLACES else OBJECTS[source]()
-    if (source, command) in LACKS:
-        with pytest.raises(ValueError, match=LACKS[source, command]):
+    if lacking := lacks(source, command):
+        with pytest.raises(ValueError, match=re.escape(lacking)):
             PYTHON[command](what)
     else:
         assert PYTHON[command](what) == expected(source, command)
+
+
+@pytest.mark.parametrize("source", [k for k in PLACES if k != "captions"]) # of which there is no table of results
+def test_report(room, tmp_path, source):
+    "The images that were evaluated are found again, in whatever they lie"
+    place = to_look_at(PLACES[source])
+    predictions = evaluate(ends()[0], place, keep_predictions=True, progress=False)[1]
+    if lacking := lacks(source, "report"):
+        with pytest.raises(ValueError, match=lacking):
+            evaluated_images(predictions, PLACES[source])
+        return
+    found_again = evaluated_images(predictions, PLACES[source])
+    assert found_again and {len(s) for s in found_again.values()} <= {4, 40}
+
+
+def test_report_with_pictures(tmp_path):
+    results = tmp_path / "results.csv"
+    assert shell("sweep", "start", "tuned", "--suite", "photos.tar", "--alphas", "0.5", "-o", results) is None
+    assert shell("report", results, "--suite", "photos.tar") is None
+    assert 'class="small"' in results.with_suffix(".html").read_text()
+
+
+@pytest.mark.parametrize("source", ["splits", "a tar", "CSV"])
+def test_bench(tmp_path, source):
+    assert shell("bench", "start", "--reference", PLACES[source], "--shift", "photos.tar", "--methods", "lines",
+                 "--epochs", 1, "--batch-size", 8, "--seeds", 1, "--lrs", "1e-3", "-o", tmp_path / "bench") is None
+    assert (tmp_path / "bench/report.html").exists()
+
+
+def test_the_page_says_so():
+    "*What goes in* has the cells of this table"
+    page = json.loads((ROOT / "nbs/howto/what_goes_in.ipynb").read_text())
+    text = "\n".join("".join(cell["source"]) for cell in page["cells"])
+    (_, _, *commands), *rows = [row[2:-2].split(" | ") for row in text.splitlines() if row.startswith("| ")]
+    assert set(commands) == {*SHELL, "report", "bench"}
+    assert [source for source, *_ in rows] == list(PLACES)
+    for source, _, *cells in rows:
+        said = dict(zip(commands, cells))
+        assert {c for c, cell in said.items() if cell != "✓"} == {c for c in commands if lacks(source, c)}
 
 
 # ---------- how a source is fine-tuned on ----------
@@ -269,6 +336,41 @@ def test_ways_to_fine_tune(tmp_path, monkeypatch, train, crops, cache_gb):
         made.append(finetune(ends()[0], OBJECTS[source](), epochs=1, batch_size=8, train=train, crop_scale=crops,
                              progress=False).hash)
     assert len(set(made)) == 1
+
+
+class Stop(Callback):
+    "As a killed process stops, after an epoch"
+    def before_train(self):
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("source", ["Suite", "Suite of a tar", "Suite of arrays"])
+def test_workers_and_resumed(tmp_path, source):
+    "Make no difference"
+    how = dict(epochs=2, batch_size=8, progress=False)
+    whole = finetune(ends()[0], OBJECTS[source](), **how).hash
+    assert finetune(ends()[0], OBJECTS[source](), workers=1, **how).hash == whole
+    with pytest.raises(KeyboardInterrupt):
+        finetune(ends()[0], OBJECTS[source](), checkpoint_dir=tmp_path, cbs=Stop(), **how)
+    assert finetune(ends()[0], OBJECTS[source](), checkpoint_dir=tmp_path, resume=True, **how).hash == whole
+
+
+def test_two_processes(tmp_path):
+    "Fine-tune on a tar as one does"
+    alone = finetune(ends()[0], "photos.tar", epochs=1, batch_size=8, precision="fp32", progress=False)
+    words = "-m wiseft finetune start photos.tar --epochs 1 --batch-size 8 --precision fp32 -o"
+    for process in launch(2, *words.split(), tmp_path / "tuned"):
+        said = process.communicate(timeout=200)
+        assert not process.returncode, said
+    together = load_classifier(tmp_path / "tuned").state_dict()
+    assert max((together[k] - v).abs().max() for k, v in alone.state_dict().items()) < 1e-5
+
+
+def test_captions():
+    "Train both towers, on a folder's images"
+    tuned = finetune(ends()[0], ".", captions="captions.csv", loss=flyp, epochs=1, batch_size=8, progress=False)
+    assert tuned.head_from_text and tuned.recipe["tuning"] == "FLYP"
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -294,7 +396,7 @@ def test_an_unreadable_picture_costs_itself(tmp_path, packed, train, place):
 
 @pytest.mark.parametrize("command, functions", [
     ("zeroshot", [zeroshot_classifier, load_clip]), ("probe", [linear_probe, finetune]), ("finetune", [finetune]),
-    ("bench", [finetune]), ("predict", [classify]), ("evaluate", [evaluate]),
+    ("bench", [finetune]), ("predict", [classify]), ("evaluate", [evaluate]), ("run", [finetune]),
 ], ids=lambda o: o if isinstance(o, str) else "")
 def test_defaults(command, functions):
     "What both have by one name has one default; None: the function finds what suits the model"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['clip_dataloaders', 'clip_learner', 'finetune', 'plot_alpha', 'plot_frontier', 'plot_robustness', 'plot_shifts',
-           'write_report']
+           'write_report', 'run']
 
 # %% ../nbs/api/00_all.ipynb #e89a603a
 from .base.registry import method
@@ -38,6 +38,7 @@ clip_learner, finetune = (_Later('wiseft.train.learner', name) for name in ('cli
 plot_alpha, plot_frontier = (_Later('wiseft.show.plots', name) for name in ('plot_alpha', 'plot_frontier'))
 plot_robustness, plot_shifts = (_Later('wiseft.show.plots', name) for name in ('plot_robustness', 'plot_shifts'))
 write_report = _Later('wiseft.show.report', 'write_report')
+run = _Later('wiseft.shell.run', 'run')
 
 # %% ../nbs/api/00_all.ipynb #6ef73207
 __all__ = [name for name in dir() if not name.startswith('_')]

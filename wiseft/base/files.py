@@ -137,10 +137,10 @@ def _file_names(folder):
     paths = (p for p in folder.rglob('*') if p.is_symlink() or not p.is_dir())
     return {p.relative_to(folder).as_posix() for p in paths}
 
-def _mark(folder, kind):
+def _mark(folder, kind, later=()):
     "Write the marker of a folder that is whole, unless its kind has one of its own"
     if kind in _markers: return
-    note = dict(kind=kind, files=sorted(_file_names(folder) - {MARKER}))
+    note = dict(kind=kind, files=sorted(_file_names(folder) - {MARKER} | {*later}))
     (folder/MARKER).write_text(json.dumps(note, indent=1) + '\n', encoding='utf-8')
 
 def _listed_files(folder, kind): # set of names; None if the marker of this kind isn't there
@@ -149,7 +149,9 @@ def _listed_files(folder, kind): # set of names; None if the marker of this kind
     try:
         note = json.loads((folder/marker).read_text(encoding='utf-8'))
         if kind not in _markers and note['kind'] != kind: return None
-        return {marker, *note['files']} | (_later_files if kind == 'classifier' else set())
+        within = [n.rpartition('/')[0] for n in note['files'] if n.endswith('/wiseft.json')]
+        listed = {f'{f}/{n}' for f in within for n in _listed_files(folder/f, 'classifier') or ()}
+        return {marker, *note['files'], *listed} | (_later_files if kind == 'classifier' else set())
     except (OSError, ValueError, KeyError, TypeError): return None
 
 # %% ../../nbs/api/base/01_files.ipynb #8e7e9ba4
@@ -288,6 +290,7 @@ def atomic_path(
     target:str|Path, # file or folder to make; its folder is made if missing
     force:bool=False, # replace an existing target? Of folders only one of the same `kind`: see `check_replaceable`
     kind:str|None=None, # what a folder is, in a word, such as 'classifier'; it is noted in the folder
+    later=(), # names of files that will be written into the folder, of a classifier its `wiseft.json`; noted, too
 ):
     "Yield a temporary path to write to: it becomes `target` when the block ends well, and vanishes when it doesn't"
     target = Path(os.path.realpath(target)) if os.path.islink(target) else Path(target)
@@ -300,7 +303,7 @@ def atomic_path(
         yield tmp
         if not tmp.exists(): raise FileNotFoundError( # or somebody cleared the cache that it is for
             f'Nothing was written for {target}, or it was removed: write to the path that the block is given.')
-        if kind and tmp.is_dir(): _mark(tmp, kind)
+        if kind and tmp.is_dir(): _mark(tmp, kind, later)
         _flush(tmp)
         _install(tmp, target, force, kind)
         _fsync(target.parent)

@@ -6,7 +6,7 @@
 __all__ = ['first_few', 'counted', 'did_you_mean', 'why_failed', 'printable']
 
 # %% ../../nbs/api/base/02_text.ipynb #9717a569
-import difflib
+import difflib, re
 from unicodedata import category
 from .files import BadFile
 
@@ -35,8 +35,9 @@ def did_you_mean(
     known, # names that exist
 ): # a sentence
     "The known names nearest to a given one, or the first few of all"
-    known = list(known)
-    near = difflib.get_close_matches(str(given), known, n=3, cutoff=0.5)
+    known, plain = list(known), lambda name: re.sub(r'[\W_]', '', str(name).lower())
+    same = [k for k in known if plain(k) == plain(given)] # as vitb32 is ViT-B-32
+    near = same or difflib.get_close_matches(str(given), known, n=3, cutoff=0.5)
     if near: return f"Did you mean {' or '.join(map(repr, near))}?"
     return f'There are {first_few(known, 6)}.' if known else 'There are none.'
 

@@ -283,6 +283,11 @@ def read_image_table(
     return t
 
 # %% ../../nbs/api/data/10_labels.ipynb #4bc0f96d
+def _hint_of_paths(file):
+    "Where a file lies that isn't beside its table"
+    if not os.path.exists(file): return ''
+    return f' They lie in the folder that you work in, {os.getcwd()}: move the table there.'
+
 def table_set(
     path,            # CSV file
     classnames=None, # list that fixes names and order, or dict label -> name
@@ -292,7 +297,8 @@ def table_set(
     path, t = Path(path), read_image_table(path, 'label')
     files = PathColumn(path.parent/f for f in t.file)
     if gone := [f for f, p in zip(t.file, files) if not os.path.exists(p)]: raise FileNotFoundError(
-        f'{path} names files that are not there: {first_few(gone)}. They are looked for in {path.parent}.')
+        f'{path} names files that are not there: {first_few(gone)}. They are looked for beside the table, in '
+        f'{os.path.abspath(path.parent)}.' + _hint_of_paths(gone[0]))
     if t.label.str.fullmatch(r'\d{1,9}').all(): labels, names = _numbered(path, t.label.to_numpy(int), classnames)
     else:
         if classnames is None: _check_names(path, t.label.unique())
@@ -309,7 +315,7 @@ def holds_images(
 ) -> bool:
     "Whether it is a folder, a tar, or a table of files"
     path = local_copy(source)
-    if path.is_dir() or path.is_file() and path.suffix.lower() == '.tar': return True
+    if path.is_dir() or shard_files(path): return True
     if not path.is_file() or path.suffix.lower() not in ('.csv', '.tsv'): return False
     with open(path, encoding='utf-8-sig', errors='replace') as f: first = f.readline(10_000)
     return bool({c.strip(' "\n') for c in re.split('[,\t]', first)} & set(_COLUMNS['file']))

@@ -152,11 +152,22 @@ def check_downloaded(
         f'{source} is not in {path}. Run `wiseft data {source} --download`.')
 
 # %% ../../nbs/api/data/08_shards.ipynb #1716d4ae
+_numbers = re.compile(r'\{(\d+)\.\.(\d+)\}')
+
+def _in_braces(source): # paths; empty where there are no braces
+    "The tars that shard-{000000..000007}.tar names, as WebDataset writes it; FileNotFoundError unless all are there"
+    if source.suffix.lower() != '.tar' or not (m := _numbers.search(source.name)): return []
+    names = [f'{source.name[:m.start()]}{k:0{len(m[1])}}{source.name[m.end():]}' for k in range(int(m[1]), int(m[2])+1)]
+    if gone := [n for n in names if not (source.parent/n).is_file()]: raise FileNotFoundError(
+        f'{source} stands for {len(names)} shards, of which {first_few(gone)} are not there. Download them.')
+    return [source.parent/n for n in names]
+
 def shard_files(
-    source # tar file, or a folder with tars in it
+    source # tar file, several as in shard-{000000..000007}.tar, or a folder with tars in it
 ) -> list: # of paths; empty where there are none
     "The tars of an image set"
     source = Path(source)
+    if several := _in_braces(source): return several
     if source.suffix.lower() == '.tar' and source.is_file(): return [source]
     if not source.is_dir(): return []
     found = sorted((p for p in source.iterdir() if p.suffix.lower() == '.tar' and not p.name.startswith('.')),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_ALPHAS', 'mix_logits', 'mix_probabilities', 'members', 'prepare_mix', 'sweep', 'output_ensemble',
-           'alpha_curves', 'nearly_best', 'alpha_by_rule', 'choose_alpha']
+           'alpha_curves', 'standard_error', 'nearly_best', 'alpha_by_rule', 'ChosenAlpha', 'choose_alpha']
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #796c503c
 import numpy as np, psutil, torch, warnings
@@ -14,13 +14,14 @@ from functools import cache, partial
 from inspect import signature
 from torch import nn
 from ..data.suites import Suite
-from ..stats.caveats import averaging_costs, doubtful_alphas, doubts
+from ..stats.caveats import SMALL_SET, averaging_costs, doubtful_alphas, doubts
 from .evaluation import evaluate
 from ..data.images import ImageSet
 from ..stats.linesearch import AlphaCurve, alpha_intervals, projected_intervals
 from .members import Member, Remembered, at_precision, controlled, default_name, member, own_head
 from .inference import check_classes, common_transform, run_all
 from ..base.registry import find_method, function_and_knobs, method, method_name
+from ..base.text import counted
 from ..weights.merge import averageable, check_ends, knobs_apart, prepare_merge, wise_ft
 from ..weights.path import WeightPath
 
@@ -278,6 +279,14 @@ def alpha_curves(
     return curves
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #ca009875
+def standard_error(
+    accuracies, # on validation images
+    n:int,      # how many images
+) -> float:
+    "Of the best of some accuracies"
+    best = np.max(accuracies)
+    return float(np.sqrt(best*(1-best)/n))
+
 def nearly_best(
     accuracies, # on validation images
     n:int,      # how many images
@@ -285,8 +294,7 @@ def nearly_best(
 ) -> np.ndarray: # bool
     "Which accuracies are as good as the best"
     seen = np.asarray(accuracies, float)
-    best = seen.max()
-    return seen >= best - errors*np.sqrt(best*(1-best)/n) - 1e-9
+    return seen >= seen.max() - errors*standard_error(seen, n) - 1e-9
 
 def alpha_by_rule(
     accuracies, # Series: alpha -> accuracy on validation images
@@ -296,8 +304,22 @@ def alpha_by_rule(
     "The α nearest to 0.5 within one standard error of the best accuracy, or the smallest there, or that of the best"
     if rule not in ('nearest', 'one standard error', 'best'): raise ValueError(
         f"The rule is {rule!r}, expected 'nearest', 'one standard error' or 'best'.")
-    good = accuracies.index[nearly_best(accuracies, n, errors=rule != 'best')].to_numpy(float)
+    errors = 0 if rule == 'best' or rule == 'nearest' and _pulled(accuracies, n) else 1
+    good = accuracies.index[nearly_best(accuracies, n, errors)].to_numpy(float)
     return float(good[abs(good-.5).argmin()] if rule == 'nearest' else good.min())
+
+def _pulled(accuracies, n):
+    "Are images so few that one standard error would give up what fine-tuning clearly gained over 0.5?"
+    if n >= SMALL_SET or not {.5, 1.} <= set(accuracies.index): return False
+    return accuracies[1.] > accuracies[.5] + standard_error(accuracies, n)
+
+# %% ../../nbs/api/infer/06_ensembles.ipynb #0ef47f54
+class ChosenAlpha(float):
+    "A mixing coefficient that can say what it was chosen by"
+    def __new__(cls, alpha, chosen=''): # sentences, as a recipe keeps them
+        self = super().__new__(cls, alpha)
+        self.chosen = chosen
+        return self
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #ec03276b
 def choose_alpha(
@@ -307,7 +329,7 @@ def choose_alpha(
     rule='nearest', # of `alpha_by_rule`: or 'one standard error', 'best'
     method='weight-space', # or another merge or mix with an alpha
     **kwargs      # of `sweep`: parts, precision, batch_size, workers, progress
-) -> float:
+) -> ChosenAlpha:
     "The mixing coefficient that accuracy on validation images of the reference speaks for; prints what it saw"
     images = _kept_aside(validation, finetuned)
     table = sweep(zeroshot, finetuned, images, split='validation', by=[method], metrics=['accuracy'], images=images,
@@ -318,9 +340,17 @@ def choose_alpha(
     alpha = alpha_by_rule(seen.drop(0.) if one_part else seen, n, rule) # at 0 the rest would be the fine-tuned's
     start = table.method[table.alpha == 0].iloc[0]
     print(f'On {n:,} validation images: {start} {seen[0]:.1%}, fine-tuned {seen[1]:.1%}, '
-          f'average at α = 0.5 {seen[.5]:.1%}. Chosen: α = {alpha:g}, {seen[alpha]:.1%}.')
-    for sentence in averaging_costs(seen, n, start): warnings.warn(sentence, stacklevel=2)
-    return alpha
+          f'average at α = 0.5 {seen[.5]:.1%}. Chosen: α = {alpha:g}, {seen[alpha]:.1%} '
+          f'(one standard error: {100*standard_error(seen, n):.1f} points).')
+    costs = averaging_costs(seen, n, start)
+    for sentence in costs: warnings.warn(sentence, stacklevel=2)
+    return ChosenAlpha(alpha, ' '.join([_why(alpha, seen, n, costs), *costs]))
+
+def _why(alpha, seen, n, costs):
+    "What an α was chosen by, in a sentence"
+    error = f'one standard error: {100*standard_error(seen, n):.1f} points'
+    told = f'α = {alpha:g} was chosen on {counted(n, "validation image")} ({error}).'
+    return f'Here averaging at 0.5 costs; {told}' if costs else told
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #04262960
 def _kept_aside(validation, finetuned):

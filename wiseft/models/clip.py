@@ -131,6 +131,10 @@ def load_clip(
     quick_gelu=None   # for a checkpoint file: was it trained with QuickGELU?
 ): # `Clip`
     "Load a CLIP with its tokenizer, transforms and provenance; nothing is unpickled"
+    if isinstance(name, nn.Module): raise TypeError(
+        f'load_clip takes a name or a folder, and was given a {type(name).__name__} itself. An image model that you '
+        'hold becomes a tower by wiseft.models.tower.image_model(MODULE, TRANSFORM); a CLIP is loaded by its name and '
+        'its weights, load_clip(ARCHITECTURE, FILE).')
     name, device = str(name), best_device(device)
     _check_precision(precision, device)
     source = find_source(name, pretrained, preprocess, quick_gelu)

@@ -259,12 +259,18 @@ def check_asked(preprocess):
         "size is the image tower's.")
 
 # %% ../../nbs/api/models/06_sources.ipynb #b8bb368e
+def _without_colours(source, missing):
+    "The error where nobody says how pictures are made"
+    own = 'preprocess=dict(mean=…, std=…)'
+    if source.where is None: return ValueError(
+        f"The weights of {source.origin} came without {missing} of their pictures. Give preprocess='TAG' of the "
+        f"weights that they were fine-tuned from, such as 'openai', or {own}.")
+    lacks = 'preprocessor_config.json' if source.where.name == 'config.json' else 'preprocess_cfg'
+    return BadFile(f'{source.where.parent} came without {missing} of its pictures: {lacks} is not there, or lacks '
+                   f'them. Copy it from where the model comes from, or give {own}.')
+
 def preprocessing(source, asked): # dict
     "The preprocessing that came with the weights, under what was asked for"
     known = {k:v for k,v in (source.preprocess | asked).items() if k in preprocess_keys and v is not None}
-    kind, whose = (BadFile, source.where) if source.where else (ValueError, source.origin)
-    if missing := {'mean', 'std'} - set(known): raise kind(
-        f"The weights of {whose} came without {' and '.join(sorted(missing))} of their pictures. Give "
-        "preprocess=dict(mean=…, std=…), "
-        f"or for a checkpoint file preprocess='TAG' of the weights that it was fine-tuned from.")
+    if missing := ' and '.join(sorted({'mean', 'std'} - set(known))): raise _without_colours(source, missing)
     return known | {k: list(map(float, known[k])) for k in ('mean', 'std')}

@@ -40,7 +40,7 @@ def _rank():
 
 def say(text, anyone=False): # anyone: not the first of several processes alone
     "A line on standard error"
-    if anyone or not _rank(): _errors().print(_plain(text))
+    if anyone or not _rank() and not _quiet: _errors().print(_plain(text))
 
 def wrote(path): say(f'wrote {path}')
 
@@ -68,7 +68,7 @@ def _warned(message, category, filename, lineno, file=None, line=None):
     "Show the library's own warnings in a line; those of what it stands on are for its developers"
     if Path(find_spec('wiseft').origin).parent in Path(filename).parents: say(f'warning: {message}', anyone=True)
 
-_debug = False
+_debug = _quiet = False
 
 @contextmanager
 def _reported(stopped):
@@ -118,7 +118,7 @@ _shell_words = [ # what Python says, what the shell calls it
     (r"quick_gelu=True", '--quick-gelu'),
     (r"(quick_gelu=)?\bFalse\b(?= \(as|\bwas|[.])", '--no-quick-gelu'),
     (r"quick_gelu=False", '--no-quick-gelu'),
-    (r"preprocess=dict\(mean=…, std=…\), or for a checkpoint file ", ''),
+    (r", or (give )?preprocess=dict\(mean=…, std=…\)", ''),
     (r"preprocess='([^']+)'", r'--preprocess \1'),
     (r"leave out pretrained and quick_gelu", 'leave out --pretrained and --quick-gelu'),
     (r"leave out quick_gelu", 'leave out --quick-gelu'),
@@ -148,9 +148,10 @@ def _reason(e):
 
 # %% ../../nbs/api/shell/00_app.ipynb #e7e284ae
 class Commands(TyperGroup):
-    "Commands that take `--debug` after their name too"
+    "Commands that take `--debug` and `-q` after their name too"
     def parse_args(self, ctx, args):
-        return super().parse_args(ctx, ['--debug']*('--debug' in args) + [a for a in args if a != '--debug'])
+        own = [a for a in args if a in ('--debug', '--quiet', '-q')]
+        return super().parse_args(ctx, own + [a for a in args if a not in own])
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False,
     help='Fine-tune CLIP-like models without losing their robustness, by averaging the weights of the zero-shot and '
@@ -164,11 +165,12 @@ def _version(asked):
 @app.callback()
 def _main(
     debug:Annotated[bool, typer.Option('--debug', help='Show the traceback of an error.')]=False,
+    quiet:Annotated[bool, typer.Option('--quiet', '-q', help='Say nothing but results, warnings and errors.')]=False,
     version:Annotated[bool,
                       typer.Option('--version', help='Show the version.', callback=_version, is_eager=True)]=False,
 ):
-    global _debug
-    _debug = debug
+    global _debug, _quiet
+    _debug, _quiet = debug, quiet
 
 # %% ../../nbs/api/shell/00_app.ipynb #840b3f16
 def command(
@@ -269,7 +271,8 @@ def chosen_device(
 ): # (torch.device, words such as 'on the CPU, float32, 8 threads')
     "The device to compute on, and the line about it"
     from wiseft.base.devices import best_device,describe_device
-    from wiseft.base.progress import SAID
+    from wiseft.base.progress import SAID,hush
+    hush(_quiet)
     device = best_device(device)
     words = describe_device(device, precision)
     SAID.add(words) # so that the library needn't

@@ -76,7 +76,10 @@ def _kind(card): # text
     n, alpha = len(card['classnames']), card['alpha']
     known = {None: 'A merged', 0: 'A zero-shot' if card['templates'] else 'The start of an', 1: 'A fine-tuned'}
     was = known[alpha] if alpha in known else f'An averaged (α = {alpha:g})'
-    return f"{was} image classifier of {n} classes ({first_few(card['classnames'])}), made with wiseft."
+    how = card['recipe'].get('merge')
+    chosen = how.get('chosen', '') if isinstance(how, dict) else '' # what chose α
+    classes = f"{n} classes ({first_few(card['classnames'])})"
+    return f'{was} image classifier of {classes}, made with wiseft. {chosen}'.strip()
 
 def _picture(table, folder): # Markdown lines
     "The picture of all sets, where the table has what it needs"

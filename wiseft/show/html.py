@@ -19,7 +19,8 @@ def html_table(
     def cell(v):
         if pd.isna(v): return '<td></td>'
         if isinstance(v, str): return f'<td>{escape(v)}</td>'
-        return f'<td class="n">{v:.{digits}f}</td>' if isinstance(v, float) else f'<td class="n">{v:,}</td>'
+        number = f'{v:.{digits}f}' if isinstance(v, float) else f'{v:,}'
+        return f'<td class="n">{number.replace("-", "−")}</td>'
     def has_numbers(c): return any(not isinstance(v, str) for v in frame[c].dropna())
     number = [has_numbers(c) for c in frame]
     head = ''.join(f'<th scope="col"{" class=n"*k}>{escape(str(c))}</th>' for c,k in zip(frame, number))

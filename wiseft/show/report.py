@@ -37,15 +37,16 @@ def headline(
     alpha:float=0.5, # of the averaged classifier
     comparisons:pd.DataFrame|None=None, # of `wiseft.infer.paired.compare`: whether a difference is more than luck
 ) -> str:
-    "What averaging weights gives under shift and on the reference, with images and intervals, and what can't be told."
+    "What chose α, what averaging gives under shift and on the reference, with intervals, and what can't be told."
     check_single(table, ['method','alpha'])
     at = {(r.method, r.dataset): r for r in _marked(table, alpha).itertuples()}
     before, reference = _begins(table), reference_set(table)
     needed = [(m, d) for m in (before,'weight-space','fine-tuned') for d in (MEAN,reference)]
-    if not set(needed) <= set(at): return 'Accuracy in per cent, with 95 % intervals where they are known.'
+    chosen = getattr(alpha, 'chosen', '') # what chose it
+    if not set(needed) <= set(at): return f'{chosen} Accuracy in per cent, with 95 % intervals where known.'.strip()
     n = table[(table.role=='shift') & (table.dataset!=MEAN)].dataset.nunique()
     than = {(m, d): _than(at['weight-space',d], at[m,d], _paired(comparisons, m, alpha, d)) for m, d in needed}
-    return (f'Averaging the weights (α = {alpha:g}) gives {_measured(at["weight-space",MEAN])} on average '
+    return (f'{chosen} Averaging the weights (α = {alpha:g}) gives {_measured(at["weight-space",MEAN])} on average '
             f'over {counted(n, "shifted set")}, '
             f'{than[before,MEAN]} and {than["fine-tuned",MEAN]}. On the reference it gives '
             f'{_measured(at["weight-space",reference])}, '

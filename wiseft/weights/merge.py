@@ -263,7 +263,9 @@ def merge_recipe(
     defaults = {p.name: p.default for p in asked if p.default is not Parameter.empty}
     looked = dict(images=images.fingerprint) if images is not None and looks_at_images(rule) else {}
     told = before | knobs
-    return dict(name=method_name(partial(rule, **told))) | defaults | told | looked
+    how = dict(name=method_name(partial(rule, **told))) | defaults | told | looked
+    chosen = getattr(how.get('alpha'), 'chosen', '')
+    return how | dict(alpha=float(how['alpha']), chosen=chosen) if chosen else how
 
 # %% ../../nbs/api/weights/03_merge.ipynb #21900acf
 def check_ends(
@@ -285,7 +287,7 @@ def check_alpha(
     alpha # mixing coefficient
 ): # float
     "`alpha` as a float, with a warning outside 0…1"
-    alpha = float(alpha)
+    alpha = alpha if hasattr(alpha, 'chosen') else float(alpha) # which can say what it was chosen by
     if not math.isfinite(alpha): raise ValueError(
         f"alpha is {alpha}; give a number from 0 (zero-shot) to 1 (fine-tuned).")
     if not 0 <= alpha <= 1:

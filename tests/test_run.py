@@ -1,0 +1,118 @@
+"The whole road in one command is what its commands are one by one, and goes on where it was stopped."
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from functools import wraps
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from test_force import photographs
+from typer.testing import CliRunner
+
+from wiseft.base.files import check_replaceable
+from wiseft.models.load import load_classifier
+from wiseft.models.save import read_card
+from wiseft.models.testing import pico_classifier
+from wiseft.shell import evaluate
+from wiseft.shell.cli import app
+from wiseft.shell.run import run
+
+MADE = ["zeroshot", "finetuned", "averaged"]
+WORDS = ["run", "photos", "--shift", "others", "--model", "local-dir:tiny", "--epochs", "2", "-o", "out"]
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory):
+    "Photographs, others, a tiny CLIP, and a run; with one thread"
+    room, threads = tmp_path_factory.mktemp("road"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    for name in "photos", "others":
+        photographs(room / name)
+    pico_classifier(["cat", "dog"]).save(room / "tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(room)
+        said = wiseft(*WORDS).stderr
+    yield room, said
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def in_room(room, monkeypatch):
+    monkeypatch.chdir(room[0])
+
+
+def wiseft(*words, code=0):
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == code, done.output
+    return done
+
+
+def hashes(folder): return [load_classifier(Path(folder) / name).hash for name in MADE]
+
+
+def test_a_run_is_its_commands():
+    "Table and weights; Python's `run` gives the same"
+    text = Path("out/commands.sh").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("wiseft")]
+    assert [line.split()[1] for line in lines] == ["zeroshot", "finetune", "merge", "sweep", "report", "card"]
+    for line in lines:
+        wiseft(*shlex.split(line.replace("out/", "alone/"))[1:])
+    again = run("photos", "python", shift="others", model="local-dir:tiny", epochs=2)
+    assert hashes("out") == hashes("alone") == [c.hash for c in (again.start, again.finetuned, again.averaged)]
+    table = pd.read_csv("out/results.csv")
+    pd.testing.assert_frame_equal(table, pd.read_csv("alone/results.csv"))
+    assert again.table.value.tolist() == table.value.tolist()
+    for file in Path("out").rglob("*.*"):
+        assert (Path("alone") / file.relative_to("out")).exists() or file.name in ("commands.sh", ".wiseft"), file
+
+
+def test_what_chose_alpha_is_told_everywhere(room):
+    card = read_card(Path("out/averaged"))
+    chosen = card["recipe"]["merge"]["chosen"]
+    assert f"α = {card['alpha']:g} was chosen on 2 validation images (one standard error:" in chosen
+    assert room[1].count(f"\n{chosen}\n") == 1
+    assert chosen in Path("out/averaged/README.md").read_text()
+    assert f'<p class="lead">{chosen}' in Path("out/report.html").read_text()
+    assert "is no average of these two" in wiseft("sweep", "out/finetuned", "out/zeroshot", "--averaged",
+                                                 "out/averaged", "--reference", "photos", code=1).stderr
+
+
+def test_a_stopped_run_goes_on(monkeypatch):
+    "What is there is not made again"
+    @wraps(evaluate.sweep_)
+    def stopped(**given): raise KeyboardInterrupt
+    words = [*WORDS[:-1], "stopped"]
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "sweep_", stopped)
+        assert "the same command goes on from here" in wiseft(*words, code=130).stderr
+    made = {name: (Path("stopped") / name / "wiseft.json").stat().st_mtime_ns for name in MADE}
+    assert "was begun by other commands" in wiseft(*words, "--seed", 1, code=1).stderr
+    said = wiseft(*words).stderr
+    assert "wiseft sweep" in said and "wiseft merge" not in said
+    assert made == {name: (Path("stopped") / name / "wiseft.json").stat().st_mtime_ns for name in MADE}
+    assert hashes("stopped") == hashes("out") and not Path("stopped/checkpoints").exists()
+
+
+def test_a_killed_fine_tuning_goes_on():
+    "From its checkpoint; and --force knows what a killed run has left"
+    words = [*WORDS[:-1], "killed", "--epochs", "40", "--device", "cpu"]
+    process = subprocess.Popen([sys.executable, "-m", "wiseft", *words], stderr=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL)
+    checkpoint = Path("killed/checkpoints/checkpoint.safetensors")
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoint.exists() and not Path("killed/finetuned").exists()
+    check_replaceable("killed", "run")
+    assert f"going on from {checkpoint}" in wiseft(*words).stderr
+
+
+def test_force_replaces_a_run_and_nothing_else():
+    check_replaceable("out", "run")
+    Path("out/averaged/notes.txt").write_text("mine")
+    assert "also holds averaged/notes.txt" in wiseft(*WORDS, "--force", code=1).stderr
