@@ -21,6 +21,7 @@ FOLDERS = {
     "plot": (["plot", "results.csv", "-o"], "folder of pictures"),
     "demo": (["demo", "-o"], "demo"),
     "data": (["data", "icons", "--unpack"], "copy of icons"),
+    "ask": (["ask", "zeroshot", "finetuned", "photos", "-o"], "questions"),
 }
 # a command that writes a file -> its words, and the file's ending
 FILES = {
@@ -33,7 +34,7 @@ FILES = {
     "pt2": (["export", "zeroshot", "--to", "pt2", "-o"], ".pt2"),
     "merge files": (["merge", "a.safetensors", "b.safetensors", "-o"], ".safetensors"),
 }
-READS_PHOTOS = "zeroshot", "probe", "finetune"
+READS_PHOTOS = "zeroshot", "probe", "finetune", "ask"
 
 
 def photographs(folder):
