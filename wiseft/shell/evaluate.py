@@ -136,17 +136,17 @@ def sweep_(
     control:Control=None,
     root:DataRoot=None,
     allow_incomplete:AllowIncomplete=False,
-    split:Split='test',
-    device:Device=None,
+    split:Split='test', device:Device=None,
     alphas:Annotated[Optional[str],
                      typer.Option('--alphas', help='Mixing coefficients, with commas; default 0, 0.1, …, 1.')]=None,
     by:Annotated[Optional[str], typer.Option('--by', help='Merges and mixes, with commas; `wiseft methods` lists '
     'them. Default: weight-space,logits,probabilities.', show_default=False)]=None,
-    parts:Parts=None,
-    use:Use=None,
+    parts:Parts=None, use:Use=None,
     precision:Annotated[str, typer.Option('--precision', help='fp32; or bf16, several times as fast on processors '
                                                               'made for it: the table then says how often both '
                                                               'predict the same.')]='fp32',
+    fast:Annotated[bool, typer.Option('--fast', help='Show averages a tenth of the images on which both ends agree, '
+                                      'and all others; intervals know it.')]=False,
     output:Annotated[Optional[Path], typer.Option('--output','-o', help='Results table (CSV) to write.')]=None,
     force:Force=False,
 ):
@@ -164,11 +164,12 @@ def sweep_(
         table,predictions = sweep(start, end, load(classnames=start.classnames), alphas, split=split,
                                   keep_predictions=_SURE,
                                   seed=end.recipe.get('seed'), precision=None if precision == 'fp32' else precision,
-                                  control=_control_sets(control, root), parts=parts, **ways)
+                                  control=_control_sets(control, root), parts=parts,
+                                  sample=.1 if fast else None, **ways)
         show_table(methods_down(table))
         _tell_forgotten(predictions, halfway=True)
         if precision == 'bf16': say(table.precision.iloc[0])
-        write(table, predictions, {finetuned.name: end})
+        write(table, _of_all_images(predictions), {finetuned.name: end})
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #0bd8716b
 def _ways(names, use):
@@ -179,6 +180,11 @@ def _ways(names, use):
     load_methods(use)
     found = [find_method(n) for n in listed(names)]
     return dict(by=[m.name for m in found]), any(looks_at_images(m.function) for m in found)
+
+def _of_all_images(predictions):
+    "Predictions of those that were shown all images"
+    predictions.members = [m for m in predictions.members if 'passed' not in m[2]]
+    return predictions
 
 def _numbers(text):
     "Numbers with commas between them"
