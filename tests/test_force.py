@@ -22,6 +22,7 @@ FOLDERS = {
     "demo": (["demo", "-o"], "demo"),
     "data": (["data", "icons", "--unpack"], "copy of icons"),
     "run": (["run", "photos", "-o"], "run"),
+    "ask": (["ask", "zeroshot", "finetuned", "photos", "-o"], "questions"),
 }
 # a command that writes a file -> its words, and the file's ending
 FILES = {
@@ -34,7 +35,7 @@ FILES = {
     "pt2": (["export", "zeroshot", "--to", "pt2", "-o"], ".pt2"),
     "merge files": (["merge", "a.safetensors", "b.safetensors", "-o"], ".safetensors"),
 }
-READS_PHOTOS = "zeroshot", "probe", "finetune", "run"
+READS_PHOTOS = "zeroshot", "probe", "finetune", "run", "ask"
 
 
 def photographs(folder):

@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_ALPHAS', 'mix_logits', 'mix_probabilities', 'members', 'prepare_mix', 'sweep', 'output_ensemble',
-           'alpha_curves', 'standard_error', 'nearly_best', 'alpha_by_rule', 'ChosenAlpha', 'choose_alpha']
+           'alpha_curves', 'standard_error', 'nearly_best', 'alpha_by_rule', 'ChosenAlpha', 'Seen', 'choose_alpha']
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #796c503c
-import numpy as np, psutil, torch, warnings
+import numpy as np, pandas as pd, psutil, torch, warnings
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from inspect import signature
 from torch import nn
 from ..data.suites import Suite
 from ..stats.caveats import SMALL_SET, averaging_costs, doubtful_alphas, doubts
-from .evaluation import evaluate
+from .evaluation import evaluate, look
 from ..data.images import ImageSet
 from ..stats.linesearch import AlphaCurve, alpha_intervals, projected_intervals
 from .members import Member, Remembered, at_precision, controlled, default_name, member, own_head
@@ -223,7 +223,7 @@ def sweep(
     copies:bool=None,       # as in `members`
     images=None,            # as in `members`; default the suite's
     parts=None,             # as in `members`
-    **kwargs                # of `evaluate`: control, metrics, batch_size, workers, progress
+    **kwargs                # of `evaluate`: control, metrics, sample, batch_size, workers, progress
 ): # results table, or (results table, `KeptPredictions`)
     "Accuracy (or other metrics) of the end points and of the ensembles between them"
     images = getattr(suite, 'validation', None) if images is None else images
@@ -259,14 +259,15 @@ def alpha_curves(
     finetuned,       # the same, fine-tuned
     suite:Suite,     # reference and shifted sets
     split='validation', # or 'test'
-    method='logits', # what is averaged: 'logits' or 'probabilities'
+    method='logits', # what is averaged: 'logits' or 'probabilities'; 'weight-space' where only the head differs
     **kwargs         # of `wiseft.infer.inference.batches`: batch_size, workers, progress
 ) -> dict: # dataset -> `AlphaCurve`
     "Exact accuracy of an output-space ensemble as a function of alpha, for each set"
+    check_ends(zeroshot, finetuned)
+    if method == 'weight-space' and _only_heads_differ(zeroshot, finetuned): method = 'logits' # which is the same
     if method not in ('logits', 'probabilities'): raise ValueError(
         f"The method is {method!r}, expected 'logits' or 'probabilities'; for weight-space ensembles evaluate a grid "
-        "with `sweep`.")
-    check_ends(zeroshot, finetuned)
+        "with `sweep`, unless only the head differs.")
     curves = {}
     ends = {'zero-shot': zeroshot, 'fine-tuned': finetuned}
     transform = common_transform(ends)
@@ -277,6 +278,11 @@ def alpha_curves(
         find = partial(projected_intervals, projection=images.projection) if images.projection else alpha_intervals
         curves[d] = AlphaCurve(*find(u, v, images.labels[kept]))
     return curves
+
+def _only_heads_differ(a, b): # bool
+    "Whether logits of averages are averages of logits: all but the last, linear layer is the same"
+    ours, others = a.state_dict(), b.state_dict()
+    return all(k.startswith('head.') or t.equal(others[k].to(t.device)) for k, t in ours.items())
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #ca009875
 def standard_error(
@@ -322,29 +328,48 @@ class ChosenAlpha(float):
         return self
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #ec03276b
+@dataclass
+class Seen:
+    "What a rule of α is shown"
+    accuracies:pd.Series # of the α there are to choose from, on validation images
+    n:int                # how many images
+    images:ImageSet      # these
+    between:object       # function without arguments -> dict α -> `Member`
+    options:dict         # of `look`: batch_size, workers, progress
+    def look(self, images, metrics=()): # dict α -> dict column -> (n, …) array, and the members
+        "What the classifier at each α makes of other images; of a control set with the set's own head"
+        members = self.between()
+        if images.role == 'control': members = {a: m.on(images) for a, m in members.items()}
+        return look(members, images, metrics, **self.options), members
+
 def choose_alpha(
     zeroshot,     # classifier, alpha = 0
     finetuned,    # the same, fine-tuned
     validation,   # the `Suite` or folder that was fine-tuned on, or an `ImageSet` of validation images
-    rule='nearest', # of `alpha_by_rule`: or 'one standard error', 'best'
+    rule='nearest', # of `alpha_by_rule`: or 'one standard error', 'best'; or a function of what was `Seen`
     method='weight-space', # or another merge or mix with an alpha
     **kwargs      # of `sweep`: parts, precision, batch_size, workers, progress
 ) -> ChosenAlpha:
-    "The mixing coefficient that accuracy on validation images of the reference speaks for; prints what it saw"
+    "The mixing coefficient that images speak for, by accuracy on validation images or by a rule; prints what it saw"
     images = _kept_aside(validation, finetuned)
     table = sweep(zeroshot, finetuned, images, split='validation', by=[method], metrics=['accuracy'], images=images,
                   **kwargs)
     if table.alpha.isna().any(): raise ValueError(f'{method} has no alpha to choose.')
-    seen, n = table.set_index('alpha').value.sort_index(), int(table.n.iloc[0])
+    accuracies, n = table.set_index('alpha').value.sort_index(), int(table.n.iloc[0])
     one_part = kwargs.get('parts') or 'parts' in function_and_knobs(method)[1]
-    alpha = alpha_by_rule(seen.drop(0.) if one_part else seen, n, rule) # at 0 the rest would be the fine-tuned's
+    from_these = accuracies.drop(0.) if one_part else accuracies # at 0 the rest would be the fine-tuned's
+    if not callable(rule): rule = partial(_by_accuracy, rule)
+    between = partial(_between_ends, zeroshot, finetuned, by=[method], images=images, **_some(kwargs, *_of_members))
+    alpha = rule(Seen(from_these, n, images, between, _some(kwargs, 'batch_size', 'workers', 'progress')))
     start = table.method[table.alpha == 0].iloc[0]
-    print(f'On {n:,} validation images: {start} {seen[0]:.1%}, fine-tuned {seen[1]:.1%}, '
-          f'average at α = 0.5 {seen[.5]:.1%}. Chosen: α = {alpha:g}, {seen[alpha]:.1%} '
-          f'(one standard error: {100*standard_error(seen, n):.1f} points).')
-    costs = averaging_costs(seen, n, start)
+    print(f'On {n:,} validation images: {start} {accuracies[0]:.1%}, fine-tuned {accuracies[1]:.1%}, '
+          f'average at α = 0.5 {accuracies[.5]:.1%}. Chosen: α = {alpha:g}, {accuracies[alpha]:.1%} '
+          f'(one standard error: {100*standard_error(accuracies, n):.1f} points).')
+    costs = averaging_costs(accuracies, n, start)
     for sentence in costs: warnings.warn(sentence, stacklevel=2)
-    return ChosenAlpha(alpha, ' '.join([_why(alpha, seen, n, costs), *costs]))
+    return ChosenAlpha(alpha, ' '.join([_why(alpha, accuracies, n, costs), *costs]))
+
+def _by_accuracy(name, seen): return alpha_by_rule(seen.accuracies, seen.n, name)
 
 def _why(alpha, seen, n, costs):
     "What an α was chosen by, in a sentence"
@@ -353,6 +378,15 @@ def _why(alpha, seen, n, costs):
     return f'Here averaging at 0.5 costs; {told}' if costs else told
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #04262960
+_of_members = 'alphas', 'precision', 'copies', 'parts' # options of a sweep
+
+def _some(options, *names): return {k: options[k] for k in names if k in options}
+
+def _between_ends(*ends, **options): # dict α -> `Member`
+    return {m.identity['alpha']: m for m in sorted(members(*ends, **options).values(), key=_alpha_of)}
+
+def _alpha_of(member): return member.identity['alpha']
+
 def _kept_aside(validation, finetuned):
     "Validation images of the reference that the classifier was not fine-tuned on"
     if not isinstance(validation, ImageSet): validation = Suite.for_training(validation, finetuned.classnames)

@@ -68,9 +68,10 @@ SIDE = 64 # pixels
 
 def thumbnail(
     image, # PIL image, RGB
+    side:int=SIDE # pixels
 ) -> str: # address with the picture in it
-    "A picture of at most 64 pixels a side, as a page holds it in itself"
+    "A picture, at most so many pixels a side, as a page holds it in itself"
     small, file = image.copy(), io.BytesIO()
-    small.thumbnail((SIDE, SIDE))
+    small.thumbnail((side, side))
     small.save(file, 'JPEG', quality=80)
     return f'data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}'

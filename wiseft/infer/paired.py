@@ -72,7 +72,7 @@ def compare(
         f"groups is {groups!r}: expected False (over images), True (over families) or 'label' (over classes).")
     pa, pb = _pick(predictions, a), _pick(predictions, b)
     _check_paired(pa, pb)
-    single = not any('n_seeds' in p and p.n_seeds.iloc[0] > 1 for p in (pa, pb))
+    single = all(p.n_seeds.iloc[0] == 1 and p.correct.isin((0, 1)).all() for p in (pa, pb)) # no shares, no estimates
     sets = {d: (q, pb.loc[q.index]) for d, q in pa.groupby('dataset', sort=False, observed=True)}
     def of_role(role): return {d: v for d, v in sets.items() if v[0].role.iloc[0] == role}
     rows = [_difference(d, {d: v}, groups) | dict(p=mcnemar_exact(v[0].correct, v[1].correct) if single else np.nan)

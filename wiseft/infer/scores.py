@@ -84,7 +84,8 @@ def value_of(rows, metric): # (value, low, high)
     if metric.of_set: return metric.of_set(rows)
     v = column_of(rows, metric)
     if metric.bounded and np.isin(v, (0, 1)).all(): return v.mean(), *clopper_pearson(v.sum(), len(v))
-    return bootstrap_mean({'': v}, {'': groups_of(rows) or list(rows.unit)})
+    found = bootstrap_mean({'': v}, {'': groups_of(rows) or list(rows.unit)})
+    return tuple(np.clip(found, 0, 1)) if metric.bounded else found # what a sample estimates may lie beyond
 
 # %% ../../nbs/api/infer/04_scores.ipynb #e3957472
 def _f1(rows):
@@ -185,6 +186,8 @@ def prediction_rows(
     shown = codes > -2
     images, codes, columns = images[shown], codes[shown], {k: v[shown] for k, v in columns.items()}
     correct = pd.array(codes == images.label.cat.codes.to_numpy(), dtype='boolean')
+    if 'correct' in columns: # estimates, from a sample
+        correct = pd.array(columns.pop('correct'), dtype='Float64')
     correct[codes < 0] = pd.NA
     predicted = pd.Categorical.from_codes(codes, images.label.cat.categories)
     out = images.assign(**who, predicted=predicted, correct=correct, **columns)
@@ -214,7 +217,11 @@ def _set_row(rows, metric):
     first, kept = rows.iloc[0], _readable(rows)
     value, low, high = value_of(kept, metric)
     return dict(dataset=first.dataset, role=first.role, metric=metric.name, value=value, n=len(kept), low=low,
-                high=high, n_skipped=_n_skipped(rows), data_fingerprint=first.data_fingerprint)
+                high=high, n_skipped=_n_skipped(rows), data_fingerprint=first.data_fingerprint) | _passes([rows])
+
+def _passes(sets):
+    "How many images were passed, where that is known to be a sample"
+    return dict(passes=int(sum(rows.passed.sum() for rows in sets))) if 'passed' in sets[0] else {}
 
 def _units(kept):
     "What is drawn for a mean over sets: groups where every set has enough, else images (copies of one image together)"
@@ -228,10 +235,11 @@ def _mean_row(name, role, sets, metric, set_rows):
     if len(set_rows) == 1: low, high = set_rows[0]['low'], set_rows[0]['high']
     if not metric.of_set:
         value, low, high = bootstrap_mean({d: column_of(rows, metric) for d, rows in kept.items()}, _units(kept))
+        if metric.bounded: value, low, high = np.clip([value, low, high], 0, 1)
     prints = ' '.join(f'{d}:{rows.data_fingerprint.iloc[0]}' for d, rows in sets.items())
     return dict(dataset=name, role=role, metric=metric.name, value=value, n=sum(map(len, kept.values())), low=low,
                 high=high, n_skipped=sum(map(_n_skipped, sets.values())),
-                data_fingerprint=hashlib.sha256(prints.encode()).hexdigest()[:12])
+                data_fingerprint=hashlib.sha256(prints.encode()).hexdigest()[:12]) | _passes([*sets.values()])
 
 # %% ../../nbs/api/infer/04_scores.ipynb #ae2e011a
 def score(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Model', 'Pretrained', 'Templates', 'Data', 'MethodNames', 'Trained', 'Accumulate', 'GradCheckpointing', 'Checkpoints',
-           'StoredPrecision', 'ValidationSuite', 'LearningRate', 'LrFactorOption', 'TrainingPrecision', 'Captions',
-           'Knobs', 'zeroshot', 'probe', 'finetune_', 'merge_']
+           'StoredPrecision', 'ValidationSuite', 'Unlabelled', 'Keep', 'LearningRate', 'LrFactorOption',
+           'TrainingPrecision', 'Captions', 'Knobs', 'RuleKnobs', 'zeroshot', 'probe', 'finetune_', 'merge_']
 
 # %% ../../nbs/api/shell/02_train.ipynb #177b8508
 from functools import partial
@@ -15,9 +15,8 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    Classifier,Device,Force,Output,OutputFolder,PartsOption,Reference,Seed,Use,chosen_device,chosen_methods,
-    command,is_suite,
-    load_methods,say,show_table,suite_loader,wrote)
+    Classifier,Control,Device,Force,Output,OutputFolder,PartsOption,Reference,Seed,Use,chosen_device,chosen_methods,
+    command,is_suite,load_methods,say,show_table,suite_loader,wrote)
 from .data import sets_of
 
 # %% ../../nbs/api/shell/02_train.ipynb #2535b75e
@@ -105,6 +104,10 @@ StoredPrecision = Annotated[Optional[str], typer.Option('--precision',
     help='fp16 or bf16: a folder half as large.', show_default=False)]
 ValidationSuite = Annotated[Optional[str], typer.Option('--suite',
     help='For --alpha auto, or a rule that looks at images: the validation images of this suite.', show_default=False)]
+Unlabelled = Annotated[Optional[Path], typer.Option('--unlabelled', show_default=False,
+    help='For --alpha auto: images of the new domain, without labels; α is where the classifier is surest of them.')]
+Keep = Annotated[Optional[float], typer.Option('--keep', min=0, max=100, show_default=False,
+    help='For --alpha auto, with --control: the points of accuracy on control sets that may be lost.')]
 LearningRate = Annotated[Optional[float], typer.Option('--lr', min=0, show_default=False,
     help='Learning rate at the end of the warm-up. Default: 3e-4 for iconclip, 3e-5 for others.')]
 LrFactorOption = Annotated[Optional[List[str]], typer.Option('--lr-factor', show_default=False,
@@ -182,6 +185,8 @@ def _what_trains(train, chosen): # as `finetune` takes it
 # %% ../../nbs/api/shell/02_train.ipynb #e5d76e94
 Knobs = Annotated[Optional[List[str]], typer.Option('--set', show_default=False,
     help='A knob of a --method, such as its strength: NAME=NUMBER (once for each).')]
+RuleKnobs = Annotated[Optional[List[str]], typer.Option('--set', show_default=False,
+    help='Another knob of the rule: NAME=NUMBER (once for each).')]
 
 def _numbers(said, option='--set', example='first=0.2'): # dict
     "What an option says that is given once for each: names and their values"
@@ -276,6 +281,8 @@ def _where_it_begins(folder):
 # %% ../../nbs/api/shell/02_train.ipynb #1da7052b
 @command('wiseft merge zeroshot finetuned --alpha 0.5 -o averaged',
          'wiseft merge zeroshot finetuned --alpha auto --reference photos -o averaged',
+         'wiseft merge zeroshot finetuned --alpha auto --reference photos --unlabelled new-photos -o averaged',
+         'wiseft merge zeroshot finetuned --alpha auto --reference photos --keep 1 --control pets -o averaged',
          'wiseft merge pretrained.safetensors finetuned.safetensors -o averaged.safetensors',
          'wiseft merge zeroshot first second third --rule model-stock -o merged',
          'wiseft merge zeroshot first second third --rule greedy-soup --reference photos -o soup',
@@ -291,13 +298,11 @@ def merge_(
              'Default: what the rule says, 0.5 for weight-space.', show_default=False)]=None,
     rule:Annotated[str, typer.Option('--rule',
         help='How weights are merged; `wiseft methods` lists the merges and searches.')]='weight-space',
-    knobs:Annotated[Optional[List[str]], typer.Option('--set',
-        help='Another knob of the rule: NAME=NUMBER (once for each).', show_default=False)]=None,
-    parts:PartsOption=None,
+    knobs:RuleKnobs=None, parts:PartsOption=None,
     suite:ValidationSuite=None, reference:Reference=None,
-    precision:StoredPrecision=None,
-    device:Device=None, use:Use=None,
-    force:Force=False,
+    unlabelled:Unlabelled=None, keep:Keep=None, control:Control=None,
+    precision:StoredPrecision=None, device:Device=None,
+    use:Use=None, force:Force=False,
 ):
     "Merge the weights of classifiers, or of .safetensors files of any model; of two, average them."
     from wiseft.weights.files import write_merged
@@ -306,6 +311,7 @@ def merge_(
     auto, paths = alpha == 'auto', [zeroshot, *finetuned]
     rule = _chosen_rule(rule, len(finetuned), auto)
     knobs = _knobs(rule, alpha, knobs, parts)
+    choose = _rule_of_alpha(auto, unlabelled, keep, control)
     _check_paths(paths)
     looks, what = auto or looks_at_images(rule.function), '--alpha auto' if auto else rule.name
     if looks and not zeroshot.is_dir(): raise ValueError(
@@ -317,7 +323,7 @@ def merge_(
         '--precision goes with classifier folders. These are files of weights.')
     if zeroshot.is_dir():
         device, _ = chosen_device(device)
-        _merge_folders(rule, paths, output, load, device, force, knobs, auto, precision)
+        _merge_folders(rule, paths, output, load, device, force, knobs, choose, precision)
     else: write_merged(zeroshot, finetuned, output, rule.function, force=force, **knobs)
     used = merge_recipe(rule.function, **knobs)
     told = [f'{k}={v}' for k, v in used.items() if k not in ('name', 'chosen')]
@@ -367,7 +373,7 @@ def _alpha(text):
     except ValueError: raise typer.BadParameter(f'--alpha takes a number such as 0.5, or auto; got {text!r}') from None
 
 # %% ../../nbs/api/shell/02_train.ipynb #0b443d98
-def _merge_folders(rule, paths, output, load, device, force, knobs, auto, precision=None):
+def _merge_folders(rule, paths, output, load, device, force, knobs, choose, precision=None):
     "Merge saved classifiers, or search among them"
     from wiseft.base.files import atomic_path
     from wiseft.models.load import load_classifier
@@ -377,8 +383,8 @@ def _merge_folders(rule, paths, output, load, device, force, knobs, auto, precis
         start, *tuned = (load_classifier(p, device) for p in paths)
         check_ends(start, tuned[-1])
         images = load(classnames=start.classnames).validation if load else None
-        if load and not auto: say(f'{rule.name} looks at {len(images):,} validation images of the reference')
-        if auto: knobs['alpha'] = _chosen(start, tuned[0], images, rule.function, knobs)
+        if load and not choose: say(f'{rule.name} looks at {len(images):,} validation images of the reference')
+        if choose: knobs['alpha'] = _chosen(start, tuned[0], images, rule.function, knobs, choose)
         named = dict(zip(map(str, paths[1:]), tuned))
         if rule.kind == 'search': made = rule.function(start, named, images, **knobs)
         else: made = merge(start, tuned, rule.function, images=images, **knobs)
@@ -391,8 +397,20 @@ def _readable_trace(trace):
     p = {'p': trace.p.map(lambda p: '' if p != p else f'{p:.3f}')} if 'p' in trace else {}
     return trace.assign(**shares, **p).rename(columns={c: f'{c} %' for c in shares})
 
-def _chosen(start, tuned, images, rule, knobs):
-    "The mixing coefficient that validation images speak for, the other knobs being as they are"
+def _chosen(start, tuned, images, rule, knobs, choose):
+    "The mixing coefficient by a rule of α, the other knobs being as they are"
     from wiseft.infer.ensembles import choose_alpha
     way = partial(rule, **{k: v for k, v in knobs.items() if k != 'alpha'})
-    return choose_alpha(start, tuned, images, method=way)
+    return choose_alpha(start, tuned, images, choose, way)
+
+def _rule_of_alpha(auto, unlabelled, keep, control): # as `choose_alpha` takes it, or None
+    "The rule that `--alpha auto` goes by"
+    if not auto and (unlabelled or keep is not None or control): raise typer.BadParameter(
+        '--unlabelled, --keep and --control go with --alpha auto.')
+    if unlabelled and (keep is not None or control): raise typer.BadParameter(
+        '--unlabelled and --keep are two rules: give one of them.')
+    if (keep is None) != (not control): raise typer.BadParameter('--keep and --control go together.')
+    if not auto: return None
+    from wiseft.infer.rules import confident,keeps
+    if unlabelled: return confident(unlabelled)
+    return keeps(keep/100, control) if control else 'nearest'

@@ -1,0 +1,184 @@
+"`wiseft ask` as a new user has it: a folder, fifty pictures labelled in a browser, a table, an answer."
+import csv
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import sync_playwright
+from typer.testing import CliRunner
+
+from wiseft.data.images import ImageSet
+from wiseft.infer.asking import NONE
+from wiseft.models.testing import pico_classifier
+from wiseft.shell.cli import app
+from wiseft.train.learner import finetune
+
+TAKEN = '</script><script>document.title = "taken"</script>'
+CLASSES = ["red", TAKEN, *(f"colour {i}, of some" for i in range(12)), "blue"]
+CHANNELS = [0, 1, len(CLASSES) - 1]  # what is brightest -> class
+
+
+def wiseft(*words, code=0):
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory):
+    "Eighty patches, a classifier that knows nothing of them, and the same after some steps of training."
+    room = tmp_path_factory.mktemp("room")
+    (room / "new").mkdir()
+    colours = np.random.default_rng(0).integers(0, 256, (80, 3, 3, 3), dtype=np.uint8)
+    names = [f'{i:02} <b>"a, b".png' for i in range(80)]
+    for name, colour in zip(names, colours):
+        Image.fromarray(colour).resize((40, 40), 0).save(room / "new" / name)
+    labels = np.array(CHANNELS)[colours.mean((1, 2)).argmax(1)]
+    patches = ImageSet("patches", [room / "new" / n for n in names], labels, CLASSES)
+    start = pico_classifier(CLASSES, 2, transformer=True)
+    tuned = finetune(start, patches, epochs=4, lr=1e-3, batch_size=8, progress=False)
+    start.save(room / "start")
+    tuned.save(room / "tuned")
+    wiseft("ask", room / "start", room / "tuned", room / "new", "--labels", 50, "--random", 10, "-o", room / "ask")
+    truth = dict(zip((str(p) for p in patches.paths), labels))
+    return room, {f: CLASSES[c] for f, c in truth.items()}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "Chromium without a window; its absence is a failure in continuous integration."
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if not found:
+        say = "no Chromium to label pictures in (on Debian: apt install chromium)"
+        pytest.fail(say) if os.environ.get("CI") else pytest.skip(say)
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=found)
+
+
+@pytest.fixture
+def page(browser, room):
+    "The page, as a file; whatever goes wrong in it, and every request, fails the test."
+    context = browser.new_context(accept_downloads=True)
+    page, wrong, address = context.new_page(), [], (room[0] / "ask/index.html").as_uri()
+    page.on("request", lambda r: wrong.append(r.url) if not r.url.startswith((address, "data:", "blob:")) else None)
+    page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda e: wrong.append(str(e)))
+    page.goto(address)
+    yield page
+    context.close()
+    assert not wrong
+
+
+def findings(page):
+    "What axe-core holds against the page and calls serious or critical."
+    found = Axe().run(page, options=dict(resultTypes=["violations"])).response["violations"]
+    return [(v["id"], n["html"]) for v in found if v["impact"] in ("serious", "critical") for n in v["nodes"]]
+
+
+def questions(room): return json.loads((room / "ask/questions.json").read_text())
+
+
+def saved(page, path):
+    with page.expect_download() as download:
+        page.get_by_text("save labels.csv").click()
+    assert download.value.suggested_filename == "labels.csv"
+    download.value.save_as(path)
+    return list(csv.reader(path.open(encoding="utf-8")))
+
+
+def choose(page, name):
+    "By mouse: the button, or typed where there is none."
+    button = page.locator("#buttons button").filter(has_text=name)
+    if button.count():
+        return button.first.click()
+    page.get_by_label("Another class").fill(name)
+    page.get_by_label("Another class").press("Tab")
+
+
+def test_fifty_pictures_by_mouse_and_keyboard(page, room, tmp_path):
+    folder, truth = room
+    files = questions(folder)["files"]
+    assert len(files) >= 50 and "taken" not in page.title()
+    for k, file in enumerate(files):
+        assert page.locator("#name").inner_text() == file
+        names = [b.inner_text().split("\n")[-1] for b in page.locator("#buttons button").all()]
+        at = next((i for i, n in enumerate(names[:-1]) if n.endswith(truth[file])), None)
+        if k % 2 and at is not None:  # by keyboard
+            page.keyboard.press(str(at + 1))
+            page.keyboard.press("Enter")
+        else:
+            choose(page, truth[file])
+            page.get_by_text("next →").click()
+        if k == 20:  # closed, and opened again: it goes on where it was
+            page.reload()
+            assert page.locator("#done").inner_text() == f"Picture 22 of {len(files)}; 21 have a label."
+    table = saved(page, tmp_path / "labels.csv")
+    assert {row[0]: row[1] for row in table[1:]} == {f: truth[f] for f in files}
+    said = wiseft("ask", folder / "ask", "--answers", tmp_path / "labels.csv")
+    assert f"{len(files)} of {len(files)} pictures have a label" in said and "start" in said and "tuned" in said
+
+
+def test_several_labels_none_and_another_mind(page, room, tmp_path):
+    files = questions(room[0])["files"]
+    for key in "120":  # two classes; then none of them, which takes their place
+        page.keyboard.press(key)
+    page.keyboard.press("ArrowRight")
+    for key in "0", "1", "2", "2":  # none; a class takes its place; a second one, and back
+        page.keyboard.press(key)
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("/")
+    page.keyboard.type("colour 7, of some")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
+    page.keyboard.press("1")
+    page.reload()
+    table = saved(page, tmp_path / "labels.csv")
+    assert table[1] == [files[0], NONE, "", ""]
+    assert [bool(cell) for cell in table[2]] == [True, True, False, False]
+    assert table[3][1] == "colour 7, of some" and table[3][2] and not table[3][3]
+    assert not any(cell for row in table[4:] for cell in row[1:])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone(page, scheme):
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size(dict(width=390, height=800))
+    page.reload()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.locator("#buttons button").first.click()
+    page.get_by_text("next →").click()
+    assert "1 have a label" in page.locator("#done").inner_text()
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert ground == dict(light="rgb(255, 255, 255)", dark="rgb(23, 25, 28)")[scheme]
+    assert not findings(page)
+
+
+def test_asked_again_it_goes_on(room, tmp_path):
+    folder, truth = room
+    two = [folder / "start", folder / "tuned", folder / "new"]
+    target = tmp_path / "again"
+    wiseft("ask", *two, "--labels", 5, "-o", target)
+    table = (target / "labels.csv").read_text(encoding="utf-8-sig").splitlines()
+    first = next(csv.reader([table[1]]))[0]
+    quoted = '"' + first.replace('"', '""') + '"'
+    (target / "labels.csv").write_text("\n".join([table[0], f"{quoted},blue,,", *table[2:]]), encoding="utf-8")
+    assert "is kept" in wiseft("ask", *two, "--labels", 8, "-o", target, code=1)
+    wiseft("ask", *two, "--labels", 8, "-o", target, "--force")
+    rows = list(csv.reader((target / "labels.csv").open(encoding="utf-8-sig")))
+    assert len(rows) == 9 and rows[1][:2] == [first, "blue"]
+    assert '"blue"' in (target / "index.html").read_text()
+    assert "1 of 8 pictures have a label" in wiseft("ask", target, "--answers", target / "labels.csv")
+
+
+def test_what_vanished_is_named(room, tmp_path):
+    folder, truth = room
+    shutil.copytree(folder / "new", tmp_path / "new")
+    wiseft("ask", folder / "start", folder / "tuned", tmp_path / "new", "--labels", 5, "-o", tmp_path / "asked")
+    asked = json.loads((tmp_path / "asked/questions.json").read_text())["files"]
+    os.remove(asked[2])
+    said = wiseft("ask", tmp_path / "asked", "--answers", tmp_path / "asked/labels.csv")
+    assert f"Asked about, and no longer there: {asked[2]!r}." in said
