@@ -158,9 +158,7 @@ def sweep_(
     split:Split='test', device:Device=None,
     alphas:Annotated[Optional[str],
                      typer.Option('--alphas', help='Mixing coefficients, with commas; default 0, 0.1, …, 1.')]=None,
-    by:_By=None,
-    parts:PartsOption=None, averaged:_Averaged=None,
-    use:Use=None,
+    by:_By=None, parts:PartsOption=None, averaged:_Averaged=None, use:Use=None,
     precision:Annotated[str, typer.Option('--precision', help='fp32; or bf16, several times as fast on processors '
                                                               'made for it: the table then says how often both '
                                                               'predict the same.')]='fp32',
@@ -182,10 +180,10 @@ def sweep_(
         recipe_of_average,alphas = _average_of(averaged, start, end, alphas)
         say(f'sweeping {place}')
         table,predictions = sweep(start, end, load(classnames=start.classnames), alphas, split=split,
-                                  keep_predictions=_SURE,
-                                  seed=end.recipe.get('seed'), precision=None if precision == 'fp32' else precision,
-                                  control=_control_sets(control, root), parts=parts,
-                                  sample=.1 if fast else None, **ways)
+                                  keep_predictions=_SURE, seed=end.recipe.get('seed'),
+                                  precision=None if precision == 'fp32' else precision,
+                                  control=_control_sets(control, root), parts=parts, sample=.1 if fast else None,
+                                  **ways)
         show_table(methods_down(table))
         _tell_forgotten(predictions, halfway=True)
         if precision == 'bf16': say(table.precision.iloc[0])

@@ -301,8 +301,7 @@ def merge_(
     knobs:RuleKnobs=None, parts:PartsOption=None,
     suite:ValidationSuite=None, reference:Reference=None,
     unlabelled:Unlabelled=None, keep:Keep=None, control:Control=None,
-    precision:StoredPrecision=None, device:Device=None,
-    use:Use=None, force:Force=False,
+    precision:StoredPrecision=None, device:Device=None, use:Use=None, force:Force=False,
 ):
     "Merge the weights of classifiers, or of .safetensors files of any model; of two, average them."
     from wiseft.weights.files import write_merged
