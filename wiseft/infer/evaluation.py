@@ -65,7 +65,7 @@ def _look(members, images, transform, metrics, **kwargs): # name -> dict column 
         check_shape(out, sets[n], members[n].name)
         return out
     def of_batch(idx, x): # name -> dict column -> (n,) tensor
-        start = outputs_of(first, x) if first else None # which others may be held against
+        start = None if first is None else outputs_of(first, x) # which others may be held against
         def of(n, m):
             outputs = start if n == first else outputs_of(n, x)
             return _reduced(m, outputs, _rows(labels[m.device], idx), start, metrics)
