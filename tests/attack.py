@@ -34,7 +34,7 @@ def reached(reader, folder, n=100):
     import wiseft
     from readers import changed_files, look
 
-    paths = [str(Path(wiseft.__file__).with_name(f"{room}.py")) for room in reader.rooms]
+    paths = [str(Path(wiseft.__file__).parent / f"{room}.py") for room in reader.rooms]
     cover = coverage.Coverage(data_file=None, include=paths)
     rng = random.Random(0)
     files = [reader.files(parts) for parts in reader.seeds] + [changed_files(reader, rng) for _ in range(n)]
