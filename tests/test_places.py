@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import run
 from crash import ended, started, table
 from PIL import Image
 
@@ -124,6 +125,17 @@ def test_a_folder_that_is_only_read(tmp_path):
     as_nobody(refused, tmp_path / "shut")
     assert set(read_results(tmp_path / "shut/t.csv").value) == {0.25}
     assert [p.name for p in (tmp_path / "shut").iterdir()] == ["t.csv"]
+
+
+def test_no_program_is_run_that_nobody_named(tmp_path):
+    "Python files in the folder that one works in are read only where `--use` names them."
+    for name in ("mine", "methods", "wiseft", "torch", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text(f"open('run', 'a').write('{name} ')")
+    wiseft = Path(sys.executable).with_name("wiseft")
+    run(wiseft, "methods", cwd=tmp_path)
+    assert not (tmp_path / "run").exists()
+    run(wiseft, "methods", "--use", "mine.py", cwd=tmp_path)
+    assert (tmp_path / "run").read_text() == "mine "
 
 
 FULL = """

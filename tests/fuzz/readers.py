@@ -275,7 +275,8 @@ def clip_parts(model):
 
 class Configs(Reader):
     "Configurations and weights of CLIPs"
-    rooms, share, weights = ("models/open_clip_config", "models/sources", "models/build", "models/clip"), 0.25, "open_clip_model.safetensors"
+    rooms = "models/open_clip_config", "models/sources", "models/build", "models/clip"
+    share, weights = 0.25, "open_clip_model.safetensors"
 
     def starts(self):
         for model in (MODEL, TIMM):
@@ -728,9 +729,9 @@ class Hashes(Reader):
             raise BadFile(f"{folder} is read as far as it goes, or made anew.")
 
 
-READERS = [Cifar, Markers, Hashes, Safetensors, StateDicts, TorchScript, Pickles, Arrays, Configs, HubFolders, Cards, Images, Results, Lines,
-           Predictions, Recipes, Judged, Resumes, Entries, Indices, Lists, Suites, Shards, Labelled, Captions,
-           Published]
+READERS = [Safetensors, StateDicts, TorchScript, Pickles, Arrays, Cifar, Configs, HubFolders, Cards, Images, Results,
+           Lines, Predictions, Recipes, Judged, Resumes, Entries, Indices, Hashes, Markers, Lists, Suites, Shards,
+           Labelled, Captions, Published]
 
 
 # ---------- what becomes of a file ----------
