@@ -34,7 +34,7 @@ def reached(reader, folder, n=100):
     import wiseft
     from readers import changed_files, look
 
-    paths = [str(Path(wiseft.__file__).with_name(f"{room}.py")) for room in reader.rooms]
+    paths = [str(Path(wiseft.__file__).parent / f"{room}.py") for room in reader.rooms]
     cover = coverage.Coverage(data_file=None, include=paths)
     rng = random.Random(0)
     files = [reader.files(parts) for parts in reader.seeds] + [changed_files(reader, rng) for _ in range(n)]
@@ -106,12 +106,12 @@ def main():
     parser.add_argument("--table", type=Path, help="CSV file to add rows to")
     args = parser.parse_args()
     import torch
-    from crash import WRITERS
+    from crash import SLOW, WRITERS
     from readers import READERS
 
     torch.set_num_threads(1)
     done = rows_of_this_commit(args.table) if args.table and args.table.exists() else []
-    tasks = [(writer.__doc__, kill, writer, args.kills) for writer in WRITERS.values() if args.kills]
+    tasks = [(writer.__doc__, kill, writer, args.kills) for writer in (WRITERS | SLOW).values() if args.kills]
     tasks += [(kind.__doc__, fuzz, kind, args.mutations) for kind in READERS if args.mutations]
     rows, tasks = [], [t for t in tasks if not args.only or args.only.lower() in t[0].lower()]
     for what, task, subject, n in tasks:

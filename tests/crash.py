@@ -13,10 +13,12 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from test_models import write as write_clip
+from test_shards import pack
 
 from wiseft.data.disk_cache import open_entry, write_entry
 from wiseft.show.card import write_card
@@ -24,15 +26,16 @@ from wiseft.weights.checkpoints import read_state_dict, write_state_dict
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.models.load import load_classifier
 from wiseft.models.clip import load_clip
-from wiseft.stats.table_io import append_results, read_results, write_results
-from wiseft.models.export import export_transformers
+from wiseft.stats.table_io import append_results, read_recipes, read_results, write_recipes, write_results
+from wiseft.models.export import export_onnx, export_pt2, export_transformers
 from wiseft.base.files import MARKER, atomic_path, existing_folder
 from wiseft.data.images import ImageSet
 from wiseft.infer.predictions import read_predictions, write_predictions
 from wiseft.stats.table import MEAN, REFERENCE, results_table
 from wiseft.weights.files import merge_files
-from wiseft.models.testing import pico_classifier
+from wiseft.models.testing import pico_classifier, pico_clip
 from wiseft.show.report import write_report
+from wiseft.data.shards import tar_index
 from wiseft.train.checkpoint import read_training, write_training
 from wiseft.infer.scores import KeptPredictions, image_rows
 
@@ -121,6 +124,36 @@ class Folder:
         return {float((found / name).read_text()) for name in ("wiseft.json", "head.safetensors")}
 
 
+class Recipes:
+    "Recipes beside a table"
+    share = 1
+
+    def write(self, folder, value):
+        write_recipes(dict(demo=dict(lr=value)), folder / "results.recipes.json")
+
+    def read(self, folder):
+        return {read_recipes(folder / "results.csv")["demo"]["lr"]}
+
+
+class Index:
+    "What is remembered of a tar, whose name is its content"
+    share = 1
+
+    def write(self, folder, value):
+        for known in (0.25, 0.75):
+            if not (folder / f"{known}.tar").exists():
+                pack(folder / f"{known}.tar", [("a.png", b"x"), ("a.cls", b"%d" % (4 * known))])
+        self.label(folder, value)
+
+    def label(self, folder, value):
+        with patch.dict(os.environ, WISEFT_CACHE=str(folder)):
+            return tar_index(folder / f"{value}.tar", lambda name: name.endswith(".png")).label[0] / 4
+
+    def read(self, folder):
+        assert self.label(folder, 0.25) == 0.25
+        return {self.label(folder, 0.75)}
+
+
 class Cached:
     "An entry of the cache, whose name is its content"
     share = 1
@@ -152,6 +185,49 @@ class Classifier:
 def tiny_vit():
     with tempfile.TemporaryDirectory() as d:
         return zeroshot_classifier(load_clip(write_clip(Path(d) / "clip", "vit")), ["cat", "dog"], ["{}"])
+
+
+class Clip:
+    "A CLIP's folder, replaced"
+    share = 0.6
+    made = None
+
+    def write(self, folder, value):
+        made = Clip.made = Clip.made or pico_clip()
+        with torch.no_grad():
+            made.model.logit_scale.fill_(value)
+        made.save(folder / "clip", force=True)
+
+    def read(self, folder):
+        return {read_state_dict(existing_folder(folder / "clip") / "open_clip_model.safetensors")["logit_scale"].item()}
+
+
+class Onnx:
+    "An ONNX model, replaced"
+    share, writes = 0.1, "models/export.export_onnx"
+    made = None
+
+    def write(self, folder, value):
+        made = Onnx.made = Onnx.made or pico_classifier(["cat", "dog"])
+        made.classnames = [f"is {value}", "dog"]
+        self.export(made, folder / "model")
+
+    def export(self, made, path):
+        export_onnx(made, path.with_suffix(".onnx"), force=True)
+
+    def read(self, folder):
+        (path,) = folder.glob("model.*")
+        data = path.read_bytes()
+        assert len(data) > 1000, "cut off"
+        return {value for value in (0.25, 0.75) if f"is {value}".encode() in data}
+
+
+class Pt2(Onnx):
+    "A program of torch.export, replaced"
+    writes = "models/export.export_pt2"
+
+    def export(self, made, path):
+        export_pt2(made, path.with_suffix(".pt2"), force=True)
 
 
 class Exported:
@@ -214,8 +290,10 @@ class Resume:
         return {v for k in "abc" for v in tensors[f"model.{k}"].unique().tolist()} | {position["step"] / 4}
 
 
-KINDS = (Results, Appended, Report, Checkpoint, Merged, Folder, Cached, Classifier, Exported, Card, Predictions, Resume)
+KINDS = (Results, Appended, Report, Checkpoint, Merged, Folder, Cached, Classifier, Clip, Exported, Card, Predictions,
+         Resume, Recipes, Index)
 WRITERS = {w.__name__.lower(): w() for w in KINDS}
+SLOW = {w.__name__.lower(): w() for w in (Onnx, Pt2)}  # seconds a run: for `attack.py` alone
 
 
 def started(task, *args):

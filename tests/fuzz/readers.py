@@ -31,7 +31,8 @@ from test_models import build, vit_pico_patch8_siglip_32
 
 from wiseft.data.arrays import read_array, read_pickle_as_data
 from wiseft.bench.run import Work
-from wiseft.data.disk_cache import open_entry, write_entry
+from wiseft.data.disk_cache import cache_table, open_entry, write_entry
+from wiseft.data.hashes import content_hashes, remember_hashes
 from wiseft.show.card import write_card
 from wiseft.weights.checkpoints import read_state_dict
 from wiseft.models.classifier import ImageClassifier
@@ -39,11 +40,11 @@ from wiseft.models.load import load_classifier
 from wiseft.models.clip import load_clip
 from wiseft.data.suites import load_suite
 from wiseft.stats.table_io import read_recipes, read_results, write_results
-from wiseft.base.files import cache_root
+from wiseft.base.files import MARKER, atomic_path, cache_root, check_replaceable
 from wiseft.models.head import ClassificationHead
 from wiseft.data.decoding import UnreadableImage, open_image, readable_formats
 from wiseft.data.images import ImageSet
-from wiseft.data.labels import image_folder, table_set
+from wiseft.data.labels import holds_images, image_folder, table_set
 from wiseft.infer.predictions import compare_ends, read_predictions, write_predictions
 from wiseft.data.layouts import FAMILIES, objectnet_classes
 from wiseft.train.loaders import captioned_images
@@ -59,6 +60,7 @@ from wiseft.base.text import BadFile
 SLOWEST = 10  # seconds of the processor that one file may take
 LONGEST = 60  # seconds of the clock, on a busy machine
 MOST = 1e9  # bytes by which the process may grow
+MAPPED = 8e9  # bytes of addresses that it may ask for more, most of which are never filled
 STARTED = {"os.system", "os.exec", "os.posix_spawn", "os.fork", "os.startfile", "subprocess.Popen", "socket.connect",
            "socket.getaddrinfo"}
 
@@ -161,7 +163,7 @@ class Reader:
 
 class Safetensors(Reader):
     "safetensors"
-    name, rooms = "mutated.safetensors", ("tensorfiles", "checkpoints")
+    name, rooms = "mutated.safetensors", ("weights/safetensors_io", "weights/checkpoints")
     load = staticmethod(read_state_dict)
 
     def starts(self):
@@ -183,7 +185,7 @@ def tensors():
 
 class StateDicts(Reader):
     "PyTorch's files"
-    name, rooms, share = "mutated.pt", ("checkpoints",), 0.7
+    name, rooms, share = "mutated.pt", ("weights/checkpoints", "weights/pickle_reader"), 0.7
     load = staticmethod(read_state_dict)
 
     def starts(self):
@@ -227,7 +229,7 @@ class TorchScript(StateDicts):
 
 class Pickles(Reader):
     "Pickles of PyTorch before 1.6"
-    name, rooms = "mutated.pt", ("checkpoints",)
+    name, rooms = "mutated.pt", ("weights/checkpoints", "weights/pickle_reader")
     load = staticmethod(read_state_dict)
 
     def starts(self):
@@ -238,7 +240,7 @@ class Pickles(Reader):
 
 class Arrays(Reader):
     "CIFAR's pickles, and arrays"
-    rooms = ("layouts",)
+    rooms = ("data/arrays",)
 
     def starts(self):
         batch = {b"data": np.zeros((2, 12), np.uint8), b"labels": [0, 1], b"names": [b"a", b"b"]}
@@ -273,7 +275,8 @@ def clip_parts(model):
 
 class Configs(Reader):
     "Configurations and weights of CLIPs"
-    rooms, share, weights = ("configs", "sources", "building", "clips"), 0.25, "open_clip_model.safetensors"
+    rooms = "models/open_clip_config", "models/sources", "models/build", "models/clip"
+    share, weights = 0.25, "open_clip_model.safetensors"
 
     def starts(self):
         for model in (MODEL, TIMM):
@@ -295,7 +298,7 @@ class Configs(Reader):
 
 class Cards(Configs):
     "Classifiers' cards, heads and configurations"
-    rooms, share = ("saving", "loading", "classifiers", "card"), 0.1
+    rooms, share = ("models/save", "models/load", "models/classifier", "show/card"), 0.1
 
     def starts(self):
         with folder_of(clip_parts(MODEL)) as folder:
@@ -310,6 +313,7 @@ class Cards(Configs):
         try:
             card = json.loads(files["wiseft.json"])
             card["files"] |= {n: hashlib.sha256(data).hexdigest() for n, data in files.items() if n in card["files"]}
+            del card["sha256"]
             files["wiseft.json"] = json.dumps(card).encode()
         except (ValueError, TypeError, KeyError, RecursionError):
             pass  # no card any more
@@ -322,7 +326,7 @@ class Cards(Configs):
 
 class Images(Reader):
     "Pictures"
-    name, rooms = "mutated.jpg", ("images",)
+    name, rooms = "mutated.jpg", ("data/decoding",)
     load = staticmethod(open_image)
 
     def starts(self):
@@ -378,7 +382,7 @@ def quoted(cell):
 
 class Results(Reader):
     "Results tables in CSV"
-    name, rooms, share = "mutated.csv", ("exchange", "results"), 0.25
+    name, rooms, share = "mutated.csv", ("stats/table_io", "stats/table"), 0.25
 
     def starts(self):
         yield cells_of(csv.reader(io.StringIO(table().to_csv(index=False))))
@@ -403,7 +407,7 @@ class Lines(Results):
 
 class Resumes(Safetensors):
     "Checkpoints of a training"
-    rooms = ("resume",)
+    rooms = ("train/checkpoint",)
     load = staticmethod(read_training)
 
     def starts(self):
@@ -417,7 +421,7 @@ class Resumes(Safetensors):
 
 class Entries(Reader):
     "Entries of the cache"
-    rooms, share = ("cache",), 0.4
+    rooms, share = ("data/disk_cache",), 0.4
 
     def starts(self):
         with folder_of({}) as folder:
@@ -435,7 +439,7 @@ class Entries(Reader):
 
 class Lists(Reader):
     "Lists of class names"
-    name, rooms = "mutated.txt", ("prompts",)
+    name, rooms = "mutated.txt", ("data/prompts",)
     load = staticmethod(read_classnames)
 
     def starts(self):
@@ -444,7 +448,7 @@ class Lists(Reader):
 
 class Suites(Reader):
     "Tables beside the images of a suite"
-    rooms, share = ("datasets", "images"), 0.1
+    rooms, share = ("data/suites", "data/images"), 0.1
     names = [f"{split}/{c}/{i}.png" for split in ("reference", "sketch") for c in "ab" for i in range(5)]
 
     def starts(self):
@@ -461,7 +465,7 @@ class Suites(Reader):
 
 class HubFolders(Configs):
     "Folders of transformers: a CLIP, and the image tower of a SigLIP"
-    rooms, share, weights = ("pretrained", "siglip", "sources"), 0.15, "model.safetensors"
+    rooms, share, weights = ("models/hf_clip", "models/hf_siglip", "models/sources"), 0.15, "model.safetensors"
 
     def starts(self):
         config = dict(embed_dim=32, text_cfg=MODEL["text_cfg"], custom_text=True, vision_cfg=dict(
@@ -480,7 +484,7 @@ class HubFolders(Configs):
 
 class Predictions(Reader):
     "Predictions beside a results table"
-    name, rooms, share = "mutated.predictions.csv.gz", ("kept", "comparison"), 0.25
+    name, rooms, share = "mutated.predictions.csv.gz", ("infer/predictions", "infer/paired"), 0.25
 
     def starts(self):
         sets = {REFERENCE: four_images(REFERENCE, "reference"), "sketch": four_images("sketch", "shift")}
@@ -510,7 +514,7 @@ def four_images(name, role):
 
 class Recipes(Reader):
     "Recipes beside a results table"
-    name, rooms, share = "mutated.recipes.json", ("exchange",), 0.5
+    name, rooms, share = "mutated.recipes.json", ("stats/table_io",), 0.5
 
     def starts(self):
         yield dict(all=json.dumps(dict(demo=dict(tuning="plain", lr=1e-5, epochs=3, cost=dict(steps=9)))).encode())
@@ -521,7 +525,7 @@ class Recipes(Reader):
 
 class Judged(Reader):
     "What a bench found"
-    name, rooms, share = "plain.test.npz", ("bench",), 0.5
+    name, rooms, share = "plain.test.npz", ("bench/run",), 0.5
 
     def starts(self):
         seen = {"right reference": np.eye(3, 8, dtype=bool), "right sketch": np.ones((3, 4), bool)}
@@ -536,7 +540,7 @@ class Judged(Reader):
 
 class Shards(Reader):
     "Tars with images and their labels, or with class folders"
-    rooms, share = ("shards", "images"), 0.3
+    rooms, share = ("data/shards", "data/labels"), 0.3
     also = FileNotFoundError, ValueError
 
     def starts(self):
@@ -569,7 +573,7 @@ def tar_parts(members):
 
 class Indices(Reader):
     "What is remembered of a tar: the same as the tar says, or made anew"
-    rooms, share = ("shards",), 0.3
+    rooms, share = ("data/shards",), 0.3
 
     def starts(self):
         self.tar = Path(tempfile.mkdtemp()) / "0.tar"
@@ -595,7 +599,7 @@ class Indices(Reader):
 
 class Labelled(Reader):
     "Tables of images and their labels"
-    rooms, share, columns = ("images",), 0.4, ["filepath", "label", "group"]
+    rooms, share, columns = ("data/labels",), 0.4, ["filepath", "label", "group"]
     also = FileNotFoundError, ValueError
 
     def starts(self):
@@ -609,12 +613,12 @@ class Labelled(Reader):
         return shown | {"table.csv": table, "classnames.txt": parts["classnames.txt"]}
 
     def read(self, folder):
-        return table_set(folder / "table.csv").fingerprint
+        return holds_images(folder / "table.csv"), table_set(folder / "table.csv").fingerprint
 
 
 class Captions(Labelled):
     "Tables of images and their captions"
-    rooms, columns = ("images", "loaders"), ["file", "caption", "group"]
+    rooms, columns = ("data/labels", "train/loaders"), ["file", "caption", "group"]
 
     def read(self, folder):
         return captioned_images(folder / "table.csv", folder).fingerprint
@@ -637,7 +641,7 @@ def csv_text(rows):
 
 class Published(Reader):
     "Tables and lists of published sets"
-    rooms, share = ("layouts",), 0.1
+    rooms, share = ("data/layouts",), 0.1
     shown = ["SUN397/a/abbey/0.jpg", "SUN397/z/zoo/1.jpg", "SUN397/a/abbey/2.jpg", "SUN397/z/zoo/3.jpg",
              *(f"iwildcam_v2.0/train/{i}.jpg" for i in range(10)),
              *(f"fmow_v1.1/images/rgb_img_{i}.png" for i in range(9))]
@@ -661,9 +665,73 @@ class Published(Reader):
         return sets, objectnet_classes(folder / MAPPINGS)
 
 
-READERS = [Safetensors, StateDicts, TorchScript, Pickles, Arrays, Configs, HubFolders, Cards, Images, Results, Lines,
-           Predictions, Recipes, Judged, Resumes, Entries, Indices, Lists, Suites, Shards, Labelled, Captions,
-           Published]
+class Cifar(Reader):
+    "CIFAR's batches and its shifted sets, as a suite"
+    rooms, share = ("data/arrays", "data/layouts"), 0.3
+    batches = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+
+    def starts(self):
+        rows = np.arange(2 * 3072).astype(np.uint8).reshape(2, 3072)
+        images, labels = rows.reshape(2, 32, 32, 3), np.array([0, 9])
+        batch = pickle.dumps({b"data": rows, b"labels": [0, 9]}, 2)
+        arrays = {"CIFAR-10.1/cifar10.1_v6_data.npy": images, "CIFAR-10.1/cifar10.1_v6_labels.npy": labels,
+                  "CIFAR-10.2/cifar102_test.npy": dict(images=images, labels=labels)}
+        files = {name: saved(lambda c, f: np.save(f, c, allow_pickle=True), held) for name, held in arrays.items()}
+        yield files | {f"cifar-10-batches-py/{name}": batch for name in self.batches}
+
+    def files(self, parts):
+        return dict(parts)
+
+    def read(self, folder):
+        return FAMILIES["cifar10"](folder, True)
+
+
+class Markers(Reader):
+    "Markers of folders that may be replaced"
+    rooms, share = ("base/files",), 0.5
+
+    def starts(self):
+        with folder_of({}) as folder:
+            with atomic_path(folder / "r", kind="report") as tmp:
+                tmp.mkdir()
+                (tmp / "a.html").write_text("x")
+            yield dict(all=(folder / "r" / MARKER).read_bytes())
+
+    def files(self, parts):
+        return {f"r/{MARKER}": parts["all"], "r/a.html": b"x"}
+
+    def read(self, folder):
+        try:
+            check_replaceable(folder / "r", "report")
+        except FileExistsError as e:
+            raise BadFile(str(e)) from e  # which is what is to come of it
+
+
+class Hashes(Reader):
+    "Hashes that are remembered of files: the same as of the files, or taken anew"
+    name, rooms, share = "hashes.sqlite", ("data/hashes",), 0.5
+
+    def starts(self):
+        self.file = Path(tempfile.mkdtemp()) / "a"
+        self.file.write_bytes(b"x")
+        kept = cache_root() / self.name
+        kept.unlink(missing_ok=True)
+        remember_hashes({"1 1 1 1": "ab"})
+        yield dict(all=kept.read_bytes())
+
+    def read(self, folder):
+        kept = cache_root() / self.name
+        kept.write_bytes(given := (folder / self.name).read_bytes())
+        assert content_hashes([self.file]) == [hashlib.sha256(b"x").hexdigest()], "another hash"
+        remember_hashes({"2 2 2 2": "cd"})
+        cache_table()
+        if given not in [parts["all"] for parts in self.seeds]:
+            raise BadFile(f"{folder} is read as far as it goes, or made anew.")
+
+
+READERS = [Safetensors, StateDicts, TorchScript, Pickles, Arrays, Cifar, Configs, HubFolders, Cards, Images, Results,
+           Lines, Predictions, Recipes, Judged, Resumes, Entries, Indices, Hashes, Markers, Lists, Suites, Shards,
+           Labelled, Captions, Published]
 
 
 # ---------- what becomes of a file ----------
@@ -683,6 +751,13 @@ sys.addaudithook(lambda event, args: executed.append(f"{event}{args!r:.200}") if
 def grown():
     "The largest size that this process had, in bytes."
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def mapped():
+    "The most addresses that this process had, in bytes; 0 where the system doesn't say."
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("VmPeak"))
 
 
 @contextmanager
@@ -714,7 +789,7 @@ def outcome(reader, folder):
 def look(reader, files, folder):
     "'read', or the message that refuses files; an AssertionError says what must not become of them."
     place(files, folder)
-    before, began = grown(), time.process_time()
+    before, addresses, began = grown(), mapped(), time.process_time()
     executed.clear()
     limits = ((signal.SIGPROF, signal.ITIMER_PROF, SLOWEST), (signal.SIGALRM, signal.ITIMER_REAL, LONGEST))
     for number, timer, seconds in limits:
@@ -728,6 +803,7 @@ def look(reader, files, folder):
         for _, timer, _ in limits:
             signal.setitimer(timer, 0)
     assert grown() - before < MOST, f"grew by {(grown() - before) / 1e6:.0f} MB"
+    assert mapped() - addresses < MAPPED, f"asked for {(mapped() - addresses) / 1e6:.0f} MB of addresses"
     assert not executed, f"started {executed}"
     assert time.process_time() - began < SLOWEST, f"more than {SLOWEST} s, and no signal ended it"
     return said

@@ -2,11 +2,13 @@
 
 The same ones every time; `make fuzz` tries thousands.
 """
+import gzip
 import io
 import json
 import os
 import tarfile
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from readers import READERS, Arrays, Captions, Cards, Configs, HubFolders, Images, Judged, Labelled, Lines, Lists
 from readers import Pickles, Predictions, Published, Reader, Recipes, Results, Resumes, Shards, StateDicts, Suites
-from readers import TorchScript, changed_files, look
+from readers import TorchScript, changed_files, look, saved
 from safetensors.torch import save
 from test_trust import ASKS_FOR_CODE, BOMBS, HOSTILE, archive, pickled, scripted
 
@@ -111,6 +113,18 @@ PICTURES = {
     "bmp of 2^31 rows": b"BM" + bytes(8) + b"\x36\0\0\0\x28\0\0\0\x01\0\0\0\0\0\0\x80\x01\0\x18\0" + bytes(24),
     "empty": b"",
 }
+def unusual():
+    "Tensors that no state dict of ours has."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # quantising is deprecated
+        yield "quantised", torch.quantize_per_tensor(torch.ones(3, 3), 0.1, 0, torch.qint8)
+        yield "sparse", torch.eye(3).to_sparse()
+        yield "compressed", torch.eye(3).to_sparse_csr()
+        yield "complex", torch.ones(2, dtype=torch.complex64)
+        yield "empty", torch.ones(3, device="meta")
+        yield "8-bit", torch.ones(2).to(torch.float8_e4m3fn)
+
+
 TWO_DISKS = b"PK\x06\x07" + b"\1\0\0\0" + bytes(8) + b"\2\0\0\0" + b"PK\x05\x06" + bytes(18)
 
 
@@ -164,6 +178,12 @@ CORPUS = {  # reader, what differs from its first file: parts, or whole files
     "shards: a list of classes in Latin-1": (Shards, {"classnames.txt": "cat\ncafé\n".encode("latin1")}),
     "shards: a header of digits": (Shards, {"s/0.tar": noted(b"1" * 300_000) + bytes(1024)}),
     "shards: a header of two megabytes": (Shards, {"s/0.tar": noted(b"a" * 2**21) + bytes(1024)}),
+    **{f"state dicts: {name} tensors": (StateDicts, {StateDicts.name: saved(torch.save, dict(w=t))})
+       for name, t in unusual()},  # fmt: skip
+    "labels: ten thousand columns": (Labelled, {"table.csv": b"file,label" + b",x" * 10**4 + b"\n"}),
+    "labels: a wide row": (Labelled, {"table.csv": b"file,label\n" + b"x," * 10**4 + b"\n"}),
+    "published: ten thousand columns": (Published, {"iwildcam_v2.0/metadata.csv": b"x," * 10**4 + b"\n"}),
+    "predictions: ten thousand columns": (Predictions, {Predictions.name: gzip.compress(b"x," * 10**4 + b"\n")}),
     "state dicts: a zip file on two disks": (StateDicts, {StateDicts.name: TWO_DISKS}),
     "shards: a count in Latin-1": (Shards, {"nshards.txt": "é".encode("latin1")}),
     "labels: a class of no letters": (Labelled, {"01 01": b"\0,"}),

@@ -8,7 +8,7 @@ __all__ = ['read_pickle_as_data', 'read_array', 'read_table', 'read_entries']
 # %% ../../nbs/api/data/04_arrays.ipynb #818b4d2b
 import io, re
 import numpy as np, pandas as pd
-from ..base.files import existing_file
+from ..base.files import check_columns, existing_file
 from ..weights.pickle_reader import Made, most_steps, read_pickle
 from ..base.text import BadFile, first_few, why_failed
 
@@ -79,6 +79,7 @@ def read_table(
 ) -> pd.DataFrame:
     "A CSV file of other people's; `BadFile` if it is none"
     path = existing_file(path, what)
+    check_columns(path)
     try: return pd.read_csv(path, **options)
     except Exception as e: raise BadFile(f'{path} is no CSV file ({why_failed(e)}). Copy or download it again.') from e
 

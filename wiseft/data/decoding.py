@@ -9,6 +9,7 @@ __all__ = ['FORMATS', 'to_rgb', 'readable_formats', 'number_from_environment', '
 import os, stat
 import numpy as np
 from io import BytesIO
+from pathlib import Path
 from PIL import Image, ImageOps
 from ..base.text import BadFile, printable
 
@@ -83,6 +84,19 @@ if 'WISEFT_MAX_PIXELS' in os.environ:
 # %% ../../nbs/api/data/01_decoding.ipynb #97194a0f
 class UnreadableImage(BadFile): "A file that can't be decoded as an image"
 
+def _grey_corner(im):
+    "Whether the last pixel of a decoded JPEG is what stands where data are missing, in any mode"
+    return set(np.ravel(im.getpixel((im.width-1, im.height-1)))) <= {127, 128}
+
+def _check_whole(im, read, at_least):
+    "ValueError if a JPEG's data end before the picture does: then more data make another picture"
+    data = read()
+    end = data.rfind(b'\xff\xd9')
+    with type(im)(BytesIO(data[:end] + bytes(range(1, 255)) + data[end:])) as other:
+        if at_least: other.draft(None, (at_least, at_least))
+        if other.tobytes() != im.tobytes(): raise ValueError(
+            'It was cut off: its last rows are grey, and lack in the file. Copy or download it again.')
+
 # %% ../../nbs/api/data/01_decoding.ipynb #a11158d3
 def open_image(
     path,          # an image file
@@ -97,6 +111,7 @@ def open_image(
             _check_pixels(im.width*im.height)
             if at_least: im.draft(None, (at_least, at_least))
             rgb = to_rgb(im)
+            if im.format == 'JPEG' and _grey_corner(im): _check_whole(im, read or Path(path).read_bytes, at_least)
             rgb.info = im.info
             if upright: ImageOps.exif_transpose(rgb, in_place=True)
             return rgb

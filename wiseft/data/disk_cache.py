@@ -10,6 +10,7 @@ __all__ = ['MAX_SKIPPED', 'cache_limit', 'entry_folder', 'text_folder', 'CacheEn
 # %% ../../nbs/api/data/06_disk_cache.ipynb #ac0d019c
 import hashlib, json, os, time, warnings
 import numpy as np, pandas as pd, PIL, torch
+from contextlib import suppress
 from itertools import chain, repeat
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
@@ -53,7 +54,7 @@ class CacheEntry:
         self.ends = np.cumsum(self.shapes.prod(1))
         self.data = np.memmap(folder/'data', json.loads((folder/'about.json').read_text())['dtype'], 'r')
         if len(self.data) != self.ends[-1]: raise ValueError(f'{folder} is cut short.')
-        os.utime(folder) # the time of last use
+        with suppress(PermissionError): os.utime(folder) # the time of last use; of another user's entry it stays
     def __len__(self): return len(self.shapes)
     def __getitem__(self, i): return self.data[self.ends[i]-self.shapes[i].prod():self.ends[i]].reshape(self.shapes[i])
     def run(self, start, stop): # (stop-start, …), or None where shapes differ
@@ -103,7 +104,7 @@ def open_entry(folder):
         written = json.loads((folder/'about.json').read_text())['sha256']
         if content_hashes([folder/'data', folder/'shapes.npy']) != written: raise ValueError(f'{folder} was changed.')
         return CacheEntry(folder)
-    except FileNotFoundError: return None
+    except (FileNotFoundError, PermissionError): return None # or another user's
     except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError, ArithmeticError): remove_path(folder)
 
 # %% ../../nbs/api/data/06_disk_cache.ipynb #4b0d59c8

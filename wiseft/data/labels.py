@@ -12,10 +12,10 @@ import numpy as np, pandas as pd
 from pathlib import Path
 from unicodedata import normalize
 from .columns import PathColumn, TextColumn
-from ..base.files import existing_file, read_lines
+from ..base.files import check_columns, existing_file, read_lines
 from .images import ImageSet
 from .prompts import check_classnames
-from .shards import check_downloaded, local_copy, shard_files, shard_members
+from .shards import check_downloaded, check_numbers, local_copy, shard_files, shard_members
 from ..base.text import BadFile, first_few
 from .wordnet import are_wordnet_ids, wordnet_labels
 
@@ -175,6 +175,7 @@ def shard_set(
 ) -> ImageSet:
     "The images of a WebDataset, or of tars with class folders in them"
     source, files = Path(source), shard_files(source)
+    check_numbers(source, files)
     paths, labels, members = shard_members(files, is_member)
     if not len(members): raise BadFile(f'{source} has no images in {first_few([f.name for f in files])}.')
     if (labels < 0).all(): labels, names = _inner_folders(source, paths, members, classnames)
@@ -265,6 +266,7 @@ def read_image_table(
 ) -> pd.DataFrame: # columns `file`, `need`, and `group` where there is one; texts
     "What somebody wrote down about image files; `BadFile` says what is missing"
     path = existing_file(path, 'table of images')
+    check_columns(path)
     try:
         with open(path, encoding='utf-8-sig') as f: separator = '\t' if '\t' in f.readline() else ','
         t = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding='utf-8-sig')
@@ -295,6 +297,8 @@ def table_set(
 ) -> ImageSet:
     "The images that a table names, with their labels and groups"
     path, t = Path(path), read_image_table(path, 'label')
+    if again := list(t.file[t.file.map(os.path.normpath).duplicated()]): raise BadFile(
+        f'{path} names {first_few(again)} more than once. Expected one row an image, with one label.')
     files = PathColumn(path.parent/f for f in t.file)
     if gone := [f for f, p in zip(t.file, files) if not os.path.exists(p)]: raise FileNotFoundError(
         f'{path} names files that are not there: {first_few(gone)}. They are looked for beside the table, in '

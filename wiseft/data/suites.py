@@ -122,6 +122,17 @@ def __repr__(self:Suite): return f'Suite {self.name!r}, {len(self.classnames)} c
 def _repr_html_(self:Suite):
     return f'<p>Suite <b>{escape(self.name)}</b>, {len(self.classnames)} classes</p>{self.counts().to_html()}'
 
+# %% ../../nbs/api/data/12_suites.ipynb #33758990
+@patch
+def check_lacking(self:Suite):
+    "Warn of each test set that lacks classes of the suite"
+    for name, images in self.datasets().items():
+        lacking, n = images.missing, len(images.classnames)
+        one = ' Whoever always says that is right on all of it.' if len(lacking) == n-1 else ''
+        if lacking: warnings.warn(
+            f'{name}: there are no images of {first_few(lacking)}, {len(lacking)} of {n} classes: its numbers '
+            f'tell of the others.{one}', stacklevel=3)
+
 # %% ../../nbs/api/data/12_suites.ipynb #336f4c26
 @patch
 def shared_images(self:Suite,
@@ -169,6 +180,7 @@ def folder_suite(
 ) -> Suite:
     "A suite from image folders"
     suite = _suite_of(reference, shifts, validation, classnames, templates, name)
+    suite.check_lacking()
     suite.check_shared()
     return suite
 
@@ -276,6 +288,7 @@ def load_suite(
             f"{folder}: no folder 'reference' in it; expected a suite's name ({', '.join(['icons', *FAMILIES])}) or "
             "a folder with `reference` (or `reference.tar`) and shifted sets (`folder_suite` takes them one by one).")
     suite = _read_suite(folder, printable(folder.name), templates or 'openai', classnames)
+    suite.check_lacking()
     suite.check_shared()
     return suite
 

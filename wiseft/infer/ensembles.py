@@ -22,7 +22,7 @@ from .members import Member, Remembered, at_precision, controlled, default_name,
 from .inference import check_classes, common_transform, run_all
 from ..base.registry import find_method, function_and_knobs, method, method_name
 from ..base.text import counted
-from ..weights.merge import averageable, check_ends, knobs_apart, prepare_merge, wise_ft
+from ..weights.merge import averageable, check_alpha, check_ends, knobs_apart, prepare_merge, wise_ft
 from ..weights.path import WeightPath
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #eb4dcb5c
@@ -91,6 +91,8 @@ def members(
     "The two ends and everything between them"
     check_ends(zeroshot, finetuned)
     name, inner = name or default_name(zeroshot), _inner(alphas)
+    if {_between(way)[0] for way in by} <= {'mix'}: # a merge's path does so itself
+        for a in inner: check_alpha(a)
     ends = [member(zeroshot, name, seed, precision, _start_of(zeroshot), 0.),
             member(finetuned, name, seed, precision, 'fine-tuned', 1.)]
     for m in ends: m.function = Remembered(m.function)
@@ -126,6 +128,11 @@ def _between(way): # (kind, function)
     if kind == 'mix' or kind == 'merge' and 'alpha' in asks: return kind, f
     raise ValueError(
         f'{method_name(f)} has no alpha to sweep: it is a {kind}. A sweep takes mixes, and merges with a knob `alpha`.')
+
+def _are_one(a, b):
+    "Whether two classifiers have the same weights; the last, which are the head's, are looked at first"
+    a, b = (list(c.state_dict().values())[::-1] for c in (a, b))
+    return bool(a) and len(a) == len(b) and all(torch.equal(x.cpu(), y.cpu()) for x, y in zip(a, b))
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #70da3c46
 # alpha -> dict of a member's function, modules and control
@@ -228,6 +235,8 @@ def sweep(
     "Accuracy (or other metrics) of the end points and of the ensembles between them"
     images = getattr(suite, 'validation', None) if images is None else images
     for doubt in doubtful_alphas(alphas): warnings.warn(doubt, stacklevel=2)
+    if _are_one(zeroshot, finetuned): warnings.warn(
+        'The two classifiers have the same weights, and so has an average of them. Give another one.', stacklevel=2)
     between = members(zeroshot, finetuned, alphas, by, name, seed, precision, copies, images, parts)
     found = evaluate(between, suite, split, keep_predictions, **kwargs)
     table = found[0] if keep_predictions else found

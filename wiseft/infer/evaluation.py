@@ -7,10 +7,12 @@ __all__ = ['look', 'guesses', 'check_known', 'sampled_estimates', 'evaluate']
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #17a048df
 import numpy as np, pandas as pd, torch, warnings
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from torch import nn
 from ..data.control import control_sets
+from ..data.copies import copies
 from ..data.suites import ImageSet, Suite
 from ..base.devices import fitting_precision, memory_advice
 from .members import member
@@ -18,6 +20,7 @@ from .inference import check_classes, check_nan, check_shape, common_transform, 
 from ..base.distributed import by_first, of_all
 from ..base.progress import say_place
 from ..base.text import first_few
+from ..stats.caveats import exchanged_classes
 from ..stats.metrics import clopper_pearson
 from ..stats.table import MEAN, STARTS
 from .scores import KeptPredictions, Outcome, all_classes, chosen_metrics, class_positions
@@ -257,8 +260,20 @@ def _over_sets(looked, datasets, classes): # class codes, and dict column -> num
     small = np.int16 if len(classes) < 2**15 else np.int32
     return np.concatenate(codes).astype(small), {k: np.concatenate(v) for k, v in columns.items()}
 
+def _exchanged(seen, datasets):
+    "Sentences about classes that most members take for each other"
+    for d, images in datasets.items():
+        looked = [c[d]['predicted'] for c in seen.values() if d in c]
+        rings = Counter(ring for predicted in looked for ring in exchanged_classes(images.labels, predicted))
+        for ring, n in rings.items():
+            names = first_few([images.classnames[k] for k in ring])
+            if n > len(looked)/2: yield (
+                f'{d}: hardly an image of {names} is right, and most are taken for the next of these classes. Were '
+                'their folders, or their names, exchanged?')
+
 def _tabulate(who, seen, datasets, split, keep_predictions, metrics): # as `evaluate`
     rows, classes, tables, kept = image_rows(datasets, split), all_classes(datasets), [], []
+    for said in [*copies(datasets), *_exchanged(seen, datasets)]: warnings.warn(said, stacklevel=2)
     for n, looked in seen.items():
         kept.append((who[n], *_over_sets(looked, datasets, classes)))
         table = score(prediction_rows(rows, *kept[-1]), metrics)

@@ -9,7 +9,7 @@ __all__ = ['predictions_file', 'write_predictions', 'read_predictions', 'find_en
 import gzip, json, numpy as np, pandas as pd
 from pathlib import Path
 from .paired import compare
-from ..base.files import atomic_path, existing_file
+from ..base.files import atomic_path, check_columns, existing_file
 from .members import WHO
 from ..stats.table import ROLES, STARTS, check_roles
 from .scores import KeptPredictions
@@ -51,6 +51,7 @@ def read_predictions(
     "Read what classifiers made of each image; `BadFile` says what is wrong with the file"
     path = existing_file(path, 'file of predictions')
     try:
+        check_columns(path, opened=gzip.open if path.suffix == '.gz' else open)
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         headings = [c for c in table if c.startswith('{')]
         return _kept(table.drop(columns=headings), {h: json.loads(h) for h in headings}, table)

@@ -64,9 +64,14 @@ def load_classifier(
     clip.name, clip.pretrained = clip.provenance.pop('name'), clip.provenance.pop('pretrained', None)
     head = _read_head(card, folder/'head.safetensors').to(clip.device)
     about = {k: card[k] for k in ('classnames', 'templates', 'alpha', 'parents', 'metrics', 'recipe')}
-    try: return ImageClassifier(clip, head, **about, head_from_text=card.get('head_from_text', False))
+    try: c = ImageClassifier(clip, head, **about, head_from_text=card.get('head_from_text', False))
     except ValueError as e:
         raise BadFile(f"{folder} holds parts that don't fit each other: {e} Copy the folder again.") from e
+    # others are rounded on the way
+    if c.precision == card['precision'] == 'fp32' and c.hash != card['hash']: raise BadFile(
+        f"{folder} holds other weights than were saved: their hash is {c.hash[:12]}…, and its wiseft.json says "
+        f"{card['hash'][:12]}…. Copy the folder again.")
+    return c
 
 # %% ../../nbs/api/models/12_load.ipynb #1379bcf5
 def _has_other_text(clip, parts): # bool

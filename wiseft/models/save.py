@@ -6,7 +6,7 @@
 __all__ = ['round_weights']
 
 # %% ../../nbs/api/models/02_save.ipynb #3d0f3784
-import torch
+import hashlib, json, torch
 from pathlib import Path
 
 from .. import __version__
@@ -68,12 +68,19 @@ def _card(c, files, precision=None):
     stored, recipe = c.hash, c.recipe
     if precision:
         stored, recipe = _rounded_hash(c, precision), recipe | dict(stored=dict(precision=precision, of=c.hash))
-    return dict(format=1, classnames=c.classnames, templates=c.templates, head=dict(normalise=c.head.normalise),
+    card = dict(format=1, classnames=c.classnames, templates=c.templates, head=dict(normalise=c.head.normalise),
                 alpha=c.alpha, hash=stored, parents=c.parents, metrics=c.metrics, recipe=recipe,
                 precision=c.clip.precision,
                 clip=dict(name=c.clip.name, pretrained=c.clip.pretrained, **c.clip.provenance), versions=versions,
                 files=files,
                 **(dict(head_from_text=True) if c.head_from_text else {})) # only those whose text tower trained
+    card = json.loads(json.dumps(card, default=float)) # as it will be read
+    return card | dict(sha256=_card_hash(card))
+
+def _card_hash(card): # 64 hexadecimal digits
+    "SHA-256 of all entries of a card but this one"
+    others = {k: v for k,v in card.items() if k != 'sha256'}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 # %% ../../nbs/api/models/02_save.ipynb #cacf6431
 def write_classifier(
@@ -134,6 +141,11 @@ def read_card(folder): # dict
         'zeroshot_classifier(load_clip(FOLDER), …).')
     card = read_json(folder/'wiseft.json')
     _check_card(card, folder/'wiseft.json')
+    if card.get('sha256', own := _card_hash(card)) != own: raise BadFile(
+        f"{folder/'wiseft.json'} was changed since it was saved: the SHA-256 of what it says is {own[:12]}…, and it "
+        f"should be {str(card['sha256'])[:12]}…. Copy the folder again, from where it was saved. If you changed it on "
+        'purpose, take its line "sha256" out, and save the classifier anew: '
+        f'load_classifier({str(folder)!r}).save(OTHER).')
     return card
 
 # %% ../../nbs/api/models/02_save.ipynb #f8c0a92d

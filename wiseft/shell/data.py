@@ -63,7 +63,8 @@ def _page(m): # of `listed_methods`
 # %% ../../nbs/api/shell/01_data.ipynb #3aff3adb
 @command('wiseft data', 'wiseft data imagenet --data-root /data', 'wiseft data transfer:dtd --download',
          'wiseft data imagenet-a --download',
-         'wiseft data icons --unpack icons', 'wiseft data my-suite', 'wiseft data photos/train')
+         'wiseft data icons --unpack icons', 'wiseft data my-suite', 'wiseft data my-suite --lookalikes',
+         'wiseft data photos/train')
 def data(
     source:Annotated[Optional[str], typer.Argument(help='Nothing: list the published suites. One of them; icons '
                                                         '(embedded); a suite folder (with reference/ in it), a '
@@ -77,6 +78,8 @@ def data(
                                                              'the hub, others with torchvision.')
                        ]=False,
     yes:Annotated[bool, typer.Option('--yes', '-y', help='Download without asking.')]=False,
+    lookalikes:Annotated[bool, typer.Option('--lookalikes', help='Look for test and validation images that look like '
+                                                                 'training images, such as one saved again.')]=False,
     force:Force=False,
 ):
     "List the published suites and what is there of them; or count and open the images of a suite or folder."
@@ -98,6 +101,7 @@ def data(
     table = pd.DataFrame(rows)
     show_table(table if table.groups.any() else table.drop(columns='groups'))
     _show_sizes(list(sets.values()))
+    if lookalikes: _tell_lookalikes(sets)
     for r in bad: say(r)
     if bad: raise ValueError(
         f'{len(bad)} of {sum(map(len, sets.values()))} images cannot be read. Replace or remove them.')
@@ -156,6 +160,18 @@ def sets_of(source):
     path = local_copy(source)
     if path.is_dir() and split_folders(path): return folder_suite(source, []).sets()
     return {(source_name(source), 'all'): image_folder(source)}
+
+def _tell_lookalikes(sets):
+    "A line about each test and validation set whose images look like training images"
+    from wiseft.base.text import first_few
+    from wiseft.data.copies import lookalikes
+    train = sets.get(('reference', 'train'))
+    if train is None: raise ValueError('There are no training images to compare with: --lookalikes is for suites.')
+    for (name, split), images in sets.items():
+        if split == 'train': continue
+        found = lookalikes(images, train)
+        say(f'{name}, {split}: {len(found)} of {len(images)} images look like training images'
+            + (f', such as {first_few(found)}' if found else ''))
 
 def _unreadable(images):
     "Reasons why images can't be read"

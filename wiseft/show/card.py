@@ -16,7 +16,7 @@ from ..base.files import atomic_path, existing_folder
 from .figures import PICTURES, alt_text
 from ..stats.table import compact, first_metric
 from ..models.save import read_card
-from ..base.text import first_few
+from ..base.text import first_few, in_markdown
 
 # %% ../../nbs/api/show/06_card.ipynb #c0c01084
 def in_words(
@@ -87,7 +87,7 @@ def _picture(table, folder): # Markdown lines
     if kind.lacks(table, None): return []
     figure = getattr(kind.draw, 'unseen', kind.draw)(table)
     with atomic_path(folder/'results.png', force=True) as tmp: figure.savefig(tmp, dpi=120, format='png')
-    return [f"![{alt_text(table, 'shifts')}](results.png)", '']
+    return [f"![{in_markdown(alt_text(table, 'shifts'))}](results.png)", '']
 
 def _terms(card, licence): # text
     "What is known of the licence: what somebody said, and nothing more"
@@ -117,16 +117,16 @@ def write_card(
     if page.exists() and 'library_name: wiseft' not in page.read_text(encoding='utf-8', errors='replace'):
         raise FileExistsError(f'{page} is no card of wiseft, and is kept. Rename it, or remove it.')
     table = None if results is None else results if isinstance(results, pd.DataFrame) else read_results(results)
-    rows = [f'| {k} | {v} |'.replace('\n', ' ') for k, v in recipe_rows(card)]
+    rows = [f'| {in_markdown(k)} | {in_markdown(v)} |' for k, v in recipe_rows(card)]
     settings = _settings(card, table, folder.name, licence).strip()
-    lines = ['---', settings, '---', '', f'# {folder.name}', '', _kind(card), '',
+    lines = ['---', settings, '---', '', f'# {in_markdown(folder.name)}', '', in_markdown(_kind(card)), '',
              '## How it was made', '', '| what | value |', '|---|---|', *rows, '', '## What it was measured at', '']
     if table is None: lines += ['Nothing was measured, or not said here.', '']
     else:
         first = first_metric(table)
         lines += [f'{first.metric.iloc[0].capitalize()} in per cent, with 95 % intervals and numbers of images:', '',
                   str(compact(first)), '', *_picture(first, folder)]
-    lines += ['## How to use it', '', _use, '', '## Licence', '', _terms(card, licence), '']
+    lines += ['## How to use it', '', _use, '', '## Licence', '', in_markdown(_terms(card, licence)), '']
     with atomic_path(page, force=True) as tmp: tmp.write_text('\n'.join(lines), encoding='utf-8')
     return page
 

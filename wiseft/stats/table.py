@@ -10,6 +10,7 @@ __all__ = ['IDENTITY', 'COLUMNS', 'METHODS', 'STARTS', 'ROLES', 'REFERENCE', 'ME
 # %% ../../nbs/api/stats/04_table.ipynb #a3c8cae4
 import numpy as np, pandas as pd
 from .. import __version__
+from ..base.text import in_markdown
 
 # %% ../../nbs/api/stats/04_table.ipynb #afd39a24
 IDENTITY = ['classifier', 'tuning', 'method', 'alpha'] # what tells the rows of one dataset apart
@@ -175,7 +176,7 @@ def compact(
     for r in wide(table).reset_index().assign(tuning=lambda w: w.get('tuning', '')).itertuples():
         who = ['' if (v := getattr(r, k))!=v else f'{v:g}' if k=='alpha' else v for k in keys]
         rows.append(who + [cells.get((*row_key(r), d), '') for d in names])
-    line = lambda cs: '| ' + ' | '.join(cs) + ' |'
+    line = lambda cs: '| ' + ' | '.join(map(in_markdown, cs)) + ' |'
     return Markdown('\n'.join([line(head), '|' + '---|'*len(keys) + '--:|'*len(names), *map(line, rows)]))
 
 def row_key(r):

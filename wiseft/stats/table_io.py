@@ -9,7 +9,7 @@ __all__ = ['write_results', 'append_results', 'read_results', 'recipes_file', 'w
 import json, warnings
 from pathlib import Path
 import pandas as pd
-from ..base.files import atomic_path, existing_file, locked
+from ..base.files import atomic_path, check_columns, existing_file, locked
 from .table import IDENTITY, MEAN, REFERENCE, results_table
 from ..base.text import BadFile
 
@@ -52,11 +52,9 @@ def read_results(
     except BadFile: raise
     except (ValueError, TypeError, ArithmeticError) as e: raise BadFile(f'{path} is not a results table: {e}') from None
 
-_MOST_COLUMNS = 1000 # time and memory grow with them, not with the bytes of a file
-
 def _read_csv(path):
     "Every column as text; a mark of byte order, as spreadsheets write, is no part of the first one's name"
-    with open(path, 'rb') as f: _check_columns(path, f.readline(1<<20).count(b',') + 1)
+    check_columns(path)
     try: return pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig')
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as e:
         raise BadFile(f'{path} is not a CSV of results: {e}.') from None
@@ -68,12 +66,9 @@ def _read_lines(path):
         raise BadFile(f'{path} is not JSON lines: {e}.') from None
     if not lines or not all(isinstance(l, dict) for l in lines):
         raise BadFile(f'{path} holds no results: expected a JSON object a line.')
-    _check_columns(path, len({k for l in lines for k in l}))
+    check_columns(path, len({k for l in lines for k in l}))
     if 'dataset' not in lines[0] and any(':' in k for l in lines for k in l): return wise_ft_results(lines)
     return results_table(pd.DataFrame(lines).astype(object).where(lambda t: t.notna(), ''))
-
-def _check_columns(path, n):
-    if n > _MOST_COLUMNS: raise BadFile(f'{path} has {n:,} columns; a results table has at most {_MOST_COLUMNS:,}.')
 
 # %% ../../nbs/api/stats/05_table_io.ipynb #9b88164c
 def recipes_file(

@@ -1,0 +1,60 @@
+"""Nothing in the package reads or writes a file without being attacked, or without a reason why not.
+
+The list is made from the package's code, and held against what runs when the attacks' own files are read and written.
+"""
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from crash import SLOW, WRITERS
+from package import READS, WRITES, functions, watched
+from readers import READERS, place
+
+OURS = "it comes with the package"
+REPOSITORY = "it reads and writes the repository's own reproductions"
+SAME = "a folder or file by the same `atomic_path` as those that are killed"
+BENCH = "test_bench.py kills benches, and lets several write at once"
+READ_UNATTACKED = {
+    "base/files.unzip_once": OURS, "data/layouts._objectnet_shards": OURS, "data/layouts._timm_list": "timm's own",
+    "data/suites._icons_folder": OURS, "data/suites.protocol": OURS, "stats/paper.published": OURS,
+    "stats/robustness._published": OURS, "bench/experiments._lines": REPOSITORY,
+    "bench/experiments._origin": REPOSITORY, "bench/experiments.n_results": REPOSITORY,
+    "bench/experiments.provenance": REPOSITORY, "bench/experiments.provenance_table": REPOSITORY,
+    "bench/trial.why_not": "a sentence that the bench itself wrote", "data/hub.is_whole": "bytes, to be hashed",
+}  # fmt: skip
+WRITTEN_UNATTACKED = {
+    "base/distributed.first_writes": SAME, "base/files.unzip_once": SAME, "bench/experiments.make_runs": REPOSITORY,
+    "bench/experiments.provenance": REPOSITORY, "bench/run._judge": BENCH, "bench/run._same_plan": BENCH,
+    "bench/run.carry_out": BENCH, "bench/trial._keep": BENCH, "shell/bench._write_found": SAME,
+    "shell/data._unpack": SAME, "shell/evaluate.predict_": SAME, "shell/evaluate.results_file": SAME,
+    "shell/report.demo": SAME, "shell/report.plot": SAME, "shell/train._merge_folders": SAME,
+    "shell/train.finetune_": SAME, "shell/train.probe": SAME, "shell/train.zeroshot": SAME,
+    "show/bench_report.write_bench_report": SAME, "weights/files._write_beside": SAME,
+}  # fmt: skip
+
+
+def read(folder):
+    for kind in READERS:
+        reader = kind()
+        for parts in reader.seeds:
+            place(reader.files(parts), folder)
+            with suppress(Exception):
+                reader.read(folder)
+
+
+def write(folder):
+    for name, writer in WRITERS.items():
+        (folder / name).mkdir()
+        writer.write(folder / name, 0.25)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("attack, calls, reasons",
+                         [(read, READS, READ_UNATTACKED), (write, WRITES, WRITTEN_UNATTACKED)], ids=["read", "write"])
+def test_all_is_attacked(attack, calls, reasons, tmp_path):
+    reached = set()
+    with watched(reached):
+        attack(Path(tmp_path))
+    left = functions(calls) - reached - {writer.writes for writer in SLOW.values()}
+    new, gone = sorted(left - set(reasons)), sorted(set(reasons) - left)
+    assert not new and not gone, f"attack these: {new}; attacked now, or gone: {gone}"

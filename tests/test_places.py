@@ -1,0 +1,167 @@
+"Caches and folders as other users, other systems and other programs leave them."
+import os
+import stat
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import run
+from crash import ended, started, table
+from PIL import Image
+
+from wiseft.base.files import atomic_path
+from wiseft.data.disk_cache import Pixels, ShortSide, cache_table, clear_cache, decode_once
+from wiseft.data.labels import image_folder
+from wiseft.stats.table_io import read_results, write_results
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="users and modes of POSIX")
+NOBODY = 65534
+
+
+def as_nobody(task, *args):
+    "Run a task as a user without rights: in a process of its own, which root gives to nobody."
+    def other():
+        if not os.geteuid():
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+        task(*args)
+    assert ended(started(other)) == 0
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    for c in "ab":
+        (tmp_path / "pictures" / c).mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (40, 40), (40 * i, 0, ord(c))).save(tmp_path / "pictures" / c / f"{i}.png")
+    for folder in (tmp_path, *tmp_path.parents[:2]):  # which pytest closes to other users
+        folder.chmod(0o755)
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    "A cache of this test alone."
+    monkeypatch.setenv("WISEFT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    return tmp_path / "cache"
+
+
+def decoded(pictures):
+    "The pixels of all images, by the cache if that can be; and the set's fingerprint."
+    images = image_folder(pictures)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a cache that can't be written
+        kept = decode_once(Pixels(images, ShortSide(32)), progress=False)
+    return [np.asarray(kept[i]).tolist() for i in range(len(images))], images.fingerprint
+
+
+def same(pictures, expected):
+    assert decoded(pictures) == expected
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o700, 0o777, 0o1777], ids=oct)
+def test_two_users_of_one_cache(mode, pictures, cache):
+    "The second one reads what the first one has, or does without; neither spoils anything."
+    expected = decoded(pictures)
+    cache.chmod(mode)
+    as_nobody(same, pictures, expected)
+    assert decoded(pictures) == expected and len(cache_table()) == 1
+    clear_cache()
+    assert decoded(pictures) == expected
+
+
+def test_a_cache_that_nobody_may_write(pictures, cache):
+    expected = decoded(pictures)
+    clear_cache()
+    cache.chmod(0o555)
+    as_nobody(same, pictures, expected)
+    assert not len(cache_table())
+
+
+def test_a_linked_cache(pictures, cache, tmp_path, monkeypatch):
+    "The cache may be a link; what links within it point to is never removed."
+    (tmp_path / "link").symlink_to(cache)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+    monkeypatch.setenv("WISEFT_CACHE", str(tmp_path / "link"))
+    expected = decoded(pictures)
+    (cache / "pixels/linked").symlink_to(tmp_path / "mine")
+    assert decoded(pictures) == expected and len(cache_table()) == 2
+    clear_cache()
+    assert not len(cache_table()) and (tmp_path / "mine/notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002], ids=oct)
+def test_modes_are_the_users(mask, tmp_path):
+    "What is written has the mode that umask says, not that of a temporary file."
+    before = os.umask(mask)
+    try:
+        write_results(table(0.5), tmp_path / "t.csv")
+        with atomic_path(tmp_path / "folder", kind="pair") as tmp:
+            tmp.mkdir()
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("t.csv", "folder")]
+    assert modes == [0o666 & ~mask, 0o777 & ~mask]
+
+
+def refused(folder):
+    with pytest.raises(PermissionError):
+        write_results(table(0.75), folder / "t.csv", force=True)
+
+
+def test_a_folder_that_is_only_read(tmp_path):
+    "Writing there is refused, and what is there stays."
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    (tmp_path / "shut").mkdir()
+    write_results(table(0.25), tmp_path / "shut/t.csv")
+    (tmp_path / "shut").chmod(0o555)
+    as_nobody(refused, tmp_path / "shut")
+    assert set(read_results(tmp_path / "shut/t.csv").value) == {0.25}
+    assert [p.name for p in (tmp_path / "shut").iterdir()] == ["t.csv"]
+
+
+def test_no_program_is_run_that_nobody_named(tmp_path):
+    "Python files in the folder that one works in are read only where `--use` names them."
+    for name in ("mine", "methods", "wiseft", "torch", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text(f"open('run', 'a').write('{name} ')")
+    wiseft = Path(sys.executable).with_name("wiseft")
+    run(wiseft, "methods", cwd=tmp_path)
+    assert not (tmp_path / "run").exists()
+    run(wiseft, "methods", "--use", "mine.py", cwd=tmp_path)
+    assert (tmp_path / "run").read_text() == "mine "
+
+
+FULL = """
+import sys, torch
+from pathlib import Path
+from wiseft.weights.checkpoints import read_state_dict, write_state_dict
+full = Path(sys.argv[1])
+write_state_dict({"w": torch.zeros(10_000)}, full/"model.safetensors")
+for size in (100_000, 1_000_000):
+    try: write_state_dict({"w": torch.ones(size)}, full/"model.safetensors", force=True)
+    except OSError as e: print(type(e).__name__, e.errno)
+print([p.name for p in full.iterdir()], read_state_dict(full/"model.safetensors")["w"].unique().tolist())
+"""
+
+
+def test_a_full_disk(tmp_path):
+    "On a disk of a quarter of a megabyte: what is there stays, and nothing half-written is left."
+    (tmp_path / "full").mkdir()
+    mount = f"mount -t tmpfs -o size=256k none {tmp_path}/full && exec {sys.executable} -W ignore -c '{FULL}' $0"
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    try:
+        can = subprocess.run([*unshare, f"mount -t tmpfs none {tmp_path}/full"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        can = False
+    if not can:
+        pytest.skip("no file systems can be mounted here")
+    here = Path(__file__).parent
+    done = subprocess.run([*unshare, mount, tmp_path / "full"], capture_output=True, text=True, cwd=here)
+    assert done.stdout.splitlines() == ["OSError 28", "OSError 28", "['model.safetensors'] [0.0]"], done.stderr

@@ -1,0 +1,294 @@
+"""Numbers that look right and aren't: what gives each is refused, or warned of by name.
+
+All on six classes of coloured tiles, which `Colours` tells apart without an error.
+"""
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from test_shards import pack
+from typer.testing import CliRunner
+
+from wiseft.data.suites import Suite, folder_suite
+from wiseft.infer.ensembles import sweep
+from wiseft.infer.evaluation import evaluate
+from wiseft.models.load import load_classifier
+from wiseft.models.testing import pico_classifier
+from wiseft.train.learner import finetune
+
+NAMES = ["black", "blue", "cyan", "green", "red", "yellow"]
+CENTRES = torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 1], [0, 1, 0], [1, 0, 0], [1, 1, 0]])
+
+
+class Colours(torch.nn.Module):
+    "The colour that the mean of an image is nearest to."
+    classnames = NAMES
+
+    def __init__(self, alpha=0, brighter=0.0):
+        super().__init__()
+        self.alpha, self.brighter = alpha, torch.nn.Parameter(torch.tensor(brighter))
+
+    @staticmethod
+    def transform(im):
+        return torch.from_numpy(np.asarray(im.resize((16, 16))).copy()).permute(2, 0, 1) / 255
+
+    def forward(self, x):
+        return -torch.cdist(x.mean((2, 3)) + self.brighter, CENTRES.float())
+
+
+def tiles(folder, n, seed, ending="png", **options):
+    "Tiles with a pattern each, in class folders."
+    rng = np.random.default_rng(seed)
+    for name, centre in zip(NAMES, CENTRES.numpy()):
+        (folder / name).mkdir(parents=True)
+        for i in range(n):
+            pattern = rng.integers(0, 51, (6, 6, 3)).repeat(8, 0).repeat(8, 1)
+            Image.fromarray((204 * centre + pattern).astype(np.uint8)).save(folder / name / f"{i}.{ending}", **options)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    "A suite in which nothing is wrong."
+    folder = tmp_path_factory.mktemp("whole")
+    for seed, part in enumerate(("reference/train", "reference/validation", "reference/test", "dark")):
+        tiles(folder / part, 6, seed)
+    tiles(folder / "photos", 6, 9, "jpg", quality=90)
+    return folder
+
+
+@pytest.fixture
+def here(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "here")
+    return tmp_path / "here"
+
+
+def measured(folder):
+    "What loading a suite and evaluating on it gives."
+    suite = folder_suite(folder / "reference", sorted(p for p in folder.iterdir() if p.name != "reference"))
+    return evaluate(Colours(), suite, progress=False)
+
+
+def test_nothing_is_said_without_a_reason(here):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = measured(here)
+    assert set(table.value) == {1.0}
+
+
+# ---------- a change to a suite in which nothing is wrong, and what is said of it then ----------
+
+
+def jpegs_cut_in_half(folder):
+    for path in (folder / "photos").rglob("*.jpg"):
+        data = path.read_bytes()
+        middle = (data.index(b"\xff\xda") + len(data)) // 2  # of the picture's own data
+        path.write_bytes(data[:middle] + b"\xff\xd9")
+
+
+def folders_exchanged(folder):
+    (folder / "dark/red").rename(folder / "dark/x")
+    (folder / "dark/blue").rename(folder / "dark/red")
+    (folder / "dark/x").rename(folder / "dark/blue")
+
+
+def class_missing(folder):
+    shutil.rmtree(folder / "dark/red")
+
+
+def one_class(folder):
+    for name in NAMES[1:]:
+        shutil.rmtree(folder / "dark" / name)
+
+
+def shift_of_test_images(folder):
+    shutil.copytree(folder / "reference/test", folder / "seen")
+
+
+def one_shift_twice(folder):
+    shutil.copytree(folder / "dark", folder / "again")
+
+
+def one_class_many_times(folder):
+    for path in list((folder / "dark/red").iterdir()):
+        for i in range(20):
+            shutil.copy(path, path.with_name(f"{i} {path.name}"))
+
+
+def one_file_in_two_classes(folder):
+    shutil.copy(folder / "dark/red/0.png", folder / "dark/blue/red.png")
+
+
+OF_SUITES = {
+    jpegs_cut_in_half: "0.jpg: It was cut off: its last rows are grey",
+    folders_exchanged: "dark: hardly an image of 'blue', 'red' is right, and most are taken for the next",
+    class_missing: "dark: there are no images of 'red', 1 of 6 classes: its numbers tell of the others",
+    one_class: "5 of 6 classes: its numbers tell of the others. Whoever always says that is right on all of it",
+    shift_of_test_images: "seen: 36 of 36 images are those of reference, byte for byte (such as",
+    one_shift_twice: "dark: 36 of 36 images are those of again, byte for byte (such as",
+    one_class_many_times: "dark: 156 files are 36 images (red/0 0.png is there 21 times)",
+    one_file_in_two_classes: "blue/red.png, of the class 'blue', and red/0.png, of 'red', are one image, of 1 with two",
+}
+
+
+def said(task, *args):
+    "All that is warned of, and the error if there is one."
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            task(*args)
+        except ValueError as e:
+            return str(e)
+    return "\n".join(str(w.message) for w in told)
+
+
+@pytest.mark.parametrize("change", OF_SUITES, ids=lambda change: change.__name__)
+def test_suites(change, here):
+    change(here)
+    assert OF_SUITES[change] in said(measured, here)
+
+
+# ---------- tables and tars ----------
+
+
+def in_table(here, *more):
+    "A table of the test images, and further rows."
+    files = sorted((here / "reference/test").rglob("*.png"))
+    rows = [(p.relative_to(here), p.parent.name) for p in files]
+    pd.DataFrame([*rows, *more], columns=["file", "label"]).to_csv(here / "t.csv", index=False)
+    return Suite.of(here / "t.csv")
+
+
+def samples(here, *more, shards=(0,)):
+    "A WebDataset of a few images, with further members."
+    for k in shards:
+        images = [(f"{k}{i}.png", here / f"dark/{NAMES[i]}/{k}.png") for i in range(6)]
+        members = [(name, path.read_bytes()) for name, path in images]
+        labels = [(f"{k}{i}.cls", str(i).encode()) for i in range(6)]
+        pack(here / f"wds/{k:03}.tar", [*members, *labels, *more])
+    (here / "wds/classnames.txt").write_text("\n".join(NAMES))
+    return Suite.of(here / "wds")
+
+
+ONE = "reference/test/red/0.png"
+OF_SOURCES = {
+    "t.csv names 'reference/test/red/0.png' more than once": lambda here: in_table(here, (ONE, "red")),
+    "t.csv names './reference/test/red/0.png' more than once": lambda here: in_table(here, (f"./{ONE}", "blue")),
+    "two labels of one image, '01.cls'": lambda here: samples(here, ("01.cls", b"0")),
+    "several images for one label: '01.png', '01.seg.png'": lambda here: samples(here, ("01.seg.png", b"x")),
+    "numbered 0 to 3, and there is no number 2": lambda here: samples(here, shards=(0, 1, 3)),
+}
+
+
+@pytest.mark.parametrize("words", OF_SOURCES)
+def test_sources(words, here):
+    assert words in said(OF_SOURCES[words], here)
+
+
+def test_good_sources_are_read_silently(here):
+    assert not said(in_table, here) and not said(samples, here) and len(samples(here).shifts["wds"]) == 6
+    assert not said(lambda: samples(here, shards=(0, 1, 2)))
+
+
+# ---------- classifiers ----------
+
+
+def change_card(folder, **entries):
+    card = json.loads((folder / "wiseft.json").read_text())
+    (folder / "wiseft.json").write_text(json.dumps(card | entries))
+
+
+def names_exchanged(folder):
+    change_card(folder, classnames=["dog", "cat"])
+
+
+def called_zeroshot(folder):
+    change_card(folder, alpha=0)
+
+
+def with_hash_put_right(folder, name):
+    from wiseft.base.files import sha256_file
+    files = json.loads((folder / "wiseft.json").read_text())["files"]
+    change_card(folder, files=files | {name: sha256_file(folder / name)})
+
+
+def activation_turned(folder):
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["quick_gelu"] = True
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with_hash_put_right(folder, "open_clip_config.json")
+
+
+def other_head(folder):
+    with torch.no_grad():
+        made = load_classifier(folder)
+        made.head.weight.copy_(made.head.weight.flip(0))
+    made.save(folder.with_name("other"))
+    shutil.copy(folder.with_name("other") / "head.safetensors", folder)
+    with_hash_put_right(folder, "head.safetensors")
+
+
+CARDS = [names_exchanged, called_zeroshot, activation_turned, other_head]
+
+
+@pytest.mark.parametrize("change", CARDS, ids=lambda change: change.__name__)
+def test_changed_folders_of_classifiers(change, tmp_path):
+    made = pico_classifier(["cat", "dog"])
+    made.alpha = 1
+    made.save(tmp_path / "c")
+    assert load_classifier(tmp_path / "c").hash == made.hash
+    change(tmp_path / "c")
+    message = said(load_classifier, tmp_path / "c")
+    assert "c/wiseft.json was changed since it was saved" in message and 'take its line "sha256" out' in message
+
+
+def test_weights_are_held_against_their_hash(tmp_path):
+    "Also where the card's own hash is gone, as in folders of an earlier version."
+    pico_classifier(["cat", "dog"]).save(tmp_path / "c")
+    card = json.loads((tmp_path / "c/wiseft.json").read_text())
+    del card["sha256"]
+    (tmp_path / "c/wiseft.json").write_text(json.dumps(card))
+    assert not said(load_classifier, tmp_path / "c")
+    other_head(tmp_path / "c")
+    assert "c holds other weights than were saved" in said(load_classifier, tmp_path / "c")
+
+
+SWEEPS = {
+    "itself": (Colours(1), (0.5,), "weight-space", "The two classifiers have the same weights"),
+    "alpha 2": (Colours(1, 0.1), (0.5, 2), "weight-space", "alpha=2 is outside 0…1"),
+    "alpha -1 of outputs": (Colours(1, 0.1), (-1, 0.5), "logits", "alpha=-1 is outside 0…1"),
+    "as it should be": (Colours(1, 0.1), (0.5,), "weight-space", ""),
+}
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_sweeps(name, whole):
+    end, alphas, way, words = SWEEPS[name]
+    suite = folder_suite(whole / "reference", [])
+    found = said(lambda: sweep(Colours(), end, suite, alphas, by=[way], progress=False))
+    assert words in found and bool(words) == bool("weights" in found or "alpha" in found)
+
+
+def test_lookalikes(here):
+    "Training images that were saved again are found when asked for."
+    from wiseft.shell.cli import app
+
+    for path in list((here / "reference/train").rglob("*.png")):
+        Image.open(path).save(here / "reference/test" / path.parent.name / f"{path.stem}.jpg", quality=70)
+    out = CliRunner().invoke(app, ["data", str(here), "--lookalikes"]).output
+    assert "reference, test: 36 of 72 images look like training images" in out
+    assert "dark, test: 0 of 36 images look like training images" in out
+
+
+def test_threads_are_in_the_recipe(whole):
+    "On another number of threads the same seed gives other weights; the recipe says how many there were."
+    start = pico_classifier(NAMES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tuned = finetune(start, folder_suite(whole / "reference", []), epochs=1, batch_size=36, progress=False)
+    assert tuned.recipe["threads"] == torch.get_num_threads()
