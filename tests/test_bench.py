@@ -115,6 +115,24 @@ def test_failures_of_all_kinds(tmp_path, planted):
     pd.testing.assert_frame_equal(mine, alone.drop(columns=of_the_family), check_dtype=False)
 
 
+def test_a_grid_goes_one_step_further(tmp_path):
+    "Of two values the best is always at an edge: plain fine-tuning and a pull try one more, before a test image is seen"
+    suite, first = small()
+    said = []
+    how = PIECES | dict(lrs=(1e-3, 3e-3), seeds=(0,))
+    found = bench(suite, first, tmp_path / "a", ["SPD"], **how, say=said.append)
+    for name, rows in found.choices().query("choice == 'learning rate'").groupby("method"):
+        best = rows.validation[rows.value.isin(how["lrs"])].max()
+        at = rows.value[rows.value.isin(how["lrs"]) & (rows.validation == best)].min()
+        assert sorted(rows.value) == ([3.3e-4, 1e-3, 3e-3] if at == 1e-3 else [1e-3, 3e-3, 9e-3]), name
+    kinds = ["test" if ", test" in line else "validation" for line in said if line.startswith("judge")]
+    assert kinds.index("test") >= 3, "all rates of plain fine-tuning are judged on validation images first"
+    assert json.loads((tmp_path / "a/plan.json").read_text())["grids"] == "one step past an edge"
+    best = found.set_for_validation().set_index("method")
+    top = found.choices().groupby("method").validation.max()
+    assert best.validation.to_dict() == top.to_dict(), "whatever the rule took"
+
+
 def test_rows_that_come_later_are_a_family_of_their_own(tmp_path):
     "What is tested together stands in the plan, is closed when results are looked at, and counts rows without a result"
     suite, first = small()
