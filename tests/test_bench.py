@@ -116,7 +116,7 @@ def test_failures_of_all_kinds(tmp_path, planted):
 
 
 def test_a_grid_goes_one_step_further(tmp_path):
-    "Of two values the best is always at an edge: plain fine-tuning and a pull try one more, before a test image is seen"
+    "Of two values the best is at an edge: plain fine-tuning and a pull try one more, before a test image is seen"
     suite, first = small()
     said = []
     how = PIECES | dict(lrs=(1e-3, 3e-3), seeds=(0,))
