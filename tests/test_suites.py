@@ -180,8 +180,8 @@ class Always:
 
 def test_wilds_metrics(tmp_path):
     "Macro-F1 over the classes that occur, first; the worst region without Other."
-    rows = [dict(split=s, y=y, location_remapped=i, filename=f"{s}{y}{i}.jpg")
-            for s in ("train", "id_val", "id_test", "val", "test") for y in (0, 0, 5) for i in range(6)]
+    rows = [dict(split=s, y=y, location_remapped=i, filename=f"{s}{k}{i}.jpg")
+            for s in ("train", "id_val", "id_test", "val", "test") for k, y in enumerate((0, 0, 5)) for i in range(6)]
     for r in rows:
         noise(tmp_path / "iwildcam_v2.0/train" / r["filename"])
     pd.DataFrame(rows).to_csv(tmp_path / "iwildcam_v2.0/metadata.csv", index=False)
