@@ -45,6 +45,7 @@ from wiseft.models.head import ClassificationHead
 from wiseft.data.decoding import UnreadableImage, open_image, readable_formats
 from wiseft.data.images import ImageSet
 from wiseft.data.labels import holds_images, image_folder, table_set
+from wiseft.infer.asking import Questions, read_answers, read_questions
 from wiseft.infer.predictions import compare_ends, read_predictions, write_predictions
 from wiseft.data.layouts import FAMILIES, objectnet_classes
 from wiseft.train.loaders import captioned_images
@@ -624,6 +625,23 @@ class Captions(Labelled):
         return captioned_images(folder / "table.csv", folder).fingerprint
 
 
+class Answers(Reader):
+    "Labels that somebody gave, and what was asked"
+    rooms, share = ("infer/asking",), 0.4
+
+    def starts(self):
+        files, said, asked = ["0.png", "1.png"], [[0, 1], [1, 1]], [True, False]
+        asked = Questions(["a", "b"], ["cat", "dog"], files, said, asked, asked[::-1], 1, 4, False, "f00")
+        yield dict(asked=json.dumps(vars(asked)).encode(), labels=b"file,label\n0.png,cat\n1.png,dog\n")
+
+    def files(self, parts):
+        return {"q/questions.json": parts["asked"], "labels.csv": parts["labels"]}
+
+    def read(self, folder):
+        asked = read_questions(folder / "q")
+        return sorted(read_answers(folder / "labels.csv", asked).items())
+
+
 MAPPINGS = "objectnet-1.0/mappings"
 SPLITS = ["train", "id_val", "id_test", "val", "test"] * 2
 CAMERAS = [["filename", "y", "location_remapped", "split"],
@@ -731,7 +749,7 @@ class Hashes(Reader):
 
 READERS = [Safetensors, StateDicts, TorchScript, Pickles, Arrays, Cifar, Configs, HubFolders, Cards, Images, Results,
            Lines, Predictions, Recipes, Judged, Resumes, Entries, Indices, Hashes, Markers, Lists, Suites, Shards,
-           Labelled, Captions, Published]
+           Labelled, Captions, Answers, Published]
 
 
 # ---------- what becomes of a file ----------

@@ -20,12 +20,13 @@ READ_UNATTACKED = {
     "stats/robustness._published": OURS, "bench/experiments._lines": REPOSITORY,
     "bench/experiments._origin": REPOSITORY, "bench/experiments.n_results": REPOSITORY,
     "bench/experiments.provenance": REPOSITORY, "bench/experiments.provenance_table": REPOSITORY,
+    "methods/index.listed_methods": OURS, "shell/run._begin": "words of its own, compared and not read",
     "bench/trial.why_not": "a sentence that the bench itself wrote", "data/hub.is_whole": "bytes, to be hashed",
 }  # fmt: skip
 WRITTEN_UNATTACKED = {
     "base/distributed.first_writes": SAME, "base/files.unzip_once": SAME, "bench/experiments.make_runs": REPOSITORY,
     "bench/experiments.provenance": REPOSITORY, "bench/run._judge": BENCH, "bench/run._same_plan": BENCH,
-    "bench/run.carry_out": BENCH, "bench/trial._keep": BENCH, "shell/bench._write_found": SAME,
+    "bench/run._families": BENCH, "shell/run._begin": SAME, "show/ask.ask": SAME, "bench/run.carry_out": BENCH, "bench/trial._keep": BENCH, "shell/bench._write_found": SAME,
     "shell/data._unpack": SAME, "shell/evaluate.predict_": SAME, "shell/evaluate.results_file": SAME,
     "shell/report.demo": SAME, "shell/report.plot": SAME, "shell/train._merge_folders": SAME,
     "shell/train.finetune_": SAME, "shell/train.probe": SAME, "shell/train.zeroshot": SAME,

@@ -166,7 +166,7 @@ def _listed_files(folder, kind): # set of names; None if the marker of this kind
         within = [n.rpartition('/')[0] for n in note['files'] if n.endswith('/wiseft.json')]
         listed = {f'{f}/{n}' for f in within for n in _listed_files(folder/f, 'classifier') or ()}
         return {marker, *note['files'], *listed} | (_later_files if kind == 'classifier' else set())
-    except (OSError, ValueError, KeyError, TypeError): return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError): return None # not what we wrote
 
 # %% ../../nbs/api/base/01_files.ipynb #8e7e9ba4
 def holds(

@@ -39,9 +39,20 @@ def read_questions(
 ) -> Questions:
     "What was asked"
     path = existing_folder(folder, 'folder of `wiseft ask`')/FILE
-    try: return Questions(**json.loads(path.read_text(encoding='utf-8')))
-    except (OSError, ValueError, TypeError) as e: raise BadFile(
+    try:
+        asked = Questions(**json.loads(path.read_text(encoding='utf-8')))
+        if not _is_sound(asked): raise ValueError
+    except (OSError, ValueError, TypeError, RecursionError) as e: raise BadFile(
         f'{folder} is no folder of `wiseft ask`: its {FILE} can\'t be read ({type(e).__name__}).') from None
+    return asked
+
+def _is_sound(q):
+    "Whether questions fit together"
+    def all_of(kind, *lists): return all(type(each) is list and all(type(v) is kind for v in each) for each in lists)
+    return (all_of(str, q.names, q.classnames, q.files, [q.pool]) and all_of(bool, q.asked, q.random, [q.packed]) and
+            all_of(int, [q.disagree, q.n], *q.predicted) and len(q.predicted) == len(q.names) >= 2 and
+            {len(each) for each in (q.asked, q.random, *q.predicted)} == {len(q.files)} and
+            all(0 <= code < len(q.classnames) for codes in q.predicted for code in codes))
 
 # %% ../../nbs/api/infer/14_asking.ipynb #935a7855
 def draw_questions(
@@ -120,7 +131,9 @@ def read_answers(
     separator = next((s for s in ',;\t' if heading.startswith(f'file{s}label')), None)
     if separator is None: raise BadFile(f'{path}: the first line is {heading!r}, expected file,label.')
     answers, known = {}, {*questions.classnames, NONE}
-    for file, *said in list(csv.reader(io.StringIO(text), delimiter=separator))[1:]:
+    try: rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if row]
+    except csv.Error as e: raise BadFile(f'{path} is no table that can be read ({e}).') from None
+    for file, *said in rows[1:]:
         labels = list(dict.fromkeys(s.strip() for s in said if s.strip()))
         if wrong := [s for s in labels if s not in known]: raise BadFile(
             f'{path}: {file} is said to be {wrong[0]!r}, which is no class. {did_you_mean(wrong[0], known)}')
