@@ -26,7 +26,8 @@ READ_UNATTACKED = {
 WRITTEN_UNATTACKED = {
     "base/distributed.first_writes": SAME, "base/files.unzip_once": SAME, "bench/experiments.make_runs": REPOSITORY,
     "bench/experiments.provenance": REPOSITORY, "bench/run._judge": BENCH, "bench/run._same_plan": BENCH,
-    "bench/run._families": BENCH, "shell/run._begin": SAME, "show/ask.ask": SAME, "bench/run.carry_out": BENCH, "bench/trial._keep": BENCH, "shell/bench._write_found": SAME,
+    "bench/run._families": BENCH, "shell/run._begin": SAME, "show/ask.ask": SAME, "bench/run.carry_out": BENCH,
+    "bench/trial._keep": BENCH, "shell/bench._write_found": SAME,
     "shell/data._unpack": SAME, "shell/evaluate.predict_": SAME, "shell/evaluate.results_file": SAME,
     "shell/report.demo": SAME, "shell/report.plot": SAME, "shell/train._merge_folders": SAME,
     "shell/train.finetune_": SAME, "shell/train.probe": SAME, "shell/train.zeroshot": SAME,

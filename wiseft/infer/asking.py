@@ -48,7 +48,8 @@ def read_questions(
 
 def _is_sound(q):
     "Whether questions fit together"
-    def all_of(kind, *lists): return all(type(each) is list and all(type(v) is kind for v in each) for each in lists)
+    def is_of(kind, values): return type(values) is list and all(type(v) is kind for v in values)
+    def all_of(kind, *lists): return all(is_of(kind, values) for values in lists)
     return (all_of(str, q.names, q.classnames, q.files, [q.pool]) and all_of(bool, q.asked, q.random, [q.packed]) and
             all_of(int, [q.disagree, q.n], *q.predicted) and len(q.predicted) == len(q.names) >= 2 and
             {len(each) for each in (q.asked, q.random, *q.predicted)} == {len(q.files)} and
