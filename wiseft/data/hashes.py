@@ -38,7 +38,7 @@ def _recall(identities):
             for start in range(0, len(identities), 500): # one by one takes seven times as long
                 some = identities[start:start+500]
                 found.update(db.execute(f'SELECT * FROM hashes WHERE identity IN ({",".join("?"*len(some))})', some))
-    except (OSError, sqlite3.Error): pass
+    except (OSError, UnicodeDecodeError, sqlite3.Error): pass
     return found
 
 def remember_hashes(
@@ -51,7 +51,7 @@ def remember_hashes(
     try:
         with closing(_memory()) as db, db: db.executemany('INSERT OR REPLACE INTO hashes VALUES (?, ?)', rows)
     except sqlite3.OperationalError: pass # in use for long, or no room: then they are read again
-    except (OSError, sqlite3.DatabaseError): forget_hashes()
+    except (OSError, UnicodeDecodeError, sqlite3.DatabaseError): forget_hashes()
 
 def forget_hashes():
     "Remove the memory"
