@@ -14,8 +14,9 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    AllowIncomplete,Classifier,Classifiers,Control,DataRoot,Device,Force,Metrics,Output,Parts,Reference,Shift,Split,
-    SuiteName,Use,check_ending,command,listed,load_methods,load_named,say,show_table,suite_loader,chosen_device,wrote)
+    AllowIncomplete,Classifier,Classifiers,Control,DataRoot,Device,Force,Metrics,Output,Parts,Precision,Reference,Shift,
+    Split,SuiteName,Use,Workers,check_ending,chosen_device,command,listed,load_methods,load_named,say,show_table,
+    suite_loader,wrote)
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #7d2800d8
 @command('wiseft evaluate zeroshot finetuned averaged --suite icons',
@@ -32,6 +33,8 @@ def evaluate_(
     allow_incomplete:AllowIncomplete=False,
     metrics:Metrics=None,
     split:Split='test',
+    precision:Precision=None,
+    workers:Workers=None,
     device:Device=None,
     output:Annotated[Optional[Path], typer.Option('--output','-o', help='Results table (CSV) to write.')]=None,
     force:Force=False,
@@ -40,7 +43,7 @@ def evaluate_(
     load = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete,
                         training=split=='validation')
     _measure(classifiers, dict, load, device, output, force, split=split, metrics=listed(metrics),
-             control=_control_sets(control, root))
+             precision=precision, control=_control_sets(control, root))
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #718f8d1c
 @contextmanager
@@ -82,11 +85,15 @@ def warn(sentences):
     "Each as a line"
     for s in sentences: say(f'warning: {s}')
 
+def _say_agreement(table):
+    "How often half precision predicts what fp32 does"
+    if 'as in fp32' in table.precision.iloc[0]: say(table.precision.iloc[0])
+
 def _measure(folders, members, load, device, output, force, **options):
     "Evaluate what `members` makes of classifiers by name, show the table, and write it"
     from wiseft.stats.caveats import doubts
     from wiseft.infer.evaluation import evaluate
-    device,place = chosen_device(device)
+    device,place = chosen_device(device, options.get('precision'))
     with results_file(output, force) as write:
         loaded = load_named(folders, device)
         classnames = next(iter(loaded.values())).classnames
@@ -94,6 +101,7 @@ def _measure(folders, members, load, device, output, force, **options):
         table,predictions = evaluate(members(loaded), load(classnames=classnames), keep_predictions=_SURE, **options)
         show_table(_readable(table))
         _tell_forgotten(predictions)
+        _say_agreement(table)
         warn(doubts(table, len(classnames)))
         write(table, predictions, loaded)
 
@@ -143,9 +151,8 @@ def sweep_(
     'them. Default: weight-space,logits,probabilities.', show_default=False)]=None,
     parts:Parts=None,
     use:Use=None,
-    precision:Annotated[str, typer.Option('--precision', help='fp32; or bf16, several times as fast on processors '
-                                                              'made for it: the table then says how often both '
-                                                              'predict the same.')]='fp32',
+    precision:Precision=None,
+    workers:Workers=None,
     output:Annotated[Optional[Path], typer.Option('--output','-o', help='Results table (CSV) to write.')]=None,
     force:Force=False,
 ):
@@ -153,7 +160,6 @@ def sweep_(
     (ways,looks),alphas = _ways(by, use),_numbers(alphas)
     load = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete,
                         training=looks or split=='validation')
-    if precision not in ('fp32', 'bf16'): raise typer.BadParameter(f'--precision is fp32 or bf16, got {precision!r}')
     from wiseft.infer.ensembles import sweep
     from wiseft.models.load import load_classifier
     device,place = chosen_device(device, precision)
@@ -162,11 +168,11 @@ def sweep_(
         say(f'sweeping {place}')
         table,predictions = sweep(start, end, load(classnames=start.classnames), alphas, split=split,
                                   keep_predictions=_SURE,
-                                  seed=end.recipe.get('seed'), precision=None if precision == 'fp32' else precision,
+                                  seed=end.recipe.get('seed'), precision=precision,
                                   control=_control_sets(control, root), parts=parts, **ways)
         show_table(methods_down(table))
         _tell_forgotten(predictions, halfway=True)
-        if precision == 'bf16': say(table.precision.iloc[0])
+        _say_agreement(table)
         write(table, predictions, {finetuned.name: end})
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #0bd8716b
@@ -206,6 +212,8 @@ def ensemble(
     allow_incomplete:AllowIncomplete=False,
     metrics:Metrics=None,
     split:Split='test',
+    precision:Precision=None,
+    workers:Workers=None,
     device:Device=None,
     output:Annotated[Optional[Path], typer.Option('--output','-o', help='Results table (CSV) to write.')]=None,
     force:Force=False,
@@ -218,7 +226,8 @@ def ensemble(
     if len(classifiers) < 2: raise typer.BadParameter('An ensemble takes two classifiers or more.')
     from wiseft.infer.ensembles import output_ensemble
     def with_ensemble(loaded): return {**loaded, ' + '.join(loaded): output_ensemble(loaded, average)}
-    _measure(classifiers, with_ensemble, load, device, output, force, split=split, metrics=listed(metrics))
+    _measure(classifiers, with_ensemble, load, device, output, force, split=split, metrics=listed(metrics),
+             precision=precision)
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #70f2deed
 @command('wiseft predict averaged picture.jpg', 'wiseft predict averaged photos -o predictions.csv --top 3')
@@ -229,6 +238,7 @@ def predict_(
     output:Annotated[Optional[Path], typer.Option('--output','-o', help='CSV to write: a row a picture.')]=None,
     top:Annotated[int, typer.Option('--top', help='Classes a picture, the likeliest first.', min=1)]=5,
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=64,
+    workers:Workers=None,
     device:Device=None,
     force:Force=False,
 ):

@@ -15,8 +15,8 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    Classifier,Device,Force,Output,OutputFolder,Parts,Reference,Seed,Use,chosen_device,chosen_methods,command,is_suite,
-    load_methods,say,show_table,suite_loader,wrote)
+    Classifier,Device,Force,Output,OutputFolder,Parts,Reference,Seed,Use,Workers,chosen_device,chosen_methods,command,
+    is_suite,load_methods,say,show_table,suite_loader,wrote)
 from .data import sets_of
 
 # %% ../../nbs/api/shell/02_train.ipynb #f25a64db
@@ -127,6 +127,7 @@ def probe(
     lr:Annotated[float, typer.Option('--lr', help='Highest learning rate.', min=0)]=1e-3,
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=128,
     seed:Seed=0,
+    workers:Workers=None,
     device:Device=None,
     force:Force=False,
 ):
@@ -235,7 +236,7 @@ def finetune_(
     method:MethodNames=None, knobs:Knobs=None,
     captions:Captions=None,
     use:Use=None,
-    device:Device=None,
+    workers:Workers=None, device:Device=None,
     force:Force=False,
 ):
     "Fine-tune a classifier on the images of a reference distribution."
@@ -291,7 +292,7 @@ def merge_(
     parts:Parts=None,
     suite:ValidationSuite=None, reference:Reference=None,
     precision:StoredPrecision=None,
-    device:Device=None,
+    workers:Workers=None, device:Device=None,
     use:Use=None,
     force:Force=False,
 ):
