@@ -246,14 +246,15 @@ def test_lora_where_there_is_a_transformer(tmp_path):
     assert list(found.entries) == ["plain"] and "needs a transformer as image tower" in found.left_out["LoRA"]
     vit = zeroshot_classifier(pico_clip(transformer=True), suite.classnames, ["{}", "a {}"])
     found = bench(suite, vit, tmp_path / "vit", **settings)
-    assert not found.left_out and found.entries["LoRA"].trial.strength in (3, 8, 24)
+    assert not found.left_out and found.entries["LoRA"].trial.strength in (1, 3, 8, 24, 72)
     assert found.gains().set_index("method").kind["LoRA"] == "train"
     weights = {p.name for p in (tmp_path / "vit/weights").iterdir() if not p.name.startswith(".")}
-    assert weights == {"plain, lr 0.001, seed 0", *[f"LoRA {r}, lr 0.001, seed 0" for r in (3, 8, 24)]}
-    lows = [load_classifier(tmp_path / "vit/weights" / name) for name in sorted(weights)[:-1]]
-    plain = found.cost("plain")
-    assert [c.recipe["train"]["rank"] for c in lows] == [24, 3, 8]
-    assert all(c.recipe["cost"][k] == plain[k] for c in lows for k in ("images forward", "images backward"))
+    assert "plain, lr 0.001, seed 0" in weights
+    lows = {n: load_classifier(tmp_path / "vit/weights" / n) for n in weights if n.startswith("LoRA")}
+    plain, ranks = found.cost("plain"), {c.recipe["train"]["rank"] for c in lows.values()}
+    assert {3, 8, 24} <= ranks <= {1, 3, 8, 24, 72}, "three, and a step further where the best is at an edge"
+    assert lows.keys() == {f"LoRA {r}, lr 0.001, seed 0" for r in ranks}
+    assert all(c.recipe["cost"][k] == plain[k] for c in lows.values() for k in ("images forward", "images backward"))
 
 
 def with_broken(images, tmp_path):
