@@ -338,16 +338,17 @@ def test_a_newcomers_bench(photos):
     tables = {n: pd.read_csv(photos / f"bench/{n}.csv") for n in ("gains", "curves", "accuracies", "choices", "costs")}
     gains = tables["gains"].set_index("method")
     assert list(gains.index) == ["plain", NULL, *names[1:]] and gains.why.isna().all()
-    assert set(gains.lr) <= {1e-4, 3e-4, 9e-4} and gains[["reference", "shifted", "arithmetic"]].notna().all(axis=None)
+    assert set(gains.lr) <= {3.3e-5, 1e-4, 3e-4, 9e-4, 2.7e-3}
+    assert gains[["reference", "shifted", "arithmetic"]].notna().all(axis=None)
     assert set(tables["accuracies"].dataset) == {"reference", "night", "faint", "red", "mean over shifts"}
     assert tables["curves"].groupby("method").size().to_dict() == dict.fromkeys(names, 11)
     page = (photos / "bench/report.html").read_text()
     shown = done.stdout[done.stdout.index("zero-shot:"):].splitlines()
-    assert len(shown) == 7 and done.stdout.startswith("Nothing here beats averaging")
+    assert len(shown) == 7 and "Nothing here beats averaging" in done.stdout
     assert all(line.split(":")[0] in page for line in shown) and "made by" in page
     kept = {p: p.stat().st_mtime_ns for p in photos.glob("bench/**/*") if p.suffix in (".npz", ".safetensors", ".json")}
     again = wiseft(*asked, cwd=photos)
     assert {p: p.stat().st_mtime_ns for p in kept} == kept and again.stdout == done.stdout
     assert not [line for line in again.stderr.splitlines() if line.startswith(("train ", "judge "))]
-    assert "judgements: all there are" in again.stderr
+    assert "judgements" in again.stderr
     pd.testing.assert_frame_equal(pd.read_csv(photos / "bench/gains.csv"), tables["gains"])
