@@ -350,5 +350,5 @@ def test_a_newcomers_bench(photos):
     again = wiseft(*asked, cwd=photos)
     assert {p: p.stat().st_mtime_ns for p in kept} == kept and again.stdout == done.stdout
     assert not [line for line in again.stderr.splitlines() if line.startswith(("train ", "judge "))]
-    assert "judgements" in again.stderr
+    assert "judgements: all there are" in again.stderr
     pd.testing.assert_frame_equal(pd.read_csv(photos / "bench/gains.csv"), tables["gains"])

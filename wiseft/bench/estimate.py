@@ -92,7 +92,18 @@ def n_done(plan, folder) -> int:
     trained = '|'.join({re.escape(c.method.name if c.method else 'plain') for c in rows if c.trains})
     made = '|'.join({re.escape(c.name) for c in rows if not c.trains})
     of_a_row = re.compile(rf'({trained})( [\d.e+-]+)?( x[\d.]+)?, lr |({made}) of ')
-    return min(plan.n_judged(), sum(bool(of_a_row.match(p.name)) for p in folder.glob('*.npz')))
+    names = [p.name for p in folder.glob('*.npz')]
+    if all(_is_judged(plan, c, names) for c in rows): return plan.n_judged() # not every grid goes further
+    return min(plan.n_judged(), sum(bool(of_a_row.match(n)) for n in names))
+
+def _is_judged(plan, row, names):
+    "Whether all curves of a row are judged on test images"
+    if not row.trains:
+        own = [n for n in names if n.startswith(f'{row.name} of ') and n.endswith('.test.npz')]
+        return len(own) >= plan.n_curves(row) + plan.n_left_out(row)
+    own = re.escape(row.method.name if row.method else 'plain')
+    found = (re.fullmatch(rf'{own}( [\d.e+-]+)?( x[\d.]+)?, lr .*, seed (-?\d+)\.test\.npz', n) for n in names)
+    return {m[3] for m in found if m} >= {*map(str, plan.seeds)}
 
 def seconds_left(plan, folder) -> float:
     "About how long the rest of a plan takes"
