@@ -48,7 +48,8 @@ def existing_file(
     "`path`, if it is a file; else an error that says what was found"
     path = Path(path)
     if path.is_dir(): raise IsADirectoryError(f"{path} is a folder; a {what} is a file. It holds {_listing(path)}.")
-    if _existing(path, what).is_file(): return path
+    if path.is_file(): return path
+    _existing(path, what) # asked last: the path may have been removed just now
     raise BadFile(f"{path} is a pipe or a device; a {what} is a regular file. Write its content to one.")
 
 def _existing(path, what):
