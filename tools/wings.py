@@ -14,7 +14,8 @@ NBS, SIDEBAR = ROOT / "nbs", ROOT / "_quarto.yml"
 # lowest first: a wing imports only from those before it
 WINGS = "base weights stats data models infer train methods bench show shell".split()
 IMPORT = re.compile(r"\bfrom wiseft\.(\w+)")
-SECTION = re.compile(r"(?<=      - section: How it is built\n        contents:\n).*?(?=^      - section: )", re.M | re.S)
+BUILT = r"(?<=      - section: How it is built\n        contents:\n)"
+SECTION = re.compile(BUILT + r".*?(?=^      - section: )", re.M | re.S)
 
 
 def folder(wing):
