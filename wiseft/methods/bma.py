@@ -28,7 +28,7 @@ class BMA(TimeAverage):
     def before_fit(self):
         w = beta_weights(self.n_epoch*len(self.dls.train), self.b)
         shares = (w/w.cumsum()).tolist() # of the newest weights in the average so far
-        self.begin(lambda averages, weights, n: move(averages, weights, shares[self.train_iter]))
+        self.begin(lambda averages, weights, n: move(averages, weights, shares[n]))
         self.update()
     def after_batch(self):
         if self.training: self.update()
