@@ -255,6 +255,7 @@ def _make(self:Work, method, trials):
     out.recipe['making'] = with_looks(counted, method, self.plan.suite, len(tuned))
     return out
 
+# %% ../../nbs/api/bench/06_run.ipynb #b81f3c62
 @patch
 def advance(self:Work, entry, seed):
     "One seed of a row"
