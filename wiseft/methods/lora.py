@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
 from ..base.registry import method
-from ..train.trainable import tower_blocks
+from ..models.tower import tower_blocks
 
 # %% ../../nbs/methods/lora.ipynb #d299793c
 class LowRank(nn.Module):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TORCHVISION', 'own_config', 'own_weights', 'OwnTower', 'without_layer', 'find_head', 'read_transform', 'image_model',
-           'is_own', 'write_image_model', 'read_image_model']
+           'is_own', 'write_image_model', 'read_image_model', 'tower_blocks']
 
 # %% ../../nbs/api/models/10_tower.ipynb #01ae1f76
 import math, torch
@@ -216,3 +216,22 @@ def read_image_model(
     clip = _wrapped(body, model, settings, vision['module'], device)
     clip.provenance |= dict(file=own_weights, sha256=sha256_file(path))
     return clip
+
+# %% ../../nbs/api/models/10_tower.ipynb #3813d9e0
+# names in open_clip's and timm's towers
+_after_blocks = 'ln_post', 'attn_pool', 'attnpool', 'proj', 'norm', 'fc_norm', 'head'
+
+def tower_blocks(
+    visual:nn.Module, # image tower
+): # list of blocks in order, list of the modules and parameters after the last
+    "Blocks of an image tower"
+    trunk = getattr(visual, 'trunk', visual)
+    after = [m for part in {trunk, visual} for n in _after_blocks
+             if isinstance(m := getattr(part, n, None), (nn.Module,nn.Parameter))]
+    if hasattr(trunk, 'transformer'): return list(trunk.transformer.resblocks), after
+    if hasattr(trunk, 'layer1'): return [getattr(trunk, f'layer{i}') for i in range(1,5)], after
+    for name in ('blocks', 'stages'):
+        if hasattr(trunk, name): return list(getattr(trunk, name)), after
+    raise ValueError(
+        f"The blocks of an image tower of type {type(trunk).__name__} aren't known. Leave out what "
+        "asks for them, such as train='last:n' or LDIFS.")
