@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TORCHVISION', 'own_config', 'own_weights', 'OwnTower', 'without_layer', 'find_head', 'read_transform', 'image_model',
-           'is_own', 'write_image_model', 'read_image_model', 'tower_blocks']
+           'is_own', 'write_image_model', 'read_image_model', 'tower_blocks', 'transformer_matrices']
 
 # %% ../../nbs/api/models/10_tower.ipynb #01ae1f76
 import math, torch
@@ -235,3 +235,15 @@ def tower_blocks(
     raise ValueError(
         f"The blocks of an image tower of type {type(trunk).__name__} aren't known. Leave out what "
         "asks for them, such as train='last:n' or LDIFS.")
+
+# %% ../../nbs/api/models/10_tower.ipynb #a9230789
+_attention, _others = ('in_proj_weight', 'qkv.weight'), ('proj.weight', 'c_fc.weight', 'fc1.weight', 'fc2.weight')
+
+def transformer_matrices(
+    visual:nn.Module, # image tower
+) -> list: # of (module, name of its weight)
+    "Matrices of attention and MLP in all blocks; none if there is no attention"
+    found = [(b.get_submodule(n.rpartition('.')[0]), n) for b in tower_blocks(visual)[0]
+             for n,p in b.named_parameters() if n.endswith(_attention + _others) and p.ndim == 2]
+    if not any(n.endswith(_attention) for _,n in found): return []
+    return [(module, n.rpartition('.')[2]) for module,n in found]

@@ -55,7 +55,8 @@ def parametrized(
     return [m for m in classifier.modules() if is_parametrized(m)]
 
 def _make_plain(module):
-    "Keep what the parts make, under its name, before the module's other parameters"
+    "Keep what the parts make when nothing trains, under its name, before the module's other parameters"
+    module.parametrizations.eval()
     kind, others = type(module), list(module.named_parameters(recurse=False))
     module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind))) # which a copy shares, and which is changed
     for name in list(module.parametrizations): remove_parametrizations(module, name)
