@@ -215,11 +215,12 @@ def _check_inputs(given): # a command's arguments by name
     output = given.get('output') or given.get('unpack')
     if 'force' not in given or not output or not os.path.lexists(output): return
     from wiseft.base.files import holds
+    from wiseft.data.suites import EMBEDDED
     from wiseft.data.layouts import FAMILIES
     others = [v for k, v in given.items() if k not in ('output', 'unpack')]
     inputs = [p for v in others for p in (v if isinstance(v, (list, tuple)) else [v]) if isinstance(p, (str, Path))]
     for path in (str(p).removeprefix('local-dir:') for p in inputs):
-        if path == 'icons' or path in FAMILIES or not os.path.lexists(path): continue # a suite's name, a number
+        if path in (*EMBEDDED, *FAMILIES) or not os.path.lexists(path): continue # a suite's name, a number
         if holds(output, path): raise FileExistsError(
             f'{output} is or holds {path}, which is read, and is kept. Choose another name for what is written.')
 
@@ -266,7 +267,8 @@ Control = Annotated[Optional[List[Path]],
                     typer.Option('--control', show_default=False,
                                  help='A set of another task, to see what was forgotten: class folders, a tar, a '
                                       'WebDataset, with classnames.txt and zeroshot_classification_templates.txt if '
-                                      'there are such; or a published suite. Once for each.')]
+                                      'there are such; a published suite; or other-icons, '
+                                      'which is embedded and goes with icons. Once for each.')]
 PartsOption = Annotated[Optional[str], typer.Option('--parts', show_default=False,
     help='Average this part alone: image (the tower), head or text. The rest is that of the fine-tuned.')]
 Use = Annotated[Optional[List[Path]],
@@ -328,9 +330,9 @@ def chosen_methods(
 
 # %% ../../nbs/api/shell/00_app.ipynb #d86b9bc1
 def is_suite(source):
-    from wiseft.data.suites import is_suite_folder
+    from wiseft.data.suites import EMBEDDED, is_suite_folder
     from wiseft.data.layouts import FAMILIES
-    return source == 'icons' or source in FAMILIES or is_suite_folder(source)
+    return source in (*EMBEDDED, *FAMILIES) or is_suite_folder(source)
 
 def suite_loader(suite, reference, shift, **options):
     "A function that loads the suite the options name, with labels in the order of its argument `classnames`"
