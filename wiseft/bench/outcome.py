@@ -132,6 +132,17 @@ def _accuracies(point): # dict dataset -> (n,) shares of seeds
     each = {d: v.mean() for d, v in point.items()}
     return dict(reference=each[REFERENCE], shifted=np.mean([v for d, v in each.items() if d != REFERENCE]))
 
+@patch
+def _kept(self:Bench, entry, i): # dict
+    "Of a point: divergence from the start on the reference; accuracy on control sets, and with half of the classes"
+    out = dict(kl=np.mean([c.kl[REFERENCE][i] if c.kl else np.nan for c in entry.curves]))
+    def share(d): return np.mean([c.test[d][i].mean() for c in entry.curves])
+    if self.plan.control: out['control'] = np.mean([share(d) for d in self.plan.control])
+    if UNTAUGHT in self.plan.control:
+        taught, untaught = share(REFERENCE), share(UNTAUGHT)
+        out |= dict(untaught=untaught, harmonic=2*taught*untaught/(taught + untaught or 1.))
+    return out
+
 def _point(shares, i): return {d: s[i] for d, s in shares.items()}
 
 @patch
@@ -222,17 +233,6 @@ def curves(self:Bench) -> pd.DataFrame: # method, alpha, reference, shifted, kl;
             point = {d: s[i] for d, s in shares.items()}
             rows.append(dict(method=n, alpha=a, **_accuracies(point), **self._kept(e, i)))
     return pd.DataFrame(rows)
-
-@patch
-def _kept(self:Bench, entry, i): # dict
-    "Of a point: divergence from the start on the reference; accuracy on control sets, and with half of the classes"
-    out = dict(kl=np.mean([c.kl[REFERENCE][i] if c.kl else np.nan for c in entry.curves]))
-    def share(d): return np.mean([c.test[d][i].mean() for c in entry.curves])
-    if self.plan.control: out['control'] = np.mean([share(d) for d in self.plan.control])
-    if UNTAUGHT in self.plan.control:
-        taught, untaught = share(REFERENCE), share(UNTAUGHT)
-        out |= dict(untaught=untaught, harmonic=2*taught*untaught/(taught + untaught or 1.))
-    return out
 
 @patch
 def costs(self:Bench) -> pd.DataFrame:
