@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'Output', 'OutputFolder', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName',
-           'Reference', 'DataRoot', 'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'PartsOption', 'Use', 'Device',
-           'standard_output', 'say', 'wrote', 'show_table', 'in_shell_words', 'Commands', 'command', 'check_folder',
-           'chosen_device', 'load_methods', 'chosen_methods', 'is_suite', 'suite_loader', 'load_named', 'listed',
-           'check_ending']
+           'Reference', 'DataRoot', 'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'PartsOption', 'Use', 'Precision',
+           'Workers', 'Device', 'standard_output', 'say', 'wrote', 'show_table', 'in_shell_words', 'Commands',
+           'command', 'check_folder', 'set_workers', 'chosen_device', 'load_methods', 'chosen_methods', 'is_suite',
+           'suite_loader', 'load_named', 'listed', 'check_ending']
 
 # %% ../../nbs/api/shell/00_app.ipynb #a20e9352
 import functools,os,re,signal,sys,unicodedata,warnings
@@ -224,6 +224,16 @@ def _check_inputs(given): # a command's arguments by name
         if holds(output, path): raise FileExistsError(
             f'{output} is or holds {path}, which is read, and is kept. Choose another name for what is written.')
 
+# %% ../../nbs/api/shell/00_app.ipynb #dad8e863
+def _check_precision(given):
+    if given not in (None, 'fp32', 'bf16'): raise typer.BadParameter(f'--precision is fp32 or bf16, got {given!r}')
+    return given
+
+def set_workers(n): # the number
+    "How many processes read images, for all that a command reads"
+    if n is not None: os.environ['WISEFT_WORKERS'] = str(n)
+    return n
+
 # %% ../../nbs/api/shell/00_app.ipynb #68b2cdea
 Output = Annotated[Path, typer.Option('--output','-o', show_default=False, help='What to write.')]
 OutputFolder = Annotated[Path, typer.Option('--output','-o', show_default=False, callback=check_folder,
@@ -263,20 +273,26 @@ PartsOption = Annotated[Optional[str], typer.Option('--parts', show_default=Fals
     help='Average this part alone: image (the tower), head or text. The rest is that of the fine-tuned.')]
 Use = Annotated[Optional[List[Path]],
                 typer.Option('--use', help='A Python file with methods of your own. It is run.', show_default=False)]
+Precision = Annotated[Optional[str], typer.Option('--precision', callback=_check_precision, show_default=False,
+    help='fp32; or bf16, several times as fast on processors made for it: the table then says how often both predict '
+    'the same. Default: bf16 on an accelerator that has it, else fp32.')]
+Workers = Annotated[Optional[int], typer.Option('--workers', callback=set_workers, min=0, show_default=False,
+    help='Processes that read images. Default: $WISEFT_WORKERS; else as many as there are cores, for many images that '
+    'the cache has no room for.')]
 Device = Annotated[Optional[str], typer.Option('--device',
     help='cpu, cuda, cuda:1 or mps. Default: $WISEFT_DEVICE, else the best there is.', show_default=False)]
 
 # %% ../../nbs/api/shell/00_app.ipynb #b3ca694c
 def chosen_device(
     device, # as `--device` gave it
-    precision='fp32', # of what is computed
+    precision='fp32', # of what is computed; None: what is usual for evaluation
 ): # (torch.device, words such as 'on the CPU, float32, 8 threads')
     "The device to compute on, and the line about it"
-    from wiseft.base.devices import best_device,describe_device
+    from wiseft.base.devices import best_device,describe_device,usual_precision
     from wiseft.base.progress import SAID,hush
     hush(_quiet)
     device = best_device(device)
-    words = describe_device(device, precision)
+    words = describe_device(device, precision or usual_precision(device) or 'fp32')
     SAID.add(words) # so that the library needn't
     return device,words
 
