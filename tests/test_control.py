@@ -1,4 +1,5 @@
-"Control sets: their heads, what they cost, what is refused, and the command line."
+"Control sets: their heads, what they cost, what is refused, what ships, in benches and reports, the command line."
+import json
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -6,22 +7,32 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
+from test_bench import PIECES, small
 from test_cli import wiseft
 
 from wiseft.all import ImageSet, evaluate, interpolate, load_suite, read_results, sweep, zeroshot_classifier
+from wiseft.base.files import package_data, sha256_file
+from wiseft.bench.run import bench
+from wiseft.data.control import control_set, half_the_classes
 from wiseft.data.suites import Suite
 from wiseft.infer.ensembles import members
+from wiseft.infer.flips import forgotten_images
 from wiseft.infer.forgetting import forgetting
 from wiseft.methods.dawin import dawin
 from wiseft.models.classifier import ImageClassifier
 from wiseft.models.clip import Clip, load_clip
+from wiseft.models.head import unseen_words
 from wiseft.models.testing import pico_clip
+from wiseft.show.bench_report import write_bench_report
+from wiseft.show.report import write_report
 from wiseft.stats.metrics import paired_bootstrap
 from wiseft.stats.table import CONTROL_MEAN, MEAN
 
 TASK, PETS, TEMPLATES = ["box", "disc"], ["cat", "dog", "parrot"], ["a {}", "one {} more"]
 ALPHAS = [0.25, 0.5, 0.75]
+CLASSES = json.loads((ROOT / "nbs/reproductions/icons/classes.json").read_text())["classes"]
 WAYS = ["weight-space", "logits", "probabilities", dawin]
 
 
@@ -185,6 +196,80 @@ def test_what_is_no_control_set_is_refused_by_name(start, pets, task):
     refused(icons, task, moths, "'moths' is no control set for iconclip, .* 2 of its 3 class names .* 'Xylena vetusta'")
 
 
+def test_other_icons_are_what_was_laid_down():
+    "Names that mean none of the suite's classes, known to the text tower, from families that nothing was trained on"
+    said = json.loads((ROOT / "nbs/reproductions/icons/control.json").read_text())
+    about = json.loads(package_data("other-icons.json").read_text())
+    families = json.loads((ROOT / "nbs/reproductions/icons/families.json").read_text())["families"]
+    assert sha256_file(package_data("other-icons.zip")) == about["sha256"]
+    images, suite = control_set("other-icons"), load_suite("icons")
+    assert (images.name, images.role, images.classnames) == ("other-icons", "control", about["classes"])
+    assert {families[g]["split"] for g in images.groups} == {"test"}
+    assert not set(images.units) & set(suite.test.units) and images.counts().between(8, 16).all()
+    few = about["near_duplicates"]["classes with too few"]
+    assert sorted([*images.classnames, *few]) == sorted(said["classes"])
+    meant = [n for c, names in CLASSES.items() if c in suite.classnames for n in names]
+    assert not {n for names in said["classes"].values() for n in names} & {*meant, *suite.classnames}
+    excluded = {f.replace(":", ".", 1) for files in said["excluded"].values() for f in files}
+    assert not excluded & {p.stem for p in images.paths}
+    assert not unseen_words(load_clip(), images.classnames)
+
+
+def test_a_bench_with_control_sets_or_half_of_the_classes(tmp_path):
+    "Control is judged in the same pass, stands in no mean, and is the plan's; answers say what the curves say"
+    suite, first = small()
+    first = zeroshot_classifier(load_clip(), suite.classnames, "icons")
+    control = control_set("other-icons")
+    control = control.subset(range(0, len(control), 40))
+    told = dict(say=lambda line: None, **PIECES | dict(seeds=(0,)))
+    plain = bench(suite, first, tmp_path / "plain", ["LiNeS"], **told)
+    found = bench(suite, first, tmp_path / "a", ["LiNeS"], control=[control], answers=True, **told)
+    curves = found.curves()
+    same = ["method", "alpha", "reference", "shifted", "kl"]
+    assert curves[same].equals(plain.curves()[same]) and (curves.kl[curves.alpha == 0] == 0).all()
+    assert (curves.kl[curves.alpha == 1] > 0).all() and "control" not in plain.curves()
+    own = evaluate(first, suite, control=[control], progress=False).set_index("dataset").value
+    assert (curves.control[curves.alpha == 0] == own["other-icons"]).all()
+    by_set = found.accuracies().query("method == 'zero-shot'").set_index("dataset")
+    assert by_set.role["other-icons"] == by_set.role[CONTROL_MEAN] == "control" and by_set.role["solid"] == "shift"
+    with np.load(tmp_path / "a/answers/plain, lr 0.001, seed 0.test.npz") as kept:
+        for d, right in found.entries["plain"].curves[0].test.items():
+            assert (right == (kept[f"answer {d}"] == kept[f"label {d}"])).all()
+            assert kept[f"confidence {d}"].shape == right.shape
+        assert set(kept["classes"]) == {*suite.classnames, *control.classnames}
+    plan = json.loads((tmp_path / "a/plan.json").read_text())
+    assert plan["control"] == {"other-icons": control.fingerprint}
+    with pytest.raises(ValueError, match="another plan: control was"):
+        bench(suite, first, tmp_path / "a", ["LiNeS"], **told)
+    assert "What else was forgotten" in write_bench_report(found, tmp_path / "a.html").read_text()
+    half = bench(suite, first, tmp_path / "half", ["LiNeS"], control="half", **told)
+    taught, others = half_the_classes(suite)
+    assert half.plan.suite.classnames == taught.classnames and [*half.plan.control] == [s.name for s in others]
+    at = half.curves().query("alpha == 0").iloc[0]
+    assert at.harmonic == pytest.approx(2 / (1 / at.reference + 1 / at.untaught))
+    with pytest.raises(ValueError, match="'half' makes half of the classes control, and stands alone"):
+        bench(suite, first, tmp_path / "b", control=["half", control], **told)
+    wrong = replace(control, labels=np.random.default_rng(0).permutation(control.labels))
+    with pytest.raises(ValueError, match="'other-icons' is no control set"):
+        bench(suite, first, tmp_path / "c", ["LiNeS"], control=[wrong], **told)
+
+
+def test_a_report_shows_what_was_forgotten(tmp_path, start, ends, pets, task):
+    table, seen = sweep(start, ends["image"], task, [0.5], control=[pets], keep_predictions=True, progress=False)
+    images = task.datasets() | dict(pets=pets)
+    page = write_report(table, tmp_path / "r.html", predictions=seen, images=images).read_text()
+    lost = forgotten_images(seen)
+    right = {m: seen.frame(method=m).query("role == 'control'").correct.astype(bool) for m in
+             ("zero-shot", "fine-tuned", "weight-space")}
+    was_lost = right["zero-shot"].to_numpy() & ~right["fine-tuned"].to_numpy()
+    assert len(lost) == was_lost.sum() and lost.back.sum() == right["weight-space"].to_numpy()[was_lost].sum()
+    assert f"Of 60 images {len(lost)} were forgotten" in page and 'data-kind="control"' in page
+    what = page[page.index("What it forgot"):]
+    assert what[:what.index("<h2>")].count('class="small"') == min(12, len(lost))
+    value = table.set_index(["method", "dataset"]).value["weight-space", CONTROL_MEAN]
+    assert f"{CONTROL_MEAN} {100 * value:.1f}" in page[page.index('id="gives"'):]
+
+
 def copied(images, names, most, folder):
     "A folder of class folders, with some icons of each class."
     for name in names:
@@ -210,7 +295,9 @@ def test_the_command_line_takes_a_folder_with_other_classes(tmp_path):
     pets = t[(t.dataset == "pets") & (t.method == "zero-shot")]
     own = evaluate(zeroshot_classifier(start.clip, names), tmp_path / "pets", progress=False).value[0]
     assert pets.value.tolist() == [own] and pets.role.tolist() == ["control"]
-    wiseft("report", "t.csv", "-o", "report.html", cwd=tmp_path)
+    line = "report t.csv --reference photos --shift other --control pets -o report.html"
+    done = wiseft(*line.split(), cwd=tmp_path)
+    assert "no small pictures" not in done.stderr and "What it forgot" in (tmp_path / "report.html").read_text()
     line = "evaluate zeroshot tuned --reference photos --control pets --metrics"
     done = wiseft(*line.split(), "accuracy,KL from start", cwd=tmp_path)
     assert "KL from start" in done.stdout and "pets" in done.stdout

@@ -116,7 +116,7 @@ FEW_IMAGES, FEW_STEPS, FEW_SEEDS = 100, 100, 5
 @patch
 def warnings(self:Plan) -> list:
     "What the images, the steps and the seeds of a plan can't show, in sentences"
-    sets = self.suite.datasets().items()
+    sets = [*self.suite.datasets().items(), *self.control.items()]
     lines = _unread(self.unreadable) + [w for d, s in sets for w in (_missing(d, s), _few(d, s)) if w]
     if self.steps < FEW_STEPS: lines.append(
         f'{self.steps} steps are few: averages over time and pulls may change nothing in so short a time. More epochs '

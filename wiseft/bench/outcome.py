@@ -13,7 +13,8 @@ from ..train.flops import COPIES, COUNTED, arithmetic
 from ..infer.ensembles import alpha_by_rule, nearly_best
 from ..stats.matched_accuracy import against_itself, judged_by_halves, matched_gains
 from .plan import Plan, passes_an_image, takes_several
-from ..stats.table import MEAN, REFERENCE
+from ..stats.table import CONTROL_MEAN, MEAN, REFERENCE
+from ..data.control import UNTAUGHT
 from ..infer.scores import MIN_GROUPS
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #897d8df3
@@ -21,8 +22,9 @@ from ..infer.scores import MIN_GROUPS
 class Curve:
     "Which images the points of a curve from the zero-shot classifier to another get right"
     validation:np.ndarray # (k, n) bool, of the reference
-    test:dict             # dataset -> (k, n) bool
+    test:dict             # dataset -> (k, n) bool, of control sets too
     cost:dict             # what its fine-tuning took: counts, seconds
+    kl:dict=field(default_factory=dict) # dataset -> (k,), how far answers lie from the start's, in nats
 
 @dataclass
 class Entry:
@@ -83,9 +85,9 @@ class Bench:
         missing = pd.DataFrame([dict(method=n, why=w) for n, w in self.left_out.items()], columns=['method', 'why'])
         if not self.entries: return missing
         at, shares = self._points(), {n: self.shares(e) for n, e in self.entries.items()}
-        def point(n): return {d: s[at[n]] for d, s in shares[n].items()}
-        points = {n: point(n) for n in shares}
-        where = pd.DataFrame([dict(method=n, **_accuracies(p)) for n, p in points.items()])
+        points = {n: _point(s, at[n]) for n, s in shares.items()}
+        def kept(n): return self._kept(self.entries[n], at[n])
+        where = pd.DataFrame([dict(method=n, **_accuracies(p), **kept(n)) for n, p in points.items()])
         units = what_is_drawn(self.plan.suite, groups)
         judged = self._judged(at, points, units)
         twins = self.same_as_plain()
@@ -129,6 +131,17 @@ def _counted(self:Bench, name):
 def _accuracies(point): # dict dataset -> (n,) shares of seeds
     each = {d: v.mean() for d, v in point.items()}
     return dict(reference=each[REFERENCE], shifted=np.mean([v for d, v in each.items() if d != REFERENCE]))
+
+@patch
+def _kept(self:Bench, entry, i): # dict
+    "Of a point: divergence from the start on the reference; accuracy on control sets, and with half of the classes"
+    out = dict(kl=np.mean([c.kl[REFERENCE][i] if c.kl else np.nan for c in entry.curves]))
+    def share(d): return np.mean([c.test[d][i].mean() for c in entry.curves])
+    if self.plan.control: out['control'] = np.mean([share(d) for d in self.plan.control])
+    if UNTAUGHT in self.plan.control:
+        taught, untaught = share(REFERENCE), share(UNTAUGHT)
+        out |= dict(untaught=untaught, harmonic=2*taught*untaught/(taught + untaught or 1.))
+    return out
 
 def _point(shares, i): return {d: s[i] for d, s in shares.items()}
 
@@ -210,7 +223,7 @@ def same_as_plain(self:Bench) -> dict: # name of a method -> alpha of plain fine
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #47b33660
 @patch
-def curves(self:Bench) -> pd.DataFrame: # method, alpha, reference, shifted
+def curves(self:Bench) -> pd.DataFrame: # method, alpha, reference, shifted, kl; with control sets more
     "Accuracy of every point of every curve, means over seeds"
     rows = []
     for n, e in self.entries.items():
@@ -218,7 +231,7 @@ def curves(self:Bench) -> pd.DataFrame: # method, alpha, reference, shifted
         alphas = sorted(map(float, self.plan.alphas)) if len(shares[REFERENCE]) > 1 else [np.nan]
         for i, a in enumerate(alphas):
             point = {d: s[i] for d, s in shares.items()}
-            rows.append(dict(method=n, alpha=a, **_accuracies(point)))
+            rows.append(dict(method=n, alpha=a, **_accuracies(point), **self._kept(e, i)))
     return pd.DataFrame(rows)
 
 @patch
@@ -228,25 +241,28 @@ def costs(self:Bench) -> pd.DataFrame:
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #c122fd4b
 @patch
-def accuracies(self:Bench) -> pd.DataFrame: # method, point, alpha, dataset, accuracy, sd
+def accuracies(self:Bench) -> pd.DataFrame: # method, point, alpha, dataset, role, accuracy, sd
     "Each set's accuracy of the zero-shot classifier, and of each method where validation puts it and at its end"
     rows, alphas = [], sorted(map(float, self.plan.alphas))
+    roles = self.plan.suite.roles() | dict.fromkeys(self.plan.control, 'control')
     for name, e in self.entries.items():
         for point, i in e.places(alphas).items():
             start = point == 'zero-shot'
             if start and name != 'plain': continue # all begin there
             where = dict(method=point if start else name, point=point,
                          alpha=alphas[i] if len(e.curves[0].validation) > 1 else np.nan)
-            rows += [where | each for each in _by_set(e.curves, i, self.plan.suite.roles())]
+            rows += [where | each for each in _by_set(e.curves, i, roles)]
     order = pd.DataFrame(rows)
     return pd.concat([o for _, o in order.groupby(order.point != 'zero-shot')], ignore_index=True) if rows else order
 
 def _by_set(curves, i, roles): # roles: dataset -> role
-    "Accuracy at a point of each set and of the mean over shifts: mean over seeds, and standard deviation"
+    "Accuracy at a point of each set and of the means over shifts and control sets: mean over seeds, and deviation"
     def of(curve): return {d: curve.test[d][i].mean() for d in roles}
     seeds = pd.DataFrame([*map(of, curves)])
-    seeds[MEAN] = seeds[[d for d, role in roles.items() if role == 'shift']].mean(axis=1)
-    return [dict(dataset=d, accuracy=seeds[d].mean(), sd=seeds[d].std()) for d in seeds]
+    for name, role in {MEAN: 'shift', CONTROL_MEAN: 'control'}.items():
+        mine = [d for d in roles if roles[d] == role]
+        if mine: seeds[name], roles = seeds[mine].mean(axis=1), roles | {name: role}
+    return [dict(dataset=d, role=roles[d], accuracy=seeds[d].mean(), sd=seeds[d].std()) for d in seeds]
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #716069b9
 def most_cautious(
@@ -322,7 +338,8 @@ def _sentence(self:Bench, r):
         f'{100*r.high:+.1f}), and is {100*r.ahead_low:+.1f} to {100*r.ahead_high:+.1f} ahead in the mean of both '
         'sides. By as much others may differ from it for their seeds alone.')
     alpha = '' if r.alpha != r.alpha else f' (α = {r.alpha:g})'
-    where = f'{r.method}{alpha}: {100*r.reference:.1f} % on the reference, {100*r.shifted:.1f} % under shift.'
+    kept = f', {100*r.control:.1f} % on control sets' if self.plan.control else ''
+    where = f'{r.method}{alpha}: {100*r.reference:.1f} % on the reference, {100*r.shifted:.1f} % under shift{kept}.'
     if r.method == 'plain': return f'{where} Its averages are what the others are measured against.'
     if r.same_as_plain == r.same_as_plain:
         return f'{where} It gets the same images right as plain fine-tuning at α = {r.same_as_plain:g}.'

@@ -122,6 +122,7 @@ class Plan:
     unreadable:object=None # table of images that are left out: dataset, split, file, reason
     starts:dict=field(default_factory=dict, repr=False) # name of a start -> what it made
     controls:list=field(default_factory=list) # of `Contender`, further rows
+    control:dict=field(default_factory=dict) # name -> control `ImageSet`
     goes_further:bool=True # is a grid whose best is at its edge gone one step further? plans of before didn't
     rehearsed:dict=field(default_factory=dict, init=False, repr=False) # name -> what stands in a method's way
     def __post_init__(self):
@@ -227,6 +228,7 @@ def as_json(self:Plan) -> dict:
     said = {k: v for k, v in self.recipe.items() if k != 'progress'}
     recipe = {k: v for k, v in said.items() if (k, v) != ('precision', 'bf16')} # the default, said or not
     further = dict(grids='one step past an edge') if self.goes_further else {}
+    if self.control: further['control'] = {d: s.fingerprint for d, s in self.control.items()}
     return dict(version=__version__, suite=self.suite.fingerprint, tower=state_hash(self.start.visual.state_dict()),
                 text_tower=state_hash(words), given={n: _in_short(knobs) for n, knobs in self.given.items()},
                 templates=list(self.start.templates or []), lrs=list(self.lrs),
@@ -255,7 +257,7 @@ def n_passes(self:Plan) -> int:
     "Passes of an image, at most, as plain fine-tunings and averages of weights take them"
     trained = self.recipe.get('epochs', 10)*len(self.suite.train)*self.n_trained()
     curves = sum(self.n_curves(c) + (self.n_choices(c) > 0) for c in self.contenders())
-    tests = sum(map(len, self.suite.datasets().values()))
+    tests = sum(map(len, [*self.suite.datasets().values(), *self.control.values()]))
     judged = (self.n_judged()-curves)*len(self.suite.validation) + curves*tests
     return 3*trained + len(self.alphas)*judged
 

@@ -265,12 +265,13 @@ def for_training(cls:Suite,
 ) -> Suite:
     "A suite of anything that can be fine-tuned on"
     if isinstance(source, Suite): return source
-    if str(source) in (*EMBEDDED, *FAMILIES) or is_suite_folder(source): return load_suite(source, classnames=classnames)
+    if str(source) in (*EMBEDDED, *FAMILIES) or is_suite_folder(source):
+        return load_suite(source, classnames=classnames)
     return folder_suite(source, [], classnames=classnames)
 
 # %% ../../nbs/api/data/12_suites.ipynb #060a9010
 def load_suite(
-    name='icons',   # of `EMBEDDED`: 'icons', the suite; one of the field's; or a folder with `reference` beside shifted sets
+    name='icons',   # 'icons' is embedded; one of the field's, or a folder with `reference` beside shifted sets
     templates=None, # prompt templates; default the suite's own, 'openai' for a folder
     classnames=None,# of a folder: list that fixes names and order, or dict folder -> name
     root=None,      # data root of the field's suites; default `$WISEFT_DATA`, else `~/data`

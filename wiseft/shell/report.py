@@ -12,9 +12,9 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    DataRoot,Device,Force,Output,OutputFolder,Reference,Results,Seed,Shift,check_ending,command,say,show_table,
+    Control,DataRoot,Device,Force,Output,OutputFolder,Reference,Results,Seed,Shift,check_ending,command,say,show_table,
     standard_output,suite_loader,chosen_device,wrote)
-from .evaluate import methods_down
+from .evaluate import control_sets_given,methods_down
 
 # %% ../../nbs/api/shell/04_report.ipynb #41c656a7
 @command('wiseft plot results.csv -o pictures')
@@ -60,6 +60,7 @@ def report(
         '--suite', help='Where the images are, as in `wiseft sweep`: for small pictures of what changed.')]=None,
     reference:Reference=None,
     shift:Shift=None,
+    control:Control=None,
     root:DataRoot=None,
     classifier:Annotated[Optional[Path],
                          typer.Option('--classifier',
@@ -81,7 +82,7 @@ def report(
     if len(results) > 1: table,kept,comparisons = _joined(tables, predictions)
     else: table,kept,comparisons = tables[results[0].stem],predictions[results[0].stem],None
     given = suite or reference
-    images = evaluated_images(kept, suite, reference, shift, root) if kept and pictures and given else None
+    images = evaluated_images(kept, suite, reference, shift, root, control) if kept and pictures and given else None
     if kept and pictures and not given: say(
         'no small pictures of what changed: give --reference and --shift, or --suite, as to the sweep')
     write_report(table, output, title or _title(table, given), comparisons, alpha=_averaged(table, recipe), force=force,
@@ -134,13 +135,14 @@ def _joined(tables, predictions):
 
 def evaluated_images(
     predictions, # `KeptPredictions`
-    suite, reference=None, shift=None, root=None # as the options say
+    suite, reference=None, shift=None, root=None, control=None # as the options say
 ) -> dict: # set -> `ImageSet`
     "The images that were evaluated, of sets that are still the same"
     split = predictions.images.split.iloc[0]
     load = suite_loader(suite, reference, shift, root=root, allow_incomplete=True, training=split=='validation')
     was = {d: set(own.file) for d, own in predictions.images.groupby('dataset', observed=True)}
-    found = {d: s for d, s in load().datasets(split).items() if set(s.files()) == was.get(d)}
+    sets = load().datasets(split) | {s.name: s for s in control_sets_given(control, root)}
+    found = {d: s for d, s in sets.items() if set(s.files()) == was.get(d)}
     for d in was.keys()-found.keys(): say(f'{d}: no small pictures, its images there are not those that were evaluated')
     return found
 

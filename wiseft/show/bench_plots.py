@@ -13,28 +13,30 @@ from .style import COLORS, LEGEND, accuracy_axis, new_figure, styled
 # %% ../../nbs/api/show/04_bench_plots.ipynb #f164b109
 # where many are drawn
 _BY_KIND = dict(loss='o', pull='s', start='D', train='p', average='v', merge='^', mix='P', search='h')
+_SIDES = dict(shifted='Mean accuracy under distribution shift', control='Mean accuracy on control sets')
 
 @styled
 def plot_bench(
     curves:pd.DataFrame, # of `Bench.curves`: method, alpha, reference, shifted
     gains:pd.DataFrame,  # of `Bench.gains`
+    side='shifted',      # or 'control', where there are such sets
 ) -> Figure:
-    "Accuracy under shift against accuracy on the reference, a curve a method"
+    "Accuracy under shift, or on control sets, against accuracy on the reference, a curve a method"
     fig = new_figure(7.2, 5)
     ax, rows = fig.subplots(), gains[gains.why==''].set_index('method')
     for name, c in curves.groupby('method', sort=False):
         plain, row = name=='plain', rows.loc[name]
         color = '.55' if plain else COLORS[name]
         alpha = '' if pd.isna(row.alpha) else f', α = {row.alpha:g}'
-        ax.plot(c.reference, c.shifted, color=color, lw=4 if plain else 1.3, zorder=1 if plain else 2)
-        ax.scatter(row.reference, row.shifted, 50*row.arithmetic, color=color, edgecolor='w', zorder=3,
+        ax.plot(c.reference, c[side], color=color, lw=4 if plain else 1.3, zorder=1 if plain else 2)
+        ax.scatter(row.reference, row[side], 50*row.arithmetic, color=color, edgecolor='w', zorder=3,
                    alpha=.85, marker=_BY_KIND.get(row.kind, 'o'), label=f'{name}{alpha}')
     start = curves[curves.alpha==0]
-    if len(start): ax.scatter(start.reference.iloc[0], start.shifted.iloc[0], 60, 'k', marker='X', zorder=4,
+    if len(start): ax.scatter(start.reference.iloc[0], start[side].iloc[0], 60, 'k', marker='X', zorder=4,
                               label='zero-shot')
-    for axis, values in ((ax.xaxis, curves.reference), (ax.yaxis, curves.shifted)):
+    for axis, values in ((ax.xaxis, curves.reference), (ax.yaxis, curves[side])):
         accuracy_axis(axis, values, logit=False)
-    ax.set(xlabel='Accuracy on the reference', ylabel='Mean accuracy under distribution shift')
+    ax.set(xlabel='Accuracy on the reference', ylabel=_SIDES[side])
     fig.legend(loc='outside lower center', markerscale=.8, **LEGEND)
     return fig
 

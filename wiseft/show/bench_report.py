@@ -19,6 +19,7 @@ from ..stats.table import MEAN
 
 # %% ../../nbs/api/show/08_bench_report.ipynb #9d46fc7a
 _GAINS = {'method': 'method', 'kind': 'kind', 'paper': 'arXiv', 'reference': 'reference, %', 'shifted': 'shifted, %',
+          'control': 'control, %', 'untaught': 'untaught classes, %', 'harmonic': 'harmonic mean, %',
           'baseline': 'plain averages, shifted, %', 'gain': 'gain, points', 'low': '95 % from', 'high': 'to',
           'beyond': 'or beyond them on the reference, points', 'beyond_low': 'from', 'beyond_high': 'up to',
           'ahead': 'head to head, points', 'ahead_low': '95 % ahead from', 'ahead_high': 'ahead to',
@@ -26,8 +27,8 @@ _GAINS = {'method': 'method', 'kind': 'kind', 'paper': 'arXiv', 'reference': 're
           'same_as_plain': 'same as plain at α', 'lr': 'learning rate', 'strength': 'strength', 'alpha': 'α',
           'given_away': 'validation given away, points', 'validation': 'validation, %', 'why': 'left out because'}
 
-_SHARES = {'reference', 'shifted', 'baseline', 'gain', 'low', 'high', 'beyond', 'beyond_low', 'beyond_high', 'ahead',
-           'ahead_low', 'ahead_high', 'smallest', 'given_away', 'validation'}
+_SHARES = {'reference', 'shifted', 'control', 'untaught', 'harmonic', 'baseline', 'gain', 'low', 'high', 'beyond',
+           'beyond_low', 'beyond_high', 'ahead', 'ahead_low', 'ahead_high', 'smallest', 'given_away', 'validation'}
 
 def _gains(gains):
     "The table of `Bench.gains` as people read it"
@@ -67,10 +68,11 @@ def _choices(choices): # of `Bench.choices`
 def _plan(plan, groups, origin): # of `Plan`; groups: do intervals draw them?
     "What decides the results, and on what they were made"
     known = plan.as_json()
-    sets = {d: f'{len(s):,} images' for d, s in plan.suite.datasets().items()}
+    sets = {f'test, {d}': s for d, s in plan.suite.datasets().items()}
+    sets |= {f'control, {d}': s for d, s in plan.control.items()}
     place = describe_device(plan.start.device, plan.recipe.get('precision', 'bf16'))
     rows = {'training images': f'{len(plan.suite.train):,}', 'validation images': f'{len(plan.suite.validation):,}',
-            **{f'test, {d}': n for d, n in sets.items()}, 'fingerprint of the images': known['suite'],
+            **{what: f'{len(s):,} images' for what, s in sets.items()}, 'fingerprint of the images': known['suite'],
             'image tower (SHA-256)': known['tower'], 'the rest of the CLIP (SHA-256)': known['text_tower'],
             'templates': known['templates'], 'given': known['given'] or 'nothing', 'fine-tuning': known['recipe'],
             'steps of a fine-tuning': plan.steps, 'learning rates to choose from': known['lrs'],
@@ -101,6 +103,9 @@ _CAPTION = ('All averages of each method, from the zero-shot classifier (cross) 
             'point is the α that validation images chose, and its area what it computed (arithmetic, below). Grey: '
             'plain fine-tuning.')
 
+_KEPT = ('What else was forgotten: mean accuracy on control sets, which are of other tasks, each judged with a head of '
+         'its own words, against accuracy on the reference. Curves and points as above.')
+
 _ROWS = ('What each method gains under shift over plain averages at least as accurate on the reference, and head to '
          'head, with 95 % intervals. Grey: plain fine-tuning against itself with other seeds.')
 
@@ -111,6 +116,15 @@ its grid says that a value beyond might have been chosen.</p>"""
 _BEST = """<p class="soft">The first seed alone: each row with the learning rate, the strength and the α that have the
 highest validation accuracy, whatever the rule above took, head to head with plain fine-tuning set alike. Intervals are over
 test images alone.</p>"""
+
+# %% ../../nbs/api/show/08_bench_report.ipynb #3a12757b
+def _say_control(found):
+    "The picture of control sets in words: the ends of each curve and its marked point"
+    told, gains = [], found.gains().set_index('method')
+    for name, c in found.curves().groupby('method', sort=False):
+        ends = ' to '.join(f'{100*v:.1f} %' for v in dict.fromkeys(c.control.iloc[[0, -1]]))
+        told.append(f'{name} {ends}, marked {100*gains.control[name]:.1f} %')
+    return f'Mean accuracy on {", ".join(found.plan.control)} from α = 0 to 1: {"; ".join(told)}.'
 
 def _body(found, origin):
     "The page's sections"
@@ -123,6 +137,8 @@ def _body(found, origin):
     if found.entries:
         picture = plot_bench.unseen(found.curves(), gains)
         yield html_figure('bench', picture, ' '.join(s for s in sentences if 'left out' not in s), _CAPTION)
+    if found.entries and found.plan.control:
+        yield html_figure('control', plot_bench.unseen(found.curves(), gains, 'control'), _say_control(found), _KEPT)
     if len(found.entries) > 1:
         yield html_figure('gains', plot_gains.unseen(gains), f'{_ROWS} The numbers stand in the table below.', _ROWS)
     yield '<ul>' + '\n'.join(f'<li>{escape(s)}</li>' for s in sentences) + '</ul>'

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from ..stats.paper import robustness
 from .plot_data import (ENDS, accuracy_words, curve_method, curve_name, curves, first_curve, frontier,
     known_baselines, shift_names, shift_rows, single_points, start_name)
-from .plots import plot_alpha, plot_frontier, plot_robustness, plot_shifts
-from ..stats.table import MEAN, dataset_order, reference_set
+from .plots import plot_alpha, plot_control, plot_frontier, plot_robustness, plot_shifts
+from ..stats.table import CONTROL_MEAN, MEAN, dataset_order, reference_set
 
 # %% ../../nbs/api/show/03_figures.ipynb #d46a4db0
 def _pct(v): return f'{100*v:.1f} %'
+
+def _say_control(table, alpha=.5, **_): return _say_frontier(table, CONTROL_MEAN, alpha)
 
 def _say_frontier(table, dataset=MEAN, alpha=.5, **_):
     points = frontier(table, dataset)
@@ -66,6 +68,10 @@ def _lacks_sets(table, baselines):
     missing = [name for name, known in there.items() if not known]
     return f'the table has no row for the {" and the ".join(missing)}' if missing else ''
 
+def _lacks_control(table, baselines):
+    if CONTROL_MEAN not in set(table.dataset): return 'the table has no control set'
+    return '' if reference_set(table) else 'the table has no row for the reference'
+
 def _lacks_curve(table, baselines): return '' if curves(table) else 'no method in the table has several α'
 
 def _lacks_ends(table, baselines):
@@ -91,6 +97,9 @@ PICTURES = {} # name -> `PictureKind`, in the order of pages
 PICTURES['frontier'] = PictureKind(plot_frontier, ('dataset',),
                                    'Up and to the right is better. Crosses are 95 % intervals.', _say_frontier,
                                    _lacks_sets)
+PICTURES['control'] = PictureKind(plot_control, (),
+    'What else was forgotten: accuracy on sets of other tasks. Below the dotted line is less than before fine-tuning.',
+    _say_control, _lacks_control)
 PICTURES['alpha'] = PictureKind(plot_alpha, (),
     'Every set against the mixing coefficient. The band is the 95 % interval of the first curve.', _say_alpha,
     _lacks_curve)
@@ -103,7 +112,7 @@ PICTURES['robustness'] = PictureKind(plot_robustness, ('baselines',),
 # %% ../../nbs/api/show/03_figures.ipynb #770866b3
 def alt_text(
     table:pd.DataFrame,
-    kind:str,             # of `PICTURES`: 'frontier', 'alpha', 'shifts', 'robustness'
+    kind:str,             # of `PICTURES`: 'frontier', 'control', 'alpha', 'shifts', 'robustness'
     dataset:str=MEAN,     # of the frontier
     alpha:float=0.5,      # of the averaged classifier
     baselines:dict|None=None, # of `plot_robustness`

@@ -10,7 +10,7 @@ __all__ = ['POINT_KEYS', 'ENDS', 'NAMES', 'MANY_CURVES', 'labelled', 'frontier',
 # %% ../../nbs/api/show/01_plot_data.ipynb #f68a5e8b
 import numpy as np, pandas as pd
 from ..stats.paper import IMAGENET_SHIFTS
-from ..stats.table import MEAN, STARTS, check_single, dataset_order, reference_set
+from ..stats.table import CONTROL_MEAN, MEAN, MEANS, STARTS, check_single, dataset_order, reference_set
 from ..stats.robustness import published_baseline
 
 # %% ../../nbs/api/show/01_plot_data.ipynb #6a305728
@@ -27,7 +27,7 @@ def labelled(
 
 def frontier(
     table:pd.DataFrame,
-    dataset:str=MEAN, # a shifted set, or their mean
+    dataset:str=MEAN, # a set, or one of the means
 ) -> pd.DataFrame:    # tuning, method, alpha, label, then value, low, high with `_reference` and `_shift`
     "Accuracy on the reference beside accuracy on `dataset`, a row per tuning, method and alpha."
     check_single(table, POINT_KEYS)
@@ -41,10 +41,13 @@ def frontier(
 # %% ../../nbs/api/show/01_plot_data.ipynb #d11ede4b
 def accuracy_words(
     table:pd.DataFrame,
-    dataset:str, # a shifted set, or their mean
+    dataset:str, # a set, or one of the means
 ) -> str:
     "What the accuracy on `dataset` is, for an axis."
-    shifts = table[(table.role=='shift') & (table.dataset!=MEAN)].dataset.unique()
+    def named(role): return table[(table.role==role) & ~table.dataset.isin(MEANS)].dataset.unique()
+    shifts, control = named('shift'), named('control')
+    if dataset==CONTROL_MEAN:
+        return f'Mean accuracy over {len(control)} control sets' if len(control)>1 else f'Accuracy on {control[0]}'
     if dataset==MEAN:
         return f'Mean accuracy over {len(shifts)} shifted sets' if len(shifts)>1 else 'Mean accuracy over shifts'
     return f'Accuracy on {dataset}'

@@ -13,7 +13,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 from .card import in_words
-from ..infer.flips import changed_confusions, changed_images, some_changes, thumbnail
+from ..infer.flips import changed_confusions, changed_images, forgotten_images, some_changes, thumbnail
 from ..base.files import atomic_path
 from ..data.decoding import UnreadableImage
 from ..infer.predictions import KeptPredictions, compare_ends
@@ -22,7 +22,7 @@ from ..stats.paper import robustness
 from .plot_data import NAMES, curves, known_baselines
 from .figures import alt_text, pictures
 from ..base.text import counted
-from ..stats.table import MEAN, MEANS, STARTS, UNBOUNDED
+from ..stats.table import CONTROL_MEAN, MEAN, MEANS, STARTS, UNBOUNDED
 from ..stats.table import check_single, dataset_order, first_metric, reference_set, wide
 
 # %% ../../nbs/api/show/07_report.ipynb #7f41dc93
@@ -191,8 +191,8 @@ def _paths(kind, fig, values, reference): # a path for each curve of averaged we
     fig.draw_without_rendering()
     alphas, sets = values.index.to_numpy(), list(values)
     if kind=='alpha': return [_spots(fig, ax, np.column_stack([alphas, values[d]])) for ax, d in zip(fig.axes, sets)]
-    if kind=='frontier': return [_spots(fig, fig.axes[0], values[[reference, MEAN]].to_numpy())]
-    return []
+    mean = dict(frontier=MEAN, control=CONTROL_MEAN).get(kind)
+    return [_spots(fig, fig.axes[0], values[[reference, mean]].to_numpy())] if mean else []
 
 # %% ../../nbs/api/show/07_report.ipynb #7fe9446c
 def _with_interval(r):
@@ -204,7 +204,7 @@ def _around(c, alpha, plots): # plots: function that returns the pictures and wh
     texts = {(r.dataset, r.alpha): _with_interval(r) for r in c.itertuples()}
     start = int(np.argmin(np.abs(np.array(alphas)-alpha)))
     before = _begins(c)
-    told = [d for d in sets if d in (reference_set(c), MEAN)]
+    told = [d for d in sets if d in (reference_set(c), *MEANS)]
     gives_at = lambda a: 'In per cent: ' + ', '.join(f'{d} {texts.get((d, a), "")}' for d in told)
     gives = list(map(gives_at, alphas))
     about = dict(alpha=f'{alphas[start]:g}', last=len(alphas)-1, start=start, before=before, gives=gives[start])
@@ -301,6 +301,7 @@ def _changes(predictions, alpha, images):
            'image is, then both answers and how sure each was. Those with the surest right answers are shown.</p>')
     if not images:
         yield '<p class="soft">Without pictures: the images were not given, or are not those that were evaluated.</p>'
+    changed = changed[changed.dataset.isin(predictions.images.dataset[predictions.images.role!='control'])]
     some, sizes = some_changes(changed), predictions.images.dataset.value_counts()
     for d, own in changed.groupby('dataset', sort=False, observed=True):
         mine = images.get(d) if images else None
@@ -313,6 +314,25 @@ def _changes(predictions, alpha, images):
     yield ('<h3>Classes that are mistaken more or less often</h3>\n'
            f'<p class="soft">Images of all shifted sets together, α = {alpha:g}.</p>')
     yield html_table(confused.rename(columns={'label': 'what it is', 'taken_for': 'taken for'} | _WORDS))
+
+# %% ../../nbs/api/show/07_report.ipynb #b09e6cdd
+def _forgotten(predictions, alpha, images):
+    "The section about control sets: what was right at the start and isn't any more"
+    lost, sizes = forgotten_images(predictions, alpha), predictions.images.dataset.value_counts()
+    if not len(lost): return
+    yield ('<h2>What it forgot</h2>\n<p class="soft">Images of other tasks that were right at the start and that the '
+           'fine-tuned classifier gets wrong; those of which the start was surest are shown.</p>')
+    for d, own in lost.groupby('dataset', sort=False, observed=True):
+        back = f', of which the average (α = {alpha:g}) gets {own.back.sum():,} right again' if own.back.any() else ''
+        yield f'<h3>{escape(d)}</h3>\n<p>Of {sizes[d]:,} images {len(own):,} were forgotten{back}.</p>'
+        cards = [_lost_card(r, images.get(d)) for r in own.head(12).itertuples()]
+        yield '<ul class="cards">' + '\n'.join(cards) + '</ul>'
+
+def _lost_card(r, images):
+    shown = _picture(images, r.file, Path(r.file).name) if images is not None else escape(r.file)
+    kind, answers = 'gained' if r.back else 'lost', f'fine-tuned {_answer(r.after, r.sure_after)}'
+    return (f'<li data-file="{escape(r.file)}" class="{kind}">{shown}'
+            f'<span>{escape(r.label)}: {answers}, averaged <b>{escape(r.averaged)}</b></span></li>')
 
 # %% ../../nbs/api/show/07_report.ipynb #7d066fa4
 _STARTS = {'zero-shot': 'Zero-shot</dfn>: the classifier as it was before it was trained on these images, told the '
@@ -381,7 +401,9 @@ def _body(everything, comparisons, notes, alpha, baselines, predictions, images,
                'more than luck. Over images it speaks of other images of the same kind; over families, of new '
                'families. p is that of the exact McNemar test.</p>')
         yield html_table(compared)
-    if predictions is not None: yield from _changes(predictions, alpha, images)
+    if predictions is not None:
+        yield from _changes(predictions, alpha, images)
+        yield from _forgotten(predictions, alpha, images or {})
     what, sets = _sources(table)
     yield '<h2>Where this comes from</h2>\n' + html_table(what) + '\n<p></p>\n' + html_table(sets)
     if recipe: yield '<h2>How it was fine-tuned</h2>\n' + html_table(_recipe(recipe))

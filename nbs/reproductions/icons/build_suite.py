@@ -359,10 +359,12 @@ def write_text(path, text):
 
 def counted(rows):
     "Images and families of each split, style by style"
-    found = {s: [r for r in rows if r['style'] == s] for s in STYLES + ['recoloured']}
-    def of(rows): return dict(images=len(rows), families=len({r['family'] for r in rows}))
-    def splits(rows): return {k: of([r for r in rows if r['split'] == k]) for k in ('train', 'validation', 'test')}
-    return {s: {k: n for k, n in splits(own).items() if n['images']} for s, own in found.items() if own}
+    found = {}
+    for s in STYLES + ['recoloured']:
+        for k in ('train', 'validation', 'test'):
+            own = [r['family'] for r in rows if (r['style'], r['split']) == (s, k)]
+            if own: found.setdefault(s, {})[k] = dict(images=len(own), families=len(set(own)))
+    return found
 
 def write_data(name, files, rows, info, data, **about):
     "NAME.zip with images, their table and where they are from, and NAME.json, which says what is in it"
