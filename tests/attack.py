@@ -4,13 +4,15 @@
     python tests/attack.py --mutations 500 --kills 0    only files
     python tests/attack.py --table tests/attacks.csv    adds a row a reader and a writer; goes on in the same commit
 
-Kills come before each system call, and at random moments. Nothing may be executed, take 10 s of the processor or a
-gigabyte, be half-written or lost, leave junk, or raise an error that is not a BadFile with the file's name.
+Each is attacked in one of several processes, one for a core. Kills come before each system call, and at random moments;
+of commands, which take seconds, at random moments. Nothing may be executed, take 10 s of the processor or a gigabyte,
+be half-written or lost, leave junk, or raise an error that is not a BadFile with the file's name.
 """
 import argparse
 import ast
 import csv
 import datetime
+import multiprocessing
 import os
 import random
 import sys
@@ -18,6 +20,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
 
@@ -81,10 +84,11 @@ def fuzz(reader, n, seed):
 def kill(writer, n, seed):
     "A row about kills before calls and at so many random moments, times the writer's share."
     from crash import every_call, random_moments
+    from programs import PROGRAMS
 
     new, wrong = [], 0
     try:
-        new += every_call(writer, round(30 * writer.share))
+        new += every_call(writer, round(30 * writer.share)) if writer not in PROGRAMS.values() else []
         new += random_moments(writer, round(n * writer.share), random.Random(seed))
     except AssertionError as e:
         wrong = 1
@@ -96,43 +100,63 @@ def show(row):
     print("  ".join(f"{k}: {v}" for k, v in row.items() if v not in ("", None)), flush=True)
 
 
+def subjects():
+    "What is attacked: its words, and what attacks it; what takes longest first"
+    from crash import SLOW, WRITERS
+    from programs import PROGRAMS
+    from readers import READERS
+
+    writers = PROGRAMS | SLOW | WRITERS
+    return {w.__doc__: (kill, w) for w in writers.values()} | {kind.__doc__: (fuzz, kind) for kind in READERS}
+
+
+def attack(what, numbers, seed):
+    "The row of a reader or writer, and the seconds of the processor that it took, with those that were killed."
+    import torch
+
+    torch.set_num_threads(1)
+    began = sum(os.times()[:4])
+    task, subject = subjects()[what]
+    found = task(subject() if task is fuzz else subject, numbers[task.__name__], seed)
+    row = dict(what=what, seed=seed) | found | dict(date=datetime.date.today(), version=version())
+    return row, sum(os.times()[:4]) - began
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mutations", type=int, default=3300, help="of each reader, times its share")
     parser.add_argument("--kills", type=int, default=55,
                         help="of each writer at random moments, besides those before calls; 0: none at all")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--only", help="readers and writers whose words hold this")
     parser.add_argument("--table", type=Path, help="CSV file to add rows to")
     args = parser.parse_args()
-    import torch
-    from crash import SLOW, WRITERS
-    from readers import READERS
-
-    torch.set_num_threads(1)
-    done = rows_of_this_commit(args.table) if args.table and args.table.exists() else []
-    tasks = [(writer.__doc__, kill, writer, args.kills) for writer in (WRITERS | SLOW).values() if args.kills]
-    tasks += [(kind.__doc__, fuzz, kind, args.mutations) for kind in READERS if args.mutations]
-    rows, tasks = [], [t for t in tasks if not args.only or args.only.lower() in t[0].lower()]
-    for what, task, subject, n in tasks:
-        if known := [row for row in done if row["what"] == what]:
-            rows += known
-            continue
-        found = task(subject() if task is fuzz else subject, n, args.seed)
-        row = dict(what=what, seed=args.seed) | found | dict(date=datetime.date.today(), version=version())
-        rows.append(row)
-        show(row)
-        if args.table:
-            with args.table.open("a", newline="", encoding="utf-8") as f:
-                table = csv.DictWriter(f, COLUMNS, lineterminator="\n")
-                if not f.tell():
-                    table.writeheader()
-                table.writerow(row)
+    numbers = dict(kill=args.kills, fuzz=args.mutations)
+    rows = rows_of_this_commit(args.table) if args.table and args.table.exists() else []
+    todo = [what for what, (task, _) in subjects().items() if numbers[task.__name__]]
+    todo = [what for what in todo if not args.only or args.only.lower() in what.lower()]
+    todo = [what for what in todo if what not in {row["what"] for row in rows}]
+    with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(attack, what, numbers, args.seed) for what in todo]):
+            row, seconds = done.result()
+            rows.append(row)
+            show(row | {"CPU s": round(seconds)})
+            if args.table:
+                add(args.table, row)
     kills = sum(int(row["tried"]) for row in rows if is_kill(row))
     files = sum(int(row["tried"]) for row in rows) - kills
     wrong = sum(int(row["wrong"]) for row in rows)
     print(f"{kills:,} kills, {files:,} changed files: {wrong} wrong")
     sys.exit(bool(wrong))
+
+
+def add(table, row):
+    with table.open("a", newline="", encoding="utf-8") as f:
+        writer = csv.DictWriter(f, COLUMNS, lineterminator="\n")
+        if not f.tell():
+            writer.writeheader()
+        writer.writerow(row)
 
 
 def rows_of_this_commit(table):
@@ -145,15 +169,17 @@ def rows_of_this_commit(table):
 
 
 def is_kill(row):
-    return str(row.get("old kept") or "") != ""
+    return str(row.get("old kept", "")) != ""
 
 
 def version():
-    "The commit that was attacked."
+    "The commit that was attacked, with a plus where files differ from it."
     import subprocess
 
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, cwd=HERE, capture_output=True, text=True).stdout.strip()
+    def git(*words):
+        return subprocess.run(["git", *words], cwd=HERE.parent, capture_output=True, text=True).stdout.strip()
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!tests/attacks.csv")
+    return git("rev-parse", "--short", "HEAD") + "+" * bool(changed)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import runpy
+import shutil
 import time
 from dataclasses import replace
 from datetime import date
@@ -16,9 +17,9 @@ from conftest import ROOT
 from test_cli import wiseft
 from wiseft.bench.run import bench, carry_out, planned
 from wiseft.models.classifier import zeroshot_classifier
-from wiseft.data.suites import load_suite
+from wiseft.data.suites import folder_suite, load_suite
 from wiseft.models.load import load_classifier
-from wiseft.methods import ema, lines, lora, lp_ft, spd, tpgm  # noqa: F401
+from wiseft.methods import ema, greedy_soup, lines, lora, lp_ft, spd, tpgm  # noqa: F401
 from wiseft.models.testing import pico_clip
 from wiseft.base.registry import REGISTRY, method
 from wiseft.train.checkpoint import checkpoint_file
@@ -352,3 +353,70 @@ def test_a_newcomers_bench(photos):
     assert not [line for line in again.stderr.splitlines() if line.startswith(("train ", "judge "))]
     assert "judgements: all there are" in again.stderr
     pd.testing.assert_frame_equal(pd.read_csv(photos / "bench/gains.csv"), tables["gains"])
+
+
+def altered(folder, how):
+    "One of the pictures is another, gone, or there twice under two names"
+    one = next(folder.rglob("01.png"))
+    if how == "changed":
+        Image.open(one).rotate(90).save(one)
+    elif how == "removed":
+        one.unlink()
+    else:
+        drawing("line", np.random.default_rng(1), "blue", "white").save(one.with_name("more.png"))
+
+
+def begun_or_gone_on(photos, clip, **settings):
+    "As far as the plan, and not a piece of work further"
+    suite = folder_suite(photos / "photos", [photos / "faint", photos / "red"])
+    first = zeroshot_classifier(clip, suite.classnames, ["{}", "a {}"])
+    how = PIECES | dict(say=lambda line: None) | settings
+    bench(suite, first, photos / "bench", ["LiNeS"], minutes=1e-9, **how)
+
+
+@pytest.mark.parametrize("how", ["changed", "removed", "added"])
+@pytest.mark.parametrize("place", ["photos", "faint"])
+def test_other_images_are_not_mixed(photos, place, how):
+    "A bench whose images were altered since its plan does not go on, with whichever set; with the old ones it does"
+    clip, kept = pico_clip(), photos / "kept"
+    begun_or_gone_on(photos, clip)
+    shutil.copytree(photos / place, kept)
+    altered(photos / place, how)
+    with pytest.raises(ValueError, match=r"another plan: the images \(their fingerprint\) was '\w+' and is now '\w+'"):
+        begun_or_gone_on(photos, clip)
+    shutil.rmtree(photos / place)
+    kept.rename(photos / place)
+    begun_or_gone_on(photos, clip)
+
+
+def test_another_plan_and_other_weights_are_not_mixed(photos):
+    clip = pico_clip()
+    begun_or_gone_on(photos, clip)
+    for other, words in (dict(lrs=(2e-3,)), "lrs was"), (dict(seeds=(0, 2)), "seeds was"), (dict(wd=.5), "recipe was"):
+        with pytest.raises(ValueError, match=f"another plan: {words}"):
+            begun_or_gone_on(photos, clip, **other)
+    for part, words in ("visual", "the image tower"), ("token_embedding", "the text tower"):
+        changed = pico_clip()
+        with torch.no_grad():
+            next(dict(changed.model.named_children())[part].parameters()).add_(.01)
+        with pytest.raises(ValueError, match=f"another plan: {words}"):
+            begun_or_gone_on(photos, changed)
+    begun_or_gone_on(photos, clip)
+
+
+def test_weights_of_another_bench_are_not_mixed(tmp_path):
+    "In a folder of weights that two share: other steps, other images to train on, or to choose by"
+    suite, first = small()
+    settings = PIECES | dict(say=lambda line: None, weights=tmp_path / "weights")
+    bench(suite, first, tmp_path / "a", ["greedy soup"], accumulate=2, **settings)
+    icons = load_suite("icons")
+    others = bench(replace(suite, validation=few(icons.validation, 20)), first, tmp_path / "b", ["greedy soup"],
+                   accumulate=2, **settings)
+    assert "made with other validation images" in others.left_out["greedy soup"]
+    with pytest.raises(ValueError, match="trained otherwise: batch_size was 32 and is now 16"):
+        bench(suite, first, tmp_path / "c", ["greedy soup"], **settings)
+    with pytest.raises(ValueError, match="trained otherwise: images was"):
+        bench(replace(suite, train=few(icons.train, 20)), first, tmp_path / "d", ["greedy soup"], accumulate=2,
+              **settings)
+    with pytest.raises(ValueError, match="trained otherwise: wd was 0.1 and is now 0.5"):
+        bench(suite, first, tmp_path / "e", ["greedy soup"], accumulate=2, wd=.5, **settings)

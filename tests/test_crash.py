@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from crash import WRITERS, ended, every_call, kill_before, once, random_moments, started, table
 from PIL import Image
+from programs import PROGRAMS
 
 from wiseft.data.disk_cache import Pixels, ShortSide, cache_table, clear_cache, decode_once
 from wiseft.stats.table_io import append_results, read_results
@@ -27,6 +28,11 @@ def test_killed_before_a_call(writer):
 @pytest.mark.parametrize("writer", WRITERS)
 def test_killed_at_a_random_moment(writer):
     assert len(list(random_moments(WRITERS[writer], 1, random.Random(0)))) <= 1
+
+
+def test_a_command_is_killed():
+    "The quickest; `make crash` kills each of them"
+    assert len(list(random_moments(PROGRAMS["wiseft merge"], 1, random.Random(0)))) <= 1
 
 
 def test_killed_between_two_renames():

@@ -163,3 +163,57 @@ def test_a_full_disk(tmp_path):
     here = Path(__file__).parent
     done = subprocess.run([*unshare, mount, tmp_path / "full"], capture_output=True, text=True, cwd=here)
     assert done.stdout.splitlines() == ["OSError 28", "OSError 28", "['model.safetensors'] [0.0]"], done.stderr
+
+
+NO_MEMORY = """
+import resource, sys, warnings
+from pathlib import Path
+import numpy as np, torch
+from PIL import Image
+from wiseft.data.arrays import read_array, read_pickle_as_data
+from wiseft.data.decoding import open_image
+from wiseft.data.labels import image_folder
+from wiseft.infer.evaluation import evaluate
+from wiseft.models.load import load_classifier
+from wiseft.models.testing import pico_classifier
+from wiseft.weights.checkpoints import read_state_dict, write_state_dict
+from wiseft.weights.files import merge_files
+from wiseft.weights.merge import interpolate
+warnings.simplefilter("ignore")
+here = Path(sys.argv[1])
+state = {"w": torch.zeros(2**24)}  # 64 MB
+write_state_dict(state, here/"a.safetensors")
+torch.save(state, here/"a.pt")
+np.save(here/"a.npy", np.zeros(2**24, np.uint8))
+np.save(here/"held.npy", np.array({"w": np.zeros(2**24, np.uint8)}, object), allow_pickle=True)
+classifier = pico_classifier(["a", "b"])
+classifier.save(here/"classifier")
+for c in "ab":
+    (here/"set"/c).mkdir(parents=True)
+    for ending in ("png", "jpg", "tif"): Image.new("RGB", (2000, 2000)).save(here/"set"/c/f"a.{ending}")
+ends = [here/"a.safetensors"]*2
+tasks = [lambda: read_state_dict(here/"a.safetensors"), lambda: read_state_dict(here/"a.pt"),
+         lambda: merge_files(ends, [.5, .5], here/"merged.safetensors"), lambda: interpolate(state, state, .5),
+         lambda: read_array(here/"a.npy"), lambda: read_pickle_as_data(here/"held.npy"),
+         lambda: load_classifier(here/"classifier"), lambda: evaluate(classifier, image_folder(here/"set"))]
+tasks += [lambda f=f: open_image(f) for f in sorted((here/"set/a").iterdir())]
+before = sorted(here.rglob("*"))
+for task in tasks:
+    used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
+    resource.setrlimit(resource.RLIMIT_AS, (2**10*used + 2**20, resource.RLIM_INFINITY))
+    try: task()
+    except (MemoryError, RuntimeError) as e: said = f"{type(e).__name__}: {e}"
+    else: said = "done"
+    finally: resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,)*2)
+    print(said)
+assert sorted(here.rglob("*")) == before, "something was left"
+for task in tasks: task()  # nothing is wrong with the files
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no number of what a process has mapped")
+def test_too_little_memory(tmp_path):
+    "While weights are read, merged and averaged and pictures decoded: no file is blamed, and nothing half-written"
+    said = run(sys.executable, "-W", "ignore", "-c", NO_MEMORY, tmp_path).stdout.splitlines()
+    assert len(said) == 11
+    assert all(line.startswith("MemoryError") or "can't allocate memory" in line for line in said), said

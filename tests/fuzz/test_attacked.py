@@ -13,10 +13,11 @@ from readers import READERS, place
 OURS = "it comes with the package"
 REPOSITORY = "it reads and writes the repository's own reproductions"
 SAME = "a folder or file by the same `atomic_path` as those that are killed"
-BENCH = "test_bench.py kills benches, and lets several write at once"
+COMMAND = "programs.py kills the command"
+BENCH = "programs.py and test_bench.py kill benches, and several write at once"
 READ_UNATTACKED = {
     "base/files.unzip_once": OURS, "data/layouts._objectnet_shards": OURS, "data/layouts._timm_list": "timm's own",
-    "data/suites._icons_folder": OURS, "data/suites.protocol": OURS, "stats/paper.published": OURS,
+    "data/suites._embedded": OURS, "data/suites.protocol": OURS, "stats/paper.published": OURS,
     "stats/robustness._published": OURS, "bench/experiments._lines": REPOSITORY,
     "bench/experiments._origin": REPOSITORY, "bench/experiments.n_results": REPOSITORY,
     "bench/experiments.provenance": REPOSITORY, "bench/experiments.provenance_table": REPOSITORY,
@@ -26,12 +27,12 @@ READ_UNATTACKED = {
 WRITTEN_UNATTACKED = {
     "base/distributed.first_writes": SAME, "base/files.unzip_once": SAME, "bench/experiments.make_runs": REPOSITORY,
     "bench/experiments.provenance": REPOSITORY, "bench/run._judge": BENCH, "bench/run._same_plan": BENCH,
-    "bench/run._families": BENCH, "shell/run._begin": SAME, "show/ask.ask": SAME, "bench/run.carry_out": BENCH,
-    "bench/trial._keep": BENCH, "shell/bench._write_found": SAME,
-    "shell/data._unpack": SAME, "shell/evaluate.predict_": SAME, "shell/evaluate.results_file": SAME,
-    "shell/report.demo": SAME, "shell/report.plot": SAME, "shell/train._merge_folders": SAME,
-    "shell/train.finetune_": SAME, "shell/train.probe": SAME, "shell/train.zeroshot": SAME,
-    "show/bench_report.write_bench_report": SAME, "weights/files._write_beside": SAME,
+    "bench/run._families": BENCH, "shell/run._begin": COMMAND, "show/ask.ask": COMMAND, "bench/run.carry_out": BENCH,
+    "bench/trial._keep": BENCH, "shell/bench._write_found": BENCH,
+    "shell/data._unpack": SAME, "shell/evaluate.predict_": COMMAND, "shell/evaluate.results_file": COMMAND,
+    "shell/report.demo": SAME, "shell/report.plot": SAME, "shell/train._merge_folders": COMMAND,
+    "shell/train.finetune_": COMMAND, "shell/train.probe": SAME, "shell/train.zeroshot": COMMAND,
+    "show/bench_report.write_bench_report": BENCH, "weights/files._write_beside": SAME,
 }  # fmt: skip
 
 

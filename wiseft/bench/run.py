@@ -138,8 +138,9 @@ class Work:
 def _check_recipe(self:Work, was, lead):
     "A folder of weights may be another bench's"
     was, recipe = was | dict(images=str(was.get('images')).split(',')[0]), self.plan.recipe
-    now = {k: recipe[k] for k in ('epochs', 'batch_size') if k in recipe}
+    now = {k: v for k, v in recipe.items() if k in was and isinstance(v, (int, float))}
     if 'epochs' in now: now['epochs'] = max(1, round(lead.longer*now['epochs']))
+    if 'batch_size' in now: now['batch_size'] *= recipe.get('accumulate', 1)
     if recipe.get('train') != 'head': now['images'] = self.plan.suite.train.fingerprint
     if differ := [k for k, v in now.items() if was.get(k) != v]: raise ValueError(
         f'{self.weights/lead.name} was trained otherwise: {differ[0]} was {was.get(differ[0])} and is now '
@@ -174,7 +175,8 @@ def _judge(self:Work, end, file, name, split, by): # as in `judged`
     knobs = self.plan.given.get(by)
     way = partial(find_method(by).function, **knobs) if knobs else by
     with passes(start) as making:
-        between = members(start, tuned, self.plan.alphas, by=[way], images=suite.validation)
+        precision = 'fp32' if self.plan.recipe.get('precision') == 'fp32' else None # None: what is usual
+        between = members(start, tuned, self.plan.alphas, [way], precision=precision, images=suite.validation)
     seen = right_along(between, suite if split == 'test' else replace(suite, shift_validation={}), split,
                        self.plan.recipe.get('progress', True))
     before, making = tuned.recipe.get('making', {}), with_looks(making, find_method(by), suite)
@@ -238,7 +240,11 @@ def made(self:Work, method, trials, name): # `ImageClassifier`
     of = repr(([t.name for t in trials], sorted(self.plan.given.get(method.name, {}).items())))
     folder = self.weights/f'{name}, {hashlib.sha256(of.encode()).hexdigest()[:6]}' # other seeds or knobs: another one
     if not folder.exists(): self._make(method, trials).save(folder)
-    return load_classifier(folder, self.plan.start.device)
+    found = load_classifier(folder, self.plan.start.device)
+    looked_at = found.recipe.get('merge', {}).get('images')
+    if looked_at not in (None, self.plan.suite.validation.fingerprint): raise ValueError(
+        f'{folder} was made with other validation images. Remove it, or give another folder of weights.')
+    return found
 
 @patch
 def _make(self:Work, method, trials):
@@ -250,6 +256,7 @@ def _make(self:Work, method, trials):
     out.recipe['making'] = with_looks(counted, method, self.plan.suite, len(tuned))
     return out
 
+# %% ../../nbs/api/bench/06_run.ipynb #b81f3c62
 @patch
 def advance(self:Work, entry, seed):
     "One seed of a row"

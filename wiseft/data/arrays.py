@@ -8,7 +8,7 @@ __all__ = ['read_pickle_as_data', 'read_array', 'read_table', 'read_entries']
 # %% ../../nbs/api/data/04_arrays.ipynb #818b4d2b
 import io, re
 import numpy as np, pandas as pd
-from ..base.files import check_columns, existing_file
+from ..base.files import blame_memory, check_columns, existing_file
 from ..weights.pickle_reader import Made, most_steps, read_pickle
 from ..base.text import BadFile, first_few, why_failed
 
@@ -47,9 +47,11 @@ def read_pickle_as_data(
     "What a pickle of a dict holds, without running anything that it names"
     data = existing_file(path).read_bytes()
     try: held = _Data()(read_pickle(data[_end_of_npy_header(data):]))
-    except Exception as e: raise BadFile(
-        f"{path} is not read ({why_failed(e)}). Expected dicts, lists, texts, numbers and arrays alone; get the "
-        "authors' own file.") from e
+    except Exception as e:
+        blame_memory(e, path)
+        raise BadFile(
+            f"{path} is not read ({why_failed(e)}). Expected dicts, lists, texts, numbers and arrays alone; get the "
+            "authors' own file.") from e
     if isinstance(held, dict): return held
     raise BadFile(
         f"{path} holds a {type(held).__name__} where names and values are expected. Get the authors' own file.")
@@ -69,8 +71,9 @@ def read_array(
     "A plain array, nothing within it unpickled; `BadFile` says what else the file is"
     path = existing_file(path)
     try: return np.array(np.load(path, mmap_mode='r'))
-    except Exception as e: raise BadFile(
-        f"{path} holds no plain array ({why_failed(e)}). Get the authors' own file.") from e
+    except Exception as e:
+        blame_memory(e, path)
+        raise BadFile(f"{path} holds no plain array ({why_failed(e)}). Get the authors' own file.") from e
 
 def read_table(
     path,       # CSV file
@@ -81,7 +84,9 @@ def read_table(
     path = existing_file(path, what)
     check_columns(path)
     try: return pd.read_csv(path, **options)
-    except Exception as e: raise BadFile(f'{path} is no CSV file ({why_failed(e)}). Copy or download it again.') from e
+    except Exception as e:
+        blame_memory(e, path)
+        raise BadFile(f'{path} is no CSV file ({why_failed(e)}). Copy or download it again.') from e
 
 def read_entries(
     path, # pickle of a dict

@@ -11,6 +11,7 @@ import numpy as np
 from io import BytesIO
 from pathlib import Path
 from PIL import Image, ImageOps
+from ..base.files import blame_memory
 from ..base.text import BadFile, printable
 
 # %% ../../nbs/api/data/01_decoding.ipynb #9da83d2a
@@ -115,8 +116,9 @@ def open_image(
             rgb.info = im.info
             if upright: ImageOps.exif_transpose(rgb, in_place=True)
             return rgb
-    except MemoryError: raise
-    except Exception as e: raise UnreadableImage(f'{printable(path)}: {_reason(e)}') from e
+    except Exception as e:
+        blame_memory(e, path)
+        raise UnreadableImage(f'{printable(path)}: {_reason(e)}') from e
 
 def _check_regular(path):
     if not stat.S_ISREG(os.stat(path).st_mode): raise OSError('Not a regular file but a folder, a pipe or a device.')

@@ -10,7 +10,7 @@ import torch, zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from ..base.files import atomic_path, existing_file, lacks_memory
+from ..base.files import atomic_path, blame_memory, existing_file
 from .pickle_reader import Made, read_archive, read_pickle, walk
 from .safetensors_io import TensorFile, write_tensors
 from ..base.text import BadFile, why_failed
@@ -66,7 +66,7 @@ def _read_pickle(path, kind='torch'): # what the pickle of a file holds
         with zipfile.ZipFile(path) as z: return read_archive(z)
     except BadFile as e: raise BadFile(_refusal(path, e)) from e
     except Exception as e:
-        if lacks_memory(e): raise MemoryError(f'There is too little memory to read {path} ({e}).') from e
+        blame_memory(e, path)
         raise BadFile(_damaged(path, why_failed(e))) from e
 
 # %% ../../nbs/api/weights/07_checkpoints.ipynb #45a1f039
@@ -98,8 +98,9 @@ _settings = ('input_resolution', 'context_length', 'vocab_size', 'attn_mask')
 def _read_tensors(path): # state dict
     "All tensors of a safetensors file"
     try: return TensorFile(path).read()
-    except MemoryError: raise
-    except Exception as e: raise BadFile(str(e) if str(path) in str(e) else _damaged(path, why_failed(e))) from e
+    except Exception as e:
+        blame_memory(e, path)
+        raise BadFile(str(e) if str(path) in str(e) else _damaged(path, why_failed(e))) from e
 
 # %% ../../nbs/api/weights/07_checkpoints.ipynb #7151758a
 def _check_numbers(state, path):

@@ -11,7 +11,7 @@ import hashlib, json, struct, torch
 from collections.abc import Mapping
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
-from ..base.files import BadFile, existing_file, lacks_memory
+from ..base.files import BadFile, blame_memory, existing_file
 
 # %% ../../nbs/api/weights/02_safetensors_io.ipynb #7a9eb32c
 def tensor_bytes(
@@ -48,7 +48,7 @@ class TensorFile(Mapping):
         try:
             with self._open() as f: self._names, self.metadata = list(f.keys()), f.metadata() or {}
         except (SafetensorError, MemoryError) as e:
-            if lacks_memory(e): raise MemoryError(f'There is too little memory to map {path} ({e}).') from e
+            blame_memory(e, path)
             raise BadFile(
                 f"{path} is cut short or damaged, or no safetensors file ({e}). Copy or download it again.") from e
     def _open(self): return safe_open(str(self.path), 'pt')
