@@ -1,4 +1,5 @@
 "The whole road in one command is what its commands are one by one, and goes on where it was stopped."
+import re
 import shlex
 import signal
 import subprocess
@@ -109,7 +110,8 @@ def test_a_killed_fine_tuning_goes_on():
     process.wait()
     assert checkpoint.exists() and not Path("killed/finetuned").exists()
     check_replaceable("killed", "run")
-    assert f"going on from {checkpoint}" in wiseft(*words).stderr
+    said = wiseft(*words).stderr
+    assert f"going on from {checkpoint}" in said and re.search(r"resumes epoch \d+ at step 1 of 1|all 40 epochs", said)
 
 
 def test_force_replaces_a_run_and_nothing_else():
