@@ -125,7 +125,7 @@ def attack(what, numbers, seed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mutations", type=int, default=3500, help="of each reader, times its share")
-    parser.add_argument("--kills", type=int, default=55,
+    parser.add_argument("--kills", type=int, default=75,
                         help="of each writer at random moments, besides those before calls; 0: none at all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
