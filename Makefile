@@ -5,7 +5,7 @@ MIN_PYTHON := $(shell sed -n 's/^min_python *= *//p' settings.ini)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test check fuzz crash attack lowest docs export clean readme refresh bench
+.PHONY: help demo test check fuzz crash attack lowest docs export clean readme refresh bench gpu
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -45,6 +45,10 @@ docs: .venv/.tools
 ## make bench     measure speed, as ratios side by side; writes benchmarks/RESULTS.md
 bench: .venv/.tools
 	$(BIN)/python benchmarks/bench.py
+
+## make gpu       try everything on the accelerator there is, and write gpu-report.md, a page to send
+gpu: .venv/.tools
+	$(BIN)/python -W ignore benchmarks/first_hour.py
 
 ## make export    write wiseft/ from the notebooks, and the sidebar from their folders
 export: .venv/.tools

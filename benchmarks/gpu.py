@@ -28,7 +28,6 @@ from wiseft.base.devices import best_device, describe_device
 from wiseft.infer.ensembles import sweep
 from wiseft.models.head import random_head
 from wiseft.train.learner import clip_learner
-from wiseft.stats.linesearch import alpha_intervals
 from wiseft.train.loaders import clip_dataloaders
 from wiseft.infer.inference import batches, ready
 from wiseft.weights.path import WeightPath
@@ -53,6 +52,7 @@ class Card:
         self.towers = ["tiny"] if tiny else ["ViT-B-32", "ViT-B-16", "ViT-L-14"]
         self.workers = 0 if tiny else os.cpu_count()
         self.turns = 1 if tiny else 3
+        self.pins = device.type == "cuda"  # elsewhere a copy that nobody waits for goes wrong
         if tiny:
             Path(room, "tiny.json").write_text(json.dumps(TINY))
             open_clip.add_model_config(Path(room, "tiny.json"))
@@ -61,8 +61,8 @@ class Card:
         self.images = files.subset(np.resize(np.arange(len(files)), n))
 
     def wait(self):
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
 
     def seconds(self, f):
         "Of work that is over when the device is done with it, after a turn to warm up."
@@ -107,7 +107,7 @@ def usual_sweep(card, start, end):
         model.load_state_dict({k: (1-alpha)*a[k] + alpha*b[k] if a[k].is_floating_point() else a[k] for k in a})
         right = 0
         for x, y in DataLoader(Files(card.images, model.transform), card.batch, num_workers=card.workers,
-                               pin_memory=not card.tiny):
+                               pin_memory=card.pins):
             with card.autocast():
                 right += (model(x.to(card.device)).argmax(1) == y.to(card.device)).sum().item()
 
@@ -182,8 +182,8 @@ def plain_training(card, start):
     model = start.copy()
     opt = torch.optim.AdamW(model.parameters(), 1e-6, fused=True)
     for x, y in DataLoader(Files(card.images, start.clip.train_transform), card.batch, shuffle=True,
-                           num_workers=card.workers, pin_memory=not card.tiny):
-        step(card, model, opt, x.to(card.device, non_blocking=True), y.to(card.device, non_blocking=True))
+                           num_workers=card.workers, pin_memory=card.pins):
+        step(card, model, opt, *(t.to(card.device, non_blocking=card.pins) for t in (x, y)))
 
 
 def our_training(card, start):
@@ -204,17 +204,6 @@ def training(card):
 
 
 # ---------- without images ----------
-
-@measure
-def curves(card):
-    "Exact accuracy for all α from stored outputs"
-    n, classes = (100, 10) if card.tiny else (50_000, 1000)
-    u, v = (torch.randn(n, classes, device=card.device) for _ in "uv")
-    labels = torch.zeros(n, dtype=torch.long, device=card.device)
-    one_pass = card.seconds(lambda: (u.argmax(1), v.argmax(1)))
-    yield "exact curve / one pass of argmax over both ends", None, card.seconds(
-        lambda: alpha_intervals(u, v, labels))/one_pass
-
 
 @measure
 def interpolation(card):

@@ -321,14 +321,18 @@ def test_the_device_is_said(room):
     assert re.search(r"on the CPU, float32, \d+ thread", told), told
 
 
-def test_every_command_that_computes_takes_a_device():
+def test_every_command_that_computes_takes_a_device_and_readers():
     from typer.main import get_command
     from wiseft.shell.cli import app
 
-    def takes_one(command):
-        return any("--device" in p.opts for p in command.params)
-    without = {name for name, c in get_command(app).commands.items() if not takes_one(c)}
-    assert without == set("models methods data cache plot report show card push export".split())  # export: on the CPU
+    def takes(command, option):
+        return any(option in p.opts for p in command.params)
+
+    def without(option):
+        return {name for name, c in get_command(app).commands.items() if not takes(c, option)}
+    neither = set("models methods data cache plot report show card push export".split())  # export: on the CPU
+    assert without("--device") == neither
+    assert without("--workers") == neither | {"zeroshot", "demo"}  # which read no images, or icons
 
 
 def test_what_was_predicted_lies_beside_the_table_and_is_in_the_report(room, tmp_path):

@@ -5,17 +5,32 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import python
+from conftest import ROOT, python
 
 CHECKS = Path(__file__).resolve().parent/"other_device/checks.py"
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # where pip puts ninja
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the second device is built on Linux alone")
-def test_everything_runs_on_another_device(tmp_path):
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the second device is built on Linux alone")
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory):
     lacking = [tool for tool in ("g++", "ninja") if not shutil.which(tool, path=PATH)]
     if lacking:
         say = f"The second device is compiled, and this is not installed: {', '.join(lacking)}."
         pytest.fail(say) if os.environ.get("CI") else pytest.skip(say)
-    env = os.environ | dict(PATH=PATH, OTHER_DEVICE_BUILD=str(tmp_path), OMP_NUM_THREADS="1")
+    return os.environ | dict(PATH=PATH, OTHER_DEVICE_BUILD=str(tmp_path_factory.mktemp("built")), OMP_NUM_THREADS="1")
+
+
+def test_everything_runs_on_another_device(env):
     python("-m", "pytest", "-q", "-W", "ignore", CHECKS, env=env, timeout=900)
+
+
+def test_the_first_hour_on_a_card_is_tried(env, tmp_path):
+    "Without the checks, which are those of above, and two processes that die, which tests/test_processes.py has."
+    parts = "two_epochs", "no_waits", "measures", "largest", "compiled"
+    python("-W", "ignore", ROOT/"benchmarks/first_hour.py", *parts, "-o", tmp_path/"page.md", env=env, timeout=900)
+    page = (tmp_path/"page.md").read_text()
+    assert page.count("**passed**") == 3 and page.count("**not tried**") == 2, page
+    assert "The numbers say nothing" in page

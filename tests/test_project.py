@@ -219,7 +219,8 @@ def test_stored_outputs_are_fit_to_read(path):
 
 
 def test_every_notebook_is_in_the_sidebar():
-    listed = re.findall(r"^ *- (\S+\.ipynb)$", (ROOT / "_quarto.yml").read_text(), re.M)
+    sidebar = (ROOT / "_quarto.yml").read_text().split("  sidebar:")[1]
+    listed = re.findall(r"^ *(?:-|href:) (\S+\.ipynb)$", sidebar, re.M)
     assert sorted(listed) == sorted(p.relative_to("nbs").as_posix() for p in NOTEBOOKS)
 
 

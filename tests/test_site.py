@@ -209,6 +209,32 @@ def test_what_the_search_finds_can_be_read(page, colours):
     assert not findings(page)
 
 
+def test_code_has_room_and_wraps(page):
+    "At 1440 px a line has 100 columns; a longer one takes a second line, and the page doesn't scroll."
+    page.set_viewport_size(dict(width=1440, height=900))
+    page.goto(MODULE)
+    code = page.locator("div.sourceCode code.sourceCode").first
+    line = code.locator("> span").first
+    height = line.bounding_box()["height"]
+    for columns, rows in (98, 1), (130, 2):
+        line.evaluate("(e, n) => { e.textContent = 'x '.repeat(n / 2) }", columns)
+        assert round(line.bounding_box()["height"] / height) == rows
+    assert not page.evaluate(STICKING_OUT)
+
+
+def test_code_of_explanations_is_folded(page):
+    page.goto("explanations/which_method.html")
+    code = page.locator("div.sourceCode").first
+    assert not code.is_visible()
+    page.get_by_role("button", name="Show all code").click()
+    assert code.is_visible()
+    page.get_by_role("button", name="Hide all code").click()
+    assert not code.is_visible()
+    for name in "explanations/sixty_lines.html", TUTORIAL:
+        page.goto(name)
+        assert page.locator("div.sourceCode").first.is_visible()
+
+
 def test_copy_button(page):
     page.goto(LANDING)
     page.get_by_role("button", name="Copy").first.click()

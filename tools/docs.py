@@ -29,10 +29,13 @@ DUNDER = re.compile(r"^(#+ .*\b)__(\w+)__$", re.M)  # a method's name in a headi
 TABLE = '<div class="sd-table"'  # a wide one scrolls, so that the keyboard must reach it
 REACHED = TABLE + ' tabindex="0" role="group" aria-label="Table"'
 FENCE = re.compile(r"^```.*?^```$", re.M | re.S)
+CODE = re.compile(r'(?<=<code class="sourceCode )(\w+">)(.*?)(?=</code>)', re.S)
+SPAN = re.compile(r"<span[^>]*>|</span>")
 LINK = re.compile(r"\[(`[^`\]]+`)\]\(https://[^)\s]*\)")  # nbdev's, of a name in backticks
 # nbdev's, in copies for other readers than browsers
 NOISE = re.compile(r'\{target="_blank"[^}]*\}|<!-- WARNING.*?-->\n\n')
-SETTLED = re.compile(r"theme fonts\.scss|html-math-method|output-file")  # smalldocs warns that it does not read them
+# smalldocs warns that it does not read them
+SETTLED = re.compile(r"theme fonts\.scss|html-math-method|output-file|grid")
 
 
 def unlinked(text):
@@ -45,6 +48,17 @@ def formula(found):
     display = found[1] == "display"
     math = convert(unescape(found[2]), display="block" if display else "inline")
     return math.replace("<math ", '<math tabindex="0" ', 1) if display else math
+
+
+def lines(found):
+    "Code with an element for each line, as Quarto writes it: styles.css marks those that wrap."
+    opened, written = [], []
+    for line in found[2].split("\n"):
+        begun = "".join(opened)
+        for tag in SPAN.findall(line):
+            opened.pop() if tag == "</span>" else opened.append(tag)
+        written.append(f"<span>{begun}{line}{'</span>' * len(opened)}</span>")
+    return found[1] + "\n".join(written)
 
 
 class Site(smalldocs.site.Site):
@@ -76,7 +90,7 @@ class Site(smalldocs.site.Site):
 
     def render_page(self, page):
         super().render_page(page)
-        page.html = MATH.sub(formula, page.html).replace(TABLE, REACHED)
+        page.html = CODE.sub(lines, MATH.sub(formula, page.html)).replace(TABLE, REACHED)
         page.env["math"] = False
 
 

@@ -14,7 +14,8 @@ NBS, SIDEBAR = ROOT / "nbs", ROOT / "_quarto.yml"
 # lowest first: a wing imports only from those before it
 WINGS = "base weights stats data models infer train methods bench show shell".split()
 IMPORT = re.compile(r"\bfrom wiseft\.(\w+)")
-SECTION = re.compile(r"(?<=      - section: API\n        contents:\n).*?(?=^      - section: )", re.M | re.S)
+BUILT = r"(?<=      - section: How it is built\n        contents:\n)"
+SECTION = re.compile(BUILT + r".*?(?=^      - section: )", re.M | re.S)
 
 
 def folder(wing):
@@ -75,20 +76,21 @@ def opening(wing):
     return json.dumps(nb, indent=1, ensure_ascii=False) + "\n"
 
 
-def entries():
-    "The API's part of the sidebar: a section for each wing, then what is on top."
+def entries(elsewhere):
+    "The API's part of the sidebar, less what is elsewhere in it: a section for each wing, then what is on top."
     yield "          - api/index.ipynb"
     for wing in WINGS:
         if wing != "methods":
             yield f"          - section: {wing}\n            contents:"
-            pages = [folder(wing) / "index.ipynb", *rooms(wing)]
-            yield from (f"              - {p.relative_to(NBS).as_posix()}" for p in pages)
+            pages = [p.relative_to(NBS).as_posix() for p in [folder(wing) / "index.ipynb", *rooms(wing)]]
+            yield from (f"              - {p}" for p in pages if p not in elsewhere)
     yield from (f"          - {p.relative_to(NBS).as_posix()}" for p in sorted((NBS / "api").glob("[0-9]*.ipynb")))
 
 
 def wanted():
     "File -> its text as it should be."
-    sidebar = SECTION.sub(lambda _: "\n".join(entries()) + "\n", SIDEBAR.read_text())
+    text = SIDEBAR.read_text()
+    sidebar = SECTION.sub(lambda _: "\n".join(entries(SECTION.sub("", text))) + "\n", text)
     return {folder(wing) / "index.ipynb": opening(wing) for wing in WINGS} | {SIDEBAR: sidebar}
 
 

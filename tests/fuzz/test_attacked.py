@@ -17,7 +17,7 @@ COMMAND = "programs.py kills the command"
 BENCH = "programs.py and test_bench.py kill benches, and several write at once"
 READ_UNATTACKED = {
     "base/files.unzip_once": OURS, "data/layouts._objectnet_shards": OURS, "data/layouts._timm_list": "timm's own",
-    "data/suites._icons_folder": OURS, "data/suites.protocol": OURS, "stats/paper.published": OURS,
+    "data/suites._embedded": OURS, "data/suites.protocol": OURS, "stats/paper.published": OURS,
     "stats/robustness._published": OURS, "bench/experiments._lines": REPOSITORY,
     "bench/experiments._origin": REPOSITORY, "bench/experiments.n_results": REPOSITORY,
     "bench/experiments.provenance": REPOSITORY, "bench/experiments.provenance_table": REPOSITORY,

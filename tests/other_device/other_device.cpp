@@ -28,7 +28,7 @@ static const c10::Device device() { return {OTHER, 0}; }
 
 // ---------- what is counted, and what is asked for ----------
 
-static std::atomic<int64_t> waits{0}, sent{0}, bytes{0}, peak{0};
+static std::atomic<int64_t> waits{0}, sent{0}, kernels{0}, bytes{0}, peak{0};
 static std::atomic<int64_t> limit{0}; // bytes; 0: none
 static std::atomic<bool> refuses_double{false};
 static thread_local bool inside = false; // an operation's own copies to the CPU and back are none of the program's
@@ -90,6 +90,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   void block(void*, const c10::Stream&) const override {}
   bool queryEvent(void*) const override { return true; }
   void destroyEvent(void*, const c10::DeviceIndex) const noexcept override {}
+  void synchronizeDevice(const c10::DeviceIndex) const override {}
 };
 C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard);
 
@@ -138,6 +139,7 @@ static Tensor copy_from(const Tensor& from, const Tensor& to, bool non_blocking)
     "A copy from a second thread: only one thread may use the device.");
   if (!inside && sends) sent++;
   if (!inside && !from.is_cpu() && to.is_cpu()) waits++; // for what is to be copied
+  if (!inside && !from.is_cpu() && !to.is_cpu()) kernels++;
   at::NoGradGuard no_grad;
   at::AutoDispatchBelowADInplaceOrView below;
   const Tensor source = as_seen_by_cpu(from);
@@ -195,6 +197,7 @@ static void compute(const c10::OperatorHandle& op, Stack* stack) {
     }
   }
   if (unknown_size && !inside) waits++;
+  if (!inside) kernels++;
   Inside now;
   at::native::cpu_fallback(op, stack);
 }
@@ -205,6 +208,7 @@ static Tensor convolution(const Tensor& x, const Tensor& w, const std::optional<
   const bool with_bias = b && b->defined();
   TORCH_CHECK(!x.is_cpu() && !w.is_cpu() && !(with_bias && b->is_cpu()),
     "Expected all tensors to be on the same device: aten::convolution.");
+  if (!inside) kernels++;
   Inside now;
   const auto bias = with_bias ? std::optional<Tensor>(as_seen_by_cpu(*b)) : std::nullopt;
   return at::convolution(as_seen_by_cpu(x), as_seen_by_cpu(w), bias, stride, padding, dilation, transposed,
@@ -215,6 +219,7 @@ static std::tuple<Tensor, Tensor, Tensor> convolution_backward(
     const Tensor& gradient, const Tensor& x, const Tensor& w, at::IntArrayRef stride, at::IntArrayRef padding,
     at::IntArrayRef dilation, bool transposed, at::IntArrayRef output_padding, int64_t groups,
     std::array<bool, 3> wanted) {
+  if (!inside) kernels++;
   Inside now;
   const std::vector<int64_t> bias{w.size(0)};
   auto [of_x, of_w, of_b] = at::convolution_backward(
@@ -269,10 +274,10 @@ TORCH_LIBRARY_IMPL(aten, AutocastPrivateUse1, m) {
 // ---------- for Python, as torch.ops.other_device ----------
 
 TORCH_LIBRARY(other_device, m) {
-  m.def("counts", [] { // waits, copies to the device, bytes now and at most
-    return std::vector<int64_t>{waits, sent, bytes, peak};
+  m.def("counts", [] { // waits, copies to the device, operations there, bytes now and at most
+    return std::vector<int64_t>{waits, sent, kernels, bytes, peak};
   });
-  m.def("reset", [] { waits = sent = 0; peak = bytes.load(); });
+  m.def("reset", [] { waits = sent = kernels = 0; peak = bytes.load(); });
   m.def("refuse_double", [](bool yes) { refuses_double = yes; });
   m.def("limit", [](int64_t n) { limit = n; });
 }

@@ -59,5 +59,5 @@ torch.utils.generate_methods_for_privateuse1_backend()
 
 
 def counts():
-    "Waits for the device, copies to it, its bytes in use now and at most, since the last `core.reset()`."
-    return dict(zip(("waits", "sent", "bytes", "peak"), core.counts()))
+    "Waits for the device, copies to it, operations, its bytes in use now and at most, since the last `core.reset()`."
+    return dict(zip(("waits", "sent", "kernels", "bytes", "peak"), core.counts()))

@@ -175,7 +175,8 @@ def _judge(self:Work, end, file, name, split, by): # as in `judged`
     knobs = self.plan.given.get(by)
     way = partial(find_method(by).function, **knobs) if knobs else by
     with passes(start) as making:
-        between = members(start, tuned, self.plan.alphas, by=[way], images=suite.validation)
+        precision = 'fp32' if self.plan.recipe.get('precision') == 'fp32' else None # None: what is usual
+        between = members(start, tuned, self.plan.alphas, [way], precision=precision, images=suite.validation)
     seen = right_along(between, suite if split == 'test' else replace(suite, shift_validation={}), split,
                        self.plan.recipe.get('progress', True))
     before, making = tuned.recipe.get('making', {}), with_looks(making, find_method(by), suite)

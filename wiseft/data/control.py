@@ -14,16 +14,16 @@ from .labels import image_folder, source_name, split_folders
 from .layouts import FAMILIES
 from .prompts import read_classnames, read_templates
 from .shards import check_downloaded, local_copy, shard_files
-from .suites import RESERVED, load_suite
+from .suites import EMBEDDED, RESERVED, load_suite
 
 # %% ../../nbs/api/data/14_control.ipynb #103f46b8
 def control_set(
-    source,    # `ImageSet`; class folders, tar, table, WebDataset, also `hf:owner/name`; a published suite's name
+    source,    # `ImageSet`; class folders, tar, table, WebDataset, also `hf:owner/name`; an embedded or published suite's name
     root=None  # data root of published suites; default `$WISEFT_DATA`, else `~/data`
 ) -> ImageSet: # whose role is 'control'
     "Test images of another task, with the class names and the templates that lie beside them"
     if isinstance(source, ImageSet): return replace(source, role='control', projection=None)
-    if str(source) in ('icons', *FAMILIES):
+    if str(source) in (*EMBEDDED, *FAMILIES):
         suite = load_suite(str(source), root=root, training=False)
         return replace(suite.test, name=suite.name, role='control', templates=suite.templates)
     check_downloaded(source)

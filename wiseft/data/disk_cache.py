@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_SKIPPED', 'cache_limit', 'entry_folder', 'text_folder', 'CacheEntry', 'write_entry', 'open_entry', 'make_room',
-           'cache_table', 'clear_cache', 'ShortSide', 'Pixels', 'check_skipped', 'decoding_workers', 'Tried', 'Hashed',
-           'decode_once', 'unreadable']
+           'cache_table', 'clear_cache', 'ShortSide', 'Pixels', 'check_skipped', 'is_large', 'decoding_workers',
+           'Tried', 'Hashed', 'decode_once', 'decode_part', 'unreadable']
 
 # %% ../../nbs/api/data/06_disk_cache.ipynb #ac0d019c
 import hashlib, json, os, time, warnings
@@ -18,6 +18,7 @@ from .. import __version__
 from ..base.files import atomic_path, cache_root, remove_path
 from .hashes import content_hashes, forget_hashes, remember_hashes
 from .decoding import UnreadableImage, number_from_environment
+from ..base.distributed import n_processes
 from ..base.progress import tell
 
 # %% ../../nbs/api/data/06_disk_cache.ipynb #d76a24c2
@@ -158,18 +159,19 @@ class ShortSide:
 class Pixels(Dataset):
     "8-bit pixels of a set's images, (height, width, 3), from the cache if they were kept"
     def __init__(self, images, transform): # `ImageSet`; `ClipTransform`, `OwnTransform` or `ShortSide`
-        self.images, self.transform, self.kept = images, transform, None
+        self.images, self.transform, self.kept, self.probed = images, transform, None, {}
     def __len__(self): return len(self.images)
     def __getitem__(self, i): # `UnreadableImage` if it is
         if self.kept is not None and len(a := self.kept[i]): return a
+        if (a := self.probed.pop(i, None)) is not None: return a
         return self.transform.pixels(self.images.open(i, self.transform.at_least))
     @property
     def kept_share(self): return 0. if self.kept is None else (self.kept.shapes.prod(1) > 0).mean()
     def room(self, probes=16):
-        "About how many images have room in the cache"
-        sizes = [a.nbytes for i in np.unique(np.linspace(0, len(self)-1, probes).astype(int))
-                 if (a := _or_none(self, i)) is not None]
-        needed = np.mean(sizes or [0])*len(self)
+        "About how many images have room in the cache; what is decoded to know that isn't decoded again"
+        made = {int(i): _or_none(self, i) for i in np.unique(np.linspace(0, len(self)-1, probes).astype(int))}
+        self.probed = {i: a for i, a in made.items() if a is not None}
+        needed = np.mean([a.nbytes for a in self.probed.values()] or [0])*len(self)
         return len(self) if needed <= cache_limit() else int(.5*cache_limit()/needed*len(self))
 
 def _or_none(pixels, i):
@@ -192,10 +194,14 @@ def check_skipped(
         f'remove them (`wiseft data FOLDER` lists all). The first:\n  {first}')
 
 # %% ../../nbs/api/data/06_disk_cache.ipynb #4497b1af
+def is_large(images) -> bool:
+    "Whether the files of a set take more than 200 MB: fewer are decoded sooner than processes start"
+    return images.subset(slice(100_000)).sizes().clip(0).sum() > 200e6
+
 def decoding_workers(images) -> int:
-    "Processes that decode: none for sets of less than 200 MB, for which they take too long to start"
-    size = images.subset(slice(100_000)).sizes().clip(0).sum()
-    return min(8, os.cpu_count() or 1) if size > 200e6 else 0
+    "Processes that decode: `$WISEFT_WORKERS`; else for large sets as many as this process has cores, at most 16"
+    cores = (os.cpu_count() or 1)//int(os.environ.get('LOCAL_WORLD_SIZE') or n_processes())
+    return int(number_from_environment('WISEFT_WORKERS', min(16, max(1, cores)) if is_large(images) else 0))
 
 class Tried(Dataset):
     "Pixels, or the reason why there are none"
@@ -209,37 +215,55 @@ class Hashed(Tried):
     "With each file's identity and hash: the system still has it in memory, so that it comes from the disk once"
     def __getitem__(self, i):
         images = self.pixels.images
+        if self.pixels.kept is not None and len(self.pixels.kept[i]): return self.pixels[i], None, None
         identity = images.identity(i) # first: a file that changes meanwhile gets another
         return super().__getitem__(i), identity, images.hash(i)
 
 def _as_it_is(item): return item
 
+class _Joined:
+    "Entries of parts of a set; no elements for what is in none"
+    def __init__(self, parts): self.parts = parts # (range, `CacheEntry`) each
+    def __getitem__(self, i): return next((entry[i-which.start] for which, entry in self.parts if i in which), ())
+
+def _without_parts(kept): # yields nothing
+    "Remove parts that are in the whole now"
+    for _, entry in getattr(kept, 'parts', ()): remove_path(entry.folder)
+    yield from ()
+
 # %% ../../nbs/api/data/06_disk_cache.ipynb #af725d4c
 def decode_once(
     pixels:Pixels,
     workers=None,  # decoding processes; None: some for sets above 200 MB
-    progress=True  # tell how far it is where there is much to decode
+    progress=True, # tell how far it is where there is much to decode
+    parts=()       # what `decode_part` made
 ) -> Pixels: # the same, whose images come from the cache from now on, as far as they have room there
     "Decode a set into the cache, unless that was done before"
-    images, key = pixels.images, pixels.transform.pixels_key
-    folder = key and entry_folder('pixels', images, key)
-    if folder is None or not len(images): return pixels
-    if (entry := open_entry(folder)) is None and (n := pixels.room()):
-        if n < len(images): folder = _folder('pixels', [folder.name, f'the first {n}'])
-        entry = open_entry(folder) or _decode(pixels, n, folder, workers, progress)
-    pixels.kept = entry
+    found = [(which, entry) for which, part in parts if (entry := open_entry(part))]
+    if found: pixels.kept = _Joined(found)
+    folder, n = _place(pixels)
+    if not n: return pixels
+    pixels.kept = open_entry(folder) or _decode(pixels, range(n), n, folder, workers, progress)
     return pixels
 
-def _decode(pixels, n, folder, workers, progress):
-    "The entry of the first n images, written"
+def _place(pixels): # folder, images that have room
+    "Where the cache has the pixels of a set, or would have them"
+    images, key = pixels.images, pixels.transform.pixels_key
+    folder = key and entry_folder('pixels', images, key)
+    if folder is None or not len(images): return None, 0
+    n = len(images) if open_entry(folder) else pixels.room()
+    return (folder if n == len(images) else _folder('pixels', [folder.name, f'the first {n}'])), n
+
+def _decode(pixels, which, n, folder, workers, progress):
+    "The entry of some of the n images that have room, written"
     images, what = pixels.images, f'decoding {pixels.images.name}'
     if n < len(images): what += f' (the cache has room for {n:,} of {len(images):,} images)'
     workers = decoding_workers(images) if workers is None else workers
     # else it draws from the global one
-    loader = DataLoader(Hashed(pixels), None, sampler=range(n), num_workers=workers, collate_fn=_as_it_is,
+    loader = DataLoader(Hashed(pixels), None, sampler=which, num_workers=workers, collate_fn=_as_it_is,
                         generator=torch.Generator())
-    loader = tell(loader, what, images=n, progress=progress and decoding_workers(images) > 0)
-    arrays = chain(_checked(loader, images), repeat(None, len(images)-n))
+    loader = tell(loader, what, images=len(which), progress=progress and is_large(images))
+    arrays = chain(_checked(loader, images), repeat(None, len(images)-len(which)), _without_parts(pixels.kept))
     return write_entry(folder, arrays, name=f'{images.name} in {images.root or images.paths[0].parent}')
 
 def _checked(loader, images):
@@ -252,6 +276,20 @@ def _checked(loader, images):
             check_skipped(images, reasons)
         yield None if isinstance(a, str) else a
     remember_hashes(hashes)
+
+# %% ../../nbs/api/data/06_disk_cache.ipynb #0cb18822
+def decode_part(
+    pixels:Pixels,
+    cut, # function of a range -> a part of it
+    workers=None, progress=True # as in `decode_once`
+): # (range, folder of its entry) for `decode_once`; None where there is nothing to decode
+    "A part of what `decode_once` would decode, in an entry of its own"
+    folder, n = _place(pixels)
+    if not n or open_entry(folder): return None
+    which = cut(range(n))
+    part = _folder('pixels', [folder.name, f'{which.start} to {which.stop}'])
+    if len(which) and not open_entry(part): _decode(pixels, which, n, part, workers, progress)
+    return which, part
 
 # %% ../../nbs/api/data/06_disk_cache.ipynb #0b17bae8
 def unreadable(

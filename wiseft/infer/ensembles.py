@@ -19,7 +19,7 @@ from .evaluation import evaluate, look
 from ..data.images import ImageSet
 from ..stats.linesearch import AlphaCurve, alpha_intervals, projected_intervals
 from .members import Member, Remembered, at_precision, controlled, default_name, member, own_head
-from .inference import check_classes, common_transform, run_all
+from .inference import check_classes, common_transform, device_of, run_all
 from ..base.registry import find_method, function_and_knobs, method, method_name
 from ..base.text import counted
 from ..weights.merge import averageable, check_alpha, check_ends, knobs_apart, prepare_merge, wise_ft
@@ -57,14 +57,11 @@ def _path(zeroshot, finetuned, rule, precision, images):
     prepared, _ = prepare_merge(rule, zeroshot, [finetuned], images)
     return WeightPath(target, zeroshot.state_dict(), finetuned.state_dict(), rule, prepared)
 
-def _free_memory(device): # bytes
-    return torch.cuda.mem_get_info(device)[0] if device.type == 'cuda' else psutil.virtual_memory().available
-
 def _along(path, alphas, copies): # function alpha -> classifier
-    "A classifier for each alpha, or one that is overwritten"
+    "A classifier for each alpha, or one that is overwritten, which takes an accelerator no time to speak of"
     if copies is None:
-        room = _free_memory(next(path.target.parameters()).device)/2
-        copies = len(alphas)*sum(t.nbytes for t, *_ in path.tensors) < room
+        needed, on_cpu = sum(t.nbytes for t, *_ in path.tensors), device_of(path.target).type == 'cpu'
+        copies = on_cpu and len(alphas)*needed < psutil.virtual_memory().available/2
     if not copies: return path
     made = {a: _copy(path(a)) for a in alphas}
     return made.__getitem__
@@ -83,8 +80,8 @@ def members(
     by=('weight-space', 'logits', 'probabilities'), # names or functions of merges and mixes
     name:str=None,          # of the classifier in the table; default the CLIP's
     seed:int=None,          # of the fine-tuning, for the table
-    precision=None,         # 'bf16': forward passes with weights in bfloat16
-    copies:bool=None,       # hold a classifier for every alpha, or one that is overwritten; None: all, if memory allows
+    precision=None,         # 'bf16': weights in bfloat16; None: on an accelerator that has it
+    copies:bool=None,       # a classifier for every alpha, or one that is overwritten; None: all, if a CPU has room
     images=None,            # validation images of the reference, for ways that look at some
     parts=None,             # 'image', 'head' or 'text': merges turn this part alone, as in `merge`
 ) -> dict: # (tuning, method, alpha) -> `Member`
@@ -225,7 +222,7 @@ def sweep(
     keep_predictions=False, # as in `evaluate`: return what each made of each image as well
     seed:int=None,          # of the fine-tuning, for the table
     name:str=None,          # of the classifier in the table; default the CLIP's
-    precision=None,         # 'bf16': forward passes with weights in bfloat16, compared with fp32 on a sample
+    precision=None,         # as in `evaluate`
     by=('weight-space', 'logits', 'probabilities'), # as in `members`
     copies:bool=None,       # as in `members`
     images=None,            # as in `members`; default the suite's

@@ -151,7 +151,7 @@ def _agreement(members, seen, images, transform, n_images): # str, or None where
     "What the table says of another precision: how often members predict what they predict in fp32, on some images"
     exact = {k: replace(m, function=m.exact, modules=(m.exact,)) for k, m in members.items() if m.exact}
     if not exact: return None
-    sample = max(32, min(256, n_images//40)) # more would take a good part of the time that bfloat16 saves
+    sample = max(16, min(256, n_images//40)) # more would take a good part of the time that bfloat16 saves
     some = np.unique(np.linspace(0, len(images)-1, sample).astype(int))
     with ready([o for m in exact.values() for o in m.modules]) as threads:
         looked = _look(exact, images.subset(some), transform, (), threads=threads, progress=False)
@@ -215,7 +215,7 @@ def evaluate(
     seed:int=None,          # of the fine-tuning, for the table
     metrics=None,           # names of `METRICS`, or `Metric` records; default the suite's, mostly accuracy
     control=None,           # sets of other tasks, as `control_sets` takes them: each is judged with a head of its own
-    precision=None,         # 'bf16': forward passes with weights in bfloat16, compared with fp32 on a sample
+    precision=None,         # 'bf16': weights in bfloat16, compared with fp32 on a sample; None: where it is usual
     sample=None,            # share of the images on which the ends agree that what lies between them is shown
     batch_size=None,        # default `wiseft.infer.inference.fitting_batch_size`
     workers=None,           # decoding processes; None: some for sets above 200 MB
@@ -232,7 +232,7 @@ def evaluate(
     modules = list(dict.fromkeys(o for m in members.values() for o in m.modules))
     if sample: sample, of_start = _weighable(sample, metrics), 'kl' in {m.kept_as for m in looked_at}
     seen, one = {n: {} for n in members}, next(iter(members.values()))
-    say_place(one.device, precision or one.identity['precision'], progress)
+    say_place(one.device, 'bf16' if one.exact else one.identity['precision'], progress)
     with ready(modules) as threads, shared_layers(modules):
         for d, images in (apart | datasets).items():
             if not able[d]: continue

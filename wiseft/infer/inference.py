@@ -15,12 +15,12 @@ from functools import partial
 from itertools import chain
 from PIL import Image
 from torch import nn
-from ..data.disk_cache import MAX_SKIPPED, Pixels, Tried, check_skipped, decode_once, decoding_workers
+from ..data.disk_cache import MAX_SKIPPED, Pixels, Tried, check_skipped, decode_once, decode_part, decoding_workers
 from ..data.disk_cache import entry_folder, open_entry, write_entry
 from ..data.suites import ImageSet
 from ..base.devices import eval_mode, exact_fp32, is_out_of_memory
 from .prefetch import Feeder, Waiting
-from ..base.distributed import by_first, n_processes, of_all, rank
+from ..base.distributed import by_first, n_processes, of_all, rank, share, to_first
 from ..data.prompts import check_same_classes
 from ..base.progress import tell
 from ..weights.safetensors_io import state_hash
@@ -49,8 +49,9 @@ def decode_for_all(
     workers=None, # decoding processes
     progress=True # tell how far it is
 ):
-    "Decode a set into the cache once for all processes"
-    there = by_first(lambda: decode_once(pixels, workers, progress).kept is not None)
+    "Decode a set into the cache once for all processes, each a part of it"
+    parts = of_all(decode_part(pixels, share, workers, progress)) if n_processes() > 1 else []
+    there = by_first(lambda: decode_once(pixels, workers, progress, filter(None, parts)).kept is not None)
     if there and rank(): decode_once(pixels, workers, progress)
 
 # %% ../../nbs/api/infer/01_inference.ipynb #3c306238
@@ -197,6 +198,7 @@ def run_all(
     images,       # `ImageSet`
     transform,    # PIL image -> tensor
     batch_size=None, # default `fitting_batch_size`
+    gather=of_all, # or `to_first`: of several processes the first alone gets anything
     **kwargs      # of `batches`
 ) -> tuple: # name -> (n, …) fp32 or integer tensor on the CPU; indices of the n images; (index, reason) of the rest
     "What each function makes of each image, every image decoded and transformed once"
@@ -204,7 +206,9 @@ def run_all(
     def of_batch(idx, x): return idx, {name: _on_cpu(f(x[device_of(f)])) for name, f in functions.items()}
     with ready(functions.values()) as threads:
         seen = [*each_batch(of_batch, functions.values(), images, transform, skipped, batch_size, threads, **kwargs)]
-    seen = sorted(chain.from_iterable(of_all(seen)), key=lambda batch: batch[0])
+    told = gather(seen)
+    if told is None: return None
+    seen = sorted(chain.from_iterable(told), key=lambda batch: batch[0])
     def whole(name): return torch.cat([made[name] for _, made in seen])
     return {name: whole(name) for name in functions}, [i for idx, _ in seen for i in idx], skipped
 
@@ -312,19 +316,24 @@ def extract_features(
 ) -> Features:
     "Features of all images, in order"
     folder = _features_folder(classifier, images)
-    if folder and by_first(lambda: open_entry(folder) is not None):
-        entry = open_entry(folder)
-        return Features(torch.from_numpy(entry.data.reshape(len(entry), -1).copy()), torch.as_tensor(images.labels),
-                        images)
+    if folder and by_first(lambda: open_entry(folder) is not None): return _kept_features(folder, images)
     def features(x): return classifier.features(x)
     features.device = device_of(classifier)
     with eval_mode(classifier):
-        out, kept, skipped = run_all(dict(features=features), images, classifier.transform, batch_size=batch_size,
-                                     workers=workers, progress=progress)
-    if folder and not skipped and not rank(): write_entry(folder, out['features'].numpy(), name=images.name)
+        made = run_all(dict(features=features), images, classifier.transform, batch_size=batch_size,
+                       gather=to_first, workers=workers, progress=progress)
+    def keep(): return folder and not made[2] and write_entry(folder, made[0]['features'].numpy(), name=images.name)
+    found_by_all = by_first(lambda: bool(keep())) and all(of_all(open_entry(folder) is not None))
+    if not found_by_all: made = by_first(lambda: made)
+    if made is None: return _kept_features(folder, images)
+    out, kept, skipped = made
     return Features(out['features'], *_about_images(images, kept, skipped))
 
 # %% ../../nbs/api/infer/01_inference.ipynb #9f8fe555
+def _kept_features(folder, images):
+    entry = open_entry(folder)
+    return Features(torch.from_numpy(entry.data.reshape(len(entry), -1).copy()), torch.as_tensor(images.labels), images)
+
 def _features_folder(classifier, images):
     "Where the cache has the features; None if transform and weights don't say all that they follow from"
     key, tower = in_halves(classifier.transform).key, getattr(classifier, 'visual', classifier)

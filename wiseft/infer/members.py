@@ -11,7 +11,7 @@ import numpy as np, pandas as pd, torch
 from dataclasses import dataclass, replace
 from functools import partial
 from torch import nn
-from ..base.devices import fitting_precision
+from ..base.devices import fitting_precision, usual_precision
 from .inference import check_attributes, device_of
 from ..base.text import first_few
 from ..models.classifier import usual_templates
@@ -119,11 +119,13 @@ def default_name(classifier):
 # %% ../../nbs/api/infer/02_members.ipynb #783c8e47
 def at_precision(
     classifier, # with `to_bf16`, if that is asked for
-    precision:str # 'fp32' or 'bf16'; None: as it is
+    precision:str # 'fp32' or 'bf16'; None: `usual_precision` for one that is in fp32
 ): # the classifier, or a copy
     "The classifier as it is, or a copy with weights in bfloat16 (float16 on a GPU that has no bfloat16)"
     if precision not in (None, 'fp32', 'bf16'): raise ValueError(
-        f"precision is {precision!r}. It is 'fp32' or 'bf16', or None for that of the classifiers.")
+        f"precision is {precision!r}. It is 'fp32' or 'bf16', or None for what is usual on the device.")
+    if precision is None and getattr(classifier, 'precision', None) == 'fp32':
+        precision = usual_precision(device_of(classifier))
     if precision != 'bf16': return classifier
     fitting = fitting_precision(precision, device_of(classifier))
     return classifier.to_fp16() if fitting == 'fp16' else classifier.to_bf16()

@@ -7,6 +7,7 @@ __all__ = ['TextTower', 'ImageClassifier', 'usual_templates', 'zeroshot_classifi
 
 # %% ../../nbs/api/models/11_classifier.ipynb #aace2e72
 import warnings
+from contextlib import nullcontext
 from copy import deepcopy
 from fastcore.basics import patch
 from pathlib import Path
@@ -179,7 +180,9 @@ def with_text(self:ImageClassifier): # `ImageClassifier`
 def rebuild_head(self:ImageClassifier): # `ImageClassifier`
     "Where the text tower is among the weights: make the head from it"
     if not self.head_from_text: return self
-    with eval_mode(self), warnings.catch_warnings():
+    kind, precision = self.device.type, next(self.visual.parameters()).dtype
+    half = kind != 'cpu' and precision in (torch.bfloat16, torch.float16) # for a sweep on an accelerator
+    with eval_mode(self), torch.autocast(kind, precision) if half else nullcontext(), warnings.catch_warnings():
         warnings.simplefilter('ignore') # of words: said when the first head was made
         head = zeroshot_head(self.clip, self.classnames, self.templates, keep=False)
     self.head.load_state_dict(head.state_dict())

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TORCHVISION', 'own_config', 'own_weights', 'OwnTower', 'without_layer', 'find_head', 'read_transform', 'image_model',
-           'is_own', 'write_image_model', 'read_image_model']
+           'is_own', 'write_image_model', 'read_image_model', 'tower_blocks', 'transformer_matrices']
 
 # %% ../../nbs/api/models/10_tower.ipynb #01ae1f76
 import math, torch
@@ -216,3 +216,34 @@ def read_image_model(
     clip = _wrapped(body, model, settings, vision['module'], device)
     clip.provenance |= dict(file=own_weights, sha256=sha256_file(path))
     return clip
+
+# %% ../../nbs/api/models/10_tower.ipynb #3813d9e0
+# names in open_clip's and timm's towers
+_after_blocks = 'ln_post', 'attn_pool', 'attnpool', 'proj', 'norm', 'fc_norm', 'head'
+
+def tower_blocks(
+    visual:nn.Module, # image tower
+): # list of blocks in order, list of the modules and parameters after the last
+    "Blocks of an image tower"
+    trunk = getattr(visual, 'trunk', visual)
+    after = [m for part in {trunk, visual} for n in _after_blocks
+             if isinstance(m := getattr(part, n, None), (nn.Module,nn.Parameter))]
+    if hasattr(trunk, 'transformer'): return list(trunk.transformer.resblocks), after
+    if hasattr(trunk, 'layer1'): return [getattr(trunk, f'layer{i}') for i in range(1,5)], after
+    for name in ('blocks', 'stages'):
+        if hasattr(trunk, name): return list(getattr(trunk, name)), after
+    raise ValueError(
+        f"The blocks of an image tower of type {type(trunk).__name__} aren't known. Leave out what "
+        "asks for them, such as train='last:n' or LDIFS.")
+
+# %% ../../nbs/api/models/10_tower.ipynb #a9230789
+_attention, _others = ('in_proj_weight', 'qkv.weight'), ('proj.weight', 'c_fc.weight', 'fc1.weight', 'fc2.weight')
+
+def transformer_matrices(
+    visual:nn.Module, # image tower
+) -> list: # of (module, name of its weight)
+    "Matrices of attention and MLP in all blocks; none if there is no attention"
+    found = [(b.get_submodule(n.rpartition('.')[0]), n) for b in tower_blocks(visual)[0]
+             for n,p in b.named_parameters() if n.endswith(_attention + _others) and p.ndim == 2]
+    if not any(n.endswith(_attention) for _,n in found): return []
+    return [(module, n.rpartition('.')[2]) for module,n in found]

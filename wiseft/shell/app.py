@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'Output', 'OutputFolder', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName',
-           'Reference', 'DataRoot', 'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'PartsOption', 'Use', 'Device',
-           'standard_output', 'say', 'wrote', 'show_table', 'in_shell_words', 'Commands', 'command', 'check_folder',
-           'chosen_device', 'load_methods', 'chosen_methods', 'is_suite', 'suite_loader', 'load_named', 'listed',
-           'check_ending']
+           'Reference', 'DataRoot', 'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'PartsOption', 'Use', 'Precision',
+           'Workers', 'Device', 'standard_output', 'say', 'wrote', 'show_table', 'in_shell_words', 'Commands',
+           'command', 'check_folder', 'set_workers', 'chosen_device', 'load_methods', 'chosen_methods', 'is_suite',
+           'suite_loader', 'load_named', 'listed', 'check_ending']
 
 # %% ../../nbs/api/shell/00_app.ipynb #a20e9352
 import functools,os,re,signal,sys,unicodedata,warnings
@@ -215,13 +215,24 @@ def _check_inputs(given): # a command's arguments by name
     output = given.get('output') or given.get('unpack')
     if 'force' not in given or not output or not os.path.lexists(output): return
     from wiseft.base.files import holds
+    from wiseft.data.suites import EMBEDDED
     from wiseft.data.layouts import FAMILIES
     others = [v for k, v in given.items() if k not in ('output', 'unpack')]
     inputs = [p for v in others for p in (v if isinstance(v, (list, tuple)) else [v]) if isinstance(p, (str, Path))]
     for path in (str(p).removeprefix('local-dir:') for p in inputs):
-        if path == 'icons' or path in FAMILIES or not os.path.lexists(path): continue # a suite's name, a number
+        if path in (*EMBEDDED, *FAMILIES) or not os.path.lexists(path): continue # a suite's name, a number
         if holds(output, path): raise FileExistsError(
             f'{output} is or holds {path}, which is read, and is kept. Choose another name for what is written.')
+
+# %% ../../nbs/api/shell/00_app.ipynb #dad8e863
+def _check_precision(given):
+    if given not in (None, 'fp32', 'bf16'): raise typer.BadParameter(f'--precision is fp32 or bf16, got {given!r}')
+    return given
+
+def set_workers(n): # the number
+    "How many processes read images, for all that a command reads"
+    if n is not None: os.environ['WISEFT_WORKERS'] = str(n)
+    return n
 
 # %% ../../nbs/api/shell/00_app.ipynb #68b2cdea
 Output = Annotated[Path, typer.Option('--output','-o', show_default=False, help='What to write.')]
@@ -256,25 +267,32 @@ Control = Annotated[Optional[List[Path]],
                     typer.Option('--control', show_default=False,
                                  help='A set of another task, to see what was forgotten: class folders, a tar, a '
                                       'WebDataset, with classnames.txt and zeroshot_classification_templates.txt if '
-                                      'there are such; or a published suite. Once for each.')]
+                                      'there are such; a published suite; or other-icons, '
+                                      'which is embedded and goes with icons. Once for each.')]
 PartsOption = Annotated[Optional[str], typer.Option('--parts', show_default=False,
     help='Average this part alone: image (the tower), head or text. The rest is that of the fine-tuned.')]
 Use = Annotated[Optional[List[Path]],
                 typer.Option('--use', help='A Python file with methods of your own. It is run.', show_default=False)]
+Precision = Annotated[Optional[str], typer.Option('--precision', callback=_check_precision, show_default=False,
+    help='fp32; or bf16, several times as fast on processors made for it: the table then says how often both predict '
+    'the same. Default: bf16 on an accelerator that has it, else fp32.')]
+Workers = Annotated[Optional[int], typer.Option('--workers', callback=set_workers, min=0, show_default=False,
+    help='Processes that read images. Default: $WISEFT_WORKERS; else as many as there are cores, for many images that '
+    'the cache has no room for.')]
 Device = Annotated[Optional[str], typer.Option('--device',
     help='cpu, cuda, cuda:1 or mps. Default: $WISEFT_DEVICE, else the best there is.', show_default=False)]
 
 # %% ../../nbs/api/shell/00_app.ipynb #b3ca694c
 def chosen_device(
     device, # as `--device` gave it
-    precision='fp32', # of what is computed
+    precision='fp32', # of what is computed; None: what is usual for evaluation
 ): # (torch.device, words such as 'on the CPU, float32, 8 threads')
     "The device to compute on, and the line about it"
-    from wiseft.base.devices import best_device,describe_device
+    from wiseft.base.devices import best_device,describe_device,usual_precision
     from wiseft.base.progress import SAID,hush
     hush(_quiet)
     device = best_device(device)
-    words = describe_device(device, precision)
+    words = describe_device(device, precision or usual_precision(device) or 'fp32')
     SAID.add(words) # so that the library needn't
     return device,words
 
@@ -312,9 +330,9 @@ def chosen_methods(
 
 # %% ../../nbs/api/shell/00_app.ipynb #d86b9bc1
 def is_suite(source):
-    from wiseft.data.suites import is_suite_folder
+    from wiseft.data.suites import EMBEDDED, is_suite_folder
     from wiseft.data.layouts import FAMILIES
-    return source == 'icons' or source in FAMILIES or is_suite_folder(source)
+    return source in (*EMBEDDED, *FAMILIES) or is_suite_folder(source)
 
 def suite_loader(suite, reference, shift, **options):
     "A function that loads the suite the options name, with labels in the order of its argument `classnames`"

@@ -12,7 +12,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from .app import Classifier, Device, OutputFolder, Reference, Shift, SuiteName, Use
+from .app import Classifier, Device, OutputFolder, Reference, Shift, SuiteName, Use, Workers
 from .app import chosen_device, command, in_shell_words, load_methods, say, show_table, standard_output
 from .app import suite_loader, wrote
 from .train import TrainingPrecision
@@ -49,6 +49,7 @@ def bench_(
     groups:OverGroups=False,
     dry_run:Annotated[bool, typer.Option('--dry-run', help='Show the plan and stop.')]=False,
     use:Use=None,
+    workers:Workers=None,
     device:Device=None,
 ):
     "Compare methods of robust fine-tuning on one budget, where they are equally accurate on the reference."

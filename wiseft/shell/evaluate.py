@@ -15,9 +15,9 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    AllowIncomplete,Classifier,Classifiers,Control,DataRoot,Device,Force,Metrics,Output,PartsOption,Reference,Shift,
-    Split,SuiteName,Use,check_ending,check_folder,command,listed,load_methods,load_named,say,show_table,suite_loader,
-    chosen_device,wrote)
+    AllowIncomplete,Classifier,Classifiers,Control,DataRoot,Device,Force,Metrics,Output,PartsOption,Precision,
+    Reference,Shift,Split,SuiteName,Use,Workers,check_ending,check_folder,chosen_device,command,listed,
+    load_methods,load_named,say,show_table,suite_loader,wrote)
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #7d2800d8
 @command('wiseft evaluate zeroshot finetuned averaged --suite icons',
@@ -34,6 +34,8 @@ def evaluate_(
     allow_incomplete:AllowIncomplete=False,
     metrics:Metrics=None,
     split:Split='test',
+    precision:Precision=None,
+    workers:Workers=None,
     device:Device=None,
     output:Annotated[Optional[Path], typer.Option('--output','-o', help='Results table (CSV) to write.')]=None,
     force:Force=False,
@@ -42,7 +44,7 @@ def evaluate_(
     load = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete,
                         training=split=='validation')
     _measure(classifiers, dict, load, device, output, force, split=split, metrics=listed(metrics),
-             control=_control_sets(control, root))
+             precision=precision, control=_control_sets(control, root))
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #718f8d1c
 @contextmanager
@@ -79,13 +81,15 @@ def _readable(table):
     t['95 % interval'] = ['' if l != l else f'{l:.1f} to {h:.1f}' for l, h in zip(scale*table.low, scale*table.high)]
     return t
 
-
+def _say_agreement(table):
+    "How often half precision predicts what fp32 does"
+    if 'as in fp32' in table.precision.iloc[0]: say(table.precision.iloc[0])
 
 def _measure(folders, members, load, device, output, force, **options):
     "Evaluate what `members` makes of classifiers by name, show the table, and write it"
     from wiseft.stats.caveats import doubts
     from wiseft.infer.evaluation import evaluate
-    device,place = chosen_device(device)
+    device,place = chosen_device(device, options.get('precision'))
     with results_file(output, force) as write:
         loaded = load_named(folders, device)
         classnames = next(iter(loaded.values())).classnames
@@ -93,6 +97,7 @@ def _measure(folders, members, load, device, output, force, **options):
         table,predictions = evaluate(members(loaded), load(classnames=classnames), keep_predictions=_SURE, **options)
         show_table(_readable(table))
         _tell_forgotten(predictions)
+        _say_agreement(table)
         for doubt in doubts(table, len(classnames)): warnings.warn(doubt)
         write(table, predictions, {n: c.recipe for n, c in loaded.items() if c.recipe})
 
@@ -159,9 +164,7 @@ def sweep_(
     alphas:Annotated[Optional[str],
                      typer.Option('--alphas', help='Mixing coefficients, with commas; default 0, 0.1, …, 1.')]=None,
     by:_By=None, parts:PartsOption=None, averaged:_Averaged=None, use:Use=None,
-    precision:Annotated[str, typer.Option('--precision', help='fp32; or bf16, several times as fast on processors '
-                                                              'made for it: the table then says how often both '
-                                                              'predict the same.')]='fp32',
+    precision:Precision=None, workers:Workers=None,
     fast:Annotated[bool, typer.Option('--fast', help='Show averages a tenth of the images on which both ends agree, '
                                       'and all others; intervals know it.')]=False,
     output:Annotated[Optional[Path], typer.Option('--output','-o', help='Results table (CSV) to write.')]=None,
@@ -171,7 +174,6 @@ def sweep_(
     (ways,looks),alphas = _ways(by, use),_numbers(alphas)
     load = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete,
                         training=looks or split=='validation')
-    if precision not in ('fp32', 'bf16'): raise typer.BadParameter(f'--precision is fp32 or bf16, got {precision!r}')
     from wiseft.infer.ensembles import sweep
     from wiseft.models.load import load_classifier
     device,place = chosen_device(device, precision)
@@ -181,12 +183,11 @@ def sweep_(
         say(f'sweeping {place}')
         table,predictions = sweep(start, end, load(classnames=start.classnames), alphas, split=split,
                                   keep_predictions=_SURE, seed=end.recipe.get('seed'),
-                                  precision=None if precision == 'fp32' else precision,
-                                  control=_control_sets(control, root), parts=parts, sample=.1 if fast else None,
-                                  **ways)
+                                  precision=precision, control=_control_sets(control, root), parts=parts,
+                                  sample=.1 if fast else None, **ways)
         show_table(methods_down(table))
         _tell_forgotten(predictions, halfway=True)
-        if precision == 'bf16': say(table.precision.iloc[0])
+        _say_agreement(table)
         write(table, _of_all_images(predictions), {finetuned.name: end.recipe} | recipe_of_average)
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #0bd8716b
@@ -231,6 +232,8 @@ def ensemble(
     allow_incomplete:AllowIncomplete=False,
     metrics:Metrics=None,
     split:Split='test',
+    precision:Precision=None,
+    workers:Workers=None,
     device:Device=None,
     output:Annotated[Optional[Path], typer.Option('--output','-o', help='Results table (CSV) to write.')]=None,
     force:Force=False,
@@ -243,7 +246,8 @@ def ensemble(
     if len(classifiers) < 2: raise typer.BadParameter('An ensemble takes two classifiers or more.')
     from wiseft.infer.ensembles import output_ensemble
     def with_ensemble(loaded): return {**loaded, ' + '.join(loaded): output_ensemble(loaded, average)}
-    _measure(classifiers, with_ensemble, load, device, output, force, split=split, metrics=listed(metrics))
+    _measure(classifiers, with_ensemble, load, device, output, force, split=split, metrics=listed(metrics),
+             precision=precision)
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #70f2deed
 @command('wiseft predict averaged picture.jpg', 'wiseft predict averaged photos -o predictions.csv --top 3')
@@ -254,6 +258,7 @@ def predict_(
     output:Annotated[Optional[Path], typer.Option('--output','-o', help='CSV to write: a row a picture.')]=None,
     top:Annotated[int, typer.Option('--top', help='Classes a picture, the likeliest first.', min=1)]=5,
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=64,
+    workers:Workers=None,
     device:Device=None,
     force:Force=False,
 ):
@@ -296,6 +301,7 @@ def ask_(
         help='Averages of the weights to tell apart, with commas. Default: the two classifiers alone.')]=None,
     answers:Annotated[Optional[Path], typer.Option('--answers', show_default=False,
         help='The labels, as the page saves them or as they were filled in: say what they tell.')]=None,
+    workers:Workers=None,
     device:Device=None,
     force:Force=False,
 ):
@@ -305,7 +311,7 @@ def ask_(
         'Give two classifiers, pictures, and -o FOLDER; or a folder that was written so, and --answers.')
     from wiseft.show.ask import ask
     check_folder(output)
-    device,place = chosen_device(device)
+    device,place = chosen_device(device, None)
     say(f'looking {place}')
     two = load_named(places[:2], device)
     questions = ask(*two.values(), places[2:], output, labels, _numbers(alphas), random, tuple(two), force)

@@ -14,7 +14,8 @@ from typing import Annotated,List,Optional
 import typer
 
 from . import evaluate,report,show,train
-from .app import Device,Force,OutputFolder,Seed,Shift,app,command,is_suite,say,wrote
+from .app import (
+    Device,Force,OutputFolder,Seed,Shift,Workers,app,command,is_suite,say,set_workers,wrote)
 
 # %% ../../nbs/api/shell/07_run.ipynb #0570c32d
 def _steps(data, output, shift, model, pretrained, templates, probe, epochs, lr, batch_size, seed, device):
@@ -102,6 +103,7 @@ def run(
     lr:train.LearningRate=None,
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=128,
     seed:Seed=0,
+    workers:Workers=None,
     device:Device=None,
     force:Force=False,
 ) -> Run:
@@ -112,6 +114,7 @@ def run(
         f'{data} is a suite, which has shifted sets of its own. Leave out shift (--shift).')
     steps = _steps(data, output, shift, model, pretrained, templates, probe, epochs, lr, batch_size, seed, device)
     _begin(output, steps, force)
+    set_workers(workers) # in no command: after a crash another number may go on
     for command, given, made in steps:
         if made.exists(): continue
         say(f'\n{_line(command, given)}')

@@ -15,8 +15,8 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    Classifier,Control,Device,Force,Output,OutputFolder,PartsOption,Reference,Seed,Use,chosen_device,chosen_methods,
-    command,is_suite,load_methods,say,show_table,suite_loader,wrote)
+    Classifier,Control,Device,Force,Output,OutputFolder,PartsOption,Reference,Seed,Use,Workers,chosen_device,
+    chosen_methods,command,is_suite,load_methods,say,show_table,suite_loader,wrote)
 from .data import sets_of
 
 # %% ../../nbs/api/shell/02_train.ipynb #2535b75e
@@ -135,6 +135,7 @@ def probe(
     lr:Annotated[float, typer.Option('--lr', help='Highest learning rate.', min=0)]=1e-3,
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=128,
     seed:Seed=0,
+    workers:Workers=None,
     device:Device=None,
     force:Force=False,
 ):
@@ -245,7 +246,7 @@ def finetune_(
     method:MethodNames=None, knobs:Knobs=None,
     captions:Captions=None,
     use:Use=None,
-    device:Device=None,
+    workers:Workers=None, device:Device=None,
     force:Force=False,
 ):
     "Fine-tune a classifier on the images of a reference distribution."
@@ -301,7 +302,7 @@ def merge_(
     knobs:RuleKnobs=None, parts:PartsOption=None,
     suite:ValidationSuite=None, reference:Reference=None,
     unlabelled:Unlabelled=None, keep:Keep=None, control:Control=None,
-    precision:StoredPrecision=None, device:Device=None, use:Use=None, force:Force=False,
+    precision:StoredPrecision=None, workers:Workers=None, device:Device=None, use:Use=None, force:Force=False,
 ):
     "Merge the weights of classifiers, or of .safetensors files of any model; of two, average them."
     from wiseft.weights.files import write_merged

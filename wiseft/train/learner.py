@@ -468,7 +468,7 @@ def finetune(
     precision='bf16', # or 'fp32'
     warmup_steps:int=None, # default 500, or a tenth of all steps if that is less
     crop_scale=(.9, 1.), # part of the area that random crops keep; None: no crops
-    workers:int=0, # processes that decode
+    workers:int=None, # processes that decode, as in `clip_dataloaders`
     seed:int=0, # of order, crops and dropout
     checkpoint_dir=None, checkpoint_steps:int=None, resume:bool=False, # as in `fit_cosine`
     progress:bool=True, # fastai's table and bars; where nobody watches, a line an epoch

@@ -32,7 +32,7 @@ from ..base.files import sha256_file
 from ..models.head import warn_of_texts
 from ..data.labels import read_image_table
 from ..base.text import BadFile, counted, first_few
-from ..data.disk_cache import Pixels, ShortSide, check_skipped, decoding_workers
+from ..data.disk_cache import Pixels, ShortSide, check_skipped, decoding_workers, is_large
 from ..base.devices import exact_fp32
 from ..infer.prefetch import Feeder
 from ..infer.inference import decode_for_all, extract_features
@@ -154,8 +154,9 @@ class PixelSource:
     "Batches of an image set as 8-bit pixels of the CLIP's size"
     captions = None # where classes are captions: a dict that tells their table
     # tokens: (n_classes, context length), where classes are captions
-    def __init__(self, images, clip, crop_scale=None, progress=True, tokens=None):
+    def __init__(self, images, clip, crop_scale=None, progress=True, tokens=None, workers=None):
         self.images, self.crop_scale, self.progress, self.tokens = images, crop_scale, progress, tokens
+        self.workers = workers # processes that read; None: some, where there is reason
         self.size = clip.image_size
         self.skipped, self.decoded = {}, set()
         self.for_evaluation = self.for_crops = Pixels(images, _halves(clip))
@@ -216,6 +217,14 @@ def pixels(self:PixelSource, i, source=None):
     check_skipped(self.images, list(self.skipped.values()))
     warnings.warn(f'Left out of fine-tuning: {self.skipped[i]}', stacklevel=2)
 
+@patch
+def n_workers(self:PixelSource, crops, device):
+    "Processes that read; threads are enough for a CPU, which has to compute besides, if nobody says otherwise"
+    pixels, asked = self.for_crops if crops else self.for_evaluation, bool(os.environ.get('WISEFT_WORKERS'))
+    if self.workers is not None: return self.workers
+    if pixels.kept_share > .9 or device.type == 'cpu' and not asked: return 0
+    return decoding_workers(self.images)
+
 # %% ../../nbs/api/train/00_loaders.ipynb #28104df6
 class ClipDL(TfmdDL):
     "A fastai `DataLoader` whose order and crops follow from its seed and its count of epochs alone"
@@ -255,10 +264,12 @@ class ClipDL(TfmdDL):
         idxs = self.get_idxs()
         lists = [idxs[i:i+self.bs] for i in range(0, len(idxs), self.bs)]
         if self.drop_last and lists and len(lists[-1]) < self.bs: lists.pop()
+        device = torch.device(self.device or 'cpu')
         on_device = self.shuffle and getattr(self.source, 'crop_scale', None) and self.crops_on_device()
         batch_of = self.source.for_device if on_device else self.source.batch
         read = partial(batch_of, draws=self.draws if self.shuffle else None)
-        for batch in Feeder(read, [share(o) for o in lists], self.device or 'cpu', self.fake_l.num_workers):
+        workers = self.source.n_workers(self.shuffle, device)
+        for batch in Feeder(read, [share(o) for o in lists], device, workers):
             self.own = len(batch[0]) if batch else 0
             if batch and on_device: batch = self.source.crop_on_device(*batch)
             if not batch and n_processes() > 1: batch = to_device(self.source.stand_in(), self.device)
@@ -297,7 +308,7 @@ def clip_dataloaders(
     batch_size:int=128,
     validation=None, # `ImageSet` to watch; default the suite's or folder's, or a tenth of `source`
     crop_scale=(.9, 1.), # part of the area that crops of training images keep; None: no crops
-    workers:int=0, # processes that crop, and decode what the cache has no room for; for photographs, not for icons
+    workers:int=None, # processes that crop, and decode what the cache has no room for; None: some for an accelerator
     seed:int=0, # of order and crops
     progress:bool=True, # show a bar while many images are decoded
     captions=None, # table of `file` and `caption`, or `filepath` and `title`: train on these pairs
@@ -309,9 +320,9 @@ def clip_dataloaders(
     # labelled images to watch stay labelled
     tokens = [_caption_tokens(s, clip) if captions and s is not validation else None for s in sets]
     ds = [_datasets(s, clip) for s in sets]
-    kw = dict(seed=seed, bs=batch_size, num_workers=workers, after_item=ToTensor(), after_batch=Normalised(clip))
-    train = ClipDL(ds[0], PixelSource(sets[0], clip, crop_scale, progress, tokens[0]), shuffle=True, **kw)
-    valid = ClipDL(ds[1], PixelSource(sets[1], clip, None, progress, tokens[1]), shuffle=False, **kw)
+    kw = dict(seed=seed, bs=batch_size, num_workers=0, after_item=ToTensor(), after_batch=Normalised(clip))
+    train = ClipDL(ds[0], PixelSource(sets[0], clip, crop_scale, progress, tokens[0], workers), shuffle=True, **kw)
+    valid = ClipDL(ds[1], PixelSource(sets[1], clip, None, progress, tokens[1], workers), shuffle=False, **kw)
     if captions: train.source.captions = _told_of(captions, sets[0])
     return DataLoaders(train, valid, device=clip.device)
 
@@ -392,6 +403,7 @@ class FeatureSource:
     def batch(self, idxs, draws=None):
         return (self.features[idxs], TensorCategory(self.labels[idxs])) if idxs else ()
     def stand_in(self): return self.batch([0])
+    def n_workers(self, crops, device): return 0
 
 # %% ../../nbs/api/train/00_loaders.ipynb #42fd7893
 def feature_dataloaders(
@@ -419,7 +431,7 @@ def _all_features(dl, classifier):
 
 def _features_of(source, classifier, batch_size):
     "From the cache, where an earlier training may have left them"
-    progress = source.progress and decoding_workers(source.images) > 0
+    progress = source.progress and is_large(source.images)
     f = extract_features(classifier, source.images, batch_size, progress=progress)
     for path, reason in f.skipped: warnings.warn(f'Left out of fine-tuning: {reason}', stacklevel=2)
     return f.features, f.labels

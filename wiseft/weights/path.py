@@ -47,18 +47,25 @@ class WeightPath:
         check_parts(self.knobs.get('parts'), memory)
         there = lambda state, k: state[k].detach().to(memory[k].device)
         self.tensors = [(t, there(zeroshot, k), there(finetuned, k)) for k, t in memory.items()]
-        self.places = [At(k, depths[k], (prepared or {}).get(k)) for k in memory]
+        places = [At(k, depths[k], (prepared or {}).get(k)) for k in memory]
+        at_once = rule is wise_ft and any(t.device.type != 'cpu' for t in memory.values())
+        together = [versions for versions in self.tensors if at_once and is_weight(versions[0])]
+        self.alone = [o for o in zip(self.tensors, places) if not (at_once and is_weight(o[0][0]))]
+        self.together = [together[i:i+64] for i in range(0, len(together), 64)]
         self.heads = {}
     @torch.no_grad()
     def __call__(self,
         alpha:float # mixing coefficient; outside 0…1 it extrapolates, with a warning
     ) -> nn.Module: # `target`
         alpha = check_alpha(alpha)
-        for (t, z, f), at in zip(self.tensors, self.places):
+        for some in self.together:
+            targets, starts, ends = map(list, zip(*some))
+            torch._foreach_copy_(targets, torch._foreach_lerp(starts, ends, alpha)) # averaged first, rounded then
+        for (t, z, f), at in self.alone:
             if self.rule is not wise_ft or 'parts' in self.knobs or not is_weight(t):
                 t.copy_(merge_tensor(self.rule, z, [f], at, self.knobs | dict(alpha=alpha)))
             elif t.dtype == z.dtype: torch.lerp(z, f, alpha, out=t)
-            else: t.copy_(torch.lerp(z, f, alpha)) # averaged first, rounded then
+            else: t.copy_(torch.lerp(z, f, alpha))
         if getattr(self.target, 'head_from_text', False): self._build_head(alpha)
         return self.target
     def _build_head(self, alpha):

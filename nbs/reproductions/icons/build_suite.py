@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Build the `icons` suite (wiseft/data/icons.zip) and the pretraining images from open icon sets.
+"""Build the `icons` suite, the control set `other-icons` (zip files in wiseft/data) and the pretraining images.
 
     python build_suite.py                     # fetches @iconify/json with npm, checks it, builds all
     python build_suite.py --package FOLDER    # uses an unpacked package instead
@@ -174,11 +174,12 @@ AUDIT = json.loads((HERE/'exclusions.json').read_text())                        
 EXCLUDED = {i for names in AUDIT['excluded'].values() for i in names}
 SCENES = AUDIT['accepted']                   # sets whose names describe scenes: only what was looked at and accepted
 
+def key_of(icon): return f"{icon['set']}:{icon['name']}"
+
 def label(icon):
     "Class of an icon, or None: a whole name that means it, or a look."
-    key = f"{icon['set']}:{icon['name']}"
     if icon['set'] in SCENES: return SCENES[icon['set']].get(icon['name'])
-    if key in EXCLUDED: return None
+    if key_of(icon) in EXCLUDED: return None
     for w in [icon['words']] + icon['others']:
         if w in CLASSES['not_in'].get(icon['style'], []): return None
         if w in CLASS_OF: return CLASS_OF[w]
@@ -208,6 +209,10 @@ def first_of_kind(icons, n=3):
         count[key] += 1
     return kept, dropped
 
+def pretraining_thumbnails(folder):
+    pre = np.load(folder/'pretraining.npy', mmap_mode='r')
+    return np.concatenate([grey_thumbnails(pre[k:k+8192]) for k in range(0, len(pre), 8192)])
+
 # ---------- the suite ----------
 
 def choose(package, folder):
@@ -225,9 +230,7 @@ def choose(package, folder):
     train, dropped = first_of_kind([i for i in icons if i['split'] == 'train'])
     counts['train dropped'] = dict(dropped)
     evaluation = [i for split in ('validation', 'test') for i in icons if i['split'] == split]
-    pre = np.load(folder/'pretraining.npy', mmap_mode='r')
-    seen = np.concatenate([grey_thumbnails(pre[k:k+8192]) for k in range(0, len(pre), 8192)]
-                          + [grey_thumbnails([i['image'] for i in train])])
+    seen = np.concatenate([pretraining_thumbnails(folder), grey_thumbnails([i['image'] for i in train])])
     near = near_duplicates(np.stack([i['small'] for i in evaluation]), seen, NEAR)
     of = np.array([i['split'] for i in evaluation])
     counts['like pretraining or train'] = {s: int(near[of == s].sum()) for s in ('validation', 'test')}
@@ -242,6 +245,41 @@ def frequent(icons):
     def styles(c): return sum(n[c, s, 'test'] + n[c, s, 'validation'] > 0 for s in STYLES)
     return sorted(c for c in CLASSES['classes'] if n[c, 'outline', 'train'] >= 6 and n[c, 'outline', 'validation'] >= 2
                   and n[c, 'outline', 'test'] >= 5 and styles(c) >= 5)
+
+# ---------- the control set ----------
+
+CONTROL = json.loads((HERE/'control.json').read_text())                                # its rule stands there
+CONTROL_OF = {n.replace(' ', '') if glued else n: c for glued in (True, False)
+              for c, names in CONTROL['classes'].items() for n in names}
+NO_CONTROL = EXCLUDED | {i for names in CONTROL['excluded'].values() for i in names}
+FEWEST, MOST = 8, 16                          # images of a class
+
+def control_label(icon, taken):
+    "Class of an icon in the control set, or None; taken: classes of the suite"
+    if icon['set'] in SCENES or key_of(icon) in NO_CONTROL or label(icon) in taken: return None
+    return next((CONTROL_OF[w] for w in [icon['words']] + icon['others'] if w in CONTROL_OF), None)
+
+def choose_control(package, folder, suite):
+    "Icons of other names from the families of test, and how many fell away; suite: icons of the suite, any split"
+    taken, icons = {i['class'] for i in suite}, []
+    for s in sorted(s for s in FAMILY if SPLIT[s] == 'test'):
+        for i in read_icons(package, s):
+            c = control_label(i, taken) if i['style'] in ('outline', 'solid') else None
+            if c: icons.append(dict(i, **{'class': c}))
+    icons = render_all(icons)
+    for i, v in zip(icons, grey_thumbnails([i['image'] for i in icons])): i['small'] = v
+    seen = np.concatenate([pretraining_thumbnails(folder), np.stack([i['small'] for i in suite])])
+    near = near_duplicates(np.stack([i['small'] for i in icons]), seen, NEAR)
+    counts = {'labelled': len(icons), 'like pretraining or the suite': int(near.sum())}
+    icons, dropped = first_of_kind([i for i, n in zip(icons, near) if not n], 2)
+    of_class = defaultdict(list)
+    for i in icons: of_class[i['class']].append(i)
+    kept = {c: own for c, own in of_class.items() if len(own) >= FEWEST}
+    icons = [own[k] for own in kept.values() for k in sorted({*np.linspace(0, len(own)-1, MOST).astype(int)})]
+    counts |= {'dropped': dict(dropped), 'classes with too few': sorted({*CONTROL['classes']} - {*kept})}
+    return icons, counts
+
+# ---------- files ----------
 
 def png(image):
     "PNG bytes: 16 grey levels, or a palette of 64 colours."
@@ -278,6 +316,16 @@ def entries(icons):
             rows.append(dict(row, file=copy, style='recoloured', original=path))
     return files, sorted(rows, key=lambda r: r['file'])
 
+def control_entries(icons):
+    "Files of the control set and the rows of its table"
+    files, rows = {}, []
+    for i in icons:
+        path = f"other-icons/reference/test/{i['class']}/{i['set']}.{i['name']}.png"
+        files[path] = png(i['image'])
+        rows.append(dict(file=path, set=i['set'], family=i['family'], style=i['style'], split='test',
+                         licence=LICENCE[i['set']], **{'class': i['class']}))
+    return files, sorted(rows, key=lambda r: r['file'])
+
 LICENCE = {}
 
 def attribution(sets, info):
@@ -309,11 +357,36 @@ def write_text(path, text):
     tmp.write_text(text)
     os.replace(tmp, path)
 
+def counted(rows):
+    "Images and families of each split, style by style"
+    found = {s: [r for r in rows if r['style'] == s] for s in STYLES + ['recoloured']}
+    def of(rows): return dict(images=len(rows), families=len({r['family'] for r in rows}))
+    def splits(rows): return {k: of([r for r in rows if r['split'] == k]) for k in ('train', 'validation', 'test')}
+    return {s: {k: n for k, n in splits(own).items() if n['images']} for s, own in found.items() if own}
+
+def write_data(name, files, rows, info, data, **about):
+    "NAME.zip with images, their table and where they are from, and NAME.json, which says what is in it"
+    table = io.StringIO()
+    columns = ['file', 'set', 'family', 'style', 'split', 'class', 'licence', 'original']
+    out = csv.DictWriter(table, [c for c in columns if c in rows[0]], lineterminator='\n')
+    out.writeheader()
+    out.writerows(rows)
+    files[f'{name}/{name}.csv'] = table.getvalue().encode()
+    files[f'{name}/ATTRIBUTION.md'] = attribution({r['set'] for r in rows}, info).encode()
+    data.mkdir(parents=True, exist_ok=True)
+    path = data/f'{name}.zip'
+    write_zip(files, path)
+    what = dict(version=1, source=f'{PACKAGE} {VERSION}', source_sha256=PACKAGE_SHA,
+                sha256=hashlib.sha256(path.read_bytes()).hexdigest(), files_sha256=zip_hash(path),
+                classes=sorted({r['class'] for r in rows}), counts=counted(rows), **about)
+    write_text(data/f'{name}.json', json.dumps(what, indent=1) + '\n')
+    print(name, json.dumps(what['counts'], indent=1), len(what['classes']), 'classes', about, path.stat().st_size)
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--package', type=Path, help='folder of the unpacked npm package')
     p.add_argument('--build', type=Path, default=BUILD, help='where the pretraining images go')
-    p.add_argument('--data', type=Path, default=DATA, help='where icons.zip goes')
+    p.add_argument('--data', type=Path, default=DATA, help='where the zip files go')
     args = p.parse_args()
     package = args.package or fetch(args.build)
     if package_sha(package) != PACKAGE_SHA: raise SystemExit(
@@ -324,27 +397,8 @@ def main():
     icons, counts = choose(package, args.build)
     classes = frequent(icons)
     icons = [i for i in icons if i['class'] in classes]
-    files, rows = entries(icons)
-    table = io.StringIO()
-    out = csv.DictWriter(table, ['file', 'set', 'family', 'style', 'split', 'class', 'licence', 'original'],
-                         lineterminator='\n')
-    out.writeheader()
-    out.writerows(rows)
-    files['icons/icons.csv'] = table.getvalue().encode()
-    files['icons/ATTRIBUTION.md'] = attribution({r['set'] for r in rows}, info).encode()
-    args.data.mkdir(parents=True, exist_ok=True)
-    write_zip(files, args.data/'icons.zip')
-    n, fam = Counter((r['style'], r['split']) for r in rows), defaultdict(set)
-    for r in rows: fam[r['style'], r['split']].add(r['family'])
-    def counted(style):
-        splits = [split for split in ('train', 'validation', 'test') if n[style, split]]
-        return {split: dict(images=n[style, split], families=len(fam[style, split])) for split in splits}
-
-    what = dict(version=1, source=f'{PACKAGE} {VERSION}', source_sha256=PACKAGE_SHA,
-                sha256=hashlib.sha256((args.data/'icons.zip').read_bytes()).hexdigest(),
-                files_sha256=zip_hash(args.data/'icons.zip'), classes=classes,
-                counts={s: counted(s) for s in STYLES + ['recoloured']}, near_duplicates=counts)
-    write_text(args.data/'icons.json', json.dumps(what, indent=1) + '\n')
-    print(json.dumps(what['counts'], indent=1), len(classes), 'classes', counts, (args.data/'icons.zip').stat().st_size)
+    write_data('icons', *entries(icons), info, args.data, near_duplicates=counts)
+    others, counts = choose_control(package, args.build, icons)
+    write_data('other-icons', *control_entries(others), info, args.data, near_duplicates=counts)
 
 if __name__ == '__main__': main()
