@@ -9,7 +9,7 @@ __all__ = ['checkpoint_file', 'Checkpoint', 'write_training', 'read_training']
 import sys, torch
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException
 from fastai.optimizer import OptimWrapper
-from fastcore.basics import noop
+from fastcore.basics import noop, patch
 from json import dumps, loads
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
@@ -47,11 +47,6 @@ class Checkpoint(Callback):
             _load_checkpoint(self, learn)
             if learn.logger is not noop: print(self.where(), file=sys.stderr, flush=True)
         return self
-    def where(self) -> str:
-        "At which step a training goes on"
-        epochs, n = self.run_recipe['epochs'], len(self.loader)
-        if self.done == epochs*n: return f'all {epochs} epochs were done'
-        return f'resumes epoch {self.done//n + 1} at step {self.done%n + 1} of {n}'
 
     def before_fit(self): # after those of callbacks that keep something
         self.learn.train_iter = self.done
@@ -72,6 +67,14 @@ class Checkpoint(Callback):
         if self.training and self.steps and self.train_iter%self.steps == 0: _save_checkpoint(self)
     def after_epoch(self):
         if self.train_iter > self.done: _save_checkpoint(self)
+
+# %% ../../nbs/api/train/04_checkpoint.ipynb #c47e19b3
+@patch
+def where(self:Checkpoint) -> str:
+    "At which step a training goes on"
+    epochs, n = self.run_recipe['epochs'], len(self.loader)
+    if self.done == epochs*n: return f'all {epochs} epochs were done'
+    return f'resumes epoch {self.done//n + 1} at step {self.done%n + 1} of {n}'
 
 # %% ../../nbs/api/train/04_checkpoint.ipynb #0a0782ae
 def _noise(device):
