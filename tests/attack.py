@@ -124,8 +124,8 @@ def attack(what, numbers, seed):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mutations", type=int, default=3300, help="of each reader, times its share")
-    parser.add_argument("--kills", type=int, default=55,
+    parser.add_argument("--mutations", type=int, default=3500, help="of each reader, times its share")
+    parser.add_argument("--kills", type=int, default=75,
                         help="of each writer at random moments, besides those before calls; 0: none at all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
@@ -136,10 +136,11 @@ def main():
     rows = rows_of_this_commit(args.table) if args.table and args.table.exists() else []
     todo = [what for what, (task, _) in subjects().items() if numbers[task.__name__]]
     todo = [what for what in todo if not args.only or args.only.lower() in what.lower()]
-    todo = [what for what in todo if what not in {row["what"] for row in rows}]
+    done = {row["what"] for row in rows}
+    todo = [what for what in todo if what not in done]
     with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(attack, what, numbers, args.seed) for what in todo]):
-            row, seconds = done.result()
+        for one in as_completed([pool.submit(attack, what, numbers, args.seed) for what in todo]):
+            row, seconds = one.result()
             rows.append(row)
             show(row | {"CPU s": round(seconds)})
             if args.table:
@@ -179,7 +180,8 @@ def version():
     def git(*words):
         return subprocess.run(["git", *words], cwd=HERE.parent, capture_output=True, text=True).stdout.strip()
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!tests/attacks.csv")
-    return git("rev-parse", "--short", "HEAD") + "+" * bool(changed)
+    commit = git("rev-parse", "--short", "HEAD")
+    return f"{commit}+" if changed else commit
 
 
 if __name__ == "__main__":

@@ -186,8 +186,8 @@ class Bench(Run):
     share, tables = 0.05, ("gains.csv", "curves.csv", "accuracies.csv", "report.html")
 
     def words(self, room, value):
-        return ("bench", room / "start", "--reference", room / "photos", "--shift", room / "others", "--methods", "lines",
-                "--epochs", 1, "--batch-size", 8, "--lrs", value / 100, "--seeds", 1)
+        return ("bench", room / "start", "--reference", room / "photos", "--shift", room / "others",
+                "--methods", "lines", "--epochs", 1, "--batch-size", 8, "--lrs", value / 100, "--seeds", 1)
 
     def judged(self, file):
         return file.read_text() if file.suffix == ".csv" else file.read_text().splitlines()[-1]

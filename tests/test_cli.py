@@ -362,7 +362,7 @@ def test_resume_says_where_it_begins(room, tmp_path):
     tune = ["finetune", "zeroshot", "suite", "--epochs", "2", "--train", "head", "--checkpoints", tmp_path, "--resume"]
     assert "checkpoint.safetensors yet: this begins anew" in wiseft(*tune, "-o", tmp_path / "a", cwd=room).stderr
     said = wiseft(*tune, "-o", tmp_path / "b", cwd=room).stderr
-    assert f"going on from {tmp_path / 'checkpoint.safetensors'}" in said
+    assert f"going on from {tmp_path / 'checkpoint.safetensors'}\nall 2 epochs were done\n" in said
 
 
 def test_completion_is_installed_and_completes(tmp_path):

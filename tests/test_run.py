@@ -1,4 +1,5 @@
 "The whole road in one command is what its commands are one by one, and goes on where it was stopped."
+import re
 import shlex
 import signal
 import subprocess
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from test_force import photographs
 from typer.testing import CliRunner
 
@@ -109,7 +112,17 @@ def test_a_killed_fine_tuning_goes_on():
     process.wait()
     assert checkpoint.exists() and not Path("killed/finetuned").exists()
     check_replaceable("killed", "run")
-    assert f"going on from {checkpoint}" in wiseft(*words).stderr
+    said = wiseft(*words).stderr
+    assert f"going on from {checkpoint}" in said and re.search(r"resumes epoch \d+ at step 1 of 1|all 40 epochs", said)
+
+
+def test_an_image_model_goes_the_road():
+    "With random weights, which `--pretrained` names"
+    save_file(timm.create_model("test_vit").state_dict(), "vit.safetensors")
+    words = ["run", "photos", "--shift", "others", "--probe", "test_vit", "--pretrained", "vit.safetensors"]
+    wiseft(*words, "--epochs", 1, "-o", "probed")
+    assert "\nwiseft probe test_vit photos -o probed/start --weights vit" in Path("probed/commands.sh").read_text()
+    assert load_classifier("probed/averaged").clip.name == "test_vit" and Path("probed/report.html").exists()
 
 
 def test_force_replaces_a_run_and_nothing_else():

@@ -98,7 +98,8 @@ def run(
                                                                        'for each.')]=None,
     model:train.Model='iconclip', pretrained:train.Pretrained=None, templates:train.Templates=None,
     probe:Annotated[Optional[str], typer.Option('--probe', show_default=False,
-        help="Begin with a head on an image model of timm's, or torchvision:NAME, instead of words.")]=None,
+        help="Begin with a head on an image model of timm's, or torchvision:NAME, instead of words; its weights: "
+             "--pretrained FILE.")]=None,
     epochs:Annotated[int, typer.Option('--epochs', min=1)]=10,
     lr:train.LearningRate=None,
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=128,

@@ -6,9 +6,10 @@
 __all__ = ['checkpoint_file', 'Checkpoint', 'write_training', 'read_training']
 
 # %% ../../nbs/api/train/04_checkpoint.ipynb #47c3d677
-import torch
+import sys, torch
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException
 from fastai.optimizer import OptimWrapper
+from fastcore.basics import noop, patch
 from json import dumps, loads
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
@@ -42,7 +43,9 @@ class Checkpoint(Callback):
         if self.file.exists() and not resume: raise FileExistsError(
             f'{self.file} belongs to an earlier training: resume=True (--resume on the command line) goes on with it; '
             'else choose another checkpoint_dir (--checkpoints), or delete it.')
-        if self.file.exists(): _load_checkpoint(self, learn)
+        if self.file.exists():
+            _load_checkpoint(self, learn)
+            if learn.logger is not noop: print(self.where(), file=sys.stderr, flush=True)
         return self
 
     def before_fit(self): # after those of callbacks that keep something
@@ -64,6 +67,14 @@ class Checkpoint(Callback):
         if self.training and self.steps and self.train_iter%self.steps == 0: _save_checkpoint(self)
     def after_epoch(self):
         if self.train_iter > self.done: _save_checkpoint(self)
+
+# %% ../../nbs/api/train/04_checkpoint.ipynb #c47e19b3
+@patch
+def where(self:Checkpoint) -> str:
+    "At which step a training goes on"
+    epochs, n = self.run_recipe['epochs'], len(self.loader)
+    if self.done == epochs*n: return f'all {epochs} epochs were done'
+    return f'resumes epoch {self.done//n + 1} at step {self.done%n + 1} of {n}'
 
 # %% ../../nbs/api/train/04_checkpoint.ipynb #0a0782ae
 def _noise(device):
