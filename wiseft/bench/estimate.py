@@ -62,7 +62,7 @@ def pass_seconds(
     def step():
         with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16): out = classifier(x)
         out.float().sum().backward()
-        if x.device.type == 'cuda': torch.cuda.synchronize(x.device)
+        if x.device.type != 'cpu': torch.accelerator.synchronize(x.device)
     step()
     began = perf_counter()
     for _ in range(2): step()

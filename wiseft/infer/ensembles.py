@@ -51,11 +51,13 @@ mix_probabilities.gives = 'probabilities'
 def _copy(classifier): return classifier.copy() if hasattr(classifier, 'copy') else deepcopy(classifier)
 
 def _path(zeroshot, finetuned, rule, precision, images):
-    "The weights between two classifiers, and a copy of that precision to write them into"
+    "The weights between two classifiers in a copy of that precision, and what makes them in fp32 if that is another"
     if hasattr(zeroshot, 'check_averageable'): zeroshot, finetuned = averageable([zeroshot, finetuned])
-    target = at_precision(_copy(zeroshot), precision).eval()
     prepared, _ = prepare_merge(rule, zeroshot, [finetuned], images)
-    return WeightPath(target, zeroshot.state_dict(), finetuned.state_dict(), rule, prepared)
+    def into(copy): return WeightPath(copy.eval(), zeroshot.state_dict(), finetuned.state_dict(), rule, prepared)
+    copied = _copy(zeroshot)
+    target = at_precision(copied, precision)
+    return into(target), None if target is copied else lambda alpha: into(_copy(zeroshot))(alpha)
 
 def _along(path, alphas, copies): # function alpha -> classifier
     "A classifier for each alpha, or one that is overwritten, which takes an accelerator no time to speak of"
@@ -106,8 +108,9 @@ def members(
                                                                  partial(prepare_mix, f, zeroshot, finetuned, images))
         for alpha, made in between.items():
             who = ends[1].identity | dict(method=method_name(f), alpha=alpha)
-            m = replace(ends[1], identity=who, exact=None, features=None, **made)
+            m = replace(ends[1], identity=who, features=None, **(dict(exact=None) | made))
             out[_key(m)] = m
+    for m in [m for m in out.values() if m.exact][3:]: m.exact = None # the ends and one between them are enough
     return out
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #a34d01b6
@@ -132,16 +135,19 @@ def _are_one(a, b):
     return bool(a) and len(a) == len(b) and all(torch.equal(x.cpu(), y.cpu()) for x, y in zip(a, b))
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #70da3c46
-# alpha -> dict of a member's function, modules and control
+# alpha -> dict of a member's function, modules and control, and in the middle what makes it in fp32
 def _weight_space(zeroshot, finetuned, alphas, rule, precision, copies, images, head_of):
-    path = _path(zeroshot, finetuned, rule, precision, images)
+    path, exactly = _path(zeroshot, finetuned, rule, precision, images)
     at = _along(path, alphas, copies)
     trains_text = _train_text(path.target)
     def of(alpha):
         head_at = (lambda control_set: own_head(at(alpha), control_set)) if trains_text else head_of
         return dict(function=Remembered(lambda x: at(alpha)(x)), modules=(path.target if at is path else at(alpha),),
                     control=controlled(lambda x: at(alpha).features(x), head_at))
-    return {a: of(a) for a in alphas}
+    made = {a: of(a) for a in alphas}
+    middle = min(alphas, key=lambda a: abs(a-.5), default=None)
+    if exactly and alphas: made[middle]['exact'] = partial(exactly, middle)
+    return made
 
 # alpha -> dict of a member's function, modules, control and what it gives
 def _mixed(mix, ends, alphas, weight_space, prepare):

@@ -149,14 +149,17 @@ def check_known(
 # %% ../../nbs/api/infer/05_evaluation.ipynb #668fee91
 def _agreement(members, seen, images, transform, n_images): # str, or None where all are as they came
     "What the table says of another precision: how often members predict what they predict in fp32, on some images"
-    exact = {k: replace(m, function=m.exact, modules=(m.exact,)) for k, m in members.items() if m.exact}
+    made = {k: m.exact() for k, m in members.items() if m.exact}
+    exact = {k: replace(members[k], function=f, modules=(f,)) for k, f in made.items()}
     if not exact: return None
     sample = max(16, min(256, n_images//40)) # more would take a good part of the time that bfloat16 saves
     some = np.unique(np.linspace(0, len(images)-1, sample).astype(int))
     with ready([o for m in exact.values() for o in m.modules]) as threads:
         looked = _look(exact, images.subset(some), transform, (), threads=threads, progress=False)
-    pairs = [(columns['predicted'], seen[k]['predicted'][some]) for k, columns in looked.items()]
-    same = np.concatenate([(a == b)[a >= 0] for a, b in pairs])
+    def same_as_in(k): # of the images that it was shown, if it wasn't shown all
+        a, b, shown = looked[k]['predicted'], seen[k]['predicted'][some], seen[k].get('passed', np.ones(len(images)))
+        return (a == b)[(a >= 0) & (shown[some] > 0)]
+    same = np.concatenate([same_as_in(k) for k in looked])
     fitting = fitting_precision('bf16', next(iter(exact.values())).device)
     precision = 'fp16' if fitting == 'fp16' else 'bf16' # where a CPU lacks bf16, it is imitated
     return f'{precision} ({same.mean():.1%} of {len(same)} predictions as in fp32)'

@@ -88,7 +88,7 @@ class Member:
     transform:object     # PIL image -> tensor
     modules:tuple=()     # that the function runs
     gives:str='logits'   # or 'probabilities'
-    exact:object=None    # the same function in fp32, where this one's precision is another
+    exact:object=None    # makes the same function in fp32, where this one's precision is another
     features:object=None # what the function makes of the images before its head, remembered
     control:object=None  # control set -> the function with that set's own head
     def __call__(self, x): return self.function(x)
@@ -146,5 +146,5 @@ def member(
     modules = (function,) if isinstance(function, nn.Module) else ()
     features = Remembered(function.features) if hasattr(function, 'features') else None
     return Member(function, identity_of(classifier, name, seed, method, alpha), list(classifier.classnames),
-                  classifier.transform, modules, exact=None if function is classifier else classifier,
+                  classifier.transform, modules, exact=None if function is classifier else lambda: classifier,
                   features=features, control=features and controlled(features, partial(own_head, classifier)))
