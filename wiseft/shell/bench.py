@@ -48,9 +48,8 @@ def bench_(
     lrs:Rates=None,
     seeds:Annotated[int, typer.Option('--seeds', min=1, help='Fine-tunings of each method, with seeds 0, 1, ….')]=3,
     precision:TrainingPrecision='bf16',
-    budget:Annotated[Optional[float],
-                     typer.Option('--budget', help='Hours: a plan that is expected to take longer is not begun.',
-                                  show_default=False)]=None,
+    budget:Annotated[Optional[float], typer.Option('--budget', show_default=False,
+        help='Hours: a plan that is expected to take longer is not begun.')]=None,
     groups:OverGroups=False,
     dry_run:Annotated[bool, typer.Option('--dry-run', help='Show the plan and stop.')]=False,
     use:Use=None,
@@ -70,8 +69,7 @@ def bench_(
     start = load_classifier(classifier, device)
     images = load(classnames=start.classnames)
     recipe = dict(epochs=epochs, batch_size=batch_size, precision=precision, progress=False)
-    plan = planned(images, start, output, competitors, tuple(range(seeds)), rates,
-                   control=control or (), **recipe)
+    plan = planned(images, start, output, competitors, range(seeds), rates, control=control or (), **recipe)
     if groups: what_is_drawn(plan.suite, groups)
     _show_plan(plan, output, budget, place)
     if dry_run: return

@@ -44,7 +44,7 @@ def _draw(table, folder):
     lacking = {name: kind.lacks(table, None) for name, kind in PICTURES.items() if name not in drawn}
     if not drawn: raise ValueError(f'There is nothing to draw: {next(iter(lacking.values()))}.')
     for name, reason in lacking.items():
-        if name != 'robustness': say(f'no {name}.png: {reason}') # few know a baseline
+        if name not in ('control', 'robustness'): say(f'no {name}.png: {reason}') # few have what these need
 
 # %% ../../nbs/api/shell/04_report.ipynb #7f44bac5
 @command('wiseft report results.csv -o report.html',
