@@ -53,9 +53,7 @@ def bench_(
                                   show_default=False)]=None,
     groups:OverGroups=False,
     dry_run:Annotated[bool, typer.Option('--dry-run', help='Show the plan and stop.')]=False,
-    use:Use=None,
-    workers:Workers=None,
-    device:Device=None,
+    use:Use=None, workers:Workers=None, device:Device=None,
 ):
     "Compare methods of robust fine-tuning on one budget, where they are equally accurate on the reference."
     rates = _rates(lrs)
