@@ -52,7 +52,8 @@ def plan_of(name):
     if part.get('trials') == 'of the bench': bring_trials(folder, tower, part['recipe'])
     given = {'CAR-FT': dict(contexts=context_head(contexts))} if 'CAR-FT' in part['methods'] else {}
     plan = planned(suite, start, folder, part['methods'], tuple(PLAN['seeds']), tuple(part['lrs']),
-                   tuple(PLAN['alphas']), given, part['control'], progress=False, **PLAN['recipe'] | part.get('how', {}))
+                   tuple(PLAN['alphas']), given, part['control'], progress=False,
+                   **PLAN['recipe'] | part.get('how', {}))
     plan.controls = [At(m, what, **how) for m in plan.methods
                      for what, how in part.get('further', {}).get(m.name, {}).items()]
     return plan, folder
