@@ -73,7 +73,7 @@ def swept(photos, zeroshot):
 
 
 def test_a_small_set_says_what_it_can_tell(swept):
-    assert "has 21 images, so that one is 4.8 points" in swept[1]
+    assert "has 21 images: each counts 4.8 points" in swept[1]
 
 
 def test_a_headline_says_how_many_images_it_rests_on(swept):

@@ -119,23 +119,23 @@ def warnings(self:Plan) -> list:
     sets = [*self.suite.datasets().items(), *self.control.items()]
     lines = _unread(self.unreadable) + [w for d, s in sets for w in (_missing(d, s), _few(d, s)) if w]
     if self.steps < FEW_STEPS: lines.append(
-        f'{self.steps} steps are few: averages over time and pulls may change nothing in so short a time. More epochs '
-        '(--epochs) have more.')
+        f'{self.steps} steps are few: averages over time and pulls may change nothing in so short a time; more epochs '
+        '(--epochs) make more steps')
     return [*lines, *_can_be_told(self)]
 
 def _can_be_told(plan):
     "Words about what so many seeds and test images can establish"
     n, rows = len(plan.seeds), len(plan.contenders())-1
-    if n == 1: return ['with one seed nothing can be established: how others come out is in no interval. Three seeds '
-                       'are the fewest that tell large differences']
+    if n == 1: return ['with one seed nothing can be established: intervals leave out what other seeds would give. '
+                       'Take three seeds or more (--seeds)']
     sizes = {d: len(s) for d, s in plan.suite.datasets().items() if s.role in ('reference', 'shift')}
     shifts = [size for d, size in sizes.items() if d != REFERENCE]
     one = (1/sizes[REFERENCE] + sum(1/size for size in shifts)/len(shifts)**2)/4
     def least(share): # of images that a row answers otherwise than plain fine-tuning, net of seeds
         return 100*smallest_told(*both_chances(share*one, share*one/2, min(sizes.values()), n), max(rows, 1))
-    return [f'with {n} seeds, these test images and {counted(rows, "row")} a lead over plain fine-tuning (mean of '
-            f'reference and shift) must be some {least(.01):.1f} to {least(.04):.1f} points to be told in four '
-            'cases of five' + (f'; {FEW_SEEDS} seeds (--seeds) tell smaller ones' if n < FEW_SEEDS else '')]
+    return [f'with {n} seeds, these test images and {counted(rows, "row")}, a lead over plain fine-tuning (mean of '
+            f'reference and shift) is found in four cases of five if it is {least(.01):.1f} to {least(.04):.1f} points '
+            'or more' + (f'; {FEW_SEEDS} seeds (--seeds) find smaller ones' if n < FEW_SEEDS else '')]
 
 def _unread(gone):
     "Words about images that can't be read"

@@ -326,7 +326,7 @@ def _zeroshot_sentence(accuracies):
     return [f'zero-shot: {100*own[REFERENCE]:.1f} % on the reference, {100*own[MEAN]:.1f} % under shift.']
 
 def _from_to(low, high, digits=1):
-    luck = ', which includes no difference' if low <= 0 <= high else ''
+    luck = ', which includes 0' if low <= 0 <= high else ''
     return f'{100*low:+.{digits}f} to {100*high:+.{digits}f}{luck}'
 
 @patch
@@ -356,7 +356,7 @@ def _gain_in_words(r, interval):
 def _duel_in_words(r, interval):
     verdict = '' if r.ahead_low <= 0 <= r.ahead_high else ', not established with so many rows judged'
     if r.p_holm < .05: verdict = ', established'
-    if r.p != r.p: verdict = ', of which nothing is established'
+    if r.p != r.p: verdict = ', not tested over seeds'
     return (f'Head to head with plain fine-tuning {100*r.ahead:+.1f} points in the mean of both sides ({interval} '
             f'{_from_to(r.ahead_low, r.ahead_high)}{verdict}).')
 
@@ -395,9 +395,9 @@ def conclusions(self:Bench) -> list: # of three sentences; none where there is n
 
 def _nothing_told(n_seeds):
     why = 'there is one seed' if n_seeds == 1 else 'no row is known with each of the seeds left out'
-    return [f'Nothing can be called better than averaging a plain fine-tuning: {why}, and how others come out is in no '
-            'interval.', 'For the same reason nothing can be called worse.',
-            'Three seeds are the fewest that can tell large differences, five those that tell some of two points.']
+    return [f'Nothing can be called better than averaging a plain fine-tuning: {why}, and intervals leave out what '
+            'other seeds would give.', 'For the same reason nothing can be called worse.',
+            'Take three seeds to find large differences, five to find some of two points.']
 
 @patch
 def _named(self:Bench, rows):
@@ -413,10 +413,10 @@ def _unseen(self:Bench, rows):
     low, high = (f'{100*v:.1f}' for v in (known.smallest.min(), known.smallest.max()))
     points = low if low == high else f'{low} to {high}'
     alone = rows[rows.p.isna()].method.tolist()
-    lone = f' Of {", ".join(alone)} there is one classifier each, of which nothing is established.' if alone else ''
-    return (f'With {n} seeds and these test images, a difference had to be {points} points, by row, in the '
-            'mean of reference and shift to be told in four cases of five: smaller ones may be there, and what is '
-            f'gained under shift alone counts half.{lone}')
+    lone = f' There is one classifier each of {", ".join(alone)}: not tested over seeds.' if alone else ''
+    return (f'With {n} seeds and these test images, a difference in the mean of reference and shift is found in four '
+            f'cases of five if it is at least {points} points, by row. Smaller ones may be there. A gain under shift '
+            f'alone counts half.{lone}')
 
 @patch
 def __repr__(self:Bench): return '\n'.join([*self.conclusions(), *self.sentences()])

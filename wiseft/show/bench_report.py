@@ -13,7 +13,7 @@ from .bench_plots import plot_bench, plot_gains
 from .card import in_words
 from ..base.devices import describe_device
 from ..base.files import atomic_path
-from .html import html_figure, html_page, html_table
+from .html import html_figure, html_page, html_table, html_text
 from ..base.registry import REGISTRY
 from ..stats.table import MEAN
 
@@ -92,22 +92,24 @@ _MEANINGS = """<p class="soft"><dfn>Reference</dfn>: the kind of images that all
 <dfn>Shifted sets</dfn> show the same classes in other kinds of images; <dfn>shifted</dfn> is the mean of their accuracies.
 Each fine-tuned classifier was averaged with the zero-shot one, which it was before; <dfn>α</dfn> is the fine-tuned share,
 chosen on validation images of the reference, as learning rate and strength were. <dfn>Gain</dfn>: accuracy under shift above
-the best that an average of a plain fine-tuning has there (zero-shot classifier included), of those that are at least as
-accurate on the reference. <dfn>Head to head</dfn>: what it is ahead of the plain average that validation chose, in the mean
-of reference and shift. An <dfn>interval</dfn> of 95&nbsp;% says how far chance reaches: in the choice of test {drawn}, and in
-the seeds where there are several. <dfn>p, Holm</dfn> is of the head-to-head and takes into account how many rows were
-planned; below .05 a difference is called established. <dfn>Plain, other seeds</dfn> is plain fine-tuning against itself:
-what seeds do. <dfn>Given away</dfn>: what the rule below cost on validation images.</p>"""
+that of the best plain average (an average of a plain fine-tuning, or the zero-shot classifier) that is at least as accurate
+on the reference. One half of the test images chooses that average and the other half judges it, in turn and in many
+splits; so the accuracy of plain averages in the table is mostly lower than the best point of the picture.
+<dfn>Head to head</dfn>: the lead over the plain average that validation chose, in the mean of reference and shift.
+An <dfn>interval</dfn> of 95&nbsp;% shows how far a number may be off by chance: by the choice of test {drawn}, and of seeds
+where there are several. <dfn>p, Holm</dfn> tests the head-to-head, and counts all rows that were planned; below .05 a
+difference is called established. <dfn>Plain, other seeds</dfn> compares plain fine-tuning with itself: it shows what seeds
+alone do. <dfn>Given away</dfn>: the validation accuracy that the rule below gave up.</p>"""
 
 _CAPTION = ('All averages of each method, from the zero-shot classifier (cross) to the fine-tuned one; the marked '
-            'point is the α that validation images chose, and its area what it computed (arithmetic, below). Grey: '
-            'plain fine-tuning.')
+            'point is the α that validation images chose. The larger it is, the more was computed (arithmetic, below). '
+            'Grey: plain fine-tuning.')
 
 _KEPT = ('What else was forgotten: mean accuracy on control sets, which are of other tasks, each judged with a head of '
          'its own words, against accuracy on the reference. Curves and points as above.')
 
-_ROWS = ('What each method gains under shift over plain averages at least as accurate on the reference, and head to '
-         'head, with 95 % intervals. Grey: plain fine-tuning against itself with other seeds.')
+_ROWS = ('What each method gains under shift over plain averages that are at least as accurate on the reference, and '
+         'its lead head to head, with 95 % intervals. Grey: plain fine-tuning against itself with other seeds.')
 
 _RULE = """<p class="soft">Of the learning rates whose best accuracy along the curve is within one standard error of the
 highest, the smallest was taken, of such strengths the strongest, of such α the one nearest to 0.5. A choice at the edge of
@@ -130,7 +132,7 @@ def _body(found, origin):
     "The page's sections"
     gains, sentences = found.gains(), found.sentences()
     drawn = 'groups (families of images that belong together)' if found.groups else 'images'
-    yield ''.join(f'<p>{escape(s)}</p>\n' for s in found.conclusions())
+    yield ''.join(f'<p>{html_text(s)}</p>\n' for s in found.conclusions())
     warned = found.plan.warnings()
     if warned: yield '<h2>What it can’t show</h2>\n<ul>' + '\n'.join(f'<li>{escape(w)}.</li>' for w in warned) + '</ul>'
     yield _MEANINGS.format(drawn=drawn)
@@ -141,7 +143,7 @@ def _body(found, origin):
         yield html_figure('control', plot_bench.unseen(found.curves(), gains, 'control'), _say_control(found), _KEPT)
     if len(found.entries) > 1:
         yield html_figure('gains', plot_gains.unseen(gains), f'{_ROWS} The numbers stand in the table below.', _ROWS)
-    yield '<ul>' + '\n'.join(f'<li>{escape(s)}</li>' for s in sentences) + '</ul>'
+    yield '<ul>' + '\n'.join(f'<li>{html_text(s)}</li>' for s in sentences) + '</ul>'
     yield '<h2>Gains</h2>\n' + html_table(_gains(gains))
     if found.entries:
         yield '<h2>Each set</h2>\n' + html_table(_accuracies(found.accuracies()))

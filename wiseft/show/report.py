@@ -12,12 +12,13 @@ from functools import partial
 from html import escape
 from pathlib import Path
 from string import Template
-from .card import in_words
+from .card import recipe_lines
 from ..infer.flips import changed_confusions, changed_images, forgotten_images, some_changes, thumbnail
 from ..base.files import atomic_path
 from ..data.decoding import UnreadableImage
 from ..infer.predictions import KeptPredictions, compare_ends
-from .html import html_figure, html_page, html_table
+from .html import html_figure, html_page, html_table, html_text
+from ..stats.caveats import doubts
 from ..stats.paper import robustness
 from .plot_data import NAMES, curves, known_baselines
 from .figures import alt_text, pictures
@@ -50,7 +51,7 @@ def headline(
             f'over {counted(n, "shifted set")}, '
             f'{than[before,MEAN]} and {than["fine-tuned",MEAN]}. On the reference it gives '
             f'{_measured(at["weight-space",reference])}, '
-            f'{than[before,reference]} and {than["fine-tuned",reference]}. {_untold(table, comparisons)}').strip()
+            f'{than[before,reference]} and {than["fine-tuned",reference]}. {_untold(comparisons)}').strip()
 
 def _begins(table):
     "What fine-tuning began with: the zero-shot classifier, or another start"
@@ -69,7 +70,7 @@ def _than(a, b, paired=None):
     words = 'as much as' if d==0 else f'{abs(d):.1f} point{"s"*(abs(d)!=1)} {"more" if d>0 else "less"} than'
     if paired is None: return f'{words} {b.method}'
     low, high = 100*paired.low, 100*paired.high
-    luck = ', so that it may be luck' if low <= 0 <= high else ''
+    luck = ': may be luck' if low <= 0 <= high else ''
     return f'{words} {b.method} (95 % interval {low:+.1f} to {high:+.1f}{luck})'
 
 # %% ../../nbs/api/show/07_report.ipynb #0d2a6829
@@ -82,14 +83,11 @@ def _paired(comparisons, method, alpha, dataset):
     mine = c[pair & (c.dataset==dataset) & (c.over=='images') & c.low.notna()]
     return mine.iloc[0] if len(mine) else None
 
-def _untold(table, comparisons):
+def _untold(comparisons):
     "What the numbers of the headline leave open"
-    small = table[~table.dataset.isin(MEANS) & (table.n<100)]
-    if len(small): small = small.loc[[small.n.idxmin()]]
-    few = ''.join(f'One image of {r.dataset} is {100/r.n:.1f} points. ' for r in small.itertuples())
-    if comparisons is not None: return few
-    return (f"{few}Whether these differences are more than luck this page can't tell: it was given no comparison on "
-            "the same images.")
+    if comparisons is not None: return ''
+    return ("Whether these differences are more than luck this page can't tell: it was given no comparison on the same "
+            "images.")
 
 # %% ../../nbs/api/show/07_report.ipynb #be5ce327
 # as in pictures
@@ -297,8 +295,8 @@ def _changes(predictions, alpha, images):
     changed = changed_images(predictions, alpha)
     if not len(changed): return
     yield ('<h2>What changed</h2>\n<p class="soft">'
-           f'Images that the average (α = {alpha:g}) gets right and an end gets wrong, and the reverse: with what the '
-           'image is, then both answers and how sure each was. Those with the surest right answers are shown.</p>')
+           f'On these images the average (α = {alpha:g}) or one of its ends is right and the other wrong. Each card '
+           'has the true class, then both answers and how sure each was; the surest right answers are shown.</p>')
     if not images:
         yield '<p class="soft">Without pictures: the images were not given, or are not those that were evaluated.</p>'
     changed = changed[changed.dataset.isin(predictions.images.dataset[predictions.images.role!='control'])]
@@ -338,11 +336,12 @@ def _lost_card(r, images):
 _STARTS = {'zero-shot': 'Zero-shot</dfn>: the classifier as it was before it was trained on these images, told the '
                         'classes by their names alone',
            'start': 'Start</dfn>: the classifier that fine-tuning began with'}
+_FIRST = {'zero-shot': 'zero-shot classifier', 'start': 'start'}
 
 _MEANINGS = """<p class="soft"><dfn>$before.
 <dfn>Fine-tuned</dfn>: trained on images of the <dfn>reference</dfn>, one kind of images. <dfn>Shifted sets</dfn> show the same classes in other kinds of images, which it was not trained on.
-<dfn>Weights averaged</dfn>: each weight is (1&nbsp;−&nbsp;α) times that of the first and α times that of the fine-tuned one.
-An <dfn>interval</dfn> of 95&nbsp;% says how far chance in the choice of test images reaches.</p>"""
+<dfn>Weights averaged</dfn>: each weight is (1&nbsp;−&nbsp;α) times that of the $first plus α times that of the fine-tuned classifier.
+An <dfn>interval</dfn> of 95&nbsp;% shows how far a number may be off by chance: other test images of the same kind would give another one.</p>"""
 
 def _comparisons_of(tuning, comparisons):
     "Those of one tuning; None where there are none, which a headline then says"
@@ -357,16 +356,12 @@ def _beginning(table, comparisons, notes, alpha):
         own = table[table.tuning.isin(['', t])] if t else table
         known = _comparisons_of(t, comparisons) if t else comparisons
         lead = (f'{t}: ' if t else '') + headline(own, alpha, known)
-        yield f'<p class="lead">{escape(lead).replace(" %", "&nbsp;%")}</p>'
-    yield _MEANINGS.replace('$before', _STARTS[_begins(table)])
+        yield f'<p class="lead">{html_text(lead).replace(" %", "&nbsp;%")}</p>'
+    first = _begins(table)
+    yield _MEANINGS.replace('$before', _STARTS[first]).replace('$first', _FIRST[first])
     if notes: yield from (f'<p>{escape(p)}</p>' for p in notes.split('\n\n'))
 
 # %% ../../nbs/api/show/07_report.ipynb #505ef25b
-def _recipe(recipe):
-    "A recipe as a table"
-    said = {k: v for k, v in recipe.items() if v not in (None, '', [], {})}
-    return pd.DataFrame([(k.replace('_', ' '), in_words(v)) for k, v in said.items()], columns=['what', 'value'])
-
 def _robustness_section(shown, fits):
     "Its table, and what was measured against what"
     if not len(shown): return
@@ -384,10 +379,16 @@ def _plots(table, alpha, baselines, values=None):
         if values is not None: paths[kind] = _paths(kind, fig, values, reference_set(table))
     return drawn, paths
 
+def _n_classes(predictions):
+    "How many classes the reference has, as far as predictions tell"
+    if predictions is None: return None
+    return predictions.images.label[predictions.images.role=='reference'].nunique()
+
 def _body(everything, comparisons, notes, alpha, baselines, predictions, images, recipe):
     "The page's sections, one string each."
     table = first_metric(everything)
     compared = None if comparisons is None else _comparisons(comparisons)
+    yield from (f'<p class="warn">{html_text(d)}</p>' for d in doubts(table, _n_classes(predictions)))
     yield from _beginning(table, comparisons, notes, alpha)
     plots = partial(_plots, table, alpha, baselines)
     curve = _curve(table)
@@ -397,16 +398,19 @@ def _body(everything, comparisons, notes, alpha, baselines, predictions, images,
     if baselines: yield from _robustness_section(*_robustness(table, baselines, alpha))
     if len(o := _other_metrics(everything, alpha)): yield '<h2>Other metrics</h2>\n' + html_table(o, digits=2)
     if comparisons is not None:
+        families = '; over families, for new families' if 'families' in set(compared.get('interval over', ())) else ''
         yield ('<h2>Comparisons on the same images</h2>\n<p class="soft">If an interval excludes 0, A and B differ by '
-               'more than luck. Over images it speaks of other images of the same kind; over families, of new '
-               'families. p is that of the exact McNemar test.</p>')
+               f'more than luck. Over images it holds for new images of the same kind{families}. p is that of the '
+               'exact McNemar test.</p>')
         yield html_table(compared)
     if predictions is not None:
         yield from _changes(predictions, alpha, images)
         yield from _forgotten(predictions, alpha, images or {})
     what, sets = _sources(table)
     yield '<h2>Where this comes from</h2>\n' + html_table(what) + '\n<p></p>\n' + html_table(sets)
-    if recipe: yield '<h2>How it was fine-tuned</h2>\n' + html_table(_recipe(recipe))
+    if not recipe: return
+    how = pd.DataFrame(recipe_lines(recipe), columns=['what', 'value'])
+    yield '<h2>How it was fine-tuned</h2>\n' + html_table(how)
 
 # %% ../../nbs/api/show/07_report.ipynb #193510d7
 def write_report(

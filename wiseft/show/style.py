@@ -199,4 +199,5 @@ def place_label(
             if best is None or cost < best[0]: best = cost, (dx,dy), ha, va, box
     _, offset, ha, va, box = best
     taken.append(box)
-    return ax.annotate(label, xy, offset, textcoords='offset points', ha=ha, va=va, **text)
+    line = dict(arrowstyle='-', color='.5', lw=.8, shrinkA=0, shrinkB=4) if np.hypot(*offset) > 10 else None
+    return ax.annotate(label, xy, offset, textcoords='offset points', ha=ha, va=va, arrowprops=line, **text)

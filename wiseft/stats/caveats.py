@@ -15,11 +15,11 @@ SMALL_SET = 50 # images; with fewer, one image is more than two points
 
 def doubts(
     table:pd.DataFrame, # results, of a sweep or of any classifiers
-    n_classes:int, # of the classifiers
+    n_classes:int|None=None, # of the classifiers; without it guessing is not judged
 ) -> list: # sentences; empty where nothing speaks against the table
     "What makes these results mean little"
     t = first_metric(table)
-    return [*_guessing(t[t.metric == 'accuracy'], 1/n_classes), *_small_sets(t)]
+    return [*(_guessing(t[t.metric == 'accuracy'], 1/n_classes) if n_classes else []), *_small_sets(t)]
 
 def _guessing(t, chance):
     "A zero-shot end, or another start, near chance"
@@ -42,7 +42,7 @@ def _small_sets(t):
     if not len(small): return
     name, n = small.idxmin(), int(small.min())
     others = f' ({len(small)} sets have fewer than {SMALL_SET})' if len(small) > 1 else ''
-    yield (f'{name} has {counted(n, "image")}, so that one is {100/n:.1f} points{others}: differences of a few points '
+    yield (f'{name} has {counted(n, "image")}: each counts {100/n:.1f} points{others}. Differences of a few points '
            'tell nothing there; look at the intervals.')
 
 # %% ../../nbs/api/stats/06_caveats.ipynb #c81c0cf5
