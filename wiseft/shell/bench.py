@@ -52,9 +52,7 @@ def bench_(
         help='Hours: a plan that is expected to take longer is not begun.')]=None,
     groups:OverGroups=False,
     dry_run:Annotated[bool, typer.Option('--dry-run', help='Show the plan and stop.')]=False,
-    use:Use=None,
-    workers:Workers=None,
-    device:Device=None,
+    use:Use=None, workers:Workers=None, device:Device=None,
 ):
     "Compare methods of robust fine-tuning on one budget, where they are equally accurate on the reference."
     rates = _rates(lrs)

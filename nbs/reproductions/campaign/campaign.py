@@ -37,10 +37,12 @@ def bring_trials(folder, tower, recipe):
     mine = gains[(gains.tower == tower) & (gains.recipe == recipe) & (gains.lr != '')]
     def setting(r): return Trial(float(r.lr), PLAN['seeds'][0], r.method, float(r.strength) if r.strength else None)
     chosen = {setting(r).name for r in mine.itertuples()}
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder/'answers').mkdir(parents=True, exist_ok=True)
     for file in (BENCH/folder.name).glob(f'*, seed {PLAN["seeds"][0]}.validation.npz'):
         again = file.name.removesuffix('.validation.npz') in chosen or ' of ' in file.name
-        if not again and not (folder/file.name).exists(): shutil.copy(file, folder/file.name)
+        if again or (folder/file.name).exists(): continue
+        np.savez(folder/'answers'/file.name) # empty: the bench kept no answers, and none of trials are asked for
+        shutil.copy(file, folder/file.name)
 
 
 def plan_of(name):
@@ -52,7 +54,8 @@ def plan_of(name):
     if part.get('trials') == 'of the bench': bring_trials(folder, tower, part['recipe'])
     given = {'CAR-FT': dict(contexts=context_head(contexts))} if 'CAR-FT' in part['methods'] else {}
     plan = planned(suite, start, folder, part['methods'], tuple(PLAN['seeds']), tuple(part['lrs']),
-                   tuple(PLAN['alphas']), given, part['control'], progress=False, **PLAN['recipe'] | part.get('how', {}))
+                   tuple(PLAN['alphas']), given, part['control'], progress=False,
+                   **PLAN['recipe'] | part.get('how', {}))
     plan.controls = [At(m, what, **how) for m in plan.methods
                      for what, how in part.get('further', {}).get(m.name, {}).items()]
     return plan, folder
