@@ -64,7 +64,7 @@ def reaching_hub():
         return
     with patch.object(constants, 'HF_HUB_OFFLINE', True):
         try: yield
-        except OSError as e: raise ConnectionError(f'{constants.ENDPOINT} can not be reached') from e
+        except OSError as e: raise ConnectionError(f'{constants.ENDPOINT} can not be reached.') from e
 
 # %% ../../nbs/api/data/13_hub.ipynb #4071696a
 @dataclass

@@ -355,7 +355,7 @@ def _icons(classnames=None):
     try: return load_suite(classnames=classnames)
     except ValueError as e:
         if not classnames or set(load_suite().classnames) <= set(classnames): raise
-        raise ValueError('icons, the suite that is taken where none is named, has other classes than the classifier. '
+        raise ValueError('The suite icons, which is taken where none is named, has other classes than the classifier. '
                          'Give --reference FOLDER, or --suite.') from e
 
 def _suite_of_folders(reference, shift, **options):
