@@ -218,6 +218,7 @@ def test_data_names_unreadable_images(room, tmp_path):
     (["merge", "finetuned", "zeroshot", "--alpha", "0.8", "-o", "x"], "swapped"),
     (["sweep", "finetuned", "zeroshot", "--suite", "suite", "-o", "x.csv"], "swapped"),
     (["evaluate", "nowhere"], "nowhere"),
+    (["sweep", "zeroshot", "finetuned", "-o", "x.csv"], "Give --reference FOLDER, or --suite."),
     (["evaluate", "zeroshot", "zeroshot", "--suite", "suite"], "twice"),
     (["plot", "nowhere.csv", "-o", "x"], "nowhere.csv"),
     (["report", "zeroshot/wiseft.json", "-o", "x.html"], "results"),

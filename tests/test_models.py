@@ -1,10 +1,13 @@
 "What a notebook can't test of models: every kind of tower, other processes, no network, interrupted saving."
 import json
 import os
+import time
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import open_clip
 import pytest
@@ -14,6 +17,7 @@ from PIL import Image
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 
+import wiseft.data.hub
 import wiseft.models.save
 from wiseft.weights.checkpoints import write_state_dict
 from wiseft.models.clip import load_clip
@@ -23,6 +27,7 @@ from wiseft.models.load import load_classifier
 from wiseft.weights.merge import average, interpolate
 from wiseft.methods.lora import lora
 from wiseft.models.testing import pico_classifier
+from wiseft.models.vision import load_vision
 from wiseft.base.text import BadFile
 from wiseft.train.trainable import parametrized, plain_weights
 
@@ -372,6 +377,24 @@ def test_missing_hub(arguments, advice, tmp_path):
     error = python("-c", LOAD, *arguments, env=hub(tmp_path), ok=False).stderr.strip().splitlines()[-1]
     assert error.startswith("RuntimeError: Could not fetch") and advice in error and "Without a network" in error
     assert "load_clip(" in error.partition("Without a network")[2]
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "https://hub.invalid"])
+def test_an_unreachable_hub_costs_seconds(endpoint, tmp_path, monkeypatch):
+    "What is in the cache loads, and the rest says so; huggingface_hub tries 24 s for each name of a file"
+    for name, value in dict(ENDPOINT=endpoint, HF_HUB_OFFLINE=False, HF_HUB_CACHE=str(tmp_path)).items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    monkeypatch.setattr(wiseft.data.hub, "getproxies", dict)
+    commit, repo = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--someone--tiny"
+    write(repo / "snapshots" / commit, "vit")
+    (repo / "refs").mkdir()
+    (repo / "refs/main").write_text(commit)
+    began = time.monotonic()
+    assert load_clip("hf-hub:someone/tiny").name == "hf-hub:someone/tiny"
+    for load in partial(load_clip, "hf-hub:someone/missing"), partial(load_vision, "test_vit"):
+        with pytest.raises(RuntimeError, match=f"{endpoint} can not be reached.*Without a network: bring"):
+            load()
+    assert time.monotonic() - began < 24
 
 
 def test_a_missing_tokenizer_says_what_to_bring(tmp_path):

@@ -1,6 +1,7 @@
 "The whole road in one command is what its commands are one by one, and goes on where it was stopped."
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,12 +9,14 @@ import time
 from functools import wraps
 from pathlib import Path
 
+import huggingface_hub
 import pandas as pd
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 from test_force import photographs
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from wiseft.base.files import check_replaceable
@@ -123,6 +126,30 @@ def test_an_image_model_goes_the_road():
     wiseft(*words, "--epochs", 1, "-o", "probed")
     assert "\nwiseft probe test_vit photos -o probed/start --weights vit" in Path("probed/commands.sh").read_text()
     assert load_classifier("probed/averaged").clip.name == "test_vit" and Path("probed/report.html").exists()
+
+
+FAILED = {
+    "run photos --model ViT-B-32 --pretrained laion2b_s34b_b79k": "--pretrained FILE --preprocess laion2b_s34b_b79k",
+    "run photos --model ViT-B-32 --pretrained stem.safetensors": "--preprocess TAG",
+    "run photos --model hf-hub:someone/tiny": "--model local-dir:FOLDER",
+    "run photos --probe test_vit": "https://huggingface.co/timm/test_vit.r160_in1k and give --pretrained FILE",
+    "probe test_vit photos": "https://huggingface.co/timm/test_vit.r160_in1k and give --weights FILE",
+    "zeroshot photos --model ViT-B-32 --pretrained laion2b_s34b_b79k": "--pretrained FILE --preprocess laion2b",
+}
+
+
+def test_what_fails_offline_names_options_that_are_there(monkeypatch):
+    "Those of the command that was given; and a run whose first step failed refuses no other"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    save_file({"visual.conv1.weight": torch.zeros(1)}, "stem.safetensors")
+    for line, advice in FAILED.items():
+        error = wiseft(*line.split(), "-o", "failed", code=1).stderr.partition("error: ")[2]
+        has = {o for p in get_command(app).commands[line.split()[0]].params for o in [*p.opts, *p.secondary_opts]}
+        assert advice in error and set(re.findall(r"(?<!\w)--[a-z-]+", error)) <= has, error
+        assert line.split()[0] == "run" or not Path("failed").exists()
+        if line.startswith("run photos --probe"):
+            wiseft(*WORDS[:-1], "failed")
+            shutil.rmtree("failed")
 
 
 def test_force_replaces_a_run_and_nothing_else():

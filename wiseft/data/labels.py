@@ -120,8 +120,8 @@ def _class_folders(path):
     "Class folders of `path`, or an error that says what lies there instead"
     if not path.exists(): raise FileNotFoundError(f'{path}: no such folder; expected a folder with one folder a class.')
     if not path.is_dir(): raise NotADirectoryError(
-        f'{path} is a file; expected a folder with one folder a class, shards (.tar, not compressed) or a table '
-        '(.csv).')
+        f'{path} is a file; expected a folder with one folder a class, a tar of such folders or shards (.tar, not '
+        'compressed), or a table (.csv).')
     folders, loose = visible_folders(path), sum(_is_image(p.name) for p in path.iterdir() if p.is_file())
     if not folders:
         there = f'{loose} images but no class folders' if loose else 'the folder is empty'
@@ -204,8 +204,8 @@ def _numbered(source, numbers, classnames): # labels, class names
     file = next((f for f in places if f.is_file()), None)
     own = _names_in(file) if file else None
     if own is None and classnames is None: raise ValueError(
-        f'{source}: its labels are numbers, and no classnames.txt lies beside it to name the classes, one a line; '
-        'give classnames.')
+        f'{source}: its labels are numbers, and no classnames.txt lies beside it to name the classes. Write one, a '
+        'name a line, or give classnames.')
     names = own or list(classnames)
     check_classnames(dict.fromkeys(names))
     if not 0 <= numbers.min() <= numbers.max() < len(names): raise BadFile(

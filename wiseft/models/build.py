@@ -7,7 +7,7 @@ __all__ = ['ImageModel', 'build_model', 'fill_model', 'source_tokenizer', 'verif
 
 # %% ../../nbs/api/models/07_build.ipynb #558d3560
 import logging, tempfile, warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from .open_clip_config import refuse_programs, text_tower_config, write_json
 from ..base.files import sha256_file
 from ..base.lazy import open_clip
+from ..data.hub import reaching_hub
 from .save import config_name
 from .hf_siglip import apply_activation
 from ..base.text import BadFile, why_failed
@@ -118,7 +119,7 @@ def _make_tokenizer(source, text):
         return open_clip.tokenizer.SimpleTokenizer(context_length=length, **options)
     folder = None if source.hub or not source.where else source.where.parent
     if folder: refuse_programs(folder)
-    return open_clip.tokenizer.HFTokenizer(
+    with nullcontext() if folder else reaching_hub(): return open_clip.tokenizer.HFTokenizer(
         folder or text['hf_tokenizer_name'], length, tokenizer_mode=text.get('tokenizer_mode'),
         local_files_only=folder is not None, trust_remote_code=False, **options)
 

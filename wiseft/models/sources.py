@@ -13,6 +13,7 @@ from pathlib import Path
 from ..weights.checkpoints import checkpoint_format, read_checkpoint
 from .open_clip_config import check_model_cfg, check_preprocess_cfg, read_json
 from ..base.files import package_data
+from ..data.hub import reaching_hub
 from ..base.lazy import huggingface_hub, open_clip
 from .state_dict_layout import Parts, find_parts, module_config, module_preprocess, uses_quick_gelu
 from .hf_clip import SIGLIP_KINDS, hub_weights, read_hub_folder
@@ -70,7 +71,8 @@ def _fetch(
     advice # what to do without a network
 ): # Path
     "Download something, or raise RuntimeError with advice"
-    try: return Path(get())
+    try:
+        with reaching_hub(): return Path(get())
     except Exception as e: raise RuntimeError(
         f'Could not fetch {what} ({why_failed(e)}). Without a network: {advice}.') from e
 

@@ -21,7 +21,8 @@ from .tower import TORCHVISION, image_model
 from .state_dict_layout import Parts
 from ..data.prompts import find_classnames
 from .sources import Source
-from ..base.text import did_you_mean
+from ..data.hub import reaching_hub
+from ..base.text import did_you_mean, why_failed
 
 # %% ../../nbs/api/models/13_vision.ipynb #b3cd6662
 def _pool(model): # str
@@ -41,10 +42,15 @@ def _timm_model(name, pretrained): # model of timm
     "A model with timm's weights, or with random ones; ValueError names near ones, RuntimeError says what to bring"
     if not timm.is_model(name): raise ValueError(
         f'There is no model {name!r} in timm. {did_you_mean(name, timm.list_models())}')
-    try: return timm.create_model(name, pretrained=pretrained)
+    if not pretrained: return timm.create_model(name)
+    hub = getattr(timm.get_pretrained_cfg(name), 'hf_hub_id', None)
+    file = f'model.safetensors of https://huggingface.co/{hub}' if hub else 'them as a .safetensors file'
+    try:
+        with reaching_hub(): return timm.create_model(name, pretrained=True)
     except Exception as e: raise RuntimeError(
-        f"Could not fetch timm's weights of {name!r} ({e}). Without a network: bring them as a .safetensors file "
-                                              f"and call load_vision({name!r}, FILE).") from e
+        f"Could not fetch timm's weights of {name!r} ({why_failed(e)}). Without a network: bring {file} and call "
+        f"load_vision({name!r}, FILE).") from e
+
 
 # %% ../../nbs/api/models/13_vision.ipynb #8b57120d
 def _load_torchvision(name, file, device): # `Clip`
@@ -56,8 +62,8 @@ def _load_torchvision(name, file, device): # `Clip`
     weights = get_model_weights(short).DEFAULT
     try: module = get_model(short, weights=None if file else weights)
     except Exception as e: raise RuntimeError(
-        f"Could not fetch torchvision's weights of {short!r} ({e}). Without a network: bring them and call "
-        f"load_vision({name!r}, FILE).") from e
+        f"Could not fetch torchvision's weights of {short!r} ({why_failed(e)}). Without a network: bring {weights.url} "
+        f"and call load_vision({name!r}, FILE).") from e
     if file: module.load_state_dict(read_state_dict(file))
     return image_model(module, weights.transforms(), name, device)
 

@@ -71,7 +71,7 @@ def _warned(message, category, filename, lineno, file=None, line=None):
 _debug = _quiet = False
 
 @contextmanager
-def _reported(stopped):
+def _reported(stopped, called):
     "Turn errors into a line and an exit code, and Ctrl-C into the line that is given"
     try:
         with _stoppable(), warnings.catch_warnings():
@@ -83,7 +83,9 @@ def _reported(stopped):
         raise typer.Exit(130) from None
     except Exception as e:
         if _debug: raise
-        _say_last(e, f'error: {_reason(e)}', 1)
+        reason = _reason(e)
+        for option, name in called.items(): reason = reason.replace(option, name)
+        _say_last(e, f'error: {reason}', 1)
         raise typer.Exit(1) from None
 
 def _say_last(error, words, code):
@@ -115,6 +117,7 @@ _shell_words = [ # what Python says, what the shell calls it
      r'--model \1 --pretrained \2 --preprocess \3'),
     (r"load_clip\('?([^'(),]+)'?, '?([^'(),]+)'?\)", r'--model \1 --pretrained \2'),
     (r"load_clip\('?([^'(),]+)'?\)", r'--model \1'),
+    (r"load_vision\('[^'()]+', FILE\)", '--weights FILE'),
     (r"quick_gelu=True", '--quick-gelu'),
     (r"(quick_gelu=)?\bFalse\b(?= \(as|\bwas|[.])", '--no-quick-gelu'),
     (r"quick_gelu=False", '--no-quick-gelu'),
@@ -130,6 +133,7 @@ _shell_words = [ # what Python says, what the shell calls it
     (r"Please try to raise your shared memory limit", 'Docker gives them 64 MB, less than a batch takes: start it with '
      '--shm-size=8g, or give --workers 0'),
     (r"; rename the folder, or give a dict from folder to class name", '; rename the folder'),
+    (r", or give classnames\b", ''),
 ]
 
 def in_shell_words(
@@ -177,12 +181,13 @@ def command(
     *examples, # command lines, shown by `--help`
     together=False, # can several processes do it together?
     stopped='nothing half-written is left behind', # what to say where somebody stops it
+    called={}, # options of the commands that it gives, and what its own are called
 ):
     "Make a function a command whose errors are reported in a line"
     def _register(f):
         @functools.wraps(f)
         def _run(*args, **kwargs):
-            with _reported(stopped):
+            with _reported(stopped, called):
                 if _several(): _meet(f, together, kwargs.get('device'))
                 _check_inputs(kwargs)
                 return f(*args, **kwargs)
@@ -246,9 +251,9 @@ Classifier = Annotated[Path, typer.Argument(help='Folder of a classifier.', show
 Results = Annotated[Path, typer.Argument(help='A results table (CSV).', show_default=False)]
 SuiteName = Annotated[str, typer.Option('--suite', help='icons (embedded); imagenet, cifar10, iwildcam, fmow or '
                                                         'transfer:NAME (`wiseft data` lists them); or a folder with '
-                                                        'reference/ and shifted sets in it. To evaluate, any '
-                                                        'folder of class folders, tar or table: all its '
-                                                        'images.')]
+                                                        'reference/ and shifted sets in it; or one set, a folder '
+                                                        'of class folders, a tar or a table, of which all images '
+                                                        'are judged.')]
 Reference = Annotated[Optional[Path], typer.Option('--reference', help='Instead of --suite: the reference '
     'distribution, a folder of class folders or of train/validation/test. What has no test folder is split 8:1:1, '
     'always the same way.')]
@@ -266,9 +271,9 @@ Shift = Annotated[Optional[List[Path]],
 Control = Annotated[Optional[List[Path]],
                     typer.Option('--control', show_default=False,
                                  help='A set of another task, to see what was forgotten: class folders, a tar, a '
-                                      'WebDataset, with classnames.txt and zeroshot_classification_templates.txt if '
-                                      'there are such; a published suite; or other-icons, '
-                                      'which is embedded and goes with icons. Once for each.')]
+                                      'WebDataset (its files of class names and templates are read); a published '
+                                      'suite; or other-icons, which is embedded and goes with icons. Once for each.'
+                                 )]
 PartsOption = Annotated[Optional[str], typer.Option('--parts', show_default=False,
     help='Average this part alone: image (the tower), head or text. The rest is that of the fine-tuned.')]
 Use = Annotated[Optional[List[Path]],
@@ -341,7 +346,17 @@ def suite_loader(suite, reference, shift, **options):
     if shift and not reference: raise typer.BadParameter('--shift goes with --reference.')
     if reference: return functools.partial(_suite_of_folders, reference, shift or [])
     if holds_images(suite) and not is_suite(suite): return functools.partial(Suite.of, suite)
+    if suite == 'icons': return _icons
     return functools.partial(load_suite, suite, **options)
+
+def _icons(classnames=None):
+    "The suite that is taken where none is named; ValueError if its classes are not the classifier's"
+    from wiseft.data.suites import load_suite
+    try: return load_suite(classnames=classnames)
+    except ValueError as e:
+        if not classnames or set(load_suite().classnames) <= set(classnames): raise
+        raise ValueError('The suite icons, which is taken where none is named, has other classes than the classifier. '
+                         'Give --reference FOLDER, or --suite.') from e
 
 def _suite_of_folders(reference, shift, **options):
     "As `folder_suite`; a line says which images of the reference are the test set, where its folders don't"
@@ -349,7 +364,7 @@ def _suite_of_folders(reference, shift, **options):
     suite = folder_suite(reference, shift, **options)
     train, test = suite.train, suite.test
     if train and test.root == train.root: say(
-        f'{reference} has no test folder: {len(test):,} of its images, always the same, are set aside as the test set')
+        f'{reference} has no test set of its own: {len(test):,} of its images, always the same, are set aside as one')
     return suite
 
 # %% ../../nbs/api/shell/00_app.ipynb #7e8f2caf

@@ -125,10 +125,11 @@ def _half_way(who):
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #b4a8a397
 _By = Annotated[Optional[str], typer.Option('--by', show_default=False,
-    help='Merges and mixes, with commas; `wiseft methods` lists them. Default: weight-space,logits,probabilities.')]
+    help='Ways of averaging, with commas: merges (of weights) and mixes (of answers), as `wiseft methods` lists them. '
+         'Default: weight-space,logits,probabilities.')]
 _Averaged = Annotated[Optional[Path], typer.Option('--averaged', show_default=False,
-    help='The average of the two that you keep: its α is evaluated too, and what it was chosen by is told, here and '
-         'in the report.')]
+    help='The average of the two that you keep: its α is evaluated too; the terminal and the report say how it was '
+         'chosen.')]
 
 def _average_of(folder, start, end, alphas): # (dict name -> its recipe, the mixing coefficients and its own)
     "What the card of an average says, if there is one; ValueError if it is one of other classifiers"
@@ -165,8 +166,8 @@ def sweep_(
                      typer.Option('--alphas', help='Mixing coefficients, with commas; default 0, 0.1, …, 1.')]=None,
     by:_By=None, parts:PartsOption=None, averaged:_Averaged=None, use:Use=None,
     precision:Precision=None, workers:Workers=None,
-    fast:Annotated[bool, typer.Option('--fast', help='Show averages a tenth of the images on which both ends agree, '
-                                      'and all others; intervals know it.')]=False,
+    fast:Annotated[bool, typer.Option('--fast', help='Show the averages only a tenth of those images on which the two '
+                                      'classifiers agree; of the others, all. Intervals are wider for it.')]=False,
     output:Annotated[Optional[Path], typer.Option('--output','-o', help='Results table (CSV) to write.')]=None,
     force:Force=False,
 ):

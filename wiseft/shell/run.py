@@ -18,16 +18,15 @@ from .app import (
     Device,Force,OutputFolder,Seed,Shift,Workers,app,command,is_suite,say,set_workers,wrote)
 
 # %% ../../nbs/api/shell/07_run.ipynb #0570c32d
-def _steps(data, output, shift, model, pretrained, templates, probe, epochs, lr, batch_size, seed, device):
+def _steps(data, output, shift, words, probe, epochs, lr, batch_size, seed, device): # words: of `zeroshot`
     "(command, its arguments, what is there afterwards), in order"
     start, tuned, averaged = (output/n for n in ('start' if probe else 'zeroshot', 'finetuned', 'averaged'))
     results, page = output/'results.csv', output/'report.html'
     here = dict(suite=data) if is_suite(data) else dict(reference=data)
     sets, on = here | dict(shift=shift), dict(device=device, force=True)
     how = dict(epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
-    words = dict(classes=data, model=model, pretrained=pretrained, templates=templates)
-    image_model = dict(model=probe, weights=pretrained, data=data, seed=seed)
-    first = (train.probe, image_model) if probe else (train.zeroshot, words)
+    image_model = dict(model=probe, weights=words['pretrained'], data=data, seed=seed)
+    first = (train.probe, image_model) if probe else (train.zeroshot, words | dict(classes=data))
     checkpoints = dict(checkpoints=output/'checkpoints', resume=True)
     return [
         (first[0], first[1] | on | dict(output=start), start),
@@ -45,7 +44,8 @@ def _line(command, given):
         value = given.get(p.name)
         if value is None or value == p.default: continue
         option = [p.opts[-1]]*(p.param_type_name == 'option')
-        for v in value if isinstance(value, list) else [value]: words += option + [str(v)]*(v is not True)
+        if value is False: option = p.secondary_opts
+        for v in value if isinstance(value, list) else [value]: words += option + [str(v)]*(type(v) is not bool)
     return shlex.join(words)
 
 # %% ../../nbs/api/shell/07_run.ipynb #c375f674
@@ -55,14 +55,16 @@ def _begin(output, steps, force):
     lines = [_line(command, given) for command, given, _ in steps]
     text = '\n'.join(['# each line can be given again alone, where the run was begun', 'set -e', *lines, ''])
     file = output/'commands.sh'
+    if output.is_dir(): tidy(output)
     if file.is_file() and not force:
-        if file.read_text(encoding='utf-8') == text: return tidy(output)
-        raise ValueError(f'{output} was begun by other commands: {file} has them. Choose another name, or replace the '
-                         'run with force=True (--force on the command line).')
+        if file.read_text(encoding='utf-8') == text: return
+        force = {p.name for p in output.iterdir()} <= {file.name, '.wiseft'} # its first step failed
+        if not force: raise ValueError(
+            f'{output} was begun by other commands: {file} has them. Choose another name, or replace the run with '
+            'force=True (--force on the command line).')
     made = [p.relative_to(output).as_posix() for *_, p in steps]
     later = [m if '.' in m else f'{m}/wiseft.json' for m in made]
     beside = ['results.predictions.csv.gz', 'results.recipes.json', 'checkpoints/checkpoint.safetensors']
-    if output.is_dir(): tidy(output)
     with atomic_path(output, force=force, kind='run', later=[*later, *beside]) as tmp:
         tmp.mkdir()
         (tmp/'commands.sh').write_text(text, encoding='utf-8')
@@ -90,19 +92,20 @@ class Run:
 @command('wiseft run icons -o out',
          'wiseft run photos --model ViT-B-32 --pretrained laion2b_s34b_b79k --shift other-photos -o out',
          'wiseft run photos --probe vit_base_patch16_224.augreg_in21k --shift other-photos -o out',
-         stopped='the same command goes on from here')
+         stopped='the same command goes on from here', called={'--weights': '--pretrained'})
 def run(
     data:train.Data,
     output:OutputFolder,
     shift:Annotated[Optional[List[Path]], typer.Option('--shift', help='A shifted set, a folder of class folders. Once '
                                                                        'for each.')]=None,
-    model:train.Model='iconclip', pretrained:train.Pretrained=None, templates:train.Templates=None,
+    model:train.Model='iconclip', pretrained:train.Pretrained=None, preprocess:train.Preprocess=None,
+    quick_gelu:train.QuickGelu=None, templates:train.Templates=None,
     probe:Annotated[Optional[str], typer.Option('--probe', show_default=False,
         help="Begin with a head on an image model of timm's, or torchvision:NAME, instead of words; its weights: "
              "--pretrained FILE.")]=None,
-    epochs:Annotated[int, typer.Option('--epochs', min=1)]=10,
+    epochs:train.Epochs=10,
     lr:train.LearningRate=None,
-    batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=128,
+    batch_size:train.BatchSize=128,
     seed:Seed=0,
     workers:Workers=None,
     device:Device=None,
@@ -113,7 +116,8 @@ def run(
     output, shift = Path(output), [shift] if isinstance(shift, (str, Path)) else [*(shift or [])] or None
     if shift and is_suite(data): raise ValueError(
         f'{data} is a suite, which has shifted sets of its own. Leave out shift (--shift).')
-    steps = _steps(data, output, shift, model, pretrained, templates, probe, epochs, lr, batch_size, seed, device)
+    words = dict(model=model, pretrained=pretrained, preprocess=preprocess, quick_gelu=quick_gelu, templates=templates)
+    steps = _steps(data, output, shift, words, probe, epochs, lr, batch_size, seed, device)
     _begin(output, steps, force)
     set_workers(workers) # in no command: after a crash another number may go on
     for command, given, made in steps:
