@@ -26,7 +26,7 @@ READ_UNATTACKED = {
 }  # fmt: skip
 WRITTEN_UNATTACKED = {
     "base/distributed.first_writes": SAME, "base/files.unzip_once": SAME, "bench/experiments.make_runs": REPOSITORY,
-    "bench/experiments.provenance": REPOSITORY, "bench/run._judge": BENCH, "bench/run._same_plan": BENCH,
+    "bench/experiments.provenance": REPOSITORY, "bench/run._write_arrays": BENCH, "bench/run._same_plan": BENCH,
     "bench/run._families": BENCH, "shell/run._begin": COMMAND, "show/ask.ask": COMMAND, "bench/run.carry_out": BENCH,
     "bench/trial._keep": BENCH, "shell/bench._write_found": BENCH,
     "shell/data._unpack": SAME, "shell/evaluate.predict_": COMMAND, "shell/evaluate.results_file": COMMAND,
