@@ -9,6 +9,7 @@ __all__ = ['FEW', 'correct', 'accuracy', 'batch_scores', 'image_scores', 'batch_
 # %% ../../nbs/api/stats/00_metrics.ipynb #0d1c0041
 import numpy as np, torch
 from itertools import chain, repeat
+from ..base.devices import widest_float
 from ..base.lazy import proportion, sparse, special, stats
 
 # %% ../../nbs/api/stats/00_metrics.ipynb #e56ed2a7
@@ -56,8 +57,7 @@ def batch_scores(
     labels, # (n,), on the same device
 ) -> dict: # 'top5', 'confidence', 'nll', 'brier' -> (n,) tensor there
     "What calibration and top-5 accuracy are made of, image by image; nothing is checked, so that nothing waits."
-    exact = torch.float32 if logits.device.type == 'mps' else torch.float64 # which MPS doesn't have
-    logp = logits.to(exact).log_softmax(1)
+    logp = logits.to(widest_float(logits.device)).log_softmax(1)
     own = logp.gather(1, labels[:,None])[:,0]
     brier = logp.exp().square().sum(1) - 2*own.exp() + 1
     return dict(top5=_rank(logits, labels) < 5, confidence=logp.max(1).values.exp(), nll=-own, brier=brier)
@@ -75,8 +75,7 @@ def batch_kl(
     b, # (n, n_classes) logits of another, for the same images, on the same device
 ) -> torch.Tensor: # (n,), in nats, 0 or more
     "Kullback–Leibler divergence of `b`'s probabilities from `a`'s, image by image"
-    exact = torch.float32 if a.device.type == 'mps' else torch.float64
-    a, b = (t.to(exact).log_softmax(1) for t in (a, b))
+    a, b = (t.to(widest_float(a.device)).log_softmax(1) for t in (a, b))
     return (a.exp()*(a-b)).sum(1)
 
 # %% ../../nbs/api/stats/00_metrics.ipynb #fc46cc23
