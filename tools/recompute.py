@@ -1750,10 +1750,12 @@ def holm_of(p):
 @checks("README")
 def _(page):
     start, half, end = (of_paper(CLIPS[0], a) for a in (0, 0.5, 1))
-    page.says("gains {} points on ImageNet and loses {} on the mean", end[0] - start[0], start[1] - end[1])
+    page.says("gains {} points on ImageNet and loses {} points on the mean", end[0] - start[0], start[1] - end[1])
     page.says(
-        "α = 0.5 is {} points above fine-tuned on ImageNet, and {} above zero-shot", half[0] - end[0],
-        half[1] - start[1]
+        "α = 0.5 is {} points above the fine-tuned classifier on ImageNet, and {} points above the zero-shot "
+        "classifier",
+        half[0] - end[0],
+        half[1] - start[1],
     )
     if page.name == "README":  # the notebook has these words in a cell of code
         page.says(
@@ -1770,27 +1772,33 @@ def _(page):
         cells = "reference | {} | {} | {} |\n| | six shifted sets | {} | {} | {} |"
         page.says(f"learning rate {lr} | {cells}", rows)
     gentle = gain_of(*(by_seed(**CELLS["gentle"], alpha=a) for a in (0.0, 1.0)), six)
-    page.says("no loss under shift is to be seen ({} points gained, {} to {})", *gentle)
+    page.says("no loss under shift: it gains {} points before rounding ({} to {})", *gentle)
     start, _, end = ends_of_harsh()
     gain = gain_of(start, end, "reference")
-    page.says("The harsh one costs {} points ({} to {}) under shift", *gain_of(end, start, six))
-    page.says("no gain shows on the reference ({} points, {} to {})", *gain)
-    page.holds("no gain shows on the reference", gain[1] < 0 < gain[2])
+    page.says("The harsh recipe loses {} points under shift ({} to {})", *gain_of(end, start, six))
+    page.says("no gain on the reference ({} points, {} to {})", *gain)
+    page.holds("It shows no gain on the reference", gain[1] < 0 < gain[2])
     above = [
         outline().mean(share[k, 0.5] - share[k, a], on)
         for k in CELLS
         for a in (0.0, 1.0)
         for on in ("reference", six)
     ]
-    page.holds("With either, the average is above both ends, on the reference and under shift", min(above) > 0)
+    page.holds("With both recipes the average is above both ends, on the reference and under shift", min(above) > 0)
     accuracies, seeds, lost = recoloured()
     page.says(
-        "from {} to {}, and the average brings them back to {}, one seed to {} and the four others to {};",
+        "from {} to {} %, and the average brings them back to {} %. One of the five seeds stays at {} %, the other four "
+        "reach {} %",
         *accuracies,
         min(seeds),
         np.mean(sorted(seeds)[1:]),
     )
-    page.says("five seeds can't tell ({} points below zero-shot, {} to {})", -lost[0], -lost[2], -lost[1])
+    page.says(
+        "it is {} points below zero-shot, and the interval goes from {} points below to {} above",
+        -lost[0],
+        -lost[1],
+        lost[2],
+    )
 
 
 @checks("tutorials/quickstart")
