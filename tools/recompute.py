@@ -1787,8 +1787,8 @@ def _(page):
     page.holds("With both recipes the average is above both ends, on the reference and under shift", min(above) > 0)
     accuracies, seeds, lost = recoloured()
     page.says(
-        "from {} to {} %, and the average brings them back to {} %. One of the five seeds stays at {} %, the other four "
-        "reach {} %",
+        "from {} to {} %, and the average brings them back to {} %. One of the five seeds stays at {} %, the other "
+        "four reach {} %",
         *accuracies,
         min(seeds),
         np.mean(sorted(seeds)[1:]),
