@@ -6,6 +6,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from crash import table
 from test_force import photographs
 from typer.testing import CliRunner
 
@@ -14,7 +15,6 @@ from wiseft.infer.predictions import predictions_file, read_predictions
 from wiseft.models.load import load_classifier
 from wiseft.models.testing import pico_classifier
 from wiseft.shell.cli import app
-from wiseft.stats.table import MEAN, REFERENCE, results_table
 from wiseft.stats.table_io import read_results, write_results
 from wiseft.weights.merge import interpolate
 
@@ -39,14 +39,6 @@ def room():
         write_results(table(value), folder / f"{value}.csv")
         (folder / f"{value}.txt").write_text(f"cat {value}\ndog\n")
     return folder
-
-
-def table(value):
-    "A results table whose every number is `value`."
-    ends = [("zero-shot", 0), ("weight-space", 0.5), ("fine-tuned", 1)]
-    return results_table(
-        dict(classifier="demo", method=m, alpha=a, dataset=d, role=r, value=value)
-        for m, a in ends for d, r in ((REFERENCE, "reference"), (MEAN, "shift")))
 
 
 class Zeroshot:

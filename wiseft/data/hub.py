@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from socket import create_connection
 from threading import Thread
-from unittest.mock import patch
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 from ..base.files import data_root, holds, remove_path
@@ -62,9 +61,10 @@ def reaching_hub():
     if constants.HF_HUB_OFFLINE or _answers(constants.ENDPOINT):
         yield
         return
-    with patch.object(constants, 'HF_HUB_OFFLINE', True):
-        try: yield
-        except OSError as e: raise ConnectionError(f'{constants.ENDPOINT} can not be reached.') from e
+    constants.HF_HUB_OFFLINE = True
+    try: yield
+    except OSError as e: raise ConnectionError(f'{constants.ENDPOINT} can not be reached.') from e
+    finally: constants.HF_HUB_OFFLINE = False
 
 # %% ../../nbs/api/data/13_hub.ipynb #4071696a
 @dataclass
