@@ -297,7 +297,9 @@ def test_the_command_line_takes_a_folder_with_other_classes(tmp_path):
     assert pets.value.tolist() == [own] and pets.role.tolist() == ["control"]
     line = "report t.csv --reference photos --shift other --control pets -o report.html"
     done = wiseft(*line.split(), cwd=tmp_path)
-    assert "no small pictures" not in done.stderr and "What it forgot" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "no small pictures" not in done.stderr and "What it forgot" in page
+    assert "mean over" not in page.split("</title>")[0], "the title names sets"
     line = "evaluate zeroshot tuned --reference photos --control pets --metrics"
     done = wiseft(*line.split(), "accuracy,KL from start", cwd=tmp_path)
     assert "KL from start" in done.stdout and "pets" in done.stdout

@@ -91,8 +91,8 @@ def report(
 
 def _title(table, reference):
     "Of a page: models and data"
-    from wiseft.stats.table import MEAN, REFERENCE, dataset_order
-    sets = [str(reference) if d == REFERENCE and reference else d for d in dataset_order(table) if d != MEAN]
+    from wiseft.stats.table import MEANS, REFERENCE, dataset_order
+    sets = [str(reference) if d == REFERENCE and reference else d for d in dataset_order(table) if d not in MEANS]
     return f"{' and '.join(table.classifier.unique())} on {', '.join(sets)}"
 
 # %% ../../nbs/api/shell/04_report.ipynb #1657adc1
