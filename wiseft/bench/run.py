@@ -182,16 +182,15 @@ def judged(self:Work,
     by='weight-space', # the way there: name of a merge or mix; a mix without an alpha is a curve of one point
 ): # as `_read`
     "What a curve gets right, found or read"
-    file, answers = self.folder/f'{name}.{split}.npz', self.folder/'answers'/f'{name}.{split}.npz'
-    def is_there(): return file.exists() and (answers.exists() or not self.answers)
-    if not is_there():
+    file = self.folder/f'{name}.{split}.npz'
+    if not file.exists():
         with self.claimed(file.name):
-            if not is_there(): self._judge(end, file, answers, name, split, by) # else another process did, just now
+            if not file.exists(): self._judge(end, file, name, split, by) # else another process did, just now
     return _read(file)
 
 # %% ../../nbs/api/bench/06_run.ipynb #098099de
 @patch
-def _judge(self:Work, end, file, answers, name, split, by): # as in `judged`
+def _judge(self:Work, end, file, name, split, by): # as in `judged`
     tuned, plan, start = end(), self.plan, self.plan.start
     self.clock(f'judge {name}, {split}')
     knobs = plan.given.get(by)
@@ -205,7 +204,7 @@ def _judge(self:Work, end, file, answers, name, split, by): # as in `judged`
     making = {k: n + before.get(k, 0) for k, n in making.items()}
     cost = tuned.recipe.get('cost', {}) | dict(seconds=tuned.recipe.get('seconds', 0.), making=making)
     judged = {k: v for k, v in seen.items() if k.startswith(('right ', 'kl '))}
-    if self.answers: _write_arrays(answers, {k: v for k, v in seen.items() if k not in judged})
+    if self.answers: _write_arrays(self.folder/'answers'/file.name, {k: v for k, v in seen.items() if k not in judged})
     _write_arrays(file, judged | dict(cost=json.dumps(cost)))
     self.clock.done = n_done(plan, self.folder)
 
@@ -478,7 +477,7 @@ def bench(
     alphas=DEFAULT_ALPHAS,
     given=None,    # name of a method of any kind -> knobs besides its strength
     control=(),    # sets of other tasks, as `control_sets` takes them; or 'half': of the suite's classes half are
-    answers=False, # keep what is answered to each image, and how surely, in the folder `answers`
+    answers=False, # keep what is answered to each image, and how surely, in the folder `answers`, of curves judged from now on
     weights=None,  # folder of classifiers; default `weights` in `folder`
     minutes=None,  # to stop after, between two pieces of work; default: when it is done
     groups=False,  # intervals draw groups of images (set families) instead of images

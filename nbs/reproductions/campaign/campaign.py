@@ -6,7 +6,8 @@
     python campaign.py --held                   # the seeds that ../bench has, too: how many answers are the same
 
 Settings are chosen as ../bench chose them: by its own trials, which are read and not trained again, and by those of
-methods that are new. Weights lie in build/campaign and may be lost; all else lies here, and is committed.
+methods that are new. Weights lie in build/campaign and may be lost. All else lies here and is committed, but for the
+answers of rows other than plain fine-tuning (some 150 MB), which no question asks for.
 """
 import argparse, json, shutil, sys
 import numpy as np
@@ -37,12 +38,10 @@ def bring_trials(folder, tower, recipe):
     mine = gains[(gains.tower == tower) & (gains.recipe == recipe) & (gains.lr != '')]
     def setting(r): return Trial(float(r.lr), PLAN['seeds'][0], r.method, float(r.strength) if r.strength else None)
     chosen = {setting(r).name for r in mine.itertuples()}
-    (folder/'answers').mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for file in (BENCH/folder.name).glob(f'*, seed {PLAN["seeds"][0]}.validation.npz'):
         again = file.name.removesuffix('.validation.npz') in chosen or ' of ' in file.name
-        if again or (folder/file.name).exists(): continue
-        np.savez(folder/'answers'/file.name) # empty: the bench kept no answers, and none of trials are asked for
-        shutil.copy(file, folder/file.name)
+        if not again and not (folder/file.name).exists(): shutil.copy(file, folder/file.name)
 
 
 def plan_of(name):
