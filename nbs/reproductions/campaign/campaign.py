@@ -15,7 +15,7 @@ import pandas as pd
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from wiseft.bench.run import carry_out, planned
+from wiseft.bench.run import _same_plan, carry_out, planned
 from wiseft.bench.trial import Trial
 from wiseft.methods.car_ft import context_head
 from wiseft.shell.app import load_methods
@@ -38,7 +38,6 @@ def bring_trials(folder, tower, recipe):
     mine = gains[(gains.tower == tower) & (gains.recipe == recipe) & (gains.lr != '')]
     def setting(r): return Trial(float(r.lr), PLAN['seeds'][0], r.method, float(r.strength) if r.strength else None)
     chosen = {setting(r).name for r in mine.itertuples()}
-    folder.mkdir(parents=True, exist_ok=True)
     for file in (BENCH/folder.name).glob(f'*, seed {PLAN["seeds"][0]}.validation.npz'):
         again = file.name.removesuffix('.validation.npz') in chosen or ' of ' in file.name
         if not again and not (folder/file.name).exists(): shutil.copy(file, folder/file.name)
@@ -50,7 +49,6 @@ def plan_of(name):
     suite, tower, folder = suite_of(part['recipe']), part['tower'], HERE/folder_name(name)
     start, contexts = start_of(tower, suite, PLAN['templates']), start_of(tower, suite, suite.templates)
     if 'unknown' in part: start = start_with(start, part_numbers(suite.classnames, part['unknown'], seed=0))
-    if part.get('trials') == 'of the bench': bring_trials(folder, tower, part['recipe'])
     given = {'CAR-FT': dict(contexts=context_head(contexts))} if 'CAR-FT' in part['methods'] else {}
     plan = planned(suite, start, folder, part['methods'], tuple(PLAN['seeds']), tuple(part['lrs']),
                    tuple(PLAN['alphas']), given, part['control'], progress=False,
@@ -63,6 +61,10 @@ def plan_of(name):
 def carried_out(name, **how):
     "A part, or as much of it as fits; a `Bench`."
     plan, folder = plan_of(name)
+    folder.mkdir(exist_ok=True)
+    _same_plan(plan, folder/'plan.json')
+    part = PLAN['parts'][name]
+    if part.get('trials') == 'of the bench': bring_trials(folder, part['tower'], part['recipe'])
     return carry_out(plan, folder, answers=True, **how)
 
 
