@@ -477,7 +477,7 @@ def bench(
     alphas=DEFAULT_ALPHAS,
     given=None,    # name of a method of any kind -> knobs besides its strength
     control=(),    # sets of other tasks, as `control_sets` takes them; or 'half': of the suite's classes half are
-    answers=False, # keep what is answered to each image, and how surely, in the folder `answers`, of curves judged from now on
+    answers=False, # keep what is answered to each image from now on, and how surely, in the folder `answers`
     weights=None,  # folder of classifiers; default `weights` in `folder`
     minutes=None,  # to stop after, between two pieces of work; default: when it is done
     groups=False,  # intervals draw groups of images (set families) instead of images
