@@ -129,6 +129,7 @@ def _averaged(table, recipe=None):
     alphas = table.alpha[table.method == 'weight-space']
     return ChosenAlpha(alphas.iloc[(alphas-middle).abs().argmin()] if len(alphas) else .5, chosen)
 
+# %% ../../nbs/api/shell/04_report.ipynb #c1b0a007
 def _joined(tables, predictions):
     "Several runs as one table, and comparisons of their averages and ends where each has predictions"
     import pandas as pd
