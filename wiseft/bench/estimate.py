@@ -9,11 +9,14 @@ __all__ = ['FEW_IMAGES', 'FEW_STEPS', 'FEW_SEEDS', 'readable', 'without', 'pass_
 import pandas as pd, re, torch
 from fastcore.basics import patch
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 from ..data.disk_cache import unreadable
+from ..data.suites import Suite
 from ..base.devices import fitting_precision
 from ..stats.chance import both_chances, smallest_told
 from ..stats.table import REFERENCE
+from ..models.classifier import ImageClassifier
 from ..train.loaders import PixelSource
 from .plan import Plan
 from ..base.progress import duration
@@ -21,9 +24,9 @@ from ..base.text import counted
 
 # %% ../../nbs/api/bench/04_estimate.ipynb #cdce55b8
 def readable(
-    suite, # `Suite`
-    start, # `ImageClassifier` that looks at them
-    crop_scale=(.9, 1.), progress=True, **recipe # of `finetune`
+    suite:Suite,
+    start:ImageClassifier, # that looks at them
+    crop_scale:tuple=(.9, 1.), progress:bool=True, **recipe # of `finetune`
 ) -> tuple: # (`Suite` without them, table of dataset, split, file and reason)
     "What a suite has without its unreadable images; ValueError when they are too many"
     gone = []
@@ -40,8 +43,8 @@ def _used(suite):
     return [(k, s) for k, s in suite.sets().items() if s.role == 'reference' or k[1] == 'test']
 
 def without(
-    suite, # `Suite`
-    gone,  # table of dataset, split and file
+    suite:Suite,
+    gone:pd.DataFrame, # table of dataset, split and file
 ):
     "A suite without some images"
     def left(name, split, images):
@@ -71,9 +74,9 @@ def pass_seconds(
 # %% ../../nbs/api/bench/04_estimate.ipynb #f3a6bad1
 def preview(
     plan:Plan,
-    folder, # of the bench
-    seconds, # of `seconds_left`
-    place='', # words such as 'on the CPU, float32, 8 threads'
+    folder:Path, # of the bench
+    seconds:float, # of `seconds_left`
+    place:str='', # words such as 'on the CPU, float32, 8 threads'
 ) -> list: # of lines
     "What is going to be trained"
     table, done = plan.table(), n_done(plan, folder)
@@ -86,7 +89,7 @@ def preview(
         ', and goes on from there' if done < plan.n_judged() else ': all there are'))
     return lines
 
-def n_done(plan, folder) -> int:
+def n_done(plan:Plan, folder:Path) -> int:
     "Curves of a plan's rows that are judged; the folder may have those of other methods"
     rows = plan.contenders()
     trained = '|'.join({re.escape(c.method.name if c.method else 'plain') for c in rows if c.trains})
@@ -105,7 +108,7 @@ def _is_judged(plan, row, names):
     found = (re.fullmatch(rf'{own}( [\d.e+-]+)?( x[\d.]+)?, lr .*, seed (-?\d+)\.test\.npz', n) for n in names)
     return {m[3] for m in found if m} >= {*map(str, plan.seeds)}
 
-def seconds_left(plan, folder) -> float:
+def seconds_left(plan:Plan, folder:Path) -> float:
     "About how long the rest of a plan takes"
     left = 1 - n_done(plan, folder)/plan.n_judged()
     return left and left*plan.n_passes()*pass_seconds(plan)

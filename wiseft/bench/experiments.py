@@ -8,15 +8,16 @@ __all__ = ['protocol_start', 'judged_sets', 'right_answers', 'judge', 'run_name'
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #3fe04a0a
 import argparse, base64, json, numpy as np, pandas as pd, platform, torch
+from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from .. import __version__
-from ..models.classifier import zeroshot_classifier
+from ..models.classifier import ImageClassifier, zeroshot_classifier
 from ..models.clip import load_clip
-from ..data.suites import load_suite, protocol
+from ..data.suites import Suite, load_suite, protocol
 from ..infer.ensembles import members
 from ..infer.evaluation import evaluate
 from ..base.files import atomic_path, package_data, sha256_file
@@ -31,15 +32,15 @@ def protocol_start(): # `Suite`, zero-shot `ImageClassifier`
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #ac0745be
 def judged_sets(
-    suite, # `Suite`
+    suite:Suite,
 ) -> dict: # (split, dataset) -> `ImageSet`
     "The images that runs are judged by: of the reference's validation, and of all test sets"
     return {('validation', 'reference'): suite.validation} | {('test', d): s for d, s in suite.datasets().items()}
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #630d9b1c
 def right_answers(
-    members, # dict (method, alpha) -> classifier or `Member`
-    sets,    # (split, dataset) -> `ImageSet`
+    members:dict, # dict (method, alpha) -> classifier or `Member`
+    sets:dict, # (split, dataset) -> `ImageSet`
     **kwargs # of `evaluate`
 ) -> dict: # classifiers: list of (method, alpha); correct: (n_classifiers, n_images) bool
     "Which images of all sets, one after the other, each classifier got right"
@@ -52,11 +53,11 @@ def right_answers(
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #54d2e120
 def judge(
-    zeroshot,  # classifier, alpha = 0
-    finetuned, # the same, fine-tuned
-    sets,      # (split, dataset) -> `ImageSet`
-    alphas,    # 0 for the zero-shot classifier, 1 for the fine-tuned one
-    by=('weight-space',), # as in `wiseft.infer.ensembles.members`
+    zeroshot:ImageClassifier, # classifier, alpha = 0
+    finetuned:ImageClassifier, # the same, fine-tuned
+    sets:dict, # (split, dataset) -> `ImageSet`
+    alphas:list, # 0 for the zero-shot classifier, 1 for the fine-tuned one
+    by:tuple=('weight-space',), # as in `wiseft.infer.ensembles.members`
 ) -> dict: # as `right_answers`
     "What is right along the way from one classifier to the other"
     between = {(m.identity['method'], m.identity['alpha']): m
@@ -66,7 +67,7 @@ def judge(
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #7de17fbe
 def run_name(
-    settings # dict, all that tells a run from the others
+    settings:dict # dict, all that tells a run from the others
 ) -> str:
     "What a run is called"
     return ' '.join(f'{k}={v}' for k, v in settings.items())
@@ -82,16 +83,16 @@ def _lines(file):
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 def finished(
-    file # .jsonl
+    file:str|Path # .jsonl
 ) -> set: # names
     "The runs that have their line"
     return {line['run'] for line in _lines(Path(file))}
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #69f2e716
 def run_line(
-    settings, # dict
-    result,   # classifiers and correct, as `right_answers` gives them, and what else is to be noted
-    seconds,  # that it took
+    settings:dict, # dict
+    result:dict, # classifiers and correct, as `right_answers` gives them, and what else is to be noted
+    seconds:float, # that it took
 ) -> dict:
     "A run as JSON has it"
     noted = {k: v for k, v in result.items() if k not in ('classifiers', 'correct')}
@@ -99,9 +100,9 @@ def run_line(
     return line | dict(seconds=round(seconds, 1), classifiers=result['classifiers'], correct=_pack(result['correct']))
 
 def make_runs(
-    file,     # .jsonl, made or gone on with
-    settings, # list of dicts, one a run
-    run,      # function of settings -> what `right_answers` gives, with more to be noted if need be
+    file:str|Path, # .jsonl, made or gone on with
+    settings:list, # list of dicts, one a run
+    run:Callable, # function of settings -> what `right_answers` gives, with more to be noted if need be
 ):
     "Make the runs that have no line yet"
     file = Path(file)
@@ -115,9 +116,9 @@ def make_runs(
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #c745387b
 def read_runs(
-    file,  # .jsonl of `make_runs`
-    suite, # `Suite` that they were judged by
-    sets=None, # (split, dataset) -> `ImageSet`; default `judged_sets`
+    file:str|Path, # .jsonl of `make_runs`
+    suite:Suite, # that they were judged by
+    sets:dict|None=None, # (split, dataset) -> `ImageSet`; default `judged_sets`
 ): # DataFrame (settings, method, alpha, accuracies), correct (n_classifiers, n_images), DataFrame of `images`
     "Runs as a table, with which images each classifier got right"
     sets = sets or judged_sets(suite)
@@ -135,9 +136,9 @@ def read_runs(
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #0276e868
 def repeat_run(
-    file,     # .jsonl
-    settings, # of the run
-    run,      # as in `make_runs`
+    file:str|Path, # .jsonl
+    settings:dict, # of the run
+    run:Callable, # as in `make_runs`
 ) -> float: # share of answers
     "Make a run again: how many of its answers, right or wrong, differ from its line"
     name = run_name(settings)
@@ -150,11 +151,11 @@ def repeat_run(
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #9c752cb4
 def run_script(
-    script,   # __file__ of it
-    settings, # list of dicts, one a run
-    run,      # as in `make_runs`
-    file='runs.jsonl', # beside it
-    argv=None,# default: the command line's
+    script:str, # __file__ of it
+    settings:list, # list of dicts, one a run
+    run:Callable, # as in `make_runs`
+    file:str='runs.jsonl', # beside it
+    argv:list|None=None,# default: the command line's
 ):
     "Make a folder's runs, and note where they came from; or with --repeat make one of them again"
     parser = argparse.ArgumentParser()
@@ -171,7 +172,7 @@ def run_script(
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #9603fbf2
 def n_results(
-    folder
+    folder:str|Path
 ) -> int:
     "How many lines of results a folder has"
     lines = [len(f.read_text().splitlines()) for f in Path(folder).glob('runs*.jsonl')]
@@ -189,7 +190,7 @@ def _origin(script):
 
 @contextmanager
 def provenance(
-    script, # whose folder has the results
+    script:str, # whose folder has the results
     **more  # to be noted, such as seeds
 ):
     "Add an entry to provenance.json beside a script, also where it is stopped; the source is that of its start"
@@ -204,7 +205,7 @@ def provenance(
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #93c07b26
 def provenance_table(
-    folder='.'
+    folder:str|Path='.'
 ) -> pd.DataFrame: # a row a call
     "The calls that made a folder's results; ValueError unless between them they made every line"
     entries = json.loads((Path(folder)/'provenance.json').read_text())

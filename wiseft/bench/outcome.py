@@ -15,6 +15,7 @@ from ..stats.matched_accuracy import against_itself, judged_by_halves, matched_g
 from .plan import Plan, passes_an_image, takes_several
 from ..stats.table import CONTROL_MEAN, MEAN, REFERENCE
 from ..data.control import UNTAUGHT
+from ..data.suites import Suite
 from ..infer.scores import MIN_GROUPS
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #897d8df3
@@ -36,20 +37,20 @@ class Entry:
     best:tuple=None    # `Trial` with the first seed that has the highest validation accuracy, and its `Curve`
     @property
     def several(self): return self.row.method is not None and takes_several(self.row.method)
-    def at(self, alphas): # position among them
+    def at(self, alphas:tuple): # position among them
         "Where on its curve validation puts it"
         right = np.mean([c.validation.mean(1) for c in self.curves], 0)
         if len(right) == 1: return 0
         alphas = sorted(map(float, alphas))
         return alphas.index(alpha_by_rule(pd.Series(right, alphas), self.curves[0].validation.shape[1]))
-    def shares(self, but=None): # dataset -> (k, n); None where it isn't known
+    def shares(self, but:int|None=None): # dataset -> (k, n); None where it isn't known
         "Of the seeds that get an image right, at each point; `but`: position of a seed that is left out"
         if but is None: curves = self.curves
         elif self.several: curves = self.without[but:but+1]
         else: curves = self.curves[:but]+self.curves[but+1:]
         def mean(d): return np.mean([c.test[d] for c in curves], 0)
         return {d: mean(d) for d in self.curves[0].test} if curves else None
-    def places(self, alphas): # name -> position
+    def places(self, alphas:tuple): # name -> position
         "Points with a name: the zero-shot classifier, what validation chose, the fine-tuned one"
         if len(self.curves[0].validation) == 1: return dict(chosen=0)
         named, alphas = {'zero-shot': 0., 'fine-tuned': 1.}, sorted(map(float, alphas))
@@ -72,11 +73,11 @@ class Bench:
     @property
     def sets(self): # names of those that are in means
         return [d for d, role in self.plan.suite.roles().items() if role in ('reference', 'shift')]
-    def shares(self, entry, but=None): # as `Entry.shares`, of these
+    def shares(self, entry:Entry, but:int|None=None): # as `Entry.shares`, of these
         found = entry.shares(but)
         return found and {d: found[d] for d in self.sets}
     def _points(self): return {n: e.at(self.plan.alphas) for n, e in self.entries.items()}
-    def gains(self, groups=None) -> pd.DataFrame: # groups: as above, if it is to be otherwise
+    def gains(self, groups:bool|None=None) -> pd.DataFrame: # groups: as above, if it is to be otherwise
         "A row a method: where it stands, and what it gains over plain averages at least as accurate on the reference"
         groups = self.groups if groups is None else groups
         if groups not in self.known: self.known[groups] = self._gains(groups)
@@ -108,7 +109,7 @@ class Bench:
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #818ce8c8
 @patch
-def cost(self:Bench, name) -> dict:
+def cost(self:Bench, name:str) -> dict:
     "Of one classifier, a mean over seeds: fine-tunings, counts, arithmetic (of plain fine-tuning 1), seconds"
     counted = self._counted(name)
     if not set(COUNTED) <= set(counted): return counted
@@ -148,8 +149,8 @@ def _point(shares, i): return {d: s[i] for d, s in shares.items()}
 @patch
 def against_plain(self:Bench,
     at:dict,     # name of a row -> position on its curve
-    family=None, # number of tests that Holm's adjustment counts; default the rows
-    units=None,  # set name -> (n_images,) ids of what is drawn, of the sets that are asked for; default images of all
+    family:int|None=None, # number of tests that Holm's adjustment counts; default the rows
+    units:dict|None=None, # set name -> (n_images,) ids of what is drawn, of some sets; default images of all
 ) -> pd.DataFrame: # as `matched_gains`
     "What rows at any points of their curves gain over averages of plain fine-tuning, over images and seeds"
     plain = self.entries['plain']
@@ -195,8 +196,8 @@ def _null(self:Bench, plain, at, units): # plain: its row
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #963fd21c
 def what_is_drawn(
-    suite, # `Suite`
-    groups, # groups instead of images?
+    suite:Suite,
+    groups:bool, # groups instead of images?
 ) -> dict: # set name -> (n_images,) ids, of the reference and the shifts
     "What is drawn when images are drawn again; ValueError where sets have too few groups"
     sets = {d: s for d, s in suite.datasets().items() if s.role in ('reference', 'shift')} # others are in no mean
@@ -266,18 +267,18 @@ def _by_set(curves, i, roles): # roles: dataset -> role
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #716069b9
 def most_cautious(
-    accuracies, # of the candidates, the most cautious first
-    n,          # images that they were measured on
+    accuracies:list, # of the candidates, the most cautious first
+    n:int,      # images that they were measured on
 ) -> int:       # position
     "The first candidate within one standard error of the best"
     return int(nearly_best(accuracies, n).argmax())
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #524de4fa
 def choice_rows(
-    tuning,   # name of a method, or 'plain'
-    what,     # 'learning rate' or 'strength'
-    values,   # of what is chosen, the most cautious first
-    right,    # of each: (k, n), which validation images each point of its curve gets right
+    tuning:str, # name of a method, or 'plain'
+    what:str, # 'learning rate' or 'strength'
+    values:list, # of what is chosen, the most cautious first
+    right:list, # of each: (k, n), which validation images each point of its curve gets right
 ) -> list:    # of dicts, one a value
     "How a value was chosen, by the best accuracy on validation images along each curve"
     best = [r.mean(1).max() for r in right]

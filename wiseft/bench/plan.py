@@ -9,10 +9,12 @@ __all__ = ['can_compete', 'takes_several', 'is_way', 'passes_an_image', 'Contend
 # %% ../../nbs/api/bench/03_plan.ipynb #43ef206c
 import math, torch
 import pandas as pd
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fastcore.basics import patch
 from functools import cached_property
 from .. import __version__
+from ..data.suites import Suite
 from ..train.flops import operations, passes
 from ..infer.ensembles import DEFAULT_ALPHAS
 from ..train.learner import usual_lr
@@ -23,25 +25,25 @@ from .trial import REHEARSED, TRAINED, Trial, rehearse, strengths
 
 # %% ../../nbs/api/bench/03_plan.ipynb #a198a41f
 def can_compete(
-    method, # `Method`
+    method:Method,
 ) -> bool:
     "Whether a bench knows what to do with a method; the curve of averages is what it is measured against"
     return method.kind in (*TRAINED, 'merge', 'mix', 'search') and method.name != 'weight-space'
 
 def takes_several(
-    method, # `Method`
+    method:Method,
 ) -> bool:
     "Whether a method makes one classifier of several fine-tuned ones"
     return 'fine-tuned classifiers' in method.needs
 
 def is_way(
-    method, # `Method`
+    method:Method,
 ) -> bool:
     "Whether a method leads from the zero-shot classifier to one fine-tuned one"
     return not takes_several(method) and (method.kind == 'mix' or method.kind == 'merge' and method.knob == 'alpha')
 
 def passes_an_image(
-    method, # `Method`; None: plain fine-tuning
+    method:Method|None, # None: plain fine-tuning
 ) -> int:
     "Forward passes that a prediction takes: a mix looks at both ends, and perhaps at what they ask for"
     if method is None or method.kind != 'mix': return 1
@@ -69,7 +71,7 @@ class Contender:
     def trains(self):
         "Whether a fine-tuning is its own"
         return self.method is None or self.method.kind in TRAINED
-    def setting(self, work): # `wiseft.bench.run.Work` -> `Trial` with the first seed
+    def setting(self, work:object): # `wiseft.bench.run.Work` -> `Trial` with the first seed
         "How it is set; what trains nothing stands on plain fine-tuning as that is set"
         return work.chosen(self.method if self.trains else None)
 
@@ -82,15 +84,15 @@ def _in_short(knobs):
     return {k: short(v) for k, v in knobs.items()}
 
 def rates_around(
-    rate, # learning rate
+    rate:float, # learning rate
 ) -> tuple:
     "A third, one and three times of it"
     return tuple(float(f'{rate*f:.2g}') for f in (1/3, 1, 3))
 
 def one_further(
-    values, # of a grid
-    best,   # one of them
-    around, # value -> less, itself, more
+    values:tuple, # of a grid
+    best:float, # one of them
+    around:Callable, # value -> less, itself, more
 ):          # None where the best is within the grid, or nothing lies beyond
     "The value one step outside of a grid whose best is at its edge"
     if len(values) < 2 or min(values) < best < max(values): return None
@@ -140,7 +142,7 @@ class Plan:
         "Its rows in their order, those that have what they need"
         able = [m for m in self.methods if not self.missing(m)]
         return [Contender(), *map(Contender, able), *self.controls]
-    def missing(self, method) -> str:
+    def missing(self, method:Method) -> str:
         "Why a method is left out; it is rehearsed once"
         name = method.name
         if name in self.able: return ''
@@ -157,10 +159,10 @@ class Plan:
 
 # %% ../../nbs/api/bench/03_plan.ipynb #e9d14311
 def with_looks(
-    counted, # dict of `COUNTED`
-    method,  # `Method`
-    suite,   # `Suite`
-    models=1,# fine-tuned classifiers that it is given
+    counted:dict, # dict of `COUNTED`
+    method:Method,
+    suite:Suite,
+    models:int=1,# fine-tuned classifiers that it is given
 ) -> dict:
     "Counts of a method, at least what it says that it looks at"
     looks = trait(method.function, 'looks')
@@ -170,14 +172,14 @@ def with_looks(
 
 # %% ../../nbs/api/bench/03_plan.ipynb #e0496e50
 @patch
-def n_choices(self:Plan, c) -> int:
+def n_choices(self:Plan, c:Contender) -> int:
     "How many ways to set it a row chooses from"
     if c.control or not c.trains: return 0
     grids = len(self.lrs), len(strengths(c.method)) if c.method else 1
     return sum(grids)-1 + self.goes_further*sum(n > 1 for n in grids)
 
 @patch
-def n_tunings(self:Plan, c) -> tuple: # (trials, runs)
+def n_tunings(self:Plan, c:Contender) -> tuple: # (trials, runs)
     "How many fine-tunings a row takes of its own; averages ride along others, and what is chosen is one of the trials"
     alone, trials = c.trains and not (c.method and c.method.kind == 'average'), self.n_choices(c)
     return alone*trials, alone*(len(self.seeds) - (trials > 0))
@@ -203,7 +205,7 @@ def table(self:Plan) -> pd.DataFrame:
 
 # %% ../../nbs/api/bench/03_plan.ipynb #e19b885b
 @patch
-def begin(self:Plan, trial): # `ImageClassifier`
+def begin(self:Plan, trial:Trial): # `ImageClassifier`
     "What a trial starts from; a start is made once"
     method = None if trial.tuning == 'plain' else find_method(trial.tuning)
     if method is None or method.kind != 'start': return self.start
@@ -216,7 +218,7 @@ def begin(self:Plan, trial): # `ImageClassifier`
     return self.starts[method.name]
 
 @patch
-def riders(self:Plan, lr) -> list: # of `Trial`, with the first seed
+def riders(self:Plan, lr:float) -> list: # of `Trial`, with the first seed
     "Averages over time at all their strengths, along a plain fine-tuning"
     averages = [m for m in self.methods if m.kind == 'average']
     return [Trial(lr, self.seeds[0], m.name, s) for m in averages for s in strengths(m)]
@@ -236,7 +238,7 @@ def as_json(self:Plan) -> dict:
 
 # %% ../../nbs/api/bench/03_plan.ipynb #4f978e9f
 @patch
-def n_curves(self:Plan, contender) -> int:
+def n_curves(self:Plan, contender:Contender) -> int:
     "How many a row has: one a seed, or one of all seeds together"
     return 1 if contender.method and takes_several(contender.method) else len(self.seeds)
 
@@ -247,7 +249,7 @@ def n_judged(self:Plan) -> int:
     return sum(map(of, self.contenders())) # what is chosen was judged; what validation likes best may be another trial
 
 @patch
-def n_left_out(self:Plan, contender) -> int:
+def n_left_out(self:Plan, contender:Contender) -> int:
     "How many times a classifier of all seeds is made again, without each of them"
     several = contender.method and takes_several(contender.method)
     return len(self.seeds) if several and len(self.seeds) > 2 else 0

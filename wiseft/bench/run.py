@@ -8,6 +8,7 @@ __all__ = ['UNREADABLE', 'TimeIsUp', 'Busy', 'Clock', 'seen_along', 'AverageFail
 # %% ../../nbs/api/bench/06_run.ipynb #37cf82ef
 import hashlib, json, numpy as np, re
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from contextlib import contextmanager, suppress
 from datetime import date
@@ -19,6 +20,7 @@ from time import perf_counter, sleep
 from ..data.arrays import read_table
 from ..data.control import HALF, control_sets, half_the_classes
 from ..data.images import ImageSet
+from ..data.suites import Suite
 from ..models.open_clip_config import read_json
 from ..train.flops import passes
 from ..base.devices import describe_device
@@ -27,14 +29,14 @@ from ..infer.evaluation import check_known, evaluate, look
 from ..infer.members import member
 from .families import looked_at, with_rows
 from ..base.files import atomic_path, locked
-from ..models.classifier import zeroshot_classifier
+from ..models.classifier import ImageClassifier, zeroshot_classifier
 from ..models.load import load_classifier
 from ..weights.merge import merge
-from .plan import Plan, can_compete, is_way, one_further, rates_around, with_looks
+from .plan import Contender, Plan, can_compete, is_way, one_further, rates_around, with_looks
 from .estimate import n_done, preview, readable, seconds_left, without
 from ..base.progress import duration
 from ..methods.index import all_methods
-from ..base.registry import find_method
+from ..base.registry import Method, find_method
 from ..stats.table import REFERENCE
 from ..base.text import BadFile, why_failed
 from .trial import Trial, is_done, last_words, run_trial, strengths, strengths_around, why_not
@@ -48,11 +50,11 @@ class Busy(Exception): "Another process is at a piece of work that is needed"
 class Clock:
     "Tells what is done next and how long the rest takes, and stops in time"
     def __init__(self,
-        say=print,
-        minutes=None, # to stop after; None: as long as it takes
-        total=0,      # curves to judge, at most
-        done=0,       # of which there are some
-        preview=list, # gives lines that are told before the first piece
+        say:Callable=print,
+        minutes:float|None=None, # to stop after; None: as long as it takes
+        total:int=0,  # curves to judge, at most
+        done:int=0,   # of which there are some
+        preview:Callable=list, # gives lines that are told before the first piece
     ):
         self.say, self.limit, self.total, self.preview = say, 60*(minutes or float('inf')), total, preview
         self.done, self.before, self.began, self.waits = done, done, perf_counter(), False
@@ -61,15 +63,15 @@ class Clock:
         for line in self.preview(): self.say(line)
         self.preview, self.waits = list, False
         self.say(what + self.so_far(perf_counter()-self.began))
-    def check(self, what):
+    def check(self, what:str):
         if perf_counter()-self.began > self.limit: raise TimeIsUp(f'There was no time left for: {what}.')
-    def wait(self, seconds=1):
+    def wait(self, seconds:float=1):
         "For other processes"
         self.check('waiting for another process')
         if not self.waits: self.say('wait for another process, which is at what is left of this seed')
         self.waits = True
         sleep(seconds)
-    def so_far(self, seconds):
+    def so_far(self, seconds:float):
         if not self.total: return ''
         made = self.done-self.before
         left = f', about {duration(seconds/made*(self.total-self.done))} left' if made else ''
@@ -79,11 +81,11 @@ class Clock:
 _KEPT = ['ECE (15 bins)', 'KL from start'] # metrics whose numbers per image are kept: confidence, kl
 
 def seen_along(
-    between, # dict of `members`
-    suite,
-    split,
-    control=(), # sets of other tasks
-    progress=False,
+    between:dict, # dict of `members`
+    suite:Suite,
+    split:str,
+    control:list=(), # sets of other tasks
+    progress:bool=False,
 ): # 'right', 'kl', 'answer', 'confidence' or 'label' before a set's name -> (k, …), and 'classes' -> their names
     "What each point of a curve makes of each set; `right` and `kl` are of the images that all points can read"
     alone = {k: m for k, m in between.items() if np.isnan(m.identity['alpha'])} # of a mix without an alpha
@@ -120,7 +122,7 @@ class Work:
     tried:dict=field(default_factory=dict)    # name of a trained method -> rows of `Bench.choices`
     trials:dict=field(default_factory=dict)   # name of a trained method -> `Trial` -> its best validation accuracy
     def __post_init__(self): self.weights = self.weights or self.folder/'weights'
-    def riding(self, lead) -> list: # of `Trial`
+    def riding(self, lead:Trial) -> list: # of `Trial`
         "Averages over time that ride along a plain fine-tuning: to choose from with the first seed, then the chosen"
         if (lead.tuning, lead.longer) != ('plain', 1): return []
         if lead.seed == self.plan.seeds[0]:
@@ -129,7 +131,7 @@ class Work:
         mine = [t for t in self.settings.values() if t.tuning in self.averages() and t.lr == lead.lr]
         return [replace(t, seed=lead.seed) for t in dict.fromkeys(mine)]
     def averages(self): return [m.name for m in self.plan.methods if m.kind == 'average']
-    def trained(self, trial): # `ImageClassifier`
+    def trained(self, trial:Trial): # `ImageClassifier`
         "What a trial ends with; an average over time comes from a plain fine-tuning that it rides along"
         rides = trial.tuning in self.averages()
         lead = Trial(trial.lr, trial.seed) if rides else trial
@@ -146,7 +148,7 @@ class Work:
             run_trial(lead, self.plan.begin(lead), self.plan.suite, self.weights, riders, self.plan.given,
                       **self.plan.recipe)
     @contextmanager
-    def claimed(self, name):
+    def claimed(self, name:str):
         "A piece of work that no other process is at"
         try:
             with locked(self.weights/name, wait=False): yield
@@ -176,10 +178,10 @@ def _read(file): # dict 'right' or 'kl' -> dict dataset -> (k, …), and what th
 
 @patch
 def judged(self:Work,
-    end,   # function that returns the `ImageClassifier` at alpha = 1
-    name,  # of the file
-    split, # 'validation' (of the reference alone) or 'test'
-    by='weight-space', # the way there: name of a merge or mix; a mix without an alpha is a curve of one point
+    end:Callable, # function that returns the `ImageClassifier` at alpha = 1
+    name:str, # of the file
+    split:str, # 'validation' (of the reference alone) or 'test'
+    by:str='weight-space', # the way there: name of a merge or mix; a mix without an alpha is a curve of one point
 ): # as `_read`
     "What a curve gets right, found or read"
     file = self.folder/f'{name}.{split}.npz'
@@ -213,7 +215,7 @@ def _write_arrays(file, arrays):
     with atomic_path(file, force=True) as tmp, open(tmp, 'wb') as f: np.savez_compressed(f, **arrays)
 
 @patch
-def curve(self:Work, end, name, by='weight-space') -> Curve:
+def curve(self:Work, end:Callable, name:str, by:str='weight-space') -> Curve:
     "Both splits; the classifier is made once, if at all"
     end = cache(end)
     (validation, cost), (test, _) = (self.judged(end, name, split, by) for split in ('validation', 'test'))
@@ -222,7 +224,7 @@ def curve(self:Work, end, name, by='weight-space') -> Curve:
 # %% ../../nbs/api/bench/06_run.ipynb #dd17cfca
 @patch
 def chosen(self:Work,
-    method, # `Method` that trains; None: plain fine-tuning
+    method:Method|None, # that trains; None: plain fine-tuning
 ) -> Trial:   # with the first seed
     "Learning rate at the default strength, then strength"
     name, grid, seed = method.name if method else 'plain', strengths(method) if method else [None], self.plan.seeds[0]
@@ -254,14 +256,14 @@ def _best(self:Work, name, what, values, trial, around): # values: the most caut
     return next(r['value'] for r in rows if r['chosen'])
 
 @patch
-def setting(self:Work, row) -> Trial: # with the first seed
+def setting(self:Work, row:Contender) -> Trial: # with the first seed
     "How a row is set, found once"
     if row.name not in self.settings: self.settings[row.name] = row.setting(self)
     return self.settings[row.name]
 
 # %% ../../nbs/api/bench/06_run.ipynb #253c5250
 @patch
-def made(self:Work, method, trials, name): # `ImageClassifier`
+def made(self:Work, method:Method, trials:list, name:str): # `ImageClassifier`
     "What a method that trains nothing makes of plainly fine-tuned classifiers; kept with what it says of itself"
     of = repr(([t.name for t in trials], sorted(self.plan.given.get(method.name, {}).items())))
     folder = self.weights/f'{name}, {hashlib.sha256(of.encode()).hexdigest()[:6]}' # other seeds or knobs: another one
@@ -284,7 +286,7 @@ def _make(self:Work, method, trials):
 
 # %% ../../nbs/api/bench/06_run.ipynb #b81f3c62
 @patch
-def advance(self:Work, entry, seed):
+def advance(self:Work, entry:Entry, seed:int):
     "One seed of a row"
     plan, row, method = self.plan, entry.row, entry.row.method
     entry.trial = self.setting(row)
@@ -301,7 +303,7 @@ def advance(self:Work, entry, seed):
     entry.curves.append(found)
 
 @patch
-def leave_out(self:Work, entry):
+def leave_out(self:Work, entry:Entry):
     "One classifier of several runs, made again without each of them; of two, one would be left"
     seeds, method = self.plan.seeds, entry.row.method
     if not (entry.several and entry.curves and len(seeds) > 2): return
@@ -317,7 +319,7 @@ def leave_out(self:Work, entry):
 
 # %% ../../nbs/api/bench/06_run.ipynb #0b9f76b5
 @patch
-def judge_best(self:Work, entry):
+def judge_best(self:Work, entry:Entry):
     "The first seed's trial that validation likes best, whatever the rule took"
     if entry.several or entry.row.control or not entry.curves: return
     trials = self.trials.get(entry.row.name, {})
@@ -377,8 +379,9 @@ def _round(work, step, left_out):
 UNREADABLE = 'unreadable.csv' # in a bench's folder, where there are such images
 
 def planned(
-    suite, start, folder, methods=None, seeds=(0, 1, 2), lrs=None, alphas=DEFAULT_ALPHAS, given=None,
-    control=(), **recipe, # all as in `bench`
+    suite:Suite, start:ImageClassifier, folder:str|Path, methods:list|None=None, seeds:tuple=(0, 1, 2),
+    lrs:tuple|None=None, alphas:tuple=DEFAULT_ALPHAS, given:dict|None=None, control:str|list=(),
+    **recipe, # all as in `bench`
 ) -> Plan:
     "What `bench` is going to do, without images that can't be read; nothing is written"
     known = all_methods()
@@ -432,9 +435,9 @@ def _check_control(start, control, progress):
 # %% ../../nbs/api/bench/06_run.ipynb #6c7b2ecf
 def carry_out(
     plan:Plan,
-    folder, weights=None, minutes=None, say=print, # as in `bench`
-    told=False, # was the plan told by somebody else?
-    groups=False, answers=False, # as in `bench`
+    folder:str|Path, weights:str|Path|None=None, minutes:float|None=None, say:Callable=print, # as in `bench`
+    told:bool=False, # was the plan told by somebody else?
+    groups:bool=False, answers:bool=False, # as in `bench`
 ) -> Bench:
     "Do what a plan says, as far as it isn't done"
     what_is_drawn(plan.suite, groups) # or an error now, not when all is done
@@ -468,20 +471,20 @@ def _finished(entries, n_seeds): # name -> `Entry` with the seeds that all have
 
 # %% ../../nbs/api/bench/06_run.ipynb #e1661b5d
 def bench(
-    suite,         # `Suite` with training, validation and test images, and shifted sets
-    start,         # zero-shot `ImageClassifier`
-    folder,        # for all that is found, and `weights`; made if it isn't there
-    methods=None,  # names of methods; default all that can compete
-    seeds=(0, 1, 2),
-    lrs=None,      # learning rates to choose from; default around the usual one of the CLIP
-    alphas=DEFAULT_ALPHAS,
-    given=None,    # name of a method of any kind -> knobs besides its strength
-    control=(),    # sets of other tasks, as `control_sets` takes them; or 'half': of the suite's classes half are
-    answers=False, # keep what is answered to each image, and how surely, in the folder `answers`, of curves judged from now on
-    weights=None,  # folder of classifiers; default `weights` in `folder`
-    minutes=None,  # to stop after, between two pieces of work; default: when it is done
-    groups=False,  # intervals draw groups of images (set families) instead of images
-    say=print,     # what is told goes there, a line at a time
+    suite:Suite,   # with training, validation and test images, and shifted sets
+    start:ImageClassifier, # zero-shot
+    folder:str|Path, # for all that is found, and `weights`; made if it isn't there
+    methods:list|None=None, # names of methods; default all that can compete
+    seeds:tuple=(0, 1, 2),
+    lrs:tuple|None=None, # learning rates to choose from; default around the usual one of the CLIP
+    alphas:tuple=DEFAULT_ALPHAS,
+    given:dict|None=None, # name of a method of any kind -> knobs besides its strength
+    control:str|list=(), # sets of other tasks, as `control_sets` takes them; or 'half': of the suite's classes half are
+    answers:bool=False, # keep what is answered to each image of curves judged from now on, and how surely, in `answers`
+    weights:str|Path|None=None, # folder of classifiers; default `weights` in `folder`
+    minutes:float|None=None, # to stop after, between two pieces of work; default: when it is done
+    groups:bool=False, # intervals draw groups of images (set families) instead of images
+    say:Callable=print, # what is told goes there, a line at a time
     **recipe,      # of `finetune`, the same for all: epochs, batch_size, precision, progress, …
 ) -> Bench:
     "Compare methods of robust fine-tuning on one budget"

@@ -13,10 +13,12 @@ from fastai.callback.core import Callback
 from functools import partial
 from inspect import signature
 from pathlib import Path
+from ..data.suites import Suite
 from ..train.flops import COPIES, Costs
 from ..base.files import atomic_path
 from ..train.learner import finetune
-from ..base.registry import find_method
+from ..models.classifier import ImageClassifier
+from ..base.registry import Method, find_method
 
 # %% ../../nbs/api/bench/02_trial.ipynb #2478a9a1
 TRAINED = 'loss', 'pull', 'average', 'start', 'train' # kinds of methods that are part of a fine-tuning
@@ -44,7 +46,7 @@ class Trial:
 
 # %% ../../nbs/api/bench/02_trial.ipynb #4e4a6c5a
 def strengths(
-    method, # `Method`
+    method:Method,
 ): # three values of its knob, from weak to strong, the default in the middle; [None] if it has none to turn
     "A method's default strength, and a weaker and a stronger one"
     knob = signature(method.function).parameters.get(method.knob)
@@ -53,8 +55,8 @@ def strengths(
     return values[::-1] if method.smaller_is_stronger else values
 
 def strengths_around(
-    method, # `Method`
-    value,  # of its knob
+    method:Method,
+    value:float, # of its knob
 ) -> list: # of three, ascending
     "A third, one and three times a number or a count, or the odds of a part"
     if isinstance(value, int): return [max(1, round(value/3)), value, 3*value]
@@ -64,7 +66,7 @@ def strengths_around(
 
 # %% ../../nbs/api/bench/02_trial.ipynb #b10ebbca
 def last_words(
-    e, # exception
+    e:Exception, # exception
 ) -> str:
     "What an error says; fastai puts words of its own before it"
     *_, last = f'{type(e).__name__}: {e}'.strip().splitlines()
@@ -72,7 +74,7 @@ def last_words(
 
 class Rider(Callback):
     "An average over time whose failure costs nothing but itself"
-    def __init__(self, average): self.average, self.failed = average, None
+    def __init__(self, average:Callback): self.average, self.failed = average, None
     def __call__(self, event):
         if self.failed is None: self._guarded(lambda: self._pass_on(event))
     def _pass_on(self, event):
@@ -86,7 +88,7 @@ class Rider(Callback):
     def kept(self): # for a checkpoint
         kept = self.failed is None and self._guarded(self.average.kept)
         return dict(failed=torch.tensor(list(self.failed.encode()), dtype=torch.uint8)) if self.failed else kept
-    def restore(self, kept):
+    def restore(self, kept:dict):
         if 'failed' in kept: self.failed = bytes(kept['failed'].tolist()).decode()
         else: self._guarded(lambda: self.average.restore(kept))
     @property
@@ -97,10 +99,10 @@ class Rider(Callback):
 REHEARSED = 'loss', 'pull', 'train' # kinds of methods that take part in every step
 
 def rehearse(
-    start,      # `ImageClassifier` to start from
-    suite,      # `Suite`, of which some images of the reference are used
-    method,     # `Method` of one of these kinds
-    given=None, # its knobs
+    start:ImageClassifier, # to start from
+    suite:Suite, # of which some images of the reference are used
+    method:Method, # of one of these kinds
+    given:dict|None=None, # its knobs
     **recipe,   # of `finetune`
 ) -> str: # '' if nothing does
     "What stands in the way of a method, by three steps of a fine-tuning"
@@ -114,12 +116,12 @@ def rehearse(
     return ''
 
 # %% ../../nbs/api/bench/02_trial.ipynb #5774cf20
-def is_done(folder, trial, riders=()) -> bool:
+def is_done(folder:Path, trial:Trial, riders:tuple=()) -> bool:
     "Whether a trial is there, and each of its riders, or why it failed"
     return (folder/trial.name).exists() and all(
         (folder/t.name).exists() or (folder/f'{t.name}.failed').exists() for t in riders)
 
-def why_not(folder, trial) -> str: # '' if nothing is known
+def why_not(folder:Path, trial:Trial) -> str: # '' if nothing is known
     "Why a rider failed"
     file = folder/f'{trial.name}.failed'
     return file.read_text(encoding='utf-8') if file.exists() else ''
@@ -148,11 +150,11 @@ def _keep(classifier, cost, folder, trial, failed=None):
 # %% ../../nbs/api/bench/02_trial.ipynb #d2df7e58
 def run_trial(
     trial:Trial,
-    start,     # `ImageClassifier` to start from; of a method of the kind `start`, what that made
-    suite,     # `Suite`, of which the reference is used
-    folder,    # where trials are kept
-    riders=(), # trials of averages over time with the same learning rate and seed, if this is a plain one
-    given=None,# name of a method -> knobs besides its strength
+    start:ImageClassifier, # to start from; of a method of the kind `start`, what that made
+    suite:Suite, # of which the reference is used
+    folder:str|Path, # where trials are kept
+    riders:tuple=(), # trials of averages over time with the same learning rate and seed, if this is a plain one
+    given:dict|None=None,# name of a method -> knobs besides its strength
     **recipe,  # of `finetune`: epochs, batch_size, precision, …
 ) -> Path: # the classifier's folder
     "Train a classifier and save it, unless that was done"

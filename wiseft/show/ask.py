@@ -16,6 +16,7 @@ from ..infer.ensembles import members
 from ..infer.flips import thumbnail
 from ..infer.members import member
 from .html import html_page
+from ..models.classifier import ImageClassifier
 
 # %% ../../nbs/api/show/09_ask.ipynb #b8ee7565
 _body = """<style>
@@ -148,14 +149,14 @@ def _page(questions, picture, answers): # HTML
 
 # %% ../../nbs/api/show/09_ask.ipynb #a74c7ba4
 def ask(
-    zeroshot, # classifier, or any first one
-    finetuned,# the same, fine-tuned, or any second one of the same classes
-    pictures, # of the new domain, without labels: a folder, table, tar or file, or a list of such
-    output,   # folder to write
+    zeroshot:ImageClassifier, # classifier, or any first one
+    finetuned:ImageClassifier,# the same, fine-tuned, or any second one of the same classes
+    pictures:str|Path|list, # of the new domain, without labels: a folder, table, tar or file, or a list of such
+    output:str|Path, # folder to write
     labels:int=50, # pictures to label, of those on which the classifiers disagree
-    alphas=None,   # averages of their weights to tell apart; None: the two themselves alone
+    alphas:list|None=None, # averages of their weights to tell apart; None: the two themselves alone
     random:int=0,  # pictures to label besides, of all: what accuracy itself is had from
-    names=('zero-shot', 'fine-tuned'), # of the two
+    names:tuple=('zero-shot', 'fine-tuned'), # of the two
     force:bool=False, # ask again in the same folder; labels that are in its table are kept
     **kwargs # of `wiseft.infer.evaluation.look`: batch_size, workers, progress
 ) -> Questions:
@@ -189,8 +190,8 @@ def _there_already(folder, questions): # file -> labels
 
 # %% ../../nbs/api/show/09_ask.ipynb #a6e1aba2
 def answered(
-    folder, # of `ask`
-    answers # table of labels, saved by the page or filled in
+    folder:str|Path, # of `ask`
+    answers:str|Path # table of labels, saved by the page or filled in
 ) -> tuple: # differences and accuracies, a DataFrame each, and sentences about them
     "What labels say of the classifiers that disagreed"
     questions = read_questions(folder)

@@ -19,7 +19,7 @@ _SIDES = dict(shifted='Mean accuracy under distribution shift', control='Mean ac
 def plot_bench(
     curves:pd.DataFrame, # of `Bench.curves`: method, alpha, reference, shifted
     gains:pd.DataFrame,  # of `Bench.gains`
-    side='shifted',      # or 'control', where there are such sets
+    side:str='shifted',  # or 'control', where there are such sets
 ) -> Figure:
     "Accuracy under shift, or on control sets, against accuracy on the reference, a curve a method"
     fig = new_figure(7.2, 5)

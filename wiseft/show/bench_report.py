@@ -15,6 +15,7 @@ from ..base.devices import describe_device
 from ..base.files import atomic_path
 from .html import html_figure, html_page, html_table, html_text
 from ..base.registry import REGISTRY
+from ..bench.outcome import Bench
 from ..stats.table import MEAN
 
 # %% ../../nbs/api/show/08_bench_report.ipynb #9d46fc7a
@@ -155,10 +156,10 @@ def _body(found, origin):
 
 # %% ../../nbs/api/show/08_bench_report.ipynb #6fac4514
 def write_bench_report(
-    found,       # `Bench`
-    path,        # HTML file
+    found:Bench,
+    path:str|Path, # HTML file
     title:str='Robust fine-tuning: methods compared',
-    force=False, # replace an existing file
+    force:bool=False, # replace an existing file
     origin:str='', # the command that made it, and when
 ) -> Path:
     "Write one self-contained HTML page of a bench, atomically; FileExistsError unless `force`"

@@ -21,7 +21,7 @@ from ..base.text import first_few, in_markdown
 
 # %% ../../nbs/api/show/06_card.ipynb #c0c01084
 def in_words(
-    value # of a recipe
+    value:object # of a recipe
 ) -> str:
     "A value of a recipe as a reader wants it"
     if isinstance(value, str): return value
@@ -30,7 +30,7 @@ def in_words(
     return json.dumps(value, ensure_ascii=False)
 
 def recipe_lines(
-    recipe # of a classifier
+    recipe:dict # of a classifier
 ) -> list: # of (what, value), both text
     "What a recipe says, a line each; of what has parts, a line a part"
     lines = []
@@ -43,7 +43,7 @@ def recipe_lines(
 
 # %% ../../nbs/api/show/06_card.ipynb #86ad8152
 def recipe_rows(
-    card # of `read_card`
+    card:dict, # of `read_card`
 ) -> list: # of (what, value), both text
     "How a classifier was made: where it comes from, what trained, on what, how long, with which versions"
     tower, recipe = card['clip'], dict(card['recipe'])
@@ -116,9 +116,9 @@ classifier.predict_image('picture.jpg')
 
 # %% ../../nbs/api/show/06_card.ipynb #e873a80d
 def write_card(
-    folder,  # of a saved classifier
-    results=None, # results table, or its file
-    licence=None, # as the hub names it ('mit', 'apache-2.0', 'other'), if you know it
+    folder:str|Path, # of a saved classifier
+    results:str|Path|pd.DataFrame|None=None, # results table, or its file
+    licence:str=None, # as the hub names it ('mit', 'apache-2.0', 'other'), if you know it
 ) -> Path: # README.md, which replaces an earlier card
     "Write a model card for people and the hub into a classifier's folder"
     folder = existing_folder(folder, 'classifier')
@@ -146,9 +146,9 @@ def write_card(
 
 # %% ../../nbs/api/show/06_card.ipynb #30c159a7
 def push_to_hub(
-    folder,  # of a saved classifier
-    repo,    # 'owner/name'; made if it isn't there
-    private=True, # a repository that only its owner sees?
+    folder:str|Path, # of a saved classifier
+    repo:str, # 'owner/name'; made if it isn't there
+    private:bool=True, # a repository that only its owner sees?
 ) -> str: # address of the commit
     "Upload a classifier's folder to the hub, with a model card if it has none"
     folder = existing_folder(folder, 'classifier')

@@ -12,7 +12,7 @@ from string import Template
 
 # %% ../../nbs/api/show/05_html.ipynb #4f1b7c2e
 def html_text(
-    words, # a sentence
+    words:str, # a sentence
 ) -> str:
     "Words as HTML, with the minus sign that tables have"
     return re.sub(r'(?<![\w-])-(?=\d)', '−', escape(words))
@@ -38,7 +38,7 @@ def html_table(
 # %% ../../nbs/api/show/05_html.ipynb #5d91e91c
 def html_figure(
     kind:str,    # what it is called in the page
-    fig,         # matplotlib's `Figure`
+    fig:object,  # matplotlib's `Figure`
     alt:str,     # its numbers in words
     caption:str,
 ) -> str:

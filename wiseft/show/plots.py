@@ -7,6 +7,7 @@ __all__ = ['plot_frontier', 'plot_control', 'plot_alpha', 'plot_shifts', 'plot_r
 
 # %% ../../nbs/api/show/02_plots.ipynb #8f54f6b3
 import re, textwrap, numpy as np, pandas as pd, seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from .style import (COLORS, DASHES, LEGEND, MARKERS, SIZES, accuracy_axis, darker, dense_line, fits_logit,
@@ -77,7 +78,7 @@ def _label_frontier(ax, points):
 def plot_frontier(
     table:pd.DataFrame,
     dataset:str=MEAN, # a set, or one of the means
-    ax=None,          # draw into these axes instead of a new figure
+    ax:Axes|None=None, # draw into these axes instead of a new figure
 ) -> Figure:
     "Accuracy on the reference against that under shift, on logit axes: end points, curves over α, 95 % intervals."
     points = frontier(table, dataset)

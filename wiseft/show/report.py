@@ -415,7 +415,7 @@ def _body(everything, comparisons, notes, alpha, baselines, predictions, images,
 # %% ../../nbs/api/show/07_report.ipynb #193510d7
 def write_report(
     table:pd.DataFrame,            # results of one pair of end points, one split; the first metric is drawn
-    path,                          # HTML file
+    path:str|Path,                 # HTML file
     title:str='Robust fine-tuning: results',
     comparisons:pd.DataFrame|None=None, # of `compare`, or several concatenated; default of the predictions
     notes:str|None=None,           # plain text below the headline; empty lines part paragraphs

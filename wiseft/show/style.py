@@ -9,8 +9,11 @@ __all__ = ['COLORS', 'MARKERS', 'DASHES', 'SIZES', 'LEGEND', 'Styles', 'darker',
 # %% ../../nbs/api/show/00_style.ipynb #995d5653
 import io
 import matplotlib as mpl, matplotlib.pyplot as plt, numpy as np, seaborn as sns
+from collections.abc import Callable
 from functools import wraps
 from itertools import cycle
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends import BackendFilter, backend_registry
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
@@ -21,7 +24,7 @@ _palette, _dark = sns.color_palette('colorblind'), sns.color_palette('dark')
 
 class Styles(dict):
     "A style for every name: those that are known, and for any other the next of a cycle"
-    def __init__(self, known, others):
+    def __init__(self, known:dict, others:list):
         super().__init__(known)
         self.others = cycle(others)
     def __missing__(self, name): return self.setdefault(name, next(self.others))
@@ -35,7 +38,7 @@ SIZES = Styles({'*': 15, 's': 8.5, 'D': 8.5, 'P': 10, 'X': 10}, [9])
 
 # %% ../../nbs/api/show/00_style.ipynb #2de3176d
 def darker(
-    color, # of a mark, as matplotlib reads it
+    color:str|tuple, # of a mark, as matplotlib reads it
 ) -> tuple: # red, green, blue
     "The colour for text that belongs to a mark"
     return tuple(.72*c for c in mpl.colors.to_rgb(color))
@@ -50,8 +53,8 @@ class _Picture(Figure):
         return file.getvalue()
 
 def new_figure(
-    width, height, # inches
-    beside=False,  # leave room for a legend beside the axes
+    width:float, height:float, # inches
+    beside:bool=False, # leave room for a legend beside the axes
 ) -> Figure:
     "An empty figure that shows itself"
     return _Picture(figsize=(width + 2.7*beside, height), dpi=110, layout='constrained')
@@ -71,7 +74,7 @@ _look = {**sns.plotting_context('paper', font_scale=1.15), **sns.axes_style('whi
          'text.parse_math': False} # a set may be called $x_$
 
 def styled(
-    draw, # function that returns a figure
+    draw:Callable, # function that returns a figure
 ):
     "Run `draw` in the look of these pictures, leaving the caller's alone, and show what it drew by matplotlib's rules."
     @wraps(draw)
@@ -89,13 +92,13 @@ def styled(
 LEGEND = dict(ncols=3, frameon=False, fontsize='small', handlelength=2.1, columnspacing=1.2)
 
 def legend_place(
-    many, # whether the legend is long
+    many:bool, # whether the legend is long
 ) -> dict: # for `fig.legend`
     "Where a figure's legend stands: above the axes, or, if it is long, beside them"
     return dict(LEGEND, loc='outside right upper', ncols=1) if many else dict(LEGEND, loc='outside upper left')
 
 def spread_legend(
-    make,  # the method `legend` of a figure or of axes
+    make:Callable, # the method `legend` of a figure or of axes
     *what, # to be in it
     **how, # for `make`, `ncols` among it
 ):
@@ -107,13 +110,13 @@ def spread_legend(
 
 # %% ../../nbs/api/show/00_style.ipynb #94d95666
 def fits_logit(
-    values, # fractions
+    values:np.ndarray, # fractions
 ) -> bool:
     "Whether all values have room on a logit scale."
     return min(values) > 0.005 and max(values) < 0.995
 
 def percent_ticks(
-    axis, # `ax.xaxis` or `ax.yaxis`
+    axis:Axis, # `ax.xaxis` or `ax.yaxis`
 ):
     "Write the ticks of an axis of fractions in per cent"
     axis.set_major_formatter(FuncFormatter(lambda v,_: f'{100*v:g} %'))
@@ -130,11 +133,11 @@ def _ticks(lo, hi, to=lambda p: p):
 
 # %% ../../nbs/api/show/00_style.ipynb #7af79353
 def accuracy_axis(
-    axis,       # `ax.xaxis` or `ax.yaxis`
-    values,     # fractions
-    low=None,   # ends of their intervals, as many
-    high=None,
-    logit=True, # where the values have room on that scale
+    axis:Axis,  # `ax.xaxis` or `ax.yaxis`
+    values:np.ndarray, # fractions
+    low:np.ndarray|None=None, # ends of their intervals, as many
+    high:np.ndarray|None=None,
+    logit:bool=True, # where the values have room on that scale
 ):
     "Logit scale if asked for and possible, limits around values and intervals (if not very long), ticks in per cent."
     values = np.asarray(values, dtype=float)
@@ -152,9 +155,9 @@ def accuracy_axis(
 
 # %% ../../nbs/api/show/00_style.ipynb #c160fa3e
 def logit_axes(
-    ax, # matplotlib's
-    xlim, ylim, # (low, high), fractions
-    step=5, # between ticks, per cent
+    ax:Axes, # matplotlib's
+    xlim:tuple, ylim:tuple, # (low, high), fractions
+    step:int=5, # between ticks, per cent
 ):
     "Both axes of accuracies on logit scales, ticks in per cent"
     for axis, (low, high) in ((ax.xaxis, xlim), (ax.yaxis, ylim)):
@@ -167,7 +170,7 @@ def logit_axes(
 
 # %% ../../nbs/api/show/00_style.ipynb #2320adf0
 def dense_line(
-    xy, # (n, 2), pixels
+    xy:np.ndarray, # (n, 2), pixels
 ): # (m, 2)
     "Pixels along a polyline, a few apart; what lies far off or isn't known is cut."
     xy = np.clip(xy[~np.isnan(xy).any(1)], -5000, 5000)
@@ -176,11 +179,11 @@ def dense_line(
 
 # %% ../../nbs/api/show/00_style.ipynb #5b85a38f
 def place_label(
-    ax,
-    label,
-    xy,        # what it names, in data
-    obstacles, # two arrays (n, 2) of pixels: what counts in full, and what counts a fifth
-    taken,     # boxes of the labels so far; the new one's is added
+    ax:Axes,
+    label:str,
+    xy:tuple,  # what it names, in data
+    obstacles:tuple, # two arrays (n, 2) of pixels: what counts in full, and what counts a fifth
+    taken:list, # boxes of the labels so far; the new one's is added
     **text,    # for matplotlib
 ):
     "Write `label` near `xy` where it hides the fewest `obstacles` and no box of `taken`."

@@ -67,7 +67,7 @@ def asked_difference(
 
 # %% ../../nbs/api/stats/14_asked.ipynb #ca3a0785
 def simultaneous_differences(
-    right,        # (labels, k) bool: which of k classifiers is right
+    right:np.ndarray, # (labels, k) bool: which of k classifiers is right
     disagree:int, # on how many images not all of them give one answer, of which those with labels are a random part
     n:int,        # of so many
     level:float=.95,

@@ -12,10 +12,10 @@ from .class_metrics import metric_resamples, per_unit, same_length, tail_expansi
 
 # %% ../../nbs/api/stats/02_calibration.ipynb #ece-code
 def expected_calibration_error(
-    confidence, # (n,) highest probability of each image
-    correct,    # (n,) bool
+    confidence:np.ndarray, # (n,) highest probability of each image
+    correct:np.ndarray, # (n,) bool
     bins:int=15, # equally wide, from 0 to 1; a confidence on an edge belongs below
-    units=None, # (n,) ids of what is drawn, as in `bootstrap`; None: images
+    units:list|None=None, # (n,) ids of what is drawn, as in `bootstrap`; None: images
     n_resamples:int=2000,
     level:float=0.95,
     rng:np.random.Generator|None=None, # None: `default_rng(0)`

@@ -47,7 +47,7 @@ def _small_sets(t):
 
 # %% ../../nbs/api/stats/06_caveats.ipynb #c81c0cf5
 def doubtful_alphas(
-    alphas, # mixing coefficients, or None
+    alphas:list|None, # mixing coefficients, or None
 ) -> list: # sentences
     "Mixing coefficients that are probably per cent"
     large = [a for a in (() if alphas is None else alphas) if a > 2]
@@ -57,8 +57,8 @@ def doubtful_alphas(
 
 # %% ../../nbs/api/stats/06_caveats.ipynb #0fd0449a
 def exchanged_classes(
-    labels,    # (n,) classes
-    predicted, # (n,) classes; -1 where an image is unreadable
+    labels:np.ndarray, # (n,) classes
+    predicted:np.ndarray, # (n,) classes; -1 where an image is unreadable
 ) -> list: # of tuples of classes
     "Classes of which hardly an image is right and most are taken for the next, round in a ring"
     t = pd.DataFrame(dict(label=labels, predicted=predicted))[np.asarray(predicted) >= 0]
@@ -78,7 +78,7 @@ def _ring(taken_for, a):
 
 # %% ../../nbs/api/stats/06_caveats.ipynb #804474b1
 def averaging_costs(
-    accuracies, # Series: alpha -> accuracy on validation images of the reference; of 0, 0.5 and 1 at least
+    accuracies:pd.Series, # Series: alpha -> accuracy on validation images of the reference; of 0, 0.5 and 1 at least
     n:int,      # how many images
     start:str='zero-shot', # what stands at alpha = 0, or 'start'
 ) -> list: # a sentence, or none

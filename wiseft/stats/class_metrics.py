@@ -7,14 +7,15 @@ __all__ = ['bootstrap', 'per_unit', 'metric_resamples', 'tail_expansion', 'per_c
 
 # %% ../../nbs/api/stats/01_class_metrics.ipynb #ad53c22e
 import numpy as np
+from collections.abc import Callable
 from ..base.lazy import sparse, stats
 from .metrics import FEW, clopper_pearson, right_or_wrong
 
 # %% ../../nbs/api/stats/01_class_metrics.ipynb #1219e3e3
 def bootstrap(
-    counts,    # (n, m), what each image adds; a sparse array where most is zero
-    statistic, # function: sums (r, m) -> metric of each (r,), a fraction
-    units=None, # (n,) ids of what is drawn; None: images
+    counts:np.ndarray, # (n, m), what each image adds; a sparse array where most is zero
+    statistic:Callable, # function: sums (r, m) -> metric of each (r,), a fraction
+    units:list|None=None, # (n,) ids of what is drawn; None: images
     n_resamples:int=2000,
     level:float=0.95,
     rng:np.random.Generator|None=None, # None: `default_rng(0)`, the same answer every time
@@ -38,8 +39,8 @@ def bootstrap(
 
 # %% ../../nbs/api/stats/01_class_metrics.ipynb #a062fdb7
 def per_unit(
-    counts, # (n, m), what each image adds
-    units   # (n,) ids
+    counts:np.ndarray, # (n, m), what each image adds
+    units:list|None # (n,) ids
 ): # (n_units, m), sparse
     "Sums over the images of each unit"
     codes = {u:i for i,u in enumerate(dict.fromkeys(units))}
@@ -49,8 +50,8 @@ def per_unit(
     return sparse.csr_array((np.ones(len(rows)), (rows, np.arange(len(rows))))) @ counts
 
 def metric_resamples(
-    counts,    # (n, m), sparse
-    statistic, # function: sums (r, m) -> (r, …)
+    counts:np.ndarray, # (n, m), sparse
+    statistic:Callable, # function: sums (r, m) -> (r, …)
     n_resamples:int,
     rng:np.random.Generator,
 ) -> np.ndarray: # (n_resamples, …)
@@ -80,8 +81,8 @@ def _drawn(n, r, rng):
 
 # %% ../../nbs/api/stats/01_class_metrics.ipynb #63d34972
 def per_class(
-    correct, # (n,) bool
-    labels,  # (n,) class indices
+    correct:np.ndarray, # (n,) bool
+    labels:np.ndarray, # (n,) class indices
     n_classes:int,
 ) -> np.ndarray: # (n_classes,), NaN for classes without an image
     "Accuracy of each class."
@@ -90,9 +91,9 @@ def per_class(
     return np.divide(hits, there, out=np.full(n_classes, np.nan), where=there>0)
 
 def macro_f1(
-    predicted, # (n,) class indices
-    labels,    # (n,)
-    units=None, # as in `bootstrap`
+    predicted:np.ndarray, # (n,) class indices
+    labels:np.ndarray, # (n,)
+    units:list|None=None, # as in `bootstrap`
     **kwargs,
 ) -> tuple: # (value, low, high)
     "Mean F1 over the classes in `labels`, with its bootstrap interval; over five units it may be too narrow."
@@ -108,9 +109,9 @@ def macro_f1(
 
 # %% ../../nbs/api/stats/01_class_metrics.ipynb #8a81b114
 def worst_group(
-    correct, # (n,) bool
-    groups,  # (n,) names; images within a group are taken as independent
-    ignore=('Other',), # groups that don't count
+    correct:np.ndarray, # (n,) bool
+    groups:np.ndarray, # (n,) names; images within a group are taken as independent
+    ignore:tuple=('Other',), # groups that don't count
     level:float=0.95,
 ) -> tuple: # (value, low, high)
     "Accuracy in the group where it is lowest, with an interval that is exact or wider."
@@ -126,7 +127,7 @@ def worst_group(
 
 # %% ../../nbs/api/stats/01_class_metrics.ipynb #93546f78
 def same_length(
-    a, b # one value an image
+    a:np.ndarray, b:np.ndarray # one value an image
 ) -> tuple: # of two arrays, (n,)
     "Both as arrays of one length, or a ValueError"
     a, b = np.asarray(a), np.asarray(b)

@@ -10,9 +10,9 @@ import numpy as np, torch
 
 # %% ../../nbs/api/stats/10_linesearch.ipynb #622e99c5
 def alpha_intervals(
-    zeroshot, # (n, n_classes) outputs, alpha = 0: logits or probabilities
-    finetuned, # (n, n_classes) outputs, alpha = 1
-    labels, # (n,) class indices
+    zeroshot:torch.Tensor, # (n, n_classes) outputs, alpha = 0: logits or probabilities
+    finetuned:torch.Tensor, # (n, n_classes) outputs, alpha = 1
+    labels:torch.Tensor, # (n,) class indices
 ) -> tuple: # low, high: (n,) float64 each; image i is right where low[i] < alpha < high[i]
     "The mixing coefficients at which each image is right (Och 2003)"
     u, v, y = _checked_outputs(zeroshot, finetuned, labels)
@@ -75,10 +75,10 @@ def _all_finite(u, v):
 
 # %% ../../nbs/api/stats/10_linesearch.ipynb #bd945ac0
 def projected_intervals(
-    zeroshot, # (n, n_reference) outputs, alpha = 0
-    finetuned, # (n, n_reference) outputs, alpha = 1
-    labels, # (n,) indices into `projection`
-    projection, # for each class, the indices of the columns that it stands for
+    zeroshot:torch.Tensor, # (n, n_reference) outputs, alpha = 0
+    finetuned:torch.Tensor, # (n, n_reference) outputs, alpha = 1
+    labels:torch.Tensor, # (n,) indices into `projection`
+    projection:list, # for each class, the indices of the columns that it stands for
 ) -> tuple: # low, high: (n, k) each; image i is right where low[i,j] < alpha < high[i,j] for some j
     "The mixing coefficients at which each image is right, where the highest of several columns counts"
     used = [k for p in projection for k in p]
@@ -108,8 +108,8 @@ def _piece(u, v, labels, owner, first, j):
 class AlphaCurve:
     "Accuracy of an output-space ensemble as a function of alpha, exact"
     def __init__(self,
-        low, # (n,) from `alpha_intervals`, or (n, k) from `projected_intervals`
-        high, # the same shape
+        low:np.ndarray, # (n,) from `alpha_intervals`, or (n, k) from `projected_intervals`
+        high:np.ndarray, # the same shape
     ):
         low, high = (np.asarray(t, dtype=float) for t in (low, high))
         self.n, ever = len(low), low < high
@@ -119,16 +119,16 @@ class AlphaCurve:
         ends = f'{self.accuracy(0.):.1%} at 0, {self.accuracy(1.):.1%} at 1'
         return f'AlphaCurve of {self.n} images: {ends}, {self.best()[1]:.1%} at best'
     def accuracy(self,
-        alpha # number, or array of numbers
+        alpha:float|np.ndarray # number, or array of numbers
     ): # fraction of images that are right there; the same shape
         return (np.searchsorted(self.low, alpha, 'left') - np.searchsorted(self.high, alpha, 'right'))/self.n
-    def steps(self, start=0., stop=1.): # (k+1,) alphas, (k,) accuracies: between two alphas it stays the same
+    def steps(self, start:float=0., stop:float=1.) -> tuple: # (k+1,) alphas, (k,) accuracies between two of them
         ends = np.concatenate([self.low, self.high])
         least = 1e-12 # what is narrower is the end of an interval, where it wins a tie
         at = np.unique([start, *ends[(ends > start + least) & (ends < stop - least)], stop])
         at = at[np.diff(at, prepend=-np.inf) > least]
         return at, self.accuracy((at[1:]+at[:-1])/2)
-    def best(self, start=0., stop=1.): # alpha, in the middle of the first of the highest steps; its accuracy
+    def best(self, start:float=0., stop:float=1.) -> tuple: # middle of the first highest step, its accuracy
         at, accuracy = self.steps(start, stop)
         i = accuracy.argmax()
         return (at[i]+at[i+1])/2, accuracy[i]
@@ -137,7 +137,7 @@ class AlphaCurve:
 def bootstrap_best(
     curve:AlphaCurve,
     n_resamples:int=1000,
-    rng=None, # `numpy.random.Generator`; default seed 0
+    rng:np.random.Generator|None=None, # default seed 0
 ) -> np.ndarray: # (n_resamples,) the best alpha in 0…1 of each draw
     "Best mixing coefficients of resampled images"
     rng, (low, high, i) = rng or np.random.default_rng(0), curve.intervals

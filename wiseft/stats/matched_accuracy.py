@@ -17,9 +17,9 @@ from .table import REFERENCE
 # %% ../../nbs/api/stats/11_matched_accuracy.ipynb #512ebc26
 _CLOSE = 1e-9 # accuracies that are equal may differ by rounding, and otherwise on each processor
 def place_on(
-    reference, # (…, k) accuracy on the reference of a curve's points, in the order of α
-    shifted,   # (…, k) of the same points under shift
-    wanted,    # (…) accuracy on the reference
+    reference:np.ndarray, # (…, k) accuracy on the reference of a curve's points, in the order of α
+    shifted:np.ndarray, # (…, k) of the same points under shift
+    wanted:np.ndarray, # (…) accuracy on the reference
 ) -> tuple:    # (…) place, 2.5 half-way from point 2 to 3; (…) how far `wanted` lies beyond the curve
     "Where a curve is best under shift, of its places that have a reference accuracy or a higher one"
     reference, shifted = np.asarray(reference, float), np.asarray(shifted, float)
@@ -37,8 +37,8 @@ def place_on(
     return np.take_along_axis(places, best, -1)[..., 0], np.where(beyond > _CLOSE, beyond, 0)
 
 def at_place(
-    values, # (…, k) of a curve's points
-    place,  # (…) from `place_on`
+    values:np.ndarray, # (…, k) of a curve's points
+    place:np.ndarray, # (…) from `place_on`
 ):          # (…)
     "The value of a curve at a place, straight between its points"
     values = np.asarray(values, float)
@@ -49,7 +49,7 @@ def at_place(
     return low + (place-first)*(high-low)
 
 def at_reference(
-    reference, shifted, wanted, # as in `place_on`
+    reference:np.ndarray, shifted:np.ndarray, wanted:np.ndarray, # as in `place_on`
 ) -> tuple: # (…) accuracy under shift, (…) how far `wanted` lies beyond the curve's highest reference accuracy
     "Best accuracy under shift of a curve where it has a reference accuracy, or a higher one"
     place, beyond = place_on(reference, shifted, wanted)
@@ -91,10 +91,10 @@ def _units_of(correct, units):
     return units or {s: each_alone(s) for s in correct}
 
 def resampled(
-    correct,          # set name -> (m, n_images), of m classifiers: right or wrong, or the share of right seeds
-    units=None,       # set name -> (n_images,) ids of what is drawn; None: images
-    n_resamples=2000,
-    rng=None,         # `numpy.random.Generator`; default `default_rng(0)`
+    correct:dict,     # set name -> (m, n_images), of m classifiers: right or wrong, or the share of right seeds
+    units:dict|None=None, # set name -> (n_images,) ids of what is drawn; None: images
+    n_resamples:int=2000,
+    rng:np.random.Generator|None=None, # default `default_rng(0)`
 ):                    # set name -> (n_resamples, m)
     "Accuracy of each classifier in each resample of the images, which all classifiers share"
     rng, out = rng or np.random.default_rng(0), {s: [] for s in correct}
@@ -114,10 +114,10 @@ def _halves(codes, part, size, rng): # (size, n_units) of 0 and 1
     return half.astype(float)
 
 def judged_by_halves(
-    correct, k,   # as in `resampled`; the first k classifiers are the curve
-    units=None,   # as in `resampled`
-    n_splits=40,
-    rng=None,     # as in `resampled`
+    correct:dict, k:int, # as in `resampled`; the first k classifiers are the curve
+    units:dict|None=None, # as in `resampled`
+    n_splits:int=40,
+    rng:np.random.Generator|None=None, # as in `resampled`
 ):                # (m-k,)
     "Accuracy under shift above the place on the curve that other images choose, of all classifiers after the curve"
     rng, (codes, part) = rng or np.random.default_rng(0), _drawn_together(_units_of(correct, units))
@@ -138,12 +138,12 @@ def matched_gains(
     methods:dict,     # name -> set name -> (n_images,), right or wrong, or the share of seeds that were right
     curve:dict,       # set name -> (k, n_images), the same of the points of a curve, in the order of α
     chosen:int,       # position of the curve's point that validation chose
-    units=None,       # as in `resampled`
-    without=(),       # for each seed (methods, curve) without it; there a method may lack
-    family=None,      # number of tests that Holm's adjustment counts; default the methods
-    n_resamples=2000,
-    level=.95,
-    rng=None,         # as in `resampled`
+    units:dict|None=None, # as in `resampled`
+    without:list=(),  # for each seed (methods, curve) without it; there a method may lack
+    family:int|None=None, # number of tests that Holm's adjustment counts; default the methods
+    n_resamples:int=2000,
+    level:float=.95,
+    rng:np.random.Generator|None=None, # as in `resampled`
 # method, reference, shifted, gain, low, high, baseline, beyond, beyond_low, beyond_high,
 # ahead, ahead_low, ahead_high, p, p_holm, smallest, over
 ) -> pd.DataFrame:
@@ -211,8 +211,8 @@ def _check_sets(methods, curve):
 def against_itself(
     seeds:list, # for each seed: set name -> (k, n_images), right or wrong, of the points of a curve
     chosen:int, # position of the point that validation chose
-    units=None, # as in `resampled`
-    level=.95,
+    units:dict|None=None, # as in `resampled`
+    level:float=.95,
 ) -> dict:      # gain, low, high, ahead, ahead_low, ahead_high
     "What a curve gains over itself with other seeds, and where that lies in 95 of a hundred cases"
     def mean(some, s): return np.mean([seeds[i][s] for i in some], 0)

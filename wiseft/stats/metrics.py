@@ -14,8 +14,8 @@ from ..base.lazy import proportion, sparse, special, stats
 
 # %% ../../nbs/api/stats/00_metrics.ipynb #e56ed2a7
 def correct(
-    logits,  # (n, n_classes), tensor or array
-    labels,  # (n,), integer class indices
+    logits:torch.Tensor, # (n, n_classes), tensor or array
+    labels:torch.Tensor, # (n,), integer class indices
     k:int=1, # how many of the highest logits may hold the class
 ) -> np.ndarray: # (n,) bool
     "Whether each image's class is among its `k` highest logits; ties go to the lower class index."
@@ -28,8 +28,8 @@ def _rank(logits, labels):
     return ((logits > own) | ((logits == own) & lower)).sum(1)
 
 def accuracy(
-    logits, # (n, n_classes)
-    labels, # (n,)
+    logits:torch.Tensor, # (n, n_classes)
+    labels:torch.Tensor, # (n,)
 ) -> float:
     "Share of images whose highest logit is their class (top-1)."
     return float(correct(logits, labels).mean())
@@ -53,8 +53,8 @@ def _checked(logits, labels):
 
 # %% ../../nbs/api/stats/00_metrics.ipynb #8d697c1c
 def batch_scores(
-    logits, # (n, n_classes)
-    labels, # (n,), on the same device
+    logits:torch.Tensor, # (n, n_classes)
+    labels:torch.Tensor, # (n,), on the same device
 ) -> dict: # 'top5', 'confidence', 'nll', 'brier' -> (n,) tensor there
     "What calibration and top-5 accuracy are made of, image by image; nothing is checked, so that nothing waits."
     logp = logits.to(widest_float(logits.device)).log_softmax(1)
@@ -63,16 +63,16 @@ def batch_scores(
     return dict(top5=_rank(logits, labels) < 5, confidence=logp.max(1).values.exp(), nll=-own, brier=brier)
 
 def image_scores(
-    logits, # (n, n_classes)
-    labels, # (n,)
+    logits:torch.Tensor, # (n, n_classes)
+    labels:torch.Tensor, # (n,)
 ) -> dict: # 'top5', 'confidence', 'nll', 'brier' -> (n,) array
     "The same with its arguments checked."
     return {k: v.numpy() for k, v in batch_scores(*_checked(logits, labels)).items()}
 
 # %% ../../nbs/api/stats/00_metrics.ipynb #1206e6e1
 def batch_kl(
-    a, # (n, n_classes) logits of one classifier
-    b, # (n, n_classes) logits of another, for the same images, on the same device
+    a:torch.Tensor, # (n, n_classes) logits of one classifier
+    b:torch.Tensor, # (n, n_classes) logits of another, for the same images, on the same device
 ) -> torch.Tensor: # (n,), in nats, 0 or more
     "Kullback–Leibler divergence of `b`'s probabilities from `a`'s, image by image"
     a, b = (t.to(widest_float(a.device)).log_softmax(1) for t in (a, b))
@@ -237,8 +237,8 @@ def paired_bootstrap(
 
 # %% ../../nbs/api/stats/00_metrics.ipynb #259da33a
 def mcnemar_exact(
-    a, # (n,) bool, classifier A's `correct`
-    b, # (n,) bool, classifier B's on the same images
+    a:np.ndarray, # (n,) bool, classifier A's `correct`
+    b:np.ndarray, # (n,) bool, classifier B's on the same images
 ) -> float: # p-value, two-sided
     "Exact McNemar test (Psychometrika 1947) of two classifiers being right equally often."
     a, b = right_or_wrong(a), right_or_wrong(b)
@@ -250,7 +250,7 @@ def mcnemar_exact(
 
 # %% ../../nbs/api/stats/00_metrics.ipynb #r1ghtwrg
 def right_or_wrong(
-    correct # (n,) of 0 and 1
+    correct:np.ndarray # (n,) of 0 and 1
 ) -> np.ndarray: # of bool
     "What was right, or a ValueError where something is neither right nor wrong"
     correct = np.asarray(correct)
@@ -261,7 +261,7 @@ def right_or_wrong(
 
 # %% ../../nbs/api/stats/00_metrics.ipynb #d8cb61e0
 def holm(
-    p, # p-values of all tests of one table; NaN where there is none
+    p:np.ndarray, # p-values of all tests of one table; NaN where there is none
 ) -> np.ndarray: # adjusted, NaN kept
     "Holm's adjusted p-values: below 0.05, less than a 5 % chance of any false alarm."
     p = np.array(p, dtype=float)

@@ -28,9 +28,9 @@ IMAGENET_SHIFTS = ['imagenet-v2','imagenet-r','imagenet-sketch','objectnet','ima
 # %% ../../nbs/api/stats/09_paper.ipynb #446255b3
 def robustness(
     table:pd.DataFrame,         # one metric and split
-    baselines=None,             # dict dataset -> `Baseline`; None: those published for ImageNet's shifts
-    before='zero-shot',         # method that τ is measured against, of the same classifier and tuning, or of no tuning
-    source='imagenet-testbed',  # of the published baselines, or 'timm'
+    baselines:dict|None=None,   # dict dataset -> `Baseline`; None: those published for ImageNet's shifts
+    before:str='zero-shot',     # method that τ is measured against, of the same classifier and tuning, or of no tuning
+    source:str='imagenet-testbed', # of the published baselines, or 'timm'
 ) -> pd.DataFrame: # a row for each of `IDENTITY` and shifted set: rho, tau, fit, note
     "Effective and relative robustness of every row under shift, with the fit that was used."
     check_single(table)

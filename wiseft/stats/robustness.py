@@ -8,6 +8,7 @@ __all__ = ['AXES', 'to_axis', 'from_axis', 'Line', 'Baseline', 'fit_baseline', '
 
 # %% ../../nbs/api/stats/08_robustness.ipynb #68cb9600
 import json, numpy as np
+from collections.abc import Callable
 from dataclasses import dataclass
 from ..base.files import package_data
 from ..base.lazy import special, stats
@@ -16,8 +17,8 @@ from ..base.lazy import special, stats
 AXES = dict(logit=('logit', 'expit'), probit=('ndtri', 'ndtr')) # functions of scipy.special, there and back
 
 def to_axis(
-    accuracy,    # fractions, 0 to 1; the ends are infinitely far away
-    axis='logit' # or 'probit'
+    accuracy:float|np.ndarray, # fractions, 0 to 1; the ends are infinitely far away
+    axis:str='logit' # or 'probit'
 ):
     "Accuracy as a place on an axis on which baselines are lines"
     accuracies = np.asarray(accuracy)
@@ -27,8 +28,8 @@ def to_axis(
     return _axis(axis)[0](accuracy)
 
 def from_axis(
-    place,       # on the axis
-    axis='logit' # or 'probit'
+    place:float|np.ndarray, # on the axis
+    axis:str='logit' # or 'probit'
 ): # fractions
     "The accuracy at a place on an axis"
     return _axis(axis)[1](place)
@@ -72,17 +73,17 @@ class Baseline:
         return (y if extrapolate else np.where(self.covers(x), y, np.nan))[()]
     @property
     def x_range(self): return self.lines[0].x_range[0], self.lines[-1].x_range[1]
-    def covers(self, reference):
+    def covers(self, reference:float|np.ndarray):
         "Whether the baseline was fitted on models of that reference accuracy"
         low, high = self.x_range
         return (np.asarray(reference) >= low) & (np.asarray(reference) <= high)
 
 # %% ../../nbs/api/stats/08_robustness.ipynb #7a844b66
 def fit_baseline(
-    reference,       # (n,) accuracies of n models, fractions; n ≥ 5
-    shifted,         # (n,) accuracies of the same models under shift
-    axis='logit',    # or 'probit'
-    name='baseline', # what results say they were measured against
+    reference:np.ndarray, # (n,) accuracies of n models, fractions; n ≥ 5
+    shifted:np.ndarray, # (n,) accuracies of the same models under shift
+    axis:str='logit', # or 'probit'
+    name:str='baseline', # what results say they were measured against
 ) -> Baseline:
     "The line of standard models, with 95 % intervals over models that are independent and scatter alike"
     x, y = _fittable(reference, shifted, axis)
@@ -119,9 +120,9 @@ def _line(said):
 
 # %% ../../nbs/api/stats/08_robustness.ipynb #2e5feea7
 def published_baseline(
-    dataset,                   # 'imagenet-v2', '-r', '-sketch', '-a', 'objectnet' or 'mean over shifts'
-    classes='all',             # of the reference accuracy: 'all' 1,000, or those of the 'shift'
-    source='imagenet-testbed'  # or 'timm', 'open_clip zero-shot'
+    dataset:str,               # 'imagenet-v2', '-r', '-sketch', '-a', 'objectnet' or 'mean over shifts'
+    classes:str='all',         # of the reference accuracy: 'all' 1,000, or those of the 'shift'
+    source:str='imagenet-testbed' # or 'timm', 'open_clip zero-shot'
 ) -> Baseline:
     "A baseline that was fitted to published accuracies"
     found = _published()
@@ -136,17 +137,17 @@ def published_baseline(
 
 # %% ../../nbs/api/stats/08_robustness.ipynb #3bb3e47f
 def effective_robustness(
-    reference,         # accuracies on the reference, fractions
-    shifted,           # of the same classifiers under shift
-    baseline,          # `Baseline`, or any function of the reference accuracy
-    extrapolate=False  # extend a line beyond the range it was fitted on
+    reference:float|np.ndarray, # accuracies on the reference, fractions
+    shifted:float|np.ndarray, # of the same classifiers under shift
+    baseline:Callable, # `Baseline`, or any function of the reference accuracy
+    extrapolate:bool=False # extend a line beyond the range it was fitted on
 ): # ρ, fractions; NaN where the baseline has no value
     "Accuracy under shift above what standard models of that reference accuracy have"
     return np.asarray(shifted) - (baseline(reference, extrapolate=True) if extrapolate else baseline(reference))
 
 def relative_robustness(
-    shifted, # accuracies under shift, with the method
-    before   # of the classifier before it
+    shifted:float|np.ndarray, # accuracies under shift, with the method
+    before:float|np.ndarray # of the classifier before it
 ): # τ, fractions
     "Gain in accuracy under shift over the classifier before the method"
     return np.asarray(shifted) - np.asarray(before)

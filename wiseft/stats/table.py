@@ -29,7 +29,7 @@ _defaults = dict(tuning='', alpha=np.nan, split='test', metric='accuracy', n=pd.
 
 # %% ../../nbs/api/stats/04_table.ipynb #661bfad6
 def results_table(
-    rows, # dicts (or a DataFrame), keys from `COLUMNS`; others are kept behind them, as they are
+    rows:list|pd.DataFrame, # dicts (or a DataFrame), keys from `COLUMNS`; others are kept behind them, as they are
 ) -> pd.DataFrame:
     "A tidy table of `COLUMNS`, typed and checked; ValueError names what is missing or not a fraction."
     rows = pd.DataFrame(rows)
@@ -94,7 +94,7 @@ def _doubts(t):
 # %% ../../nbs/api/stats/04_table.ipynb #b532aa7e
 def check_single(
     table:pd.DataFrame,
-    keys=IDENTITY, # what tells the rows of one dataset apart
+    keys:list=IDENTITY, # what tells the rows of one dataset apart
 ):
     "ValueError unless the table holds one metric, one split and one row for each of `keys` and dataset."
     for c in ('metric','split'):
@@ -179,7 +179,7 @@ def compact(
     line = lambda cs: '| ' + ' | '.join(map(in_markdown, cs)) + ' |'
     return Markdown('\n'.join([line(head), '|' + '---|'*len(keys) + '--:|'*len(names), *map(line, rows)]))
 
-def row_key(r):
+def row_key(r:tuple):
     "A row's identity; None for no α, since NaN is not equal to itself"
     return r.classifier, r.tuning, r.method, r.alpha if r.alpha==r.alpha else None
 

@@ -16,7 +16,7 @@ from ..base.text import BadFile
 # %% ../../nbs/api/stats/05_table_io.ipynb #f51ee8e4
 def write_results(
     table:pd.DataFrame,
-    path,             # CSV file, or JSON lines if it ends in .jsonl
+    path:str|Path,    # CSV file, or JSON lines if it ends in .jsonl
     force:bool=False, # replace an existing file
 ) -> Path:
     "Write a results table, atomically; FileExistsError unless `force`."
@@ -27,7 +27,7 @@ def write_results(
 
 def append_results(
     table:pd.DataFrame,
-    path, # file of results; made if it is not there
+    path:str|Path, # file of results; made if it is not there
 ) -> Path:
     "Add rows to a file of results, which stays whole whatever happens; several processes may do so at once."
     table = results_table(table)
@@ -44,7 +44,7 @@ def _text(table, path):
 
 # %% ../../nbs/api/stats/05_table_io.ipynb #3e8baf0e
 def read_results(
-    path, # CSV file, or JSON lines: of this package, or the results.jsonl of wise-ft
+    path:str|Path, # CSV file, or JSON lines: of this package, or the results.jsonl of wise-ft
 ) -> pd.DataFrame:
     "Read a results table; `BadFile` names missing columns, or values that can't be."
     path = existing_file(path, 'results table')
@@ -72,21 +72,21 @@ def _read_lines(path):
 
 # %% ../../nbs/api/stats/05_table_io.ipynb #9b88164c
 def recipes_file(
-    results # results table's file
+    results:str|Path # results table's file
 ) -> Path:
     "The file with recipes that belongs to a results table"
     return Path(results).with_suffix('.recipes.json')
 
 def write_recipes(
     recipes:dict, # classifier's name -> its recipe
-    path,
+    path:str|Path,
 ):
     "Write how classifiers were fine-tuned"
     text = json.dumps(recipes, indent=1, ensure_ascii=False, default=float)
     with atomic_path(path, force=True) as tmp: tmp.write_text(text+'\n', encoding='utf-8')
 
 def read_recipes(
-    results, # results table's file
+    results:str|Path, # results table's file
 ) -> dict: # classifier's name -> its recipe; {} if none were written
     "How the classifiers of a table were fine-tuned"
     path = recipes_file(results)
@@ -106,7 +106,7 @@ _wise_ft_aside = dict(
 _wise_ft_metrics = {'top1': 'accuracy', 'F1-macro_all': 'macro-F1', 'acc_worst_region': 'worst-group accuracy'}
 
 def wise_ft_results(
-    lines, # dicts, one a run
+    lines:list, # dicts, one a run
 ) -> pd.DataFrame: # results table
     "What wise-ft wrote into its results.jsonl, as a results table."
     runs = [l for l in lines if isinstance(l.get('alpha'), (int, float))]
