@@ -90,20 +90,22 @@ def seen_along(
     "What each point of a curve makes of each set; `right` and `kl` are of the images that all points can read"
     alone = {k: m for k, m in between.items() if np.isnan(m.identity['alpha'])} # of a mix without an alpha
     begins = {k: m for k, m in between.items() if m.identity['alpha'] == 0}
-    _, kept = evaluate(begins | alone if alone else between, suite, split, keep_predictions=_KEPT,
-                       metrics=['accuracy'], control=control, progress=progress)
-    points = [m for m in kept.members if np.isnan(m[0]['alpha']) or not alone]
+    _, predictions = evaluate(begins | alone if alone else between, suite, split, keep_predictions=_KEPT,
+                              metrics=['accuracy'], control=control, progress=progress)
+    points = [m for m in predictions.members if np.isnan(m[0]['alpha']) or not alone]
     points = sorted(points, key=lambda m: m[0]['alpha'])
-    codes, classes = np.stack([codes for _, codes, _ in points]), kept.images.label.cat.categories
+    codes = np.stack([codes for _, codes, _ in points])
     def column(k): return np.stack([columns[k] for *_, columns in points])
-    kl, confidence = column('kl'), column('confidence')
-    labels, dataset = kept.images.label.cat.codes.to_numpy(), kept.images.dataset.astype(str).to_numpy()
-    readable, out = (codes >= 0).all(0), dict(classes=classes.to_numpy(str))
+    kl, confidence, label = column('kl'), column('confidence'), predictions.images.label.cat
+    labels, dataset = label.codes.to_numpy(), predictions.images.dataset.astype(str).to_numpy()
+    readable, out = (codes >= 0).all(0), dict(classes=label.categories.to_numpy(str))
     for d in dict.fromkeys(dataset):
-        own, known = dataset == d, readable & (dataset == d)
-        out |= {f'right {d}': (codes == labels)[:, known], f'kl {d}': kl[:, known].mean(1),
-                f'label {d}': labels[own].astype(np.uint16), f'answer {d}': codes[:, own].astype(np.uint16),
-                f'confidence {d}': confidence[:, own].astype(np.float16)}
+        mine = dataset == d
+        out[f'right {d}'] = (codes == labels)[:, readable & mine]
+        out[f'kl {d}'] = kl[:, readable & mine].mean(1)
+        out[f'label {d}'] = labels[mine].astype(np.uint16)
+        out[f'answer {d}'] = codes[:, mine].astype(np.uint16)
+        out[f'confidence {d}'] = confidence[:, mine].astype(np.float16)
     return out
 
 # %% ../../nbs/api/bench/06_run.ipynb #dacd3499
@@ -126,27 +128,11 @@ class Work:
         "Averages over time that ride along a plain fine-tuning: to choose from with the first seed, then the chosen"
         if (lead.tuning, lead.longer) != ('plain', 1): return []
         if lead.seed == self.plan.seeds[0]:
-            averages = [t for name in self.averages() for t in self.trials.get(name, {}) if t.lr == lead.lr]
-            return [*dict.fromkeys([*self.plan.riders(lead.lr), *averages])]
-        mine = [t for t in self.settings.values() if t.tuning in self.averages() and t.lr == lead.lr]
-        return [replace(t, seed=lead.seed) for t in dict.fromkeys(mine)]
+            tried = [t for name in self.averages() for t in self.trials.get(name, {})]
+            return [*dict.fromkeys([*self.plan.riders(lead.lr), *(t for t in tried if t.lr == lead.lr)])]
+        chosen = [t for t in self.settings.values() if t.tuning in self.averages() and t.lr == lead.lr]
+        return [replace(t, seed=lead.seed) for t in dict.fromkeys(chosen)]
     def averages(self): return [m.name for m in self.plan.methods if m.kind == 'average']
-    def trained(self, trial:Trial): # `ImageClassifier`
-        "What a trial ends with; an average over time comes from a plain fine-tuning that it rides along"
-        rides = trial.tuning in self.averages()
-        lead = Trial(trial.lr, trial.seed) if rides else trial
-        riders = self.riding(lead)
-        if not is_done(self.weights, lead, riders): self._train(lead, riders)
-        if rides and (why := why_not(self.weights, trial)): raise AverageFailed(why)
-        found = load_classifier(self.weights/trial.name, self.plan.start.device)
-        self._check_recipe(found.recipe, lead)
-        return found
-    def _train(self, lead, riders):
-        with self.claimed(lead.name):
-            if is_done(self.weights, lead, riders): return # by another process, just now
-            self.clock(f'train {lead.name}')
-            run_trial(lead, self.plan.begin(lead), self.plan.suite, self.weights, riders, self.plan.given,
-                      **self.plan.recipe)
     @contextmanager
     def claimed(self, name:str):
         "A piece of work that no other process is at"
@@ -156,57 +142,73 @@ class Work:
 
 # %% ../../nbs/api/bench/06_run.ipynb #e8f35da5
 @patch
-def _check_recipe(self:Work, was, lead):
-    "A folder of weights may be another bench's"
-    was, recipe = was | dict(images=str(was.get('images')).split(',')[0]), self.plan.recipe
+def trained(self:Work, trial:Trial) -> ImageClassifier:
+    "What a trial ends with; an average over time comes from a plain fine-tuning that it rides along"
+    rides = trial.tuning in self.averages()
+    lead = Trial(trial.lr, trial.seed) if rides else trial
+    riders, plan = self.riding(lead), self.plan
+    if not is_done(self.weights, lead, riders):
+        with self.claimed(lead.name):
+            if not is_done(self.weights, lead, riders): # else by another process, just now
+                self.clock(f'train {lead.name}')
+                run_trial(lead, plan.begin(lead), plan.suite, self.weights, riders, plan.given, **plan.recipe)
+    if rides and (why := why_not(self.weights, trial)): raise AverageFailed(why)
+    tuned = load_classifier(self.weights/trial.name, plan.start.device)
+
+    # a folder of weights may be another bench's
+    was, recipe = tuned.recipe | dict(images=str(tuned.recipe.get('images')).split(',')[0]), plan.recipe
     now = {k: v for k, v in recipe.items() if k in was and isinstance(v, (int, float))}
     if 'epochs' in now: now['epochs'] = max(1, round(lead.longer*now['epochs']))
     if 'batch_size' in now: now['batch_size'] *= recipe.get('accumulate', 1)
-    if recipe.get('train') != 'head': now['images'] = self.plan.suite.train.fingerprint
-    if differ := [k for k, v in now.items() if was.get(k) != v]: raise ValueError(
-        f'{self.weights/lead.name} was trained otherwise: {differ[0]} was {was.get(differ[0])} and is now '
-        f'{now[differ[0]]}. Remove it, or give another folder of weights.')
+    if recipe.get('train') != 'head': now['images'] = plan.suite.train.fingerprint
+    for k, v in now.items():
+        if was.get(k) != v: raise ValueError(
+            f'{self.weights/lead.name} was trained otherwise: {k} was {was.get(k)} and is now {v}. Remove it, or give '
+            'another folder of weights.')
+    return tuned
 
 # %% ../../nbs/api/bench/06_run.ipynb #ba29203d
-def _read(file): # dict 'right' or 'kl' -> dict dataset -> (k, …), and what the fine-tuning took
-    try:
-        with np.load(file, allow_pickle=False) as kept: seen, cost = dict(kept), json.loads(str(kept['cost']))
-    except Exception as e: raise BadFile(
-        f'{file} holds nothing that a bench judged ({why_failed(e)}). Remove it, and it is judged again.') from e
-    def of(what): return {k.removeprefix(f'{what} '): v for k, v in seen.items() if k.startswith(f'{what} ')}
-    return dict(right=of('right'), kl=of('kl')), cost
-
 @patch
 def judged(self:Work,
     end:Callable, # function that returns the `ImageClassifier` at alpha = 1
     name:str, # of the file
     split:str, # 'validation' (of the reference alone) or 'test'
     by:str='weight-space', # the way there: name of a merge or mix; a mix without an alpha is a curve of one point
-): # as `_read`
-    "What a curve gets right, found or read"
+) -> tuple: # dict 'right' or 'kl' -> dataset -> (k, …); what the fine-tuning took
+    "What a curve gets right, judged now or read"
     file = self.folder/f'{name}.{split}.npz'
     if not file.exists():
         with self.claimed(file.name):
             if not file.exists(): self._judge(end, file, name, split, by) # else another process did, just now
-    return _read(file)
+    try:
+        with np.load(file, allow_pickle=False) as arrays: judged, cost = dict(arrays), json.loads(str(arrays['cost']))
+    except Exception as e: raise BadFile(
+        f'{file} holds nothing that a bench judged ({why_failed(e)}). Remove it, and it is judged again.') from e
+    def of(what): return {k.removeprefix(f'{what} '): v for k, v in judged.items() if k.startswith(f'{what} ')}
+    return dict(right=of('right'), kl=of('kl')), cost
 
 # %% ../../nbs/api/bench/06_run.ipynb #098099de
 @patch
 def _judge(self:Work, end, file, name, split, by): # as in `judged`
-    tuned, plan, start = end(), self.plan, self.plan.start
+    tuned, plan = end(), self.plan
     self.clock(f'judge {name}, {split}')
-    knobs = plan.given.get(by)
-    way = partial(find_method(by).function, **knobs) if knobs else by
-    with passes(start) as making:
-        precision = 'fp32' if plan.recipe.get('precision') == 'fp32' else None # None: what is usual
-        between = members(start, tuned, plan.alphas, [way], precision=precision, images=plan.suite.validation)
-    suite, control = (plan.suite, plan.control) if split == 'test' else (replace(plan.suite, shift_validation={}), {})
-    seen = seen_along(between, suite, split, control.values(), plan.recipe.get('progress', True))
-    before, making = tuned.recipe.get('making', {}), with_looks(making, find_method(by), suite)
+    # the classifiers along the way, and what making them takes
+    way, knobs = find_method(by), plan.given.get(by)
+    precision = 'fp32' if plan.recipe.get('precision') == 'fp32' else None # None: what is usual
+    with passes(plan.start) as making:
+        between = members(plan.start, tuned, plan.alphas, [partial(way.function, **knobs) if knobs else by],
+                          precision=precision, images=plan.suite.validation)
+    # one pass over the images
+    suite, control = plan.suite, plan.control.values()
+    if split == 'validation': suite, control = replace(suite, shift_validation={}), ()
+    columns = seen_along(between, suite, split, control, plan.recipe.get('progress', True))
+    # what it took, and what was found
+    before, making = tuned.recipe.get('making', {}), with_looks(making, way, suite)
     making = {k: n + before.get(k, 0) for k, n in making.items()}
     cost = tuned.recipe.get('cost', {}) | dict(seconds=tuned.recipe.get('seconds', 0.), making=making)
-    judged = {k: v for k, v in seen.items() if k.startswith(('right ', 'kl '))}
-    if self.answers: _write_arrays(self.folder/'answers'/file.name, {k: v for k, v in seen.items() if k not in judged})
+    judged = {k: v for k, v in columns.items() if k.startswith(('right ', 'kl '))}
+    answers = {k: v for k, v in columns.items() if k not in judged}
+    if self.answers: _write_arrays(self.folder/'answers'/file.name, answers)
     _write_arrays(file, judged | dict(cost=json.dumps(cost)))
     self.clock.done = n_done(plan, self.folder)
 
@@ -227,7 +229,8 @@ def chosen(self:Work,
     method:Method|None, # that trains; None: plain fine-tuning
 ) -> Trial:   # with the first seed
     "Learning rate at the default strength, then strength"
-    name, grid, seed = method.name if method else 'plain', strengths(method) if method else [None], self.plan.seeds[0]
+    name, seed = method.name if method else 'plain', self.plan.seeds[0]
+    grid = strengths(method) if method else [None]
     self.tried[name], self.trials[name] = [], {}
     def rate(lr, strength=grid[len(grid)//2]): return Trial(lr, seed, name, strength)
     lr = self._best(name, 'learning rate', sorted(self.plan.lrs), rate, rates_around)
@@ -238,20 +241,22 @@ def chosen(self:Work,
 @patch
 def _best(self:Work, name, what, values, trial, around): # values: the most cautious first; trial: value -> `Trial`
     "The value that is chosen, of a grid that goes one step further where its best is at an edge"
-    def right(value):
-        self.trials[name].setdefault(trial(value), 0.)
-        found = self.judged(partial(self.trained, trial(value)), trial(value).name, 'validation')[0]['right'][REFERENCE]
-        self.trials[name][trial(value)] = found.mean(1).max()
-        return found
-    seen = {v: right(v) for v in values}
-    best = max(values, key=lambda v: seen[v].mean(1).max())
+    trials = self.trials[name]
+    def judge(value):
+        t = trial(value)
+        trials.setdefault(t, 0.)
+        judged, _ = self.judged(partial(self.trained, t), t.name, 'validation')
+        trials[t] = judged['right'][REFERENCE].mean(1).max()
+        return judged['right'][REFERENCE]
+    right = {v: judge(v) for v in values}
+    best = max(values, key=lambda v: trials[trial(v)])
     further = one_further(values, best, around) if self.plan.goes_further else None
     if further is not None:
-        try: seen[further] = right(further)
+        try: right[further] = judge(further)
         except (Busy, TimeIsUp): raise
-        except Exception: self.trials[name].pop(trial(further)) # so far a method can't be set
-    order = sorted(seen, reverse=values[0] > values[-1])
-    rows = choice_rows(name, what, order, [seen[v] for v in order])
+        except Exception: trials.pop(trial(further)) # so far a method can't be set
+    order = sorted(right, reverse=values[0] > values[-1])
+    rows = choice_rows(name, what, order, [right[v] for v in order])
     self.tried[name] += rows
     return next(r['value'] for r in rows if r['chosen'])
 
@@ -263,59 +268,55 @@ def setting(self:Work, row:Contender) -> Trial: # with the first seed
 
 # %% ../../nbs/api/bench/06_run.ipynb #253c5250
 @patch
-def made(self:Work, method:Method, trials:list, name:str): # `ImageClassifier`
+def made(self:Work, method:Method, trials:list, name:str) -> ImageClassifier:
     "What a method that trains nothing makes of plainly fine-tuned classifiers; kept with what it says of itself"
-    of = repr(([t.name for t in trials], sorted(self.plan.given.get(method.name, {}).items())))
-    folder = self.weights/f'{name}, {hashlib.sha256(of.encode()).hexdigest()[:6]}' # other seeds or knobs: another one
-    if not folder.exists(): self._make(method, trials).save(folder)
-    found = load_classifier(folder, self.plan.start.device)
-    looked_at = found.recipe.get('merge', {}).get('images')
-    if looked_at not in (None, self.plan.suite.validation.fingerprint): raise ValueError(
+    knobs, images = self.plan.given.get(method.name, {}), self.plan.suite.validation
+    parts = repr(([t.name for t in trials], sorted(knobs.items()))) # other seeds or knobs: another folder
+    folder = self.weights/f'{name}, {hashlib.sha256(parts.encode()).hexdigest()[:6]}'
+    if not folder.exists():
+        start, tuned = self.plan.start, [self.trained(t) for t in trials]
+        with passes(start) as counts:
+            if method.kind == 'search': out = method.function(start, tuned, images, **knobs)
+            else: out = merge(start, tuned, method.function, images=images, **knobs)
+        out.recipe['making'] = with_looks(counts, method, self.plan.suite, len(tuned))
+        out.save(folder)
+    out = load_classifier(folder, self.plan.start.device)
+    if out.recipe.get('merge', {}).get('images') not in (None, images.fingerprint): raise ValueError(
         f'{folder} was made with other validation images. Remove it, or give another folder of weights.')
-    return found
-
-@patch
-def _make(self:Work, method, trials):
-    start, tuned, images = self.plan.start, [self.trained(t) for t in trials], self.plan.suite.validation
-    knobs = self.plan.given.get(method.name, {})
-    with passes(start) as counted:
-        if method.kind == 'search': out = method.function(start, tuned, images, **knobs)
-        else: out = merge(start, tuned, method.function, images=images, **knobs)
-    out.recipe['making'] = with_looks(counted, method, self.plan.suite, len(tuned))
     return out
 
 # %% ../../nbs/api/bench/06_run.ipynb #b81f3c62
 @patch
 def advance(self:Work, entry:Entry, seed:int):
     "One seed of a row"
-    plan, row, method = self.plan, entry.row, entry.row.method
+    row, seeds = entry.row, self.plan.seeds
     entry.trial = self.setting(row)
-    trial, several = replace(entry.trial, seed=seed), entry.several
-    if several and seed != plan.seeds[-1]: return
-    if row.trains: found = self.curve(partial(self.trained, trial), trial.name)
-    elif is_way(method):
-        found = self.curve(partial(self.trained, trial), f'{row.name} of {trial.name}', row.name)
+    trial, trials = replace(entry.trial, seed=seed), [replace(entry.trial, seed=s) for s in seeds]
+    if entry.several:
+        if seed != seeds[-1]: return
+        name = f'{row.name} of {len(trials)} plain, lr {trial.lr:g}'
+        curve = self.curve(partial(self.made, row.method, trials, name), name)
+    elif row.trains: curve = self.curve(partial(self.trained, trial), trial.name)
     else:
-        trials = [replace(trial, seed=s) for s in plan.seeds] if several else [trial]
-        whose = f'{len(trials)} plain, lr {trial.lr:g}' if several else trial.name
-        name = f'{row.name} of {whose}'
-        found = self.curve(partial(self.made, method, trials, name), name)
-    entry.curves.append(found)
+        name = f'{row.name} of {trial.name}'
+        if is_way(row.method): curve = self.curve(partial(self.trained, trial), name, row.name)
+        else: curve = self.curve(partial(self.made, row.method, [trial], name), name)
+    entry.curves.append(curve)
 
 @patch
 def leave_out(self:Work, entry:Entry):
     "One classifier of several runs, made again without each of them; of two, one would be left"
     seeds, method = self.plan.seeds, entry.row.method
     if not (entry.several and entry.curves and len(seeds) > 2): return
-    found = []
+    curves = []
     for out in seeds:
         trials = [replace(entry.trial, seed=s) for s in seeds if s != out]
         name = f'{entry.row.name} of {len(trials)} plain, lr {entry.trial.lr:g}, without seed {out}'
         try: test, cost = self.judged(partial(self.made, method, trials, name), name, 'test')
         except (Busy, TimeIsUp): raise
         except Exception: return # how much hangs on a run isn't known then, and nothing else
-        found.append(Curve(None, test['right'], cost, test['kl']))
-    entry.without = found
+        curves.append(Curve(None, test['right'], cost, test['kl']))
+    entry.without = curves
 
 # %% ../../nbs/api/bench/06_run.ipynb #0b9f76b5
 @patch
@@ -335,24 +336,26 @@ def _same_plan(plan, file):
     "Write what decides the results, or see that the folder is of the same plan"
     now = json.loads(json.dumps(plan.as_json()))
     if not file.exists():
-        if others := [p.name for p in file.parent.iterdir() if not p.name.startswith('.')]: raise FileExistsError(
+        others = [p.name for p in file.parent.iterdir() if not p.name.startswith('.')]
+        if others: raise FileExistsError(
             f'{file.parent} holds other files ({others[0]}, …) and no bench. Choose a folder that is new or empty.')
         begun = now | dict(begun=str(date.today()))
         with suppress(FileExistsError), atomic_path(file) as tmp: # another process may have begun just now
             tmp.write_text(json.dumps(begun, indent=1) + '\n', encoding='utf-8')
     then = read_json(file)
     decide = [k for k in {**then, **now} if k not in ('version', 'begun', 'families')]
-    if differ := [k for k in decide if then.get(k) != now.get(k)]: raise ValueError(
-        f'{file.parent} holds a bench with another plan: {_IN_WORDS.get(differ[0], differ[0])} was '
-        f'{then.get(differ[0])!r} and is now {now.get(differ[0])!r}. Choose another folder.')
+    for k in decide:
+        if then.get(k) != now.get(k): raise ValueError(
+            f'{file.parent} holds a bench with another plan: {_IN_WORDS.get(k, k)} was {then.get(k)!r} and is now '
+            f'{now.get(k)!r}. Choose another folder.')
 
 def _families(file, rows, looked=False):
     "Which rows are tested together, as the plan says, with those that are new; closed when somebody looks at results"
     plan = read_json(file)
-    known = plan.get('families', [])
-    families = with_rows(known, rows)
+    before = plan.get('families', [])
+    families = with_rows(before, rows)
     if looked: families = looked_at(families)
-    if families != known:
+    if families != before:
         with atomic_path(file, force=True) as tmp:
             tmp.write_text(json.dumps(plan | dict(families=families), indent=1) + '\n', encoding='utf-8')
     return families
@@ -384,35 +387,29 @@ def planned(
     **recipe, # all as in `bench`
 ) -> Plan:
     "What `bench` is going to do, without images that can't be read; nothing is written"
-    known = all_methods()
-    chosen = [find_method(n) for n in methods] if methods else [m for m in known.values() if can_compete(m)]
-    _check_sets(suite)
-    suite, start, control = _control_of(suite, start, control)
-    suite, gone = _what_is_read(suite, start, Path(folder), recipe)
-    if not any(Path(folder).glob('*.npz')): _check_control(start, control, recipe.get('progress', True))
-    ran = _ran(chosen, Path(folder))
-    return Plan(suite, start, chosen, lrs, seeds, alphas, recipe, given or {}, ran, gone, control=control)
-
-def _check_sets(suite):
+    competing = [find_method(n) for n in methods] if methods else [*filter(can_compete, all_methods().values())]
     lacking = [what for what in ('train', 'validation', 'test') if not getattr(suite, what)]
     if lacking: raise ValueError(
         f'A bench trains, chooses and judges on the reference, and {suite.name!r} has no images of it for '
         f'{", ".join(lacking)}. Give a folder with train, validation and test, or one of class folders, to be split.')
     if not suite.shifts: raise ValueError(
         'A bench measures accuracy under shift, and there is no shifted set. Give shifts (--shift).')
-
-def _what_is_read(suite, start, folder, recipe):
-    "A bench that has begun knows what it left out"
+    suite, start, control = _control_of(suite, start, control)
+    # images that can't be read; a bench that has begun knows what it left out
+    folder, gone = Path(folder), None
+    files = '\n'.join(p.name for p in folder.glob('*.npz'))
     if (folder/UNREADABLE).exists():
         gone = read_table(folder/UNREADABLE, 'list of unreadable images', dtype=str, keep_default_na=False)
-        return without(suite, gone), gone
-    return (suite, None) if any(folder.glob('*.npz')) else readable(suite, start, **recipe)
-
-def _ran(methods, folder):
-    "Names of those of which a curve is there: they need no rehearsal"
-    files = '\n'.join(p.name for p in folder.glob('*.npz'))
+        suite = without(suite, gone)
+    elif not files: suite, gone = readable(suite, start, **recipe)
+    # sets that can't be control are refused now, not after a fine-tuning
+    for images in () if files else control.values():
+        at = dict(start=member(start).on(images))
+        check_known(at, look(at, images, progress=recipe.get('progress', True)), images)
+    # a method of which a curve is there needs no rehearsal
     def ran(name): return re.search(rf'^{re.escape(name)}( [\d.e+-]+)?, lr ', files, re.M)
-    return {m.name for m in methods if ran(m.name)}
+    able = {m.name for m in competing if ran(m.name)}
+    return Plan(suite, start, competing, lrs, seeds, alphas, recipe, given or {}, able, gone, control=control)
 
 # %% ../../nbs/api/bench/06_run.ipynb #70a5373d
 def _control_of(suite, start, control): # `Suite`, `ImageClassifier`, name -> `ImageSet`
@@ -424,13 +421,6 @@ def _control_of(suite, start, control): # `Suite`, `ImageClassifier`, name -> `I
         suite, sources = half_the_classes(suite)
         start = zeroshot_classifier(start.clip, suite.classnames, start.templates)
     return suite, start, control_sets(sources, suite.datasets())
-
-def _check_control(start, control, progress):
-    "ValueError where a set can't be control: now, not after a fine-tuning"
-    begun = member(start)
-    for images in control.values():
-        at = dict(start=begun.on(images))
-        check_known(at, look(at, images, progress=progress), images)
 
 # %% ../../nbs/api/bench/06_run.ipynb #6c7b2ecf
 def carry_out(
@@ -444,8 +434,9 @@ def carry_out(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _same_plan(plan, folder/'plan.json')
-    if plan.unreadable is not None and len(plan.unreadable) and not (folder/UNREADABLE).exists():
-        with suppress(FileExistsError), atomic_path(folder/UNREADABLE) as tmp: plan.unreadable.to_csv(tmp, index=False)
+    gone = plan.unreadable
+    if gone is not None and len(gone) and not (folder/UNREADABLE).exists():
+        with suppress(FileExistsError), atomic_path(folder/UNREADABLE) as tmp: gone.to_csv(tmp, index=False)
     left_out = {m.name: why for m in plan.methods if (why := plan.missing(m))}
     rows = {c.name: Entry(c) for c in plan.contenders()}
     place = describe_device(plan.start.device, plan.recipe.get('precision', 'bf16'))
