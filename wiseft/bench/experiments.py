@@ -35,7 +35,8 @@ def judged_sets(
     suite:Suite,
 ) -> dict: # (split, dataset) -> `ImageSet`
     "The images that runs are judged by: of the reference's validation, and of all test sets"
-    return {('validation', 'reference'): suite.validation} | {('test', d): s for d, s in suite.datasets().items()}
+    test = {('test', d): s for d, s in suite.datasets().items()}
+    return {('validation', 'reference'): suite.validation} | test
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #630d9b1c
 def right_answers(
@@ -44,12 +45,14 @@ def right_answers(
     **kwargs # of `evaluate`
 ) -> dict: # classifiers: list of (method, alpha); correct: (n_classifiers, n_images) bool
     "Which images of all sets, one after the other, each classifier got right"
-    named, right = {' '.join(map(str, k)): c for k, c in members.items()}, []
+    named = {' '.join(map(str, k)): c for k, c in members.items()}
+    correct = []
     for images in sets.values():
-        _, kept = evaluate(named, images, keep_predictions=True, progress=False, **kwargs)
-        labels = kept.images.label.cat.codes.to_numpy()
-        right.append(np.stack([codes == labels for _, codes, _ in kept.members]))
-    return dict(classifiers=list(members), correct=np.concatenate(right, axis=1))
+        _, predictions = evaluate(named, images, keep_predictions=True, progress=False, **kwargs)
+        labels = predictions.images.label.cat.codes.to_numpy()
+        right = [codes == labels for _, codes, _ in predictions.members]
+        correct.append(np.stack(right))
+    return dict(classifiers=list(members), correct=np.concatenate(correct, axis=1))
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #54d2e120
 def judge(
@@ -60,26 +63,27 @@ def judge(
     by:tuple=('weight-space',), # as in `wiseft.infer.ensembles.members`
 ) -> dict: # as `right_answers`
     "What is right along the way from one classifier to the other"
-    between = {(m.identity['method'], m.identity['alpha']): m
-               for m in members(zeroshot, finetuned, alphas, by).values()}
-    asked = sorted((k for k in between if k[1] in alphas), key=lambda k: k[1])
-    return right_answers({k: between[k] for k in asked}, sets)
+    between = members(zeroshot, finetuned, alphas, by).values()
+    asked = [m for m in between if m.identity['alpha'] in alphas]
+    asked.sort(key=lambda m: m.identity['alpha'])
+    return right_answers({(m.identity['method'], m.identity['alpha']): m for m in asked}, sets)
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #7de17fbe
 def run_name(
     settings:dict # dict, all that tells a run from the others
 ) -> str:
-    "What a run is called"
+    "The name of a run: all its settings"
     return ' '.join(f'{k}={v}' for k, v in settings.items())
 
 def _pack(correct): return base64.b64encode(np.packbits(correct, axis=1).tobytes()).decode()
 
 def _unpack(text, n_images):
-    bits = np.frombuffer(base64.b64decode(text), np.uint8).reshape(-1, -(-n_images//8))
-    return np.unpackbits(bits, axis=1, count=n_images).astype(bool)
+    packed = np.frombuffer(base64.b64decode(text), np.uint8)
+    rows = packed.reshape(-1, -(-n_images//8))
+    return np.unpackbits(rows, axis=1, count=n_images).astype(bool)
 
 def _lines(file):
-    "A dict a run"
+    "The lines of a file of runs, a dict each"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 def finished(
@@ -95,9 +99,10 @@ def run_line(
     seconds:float, # that it took
 ) -> dict:
     "A run as JSON has it"
-    noted = {k: v for k, v in result.items() if k not in ('classifiers', 'correct')}
-    line = dict(run=run_name(settings)) | settings | noted
-    return line | dict(seconds=round(seconds, 1), classifiers=result['classifiers'], correct=_pack(result['correct']))
+    line = dict(run=run_name(settings)) | settings | result
+    correct = _pack(result['correct'])
+    del line['classifiers'], line['correct'] # which come last
+    return line | dict(seconds=round(seconds, 1), classifiers=result['classifiers'], correct=correct)
 
 def make_runs(
     file:str|Path, # .jsonl, made or gone on with
@@ -122,15 +127,17 @@ def read_runs(
 ): # DataFrame (settings, method, alpha, accuracies), correct (n_classifiers, n_images), DataFrame of `images`
     "Runs as a table, with which images each classifier got right"
     sets = sets or judged_sets(suite)
-    images = pd.concat([image_rows({d: s}, split) for (split, d), s in sets.items()], ignore_index=True)
-    images = images.astype({'dataset': str})
-    lines = _lines(Path(file))
-    correct = np.concatenate([_unpack(line.pop('correct'), len(images)) for line in lines])
-    table = pd.DataFrame([line | dict(method=m, alpha=a) for line in lines for m, a in line.pop('classifiers')])
-    for split, d in sets:
+    images = [image_rows({d: s}, split) for (split, d), s in sets.items()]
+    images = pd.concat(images, ignore_index=True).astype({'dataset': str})
+    correct, rows, shifts = [], [], []
+    for line in _lines(Path(file)):
+        correct.append(_unpack(line.pop('correct'), len(images)))
+        rows += [line | dict(method=m, alpha=a) for m, a in line.pop('classifiers')]
+    correct, table = np.concatenate(correct), pd.DataFrame(rows)
+    for (split, d), s in sets.items():
         mine = (images.split == split) & (images.dataset == d)
         table[d if split == 'test' else split] = correct[:, mine].mean(1)
-    shifts = [d for (split, d), s in sets.items() if split == 'test' and s.role == 'shift']
+        if split == 'test' and s.role == 'shift': shifts.append(d)
     if shifts: table['shift'] = table[shifts].mean(1)
     return table, correct, images
 
@@ -142,12 +149,13 @@ def repeat_run(
 ) -> float: # share of answers
     "Make a run again: how many of its answers, right or wrong, differ from its line"
     name = run_name(settings)
-    line = next((r for r in _lines(Path(file)) if r['run'] == name), None)
-    if line is None: raise ValueError(f'{file} has no run {name!r}. It has {sorted(finished(file))}.')
-    now = run(settings)
+    lines = {line['run']: line for line in _lines(Path(file))}
+    if name not in lines: raise ValueError(f'{file} has no run {name!r}. It has {sorted(finished(file))}.')
+    line, now = lines[name], run(settings)
     if [list(c) for c in now['classifiers']] != line['classifiers']: raise ValueError(
         f"The run {name!r} has classifiers {line['classifiers']}, and now {now['classifiers']}.")
-    return float((_unpack(line['correct'], now['correct'].shape[1]) != now['correct']).mean())
+    before = _unpack(line['correct'], now['correct'].shape[1])
+    return float((before != now['correct']).mean())
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #9c752cb4
 def run_script(
@@ -161,7 +169,8 @@ def run_script(
     parser = argparse.ArgumentParser()
     parser.add_argument('--repeat', metavar='RUN',
                         help='make this run again, and say what share of its answers differs')
-    name, out = parser.parse_args(argv).repeat, Path(script).parent/file
+    name = parser.parse_args(argv).repeat
+    out = Path(script).parent/file
     if name is None:
         with provenance(script, seeds=sorted({s['seed'] for s in settings if 'seed' in s})):
             make_runs(out, settings, run)
@@ -174,19 +183,10 @@ def run_script(
 def n_results(
     folder:str|Path
 ) -> int:
-    "How many lines of results a folder has"
+    "How many results a folder of a reproduction has, in its runs.jsonl and results.csv"
     lines = [len(f.read_text().splitlines()) for f in Path(folder).glob('runs*.jsonl')]
     tables = [len(f.read_text().splitlines()) - 1 for f in Path(folder).glob('results.csv')] # a header is none
     return sum(lines) + sum(tables)
-
-def _origin(script):
-    "What results of a script follow from"
-    versions = {m: version(m) for m in ('torch', 'fastai')} | dict(open_clip=version('open_clip_torch'))
-    return dict(threads=torch.get_num_threads(), machine=f'{platform.system()} {platform.machine()}, CPU only',
-        source_sha256={Path(script).name: sha256_file(script)},
-        model_sha256=sha256_file(package_data('iconclip')/'open_clip_model.safetensors'),
-        suite_sha256=json.loads(package_data('icons.json').read_text())['sha256'],
-        versions=dict(wiseft=__version__, **versions, python=platform.python_version()))
 
 @contextmanager
 def provenance(
@@ -194,13 +194,23 @@ def provenance(
     **more  # to be noted, such as seeds
 ):
     "Add an entry to provenance.json beside a script, also where it is stopped; the source is that of its start"
-    folder, began, origin = Path(script).parent, perf_counter(), _origin(script)
-    before, file = n_results(folder), folder/'provenance.json'
+    script = Path(script)
+    # what results follow from
+    versions = dict(wiseft=__version__, torch=version('torch'), fastai=version('fastai'))
+    versions |= dict(open_clip=version('open_clip_torch'), python=platform.python_version())
+    origin = dict(threads=torch.get_num_threads(), machine=f'{platform.system()} {platform.machine()}, CPU only',
+                  source_sha256={script.name: sha256_file(script)})
+    origin['model_sha256'] = sha256_file(package_data('iconclip')/'open_clip_model.safetensors')
+    origin['suite_sha256'] = json.loads(package_data('icons.json').read_text())['sha256']
+    # what came of the call
+    began, before, file = perf_counter(), n_results(script.parent), script.with_name('provenance.json')
     try: yield
     finally:
-        entry = dict(command=f'python {Path(script).name}', **more, date=str(date.today()),
-                     seconds=round(perf_counter()-began), added=n_results(folder)-before, **origin)
-        entries = [*(json.loads(file.read_text()) if file.exists() else []), entry]
+        entries = json.loads(file.read_text()) if file.exists() else []
+        seconds = round(perf_counter()-began)
+        added = n_results(script.parent)-before
+        entry = dict(command=f'python {script.name}', **more, date=str(date.today()), seconds=seconds, added=added)
+        entries.append(entry | origin | dict(versions=versions))
         with atomic_path(file, force=True) as tmp: tmp.write_text(json.dumps(entries, indent=1) + '\n')
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #93c07b26
@@ -209,14 +219,13 @@ def provenance_table(
 ) -> pd.DataFrame: # a row a call
     "The calls that made a folder's results; ValueError unless between them they made every line"
     entries = json.loads((Path(folder)/'provenance.json').read_text())
-    spelled = lambda d, digits=None: ' '.join(f'{k} {v[:digits]}' for k, v in d.items())
-    rows = [e | dict(seeds=', '.join(map(str, e['seeds'])), source=spelled(e['source_sha256'], 8),
-                     versions=spelled(e['versions']))
-            for e in entries]
-    table = pd.DataFrame(rows)
-    if table.added.sum() != n_results(folder): raise ValueError(
-        f'{folder}: provenance.json accounts for {table.added.sum()} lines of results, and there are '
-        f'{n_results(folder)}.')
+    def spelled(d, digits=None): return ' '.join(f'{k} {v[:digits]}' for k, v in d.items())
+    for e in entries:
+        e['seeds'], e['source'] = ', '.join(map(str, e['seeds'])), spelled(e['source_sha256'], 8)
+        e['versions'] = spelled(e['versions'])
+    table, n = pd.DataFrame(entries), n_results(folder)
+    if table.added.sum() != n: raise ValueError(
+        f'{folder}: provenance.json accounts for {table.added.sum()} lines of results, and there are {n}.')
     columns = ['seeds', 'date', 'seconds', 'results added', 'threads', 'machine', 'source', 'versions']
     columns += [c for c in ['note'] if c in table]
     return table.rename(columns=dict(added='results added')).set_index('command')[columns].fillna('')

@@ -15,8 +15,8 @@ def with_rows(
     today:date|None=None, # default the day that it is
 ) -> list:
     "Families with the rows that are new: in the last one, or in one of their own if its results were looked at"
-    known = [r for f in families for r in f['rows']]
-    new = [r for r in rows if r not in known]
+    planned = [r for f in families for r in f['rows']]
+    new = [r for r in rows if r not in planned]
     if not new: return families
     if families and not families[-1]['looked_at']:
         *before, last = families
@@ -27,5 +27,5 @@ def looked_at(
     families:list, # as in `with_rows`
     today:date|None=None, # as there
 ) -> list:
-    "Families that are closed"
+    "Families of rows as they are once somebody has looked at their results: closed"
     return [f | dict(looked_at=f['looked_at'] or str(today or date.today())) for f in families]

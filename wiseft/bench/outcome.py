@@ -38,7 +38,7 @@ class Entry:
     @property
     def several(self): return self.row.method is not None and takes_several(self.row.method)
     def at(self, alphas:tuple) -> int: # position among them
-        "Where on its curve validation puts a row"
+        "The point of its curve that a row has by validation accuracy"
         right = np.mean([c.validation.mean(1) for c in self.curves], 0)
         if len(right) == 1: return 0
         alphas, n = list(alphas), self.curves[0].validation.shape[1]
@@ -62,7 +62,7 @@ NULL = 'plain, other seeds' # a row
 
 @dataclass(repr=False)
 class Bench:
-    "What a bench found"
+    "What a bench found: its rows with their curves, as tables and sentences"
     plan:Plan
     entries:dict   # name -> `Entry`, plain first; those with curves of all seeds that were finished
     left_out:dict  # name -> why
@@ -96,20 +96,21 @@ def gains(self:Bench, groups:bool|None=None) -> pd.DataFrame: # groups: as of th
     # where validation puts each row, and what it gets right there
     at = {n: e.at(self.plan.alphas) for n, e in self.entries.items()}
     points = self.points(at)
-    where = pd.DataFrame([dict(method=n, **_accuracies(p), **self._kept(n, at[n])) for n, p in points.items()])
+    rows = [dict(method=n, **_accuracies(p), **self._kept(n, at[n])) for n, p in points.items()]
+    where = pd.DataFrame(rows)
     # against the curve of plain fine-tuning
     units = what_is_drawn(self.plan.suite, groups)
     where = where.merge(self._judged(at, points, units), how='left', on='method')
     # how it was set, and what it cost
     twins, about = self.same_as_plain(), []
     for n, e in self.entries.items():
-        tried = self.tried.get(n, [])
-        taken = [r['validation'] for r in tried if r['chosen']]
-        given_away = max(r['validation'] for r in tried)-taken[-1] if taken else np.nan
-        setting = dict(kind=getattr(e.row.method, 'kind', ''), lr=e.trial.lr, strength=e.trial.strength)
-        cost = {k: v for k, v in self.cost(n).items() if k != 'seconds'} # which differ from day to day
-        about.append(setting | dict(alpha=self.alpha(n, at[n]), given_away=given_away, **cost,
-                                    same_as_plain=twins.get(n, np.nan)))
+        row = dict(kind=getattr(e.row.method, 'kind', ''), lr=e.trial.lr, strength=e.trial.strength)
+        row |= dict(alpha=self.alpha(n, at[n]), given_away=np.nan)
+        tried = pd.DataFrame(self.tried.get(n, []))
+        if len(tried): row['given_away'] = tried.validation.max()-tried.validation[tried.chosen].iloc[-1]
+        row |= self.cost(n) | dict(same_as_plain=twins.get(n, np.nan))
+        row.pop('seconds', None) # which differ from day to day
+        about.append(row)
     rows = pd.concat([where, pd.DataFrame(about)], axis=1)
     # plain fine-tuning against itself stands below it
     plain, others = rows[:1], rows[1:]
@@ -120,7 +121,7 @@ def gains(self:Bench, groups:bool|None=None) -> pd.DataFrame: # groups: as of th
 # %% ../../nbs/api/bench/05_outcome.ipynb #818ce8c8
 @patch
 def cost(self:Bench, name:str) -> dict:
-    "Of one classifier, a mean over seeds: fine-tunings, counts, arithmetic (of plain fine-tuning 1), seconds"
+    "What one classifier of a row takes, a mean over seeds: fine-tunings, counts, arithmetic (plain: 1), seconds"
     counts = self._counts(name)
     if not set(COUNTED) <= set(counts): return counts
     mine, plain = (arithmetic(c, self.plan.operations) for c in (counts, self._counts('plain')))
@@ -145,13 +146,15 @@ def _point(shares, i): return {d: s[i] for d, s in shares.items()}
 
 def _accuracies(point): # dict dataset -> (n,) shares of seeds
     each = {d: v.mean() for d, v in point.items()}
-    return dict(reference=each[REFERENCE], shifted=np.mean([v for d, v in each.items() if d != REFERENCE]))
+    shifts = [v for d, v in each.items() if d != REFERENCE]
+    return dict(reference=each[REFERENCE], shifted=np.mean(shifts))
 
 @patch
 def _kept(self:Bench, name, i): # dict
-    "Of a point: divergence from the start on the reference; accuracy on control sets, and with half of the classes"
+    "What a point of a curve kept: divergence from the start; accuracy on control sets, and with half of the classes"
     curves = self.entries[name].curves
-    out = dict(kl=np.mean([c.kl[REFERENCE][i] if c.kl else np.nan for c in curves]))
+    kl = [c.kl[REFERENCE][i] if c.kl else np.nan for c in curves]
+    out = dict(kl=np.mean(kl))
     def share(d): return np.mean([c.test[d][i].mean() for c in curves])
     if self.plan.control: out['control'] = np.mean([share(d) for d in self.plan.control])
     if UNTAUGHT in self.plan.control:
@@ -196,7 +199,7 @@ def _judged(self:Bench, at, points, units):
 
 @patch
 def _null(self:Bench, plain, at, units): # plain: its row; at: its place
-    "One half of plain fine-tuning's seeds against the other half, as a row; none with one seed"
+    "The null row: one half of plain fine-tuning's seeds against the other half; none with one seed"
     curves = self.entries['plain'].curves
     if len(curves) < 2: return plain[:0]
     def right(curve): return {d: curve.test[d] for d in self.sets}
@@ -212,8 +215,10 @@ def what_is_drawn(
     "What is drawn when images are drawn again; ValueError where sets have too few groups"
     sets = {d: s for d, s in suite.datasets().items() if s.role in ('reference', 'shift')} # others are in no mean
     if not groups: return {d: list(s.units) for d, s in sets.items()}
-    numbers = {d: len(set(s.groups or [])) for d, s in sets.items()}
-    few = [f'{d} has {n or "no"} groups' for d, n in numbers.items() if n < MIN_GROUPS]
+    few = []
+    for d, s in sets.items():
+        n = len(set(s.groups or []))
+        if n < MIN_GROUPS: few.append(f'{d} has {n or "no"} groups')
     if few: raise ValueError(
         f'Intervals over groups say nothing of sets with fewer than {MIN_GROUPS}: {", ".join(few)}. Leave out '
         'groups=True (--groups on the command line).')
@@ -289,7 +294,8 @@ def choice_rows(
     right:list, # of each: (k, n), which validation images each point of its curve gets right
 ) -> list:    # of dicts, one a value
     "How a value was chosen, by the best accuracy on validation images along each curve"
-    best, n = [r.mean(1).max() for r in right], right[0].shape[1]
+    best = [r.mean(1).max() for r in right]
+    n = right[0].shape[1]
     good, taken, rows = nearly_best(best, n), most_cautious(best, n), []
     edges = {min(values), max(values)} if len(values) > 1 else set()
     for i, value in enumerate(values):
@@ -314,8 +320,8 @@ def set_for_validation(self:Bench) -> pd.DataFrame:
     for n, (trial, curve) in best.items():
         at[n] = i = int(curve.validation.mean(1).argmax())
         points[n] = {d: curve.test[d][i].astype(float) for d in self.sets}
-        setting = dict(lr=trial.lr, strength=trial.strength, alpha=self.alpha(n, i))
-        rows.append(dict(method=n, **setting, validation=curve.validation[i].mean(), **_accuracies(points[n])))
+        row = dict(method=n, lr=trial.lr, strength=trial.strength, alpha=self.alpha(n, i))
+        rows.append(row | dict(validation=curve.validation[i].mean()) | _accuracies(points[n]))
     _, curve = best['plain']
     plain = {d: curve.test[d].astype(float) for d in self.sets}
     del points['plain']
@@ -327,11 +333,13 @@ def set_for_validation(self:Bench) -> pd.DataFrame:
 @patch
 def sentences(self:Bench) -> list:
     "The zero-shot classifier, then one about each method"
-    a = self.accuracies()
-    said = [' '.join([self._sentence(r), *self._caveats(r.method)]) for r in self.gains().itertuples()]
-    if a.empty or a.point[0] != 'zero-shot': return said
-    start = 100*a[a.point == 'zero-shot'].set_index('dataset').accuracy
-    return [f'zero-shot: {start[REFERENCE]:.1f} % on the reference, {start[MEAN]:.1f} % under shift.', *said]
+    a, sentences = self.accuracies(), []
+    if len(a) and a.point[0] == 'zero-shot':
+        start = 100*a[a.point == 'zero-shot'].set_index('dataset').accuracy
+        sentences.append(f'zero-shot: {start[REFERENCE]:.1f} % on the reference, {start[MEAN]:.1f} % under shift.')
+    for r in self.gains().itertuples():
+        sentences.append(' '.join([self._sentence(r), *self._caveats(r.method)]))
+    return sentences
 
 def _from_to(low, high, digits=1):
     luck = ', which includes 0' if low <= 0 <= high else ''
@@ -370,7 +378,7 @@ def _sentence(self:Bench, r):
 # %% ../../nbs/api/bench/05_outcome.ipynb #c2cb2645
 @patch
 def _caveats(self:Bench, name): # sentences
-    "About how a row was set"
+    "Sentences about a setting at the edge of its grid, or that validation images could not tell from others"
     rows = pd.DataFrame(self.tried.get(name, []))
     if rows.empty or name not in self.entries: return []
     n = self.entries['plain'].curves[0].validation.shape[1]
@@ -379,7 +387,8 @@ def _caveats(self:Bench, name): # sentences
     for what, r in rows.groupby('choice', sort=False):
         if len(r) < 2 or not r.as_good.all(): continue
         # how many images have a standard error as large as the difference between best and worst
-        best, apart = r.validation.max(), r.validation.max()-r.validation.min()
+        best = r.validation.max()
+        apart = r.validation.max()-r.validation.min()
         enough = f'; some {best*(1-best)/apart**2:,.0f} could' if apart else ''
         sentences.append(f'{n} validation images could not tell the values of its {what} apart{enough}.')
     return sentences
@@ -399,8 +408,9 @@ def conclusions(self:Bench) -> list: # of three sentences; none where there is n
     # each established row with its lead, and with what is doubtful about its setting
     named = {1: [], -1: []}
     for r in rows[(rows.p_holm < .05) & (rows.ahead != 0)].itertuples():
-        caveats = [c[0].lower()+c[1:-1] for c in self._caveats(r.method)]
-        about = '; '.join([f'{100*r.ahead:+.1f} points', *caveats])
+        about = [f'{100*r.ahead:+.1f} points']
+        about += [c[0].lower()+c[1:-1] for c in self._caveats(r.method)]
+        about = '; '.join(about)
         named[np.sign(r.ahead)].append(f'{r.method} ({about})')
     better, worse = (', '.join(named[sign]) for sign in (1, -1))
     first = (f'Better than averaging a plain fine-tuning, by more than chance: {better}.' if better else

@@ -56,7 +56,8 @@ class Clock:
         done:int=0,   # of which there are some
         preview:Callable=list, # gives lines that are told before the first piece
     ):
-        self.say, self.limit, self.total, self.preview = say, 60*(minutes or float('inf')), total, preview
+        self.say, self.limit = say, 60*(minutes or float('inf'))
+        self.total, self.preview = total, preview
         self.done, self.before, self.began, self.waits = done, done, perf_counter(), False
     def __call__(self, what):
         self.check(what)
@@ -66,7 +67,7 @@ class Clock:
     def check(self, what:str):
         if perf_counter()-self.began > self.limit: raise TimeIsUp(f'There was no time left for: {what}.')
     def wait(self, seconds:float=1):
-        "For other processes"
+        "Wait for other processes, and say so once"
         self.check('waiting for another process')
         if not self.waits: self.say('wait for another process, which is at what is left of this seed')
         self.waits = True
@@ -97,8 +98,10 @@ def seen_along(
     codes = np.stack([codes for _, codes, _ in points])
     def column(k): return np.stack([columns[k] for *_, columns in points])
     kl, confidence, label = column('kl'), column('confidence'), predictions.images.label.cat
-    labels, dataset = label.codes.to_numpy(), predictions.images.dataset.astype(str).to_numpy()
-    readable, out = (codes >= 0).all(0), dict(classes=label.categories.to_numpy(str))
+    labels = label.codes.to_numpy()
+    dataset = predictions.images.dataset.astype(str).to_numpy()
+    readable = (codes >= 0).all(0)
+    out = dict(classes=label.categories.to_numpy(str))
     for d in dict.fromkeys(dataset):
         mine = dataset == d
         out[f'right {d}'] = (codes == labels)[:, readable & mine]
@@ -129,9 +132,11 @@ class Work:
         if (lead.tuning, lead.longer) != ('plain', 1): return []
         if lead.seed == self.plan.seeds[0]:
             tried = [t for name in self.averages() for t in self.trials.get(name, {})]
-            return [*dict.fromkeys([*self.plan.riders(lead.lr), *(t for t in tried if t.lr == lead.lr)])]
-        chosen = [t for t in self.settings.values() if t.tuning in self.averages() and t.lr == lead.lr]
-        return [replace(t, seed=lead.seed) for t in dict.fromkeys(chosen)]
+            riders = self.plan.riders(lead.lr) + [t for t in tried if t.lr == lead.lr]
+            return [*dict.fromkeys(riders)]
+        chosen = [t for t in self.settings.values() if t.tuning in self.averages()]
+        chosen = dict.fromkeys(t for t in chosen if t.lr == lead.lr)
+        return [replace(t, seed=lead.seed) for t in chosen]
     def averages(self): return [m.name for m in self.plan.methods if m.kind == 'average']
     @contextmanager
     def claimed(self, name:str):
@@ -156,8 +161,10 @@ def trained(self:Work, trial:Trial) -> ImageClassifier:
     tuned = load_classifier(self.weights/trial.name, plan.start.device)
 
     # a folder of weights may be another bench's
-    was, recipe = tuned.recipe | dict(images=str(tuned.recipe.get('images')).split(',')[0]), plan.recipe
-    now = {k: v for k, v in recipe.items() if k in was and isinstance(v, (int, float))}
+    images, *_ = str(tuned.recipe.get('images')).split(',')
+    was, recipe = tuned.recipe | dict(images=images), plan.recipe
+    numbers = {k: v for k, v in recipe.items() if isinstance(v, (int, float))}
+    now = {k: v for k, v in numbers.items() if k in was}
     if 'epochs' in now: now['epochs'] = max(1, round(lead.longer*now['epochs']))
     if 'batch_size' in now: now['batch_size'] *= recipe.get('accumulate', 1)
     if recipe.get('train') != 'head': now['images'] = plan.suite.train.fingerprint
@@ -184,8 +191,11 @@ def judged(self:Work,
         with np.load(file, allow_pickle=False) as arrays: judged, cost = dict(arrays), json.loads(str(arrays['cost']))
     except Exception as e: raise BadFile(
         f'{file} holds nothing that a bench judged ({why_failed(e)}). Remove it, and it is judged again.') from e
-    def of(what): return {k.removeprefix(f'{what} '): v for k, v in judged.items() if k.startswith(f'{what} ')}
-    return dict(right=of('right'), kl=of('kl')), cost
+    columns = dict(right={}, kl={})
+    for key, values in judged.items():
+        what, _, dataset = key.partition(' ')
+        if what in columns: columns[what][dataset] = values
+    return columns, cost
 
 # %% ../../nbs/api/bench/06_run.ipynb #098099de
 @patch
@@ -218,9 +228,10 @@ def _write_arrays(file, arrays):
 
 @patch
 def curve(self:Work, end:Callable, name:str, by:str='weight-space') -> Curve:
-    "Both splits; the classifier is made once, if at all"
+    "The curve to a classifier, on validation and test images; the classifier is made once, if at all"
     end = cache(end)
-    (validation, cost), (test, _) = (self.judged(end, name, split, by) for split in ('validation', 'test'))
+    validation, cost = self.judged(end, name, 'validation', by)
+    test, _ = self.judged(end, name, 'test', by)
     return Curve(validation['right'][REFERENCE], test['right'], cost, test['kl'])
 
 # %% ../../nbs/api/bench/06_run.ipynb #dd17cfca
@@ -270,7 +281,8 @@ def setting(self:Work, row:Contender) -> Trial: # with the first seed
 @patch
 def made(self:Work, method:Method, trials:list, name:str) -> ImageClassifier:
     "What a method that trains nothing makes of plainly fine-tuned classifiers; kept with what it says of itself"
-    knobs, images = self.plan.given.get(method.name, {}), self.plan.suite.validation
+    knobs = self.plan.given.get(method.name, {})
+    images = self.plan.suite.validation
     parts = repr(([t.name for t in trials], sorted(knobs.items()))) # other seeds or knobs: another folder
     folder = self.weights/f'{name}, {hashlib.sha256(parts.encode()).hexdigest()[:6]}'
     if not folder.exists():
@@ -288,10 +300,11 @@ def made(self:Work, method:Method, trials:list, name:str) -> ImageClassifier:
 # %% ../../nbs/api/bench/06_run.ipynb #b81f3c62
 @patch
 def advance(self:Work, entry:Entry, seed:int):
-    "One seed of a row"
+    "Train and judge a row with one seed"
     row, seeds = entry.row, self.plan.seeds
     entry.trial = self.setting(row)
-    trial, trials = replace(entry.trial, seed=seed), [replace(entry.trial, seed=s) for s in seeds]
+    trial = replace(entry.trial, seed=seed)
+    trials = [replace(entry.trial, seed=s) for s in seeds]
     if entry.several:
         if seed != seeds[-1]: return
         name = f'{row.name} of {len(trials)} plain, lr {trial.lr:g}'
@@ -305,7 +318,7 @@ def advance(self:Work, entry:Entry, seed:int):
 
 @patch
 def leave_out(self:Work, entry:Entry):
-    "One classifier of several runs, made again without each of them; of two, one would be left"
+    "Judge a classifier that is made of several runs without each of them; of two, one would be left"
     seeds, method = self.plan.seeds, entry.row.method
     if not (entry.several and entry.curves and len(seeds) > 2): return
     curves = []
@@ -324,8 +337,9 @@ def judge_best(self:Work, entry:Entry):
     "The first seed's trial that validation likes best, whatever the rule took"
     if entry.several or entry.row.control or not entry.curves: return
     trials = self.trials.get(entry.row.name, {})
-    best = max(trials, key=trials.get) if trials else entry.trial
-    curve = entry.curves[0] if best == entry.trial else self.curve(partial(self.trained, best), best.name)
+    best = max(trials, key=trials.get, default=entry.trial)
+    curve = entry.curves[0]
+    if best != entry.trial: curve = self.curve(partial(self.trained, best), best.name)
     entry.best = best, curve
 
 # %% ../../nbs/api/bench/06_run.ipynb #a8a90fdb

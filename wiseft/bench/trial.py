@@ -33,10 +33,10 @@ class Trial:
     longer:float=1.      # times the epochs of the others
     @property
     def name(self):
-        "Of its folder"
-        at = '' if self.strength is None else f' {self.strength:g}'
-        long = '' if self.longer == 1 else f' x{self.longer:g}'
-        return f'{self.tuning}{at}{long}, lr {self.lr:g}, seed {self.seed}'
+        "What the folder of a trial is called"
+        strength = '' if self.strength is None else f' {self.strength:g}'
+        longer = '' if self.longer == 1 else f' x{self.longer:g}'
+        return f'{self.tuning}{strength}{longer}, lr {self.lr:g}, seed {self.seed}'
     def method(self, **given): # knobs besides its strength
         "Kind and function, with the strength; (None, None) for plain fine-tuning"
         if self.tuning == 'plain': return None, None
@@ -76,10 +76,9 @@ class Rider(Callback):
     "An average over time whose failure costs nothing but itself"
     def __init__(self, average:Callback): self.average, self.failed = average, None
     def __call__(self, event):
-        if self.failed is None: self._guarded(lambda: self._pass_on(event))
-    def _pass_on(self, event):
+        if self.failed is not None: return
         self.average.learn = self.learn
-        self.average(event)
+        self._guarded(lambda: self.average(event))
     def _guarded(self, act):
         try: return act()
         except Exception as e: self.failed = last_words(e)
@@ -87,7 +86,8 @@ class Rider(Callback):
     def recipe(self): return self.average.recipe
     def kept(self): # for a checkpoint
         kept = self.failed is None and self._guarded(self.average.kept)
-        return dict(failed=torch.tensor(list(self.failed.encode()), dtype=torch.uint8)) if self.failed else kept
+        if not self.failed: return kept
+        return dict(failed=torch.tensor(list(self.failed.encode()), dtype=torch.uint8))
     def restore(self, kept:dict):
         if 'failed' in kept: self.failed = bytes(kept['failed'].tolist()).decode()
         else: self._guarded(lambda: self.average.restore(kept))
@@ -106,8 +106,9 @@ def rehearse(
     **recipe,   # of `finetune`
 ) -> str: # '' if nothing does
     "What stands in the way of a method, by three steps of a fine-tuning"
-    size, n = 4, len(suite.train)
-    some = suite.train.subset(np.linspace(0, n-1, 3*size*recipe.get('accumulate', 1)).astype(int))
+    size = 4
+    n_images = 3*size*recipe.get('accumulate', 1)
+    some = suite.train.subset(np.linspace(0, len(suite.train)-1, n_images).astype(int))
     how = {method.kind: partial(method.function, **given or {})}
     short = dict(epochs=1, batch_size=size, workers=0, progress=False)
     try: finetune(start, some, suite.validation.subset(range(2)), **recipe | how | short)
@@ -118,26 +119,21 @@ def rehearse(
 # %% ../../nbs/api/bench/02_trial.ipynb #5774cf20
 def is_done(folder:Path, trial:Trial, riders:tuple=()) -> bool:
     "Whether a trial is there, and each of its riders, or why it failed"
-    return (folder/trial.name).exists() and all(
-        (folder/t.name).exists() or (folder/f'{t.name}.failed').exists() for t in riders)
+    def is_there(name): return (folder/name).exists()
+    return is_there(trial.name) and all(is_there(t.name) or is_there(f'{t.name}.failed') for t in riders)
 
 def why_not(folder:Path, trial:Trial) -> str: # '' if nothing is known
-    "Why a rider failed"
+    "Why an average that rode along failed, '' if nothing is known"
     file = folder/f'{trial.name}.failed'
     return file.read_text(encoding='utf-8') if file.exists() else ''
 
-def _rider(trial, knobs):
-    "The average of a trial; one that can't even be made has failed"
-    rider = Rider(None)
-    rider.average = rider._guarded(trial.method(**knobs)[1])
-    return rider
-
 def _parts(folder, trial, riders):
-    "Where the checkpoint lies, which knows its riders; and all such folders of the trial"
+    "Folder of the checkpoint, which belongs to a trial and its riders; and all such folders of the trial"
     names = ', '.join(sorted(t.name for t in riders))
     along = f' with {hashlib.sha256(names.encode()).hexdigest()[:6]}' if riders else ''
-    own = folder/f'{trial.name}{along}.part'
-    return own, {own, folder/f'{trial.name}.part', *folder.glob(f'{glob.escape(trial.name)} with *.part')}
+    part = folder/f'{trial.name}{along}.part'
+    others = folder.glob(f'{glob.escape(trial.name)} with *.part')
+    return part, {part, folder/f'{trial.name}.part', *others}
 
 def _keep(classifier, cost, folder, trial, failed=None):
     "Save a classifier under the name of its trial, or why there is none"
@@ -160,18 +156,25 @@ def run_trial(
     "Train a classifier and save it, unless that was done"
     folder = Path(folder)
     if is_done(folder, trial, riders): return folder/trial.name
-    def knobs(t): return (given or {}).get(t.tuning, {})
-    riding, costs = {t: _rider(t, knobs(t)) for t in riders}, Costs()
-    kind, function = trial.method(**knobs(trial))
-    part, parts = _parts(folder, trial, riders)
+    def method_of(t): return t.method(**(given or {}).get(t.tuning, {}))
+    # averages that ride along; one that can't even be made has failed
+    riding, costs = {t: Rider(None) for t in riders}, Costs()
+    for t, rider in riding.items(): rider.average = rider._guarded(method_of(t)[1])
+    # the fine-tuning, of which some validation images are watched
+    kind, function = method_of(trial)
     how = {kind: function} if kind in ('loss', 'pull', 'train') else {}
     epochs = max(1, round(trial.longer*recipe.pop('epochs', 10)))
-    watched = suite.validation.subset(range(0, len(suite.validation), -(-len(suite.validation)//64)))
+    validation = suite.validation
+    watched = validation.subset(range(0, len(validation), -(-len(validation)//64)))
+    part, parts = _parts(folder, trial, riders)
+    cbs = [costs, *(r for r in riding.values() if r.failed is None)]
     tuned = finetune(start, suite, watched, epochs, trial.lr, seed=trial.seed, checkpoint_dir=part, resume=True,
-                     cbs=[costs, *[r for r in riding.values() if r.failed is None]], **recipe | how)
-    cost = costs.counted | {k: costs.counted[k]+n for k, n in start.recipe.get('cost', {}).items()}
-    riders_cost = cost | {COPIES: cost[COPIES]+1}
-    for t, rider in riding.items(): _keep(rider.classifier, riders_cost, folder, t, rider.failed)
+                     cbs=cbs, **recipe | how)
+    # what it took; the classifier is written last
+    cost, before = dict(costs.counted), start.recipe.get('cost', {})
+    for k, n in before.items(): cost[k] += n
+    of_riders = cost | {COPIES: cost[COPIES]+1}
+    for t, rider in riding.items(): _keep(rider.classifier, of_riders, folder, t, rider.failed)
     _keep(tuned, cost, folder, trial)
     for p in parts: shutil.rmtree(p, ignore_errors=True)
     return folder/trial.name

@@ -59,15 +59,6 @@ def new_figure(
     "An empty figure that shows itself"
     return _Picture(figsize=(width + 2.7*beside, height), dpi=110, layout='constrained')
 
-# %% ../../nbs/api/show/00_style.ipynb #fc02fbcd
-def _has_windows():
-    "Whether matplotlib opens windows here"
-    return mpl.get_backend().lower() in backend_registry.list_builtin(BackendFilter.INTERACTIVE)
-
-def _hand_to_pyplot(fig):
-    "pyplot makes the window of a figure that is there already"
-    if fig.canvas.manager is None: plt.figure(FigureClass=lambda **_: fig)
-
 # %% ../../nbs/api/show/00_style.ipynb #ea5faeba
 _look = {**sns.plotting_context('paper', font_scale=1.15), **sns.axes_style('whitegrid'), 'grid.color': '.9',
          'axes.edgecolor': '.6',
@@ -83,7 +74,10 @@ def styled(
     @wraps(draw)
     def run(*args, **kwargs):
         fig = unseen(*args, **kwargs)
-        if isinstance(fig, _Picture) and _has_windows(): _hand_to_pyplot(fig)
+        # where matplotlib opens windows, pyplot makes that of a figure that is there already
+        windows = mpl.get_backend().lower() in backend_registry.list_builtin(BackendFilter.INTERACTIVE)
+        if windows and isinstance(fig, _Picture) and fig.canvas.manager is None:
+            plt.figure(FigureClass=lambda **_: fig)
         return fig
     run.unseen = unseen
     return run
@@ -125,9 +119,12 @@ def _ticks(lo, hi, to=lambda p: p):
     "The finest of the usual steps whose ticks, on the scale `to`, leave each other room for their labels."
     steps = [np.round(np.arange(step, 100, step), 6) for step in (.1, .2, .5, 1, 2, 5, 10, 20)]
     uneven = [1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 98, 99], [1, 5, 20, 50, 80, 95, 99], [1, 10, 50, 90, 99]
-    choices = [t[(t/100>=lo) & (t/100<=hi)]/100 for t in [*steps, *map(np.array, uneven)]]
-    room = lambda t: (.09 if np.allclose(100*t, np.round(100*t)) else .13)*(to(hi)-to(lo))
-    fit = [t for t in choices if len(t)<2 or np.diff(to(t)).min() > room(t)]
+    choices = [np.array(t)/100 for t in [*steps, *uneven]]
+    choices = [t[(t>=lo) & (t<=hi)] for t in choices]
+    def fits(t): # each label has room to the next
+        share = .09 if np.allclose(100*t, np.round(100*t)) else .13
+        return len(t)<2 or np.diff(to(t)).min() > share*(to(hi)-to(lo))
+    fit = [t for t in choices if fits(t)]
     if fit and len(fit[0]) > 2: return fit[0]
     return max(fit, key=len, default=choices[-1])
 
@@ -142,13 +139,16 @@ def accuracy_axis(
     "Logit scale if asked for and possible, limits around values and intervals (if not very long), ticks in per cent."
     values = np.asarray(values, dtype=float)
     logit = logit and fits_logit(values)
-    to, back = (lambda p: np.log(p/(1-p)), lambda z: 1/(1+np.exp(-z))) if logit else (lambda p: p, lambda z: z)
+    def to(p): return np.log(p/(1-p)) if logit else p
+    def back(z): return 1/(1+np.exp(-z)) if logit else z
+    # around the values, and around their intervals unless these are very long
     lo, hi = to(values.min()), to(values.max())
     room = max(hi-lo, to(.52)-to(.5))
     ends = [to(np.clip(e, .001, .999)) for es in (low,high) if es is not None for e in es if e==e]
-    lo, hi = max(min([lo, *ends]), lo-.6*room)-.1*room, min(max([hi, *ends]), hi+.6*room)+.1*room
-    axis.axes.set(
-        **{f'{axis.axis_name}scale': 'logit' if logit else 'linear', f'{axis.axis_name}lim': (back(lo), back(hi))})
+    lowest, highest = min([lo, *ends]), max([hi, *ends])
+    lo, hi = max(lowest, lo-.6*room)-.1*room, min(highest, hi+.6*room)+.1*room
+    name, scale = axis.axis_name, 'logit' if logit else 'linear'
+    axis.axes.set(**{f'{name}scale': scale, f'{name}lim': (back(lo), back(hi))})
     axis.set_major_locator(FixedLocator(_ticks(back(lo), back(hi), to)))
     axis.set_minor_locator(NullLocator())
     percent_ticks(axis)
@@ -162,7 +162,8 @@ def logit_axes(
     "Both axes of accuracies on logit scales, ticks in per cent"
     for axis, (low, high) in ((ax.xaxis, xlim), (ax.yaxis, ylim)):
         ax.set(**{f'{axis.axis_name}scale': 'logit', f'{axis.axis_name}lim': (low, high)})
-        axis.set_major_locator(FixedLocator([t/100 for t in range(step, 100, step) if low <= t/100 <= high]))
+        ticks = [t/100 for t in range(step, 100, step)]
+        axis.set_major_locator(FixedLocator([t for t in ticks if low <= t <= high]))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(PercentFormatter(1, 0))
     ax.grid(color='.92')
@@ -174,7 +175,10 @@ def dense_line(
 ): # (m, 2)
     "Pixels along a polyline, a few apart; what lies far off or isn't known is cut."
     xy = np.clip(xy[~np.isnan(xy).any(1)], -5000, 5000)
-    parts = [a + (b-a)*np.linspace(0, 1, 2+int(np.hypot(*(b-a))/4))[:,None] for a,b in zip(xy[:-1], xy[1:])]
+    parts = []
+    for a, b in zip(xy[:-1], xy[1:]):
+        steps = 2+int(np.hypot(*(b-a))/4)
+        parts.append(a + (b-a)*np.linspace(0, 1, steps)[:,None])
     return np.concatenate(parts) if parts else xy
 
 # %% ../../nbs/api/show/00_style.ipynb #5b85a38f
@@ -190,13 +194,15 @@ def place_label(
     best, frame = None, ax.get_window_extent()
     for r in (9, 13, 19, 27, 36):
         for angle in np.deg2rad([45, 0, 90, 180, 270, 135, 315, 225, 20, 160, 200, 340]):
-            dx, dy = r*np.cos(angle), r*np.sin(angle)
+            dx = r*np.cos(angle)
+            dy = r*np.sin(angle)
             ha = 'left' if dx>1 else 'right' if dx<-1 else 'center'
             va = 'bottom' if dy>r/2 else 'top' if dy<-r/2 else 'center'
             a = ax.annotate(label, xy, (dx,dy), textcoords='offset points', ha=ha, va=va, **text)
             box = a.get_window_extent().padded(3)
             a.remove()
-            hidden = sum(w*((o>=box.min) & (o<=box.max)).all(1).sum() for w,o in zip((1,.2), obstacles))
+            strong, weak = (((o>=box.min) & (o<=box.max)).all(1).sum() for o in obstacles)
+            hidden = strong + .2*weak
             outside = not (frame.contains(*box.min) and frame.contains(*box.max))
             cost = hidden + 200*sum(box.overlaps(t) for t in taken) + 500*outside + r/4
             if best is None or cost < best[0]: best = cost, (dx,dy), ha, va, box

@@ -34,7 +34,8 @@ def kappa_complement(
     "1 − Cohen's κ of two classifiers' predicted classes."
     a, b = (t.argmax(1).numpy() for t in _pair(a, b))
     n_classes = max(a.max(), b.max()) + 1
-    chance = (np.bincount(a, minlength=n_classes)*np.bincount(b, minlength=n_classes)).sum()/len(a)**2
+    of_a, of_b = np.bincount(a, minlength=n_classes), np.bincount(b, minlength=n_classes)
+    chance = (of_a*of_b).sum()/len(a)**2
     return float((a != b).mean()/(1-chance)) if chance < 1 else 0.
 
 # %% ../../nbs/api/stats/03_diversity.ipynb #312673c3
@@ -75,10 +76,10 @@ def overrides(
     labels:torch.Tensor, # (n,)
 ) -> dict: # shares of all n images
     "Where two classifiers disagree: how often their average follows which, and how often rightly."
-    right, (z, f, m) = correct(averaged,
-                               labels), (torch.as_tensor(t).argmax(1).numpy() for t in (zeroshot, finetuned, averaged))
-    differ = z != f
-    sides = {'zero-shot': differ & (m == z), 'fine-tuned': differ & (m == f),
-             'third class': differ & (m != z) & (m != f)}
-    return {k: float(v.mean()) for k, v in sides.items()} | {f'{k}, right': float((v & right).mean())
-                                                             for k, v in sides.items()}
+    right = correct(averaged, labels)
+    z, f, m = (torch.as_tensor(t).argmax(1).numpy() for t in (zeroshot, finetuned, averaged))
+    as_z, as_f = m == z, m == f
+    sides = {'zero-shot': as_z, 'fine-tuned': as_f, 'third class': ~as_z & ~as_f}
+    follows = {side: (z != f) & images for side, images in sides.items()}
+    shares = {side: float(images.mean()) for side, images in follows.items()}
+    return shares | {f'{side}, right': float((images & right).mean()) for side, images in follows.items()}

@@ -17,7 +17,8 @@ def alpha_intervals(
     "The mixing coefficients at which each image is right (Och 2003)"
     u, v, y = _checked_outputs(zeroshot, finetuned, labels)
     rows = max(1, 2**18//u.shape[1]) # images at a time, so that what is computed stays in the cores' caches
-    bounds = [_bounds(*some) for some in zip(u.split(rows), v.split(rows), y[:,None].split(rows))]
+    parts = zip(u.split(rows), v.split(rows), y[:,None].split(rows))
+    bounds = [_bounds(*some) for some in parts]
     low, sets_low, high, sets_high = (torch.cat(b) for b in zip(*bounds))
     return _outwards(low, sets_low, y, -torch.inf), _outwards(high, sets_high, y, torch.inf)
 
@@ -26,8 +27,9 @@ def _bounds(u, v, y): # low and the class that sets it, high and the class that 
     at_0, at_1 = ((t - t.gather(1, y)).scatter_(1, y, -1) for t in (u, v)) # each class's lead over y; y itself has none
     low, high = _crossings(at_0, at_1)
     if low[0].isnan().any(): # a class is as good as y at every α: it always leads if earlier, and never if later
-        equal, always = (at_0 == 0) & (at_1 == 0), torch.sign(y - torch.arange(u.shape[1]) - .5).to(u)
-        low, high = _crossings(at_0.where(~equal, always), at_1.where(~equal, always))
+        equal = (at_0 == 0) & (at_1 == 0)
+        always = torch.sign(y - torch.arange(u.shape[1]) - .5).to(u)
+        low, high = _crossings(*(t.where(~equal, always) for t in (at_0, at_1)))
     return *low, *high
 
 def _crossings(at_0, at_1):
@@ -71,7 +73,8 @@ def _all_finite(u, v):
         if t.isposinf().any(): raise ValueError('+∞ among the outputs: expected numbers, or −∞ for a class ruled out.')
     u, v = u.double(), v.double()
     largest = max(t.masked_fill(t.isneginf(), 0).abs().max() for t in (u, v))
-    return (t.masked_fill(t.isneginf(), -2.**26*(1 + largest)) for t in (u, v))
+    lowest = -2.**26*(1 + largest)
+    return (t.masked_fill(t.isneginf(), lowest) for t in (u, v))
 
 # %% ../../nbs/api/stats/10_linesearch.ipynb #bd945ac0
 def projected_intervals(
@@ -86,12 +89,15 @@ def projected_intervals(
     first = torch.tensor([0] + [len(p) for p in projection]).cumsum(0)
     labels = torch.as_tensor(labels).cpu()
     u, v, _ = _checked_outputs(zeroshot[:,used], finetuned[:,used], first[labels])
-    pieces = [_piece(u, v, labels, owner, first, j) for j in range(max(map(len, projection)))]
+    most = max(map(len, projection))
+    pieces = [_piece(u, v, labels, owner, first, j) for j in range(most)]
     low, high = (torch.stack(t, 1) for t in zip(*pieces))
     low, order = low.sort(1)
     high = high.gather(1, order)
-    seen = torch.cat([torch.full_like(high[:,:1], -torch.inf), high.cummax(1).values[:,:-1]], 1)
-    return low.maximum(seen.nextafter(low.new_tensor(-torch.inf))), high # what an earlier piece holds counts once
+    # what an earlier piece holds counts once
+    reached = high.cummax(1).values.roll(1, 1)
+    reached[:,0] = -torch.inf
+    return low.maximum(reached.nextafter(low.new_tensor(-torch.inf))), high
 
 # %% ../../nbs/api/stats/10_linesearch.ipynb #c440c63f
 def _piece(u, v, labels, owner, first, j):
@@ -99,9 +105,10 @@ def _piece(u, v, labels, owner, first, j):
     there = first[labels] + j < first[labels+1]
     y = torch.where(there, first[labels] + j, first[labels])
     mate = owner == labels[:,None] # columns of the same class are no rivals: put them below
-    own = [t.gather(1, y[:,None]) for t in (u, v)]
-    u, v = (t.where(~mate, o-1).scatter(1, y[:,None], o) for t, o in zip((u, v), own))
-    low, high = alpha_intervals(u, v, y)
+    def alone(t): # y's output as it is
+        output = t.gather(1, y[:,None])
+        return t.where(~mate, output-1).scatter(1, y[:,None], output)
+    low, high = alpha_intervals(alone(u), alone(v), y)
     return low.where(there, torch.inf), high.where(there, -torch.inf)
 
 # %% ../../nbs/api/stats/10_linesearch.ipynb #b9704bb7
@@ -113,7 +120,8 @@ class AlphaCurve:
     ):
         low, high = (np.asarray(t, dtype=float) for t in (low, high))
         self.n, ever = len(low), low < high
-        self.low, self.high = np.sort(low[ever]), np.sort(high[ever])
+        self.low = np.sort(low[ever])
+        self.high = np.sort(high[ever])
         self.intervals = low[ever], high[ever], np.nonzero(ever)[0] # and whose each is
     def __repr__(self):
         ends = f'{self.accuracy(0.):.1%} at 0, {self.accuracy(1.):.1%} at 1'
@@ -121,11 +129,13 @@ class AlphaCurve:
     def accuracy(self,
         alpha:float|np.ndarray # number, or array of numbers
     ): # fraction of images that are right there; the same shape
-        return (np.searchsorted(self.low, alpha, 'left') - np.searchsorted(self.high, alpha, 'right'))/self.n
+        begun, over = np.searchsorted(self.low, alpha, 'left'), np.searchsorted(self.high, alpha, 'right')
+        return (begun - over)/self.n
     def steps(self, start:float=0., stop:float=1.) -> tuple: # (k+1,) alphas, (k,) accuracies between two of them
         ends = np.concatenate([self.low, self.high])
         least = 1e-12 # what is narrower is the end of an interval, where it wins a tie
-        at = np.unique([start, *ends[(ends > start + least) & (ends < stop - least)], stop])
+        inside = (ends > start + least) & (ends < stop - least)
+        at = np.unique([start, *ends[inside], stop])
         at = at[np.diff(at, prepend=-np.inf) > least]
         return at, self.accuracy((at[1:]+at[:-1])/2)
     def best(self, start:float=0., stop:float=1.) -> tuple: # middle of the first highest step, its accuracy
@@ -140,13 +150,15 @@ def bootstrap_best(
     rng:np.random.Generator|None=None, # default seed 0
 ) -> np.ndarray: # (n_resamples,) the best alpha in 0…1 of each draw
     "Best mixing coefficients of resampled images"
-    rng, (low, high, i) = rng or np.random.default_rng(0), curve.intervals
+    rng = rng or np.random.default_rng(0)
+    low, high, i = curve.intervals
     at, _ = curve.steps()
     middle = (at[1:]+at[:-1])/2
     begins = np.searchsorted(middle, low) # the first step that an image is right at
     ends = np.searchsorted(middle, high) # and the first after
     def best():
-        times = np.bincount(rng.integers(curve.n, size=curve.n), minlength=curve.n)[i]
+        drawn = rng.integers(curve.n, size=curve.n)
+        times = np.bincount(drawn, minlength=curve.n)[i]
         change = np.bincount(begins, times, len(at)) - np.bincount(ends, times, len(at))
         return middle[change.cumsum()[:-1].argmax()]
     return np.array([best() for _ in range(n_resamples)])

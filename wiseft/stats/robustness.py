@@ -68,8 +68,9 @@ class Baseline:
     ): # accuracies under shift; NaN outside the range
         x = np.asarray(reference, dtype=float)
         lines = [self.lines[i] for i in np.digitize(x.ravel(), self.pivots)]
-        slope, intercept = np.array([(l.slope, l.intercept) for l in lines]).reshape(-1, 2).T
-        y = from_axis(slope*to_axis(x.ravel(), self.axis) + intercept, self.axis).reshape(x.shape)
+        slope, intercept = np.array([l.slope for l in lines]), np.array([l.intercept for l in lines])
+        place = slope*to_axis(x.ravel(), self.axis) + intercept
+        y = from_axis(place, self.axis).reshape(x.shape)
         return (y if extrapolate else np.where(self.covers(x), y, np.nan))[()]
     @property
     def x_range(self): return self.lines[0].x_range[0], self.lines[-1].x_range[1]
@@ -89,16 +90,17 @@ def fit_baseline(
     x, y = _fittable(reference, shifted, axis)
     fit = stats.linregress(x, y)
     t = stats.t.ppf(.975, len(x)-2)
-    within = lambda value, error: (float(value - t*error), float(value + t*error))
+    x_range = (float(np.min(reference)), float(np.max(reference)))
+    def within(value, error): return float(value - t*error), float(value + t*error)
+    slope, intercept = within(fit.slope, fit.stderr), within(fit.intercept, fit.intercept_stderr)
+    line = Line(float(fit.slope), float(fit.intercept), x_range, slope, intercept, len(x), float(fit.rvalue**2))
     points = np.asarray(shifted) - from_axis(fit.slope*x + fit.intercept, axis)
-    line = Line(float(fit.slope), float(fit.intercept), (float(np.min(reference)), float(np.max(reference))),
-                within(fit.slope, fit.stderr), within(fit.intercept, fit.intercept_stderr),
-                len(x), float(fit.rvalue**2), float(100*points.std(ddof=2)))
+    line.resid_sd_pp = float(100*points.std(ddof=2))
     return Baseline([line], name, axis)
 
 # %% ../../nbs/api/stats/08_robustness.ipynb #3eee1cd2
 def _fittable(reference, shifted, axis):
-    "Both on the axis, or an error that says why no line goes through them"
+    "Accuracies of models on an axis, or a ValueError that says why no line goes through them"
     x, y = np.asarray(reference, dtype=float), np.asarray(shifted, dtype=float)
     if x.shape != y.shape or x.ndim != 1: raise ValueError(
         f'reference of shape {x.shape} and shifted of shape {y.shape}: expected one accuracy a model in both, (n,).')
@@ -114,9 +116,6 @@ def _fittable(reference, shifted, axis):
 # %% ../../nbs/api/stats/08_robustness.ipynb #d3181ef3
 def _published(): return json.loads(package_data('baselines.json').read_text(encoding='utf-8'))
 
-def _line(said):
-    "A line from what the file says of it"
-    return Line(**{k: tuple(v) if isinstance(v, list) else v for k, v in said.items() if k in Line.__annotations__})
 
 # %% ../../nbs/api/stats/08_robustness.ipynb #2e5feea7
 def published_baseline(
@@ -125,14 +124,17 @@ def published_baseline(
     source:str='imagenet-testbed' # or 'timm', 'open_clip zero-shot'
 ) -> Baseline:
     "A baseline that was fitted to published accuracies"
-    found = _published()
-    for f in found['fits']:
-        if (f['dataset'], f['classes'], f['source']) == (dataset, classes, source):
-            lines = [_line(l) for l in f['lines']]
-            name = f'{source}: {" and ".join(l.name for l in lines)}'
-            return Baseline(lines, name, pivots=tuple(f['pivots']), source=found['sources'][source])
-    known = [f'{f["dataset"]} ({f["classes"]})' for f in found['fits'] if f['source'] == source]
-    there = f'it has {", ".join(known)}' if known else f'sources are {list(found["sources"])}'
+    file = _published()
+    of_source = {(f['dataset'], f['classes']): f for f in file['fits'] if f['source'] == source}
+    if fit := of_source.get((dataset, classes)):
+        def line(numbers): # lists of JSON are tuples, and what is no field is left
+            fields = {k: v for k, v in numbers.items() if k in Line.__annotations__}
+            return Line(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        lines = list(map(line, fit['lines']))
+        name = f'{source}: {" and ".join(l.name for l in lines)}'
+        return Baseline(lines, name, pivots=tuple(fit['pivots']), source=file['sources'][source])
+    there = ', '.join(f'{d} ({c})' for d, c in of_source)
+    there = f'it has {there}' if there else f'sources are {list(file["sources"])}'
     raise ValueError(f'{source!r} has no baseline for {dataset!r} with classes={classes!r}; {there}')
 
 # %% ../../nbs/api/stats/08_robustness.ipynb #3bb3e47f

@@ -21,8 +21,10 @@ def test_rows(
 
 def _by_set(images, values, dataset):
     "Set -> values, and -> units, of the test images of one set, or of all shifts"
-    sets = {d: rows.index for d, rows in images[test_rows(images, dataset)].groupby('dataset', sort=False)}
-    return {d: values[i].astype(float) for d, i in sets.items()}, {d: list(images.unit[i]) for d, i in sets.items()}
+    by_set, units = {}, {}
+    for d, rows in images[test_rows(images, dataset)].groupby('dataset', sort=False):
+        by_set[d], units[d] = values[rows.index].astype(float), list(rows.unit)
+    return by_set, units
 
 # %% ../../nbs/api/stats/12_run_tables.ipynb #b92156a9
 def share_interval(
@@ -39,7 +41,8 @@ def share_difference(
     dataset:str='shift', # as there
 ) -> tuple: # (b − a, low, high), in points
     "How much more accurate b is than a on the same images, with its 95 % interval"
-    (a, units), (b, _) = _by_set(images, a, dataset), _by_set(images, b, dataset)
+    a, units = _by_set(images, a, dataset)
+    b, _ = _by_set(images, b, dataset)
     return tuple(100*v for v in paired_bootstrap(a, b, units, n_resamples=2000))
 
 # %% ../../nbs/api/stats/12_run_tables.ipynb #48524a8a
@@ -54,8 +57,8 @@ def accuracy_table(
     for key, group in runs.groupby(by, sort=False):
         row = dict(zip(by, key)) | {('', 'runs'): len(group)}
         for d in datasets:
-            found = share_interval(images, correct[group.index].mean(0), d)
-            row |= {(f'{d}, n = {n[d]:,}', c): 100*v for c, v in zip(('accuracy', 'low', 'high'), found)}
+            interval = share_interval(images, correct[group.index].mean(0), d)
+            for column, v in zip(('accuracy', 'low', 'high'), interval): row[f'{d}, n = {n[d]:,}', column] = 100*v
         rows.append(row)
     table = pd.DataFrame(rows).set_index(by)
     table.columns = pd.MultiIndex.from_tuples(table.columns)
@@ -84,5 +87,6 @@ def cell_interval(
 ) -> tuple: # (mean, low, high), 95 % by Student's t
     "Mean over cells of learning rate × epochs, with the interval that their scatter gives"
     cells = values.groupby([settings.lr, settings.epochs]).mean()
-    half = stats.t.ppf(.975, len(cells)-1)*cells.std(ddof=1)/np.sqrt(len(cells))
-    return cells.mean(), cells.mean()-half, cells.mean()+half
+    n, mean = len(cells), cells.mean()
+    half = stats.t.ppf(.975, n-1)*cells.std(ddof=1)/np.sqrt(n)
+    return mean, mean-half, mean+half

@@ -38,9 +38,11 @@ def append_results(
 def _text(table, path):
     "The file's text, in the form that its name asks for"
     if Path(path).suffix != '.jsonl': return table.to_csv(index=False, lineterminator='\n')
-    known = lambda row: {k: v for k, v in row.items() if not pd.isna(v) and v != ''}
-    rows = map(known, table.astype(object).to_dict('records'))
-    return ''.join(json.dumps(r, ensure_ascii=False, default=int) + '\n' for r in rows)
+    lines = []
+    for row in table.astype(object).to_dict('records'):
+        known = {k: v for k, v in row.items() if not pd.isna(v) and v != ''}
+        lines.append(json.dumps(known, ensure_ascii=False, default=int) + '\n')
+    return ''.join(lines)
 
 # %% ../../nbs/api/stats/05_table_io.ipynb #3e8baf0e
 def read_results(
@@ -81,7 +83,7 @@ def write_recipes(
     recipes:dict, # classifier's name -> its recipe
     path:str|Path,
 ):
-    "Write how classifiers were fine-tuned"
+    "Write how the classifiers of a results table were fine-tuned"
     text = json.dumps(recipes, indent=1, ensure_ascii=False, default=float)
     with atomic_path(path, force=True) as tmp: tmp.write_text(text+'\n', encoding='utf-8')
 
@@ -90,9 +92,9 @@ def read_recipes(
 ) -> dict: # classifier's name -> its recipe; {} if none were written
     "How the classifiers of a table were fine-tuned"
     path = recipes_file(results)
-    try: found = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+    try: recipes = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
     except (ValueError, RecursionError) as e: raise BadFile(f'{path} is not JSON: {e}.') from None
-    if isinstance(found, dict) and all(isinstance(r, dict) for r in found.values()): return found
+    if isinstance(recipes, dict) and all(isinstance(r, dict) for r in recipes.values()): return recipes
     raise BadFile(f'{path} holds no recipes: expected an object of them, by name.')
 
 # %% ../../nbs/api/stats/05_table_io.ipynb #790f377b
@@ -113,29 +115,24 @@ def wise_ft_results(
     if len(runs) < len(lines): warnings.warn(
         f'{len(lines)-len(runs)} of {len(lines)} lines have no single alpha (written during fine-tuning) and are '
         'left out', stacklevel=2)
-    rows = [r | dict(version='wise-ft', seed=l.get('seed')) for l in runs for r in _run_rows(l)]
-    return _with_means(results_table(rows))
+    table = results_table([row for l in runs for row in _run_rows(l)])
+    # a row for the mean over the shifts of each run and metric
+    shifted = table[table.role == 'shift']
+    groups = shifted.groupby([*IDENTITY,'metric','seed'], dropna=False, sort=False)
+    means = [t.iloc[[0]].assign(dataset=MEAN, value=t.value.mean()) for _, t in groups]
+    return pd.concat([table, *means], ignore_index=True)
 
 def _run_rows(line):
-    "Rows of one run"
+    "Rows of a results table, of one line of wise-ft"
     alpha, trained = float(line['alpha']), line.get('train_dataset') or 'ImageNet'
     method = {0: 'zero-shot', 1: 'fine-tuned'}.get(alpha, 'weight-space')
+    run = dict(classifier=line.get('model') or 'CLIP', method=method, alpha=alpha, version='wise-ft',
+               seed=line.get('seed'))
     for k, v in line.items():
         name, _, metric = k.rpartition(':')
         if metric not in _wise_ft_metrics or not name: continue
-        dataset, role = _set_and_role(name, trained)
-        yield dict(classifier=line.get('model') or 'CLIP', method=method, alpha=alpha, dataset=dataset, role=role,
-                   metric=_wise_ft_metrics[metric], value=v)
-
-def _set_and_role(name, trained):
-    "What we call a set of wise-ft's, and what it is to a model that was fine-tuned on another"
-    if name in (trained, trained.removesuffix('Train')): return REFERENCE, 'reference'
-    if name in _wise_ft_aside: return _wise_ft_aside[name], 'aside'
-    return _wise_ft_sets.get(name, name), 'shift'
-
-def _with_means(table):
-    "The same with a row for the mean over the shifts of each run and metric"
-    shifted = table[table.role == 'shift']
-    runs = shifted.groupby([*IDENTITY,'metric','seed'], dropna=False, sort=False)
-    means = [t.iloc[[0]].assign(dataset=MEAN, value=t.value.mean()) for _, t in runs]
-    return pd.concat([table, *means], ignore_index=True)
+        # what we call the set, and what it is to a model that was fine-tuned on another
+        dataset, role = _wise_ft_sets.get(name, name), 'shift'
+        if name in _wise_ft_aside: dataset, role = _wise_ft_aside[name], 'aside'
+        if name in (trained, trained.removesuffix('Train')): dataset, role = REFERENCE, 'reference'
+        yield run | dict(dataset=dataset, role=role, metric=_wise_ft_metrics[metric], value=v)

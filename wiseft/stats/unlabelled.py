@@ -32,7 +32,7 @@ def best_temperature(
 def average_confidence(
     confidence:np.ndarray # (n,) of the new images
 ) -> float:
-    "As accurate as it believes to be"
+    "Accuracy estimated by the average confidence: a classifier is as accurate as it believes to be"
     return float(np.mean(confidence))
 
 def difference_of_confidences(
