@@ -19,7 +19,7 @@ READ_UNATTACKED = {
     "base/files.unzip_once": OURS, "data/layouts._objectnet_shards": OURS, "data/layouts._timm_list": "timm's own",
     "data/suites._embedded": OURS, "data/suites.protocol": OURS, "stats/paper.published": OURS,
     "stats/robustness._published": OURS, "bench/experiments._lines": REPOSITORY,
-    "bench/experiments._origin": REPOSITORY, "bench/experiments.n_results": REPOSITORY,
+    "bench/experiments.n_results": REPOSITORY,
     "bench/experiments.provenance": REPOSITORY, "bench/experiments.provenance_table": REPOSITORY,
     "methods/index.listed_methods": OURS, "shell/run._begin": "words of its own, compared and not read",
     "bench/trial.why_not": "a sentence that the bench itself wrote", "data/hub.is_whole": "bytes, to be hashed",

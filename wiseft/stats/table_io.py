@@ -17,7 +17,7 @@ from ..base.text import BadFile
 # %% ../../nbs/api/stats/05_table_io.ipynb #f51ee8e4
 def write_results(
     table:pd.DataFrame,
-    path,             # CSV file, or JSON lines if it ends in .jsonl
+    path:str|Path,    # CSV file, or JSON lines if it ends in .jsonl
     force:bool=False, # replace an existing file
 ) -> Path:
     "Write a results table, atomically; FileExistsError unless `force`."
@@ -28,7 +28,7 @@ def write_results(
 
 def append_results(
     table:pd.DataFrame,
-    path, # file of results; made if it is not there
+    path:str|Path, # file of results; made if it is not there
 ) -> Path:
     "Add rows to a file of results, which stays whole whatever happens; several processes may do so at once."
     table = results_table(table)
@@ -39,13 +39,15 @@ def append_results(
 def _text(table, path):
     "The file's text, in the form that its name asks for"
     if Path(path).suffix != '.jsonl': return table.to_csv(index=False, lineterminator='\n')
-    known = lambda row: {k: v for k, v in row.items() if not pd.isna(v) and v != ''}
-    rows = map(known, table.astype(object).to_dict('records'))
-    return ''.join(json.dumps(r, ensure_ascii=False, default=int) + '\n' for r in rows)
+    lines = []
+    for row in table.astype(object).to_dict('records'):
+        known = {k: v for k, v in row.items() if not pd.isna(v) and v != ''}
+        lines.append(json.dumps(known, ensure_ascii=False, default=int) + '\n')
+    return ''.join(lines)
 
 # %% ../../nbs/api/stats/05_table_io.ipynb #3e8baf0e
 def read_results(
-    path, # CSV file, or JSON lines: of this package, or the results.jsonl of wise-ft
+    path:str|Path, # CSV file, or JSON lines: of this package, or the results.jsonl of wise-ft
 ) -> pd.DataFrame:
     "Read a results table; `BadFile` names missing columns, or values that can't be."
     path = existing_file(path, 'results table')
@@ -73,27 +75,27 @@ def _read_lines(path):
 
 # %% ../../nbs/api/stats/05_table_io.ipynb #9b88164c
 def recipes_file(
-    results # results table's file
+    results:str|Path # results table's file
 ) -> Path:
     "The file with recipes that belongs to a results table"
     return Path(results).with_suffix('.recipes.json')
 
 def write_recipes(
     recipes:dict, # classifier's name -> its recipe
-    path,
+    path:str|Path,
 ):
-    "Write how classifiers were fine-tuned"
+    "Write how the classifiers of a results table were fine-tuned"
     text = json.dumps(recipes, indent=1, ensure_ascii=False, default=float)
     with atomic_path(path, force=True) as tmp: tmp.write_text(text+'\n', encoding='utf-8')
 
 def read_recipes(
-    results, # results table's file
+    results:str|Path, # results table's file
 ) -> dict: # classifier's name -> its recipe; {} if none were written
     "How the classifiers of a table were fine-tuned"
     path = recipes_file(results)
-    try: found = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+    try: recipes = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
     except (ValueError, RecursionError) as e: raise BadFile(f'{path} is not JSON: {e}.') from None
-    if isinstance(found, dict) and all(isinstance(r, dict) for r in found.values()): return found
+    if isinstance(recipes, dict) and all(isinstance(r, dict) for r in recipes.values()): return recipes
     raise BadFile(f'{path} holds no recipes: expected an object of them, by name.')
 
 # %% ../../nbs/api/stats/05_table_io.ipynb #790f377b
@@ -107,39 +109,34 @@ _wise_ft_aside = dict(
 _wise_ft_metrics = {'top1': 'accuracy', 'F1-macro_all': 'macro-F1', 'acc_worst_region': 'worst-group accuracy'}
 
 def wise_ft_results(
-    lines, # dicts, one a run
+    lines:list, # dicts, one a run
 ) -> pd.DataFrame: # results table
     "What wise-ft wrote into its results.jsonl, as a results table."
     runs = [l for l in lines if isinstance(l.get('alpha'), (int, float))]
     if len(runs) < len(lines): warnings.warn(
         f'{len(lines)-len(runs)} of {len(lines)} lines have no single alpha (written during fine-tuning) and are '
         'left out', stacklevel=2)
-    rows = [r | dict(version='wise-ft', seed=l.get('seed')) for l in runs for r in _run_rows(l)]
-    return _with_means(results_table(rows))
+    table = results_table([row for l in runs for row in _run_rows(l)])
+    # a row for the mean over the shifts of each run and metric
+    shifted = table[table.role == 'shift']
+    groups = shifted.groupby([*IDENTITY,'metric','seed'], dropna=False, sort=False)
+    means = [t.iloc[[0]].assign(dataset=MEAN, value=t.value.mean()) for _, t in groups]
+    return pd.concat([table, *means], ignore_index=True)
 
 def _run_rows(line):
-    "Rows of one run"
+    "Rows of a results table, of one line of wise-ft"
     alpha, trained = float(line['alpha']), line.get('train_dataset') or 'ImageNet'
     method = {0: 'zero-shot', 1: 'fine-tuned'}.get(alpha, 'weight-space')
+    run = dict(classifier=line.get('model') or 'CLIP', method=method, alpha=alpha, version='wise-ft',
+               seed=line.get('seed'))
     for k, v in line.items():
         name, _, metric = k.rpartition(':')
         if metric not in _wise_ft_metrics or not name: continue
-        dataset, role = _set_and_role(name, trained)
-        yield dict(classifier=line.get('model') or 'CLIP', method=method, alpha=alpha, dataset=dataset, role=role,
-                   metric=_wise_ft_metrics[metric], value=v)
-
-def _set_and_role(name, trained):
-    "What we call a set of wise-ft's, and what it is to a model that was fine-tuned on another"
-    if name in (trained, trained.removesuffix('Train')): return REFERENCE, 'reference'
-    if name in _wise_ft_aside: return _wise_ft_aside[name], 'aside'
-    return _wise_ft_sets.get(name, name), 'shift'
-
-def _with_means(table):
-    "The same with a row for the mean over the shifts of each run and metric"
-    shifted = table[table.role == 'shift']
-    runs = shifted.groupby([*IDENTITY,'metric','seed'], dropna=False, sort=False)
-    means = [t.iloc[[0]].assign(dataset=MEAN, value=t.value.mean()) for _, t in runs]
-    return pd.concat([table, *means], ignore_index=True)
+        # what we call the set, and what it is to a model that was fine-tuned on another
+        dataset, role = _wise_ft_sets.get(name, name), 'shift'
+        if name in _wise_ft_aside: dataset, role = _wise_ft_aside[name], 'aside'
+        if name in (trained, trained.removesuffix('Train')): dataset, role = REFERENCE, 'reference'
+        yield run | dict(dataset=dataset, role=role, metric=_wise_ft_metrics[metric], value=v)
 
 # %% ../../nbs/api/stats/05_table_io.ipynb #c1b0a002
 _clip_benchmark_names = {'accuracy': 'acc1', 'top-5': 'acc5'}
