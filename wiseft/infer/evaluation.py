@@ -248,7 +248,8 @@ def evaluate(
         on_first = {n: s.get(first) for n, s in seen.items()}
         agreed = _agreement(able[first], on_first, datasets[first], transform, n_images)
     who = {n: m.identity | (dict(precision=agreed) if agreed else {}) for n, m in members.items()}
-    return by_first(lambda: _tabulate(who, seen, datasets, split, keep_predictions, metrics))
+    there = dict(threads=str(torch.get_num_threads())) if one.device.type == 'cpu' else {}
+    return by_first(lambda: _tabulate(who, seen, datasets, split, keep_predictions, metrics, there))
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #c35bcdb5
 def _over_sets(looked, datasets, classes): # class codes, and dict column -> numbers, of the images of all sets
@@ -274,7 +275,7 @@ def _exchanged(seen, datasets):
                 f'{d}: hardly an image of {names} is right, and most are taken for the next of these classes. Were '
                 'their folders, or their names, exchanged?')
 
-def _tabulate(who, seen, datasets, split, keep_predictions, metrics): # as `evaluate`
+def _tabulate(who, seen, datasets, split, keep_predictions, metrics, there): # as `evaluate`
     rows, classes, tables, kept = image_rows(datasets, split), all_classes(datasets), [], []
     for said in [*copies(datasets), *_exchanged(seen, datasets)]: warnings.warn(said, stacklevel=2)
     for n, looked in seen.items():
@@ -283,6 +284,6 @@ def _tabulate(who, seen, datasets, split, keep_predictions, metrics): # as `eval
         # a mean over some of the shifts has another meaning
         if len(looked) < len(datasets): table = table[table.dataset != MEAN]
         tables.append(table)
-    table = pd.concat(tables, ignore_index=True)
+    table = pd.concat(tables, ignore_index=True).assign(**there)
     if 'passes' in table: table['passes'] = table.passes.fillna(table.n).astype('Int64')
     return (table, KeptPredictions(rows, kept)) if keep_predictions else table
