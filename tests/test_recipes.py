@@ -138,8 +138,8 @@ def written(folder, key):
     return folder / "recipe.yml"
 
 
-@pytest.mark.parametrize("method", ["slerp", "dare_ties", "dare_linear", "nuslerp", "della", "breadcrumbs", "passthrough",
-                                    "model_stock", "TIES", "tsv_m", ["ties"], None])
+@pytest.mark.parametrize("method", ["slerp", "dare_ties", "dare_linear", "nuslerp", "della", "breadcrumbs",
+                                    "passthrough", "model_stock", "TIES", "tsv_m", ["ties"], None])
 def test_other_methods_of_mergekit(method, folder):
     with pytest.raises(BadFile, match="Of mergekit's there are linear, task_arithmetic, ties"):
         read_recipe(recipe(folder, merge_method=method, **weighted(1, 1)))
@@ -158,11 +158,11 @@ def test_other_methods_of_mergekit(method, folder):
     (dict(rule="weight-spcae", models=[FIRST]) | BASE, "Did you mean weight-space"),
     (dict(models=[FIRST]), "either merge_method"),
     (dict(rule="TIES", merge_method="ties", models=[FIRST]), "This one has both"),
-    (LINEAR | dict(models="first"), "models is 'first'"),
+    (LINEAR | dict(models="first"), "`models` is 'first'"),
     (LINEAR | dict(models=["first"]), "A model is 'first'"),
     (SUM | dict(models=[START]), "needs models besides base_model"),
-    (LINEAR | weighted(1, 1) | dict(dtype="int8"), "dtype is 'int8'"),
-    (LINEAR | weighted(1, 1) | BASE, "linear uses no base_model"),
+    (LINEAR | weighted(1, 1) | dict(dtype="int8"), "`dtype` is 'int8'"),
+    (LINEAR | weighted(1, 1) | BASE, "`linear` uses no base_model"),
     (LINEAR | weighted(1, 1) | dict(suite=["icons"]), r"\['suite'\] are no paths"),
 ])
 def test_refused_value(keys, why, folder):

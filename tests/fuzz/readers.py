@@ -768,8 +768,8 @@ class Hashes(Reader):
 
 
 READERS = [Safetensors, StateDicts, TorchScript, Pickles, Arrays, Cifar, Configs, HubFolders, Cards, Images, Results,
-           Lines, Predictions, Recipes, Merges, Judged, Resumes, Entries, Indices, Hashes, Markers, Lists, Suites, Shards,
-           Labelled, Captions, Answers, Published]
+           Lines, Predictions, Recipes, Merges, Judged, Resumes, Entries, Indices, Hashes, Markers, Lists, Suites,
+           Shards, Labelled, Captions, Answers, Published]
 
 
 # ---------- what becomes of a file ----------

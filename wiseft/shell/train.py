@@ -326,12 +326,7 @@ def merge_(
     recipe.images |= dict(suite=suite) if suite else dict(reference=reference) if reference else {}
     if dry_run: return _say_missing(recipe, device)
     _check_paths(recipe)
-    looks, what = auto or looks_at_images(recipe.rule), '--alpha auto' if auto else method_name(recipe.rule)
-    if looks and not recipe.of_classifiers: raise ValueError(
-        f'{what} looks at images, which takes classifier folders. These are files of weights.')
-    if looks and not recipe.images: raise ValueError(
-        f'{what} looks at validation images of the reference. Give --reference, or --suite.')
-    load = _suite_of(recipe.images.get('suite') or recipe.images['reference']) if looks else None
+    load = _loader_of_images(recipe, auto) if auto or looks_at_images(recipe.rule) else None
     if recipe.of_classifiers:
         device, _ = chosen_device(device)
         _merge_folders(recipe, output, load, device, force, choose)
@@ -356,6 +351,15 @@ def _said_recipe(zeroshot, finetuned, alpha, rule, knobs, parts, precision): # `
     halves = dict(fp16='float16', bf16='bfloat16')
     if precision not in (None, *halves): raise ValueError(f'--precision is {precision}. It is {" or ".join(halves)}.')
     return Recipe(found.function, zeroshot, finetuned, _knobs(found, alpha, knobs, parts), halves.get(precision, ''))
+
+def _loader_of_images(recipe, auto): # as `suite_loader`
+    "Of a rule that looks at validation images"
+    what = '--alpha auto' if auto else method_name(recipe.rule)
+    if not recipe.of_classifiers: raise ValueError(
+        f'{what} looks at images, which takes classifier folders. These are files of weights.')
+    if not recipe.images: raise ValueError(
+        f'{what} looks at validation images of the reference. Give --reference, or --suite.')
+    return _suite_of(recipe.images.get('suite') or recipe.images['reference'])
 
 def _say_missing(recipe, device):
     "What a dry run finds"

@@ -7,7 +7,7 @@ __all__ = ['HALVES', 'scaled_steps', 'agreeing_steps', 'Recipe', 'read_recipe', 
            'what_is_missing']
 
 # %% ../../nbs/api/weights/08_recipes.ipynb #76316bf0
-import math, os, reprlib, torch, yaml
+import math, os, re, reprlib, torch, yaml
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import signature
@@ -78,13 +78,13 @@ scaled_steps.merge_method, agreeing_steps.merge_method = 'task_arithmetic', 'tie
 # %% ../../nbs/api/weights/08_recipes.ipynb #e842f34b
 _METHODS = {f.merge_method: f for f in (weighted_average, scaled_steps, agreeing_steps)}
 _OF_EACH = dict(weight='weights', density='densities')
-_NAMES = {'lambda': 'scale', 'normalize': 'normalize', 'int8_mask': None} # the last saves memory there, and is nothing here
+_NAMES = {'lambda': 'scale', 'normalize': 'normalize', 'int8_mask': None} # it saves memory there, nothing here
 _KEYS = 'merge_method', 'rule', 'base_model', 'models', 'parameters', 'dtype', 'suite', 'reference'
 _DTYPES = dict(float16=torch.float16, bfloat16=torch.bfloat16, float32=torch.float32)
 HALVES = dict(float16='fp16', bfloat16='bf16')
 _words = 'It is about the words of a language model. A classifier keeps the tokenizer of its start: leave it out.'
-_layers = ('It takes layers from several places, which makes another architecture. A merge keeps it: list `models`, with '
-           'values by layer under their parameters.')
+_layers = ('It takes layers from several places, which makes another architecture. A merge keeps it: list `models`, '
+           'with values by layer under their parameters.')
 _REFUSED = dict(tokenizer_source=_words, tokenizer=_words, chat_template=_words, slices=_layers, modules=_layers,
                 out_dtype='Give dtype: sums are made in single precision or better, and rounded once.')
 
@@ -104,7 +104,8 @@ class Recipe:
 
 def _mapping(found, known, what):
     "A dict with no other keys"
-    if not isinstance(found, dict): raise ValueError(f'{what} is {reprlib.repr(found)}, and should be keys with values.')
+    if not isinstance(found, dict): raise ValueError(
+        f'{what} is {reprlib.repr(found)}, and should be keys with values.')
     for k in found:
         if k in _REFUSED: raise ValueError(f'{k!r} is not for recipes here. {_REFUSED[k]}')
         if k not in known: raise ValueError(f'{what} has an unknown key {reprlib.repr(k)}. {did_you_mean(k, known)}')
@@ -138,10 +139,10 @@ def _recipe(found, folder): # `Recipe`
         'named by rule, as in rule: TSV-M.')
     start, dtype = found.get('base_model'), found.get('dtype', '')
     if not isinstance(start, (str, type(None))): raise ValueError(f'base_model is {reprlib.repr(start)}, and no path.')
-    if dtype not in ('', *_DTYPES): raise ValueError(f'dtype is {reprlib.repr(dtype)}. It is {", ".join(_DTYPES)}.')
+    if dtype not in ('', *_DTYPES): raise ValueError(f'`dtype` is {reprlib.repr(dtype)}. It is {", ".join(_DTYPES)}.')
     if rule is not weighted_average: models = [m for m in models if m['model'] != start] # mergekit's may list it, too
     elif start in [None, *(m['model'] for m in models)]: start = None # it is one of them
-    else: raise ValueError('linear uses no base_model. Leave it out, or list it among models.')
+    else: raise ValueError('`linear` uses no base_model. Leave it out, or list it among models.')
     if not models: raise ValueError('A recipe needs models besides base_model: a list of {model: PATH}.')
     shared = found.get('parameters') or {}
     knobs = _of_mergekit(rule, models, shared) if method else _knobs_of_ours(rule, shared)
@@ -153,7 +154,8 @@ def _recipe(found, folder): # `Recipe`
 
 def _models(found, method): # list of dicts
     if not isinstance(found, list): raise ValueError(
-        f'models is {reprlib.repr(found)}. It is a list of {{model: PATH}}, each with parameters of its own if need be.')
+        f'`models` is {reprlib.repr(found)}. It is a list of {{model: PATH}}, each with parameters of its own if need '
+        'be.')
     for m in found:
         _mapping(m, ('model', 'parameters') if method else ('model',), 'A model')
         if not isinstance(m.get('model'), str): raise ValueError(f'A model is {reprlib.repr(m)}, and has no path.')
@@ -163,7 +165,7 @@ def _rule(name):
     "A merge or search of ours by its name"
     found = find_method(name) if isinstance(name, str) else None
     if found is None or found.kind not in ('merge', 'search'): raise ValueError(
-        f'rule is {reprlib.repr(name)}, and no merge or search; `wiseft methods` lists them.')
+        f'`rule` is {reprlib.repr(name)}, and no merge or search; `wiseft methods` lists them.')
     return found.function
 
 # %% ../../nbs/api/weights/08_recipes.ipynb #17f75685
@@ -258,8 +260,8 @@ def what_is_missing(
         try: classifiers[0].check_averageable([c])
         except (ValueError, TypeError) as e: said.append(str(e))
     filters = _filters([k.said for k in recipe.knobs.values() if isinstance(k, ByTensor)])
-    names = [k for state in states.values() for k in state]
-    unused = [text for text in filters if names and not any(text in k for k in names)]
+    names = '\n'.join(k for state in states.values() for k in state)
+    unused = [text for text in filters if names and text not in names]
     return said + [f'No tensor has {text!r} in its name. {did_you_mean(text, _pieces(names))}' for text in unused]
 
 def _weights(recipe, path):
@@ -270,4 +272,4 @@ def _filters(said): # texts, in any depth
     if isinstance(said, dict): return [said['filter']] if 'filter' in said else []
     return [text for s in said for text in _filters(s)] if isinstance(said, list) else []
 
-def _pieces(names): return sorted({piece for k in names for piece in k.split('.') if not piece.isdigit()})
+def _pieces(names): return sorted({piece for piece in re.split(r'[.\n]', names) if not piece.isdigit()})
