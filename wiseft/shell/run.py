@@ -101,7 +101,7 @@ def run(
     model:train.Model='iconclip', pretrained:train.Pretrained=None, preprocess:train.Preprocess=None,
     quick_gelu:train.QuickGelu=None, templates:train.Templates=None,
     probe:Annotated[Optional[str], typer.Option('--probe', show_default=False,
-        help="Begin with a head on an image model of timm's, or torchvision:NAME, instead of words; its weights: "
+        help="Use an image model of timm's, or torchvision:NAME, with a trained head instead of a CLIP; its weights: "
              "--pretrained FILE.")]=None,
     epochs:train.Epochs=10,
     lr:train.LearningRate=None,
