@@ -81,13 +81,14 @@ def write_entry(
     arrays = iter(arrays)
     try:
         with atomic_path(folder) as tmp: _write(tmp, arrays, about)
-    except FileExistsError: pass # another process was first
+    except FileExistsError: return open_entry(folder) # another process was first
     except OSError as e:
         warnings.warn(f'Images are decoded anew each time: {e} $WISEFT_CACHE names another folder, WISEFT_CACHE_GB=0 '
                       'keeps nothing.', stacklevel=2)
         return None
-    make_room()
-    return open_entry(folder)
+    make_room() # perhaps of this one
+    try: return CacheEntry(folder) # its content was hashed a moment ago
+    except FileNotFoundError: return None
 
 def _write(folder, arrays, about):
     folder.mkdir()

@@ -88,10 +88,11 @@ def write_classifier(
         write_state_dict(c.head.state_dict(), tmp/'head.safetensors')
         for path in sorted(tmp.glob('*.safetensors')) if precision else []:
             write_state_dict(round_weights(read_state_dict(path), precision), path, force=True)
-        for name, table in c.beside.items(): # or tensors
-            if name.endswith('.csv'): table.to_csv(tmp/name, index=False)
+        for name, content in c.beside.items(): # a table, a text, or tensors
+            if name.endswith('.csv'): content.to_csv(tmp/name, index=False)
+            elif isinstance(content, str): (tmp/name).write_text(content, encoding='utf-8')
             else:
-                tensors = {k: torch.as_tensor(t) for k, t in table.items()}
+                tensors = {k: torch.as_tensor(t) for k, t in content.items()}
                 write_state_dict(tensors, tmp/name)
         files = {path.name: sha256_file(path) for path in sorted(tmp.iterdir())}
         write_json(tmp/'wiseft.json', _card(c, files, precision))
