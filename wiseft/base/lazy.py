@@ -33,14 +33,15 @@ class LaterFunction:
     ): self._module, self._name = module, name
     def __call__(self, *args, **kwargs): return self.__wrapped__(*args, **kwargs)
     def __repr__(self): return f'{self._module}.{self._name}, imported when it is called'
-    def __getattribute__(self, attribute): # `help` tells of a function, in the function's own words
-        if attribute == '__class__': return FunctionType
-        return self.__wrapped__.__doc__ if attribute == '__doc__' else super().__getattribute__(attribute)
+    @property
+    def __class__(self): return FunctionType # for `help`
     def __getattr__(self, attribute):
         if attribute in ('__name__', '__qualname__'): return self._name
         if attribute == '__wrapped__': return getattr(import_module(self._module), self._name)
         if attribute in vars(FunctionType): return getattr(self.__wrapped__, attribute) # what `inspect` looks at
         raise AttributeError(attribute)
+
+LaterFunction.__doc__ = property(lambda self: self.__wrapped__.__doc__) # `help` asks for it past all that we could do
 
 # %% ../../nbs/api/base/03_lazy.ipynb #9edc8a34
 open_clip, timm, torchvision = map(Later, ('open_clip', 'timm', 'torchvision'))

@@ -131,6 +131,8 @@ def predict_image(self:ImageClassifier,
     image:str|Path|Image.Image # image file, or PIL image
 ): # Series of probabilities by class name, largest first
     "Probabilities for one picture"
+    if isinstance(image, (list, tuple)): raise TypeError(
+        f'predict_image takes one picture and got {len(image)}. For several: classify(classifier, pictures).')
     image = to_rgb(image) if isinstance(image, Image.Image) else open_image(image)
     with eval_mode(self): logits = self(self.transform(image)[None].to(self.device))[0]
     p = logits.cpu().double().softmax(0).numpy() # there is no float64 on Apple's GPUs
