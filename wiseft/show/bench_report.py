@@ -69,8 +69,8 @@ def _plan(plan, groups, origin): # of `Plan`; groups: do intervals draw them?
     p, suite, gone = plan.as_json(), plan.suite, plan.unreadable
     # images
     rows = {'training images': f'{len(suite.train):,}', 'validation images': f'{len(suite.validation):,}'}
-    rows |= {f'test, {d}': f'{len(s):,} images' for d, s in suite.datasets().items()}
-    rows |= {f'control, {d}': f'{len(s):,} images' for d, s in plan.control.items()}
+    for d, s in suite.datasets().items(): rows[f'test, {d}'] = f'{len(s):,} images'
+    for d, s in plan.control.items(): rows[f'control, {d}'] = f'{len(s):,} images'
     # models
     rows |= {'fingerprint of the images': p['suite'], 'image tower (SHA-256)': p['tower']}
     rows |= {'the rest of the CLIP (SHA-256)': p['text_tower'], 'templates': p['templates']}
@@ -79,8 +79,10 @@ def _plan(plan, groups, origin): # of `Plan`; groups: do intervals draw them?
     rows |= {'learning rates to choose from': p['lrs'], 'seeds': p['seeds'], 'α': p['alphas']}
     rows['computed'] = describe_device(plan.start.device, plan.recipe.get('precision', 'bf16'))
     # intervals, and the rest
-    drawn = ', '.join(f'{d} {len(set(s.groups))}' for d, s in suite.datasets().items()) if groups else ''
-    rows['drawn for intervals'] = f'groups: {drawn}' if groups else 'images'
+    rows['drawn for intervals'] = 'images'
+    if groups:
+        numbers = [f'{d} {len(set(s.groups))}' for d, s in suite.datasets().items()]
+        rows['drawn for intervals'] = f'groups: {", ".join(numbers)}'
     rows['left out as unreadable'] = 'none' if gone is None or gone.empty else f'{len(gone)} images'
     rows['versions'] = f'wiseft {p["version"]}, torch {torch.__version__}'
     if origin: rows['made by'] = origin
