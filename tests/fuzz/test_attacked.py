@@ -32,7 +32,9 @@ WRITTEN_UNATTACKED = {
     "shell/data._unpack": SAME, "shell/evaluate.predict_": COMMAND, "shell/evaluate.results_file": COMMAND,
     "shell/report.demo": SAME, "shell/report.plot": SAME, "shell/train._merge_folders": COMMAND,
     "shell/train.finetune_": COMMAND, "shell/train.probe": SAME, "shell/train.zeroshot": COMMAND,
+    "stats/table_io.write_clip_benchmark": SAME,
     "show/bench_report.write_bench_report": BENCH, "weights/files._write_beside": SAME,
+    "weights/recipes.merge_by_recipe": SAME,
 }  # fmt: skip
 
 

@@ -193,7 +193,7 @@ def place_label(
     taken:list, # boxes of the labels so far; the new one's is added
     **text,    # for matplotlib
 ):
-    "Write `label` near `xy` where it hides the fewest `obstacles` and no box of `taken`."
+    "Write `label` near `xy` where it hides the fewest `obstacles` and no box of `taken`; a line leads to it from afar."
     best, frame = None, ax.get_window_extent()
     for r in (9, 13, 19, 27, 36):
         for angle in np.deg2rad([45, 0, 90, 180, 270, 135, 315, 225, 20, 160, 200, 340]):
@@ -213,4 +213,6 @@ def place_label(
             if best is None or cost < best[0]: best = cost, (dx,dy), ha, va, box
     _, offset, ha, va, box = best
     taken.append(box)
-    return ax.annotate(label, xy, offset, textcoords='offset points', ha=ha, va=va, **text)
+    line = dict(arrowstyle='-', lw=.8, color=text.get('color', '.3'), alpha=.6, shrinkA=1, shrinkB=4)
+    return ax.annotate(label, xy, offset, textcoords='offset points', ha=ha, va=va,
+                       arrowprops=line if np.hypot(*offset) > 14 else None, **text)
