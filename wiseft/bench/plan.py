@@ -136,23 +136,26 @@ class Plan:
         "Its rows in their order, those that have what they need"
         able = [m for m in self.methods if not self.missing(m)]
         return [Contender(), *map(Contender, able), *self.controls]
-    def missing(self, method:Method) -> str:
-        "Why a method is left out of a bench, '' if it isn't; it is rehearsed once"
-        name = method.name
-        if name in self.able: return ''
-        if not can_compete(method): return f'A bench does not know what to do with a {method.kind}.'
-        if takes_several(method) and len(self.seeds) < 2:
-            return f'{name} needs {method.needs}, and there is one seed.'
-        if method.kind not in REHEARSED: return ''
-        if name not in self.rehearsed:
-            knobs = self.given.get(name)
-            self.rehearsed[name] = rehearse(self.start, self.suite, method, knobs, **self.recipe)
-        return self.rehearsed[name]
     @property
     def steps(self) -> int:
         "Steps of one fine-tuning of the plan"
         together = self.recipe.get('batch_size', 128)*self.recipe.get('accumulate', 1)
         return self.recipe.get('epochs', 10)*math.ceil(len(self.suite.train)/together)
+
+# %% ../../nbs/api/bench/03_plan.ipynb #ee3db321
+@patch
+def missing(self:Plan, method:Method) -> str:
+    "Why a method is left out of a bench, '' if it isn't; it is rehearsed once"
+    name = method.name
+    if name in self.able: return ''
+    if not can_compete(method): return f'A bench does not know what to do with a {method.kind}.'
+    if takes_several(method) and len(self.seeds) < 2:
+        return f'{name} needs {method.needs}, and there is one seed.'
+    if method.kind not in REHEARSED: return ''
+    if name not in self.rehearsed:
+        knobs = self.given.get(name)
+        self.rehearsed[name] = rehearse(self.start, self.suite, method, knobs, **self.recipe)
+    return self.rehearsed[name]
 
 # %% ../../nbs/api/bench/03_plan.ipynb #e9d14311
 def with_looks(

@@ -15,7 +15,6 @@ from ..base.devices import describe_device
 from ..base.files import atomic_path
 from .html import drop_empty, html_figure, html_page, html_table, html_text, p_value
 from ..base.registry import REGISTRY
-from ..bench.outcome import Bench
 from ..stats.table import MEAN
 
 # %% ../../nbs/api/show/08_bench_report.ipynb #9d46fc7a
@@ -159,7 +158,7 @@ def _body(found, origin):
 
 # %% ../../nbs/api/show/08_bench_report.ipynb #6fac4514
 def write_bench_report(
-    found:Bench,
+    found:object, # `wiseft.bench.outcome.Bench`, which a page needs not import
     path:str|Path, # HTML file
     title:str='Robust fine-tuning: methods compared',
     force:bool=False, # replace an existing file

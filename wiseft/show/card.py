@@ -140,8 +140,9 @@ def write_card(
         lines += [f'{metric} in per cent, with 95 % intervals and numbers of images:', '', str(compact(first)), '']
         lines += _picture(first, folder)
     # of the licence what somebody said, and nothing more
-    terms = (f"Not stated. The weights that it began from ({card['clip']['name']}), and the images of any training, have "
-             'licences of their own: look there.')
+    began = card['clip']['name']
+    terms = (f'Not stated. The weights that it began from ({began}), and the images of any training, have licences of '
+             'their own: look there.')
     if licence: terms = f'{licence}, as whoever wrote this page says.'
     lines += ['## How to use it', '', _use, '', '## Licence', '', in_markdown(terms), '']
     with atomic_path(page, force=True) as tmp: tmp.write_text('\n'.join(lines), encoding='utf-8')
