@@ -7,7 +7,7 @@ __all__ = ['SMALL_SET', 'doubts', 'doubtful_alphas', 'exchanged_classes', 'avera
 
 # %% ../../nbs/api/stats/06_caveats.ipynb #3edb8876
 import numpy as np, pandas as pd
-from .table import MEANS, STARTS, first_metric
+from .table import MEAN, MEANS, STARTS, first_metric
 from ..base.text import counted
 
 # %% ../../nbs/api/stats/06_caveats.ipynb #ff4c1d6e
@@ -37,7 +37,7 @@ def doubts(
         sentences.append(
             f'{name} has {counted(n, "image")}: each counts {100/n:.1f} points{others}. Differences of a few points '
             'tell nothing there; look at the intervals.')
-    return sentences
+    return sentences + _costly_start(t[t.metric == 'accuracy'])
 
 def _end(method): return 'zero-shot classifier' if method == 'zero-shot' else method
 
@@ -46,6 +46,25 @@ def _better(method):
     if method == 'start': return 'Train its head for longer, or start from a model that knows such images.'
     return 'Look at class names and prompts, or choose a CLIP that knows such images.'
 
+
+# %% ../../nbs/api/stats/06_caveats.ipynb #34ca0002
+def _costly_start(t):
+    "A sentence where fine-tuning gained on both sides, and the average half-way to the start is above it on neither"
+    shifted = t[t.role == 'shift'].dataset
+    sides = ['reference', MEAN if (shifted == MEAN).any() else next(iter(shifted), '')]
+    t = t.assign(side=np.where(t.role == 'reference', 'reference', t.dataset)).query('side in @sides')
+    half = t[(t.method == 'weight-space') & ((t.alpha-.5).abs() < .1)]
+    three = [rows.drop_duplicates('side').set_index('side').reindex(sides)
+             for rows in (t[t.method.isin(STARTS)], half, t[t.method == 'fine-tuned'])]
+    start, average, end = three
+    gained = end.value - start.value
+    chance = np.hypot(start.high-start.low, end.high-end.low)/2 # of the difference, as if images were others
+    if not ((gained > chance) & (average.value <= end.value)).all(): return []
+    return [f'Averaging with this start costs: the fine-tuned classifier is {100*gained.iloc[0]:.1f} points above the '
+            f'{_end(start.method.iloc[0])} on the reference and {100*gained.iloc[1]:.1f} on {sides[1]}, and the '
+            f'average at α = {average.alpha.iloc[0]:g} is above the fine-tuned classifier on neither. {_INSTEAD}']
+
+_INSTEAD = 'Average several fine-tunings instead (`uniform soup`); see the page *When averaging fails*.'
 
 # %% ../../nbs/api/stats/06_caveats.ipynb #c81c0cf5
 def doubtful_alphas(
@@ -86,6 +105,9 @@ def averaging_costs(
     "What is wrong where the average at alpha = 0.5 is worse than the better end by more than two standard errors"
     before, half, end = (accuracies[a] for a in (0, .5, 1))
     error = np.sqrt(half*(1-half)/n)
+    if start == 'start' and half < end and before < end - 2*error: # it has seen the reference alone
+        return [f'Averaging with this start may cost: the fine-tuned classifier is {100*(end-before):.1f} points above '
+                f'it on validation images, and the average at α = 0.5 is not above the fine-tuned. {_INSTEAD}']
     if half >= max(before, end) - 2*error: return []
     better = 'fine-tuned classifier' if end > before else _end(start)
     lost = (f'Averaging costs: at α = 0.5 it is {100*(max(before, end)-half):.1f} points below the {better} on '
@@ -95,6 +117,6 @@ def averaging_costs(
                 'a lower learning rate.']
     if end > before:
         return [f'{lost}: the {_end(start)}, at {before:.1%}, is too weak for that. {_better(start)} Or take a larger '
-                'alpha.']
+                f'alpha. {_INSTEAD}']
     return [
         f'{lost}, which is better than the fine-tuned one, at {end:.1%}. Fine-tune again with a lower learning rate.']
