@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['clip_dataloaders', 'clip_learner', 'finetune', 'plot_alpha', 'plot_frontier', 'plot_robustness', 'plot_shifts',
-           'write_report', 'run']
+           'write_report', 'write_card', 'run']
 
 # %% ../nbs/api/00_all.ipynb #e89a603a
 from .base.registry import method
@@ -27,7 +27,9 @@ from .infer.inference import extract_features, predict
 from .infer.members import Member
 from .infer.scores import Metric, score
 from .infer.evaluation import evaluate
+from .infer.classify import classify
 from .infer.paired import compare
+from .infer.flips import changed_images
 from .infer.ensembles import (alpha_curves, choose_alpha, members, mix_logits, mix_probabilities,
                                     output_ensemble, sweep)
 from .base.lazy import LaterFunction as _Later
@@ -38,6 +40,7 @@ clip_learner, finetune = (_Later('wiseft.train.learner', name) for name in ('cli
 plot_alpha, plot_frontier = (_Later('wiseft.show.plots', name) for name in ('plot_alpha', 'plot_frontier'))
 plot_robustness, plot_shifts = (_Later('wiseft.show.plots', name) for name in ('plot_robustness', 'plot_shifts'))
 write_report = _Later('wiseft.show.report', 'write_report')
+write_card = _Later('wiseft.show.card', 'write_card')
 run = _Later('wiseft.shell.run', 'run')
 
 # %% ../nbs/api/00_all.ipynb #6ef73207

@@ -12,7 +12,7 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from unittest.mock import patch
 
 # %% ../../nbs/api/base/03_lazy.ipynb #a480a713
@@ -33,11 +33,15 @@ class LaterFunction:
     ): self._module, self._name = module, name
     def __call__(self, *args, **kwargs): return self.__wrapped__(*args, **kwargs)
     def __repr__(self): return f'{self._module}.{self._name}, imported when it is called'
-    def __getattribute__(self, attribute): # a function's help is its own
-        return self.__wrapped__.__doc__ if attribute == '__doc__' else super().__getattribute__(attribute)
+    @property
+    def __class__(self): return FunctionType # for `help`
     def __getattr__(self, attribute):
-        if attribute != '__wrapped__': raise AttributeError(attribute)
-        return getattr(import_module(self._module), self._name) # where `inspect` looks for more
+        if attribute in ('__name__', '__qualname__'): return self._name
+        if attribute == '__wrapped__': return getattr(import_module(self._module), self._name)
+        if attribute in vars(FunctionType): return getattr(self.__wrapped__, attribute) # what `inspect` looks at
+        raise AttributeError(attribute)
+
+LaterFunction.__doc__ = property(lambda self: self.__wrapped__.__doc__) # `help` asks for it past all that we could do
 
 # %% ../../nbs/api/base/03_lazy.ipynb #9edc8a34
 open_clip, timm, torchvision = map(Later, ('open_clip', 'timm', 'torchvision'))

@@ -58,7 +58,6 @@ class CacheEntry:
         self.ends = np.cumsum(self.shapes.prod(1))
         about = json.loads((folder/'about.json').read_text())
         self.data = np.memmap(folder/'data', about['dtype'], 'r')
-        if len(self.data) != self.ends[-1]: raise ValueError(f'{folder} is cut short.')
         with suppress(PermissionError): os.utime(folder) # the time of last use; of another user's entry it stays
     def __len__(self): return len(self.shapes)
     def __getitem__(self, i):
@@ -112,10 +111,10 @@ def open_entry(folder:Path):
     try:
         if not folder.exists(): return None
         written = json.loads((folder/'about.json').read_text())['sha256']
-        if content_hashes([folder/'data', folder/'shapes.npy']) != written: raise ValueError(f'{folder} was changed.')
-        return CacheEntry(folder)
+        if content_hashes([folder/'data', folder/'shapes.npy']) == written: return CacheEntry(folder)
     except (FileNotFoundError, PermissionError): return None # or another user's
-    except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError, ArithmeticError): remove_path(folder)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError, ArithmeticError): pass # damaged
+    remove_path(folder)
 
 # %% ../../nbs/api/data/06_disk_cache.ipynb #4b0d59c8
 _kinds = 'pixels', 'features', 'texts'

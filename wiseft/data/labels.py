@@ -100,7 +100,7 @@ def labelled_folders(
         if (key := normalize('NFC', f.name)) in files: raise ValueError(
             f'{path}: two folders for class {key!r}. Merge them.')
         if labels.get(key, 0) is not None: files[key] = TextColumn(_images(f))
-    if unknown := [f for f in files if f not in labels]: raise ValueError(_unknown_class(path, unknown, list(labels)))
+    _check_known(path, files, labels)
     if empty := [f for f, v in files.items() if not len(v)]:
         raise ValueError(
             f'{path}: no images in class folder{"s" if len(empty) > 1 else ""} {first_few(empty, 5)}. Add images '
@@ -110,16 +110,17 @@ def labelled_folders(
     return ImageSet(name or path.name, paths, numbers, classnames, root=path)
 
 # %% ../../nbs/api/data/10_labels.ipynb #47ad2061
-def _unknown_class(path, unknown, known):
-    "Error text for folders that are no class"
-    near = difflib.get_close_matches(unknown[0], known, 1, cutoff=0)[0]
+def _check_known(path, names, classes):
+    "ValueError for names that are no class"
+    if not (unknown := [n for n in names if n not in classes]): return
+    near = difflib.get_close_matches(unknown[0], classes, 1, cutoff=0)[0]
     hint = ' These are WordNet ids.' if are_wordnet_ids(unknown) else ''
     inside = path/unknown[0] # not where images are packed
     inner = _names_of_folders(inside) if inside.is_dir() else set()
-    if inner & set(known): hint += f' It holds classes: are these domains? Then give one of them, such as {inside}.'
-    return (
-        f'{path}: class folder {first_few(unknown, 5)} not among the {len(known)} classes (nearest to {unknown[0]!r}: '
-        f'{near!r}); rename the folder, or give a dict from folder to class name.{hint}')
+    if inner & set(classes): hint += f' It holds classes: are these domains? Then give one of them, such as {inside}.'
+    raise ValueError(
+        f'{path}: class folder {first_few(unknown, 5)} not among the {len(classes)} classes (nearest to '
+        f'{unknown[0]!r}: {near!r}); rename the folder, or give a dict from folder to class name.{hint}')
 
 # %% ../../nbs/api/data/10_labels.ipynb #72574323
 def _class_folders(path):
@@ -211,8 +212,7 @@ def _numbered(source, numbers, classnames): # labels, class names
     if classnames is None or names == list(classnames): return numbers, names
     label_of = {c: i for i, c in enumerate(check_classnames(list(classnames)))}
     used = np.unique(numbers)
-    if unknown := [names[k] for k in used if names[k] not in label_of]: raise ValueError(
-        _unknown_class(source, unknown, list(label_of)))
+    _check_known(source, [names[k] for k in used], label_of)
     new_label = np.array([label_of.get(c, -1) for c in names])
     return new_label[numbers], list(classnames)
 
@@ -235,9 +235,9 @@ def _inner_folders(source, paths, members, classnames): # labels, class names
         'with labels, 1.jpg beside 1.cls or 1.json, which hold a number.')
     if classnames is None: _check_names(source, set(classes))
     labels, names = _labels_of(source, sorted(set(classes)), classnames)
-    if unknown := sorted({normalize('NFC', c) for c in classes} - set(labels)): raise ValueError(
-        _unknown_class(source, unknown, list(labels)))
-    return np.array([labels[normalize('NFC', c)] for c in classes]), names
+    classes = [normalize('NFC', c) for c in classes]
+    _check_known(source, sorted(set(classes)), labels)
+    return np.array([labels[c] for c in classes]), names
 
 # %% ../../nbs/api/data/10_labels.ipynb #29cf96c0
 _COLUMNS = dict(file=('file', 'filepath', 'path', 'image'), label=('label', 'class'), caption=('caption', 'title'),
@@ -297,9 +297,9 @@ def table_set(
     else:
         if classnames is None: _check_names(path, t.label.unique())
         label_of, names = _labels_of(path, sorted(t.label.unique()), classnames)
-        if unknown := [c for c in t.label.unique() if normalize('NFC', c) not in label_of]: raise ValueError(
-            _unknown_class(path, unknown, list(label_of)))
-        labels = [label_of[normalize('NFC', c)] for c in t.label]
+        of_images = [normalize('NFC', c) for c in t.label]
+        _check_known(path, dict.fromkeys(of_images), label_of)
+        labels = [label_of[c] for c in of_images]
     groups = list(t.group) if 'group' in t else None
     return ImageSet(name or source_name(path), files, labels, names, groups=groups, root=path.parent)
 

@@ -19,6 +19,7 @@ from ..base.files import sha256_file
 from ..base.lazy import open_clip
 from ..data.hub import reaching_hub
 from .save import config_name
+from .sources import Source
 from .hf_siglip import apply_activation
 from ..base.text import BadFile, why_failed
 
@@ -51,10 +52,11 @@ _no_text = dict(context_length=4, vocab_size=4, width=64, heads=1, layers=1)
 class ImageModel(nn.Module):
     "An image tower in the place of a whole CLIP"
     def __init__(self,
-        visual # image tower
+        visual:nn.Module # image tower
     ):
         super().__init__()
-        self.visual, self.logit_scale = visual, nn.Parameter(torch.zeros((), device=next(visual.parameters()).device))
+        device = next(visual.parameters()).device
+        self.visual, self.logit_scale = visual, nn.Parameter(torch.zeros((), device=device))
 
 # %% ../../nbs/api/models/07_build.ipynb #5ff18c74
 def _local_config(source, tmp): # dict
@@ -66,10 +68,10 @@ def _local_config(source, tmp): # dict
 
 # %% ../../nbs/api/models/07_build.ipynb #e2c7f154
 def build_model(
-    source, # `Source`
-    preprocess, # dict of its `preprocessing`
-    precision, # 'fp32', 'bf16' or 'fp16'
-    device
+    source:Source,
+    preprocess:dict, # dict of its `preprocessing`
+    precision:str, # 'fp32', 'bf16' or 'fp16'
+    device:str|torch.device
 ): # open_clip model
     "The architecture, whose weights are still to be filled in"
     with _quiet(), _NoDraws(), tempfile.TemporaryDirectory() as tmp:
@@ -99,14 +101,15 @@ def _adapt(
 
 # %% ../../nbs/api/models/07_build.ipynb #31a6db42
 def fill_model(
-    model, # open_clip model
-    state, # of a checkpoint
-    source # `Source`, which messages name
+    model:nn.Module, # open_clip model
+    state:dict, # of a checkpoint
+    source:Source # `Source`, which messages name
 ): # the model, in eval mode
     "Load a source's weights; BadFile names what doesn't fit"
     try: model.load_state_dict(_adapt(model, state))
     except Exception as e: # of torch's, of open_clip's: the file decides which
-        first = ' '.join(line.strip() for line in str(e).splitlines()[1:3])[:300] or why_failed(e)
+        lines = [line.strip() for line in str(e).splitlines()]
+        first = ' '.join(lines[1:3])[:300] or why_failed(e)
         raise BadFile(f"The weights in {source.weights} don't fit the architecture of {source.origin}: {first}") from e
     return model.eval()
 
@@ -125,7 +128,7 @@ def _make_tokenizer(source, text):
 
 # %% ../../nbs/api/models/07_build.ipynb #2767f673
 def source_tokenizer(
-    source # `Source`
+    source:Source
 ): # list of texts -> (n, context length) token ids; None without a text tower
     "The tokenizer; an error says what to bring: a BadFile where a folder on this disk should hold it"
     if 'text_cfg' not in source.config: return None
@@ -142,7 +145,7 @@ def source_tokenizer(
 
 # %% ../../nbs/api/models/07_build.ipynb #e03ed7ba
 def verified_sha256(
-    source # `Source` with a file of weights
+    source:Source # `Source` with a file of weights
 ): # 64 hexadecimal digits
     "SHA-256 of a source's weights; BadFile if they are others than they should be"
     found = sha256_file(source.weights)

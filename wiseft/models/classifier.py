@@ -16,10 +16,10 @@ from PIL import Image
 import pandas as pd, torch
 from torch import nn
 
-from .clip import describe_tower, image_features, token_table, unit_length
+from .clip import Clip, describe_tower, image_features, token_table, unit_length
 from ..data.decoding import open_image, to_rgb
 from ..base.devices import eval_mode
-from .head import zeroshot_head
+from .head import ClassificationHead, zeroshot_head
 from .tower import is_own, write_image_model
 from .compatible import check_heads, check_pair
 from ..data.prompts import find_classnames, find_templates, prompts
@@ -30,7 +30,7 @@ from ..base.text import first_few
 # %% ../../nbs/api/models/11_classifier.ipynb #ff7b236d
 class TextTower(nn.Module):
     "What an open_clip model has beside its image tower, under the same names"
-    def __init__(self, model):
+    def __init__(self, model:nn.Module):
         super().__init__()
         for name, part in model.named_children():
             if name != 'visual': self.add_module(name, part)
@@ -40,30 +40,31 @@ class TextTower(nn.Module):
 class ImageClassifier(nn.Module):
     "Image tower and head: what is fine-tuned and averaged"
     def __init__(self,
-        clip,           # `Clip`; its image tower is used, not copied
-        head,           # `ClassificationHead`
-        classnames,     # list of str, one a row of the head
-        templates=None, # list of str that the head was made with
-        alpha=None,     # mixing coefficient: 0 zero-shot, 1 fine-tuned, else of a weight-space ensemble
+        clip:Clip, # `Clip`; its image tower is used, not copied
+        head:ClassificationHead,
+        classnames:list, # list of str, one a row of the head
+        templates:list|None=None, # list of str that the head was made with
+        alpha:float|None=None, # mixing coefficient: 0 zero-shot, 1 fine-tuned, else of a weight-space ensemble
         parents=(),     # hashes of the classifiers that it is the average of
-        metrics=None,   # dict of what was measured
-        recipe=None,    # dict of how it was fine-tuned: loss, what trains, lr, epochs, …
-        head_from_text=False # is the text tower fine-tuned too? Then the head is built from it, with `templates`
+        metrics:dict|None=None, # dict of what was measured
+        recipe:dict|None=None, # dict of how it was fine-tuned: loss, what trains, lr, epochs, …
+        head_from_text:bool=False # is the text tower fine-tuned too? Then the head is built from it, with `templates`
     ):
         super().__init__()
         self.clip, self.visual, self.head = clip, clip.model.visual, head
-        self.classnames, self.templates, self.alpha = list(classnames), list(templates or []), alpha
-        self.parents, self.metrics, self.recipe = list(parents), dict(metrics or {}), dict(recipe or {})
+        self.classnames, self.templates = list(classnames), list(templates or [])
+        self.alpha, self.parents = alpha, list(parents)
+        self.metrics, self.recipe = dict(metrics or {}), dict(recipe or {})
         self.text = TextTower(clip.model) if head_from_text else None
         self.beside = {} # file name -> table or tensors that are saved beside it
         self.eval()
         _check_head(self)
     def features(self,
-        images # (n, 3, height, width), made by `transform`
+        images:torch.Tensor # (n, 3, height, width), made by `transform`
     ): # (n, dim), rows of length 1, unless the head takes features as they are
         x = image_features(self.visual, images)
         return unit_length(x) if self.head.normalise else x.float()
-    def forward(self, images): # (n, n_classes), logits of the images that `features` takes
+    def forward(self, images:torch.Tensor): # (n, n_classes), logits of the images that `features` takes
         return self.head(self.features(images))
     @property
     def transform(self): # PIL image -> (3, height, width) tensor
@@ -100,20 +101,20 @@ def _check_head(c):
 @patch
 def __repr__(self:ImageClassifier):
     kind = {None: '', 0: ', zero-shot', 1: ', fine-tuned'}.get(self.alpha, f', alpha {self.alpha}')
-    about = f'{describe_tower(self.clip)}, {len(self.classnames)} classes ({first_few(self.classnames)})'
-    return f'ImageClassifier {self.clip.name}{kind}: {about}'
+    classes = f'{len(self.classnames)} classes ({first_few(self.classnames)})'
+    return f'ImageClassifier {self.clip.name}{kind}: {describe_tower(self.clip)}, {classes}'
 
 # %% ../../nbs/api/models/11_classifier.ipynb #6a5d7517
 def usual_templates(
-    clip # `Clip`
+    clip:Clip
 ) -> str:
     "Name of the prompts that suit a CLIP: of icons for the embedded one, else those that OpenAI wrote for ImageNet"
     return 'icons' if clip.provenance.get('source') == 'iconclip' else 'openai'
 
 def zeroshot_classifier(
-    clip,       # `Clip`
-    classnames, # list of names, or 'imagenet'
-    templates=None # list of templates, or a list's name; default `usual_templates`
+    clip:Clip,
+    classnames:list|str, # list of names, or 'imagenet'
+    templates:list|str|None=None # list of templates, or a list's name; default `usual_templates`
 ): # `ImageClassifier` with alpha 0
     "Image tower and zero-shot head; the image tower is the CLIP's own, not a copy"
     templates = find_templates(usual_templates(clip) if templates is None else templates)
@@ -127,9 +128,11 @@ def zeroshot_classifier(
 @patch
 @torch.no_grad()
 def predict_image(self:ImageClassifier,
-    image # image file, or PIL image
+    image:str|Path|Image.Image # image file, or PIL image
 ): # Series of probabilities by class name, largest first
     "Probabilities for one picture"
+    if isinstance(image, (list, tuple)): raise TypeError(
+        f'predict_image takes one picture and got {len(image)}. For several: classify(classifier, pictures).')
     image = to_rgb(image) if isinstance(image, Image.Image) else open_image(image)
     with eval_mode(self): logits = self(self.transform(image)[None].to(self.device))[0]
     p = logits.cpu().double().softmax(0).numpy() # there is no float64 on Apple's GPUs
@@ -140,10 +143,11 @@ def predict_image(self:ImageClassifier,
 def copy(self:ImageClassifier): # `ImageClassifier`
     "A copy with an image tower and a head of its own; a text tower that is not trained is shared"
     clip, model = self.clip, self.clip.model
-    text = [t for tensors in (model.named_parameters(), model.named_buffers()) for n,t in tensors
-            if not n.startswith('visual.')]
-    shared = [] if self.head_from_text else text
-    return deepcopy(self, {id(o):o for o in [*shared, clip.tokenizer, clip.transform, clip.train_transform]})
+    shared = [clip.tokenizer, clip.transform, clip.train_transform]
+    if not self.head_from_text:
+        tensors = [*model.named_parameters(), *model.named_buffers()]
+        shared += [t for n,t in tensors if not n.startswith('visual.')]
+    return deepcopy(self, {id(o): o for o in shared})
 
 # %% ../../nbs/api/models/11_classifier.ipynb #2c6bf603
 def _with_tower_in(classifier, dtype):
@@ -193,7 +197,8 @@ def rebuild_head(self:ImageClassifier): # `ImageClassifier`
 def prompt_tokens(self:ImageClassifier): # (n_classes, n_templates, context length)
     "Token ids of all prompts that the head is made with"
     texts = [text for name in self.classnames for text in prompts(name, self.templates)]
-    return self.clip.tokenizer(texts).reshape(len(self.classnames), len(self.templates), -1)
+    tokens = self.clip.tokenizer(texts)
+    return tokens.reshape(len(self.classnames), len(self.templates), -1)
 
 # %% ../../nbs/api/models/11_classifier.ipynb #a16022ed
 @patch(as_prop=True)
@@ -213,7 +218,7 @@ def method(self:ImageClassifier): # str, or None where alpha says it
 # %% ../../nbs/api/models/11_classifier.ipynb #9af84431
 @patch
 def check_averageable(self:ImageClassifier,
-    others # classifiers
+    others:list # classifiers
 ):
     "ValueError unless all have the same classes in the same order, the same preprocessing and architecture"
     for o in others:
@@ -225,11 +230,11 @@ def check_averageable(self:ImageClassifier,
 # %% ../../nbs/api/models/11_classifier.ipynb #29bf370c
 @patch
 def averaged(self:ImageClassifier,
-    state,     # averaged state dict
-    parents,   # classifiers that it is the average of
-    alpha=None,# mixing coefficient, where the rule has one
-    how=None,  # name and knobs of the rule
-    prepared=None # dict name -> tensor, what the rule had to know
+    state:dict, # averaged state dict
+    parents:list, # classifiers that it is the average of
+    alpha:float|None=None, # mixing coefficient, where the rule has one
+    how:dict|None=None, # name and knobs of the rule
+    prepared:dict|None=None # dict name -> tensor, what the rule had to know
 ): # `ImageClassifier`
     "A new classifier with merged weights"
     new = self.copy()
@@ -237,7 +242,8 @@ def averaged(self:ImageClassifier,
     new.rebuild_head()
     new.alpha = None if alpha is None else float(alpha)
     new.parents, new.metrics = [p.hash for p in parents], {}
-    recipe = {k: v for k,v in parents[-1].recipe.items() if k != 'stored'} # which is about the parent's folder
+    recipe = dict(parents[-1].recipe)
+    recipe.pop('stored', None) # which is about the parent's folder
     new.recipe = recipe | (dict(merge=how) if how else {})
     new.beside = {'prepared.safetensors': prepared} if prepared else {}
     return new.eval()
@@ -245,9 +251,9 @@ def averaged(self:ImageClassifier,
 # %% ../../nbs/api/models/11_classifier.ipynb #3d77d4c8
 @patch
 def save(self:ImageClassifier,
-    folder,     # folder to make
-    force=False, # replace an existing one?
-    precision=None # 'fp16' or 'bf16': round the weights to it, for a folder half as large
+    folder:str|Path, # folder to make
+    force:bool=False, # replace an existing one?
+    precision:str|None=None # 'fp16' or 'bf16': round the weights to it, for a folder half as large
 ): # Path
     "Write the classifier as a folder, whole or not at all"
     write_classifier(self, folder, force, write_image_model if is_own(self.clip) else write_clip, precision)

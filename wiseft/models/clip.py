@@ -24,6 +24,7 @@ from .hf_clip import write_hub_folder
 from ..base.progress import tell
 from .save import write_clip
 from .hf_siglip import write_siglip_folder
+from .state_dict_layout import Parts
 from .sources import Source, check_asked, find_source, preprocessing
 from ..weights.safetensors_io import state_hash
 from ..base.text import first_few
@@ -37,7 +38,8 @@ def _input_dtype(
     visual # image tower
 ): # torch.dtype
     "Precision in which an image tower wants its pictures: that of its first convolution"
-    return next((m.weight for m in visual.modules() if isinstance(m, nn.Conv2d)), next(visual.parameters())).dtype
+    convolutions = (m.weight for m in visual.modules() if isinstance(m, nn.Conv2d))
+    return next(convolutions, next(visual.parameters())).dtype
 
 # %% ../../nbs/api/models/08_clip.ipynb #93ffcf97
 @dataclass(repr=False)
@@ -82,12 +84,13 @@ class Clip:
         return next(self.model.visual.parameters()).device
 
 # %% ../../nbs/api/models/08_clip.ipynb #d8f88465
-def describe_tower(clip):
+def describe_tower(clip:Clip):
     "A line about a CLIP's image tower"
     vision = clip.config['vision_cfg']
     tower = vision.get('timm_model_name') or vision.get('module') or type(clip.model.visual).__name__
     size = sum(p.numel() for p in clip.model.visual.parameters())/1e6
-    return f"{tower} of {size:.1f} M parameters, {'×'.join(map(str, clip.image_size))} px, {clip.dim} dimensions"
+    pictures = '×'.join(map(str, clip.image_size))
+    return f'{tower} of {size:.1f} M parameters, {pictures} px, {clip.dim} dimensions'
 
 # %% ../../nbs/api/models/08_clip.ipynb #42b349b6
 @patch
@@ -96,18 +99,11 @@ def __repr__(self:Clip):
     text = f'logit scale {self.logit_scale:.1f}' if self.tokenizer else 'no text tower'
     return f'Clip {name}: {describe_tower(self)}, {text}, {self.precision}'
 
-# %% ../../nbs/api/models/08_clip.ipynb #af95316a
-def _check_precision(precision, device):
-    "ValueError for precisions that aren't, or aren't on this device"
-    if precision not in ('fp32', 'bf16', 'fp16'): raise ValueError(
-        f"precision is {precision!r}; choose 'fp32', 'bf16' or 'fp16'.")
-    if precision == 'fp16' and torch.device(device).type == 'cpu': raise ValueError(
-        "precision='fp16' needs a GPU; on a CPU choose 'bf16'.")
-
 # %% ../../nbs/api/models/08_clip.ipynb #3ca69701
-def open_source(source, asked, precision, device, name, pretrained): # `Clip`
+def open_source(source:Source, asked:dict, precision:str, device:torch.device, name:str, pretrained:str|None): # `Clip`
     "The CLIP that a source stands for, with the preprocessing that is asked for"
-    state, known = source.parts.clip if source.parts else read_state_dict(source.weights), preprocessing(source, asked)
+    state = source.parts.clip if source.parts else read_state_dict(source.weights)
+    known = preprocessing(source, asked)
     if source.where:
         size = sum(t.numel() for t in state.values())
         check_parameters(lambda: build_model(source, known, 'fp32', 'meta'), size, source.where)
@@ -115,20 +111,21 @@ def open_source(source, asked, precision, device, name, pretrained): # `Clip`
     cfg = dict(model.visual.preprocess_cfg)
     train_transform = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**cfg), is_train=True)
     if 'crop_pct' in known: cfg['crop_pct'] = known['crop_pct'] # which open_clip doesn't know
-    file, sha256 = (source.weights.name, verified_sha256(source)) if source.weights else (None, state_hash(state))
-    provenance = dict(source=source.origin, file=file, sha256=sha256)
+    provenance = dict(source=source.origin, file=None, sha256=None)
+    if source.weights: provenance |= dict(file=source.weights.name, sha256=verified_sha256(source))
+    else: provenance['sha256'] = state_hash(state)
     if source.parts and source.parts.unread: provenance['unread'] = first_few(source.parts.unread, 6)
     tokenizer = source_tokenizer(source)
     return Clip(model, tokenizer, ClipTransform(cfg), train_transform, name, pretrained, source.config, cfg, provenance)
 
 # %% ../../nbs/api/models/08_clip.ipynb #22af06b5
 def load_clip(
-    name='iconclip',  # or an architecture of open_clip, 'hf-hub:owner/model', 'hf:owner/model' (transformers), a folder
-    pretrained=None,  # with an architecture: a tag of open_clip, or a checkpoint file
-    precision='fp32', # of the weights: 'fp32', 'bf16', or on a GPU 'fp16'
-    device=None,      # default `best_device`
-    preprocess=None,  # dict with 'mean', 'std', …; for a checkpoint file also the tag that it was fine-tuned from
-    quick_gelu=None   # for a checkpoint file: was it trained with QuickGELU?
+    name:str|Path='iconclip', # or an architecture of open_clip, 'hf-hub:…', 'hf:…' (transformers), a folder
+    pretrained:str|Path|None=None, # with an architecture: a tag of open_clip, or a checkpoint file
+    precision:str='fp32', # of the weights: 'fp32', 'bf16', or on a GPU 'fp16'
+    device:str|torch.device|None=None, # default `best_device`
+    preprocess:dict|str|None=None, # dict with 'mean', 'std', …; for a file also the tag that it was fine-tuned from
+    quick_gelu:bool|None=None # for a checkpoint file: was it trained with QuickGELU?
 ): # `Clip`
     "Load a CLIP with its tokenizer, transforms and provenance; nothing is unpickled"
     if isinstance(name, nn.Module): raise TypeError(
@@ -136,7 +133,10 @@ def load_clip(
         'hold becomes a tower by wiseft.models.tower.image_model(MODULE, TRANSFORM); a CLIP is loaded by its name and '
         'its weights, load_clip(ARCHITECTURE, FILE).')
     name, device = str(name), best_device(device)
-    _check_precision(precision, device)
+    if precision not in ('fp32', 'bf16', 'fp16'): raise ValueError(
+        f"precision is {precision!r}; choose 'fp32', 'bf16' or 'fp16'.")
+    if precision == 'fp16' and device.type == 'cpu': raise ValueError(
+        "precision='fp16' needs a GPU; on a CPU choose 'bf16'.")
     source = find_source(name, pretrained, preprocess, quick_gelu)
     asked = {} if source.parts and isinstance(preprocess, str) else preprocess or {} # a tag was looked up by then
     check_asked(asked)
@@ -153,20 +153,20 @@ def pixels(self:Clip,
 # %% ../../nbs/api/models/08_clip.ipynb #be603afe
 @patch
 def normalise(self:Clip,
-    x # (n, height, width, 3), uint8, on any device
+    x:torch.Tensor # (n, height, width, 3), uint8, on any device
 ): # (n, 3, height, width), float, channels last in memory
     "Batches of pixels as the image tower wants them"
     return self.transform.normalise(x)
 
 # %% ../../nbs/api/models/08_clip.ipynb #6d8eda3a
-def unit_length(x):
+def unit_length(x:torch.Tensor):
     "Rows of length 1, in single precision at least"
     return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
 
 # %% ../../nbs/api/models/08_clip.ipynb #079cc32c
 def image_features(
-    visual, # image tower
-    images  # (n, 3, height, width)
+    visual:nn.Module, # image tower
+    images:torch.Tensor # (n, 3, height, width)
 ): # (n, dim)
     "What the image tower says, before normalisation"
     out = visual(images.to(_input_dtype(visual)))
@@ -176,14 +176,14 @@ def image_features(
 @patch
 @torch.no_grad()
 def encode_image(self:Clip,
-    images # (n, 3, height, width), made by `transform`
+    images:torch.Tensor # (n, 3, height, width), made by `transform`
 ): # (n, dim), rows of length 1
     "Embed pictures, without gradients"
     return unit_length(image_features(self.model.visual, images.to(self.device)))
 
 # %% ../../nbs/api/models/08_clip.ipynb #79f7e65a
 def token_table(
-    model # open_clip model
+    model:nn.Module # open_clip model
 ): # nn.Embedding
     "The text tower's vectors of tokens, (vocabulary, width)"
     for n,m in model.named_modules():
@@ -194,8 +194,8 @@ def token_table(
 
 # %% ../../nbs/api/models/08_clip.ipynb #ac6901fc
 def text_features(
-    model, # open_clip model
-    tokens # (n, context length), ids from the tokenizer
+    model:nn.Module, # open_clip model
+    tokens:torch.Tensor # (n, context length), ids from the tokenizer
 ): # (n, dim), rows of length 1
     "What the text tower says, with gradients"
     device = token_table(model).weight.device
@@ -207,9 +207,9 @@ def text_features(
 @patch
 @torch.no_grad()
 def encode_text(self:Clip,
-    texts,         # list of str
-    batch_size=256, # texts embedded at once
-    progress=False # tell how far it is
+    texts:list, # list of str
+    batch_size:int=256, # texts embedded at once
+    progress:bool=False # tell how far it is
 ): # (n, dim), rows of length 1
     "Embed texts, without gradients"
     token_table(self.model) # an image tower alone says that it is one
@@ -220,8 +220,8 @@ def encode_text(self:Clip,
 # %% ../../nbs/api/models/08_clip.ipynb #b574d160
 @patch
 def save(self:Clip,
-    folder,     # folder to make
-    force=False # replace an existing one?
+    folder:str|Path, # folder to make
+    force:bool=False # replace an existing one?
 ): # Path
     "Write the CLIP as a folder that open_clip loads as `local-dir:folder`"
     with atomic_path(folder, force=force, kind='CLIP') as tmp: write_clip(self, tmp)
@@ -230,8 +230,8 @@ def save(self:Clip,
 # %% ../../nbs/api/models/08_clip.ipynb #1ad82d8b
 @patch
 def save_transformers(self:Clip,
-    folder,     # folder to make
-    force=False # replace an existing one?
+    folder:str|Path, # folder to make
+    force:bool=False # replace an existing one?
 ): # Path
     "Write the CLIP as a folder that `CLIPModel.from_pretrained`, or `SiglipModel`'s, of transformers loads"
     write = write_siglip_folder if self.config.get('custom_text') else write_hub_folder
@@ -242,8 +242,8 @@ def save_transformers(self:Clip,
 
 # %% ../../nbs/api/models/08_clip.ipynb #0a77564c
 def fill_tower(
-    clip, # `Clip` whose image tower is changed
-    parts # `Parts` of a file
+    clip:Clip, # `Clip` whose image tower is changed
+    parts:Parts # `Parts` of a file
 ):
     "Put the image tower of a checkpoint file into a CLIP; BadFile if it doesn't fit"
     visual = {k:v for k,v in parts.clip.items() if k.startswith('visual.')}

@@ -25,16 +25,18 @@ def _check_equal(a, b, what):
 # %% ../../nbs/api/models/00_compatible.ipynb #8bc52653
 def _architecture(c): # dict
     "What decides how a classifier's weights are used"
-    vision = {k:v for k,v in c.clip.config['vision_cfg'].items() if k != 'timm_model_pretrained'}
-    return vision | dict(embed_dim=c.clip.dim, quick_gelu=bool(c.clip.config.get('quick_gelu')),
-                         normalise=c.head.normalise)
+    config = c.clip.config
+    vision = {k:v for k,v in config['vision_cfg'].items() if k != 'timm_model_pretrained'}
+    quick_gelu = bool(config.get('quick_gelu'))
+    return vision | dict(embed_dim=c.clip.dim, quick_gelu=quick_gelu, normalise=c.head.normalise)
 
 # %% ../../nbs/api/models/00_compatible.ipynb #3439154e
 def text_weights(
     clip # `Clip`
 ): # state dict in single precision
     "Weights beside the image tower, but the logit scale"
-    return {k:v.cpu().float() for k,v in clip.model.state_dict().items() if not k.startswith(('visual.', 'logit_'))}
+    state = clip.model.state_dict()
+    return {k:v.cpu().float() for k,v in state.items() if not k.startswith(('visual.', 'logit_'))}
 
 # %% ../../nbs/api/models/00_compatible.ipynb #5a626ed7
 def _check_start(a, b):
@@ -55,7 +57,7 @@ def _warn_templates(a, b):
 
 # %% ../../nbs/api/models/00_compatible.ipynb #4c1c6473
 def check_heads(
-    classifiers # all that are to be averaged
+    classifiers:list # all that are to be averaged
 ):
     "ValueError if a head that was trained would give way to one that is built from a text tower"
     trained_heads = [c for c in classifiers if not c.head_from_text and c.alpha != 0]

@@ -15,6 +15,7 @@ from .. import __version__
 from ..weights.checkpoints import read_state_dict, write_state_dict
 from .open_clip_config import write_json
 from ..base.files import atomic_path
+from .classifier import ImageClassifier
 from .save import round_weights
 from ..base.text import did_you_mean
 
@@ -22,19 +23,20 @@ from ..base.text import did_you_mean
 class FromPixels(nn.Module):
     "A classifier that takes 8-bit pictures"
     def __init__(self,
-        classifier, # `ImageClassifier`; it is used, not copied
-        precision=None # 'fp16' or 'bf16': hold weights in it, and compute in fp32 all the same
+        classifier:ImageClassifier, # `ImageClassifier`; it is used, not copied
+        precision:str|None=None # 'fp16' or 'bf16': hold weights in it, and compute in fp32 all the same
     ):
         super().__init__()
-        steps = [torch.tensor(classifier.clip.preprocess[k]).view(3, 1, 1) for k in ('mean', 'std')]
-        # names that no step of a network has
-        for name, t in zip(('colour_mean', 'colour_std'), steps): self.register_buffer(name, t.to(classifier.device))
+        for k in ('mean', 'std'): # under names that no step of a network has
+            colours = torch.tensor(classifier.clip.preprocess[k], device=classifier.device)
+            self.register_buffer(f'colour_{k}', colours.view(3, 1, 1))
         self.tower, self.precision = _Whole(classifier), precision
         if precision: self.tower.to(dict(fp16=torch.float16, bf16=torch.bfloat16)[precision])
     def forward(self,
-        pixels # (n, height, width, 3), uint8
+        pixels:torch.Tensor # (n, height, width, 3), uint8
     ): # (n, n_classes), logits
-        x = (pixels.permute(0, 3, 1, 2).float()/255 - self.colour_mean)/self.colour_std
+        x = pixels.permute(0, 3, 1, 2).float()/255
+        x = (x - self.colour_mean)/self.colour_std
         if not self.precision: return self.tower(x)
         state = {**dict(self.tower.named_parameters()), **dict(self.tower.named_buffers())}
         wide = {k: t.float() if t.is_floating_point() else t for k,t in state.items()}
@@ -44,7 +46,8 @@ class _Whole(nn.Module):
     "Image tower and head, without the words"
     def __init__(self, c):
         super().__init__()
-        self.visual, self.weight, self.bias, self.normalise = c.visual, c.head.weight, c.head.bias, c.head.normalise
+        self.visual, self.normalise = c.visual, c.head.normalise
+        self.weight, self.bias = c.head.weight, c.head.bias
     def forward(self, x):
         x = self.visual(x)
         x = x[0] if isinstance(x, tuple) else x
@@ -53,17 +56,19 @@ class _Whole(nn.Module):
 
 # %% ../../nbs/api/models/14_export.ipynb #e894a87b
 def export_notes(
-    classifier # `ImageClassifier`
+    classifier:ImageClassifier
 ): # dict of text
     "What an exported file says of itself, as text by name"
     p = classifier.clip.preprocess
-    kept = ('resize_mode', 'interpolation', 'fill_color', 'crop_pct', 'mean', 'std')
-    settings = dict(size=list(classifier.clip.image_size), **{k: p[k] for k in kept if k in p})
+    settings = dict(size=list(classifier.clip.image_size))
+    for k in ('resize_mode', 'interpolation', 'fill_color', 'crop_pct', 'mean', 'std'):
+        if k in p: settings[k] = p[k]
     notes = dict(classnames=classifier.classnames, preprocess=settings, hash=classifier.hash,
                  alpha=classifier.alpha, recipe=classifier.recipe)
-    said = {k: json.dumps(v, ensure_ascii=False, default=float) for k,v in notes.items()}
-    return said | dict(wiseft=__version__, input='pixels: (n, height, width, 3), uint8 RGB, resized as preprocess says',
-                       output='logits: (n, classes), in the order of classnames')
+    as_text = lambda value: json.dumps(value, ensure_ascii=False, default=float)
+    about = dict(wiseft=__version__, input='pixels: (n, height, width, 3), uint8 RGB, resized as preprocess says',
+                 output='logits: (n, classes), in the order of classnames')
+    return {k: as_text(v) for k,v in notes.items()} | about
 
 # %% ../../nbs/api/models/14_export.ipynb #b0718cc7
 def _traced(classifier, precision): # torch's `ExportedProgram`
@@ -74,10 +79,10 @@ def _traced(classifier, precision): # torch's `ExportedProgram`
     with torch.no_grad(): return torch.export.export(module, (example,), dynamic_shapes=shapes)
 
 def export_pt2(
-    classifier, # `ImageClassifier`
-    path,       # .pt2 file to make
-    precision=None, # 'fp16' or 'bf16': hold weights in it
-    force=False # replace an existing file?
+    classifier:ImageClassifier,
+    path:str|Path, # .pt2 file to make
+    precision:str|None=None, # 'fp16' or 'bf16': hold weights in it
+    force:bool=False # replace an existing file?
 ): # Path
     "Write a classifier as `torch.export.load` reads it, with its notes in the file's `notes.json`"
     with atomic_path(path, force=force) as tmp:
@@ -87,14 +92,6 @@ def export_pt2(
     return Path(path)
 
 # %% ../../nbs/api/models/14_export.ipynb #4c7d9a25
-def _needed(): # module `onnx`
-    "onnx, with what torch needs for it; ImportError says what to install"
-    try:
-        import onnx, onnxscript
-    except ImportError as e: raise ImportError(
-        f'Exporting to ONNX needs another package ({e}): pip install wiseft[export].') from e
-    return onnx
-
 @contextmanager
 def _without_insides():
     "Silence about how torch's exporter works, which no user can change"
@@ -107,17 +104,21 @@ def _without_insides():
         finally: log.setLevel(level)
 
 def export_onnx(
-    classifier, # `ImageClassifier`
-    path,       # .onnx file to make
-    precision=None, # 'fp16' or 'bf16': hold weights in it
-    force=False # replace an existing file?
+    classifier:ImageClassifier,
+    path:str|Path, # .onnx file to make
+    precision:str|None=None, # 'fp16' or 'bf16': hold weights in it
+    force:bool=False # replace an existing file?
 ): # Path
     "Write a classifier as an ONNX model from `pixels` to `logits`"
-    onnx = _needed()
+    try:
+        import onnx, onnxscript # which torch needs for it
+    except ImportError as e: raise ImportError(
+        f'Exporting to ONNX needs another package ({e}): pip install wiseft[export].') from e
     with atomic_path(path, force=force) as tmp:
         with _without_insides():
-            program = torch.onnx.export(_traced(classifier, precision), dynamo=True, input_names=['pixels'],
-                                        output_names=['logits'], optimize=precision is None, verbose=False)
+            traced = _traced(classifier, precision)
+            program = torch.onnx.export(traced, dynamo=True, input_names=['pixels'], output_names=['logits'],
+                                        optimize=precision is None, verbose=False)
         model = program.model_proto
         # notes of torch on each step: which line of which file of this machine it comes from
         parts = [*model.graph.node, *model.graph.value_info, *model.graph.initializer]
@@ -129,10 +130,10 @@ def export_onnx(
 
 # %% ../../nbs/api/models/14_export.ipynb #1c697f30
 def export_transformers(
-    classifier, # `ImageClassifier`
-    folder,     # to make
-    precision=None, # 'fp16' or 'bf16': round weights to it
-    force=False # replace an existing one?
+    classifier:ImageClassifier,
+    folder:str|Path, # to make
+    precision:str|None=None, # 'fp16' or 'bf16': round weights to it
+    force:bool=False # replace an existing one?
 ): # Path
     "Write a classifier as a folder that transformers reads, with `head.safetensors` and `classifier.json` beside"
     with atomic_path(folder, force=force, kind='transformers folder') as tmp:
@@ -149,11 +150,11 @@ def export_transformers(
 EXPORTS = dict(onnx=export_onnx, pt2=export_pt2, transformers=export_transformers)
 
 def export_classifier(
-    classifier, # `ImageClassifier`
-    to,         # 'onnx', 'pt2' or 'transformers'
-    path,       # file, or folder for transformers
-    precision=None, # 'fp16' or 'bf16': hold weights in it
-    force=False # replace what is there?
+    classifier:ImageClassifier,
+    to:str, # 'onnx', 'pt2' or 'transformers'
+    path:str|Path, # file, or folder for transformers
+    precision:str|None=None, # 'fp16' or 'bf16': hold weights in it
+    force:bool=False # replace what is there?
 ): # Path
     "Write a classifier for programs without this library"
     if to not in EXPORTS: raise ValueError(f'There is no export to {to!r}. {did_you_mean(to, EXPORTS)}')

@@ -12,7 +12,7 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import nn
 
 from ..data.disk_cache import open_entry, text_folder, write_entry
-from .clip import token_table
+from .clip import Clip, token_table
 from ..base.lazy import open_clip
 from ..data.prompts import find_classnames, find_templates, prompts
 from ..weights.safetensors_io import state_hash
@@ -22,49 +22,46 @@ from ..base.text import first_few
 class ClassificationHead(nn.Module):
     "Linear head on features of length 1: `weight @ x/‖x‖ + bias`; on features as they are where `normalise` is False"
     def __init__(self,
-        weight,    # (n_classes, dim)
-        bias=None, # (n_classes,); of CLIPs, only SigLIP's heads have one
-        normalise=True # features to length 1?
+        weight:torch.Tensor, # (n_classes, dim)
+        bias:torch.Tensor|None=None, # (n_classes,); of CLIPs, only SigLIP's heads have one
+        normalise:bool=True # features to length 1?
     ):
         super().__init__()
         self.weight = nn.Parameter(weight.detach().clone())
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         self.normalise = normalise
     def forward(self,
-        features # (n, dim), of any length
+        features:torch.Tensor # (n, dim), of any length
     ): # (n, n_classes), logits
         with torch.autocast(features.device.type, enabled=False): # bf16 has 8 bits: too few for logits up to 100
             x = features.to(self.weight.dtype)
-            return F.linear(F.normalize(x, dim=-1) if self.normalise else x, self.weight, self.bias)
-    def extra_repr(self): return f'{self.weight.shape[1]} -> {self.weight.shape[0]}, bias={self.bias is not None}'
+            if self.normalise: x = F.normalize(x, dim=-1)
+            return F.linear(x, self.weight, self.bias)
+    def extra_repr(self):
+        rows, dim = self.weight.shape
+        return f'{dim} -> {rows}, bias={self.bias is not None}'
 
 # %% ../../nbs/api/models/09_head.ipynb #f68f5b5d
 def average_prompts(
-    embeddings # (n_classes, n_templates, dim), of the prompts
+    embeddings:torch.Tensor # (n_classes, n_templates, dim), of the prompts
 ): # (n_classes, dim), rows of length 1
     "Normalise each prompt's embedding, average over templates, normalise (Radford et al. 2021, section 3.1.4)"
     z = F.normalize(embeddings, dim=-1)
     return F.normalize(z.mean(1), dim=-1)
 
-# %% ../../nbs/api/models/09_head.ipynb #255b2479
-def _words(text): return re.findall(r"[\w']+|[^\w\s]+", text)
-
-# %% ../../nbs/api/models/09_head.ipynb #60bc22a1
-def _ids(clip, text): # set of int
-    "Token ids of a text, without those that every text has"
-    ids, empty = clip.tokenizer([text, ''])
-    return set(ids.tolist()) - set(empty.tolist())
-
 # %% ../../nbs/api/models/09_head.ipynb #934acb65
 def unseen_words(
-    clip, # `Clip`
-    texts # list of str
+    clip:Clip,
+    texts:list # list of str
 ): # list of str, in order of appearance
     "Words with a token that the model never or hardly saw in training: its vector is all zero"
-    unseen = set((~token_table(clip.model).weight.any(1)).nonzero().flatten().tolist())
+    is_zero = ~token_table(clip.model).weight.any(1)
+    unseen = set(is_zero.nonzero().flatten().tolist())
     if not unseen: return []
-    words = dict.fromkeys(w for t in texts for w in _words(t))
-    return [w for w in words if _ids(clip, w) & unseen]
+    words = dict.fromkeys(w for t in texts for w in re.findall(r"[\w']+|[^\w\s]+", t))
+    empty, *rows = clip.tokenizer(['', *words]).tolist()
+    unseen -= set(empty) # what every text has
+    return [w for w, row in zip(words, rows) if unseen & set(row)]
 
 # %% ../../nbs/api/models/09_head.ipynb #837998c0
 def _cut_texts(clip, texts): # list of str
@@ -77,9 +74,9 @@ def _cut_texts(clip, texts): # list of str
 
 # %% ../../nbs/api/models/09_head.ipynb #ed3c468a
 def warn_of_texts(
-    clip, # `Clip`
-    texts, # list of str
-    captions=False # is the text tower trained on them?
+    clip:Clip,
+    texts:list, # list of str
+    captions:bool=False # is the text tower trained on them?
 ):
     "Warn of texts that the model can't read as they are meant"
     then = ('it has to learn these words from the captions.' if captions else
@@ -99,7 +96,9 @@ def _text_features(clip, texts, keep=True): # (n, dim), rows of length 1
     if not keep: return clip.encode_text(texts, progress=True)
     folder = _features_folder(clip, texts)
     kept = folder and open_entry(folder)
-    if kept: return torch.from_numpy(kept.data.reshape(len(kept), -1).copy()).to(clip.device)
+    if kept:
+        rows = kept.data.reshape(len(kept), -1).copy()
+        return torch.from_numpy(rows).to(clip.device)
     rows = clip.encode_text(texts, progress=True)
     if folder and rows.dtype == torch.float32: write_entry(folder, rows.cpu().numpy(), name=f'prompts for {clip.name}')
     return rows
@@ -114,28 +113,30 @@ def _features_folder(clip, texts):
 
 # %% ../../nbs/api/models/09_head.ipynb #f45523a4
 def zeroshot_head(
-    clip,       # `Clip`
-    classnames, # list of names, or 'imagenet'
-    templates,  # list of templates, or a list's name
-    keep=True   # many embedded texts in the cache? Not those of a text tower that trains, which never come again
+    clip:Clip,
+    classnames:list|str, # list of names, or 'imagenet'
+    templates:list|str, # list of templates, or a list's name
+    keep:bool=True # many embedded texts in the cache? Not those of a text tower that trains, which never come again
 ): # `ClassificationHead`, weight (n_classes, dim): unit-norm rows × logit scale
     "Linear head whose rows are the averaged embeddings of each class's prompts"
     names, templates = find_classnames(classnames), find_templates(templates)
     texts = [text for name in names for text in prompts(name, templates)]
     warn_of_texts(clip, texts)
-    rows = average_prompts(_text_features(clip, texts, keep).reshape(len(names), len(templates), -1))
+    features = _text_features(clip, texts, keep)
+    rows = average_prompts(features.reshape(len(names), len(templates), -1))
     bias = None if clip.logit_bias is None else rows.new_full((len(names),), clip.logit_bias)
     return ClassificationHead(clip.logit_scale*rows, bias).to(clip.device)
 
 # %% ../../nbs/api/models/09_head.ipynb #ebac49a8
 def random_head(
-    clip,       # `Clip`
-    classnames, # list of names, or 'imagenet'
-    rng=None    # `numpy.random.Generator`
+    clip:Clip,
+    classnames:list|str, # list of names, or 'imagenet'
+    rng:np.random.Generator|None=None # `numpy.random.Generator`
 ): # `ClassificationHead` of random directions, with the logit scale of a zero-shot head
     "Head to compare a zero-shot head with"
     warnings.warn('A random head knows nothing: fine-tuning starts from chance, and there is no zero-shot classifier '
                   'to average with. '
                   'zeroshot_head starts from what the text tower knows.', stacklevel=2)
-    rows = (rng or np.random.default_rng(0)).standard_normal((len(find_classnames(classnames)), clip.dim))
-    return ClassificationHead(clip.logit_scale*F.normalize(torch.from_numpy(rows).float(), dim=-1)).to(clip.device)
+    n, rng = len(find_classnames(classnames)), rng or np.random.default_rng(0)
+    rows = torch.from_numpy(rng.standard_normal((n, clip.dim))).float()
+    return ClassificationHead(clip.logit_scale*F.normalize(rows, dim=-1)).to(clip.device)

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['BLOCK_NAMES', 'CLIP_KINDS', 'SIGLIP_KINDS', 'RESAMPLE', 'hub_weights', 'renamed', 'turned', 'joined', 'parted',
-           'from_transformers', 'to_transformers', 'hub_config', 'hub_preprocess', 'hub_file', 'read_hub_preprocess',
-           'read_hub_folder', 'their_config', 'their_preprocess', 'write_hub_folder', 'write_hub_tokenizer']
+           'from_transformers', 'to_transformers', 'tower_settings', 'hub_config', 'hub_preprocess', 'hub_file',
+           'read_hub_preprocess', 'read_hub_folder', 'their_config', 'their_preprocess', 'write_hub_folder',
+           'write_hub_tokenizer']
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #36a7b04d
 import json, torch
@@ -37,8 +38,8 @@ _transposed = ('visual.proj', 'text_projection')
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #bc770b89
 def renamed(
-    name,   # of a tensor
-    names,  # pairs: how a name begins in one layout and in the other
+    name:str, # of a tensor
+    names:list, # pairs: how a name begins in one layout and in the other
     within=() # pairs: what is replaced in the rest of it
 ): # str, or None for a name that isn't among them
     "A name of one layout in the other"
@@ -49,15 +50,15 @@ def renamed(
             return new
 
 def turned(
-    pairs # of names
+    pairs:list # of names
 ): # list
     "The same pairs for the way back"
     return [(b, a) for a,b in pairs]
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #694715f3
 def joined(
-    state, # state dict
-    where='the model' # for messages
+    state:dict, # state dict
+    where:str|Path='the model' # for messages
 ): # state dict
     "Queries, keys and values as one matrix; BadFile where one is missing, or has another shape"
     new = {}
@@ -66,24 +67,26 @@ def joined(
             names = [k.replace('.q_proj.', f'.{x}_proj.') for x in 'qkv']
             if wrong := [n for n in names if n not in state or state[n].shape != t.shape]: raise BadFile(
                 f'{where} has no {first_few(wrong)} of the shape {tuple(t.shape)}. Copy or download it again.')
-            new[k.replace('.q_proj.', '.in_proj_')] = torch.cat([state[n] for n in names])
+            together = k.replace('.q_proj.', '.in_proj_')
+            new[together] = torch.cat([state[n] for n in names])
         elif not any(f'.self_attn.{x}_proj.' in k for x in 'kv'): new[k] = t
     return new
 
 def parted(
-    state # state dict
+    state:dict # state dict
 ): # state dict
     "Queries, keys and values as three matrices"
     new = {}
     for k, t in state.items():
         if '.self_attn.in_proj_' not in k: new[k] = t
-        else: new.update({k.replace('.in_proj_', f'.{x}_proj.'): part for x,part in zip('qkv', t.chunk(3))})
+        else:
+            for x, part in zip('qkv', t.chunk(3)): new[k.replace('.in_proj_', f'.{x}_proj.')] = part
     return new
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #b3fd644b
 def from_transformers(
-    state, # state dict of transformers' `CLIPModel` or one of its vision models
-    where='the model' # for messages
+    state:dict, # state dict of transformers' `CLIPModel` or one of its vision models
+    where:str|Path='the model' # for messages
 ): # state dict of open_clip's `CLIP`, or of its image tower alone
     "Weights in open_clip's layout; BadFile for names that a CLIP doesn't have"
     # a vision model of today
@@ -92,19 +95,21 @@ def from_transformers(
     names = {k: renamed(k, _names, BLOCK_NAMES) for k in state}
     if odd := [k for k,new in names.items() if new is None]: raise BadFile(
         f'{where} holds {first_few(odd)}, which no CLIP of transformers has.')
-    new = {names[k]: t.T.contiguous() if names[k] in _transposed else t for k,t in state.items()}
+    new = {names[k]: t for k,t in state.items()}
+    for k in _transposed: # where there is one
+        if k in new: new[k] = new[k].T.contiguous()
     # none: features as they are
     if 'visual.proj' not in new and 'visual.class_embedding' in new:
         new['visual.proj'] = torch.eye(len(new['visual.class_embedding']))
     return new
 
 def to_transformers(
-    state # state dict of open_clip's `CLIP`
+    state:dict # state dict of open_clip's `CLIP`
 ): # state dict of transformers' `CLIPModel`
     "Weights in the layout of transformers"
     upright = {k: t.T if k in _transposed else t for k,t in state.items()}
-    new = {renamed(k, turned(_names), turned(BLOCK_NAMES)): t.contiguous() for k,t in upright.items()}
-    return parted(new)
+    theirs = lambda name: renamed(name, turned(_names), turned(BLOCK_NAMES))
+    return parted({theirs(k): t.contiguous() for k,t in upright.items()})
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #2fff3cf2
 _defaults = dict( # of transformers, which leaves out of its files what is as usual
@@ -116,13 +121,26 @@ _both = dict(hidden_act='quick_gelu', layer_norm_eps=1e-5)
 CLIP_KINDS = 'clip', 'clip_vision_model'
 SIGLIP_KINDS = 'siglip', 'siglip_vision_model'
 
+def tower_settings(
+    config:dict, # content of `config.json`
+    part:str, # 'vision' or 'text'
+    where:str|Path, # its path, for messages
+    family:str, # 'CLIP' or 'SigLIP'
+    usual:dict # what is left out where it is as usual; whole numbers are sizes
+) -> dict:
+    "All settings of a tower of transformers; BadFile for sizes that none has"
+    alone = config['model_type'] == f'{family.lower()}_{part}_model'
+    stated = config if alone else config.get(f'{part}_config') or {}
+    if not isinstance(stated, dict): raise BadFile(f'{where}: {part}_config is no object. Copy or download it again.')
+    settings = usual | stated
+    sizes = [k for k, v in usual.items() if type(v) is int]
+    odd = [k for k in sizes if type(settings[k]) is not int or not 0 < settings[k] < 2**20]
+    if odd: raise BadFile(f'{where}: {first_few(odd)} is no size of a {family}. Copy or download the folder again.')
+    return settings
+
 def _settings(config, part, where): # dict
-    "Settings of a tower, with what is left out"
-    found = config if config['model_type'] == f'clip_{part}_model' else config.get(f'{part}_config') or {}
-    if not isinstance(found, dict): raise BadFile(f'{where}: {part}_config is no object. Copy or download it again.')
-    s = _both | _defaults[part] | found
-    numbers = [k for k in _defaults[part] if not (type(s[k]) is int and 0 < s[k] < 2**20)]
-    if numbers: raise BadFile(f'{where}: {first_few(numbers)} is no size of a CLIP. Copy or download the folder again.')
+    "Those of a CLIP"
+    s = tower_settings(config, part, where, 'CLIP', _both | _defaults[part])
     if s['hidden_act'] not in ('gelu', 'quick_gelu'): raise BadFile(
         f"{where}: hidden_act is {s['hidden_act']!r:.50}; CLIPs have 'gelu' or 'quick_gelu'.")
     return s
@@ -134,36 +152,35 @@ def _tower(s): # what both towers have, as open_clip says it
                 mlp_ratio=s['intermediate_size']/s['hidden_size'], **norm)
 
 def hub_config(
-    config, # content of `config.json`
-    where,  # its path, for messages
-    dim,    # length of an embedding
-    text    # is there a text tower?
+    config:dict, # content of `config.json`
+    where:str|Path, # its path, for messages
+    dim:int, # length of an embedding
+    text:bool # is there a text tower?
 ): # open_clip's `model_cfg`
     "The architecture of a CLIP of transformers; BadFile if it is none"
     vision = _settings(config, 'vision', where)
     heads = max(1, vision['hidden_size']//vision['num_attention_heads'])
-    new = dict(embed_dim=dim, quick_gelu=vision['hidden_act'] == 'quick_gelu',
-               vision_cfg=_tower(vision)
-               | dict(image_size=vision['image_size'], patch_size=vision['patch_size'], head_width=heads))
+    pictures = dict(image_size=vision['image_size'], patch_size=vision['patch_size'], head_width=heads)
+    new = dict(embed_dim=dim, quick_gelu=vision['hidden_act'] == 'quick_gelu', vision_cfg=_tower(vision) | pictures)
     if not text: return new
     s = _settings(config, 'text', where)
     if s['hidden_act'] != vision['hidden_act']: raise BadFile(
         f'{where}: the towers have different activation functions, which open_clip has not.')
-    return new | dict(text_cfg=_tower(s)
-                      | dict(context_length=s['max_position_embeddings'], vocab_size=s['vocab_size'],
-                             heads=s['num_attention_heads']))
+    words = dict(context_length=s['max_position_embeddings'], vocab_size=s['vocab_size'],
+                 heads=s['num_attention_heads'])
+    return new | dict(text_cfg=_tower(s) | words)
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #2540b67f
 RESAMPLE = {2: 'bilinear', 3: 'bicubic'} # Pillow's numbers
 
 def hub_preprocess(
-    config # content of `preprocessor_config.json`
+    config:dict # content of `preprocessor_config.json`
 ): # dict
     "Preprocessing, as open_clip says it; what isn't said is left out"
     size = config.get('size')
     squash = isinstance(size, dict) and 'height' in size and not config.get('do_center_crop')
-    new = dict(mean=config.get('image_mean'), std=config.get('image_std'),
-               interpolation=next((way for n, way in RESAMPLE.items() if n == config.get('resample')), None),
+    ways = [way for n, way in RESAMPLE.items() if n == config.get('resample')]
+    new = dict(mean=config.get('image_mean'), std=config.get('image_std'), interpolation=ways[0] if ways else None,
                resize_mode='squash' if squash else 'shortest')
     return {k: v for k,v in new.items() if v}
 
@@ -171,7 +188,7 @@ def hub_preprocess(
 hub_weights = ['model.safetensors', 'pytorch_model.bin']
 
 def hub_file(
-    folder # of transformers
+    folder:Path # of transformers
 ): # Path
     "Its file of weights"
     path = next((folder/n for n in hub_weights if (folder/n).is_file()), None)
@@ -179,16 +196,16 @@ def hub_file(
     raise FileNotFoundError(f"{folder} holds none of {first_few(hub_weights)}. Put the weights there, as one file.")
 
 def read_hub_preprocess(
-    folder # of transformers
+    folder:Path # of transformers
 ): # preprocessing; {} if the folder doesn't say
     "What a folder says of its pictures, in either of the files that transformers has had for it"
     alone, together = folder/'preprocessor_config.json', folder/'processor_config.json'
     if alone.is_file(): return hub_preprocess(read_json(alone))
-    found = read_json(together).get('image_processor') if together.is_file() else None
-    return hub_preprocess(found) if isinstance(found, dict) else {}
+    pictures = read_json(together).get('image_processor') if together.is_file() else None
+    return hub_preprocess(pictures) if isinstance(pictures, dict) else {}
 
 def read_hub_folder(
-    folder # with config.json
+    folder:str|Path # with config.json
 ): # (`model_cfg`, preprocessing, `Parts`)
     "A CLIP of transformers in open_clip's layout; BadFile if it is none"
     where = Path(folder)/'config.json'
@@ -200,24 +217,24 @@ def read_hub_folder(
     state = from_transformers(read_checkpoint(path).state, path)
     if 'visual.proj' not in state: raise BadFile(f'{path} holds no image tower.')
     text = any(k.startswith('transformer.') for k in state)
-    found = hub_config(config, where, state['visual.proj'].shape[1], text)
-    return found, read_hub_preprocess(where.parent), Parts(str(path), state, {})
+    settings = hub_config(config, where, state['visual.proj'].shape[1], text)
+    return settings, read_hub_preprocess(where.parent), Parts(str(path), state, {})
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #0399a86b
 def _their_tower(s, act): # dict
     "Settings of a tower, as transformers says them"
-    return dict(hidden_size=s['width'], num_hidden_layers=s['layers'],
-                intermediate_size=int(s['width']*s.get('mlp_ratio', 4)), hidden_act=act,
-                layer_norm_eps=(s.get('norm_kwargs') or {}).get('eps', 1e-5))
+    norm, hidden = s.get('norm_kwargs') or {}, int(s['width']*s.get('mlp_ratio', 4))
+    return dict(hidden_size=s['width'], num_hidden_layers=s['layers'], intermediate_size=hidden, hidden_act=act,
+                layer_norm_eps=norm.get('eps', 1e-5))
 
 def their_config(
-    config # open_clip's `model_cfg`
+    config:dict # open_clip's `model_cfg`
 ): # content of `config.json`
     "The architecture as transformers says it; ValueError for one that is no `CLIPModel`"
     vision, text = config['vision_cfg'], config.get('text_cfg', {})
-    known = {'image_size', 'patch_size', 'width', 'layers', 'head_width', 'mlp_ratio', 'norm_kwargs', 'context_length',
+    usual = {'image_size', 'patch_size', 'width', 'layers', 'head_width', 'mlp_ratio', 'norm_kwargs', 'context_length',
              'vocab_size', 'heads'}
-    odd = [k for k,v in {**vision, **text}.items() if k not in known and v]
+    odd = [k for k,v in (vision | text).items() if v and k not in usual]
     other = not text or not isinstance(vision.get('layers', 12), int) or config.get('custom_text')
     if odd or other: raise ValueError(
         f"This CLIP has {first_few(odd) or 'another architecture'}, and transformers' CLIPModel is a ViT with "
@@ -225,18 +242,21 @@ def their_config(
     act = 'quick_gelu' if config.get('quick_gelu') else 'gelu'
     v = dict(width=768, layers=12, head_width=64, patch_size=16, image_size=224) | vision
     t = dict(width=512, layers=12, heads=8, context_length=77, vocab_size=49408) | text
-    seen = dict(num_attention_heads=v['width']//v['head_width'], image_size=v['image_size'], patch_size=v['patch_size'])
-    read = dict(num_attention_heads=t['heads'], max_position_embeddings=t['context_length'],
-                vocab_size=t['vocab_size'], bos_token_id=t['vocab_size']-2, eos_token_id=t['vocab_size']-1)
+    heads = v['width']//v['head_width']
+    pictures = dict(num_attention_heads=heads, image_size=v['image_size'], patch_size=v['patch_size'])
+    n = t['vocab_size']
+    words = dict(num_attention_heads=t['heads'], max_position_embeddings=t['context_length'], vocab_size=n,
+                 bos_token_id=n-2, eos_token_id=n-1)
     return dict(architectures=['CLIPModel'], model_type='clip', projection_dim=config['embed_dim'],
-                vision_config=_their_tower(v, act) | seen, text_config=_their_tower(t, act) | read)
+                vision_config=_their_tower(v, act) | pictures, text_config=_their_tower(t, act) | words)
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #c5633f44
 def their_preprocess(
-    p # open_clip's `preprocess_cfg`
+    p:dict # open_clip's `preprocess_cfg`
 ): # content of `preprocessor_config.json`
     "Preprocessing, as transformers says it"
-    height, width = p['size'] if isinstance(p['size'], (list, tuple)) else [p['size']]*2
+    size = p['size']
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
     squash = p.get('resize_mode') == 'squash'
     whole = dict(height=height, width=width)
     return dict(image_processor_type='CLIPImageProcessor', do_resize=True, do_center_crop=not squash, do_rescale=True,
@@ -247,7 +267,7 @@ def their_preprocess(
 # %% ../../nbs/api/models/04_hf_clip.ipynb #620a5bf9
 def write_hub_folder(
     clip,  # `Clip`
-    folder # existing folder to write into
+    folder:str|Path # existing folder to write into
 ):
     "Write a CLIP as `CLIPModel.from_pretrained` and `CLIPProcessor.from_pretrained` of transformers read it"
     folder = Path(folder)
@@ -258,15 +278,15 @@ def write_hub_folder(
 
 def write_hub_tokenizer(
     clip,  # `Clip`
-    folder # existing folder to write into
+    folder:str|Path # existing folder to write into
 ):
     "Write a CLIP's tokenizer as transformers reads it"
     if hasattr(clip.tokenizer, 'save_pretrained'): clip.tokenizer.save_pretrained(folder)
     if not hasattr(clip.tokenizer, 'bpe_ranks'): return
     words = ['#version: 0.2', *(' '.join(pair) for pair in clip.tokenizer.bpe_ranks)]
     (folder/'merges.txt').write_text('\n'.join(words)+'\n', encoding='utf-8')
-    vocabulary = {k.replace('<start_of_text>', '<|startoftext|>').replace('<end_of_text>', '<|endoftext|>'): i
-                  for k,i in clip.tokenizer.encoder.items()}
+    special = {'<start_of_text>': '<|startoftext|>', '<end_of_text>': '<|endoftext|>'}
+    vocabulary = {special.get(k, k): i for k,i in clip.tokenizer.encoder.items()}
     (folder/'vocab.json').write_text(json.dumps(vocabulary), encoding='utf-8')
     write_json(folder/'tokenizer_config.json',
                dict(tokenizer_class='CLIPTokenizer',

@@ -15,7 +15,7 @@ from .open_clip_config import read_json, write_json
 from ..base.lazy import timm
 from .state_dict_layout import Parts
 from .hf_clip import BLOCK_NAMES, SIGLIP_KINDS, hub_file, joined, parted, read_hub_preprocess, renamed
-from .hf_clip import their_preprocess, turned, write_hub_tokenizer
+from .hf_clip import their_preprocess, tower_settings, turned, write_hub_tokenizer
 from ..base.text import BadFile, first_few
 
 # %% ../../nbs/api/models/05_hf_siglip.ipynb #9b620348
@@ -44,21 +44,6 @@ _towers = [('vision_model.', 'visual.trunk.', _vision, _timm_block), ('text_mode
 # %% ../../nbs/api/models/05_hf_siglip.ipynb #cf08a434
 _pool = 'vision_model.head.attention.'
 
-def _apart(state): # state dict
-    "The query of the pooling apart from its keys and values"
-    new = {k: t for k,t in state.items() if not k.startswith(f'{_pool}in_proj_')}
-    for kind in ('weight', 'bias'):
-        q, k, v = state[f'{_pool}in_proj_{kind}'].chunk(3)
-        new[f'{_pool}q.{kind}'], new[f'{_pool}kv.{kind}'] = q, torch.cat([k, v])
-    return new
-
-def _together(state): # state dict
-    "The reverse"
-    new = {k: t for k,t in state.items() if not k.startswith((f'{_pool}q.', f'{_pool}kv.'))}
-    for kind in ('weight', 'bias'):
-        new[f'{_pool}in_proj_{kind}'] = torch.cat([state[f'{_pool}q.{kind}'], state[f'{_pool}kv.{kind}']])
-    return new
-
 # %% ../../nbs/api/models/05_hf_siglip.ipynb #f8269d8a
 def _new_name(name, back=False): # str, or None
     "A name in the other layout"
@@ -70,31 +55,41 @@ def _new_name(name, back=False): # str, or None
         if new: return b + new
 
 def from_siglip(
-    state, # state dict of transformers' `SiglipModel` or `SiglipVisionModel`
-    where='the model' # for messages
+    state:dict, # state dict of transformers' `SiglipModel` or `SiglipVisionModel`
+    where:str|Path='the model' # for messages
 ): # state dict of open_clip's `CustomTextCLIP`, or of its image tower alone
     "Weights in open_clip's layout; BadFile for names that a SigLIP doesn't have"
     # a vision model of today
     if 'embeddings.patch_embedding.weight' in state: state = {f'vision_model.{k}': t for k,t in state.items()}
     if f'{_pool}in_proj_weight' not in state: raise BadFile(
         f'{where} holds no SigLIP with the attention that pools its patches ({_pool}in_proj_weight).')
-    state = {k: t for k,t in _apart(joined(state, where)).items() if not k.endswith('position_ids')}
+    state = {k: t for k,t in joined(state, where).items() if not k.endswith('position_ids')}
+    for kind in ('weight', 'bias'): # the query of the pooling apart from its keys and values
+        q, k, v = state.pop(f'{_pool}in_proj_{kind}').chunk(3)
+        state[f'{_pool}q.{kind}'] = q
+        state[f'{_pool}kv.{kind}'] = torch.cat([k, v])
     names = {k: _new_name(k) for k in state}
     if odd := [k for k,new in names.items() if new is None]: raise BadFile(
         f'{where} holds {first_few(odd)}, which no SigLIP of transformers has.')
-    return {names[k]: t[None] if names[k].endswith('pos_embed') else t for k,t in state.items()}
+    new = {names[k]: t for k,t in state.items()}
+    return {k: t[None] if k.endswith('pos_embed') else t for k,t in new.items()}
 
 # %% ../../nbs/api/models/05_hf_siglip.ipynb #8b988713
 def to_siglip(
-    state # state dict of open_clip's `CustomTextCLIP`
+    state:dict # state dict of open_clip's `CustomTextCLIP`
 ): # state dict of transformers' `SiglipModel`
     "Weights in the layout of transformers; ValueError for names that a SigLIP doesn't have"
     names = {k: _new_name(k, back=True) for k in state}
     if odd := [k for k,new in names.items() if new is None]: raise ValueError(
         f"The SiglipModel of transformers has no place for {first_few(odd)}. Keep this model in open_clip's layout.")
-    new = {names[k]: t[0] if k.endswith('pos_embed') else t for k,t in state.items()}
-    new = {k: t.reshape(1) if k.startswith('logit_') else t.contiguous() for k,t in new.items()}
-    return parted(_together(new))
+    new = {}
+    for k, t in state.items():
+        if k.endswith('pos_embed'): t = t[0]
+        new[names[k]] = t.reshape(1) if k.startswith('logit_') else t.contiguous()
+    for kind in ('weight', 'bias'): # query, keys and values of the pooling together
+        q, kv = new.pop(f'{_pool}q.{kind}'), new.pop(f'{_pool}kv.{kind}')
+        new[f'{_pool}in_proj_{kind}'] = torch.cat([q, kv])
+    return parted(new)
 
 # %% ../../nbs/api/models/05_hf_siglip.ipynb #35f736b7
 _sizes = dict(
@@ -106,12 +101,8 @@ _activations = {'gelu_pytorch_tanh': 'tanh', 'gelu': 'none'} # transformers, tor
 
 def _settings(config, part, where): # dict
     "Settings of a tower, with what is left out"
-    found = config if config['model_type'] == f'siglip_{part}_model' else config.get(f'{part}_config') or {}
-    if not isinstance(found, dict): raise BadFile(f'{where}: {part}_config is no object. Copy or download it again.')
-    s = dict(hidden_act='gelu_pytorch_tanh', layer_norm_eps=1e-6) | _sizes[part] | found
-    numbers = [k for k in _sizes[part] if not (type(s[k]) is int and 0 < s[k] < 2**20)]
-    if numbers: raise BadFile(
-        f'{where}: {first_few(numbers)} is no size of a SigLIP. Copy or download the folder again.')
+    usual = dict(hidden_act='gelu_pytorch_tanh', layer_norm_eps=1e-6) | _sizes[part]
+    s = tower_settings(config, part, where, 'SigLIP', usual)
     if s['hidden_act'] not in list(_activations): raise BadFile(
         f"{where}: hidden_act is {s['hidden_act']!r:.50}; SigLIPs have {first_few(list(_activations))}.")
     if s['layer_norm_eps'] != 1e-6: raise BadFile(
@@ -119,31 +110,20 @@ def _settings(config, part, where): # dict
     return s
 
 # %% ../../nbs/api/models/05_hf_siglip.ipynb #653bce22
-def _timm_name(s, tower, where): # (name, model without weights)
-    "timm's SigLIP with these settings and shapes; BadFile if there is none"
-    likely = timm.list_models(f"vit_*_patch{s['patch_size']}_siglip_{s['image_size']}")
-    for name in likely:
-        with torch.device('meta'): model = timm.create_model(name, num_classes=0, global_pool='map')
-        shapes = {k: t.shape for k,t in model.state_dict().items()}
-        if shapes == {k: t.shape for k,t in tower.items()} and _heads(model) == s['num_attention_heads']:
-            return name, model
-    raise BadFile(
-        f"{where}: none of timm's SigLIPs has these sizes ({s['hidden_size']} wide, {s['num_hidden_layers']} layers, "
-        f"patches of {s['patch_size']}, pictures of {s['image_size']}). open_clip builds the image tower with timm.")
-
 def _heads(model): return model.blocks[0].attn.num_heads
 
 def is_tanh(
-    visual # image tower of timm's
+    visual:nn.Module # image tower of timm's
 ): # bool
     "Is its activation function the approximation of GELU?"
     gelus = [m for m in visual.modules() if 'gelu' in type(m).__name__.lower()]
-    return any('tanh' in type(m).__name__.lower() or getattr(m, 'approximate', '') == 'tanh' for m in gelus)
+    named = any('tanh' in type(m).__name__.lower() for m in gelus)
+    return named or any(getattr(m, 'approximate', '') == 'tanh' for m in gelus)
 
 # %% ../../nbs/api/models/05_hf_siglip.ipynb #40a00055
 def apply_activation(
-    visual, # image tower, changed in place
-    config  # open_clip's `vision_cfg`
+    visual:nn.Module, # image tower, changed in place
+    config:dict # open_clip's `vision_cfg`
 ):
     "Let a tower of timm's keep to `act_kwargs`, which open_clip passes on to its own towers only"
     approximate = (config.get('act_kwargs') or {}).get('approximate')
@@ -154,7 +134,16 @@ def apply_activation(
 # %% ../../nbs/api/models/05_hf_siglip.ipynb #9595d359
 def _vision_config(s, tower, where): # vision_cfg
     "The image tower as open_clip says it"
-    name, model = _timm_name(s, tower, where)
+    # timm's SigLIP with these settings and shapes
+    shapes = {k: t.shape for k,t in tower.items()}
+    for name in timm.list_models(f"vit_*_patch{s['patch_size']}_siglip_{s['image_size']}"):
+        with torch.device('meta'): model = timm.create_model(name, num_classes=0, global_pool='map')
+        same = shapes == {k: t.shape for k,t in model.state_dict().items()}
+        if same and _heads(model) == s['num_attention_heads']: break
+    else: raise BadFile(
+        f"{where}: none of timm's SigLIPs has these sizes ({s['hidden_size']} wide, {s['num_hidden_layers']} layers, "
+        f"patches of {s['patch_size']}, pictures of {s['image_size']}). open_clip builds the image tower with timm.")
+    # which of them have the approximation of GELU is timm's to say
     asked = _activations[s['hidden_act']]
     if is_tanh(model) and asked == 'none': raise BadFile(
         f"{where}: hidden_act is 'gelu', and timm's {name} has an approximation of it.")
@@ -177,7 +166,7 @@ def _text_config(s): # text_cfg
 
 # %% ../../nbs/api/models/05_hf_siglip.ipynb #60705636
 def read_siglip_folder(
-    folder # with config.json
+    folder:str|Path # with config.json
 ): # (`model_cfg`, preprocessing, `Parts`)
     "A SigLIP of transformers in open_clip's layout; BadFile if it is none"
     where = Path(folder)/'config.json'
@@ -199,34 +188,31 @@ def _their_tower(width, layers, heads, hidden, act): # dict
     return dict(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=hidden,
                 hidden_act='gelu_pytorch_tanh' if act else 'gelu', layer_norm_eps=1e-6)
 
-def _is_siglip(config): # bool
-    "Is this what transformers calls a SigLIP?"
-    vision, text = config['vision_cfg'], config.get('text_cfg') or {}
-    wanted = dict(no_causal_mask=True, proj_bias=True, pool_type='last', norm_kwargs=dict(eps=1e-6))
-    return vision.get('timm_pool') == 'map' and vision.get('timm_proj') == 'none' and wanted.items() <= text.items()
-
 def siglip_config(
     clip # `Clip`
 ): # content of `config.json`
     "The architecture as transformers says it; ValueError for one that is no `SiglipModel`"
-    if not _is_siglip(clip.config): raise ValueError(
+    vision, text = clip.config['vision_cfg'], clip.config.get('text_cfg') or {}
+    wanted = dict(no_causal_mask=True, proj_bias=True, pool_type='last', norm_kwargs=dict(eps=1e-6))
+    pools = vision.get('timm_pool') == 'map' and vision.get('timm_proj') == 'none'
+    if not pools or not wanted.items() <= text.items(): raise ValueError(
         f"{clip.name} is no SigLIP as transformers has it: its image tower or its text tower is another. Keep it in "
         "open_clip's layout.")
-    trunk, text = clip.model.visual.trunk, clip.config['text_cfg']
+    trunk = clip.model.visual.trunk
     mlp, tanh = trunk.blocks[0].mlp.fc1.out_features, is_tanh(trunk)
     vision = _their_tower(trunk.embed_dim, len(trunk.blocks), _heads(trunk), mlp, tanh)
     hidden = int(text['width']*text.get('mlp_ratio', 4))
     text_tanh = (text.get('act_kwargs') or {}).get('approximate') == 'tanh'
-    return dict(architectures=['SiglipModel'], model_type='siglip',
-        vision_config=vision | dict(image_size=clip.image_size[0], patch_size=trunk.patch_embed.patch_size[0]),
-        text_config=_their_tower(text['width'], text['layers'], text['heads'], hidden, text_tanh)
-        | dict(vocab_size=text['vocab_size'], max_position_embeddings=text['context_length'],
-               projection_size=clip.dim))
+    vision |= dict(image_size=clip.image_size[0], patch_size=trunk.patch_embed.patch_size[0])
+    words = _their_tower(text['width'], text['layers'], text['heads'], hidden, text_tanh)
+    words |= dict(vocab_size=text['vocab_size'], max_position_embeddings=text['context_length'],
+                  projection_size=clip.dim)
+    return dict(architectures=['SiglipModel'], model_type='siglip', vision_config=vision, text_config=words)
 
 # %% ../../nbs/api/models/05_hf_siglip.ipynb #ea4b5dd9
 def write_siglip_folder(
     clip,  # `Clip`
-    folder # existing folder to write into
+    folder:str|Path # existing folder to write into
 ):
     "Write a SigLIP as `SiglipModel.from_pretrained` and `AutoImageProcessor.from_pretrained` of transformers read it"
     folder = Path(folder)

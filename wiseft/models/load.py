@@ -13,7 +13,7 @@ import torch
 
 from ..weights.checkpoints import read_checkpoint, read_state_dict
 from .classifier import ImageClassifier
-from .clip import fill_tower, load_clip
+from .clip import Clip, fill_tower, load_clip
 from ..base.files import sha256_file
 from .head import ClassificationHead
 from .tower import is_own, own_config, read_image_model
@@ -31,7 +31,7 @@ def _read_head(card, path): # `ClassificationHead`
     if not {'weight'} <= set(state) <= {'weight', 'bias'} or state['weight'].ndim != 2: raise BadFile(
         f'{path} holds no head, a weight (classes, dimensions) and perhaps a bias, but {first_few(state)}. Copy the '
         'folder again.')
-    weight, bias = (None if t is None else t.float() for t in (state['weight'], state.get('bias')))
+    weight, bias = (t if t is None else t.float() for t in map(state.get, ('weight', 'bias')))
     return ClassificationHead(weight, bias, card.get('head', {}).get('normalise') is not False)
 
 # %% ../../nbs/api/models/12_load.ipynb #820746c5
@@ -45,12 +45,12 @@ def _read_tower(folder, precision, device, module): # `Clip`
 
 # %% ../../nbs/api/models/12_load.ipynb #1515c9bf
 def load_classifier(
-    folder,         # written by `ImageClassifier.save`, or a checkpoint file of another program
-    device=None,    # default `best_device`
-    precision=None, # default the one that it was saved in
-    start=None,     # for a checkpoint file: the `Clip` that it was fine-tuned from
-    classnames=None,# for a checkpoint file: one a row of the head
-    module=None     # for a classifier around a module of one's own: one like it, whatever its weights
+    folder:str|Path, # written by `ImageClassifier.save`, or a checkpoint file of another program
+    device:str|torch.device|None=None, # default `best_device`
+    precision:str|None=None, # default the one that it was saved in
+    start:Clip|None=None, # for a checkpoint file: the `Clip` that it was fine-tuned from
+    classnames:list|None=None, # for a checkpoint file: one a row of the head
+    module:torch.nn.Module|None=None # for a classifier around a module of one's own: one like it, whatever its weights
 ): # `ImageClassifier`
     "Load a saved classifier; nothing is unpickled"
     folder = Path(folder).expanduser()
@@ -77,8 +77,9 @@ def load_classifier(
 def _has_other_text(clip, parts): # bool
     "Does a file bring another text tower than the CLIP's, as FLYP's do?"
     text = text_weights(clip)
-    return parts.has_text and any(k not in text or not torch.equal(text[k], v.float()) for k,v in parts.clip.items()
-                                  if not k.startswith(('visual.', 'logit_')))
+    if not parts.has_text: return False
+    theirs = {k: v for k,v in parts.clip.items() if not k.startswith(('visual.', 'logit_'))}
+    return any(k not in text or not torch.equal(text[k], v.float()) for k,v in theirs.items())
 
 # %% ../../nbs/api/models/12_load.ipynb #c405fad0
 def _from_checkpoint(path, start, classnames, device, precision): # `ImageClassifier`
@@ -93,7 +94,7 @@ def _from_checkpoint(path, start, classnames, device, precision): # `ImageClassi
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # of the head, which is read here
         clip = load_clip(path, precision=precision or 'fp32', device=device) if start is None else start
-    weight, bias = (None if t is None else t.float() for t in (parts.head['weight'], parts.head.get('bias')))
+    weight, bias = (t if t is None else t.float() for t in map(parts.head.get, ('weight', 'bias')))
     head = ClassificationHead(weight, bias, head_normalises(parts)).to(clip.device)
     recipe = dict(tuning=path.stem, file=path.name, sha256=sha256_file(path), unread=first_few(parts.unread, 6))
     names = [f'class {i}' for i in range(len(weight))] if classnames is None else find_classnames(classnames)

@@ -19,8 +19,8 @@ from ..base.text import BadFile, did_you_mean, first_few, why_failed
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #3de81d1e
 def read_json(
-    path,      # file
-    most=2**24 # bytes, more are refused
+    path:str|Path, # file
+    most:int=2**24 # bytes, more are refused
 ): # dict
     "The object in a JSON file, or BadFile"
     path = Path(path)
@@ -37,8 +37,8 @@ def read_json(
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #a367825f
 def write_json(
-    path,   # file to write
-    content # dict
+    path:str|Path, # file to write
+    content:dict # dict
 ):
     "Write settings as JSON that people can read"
     text = json.dumps(content, indent=1, ensure_ascii=False, default=float)
@@ -53,11 +53,6 @@ def _is_number(x, kind, most):
     if isinstance(x, bool) or not isinstance(x, (int, kind)): return False
     return abs(x) <= most and (kind is float or x >= 0)
 
-# %% ../../nbs/api/models/01_open_clip_config.ipynb #e85d7d31
-def _kinds(hint): # list of types
-    "The types within a field's type, bare of what they hold"
-    return [getattr(h, '__origin__', h) for h in (get_args(hint) or (hint,))]
-
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #33cd02c0
 def _fits(x, hint, most): # bool
     "Does a JSON value fit a field's type? None stands for what open_clip's files leave open"
@@ -65,7 +60,9 @@ def _fits(x, hint, most): # bool
     if hint in (int, float): return _is_number(x, hint, most)
     if hint is str: return isinstance(x, str)
     if isinstance(x, list):
-        return 2 <= len(x) <= 4 and all(_is_number(o, int, most) for o in x) and tuple in _kinds(hint)
+        kinds = [getattr(h, '__origin__', h) for h in (get_args(hint) or (hint,))] # bare of what they hold
+        numbers = all(_is_number(o, int, most) for o in x)
+        return 2 <= len(x) <= 4 and numbers and tuple in kinds
     return any(_fits(x, h, most) for h in get_args(hint) if h is not type(None))
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #7576d242
@@ -92,9 +89,7 @@ _within = dict(act_kwargs=dict(approximate=str), norm_kwargs=dict(eps=float, ele
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #b42f798a
 _top = dict(embed_dim=int, quick_gelu=bool, custom_text=bool, init_logit_scale=float, init_logit_bias=float,
             nonscalar_logit_scale=bool, pad_id=int)
-def _parts(): # dict key -> dataclass
-    return dict(vision_cfg=open_clip.model.CLIPVisionCfg, text_cfg=open_clip.model.CLIPTextCfg,
-                multimodal_cfg=open_clip.coca_model.MultimodalCfg)
+
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #97be9d0d
 def _check_values(
@@ -112,16 +107,20 @@ def _check_values(
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #02567fc1
 def check_model_cfg(
-    cfg,  # `model_cfg` of a configuration
-    where # file, for the message
+    cfg:dict, # `model_cfg` of a configuration
+    where:str|Path # file, for the message
 ):
     "BadFile unless this describes an architecture and nothing else"
     if not isinstance(cfg, dict): raise BadFile(f"{where}: 'model_cfg' is {cfg!r:.100}; expected names and values.")
     if missing := {'embed_dim', 'vision_cfg'} - set(cfg): raise BadFile(
         f"{where}: 'model_cfg' lacks {first_few(sorted(missing))}.")
-    _check_values({k:v for k,v in cfg.items() if k not in _parts()}, _top, f'{where}: model_cfg')
-    for part in _parts().keys() & cfg.keys():
-        _check_values(cfg[part], {f.name: f.type for f in fields(_parts()[part])}, f'{where}: {part}')
+    parts = dict(vision_cfg=open_clip.model.CLIPVisionCfg, text_cfg=open_clip.model.CLIPTextCfg,
+                 multimodal_cfg=open_clip.coca_model.MultimodalCfg)
+    of_whole = {k:v for k,v in cfg.items() if k not in parts}
+    _check_values(of_whole, _top, f'{where}: model_cfg')
+    for part in parts.keys() & cfg.keys():
+        types = {f.name: f.type for f in fields(parts[part])}
+        _check_values(cfg[part], types, f'{where}: {part}')
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #a95b52a1
 _ways = dict(mode={'RGB'}, interpolation={'bicubic','bilinear','random'}, resize_mode={'shortest','longest','squash'})
@@ -139,8 +138,8 @@ def _is_preprocess(k, v): # bool
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #44dce323
 def check_preprocess_cfg(
-    cfg,  # `preprocess_cfg` of a configuration
-    where # file, for the message
+    cfg:dict, # `preprocess_cfg` of a configuration
+    where:str|Path # file, for the message
 ):
     "BadFile unless these are settings of preprocessing"
     if not isinstance(cfg, dict): raise BadFile(
@@ -153,8 +152,8 @@ def check_preprocess_cfg(
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #ad0d1284
 def check_parameters(
     build, # function that makes the architecture
-    n,     # numbers in the file of weights
-    where  # file, for the message
+    n:int, # numbers in the file of weights
+    where:str|Path # file, for the message
 ):
     "BadFile if an architecture can't be built, or is far larger than its weights"
     try:
@@ -172,7 +171,7 @@ _hf_names = ('model_type', 'hidden_act', 'activation_function', 'feed_forward_pr
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #b6d65e4d
 def refuse_programs(
-    folder # with files of `transformers`
+    folder:str|Path # with files of `transformers`
 ):
     "BadFile if one of the JSON files in a folder asks for code"
     for path in sorted(Path(folder).glob('*config.json')):
@@ -182,12 +181,12 @@ def refuse_programs(
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #bf13eaba
 def text_tower_config(
-    path # `config.json` of a text tower of `transformers`
+    path:str|Path # `config.json` of a text tower of `transformers`
 ): # dict
     "What is passed on of a text tower's settings"
     config = read_json(path)
     if config.get('model_type') not in open_clip.hf_configs.arch_dict: raise BadFile(
         f"{path}: model_type is {config.get('model_type')!r:.100}, which open_clip doesn't know. "
         f"{did_you_mean(config.get('model_type'), open_clip.hf_configs.arch_dict)}")
-    return {k:v for k,v in config.items() if k in _hf_names or v is None or _fits(v, bool, 0)
-            or _is_number(v, float, 2**20)}
+    plain = lambda v: v is None or _fits(v, bool, 0) or _is_number(v, float, 2**20)
+    return {k:v for k,v in config.items() if k in _hf_names or plain(v)}

@@ -26,7 +26,7 @@ weight_names = ['open_clip_model.safetensors', 'open_clip_pytorch_model.safetens
                  'model.pth']
 
 # %% ../../nbs/api/models/02_save.ipynb #84530517
-def write_clip(clip, folder):
+def write_clip(clip, folder:Path):
     "Write a CLIP into a folder in the hub's layout"
     if 'module' in clip.config['vision_cfg']: raise ValueError(
         f'{clip.name} is no model of open_clip, and is saved with its head only: use ImageClassifier.save.')
@@ -40,26 +40,15 @@ def write_clip(clip, folder):
 _halves = dict(fp16=torch.float16, bf16=torch.bfloat16)
 
 def round_weights(
-    state,    # state dict
-    precision # 'fp16' or 'bf16'
+    state:dict, # state dict
+    precision:str # 'fp16' or 'bf16'
 ): # state dict
     "Weights in half precision; ValueError for one that is too large for it"
     if precision not in _halves: raise ValueError(
         f"precision is {precision!r}. Weights are halved to 'fp16' or 'bf16'.")
-    new = {k: t.to(_halves[precision]) if t.is_floating_point() else t for k,t in state.items()}
-    check_finite({k: t for k,t in new.items() if t.is_floating_point()}, f'the weights in {precision}')
-    return new
-
-def _rounded_hash(c, precision): # 64 hexadecimal digits
-    "Of a classifier's weights after rounding"
-    state = c.state_dict()
-    rounded = round_weights(state, precision)
-    return state_hash({k: t.to(state[k].dtype) for k,t in rounded.items()})
-
-def _halve(folder, precision):
-    "Round the weights in all files of a folder"
-    for path in sorted(folder.glob('*.safetensors')):
-        write_state_dict(round_weights(read_state_dict(path), precision), path, force=True)
+    rounded = {k: t.to(_halves[precision]) for k,t in state.items() if t.is_floating_point()}
+    check_finite(rounded, f'the weights in {precision}')
+    return state | rounded
 
 # %% ../../nbs/api/models/02_save.ipynb #d8ea317d
 def _card(c, files, precision=None):
@@ -67,7 +56,10 @@ def _card(c, files, precision=None):
     versions = dict(wiseft=__version__, torch=torch.__version__, open_clip=open_clip.__version__)
     stored, recipe = c.hash, c.recipe
     if precision:
-        stored, recipe = _rounded_hash(c, precision), recipe | dict(stored=dict(precision=precision, of=c.hash))
+        state = c.state_dict()
+        rounded = round_weights(state, precision)
+        stored = state_hash({k: t.to(state[k].dtype) for k,t in rounded.items()})
+        recipe = recipe | dict(stored=dict(precision=precision, of=c.hash))
     card = dict(format=1, classnames=c.classnames, templates=c.templates, head=dict(normalise=c.head.normalise),
                 alpha=c.alpha, hash=stored, parents=c.parents, metrics=c.metrics, recipe=recipe,
                 precision=c.clip.precision,
@@ -85,25 +77,25 @@ def _card_hash(card): # 64 hexadecimal digits
 # %% ../../nbs/api/models/02_save.ipynb #cacf6431
 def write_classifier(
     c,      # `ImageClassifier`
-    folder, # to make
-    force,  # replace an existing one?
+    folder:str|Path, # to make
+    force:bool, # replace an existing one?
     write=write_clip, # function of tower and folder
-    precision=None # 'fp16' or 'bf16': round weights to it, for a folder half as large
+    precision:str|None=None # 'fp16' or 'bf16': round weights to it, for a folder half as large
 ):
     "Write a classifier as a folder, whole or not at all"
     with atomic_path(folder, force=force, kind='classifier') as tmp:
         write(c.clip, tmp)
         write_state_dict(c.head.state_dict(), tmp/'head.safetensors')
-        if precision: _halve(tmp, precision)
-        for name, found in c.beside.items(): _write_beside(found, tmp/name)
+        for path in sorted(tmp.glob('*.safetensors')) if precision else []:
+            write_state_dict(round_weights(read_state_dict(path), precision), path, force=True)
+        for name, content in c.beside.items(): # a table, a text, or tensors
+            if name.endswith('.csv'): content.to_csv(tmp/name, index=False)
+            elif isinstance(content, str): (tmp/name).write_text(content, encoding='utf-8')
+            else:
+                tensors = {k: torch.as_tensor(t) for k, t in content.items()}
+                write_state_dict(tensors, tmp/name)
         files = {path.name: sha256_file(path) for path in sorted(tmp.iterdir())}
         write_json(tmp/'wiseft.json', _card(c, files, precision))
-
-def _write_beside(found, path):
-    "A table as CSV, a text as it is, tensors as safetensors"
-    if path.suffix == '.csv': found.to_csv(path, index=False)
-    elif isinstance(found, str): path.write_text(found, encoding='utf-8')
-    else: write_state_dict({k: torch.as_tensor(t) for k, t in found.items()}, path)
 
 # %% ../../nbs/api/models/02_save.ipynb #4bc75e68
 _optional = type(None)
@@ -117,7 +109,8 @@ def _check_card(card, path):
     if missing := _kinds.keys() - card.keys(): raise BadFile(
         f'{path} lacks {first_few(sorted(missing))}, so that this is no classifier of ours. Save it again with '
         'classifier.save(FOLDER).')
-    wrong = [k for k,kind in _kinds.items() if not isinstance(card[k], kind) or isinstance(card[k], bool)]
+    fits = lambda value, kind: isinstance(value, kind) and not isinstance(value, bool)
+    wrong = [k for k,kind in _kinds.items() if not fits(card[k], kind)]
     lists = [k for k in ('classnames', 'templates', 'parents') if k not in wrong]
     wrong += [k for k in lists if not set(map(type, card[k])) <= {str}]
     if not isinstance(card.get('head_from_text', False), bool): wrong.append('head_from_text')
@@ -130,7 +123,7 @@ def _check_card(card, path):
         f'{path}: {first_few(wrong)} is not of the kind that a classifier has. Copy the folder again.')
 
 # %% ../../nbs/api/models/02_save.ipynb #1b6b54d3
-def read_card(folder): # dict
+def read_card(folder:Path): # dict
     "Content of `wiseft.json`"
     if folder.is_file(): raise ValueError(
         f"{folder} is a file; a classifier is a folder, written by `save`. Pickles, such as fastai's exports, "
@@ -151,9 +144,9 @@ def read_card(folder): # dict
 
 # %% ../../nbs/api/models/02_save.ipynb #f8c0a92d
 def check_saved(
-    card,   # of a classifier
-    path,   # of another file in its folder
-    sha256  # that the file has
+    card:dict, # of a classifier
+    path:Path, # of another file in its folder
+    sha256:str # that the file has
 ):
     "BadFile unless a file is the one that was saved with the card"
     saved = card['files'].get(path.name)

@@ -35,22 +35,6 @@ class Source:
     parts:Parts=None # what was recognised in a checkpoint file
     sha256:str=None  # that the weights must have, where it is known
 
-# %% ../../nbs/api/models/06_sources.ipynb #01abc334
-def _read_config(
-    path # of open_clip_config.json
-): # (model_cfg, preprocess_cfg)
-    "Architecture and preprocessing of a folder"
-    if not path.exists(): raise FileNotFoundError(
-        f'{path.parent} holds no CLIP: it has no {path.name}. A checkpoint file is loaded with '
-        'load_clip(ARCHITECTURE, FILE).')
-    config = read_json(path)
-    if 'model_cfg' not in config: raise BadFile(
-        f"{path} has no 'model_cfg', which says the architecture. Copy or download it again.")
-    model, preprocess = config['model_cfg'], config.get('preprocess_cfg') or {}
-    check_model_cfg(model, path)
-    check_preprocess_cfg(preprocess, path)
-    return model, preprocess
-
 # %% ../../nbs/api/models/06_sources.ipynb #ba91d50b
 def _from_folder(folder, origin=None, hub=False):
     "Source for a folder in the hub's layout"
@@ -58,11 +42,22 @@ def _from_folder(folder, origin=None, hub=False):
     if not folder.is_dir(): raise FileNotFoundError(f'There is no folder {folder}.')
     if (folder/'config.json').is_file() and not (folder/config_name).exists():
         return _from_transformers(folder, origin or folder.name)
-    config, preprocess = _read_config(folder/config_name)
+    # architecture and preprocessing
+    where = folder/config_name
+    if not where.exists(): raise FileNotFoundError(
+        f'{folder} holds no CLIP: it has no {where.name}. A checkpoint file is loaded with '
+        'load_clip(ARCHITECTURE, FILE).')
+    settings = read_json(where)
+    if 'model_cfg' not in settings: raise BadFile(
+        f"{where} has no 'model_cfg', which says the architecture. Copy or download it again.")
+    config, preprocess = settings['model_cfg'], settings.get('preprocess_cfg') or {}
+    check_model_cfg(config, where)
+    check_preprocess_cfg(preprocess, where)
+    # weights, under any of the names that the hub has for them
     weights = next((folder/n for n in weight_names if (folder/n).is_file()), None)
     if not weights: raise FileNotFoundError(
         f'{folder} describes a CLIP and holds no weights. Put them there as {weight_names[0]}.')
-    return Source(config, preprocess, weights, origin or folder.name, where=folder/config_name, hub=hub)
+    return Source(config, preprocess, weights, origin or folder.name, where=where, hub=hub)
 
 # %% ../../nbs/api/models/06_sources.ipynb #be69e6a6
 def _fetch(
@@ -154,17 +149,13 @@ def _from_tag(name, tag):
     config['quick_gelu'] = _wants_quick_gelu(name, tag, config)
     hub = cfg.get('hf_hub')
     place = f"https://huggingface.co/{hub.rstrip('/')}" if hub else cfg.get('url')
-    weights = _fetch(lambda: open_clip.pretrained.download_pretrained(cfg), f'the weights {tag!r} of {name!r}',
-                     f"bring them from {place} and call load_clip({name!r}, 'FILE', preprocess={tag!r})")
+    advice = f"bring them from {place} and call load_clip({name!r}, 'FILE', preprocess={tag!r})"
+    download = lambda: open_clip.pretrained.download_pretrained(cfg)
+    weights = _fetch(download, f'the weights {tag!r} of {name!r}', advice)
     return Source(config, cfg, weights, f'{name} {tag}', name)
 
 # %% ../../nbs/api/models/06_sources.ipynb #524fe2ff
 preprocess_keys = ['mean', 'std', 'interpolation', 'resize_mode', 'fill_color', 'crop_pct']
-
-# %% ../../nbs/api/models/06_sources.ipynb #a54791eb
-def _of_openai():
-    known = open_clip.pretrained.get_pretrained_cfg('ViT-B-32', 'openai')
-    return {k:v for k,v in known.items() if k in preprocess_keys}
 
 # %% ../../nbs/api/models/06_sources.ipynb #7e0e4b27
 def _file_gelu(name, config, quick_gelu): # bool
@@ -191,18 +182,20 @@ def _read_parts(path): # `Parts`
 # %% ../../nbs/api/models/06_sources.ipynb #90ac6319
 def _from_file(name, path, preprocess, quick_gelu):
     "Source for an architecture and a checkpoint file"
-    config, path, known = open_clip.get_model_config(name), Path(path).expanduser(), {}
+    config, path, pictures = open_clip.get_model_config(name), Path(path).expanduser(), {}
     archive, parts = checkpoint_format(path) == 'torchscript', _read_parts(path)
     if isinstance(preprocess, str):
-        known = _tag_cfg(name, preprocess)
+        pictures = _tag_cfg(name, preprocess)
         if quick_gelu is None: quick_gelu = _wants_quick_gelu(name, preprocess, config)
-    elif archive: known, quick_gelu = _of_openai(), True
+    elif archive: # OpenAI's own
+        cfg, quick_gelu = open_clip.pretrained.get_pretrained_cfg('ViT-B-32', 'openai'), True
+        pictures = {k: v for k,v in cfg.items() if k in preprocess_keys}
     elif parts.modules:
-        known = module_preprocess(parts)
+        pictures = module_preprocess(parts)
         if quick_gelu is None: quick_gelu = uses_quick_gelu(parts)
     config['quick_gelu'] = _file_gelu(name, config, quick_gelu)
     if not parts.has_text: del config['text_cfg']
-    return Source(config, known, path, f'{name} {path.name}', name, parts=parts)
+    return Source(config, pictures, path, f'{name} {path.name}', name, parts=parts)
 
 # %% ../../nbs/api/models/06_sources.ipynb #636f9a43
 def _from_module(path):
@@ -230,12 +223,8 @@ def _from_name(name): # `Source`, or None if the name is an architecture's
     if path.is_dir() or name.startswith(('/', '.', '~')): return _from_folder(path)
     raise ValueError(f"There is no model {name!r}. {did_you_mean(name, ['iconclip', *open_clip.list_models()])}")
 
-# %% ../../nbs/api/models/06_sources.ipynb #e1f715a9
-def _looks_like_file(x):
-    return len(Path(x).parts) > 1 or Path(x).suffix in ('.pt', '.pth', '.bin', '.ckpt', '.safetensors', '.pkl')
-
 # %% ../../nbs/api/models/06_sources.ipynb #976e2d76
-def find_source(name, pretrained, preprocess, quick_gelu): # `Source`
+def find_source(name:str, pretrained:str|Path|None, preprocess:dict|str|None, quick_gelu:bool|None): # `Source`
     "The source that the arguments of `load_clip` stand for"
     if source := _from_name(name):
         if pretrained is None and quick_gelu is None: return source
@@ -247,12 +236,14 @@ def find_source(name, pretrained, preprocess, quick_gelu): # `Source`
         f"{first_few(open_clip.list_pretrained_tags_by_model(name), 6) or 'no tags'}.")
     if not open_clip.pretrained.get_pretrained_cfg(name, tag) and Path(tag).expanduser().is_file():
         return _from_file(name, tag, preprocess, quick_gelu)
-    if _looks_like_file(tag): raise FileNotFoundError(f'There is no checkpoint {tag}.')
+    endings = '.pt', '.pth', '.bin', '.ckpt', '.safetensors', '.pkl'
+    if len(Path(tag).parts) > 1 or Path(tag).suffix in endings:
+        raise FileNotFoundError(f'There is no checkpoint {tag}.')
     if quick_gelu is not None: raise ValueError(f'The tag {tag!r} knows its activation function: leave out quick_gelu.')
     return _from_tag(name, tag)
 
 # %% ../../nbs/api/models/06_sources.ipynb #c9f37750
-def check_asked(preprocess):
+def check_asked(preprocess:dict):
     "ValueError unless this is a dict with keys that mean something"
     if not isinstance(preprocess, dict): raise ValueError(
         f"preprocess is {preprocess!r}; give a dict with 'mean' and 'std' (tags are for checkpoint files).")
@@ -271,8 +262,10 @@ def _without_colours(source, missing):
     return BadFile(f'{source.where.parent} came without {missing} of its pictures: {lacks} is not there, or lacks '
                    f'them. Copy it from where the model comes from, or give {own}.')
 
-def preprocessing(source, asked): # dict
+def preprocessing(source:Source, asked:dict): # dict
     "The preprocessing that came with the weights, under what was asked for"
-    known = {k:v for k,v in (source.preprocess | asked).items() if k in preprocess_keys and v is not None}
-    if missing := ' and '.join(sorted({'mean', 'std'} - set(known))): raise _without_colours(source, missing)
-    return known | {k: list(map(float, known[k])) for k in ('mean', 'std')}
+    both = source.preprocess | asked
+    settings = {k:v for k,v in both.items() if k in preprocess_keys and v is not None}
+    if missing := ' and '.join(sorted({'mean', 'std'} - set(settings))): raise _without_colours(source, missing)
+    for k in ('mean', 'std'): settings[k] = [float(x) for x in settings[k]]
+    return settings

@@ -49,11 +49,14 @@ _head_name = re.compile(r'(?!text)(|.*\.)(classification_head|classifier|head|fc
 def _find_head(state, tower): # (name of its module, weight and bias)
     "The linear head beside an image tower, or alone"
     if tower is None and {'weight'} <= set(state) <= {'weight', 'bias'}: return '', dict(state)
-    beside = [k for k in state if not (tower is not None and k.startswith(tower)) and _head_name.fullmatch(k)]
-    heads = {k.rpartition('.')[0] for k in beside if k.endswith('weight') and state[k].ndim == 2}
+    outside = [k for k in state if tower is None or not k.startswith(tower)]
+    beside = [k for k in outside if _head_name.fullmatch(k)]
+    matrices = [k for k in beside if k.endswith('weight') and state[k].ndim == 2]
+    heads = {k.rpartition('.')[0] for k in matrices}
     if len(heads) != 1: return None, {}
     name, = heads
-    return name, {k.rpartition('.')[2]: state[k] for k in beside if k.rpartition('.')[0] == name}
+    split = {k: k.rpartition('.') for k in beside}
+    return name, {kind: state[k] for k, (module, _, kind) in split.items() if module == name}
 
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #e3119180
 def _clip_names(state, tower): # state dict with the names of open_clip
@@ -84,87 +87,78 @@ def find_parts(
     name, head = _find_head(state, tower)
     if tower is None and not head: raise BadFile(_nothing(state, where))
     names = {} if tower is None else _clip_names(state, tower)
-    names = {new: k for new,k in names.items() if not head or k.rpartition('.')[0] != name}
+    if head: names = {new: k for new,k in names.items() if k.rpartition('.')[0] != name}
     # wise-ft takes the transformer out of the text tower
     if not any('transformer.' in new for new in names if not new.startswith('visual.')):
         names = {new: k for new,k in names.items() if new.startswith(('visual.', 'logit_'))}
-    taken = {*names.values(), *(f'{name}.{k}'.lstrip('.') for k in head)}
-    unread = [*(k for k in state if k not in taken and k != 'n_averaged'), *weights.unread]
+    taken = {'n_averaged', *names.values(), *(f'{name}.{k}'.lstrip('.') for k in head)}
+    unread = [k for k in state if k not in taken] + list(weights.unread)
     modules = {} if tower is None else _clip_names(weights.modules, tower)
-    return Parts(str(where), {new: state[k] for new,k in names.items()}, head,
-                 {new: weights.modules[k] for new,k in modules.items()},
-                 weights.modules, name, unread)
+    clip = {new: state[k] for new,k in names.items()}
+    records = {new: weights.modules[k] for new,k in modules.items()}
+    return Parts(str(where), clip, head, records, weights.modules, name, unread)
 
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #eb451b3b
 def _layers(state, prefix): # number of blocks of a transformer
-    return 1 + max(int(k.removeprefix(prefix).split('.')[0]) for k in state if k.startswith(prefix))
+    rest = [k.removeprefix(prefix) for k in state if k.startswith(prefix)]
+    return 1 + max(int(k.split('.')[0]) for k in rest)
 
 def _heads(parts, name): # int
     "Attention heads of a module; BadFile if the file doesn't say"
-    made = parts.modules.get(name)
-    n = made and made.attributes.get('num_heads')
+    module = parts.modules.get(name)
+    n = module and module.attributes.get('num_heads')
     if type(n) is int and n > 0: return n
     raise BadFile(
         f"{parts.where} doesn't say its architecture. Give it, or the model that it was fine-tuned from: "
         f"load_clip('ViT-B-32', {parts.where!r}, …).")
 
-# %% ../../nbs/api/models/03_state_dict_layout.ipynb #9ace2822
-def _vit_config(parts): # vision_cfg
-    "Settings of a ViT"
-    state, block = parts.clip, 'visual.transformer.resblocks.'
-    width, _, patch, _ = state['visual.conv1.weight'].shape
-    side = math.isqrt(len(state['visual.positional_embedding'])-1)
-    return dict(image_size=side*patch, patch_size=patch, width=width, layers=_layers(state, block),
-                head_width=width//_heads(parts, block+'0.attn'),
-                mlp_ratio=len(state[block+'0.mlp.c_fc.weight'])/width)
-
-def _resnet_config(parts): # vision_cfg
-    "Settings of one of CLIP's ResNets"
-    state, width = parts.clip, 2*len(parts.clip['visual.conv1.weight'])
-    side = math.isqrt(len(state['visual.attnpool.positional_embedding'])-1)
-    return dict(image_size=32*side, layers=[_layers(state, f'visual.layer{i}.') for i in range(1, 5)], width=width,
-                head_width=32*width//_heads(parts, 'visual.attnpool'))
-
-# %% ../../nbs/api/models/03_state_dict_layout.ipynb #92f61fb2
-def _text_config(parts): # text_cfg
-    "Settings of a text tower"
-    state, block = parts.clip, 'transformer.resblocks.'
-    vocabulary, width = state['token_embedding.weight'].shape
-    return dict(context_length=len(state['positional_embedding']), vocab_size=vocabulary, width=width,
-                heads=_heads(parts, block+'0.attn'),
-                layers=_layers(state, block))
-
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #5a1bbec4
 def uses_quick_gelu(
-    parts # `Parts`
+    parts:Parts
 ): # bool, or None if the file doesn't say
     "Does a module have OpenAI's activation function? Their ResNets have it in the text tower alone"
     kinds = [m.kind for k,m in parts.modules.items() if k.endswith('mlp.gelu')]
     return any(kind.endswith('.QuickGELU') for kind in kinds) if kinds else None
 
 def module_config(
-    parts # `Parts`
+    parts:Parts
 ): # open_clip's `model_cfg`; without 'text_cfg' where there is no text tower
     "The architecture of a CLIP that was saved as a module"
     state = parts.clip
     try:
-        if 'visual.attnpool.k_proj.weight' in state:
-            vision, dim = _resnet_config(parts), len(state['visual.attnpool.c_proj.weight'])
-        else: vision, dim = _vit_config(parts), state['visual.proj'].shape[1]
+        if 'visual.attnpool.k_proj.weight' in state: # one of CLIP's ResNets
+            width, dim = 2*len(state['visual.conv1.weight']), len(state['visual.attnpool.c_proj.weight'])
+            side = math.isqrt(len(state['visual.attnpool.positional_embedding'])-1)
+            layers = [_layers(state, f'visual.layer{i}.') for i in range(1, 5)]
+            head = 32*width//_heads(parts, 'visual.attnpool')
+            vision = dict(image_size=32*side, layers=layers, width=width, head_width=head)
+        else: # a ViT
+            block, dim = 'visual.transformer.resblocks.', state['visual.proj'].shape[1]
+            width, _, patch, _ = state['visual.conv1.weight'].shape
+            side = math.isqrt(len(state['visual.positional_embedding'])-1)
+            head, hidden = width//_heads(parts, block+'0.attn'), len(state[block+'0.mlp.c_fc.weight'])
+            vision = dict(image_size=side*patch, patch_size=patch, width=width, layers=_layers(state, block),
+                          head_width=head, mlp_ratio=hidden/width)
         config = dict(embed_dim=dim, quick_gelu=bool(uses_quick_gelu(parts)), vision_cfg=vision)
-        return config | (dict(text_cfg=_text_config(parts)) if parts.has_text else {})
+        if parts.has_text:
+            block, (vocabulary, width) = 'transformer.resblocks.', state['token_embedding.weight'].shape
+            length, heads = len(state['positional_embedding']), _heads(parts, block+'0.attn')
+            config['text_cfg'] = dict(context_length=length, vocab_size=vocabulary, width=width, heads=heads,
+                                      layers=_layers(state, block))
+        return config
     except (KeyError, IndexError, TypeError, ValueError) as e: raise BadFile(
         f"{parts.where} holds an image tower whose architecture isn't recognised ({e}). Give it: "
         f"load_clip('ViT-B-32', {parts.where!r}, …).") from e
 
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #8b679b5d
 def module_preprocess(
-    parts # `Parts`
+    parts:Parts
 ): # dict with 'mean' and 'std', or {}
     "Preprocessing that was saved with a module, as wise-ft's `val_preprocess` is"
     saved = [m.attributes.get('val_preprocess') for m in parts.records.values()]
     steps = [m.attributes.get('transforms') for m in saved if type(m) is Made]
-    scales = [x for s in steps if type(s) is list for x in s if type(x) is Made and x.kind.endswith('.Normalize')]
+    made = [x for s in steps if type(s) is list for x in s if type(x) is Made]
+    scales = [x for x in made if x.kind.endswith('.Normalize')]
     for scale in scales:
         values = {k: scale.attributes.get(k) for k in ('mean', 'std')}
         if all(type(v) in (list, tuple) and len(v) == 3 for v in values.values()):
@@ -172,7 +166,7 @@ def module_preprocess(
     return {}
 
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #4a70c3bd
-def head_normalises(parts): # bool
+def head_normalises(parts:Parts): # bool
     "Does the head take features of length 1? wise-ft's says so; others, who don't, are taken to"
-    made = parts.records.get(parts.head_name)
-    return made is None or made.attributes.get('normalize') is not False
+    head = parts.records.get(parts.head_name)
+    return head is None or head.attributes.get('normalize') is not False

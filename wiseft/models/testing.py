@@ -37,13 +37,11 @@ def pico_clip(
         (Path(folder)/'open_clip_config.json').write_text(json.dumps(config))
         return load_clip(f'local-dir:{folder}')
 
-
 # %% ../../nbs/api/models/15_testing.ipynb #35cf23b7
 def pico_classifier(
-    classnames, # list of str
+    classnames:list, # list of str
     seed:int=0,
     transformer:bool=False # as image tower, instead of a ResNet
 ): # `ImageClassifier`
     "A tiny zero-shot classifier with random weights"
     return zeroshot_classifier(pico_clip(seed, transformer), classnames, ['{}'])
-

@@ -29,18 +29,18 @@ from PIL import Image
 class OwnTower(nn.Module):
     "An image model without its head, in the place of an image tower"
     def __init__(self,
-        trunk # images (n, 3, height, width) -> features (n, dim)
+        trunk:nn.Module # images (n, 3, height, width) -> features (n, dim)
     ):
         super().__init__()
         self.trunk = trunk
-    def forward(self, images): return self.trunk(images)
-    def set_grad_checkpointing(self, enable=True):
+    def forward(self, images:torch.Tensor): return self.trunk(images)
+    def set_grad_checkpointing(self, enable:bool=True):
         "As the trunk does it, if it can"
         if hasattr(self.trunk, 'set_grad_checkpointing'): self.trunk.set_grad_checkpointing(enable)
 
 def without_layer(
-    module, # an image model
-    name    # of a layer in it; '' for none
+    module:nn.Module, # an image model
+    name:str # of a layer in it; '' for none
 ): # a copy
     "The module with nothing in the place of a layer"
     trunk = deepcopy(module)
@@ -60,8 +60,8 @@ def _vectors(module, x): # (n, numbers)
 
 @torch.no_grad()
 def find_head(
-    module, # an image model in eval mode
-    x       # (n, 3, height, width), to try it out on
+    module:nn.Module, # an image model in eval mode
+    x:torch.Tensor # (n, 3, height, width), to try it out on
 ): # name of its last linear layer; '' if that isn't where its logits come from
     "The layer that is the module's head"
     names = [n for n,m in module.named_modules() if type(m) is nn.Linear and n]
@@ -70,8 +70,8 @@ def find_head(
     layer = module.get_submodule(names[-1])
     features = without_layer(module, names[-1])(x)
     if not isinstance(features, torch.Tensor) or features.shape != (len(x), layer.in_features): return ''
-    close = (layer(features)-whole).abs().max() <= 1e-4*whole.abs().max()
-    return names[-1] if close else ''
+    difference = (layer(features)-whole).abs().max()
+    return names[-1] if difference <= 1e-4*whole.abs().max() else ''
 
 # %% ../../nbs/api/models/10_tower.ipynb #3c0f1bee
 def _steps(transform): # settings that a preset of torchvision has, or a list of steps
@@ -83,21 +83,19 @@ def _steps(transform): # settings that a preset of torchvision has, or a list of
     if not resize or not scale: return None
     return resize.size, crop.size if crop else None, resize.interpolation, scale.mean, scale.std
 
-def _plain(size): # int, or list of two
-    "A size as JSON has it"
-    if not isinstance(size, (list, tuple)): return size
-    return size[0] if len(size) == 1 else list(size)
-
 def _settings(resize, crop, interpolation, mean, std): # `preprocess_cfg`
     "What open_clip calls these settings"
-    resize, crop = (_plain(s) for s in (resize, crop))
-    size = crop or resize
-    new = dict(size=size, mode='RGB', mean=[float(v) for v in mean], std=[float(v) for v in std],
-               interpolation=interpolation.value, resize_mode='squash' if isinstance(resize, list) else 'shortest')
+    if isinstance(resize, (list, tuple)): resize = resize[0] if len(resize) == 1 else list(resize)
+    if isinstance(crop, (list, tuple)): crop = crop[0] if len(crop) == 1 else list(crop)
+    size, squash = crop or resize, isinstance(resize, list)
+    mean, std = [float(v) for v in mean], [float(v) for v in std]
+    new = dict(size=size, mode='RGB', mean=mean, std=std, interpolation=interpolation.value,
+               resize_mode='squash' if squash else 'shortest')
     side = max(size) if isinstance(size, list) else size
-    if isinstance(resize, list) or resize == side: return new
+    if squash or resize == side: return new
     # half a pixel more, so that rounding down gives the size again
-    return new | dict(crop_pct=side/(resize if math.floor(side/(side/resize)) == resize else resize+.5))
+    exact = math.floor(side/(side/resize)) == resize
+    return new | dict(crop_pct=side/(resize if exact else resize+.5))
 
 # %% ../../nbs/api/models/10_tower.ipynb #68b45ba1
 _told = 'size, mean, std, interpolation, resize_mode'
@@ -107,14 +105,14 @@ def read_transform(
 ): # `preprocess_cfg`
     "A transform as settings; ValueError if it can't be told by them"
     if isinstance(transform, dict):
-        try: check_preprocess_cfg(transform, 'transform')
-        except BadFile as e: raise ValueError(str(e)) from e
+        check_preprocess_cfg(transform, 'transform')
         if {'size', 'mean', 'std'} <= set(transform): return transform
     found = None if isinstance(transform, dict) else _steps(transform)
     if not found: raise ValueError(
         f"The transform, {type(transform).__name__}, isn't one that settings tell. Give a dict with {_told}.")
     settings = _settings(*found)
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8))
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    noise = Image.fromarray(pixels)
     ours, theirs = (in_halves(t)(noise) for t in (ClipTransform(settings), transform))
     if ours.shape == theirs.shape and torch.allclose(ours, theirs, atol=1e-3): return settings
     raise ValueError(
@@ -123,31 +121,30 @@ def read_transform(
 
 # %% ../../nbs/api/models/10_tower.ipynb #dfe5b0f8
 def image_model(
-    module,    # an image model: nn.Module, (n, 3, height, width) -> (n, numbers)
+    module:nn.Module, # an image model: nn.Module, (n, 3, height, width) -> (n, numbers)
     transform, # as `read_transform` takes it
-    name=None, # in tables; default the name of its class
-    device=None # default `best_device`
+    name:str|None=None, # in tables; default the name of its class
+    device:str|torch.device|None=None # default `best_device`
 ): # `Clip` without a text tower; its `own_head` is the model's, None if it has none
     "An image model as a tower, with its last linear layer as a head; the module is copied"
     settings = read_transform(transform)
-    module, name = deepcopy(module).cpu().eval(), name or type(module).__name__
+    module = deepcopy(module).cpu().eval()
+    name = name or type(module).__name__
     take = ClipTransform(settings)
     noise = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     some = torch.stack([take(Image.fromarray(picture)) for picture in noise])
     layer = find_head(module, some)
     body = without_layer(module, layer)
     with torch.no_grad(): dim = _vectors(body, some).shape[1]
-    config = dict(embed_dim=dim, vision_cfg=dict(module=_kind(module, name), head=layer))
+    # how to make it, or its class
+    cls = type(module)
+    kind = name if name.startswith(TORCHVISION) else f'{cls.__module__}.{cls.__qualname__}'
+    config = dict(embed_dim=dim, vision_cfg=dict(module=kind, head=layer))
     clip = _wrapped(body, config, settings, name, device)
-    if layer: clip.own_head = _head_of(module.get_submodule(layer)).to(clip.device)
+    if layer:
+        last = module.get_submodule(layer)
+        clip.own_head = ClassificationHead(last.weight, last.bias, normalise=False).to(clip.device)
     return clip
-
-def _head_of(layer): return ClassificationHead(layer.weight, layer.bias, normalise=False)
-
-def _kind(module, name): # text
-    "What a saved folder says of a module: how to make it, or its class"
-    if name.startswith(TORCHVISION): return name
-    return f'{type(module).__module__}.{type(module).__qualname__}'
 
 TORCHVISION = 'torchvision:'
 
@@ -155,25 +152,26 @@ def _wrapped(body, config, settings, name, device): # `Clip`
     "A tower with what belongs to it"
     provenance = dict(source=name, file=None, sha256=state_hash(body.state_dict()))
     model = ImageModel(OwnTower(body)).to(best_device(device)).eval()
-    size = settings['size'] if isinstance(settings['size'], int) else max(settings['size'])
-    shown = {k: v for k,v in (settings | dict(size=size)).items() if k != 'crop_pct'}
+    size = settings['size']
+    shown = settings | dict(size=size if isinstance(size, int) else max(size))
+    shown.pop('crop_pct', None) # which open_clip doesn't know
     train = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**shown), is_train=True)
     take = ClipTransform(settings)
-    known = settings | dict(size=take(Image.new('RGB', (64, 64))).shape[1:])
-    return Clip(model, None, take, train, name, None, config, known, provenance)
+    tried = take(Image.new('RGB', (64, 64)))
+    return Clip(model, None, take, train, name, None, config, settings | dict(size=tried.shape[1:]), provenance)
 
 # %% ../../nbs/api/models/10_tower.ipynb #77478ccd
 own_config, own_weights = 'image_model.json', 'image_model.safetensors'
 
 def is_own(
-    clip # `Clip`
+    clip:Clip
 ): # bool
     "Is this a wrapped module?"
     return 'module' in clip.config['vision_cfg']
 
 def write_image_model(
-    clip,  # of `image_model`
-    folder # to write into
+    clip:Clip, # of `image_model`
+    folder:str|Path # to write into
 ):
     "Write a wrapped module into a folder"
     folder = Path(folder)
@@ -182,7 +180,7 @@ def write_image_model(
     write_state_dict(clip.model.visual.trunk.state_dict(), folder/own_weights)
 
 # %% ../../nbs/api/models/10_tower.ipynb #405f91c3
-def _made(kind, module): # nn.Module
+def _module_of(kind, module): # nn.Module
     "The module that a folder's weights belong to"
     if module is not None: return module
     if not kind.startswith(TORCHVISION): raise ValueError(
@@ -193,9 +191,9 @@ def _made(kind, module): # nn.Module
     except ValueError as e: raise BadFile(f"There is no model {name!r:.100} in torchvision.") from e
 
 def read_image_model(
-    folder,      # written by `write_image_model`
-    module=None, # a module of the kind that was saved, whatever its weights
-    device=None, # default `best_device`
+    folder:str|Path, # written by `write_image_model`
+    module:nn.Module|None=None, # a module of the kind that was saved, whatever its weights
+    device:str|torch.device|None=None, # default `best_device`
 ): # `Clip`
     "Read a wrapped module; ValueError if its module has to be given, BadFile if it doesn't fit"
     where = Path(folder)/own_config
@@ -206,13 +204,13 @@ def read_image_model(
             and type(model.get('embed_dim')) is int): raise BadFile(
         f"{where} doesn't say which module it was. Copy the folder again.")
     check_preprocess_cfg(settings, where)
-    path, made = where.with_name(own_weights), _made(vision['module'], module)
+    path, module = where.with_name(own_weights), _module_of(vision['module'], module)
     state = read_state_dict(path)
     try:
-        body = without_layer(made, vision['head'])
+        body = without_layer(module, vision['head'])
         body.load_state_dict(state)
     except (RuntimeError, AttributeError) as e: raise BadFile(
-        f"The weights in {path} don't fit a {type(made).__name__}: {why_failed(e)}") from e
+        f"The weights in {path} don't fit a {type(module).__name__}: {why_failed(e)}") from e
     clip = _wrapped(body, model, settings, vision['module'], device)
     clip.provenance |= dict(file=own_weights, sha256=sha256_file(path))
     return clip
@@ -226,8 +224,8 @@ def tower_blocks(
 ): # list of blocks in order, list of the modules and parameters after the last
     "Blocks of an image tower"
     trunk = getattr(visual, 'trunk', visual)
-    after = [m for part in {trunk, visual} for n in _after_blocks
-             if isinstance(m := getattr(part, n, None), (nn.Module,nn.Parameter))]
+    last = [getattr(part, n, None) for part in {trunk, visual} for n in _after_blocks]
+    after = [m for m in last if isinstance(m, (nn.Module, nn.Parameter))]
     if hasattr(trunk, 'transformer'): return list(trunk.transformer.resblocks), after
     if hasattr(trunk, 'layer1'): return [getattr(trunk, f'layer{i}') for i in range(1,5)], after
     for name in ('blocks', 'stages'):
@@ -243,7 +241,9 @@ def transformer_matrices(
     visual:nn.Module, # image tower
 ) -> list: # of (module, name of its weight)
     "Matrices of attention and MLP in all blocks; none if there is no attention"
-    found = [(b.get_submodule(n.rpartition('.')[0]), n) for b in tower_blocks(visual)[0]
-             for n,p in b.named_parameters() if n.endswith(_attention + _others) and p.ndim == 2]
-    if not any(n.endswith(_attention) for _,n in found): return []
-    return [(module, n.rpartition('.')[2]) for module,n in found]
+    blocks, _ = tower_blocks(visual)
+    tensors = [(b, n) for b in blocks for n,p in b.named_parameters() if p.ndim == 2]
+    matrices = [(b, n) for b,n in tensors if n.endswith(_attention + _others)]
+    if not any(n.endswith(_attention) for _,n in matrices): return []
+    parts = [(b, n.rpartition('.')) for b,n in matrices]
+    return [(b.get_submodule(module), name) for b, (module, _, name) in parts]

@@ -13,7 +13,7 @@ from torchvision import models
 from torchvision.models import get_model, get_model_weights, list_models
 from ..weights.checkpoints import read_state_dict
 from .classifier import ImageClassifier
-from .clip import open_source
+from .clip import Clip, open_source
 from .open_clip_config import check_model_cfg
 from ..base.devices import best_device
 from .head import ClassificationHead
@@ -23,19 +23,6 @@ from ..data.prompts import find_classnames
 from .sources import Source
 from ..data.hub import reaching_hub
 from ..base.text import did_you_mean, why_failed
-
-# %% ../../nbs/api/models/13_vision.ipynb #b3cd6662
-def _pool(model): # str
-    "How a model of timm makes one vector of its features, as open_clip says it"
-    pool = getattr(model, 'global_pool', None) or getattr(getattr(model, 'head', None), 'global_pool', None)
-    return pool if isinstance(pool, str) else getattr(pool, 'pool_type', 'avg')
-
-def _preprocess(model): # dict
-    "What timm says of the pictures of a model"
-    c = resolve_model_data_config(model)
-    new = dict(mean=list(c['mean']), std=list(c['std']), interpolation=c['interpolation'],
-               resize_mode='squash' if c['crop_mode'] == 'squash' else 'shortest')
-    return new | (dict(crop_pct=c['crop_pct']) if c['crop_pct'] < 1 and c['crop_mode'] == 'center' else {})
 
 # %% ../../nbs/api/models/13_vision.ipynb #77a4e225
 def _timm_model(name, pretrained): # model of timm
@@ -51,14 +38,13 @@ def _timm_model(name, pretrained): # model of timm
         f"Could not fetch timm's weights of {name!r} ({why_failed(e)}). Without a network: bring {file} and call "
         f"load_vision({name!r}, FILE).") from e
 
-
 # %% ../../nbs/api/models/13_vision.ipynb #8b57120d
 def _load_torchvision(name, file, device): # `Clip`
     "A model of torchvision with the pictures of its best weights"
     short = name.removeprefix(TORCHVISION)
-    known = list_models(module=models)
-    if short not in known: raise ValueError(
-        f'There is no image model {short!r} in torchvision. {did_you_mean(short, known)}')
+    names = list_models(module=models)
+    if short not in names: raise ValueError(
+        f'There is no image model {short!r} in torchvision. {did_you_mean(short, names)}')
     weights = get_model_weights(short).DEFAULT
     try: module = get_model(short, weights=None if file else weights)
     except Exception as e: raise RuntimeError(
@@ -80,71 +66,83 @@ def _in_timms_names(state, model, file):
 
 # %% ../../nbs/api/models/13_vision.ipynb #a695f054
 def load_vision(
-    name,            # of timm's, such as 'vit_base_patch16_224.augreg_in21k', or 'torchvision:resnet50'
-    file=None,       # weights in timm's or EfficientNet-PyTorch's names; default: their own, from the network
-    precision='fp32',# of the weights
-    device=None,     # default `best_device`
+    name:str, # of timm's, such as 'vit_base_patch16_224.augreg_in21k', or 'torchvision:resnet50'
+    file:str|Path|None=None, # weights in timm's or EfficientNet-PyTorch's names; default: their own, from the network
+    precision:str='fp32', # of the weights
+    device:str|torch.device|None=None, # default `best_device`
 ): # `Clip` without a text tower; its `own_head` is the model's, None if it has none
     "Load an image model of timm or torchvision with its pictures' size, colours and crop"
     if name.startswith(TORCHVISION): return _load_torchvision(name, file, device)
     model = _timm_model(name, pretrained=file is None)
     state = _in_timms_names(read_state_dict(file), model, file) if file else model.state_dict()
     head, own_name = model.get_classifier(), model.pretrained_cfg.get('classifier')
-    vision = dict(timm_model_name=name.partition('.')[0], timm_pool=_pool(model), timm_proj='none',
-                  image_size=model.pretrained_cfg['input_size'][-1])
+    # how it makes one vector of its features, as open_clip says it
+    pool = getattr(model, 'global_pool', None) or getattr(getattr(model, 'head', None), 'global_pool', None)
+    pool = pool if isinstance(pool, str) else getattr(pool, 'pool_type', 'avg')
+    side = model.pretrained_cfg['input_size'][-1]
+    vision = dict(timm_model_name=name.partition('.')[0], timm_pool=pool, timm_proj='none', image_size=side)
     config = dict(embed_dim=head.in_features, vision_cfg=vision)
     check_model_cfg(config, name)
-    own = {k: state.pop(f'{own_name}.{k}') for k in ('weight', 'bias') if f'{own_name}.{k}' in state}
-    parts = Parts(str(file or name), {f'visual.trunk.{k}': t for k,t in state.items()}, own)
-    source = Source(config, _preprocess(model), Path(file) if file else None, name, parts=parts)
+    # what timm says of its pictures
+    c = resolve_model_data_config(model)
+    squash = c['crop_mode'] == 'squash'
+    pictures = dict(mean=list(c['mean']), std=list(c['std']), interpolation=c['interpolation'],
+                    resize_mode='squash' if squash else 'shortest')
+    if c['crop_pct'] < 1 and c['crop_mode'] == 'center': pictures['crop_pct'] = c['crop_pct']
+    # the head apart from the tower
+    own = {k: state.pop(f'{own_name}.{k}', None) for k in ('weight', 'bias')}
+    own = {k: t for k,t in own.items() if t is not None}
+    tower = {f'visual.trunk.{k}': t for k,t in state.items()}
+    parts = Parts(str(file or name), tower, own)
+    source = Source(config, pictures, Path(file) if file else None, name, parts=parts)
     clip = open_source(source, {}, precision, best_device(device), name, None if file is None else str(file))
-    clip.own_head = ClassificationHead(own['weight'], own.get('bias'), normalise=False).to(clip.device) if own else None
+    if own:
+        head = ClassificationHead(own['weight'], own.get('bias'), normalise=False)
+        clip.own_head = head.to(clip.device)
     return clip
 
 # %% ../../nbs/api/models/13_vision.ipynb #e1b382d9
 def own_classifier(
-    vision,     # from `load_vision`
-    classnames, # list of str, or 'imagenet'
-    rows=None   # for each class its row in the model's own head, as a list or by name; default the first, second, …
+    vision:Clip, # from `load_vision`
+    classnames:list|str, # list of str, or 'imagenet'
+    rows:list|dict|None=None # each class' row in the model's own head, as a list or by name; default the first, …
 ): # `ImageClassifier` with alpha 0
     "The tower with those rows of the model's own head that belong to the classes"
     names, head = find_classnames(classnames), vision.own_head
     if head is None: raise ValueError(
         f'{vision.name} has no head of its own. Train one on its features: linear_probe(vision, classnames, images).')
     n = len(head.weight)
-    if isinstance(rows, dict): rows = _by_name(rows, names)
+    if isinstance(rows, dict):
+        if missing := [name for name in names if name not in rows]: raise ValueError(
+            f'rows says nothing of the class {missing[0]!r}. Give every class its row in the model\'s own head.')
+        rows = [rows[name] for name in names]
     rows = list(range(n) if rows is None else rows)
     if len(rows) != len(names) or not all(0 <= r < n for r in rows): raise ValueError(
         f'There are {len(names)} classes and {len(rows)} rows of a head of {n}. Give one row for each class, counted '
         'from 0.')
     bias = None if head.bias is None else head.bias[rows]
-    return ImageClassifier(vision, ClassificationHead(head.weight[rows], bias, normalise=False).to(vision.device),
-                           names, alpha=0.)
-
-def _by_name(rows, names): # list
-    "The rows of classes; ValueError for one that has none"
-    if missing := [n for n in names if n not in rows]: raise ValueError(
-        f'rows says nothing of the class {missing[0]!r}. Give every class its row in the model\'s own head.')
-    return [rows[n] for n in names]
+    chosen = ClassificationHead(head.weight[rows], bias, normalise=False)
+    return ImageClassifier(vision, chosen.to(vision.device), names, alpha=0.)
 
 # %% ../../nbs/api/models/13_vision.ipynb #a92febaa
 def blank_classifier(
-    vision,    # from `load_vision`, or a `Clip`
-    classnames # list of str
+    vision:Clip, # from `load_vision`, or a `Clip`
+    classnames:list # list of str
 ): # `ImageClassifier`, all of whose classes are equally probable
     "The tower with a head of zeros, to train a linear probe from"
     names = find_classnames(classnames)
-    head = ClassificationHead(torch.zeros(len(names), vision.dim), torch.zeros(len(names)), normalise=False)
+    n = len(names)
+    head = ClassificationHead(torch.zeros(n, vision.dim), torch.zeros(n), normalise=False)
     return ImageClassifier(vision, head.to(vision.device), names)
 
 # %% ../../nbs/api/models/13_vision.ipynb #e534ac11
 def image_classifier(
-    module,    # an image model: nn.Module, (n, 3, height, width) -> (n, classes)
-    classnames,# list of str
+    module:torch.nn.Module, # an image model: nn.Module, (n, 3, height, width) -> (n, classes)
+    classnames:list, # list of str
     transform, # torchvision's or timm's for evaluation, or a dict with size, mean, std, interpolation, resize_mode
-    rows=None, # as in `own_classifier`
-    name=None, # in tables; default the name of the module's class
-    device=None # default `best_device`
+    rows:list|dict|None=None, # as in `own_classifier`
+    name:str|None=None, # in tables; default the name of the module's class
+    device:str|torch.device|None=None # default `best_device`
 ): # `ImageClassifier` with alpha 0
     "An image model with its own head as the start of fine-tuning; the module is copied"
     vision = image_model(module, transform, name, device)

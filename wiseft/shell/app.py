@@ -282,7 +282,7 @@ Precision = Annotated[Optional[str], typer.Option('--precision', callback=_check
     help='fp32; or bf16, several times as fast on processors made for it: the table then says how often both predict '
     'the same. Default: bf16 on an accelerator that has it, else fp32.')]
 Workers = Annotated[Optional[int], typer.Option('--workers', callback=set_workers, min=0, show_default=False,
-    help='Processes that read images. Default: $WISEFT_WORKERS; else as many as there are cores, for many images that '
+    help='Processes that read images. Default: $WISEFT_WORKERS; else one a core, where there are many images that '
     'the cache has no room for.')]
 Device = Annotated[Optional[str], typer.Option('--device',
     help='cpu, cuda, cuda:1 or mps. Default: $WISEFT_DEVICE, else the best there is.', show_default=False)]

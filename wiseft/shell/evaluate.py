@@ -306,7 +306,7 @@ def ask_(
     device:Device=None,
     force:Force=False,
 ):
-    "Which pictures to label to tell classifiers apart, and what the labels tell."
+    "Choose the pictures whose labels tell classifiers apart, then evaluate with the labels."
     if answers: return _tell_answers(places, answers)
     if len(places) < 3 or output is None: raise typer.BadParameter(
         'Give two classifiers, pictures, and -o FOLDER; or a folder that was written so, and --answers.')

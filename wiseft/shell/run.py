@@ -73,7 +73,7 @@ def _begin(output, steps, force):
 class Run:
     "What a run has written, loaded when it is asked for"
     def __init__(self, folder): self.folder = Path(folder)
-    def __repr__(self): return f'Run in {self.folder}'
+    def __repr__(self): return f'Run in {self.folder}, with start, finetuned, averaged (classifiers) and table'
     def _load(self, name):
         from wiseft.models.load import load_classifier
         return load_classifier(self.folder/name)
@@ -101,7 +101,7 @@ def run(
     model:train.Model='iconclip', pretrained:train.Pretrained=None, preprocess:train.Preprocess=None,
     quick_gelu:train.QuickGelu=None, templates:train.Templates=None,
     probe:Annotated[Optional[str], typer.Option('--probe', show_default=False,
-        help="Begin with a head on an image model of timm's, or torchvision:NAME, instead of words; its weights: "
+        help="Use an image model of timm's, or torchvision:NAME, with a trained head instead of a CLIP; its weights: "
              "--pretrained FILE.")]=None,
     epochs:train.Epochs=10,
     lr:train.LearningRate=None,
@@ -120,6 +120,9 @@ def run(
     steps = _steps(data, output, shift, words, probe, epochs, lr, batch_size, seed, device)
     _begin(output, steps, force)
     set_workers(workers) # in no command: after a crash another number may go on
+    if model == 'iconclip' and not probe and data != 'icons': say(
+        'no model is named: this is the small CLIP that comes with the package, which was trained on icons. For '
+        'photographs name another: `wiseft models` lists them')
     for command, given, made in steps:
         if made.exists(): continue
         say(f'\n{_line(command, given)}')
