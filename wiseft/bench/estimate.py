@@ -18,7 +18,7 @@ from ..stats.chance import both_chances, smallest_told
 from ..stats.table import REFERENCE
 from ..models.classifier import ImageClassifier
 from ..train.loaders import PixelSource
-from .plan import Plan
+from .plan import Plan, mean_sets
 from ..base.progress import duration
 from ..base.text import counted
 
@@ -83,21 +83,21 @@ def preview(
     table, done, most = plan.table(), n_done(plan, folder), plan.n_judged()
     missing = table[table.why != '']
     left_out = [f'{row.method} is left out: {row.why}' for row in missing.itertuples()]
+    work = f'{plan.n_trained()} fine-tunings of {plan.steps:,} steps on {len(plan.suite.train):,} images'
     takes = f'about {duration(seconds)} {place}'.rstrip()
-    lines = [*left_out, *plan.warnings(),
-             f'at most {plan.n_trained()} fine-tunings of {plan.steps:,} steps on {len(plan.suite.train):,} images, '
-             f'{takes}; weights of at most {plan.n_bytes()/1e9:.1f} GB in {folder/"weights"}, which may be removed at '
-             'the end',
-             f'learning rates to choose from: {", ".join(f"{lr:g}" for lr in plan.lrs)}']
+    room = f'weights of at most {plan.n_bytes()/1e9:.1f} GB in {folder/"weights"}, which may be removed at the end'
+    rates = ', '.join(f'{lr:g}' for lr in plan.lrs)
+    lines = [*left_out, *plan.warnings(), f'at most {work}, {takes}; {room}', f'learning rates to choose from: {rates}']
     rest = ', and goes on from there' if done < most else ': all there are'
     return [*lines, f'{folder} has {done} of at most {most} judgements{rest}'] if done else lines
 
 def n_done(plan:Plan, folder:Path) -> int:
     "Curves of a plan's rows that are judged; the folder may have those of other methods"
     rows = plan.contenders()
-    trained = '|'.join({re.escape(c.method.name if c.method else 'plain') for c in rows if c.trains})
-    made = '|'.join({re.escape(c.name) for c in rows if not c.trains})
-    of_a_row = re.compile(rf'({trained})( [\d.e+-]+)?( x[\d.]+)?, lr |({made}) of ')
+    trained = {c.method.name if c.method else 'plain' for c in rows if c.trains}
+    others = {c.name for c in rows if not c.trains}
+    trained, others = ('|'.join(map(re.escape, names)) for names in (trained, others))
+    of_a_row = re.compile(rf'({trained})( [\d.e+-]+)?( x[\d.]+)?, lr |({others}) of ')
     names = [p.name for p in folder.glob('*.npz')]
     if all(_is_judged(plan, c, names) for c in rows): return plan.n_judged() # not every grid goes further
     return min(plan.n_judged(), len([n for n in names if of_a_row.match(n)]))
@@ -105,11 +105,13 @@ def n_done(plan:Plan, folder:Path) -> int:
 def _is_judged(plan, row, names):
     "Whether all curves of a row are judged on test images"
     if not row.trains:
-        curves = [n for n in names if n.startswith(f'{row.name} of ') and n.endswith('.test.npz')]
+        judged = [n for n in names if n.endswith('.test.npz')]
+        curves = [n for n in judged if n.startswith(f'{row.name} of ')]
         return len(curves) >= plan.n_curves(row) + plan.n_left_out(row)
     method = re.escape(row.method.name if row.method else 'plain')
     trial = re.compile(rf'{method}( [\d.e+-]+)?( x[\d.]+)?, lr .*, seed (-?\d+)\.test\.npz')
-    return {m[3] for m in map(trial.fullmatch, names) if m} >= {*map(str, plan.seeds)}
+    matches = filter(None, map(trial.fullmatch, names))
+    return {m[3] for m in matches} >= {*map(str, plan.seeds)}
 
 def seconds_left(plan:Plan, folder:Path) -> float:
     "About how many seconds the rest of a plan takes"
@@ -142,7 +144,7 @@ def warnings(self:Plan) -> list:
     n, rows = len(self.seeds), len(self.contenders())-1
     if n == 1: return [*lines, 'with one seed nothing can be established: intervals leave out what other seeds would '
                                'give. Take three seeds or more (--seeds)']
-    sizes = {d: len(s) for d, s in self.suite.datasets().items() if s.role in ('reference', 'shift')}
+    sizes = {d: len(s) for d, s in mean_sets(self.suite).items()}
     shifts = [size for d, size in sizes.items() if d != REFERENCE]
     of_shifts = sum(1/size for size in shifts)/len(shifts)**2
     one = (1/sizes[REFERENCE] + of_shifts)/4

@@ -115,7 +115,8 @@ def make_runs(
         if run_name(s) in finished(file): continue
         began = perf_counter()
         line = run_line(s, run(s), perf_counter()-began)
-        text = ''.join(json.dumps(r) + '\n' for r in [*_lines(file), line])
+        lines = [*_lines(file), line]
+        text = ''.join(json.dumps(r) + '\n' for r in lines)
         with atomic_path(file, force=True) as tmp: tmp.write_text(text)
         print(line['run'], flush=True)
 
@@ -221,8 +222,8 @@ def provenance_table(
     entries = json.loads((Path(folder)/'provenance.json').read_text())
     def spelled(d, digits=None): return ' '.join(f'{k} {v[:digits]}' for k, v in d.items())
     for e in entries:
-        e['seeds'], e['source'] = ', '.join(map(str, e['seeds'])), spelled(e['source_sha256'], 8)
-        e['versions'] = spelled(e['versions'])
+        e['seeds'] = ', '.join(map(str, e['seeds']))
+        e['source'], e['versions'] = spelled(e['source_sha256'], 8), spelled(e['versions'])
     table, n = pd.DataFrame(entries), n_results(folder)
     if table.added.sum() != n: raise ValueError(
         f'{folder}: provenance.json accounts for {table.added.sum()} lines of results, and there are {n}.')

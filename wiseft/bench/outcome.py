@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from ..train.flops import COPIES, COUNTED, arithmetic
 from ..infer.ensembles import alpha_by_rule, nearly_best
 from ..stats.matched_accuracy import against_itself, judged_by_halves, matched_gains
-from .plan import Plan, passes_an_image, takes_several
+from .plan import Plan, mean_sets, passes_an_image, takes_several
 from ..stats.table import CONTROL_MEAN, MEAN, REFERENCE
 from ..data.control import UNTAUGHT
 from ..data.suites import Suite
@@ -72,7 +72,7 @@ class Bench:
     known:dict=field(default_factory=dict, init=False) # of `gains`, by groups
     @property
     def sets(self): # names of those that are in means
-        return [d for d, role in self.plan.suite.roles().items() if role in ('reference', 'shift')]
+        return list(mean_sets(self.plan.suite))
     def shares(self, entry:Entry, but:int|None=None) -> dict:
         "What `Entry.shares` gives, of the sets that are in means"
         shares = entry.shares(but)
@@ -83,7 +83,8 @@ class Bench:
         return {n: _point(s, at[n]) for n, s in shares.items()}
     def alpha(self, name:str, i:int) -> float:
         "Mixing coefficient of a point of a row's curve; NaN where the curve is one point"
-        return self.plan.alphas[i] if len(self.entries[name].curves[0].validation) > 1 else np.nan
+        points = self.entries[name].curves[0].validation
+        return self.plan.alphas[i] if len(points) > 1 else np.nan
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #ee240a79
 @patch
@@ -107,14 +108,17 @@ def gains(self:Bench, groups:bool|None=None) -> pd.DataFrame: # groups: as of th
         row = dict(kind=getattr(e.row.method, 'kind', ''), lr=e.trial.lr, strength=e.trial.strength)
         row |= dict(alpha=self.alpha(n, at[n]), given_away=np.nan)
         tried = pd.DataFrame(self.tried.get(n, []))
-        if len(tried): row['given_away'] = tried.validation.max()-tried.validation[tried.chosen].iloc[-1]
+        if len(tried):
+            taken = tried.validation[tried.chosen].iloc[-1]
+            row['given_away'] = tried.validation.max()-taken
         row |= self.cost(n) | dict(same_as_plain=twins.get(n, np.nan))
         row.pop('seconds', None) # which differ from day to day
         about.append(row)
     rows = pd.concat([where, pd.DataFrame(about)], axis=1)
     # plain fine-tuning against itself stands below it
     plain, others = rows[:1], rows[1:]
-    table = pd.concat([plain, self._null(plain, at['plain'], units), others, missing], ignore_index=True)
+    null = self._null(plain, at['plain'], units)
+    table = pd.concat([plain, null, others, missing], ignore_index=True)
     self.known[groups] = table.fillna(dict(why=''))
     return self.known[groups].copy()
 
@@ -159,7 +163,8 @@ def _kept(self:Bench, name, i): # dict
     if self.plan.control: out['control'] = np.mean([share(d) for d in self.plan.control])
     if UNTAUGHT in self.plan.control:
         taught, untaught = share(REFERENCE), share(UNTAUGHT)
-        out |= dict(untaught=untaught, harmonic=2*taught*untaught/(taught + untaught or 1.))
+        harmonic = 2*taught*untaught/(taught + untaught or 1.)
+        out |= dict(untaught=untaught, harmonic=harmonic)
     return out
 
 @patch
@@ -172,10 +177,12 @@ def against_plain(self:Bench,
     plain = self.entries['plain']
     units = units or what_is_drawn(self.plan.suite, False)
     def both(but=None): # points of the rows where they are known, and the curve; of the sets that are asked for
-        shares = {n: self.shares(e, but) for n, e in self.entries.items() if n in at or n == 'plain'}
-        def asked(s): return {d: s[d] for d in s if d in units}
-        shares = {n: asked(s) for n, s in shares.items() if s}
-        return {n: _point(shares[n], at[n]) for n in at if n in shares}, shares['plain']
+        shares = {}
+        for n in ('plain', *at):
+            known = self.shares(self.entries[n], but) or {}
+            shares[n] = {d: s for d, s in known.items() if d in units}
+        points = {n: _point(shares[n], i) for n, i in at.items() if shares[n]}
+        return points, shares['plain']
     seeds = range(len(plain.curves)) if len(plain.curves) > 1 else ()
     without = [both(but=i) for i in seeds]
     return matched_gains(*both(), plain.at(self.plan.alphas), units, without, family)
@@ -213,7 +220,7 @@ def what_is_drawn(
     groups:bool, # groups instead of images?
 ) -> dict: # set name -> (n_images,) ids, of the reference and the shifts
     "What is drawn when images are drawn again; ValueError where sets have too few groups"
-    sets = {d: s for d, s in suite.datasets().items() if s.role in ('reference', 'shift')} # others are in no mean
+    sets = mean_sets(suite)
     if not groups: return {d: list(s.units) for d, s in sets.items()}
     few = []
     for d, s in sets.items():
@@ -247,8 +254,8 @@ def curves(self:Bench) -> pd.DataFrame: # method, alpha, reference, shifted, kl;
     for n, e in self.entries.items():
         shares = self.shares(e)
         for i in range(len(shares[REFERENCE])):
-            accuracies = _accuracies(_point(shares, i))
-            rows.append(dict(method=n, alpha=self.alpha(n, i), **accuracies, **self._kept(n, i)))
+            row = dict(method=n, alpha=self.alpha(n, i))
+            rows.append(row | _accuracies(_point(shares, i)) | self._kept(n, i))
     return pd.DataFrame(rows)
 
 @patch
@@ -274,8 +281,9 @@ def accuracies(self:Bench) -> pd.DataFrame: # method, point, alpha, dataset, rol
                 if of_role: seeds[mean] = seeds[of_role].mean(axis=1)
             where = dict(method=point if start else name, point=point, alpha=self.alpha(name, i))
             for d, values in seeds.items():
-                row = dict(dataset=d, role=(roles | in_means)[d], accuracy=values.mean(), sd=values.std())
-                (first if start else rows).append(where | row)
+                row = where | dict(dataset=d, role=(roles | in_means)[d])
+                row |= dict(accuracy=values.mean(), sd=values.std())
+                (first if start else rows).append(row)
     return pd.DataFrame([*first, *rows])
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #716069b9
@@ -320,8 +328,9 @@ def set_for_validation(self:Bench) -> pd.DataFrame:
     for n, (trial, curve) in best.items():
         at[n] = i = int(curve.validation.mean(1).argmax())
         points[n] = {d: curve.test[d][i].astype(float) for d in self.sets}
-        row = dict(method=n, lr=trial.lr, strength=trial.strength, alpha=self.alpha(n, i))
-        rows.append(row | dict(validation=curve.validation[i].mean()) | _accuracies(points[n]))
+        row = dict(method=n, lr=trial.lr, strength=trial.strength)
+        row |= dict(alpha=self.alpha(n, i), validation=curve.validation[i].mean())
+        rows.append(row | _accuracies(points[n]))
     _, curve = best['plain']
     plain = {d: curve.test[d].astype(float) for d in self.sets}
     del points['plain']
@@ -417,8 +426,8 @@ def conclusions(self:Bench) -> list: # of three sentences; none where there is n
              'Nothing here beats averaging a plain fine-tuning by more than chance: keep that.')
     second = f'Worse, by more than chance: {worse}.' if worse else 'Nothing is worse by more than chance.'
     # what could not have been seen
-    tested = rows[rows.p.notna() & rows.same_as_plain.isna()]
-    low, high = (f'{100*v:.1f}' for v in (tested.smallest.min(), tested.smallest.max()))
+    smallest = 100*rows[rows.p.notna() & rows.same_as_plain.isna()].smallest
+    low, high = f'{smallest.min():.1f}', f'{smallest.max():.1f}'
     points = low if low == high else f'{low} to {high}'
     alone = ', '.join(rows[rows.p.isna()].method)
     lone = f' There is one classifier each of {alone}: not tested over seeds.' if alone else ''

@@ -91,8 +91,9 @@ def seen_along(
     "What each point of a curve makes of each set; `right` and `kl` are of the images that all points can read"
     alone = {k: m for k, m in between.items() if np.isnan(m.identity['alpha'])} # of a mix without an alpha
     begins = {k: m for k, m in between.items() if m.identity['alpha'] == 0}
-    _, predictions = evaluate(begins | alone if alone else between, suite, split, keep_predictions=_KEPT,
-                              metrics=['accuracy'], control=control, progress=progress)
+    asked = begins | alone if alone else between
+    _, predictions = evaluate(asked, suite, split, keep_predictions=_KEPT, metrics=['accuracy'], control=control,
+                              progress=progress)
     points = [m for m in predictions.members if np.isnan(m[0]['alpha']) or not alone]
     points = sorted(points, key=lambda m: m[0]['alpha'])
     codes = np.stack([codes for _, codes, _ in points])
@@ -205,9 +206,9 @@ def _judge(self:Work, end, file, name, split, by): # as in `judged`
     # the classifiers along the way, and what making them takes
     way, knobs = find_method(by), plan.given.get(by)
     precision = 'fp32' if plan.recipe.get('precision') == 'fp32' else None # None: what is usual
+    method = partial(way.function, **knobs) if knobs else by
     with passes(plan.start) as making:
-        between = members(plan.start, tuned, plan.alphas, [partial(way.function, **knobs) if knobs else by],
-                          precision=precision, images=plan.suite.validation)
+        between = members(plan.start, tuned, plan.alphas, [method], precision=precision, images=plan.suite.validation)
     # one pass over the images
     suite, control = plan.suite, plan.control.values()
     if split == 'validation': suite, control = replace(suite, shift_validation={}), ()
@@ -247,7 +248,8 @@ def chosen(self:Work,
     lr = self._best(name, 'learning rate', sorted(self.plan.lrs), rate, rates_around)
     if len(grid) == 1: return rate(lr)
     around = partial(strengths_around, method)
-    return rate(lr, self._best(name, 'strength', grid[::-1], partial(rate, lr), around))
+    strength = self._best(name, 'strength', grid[::-1], partial(rate, lr), around)
+    return rate(lr, strength)
 
 @patch
 def _best(self:Work, name, what, values, trial, around): # values: the most cautious first; trial: value -> `Trial`
@@ -401,7 +403,8 @@ def planned(
     **recipe, # all as in `bench`
 ) -> Plan:
     "What `bench` is going to do, without images that can't be read; nothing is written"
-    competing = [find_method(n) for n in methods] if methods else [*filter(can_compete, all_methods().values())]
+    competing = map(find_method, methods) if methods else filter(can_compete, all_methods().values())
+    competing = list(competing)
     lacking = [what for what in ('train', 'validation', 'test') if not getattr(suite, what)]
     if lacking: raise ValueError(
         f'A bench trains, chooses and judges on the reference, and {suite.name!r} has no images of it for '

@@ -29,9 +29,10 @@ def plot_bench(
         plain, row = name=='plain', rows.loc[name]
         color = '.55' if plain else COLORS[name]
         alpha = '' if pd.isna(row.alpha) else f', α = {row.alpha:g}'
-        ax.plot(c.reference, c[side], color=color, lw=4 if plain else 1.3, zorder=1 if plain else 2)
-        mark = dict(marker=_BY_KIND.get(row.kind, 'o'), label=f'{name}{alpha}')
-        ax.scatter(row.reference, row[side], 50*row.arithmetic, color=color, edgecolor='w', zorder=3, alpha=.85, **mark)
+        line = dict(lw=4, zorder=1) if plain else dict(lw=1.3, zorder=2)
+        ax.plot(c.reference, c[side], color=color, **line)
+        mark = dict(marker=_BY_KIND.get(row.kind, 'o'), color=color, edgecolor='w', alpha=.85)
+        ax.scatter(row.reference, row[side], 50*row.arithmetic, zorder=3, label=f'{name}{alpha}', **mark)
     for start in curves[curves.alpha==0].to_dict('records')[:1]:
         ax.scatter(start['reference'], start[side], 60, 'k', marker='X', zorder=4, label='zero-shot')
     for axis, values in ((ax.xaxis, curves.reference), (ax.yaxis, curves[side])):
@@ -56,17 +57,20 @@ def plot_gains(
     for y, beyond in enumerate(rows.beyond):
         words = f'{100*beyond:.1f} beyond the plain averages' if beyond > 0 else ''
         left.text(.01, y, words, ha='left', va='center', fontsize='small', transform=left.get_yaxis_transform())
-    left.set(yticks=range(len(rows)), yticklabels=rows.method, ylim=(-.7, len(rows)-.3))
+    n = len(rows)
+    left.set(yticks=range(n), yticklabels=rows.method, ylim=(-.7, n-.3))
     left.set_xlabel('Points gained under distribution shift')
     right.set_xlabel('Points ahead, mean of both sides')
     return fig
 
 def _draw_rows(ax, rows, null, middle, low, high): # names of columns
     "A dot and its interval for each row, and a band for the null"
-    for n in null.index: ax.axvspan(100*null[low][n], 100*null[high][n], color='.9', zorder=0)
+    for _, ends in (100*null[[low, high]]).iterrows(): ax.axvspan(*ends, color='.9', zorder=0)
     ax.axvline(0, color='.5', lw=1, zorder=1)
-    for y, (_, r) in enumerate(rows.iterrows()):
-        color, opacity = COLORS[r.method], .4 if r.over=='images' else 1
-        ax.plot([100*r[low], 100*r[high]], [y, y], color=color, lw=2, alpha=.5)
-        ax.plot(100*r[middle], y, 'o', color=color, ms=6, mec='w', mew=.7, alpha=opacity)
+    points = 100*rows[[low, middle, high]].astype(float)
+    for y, (name, over) in enumerate(zip(rows.method, rows.over)):
+        color, opacity = COLORS[name], .4 if over=='images' else 1
+        left, at, right = points.iloc[y]
+        ax.plot([left, right], [y, y], color=color, lw=2, alpha=.5)
+        ax.plot(at, y, 'o', color=color, ms=6, mec='w', mew=.7, alpha=opacity)
     sns.despine(ax=ax, left=True)

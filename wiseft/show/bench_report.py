@@ -15,7 +15,6 @@ from ..base.devices import describe_device
 from ..base.files import atomic_path
 from .html import drop_empty, html_figure, html_page, html_table, html_text, p_value
 from ..base.registry import REGISTRY
-from ..bench.outcome import Bench
 from ..stats.table import MEAN
 
 # %% ../../nbs/api/show/08_bench_report.ipynb #9d46fc7a
@@ -69,8 +68,8 @@ def _plan(plan, groups, origin): # of `Plan`; groups: do intervals draw them?
     p, suite, gone = plan.as_json(), plan.suite, plan.unreadable
     # images
     rows = {'training images': f'{len(suite.train):,}', 'validation images': f'{len(suite.validation):,}'}
-    rows |= {f'test, {d}': f'{len(s):,} images' for d, s in suite.datasets().items()}
-    rows |= {f'control, {d}': f'{len(s):,} images' for d, s in plan.control.items()}
+    for d, s in suite.datasets().items(): rows[f'test, {d}'] = f'{len(s):,} images'
+    for d, s in plan.control.items(): rows[f'control, {d}'] = f'{len(s):,} images'
     # models
     rows |= {'fingerprint of the images': p['suite'], 'image tower (SHA-256)': p['tower']}
     rows |= {'the rest of the CLIP (SHA-256)': p['text_tower'], 'templates': p['templates']}
@@ -79,8 +78,10 @@ def _plan(plan, groups, origin): # of `Plan`; groups: do intervals draw them?
     rows |= {'learning rates to choose from': p['lrs'], 'seeds': p['seeds'], 'α': p['alphas']}
     rows['computed'] = describe_device(plan.start.device, plan.recipe.get('precision', 'bf16'))
     # intervals, and the rest
-    drawn = ', '.join(f'{d} {len(set(s.groups))}' for d, s in suite.datasets().items()) if groups else ''
-    rows['drawn for intervals'] = f'groups: {drawn}' if groups else 'images'
+    rows['drawn for intervals'] = 'images'
+    if groups:
+        numbers = [f'{d} {len(set(s.groups))}' for d, s in suite.datasets().items()]
+        rows['drawn for intervals'] = f'groups: {", ".join(numbers)}'
     rows['left out as unreadable'] = 'none' if gone is None or gone.empty else f'{len(gone)} images'
     rows['versions'] = f'wiseft {p["version"]}, torch {torch.__version__}'
     if origin: rows['made by'] = origin
@@ -157,7 +158,7 @@ def _body(found, origin):
 
 # %% ../../nbs/api/show/08_bench_report.ipynb #6fac4514
 def write_bench_report(
-    found:Bench,
+    found:object, # `wiseft.bench.outcome.Bench`, which a page needs not import
     path:str|Path, # HTML file
     title:str='Robust fine-tuning: methods compared',
     force:bool=False, # replace an existing file

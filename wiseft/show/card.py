@@ -37,7 +37,7 @@ def recipe_lines(
     for k, v in recipe.items():
         what = k.replace('_', ' ')
         if isinstance(v, dict):
-            lines += [(what if part == 'name' else f'{what}, {part}', w) for part, w in recipe_lines(v)]
+            for part, words in recipe_lines(v): lines.append((what if part == 'name' else f'{what}, {part}', words))
         elif v not in (None, '', [], {}): lines += [(what, in_words(v))]
     return lines
 
@@ -55,8 +55,9 @@ def recipe_rows(
     if card.get('head_from_text'): rows += [('text tower', 'fine-tuned; the head is built from it')]
     rows += [(f'parent {i}', p) for i, p in enumerate(card['parents'])]
     rows += [*recipe_lines(recipe), ('versions', in_words(versions))]
-    numbers = {k: v for k, v in card['metrics'].items() if isinstance(v, (int, float))}
-    return rows + [(k.replace('_', ' '), f'{v:.4g}') for k, v in numbers.items()]
+    for k, v in card['metrics'].items():
+        if isinstance(v, (int, float)): rows.append((k.replace('_', ' '), f'{v:.4g}'))
+    return rows
 
 # %% ../../nbs/api/show/06_card.ipynb #5392c9d5
 def _own_rows(table, card):
@@ -64,7 +65,8 @@ def _own_rows(table, card):
     alpha, merge = card['alpha'], card['recipe'].get('merge')
     merged = merge.get('name') if isinstance(merge, dict) else 'weight-space'
     ends = {0: ['zero-shot', 'start'], 1: ['fine-tuned']} if merged == 'weight-space' else {}
-    rows = table[table.alpha.sub(-1 if alpha is None else alpha).abs() < 1e-9]
+    distance = table.alpha.sub(-1 if alpha is None else alpha).abs()
+    rows = table[distance < 1e-9]
     rows = rows[rows.method.isin(ends.get(alpha, [merged]))]
     return rows if not rows.duplicated(['dataset', 'metric']).any() else rows[:0]
 
@@ -75,11 +77,11 @@ def _settings(card, table, name, licence): # text between dashes
         row = dict(dataset_type=r.dataset, dataset_name=r.dataset, dataset_split=r.split or None)
         row |= dict(metric_type=r.metric, metric_value=round(float(r.value), 4))
         results.append(EvalResult(task_type='image-classification', **row))
-    data = ModelCardData(library_name='wiseft', pipeline_tag='image-classification', license=licence,
-                         base_model=base.partition(':')[2] if base.startswith(('hf-hub:', 'hf:')) else None,
-                         tags=['wise-ft', 'clip', 'robust-fine-tuning'], model_name=name if results else None,
-                         eval_results=results or None)
-    return data.to_yaml()
+    about = dict(library_name='wiseft', pipeline_tag='image-classification', license=licence)
+    about['base_model'] = base.partition(':')[2] if base.startswith(('hf-hub:', 'hf:')) else None
+    about['tags'] = ['wise-ft', 'clip', 'robust-fine-tuning']
+    if results: about |= dict(model_name=name, eval_results=results)
+    return ModelCardData(**about).to_yaml()
 
 # %% ../../nbs/api/show/06_card.ipynb #d225c066
 def _kind(card): # text
@@ -138,8 +140,9 @@ def write_card(
         lines += [f'{metric} in per cent, with 95 % intervals and numbers of images:', '', str(compact(first)), '']
         lines += _picture(first, folder)
     # of the licence what somebody said, and nothing more
-    terms = (f"Not stated. The weights that it began from ({card['clip']['name']}), and the images of any training, have "
-             'licences of their own: look there.')
+    began = card['clip']['name']
+    terms = (f'Not stated. The weights that it began from ({began}), and the images of any training, have licences of '
+             'their own: look there.')
     if licence: terms = f'{licence}, as whoever wrote this page says.'
     lines += ['## How to use it', '', _use, '', '## Licence', '', in_markdown(terms), '']
     with atomic_path(page, force=True) as tmp: tmp.write_text('\n'.join(lines), encoding='utf-8')

@@ -50,18 +50,20 @@ def _say_alpha(table, **_):
 def _say_shifts(table, alpha=.5, **_):
     rows = shift_rows(table, alpha)
     who = shift_names(rows, alpha)
-    values = {(r.label, r.dataset): _pct(r.value) for r in rows.itertuples()}
-    def part(d): return f'{d} ' + ', '.join(values.get((label,d), 'none') for label in who)
-    parts = map(part, dataset_order(rows))
-    return f'Accuracy of {", ".join(who.values())}: ' + '; '.join(parts) + '.'
+    words, parts = {(r.label, r.dataset): _pct(r.value) for r in rows.itertuples()}, []
+    for d in dataset_order(rows):
+        each = [words.get((label, d), 'none') for label in who]
+        parts.append(f'{d} {", ".join(each)}')
+    return f'Accuracy of {", ".join(who.values())}: {"; ".join(parts)}.'
 
 # %% ../../nbs/api/show/03_figures.ipynb #904d7cb6
 def _say_robustness(table, alpha=.5, baselines=None, **_):
     r = robustness(table, baselines=known_baselines(table) if baselines is None else baselines)
     r = r[(r.method!='weight-space') | np.isclose(r.alpha, alpha)]
-    name = lambda x: f'weights averaged at α = {alpha:g}' if x.method=='weight-space' else x.method
-    def part(d, own): return f'{d} ' + ', '.join(f'{name(x)} {100*x.rho:+.1f}' for x in own.itertuples())
-    parts = [part(d, own) for d, own in r[r.rho.notna()].groupby('dataset', sort=False)]
+    names, parts = {'weight-space': f'weights averaged at α = {alpha:g}'}, []
+    for d, rows in r[r.rho.notna()].groupby('dataset', sort=False):
+        each = [f'{names.get(x.method, x.method)} {100*x.rho:+.1f}' for x in rows.itertuples()]
+        parts.append(f'{d} {", ".join(each)}')
     return ('Accuracy on each shifted set against accuracy on the reference, with the baseline of standard models. '
             f"Points of effective robustness, in %: {'; '.join(parts) or 'none known'}.")
 

@@ -45,7 +45,8 @@ def accuracy_words(
     dataset:str, # a set, or one of the means
 ) -> str:
     "What the accuracy on `dataset` is, for an axis."
-    def named(role): return table[(table.role==role) & ~table.dataset.isin(MEANS)].dataset.unique()
+    sets = table[~table.dataset.isin(MEANS)]
+    def named(role): return sets[sets.role==role].dataset.unique()
     shifts, control = named('shift'), named('control')
     if dataset==CONTROL_MEAN:
         return f'Mean accuracy over {len(control)} control sets' if len(control)>1 else f'Accuracy on {control[0]}'

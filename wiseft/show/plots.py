@@ -25,7 +25,8 @@ def _color(label, many):
 def _nearest(points, alpha):
     "The weight-space row nearest to `alpha` of each tuning, if there is any."
     w = points[points.method=='weight-space']
-    return w.loc[[(p.alpha-alpha).abs().idxmin() for _,p in w.groupby('label', sort=False)]]
+    distance = (w.alpha-alpha).abs()
+    return w.loc[distance.groupby(w.label, sort=False).idxmin()]
 
 def _draw_frontier(ax, points):
     "Curves, single points, and their two intervals as crosses."
@@ -40,10 +41,11 @@ def _draw_frontier(ax, points):
     single, half = single_points(points), _nearest(points, .5)
     white = dict(mec='w', mew=1, zorder=5)
     for row in single.itertuples():
-        m, color = MARKERS[row.label], _color(row.label, many)
-        ax.plot(row.value_reference, row.value_shift, m, color=color, ms=SIZES[m], **white)
+        m, xy = MARKERS[row.label], (row.value_reference, row.value_shift)
+        ax.plot(*xy, m, color=_color(row.label, many), ms=SIZES[m], **white)
     for row in half.itertuples():
-        ax.plot(row.value_reference, row.value_shift, 'o', color=COLORS[row.label], ms=8, **white)
+        xy = row.value_reference, row.value_shift
+        ax.plot(*xy, 'o', color=COLORS[row.label], ms=8, **white)
     for row in pd.concat([single, half]).itertuples():
         x, y = row.value_reference, row.value_shift
         style = dict(color=_color(row.label, many), lw=1.5, alpha=.4, solid_capstyle='butt', zorder=2)
@@ -62,12 +64,13 @@ def _label_frontier(ax, points):
     marks = [xy+square for xy in pixels(single)]
     ends = [np.transpose(l.get_data()) for l in ax.lines if len(l.get_xdata())==2]
     crosses = [dense_line(ax.transData.transform(xy)) for xy in ends]
-    obstacles = np.concatenate(lines + marks), np.concatenate(crosses or [np.empty((0,2))])
+    crosses = crosses or [np.empty((0,2))]
+    obstacles = np.concatenate(lines + marks), np.concatenate(crosses)
     # the names, then some α
     taken = []
     def name(row, words, weight='bold'):
-        place_label(ax, words, (row.value_reference, row.value_shift), obstacles, taken,
-                    color=darker(COLORS[row.label]), weight=weight)
+        xy, color = (row.value_reference, row.value_shift), darker(COLORS[row.label])
+        place_label(ax, words, xy, obstacles, taken, color=color, weight=weight)
     named = single[single.method.isin(STARTS)] if many else single
     for row in named.itertuples(): name(row, row.label)
     several = points.label[points.method=='weight-space'].nunique() > 1
@@ -89,7 +92,8 @@ def plot_frontier(
     _draw_frontier(ax, points)
     logit = fits_logit(points.value_reference) and fits_logit(points.value_shift) # both axes alike
     for axis,s in ((ax.xaxis,'reference'), (ax.yaxis,'shift')):
-        accuracy_axis(axis, points[f'value_{s}'], points[f'low_{s}'], points[f'high_{s}'], logit)
+        values, low, high = (points[f'{what}_{s}'] for what in ('value', 'low', 'high'))
+        accuracy_axis(axis, values, low, high, logit)
     ax.set(xlabel='Accuracy on the reference', ylabel=accuracy_words(table, dataset))
     sns.despine(ax=ax)
     if many: ax.legend(loc='upper left', bbox_to_anchor=(1,1), **LEGEND | dict(ncols=1))
@@ -166,7 +170,8 @@ def plot_shifts(
         r = rows[rows.label==label]
         m, color = MARKERS[label], _color(label, many)
         y = r.dataset.map(names.index).to_numpy() + .69*(i-(n-1)/2)/n
-        ax.hlines(y, r.low.astype(float), r.high.astype(float), color=color, lw=2, alpha=.5)
+        low, high = r.low.astype(float), r.high.astype(float)
+        ax.hlines(y, low, high, color=color, lw=2, alpha=.5)
         ax.plot(r.value, y, m, color=color, ms=.75*SIZES[m], mec='w', mew=.7, label=words)
     ax.set(yticks=range(n_sets), yticklabels=names, ylim=(n_sets-.45,-.55), xlabel='Accuracy')
     apart = reference_set(rows), MEAN
@@ -214,12 +219,14 @@ def _draw_panel(ax, points, baseline, name):
     limits = ax.get_xlim(), ax.get_ylim()
     named = single_points(points)
     if are_many(points): named = named[named.method.isin(STARTS)]
-    for m in named.label.unique():
-        ax.plot([], [], MARKERS[m], color=COLORS[m], ms=.6*SIZES[MARKERS[m]], label=m)
+    for label in named.label.unique():
+        m = MARKERS[label]
+        ax.plot([], [], m, color=COLORS[label], ms=.6*SIZES[m], label=label)
     if baseline:
-        ax.plot(grid := np.linspace(*baseline.x_range, 300), baseline(grid), color='.45', lw=1.8, zorder=1,
-                label='baseline')
-    ax.plot(grid := np.linspace(.01, .99, 300), grid, ':', color='.5', lw=1, zorder=1, label='nothing lost')
+        grid = np.linspace(*baseline.x_range, 300)
+        ax.plot(grid, baseline(grid), color='.45', lw=1.8, zorder=1, label='baseline')
+    grid = np.linspace(.01, .99, 300)
+    ax.plot(grid, grid, ':', color='.5', lw=1, zorder=1, label='nothing lost')
     ax.set(xlim=limits[0], ylim=limits[1], xlabel='', ylabel='')
     ax.set_title(name, fontsize='small', loc='left')
     sns.despine(ax=ax)

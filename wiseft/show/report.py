@@ -98,14 +98,15 @@ def _short(alpha): return '' if pd.isna(alpha) else f'{alpha:g}'
 def _results(table):
     "The wide table with α as text, so that it stays as short as it was given."
     w = wide(table).reset_index()
-    w['alpha'], w['method'] = w.alpha.map(_short), w.method.map(_word)
+    w = w.assign(alpha=w.alpha.map(_short), method=w.method.map(_word))
     if w.classifier.nunique()==1: w = w.drop(columns='classifier')
     return w.rename(columns=dict(alpha='α'))
 
 def _intervals(table, alpha):
     "Value and 95 % interval as text, for the rows of a picture's marked points."
     t = _marked(table[table.low.notna()], alpha)
-    t = t.assign(place=t.dataset.map(dataset_order(t).index)).sort_values('place', kind='stable')
+    place = t.dataset.map(dataset_order(t).index)
+    t = t.assign(place=place).sort_values('place', kind='stable')
     def who(r):
         name = f'{r.tuning} {_word(r.method)}'.strip()
         return f'{name}, α = {r.alpha:g}' if r.method in _WORDS else name
@@ -132,7 +133,9 @@ def _comparisons(comparisons):
 
 def _sources(table):
     "What was evaluated on what, in what precision, by which version."
-    def one(c): return ', '.join(sorted({*map(str, table[c].dropna())} - {''})) or 'not recorded'
+    def one(c):
+        values = {*map(str, table[c].dropna())} - {''}
+        return ', '.join(sorted(values)) or 'not recorded'
     what = {'classifier':'classifier', 'metric':'metric', 'split':'split', 'precision':'precision',
             'seed':'seed of the fine-tuning', 'version':'wiseft version'}
     about = pd.DataFrame([(label, one(c)) for c,label in what.items()], columns=['what','value'])
@@ -175,9 +178,12 @@ def _paths(kind, fig, values, reference): # a path for each curve of averaged we
     "Where a picture shows each α: `values` has α down and sets across"
     fig.draw_without_rendering()
     alphas, sets = values.index.to_numpy(), list(values)
-    if kind=='alpha': return [_spots(fig, ax, np.column_stack([alphas, values[d]])) for ax, d in zip(fig.axes, sets)]
+    if kind=='alpha':
+        points = [np.column_stack([alphas, values[d]]) for d in sets]
+        return [_spots(fig, ax, xy) for ax, xy in zip(fig.axes, points)]
     mean = dict(frontier=MEAN, control=CONTROL_MEAN).get(kind)
-    return [_spots(fig, fig.axes[0], values[[reference, mean]].to_numpy())] if mean else []
+    if not mean: return []
+    return [_spots(fig, fig.axes[0], values[[reference, mean]].to_numpy())]
 
 # %% ../../nbs/api/show/07_report.ipynb #7fe9446c
 def _around(c, alpha, plots): # plots: function that returns the pictures and where they show each α
@@ -191,14 +197,16 @@ def _around(c, alpha, plots): # plots: function that returns the pictures and wh
     def gives_at(a): return 'In per cent: ' + ', '.join(f'{d} {texts.get((d, a), "")}' for d in shown)
     gives = list(map(gives_at, alphas))
     start = int(np.argmin(np.abs(np.array(alphas)-alpha)))
-    about = dict(alpha=f'{alphas[start]:g}', last=len(alphas)-1, start=start, before=_begins(c), gives=gives[start])
+    about = dict(alpha=f'{alphas[start]:g}', start=start, last=len(alphas)-1)
+    about |= dict(before=_begins(c), gives=gives[start])
     drawn, paths = plots(c.pivot_table(index='alpha', columns='dataset', values='value')[sets])
     # the table below the pictures, whose column in the middle moves
     def cell(d, a, kind='n'): return f'<td class="{kind}">{texts.get((d, a), "")}</td>'
     def cells(d): return cell(d, 0.) + cell(d, alphas[start], 'n moves') + cell(d, 1.)
     rows = [f'<tr><th scope="row">{escape(d)}</th>{cells(d)}</tr>' for d in sets]
     def of_set(d): return [texts.get((d, a), '') for a in alphas]
-    data = dict(alphas=[f'{a:g}' for a in alphas], gives=gives, cells=list(map(of_set, sets)), paths=paths)
+    data = dict(alphas=[f'{a:g}' for a in alphas], gives=gives)
+    data |= dict(cells=list(map(of_set, sets)), paths=paths)
     yield f'<section>{_CONTROL.substitute(about)}'
     yield from drawn
     held = json.dumps(data).replace('<', '\\u003c')
@@ -293,8 +301,9 @@ def _changes(predictions, alpha, images):
         yield f'<p>Of {sizes[d]:,} images the average gets {"; ".join(counts)}.</p>'
         cards = []
         for r in some[some.dataset==d].itertuples():
-            answers = f'{r.end} {_answer(r.before, r.sure_before)}, averaged {_answer(r.after, r.sure_after)}'
-            cards.append(_card(r.file, pictures, r.gained, f'{escape(r.label)}: {answers}'))
+            before, after = _answer(r.before, r.sure_before), _answer(r.after, r.sure_after)
+            words = f'{escape(r.label)}: {r.end} {before}, averaged {after}'
+            cards.append(_card(r.file, pictures, r.gained, words))
         yield _cards(cards)
     confused = changed_confusions(predictions, alpha)
     if not len(confused): return
@@ -314,8 +323,9 @@ def _forgotten(predictions, alpha, images):
         back = f', of which the average (α = {alpha:g}) gets {again:,} right again' if again else ''
         yield f'<h3>{escape(d)}</h3>\n<p>Of {sizes[d]:,} images {len(rows):,} were forgotten{back}.</p>'
         for r in rows.head(12).itertuples():
-            answers = f'fine-tuned {_answer(r.after, r.sure_after)}, averaged <b>{escape(r.averaged)}</b>'
-            cards.append(_card(r.file, images.get(d), r.back, f'{escape(r.label)}: {answers}'))
+            after, averaged = _answer(r.after, r.sure_after), f'<b>{escape(r.averaged)}</b>'
+            words = f'{escape(r.label)}: fine-tuned {after}, averaged {averaged}'
+            cards.append(_card(r.file, images.get(d), r.back, words))
         yield _cards(cards)
 
 # %% ../../nbs/api/show/07_report.ipynb #7d066fa4
@@ -370,7 +380,8 @@ def _body(everything, comparisons, notes, alpha, baselines, predictions, images,
     if len(averaged) == 1 and averaged[0].alpha.nunique() > 2: yield from _around(averaged[0], alpha, plots)
     else: yield from plots()[0]
     # the tables
-    yield f'<h2>{escape(table.metric.iloc[0].capitalize())} in per cent</h2>\n' + html_table(_results(table))
+    metric = escape(table.metric.iloc[0].capitalize())
+    yield f'<h2>{metric} in per cent</h2>\n' + html_table(_results(table))
     if len(i := _intervals(table, alpha)): yield '<h2>Intervals</h2>\n' + html_table(i)
     shown, fits = _robustness(table, baselines, alpha) if baselines else ([], [])
     if len(shown):

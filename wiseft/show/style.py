@@ -122,8 +122,9 @@ def _ticks(lo, hi, to=lambda p: p):
     choices = [np.array(t)/100 for t in [*steps, *uneven]]
     choices = [t[(t>=lo) & (t<=hi)] for t in choices]
     def fits(t): # each label has room to the next
+        if len(t) < 2: return True
         share = .09 if np.allclose(100*t, np.round(100*t)) else .13
-        return len(t)<2 or np.diff(to(t)).min() > share*(to(hi)-to(lo))
+        return np.diff(to(t)).min() > share*(to(hi)-to(lo))
     fit = [t for t in choices if fits(t)]
     if fit and len(fit[0]) > 2: return fit[0]
     return max(fit, key=len, default=choices[-1])
@@ -144,9 +145,11 @@ def accuracy_axis(
     # around the values, and around their intervals unless these are very long
     lo, hi = to(values.min()), to(values.max())
     room = max(hi-lo, to(.52)-to(.5))
-    ends = [to(np.clip(e, .001, .999)) for es in (low,high) if es is not None for e in es if e==e]
+    ends = np.concatenate([np.asarray(es, dtype=float) for es in (low,high) if es is not None] or [[]])
+    ends = to(np.clip(ends[~np.isnan(ends)], .001, .999))
     lowest, highest = min([lo, *ends]), max([hi, *ends])
-    lo, hi = max(lowest, lo-.6*room)-.1*room, min(highest, hi+.6*room)+.1*room
+    lo = max(lowest, lo-.6*room) - .1*room
+    hi = min(highest, hi+.6*room) + .1*room
     name, scale = axis.axis_name, 'logit' if logit else 'linear'
     axis.axes.set(**{f'{name}scale': scale, f'{name}lim': (back(lo), back(hi))})
     axis.set_major_locator(FixedLocator(_ticks(back(lo), back(hi), to)))
@@ -177,8 +180,8 @@ def dense_line(
     xy = np.clip(xy[~np.isnan(xy).any(1)], -5000, 5000)
     parts = []
     for a, b in zip(xy[:-1], xy[1:]):
-        steps = 2+int(np.hypot(*(b-a))/4)
-        parts.append(a + (b-a)*np.linspace(0, 1, steps)[:,None])
+        steps = np.linspace(0, 1, 2+int(np.hypot(*(b-a))/4))
+        parts.append(a + (b-a)*steps[:,None])
     return np.concatenate(parts) if parts else xy
 
 # %% ../../nbs/api/show/00_style.ipynb #5b85a38f
@@ -201,10 +204,12 @@ def place_label(
             a = ax.annotate(label, xy, (dx,dy), textcoords='offset points', ha=ha, va=va, **text)
             box = a.get_window_extent().padded(3)
             a.remove()
-            strong, weak = (((o>=box.min) & (o<=box.max)).all(1).sum() for o in obstacles)
+            def inside(o): return ((o>=box.min) & (o<=box.max)).all(1).sum()
+            strong, weak = map(inside, obstacles)
             hidden = strong + .2*weak
             outside = not (frame.contains(*box.min) and frame.contains(*box.max))
-            cost = hidden + 200*sum(box.overlaps(t) for t in taken) + 500*outside + r/4
+            over = sum(box.overlaps(t) for t in taken)
+            cost = hidden + 200*over + 500*outside + r/4
             if best is None or cost < best[0]: best = cost, (dx,dy), ha, va, box
     _, offset, ha, va, box = best
     taken.append(box)
