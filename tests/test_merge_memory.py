@@ -8,25 +8,38 @@ from conftest import python
 from wiseft.weights.safetensors_io import TensorFile, write_tensors
 from wiseft.weights.tensors import weighted_sum
 
-MERGE = """
+PEAK = """
 import sys
 from wiseft.weights.files import merge_files
+from wiseft.weights.recipes import merge_by_recipe
 def peak(): return next(int(l.split()[1])/1024 for l in open('/proc/self/status') if l.startswith('VmHWM'))  # MiB
 before = peak()
-merge_files(sys.argv[1:3], [.75, .25], sys.argv[3])
+{}
 print(peak() - before)
+"""
+MERGES = {
+    "average": "merge_files(['0.safetensors', '1.safetensors'], [.75, .25], 'out.safetensors')",
+    "recipe": "merge_by_recipe('recipe.yml', 'out.safetensors')",
+}
+RECIPE = """
+merge_method: linear
+models:
+- {model: 0.safetensors, parameters: {weight: [{filter: layer, value: 3}, {value: 1}]}}
+- {model: 1.safetensors, parameters: {weight: 1}}
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
-def test_memory_of_a_merge(tmp_path):
-    paths = [tmp_path / f"{i}.safetensors" for i in range(3)]
-    for i, path in enumerate(paths[:2]):
+@pytest.mark.parametrize("merge", MERGES)
+def test_memory_of_a_merge(merge, tmp_path):
+    paths = [tmp_path / f"{i}.safetensors" for i in range(2)]
+    (tmp_path / "recipe.yml").write_text(RECIPE)
+    for i, path in enumerate(paths):
         # 200 MiB in 50 tensors
         write_tensors(path, {f"layer{k}": torch.full((1 << 20,), k + 0.1 * i) for k in range(50)})
     assert paths[0].stat().st_size > 200 * 2**20
-    used = float(python("-c", MERGE, *paths, timeout=300).stdout)
+    used = float(python("-c", PEAK.format(MERGES[merge]), timeout=300, cwd=tmp_path).stdout)
     print(f"{used:.0f} MiB")
     assert used < 60, f"merging two files of 200 MiB took {used:.0f} MiB"
-    a, b, merged = (TensorFile(p)["layer7"] for p in paths)
+    a, b, merged = (TensorFile(p)["layer7"] for p in (*paths, tmp_path / "out.safetensors"))
     assert torch.equal(merged, weighted_sum([a, b], [0.75, 0.25]))

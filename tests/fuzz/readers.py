@@ -35,6 +35,8 @@ from wiseft.data.disk_cache import cache_table, open_entry, write_entry
 from wiseft.data.hashes import content_hashes, remember_hashes
 from wiseft.show.card import write_card
 from wiseft.weights.checkpoints import read_state_dict
+from wiseft.weights.merge import At, ByTensor
+from wiseft.weights.recipes import read_recipe
 from wiseft.models.classifier import ImageClassifier
 from wiseft.models.load import load_classifier
 from wiseft.models.clip import load_clip
@@ -524,6 +526,24 @@ class Recipes(Reader):
         return read_recipes(folder / "mutated.csv")
 
 
+class Merges(Reader):
+    "Recipes of merges"
+    name, rooms = "mutated.yml", ("weights/recipes",)
+
+    def starts(self):
+        each = [dict(model=n, parameters=dict(weight=[0, 1], density=0.5)) for n in "ab"]
+        by_name = [dict(filter="mlp", value=0.5), dict(value=0)]
+        own = dict(weight=by_name, normalize=False, int8_mask=True)
+        yield dict(all=json.dumps(dict(merge_method="ties", base_model="z", models=each, parameters=own)).encode())
+        ours = dict(rule="weight-space", base_model="z", models=[dict(model="a")], parameters=dict(alpha=[0, 1]))
+        yield dict(all=json.dumps(ours | dict(dtype="float16", reference="photos")).encode())
+
+    def read(self, folder):
+        recipe, at = read_recipe(folder / self.name), At("blocks.1.mlp", 0.5)
+        with suppress(ValueError):  # no filter fits
+            return recipe, [k.here(at) for k in recipe.knobs.values() if isinstance(k, ByTensor)]
+
+
 class Judged(Reader):
     "What a bench found"
     name, rooms, share = "plain.test.npz", ("bench/run",), 0.5
@@ -748,8 +768,8 @@ class Hashes(Reader):
 
 
 READERS = [Safetensors, StateDicts, TorchScript, Pickles, Arrays, Cifar, Configs, HubFolders, Cards, Images, Results,
-           Lines, Predictions, Recipes, Judged, Resumes, Entries, Indices, Hashes, Markers, Lists, Suites, Shards,
-           Labelled, Captions, Answers, Published]
+           Lines, Predictions, Recipes, Merges, Judged, Resumes, Entries, Indices, Hashes, Markers, Lists, Suites,
+           Shards, Labelled, Captions, Answers, Published]
 
 
 # ---------- what becomes of a file ----------

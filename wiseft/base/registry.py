@@ -55,11 +55,12 @@ def find_method(
     kind:str=None, # that it has to be; None: any
 ) -> Method:
     "A method by its name; ValueError lists those there are"
-    known = {_plain(m.name): m for m in REGISTRY.values() if kind in (None, m.kind)}
-    said = _ALSO.get(_plain(name), _plain(name))
-    if said in known: return known[said]
-    near = [f' Did you mean {known[n].name}?' for n in get_close_matches(said, known, 1)]
-    names = '; '.join(m.name for m in known.values()) or 'none'
+    of_kind = [m for m in REGISTRY.values() if kind in (None, m.kind)]
+    methods = {_plain(m.name): m for m in of_kind}
+    plain = _ALSO.get(_plain(name), _plain(name))
+    if plain in methods: return methods[plain]
+    near = [f' Did you mean {methods[n].name}?' for n in get_close_matches(plain, methods, 1)]
+    names = '; '.join(m.name for m in methods.values()) or 'none'
     raise ValueError(f'There is no {kind or "method"} called {name!r}.{"".join(near)} There are: {names}.')
 
 # %% ../../nbs/api/base/00_registry.ipynb #bc7a400a
@@ -75,5 +76,6 @@ def method_name(
 ) -> str:
     "What tables call a method"
     function, knobs = function_and_knobs(function)
-    name = next((m.name for m in REGISTRY.values() if m.function is function), function.__name__)
+    names = [m.name for m in REGISTRY.values() if m.function is function]
+    name = names[0] if names else function.__name__
     return f"{name} ({knobs['parts']})" if knobs.get('parts') else name

@@ -100,8 +100,9 @@ def write_classifier(
         write_json(tmp/'wiseft.json', _card(c, files, precision))
 
 def _write_beside(found, path):
-    "A table as CSV, tensors as safetensors"
+    "A table as CSV, a text as it is, tensors as safetensors"
     if path.suffix == '.csv': found.to_csv(path, index=False)
+    elif isinstance(found, str): path.write_text(found, encoding='utf-8')
     else: write_state_dict({k: torch.as_tensor(t) for k, t in found.items()}, path)
 
 # %% ../../nbs/api/models/02_save.ipynb #4bc75e68

@@ -9,12 +9,13 @@ __all__ = ['Model', 'Pretrained', 'Preprocess', 'QuickGelu', 'Epochs', 'BatchSiz
            'finetune_', 'merge_']
 
 # %% ../../nbs/api/shell/02_train.ipynb #177b8508
-from functools import partial
+from functools import cache,partial
 from pathlib import Path
 from typing import Annotated,List,Optional
 
 import typer
 
+from ..base.registry import method_name
 from .app import (
     Classifier,Control,Device,Force,Output,OutputFolder,PartsOption,Reference,Seed,Use,Workers,chosen_device,
     chosen_methods,command,is_suite,load_methods,say,show_table,suite_loader,wrote)
@@ -136,7 +137,8 @@ def probe(
     data:Data,
     output:OutputFolder,
     weights:Annotated[Optional[Path], typer.Option('--weights',
-        help="A checkpoint file with timm's names. Default: timm's own, from the hub.", show_default=False)]=None,
+        help="A checkpoint file with timm's names, or EfficientNet-PyTorch's. Default: timm's own, from the hub.",
+        show_default=False)]=None,
     epochs:Epochs=10,
     lr:Annotated[float, typer.Option('--lr', help='Highest learning rate.', min=0)]=1e-3,
     batch_size:BatchSize=128,
@@ -293,13 +295,15 @@ def _where_it_begins(folder):
          'wiseft merge pretrained.safetensors finetuned.safetensors -o averaged.safetensors',
          'wiseft merge zeroshot first second third --rule model-stock -o merged',
          'wiseft merge zeroshot first second third --rule greedy-soup --reference photos -o soup',
-         'wiseft merge zeroshot finetuned --rule lines --set first=0.2 -o merged')
+         'wiseft merge zeroshot finetuned --rule lines --set first=0.2 -o merged',
+         'wiseft merge recipe.yml -o merged')
 def merge_(
     zeroshot:Annotated[Path, typer.Argument(
-        help='Classifier folder or .safetensors file: the start.', show_default=False)],
-    finetuned:Annotated[List[Path], typer.Argument(
-        help='The same, fine-tuned from it; several for a rule that takes them.', show_default=False)],
-    output:Output,
+        help="Classifier folder or .safetensors file: the start. Or a recipe, a .yml file with mergekit's keys, that "
+             'says all of it.', show_default=False)],
+    finetuned:Annotated[Optional[List[Path]], typer.Argument(
+        help='The same, fine-tuned from it; several for a rule that takes them.', show_default=False)]=None,
+    *, output:Output,
     alpha:Annotated[Optional[str], typer.Option('--alpha',
         help='Mixing coefficient: 0 is the start, 1 the fine-tuned; auto: chosen on validation images. '
              'Default: what the rule says, 0.5 for weight-space.', show_default=False)]=None,
@@ -308,33 +312,73 @@ def merge_(
     knobs:RuleKnobs=None, parts:PartsOption=None,
     suite:ValidationSuite=None, reference:Reference=None,
     unlabelled:Unlabelled=None, keep:Keep=None, control:Control=None,
-    precision:StoredPrecision=None, workers:Workers=None, device:Device=None, use:Use=None, force:Force=False,
+    precision:StoredPrecision=None,
+    dry_run:Annotated[bool, typer.Option('--dry-run', help='Say what is missing, and stop.')]=False,
+    workers:Workers=None, device:Device=None, use:Use=None, force:Force=False,
 ):
     "Merge the weights of classifiers, or of .safetensors files of any model; of two, average them."
-    from wiseft.weights.files import write_merged
-    from wiseft.weights.merge import looks_at_images, merge_recipe
-    if use or rule != 'weight-space': load_methods(use)
-    auto, paths = alpha == 'auto', [zeroshot, *finetuned]
-    rule = _chosen_rule(rule, len(finetuned), auto)
-    knobs = _knobs(rule, alpha, knobs, parts)
+    from wiseft.weights.merge import looks_at_images
+    from wiseft.weights.recipes import merge_by_recipe
+    written, auto = zeroshot.suffix in ('.yml', '.yaml'), alpha == 'auto'
+    if use or written or rule != 'weight-space': load_methods(use)
     choose = _rule_of_alpha(auto, unlabelled, keep, control)
-    _check_paths(paths)
-    looks, what = auto or looks_at_images(rule.function), '--alpha auto' if auto else rule.name
-    if looks and not zeroshot.is_dir(): raise ValueError(
-        f'{what} looks at images, which takes classifier folders. These are files of weights.')
-    if looks and not (suite or reference): raise ValueError(
-        f'{what} looks at validation images of the reference. Give --reference, or --suite.')
-    load = _suite_of(suite or reference) if looks else None
-    if precision and not zeroshot.is_dir(): raise ValueError(
-        '--precision goes with classifier folders. These are files of weights.')
-    if zeroshot.is_dir():
+    if written: recipe = _written_recipe(zeroshot, finetuned, alpha, rule, knobs, parts, precision)
+    else: recipe = _said_recipe(zeroshot, finetuned, alpha, rule, knobs, parts, precision)
+    recipe.images |= dict(suite=suite) if suite else dict(reference=reference) if reference else {}
+    if dry_run: return _say_missing(recipe, device)
+    _check_paths(recipe)
+    load = _loader_of_images(recipe, auto) if auto or looks_at_images(recipe.rule) else None
+    if recipe.of_classifiers:
         device, _ = chosen_device(device)
-        _merge_folders(rule, paths, output, load, device, force, knobs, choose, precision)
-    else: write_merged(zeroshot, finetuned, output, rule.function, force=force, **knobs)
-    used = merge_recipe(rule.function, **knobs)
+        _merge_folders(recipe, output, load, device, force, choose)
+    else: merge_by_recipe(recipe, output, force=force)
+    _say_merged(recipe, written)
+    wrote(output)
+
+# %% ../../nbs/api/shell/02_train.ipynb #7adc9f67
+def _written_recipe(path, *options): # `Recipe`
+    "From a file"
+    from wiseft.weights.recipes import read_recipe
+    if any(o for o in options if o != 'weight-space'): raise typer.BadParameter(
+        'A recipe says which models are merged, and how. Leave further models, --alpha, --rule, --set, --parts and '
+        '--precision out, or change the recipe.')
+    return read_recipe(path)
+
+def _said_recipe(zeroshot, finetuned, alpha, rule, knobs, parts, precision): # `Recipe`
+    "From the command line"
+    from wiseft.weights.recipes import Recipe
+    if not finetuned: raise typer.BadParameter('Give the fine-tuned models after the start, or a recipe (.yml) alone.')
+    found = _chosen_rule(rule, len(finetuned), alpha == 'auto')
+    halves = dict(fp16='float16', bf16='bfloat16')
+    if precision not in (None, *halves): raise ValueError(f'--precision is {precision}. It is {" or ".join(halves)}.')
+    return Recipe(found.function, zeroshot, finetuned, _knobs(found, alpha, knobs, parts), halves.get(precision, ''))
+
+def _loader_of_images(recipe, auto): # as `suite_loader`
+    "Of a rule that looks at validation images"
+    what = '--alpha auto' if auto else method_name(recipe.rule)
+    if not recipe.of_classifiers: raise ValueError(
+        f'{what} looks at images, which takes classifier folders. These are files of weights.')
+    if not recipe.images: raise ValueError(
+        f'{what} looks at validation images of the reference. Give --reference, or --suite.')
+    return _suite_of(recipe.images.get('suite') or recipe.images['reference'])
+
+def _say_missing(recipe, device):
+    "What a dry run finds"
+    from wiseft.models.load import load_classifier
+    from wiseft.weights.recipes import what_is_missing
+    device, _ = chosen_device(device)
+    missing = what_is_missing(recipe, partial(load_classifier, device=device))
+    for sentence in missing: say(sentence)
+    if missing: raise typer.Exit(1)
+    say(f'nothing is missing: {", ".join(map(str, recipe.paths))} can be merged')
+
+def _say_merged(recipe, written):
+    "What was done"
+    from wiseft.weights.merge import merge_recipe
+    used = merge_recipe(recipe.rule, **recipe.knobs)
+    if written: say(f'merged {", ".join(map(str, recipe.paths))}')
     told = [f'{k}={v}' for k, v in used.items() if k not in ('name', 'chosen')]
     say(f'merged by {", ".join([used["name"], *told])}')
-    wrote(output)
 
 # %% ../../nbs/api/shell/02_train.ipynb #df741fa0
 def _chosen_rule(name, n, auto): # `Method`
@@ -349,12 +393,12 @@ def _chosen_rule(name, n, auto): # `Method`
         f'--alpha auto chooses between the start and one fine-tuned classifier. There are {n}: give a number.')
     return found
 
-def _check_paths(paths):
-    "All are there, and are folders or files alike"
-    for path in paths:
+def _check_paths(recipe):
+    "All are there, and are classifiers or files alike"
+    for path in recipe.paths:
         if not path.exists(): raise FileNotFoundError(f'There is no {path}. Give classifier folders, or files.')
-    if len({p.is_dir() for p in paths}) > 1: raise ValueError(
-        f"{' and '.join(map(str, paths))}: give classifier folders or files, not both.")
+    if len({(p/'wiseft.json').is_file() for p in recipe.paths}) > 1: raise ValueError(
+        f"{' and '.join(map(str, recipe.paths))}: give classifier folders or files, not both.")
 
 def _knobs(rule, alpha, others, parts=None):
     "The knobs of a rule, as numbers, and the part that it turns, if it is one"
@@ -379,23 +423,25 @@ def _alpha(text):
     except ValueError: raise typer.BadParameter(f'--alpha takes a number such as 0.5, or auto; got {text!r}') from None
 
 # %% ../../nbs/api/shell/02_train.ipynb #0b443d98
-def _merge_folders(rule, paths, output, load, device, force, knobs, choose, precision=None):
+def _merge_folders(recipe, output, load, device, force, choose):
     "Merge saved classifiers, or search among them"
     from wiseft.base.files import atomic_path
     from wiseft.models.load import load_classifier
     from wiseft.base.devices import memory_advice
-    from wiseft.weights.merge import check_ends, merge
+    from wiseft.weights.merge import check_ends
+    from wiseft.weights.recipes import HALVES, merged_classifier
     with atomic_path(output, force=force, kind='classifier') as tmp, memory_advice():
-        start, *tuned = (load_classifier(p, device) for p in paths)
-        check_ends(start, tuned[-1])
-        images = load(classnames=start.classnames).validation if load else None
-        if load and not choose: say(f'{rule.name} looks at {len(images):,} validation images of the reference')
-        if choose: knobs['alpha'] = _chosen(start, tuned[0], images, rule.function, knobs, choose)
-        named = dict(zip(map(str, paths[1:]), tuned))
-        if rule.kind == 'search': made = rule.function(start, named, images, **knobs)
-        else: made = merge(start, tuned, rule.function, images=images, **knobs)
+        loaded = cache(partial(load_classifier, device=device))
+        images = load(classnames=loaded(recipe.paths[0]).classnames).validation if load else None
+        if load and not choose:
+            say(f'{method_name(recipe.rule)} looks at {len(images):,} validation images of the reference')
+        if choose:
+            ends = [loaded(p) for p in recipe.paths]
+            check_ends(*ends)
+            recipe.knobs['alpha'] = _chosen(*ends, images, recipe.rule, recipe.knobs, choose)
+        made = merged_classifier(recipe, output, loaded, images)
         if 'trace.csv' in made.beside: show_table(_readable_trace(made.beside['trace.csv']))
-        made.save(tmp, precision=precision)
+        made.save(tmp, precision=HALVES.get(recipe.dtype))
 
 def _readable_trace(trace):
     "A search's steps, accuracies in per cent"
