@@ -72,8 +72,6 @@ def _along(path, alphas, copies): # function alpha -> classifier
 # %% ../../nbs/api/infer/06_ensembles.ipynb #65963966
 DEFAULT_ALPHAS = tuple(np.round(np.linspace(0, 1, 11), 10))
 
-def _start_of(c): return 'start' if getattr(c, 'method', None) == 'start' else 'zero-shot'
-
 def _train_text(*classifiers): return any(getattr(c, 'head_from_text', False) for c in classifiers)
 
 def members(
@@ -90,10 +88,12 @@ def members(
 ) -> dict: # (tuning, method, alpha) -> `Member`
     "The two ends and everything between them"
     check_ends(zeroshot, finetuned)
-    name, inner = name or default_name(zeroshot), _inner(alphas)
+    name = name or default_name(zeroshot)
+    inner = sorted({float(a) for a in (DEFAULT_ALPHAS if alphas is None else alphas)} - {0., 1.})
     if {_between(way)[0] for way in by} <= {'mix'}: # a merge's path does so itself
         for a in inner: check_alpha(a)
-    ends = [member(zeroshot, name, seed, precision, _start_of(zeroshot), 0.),
+    start = 'start' if getattr(zeroshot, 'method', None) == 'start' else 'zero-shot'
+    ends = [member(zeroshot, name, seed, precision, start, 0.),
             member(finetuned, name, seed, precision, 'fine-tuned', 1.)]
     for m in ends: m.function = Remembered(m.function)
     head_of = Remembered(partial(own_head, zeroshot)) # for all, where only the image tower trained
@@ -115,10 +115,6 @@ def members(
     return out
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #a34d01b6
-def _inner(alphas):
-    "The mixing coefficients that are not end points, in order"
-    return sorted({float(a) for a in (DEFAULT_ALPHAS if alphas is None else alphas)} - {0., 1.})
-
 def _key(m): return m.identity['tuning'], m.identity['method'], m.identity['alpha']
 
 def _between(way): # (kind, function)
@@ -152,7 +148,8 @@ def _weight_space(zeroshot, finetuned, alphas, rule, precision, copies, images, 
 
 # alpha -> dict of a member's function, modules, control and what it gives
 def _mixed(mix, ends, alphas, weight_space, prepare):
-    asks, gives = signature(function_and_knobs(mix)[0]).parameters, _gives(mix)
+    function, _ = function_and_knobs(mix)
+    asks, gives = signature(function).parameters, getattr(function, 'gives', 'logits')
     mix, with_features = prepare(), 'features' in asks
     if with_features: _share_features(ends[1], method_name(mix))
     def of_batch(ends): return _of_batch(mix, ends, with_features)
@@ -164,8 +161,6 @@ def _mixed(mix, ends, alphas, weight_space, prepare):
     if 'alpha' not in asks: return {np.nan: of()}
     # there are no probabilities outside 0…1
     return {a: of(alpha=a) for a in alphas if gives == 'logits' or 0 <= a <= 1}
-
-def _gives(mix): return getattr(function_and_knobs(mix)[0], 'gives', 'logits')
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #1f011f65
 def prepare_mix(
@@ -371,9 +366,9 @@ def choose_alpha(
     accuracies, n = table.set_index('alpha').value.sort_index(), int(table.n.iloc[0])
     one_part = kwargs.get('parts') or 'parts' in function_and_knobs(method)[1]
     from_these = accuracies.drop(0.) if one_part else accuracies # at 0 the rest would be the fine-tuned's
-    if not callable(rule): rule = partial(_by_accuracy, rule)
     between = partial(_between_ends, zeroshot, finetuned, by=[method], images=images, **_some(kwargs, *_of_members))
-    alpha = rule(Seen(from_these, n, images, between, _some(kwargs, 'batch_size', 'workers', 'progress')))
+    seen = Seen(from_these, n, images, between, _some(kwargs, 'batch_size', 'workers', 'progress'))
+    alpha = rule(seen) if callable(rule) else alpha_by_rule(from_these, n, rule)
     start = table.method[table.alpha == 0].iloc[0]
     print(f'On {n:,} validation images: {start} {accuracies[0]:.1%}, fine-tuned {accuracies[1]:.1%}, '
           f'average at α = 0.5 {accuracies[.5]:.1%}. Chosen: α = {alpha:g}, {accuracies[alpha]:.1%} '
@@ -381,8 +376,6 @@ def choose_alpha(
     costs = averaging_costs(accuracies, n, start)
     for sentence in costs: warnings.warn(sentence, stacklevel=2)
     return ChosenAlpha(alpha, ' '.join([_why(alpha, accuracies, n, costs), *costs]))
-
-def _by_accuracy(name, seen): return alpha_by_rule(seen.accuracies, seen.n, name)
 
 def _why(alpha, seen, n, costs):
     "What an α was chosen by, in a sentence"
@@ -396,9 +389,8 @@ _of_members = 'alphas', 'precision', 'copies', 'parts' # options of a sweep
 def _some(options, *names): return {k: options[k] for k in names if k in options}
 
 def _between_ends(*ends, **options): # dict α -> `Member`
-    return {m.identity['alpha']: m for m in sorted(members(*ends, **options).values(), key=_alpha_of)}
-
-def _alpha_of(member): return member.identity['alpha']
+    by_alpha = {m.identity['alpha']: m for m in members(*ends, **options).values()}
+    return {a: by_alpha[a] for a in sorted(by_alpha)}
 
 def _kept_aside(validation, finetuned):
     "Validation images of the reference that the classifier was not fine-tuned on"

@@ -28,11 +28,6 @@ from .scores import image_rows, prediction_rows, score
 from .shared_layers import shared_layers
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #7eda65ec
-def _members(members, seed, precision):
-    "name -> `Member`"
-    if not isinstance(members, dict): members = {member(members).identity['classifier']: members}
-    return {n: member(m, n, seed, precision) for n, m in members.items()}
-
 def _image_sets(suite, split): # `Suite` or `ImageSet`, dict name -> `ImageSet`
     "What is evaluated, and its sets"
     if not isinstance(suite, ImageSet): suite = Suite.of(suite)
@@ -62,7 +57,8 @@ def _look(members, images, transform, metrics, **kwargs): # name -> dict column 
     sets = {n: replace(images, projection=None) if m.classnames == images.classnames else images
             for n, m in members.items()}
     labels = {m.device: torch.as_tensor(images.labels).to(m.device) for m in members.values()}
-    first = _only_start(members)
+    starts = _starts(members)
+    first = starts[0] if len(starts) == 1 else None # that fine-tuning began with, where there is one such
     def outputs_of(n, x):
         out = sets[n].project(members[n](x[members[n].device]))
         check_shape(out, sets[n], members[n].name)
@@ -80,10 +76,6 @@ def _look(members, images, transform, metrics, **kwargs): # name -> dict column 
 
 def _starts(members): return [n for n, m in members.items() if m.identity['method'] in STARTS]
 
-def _only_start(members):
-    "Name of the classifier that fine-tuning began with, where there is one such"
-    starts = _starts(members)
-    return starts[0] if len(starts) == 1 else None
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #7ac94bf4
 def _rows(tensor, idx):
@@ -225,7 +217,8 @@ def evaluate(
     progress:bool=True      # show progress bars
 ): # results table, or (results table, `KeptPredictions`)
     "Accuracy (or other metrics) of members on a suite, with intervals; every image is decoded once"
-    members = _members(members, seed, precision)
+    if not isinstance(members, dict): members = {member(members).identity['classifier']: members}
+    members = {n: member(m, n, seed, precision) for n, m in members.items()}
     suite, datasets = _image_sets(suite, split)
     datasets = datasets | control_sets(control or (), datasets)
     metrics = chosen_metrics(metrics or getattr(suite, 'metrics', ('accuracy',)))

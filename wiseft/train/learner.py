@@ -172,12 +172,6 @@ class HeadOnFeatures(nn.Module):
     def forward(self, x:torch.Tensor): return self.classifier.head(x) if x.ndim == 2 else self.classifier(x)
 
 # %% ../../nbs/api/train/05_learner.ipynb #d5c348b8
-def _check_precision(classifier):
-    "In half precision small steps are rounded away"
-    if other := {p.dtype for p in classifier.parameters()} - {torch.float32}: raise ValueError(
-        f"The classifier's weights are {other.pop()}, fine-tuning needs torch.float32: load it with "
-        "precision='fp32'. precision='bf16' here computes in bfloat16 and keeps weights in float32.")
-
 def _check_batchnorm(dl, recipe):
     "Statistics are taken over whole batches, and one image has none"
     if n_processes() > 1: raise ValueError(
@@ -218,7 +212,10 @@ def _check_settings(dls, classifier, recipe, loss_func):
     "ValueError where settings don't go together"
     if loss_func and recipe['label_smoothing']: raise ValueError(
         'loss_func takes the place of cross-entropy, which label_smoothing belongs to: give one of them.')
-    _check_precision(classifier)
+    # in half precision small steps are rounded away
+    if other := {p.dtype for p in classifier.parameters()} - {torch.float32}: raise ValueError(
+        f"The classifier's weights are {other.pop()}, fine-tuning needs torch.float32: load it with "
+        "precision='fp32'. precision='bf16' here computes in bfloat16 and keeps weights in float32.")
     if recipe['train_batchnorm']: _check_batchnorm(dls.train, recipe)
     if n_processes() > 1 and not all(isinstance(dl, ClipDL) and dl.source for dl in dls): raise ValueError(
         f'{n_processes()} processes need DataLoaders from clip_dataloaders, which give each its share of the same '
@@ -229,7 +226,12 @@ def _model_to_train(classifier, train, grad_checkpointing):
     model = classifier.copy().rebuild_head()
     model.alpha, model.parents, model.metrics, model.recipe = 1., [], {}, {}
     choose_weights(model, train)
-    if grad_checkpointing: _checkpoint_layers(model)
+    if not grad_checkpointing: return model
+    # open_clip computes layers again in the backward pass instead of keeping what they gave
+    model.visual.set_grad_checkpointing(True)
+    if not any(getattr(m, 'grad_checkpointing', False) for m in model.visual.modules()): raise ValueError(
+        f'The image tower, a {type(model.visual).__name__}, has no gradient checkpointing: use accumulate, or a '
+        'smaller batch.')
     return model
 
 def _check_pull(model, pull, train):
@@ -237,13 +239,6 @@ def _check_pull(model, pull, train):
     if parametrized(model): raise ValueError(
         f'{method_name(pull)} moves each weight after a step, by where it was at the start, and with '
         f'{method_name(train)} weights are computed from parts that train: leave out one of the two.')
-
-def _checkpoint_layers(classifier):
-    "Let open_clip compute layers again in the backward pass instead of keeping what they gave"
-    classifier.visual.set_grad_checkpointing(True)
-    if not any(getattr(m, 'grad_checkpointing', False) for m in classifier.visual.modules()): raise ValueError(
-        f'The image tower, a {type(classifier.visual).__name__}, has no gradient checkpointing: use accumulate, or a '
-        'smaller batch.')
 
 # %% ../../nbs/api/train/05_learner.ipynb #a2973a53
 def _with_text(classifier, accumulate):

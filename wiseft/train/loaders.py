@@ -325,7 +325,8 @@ def clip_dataloaders(
     kw = dict(seed=seed, bs=batch_size, num_workers=0, after_item=ToTensor(), after_batch=Normalised(clip))
     train = ClipDL(ds[0], PixelSource(sets[0], clip, crop_scale, progress, tokens[0], workers), shuffle=True, **kw)
     valid = ClipDL(ds[1], PixelSource(sets[1], clip, None, progress, tokens[1], workers), shuffle=False, **kw)
-    if captions: train.source.captions = _told_of(captions, sets[0])
+    if captions: train.source.captions = dict( # for the recipe
+        table=Path(captions).name, sha256=sha256_file(captions)[:12], pairs=len(sets[0]))
     return DataLoaders(train, valid, device=clip.device)
 
 # %% ../../nbs/api/train/00_loaders.ipynb #8c32643f
@@ -381,10 +382,6 @@ def _captioned_sets(folder, validation, table):
     order = np.random.default_rng(0).permutation(len(number))
     held_out = np.isin([number[f] for f in pairs.files()], order[:max(1, len(number)//10)])
     return pairs.subset(np.flatnonzero(~held_out)), pairs.subset(np.flatnonzero(held_out))
-
-def _told_of(table, pairs): # dict
-    "What a recipe says of captions: the table's name, what its bytes hash to, how many pairs of it are trained on"
-    return dict(table=Path(table).name, sha256=sha256_file(table)[:12], pairs=len(pairs))
 
 def _caption_tokens(images, clip): # (n_captions, context length)
     warn_of_texts(clip, images.classnames, captions=True)

@@ -276,8 +276,8 @@ class Teacher(Callback):
     @torch.no_grad()
     def after_step(self):
         part = self.share(self.learn.train_iter, self.learn.n_epoch*len(self.learn.dls.train))
-        if not part: return
-        for old,new in zip(self.average.parameters(), self.learn.classifier.parameters()): old.lerp_(new, part)
+        averages, weights = ([*c.parameters()] for c in (self.average, self.learn.classifier))
+        if part: torch._foreach_lerp_(averages, weights, part)
     def kept(self): return self.average.state_dict() # for a checkpoint
     def restore(self, kept:dict): self.average.load_state_dict(kept)
 
