@@ -33,7 +33,7 @@ WRITTEN_UNATTACKED = {
     "shell/report.demo": SAME, "shell/report.plot": SAME, "shell/train._merge_folders": COMMAND,
     "shell/train.finetune_": COMMAND, "shell/train.probe": SAME, "shell/train.zeroshot": COMMAND,
     "show/bench_report.write_bench_report": BENCH, "weights/files._write_beside": SAME,
-    "weights/recipes.merge_by_recipe": SAME,
+    "weights/recipes.merge_by_recipe": SAME, "weights/adapters.write_adapter": SAME,
 }  # fmt: skip
 
 
