@@ -19,9 +19,11 @@ import tempfile
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from statistics import median
 from unittest.mock import patch
@@ -299,6 +301,28 @@ def partial_cache(room):
         yield (f"time with nothing kept / with {share:.0%} of the images kept", "",
                by_processor(lambda: reusing(all_of, loaders[0]), lambda: reusing(all_of, loaders[share])))
     os.environ.pop("WISEFT_CACHE_GB")
+
+
+@measure
+def reading(room):
+    "Reading on an accelerator's behalf: photographs that the cache has no room for, cut for crops of 224 pixels"
+    clip, images = load_clip("iconclip"), photographs(Path(room, "photographs"), 128, 0)
+    clip.preprocess = dict(clip.preprocess, size=224)
+    clip.transform = ClipTransform(clip.preprocess)
+    source = clip_dataloaders(images, clip, 64, images.subset(range(8)), progress=False).train.source
+    draws = np.random.default_rng(0).random((len(images), 4))
+
+    def read(threads):
+        with patch("os.cpu_count", return_value=threads):
+            all_of(source.for_device(part, draws) for part in np.arange(len(images)).reshape(-1, 64).tolist())
+
+    def hashes(threads):
+        with ThreadPoolExecutor(threads) as pool:
+            all_of(pool.map(sha256, [bytes(2**23)]*32))
+    one_two = "time with one thread / with two"
+    yield f"photographs: {one_two}", "≥ 1.6", ratio(lambda: read(1), lambda: read(2), 15)
+    yield f"hashes of 256 MB, which is what the machine has to give: {one_two}", None, ratio(
+        lambda: hashes(1), lambda: hashes(2), 15)
 
 
 # ---------- sweeps ----------

@@ -84,6 +84,18 @@ def loading(bench, room):
     return lambda: [bench.load_clip("iconclip") for _ in range(20)]
 
 
+@piece
+def first_pass(bench, room):
+    "A first pass over 300 JPEGs, into the cache for 224 pixels"
+    images = bench.photographs(Path(room, "photographs"), 300, 0)
+    transform = bench.ClipTransform(dict(bench.load_clip("iconclip").preprocess, size=224))
+
+    def decode():
+        with bench.empty_cache():
+            bench.decode_once(bench.Pixels(images, transform), progress=False)
+    return decode
+
+
 # ---------- turns ----------
 
 def work(name, root):

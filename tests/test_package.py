@@ -8,6 +8,7 @@ from importlib import import_module
 
 import pytest
 from conftest import ROOT, copy_tree, python, run, tree
+from test_jupyter import ONE_EPOCH, code_cells
 
 TUTORIALS = [p for p in tree() if p.parts[:2] == ("nbs", "tutorials") and p.suffix == ".ipynb"
              and p.stem != "quickstart"]  # what that one does the landing page does, and it takes minutes
@@ -68,16 +69,18 @@ def test_metadata(installed):
 
 def test_demo(installed):
     bin, home, env = installed
-    done = run(bin / "wiseft", "demo", "-o", "out", cwd=home, env=env, timeout=600)
+    assert "wiseft" in run(bin / "wiseft", "--version", cwd=home, env=env).stdout
+    code = ONE_EPOCH + "from wiseft.shell.cli import app\napp(['demo', '-o', 'out'])"
+    done = run(bin / "python", "-W", "ignore", "-c", code, cwd=home, env=env, timeout=600)
     made = {p.name for p in (home / "out").iterdir()}
     assert {"results.csv", "report.html"} <= made and any(n.endswith(".png") for n in made), made
     assert "mean over shifts" in done.stdout
 
 
 def script(installed, code):
-    "Run code as a reader would, outside the source tree; returns what it prints."
+    "Run code as a reader would, outside the source tree, training an epoch; returns what it prints."
     bin, home, env = installed
-    (home / "script.py").write_text(code)
+    (home / "script.py").write_text(ONE_EPOCH + code)
     return run(bin / "python", "-W", "ignore", "script.py", cwd=home, env=dict(env, MPLBACKEND="agg"),
                timeout=1800).stdout
 
@@ -94,7 +97,7 @@ def landing():
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=str)
 def test_tutorial(installed, path):
-    script(installed, "\n\n".join(s for s in cells(path, "code") if "eval: false" not in s))
+    script(installed, "\n\n".join(source for source, _ in code_cells(path)))
 
 
 def test_landing_page(installed):

@@ -19,7 +19,7 @@ READ_UNATTACKED = {
     "base/files.unzip_once": OURS, "data/layouts._objectnet_shards": OURS, "data/layouts._timm_list": "timm's own",
     "data/suites._embedded": OURS, "data/suites.protocol": OURS, "stats/paper.published": OURS,
     "stats/robustness._published": OURS, "bench/experiments._lines": REPOSITORY,
-    "bench/experiments._origin": REPOSITORY, "bench/experiments.n_results": REPOSITORY,
+    "bench/experiments.n_results": REPOSITORY,
     "bench/experiments.provenance": REPOSITORY, "bench/experiments.provenance_table": REPOSITORY,
     "methods/index.listed_methods": OURS, "shell/run._begin": "words of its own, compared and not read",
     "bench/trial.why_not": "a sentence that the bench itself wrote", "data/hub.is_whole": "bytes, to be hashed",
@@ -32,6 +32,7 @@ WRITTEN_UNATTACKED = {
     "shell/data._unpack": SAME, "shell/evaluate.predict_": COMMAND, "shell/evaluate.results_file": COMMAND,
     "shell/report.demo": SAME, "shell/report.plot": SAME, "shell/train._merge_folders": COMMAND,
     "shell/train.finetune_": COMMAND, "shell/train.probe": SAME, "shell/train.zeroshot": COMMAND,
+    "stats/table_io.write_clip_benchmark": SAME,
     "show/bench_report.write_bench_report": BENCH, "weights/files._write_beside": SAME,
     "weights/recipes.merge_by_recipe": SAME, "weights/adapters.write_adapter": SAME,
 }  # fmt: skip

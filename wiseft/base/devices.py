@@ -12,34 +12,32 @@ from contextlib import contextmanager
 
 # %% ../../nbs/api/base/04_devices.ipynb #285057ea
 def best_device(
-    device=None, # 'cpu', 'cuda', 'cuda:1', 'mps' or a `torch.device`; None: `$WISEFT_DEVICE`, else the best there is
+    device:str|torch.device|None=None, # 'cpu', 'cuda', 'cuda:1', 'mps'; None: `$WISEFT_DEVICE`, else the best there is
 ) -> torch.device: # of several processes on one machine each has a GPU of its own
     "What was asked for; else the accelerator that PyTorch finds (CUDA, MPS, …), else the CPU"
     asked = device or os.environ.get('WISEFT_DEVICE')
     if asked: return _own_card(_existing(asked))
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else 'cpu'
-    return _own_card(torch.device(found))
+    best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else 'cpu'
+    return _own_card(torch.device(best))
 
 # %% ../../nbs/api/base/04_devices.ipynb #44667353
-def _devices():
-    "Names of the devices there are"
-    cards = [f'cuda:{i}' for i in range(torch.cuda.device_count())]
-    return ['cpu', *cards, *['mps']*torch.backends.mps.is_available()]
-
 def _existing(asked):
     "A device by name; ValueError lists those there are"
     try: device = torch.device(asked)
     except RuntimeError: device = None # no such kind
-    there = _devices()
-    known = device is not None and (str(device) in there or device == torch.device('cuda') and len(there) > 1)
-    if known or getattr(device, 'type', None) not in (None, 'cpu', 'cuda', 'mps'): return device
+    cards = [f'cuda:{i}' for i in range(torch.cuda.device_count())]
+    there = ['cpu', *cards, *['mps']*torch.backends.mps.is_available()]
+    is_there = device is not None and str(device) in there
+    some_card = device == torch.device('cuda') and len(there) > 1
+    if is_there or some_card or getattr(device, 'type', None) not in (None, 'cpu', 'cuda', 'mps'): return device
     raise ValueError(f"There is no device {str(asked)!r} here. There are: {', '.join(there)}.")
 
 def _own_card(device):
     "The GPU of this process, where a launcher started several and none is named"
     several = int(os.environ.get('WORLD_SIZE') or 1) > 1
     if device != torch.device('cuda') or not several: return device
-    k, n = int(os.environ.get('LOCAL_RANK') or 0), torch.cuda.device_count()
+    k = int(os.environ.get('LOCAL_RANK') or 0)
+    n = torch.cuda.device_count()
     if k < n: return torch.device('cuda', k)
     raise ValueError(
         f'This is process {k+1} of this machine, which has {n} GPUs: start as many processes as there are GPUs '
@@ -100,10 +98,11 @@ def exact_fp32():
 # %% ../../nbs/api/base/04_devices.ipynb #67949891
 @contextmanager
 def eval_mode(
-    model # module; anything else is left alone
+    model:torch.nn.Module # module; anything else is left alone
 ):
     "Evaluation mode, and each layer's own mode again afterwards"
-    was = [(m, m.training) for m in model.modules()] if isinstance(model, torch.nn.Module) else []
+    modules = model.modules() if isinstance(model, torch.nn.Module) else []
+    was = [(m, m.training) for m in modules]
     for m, _ in was: m.training = False
     try: yield model
     finally:

@@ -35,7 +35,7 @@ _store = None # where a process leaves word for the others
 _cpus = None  # the group that words go through; None: the only one
 
 def start(
-    device=None # that this process computes on, as for `best_device`
+    device:str|torch.device|None=None # that this process computes on, as for `best_device`
 ):
     "Meet the other processes, if there are any"
     global _store, _cpus
@@ -47,37 +47,34 @@ def start(
     device = best_device(device)
     cuda = device.type == 'cuda'
     if cuda: torch.cuda.set_device(device)
-    _store, own, n = next(rendezvous('env://', timeout=timedelta(minutes=5)))
+    _store, me, n = next(rendezvous('env://', timeout=timedelta(minutes=5)))
     long, short = timedelta(days=7), timedelta(minutes=30)
     dist.init_process_group('cpu:gloo,cuda:nccl' if cuda else 'gloo', store=dist.PrefixStore('wiseft', _store),
-                            rank=own, world_size=n, timeout=short if cuda else long)
+                            rank=me, world_size=n, timeout=short if cuda else long)
     if cuda: _cpus = dist.new_group(backend='gloo', timeout=long)
     sys.excepthook = _last_trace
-    atexit.register(_leave)
-
-def _leave():
-    if _joined(): dist.destroy_process_group()
+    atexit.register(lambda: _joined() and dist.destroy_process_group())
 
 # %% ../../nbs/api/base/05_distributed.ipynb #455f978f
 def of_all(
-    what # anything that can be pickled
+    what:object # anything that can be pickled
 ) -> list: # what each process gave, in the order of their ranks
     "The same from every process"
     if n_processes() == 1: return [what]
     start()
-    told = [None]*n_processes()
-    dist.all_gather_object(told, what, group=_cpus)
-    return told
+    answers = [None]*n_processes()
+    dist.all_gather_object(answers, what, group=_cpus)
+    return answers
 
 def to_first(
-    what # anything that can be pickled
+    what:object # anything that can be pickled
 ) -> list: # what each process gave, in the order of their ranks; None in all but the first
     "The same from every process, for the first alone: what is large is not held by all"
     if n_processes() == 1: return [what]
     start()
-    told = None if rank() else [None]*n_processes()
-    dist.gather_object(what, told, 0, group=_cpus)
-    return told
+    answers = None if rank() else [None]*n_processes()
+    dist.gather_object(what, answers, 0, group=_cpus)
+    return answers
 
 def by_first(
     work # function without arguments
@@ -85,15 +82,16 @@ def by_first(
     "Have the first process do something that all others wait for"
     if n_processes() == 1: return work()
     start()
-    made = [work() if rank() == 0 else None]
-    dist.broadcast_object_list(made, 0, group=_cpus)
-    return made[0]
+    result = [work() if rank() == 0 else None]
+    dist.broadcast_object_list(result, 0, group=_cpus)
+    return result[0]
 
 # %% ../../nbs/api/base/05_distributed.ipynb #10bd7fd8
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, own, counts):
-        ctx.own, ctx.first, ctx.n = own.shape, sum(counts[:rank()]), counts[rank()]
+        ctx.own, ctx.n = own.shape, counts[rank()]
+        ctx.first = sum(counts[:rank()])
         padded = own.new_zeros(max(counts), *own.shape[1:])
         padded[:ctx.n] = own[:ctx.n]
         rows = [torch.empty_like(padded) for _ in counts]
@@ -102,7 +100,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         back = grad.new_zeros(ctx.own)
-        back[:ctx.n] = n_processes()*grad[ctx.first:ctx.first+ctx.n]
+        own = grad[ctx.first:ctx.first+ctx.n]
+        back[:ctx.n] = n_processes()*own
         return back, None
 
 def gathered(
@@ -142,8 +141,8 @@ def share(
     items:list, # or anything else that can be cut
 ): # those of this process
     "One of as many parts of about one size as there are processes"
-    first, last = (len(items)*k//n_processes() for k in (rank(), rank()+1))
-    return items[first:last]
+    k, n = rank(), n_processes()
+    return items[len(items)*k//n:len(items)*(k+1)//n]
 
 # %% ../../nbs/api/base/05_distributed.ipynb #dd199505
 def distributed(
@@ -164,7 +163,8 @@ def told_once(
     "What a process says of its end"
     words = str(error)
     if _store is None: return words
-    lost = isinstance(error, RuntimeError) and any(w in words for w in ('gloo', 'NCCL', 'Connection closed by peer'))
+    of_group = 'gloo', 'NCCL', 'Connection closed by peer'
+    lost = isinstance(error, RuntimeError) and any(w in words for w in of_group)
     if lost: words = (f'Another of the {n_processes()} processes has died, perhaps killed for want of memory, and the '
         'others end with it.')
     me = str(rank())

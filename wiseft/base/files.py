@@ -58,23 +58,24 @@ def _existing(path, what):
         f"There is no {what} at {path}: " + (f"its folder holds {_listing(path.parent)}." if path.parent.is_dir()
         else f"the folder {path.parent} doesn't exist."))
 
-
 # %% ../../nbs/api/base/01_files.ipynb #4e050d5e
 def _listing(folder, n=5):
     "The first few names in a folder"
     names = sorted(p.name for p in folder.iterdir() if not p.name.startswith('.'))
     return _few(names, n) or 'nothing'
 
-def _few(names, n=3): return ', '.join(names[:n]) + (f' and {len(names)-n} more' if len(names) > n else '')
+def _few(names, n=3):
+    first, more = ', '.join(names[:n]), len(names)-n
+    return f'{first} and {more} more' if more > 0 else first
 
 # %% ../../nbs/api/base/01_files.ipynb #a414ab7e
 def blame_memory(
     e:BaseException,
-    path, # of the file that was being read
+    path:str|Path, # of the file that was being read
 ):
     "MemoryError where an error says that there was no memory left, in whatever words"
-    said = str(e).lower()
-    if isinstance(e, MemoryError) or any(words in said for words in _NO_MEMORY):
+    text = str(e).lower()
+    if isinstance(e, MemoryError) or any(words in text for words in _NO_MEMORY):
         raise MemoryError(f'There is too little memory to read {path}.') from e
 
 _NO_MEMORY = 'cannot allocate', "can't allocate", 'out of memory'
@@ -102,7 +103,6 @@ def check_columns(
         n = 1 + max(line.count(mark) for line in lines for mark in (b',', b'\t'))
     if n > MOST_COLUMNS: raise BadFile(f'{path} has {n:,} columns; a table has at most {MOST_COLUMNS:,}.')
 
-
 # %% ../../nbs/api/base/01_files.ipynb #a17056cc
 def _fsync(path):
     "Ask the system to put a file, or a folder's list of names, on the disk"
@@ -112,7 +112,7 @@ def _fsync(path):
     finally: os.close(fd)
 
 # %% ../../nbs/api/base/01_files.ipynb #1f273f2a
-def remove_path(path):
+def remove_path(path:Path):
     "Delete a file or a folder, if it is there"
     if path.is_dir() and not path.is_symlink(): shutil.rmtree(path, ignore_errors=True)
     else: path.unlink(missing_ok=True)
@@ -126,7 +126,8 @@ def _place():
 
 def _hidden(target, word):
     "A name next to `target` that nobody else uses and says whose it is, with its ending, by which some writers go"
-    return target.with_name(f'.{target.stem}.{_place()}-{os.getpid()}-{secrets.token_hex(4)}.{word}{target.suffix}')
+    whose = f'{_place()}-{os.getpid()}-{secrets.token_hex(4)}'
+    return target.with_name(f'.{target.stem}.{whose}.{word}{target.suffix}')
 
 # %% ../../nbs/api/base/01_files.ipynb #52241e99
 def _refuse_existing(target, why='exists'):
@@ -156,12 +157,6 @@ def _file_names(folder):
     "Names of all files below a folder"
     paths = (p for p in folder.rglob('*') if p.is_symlink() or not p.is_dir())
     return {p.relative_to(folder).as_posix() for p in paths}
-
-def _mark(folder, kind, later=()):
-    "Write the marker of a folder that is whole, unless its kind has one of its own"
-    if kind in _markers: return
-    note = dict(kind=kind, files=sorted(_file_names(folder) - {MARKER} | {*later}))
-    (folder/MARKER).write_text(json.dumps(note, indent=1) + '\n', encoding='utf-8')
 
 def _listed_files(folder, kind): # set of names; None if the marker of this kind isn't there
     "Names of the files that a folder's marker lists"
@@ -214,26 +209,20 @@ def _install(tmp, target, force, kind):
     "Give `tmp` its final name"
     if force: check_replaceable(target, (kind or '') if tmp.is_dir() else None)
     if force and tmp.is_file(): return os.replace(tmp, target)
-    old = _step_aside(target) if force else None
+    old = None
+    if force: # what is there steps aside, if anything is
+        old = _hidden(target, 'old')
+        try: os.rename(target, old)
+        except FileNotFoundError: old = None
     try: _take(tmp, target)
     except OSError:
         _refuse_existing(target, 'was made by another process meanwhile')
         raise
     finally:
-        if old: _discard(old, target) if os.path.lexists(target) else _take(old, target)
-
-def _step_aside(target):
-    "Give what is at `target` a hidden name, which is returned; None if nothing is there"
-    old = _hidden(target, 'old')
-    try: os.rename(target, old)
-    except FileNotFoundError: return None
-    return old
-
-def _discard(old, target):
-    "Remove what was at `target`; under another name, so that it is never taken for something whole"
-    junk = _hidden(target, 'partial')
-    os.rename(old, junk)
-    remove_path(junk)
+        if old and not os.path.lexists(target): _take(old, target)
+        elif old: # removed under another name, so that it is never taken for something whole
+            os.rename(old, junk := _hidden(target, 'partial'))
+            remove_path(junk)
 
 # %% ../../nbs/api/base/01_files.ipynb #c75cbff1
 _full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -247,24 +236,23 @@ def _explain(e, tmp, target):
     named = getattr(e, 'target', None) or e.filename2 or e.filename
     about = str(named).startswith(str(tmp)) if named else e.errno in _write_errors
     if not about: return
-    kept = 'What was there before is untouched' if os.path.lexists(target) else 'Nothing was left behind'
+    state = 'What was there before is untouched' if os.path.lexists(target) else 'Nothing was left behind'
     reason = getattr(e, 'reason', e.strerror)
     advice = 'Choose another place'
-    if e.errno in _full: advice = f'Free some space in {_fullest(target)} or choose another place'
-    explained = OSError(e.errno, f"Can't write {target}: {reason}. {kept}. {advice}.")
+    if e.errno in _full: # the folder with the least room, of those that are written to meanwhile
+        folders = target.parent, cache_root(), Path(tempfile.gettempdir())
+        fullest = min(filter(Path.is_dir, folders), key=lambda p: shutil.disk_usage(p).free)
+        advice = f'Free some space in {fullest} or choose another place'
+    explained = OSError(e.errno, f"Can't write {target}: {reason}. {state}. {advice}.")
     explained.target, explained.reason = target, reason
     raise explained from e
-
-def _fullest(target):
-    "The folder with the least room, of those that are written to meanwhile"
-    places = [p for p in (target.parent, cache_root(), Path(tempfile.gettempdir())) if p.is_dir()]
-    return min(places, key=lambda p: shutil.disk_usage(p).free)
 
 def _first_of(e):
     "The first of the errors that copying a folder collects, as they are texts by then"
     source, copy, why = e.args[0][0]
     number = int(m[1]) if (m := re.match(r'\[Errno (\d+)\]', why)) else errno.EIO
-    return OSError(number, os.strerror(number), copy if number in _full or str(copy) in why else source)
+    about_copy = number in _full or str(copy) in why
+    return OSError(number, os.strerror(number), copy if about_copy else source)
 
 # %% ../../nbs/api/base/01_files.ipynb #4abc6ecc
 def _make_parent(target):
@@ -287,8 +275,8 @@ def tidy(
 ):
     "Remove what killed processes left half-written in a folder, and put back what they had moved aside"
     hidden = [p for p in Path(folder).iterdir() if p.name.startswith('.')]
-    for path, found in [(p, m) for p in hidden if (m := _leftover.fullmatch(p.name))]:
-        stem, place, number, word, suffix = found.groups(default='')
+    for path, match in [(p, m) for p in hidden if (m := _leftover.fullmatch(p.name))]:
+        stem, place, number, word, suffix = match.groups(default='')
         with suppress(OSError): # another process was first, or it is not ours to touch
             if not _abandoned(path, place, int(number)): continue
             if word == 'old' and not os.path.lexists(target := path.with_name(stem + suffix)): _take(path, target)
@@ -313,7 +301,8 @@ def atomic_path(
     later=(), # names of files that will be written into the folder, of a classifier its `wiseft.json`; noted, too
 ):
     "Yield a temporary path to write to: it becomes `target` when the block ends well, and vanishes when it doesn't"
-    target = Path(os.path.realpath(target)) if os.path.islink(target) else Path(target)
+    if os.path.islink(target): target = os.path.realpath(target)
+    target = Path(target)
     _make_parent(target)
     tidy(target.parent)
     if force: check_replaceable(target, kind)
@@ -323,7 +312,10 @@ def atomic_path(
         yield tmp
         if not tmp.exists(): raise FileNotFoundError( # or somebody cleared the cache that it is for
             f'Nothing was written for {target}, or it was removed: write to the path that the block is given.')
-        if kind and tmp.is_dir(): _mark(tmp, kind, later)
+        if kind and kind not in _markers and tmp.is_dir():
+            names = _file_names(tmp) - {MARKER} | {*later}
+            note = dict(kind=kind, files=sorted(names))
+            (tmp/MARKER).write_text(json.dumps(note, indent=1) + '\n', encoding='utf-8')
         _flush(tmp)
         _install(tmp, target, force, kind)
         _fsync(target.parent)
@@ -372,8 +364,8 @@ def unzip_once(
     "Unpack a zip file whole and verified, unless that was done before"
     target = Path(folder)/sha256[:12]
     if target.exists(): return target
-    if (found := sha256_file(archive)) != sha256: raise ValueError(
-        f"{archive} is damaged or another version: its SHA-256 is {found}, expected {sha256}. Install or download it "
+    if (actual := sha256_file(archive)) != sha256: raise ValueError(
+        f"{archive} is damaged or another version: its SHA-256 is {actual}, expected {sha256}. Install or download it "
         "again.")
     try:
         with atomic_path(target) as tmp, zipfile.ZipFile(archive) as z: z.extractall(tmp)

@@ -18,7 +18,7 @@ from unittest.mock import patch
 # %% ../../nbs/api/base/03_lazy.ipynb #a480a713
 class Later:
     "A module that is imported when something of it is first asked for"
-    def __init__(self, name): self._name = name # 'open_clip'
+    def __init__(self, name:str): self._name = name # 'open_clip'
     def __getattr__(self, attribute):
         if re.match('_[^_]', attribute): raise AttributeError(attribute) # Jupyter asks all that it shows for such
         return getattr(import_module(self._name), attribute)
@@ -27,7 +27,10 @@ class Later:
 # %% ../../nbs/api/base/03_lazy.ipynb #ca3b0cef
 class LaterFunction:
     "A function whose module is imported when it is called, or asked what it takes"
-    def __init__(self, module, name): self._module, self._name = module, name # 'wiseft.train.learner', 'finetune'
+    def __init__(self,
+        module:str, # 'wiseft.train.learner'
+        name:str # 'finetune'
+    ): self._module, self._name = module, name
     def __call__(self, *args, **kwargs): return self.__wrapped__(*args, **kwargs)
     def __repr__(self): return f'{self._module}.{self._name}, imported when it is called'
     def __getattribute__(self, attribute): # a function's help is its own

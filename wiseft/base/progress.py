@@ -68,7 +68,8 @@ def _lines(iterable, label, total, images):
         yield item
         now = perf_counter()
         if 10*i//total == tenth or now-said < PAUSE: continue
-        tenth, said, rate = 10*i//total, now, i/(now-began)
+        tenth, said = 10*i//total, now
+        rate = i/(now-began)
         speed = f', {rate*images/total:,.0f} images a second' if images else ''
         left = f', {duration((total-i)/rate)} left' if i < total else ''
         print(f'{label()}: {i/total:.0%}{speed}{left}', file=sys.stderr, flush=True)

@@ -13,21 +13,20 @@ from .files import BadFile
 # %% ../../nbs/api/base/02_text.ipynb #c1de0f36
 def first_few(
     items, # anything with an order: names, numbers, paths
-    n=3,   # so many are named
+    n:int=3, # so many are named
 ): # text; '' for nothing
     "The first items, and how many more there are"
     items = list(items)
-    shown = ', '.join(map(repr, items[:n]))
-    return f'{shown} and {len(items)-n} more' if len(items) > n else shown
+    first, more = ', '.join(map(repr, items[:n])), len(items)-n
+    return f'{first} and {more} more' if more > 0 else first
 
 # %% ../../nbs/api/base/02_text.ipynb #b2b2c14d
 def counted(
-    n,    # how many
-    noun, # of what, as of one
+    n:int, # how many
+    noun:str, # of what, as of one
 ): # text
     "How many of something, in words that agree"
     return f'{n:,} {noun}' if n == 1 else f'{n:,} {noun}s'
-
 
 # %% ../../nbs/api/base/02_text.ipynb #1534702d
 def did_you_mean(
@@ -35,7 +34,8 @@ def did_you_mean(
     known, # names that exist
 ): # a sentence
     "The known names nearest to a given one, or the first few of all"
-    known, plain = list(known), lambda name: re.sub(r'[\W_]', '', str(name).lower())
+    known = list(known)
+    plain = lambda name: re.sub(r'[\W_]', '', str(name).lower())
     same = [k for k in known if plain(k) == plain(given)] # as vitb32 is ViT-B-32
     near = same or difflib.get_close_matches(str(given), known, n=3, cutoff=0.5)
     if near: return f"Did you mean {' or '.join(map(repr, near))}?"
@@ -43,7 +43,7 @@ def did_you_mean(
 
 # %% ../../nbs/api/base/02_text.ipynb #57f3f2a3
 def why_failed(
-    e, # exception
+    e:BaseException, # exception
 ): # one line
     "The kind of an error and the first line of its message"
     first = next(iter(str(e).splitlines()), '').rstrip('.')
@@ -54,16 +54,16 @@ def why_failed(
 _UNPRINTABLE = 'Cc', 'Cs', 'Zl', 'Zp'
 
 def printable(
-    text # or a path
+    text:object # or a path
 ) -> str:
     "The same on one line, what can't be shown escaped"
     text = str(text)
     if text.isprintable(): return text
-    return ''.join(c.encode('unicode_escape').decode() if category(c) in _UNPRINTABLE else c for c in text)
+    escaped = {c: c.encode('unicode_escape').decode() for c in set(text) if category(c) in _UNPRINTABLE}
+    return ''.join(escaped.get(c, c) for c in text)
 
 def in_markdown(
-    text # anything
+    text:object # anything
 ) -> str:
     "A text on one line, in which Markdown and HTML find no markup, and a table no cell"
     return re.sub(r'([\\`<|\[\]])', r'\\\1', str(text).replace('\n', ' '))
-

@@ -41,9 +41,10 @@ def _set_number(n):
 class AllOrOne:
     "All threads or one for the steps of a training or pass, whichever is faster; afterwards the number from before"
     def __init__(self,
-        device # torch.device; on an accelerator nothing is done
+        device:torch.device # torch.device; on an accelerator nothing is done
     ):
-        self.all, self.free = torch.get_num_threads(), device.type == 'cpu' and number_is_unset()
+        self.all = torch.get_num_threads()
+        self.free = device.type == 'cpu' and number_is_unset()
         self.number, self.used = self.all, set() # what goes on; all that steps were computed with
         self.since, self.doubt, self.trial = SOON, True, None
         self.quiet, self.tells = True, False
@@ -60,14 +61,16 @@ class AllOrOne:
         yield
         took, ran = perf_counter()-began, thread_time()-ran
         self.used.add(number)
-        if self.free: self._learn_from(number, took, number == self.all and ran >= undisturbed()*took)
+        alone = number == self.all and ran >= undisturbed()*took
+        if self.free: self._learn_from(number, took, alone)
 
 # %% ../../nbs/api/base/07_threads.ipynb #7c1e0a4a
 @patch
 def _number_now(self:AllOrOne):
     "Threads for the next step; a trial begins here"
     if self.since >= (SOON if self.doubt else AGAIN):
-        self.since, self.doubt, self.trial = 0, False, {self.all: [], 1: []}
+        self.since, self.doubt = 0, False
+        self.trial = {self.all: [], 1: []}
     self.since += 1
     return min(self.trial, key=lambda n: len(self.trial[n])) if self.trial else self.number
 
@@ -78,8 +81,9 @@ def _learn_from(self:AllOrOne, number, seconds, undisturbed):
     elif undisturbed: self._settle(self.all, quiet=True)
     else:
         self.trial[number].append(seconds)
-        alone, together = map(sum, (self.trial[1], self.trial[self.all]))
-        clear = len(self.trial[1]) == 3 or max(alone, together) > 1.5*min(alone, together)
+        alone, together = sum(self.trial[1]), sum(self.trial[self.all])
+        far_apart = max(alone, together) > 1.5*min(alone, together)
+        clear = far_apart or len(self.trial[1]) == 3
         if number == 1 and clear: self._settle(1 if alone < together else self.all)
 
 @patch
@@ -104,7 +108,7 @@ def numbers(self:AllOrOne) -> list:
 
 @patch
 def go_on(self:AllOrOne,
-    numbers # of the training that stopped
+    numbers:list # of the training that stopped
 ):
     "Take up where a training stopped"
     self.used |= set(numbers)

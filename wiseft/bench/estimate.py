@@ -9,11 +9,14 @@ __all__ = ['FEW_IMAGES', 'FEW_STEPS', 'FEW_SEEDS', 'readable', 'without', 'pass_
 import pandas as pd, re, torch
 from fastcore.basics import patch
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 from ..data.disk_cache import unreadable
+from ..data.suites import Suite
 from ..base.devices import fitting_precision
 from ..stats.chance import both_chances, smallest_told
 from ..stats.table import REFERENCE
+from ..models.classifier import ImageClassifier
 from ..train.loaders import PixelSource
 from .plan import Plan
 from ..base.progress import duration
@@ -21,17 +24,17 @@ from ..base.text import counted
 
 # %% ../../nbs/api/bench/04_estimate.ipynb #cdce55b8
 def readable(
-    suite, # `Suite`
-    start, # `ImageClassifier` that looks at them
-    crop_scale=(.9, 1.), progress=True, **recipe # of `finetune`
+    suite:Suite,
+    start:ImageClassifier, # that looks at them
+    crop_scale:tuple=(.9, 1.), progress:bool=True, **recipe # of `finetune`
 ) -> tuple: # (`Suite` without them, table of dataset, split, file and reason)
     "What a suite has without its unreadable images; ValueError when they are too many"
     gone = []
     for (name, split), images in _used(suite):
         source = PixelSource(images, start.clip, crop_scale if split == 'train' else None)
         pixels = source.for_crops if split == 'train' else source.for_evaluation
-        found = unreadable(pixels, progress=progress)
-        gone += [dict(dataset=name, split=split, file=images.files()[i], reason=why) for i, why in found.items()]
+        for i, why in unreadable(pixels, progress=progress).items():
+            gone.append(dict(dataset=name, split=split, file=images.files()[i], reason=why))
     gone = pd.DataFrame(gone, columns=['dataset', 'split', 'file', 'reason'])
     return without(suite, gone), gone
 
@@ -40,16 +43,17 @@ def _used(suite):
     return [(k, s) for k, s in suite.sets().items() if s.role == 'reference' or k[1] == 'test']
 
 def without(
-    suite, # `Suite`
-    gone,  # table of dataset, split and file
+    suite:Suite,
+    gone:pd.DataFrame, # table of dataset, split and file
 ):
-    "A suite without some images"
-    def left(name, split, images):
+    "A suite without the images of a table"
+    reference, shifts = {}, {}
+    for (name, split), images in _used(suite):
         files = set(gone[(gone.dataset == name) & (gone.split == split)].file)
-        return images.subset([f not in files for f in images.files()]) if files else images
-    kept = {k: left(*k, s) for k, s in _used(suite)}
-    own = {split: s for (_, split), s in kept.items() if s.role == 'reference'}
-    return replace(suite, **own, shifts={n: s for (n, _), s in kept.items() if s.role != 'reference'})
+        if files: images = images.subset([f not in files for f in images.files()])
+        if images.role == 'reference': reference[split] = images
+        else: shifts[name] = images
+    return replace(suite, **reference, shifts=shifts)
 
 # %% ../../nbs/api/bench/04_estimate.ipynb #9170773a
 def pass_seconds(
@@ -71,22 +75,24 @@ def pass_seconds(
 # %% ../../nbs/api/bench/04_estimate.ipynb #f3a6bad1
 def preview(
     plan:Plan,
-    folder, # of the bench
-    seconds, # of `seconds_left`
-    place='', # words such as 'on the CPU, float32, 8 threads'
+    folder:Path, # of the bench
+    seconds:float, # of `seconds_left`
+    place:str='', # words such as 'on the CPU, float32, 8 threads'
 ) -> list: # of lines
     "What is going to be trained"
-    table, done = plan.table(), n_done(plan, folder)
-    lines = [f'{row.method} is left out: {row.why}' for row in table[table.why != ''].itertuples()] + plan.warnings()
-    lines += [f'at most {plan.n_trained()} fine-tunings of {plan.steps:,} steps on '
-              f'{len(plan.suite.train):,} images, about {duration(seconds)} {place}'.rstrip() + '; weights of at most '
-              f'{plan.n_bytes()/1e9:.1f} GB in {folder/"weights"}, which may be removed at the end',
-              f'learning rates to choose from: {", ".join(f"{lr:g}" for lr in plan.lrs)}']
-    if done: lines.append(f'{folder} has {done} of at most {plan.n_judged()} judgements' + (
-        ', and goes on from there' if done < plan.n_judged() else ': all there are'))
-    return lines
+    table, done, most = plan.table(), n_done(plan, folder), plan.n_judged()
+    missing = table[table.why != '']
+    left_out = [f'{row.method} is left out: {row.why}' for row in missing.itertuples()]
+    takes = f'about {duration(seconds)} {place}'.rstrip()
+    lines = [*left_out, *plan.warnings(),
+             f'at most {plan.n_trained()} fine-tunings of {plan.steps:,} steps on {len(plan.suite.train):,} images, '
+             f'{takes}; weights of at most {plan.n_bytes()/1e9:.1f} GB in {folder/"weights"}, which may be removed at '
+             'the end',
+             f'learning rates to choose from: {", ".join(f"{lr:g}" for lr in plan.lrs)}']
+    rest = ', and goes on from there' if done < most else ': all there are'
+    return [*lines, f'{folder} has {done} of at most {most} judgements{rest}'] if done else lines
 
-def n_done(plan, folder) -> int:
+def n_done(plan:Plan, folder:Path) -> int:
     "Curves of a plan's rows that are judged; the folder may have those of other methods"
     rows = plan.contenders()
     trained = '|'.join({re.escape(c.method.name if c.method else 'plain') for c in rows if c.trains})
@@ -94,19 +100,19 @@ def n_done(plan, folder) -> int:
     of_a_row = re.compile(rf'({trained})( [\d.e+-]+)?( x[\d.]+)?, lr |({made}) of ')
     names = [p.name for p in folder.glob('*.npz')]
     if all(_is_judged(plan, c, names) for c in rows): return plan.n_judged() # not every grid goes further
-    return min(plan.n_judged(), sum(bool(of_a_row.match(n)) for n in names))
+    return min(plan.n_judged(), len([n for n in names if of_a_row.match(n)]))
 
 def _is_judged(plan, row, names):
     "Whether all curves of a row are judged on test images"
     if not row.trains:
-        own = [n for n in names if n.startswith(f'{row.name} of ') and n.endswith('.test.npz')]
-        return len(own) >= plan.n_curves(row) + plan.n_left_out(row)
-    own = re.escape(row.method.name if row.method else 'plain')
-    found = (re.fullmatch(rf'{own}( [\d.e+-]+)?( x[\d.]+)?, lr .*, seed (-?\d+)\.test\.npz', n) for n in names)
-    return {m[3] for m in found if m} >= {*map(str, plan.seeds)}
+        curves = [n for n in names if n.startswith(f'{row.name} of ') and n.endswith('.test.npz')]
+        return len(curves) >= plan.n_curves(row) + plan.n_left_out(row)
+    method = re.escape(row.method.name if row.method else 'plain')
+    trial = re.compile(rf'{method}( [\d.e+-]+)?( x[\d.]+)?, lr .*, seed (-?\d+)\.test\.npz')
+    return {m[3] for m in map(trial.fullmatch, names) if m} >= {*map(str, plan.seeds)}
 
-def seconds_left(plan, folder) -> float:
-    "About how long the rest of a plan takes"
+def seconds_left(plan:Plan, folder:Path) -> float:
+    "About how many seconds the rest of a plan takes"
     left = 1 - n_done(plan, folder)/plan.n_judged()
     return left and left*plan.n_passes()*pass_seconds(plan)
 
@@ -116,42 +122,35 @@ FEW_IMAGES, FEW_STEPS, FEW_SEEDS = 100, 100, 5
 @patch
 def warnings(self:Plan) -> list:
     "What the images, the steps and the seeds of a plan can't show, in sentences"
-    sets = [*self.suite.datasets().items(), *self.control.items()]
-    lines = _unread(self.unreadable) + [w for d, s in sets for w in (_missing(d, s), _few(d, s)) if w]
+    lines = []
+    # images that can't be read
+    if self.unreadable is not None:
+        for (name, split), images in self.unreadable.groupby(['dataset', 'split'], sort=False):
+            first = ' '.join(images.reason[:3]) + (' …' if len(images) > 3 else '')
+            lines.append(f'left out as unreadable: {counted(len(images), "image")} of {name}, {split}: {first}')
+    # sets that lack classes, or are small
+    for name, images in [*self.suite.datasets().items(), *self.control.items()]:
+        lacking, n = images.missing, len(images)
+        some = ', '.join(lacking[:5]) + (', …' if len(lacking) > 5 else '')
+        if lacking: lines.append(
+            f'{name} has no images of {len(lacking)} of {len(images.classnames)} classes: {some}')
+        if n < FEW_IMAGES: lines.append(f'{name} has {n} images, each of which is {100/n:.1f} points of its accuracy')
     if self.steps < FEW_STEPS: lines.append(
         f'{self.steps} steps are few: averages over time and pulls may change nothing in so short a time; more epochs '
         '(--epochs) make more steps')
-    return [*lines, *_can_be_told(self)]
-
-def _can_be_told(plan):
-    "Words about what so many seeds and test images can establish"
-    n, rows = len(plan.seeds), len(plan.contenders())-1
-    if n == 1: return ['with one seed nothing can be established: intervals leave out what other seeds would give. '
-                       'Take three seeds or more (--seeds)']
-    sizes = {d: len(s) for d, s in plan.suite.datasets().items() if s.role in ('reference', 'shift')}
+    # what so many seeds and test images can establish
+    n, rows = len(self.seeds), len(self.contenders())-1
+    if n == 1: return [*lines, 'with one seed nothing can be established: intervals leave out what other seeds would '
+                               'give. Take three seeds or more (--seeds)']
+    sizes = {d: len(s) for d, s in self.suite.datasets().items() if s.role in ('reference', 'shift')}
     shifts = [size for d, size in sizes.items() if d != REFERENCE]
-    one = (1/sizes[REFERENCE] + sum(1/size for size in shifts)/len(shifts)**2)/4
+    of_shifts = sum(1/size for size in shifts)/len(shifts)**2
+    one = (1/sizes[REFERENCE] + of_shifts)/4
+    fewest = min(sizes.values())
     def least(share): # of images that a row answers otherwise than plain fine-tuning, net of seeds
-        return 100*smallest_told(*both_chances(share*one, share*one/2, min(sizes.values()), n), max(rows, 1))
-    return [f'with {n} seeds, these test images and {counted(rows, "row")}, a lead over plain fine-tuning (mean of '
-            f'reference and shift) is found in four cases of five if it is {least(.01):.1f} to {least(.04):.1f} points '
-            'or more' + (f'; {FEW_SEEDS} seeds (--seeds) find smaller ones' if n < FEW_SEEDS else '')]
-
-def _unread(gone):
-    "Words about images that can't be read"
-    if gone is None: return []
-    def words(name, split, reasons):
-        first = ' '.join(reasons[:3]) + (' …' if len(reasons) > 3 else '')
-        return f'left out as unreadable: {counted(len(reasons), "image")} of {name}, {split}: {first}'
-    return [words(*k, list(r)) for k, r in gone.groupby(['dataset', 'split'], sort=False).reason]
-
-def _few(name, images):
-    "Words about a set that is too small to tell much; '' if it isn't"
-    n = len(images)
-    return f'{name} has {n} images, each of which is {100/n:.1f} points of its accuracy' if n < FEW_IMAGES else ''
-
-def _missing(name, images):
-    "Words about classes without images; '' if there are none"
-    lacking, few = images.missing, 5
-    return lacking and (f'{name} has no images of {len(lacking)} of {len(images.classnames)} classes: '
-                        f'{", ".join(lacking[:few])}{", …" if len(lacking) > few else ""}')
+        error, df = both_chances(share*one, share*one/2, fewest, n)
+        return 100*smallest_told(error, df, max(rows, 1))
+    more = f'; {FEW_SEEDS} seeds (--seeds) find smaller ones' if n < FEW_SEEDS else ''
+    return [*lines, f'with {n} seeds, these test images and {counted(rows, "row")}, a lead over plain fine-tuning '
+                    f'(mean of reference and shift) is found in four cases of five if it is {least(.01):.1f} to '
+                    f'{least(.04):.1f} points or more{more}']

@@ -8,15 +8,16 @@ __all__ = ['protocol_start', 'judged_sets', 'right_answers', 'judge', 'run_name'
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #3fe04a0a
 import argparse, base64, json, numpy as np, pandas as pd, platform, torch
+from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from .. import __version__
-from ..models.classifier import zeroshot_classifier
+from ..models.classifier import ImageClassifier, zeroshot_classifier
 from ..models.clip import load_clip
-from ..data.suites import load_suite, protocol
+from ..data.suites import Suite, load_suite, protocol
 from ..infer.ensembles import members
 from ..infer.evaluation import evaluate
 from ..base.files import atomic_path, package_data, sha256_file
@@ -31,77 +32,82 @@ def protocol_start(): # `Suite`, zero-shot `ImageClassifier`
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #ac0745be
 def judged_sets(
-    suite, # `Suite`
+    suite:Suite,
 ) -> dict: # (split, dataset) -> `ImageSet`
     "The images that runs are judged by: of the reference's validation, and of all test sets"
-    return {('validation', 'reference'): suite.validation} | {('test', d): s for d, s in suite.datasets().items()}
+    test = {('test', d): s for d, s in suite.datasets().items()}
+    return {('validation', 'reference'): suite.validation} | test
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #630d9b1c
 def right_answers(
-    members, # dict (method, alpha) -> classifier or `Member`
-    sets,    # (split, dataset) -> `ImageSet`
+    members:dict, # dict (method, alpha) -> classifier or `Member`
+    sets:dict, # (split, dataset) -> `ImageSet`
     **kwargs # of `evaluate`
 ) -> dict: # classifiers: list of (method, alpha); correct: (n_classifiers, n_images) bool
     "Which images of all sets, one after the other, each classifier got right"
-    named, right = {' '.join(map(str, k)): c for k, c in members.items()}, []
+    named = {' '.join(map(str, k)): c for k, c in members.items()}
+    correct = []
     for images in sets.values():
-        _, kept = evaluate(named, images, keep_predictions=True, progress=False, **kwargs)
-        labels = kept.images.label.cat.codes.to_numpy()
-        right.append(np.stack([codes == labels for _, codes, _ in kept.members]))
-    return dict(classifiers=list(members), correct=np.concatenate(right, axis=1))
+        _, predictions = evaluate(named, images, keep_predictions=True, progress=False, **kwargs)
+        labels = predictions.images.label.cat.codes.to_numpy()
+        right = [codes == labels for _, codes, _ in predictions.members]
+        correct.append(np.stack(right))
+    return dict(classifiers=list(members), correct=np.concatenate(correct, axis=1))
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #54d2e120
 def judge(
-    zeroshot,  # classifier, alpha = 0
-    finetuned, # the same, fine-tuned
-    sets,      # (split, dataset) -> `ImageSet`
-    alphas,    # 0 for the zero-shot classifier, 1 for the fine-tuned one
-    by=('weight-space',), # as in `wiseft.infer.ensembles.members`
+    zeroshot:ImageClassifier, # classifier, alpha = 0
+    finetuned:ImageClassifier, # the same, fine-tuned
+    sets:dict, # (split, dataset) -> `ImageSet`
+    alphas:list, # 0 for the zero-shot classifier, 1 for the fine-tuned one
+    by:tuple=('weight-space',), # as in `wiseft.infer.ensembles.members`
 ) -> dict: # as `right_answers`
     "What is right along the way from one classifier to the other"
-    between = {(m.identity['method'], m.identity['alpha']): m
-               for m in members(zeroshot, finetuned, alphas, by).values()}
-    asked = sorted((k for k in between if k[1] in alphas), key=lambda k: k[1])
-    return right_answers({k: between[k] for k in asked}, sets)
+    between = members(zeroshot, finetuned, alphas, by).values()
+    asked = [m for m in between if m.identity['alpha'] in alphas]
+    asked.sort(key=lambda m: m.identity['alpha'])
+    return right_answers({(m.identity['method'], m.identity['alpha']): m for m in asked}, sets)
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #7de17fbe
 def run_name(
-    settings # dict, all that tells a run from the others
+    settings:dict # dict, all that tells a run from the others
 ) -> str:
-    "What a run is called"
+    "The name of a run: all its settings"
     return ' '.join(f'{k}={v}' for k, v in settings.items())
 
 def _pack(correct): return base64.b64encode(np.packbits(correct, axis=1).tobytes()).decode()
 
 def _unpack(text, n_images):
-    bits = np.frombuffer(base64.b64decode(text), np.uint8).reshape(-1, -(-n_images//8))
-    return np.unpackbits(bits, axis=1, count=n_images).astype(bool)
+    packed = np.frombuffer(base64.b64decode(text), np.uint8)
+    rows = packed.reshape(-1, -(-n_images//8))
+    return np.unpackbits(rows, axis=1, count=n_images).astype(bool)
 
 def _lines(file):
-    "A dict a run"
+    "The lines of a file of runs, a dict each"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 def finished(
-    file # .jsonl
+    file:str|Path # .jsonl
 ) -> set: # names
     "The runs that have their line"
     return {line['run'] for line in _lines(Path(file))}
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #69f2e716
 def run_line(
-    settings, # dict
-    result,   # classifiers and correct, as `right_answers` gives them, and what else is to be noted
-    seconds,  # that it took
+    settings:dict, # dict
+    result:dict, # classifiers and correct, as `right_answers` gives them, and what else is to be noted
+    seconds:float, # that it took
 ) -> dict:
     "A run as JSON has it"
-    noted = {k: v for k, v in result.items() if k not in ('classifiers', 'correct')}
-    line = dict(run=run_name(settings)) | settings | noted
-    return line | dict(seconds=round(seconds, 1), classifiers=result['classifiers'], correct=_pack(result['correct']))
+    line = dict(run=run_name(settings)) | settings | result
+    correct = _pack(result['correct'])
+    del line['classifiers'], line['correct'] # which come last
+    return line | dict(seconds=round(seconds, 1), classifiers=result['classifiers'], correct=correct)
 
 def make_runs(
-    file,     # .jsonl, made or gone on with
-    settings, # list of dicts, one a run
-    run,      # function of settings -> what `right_answers` gives, with more to be noted if need be
+    file:str|Path, # .jsonl, made or gone on with
+    settings:list, # list of dicts, one a run
+    run:Callable, # function of settings -> what `right_answers` gives, with more to be noted if need be
 ):
     "Make the runs that have no line yet"
     file = Path(file)
@@ -115,52 +121,56 @@ def make_runs(
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #c745387b
 def read_runs(
-    file,  # .jsonl of `make_runs`
-    suite, # `Suite` that they were judged by
-    sets=None, # (split, dataset) -> `ImageSet`; default `judged_sets`
+    file:str|Path, # .jsonl of `make_runs`
+    suite:Suite, # that they were judged by
+    sets:dict|None=None, # (split, dataset) -> `ImageSet`; default `judged_sets`
 ): # DataFrame (settings, method, alpha, accuracies), correct (n_classifiers, n_images), DataFrame of `images`
     "Runs as a table, with which images each classifier got right"
     sets = sets or judged_sets(suite)
-    images = pd.concat([image_rows({d: s}, split) for (split, d), s in sets.items()], ignore_index=True)
-    images = images.astype({'dataset': str})
-    lines = _lines(Path(file))
-    correct = np.concatenate([_unpack(line.pop('correct'), len(images)) for line in lines])
-    table = pd.DataFrame([line | dict(method=m, alpha=a) for line in lines for m, a in line.pop('classifiers')])
-    for split, d in sets:
+    images = [image_rows({d: s}, split) for (split, d), s in sets.items()]
+    images = pd.concat(images, ignore_index=True).astype({'dataset': str})
+    correct, rows, shifts = [], [], []
+    for line in _lines(Path(file)):
+        correct.append(_unpack(line.pop('correct'), len(images)))
+        rows += [line | dict(method=m, alpha=a) for m, a in line.pop('classifiers')]
+    correct, table = np.concatenate(correct), pd.DataFrame(rows)
+    for (split, d), s in sets.items():
         mine = (images.split == split) & (images.dataset == d)
         table[d if split == 'test' else split] = correct[:, mine].mean(1)
-    shifts = [d for (split, d), s in sets.items() if split == 'test' and s.role == 'shift']
+        if split == 'test' and s.role == 'shift': shifts.append(d)
     if shifts: table['shift'] = table[shifts].mean(1)
     return table, correct, images
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #0276e868
 def repeat_run(
-    file,     # .jsonl
-    settings, # of the run
-    run,      # as in `make_runs`
+    file:str|Path, # .jsonl
+    settings:dict, # of the run
+    run:Callable, # as in `make_runs`
 ) -> float: # share of answers
     "Make a run again: how many of its answers, right or wrong, differ from its line"
     name = run_name(settings)
-    line = next((r for r in _lines(Path(file)) if r['run'] == name), None)
-    if line is None: raise ValueError(f'{file} has no run {name!r}. It has {sorted(finished(file))}.')
-    now = run(settings)
+    lines = {line['run']: line for line in _lines(Path(file))}
+    if name not in lines: raise ValueError(f'{file} has no run {name!r}. It has {sorted(finished(file))}.')
+    line, now = lines[name], run(settings)
     if [list(c) for c in now['classifiers']] != line['classifiers']: raise ValueError(
         f"The run {name!r} has classifiers {line['classifiers']}, and now {now['classifiers']}.")
-    return float((_unpack(line['correct'], now['correct'].shape[1]) != now['correct']).mean())
+    before = _unpack(line['correct'], now['correct'].shape[1])
+    return float((before != now['correct']).mean())
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #9c752cb4
 def run_script(
-    script,   # __file__ of it
-    settings, # list of dicts, one a run
-    run,      # as in `make_runs`
-    file='runs.jsonl', # beside it
-    argv=None,# default: the command line's
+    script:str, # __file__ of it
+    settings:list, # list of dicts, one a run
+    run:Callable, # as in `make_runs`
+    file:str='runs.jsonl', # beside it
+    argv:list|None=None,# default: the command line's
 ):
     "Make a folder's runs, and note where they came from; or with --repeat make one of them again"
     parser = argparse.ArgumentParser()
     parser.add_argument('--repeat', metavar='RUN',
                         help='make this run again, and say what share of its answers differs')
-    name, out = parser.parse_args(argv).repeat, Path(script).parent/file
+    name = parser.parse_args(argv).repeat
+    out = Path(script).parent/file
     if name is None:
         with provenance(script, seeds=sorted({s['seed'] for s in settings if 'seed' in s})):
             make_runs(out, settings, run)
@@ -171,51 +181,51 @@ def run_script(
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #9603fbf2
 def n_results(
-    folder
+    folder:str|Path
 ) -> int:
-    "How many lines of results a folder has"
+    "How many results a folder of a reproduction has, in its runs.jsonl and results.csv"
     lines = [len(f.read_text().splitlines()) for f in Path(folder).glob('runs*.jsonl')]
     tables = [len(f.read_text().splitlines()) - 1 for f in Path(folder).glob('results.csv')] # a header is none
     return sum(lines) + sum(tables)
 
-def _origin(script):
-    "What results of a script follow from"
-    versions = {m: version(m) for m in ('torch', 'fastai')} | dict(open_clip=version('open_clip_torch'))
-    return dict(threads=torch.get_num_threads(), machine=f'{platform.system()} {platform.machine()}, CPU only',
-        source_sha256={Path(script).name: sha256_file(script)},
-        model_sha256=sha256_file(package_data('iconclip')/'open_clip_model.safetensors'),
-        suite_sha256=json.loads(package_data('icons.json').read_text())['sha256'],
-        versions=dict(wiseft=__version__, **versions, python=platform.python_version()))
-
 @contextmanager
 def provenance(
-    script, # whose folder has the results
+    script:str, # whose folder has the results
     **more  # to be noted, such as seeds
 ):
     "Add an entry to provenance.json beside a script, also where it is stopped; the source is that of its start"
-    folder, began, origin = Path(script).parent, perf_counter(), _origin(script)
-    before, file = n_results(folder), folder/'provenance.json'
+    script = Path(script)
+    # what results follow from
+    versions = dict(wiseft=__version__, torch=version('torch'), fastai=version('fastai'))
+    versions |= dict(open_clip=version('open_clip_torch'), python=platform.python_version())
+    origin = dict(threads=torch.get_num_threads(), machine=f'{platform.system()} {platform.machine()}, CPU only',
+                  source_sha256={script.name: sha256_file(script)})
+    origin['model_sha256'] = sha256_file(package_data('iconclip')/'open_clip_model.safetensors')
+    origin['suite_sha256'] = json.loads(package_data('icons.json').read_text())['sha256']
+    # what came of the call
+    began, before, file = perf_counter(), n_results(script.parent), script.with_name('provenance.json')
     try: yield
     finally:
-        entry = dict(command=f'python {Path(script).name}', **more, date=str(date.today()),
-                     seconds=round(perf_counter()-began), added=n_results(folder)-before, **origin)
-        entries = [*(json.loads(file.read_text()) if file.exists() else []), entry]
+        entries = json.loads(file.read_text()) if file.exists() else []
+        seconds = round(perf_counter()-began)
+        added = n_results(script.parent)-before
+        entry = dict(command=f'python {script.name}', **more, date=str(date.today()), seconds=seconds, added=added)
+        entries.append(entry | origin | dict(versions=versions))
         with atomic_path(file, force=True) as tmp: tmp.write_text(json.dumps(entries, indent=1) + '\n')
 
 # %% ../../nbs/api/bench/00_experiments.ipynb #93c07b26
 def provenance_table(
-    folder='.'
+    folder:str|Path='.'
 ) -> pd.DataFrame: # a row a call
     "The calls that made a folder's results; ValueError unless between them they made every line"
     entries = json.loads((Path(folder)/'provenance.json').read_text())
-    spelled = lambda d, digits=None: ' '.join(f'{k} {v[:digits]}' for k, v in d.items())
-    rows = [e | dict(seeds=', '.join(map(str, e['seeds'])), source=spelled(e['source_sha256'], 8),
-                     versions=spelled(e['versions']))
-            for e in entries]
-    table = pd.DataFrame(rows)
-    if table.added.sum() != n_results(folder): raise ValueError(
-        f'{folder}: provenance.json accounts for {table.added.sum()} lines of results, and there are '
-        f'{n_results(folder)}.')
+    def spelled(d, digits=None): return ' '.join(f'{k} {v[:digits]}' for k, v in d.items())
+    for e in entries:
+        e['seeds'], e['source'] = ', '.join(map(str, e['seeds'])), spelled(e['source_sha256'], 8)
+        e['versions'] = spelled(e['versions'])
+    table, n = pd.DataFrame(entries), n_results(folder)
+    if table.added.sum() != n: raise ValueError(
+        f'{folder}: provenance.json accounts for {table.added.sum()} lines of results, and there are {n}.')
     columns = ['seeds', 'date', 'seconds', 'results added', 'threads', 'machine', 'source', 'versions']
     columns += [c for c in ['note'] if c in table]
     return table.rename(columns=dict(added='results added')).set_index('command')[columns].fillna('')

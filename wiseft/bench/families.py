@@ -11,12 +11,12 @@ from datetime import date
 # %% ../../nbs/api/bench/01_families.ipynb #7d7f71fc
 def with_rows(
     families:list, # of dicts: day, rows, and the day on which they were looked_at, '' if nobody has
-    rows,          # names of those that are planned now
-    today=None,    # default the day that it is
+    rows:list,     # names of those that are planned now
+    today:date|None=None, # default the day that it is
 ) -> list:
     "Families with the rows that are new: in the last one, or in one of their own if its results were looked at"
-    known = [r for f in families for r in f['rows']]
-    new = [r for r in rows if r not in known]
+    planned = [r for f in families for r in f['rows']]
+    new = [r for r in rows if r not in planned]
     if not new: return families
     if families and not families[-1]['looked_at']:
         *before, last = families
@@ -25,7 +25,7 @@ def with_rows(
 
 def looked_at(
     families:list, # as in `with_rows`
-    today=None,    # as there
+    today:date|None=None, # as there
 ) -> list:
-    "Families that are closed"
+    "Families of rows as they are once somebody has looked at their results: closed"
     return [f | dict(looked_at=f['looked_at'] or str(today or date.today())) for f in families]

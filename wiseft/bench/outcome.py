@@ -15,6 +15,7 @@ from ..stats.matched_accuracy import against_itself, judged_by_halves, matched_g
 from .plan import Plan, passes_an_image, takes_several
 from ..stats.table import CONTROL_MEAN, MEAN, REFERENCE
 from ..data.control import UNTAUGHT
+from ..data.suites import Suite
 from ..infer.scores import MIN_GROUPS
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #897d8df3
@@ -36,24 +37,24 @@ class Entry:
     best:tuple=None    # `Trial` with the first seed that has the highest validation accuracy, and its `Curve`
     @property
     def several(self): return self.row.method is not None and takes_several(self.row.method)
-    def at(self, alphas): # position among them
-        "Where on its curve validation puts it"
+    def at(self, alphas:tuple) -> int: # position among them
+        "The point of its curve that a row has by validation accuracy"
         right = np.mean([c.validation.mean(1) for c in self.curves], 0)
         if len(right) == 1: return 0
-        alphas = sorted(map(float, alphas))
-        return alphas.index(alpha_by_rule(pd.Series(right, alphas), self.curves[0].validation.shape[1]))
-    def shares(self, but=None): # dataset -> (k, n); None where it isn't known
-        "Of the seeds that get an image right, at each point; `but`: position of a seed that is left out"
+        alphas, n = list(alphas), self.curves[0].validation.shape[1]
+        return alphas.index(alpha_by_rule(pd.Series(right, alphas), n))
+    def shares(self, but:int|None=None) -> dict: # dataset -> (k, n); None where it isn't known
+        "Share of the seeds that get an image right, at each point; `but`: position of a seed that is left out"
         if but is None: curves = self.curves
         elif self.several: curves = self.without[but:but+1]
-        else: curves = self.curves[:but]+self.curves[but+1:]
+        else: curves = [c for i, c in enumerate(self.curves) if i != but]
+        if not curves: return None
         def mean(d): return np.mean([c.test[d] for c in curves], 0)
-        return {d: mean(d) for d in self.curves[0].test} if curves else None
-    def places(self, alphas): # name -> position
+        return {d: mean(d) for d in self.curves[0].test}
+    def places(self, alphas:tuple) -> dict: # name -> position
         "Points with a name: the zero-shot classifier, what validation chose, the fine-tuned one"
         if len(self.curves[0].validation) == 1: return dict(chosen=0)
-        named, alphas = {'zero-shot': 0., 'fine-tuned': 1.}, sorted(map(float, alphas))
-        return dict(chosen=self.at(alphas)) | {n: alphas.index(a) for n, a in named.items() if a in alphas}
+        return {'chosen': self.at(alphas), 'zero-shot': 0, 'fine-tuned': len(alphas)-1}
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #16622845
 PASSES = 'passes an image' # that a prediction takes
@@ -61,7 +62,7 @@ NULL = 'plain, other seeds' # a row
 
 @dataclass(repr=False)
 class Bench:
-    "What a bench found"
+    "What a bench found: its rows with their curves, as tables and sentences"
     plan:Plan
     entries:dict   # name -> `Entry`, plain first; those with curves of all seeds that were finished
     left_out:dict  # name -> why
@@ -72,137 +73,153 @@ class Bench:
     @property
     def sets(self): # names of those that are in means
         return [d for d, role in self.plan.suite.roles().items() if role in ('reference', 'shift')]
-    def shares(self, entry, but=None): # as `Entry.shares`, of these
-        found = entry.shares(but)
-        return found and {d: found[d] for d in self.sets}
-    def _points(self): return {n: e.at(self.plan.alphas) for n, e in self.entries.items()}
-    def gains(self, groups=None) -> pd.DataFrame: # groups: as above, if it is to be otherwise
-        "A row a method: where it stands, and what it gains over plain averages at least as accurate on the reference"
-        groups = self.groups if groups is None else groups
-        if groups not in self.known: self.known[groups] = self._gains(groups)
-        return self.known[groups].copy()
-    def _gains(self, groups):
-        missing = pd.DataFrame([dict(method=n, why=w) for n, w in self.left_out.items()], columns=['method', 'why'])
-        if not self.entries: return missing
-        at, shares = self._points(), {n: self.shares(e) for n, e in self.entries.items()}
-        points = {n: _point(s, at[n]) for n, s in shares.items()}
-        def kept(n): return self._kept(self.entries[n], at[n])
-        where = pd.DataFrame([dict(method=n, **_accuracies(p), **kept(n)) for n, p in points.items()])
-        units = what_is_drawn(self.plan.suite, groups)
-        judged = self._judged(at, points, units)
-        twins = self.same_as_plain()
-        about = pd.DataFrame([self._about(n, at[n]) | dict(same_as_plain=twins.get(n, np.nan)) for n in self.entries])
-        known = pd.concat([where.merge(judged, how='left', on='method'), about], axis=1)
-        plain, others = known[:1], known[1:]
-        return pd.concat([plain, self._null(plain, at, units), others, missing], ignore_index=True).fillna(dict(why=''))
-    def _about(self, name, at):
-        e, kind = self.entries[name], getattr(self.entries[name].row.method, 'kind', '')
-        alpha = sorted(map(float, self.plan.alphas))[at] if len(e.curves[0].validation) > 1 else np.nan
-        cost = {k: v for k, v in self.cost(name).items() if k != 'seconds'} # which differ from day to day
-        return dict(kind=kind, lr=e.trial.lr, strength=e.trial.strength, alpha=alpha,
-                    given_away=self._given_away(name), **cost)
-    def _given_away(self, name):
-        rows = self.tried.get(name, [])
-        taken = [r['validation'] for r in rows if r['chosen']]
-        return max(r['validation'] for r in rows)-taken[-1] if taken else np.nan
+    def shares(self, entry:Entry, but:int|None=None) -> dict:
+        "What `Entry.shares` gives, of the sets that are in means"
+        shares = entry.shares(but)
+        return shares and {d: shares[d] for d in self.sets}
+    def points(self, at:dict) -> dict: # name -> dataset -> (n,)
+        "Share of the seeds that get each image right, of rows at one point each. `at`: name -> position"
+        shares = {n: self.shares(self.entries[n]) for n in at}
+        return {n: _point(s, at[n]) for n, s in shares.items()}
+    def alpha(self, name:str, i:int) -> float:
+        "Mixing coefficient of a point of a row's curve; NaN where the curve is one point"
+        return self.plan.alphas[i] if len(self.entries[name].curves[0].validation) > 1 else np.nan
+
+# %% ../../nbs/api/bench/05_outcome.ipynb #ee240a79
+@patch
+def gains(self:Bench, groups:bool|None=None) -> pd.DataFrame: # groups: as of the bench, if it is to be otherwise
+    "A row a method: where it stands, and what it gains over plain averages at least as accurate on the reference"
+    groups = self.groups if groups is None else groups
+    if groups in self.known: return self.known[groups].copy()
+    missing = pd.DataFrame([*self.left_out.items()], columns=['method', 'why'])
+    if not self.entries: return missing
+    # where validation puts each row, and what it gets right there
+    at = {n: e.at(self.plan.alphas) for n, e in self.entries.items()}
+    points = self.points(at)
+    rows = [dict(method=n, **_accuracies(p), **self._kept(n, at[n])) for n, p in points.items()]
+    where = pd.DataFrame(rows)
+    # against the curve of plain fine-tuning
+    units = what_is_drawn(self.plan.suite, groups)
+    where = where.merge(self._judged(at, points, units), how='left', on='method')
+    # how it was set, and what it cost
+    twins, about = self.same_as_plain(), []
+    for n, e in self.entries.items():
+        row = dict(kind=getattr(e.row.method, 'kind', ''), lr=e.trial.lr, strength=e.trial.strength)
+        row |= dict(alpha=self.alpha(n, at[n]), given_away=np.nan)
+        tried = pd.DataFrame(self.tried.get(n, []))
+        if len(tried): row['given_away'] = tried.validation.max()-tried.validation[tried.chosen].iloc[-1]
+        row |= self.cost(n) | dict(same_as_plain=twins.get(n, np.nan))
+        row.pop('seconds', None) # which differ from day to day
+        about.append(row)
+    rows = pd.concat([where, pd.DataFrame(about)], axis=1)
+    # plain fine-tuning against itself stands below it
+    plain, others = rows[:1], rows[1:]
+    table = pd.concat([plain, self._null(plain, at['plain'], units), others, missing], ignore_index=True)
+    self.known[groups] = table.fillna(dict(why=''))
+    return self.known[groups].copy()
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #818ce8c8
 @patch
-def cost(self:Bench, name) -> dict:
-    "Of one classifier, a mean over seeds: fine-tunings, counts, arithmetic (of plain fine-tuning 1), seconds"
-    counted = self._counted(name)
-    if not set(COUNTED) <= set(counted): return counted
-    mine, plain = (arithmetic(c, self.plan.operations) for c in (counted, self._counted('plain')))
+def cost(self:Bench, name:str) -> dict:
+    "What one classifier of a row takes, a mean over seeds: fine-tunings, counts, arithmetic (plain: 1), seconds"
+    counts = self._counts(name)
+    if not set(COUNTED) <= set(counts): return counts
+    mine, plain = (arithmetic(c, self.plan.operations) for c in (counts, self._counts('plain')))
     share = mine/plain if plain else 1. # a head that trains on features has none
-    return counted | dict(arithmetic=share, **{PASSES: passes_an_image(self.entries[name].row.method)})
+    return counts | {'arithmetic': share, PASSES: passes_an_image(self.entries[name].row.method)}
 
 @patch
-def _counted(self:Bench, name):
+def _counts(self:Bench, name):
     e = self.entries[name]
     tuned = e.curves if e.row.trains else self.entries['plain'].curves
     runs = len(tuned) if e.several else 1
-    counted = pd.DataFrame([c.cost for c in tuned]).drop(columns='making', errors='ignore').mean()*runs
-    if COPIES in counted: counted[COPIES] /= runs # one after the other
+    costs = pd.DataFrame([c.cost for c in tuned]).drop(columns='making', errors='ignore')
+    counts = costs.mean()*runs
+    if COPIES in counts: counts[COPIES] /= runs # one after the other
     # what was looked at beside fine-tunings
-    making = pd.DataFrame([dict.fromkeys(COUNTED, 0) | c.cost.get('making', {}) for c in e.curves]).mean()
-    return dict(runs=runs, **counted.add(making, fill_value=0)[counted.index])
+    making = [dict.fromkeys(COUNTED, 0) | c.cost.get('making', {}) for c in e.curves]
+    counts = counts.add(pd.DataFrame(making).mean(), fill_value=0)[counts.index]
+    return dict(runs=runs, **counts)
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #84c29db5
+def _point(shares, i): return {d: s[i] for d, s in shares.items()}
+
 def _accuracies(point): # dict dataset -> (n,) shares of seeds
     each = {d: v.mean() for d, v in point.items()}
-    return dict(reference=each[REFERENCE], shifted=np.mean([v for d, v in each.items() if d != REFERENCE]))
+    shifts = [v for d, v in each.items() if d != REFERENCE]
+    return dict(reference=each[REFERENCE], shifted=np.mean(shifts))
 
 @patch
-def _kept(self:Bench, entry, i): # dict
-    "Of a point: divergence from the start on the reference; accuracy on control sets, and with half of the classes"
-    out = dict(kl=np.mean([c.kl[REFERENCE][i] if c.kl else np.nan for c in entry.curves]))
-    def share(d): return np.mean([c.test[d][i].mean() for c in entry.curves])
+def _kept(self:Bench, name, i): # dict
+    "What a point of a curve kept: divergence from the start; accuracy on control sets, and with half of the classes"
+    curves = self.entries[name].curves
+    kl = [c.kl[REFERENCE][i] if c.kl else np.nan for c in curves]
+    out = dict(kl=np.mean(kl))
+    def share(d): return np.mean([c.test[d][i].mean() for c in curves])
     if self.plan.control: out['control'] = np.mean([share(d) for d in self.plan.control])
     if UNTAUGHT in self.plan.control:
         taught, untaught = share(REFERENCE), share(UNTAUGHT)
         out |= dict(untaught=untaught, harmonic=2*taught*untaught/(taught + untaught or 1.))
     return out
 
-def _point(shares, i): return {d: s[i] for d, s in shares.items()}
-
 @patch
 def against_plain(self:Bench,
     at:dict,     # name of a row -> position on its curve
-    family=None, # number of tests that Holm's adjustment counts; default the rows
-    units=None,  # set name -> (n_images,) ids of what is drawn, of the sets that are asked for; default images of all
+    family:int|None=None, # number of tests that Holm's adjustment counts; default the rows
+    units:dict|None=None, # set name -> (n_images,) ids of what is drawn, of some sets; default images of all
 ) -> pd.DataFrame: # as `matched_gains`
     "What rows at any points of their curves gain over averages of plain fine-tuning, over images and seeds"
     plain = self.entries['plain']
     units = units or what_is_drawn(self.plan.suite, False)
-    def shares(entry, but=None): # of the sets that are asked for; {} where it isn't known
-        return {d: s for d, s in (self.shares(entry, but) or {}).items() if d in units}
-    def points(but=None):
-        found = {n: shares(self.entries[n], but) for n in at}
-        return {n: _point(s, at[n]) for n, s in found.items() if s}
+    def both(but=None): # points of the rows where they are known, and the curve; of the sets that are asked for
+        shares = {n: self.shares(e, but) for n, e in self.entries.items() if n in at or n == 'plain'}
+        def asked(s): return {d: s[d] for d in s if d in units}
+        shares = {n: asked(s) for n, s in shares.items() if s}
+        return {n: _point(shares[n], at[n]) for n in at if n in shares}, shares['plain']
     seeds = range(len(plain.curves)) if len(plain.curves) > 1 else ()
-    without = [(points(i), shares(plain, i)) for i in seeds]
-    return matched_gains(points(), shares(plain), plain.at(self.plan.alphas), units, without, family)
+    without = [both(but=i) for i in seeds]
+    return matched_gains(*both(), plain.at(self.plan.alphas), units, without, family)
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #6d9f9e87
 @patch
 def _judged(self:Bench, at, points, units):
     "Against the curve of plain fine-tuning; its own is no hypothesis, and has neither interval nor p"
-    plain = self.entries['plain']
-    own = {d: np.vstack([s, points['plain'][d]]) for d, s in self.shares(plain).items()}
-    gain = judged_by_halves(own, len(own[REFERENCE])-1, units)[0]
-    mine = dict(method='plain', gain=gain, baseline=_accuracies(points['plain'])['shifted']-gain, beyond=0.)
-    tables = [pd.DataFrame([mine])]
-    for i, family in enumerate(self._families()):
-        some = {n: at[n] for n in family['rows'] if n in points}
-        if not some: continue
-        table = self.against_plain(some, len(family['rows']), units)
+    curve, point = self.shares(self.entries['plain']), points['plain']
+    with_point = {d: np.vstack([s, point[d]]) for d, s in curve.items()}
+    gain = judged_by_halves(with_point, len(curve[REFERENCE]), units)[0]
+    plain = dict(method='plain', gain=gain, baseline=_accuracies(point)['shifted']-gain, beyond=0.)
+    everyone = dict(day='', rows=[c.name for c in self.plan.contenders()][1:])
+    tables = [pd.DataFrame([plain])]
+    for i, family in enumerate(self.families or [everyone]):
+        there = {n: at[n] for n in family['rows'] if n in points}
+        if not there: continue
+        table = self.against_plain(there, len(family['rows']), units).drop(columns=['reference', 'shifted'])
         tables.append(table.assign(added=family['day'] if i else ''))
-    return pd.concat([t.drop(columns=['reference', 'shifted'], errors='ignore') for t in tables], ignore_index=True)
+    return pd.concat(tables, ignore_index=True)
 
 @patch
-def _families(self:Bench): # list of dicts
-    return self.families or [dict(day='', rows=[c.name for c in self.plan.contenders()][1:])]
-
-@patch
-def _null(self:Bench, plain, at, units): # plain: its row
-    "One half of plain fine-tuning's seeds against the other half, as a row; none with one seed"
+def _null(self:Bench, plain, at, units): # plain: its row; at: its place
+    "The null row: one half of plain fine-tuning's seeds against the other half; none with one seed"
     curves = self.entries['plain'].curves
     if len(curves) < 2: return plain[:0]
     def right(curve): return {d: curve.test[d] for d in self.sets}
-    found = against_itself([right(c) for c in curves], at['plain'], units)
-    baseline = plain.shifted.iloc[0]-found['gain']
-    return plain.assign(method=NULL, kind='null', over='seeds', given_away=np.nan, baseline=baseline, **found)
+    null = against_itself([right(c) for c in curves], at, units)
+    null |= dict(method=NULL, kind='null', over='seeds', given_away=np.nan)
+    return plain.assign(baseline=plain.shifted.iloc[0]-null['gain'], **null)
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #963fd21c
 def what_is_drawn(
-    suite, # `Suite`
-    groups, # groups instead of images?
+    suite:Suite,
+    groups:bool, # groups instead of images?
 ) -> dict: # set name -> (n_images,) ids, of the reference and the shifts
     "What is drawn when images are drawn again; ValueError where sets have too few groups"
     sets = {d: s for d, s in suite.datasets().items() if s.role in ('reference', 'shift')} # others are in no mean
     if not groups: return {d: list(s.units) for d, s in sets.items()}
-    numbers = {d: len(set(s.groups or [])) for d, s in sets.items()}
-    if few := [f'{d} has {n or "no"} groups' for d, n in numbers.items() if n < MIN_GROUPS]: raise ValueError(
+    few = []
+    for d, s in sets.items():
+        n = len(set(s.groups or []))
+        if n < MIN_GROUPS: few.append(f'{d} has {n or "no"} groups')
+    if few: raise ValueError(
         f'Intervals over groups say nothing of sets with fewer than {MIN_GROUPS}: {", ".join(few)}. Leave out '
         'groups=True (--groups on the command line).')
     return {d: list(s.groups) for d, s in sets.items()}
@@ -210,16 +227,17 @@ def what_is_drawn(
 # %% ../../nbs/api/bench/05_outcome.ipynb #c6ba8bda
 @patch
 def same_as_plain(self:Bench) -> dict: # name of a method -> alpha of plain fine-tuning
-    "Methods that get the same images right as an average of plain fine-tuning"
-    if not self.entries: return {}
-    alphas, at, plain = sorted(map(float, self.plan.alphas)), self._points(), self.shares(self.entries['plain'])
-    def twin(n, e): # None: there is none
-        mine = {d: s[at[n]] for d, s in self.shares(e).items()}
-        def same(k): return all(np.array_equal(s, plain[d][k]) for d, s in mine.items())
+    "Methods that get the same images right as an average of plain fine-tuning; the nearest of several averages"
+    alphas, twins = self.plan.alphas, {}
+    at = {n: e.at(alphas) for n, e in self.entries.items()}
+    for n, point in self.points(at).items():
+        if n == 'plain': continue
+        plain = self.shares(self.entries['plain'])
+        def same(k): return all(np.array_equal(s, plain[d][k]) for d, s in point.items())
         nearest = sorted(range(len(alphas)), key=lambda k: abs(k-at[n]))
-        return next((alphas[k] for k in nearest if same(k)), None)
-    twins = {n: twin(n, e) for n, e in self.entries.items() if n != 'plain'}
-    return {n: a for n, a in twins.items() if a is not None}
+        twin = next((k for k in nearest if same(k)), None)
+        if twin is not None: twins[n] = alphas[twin]
+    return twins
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #47b33660
 @patch
@@ -228,10 +246,9 @@ def curves(self:Bench) -> pd.DataFrame: # method, alpha, reference, shifted, kl;
     rows = []
     for n, e in self.entries.items():
         shares = self.shares(e)
-        alphas = sorted(map(float, self.plan.alphas)) if len(shares[REFERENCE]) > 1 else [np.nan]
-        for i, a in enumerate(alphas):
-            point = {d: s[i] for d, s in shares.items()}
-            rows.append(dict(method=n, alpha=a, **_accuracies(point), **self._kept(e, i)))
+        for i in range(len(shares[REFERENCE])):
+            accuracies = _accuracies(_point(shares, i))
+            rows.append(dict(method=n, alpha=self.alpha(n, i), **accuracies, **self._kept(n, i)))
     return pd.DataFrame(rows)
 
 @patch
@@ -243,49 +260,49 @@ def costs(self:Bench) -> pd.DataFrame:
 @patch
 def accuracies(self:Bench) -> pd.DataFrame: # method, point, alpha, dataset, role, accuracy, sd
     "Each set's accuracy of the zero-shot classifier, and of each method where validation puts it and at its end"
-    rows, alphas = [], sorted(map(float, self.plan.alphas))
+    first, rows, in_means = [], [], {MEAN: 'shift', CONTROL_MEAN: 'control'}
     roles = self.plan.suite.roles() | dict.fromkeys(self.plan.control, 'control')
     for name, e in self.entries.items():
-        for point, i in e.places(alphas).items():
+        for point, i in e.places(self.plan.alphas).items():
             start = point == 'zero-shot'
             if start and name != 'plain': continue # all begin there
-            where = dict(method=point if start else name, point=point,
-                         alpha=alphas[i] if len(e.curves[0].validation) > 1 else np.nan)
-            rows += [where | each for each in _by_set(e.curves, i, roles)]
-    order = pd.DataFrame(rows)
-    return pd.concat([o for _, o in order.groupby(order.point != 'zero-shot')], ignore_index=True) if rows else order
-
-def _by_set(curves, i, roles): # roles: dataset -> role
-    "Accuracy at a point of each set and of the means over shifts and control sets: mean over seeds, and deviation"
-    def of(curve): return {d: curve.test[d][i].mean() for d in roles}
-    seeds = pd.DataFrame([*map(of, curves)])
-    for name, role in {MEAN: 'shift', CONTROL_MEAN: 'control'}.items():
-        mine = [d for d in roles if roles[d] == role]
-        if mine: seeds[name], roles = seeds[mine].mean(axis=1), roles | {name: role}
-    return [dict(dataset=d, role=roles[d], accuracy=seeds[d].mean(), sd=seeds[d].std()) for d in seeds]
+            # a row a seed, a column a set and a mean
+            def right(d): return [c.test[d][i].mean() for c in e.curves]
+            seeds = pd.DataFrame({d: right(d) for d in roles})
+            for mean, role in in_means.items():
+                of_role = [d for d in roles if roles[d] == role]
+                if of_role: seeds[mean] = seeds[of_role].mean(axis=1)
+            where = dict(method=point if start else name, point=point, alpha=self.alpha(name, i))
+            for d, values in seeds.items():
+                row = dict(dataset=d, role=(roles | in_means)[d], accuracy=values.mean(), sd=values.std())
+                (first if start else rows).append(where | row)
+    return pd.DataFrame([*first, *rows])
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #716069b9
 def most_cautious(
-    accuracies, # of the candidates, the most cautious first
-    n,          # images that they were measured on
+    accuracies:list, # of the candidates, the most cautious first
+    n:int,      # images that they were measured on
 ) -> int:       # position
     "The first candidate within one standard error of the best"
     return int(nearly_best(accuracies, n).argmax())
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #524de4fa
 def choice_rows(
-    tuning,   # name of a method, or 'plain'
-    what,     # 'learning rate' or 'strength'
-    values,   # of what is chosen, the most cautious first
-    right,    # of each: (k, n), which validation images each point of its curve gets right
+    tuning:str, # name of a method, or 'plain'
+    what:str, # 'learning rate' or 'strength'
+    values:list, # of what is chosen, the most cautious first
+    right:list, # of each: (k, n), which validation images each point of its curve gets right
 ) -> list:    # of dicts, one a value
     "How a value was chosen, by the best accuracy on validation images along each curve"
     best = [r.mean(1).max() for r in right]
-    taken = most_cautious(best, right[0].shape[1])
+    n = right[0].shape[1]
+    good, taken, rows = nearly_best(best, n), most_cautious(best, n), []
     edges = {min(values), max(values)} if len(values) > 1 else set()
-    good = nearly_best(best, right[0].shape[1])
-    return [dict(method=tuning, choice=what, value=v, validation=b, as_good=bool(ok), chosen=i == taken,
-                 edge=i == taken and v in edges) for i, (v, b, ok) in enumerate(zip(values, best, good))]
+    for i, value in enumerate(values):
+        quality = dict(validation=best[i], as_good=bool(good[i]))
+        chosen = dict(chosen=i == taken, edge=i == taken and value in edges)
+        rows.append(dict(method=tuning, choice=what, value=value) | quality | chosen)
+    return rows
 
 @patch
 def choices(self:Bench) -> pd.DataFrame: # method, choice, value, validation, as_good, chosen, edge
@@ -297,33 +314,32 @@ def choices(self:Bench) -> pd.DataFrame: # method, choice, value, validation, as
 # method, lr, strength, alpha, validation, reference, shifted, ahead, ahead_low, ahead_high
 def set_for_validation(self:Bench) -> pd.DataFrame:
     "Rows where the first seed's validation accuracy is highest, head to head with plain fine-tuning set alike"
-    alphas, best = sorted(map(float, self.plan.alphas)), {n: e.best for n, e in self.entries.items() if e.best}
+    best = {n: e.best for n, e in self.entries.items() if e.best}
     if len(best) < 2 or 'plain' not in best: return pd.DataFrame()
-    at = {n: int(curve.validation.mean(1).argmax()) for n, (_, curve) in best.items()}
-    def right(curve): return {d: curve.test[d].astype(float) for d in self.sets}
-    shares = {n: right(curve) for n, (_, curve) in best.items()}
-    points = {n: _point(s, at[n]) for n, s in shares.items() if n != 'plain'}
-    judged = matched_gains(points, shares['plain'], at['plain'], what_is_drawn(self.plan.suite, self.groups))
-    def about(n):
-        trial, curve = best[n]
-        alpha = alphas[at[n]] if len(curve.validation) > 1 else np.nan
-        return dict(method=n, lr=trial.lr, strength=trial.strength, alpha=alpha,
-                    validation=curve.validation[at[n]].mean(), **_accuracies(_point(shares[n], at[n])))
+    rows, points, at = [], {}, {}
+    for n, (trial, curve) in best.items():
+        at[n] = i = int(curve.validation.mean(1).argmax())
+        points[n] = {d: curve.test[d][i].astype(float) for d in self.sets}
+        row = dict(method=n, lr=trial.lr, strength=trial.strength, alpha=self.alpha(n, i))
+        rows.append(row | dict(validation=curve.validation[i].mean()) | _accuracies(points[n]))
+    _, curve = best['plain']
+    plain = {d: curve.test[d].astype(float) for d in self.sets}
+    del points['plain']
+    judged = matched_gains(points, plain, at['plain'], what_is_drawn(self.plan.suite, self.groups))
     leads = judged[['method', 'ahead', 'ahead_low', 'ahead_high']]
-    return pd.DataFrame(map(about, best)).merge(leads, 'left', 'method')
+    return pd.DataFrame(rows).merge(leads, 'left', 'method')
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #27084fb2
 @patch
 def sentences(self:Bench) -> list:
     "The zero-shot classifier, then one about each method"
-    gains, a = self.gains(), self.accuracies()
-    def said(r): return ' '.join([self._sentence(r), *self._caveats(r.method)])
-    return [*_zeroshot_sentence(a), *map(said, gains.itertuples())]
-
-def _zeroshot_sentence(accuracies):
-    if accuracies.empty or accuracies.point[0] != 'zero-shot': return []
-    own = accuracies[accuracies.point == 'zero-shot'].set_index('dataset').accuracy
-    return [f'zero-shot: {100*own[REFERENCE]:.1f} % on the reference, {100*own[MEAN]:.1f} % under shift.']
+    a, sentences = self.accuracies(), []
+    if len(a) and a.point[0] == 'zero-shot':
+        start = 100*a[a.point == 'zero-shot'].set_index('dataset').accuracy
+        sentences.append(f'zero-shot: {start[REFERENCE]:.1f} % on the reference, {start[MEAN]:.1f} % under shift.')
+    for r in self.gains().itertuples():
+        sentences.append(' '.join([self._sentence(r), *self._caveats(r.method)]))
+    return sentences
 
 def _from_to(low, high, digits=1):
     luck = ', which includes 0' if low <= 0 <= high else ''
@@ -337,86 +353,79 @@ def _sentence(self:Bench, r):
         f'{NULL}: plain fine-tuning gains {100*r.gain:+.1f} points under shift over itself ({100*r.low:+.1f} to '
         f'{100*r.high:+.1f}), and is {100*r.ahead_low:+.1f} to {100*r.ahead_high:+.1f} ahead in the mean of both '
         'sides. By as much others may differ from it for their seeds alone.')
-    alpha = '' if r.alpha != r.alpha else f' (α = {r.alpha:g})'
-    kept = f', {100*r.control:.1f} % on control sets' if self.plan.control else ''
-    where = f'{r.method}{alpha}: {100*r.reference:.1f} % on the reference, {100*r.shifted:.1f} % under shift{kept}.'
+    # where it stands
+    alpha = '' if np.isnan(r.alpha) else f' (α = {r.alpha:g})'
+    control = f', {100*r.control:.1f} % on control sets' if self.plan.control else ''
+    where = f'{r.method}{alpha}: {100*r.reference:.1f} % on the reference, {100*r.shifted:.1f} % under shift{control}.'
     if r.method == 'plain': return f'{where} Its averages are what the others are measured against.'
-    if r.same_as_plain == r.same_as_plain:
+    if not np.isnan(r.same_as_plain):
         return f'{where} It gets the same images right as plain fine-tuning at α = {r.same_as_plain:g}.'
+    # what it gains over averages
     drawn = r.over.replace('images', 'groups') if self.groups else r.over
     interval = f'95 % interval over {drawn}' + (' alone' if r.over == 'images' else '')
-    return f'{where} {_gain_in_words(r, interval)} {_duel_in_words(r, interval)}'
-
-def _gain_in_words(r, interval):
-    if r.gain != r.gain: return (f'Not comparable: on the reference {100*r.beyond:.2f} points ({interval} '
-                                 f'{_from_to(r.beyond_low, r.beyond_high, 2)}) above any plain average.')
-    return (f'{100*r.gain:+.1f} points ({interval} {_from_to(r.low, r.high)}) against the {100*r.baseline:.1f} % of '
+    gain = (f'{100*r.gain:+.1f} points ({interval} {_from_to(r.low, r.high)}) against the {100*r.baseline:.1f} % of '
             'the best plain average that is at least as accurate on the reference.')
-
-def _duel_in_words(r, interval):
+    if np.isnan(r.gain):
+        gain = (f'Not comparable: on the reference {100*r.beyond:.2f} points ({interval} '
+                f'{_from_to(r.beyond_low, r.beyond_high, 2)}) above any plain average.')
+    # against plain fine-tuning itself
     verdict = '' if r.ahead_low <= 0 <= r.ahead_high else ', not established with so many rows judged'
     if r.p_holm < .05: verdict = ', established'
-    if r.p != r.p: verdict = ', not tested over seeds'
-    return (f'Head to head with plain fine-tuning {100*r.ahead:+.1f} points in the mean of both sides ({interval} '
-            f'{_from_to(r.ahead_low, r.ahead_high)}{verdict}).')
+    if np.isnan(r.p): verdict = ', not tested over seeds'
+    return (f'{where} {gain} Head to head with plain fine-tuning {100*r.ahead:+.1f} points in the mean of both sides '
+            f'({interval} {_from_to(r.ahead_low, r.ahead_high)}{verdict}).')
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #c2cb2645
 @patch
 def _caveats(self:Bench, name): # sentences
-    "About how a row was set"
+    "Sentences about a setting at the edge of its grid, or that validation images could not tell from others"
     rows = pd.DataFrame(self.tried.get(name, []))
     if rows.empty or name not in self.entries: return []
     n = self.entries['plain'].curves[0].validation.shape[1]
     at_edge = rows[rows.edge].itertuples()
-    edges = [f'Its {r.choice}, {r.value:.3g}, lies at the edge of what was tried.' for r in at_edge]
-    alike = [(what, r) for what, r in rows.groupby('choice', sort=False) if len(r) > 1 and r.as_good.all()]
-    return edges + [f'{n} validation images could not tell the values of its {what} apart{_so_many(r.validation)}.'
-                    for what, r in alike]
-
-def _so_many(accuracies):
-    "How many images have a standard error as large as the difference between best and worst"
-    best, apart = accuracies.max(), accuracies.max()-accuracies.min()
-    return f'; some {best*(1-best)/apart**2:,.0f} could' if apart else ''
+    sentences = [f'Its {r.choice}, {r.value:.3g}, lies at the edge of what was tried.' for r in at_edge]
+    for what, r in rows.groupby('choice', sort=False):
+        if len(r) < 2 or not r.as_good.all(): continue
+        # how many images have a standard error as large as the difference between best and worst
+        best = r.validation.max()
+        apart = r.validation.max()-r.validation.min()
+        enough = f'; some {best*(1-best)/apart**2:,.0f} could' if apart else ''
+        sentences.append(f'{n} validation images could not tell the values of its {what} apart{enough}.')
+    return sentences
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #e01d6f2f
 @patch
 def conclusions(self:Bench) -> list: # of three sentences; none where there is nothing to compare
     "What is better than averages of plain fine-tuning by more than chance, what is worse, and what can't be told"
     if len(self.entries) < 2: return []
-    gains = self.gains()
+    gains, n = self.gains(), len(self.entries['plain'].curves)
     rows = gains[(gains.why == '') & ~gains.method.isin(['plain', NULL])]
-    if rows.p.isna().all(): return _nothing_told(len(self.entries['plain'].curves))
-    told = rows[rows.p_holm < .05]
-    better, worse = (self._named(told[told.ahead*sign > 0]) for sign in (1, -1))
+    if rows.p.isna().all():
+        why = 'there is one seed' if n == 1 else 'no row is known with each of the seeds left out'
+        return [f'Nothing can be called better than averaging a plain fine-tuning: {why}, and intervals leave out what '
+                'other seeds would give.', 'For the same reason nothing can be called worse.',
+                'Take three seeds to find large differences, five to find some of two points.']
+    # each established row with its lead, and with what is doubtful about its setting
+    named = {1: [], -1: []}
+    for r in rows[(rows.p_holm < .05) & (rows.ahead != 0)].itertuples():
+        about = [f'{100*r.ahead:+.1f} points']
+        about += [c[0].lower()+c[1:-1] for c in self._caveats(r.method)]
+        about = '; '.join(about)
+        named[np.sign(r.ahead)].append(f'{r.method} ({about})')
+    better, worse = (', '.join(named[sign]) for sign in (1, -1))
     first = (f'Better than averaging a plain fine-tuning, by more than chance: {better}.' if better else
              'Nothing here beats averaging a plain fine-tuning by more than chance: keep that.')
     second = f'Worse, by more than chance: {worse}.' if worse else 'Nothing is worse by more than chance.'
-    return [first, second, self._unseen(rows)]
-
-def _nothing_told(n_seeds):
-    why = 'there is one seed' if n_seeds == 1 else 'no row is known with each of the seeds left out'
-    return [f'Nothing can be called better than averaging a plain fine-tuning: {why}, and intervals leave out what '
-            'other seeds would give.', 'For the same reason nothing can be called worse.',
-            'Take three seeds to find large differences, five to find some of two points.']
-
-@patch
-def _named(self:Bench, rows):
-    def about(r):
-        caveats = [c[0].lower()+c[1:-1] for c in self._caveats(r.method)]
-        return f'{r.method} ({"; ".join([f"{100*r.ahead:+.1f} points", *caveats])})'
-    return ', '.join(about(r) for r in rows.itertuples())
-
-@patch
-def _unseen(self:Bench, rows):
-    "What could not have been seen"
-    n, known = len(self.entries['plain'].curves), rows[rows.p.notna() & rows.same_as_plain.isna()]
-    low, high = (f'{100*v:.1f}' for v in (known.smallest.min(), known.smallest.max()))
+    # what could not have been seen
+    tested = rows[rows.p.notna() & rows.same_as_plain.isna()]
+    low, high = (f'{100*v:.1f}' for v in (tested.smallest.min(), tested.smallest.max()))
     points = low if low == high else f'{low} to {high}'
-    alone = rows[rows.p.isna()].method.tolist()
-    lone = f' There is one classifier each of {", ".join(alone)}: not tested over seeds.' if alone else ''
-    return (f'With {n} seeds and these test images, a difference in the mean of reference and shift is found in four '
+    alone = ', '.join(rows[rows.p.isna()].method)
+    lone = f' There is one classifier each of {alone}: not tested over seeds.' if alone else ''
+    return [first, second,
+            f'With {n} seeds and these test images, a difference in the mean of reference and shift is found in four '
             f'cases of five if it is at least {points} points, by row. Smaller ones may be there. A gain under shift '
-            f'alone counts half.{lone}')
+            f'alone counts half.{lone}']
 
 @patch
 def __repr__(self:Bench): return '\n'.join([*self.conclusions(), *self.sentences()])

@@ -9,10 +9,12 @@ __all__ = ['can_compete', 'takes_several', 'is_way', 'passes_an_image', 'Contend
 # %% ../../nbs/api/bench/03_plan.ipynb #43ef206c
 import math, torch
 import pandas as pd
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fastcore.basics import patch
 from functools import cached_property
 from .. import __version__
+from ..data.suites import Suite
 from ..train.flops import operations, passes
 from ..infer.ensembles import DEFAULT_ALPHAS
 from ..train.learner import usual_lr
@@ -23,36 +25,30 @@ from .trial import REHEARSED, TRAINED, Trial, rehearse, strengths
 
 # %% ../../nbs/api/bench/03_plan.ipynb #a198a41f
 def can_compete(
-    method, # `Method`
+    method:Method,
 ) -> bool:
     "Whether a bench knows what to do with a method; the curve of averages is what it is measured against"
     return method.kind in (*TRAINED, 'merge', 'mix', 'search') and method.name != 'weight-space'
 
 def takes_several(
-    method, # `Method`
+    method:Method,
 ) -> bool:
     "Whether a method makes one classifier of several fine-tuned ones"
     return 'fine-tuned classifiers' in method.needs
 
 def is_way(
-    method, # `Method`
+    method:Method,
 ) -> bool:
     "Whether a method leads from the zero-shot classifier to one fine-tuned one"
-    return not takes_several(method) and (method.kind == 'mix' or method.kind == 'merge' and method.knob == 'alpha')
+    if takes_several(method): return False
+    return method.kind == 'mix' or method.kind == 'merge' and method.knob == 'alpha'
 
 def passes_an_image(
-    method, # `Method`; None: plain fine-tuning
+    method:Method|None, # None: plain fine-tuning
 ) -> int:
     "Forward passes that a prediction takes: a mix looks at both ends, and perhaps at what they ask for"
     if method is None or method.kind != 'mix': return 1
     return 3 if getattr(method.function, 'gives', '') == 'alpha' else 2
-
-# %% ../../nbs/api/bench/03_plan.ipynb #61b5b2cd
-def _out_of_place(method, n_seeds):
-    "Why a bench has no use for a method"
-    if not can_compete(method): return f'A bench does not know what to do with a {method.kind}.'
-    if takes_several(method) and n_seeds < 2: return f'{method.name} needs {method.needs}, and there is one seed.'
-    return ''
 
 # %% ../../nbs/api/bench/03_plan.ipynb #10d7cd5a
 @dataclass(frozen=True)
@@ -62,35 +58,28 @@ class Contender:
     control:str=''     # '': lr and strength are chosen for it; else what a further row is called
     @property
     def name(self):
-        "In tables"
-        own = self.method.name if self.method else 'plain'
-        return f'{own}, {self.control}' if self.control else own
+        "A row's name in tables: that of its method, and what else tells it apart"
+        name = self.method.name if self.method else 'plain'
+        return f'{name}, {self.control}' if self.control else name
     @property
     def trains(self):
         "Whether a fine-tuning is its own"
         return self.method is None or self.method.kind in TRAINED
-    def setting(self, work): # `wiseft.bench.run.Work` -> `Trial` with the first seed
+    def setting(self, work:object): # `wiseft.bench.run.Work` -> `Trial` with the first seed
         "How it is set; what trains nothing stands on plain fine-tuning as that is set"
         return work.chosen(self.method if self.trains else None)
 
 # %% ../../nbs/api/bench/03_plan.ipynb #beb63544
-def _in_short(knobs):
-    "Numbers and words; shapes of tensors, whose last bits differ from processor to processor; of others the kind"
-    def short(v):
-        if torch.is_tensor(v): return list(v.shape)
-        return v if isinstance(v, (int, float, str)) else type(v).__name__
-    return {k: short(v) for k, v in knobs.items()}
-
 def rates_around(
-    rate, # learning rate
+    rate:float, # learning rate
 ) -> tuple:
     "A third, one and three times of it"
     return tuple(float(f'{rate*f:.2g}') for f in (1/3, 1, 3))
 
 def one_further(
-    values, # of a grid
-    best,   # one of them
-    around, # value -> less, itself, more
+    values:tuple, # of a grid
+    best:float, # one of them
+    around:Callable, # value -> less, itself, more
 ):          # None where the best is within the grid, or nothing lies beyond
     "The value one step outside of a grid whose best is at its edge"
     if len(values) < 2 or min(values) < best < max(values): return None
@@ -99,7 +88,7 @@ def one_further(
     return None if further in values else further
 
 def _each_once(what, values, kind):
-    "Numbers, in a tuple"
+    "A tuple of numbers of one kind, each there once, or a ValueError"
     try: numbers = tuple(map(kind, values))
     except (TypeError, ValueError): numbers = ()
     if not numbers or len(set(numbers)) < len(numbers): raise ValueError(
@@ -127,7 +116,8 @@ class Plan:
     rehearsed:dict=field(default_factory=dict, init=False, repr=False) # name -> what stands in a method's way
     def __post_init__(self):
         lrs = rates_around(usual_lr(self.start)) if self.lrs is None else self.lrs
-        self.lrs, self.seeds = _each_once('learning rates', lrs, float), _each_once('seeds', self.seeds, int)
+        self.lrs = _each_once('learning rates', lrs, float)
+        self.seeds = _each_once('seeds', self.seeds, int)
         self.alphas = tuple(sorted({0., 1., *map(float, self.alphas)})) # a curve has its ends
         if not all(0 < lr < math.inf for lr in self.lrs): raise ValueError(
             f'Learning rates are above zero, as 1e-5 and 3e-5 are; got {", ".join(f"{lr:g}" for lr in self.lrs)}.')
@@ -140,83 +130,89 @@ class Plan:
         "Its rows in their order, those that have what they need"
         able = [m for m in self.methods if not self.missing(m)]
         return [Contender(), *map(Contender, able), *self.controls]
-    def missing(self, method) -> str:
-        "Why a method is left out; it is rehearsed once"
+    def missing(self, method:Method) -> str:
+        "Why a method is left out of a bench, '' if it isn't; it is rehearsed once"
         name = method.name
         if name in self.able: return ''
-        why = _out_of_place(method, len(self.seeds))
-        if why or method.kind not in REHEARSED: return why
+        if not can_compete(method): return f'A bench does not know what to do with a {method.kind}.'
+        if takes_several(method) and len(self.seeds) < 2:
+            return f'{name} needs {method.needs}, and there is one seed.'
+        if method.kind not in REHEARSED: return ''
         if name not in self.rehearsed:
             self.rehearsed[name] = rehearse(self.start, self.suite, method, self.given.get(name), **self.recipe)
         return self.rehearsed[name]
     @property
     def steps(self) -> int:
-        "Of a fine-tuning"
+        "Steps of one fine-tuning of the plan"
         together = self.recipe.get('batch_size', 128)*self.recipe.get('accumulate', 1)
         return self.recipe.get('epochs', 10)*math.ceil(len(self.suite.train)/together)
 
 # %% ../../nbs/api/bench/03_plan.ipynb #e9d14311
 def with_looks(
-    counted, # dict of `COUNTED`
-    method,  # `Method`
-    suite,   # `Suite`
-    models=1,# fine-tuned classifiers that it is given
+    counts:dict, # of `COUNTED`
+    method:Method,
+    suite:Suite,
+    models:int=1,# fine-tuned classifiers that it is given
 ) -> dict:
     "Counts of a method, at least what it says that it looks at"
     looks = trait(method.function, 'looks')
-    if looks is None: return counted
-    said = dict(zip(('images forward', 'images backward'), looks(len(suite.train), len(suite.validation), models)))
-    return counted | {k: max(counted[k], n) for k, n in said.items()}
+    if looks is None: return counts
+    forward, backward = looks(len(suite.train), len(suite.validation), models)
+    least = {'images forward': forward, 'images backward': backward}
+    return counts | {k: max(counts[k], n) for k, n in least.items()}
 
 # %% ../../nbs/api/bench/03_plan.ipynb #e0496e50
 @patch
-def n_choices(self:Plan, c) -> int:
-    "How many ways to set it a row chooses from"
+def n_choices(self:Plan, c:Contender) -> int:
+    "Number of settings that a row of a bench chooses from"
     if c.control or not c.trains: return 0
     grids = len(self.lrs), len(strengths(c.method)) if c.method else 1
-    return sum(grids)-1 + self.goes_further*sum(n > 1 for n in grids)
+    further = sum(n > 1 for n in grids) if self.goes_further else 0
+    return sum(grids)-1 + further
 
 @patch
-def n_tunings(self:Plan, c) -> tuple: # (trials, runs)
-    "How many fine-tunings a row takes of its own; averages ride along others, and what is chosen is one of the trials"
-    alone, trials = c.trains and not (c.method and c.method.kind == 'average'), self.n_choices(c)
+def n_tunings(self:Plan, c:Contender) -> tuple: # (trials, runs)
+    "Fine-tunings that a row takes of its own: to choose its setting, and to repeat it with further seeds"
+    alone = c.trains and not (c.method and c.method.kind == 'average')
+    trials = self.n_choices(c)
     return alone*trials, alone*(len(self.seeds) - (trials > 0))
 
 @patch
 def n_trained(self:Plan) -> int:
     "Fine-tunings at most: averages ride along further plain ones where they chose another rate than plain fine-tuning"
     averages = sum(m.kind == 'average' for m in self.methods)
-    further = min(averages, len(self.lrs)-1)*(len(self.seeds)-1) + 2*averages*self.goes_further
-    return further + sum(sum(self.n_tunings(c)) for c in self.contenders())
+    other_rates = min(averages, len(self.lrs)-1)*(len(self.seeds)-1)
+    further = 2*averages if self.goes_further else 0
+    return other_rates + further + sum(sum(self.n_tunings(c)) for c in self.contenders())
 
 @patch
 def table(self:Plan) -> pd.DataFrame:
-    "How many fine-tunings each row takes at most, or why it is left out"
+    "A plan as a table: fine-tunings that each row takes at most, or why a method is left out"
     rows = []
     for c in self.contenders():
         trials, runs = self.n_tunings(c)
-        kind, paper = (c.method.kind, c.method.paper) if c.method else ('', '')
+        kind, paper = getattr(c.method, 'kind', ''), getattr(c.method, 'paper', '')
         rows.append(dict(method=c.name, kind=kind, paper=paper, trials=trials, runs=runs, why=''))
-    missing = {m.name: self.missing(m) for m in self.methods}
-    rows += [dict(method=n, kind='', paper='', trials=0, runs=0, why=w) for n, w in missing.items() if w]
+    missing = {m.name: why for m in self.methods if (why := self.missing(m))}
+    rows += [dict(method=n, kind='', paper='', trials=0, runs=0, why=why) for n, why in missing.items()]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/api/bench/03_plan.ipynb #e19b885b
 @patch
-def begin(self:Plan, trial): # `ImageClassifier`
+def begin(self:Plan, trial:Trial): # `ImageClassifier`
     "What a trial starts from; a start is made once"
     method = None if trial.tuning == 'plain' else find_method(trial.tuning)
     if method is None or method.kind != 'start': return self.start
     if method.name not in self.starts:
-        with passes(self.start) as counted:
-            knobs = self.given.get(method.name, {})
-            made = method.function(self.start, self.suite.train, self.suite.validation, **knobs)
-        made.recipe['cost'] = with_looks(counted, method, self.suite)
-        self.starts[method.name] = made
+        knobs = self.given.get(method.name, {})
+        with passes(self.start) as counts:
+            start = method.function(self.start, self.suite.train, self.suite.validation, **knobs)
+        start.recipe['cost'] = with_looks(counts, method, self.suite)
+        self.starts[method.name] = start
     return self.starts[method.name]
 
 @patch
-def riders(self:Plan, lr) -> list: # of `Trial`, with the first seed
+def riders(self:Plan, lr:float) -> list: # of `Trial`, with the first seed
     "Averages over time at all their strengths, along a plain fine-tuning"
     averages = [m for m in self.methods if m.kind == 'average']
     return [Trial(lr, self.seeds[0], m.name, s) for m in averages for s in strengths(m)]
@@ -224,20 +220,25 @@ def riders(self:Plan, lr) -> list: # of `Trial`, with the first seed
 @patch
 def as_json(self:Plan) -> dict:
     "All that decides the results, and the version"
-    words = {k: v for k, v in self.start.clip.model.state_dict().items() if not k.startswith('visual.')}
-    said = {k: v for k, v in self.recipe.items() if k != 'progress'}
-    recipe = {k: v for k, v in said.items() if (k, v) != ('precision', 'bf16')} # the default, said or not
-    further = dict(grids='one step past an edge') if self.goes_further else {}
-    if self.control: further['control'] = {d: s.fingerprint for d, s in self.control.items()}
-    return dict(version=__version__, suite=self.suite.fingerprint, tower=state_hash(self.start.visual.state_dict()),
-                text_tower=state_hash(words), given={n: _in_short(knobs) for n, knobs in self.given.items()},
-                templates=list(self.start.templates or []), lrs=list(self.lrs),
-                seeds=list(self.seeds), alphas=[float(a) for a in self.alphas], recipe=recipe, **further)
+    def short(v): # numbers and words; shapes of tensors, whose last bits differ from processor to processor
+        if torch.is_tensor(v): return list(v.shape)
+        return v if isinstance(v, (int, float, str)) else type(v).__name__
+    given = {n: dict(zip(knobs, map(short, knobs.values()))) for n, knobs in self.given.items()}
+    weights = self.start.clip.model.state_dict()
+    words = {k: v for k, v in weights.items() if not k.startswith('visual.')}
+    recipe = {k: v for k, v in self.recipe.items() if k != 'progress'}
+    if recipe.get('precision') == 'bf16': del recipe['precision'] # the default, said or not
+    plan = dict(version=__version__, suite=self.suite.fingerprint, tower=state_hash(self.start.visual.state_dict()),
+                text_tower=state_hash(words), given=given, templates=list(self.start.templates or []))
+    plan |= dict(lrs=list(self.lrs), seeds=list(self.seeds), alphas=list(self.alphas), recipe=recipe)
+    if self.goes_further: plan['grids'] = 'one step past an edge'
+    if self.control: plan['control'] = {d: s.fingerprint for d, s in self.control.items()}
+    return plan
 
 # %% ../../nbs/api/bench/03_plan.ipynb #4f978e9f
 @patch
-def n_curves(self:Plan, contender) -> int:
-    "How many a row has: one a seed, or one of all seeds together"
+def n_curves(self:Plan, contender:Contender) -> int:
+    "Number of curves of a row: one a seed, or one of all seeds together"
     return 1 if contender.method and takes_several(contender.method) else len(self.seeds)
 
 @patch
@@ -247,8 +248,8 @@ def n_judged(self:Plan) -> int:
     return sum(map(of, self.contenders())) # what is chosen was judged; what validation likes best may be another trial
 
 @patch
-def n_left_out(self:Plan, contender) -> int:
-    "How many times a classifier of all seeds is made again, without each of them"
+def n_left_out(self:Plan, contender:Contender) -> int:
+    "How often a classifier that is made of all seeds is made again, without each of them"
     several = contender.method and takes_several(contender.method)
     return len(self.seeds) if several and len(self.seeds) > 2 else 0
 
@@ -257,7 +258,8 @@ def n_passes(self:Plan) -> int:
     "Passes of an image, at most, as plain fine-tunings and averages of weights take them"
     trained = self.recipe.get('epochs', 10)*len(self.suite.train)*self.n_trained()
     curves = sum(self.n_curves(c) + (self.n_choices(c) > 0) for c in self.contenders())
-    tests = sum(map(len, [*self.suite.datasets().values(), *self.control.values()]))
+    sets = [*self.suite.datasets().values(), *self.control.values()]
+    tests = sum(map(len, sets))
     judged = (self.n_judged()-curves)*len(self.suite.validation) + curves*tests
     return 3*trained + len(self.alphas)*judged
 
@@ -268,5 +270,6 @@ def n_bytes(self:Plan) -> int:
     riding = averages*(3*len(self.lrs) + len(self.seeds)-1)
     others = [c for c in self.contenders() if not c.trains and not is_way(c.method)]
     made = sum(self.n_curves(c) + self.n_left_out(c) for c in others)
-    one = sum(v.numel()*v.element_size() for v in self.start.state_dict().values())
+    tensors = self.start.state_dict().values()
+    one = sum(v.numel()*v.element_size() for v in tensors)
     return (self.n_trained() + riding + made)*one

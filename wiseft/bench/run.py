@@ -8,6 +8,7 @@ __all__ = ['UNREADABLE', 'TimeIsUp', 'Busy', 'Clock', 'seen_along', 'AverageFail
 # %% ../../nbs/api/bench/06_run.ipynb #37cf82ef
 import hashlib, json, numpy as np, re
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from contextlib import contextmanager, suppress
 from datetime import date
@@ -19,6 +20,7 @@ from time import perf_counter, sleep
 from ..data.arrays import read_table
 from ..data.control import HALF, control_sets, half_the_classes
 from ..data.images import ImageSet
+from ..data.suites import Suite
 from ..models.open_clip_config import read_json
 from ..train.flops import passes
 from ..base.devices import describe_device
@@ -27,14 +29,14 @@ from ..infer.evaluation import check_known, evaluate, look
 from ..infer.members import member
 from .families import looked_at, with_rows
 from ..base.files import atomic_path, locked
-from ..models.classifier import zeroshot_classifier
+from ..models.classifier import ImageClassifier, zeroshot_classifier
 from ..models.load import load_classifier
 from ..weights.merge import merge
-from .plan import Plan, can_compete, is_way, one_further, rates_around, with_looks
+from .plan import Contender, Plan, can_compete, is_way, one_further, rates_around, with_looks
 from .estimate import n_done, preview, readable, seconds_left, without
 from ..base.progress import duration
 from ..methods.index import all_methods
-from ..base.registry import find_method
+from ..base.registry import Method, find_method
 from ..stats.table import REFERENCE
 from ..base.text import BadFile, why_failed
 from .trial import Trial, is_done, last_words, run_trial, strengths, strengths_around, why_not
@@ -48,28 +50,29 @@ class Busy(Exception): "Another process is at a piece of work that is needed"
 class Clock:
     "Tells what is done next and how long the rest takes, and stops in time"
     def __init__(self,
-        say=print,
-        minutes=None, # to stop after; None: as long as it takes
-        total=0,      # curves to judge, at most
-        done=0,       # of which there are some
-        preview=list, # gives lines that are told before the first piece
+        say:Callable=print,
+        minutes:float|None=None, # to stop after; None: as long as it takes
+        total:int=0,  # curves to judge, at most
+        done:int=0,   # of which there are some
+        preview:Callable=list, # gives lines that are told before the first piece
     ):
-        self.say, self.limit, self.total, self.preview = say, 60*(minutes or float('inf')), total, preview
+        self.say, self.limit = say, 60*(minutes or float('inf'))
+        self.total, self.preview = total, preview
         self.done, self.before, self.began, self.waits = done, done, perf_counter(), False
     def __call__(self, what):
         self.check(what)
         for line in self.preview(): self.say(line)
         self.preview, self.waits = list, False
         self.say(what + self.so_far(perf_counter()-self.began))
-    def check(self, what):
+    def check(self, what:str):
         if perf_counter()-self.began > self.limit: raise TimeIsUp(f'There was no time left for: {what}.')
-    def wait(self, seconds=1):
-        "For other processes"
+    def wait(self, seconds:float=1):
+        "Wait for other processes, and say so once"
         self.check('waiting for another process')
         if not self.waits: self.say('wait for another process, which is at what is left of this seed')
         self.waits = True
         sleep(seconds)
-    def so_far(self, seconds):
+    def so_far(self, seconds:float):
         if not self.total: return ''
         made = self.done-self.before
         left = f', about {duration(seconds/made*(self.total-self.done))} left' if made else ''
@@ -79,29 +82,33 @@ class Clock:
 _KEPT = ['ECE (15 bins)', 'KL from start'] # metrics whose numbers per image are kept: confidence, kl
 
 def seen_along(
-    between, # dict of `members`
-    suite,
-    split,
-    control=(), # sets of other tasks
-    progress=False,
+    between:dict, # dict of `members`
+    suite:Suite,
+    split:str,
+    control:list=(), # sets of other tasks
+    progress:bool=False,
 ): # 'right', 'kl', 'answer', 'confidence' or 'label' before a set's name -> (k, …), and 'classes' -> their names
     "What each point of a curve makes of each set; `right` and `kl` are of the images that all points can read"
     alone = {k: m for k, m in between.items() if np.isnan(m.identity['alpha'])} # of a mix without an alpha
     begins = {k: m for k, m in between.items() if m.identity['alpha'] == 0}
-    _, kept = evaluate(begins | alone if alone else between, suite, split, keep_predictions=_KEPT,
-                       metrics=['accuracy'], control=control, progress=progress)
-    points = [m for m in kept.members if np.isnan(m[0]['alpha']) or not alone]
+    _, predictions = evaluate(begins | alone if alone else between, suite, split, keep_predictions=_KEPT,
+                              metrics=['accuracy'], control=control, progress=progress)
+    points = [m for m in predictions.members if np.isnan(m[0]['alpha']) or not alone]
     points = sorted(points, key=lambda m: m[0]['alpha'])
-    codes, classes = np.stack([codes for _, codes, _ in points]), kept.images.label.cat.categories
+    codes = np.stack([codes for _, codes, _ in points])
     def column(k): return np.stack([columns[k] for *_, columns in points])
-    kl, confidence = column('kl'), column('confidence')
-    labels, dataset = kept.images.label.cat.codes.to_numpy(), kept.images.dataset.astype(str).to_numpy()
-    readable, out = (codes >= 0).all(0), dict(classes=classes.to_numpy(str))
+    kl, confidence, label = column('kl'), column('confidence'), predictions.images.label.cat
+    labels = label.codes.to_numpy()
+    dataset = predictions.images.dataset.astype(str).to_numpy()
+    readable = (codes >= 0).all(0)
+    out = dict(classes=label.categories.to_numpy(str))
     for d in dict.fromkeys(dataset):
-        own, known = dataset == d, readable & (dataset == d)
-        out |= {f'right {d}': (codes == labels)[:, known], f'kl {d}': kl[:, known].mean(1),
-                f'label {d}': labels[own].astype(np.uint16), f'answer {d}': codes[:, own].astype(np.uint16),
-                f'confidence {d}': confidence[:, own].astype(np.float16)}
+        mine = dataset == d
+        out[f'right {d}'] = (codes == labels)[:, readable & mine]
+        out[f'kl {d}'] = kl[:, readable & mine].mean(1)
+        out[f'label {d}'] = labels[mine].astype(np.uint16)
+        out[f'answer {d}'] = codes[:, mine].astype(np.uint16)
+        out[f'confidence {d}'] = confidence[:, mine].astype(np.float16)
     return out
 
 # %% ../../nbs/api/bench/06_run.ipynb #dacd3499
@@ -120,33 +127,19 @@ class Work:
     tried:dict=field(default_factory=dict)    # name of a trained method -> rows of `Bench.choices`
     trials:dict=field(default_factory=dict)   # name of a trained method -> `Trial` -> its best validation accuracy
     def __post_init__(self): self.weights = self.weights or self.folder/'weights'
-    def riding(self, lead) -> list: # of `Trial`
+    def riding(self, lead:Trial) -> list: # of `Trial`
         "Averages over time that ride along a plain fine-tuning: to choose from with the first seed, then the chosen"
         if (lead.tuning, lead.longer) != ('plain', 1): return []
         if lead.seed == self.plan.seeds[0]:
-            averages = [t for name in self.averages() for t in self.trials.get(name, {}) if t.lr == lead.lr]
-            return [*dict.fromkeys([*self.plan.riders(lead.lr), *averages])]
-        mine = [t for t in self.settings.values() if t.tuning in self.averages() and t.lr == lead.lr]
-        return [replace(t, seed=lead.seed) for t in dict.fromkeys(mine)]
+            tried = [t for name in self.averages() for t in self.trials.get(name, {})]
+            riders = self.plan.riders(lead.lr) + [t for t in tried if t.lr == lead.lr]
+            return [*dict.fromkeys(riders)]
+        chosen = [t for t in self.settings.values() if t.tuning in self.averages()]
+        chosen = dict.fromkeys(t for t in chosen if t.lr == lead.lr)
+        return [replace(t, seed=lead.seed) for t in chosen]
     def averages(self): return [m.name for m in self.plan.methods if m.kind == 'average']
-    def trained(self, trial): # `ImageClassifier`
-        "What a trial ends with; an average over time comes from a plain fine-tuning that it rides along"
-        rides = trial.tuning in self.averages()
-        lead = Trial(trial.lr, trial.seed) if rides else trial
-        riders = self.riding(lead)
-        if not is_done(self.weights, lead, riders): self._train(lead, riders)
-        if rides and (why := why_not(self.weights, trial)): raise AverageFailed(why)
-        found = load_classifier(self.weights/trial.name, self.plan.start.device)
-        self._check_recipe(found.recipe, lead)
-        return found
-    def _train(self, lead, riders):
-        with self.claimed(lead.name):
-            if is_done(self.weights, lead, riders): return # by another process, just now
-            self.clock(f'train {lead.name}')
-            run_trial(lead, self.plan.begin(lead), self.plan.suite, self.weights, riders, self.plan.given,
-                      **self.plan.recipe)
     @contextmanager
-    def claimed(self, name):
+    def claimed(self, name:str):
         "A piece of work that no other process is at"
         try:
             with locked(self.weights/name, wait=False): yield
@@ -154,57 +147,78 @@ class Work:
 
 # %% ../../nbs/api/bench/06_run.ipynb #e8f35da5
 @patch
-def _check_recipe(self:Work, was, lead):
-    "A folder of weights may be another bench's"
-    was, recipe = was | dict(images=str(was.get('images')).split(',')[0]), self.plan.recipe
-    now = {k: v for k, v in recipe.items() if k in was and isinstance(v, (int, float))}
+def trained(self:Work, trial:Trial) -> ImageClassifier:
+    "What a trial ends with; an average over time comes from a plain fine-tuning that it rides along"
+    rides = trial.tuning in self.averages()
+    lead = Trial(trial.lr, trial.seed) if rides else trial
+    riders, plan = self.riding(lead), self.plan
+    if not is_done(self.weights, lead, riders):
+        with self.claimed(lead.name):
+            if not is_done(self.weights, lead, riders): # else by another process, just now
+                self.clock(f'train {lead.name}')
+                run_trial(lead, plan.begin(lead), plan.suite, self.weights, riders, plan.given, **plan.recipe)
+    if rides and (why := why_not(self.weights, trial)): raise AverageFailed(why)
+    tuned = load_classifier(self.weights/trial.name, plan.start.device)
+
+    # a folder of weights may be another bench's
+    images, *_ = str(tuned.recipe.get('images')).split(',')
+    was, recipe = tuned.recipe | dict(images=images), plan.recipe
+    numbers = {k: v for k, v in recipe.items() if isinstance(v, (int, float))}
+    now = {k: v for k, v in numbers.items() if k in was}
     if 'epochs' in now: now['epochs'] = max(1, round(lead.longer*now['epochs']))
     if 'batch_size' in now: now['batch_size'] *= recipe.get('accumulate', 1)
-    if recipe.get('train') != 'head': now['images'] = self.plan.suite.train.fingerprint
-    if differ := [k for k, v in now.items() if was.get(k) != v]: raise ValueError(
-        f'{self.weights/lead.name} was trained otherwise: {differ[0]} was {was.get(differ[0])} and is now '
-        f'{now[differ[0]]}. Remove it, or give another folder of weights.')
+    if recipe.get('train') != 'head': now['images'] = plan.suite.train.fingerprint
+    for k, v in now.items():
+        if was.get(k) != v: raise ValueError(
+            f'{self.weights/lead.name} was trained otherwise: {k} was {was.get(k)} and is now {v}. Remove it, or give '
+            'another folder of weights.')
+    return tuned
 
 # %% ../../nbs/api/bench/06_run.ipynb #ba29203d
-def _read(file): # dict 'right' or 'kl' -> dict dataset -> (k, …), and what the fine-tuning took
-    try:
-        with np.load(file, allow_pickle=False) as kept: seen, cost = dict(kept), json.loads(str(kept['cost']))
-    except Exception as e: raise BadFile(
-        f'{file} holds nothing that a bench judged ({why_failed(e)}). Remove it, and it is judged again.') from e
-    def of(what): return {k.removeprefix(f'{what} '): v for k, v in seen.items() if k.startswith(f'{what} ')}
-    return dict(right=of('right'), kl=of('kl')), cost
-
 @patch
 def judged(self:Work,
-    end,   # function that returns the `ImageClassifier` at alpha = 1
-    name,  # of the file
-    split, # 'validation' (of the reference alone) or 'test'
-    by='weight-space', # the way there: name of a merge or mix; a mix without an alpha is a curve of one point
-): # as `_read`
-    "What a curve gets right, found or read"
+    end:Callable, # function that returns the `ImageClassifier` at alpha = 1
+    name:str, # of the file
+    split:str, # 'validation' (of the reference alone) or 'test'
+    by:str='weight-space', # the way there: name of a merge or mix; a mix without an alpha is a curve of one point
+) -> tuple: # dict 'right' or 'kl' -> dataset -> (k, …); what the fine-tuning took
+    "What a curve gets right, judged now or read"
     file = self.folder/f'{name}.{split}.npz'
     if not file.exists():
         with self.claimed(file.name):
             if not file.exists(): self._judge(end, file, name, split, by) # else another process did, just now
-    return _read(file)
+    try:
+        with np.load(file, allow_pickle=False) as arrays: judged, cost = dict(arrays), json.loads(str(arrays['cost']))
+    except Exception as e: raise BadFile(
+        f'{file} holds nothing that a bench judged ({why_failed(e)}). Remove it, and it is judged again.') from e
+    columns = dict(right={}, kl={})
+    for key, values in judged.items():
+        what, _, dataset = key.partition(' ')
+        if what in columns: columns[what][dataset] = values
+    return columns, cost
 
 # %% ../../nbs/api/bench/06_run.ipynb #098099de
 @patch
 def _judge(self:Work, end, file, name, split, by): # as in `judged`
-    tuned, plan, start = end(), self.plan, self.plan.start
+    tuned, plan = end(), self.plan
     self.clock(f'judge {name}, {split}')
-    knobs = plan.given.get(by)
-    way = partial(find_method(by).function, **knobs) if knobs else by
-    with passes(start) as making:
-        precision = 'fp32' if plan.recipe.get('precision') == 'fp32' else None # None: what is usual
-        between = members(start, tuned, plan.alphas, [way], precision=precision, images=plan.suite.validation)
-    suite, control = (plan.suite, plan.control) if split == 'test' else (replace(plan.suite, shift_validation={}), {})
-    seen = seen_along(between, suite, split, control.values(), plan.recipe.get('progress', True))
-    before, making = tuned.recipe.get('making', {}), with_looks(making, find_method(by), suite)
+    # the classifiers along the way, and what making them takes
+    way, knobs = find_method(by), plan.given.get(by)
+    precision = 'fp32' if plan.recipe.get('precision') == 'fp32' else None # None: what is usual
+    with passes(plan.start) as making:
+        between = members(plan.start, tuned, plan.alphas, [partial(way.function, **knobs) if knobs else by],
+                          precision=precision, images=plan.suite.validation)
+    # one pass over the images
+    suite, control = plan.suite, plan.control.values()
+    if split == 'validation': suite, control = replace(suite, shift_validation={}), ()
+    columns = seen_along(between, suite, split, control, plan.recipe.get('progress', True))
+    # what it took, and what was found
+    before, making = tuned.recipe.get('making', {}), with_looks(making, way, suite)
     making = {k: n + before.get(k, 0) for k, n in making.items()}
     cost = tuned.recipe.get('cost', {}) | dict(seconds=tuned.recipe.get('seconds', 0.), making=making)
-    judged = {k: v for k, v in seen.items() if k.startswith(('right ', 'kl '))}
-    if self.answers: _write_arrays(self.folder/'answers'/file.name, {k: v for k, v in seen.items() if k not in judged})
+    judged = {k: v for k, v in columns.items() if k.startswith(('right ', 'kl '))}
+    answers = {k: v for k, v in columns.items() if k not in judged}
+    if self.answers: _write_arrays(self.folder/'answers'/file.name, answers)
     _write_arrays(file, judged | dict(cost=json.dumps(cost)))
     self.clock.done = n_done(plan, self.folder)
 
@@ -213,19 +227,21 @@ def _write_arrays(file, arrays):
     with atomic_path(file, force=True) as tmp, open(tmp, 'wb') as f: np.savez_compressed(f, **arrays)
 
 @patch
-def curve(self:Work, end, name, by='weight-space') -> Curve:
-    "Both splits; the classifier is made once, if at all"
+def curve(self:Work, end:Callable, name:str, by:str='weight-space') -> Curve:
+    "The curve to a classifier, on validation and test images; the classifier is made once, if at all"
     end = cache(end)
-    (validation, cost), (test, _) = (self.judged(end, name, split, by) for split in ('validation', 'test'))
+    validation, cost = self.judged(end, name, 'validation', by)
+    test, _ = self.judged(end, name, 'test', by)
     return Curve(validation['right'][REFERENCE], test['right'], cost, test['kl'])
 
 # %% ../../nbs/api/bench/06_run.ipynb #dd17cfca
 @patch
 def chosen(self:Work,
-    method, # `Method` that trains; None: plain fine-tuning
+    method:Method|None, # that trains; None: plain fine-tuning
 ) -> Trial:   # with the first seed
     "Learning rate at the default strength, then strength"
-    name, grid, seed = method.name if method else 'plain', strengths(method) if method else [None], self.plan.seeds[0]
+    name, seed = method.name if method else 'plain', self.plan.seeds[0]
+    grid = strengths(method) if method else [None]
     self.tried[name], self.trials[name] = [], {}
     def rate(lr, strength=grid[len(grid)//2]): return Trial(lr, seed, name, strength)
     lr = self._best(name, 'learning rate', sorted(self.plan.lrs), rate, rates_around)
@@ -236,93 +252,94 @@ def chosen(self:Work,
 @patch
 def _best(self:Work, name, what, values, trial, around): # values: the most cautious first; trial: value -> `Trial`
     "The value that is chosen, of a grid that goes one step further where its best is at an edge"
-    def right(value):
-        self.trials[name].setdefault(trial(value), 0.)
-        found = self.judged(partial(self.trained, trial(value)), trial(value).name, 'validation')[0]['right'][REFERENCE]
-        self.trials[name][trial(value)] = found.mean(1).max()
-        return found
-    seen = {v: right(v) for v in values}
-    best = max(values, key=lambda v: seen[v].mean(1).max())
+    trials = self.trials[name]
+    def judge(value):
+        t = trial(value)
+        trials.setdefault(t, 0.)
+        judged, _ = self.judged(partial(self.trained, t), t.name, 'validation')
+        trials[t] = judged['right'][REFERENCE].mean(1).max()
+        return judged['right'][REFERENCE]
+    right = {v: judge(v) for v in values}
+    best = max(values, key=lambda v: trials[trial(v)])
     further = one_further(values, best, around) if self.plan.goes_further else None
     if further is not None:
-        try: seen[further] = right(further)
+        try: right[further] = judge(further)
         except (Busy, TimeIsUp): raise
-        except Exception: self.trials[name].pop(trial(further)) # so far a method can't be set
-    order = sorted(seen, reverse=values[0] > values[-1])
-    rows = choice_rows(name, what, order, [seen[v] for v in order])
+        except Exception: trials.pop(trial(further)) # so far a method can't be set
+    order = sorted(right, reverse=values[0] > values[-1])
+    rows = choice_rows(name, what, order, [right[v] for v in order])
     self.tried[name] += rows
     return next(r['value'] for r in rows if r['chosen'])
 
 @patch
-def setting(self:Work, row) -> Trial: # with the first seed
+def setting(self:Work, row:Contender) -> Trial: # with the first seed
     "How a row is set, found once"
     if row.name not in self.settings: self.settings[row.name] = row.setting(self)
     return self.settings[row.name]
 
 # %% ../../nbs/api/bench/06_run.ipynb #253c5250
 @patch
-def made(self:Work, method, trials, name): # `ImageClassifier`
+def made(self:Work, method:Method, trials:list, name:str) -> ImageClassifier:
     "What a method that trains nothing makes of plainly fine-tuned classifiers; kept with what it says of itself"
-    of = repr(([t.name for t in trials], sorted(self.plan.given.get(method.name, {}).items())))
-    folder = self.weights/f'{name}, {hashlib.sha256(of.encode()).hexdigest()[:6]}' # other seeds or knobs: another one
-    if not folder.exists(): self._make(method, trials).save(folder)
-    found = load_classifier(folder, self.plan.start.device)
-    looked_at = found.recipe.get('merge', {}).get('images')
-    if looked_at not in (None, self.plan.suite.validation.fingerprint): raise ValueError(
-        f'{folder} was made with other validation images. Remove it, or give another folder of weights.')
-    return found
-
-@patch
-def _make(self:Work, method, trials):
-    start, tuned, images = self.plan.start, [self.trained(t) for t in trials], self.plan.suite.validation
     knobs = self.plan.given.get(method.name, {})
-    with passes(start) as counted:
-        if method.kind == 'search': out = method.function(start, tuned, images, **knobs)
-        else: out = merge(start, tuned, method.function, images=images, **knobs)
-    out.recipe['making'] = with_looks(counted, method, self.plan.suite, len(tuned))
+    images = self.plan.suite.validation
+    parts = repr(([t.name for t in trials], sorted(knobs.items()))) # other seeds or knobs: another folder
+    folder = self.weights/f'{name}, {hashlib.sha256(parts.encode()).hexdigest()[:6]}'
+    if not folder.exists():
+        start, tuned = self.plan.start, [self.trained(t) for t in trials]
+        with passes(start) as counts:
+            if method.kind == 'search': out = method.function(start, tuned, images, **knobs)
+            else: out = merge(start, tuned, method.function, images=images, **knobs)
+        out.recipe['making'] = with_looks(counts, method, self.plan.suite, len(tuned))
+        out.save(folder)
+    out = load_classifier(folder, self.plan.start.device)
+    if out.recipe.get('merge', {}).get('images') not in (None, images.fingerprint): raise ValueError(
+        f'{folder} was made with other validation images. Remove it, or give another folder of weights.')
     return out
 
 # %% ../../nbs/api/bench/06_run.ipynb #b81f3c62
 @patch
-def advance(self:Work, entry, seed):
-    "One seed of a row"
-    plan, row, method = self.plan, entry.row, entry.row.method
+def advance(self:Work, entry:Entry, seed:int):
+    "Train and judge a row with one seed"
+    row, seeds = entry.row, self.plan.seeds
     entry.trial = self.setting(row)
-    trial, several = replace(entry.trial, seed=seed), entry.several
-    if several and seed != plan.seeds[-1]: return
-    if row.trains: found = self.curve(partial(self.trained, trial), trial.name)
-    elif is_way(method):
-        found = self.curve(partial(self.trained, trial), f'{row.name} of {trial.name}', row.name)
+    trial = replace(entry.trial, seed=seed)
+    trials = [replace(entry.trial, seed=s) for s in seeds]
+    if entry.several:
+        if seed != seeds[-1]: return
+        name = f'{row.name} of {len(trials)} plain, lr {trial.lr:g}'
+        curve = self.curve(partial(self.made, row.method, trials, name), name)
+    elif row.trains: curve = self.curve(partial(self.trained, trial), trial.name)
     else:
-        trials = [replace(trial, seed=s) for s in plan.seeds] if several else [trial]
-        whose = f'{len(trials)} plain, lr {trial.lr:g}' if several else trial.name
-        name = f'{row.name} of {whose}'
-        found = self.curve(partial(self.made, method, trials, name), name)
-    entry.curves.append(found)
+        name = f'{row.name} of {trial.name}'
+        if is_way(row.method): curve = self.curve(partial(self.trained, trial), name, row.name)
+        else: curve = self.curve(partial(self.made, row.method, [trial], name), name)
+    entry.curves.append(curve)
 
 @patch
-def leave_out(self:Work, entry):
-    "One classifier of several runs, made again without each of them; of two, one would be left"
+def leave_out(self:Work, entry:Entry):
+    "Judge a classifier that is made of several runs without each of them; of two, one would be left"
     seeds, method = self.plan.seeds, entry.row.method
     if not (entry.several and entry.curves and len(seeds) > 2): return
-    found = []
+    curves = []
     for out in seeds:
         trials = [replace(entry.trial, seed=s) for s in seeds if s != out]
         name = f'{entry.row.name} of {len(trials)} plain, lr {entry.trial.lr:g}, without seed {out}'
         try: test, cost = self.judged(partial(self.made, method, trials, name), name, 'test')
         except (Busy, TimeIsUp): raise
         except Exception: return # how much hangs on a run isn't known then, and nothing else
-        found.append(Curve(None, test['right'], cost, test['kl']))
-    entry.without = found
+        curves.append(Curve(None, test['right'], cost, test['kl']))
+    entry.without = curves
 
 # %% ../../nbs/api/bench/06_run.ipynb #0b9f76b5
 @patch
-def judge_best(self:Work, entry):
+def judge_best(self:Work, entry:Entry):
     "The first seed's trial that validation likes best, whatever the rule took"
     if entry.several or entry.row.control or not entry.curves: return
     trials = self.trials.get(entry.row.name, {})
-    best = max(trials, key=trials.get) if trials else entry.trial
-    curve = entry.curves[0] if best == entry.trial else self.curve(partial(self.trained, best), best.name)
+    best = max(trials, key=trials.get, default=entry.trial)
+    curve = entry.curves[0]
+    if best != entry.trial: curve = self.curve(partial(self.trained, best), best.name)
     entry.best = best, curve
 
 # %% ../../nbs/api/bench/06_run.ipynb #a8a90fdb
@@ -333,24 +350,26 @@ def _same_plan(plan, file):
     "Write what decides the results, or see that the folder is of the same plan"
     now = json.loads(json.dumps(plan.as_json()))
     if not file.exists():
-        if others := [p.name for p in file.parent.iterdir() if not p.name.startswith('.')]: raise FileExistsError(
+        others = [p.name for p in file.parent.iterdir() if not p.name.startswith('.')]
+        if others: raise FileExistsError(
             f'{file.parent} holds other files ({others[0]}, …) and no bench. Choose a folder that is new or empty.')
         begun = now | dict(begun=str(date.today()))
         with suppress(FileExistsError), atomic_path(file) as tmp: # another process may have begun just now
             tmp.write_text(json.dumps(begun, indent=1) + '\n', encoding='utf-8')
     then = read_json(file)
     decide = [k for k in {**then, **now} if k not in ('version', 'begun', 'families')]
-    if differ := [k for k in decide if then.get(k) != now.get(k)]: raise ValueError(
-        f'{file.parent} holds a bench with another plan: {_IN_WORDS.get(differ[0], differ[0])} was '
-        f'{then.get(differ[0])!r} and is now {now.get(differ[0])!r}. Choose another folder.')
+    for k in decide:
+        if then.get(k) != now.get(k): raise ValueError(
+            f'{file.parent} holds a bench with another plan: {_IN_WORDS.get(k, k)} was {then.get(k)!r} and is now '
+            f'{now.get(k)!r}. Choose another folder.')
 
 def _families(file, rows, looked=False):
     "Which rows are tested together, as the plan says, with those that are new; closed when somebody looks at results"
     plan = read_json(file)
-    known = plan.get('families', [])
-    families = with_rows(known, rows)
+    before = plan.get('families', [])
+    families = with_rows(before, rows)
     if looked: families = looked_at(families)
-    if families != known:
+    if families != before:
         with atomic_path(file, force=True) as tmp:
             tmp.write_text(json.dumps(plan | dict(families=families), indent=1) + '\n', encoding='utf-8')
     return families
@@ -377,39 +396,34 @@ def _round(work, step, left_out):
 UNREADABLE = 'unreadable.csv' # in a bench's folder, where there are such images
 
 def planned(
-    suite, start, folder, methods=None, seeds=(0, 1, 2), lrs=None, alphas=DEFAULT_ALPHAS, given=None,
-    control=(), **recipe, # all as in `bench`
+    suite:Suite, start:ImageClassifier, folder:str|Path, methods:list|None=None, seeds:tuple=(0, 1, 2),
+    lrs:tuple|None=None, alphas:tuple=DEFAULT_ALPHAS, given:dict|None=None, control:str|list=(),
+    **recipe, # all as in `bench`
 ) -> Plan:
     "What `bench` is going to do, without images that can't be read; nothing is written"
-    known = all_methods()
-    chosen = [find_method(n) for n in methods] if methods else [m for m in known.values() if can_compete(m)]
-    _check_sets(suite)
-    suite, start, control = _control_of(suite, start, control)
-    suite, gone = _what_is_read(suite, start, Path(folder), recipe)
-    if not any(Path(folder).glob('*.npz')): _check_control(start, control, recipe.get('progress', True))
-    ran = _ran(chosen, Path(folder))
-    return Plan(suite, start, chosen, lrs, seeds, alphas, recipe, given or {}, ran, gone, control=control)
-
-def _check_sets(suite):
+    competing = [find_method(n) for n in methods] if methods else [*filter(can_compete, all_methods().values())]
     lacking = [what for what in ('train', 'validation', 'test') if not getattr(suite, what)]
     if lacking: raise ValueError(
         f'A bench trains, chooses and judges on the reference, and {suite.name!r} has no images of it for '
         f'{", ".join(lacking)}. Give a folder with train, validation and test, or one of class folders, to be split.')
     if not suite.shifts: raise ValueError(
         'A bench measures accuracy under shift, and there is no shifted set. Give shifts (--shift).')
-
-def _what_is_read(suite, start, folder, recipe):
-    "A bench that has begun knows what it left out"
+    suite, start, control = _control_of(suite, start, control)
+    # images that can't be read; a bench that has begun knows what it left out
+    folder, gone = Path(folder), None
+    files = '\n'.join(p.name for p in folder.glob('*.npz'))
     if (folder/UNREADABLE).exists():
         gone = read_table(folder/UNREADABLE, 'list of unreadable images', dtype=str, keep_default_na=False)
-        return without(suite, gone), gone
-    return (suite, None) if any(folder.glob('*.npz')) else readable(suite, start, **recipe)
-
-def _ran(methods, folder):
-    "Names of those of which a curve is there: they need no rehearsal"
-    files = '\n'.join(p.name for p in folder.glob('*.npz'))
+        suite = without(suite, gone)
+    elif not files: suite, gone = readable(suite, start, **recipe)
+    # sets that can't be control are refused now, not after a fine-tuning
+    for images in () if files else control.values():
+        at = dict(start=member(start).on(images))
+        check_known(at, look(at, images, progress=recipe.get('progress', True)), images)
+    # a method of which a curve is there needs no rehearsal
     def ran(name): return re.search(rf'^{re.escape(name)}( [\d.e+-]+)?, lr ', files, re.M)
-    return {m.name for m in methods if ran(m.name)}
+    able = {m.name for m in competing if ran(m.name)}
+    return Plan(suite, start, competing, lrs, seeds, alphas, recipe, given or {}, able, gone, control=control)
 
 # %% ../../nbs/api/bench/06_run.ipynb #70a5373d
 def _control_of(suite, start, control): # `Suite`, `ImageClassifier`, name -> `ImageSet`
@@ -422,27 +436,21 @@ def _control_of(suite, start, control): # `Suite`, `ImageClassifier`, name -> `I
         start = zeroshot_classifier(start.clip, suite.classnames, start.templates)
     return suite, start, control_sets(sources, suite.datasets())
 
-def _check_control(start, control, progress):
-    "ValueError where a set can't be control: now, not after a fine-tuning"
-    begun = member(start)
-    for images in control.values():
-        at = dict(start=begun.on(images))
-        check_known(at, look(at, images, progress=progress), images)
-
 # %% ../../nbs/api/bench/06_run.ipynb #6c7b2ecf
 def carry_out(
     plan:Plan,
-    folder, weights=None, minutes=None, say=print, # as in `bench`
-    told=False, # was the plan told by somebody else?
-    groups=False, answers=False, # as in `bench`
+    folder:str|Path, weights:str|Path|None=None, minutes:float|None=None, say:Callable=print, # as in `bench`
+    told:bool=False, # was the plan told by somebody else?
+    groups:bool=False, answers:bool=False, # as in `bench`
 ) -> Bench:
     "Do what a plan says, as far as it isn't done"
     what_is_drawn(plan.suite, groups) # or an error now, not when all is done
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _same_plan(plan, folder/'plan.json')
-    if plan.unreadable is not None and len(plan.unreadable) and not (folder/UNREADABLE).exists():
-        with suppress(FileExistsError), atomic_path(folder/UNREADABLE) as tmp: plan.unreadable.to_csv(tmp, index=False)
+    gone = plan.unreadable
+    if gone is not None and len(gone) and not (folder/UNREADABLE).exists():
+        with suppress(FileExistsError), atomic_path(folder/UNREADABLE) as tmp: gone.to_csv(tmp, index=False)
     left_out = {m.name: why for m in plan.methods if (why := plan.missing(m))}
     rows = {c.name: Entry(c) for c in plan.contenders()}
     place = describe_device(plan.start.device, plan.recipe.get('precision', 'bf16'))
@@ -468,20 +476,20 @@ def _finished(entries, n_seeds): # name -> `Entry` with the seeds that all have
 
 # %% ../../nbs/api/bench/06_run.ipynb #e1661b5d
 def bench(
-    suite,         # `Suite` with training, validation and test images, and shifted sets
-    start,         # zero-shot `ImageClassifier`
-    folder,        # for all that is found, and `weights`; made if it isn't there
-    methods=None,  # names of methods; default all that can compete
-    seeds=(0, 1, 2),
-    lrs=None,      # learning rates to choose from; default around the usual one of the CLIP
-    alphas=DEFAULT_ALPHAS,
-    given=None,    # name of a method of any kind -> knobs besides its strength
-    control=(),    # sets of other tasks, as `control_sets` takes them; or 'half': of the suite's classes half are
-    answers=False, # keep what is answered to each image, and how surely, in the folder `answers`, of curves judged from now on
-    weights=None,  # folder of classifiers; default `weights` in `folder`
-    minutes=None,  # to stop after, between two pieces of work; default: when it is done
-    groups=False,  # intervals draw groups of images (set families) instead of images
-    say=print,     # what is told goes there, a line at a time
+    suite:Suite,   # with training, validation and test images, and shifted sets
+    start:ImageClassifier, # zero-shot
+    folder:str|Path, # for all that is found, and `weights`; made if it isn't there
+    methods:list|None=None, # names of methods; default all that can compete
+    seeds:tuple=(0, 1, 2),
+    lrs:tuple|None=None, # learning rates to choose from; default around the usual one of the CLIP
+    alphas:tuple=DEFAULT_ALPHAS,
+    given:dict|None=None, # name of a method of any kind -> knobs besides its strength
+    control:str|list=(), # sets of other tasks, as `control_sets` takes them; or 'half': of the suite's classes half are
+    answers:bool=False, # keep what is answered to each image of curves judged from now on, and how surely, in `answers`
+    weights:str|Path|None=None, # folder of classifiers; default `weights` in `folder`
+    minutes:float|None=None, # to stop after, between two pieces of work; default: when it is done
+    groups:bool=False, # intervals draw groups of images (set families) instead of images
+    say:Callable=print, # what is told goes there, a line at a time
     **recipe,      # of `finetune`, the same for all: epochs, batch_size, precision, progress, …
 ) -> Bench:
     "Compare methods of robust fine-tuning on one budget"

@@ -13,10 +13,12 @@ from fastai.callback.core import Callback
 from functools import partial
 from inspect import signature
 from pathlib import Path
+from ..data.suites import Suite
 from ..train.flops import COPIES, Costs
 from ..base.files import atomic_path
 from ..train.learner import finetune
-from ..base.registry import find_method
+from ..models.classifier import ImageClassifier
+from ..base.registry import Method, find_method
 
 # %% ../../nbs/api/bench/02_trial.ipynb #2478a9a1
 TRAINED = 'loss', 'pull', 'average', 'start', 'train' # kinds of methods that are part of a fine-tuning
@@ -31,10 +33,10 @@ class Trial:
     longer:float=1.      # times the epochs of the others
     @property
     def name(self):
-        "Of its folder"
-        at = '' if self.strength is None else f' {self.strength:g}'
-        long = '' if self.longer == 1 else f' x{self.longer:g}'
-        return f'{self.tuning}{at}{long}, lr {self.lr:g}, seed {self.seed}'
+        "What the folder of a trial is called"
+        strength = '' if self.strength is None else f' {self.strength:g}'
+        longer = '' if self.longer == 1 else f' x{self.longer:g}'
+        return f'{self.tuning}{strength}{longer}, lr {self.lr:g}, seed {self.seed}'
     def method(self, **given): # knobs besides its strength
         "Kind and function, with the strength; (None, None) for plain fine-tuning"
         if self.tuning == 'plain': return None, None
@@ -44,7 +46,7 @@ class Trial:
 
 # %% ../../nbs/api/bench/02_trial.ipynb #4e4a6c5a
 def strengths(
-    method, # `Method`
+    method:Method,
 ): # three values of its knob, from weak to strong, the default in the middle; [None] if it has none to turn
     "A method's default strength, and a weaker and a stronger one"
     knob = signature(method.function).parameters.get(method.knob)
@@ -53,8 +55,8 @@ def strengths(
     return values[::-1] if method.smaller_is_stronger else values
 
 def strengths_around(
-    method, # `Method`
-    value,  # of its knob
+    method:Method,
+    value:float, # of its knob
 ) -> list: # of three, ascending
     "A third, one and three times a number or a count, or the odds of a part"
     if isinstance(value, int): return [max(1, round(value/3)), value, 3*value]
@@ -64,7 +66,7 @@ def strengths_around(
 
 # %% ../../nbs/api/bench/02_trial.ipynb #b10ebbca
 def last_words(
-    e, # exception
+    e:Exception, # exception
 ) -> str:
     "What an error says; fastai puts words of its own before it"
     *_, last = f'{type(e).__name__}: {e}'.strip().splitlines()
@@ -72,12 +74,11 @@ def last_words(
 
 class Rider(Callback):
     "An average over time whose failure costs nothing but itself"
-    def __init__(self, average): self.average, self.failed = average, None
+    def __init__(self, average:Callback): self.average, self.failed = average, None
     def __call__(self, event):
-        if self.failed is None: self._guarded(lambda: self._pass_on(event))
-    def _pass_on(self, event):
+        if self.failed is not None: return
         self.average.learn = self.learn
-        self.average(event)
+        self._guarded(lambda: self.average(event))
     def _guarded(self, act):
         try: return act()
         except Exception as e: self.failed = last_words(e)
@@ -85,8 +86,9 @@ class Rider(Callback):
     def recipe(self): return self.average.recipe
     def kept(self): # for a checkpoint
         kept = self.failed is None and self._guarded(self.average.kept)
-        return dict(failed=torch.tensor(list(self.failed.encode()), dtype=torch.uint8)) if self.failed else kept
-    def restore(self, kept):
+        if not self.failed: return kept
+        return dict(failed=torch.tensor(list(self.failed.encode()), dtype=torch.uint8))
+    def restore(self, kept:dict):
         if 'failed' in kept: self.failed = bytes(kept['failed'].tolist()).decode()
         else: self._guarded(lambda: self.average.restore(kept))
     @property
@@ -97,15 +99,16 @@ class Rider(Callback):
 REHEARSED = 'loss', 'pull', 'train' # kinds of methods that take part in every step
 
 def rehearse(
-    start,      # `ImageClassifier` to start from
-    suite,      # `Suite`, of which some images of the reference are used
-    method,     # `Method` of one of these kinds
-    given=None, # its knobs
+    start:ImageClassifier, # to start from
+    suite:Suite, # of which some images of the reference are used
+    method:Method, # of one of these kinds
+    given:dict|None=None, # its knobs
     **recipe,   # of `finetune`
 ) -> str: # '' if nothing does
     "What stands in the way of a method, by three steps of a fine-tuning"
-    size, n = 4, len(suite.train)
-    some = suite.train.subset(np.linspace(0, n-1, 3*size*recipe.get('accumulate', 1)).astype(int))
+    size = 4
+    n_images = 3*size*recipe.get('accumulate', 1)
+    some = suite.train.subset(np.linspace(0, len(suite.train)-1, n_images).astype(int))
     how = {method.kind: partial(method.function, **given or {})}
     short = dict(epochs=1, batch_size=size, workers=0, progress=False)
     try: finetune(start, some, suite.validation.subset(range(2)), **recipe | how | short)
@@ -114,28 +117,23 @@ def rehearse(
     return ''
 
 # %% ../../nbs/api/bench/02_trial.ipynb #5774cf20
-def is_done(folder, trial, riders=()) -> bool:
+def is_done(folder:Path, trial:Trial, riders:tuple=()) -> bool:
     "Whether a trial is there, and each of its riders, or why it failed"
-    return (folder/trial.name).exists() and all(
-        (folder/t.name).exists() or (folder/f'{t.name}.failed').exists() for t in riders)
+    def is_there(name): return (folder/name).exists()
+    return is_there(trial.name) and all(is_there(t.name) or is_there(f'{t.name}.failed') for t in riders)
 
-def why_not(folder, trial) -> str: # '' if nothing is known
-    "Why a rider failed"
+def why_not(folder:Path, trial:Trial) -> str: # '' if nothing is known
+    "Why an average that rode along failed, '' if nothing is known"
     file = folder/f'{trial.name}.failed'
     return file.read_text(encoding='utf-8') if file.exists() else ''
 
-def _rider(trial, knobs):
-    "The average of a trial; one that can't even be made has failed"
-    rider = Rider(None)
-    rider.average = rider._guarded(trial.method(**knobs)[1])
-    return rider
-
 def _parts(folder, trial, riders):
-    "Where the checkpoint lies, which knows its riders; and all such folders of the trial"
+    "Folder of the checkpoint, which belongs to a trial and its riders; and all such folders of the trial"
     names = ', '.join(sorted(t.name for t in riders))
     along = f' with {hashlib.sha256(names.encode()).hexdigest()[:6]}' if riders else ''
-    own = folder/f'{trial.name}{along}.part'
-    return own, {own, folder/f'{trial.name}.part', *folder.glob(f'{glob.escape(trial.name)} with *.part')}
+    part = folder/f'{trial.name}{along}.part'
+    others = folder.glob(f'{glob.escape(trial.name)} with *.part')
+    return part, {part, folder/f'{trial.name}.part', *others}
 
 def _keep(classifier, cost, folder, trial, failed=None):
     "Save a classifier under the name of its trial, or why there is none"
@@ -148,28 +146,35 @@ def _keep(classifier, cost, folder, trial, failed=None):
 # %% ../../nbs/api/bench/02_trial.ipynb #d2df7e58
 def run_trial(
     trial:Trial,
-    start,     # `ImageClassifier` to start from; of a method of the kind `start`, what that made
-    suite,     # `Suite`, of which the reference is used
-    folder,    # where trials are kept
-    riders=(), # trials of averages over time with the same learning rate and seed, if this is a plain one
-    given=None,# name of a method -> knobs besides its strength
+    start:ImageClassifier, # to start from; of a method of the kind `start`, what that made
+    suite:Suite, # of which the reference is used
+    folder:str|Path, # where trials are kept
+    riders:tuple=(), # trials of averages over time with the same learning rate and seed, if this is a plain one
+    given:dict|None=None,# name of a method -> knobs besides its strength
     **recipe,  # of `finetune`: epochs, batch_size, precision, …
 ) -> Path: # the classifier's folder
     "Train a classifier and save it, unless that was done"
     folder = Path(folder)
     if is_done(folder, trial, riders): return folder/trial.name
-    def knobs(t): return (given or {}).get(t.tuning, {})
-    riding, costs = {t: _rider(t, knobs(t)) for t in riders}, Costs()
-    kind, function = trial.method(**knobs(trial))
-    part, parts = _parts(folder, trial, riders)
+    def method_of(t): return t.method(**(given or {}).get(t.tuning, {}))
+    # averages that ride along; one that can't even be made has failed
+    riding, costs = {t: Rider(None) for t in riders}, Costs()
+    for t, rider in riding.items(): rider.average = rider._guarded(method_of(t)[1])
+    # the fine-tuning, of which some validation images are watched
+    kind, function = method_of(trial)
     how = {kind: function} if kind in ('loss', 'pull', 'train') else {}
     epochs = max(1, round(trial.longer*recipe.pop('epochs', 10)))
-    watched = suite.validation.subset(range(0, len(suite.validation), -(-len(suite.validation)//64)))
+    validation = suite.validation
+    watched = validation.subset(range(0, len(validation), -(-len(validation)//64)))
+    part, parts = _parts(folder, trial, riders)
+    cbs = [costs, *(r for r in riding.values() if r.failed is None)]
     tuned = finetune(start, suite, watched, epochs, trial.lr, seed=trial.seed, checkpoint_dir=part, resume=True,
-                     cbs=[costs, *[r for r in riding.values() if r.failed is None]], **recipe | how)
-    cost = costs.counted | {k: costs.counted[k]+n for k, n in start.recipe.get('cost', {}).items()}
-    riders_cost = cost | {COPIES: cost[COPIES]+1}
-    for t, rider in riding.items(): _keep(rider.classifier, riders_cost, folder, t, rider.failed)
+                     cbs=cbs, **recipe | how)
+    # what it took; the classifier is written last
+    cost, before = dict(costs.counted), start.recipe.get('cost', {})
+    for k, n in before.items(): cost[k] += n
+    of_riders = cost | {COPIES: cost[COPIES]+1}
+    for t, rider in riding.items(): _keep(rider.classifier, of_riders, folder, t, rider.failed)
     _keep(tuned, cost, folder, trial)
     for p in parts: shutil.rmtree(p, ignore_errors=True)
     return folder/trial.name

@@ -8,6 +8,7 @@ __all__ = ['read_pickle_as_data', 'read_array', 'read_table', 'read_entries']
 # %% ../../nbs/api/data/04_arrays.ipynb #818b4d2b
 import io, re
 import numpy as np, pandas as pd
+from pathlib import Path
 from ..base.files import blame_memory, check_columns, existing_file
 from ..weights.pickle_reader import Made, most_steps, read_pickle
 from ..base.text import BadFile, first_few, why_failed
@@ -15,7 +16,7 @@ from ..base.text import BadFile, first_few, why_failed
 # %% ../../nbs/api/data/04_arrays.ipynb #94d59a83
 class _Data:
     "Takes dicts, lists, texts, numbers and arrays from what a pickle holds"
-    def __init__(self): self.left, self.known = most_steps, {}
+    def __init__(self): self.left, self.converted = most_steps, {}
     def __call__(self, x):
         self.left -= 1
         if self.left < 0: raise ValueError(f'It holds more than {most_steps:,} values.')
@@ -28,8 +29,8 @@ class _Data:
     def text(self, x): return self.once(x, bytes.decode) if isinstance(x, bytes) else x
     def once(self, x, convert):
         key = convert, id(x)
-        if key not in self.known: self.known[key] = convert(x, 'latin1')
-        return self.known[key]
+        if key not in self.converted: self.converted[key] = convert(x, 'latin1')
+        return self.converted[key]
     def array(self, shape, dtype, by_columns, data):
         kind, order = dtype.args[0], dtype.state[1]
         if kind.startswith('O'): return self(data[0] if shape == () else data)
@@ -42,7 +43,7 @@ _arrays = 'numpy.core.multiarray._reconstruct', 'numpy._core.multiarray._reconst
 
 # %% ../../nbs/api/data/04_arrays.ipynb #0a745e14
 def read_pickle_as_data(
-    path # a pickle, or a .npy file with one in it
+    path:str|Path # a pickle, or a .npy file with one in it
 ) -> dict: # of dicts, lists, texts, numbers and arrays
     "What a pickle of a dict holds, without running anything that it names"
     data = existing_file(path).read_bytes()
@@ -61,12 +62,14 @@ def _end_of_npy_header(data):
     if not data.startswith(b'\x93NUMPY'): return 0
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
-    {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version](file)
+    form = np.lib.format
+    readers = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
+    readers[version](file)
     return file.tell()
 
 # %% ../../nbs/api/data/04_arrays.ipynb #83d08c5d
 def read_array(
-    path # .npy file
+    path:str|Path # .npy file
 ): # array
     "A plain array, nothing within it unpickled; `BadFile` says what else the file is"
     path = existing_file(path)
@@ -76,8 +79,8 @@ def read_array(
         raise BadFile(f"{path} holds no plain array ({why_failed(e)}). Get the authors' own file.") from e
 
 def read_table(
-    path,       # CSV file
-    what='table', # it should be, for the message
+    path:str|Path, # CSV file
+    what:str='table', # it should be, for the message
     **options   # of `pandas.read_csv`
 ) -> pd.DataFrame:
     "A CSV file of other people's; `BadFile` if it is none"
@@ -89,11 +92,11 @@ def read_table(
         raise BadFile(f'{path} is no CSV file ({why_failed(e)}). Copy or download it again.') from e
 
 def read_entries(
-    path, # pickle of a dict
+    path:str|Path, # pickle of a dict
     *keys # that it should have
 ): # list, a value a key
     "Some values of a dict that was pickled"
     held = read_pickle_as_data(path)
-    missing = [k for k in keys if not isinstance(held, dict) or k not in held]
-    if missing: raise BadFile(f"{path} holds no {first_few(missing)}. Get the authors' own file.")
+    if missing := [k for k in keys if k not in held]: raise BadFile(
+        f"{path} holds no {first_few(missing)}. Get the authors' own file.")
     return [held[k] for k in keys]

@@ -17,74 +17,78 @@ from ..base.text import first_few
 # %% ../../nbs/api/data/07_columns.ipynb #068ff551
 class TextColumn(Sequence):
     "Many texts, read like a list that never changes; a slice, indices or a mask give a column again"
-    made = str # what an item is
+    item = str # what an item is
     def __init__(self, texts): # texts or paths, one after the other
         data, ends = bytearray(), array('q', [0])
         for t in texts:
             data += os.fspath(t).encode('utf-8', 'surrogatepass') # names in other encodings come back as they were
             ends.append(len(data))
         ends = np.frombuffer(ends, np.int64)
-        self.data, self.starts, self.ends = bytes(data), ends[:-1], ends[1:]
+        self.data = bytes(data)
+        self.starts, self.ends = ends[:-1], ends[1:]
+    @classmethod
+    def of(cls, data:bytes, starts:np.ndarray, ends:np.ndarray): # where each of n texts begins, and where it ends
+        "The column of a buffer, which is shared"
+        column = object.__new__(cls)
+        column.data, column.starts, column.ends = data, starts, ends
+        return column
     def __len__(self): return len(self.starts)
     def __iter__(self):
         for some in range(0, len(self), 10_000): # NumPy gives numbers one by one ten times as slowly
-            starts, ends = (t[some:some+10_000].tolist() for t in (self.starts, self.ends))
-            for start, end in zip(starts, ends): yield self.made(self.data[start:end].decode('utf-8', 'surrogatepass'))
+            starts = self.starts[some:some+10_000].tolist()
+            ends = self.ends[some:some+10_000].tolist()
+            for start, end in zip(starts, ends):
+                yield self.item(self.data[start:end].decode('utf-8', 'surrogatepass'))
     def __getitem__(self, i):
         if not isinstance(i, (int, np.integer)): return self.part(i)
         i = range(len(self))[i]
-        return self.made(self.data[self.starts[i]:self.ends[i]].decode('utf-8', 'surrogatepass'))
-    def __add__(self, other): return _joined(self, other) if type(other) is type(self) else [*self, *other]
+        text = self.data[self.starts[i]:self.ends[i]]
+        return self.item(text.decode('utf-8', 'surrogatepass'))
+    def __add__(self, other):
+        if type(other) is not type(self): return [*self, *other]
+        shared = self.data is other.data
+        shift = 0 if shared else len(self.data)
+        starts = np.r_[self.starts, other.starts + shift]
+        ends = np.r_[self.ends, other.ends + shift]
+        return self.of(self.data if shared else self.data + other.data, starts, ends)
     def __eq__(self, other): # to any sequence of the same items
         return len(self) == len(other) and all(a == b for a, b in zip(self, other))
     __hash__ = None
-    def __repr__(self): return f'{len(self):,} in a {type(self).__name__}: {", ".join(map(repr, islice(self, 3)))}…'
+    def __repr__(self):
+        first = ', '.join(map(repr, islice(self, 3)))
+        return f'{len(self):,} in a {type(self).__name__}: {first}…'
 
 class PathColumn(TextColumn):
     "Paths of files"
-    made = Path
+    item = Path
 
 # %% ../../nbs/api/data/07_columns.ipynb #4fd51f09
 @patch
 def part(self:TextColumn,
     some,    # slice, indices or mask
-    kind=None# of column; default the same
+    kind:type|None=None # of column; default the same
 ) -> TextColumn:
     "Some of the texts, in that order"
-    some = some if isinstance(some, slice) else np.asarray(some, dtype=None if len(some) else int)
-    column = object.__new__(kind or type(self))
-    column.data, column.starts, column.ends = self.data, self.starts[some], self.ends[some]
+    if not isinstance(some, slice): some = np.asarray(some, dtype=None if len(some) else int)
+    kind = kind or type(self)
+    column = kind.of(self.data, self.starts[some], self.ends[some])
     if 4*(column.ends-column.starts).sum() < len(self.data): column.__init__(list(column.as_texts()))
     return column
 
 @patch
 def as_texts(self:TextColumn) -> TextColumn:
     "The same, each a text"
-    column = object.__new__(TextColumn)
-    column.data, column.starts, column.ends = self.data, self.starts, self.ends
-    return column
+    return TextColumn.of(self.data, self.starts, self.ends)
 
 @patch
 def removeprefix(self:TextColumn,
     prefix:str # that some or all begin with
 ) -> TextColumn:
     "The texts without it"
-    column, begin = self.as_texts(), prefix.encode('utf-8', 'surrogatepass')
-    has = [self.data.startswith(begin, s, e) for s, e in zip(self.starts.tolist(), self.ends.tolist())]
-    column.starts = self.starts + len(begin)*np.array(has, dtype=np.int64)
-    return column
-
-def _joined(
-    first, second # columns of one kind
-) -> TextColumn:
-    "One column after the other"
-    column = object.__new__(type(first))
-    shared = first.data is second.data
-    column.data = first.data if shared else first.data + second.data
-    shift = 0 if shared else len(first.data)
-    column.starts, column.ends = (np.concatenate([getattr(first, k), getattr(second, k) + shift])
-                                  for k in ('starts', 'ends'))
-    return column
+    begin = prefix.encode('utf-8', 'surrogatepass')
+    places = zip(self.starts.tolist(), self.ends.tolist())
+    has = np.array([self.data.startswith(begin, s, e) for s, e in places], np.int64)
+    return TextColumn.of(self.data, self.starts + len(begin)*has, self.ends)
 
 # %% ../../nbs/api/data/07_columns.ipynb #a0529d03
 @patch(as_prop=True)

@@ -19,8 +19,8 @@ from .suites import EMBEDDED, RESERVED, Suite, load_suite
 
 # %% ../../nbs/api/data/14_control.ipynb #103f46b8
 def control_set(
-    source,    # `ImageSet`; class folders, tar, table, WebDataset, also `hf:owner/name`; a suite's name
-    root=None  # data root of published suites; default `$WISEFT_DATA`, else `~/data`
+    source:ImageSet|str|Path, # `ImageSet`; class folders, tar, table, WebDataset, also `hf:owner/name`; a suite's name
+    root:str|Path|None=None # data root of published suites; default `$WISEFT_DATA`, else `~/data`
 ) -> ImageSet: # whose role is 'control'
     "Test images of another task, with the class names and the templates that lie beside them"
     if isinstance(source, ImageSet): return replace(source, role='control', projection=None)
@@ -29,25 +29,22 @@ def control_set(
         return replace(suite.test, name=suite.name, role='control', templates=suite.templates)
     check_downloaded(source)
     given = local_copy(source)
-    path = _test_part(given)
-    names, templates = _list_beside(path, given, 'classnames.txt'), _list_beside(path, given, _TEMPLATES)
+    # of splits it is the test images, or else the validation images
+    splits = split_folders(given) if given.is_dir() and not shard_files(given) else {}
+    if splits and not splits.keys() & {'test', 'validation'}: raise ValueError(
+        f'{given}: has {first_few(list(splits))} but no images to test or validate on. Give the folder of images '
+        'itself.')
+    path = splits.get('test') or splits.get('validation') or given
+    # lists lie in the folder of images, in the folder that was given, or up to two folders above shards
+    folders = [path, given]
+    if shard_files(path) or path.is_file(): folders += [path.parent, path.parent.parent]
+    beside = lambda name: next((f/name for f in folders if (f/name).is_file()), None)
+    names, templates = beside('classnames.txt'), beside(_TEMPLATES)
     numbered = not path.is_dir() or shard_files(path) # then the images' own reader finds the names
     images = image_folder(path, read_classnames(names) if names and not numbered else None, source_name(given))
     return replace(images, role='control', templates=templates and read_templates(templates))
 
 _TEMPLATES = 'zeroshot_classification_templates.txt'
-
-def _test_part(path):
-    "The test images among splits, or what was given where there are none"
-    found = split_folders(path) if path.is_dir() and not shard_files(path) else {}
-    if found and not found.keys() & {'test', 'validation'}: raise ValueError(
-        f'{path}: has {first_few(list(found))} but no images to test or validate on. Give the folder of images itself.')
-    return found.get('test') or found.get('validation') or path
-
-def _list_beside(path, given, name): # path, or None
-    "A list in the folder of images, in the folder that was given, or up to two folders above shards"
-    above = [path.parent, path.parent.parent] if shard_files(path) or path.is_file() else []
-    return next((f/name for f in (path, given, *above) if (f/name).is_file()), None)
 
 # %% ../../nbs/api/data/14_control.ipynb #dab5cfe5
 def control_sets(
@@ -69,24 +66,27 @@ HALF, UNTAUGHT = 'half', 'untaught' # what a bench's `control` says; and the nam
 
 def half_the_classes(
     suite:Suite,
-    seed=0 # of the draw; where the number of classes is odd, one more is untaught
+    seed:int=0 # of the draw; where the number of classes is odd, one more is untaught
 ) -> tuple: # (`Suite`, list of control `ImageSet`, one of each of its test sets)
     "A suite of half of the classes, and control sets of the others"
-    if given := [n for (n, _), s in suite.sets().items() if s.projection]: raise ValueError(
-        f'{given[0]}: its classes stand for several of the suite, and can\'t be halved with them. Leave it out.')
+    if coarse := [n for (n, _), s in suite.sets().items() if s.projection]: raise ValueError(
+        f'{coarse[0]}: its classes stand for several of the suite, and can\'t be halved with them. Leave it out.')
     n = len(suite.classnames)
     taught = np.random.default_rng(seed).permutation(n) < n//2
-    def half(images): return images and _of_classes(images, taught)
+    half = lambda images: images and _of_classes(images, taught)
     sets = {k: half(getattr(suite, k)) for k in ('train', 'validation', 'test')}
     for k in ('shifts', 'shift_validation', 'shift_train'): sets[k] = {d: half(s) for d, s in getattr(suite, k).items()}
-    names = {d: UNTAUGHT if s.role == 'reference' else f'{UNTAUGHT}, {d}' for d, s in suite.datasets().items()}
-    control = [replace(_of_classes(s, ~taught), name=names[d], role='control', templates=suite.templates)
-               for d, s in suite.datasets().items()]
-    return replace(suite, classnames=_some(suite.classnames, taught), **sets), [s for s in control if len(s)]
+    control = []
+    for d, s in suite.datasets().items():
+        name = UNTAUGHT if s.role == 'reference' else f'{UNTAUGHT}, {d}'
+        others = replace(_of_classes(s, ~taught), name=name, role='control', templates=suite.templates)
+        if len(others): control.append(others)
+    return replace(suite, classnames=_some(suite.classnames, taught), **sets), control
 
 def _some(names, which): return [c for c, mine in zip(names, which) if mine]
 
 def _of_classes(images, which): # which: (n_classes,) bool
     "The images of some classes, which alone are left"
     some = images.subset(which[images.labels])
-    return replace(some, labels=np.cumsum(which)[some.labels] - 1, classnames=_some(images.classnames, which))
+    labels = np.cumsum(which)[some.labels] - 1
+    return replace(some, labels=labels, classnames=_some(images.classnames, which))

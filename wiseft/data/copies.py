@@ -12,16 +12,24 @@ from itertools import combinations
 from PIL import Image
 from .decoding import UnreadableImage
 from .hashes import grey_thumbnails, near_duplicates
+from .images import ImageSet
 
 # %% ../../nbs/api/data/15_copies.ipynb #49c9f5bd
 def copies(
-    sets # name -> `ImageSet`
+    sets:dict # name -> `ImageSet`
 ) -> list: # sentences
     "What sets share, byte for byte, or have several times, or under two labels"
-    hashes = {n: s.hashes() for n, s in sets.items() if s.pixels is None}
-    within = [said for n, h in hashes.items() for said in _within(n, sets[n], h)]
-    pairs = combinations([n for n in hashes if sets[n].role != 'aside'], 2)
-    return within + [said for a, b in pairs for said in _between(a, b, sets, hashes)]
+    in_files = {n: s for n, s in sets.items() if s.pixels is None}
+    hashes = {n: s.hashes() for n, s in in_files.items()}
+    sentences = []
+    for name, contents in hashes.items(): sentences += _within(name, sets[name], contents)
+    for a, b in combinations([n for n in hashes if sets[n].role != 'aside'], 2):
+        in_a = set(hashes[a]) - {None}
+        shared = [f for f, h in zip(sets[b].files(), hashes[b]) if h in in_a]
+        if len(shared) > .05*min(len(sets[a]), len(sets[b])): sentences.append(
+            f'{b}: {len(shared)} of {len(sets[b])} images are those of {a}, byte for byte (such as {shared[0]}), and '
+            'count for both. Leave one of the sets out, or these images in one of them.')
+    return sentences
 
 def _within(name, images, hashes):
     "About copies in one set"
@@ -31,26 +39,19 @@ def _within(name, images, hashes):
         (content, most), = times.most_common(1)
         yield (f'{name}: {n} files are {len(times)} images ({files[hashes.index(content)]} is there {most} times), so '
                'that intervals are too narrow. Leave one of each.')
-    known = pd.DataFrame(dict(content=hashes, label=images.labels)).dropna().drop_duplicates()
-    two = known[known.content.duplicated(keep=False)]
+    labelled = pd.DataFrame(dict(content=hashes, label=images.labels)).dropna().drop_duplicates()
+    two = labelled[labelled.content.duplicated(keep=False)]
     if sum(times[h] for h in two.content.unique()) > .01*n:
-        i, j = two.index[two.content == two.content.iloc[0]][:2]
+        one = two.content == two.content.iloc[0]
+        i, j = two.index[one][:2]
         classes = [images.classnames[images.labels[k]] for k in (i, j)]
         yield (f'{name}: {files[i]}, of the class {classes[0]!r}, and {files[j]}, of {classes[1]!r}, are one image, '
                f'of {two.content.nunique()} with two labels. Remove the wrong ones.')
 
-def _between(a, b, sets, hashes):
-    "About two sets"
-    known = set(hashes[a]) - {None}
-    shared = [f for f, h in zip(sets[b].files(), hashes[b]) if h in known]
-    if len(shared) > .05*min(len(sets[a]), len(sets[b])): yield (
-        f'{b}: {len(shared)} of {len(sets[b])} images are those of {a}, byte for byte (such as {shared[0]}), and count '
-        'for both. Leave one of the sets out, or these images in one of them.')
-
 # %% ../../nbs/api/data/15_copies.ipynb #48c9d1bc
 def lookalikes(
-    images, others, # image sets
-    distance=.03    # of grey versions with 16 × 16 pixels: root mean square, where white is 1
+    images:ImageSet, others:ImageSet, # image sets
+    distance:float=.03 # of grey versions with 16 × 16 pixels: root mean square, where white is 1
 ) -> list: # files of `images`
     "Images that look like some of another set; those that can't be read are left out"
     near = near_duplicates(_thumbnails(images), _thumbnails(others), distance)
@@ -62,5 +63,6 @@ def _thumbnails(images): # (n, 256)
     for i in range(len(images)):
         try: im = images.open(i, at_least=32)
         except UnreadableImage: continue
-        small[i] = grey_thumbnails(np.asarray(im.resize((16, 16), Image.Resampling.BICUBIC))[None])[0]
+        im = im.resize((16, 16), Image.Resampling.BICUBIC)
+        small[i] = grey_thumbnails(np.asarray(im)[None])[0]
     return small

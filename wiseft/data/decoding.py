@@ -15,48 +15,41 @@ from ..base.files import blame_memory
 from ..base.text import BadFile, printable
 
 # %% ../../nbs/api/data/01_decoding.ipynb #9da83d2a
-def to_rgb(im):
+def to_rgb(im:Image.Image) -> Image.Image:
     "8-bit RGB of any PIL image: more bits are scaled, transparency is laid on white"
-    _check_depth(im)
-    if im.mode.startswith('I'): return Image.fromarray(_deep_grey(im)).convert('RGB')
+    # pixels whose white nothing tells
+    if im.mode == 'F': unknown = 'Floating-point'
+    elif _tiff(im, 258, 8) > 16: unknown = '32-bit'
+    elif _tiff(im, 339, 1) == 2: unknown = 'Signed'
+    else: unknown = None
+    if unknown: raise ValueError(f'{unknown} pixels, whose white is unknown. Save it with 8 or 16 bits.')
+
+    # grey of more than 8 bits, which Pillow scales to 16 but in a TIFF; what is transparent becomes white
+    if im.mode.startswith('I'):
+        a, bits = np.asarray(im), _tiff(im, 258, 16)
+        if im.mode == 'I' and (a.min() < 0 or a.max() > 65535): raise ValueError(
+            '32-bit pixels outside 0…65535, whose white is unknown. Save it with 8 or 16 bits.')
+        grey = (a >> (bits-8)).astype(np.uint8)
+        if _tiff(im, 262, 1) == 0: grey = 255-grey # black on white: in these depths Pillow doesn't turn it round
+        if (clear := im.info.get('transparency')) is not None: grey[a == clear] = 255
+        return Image.fromarray(grey).convert('RGB')
     if not im.has_transparency_data: return im.convert('RGB')
-    if im.mode != 'RGBA': im = _with_opacity(im)
+
+    # transparency as a channel; a PNG's one clear colour is scaled as Pillow scales the pixels, where it has yet to
+    if im.mode != 'RGBA':
+        clear = im.info.get('transparency')
+        depth = im.tile[0][3] if getattr(im, 'tile', None) else None
+        if depth == 'L;2': im.info['transparency'] = 85*clear
+        if depth == 'L;4': im.info['transparency'] = 17*clear
+        if depth == 'RGB;16B': im.info['transparency'] = tuple(c >> 8 for c in clear)
+        im = im.convert('RGBA')
     white = Image.new('RGB', im.size, 'white')
     white.paste(im, mask=im)
     return white
 
-# %% ../../nbs/api/data/01_decoding.ipynb #94faebc2
 def _tiff(im, tag, default):
     "The first value of a TIFF's tag"
     return np.ravel(im.tag_v2.get(tag, default))[0] if im.format == 'TIFF' else default
-
-def _check_depth(im):
-    "ValueError for pixels whose white nothing tells"
-    if im.mode == 'F': what = 'Floating-point'
-    elif _tiff(im, 258, 8) > 16: what = '32-bit'
-    elif _tiff(im, 339, 1) == 2: what = 'Signed'
-    else: return
-    raise ValueError(f'{what} pixels, whose white is unknown. Save it with 8 or 16 bits.')
-
-def _deep_grey(im):
-    "8-bit grey of more bits, (height, width); what is transparent becomes white"
-    a, bits = np.asarray(im), _tiff(im, 258, 16) # Pillow scales those of other formats to 16 bits
-    if im.mode == 'I' and (a.min() < 0 or a.max() > 65535): raise ValueError(
-        '32-bit pixels outside 0…65535, whose white is unknown. Save it with 8 or 16 bits.')
-    grey = (a >> (bits-8)).astype(np.uint8)
-    if _tiff(im, 262, 1) == 0: grey = 255-grey # black on white: in these depths Pillow doesn't turn it round
-    if (clear := im.info.get('transparency')) is not None: grey[a == clear] = 255
-    return grey
-
-# %% ../../nbs/api/data/01_decoding.ipynb #dd240a09
-def _with_opacity(im):
-    "As RGBA; the one colour that a PNG calls transparent is scaled as Pillow scales the pixels, where it has yet to"
-    clear = im.info.get('transparency')
-    depth = im.tile[0][3] if getattr(im, 'tile', None) else None
-    if depth == 'L;2': im.info['transparency'] = 85*clear
-    if depth == 'L;4': im.info['transparency'] = 17*clear
-    if depth == 'RGB;16B': im.info['transparency'] = tuple(c >> 8 for c in clear)
-    return im.convert('RGBA')
 
 # %% ../../nbs/api/data/01_decoding.ipynb #d0797d60
 # TGA has no mark of its own: tried last
@@ -69,8 +62,8 @@ def readable_formats() -> list: # of `FORMATS`, what this Pillow and the plugins
 
 # %% ../../nbs/api/data/01_decoding.ipynb #81e6c6d9
 def number_from_environment(
-    variable, # its name
-    default   # where it isn't set
+    variable:str, # its name
+    default:float # where it isn't set
 ): # float, 0 or more; `inf` is one
     "A setting that is a number; ValueError says what it is if it is none"
     text = os.environ.get(variable) or default
@@ -85,10 +78,6 @@ if 'WISEFT_MAX_PIXELS' in os.environ:
 # %% ../../nbs/api/data/01_decoding.ipynb #97194a0f
 class UnreadableImage(BadFile): "A file that can't be decoded as an image"
 
-def _grey_corner(im):
-    "Whether the last pixel of a decoded JPEG is what stands where data are missing, in any mode"
-    return set(np.ravel(im.getpixel((im.width-1, im.height-1)))) <= {127, 128}
-
 def _check_whole(im, read, at_least):
     "ValueError if a JPEG's data end before the picture does: then more data make another picture"
     data = read()
@@ -100,32 +89,29 @@ def _check_whole(im, read, at_least):
 
 # %% ../../nbs/api/data/01_decoding.ipynb #a11158d3
 def open_image(
-    path,          # an image file
-    at_least=None, # short side in pixels; a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, if that is more
-    upright=True, # turn it as the camera's EXIF orientation says
+    path:str|Path, # an image file
+    at_least:int|None=None, # short side in pixels; a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size if that is more
+    upright:bool=True, # turn it as the camera's EXIF orientation says
     read=None     # function that gives its bytes, where it is within another file, and `path` only names it
 ): # 8-bit RGB PIL image, decoded
     "Decode an image file; `UnreadableImage` says why it can't be"
     try:
-        if read is None: _check_regular(path)
+        if read is None and not stat.S_ISREG(os.stat(path).st_mode): raise OSError(
+            'Not a regular file but a folder, a pipe or a device.')
         with Image.open(BytesIO(read()) if read else path, formats=readable_formats()) as im:
-            _check_pixels(im.width*im.height)
+            n, limit = im.width*im.height, Image.MAX_IMAGE_PIXELS
+            if limit is not None and n > limit: raise ValueError(f'{n:,} pixels, {_too_many(limit)}')
             if at_least: im.draft(None, (at_least, at_least))
             rgb = to_rgb(im)
-            if im.format == 'JPEG' and _grey_corner(im): _check_whole(im, read or Path(path).read_bytes, at_least)
+            if im.format == 'JPEG':
+                corner = set(np.ravel(im.getpixel((im.width-1, im.height-1)))) # grey stands where data are missing
+                if corner <= {127, 128}: _check_whole(im, read or Path(path).read_bytes, at_least)
             rgb.info = im.info
             if upright: ImageOps.exif_transpose(rgb, in_place=True)
             return rgb
     except Exception as e:
         blame_memory(e, path)
         raise UnreadableImage(f'{printable(path)}: {_reason(e)}') from e
-
-def _check_regular(path):
-    if not stat.S_ISREG(os.stat(path).st_mode): raise OSError('Not a regular file but a folder, a pipe or a device.')
-
-def _check_pixels(n):
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and n > limit: raise ValueError(f'{n:,} pixels, {_too_many(limit)}')
 
 def _too_many(limit): return f'more than the {limit:,} that are decoded. Make it smaller, or set WISEFT_MAX_PIXELS.'
 

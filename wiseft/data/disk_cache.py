@@ -11,7 +11,8 @@ __all__ = ['MAX_SKIPPED', 'cache_limit', 'entry_folder', 'text_folder', 'CacheEn
 import hashlib, json, os, time, warnings
 import numpy as np, pandas as pd, PIL, torch
 from contextlib import suppress
-from itertools import chain, repeat
+from itertools import repeat
+from pathlib import Path
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from .. import __version__
@@ -27,7 +28,7 @@ def cache_limit() -> float: # bytes; `$WISEFT_CACHE_GB` if set (0: keep nothing,
     return 1e9*number_from_environment('WISEFT_CACHE_GB', 10)
 
 def entry_folder(
-    kind,  # 'pixels' or 'features'
+    kind:str, # 'pixels' or 'features'
     images,# `ImageSet`
     *what  # texts that say what is done to the images
 ):
@@ -36,8 +37,8 @@ def entry_folder(
     files = hashlib.sha256()
     for p, identity in zip(images.paths.as_texts(), images.identities()):
         files.update(f'{os.path.abspath(p)} {identity}\n'.encode('utf-8', 'surrogatepass'))
-    key = [__version__, PIL.__version__, images.border, images.upright, *map(str, what), files.hexdigest()]
-    return _folder(kind, key)
+    versions = [__version__, PIL.__version__]
+    return _folder(kind, [*versions, images.border, images.upright, *map(str, what), files.hexdigest()])
 
 def text_folder(
     *what # all that the features of texts follow from
@@ -45,29 +46,35 @@ def text_folder(
     "Where features of texts are, or would be; None if nothing is to be kept"
     return _folder('texts', [__version__, *map(str, what)]) if cache_limit() else None
 
-def _folder(kind, key): return cache_root()/kind/hashlib.sha256(json.dumps(key).encode()).hexdigest()[:20]
+def _folder(kind, key):
+    digits = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    return cache_root()/kind/digits[:20]
 
 # %% ../../nbs/api/data/06_disk_cache.ipynb #4b2ad2f1
 class CacheEntry:
     "The arrays of an entry, memory-mapped; an array that was None has no elements"
-    def __init__(self, folder):
+    def __init__(self, folder:Path):
         self.folder, self.shapes = folder, np.load(folder/'shapes.npy')
         self.ends = np.cumsum(self.shapes.prod(1))
-        self.data = np.memmap(folder/'data', json.loads((folder/'about.json').read_text())['dtype'], 'r')
+        about = json.loads((folder/'about.json').read_text())
+        self.data = np.memmap(folder/'data', about['dtype'], 'r')
         if len(self.data) != self.ends[-1]: raise ValueError(f'{folder} is cut short.')
         with suppress(PermissionError): os.utime(folder) # the time of last use; of another user's entry it stays
     def __len__(self): return len(self.shapes)
-    def __getitem__(self, i): return self.data[self.ends[i]-self.shapes[i].prod():self.ends[i]].reshape(self.shapes[i])
-    def run(self, start, stop): # (stop-start, …), or None where shapes differ
+    def __getitem__(self, i):
+        shape, end = self.shapes[i], self.ends[i]
+        return self.data[end-shape.prod():end].reshape(shape)
+    def run(self, start:int, stop:int): # (stop-start, …), or None where shapes differ
         "Neighbours in one piece"
         shape = self.shapes[start]
         if (self.shapes[start:stop] != shape).any() or not shape.prod(): return None
-        return self.data[self.ends[start]-shape.prod():self.ends[stop-1]].reshape(-1, *shape)
+        begin = self.ends[start]-shape.prod()
+        return self.data[begin:self.ends[stop-1]].reshape(-1, *shape)
     def __reduce__(self): return open_entry, (self.folder,) # worker processes map the file themselves, if it is there
 
 # %% ../../nbs/api/data/06_disk_cache.ipynb #f36e1403
 def write_entry(
-    folder, # from `entry_folder`
+    folder:Path, # from `entry_folder`
     arrays, # iterable of arrays of one dtype and number of dimensions; None for what there isn't
     **about # notes for `cache_table`
 ) -> CacheEntry:   # None, and a warning, if it can't be written
@@ -75,30 +82,32 @@ def write_entry(
     arrays = iter(arrays)
     try:
         with atomic_path(folder) as tmp: _write(tmp, arrays, about)
-    except FileExistsError: pass # another process was first
+    except FileExistsError: return open_entry(folder) # another process was first
     except OSError as e:
         warnings.warn(f'Images are decoded anew each time: {e} $WISEFT_CACHE names another folder, WISEFT_CACHE_GB=0 '
                       'keeps nothing.', stacklevel=2)
         return None
-    make_room()
-    return open_entry(folder)
+    make_room() # perhaps of this one
+    try: return CacheEntry(folder) # its content was hashed a moment ago
+    except FileNotFoundError: return None
 
 def _write(folder, arrays, about):
     folder.mkdir()
-    shapes, kept = [], None
+    shapes, example = [], None
     with open(folder/'data', 'wb') as f:
         for a in arrays:
             if a is not None:
-                kept = a
+                example = a
                 np.ascontiguousarray(a).tofile(f)
             shapes.append(None if a is None else a.shape)
-    np.save(folder/'shapes.npy', [s or (0,)*kept.ndim for s in shapes])
-    about |= dict(n=sum(s is not None for s in shapes), dtype=str(kept.dtype))
+    none = (0,)*example.ndim
+    np.save(folder/'shapes.npy', [s or none for s in shapes])
+    about |= dict(n=len(shapes) - shapes.count(None), dtype=str(example.dtype))
     about['sha256'] = content_hashes([folder/'data', folder/'shapes.npy'])
     (folder/'about.json').write_text(json.dumps(about))
 
 # %% ../../nbs/api/data/06_disk_cache.ipynb #e771fe59
-def open_entry(folder):
+def open_entry(folder:Path):
     "The entry if it is there; None, and away with it, if its content is another than was written"
     try:
         if not folder.exists(): return None
@@ -113,11 +122,13 @@ _kinds = 'pixels', 'features', 'texts'
 
 def _entries():
     "Folder -> (bytes, time of last use), the oldest first; unfinished ones included"
-    found = {}
+    entries = {}
     for f in [f for k in _kinds for f in (cache_root()/k).glob('*')]:
-        try: found[f] = sum(p.stat().st_size for p in f.iterdir()), f.stat().st_mtime
+        try:
+            size = sum(p.stat().st_size for p in f.iterdir())
+            entries[f] = size, f.stat().st_mtime
         except OSError: pass # another process removed it
-    return dict(sorted(found.items(), key=lambda e: e[1][1]))
+    return dict(sorted(entries.items(), key=lambda e: e[1][1]))
 
 def make_room():
     "Remove what was not used for longest until the rest is within the limit, and what a killed process left a day ago"
@@ -136,9 +147,9 @@ def cache_table() -> pd.DataFrame: # columns kind, set, images, MB, last used
     for folder, (size, used) in reversed(_entries().items()):
         try: about = json.loads((folder/'about.json').read_text())
         except OSError: about = {} # unfinished
-        rows.append(
-            (folder.parent.name, about.get('name', 'unfinished'), about.get('n', 0), size/1e6,
-             pd.Timestamp.fromtimestamp(used).round('s')))
+        name, n = about.get('name', 'unfinished'), about.get('n', 0)
+        last = pd.Timestamp.fromtimestamp(used).round('s')
+        rows.append((folder.parent.name, name, n, size/1e6, last))
     return pd.DataFrame(rows, columns=['kind', 'set', 'images', 'MB', 'last used'])
 
 def clear_cache():
@@ -149,10 +160,13 @@ def clear_cache():
 # %% ../../nbs/api/data/06_disk_cache.ipynb #9c4671f1
 class ShortSide:
     "Scale an image down until its short side has `size` pixels; smaller ones stay as they are"
-    def __init__(self, size): self.size, self.at_least, self.pixels_key = size, 2*size, f'short side {size}'
-    def pixels(self, image): # PIL image -> (height, width, 3) array of uint8
+    def __init__(self, size:int):
+        self.size, self.at_least = size, 2*size
+        self.pixels_key = f'short side {size}'
+    def pixels(self, image:Image.Image): # PIL image -> (height, width, 3) array of uint8
         part = self.size/min(image.size)
-        if part < 1: image = image.resize([round(part*s) for s in image.size], Image.Resampling.BICUBIC)
+        small = [round(part*s) for s in image.size]
+        if part < 1: image = image.resize(small, Image.Resampling.BICUBIC)
         return np.asarray(image)
 
 # %% ../../nbs/api/data/06_disk_cache.ipynb #5dbf2dcb
@@ -167,24 +181,23 @@ class Pixels(Dataset):
         return self.transform.pixels(self.images.open(i, self.transform.at_least))
     @property
     def kept_share(self): return 0. if self.kept is None else (self.kept.shapes.prod(1) > 0).mean()
-    def room(self, probes=16):
+    def room(self, probes:int=16):
         "About how many images have room in the cache; what is decoded to know that isn't decoded again"
-        made = {int(i): _or_none(self, i) for i in np.unique(np.linspace(0, len(self)-1, probes).astype(int))}
-        self.probed = {i: a for i, a in made.items() if a is not None}
-        needed = np.mean([a.nbytes for a in self.probed.values()] or [0])*len(self)
-        return len(self) if needed <= cache_limit() else int(.5*cache_limit()/needed*len(self))
-
-def _or_none(pixels, i):
-    try: return pixels[i]
-    except UnreadableImage: return None
+        self.probed = {}
+        for i in np.unique(np.linspace(0, len(self)-1, probes).astype(int)).tolist():
+            with suppress(UnreadableImage): self.probed[i] = self[i]
+        sizes = [a.nbytes for a in self.probed.values()]
+        needed = np.mean(sizes or [0])*len(self)
+        if needed <= cache_limit(): return len(self)
+        return int(.5*cache_limit()/needed*len(self))
 
 # %% ../../nbs/api/data/06_disk_cache.ipynb #a78138ad
 MAX_SKIPPED = .01 # share of unreadable images above which there is no result
 
 def check_skipped(
     images, # `ImageSet`
-    reasons, # list of str, one an unreadable image
-    most=MAX_SKIPPED # share that may be
+    reasons:list, # list of str, one an unreadable image
+    most:float=MAX_SKIPPED # share that may be
 ):
     "ValueError once too many images are unreadable"
     if len(reasons) <= most*len(images): return
@@ -200,12 +213,13 @@ def is_large(images) -> bool:
 
 def decoding_workers(images) -> int:
     "Processes that decode: `$WISEFT_WORKERS`; else for large sets as many as this process has cores, at most 16"
-    cores = (os.cpu_count() or 1)//int(os.environ.get('LOCAL_WORLD_SIZE') or n_processes())
-    return int(number_from_environment('WISEFT_WORKERS', min(16, max(1, cores)) if is_large(images) else 0))
+    here = int(os.environ.get('LOCAL_WORLD_SIZE') or n_processes())
+    cores = max(1, (os.cpu_count() or 1)//here)
+    return int(number_from_environment('WISEFT_WORKERS', min(16, cores) if is_large(images) else 0))
 
 class Tried(Dataset):
     "Pixels, or the reason why there are none"
-    def __init__(self, pixels): self.pixels = pixels
+    def __init__(self, pixels:Pixels): self.pixels = pixels
     def __len__(self): return len(self.pixels)
     def __getitem__(self, i):
         try: return self.pixels[i]
@@ -224,23 +238,21 @@ def _as_it_is(item): return item
 class _Joined:
     "Entries of parts of a set; no elements for what is in none"
     def __init__(self, parts): self.parts = parts # (range, `CacheEntry`) each
-    def __getitem__(self, i): return next((entry[i-which.start] for which, entry in self.parts if i in which), ())
-
-def _without_parts(kept): # yields nothing
-    "Remove parts that are in the whole now"
-    for _, entry in getattr(kept, 'parts', ()): remove_path(entry.folder)
-    yield from ()
+    def __getitem__(self, i):
+        for which, entry in self.parts:
+            if i in which: return entry[i-which.start]
+        return ()
 
 # %% ../../nbs/api/data/06_disk_cache.ipynb #af725d4c
 def decode_once(
     pixels:Pixels,
-    workers=None,  # decoding processes; None: some for sets above 200 MB
-    progress=True, # tell how far it is where there is much to decode
+    workers:int|None=None, # decoding processes; None: some for sets above 200 MB
+    progress:bool=True, # tell how far it is where there is much to decode
     parts=()       # what `decode_part` made
 ) -> Pixels: # the same, whose images come from the cache from now on, as far as they have room there
     "Decode a set into the cache, unless that was done before"
-    found = [(which, entry) for which, part in parts if (entry := open_entry(part))]
-    if found: pixels.kept = _Joined(found)
+    decoded = [(which, entry) for which, part in parts if (entry := open_entry(part))]
+    if decoded: pixels.kept = _Joined(decoded)
     folder, n = _place(pixels)
     if not n: return pixels
     pixels.kept = open_entry(folder) or _decode(pixels, range(n), n, folder, workers, progress)
@@ -252,7 +264,8 @@ def _place(pixels): # folder, images that have room
     folder = key and entry_folder('pixels', images, key)
     if folder is None or not len(images): return None, 0
     n = len(images) if open_entry(folder) else pixels.room()
-    return (folder if n == len(images) else _folder('pixels', [folder.name, f'the first {n}'])), n
+    if n < len(images): folder = _folder('pixels', [folder.name, f'the first {n}'])
+    return folder, n
 
 def _decode(pixels, which, n, folder, workers, progress):
     "The entry of some of the n images that have room, written"
@@ -263,25 +276,27 @@ def _decode(pixels, which, n, folder, workers, progress):
     loader = DataLoader(Hashed(pixels), None, sampler=which, num_workers=workers, collate_fn=_as_it_is,
                         generator=torch.Generator())
     loader = tell(loader, what, images=len(which), progress=progress and is_large(images))
-    arrays = chain(_checked(loader, images), repeat(None, len(images)-len(which)), _without_parts(pixels.kept))
+    arrays = _arrays(loader, pixels, len(images)-len(which))
     return write_entry(folder, arrays, name=f'{images.name} in {images.root or images.paths[0].parent}')
 
-def _checked(loader, images):
-    "Pixels, None for an unreadable image; an error when they become too many"
+def _arrays(loader, pixels, n_others):
+    "Pixels, None for unreadable images and for the others; an error when too many are unreadable"
     reasons, hashes = [], {}
     for a, identity, sha256 in loader:
         if sha256: hashes[identity] = sha256
         if isinstance(a, str):
             reasons.append(a)
-            check_skipped(images, reasons)
+            check_skipped(pixels.images, reasons)
         yield None if isinstance(a, str) else a
     remember_hashes(hashes)
+    yield from repeat(None, n_others)
+    for _, entry in getattr(pixels.kept, 'parts', ()): remove_path(entry.folder) # they are in the whole now
 
 # %% ../../nbs/api/data/06_disk_cache.ipynb #0cb18822
 def decode_part(
     pixels:Pixels,
     cut, # function of a range -> a part of it
-    workers=None, progress=True # as in `decode_once`
+    workers:int|None=None, progress:bool=True # as in `decode_once`
 ): # (range, folder of its entry) for `decode_once`; None where there is nothing to decode
     "A part of what `decode_once` would decode, in an entry of its own"
     folder, n = _place(pixels)
@@ -294,18 +309,19 @@ def decode_part(
 # %% ../../nbs/api/data/06_disk_cache.ipynb #0b17bae8
 def unreadable(
     pixels:Pixels,
-    workers=None, progress=True # as in `decode_once`
+    workers:int|None=None, progress:bool=True # as in `decode_once`
 ) -> dict: # index -> reason
     "The images of a set that can't be read; ValueError when they are too many"
-    images, found = pixels.images, {}
-    if images.pixels is not None: return found
+    images, reasons = pixels.images, {}
+    if images.pixels is not None: return reasons
     kept = decode_once(pixels, workers, progress).kept
-    unknown = range(len(images)) if kept is None else np.flatnonzero(kept.shapes.prod(1) == 0).tolist()
+    unknown = range(len(images))
+    if kept is not None: unknown = np.flatnonzero(kept.shapes.prod(1) == 0).tolist()
     if workers is None: workers = decoding_workers(images.subset(unknown))
     loader = DataLoader(Tried(pixels), None, sampler=unknown, num_workers=workers, collate_fn=_as_it_is,
                         generator=torch.Generator())
     for i, a in zip(unknown, loader):
         if not isinstance(a, str): continue
-        found[i] = a
-        check_skipped(images, list(found.values()))
-    return found
+        reasons[i] = a
+        check_skipped(images, list(reasons.values()))
+    return reasons

@@ -10,17 +10,18 @@ __all__ = ['file_identity', 'remember_hashes', 'forget_hashes', 'file_hash', 'co
 import hashlib, json, numpy as np, os, sqlite3, stat, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from itertools import chain
+from pathlib import Path
 from ..base.files import cache_root, sha256_file
 
 # %% ../../nbs/api/data/05_hashes.ipynb #17119f86
 def file_identity(
-    path # anything
+    path:str|Path # anything
 ): # text; None where there is no regular file
     "What changes when a file does: inode, size, time of change of its content, and of anything"
     try: s = os.stat(path)
     except (OSError, ValueError): return None
-    return f'{s.st_ino} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}' if stat.S_ISREG(s.st_mode) else None
+    if not stat.S_ISREG(s.st_mode): return None
+    return f'{s.st_ino} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}'
 
 # %% ../../nbs/api/data/05_hashes.ipynb #a7407c50
 def _memory():
@@ -32,21 +33,23 @@ def _memory():
 
 def _recall(identities):
     "identity -> hash, of those that are known"
-    identities, found = list(identities), {}
+    identities, hashes = list(identities), {}
     try:
         with closing(_memory()) as db:
             for start in range(0, len(identities), 500): # one by one takes seven times as long
                 some = identities[start:start+500]
-                found.update(db.execute(f'SELECT * FROM hashes WHERE identity IN ({",".join("?"*len(some))})', some))
+                marks = ','.join('?'*len(some))
+                hashes.update(db.execute(f'SELECT * FROM hashes WHERE identity IN ({marks})', some))
     except (OSError, UnicodeDecodeError, sqlite3.Error): pass
-    return found
+    return hashes
 
 def remember_hashes(
-    hashes # identity -> SHA-256
+    hashes:dict # identity -> SHA-256
 ):
     "Keep hashes of files; not of one that changed within 2 seconds, and may once more without its times telling"
     settled = time.time_ns() - 2_000_000_000
-    rows = [(i, h) for i, h in hashes.items() if int(i.split()[-1]) < settled]
+    changed = lambda identity: int(identity.split()[-1])
+    rows = [(i, h) for i, h in hashes.items() if changed(i) < settled]
     if not rows: return
     try:
         with closing(_memory()) as db, db: db.executemany('INSERT OR REPLACE INTO hashes VALUES (?, ?)', rows)
@@ -60,20 +63,11 @@ def forget_hashes():
 
 # %% ../../nbs/api/data/05_hashes.ipynb #40d02265
 def file_hash(
-    path # anything
+    path:str|Path # anything
 ): # SHA-256, 64 hexadecimal digits; None where there is no regular file, or it can't be read
     "What is in a file, read now"
     try: return sha256_file(path) if file_identity(path) else None
     except OSError: return None
-
-def _hashes_of_some(paths, identity, hashed, pool):
-    identities = [identity(p) for p in paths]
-    known = _recall(dict.fromkeys(i for i in identities if i))
-    new = {i: p for i, p in zip(identities, paths) if i and i not in known}
-    read = {i: h for i, h in zip(new, pool.map(hashed, new.values())) if h}
-    remember_hashes(read)
-    known |= read
-    return [known.get(i) for i in identities]
 
 _AT_ONCE = 20_000 # files: of a million, memory holds no more than their hashes
 
@@ -83,41 +77,58 @@ def content_hashes(
     hashed=file_hash
 ) -> list: # of each what `hashed` gives
     "What is in each file: read once, and again when it changed"
-    parts = [paths[i:i+_AT_ONCE] for i in range(0, len(paths), _AT_ONCE)]
+    hashes = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(chain.from_iterable(_hashes_of_some(part, identity, hashed, pool) for part in parts))
+        for start in range(0, len(paths), _AT_ONCE):
+            some = paths[start:start+_AT_ONCE]
+            identities = [identity(p) for p in some]
+            remembered = _recall(dict.fromkeys(i for i in identities if i))
+            file_of = {i: p for i, p in zip(identities, some) if i}
+            new = {i: p for i, p in file_of.items() if i not in remembered}
+            results = zip(new, pool.map(hashed, new.values()))
+            read = {i: h for i, h in results if h}
+            remember_hashes(read)
+            remembered |= read
+            hashes += [remembered.get(i) for i in identities]
+    return hashes
 
 # %% ../../nbs/api/data/05_hashes.ipynb #b5020d6b
 def folder_hash(
-    folder # its files, at any depth
+    folder:str|Path # its files, at any depth
 ) -> str: # 64 hexadecimal digits
     "SHA-256 over the names and contents of all files in a folder"
     start = len(os.path.join(folder, ''))
-    files = [os.path.join(at, name) for at, _, names in os.walk(folder) for name in names]
-    rows = [[f[start:].replace(os.sep, '/'), h] for f, h in zip(files, content_hashes(files))]
+    files = []
+    for place, _, names in os.walk(folder): files += [os.path.join(place, name) for name in names]
+    names = [f[start:].replace(os.sep, '/') for f in files]
+    rows = [[name, h] for name, h in zip(names, content_hashes(files))]
     return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
 
 # %% ../../nbs/api/data/05_hashes.ipynb #41b17a9e
 def grey_thumbnails(
-    images, # (n, height, width, 3), uint8; sides that `size` divides
+    images:np.ndarray, # (n, height, width, 3), uint8; sides that `size` divides
     size:int=16,
 ) -> np.ndarray: # (n, size²), fp32, 0 black … 1 white
     "Small grey versions of images"
     grey = np.asarray(images, np.float32) @ np.array([.299, .587, .114], np.float32)/255
     n, height, width = grey.shape
-    return grey.reshape(n, size, height//size, size, width//size).mean((2, 4)).reshape(n, size**2)
+    blocks = grey.reshape(n, size, height//size, size, width//size)
+    return blocks.mean((2, 4)).reshape(n, size**2)
 
 def near_duplicates(
-    a, b, # from `grey_thumbnails`: (n, k), (m, k)
+    a:np.ndarray, b:np.ndarray, # from `grey_thumbnails`: (n, k), (m, k)
     distance:float=.06, # root mean square
     chunk:int=1024, # rows compared at once
 ) -> np.ndarray: # (n,) bool
     "Whether each of `a` is nearer to some of `b` than a distance"
-    near, squares = np.zeros(len(a), bool), (b*b).sum(1)
+    near = np.zeros(len(a), bool)
+    squares = (b*b).sum(1)
     for i in range(0, len(a), chunk):
         x = a[i:i+chunk]
         for j in range(0, len(b), 16*chunk):
             some = slice(j, j+16*chunk)
-            d = (x*x).sum(1)[:, None] + squares[None, some] - 2*x @ b[some].T
-            near[i:i+chunk] |= (d < a.shape[1]*distance**2).any(1)
+            products = 2*x @ b[some].T
+            d = (x*x).sum(1)[:, None] + squares[None, some] - products
+            is_near = d < a.shape[1]*distance**2
+            near[i:i+chunk] |= is_near.any(1)
     return near

@@ -14,45 +14,29 @@ from socket import create_connection
 from threading import Thread
 from urllib.parse import urlsplit
 from urllib.request import getproxies
-from ..base.files import data_root, holds, remove_path
+from ..base.files import data_root, holds, package_data, remove_path
 from .hashes import content_hashes
 from .layouts import SHARDS
 from .shards import local_copy
 from ..base.text import BadFile, first_few, why_failed
 
 # %% ../../nbs/api/data/13_hub.ipynb #1d9dade8
-_noncommercial = 'for research that is not commercial'
-HUB_SETS = pd.DataFrame([
-    ('imagenet', 'reference', 'clip-benchmark/wds_imagenet1k', '', _noncommercial, 'image-net.org'),
-    ('imagenet', 'imagenet-v2', 'clip-benchmark/wds_imagenetv2', '98e9ba6', 'MIT',
-     'github.com/modestyachts/ImageNetV2'),
-    ('imagenet', 'imagenet-r', 'clip-benchmark/wds_imagenet-r', '610f29c', 'MIT', 'github.com/hendrycks/imagenet-r'),
-    ('imagenet', 'imagenet-sketch', 'clip-benchmark/wds_imagenet_sketch', '751cf0a', 'MIT',
-     'github.com/HaohanWang/ImageNet-Sketch'),
-    ('imagenet', 'objectnet', 'clip-benchmark/wds_objectnet', '', 'CC BY 4.0, for testing only', 'objectnet.dev'),
-    ('imagenet', 'imagenet-a', 'clip-benchmark/wds_imagenet-a', '614c3a5', 'MIT',
-     'github.com/hendrycks/natural-adv-examples'),
-    ('iwildcam', 'ood', 'djghosh/wds_wilds-iwildcam_test', '325d568', 'CDLA, permissive, 1.0',
-     'wilds.stanford.edu/datasets'),
-    ('fmow', 'ood', 'djghosh/wds_wilds-fmow_test', 'f203cf5', 'FMoW Challenge Public License',
-     'github.com/fMoW/dataset'),
-    ('transfer:cars', 'reference', 'clip-benchmark/wds_cars', '', 'not stated', "its authors' page is gone"),
-], columns=['suite', 'set', 'repository', 'commit', 'licence', 'source']) # the licence is the authors'
+HUB_SETS = pd.read_csv(package_data('hub_sets.csv'), keep_default_na=False) # the licence is the authors'
 
 # %% ../../nbs/api/data/13_hub.ipynb #842a1817
 _PATIENCE = 5 # seconds
 
 def _answers(address):
     "Whether an address can be connected to; behind a proxy nobody knows, so that it counts as one that can"
-    url, found = urlsplit(address), []
+    url, reached = urlsplit(address), []
     if {url.scheme, 'all'} & set(getproxies()): return True
     def connect():
         place = url.hostname, url.port or (80 if url.scheme == 'http' else 443)
-        with suppress(OSError), create_connection(place, _PATIENCE): found.append(True)
+        with suppress(OSError), create_connection(place, _PATIENCE): reached.append(True)
     asking = Thread(target=connect, daemon=True) # names and several addresses may take longer
     asking.start()
     asking.join(_PATIENCE)
-    return bool(found)
+    return bool(reached)
 
 @contextmanager
 def reaching_hub():
@@ -82,15 +66,16 @@ class HubFiles:
 
 def _is_wanted(name):
     "Whether a name in a hub's list is a shard or a table that has a place within a folder, on every system"
-    ours = name.isprintable() and name.endswith(('.tar', '.txt', '.csv', '.tsv')) and not set(name) & {'\\', ':'}
-    return ours and not any(part.startswith('.') or not part for part in name.split('/'))
+    ours = name.isprintable() and name.endswith(('.tar', '.txt', '.csv', '.tsv'))
+    hidden = any(part.startswith('.') or not part for part in name.split('/'))
+    return ours and not hidden and not set(name) & {'\\', ':'}
 
 def hub_files(
-    repository, # owner/name
-    folder,     # where it is to go
-    licence='', # of its authors; '': what its card says
-    source='',
-    known=''    # beginning of the commit that this table was made with
+    repository:str, # owner/name
+    folder:str|Path, # where it is to go
+    licence:str='', # of its authors; '': what its card says
+    source:str='',
+    known:str='' # beginning of the commit that this table was made with
 ) -> HubFiles:
     "Ask the hub what a data set consists of"
     from huggingface_hub import HfApi
@@ -103,13 +88,13 @@ def hub_files(
     if not files: raise ValueError(f'{repository} on the hub has no shards (.tar) and no tables.')
     card = info.card_data or {}
     note = '' if info.sha.startswith(known) else f'changed since {known}, which was looked at'
-    return HubFiles(repository, info.sha, files, licence or card.get('license') or 'not stated',
-                    source or 'its page on the hub', Path(folder), note)
+    licence, source = licence or card.get('license') or 'not stated', source or 'its page on the hub'
+    return HubFiles(repository, info.sha, files, licence, source, Path(folder), note)
 
 # %% ../../nbs/api/data/13_hub.ipynb #2f2c64d6
 def sets_on_hub(
-    name,     # a suite of `HUB_SETS` (all its sets), one of ImageNet's sets, or `hf:owner/name`
-    root=None # data root; default `$WISEFT_DATA`, else `~/data`
+    name:str, # a suite of `HUB_SETS` (all its sets), one of ImageNet's sets, or `hf:owner/name`
+    root:str|Path|None=None # data root; default `$WISEFT_DATA`, else `~/data`
 ) -> list: # of `HubFiles`
     "What a name stands for on the hub"
     if is_ones_own(name):
@@ -125,17 +110,17 @@ def sets_on_hub(
 _has_own_name = HUB_SETS.suite.eq('imagenet') & HUB_SETS.set.ne('reference')
 _names_on_hub = [*HUB_SETS.suite.unique(), *HUB_SETS.set[_has_own_name]]
 
-def is_ones_own(name): return name.startswith('hf:')
+def is_ones_own(name:str): return name.startswith('hf:')
 
 def is_on_hub(
-    name
+    name:str
 ) -> bool:
     "Whether `sets_on_hub` knows it"
     return is_ones_own(name) or name in _names_on_hub
 
 # %% ../../nbs/api/data/13_hub.ipynb #53473f60
 def is_whole(
-    path, # of a file
+    path:Path, # of a file
     stated# `RepoSibling`
 ) -> bool:
     "Whether a file is what the hub says"
@@ -144,34 +129,31 @@ def is_whole(
     data = path.read_bytes()
     return hashlib.sha1(b'blob %d\0' % len(data) + data).hexdigest() == stated.blob_id
 
+_INCOMING = '.incoming' # in a set's folder: what is not whole yet
+
 def fetch(
     found:HubFiles
 ) -> Path: # its folder
     "Download what isn't there yet, and check it"
+    from huggingface_hub import hf_hub_download
+    incoming = found.folder/_INCOMING
     for f in found.files:
-        path = found.folder/f.rfilename
+        path, new = found.folder/f.rfilename, incoming/f.rfilename
         if not _is_wanted(f.rfilename) or not holds(found.folder, path): raise BadFile(
             f'{found.repository} on the hub names a file {f.rfilename!r}, which is not within {found.folder}. Nothing '
             'was changed. Tell whoever keeps it.')
-        if not is_whole(path, f): _fetch_one(found, f, path)
-    remove_path(found.folder/_INCOMING)
+        if is_whole(path, f): continue
+        try:
+            with reaching_hub(): hf_hub_download(found.repository, f.rfilename, repo_type='dataset',
+                                                 revision=found.commit, local_dir=incoming)
+        except Exception as e: raise ConnectionError(
+            f'{f.rfilename} of {found.repository} did not come ({why_failed(e)}). What came before is kept: run it '
+            'again.') from e
+        # it gets its name when it is whole
+        if not is_whole(new, f):
+            new.unlink()
+            raise BadFile(f'{path} did not come as the hub states it, and was not taken. Run it again.')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(new, path)
+    remove_path(incoming)
     return found.folder
-
-_INCOMING = '.incoming' # in a set's folder: what is not whole yet
-
-def _fetch_one(found, stated, path):
-    "Download a file, check it, and give it its name"
-    from huggingface_hub import hf_hub_download
-    incoming = found.folder/_INCOMING
-    new = incoming/stated.rfilename
-    try:
-        with reaching_hub(): hf_hub_download(found.repository, stated.rfilename, repo_type='dataset',
-                                             revision=found.commit, local_dir=incoming)
-    except Exception as e: raise ConnectionError(
-        f'{stated.rfilename} of {found.repository} did not come ({why_failed(e)}). What came before is kept: run it '
-        'again.') from e
-    if not is_whole(new, stated):
-        new.unlink()
-        raise BadFile(f'{path} did not come as the hub states it, and was not taken. Run it again.')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(new, path)

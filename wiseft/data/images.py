@@ -46,13 +46,13 @@ class ImageSet(Dataset):
         self.labels = np.asarray(self.labels, dtype=np.int64)
         self.name, self.classnames = printable(self.name), list(self.classnames)
         if self.units is None: self.units = _printable_texts(self.paths.as_texts())
-        _check_lengths(self)
-        _check_role(self)
+        _check(self)
     def __len__(self): return len(self.paths)
-    def open(self, i, at_least=None): # RGB PIL image
+    def open(self, i:int, at_least:int|None=None): # RGB PIL image
         "Decode image `i`, a large JPEG not much larger than `at_least` pixels on the short side if that is given"
-        im = self._decoded(i, None if self.border else at_least)
-        return im.crop((self.border, self.border, im.width-self.border, im.height-self.border)) if self.border else im
+        b = self.border
+        im = self._decoded(i, None if b else at_least)
+        return im.crop((b, b, im.width-b, im.height-b)) if b else im
     def _decoded(self, i, at_least):
         if self.pixels is not None: return Image.fromarray(self.pixels[i])
         read = self.members and functools.partial(self.members.read, i)
@@ -74,8 +74,8 @@ def _printable_texts(texts):
     whole = texts.data.decode('utf-8', 'surrogatepass').isprintable()
     return texts if whole else TextColumn(map(printable, texts))
 
-def _check_lengths(s):
-    "Columns of an image set are equally long and labels lie within the classes"
+def _check(s):
+    "ValueError unless columns are equally long, labels lie within the classes, and the role is one"
     for k in ('labels', 'groups', 'units', 'pixels', 'members'):
         v = getattr(s, k)
         if v is not None and len(v) != len(s.paths): raise ValueError(
@@ -84,8 +84,6 @@ def _check_lengths(s):
         raise ValueError(
             f'{s.name}: labels {s.labels.min()}…{s.labels.max()} for {len(s.classnames)} classes; expected '
             f'0…{len(s.classnames)-1}.')
-
-def _check_role(s):
     if s.role not in ROLES: raise ValueError(f'{s.name}: the role is {s.role!r}; expected one of {", ".join(ROLES)}.')
 
 # %% ../../nbs/api/data/09_images.ipynb #b727b48b
@@ -100,7 +98,8 @@ def with_transform(self:ImageSet,
 @patch
 def counts(self:ImageSet) -> pd.Series:
     "Images of each class"
-    return pd.Series(np.bincount(self.labels, minlength=len(self.classnames)), index=self.classnames, name=self.name)
+    counts = np.bincount(self.labels, minlength=len(self.classnames))
+    return pd.Series(counts, index=self.classnames, name=self.name)
 
 @patch(as_prop=True)
 def missing(self:ImageSet) -> list:
@@ -110,18 +109,21 @@ def missing(self:ImageSet) -> list:
 # %% ../../nbs/api/data/09_images.ipynb #a4450d16
 @patch
 def subset(self:ImageSet,
-    keep # indices, a slice or a boolean mask, (n,)
+    keep:np.ndarray|list|slice # indices, a slice or a boolean mask, (n,)
 ) -> ImageSet:
     "Only these images, in this order"
     if not isinstance(keep, slice): keep = np.asarray(keep, dtype=None if len(keep) else int)
     idx = np.arange(len(self))[keep]
-    def pick(column): return [column[i] for i in idx] if isinstance(column, list) else column[idx]
-    columns = {k: getattr(self, k) for k in ('paths', 'labels', 'groups', 'units', 'pixels', 'members')}
-    return replace(self, **{k: pick(column) for k, column in columns.items() if column is not None})
+    columns = {}
+    for k in ('paths', 'labels', 'groups', 'units', 'pixels', 'members'):
+        column = getattr(self, k)
+        if isinstance(column, list): columns[k] = [column[i] for i in idx]
+        elif column is not None: columns[k] = column[idx]
+    return replace(self, **columns)
 
 # %% ../../nbs/api/data/09_images.ipynb #bd345832
 @patch
-def identity(self:ImageSet, i): # text; None where there is no such file
+def identity(self:ImageSet, i:int): # text; None where there is no such file
     "What changes when image `i` does: `file_identity`, within a tar with its place there"
     return self.members.identity(i) if self.members else file_identity(self.paths.as_texts()[i])
 
@@ -132,7 +134,7 @@ def identities(self:ImageSet): # yields that of each image
     return map(file_identity, self.paths.as_texts())
 
 @patch
-def hash(self:ImageSet, i): # 64 hexadecimal digits; None where there is no such file
+def hash(self:ImageSet, i:int): # 64 hexadecimal digits; None where there is no such file
     "SHA-256 of what image `i` is decoded from, read now"
     return self.members.hash(i) if self.members else file_hash(self.paths[i])
 
@@ -140,7 +142,8 @@ def hash(self:ImageSet, i): # 64 hexadecimal digits; None where there is no such
 def sizes(self:ImageSet) -> np.ndarray: # (n,); -1 where there is no such file
     "Bytes of each image's file"
     if self.members: return self.members.size
-    return np.array([os.path.getsize(p) if os.path.isfile(p) else -1 for p in self.paths.as_texts()], np.int64)
+    size = lambda path: os.path.getsize(path) if os.path.isfile(path) else -1
+    return np.array([size(p) for p in self.paths.as_texts()], np.int64)
 
 @patch
 def hashes(self:ImageSet) -> list: # of 64 hexadecimal digits; None where there is no such file
@@ -152,18 +155,20 @@ def hashes(self:ImageSet) -> list: # of 64 hexadecimal digits; None where there 
 @patch(as_prop=True)
 def fingerprint(self:ImageSet) -> str:
     "12 hex digits over class names, file names, labels and the content of the files (or the pixels)"
-    content = self.hashes() if self.pixels is None else hashlib.sha256(np.ascontiguousarray(self.pixels)).hexdigest()
     h = hashlib.sha256(f'[{json.dumps(self.classnames)}, '.encode())
     for column in self.files(), self.labels: _add_json(h, column, ', ')
-    if self.pixels is None: _add_json(h, content, ']')
-    else: h.update(f'"{content}"]'.encode())
+    if self.pixels is None: _add_json(h, self.hashes(), ']')
+    else:
+        of_pixels = hashlib.sha256(np.ascontiguousarray(self.pixels)).hexdigest()
+        h.update(f'"{of_pixels}"]'.encode())
     return h.hexdigest()[:12]
 
 def _add_json(h, column, after, some=10_000):
     "Add a column to a hash, as JSON writes a list, some of it at a time"
     for i in range(0, len(column), some):
         items = [x.item() if isinstance(x, np.integer) else x for x in column[i:i+some]]
-        h.update(f'{", " if i else "["}{json.dumps(items)[1:-1]}'.encode())
+        text = json.dumps(items)[1:-1]
+        h.update(f'{", " if i else "["}{text}'.encode())
     h.update(f'{"" if len(column) else "["}]{after}'.encode())
 
 # %% ../../nbs/api/data/09_images.ipynb #0911160a
@@ -172,33 +177,37 @@ def largest_groups(self:ImageSet,
     n:int # how many
 ) -> list: # names
     "The groups with the most images; of equals the first by name"
-    return sorted(dict.fromkeys(self.groups), key=lambda g: (-self.groups.count(g), g))[:n]
+    by_size = lambda group: (-self.groups.count(group), group)
+    return sorted(set(self.groups), key=by_size)[:n]
 
 # %% ../../nbs/api/data/09_images.ipynb #07c9319c
 @patch
 def split(self:ImageSet,
-    fractions=(.1, .1), # of each part after the first, which takes the rest
-    rng=None            # numpy generator; default: seed 0, so that the parts are the same every time
+    fractions:tuple=(.1, .1), # of each part after the first, which takes the rest
+    rng:np.random.Generator|None=None # numpy generator; default: seed 0, so that the parts are the same every time
 ) -> list: # image sets, one more than there are fractions
     "Disjoint random parts, each class cut by itself"
     rng = np.random.default_rng(0) if rng is None else rng
     part = np.zeros(len(self), dtype=int)
     for c in range(len(self.classnames)):
         idx = rng.permutation(np.flatnonzero(self.labels == c))
-        sizes = [max(1, round(f*len(idx))) if len(idx) > len(fractions) else 0 for f in fractions]
+        enough = len(idx) > len(fractions)
+        sizes = [max(1, round(f*len(idx))) if enough else 0 for f in fractions]
         for k, n in enumerate(sizes, 1): part[idx[:n]], idx = k, idx[n:]
     return [self.subset(part == k) for k in range(len(fractions)+1)]
 
 # %% ../../nbs/api/data/09_images.ipynb #2ea11cf9
 @patch
 def project(self:ImageSet,
-    logits # (n, n_reference)
+    logits:torch.Tensor # (n, n_reference)
 ): # (n, n_classes)
     "Logits of the set's own classes: the highest among the reference's classes that each stands for"
     if self.projection is None: return logits
-    return logits[:, _columns(tuple(map(tuple, self.projection)), logits.device)].amax(-1)
+    columns = _columns(tuple(map(tuple, self.projection)), logits.device)
+    return logits[:, columns].amax(-1)
 
 @functools.lru_cache
 def _columns(projection, device): # (n_classes, columns of the largest), sent once
     width = max(map(len, projection))
-    return torch.tensor([[*p, *[p[0]]*(width-len(p))] for p in projection], device=device)
+    filled = [[*p, *[p[0]]*(width-len(p))] for p in projection]
+    return torch.tensor(filled, device=device)

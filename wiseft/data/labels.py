@@ -9,6 +9,7 @@ __all__ = ['IMAGE_ENDINGS', 'SPLITS', 'image_folder', 'visible_folders', 'labell
 # %% ../../nbs/api/data/10_labels.ipynb #4b8444c3
 import difflib, os, re, warnings
 import numpy as np, pandas as pd
+from itertools import chain
 from pathlib import Path
 from unicodedata import normalize
 from .columns import PathColumn, TextColumn
@@ -21,9 +22,9 @@ from .wordnet import are_wordnet_ids, wordnet_labels
 
 # %% ../../nbs/api/data/10_labels.ipynb #49665e32
 def image_folder(
-    path,            # folder of class folders; shards (`shard_set`), also `hf:owner/name`; a table (`table_set`)
-    classnames=None, # list that fixes names and order, or dict folder -> name; default the folders', or ImageNet's
-    name=None        # of the set in tables; default the folder's
+    path:str|Path, # folder of class folders; shards (`shard_set`), also `hf:owner/name`; a table (`table_set`)
+    classnames:list|dict|None=None, # list that fixes names and order, or dict folder -> name; default the folders'
+    name:str|None=None # of the set in tables; default the folder's
 ) -> ImageSet:
     "The images of a folder of class folders"
     check_downloaded(path)
@@ -31,7 +32,12 @@ def image_folder(
     if shard_files(path): return shard_set(path, classnames, name)
     if path.suffix.lower() in ('.csv', '.tsv') and path.is_file(): return table_set(path, classnames, name)
     folders = _class_folders(path)
-    if classnames is None: _warn_of_domains(path, folders)
+    if classnames is None and len(folders) > 1:
+        shared = set.intersection(*map(_names_of_folders, folders))
+        if len(shared) > 1: warnings.warn(
+            f'{path}: the {len(folders)} folders {first_few([f.name for f in folders], 3)} are taken for classes, yet '
+            f'their subfolders share names ({first_few(sorted(shared), 3)}): '
+            f'are they domains? Then give one of them, such as {folders[0]}.', stacklevel=2)
     return labelled_folders(path, *_labels_of(path, [f.name for f in folders], classnames), name)
 
 def _labels_of(path, folders, classnames): # dict folder -> label, and class names
@@ -39,13 +45,18 @@ def _labels_of(path, folders, classnames): # dict folder -> label, and class nam
     names = list(dict.fromkeys(normalize('NFC', f) for f in folders))
     if classnames is None and len(names) == 1: raise ValueError(
         f'{path}: one class only, {names[0]!r}; a classifier needs two class folders or more.')
+    # folders of ImageNet's have its names for their classes
     by_id = None if isinstance(classnames, dict) else wordnet_labels(names, classnames)
     if by_id: return by_id
     if classnames is None and are_wordnet_ids(names): warnings.warn(
         f'{path}: {first_few(names, 5)} are WordNet ids but no classes of ImageNet, and mean nothing in prompts; '
         'give a dict from folder to class name.', stacklevel=3)
-    known = _as_mapping(names if classnames is None else classnames)
-    return {f: i for i, f in enumerate(known)}, list(known.values())
+    # else folder name -> class name, in the order of the labels
+    pairs = names if classnames is None else classnames
+    if not isinstance(pairs, dict): pairs = {c: c for c in check_classnames(pairs)}
+    check_classnames(pairs.values())
+    class_of = {normalize('NFC', k): v for k, v in pairs.items()}
+    return {f: i for i, f in enumerate(class_of)}, list(class_of.values())
 
 # %% ../../nbs/api/data/10_labels.ipynb #da70e151
 IMAGE_ENDINGS = tuple('.png .jpg .jpeg .jpe .jfif .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif '
@@ -54,33 +65,34 @@ IMAGE_ENDINGS = tuple('.png .jpg .jpeg .jpe .jfif .webp .gif .bmp .tif .tiff .pp
 def _hidden(name): return name.startswith(('.', '__MACOSX'))
 def _is_image(name): return name.lower().endswith(IMAGE_ENDINGS) and not _hidden(name)
 def visible_folders(
-    path
+    path:str|Path
 ) -> list: # of paths
     "The folders in a folder, sorted; hidden ones left out"
-    return sorted(p for p in Path(path).iterdir() if p.is_dir() and not _hidden(p.name))
+    folders = (p for p in Path(path).iterdir() if p.is_dir())
+    return sorted(p for p in folders if not _hidden(p.name))
 
 def _names_of_folders(path): return {p.name for p in visible_folders(path)}
 
 # %% ../../nbs/api/data/10_labels.ipynb #5b87f664
 def _images(folder):
     "Image files under `folder`, sorted; links are followed, hidden files left out"
-    found, seen = [], set()
+    images, walked = [], set()
     for at, dirs, files in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(at)) in seen: # a link back to where we have been
+        if (real := os.path.realpath(at)) in walked: # a link back to where we have been
             dirs.clear()
             continue
-        seen.add(real)
+        walked.add(real)
         dirs[:] = [d for d in dirs if not _hidden(d)]
         start = os.path.join(at, '')
-        found += [start + f for f in files if _is_image(f)]
-    return sorted(found, key=lambda p: os.path.normcase(p).replace(os.sep, '\0')) # folder by folder, as `Path` does
+        images += [start + f for f in files if _is_image(f)]
+    return sorted(images, key=lambda p: os.path.normcase(p).replace(os.sep, '\0')) # folder by folder, as `Path` does
 
 # %% ../../nbs/api/data/10_labels.ipynb #abe96603
 def labelled_folders(
-    path,       # folder with one folder a class
-    labels,     # dict folder name -> label; None: not to be read
-    classnames, # one a class
-    name=None   # of the set in tables; default the folder's
+    path:str|Path, # folder with one folder a class
+    labels:dict, # dict folder name -> label; None: not to be read
+    classnames:list, # one a class
+    name:str|None=None # of the set in tables; default the folder's
 ) -> ImageSet:
     "The images of class folders whose labels are known"
     path, files = Path(path), {}
@@ -93,17 +105,11 @@ def labelled_folders(
         raise ValueError(
             f'{path}: no images in class folder{"s" if len(empty) > 1 else ""} {first_few(empty, 5)}. Add images '
             f'({", ".join(IMAGE_ENDINGS[:4])}, …) or remove the folder.')
-    numbers = np.repeat([labels[f] for f in files], list(map(len, files.values())))
-    paths = PathColumn(p for found in files.values() for p in found)
+    numbers = np.repeat([labels[f] for f in files], [len(v) for v in files.values()])
+    paths = PathColumn(chain.from_iterable(files.values()))
     return ImageSet(name or path.name, paths, numbers, classnames, root=path)
 
 # %% ../../nbs/api/data/10_labels.ipynb #47ad2061
-def _as_mapping(classnames):
-    "Folder name -> class name, in the order of the labels"
-    pairs = classnames if isinstance(classnames, dict) else {c: c for c in check_classnames(classnames)}
-    check_classnames(pairs.values())
-    return {normalize('NFC', k): v for k, v in pairs.items()}
-
 def _unknown_class(path, unknown, known):
     "Error text for folders that are no class"
     near = difflib.get_close_matches(unknown[0], known, 1, cutoff=0)[0]
@@ -122,7 +128,8 @@ def _class_folders(path):
     if not path.is_dir(): raise NotADirectoryError(
         f'{path} is a file; expected a folder with one folder a class, a tar of such folders or shards (.tar, not '
         'compressed), or a table (.csv).')
-    folders, loose = visible_folders(path), sum(_is_image(p.name) for p in path.iterdir() if p.is_file())
+    folders = visible_folders(path)
+    loose = sum(_is_image(p.name) for p in path.iterdir() if p.is_file())
     if not folders:
         there = f'{loose} images but no class folders' if loose else 'the folder is empty'
         raise ValueError(f'{path}: {there}; expected one folder a class, images inside.')
@@ -143,35 +150,26 @@ def _is_log(folder):
     files = [f for _, _, files in os.walk(folder) for f in files]
     return bool(files) and not any(map(_is_image, files))
 
-# %% ../../nbs/api/data/10_labels.ipynb #8876d704
-def _warn_of_domains(path, folders):
-    "A warning where class folders look like domains, with the classes in them"
-    shared = set.intersection(*map(_names_of_folders, folders))
-    if len(folders) > 1 and len(shared) > 1: warnings.warn(
-        f'{path}: the {len(folders)} folders {first_few([f.name for f in folders], 3)} are taken for classes, yet '
-        f'their subfolders share names ({first_few(sorted(shared), 3)}): '
-        f'are they domains? Then give one of them, such as {folders[0]}.', stacklevel=3)
-
 # %% ../../nbs/api/data/10_labels.ipynb #2435245f
 SPLITS = dict(train='train', training='train', validation='validation', val='validation', valid='validation',
               dev='validation', test='test', testing='test')
 
 def split_folders(
-    path # of an image set, or of its splits
+    path:str|Path # of an image set, or of its splits
 ) -> dict:
     "split -> folder, if all folders of `path` are named as splits; else nothing (`train` may well be a class)"
     folders = visible_folders(path)
     if any(f.name.lower() not in SPLITS for f in folders): return {}
-    found = {SPLITS[f.name.lower()]: f for f in folders}
-    if len(found) < len(folders): raise ValueError(
+    splits = {SPLITS[f.name.lower()]: f for f in folders}
+    if len(splits) < len(folders): raise ValueError(
         f'{path}: two folders for one split among {first_few([f.name for f in folders], 5)}.')
-    return found
+    return splits
 
 # %% ../../nbs/api/data/10_labels.ipynb #b07a09f0
 def shard_set(
-    source,          # tar file, or a folder with tars in it
-    classnames=None, # list that fixes names and order; or of class folders dict folder -> name
-    name=None        # of the set in tables; default the source's
+    source:str|Path, # tar file, or a folder with tars in it
+    classnames:list|dict|None=None, # list that fixes names and order; or of class folders dict folder -> name
+    name:str|None=None # of the set in tables; default the source's
 ) -> ImageSet:
     "The images of a WebDataset, or of tars with class folders in them"
     source, files = Path(source), shard_files(source)
@@ -184,14 +182,14 @@ def shard_set(
     return ImageSet(name or source_name(source), PathColumn(paths), labels, names, root=root, members=members)
 
 def source_name(
-    path # of a folder, a tar or a table
+    path:str|Path # of a folder, a tar or a table
 ) -> str:
     "What a set is called where nobody says"
     path = Path(os.path.abspath(path)) # `.` has no name
     return path.stem if path.suffix.lower() in ('.tar', '.csv', '.tsv') else path.name
 
 def is_member(
-    name # of a tar's member
+    name:str # of a tar's member
 ) -> bool:
     "Whether it is an image of a set, by its name"
     *folders, last = name.split('/')
@@ -202,39 +200,34 @@ def _numbered(source, numbers, classnames): # labels, class names
     "Labels that are numbers of the classes in classnames.txt, or of those given"
     places = [folder/'classnames.txt' for folder in (source, source.parent, source.parent.parent)]
     file = next((f for f in places if f.is_file()), None)
-    own = _names_in(file) if file else None
-    if own is None and classnames is None: raise ValueError(
+    if file is None and classnames is None: raise ValueError(
         f'{source}: its labels are numbers, and no classnames.txt lies beside it to name the classes. Write one, a '
         'name a line, or give classnames.')
-    names = own or list(classnames)
-    check_classnames(dict.fromkeys(names))
+    names = read_lines(file, 'list of class names') if file else list(classnames)
+    if file: _check_names(file, dict.fromkeys(names)) # some classes may share a name
+    else: check_classnames(dict.fromkeys(names))
     if not 0 <= numbers.min() <= numbers.max() < len(names): raise BadFile(
         f'{source}: labels {numbers.min()}…{numbers.max()} for {len(names)} class names; expected 0…{len(names)-1}.')
     if classnames is None or names == list(classnames): return numbers, names
-    used, known = np.unique(numbers), {c: i for i, c in enumerate(check_classnames(list(classnames)))}
-    if unknown := [names[k] for k in used if names[k] not in known]: raise ValueError(
-        _unknown_class(source, unknown, list(known)))
-    return np.array([known.get(c, -1) for c in names])[numbers], list(classnames)
-
-def _names_in(file): # list
-    "Class names of a list that lies beside a set, whose numbers may share a name"
-    names = read_lines(file, 'list of class names')
-    _check_names(file, dict.fromkeys(names))
-    return names
+    label_of = {c: i for i, c in enumerate(check_classnames(list(classnames)))}
+    used = np.unique(numbers)
+    if unknown := [names[k] for k in used if names[k] not in label_of]: raise ValueError(
+        _unknown_class(source, unknown, list(label_of)))
+    new_label = np.array([label_of.get(c, -1) for c in names])
+    return new_label[numbers], list(classnames)
 
 def _check_names(file, names):
     try: check_classnames(names)
     except ValueError as e: raise BadFile(f'{file}: {e}') from e
 
 # %% ../../nbs/api/data/10_labels.ipynb #8b4201f7
-def _folder_of(member): # ./cat/1.jpg, as `tar -C dir .` writes it, lies in cat
-    folders = member.split('/')[:-1]
-    return '/'.join(f for f in folders if f not in ('', '.'))
-
 def _inner_folders(source, paths, members, classnames): # labels, class names
     "Labels by the folders in tars, below those that all have in common"
     starts = [len(os.path.join(f, '')) for f in members.files]
-    folders = [_folder_of(p[starts[t]:]) for p, t in zip(paths, members.tar)]
+    folders = []
+    for p, t in zip(paths, members.tar): # ./cat/1.jpg, as `tar -C dir .` writes it, lies in cat
+        *parts, _ = p[starts[t]:].split('/')
+        folders.append('/'.join(f for f in parts if f not in ('', '.')))
     common = os.path.commonpath(set(folders)) if all(folders) else ''
     classes = [f[len(common):].strip('/').partition('/')[0] for f in folders]
     if not all(classes): raise ValueError(
@@ -250,19 +243,12 @@ def _inner_folders(source, paths, members, classnames): # labels, class names
 _COLUMNS = dict(file=('file', 'filepath', 'path', 'image'), label=('label', 'class'), caption=('caption', 'title'),
                 group=('group', 'family'))
 
-def _first_of(names, columns): return next((n for n in names if n in columns), None)
-
 def _too_wide(path, what): return (
     f'{path} has {what} with more fields than its first line has columns. Put texts with commas in quotes.')
 
-def _why_no_table(path, said): # what pandas says
-    "The error for a file that pandas can't read"
-    wide = re.search(r'Expected \d+ fields in (line \d+), saw \d+', said)
-    return _too_wide(path, f'a row ({wide[1]})') if wide else f'{path} is no CSV file ({said}). Copy it again.'
-
 def read_image_table(
-    path, # CSV file, separated by commas or tabs
-    need  # 'label' or 'caption'
+    path:str|Path, # CSV file, separated by commas or tabs
+    need:str # 'label' or 'caption'
 ) -> pd.DataFrame: # columns `file`, `need`, and `group` where there is one; texts
     "What somebody wrote down about image files; `BadFile` says what is missing"
     path = existing_file(path, 'table of images')
@@ -271,55 +257,60 @@ def read_image_table(
         with open(path, encoding='utf-8-sig') as f: separator = '\t' if '\t' in f.readline() else ','
         t = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding='utf-8-sig')
     except OSError: raise
-    except Exception as e: raise BadFile(_why_no_table(path, str(e).strip())) from None
+    except Exception as e:
+        why = str(e).strip()
+        wide = re.search(r'Expected \d+ fields in (line \d+), saw \d+', why)
+        raise BadFile(_too_wide(path, f'a row ({wide[1]})') if wide
+                      else f'{path} is no CSV file ({why}). Copy it again.') from None
     if not isinstance(t.index, pd.RangeIndex): raise BadFile(_too_wide(path, 'rows'))
-    found = {k: _first_of(names, t) for k, names in _COLUMNS.items()}
-    captions = ' Captions are for `wiseft finetune FOLDER --captions`.' if need == 'label' and found['caption'] else ''
-    if lacking := [k for k in ('file', need) if not found[k]]: raise BadFile(
+    column = {}
+    for k, names in _COLUMNS.items():
+        if there := [n for n in names if n in t]: column[k] = there[0]
+    captions = ''
+    if need == 'label' and 'caption' in column: captions = ' Captions are for `wiseft finetune FOLDER --captions`.'
+    if lacking := [k for k in ('file', need) if k not in column]: raise BadFile(
         f'{path} has the columns {first_few(list(t), 8)}: there is none named {" or ".join(_COLUMNS[lacking[0]])}.'
         + captions)
-    t = pd.DataFrame({k: t[c] for k, c in found.items() if c})
+    t = pd.DataFrame({k: t[c] for k, c in column.items()})
     whole = (t.file != '') & (t[need].str.strip() != '')
     if empty := [t.file.iloc[i] or f'row {i+1}' for i in np.flatnonzero(~whole)]:
         raise BadFile(f'{path} has no {need} for {first_few(empty)}. Write one, or remove the row.')
     return t
 
 # %% ../../nbs/api/data/10_labels.ipynb #4bc0f96d
-def _hint_of_paths(file):
-    "Where a file lies that isn't beside its table"
-    if not os.path.exists(file): return ''
-    return f' They lie in the folder that you work in, {os.getcwd()}: move the table there.'
-
 def table_set(
-    path,            # CSV file
-    classnames=None, # list that fixes names and order, or dict label -> name
-    name=None        # of the set in tables; default the file's
+    path:str|Path, # CSV file
+    classnames:list|dict|None=None, # list that fixes names and order, or dict label -> name
+    name:str|None=None # of the set in tables; default the file's
 ) -> ImageSet:
     "The images that a table names, with their labels and groups"
     path, t = Path(path), read_image_table(path, 'label')
     if again := list(t.file[t.file.map(os.path.normpath).duplicated()]): raise BadFile(
         f'{path} names {first_few(again)} more than once. Expected one row an image, with one label.')
     files = PathColumn(path.parent/f for f in t.file)
-    if gone := [f for f, p in zip(t.file, files) if not os.path.exists(p)]: raise FileNotFoundError(
-        f'{path} names files that are not there: {first_few(gone)}. They are looked for beside the table, in '
-        f'{os.path.abspath(path.parent)}.' + _hint_of_paths(gone[0]))
+    if gone := [f for f, p in zip(t.file, files) if not os.path.exists(p)]:
+        here = f' They lie in the folder that you work in, {os.getcwd()}: move the table there.'
+        raise FileNotFoundError(
+            f'{path} names files that are not there: {first_few(gone)}. They are looked for beside the table, in '
+            f'{os.path.abspath(path.parent)}.' + here*os.path.exists(gone[0]))
     if t.label.str.fullmatch(r'\d{1,9}').all(): labels, names = _numbered(path, t.label.to_numpy(int), classnames)
     else:
         if classnames is None: _check_names(path, t.label.unique())
-        known, names = _labels_of(path, sorted(t.label.unique()), classnames)
-        if unknown := [c for c in t.label.unique() if normalize('NFC', c) not in known]: raise ValueError(
-            _unknown_class(path, unknown, list(known)))
-        labels = [known[normalize('NFC', c)] for c in t.label]
+        label_of, names = _labels_of(path, sorted(t.label.unique()), classnames)
+        if unknown := [c for c in t.label.unique() if normalize('NFC', c) not in label_of]: raise ValueError(
+            _unknown_class(path, unknown, list(label_of)))
+        labels = [label_of[normalize('NFC', c)] for c in t.label]
     groups = list(t.group) if 'group' in t else None
     return ImageSet(name or source_name(path), files, labels, names, groups=groups, root=path.parent)
 
 # %% ../../nbs/api/data/10_labels.ipynb #4e0dcfd1
 def holds_images(
-    source # of anything
+    source:str|Path # of anything
 ) -> bool:
     "Whether it is a folder, a tar, or a table of files"
     path = local_copy(source)
     if path.is_dir() or shard_files(path): return True
     if not path.is_file() or path.suffix.lower() not in ('.csv', '.tsv'): return False
     with open(path, encoding='utf-8-sig', errors='replace') as f: first = f.readline(10_000)
-    return bool({c.strip(' "\n') for c in re.split('[,\t]', first)} & set(_COLUMNS['file']))
+    columns = {c.strip(' "\n') for c in re.split('[,\t]', first)}
+    return bool(columns & set(_COLUMNS['file']))

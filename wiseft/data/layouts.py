@@ -11,6 +11,7 @@ __all__ = ['PUBLISHED_SETS', 'SHARDS', 'CIFAR10_CLASSES', 'FMOW_CLASSES', 'FMOW_
 import json, os
 import numpy as np, pandas as pd
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from .arrays import read_array, read_entries, read_table
@@ -21,72 +22,15 @@ from .shards import sample_rows, shard_files
 from ..base.text import BadFile, first_few, why_failed
 from .wordnet import imagenet_classes
 
-# %% ../../nbs/api/data/11_layouts.ipynb #510b018d
-_get_wilds = ('python -m pip install wilds && python -c "from wilds import get_dataset; '
-              'get_dataset({!r}, root_dir=\'.\', download=True)"')
-_hub = 'wiseft data {} --download, or '
-_imagenet = _hub.format('imagenet') + (
-    'https://image-net.org/download-images (with an account): ILSVRC2012, images in folders by WordNet id')
-_v2 = 'https://github.com/modestyachts/ImageNetV2: imagenetv2-{0}.tar.gz, to be unpacked here'
-_download = 'wiseft data {} --download'
-
-def _of_wilds(suite, name, split):
-    "Its test images under shift are on the hub; all of it comes from the authors"
-    return (_hub.format(suite) if (name, split) == ('ood', 'test') else '') + _get_wilds.format(suite)
-
 # %% ../../nbs/api/data/11_layouts.ipynb #2ddd0626
-PUBLISHED_SETS = pd.DataFrame([
-    ('imagenet', 'reference', 'train', 'imagenet/train', 1_281_167, _imagenet),
-    ('imagenet', 'reference', 'test', 'imagenet/val', 50_000, _imagenet),
-    ('imagenet', 'imagenet-v2', 'test', 'imagenetv2-matched-frequency-format-val', 10_000,
-     _hub.format('imagenet-v2') + _v2.format('matched-frequency')),
-    ('imagenet', 'imagenet-r', 'test', 'imagenet-r', 30_000,
-     _hub.format('imagenet-r') +
-     'wget https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar && tar -xf imagenet-r.tar'),
-    ('imagenet', 'imagenet-sketch', 'test', 'sketch', 50_889,
-     _hub.format('imagenet-sketch') +
-     'https://github.com/HaohanWang/ImageNet-Sketch: ImageNet-Sketch.zip, its folder named sketch'),
-    ('imagenet', 'objectnet', 'test', 'objectnet-1.0', 18_574,
-     _hub.format('objectnet') +
-     'https://objectnet.dev/download.html: objectnet-1.0.zip (the password is on the page)'),
-    ('imagenet', 'imagenet-a', 'test', 'imagenet-a', 7_500,
-     _hub.format('imagenet-a') +
-     'wget https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar && tar -xf imagenet-a.tar'),
-    ('imagenet', 'imagenet-v2-threshold-0.7', 'test', 'imagenetv2-threshold0.7-format-val', 10_000,
-     _v2.format('threshold0.7')),
-    ('imagenet', 'imagenet-v2-top-images', 'test', 'imagenetv2-top-images-format-val', 10_000,
-     _v2.format('top-images')),
-    ('cifar10', 'reference', 'train', 'cifar-10-batches-py', 50_000, _download.format('cifar10')),
-    ('cifar10', 'reference', 'test', 'cifar-10-batches-py', 10_000, _download.format('cifar10')),
-    ('cifar10', 'cifar-10.1', 'test', 'CIFAR-10.1', 2_000,
-     'https://github.com/modestyachts/CIFAR-10.1: datasets/cifar10.1_v6_data.npy and …_labels.npy'),
-    ('cifar10', 'cifar-10.2', 'test', 'CIFAR-10.2', 2_000,
-     'https://github.com/modestyachts/cifar-10.2: cifar102_test.npy'),
-    *[('iwildcam', d, s, 'iwildcam_v2.0', n, _of_wilds('iwildcam', d, s)) for d, s, n in (
-        ('reference', 'train', 129_809), ('reference', 'validation', 7_314), ('reference', 'test', 8_154),
-        ('ood', 'validation', 14_961), ('ood', 'test', 42_791))],
-    *[('fmow', d, s, 'fmow_v1.1', n, _of_wilds('fmow', d, s)) for d, s, n in (
-        ('reference', 'train', 76_863), ('reference', 'validation', 11_483), ('reference', 'test', 11_327),
-        ('ood', 'validation', 19_915), ('ood', 'test', 22_108))],
-    *[(f'transfer:{k}', 'reference', s, place, n, how or _download.format(f'transfer:{k}'))
-      for k, place, train, test, how in (
-        ('cifar10', 'cifar-10-batches-py', 50_000, 10_000, ''), ('cifar100', 'cifar-100-python', 50_000, 10_000, ''),
-        ('cars', 'stanford_cars', 8_144, 8_041,
-         'wiseft data transfer:cars --download, or the folder stanford_cars as torchvision.datasets.StanfordCars '
-         'describes it (the authors\' page is gone)'),
-        ('dtd', 'dtd', 3_760, 1_880, ''), ('food101', 'food-101', 75_750, 25_250, ''),
-        ('sun397', 'SUN397', 19_850, 19_850, 'wiseft data transfer:sun397 --download, and Training_01.txt and '
-                                             'Testing_01.txt of '
-                                             'https://vision.princeton.edu/projects/2010/SUN/download/Partitions.zip '
-                                             'in SUN397'))
-        for s, n in (('train', train), ('test', test))],
-], columns=['suite', 'set', 'split', 'place', 'images', 'how to get it'])
+PUBLISHED_SETS = pd.read_csv(package_data('published_sets.csv'))
 
 # %% ../../nbs/api/data/11_layouts.ipynb #5a8780eb
 def _counted(images, suite, split, allow_incomplete):
     "The set, if it has as many images as was published, or may have fewer"
     rows = PUBLISHED_SETS
-    expected = rows.images[(rows.suite == suite) & (rows.set == images.name) & (rows.split == split)].item()
+    is_this = (rows.suite == suite) & (rows.set == images.name) & (rows.split == split)
+    expected = rows.images[is_this].item()
     if len(images) != expected and not allow_incomplete: raise ValueError(
         f'{images.name} ({split}) in {images.root or images.paths[0]}: {len(images):,} images of {expected:,}, '
         + (f'{expected-len(images):,} are missing' if len(images) < expected else f'{len(images)-expected:,} too many')
@@ -105,14 +49,16 @@ SHARDS = {'imagenet/train': 'wds_imagenet1k/train', 'imagenet/val': 'wds_imagene
 def _in_shards(root, place):
     "The folder of a set's shards, if there is no folder of its images"
     path = Path(root)/SHARDS.get(place, place)
-    return path if place in SHARDS and not (Path(root)/place).exists() and shard_files(path) else None
+    unpacked = place not in SHARDS or (Path(root)/place).exists()
+    return path if not unpacked and shard_files(path) else None
 
 def _is_there(root, place): return (Path(root)/place).exists() or _in_shards(root, place) is not None
 
 def _shards(path, names, classnames):
     "A published set in shards, if the names of its classes stand in the order that its numbers need"
     s = shard_set(path, name=names)
-    same = sum(a.lower() == b.lower() for a, b in zip(s.classnames, classnames))
+    pairs = zip(s.classnames, classnames)
+    same = sum(a.lower() == b.lower() for a, b in pairs)
     if len(s.classnames) != len(classnames) or same < .9*len(classnames): raise BadFile(
         f"{path}: {same} of {len(s.classnames)} names in its classnames.txt are {names}'s in the order of its labels; "
         f'expected {len(classnames)}. Download it again.')
@@ -126,14 +72,13 @@ def _found(root, place):
         f'{path}: no such folder. Another data root is set by WISEFT_DATA (--data-root). To get it: {how}')
 
 # %% ../../nbs/api/data/11_layouts.ipynb #666f4030
-def _timm_list(name):
-    return (Path(find_spec('timm').submodule_search_locations[0])/'data'/'_info'/name).read_text().split()
-
 def imagenet_subset(
-    which # 'imagenet-r' or 'imagenet-a'
+    which:str # 'imagenet-r' or 'imagenet-a'
 ) -> list: # 200 indices of ImageNet's classes, ascending
     "The classes that ImageNet-R or ImageNet-A has"
-    return [int(i) for i in _timm_list(which.replace('-', '_') + '_indices.txt')]
+    timm = Path(find_spec('timm').submodule_search_locations[0])
+    file = timm/f'data/_info/{which.replace("-", "_")}_indices.txt'
+    return [int(i) for i in file.read_text().split()]
 
 # %% ../../nbs/api/data/11_layouts.ipynb #c0979e99
 def _by_wnid(root, place, name, subset=None):
@@ -143,9 +88,10 @@ def _by_wnid(root, place, name, subset=None):
     if (path := _in_shards(root, place)) is not None:
         s = _shards(path, name, names if subset is None else [names[k] for k in subset])
         return replace(s, projection=subset and [[k] for k in subset])
-    if subset is None: return labelled_folders(_found(root, place), {w: i for i, w in enumerate(wnids)}, names, name)
-    s = labelled_folders(_found(root, place), {wnids[k]: i for i, k in enumerate(subset)}, [names[k] for k in subset],
-                         name)
+    path = _found(root, place)
+    if subset is None: return labelled_folders(path, {w: i for i, w in enumerate(wnids)}, names, name)
+    labels = {wnids[k]: i for i, k in enumerate(subset)}
+    s = labelled_folders(path, labels, [names[k] for k in subset], name)
     s.projection = [[k] for k in subset]
     return s
 
@@ -157,28 +103,29 @@ def _by_number(root, place, name):
 
 # %% ../../nbs/api/data/11_layouts.ipynb #7fffa1b8
 def objectnet_classes(
-    mappings # the folder `mappings` of ObjectNet
+    mappings:str|Path # the folder `mappings` of ObjectNet
 ) -> dict: # folder name -> (ObjectNet's class name, indices of ImageNet's classes), sorted by folder name
     "ObjectNet's classes that are classes of ImageNet"
     folder, number, names = (_mapping(mappings, f'{name}.json') for name in (
         'folder_to_objectnet_label', 'pytorch_to_imagenet_2012_id', 'objectnet_to_imagenet_1k'))
     lines = read_lines(Path(mappings)/'imagenet_to_label_2012_v2', 'mapping of ObjectNet')
-    try: return _joined({label: f for f, label in folder.items()}, {n: int(i) for i, n in number.items()}, lines, names)
+    classes = {}
+    try:
+        folder_of = {label: f for f, label in folder.items()}
+        class_of_line = {line: int(k) for k, line in number.items()}
+        index = {name.strip(): class_of_line[i] for i, name in enumerate(lines)}
+        for label, wordnet in names.items():
+            classes[folder_of[label]] = label.lower(), sorted(index[n] for n in wordnet.split('; '))
     except (KeyError, ValueError, TypeError, AttributeError) as e: raise BadFile(
         f"{mappings}: its files don't belong together ({why_failed(e)}). Get ObjectNet's own.") from e
-
-def _joined(folder, number, lines, names):
-    index = {name.strip(): number[i] for i, name in enumerate(lines)}
-    def numbers(wordnet): return sorted(index[n] for n in wordnet.split('; '))
-    found = {folder[label]: (label.lower(), numbers(wordnet)) for label, wordnet in names.items()}
-    return dict(sorted(found.items()))
+    return dict(sorted(classes.items()))
 
 def _mapping(mappings, name): # dict
     path = Path(mappings)/name
-    try: found = json.loads('\n'.join(read_lines(path, 'mapping of ObjectNet')))
+    try: content = json.loads('\n'.join(read_lines(path, 'mapping of ObjectNet')))
     except (json.JSONDecodeError, RecursionError) as e:
         raise BadFile(f"{path} is not JSON. Get ObjectNet's own.") from e
-    if isinstance(found, dict): return found
+    if isinstance(content, dict): return content
     raise BadFile(f"{path} holds no JSON object. Get ObjectNet's own.")
 
 def _objectnet(root, name):
@@ -203,31 +150,34 @@ def _objectnet_shards(path, name):
 
 # %% ../../nbs/api/data/11_layouts.ipynb #7a9f368e
 def hold_out(
-    images, # `ImageSet`
-    n=10    # images a class, at most half of them
+    images:ImageSet,
+    n:int=10 # images a class, at most half of them
 ) -> tuple: # (the rest, held-out images)
     "Part of each class, chosen with seed 0: the same images every time"
-    rng, held = np.random.default_rng(0), np.zeros(len(images), dtype=bool)
+    rng = np.random.default_rng(0)
+    held = np.zeros(len(images), dtype=bool)
     for c in range(len(images.classnames)):
         idx = np.flatnonzero(images.labels == c)
-        held[rng.permutation(idx)[:min(n, len(idx)//2)]] = True
+        most = min(n, len(idx)//2)
+        held[rng.permutation(idx)[:most]] = True
     return images.subset(~held), images.subset(held)
 
 def on_classes_of(
-    reference, # `ImageSet` with the reference's classes
-    shifted    # `ImageSet` with a projection
+    reference:ImageSet, # `ImageSet` with the reference's classes
+    shifted:ImageSet # `ImageSet` with a projection
 ) -> ImageSet:
     "The reference's images of a shifted set's classes, with that set's labels"
-    own = {k: i for i, p in enumerate(shifted.projection) for k in p}
-    kept = reference.subset(np.isin(reference.labels, list(own)))
-    return replace(kept, name=f'reference, {shifted.name} classes', labels=[own[l] for l in kept.labels],
-                   classnames=shifted.classnames, projection=shifted.projection, n_missing=0, role='aside')
+    label_of = {k: i for i, p in enumerate(shifted.projection) for k in p}
+    some = reference.subset(np.isin(reference.labels, list(label_of)))
+    labels = [label_of[k] for k in some.labels]
+    return replace(some, name=f'reference, {shifted.name} classes', labels=labels, classnames=shifted.classnames,
+                   projection=shifted.projection, n_missing=0, role='aside')
 
 # %% ../../nbs/api/data/11_layouts.ipynb #5fe07af3
 def imagenet(
-    root,                   # data root
-    allow_incomplete=False, # go on with sets that lack images or are not there
-    training=True           # list the training images too: 1.3 million
+    root:str|Path, # data root
+    allow_incomplete:bool=False, # go on with sets that lack images or are not there
+    training:bool=True # list the training images too: 1.3 million
 ) -> dict: # parts of a suite
     "ImageNet and its shifted sets"
     counted = lambda s, split='test': _counted(s, 'imagenet', split, allow_incomplete)
@@ -243,24 +193,20 @@ def imagenet(
                'imagenet-a': lambda n: _by_wnid(root, 'imagenet-a', n, imagenet_subset(n))}
     shifts = {n: counted(read(n)) for n, read in readers.items() if not lacks(n)}
     others = [on_classes_of(test, s) for s in shifts.values() if s.projection and test]
-    others += [counted(s) for s in _other_v2(root)]
+    for version in ('threshold-0.7', 'top-images'): # of V2, as far as they are there
+        place = f'imagenetv2-{version.replace("-0", "0")}-format-val'
+        if (Path(root)/place).exists():
+            others.append(counted(replace(_by_number(root, place, f'imagenet-v2-{version}'), role='aside')))
+    shifts |= {s.name: s for s in others}
     return dict(classnames=list(imagenet_classes().values()), templates='openai', train=train, validation=validation,
-                test=test, shifts=shifts | {s.name: s for s in others})
+                test=test, shifts=shifts)
 
 def _left_out(root, suite, name, split):
     "Whether a set is not there, but others of its suite are"
     rows = PUBLISHED_SETS[PUBLISHED_SETS.suite == suite]
     there = rows.place.map(lambda p: _is_there(root, p))
-    return there.any() and not there[(rows.set == name) & (rows.split == split)].any()
-
-def _other_v2(root):
-    "The two other versions of V2, as far as they are there"
-    for v in ('threshold-0.7', 'top-images'):
-        place = f'imagenetv2-{v.replace("-0", "0")}-format-val'
-        if (Path(root)/place).exists():
-            s = _by_number(root, place, f'imagenet-v2-{v}')
-            s.role = 'aside'
-            yield s
+    this = (rows.set == name) & (rows.split == split)
+    return there.any() and not there[this].any()
 
 # %% ../../nbs/api/data/11_layouts.ipynb #9bfe012a
 CIFAR10_CLASSES = 'airplane automobile bird cat deer dog frog horse ship truck'.split()
@@ -269,45 +215,42 @@ def _array_set(name, file, pixels, labels, classnames):
     "An image set in an array"
     if pixels.ndim != 4 or len(pixels) != len(labels): raise ValueError(
         f'{file}: pixels of shape {pixels.shape} for {len(labels)} labels; expected (n, 32, 32, 3).')
-    return ImageSet(name, [f'{file.name}#{i}' for i in range(len(labels))], labels, classnames, root=None,
-                    pixels=pixels)
-
-def _cifar_python(path, files, label_key, classnames):
-    "CIFAR's own form: batches of rows of 3 × 32 × 32"
-    data, labels = zip(*[read_entries(path/f, 'data', label_key) for f in files])
-    pixels = np.concatenate(data).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return _array_set('reference', path/files[0], pixels, np.concatenate(labels), classnames)
+    names = [f'{file.name}#{i}' for i in range(len(labels))]
+    return ImageSet(name, names, labels, classnames, root=None, pixels=pixels)
 
 def _cifar(root, suite, allow_incomplete):
     "Reference sets of CIFAR-10 or CIFAR-100"
     if suite.endswith('cifar100'):
-        path, label_key, train, test = _found(root, 'cifar-100-python'), 'fine_labels', ['train'], ['test']
+        path, label_key, files = _found(root, 'cifar-100-python'), 'fine_labels', dict(train=['train'], test=['test'])
         names = read_entries(path/'meta', 'fine_label_names')[0]
     else:
-        path, label_key, names, train, test = _found(root, 'cifar-10-batches-py'), 'labels', CIFAR10_CLASSES, [
-            f'data_batch_{i}' for i in range(1, 6)], ['test_batch']
-    sets = {k: _counted(_cifar_python(path, f, label_key, names), suite, k, allow_incomplete)
-            for k, f in dict(train=train, test=test).items()}
+        path, label_key, names = _found(root, 'cifar-10-batches-py'), 'labels', CIFAR10_CLASSES
+        files = dict(train=[f'data_batch_{i}' for i in range(1, 6)], test=['test_batch'])
+    sets = {}
+    for split, batches in files.items(): # rows of 3 × 32 × 32
+        rows, labels = zip(*[read_entries(path/f, 'data', label_key) for f in batches])
+        pixels = np.concatenate(rows).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        images = _array_set('reference', path/batches[0], pixels, np.concatenate(labels), names)
+        sets[split] = _counted(images, suite, split, allow_incomplete)
     fit, held = sets['train'].split((.05,))
     return dict(classnames=names, templates='cifar', train=fit, validation=held, test=sets['test'], shifts={})
 
-def cifar10(root, allow_incomplete=False, training=True) -> dict: # parts of a suite
+def cifar10(root:str|Path, allow_incomplete:bool=False, training:bool=True) -> dict: # parts of a suite
     "CIFAR-10, CIFAR-10.1 and CIFAR-10.2"
     lacks = lambda name: allow_incomplete and _left_out(root, 'cifar10', name, 'test')
-    parts = dict(classnames=CIFAR10_CLASSES, templates='cifar')
+    counted = lambda s: _counted(s, 'cifar10', 'test', allow_incomplete)
+    parts, shifts = dict(classnames=CIFAR10_CLASSES, templates='cifar'), {}
     if not lacks('reference'): parts = _cifar(root, 'cifar10', allow_incomplete)
-    readers = {'cifar-10.1': _cifar101, 'cifar-10.2': _cifar102}
-    return parts | dict(shifts={n: _counted(read(root, n), 'cifar10', 'test', allow_incomplete)
-                                for n, read in readers.items() if not lacks(n)})
-
-def _cifar101(root, name):
-    folder = _found(root, 'CIFAR-10.1')
-    arrays = [read_array(folder/f'cifar10.1_v6_{k}.npy') for k in ('data', 'labels')]
-    return _array_set(name, folder/'cifar10.1_v6_data.npy', *arrays, CIFAR10_CLASSES)
-
-def _cifar102(root, name):
-    file = _found(root, 'CIFAR-10.2')/'cifar102_test.npy'
-    return _array_set(name, file, *read_entries(file, 'images', 'labels'), CIFAR10_CLASSES)
+    if not lacks('cifar-10.1'):
+        folder = _found(root, 'CIFAR-10.1')
+        pixels, labels = (read_array(folder/f'cifar10.1_v6_{k}.npy') for k in ('data', 'labels'))
+        images = _array_set('cifar-10.1', folder/'cifar10.1_v6_data.npy', pixels, labels, CIFAR10_CLASSES)
+        shifts['cifar-10.1'] = counted(images)
+    if not lacks('cifar-10.2'):
+        file = _found(root, 'CIFAR-10.2')/'cifar102_test.npy'
+        pixels, labels = read_entries(file, 'images', 'labels')
+        shifts['cifar-10.2'] = counted(_array_set('cifar-10.2', file, pixels, labels, CIFAR10_CLASSES))
+    return parts | dict(shifts=shifts)
 
 # %% ../../nbs/api/data/11_layouts.ipynb #3f43ae57
 _WILDS_SPLITS = {('reference', 'train'): 'train', ('reference', 'validation'): 'id_val',
@@ -315,24 +258,27 @@ _WILDS_SPLITS = {('reference', 'train'): 'train', ('reference', 'validation'): '
 
 def _wilds(suite, path, rows, classnames, allow_incomplete, **more):
     "A suite of a table with the columns file, y, group and split"
-    known = {s: rows[rows.split == official] for s, official in _WILDS_SPLITS.items()}
-    there = {f: set(os.listdir(path/f)) for f in rows.file.str.rpartition('/')[0].unique() if (path/f).is_dir()}
+    folders = [f for f in rows.file.str.rpartition('/')[0].unique() if (path/f).is_dir()]
+    there = {f: set(os.listdir(path/f)) for f in folders}
     sets = {}
-    for (name, split), t in known.items():
-        found = [f.rpartition('/')[2] in there.get(f.rpartition('/')[0], ()) for f in t.file]
-        t = t[np.array(found, bool)]
-        sets[name, split] = _counted(
-            ImageSet(name, [path/f for f in t.file], t.y, classnames, groups=list(t.group), root=path), suite, split,
-            allow_incomplete)
+    for (name, split), official in _WILDS_SPLITS.items():
+        t = rows[rows.split == official]
+        parts = [f.rpartition('/') for f in t.file]
+        is_there = [last in there.get(folder, ()) for folder, _, last in parts]
+        t = t[np.array(is_there, bool)]
+        paths = [path/f for f in t.file]
+        images = ImageSet(name, paths, t.y, classnames, groups=list(t.group), root=path)
+        sets[name, split] = _counted(images, suite, split, allow_incomplete)
     reference = {split: s for (name, split), s in sets.items() if name == 'reference'}
     return dict(classnames=classnames, shifts=dict(ood=sets['ood', 'test']),
                 shift_validation=dict(ood=sets['ood', 'validation']), **reference, **more)
 
 def _wilds_shards(path, suite, group, classnames, allow_incomplete, **more):
     "Of a suite its test images under shift, and WILDS' row of numbers beside each: the group first, the class last"
+    how = PUBLISHED_SETS.set_index('suite')['how to get it'][suite].iloc[0]
     if not allow_incomplete: raise ValueError(
         f'{path} holds the test images under shift, {suite} has others too; go on without them by '
-        f'allow_incomplete=True (--allow-incomplete), or get all of it: {_get_wilds.format(suite)}')
+        f'allow_incomplete=True (--allow-incomplete), or get all of it: {how}')
     s = shard_set(path, name='ood')
     rows = sample_rows(shard_files(path), s.paths.as_texts())
     if any(r[-1] != l for r, l in zip(rows, s.labels)): raise BadFile(
@@ -342,7 +288,7 @@ def _wilds_shards(path, suite, group, classnames, allow_incomplete, **more):
     s = replace(s, classnames=list(classnames), groups=groups)
     return dict(classnames=classnames, shifts=dict(ood=_counted(s, suite, 'test', True)), **more)
 
-def iwildcam(root, allow_incomplete=False, training=True) -> dict: # parts of a suite
+def iwildcam(root:str|Path, allow_incomplete:bool=False, training:bool=True) -> dict: # parts of a suite
     "WILDS iWildCam, version 2.0"
     names = package_data('iwildcam.txt').read_text(encoding='utf-8').splitlines()
     more = dict(templates='iwildcam', metrics=('macro-F1', 'accuracy'))
@@ -351,8 +297,8 @@ def iwildcam(root, allow_incomplete=False, training=True) -> dict: # parts of a 
     path = _found(root, 'iwildcam_v2.0')
     t = read_table(path/'metadata.csv', 'table of iWildCam', usecols=['filename', 'y', 'location_remapped', 'split'],
                    dtype=dict(filename=str, y=int))
-    rows = pd.DataFrame(
-        dict(file='train/' + t.filename, y=t.y, group='camera ' + t.location_remapped.astype(str), split=t.split))
+    cameras = 'camera ' + t.location_remapped.astype(str)
+    rows = pd.DataFrame(dict(file='train/' + t.filename, y=t.y, group=cameras, split=t.split))
     return _wilds('iwildcam', path, rows, names, allow_incomplete, **more)
 
 # %% ../../nbs/api/data/11_layouts.ipynb #180b75b3
@@ -369,11 +315,10 @@ FMOW_CLASSES = ('airport airport_hangar airport_terminal amusement_park aquacult
     'stadium storage_tank surface_mine swimming_pool toll_booth tower tunnel_opening waste_disposal '
     'water_treatment_facility wind_farm zoo').split()
 
-
 # %% ../../nbs/api/data/11_layouts.ipynb #6d0e67a7
 FMOW_REGIONS = 'Asia Europe Africa Americas Oceania Other'.split() # as WILDS numbers them
 
-def fmow(root, allow_incomplete=False, training=True) -> dict: # parts of a suite
+def fmow(root:str|Path, allow_incomplete:bool=False, training:bool=True) -> dict: # parts of a suite
     "WILDS FMoW, version 1.1"
     more = dict(templates='fmow', metrics=('worst-group accuracy', 'accuracy'))
     if (path := _in_shards(root, 'fmow_v1.1')) is not None:
@@ -384,23 +329,21 @@ def fmow(root, allow_incomplete=False, training=True) -> dict: # parts of a suit
     codes = codes.drop_duplicates('alpha-3').set_index('alpha-3').region
     if odd := [c for c in t.category.unique() if c not in FMOW_CLASSES]: raise BadFile(
         f"{path}/rgb_metadata.csv: there are no categories {first_few(odd)}. Get the authors' own.")
-    rows = pd.DataFrame(
-        dict(file=[f'images/rgb_img_{i}.png' for i in range(len(t))], y=t.category.map(FMOW_CLASSES.index),
-                             group=t.country_code.map(codes).fillna('Other'), split=_fmow_split(t, path)))
-    return _wilds('fmow', path, rows, FMOW_CLASSES, allow_incomplete, **more)
-
-def _fmow_split(t, path):
-    "WILDS' split of each row: by the authors' split and the year; the rest is not used"
+    # WILDS' split of a row follows from the authors' split and the year; the rest is not used
     try: year = pd.to_datetime(t.timestamp, utc=True, format='ISO8601').dt.year
     except (ValueError, TypeError) as e: raise BadFile(
         f"{path}/rgb_metadata.csv: its timestamps are none ({why_failed(e)}). Get the authors' own.") from e
     when = np.select([year >= 2016, year >= 2013], ['late', 'later'], 'early')
-    names = {('train', 'early'): 'train', ('val', 'early'): 'id_val', ('test', 'early'): 'id_test',
-             ('val', 'later'): 'val', ('test', 'late'): 'test'}
-    return [names.get(k, '') for k in zip(t.split, when)]
+    splits = {('train', 'early'): 'train', ('val', 'early'): 'id_val', ('test', 'early'): 'id_test',
+              ('val', 'later'): 'val', ('test', 'late'): 'test'}
+    rows = pd.DataFrame(dict(file=[f'images/rgb_img_{i}.png' for i in range(len(t))]))
+    rows['y'] = t.category.map(FMOW_CLASSES.index)
+    rows['group'] = t.country_code.map(codes).fillna('Other')
+    rows['split'] = [splits.get(k, '') for k in zip(t.split, when)]
+    return _wilds('fmow', path, rows, FMOW_CLASSES, allow_incomplete, **more)
 
 # %% ../../nbs/api/data/11_layouts.ipynb #b56e7d7d
-def transfer(name, root, allow_incomplete=False) -> dict: # parts of a suite
+def transfer(name:str, root:str|Path, allow_incomplete:bool=False, training:bool=True) -> dict: # parts of a suite
     "A transfer set of the paper: cifar10, cifar100, cars, dtd, sun397 or food101"
     suite = f'transfer:{name}'
     if name in ('cifar10', 'cifar100'): return _cifar(root, suite, allow_incomplete)
@@ -410,8 +353,9 @@ def transfer(name, root, allow_incomplete=False) -> dict: # parts of a suite
     packed = _in_shards(root, place)
     if packed is None: _found(root, place)
     alone = allow_incomplete and packed is not None and not shard_files(packed.parent/'train') # no training images
-    sets = {split: _counted(_READERS[name](root, split), suite, split, allow_incomplete)
-            for split in (['test'] if alone else ['train', 'test'])}
+    sets, read = {}, _READERS[name]
+    for split in ['test'] if alone else ['train', 'test']:
+        sets[split] = _counted(read(root, split), suite, split, allow_incomplete)
     fit, held = (None, None) if alone else sets['train'].split((.05,))
     return dict(classnames=sets['test'].classnames, templates=name, train=fit, validation=held, test=sets['test'],
                 shifts={})
@@ -419,8 +363,8 @@ def transfer(name, root, allow_incomplete=False) -> dict: # parts of a suite
 # %% ../../nbs/api/data/11_layouts.ipynb #131a1c9b
 def _tv_set(root, classes, pairs):
     "An image set of torchvision's files and labels"
-    files, labels = [file for file, _ in pairs], [label for _, label in pairs]
-    return ImageSet('reference', files, labels, [c.replace('_', ' ') for c in classes], root=Path(root))
+    names = [c.replace('_', ' ') for c in classes]
+    return ImageSet('reference', [f for f, _ in pairs], [label for _, label in pairs], names, root=Path(root))
 
 def _cars(root, split):
     if (path := _in_shards(root, 'stanford_cars')) is not None:
@@ -434,30 +378,35 @@ def _cars(root, split):
 def _dtd(root, split):
     from torchvision.datasets import DTD
     parts = [DTD(root, s) for s in (['train', 'val'] if split == 'train' else ['test'])]
-    return _tv_set(root, parts[0].classes, [pair for d in parts for pair in zip(d._image_files, d._labels)])
+    pairs = [pair for d in parts for pair in zip(d._image_files, d._labels)]
+    return _tv_set(root, parts[0].classes, pairs)
 
 def _food101(root, split):
     from torchvision.datasets import Food101
     d = Food101(root, split)
-    return _tv_set(root, d.classes, [(f, l) for f, l in zip(d._image_files, d._labels) if f.exists()])
+    pairs = [(f, label) for f, label in zip(d._image_files, d._labels) if f.exists()]
+    return _tv_set(root, d.classes, pairs)
 
 def _sun397(root, split):
     "The first partition, whose lists name files below the folder: /a/abbey/sun_….jpg"
     path = Path(root)/'SUN397'
     classes = read_lines(path/'ClassName.txt', 'list of classes')
     list_of_images = path/f'{"Training" if split == "train" else "Testing"}_01.txt'
-    listed, label = read_lines(list_of_images, 'list of images'), {c: i for i, c in enumerate(classes)}
-    if odd := [f for f in listed if f.rpartition('/')[0] not in label]: raise BadFile(
+    listed = read_lines(list_of_images, 'list of images')
+    label = {c: i for i, c in enumerate(classes)}
+    class_of = {f: f.rpartition('/')[0] for f in listed}
+    if odd := [f for f in listed if class_of[f] not in label]: raise BadFile(
         f"{list_of_images}: {first_few(odd)} is of no class in ClassName.txt. Get the authors' own.")
-    return _tv_set(root, [c[3:].replace('/', ' ') for c in classes],
-                   [(path/f[1:], label[f.rpartition('/')[0]]) for f in listed if (path/f[1:]).exists()])
+    names = [c[3:].replace('/', ' ') for c in classes]
+    files = [(path/f[1:], label[class_of[f]]) for f in listed]
+    return _tv_set(root, names, [(file, k) for file, k in files if file.exists()])
 
 _READERS = dict(cars=_cars, dtd=_dtd, food101=_food101, sun397=_sun397)
 
 # %% ../../nbs/api/data/11_layouts.ipynb #c8389e9e
 def download_suite(
-    suite, # 'cifar10', or 'transfer:NAME'
-    root   # data root
+    suite:str, # 'cifar10', or 'transfer:NAME'
+    root:str|Path # data root
 ):
     "Download a set that torchvision can, with its checksums"
     from torchvision import datasets
@@ -476,47 +425,47 @@ def download_suite(
 
 # %% ../../nbs/api/data/11_layouts.ipynb #9dd2879e
 FAMILIES = dict(imagenet=imagenet, cifar10=cifar10, iwildcam=iwildcam, fmow=fmow,
-                **{f'transfer:{n}': (
-                    lambda root, allow_incomplete=False, training=True, n=n: transfer(n, root,
-                        allow_incomplete)) for n in ('cifar10', 'cifar100', *_READERS)})
+                **{f'transfer:{n}': partial(transfer, n) for n in ('cifar10', 'cifar100', *_READERS)})
 
 def inventory(
-    root=None, # data root; default `$WISEFT_DATA`, else `~/data`
-    suite=None # name of one; default all
+    root:str|Path|None=None, # data root; default `$WISEFT_DATA`, else `~/data`
+    suite:str|None=None # name of one; default all
 ) -> pd.DataFrame: # rows of `PUBLISHED_SETS` with `found` and `state`
     "The published sets, and what is there of each"
     root = Path(root or data_root()).expanduser()
-    t = PUBLISHED_SETS[PUBLISHED_SETS.suite.isin([suite] if suite else list(FAMILIES))].assign(found=0,
-        state='not there')
+    suites = [suite] if suite else list(FAMILIES)
+    t = PUBLISHED_SETS[PUBLISHED_SETS.suite.isin(suites)].assign(found=0, state='not there')
     for suite in t.suite.unique():
-        rows = t.index[(t.suite == suite) & t.place.map(lambda p: _is_there(root, p))]
+        there = t.place.map(lambda place: _is_there(root, place))
+        rows = t.index[(t.suite == suite) & there]
         try: counts = _sizes(FAMILIES[suite](root, allow_incomplete=True)) if len(rows) else {}
         except (OSError, ValueError) as e: t.loc[rows, 'state'] = str(e)
         else:
             for i in rows:
-                t.loc[i, 'found'] = n = counts.get((t.set[i], t.split[i]), 0)
-                if n: t.loc[i, 'state'] = _completeness(n, t.images[i])
+                n = counts.get((t.set[i], t.split[i]), 0)
+                t.loc[i, 'found'] = n
+                lacking = t.images[i] - n
+                if n: t.loc[i, 'state'] = f'{lacking:,} missing' if lacking > 0 else f'{-lacking:,} too many'
+                if not lacking: t.loc[i, 'state'] = 'complete'
     return t
-
-def _completeness(n, expected):
-    if n == expected: return 'complete'
-    return f'{expected-n:,} missing' if n < expected else f'{n-expected:,} too many'
 
 def _sizes(p):
     "(set, split) -> images; what was held out of train counts as train where the authors have no validation set"
     size = lambda s: 0 if s is None else len(s)
     out = {('reference', k): size(p.get(k)) for k in ('train', 'validation', 'test')}
     if 'shift_validation' not in p: out['reference', 'train'] += out.pop(('reference', 'validation'))
-    return out | {(n, 'test'): len(s) for n, s in p['shifts'].items()} | {(n, 'validation'): len(s)
-        for n, s in p.get('shift_validation', {}).items()}
+    for n, s in p['shifts'].items(): out[n, 'test'] = len(s)
+    for n, s in p.get('shift_validation', {}).items(): out[n, 'validation'] = len(s)
+    return out
 
 # %% ../../nbs/api/data/11_layouts.ipynb #05cc195f
 def set_classes(
-    name,     # of a suite, or of a shifted set with classes of its own: 'imagenet-r', 'imagenet-a', 'objectnet'
-    root=None # data root; default `$WISEFT_DATA`, else `~/data`
+    name:str, # of a suite, or of a shifted set with classes of its own: 'imagenet-r', 'imagenet-a', 'objectnet'
+    root:str|Path|None=None # data root; default `$WISEFT_DATA`, else `~/data`
 ) -> list: # one name a class, in the order of the labels
     "Class names of a published set, to build a zero-shot head with"
-    root, names = Path(root or data_root()).expanduser(), list(imagenet_classes().values())
+    root = Path(root or data_root()).expanduser()
+    names = list(imagenet_classes().values())
     if name == 'imagenet': return names
     if name in ('imagenet-r', 'imagenet-a'): return [names[k] for k in imagenet_subset(name)]
     if name == 'objectnet':

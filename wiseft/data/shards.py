@@ -30,32 +30,27 @@ def _members(path):
                 tar.members = [] # else it remembers all
                 if m.size < 0 or m.offset_data + m.size > size: raise ValueError(f'It ends within {m.name!r}.')
                 if m.isreg() and not m.issparse(): yield m, tar
-            _check_end(path, tar.offset)
+            tar.fileobj.seek(tar.offset) # behind the last member, zeros
+            if tar.fileobj.read(512) != bytes(512): raise ValueError(
+                f'What is at byte {tar.offset:,} is neither a member nor the end.')
     except (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError, MemoryError) as e:
         raise BadFile(f'{path} is no whole tar file: {_told(e)}. Copy or download it again.') from None
 
 def _told(e): return str(e).rstrip('.') or type(e).__name__
 
-def _check_headers(file, at):
-    "Names and notes too long for a header have headers of their own, which tarfile reads whole, some in quadratic time"
-    while (header := _bytes_at(file, at, 512))[156:157] in _extended:
-        size = tarfile.TarInfo.frombuf(header, tarfile.ENCODING, 'surrogateescape').size
-        if not 0 <= size <= 2**20: raise ValueError(f'A header has {size:,} bytes, a million are allowed.')
-        if re.search(rb'\d{50}', _bytes_at(file, at+512, size)): raise ValueError('A header is of digits.')
-        at += 512 + -(-size//512)*512
-
 _extended = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
              tarfile.GNUTYPE_LONGLINK}
 
-def _bytes_at(file, at, n):
-    file.seek(at)
-    return file.read(n)
-
-def _check_end(path, offset):
-    "A tar ends with zeros"
-    with open(path, 'rb') as f:
-        f.seek(offset)
-        if f.read(512) != bytes(512): raise ValueError(f'What is at byte {offset:,} is neither a member nor the end.')
+def _check_headers(file, at):
+    "Names and notes too long for a header have headers of their own, which tarfile reads whole, some in quadratic time"
+    while True:
+        file.seek(at)
+        header = file.read(512)
+        if header[156:157] not in _extended: return
+        size = tarfile.TarInfo.frombuf(header, tarfile.ENCODING, 'surrogateescape').size
+        if not 0 <= size <= 2**20: raise ValueError(f'A header has {size:,} bytes, a million are allowed.')
+        if re.search(rb'\d{50}', file.read(size)): raise ValueError('A header is of digits.')
+        at += 512 + -(-size//512)*512
 
 # %% ../../nbs/api/data/08_shards.ipynb #b63dc3ec
 def _sample(name):
@@ -64,42 +59,40 @@ def _sample(name):
     stem, _, ending = last.partition('.')
     return f'{folder}/{stem}', ending.lower()
 
-def _label(path, member, tar):
-    "The number in a member such as s0000012.cls"
-    text = tar.fileobj.read(member.size) if member.size < 20 else b'...'
-    if re.fullmatch(rb'\s*\d{1,9}\s*', text): return int(text)
-    raise BadFile(f'{path}: {member.name} holds {text!r}. Expected the number of a class.')
-
 def _label_in_json(member, tar):
     "The number that a member such as s0000012.json has as its label; None: it tells other things"
     if member.size > 100_000: return None
     tar.fileobj.seek(member.offset_data)
-    try: held = json.loads(tar.fileobj.read(member.size))
+    try: note = json.loads(tar.fileobj.read(member.size))
     except (ValueError, RecursionError): return None
-    label = held.get('label', held.get('cls')) if isinstance(held, dict) else None
+    label = note.get('label', note.get('cls')) if isinstance(note, dict) else None
     return label if type(label) is int and 0 <= label < 10**9 else None
 
 # %% ../../nbs/api/data/08_shards.ipynb #f5190bac
 class TarIndex:
     "Where the images of one tar lie"
-    def __init__(self, names, places): # `TextColumn`; (n, 3): offset, size, label or -1
-        self.names, (self.offset, self.size, self.label) = names, np.asarray(places, np.int64).reshape(-1, 3).T
+    def __init__(self, names:TextColumn, places): # `TextColumn`; (n, 3): offset, size, label or -1
+        self.names = names
+        self.offset, self.size, self.label = np.asarray(places, np.int64).reshape(-1, 3).T
 
 def _read_index(path, is_image):
     "Go through a tar"
-    images, labels, told = {}, {}, {}
+    images, labels, in_json = {}, {}, {}
     for m, tar in _members(path):
         sample, ending = _sample(m.name)
-        if sample in dict(cls=labels, json=told).get(ending, ()): raise BadFile(
+        if sample in dict(cls=labels, json=in_json).get(ending, ()): raise BadFile(
             f'{path} has two labels of one image, {m.name!r} and another before it. Pack it again.')
         if ending == 'cls':
             tar.fileobj.seek(m.offset_data)
-            labels[sample] = _label(path, m, tar)
-        elif ending == 'json' and sample not in labels: told[sample] = _label_in_json(m, tar)
+            text = tar.fileobj.read(m.size) if m.size < 20 else b'...'
+            if not re.fullmatch(rb'\s*\d{1,9}\s*', text): raise BadFile(
+                f'{path}: {m.name} holds {text!r}. Expected the number of a class.')
+            labels[sample] = int(text)
+        elif ending == 'json' and sample not in labels: in_json[sample] = _label_in_json(m, tar)
         elif is_image(m.name):
             if m.name in images: raise BadFile(f'{path} has two members {m.name!r}. Pack it again.')
             images[m.name] = m.offset_data, m.size
-    labels = labels or {s: label for s, label in told.items() if label is not None}
+    labels = labels or {s: label for s, label in in_json.items() if label is not None}
     if labels and (lacking := [n for n in images if _sample(n)[0] not in labels]): raise BadFile(
         f'{path}: no label for {first_few(lacking)}. Each image of a WebDataset has a member '
         f'{" or ".join(f".{ending}" for ending in LABELS)} beside it.')
@@ -107,41 +100,37 @@ def _read_index(path, is_image):
     if labels and (more := [n for n in images if of_sample[_sample(n)[0]] > 1]): raise BadFile(
         f'{path} has several images for one label: {first_few(more)} begin alike, up to the first dot. Pack it again, '
         'with one image a sample.')
-    return TarIndex(TextColumn(images), [(*place, labels.get(_sample(n)[0], -1)) for n, place in images.items()])
+    of_image = {n: labels.get(_sample(n)[0], -1) for n in images}
+    return TarIndex(TextColumn(images), [(*place, of_image[n]) for n, place in images.items()])
 
 # %% ../../nbs/api/data/08_shards.ipynb #febf6061
 def tar_index(
-    path,    # tar file, not compressed
+    path:str|Path, # tar file, not compressed
     is_image # function of a member's name
 ) -> TarIndex:
     "The images in a tar; gone through once, and again when it changed"
     identity = f'{os.path.abspath(path)} {file_identity(path)} {LABELS}, one image each'
     key = hashlib.sha256(identity.encode('utf-8', 'surrogatepass')).hexdigest()
-    kept = cache_root()/'shards'/f'{key[:20]}.npz'
-    if (index := _kept_index(kept)) is not None: return index
+    file = cache_root()/'shards'/f'{key[:20]}.npz'
+    try:
+        with np.load(file, allow_pickle=False) as saved:
+            ends = saved['ends']
+            names = TextColumn.of(saved['names'].tobytes(), np.r_[0, ends][:-1], ends)
+            return TarIndex(names, saved['places'])
+    except FileNotFoundError: pass
+    except Exception: file.unlink(missing_ok=True) # damaged
     index = _read_index(path, is_image)
     try:
-        with atomic_path(kept, force=True) as tmp, open(tmp, 'wb') as f:
-            np.savez(f, names=np.frombuffer(index.names.data, np.uint8), ends=index.names.ends,
-                     places=np.stack([index.offset, index.size, index.label], 1))
+        with atomic_path(file, force=True) as tmp, open(tmp, 'wb') as f:
+            names = np.frombuffer(index.names.data, np.uint8)
+            places = np.stack([index.offset, index.size, index.label], 1)
+            np.savez(f, names=names, ends=index.names.ends, places=places)
     except OSError: pass # no room: it is gone through again
     return index
 
-def _kept_index(file):
-    try:
-        with np.load(file, allow_pickle=False) as kept: return TarIndex(_names(kept), kept['places'])
-    except FileNotFoundError: return None
-    except Exception: file.unlink(missing_ok=True) # damaged; the tar is gone through again
-
-def _names(kept):
-    column = TextColumn([])
-    column.data, column.ends = kept['names'].tobytes(), kept['ends']
-    column.starts = np.r_[0, column.ends][:-1]
-    return column
-
 # %% ../../nbs/api/data/08_shards.ipynb #521e8f9e
 def local_copy(
-    source # path, or `hf:owner/name`
+    source:str|Path # path, or `hf:owner/name`
 ) -> Path:
     "Where a source lies on this machine"
     if not str(source).startswith('hf:'): return Path(source)
@@ -151,7 +140,7 @@ def local_copy(
     return data_root().joinpath('hf', *parts)
 
 def check_downloaded(
-    source # as for `local_copy`
+    source:str|Path # as for `local_copy`
 ):
     "FileNotFoundError that says how it is had, for a set of the hub that is not here"
     path = local_copy(source)
@@ -161,41 +150,44 @@ def check_downloaded(
 # %% ../../nbs/api/data/08_shards.ipynb #1716d4ae
 _numbers = re.compile(r'\{(\d+)\.\.(\d+)\}')
 
-def _in_braces(source): # paths; empty where there are no braces
-    "The tars that shard-{000000..000007}.tar names, as WebDataset writes it; FileNotFoundError unless all are there"
-    if source.suffix.lower() != '.tar' or not (m := _numbers.search(source.name)): return []
-    names = [f'{source.name[:m.start()]}{k:0{len(m[1])}}{source.name[m.end():]}' for k in range(int(m[1]), int(m[2])+1)]
-    if gone := [n for n in names if not (source.parent/n).is_file()]: raise FileNotFoundError(
-        f'{source} stands for {len(names)} shards, of which {first_few(gone)} are not there. Download them.')
-    return [source.parent/n for n in names]
-
 def shard_files(
-    source # tar file, several as in shard-{000000..000007}.tar, or a folder with tars in it
+    source:str|Path # tar file, several as in shard-{000000..000007}.tar, or a folder with tars in it
 ) -> list: # of paths; empty where there are none
     "The tars of an image set"
     source = Path(source)
-    if several := _in_braces(source): return several
-    if source.suffix.lower() == '.tar' and source.is_file(): return [source]
+    is_tar = source.suffix.lower() == '.tar'
+    # as WebDataset writes it
+    if is_tar and (m := _numbers.search(source.name)):
+        start, end = source.name[:m.start()], source.name[m.end():]
+        numbers = [f'{k:0{len(m[1])}}' for k in range(int(m[1]), int(m[2])+1)]
+        names = [f'{start}{number}{end}' for number in numbers]
+        if gone := [n for n in names if not (source.parent/n).is_file()]: raise FileNotFoundError(
+            f'{source} stands for {len(names)} shards, of which {first_few(gone)} are not there. Download them.')
+        if names: return [source.parent/n for n in names]
+    if is_tar and source.is_file(): return [source]
     if not source.is_dir(): return []
-    found = sorted((p for p in source.iterdir() if p.suffix.lower() == '.tar' and not p.name.startswith('.')),
-                   key=lambda p: [int(t) if t.isdigit() else t for t in re.split(r'(\d+)', p.stem)])
+    tars = [p for p in source.iterdir() if p.suffix.lower() == '.tar' and not p.name.startswith('.')]
+    by_number = lambda p: [int(t) if t.isdigit() else t for t in re.split(r'(\d+)', p.stem)]
+    tars.sort(key=by_number)
     counted = source/'nshards.txt'
-    said = read_lines(counted)[:1] if found and counted.is_file() else []
-    if said and said != [str(len(found))]: raise BadFile(
-        f'{counted} says {said[0]!r:.20}, and there are {len(found)} shards. Download the missing ones.')
-    return found
+    stated = read_lines(counted)[:1] if tars and counted.is_file() else []
+    if stated and stated != [str(len(tars))]: raise BadFile(
+        f'{counted} says {stated[0]!r:.20}, and there are {len(tars)} shards. Download the missing ones.')
+    return tars
 
 def check_numbers(
-    source, # for the message
-    files   # of `shard_files`
+    source:str|Path, # for the message
+    files:list # of `shard_files`
 ):
     "Warn of shards that are missing, by the numbers in their names"
     parts = [re.fullmatch(r'(.*?)(\d+)(\D*)', p.stem) for p in files]
     if not all(parts) or len({(m[1], m[3]) for m in parts}) > 1: return
     numbers = [int(m[2]) for m in parts]
-    missing = sorted(set(range(min(numbers), min(max(numbers), min(numbers)+2*len(numbers)))) - set(numbers))
+    first, last = min(numbers), max(numbers)
+    expected = range(first, min(last, first + 2*len(numbers)))
+    missing = sorted(set(expected) - set(numbers))
     if 0 < len(missing) < len(numbers): warnings.warn(
-        f'{source}: shards are numbered {min(numbers)} to {max(numbers)}, and there is no number {first_few(missing)}. '
+        f'{source}: shards are numbered {first} to {last}, and there is no number {first_few(missing)}. '
         'Download what is missing.', stacklevel=3)
 
 # %% ../../nbs/api/data/08_shards.ipynb #cc067072
@@ -207,17 +199,17 @@ class Members:
     offset:np.ndarray  # (n,) where it begins there
     size:np.ndarray    # (n,) bytes
     def __len__(self): return len(self.tar)
-    def read(self, i): # bytes
+    def read(self, i:int): # bytes
         with open(self.files[self.tar[i]], 'rb') as f:
             f.seek(self.offset[i])
             data = f.read(self.size[i])
         if len(data) == self.size[i]: return data
         raise OSError('Its shard has become shorter.')
-    def identity(self, i): # text; None where there is no file
+    def identity(self, i:int): # text; None where there is no file
         "As `file_identity`: what changes when an image does"
         of_tar = file_identity(self.files[self.tar[i]])
         return of_tar and f'{self.offset[i]}+{self.size[i]} in {of_tar}'
-    def hash(self, i): # SHA-256; None where it can't be read
+    def hash(self, i:int): # SHA-256; None where it can't be read
         try: return hashlib.sha256(self.read(i)).hexdigest()
         except OSError: return None
     def __getitem__(self, some): # indices or mask
@@ -225,43 +217,40 @@ class Members:
 
 # %% ../../nbs/api/data/08_shards.ipynb #d70650d3
 def shard_members(
-    files,   # of `shard_files`
+    files:list, # of `shard_files`
     is_image # function of a member's name
 ): # `TextColumn` of names, each behind its tar's; labels (n,), -1: none; `Members`
     "All images of some tars"
     indices = [tar_index(f, is_image) for f in files]
     join = lambda k: np.concatenate([getattr(i, k) for i in indices])
-    tar = np.repeat(np.arange(len(files)), [len(i.names) for i in indices])
+    sizes = [len(i.names) for i in indices]
+    tar = np.repeat(np.arange(len(files)), sizes)
     names = TextColumn(os.path.join(f, n) for f, i in zip(files, indices) for n in i.names)
     return names, join('label'), Members(list(files), tar, join('offset'), join('size'))
 
 # %% ../../nbs/api/data/08_shards.ipynb #31039689
-def _row(path, member, tar):
-    "The array in a member such as s0000012.npy"
-    tar.fileobj.seek(member.offset_data)
-    data = io.BytesIO(tar.fileobj.read(min(member.size, 10_000)))
-    try:
-        row = np.lib.format.read_array(data, allow_pickle=False)
-        if row.ndim == 1 and row.size and row.dtype.kind in 'iu': return row
-        raise ValueError(f'It is an array of {row.dtype} of shape {row.shape}')
-    except Exception as e: raise BadFile(
-        f'{path}: {member.name} holds no row of numbers ({_told(e)}). Download it again.') from None
-
 def sample_rows(
-    files, # of `shard_files`
-    names  # of their images, as `shard_members` gives them
+    files:list, # of `shard_files`
+    names:TextColumn # of their images, as `shard_members` gives them
 ) -> list: # of arrays, one an image
     "The rows of numbers that lie beside images"
-    found = {}
+    rows = {}
     for file in files:
         for m, tar in _members(file):
             sample, ending = _sample(m.name)
-            if ending == 'npy': found[os.path.join(file, sample.lstrip('/'))] = _row(file, m, tar)
-    samples = [_sample_of(n) for n in names]
-    if lacking := [s for s in samples if s not in found]: raise BadFile(
+            if ending != 'npy': continue
+            tar.fileobj.seek(m.offset_data)
+            data = io.BytesIO(tar.fileobj.read(min(m.size, 10_000)))
+            try:
+                row = np.lib.format.read_array(data, allow_pickle=False)
+                if row.ndim != 1 or not row.size or row.dtype.kind not in 'iu': raise ValueError(
+                    f'It is an array of {row.dtype} of shape {row.shape}')
+            except Exception as e: raise BadFile(
+                f'{file}: {m.name} holds no row of numbers ({_told(e)}). Download it again.') from None
+            rows[os.path.join(file, sample.lstrip('/'))] = row
+    # a sample is called as its image is, up to the first dot
+    parts = [os.path.split(n) for n in names]
+    samples = [os.path.join(folder, last.partition('.')[0]) for folder, last in parts]
+    if lacking := [s for s in samples if s not in rows]: raise BadFile(
         f'There is no row of numbers, .npy, beside {first_few(lacking, 3)}. Download the shards again.')
-    return [found[s] for s in samples]
-
-def _sample_of(path): # of an image
-    folder, last = os.path.split(path)
-    return os.path.join(folder, last.partition('.')[0])
+    return [rows[s] for s in samples]

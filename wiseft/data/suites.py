@@ -44,17 +44,23 @@ class Suite:
     def __post_init__(self):
         for k in ('train', 'validation', 'test'): setattr(self, k, _as_reference(getattr(self, k)))
         for k in ('shifts', 'shift_validation', 'shift_train'): setattr(self, k, _as_others(getattr(self, k)))
-        for n in self.shifts | self.shift_validation: _check_set_name(n)
+        for n in self.shifts | self.shift_validation:
+            if printable(n) != n: raise ValueError(
+                f'A shifted set is called {n!r}: tables hold names on one line, in UTF-8. Rename it.')
+            if n in RESERVED: raise ValueError(
+                f'A shifted set can not be called {n!r}: tables use that name. Rename it.')
         for (n, split), s in self.sets().items():
             if s.projection: _check_projection(s, self.classnames)
             else: check_same_classes(s.classnames, self.classnames, f'{n} {split}', f'the suite {self.name!r}')
             if not len(s): raise ValueError(f'{n} {split}: no images.')
     def sets(self) -> dict: # (name, split) -> ImageSet
         "All image sets"
-        out = {(REFERENCE, k): s for k in ('train', 'validation', 'test') if (s := getattr(self, k)) is not None}
+        own = dict(train=self.train, validation=self.validation, test=self.test)
+        out = {(REFERENCE, k): s for k, s in own.items() if s is not None}
         shifted = dict(train=self.shift_train, validation=self.shift_validation, test=self.shifts)
-        names = dict.fromkeys([*self.shifts, *self.shift_validation, *self.shift_train])
-        return out | {(n, k): sets[n] for n in names for k, sets in shifted.items() if n in sets}
+        for n in dict.fromkeys([*self.shifts, *self.shift_validation, *self.shift_train]):
+            out |= {(n, k): sets[n] for k, sets in shifted.items() if n in sets}
+        return out
 
 # %% ../../nbs/api/data/12_suites.ipynb #a49f693d
 def _as_reference(images): # `ImageSet`, or None
@@ -62,13 +68,10 @@ def _as_reference(images): # `ImageSet`, or None
 
 def _as_others(sets): # name -> `ImageSet`, or None
     "What a suite has besides its reference; what is the reference elsewhere is a shift here"
-    return {n: replace(s, role='shift') if s.role == 'reference' else s for n, s in (sets or {}).items()}
-
-def _check_set_name(name):
-    if printable(name) != name: raise ValueError(
-        f'A shifted set is called {name!r}: tables hold names on one line, in UTF-8. Rename it.')
-    if name in RESERVED: raise ValueError(
-        f'A shifted set can not be called {name!r}: tables use that name. Rename it.')
+    sets = dict(sets or {})
+    for n, s in sets.items():
+        if s.role == 'reference': sets[n] = replace(s, role='shift')
+    return sets
 
 def _check_projection(s, classnames):
     "Each class of the set stands for classes of the suite, and none for two"
@@ -82,39 +85,43 @@ def _check_projection(s, classnames):
 # %% ../../nbs/api/data/12_suites.ipynb #dedadb6b
 @patch
 def datasets(self:Suite,
-    split='test' # or 'validation'
+    split:str='test' # or 'validation'
 ) -> dict: # name -> ImageSet, 'reference' first
     "What classifiers are evaluated on; without a reference, the other sets"
     if split not in ('test', 'validation'): raise ValueError(f"split is 'test' or 'validation', got {split!r}")
-    own, shifted = (self.test, self.shifts) if split == 'test' else (self.validation, self.shift_validation)
+    reference, shifted = self.test, self.shifts
+    if split == 'validation': reference, shifted = self.validation, self.shift_validation
     shifted = _as_others(shifted) # sets may have been put into the suite since it was made
-    if own is not None: return dict(reference=_as_reference(own), **shifted)
+    if reference is not None: return dict(reference=_as_reference(reference), **shifted)
     if self.test is None and shifted: return shifted
     raise ValueError(
         f'Suite {self.name!r} has no {split} images of its reference. One of the field is loaded with them by '
         'training=True.')
 
 @patch
-def roles(self:Suite, split='test') -> dict: # name -> of `wiseft.stats.table.ROLES`
+def roles(self:Suite, split:str='test') -> dict: # name -> of `wiseft.stats.table.ROLES`
     "What each of its sets is to a classifier"
     return {n: s.role for n, s in self.datasets(split).items()}
 
 @patch(as_prop=True)
 def fingerprint(self:Suite) -> str:
     "12 hex digits over all its sets"
-    known = ' '.join(f'{n}/{k}:{s.fingerprint}' for (n, k), s in self.sets().items())
-    return hashlib.sha256(known.encode()).hexdigest()[:12]
+    prints = [f'{n}/{k}:{s.fingerprint}' for (n, k), s in self.sets().items()]
+    return hashlib.sha256(' '.join(prints).encode()).hexdigest()[:12]
 
 # %% ../../nbs/api/data/12_suites.ipynb #7e5122e9
 @patch
 def counts(self:Suite) -> pd.DataFrame:
     "Images of each set and split, families of each test set, classes its test images lack"
     sets, rows = self.sets(), {}
-    for n, k in sets: rows.setdefault(n, dict(train=0, validation=0, test=0))[k] = len(sets[n, k])
+    for (n, k), s in sets.items():
+        if n not in rows: rows[n] = dict(train=0, validation=0, test=0)
+        rows[n][k] = len(s)
     for n, row in rows.items():
         test = sets.get((n, 'test'))
-        row |= {'test families': len(set(test and test.groups or [])),
-                'classes without test images': len(test.missing) if test else len(self.classnames)}
+        lacking = test.missing if test else self.classnames
+        families = set(test and test.groups or [])
+        row |= {'test families': len(families), 'classes without test images': len(lacking)}
     return pd.DataFrame.from_dict(rows, orient='index')
 
 @patch
@@ -137,32 +144,32 @@ def check_lacking(self:Suite):
 # %% ../../nbs/api/data/12_suites.ipynb #336f4c26
 @patch
 def shared_images(self:Suite,
-    most=1000 # so many images of each test set are looked at
+    most:int=1000 # so many images of each test set are looked at
 ) -> dict: # (test set, 'training' or 'validation') -> (files that are there too, byte for byte; number looked at)
     "Test images that are among the reference's training or validation images"
-    found = {}
-    for what, seen in dict(training=self.train, validation=self.validation).items():
-        if seen is None or seen.pixels is not None: continue
-        sizes = seen.sizes()
+    shared = {}
+    for what, trained in dict(training=self.train, validation=self.validation).items():
+        if trained is None or trained.pixels is not None: continue
+        sizes = trained.sizes()
         for name, images in self.datasets().items():
             if images.pixels is not None: continue
-            chosen = np.sort(np.random.default_rng(0).permutation(len(images))[:most])
-            if files := _among(images.subset(chosen), seen, sizes): found[name, what] = files, len(chosen)
-    return found
-
-def _among(images, seen, sizes):
-    "Files of `images` whose content is that of an image in `seen`, whose sizes are given, of the same size"
-    alike = images.subset(np.isin(images.sizes(), sizes))
-    known = set(seen.subset(np.isin(sizes, alike.sizes())).hashes()) - {None}
-    return [f for f, h in zip(alike.files(), alike.hashes()) if h in known]
+            chosen = np.random.default_rng(0).permutation(len(images))[:most]
+            sample = images.subset(np.sort(chosen))
+            # only files of one size can be the same, so that few are read
+            alike = sample.subset(np.isin(sample.sizes(), sizes))
+            suspects = trained.subset(np.isin(sizes, alike.sizes()))
+            contents = set(suspects.hashes()) - {None}
+            files = [f for f, h in zip(alike.files(), alike.hashes()) if h in contents]
+            if files: shared[name, what] = files, len(chosen)
+    return shared
 
 @patch
 def check_shared(self:Suite):
     "Warn of each test set with images that were trained or chosen on; ValueError for one that has no others"
-    shared, own = self.shared_images(), {}
+    shared, by_set = self.shared_images(), {}
     for (name, what), (files, n) in shared.items():
-        own[name] = own.get(name, set()) | set(files)
-        if len(own[name]) == n: raise ValueError(
+        by_set[name] = by_set.get(name, set()) | set(files)
+        if len(by_set[name]) == n: raise ValueError(
             f'{name}: all {n} test images that were looked at are training or validation images of the reference: '
             'it measures memory. Test on other images.')
     for (name, what), (files, n) in shared.items():
@@ -172,12 +179,12 @@ def check_shared(self:Suite):
 
 # %% ../../nbs/api/data/12_suites.ipynb #53330bcf
 def folder_suite(
-    reference,         # folder: class folders, or train/validation/test (train/val; train/test; test)
-    shifts,            # folders of the shifted sets: a list, named after the folders, or a dict name -> folder
-    validation=None,   # folder with the reference's validation images, if they lie elsewhere
-    classnames=None,   # list that fixes names and order, or dict folder -> name
-    templates='openai',# prompt templates: a list, or a name that `wiseft.data.prompts.find_templates` knows
-    name=None          # of the suite; default the reference folder's
+    reference:str|Path, # folder: class folders, or train/validation/test (train/val; train/test; test)
+    shifts:list|dict, # folders of the shifted sets: a list, named after the folders, or a dict name -> folder
+    validation:str|Path|None=None, # folder with the reference's validation images, if they lie elsewhere
+    classnames:list|dict|None=None, # list that fixes names and order, or dict folder -> name
+    templates:list|str='openai', # prompt templates: a list, or a name that `wiseft.data.prompts.find_templates` knows
+    name:str|None=None # of the suite; default the reference folder's
 ) -> Suite:
     "A suite from image folders"
     suite = _suite_of(reference, shifts, validation, classnames, templates, name)
@@ -186,51 +193,50 @@ def folder_suite(
     return suite
 
 def _suite_of(reference, shifts, validation=None, classnames=None, templates='openai', name=None):
+    "The suite, before it is looked at for images that it shares or lacks"
     check_downloaded(reference)
     reference = local_copy(reference)
     sets = _reference_sets(reference, classnames, validation)
     names = next(iter(sets.values())).classnames
-    found = {n: _shift_sets(local_copy(p), n, classnames or names) for n, p in _named(shifts).items()}
-    part = lambda k: {n: s[k] for n, s in found.items() if k in s}
-    return Suite(name or printable(source_name(reference)), names, templates, **sets, shifts=part('test'),
-                 shift_validation=part('validation'), shift_train=part('train'))
+    # shifted sets are called as their folders are
+    if not isinstance(shifts, dict):
+        folders = [shifts] if isinstance(shifts, (str, Path)) else shifts
+        if twice := [n for n, k in Counter(map(source_name, folders)).items() if k > 1]: raise ValueError(
+            f'Two shifted sets are called {twice[0]!r}. Give a dict name -> folder.')
+        shifts = {printable(source_name(p)): p for p in folders}
+    # each is all test images, or has splits of its own
+    parts = dict(test={}, validation={}, train={})
+    for n, path in shifts.items():
+        path = local_copy(path)
+        splits = split_folders(path) if path.is_dir() else {}
+        if splits and not splits.keys() & {'test', 'validation'}: raise ValueError(
+            f'{path}: has {first_few(list(splits), 5)} but no images to test or validate on.')
+        for split, folder in (splits or dict(test=path)).items():
+            parts[split][n] = image_folder(folder, classnames or names, n)
+    name = name or printable(source_name(reference))
+    return Suite(name, names, templates, **sets, shifts=parts['test'], shift_validation=parts['validation'],
+                 shift_train=parts['train'])
 
 # %% ../../nbs/api/data/12_suites.ipynb #b7b2490f
 _REFERENCE = 'reference', 'reference.tar'
 
 def is_suite_folder(
-    path # of anything
+    path:str|Path # of anything
 ) -> bool:
     "Whether a reference lies in it"
     path = local_copy(path)
     return (path/'reference').is_dir() or (path/'reference.tar').is_file()
 
-def _named(shifts):
-    "name -> folder"
-    if isinstance(shifts, dict): return shifts
-    if isinstance(shifts, (str, Path)): shifts = [shifts]
-    if dup := [n for n, k in Counter(map(source_name, shifts)).items() if k > 1]:
-        raise ValueError(f'Two shifted sets are called {dup[0]!r}. Give a dict name -> folder.')
-    return {printable(source_name(p)): p for p in shifts}
-
-def _shift_sets(path, name, classnames):
-    "split -> ImageSet of one shifted set"
-    if not (found := split_folders(path) if path.is_dir() else {}):
-        return dict(test=image_folder(path, classnames, name))
-    if not found.keys() & {'test', 'validation'}: raise ValueError(
-        f'{path}: has {first_few(list(found), 5)} but no images to test or validate on.')
-    return {k: image_folder(p, classnames, name) for k, p in found.items()}
-
 # %% ../../nbs/api/data/12_suites.ipynb #93bc19fe
 def _reference_sets(path, classnames, validation=None):
     "train, validation and test of the reference; split off train where they are not there"
-    found = (path.is_dir() and split_folders(path)) or dict(train=path)
-    if 'test' not in found and 'validation' in found: found['test'] = found.pop('validation')
-    if validation is not None: found['validation'] = Path(validation)
+    folders = (path.is_dir() and split_folders(path)) or dict(train=path)
+    if 'test' not in folders and 'validation' in folders: folders['test'] = folders.pop('validation')
+    if validation is not None: folders['validation'] = Path(validation)
     sets = {}
     for k in ('train', 'validation', 'test'):
-        if k in found:
-            sets[k] = image_folder(found[k], classnames, 'reference')
+        if k in folders:
+            sets[k] = image_folder(folders[k], classnames, 'reference')
             classnames = classnames or sets[k].classnames # those of the first
     absent = [k for k in ('validation', 'test') if k not in sets]
     if 'train' not in sets or not absent: return sets
@@ -240,9 +246,9 @@ def _reference_sets(path, classnames, validation=None):
 # %% ../../nbs/api/data/12_suites.ipynb #6918ea81
 @patch(cls_method=True)
 def of(cls:Suite,
-    source,            # `Suite`, `ImageSet`, a suite's name, or a folder: of a suite, of splits, or of class folders
-    classnames=None,   # of a folder: list that fixes names and order, or dict folder -> name
-    templates='openai' # prompt templates, where the source has none
+    source:Suite|ImageSet|str|Path, # a suite's name, or a folder: of a suite, of splits, or of class folders
+    classnames:list|dict|None=None, # of a folder: list that fixes names and order, or dict folder -> name
+    templates:list|str='openai' # prompt templates, where the source has none
 ) -> Suite:
     "A suite of anything that has labelled images"
     if isinstance(source, Suite): return source
@@ -260,8 +266,8 @@ def of(cls:Suite,
 # %% ../../nbs/api/data/12_suites.ipynb #a1d4aa80
 @patch(cls_method=True)
 def for_training(cls:Suite,
-    source,         # `Suite`, a suite's name or folder, or whatever `folder_suite` takes
-    classnames=None # list that fixes names and order, or dict folder -> name
+    source:Suite|str|Path, # `Suite`, a suite's name or folder, or whatever `folder_suite` takes
+    classnames:list|dict|None=None # list that fixes names and order, or dict folder -> name
 ) -> Suite:
     "A suite of anything that can be fine-tuned on"
     if isinstance(source, Suite): return source
@@ -271,12 +277,12 @@ def for_training(cls:Suite,
 
 # %% ../../nbs/api/data/12_suites.ipynb #060a9010
 def load_suite(
-    name='icons',   # 'icons' is embedded; one of the field's, or a folder with `reference` beside shifted sets
-    templates=None, # prompt templates; default the suite's own, 'openai' for a folder
-    classnames=None,# of a folder: list that fixes names and order, or dict folder -> name
-    root=None,      # data root of the field's suites; default `$WISEFT_DATA`, else `~/data`
-    allow_incomplete=False, # go on where a published set lacks images or is not there
-    training=True   # list training images too; without them loading ImageNet takes seconds instead of minutes
+    name:str|Path='icons', # 'icons' is embedded; one of the field's, or a folder with `reference` beside shifted sets
+    templates:list|str|None=None, # prompt templates; default the suite's own, 'openai' for a folder
+    classnames:list|dict|None=None, # of a folder: list that fixes names and order, or dict folder -> name
+    root:str|Path|None=None, # data root of the field's suites; default `$WISEFT_DATA`, else `~/data`
+    allow_incomplete:bool=False, # go on where a published set lacks images or is not there
+    training:bool=True # list training images too; without them loading ImageNet takes seconds instead of minutes
 ) -> Suite:
     "The embedded suite, one of the field's, or one in a folder"
     if name in EMBEDDED: return _read_suite(_embedded(name), name, templates or 'icons', classnames)
@@ -337,7 +343,8 @@ def _with_table(suite, folder):
             f'{tables[0]}: no row for {first_few(absent, 5)}.')
         rows = t.loc[list(s.files())]
         if 'family' in rows: s.groups = list(rows['family'])
-        s.units = [o or f for o, f in zip(rows['original'], rows.index)] if 'original' in rows else list(rows.index)
+        s.units = list(rows.index)
+        if 'original' in rows: s.units = [o or f for o, f in zip(rows['original'], rows.index)]
     return suite
 
 def _describes_images(table):
@@ -350,12 +357,12 @@ def _describes_images(table):
 # %% ../../nbs/api/data/12_suites.ipynb #f8105761
 @patch
 def restrict_train(self:Suite,
-    families # names in `train.groups` to keep
+    families:list # names in `train.groups` to keep
 ) -> Suite:
     "The same suite, to be fine-tuned on these families alone"
-    known = sorted(set(self.train.groups or []))
-    if unknown := [f for f in families if f not in known]: raise ValueError(
-        f'No training images of families {first_few(unknown, 5)}. There are {first_few(known, 40) or "no families"}.')
+    groups = sorted(set(self.train.groups or []))
+    if unknown := [f for f in families if f not in groups]: raise ValueError(
+        f'No training images of families {first_few(unknown, 5)}. There are {first_few(groups, 40) or "no families"}.')
     return replace(self, train=self.train.subset(np.isin(self.train.groups, families)))
 
 # %% ../../nbs/api/data/12_suites.ipynb #af96121d
@@ -371,7 +378,8 @@ def with_reference(self:Suite,
             f'The shift {shift!r} has no {lacking[0]} images. Shifts with training images are '
             f'{sorted(self.shift_train)}.')
     train, validation, test = (replace(part[shift], name='reference') for part in parts)
-    shifts = {called: replace(self.test, name=called)} | {d: s for d, s in self.shifts.items() if d != shift}
+    others = {d: s for d, s in self.shifts.items() if d != shift}
+    shifts = {called: replace(self.test, name=called), **others}
     return replace(self, train=train, validation=validation, test=test, shifts=shifts, shift_train={},
                    shift_validation={})
 

@@ -9,65 +9,78 @@ __all__ = ['ClipTransform', 'OwnTransform', 'in_halves']
 import json, math, torch
 import numpy as np
 from dataclasses import asdict
+from fastcore.basics import patch
 from functools import lru_cache
 from PIL import Image
 from ..base.lazy import open_clip, torchvision
 
 # %% ../../nbs/api/data/02_transforms.ipynb #47d46982
-@lru_cache
-def _row(colour, width, device): # (width, 3), sent once
-    "A colour for every pixel of a row: processors are slow at three numbers at a time"
-    return torch.tensor(colour, device=device).repeat(width, 1)
-
 class ClipTransform:
     "How a CLIP sees pictures, as open_clip's settings say"
     at_least = None # pixels on the short side to decode a large JPEG at; None: all of it
     def __init__(self,
-        preprocess # open_clip's `preprocess_cfg`: size, mean, std, interpolation, resize_mode, …
+        preprocess:dict # open_clip's `preprocess_cfg`: size, mean, std, interpolation, resize_mode, …
     ):
         part = preprocess.get('crop_pct') # of the short side, which the middle is cut from; timm's models have it
-        config = open_clip.transform.PreprocessCfg(**{k: v for k,v in preprocess.items() if k != 'crop_pct'})
+        theirs = {k: v for k,v in preprocess.items() if k != 'crop_pct'}
+        config = open_clip.transform.PreprocessCfg(**theirs)
         steps = open_clip.transform.image_transform_v2(config, is_train=False).transforms
         self.steps = steps[:-2] # the last two are `normalise`
         self.settings = asdict(config) | (dict(crop_pct=part) if part else {})
-        if part: self.steps[0] = torchvision.transforms.Resize(
-            math.floor(np.max(config.size)/part), self.steps[0].interpolation)
+        if part:
+            side = math.floor(np.max(config.size)/part)
+            self.steps[0] = torchvision.transforms.Resize(side, self.steps[0].interpolation)
     def pixels(self,
-        image # PIL image
+        image:Image.Image # PIL image
     ): # (height, width, 3) array of uint8
         "The first half"
         for step in self.steps: image = step(image)
         return np.array(image)
     def normalise(self,
-        x # (n, height, width, 3), uint8, on any device
+        x:torch.Tensor # (n, height, width, 3), uint8, on any device
     ): # (n, 3, height, width), float, channels last in memory, as CPUs and tensor cores like them
         "The second half"
-        mean, std = (_row(tuple(self.settings[k]), x.shape[2], x.device) for k in ('mean', 'std'))
+        row = lambda k: _row(tuple(self.settings[k]), x.shape[2], x.device)
+        mean, std = row('mean'), row('std')
         out = torch.empty(x.shape, device=x.device)
-        some = max(1, 2**20//x[0].numel()) if x.device.type == 'cpu' else len(x) # as many as stay in a cache
+        some = len(x)
+        if x.device.type == 'cpu': some = max(1, 2**20//x[0].numel()) # as many as stay in a cache
         for whole, scaled in zip(x.split(some), out.split(some)): scaled.copy_(whole).div_(255).sub_(mean).div_(std)
         return out.permute(0, 3, 1, 2)
     def __call__(self,
-        image # PIL image
+        image:Image.Image # PIL image
     ): # (3, height, width), float
         "Both"
         return self.normalise(torch.from_numpy(self.pixels(image))[None])[0].contiguous()
-    @property
-    def pixels_key(self): # text
-        "All that `pixels` follow from, beside the picture"
-        return json.dumps({k: v for k, v in self.settings.items() if k not in ('mean', 'std')})
-    @property
-    def key(self): # text
-        "All that the whole follows from"
-        return json.dumps(self.settings)
     def __eq__(self, other): return self.key == other.key if isinstance(other, ClipTransform) else NotImplemented
     def __hash__(self): return hash(self.key)
-    def __repr__(self): return f"ClipTransform({', '.join(f'{k}={v}' for k, v in self.settings.items())})"
+    def __repr__(self):
+        settings = [f'{k}={v}' for k, v in self.settings.items()]
+        return f'ClipTransform({", ".join(settings)})'
+
+# %% ../../nbs/api/data/02_transforms.ipynb #2c7a283a
+@lru_cache
+def _row(colour, width, device): # (width, 3), sent once
+    "A colour for every pixel of a row: processors are slow at three numbers at a time"
+    return torch.tensor(colour, device=device).repeat(width, 1)
+
+# %% ../../nbs/api/data/02_transforms.ipynb #a25763b3
+@patch(as_prop=True)
+def pixels_key(self:ClipTransform): # text
+    "All that `pixels` follow from, beside the picture"
+    without = {k: v for k, v in self.settings.items() if k not in ('mean', 'std')}
+    return json.dumps(without)
+
+@patch(as_prop=True)
+def key(self:ClipTransform): # text
+    "All that the whole follows from"
+    return json.dumps(self.settings)
 
 # %% ../../nbs/api/data/02_transforms.ipynb #3574eb9c
 def _noise(height, width):
     "A picture in which every pixel counts"
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    rng = np.random.default_rng(0)
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 class OwnTransform:
     "A transform without halves"
@@ -76,14 +89,16 @@ class OwnTransform:
         transform # PIL image -> tensor
     ): self.transform = transform
     def __call__(self, image): return self.transform(image)
-    def pixels(self, image): return self(image)
-    def normalise(self, x): return x
+    def pixels(self, image:Image.Image): return self(image)
+    def normalise(self, x:torch.Tensor): return x
     def __repr__(self): return repr(self.transform)
     def __eq__(self, other):
         if self.transform is getattr(other, 'transform', other): return True
         with torch.random.fork_rng(devices=[]):
-            made = [(self(im), other(im)) for im in (_noise(300, 400), _noise(400, 300))]
-        return all(a.shape == b.shape and torch.equal(a, b) for a, b in made)
+            for im in _noise(300, 400), _noise(400, 300):
+                a, b = self(im), other(im)
+                if a.shape != b.shape or not torch.equal(a, b): return False
+        return True
 
 # %% ../../nbs/api/data/02_transforms.ipynb #0f76e3c8
 def in_halves(

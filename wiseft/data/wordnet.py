@@ -14,18 +14,18 @@ from ..base.lazy import open_clip_tables
 # %% ../../nbs/api/data/03_wordnet.ipynb #9fd8e6ca
 def imagenet_classes() -> dict: # WordNet id -> class name, in the order of the labels
     "The 1,000 classes of ImageNet; two names occur twice (missile, sunglasses)"
-    ids = (Path(find_spec('timm').submodule_search_locations[0])/'data'/'_info'/'imagenet_synsets.txt').read_text(
-        ).split()
+    timm = Path(find_spec('timm').submodule_search_locations[0])
+    ids = (timm/'data/_info/imagenet_synsets.txt').read_text().split()
     return dict(zip(ids, open_clip_tables('zero_shot_metadata').IMAGENET_CLASSNAMES, strict=True))
 
 # %% ../../nbs/api/data/03_wordnet.ipynb #433f908e
-def are_wordnet_ids(folders): # names of folders
+def are_wordnet_ids(folders:list): # names of folders
     "Whether all look like WordNet ids"
     return bool(folders) and all(re.fullmatch(r'n\d{8}', f) for f in folders)
 
 def wordnet_labels(
-    folders, # names of folders
-    classnames=None, # one a class, in the order of the labels; default those of the folders
+    folders:list, # names of folders
+    classnames:list|None=None, # one a class, in the order of the labels; default those of the folders
 ): # dict folder -> label, and class names; None where the folders are no classes of ImageNet, or the names are others
     "Labels of folders by WordNet id"
     named = imagenet_classes()

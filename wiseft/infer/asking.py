@@ -35,7 +35,7 @@ class Questions:
 FILE, NONE = 'questions.json', '(none of these classes)'
 
 def read_questions(
-    folder # of `ask`
+    folder:str|Path # of `ask`
 ) -> Questions:
     "What was asked"
     path = existing_folder(folder, 'folder of `wiseft ask`')/FILE
@@ -57,7 +57,7 @@ def _is_sound(q):
 
 # %% ../../nbs/api/infer/14_asking.ipynb #935a7855
 def draw_questions(
-    members,    # dict name -> `Member`, of two or more
+    members:dict, # name -> `Member`, of two or more
     pictures,   # folders, tables, tars or files of pictures, without labels
     labels:int=50, # images to label, of those that members disagree on
     random:int=0,  # images to label besides, of all: what an accuracy is had from
@@ -108,7 +108,7 @@ def _in_turn(asked, some):
 
 # %% ../../nbs/api/infer/14_asking.ipynb #7b7512d7
 def write_answers(
-    path, # file
+    path:str|Path, # file
     questions:Questions,
     answers:dict, # file -> list of labels
 ):
@@ -121,7 +121,7 @@ def write_answers(
     Path(path).write_text(table.getvalue(), encoding='utf-8-sig') # so that a spreadsheet knows it as UTF-8
 
 def read_answers(
-    path, # table of files and labels
+    path:str|Path, # table of files and labels
     questions:Questions,
 ) -> dict: # file -> list of labels, in the order of the table
     "What somebody said of images; `BadFile` names what is none of them"

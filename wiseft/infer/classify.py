@@ -39,7 +39,7 @@ def _below(place):
 # %% ../../nbs/api/infer/11_classify.ipynb #d39477b4
 def picture_sets(
     places,     # files, folders, tables of files, tars, folders of tars
-    classnames, # of who is going to look at them
+    classnames:list, # of who is going to look at them
 ) -> list: # of `ImageSet`, whose labels mean nothing
     "The pictures that are meant, in their order"
     sets, parts = [], chain.from_iterable(_parts(local_copy(place)) for place in places)

@@ -8,6 +8,7 @@ __all__ = ['DEFAULT_ALPHAS', 'mix_logits', 'mix_probabilities', 'members', 'prep
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #796c503c
 import numpy as np, pandas as pd, psutil, torch, warnings
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -28,8 +29,8 @@ from ..weights.path import WeightPath
 # %% ../../nbs/api/infer/06_ensembles.ipynb #eb4dcb5c
 @method('mix', 'logits', '2109.01903', knob='alpha', cost='two forward passes an image')
 def mix_logits(
-    zeroshot,   # (n, n_classes) logits, alpha = 0
-    finetuned,  # (n, n_classes) logits, alpha = 1
+    zeroshot:torch.Tensor, # (n, n_classes) logits, alpha = 0
+    finetuned:torch.Tensor, # (n, n_classes) logits, alpha = 1
     alpha:float # mixing coefficient
 ) -> torch.Tensor: # (n, n_classes) logits
     "Output-space ensemble of logits"
@@ -37,8 +38,8 @@ def mix_logits(
 
 @method('mix', 'probabilities', '2109.01903', knob='alpha', cost='two forward passes an image')
 def mix_probabilities(
-    zeroshot,   # (n, n_classes) logits, alpha = 0
-    finetuned,  # (n, n_classes) logits, alpha = 1
+    zeroshot:torch.Tensor, # (n, n_classes) logits, alpha = 0
+    finetuned:torch.Tensor, # (n, n_classes) logits, alpha = 1
     alpha:float # mixing coefficient, 0 to 1
 ) -> torch.Tensor: # (n, n_classes) probabilities
     "Output-space ensemble of probabilities"
@@ -82,10 +83,10 @@ def members(
     by=('weight-space', 'logits', 'probabilities'), # names or functions of merges and mixes
     name:str=None,          # of the classifier in the table; default the CLIP's
     seed:int=None,          # of the fine-tuning, for the table
-    precision=None,         # 'bf16': weights in bfloat16; None: on an accelerator that has it
+    precision:str=None,     # 'bf16': weights in bfloat16; None: on an accelerator that has it
     copies:bool=None,       # a classifier for every alpha, or one that is overwritten; None: all, if a CPU has room
-    images=None,            # validation images of the reference, for ways that look at some
-    parts=None,             # 'image', 'head' or 'text': merges turn this part alone, as in `merge`
+    images:ImageSet=None,   # validation images of the reference, for ways that look at some
+    parts:str=None,         # 'image', 'head' or 'text': merges turn this part alone, as in `merge`
 ) -> dict: # (tuning, method, alpha) -> `Member`
     "The two ends and everything between them"
     check_ends(zeroshot, finetuned)
@@ -168,9 +169,9 @@ def _gives(mix): return getattr(function_and_knobs(mix)[0], 'gives', 'logits')
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #1f011f65
 def prepare_mix(
-    mix, # function of the ends' logits
+    mix:Callable, # function of the ends' logits
     zeroshot, finetuned, # classifiers
-    images=None, # validation images of the reference
+    images:ImageSet=None, # validation images of the reference
 ): # the same, with the arguments that its `prepare` makes
     "A mix with all that it must know before the first batch"
     function, _ = function_and_knobs(mix)
@@ -224,15 +225,15 @@ def sweep(
     finetuned,              # the same, fine-tuned
     suite,                  # `Suite`, `ImageSet` or folder, as `evaluate` takes it
     alphas=None,            # mixing coefficients; default 0, 0.1, … 1
-    split='test',           # or 'validation', to choose alpha on
+    split:str='test',       # or 'validation', to choose alpha on
     keep_predictions=False, # as in `evaluate`: return what each made of each image as well
     seed:int=None,          # of the fine-tuning, for the table
     name:str=None,          # of the classifier in the table; default the CLIP's
-    precision=None,         # as in `evaluate`
+    precision:str=None,     # as in `evaluate`
     by=('weight-space', 'logits', 'probabilities'), # as in `members`
     copies:bool=None,       # as in `members`
     images=None,            # as in `members`; default the suite's
-    parts=None,             # as in `members`
+    parts:str=None,         # as in `members`
     **kwargs                # of `evaluate`: control, metrics, sample, batch_size, workers, progress
 ): # results table, or (results table, `KeptPredictions`)
     "Accuracy (or other metrics) of the end points and of the ensembles between them"
@@ -248,8 +249,8 @@ def sweep(
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #c398945c
 def output_ensemble(
-    classifiers, # dict name -> classifier
-    average='logits', # or 'probabilities'
+    classifiers:dict, # name -> classifier
+    average:str='logits', # or 'probabilities'
 ) -> Member:
     "Equal average of the logits, or of the probabilities, of several classifiers"
     if average not in ('logits', 'probabilities'): raise ValueError(
@@ -270,8 +271,8 @@ def alpha_curves(
     zeroshot,        # classifier, alpha = 0
     finetuned,       # the same, fine-tuned
     suite:Suite,     # reference and shifted sets
-    split='validation', # or 'test'
-    method='logits', # what is averaged: 'logits' or 'probabilities'; 'weight-space' where only the head differs
+    split:str='validation', # or 'test'
+    method:str='logits', # what is averaged: 'logits' or 'probabilities'; 'weight-space' where only the head differs
     **kwargs         # of `wiseft.infer.inference.batches`: batch_size, workers, progress
 ) -> dict: # dataset -> `AlphaCurve`
     "Exact accuracy of an output-space ensemble as a function of alpha, for each set"
@@ -308,14 +309,14 @@ def standard_error(
 def nearly_best(
     accuracies, # on validation images
     n:int,      # how many images
-    errors=1,   # how many standard errors are nothing
+    errors:float=1, # how many standard errors are nothing
 ) -> np.ndarray: # bool
     "Which accuracies are as good as the best"
     seen = np.asarray(accuracies, float)
     return seen >= seen.max() - errors*standard_error(seen, n) - 1e-9
 
 def alpha_by_rule(
-    accuracies, # Series: alpha -> accuracy on validation images
+    accuracies:pd.Series, # alpha -> accuracy on validation images
     n:int,      # how many images
     rule='nearest' # to 0.5; or 'one standard error', 'best'
 ) -> float:
@@ -348,7 +349,7 @@ class Seen:
     images:ImageSet      # these
     between:object       # function without arguments -> dict α -> `Member`
     options:dict         # of `look`: batch_size, workers, progress
-    def look(self, images, metrics=()): # dict α -> dict column -> (n, …) array, and the members
+    def look(self, images:ImageSet, metrics=()): # dict α -> dict column -> (n, …) array, and the members
         "What the classifier at each α makes of other images; of a control set with the set's own head"
         members = self.between()
         if images.role == 'control': members = {a: m.on(images) for a, m in members.items()}

@@ -111,8 +111,8 @@ def _in_order(columns, kept, n): # dict column -> (n,) array
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #3cc218d5
 def look(
-    members,    # dict name -> `Member`
-    images,     # `ImageSet`
+    members:dict, # name -> `Member`
+    images:ImageSet,
     metrics=(), # `Metric` records, whose `per_image` may give several numbers an image
     **kwargs    # of `each_batch`
 ): # name -> dict column -> (n, …) array
@@ -123,8 +123,8 @@ def look(
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #918bbd21
 def guesses(
-    predicted, # (n,) classes; -1 where an image is unreadable
-    labels     # (n,) classes
+    predicted:np.ndarray, # (n,) classes; -1 where an image is unreadable
+    labels:np.ndarray # (n,) classes
 ): # (share that is right, low, high, share that guessing gives)
     "How often answers are right, with their exact interval, and how often the same answers at random would be"
     labels, predicted = labels[predicted >= 0], predicted[predicted >= 0]
@@ -134,9 +134,9 @@ def guesses(
     return right/n, *clopper_pearson(right, n), float(chance)
 
 def check_known(
-    members, # name -> `Member`
-    looked,  # name -> dict with what it `predicted`
-    images   # control set
+    members:dict, # name -> `Member`
+    looked:dict, # name -> dict with what it `predicted`
+    images:ImageSet # control set
 ):
     "ValueError that names a control set on which a start is no better than guessing"
     for name in _starts(members):
@@ -166,11 +166,11 @@ def _agreement(members, seen, images, transform, n_images): # str, or None where
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #07b45e3a
 def sampled_estimates(
-    some,   # dict column -> (m,) what a classifier made of the images that it was shown
-    end,    # dict column -> (n,) what the fine-tuned one made of all
-    shown,  # (n,) bool
-    chance, # (n,) of being shown
-    labels  # (n,)
+    some:dict, # column -> (m,) what a classifier made of the images that it was shown
+    end:dict, # column -> (n,) what the fine-tuned one made of all
+    shown:np.ndarray, # (n,) bool
+    chance:np.ndarray, # (n,) of being shown
+    labels:np.ndarray # (n,)
 ): # dict column -> (n,) array
     "What a classifier makes of all images, each on average over draws, from the images that it was shown"
     some = some | dict(correct=_right(some['predicted'], labels[shown]))
@@ -213,16 +213,16 @@ def _weighable(sample, metrics): # the share, or None
 def evaluate(
     members,                # a classifier or `Member`, or dict name -> classifier or `Member`
     suite,                  # what `Suite.of` takes: a `Suite`, with its shifted sets; an `ImageSet`, a folder, a tar, …
-    split='test',           # or 'validation'
+    split:str='test',       # or 'validation'
     keep_predictions=False, # True: return what each made of each image, too; or names of metrics to keep per image
     seed:int=None,          # of the fine-tuning, for the table
     metrics=None,           # names of `METRICS`, or `Metric` records; default the suite's, mostly accuracy
     control=None,           # sets of other tasks, as `control_sets` takes them: each is judged with a head of its own
-    precision=None,         # 'bf16': weights in bfloat16, compared with fp32 on a sample; None: where it is usual
-    sample=None,            # share of the images on which the ends agree that what lies between them is shown
-    batch_size=None,        # default `wiseft.infer.inference.fitting_batch_size`
-    workers=None,           # decoding processes; None: some for sets above 200 MB
-    progress=True           # show progress bars
+    precision:str=None,     # 'bf16': weights in bfloat16, compared with fp32 on a sample; None: where it is usual
+    sample:float=None,      # share of the images on which the ends agree that what lies between them is shown
+    batch_size:int=None,    # default `wiseft.infer.inference.fitting_batch_size`
+    workers:int=None,       # decoding processes; None: some for sets above 200 MB
+    progress:bool=True      # show progress bars
 ): # results table, or (results table, `KeptPredictions`)
     "Accuracy (or other metrics) of members on a suite, with intervals; every image is decoded once"
     members = _members(members, seed, precision)
@@ -248,7 +248,8 @@ def evaluate(
         on_first = {n: s.get(first) for n, s in seen.items()}
         agreed = _agreement(able[first], on_first, datasets[first], transform, n_images)
     who = {n: m.identity | (dict(precision=agreed) if agreed else {}) for n, m in members.items()}
-    return by_first(lambda: _tabulate(who, seen, datasets, split, keep_predictions, metrics))
+    there = dict(threads=str(torch.get_num_threads())) if one.device.type == 'cpu' else {}
+    return by_first(lambda: _tabulate(who, seen, datasets, split, keep_predictions, metrics, there))
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #c35bcdb5
 def _over_sets(looked, datasets, classes): # class codes, and dict column -> numbers, of the images of all sets
@@ -274,7 +275,7 @@ def _exchanged(seen, datasets):
                 f'{d}: hardly an image of {names} is right, and most are taken for the next of these classes. Were '
                 'their folders, or their names, exchanged?')
 
-def _tabulate(who, seen, datasets, split, keep_predictions, metrics): # as `evaluate`
+def _tabulate(who, seen, datasets, split, keep_predictions, metrics, there): # as `evaluate`
     rows, classes, tables, kept = image_rows(datasets, split), all_classes(datasets), [], []
     for said in [*copies(datasets), *_exchanged(seen, datasets)]: warnings.warn(said, stacklevel=2)
     for n, looked in seen.items():
@@ -283,6 +284,6 @@ def _tabulate(who, seen, datasets, split, keep_predictions, metrics): # as `eval
         # a mean over some of the shifts has another meaning
         if len(looked) < len(datasets): table = table[table.dataset != MEAN]
         tables.append(table)
-    table = pd.concat(tables, ignore_index=True)
+    table = pd.concat(tables, ignore_index=True).assign(**there)
     if 'passes' in table: table['passes'] = table.passes.fillna(table.n).astype('Int64')
     return (table, KeptPredictions(rows, kept)) if keep_predictions else table

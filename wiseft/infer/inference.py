@@ -9,6 +9,7 @@ __all__ = ['decode_for_all', 'pixel_batches', 'batches', 'shuffled_batches', 'de
 
 # %% ../../nbs/api/infer/01_inference.ipynb #17750091
 import ctypes, math, numpy as np, sys, torch
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -45,9 +46,9 @@ def _read(
 
 # %% ../../nbs/api/infer/01_inference.ipynb #41b9dbda
 def decode_for_all(
-    pixels, # `Pixels`
-    workers=None, # decoding processes
-    progress=True # tell how far it is
+    pixels:Pixels,
+    workers:int=None, # decoding processes
+    progress:bool=True # tell how far it is
 ):
     "Decode a set into the cache once for all processes, each a part of it"
     parts = of_all(decode_part(pixels, share, workers, progress)) if n_processes() > 1 else []
@@ -56,16 +57,16 @@ def decode_for_all(
 
 # %% ../../nbs/api/infer/01_inference.ipynb #3c306238
 def pixel_batches(
-    images,         # `ImageSet`
-    transform,      # of `in_halves`
-    skipped,        # list that receives (index, reason) of unreadable images
-    batch_size=128,
-    workers=None,   # decoding processes; None: some for sets above 200 MB
-    progress=True,  # show a progress bar
+    images:ImageSet,
+    transform:Callable, # of `in_halves`
+    skipped:list, # receives (index, reason) of unreadable images
+    batch_size:int=128,
+    workers:int=None, # decoding processes; None: some for sets above 200 MB
+    progress:bool=True, # show a progress bar
     device='cpu',   # where they are wanted
-    keep=True,      # decoded pixels in the cache
-    most_skipped=MAX_SKIPPED, # share of the images that may be unreadable
-    shared=False    # of several processes each takes some of the batches
+    keep:bool=True, # decoded pixels in the cache
+    most_skipped:float=MAX_SKIPPED, # share of the images that may be unreadable
+    shared:bool=False # of several processes each takes some of the batches
 ): # yields (indices, pixels (n, …) for `transform.normalise`)
     "Decoded images in order; ValueError when too many are unreadable"
     if not len(images): raise ValueError(f'{images.name} has no images.')
@@ -83,9 +84,9 @@ def pixel_batches(
         if idx: yield idx, x
 
 def batches(
-    images,     # `ImageSet`
-    transform,  # PIL image -> tensor
-    skipped,    # list that receives (index, reason) of unreadable images
+    images:ImageSet,
+    transform:Callable, # PIL image -> tensor
+    skipped:list, # receives (index, reason) of unreadable images
     *args, **kwargs # of `pixel_batches`
 ): # yields (indices, images (n, …))
     "Decoded and transformed images in order; ValueError when too many are unreadable"
@@ -94,10 +95,10 @@ def batches(
 
 # %% ../../nbs/api/infer/01_inference.ipynb #e0e29007
 def shuffled_batches(
-    images,     # `ImageSet` with labels
+    images:ImageSet, # with labels
     classifier, # gives `transform` and `device`
-    batch_size=64,
-    seed=0,     # of the order, which is the same in each round
+    batch_size:int=64,
+    seed:int=0, # of the order, which is the same in each round
 ): # yields (images (n, …), labels (n,)), where the classifier is
     "Decoded and transformed images with their labels, round after round"
     order = images.subset(np.random.default_rng(seed).permutation(len(images)))
@@ -107,7 +108,7 @@ def shuffled_batches(
 
 # %% ../../nbs/api/infer/01_inference.ipynb #89d82989
 def device_of(
-    f # function of a batch: a module, or anything with an attribute `device`
+    f:Callable # function of a batch: a module, or anything with an attribute `device`
 ):
     "Where a function wants its images"
     if isinstance(f, nn.Module) and (p := next(f.parameters(), None)) is not None: return p.device
@@ -134,8 +135,8 @@ def reuse_memory():
 
 # %% ../../nbs/api/infer/01_inference.ipynb #b2e19d64
 def fitting_batch_size(
-    functions, # of batches of images
-    transform  # PIL image -> tensor
+    functions:Iterable, # of batches of images
+    transform:Callable # PIL image -> tensor
 ) -> int:
     "256 on an accelerator; on a CPU as many images as have 3.2 million pixels, from 16 to 256"
     if any(device_of(f).type != 'cpu' for f in functions): return 256
@@ -145,7 +146,7 @@ def fitting_batch_size(
 # %% ../../nbs/api/infer/01_inference.ipynb #b1d37ac6
 @contextmanager
 def ready(
-    functions # of batches of images; modules among them are put into evaluation mode
+    functions:Iterable # of batches of images; modules among them are put into evaluation mode
 ): # yields the `AllOrOne` for `each_batch`
     "Everything in evaluation mode, without gradients, in exact fp32 on any device, keeping the memory that it frees"
     device = next(map(device_of, functions), torch.device('cpu'))
@@ -154,13 +155,13 @@ def ready(
         yield threads
 
 def each_batch(
-    work,         # function of indices, and a dict device -> the batch on it
-    functions,    # of batches of images, which `work` calls
-    images,       # `ImageSet`
-    transform,    # PIL image -> tensor
-    skipped,      # list that receives (index, reason) of unreadable images
-    batch_size=None, # default `fitting_batch_size`
-    threads=None, # of `ready`: what is done with each batch is timed
+    work:Callable, # function of indices, and a dict device -> the batch on it
+    functions:Iterable, # of batches of images, which `work` calls
+    images:ImageSet,
+    transform:Callable, # PIL image -> tensor
+    skipped:list, # receives (index, reason) of unreadable images
+    batch_size:int=None, # default `fitting_batch_size`
+    threads:AllOrOne=None, # of `ready`: what is done with each batch is timed
     **kwargs      # of `batches`
 ): # yields what `work` makes
     "Each batch of a set once, on all the devices where functions want it; of several processes each has some"
@@ -194,11 +195,11 @@ def _on_device(x, device):
 
 # %% ../../nbs/api/infer/01_inference.ipynb #516689d9
 def run_all(
-    functions,    # dict name -> function of a batch of images
-    images,       # `ImageSet`
-    transform,    # PIL image -> tensor
-    batch_size=None, # default `fitting_batch_size`
-    gather=of_all, # or `to_first`: of several processes the first alone gets anything
+    functions:dict, # name -> function of a batch of images
+    images:ImageSet,
+    transform:Callable, # PIL image -> tensor
+    batch_size:int=None, # default `fitting_batch_size`
+    gather:Callable=of_all, # or `to_first`: of several processes the first alone gets anything
     **kwargs      # of `batches`
 ) -> tuple: # name -> (n, …) fp32 or integer tensor on the CPU; indices of the n images; (index, reason) of the rest
     "What each function makes of each image, every image decoded and transformed once"
@@ -219,8 +220,8 @@ def _on_cpu(t):
 # %% ../../nbs/api/infer/01_inference.ipynb #685d3a90
 def check_classes(
     classifier, # its `classnames` are compared
-    images,     # `ImageSet`
-    name='the classifier' # in messages
+    images:ImageSet,
+    name:str='the classifier' # in messages
 ):
     "ValueError naming the first difference, unless the class names are the same in the same order"
     check_same_classes(classifier.classnames, images.classnames, name, repr(images.name))
@@ -228,7 +229,7 @@ def check_classes(
 # %% ../../nbs/api/infer/01_inference.ipynb #b53e8e5b
 def check_attributes(
     classifier,
-    name # of it, for the message
+    name:str # of it, for the message
 ):
     "TypeError unless a classifier says what images and what classes it takes"
     lacks = [k for k in ('transform', 'classnames') if not hasattr(classifier, k)]
@@ -236,7 +237,7 @@ def check_attributes(
         f"Classifier {name!r} ({type(classifier).__name__}) has no {' and no '.join(lacks)}: set the attribute.")
 
 def common_transform(
-    classifiers # dict name -> classifier
+    classifiers:dict # name -> classifier
 ): # with `pixels` and `normalise`
     "The transform that all classifiers share; ValueError if they don't"
     for name, c in classifiers.items(): check_attributes(c, name)
@@ -248,9 +249,9 @@ def common_transform(
 
 # %% ../../nbs/api/infer/01_inference.ipynb #c28bbd70
 def check_shape(
-    logits, # (n, …)
-    images, # `ImageSet`
-    name    # of the classifier, for messages
+    logits:torch.Tensor, # (n, …)
+    images:ImageSet,
+    name:str # of the classifier, for messages
 ):
     "ValueError unless there is one logit a class"
     if logits.ndim == 2 and logits.shape[1] == len(images.classnames): return
@@ -258,9 +259,9 @@ def check_shape(
         f'{name} gave {tuple(logits.shape[1:])} numbers an image; expected logits of {len(images.classnames)} classes.')
 
 def check_nan(
-    broken, # (n,) bool, whether an image's logits hold NaN
-    images, # `ImageSet`
-    name    # of the classifier, for messages
+    broken:torch.Tensor, # (n,) bool, whether an image's logits hold NaN
+    images:ImageSet,
+    name:str # of the classifier, for messages
 ):
     "ValueError if a classifier's logits hold NaN"
     if broken.any(): raise ValueError(
@@ -282,11 +283,11 @@ class Predictions:
 
 # %% ../../nbs/api/infer/01_inference.ipynb #52446ca1
 def predict(
-    classifiers,    # dict name -> classifier
-    images,         # `ImageSet`
-    batch_size=None, # default `fitting_batch_size`
-    workers=None,   # decoding processes; None: some for sets above 200 MB
-    progress=True   # show a progress bar
+    classifiers:dict, # name -> classifier
+    images:ImageSet,
+    batch_size:int=None, # default `fitting_batch_size`
+    workers:int=None, # decoding processes; None: some for sets above 200 MB
+    progress:bool=True # show a progress bar
 ) -> Predictions:
     "Logits of all classifiers, every image decoded and transformed once"
     transform = common_transform(classifiers)
@@ -309,10 +310,10 @@ class Features:
 
 def extract_features(
     classifier,     # has `features` (images -> (n, dim)) and `transform`
-    images,         # `ImageSet`
-    batch_size=None, # default `fitting_batch_size`
-    workers=None,   # decoding processes; None: some for sets above 200 MB
-    progress=True   # show a progress bar
+    images:ImageSet,
+    batch_size:int=None, # default `fitting_batch_size`
+    workers:int=None, # decoding processes; None: some for sets above 200 MB
+    progress:bool=True # show a progress bar
 ) -> Features:
     "Features of all images, in order"
     folder = _features_folder(classifier, images)

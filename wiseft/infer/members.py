@@ -8,6 +8,7 @@ __all__ = ['WHO', 'method_of', 'identity_of', 'Remembered', 'own_head', 'control
 
 # %% ../../nbs/api/infer/02_members.ipynb #5ba76962
 import numpy as np, pandas as pd, torch
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from torch import nn
@@ -16,6 +17,7 @@ from .inference import check_attributes, device_of
 from ..base.text import first_few
 from ..models.classifier import usual_templates
 from ..models.head import unseen_words, zeroshot_head
+from ..data.images import ImageSet
 
 # %% ../../nbs/api/infer/02_members.ipynb #642f93d6
 WHO = ['classifier', 'tuning', 'method', 'alpha', 'precision', 'seed'] # columns that say whose number it is
@@ -47,7 +49,7 @@ def identity_of(
 # %% ../../nbs/api/infer/02_members.ipynb #7c3faec1
 class Remembered:
     "A function of a batch that gives its last output again for the same batch"
-    def __init__(self, function): self.function, self.batch, self.out = function, None, None
+    def __init__(self, function:Callable): self.function, self.batch, self.out = function, None, None
     def __call__(self, x):
         if self.batch is not x: self.batch, self.out = x, self.function(x)
         return self.out
@@ -55,7 +57,7 @@ class Remembered:
 # %% ../../nbs/api/infer/02_members.ipynb #2a2d4549
 def own_head(
     classifier, # with a `clip`
-    images      # control set
+    images:ImageSet # control set
 ): # `ClassificationHead`
     "The zero-shot head of a control set, from the text tower of a classifier"
     clip = getattr(classifier, 'clip', None)
@@ -69,8 +71,8 @@ def own_head(
     return zeroshot_head(clip, images.classnames, images.templates or usual_templates(clip), keep)
 
 def controlled(
-    features, # of a batch
-    head_of   # control set -> its head
+    features:Callable, # of a batch
+    head_of:Callable # control set -> its head
 ): # control set -> function of a batch
     "What heads of control sets say of features; of one set once, and of one batch once"
     def on(images):
@@ -92,7 +94,7 @@ class Member:
     features:object=None # what the function makes of the images before its head, remembered
     control:object=None  # control set -> the function with that set's own head
     def __call__(self, x): return self.function(x)
-    def on(self, images): # `Member`
+    def on(self, images:ImageSet): # `Member`
         "The same member with a control set's own head and classes"
         if self.control is None: raise ValueError(_no_words(images, self.name))
         return replace(self, function=self.control(images), classnames=list(images.classnames), exact=None)

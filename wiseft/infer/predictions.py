@@ -17,7 +17,7 @@ from ..base.text import BadFile, first_few
 
 # %% ../../nbs/api/infer/08_predictions.ipynb #0e7bf26c
 def predictions_file(
-    results, # file of a results table
+    results:str|Path, # file of a results table
 ) -> Path:
     "Where the predictions that a table was made of lie: beside it"
     return Path(results).with_suffix('.predictions.csv.gz')
@@ -30,7 +30,7 @@ def _heading(who, **column):
 
 def write_predictions(
     predictions:KeptPredictions,
-    path, # file that ends in .csv.gz
+    path:str|Path, # file that ends in .csv.gz
     force:bool=False, # replace an existing file
 ) -> Path:
     "Write what classifiers made of each image, atomically; FileExistsError unless `force`"
@@ -46,7 +46,7 @@ def write_predictions(
 
 # %% ../../nbs/api/infer/08_predictions.ipynb #d32072d2
 def read_predictions(
-    path, # file of `write_predictions`
+    path:str|Path, # file of `write_predictions`
 ) -> KeptPredictions:
     "Read what classifiers made of each image; `BadFile` says what is wrong with the file"
     path = existing_file(path, 'file of predictions')

@@ -8,6 +8,7 @@ __all__ = ['AHEAD', 'Feeder', 'sent', 'Waiting']
 # %% ../../nbs/api/infer/00_prefetch.ipynb #fb85d313
 import torch
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from torch.utils.data import DataLoader, Dataset
@@ -33,10 +34,10 @@ AHEAD, _END = 2, object() # batches read ahead; after the last one
 class Feeder:
     "Batches on a device; the next ones are read, and on a GPU sent, while somebody computes with this one"
     def __init__(self,
-        read,     # function of a list of indices -> tuple of a batch; the tensors in it are sent
-        batches,  # list of lists of indices
-        device,   # torch.device
-        workers=0 # processes that read; 0: a thread does
+        read:Callable, # function of a list of indices -> tuple of a batch; the tensors in it are sent
+        batches:list, # of lists of indices
+        device:torch.device,
+        workers:int=0 # processes that read; 0: a thread does
     ):
         self.read, self.batches, self.device, self.workers = read, batches, torch.device(device), workers
         self.stream = torch.cuda.Stream(self.device) if self.device.type == 'cuda' else None
@@ -61,7 +62,7 @@ class Feeder:
         if not self.stream: return batch, None # elsewhere one thread alone may use the device
         with torch.cuda.stream(self.stream): return _sent(map(_pinned, batch), self.device), self.stream.record_event()
 
-    def arrived(self, batch, event):
+    def arrived(self, batch:tuple, event):
         "The batch, for whatever computes from now on"
         if event is None: return _sent(batch, self.device)
         now = torch.cuda.current_stream(self.device)
@@ -75,8 +76,8 @@ def _pinned(o): return o.pin_memory() if isinstance(o, torch.Tensor) else o
 def _sent(batch, device): return tuple(sent(o, device) if isinstance(o, torch.Tensor) else o for o in batch)
 
 def sent(
-    tensor, # on the CPU
-    device, # torch.device
+    tensor:torch.Tensor, # on the CPU
+    device:torch.device,
 ): # the tensor there
     "A copy on a device; nobody waits for it where the tensor's memory stays until it has arrived, which is CUDA alone"
     return tensor.to(device, non_blocking=device.type == 'cuda')

@@ -68,18 +68,18 @@ def add_metric(metric:Metric) -> Metric:
 MIN_GROUPS = 5 # groups in a set below which a bootstrap over them says nothing
 
 def groups_of(
-    rows # of one set
+    rows:pd.DataFrame # of one set
 ): # (n,) names, or None
     "The groups of a set, where there are enough of them to draw from"
     return list(rows.group) if rows.group.nunique() >= MIN_GROUPS else None
 
-def column_of(rows, metric): # (n,) float array
+def column_of(rows:pd.DataFrame, metric:Metric): # (n,) float array
     "Numbers per image, or an error that says how they are had"
     if metric.kept_as in rows: return rows[metric.kept_as].to_numpy(dtype=float)
     raise ValueError(f"The predictions have no column {metric.kept_as!r}. Evaluate with the metrics wanted: "
                      f"evaluate(..., metrics=['accuracy', {metric.name!r}], keep_predictions=True).")
 
-def value_of(rows, metric): # (value, low, high)
+def value_of(rows:pd.DataFrame, metric:Metric): # (value, low, high)
     "A metric on one set: shares with their exact interval, other means with a bootstrap's"
     if metric.of_set: return metric.of_set(rows)
     v = column_of(rows, metric)
@@ -112,7 +112,7 @@ add_metric(Metric('KL from start', lambda o: o.from_start, column='kl', larger_i
 
 # %% ../../nbs/api/infer/04_scores.ipynb #81b63a89
 def chosen_metrics(
-    metrics # names of `METRICS`, and `Metric` records
+    metrics:list # names of `METRICS`, and `Metric` records
 ) -> list: # of `Metric`
     "Metrics by name, or as they are and from now on known by their name; ValueError lists those there are"
     unknown = [m for m in metrics if not isinstance(m, Metric) and m not in METRICS]
@@ -121,7 +121,7 @@ def chosen_metrics(
 
 # %% ../../nbs/api/infer/04_scores.ipynb #76e45727
 def all_classes(
-    datasets # dataset -> `ImageSet`
+    datasets:dict # dataset -> `ImageSet`
 ) -> list: # names, each once
     "The class names of all sets; a name that a set has twice gets its number"
     return list(dict.fromkeys(n for s in datasets.values() for n in _unique(s.classnames)))
@@ -131,16 +131,16 @@ def _unique(names):
     return [f'{n} ({i})' if n in names[:i] else n for i, n in enumerate(names)]
 
 def class_positions(
-    images, # `ImageSet`
-    classes # from `all_classes`
+    images:ImageSet,
+    classes:list # from `all_classes`
 ) -> np.ndarray: # (n_classes,)
     "Where the classes of one set stand among those of all"
     position = {c: i for i, c in enumerate(classes)}
     return np.array([position[c] for c in _unique(images.classnames)])
 
 def image_rows(
-    datasets, # dataset -> `ImageSet`
-    split     # 'test' or 'validation'
+    datasets:dict, # dataset -> `ImageSet`
+    split:str # 'test' or 'validation'
 ) -> pd.DataFrame: # one row an image
     "What each image is: dataset, split, role, file, group, unit, label, data_fingerprint, n_missing"
     names, classes = list(datasets), all_classes(datasets)
@@ -160,8 +160,8 @@ def _rows_of(dataset, images, split, names, classes):
 class KeptPredictions:
     "What each of many classifiers made of the same images"
     def __init__(self,
-        images,   # from `image_rows`
-        members,  # list of (columns of `WHO`, (n,) class codes as in `prediction_rows`, dict column -> (n,) numbers)
+        images:pd.DataFrame, # from `image_rows`
+        members:list, # of (columns of `WHO`, (n,) class codes as in `prediction_rows`, dict column -> (n,) numbers)
     ): self.images, self.members = images, members
     def __len__(self): return len(self.images)*len(self.members)
     @property
@@ -177,10 +177,10 @@ PREDICTIONS = ['classifier', 'tuning', 'method', 'alpha', 'dataset', 'split', 'r
                'predicted', 'correct', 'precision', 'seed', 'data_fingerprint']
 
 def prediction_rows(
-    images,  # from `image_rows`
-    who,     # dict with the columns of `WHO`
-    codes,   # (n,) class codes among those of all sets; -1: image unreadable; -2: in a set that it was not shown
-    columns, # dict column -> (n,) numbers
+    images:pd.DataFrame, # from `image_rows`
+    who:dict, # the columns of `WHO`
+    codes:np.ndarray, # (n,) class codes among those of all sets; -1: unreadable; -2: in a set that it was not shown
+    columns:dict, # column -> (n,) numbers
 ) -> pd.DataFrame: # columns `PREDICTIONS`, those given, and `n_missing` where sets are incomplete
     "The images that one classifier was shown, with what it made of them"
     shown = codes > -2
@@ -243,7 +243,7 @@ def _mean_row(name, role, sets, metric, set_rows):
 
 # %% ../../nbs/api/infer/04_scores.ipynb #ae2e011a
 def score(
-    predictions,          # frame of `KeptPredictions`, of one or many classifiers
+    predictions:pd.DataFrame, # frame of `KeptPredictions`, of one or many classifiers
     metrics=('accuracy',) # names, or `Metric` records
 ) -> pd.DataFrame: # results table
     "Metrics of each classifier on each set and their means over shifts and control sets, with 95 % intervals"

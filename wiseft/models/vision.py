@@ -67,17 +67,28 @@ def _load_torchvision(name, file, device): # `Clip`
     if file: module.load_state_dict(read_state_dict(file))
     return image_model(module, weights.transforms(), name, device)
 
+# %% ../../nbs/api/models/13_vision.ipynb #3a11b001
+def _in_timms_names(state, model, file):
+    "EfficientNet-PyTorch has names of its own for the tensors of an EfficientNet, which it makes in timm's order"
+    if '_conv_stem.weight' not in state: return state
+    timms = model.state_dict()
+    if [t.shape for t in state.values()] != [t.shape for t in timms.values()]: raise ValueError(
+        f'{file} holds an EfficientNet in the names of EfficientNet-PyTorch, and its {len(state)} tensors are not in '
+        f'the order and of the shapes of the {len(timms)} of {model.pretrained_cfg["architecture"]}. Give the name of '
+        'the same model, and the file that torch.save wrote: other formats sort the tensors.')
+    return dict(zip(timms, state.values()))
+
 # %% ../../nbs/api/models/13_vision.ipynb #a695f054
 def load_vision(
     name,            # of timm's, such as 'vit_base_patch16_224.augreg_in21k', or 'torchvision:resnet50'
-    file=None,       # weights in their names; default: their own, from the network
+    file=None,       # weights in timm's or EfficientNet-PyTorch's names; default: their own, from the network
     precision='fp32',# of the weights
     device=None,     # default `best_device`
 ): # `Clip` without a text tower; its `own_head` is the model's, None if it has none
     "Load an image model of timm or torchvision with its pictures' size, colours and crop"
     if name.startswith(TORCHVISION): return _load_torchvision(name, file, device)
     model = _timm_model(name, pretrained=file is None)
-    state = read_state_dict(file) if file else model.state_dict()
+    state = _in_timms_names(read_state_dict(file), model, file) if file else model.state_dict()
     head, own_name = model.get_classifier(), model.pretrained_cfg.get('classifier')
     vision = dict(timm_model_name=name.partition('.')[0], timm_pool=_pool(model), timm_proj='none',
                   image_size=model.pretrained_cfg['input_size'][-1])

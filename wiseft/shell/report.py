@@ -68,12 +68,15 @@ def report(
     pictures:Annotated[bool,
                        typer.Option('--pictures/--no-pictures',
                                     help='Small pictures of images, or none, where images must not leave.')]=True,
+    clip_benchmark:Annotated[Optional[Path], typer.Option(
+        '--clip-benchmark', show_default=False,
+        help='Folder to make, of a JSON file for each classifier and set, for `clip_benchmark build`.')]=None,
     force:Force=False,
 ):
     "Write a results table as one self-contained HTML page."
     output = output or results[0].with_suffix('.html')
     check_ending(output, '.html')
-    from wiseft.stats.table_io import read_results
+    from wiseft.stats.table_io import read_results,write_clip_benchmark
     from wiseft.show.report import write_report
     from wiseft.models.save import read_card
     recipe = read_card(classifier)['recipe'] if classifier else _recipe_beside(results)
@@ -88,14 +91,17 @@ def report(
     write_report(table, output, title or _title(table, given), comparisons, alpha=_averaged(table, recipe), force=force,
                  predictions=kept, images=images, recipe=recipe)
     wrote(output)
+    if not clip_benchmark: return
+    model = read_card(classifier)['clip']['name'] if classifier else 'CLIP'
+    wrote(write_clip_benchmark(table, clip_benchmark, model, force=force))
 
+# %% ../../nbs/api/shell/04_report.ipynb #1657adc1
 def _title(table, reference):
     "Of a page: models and data"
     from wiseft.stats.table import MEANS, REFERENCE, dataset_order
     sets = [str(reference) if d == REFERENCE and reference else d for d in dataset_order(table) if d not in MEANS]
     return f"{' and '.join(table.classifier.unique())} on {', '.join(sets)}"
 
-# %% ../../nbs/api/shell/04_report.ipynb #1657adc1
 def _beside(results):
     "Predictions that lie beside a table; None, with a line, where there are none"
     from wiseft.infer.predictions import predictions_file,read_predictions
@@ -123,6 +129,7 @@ def _averaged(table, recipe=None):
     alphas = table.alpha[table.method == 'weight-space']
     return ChosenAlpha(alphas.iloc[(alphas-middle).abs().argmin()] if len(alphas) else .5, chosen)
 
+# %% ../../nbs/api/shell/04_report.ipynb #c1b0a007
 def _joined(tables, predictions):
     "Several runs as one table, and comparisons of their averages and ends where each has predictions"
     import pandas as pd

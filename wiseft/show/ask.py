@@ -16,6 +16,7 @@ from ..infer.ensembles import members
 from ..infer.flips import thumbnail
 from ..infer.members import member
 from .html import html_page
+from ..models.classifier import ImageClassifier
 
 # %% ../../nbs/api/show/09_ask.ipynb #b8ee7565
 _body = """<style>
@@ -136,46 +137,44 @@ SIDE_SHOWN = 320 # pixels of a picture on the page, at most
 _ALL = 12 # classes of which all have a button
 
 def _page(questions, picture, answers): # HTML
-    "The page for labelling"
-    def choices(k):
-        if len(questions.classnames) <= _ALL: return questions.classnames
-        return sorted({questions.classnames[codes[k]] for codes in questions.predicted})
-    shown = [dict(file=f, picture=thumbnail(picture(k), SIDE_SHOWN), choices=choices(k))
-             for k, f in enumerate(questions.files)]
-    data = dict(questions=shown, classes=questions.classnames, none=NONE, pool=questions.pool, answers=answers)
+    "The page of HTML on which pictures get labels"
+    shown, classes = [], questions.classnames
+    for k, file in enumerate(questions.files):
+        choices = classes
+        if len(classes) > _ALL: choices = sorted({classes[codes[k]] for codes in questions.predicted})
+        shown.append(dict(file=file, picture=thumbnail(picture(k), SIDE_SHOWN), choices=choices))
+    data = dict(questions=shown, classes=classes, none=NONE, pool=questions.pool, answers=answers)
     text = json.dumps(data).replace('<', '\\u003c')
     return html_page('What do these pictures show?', _body.replace('SCRIPT', _script).replace('DATA', text))
 
 # %% ../../nbs/api/show/09_ask.ipynb #a74c7ba4
 def ask(
-    zeroshot, # classifier, or any first one
-    finetuned,# the same, fine-tuned, or any second one of the same classes
-    pictures, # of the new domain, without labels: a folder, table, tar or file, or a list of such
-    output,   # folder to write
+    zeroshot:ImageClassifier, # classifier, or any first one
+    finetuned:ImageClassifier,# the same, fine-tuned, or any second one of the same classes
+    pictures:str|Path|list, # of the new domain, without labels: a folder, table, tar or file, or a list of such
+    output:str|Path, # folder to write
     labels:int=50, # pictures to label, of those on which the classifiers disagree
-    alphas=None,   # averages of their weights to tell apart; None: the two themselves alone
+    alphas:list|None=None, # averages of their weights to tell apart; None: the two themselves alone
     random:int=0,  # pictures to label besides, of all: what accuracy itself is had from
-    names=('zero-shot', 'fine-tuned'), # of the two
+    names:tuple=('zero-shot', 'fine-tuned'), # of the two
     force:bool=False, # ask again in the same folder; labels that are in its table are kept
     **kwargs # of `wiseft.infer.evaluation.look`: batch_size, workers, progress
 ) -> Questions:
     "Write a folder with the images whose labels tell how much better one classifier is than another"
     if isinstance(pictures, (str, Path)): pictures = [pictures]
-    those = dict(zip(names, map(member, (zeroshot, finetuned))))
-    if alphas is not None: those = _averages(zeroshot, finetuned, alphas)
+    classifiers = dict(zip(names, map(member, (zeroshot, finetuned))))
+    if alphas is not None: # the ends, and what lies between them
+        between = members(zeroshot, finetuned, alphas, by=['weight-space']).values()
+        between = sorted(between, key=lambda m: m.identity['alpha'])
+        classifiers = {f'α = {m.identity["alpha"]:g}': m for m in between}
     with atomic_path(output, force=force, kind='questions') as tmp:
-        questions, picture = draw_questions(those, pictures, labels, random, **kwargs)
+        questions, picture = draw_questions(classifiers, pictures, labels, random, **kwargs)
         answers = _there_already(Path(output), questions)
         tmp.mkdir()
         (tmp/'index.html').write_text(_page(questions, picture, answers), encoding='utf-8')
         (tmp/FILE).write_text(json.dumps(asdict(questions)), encoding='utf-8')
         write_answers(tmp/'labels.csv', questions, answers)
     return questions
-
-def _averages(zeroshot, finetuned, alphas): # name -> `Member`
-    "The ends, and what lies between them"
-    made = members(zeroshot, finetuned, alphas, by=['weight-space']).values()
-    return {f'α = {m.identity["alpha"]:g}': m for m in sorted(made, key=lambda m: m.identity['alpha'])}
 
 def _there_already(folder, questions): # file -> labels
     "What was filled in before; ValueError where it would be lost"
@@ -189,21 +188,19 @@ def _there_already(folder, questions): # file -> labels
 
 # %% ../../nbs/api/show/09_ask.ipynb #a6e1aba2
 def answered(
-    folder, # of `ask`
-    answers # table of labels, saved by the page or filled in
+    folder:str|Path, # of `ask`
+    answers:str|Path # table of labels, saved by the page or filled in
 ) -> tuple: # differences and accuracies, a DataFrame each, and sentences about them
     "What labels say of the classifiers that disagreed"
     questions = read_questions(folder)
-    said = read_answers(answers, questions)
-    differences, accuracies = judged(questions, said)
-    n = len([f for f in questions.files if f in said])
-    about = [f'{n} of {len(questions.files)} pictures have a label. '
-             f'The classifiers disagree on {questions.disagree:,} of {questions.n:,}.']
-    if len(differences): about.append(_ten_more(differences))
-    return differences, accuracies, about + told_besides(questions, said)
-
-def _ten_more(differences):
-    "What ten more labels would be worth"
-    wide, less = (differences.high - differences.low).mean(), differences.ten_more.mean()
-    return (f'The intervals are {100*wide:.1f} points wide on average; ten more labels would make them about '
-            f'{100*less:.1f} narrower.')
+    labels = read_answers(answers, questions)
+    differences, accuracies = judged(questions, labels)
+    n = len([f for f in questions.files if f in labels])
+    n_asked = len(questions.files)
+    about = [f'{n} of {n_asked} pictures have a label. The classifiers disagree on {questions.disagree:,} of '
+             f'{questions.n:,}.']
+    if len(differences): # what ten more labels would be worth
+        wide, less = (differences.high - differences.low).mean(), differences.ten_more.mean()
+        about.append(f'The intervals are {100*wide:.1f} points wide on average; ten more labels would make them about '
+                     f'{100*less:.1f} narrower.')
+    return differences, accuracies, about + told_besides(questions, labels)

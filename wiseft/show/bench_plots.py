@@ -19,21 +19,21 @@ _SIDES = dict(shifted='Mean accuracy under distribution shift', control='Mean ac
 def plot_bench(
     curves:pd.DataFrame, # of `Bench.curves`: method, alpha, reference, shifted
     gains:pd.DataFrame,  # of `Bench.gains`
-    side='shifted',      # or 'control', where there are such sets
+    side:str='shifted',  # or 'control', where there are such sets
 ) -> Figure:
     "Accuracy under shift, or on control sets, against accuracy on the reference, a curve a method"
     fig = new_figure(7.2, 5)
-    ax, rows = fig.subplots(), gains[gains.why==''].set_index('method')
+    ax = fig.subplots()
+    rows = gains[gains.why==''].set_index('method')
     for name, c in curves.groupby('method', sort=False):
         plain, row = name=='plain', rows.loc[name]
         color = '.55' if plain else COLORS[name]
         alpha = '' if pd.isna(row.alpha) else f', α = {row.alpha:g}'
         ax.plot(c.reference, c[side], color=color, lw=4 if plain else 1.3, zorder=1 if plain else 2)
-        ax.scatter(row.reference, row[side], 50*row.arithmetic, color=color, edgecolor='w', zorder=3,
-                   alpha=.85, marker=_BY_KIND.get(row.kind, 'o'), label=f'{name}{alpha}')
-    start = curves[curves.alpha==0]
-    if len(start): ax.scatter(start.reference.iloc[0], start[side].iloc[0], 60, 'k', marker='X', zorder=4,
-                              label='zero-shot')
+        mark = dict(marker=_BY_KIND.get(row.kind, 'o'), label=f'{name}{alpha}')
+        ax.scatter(row.reference, row[side], 50*row.arithmetic, color=color, edgecolor='w', zorder=3, alpha=.85, **mark)
+    for start in curves[curves.alpha==0].to_dict('records')[:1]:
+        ax.scatter(start['reference'], start[side], 60, 'k', marker='X', zorder=4, label='zero-shot')
     for axis, values in ((ax.xaxis, curves.reference), (ax.yaxis, curves[side])):
         accuracy_axis(axis, values, logit=False)
     ax.set(xlabel='Accuracy on the reference', ylabel=_SIDES[side])
@@ -46,9 +46,9 @@ def plot_gains(
     gains:pd.DataFrame, # of `Bench.gains`
 ) -> Figure:
     "Points gained over plain averages that are as accurate on the reference, and head to head, with 95 % intervals"
-    told = gains[(gains.why=='') & (gains.method!='plain')]
-    null = told[told.kind=='null']
-    rows = told.drop(null.index).sort_values(['beyond', 'gain', 'ahead'])
+    judged = gains[(gains.why=='') & (gains.method!='plain')]
+    null = judged[judged.kind=='null']
+    rows = judged.drop(null.index).sort_values(['beyond', 'gain', 'ahead'])
     fig = new_figure(8.4, 1.2+.23*len(rows))
     left, right = fig.subplots(1, 2, sharey=True)
     _draw_rows(left, rows, null, 'gain', 'low', 'high')

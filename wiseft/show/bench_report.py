@@ -13,8 +13,9 @@ from .bench_plots import plot_bench, plot_gains
 from .card import in_words
 from ..base.devices import describe_device
 from ..base.files import atomic_path
-from .html import html_figure, html_page, html_table, html_text
+from .html import drop_empty, html_figure, html_page, html_table, html_text, p_value
 from ..base.registry import REGISTRY
+from ..bench.outcome import Bench
 from ..stats.table import MEAN
 
 # %% ../../nbs/api/show/08_bench_report.ipynb #9d46fc7a
@@ -38,12 +39,11 @@ def _gains(gains):
     for c in {'beyond', 'beyond_low', 'beyond_high'} & set(shown): shown[c] = shown[c].where(shown.beyond > 0)
     for c in _SHARES & set(shown): shown[c] *= 100
     for c in {'lr', 'strength', 'alpha', 'same_as_plain'} & set(shown): shown[c] = shown[c].map(_number)
-    if 'p_holm' in shown: shown['p_holm'] = shown.p_holm.map(_p)
-    empty = [c for c in shown if (shown[c].isna() | (shown[c] == '')).all()]
-    return shown.drop(columns=empty).rename(columns=_GAINS)
+    if 'p_holm' in shown: shown['p_holm'] = shown.p_holm.map(p_value)
+    return drop_empty(shown).rename(columns=_GAINS)
 
 def _number(v): return '' if pd.isna(v) else f'{v:.3g}'
-def _p(p): return '' if pd.isna(p) else '< 0.001' if p < .001 else f'{p:.3f}'
+
 
 # %% ../../nbs/api/show/08_bench_report.ipynb #d2181bf9
 def _accuracies(accuracies): # of `Bench.accuracies`
@@ -60,32 +60,31 @@ def _choices(choices): # of `Bench.choices`
     "What there was to choose from, best first where it is as good"
     verdict = choices.as_good.map({True: 'as good as the best', False: ''})
     verdict = verdict.mask(choices.chosen, 'chosen').mask(choices.edge, 'chosen, at the edge of its grid')
-    return pd.DataFrame(dict(method=choices.method, choice=choices.choice, value=choices.value.map(_number),
-                             validation=100*choices.validation, verdict=verdict)).rename(
-        columns=dict(validation='validation, %', verdict=''))
+    table = choices[['method', 'choice']].assign(value=choices.value.map(_number))
+    return table.assign(**{'validation, %': 100*choices.validation, '': verdict})
 
 # %% ../../nbs/api/show/08_bench_report.ipynb #6d2e76b7
 def _plan(plan, groups, origin): # of `Plan`; groups: do intervals draw them?
     "What decides the results, and on what they were made"
-    known = plan.as_json()
-    sets = {f'test, {d}': s for d, s in plan.suite.datasets().items()}
-    sets |= {f'control, {d}': s for d, s in plan.control.items()}
-    place = describe_device(plan.start.device, plan.recipe.get('precision', 'bf16'))
-    rows = {'training images': f'{len(plan.suite.train):,}', 'validation images': f'{len(plan.suite.validation):,}',
-            **{what: f'{len(s):,} images' for what, s in sets.items()}, 'fingerprint of the images': known['suite'],
-            'image tower (SHA-256)': known['tower'], 'the rest of the CLIP (SHA-256)': known['text_tower'],
-            'templates': known['templates'], 'given': known['given'] or 'nothing', 'fine-tuning': known['recipe'],
-            'steps of a fine-tuning': plan.steps, 'learning rates to choose from': known['lrs'],
-            'seeds': known['seeds'], 'α': known['alphas'], 'computed': place,
-            'drawn for intervals': _drawn(plan.suite) if groups else 'images',
-            'left out as unreadable': _unreadable(plan.unreadable),
-            'versions': f'wiseft {known["version"]}, torch {torch.__version__}'}
+    p, suite, gone = plan.as_json(), plan.suite, plan.unreadable
+    # images
+    rows = {'training images': f'{len(suite.train):,}', 'validation images': f'{len(suite.validation):,}'}
+    rows |= {f'test, {d}': f'{len(s):,} images' for d, s in suite.datasets().items()}
+    rows |= {f'control, {d}': f'{len(s):,} images' for d, s in plan.control.items()}
+    # models
+    rows |= {'fingerprint of the images': p['suite'], 'image tower (SHA-256)': p['tower']}
+    rows |= {'the rest of the CLIP (SHA-256)': p['text_tower'], 'templates': p['templates']}
+    # fine-tunings
+    rows |= {'given': p['given'] or 'nothing', 'fine-tuning': p['recipe'], 'steps of a fine-tuning': plan.steps}
+    rows |= {'learning rates to choose from': p['lrs'], 'seeds': p['seeds'], 'α': p['alphas']}
+    rows['computed'] = describe_device(plan.start.device, plan.recipe.get('precision', 'bf16'))
+    # intervals, and the rest
+    drawn = ', '.join(f'{d} {len(set(s.groups))}' for d, s in suite.datasets().items()) if groups else ''
+    rows['drawn for intervals'] = f'groups: {drawn}' if groups else 'images'
+    rows['left out as unreadable'] = 'none' if gone is None or gone.empty else f'{len(gone)} images'
+    rows['versions'] = f'wiseft {p["version"]}, torch {torch.__version__}'
     if origin: rows['made by'] = origin
     return pd.DataFrame([(k, in_words(v)) for k, v in rows.items()], columns=['what', 'value'])
-
-def _unreadable(gone): return 'none' if gone is None or gone.empty else f'{len(gone)} images'
-def _costs(costs): return costs.assign(arithmetic=costs.arithmetic.map('{:.2f}'.format)) # others are counts
-def _drawn(suite): return 'groups: ' + ', '.join(f'{d} {len(set(s.groups))}' for d, s in suite.datasets().items())
 
 # %% ../../nbs/api/show/08_bench_report.ipynb #7fd157f4
 _MEANINGS = """<p class="soft"><dfn>Reference</dfn>: the kind of images that all were fine-tuned on.
@@ -122,14 +121,15 @@ test images alone.</p>"""
 # %% ../../nbs/api/show/08_bench_report.ipynb #3a12757b
 def _say_control(found):
     "The picture of control sets in words: the ends of each curve and its marked point"
-    told, gains = [], found.gains().set_index('method')
+    methods, marked = [], 100*found.gains().set_index('method').control
     for name, c in found.curves().groupby('method', sort=False):
-        ends = ' to '.join(f'{100*v:.1f} %' for v in dict.fromkeys(c.control.iloc[[0, -1]]))
-        told.append(f'{name} {ends}, marked {100*gains.control[name]:.1f} %')
-    return f'Mean accuracy on {", ".join(found.plan.control)} from α = 0 to 1: {"; ".join(told)}.'
+        ends = dict.fromkeys(c.control.iloc[[0, -1]])
+        ends = ' to '.join(f'{100*v:.1f} %' for v in ends)
+        methods.append(f'{name} {ends}, marked {marked[name]:.1f} %')
+    return f'Mean accuracy on {", ".join(found.plan.control)} from α = 0 to 1: {"; ".join(methods)}.'
 
 def _body(found, origin):
-    "The page's sections"
+    "The sections of a page about a bench, one string each"
     gains, sentences = found.gains(), found.sentences()
     drawn = 'groups (families of images that belong together)' if found.groups else 'images'
     yield ''.join(f'<p>{html_text(s)}</p>\n' for s in found.conclusions())
@@ -150,15 +150,17 @@ def _body(found, origin):
         yield f'<h2>Choices</h2>\n{_RULE}' + html_table(_choices(found.choices()))
         best = found.set_for_validation()
         if len(best): yield f'<h2>Set for the best validation accuracy</h2>\n{_BEST}' + html_table(_gains(best))
-        yield '<h2>What one classifier of each costs</h2>\n' + html_table(_costs(found.costs()), digits=0)
+        costs = found.costs()
+        costs['arithmetic'] = costs.arithmetic.map('{:.2f}'.format) # others are counts
+        yield '<h2>What one classifier of each costs</h2>\n' + html_table(costs, digits=0)
     yield '<h2>The plan</h2>\n' + html_table(_plan(found.plan, found.groups, origin))
 
 # %% ../../nbs/api/show/08_bench_report.ipynb #6fac4514
 def write_bench_report(
-    found,       # `Bench`
-    path,        # HTML file
+    found:Bench,
+    path:str|Path, # HTML file
     title:str='Robust fine-tuning: methods compared',
-    force=False, # replace an existing file
+    force:bool=False, # replace an existing file
     origin:str='', # the command that made it, and when
 ) -> Path:
     "Write one self-contained HTML page of a bench, atomically; FileExistsError unless `force`"

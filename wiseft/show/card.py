@@ -21,7 +21,7 @@ from ..base.text import first_few, in_markdown
 
 # %% ../../nbs/api/show/06_card.ipynb #c0c01084
 def in_words(
-    value # of a recipe
+    value:object # of a recipe
 ) -> str:
     "A value of a recipe as a reader wants it"
     if isinstance(value, str): return value
@@ -30,7 +30,7 @@ def in_words(
     return json.dumps(value, ensure_ascii=False)
 
 def recipe_lines(
-    recipe # of a classifier
+    recipe:dict # of a classifier
 ) -> list: # of (what, value), both text
     "What a recipe says, a line each; of what has parts, a line a part"
     lines = []
@@ -43,55 +43,54 @@ def recipe_lines(
 
 # %% ../../nbs/api/show/06_card.ipynb #86ad8152
 def recipe_rows(
-    card # of `read_card`
+    card:dict, # of `read_card`
 ) -> list: # of (what, value), both text
     "How a classifier was made: where it comes from, what trained, on what, how long, with which versions"
     tower, recipe = card['clip'], dict(card['recipe'])
     versions = recipe.pop('versions', None)
     versions = versions if isinstance(versions, dict) else card['versions']
-    rows = [('tower', ' '.join(filter(None, [tower['name'], tower.get('pretrained')]))),
-            ('alpha', 'none' if card['alpha'] is None else f"{card['alpha']:g}"), ('hash', card['hash'])]
+    alpha = 'none' if card['alpha'] is None else f"{card['alpha']:g}"
+    name = f"{tower['name']} {tower.get('pretrained') or ''}".strip()
+    rows = [('tower', name), ('alpha', alpha), ('hash', card['hash'])]
     if card.get('head_from_text'): rows += [('text tower', 'fine-tuned; the head is built from it')]
     rows += [(f'parent {i}', p) for i, p in enumerate(card['parents'])]
     rows += [*recipe_lines(recipe), ('versions', in_words(versions))]
-    return rows + [(k.replace('_', ' '), f'{v:.4g}') for k, v in card['metrics'].items() if isinstance(v, (int, float))]
+    numbers = {k: v for k, v in card['metrics'].items() if isinstance(v, (int, float))}
+    return rows + [(k.replace('_', ' '), f'{v:.4g}') for k, v in numbers.items()]
 
 # %% ../../nbs/api/show/06_card.ipynb #5392c9d5
 def _own_rows(table, card):
     "The rows of a results table that tell of a classifier"
-    alpha, how = card['alpha'], card['recipe'].get('merge')
-    merged = how.get('name') if isinstance(how, dict) else 'weight-space'
-    own = table[table.alpha.sub(-1 if alpha is None else alpha).abs() < 1e-9]
+    alpha, merge = card['alpha'], card['recipe'].get('merge')
+    merged = merge.get('name') if isinstance(merge, dict) else 'weight-space'
     ends = {0: ['zero-shot', 'start'], 1: ['fine-tuned']} if merged == 'weight-space' else {}
-    own = own[own.method.isin(ends.get(alpha, [merged]))]
-    return own if not own.duplicated(['dataset', 'metric']).any() else own[:0]
-
-def _measured(r): # huggingface_hub's `EvalResult`
-    "A row of a results table as the hub says it"
-    return EvalResult(task_type='image-classification', dataset_type=r.dataset, dataset_name=r.dataset,
-                      dataset_split=r.split or None, metric_type=r.metric, metric_value=round(float(r.value), 4))
+    rows = table[table.alpha.sub(-1 if alpha is None else alpha).abs() < 1e-9]
+    rows = rows[rows.method.isin(ends.get(alpha, [merged]))]
+    return rows if not rows.duplicated(['dataset', 'metric']).any() else rows[:0]
 
 def _settings(card, table, name, licence): # text between dashes
     "Settings of a model on the hub"
-    base = card['clip']['name']
-    on_hub = base.partition(':')[2] if base.startswith(('hf-hub:', 'hf:')) else None
-    rows = () if table is None else _own_rows(table, card).itertuples()
-    measured = [_measured(r) for r in rows]
-    data = ModelCardData(library_name='wiseft', pipeline_tag='image-classification', base_model=on_hub,
-                         tags=['wise-ft', 'clip', 'robust-fine-tuning'], model_name=name if measured else None,
-                         license=licence, eval_results=measured or None)
+    base, results = card['clip']['name'], []
+    for r in () if table is None else _own_rows(table, card).itertuples():
+        row = dict(dataset_type=r.dataset, dataset_name=r.dataset, dataset_split=r.split or None)
+        row |= dict(metric_type=r.metric, metric_value=round(float(r.value), 4))
+        results.append(EvalResult(task_type='image-classification', **row))
+    data = ModelCardData(library_name='wiseft', pipeline_tag='image-classification', license=licence,
+                         base_model=base.partition(':')[2] if base.startswith(('hf-hub:', 'hf:')) else None,
+                         tags=['wise-ft', 'clip', 'robust-fine-tuning'], model_name=name if results else None,
+                         eval_results=results or None)
     return data.to_yaml()
 
 # %% ../../nbs/api/show/06_card.ipynb #d225c066
 def _kind(card): # text
     "What a classifier is, in a sentence"
-    n, alpha = len(card['classnames']), card['alpha']
-    known = {None: 'A merged', 0: 'A zero-shot' if card['templates'] else 'The start of an', 1: 'A fine-tuned'}
-    was = known[alpha] if alpha in known else f'An averaged (α = {alpha:g})'
-    how = card['recipe'].get('merge')
-    chosen = how.get('chosen', '') if isinstance(how, dict) else '' # what chose α
-    classes = f"{n} classes ({first_few(card['classnames'])})"
-    return f'{was} image classifier of {classes}, made with wiseft. {chosen}'.strip()
+    alpha, merge = card['alpha'], card['recipe'].get('merge')
+    start = 'A zero-shot' if card['templates'] else 'The start of an'
+    kinds = {None: 'A merged', 0: start, 1: 'A fine-tuned'}
+    kind = kinds[alpha] if alpha in kinds else f'An averaged (α = {alpha:g})'
+    classes = f"{len(card['classnames'])} classes ({first_few(card['classnames'])})"
+    chosen = merge.get('chosen', '') if isinstance(merge, dict) else '' # what chose α
+    return f'{kind} image classifier of {classes}, made with wiseft. {chosen}'.strip()
 
 def _picture(table, folder): # Markdown lines
     "The picture of all sets, where the table has what it needs"
@@ -101,13 +100,6 @@ def _picture(table, folder): # Markdown lines
     with atomic_path(folder/'results.png', force=True) as tmp: figure.savefig(tmp, dpi=120, format='png')
     return [f"![{in_markdown(alt_text(table, 'shifts'))}](results.png)", '']
 
-def _terms(card, licence): # text
-    "What is known of the licence: what somebody said, and nothing more"
-    if licence: return f'{licence}, as whoever wrote this page says.'
-    began = card['clip']['name']
-    return (f'Not stated. The weights that it began from ({began}), and the images of any training, have licences of '
-            'their own: look there.')
-
 _use = """```python
 from wiseft.all import load_classifier
 classifier = load_classifier('FOLDER')
@@ -116,9 +108,9 @@ classifier.predict_image('picture.jpg')
 
 # %% ../../nbs/api/show/06_card.ipynb #e873a80d
 def write_card(
-    folder,  # of a saved classifier
-    results=None, # results table, or its file
-    licence=None, # as the hub names it ('mit', 'apache-2.0', 'other'), if you know it
+    folder:str|Path, # of a saved classifier
+    results:str|Path|pd.DataFrame|None=None, # results table, or its file
+    licence:str=None, # as the hub names it ('mit', 'apache-2.0', 'other'), if you know it
 ) -> Path: # README.md, which replaces an earlier card
     "Write a model card for people and the hub into a classifier's folder"
     folder = existing_folder(folder, 'classifier')
@@ -128,27 +120,36 @@ def write_card(
     page = folder/'README.md'
     if page.exists() and 'library_name: wiseft' not in page.read_text(encoding='utf-8', errors='replace'):
         raise FileExistsError(f'{page} is no card of wiseft, and is kept. Rename it, or remove it.')
-    table = None if results is None else results if isinstance(results, pd.DataFrame) else read_results(results)
-    rows = [f'| {in_markdown(k)} | {in_markdown(v)} |' for k, v in recipe_rows(card)]
+    table, doubtful = results, []
+    if isinstance(results, (str, Path)): table = read_results(results)
+    # what it is, and what speaks against its numbers
     settings = _settings(card, table, folder.name, licence).strip()
-    warned = [] if table is None else doubts(table, len(card['classnames']))
-    lines = ['---', settings, '---', '', f'# {in_markdown(folder.name)}', '', in_markdown(_kind(card)), '',
-             *(f'> **Mind:** {in_markdown(d)}\n' for d in warned),
-             '## How it was made', '', '| what | value |', '|---|---|', *rows, '', '## What it was measured at', '']
+    if table is not None: doubtful = [f'> **Mind:** {in_markdown(d)}\n' for d in doubts(table, len(card['classnames']))]
+    lines = ['---', settings, '---', '', f'# {in_markdown(folder.name)}', '', in_markdown(_kind(card)), '', *doubtful]
+    # how it was made
+    rows = [f'| {in_markdown(k)} | {in_markdown(v)} |' for k, v in recipe_rows(card)]
+    lines += ['## How it was made', '', '| what | value |', '|---|---|', *rows, '']
+    # its numbers
+    lines += ['## What it was measured at', '']
     if table is None: lines += ['Nothing was measured, or not said here.', '']
     else:
         first = first_metric(table)
-        lines += [f'{first.metric.iloc[0].capitalize()} in per cent, with 95 % intervals and numbers of images:', '',
-                  str(compact(first)), '', *_picture(first, folder)]
-    lines += ['## How to use it', '', _use, '', '## Licence', '', in_markdown(_terms(card, licence)), '']
+        metric = first.metric.iloc[0].capitalize()
+        lines += [f'{metric} in per cent, with 95 % intervals and numbers of images:', '', str(compact(first)), '']
+        lines += _picture(first, folder)
+    # of the licence what somebody said, and nothing more
+    terms = (f"Not stated. The weights that it began from ({card['clip']['name']}), and the images of any training, have "
+             'licences of their own: look there.')
+    if licence: terms = f'{licence}, as whoever wrote this page says.'
+    lines += ['## How to use it', '', _use, '', '## Licence', '', in_markdown(terms), '']
     with atomic_path(page, force=True) as tmp: tmp.write_text('\n'.join(lines), encoding='utf-8')
     return page
 
 # %% ../../nbs/api/show/06_card.ipynb #30c159a7
 def push_to_hub(
-    folder,  # of a saved classifier
-    repo,    # 'owner/name'; made if it isn't there
-    private=True, # a repository that only its owner sees?
+    folder:str|Path, # of a saved classifier
+    repo:str, # 'owner/name'; made if it isn't there
+    private:bool=True, # a repository that only its owner sees?
 ) -> str: # address of the commit
     "Upload a classifier's folder to the hub, with a model card if it has none"
     folder = existing_folder(folder, 'classifier')

@@ -23,13 +23,15 @@ def _say_frontier(table, dataset=MEAN, alpha=.5, **_):
     points = frontier(table, dataset)
     averaged = (points.method=='weight-space') & np.isclose(points.alpha, alpha)
     chosen = points[points.label.isin(single_points(points).label) | averaged]
-    who = lambda r: r.label.removesuffix(r.method) + (f'weights averaged at α = {r.alpha:g}' if r.method=='weight-space'
-                                                      else r.method)
-    named = [f'{who(r)} {_pct(r.value_reference)} and {_pct(r.value_shift)}' for r in chosen.itertuples()]
-    lines = ', '.join(curve_name(label, curve_method(c)) for label,c in curves(points).items())
-    told = f' Curves over α: {lines}.' if lines else ''
+    named = []
+    for r in chosen.itertuples():
+        method = f'weights averaged at α = {r.alpha:g}' if r.method=='weight-space' else r.method
+        tuning = r.label.removesuffix(r.method)
+        named.append(f'{tuning}{method} {_pct(r.value_reference)} and {_pct(r.value_shift)}')
+    names = [curve_name(label, curve_method(c)) for label,c in curves(points).items()]
+    lines = f' Curves over α: {", ".join(names)}.' if names else ''
     against = accuracy_words(table, dataset).lower()
-    return f'Accuracy on the reference against {against}: ' + '; '.join(named) + '.' + told
+    return f'Accuracy on the reference against {against}: {"; ".join(named)}.{lines}'
 
 # %% ../../nbs/api/show/03_figures.ipynb #ef730e8e
 def _say_alpha(table, **_):
@@ -38,8 +40,9 @@ def _say_alpha(table, **_):
         c = curves(table)[label]
         c = c[c.dataset==name]
         top = c.loc[c.value.idxmax()]
-        parts.append(
-            f'{name} {_pct(c.value.iloc[0])}, {_pct(top.value)} at α = {top.alpha:g}, {_pct(c.value.iloc[-1])}')
+        first = c.value.iloc[0]
+        last = c.value.iloc[-1]
+        parts.append(f'{name} {_pct(first)}, {_pct(top.value)} at α = {top.alpha:g}, {_pct(last)}')
     return (f'Accuracy against the mixing coefficient α, {curve_name(label, curve_method(c))}, at α = 0 '
             f'({start_name(table)}), at '
             f"its highest point and at α = 1 (fine-tuned): {'; '.join(parts)}.")
@@ -65,7 +68,7 @@ def _say_robustness(table, alpha=.5, baselines=None, **_):
 # %% ../../nbs/api/show/03_figures.ipynb #2b786d0e
 def _lacks_sets(table, baselines):
     there = {MEAN: MEAN in set(table.dataset), 'reference': reference_set(table)}
-    missing = [name for name, known in there.items() if not known]
+    missing = [name for name, is_there in there.items() if not is_there]
     return f'the table has no row for the {" and the ".join(missing)}' if missing else ''
 
 def _lacks_control(table, baselines):
@@ -129,5 +132,5 @@ def pictures(
     "All pictures that can be drawn of a table"
     for name, kind in PICTURES.items():
         if kind.lacks(table, options.get('baselines')): continue
-        own = {k: v for k,v in options.items() if k in kind.options}
-        yield name, getattr(kind.draw, 'unseen', kind.draw)(table, **own), kind.caption
+        asked = {k: v for k,v in options.items() if k in kind.options}
+        yield name, getattr(kind.draw, 'unseen', kind.draw)(table, **asked), kind.caption

@@ -35,7 +35,8 @@ def frontier(
     for d in pair:
         if d not in set(table.dataset): raise ValueError(
             f'No dataset {d!r} in the table; there are {dataset_order(table)}')
-    x, y = (table.loc[table.dataset==d, [*POINT_KEYS,'value','low','high']] for d in pair)
+    columns = [*POINT_KEYS,'value','low','high']
+    x, y = (table.loc[table.dataset==d, columns] for d in pair)
     return labelled(x.merge(y, on=POINT_KEYS, suffixes=('_reference','_shift')))
 
 # %% ../../nbs/api/show/01_plot_data.ipynb #d11ede4b
@@ -60,21 +61,24 @@ def curve_labels(
 ) -> list:
     "Labels of what has several α, or is known to have; known ones first"
     inner = points[~points.method.isin(ENDS)]
-    known = list(NAMES)
-    rank = {l: known.index(p.method.iloc[0]) if p.method.iloc[0] in known else len(known)
-            for l,p in inner.groupby('label', sort=False) if p.method.iloc[0] in known or p.alpha.nunique()>1}
-    return sorted(rank, key=rank.get)
+    known, ranks = list(NAMES), {}
+    for label, p in inner.groupby('label', sort=False):
+        method = p.method.iloc[0]
+        if method in known: ranks[label] = known.index(method)
+        elif p.alpha.nunique() > 1: ranks[label] = len(known)
+    return sorted(ranks, key=ranks.get)
 
 def curves(
     points:pd.DataFrame, # rows with `tuning`, `method` and `alpha`
 ) -> dict:               # label -> its rows by alpha, end points included
     "Each ensemble's curve over alpha, from the zero-shot to the classifier fine-tuned in the same way."
-    points, found = labelled(points), {}
+    points, out = labelled(points), {}
     for label in curve_labels(points):
-        own = points[points.label==label]
-        end = (points.method=='fine-tuned') & points.tuning.isin(own.tuning)
-        found[label] = pd.concat([points[points.method.isin(STARTS) | end], own]).sort_values('alpha', kind='stable')
-    return found
+        inner = points[points.label==label]
+        end = (points.method=='fine-tuned') & points.tuning.isin(inner.tuning)
+        ends = points[points.method.isin(STARTS) | end]
+        out[label] = pd.concat([ends, inner]).sort_values('alpha', kind='stable')
+    return out
 
 # %% ../../nbs/api/show/01_plot_data.ipynb #3bcca82b
 def single_points(
@@ -87,7 +91,7 @@ def first_curve(
     table:pd.DataFrame,
 ) -> str:
     "The label of the first curve; ValueError if there is none"
-    if (found := list(curves(table))): return found[0]
+    for label in curves(table): return label
     raise ValueError(
         f'No curve over α in the table: its methods are {list(table.method.unique())}, expected one with several α.')
 
@@ -140,10 +144,12 @@ def shift_names(
     "Label -> words: the zero-shot classifier, then the averaged and the fine-tuned one of each tuning"
     order = [*STARTS,'weight-space','fine-tuned']
     pairs = rows[['tuning','method','label']].drop_duplicates()
-    place = pairs.tuning.map(list(dict.fromkeys(pairs.tuning)).index).where(~pairs.method.isin(STARTS), -1)
+    tunings = list(dict.fromkeys(pairs.tuning))
+    place = pairs.tuning.map(tunings.index).where(~pairs.method.isin(STARTS), -1)
     pairs = pairs.assign(place=place, order=pairs.method.map(order.index)).sort_values(['place','order'])
     words = {'weight-space': f'weights averaged, α = {alpha:g}'}
-    return {r.label: r.label.removesuffix(r.method) + words.get(r.method, r.method) for r in pairs.itertuples()}
+    def name(r): return r.label.removesuffix(r.method) + words.get(r.method, r.method)
+    return {r.label: name(r) for r in pairs.itertuples()}
 
 # %% ../../nbs/api/show/01_plot_data.ipynb #10addec7
 def known_baselines(

@@ -7,6 +7,7 @@ __all__ = ['plot_frontier', 'plot_control', 'plot_alpha', 'plot_shifts', 'plot_r
 
 # %% ../../nbs/api/show/02_plots.ipynb #8f54f6b3
 import re, textwrap, numpy as np, pandas as pd, seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from .style import (COLORS, DASHES, LEGEND, MARKERS, SIZES, accuracy_axis, darker, dense_line, fits_logit,
@@ -18,7 +19,7 @@ from ..stats.table import CONTROL_MEAN, MEAN, STARTS, check_single, dataset_orde
 
 # %% ../../nbs/api/show/02_plots.ipynb #bc75600c
 def _color(label, many):
-    "Of a label; where there are many curves, an end has that of its tuning's"
+    "Colour of a label; where there are many curves, an end has that of its tuning"
     return COLORS[re.sub(' fine-tuned$', ' weight-space', label) if many else label]
 
 def _nearest(points, alpha):
@@ -26,58 +27,60 @@ def _nearest(points, alpha):
     w = points[points.method=='weight-space']
     return w.loc[[(p.alpha-alpha).abs().idxmin() for _,p in w.groupby('label', sort=False)]]
 
-def _cross(ax, row, color):
-    "The two intervals of one point, as a cross."
-    x, y = row.value_reference, row.value_shift
-    style = dict(color=color, lw=1.5, alpha=.4, solid_capstyle='butt', zorder=2)
-    ax.plot([row.low_reference, row.high_reference], [y,y], **style)
-    ax.plot([x,x], [row.low_shift, row.high_shift], **style)
-
 def _draw_frontier(ax, points):
-    "Curves, single points and crosses."
+    "Curves, single points, and their two intervals as crosses."
     many = are_many(points)
     for label, c in curves(points).items():
         method = curve_method(c)
+        style = dict(color=COLORS[label], ls=DASHES[method], lw=2, label=curve_name(label, method))
         sns.lineplot(c, x='value_reference', y='value_shift', ax=ax, sort=False, estimator=None, legend=False,
-                     color=COLORS[label], ls=DASHES[method], lw=2, zorder=3, label=curve_name(label, method))
+                     zorder=3, **style)
         if method=='weight-space':
             ax.plot(c.value_reference, c.value_shift, 'o', color=COLORS[label], ms=4.5, mec='w', mew=.6, zorder=4)
     single, half = single_points(points), _nearest(points, .5)
+    white = dict(mec='w', mew=1, zorder=5)
     for row in single.itertuples():
-        m = MARKERS[row.label]
-        ax.plot(row.value_reference, row.value_shift, m, color=_color(row.label, many), ms=SIZES[m], mec='w', mew=1,
-                zorder=5)
+        m, color = MARKERS[row.label], _color(row.label, many)
+        ax.plot(row.value_reference, row.value_shift, m, color=color, ms=SIZES[m], **white)
     for row in half.itertuples():
-        ax.plot(row.value_reference, row.value_shift, 'o', color=COLORS[row.label], ms=8, mec='w', mew=1, zorder=5)
-    for row in pd.concat([single, half]).itertuples(): _cross(ax, row, _color(row.label, many))
+        ax.plot(row.value_reference, row.value_shift, 'o', color=COLORS[row.label], ms=8, **white)
+    for row in pd.concat([single, half]).itertuples():
+        x, y = row.value_reference, row.value_shift
+        style = dict(color=_color(row.label, many), lw=1.5, alpha=.4, solid_capstyle='butt', zorder=2)
+        ax.plot([row.low_reference, row.high_reference], [y,y], **style)
+        ax.plot([x,x], [row.low_shift, row.high_shift], **style)
 
 # %% ../../nbs/api/show/02_plots.ipynb #0876d304
 def _label_frontier(ax, points):
     "End points and single points by name, some α along the weight-space curve."
     ax.figure.draw_without_rendering()
+    single, many = single_points(points), are_many(points)
+    # what names should not hide, in pixels: curves and marks, and by less the crosses
     pixels = lambda p: ax.transData.transform(p[['value_reference','value_shift']].to_numpy())
-    single = single_points(points)
     square = np.array([(i,j) for i in (-11,0,11) for j in (-11,0,11)])
-    strong = [dense_line(pixels(c)) for c in curves(points).values()] + [xy+square for xy in pixels(single)]
-    weak = [dense_line(ax.transData.transform(np.transpose(l.get_data()))) for l in ax.lines if len(l.get_xdata())==2]
-    obstacles = np.concatenate(strong), np.concatenate(weak or [np.empty((0,2))])
-    taken, many = [], are_many(points)
-    for row in (single[single.method.isin(STARTS)] if many else single).itertuples():
-        place_label(ax, row.label, (row.value_reference, row.value_shift), obstacles, taken,
-                    color=darker(COLORS[row.label]), weight='bold')
+    lines = [dense_line(pixels(c)) for c in curves(points).values()]
+    marks = [xy+square for xy in pixels(single)]
+    ends = [np.transpose(l.get_data()) for l in ax.lines if len(l.get_xdata())==2]
+    crosses = [dense_line(ax.transData.transform(xy)) for xy in ends]
+    obstacles = np.concatenate(lines + marks), np.concatenate(crosses or [np.empty((0,2))])
+    # the names, then some α
+    taken = []
+    def name(row, words, weight='bold'):
+        place_label(ax, words, (row.value_reference, row.value_shift), obstacles, taken,
+                    color=darker(COLORS[row.label]), weight=weight)
+    named = single[single.method.isin(STARTS)] if many else single
+    for row in named.itertuples(): name(row, row.label)
     several = points.label[points.method=='weight-space'].nunique() > 1
     for a in () if many else (.5,) if several else (.5, .2, .8):
         for row in _nearest(points, a).itertuples():
-            if abs(row.alpha-a) < .05:
-                place_label(ax, f'α = {row.alpha:g}', (row.value_reference, row.value_shift), obstacles, taken,
-                            color=darker(COLORS[row.label]), weight='bold' if a==.5 else 'normal')
+            if abs(row.alpha-a) < .05: name(row, f'α = {row.alpha:g}', 'bold' if a==.5 else 'normal')
 
 # %% ../../nbs/api/show/02_plots.ipynb #235caf38
 @styled
 def plot_frontier(
     table:pd.DataFrame,
     dataset:str=MEAN, # a set, or one of the means
-    ax=None,          # draw into these axes instead of a new figure
+    ax:Axes|None=None, # draw into these axes instead of a new figure
 ) -> Figure:
     "Accuracy on the reference against that under shift, on logit axes: end points, curves over α, 95 % intervals."
     points = frontier(table, dataset)
@@ -101,8 +104,8 @@ def plot_control(
 ) -> Figure:
     "Accuracy on the reference against that on control sets: what fine-tuning costs elsewhere, and averaging gives back"
     fig = plot_frontier.unseen(table, CONTROL_MEAN)
-    ax, at = fig.axes[0], table[(table.dataset==CONTROL_MEAN) & table.method.isin(STARTS)]
-    for v in at.value[:1]: ax.axhline(v, color='.5', ls=':', lw=1, zorder=1)
+    start = table[(table.dataset==CONTROL_MEAN) & table.method.isin(STARTS)]
+    for v in start.value[:1]: fig.axes[0].axhline(v, color='.5', ls=':', lw=1, zorder=1)
     return fig
 
 # %% ../../nbs/api/show/02_plots.ipynb #67a3ef38
@@ -114,10 +117,11 @@ def plot_alpha(
     check_single(table, POINT_KEYS)
     names = dataset_order(table)
     first_curve(table)
-    cols = next((c for c in (3,4) if len(names)%c in (0,c-1)), 3) if len(names)>4 else len(names)
-    rows = -(-len(names)//cols)
-    many = are_many(table)
-    fig = new_figure(1.95*max(cols, 3), max(1.95*rows+.6, .19*len(curves(table))*many), many)
+    n, many = len(names), are_many(table)
+    cols = next((c for c in (3,4) if n%c in (0,c-1)), 3) if n > 4 else n
+    rows = -(-n//cols)
+    legend = .19*len(curves(table))*many # inches
+    fig = new_figure(1.95*max(cols, 3), max(1.95*rows+.6, legend), many)
     axes = fig.subplots(rows, cols, squeeze=False, sharex=True).ravel()
     table = labelled(table)
     for ax,name in zip(axes, names): _draw_alpha(ax, table[table.dataset==name], name)
@@ -128,16 +132,16 @@ def plot_alpha(
     return fig
 
 def _draw_alpha(ax, rows, name):
-    "One set's curves with their bands and end points."
+    "Draw the curves over α of one set, with a band and end points"
     for i,(label,c) in enumerate(curves(rows).items()):
         if i==0: ax.fill_between(c.alpha, c.low, c.high, color=COLORS[label], alpha=.15, lw=0)
         method = curve_method(c)
-        sns.lineplot(c, x='alpha', y='value', ax=ax, estimator=None, legend=False, label=curve_name(label, method),
-                     color=COLORS[label], ls=DASHES[method], lw=1.8)
+        style = dict(color=COLORS[label], ls=DASHES[method], lw=1.8, label=curve_name(label, method))
+        sns.lineplot(c, x='alpha', y='value', ax=ax, estimator=None, legend=False, **style)
     for row in rows[rows.method.isin(ENDS)].itertuples():
         m = MARKERS[row.label]
-        ax.plot(row.alpha, row.value, m, color=_color(row.label, are_many(rows)), ms=.75*SIZES[m], mec='w', mew=.8,
-                zorder=5, clip_on=False)
+        color = _color(row.label, are_many(rows))
+        ax.plot(row.alpha, row.value, m, color=color, ms=.75*SIZES[m], mec='w', mew=.8, zorder=5, clip_on=False)
     weight = 'bold' if name in (reference_set(rows),MEAN) else 'normal'
     ax.set_title(textwrap.fill(name, 18), fontsize='small', weight=weight, loc='left')
     ax.set(xlabel='', ylabel='', xlim=(-.03,1.03), xticks=[0,.5,1], xticklabels=['0','0.5','1'])
@@ -154,15 +158,17 @@ def plot_shifts(
     "Accuracy of the zero-shot, averaged and fine-tuned classifier on every set, with 95 % intervals."
     rows, names = shift_rows(table, alpha), dataset_order(table)
     who = shift_names(rows, alpha)
-    many = len(who) > 2*MANY_CURVES
-    fig = new_figure(6.4, 1.1+.52*len(names)*max(1, len(who)/3.5), many)
+    n, n_sets = len(who), len(names)
+    many = n > 2*MANY_CURVES
+    fig = new_figure(6.4, 1.1+.52*n_sets*max(1, n/3.5), many)
     ax = fig.subplots()
     for i,(label,words) in enumerate(who.items()):
-        r, m = rows[rows.label==label], MARKERS[label]
-        y = r.dataset.map(names.index).to_numpy() + .69*(i-(len(who)-1)/2)/len(who)
-        ax.hlines(y, r.low.astype(float), r.high.astype(float), color=_color(label, many), lw=2, alpha=.5)
-        ax.plot(r.value, y, m, color=_color(label, many), ms=.75*SIZES[m], mec='w', mew=.7, label=words)
-    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names)-.45,-.55), xlabel='Accuracy')
+        r = rows[rows.label==label]
+        m, color = MARKERS[label], _color(label, many)
+        y = r.dataset.map(names.index).to_numpy() + .69*(i-(n-1)/2)/n
+        ax.hlines(y, r.low.astype(float), r.high.astype(float), color=color, lw=2, alpha=.5)
+        ax.plot(r.value, y, m, color=color, ms=.75*SIZES[m], mec='w', mew=.7, label=words)
+    ax.set(yticks=range(n_sets), yticklabels=names, ylim=(n_sets-.45,-.55), xlabel='Accuracy')
     apart = reference_set(rows), MEAN
     for t in ax.get_yticklabels():
         if t.get_text() in apart: t.set_weight('bold')
@@ -185,24 +191,26 @@ def plot_robustness(
     names = [n for n in dataset_order(table[table.role=='shift']) if n!=MEAN]
     if not names: raise ValueError(f'No shifted set in the table; there are {dataset_order(table)}')
     cols = min(3, len(names))
-    many = are_many(table)
-    fig = new_figure(2.5*max(cols, 2), 2.5*-(-len(names)//cols)+.6+many, many)
-    axes = fig.subplots(-(-len(names)//cols), cols, squeeze=False).ravel()
+    rows, many = -(-len(names)//cols), are_many(table)
+    fig = new_figure(2.5*max(cols, 2), 2.5*rows+.6+many, many)
+    axes = fig.subplots(rows, cols, squeeze=False).ravel()
     for ax,name in zip(axes, names): _draw_panel(ax, frontier(table, name), baselines.get(name), name)
     for ax in axes[len(names):]: ax.remove()
     fig.supxlabel('Accuracy on the reference', fontsize='medium')
-    handles = {l.get_label(): l for ax in axes[:len(names)] for l in ax.lines if not l.get_label().startswith('_')}
+    lines = [l for ax in axes[:len(names)] for l in ax.lines]
+    handles = {l.get_label(): l for l in lines if not l.get_label().startswith('_')}
     spread_legend(fig.legend, handles.values(), handles, **legend_place(many))
     return fig
 
 def _draw_panel(ax, points, baseline, name):
-    "One set's points, and its baseline"
+    "Draw the points of one shifted set, and its baseline"
     _draw_frontier(ax, points)
     x, y = points.value_reference.to_numpy(), points.value_shift.to_numpy()
     on_line = baseline(x)[baseline.covers(x)] if baseline else []
     accuracy_axis(ax.xaxis, x)
     accuracy_axis(ax.yaxis, np.concatenate([y, on_line]))
-    ax.xaxis.set_major_locator(FixedLocator((t := ax.get_xticks())[::-(-len(t)//4)])) # a small panel has room for four
+    ticks = ax.get_xticks()
+    ax.xaxis.set_major_locator(FixedLocator(ticks[::-(-len(ticks)//4)])) # a small panel has room for four
     limits = ax.get_xlim(), ax.get_ylim()
     named = single_points(points)
     if are_many(points): named = named[named.method.isin(STARTS)]

@@ -17,7 +17,7 @@ from ..infer.flips import changed_confusions, changed_images, forgotten_images, 
 from ..base.files import atomic_path
 from ..data.decoding import UnreadableImage
 from ..infer.predictions import KeptPredictions, compare_ends
-from .html import html_figure, html_page, html_table, html_text
+from .html import drop_empty, html_figure, html_page, html_table, html_text, p_value
 from ..stats.caveats import doubts
 from ..stats.paper import robustness
 from .plot_data import NAMES, curves, known_baselines
@@ -40,18 +40,21 @@ def headline(
 ) -> str:
     "What chose α, what averaging gives under shift and on the reference, with intervals, and what can't be told."
     check_single(table, ['method','alpha'])
-    at = {(r.method, r.dataset): r for r in _marked(table, alpha).itertuples()}
-    before, reference = _begins(table), reference_set(table)
-    needed = [(m, d) for m in (before,'weight-space','fine-tuned') for d in (MEAN,reference)]
+    rows = {(r.method, r.dataset): r for r in _marked(table, alpha).itertuples()}
+    start, reference = _begins(table), reference_set(table)
+    needed = [(m, d) for m in (start, 'weight-space', 'fine-tuned') for d in (MEAN, reference)]
     chosen = getattr(alpha, 'chosen', '') # what chose it
-    if not set(needed) <= set(at): return f'{chosen} Accuracy in per cent, with 95 % intervals where known.'.strip()
-    n = table[(table.role=='shift') & (table.dataset!=MEAN)].dataset.nunique()
-    than = {(m, d): _than(at['weight-space',d], at[m,d], _paired(comparisons, m, alpha, d)) for m, d in needed}
-    return (f'{chosen} Averaging the weights (α = {alpha:g}) gives {_measured(at["weight-space",MEAN])} on average '
-            f'over {counted(n, "shifted set")}, '
-            f'{than[before,MEAN]} and {than["fine-tuned",MEAN]}. On the reference it gives '
-            f'{_measured(at["weight-space",reference])}, '
-            f'{than[before,reference]} and {than["fine-tuned",reference]}. {_untold(comparisons)}').strip()
+    if not set(needed) <= set(rows): return f'{chosen} Accuracy in per cent, with 95 % intervals where known.'.strip()
+    shifts = table[(table.role=='shift') & (table.dataset!=MEAN)]
+    sets = counted(shifts.dataset.nunique(), 'shifted set')
+    def than(m, d): return _than(rows['weight-space', d], rows[m, d], _paired(comparisons, m, alpha, d))
+    def gives(d): return f'{than(start, d)} and {than("fine-tuned", d)}'
+    untold = ("Whether these differences are more than luck this page can't tell: it was given no comparison on the "
+              'same images.')
+    shifted, on_reference = (_measured(rows['weight-space', d]) for d in (MEAN, reference))
+    words = (f'{chosen} Averaging the weights (α = {alpha:g}) gives {shifted} on average over {sets}, {gives(MEAN)}. '
+             f'On the reference it gives {on_reference}, {gives(reference)}. ')
+    return (words + (untold if comparisons is None else '')).strip()
 
 def _begins(table):
     "What fine-tuning began with: the zero-shot classifier, or another start"
@@ -60,14 +63,16 @@ def _begins(table):
 # %% ../../nbs/api/show/07_report.ipynb #2d6ea9cd
 def _measured(r):
     "A value with its interval and its number of images, as far as they are known"
-    known = [] if pd.isna(r.low) else [f'95 % interval {100*r.low:.1f} to {100*r.high:.1f}']
-    if not pd.isna(r.n): known.append(counted(r.n, 'image'))
-    return f'{100*r.value:.1f} %' + (f' ({", ".join(known)})' if known else '')
+    about = []
+    if not pd.isna(r.low): about.append(f'95 % interval {100*r.low:.1f} to {100*r.high:.1f}')
+    if not pd.isna(r.n): about.append(counted(r.n, 'image'))
+    return f'{100*r.value:.1f} %' + (f' ({", ".join(about)})' if about else '')
 
 def _than(a, b, paired=None):
     "The difference of two rows in words, rounded once as the table of comparisons has it, with its interval if known"
     d = round(100*(a.value-b.value), 1)
-    words = 'as much as' if d==0 else f'{abs(d):.1f} point{"s"*(abs(d)!=1)} {"more" if d>0 else "less"} than'
+    points = f'{abs(d):.1f} point{"s"*(abs(d)!=1)}'
+    words = f'{points} more than' if d > 0 else f'{points} less than' if d < 0 else 'as much as'
     if paired is None: return f'{words} {b.method}'
     low, high = 100*paired.low, 100*paired.high
     luck = ': may be luck' if low <= 0 <= high else ''
@@ -76,18 +81,11 @@ def _than(a, b, paired=None):
 # %% ../../nbs/api/show/07_report.ipynb #0d2a6829
 def _paired(comparisons, method, alpha, dataset):
     "The comparison over images of the average with one of its ends, if it was made and has an interval"
-    if comparisons is None: return None
-    c = comparisons.assign(over=comparisons.get('over', 'images'), a=comparisons.get('a', ''),
-                           b=comparisons.get('b', ''))
-    pair = (c.a==method) & (c.b==f'weight-space, {alpha:g}')
-    mine = c[pair & (c.dataset==dataset) & (c.over=='images') & c.low.notna()]
-    return mine.iloc[0] if len(mine) else None
-
-def _untold(comparisons):
-    "What the numbers of the headline leave open"
-    if comparisons is not None: return ''
-    return ("Whether these differences are more than luck this page can't tell: it was given no comparison on the same "
-            "images.")
+    if comparisons is None or not {'a', 'b'} <= set(comparisons): return None
+    c = comparisons[comparisons.low.notna() & (comparisons.dataset==dataset)]
+    if 'over' in c: c = c[c.over=='images']
+    pair = c[(c.a==method) & (c.b==f'weight-space, {alpha:g}')]
+    return pair.iloc[0] if len(pair) else None
 
 # %% ../../nbs/api/show/07_report.ipynb #be5ce327
 # as in pictures
@@ -106,16 +104,13 @@ def _results(table):
 
 def _intervals(table, alpha):
     "Value and 95 % interval as text, for the rows of a picture's marked points."
-    known = _marked(table[table.low.notna()], alpha)
-    known = known.assign(place=known.dataset.map(dataset_order(known).index)).sort_values('place', kind='stable')
-    return pd.DataFrame({
-        'set': known.dataset, 'classifier': [_who(r) for r in known.itertuples()], 'images': known.n,
-        'accuracy': 100*known.value, '95 % from': 100*known.low, 'to': 100*known.high})
-
-def _who(r):
-    "A row's classifier in words"
-    name = ' '.join(filter(None, [r.tuning, _word(r.method)]))
-    return f'{name}, α = {r.alpha:g}' if r.method in _WORDS else name
+    t = _marked(table[table.low.notna()], alpha)
+    t = t.assign(place=t.dataset.map(dataset_order(t).index)).sort_values('place', kind='stable')
+    def who(r):
+        name = f'{r.tuning} {_word(r.method)}'.strip()
+        return f'{name}, α = {r.alpha:g}' if r.method in _WORDS else name
+    shown = pd.DataFrame({'set': t.dataset, 'classifier': [*map(who, t.itertuples())], 'images': t.n})
+    return shown.assign(**{'accuracy': 100*t.value, '95 % from': 100*t.low, 'to': 100*t.high})
 
 # %% ../../nbs/api/show/07_report.ipynb #321e3b73
 _comparison = {'tuning':'run', 'a':'A', 'b':'B', 'dataset':'set', 'over':'interval over', 'n':'images',
@@ -132,57 +127,49 @@ def _comparisons(comparisons):
     for k in {'a','b'} & set(c): c[k] = c[k].str.replace(r'^weight-space, ', 'weights averaged, α = ', regex=True)
     for k in ('value_a','value_b','difference','low','high'):
         if k in c: c[k] = 100*c[k].astype(float)
-    for k in {'p','p_holm'} & set(c): c[k] = c[k].map(_p_value)
-    empty = [k for k in c if (c[k].isna() | (c[k].astype(str)=='')).all()]
-    return c.drop(columns=empty).rename(columns=_comparison)
-
-def _p_value(p):
-    if pd.isna(p): return ''
-    return '< 0.001' if p < .001 else f'{p:.3f}'
+    for k in {'p','p_holm'} & set(c): c[k] = c[k].map(p_value)
+    return drop_empty(c).rename(columns=_comparison)
 
 def _sources(table):
     "What was evaluated on what, in what precision, by which version."
-    one = lambda c: ', '.join(sorted(set(map(str, table[c].dropna())) - {''})) or 'not recorded'
+    def one(c): return ', '.join(sorted({*map(str, table[c].dropna())} - {''})) or 'not recorded'
     what = {'classifier':'classifier', 'metric':'metric', 'split':'split', 'precision':'precision',
             'seed':'seed of the fine-tuning', 'version':'wiseft version'}
-    sets = table.drop_duplicates('dataset').set_index('dataset').loc[dataset_order(table)]
-    counted = pd.DataFrame({
-        'set': sets.index, 'images': sets.n.tolist(), 'left out: unreadable or missing': sets.n_skipped.tolist(),
-        'fingerprint of the images': sets.data_fingerprint.tolist()})
-    return pd.DataFrame([(label, one(c)) for c,label in what.items()], columns=['what','value']), counted
+    about = pd.DataFrame([(label, one(c)) for c,label in what.items()], columns=['what','value'])
+    sets = table.drop_duplicates('dataset').set_index('dataset').loc[dataset_order(table)].reset_index()
+    words = {'dataset': 'set', 'n': 'images', 'n_skipped': 'left out: unreadable or missing',
+             'data_fingerprint': 'fingerprint of the images'}
+    return about, sets[[*words]].rename(columns=words)
 
 # %% ../../nbs/api/show/07_report.ipynb #20334d07
 def _robustness(table, baselines, alpha):
     "Effective and relative robustness where a baseline is known, and the fits that were used"
     r = robustness(table, baselines)
     r = _marked(r[r.fit!=''], alpha)
-    shown = pd.DataFrame({
-        'set': r.dataset, 'method': r.method.map(_word), 'α': r.alpha.map(_short), 'reference, %': 100*r.reference,
-        'accuracy, %': 100*r.value, 'ρ, points': 100*r.rho, 'τ, points': 100*r.tau, 'note': r.note})
-    return shown.drop(columns=[] if (r.note!='').any() else 'note'), list(dict.fromkeys(r.fit))
+    shown = pd.DataFrame({'set': r.dataset, 'method': r.method.map(_word), 'α': r.alpha.map(_short)})
+    shown['reference, %'], shown['accuracy, %'] = 100*r.reference, 100*r.value
+    shown['ρ, points'], shown['τ, points'] = 100*r.rho, 100*r.tau
+    if (r.note!='').any(): shown['note'] = r.note
+    return shown, list(dict.fromkeys(r.fit))
 
 def _other_metrics(table, alpha):
     "What was measured besides the first metric"
     t = _marked(table[table.metric!=table.metric.iloc[0]], alpha)
     unbounded = t.metric.isin(UNBOUNDED)
+    shown = pd.DataFrame({'metric': t.metric.where(unbounded, t.metric+', %'), 'set': t.dataset})
+    shown['method'], shown['α'] = t.method.map(_word), t.alpha.map(_short)
     scale = np.where(unbounded, 1., 100.)
-    return pd.DataFrame({
-        'metric': t.metric.where(unbounded, t.metric+', %'), 'set': t.dataset, 'method': t.method.map(_word),
-        'α': t.alpha.map(_short), 'value': scale*t.value, '95 % from': scale*t.low, 'to': scale*t.high})
+    return shown.assign(**{'value': scale*t.value, '95 % from': scale*t.low, 'to': scale*t.high})
 
 # %% ../../nbs/api/show/07_report.ipynb #c63e7a8a
-def _curve(table):
-    "The one curve of averaged weights over α, ends included; None where there is none, or several"
-    found = [c for c in curves(table).values() if (c.method=='weight-space').any()]
-    if len(found) != 1 or table.classifier.nunique() > 1: return None
-    return found[0] if found[0].alpha.nunique() > 2 else None
-
 def _spots(fig, ax, xy): # [[left, top] in per cent of the picture, or None]
     "Where points of a plot lie in its picture"
     shown = np.isfinite(xy).all(1)
     at = ax.transData.transform(np.where(shown[:, None], xy, .5))/fig.bbox.size
-    places = np.stack([100*at[:,0], 100-100*at[:,1]], 1).round(2).tolist()
-    return [place if known else None for place, known in zip(places, shown)]
+    left = 100*at[:,0]
+    top = 100-100*at[:,1]
+    places = np.stack([left, top], 1).round(2).tolist()
+    return [place if is_shown else None for place, is_shown in zip(places, shown)]
 
 def _paths(kind, fig, values, reference): # a path for each curve of averaged weights
     "Where a picture shows each α: `values` has α down and sets across"
@@ -193,24 +180,24 @@ def _paths(kind, fig, values, reference): # a path for each curve of averaged we
     return [_spots(fig, fig.axes[0], values[[reference, mean]].to_numpy())] if mean else []
 
 # %% ../../nbs/api/show/07_report.ipynb #7fe9446c
-def _with_interval(r):
-    return f'{100*r.value:.1f}' + ('' if pd.isna(r.low) else f' ({100*r.low:.1f} to {100*r.high:.1f})')
-
 def _around(c, alpha, plots): # plots: function that returns the pictures and where they show each α
     "Pictures between a slider and the numbers that it moves"
-    alphas, sets = sorted(c.alpha.unique()), dataset_order(c)
-    texts = {(r.dataset, r.alpha): _with_interval(r) for r in c.itertuples()}
-    start = int(np.argmin(np.abs(np.array(alphas)-alpha)))
-    before = _begins(c)
-    told = [d for d in sets if d in (reference_set(c), *MEANS)]
-    gives_at = lambda a: 'In per cent: ' + ', '.join(f'{d} {texts.get((d, a), "")}' for d in told)
+    alphas, sets, texts = sorted(c.alpha.unique()), dataset_order(c), {}
+    for r in c.itertuples():
+        interval = '' if pd.isna(r.low) else f' ({100*r.low:.1f} to {100*r.high:.1f})'
+        texts[r.dataset, r.alpha] = f'{100*r.value:.1f}{interval}'
+    # the two numbers beside the slider, at each α
+    shown = [d for d in sets if d in (reference_set(c), *MEANS)]
+    def gives_at(a): return 'In per cent: ' + ', '.join(f'{d} {texts.get((d, a), "")}' for d in shown)
     gives = list(map(gives_at, alphas))
-    about = dict(alpha=f'{alphas[start]:g}', last=len(alphas)-1, start=start, before=before, gives=gives[start])
+    start = int(np.argmin(np.abs(np.array(alphas)-alpha)))
+    about = dict(alpha=f'{alphas[start]:g}', last=len(alphas)-1, start=start, before=_begins(c), gives=gives[start])
     drawn, paths = plots(c.pivot_table(index='alpha', columns='dataset', values='value')[sets])
-    cell = lambda d, a, kind='n': f'<td class="{kind}">{texts.get((d, a), "")}</td>'
-    cells = lambda d: cell(d, 0.) + cell(d, alphas[start], 'n moves') + cell(d, 1.)
+    # the table below the pictures, whose column in the middle moves
+    def cell(d, a, kind='n'): return f'<td class="{kind}">{texts.get((d, a), "")}</td>'
+    def cells(d): return cell(d, 0.) + cell(d, alphas[start], 'n moves') + cell(d, 1.)
     rows = [f'<tr><th scope="row">{escape(d)}</th>{cells(d)}</tr>' for d in sets]
-    of_set = lambda d: [texts.get((d, a), '') for a in alphas]
+    def of_set(d): return [texts.get((d, a), '') for a in alphas]
     data = dict(alphas=[f'{a:g}' for a in alphas], gives=gives, cells=list(map(of_set, sets)), paths=paths)
     yield f'<section>{_CONTROL.substitute(about)}'
     yield from drawn
@@ -264,32 +251,19 @@ def _picture(images, file, says):
     except (ValueError, UnreadableImage): return ''
     return f'<img width="64" height="64" class="small" alt="{escape(says)}" src="{address}">'
 
-def _strip(images):
-    "Some images of a set, evenly spaced"
-    at = np.unique(np.linspace(0, len(images)-1, 12).astype(int))
-    files = images.files()
-    says = [images.classnames[k] for k in images.labels[at]]
-    shown = ''.join(_picture(images, files[i], what) for i, what in zip(at, says))
-    return f'<div class="strip">{shown}</div>'
-
 def _answer(name, sure):
-    return f'<b>{escape(name)}</b>' + ('' if sure is None or pd.isna(sure) else f' ({100*sure:.0f}&nbsp;%)')
+    how = '' if sure is None or pd.isna(sure) else f' ({100*sure:.0f}&nbsp;%)'
+    return f'<b>{escape(name)}</b>{how}'
 
-def _card(r, images):
-    "One image that changed: what it is, what an end made of it, and what the average makes of it"
-    shown = _picture(images, r.file, Path(r.file).name) if images is not None else escape(r.file)
-    kind = 'gained' if r.gained else 'lost'
-    answers = f'{r.end} {_answer(r.before, r.sure_before)}, averaged {_answer(r.after, r.sure_after)}'
-    return (f'<li data-file="{escape(r.file)}" class="{kind}">{shown}'
-            f'<span>{escape(r.label)}: {answers}</span></li>')
+def _card(file, images, good, words):
+    "One image with words (HTML) beside it, green where it is good"
+    shown = escape(file) if images is None else _picture(images, file, Path(file).name)
+    kind = 'gained' if good else 'lost'
+    return f'<li data-file="{escape(file)}" class="{kind}">{shown}<span>{words}</span></li>'
+
+def _cards(cards): return '<ul class="cards">' + '\n'.join(cards) + '</ul>'
 
 # %% ../../nbs/api/show/07_report.ipynb #da1d7b4f
-def _counted(changed, end):
-    "How many images an average gained and lost against one end"
-    own = changed[changed.end==end]
-    gained, lost = int(own.gained.sum()), int((~own.gained).sum())
-    return f'{gained:,} right that {end} gets wrong and {lost:,} wrong that {end} gets right'
-
 def _changes(predictions, alpha, images):
     "The section about single images, set by set"
     changed = changed_images(predictions, alpha)
@@ -299,14 +273,29 @@ def _changes(predictions, alpha, images):
            'has the true class, then both answers and how sure each was; the surest right answers are shown.</p>')
     if not images:
         yield '<p class="soft">Without pictures: the images were not given, or are not those that were evaluated.</p>'
-    changed = changed[changed.dataset.isin(predictions.images.dataset[predictions.images.role!='control'])]
-    some, sizes = some_changes(changed), predictions.images.dataset.value_counts()
-    for d, own in changed.groupby('dataset', sort=False, observed=True):
-        mine = images.get(d) if images else None
-        counts = '; '.join(_counted(own, end) for end in own.end.unique())
-        yield f'<h3>{escape(d)}</h3>\n' + ('' if mine is None else _strip(mine))
-        yield f'<p>Of {sizes[d]:,} images the average gets {counts}.</p>'
-        yield '<ul class="cards">' + '\n'.join(_card(r, mine) for r in some[some.dataset==d].itertuples()) + '</ul>'
+    known = predictions.images
+    changed = changed[changed.dataset.isin(known.dataset[known.role!='control'])]
+    some, sizes = some_changes(changed), known.dataset.value_counts()
+    for d, rows in changed.groupby('dataset', sort=False, observed=True):
+        pictures, counts = (images or {}).get(d), []
+        for end, r in rows.groupby('end', sort=False, observed=True):
+            gained = int(r.gained.sum())
+            lost = int((~r.gained).sum())
+            counts.append(f'{gained:,} right that {end} gets wrong and {lost:,} wrong that {end} gets right')
+        strip = ''
+        if pictures is not None: # some images of the set, evenly spaced
+            at = np.unique(np.linspace(0, len(pictures)-1, 12).astype(int))
+            files = pictures.files()
+            names = [pictures.classnames[k] for k in pictures.labels[at]]
+            strip = ''.join(_picture(pictures, files[i], name) for i, name in zip(at, names))
+            strip = f'<div class="strip">{strip}</div>'
+        yield f'<h3>{escape(d)}</h3>\n{strip}'
+        yield f'<p>Of {sizes[d]:,} images the average gets {"; ".join(counts)}.</p>'
+        cards = []
+        for r in some[some.dataset==d].itertuples():
+            answers = f'{r.end} {_answer(r.before, r.sure_before)}, averaged {_answer(r.after, r.sure_after)}'
+            cards.append(_card(r.file, pictures, r.gained, f'{escape(r.label)}: {answers}'))
+        yield _cards(cards)
     confused = changed_confusions(predictions, alpha)
     if not len(confused): return
     yield ('<h3>Classes that are mistaken more or less often</h3>\n'
@@ -316,21 +305,18 @@ def _changes(predictions, alpha, images):
 # %% ../../nbs/api/show/07_report.ipynb #b09e6cdd
 def _forgotten(predictions, alpha, images):
     "The section about control sets: what was right at the start and isn't any more"
-    lost, sizes = forgotten_images(predictions, alpha), predictions.images.dataset.value_counts()
-    if not len(lost): return
+    forgotten, sizes = forgotten_images(predictions, alpha), predictions.images.dataset.value_counts()
+    if not len(forgotten): return
     yield ('<h2>What it forgot</h2>\n<p class="soft">Images of other tasks that were right at the start and that the '
            'fine-tuned classifier gets wrong; those of which the start was surest are shown.</p>')
-    for d, own in lost.groupby('dataset', sort=False, observed=True):
-        back = f', of which the average (α = {alpha:g}) gets {own.back.sum():,} right again' if own.back.any() else ''
-        yield f'<h3>{escape(d)}</h3>\n<p>Of {sizes[d]:,} images {len(own):,} were forgotten{back}.</p>'
-        cards = [_lost_card(r, images.get(d)) for r in own.head(12).itertuples()]
-        yield '<ul class="cards">' + '\n'.join(cards) + '</ul>'
-
-def _lost_card(r, images):
-    shown = _picture(images, r.file, Path(r.file).name) if images is not None else escape(r.file)
-    kind, answers = 'gained' if r.back else 'lost', f'fine-tuned {_answer(r.after, r.sure_after)}'
-    return (f'<li data-file="{escape(r.file)}" class="{kind}">{shown}'
-            f'<span>{escape(r.label)}: {answers}, averaged <b>{escape(r.averaged)}</b></span></li>')
+    for d, rows in forgotten.groupby('dataset', sort=False, observed=True):
+        again, cards = rows.back.sum(), []
+        back = f', of which the average (α = {alpha:g}) gets {again:,} right again' if again else ''
+        yield f'<h3>{escape(d)}</h3>\n<p>Of {sizes[d]:,} images {len(rows):,} were forgotten{back}.</p>'
+        for r in rows.head(12).itertuples():
+            answers = f'fine-tuned {_answer(r.after, r.sure_after)}, averaged <b>{escape(r.averaged)}</b>'
+            cards.append(_card(r.file, images.get(d), r.back, f'{escape(r.label)}: {answers}'))
+        yield _cards(cards)
 
 # %% ../../nbs/api/show/07_report.ipynb #7d066fa4
 _STARTS = {'zero-shot': 'Zero-shot</dfn>: the classifier as it was before it was trained on these images, told the '
@@ -343,32 +329,22 @@ _MEANINGS = """<p class="soft"><dfn>$before.
 <dfn>Weights averaged</dfn>: each weight is (1&nbsp;−&nbsp;α) times that of the $first plus α times that of the fine-tuned classifier.
 An <dfn>interval</dfn> of 95&nbsp;% shows how far a number may be off by chance: other test images of the same kind would give another one.</p>"""
 
-def _comparisons_of(tuning, comparisons):
-    "Those of one tuning; None where there are none, which a headline then says"
-    if comparisons is None or 'tuning' not in comparisons: return None
-    return comparisons[comparisons.tuning==tuning]
-
 def _beginning(table, comparisons, notes, alpha):
     "Headlines, one a tuning where there are several, and what their words mean"
     several = table.tuning[~table.method.isin(STARTS)].nunique() > 1
     tunings = [t for t in table.tuning.unique() if t] if several else ['']
+    several_compared = comparisons is not None and 'tuning' in comparisons
     for t in tunings:
-        own = table[table.tuning.isin(['', t])] if t else table
-        known = _comparisons_of(t, comparisons) if t else comparisons
-        lead = (f'{t}: ' if t else '') + headline(own, alpha, known)
+        rows, compared, lead = table, comparisons, ''
+        if t: # with the comparisons of one tuning; where there are none, the headline says so
+            rows = table[table.tuning.isin(['', t])]
+            lead = f'{t}: '
+            compared = comparisons[comparisons.tuning==t] if several_compared else None
+        lead += headline(rows, alpha, compared)
         yield f'<p class="lead">{html_text(lead).replace(" %", "&nbsp;%")}</p>'
     first = _begins(table)
     yield _MEANINGS.replace('$before', _STARTS[first]).replace('$first', _FIRST[first])
     if notes: yield from (f'<p>{escape(p)}</p>' for p in notes.split('\n\n'))
-
-# %% ../../nbs/api/show/07_report.ipynb #505ef25b
-def _robustness_section(shown, fits):
-    "Its table, and what was measured against what"
-    if not len(shown): return
-    yield ('<h2>Robustness</h2>\n<p class="soft">ρ is effective robustness, accuracy above what standard models of '
-           'that reference accuracy have; τ is relative robustness, the gain over the classifier before fine-tuning. '
-           f'Baselines: {escape("; ".join(fits))}.</p>')
-    yield html_table(shown)
 
 # %% ../../nbs/api/show/07_report.ipynb #db529c00
 def _plots(table, alpha, baselines, values=None):
@@ -379,33 +355,41 @@ def _plots(table, alpha, baselines, values=None):
         if values is not None: paths[kind] = _paths(kind, fig, values, reference_set(table))
     return drawn, paths
 
-def _n_classes(predictions):
-    "How many classes the reference has, as far as predictions tell"
-    if predictions is None: return None
-    return predictions.images.label[predictions.images.role=='reference'].nunique()
-
 def _body(everything, comparisons, notes, alpha, baselines, predictions, images, recipe):
     "The page's sections, one string each."
-    table = first_metric(everything)
+    table, n_classes = first_metric(everything), None
     compared = None if comparisons is None else _comparisons(comparisons)
-    yield from (f'<p class="warn">{html_text(d)}</p>' for d in doubts(table, _n_classes(predictions)))
+    if predictions is not None:
+        n_classes = predictions.images.label[predictions.images.role=='reference'].nunique()
+    yield from (f'<p class="warn">{html_text(d)}</p>' for d in doubts(table, n_classes))
     yield from _beginning(table, comparisons, notes, alpha)
-    plots = partial(_plots, table, alpha, baselines)
-    curve = _curve(table)
-    yield from plots()[0] if curve is None else _around(curve, alpha, plots)
+    # the pictures; around them a slider, where there is one curve of averaged weights
+    plots, averaged = partial(_plots, table, alpha, baselines), []
+    if table.classifier.nunique() == 1:
+        averaged = [c for c in curves(table).values() if (c.method=='weight-space').any()]
+    if len(averaged) == 1 and averaged[0].alpha.nunique() > 2: yield from _around(averaged[0], alpha, plots)
+    else: yield from plots()[0]
+    # the tables
     yield f'<h2>{escape(table.metric.iloc[0].capitalize())} in per cent</h2>\n' + html_table(_results(table))
     if len(i := _intervals(table, alpha)): yield '<h2>Intervals</h2>\n' + html_table(i)
-    if baselines: yield from _robustness_section(*_robustness(table, baselines, alpha))
+    shown, fits = _robustness(table, baselines, alpha) if baselines else ([], [])
+    if len(shown):
+        yield ('<h2>Robustness</h2>\n<p class="soft">ρ is effective robustness, accuracy above what standard models of '
+               'that reference accuracy have; τ is relative robustness, the gain over the classifier before '
+               f'fine-tuning. Baselines: {escape("; ".join(fits))}.</p>')
+        yield html_table(shown)
     if len(o := _other_metrics(everything, alpha)): yield '<h2>Other metrics</h2>\n' + html_table(o, digits=2)
-    if comparisons is not None:
+    if compared is not None:
         families = '; over families, for new families' if 'families' in set(compared.get('interval over', ())) else ''
         yield ('<h2>Comparisons on the same images</h2>\n<p class="soft">If an interval excludes 0, A and B differ by '
                f'more than luck. Over images it holds for new images of the same kind{families}. p is that of the '
                'exact McNemar test.</p>')
         yield html_table(compared)
+    # single images
     if predictions is not None:
         yield from _changes(predictions, alpha, images)
         yield from _forgotten(predictions, alpha, images or {})
+    # where it comes from
     what, sets = _sources(table)
     yield '<h2>Where this comes from</h2>\n' + html_table(what) + '\n<p></p>\n' + html_table(sets)
     if not recipe: return
@@ -415,7 +399,7 @@ def _body(everything, comparisons, notes, alpha, baselines, predictions, images,
 # %% ../../nbs/api/show/07_report.ipynb #193510d7
 def write_report(
     table:pd.DataFrame,            # results of one pair of end points, one split; the first metric is drawn
-    path,                          # HTML file
+    path:str|Path,                 # HTML file
     title:str='Robust fine-tuning: results',
     comparisons:pd.DataFrame|None=None, # of `compare`, or several concatenated; default of the predictions
     notes:str|None=None,           # plain text below the headline; empty lines part paragraphs

@@ -9,8 +9,11 @@ __all__ = ['COLORS', 'MARKERS', 'DASHES', 'SIZES', 'LEGEND', 'Styles', 'darker',
 # %% ../../nbs/api/show/00_style.ipynb #995d5653
 import io
 import matplotlib as mpl, matplotlib.pyplot as plt, numpy as np, seaborn as sns
+from collections.abc import Callable
 from functools import wraps
 from itertools import cycle
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends import BackendFilter, backend_registry
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
@@ -21,7 +24,7 @@ _palette, _dark = sns.color_palette('colorblind'), sns.color_palette('dark')
 
 class Styles(dict):
     "A style for every name: those that are known, and for any other the next of a cycle"
-    def __init__(self, known, others):
+    def __init__(self, known:dict, others:list):
         super().__init__(known)
         self.others = cycle(others)
     def __missing__(self, name): return self.setdefault(name, next(self.others))
@@ -35,7 +38,7 @@ SIZES = Styles({'*': 15, 's': 8.5, 'D': 8.5, 'P': 10, 'X': 10}, [9])
 
 # %% ../../nbs/api/show/00_style.ipynb #2de3176d
 def darker(
-    color, # of a mark, as matplotlib reads it
+    color:str|tuple, # of a mark, as matplotlib reads it
 ) -> tuple: # red, green, blue
     "The colour for text that belongs to a mark"
     return tuple(.72*c for c in mpl.colors.to_rgb(color))
@@ -50,20 +53,11 @@ class _Picture(Figure):
         return file.getvalue()
 
 def new_figure(
-    width, height, # inches
-    beside=False,  # leave room for a legend beside the axes
+    width:float, height:float, # inches
+    beside:bool=False, # leave room for a legend beside the axes
 ) -> Figure:
     "An empty figure that shows itself"
     return _Picture(figsize=(width + 2.7*beside, height), dpi=110, layout='constrained')
-
-# %% ../../nbs/api/show/00_style.ipynb #fc02fbcd
-def _has_windows():
-    "Whether matplotlib opens windows here"
-    return mpl.get_backend().lower() in backend_registry.list_builtin(BackendFilter.INTERACTIVE)
-
-def _hand_to_pyplot(fig):
-    "pyplot makes the window of a figure that is there already"
-    if fig.canvas.manager is None: plt.figure(FigureClass=lambda **_: fig)
 
 # %% ../../nbs/api/show/00_style.ipynb #ea5faeba
 _look = {**sns.plotting_context('paper', font_scale=1.15), **sns.axes_style('whitegrid'), 'grid.color': '.9',
@@ -71,7 +65,7 @@ _look = {**sns.plotting_context('paper', font_scale=1.15), **sns.axes_style('whi
          'text.parse_math': False} # a set may be called $x_$
 
 def styled(
-    draw, # function that returns a figure
+    draw:Callable, # function that returns a figure
 ):
     "Run `draw` in the look of these pictures, leaving the caller's alone, and show what it drew by matplotlib's rules."
     @wraps(draw)
@@ -80,7 +74,10 @@ def styled(
     @wraps(draw)
     def run(*args, **kwargs):
         fig = unseen(*args, **kwargs)
-        if isinstance(fig, _Picture) and _has_windows(): _hand_to_pyplot(fig)
+        # where matplotlib opens windows, pyplot makes that of a figure that is there already
+        windows = mpl.get_backend().lower() in backend_registry.list_builtin(BackendFilter.INTERACTIVE)
+        if windows and isinstance(fig, _Picture) and fig.canvas.manager is None:
+            plt.figure(FigureClass=lambda **_: fig)
         return fig
     run.unseen = unseen
     return run
@@ -89,13 +86,13 @@ def styled(
 LEGEND = dict(ncols=3, frameon=False, fontsize='small', handlelength=2.1, columnspacing=1.2)
 
 def legend_place(
-    many, # whether the legend is long
+    many:bool, # whether the legend is long
 ) -> dict: # for `fig.legend`
     "Where a figure's legend stands: above the axes, or, if it is long, beside them"
     return dict(LEGEND, loc='outside right upper', ncols=1) if many else dict(LEGEND, loc='outside upper left')
 
 def spread_legend(
-    make,  # the method `legend` of a figure or of axes
+    make:Callable, # the method `legend` of a figure or of axes
     *what, # to be in it
     **how, # for `make`, `ncols` among it
 ):
@@ -107,13 +104,13 @@ def spread_legend(
 
 # %% ../../nbs/api/show/00_style.ipynb #94d95666
 def fits_logit(
-    values, # fractions
+    values:np.ndarray, # fractions
 ) -> bool:
     "Whether all values have room on a logit scale."
     return min(values) > 0.005 and max(values) < 0.995
 
 def percent_ticks(
-    axis, # `ax.xaxis` or `ax.yaxis`
+    axis:Axis, # `ax.xaxis` or `ax.yaxis`
 ):
     "Write the ticks of an axis of fractions in per cent"
     axis.set_major_formatter(FuncFormatter(lambda v,_: f'{100*v:g} %'))
@@ -122,44 +119,51 @@ def _ticks(lo, hi, to=lambda p: p):
     "The finest of the usual steps whose ticks, on the scale `to`, leave each other room for their labels."
     steps = [np.round(np.arange(step, 100, step), 6) for step in (.1, .2, .5, 1, 2, 5, 10, 20)]
     uneven = [1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 98, 99], [1, 5, 20, 50, 80, 95, 99], [1, 10, 50, 90, 99]
-    choices = [t[(t/100>=lo) & (t/100<=hi)]/100 for t in [*steps, *map(np.array, uneven)]]
-    room = lambda t: (.09 if np.allclose(100*t, np.round(100*t)) else .13)*(to(hi)-to(lo))
-    fit = [t for t in choices if len(t)<2 or np.diff(to(t)).min() > room(t)]
+    choices = [np.array(t)/100 for t in [*steps, *uneven]]
+    choices = [t[(t>=lo) & (t<=hi)] for t in choices]
+    def fits(t): # each label has room to the next
+        share = .09 if np.allclose(100*t, np.round(100*t)) else .13
+        return len(t)<2 or np.diff(to(t)).min() > share*(to(hi)-to(lo))
+    fit = [t for t in choices if fits(t)]
     if fit and len(fit[0]) > 2: return fit[0]
     return max(fit, key=len, default=choices[-1])
 
 # %% ../../nbs/api/show/00_style.ipynb #7af79353
 def accuracy_axis(
-    axis,       # `ax.xaxis` or `ax.yaxis`
-    values,     # fractions
-    low=None,   # ends of their intervals, as many
-    high=None,
-    logit=True, # where the values have room on that scale
+    axis:Axis,  # `ax.xaxis` or `ax.yaxis`
+    values:np.ndarray, # fractions
+    low:np.ndarray|None=None, # ends of their intervals, as many
+    high:np.ndarray|None=None,
+    logit:bool=True, # where the values have room on that scale
 ):
     "Logit scale if asked for and possible, limits around values and intervals (if not very long), ticks in per cent."
     values = np.asarray(values, dtype=float)
     logit = logit and fits_logit(values)
-    to, back = (lambda p: np.log(p/(1-p)), lambda z: 1/(1+np.exp(-z))) if logit else (lambda p: p, lambda z: z)
+    def to(p): return np.log(p/(1-p)) if logit else p
+    def back(z): return 1/(1+np.exp(-z)) if logit else z
+    # around the values, and around their intervals unless these are very long
     lo, hi = to(values.min()), to(values.max())
     room = max(hi-lo, to(.52)-to(.5))
     ends = [to(np.clip(e, .001, .999)) for es in (low,high) if es is not None for e in es if e==e]
-    lo, hi = max(min([lo, *ends]), lo-.6*room)-.1*room, min(max([hi, *ends]), hi+.6*room)+.1*room
-    axis.axes.set(
-        **{f'{axis.axis_name}scale': 'logit' if logit else 'linear', f'{axis.axis_name}lim': (back(lo), back(hi))})
+    lowest, highest = min([lo, *ends]), max([hi, *ends])
+    lo, hi = max(lowest, lo-.6*room)-.1*room, min(highest, hi+.6*room)+.1*room
+    name, scale = axis.axis_name, 'logit' if logit else 'linear'
+    axis.axes.set(**{f'{name}scale': scale, f'{name}lim': (back(lo), back(hi))})
     axis.set_major_locator(FixedLocator(_ticks(back(lo), back(hi), to)))
     axis.set_minor_locator(NullLocator())
     percent_ticks(axis)
 
 # %% ../../nbs/api/show/00_style.ipynb #c160fa3e
 def logit_axes(
-    ax, # matplotlib's
-    xlim, ylim, # (low, high), fractions
-    step=5, # between ticks, per cent
+    ax:Axes, # matplotlib's
+    xlim:tuple, ylim:tuple, # (low, high), fractions
+    step:int=5, # between ticks, per cent
 ):
     "Both axes of accuracies on logit scales, ticks in per cent"
     for axis, (low, high) in ((ax.xaxis, xlim), (ax.yaxis, ylim)):
         ax.set(**{f'{axis.axis_name}scale': 'logit', f'{axis.axis_name}lim': (low, high)})
-        axis.set_major_locator(FixedLocator([t/100 for t in range(step, 100, step) if low <= t/100 <= high]))
+        ticks = [t/100 for t in range(step, 100, step)]
+        axis.set_major_locator(FixedLocator([t for t in ticks if low <= t <= high]))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(PercentFormatter(1, 0))
     ax.grid(color='.92')
@@ -167,36 +171,43 @@ def logit_axes(
 
 # %% ../../nbs/api/show/00_style.ipynb #2320adf0
 def dense_line(
-    xy, # (n, 2), pixels
+    xy:np.ndarray, # (n, 2), pixels
 ): # (m, 2)
     "Pixels along a polyline, a few apart; what lies far off or isn't known is cut."
     xy = np.clip(xy[~np.isnan(xy).any(1)], -5000, 5000)
-    parts = [a + (b-a)*np.linspace(0, 1, 2+int(np.hypot(*(b-a))/4))[:,None] for a,b in zip(xy[:-1], xy[1:])]
+    parts = []
+    for a, b in zip(xy[:-1], xy[1:]):
+        steps = 2+int(np.hypot(*(b-a))/4)
+        parts.append(a + (b-a)*np.linspace(0, 1, steps)[:,None])
     return np.concatenate(parts) if parts else xy
 
 # %% ../../nbs/api/show/00_style.ipynb #5b85a38f
 def place_label(
-    ax,
-    label,
-    xy,        # what it names, in data
-    obstacles, # two arrays (n, 2) of pixels: what counts in full, and what counts a fifth
-    taken,     # boxes of the labels so far; the new one's is added
+    ax:Axes,
+    label:str,
+    xy:tuple,  # what it names, in data
+    obstacles:tuple, # two arrays (n, 2) of pixels: what counts in full, and what counts a fifth
+    taken:list, # boxes of the labels so far; the new one's is added
     **text,    # for matplotlib
 ):
-    "Write `label` near `xy` where it hides the fewest `obstacles` and no box of `taken`."
+    "Write `label` near `xy` where it hides the fewest `obstacles` and no box of `taken`; a line leads to it from afar."
     best, frame = None, ax.get_window_extent()
     for r in (9, 13, 19, 27, 36):
         for angle in np.deg2rad([45, 0, 90, 180, 270, 135, 315, 225, 20, 160, 200, 340]):
-            dx, dy = r*np.cos(angle), r*np.sin(angle)
+            dx = r*np.cos(angle)
+            dy = r*np.sin(angle)
             ha = 'left' if dx>1 else 'right' if dx<-1 else 'center'
             va = 'bottom' if dy>r/2 else 'top' if dy<-r/2 else 'center'
             a = ax.annotate(label, xy, (dx,dy), textcoords='offset points', ha=ha, va=va, **text)
             box = a.get_window_extent().padded(3)
             a.remove()
-            hidden = sum(w*((o>=box.min) & (o<=box.max)).all(1).sum() for w,o in zip((1,.2), obstacles))
+            strong, weak = (((o>=box.min) & (o<=box.max)).all(1).sum() for o in obstacles)
+            hidden = strong + .2*weak
             outside = not (frame.contains(*box.min) and frame.contains(*box.max))
             cost = hidden + 200*sum(box.overlaps(t) for t in taken) + 500*outside + r/4
             if best is None or cost < best[0]: best = cost, (dx,dy), ha, va, box
     _, offset, ha, va, box = best
     taken.append(box)
-    return ax.annotate(label, xy, offset, textcoords='offset points', ha=ha, va=va, **text)
+    line = dict(arrowstyle='-', lw=.8, color=text.get('color', '.3'), alpha=.6, shrinkA=1, shrinkB=4)
+    return ax.annotate(label, xy, offset, textcoords='offset points', ha=ha, va=va,
+                       arrowprops=line if np.hypot(*offset) > 14 else None, **text)

@@ -17,17 +17,18 @@ def _score(wins, losses, n, delta):
     b = (2*n - wins + losses)*delta - wins - losses
     root = np.sqrt(np.maximum(b*b + 8*n*losses*delta*(1-delta), 0))
     likeliest = np.maximum(root - b, 0)/(4*n)
-    return (wins - losses - n*delta)/np.sqrt(np.maximum(n*(2*likeliest + delta*(1-delta)), 1e-12))
+    variance = np.maximum(n*(2*likeliest + delta*(1-delta)), 1e-12)
+    return (wins - losses - n*delta)/np.sqrt(variance)
 
 def _chance(wins, losses, n, delta):
     "The largest probability of a score as high, if the difference is `delta`"
     w, l = np.divmod(np.arange((n+1)**2), n+1)
-    high = (w + l <= n) & (_score(w, l, n, delta) >= _score(wins, losses, n, delta) - 1e-9)
-    w, l = w[high], l[high]
-    t = n - w - l
-    ways = special.gammaln(n+1) - special.gammaln(w+1) - special.gammaln(l+1) - special.gammaln(t+1)
+    seen = _score(wins, losses, n, delta)
+    high = (w + l <= n) & (_score(w, l, n, delta) >= seen - 1e-9)
+    counts = np.stack([w, l, n - w - l], 1)[high]
+    ways = special.gammaln(n+1) - special.gammaln(counts+1).sum(1)
     p = np.linspace(max(0, -delta), (1-delta)/2, 42)[1:-1] # how often the first alone is right
-    logs = np.stack([w, l, t], 1) @ np.log([p+delta, p, 1-2*p-delta])
+    logs = counts @ np.log([p+delta, p, 1-2*p-delta])
     return np.exp(ways[:, None] + logs).sum(0).max()
 
 @cache
@@ -36,7 +37,8 @@ def _low_end(wins, losses, n, tail):
     low, high = -1., (wins-losses)/n
     while high - low > 1e-4:
         middle = (low+high)/2
-        low, high = (low, middle) if _chance(wins, losses, n, middle) > tail else (middle, high)
+        if _chance(wins, losses, n, middle) > tail: high = middle
+        else: low = middle
     return low
 
 # %% ../../nbs/api/stats/14_asked.ipynb #7fd573c2
@@ -49,7 +51,8 @@ def exact_difference(
     "The interval of the difference of two classifiers on such images, second less first"
     if not 0 < n >= wins + losses: raise ValueError(
         f'{wins} and {losses} of {n} images: expected a label or more, and no more images than that.')
-    return _low_end(wins, losses, n, (1-level)/2), -_low_end(losses, wins, n, (1-level)/2)
+    tail = (1-level)/2
+    return _low_end(wins, losses, n, tail), -_low_end(losses, wins, n, tail)
 
 # %% ../../nbs/api/stats/14_asked.ipynb #f5d5a59c
 def asked_difference(
@@ -63,11 +66,13 @@ def asked_difference(
     shares = clopper_pearson(disagree, n)
     def reach(of_d, of_share): return np.hypot(share*(of_d - d), d*(of_share - share))
     low, high = exact_difference(wins, losses, labels)
-    return share*d, share*d - reach(low, shares[d < 0]), share*d + reach(high, shares[d >= 0])
+    below = reach(low, shares[d < 0])
+    above = reach(high, shares[d >= 0])
+    return share*d, share*d - below, share*d + above
 
 # %% ../../nbs/api/stats/14_asked.ipynb #ca3a0785
 def simultaneous_differences(
-    right,        # (labels, k) bool: which of k classifiers is right
+    right:np.ndarray, # (labels, k) bool: which of k classifiers is right
     disagree:int, # on how many images not all of them give one answer, of which those with labels are a random part
     n:int,        # of so many
     level:float=.95,
@@ -78,21 +83,23 @@ def simultaneous_differences(
     right = np.asarray(right, float)
     m, k = right.shape
     rows, columns = np.triu_indices(k, 1)
-    y = disagree/n*(right[:, columns] - right[:, rows])
-    middle = y.sum(0)/(m+2) # with a win and a loss
-    square = ((y - middle)**2).sum(0) + 2*((disagree/n)**2 + middle**2)
+    share = disagree/n
+    y = share*(right[:, columns] - right[:, rows])
+    # the standard error of each difference, with a win and a loss added
+    middle, mean = y.sum(0)/(m+2), y.mean(0)
+    square = ((y - middle)**2).sum(0) + 2*(share**2 + middle**2)
     of_share = middle**2*(1/disagree - 1/n) # which is known of n images alone
     error = np.sqrt(square/(m+1)/(m+2) + of_share)
-    drawn = np.random.default_rng(seed).standard_normal((n_draws, m)) @ (y - y.mean(0))/m
+    # how far the farthest of all is off, in these errors
+    normal = np.random.default_rng(seed).standard_normal((n_draws, m))
+    drawn = normal @ (y - mean)/m
     largest = np.quantile(np.abs(drawn/error).max(1), level)
     usual = stats.norm.ppf((1+level)/2)
-    reach = max(largest, usual)*stats.t.ppf((1+level)/2, m+1)/usual*error
-    return tuple(_square(k, values, mirrored) for values, mirrored in (
-        (y.mean(0), -y.mean(0)), (middle - reach, -middle - reach), (middle + reach, -middle + reach)))
-
-def _square(k, above, below): # (k, k)
-    "A matrix of what is known of its two triangles"
-    out = np.zeros((k, k))
-    rows, columns = np.triu_indices(k, 1)
-    out[rows, columns], out[columns, rows] = above, below
-    return out
+    of_few = stats.t.ppf((1+level)/2, m+1)
+    reach = max(largest, usual)*of_few/usual*error
+    # from pairs to matrices; the other triangle has the other sign
+    difference, low, high = out = np.zeros((3, k, k))
+    difference[rows, columns], difference[columns, rows] = mean, -mean
+    low[rows, columns], high[rows, columns] = middle - reach, middle + reach
+    low[columns, rows], high[columns, rows] = -middle - reach, -middle + reach
+    return tuple(out)

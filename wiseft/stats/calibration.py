@@ -12,10 +12,10 @@ from .class_metrics import metric_resamples, per_unit, same_length, tail_expansi
 
 # %% ../../nbs/api/stats/02_calibration.ipynb #ece-code
 def expected_calibration_error(
-    confidence, # (n,) highest probability of each image
-    correct,    # (n,) bool
+    confidence:np.ndarray, # (n,) highest probability of each image
+    correct:np.ndarray, # (n,) bool
     bins:int=15, # equally wide, from 0 to 1; a confidence on an edge belongs below
-    units=None, # (n,) ids of what is drawn, as in `bootstrap`; None: images
+    units:list|None=None, # (n,) ids of what is drawn, as in `bootstrap`; None: images
     n_resamples:int=2000,
     level:float=0.95,
     rng:np.random.Generator|None=None, # None: `default_rng(0)`
@@ -24,24 +24,31 @@ def expected_calibration_error(
     confidence, correct = same_length(confidence, correct)
     if not ((confidence >= 0) & (confidence <= 1+1e-9)).all(): raise ValueError(
         f'Confidences from {confidence.min():g} to {confidence.max():g}: expected probabilities, 0 to 1.')
-    b, n = np.clip(np.ceil(confidence*bins).astype(int)-1, 0, bins-1), len(confidence)
-    gap = sparse.csr_array((confidence-correct, (np.arange(n), b)), shape=(n, bins))
+    # each image's gap in its bin, and a one; sums of these give the gaps of the bins
+    n, rng = len(confidence), rng or np.random.default_rng(0)
+    bin_of = np.clip(np.ceil(confidence*bins).astype(int)-1, 0, bins-1)
+    gap = sparse.csr_array((confidence-correct, (np.arange(n), bin_of)), shape=(n, bins))
     counts = sparse.hstack([gap, np.ones((n,1))], format='csr')
-    mean_gap = lambda t: t[:,:bins]/t[:,bins:]
+    def mean_gap(t): return t[:,:bins]/t[:,bins:]
     gaps = mean_gap(np.asarray(counts.sum(0))[None])
-    value, rng = float(np.abs(gaps).sum()), rng or np.random.default_rng(0)
+    value = float(np.abs(gaps).sum())
     if units is not None: counts = per_unit(counts, units)
     k = counts.shape[0]
     if k < 2: return value, np.nan, np.nan
-    errors = [(metric_resamples(counts, mean_gap, n_resamples, rng) - gaps)*tail_expansion(k, level),
-              _calibrated_gaps(confidence, b, bins, n_resamples, rng)]
-    above = max(np.quantile(np.abs(e).sum(1), (1+level)/2) for e in errors)
-    below = max(np.quantile(e @ np.sign(gaps[0]), (1+level)/2) for e in errors)
+    # errors of the gaps: over resamples, and as they are where the classifier is calibrated
+    resampled = metric_resamples(counts, mean_gap, n_resamples, rng) - gaps
+    calibrated = _calibrated_gaps(confidence, bin_of, bins, n_resamples, rng)
+    errors = [resampled*tail_expansion(k, level), calibrated]
+    tail = (1+level)/2
+    sign = np.sign(gaps[0])
+    above = max(np.quantile(np.abs(e).sum(1), tail) for e in errors)
+    below = max(np.quantile(e @ sign, tail) for e in errors)
     return value, max(0., float(value-above)), min(1., float(value+below))
 
 # %% ../../nbs/api/stats/02_calibration.ipynb #ece-code2
-def _calibrated_gaps(confidence, b, bins, n_resamples, rng):
+def _calibrated_gaps(confidence, bin_of, bins, n_resamples, rng):
     "Gaps of the bins, times their shares, where each is right as often as it is sure: (n_resamples, bins)"
-    there = np.bincount(b, minlength=bins)
-    sure = np.divide(np.bincount(b, confidence, bins), there, out=np.zeros(bins), where=there>0)
-    return (there*sure - rng.binomial(there, np.clip(sure, 0, 1), (n_resamples, bins)))/len(confidence)
+    n = np.bincount(bin_of, minlength=bins)
+    sure = np.divide(np.bincount(bin_of, confidence, bins), n, out=np.zeros(bins), where=n>0)
+    right = rng.binomial(n, np.clip(sure, 0, 1), (n_resamples, bins))
+    return (n*sure - right)/len(confidence)

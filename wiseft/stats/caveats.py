@@ -7,7 +7,7 @@ __all__ = ['SMALL_SET', 'doubts', 'doubtful_alphas', 'exchanged_classes', 'avera
 
 # %% ../../nbs/api/stats/06_caveats.ipynb #3edb8876
 import numpy as np, pandas as pd
-from .table import MEANS, STARTS, first_metric
+from .table import MEAN, MEANS, STARTS, first_metric
 from ..base.text import counted
 
 # %% ../../nbs/api/stats/06_caveats.ipynb #ff4c1d6e
@@ -18,15 +18,26 @@ def doubts(
     n_classes:int|None=None, # of the classifiers; without it guessing is not judged
 ) -> list: # sentences; empty where nothing speaks against the table
     "What makes these results mean little"
-    t = first_metric(table)
-    return [*(_guessing(t[t.metric == 'accuracy'], 1/n_classes) if n_classes else []), *_small_sets(t)]
-
-def _guessing(t, chance):
-    "A zero-shot end, or another start, near chance"
-    for r in t[t.method.isin(STARTS) & (t.role == 'reference')].head(1).itertuples():
+    t, sentences = first_metric(table), []
+    # a zero-shot end, or another start, near chance
+    starts = t[(t.metric == 'accuracy') & t.method.isin(STARTS) & (t.role == 'reference')]
+    for r in starts.head(1).itertuples() if n_classes else ():
+        chance = 1/n_classes
         if r.value > min(2*chance, chance+.1*(1-chance)) and not r.low <= chance: continue
-        yield (f'The {_end(r.method)} is right on {r.value:.1%} of the reference, where guessing gives '
-               f'{chance:.1%}: there is no robustness to keep, and averaging with it is no good. {_better(r.method)}')
+        sentences.append(
+            f'The {_end(r.method)} is right on {r.value:.1%} of the reference, where guessing gives {chance:.1%}: '
+            f'there is no robustness to keep, and averaging with it is no good. {_better(r.method)}')
+    # test sets of a few images
+    sets = t[~t.dataset.isin(MEANS) & t.n.notna()]
+    sizes = sets.groupby('dataset', sort=False).n.max()
+    small = sizes[sizes < SMALL_SET]
+    if len(small):
+        name, n = small.idxmin(), int(small.min())
+        others = f' ({len(small)} sets have fewer than {SMALL_SET})' if len(small) > 1 else ''
+        sentences.append(
+            f'{name} has {counted(n, "image")}: each counts {100/n:.1f} points{others}. Differences of a few points '
+            'tell nothing there; look at the intervals.')
+    return sentences + _costly_start(t[t.metric == 'accuracy'])
 
 def _end(method): return 'zero-shot classifier' if method == 'zero-shot' else method
 
@@ -35,19 +46,29 @@ def _better(method):
     if method == 'start': return 'Train its head for longer, or start from a model that knows such images.'
     return 'Look at class names and prompts, or choose a CLIP that knows such images.'
 
-def _small_sets(t):
-    "Test sets of a few images"
-    sizes = t[~t.dataset.isin(MEANS) & t.n.notna()].groupby('dataset', sort=False).n.max()
-    small = sizes[sizes < SMALL_SET]
-    if not len(small): return
-    name, n = small.idxmin(), int(small.min())
-    others = f' ({len(small)} sets have fewer than {SMALL_SET})' if len(small) > 1 else ''
-    yield (f'{name} has {counted(n, "image")}: each counts {100/n:.1f} points{others}. Differences of a few points '
-           'tell nothing there; look at the intervals.')
+
+# %% ../../nbs/api/stats/06_caveats.ipynb #34ca0002
+def _costly_start(t):
+    "A sentence where fine-tuning gained on both sides, and the average half-way to the start is above it on neither"
+    shifted = t[t.role == 'shift'].dataset
+    sides = ['reference', MEAN if (shifted == MEAN).any() else next(iter(shifted), '')]
+    t = t.assign(side=np.where(t.role == 'reference', 'reference', t.dataset)).query('side in @sides')
+    half = t[(t.method == 'weight-space') & ((t.alpha-.5).abs() < .1)]
+    three = [rows.drop_duplicates('side').set_index('side').reindex(sides)
+             for rows in (t[t.method.isin(STARTS)], half, t[t.method == 'fine-tuned'])]
+    start, average, end = three
+    gained = end.value - start.value
+    chance = np.hypot(start.high-start.low, end.high-end.low)/2 # of the difference, as if images were others
+    if not ((gained > chance) & (average.value <= end.value)).all(): return []
+    return [f'Averaging with this start costs: the fine-tuned classifier is {100*gained.iloc[0]:.1f} points above the '
+            f'{_end(start.method.iloc[0])} on the reference and {100*gained.iloc[1]:.1f} on {sides[1]}, and the '
+            f'average at α = {average.alpha.iloc[0]:g} is above the fine-tuned classifier on neither. {_INSTEAD}']
+
+_INSTEAD = 'Average several fine-tunings instead (`uniform soup`); see the page *When averaging fails*.'
 
 # %% ../../nbs/api/stats/06_caveats.ipynb #c81c0cf5
 def doubtful_alphas(
-    alphas, # mixing coefficients, or None
+    alphas:list|None, # mixing coefficients, or None
 ) -> list: # sentences
     "Mixing coefficients that are probably per cent"
     large = [a for a in (() if alphas is None else alphas) if a > 2]
@@ -57,34 +78,36 @@ def doubtful_alphas(
 
 # %% ../../nbs/api/stats/06_caveats.ipynb #0fd0449a
 def exchanged_classes(
-    labels,    # (n,) classes
-    predicted, # (n,) classes; -1 where an image is unreadable
+    labels:np.ndarray, # (n,) classes
+    predicted:np.ndarray, # (n,) classes; -1 where an image is unreadable
 ) -> list: # of tuples of classes
     "Classes of which hardly an image is right and most are taken for the next, round in a ring"
     t = pd.DataFrame(dict(label=labels, predicted=predicted))[np.asarray(predicted) >= 0]
     pairs = t.value_counts().reset_index(name='n') # the most frequent first
     top = pairs.drop_duplicates('label').set_index('label')
     size = t.label.value_counts().reindex(top.index)
-    right = pairs[pairs.label == pairs.predicted].set_index('label').n.reindex(top.index, fill_value=0)
+    right = pairs[pairs.label == pairs.predicted].set_index('label').n
+    right = right.reindex(top.index, fill_value=0)
     odd = (size >= 5) & (right <= .05*size) & (top.n > .5*size)
-    taken_for = top.predicted[odd].to_dict()
-    return [ring for a in taken_for if (ring := _ring(taken_for, a)) and a == min(ring)]
-
-def _ring(taken_for, a):
-    "The classes from `a` back to it; none where it doesn't come back"
-    ring = [a]
-    while (b := taken_for.get(ring[-1])) is not None and b not in ring: ring.append(b)
-    return tuple(ring) if b == a else ()
+    taken_for, rings = top.predicted[odd].to_dict(), []
+    for a in taken_for: # follow it round; a ring is told where it begins with its first class
+        ring = [a]
+        while (b := taken_for.get(ring[-1])) is not None and b not in ring: ring.append(b)
+        if b == a == min(ring): rings.append(tuple(ring))
+    return rings
 
 # %% ../../nbs/api/stats/06_caveats.ipynb #804474b1
 def averaging_costs(
-    accuracies, # Series: alpha -> accuracy on validation images of the reference; of 0, 0.5 and 1 at least
+    accuracies:pd.Series, # Series: alpha -> accuracy on validation images of the reference; of 0, 0.5 and 1 at least
     n:int,      # how many images
     start:str='zero-shot', # what stands at alpha = 0, or 'start'
 ) -> list: # a sentence, or none
     "What is wrong where the average at alpha = 0.5 is worse than the better end by more than two standard errors"
     before, half, end = (accuracies[a] for a in (0, .5, 1))
     error = np.sqrt(half*(1-half)/n)
+    if start == 'start' and half < end and before < end - 2*error: # it has seen the reference alone
+        return [f'Averaging with this start may cost: the fine-tuned classifier is {100*(end-before):.1f} points above '
+                f'it on validation images, and the average at α = 0.5 is not above the fine-tuned. {_INSTEAD}']
     if half >= max(before, end) - 2*error: return []
     better = 'fine-tuned classifier' if end > before else _end(start)
     lost = (f'Averaging costs: at α = 0.5 it is {100*(max(before, end)-half):.1f} points below the {better} on '
@@ -94,6 +117,6 @@ def averaging_costs(
                 'a lower learning rate.']
     if end > before:
         return [f'{lost}: the {_end(start)}, at {before:.1%}, is too weak for that. {_better(start)} Or take a larger '
-                'alpha.']
+                f'alpha. {_INSTEAD}']
     return [
         f'{lost}, which is better than the fine-tuned one, at {end:.1%}. Fine-tune again with a lower learning rate.']

@@ -13,68 +13,74 @@ from .metrics import holm
 
 # %% ../../nbs/api/stats/07_chance.ipynb #8ce1d113
 def seed_variance(
-    without, # (n_seeds, …) a number, made without each of the seeds in turn
+    without:np.ndarray, # (n_seeds, …) a number, made without each of the seeds in turn
 ):           # (…) variance of the number made with all
     "Jackknife variance over seeds; NaN with one seed"
     n = len(without)
-    return (n-1)*np.var(without, axis=0) if n > 1 else np.full(np.shape(without)[1:], np.nan)
+    if n < 2: return np.full(np.shape(without)[1:], np.nan)
+    return (n-1)*np.var(without, axis=0)
 
 # %% ../../nbs/api/stats/07_chance.ipynb #073c5145
 def both_chances(
-    images,   # (…) variance over images
-    seeds,    # (…) variance over seeds; NaN where it isn't known: then over images alone
-    n_images, # how many of what is drawn there are, in the set that has fewest
-    n_seeds,
+    images:np.ndarray, # (…) variance over images
+    seeds:np.ndarray, # (…) variance over seeds; NaN where it isn't known: then over images alone
+    n_images:int, # how many of what is drawn there are, in the set that has fewest
+    n_seeds:int,
 ) -> tuple:   # standard error, degrees of freedom; both (…)
     "Standard error of a difference over images and seeds"
     images, known = np.asarray(images, float), ~np.isnan(seeds)
     seeds = np.where(known, seeds, 0)
     weighs = np.where(known, np.maximum(seeds, images), 0)
     uncertain = images**2/max(n_images-1, 1) + weighs**2/max(n_seeds-1, 1)
-    df = np.divide((images+weighs)**2, uncertain, out=np.full(uncertain.shape, n_images-1.), where=uncertain > 0)
+    df = np.full(uncertain.shape, n_images-1.)
+    np.divide((images+weighs)**2, uncertain, out=df, where=uncertain > 0)
     return np.sqrt(images+seeds), df
 
 # %% ../../nbs/api/stats/07_chance.ipynb #a3d1629b
 def p_of(
-    difference, error, df, # (…) each, as `both_chances` gives them
+    difference:np.ndarray, error:np.ndarray, df:np.ndarray, # (…) each, as `both_chances` gives them
 ):                         # (…), two-sided
     "p-value of the hypothesis that there is no difference"
     return 2*stats.t.sf(np.abs(difference)/np.maximum(error, 1e-12), df)
 
 def smallest_told(
-    error, df, # (…) each, as `both_chances` gives them
-    n_tests,   # in Holm's family
-    power=.8,
+    error:np.ndarray, df:np.ndarray, # (…) each, as `both_chances` gives them
+    n_tests:int, # in Holm's family
+    power:float=.8,
 ):             # (…), in the unit of the error
     "How large a difference must be to be established in `power` of all cases, after Holm"
-    return error*(stats.t.ppf(1-.05/n_tests/2, df) + stats.t.ppf(power, df))
+    significant = stats.t.ppf(1-.05/n_tests/2, df)
+    return error*(significant + stats.t.ppf(power, df))
 
 # %% ../../nbs/api/stats/07_chance.ipynb #68e68be7
 def holm_among(
-    p,       # (n,) NaN where there is no test
-    n_tests, # in the family, of which some may lack in p
+    p:np.ndarray, # (n,) NaN where there is no test
+    n_tests:int, # in the family, of which some may lack in p
 ) -> np.ndarray: # (n,) adjusted, NaN kept
     "Holm's adjusted p-values in a family whose size was fixed beforehand"
     p = np.asarray(p, float)
     if n_tests < len(p): raise ValueError(f'A family of {n_tests} tests has no room for {len(p)}.')
-    everyone = np.concatenate([np.nan_to_num(p, nan=1.), np.ones(n_tests-len(p))])
+    others = np.ones(n_tests-len(p))
+    everyone = np.concatenate([np.nan_to_num(p, nan=1.), others])
     return np.where(np.isnan(p), np.nan, holm(everyone)[:len(p)])
 
 # %% ../../nbs/api/stats/07_chance.ipynb #66da4f6d
 def halves_of_seeds(
-    n_seeds,
-    most=10, # halves, at random where there are more
-    rng=None, # `numpy.random.Generator`; default `default_rng(0)`
+    n_seeds:int,
+    most:int=10, # halves, at random where there are more
+    rng:np.random.Generator|None=None, # default `default_rng(0)`
 ) -> list:   # of (seeds, the others), positions; each split both ways round
     "Splits of the seeds into two halves, of which one has one more where their number is odd"
-    halves, rng = [*combinations(range(n_seeds), n_seeds//2)], rng or np.random.default_rng(0)
+    rng = rng or np.random.default_rng(0)
+    halves = [*combinations(range(n_seeds), n_seeds//2)]
     some = rng.permutation(len(halves))[:most]
     def rest(half): return tuple(s for s in range(n_seeds) if s not in half)
     splits = [(halves[i], rest(halves[i])) for i in sorted(some)]
-    return [*dict.fromkeys([*splits, *[split[::-1] for split in splits]])]
+    mirrored = [(other, half) for half, other in splits]
+    return [*dict.fromkeys(splits + mirrored)]
 
 def scaled_to_all(
-    n_seeds,
+    n_seeds:int,
 ) -> float: # a factor
     "How much less all seeds scatter against as many others than one half of them against the other"
     half = n_seeds//2

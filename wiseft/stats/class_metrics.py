@@ -7,30 +7,34 @@ __all__ = ['bootstrap', 'per_unit', 'metric_resamples', 'tail_expansion', 'per_c
 
 # %% ../../nbs/api/stats/01_class_metrics.ipynb #ad53c22e
 import numpy as np
+from collections.abc import Callable
 from ..base.lazy import sparse, stats
 from .metrics import FEW, clopper_pearson, right_or_wrong
 
 # %% ../../nbs/api/stats/01_class_metrics.ipynb #1219e3e3
 def bootstrap(
-    counts,    # (n, m), what each image adds; a sparse array where most is zero
-    statistic, # function: sums (r, m) -> metric of each (r,), a fraction
-    units=None, # (n,) ids of what is drawn; None: images
+    counts:np.ndarray, # (n, m), what each image adds; a sparse array where most is zero
+    statistic:Callable, # function: sums (r, m) -> metric of each (r,), a fraction
+    units:list|None=None, # (n,) ids of what is drawn; None: images
     n_resamples:int=2000,
     level:float=0.95,
     rng:np.random.Generator|None=None, # None: `default_rng(0)`, the same answer every time
 ) -> tuple: # (value, low, high); low and high are NaN for a single unit
     "A metric of sums over images, with its bootstrap interval over `units`."
     counts = sparse.csr_array(counts if hasattr(counts, 'tocsr') else np.asarray(counts, dtype=float))
-    rng = rng or np.random.default_rng(0)
     value = float(statistic(np.asarray(counts.sum(0))[None])[0])
-    sizes = np.ones(counts.shape[0])
-    if units is not None:
-        counts, sizes = per_unit(counts, units), per_unit(sparse.csr_array(sizes[:,None]), units).toarray()
+    sizes = sparse.csr_array(np.ones((counts.shape[0], 1)))
+    if units is not None: counts, sizes = per_unit(counts, units), per_unit(sizes, units)
     n = counts.shape[0]
     if n < 2: return value, np.nan, np.nan
-    if n < FEW: low, high = _leave_one_out(counts.toarray(), sizes/sizes.sum(), statistic, value, level)
+    if n < FEW: # Student's t, from leaving out one unit at a time
+        counts, share = counts.toarray(), sizes.toarray()/sizes.sum()
+        left = statistic(counts.sum(0) - counts)
+        variance = (n-1)/n*((left - left.mean())**2).sum()
+        error = stats.t.ppf((1+level)/2, 1/(share**2).sum() - 1)*np.sqrt(variance)
+        low, high = value-error, value+error
     else:
-        drawn = metric_resamples(counts, statistic, n_resamples, rng)
+        drawn = metric_resamples(counts, statistic, n_resamples, rng or np.random.default_rng(0))
         tail = stats.norm.cdf(tail_expansion(n, level)*stats.norm.ppf((1-level)/2))
         low, high = np.nanquantile(drawn - np.nanmean(drawn) + value, [tail, 1-tail])
     low, high = np.clip([low, high], 0, 1)
@@ -38,79 +42,76 @@ def bootstrap(
 
 # %% ../../nbs/api/stats/01_class_metrics.ipynb #a062fdb7
 def per_unit(
-    counts, # (n, m), what each image adds
-    units   # (n,) ids
+    counts:np.ndarray, # (n, m), what each image adds
+    units:list|None # (n,) ids
 ): # (n_units, m), sparse
     "Sums over the images of each unit"
     codes = {u:i for i,u in enumerate(dict.fromkeys(units))}
     rows = [codes[u] for u in units]
     if len(rows) != counts.shape[0]:
         raise ValueError(f'{counts.shape[0]} images and {len(rows)} units: expected one a piece.')
-    return sparse.csr_array((np.ones(len(rows)), (rows, np.arange(len(rows))))) @ counts
+    n = len(rows)
+    return sparse.csr_array((np.ones(n), (rows, np.arange(n)))) @ counts
 
 def metric_resamples(
-    counts,    # (n, m), sparse
-    statistic, # function: sums (r, m) -> (r, …)
+    counts:np.ndarray, # (n, m), sparse
+    statistic:Callable, # function: sums (r, m) -> (r, …)
     n_resamples:int,
     rng:np.random.Generator,
 ) -> np.ndarray: # (n_resamples, …)
     "The statistic of draws of the rows of `counts`"
-    n = counts.shape[0]
-    some = [min(64, n_resamples-i) for i in range(0, n_resamples, 64)] # so that no matrix gets large
-    return np.concatenate([statistic(_drawn(n, r, rng) @ counts) for r in some])
+    n, out = counts.shape[0], []
+    for r in [min(64, n_resamples-i) for i in range(0, n_resamples, 64)]: # so that no matrix gets large
+        drawn = rng.integers(0, n, (r,n)) + n*np.arange(r)[:,None]
+        times = np.bincount(drawn.ravel(), minlength=r*n).reshape(r,n) # how often each was, in each resample
+        out.append(statistic(times @ counts))
+    return np.concatenate(out)
 
 def tail_expansion(
     n:int, # units
     level:float,
 ) -> float:
     "How much wider than normal the tails of `n` units are: Student's t, and n − 1 for n"
-    return stats.t.ppf((1+level)/2, n-1)/stats.norm.ppf((1+level)/2)*np.sqrt(n/(n-1))
-
-def _leave_one_out(counts, share, statistic, value, level):
-    "Student's t interval from leaving out one unit at a time"
-    n = len(counts)
-    left = statistic(counts.sum(0) - counts)
-    error = stats.t.ppf((1+level)/2, 1/(share**2).sum() - 1)*np.sqrt((n-1)/n*((left - left.mean())**2).sum())
-    return value-error, value+error
-
-def _drawn(n, r, rng):
-    "How often each of `n` units was drawn, in each of `r` resamples: (r, n)"
-    idx = rng.integers(0, n, (r,n)) + n*np.arange(r)[:,None]
-    return np.bincount(idx.ravel(), minlength=r*n).reshape(r,n)
+    tail = (1+level)/2
+    return stats.t.ppf(tail, n-1)/stats.norm.ppf(tail)*np.sqrt(n/(n-1))
 
 # %% ../../nbs/api/stats/01_class_metrics.ipynb #63d34972
 def per_class(
-    correct, # (n,) bool
-    labels,  # (n,) class indices
+    correct:np.ndarray, # (n,) bool
+    labels:np.ndarray, # (n,) class indices
     n_classes:int,
 ) -> np.ndarray: # (n_classes,), NaN for classes without an image
-    "Accuracy of each class."
+    "Accuracy of a classifier on each class"
     correct, labels = same_length(correct, _class_indices(labels))
-    there, hits = np.bincount(labels, minlength=n_classes), np.bincount(labels, correct.astype(float), n_classes)
+    there = np.bincount(labels, minlength=n_classes)
+    hits = np.bincount(labels, correct.astype(float), n_classes)
     return np.divide(hits, there, out=np.full(n_classes, np.nan), where=there>0)
 
 def macro_f1(
-    predicted, # (n,) class indices
-    labels,    # (n,)
-    units=None, # as in `bootstrap`
+    predicted:np.ndarray, # (n,) class indices
+    labels:np.ndarray, # (n,)
+    units:list|None=None, # as in `bootstrap`
     **kwargs,
 ) -> tuple: # (value, low, high)
     "Mean F1 over the classes in `labels`, with its bootstrap interval; over five units it may be too narrow."
     predicted, labels = same_length(_class_indices(predicted), _class_indices(labels))
-    c, n, i = max(predicted.max(), labels.max())+1, len(labels), np.arange(len(labels))
-    right = predicted == labels
-    rows, cols = np.concatenate([i[right], i, i]), np.concatenate([labels[right], c+labels, 2*c+predicted])
+    # for each class three columns of ones: right, of that class, called so
+    c = max(predicted.max(), labels.max())+1
+    n = len(labels)
+    i, right = np.arange(n), predicted == labels
+    rows = np.concatenate([i[right], i, i])
+    cols = np.concatenate([labels[right], c+labels, 2*c+predicted])
     def f1(t):
-        hits, there, called = t[:,:c], t[:,c:2*c], t[:,2*c:]
+        hits, there, called = np.split(t, [c, 2*c], axis=1)
         return np.divide(2*hits, there+called, out=np.full(hits.shape, np.nan), where=there>0)
     counts = sparse.csr_array((np.ones(len(rows)), (rows, cols)), shape=(n,3*c))
     return bootstrap(counts, lambda t: np.nanmean(f1(t), 1), units, **kwargs)
 
 # %% ../../nbs/api/stats/01_class_metrics.ipynb #8a81b114
 def worst_group(
-    correct, # (n,) bool
-    groups,  # (n,) names; images within a group are taken as independent
-    ignore=('Other',), # groups that don't count
+    correct:np.ndarray, # (n,) bool
+    groups:np.ndarray, # (n,) names; images within a group are taken as independent
+    ignore:tuple=('Other',), # groups that don't count
     level:float=0.95,
 ) -> tuple: # (value, low, high)
     "Accuracy in the group where it is lowest, with an interval that is exact or wider."
@@ -126,16 +127,16 @@ def worst_group(
 
 # %% ../../nbs/api/stats/01_class_metrics.ipynb #93546f78
 def same_length(
-    a, b # one value an image
+    a:np.ndarray, b:np.ndarray # one value an image
 ) -> tuple: # of two arrays, (n,)
-    "Both as arrays of one length, or a ValueError"
+    "Two sequences as arrays of one length, or a ValueError that names their shapes"
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape or a.ndim != 1 or not len(a): raise ValueError(
         f'Shapes {a.shape} and {b.shape}: expected one value per image in both, (n,), n ≥ 1.')
     return a, b
 
 def _class_indices(x):
-    "As integers, or a ValueError"
+    "Class indices as integers, or a ValueError where they are none"
     x = np.asarray(x)
     if x.size and not (x.min() >= 0 and (x == x.astype(int)).all()): raise ValueError(
         f'Class indices from {x.min():g} to {x.max():g}: expected whole numbers from 0 on; '

@@ -11,9 +11,9 @@ from .metrics import correct, batch_kl
 
 # %% ../../nbs/api/stats/03_diversity.ipynb #9a66a55f
 def prediction_diversity(
-    a,      # (n, n_classes) logits of one classifier
-    b,      # (n, n_classes) logits of the other, for the same images
-    labels, # (n,)
+    a:torch.Tensor, # (n, n_classes) logits of one classifier
+    b:torch.Tensor, # (n, n_classes) logits of the other, for the same images
+    labels:torch.Tensor, # (n,)
 ) -> float: # 0 to 1
     "Share of images on which exactly one of two classifiers is right."
     return float((correct(a, labels) != correct(b, labels)).mean())
@@ -28,27 +28,28 @@ def _pair(a, b):
 
 # %% ../../nbs/api/stats/03_diversity.ipynb #325022dc
 def kappa_complement(
-    a, # (n, n_classes) logits of one classifier
-    b, # (n, n_classes) logits of the other, for the same images
+    a:torch.Tensor, # (n, n_classes) logits of one classifier
+    b:torch.Tensor, # (n, n_classes) logits of the other, for the same images
 ) -> float: # 0: equal predictions, 1: agreement as by chance
     "1 − Cohen's κ of two classifiers' predicted classes."
     a, b = (t.argmax(1).numpy() for t in _pair(a, b))
     n_classes = max(a.max(), b.max()) + 1
-    chance = (np.bincount(a, minlength=n_classes)*np.bincount(b, minlength=n_classes)).sum()/len(a)**2
+    of_a, of_b = np.bincount(a, minlength=n_classes), np.bincount(b, minlength=n_classes)
+    chance = (of_a*of_b).sum()/len(a)**2
     return float((a != b).mean()/(1-chance)) if chance < 1 else 0.
 
 # %% ../../nbs/api/stats/03_diversity.ipynb #312673c3
 def mean_kl(
-    a, # (n, n_classes) logits of one classifier
-    b, # (n, n_classes) logits of the other, for the same images
+    a:torch.Tensor, # (n, n_classes) logits of one classifier
+    b:torch.Tensor, # (n, n_classes) logits of the other, for the same images
 ) -> float: # nats, 0 or more
     "Mean Kullback–Leibler divergence of `b`'s probabilities from `a`'s."
     return float(batch_kl(*_pair(a, b)).mean())
 
 # %% ../../nbs/api/stats/03_diversity.ipynb #bf4ac092
 def cka_complement(
-    a, # (n, dim) features of one image tower
-    b, # (n, dim of the other) features of the other, for the same images
+    a:torch.Tensor, # (n, dim) features of one image tower
+    b:torch.Tensor, # (n, dim of the other) features of the other, for the same images
 ) -> float: # 0: same but for turning and scaling, to 1
     "1 − linear CKA of two towers' features (arXiv 1905.00414)."
     a, b = (torch.as_tensor(t).detach().cpu().double() for t in (a, b))
@@ -61,7 +62,7 @@ def cka_complement(
 
 # %% ../../nbs/api/stats/03_diversity.ipynb #5a3aec8c
 def margins(
-    logits, # (n, n_classes)
+    logits:torch.Tensor, # (n, n_classes)
 ) -> np.ndarray: # (n,), 0 or more
     "Largest minus second-largest logit of each image."
     top = torch.as_tensor(logits).detach().cpu().topk(2, dim=1).values
@@ -69,16 +70,16 @@ def margins(
 
 # %% ../../nbs/api/stats/03_diversity.ipynb #430288e1
 def overrides(
-    zeroshot,  # (n, n_classes) logits, alpha = 0
-    finetuned, # (n, n_classes) logits, alpha = 1
-    averaged,  # (n, n_classes) logits of an ensemble of the two
-    labels,    # (n,)
+    zeroshot:torch.Tensor, # (n, n_classes) logits, alpha = 0
+    finetuned:torch.Tensor, # (n, n_classes) logits, alpha = 1
+    averaged:torch.Tensor, # (n, n_classes) logits of an ensemble of the two
+    labels:torch.Tensor, # (n,)
 ) -> dict: # shares of all n images
     "Where two classifiers disagree: how often their average follows which, and how often rightly."
-    right, (z, f, m) = correct(averaged,
-                               labels), (torch.as_tensor(t).argmax(1).numpy() for t in (zeroshot, finetuned, averaged))
-    differ = z != f
-    sides = {'zero-shot': differ & (m == z), 'fine-tuned': differ & (m == f),
-             'third class': differ & (m != z) & (m != f)}
-    return {k: float(v.mean()) for k, v in sides.items()} | {f'{k}, right': float((v & right).mean())
-                                                             for k, v in sides.items()}
+    right = correct(averaged, labels)
+    z, f, m = (torch.as_tensor(t).argmax(1).numpy() for t in (zeroshot, finetuned, averaged))
+    as_z, as_f = m == z, m == f
+    sides = {'zero-shot': as_z, 'fine-tuned': as_f, 'third class': ~as_z & ~as_f}
+    follows = {side: (z != f) & images for side, images in sides.items()}
+    shares = {side: float(images.mean()) for side, images in follows.items()}
+    return shares | {f'{side}, right': float((images & right).mean()) for side, images in follows.items()}

@@ -10,14 +10,15 @@ import numpy as np, torch
 
 # %% ../../nbs/api/stats/10_linesearch.ipynb #622e99c5
 def alpha_intervals(
-    zeroshot, # (n, n_classes) outputs, alpha = 0: logits or probabilities
-    finetuned, # (n, n_classes) outputs, alpha = 1
-    labels, # (n,) class indices
+    zeroshot:torch.Tensor, # (n, n_classes) outputs, alpha = 0: logits or probabilities
+    finetuned:torch.Tensor, # (n, n_classes) outputs, alpha = 1
+    labels:torch.Tensor, # (n,) class indices
 ) -> tuple: # low, high: (n,) float64 each; image i is right where low[i] < alpha < high[i]
     "The mixing coefficients at which each image is right (Och 2003)"
     u, v, y = _checked_outputs(zeroshot, finetuned, labels)
     rows = max(1, 2**18//u.shape[1]) # images at a time, so that what is computed stays in the cores' caches
-    bounds = [_bounds(*some) for some in zip(u.split(rows), v.split(rows), y[:,None].split(rows))]
+    parts = zip(u.split(rows), v.split(rows), y[:,None].split(rows))
+    bounds = [_bounds(*some) for some in parts]
     low, sets_low, high, sets_high = (torch.cat(b) for b in zip(*bounds))
     return _outwards(low, sets_low, y, -torch.inf), _outwards(high, sets_high, y, torch.inf)
 
@@ -26,8 +27,9 @@ def _bounds(u, v, y): # low and the class that sets it, high and the class that 
     at_0, at_1 = ((t - t.gather(1, y)).scatter_(1, y, -1) for t in (u, v)) # each class's lead over y; y itself has none
     low, high = _crossings(at_0, at_1)
     if low[0].isnan().any(): # a class is as good as y at every α: it always leads if earlier, and never if later
-        equal, always = (at_0 == 0) & (at_1 == 0), torch.sign(y - torch.arange(u.shape[1]) - .5).to(u)
-        low, high = _crossings(at_0.where(~equal, always), at_1.where(~equal, always))
+        equal = (at_0 == 0) & (at_1 == 0)
+        always = torch.sign(y - torch.arange(u.shape[1]) - .5).to(u)
+        low, high = _crossings(*(t.where(~equal, always) for t in (at_0, at_1)))
     return *low, *high
 
 def _crossings(at_0, at_1):
@@ -71,14 +73,15 @@ def _all_finite(u, v):
         if t.isposinf().any(): raise ValueError('+∞ among the outputs: expected numbers, or −∞ for a class ruled out.')
     u, v = u.double(), v.double()
     largest = max(t.masked_fill(t.isneginf(), 0).abs().max() for t in (u, v))
-    return (t.masked_fill(t.isneginf(), -2.**26*(1 + largest)) for t in (u, v))
+    lowest = -2.**26*(1 + largest)
+    return (t.masked_fill(t.isneginf(), lowest) for t in (u, v))
 
 # %% ../../nbs/api/stats/10_linesearch.ipynb #bd945ac0
 def projected_intervals(
-    zeroshot, # (n, n_reference) outputs, alpha = 0
-    finetuned, # (n, n_reference) outputs, alpha = 1
-    labels, # (n,) indices into `projection`
-    projection, # for each class, the indices of the columns that it stands for
+    zeroshot:torch.Tensor, # (n, n_reference) outputs, alpha = 0
+    finetuned:torch.Tensor, # (n, n_reference) outputs, alpha = 1
+    labels:torch.Tensor, # (n,) indices into `projection`
+    projection:list, # for each class, the indices of the columns that it stands for
 ) -> tuple: # low, high: (n, k) each; image i is right where low[i,j] < alpha < high[i,j] for some j
     "The mixing coefficients at which each image is right, where the highest of several columns counts"
     used = [k for p in projection for k in p]
@@ -86,12 +89,15 @@ def projected_intervals(
     first = torch.tensor([0] + [len(p) for p in projection]).cumsum(0)
     labels = torch.as_tensor(labels).cpu()
     u, v, _ = _checked_outputs(zeroshot[:,used], finetuned[:,used], first[labels])
-    pieces = [_piece(u, v, labels, owner, first, j) for j in range(max(map(len, projection)))]
+    most = max(map(len, projection))
+    pieces = [_piece(u, v, labels, owner, first, j) for j in range(most)]
     low, high = (torch.stack(t, 1) for t in zip(*pieces))
     low, order = low.sort(1)
     high = high.gather(1, order)
-    seen = torch.cat([torch.full_like(high[:,:1], -torch.inf), high.cummax(1).values[:,:-1]], 1)
-    return low.maximum(seen.nextafter(low.new_tensor(-torch.inf))), high # what an earlier piece holds counts once
+    # what an earlier piece holds counts once
+    reached = high.cummax(1).values.roll(1, 1)
+    reached[:,0] = -torch.inf
+    return low.maximum(reached.nextafter(low.new_tensor(-torch.inf))), high
 
 # %% ../../nbs/api/stats/10_linesearch.ipynb #c440c63f
 def _piece(u, v, labels, owner, first, j):
@@ -99,36 +105,40 @@ def _piece(u, v, labels, owner, first, j):
     there = first[labels] + j < first[labels+1]
     y = torch.where(there, first[labels] + j, first[labels])
     mate = owner == labels[:,None] # columns of the same class are no rivals: put them below
-    own = [t.gather(1, y[:,None]) for t in (u, v)]
-    u, v = (t.where(~mate, o-1).scatter(1, y[:,None], o) for t, o in zip((u, v), own))
-    low, high = alpha_intervals(u, v, y)
+    def alone(t): # y's output as it is
+        output = t.gather(1, y[:,None])
+        return t.where(~mate, output-1).scatter(1, y[:,None], output)
+    low, high = alpha_intervals(alone(u), alone(v), y)
     return low.where(there, torch.inf), high.where(there, -torch.inf)
 
 # %% ../../nbs/api/stats/10_linesearch.ipynb #b9704bb7
 class AlphaCurve:
     "Accuracy of an output-space ensemble as a function of alpha, exact"
     def __init__(self,
-        low, # (n,) from `alpha_intervals`, or (n, k) from `projected_intervals`
-        high, # the same shape
+        low:np.ndarray, # (n,) from `alpha_intervals`, or (n, k) from `projected_intervals`
+        high:np.ndarray, # the same shape
     ):
         low, high = (np.asarray(t, dtype=float) for t in (low, high))
         self.n, ever = len(low), low < high
-        self.low, self.high = np.sort(low[ever]), np.sort(high[ever])
+        self.low = np.sort(low[ever])
+        self.high = np.sort(high[ever])
         self.intervals = low[ever], high[ever], np.nonzero(ever)[0] # and whose each is
     def __repr__(self):
         ends = f'{self.accuracy(0.):.1%} at 0, {self.accuracy(1.):.1%} at 1'
         return f'AlphaCurve of {self.n} images: {ends}, {self.best()[1]:.1%} at best'
     def accuracy(self,
-        alpha # number, or array of numbers
+        alpha:float|np.ndarray # number, or array of numbers
     ): # fraction of images that are right there; the same shape
-        return (np.searchsorted(self.low, alpha, 'left') - np.searchsorted(self.high, alpha, 'right'))/self.n
-    def steps(self, start=0., stop=1.): # (k+1,) alphas, (k,) accuracies: between two alphas it stays the same
+        begun, over = np.searchsorted(self.low, alpha, 'left'), np.searchsorted(self.high, alpha, 'right')
+        return (begun - over)/self.n
+    def steps(self, start:float=0., stop:float=1.) -> tuple: # (k+1,) alphas, (k,) accuracies between two of them
         ends = np.concatenate([self.low, self.high])
         least = 1e-12 # what is narrower is the end of an interval, where it wins a tie
-        at = np.unique([start, *ends[(ends > start + least) & (ends < stop - least)], stop])
+        inside = (ends > start + least) & (ends < stop - least)
+        at = np.unique([start, *ends[inside], stop])
         at = at[np.diff(at, prepend=-np.inf) > least]
         return at, self.accuracy((at[1:]+at[:-1])/2)
-    def best(self, start=0., stop=1.): # alpha, in the middle of the first of the highest steps; its accuracy
+    def best(self, start:float=0., stop:float=1.) -> tuple: # middle of the first highest step, its accuracy
         at, accuracy = self.steps(start, stop)
         i = accuracy.argmax()
         return (at[i]+at[i+1])/2, accuracy[i]
@@ -137,16 +147,18 @@ class AlphaCurve:
 def bootstrap_best(
     curve:AlphaCurve,
     n_resamples:int=1000,
-    rng=None, # `numpy.random.Generator`; default seed 0
+    rng:np.random.Generator|None=None, # default seed 0
 ) -> np.ndarray: # (n_resamples,) the best alpha in 0…1 of each draw
     "Best mixing coefficients of resampled images"
-    rng, (low, high, i) = rng or np.random.default_rng(0), curve.intervals
+    rng = rng or np.random.default_rng(0)
+    low, high, i = curve.intervals
     at, _ = curve.steps()
     middle = (at[1:]+at[:-1])/2
     begins = np.searchsorted(middle, low) # the first step that an image is right at
     ends = np.searchsorted(middle, high) # and the first after
     def best():
-        times = np.bincount(rng.integers(curve.n, size=curve.n), minlength=curve.n)[i]
+        drawn = rng.integers(curve.n, size=curve.n)
+        times = np.bincount(drawn, minlength=curve.n)[i]
         change = np.bincount(begins, times, len(at)) - np.bincount(ends, times, len(at))
         return middle[change.cumsum()[:-1].argmax()]
     return np.array([best() for _ in range(n_resamples)])

@@ -17,39 +17,43 @@ from .table import REFERENCE
 # %% ../../nbs/api/stats/11_matched_accuracy.ipynb #512ebc26
 _CLOSE = 1e-9 # accuracies that are equal may differ by rounding, and otherwise on each processor
 def place_on(
-    reference, # (…, k) accuracy on the reference of a curve's points, in the order of α
-    shifted,   # (…, k) of the same points under shift
-    wanted,    # (…) accuracy on the reference
+    reference:np.ndarray, # (…, k) accuracy on the reference of a curve's points, in the order of α
+    shifted:np.ndarray, # (…, k) of the same points under shift
+    wanted:np.ndarray, # (…) accuracy on the reference
 ) -> tuple:    # (…) place, 2.5 half-way from point 2 to 3; (…) how far `wanted` lies beyond the curve
     "Where a curve is best under shift, of its places that have a reference accuracy or a higher one"
     reference, shifted = np.asarray(reference, float), np.asarray(shifted, float)
     highest = reference.max(-1)
     at = np.minimum(wanted, highest)[..., None]
     points = np.where(reference >= at-_CLOSE, shifted, -np.inf)
-    r0, r1, s0, s1 = reference[..., :-1], reference[..., 1:], shifted[..., :-1], shifted[..., 1:]
+    r0, r1 = reference[..., :-1], reference[..., 1:]
+    s0, s1 = shifted[..., :-1], shifted[..., 1:]
     crossed = (r0-at)*(r1-at) < 0
     part = np.divide(at-r0, r1-r0, out=np.zeros(crossed.shape), where=crossed)
     between = np.where(crossed, s0 + part*(s1-s0), -np.inf)
     best = np.concatenate([points, between], -1).argmax(-1)[..., None]
-    k = reference.shape[-1]
-    places = np.concatenate([np.broadcast_to(np.arange(k), points.shape), np.arange(k-1) + part], -1)
-    beyond = wanted-highest
-    return np.take_along_axis(places, best, -1)[..., 0], np.where(beyond > _CLOSE, beyond, 0)
+    k, beyond = reference.shape[-1], wanted-highest
+    at_points = np.broadcast_to(np.arange(k), points.shape)
+    places = np.concatenate([at_points, np.arange(k-1) + part], -1)
+    place = np.take_along_axis(places, best, -1)[..., 0]
+    return place, np.where(beyond > _CLOSE, beyond, 0)
 
 def at_place(
-    values, # (…, k) of a curve's points
-    place,  # (…) from `place_on`
+    values:np.ndarray, # (…, k) of a curve's points
+    place:np.ndarray, # (…) from `place_on`
 ):          # (…)
     "The value of a curve at a place, straight between its points"
     values = np.asarray(values, float)
     values = np.broadcast_to(values, place.shape + values.shape[-1:])
-    first = np.minimum(place.astype(int), max(values.shape[-1]-2, 0))
-    after = np.minimum(first+1, values.shape[-1]-1)
-    low, high = (np.take_along_axis(values, i[..., None], -1)[..., 0] for i in (first, after))
+    last = values.shape[-1]-1
+    first = np.minimum(place.astype(int), max(last-1, 0))
+    after = np.minimum(first+1, last)
+    def value(i): return np.take_along_axis(values, i[..., None], -1)[..., 0]
+    low, high = value(first), value(after)
     return low + (place-first)*(high-low)
 
 def at_reference(
-    reference, shifted, wanted, # as in `place_on`
+    reference:np.ndarray, shifted:np.ndarray, wanted:np.ndarray, # as in `place_on`
 ) -> tuple: # (…) accuracy under shift, (…) how far `wanted` lies beyond the curve's highest reference accuracy
     "Best accuracy under shift of a curve where it has a reference accuracy, or a higher one"
     place, beyond = place_on(reference, shifted, wanted)
@@ -57,33 +61,40 @@ def at_reference(
 
 # %% ../../nbs/api/stats/11_matched_accuracy.ipynb #7ea90ea0
 def _drawn_together(units):
-    "For each set the units' codes, and for each unit the number of the part of the sets that it hangs together with"
-    names = list(units)
-    everyone = dict.fromkeys(u for s in names for u in units[s])
-    known = {u: i for i, u in enumerate(everyone)}
-    codes = {s: np.array([*map(known.get, units[s])]) for s in names}
+    "Numbers of the units of each set, and for each unit the number of the group of sets that share units with it"
+    everyone = dict.fromkeys(u for ids in units.values() for u in ids)
+    number = {u: i for i, u in enumerate(everyone)}
+    codes = {s: np.array([*map(number.get, ids)]) for s, ids in units.items()}
+    # a graph of units and sets, an edge where a set has a unit
     unit = np.concatenate(list(codes.values()))
-    of_set = np.repeat(np.arange(len(names)), [len(c) for c in codes.values()]) + len(known)
-    size = len(known)+len(names)
+    sizes = [*map(len, codes.values())]
+    of_set = np.repeat(np.arange(len(sizes)), sizes) + len(number)
+    size = len(number)+len(sizes)
     edges = coo_array((np.ones(len(unit)), (unit, of_set)), shape=(size, size))
-    return codes, connected_components(edges, directed=False)[1][:len(known)]
+    _, part = connected_components(edges, directed=False)
+    return codes, part[:len(number)]
 
 # %% ../../nbs/api/stats/11_matched_accuracy.ipynb #22b48690
 def _times_drawn(part, size, rng): # (size, n_units)
     times = np.empty((size, len(part)))
     for p in np.unique(part):
-        n = (part == p).sum()
+        mine = part == p
+        n = mine.sum()
         drawn = rng.integers(n, size=(size, n)) + n*np.arange(size)[:, None]
-        times[:, part == p] = np.bincount(drawn.ravel(), minlength=size*n).reshape(size, n)
+        times[:, mine] = np.bincount(drawn.ravel(), minlength=size*n).reshape(size, n)
     return times
 
 def _lacks_a_set(times, codes): # (size,) bool
-    return np.any([times[:, np.unique(c)].sum(1) == 0 for c in codes.values()], 0)
+    drawn = [times[:, np.unique(c)].sum(1) for c in codes.values()]
+    return np.min(drawn, 0) == 0
 
 def _weighed(correct, codes, times): # set name -> (size, m)
     "Accuracies with each unit counted so many times"
-    def of(c, t): return t @ np.asarray(c, float).T / t.sum(1, keepdims=True)
-    return {s: of(c, times[:, codes[s]]) for s, c in correct.items()}
+    out = {}
+    for s, c in correct.items():
+        t = times[:, codes[s]]
+        out[s] = t @ np.asarray(c, float).T / t.sum(1, keepdims=True)
+    return out
 
 def _units_of(correct, units):
     "Images, each alone, where nothing else is drawn"
@@ -91,13 +102,14 @@ def _units_of(correct, units):
     return units or {s: each_alone(s) for s in correct}
 
 def resampled(
-    correct,          # set name -> (m, n_images), of m classifiers: right or wrong, or the share of right seeds
-    units=None,       # set name -> (n_images,) ids of what is drawn; None: images
-    n_resamples=2000,
-    rng=None,         # `numpy.random.Generator`; default `default_rng(0)`
+    correct:dict,     # set name -> (m, n_images), of m classifiers: right or wrong, or the share of right seeds
+    units:dict|None=None, # set name -> (n_images,) ids of what is drawn; None: images
+    n_resamples:int=2000,
+    rng:np.random.Generator|None=None, # default `default_rng(0)`
 ):                    # set name -> (n_resamples, m)
     "Accuracy of each classifier in each resample of the images, which all classifiers share"
-    rng, out = rng or np.random.default_rng(0), {s: [] for s in correct}
+    rng = rng or np.random.default_rng(0)
+    out = {s: [] for s in correct}
     codes, part = _drawn_together(_units_of(correct, units))
     for size in np.diff([*range(0, n_resamples, 100), n_resamples]): # few at a time: sets may be large
         times = _times_drawn(part, size, rng)
@@ -106,23 +118,20 @@ def resampled(
     return {s: np.concatenate(a) for s, a in out.items()}
 
 # %% ../../nbs/api/stats/11_matched_accuracy.ipynb #4ffff6b3
-def _halves(codes, part, size, rng): # (size, n_units) of 0 and 1
-    "Splits of the units, in which each set has some in either half"
-    half = rng.random((size, len(part))) < .5
-    while (lacks := _lacks_a_set(half, codes) | _lacks_a_set(~half, codes)).any():
-        half[lacks] = rng.random((lacks.sum(), len(part))) < .5
-    return half.astype(float)
-
 def judged_by_halves(
-    correct, k,   # as in `resampled`; the first k classifiers are the curve
-    units=None,   # as in `resampled`
-    n_splits=40,
-    rng=None,     # as in `resampled`
+    correct:dict, k:int, # as in `resampled`; the first k classifiers are the curve
+    units:dict|None=None, # as in `resampled`
+    n_splits:int=40,
+    rng:np.random.Generator|None=None, # as in `resampled`
 ):                # (m-k,)
     "Accuracy under shift above the place on the curve that other images choose, of all classifiers after the curve"
-    rng, (codes, part) = rng or np.random.default_rng(0), _drawn_together(_units_of(correct, units))
-    half = _halves(codes, part, n_splits, rng)
-    one, other = (_sides(_weighed(correct, codes, h)) for h in (half, 1-half))
+    rng = rng or np.random.default_rng(0)
+    codes, part = _drawn_together(_units_of(correct, units))
+    # splits of the units, in which each set has some in either half
+    half = rng.random((n_splits, len(part))) < .5
+    while (lacks := _lacks_a_set(half, codes) | _lacks_a_set(~half, codes)).any():
+        half[lacks] = rng.random((lacks.sum(), len(part))) < .5
+    one, other = (_sides(_weighed(correct, codes, h.astype(float))) for h in (half, ~half))
     def judge(chooses, judges):
         (reference, shifted), (_, judged) = chooses, judges
         place, _ = place_on(reference[:, None, :k], shifted[:, None, :k], reference[:, k:])
@@ -131,71 +140,77 @@ def judged_by_halves(
 
 def _sides(accuracies): # set name -> (…)
     "On the reference, and the mean under shift"
-    return accuracies[REFERENCE], np.mean([a for s, a in accuracies.items() if s != REFERENCE], 0)
+    shifts = [a for s, a in accuracies.items() if s != REFERENCE]
+    return accuracies[REFERENCE], np.mean(shifts, 0)
 
 # %% ../../nbs/api/stats/11_matched_accuracy.ipynb #694cb79d
 def matched_gains(
     methods:dict,     # name -> set name -> (n_images,), right or wrong, or the share of seeds that were right
     curve:dict,       # set name -> (k, n_images), the same of the points of a curve, in the order of α
     chosen:int,       # position of the curve's point that validation chose
-    units=None,       # as in `resampled`
-    without=(),       # for each seed (methods, curve) without it; there a method may lack
-    family=None,      # number of tests that Holm's adjustment counts; default the methods
-    n_resamples=2000,
-    level=.95,
-    rng=None,         # as in `resampled`
+    units:dict|None=None, # as in `resampled`
+    without:list=(),  # for each seed (methods, curve) without it; there a method may lack
+    family:int|None=None, # number of tests that Holm's adjustment counts; default the methods
+    n_resamples:int=2000,
+    level:float=.95,
+    rng:np.random.Generator|None=None, # as in `resampled`
 # method, reference, shifted, gain, low, high, baseline, beyond, beyond_low, beyond_high,
 # ahead, ahead_low, ahead_high, p, p_holm, smallest, over
 ) -> pd.DataFrame:
     "How much more accurate methods are than a curve: under shift at equal accuracy on the reference, and head to head"
     _check_sets(methods, curve)
-    rng, k = rng or np.random.default_rng(0), len(curve[REFERENCE])
-    correct = _stacked(methods, curve, list(methods))
+    rng = rng or np.random.default_rng(0)
+    k, names = len(curve[REFERENCE]), list(methods)
+    correct = _stacked(methods, curve, names)
+    # the numbers themselves
     whole = _once(correct)
-    top = whole[REFERENCE][0, :k].argmax()
-    def numbers(accuracies): return _numbers(accuracies, k, chosen, top)
-    (_, ahead, lead), beyond = numbers(whole)[:, 0], _beyond(whole, k)
+    reference, shifted = (a[0, k:] for a in _sides(whole))
+    on_curve = whole[REFERENCE][0, :k]
+    def numbers(accuracies): return _numbers(accuracies, k, chosen, on_curve.argmax())
+    _, ahead, lead = numbers(whole)[:, 0]
+    above = reference-on_curve.max()
+    beyond = np.where(above > _CLOSE, above, 0)
     gain = np.where(beyond > 0, np.nan, judged_by_halves(correct, k, units, rng=rng))
+    # their variance over images and over seeds
     images = numbers(resampled(correct, units, n_resamples, rng)).var(1, ddof=1)
-    left_out = [_stacked(m, c, list(methods)) for m, c in without]
-    means = [numbers(_once(each))[:, 0] for each in left_out]
+    means = [numbers(_once(_stacked(m, c, names)))[:, 0] for m, c in without]
     seeds = seed_variance(means) if means else np.full(images.shape, np.nan)
     fewest = min(len(set(u)) for u in _units_of(correct, units).values())
     error, df = both_chances(images, seeds, fewest, len(means))
-    reference, shifted = (a[0, k:] for a in _sides(whole))
-    width = error*stats.t.ppf((1+level)/2, df)
-    alone = np.isnan(seeds[1])
+    of_gain, of_ahead, of_lead = error*stats.t.ppf((1+level)/2, df)
+    # only what is known over seeds has a p
+    alone, tests = np.isnan(seeds[1]), family or len(methods)
     p = np.where(alone, np.nan, p_of(ahead, error[1], df[1]))
-    tests = family or len(methods)
-    return pd.DataFrame(dict(
-        method=list(methods), reference=reference, shifted=shifted, gain=gain, low=gain-width[0], high=gain+width[0],
-        baseline=shifted-gain, beyond=beyond, beyond_low=lead-width[2], beyond_high=lead+width[2], ahead=ahead,
-        ahead_low=ahead-width[1], ahead_high=ahead+width[1], p=p, p_holm=holm_among(p, tests),
-        smallest=np.where(alone, np.nan, smallest_told(error[1], df[1], tests)),
-        over=np.where(alone, 'images', 'images and seeds')))
+    smallest = np.where(alone, np.nan, smallest_told(error[1], df[1], tests))
+    table = dict(method=names, reference=reference, shifted=shifted)
+    table |= dict(gain=gain, low=gain-of_gain, high=gain+of_gain, baseline=shifted-gain)
+    table |= dict(beyond=beyond, beyond_low=lead-of_lead, beyond_high=lead+of_lead)
+    table |= dict(ahead=ahead, ahead_low=ahead-of_ahead, ahead_high=ahead+of_ahead)
+    table |= dict(p=p, p_holm=holm_among(p, tests), smallest=smallest)
+    return pd.DataFrame(table | dict(over=np.where(alone, 'images', 'images and seeds')))
 
 # %% ../../nbs/api/stats/11_matched_accuracy.ipynb #68058171
 def _stacked(methods, curve, names): # set name -> (k+n, n_images); NaN where a method lacks
     "The points of a curve, and the methods"
-    def row(n, s): return methods[n][s] if n in methods else np.full(np.shape(curve[s])[1], np.nan)
-    def rows(s): return [row(n, s) for n in names]
-    return {s: np.vstack([c, *rows(s)]) for s, c in curve.items()}
+    out = {}
+    for s, c in curve.items():
+        unknown = np.full(np.shape(c)[1], np.nan)
+        rows = [methods[n][s] if n in methods else unknown for n in names]
+        out[s] = np.vstack([c, *rows])
+    return out
 
 def _once(correct): # set name -> (1, m)
     "Accuracies on all images, as if they were one resample"
     return {s: c.mean(1)[None] for s, c in correct.items()}
 
 def _numbers(accuracies, k, chosen, top): # (3, n_resamples, n_methods)
-    "Of all classifiers after the curve: gain, and how far ahead of its chosen one and, on the reference, its top one"
+    "Gain of all classifiers after the curve, lead over its chosen point, and lead on the reference over its top one"
     reference, shifted = _sides(accuracies)
     value, _ = at_reference(reference[:, None, :k], shifted[:, None, :k], reference[:, k:])
     both = (reference+shifted)/2
-    return np.stack([shifted[:, k:]-value, both[:, k:]-both[:, [chosen]], reference[:, k:]-reference[:, [top]]])
-
-def _beyond(whole, k): # (n_methods,)
-    reference = whole[REFERENCE][0]
-    beyond = reference[k:]-reference[:k].max()
-    return np.where(beyond > _CLOSE, beyond, 0)
+    ahead = both[:, k:]-both[:, [chosen]]
+    lead = reference[:, k:]-reference[:, [top]]
+    return np.stack([shifted[:, k:]-value, ahead, lead])
 
 def _check_sets(methods, curve):
     "ValueError unless all have the reference, a shifted set, and the same images"
@@ -211,8 +226,8 @@ def _check_sets(methods, curve):
 def against_itself(
     seeds:list, # for each seed: set name -> (k, n_images), right or wrong, of the points of a curve
     chosen:int, # position of the point that validation chose
-    units=None, # as in `resampled`
-    level=.95,
+    units:dict|None=None, # as in `resampled`
+    level:float=.95,
 ) -> dict:      # gain, low, high, ahead, ahead_low, ahead_high
     "What a curve gains over itself with other seeds, and where that lies in 95 of a hundred cases"
     def mean(some, s): return np.mean([seeds[i][s] for i in some], 0)
@@ -221,8 +236,11 @@ def against_itself(
         point = {s: mean(half, s)[chosen] for s in seeds[0]}
         both = {s: np.vstack([curve[s], point[s]]) for s in curve}
         k = len(curve[REFERENCE])
-        return judged_by_halves(both, k, units, 10)[0], _numbers(_once(both), k, chosen, 0)[1, 0, 0]
-    gains, ahead = np.transpose([split(*s) for s in halves_of_seeds(len(seeds))])
-    width = stats.t.ppf((1+level)/2, len(seeds)-1)*scaled_to_all(len(seeds))
-    gain, wide, far = gains.mean(), width*gains.std(), width*np.sqrt(np.mean(ahead**2))
+        _, ahead, _ = _numbers(_once(both), k, chosen, 0)[:, 0, 0]
+        return judged_by_halves(both, k, units, 10)[0], ahead
+    n = len(seeds)
+    gains, ahead = np.transpose([split(*s) for s in halves_of_seeds(n)])
+    width = stats.t.ppf((1+level)/2, n-1)*scaled_to_all(n)
+    gain, wide = gains.mean(), width*gains.std()
+    far = width*np.sqrt(np.mean(ahead**2))
     return dict(gain=gain, low=gain-wide, high=gain+wide, ahead=0., ahead_low=-far, ahead_high=far)

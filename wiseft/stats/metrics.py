@@ -14,29 +14,30 @@ from ..base.lazy import proportion, sparse, special, stats
 
 # %% ../../nbs/api/stats/00_metrics.ipynb #e56ed2a7
 def correct(
-    logits,  # (n, n_classes), tensor or array
-    labels,  # (n,), integer class indices
+    logits:torch.Tensor, # (n, n_classes), tensor or array
+    labels:torch.Tensor, # (n,), integer class indices
     k:int=1, # how many of the highest logits may hold the class
 ) -> np.ndarray: # (n,) bool
     "Whether each image's class is among its `k` highest logits; ties go to the lower class index."
     return (_rank(*_checked(logits, labels)) < k).numpy()
 
 def _rank(logits, labels):
-    "How many classes come before each image's own, (n,)"
+    "How many classes have a higher logit than each image's own, or tie and come before it; (n,)"
     own = logits.gather(1, labels[:,None])
-    lower = torch.arange(logits.shape[1], device=logits.device)[None] < labels[:,None]
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    lower = classes[None] < labels[:,None]
     return ((logits > own) | ((logits == own) & lower)).sum(1)
 
 def accuracy(
-    logits, # (n, n_classes)
-    labels, # (n,)
+    logits:torch.Tensor, # (n, n_classes)
+    labels:torch.Tensor, # (n,)
 ) -> float:
     "Share of images whose highest logit is their class (top-1)."
     return float(correct(logits, labels).mean())
 
 # %% ../../nbs/api/stats/00_metrics.ipynb #f5c96b91
 def _checked(logits, labels):
-    "Both as tensors on the CPU, or a ValueError that says what is wrong."
+    "Logits and labels as tensors on the CPU, or a ValueError that says what is wrong"
     logits = torch.as_tensor(logits).detach().cpu()
     labels = torch.as_tensor(labels).detach().cpu().long()
     if logits.ndim != 2 or labels.shape != logits.shape[:1]: raise ValueError(
@@ -53,8 +54,8 @@ def _checked(logits, labels):
 
 # %% ../../nbs/api/stats/00_metrics.ipynb #8d697c1c
 def batch_scores(
-    logits, # (n, n_classes)
-    labels, # (n,), on the same device
+    logits:torch.Tensor, # (n, n_classes)
+    labels:torch.Tensor, # (n,), on the same device
 ) -> dict: # 'top5', 'confidence', 'nll', 'brier' -> (n,) tensor there
     "What calibration and top-5 accuracy are made of, image by image; nothing is checked, so that nothing waits."
     logp = logits.to(widest_float(logits.device)).log_softmax(1)
@@ -63,16 +64,16 @@ def batch_scores(
     return dict(top5=_rank(logits, labels) < 5, confidence=logp.max(1).values.exp(), nll=-own, brier=brier)
 
 def image_scores(
-    logits, # (n, n_classes)
-    labels, # (n,)
+    logits:torch.Tensor, # (n, n_classes)
+    labels:torch.Tensor, # (n,)
 ) -> dict: # 'top5', 'confidence', 'nll', 'brier' -> (n,) array
-    "The same with its arguments checked."
+    "What calibration and top-5 accuracy are made of, image by image, as `batch_scores`, of checked arguments"
     return {k: v.numpy() for k, v in batch_scores(*_checked(logits, labels)).items()}
 
 # %% ../../nbs/api/stats/00_metrics.ipynb #1206e6e1
 def batch_kl(
-    a, # (n, n_classes) logits of one classifier
-    b, # (n, n_classes) logits of another, for the same images, on the same device
+    a:torch.Tensor, # (n, n_classes) logits of one classifier
+    b:torch.Tensor, # (n, n_classes) logits of another, for the same images, on the same device
 ) -> torch.Tensor: # (n,), in nats, 0 or more
     "Kullback–Leibler divergence of `b`'s probabilities from `a`'s, image by image"
     a, b = (t.to(widest_float(a.device)).log_softmax(1) for t in (a, b))
@@ -95,13 +96,15 @@ def clopper_pearson(
 def _unit_rows(values, units):
     "Per unit and set the sum of values and the number of images, and which units and sets are drawn together."
     names = list(values)
-    ids = [units[s] if units else list(zip(repeat(s), range(len(values[s])))) for s in names]
-    known = {u:i for i,u in enumerate(dict.fromkeys(chain(*ids)))}
-    sums, counts = np.zeros((2, len(known), len(names)))
+    def each_alone(s): return list(zip(repeat(s), range(len(values[s]))))
+    ids = [units[s] if units else each_alone(s) for s in names]
+    number = {u:i for i,u in enumerate(dict.fromkeys(chain(*ids)))}
+    sums, counts = np.zeros((2, len(number), len(names)))
     for j,(s,us) in enumerate(zip(names, ids)):
-        rows = np.array([known[u] for u in us])
+        rows = np.array([number[u] for u in us])
         np.add.at(sums[:,j], rows, values[s])
         np.add.at(counts[:,j], rows, 1)
+    # a graph of units and sets, an edge where a set has a unit
     n_u, n_s = counts.shape
     i,j = counts.nonzero()
     edges = sparse.coo_array((np.ones(len(i)), (i, j+n_u)), shape=(n_u+n_s,)*2)
@@ -113,10 +116,12 @@ def _resample(sums, counts, unit_part, set_part, n_resamples, rng):
     "Accuracy of every set in every resample: (n_resamples, n_sets)."
     s, n = np.empty((2, n_resamples, sums.shape[1]))
     for p in np.unique(set_part):
-        mine = np.ix_(unit_part==p, set_part==p)
-        rows, times = np.unique(np.hstack([sums[mine], counts[mine]]), axis=0, return_counts=True)
+        sets = set_part==p
+        mine = np.ix_(unit_part==p, sets)
+        both = np.hstack([sums[mine], counts[mine]])
+        rows, times = np.unique(both, axis=0, return_counts=True)
         drawn = rng.multinomial(times.sum(), times/times.sum(), size=n_resamples)
-        s[:,set_part==p], n[:,set_part==p] = np.hsplit(drawn @ rows, 2)
+        s[:,sets], n[:,sets] = np.hsplit(drawn @ rows, 2)
     return np.divide(s, n, out=np.full_like(s, np.nan), where=n>0)
 
 # %% ../../nbs/api/stats/00_metrics.ipynb #076f2adc
@@ -126,11 +131,12 @@ def _tail(means, unit_part, set_part, level):
     for p in np.unique(set_part):
         n.append((unit_part==p).sum())
         var.append(means[:,set_part==p].sum(1).var())
-    n, var = np.array(n)[np.array(var)>0], np.array(var)[np.array(var)>0]
+    n, var = (np.array(v)[np.array(var)>0] for v in (n, var))
     if not len(n): return (1-level)/2
     var1 = var * n/(n-1)
     df = var1.sum()**2 / (var1**2/(n-1)).sum()
-    return stats.norm.cdf(stats.t.ppf((1-level)/2, df) * np.sqrt(var1.sum()/var.sum()))
+    wider = np.sqrt(var1.sum()/var.sum())
+    return stats.norm.cdf(stats.t.ppf((1-level)/2, df) * wider)
 
 # %% ../../nbs/api/stats/00_metrics.ipynb #cf748409
 FEW = 10 # units of a set, or images whose outcome isn't the commonest: with fewer, resampling says too little
@@ -150,49 +156,54 @@ def bootstrap_mean(
 def _mean_interval(values, units, span, n_resamples, level, rng):
     "Percentiles of resampled means, or Student's t where there are too few units or outcomes to resample"
     mean = float(np.mean([v.mean() for v in values.values()]))
-    rows = _unit_rows(values, units)
-    if (rows[1] > 0).sum(0).min() < 2: return mean, np.nan, np.nan # a set of one unit
-    units_of_size = rows[1].sum(0)**2/(rows[1]**2).sum(0) # how many there are of each set, had they one size
-    scarce = span is not None and _uncommon(values.values()) < FEW
-    if scarce or units_of_size.min() < FEW - 1e-9: low, high = _student(*rows, span, scarce, level)
-    else: low, high = _percentiles(*rows, n_resamples, level, rng or np.random.default_rng(0))
+    sums, counts, unit_part, set_part = rows = _unit_rows(values, units)
+    if (counts > 0).sum(0).min() < 2: return mean, np.nan, np.nan # a set of one unit
+    # units of each set, had they one size
+    n_units = counts.sum(0)**2/(counts**2).sum(0)
+    # images with another outcome than the commonest of their set; one more, lest a set without any seems certain
+    n = np.array([len(v) for v in values.values()])
+    commonest = [np.unique(v, return_counts=True)[1].max() for v in values.values()]
+    k = 1 + n - commonest
+    uncommon = (k/n**2).sum()**3/(k/n**3).sum()**2 # an image of a small set weighs more
+    scarce = span is not None and uncommon < FEW
+    if scarce or n_units.min() < FEW - 1e-9: low, high = _student(*rows, span, scarce, level)
+    else:
+        means = _resample(*rows, n_resamples, rng or np.random.default_rng(0))
+        means = means[~np.isnan(means).any(1)]
+        tail = _tail(means, unit_part, set_part, level)
+        low, high = np.quantile(means.mean(1), [tail, 1-tail])
     return mean, float(min(low, mean)), float(max(high, mean))
-
-def _uncommon(sets):
-    "How many images have another outcome than the commonest of their set; an image of a small set weighs more"
-    n = np.array([len(v) for v in sets])
-    # one more, lest a set without any seems certain
-    k = 1 + n - [np.unique(v, return_counts=True)[1].max() for v in sets]
-    return (k/n**2).sum()**3/(k/n**3).sum()**2
-
-def _percentiles(sums, counts, unit_part, set_part, n_resamples, level, rng):
-    means = _resample(sums, counts, unit_part, set_part, n_resamples, rng)
-    means = means[~np.isnan(means).any(1)]
-    tail = _tail(means, unit_part, set_part, level)
-    return np.quantile(means.mean(1), [tail, 1-tail])
 
 # %% ../../nbs/api/stats/00_metrics.ipynb #few-code
 def _student(sums, counts, unit_part, set_part, span, scarce, level):
     "Student's t interval of the mean over sets, from leaving out one unit at a time"
-    parts = [np.ix_(unit_part==p, set_part==p) for p in np.unique(set_part)]
-    n_sets = counts.shape[1]
-    of_parts = [_jackknife(*_thought_in(sums[i], counts[i], span, scarce, n_sets)) for i in parts]
+    of_parts, n_sets = [], counts.shape[1]
+    for p in np.unique(set_part):
+        i = np.ix_(unit_part==p, set_part==p)
+        units = _thought_in(sums[i], counts[i], span, scarce, n_sets)
+        of_parts.append(_jackknife(*units))
     mean, var, df = np.array(of_parts).T
     mean, var = mean/n_sets, var/n_sets**2
     if not var.any(): return mean.sum(), mean.sum()
-    error = np.sqrt(var.sum())*stats.t.ppf((1+level)/2, var.sum()**2/(var**2/df).sum())
+    df = var.sum()**2/(var**2/df).sum()
+    error = np.sqrt(var.sum())*stats.t.ppf((1+level)/2, df)
     mean = mean.sum()
     if span == (0, 1) and not scarce: # on the logit scale
-        return special.expit(special.logit(mean) + np.array([-1, 1])*error/(mean*(1-mean)))
-    return np.clip([mean-error, mean+error], *span) if span else (mean-error, mean+error)
+        reach = np.array([-1, 1])*error/(mean*(1-mean))
+        return special.expit(special.logit(mean) + reach)
+    ends = mean-error, mean+error
+    return np.clip(ends, *span) if span else ends
 
 def _thought_in(sums, counts, span, scarce, n_sets):
     "The units, with highest and lowest outcomes added to each set if scarce; how often each counts"
     times = np.ones(len(sums))
     if not scarce: return sums, counts, times
     one = np.eye(counts.shape[1])
-    added = np.full(2*len(one), 2/(span[1]-span[0])/n_sets)
-    return np.vstack([sums, span[0]*one, span[1]*one]), np.vstack([counts, one, one]), np.concatenate([times, added])
+    lowest, highest = span
+    sums = np.vstack([sums, lowest*one, highest*one])
+    counts = np.vstack([counts, one, one])
+    added = np.full(2*len(one), 2/(highest-lowest)/n_sets)
+    return sums, counts, np.concatenate([times, added])
 
 # %% ../../nbs/api/stats/00_metrics.ipynb #few-code2
 def _jackknife(sums, counts, times):
@@ -202,7 +213,8 @@ def _jackknife(sums, counts, times):
     change = ((sums - means*counts)/(total - counts)).sum(1) # of that sum, when a unit is left out
     share = (counts/total).sum(1)
     n = times.sum()
-    return means.sum(), (n-1)/n * (times @ change**2), (times @ share)**2/(times @ share**2) - 1
+    df = (times @ share)**2/(times @ share**2) - 1
+    return means.sum(), (n-1)/n * (times @ change**2), df
 
 # %% ../../nbs/api/stats/00_metrics.ipynb #f6b85e21
 def _checked_sets(by_set, units=None):
@@ -229,16 +241,16 @@ def paired_bootstrap(
 ) -> tuple: # (difference B − A of the mean over sets, low, high)
     "How much more accurate B is than A, over the mean of the sets, with its interval over `units`."
     a, b = _checked_sets(a), _checked_sets(b)
-    shapes = [dict(zip(x, map(len, x.values()))) for x in (a,b)]
-    if shapes[0] != shapes[1]: raise ValueError(f'The classifiers saw different images: A {shapes[0]}, B {shapes[1]}')
+    of_a, of_b = {s: len(v) for s, v in a.items()}, {s: len(v) for s, v in b.items()}
+    if of_a != of_b: raise ValueError(f'The classifiers saw different images: A {of_a}, B {of_b}')
     differences = _checked_sets({s: b[s]-a[s] for s in a}, units)
     inside = all(np.abs(d).max() <= 1 for d in differences.values())
     return _mean_interval(differences, units, (-1, 1) if inside else None, n_resamples, level, rng)
 
 # %% ../../nbs/api/stats/00_metrics.ipynb #259da33a
 def mcnemar_exact(
-    a, # (n,) bool, classifier A's `correct`
-    b, # (n,) bool, classifier B's on the same images
+    a:np.ndarray, # (n,) bool, classifier A's `correct`
+    b:np.ndarray, # (n,) bool, classifier B's on the same images
 ) -> float: # p-value, two-sided
     "Exact McNemar test (Psychometrika 1947) of two classifiers being right equally often."
     a, b = right_or_wrong(a), right_or_wrong(b)
@@ -250,7 +262,7 @@ def mcnemar_exact(
 
 # %% ../../nbs/api/stats/00_metrics.ipynb #r1ghtwrg
 def right_or_wrong(
-    correct # (n,) of 0 and 1
+    correct:np.ndarray # (n,) of 0 and 1
 ) -> np.ndarray: # of bool
     "What was right, or a ValueError where something is neither right nor wrong"
     correct = np.asarray(correct)
@@ -261,7 +273,7 @@ def right_or_wrong(
 
 # %% ../../nbs/api/stats/00_metrics.ipynb #d8cb61e0
 def holm(
-    p, # p-values of all tests of one table; NaN where there is none
+    p:np.ndarray, # p-values of all tests of one table; NaN where there is none
 ) -> np.ndarray: # adjusted, NaN kept
     "Holm's adjusted p-values: below 0.05, less than a 5 % chance of any false alarm."
     p = np.array(p, dtype=float)

@@ -16,41 +16,44 @@ def published() -> pd.DataFrame: # results table with a column `source` more
     "The tables of the WiSE-FT paper (arXiv 2109.01903v3)"
     rows = pd.read_csv(package_data('published.csv'))
     table = results_table(rows.drop(columns='source')).assign(version='', precision='', source=rows.source)
-    return pd.concat([table, *_five_shift_means(table)], ignore_index=True)
-
-def _five_shift_means(table):
-    "A row for each classifier whose five ImageNet shifts are known"
-    for _, t in table[table.dataset.isin(IMAGENET_SHIFTS)].groupby([*IDENTITY,'source'], dropna=False, sort=False):
-        if len(t) == len(IMAGENET_SHIFTS): yield t.iloc[[0]].assign(dataset=MEAN, value=t.value.mean())
+    # a row for the mean, of each classifier whose five ImageNet shifts are known
+    shifts, means = table[table.dataset.isin(IMAGENET_SHIFTS)], []
+    for _, t in shifts.groupby([*IDENTITY,'source'], dropna=False, sort=False):
+        if len(t) == len(IMAGENET_SHIFTS): means.append(t.iloc[[0]].assign(dataset=MEAN, value=t.value.mean()))
+    return pd.concat([table, *means], ignore_index=True)
 
 IMAGENET_SHIFTS = ['imagenet-v2','imagenet-r','imagenet-sketch','objectnet','imagenet-a']
 
 # %% ../../nbs/api/stats/09_paper.ipynb #446255b3
 def robustness(
     table:pd.DataFrame,         # one metric and split
-    baselines=None,             # dict dataset -> `Baseline`; None: those published for ImageNet's shifts
-    before='zero-shot',         # method that τ is measured against, of the same classifier and tuning, or of no tuning
-    source='imagenet-testbed',  # of the published baselines, or 'timm'
+    baselines:dict|None=None,   # dict dataset -> `Baseline`; None: those published for ImageNet's shifts
+    before:str='zero-shot',     # method that τ is measured against, of the same classifier and tuning, or of no tuning
+    source:str='imagenet-testbed', # of the published baselines, or 'timm'
 ) -> pd.DataFrame: # a row for each of `IDENTITY` and shifted set: rho, tau, fit, note
     "Effective and relative robustness of every row under shift, with the fit that was used."
     check_single(table)
-    at, name = {(*row_key(r), r.dataset): r.value for r in table.itertuples()}, reference_set(table)
-    rows = []
+    values = {(*row_key(r), r.dataset): r.value for r in table.itertuples()}
+    rows, name = [], reference_set(table)
+    starts, of_start = STARTS if before in STARTS else [before], {}
+    for (classifier, tuning, method, _, dataset), v in values.items():
+        of_start.setdefault((classifier, tuning, method, dataset), v) # the first, of several α
     for r in table[table.role=='shift'].itertuples():
-        reference, fit = _baseline(at, r, name, baselines, source)
-        starts = STARTS if before in STARTS else [before]
-        before_it = [(r.classifier, t, b) for t in (r.tuning, '') for b in starts]
-        start = next((v for who in before_it for k, v in at.items() if k[:3]==who and k[4]==r.dataset), np.nan)
-        known = fit is not None and reference==reference
+        # above the baseline
+        reference, fit = _baseline(values, r, name, baselines, source)
+        known = fit is not None and not np.isnan(reference)
         rho = float(effective_robustness(reference, r.value, fit)) if known else np.nan
+        # above the classifier before: of the same tuning, or of none
+        keys = [(r.classifier, t, m, r.dataset) for t in (r.tuning, '') for m in starts]
+        start = next((of_start[key] for key in keys if key in of_start), np.nan)
         tau = float(relative_robustness(r.value, start))
-        rows.append({k: getattr(r, k) for k in IDENTITY}
-                    | dict(dataset=r.dataset, reference=reference, value=r.value, rho=rho,
-                    tau=tau, fit=fit.name if fit else '', note=_note(reference, fit)))
+        row = {k: getattr(r, k) for k in IDENTITY}
+        row |= dict(dataset=r.dataset, reference=reference, value=r.value, rho=rho, tau=tau)
+        rows.append(row | dict(fit=fit.name if fit else '', note=_note(reference, fit)))
     return pd.DataFrame(rows)
 
 def _note(reference, fit):
-    "Why there is no effective robustness; '' where there is"
+    "Why a row of `robustness` has no effective robustness; '' where it has one"
     if fit is None: return 'no baseline for this set'
     if reference!=reference: return 'no accuracy on the reference'
     low, high = fit.x_range
@@ -58,14 +61,16 @@ def _note(reference, fit):
     return (f'reference accuracy {100*reference:.1f} % lies outside {100*low:.1f} to {100*high:.1f} %, '
             'which the baseline was fitted on')
 
-def _baseline(at, r, name, baselines, source): # name: the reference's
+def _baseline(values, r, name, baselines, source): # name: the reference's
     "Reference accuracy of a row, and the baseline that goes with it"
-    own, all_classes = (at.get((*row_key(r), d), np.nan) for d in (f'{name}, {r.dataset} classes', name))
+    key = row_key(r)
+    all_classes = values.get((*key, name), np.nan)
+    of_shift = values.get((*key, f'{name}, {r.dataset} classes'), np.nan)
     if baselines is not None: return all_classes, baselines.get(r.dataset)
-    there = {k[-1] for k in at}
-    if r.dataset==MEAN and not there >= set(IMAGENET_SHIFTS): return all_classes, None # another mean
-    for reference, classes in ((own, 'shift'), (all_classes, 'all')):
+    sets = {k[-1] for k in values}
+    if r.dataset==MEAN and not sets >= set(IMAGENET_SHIFTS): return all_classes, None # another mean
+    for reference, classes in ((of_shift, 'shift'), (all_classes, 'all')):
         try:
-            if reference==reference: return reference, published_baseline(r.dataset, classes, source)
+            if not np.isnan(reference): return reference, published_baseline(r.dataset, classes, source)
         except ValueError: pass # no such fit
     return all_classes, None

@@ -8,6 +8,7 @@ __all__ = ['AXES', 'to_axis', 'from_axis', 'Line', 'Baseline', 'fit_baseline', '
 
 # %% ../../nbs/api/stats/08_robustness.ipynb #68cb9600
 import json, numpy as np
+from collections.abc import Callable
 from dataclasses import dataclass
 from ..base.files import package_data
 from ..base.lazy import special, stats
@@ -16,8 +17,8 @@ from ..base.lazy import special, stats
 AXES = dict(logit=('logit', 'expit'), probit=('ndtri', 'ndtr')) # functions of scipy.special, there and back
 
 def to_axis(
-    accuracy,    # fractions, 0 to 1; the ends are infinitely far away
-    axis='logit' # or 'probit'
+    accuracy:float|np.ndarray, # fractions, 0 to 1; the ends are infinitely far away
+    axis:str='logit' # or 'probit'
 ):
     "Accuracy as a place on an axis on which baselines are lines"
     accuracies = np.asarray(accuracy)
@@ -27,8 +28,8 @@ def to_axis(
     return _axis(axis)[0](accuracy)
 
 def from_axis(
-    place,       # on the axis
-    axis='logit' # or 'probit'
+    place:float|np.ndarray, # on the axis
+    axis:str='logit' # or 'probit'
 ): # fractions
     "The accuracy at a place on an axis"
     return _axis(axis)[1](place)
@@ -67,37 +68,39 @@ class Baseline:
     ): # accuracies under shift; NaN outside the range
         x = np.asarray(reference, dtype=float)
         lines = [self.lines[i] for i in np.digitize(x.ravel(), self.pivots)]
-        slope, intercept = np.array([(l.slope, l.intercept) for l in lines]).reshape(-1, 2).T
-        y = from_axis(slope*to_axis(x.ravel(), self.axis) + intercept, self.axis).reshape(x.shape)
+        slope, intercept = np.array([l.slope for l in lines]), np.array([l.intercept for l in lines])
+        place = slope*to_axis(x.ravel(), self.axis) + intercept
+        y = from_axis(place, self.axis).reshape(x.shape)
         return (y if extrapolate else np.where(self.covers(x), y, np.nan))[()]
     @property
     def x_range(self): return self.lines[0].x_range[0], self.lines[-1].x_range[1]
-    def covers(self, reference):
+    def covers(self, reference:float|np.ndarray):
         "Whether the baseline was fitted on models of that reference accuracy"
         low, high = self.x_range
         return (np.asarray(reference) >= low) & (np.asarray(reference) <= high)
 
 # %% ../../nbs/api/stats/08_robustness.ipynb #7a844b66
 def fit_baseline(
-    reference,       # (n,) accuracies of n models, fractions; n ≥ 5
-    shifted,         # (n,) accuracies of the same models under shift
-    axis='logit',    # or 'probit'
-    name='baseline', # what results say they were measured against
+    reference:np.ndarray, # (n,) accuracies of n models, fractions; n ≥ 5
+    shifted:np.ndarray, # (n,) accuracies of the same models under shift
+    axis:str='logit', # or 'probit'
+    name:str='baseline', # what results say they were measured against
 ) -> Baseline:
     "The line of standard models, with 95 % intervals over models that are independent and scatter alike"
     x, y = _fittable(reference, shifted, axis)
     fit = stats.linregress(x, y)
     t = stats.t.ppf(.975, len(x)-2)
-    within = lambda value, error: (float(value - t*error), float(value + t*error))
+    x_range = (float(np.min(reference)), float(np.max(reference)))
+    def within(value, error): return float(value - t*error), float(value + t*error)
+    slope, intercept = within(fit.slope, fit.stderr), within(fit.intercept, fit.intercept_stderr)
+    line = Line(float(fit.slope), float(fit.intercept), x_range, slope, intercept, len(x), float(fit.rvalue**2))
     points = np.asarray(shifted) - from_axis(fit.slope*x + fit.intercept, axis)
-    line = Line(float(fit.slope), float(fit.intercept), (float(np.min(reference)), float(np.max(reference))),
-                within(fit.slope, fit.stderr), within(fit.intercept, fit.intercept_stderr),
-                len(x), float(fit.rvalue**2), float(100*points.std(ddof=2)))
+    line.resid_sd_pp = float(100*points.std(ddof=2))
     return Baseline([line], name, axis)
 
 # %% ../../nbs/api/stats/08_robustness.ipynb #3eee1cd2
 def _fittable(reference, shifted, axis):
-    "Both on the axis, or an error that says why no line goes through them"
+    "Accuracies of models on an axis, or a ValueError that says why no line goes through them"
     x, y = np.asarray(reference, dtype=float), np.asarray(shifted, dtype=float)
     if x.shape != y.shape or x.ndim != 1: raise ValueError(
         f'reference of shape {x.shape} and shifted of shape {y.shape}: expected one accuracy a model in both, (n,).')
@@ -113,40 +116,40 @@ def _fittable(reference, shifted, axis):
 # %% ../../nbs/api/stats/08_robustness.ipynb #d3181ef3
 def _published(): return json.loads(package_data('baselines.json').read_text(encoding='utf-8'))
 
-def _line(said):
-    "A line from what the file says of it"
-    return Line(**{k: tuple(v) if isinstance(v, list) else v for k, v in said.items() if k in Line.__annotations__})
 
 # %% ../../nbs/api/stats/08_robustness.ipynb #2e5feea7
 def published_baseline(
-    dataset,                   # 'imagenet-v2', '-r', '-sketch', '-a', 'objectnet' or 'mean over shifts'
-    classes='all',             # of the reference accuracy: 'all' 1,000, or those of the 'shift'
-    source='imagenet-testbed'  # or 'timm', 'open_clip zero-shot'
+    dataset:str,               # 'imagenet-v2', '-r', '-sketch', '-a', 'objectnet' or 'mean over shifts'
+    classes:str='all',         # of the reference accuracy: 'all' 1,000, or those of the 'shift'
+    source:str='imagenet-testbed' # or 'timm', 'open_clip zero-shot'
 ) -> Baseline:
     "A baseline that was fitted to published accuracies"
-    found = _published()
-    for f in found['fits']:
-        if (f['dataset'], f['classes'], f['source']) == (dataset, classes, source):
-            lines = [_line(l) for l in f['lines']]
-            name = f'{source}: {" and ".join(l.name for l in lines)}'
-            return Baseline(lines, name, pivots=tuple(f['pivots']), source=found['sources'][source])
-    known = [f'{f["dataset"]} ({f["classes"]})' for f in found['fits'] if f['source'] == source]
-    there = f'it has {", ".join(known)}' if known else f'sources are {list(found["sources"])}'
+    file = _published()
+    of_source = {(f['dataset'], f['classes']): f for f in file['fits'] if f['source'] == source}
+    if fit := of_source.get((dataset, classes)):
+        def line(numbers): # lists of JSON are tuples, and what is no field is left
+            fields = {k: v for k, v in numbers.items() if k in Line.__annotations__}
+            return Line(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        lines = list(map(line, fit['lines']))
+        name = f'{source}: {" and ".join(l.name for l in lines)}'
+        return Baseline(lines, name, pivots=tuple(fit['pivots']), source=file['sources'][source])
+    there = ', '.join(f'{d} ({c})' for d, c in of_source)
+    there = f'it has {there}' if there else f'sources are {list(file["sources"])}'
     raise ValueError(f'{source!r} has no baseline for {dataset!r} with classes={classes!r}; {there}')
 
 # %% ../../nbs/api/stats/08_robustness.ipynb #3bb3e47f
 def effective_robustness(
-    reference,         # accuracies on the reference, fractions
-    shifted,           # of the same classifiers under shift
-    baseline,          # `Baseline`, or any function of the reference accuracy
-    extrapolate=False  # extend a line beyond the range it was fitted on
+    reference:float|np.ndarray, # accuracies on the reference, fractions
+    shifted:float|np.ndarray, # of the same classifiers under shift
+    baseline:Callable, # `Baseline`, or any function of the reference accuracy
+    extrapolate:bool=False # extend a line beyond the range it was fitted on
 ): # ρ, fractions; NaN where the baseline has no value
     "Accuracy under shift above what standard models of that reference accuracy have"
     return np.asarray(shifted) - (baseline(reference, extrapolate=True) if extrapolate else baseline(reference))
 
 def relative_robustness(
-    shifted, # accuracies under shift, with the method
-    before   # of the classifier before it
+    shifted:float|np.ndarray, # accuracies under shift, with the method
+    before:float|np.ndarray # of the classifier before it
 ): # τ, fractions
     "Gain in accuracy under shift over the classifier before the method"
     return np.asarray(shifted) - np.asarray(before)

@@ -12,8 +12,8 @@ from .metrics import bootstrap_mean, paired_bootstrap
 
 # %% ../../nbs/api/stats/12_run_tables.ipynb #a4d73a25
 def test_rows(
-    images, # of `read_runs`
-    dataset='shift', # name of a set, or all shifts together
+    images:pd.DataFrame, # of `read_runs`
+    dataset:str='shift', # name of a set, or all shifts together
 ): # bool, one an image
     "Which rows are test images of one set, or of all shifts"
     if dataset == 'shift': return images.role == 'shift'
@@ -21,32 +21,35 @@ def test_rows(
 
 def _by_set(images, values, dataset):
     "Set -> values, and -> units, of the test images of one set, or of all shifts"
-    sets = {d: rows.index for d, rows in images[test_rows(images, dataset)].groupby('dataset', sort=False)}
-    return {d: values[i].astype(float) for d, i in sets.items()}, {d: list(images.unit[i]) for d, i in sets.items()}
+    by_set, units = {}, {}
+    for d, rows in images[test_rows(images, dataset)].groupby('dataset', sort=False):
+        by_set[d], units[d] = values[rows.index].astype(float), list(rows.unit)
+    return by_set, units
 
 # %% ../../nbs/api/stats/12_run_tables.ipynb #b92156a9
 def share_interval(
-    images, # of `read_runs`
-    values, # one an image: right or wrong, or the share of runs that were right
-    dataset='shift', # name of a set, or the mean over all shifts
+    images:pd.DataFrame, # of `read_runs`
+    values:np.ndarray, # one an image: right or wrong, or the share of runs that were right
+    dataset:str='shift', # name of a set, or the mean over all shifts
 ) -> tuple: # (accuracy, low, high)
     "Accuracy with its 95 % interval over images"
     return bootstrap_mean(*_by_set(images, values, dataset), n_resamples=2000)
 
 def share_difference(
-    images, # of `read_runs`
-    a, b,   # as `values` in `share_interval`
-    dataset='shift', # as there
+    images:pd.DataFrame, # of `read_runs`
+    a:np.ndarray, b:np.ndarray, # as `values` in `share_interval`
+    dataset:str='shift', # as there
 ) -> tuple: # (b − a, low, high), in points
     "How much more accurate b is than a on the same images, with its 95 % interval"
-    (a, units), (b, _) = _by_set(images, a, dataset), _by_set(images, b, dataset)
+    a, units = _by_set(images, a, dataset)
+    b, _ = _by_set(images, b, dataset)
     return tuple(100*v for v in paired_bootstrap(a, b, units, n_resamples=2000))
 
 # %% ../../nbs/api/stats/12_run_tables.ipynb #48524a8a
 def accuracy_table(
-    runs, correct, images, # of `read_runs`
-    by, # columns of `runs` that make a group
-    datasets=('reference', 'shift'),
+    runs:pd.DataFrame, correct:np.ndarray, images:pd.DataFrame, # of `read_runs`
+    by:list, # columns of `runs` that make a group
+    datasets:tuple=('reference', 'shift'),
 ) -> pd.DataFrame: # per cent
     "Accuracies of groups of classifiers, each the mean of its runs, with 95 % intervals over images"
     n = {d: test_rows(images, d).sum() for d in datasets}
@@ -54,8 +57,8 @@ def accuracy_table(
     for key, group in runs.groupby(by, sort=False):
         row = dict(zip(by, key)) | {('', 'runs'): len(group)}
         for d in datasets:
-            found = share_interval(images, correct[group.index].mean(0), d)
-            row |= {(f'{d}, n = {n[d]:,}', c): 100*v for c, v in zip(('accuracy', 'low', 'high'), found)}
+            interval = share_interval(images, correct[group.index].mean(0), d)
+            for column, v in zip(('accuracy', 'low', 'high'), interval): row[f'{d}, n = {n[d]:,}', column] = 100*v
         rows.append(row)
     table = pd.DataFrame(rows).set_index(by)
     table.columns = pd.MultiIndex.from_tuples(table.columns)
@@ -63,9 +66,9 @@ def accuracy_table(
 
 # %% ../../nbs/api/stats/12_run_tables.ipynb #f9931701
 def change_table(
-    images, # of `read_runs`
-    pairs,  # key -> (a, b), as in `share_difference`
-    names,  # of the key's parts
+    images:pd.DataFrame, # of `read_runs`
+    pairs:dict, # key -> (a, b), as in `share_difference`
+    names:list, # of the key's parts
 ) -> pd.DataFrame: # points
     "b − a on the reference and under shift, with numbers of images and 95 % intervals"
     rows = {}
@@ -79,10 +82,11 @@ def change_table(
 
 # %% ../../nbs/api/stats/12_run_tables.ipynb #7fc87459
 def cell_interval(
-    values,   # one a run
-    settings, # with `lr` and `epochs`, in the same index
+    values:pd.Series, # one a run
+    settings:pd.DataFrame, # with `lr` and `epochs`, in the same index
 ) -> tuple: # (mean, low, high), 95 % by Student's t
     "Mean over cells of learning rate × epochs, with the interval that their scatter gives"
     cells = values.groupby([settings.lr, settings.epochs]).mean()
-    half = stats.t.ppf(.975, len(cells)-1)*cells.std(ddof=1)/np.sqrt(len(cells))
-    return cells.mean(), cells.mean()-half, cells.mean()+half
+    n, mean = len(cells), cells.mean()
+    half = stats.t.ppf(.975, n-1)*cells.std(ddof=1)/np.sqrt(n)
+    return mean, mean-half, mean+half

@@ -29,7 +29,7 @@ _defaults = dict(tuning='', alpha=np.nan, split='test', metric='accuracy', n=pd.
 
 # %% ../../nbs/api/stats/04_table.ipynb #661bfad6
 def results_table(
-    rows, # dicts (or a DataFrame), keys from `COLUMNS`; others are kept behind them, as they are
+    rows:list|pd.DataFrame, # dicts (or a DataFrame), keys from `COLUMNS`; others are kept behind them, as they are
 ) -> pd.DataFrame:
     "A tidy table of `COLUMNS`, typed and checked; ValueError names what is missing or not a fraction."
     rows = pd.DataFrame(rows)
@@ -39,7 +39,20 @@ def results_table(
     if missing: raise ValueError(f'There are missing columns {missing}; there are {list(rows)}.')
     for c,v in _defaults.items():
         if c not in rows: rows[c] = v
-    return _typed(rows[COLUMNS + [c for c in rows if c not in COLUMNS]])
+    table = rows[COLUMNS + [c for c in rows if c not in COLUMNS]].reset_index(drop=True).copy()
+    # the columns in their types; empty texts stand for what is not known
+    for c, dtype in _numbers.items():
+        kind, unknown = ('numbers', np.nan) if dtype is float else ('whole numbers', pd.NA)
+        try: table[c] = pd.to_numeric(table[c].replace('', unknown)).astype(dtype)
+        except (ValueError, TypeError) as e:
+            raise ValueError(f'The column {c!r} holds something other than {kind}: {e}.') from None
+    for c in _texts: table[c] = table[c].fillna('').astype(str)
+    for c in table.columns.difference([*_numbers]): table[c] = table[c].map(_writable)
+    for wrong, what in _doubts(table):
+        if not wrong.any(): continue
+        first = table.loc[wrong.idxmax(), [*IDENTITY, 'dataset', 'metric', 'value', 'n', 'low', 'high']]
+        raise ValueError(f'{wrong.sum()} rows with {what}, first {first.map(str).to_dict()}.')
+    return table
 
 def check_roles(
     table:pd.DataFrame, # results, or what is known of images
@@ -49,30 +62,13 @@ def check_roles(
         'There is a column is_shift, which is now called role and holds one of four words: reference (what was '
         'fine-tuned on), shift, control (a set of another task) or aside (in no mean). Rename it and write the words '
         'into it, or evaluate again.')
-    odd = {*map(str, table['role'].unique())} - {*ROLES} if 'role' in table else ()
+    roles = table['role'].unique() if 'role' in table else ()
+    odd = {*map(str, roles)} - {*ROLES}
     if odd: raise ValueError(f'The column role holds {sorted(odd)}; expected one of {", ".join(ROLES)}.')
 
 # %% ../../nbs/api/stats/04_table.ipynb #b765b28e
 _numbers = dict(alpha=float, value=float, low=float, high=float, n='Int64', n_skipped='Int64', seed='Int64')
 _texts = [c for c in COLUMNS if c not in _numbers]
-
-def _typed(table):
-    "The columns in their types, checked; empty texts stand for what is not known."
-    table = table.reset_index(drop=True).copy()
-    for c, dtype in _numbers.items(): table[c] = _number(table[c], dtype)
-    for c in _texts: table[c] = table[c].fillna('').astype(str)
-    for c in table.columns.difference([*_numbers]): table[c] = table[c].map(_writable)
-    for wrong, what in _doubts(table):
-        if not wrong.any(): continue
-        first = table.loc[wrong.idxmax(), [*IDENTITY, 'dataset', 'metric', 'value', 'n', 'low', 'high']]
-        raise ValueError(f'{wrong.sum()} rows with {what}, first {first.map(str).to_dict()}.')
-    return table
-
-def _number(column, dtype):
-    kind, unknown = ('numbers', np.nan) if dtype is float else ('whole numbers', pd.NA)
-    try: return pd.to_numeric(column.replace('', unknown)).astype(dtype)
-    except (ValueError, TypeError) as e:
-        raise ValueError(f'The column {column.name!r} holds something other than {kind}: {e}.') from None
 
 def _writable(value):
     "A name as it can be written: bytes that are no UTF-8, and carriage returns, which end a line, are spelled out"
@@ -94,7 +90,7 @@ def _doubts(t):
 # %% ../../nbs/api/stats/04_table.ipynb #b532aa7e
 def check_single(
     table:pd.DataFrame,
-    keys=IDENTITY, # what tells the rows of one dataset apart
+    keys:list=IDENTITY, # what tells the rows of one dataset apart
 ):
     "ValueError unless the table holds one metric, one split and one row for each of `keys` and dataset."
     for c in ('metric','split'):
@@ -117,14 +113,15 @@ def dataset_order(
     table:pd.DataFrame,
 ) -> list: # names
     "The table's datasets: reference, shifts and sets aside as they come, their mean, control sets and theirs"
-    roles, places = dict(zip(table.dataset, table.role)), dict(reference=0, control=3)
+    roles = dict(zip(table.dataset, table.role))
+    places = dict(reference=0, control=3)
     means = {MEAN: 2, CONTROL_MEAN: 4}
     return sorted(roles, key=lambda name: means.get(name, places.get(roles[name], 1)))
 
 def reference_set(
     table:pd.DataFrame,
 ) -> str: # its name; None where the table has none
-    "The table's reference"
+    "What a results table calls its reference; ValueError where it has several"
     names = table.dataset[table.role=='reference'].unique()
     if len(names) > 1: raise ValueError(
         f'The table has several references: {list(names)}. Choose the rows of one suite.')
@@ -146,16 +143,17 @@ def wide(
     check_single(table)
     table = table.reset_index(drop=True)
     keys = [k for k in IDENTITY if k!='tuning' or (table.tuning!='').any()]
-    ranks = table[keys].assign(**{k: _rank(table[k], METHODS if k=='method' else ()) for k in keys if k!='alpha'})
+    # rows: known methods first, other names in the order of their first appearance, then by α
+    ranks = table[keys].copy()
+    for k in set(keys) - {'alpha'}:
+        names = [*(METHODS if k=='method' else ()), *table[k]]
+        ranks[k] = table[k].map(list(dict.fromkeys(names)).index)
     order = ranks.drop_duplicates().sort_values(keys).index
-    cells = {n: table[table.dataset==n].set_index(keys).value for n in dataset_order(table)}
     index = pd.MultiIndex.from_frame(table.loc[order, keys])
-    return _Wide(pd.DataFrame({n: (100*s).reindex(index) for n,s in cells.items()}, index=index).round(digits))
-
-def _rank(names, first):
-    "Where each name stands: after those of `first`, in the order of its first appearance"
-    order = list(dict.fromkeys([*first, *names]))
-    return names.map(order.index)
+    # columns: a set each
+    def column(d): return 100*table[table.dataset==d].set_index(keys).value.reindex(index)
+    columns = {d: column(d) for d in dataset_order(table)}
+    return _Wide(pd.DataFrame(columns, index=index).round(digits))
 
 # %% ../../nbs/api/stats/04_table.ipynb #c9dd8f6b
 class Markdown(str):
@@ -167,19 +165,23 @@ def compact(
 ) -> Markdown:
     "Methods down, sets across, in per cent with 95 % intervals"
     check_single(table)
-    cell = lambda r: f'{100*r.value:.1f}' + ('' if pd.isna(r.low) else f' ({100*r.low:.1f}–{100*r.high:.1f})')
-    cells = {(*row_key(r), r.dataset): cell(r) for r in table.itertuples()}
+    cells = {}
+    for r in table.itertuples():
+        interval = '' if pd.isna(r.low) else f' ({100*r.low:.1f}–{100*r.high:.1f})'
+        cells[(*row_key(r), r.dataset)] = f'{100*r.value:.1f}{interval}'
     names, n = dataset_order(table), table.groupby('dataset').n.max()
     keys = [k for k in IDENTITY if table[k].nunique() > 1 or k in ('method', 'alpha')]
-    head = [k.replace('alpha', 'α') for k in keys] + [d + ('' if pd.isna(n[d]) else f' ({n[d]:,})') for d in names]
-    rows = []
+    sets = [d if pd.isna(n[d]) else f'{d} ({n[d]:,})' for d in names]
+    rows = [[k.replace('alpha', 'α') for k in keys] + sets]
     for r in wide(table).reset_index().assign(tuning=lambda w: w.get('tuning', '')).itertuples():
-        who = ['' if (v := getattr(r, k))!=v else f'{v:g}' if k=='alpha' else v for k in keys]
+        alpha = '' if pd.isna(r.alpha) else f'{r.alpha:g}'
+        who = [alpha if k=='alpha' else getattr(r, k) for k in keys]
         rows.append(who + [cells.get((*row_key(r), d), '') for d in names])
-    line = lambda cs: '| ' + ' | '.join(map(in_markdown, cs)) + ' |'
-    return Markdown('\n'.join([line(head), '|' + '---|'*len(keys) + '--:|'*len(names), *map(line, rows)]))
+    head, *lines = ['| ' + ' | '.join(map(in_markdown, row)) + ' |' for row in rows]
+    rule = '|' + '---|'*len(keys) + '--:|'*len(names)
+    return Markdown('\n'.join([head, rule, *lines]))
 
-def row_key(r):
+def row_key(r:tuple):
     "A row's identity; None for no α, since NaN is not equal to itself"
     return r.classifier, r.tuning, r.method, r.alpha if r.alpha==r.alpha else None
 

@@ -13,8 +13,8 @@ import numpy as np, torch
 TEMPERATURES = torch.tensor(np.geomspace(.1, 10, 95), dtype=torch.float32)
 
 def nll_by_temperature(
-    logits, # (n, n_classes)
-    labels, # (n,), on the same device
+    logits:torch.Tensor, # (n, n_classes)
+    labels:torch.Tensor, # (n,), on the same device
 ) -> torch.Tensor: # (n, number of `TEMPERATURES`)
     "How unlikely each image's label is at each temperature, in nats"
     z = logits.float() - logits.float().amax(1, keepdim=True)
@@ -23,38 +23,38 @@ def nll_by_temperature(
     return torch.cat(steps, 1)
 
 def best_temperature(
-    nll # (n, number of `TEMPERATURES`)
+    nll:np.ndarray # (n, number of `TEMPERATURES`)
 ) -> float:
     "The temperature at which labels are likeliest"
     return float(TEMPERATURES[int(np.asarray(nll).mean(0).argmin())])
 
 # %% ../../nbs/api/stats/13_unlabelled.ipynb #8069ccb2
 def average_confidence(
-    confidence # (n,) of the new images
+    confidence:np.ndarray # (n,) of the new images
 ) -> float:
-    "As accurate as it believes to be"
+    "Accuracy estimated by the average confidence: a classifier is as accurate as it believes to be"
     return float(np.mean(confidence))
 
 def difference_of_confidences(
-    correct,    # (n_V,) of validation images
-    confidence, # (n_V,)
-    new         # (n_U,) confidence in the new images
+    correct:np.ndarray, # (n_V,) of validation images
+    confidence:np.ndarray, # (n_V,)
+    new:np.ndarray # (n_U,) confidence in the new images
 ) -> float:
     "Accuracy on validation images, less what confidence has fallen since"
     return float(np.mean(correct) - (np.mean(confidence) - np.mean(new)))
 
 # %% ../../nbs/api/stats/13_unlabelled.ipynb #43b05b40
 def negative_entropy(
-    probabilities # (n, n_classes)
+    probabilities:np.ndarray # (n, n_classes)
 ) -> np.ndarray: # (n,), 0 where it is certain
     "A score that looks at all classes"
     p = np.asarray(probabilities, float)
     return (p*np.log(np.maximum(p, 1e-300))).sum(1)
 
 def thresholded_confidence(
-    correct, # (n_V,) of validation images
-    score,   # (n_V,) the larger the surer
-    new      # (n_U,) of the new images
+    correct:np.ndarray, # (n_V,) of validation images
+    score:np.ndarray, # (n_V,) the larger the surer
+    new:np.ndarray # (n_U,) of the new images
 ) -> float:
     "Average thresholded confidence (ATC): the share of new images whose score is one that right answers had"
     score = np.append(np.sort(score), np.inf)
@@ -63,14 +63,14 @@ def thresholded_confidence(
 
 # %% ../../nbs/api/stats/13_unlabelled.ipynb #007de63b
 def agreement(
-    a, # (n,) answers of one classifier to the new images
-    b  # (n,) of another
+    a:np.ndarray, # (n,) answers of one classifier to the new images
+    b:np.ndarray # (n,) of another
 ) -> float:
     "The share of images to which both give the same answer"
     return float((np.asarray(a) == np.asarray(b)).mean())
 
 def nuclear_norm(
-    probabilities # (n, n_classes) of the new images
+    probabilities:np.ndarray # (n, n_classes) of the new images
 ) -> float: # 0 to 1: the surer, and the more evenly over the classes, the higher
     "How sure and how varied answers are"
     p = np.asarray(probabilities, float)

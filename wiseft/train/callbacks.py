@@ -11,7 +11,7 @@ import math, sys, torch, warnings
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
-from fastai.learner import AvgSmoothLoss
+from fastai.learner import AvgSmoothLoss, Learner
 from fastai.torch_core import find_bs
 from fastcore.imports import noop
 from time import perf_counter
@@ -72,7 +72,7 @@ class ProgressLines(Callback):
         self.tenth, self.said = tenth, now
         if self.learn.logger == self.epoch_line:
             self._say(f'{10*tenth} % of epoch {self.epoch+1}: loss {self.smooth_loss.item():.3g}')
-    def epoch_line(self, values):
+    def epoch_line(self, values:list):
         "In the place of fastai's table: what the recorder has of an epoch"
         if not self.steps: return # trained before, in the run that goes on
         named = dict(zip(self.recorder.metric_names, values))
@@ -90,7 +90,7 @@ class ProgressLines(Callback):
 class ClipGradients(Callback):
     "Scale gradients down to a largest norm"
     order = MixedPrecision.order+1
-    def __init__(self, max_norm=1.): self.max_norm = math.inf if max_norm is None else max_norm
+    def __init__(self, max_norm:float=1.): self.max_norm = math.inf if max_norm is None else max_norm
     def before_step(self):
         self.learn.gradient_norm = nn.utils.clip_grad_norm_([p for g in self.opt.param_lists for p in g], self.max_norm)
 
@@ -158,7 +158,7 @@ class Watch(Callback):
 
 # %% ../../nbs/api/train/02_callbacks.ipynb #91a0e1ed
 @torch.no_grad()
-def accuracy_now(learn):
+def accuracy_now(learn:Learner):
     "Accuracy on the validation images with the weights as they are"
     learn.model.eval()
     device, right, seen = next(learn.model.parameters()).device, 0, 0
@@ -178,7 +178,7 @@ def accuracy_now(learn):
 class LrFactors(Callback):
     "Make each step at learning rates that are multiplied by the factors of weights, whatever the schedule"
     order = Watch.order+1 # what may cancel a step or a training comes before
-    def __init__(self, factors): self.factors = factors # by name of a weight
+    def __init__(self, factors:dict): self.factors = factors # by name of a weight
     def before_fit(self):
         by_weight = {p: self.factors[n] for n,p in self.learn.student.named_parameters() if p.requires_grad}
         self.of_groups, self.rates = [by_weight[group[0]] for group in self.opt.param_lists], self._rates()
@@ -194,7 +194,7 @@ class LrFactors(Callback):
 # %% ../../nbs/api/train/02_callbacks.ipynb #54865c66
 class LossOnDevice(AvgSmoothLoss):
     "fastai's running average of the losses, which stays where they are"
-    def accumulate(self, learn):
+    def accumulate(self, learn:Learner):
         self.count += 1
         loss = learn.loss.detach().as_subclass(torch.Tensor).mean()
         self.val = torch.lerp(loss, self.val.to(loss.device), self.beta)
@@ -220,4 +220,4 @@ class KeepThreads(Callback):
     "What a checkpoint has to know of the numbers of threads"
     def before_epoch(self): self.learn.threads.begin(tells=self.learn.logger is not noop)
     def kept(self): return dict(numbers=torch.tensor(self.learn.threads.numbers()))
-    def restore(self, kept): self.learn.threads.go_on(kept['numbers'].tolist())
+    def restore(self, kept:dict): self.learn.threads.go_on(kept['numbers'].tolist())

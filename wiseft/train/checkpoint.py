@@ -8,6 +8,7 @@ __all__ = ['checkpoint_file', 'Checkpoint', 'write_training', 'read_training']
 # %% ../../nbs/api/train/04_checkpoint.ipynb #47c3d677
 import sys, torch
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException
+from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import noop, patch
 from json import dumps, loads
@@ -20,18 +21,18 @@ from ..base.distributed import rank
 from ..base.text import BadFile, why_failed
 
 # %% ../../nbs/api/train/04_checkpoint.ipynb #2a79bcad
-def checkpoint_file(folder) -> Path:
+def checkpoint_file(folder:str|Path) -> Path:
     "Where a folder has its checkpoint"
     return Path(folder)/'checkpoint.safetensors'
 
 class Checkpoint(Callback):
     "Keep the newest state of a training in one file"
     order = 90
-    def __init__(self, folder, steps=None):
+    def __init__(self, folder:str|Path, steps:int=None):
         self.file, self.steps = checkpoint_file(folder), steps
         self.done, self.noise, self.kept = 0, None, {}
 
-    def prepare(self, learn, resume, recipe): # before the fit: inside it fastai garbles the messages of errors
+    def prepare(self, learn:Learner, resume:bool, recipe:dict): # before the fit: inside it fastai garbles messages
         self.loader = learn.dls.train
         if not isinstance(self.loader, ClipDL): raise ValueError(
             'checkpoint_dir needs DataLoaders from clip_dataloaders, whose order can be repeated. '
@@ -123,15 +124,15 @@ def _copied(t): return t.detach().to('cpu', copy=True, memory_format=torch.conti
 
 # %% ../../nbs/api/train/04_checkpoint.ipynb #e983157a
 def write_training(
-    file, # safetensors, replaced
-    tensors, # name → tensor
-    position # dict of where the training stands
+    file:str|Path, # safetensors, replaced
+    tensors:dict, # name → tensor
+    position:dict # where the training stands
 ):
     "Write a checkpoint, whole or not at all"
     with atomic_path(file, force=True) as tmp: save_file(tensors, tmp, metadata=dict(wiseft=dumps(position)))
 
 def read_training(
-    file # that `Checkpoint` wrote
+    file:str|Path # that `Checkpoint` wrote
 ): # (name → tensor, dict of where the training stood)
     "What a checkpoint holds; a `BadFile` if it is damaged"
     again = 'Go on from a copy of it if you have one; else delete it and start again.'

@@ -14,6 +14,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import FlopCounterMode
 from ..models.clip import text_features, token_table
 from .losses import Pull, Teacher
+from ..models.classifier import ImageClassifier
 
 # %% ../../nbs/api/train/08_flops.ipynb #fe849ee1
 COUNTED = 'images forward', 'images backward', 'texts forward', 'texts backward'
@@ -43,7 +44,7 @@ class Costs(Callback):
         weights = sum(p.numel() for p in self.learn.student.parameters() if p.requires_grad)
         self.counted[COPIES] = 1 + len(self.others()) + round(remembered/weights)
     def kept(self): return {k: torch.tensor(self.counted[k]) for k in COUNTED} # for a checkpoint
-    def restore(self, kept): self.counted = {k: kept[k].item() for k in COUNTED} # files sort their names
+    def restore(self, kept:dict): self.counted = {k: kept[k].item() for k in COUNTED} # files sort their names
 
 # %% ../../nbs/api/train/08_flops.ipynb #194499b7
 @contextmanager
@@ -73,7 +74,7 @@ def _plain_attention():
     finally: torch.backends.mha.set_fastpath_enabled(was)
 
 def operations(
-    classifier, # `ImageClassifier`
+    classifier:ImageClassifier,
 ) -> tuple: # (of an image, of a text), floating-point operations
     "What a forward pass through either tower takes"
     clip, device = classifier.clip, classifier.device

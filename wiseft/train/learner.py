@@ -9,6 +9,7 @@ __all__ = ['adamw', 'ClipLearner', 'HeadOnFeatures', 'Wrapped', 'usual_lr', 'cli
 # %% ../../nbs/api/train/05_learner.ipynb #2c6143c8
 import fastai, math, platform, torch
 import torch.nn.functional as F
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from fastai.callback.core import CancelBackwardException, CancelStepException
 from fastai.callback.fp16 import MixedPrecision
@@ -72,7 +73,7 @@ class ClipLearner(Learner):
         "Token ids of the prompts, for losses that read"
         return self.given.prompt_tokens().to(self.given.device)
 
-    def fit(self, n_epoch, lr=None, wd=None, cbs=None, **kwargs):
+    def fit(self, n_epoch:int, lr=None, wd:float=None, cbs=None, **kwargs):
         finding_lr = any(isinstance(cb, LRFinder) for cb in L(cbs)) # which goes on until the loss explodes
         if self.start_accuracy is None and not finding_lr: self.start_accuracy = accuracy_now(self)
         self.stop_reason = None
@@ -81,7 +82,7 @@ class ClipLearner(Learner):
         self.wrapped = None
         if self.stop_reason and not finding_lr: raise FloatingPointError(self.stop_reason)
 
-    def one_batch(self, i, b):
+    def one_batch(self, i:int, b):
         try: super().one_batch(i, b)
         finally: # Ctrl-C too must not leave autocast switched on
             for cb in self.cbs: getattr(cb, 'leave_autocast', lambda: None)()
@@ -107,8 +108,8 @@ def predict(self:ClipLearner, *args, **kwargs):
 # %% ../../nbs/api/train/05_learner.ipynb #03685b6a
 @patch
 def compute(self:ClipLearner,
-    model, # that gives the outputs
-    counts # images that each process has
+    model:nn.Module, # that gives the outputs
+    counts:list # images that each process has
 ):
     "Outputs and loss of some images; afterwards `pred` and `yb` are of the images of all processes"
     self.counts, self.pred = counts, model(*self.xb)
@@ -132,7 +133,7 @@ def _sizes(n, parts): return [len(o) for o in torch.arange(n).tensor_split(parts
 
 @patch
 def in_parts(self:ClipLearner,
-    counts # images of the batch that each process has
+    counts:list # images of the batch that each process has
 ):
     "A step of training whose batch is computed in `accumulate` parts"
     xb, yb, done, outputs, labels, losses = self.xb, self.yb, 0, [], [], []
@@ -156,7 +157,7 @@ def in_parts(self:ClipLearner,
     self.opt.zero_grad()
 
 @patch
-def one_part(self:ClipLearner, counts, share): # share: of the images of the batch
+def one_part(self:ClipLearner, counts:list, share:float): # share: of the images of the batch
     "Forward and backward"
     self.compute(self.wrapped, counts)
     self.loss, self.loss_grad = share*self.loss, share*self.loss_grad
@@ -165,10 +166,10 @@ def one_part(self:ClipLearner, counts, share): # share: of the images of the bat
 # %% ../../nbs/api/train/05_learner.ipynb #930cfa5b
 class HeadOnFeatures(nn.Module):
     "A classifier that takes features; of images it computes the features first"
-    def __init__(self, classifier):
+    def __init__(self, classifier:ImageClassifier):
         super().__init__()
         self.classifier = classifier
-    def forward(self, x): return self.classifier.head(x) if x.ndim == 2 else self.classifier(x)
+    def forward(self, x:torch.Tensor): return self.classifier.head(x) if x.ndim == 2 else self.classifier(x)
 
 # %% ../../nbs/api/train/05_learner.ipynb #d5c348b8
 def _check_precision(classifier):
@@ -273,7 +274,7 @@ def _on_captions(dls, loss, label_smoothing): # the `loss_func` and metrics of a
 
 # %% ../../nbs/api/train/05_learner.ipynb #3d2eb070
 def usual_lr(
-    classifier, # `ImageClassifier` to start from
+    classifier:ImageClassifier, # to start from
 ) -> float:
     "The paper's learning rate; for the embedded CLIP, which is small, ten times of it"
     return 3e-4 if classifier.clip.provenance.get('source') == 'iconclip' else 3e-5
@@ -292,24 +293,24 @@ def _by_factor(model, lr_factors, splitter, cbs): # splitter and callbacks
 # %% ../../nbs/api/train/05_learner.ipynb #9358c35b
 def clip_learner(
     dls:DataLoaders, # from `clip_dataloaders`, or any of fastai's with the CLIP's size and normalisation
-    classifier, # `ImageClassifier` to start from; it is not changed
+    classifier:ImageClassifier, # to start from; it is not changed
     train='all', # 'all'; 'head': on cached features; 'last:n': the last n blocks and the head; a method such as `lora`
     wd:float=None, # weight decay, decoupled; default .1, or 0 where a method takes its place
     label_smoothing:float=0.,
     clip_norm:float=1., # largest norm of the gradients; None: any
-    precision='fp32', # or 'bf16': autocast, with weights in fp32
+    precision:str='fp32', # or 'bf16': autocast, with weights in fp32
     train_batchnorm:bool=False, # let statistics of BatchNorm layers move
     metrics=accuracy,
     cbs=None, # further fastai callbacks
     progress:bool=True, # fastai's table and bars; where nobody watches, a line an epoch
-    loss=None, # function of a step that returns named terms; default cross-entropy
-    pull=None, # function of a weight, called after each step
+    loss:Callable=None, # function of a step that returns named terms; default cross-entropy
+    pull:Callable=None, # function of a weight, called after each step
     accumulate:int=1, # parts that each batch is computed in, for one too large for memory
     grad_checkpointing:bool=False, # compute layers twice instead of keeping what they gave
-    loss_func=None, # fastai's: function of logits and labels, not of captions; default cross-entropy
-    opt_func=adamw, # fastai's: function of parameter groups
-    splitter=parameter_groups, # fastai's: function of the model
-    lr_factors=None, # on learning rates: dict of 'image', 'text', 'head', and 'decay' from a block to the one before
+    loss_func:Callable=None, # fastai's: function of logits and labels, not of captions; default cross-entropy
+    opt_func:Callable=adamw, # fastai's: function of parameter groups
+    splitter:Callable=parameter_groups, # fastai's: function of the model
+    lr_factors:dict=None, # on learning rates: of 'image', 'text', 'head', and 'decay' from a block to the one before
     **kwargs, # of fastai's `Learner`: path, lr, …
 ) -> ClipLearner:
     "A fastai `Learner` that fine-tunes a copy of a classifier, with the paper's defaults"
@@ -369,20 +370,20 @@ def cosine_lr(
 # %% ../../nbs/api/train/05_learner.ipynb #d1544f3f
 class CosineSchedule(ParamScheduler):
     "`cosine_lr` for every parameter group, by step"
-    def __init__(self, lrs, warmup_steps): self.lrs,self.warmup_steps = lrs,warmup_steps
+    def __init__(self, lrs:list, warmup_steps:int): self.lrs,self.warmup_steps = lrs,warmup_steps
     def before_fit(self):
         steps = self.n_epoch*len(self.dls.train)
         self.factors = [cosine_lr(step, steps, min(self.warmup_steps, steps-1)) for step in range(steps)]
         self.scheds = {'lr': lambda step: [lr*self.factors[step] for lr in self.lrs]}
         super().before_fit()
     def before_batch(self): self._update_val(self.train_iter)
-    def share_of(self, step): # for pulls
+    def share_of(self, step:int): # for pulls
         "The part of all learning rates that a step has"
         return self.factors[step]/sum(self.factors)
 
 # %% ../../nbs/api/train/05_learner.ipynb #c1f6ff01
 def run_recipe(
-    learn, # `ClipLearner`, before its fit
+    learn:ClipLearner, # before its fit
     cbs=(), # callbacks of the fit; averages over time have a `recipe`
     **schedule, # epochs, learning rates, warm-up
 ) -> dict: # as JSON has it
@@ -403,7 +404,7 @@ def _captions_of(dl, named):
     told = getattr(getattr(dl, 'source', None), 'captions', None)
     return dict(captions={k: v for k,v in told.items() if named or k != 'table'}) if told else {}
 
-def run_circumstances(learn, seconds):
+def run_circumstances(learn:ClipLearner, seconds:float):
     "With which versions a training ran, where, on how many threads, how long, and how its table of captions was called"
     device = learn.student.device
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{device.type}, {platform.machine()}'
@@ -417,7 +418,7 @@ def run_circumstances(learn, seconds):
 
 # %% ../../nbs/api/train/05_learner.ipynb #b7816945
 def validation_metrics(
-    learn # `ClipLearner`, after its fit
+    learn:ClipLearner # after its fit
 ) -> dict: # name -> number
     "What was measured in the last epoch: on validation images, but for a loss's terms, on training images"
     recorder, terms = learn.recorder, {n for cb in learn.cbs for n in getattr(cb, 'sums', ())}
@@ -458,21 +459,21 @@ def fit_cosine(self:ClipLearner,
 # %% ../../nbs/api/train/05_learner.ipynb #8b151d3b
 @memory_advice()
 def finetune(
-    classifier, # `ImageClassifier` to start from; it is not changed
+    classifier:ImageClassifier, # to start from; it is not changed
     images, # as `clip_dataloaders` takes it: `ImageSet`, `Suite`, folder, tar, table, …; with captions: their folder
     validation=None, # `ImageSet` to watch; default the suite's or folder's, or a tenth of `images`
     epochs:int=10,
     lr=None, # highest learning rate; default `usual_lr`
     batch_size:int=128, # images computed at once; a step takes `accumulate` times as many
     train='all', # what trains: 'all', 'head', 'last:n' or a method such as `lora`
-    precision='bf16', # or 'fp32'
+    precision:str='bf16', # or 'fp32'
     warmup_steps:int=None, # default 500, or a tenth of all steps if that is less
-    crop_scale=(.9, 1.), # part of the area that random crops keep; None: no crops
+    crop_scale:tuple=(.9, 1.), # part of the area that random crops keep; None: no crops
     workers:int=None, # processes that decode, as in `clip_dataloaders`
     seed:int=0, # of order, crops and dropout
     checkpoint_dir=None, checkpoint_steps:int=None, resume:bool=False, # as in `fit_cosine`
     progress:bool=True, # fastai's table and bars; where nobody watches, a line an epoch
-    loss=None, pull=None, # methods: functions of a step, and of a weight after each step
+    loss:Callable=None, pull:Callable=None, # methods: functions of a step, and of a weight after each step
     captions=None, # table of `file` and `caption`, or `filepath` and `title`: train both towers, by FLYP for instance
     cbs=None, # fastai callbacks, such as averages over time
     accumulate:int=1, # parts of a step's batch, as in `clip_learner`

@@ -11,7 +11,7 @@ __all__ = ['SMALL', 'Normalised', 'crop_box', 'cut', 'on_canvas', 'resized_crops
 import math, os, torch, warnings
 import fastai.vision.data # how fastai shows batches of images
 import numpy as np
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
 from fastai.data.transforms import Category, Normalize, ToTensor
@@ -39,6 +39,7 @@ from ..infer.inference import decode_for_all, extract_features
 from ..base.distributed import n_processes, share
 from ..data.prompts import check_same_classes
 from ..weights.safetensors_io import state_hash
+from ..models.classifier import ImageClassifier
 
 # %% ../../nbs/api/train/00_loaders.ipynb #acea390b
 def _mean_std(clip):
@@ -67,7 +68,7 @@ SMALL = 128 # images with a shorter side than this are cut between pixels
 def crop_box(
     draws, # four random numbers, uniform in 0…1
     width:int, height:int, # of the image
-    scale=(.9, 1.), # smallest and largest part of the area to keep
+    scale:tuple=(.9, 1.), # smallest and largest part of the area to keep
     ratio:float=4/3, # images longer than this (long side by short) lose their ends
 ): # left, top, right, bottom
     "Where to cut a random-resized crop"
@@ -84,9 +85,9 @@ def crop_box(
 
 # %% ../../nbs/api/train/00_loaders.ipynb #1132f5b6
 def cut(
-    pixels, # (height, width, 3), uint8
-    box, # left, top, right, bottom, as from `crop_box`
-    size, # height and width to resize to
+    pixels:np.ndarray, # (height, width, 3), uint8
+    box:tuple, # left, top, right, bottom, as from `crop_box`
+    size:tuple, # height and width to resize to
 ): # (height, width, 3), the box in it
     "On a CPU: what the crop needs of one image; of a small one Pillow's filter sees some pixels beyond the box"
     left, top, right, bottom = box
@@ -98,7 +99,7 @@ def cut(
 
 # %% ../../nbs/api/train/00_loaders.ipynb #969f0b23
 def on_canvas(
-    arrays # uint8, (height, width, 3) each
+    arrays:list # uint8, (height, width, 3) each
 ): # (b, height, width, 3), each in the corner of its canvas; (b, 2), their heights and widths
     "Images of different sizes as one batch"
     sizes = torch.tensor([a.shape[:2] for a in arrays])
@@ -120,9 +121,9 @@ def _taps(first, last, size, n_real, n): # (b, size, n)
     return taps/taps.sum(-1, keepdim=True)
 
 def resized_crops(
-    x, sizes, # of `on_canvas`
-    boxes, # (b, 4), float: left, top, right, bottom, as from `crop_box`
-    size, # height and width to resize to
+    x:torch.Tensor, sizes:torch.Tensor, # of `on_canvas`
+    boxes:torch.Tensor, # (b, 4), float: left, top, right, bottom, as from `crop_box`
+    size:tuple, # height and width to resize to
 ): # (b, 3, height, width), uint8
     "On an accelerator: cut and resize a batch, as Pillow does, some images at a time for the sake of memory"
     parts = zip(*(t.split(16) for t in (x, sizes, boxes)))
@@ -138,9 +139,9 @@ def _resized(x, sizes, boxes, size):
 
 # %% ../../nbs/api/train/00_loaders.ipynb #0496e6d0
 def resized_crop(
-    pixels, # (height, width, 3), uint8
-    box, # left, top, right, bottom, as from `crop_box`
-    size, # height and width to resize to
+    pixels:np.ndarray, # (height, width, 3), uint8
+    box:tuple, # left, top, right, bottom, as from `crop_box`
+    size:tuple, # height and width to resize to
 ): # (height, width, 3), uint8
     "On a CPU: cut and resize one image"
     if min(pixels.shape[:2]) < SMALL:
@@ -154,7 +155,8 @@ class PixelSource:
     "Batches of an image set as 8-bit pixels of the CLIP's size"
     captions = None # where classes are captions: a dict that tells their table
     # tokens: (n_classes, context length), where classes are captions
-    def __init__(self, images, clip, crop_scale=None, progress=True, tokens=None, workers=None):
+    def __init__(self, images:ImageSet, clip, crop_scale:tuple=None, progress:bool=True, tokens:torch.Tensor=None,
+                 workers:int=None):
         self.images, self.crop_scale, self.progress, self.tokens = images, crop_scale, progress, tokens
         self.workers = workers # processes that read; None: some, where there is reason
         self.size = clip.image_size
@@ -165,35 +167,35 @@ class PixelSource:
     @property
     def fingerprint(self): return f'{self.images.fingerprint}, crops {self.crop_scale}'
 
-    def decode_once(self, crops): # in the main process, before workers start
+    def decode_once(self, crops:bool): # in the main process, before workers start
         pixels = self.for_crops if crops else self.for_evaluation
         if pixels.kept is None and pixels not in self.decoded: decode_for_all(pixels, progress=self.progress)
         self.decoded.add(pixels)
 
-    def batch(self, idxs, draws=None): # draws: random numbers for the crops of all images; None: no crops
+    def batch(self, idxs:list, draws:np.ndarray=None): # draws: random numbers for the crops of all images, if any
         crops = draws is not None and self.crop_scale
         made = self.of_all(partial(self.crop, draws=draws) if crops else self.pixels, idxs)
         if not made: return ()
         x = torch.from_numpy(np.stack(list(made.values()))).permute(0,3,1,2)
         return TensorImage(x), self.labels(list(made))
 
-    def for_device(self, idxs, draws): # for `resized_crops`, on the device that computes
+    def for_device(self, idxs:list, draws:np.ndarray): # for `resized_crops`, on the device that computes
         made = self.of_all(partial(self.crop, draws=draws, how=cut), idxs)
         if not made: return ()
         parts, boxes = zip(*made.values())
         return *on_canvas(parts), torch.tensor(boxes, dtype=torch.float32), self.labels(list(made))
 
-    def of_all(self, one, idxs): # index -> what is made of the image, where it can be read
+    def of_all(self, one:Callable, idxs:list): # index -> what is made of the image, where it can be read
         n = 1 if get_worker_info() else os.cpu_count() or 1 # Pillow lets threads work at the same time
         def several(part): return [(i, one(i)) for i in part]
         with ThreadPoolExecutor(n) as threads: parts = threads.map(several, [idxs[k::n] for k in range(n)])
         made = dict(chain.from_iterable(parts))
         return {i: made[i] for i in idxs if made[i] is not None}
 
-    def crop_on_device(self, canvas, sizes, boxes, y):
+    def crop_on_device(self, canvas:torch.Tensor, sizes:torch.Tensor, boxes:torch.Tensor, y:torch.Tensor):
         return TensorImage(resized_crops(canvas, sizes, boxes, self.size)), y
 
-    def labels(self, idxs):
+    def labels(self, idxs:list):
         y = torch.from_numpy(self.images.labels[idxs])
         return TensorCategory(y if self.tokens is None else self.tokens[y])
 
@@ -201,7 +203,7 @@ class PixelSource:
 
 # %% ../../nbs/api/train/00_loaders.ipynb #77b7ac53
 @patch
-def crop(self:PixelSource, i, draws, how=resized_crop): # draws: random numbers for all images
+def crop(self:PixelSource, i:int, draws:np.ndarray, how:Callable=resized_crop): # draws: random numbers for all images
     "Image `i`, cut and resized; None if unreadable"
     pixels = self.pixels(i, self.for_crops)
     if pixels is None: return None
@@ -209,7 +211,7 @@ def crop(self:PixelSource, i, draws, how=resized_crop): # draws: random numbers 
     return how(pixels, crop_box(draws[i], width, height, self.crop_scale), self.size)
 
 @patch
-def pixels(self:PixelSource, i, source=None):
+def pixels(self:PixelSource, i:int, source=None):
     "Image `i`; None, and a warning the first time, if unreadable"
     if i in self.skipped: return None
     try: return (source or self.for_evaluation)[i]
@@ -218,7 +220,7 @@ def pixels(self:PixelSource, i, source=None):
     warnings.warn(f'Left out of fine-tuning: {self.skipped[i]}', stacklevel=2)
 
 @patch
-def n_workers(self:PixelSource, crops, device):
+def n_workers(self:PixelSource, crops:bool, device:torch.device):
     "Processes that read; threads are enough for a CPU, which has to compute besides, if nobody says otherwise"
     pixels, asked = self.for_crops if crops else self.for_evaluation, bool(os.environ.get('WISEFT_WORKERS'))
     if self.workers is not None: return self.workers
@@ -228,7 +230,7 @@ def n_workers(self:PixelSource, crops, device):
 # %% ../../nbs/api/train/00_loaders.ipynb #28104df6
 class ClipDL(TfmdDL):
     "A fastai `DataLoader` whose order and crops follow from its seed and its count of epochs alone"
-    def __init__(self, dataset, source=None, seed=0, **kwargs):
+    def __init__(self, dataset, source=None, seed:int=0, **kwargs):
         self.source, self.seed, self.draws = source, seed, None
         self.epoch = self.first_batch = 0
         self.own = None # images of the newest batch that are this process's
@@ -279,12 +281,12 @@ class ClipDL(TfmdDL):
 # %% ../../nbs/api/train/00_loaders.ipynb #ffc26b1e
 class OneImage:
     "An image of a set, which isn't opened yet"
-    def __init__(self, images, i): self.images, self.i = images, i
+    def __init__(self, images:ImageSet, i:int): self.images, self.i = images, i
     def __repr__(self): return str(self.images.paths[self.i])
 
 class Items(Sequence):
     "Images of a set as fastai wants its items: read like a list, and like a column of pandas"
-    def __init__(self, images, numbers=None): # (n,), those of the images that are meant; default all
+    def __init__(self, images:ImageSet, numbers:np.ndarray=None): # (n,), those of the images meant; default all
         self.images, self.numbers = images, np.arange(len(images)) if numbers is None else numbers
     def __len__(self): return len(self.numbers)
     def __getitem__(self, i):
@@ -307,7 +309,7 @@ def clip_dataloaders(
     clip, # `Clip` or `ImageClassifier`
     batch_size:int=128,
     validation=None, # `ImageSet` to watch; default the suite's or folder's, or a tenth of `source`
-    crop_scale=(.9, 1.), # part of the area that crops of training images keep; None: no crops
+    crop_scale:tuple=(.9, 1.), # part of the area that crops of training images keep; None: no crops
     workers:int=None, # processes that crop, and decode what the cache has no room for; None: some for an accelerator
     seed:int=0, # of order and crops
     progress:bool=True, # show a bar while many images are decoded
@@ -341,7 +343,7 @@ def _train_validation(source, validation, classnames):
 class Numbered(Transform):
     "Labels as they are, and their names to be shown"
     loss_func, order = CrossEntropyLossFlat(), 1 # as fastai's `Categorize`
-    def __init__(self, vocab): self.vocab, self.c = list(vocab), len(vocab)
+    def __init__(self, vocab:list): self.vocab, self.c = list(vocab), len(vocab)
     def encodes(self, o:OneImage): return TensorCategory(int(o.images.labels[o.i]))
     def decodes(self, o): return Category(self.vocab[int(o)])
 
@@ -353,8 +355,8 @@ def _datasets(images, clip):
 
 # %% ../../nbs/api/train/00_loaders.ipynb #06c4a346
 def captioned_images(
-    table, # CSV, as for `read_image_table`
-    folder, # that the files are relative to
+    table:str|Path, # CSV, as for `read_image_table`
+    folder:str|Path, # that the files are relative to
 ): # `ImageSet` whose classes are the captions
     "The images that a table has captions for"
     t = read_image_table(table, 'caption')
@@ -389,7 +391,7 @@ def _caption_tokens(images, clip): # (n_captions, context length)
     return clip.tokenizer(images.classnames)
 
 def is_captions(
-    y # what a batch has beside its images
+    y:torch.Tensor # what a batch has beside its images
 ) -> bool:
     "Are these token ids, (n, context length), and not labels?"
     return y.ndim == 2 and not y.is_floating_point()
@@ -400,15 +402,15 @@ class FeatureSource:
     def __init__(self, features, labels): self.features, self.labels = features, labels
     @property
     def fingerprint(self): return state_hash(dict(features=self.features, labels=self.labels))
-    def batch(self, idxs, draws=None):
+    def batch(self, idxs:list, draws:np.ndarray=None):
         return (self.features[idxs], TensorCategory(self.labels[idxs])) if idxs else ()
     def stand_in(self): return self.batch([0])
-    def n_workers(self, crops, device): return 0
+    def n_workers(self, crops:bool, device:torch.device): return 0
 
 # %% ../../nbs/api/train/00_loaders.ipynb #42fd7893
 def feature_dataloaders(
     dls:DataLoaders, # of images
-    classifier, # `ImageClassifier`
+    classifier:ImageClassifier,
 ) -> DataLoaders: # of features (dim,) and labels
     "Loaders of the features of other loaders' images, computed once and without random crops"
     return DataLoaders(*[_feature_loader(dl, classifier) for dl in dls], device=classifier.device)
@@ -439,7 +441,7 @@ def _features_of(source, classifier, batch_size):
 # %% ../../nbs/api/train/00_loaders.ipynb #f059990e
 def check_dataloaders(
     dls:DataLoaders,
-    classifier, # `ImageClassifier`
+    classifier:ImageClassifier,
 ): # labels of the first batch, or token ids of its captions
     "ValueError that says in what way the DataLoaders don't suit the classifier, if they don't"
     for dl,name in zip(dls, ('training', 'validation')):

@@ -10,8 +10,10 @@ __all__ = ['Step', 'caption_tokens', 'outputs_of', 'inner_layers', 'contrastive'
 import numpy as np
 import torch
 import torch.nn.functional as F
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from fastai.callback.core import Callback
+from fastai.learner import Learner
 from fastai.learner import ValueMetric
 from fastai.torch_core import to_device
 from fastcore.basics import patch
@@ -24,11 +26,13 @@ from .loaders import is_captions
 from ..base.distributed import gathered, rank
 from ..base.registry import function_and_knobs, method_name
 from ..weights.safetensors_io import state_hash
+from ..models.classifier import ImageClassifier
 
 # %% ../../nbs/api/train/01_losses.ipynb #f728f292
 class Step:
     "What a loss can ask for: rows of all images of the batch, whichever process has them, beside its own images"
-    def __init__(self, learn, x, y, logits, features, cross_entropy):
+    def __init__(self, learn:Learner, x:torch.Tensor, y:torch.Tensor, logits:torch.Tensor, features:torch.Tensor,
+                 cross_entropy:torch.Tensor):
         self.learn = learn
         self.x = x               # (own n, 3, height, width), normalised; (own n, dim) where the head trains on features
         self.y = y               # (n,), labels; (n, context length), token ids of captions
@@ -73,14 +77,14 @@ class Step:
 # %% ../../nbs/api/train/01_losses.ipynb #e20ab64f
 @patch
 def gathered(self:Step,
-    rows # (own n, …), of the images of this process
+    rows:torch.Tensor # (own n, …), of the images of this process
 ): # (n, …)
     "Rows of all images of the batch, with gradients"
     return gathered(rows, self.learn.counts)
 
 @patch
 def own(self:Step,
-    rows # (n, …), of all images of the batch
+    rows:torch.Tensor # (n, …), of all images of the batch
 ): # (own n, …); the first, where this process has none
     "Rows of the images of this process"
     counts = self.learn.counts
@@ -94,7 +98,7 @@ def generator(self:Step): # `numpy.random.Generator`, the same whenever this ste
     "For what a loss draws at random"
     return np.random.default_rng((getattr(self.learn.dls.train, 'seed', None) or 0, self.step))
 
-def caption_tokens(step): # (n, context length)
+def caption_tokens(step:Step): # (n, context length)
     "Token ids of a caption of each image"
     if is_captions(step.y): return step.y
     if step.y.ndim != 1: raise ValueError(
@@ -108,7 +112,7 @@ def caption_tokens(step): # (n, context length)
 @patch
 @torch.no_grad()
 def others(self:Step,
-    classifier # another `ImageClassifier`
+    classifier:ImageClassifier # another one
 ): # image features (n, dim), text features (n, dim)
     "What another classifier makes of the images and captions of the batch"
     with self.towers():
@@ -135,7 +139,7 @@ def outputs_of(
         for hook in hooks: hook.remove()
 
 def inner_layers(
-    visual, # image tower
+    visual:torch.nn.Module, # image tower
     n:int, # parts of it
 ) -> list: # of modules
     "The last block of each of so many equal parts of a tower; every block, where it has fewer"
@@ -165,10 +169,10 @@ def start_inner(self:Step): # list of (n, numbers), rows of length 1
 
 # %% ../../nbs/api/train/01_losses.ipynb #5a1806b1
 def contrastive(
-    images, # (n, dim), rows of length 1
-    texts, # (n, dim), rows of length 1
+    images:torch.Tensor, # (n, dim), rows of length 1
+    texts:torch.Tensor, # (n, dim), rows of length 1
     scale, # exp(logit scale)
-    targets=None, # (n, n), symmetric, rows sum to 1; default: each image has its own caption alone
+    targets:torch.Tensor=None, # (n, n), symmetric, rows sum to 1; default: each image has its own caption alone
 ): # scalar
     "Mean of the cross-entropies from images to texts and from texts to images"
     logits = scale*images @ texts.T
@@ -198,8 +202,8 @@ def projections(
 
 # %% ../../nbs/api/train/01_losses.ipynb #5f97c52b
 def training_pairs(
-    classifier, # `ImageClassifier` that trains
-    start, # what it began with
+    classifier:ImageClassifier, # that trains
+    start:ImageClassifier, # what it began with
 ): # list of (parameter, its value at the start)
     "Weights that train, also those computed from parts, beside what they were"
     def weight(name):
@@ -212,7 +216,7 @@ def training_pairs(
 class Loss(Callback):
     "Minimise the sum of the terms of a loss"
     order = -5 # before `Watch` looks at the loss
-    def __init__(self, loss): self.loss, self.sums = loss, None
+    def __init__(self, loss:Callable): self.loss, self.sums = loss, None
 
     def before_fit(self):
         self.stack, n = ExitStack(), trait(self.loss, 'layers')
@@ -239,7 +243,7 @@ class Loss(Callback):
         self.seen += len(y)
     def after_fit(self): self.stack.close()
 
-    def mean(self, name):
+    def mean(self, name:str):
         "Mean of a term over the training images of an epoch"
         return float(self.sums[name])/self.seen if self.seen else float('nan')
 
@@ -267,7 +271,7 @@ class HeadFromText(Callback):
 class Teacher(Callback):
     "An average of the weights on the way, for a loss to learn from"
     order, run_valid = -7, False
-    def __init__(self, share): self.share = share # function of step and steps: the part of the newest weights
+    def __init__(self, share:Callable): self.share = share # function of step and steps: the part of the newest weights
     def before_fit(self): self.average = self.learn.classifier.copy().requires_grad_(False).eval()
     @torch.no_grad()
     def after_step(self):
@@ -275,13 +279,13 @@ class Teacher(Callback):
         if not part: return
         for old,new in zip(self.average.parameters(), self.learn.classifier.parameters()): old.lerp_(new, part)
     def kept(self): return self.average.state_dict() # for a checkpoint
-    def restore(self, kept): self.average.load_state_dict(kept)
+    def restore(self, kept:dict): self.average.load_state_dict(kept)
 
 # %% ../../nbs/api/train/01_losses.ipynb #598e830b
 class Pull(Callback):
     "Call a pull on every weight that trains, after each step of the optimiser"
     cancelled = False # is this step? Then fastai calls `after_step` all the same
-    def __init__(self, pull): self.pull, self.memories = pull, None
+    def __init__(self, pull:Callable): self.pull, self.memories = pull, None
 
     def before_fit(self):
         self.pairs = training_pairs(self.learn.student, self.learn.start)
@@ -311,7 +315,7 @@ class Pull(Callback):
 
     def kept(self): # for a checkpoint
         return {f'{i}.{k}': v for i,memory in enumerate(self.memories) for k,v in memory.items()}
-    def restore(self, kept):
+    def restore(self, kept:dict):
         for name,v in kept.items():
             i, _, k = name.partition('.')
             self.memories[int(i)][k] = v.to(self.pairs[int(i)][0].device)
@@ -324,15 +328,15 @@ def _knobs(method):
     return defaults | given
 
 def trait(
-    method, # a function; with knobs: `functools.partial` of one
-    name, # 'prepare', 'layers', 'trains_text', 'teacher' or 'replaces_decay'
+    method:Callable, # a function; with knobs: `functools.partial` of one
+    name:str, # 'prepare', 'layers', 'trains_text', 'teacher' or 'replaces_decay'
 ):
     "What a method is known to need or do, an attribute of its function; None where nothing is said"
     return getattr(function_and_knobs(method)[0], name, None)
 
 def completed(
-    method, # a loss or pull; with knobs: `functools.partial` of one
-    classifier, # `ImageClassifier` to start from
+    method:Callable, # a loss or pull; with knobs: `functools.partial` of one
+    classifier:ImageClassifier, # to start from
 ): # the same, with the knobs that its `prepare` makes
     "A method with all that it must know before the first step"
     prepare = trait(method, 'prepare')
@@ -342,7 +346,7 @@ def completed(
 
 # %% ../../nbs/api/train/01_losses.ipynb #4bb5c42f
 def method_recipe(
-    method, # a function; with knobs: `functools.partial` of one
+    method:Callable, # a function; with knobs: `functools.partial` of one
 ) -> dict: # name and knobs, as JSON has it
     "A method as a recipe writes it down"
     told = {k: state_hash({k: v}) if isinstance(v, torch.Tensor) else v for k,v in _knobs(method).items()}

@@ -12,7 +12,7 @@ from ..models.vision import blank_classifier
 # %% ../../nbs/api/train/06_probes.ipynb #459c41a5
 def linear_probe(
     vision,     # from `load_vision`, or a `Clip`
-    classnames, # list of str
+    classnames:list, # of str
     images,     # `ImageSet`, `Suite` or folder
     validation=None, # `ImageSet` to watch; default as `finetune` says
     epochs:int=10,

@@ -11,10 +11,11 @@ from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 from ..base.registry import method_name
 from ..models.tower import tower_blocks
 from ..weights.merge import part_of, tensor_depths
+from ..models.classifier import ImageClassifier
 
 # %% ../../nbs/api/train/03_trainable.ipynb #823c3ada
 def choose_weights(
-    classifier, # `ImageClassifier`, changed in place
+    classifier:ImageClassifier, # changed in place
     train='all', # 'all', 'head', 'last:n', or a function of a classifier that is changed in place
 ):
     "Let gradients reach only those weights that are to train"
@@ -39,8 +40,8 @@ def choose_weights(
 
 # %% ../../nbs/api/train/03_trainable.ipynb #2626bb45
 def check_own_head(
-    classifier, # `ImageClassifier`
-    name # of the method that fits a head
+    classifier:ImageClassifier,
+    name:str # of the method that fits a head
 ):
     "ValueError where the text tower was fine-tuned: the head follows from it, and a fitted one would be lost"
     if classifier.head_from_text: raise ValueError(
@@ -49,7 +50,7 @@ def check_own_head(
 
 # %% ../../nbs/api/train/03_trainable.ipynb #9c019518
 def parametrized(
-    classifier, # `ImageClassifier`
+    classifier:ImageClassifier,
 ) -> list: # of modules
     "Those with weights that are computed from parts"
     return [m for m in classifier.modules() if is_parametrized(m)]
@@ -65,7 +66,7 @@ def _make_plain(module):
         module.register_parameter(name, p)
 
 def plain_weights(
-    classifier, # `ImageClassifier`
+    classifier:ImageClassifier,
 ): # `ImageClassifier`; the same one if its weights are plain
     "A copy whose weights are what the parts make"
     if not parametrized(classifier): return classifier
@@ -76,7 +77,7 @@ def plain_weights(
 # %% ../../nbs/api/train/03_trainable.ipynb #7ae36ddb
 def parameter_groups(
     model, # `ImageClassifier`, or a module with one as its `classifier`
-    factors=None # name of a weight -> factor on its learning rate; default all alike
+    factors:dict=None # name of a weight -> factor on its learning rate; default all alike
 ) -> list: # of lists of parameters
     "fastai's parameter groups, of what trains: image tower, then head or text tower, each by factor"
     groups = {}
@@ -86,9 +87,9 @@ def parameter_groups(
 
 # %% ../../nbs/api/train/03_trainable.ipynb #3e2a2537
 def rate_factors(
-    classifier, # `ImageClassifier`, of which is known what trains
-    image=1., text=1., head=1., # factors of the parts
-    decay=1., # factor from each block of a tower to the one before it
+    classifier:ImageClassifier, # of which is known what trains
+    image:float=1., text:float=1., head:float=1., # factors of the parts
+    decay:float=1., # factor from each block of a tower to the one before it
 ) -> dict: # name of a weight that trains -> factor
     "What the learning rate of each weight is multiplied by"
     depths = tensor_depths(dict(classifier.named_parameters()))

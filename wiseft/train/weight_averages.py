@@ -7,6 +7,7 @@ __all__ = ['move', 'TimeAverage', 'PassedThrough', 'average_along']
 
 # %% ../../nbs/api/train/07_weight_averages.ipynb #bb7f3ab1
 import torch
+from collections.abc import Callable
 from copy import deepcopy
 from fastai.callback.core import Callback
 from torch import nn
@@ -18,7 +19,7 @@ from .trainable import plain_weights
 def move(
     averages, weights, # lists of tensors
     by, # a number
-    scaled=torch._foreach_mul_, # what is done with it to the ways from averages to weights
+    scaled:Callable=torch._foreach_mul_, # what is done with it to the ways from averages to weights
 ):
     "Bring averages nearer to weights, all tensors at once"
     ways = torch._foreach_sub(weights, averages)
@@ -37,7 +38,7 @@ class TimeAverage(Callback):
     "Average of the weights that a fit passes through, kept beside them"
     tuned = None
     def __init__(self): pass # no argument but those of a subclass
-    def begin(self, formula): # changes averages, by weights and how many were taken in before
+    def begin(self, formula:Callable): # changes averages, by weights and how many were taken in before
         self.tuned, self.formula, self.n = self.learn.student, formula, 0
         self.average = deepcopy(_averaged_parts(self.tuned)).requires_grad_(False)
 
@@ -53,7 +54,7 @@ class TimeAverage(Callback):
         return {k: getattr(self, k, v) for k,v in about.items() if k != 'name'} | dict(name=about['name'])
 
     def kept(self): return self.average.state_dict() | dict(n=torch.tensor(self.n)) # for a checkpoint
-    def restore(self, kept):
+    def restore(self, kept:dict):
         self.n = int(kept.pop('n'))
         self.average.load_state_dict(kept)
 
@@ -79,8 +80,8 @@ class PassedThrough(Callback):
 
 # %% ../../nbs/api/train/07_weight_averages.ipynb #841cf5a0
 def average_along(
-    average, # `TimeAverage`
-    values, # of one weight: at the start, and after each step
+    average:TimeAverage,
+    values:list, # of one weight: at the start, and after each step
     n_epoch:int=1,
 ) -> list: # of the average after each step, in double precision
     "What an average over time makes of one weight: for checks"
