@@ -5,17 +5,21 @@ import re
 import warnings
 from collections import ChainMap
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from wiseft.base.files import BadFile
 from wiseft.base.registry import REGISTRY, find_method
+from wiseft.bench.plan import can_compete, is_way, takes_several
+from wiseft.data.images import ImageSet
+from wiseft.infer.ensembles import members
 from wiseft.methods.index import all_methods
 from wiseft.models.load import load_classifier
 from wiseft.models.testing import pico_classifier
 from wiseft.weights.files import weights_at, write_merged
-from wiseft.weights.merge import looks_at_images
+from wiseft.weights.merge import looks_at_images, merge
 from wiseft.weights.recipes import merge_by_recipe, read_recipe, what_is_missing
 from wiseft.weights.safetensors_io import TensorFile, write_tensors
 
@@ -28,6 +32,15 @@ BASE = dict(base_model="start.safetensors")
 def small(seed):
     made = torch.Generator().manual_seed(seed)
     return {k: torch.randn(6, 5, generator=made) for k in NAMES} | {"n": torch.tensor(seed)}
+
+
+def near(classifier, seed):
+    "As if it had been fine-tuned."
+    made, tuned = torch.Generator().manual_seed(seed), classifier.copy()
+    for p in tuned.parameters():
+        p.data += 0.1 * torch.rand(p.shape, generator=made)
+    tuned.alpha = 1.0
+    return tuned
 
 
 @pytest.fixture
@@ -224,7 +237,10 @@ def merges():
     return [m for m in REGISTRY.values() if m.kind == "merge" and not looks_at_images(m.function)]
 
 
-@pytest.mark.parametrize("name", [m.name for m in merges()])
+UPON = ["task arithmetic+LiNeS", "TSV-M+TIES", "TIES+LiNeS", "TIES+TIES", "Iso-C+weight-space"]
+
+
+@pytest.mark.parametrize("name", [*(m.name for m in merges()), *UPON])
 def test_what_lies_beside_makes_the_same_again(name, folder):
     method, tuned = find_method(name), ["first.safetensors", "second.safetensors"]
     tuned = tuned if "several" in method.needs or "two" in method.needs else tuned[:1]
@@ -244,6 +260,33 @@ def test_a_recipe_is_written_again_as_it_is(case, folder):
     assert (folder / "again.recipe.yml").read_text() == (folder / "out.recipe.yml").read_text()
 
 
+@pytest.mark.parametrize("name", UPON)
+def test_a_merge_of_a_merge_is_one_after_the_other(name):
+    states, (inner, outer) = [small(i) for i in range(3)], name.split("+")
+    one_by_one = merge(states[0], [merge(states[0], states[1:], inner)], outer)
+    for k, t in merge(states[0], states[1:], name).items():
+        torch.testing.assert_close(t, one_by_one[k], msg=k)
+
+
+def test_a_merge_of_a_merge_of_classifiers():
+    "Both may have to know something first; the card has the knobs of both, and a sweep and a bench take it."
+    start = pico_classifier(["cat", "dog"], transformer=True)
+    tuned = [near(start, seed) for seed in (1, 2)]
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 48, 48, 3), dtype=np.uint8)
+    images = ImageSet("pictures", [f"{i}.png" for i in range(6)], [0, 1] * 3, ["cat", "dog"], pixels=pixels)
+    made = merge(start, tuned, "RegMean+TIES", images=images, density=0.5, regmean_n_images=4)
+    one_by_one = merge(start, [merge(start, tuned, "RegMean", images=images, n_images=4)], "TIES", density=0.5)
+    for k, t in made.state_dict().items():
+        torch.testing.assert_close(t, one_by_one.state_dict()[k], rtol=1e-4, atol=1e-5, msg=k)
+    how = made.recipe["merge"]
+    assert (how["name"], how["density"], how["regmean_n_images"]) == ("RegMean+TIES", 0.5, 4)
+    assert {n.partition(", ")[2] for n in made.beside["prepared.safetensors"]} == {"outer"}
+    found = members(start, tuned[0], [0.5], ["Iso-C+LiNeS"])
+    assert ("plain", "Iso-C+LiNeS", 0.5) in found
+    several = find_method("TSV-M+LiNeS")
+    assert can_compete(several) and takes_several(several) and not is_way(several) and is_way(find_method("LiNeS"))
+
+
 def test_no_recipe_of_what_can_not_be_made_again(folder):
     write_merged("start.safetensors", ["first.safetensors"], "own.safetensors", lambda start, tuned, at: start)
     write_merged("start.safetensors", ["first.safetensors"], "start.safetensors", force=True)
@@ -253,12 +296,8 @@ def test_no_recipe_of_what_can_not_be_made_again(folder):
 def test_classifiers(folder):
     "By layer and by name, saved in half precision; the recipe within its folder makes it again from elsewhere."
     start = pico_classifier(["cat", "dog"], transformer=True)
-    end = start.copy()
-    for p in end.parameters():
-        p.data += 0.1 * torch.rand(p.shape, generator=torch.Generator().manual_seed(0))
-    start.alpha, end.alpha = 0.0, 1.0
     start.save(folder / "zeroshot")
-    end.save(folder / "tuned")
+    near(start, 0).save(folder / "tuned")
     keys = dict(rule="weight-space", base_model="zeroshot", models=[dict(model="tuned")],
                 parameters=dict(alpha=[dict(filter="head", value=1), dict(value=0.5)]), dtype="bfloat16")
     merge_by_recipe(recipe(folder, **keys), folder / "merged", load_classifier)

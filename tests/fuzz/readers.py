@@ -39,6 +39,7 @@ from wiseft.weights.merge import At, ByTensor
 from wiseft.weights.recipes import read_recipe
 from wiseft.models.classifier import ImageClassifier
 from wiseft.models.load import load_classifier
+from wiseft.models.testing import pico_classifier
 from wiseft.models.clip import load_clip
 from wiseft.data.suites import load_suite
 from wiseft.stats.table_io import read_recipes, read_results, write_results
@@ -526,6 +527,25 @@ class Recipes(Reader):
         return read_recipes(folder / "mutated.csv")
 
 
+class Adapters(Configs):
+    "Adapters of peft, folded into a classifier"
+    rooms, share, weights = ("weights/adapters",), 0.25, "adapter_model.safetensors"
+
+    def starts(self):
+        self.start = pico_classifier(["cat", "dog"], transformer=True)
+        width = self.start.visual.conv1.weight.shape[0]
+        settings = dict(peft_type="LORA", lora_alpha=4, alpha_pattern={})
+        for name in ("visual.transformer.resblocks.0.attn", "vision_model.encoder.layers.0.self_attn.q_proj"):
+            rows = width * (1 + 2 * name.endswith("attn"))
+            factors = dict(A=torch.ones(2, width), B=torch.ones(rows, 2))
+            state = {f"base_model.model.{name}.lora_{x}.weight": t for x, t in factors.items()}
+            config = json.dumps(settings | dict(use_rslora=rows > width, auto_mapping=dict(base_model_class="CLIP")))
+            yield self.split({"adapter_config.json": config.encode(), self.weights: safetensors_bytes(state)})
+
+    def read(self, folder):
+        return load_classifier(folder, start=self.start)
+
+
 class Merges(Reader):
     "Recipes of merges"
     name, rooms = "mutated.yml", ("weights/recipes",)
@@ -767,9 +787,9 @@ class Hashes(Reader):
             raise BadFile(f"{folder} is read as far as it goes, or made anew.")
 
 
-READERS = [Safetensors, StateDicts, TorchScript, Pickles, Arrays, Cifar, Configs, HubFolders, Cards, Images, Results,
-           Lines, Predictions, Recipes, Merges, Judged, Resumes, Entries, Indices, Hashes, Markers, Lists, Suites,
-           Shards, Labelled, Captions, Answers, Published]
+READERS = [Safetensors, StateDicts, TorchScript, Pickles, Arrays, Cifar, Configs, HubFolders, Cards, Adapters, Images,
+           Results, Lines, Predictions, Recipes, Merges, Judged, Resumes, Entries, Indices, Hashes, Markers, Lists,
+           Suites, Shards, Labelled, Captions, Answers, Published]
 
 
 # ---------- what becomes of a file ----------

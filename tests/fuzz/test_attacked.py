@@ -34,7 +34,7 @@ WRITTEN_UNATTACKED = {
     "shell/train.finetune_": COMMAND, "shell/train.probe": SAME, "shell/train.zeroshot": COMMAND,
     "stats/table_io.write_clip_benchmark": SAME,
     "show/bench_report.write_bench_report": BENCH, "weights/files._write_beside": SAME,
-    "weights/recipes.merge_by_recipe": SAME,
+    "weights/recipes.merge_by_recipe": SAME, "weights/adapters.write_adapter": SAME,
 }  # fmt: skip
 
 

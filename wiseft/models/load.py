@@ -11,11 +11,13 @@ from pathlib import Path
 
 import torch
 
+from ..weights.adapters import ADAPTER, read_adapter
 from ..weights.checkpoints import read_checkpoint, read_state_dict
 from .classifier import ImageClassifier
 from .clip import Clip, fill_tower, load_clip
 from ..base.files import sha256_file
 from .head import ClassificationHead
+from .hf_clip import from_transformers
 from .tower import is_own, own_config, read_image_model
 from .compatible import text_weights
 from .state_dict_layout import find_parts, head_normalises
@@ -45,16 +47,17 @@ def _read_tower(folder, precision, device, module): # `Clip`
 
 # %% ../../nbs/api/models/12_load.ipynb #1515c9bf
 def load_classifier(
-    folder:str|Path, # written by `ImageClassifier.save`, or a checkpoint file of another program
+    folder:str|Path, # written by `ImageClassifier.save`; or another program's checkpoint file, or peft's adapter
     device:str|torch.device|None=None, # default `best_device`
     precision:str|None=None, # default the one that it was saved in
-    start:Clip|None=None, # for a checkpoint file: the `Clip` that it was fine-tuned from
+    start:Clip|ImageClassifier|None=None, # for a checkpoint file: its `Clip`; for an adapter: the classifier
     classnames:list|None=None, # for a checkpoint file: one a row of the head
     module:torch.nn.Module|None=None # for a classifier around a module of one's own: one like it, whatever its weights
 ): # `ImageClassifier`
     "Load a saved classifier; nothing is unpickled"
     folder = Path(folder).expanduser()
     if folder.is_file(): return _from_checkpoint(folder, start, classnames, device, precision)
+    if (folder/ADAPTER).is_file(): return _from_adapter(folder, start)
     card = read_card(folder)
     clip = _read_tower(folder, precision or card['precision'], device, module)
     check_saved(card, folder/clip.provenance['file'], clip.provenance['sha256'])
@@ -107,3 +110,38 @@ def _from_checkpoint(path, start, classnames, device, precision): # `ImageClassi
     c = c.copy()
     fill_tower(c.clip, parts)
     return c
+
+# %% ../../nbs/api/models/12_load.ipynb #2844ceb2
+def _in_open_clip(adapter, where, device): # dict name of a weight of open_clip's CLIP -> matrix
+    "The steps of an adapter under the names of open_clip"
+    steps = adapter.steps(device)
+    if adapter.model == 'VisionTransformer': return {f'visual.{k}': t for k, t in steps.items()} # a tower alone
+    if not any('.self_attn.' in k or '.mlp.fc' in k and 'blocks.' not in k for k in steps): return steps
+    steps = {f'vision_model.{k}' if k.startswith('encoder.') else k: t for k, t in steps.items()}
+    for k, t in list(steps.items()):
+        name, _, x = k.removesuffix('_proj.weight').rpartition('.')
+        if x in ('q', 'k', 'v'): steps = {f'{name}.{y}_proj.weight': torch.zeros_like(t) for y in 'qkv'} | steps
+    return from_transformers(steps, where)
+
+def _from_adapter(folder, start): # `ImageClassifier`
+    "A classifier with an adapter folded in"
+    if not isinstance(start, ImageClassifier): raise ValueError(
+        f'{folder} holds an adapter, which is nothing without the classifier that it changes. Give it: '
+        f"load_classifier({str(folder)!r}, start=CLASSIFIER), or `wiseft merge ZEROSHOT {folder} --alpha 1 -o TUNED`.")
+    adapter = read_adapter(folder)
+    shapes = {k: tuple(t.shape) for k, t in _in_open_clip(adapter, folder, 'meta').items()} # products may be large
+    texts = any(not k.startswith('visual.') for k in shapes)
+    new = (start.with_text() if texts else start).copy()
+    state = {k if k.startswith('visual.') else k.removeprefix('text.'): t for k, t in new.state_dict().items()
+             if not k.startswith('head.')}
+    for k, shape in shapes.items():
+        there = tuple(state[k].shape) if k in state else 'not there'
+        if there != shape: raise BadFile(
+            f'{folder} changes {k!r} of the shape {shape}; in {start.clip.name} it is {there}. Give the classifier '
+            'that it was trained on.')
+    for k, step in _in_open_clip(adapter, folder, 'cpu').items():
+        if not step.isfinite().all(): raise BadFile(f'{folder} makes {k!r} infinite. Save the adapter again.')
+        state[k] += step.to(state[k])
+    new.alpha, new.parents, new.metrics, new.beside = 1., [], {}, {}
+    new.recipe = dict(tuning='LoRA', adapter=folder.name, sha256=sha256_file(folder/'adapter_model.safetensors'))
+    return new.rebuild_head().eval()

@@ -395,9 +395,10 @@ def _chosen_rule(name, n, auto): # `Method`
 
 def _check_paths(recipe):
     "All are there, and are classifiers or files alike"
+    from wiseft.weights.recipes import is_classifier
     for path in recipe.paths:
         if not path.exists(): raise FileNotFoundError(f'There is no {path}. Give classifier folders, or files.')
-    if len({(p/'wiseft.json').is_file() for p in recipe.paths}) > 1: raise ValueError(
+    if len(set(map(is_classifier, recipe.paths))) > 1: raise ValueError(
         f"{' and '.join(map(str, recipe.paths))}: give classifier folders or files, not both.")
 
 def _knobs(rule, alpha, others, parts=None):
@@ -431,12 +432,12 @@ def _merge_folders(recipe, output, load, device, force, choose):
     from wiseft.weights.merge import check_ends
     from wiseft.weights.recipes import HALVES, merged_classifier
     with atomic_path(output, force=force, kind='classifier') as tmp, memory_advice():
-        loaded = cache(partial(load_classifier, device=device))
+        loaded = cache(lambda path, start=None: load_classifier(path, device, start=start))
         images = load(classnames=loaded(recipe.paths[0]).classnames).validation if load else None
         if load and not choose:
             say(f'{method_name(recipe.rule)} looks at {len(images):,} validation images of the reference')
         if choose:
-            ends = [loaded(p) for p in recipe.paths]
+            ends = [loaded(recipe.start), loaded(recipe.tuned[0], loaded(recipe.start))]
             check_ends(*ends)
             recipe.knobs['alpha'] = _chosen(*ends, images, recipe.rule, recipe.knobs, choose)
         made = merged_classifier(recipe, output, loaded, images)

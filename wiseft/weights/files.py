@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from ..base.files import atomic_path
-from .merge import (ByTensor, check_shares, check_states, merge_recipe, merge_rule, merged_tensors,
-                                  prepare_merge, uniform_soup, weighted_average, wise_ft)
+from .merge import (ByTensor, check_shares, check_states, flat_prepared, merge_recipe, merge_rule,
+                                  merged_tensors, prepare_merge, uniform_soup, weighted_average, wise_ft)
 from ..base.registry import find_method, method_name
 from .safetensors_io import (TensorFile, file_header, safetensors_name, tensor_bytes, tensor_order,
                                            tensor_table)
@@ -116,7 +116,7 @@ def write_merged(
     with atomic_path(out, force=force) as tmp:
         if prepared is None: prepared, knobs = prepare_merge(rule, first, rest, **knobs)
         _write_in_order(tmp, files[0], merged_tensors(rule, first, rest, names, prepared, knobs), notes)
-        if prepared: _write_beside(out.with_suffix('.prepared.safetensors'), prepared, force)
+        if prepared: _write_beside(out.with_suffix('.prepared.safetensors'), flat_prepared(prepared), force)
         if recipe:
             with atomic_path(out.with_suffix('.recipe.yml'), force=force) as beside:
                 beside.write_text(recipe, encoding='utf-8')

@@ -6,15 +6,16 @@
 __all__ = ['At', 'check_one_other', 'check_start', 'wise_ft', 'uniform_soup', 'weighted_average', 'in_block', 'tensor_depths',
            'part_of', 'check_parts', 'ByTensor', 'merge_tensor', 'check_states', 'merged_tensors', 'averageable',
            'check_images_suffice', 'merge', 'merge_rule', 'looks_at_images', 'knobs_apart', 'prepare_merge',
-           'merge_recipe', 'check_ends', 'check_alpha', 'interpolate', 'check_shares', 'average', 'named_models']
+           'flat_prepared', 'merge_recipe', 'check_ends', 'check_alpha', 'interpolate', 'check_shares', 'average',
+           'named_models', 'layered']
 
 # %% ../../nbs/api/weights/03_merge.ipynb #a3336385
 import math, re, torch, warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from inspect import Parameter, signature
-from ..base.registry import find_method, function_and_knobs, method, method_name
+from inspect import Parameter, Signature, signature
+from ..base.registry import COMBINED, Method, find_method, function_and_knobs, method, method_name
 from .safetensors_io import tensor_order
 from .tensors import check_compatible, check_finite, is_weight, weighted_sum
 
@@ -215,7 +216,7 @@ def merge(
     if prepared is None: prepared, knobs = prepare_merge(rule, first, rest, images, **knobs)
     state = _merge_states(rule, _state(first), [_state(m) for m in rest], prepared, names, knobs)
     alpha = how.get('alpha') if isinstance(how.get('alpha'), (int, float)) else None # one for each tensor is none
-    return alike[0].averaged(state, models, alpha, how, prepared)
+    return alike[0].averaged(state, models, alpha, how, flat_prepared(prepared))
 
 def _merge_states(rule, start, tuned, prepared, names, knobs): # a state dict
     "State dicts, in memory"
@@ -268,6 +269,16 @@ def prepare_merge(
     return prepare(start, tuned, images, **for_prepare), left
 
 def _state(m): return m if m is None or isinstance(m, Mapping) else m.state_dict()
+
+# %% ../../nbs/api/weights/03_merge.ipynb #a63fa497
+def flat_prepared(
+    prepared # dict name -> value, or dict of such
+) -> dict: # name -> value
+    "What rules had to know, as a file holds it"
+    flat = {} if prepared is None else {k: v for k, v in prepared.items() if not isinstance(v, dict)}
+    for k, both in (prepared or {}).items():
+        if isinstance(both, dict): flat |= {f'{k}, {p}': v for p, v in both.items() if p != 'made' and v is not None}
+    return flat
 
 # %% ../../nbs/api/weights/03_merge.ipynb #3d4a6bb6
 def merge_recipe(
@@ -357,3 +368,54 @@ def named_models(
 ) -> dict:
     "Models by name; those of a list are numbered"
     return dict(models) if isinstance(models, Mapping) else {f'model {i}': m for i, m in enumerate(models)}
+
+# %% ../../nbs/api/weights/03_merge.ipynb #9501d79c
+def _own_knobs(function, before=''): # list of `Parameter`
+    taken = 'start', 'tuned', 'at', 'images'
+    found = [p for name, p in signature(function).parameters.items() if name not in taken]
+    return [p.replace(name=before + p.name, kind=Parameter.KEYWORD_ONLY) for p in found]
+
+def _with_signature(function, names, knobs):
+    "A function that says which arguments it takes"
+    function.__signature__ = Signature([*(Parameter(n, Parameter.POSITIONAL_OR_KEYWORD) for n in names), *knobs])
+    return function
+
+def layered(
+    inner, # `Method`, a merge
+    outer  # `Method`, a merge of the start and what the inner one made
+) -> Method:
+    "A merge of a merge"
+    f, g, name = inner.function, outer.function, f'{inner.name}+{outer.name}'
+    if name.count('+') > 1 or looks_at_images(g): raise ValueError(
+        f'{name}: two merges become one, of which the first may look at images. For more save the result of two, and '
+        'merge that.')
+    before, twice = f'{f.__name__}_', hasattr(g, 'prepare')
+    def apart(knobs):
+        below = {k.removeprefix(before): v for k, v in knobs.items() if k.startswith(before)}
+        return below, {k: v for k, v in knobs.items() if not k.startswith(before)}
+    def rule(start, tuned, at, **knobs):
+        (below, own), known = apart(knobs), at.prepared or {}
+        if 'made' in known: made = known['made'].to(tuned[0])
+        else: made = f(start, tuned, replace(at, prepared=known.get('inner')), **below)
+        return g(start, [made], replace(at, prepared=known.get('outer')), **own)
+    def prepare(start, tuned, images=None, **knobs):
+        below, own = apart(knobs)
+        known, left = prepare_merge(f, start, tuned, images, **below)
+        if not twice: return {k: dict(inner=v) for k, v in known.items()}
+        start, tuned = _state(start), [_state(m) for m in tuned]
+        names = ['the start', *(f'model {i}' for i in range(len(tuned)))]
+        made = dict(merged_tensors(f, start, tuned, names[start is None:], known, left))
+        outer = g.prepare(start, [made], **own)
+        return {k: dict(made=t, outer=outer.get(k)) for k, t in made.items()}
+    below, looked = _own_knobs(f, before), _own_knobs(f.prepare, before) if hasattr(f, 'prepare') else []
+    _with_signature(rule, ('start', 'tuned', 'at'), _own_knobs(g) + below*(not twice))
+    if twice or looked or hasattr(f, 'prepare'):
+        images = ('images',) if looks_at_images(f) else ()
+        asked = looked + (below + _own_knobs(g.prepare) if twice else [])
+        rule.prepare = _with_signature(prepare, ('start', 'tuned', *images), asked)
+    if hasattr(f, 'looks'): rule.looks = f.looks
+    rule.__name__ = name
+    return Method('merge', name, ', '.join(filter(None, (inner.paper, outer.paper))), outer.knob, rule, inner.needs,
+                  inner.cost)
+
+COMBINED['merge'] = layered

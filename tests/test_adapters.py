@@ -1,0 +1,123 @@
+"Adapters of peft, in files laid out as peft lays them out, are folded into classifiers; ours are written so."
+import json
+import math
+
+import pytest
+import torch
+
+from wiseft.base.files import BadFile
+from wiseft.models.load import load_classifier
+from wiseft.models.testing import pico_classifier
+from wiseft.weights.adapters import read_adapter, write_adapter
+from wiseft.weights.recipes import merge_by_recipe, read_recipe, what_is_missing
+from wiseft.weights.safetensors_io import write_tensors
+
+SETTINGS = dict(peft_type="LORA", r=3, lora_alpha=6, bias="none", fan_in_fan_out=False, use_rslora=False,
+                rank_pattern={}, alpha_pattern={}, modules_to_save=None, use_dora=False)
+BLOCK, THEIRS = "transformer.resblocks.0", "encoder.layers.0"
+
+
+@pytest.fixture(scope="module")
+def start():
+    return pico_classifier(["cat", "dog"], transformer=True)
+
+
+def saved(folder, shapes, **settings):
+    "An adapter of random factors, rank 3, and the products by the name of their module."
+    folder.mkdir()
+    made, state, products = torch.Generator().manual_seed(0), {}, {}
+    for name, (rows, columns) in shapes.items():
+        a, b = torch.randn(3, columns, generator=made), torch.randn(rows, 3, generator=made)
+        state |= {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b}
+        products[name] = b.double() @ a.double() if rows < 10**6 else None
+    write_tensors(folder / "adapter_model.safetensors", state)
+    (folder / "adapter_config.json").write_text(json.dumps(SETTINGS | settings))
+    return products
+
+
+def steps(start, folder):
+    "What changed, by name."
+    before = (start.with_text()).state_dict()
+    found = load_classifier(folder, start=start)
+    return {k: (t - before[k]).double() for k, t in found.state_dict().items() if not torch.equal(t, before[k])}
+
+
+@pytest.mark.parametrize("settings, factor", [({}, 2), (dict(use_rslora=True), 6 / math.sqrt(3)),
+                                              (dict(alpha_pattern={"mlp.fc1": 3}), 1)])
+def test_names_of_transformers(settings, factor, start, tmp_path):
+    "Queries and values alone; keys stay. One factor for a layer that has its own α."
+    width = start.visual.conv1.weight.shape[0]
+    shapes = {f"vision_model.{THEIRS}.{n}": s for n, s in (("self_attn.q_proj", (width, width)),
+              ("self_attn.v_proj", (width, width)), ("mlp.fc1", (4 * width, width)))}
+    products = {k.rpartition(".")[2]: p for k, p in saved(tmp_path / "a", shapes, **settings).items()}
+    changed = steps(start, tmp_path / "a")
+    assert set(changed) == {f"visual.{BLOCK}.attn.in_proj_weight", f"visual.{BLOCK}.mlp.c_fc.weight"}
+    others = 2 if "alpha_pattern" in settings else factor
+    expected = torch.cat([others * products["q_proj"], torch.zeros(width, width), others * products["v_proj"]])
+    torch.testing.assert_close(changed[f"visual.{BLOCK}.attn.in_proj_weight"], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(changed[f"visual.{BLOCK}.mlp.c_fc.weight"], factor * products["fc1"], rtol=1e-4,
+                               atol=1e-5)
+
+
+@pytest.mark.parametrize("prefix, model", [("visual.", "CLIP"), ("", "VisionTransformer")])
+def test_names_of_open_clip(prefix, model, start, tmp_path):
+    "A whole CLIP's, or of its tower alone. peft adds the step of the attention's last layer twice."
+    width = start.visual.conv1.weight.shape[0]
+    shapes = {f"{prefix}{BLOCK}.attn": (3 * width, width), f"{prefix}{BLOCK}.attn.base_layer.out_proj": (width, width)}
+    whole, last = saved(tmp_path / "a", shapes, auto_mapping=dict(base_model_class=model)).values()
+    changed = steps(start, tmp_path / "a")
+    torch.testing.assert_close(changed[f"visual.{BLOCK}.attn.in_proj_weight"], 2 * whole, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(changed[f"visual.{BLOCK}.attn.out_proj.weight"], 4 * last, rtol=1e-4, atol=1e-5)
+
+
+def test_text_tower(start, tmp_path):
+    "The head follows from it."
+    width = start.with_text().text.positional_embedding.shape[1]
+    saved(tmp_path / "a", {f"text_model.{THEIRS}.mlp.fc1": (4 * width, width)})
+    found = load_classifier(tmp_path / "a", start=start)
+    assert found.head_from_text and not torch.equal(found.head.weight, start.head.weight)
+    assert set(steps(start, tmp_path / "a")) == {f"text.{BLOCK}.mlp.c_fc.weight", "head.weight"}
+    found.save(tmp_path / "saved")
+    assert load_classifier(tmp_path / "saved").hash == found.hash
+
+
+@pytest.mark.parametrize("settings, why", [
+    (dict(peft_type="LOHA"), "of no LoRA adapter"), (dict(bias="lora_only"), "'bias'"),
+    (dict(use_dora=True), "'use_dora'"), (dict(modules_to_save=["head"]), "'modules_to_save'"),
+    (dict(fan_in_fan_out=True), "'fan_in_fan_out'"), (dict(lora_alpha="8"), "lora_alpha is a number"),
+    (dict(alpha_pattern={"(a*)*b": 1}), "alpha_pattern names of modules"),
+])
+def test_refused(settings, why, tmp_path):
+    saved(tmp_path / "a", {f"visual.{BLOCK}.mlp.c_fc": (4, 4)}, **settings)
+    with pytest.raises(BadFile, match=why.replace("(", r"\(")):
+        read_adapter(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name, shape, why", [
+    (f"visual.{BLOCK}.mlp.c_fc", (4, 4), "of the shape"), ("visual.nothing", (4, 4), "it is not there"),
+    (f"vision_model.{THEIRS}.self_attn.x_proj", (4, 4), "it is not there"),
+    (f"visual.{BLOCK}.mlp.c_fc", (10**6, 10**6), "of the shape"),  # whose product has no room
+])
+def test_of_another_model(name, shape, why, start, tmp_path):
+    saved(tmp_path / "a", {name: shape})
+    with pytest.raises(BadFile, match=why):
+        load_classifier(tmp_path / "a", start=start)
+
+
+def test_averaged_and_written_again(start, tmp_path):
+    "A recipe takes an adapter as a fine-tuned classifier; its step has its rank, and can be written as one."
+    width = start.visual.conv1.weight.shape[0]
+    saved(tmp_path / "a", {f"visual.{BLOCK}.mlp.c_fc": (4 * width, width)})
+    start.save(tmp_path / "zeroshot")
+    keys = dict(rule="weight-space", base_model="zeroshot", models=[dict(model="a")], parameters=dict(alpha=0.5))
+    (tmp_path / "recipe.yml").write_text(json.dumps(keys))
+    assert what_is_missing(read_recipe(tmp_path / "recipe.yml"), load_classifier) == []
+    merge_by_recipe(tmp_path / "recipe.yml", tmp_path / "half", load_classifier)
+    half, tuned = load_classifier(tmp_path / "half"), load_classifier(tmp_path / "a", start=start)
+    again = load_classifier(write_adapter(start.state_dict(), tuned.state_dict(), tmp_path / "b", 3), start=start)
+    k = f"{BLOCK}.mlp.c_fc.weight"
+    s, t, h, w = (c.visual.state_dict()[k] for c in (start, tuned, half, again))
+    torch.testing.assert_close(h, (s + t) / 2, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(w, t, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="a higher rank than 2"):
+        write_adapter(start.state_dict(), tuned.state_dict(), tmp_path / "c", 2)
