@@ -277,8 +277,8 @@ def _changes(predictions, alpha, images):
     changed = changed_images(predictions, alpha)
     if not len(changed): return
     yield ('<h2>What changed</h2>\n<p class="soft">'
-           f'On these images the average (α = {alpha:g}) is right and one of its ends is wrong, or the reverse. Each card '
-           'has the true class, then both answers and how sure each was; the surest right answers are shown.</p>')
+           f'On these images the average (α = {alpha:g}) is right and one of its ends is wrong, or the reverse. Each '
+           'card has the true class, then both answers and how sure each was; the surest right answers are shown.</p>')
     if not images:
         yield '<p class="soft">Without pictures: the images were not given, or are not those that were evaluated.</p>'
     known = predictions.images
@@ -393,8 +393,8 @@ def _body(everything, comparisons, notes, alpha, baselines, predictions, images,
     if compared is not None:
         families = '; over families, for new families' if 'families' in set(compared.get('interval over', ())) else ''
         yield ('<h2>Comparisons on the same images</h2>\n<p class="soft">If an interval excludes 0, A and B differ by '
-               f'more than luck. An interval over images holds for new images of the same kind{families}. p is that of the '
-               'exact McNemar test.</p>')
+               f'more than luck. An interval over images holds for new images of the same kind{families}. p is that of '
+               'the exact McNemar test.</p>')
         yield html_table(compared)
     # single images
     if predictions is not None:

@@ -20,7 +20,8 @@ def doubts(
     "What makes these results mean little"
     t, sentences = first_metric(table), []
     # a zero-shot end, or another start, near chance
-    starts = t[(t.metric == 'accuracy') & t.method.isin(STARTS) & t.role.isin(['reference', 'aside'])] # one set alone is aside
+    task = t.role.isin(['reference', 'aside']) # one set alone is aside
+    starts = t[(t.metric == 'accuracy') & t.method.isin(STARTS) & task]
     for r in starts.head(1).itertuples() if n_classes else ():
         chance = 1/n_classes
         if r.value > min(2*chance, chance+.1*(1-chance)) and not r.low <= chance: continue
