@@ -7,6 +7,7 @@ __all__ = ['SUFFIXES', 'picture_files', 'picture_sets', 'classify']
 
 # %% ../../nbs/api/infer/11_classify.ipynb #420f2737
 import numpy as np, pandas as pd
+from pathlib import Path
 from itertools import chain, groupby
 from ..data.columns import PathColumn
 from ..base.devices import memory_advice
@@ -38,10 +39,11 @@ def _below(place):
 
 # %% ../../nbs/api/infer/11_classify.ipynb #d39477b4
 def picture_sets(
-    places,     # files, folders, tables of files, tars, folders of tars
+    places,     # files, folders, tables of files, tars, folders of tars; or one of them
     classnames:list, # of who is going to look at them
 ) -> list: # of `ImageSet`, whose labels mean nothing
     "The pictures that are meant, in their order"
+    places = [places] if isinstance(places, (str, Path)) else places
     sets, parts = [], chain.from_iterable(_parts(local_copy(place)) for place in places)
     for packed, some in groupby(parts, lambda place: bool(shard_files(place))):
         if packed: sets += [_in_tars(shard_files(place), classnames) for place in some]

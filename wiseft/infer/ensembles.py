@@ -16,7 +16,7 @@ from inspect import signature
 from torch import nn
 from ..data.suites import Suite
 from ..stats.caveats import SMALL_SET, averaging_costs, doubtful_alphas, doubts
-from .evaluation import evaluate, look
+from .evaluation import evaluate, look, trained_on
 from ..data.images import ImageSet
 from ..stats.linesearch import AlphaCurve, alpha_intervals, projected_intervals
 from .members import Member, Remembered, at_precision, controlled, default_name, member, own_head
@@ -398,8 +398,7 @@ def _kept_aside(validation, finetuned):
     images = validation.validation if isinstance(validation, Suite) else validation
     if images is None: raise ValueError(
         f'The suite {validation.name!r} has no validation images to choose alpha on. Give an ImageSet of some.')
-    trained = str(getattr(finetuned, 'recipe', {}).get('images'))
-    if any(trained.startswith(f'{s.fingerprint},') for s in (images, images.split((.1,))[0])): raise ValueError(
+    if trained_on(finetuned, images): raise ValueError(
         f'The classifier was fine-tuned on images of {images.name!r}, and alpha is chosen on others: give the suite '
         'or folder that finetune was '
         'given, or, where that was an ImageSet, the tenth that it kept aside, images.split((.1,))[1].')

@@ -164,6 +164,9 @@ class KeptPredictions:
         members:list, # of (columns of `WHO`, (n,) class codes as in `prediction_rows`, dict column -> (n,) numbers)
     ): self.images, self.members = images, members
     def __len__(self): return len(self.images)*len(self.members)
+    def __repr__(self):
+        return (f'{len(self.members)} classifiers on {len(self.images):,} images; `who()` lists them, `frame()` has a '
+                'row for each answer')
     @property
     def nbytes(self):
         "Of the columns, without the images' table"

@@ -22,7 +22,8 @@ def choose_weights(
     kind,_,n = str(train).partition(':')
     named = train in ('all', 'head') or kind == 'last' and n.isdigit()
     if not (named or callable(train)): raise ValueError(
-        f"train={train!r}: expected 'all', 'head', 'last:n' as in 'last:2', or a method such as LoRA.")
+        f"train={train!r}: expected 'all', 'head', 'last:n' as in 'last:2', or a function, as partial(lora, rank=8) "
+        'of wiseft.methods.lora.')
     said = method_name(train) if callable(train) else f'train={train!r}'
     if classifier.head_from_text and train != 'all': raise ValueError(
         f'{said}: where the text tower trains, the classifier has no head to train, it is built from the text tower. '

@@ -321,7 +321,8 @@ def check_alpha(
         f"alpha is {alpha}; give a number from 0 (zero-shot) to 1 (fine-tuned).")
     if not 0 <= alpha <= 1:
         percent = f' Were per cent meant? {alpha:g} % is {alpha/100:g}.' if alpha > 2 else ''
-        warnings.warn(f'alpha={alpha:g} is outside 0…1: this extrapolates beyond the two models.{percent}', stacklevel=3)
+        warnings.warn(f'alpha={alpha:g} is outside 0…1: this extrapolates beyond the two models.{percent}',
+                      stacklevel=3)
     return alpha
 
 # %% ../../nbs/api/weights/03_merge.ipynb #40894a8b
