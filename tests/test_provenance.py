@@ -38,7 +38,7 @@ def test_provenance(path):
 
 
 def test_the_attack_was_on_all_of_these():
-    "`make attack` was run on every reader and writer that there is, all on one commit; nothing was wrong."
+    "`make attack` was run on every reader and writer that there is, newer ones by themselves; nothing was wrong."
     from crash import SLOW, WRITERS
     from programs import PROGRAMS
     from readers import READERS
@@ -49,5 +49,5 @@ def test_the_attack_was_on_all_of_these():
     kills = sum(int(r["tried"]) for r in rows if r["old kept"])
     assert kills >= 800 and sum(int(r["tried"]) for r in rows) - kills >= 60_000
     assert {r["wrong"] for r in rows} == {"0"}
-    (version,) = {r["version"] for r in rows}
-    run("git", "merge-base", "--is-ancestor", version, "HEAD", cwd=ROOT)  # or an error
+    for version in {r["version"] for r in rows}:
+        run("git", "merge-base", "--is-ancestor", version, "HEAD", cwd=ROOT)  # or an error
