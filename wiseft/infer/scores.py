@@ -112,9 +112,10 @@ add_metric(Metric('KL from start', lambda o: o.from_start, column='kl', larger_i
 
 # %% ../../nbs/api/infer/04_scores.ipynb #81b63a89
 def chosen_metrics(
-    metrics:list # names of `METRICS`, and `Metric` records
+    metrics:list|str # names of `METRICS`, and `Metric` records; or one name
 ) -> list: # of `Metric`
     "Metrics by name, or as they are and from now on known by their name; ValueError lists those there are"
+    metrics = [metrics] if isinstance(metrics, (str, Metric)) else metrics
     unknown = [m for m in metrics if not isinstance(m, Metric) and m not in METRICS]
     if unknown: raise ValueError(f'There are no metrics {unknown}. There are {list(METRICS)}.')
     return [add_metric(m) if isinstance(m, Metric) else METRICS[m] for m in metrics]

@@ -40,6 +40,7 @@ from ..infer.inference import reuse_memory
 from ..base.distributed import counts_of_all, distributed, gathered, n_processes, rank
 from ..base.progress import is_told, is_watched, say_place
 from ..base.registry import method_name
+from ..base.text import did_you_mean
 from .checkpoint import Checkpoint
 from .losses import HeadFromText, Loss, Pull, Teacher, completed, method_recipe, trait
 from ..weights.safetensors_io import state_hash
@@ -208,8 +209,11 @@ def _callbacks(recipe, loss, pull):
     if pull: cbs.append(Pull(pull))
     return cbs
 
-def _check_settings(dls, classifier, recipe, loss_func):
-    "ValueError where settings don't go together"
+def _check_settings(dls, classifier, recipe, loss_func, given):
+    "TypeError of an argument that nobody takes, ValueError where settings don't go together"
+    known = {**signature(finetune).parameters, **signature(clip_learner).parameters}
+    if unknown := [k for k in given if k not in signature(Learner).parameters]: raise TypeError(
+        f'There is no argument {unknown[0]!r}. {did_you_mean(unknown[0], known)}')
     if loss_func and recipe['label_smoothing']: raise ValueError(
         'loss_func takes the place of cross-entropy, which label_smoothing belongs to: give one of them.')
     # in half precision small steps are rounded away
@@ -316,7 +320,7 @@ def clip_learner(
                   precision=fitting_precision(precision, classifier.device), train_batchnorm=train_batchnorm)
     if accumulate > 1: recipe['accumulate'] = accumulate
     if lr_factors: recipe['lr_factors'] = lr_factors
-    _check_settings(dls, classifier, recipe, loss_func)
+    _check_settings(dls, classifier, recipe, loss_func, kwargs)
     labels = check_dataloaders(dls, classifier)
     loss, pull = (m and completed(m, classifier) for m in (loss, pull))
     if is_captions(labels): kwargs = _on_captions(dls, loss, label_smoothing) | kwargs
