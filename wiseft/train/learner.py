@@ -211,7 +211,7 @@ def _callbacks(recipe, loss, pull):
 
 def _check_settings(dls, classifier, recipe, loss_func, given):
     "TypeError of an argument that nobody takes, ValueError where settings don't go together"
-    known = *signature(clip_learner).parameters, 'epochs', 'batch_size', 'workers', 'seed', 'resume' # also of `finetune`
+    known = *signature(clip_learner).parameters, 'epochs', 'batch_size', 'workers', 'seed' # also of `finetune`
     if unknown := [k for k in given if k not in signature(Learner).parameters]: raise TypeError(
         f'There is no argument {unknown[0]!r}. {did_you_mean(unknown[0], known)}')
     if loss_func and recipe['label_smoothing']: raise ValueError(
