@@ -16,8 +16,8 @@ from .scores import MIN_GROUPS, KeptPredictions
 def _pick(predictions, which):
     "One value an image: right or wrong, or the share of seeds that were right"
     if isinstance(predictions, (list, tuple)): raise TypeError(
-        f'The predictions are {len(predictions)}, expected those of one evaluation. Of several runs give their frames in '
-        'one: pd.concat([p.frame() for p in predictions]).')
+        f'There are {len(predictions)} predictions, expected those of one evaluation. Of several runs give '
+        'the frames in one: pd.concat([p.frame() for p in predictions]).')
     p = predictions.frame(**which) if isinstance(predictions, KeptPredictions) else predictions
     if unknown := [k for k in which if k not in p]: raise ValueError(
         f'There is no column {unknown[0]!r} to pick a classifier by. There are {WHO}.')
