@@ -16,7 +16,7 @@ SAME = "a folder or file by the same `atomic_path` as those that are killed"
 COMMAND = "programs.py kills the command"
 BENCH = "programs.py and test_bench.py kill benches, and several write at once"
 READ_UNATTACKED = {
-    "base/files.unzip_once": OURS, "data/layouts._objectnet_shards": OURS, "data/layouts._timm_list": "timm's own",
+    "base/files.unzip_once": OURS, "data/layouts._objectnet_shards": OURS, "data/layouts.imagenet_subset": "timm's own",
     "data/suites._embedded": OURS, "data/suites.protocol": OURS, "stats/paper.published": OURS,
     "stats/robustness._published": OURS, "bench/experiments._lines": REPOSITORY,
     "bench/experiments.n_results": REPOSITORY,
