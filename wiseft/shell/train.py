@@ -447,7 +447,7 @@ def _merge_folders(recipe, output, load, device, force, choose):
 def _readable_trace(trace):
     "A search's steps, accuracies in per cent"
     shares = {c: (100*trace[c].astype(float)).round(1) for c in ('alone', 'before', 'after') if c in trace}
-    p = {'p': trace.p.map(lambda p: '' if p != p else f'{p:.3f}')} if 'p' in trace else {}
+    p = {'p': trace.p.map(lambda p: '' if p in (None, '') or p != p else f'{p:.3f}')} if 'p' in trace else {}
     return trace.assign(**shares, **p).rename(columns={c: f'{c} %' for c in shares})
 
 def _chosen(start, tuned, images, rule, knobs, choose):

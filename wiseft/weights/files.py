@@ -77,6 +77,7 @@ def recipe_text(
     if name and 'scale' in said: said['lambda'] = said.pop('scale') # which is no name in Python
     keys = dict(merge_method=name) if name else dict(rule=method_name(rule))
     if start is not None: keys['base_model'] = _from(folder, start)
+    if 'reference' in more: more['reference'] = _from(folder, more['reference'])
     keys |= dict(models=models, parameters=said) | {k: v for k, v in more.items() if v}
     plain = json.loads(json.dumps({k: v for k, v in keys.items() if v}, default=float))
     return '# wiseft merge THIS_FILE -o OUT\n' + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)

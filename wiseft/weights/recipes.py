@@ -17,7 +17,8 @@ from ..base.registry import find_method
 from ..base.text import BadFile, did_you_mean
 from .adapters import ADAPTER
 from .files import Rounded, recipe_text, weights_at, write_merged
-from .merge import ByTensor, check_ends, check_start, in_block, merge, weighted_average
+from .merge import (
+    ByTensor, check_ends, check_start, in_block, looks_at_images, merge, weighted_average)
 from .tensors import check_compatible
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #9f9f3b45
@@ -156,7 +157,8 @@ def _recipe(found, folder): # `Recipe`
     knobs = _of_mergekit(rule, models, shared) if method else _knobs_of_ours(rule, shared)
     images = {k: found[k] for k in ('suite', 'reference') if k in found}
     if not all(isinstance(v, str) for v in images.values()): raise ValueError(f'{[*images]} are no paths or names.')
-    def place(model): return Path(os.path.normpath(folder/model))
+    def place(path): return Path(os.path.normpath(folder/path))
+    if 'reference' in images: images['reference'] = str(place(images['reference']))
     return Recipe(rule, None if start is None else place(start), [place(m['model']) for m in models], knobs, dtype,
                   images)
 
@@ -240,8 +242,8 @@ def merged_classifier(
     if start is not None: check_ends(start, list(tuned.values())[-1])
     if 'at' not in signature(recipe.rule).parameters: made = recipe.rule(start, tuned, images, **recipe.knobs)
     else: made = merge(start, tuned.values(), recipe.rule, images=images, **recipe.knobs)
-    again = recipe_text(recipe.rule, recipe.start, recipe.tuned, folder, recipe.knobs, dtype=recipe.dtype,
-                        **recipe.images)
+    looked_at = recipe.images if looks_at_images(recipe.rule) else {}
+    again = recipe_text(recipe.rule, recipe.start, recipe.tuned, folder, recipe.knobs, dtype=recipe.dtype, **looked_at)
     if again: made.beside['recipe.yml'] = again
     return made
 
