@@ -33,7 +33,7 @@ def test_every_explanation_is_recomputed():
     ("explanations/few_images", "<td>-4.0</td>", "<td>-4.1</td>"),                     # a stored table
     ("explanations/domains", "'solid': '793 training", "'solid': '794 training"),      # a printed line
     ("README", "gains 13.0 points", "gains 13.1 points"),                              # the front page
-    ("README", "(0.2 points, −2.2 to 2.7)", "(2.2 points, −2.2 to 2.7)"),              # of protocol 2
+    ("README", "gains 0.2 points (−2.2 to 2.7)", "gains 2.2 points (−2.2 to 2.7)"),              # of protocol 2
     ("README", "points under shift (0.8 to 7.3)", "points under shift (2.1 to 5.9)"),  # an interval over images alone
     ("explanations/findings", "<td>-0.2</td>", "<td>0.1</td>"),                        # the same in a table
 ])
