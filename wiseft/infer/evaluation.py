@@ -142,9 +142,9 @@ def trained_on(
     classifier, # with a recipe, or without one
     images:ImageSet
 ) -> bool:
-    "Whether a classifier's recipe names images, or the part of them that fine-tuning takes where it splits them"
+    "Whether a classifier's recipe names images, or those that fine-tuning leaves where it keeps a tenth aside"
     trained = getattr(classifier, 'recipe', {}).get('images')
-    parts = (images, images.split((.1,))[0], images.split()[0]) if trained else ()
+    parts = (images, images.split((.1,))[0]) if trained else ()
     return any(str(trained).startswith(f'{part.fingerprint},') for part in parts)
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #668fee91
@@ -230,7 +230,8 @@ def evaluate(
     members = {n: member(m, n, seed, precision) for n, m in members.items()}
     suite, datasets = _image_sets(suite, split)
     for d, images in datasets.items(): # all images of a folder
-        def was_seen(m): return images.role == 'aside' and any(trained_on(c, images) for c in m.modules)
+        parts = (images, images.split()[0]) if images.role == 'aside' else () # the second is what a suite trains on
+        def was_seen(m): return any(trained_on(c, part) for c in m.modules for part in parts)
         if taught := [m.name for m in members.values() if was_seen(m)]: warnings.warn(
             f'{taught[0]} was fine-tuned on images of {d}, and all of them are evaluated. For test images alone give '
             'them as a reference: folder_suite(FOLDER, []), or --reference FOLDER.', stacklevel=2)
