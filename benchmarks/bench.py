@@ -256,13 +256,19 @@ def all_of(iterable):
 by_processor = partial(ratio, turns=7, clock=time.process_time)
 
 
+def at_224(room, n):
+    "A CLIP that takes pictures of 224 pixels, of which nothing but that is used, and so many photographs."
+    clip = load_clip("iconclip")
+    clip.preprocess = dict(clip.preprocess, size=224)
+    clip.transform = ClipTransform(clip.preprocess)
+    return clip, photographs(Path(room, "photographs"), n, 0)
+
+
 @measure
 def feeding(room):
     "Feeding, with no model: photographs of 224 pixels out of the cache, against the code of before, by processor time"
-    clip, images = load_clip("iconclip"), photographs(Path(room, "photographs"), 192, 0)
+    clip, images = at_224(room, 192)
     images = images.subset([*range(192)]*3)  # nine batches: the first three are in memory that nobody has touched yet
-    clip.preprocess = dict(clip.preprocess, size=224)  # no model: nothing else of the CLIP is used
-    clip.transform = ClipTransform(clip.preprocess)
     raw = Unscaled(clip.preprocess)
     old = lambda: reusing(image_by_image, images, clip)
     fed = lambda transform: reusing(all_of, batches(images, transform, [], 64, progress=False))
@@ -284,9 +290,7 @@ def feeding(room):
 @measure
 def partial_cache(room):
     "An epoch of photographs of which the cache has room for some, with crops and no model, by processor time"
-    clip, images = load_clip("iconclip"), photographs(Path(room, "photographs"), 384, 0)
-    clip.preprocess = dict(clip.preprocess, size=224)
-    clip.transform = ClipTransform(clip.preprocess)
+    clip, images = at_224(room, 384)
 
     def epoch(share):
         "A loader whose images' cache has room for such a share of them"
@@ -306,9 +310,7 @@ def partial_cache(room):
 @measure
 def reading(room):
     "Reading on an accelerator's behalf: photographs that the cache has no room for, cut for crops of 224 pixels"
-    clip, images = load_clip("iconclip"), photographs(Path(room, "photographs"), 128, 0)
-    clip.preprocess = dict(clip.preprocess, size=224)
-    clip.transform = ClipTransform(clip.preprocess)
+    clip, images = at_224(room, 128)
     source = clip_dataloaders(images, clip, 64, images.subset(range(8)), progress=False).train.source
     draws = np.random.default_rng(0).random((len(images), 4))
 
