@@ -7,35 +7,29 @@ __all__ = ['recompute_batchnorm']
 
 # %% ../../nbs/api/weights/01_batchnorm.ipynb #4c76b81c
 import torch
-from contextlib import contextmanager
+from collections.abc import Iterable
 from torch import nn
-
-# %% ../../nbs/api/weights/01_batchnorm.ipynb #da208a61
-@contextmanager
-def _collecting(layers):
-    "BatchNorm layers start afresh and take the plain mean over batches; their settings come back at the end"
-    was = [(m.momentum, m.training) for m in layers]
-    for m in layers:
-        m.reset_running_stats()
-        m.momentum = None
-        m.train()
-    try: yield
-    finally:
-        for m, (momentum, training) in zip(layers, was):
-            m.momentum = momentum
-            m.train(training)
 
 # %% ../../nbs/api/weights/01_batchnorm.ipynb #435cafa3
 @torch.no_grad()
 def recompute_batchnorm(
     module:nn.Module, # changed in place; dropout and all else stay in the mode they are in
-    batches, # iterable of input batches, or of tuples that begin with one
+    batches:Iterable, # of input batches, or of tuples that begin with one
 ) -> nn.Module: # `module`
     "Replace the running statistics of BatchNorm layers by those of `module` on `batches`, each batch counting the same"
     layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not layers: return module
     batches, device = list(batches), next(module.parameters()).device
     if not batches: raise ValueError("There are no batches to compute BatchNorm statistics from.")
-    with _collecting(layers):
+    settings = [(m.momentum, m.training) for m in layers]
+    try:
+        for m in layers:
+            m.reset_running_stats()
+            m.momentum = None # the plain mean over batches
+            m.train()
         for b in batches: module((b[0] if isinstance(b, (tuple, list)) else b).to(device))
+    finally:
+        for m, (momentum, training) in zip(layers, settings):
+            m.momentum = momentum
+            m.train(training)
     return module

@@ -8,7 +8,7 @@ __all__ = ['weights_at', 'Rounded', 'recipe_text', 'write_merged', 'merge_files'
 # %% ../../nbs/api/weights/05_files.ipynb #9618ccc1
 import json, os, torch, warnings, yaml
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from ..base.files import atomic_path
@@ -21,10 +21,12 @@ from .tensors import is_weight
 
 # %% ../../nbs/api/weights/05_files.ipynb #6fec6ea9
 def weights_at(
-    path:str|Path # .safetensors file, or a folder with one or with several parts of one
+    path:str|Path, # .safetensors file, or a folder with one or with several parts of one
+    dtype:torch.dtype|None=None, # precision to read them in; default their own
 ) -> Mapping:
     "Weights as a read-only state dict"
     path = Path(path)
+    if dtype: return Rounded(weights_at(path), dtype)
     if not path.is_dir(): return TensorFile(path)
     whole = [path/n for n in ('model.safetensors', 'open_clip_model.safetensors') if (path/n).is_file()]
     parts = whole[:1] or sorted(path.glob('*-of-*.safetensors'))
@@ -35,7 +37,7 @@ def weights_at(
 
 class Rounded(Mapping):
     "A state dict in another precision"
-    def __init__(self, state, dtype): self.state, self.dtype = state, dtype
+    def __init__(self, state:Mapping, dtype:torch.dtype): self.state, self.dtype = state, dtype
     def __len__(self): return len(self.state)
     def __iter__(self): return iter(self.state)
     def __getitem__(self, k): return self.state[k].to(self.dtype) if is_weight(self.state[k]) else self.state[k]
@@ -46,39 +48,47 @@ def _warn_of_strangers(files, names):
     sizes = {k: t.numel() for k, t in files[0].items() if t.ndim > 1 and is_weight(t)}
     largest = [k for k in sorted(sizes, key=sizes.get)[-5:] if sizes[k] >= 1000] # smaller ones meet by chance
     for file, name in zip(files[1:], names[1:]):
-        cosines = [_cosine(files[0][k].float().ravel(), file[k].float().ravel()) for k in largest]
+        cosines = []
+        for k in largest:
+            a, b = (state[k].float().ravel() for state in (files[0], file))
+            cosines.append(float(a@b / (a.norm()*b.norm()).clamp(min=1e-30))) # without a copy of either
         if cosines and median(cosines) < .2: warnings.warn(
             f'{name} and {names[0]} have little in common: the cosine of their largest weights is '
             f'{median(cosines):.2f}. Were they fine-tuned from one start? If not, their average is '
             'worth nothing.', stacklevel=3)
 
-def _cosine(a, b): # float; 0 where one of them is nought
-    "Of two vectors, without a copy of either"
-    return float(a@b / (a.norm()*b.norm()).clamp(min=1e-30))
-
 # %% ../../nbs/api/weights/05_files.ipynb #a1db6d85
 _per_model = dict(weights='weight', densities='density') # knobs that are lists, one number a model
 
 def recipe_text(
-    rule, # function of a merge or search
-    start, tuned, # paths, as `write_merged` takes them
+    rule:Callable, # function of a merge or search
+    start:str|Path|None, # as `write_merged` takes it
+    tuned:list, # paths, as `write_merged` takes them
     folder:str|Path, # that it will lie in
     knobs:dict, # of the rule
     **more # further keys
 ) -> str: # '' for a rule that can't be found by name
     "The recipe that makes a merge again"
-    name = getattr(rule, 'merge_method', None)
-    said = {k: v for k, v in merge_recipe(rule, **knobs).items() if k not in ('name', 'chosen') and v is not None}
-    of_each = {word: said.pop(k) for k, word in _per_model.items() if name and k in said}
+    # one of mergekit's methods, or one of ours that its name finds
+    mergekit_name = getattr(rule, 'merge_method', None)
+    if mergekit_name: keys = dict(merge_method=mergekit_name)
+    else:
+        try: registered = find_method(method_name(rule)).function
+        except ValueError: registered = None
+        if registered is not rule: return ''
+        keys = dict(rule=method_name(rule))
+    # mergekit has some knobs by model, and calls one of them by a word that is no name in Python
+    parameters = merge_recipe(rule, **knobs)
+    parameters = {k: v for k, v in parameters.items() if k not in ('name', 'chosen') and v is not None}
     models = [dict(model=_from(folder, p)) for p in tuned]
-    for i, m in enumerate(models):
-        if of_each: m['parameters'] = {word: values[i] for word, values in of_each.items()}
-    if not name and not _is_known(rule): return ''
-    if name and 'scale' in said: said['lambda'] = said.pop('scale') # which is no name in Python
-    keys = dict(merge_method=name) if name else dict(rule=method_name(rule))
+    if mergekit_name:
+        of_each = {word: parameters.pop(k) for k, word in _per_model.items() if k in parameters}
+        for i, m in enumerate(models):
+            if of_each: m['parameters'] = {word: values[i] for word, values in of_each.items()}
+        if 'scale' in parameters: parameters['lambda'] = parameters.pop('scale')
     if start is not None: keys['base_model'] = _from(folder, start)
     if 'reference' in more: more['reference'] = _from(folder, more['reference'])
-    keys |= dict(models=models, parameters=said) | {k: v for k, v in more.items() if v}
+    keys |= dict(models=models, parameters=parameters) | more
     plain = json.loads(json.dumps({k: v for k, v in keys.items() if v}, default=float))
     return '# wiseft merge THIS_FILE -o OUT\n' + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
@@ -87,17 +97,13 @@ def _from(folder, path):
     try: return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError: return Path(path).absolute().as_posix() # on another drive of Windows
 
-def _is_known(rule):
-    try: return find_method(method_name(rule)).function is rule
-    except ValueError: return False
-
 # %% ../../nbs/api/weights/05_files.ipynb #4402d569
 def write_merged(
-    start, # .safetensors file, or folder, that fine-tuning began from; None for rules that don't use it
+    start:str|Path|None, # .safetensors file, or folder, that fine-tuning began from; None for rules that don't use it
     tuned:list, # the same, fine-tuned from it
     out:str|Path, # .safetensors file to make; it may be one of the others, with `force`
-    rule=wise_ft, # as in `merge`
-    prepared=None, # as in `merge`
+    rule:Callable|str=wise_ft, # as in `merge`
+    prepared:dict|None=None, # as in `merge`
     force:bool=False, # replace an existing file?
     dtype:torch.dtype|None=None, # precision that weights are read in, and the result has; default their own
     **knobs, # of the rule, and of its `prepare`
@@ -105,34 +111,30 @@ def write_merged(
     "`merge` of files into a file, one tensor at a time"
     paths, out = [*([] if start is None else [start]), *tuned], safetensors_name(out)
     rule, knobs = merge_rule(rule, knobs)
-    files = [Rounded(weights_at(p), dtype) if dtype else weights_at(p) for p in paths]
+    files = [weights_at(p, dtype) for p in paths]
     if not files: raise ValueError('There is nothing to average: give at least one file.')
     names = [str(p) for p in paths]
     check_states(files, names)
     _warn_of_strangers(files, names)
     first, rest = (None, files) if start is None else (files[0], files[1:])
-    notes = dict(parents=json.dumps([Path(p).name for p in paths]), rule=method_name(rule)) | _said(knobs)
-    again = {} if out in map(Path, paths) else dict(dtype=str(dtype or '').removeprefix('torch.'))
-    recipe = again and recipe_text(rule, start, tuned, out.parent, knobs, **again)
+    notes = dict(parents=json.dumps([Path(p).name for p in paths]), rule=method_name(rule))
+    for k, v in knobs.items():
+        value = v.said if isinstance(v, ByTensor) else v
+        if v is not None: notes[k] = value if isinstance(value, (int, float)) else json.dumps(value)
+    recipe = '' # a file over one of its own parents can't be made again
+    if out not in map(Path, paths):
+        recipe = recipe_text(rule, start, tuned, out.parent, knobs, dtype=str(dtype or '').removeprefix('torch.'))
     with atomic_path(out, force=force) as tmp:
         if prepared is None: prepared, knobs = prepare_merge(rule, first, rest, **knobs)
         _write_in_order(tmp, files[0], merged_tensors(rule, first, rest, names, prepared, knobs), notes)
-        if prepared: _write_beside(out.with_suffix('.prepared.safetensors'), flat_prepared(prepared), force)
+        if prepared:
+            state = {k: torch.as_tensor(v) for k, v in flat_prepared(prepared).items()}
+            with atomic_path(out.with_suffix('.prepared.safetensors'), force=force) as beside:
+                _write_in_order(beside, state, ((k, state[k]) for k in tensor_order(state)), None)
         if recipe:
             with atomic_path(out.with_suffix('.recipe.yml'), force=force) as beside:
                 beside.write_text(recipe, encoding='utf-8')
     return out
-
-def _said(knobs):
-    "Knobs as notes of a file"
-    plain = {k: v.said if isinstance(v, ByTensor) else v for k, v in knobs.items() if v is not None}
-    return {k: v if isinstance(v, (int, float)) else json.dumps(v) for k, v in plain.items()}
-
-def _write_beside(path, prepared, force):
-    "What a rule had to know, in a file of its own"
-    state = {k: torch.as_tensor(v) for k, v in prepared.items()}
-    with atomic_path(path, force=force) as tmp:
-        _write_in_order(tmp, state, ((k, state[k]) for k in tensor_order(state)), None)
 
 def _write_in_order(path, like, tensors, notes):
     "A safetensors file of the names, shapes and precisions of another one"

@@ -11,7 +11,7 @@ __all__ = ['At', 'check_one_other', 'check_start', 'wise_ft', 'uniform_soup', 'w
 
 # %% ../../nbs/api/weights/03_merge.ipynb #a3336385
 import math, re, torch, warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import Parameter, Signature, signature
@@ -28,8 +28,8 @@ class At:
     prepared:object=None # what the rule's `prepare` found out about it
 
 def check_one_other(
-    n, # models beside the start
-    name='weight-space' # of the rule
+    n:int, # models beside the start
+    name:str='weight-space' # of the rule
 ):
     "ValueError if a rule of two is to average more than one with the start"
     if n > 1: raise ValueError(
@@ -37,25 +37,29 @@ def check_one_other(
         "such as 'uniform soup'.")
 
 def check_start(
-    start, # None where there is none
-    name # of the rule
+    start:object, # None where there is none
+    name:str # of the rule
 ):
     "ValueError if a rule that needs the start has none"
     if start is None: raise ValueError(f'{name} needs the start, the model that fine-tuning began from. It is None.')
 
 @method('merge', 'weight-space', '2109.01903', knob='alpha')
-def wise_ft(start, tuned, at, alpha=.5):
+def wise_ft(start:torch.Tensor, tuned:list, at:At, alpha:float=.5) -> torch.Tensor:
     "The straight line from start to fine-tuned, (1 − α) θ₀ + α θ₁ (WiSE-FT)"
     check_start(start, 'weight-space')
     check_one_other(len(tuned))
     return weighted_sum([start, tuned[0]], [1-alpha, alpha])
 
 @method('merge', 'uniform soup', '2203.05482', needs='several fine-tuned classifiers', cost='a fine-tuning each')
-def uniform_soup(start, tuned, at):
+def uniform_soup(start:torch.Tensor|None, tuned:list, at:At) -> torch.Tensor:
     "The mean of the fine-tuned; the start is not used"
     return weighted_sum(tuned, [1/len(tuned)]*len(tuned))
 
-def weighted_average(start, tuned, at, weights, normalize=False):
+def weighted_average(
+    start:torch.Tensor|None, tuned:list, at:At,
+    weights:list, # one a model
+    normalize:bool=False # divide by their sum?
+) -> torch.Tensor:
     "Another average of the fine-tuned, by weights with sum 1, or divided by their sum"
     total = sum(weights) if normalize else 1
     if not total: raise ValueError(f'The weights of {at.name!r} sum to 0: {weights}. Give others, or normalize: false.')
@@ -75,7 +79,7 @@ def in_block(
     return bool(_block.search(name))
 
 def tensor_depths(
-    names # of a state dict's tensors
+    names:Iterable # of a state dict's tensors
 ) -> dict: # name -> 0 … 1
     "How deep in its tower each tensor stands"
     found = {n: m for n in names if (m := _block.search(n))}
@@ -91,13 +95,13 @@ _PARTS = dict(visual='image', text='text', head='head')
 
 def part_of(
     name:str, # of a tensor of a classifier
-) -> str: # None: of a tensor of something else
+) -> str|None: # of a tensor of something else None
     "The part of a classifier that a tensor belongs to: 'image', 'text' or 'head'"
     return _PARTS.get(name.partition('.')[0])
 
 def check_parts(
-    parts, # 'image', 'text' or 'head'; None: all
-    names  # of a state dict's tensors
+    parts:str|None, # 'image', 'text' or 'head'; None: all
+    names:Iterable  # of a state dict's tensors
 ):
     "ValueError unless there is such a part, with weights of its own"
     there = {part_of(n) for n in names} - {None}
@@ -111,29 +115,26 @@ def check_parts(
 @dataclass(frozen=True)
 class ByTensor:
     "A knob that has another value for each tensor"
-    here:object # function of `At` that gives the value
+    here:Callable # function of `At` that gives the value
     said:object # what it says in a recipe
-
-def _unmixed(start, tuned, knobs): # one of the versions
-    "Where no average is made: the version that has all of the weight, if one has, else the first"
-    weights = list(knobs.get('weights') or [])
-    if [w for w in weights if w] == [1]: return tuned[weights.index(1)]
-    if start is None or knobs.get('alpha') == 1 and len(tuned) == 1: return tuned[0]
-    return start
 
 @torch.no_grad()
 def merge_tensor(
-    rule,  # function of one tensor's versions
-    start, # the tensor where fine-tuning began, or None
-    tuned, # list of the fine-tuned
-    at,    # `At`
-    knobs  # dict of the rule's knobs
-): # a new tensor of the same shape and dtype
+    rule:Callable, # of one tensor's versions
+    start:torch.Tensor|None, # where fine-tuning began
+    tuned:list, # of the fine-tuned
+    at:At,
+    knobs:dict # of the rule
+) -> torch.Tensor: # a new one of the same shape and dtype
     "One tensor by a rule"
     first = tuned[0] if start is None else start
     knobs = {k: v.here(at) if isinstance(v, ByTensor) else v for k, v in knobs.items()}
     if knobs.pop('parts', None) not in (None, part_of(at.name)): rule, start, knobs = uniform_soup, None, {}
-    if not is_weight(first): return _unmixed(start, tuned, knobs).clone()
+    if not is_weight(first): # no average is made: the version that has all of the weight, if one has, else the first
+        weights = list(knobs.get('weights') or [])
+        if [w for w in weights if w] == [1]: return tuned[weights.index(1)].clone()
+        if start is None or knobs.get('alpha') == 1 and len(tuned) == 1: return tuned[0].clone()
+        return start.clone()
     wide = torch.promote_types(first.dtype, torch.float32)
     at_home = lambda t: t.detach().to(first.device, wide)
     out = rule(None if start is None else at_home(start), [at_home(t) for t in tuned], at, **knobs)
@@ -144,19 +145,19 @@ def merge_tensor(
 
 # %% ../../nbs/api/weights/03_merge.ipynb #af0cae10
 def check_states(
-    states, # state dicts or files
-    names   # what messages call them
+    states:list, # state dicts or files
+    names:list   # what messages call them
 ):
     "ValueError unless all can be merged with the first"
     for s, name in zip(states[1:], names[1:]): check_compatible(states[0], s, (names[0], name))
 
 def merged_tensors(
-    rule, # function of one tensor's versions
-    start, tuned, # state dicts or files; the start may be None
-    names, # what messages call them, the start's first
-    prepared, # dict name -> what the rule has to know of a tensor, or None
-    knobs  # dict of the rule's knobs
-): # yields (name, tensor)
+    rule:Callable, # of one tensor's versions
+    start:Mapping|None, tuned:list, # state dicts or files
+    names:list, # what messages call them, the start's first
+    prepared:dict|None, # name -> what the rule has to know of a tensor
+    knobs:dict # of the rule
+) -> Iterator: # of (name, tensor)
     "Tensor after tensor, each read once and checked before and after; none is kept while the next one is made"
     states = tuned if start is None else [start, *tuned]
     check_parts(knobs.get('parts'), states[0])
@@ -172,7 +173,7 @@ def merged_tensors(
 
 # %% ../../nbs/api/weights/03_merge.ipynb #ab1465e2
 def averageable(
-    models # classifiers
+    models:list # classifiers
 ) -> list: # of the same classifiers, with one list of weights
     "Classifiers as they can be averaged: with their text towers, where that of one was fine-tuned"
     models[0].check_averageable(models[1:])
@@ -180,8 +181,8 @@ def averageable(
     return [m.with_text() for m in models] if texts else list(models)
 
 def check_images_suffice(
-    models, # classifiers, the start first
-    name    # of the method that learns from images
+    models:list, # classifiers, the start first
+    name:str     # of the method that learns from images
 ):
     "ValueError where there is no start, or a text tower was fine-tuned: images alone say nothing of it"
     check_start(models[0], name)
@@ -191,14 +192,14 @@ def check_images_suffice(
 
 # %% ../../nbs/api/weights/03_merge.ipynb #dad8b6db
 def merge(
-    start,     # state dict or classifier that fine-tuning began from; None for rules that don't use it
-    tuned,     # list of the same, fine-tuned from it
-    rule=wise_ft, # function of one tensor's versions, or `functools.partial` of one, or a registered one's name
-    prepared=None, # dict name -> what the rule has to know of a tensor, from its `prepare`
-    names=None,# what messages call the models
-    images=None, # validation images of the reference, for rules that look at some
-    parts=None, # 'image', 'head' or 'text': merge this part alone, the rest is that of the fine-tuned
-    **knobs    # of the rule, and of its `prepare`
+    start:object, # state dict or classifier that fine-tuning began from; None for rules that don't use it
+    tuned:Iterable, # the same, fine-tuned from it
+    rule:Callable|str=wise_ft, # of one tensor's versions, or `functools.partial` of one, or a registered one's name
+    prepared:dict|None=None, # name -> what the rule has to know of a tensor, from its `prepare`
+    names:list|None=None, # what messages call the models
+    images:object=None, # validation images of the reference, for rules that look at some
+    parts:str|None=None, # 'image', 'head' or 'text': merge this part alone, the rest is that of the fine-tuned
+    **knobs # of the rule, and of its `prepare`
 ): # a new state dict or classifier
     "Merge weights by a rule"
     if parts: knobs['parts'] = parts
@@ -225,8 +226,8 @@ def _merge_states(rule, start, tuned, prepared, names, knobs): # a state dict
     return dict(merged_tensors(rule, start, tuned, names, prepared, knobs))
 
 def merge_rule(
-    rule, # function, with knobs `functools.partial` of one, or the name of a registered one
-    knobs # dict of further knobs
+    rule:Callable|str, # with knobs `functools.partial` of one, or the name of a registered one
+    knobs:dict # further ones
 ) -> tuple: # function, dict of all knobs
     "A merge by its name, or the function itself, and its knobs"
     function, before = function_and_knobs(find_method(rule, 'merge').function if isinstance(rule, str) else rule)
@@ -234,14 +235,14 @@ def merge_rule(
 
 # %% ../../nbs/api/weights/03_merge.ipynb #7b7504de
 def looks_at_images(
-    function, # a rule with a `prepare`, or a search
+    function:Callable, # a rule with a `prepare`, or a search
 ) -> bool:
     "Whether a method needs validation images of the reference"
     function, _ = function_and_knobs(function)
     return 'images' in signature(getattr(function, 'prepare', function)).parameters
 
 def knobs_apart(
-    rule, # function of one tensor's versions, also with knobs
+    rule:Callable, # of one tensor's versions, also with knobs
     **knobs # further ones
 ) -> tuple: # dict of those that its `prepare` asks for, dict of the others
     "The knobs of a rule's `prepare`, and those of the rule"
@@ -251,9 +252,9 @@ def knobs_apart(
     return {k: v for k, v in knobs.items() if k in asks}, {k: v for k, v in knobs.items() if k not in asks}
 
 def prepare_merge(
-    rule, # function of one tensor's versions
-    start, tuned, # as `merge` takes them
-    images=None, # validation images of the reference
+    rule:Callable, # of one tensor's versions
+    start:object, tuned:list, # as `merge` takes them
+    images:object=None, # validation images of the reference
     **knobs # of the rule, and of its `prepare`
 ) -> tuple: # dict name -> tensor; the knobs that are left for the rule
     "What a rule must know of each tensor before it is asked for the first"
@@ -272,7 +273,7 @@ def _state(m): return m if m is None or isinstance(m, Mapping) else m.state_dict
 
 # %% ../../nbs/api/weights/03_merge.ipynb #a63fa497
 def flat_prepared(
-    prepared # dict name -> value, or dict of such
+    prepared:dict|None # name -> value, or dict of such
 ) -> dict: # name -> value
     "What rules had to know, as a file holds it"
     flat = {} if prepared is None else {k: v for k, v in prepared.items() if not isinstance(v, dict)}
@@ -282,8 +283,8 @@ def flat_prepared(
 
 # %% ../../nbs/api/weights/03_merge.ipynb #3d4a6bb6
 def merge_recipe(
-    rule, # function of one tensor's versions, or a search
-    images=None, # validation images that it looked at
+    rule:Callable, # of one tensor's versions, or a search
+    images:object=None, # validation images that it looked at
     **knobs # that were given
 ) -> dict: # as JSON has it
     "How a classifier was merged"
@@ -298,8 +299,8 @@ def merge_recipe(
 
 # %% ../../nbs/api/weights/03_merge.ipynb #21900acf
 def check_ends(
-    zeroshot, # state dict or classifier: the start, alpha = 0
-    finetuned, # the same: the end, alpha = 1
+    zeroshot:object, # state dict or classifier: the start, alpha = 0
+    finetuned:object, # the same: the end, alpha = 1
 ):
     "Raise ValueError if the two say that they are the other way round"
     start, end = (getattr(c, 'alpha', None) for c in (zeroshot, finetuned))
@@ -313,8 +314,8 @@ def check_ends(
 
 # %% ../../nbs/api/weights/03_merge.ipynb #22ab8b71
 def check_alpha(
-    alpha # mixing coefficient
-): # float
+    alpha:float # mixing coefficient
+) -> float:
     "`alpha` as a float, with a warning outside 0…1"
     alpha = alpha if hasattr(alpha, 'chosen') else float(alpha) # which can say what it was chosen by
     if not math.isfinite(alpha): raise ValueError(
@@ -327,10 +328,10 @@ def check_alpha(
 
 # %% ../../nbs/api/weights/03_merge.ipynb #40894a8b
 def interpolate(
-    zeroshot, # state dict or classifier: the start, alpha = 0
-    finetuned, # the same, fine-tuned from it: the end, alpha = 1
+    zeroshot:object, # state dict or classifier: the start, alpha = 0
+    finetuned:object, # the same, fine-tuned from it: the end, alpha = 1
     alpha:float=0.5, # mixing coefficient; outside 0…1 it extrapolates, with a warning
-    parts=None, # 'image', 'head' or 'text': average this part alone, the rest is that of the fine-tuned
+    parts:str|None=None, # 'image', 'head' or 'text': average this part alone, the rest is that of the fine-tuned
 ): # a new state dict or classifier
     "Weight-space ensemble $(1-\\alpha)\\,\\theta_0 + \\alpha\\,\\theta_1$ (WiSE-FT, arXiv 2109.01903)"
     check_ends(zeroshot, finetuned)
@@ -339,8 +340,8 @@ def interpolate(
 
 # %% ../../nbs/api/weights/03_merge.ipynb #885a0720
 def check_shares(
-    weights, # list, or None
-    n        # models
+    weights:list|None,
+    n:int # models
 ) -> list: # of floats with sum 1
     "The weights of an average, equal if None; ValueError unless there are `n` and they sum to 1"
     if n == 0: raise ValueError("There is nothing to average: give at least one model.")
@@ -365,7 +366,7 @@ def average(
 
 # %% ../../nbs/api/weights/03_merge.ipynb #883aeeaa
 def named_models(
-    models # list, or dict name -> model
+    models:list|Mapping # or name -> model
 ) -> dict:
     "Models by name; those of a list are numbered"
     return dict(models) if isinstance(models, Mapping) else {f'model {i}': m for i, m in enumerate(models)}
@@ -382,8 +383,8 @@ def _with_signature(function, names, knobs):
     return function
 
 def layered(
-    inner, # `Method`, a merge
-    outer  # `Method`, a merge of the start and what the inner one made
+    inner:Method, # a merge
+    outer:Method  # a merge of the start and what the inner one made
 ) -> Method:
     "A merge of a merge"
     f, g, name = inner.function, outer.function, f'{inner.name}+{outer.name}'

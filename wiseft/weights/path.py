@@ -7,28 +7,12 @@ __all__ = ['WeightPath']
 
 # %% ../../nbs/api/weights/04_path.ipynb #ff32f7f6
 import torch
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from torch import nn
 from .merge import At, check_alpha, check_parts, knobs_apart, merge_tensor, tensor_depths, wise_ft
 from ..base.registry import function_and_knobs
 from .tensors import check_compatible, check_finite, is_weight
-
-# %% ../../nbs/api/weights/04_path.ipynb #5b7b9710
-def _check_apart(target, *states):
-    "ValueError if `target` is the memory of one of `states`, which writing would destroy"
-    if any(s[k].data_ptr() == t.data_ptr() for s in states for k, t in target.items() if t.numel()): raise ValueError(
-        "The target shares its memory with one of the two models and would overwrite it. Give a copy: "
-        "copy.deepcopy(module).")
-
-# %% ../../nbs/api/weights/04_path.ipynb #214fd917
-def _check_path(target, zeroshot, finetuned):
-    check_compatible(zeroshot, finetuned)
-    # the precision is the target's own business
-    alike = {k: t.to('meta', zeroshot[k].dtype) if k in zeroshot else t for k, t in target.items()}
-    check_compatible(alike, zeroshot, ('target', 'zeroshot'))
-    _check_apart(target, zeroshot, finetuned)
-    for s, name in ((zeroshot, 'zeroshot'), (finetuned, 'finetuned')): check_finite(s, name)
 
 # %% ../../nbs/api/weights/04_path.ipynb #ccb7b2bd
 class WeightPath:
@@ -37,22 +21,32 @@ class WeightPath:
         target:nn.Module, # receives the weights; its state dict has the same keys
         zeroshot:Mapping, # state dict, alpha = 0
         finetuned:Mapping, # state dict, alpha = 1
-        rule=wise_ft, # merge with a knob `alpha`; with others: `functools.partial` of one
-        prepared=None, # as in `merge`
+        rule:Callable=wise_ft, # merge with a knob `alpha`; with others: `functools.partial` of one
+        prepared:dict|None=None, # as in `merge`
     ):
         memory = target.state_dict()
-        _check_path(memory, zeroshot, finetuned)
-        self.target, depths = target, tensor_depths(memory)
+        # may it be walked? The precision is the target's own business
+        check_compatible(zeroshot, finetuned)
+        alike = {k: t.to('meta', zeroshot[k].dtype) if k in zeroshot else t for k, t in memory.items()}
+        check_compatible(alike, zeroshot, ('target', 'zeroshot'))
+        for state in (zeroshot, finetuned):
+            if any(state[k].data_ptr() == t.data_ptr() for k, t in memory.items() if t.numel()): raise ValueError(
+                "The target shares its memory with one of the two models and would overwrite it. Give a copy: "
+                "copy.deepcopy(module).")
+        for s, name in ((zeroshot, 'zeroshot'), (finetuned, 'finetuned')): check_finite(s, name)
+        # by which rule?
         (self.rule, _), (_, self.knobs) = function_and_knobs(rule), knobs_apart(rule)
         check_parts(self.knobs.get('parts'), memory)
+        # both ends lie where the target does; on an accelerator many tensors are averaged at once
+        self.target, self.heads, depths, prepared = target, {}, tensor_depths(memory), prepared or {}
+        at_once = rule is wise_ft and any(t.device.type != 'cpu' for t in memory.values())
         there = lambda state, k: state[k].detach().to(memory[k].device)
         self.tensors = [(t, there(zeroshot, k), there(finetuned, k)) for k, t in memory.items()]
-        places = [At(k, depths[k], (prepared or {}).get(k)) for k in memory]
-        at_once = rule is wise_ft and any(t.device.type != 'cpu' for t in memory.values())
-        together = [versions for versions in self.tensors if at_once and is_weight(versions[0])]
-        self.alone = [o for o in zip(self.tensors, places) if not (at_once and is_weight(o[0][0]))]
+        together, self.alone = [], []
+        for k, versions in zip(memory, self.tensors):
+            if at_once and is_weight(memory[k]): together.append(versions)
+            else: self.alone.append((versions, At(k, depths[k], prepared.get(k))))
         self.together = [together[i:i+64] for i in range(0, len(together), 64)]
-        self.heads = {}
     @torch.no_grad()
     def __call__(self,
         alpha:float # mixing coefficient; outside 0…1 it extrapolates, with a warning
@@ -66,9 +60,7 @@ class WeightPath:
                 t.copy_(merge_tensor(self.rule, z, [f], at, self.knobs | dict(alpha=alpha)))
             elif t.dtype == z.dtype: torch.lerp(z, f, alpha, out=t)
             else: t.copy_(torch.lerp(z, f, alpha))
-        if getattr(self.target, 'head_from_text', False): self._build_head(alpha)
+        if getattr(self.target, 'head_from_text', False): # which is built once for each alpha
+            if alpha not in self.heads: self.heads[alpha] = deepcopy(self.target.rebuild_head().head.state_dict())
+            self.target.head.load_state_dict(self.heads[alpha])
         return self.target
-    def _build_head(self, alpha):
-        "From the averaged text tower, once for each alpha"
-        if alpha not in self.heads: self.heads[alpha] = deepcopy(self.target.rebuild_head().head.state_dict())
-        self.target.head.load_state_dict(self.heads[alpha])

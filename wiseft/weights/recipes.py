@@ -8,6 +8,7 @@ __all__ = ['HALVES', 'scaled_steps', 'agreeing_steps', 'Recipe', 'is_classifier'
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #76316bf0
 import math, os, re, reprlib, torch, yaml
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import signature
@@ -16,14 +17,12 @@ from ..base.files import atomic_path, blame_memory, existing_file
 from ..base.registry import find_method
 from ..base.text import BadFile, did_you_mean
 from .adapters import ADAPTER
-from .files import Rounded, recipe_text, weights_at, write_merged
+from .files import recipe_text, weights_at, write_merged
 from .merge import (
-    ByTensor, check_ends, check_start, in_block, looks_at_images, merge, weighted_average)
+    At, ByTensor, check_ends, check_start, in_block, looks_at_images, merge, weighted_average)
 from .tensors import check_compatible
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #9f9f3b45
-def _is_number(x): return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
-
 def _entries(name, said): # list of (filter or None, number or list of numbers)
     "The values that a recipe has for a knob, in the order in which they are asked"
     of_filters = isinstance(said, list) and said and all(isinstance(e, dict) for e in said)
@@ -32,7 +31,8 @@ def _entries(name, said): # list of (filter or None, number or list of numbers)
         value, text = e.get('value'), e.get('filter')
         numbers = value if isinstance(value, list) else [value]
         fits = set(e) <= {'value', 'filter'} and isinstance(text, (str, type(None)))
-        if not (fits and numbers and all(isinstance(n, bool) or _is_number(n) for n in numbers)): raise ValueError(
+        finite = all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
+        if not (fits and numbers and finite): raise ValueError(
             f'{name} is {reprlib.repr(said)}. It is a number, a list of numbers (from the first layer to the last), or '
             'a list of filters: [{filter: mlp, value: 0.5}, {value: 0.2}].')
     return [(None if e.get('filter') == '*' else e.get('filter'), e['value']) for e in entries]
@@ -54,13 +54,23 @@ def _knob(entries): # the value itself where it is the same for all tensors
     return ByTensor(partial(_value_at, entries), value if text is None else said)
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #bfaaa7dc
-def scaled_steps(start, tuned, at, weights, normalize=False, scale=1.):
+def scaled_steps(
+    start:torch.Tensor, tuned:list, at:At, # as in `merge`
+    weights:list, # one a model
+    normalize:bool=False, # divide by their sum?
+    scale:float=1. # mergekit's lambda
+) -> torch.Tensor:
     "The start and all steps from it, each times its weight (mergekit's task_arithmetic)"
     check_start(start, 'task_arithmetic')
     total = sum(weights) if normalize and abs(sum(weights)) >= 1e-8 else 1
     return start + scale/total*sum(w*(t-start) for w, t in zip(weights, tuned))
 
-def agreeing_steps(start, tuned, at, weights, densities, normalize=True, scale=1.):
+def agreeing_steps(
+    start:torch.Tensor, tuned:list, at:At, # as in `merge`
+    weights:list, densities:list, # one a model
+    normalize:bool=True, # divide by the weights that had a say?
+    scale:float=1. # mergekit's lambda
+) -> torch.Tensor:
     "The start and the largest steps of each tensor whose sign is that of their weighted sum (mergekit's ties)"
     check_start(start, 'ties')
     shares = torch.tensor(weights, dtype=start.dtype, device=start.device).view(-1, *[1]*start.ndim)
@@ -93,7 +103,7 @@ _REFUSED = dict(tokenizer_source=_words, tokenizer=_words, chat_template=_words,
 @dataclass
 class Recipe:
     "A merge that can be carried out"
-    rule:object      # function of a merge or of a search
+    rule:Callable    # of a merge or of a search
     start:Path|None  # the model that fine-tuning began from
     tuned:list       # paths of the others
     knobs:dict=field(default_factory=dict) # of the rule
@@ -105,20 +115,21 @@ class Recipe:
     def of_classifiers(self): return all(map(is_classifier, self.paths))
 
 def is_classifier(
-    path # of a model
+    path:Path # of a model
 ) -> bool:
     "Whether a folder holds a classifier, or an adapter that makes another one of its start"
     return (path/'wiseft.json').is_file() or (path/ADAPTER).is_file()
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #f4543120
-def _mapping(found, known, what):
+def _mapping(keys, allowed, what):
     "A dict with no other keys"
-    if not isinstance(found, dict): raise ValueError(
-        f'{what} is {reprlib.repr(found)}, and should be keys with values.')
-    for k in found:
+    if not isinstance(keys, dict): raise ValueError(
+        f'{what} is {reprlib.repr(keys)}, and should be keys with values.')
+    for k in keys:
         if k in _REFUSED: raise ValueError(f'{k!r} is not for recipes here. {_REFUSED[k]}')
-        if k not in known: raise ValueError(f'{what} has an unknown key {reprlib.repr(k)}. {did_you_mean(k, known)}')
-    return found
+        if k not in allowed: raise ValueError(
+            f'{what} has an unknown key {reprlib.repr(k)}. {did_you_mean(k, allowed)}')
+    return keys
 
 def read_recipe(
     path:str|Path # YAML file
@@ -126,81 +137,77 @@ def read_recipe(
     "A recipe from its file; BadFile says what is wrong with it"
     path = existing_file(path, 'recipe')
     if path.stat().st_size > 50_000: raise BadFile(f'{path} has more than 50,000 bytes. A recipe is a page of text.')
-    try: found = yaml.safe_load(path.read_text(encoding='utf-8-sig'))
+    try: keys = yaml.safe_load(path.read_text(encoding='utf-8-sig'))
     except Exception as e:
         blame_memory(e, path)
         raise BadFile(f'{path} is no YAML: {" ".join(str(e).split())[:300]}. Mind spaces and colons.') from e
-    try: return _recipe(found, path.parent)
+    try: return _recipe(keys, path.parent)
     except (ValueError, OverflowError) as e: raise BadFile(f'{path}: {e}') from e
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #94466128
-def _recipe(found, folder): # `Recipe`
+def _recipe(keys, folder): # `Recipe`
     "A recipe from its keys"
-    found = _mapping(found, _KEYS, 'The recipe')
-    if len({'merge_method', 'rule'} & set(found)) != 1: raise ValueError(
+    keys = _mapping(keys, _KEYS, 'The recipe')
+    if len({'merge_method', 'rule'} & set(keys)) != 1: raise ValueError(
         f'A recipe has either merge_method ({", ".join(_METHODS)}) or rule, the name of a merge that `wiseft methods` '
-        f'lists. This one has {"both" if "rule" in found else "none"}.')
-    models, method = _models(found.get('models'), method='merge_method' in found), found.get('merge_method')
-    if 'rule' in found: rule = _rule(found['rule'])
+        f'lists. This one has {"both" if "rule" in keys else "none"}.')
+    # the models
+    models, method = keys.get('models'), keys.get('merge_method')
+    if not isinstance(models, list): raise ValueError(
+        f'`models` is {reprlib.repr(models)}. It is a list of {{model: PATH}}, each with parameters of its own if need '
+        'be.')
+    for m in models:
+        _mapping(m, ('model', 'parameters') if 'merge_method' in keys else ('model',), 'A model')
+        if not isinstance(m.get('model'), str): raise ValueError(f'A model is {reprlib.repr(m)}, and has no path.')
+    # what is done to them
+    if 'rule' in keys:
+        ours = find_method(keys['rule']) if isinstance(keys['rule'], str) else None
+        if ours is None or ours.kind not in ('merge', 'search'): raise ValueError(
+            f'`rule` is {reprlib.repr(keys["rule"])}, and no merge or search; `wiseft methods` lists them.')
+        rule = ours.function
     elif isinstance(method, str) and method in _METHODS: rule = _METHODS[method]
     else: raise ValueError(
         f'merge_method is {reprlib.repr(method)}. Of mergekit\'s there are {", ".join(_METHODS)}; merges of ours are '
         'named by rule, as in rule: TSV-M.')
-    start, dtype = found.get('base_model'), found.get('dtype', '')
+    # from where, and in which precision
+    start, dtype = keys.get('base_model'), keys.get('dtype', '')
     if not isinstance(start, (str, type(None))): raise ValueError(f'base_model is {reprlib.repr(start)}, and no path.')
     if dtype not in ('', *_DTYPES): raise ValueError(f'`dtype` is {reprlib.repr(dtype)}. It is {", ".join(_DTYPES)}.')
     if rule is not weighted_average: models = [m for m in models if m['model'] != start] # mergekit's may list it, too
     elif start in [None, *(m['model'] for m in models)]: start = None # it is one of them
     else: raise ValueError('`linear` uses no base_model. Leave it out, or list it among models.')
     if not models: raise ValueError('A recipe needs models besides base_model: a list of {model: PATH}.')
-    shared = found.get('parameters') or {}
+    # how strongly, and by which images
+    shared = keys.get('parameters') or {}
     knobs = _of_mergekit(rule, models, shared) if method else _knobs_of_ours(rule, shared)
-    images = {k: found[k] for k in ('suite', 'reference') if k in found}
+    images = {k: keys[k] for k in ('suite', 'reference') if k in keys}
     if not all(isinstance(v, str) for v in images.values()): raise ValueError(f'{[*images]} are no paths or names.')
     def place(path): return Path(os.path.normpath(folder/path))
     if 'reference' in images: images['reference'] = str(place(images['reference']))
     return Recipe(rule, None if start is None else place(start), [place(m['model']) for m in models], knobs, dtype,
                   images)
 
-def _models(found, method): # list of dicts
-    if not isinstance(found, list): raise ValueError(
-        f'`models` is {reprlib.repr(found)}. It is a list of {{model: PATH}}, each with parameters of its own if need '
-        'be.')
-    for m in found:
-        _mapping(m, ('model', 'parameters') if method else ('model',), 'A model')
-        if not isinstance(m.get('model'), str): raise ValueError(f'A model is {reprlib.repr(m)}, and has no path.')
-    return found
-
-def _rule(name):
-    "A merge or search of ours by its name"
-    found = find_method(name) if isinstance(name, str) else None
-    if found is None or found.kind not in ('merge', 'search'): raise ValueError(
-        f'`rule` is {reprlib.repr(name)}, and no merge or search; `wiseft methods` lists them.')
-    return found.function
-
 # %% ../../nbs/api/weights/09_recipes.ipynb #17f75685
 def _of_mergekit(rule, models, shared): # dict of knobs
     "The parameters of mergekit's methods"
-    each = [word for word, knob in _OF_EACH.items() if knob in signature(rule).parameters]
-    own = [k for k, knob in _NAMES.items() if knob is None or knob in signature(rule).parameters]
-    _mapping(shared, [*each, *own], 'parameters')
-    knobs = {}
-    for k in own:
-        if k in shared and _NAMES[k]: knobs[_NAMES[k]] = _knob(_entries(k, shared[k]))
+    asks = signature(rule).parameters
+    of_each = [word for word, knob in _OF_EACH.items() if knob in asks]
+    of_all = [word for word, knob in _NAMES.items() if knob is None or knob in asks]
+    _mapping(shared, [*of_each, *of_all], 'parameters')
+    knobs = {_NAMES[k]: _knob(_entries(k, shared[k])) for k in of_all if k in shared and _NAMES[k]}
     if rule is weighted_average: knobs.setdefault('normalize', True)
-    general = {k: _entries(k, shared[k]) for k in each if k in shared}
-    if 'density' in each: general.setdefault('density', [(None, 1.)])
-    for k in each:
-        said = [_mapping(m.get('parameters') or {}, each, 'The parameters of a model') for m in models]
-        entries = [(_entries(k, s[k]) if k in s else []) + general.get(k, []) for s in said]
+    # a list, one a model, of what the model has for a knob, then what all have
+    by_model = [_mapping(m.get('parameters') or {}, of_each, 'The parameters of a model') for m in models]
+    for k in of_each:
+        general = _entries(k, shared[k]) if k in shared else [(None, 1.)] if k == 'density' else []
+        entries = [(_entries(k, own[k]) if k in own else []) + general for own in by_model]
         if not all(entries): raise ValueError(f'{models[entries.index([])]["model"]} has no {k}. Give each model one.')
-        knobs[_OF_EACH[k]] = _each(list(map(_knob, entries)))
+        values = list(map(_knob, entries))
+        knobs[_OF_EACH[k]] = values
+        if any(isinstance(v, ByTensor) for v in values):
+            here = lambda at, entries=entries: [_value_at(e, at) for e in entries]
+            knobs[_OF_EACH[k]] = ByTensor(here, [v.said if isinstance(v, ByTensor) else v for v in values])
     return knobs
-
-def _each(values): # a list, one a model
-    if not any(isinstance(v, ByTensor) for v in values): return values
-    here = lambda at: [v.here(at) if isinstance(v, ByTensor) else v for v in values]
-    return ByTensor(here, [v.said if isinstance(v, ByTensor) else v for v in values])
 
 def _knobs_of_ours(rule, shared): # dict
     "The parameters of a rule"
@@ -215,10 +222,10 @@ def _knobs_of_ours(rule, shared): # dict
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #2789c8c0
 def merge_by_recipe(
-    recipe,     # `Recipe`, or its file
+    recipe:Recipe|str|Path, # or its file
     out:str|Path, # .safetensors file or, of classifiers, folder to make
-    load=None,  # path of a classifier → the classifier; for classifiers alone
-    images=None,# validation images of the reference, for rules that look at some
+    load:Callable|None=None, # path of a classifier → the classifier; for classifiers alone
+    images:object=None, # validation images of the reference, for rules that look at some
     force:bool=False # replace what is there?
 ) -> Path: # `out`
     "Carry out a recipe"
@@ -231,10 +238,10 @@ def merge_by_recipe(
     return out
 
 def merged_classifier(
-    recipe,      # `Recipe` of classifiers
-    folder,      # that it will lie in, and its own recipe beside it
-    load,        # path of a classifier → the classifier
-    images=None, # validation images of the reference
+    recipe:Recipe, # of classifiers
+    folder:str|Path, # that it will lie in, and its own recipe beside it
+    load:Callable, # path of a classifier → the classifier
+    images:object=None, # validation images of the reference
 ): # a new classifier
     "What a recipe makes of classifiers"
     start = None if recipe.start is None else load(recipe.start)
@@ -249,37 +256,32 @@ def merged_classifier(
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #bef2be93
 def what_is_missing(
-    recipe, # `Recipe`
-    load=None # as in `merge_by_recipe`
+    recipe:Recipe,
+    load:Callable|None=None # as in `merge_by_recipe`
 ) -> list: # of sentences; empty if it can be carried out
     "What stands in the way of a recipe; nothing is written"
-    states, said, classifiers = {}, [], []
+    states, problems, classifiers = {}, [], []
     for path in recipe.paths:
         try:
             if not path.exists(): raise FileNotFoundError(f'There is no {path}. Models are folders and files here.')
-            if not (load and is_classifier(path)): states[str(path)] = _weights(recipe, path)
+            if not (load and is_classifier(path)): states[str(path)] = weights_at(path, _DTYPES.get(recipe.dtype))
             else:
                 classifiers.append(load(path, start=classifiers[0]) if classifiers else load(path))
                 states[str(path)] = classifiers[-1].state_dict()
-        except (OSError, ValueError) as e: said.append(str(e))
+        except (OSError, ValueError) as e: problems.append(str(e))
     first = next(iter(states), None)
     for name in list(states)[1:]:
         try: check_compatible(states[first], states[name], (first, name))
-        except ValueError as e: said.append(str(e))
+        except ValueError as e: problems.append(str(e))
     for c in classifiers[1:]:
         try: classifiers[0].check_averageable([c])
-        except (ValueError, TypeError) as e: said.append(str(e))
-    filters = _filters([k.said for k in recipe.knobs.values() if isinstance(k, ByTensor)])
+        except (ValueError, TypeError) as e: problems.append(str(e))
     names = '\n'.join(k for state in states.values() for k in state)
-    unused = [text for text in filters if names and text not in names]
-    return said + [f'No tensor has {text!r} in its name. {did_you_mean(text, _pieces(names))}' for text in unused]
-
-def _weights(recipe, path):
-    state, dtype = weights_at(path), _DTYPES.get(recipe.dtype)
-    return Rounded(state, dtype) if dtype else state
-
-def _filters(said): # texts, in any depth
-    if isinstance(said, dict): return [said['filter']] if 'filter' in said else []
-    return [text for s in said for text in _filters(s)] if isinstance(said, list) else []
-
-def _pieces(names): return sorted({piece for piece in re.split(r'[.\n]', names) if not piece.isdigit()})
+    pieces = sorted({piece for piece in re.split(r'[.\n]', names) if not piece.isdigit()})
+    parts = [k.said for k in recipe.knobs.values() if isinstance(k, ByTensor)]
+    while names and parts: # a filter may stand within the list of a knob, or of a model in such a list
+        part = parts.pop(0)
+        if isinstance(part, list): parts = part + parts
+        elif isinstance(part, dict) and part.get('filter', '') not in names: problems.append(
+            f'No tensor has {part["filter"]!r} in its name. {did_you_mean(part["filter"], pieces)}')
+    return problems

@@ -7,7 +7,7 @@ __all__ = ['tensor_bytes', 'state_hash', 'safetensors_name', 'TensorFile', 'tens
            'write_tensors']
 
 # %% ../../nbs/api/weights/02_safetensors_io.ipynb #9c3d66aa
-import hashlib, json, struct, torch
+import hashlib, json, numpy as np, struct, torch
 from collections.abc import Mapping
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
@@ -15,8 +15,8 @@ from ..base.files import BadFile, blame_memory, existing_file
 
 # %% ../../nbs/api/weights/02_safetensors_io.ipynb #7a9eb32c
 def tensor_bytes(
-    t # tensor
-): # (n_bytes,) uint8 array
+    t:torch.Tensor
+) -> np.ndarray: # (n_bytes,), uint8
     "A tensor's values as bytes, row by row"
     return t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
@@ -33,8 +33,8 @@ def state_hash(
 
 # %% ../../nbs/api/weights/02_safetensors_io.ipynb #85c72673
 def safetensors_name(
-    path # of a file
-): # `Path`
+    path:str|Path # of a file
+) -> Path:
     "The path, if it ends in .safetensors; ValueError says how others are converted"
     if Path(path).suffix == '.safetensors': return Path(path)
     raise ValueError(f"{path} doesn't end in .safetensors. Convert other formats: "
@@ -67,14 +67,14 @@ _codes = {torch.float64:'F64', torch.float32:'F32', torch.float16:'F16', torch.b
           torch.int32:'I32', torch.int16:'I16', torch.int8:'I8', torch.uint8:'U8', torch.bool:'BOOL'}
 
 # %% ../../nbs/api/weights/02_safetensors_io.ipynb #004c0cc9
-def tensor_order(state):
+def tensor_order(state:Mapping) -> list:
     "Names, in the order in which a file holds them"
     return sorted(state, key=lambda k: (-state[k].element_size(), k))
 
 # %% ../../nbs/api/weights/02_safetensors_io.ipynb #fa380db5
 def tensor_table(
-    state # state dict
-): # dict name -> dtype, shape, data_offsets
+    state:Mapping # state dict
+) -> dict: # name -> dtype, shape, data_offsets
     "Where each tensor lies in a safetensors file of `state`, as its header says it"
     table, at = {}, 0
     for k in tensor_order(state):
@@ -86,9 +86,9 @@ def tensor_table(
     return table
 
 def file_header(
-    table,   # from `tensor_table`
-    metadata # dict of notes, or None
-): # bytes
+    table:dict, # from `tensor_table`
+    metadata:dict|None # notes
+) -> bytes:
     "The beginning of a safetensors file"
     text = json.dumps({'__metadata__': {'format': 'pt', **{k: str(v) for k, v in (metadata or {}).items()}}}
                       | table).encode()
