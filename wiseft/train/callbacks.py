@@ -115,7 +115,10 @@ class Watch(Callback):
     def before_validate(self): self.right = self.seen = 0
 
     def before_step(self):
-        numbers = self._numbers()
+        loss = self.loss.detach().as_subclass(torch.Tensor).float()
+        # while a learning rate is looked for, the norm of the gradients may be infinite
+        norm = loss if hasattr(self.learn, 'lr_finder') else getattr(self.learn, 'gradient_norm', loss)
+        numbers = torch.stack([loss, norm])
         bad = ~numbers.isfinite().all()
         self.learn.spoilt = bad if self.spoilt is None else self.spoilt | bad
         where = dict(step=self.train_iter, epoch=self.epoch, lr=self.opt.hypers[-1]['lr'])
@@ -124,12 +127,6 @@ class Watch(Callback):
         skips = optimiser is not None and optimiser.defaults.get('fused')
         if skips: optimiser.found_inf = self.spoilt.float()
         if not skips or len(self.steps) == EVERY: self.look()
-
-    def _numbers(self): # (2,)
-        "Loss and norm of the gradients; while a learning rate is looked for, the norm may be infinite"
-        loss = self.loss.detach().as_subclass(torch.Tensor).float()
-        norm = loss if hasattr(self.learn, 'lr_finder') else getattr(self.learn, 'gradient_norm', loss)
-        return torch.stack([loss, norm])
 
     def look(self):
         "Fetch the numbers of the last steps, and stop where one is bad"

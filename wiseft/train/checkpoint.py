@@ -78,13 +78,8 @@ def where(self:Checkpoint) -> str:
     return f'resumes epoch {self.done//n + 1} at step {self.done%n + 1} of {n}'
 
 # %% ../../nbs/api/train/04_checkpoint.ipynb #0a0782ae
-def _noise(device):
-    "State of PyTorch's random generators that a training on a device draws from"
-    here = {'noise.cpu': torch.get_rng_state()}
-    if device.type == 'cpu': return here
-    return here | {f'noise.{device.type}': torch.get_device_module(device).get_rng_state(*_which(device))}
-
 def _set_noise(state, device):
+    "Let PyTorch's random generators that a training on a device draws from go on"
     torch.set_rng_state(state['noise.cpu'])
     there = state.get(f'noise.{device.type}') # not where the training was on another kind of device
     if device.type != 'cpu' and there is not None:
@@ -115,12 +110,15 @@ def _save_checkpoint(cb):
             'times lower or a longer warm-up.')
         raise CancelFitException
     if rank(): return # all have the same, and the first writes
-    tensors = {k: _copied(v) for k,v in (tensors | _noise(learn.student.device)).items()}
+    device, tensors['noise.cpu'] = learn.student.device, torch.get_rng_state()
+    if device.type != 'cpu':
+        state = torch.get_device_module(device).get_rng_state(*_which(device))
+        tensors[f'noise.{device.type}'] = state
+    plain = dict(copy=True, memory_format=torch.contiguous_format)
+    tensors = {k: v.detach().to('cpu', **plain) for k, v in tensors.items()}
     position = dict(step=learn.train_iter, epochs_before=cb.epochs_before, start_accuracy=learn.start_accuracy,
                     recipe=cb.run_recipe)
     write_training(cb.file, tensors, position)
-
-def _copied(t): return t.detach().to('cpu', copy=True, memory_format=torch.contiguous_format)
 
 # %% ../../nbs/api/train/04_checkpoint.ipynb #e983157a
 def write_training(
@@ -140,7 +138,11 @@ def read_training(
         with safe_open(existing_file(file, 'checkpoint'), 'pt') as f:
             tensors, position = {k: f.get_tensor(k) for k in f.keys()}, loads(f.metadata()['wiseft'])
         position = {k: position[k] for k in ('step', 'epochs_before', 'start_accuracy', 'recipe')}
-        _check_position(tensors, position)
+        wrong = [k for k in ('step', 'epochs_before') if type(position[k]) is not int or position[k] < 0]
+        if not isinstance(position['recipe'], dict): wrong.append('recipe')
+        if not isinstance(position['start_accuracy'], (int, float, type(None))): wrong.append('start_accuracy')
+        if tensors['noise.cpu'].dtype != torch.uint8: wrong.append('noise.cpu')
+        if wrong: raise ValueError(f'The value of {wrong[0]} is of another kind.')
     except (SafetensorError, TypeError, KeyError, ValueError, RecursionError) as e:
         raise BadFile(f'{file} is no whole checkpoint of a training ({why_failed(e)}). {again}') from e
     if spoilt := _spoilt(tensors): raise BadFile(f'{file} holds NaN or infinite numbers in {spoilt}. {again}')
@@ -154,14 +156,6 @@ def _spoilt(tensors):
     if all(torch.stack(flags).all() for flags in by_device.values()): return None # which waits once for each
     return next(k for k,flag in sound.items() if not flag)
 
-def _check_position(tensors, position):
-    "ValueError unless a training can go on from here"
-    wrong = [k for k in ('step', 'epochs_before') if type(position[k]) is not int or position[k] < 0]
-    if not isinstance(position['recipe'], dict): wrong.append('recipe')
-    if not isinstance(position['start_accuracy'], (int, float, type(None))): wrong.append('start_accuracy')
-    if tensors['noise.cpu'].dtype != torch.uint8: wrong.append('noise.cpu')
-    if wrong: raise ValueError(f'The value of {wrong[0]} is of another kind.')
-
 # %% ../../nbs/api/train/04_checkpoint.ipynb #837ad0e4
 def _load_checkpoint(cb, learn):
     tensors, position = read_training(cb.file)
@@ -169,16 +163,13 @@ def _load_checkpoint(cb, learn):
     if differ := [k for k in {**then, **now} if then.get(k) != now.get(k)]: raise ValueError(
         f'{cb.file} is of another training: {differ[0]} was {then.get(differ[0])!r} and is now {now.get(differ[0])!r}. '
         'Call it as before, or choose another checkpoint_dir.')
-    try: _fill(learn, tensors)
+    try:
+        learn.model.load_state_dict(_part(tensors, 'model.'))
+        for i, p in enumerate(p for g in learn.opt.param_lists for p in g):
+            state = _part(tensors, f'optimizer.{i}.')
+            for k, v in state.items(): state[k] = torch.empty_like(v if v.ndim == 0 else p, device=p.device).copy_(v)
+            learn.opt.opt.state[p] = state
     except (RuntimeError, KeyError) as e: raise BadFile(
         f'{cb.file} does not hold what this training needs ({why_failed(e)}). Delete it and start again.') from e
     cb.done, cb.epochs_before, learn.start_accuracy = (position[k] for k in ('step', 'epochs_before', 'start_accuracy'))
     cb.noise, cb.kept = {k: v for k,v in tensors.items() if k.startswith('noise.')}, tensors
-
-def _fill(learn, tensors):
-    "Weights and optimizer as they were"
-    learn.model.load_state_dict(_part(tensors, 'model.'))
-    for i,p in enumerate(p for g in learn.opt.param_lists for p in g):
-        state = _part(tensors, f'optimizer.{i}.')
-        learn.opt.opt.state[p] = {k: torch.empty_like(v if v.ndim == 0 else p, device=p.device).copy_(v)
-                                  for k,v in state.items()}

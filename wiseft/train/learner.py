@@ -21,11 +21,12 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import find_bs, to_cpu
-from fastcore.basics import patch
+from fastcore.basics import filter_dict, patch
 from fastcore.foundation import L
 from fastcore.imports import noop
 from functools import cached_property, partial
 from inspect import signature
+from itertools import chain
 from time import perf_counter
 from torch import nn
 from .. import __version__
@@ -130,16 +131,15 @@ def _do_one_batch(self:ClipLearner):
     if not self.training: return self.compute(self.model, counts)
     with self.threads.step(): self.in_parts(counts)
 
-def _sizes(n, parts): return [len(o) for o in torch.arange(n).tensor_split(parts)]
-
 @patch
 def in_parts(self:ClipLearner,
     counts:list # images of the batch that each process has
 ):
     "A step of training whose batch is computed in `accumulate` parts"
     xb, yb, done, outputs, labels, losses = self.xb, self.yb, 0, [], [], []
-    of_processes = [_sizes(n, self.accumulate) for n in counts]
-    sizes = [s for s in zip(*of_processes) if sum(s)] # of each part: how many images each process has
+    by_process = [torch.arange(n).tensor_split(self.accumulate) for n in counts]
+    sizes = [tuple(map(len, part)) for part in zip(*by_process)] # of each part: how many images each process has
+    sizes = [part for part in sizes if sum(part)]
     for k, part in enumerate(sizes):
         if k: # autocast was left after the loss
             for cb in self.cbs:
@@ -172,32 +172,17 @@ class HeadOnFeatures(nn.Module):
         self.classifier = classifier
     def forward(self, x:torch.Tensor): return self.classifier.head(x) if x.ndim == 2 else self.classifier(x)
 
-# %% ../../nbs/api/train/05_learner.ipynb #d5c348b8
-def _check_batchnorm(dl, recipe):
-    "Statistics are taken over whole batches, and one image has none"
-    if n_processes() > 1: raise ValueError(
-        f'train_batchnorm=True takes statistics over whole batches, of which each of the {n_processes()} processes has '
-        'a part: train in one process.')
-    if not dl.drop_last and dl.n%dl.bs == 1: raise ValueError(
-        f'train_batchnorm=True needs two images in every batch, and {dl.n} images in batches of {dl.bs} leave one '
-        'for the last: choose another batch_size.')
-    if recipe.get('accumulate'): raise ValueError(
-        'train_batchnorm=True takes statistics over whole batches, and accumulate computes them in parts: give one '
-        'of them.')
-
 # %% ../../nbs/api/train/05_learner.ipynb #46e16993
-def _numbers_of(settings):
-    "Those of an optimizer's settings that are numbers, which is what loggers such as TensorBoard take"
-    return {k: v for k, v in settings.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
-
 class Wrapped(OptimWrapper):
-    "fastai's wrapper of PyTorch's optimizers, whose settings are numbers"
+    "fastai's wrapper of PyTorch's optimizers, whose settings are numbers, as loggers such as TensorBoard take them"
     @property
-    def hypers(self): return [_numbers_of(of_group) for of_group in super().hypers]
+    def hypers(self):
+        def is_number(name, v): return isinstance(v, (int, float)) and not isinstance(v, bool)
+        return [filter_dict(of_group, is_number) for of_group in super().hypers]
 
-# %% ../../nbs/api/train/05_learner.ipynb #1a3df7b3
 adamw = partial(Wrapped, opt=partial(torch.optim.AdamW, fused=True))
 
+# %% ../../nbs/api/train/05_learner.ipynb #1a3df7b3
 def _callbacks(recipe, loss, pull):
     "What a fine-tuning needs besides fastai's own"
     cbs = [ClipGradients(recipe['clip_norm']), Watch(), FetchLosses(), WaitForImages(), KeepThreads()]
@@ -209,27 +194,44 @@ def _callbacks(recipe, loss, pull):
     if pull: cbs.append(Pull(pull))
     return cbs
 
-def _check_settings(dls, classifier, recipe, loss_func, given):
+def _check_settings(dls, classifier, recipe, loss_func, arguments):
     "TypeError of an argument that nobody takes, ValueError where settings don't go together"
-    known = *signature(clip_learner).parameters, 'epochs', 'batch_size', 'workers', 'seed' # also of `finetune`
-    if unknown := [k for k in given if k not in signature(Learner).parameters]: raise TypeError(
-        f'There is no argument {unknown[0]!r}. {did_you_mean(unknown[0], known)}')
+    names = *signature(clip_learner).parameters, 'epochs', 'batch_size', 'workers', 'seed' # also of `finetune`
+    if unknown := [k for k in arguments if k not in signature(Learner).parameters]: raise TypeError(
+        f'There is no argument {unknown[0]!r}. {did_you_mean(unknown[0], names)}')
     if loss_func and recipe['label_smoothing']: raise ValueError(
         'loss_func takes the place of cross-entropy, which label_smoothing belongs to: give one of them.')
     # in half precision small steps are rounded away
     if other := {p.dtype for p in classifier.parameters()} - {torch.float32}: raise ValueError(
         f"The classifier's weights are {other.pop()}, fine-tuning needs torch.float32: load it with "
         "precision='fp32'. precision='bf16' here computes in bfloat16 and keeps weights in float32.")
-    if recipe['train_batchnorm']: _check_batchnorm(dls.train, recipe)
+    if recipe['train_batchnorm']: # statistics are taken over whole batches, and one image has none
+        train = dls.train
+        if n_processes() > 1: raise ValueError(
+            f'train_batchnorm=True takes statistics over whole batches, of which each of the {n_processes()} processes '
+            'has a part: train in one process.')
+        if not train.drop_last and train.n%train.bs == 1: raise ValueError(
+            f'train_batchnorm=True needs two images in every batch, and {train.n} images in batches of {train.bs} '
+            'leave one for the last: choose another batch_size.')
+        if recipe.get('accumulate'): raise ValueError(
+            'train_batchnorm=True takes statistics over whole batches, and accumulate computes them in parts: give '
+            'one of them.')
     if n_processes() > 1 and not all(isinstance(dl, ClipDL) and dl.source for dl in dls): raise ValueError(
         f'{n_processes()} processes need DataLoaders from clip_dataloaders, which give each its share of the same '
         'batches: make them so, or train in one process.')
 
-def _model_to_train(classifier, train, grad_checkpointing):
+def _model_to_train(classifier, train, loss, pull, grad_checkpointing):
     "A copy whose chosen weights train, with no record of its own yet"
     model = classifier.copy().rebuild_head()
     model.alpha, model.parents, model.metrics, model.recipe = 1., [], {}, {}
     choose_weights(model, train)
+    if pull and parametrized(model): raise ValueError(
+        f'{method_name(pull)} moves each weight after a step, by where it was at the start, and with '
+        f'{method_name(train)} weights are computed from parts that train: leave out one of the two.')
+    # tensors that methods were given, or made by their `prepare`, are saved beside the classifier
+    knobs = chain.from_iterable(getattr(m, 'keywords', {}).items() for m in (loss, pull))
+    prepared = {k: v for k, v in knobs if isinstance(v, torch.Tensor)}
+    model.beside = {'prepared.safetensors': prepared} if prepared else {}
     if not grad_checkpointing: return model
     # open_clip computes layers again in the backward pass instead of keeping what they gave
     model.visual.set_grad_checkpointing(True)
@@ -237,12 +239,6 @@ def _model_to_train(classifier, train, grad_checkpointing):
         f'The image tower, a {type(model.visual).__name__}, has no gradient checkpointing: use accumulate, or a '
         'smaller batch.')
     return model
-
-def _check_pull(model, pull, train):
-    "A pull moves weights, and parts of weights have no place to be moved to"
-    if parametrized(model): raise ValueError(
-        f'{method_name(pull)} moves each weight after a step, by where it was at the start, and with '
-        f'{method_name(train)} weights are computed from parts that train: leave out one of the two.')
 
 # %% ../../nbs/api/train/05_learner.ipynb #a2973a53
 def _with_text(classifier, accumulate):
@@ -325,9 +321,7 @@ def clip_learner(
     loss, pull = (m and completed(m, classifier) for m in (loss, pull))
     if is_captions(labels): kwargs = _on_captions(dls, loss, label_smoothing) | kwargs
     if trait(loss, 'trains_text'): classifier = _with_text(classifier, accumulate)
-    image_dls, model = dls, _model_to_train(classifier, train, grad_checkpointing)
-    if pull: _check_pull(model, pull, train)
-    model.beside = _found_beforehand(loss, pull)
+    image_dls, model = dls, _model_to_train(classifier, train, loss, pull, grad_checkpointing)
     if lr_factors: splitter, cbs = _by_factor(model, lr_factors, splitter, cbs)
     if train == 'head': dls, model = feature_dataloaders(dls, model), HeadOnFeatures(model)
     loss_func = loss_func or CrossEntropyLossFlat(label_smoothing=label_smoothing)
@@ -349,12 +343,6 @@ def _show_progress(learn, progress):
     else:
         learn.add_cb(ProgressLines())
         learn.logger = learn.progress_lines.epoch_line
-
-# %% ../../nbs/api/train/05_learner.ipynb #663a3704
-def _found_beforehand(*methods):
-    "Tensors that methods were given, or made by their `prepare`, to be saved beside the classifier"
-    given = {k: v for m in methods for k,v in getattr(m, 'keywords', {}).items() if isinstance(v, torch.Tensor)}
-    return {'prepared.safetensors': given} if given else {}
 
 # %% ../../nbs/api/train/05_learner.ipynb #6e605651
 def cosine_lr(

@@ -107,17 +107,15 @@ def on_canvas(
     for place, a in zip(canvas, arrays): place[:a.shape[0],:a.shape[1]] = torch.tensor(a)
     return canvas, sizes
 
-def _bicubic(x):
-    x = x.abs()
-    near, far = (1.5*x - 2.5)*x*x + 1, ((2.5 - .5*x)*x - 4)*x + 2
-    return torch.where(x < 1, near, torch.where(x < 2, far, 0))
-
 def _taps(first, last, size, n_real, n): # (b, size, n)
     "Weights of n input pixels, the first `n_real` no padding, in each of `size` output pixels from `first` to `last`"
     scale = ((last-first)/size)[:,None,None]
     centre = first[:,None,None] + scale*(torch.arange(size, device=first.device)[:,None] + .5)
     place = torch.arange(n, device=first.device) + .5
-    taps = _bicubic((place-centre)/scale.clamp(min=1))*(place < n_real[:,None,None])
+    x = ((place-centre)/scale.clamp(min=1)).abs()
+    near = (1.5*x - 2.5)*x*x + 1 # Pillow's bicubic filter
+    far = ((2.5 - .5*x)*x - 4)*x + 2
+    taps = torch.where(x < 1, near, torch.where(x < 2, far, 0))*(place < n_real[:,None,None])
     return taps/taps.sum(-1, keepdim=True)
 
 def resized_crops(
@@ -126,16 +124,17 @@ def resized_crops(
     size:tuple, # height and width to resize to
 ): # (b, 3, height, width), uint8
     "On an accelerator: cut and resize a batch, as Pillow does, some images at a time for the sake of memory"
-    parts = zip(*(t.split(16) for t in (x, sizes, boxes)))
-    with exact_fp32(): return torch.cat([_resized(*part, size) for part in parts])
-
-def _resized(x, sizes, boxes, size):
-    left, top, right, bottom = boxes.T
-    across = _taps(left, right, size[1], sizes[:,1], x.shape[2]).mT
-    down = _taps(top, bottom, size[0], sizes[:,0], x.shape[1])
-    rows = x.mT.to(torch.float32, memory_format=torch.contiguous_format).flatten(1, 2) @ across # one a row and colour
-    made = down @ rows.round_().clamp_(0, 255).unflatten(1, (-1, 3)).flatten(2)
-    return made.round_().clamp_(0, 255).to(torch.uint8).unflatten(2, (3, -1)).transpose(1, 2)
+    resized = []
+    for part, part_sizes, part_boxes in zip(*(t.split(16) for t in (x, sizes, boxes))):
+        left, top, right, bottom = part_boxes.T
+        across = _taps(left, right, size[1], part_sizes[:,1], part.shape[2]).mT
+        down = _taps(top, bottom, size[0], part_sizes[:,0], part.shape[1])
+        pixels = part.mT.to(torch.float32, memory_format=torch.contiguous_format).flatten(1, 2) # a row and colour each
+        with exact_fp32():
+            rows = (pixels @ across).round_().clamp_(0, 255).unflatten(1, (-1, 3)).flatten(2)
+            crops = (down @ rows).round_().clamp_(0, 255).to(torch.uint8)
+        resized.append(crops.unflatten(2, (3, -1)).transpose(1, 2))
+    return torch.cat(resized)
 
 # %% ../../nbs/api/train/00_loaders.ipynb #0496e6d0
 def resized_crop(
@@ -319,15 +318,21 @@ def clip_dataloaders(
     classnames, clip = getattr(clip, 'classnames', None), getattr(clip, 'clip', clip) # of an `ImageClassifier`
     if captions: sets = _captioned_sets(source, validation, captions)
     else: sets = _train_validation(source, validation, classnames)
-    # labelled images to watch stay labelled
-    tokens = [_caption_tokens(s, clip) if captions and s is not validation else None for s in sets]
-    ds = [_datasets(s, clip) for s in sets]
-    kw = dict(seed=seed, bs=batch_size, num_workers=0, after_item=ToTensor(), after_batch=Normalised(clip))
-    train = ClipDL(ds[0], PixelSource(sets[0], clip, crop_scale, progress, tokens[0], workers), shuffle=True, **kw)
-    valid = ClipDL(ds[1], PixelSource(sets[1], clip, None, progress, tokens[1], workers), shuffle=False, **kw)
-    if captions: train.source.captions = dict( # for the recipe
+    loaders = []
+    for images, shuffle in zip(sets, (True, False)):
+        tokens = None
+        if captions and images is not validation: # labelled images to watch stay labelled
+            warn_of_texts(clip, images.classnames, captions=True)
+            tokens = clip.tokenizer(images.classnames) # (n_captions, context length)
+        pixels = PixelSource(images, clip, crop_scale if shuffle else None, progress, tokens, workers)
+        items = Items(images) # setting lists up, fastai would open the first image, which may be unreadable
+        opened = TfmdLists(items, OpenImage(clip), do_setup=False, types=[OpenImage.input_types])
+        labels = TfmdLists(items, Numbered(images.classnames), do_setup=False, types=[OneImage])
+        loaders.append(ClipDL(Datasets(tls=[opened, labels]), pixels, seed, bs=batch_size, shuffle=shuffle,
+                              num_workers=0, after_item=ToTensor(), after_batch=Normalised(clip)))
+    if captions: loaders[0].source.captions = dict( # for the recipe
         table=Path(captions).name, sha256=sha256_file(captions)[:12], pairs=len(sets[0]))
-    return DataLoaders(train, valid, device=clip.device)
+    return DataLoaders(*loaders, device=clip.device)
 
 # %% ../../nbs/api/train/00_loaders.ipynb #8c32643f
 def _train_validation(source, validation, classnames):
@@ -347,12 +352,6 @@ class Numbered(Transform):
     def __init__(self, vocab:list): self.vocab, self.c = list(vocab), len(vocab)
     def encodes(self, o:OneImage): return TensorCategory(int(o.images.labels[o.i]))
     def decodes(self, o): return Category(self.vocab[int(o)])
-
-def _datasets(images, clip):
-    "fastai's `Datasets` of an image set; setting it up, fastai would open the first image, which may be unreadable"
-    items = Items(images)
-    return Datasets(tls=[TfmdLists(items, OpenImage(clip), do_setup=False, types=[OpenImage.input_types]),
-                         TfmdLists(items, Numbered(images.classnames), do_setup=False, types=[OneImage])])
 
 # %% ../../nbs/api/train/00_loaders.ipynb #06c4a346
 def captioned_images(
@@ -383,10 +382,6 @@ def _captioned_sets(folder, validation, table):
     held_out = np.isin([number[f] for f in pairs.files()], order[:max(1, len(number)//10)])
     return pairs.subset(np.flatnonzero(~held_out)), pairs.subset(np.flatnonzero(held_out))
 
-def _caption_tokens(images, clip): # (n_captions, context length)
-    warn_of_texts(clip, images.classnames, captions=True)
-    return clip.tokenizer(images.classnames)
-
 def is_captions(
     y:torch.Tensor # what a batch has beside its images
 ) -> bool:
@@ -410,30 +405,23 @@ def feature_dataloaders(
     classifier:ImageClassifier,
 ) -> DataLoaders: # of features (dim,) and labels
     "Loaders of the features of other loaders' images, computed once and without random crops"
-    return DataLoaders(*[_feature_loader(dl, classifier) for dl in dls], device=classifier.device)
-
-def _feature_loader(dl, classifier):
-    source = FeatureSource(*_all_features(dl, classifier))
-    data = TensorDataset(source.features, source.labels)
-    return ClipDL(data, source, getattr(dl, 'seed', 0), bs=dl.bs, shuffle=dl.shuffle, num_workers=0)
-
-@torch.no_grad()
-def _all_features(dl, classifier):
-    "Features (n, dim) and labels (n,) of a loader's images, in their order"
-    source = getattr(dl, 'source', None)
-    if isinstance(source, PixelSource): return _features_of(source, classifier, dl.bs)
-    features, labels = [], []
-    for x,y in dl.new(shuffle=False, drop_last=False):
-        features.append(classifier.features(x.as_subclass(torch.Tensor).to(classifier.device)).cpu())
-        labels.append(torch.as_tensor(y).long().cpu())
-    return torch.cat(features), torch.cat(labels)
-
-def _features_of(source, classifier, batch_size):
-    "From the cache, where an earlier training may have left them"
-    progress = source.progress and is_large(source.images)
-    f = extract_features(classifier, source.images, batch_size, progress=progress)
-    for path, reason in f.skipped: warnings.warn(f'Left out of fine-tuning: {reason}', stacklevel=2)
-    return f.features, f.labels
+    loaders = []
+    for dl in dls:
+        pixels, features, labels = getattr(dl, 'source', None), [], []
+        if isinstance(pixels, PixelSource): # from the cache, where an earlier training may have left them
+            progress = pixels.progress and is_large(pixels.images)
+            cached = extract_features(classifier, pixels.images, dl.bs, progress=progress)
+            for path, reason in cached.skipped: warnings.warn(f'Left out of fine-tuning: {reason}', stacklevel=2)
+            source = FeatureSource(cached.features, cached.labels)
+        else:
+            for x, y in dl.new(shuffle=False, drop_last=False):
+                with torch.no_grad(): f = classifier.features(x.as_subclass(torch.Tensor).to(classifier.device))
+                features.append(f.cpu())
+                labels.append(torch.as_tensor(y).long().cpu())
+            source = FeatureSource(torch.cat(features), torch.cat(labels))
+        data = TensorDataset(source.features, source.labels)
+        loaders.append(ClipDL(data, source, getattr(dl, 'seed', 0), bs=dl.bs, shuffle=dl.shuffle, num_workers=0))
+    return DataLoaders(*loaders, device=classifier.device)
 
 # %% ../../nbs/api/train/00_loaders.ipynb #f059990e
 def check_dataloaders(
@@ -446,7 +434,10 @@ def check_dataloaders(
         _check_normalisation(dl, name, classifier.clip)
     first = dls.train.one_batch() if hasattr(dls.train, 'one_batch') else next(iter(dls.train))
     x, y = to_cpu(first)[:2]
-    if not is_captions(y): _check_vocab(getattr(dls, 'vocab', None), list(classifier.classnames))
+    vocab = getattr(dls, 'vocab', None)
+    if vocab is not None and not is_captions(y): check_same_classes(
+        vocab, list(classifier.classnames), 'the DataLoaders', 'the classifier', 'Make the classifier with '
+        'list(dls.vocab), or the DataLoaders with a Categorize(vocab, sort=False) of its class names.')
     shape, size = tuple(x.shape[1:]), (3, *classifier.clip.image_size)
     if shape != size: raise ValueError(
         f'The DataLoaders give images of shape {shape}, this CLIP takes {size}: use clip_dataloaders, or '
@@ -456,13 +447,6 @@ def check_dataloaders(
         'counted from 0.')
     _check_pixels(x.as_subclass(torch.Tensor), classifier.clip)
     return y
-
-# %% ../../nbs/api/train/00_loaders.ipynb #22407838
-def _check_vocab(vocab, classnames):
-    "Labels must mean the rows of the head"
-    if vocab is None: return
-    check_same_classes(vocab, classnames, 'the DataLoaders', 'the classifier', 'Make the classifier with '
-                       'list(dls.vocab), or the DataLoaders with a Categorize(vocab, sort=False) of its class names.')
 
 # %% ../../nbs/api/train/00_loaders.ipynb #2557d224
 def _rounded(t, digits=4): return [round(v, digits) for v in t.flatten().tolist()]

@@ -73,7 +73,6 @@ class Step:
     @property
     def teacher_scale(self): return self.teacher.clip.model.logit_scale.exp() # scalar, without gradients
 
-
 # %% ../../nbs/api/train/01_losses.ipynb #e20ab64f
 @patch
 def gathered(self:Step,
@@ -321,12 +320,6 @@ class Pull(Callback):
             self.memories[int(i)][k] = v.to(self.pairs[int(i)][0].device)
 
 # %% ../../nbs/api/train/01_losses.ipynb #89526df6
-def _knobs(method):
-    "Name -> value of what is no argument of every call: given, or the default; a knob without either is not there"
-    function, given = function_and_knobs(method)
-    defaults = {k: p.default for k,p in signature(function).parameters.items() if p.default is not Parameter.empty}
-    return defaults | given
-
 def trait(
     method:Callable, # a function; with knobs: `functools.partial` of one
     name:str, # 'prepare', 'layers', 'trains_text', 'teacher' or 'replaces_decay'
@@ -349,5 +342,8 @@ def method_recipe(
     method:Callable, # a function; with knobs: `functools.partial` of one
 ) -> dict: # name and knobs, as JSON has it
     "A method as a recipe writes it down"
-    told = {k: state_hash({k: v}) if isinstance(v, torch.Tensor) else v for k,v in _knobs(method).items()}
-    return dict(name=method_name(method), **told)
+    function, knobs = function_and_knobs(method)
+    defaults = {k: p.default for k, p in signature(function).parameters.items() if p.default is not Parameter.empty}
+    recipe = dict(name=method_name(method))
+    for k, v in (defaults | knobs).items(): recipe[k] = state_hash({k: v}) if isinstance(v, torch.Tensor) else v
+    return recipe

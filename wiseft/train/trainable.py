@@ -7,6 +7,8 @@ __all__ = ['choose_weights', 'check_own_head', 'parametrized', 'plain_weights', 
 
 # %% ../../nbs/api/train/03_trainable.ipynb #f3d3856e
 import math
+from collections.abc import Callable
+from torch import nn
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 from ..base.registry import method_name
 from ..models.tower import tower_blocks
@@ -16,7 +18,7 @@ from ..models.classifier import ImageClassifier
 # %% ../../nbs/api/train/03_trainable.ipynb #823c3ada
 def choose_weights(
     classifier:ImageClassifier, # changed in place
-    train='all', # 'all', 'head', 'last:n', or a function of a classifier that is changed in place
+    train:str|Callable='all', # 'all', 'head', 'last:n', or a function of a classifier that is changed in place
 ):
     "Let gradients reach only those weights that are to train"
     kind,_,n = str(train).partition(':')
@@ -38,7 +40,6 @@ def choose_weights(
         "trains none, train='all' everything.")
     for m in [*blocks[-int(n):], *after]: m.requires_grad_(True)
 
-
 # %% ../../nbs/api/train/03_trainable.ipynb #2626bb45
 def check_own_head(
     classifier:ImageClassifier,
@@ -56,29 +57,27 @@ def parametrized(
     "Those with weights that are computed from parts"
     return [m for m in classifier.modules() if is_parametrized(m)]
 
-def _make_plain(module):
-    "Keep what the parts make when nothing trains, under its name, before the module's other parameters"
-    module.parametrizations.eval()
-    kind, others = type(module), list(module.named_parameters(recurse=False))
-    module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind))) # which a copy shares, and which is changed
-    for name in list(module.parametrizations): remove_parametrizations(module, name)
-    for name,p in others:
-        delattr(module, name)
-        module.register_parameter(name, p)
-
 def plain_weights(
     classifier:ImageClassifier,
-): # `ImageClassifier`; the same one if its weights are plain
+) -> ImageClassifier: # the same one if its weights are plain
     "A copy whose weights are what the parts make"
     if not parametrized(classifier): return classifier
     new = classifier.copy()
-    for m in parametrized(new): _make_plain(m)
+    for module in parametrized(new):
+        module.parametrizations.eval() # what the parts make when nothing trains is kept
+        kind, others = type(module), list(module.named_parameters(recurse=False))
+        # a copy shares its class, which is changed
+        module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
+        for name in list(module.parametrizations): remove_parametrizations(module, name)
+        for name, p in others: # which come after what the parts make
+            delattr(module, name)
+            module.register_parameter(name, p)
     return new
 
 # %% ../../nbs/api/train/03_trainable.ipynb #7ae36ddb
 def parameter_groups(
-    model, # `ImageClassifier`, or a module with one as its `classifier`
-    factors:dict=None # name of a weight -> factor on its learning rate; default all alike
+    model:nn.Module, # `ImageClassifier`, or a module with one as its `classifier`
+    factors:dict|None=None # name of a weight -> factor on its learning rate; default all alike
 ) -> list: # of lists of parameters
     "fastai's parameter groups, of what trains: image tower, then head or text tower, each by factor"
     groups = {}

@@ -17,8 +17,8 @@ from .trainable import plain_weights
 
 # %% ../../nbs/api/train/07_weight_averages.ipynb #b62bad5f
 def move(
-    averages, weights, # lists of tensors
-    by, # a number
+    averages:list, weights:list, # of tensors
+    by:float,
     scaled:Callable=torch._foreach_mul_, # what is done with it to the ways from averages to weights
 ):
     "Bring averages nearer to weights, all tensors at once"

@@ -41,13 +41,14 @@ class PeftAdapter:
     "What peft's LoRA adds to a model"
     factors:dict # name of a module -> A (rank, columns), B (rows, rank), factor
     model:str='' # the class of what it was trained on, where that is said
-    def steps(self, device='cpu') -> dict: # name of a weight -> matrix; on 'meta' its shape alone
+    def steps(self, device:str|torch.device='cpu') -> dict: # name of a weight -> matrix; on 'meta' its shape alone
         "What is added to each weight"
-        wide = {name: (a.to(device).float(), b.to(device).float(), f) for name, (a, b, f) in self.factors.items()}
-        return {_weight_of(name): factor*b @ a for name, (a, b, factor) in wide.items()}
-
-def _weight_of(module): # queries, keys and values of PyTorch's attention are one parameter
-    return f'{module}.in_proj_weight' if module.rpartition('.')[2] == 'attn' else f'{module}.weight'
+        steps = {}
+        for module, (a, b, factor) in self.factors.items():
+            of_attention = module.rpartition('.')[2] == 'attn' # whose queries, keys and values are one parameter
+            weight = f'{module}.in_proj_weight' if of_attention else f'{module}.weight'
+            steps[weight] = factor*b.to(device).float() @ a.to(device).float()
+        return steps
 
 # %% ../../nbs/api/weights/08_adapters.ipynb #3ca3fdac
 def read_adapter(
@@ -57,15 +58,15 @@ def read_adapter(
     folder = existing_folder(Path(folder), 'adapter')
     config, state = _read_config(folder/ADAPTER), read_state_dict(folder/_weights_file)
     alphas, plain = config.get('alpha_pattern') or {}, not config.get('use_rslora')
-    found = {}
+    factors = {}
     for k, t in state.items():
         name = re.fullmatch(r'(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight', k)
         if not name or t.ndim != 2: raise BadFile(
             f'{folder/_weights_file} has {k!r} of shape {tuple(t.shape)}, which is no thin matrix of a linear layer. '
             'Fold it with peft, merge_and_unload(), and save that.')
         inner = name[1].replace('.base_layer', '')
-        found.setdefault(inner, {})[name[2]] = t*2 if name[2] == 'B' and inner != name[1] else t # twice, as peft does
-    for name, two in found.items():
+        factors.setdefault(inner, {})[name[2]] = t*2 if name[2] == 'B' and inner != name[1] else t # twice, as peft does
+    for name, two in factors.items():
         if len(two) < 2 or len(two['A']) != two['B'].shape[1] or not len(two['A']): raise BadFile(
             f'{folder/_weights_file} has no two matrices that fit each other for {name!r}. Save it again.')
     def factor(name, rank):
@@ -73,12 +74,12 @@ def read_adapter(
         return alpha/(rank if plain else math.sqrt(rank))
     about = config.get('auto_mapping')
     model = str(about.get('base_model_class')) if isinstance(about, dict) else ''
-    return PeftAdapter({n: (two['A'], two['B'], factor(n, len(two['A']))) for n, two in found.items()}, model)
+    return PeftAdapter({n: (two['A'], two['B'], factor(n, len(two['A']))) for n, two in factors.items()}, model)
 
 # %% ../../nbs/api/weights/08_adapters.ipynb #39d50312
 def write_adapter(
-    start, # state dict that fine-tuning began from
-    tuned, # state dict, fine-tuned with LoRA
+    start:dict, # state dict that fine-tuning began from
+    tuned:dict, # state dict, fine-tuned with LoRA
     folder:str|Path, # to make
     rank:int=8, # of the factors
     force:bool=False # replace an existing one?
@@ -93,16 +94,19 @@ def write_adapter(
         u, s, v = torch.linalg.svd(step, full_matrices=False)
         if s[rank:].any() and s[rank] > 1e-4*s[0]: raise ValueError(
             f'The change of {k!r} is of a higher rank than {rank}. An adapter holds what LoRA trained; give its rank.')
-        padding = torch.zeros(max(0, rank - len(s)), 1)
-        roots = torch.cat([s[:rank].sqrt(), padding[:, 0]])
-        u, v = (torch.nn.functional.pad(m, (0, len(padding))) for m in (u[:, :rank], v[:rank].T))
-        factors[re.sub(r'\.(in_proj_)?weight$', '', k)] = (u*roots).float(), (v*roots).T.float()
-    names = {n: re.sub(r'\.attn\.out_proj$', '.attn.base_layer.out_proj', n) for n in factors}
-    halved = {n: (b if n == names[n] else b/2, a) for n, (b, a) in factors.items()} # for peft will add it twice
-    state = {f'base_model.model.{names[n]}.lora_{x}.weight': t.contiguous() for n, two in halved.items()
-             for x, t in zip('BA', two)}
-    modules = sorted({re.sub(r'\.base_layer.*', '', n) for n in names.values()})
-    config = dict(peft_type='LORA', r=rank, lora_alpha=rank, target_modules=modules,
+        # a small matrix has fewer singular values: nought fills the factors up
+        roots = s[:rank].sqrt()
+        pad = (0, max(0, rank - len(s)))
+        b, a = (torch.nn.functional.pad(m*roots, pad).float() for m in (u[:, :rank], v[:rank].T))
+        factors[re.sub(r'\.(in_proj_)?weight$', '', k)] = b, a.T
+    state, modules = {}, set()
+    for name, (b, a) in factors.items():
+        wrapped = re.sub(r'\.attn\.out_proj$', '.attn.base_layer.out_proj', name)
+        if wrapped != name: b = b/2 # for peft will add it twice
+        state[f'base_model.model.{wrapped}.lora_B.weight'] = b.contiguous()
+        state[f'base_model.model.{wrapped}.lora_A.weight'] = a.contiguous()
+        modules.add(re.sub(r'\.base_layer.*', '', wrapped))
+    config = dict(peft_type='LORA', r=rank, lora_alpha=rank, target_modules=sorted(modules),
                   bias='none', lora_dropout=0., fan_in_fan_out=False, inference_mode=True, task_type=None)
     with atomic_path(folder, force=force, kind='adapter') as tmp:
         tmp.mkdir()

@@ -53,60 +53,11 @@ def checkpoint_format(
         else f"{path} is empty. Copy or download it again.")
 
 # %% ../../nbs/api/weights/07_checkpoints.ipynb #0782138f
-def _refusal(path, why):
-    "Say what an unsafe pickle wanted, and what to do instead"
-    return (f"{path} is refused: it is a pickle, which may run any code. {why} Get the weights as .safetensors; "
-            "or, if you trust the file, "
-            "load it where it was made and save only its weights: torch.save(model.state_dict(), 'weights.pt').")
-
-# %% ../../nbs/api/weights/07_checkpoints.ipynb #72bdaaaa
-def _read_pickle(path, kind='torch'): # what the pickle of a file holds
-    try:
-        if kind == 'pickle': return read_pickle(path.read_bytes())
-        with zipfile.ZipFile(path) as z: return read_archive(z)
-    except BadFile as e: raise BadFile(_refusal(path, e)) from e
-    except Exception as e:
-        blame_memory(e, path)
-        raise BadFile(_damaged(path, why_failed(e))) from e
-
-# %% ../../nbs/api/weights/07_checkpoints.ipynb #45a1f039
 # averages over time where there is nothing else
 _wraps = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'model_ema', 'ema')
 _prefixes = ('module.', '_orig_mod.')
-
-def _unwrap(found): # (what holds the weights, names of what lies beside it)
-    "The weights within what a training program saved"
-    unread = []
-    for k in _wraps:
-        if isinstance(found, dict) and isinstance(found.get(k), (dict, Made)):
-            found, unread = found[k], [*unread, *(str(n) for n in found if n != k)]
-    return found, unread
-
-def _strip(state): # state dict
-    "Names without what was put before all of them, and without the counter of an average over time"
-    if type(state) is dict: state = {k: t for k,t in state.items() if k != 'n_averaged'}
-    def before_all(prefix): return state and all(str(k).startswith(prefix) for k in state)
-    while prefix := next(filter(before_all, _prefixes), None):
-        state = {k.removeprefix(prefix): t for k,t in state.items()}
-    return state
-
-# %% ../../nbs/api/weights/07_checkpoints.ipynb #5f45ab23
 # constants in OpenAI's archives, no weights
 _settings = ('input_resolution', 'context_length', 'vocab_size', 'attn_mask')
-
-# %% ../../nbs/api/weights/07_checkpoints.ipynb #e8c246fd
-def _read_tensors(path): # state dict
-    "All tensors of a safetensors file"
-    try: return TensorFile(path).read()
-    except Exception as e:
-        blame_memory(e, path)
-        raise BadFile(str(e) if str(path) in str(e) else _damaged(path, why_failed(e))) from e
-
-# %% ../../nbs/api/weights/07_checkpoints.ipynb #7151758a
-def _check_numbers(state, path):
-    "BadFile for weights that are NaN or infinite"
-    try: check_finite(state, str(path))
-    except ValueError as e: raise BadFile(str(e)) from e
 
 # %% ../../nbs/api/weights/07_checkpoints.ipynb #8c2ab369
 @dataclass
@@ -116,37 +67,58 @@ class WeightsFile:
     modules:dict=field(default_factory=dict) # name → `Made`, where a whole module was saved
     unread:list=field(default_factory=list)  # names of what lies beside the weights
 
-# %% ../../nbs/api/weights/07_checkpoints.ipynb #85c1eacb
-def _tensors_of(found, kind): # (state dict, modules)
-    "Tensors of a module, or of a dict"
-    if type(found) is not Made: return found, {}
-    parts = dict(walk(found))
-    modules = {k: v for k,v in parts.items() if type(v) is Made}
-    state = {k: t for k,t in parts.items() if k not in modules
-             and (kind != 'torchscript' or k.rpartition('.')[2] not in _settings)}
-    return state, {} if kind == 'torchscript' else modules
-
-# %% ../../nbs/api/weights/07_checkpoints.ipynb #1f280b61
-def _check_size(state, path):
-    "BadFile for tensors that are, together, far larger than their file: many may share what is stored"
-    n, most = sum(t.numel()*t.element_size() for t in state.values()), 4*path.stat().st_size
-    if n > most: raise BadFile(
-        f'{path} is refused: it has {most//4:,} bytes, and its tensors {n:,}. Get the weights as .safetensors.')
-
 # %% ../../nbs/api/weights/07_checkpoints.ipynb #c0a6c5b1
+def _saved(path, kind):
+    "What a program saved in a file: tensors by name, or with more around them; BadFile if that can't be read"
+    try:
+        if kind == 'safetensors': return TensorFile(path).read()
+        if kind == 'pickle': return read_pickle(path.read_bytes())
+        with zipfile.ZipFile(path) as z: return read_archive(z)
+    except Exception as e:
+        if not isinstance(e, BadFile): blame_memory(e, path)
+        why = _damaged(path, why_failed(e))
+        if kind == 'safetensors' and str(path) in str(e): why = str(e)
+        elif kind != 'safetensors' and isinstance(e, BadFile): why = (
+            f"{path} is refused: it is a pickle, which may run any code. {e} Get the weights as .safetensors; or, if "
+            "you trust the file, load it where it was made and save only its weights: torch.save(model.state_dict(), "
+            "'weights.pt').")
+        raise BadFile(why) from e
+
 def read_checkpoint(
     path:str|Path, # .safetensors, a PyTorch file with a state dict or a module, or a TorchScript archive
-): # `WeightsFile`
+) -> WeightsFile:
     "Read weights from a file without running anything in it; BadFile, with what to do, if that can't be done"
     path, kind = Path(path), checkpoint_format(path)
-    found, unread = (_read_tensors(path), []) if kind == 'safetensors' else _unwrap(_read_pickle(path, kind))
-    try: state, modules = _tensors_of(found, kind)
-    except ValueError as e: raise BadFile(_damaged(path, why_failed(e))) from e
-    if not (isinstance(state, dict) and state and all(isinstance(t, torch.Tensor) for t in state.values())):
-        raise BadFile(f"{path} holds no state dict (names and their tensors) and no module but {_describe(found)}.")
-    _check_size(state, path)
-    _check_numbers(state, path)
-    return WeightsFile({k: t.detach() for k,t in _strip(state).items()}, modules, unread)
+    state, unread, modules = _saved(path, kind), [], {}
+    # what a training program put around them, and a module
+    for k in _wraps:
+        if isinstance(state, dict) and isinstance(state.get(k), (dict, Made)):
+            unread += [str(n) for n in state if n != k]
+            state = state[k]
+    if type(state) is Made:
+        try: parts = dict(walk(state))
+        except ValueError as e: raise BadFile(_damaged(path, why_failed(e))) from e
+        what = f'a call of {state.kind}, which was not made' if state.called else f'an object of {state.kind}'
+        modules = {k: v for k, v in parts.items() if type(v) is Made}
+        state = {k: t for k, t in parts.items() if k not in modules}
+        if kind == 'torchscript':
+            state = {k: t for k, t in state.items() if k.rpartition('.')[2] not in _settings}
+            modules = {}
+    elif not isinstance(state, Mapping): what = f'a {type(state).__name__}'
+    else: what = ', '.join(f'{k!r}: {type(v).__name__}' for k, v in list(state.items())[:4]) or 'nothing'
+    # are they weights? Many may share what is stored, so that a small file says that it is large
+    if not isinstance(state, dict) or not state or not all(isinstance(t, torch.Tensor) for t in state.values()):
+        raise BadFile(f"{path} holds no state dict (names and their tensors) and no module but {what}.")
+    size, file_size = sum(t.numel()*t.element_size() for t in state.values()), path.stat().st_size
+    if size > 4*file_size: raise BadFile(
+        f'{path} is refused: it has {file_size:,} bytes, and its tensors {size:,}. Get the weights as .safetensors.')
+    try: check_finite(state, str(path))
+    except ValueError as e: raise BadFile(str(e)) from e
+    # names without what was put before all of them
+    state = {k: t.detach() for k, t in state.items() if k != 'n_averaged'} # the counter of an average over time
+    while prefix := next((p for p in _prefixes if state and all(str(k).startswith(p) for k in state)), None):
+        state = {k.removeprefix(prefix): t for k, t in state.items()}
+    return WeightsFile(state, modules, unread)
 
 # %% ../../nbs/api/weights/07_checkpoints.ipynb #27393417
 def read_state_dict(
@@ -154,13 +126,6 @@ def read_state_dict(
 ) -> dict: # name → tensor, on the CPU, in the file's own precision
     "The weights that `read_checkpoint` finds"
     return read_checkpoint(path).state
-
-# %% ../../nbs/api/weights/07_checkpoints.ipynb #3206cf29
-def _describe(x):
-    "What was found, in a few words"
-    if type(x) is Made: return f'a call of {x.kind}, which was not made' if x.called else f'an object of {x.kind}'
-    if not isinstance(x, Mapping): return f'a {type(x).__name__}'
-    return 'nothing' if not x else ', '.join(f'{k!r}: {type(v).__name__}' for k, v in list(x.items())[:4])
 
 # %% ../../nbs/api/weights/07_checkpoints.ipynb #573de916
 def write_state_dict(

@@ -7,8 +7,11 @@ __all__ = ['storages', 'most_steps', 'Named', 'Made', 'storage_values', 'Machine
 
 # %% ../../nbs/api/weights/06_pickle_reader.ipynb #63cc8416
 import io, math, pickletools, sys, torch
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fastcore.basics import patch
+from typing import BinaryIO
+from zipfile import ZipFile
 from ..base.text import BadFile
 
 # %% ../../nbs/api/weights/06_pickle_reader.ipynb #2e3e9178
@@ -51,9 +54,9 @@ _dtypes = dict(Float=torch.float32, Half=torch.float16, BFloat16=torch.bfloat16,
 storages = {f'torch.{name}Storage': dtype for name, dtype in _dtypes.items()}
 
 def storage_values(
-    data, # bytearray
-    dtype # of its values
-): # (n,) tensor, in the same memory
+    data:bytearray,
+    dtype:torch.dtype # of its values
+) -> torch.Tensor: # (n,), in the same memory
     "The values in a bytearray"
     return torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
 
@@ -73,21 +76,21 @@ def _is_flat(x): return _is_small(x) or x is None or type(x) in (bool, float, st
 
 class _Keys:
     "Dicts and sets of what may be a key"
-    def key(self, x): # x
+    def key(self, x:object) -> object: # x
         if _is_flat(x) or type(x) in (Named, Made): return x
         if type(x) is not tuple or len(x) > 15 or not all(map(_is_flat, x)): raise ValueError(
             f'A {type(x).__name__} is the key of a dict.')
         self.spend(1000)
         return x
-    def dict_of(self, flat): # keys and values that follow each other -> dict
+    def dict_of(self, flat:list) -> dict: # of keys and values that follow each other
         if len(flat)%2: raise ValueError('A dict has a key without a value.')
         return {self.key(k): v for k,v in zip(flat[::2], flat[1::2])}
-    def set_of(self, items): return {self.key(x) for x in items}
-    def ordered(self, pairs=(), *_): # dict
+    def set_of(self, items:list) -> set: return {self.key(x) for x in items}
+    def ordered(self, pairs:list|tuple=(), *_) -> dict:
         if not all(type(pair) in (list, tuple) and len(pair) == 2 for pair in pairs): raise ValueError(
             'A dict is not of pairs.')
         return self.dict_of([x for pair in pairs for x in pair])
-    def set_made(self, items=(), *_): return self.set_of(items)
+    def set_made(self, items:list|tuple=(), *_) -> set: return self.set_of(items)
 
 # %% ../../nbs/api/weights/06_pickle_reader.ipynb #ae80f03c
 def _first(x, *_): # its tensor
@@ -106,42 +109,42 @@ class _Stack(_Keys):
     def pop_mark(self):
         top, self.stack = self.stack, self.below.pop()
         return top
-    def PROTO(self, arg): pass
+    def PROTO(self, arg:int): pass
     FRAME = PROTO
-    def MARK(self, arg):
+    def MARK(self):
         self.below.append(self.stack)
         self.stack = []
-    def POP(self, arg): self.stack.pop() if self.stack else self.pop_mark()
-    def POP_MARK(self, arg): self.pop_mark()
-    def DUP(self, arg): self.stack.append(self.stack[-1])
-    def GET(self, arg): self.stack.append(self.memo[int(arg)])
+    def POP(self): self.stack.pop() if self.stack else self.pop_mark()
+    def POP_MARK(self): self.pop_mark()
+    def DUP(self): self.stack.append(self.stack[-1])
+    def GET(self, arg:int): self.stack.append(self.memo[int(arg)])
     BINGET = LONG_BINGET = GET
-    def PUT(self, arg): self.memo[int(arg)] = self.stack[-1]
+    def PUT(self, arg:int): self.memo[int(arg)] = self.stack[-1]
     BINPUT = LONG_BINPUT = PUT
-    def MEMOIZE(self, arg): self.memo[len(self.memo)] = self.stack[-1]
+    def MEMOIZE(self): self.memo[len(self.memo)] = self.stack[-1]
 
 # %% ../../nbs/api/weights/06_pickle_reader.ipynb #b6487460
 class _Containers(_Stack):
     "Lists, tuples, dicts and sets; what is put into an object of an unknown class is dropped"
-    def NONE(self, arg): self.stack.append(None)
-    def NEWTRUE(self, arg): self.stack.append(True)
-    def NEWFALSE(self, arg): self.stack.append(False)
-    def EMPTY_LIST(self, arg): self.stack.append([])
-    def EMPTY_DICT(self, arg): self.stack.append({})
-    def EMPTY_SET(self, arg): self.stack.append(set())
-    def EMPTY_TUPLE(self, arg): self.stack.append(())
-    def TUPLE1(self, arg): self.stack[-1:] = [(self.stack[-1],)]
-    def TUPLE2(self, arg): self.stack[-2:] = [(self.stack[-2], self.stack[-1])]
-    def TUPLE3(self, arg): self.stack[-3:] = [(self.stack[-3], self.stack[-2], self.stack[-1])]
-    def TUPLE(self, arg): self._gather(tuple)
-    def LIST(self, arg): self._gather(list)
-    def DICT(self, arg): self._gather(self.dict_of)
-    def FROZENSET(self, arg): self._gather(self.set_of)
-    def APPEND(self, arg): self._add(list.append, self.stack.pop())
-    def APPENDS(self, arg): self._add(list.extend, self.pop_mark())
-    def ADDITEMS(self, arg): self._add(set.update, self.set_of(self.pop_mark()))
-    def SETITEMS(self, arg): self._add(dict.update, self.dict_of(self.pop_mark()))
-    def SETITEM(self, arg):
+    def NONE(self): self.stack.append(None)
+    def NEWTRUE(self): self.stack.append(True)
+    def NEWFALSE(self): self.stack.append(False)
+    def EMPTY_LIST(self): self.stack.append([])
+    def EMPTY_DICT(self): self.stack.append({})
+    def EMPTY_SET(self): self.stack.append(set())
+    def EMPTY_TUPLE(self): self.stack.append(())
+    def TUPLE1(self): self.stack[-1:] = [(self.stack[-1],)]
+    def TUPLE2(self): self.stack[-2:] = [(self.stack[-2], self.stack[-1])]
+    def TUPLE3(self): self.stack[-3:] = [(self.stack[-3], self.stack[-2], self.stack[-1])]
+    def TUPLE(self): self._gather(tuple)
+    def LIST(self): self._gather(list)
+    def DICT(self): self._gather(self.dict_of)
+    def FROZENSET(self): self._gather(self.set_of)
+    def APPEND(self): self._add(list.append, self.stack.pop())
+    def APPENDS(self): self._add(list.extend, self.pop_mark())
+    def ADDITEMS(self): self._add(set.update, self.set_of(self.pop_mark()))
+    def SETITEMS(self): self._add(dict.update, self.dict_of(self.pop_mark()))
+    def SETITEM(self):
         value, key = self.stack.pop(), self.stack.pop()
         self._add(dict.update, self.dict_of([key, value]))
     def _gather(self, make):
@@ -153,25 +156,25 @@ class _Containers(_Stack):
 # %% ../../nbs/api/weights/06_pickle_reader.ipynb #ab02f643
 class _Objects(_Containers):
     "Names, objects of classes, and calls"
-    def GLOBAL(self, arg): self.stack.append(_named(*arg.split(' ', 1)))
-    def STACK_GLOBAL(self, arg):
+    def GLOBAL(self, arg:str): self.stack.append(_named(*arg.split(' ', 1)))
+    def STACK_GLOBAL(self):
         name, module = self.stack.pop(), self.stack.pop()
         if type(module) is not str or type(name) is not str: raise ValueError('A name is no text.')
         self.stack.append(_named(module, name))
-    def NEWOBJ(self, arg):
+    def NEWOBJ(self):
         args, kind = self.stack.pop(), self.stack.pop()
         self._make(kind, args)
-    def NEWOBJ_EX(self, arg):
+    def NEWOBJ_EX(self):
         self.stack.pop() # arguments by name
-        self.NEWOBJ(arg)
-    def OBJ(self, arg):
+        self.NEWOBJ()
+    def OBJ(self):
         kind, *args = self.pop_mark()
         self._make(kind, tuple(args))
-    def INST(self, arg): self._make(_named(*arg.split(' ', 1)), tuple(self.pop_mark()))
-    def REDUCE(self, arg):
+    def INST(self, arg:str): self._make(_named(*arg.split(' ', 1)), tuple(self.pop_mark()))
+    def REDUCE(self):
         args, kind = self.stack.pop(), self.stack.pop()
         self._make(kind, args, called=True)
-    def BUILD(self, arg):
+    def BUILD(self):
         state = self.stack.pop()
         if type(state) is tuple and len(state) == 2: state = state[0] # the other is for slots
         made = self.stack[-1]
@@ -198,24 +201,26 @@ most_steps = 2_000_000 # a CLIP with its optimizer takes some 100,000
 class Machine(_Objects):
     "Follows the instructions of one pickle"
     def __init__(self,
-        stored=None, # (key, dtype, number of values) -> (n,) tensor that lies beside the pickle
-        most_bytes=0 # that files within the pickle may have, together
+        stored:Callable|None=None, # (key, dtype, number of values) -> (n,) tensor that lies beside the pickle
+        most_bytes:int=0 # that files within the pickle may have, together
     ):
         super().__init__()
         self.stored, self.steps, self.bytes_left = stored, most_steps, most_bytes
-    def spend(self, n):
+    def spend(self, n:int):
         self.steps -= n
         if self.steps < 0: raise ValueError(f'It takes more than {most_steps:,} steps.')
     def follow(self,
-        file # binary file, at a place where a pickle begins
+        file:BinaryIO # at a place where a pickle begins
     ): # what it holds
         "Follow a pickle to its end; BadFile if it asks for a program, another error if it is damaged"
         for op, arg, _ in pickletools.genops(file):
             self.spend(1)
             if op.name == 'STOP': return self.stack.pop()
             if op.name in _literals: self.stack.append(arg)
-            elif hasattr(Machine, op.name): getattr(self, op.name)(arg)
-            else: raise BadFile(f'Its instruction {op.name} is none that data need.')
+            elif not hasattr(Machine, op.name): raise BadFile(
+                f'Its instruction {op.name} is none that data need.')
+            elif op.arg: getattr(self, op.name)(arg)
+            else: getattr(self, op.name)()
 
 # %% ../../nbs/api/weights/06_pickle_reader.ipynb #721ea65f
 _literals = {op.name for op in pickletools.opcodes if op.arg and not op.stack_before and op.stack_after
@@ -224,7 +229,7 @@ _literals = {op.name for op in pickletools.opcodes if op.arg and not op.stack_be
 
 # %% ../../nbs/api/weights/06_pickle_reader.ipynb #eaa6b0af
 @patch
-def BINPERSID(self:Machine, arg):
+def BINPERSID(self:Machine):
     "What lies beside the pickle: ('storage', type, key, device, number of values, …), or a class: ('module', class, …)"
     what, kind, key, *rest = self.stack.pop()
     if what == 'module': return self.stack.append(kind)
@@ -233,7 +238,7 @@ def BINPERSID(self:Machine, arg):
 
 # %% ../../nbs/api/weights/06_pickle_reader.ipynb #3d149753
 def read_archive(
-    archive # open `zipfile.ZipFile`, of `torch.save` or `torch.jit.save`
+    archive:ZipFile # open, of `torch.save` or `torch.jit.save`
 ): # what it holds
     "Follow the pickle of a zip file"
     name = next(n for n in archive.namelist() if n.endswith('/data.pkl'))
@@ -266,7 +271,7 @@ def _read_old(data, file): # what it holds
 
 # %% ../../nbs/api/weights/06_pickle_reader.ipynb #9df4d42b
 def read_pickle(
-    data # bytes of a file
+    data:bytes # of a file
 ): # what it holds
     "Follow a pickle, or a file of PyTorch before 1.6"
     file = io.BytesIO(data)
@@ -274,45 +279,44 @@ def read_pickle(
     return _read_old(data, file) if found == _magic else found
 
 # %% ../../nbs/api/weights/06_pickle_reader.ipynb #1ba292eb
-def _count_bytes(m, n):
-    "What files within the pickle take, together"
-    m.bytes_left -= n
-    if m.bytes_left < 0: raise ValueError('It reads some of its bytes again and again.')
+@patch
+def copy_of(self:Machine, data:bytes) -> bytes:
+    "Bytes that are copied, and counted: files within the pickle have a bound, together"
+    self.bytes_left -= len(data)
+    if self.bytes_left < 0: raise ValueError('It reads some of its bytes again and again.')
+    return data
 
-def _encoded(m, text, *_): # bytes
+@patch
+def encoded(self:Machine, text:str, *_) -> bytes:
     "Bytes that Python 2 understands, as text; counted, since they are copied"
-    _count_bytes(m, len(text))
-    return text.encode('latin1')
+    return self.copy_of(text).encode('latin1')
 
-def _storage(m, data, *_): # (n,) tensor
+@patch
+def storage(self:Machine, data:bytes, *_) -> torch.Tensor: # (n,)
     "A storage that is a file within the file"
-    _count_bytes(m, len(data))
-    file = io.BytesIO(data)
+    file = io.BytesIO(self.copy_of(data))
     if Machine().follow(file) != _magic: raise ValueError('A storage is no file of PyTorch.')
     return _read_old(data, file)
 
-_by_machine.update({'_codecs.encode': _encoded, 'torch.storage._load_from_bytes': _storage})
-
-# %% ../../nbs/api/weights/06_pickle_reader.ipynb #7ce928b7
-def _parts(made): # (name, value) pairs
-    "Tensors and modules of a record"
-    a = made.attributes
-    if made.kind.split('.')[0] == '__torch__': yield from a.items()
-    hidden = a.get('_non_persistent_buffers_set') or ()
-    for group in '_parameters', '_buffers', '_modules':
-        if isinstance(a.get(group), dict): yield from ((k, v) for k,v in a[group].items() if k not in hidden)
+_by_machine.update({'_codecs.encode': Machine.encoded, 'torch.storage._load_from_bytes': Machine.storage})
 
 # %% ../../nbs/api/weights/06_pickle_reader.ipynb #1244c68c
 def walk(
-    made,      # `Made`
-    prefix='', # of the names
-    visits=None, # iterator that ends when it is too much
-    depth=50
-): # iterator of (name, `Made` or tensor), a module before what it holds
+    made:Made,
+    prefix:str='', # of the names
+    visits:Iterator|None=None, # that ends when it is too much
+    depth:int=50
+) -> Iterator: # of (name, `Made` or tensor), a module before what it holds
     "Modules and tensors within a module"
     visits = iter(range(10**6)) if visits is None else visits
     yield prefix[:-1], made
-    for k, v in _parts(made):
+    of_script = made.kind.split('.')[0] == '__torch__'
+    inner = dict(made.attributes) if of_script else {}
+    hidden = made.attributes.get('_non_persistent_buffers_set') or ()
+    for group in '_parameters', '_buffers', '_modules':
+        values = made.attributes.get(group)
+        if isinstance(values, dict): inner |= {k: v for k, v in values.items() if k not in hidden}
+    for k, v in inner.items():
         if next(visits, None) is None or depth == 0: raise ValueError('Its modules hold each other, or far too many.')
         if isinstance(v, torch.Tensor): yield f'{prefix}{k}', v
         elif type(v) is Made: yield from walk(v, f'{prefix}{k}.', visits, depth-1)
