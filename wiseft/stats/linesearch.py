@@ -17,21 +17,20 @@ def alpha_intervals(
     "The mixing coefficients at which each image is right (Och 2003)"
     u, v, y = _checked_outputs(zeroshot, finetuned, labels)
     rows = max(1, 2**18//u.shape[1]) # images at a time, so that what is computed stays in the cores' caches
-    parts = zip(u.split(rows), v.split(rows), y[:,None].split(rows))
-    bounds = [_bounds(*some) for some in parts]
+    bounds = []
+    for some_u, some_v, some_y in zip(u.split(rows), v.split(rows), y[:,None].split(rows)):
+        # each class's lead over y; y itself has none
+        at_0, at_1 = ((t - t.gather(1, some_y)).scatter_(1, some_y, -1) for t in (some_u, some_v))
+        low, high = _crossings(at_0, at_1)
+        if low[0].isnan().any(): # a class as good as y at every α: it always leads if earlier, and never if later
+            equal = (at_0 == 0) & (at_1 == 0)
+            always = torch.sign(some_y - torch.arange(u.shape[1]) - .5).to(u)
+            low, high = _crossings(*(t.where(~equal, always) for t in (at_0, at_1)))
+        bounds.append((*low, *high))
     low, sets_low, high, sets_high = (torch.cat(b) for b in zip(*bounds))
     return _outwards(low, sets_low, y, -torch.inf), _outwards(high, sets_high, y, torch.inf)
 
 # %% ../../nbs/api/stats/10_linesearch.ipynb #17002206
-def _bounds(u, v, y): # low and the class that sets it, high and the class that sets it
-    at_0, at_1 = ((t - t.gather(1, y)).scatter_(1, y, -1) for t in (u, v)) # each class's lead over y; y itself has none
-    low, high = _crossings(at_0, at_1)
-    if low[0].isnan().any(): # a class is as good as y at every α: it always leads if earlier, and never if later
-        equal = (at_0 == 0) & (at_1 == 0)
-        always = torch.sign(y - torch.arange(u.shape[1]) - .5).to(u)
-        low, high = _crossings(*(t.where(~equal, always) for t in (at_0, at_1)))
-    return *low, *high
-
 def _crossings(at_0, at_1):
     "The highest of the lower bounds, and the lowest of the upper ones, each with the first class that sets it"
     slope = at_0 - at_1 # of y's margin: where it rises, or stays, the crossing bounds α from below, else from above
@@ -63,18 +62,16 @@ def _checked_outputs(u, v, y):
         f'Labels from {int(y.min())} to {int(y.max())} for {u.shape[1]} classes: expected indices, counted from 0.')
     precision = torch.float64 if torch.float64 in (u.dtype, v.dtype) else torch.float32
     u, v = u.to(precision), v.to(precision)
-    if not (u.sum() + v.sum()).isfinite(): u, v = _all_finite(u, v) # sums are many times as fast as a look at each
-    return u, v, y.long()
-
-def _all_finite(u, v):
-    "The outputs with −∞ as a number far below all others; ValueError for what is no output"
+    if (u.sum() + v.sum()).isfinite(): return u, v, y.long() # sums are many times as fast as a look at each
     for t in (u, v):
         if t.isnan().any(): raise ValueError('NaN among the outputs: an image without an output has no interval.')
         if t.isposinf().any(): raise ValueError('+∞ among the outputs: expected numbers, or −∞ for a class ruled out.')
+    # −∞ is a number far below all others
     u, v = u.double(), v.double()
     largest = max(t.masked_fill(t.isneginf(), 0).abs().max() for t in (u, v))
     lowest = -2.**26*(1 + largest)
-    return (t.masked_fill(t.isneginf(), lowest) for t in (u, v))
+    u, v = (t.masked_fill(t.isneginf(), lowest) for t in (u, v))
+    return u, v, y.long()
 
 # %% ../../nbs/api/stats/10_linesearch.ipynb #bd945ac0
 def projected_intervals(
@@ -89,8 +86,15 @@ def projected_intervals(
     first = torch.tensor([0] + [len(p) for p in projection]).cumsum(0)
     labels = torch.as_tensor(labels).cpu()
     u, v, _ = _checked_outputs(zeroshot[:,used], finetuned[:,used], first[labels])
-    most = max(map(len, projection))
-    pieces = [_piece(u, v, labels, owner, first, j) for j in range(most)]
+    mate = owner == labels[:,None] # columns of the same class are no rivals: put them below
+    pieces = []
+    for j in range(max(map(len, projection))): # where the j-th column of each image's class beats all other classes'
+        there = first[labels] + j < first[labels+1]
+        y = torch.where(there, first[labels] + j, first[labels])
+        outputs = [t.gather(1, y[:,None]) for t in (u, v)] # those of y, which stay as they are
+        alone = [t.where(~mate, o-1).scatter(1, y[:,None], o) for t, o in zip((u, v), outputs)]
+        low, high = alpha_intervals(*alone, y)
+        pieces.append((low.where(there, torch.inf), high.where(there, -torch.inf)))
     low, high = (torch.stack(t, 1) for t in zip(*pieces))
     low, order = low.sort(1)
     high = high.gather(1, order)
@@ -98,18 +102,6 @@ def projected_intervals(
     reached = high.cummax(1).values.roll(1, 1)
     reached[:,0] = -torch.inf
     return low.maximum(reached.nextafter(low.new_tensor(-torch.inf))), high
-
-# %% ../../nbs/api/stats/10_linesearch.ipynb #c440c63f
-def _piece(u, v, labels, owner, first, j):
-    "Where the j-th column of each image's class beats all columns of other classes"
-    there = first[labels] + j < first[labels+1]
-    y = torch.where(there, first[labels] + j, first[labels])
-    mate = owner == labels[:,None] # columns of the same class are no rivals: put them below
-    def alone(t): # y's output as it is
-        output = t.gather(1, y[:,None])
-        return t.where(~mate, output-1).scatter(1, y[:,None], output)
-    low, high = alpha_intervals(alone(u), alone(v), y)
-    return low.where(there, torch.inf), high.where(there, -torch.inf)
 
 # %% ../../nbs/api/stats/10_linesearch.ipynb #b9704bb7
 class AlphaCurve:

@@ -179,9 +179,24 @@ def _student(sums, counts, unit_part, set_part, span, scarce, level):
     "Student's t interval of the mean over sets, from leaving out one unit at a time"
     of_parts, n_sets = [], counts.shape[1]
     for p in np.unique(set_part):
-        i = np.ix_(unit_part==p, set_part==p)
-        units = _thought_in(sums[i], counts[i], span, scarce, n_sets)
-        of_parts.append(_jackknife(*units))
+        mine = np.ix_(unit_part==p, set_part==p)
+        s, n = sums[mine], counts[mine]
+        times = np.ones(len(s)) # how often each unit counts
+        if scarce: # highest and lowest outcomes are thought into each set
+            lowest, highest = span
+            one = np.eye(n.shape[1])
+            s = np.vstack([s, lowest*one, highest*one])
+            n = np.vstack([n, one, one])
+            times = np.append(times, np.full(2*len(one), 2/(highest-lowest)/n_sets))
+        # sum of the sets' means, its variance by the jackknife, and the degrees of freedom
+        total = times @ n
+        means = times @ s / total
+        change = ((s - means*n)/(total - n)).sum(1) # of that sum, when a unit is left out
+        share = (n/total).sum(1)
+        size = times.sum()
+        df = (times @ share)**2/(times @ share**2) - 1
+        of_parts.append((means.sum(), (size-1)/size * (times @ change**2), df))
+    # the mean over sets of all parts together
     mean, var, df = np.array(of_parts).T
     mean, var = mean/n_sets, var/n_sets**2
     if not var.any(): return mean.sum(), mean.sum()
@@ -193,28 +208,6 @@ def _student(sums, counts, unit_part, set_part, span, scarce, level):
         return special.expit(special.logit(mean) + reach)
     ends = mean-error, mean+error
     return np.clip(ends, *span) if span else ends
-
-def _thought_in(sums, counts, span, scarce, n_sets):
-    "The units, with highest and lowest outcomes added to each set if scarce; how often each counts"
-    times = np.ones(len(sums))
-    if not scarce: return sums, counts, times
-    one = np.eye(counts.shape[1])
-    lowest, highest = span
-    sums = np.vstack([sums, lowest*one, highest*one])
-    counts = np.vstack([counts, one, one])
-    added = np.full(2*len(one), 2/(highest-lowest)/n_sets)
-    return sums, counts, np.concatenate([times, added])
-
-# %% ../../nbs/api/stats/00_metrics.ipynb #few-code2
-def _jackknife(sums, counts, times):
-    "Sum of the sets' means, its variance, and the degrees of freedom"
-    total = times @ counts
-    means = times @ sums / total
-    change = ((sums - means*counts)/(total - counts)).sum(1) # of that sum, when a unit is left out
-    share = (counts/total).sum(1)
-    n = times.sum()
-    df = (times @ share)**2/(times @ share**2) - 1
-    return means.sum(), (n-1)/n * (times @ change**2), df
 
 # %% ../../nbs/api/stats/00_metrics.ipynb #f6b85e21
 def _checked_sets(by_set, units=None):

@@ -41,25 +41,24 @@ def robustness(
     for r in table[table.role=='shift'].itertuples():
         # above the baseline
         reference, fit = _baseline(values, r, name, baselines, source)
-        known = fit is not None and not np.isnan(reference)
-        rho = float(effective_robustness(reference, r.value, fit)) if known else np.nan
+        rho = np.nan
+        if fit is not None and not np.isnan(reference): rho = float(effective_robustness(reference, r.value, fit))
         # above the classifier before: of the same tuning, or of none
         keys = [(r.classifier, t, m, r.dataset) for t in (r.tuning, '') for m in starts]
         start = next((of_start[key] for key in keys if key in of_start), np.nan)
         tau = float(relative_robustness(r.value, start))
         row = {k: getattr(r, k) for k in IDENTITY}
         row |= dict(dataset=r.dataset, reference=reference, value=r.value, rho=rho, tau=tau)
-        rows.append(row | dict(fit=fit.name if fit else '', note=_note(reference, fit)))
+        # why there is no effective robustness
+        note = ''
+        if fit is None: note = 'no baseline for this set'
+        elif np.isnan(reference): note = 'no accuracy on the reference'
+        elif not fit.covers(reference):
+            low, high = fit.x_range
+            note = (f'reference accuracy {100*reference:.1f} % lies outside {100*low:.1f} to {100*high:.1f} %, '
+                    'which the baseline was fitted on')
+        rows.append(row | dict(fit=fit.name if fit else '', note=note))
     return pd.DataFrame(rows)
-
-def _note(reference, fit):
-    "Why a row of `robustness` has no effective robustness; '' where it has one"
-    if fit is None: return 'no baseline for this set'
-    if reference!=reference: return 'no accuracy on the reference'
-    low, high = fit.x_range
-    if fit.covers(reference): return ''
-    return (f'reference accuracy {100*reference:.1f} % lies outside {100*low:.1f} to {100*high:.1f} %, '
-            'which the baseline was fitted on')
 
 def _baseline(values, r, name, baselines, source): # name: the reference's
     "Reference accuracy of a row, and the baseline that goes with it"

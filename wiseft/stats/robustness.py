@@ -87,20 +87,6 @@ def fit_baseline(
     name:str='baseline', # what results say they were measured against
 ) -> Baseline:
     "The line of standard models, with 95 % intervals over models that are independent and scatter alike"
-    x, y = _fittable(reference, shifted, axis)
-    fit = stats.linregress(x, y)
-    t = stats.t.ppf(.975, len(x)-2)
-    x_range = (float(np.min(reference)), float(np.max(reference)))
-    def within(value, error): return float(value - t*error), float(value + t*error)
-    slope, intercept = within(fit.slope, fit.stderr), within(fit.intercept, fit.intercept_stderr)
-    line = Line(float(fit.slope), float(fit.intercept), x_range, slope, intercept, len(x), float(fit.rvalue**2))
-    points = np.asarray(shifted) - from_axis(fit.slope*x + fit.intercept, axis)
-    line.resid_sd_pp = float(100*points.std(ddof=2))
-    return Baseline([line], name, axis)
-
-# %% ../../nbs/api/stats/08_robustness.ipynb #3eee1cd2
-def _fittable(reference, shifted, axis):
-    "Accuracies of models on an axis, or a ValueError that says why no line goes through them"
     x, y = np.asarray(reference, dtype=float), np.asarray(shifted, dtype=float)
     if x.shape != y.shape or x.ndim != 1: raise ValueError(
         f'reference of shape {x.shape} and shifted of shape {y.shape}: expected one accuracy a model in both, (n,).')
@@ -111,11 +97,16 @@ def _fittable(reference, shifted, axis):
     if bad := int((~np.isfinite(x) | ~np.isfinite(y)).sum()): raise ValueError(
         f'{bad} of {len(x)} models have an accuracy of 0, 1 or NaN, which has no place on the {axis} axis; '
         'leave them out.')
-    return x, y
-
-# %% ../../nbs/api/stats/08_robustness.ipynb #d3181ef3
-def _published(): return json.loads(package_data('baselines.json').read_text(encoding='utf-8'))
-
+    # the line, with Student's t intervals, and how far models lie from it
+    fit = stats.linregress(x, y)
+    t = stats.t.ppf(.975, len(x)-2)
+    x_range = (float(np.min(reference)), float(np.max(reference)))
+    def within(value, error): return float(value - t*error), float(value + t*error)
+    slope, intercept = within(fit.slope, fit.stderr), within(fit.intercept, fit.intercept_stderr)
+    line = Line(float(fit.slope), float(fit.intercept), x_range, slope, intercept, len(x), float(fit.rvalue**2))
+    points = np.asarray(shifted) - from_axis(fit.slope*x + fit.intercept, axis)
+    line.resid_sd_pp = float(100*points.std(ddof=2))
+    return Baseline([line], name, axis)
 
 # %% ../../nbs/api/stats/08_robustness.ipynb #2e5feea7
 def published_baseline(
@@ -124,7 +115,7 @@ def published_baseline(
     source:str='imagenet-testbed' # or 'timm', 'open_clip zero-shot'
 ) -> Baseline:
     "A baseline that was fitted to published accuracies"
-    file = _published()
+    file = json.loads(package_data('baselines.json').read_text(encoding='utf-8'))
     of_source = {(f['dataset'], f['classes']): f for f in file['fits'] if f['source'] == source}
     if fit := of_source.get((dataset, classes)):
         def line(numbers): # lists of JSON are tuples, and what is no field is left

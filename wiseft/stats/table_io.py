@@ -22,8 +22,14 @@ def write_results(
 ) -> Path:
     "Write a results table, atomically; FileExistsError unless `force`."
     table = results_table(table)
+    text = table.to_csv(index=False, lineterminator='\n')
+    if Path(path).suffix == '.jsonl':
+        text = ''
+        for row in table.astype(object).to_dict('records'):
+            cells = {k: v for k, v in row.items() if not pd.isna(v) and v != ''}
+            text += json.dumps(cells, ensure_ascii=False, default=int) + '\n'
     with atomic_path(path, force=force) as tmp:
-        tmp.write_text(_text(table, path), encoding='utf-8', errors='backslashreplace', newline='')
+        tmp.write_text(text, encoding='utf-8', errors='backslashreplace', newline='')
     return Path(path)
 
 def append_results(
@@ -36,31 +42,22 @@ def append_results(
         before = [read_results(path)] if Path(path).exists() else []
         return write_results(pd.concat([*before, table], ignore_index=True), path, force=True)
 
-def _text(table, path):
-    "The file's text, in the form that its name asks for"
-    if Path(path).suffix != '.jsonl': return table.to_csv(index=False, lineterminator='\n')
-    lines = []
-    for row in table.astype(object).to_dict('records'):
-        known = {k: v for k, v in row.items() if not pd.isna(v) and v != ''}
-        lines.append(json.dumps(known, ensure_ascii=False, default=int) + '\n')
-    return ''.join(lines)
-
 # %% ../../nbs/api/stats/05_table_io.ipynb #3e8baf0e
 def read_results(
     path:str|Path, # CSV file, or JSON lines: of this package, or the results.jsonl of wise-ft
 ) -> pd.DataFrame:
     "Read a results table; `BadFile` names missing columns, or values that can't be."
     path = existing_file(path, 'results table')
-    try: return _read_lines(path) if path.suffix == '.jsonl' else results_table(_read_csv(path))
+    try:
+        if path.suffix == '.jsonl': return _read_lines(path)
+        check_columns(path)
+        # every column as text; a mark of byte order, as spreadsheets write, is no part of the first one's name
+        try: columns = pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig')
+        except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as e:
+            raise BadFile(f'{path} is not a CSV of results: {e}.') from None
+        return results_table(columns)
     except BadFile: raise
     except (ValueError, TypeError, ArithmeticError) as e: raise BadFile(f'{path} is not a results table: {e}') from None
-
-def _read_csv(path):
-    "Every column as text; a mark of byte order, as spreadsheets write, is no part of the first one's name"
-    check_columns(path)
-    try: return pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig')
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as e:
-        raise BadFile(f'{path} is not a CSV of results: {e}.') from None
 
 def _read_lines(path):
     "JSON lines: an object a row, or a line a run of wise-ft"
