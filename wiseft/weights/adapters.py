@@ -64,8 +64,10 @@ def read_adapter(
         if not name or t.ndim != 2: raise BadFile(
             f'{folder/_weights_file} has {k!r} of shape {tuple(t.shape)}, which is no thin matrix of a linear layer. '
             'Fold it with peft, merge_and_unload(), and save that.')
-        inner = name[1].replace('.base_layer', '')
-        factors.setdefault(inner, {})[name[2]] = t*2 if name[2] == 'B' and inner != name[1] else t # twice, as peft does
+        module, matrix = name.groups()
+        inner = module.replace('.base_layer', '')
+        if matrix == 'B' and inner != module: t = t*2 # as peft does
+        factors.setdefault(inner, {})[matrix] = t
     for name, two in factors.items():
         if len(two) < 2 or len(two['A']) != two['B'].shape[1] or not len(two['A']): raise BadFile(
             f'{folder/_weights_file} has no two matrices that fit each other for {name!r}. Save it again.')
@@ -74,7 +76,10 @@ def read_adapter(
         return alpha/(rank if plain else math.sqrt(rank))
     about = config.get('auto_mapping')
     model = str(about.get('base_model_class')) if isinstance(about, dict) else ''
-    return PeftAdapter({n: (two['A'], two['B'], factor(n, len(two['A']))) for n, two in factors.items()}, model)
+    for name, two in factors.items():
+        a, b = two['A'], two['B']
+        factors[name] = a, b, factor(name, len(a))
+    return PeftAdapter(factors, model)
 
 # %% ../../nbs/api/weights/08_adapters.ipynb #39d50312
 def write_adapter(
@@ -87,7 +92,9 @@ def write_adapter(
     "What LoRA added to the matrices of a model, as an adapter of peft"
     factors = {}
     for k, w in start.items():
-        step = tuned[k].detach().double().cpu() - w.detach().double().cpu() if w.is_floating_point() else torch.zeros(0)
+        if not w.is_floating_point(): continue
+        end, begin = (t.detach().double().cpu() for t in (tuned[k], w))
+        step = end - begin
         if not step.any(): continue
         if step.ndim != 2 or not k.endswith('weight'): raise ValueError(
             f'{k!r} was trained, and is no matrix of a layer. An adapter has such matrices alone.')
@@ -97,7 +104,8 @@ def write_adapter(
         # a small matrix has fewer singular values: nought fills the factors up
         roots = s[:rank].sqrt()
         pad = (0, max(0, rank - len(s)))
-        b, a = (torch.nn.functional.pad(m*roots, pad).float() for m in (u[:, :rank], v[:rank].T))
+        b = torch.nn.functional.pad(u[:, :rank]*roots, pad).float()
+        a = torch.nn.functional.pad(v[:rank].T*roots, pad).float()
         factors[re.sub(r'\.(in_proj_)?weight$', '', k)] = b, a.T
     state, modules = {}, set()
     for name, (b, a) in factors.items():

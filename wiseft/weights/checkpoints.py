@@ -9,6 +9,7 @@ __all__ = ['checkpoint_format', 'WeightsFile', 'read_checkpoint', 'read_state_di
 import torch, zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os.path import commonprefix
 from pathlib import Path
 from ..base.files import atomic_path, blame_memory, existing_file
 from .pickle_reader import Made, read_archive, read_pickle, walk
@@ -105,19 +106,23 @@ def read_checkpoint(
             state = {k: t for k, t in state.items() if k.rpartition('.')[2] not in _settings}
             modules = {}
     elif not isinstance(state, Mapping): what = f'a {type(state).__name__}'
-    else: what = ', '.join(f'{k!r}: {type(v).__name__}' for k, v in list(state.items())[:4]) or 'nothing'
+    else:
+        first = list(state.items())[:4]
+        what = ', '.join(f'{k!r}: {type(v).__name__}' for k, v in first) or 'nothing'
     # are they weights? Many may share what is stored, so that a small file says that it is large
     if not isinstance(state, dict) or not state or not all(isinstance(t, torch.Tensor) for t in state.values()):
         raise BadFile(f"{path} holds no state dict (names and their tensors) and no module but {what}.")
-    size, file_size = sum(t.numel()*t.element_size() for t in state.values()), path.stat().st_size
+    size = sum(t.numel()*t.element_size() for t in state.values())
+    file_size = path.stat().st_size
     if size > 4*file_size: raise BadFile(
         f'{path} is refused: it has {file_size:,} bytes, and its tensors {size:,}. Get the weights as .safetensors.')
     try: check_finite(state, str(path))
     except ValueError as e: raise BadFile(str(e)) from e
     # names without what was put before all of them
     state = {k: t.detach() for k, t in state.items() if k != 'n_averaged'} # the counter of an average over time
-    while prefix := next((p for p in _prefixes if state and all(str(k).startswith(p) for k in state)), None):
-        state = {k.removeprefix(prefix): t for k, t in state.items()}
+    while (shared := commonprefix([*map(str, state)])).startswith(_prefixes):
+        word = shared.partition('.')[0]
+        state = {k.removeprefix(f'{word}.'): t for k, t in state.items()}
     return WeightsFile(state, modules, unread)
 
 # %% ../../nbs/api/weights/07_checkpoints.ipynb #27393417

@@ -40,18 +40,22 @@ class Rounded(Mapping):
     def __init__(self, state:Mapping, dtype:torch.dtype): self.state, self.dtype = state, dtype
     def __len__(self): return len(self.state)
     def __iter__(self): return iter(self.state)
-    def __getitem__(self, k): return self.state[k].to(self.dtype) if is_weight(self.state[k]) else self.state[k]
+    def __getitem__(self, k:str):
+        t = self.state[k]
+        return t.to(self.dtype) if is_weight(t) else t
 
 # %% ../../nbs/api/weights/05_files.ipynb #a22c10d7
 def _warn_of_strangers(files, names):
     "Warn of files whose largest matrices have nothing in common with those of the first file"
     sizes = {k: t.numel() for k, t in files[0].items() if t.ndim > 1 and is_weight(t)}
-    largest = [k for k in sorted(sizes, key=sizes.get)[-5:] if sizes[k] >= 1000] # smaller ones meet by chance
+    largest = sorted(sizes, key=sizes.get)[-5:]
+    largest = [k for k in largest if sizes[k] >= 1000] # smaller ones meet by chance
     for file, name in zip(files[1:], names[1:]):
         cosines = []
         for k in largest:
             a, b = (state[k].float().ravel() for state in (files[0], file))
-            cosines.append(float(a@b / (a.norm()*b.norm()).clamp(min=1e-30))) # without a copy of either
+            lengths = (a.norm()*b.norm()).clamp(min=1e-30)
+            cosines.append(float(a@b / lengths)) # without a copy of either
         if cosines and median(cosines) < .2: warnings.warn(
             f'{name} and {names[0]} have little in common: the cosine of their largest weights is '
             f'{median(cosines):.2f}. Were they fine-tuned from one start? If not, their average is '
@@ -109,7 +113,8 @@ def write_merged(
     **knobs, # of the rule, and of its `prepare`
 ) -> Path: # `out`
     "`merge` of files into a file, one tensor at a time"
-    paths, out = [*([] if start is None else [start]), *tuned], safetensors_name(out)
+    paths = list(tuned) if start is None else [start, *tuned]
+    out = safetensors_name(out)
     rule, knobs = merge_rule(rule, knobs)
     files = [weights_at(p, dtype) for p in paths]
     if not files: raise ValueError('There is nothing to average: give at least one file.')

@@ -82,13 +82,16 @@ def tensor_depths(
     names:Iterable # of a state dict's tensors
 ) -> dict: # name -> 0 … 1
     "How deep in its tower each tensor stands"
-    found = {n: m for n in names if (m := _block.search(n))}
-    places = {n: (n[:m.start()], int(m[1] or m[2])) for n, m in found.items()} # tower, number of the block
-    numbers = {}
-    for tower, block in places.values(): numbers.setdefault(tower, set()).add(block)
-    order = {tower: sorted(blocks) for tower, blocks in numbers.items()}
     depths = {n: float(bool(_after & set(n.split('.')))) for n in names}
-    return depths | {n: order[t].index(b)/max(1, len(order[t])-1) for n, (t, b) in places.items()}
+    towers = {} # name of a tower -> number of a block -> names of its tensors
+    for n in names:
+        if m := _block.search(n):
+            number = int(m[1] or m[2])
+            towers.setdefault(n[:m.start()], {}).setdefault(number, []).append(n)
+    for blocks in towers.values():
+        for i, number in enumerate(sorted(blocks)):
+            depths |= dict.fromkeys(blocks[number], i/max(1, len(blocks)-1))
+    return depths
 
 # %% ../../nbs/api/weights/03_merge.ipynb #ebf2a60d
 _PARTS = dict(visual='image', text='text', head='head')
@@ -137,7 +140,8 @@ def merge_tensor(
         return start.clone()
     wide = torch.promote_types(first.dtype, torch.float32)
     at_home = lambda t: t.detach().to(first.device, wide)
-    out = rule(None if start is None else at_home(start), [at_home(t) for t in tuned], at, **knobs)
+    if start is not None: start = at_home(start)
+    out = rule(start, [at_home(t) for t in tuned], at, **knobs)
     if out.shape != first.shape: raise ValueError(
         f'{method_name(rule)} made {at.name!r} of shape {tuple(first.shape)} into one of {tuple(out.shape)}. A merge '
         'keeps shapes.')
@@ -206,7 +210,9 @@ def merge(
     (rule, knobs), tuned = merge_rule(rule, knobs), list(tuned)
     models = tuned if start is None else [start, *tuned]
     if not models: raise ValueError('There is nothing to average: give at least one model.')
-    names = names or (['start']*(start is not None) + [f'model {i}' for i in range(len(tuned))])
+    if not names:
+        names = [f'model {i}' for i in range(len(tuned))]
+        if start is not None: names.insert(0, 'start')
     if all(isinstance(m, Mapping) for m in models):
         return _merge_states(rule, start, tuned, prepared, names, knobs)
     if not all(hasattr(m, 'averaged') for m in models): raise TypeError(
@@ -249,7 +255,8 @@ def knobs_apart(
     function, before = function_and_knobs(rule)
     asks = signature(function.prepare).parameters if hasattr(function, 'prepare') else {}
     knobs = before | knobs
-    return {k: v for k, v in knobs.items() if k in asks}, {k: v for k, v in knobs.items() if k not in asks}
+    asked = {k: v for k, v in knobs.items() if k in asks}
+    return asked, {k: v for k, v in knobs.items() if k not in asks}
 
 def prepare_merge(
     rule:Callable, # of one tensor's versions
@@ -276,9 +283,10 @@ def flat_prepared(
     prepared:dict|None # name -> value, or dict of such
 ) -> dict: # name -> value
     "What rules had to know, as a file holds it"
-    flat = {} if prepared is None else {k: v for k, v in prepared.items() if not isinstance(v, dict)}
-    for k, both in (prepared or {}).items():
-        if isinstance(both, dict): flat |= {f'{k}, {p}': v for p, v in both.items() if p != 'made' and v is not None}
+    flat = {}
+    for k, v in (prepared or {}).items():
+        if not isinstance(v, dict): flat[k] = v
+        else: flat |= {f'{k}, {p}': v[p] for p in ('inner', 'outer') if v.get(p) is not None}
     return flat
 
 # %% ../../nbs/api/weights/03_merge.ipynb #3d4a6bb6
@@ -289,11 +297,13 @@ def merge_recipe(
 ) -> dict: # as JSON has it
     "How a classifier was merged"
     rule, before = function_and_knobs(rule)
-    asked = [p for f in (rule, getattr(rule, 'prepare', None)) if f for p in signature(f).parameters.values()]
-    defaults = {p.name: p.default for p in asked if p.default is not Parameter.empty}
-    looked = dict(images=images.fingerprint) if images is not None and looks_at_images(rule) else {}
-    told = {k: v.said if isinstance(v, ByTensor) else v for k, v in (before | knobs).items()}
-    how = dict(name=method_name(partial(rule, **told))) | defaults | told | looked
+    functions = [f for f in (rule, getattr(rule, 'prepare', None)) if f]
+    asked = [p for f in functions for p in signature(f).parameters.values()]
+    how = {p.name: p.default for p in asked if p.default is not Parameter.empty}
+    knobs = before | knobs
+    knobs = {k: v.said if isinstance(v, ByTensor) else v for k, v in knobs.items()}
+    how = dict(name=method_name(partial(rule, **knobs))) | how | knobs
+    if images is not None and looks_at_images(rule): how['images'] = images.fingerprint
     chosen = getattr(how.get('alpha'), 'chosen', '')
     return how | dict(alpha=float(how['alpha']), chosen=chosen) if chosen else how
 
@@ -369,7 +379,8 @@ def named_models(
     models:list|Mapping # or name -> model
 ) -> dict:
     "Models by name; those of a list are numbered"
-    return dict(models) if isinstance(models, Mapping) else {f'model {i}': m for i, m in enumerate(models)}
+    if isinstance(models, Mapping): return dict(models)
+    return {f'model {i}': m for i, m in enumerate(models)}
 
 # %% ../../nbs/api/weights/03_merge.ipynb #9501d79c
 def _own_knobs(function, before=''): # list of `Parameter`

@@ -43,9 +43,10 @@ def _value_at(entries, at):
     if value is None: raise ValueError(
         f'No filter of the recipe fits {at.name!r}. End the list with the value of all others: {{value: 0.2}}.')
     if not isinstance(value, list): return value
+    if len(value) == 1: return value[0]
     place = (at.depth if in_block(at.name) else 0)*(len(value)-1)
-    i = min(int(place), max(0, len(value)-2))
-    return value[i] if len(value) == 1 else value[i] + (place-i)*(value[i+1]-value[i])
+    i = min(int(place), len(value)-2)
+    return value[i] + (place-i)*(value[i+1]-value[i])
 
 def _knob(entries): # the value itself where it is the same for all tensors
     (text, value), *_ = entries
@@ -63,7 +64,8 @@ def scaled_steps(
     "The start and all steps from it, each times its weight (mergekit's task_arithmetic)"
     check_start(start, 'task_arithmetic')
     total = sum(weights) if normalize and abs(sum(weights)) >= 1e-8 else 1
-    return start + scale/total*sum(w*(t-start) for w, t in zip(weights, tuned))
+    steps = sum(w*(t-start) for w, t in zip(weights, tuned))
+    return start + scale/total*steps
 
 def agreeing_steps(
     start:torch.Tensor, tuned:list, at:At, # as in `merge`
@@ -83,7 +85,9 @@ def _largest(step, density):
     "A step without its smallest parts"
     if not 0 < density <= 1: raise ValueError(f'density is {density:g}. Give the part to keep, above 0, at most 1.')
     n = max(1, int(density*step.numel()))
-    return step if density == 1 else step*(step.abs() >= step.abs().flatten().topk(n).values[-1])
+    if density == 1: return step
+    smallest = step.abs().flatten().topk(n).values[-1]
+    return step*(step.abs() >= smallest)
 
 scaled_steps.merge_method, agreeing_steps.merge_method = 'task_arithmetic', 'ties'
 
@@ -199,7 +203,8 @@ def _of_mergekit(rule, models, shared): # dict of knobs
     # a list, one a model, of what the model has for a knob, then what all have
     by_model = [_mapping(m.get('parameters') or {}, of_each, 'The parameters of a model') for m in models]
     for k in of_each:
-        general = _entries(k, shared[k]) if k in shared else [(None, 1.)] if k == 'density' else []
+        general = [(None, 1.)] if k == 'density' else []
+        if k in shared: general = _entries(k, shared[k])
         entries = [(_entries(k, own[k]) if k in own else []) + general for own in by_model]
         if not all(entries): raise ValueError(f'{models[entries.index([])]["model"]} has no {k}. Give each model one.')
         values = list(map(_knob, entries))
@@ -213,9 +218,11 @@ def _knobs_of_ours(rule, shared): # dict
     "The parameters of a rule"
     beforehand = signature(rule.prepare).parameters if hasattr(rule, 'prepare') else {}
     taken = 'self', 'start', 'tuned', 'at', 'images'
-    known = [k for k in dict.fromkeys([*signature(rule).parameters, *beforehand]) if k not in taken] + ['parts']
-    knobs = {k: v if k == 'parts' else _knob(_entries(k, v)) for k, v in _mapping(shared, known, 'parameters').items()}
+    names = dict.fromkeys([*signature(rule).parameters, *beforehand])
+    names = [k for k in names if k not in taken] + ['parts']
+    knobs = dict(_mapping(shared, names, 'parameters'))
     for k, v in knobs.items():
+        if k != 'parts': v = knobs[k] = _knob(_entries(k, v))
         if isinstance(v, ByTensor) and (k in beforehand or 'at' not in signature(rule).parameters): raise ValueError(
             f'{k} is asked for once, before the first tensor: give one number.')
     return knobs

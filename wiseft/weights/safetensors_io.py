@@ -81,8 +81,9 @@ def tensor_table(
         t = state[k]
         if t.dtype not in _codes: raise ValueError(
             f"{k!r} is {t.dtype}, which safetensors files of ours don't hold; convert it first.")
-        table[k] = dict(dtype=_codes[t.dtype], shape=list(t.shape),
-                        data_offsets=[at, at := at + t.numel()*t.element_size()])
+        end = at + t.numel()*t.element_size()
+        table[k] = dict(dtype=_codes[t.dtype], shape=list(t.shape), data_offsets=[at, end])
+        at = end
     return table
 
 def file_header(
@@ -90,8 +91,8 @@ def file_header(
     metadata:dict|None # notes
 ) -> bytes:
     "The beginning of a safetensors file"
-    text = json.dumps({'__metadata__': {'format': 'pt', **{k: str(v) for k, v in (metadata or {}).items()}}}
-                      | table).encode()
+    notes = {k: str(v) for k, v in (metadata or {}).items()}
+    text = json.dumps({'__metadata__': dict(format='pt') | notes} | table).encode()
     text += b' '*(-len(text)%8)
     return struct.pack('<Q', len(text)) + text
 
