@@ -6,28 +6,31 @@
 __all__ = ['context_head', 'car_ft']
 
 # %% ../../nbs/methods/car_ft.ipynb #5add17d6
+import torch
 import torch.nn.functional as F
 from ..data.prompts import prompts
 from ..base.registry import method
+from ..models.classifier import ImageClassifier
+from ..train.losses import Step
 
 # %% ../../nbs/methods/car_ft.ipynb #b24ed15d
 def context_head(
-    classifier, # `ImageClassifier` that knows its templates
-): # (n_templates, dim), rows of length 1 × logit scale
+    classifier:ImageClassifier, # that knows its templates
+) -> torch.Tensor: # (n_templates, dim), rows of length 1 × logit scale
     "A head that tells contexts apart: for each template the mean over classes of the embedded prompts"
-    given = classifier.templates
-    if len(given) < 2: raise ValueError(
+    templates = classifier.templates
+    if len(templates) < 2: raise ValueError(
         'CAR-FT compares contexts, which takes two templates or more, and this classifier was made with '
-        f'{len(given)} {given}: '
+        f'{len(templates)} {templates}: '
         "make it with more, as in zeroshot_classifier(clip, classnames, 'openai'), or use self-distillation.")
-    texts = [text for name in classifier.classnames for text in prompts(name, given)]
-    embedded = classifier.clip.encode_text(texts).reshape(len(classifier.classnames), len(given), -1)
+    texts = [text for name in classifier.classnames for text in prompts(name, templates)]
+    embedded = classifier.clip.encode_text(texts).unflatten(0, (-1, len(templates)))
     return classifier.clip.logit_scale*F.normalize(embedded.mean(0), dim=-1)
 
 # %% ../../nbs/methods/car_ft.ipynb #fbf019f8
 @method('loss', 'CAR-FT', '2211.16175', knob='weight', needs='two templates or more, a text tower',
         cost='a forward pass of the start: 4/3')
-def car_ft(step, contexts, weight=1.): # contexts: (n_templates, dim), from `context_head`
+def car_ft(step:Step, contexts:torch.Tensor, weight:float=1.) -> dict: # contexts: (n_templates, dim), from `context_head`
     "Cross-entropy, and the divergence of what is said of contexts from what the start says"
     student = F.log_softmax(step.features.to(contexts.dtype) @ contexts.T, 1)
     start = F.log_softmax(step.start_features.to(contexts.dtype) @ contexts.T, 1)

@@ -9,27 +9,35 @@ __all__ = ['carot', 'carot_share']
 import torch
 import torch.nn.functional as F
 from ..base.registry import method
-from ..train.losses import contrastive, projections
+from ..train.losses import Step, contrastive, projections
 
 # %% ../../nbs/methods/carot.ipynb #880b87bb
 @method('loss', 'CaRot', '2311.01723', knob='distillation', needs='a text tower and templates, or captions',
         cost='both towers of a teacher, and a copy of the weights')
-def carot(step, distillation=1.5, orthogonality=4.5, crossing=1.13): # .2 and .05 for 512 features, times 512**.5
+def carot(
+    step:Step,
+    distillation:float=1.5,
+    orthogonality:float=4.5, crossing:float=1.13 # .2 and .05 for 512 features, times 512**.5
+) -> dict:
     "The contrastive loss, answers near those of a teacher, and a last matrix with orthogonal columns"
     w_v, w_t = projections(step.classifier.clip.model)
     gram, root = w_v.T @ w_v, w_v.shape[1]**.5
-    off = (gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).norm()/root
-    taught = gram.new_zeros(())
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    terms = dict(contrastive=contrastive(step.features, step.text_features, step.scale))
+    off = (gram - identity).norm()/root
+    terms['orthogonality'] = orthogonality*off
+    terms['distillation'] = gram.new_zeros(())
     if step.step: # at first the teacher is the student
         images, texts = step.others(step.teacher)
-        said = step.teacher_scale*images @ texts.T
+        answers = step.teacher_scale*images @ texts.T
         logits = step.scale*step.features @ step.text_features.T
-        taught = F.cross_entropy(logits, said.softmax(1)) + F.cross_entropy(logits.T, said.T.softmax(1))
-    return dict(contrastive=contrastive(step.features, step.text_features, step.scale),
-                orthogonality=orthogonality*off, distillation=distillation*taught,
-                crossing=crossing*(w_v @ w_t.T).norm()/root)
+        of_images = F.cross_entropy(logits, answers.softmax(1))
+        of_texts = F.cross_entropy(logits.T, answers.T.softmax(1))
+        terms['distillation'] = distillation*(of_images + of_texts)
+    terms['crossing'] = crossing*(w_v @ w_t.T).norm()/root
+    return terms
 
-def carot_share(step, steps): # the part of the newest weights in the teacher; 0: nothing happens
+def carot_share(step:int, steps:int) -> float: # the part of the newest weights in the teacher; 0: nothing happens
     "Every 2 % of the steps; what is kept of the old teacher rises from .05 to .9"
     if step % max(1, round(.02*steps)): return 0.
     return 1 - (.05 + .85*min(1, step/(.2*steps)))

@@ -11,13 +11,13 @@ from ..base.registry import method
 
 # %% ../../nbs/methods/dawin.ipynb #bc9ccc91
 def entropy(
-    logits # (n, n_classes)
-): # (n,), in nats: 0 sure, ln n_classes undecided
+    logits:torch.Tensor # (n, n_classes)
+) -> torch.Tensor: # (n,), in nats: 0 sure, ln n_classes undecided
     return torch.special.entr(logits.float().softmax(1)).sum(1)
 
 @method('mix', 'DaWin', '2410.03782',
         cost='two forward passes an image, and one for each α of the grid that a batch asks for')
-def dawin(zeroshot, finetuned): # (n,), an α for each image
+def dawin(zeroshot:torch.Tensor, finetuned:torch.Tensor) -> torch.Tensor: # (n,), an α for each image
     "More of the fine-tuned weights where the zero-shot classifier is less sure (DaWin without its test-set means)"
     return torch.sigmoid(entropy(zeroshot) - entropy(finetuned))
 

@@ -16,7 +16,7 @@ class EMA(TimeAverage):
     "Exponential moving average of the weights after every step, from those before the first on"
     def __init__(self,
         decay:float=None, # the part of the old average that each step leaves; default 1 - 1/(horizon * all steps)
-        horizon=.04, # how far it looks back, as a part of the training
+        horizon:float=.04, # how far it looks back, as a part of the training
     ):
         if not horizon > 0: raise ValueError(f'horizon={horizon}: give a part of the training, above 0, such as .04.')
         self.decay, self.horizon = decay, horizon

@@ -8,39 +8,49 @@ __all__ = ['fisher_information', 'fisher', 'both_informations']
 # %% ../../nbs/methods/fisher.ipynb #679b892c
 import numpy as np
 import torch
-from ..weights.merge import check_images_suffice
+from ..weights.merge import At, check_images_suffice
 from ..infer.inference import batches
 from ..base.registry import method
+from ..data.suites import ImageSet
+from ..models.classifier import ImageClassifier
 from ..weights.tensors import weighted_sum
 
 # %% ../../nbs/methods/fisher.ipynb #5852b7ff
 def fisher_information(
-    classifier, images, n_images=256, seed=0, # of so many images, from first to last; of the labels that are drawn
-): # dict name -> tensor like the parameter
+    classifier:ImageClassifier,
+    images:ImageSet,
+    n_images:int=256, # so many of them, from first to last
+    seed:int=0, # of the labels that are drawn
+) -> dict: # name -> tensor like the parameter
     "Mean over images of the squared gradient of the log-probability of a label drawn from the classifier's own"
-    net, draw = classifier.copy().eval().requires_grad_(True), torch.Generator().manual_seed(seed)
+    net = classifier.copy().eval().requires_grad_(True)
+    draw = torch.Generator().manual_seed(seed)
     weights = dict(net.named_parameters())
     total, n = {k: torch.zeros_like(p) for k, p in weights.items()}, 0
-    some = images.subset(np.unique(np.linspace(0, len(images)-1, n_images).astype(int)))
+    places = np.linspace(0, len(images)-1, n_images).astype(int)
+    some = images.subset(np.unique(places))
     for _, x in batches(some, classifier.transform, [], 32, progress=False):
         for image in x.to(classifier.device):
-            told = net(image[None])[0].float().log_softmax(0)
-            label = torch.multinomial(told.detach().exp().cpu(), 1, generator=draw).item()
-            for t, g in zip(total.values(), torch.autograd.grad(told[label], list(weights.values()))): t.addcmul_(g, g)
+            logs = net(image[None])[0].float().log_softmax(0)
+            label = torch.multinomial(logs.detach().exp().cpu(), 1, generator=draw).item()
+            gradients = torch.autograd.grad(logs[label], list(weights.values()))
+            for t, g in zip(total.values(), gradients): t.addcmul_(g, g)
             n += 1
     return {k: t/n for k, t in total.items()}
 
 # %% ../../nbs/methods/fisher.ipynb #519eeb1f
 @method('merge', 'Fisher', '2111.09832', knob='alpha', needs='validation images',
         cost='a gradient for each of 256 images and both ends')
-def fisher(start, tuned, at, alpha=.5, floor=1e-8):
+def fisher(start:torch.Tensor, tuned:list, at:At, alpha:float=.5, floor:float=1e-8) -> torch.Tensor:
     "The average of all versions of a weight by their Fisher information"
-    versions, shares = [start, *tuned], [1-alpha, *[alpha/len(tuned)]*len(tuned)]
+    versions, share = [start, *tuned], alpha/len(tuned)
+    shares = [1-alpha] + [share]*len(tuned)
     if at.prepared is None: return weighted_sum(versions, shares) # statistics of BatchNorm have none
-    counts = [s*i for s, i in zip(shares, at.prepared.to(start).clamp(min=floor))]
+    informations = at.prepared.to(start).clamp(min=floor)
+    counts = [s*i for s, i in zip(shares, informations)]
     return sum(c*v for c, v in zip(counts, versions))/sum(counts)
 
-def both_informations(start, tuned, images, n_images:int=256, seed:int=0):
+def both_informations(start:ImageClassifier, tuned:list, images:ImageSet, n_images:int=256, seed:int=0) -> dict:
     check_images_suffice([start, *tuned], 'Fisher')
     each = [fisher_information(c, images, n_images, seed) for c in [start, *tuned]]
     def stacked(k): return torch.stack([e[k] for e in each])

@@ -8,12 +8,12 @@ __all__ = ['flyp', 'flyp_multi_positive']
 # %% ../../nbs/methods/flyp.ipynb #d0d3c75c
 import torch.nn.functional as F
 from ..base.registry import method
-from ..train.losses import contrastive
+from ..train.losses import Step, contrastive
 
 # %% ../../nbs/methods/flyp.ipynb #0f34d551
 @method('loss', 'FLYP', '2212.00638', needs='a text tower and templates, or captions',
         cost='the text tower on a caption for each image')
-def flyp(step, multi_positive=False):
+def flyp(step:Step, multi_positive:bool=False) -> dict:
     "The contrastive loss of images and captions of their classes"
     targets = None
     if multi_positive: targets = F.normalize(step.alike().to(step.features.dtype), p=1, dim=1)
@@ -24,7 +24,7 @@ flyp.trains_text = True
 # %% ../../nbs/methods/flyp.ipynb #772af622
 @method('loss', 'FLYP, multi-positive', '2212.00638', needs='a text tower and templates, or captions',
         cost='the text tower on a caption for each image')
-def flyp_multi_positive(step):
+def flyp_multi_positive(step:Step) -> dict:
     "FLYP, where all captions of an image's class are right"
     return flyp(step, multi_positive=True)
 

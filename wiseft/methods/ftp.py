@@ -11,7 +11,7 @@ from ..base.registry import method
 
 # %% ../../nbs/methods/ftp.ipynb #324c078c
 @method('pull', 'FTP', '2310.19182', knob='kappa', cost='two copies of the weights')
-def ftp(p, p0, grad, memory, lr, kappa=1.):
+def ftp(p:torch.Tensor, p0:torch.Tensor, grad:torch.Tensor, memory:dict, lr, kappa:float=1.): # lr: a number
     "Project rows onto balls around their start, with a radius that learns from the loss"
     way = (p-p0).reshape(len(p) if p.ndim > 1 else 1, -1) # biases are one row
     length = way.abs().sum(1, keepdim=True)
@@ -22,14 +22,16 @@ def ftp(p, p0, grad, memory, lr, kappa=1.):
         radius = radius - lr*way.shape[1]*_adam_step(slope, memory)
     memory['radius'] = radius.clamp(min=0).minimum(length.max())
     memory['direction'] = (way/length).nan_to_num() # 0/0 where nothing moved
-    kept = (memory['radius']/length).clamp(max=1).nan_to_num()
-    p.copy_(torch.lerp(p0.reshape(way.shape), p.reshape(way.shape), kept).view_as(p))
+    share = (memory['radius']/length).clamp(max=1).nan_to_num()
+    rows, rows_of_start = (t.reshape(way.shape) for t in (p, p0))
+    p.copy_(torch.lerp(rows_of_start, rows, share).view_as(p))
 
 def _adam_step(slope, memory):
     "How many learning rates Adam goes; a slope that isn't finite counts as nought"
     slope = slope.nan_to_num(0, 0, 0)
     mean, square, t = memory.get('moments', slope.new_zeros(3))
-    t, mean, square = t+1, torch.lerp(mean, slope, .1), torch.lerp(square, slope.square(), .001)
+    t, mean = t+1, torch.lerp(mean, slope, .1)
+    square = torch.lerp(square, slope.square(), .001)
     memory['moments'] = torch.stack([mean, square, t])
     return mean/(1-.9**t) / ((square/(1-.999**t)).sqrt() + 1e-8)
 

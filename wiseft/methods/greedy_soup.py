@@ -11,6 +11,8 @@ from ..weights.merge import merge, merge_recipe, named_models, uniform_soup
 from ..stats.metrics import mcnemar_exact
 from ..infer.inference import predict
 from ..base.registry import method
+from ..data.suites import ImageSet
+from ..models.classifier import ImageClassifier
 
 # %% ../../nbs/methods/greedy_soup.ipynb #5ac117b7
 def _right(classifiers, images): # dict name -> (n,) bool array
@@ -19,7 +21,7 @@ def _right(classifiers, images): # dict name -> (n,) bool array
 
 @method('search', 'greedy soup', '2203.05482', needs='several fine-tuned classifiers, validation images',
         cost='a fine-tuning each')
-def greedy_soup(start, tuned, images): # tuned: classifiers, in a list or dict; the start is not used
+def greedy_soup(start:ImageClassifier|None, tuned:list|dict, images:ImageSet) -> ImageClassifier: # start: not used
     "The average of those classifiers that make it more accurate on validation images, tried from the best"
     tuned = named_models(tuned)
     alone = _right(tuned, images)
@@ -29,8 +31,8 @@ def greedy_soup(start, tuned, images): # tuned: classifiers, in a list or dict; 
         after = _right({'soup': candidate}, images)['soup']
         compared = {} if before is None else dict(before=before.mean(), p=mcnemar_exact(before, after))
         taken = before is None or after.mean() > before.mean()
-        steps.append(dict(model=name, alone=alone[name].mean(), before=None, after=after.mean(), p=None, taken=taken)
-                     | compared)
+        row = dict(model=name, alone=alone[name].mean(), before=None, after=after.mean(), p=None, taken=taken)
+        steps.append(row | compared)
         if taken: soup, before, best = [*soup, name], after, candidate
     best.beside = {'trace.csv': pd.DataFrame(steps)}
     best.recipe['merge'] = merge_recipe(greedy_soup, images, models=soup)

@@ -29,7 +29,8 @@ def listed_methods() -> list: # of dicts: what the decorator says, `what` it doe
     def described(node, file):
         said = next((d for d in getattr(node, 'decorator_list', ()) if isinstance(d, ast.Call)), None)
         if said is None or getattr(said.func, 'id', '') != 'method': return
-        given = dict(zip(takes, said.args)) | {k.arg: k.value for k in said.keywords}
-        return dict(dict.fromkeys(takes, ''), **{k: ast.literal_eval(v) for k, v in given.items()}, function=node.name,
-                    what=ast.get_docstring(node).splitlines()[0], module=f'wiseft.{file.parent.name}.{file.stem}')
+        arguments = dict(zip(takes, said.args)) | {k.arg: k.value for k in said.keywords}
+        about = {k: ast.literal_eval(v) for k, v in arguments.items()}
+        about |= dict(function=node.name, what=ast.get_docstring(node).splitlines()[0])
+        return dict.fromkeys(takes, '') | about | dict(module=f'wiseft.{file.parent.name}.{file.stem}')
     return [m for f in files for node in ast.parse(f.read_text(encoding='utf-8')).body if (m := described(node, f))]

@@ -7,12 +7,12 @@ __all__ = ['iso_c']
 
 # %% ../../nbs/methods/iso_c.ipynb #c22c6e2a
 import torch
-from ..weights.merge import check_start
+from ..weights.merge import At, check_start
 from ..base.registry import method
 
 # %% ../../nbs/methods/iso_c.ipynb #3b37807f
 @method('merge', 'Iso-C', '2502.04959', knob='alpha', needs='several fine-tuned classifiers', cost='a fine-tuning each')
-def iso_c(start, tuned, at, alpha=1.):
+def iso_c(start:torch.Tensor, tuned:list, at:At, alpha:float=1.) -> torch.Tensor:
     "The sum of all steps, its singular values replaced by their mean, times α"
     check_start(start, 'Iso-C')
     steps = torch.stack([t-start for t in tuned])

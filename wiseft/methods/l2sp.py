@@ -6,19 +6,21 @@
 __all__ = ['l2sp', 'decoupled_l2sp']
 
 # %% ../../nbs/methods/l2sp.ipynb #82b93a6e
+import torch
 from ..base.registry import method
-from ..train.losses import training_pairs
+from ..train.losses import Step, training_pairs
 
 # %% ../../nbs/methods/l2sp.ipynb #0e782b88
 @method('loss', 'L2-SP', '1802.01483', knob='strength', cost='a copy of the start')
-def l2sp(step, strength=.1):
+def l2sp(step:Step, strength:float=.1) -> dict:
     "Cross-entropy, and half the squared distance from the start"
-    gap = sum((p-p0).square().sum() for p,p0 in training_pairs(step.classifier, step.start))
+    pairs = training_pairs(step.classifier, step.start)
+    gap = sum((p-p0).square().sum() for p, p0 in pairs)
     return dict(ce=step.cross_entropy, l2sp=strength/2*gap)
 
 # %% ../../nbs/methods/l2sp.ipynb #5990fd6d
 @method('pull', 'decoupled L2-SP', '1802.01483', knob='strength', cost='a copy of the start')
-def decoupled_l2sp(p, p0, grad, memory, share, strength=1.):
+def decoupled_l2sp(p:torch.Tensor, p0:torch.Tensor, grad:torch.Tensor, memory:dict, share, strength:float=1.):
     "A little of the way back to the start, as weight decay is of the way to zero"
     p.lerp_(p0, min(1., share*strength))
 

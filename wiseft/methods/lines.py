@@ -6,13 +6,14 @@
 __all__ = ['lines']
 
 # %% ../../nbs/methods/lines.ipynb #e8f35a3b
-from ..weights.merge import check_one_other, check_start
+import torch
+from ..weights.merge import At, check_one_other, check_start
 from ..base.registry import method
 from ..weights.tensors import weighted_sum
 
 # %% ../../nbs/methods/lines.ipynb #7511a86a
 @method('merge', 'LiNeS', '2410.17146', knob='alpha', cost='nothing')
-def lines(start, tuned, at, alpha=1., first=0.):
+def lines(start:torch.Tensor, tuned:list, at:At, alpha:float=1., first:float=0.) -> torch.Tensor:
     "The step to the fine-tuned weights times α at the last block, less at earlier ones, α·first at the first"
     check_start(start, 'LiNeS')
     check_one_other(len(tuned), 'LiNeS')

@@ -9,13 +9,14 @@ __all__ = ['seen_tokens', 'random_texts', 'lipsum_gap', 'lipsum_ft']
 import numpy as np
 import torch
 from open_clip.tokenizer import SimpleTokenizer
-from ..models.clip import text_features, token_table
+from ..models.clip import Clip, text_features, token_table
 from ..base.registry import method
+from ..train.losses import Step
 
 # %% ../../nbs/methods/lipsum_ft.ipynb #27caa021
 def seen_tokens(
-    clip # `Clip`
-): # (n,), ids
+    clip:Clip
+) -> torch.Tensor: # (n,), ids
     "Tokens whose vectors are not all zero, without start, end and padding"
     if not isinstance(clip.tokenizer, SimpleTokenizer): raise ValueError(
         "Lipsum-FT puts random tokens between the start and the end that open_clip's own tokenizer knows, and "
@@ -24,27 +25,38 @@ def seen_tokens(
     seen[clip.tokenizer('').unique()] = False
     return seen.nonzero().flatten()
 
-def random_texts(clip, vocabulary, generator, texts=80, length=8): # (texts, context length), ids
+def random_texts(
+    clip:Clip,
+    vocabulary:torch.Tensor, # (n,), ids
+    generator:np.random.Generator,
+    texts:int=80, # so many
+    length:int=8, # of so many tokens
+) -> torch.Tensor: # (texts, context length), ids
     "Texts of random tokens"
     tokens = clip.tokenizer('').repeat(texts, 1)
     length = min(length, tokens.shape[1]-2)
     tokens[:,1+length] = tokens[:,1] # the end
-    tokens[:,1:1+length] = vocabulary[generator.integers(len(vocabulary), size=(texts, length))]
+    drawn = generator.integers(len(vocabulary), size=(texts, length))
+    tokens[:,1:1+length] = vocabulary[drawn]
     return tokens
 
 # %% ../../nbs/methods/lipsum_ft.ipynb #5b752f48
-def lipsum_gap(features, start_features, texts): # (n, dim), (n, dim), (n_texts, dim), rows of length 1
+def lipsum_gap(
+    features:torch.Tensor, start_features:torch.Tensor, # (n, dim), rows of length 1
+    texts:torch.Tensor # (n_texts, dim), rows of length 1
+) -> torch.Tensor: # scalar
     "Half the mean squared change of the logits at scale 100"
     change = 100*(features-start_features) @ texts.T
     return change.square().mean()/2
 
 @method('loss', 'Lipsum-FT', '2404.00860', knob='weight', needs='a text tower',
         cost='the start on each batch, 80 short texts a step')
-def lipsum_ft(step, vocabulary, weight=1.): # vocabulary: ids, from `seen_tokens`
+def lipsum_ft(step:Step, vocabulary:torch.Tensor, weight:float=1.) -> dict: # vocabulary: ids, from `seen_tokens`
     "Cross-entropy, and how far images have moved among random texts"
     clip = step.classifier.clip
     with torch.no_grad(), step.towers():
         texts = text_features(clip.model, random_texts(clip, vocabulary, step.generator()))
-    return dict(ce=step.cross_entropy, lipsum=weight*lipsum_gap(step.features.float(), step.start_features, texts))
+    gap = lipsum_gap(step.features.float(), step.start_features, texts)
+    return dict(ce=step.cross_entropy, lipsum=weight*gap)
 
 lipsum_ft.prepare = lambda classifier: dict(vocabulary=seen_tokens(classifier.clip))

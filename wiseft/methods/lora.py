@@ -10,23 +10,25 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
 from ..base.registry import method
+from ..models.classifier import ImageClassifier
 from ..models.tower import transformer_matrices
 
 # %% ../../nbs/methods/lora.ipynb #d299793c
 class LowRank(nn.Module):
     "A matrix, and what trains in its place: two thin ones, whose product is added to it"
-    def __init__(self, weight, rank, scale): # (rows, columns), frozen; r; s
+    def __init__(self, weight:torch.Tensor, rank:int, scale:float): # (rows, columns), frozen; r; s
         super().__init__()
         rows, columns = weight.shape
-        self.A = nn.Parameter(torch.randn(rank, columns).to(weight)/columns**.5)
+        drawn = torch.randn(rank, columns).to(weight)
+        self.A = nn.Parameter(drawn/columns**.5)
         self.B = nn.Parameter(weight.new_zeros(rows, rank))
         self.factor = scale/rank
-    def forward(self, weight): return weight + self.factor*self.B @ self.A
+    def forward(self, weight:torch.Tensor) -> torch.Tensor: return weight + self.factor*self.B @ self.A
 
 # %% ../../nbs/methods/lora.ipynb #488ad593
 @method('train', 'LoRA', '2106.09685', knob='rank', needs='a transformer as image tower',
         cost='its weights a second time in a step; moments of the factors alone', smaller_is_stronger=True)
-def lora(classifier, rank:int=8, scale:float=16.): # `ImageClassifier`, changed in place; r; s
+def lora(classifier:ImageClassifier, rank:int=8, scale:float=16.): # changed in place; r; s
     "Only products of two thin matrices train, added to those of attention and MLP, and the head"
     if not isinstance(rank, int) or rank < 1: raise ValueError(f'rank={rank!r}: give a whole number from 1 on.')
     matrices = transformer_matrices(classifier.visual)

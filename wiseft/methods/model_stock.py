@@ -8,24 +8,26 @@ __all__ = ['mean_cosine', 'model_stock']
 # %% ../../nbs/methods/model_stock.ipynb #2f55d31e
 import torch
 from torch.nn.functional import normalize
-from ..weights.merge import check_start
+from ..weights.merge import At, check_start
 from ..base.registry import method
 
 # %% ../../nbs/methods/model_stock.ipynb #d6e48dab
 def mean_cosine(
-    steps # (n, size), of the same weights in n models
-): # scalar tensor, 0…1
+    steps:torch.Tensor # (n, size), of the same weights in n models
+) -> torch.Tensor: # scalar, 0…1
     "Mean cosine of the angles between all pairs of steps; one of length 0 is at right angles to all"
-    scaled = steps/steps.abs().amax(1, keepdim=True).clamp(min=torch.finfo(steps.dtype).tiny) # or squares vanish
+    largest = steps.abs().amax(1, keepdim=True)
+    scaled = steps/largest.clamp(min=torch.finfo(steps.dtype).tiny) # or squares vanish
     unit, n = normalize(scaled), len(steps)
     cosines = unit @ unit.T
     return ((cosines.sum() - cosines.trace())/(n*(n-1))).clamp(0, 1)
 
 @method('merge', 'Model Stock', '2403.19522', needs='two fine-tuned classifiers or more', cost='a fine-tuning each')
-def model_stock(start, tuned, at):
+def model_stock(start:torch.Tensor, tuned:list, at:At) -> torch.Tensor:
     "Between the start and the mean of the fine-tuned, nearer to the mean where these went one way"
     check_start(start, 'Model Stock')
     n = len(tuned)
     if n < 2: raise ValueError(f'Model Stock takes two fine-tuned models or more, from different seeds. There is {n}.')
     cosine = mean_cosine(torch.stack([(t-start).flatten() for t in tuned]))
-    return torch.lerp(start, sum(tuned)/n, n*cosine/(1 + (n-1)*cosine))
+    share = n*cosine/(1 + (n-1)*cosine)
+    return torch.lerp(start, sum(tuned)/n, share)

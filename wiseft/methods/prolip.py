@@ -7,12 +7,13 @@ __all__ = ['prolip']
 
 # %% ../../nbs/methods/prolip.ipynb #7accc255
 from ..base.registry import method
+from ..models.classifier import ImageClassifier
 from ..train.losses import projections
 
 # %% ../../nbs/methods/prolip.ipynb #7c602323
 @method('train', 'ProLIP', '2410.05270', needs='an image tower that ends with a matrix',
         cost='a forward pass of the tower: 1/3')
-def prolip(classifier): # `ImageClassifier`, changed in place
+def prolip(classifier:ImageClassifier): # changed in place
     "Only the matrix trains that takes what the image tower found into the space of images and texts"
     matrix, _ = projections(classifier.clip.model)
     classifier.requires_grad_(False)

@@ -10,23 +10,26 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
 from ..base.registry import method
+from ..models.classifier import ImageClassifier
 from ..models.tower import tower_blocks, transformer_matrices
 
 # %% ../../nbs/methods/r_adapter.ipynb #c3840b5c
 class Adapter(nn.Module):
     "Weight or bias of a linear layer, and a matrix times it: as if its output went through that matrix"
-    def __init__(self, weight, drop): # (rows, columns), frozen; p
+    def __init__(self, weight:torch.Tensor, drop:float): # (rows, columns), frozen; p
         super().__init__()
         self.A = nn.Parameter(weight.new_zeros(len(weight), len(weight)))
         self.drop, self.share = drop, 1.
-    def forward(self, x): # the weight, then the bias
+    def forward(self, x:torch.Tensor) -> torch.Tensor: # the weight, then the bias
         if not self.training: self.share = 1.
-        elif x.ndim == 2: self.share = (torch.rand(()).item() >= self.drop)/(1-self.drop)
+        elif x.ndim == 2:
+            stays = torch.rand(()).item() >= self.drop
+            self.share = stays/(1-self.drop)
         return x + self.share*self.A @ x
 
 @method('train', 'R-Adapter', '2408.05749', knob='drop', needs='a transformer as image tower',
         cost='two matrices of its width a block, and their products with the weights')
-def r_adapter(classifier, drop=.2): # `ImageClassifier`, changed in place; p
+def r_adapter(classifier:ImageClassifier, drop:float=.2): # changed in place; p
     "Only matrices behind attention and MLP train, which are left out now and then, and the head"
     if not 0 <= drop < 1: raise ValueError(f'drop={drop:g}: give a probability, from 0 to below 1.')
     if not transformer_matrices(classifier.visual): raise ValueError(

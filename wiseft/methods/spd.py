@@ -11,7 +11,7 @@ from ..base.registry import method
 
 # %% ../../nbs/methods/spd.ipynb #55bee849
 @method('pull', 'SPD', '2411.01713', knob='strength', cost='a copy of the start and one of the last weights')
-def spd(p, p0, grad, memory, strength=1.):
+def spd(p:torch.Tensor, p0:torch.Tensor, grad:torch.Tensor, memory:dict, strength:float=1.):
     "Project back towards the last distance from the start, where gradient and way disagree"
     way, before = p-p0, memory.get('before', p0)-p0
     length = way.norm()

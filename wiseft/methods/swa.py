@@ -14,7 +14,7 @@ from ..base.registry import method
 @method('average', 'SWA', '1803.05407', knob='start', cost='a copy of the weights', smaller_is_stronger=True)
 class SWA(TimeAverage):
     "Mean of the weights after each epoch of the last part of a fit"
-    def __init__(self, start=.5): # part of the epochs after which it begins
+    def __init__(self, start:float=.5): # part of the epochs after which it begins
         if not 0 <= start < 1: raise ValueError(f'start is {start:g}. Give the part of the epochs, from 0 to below 1.')
         self.start = start
     def before_fit(self):

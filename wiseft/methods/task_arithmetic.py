@@ -6,14 +6,16 @@
 __all__ = ['task_arithmetic']
 
 # %% ../../nbs/methods/task_arithmetic.ipynb #d3a996b2
-from ..weights.merge import check_start
+import torch
+from ..weights.merge import At, check_start
 from ..base.registry import method
 from ..weights.tensors import weighted_sum
 
 # %% ../../nbs/methods/task_arithmetic.ipynb #4b6b2f01
 @method('merge', 'task arithmetic', '2212.04089', knob='alpha', needs='several fine-tuned classifiers',
         cost='a fine-tuning each')
-def task_arithmetic(start, tuned, at, alpha=.3):
+def task_arithmetic(start:torch.Tensor, tuned:list, at:At, alpha:float=.3) -> torch.Tensor:
     "The start and the sum of all steps from it, times α"
     check_start(start, 'task arithmetic')
-    return weighted_sum([start, *tuned], [1 - alpha*len(tuned), *[alpha]*len(tuned)])
+    of_start = 1 - alpha*len(tuned)
+    return weighted_sum([start, *tuned], [of_start] + [alpha]*len(tuned))

@@ -7,7 +7,8 @@ __all__ = ['threshold', 'ties', 'ties_thresholds']
 
 # %% ../../nbs/methods/ties.ipynb #197f3ca2
 import torch
-from ..weights.merge import check_start
+from collections.abc import Mapping
+from ..weights.merge import At, check_start
 from ..base.registry import method
 from ..weights.tensors import is_weight
 
@@ -22,26 +23,33 @@ def _place(counts, rank): # (bin, how many lie in higher ones)
     i = int((reached < rank).sum())
     return len(counts)-1-i, int(reached[i] - counts.flip(0)[i])
 
-def threshold(start, tuned, density=.2): # state dicts, or files of weights; part of all weights whose steps are kept
+def threshold(
+    start:Mapping, tuned:Mapping, # state dicts, or files of weights
+    density:float=.2 # part of all weights whose steps are kept
+) -> torch.Tensor: # scalar
     "The magnitude that the largest steps of a model reach, looked for over all its weights"
-    rank = max(1, round(density*sum(b.numel() for b in _bits(start, tuned))))
-    upper, above = _place(sum(torch.bincount(b >> 16, minlength=2**15) for b in _bits(start, tuned)), rank)
-    lower, _ = _place(sum(torch.bincount(b[b >> 16 == upper] & 0xffff, minlength=2**16) for b in _bits(start, tuned)),
-                      rank-above)
+    size = sum(b.numel() for b in _bits(start, tuned))
+    rank = max(1, round(density*size))
+    # by the upper half of their bits, then by the lower half of those at the threshold
+    counts = sum(torch.bincount(b >> 16, minlength=2**15) for b in _bits(start, tuned))
+    upper, above = _place(counts, rank)
+    halves = (b[b >> 16 == upper] & 0xffff for b in _bits(start, tuned))
+    counts = sum(torch.bincount(half, minlength=2**16) for half in halves)
+    lower, _ = _place(counts, rank-above)
     return torch.tensor(upper << 16 | lower, dtype=torch.int32).view(torch.float32)
 
 # %% ../../nbs/methods/ties.ipynb #f83fe2cd
 @method('merge', 'TIES', '2306.01708', knob='alpha', needs='several fine-tuned classifiers', cost='a fine-tuning each')
-def ties(start, tuned, at, alpha=1.):
+def ties(start:torch.Tensor, tuned:list, at:At, alpha:float=1.) -> torch.Tensor:
     "The mean of those large steps whose sign outweighs the other"
     steps = torch.stack([t-start for t in tuned])
-    kept = at.prepared.to(steps).reshape(-1, *[1]*start.ndim)
-    steps = torch.where(steps.abs() >= kept, steps, 0)
+    least = at.prepared.to(steps).reshape(-1, *[1]*start.ndim)
+    steps = torch.where(steps.abs() >= least, steps, 0)
     agree = steps.sign()*steps.sum(0).sign() > 0
     mean = (steps*agree).sum(0)/agree.sum(0).clamp(min=1)
     return start + alpha*mean
 
-def ties_thresholds(start, tuned, density=.2): # density: part of all weights whose steps are kept
+def ties_thresholds(start:Mapping, tuned:list, density:float=.2) -> dict: # density: part of all weights whose steps are kept
     check_start(start, 'TIES')
     if not 0 < density <= 1: raise ValueError(f'density is {density:g}. Give the part to keep, above 0, at most 1.')
     thresholds = torch.stack([threshold(start, t, density) for t in tuned])

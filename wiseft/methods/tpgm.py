@@ -10,33 +10,47 @@ import torch
 import torch.nn.functional as F
 from itertools import islice
 from torch.func import functional_call
-from ..weights.merge import check_images_suffice, merge, merge_recipe, named_models
+from ..weights.merge import At, check_images_suffice, merge, merge_recipe, named_models
 from ..infer.inference import shuffled_batches
 from ..base.registry import method
+from ..data.suites import ImageSet
+from ..models.classifier import ImageClassifier
 from ..weights.tensors import is_weight, weighted_sum
 
 # %% ../../nbs/methods/tpgm.ipynb #f2da3040
-def learn_alphas(start, tuned, images, steps=200, lr=1e-2, batch_size=64, first=.5, seed=0): # dict name -> number, 0…1
+def learn_alphas(
+    start:ImageClassifier, tuned:ImageClassifier,
+    images:ImageSet,
+    steps:int=200, lr:float=1e-2, batch_size:int=64, # of Adam
+    first:float=.5, # α of all tensors to begin with
+    seed:int=0 # of the order of images
+) -> dict: # name -> number, 0…1
     "An α for each tensor that moved, by cross-entropy on images that were not trained on"
-    net, ends = start.copy().eval(), [c.state_dict() for c in (start, tuned)]
-    moved = [k for k, t in ends[0].items() if is_weight(t) and not torch.equal(t, ends[1][k])]
+    net, begin, end = start.copy().eval(), start.state_dict(), tuned.state_dict()
+    moved = [k for k, t in begin.items() if is_weight(t) and not torch.equal(t, end[k])]
     alphas = {k: torch.full((), first, device=start.device, requires_grad=True) for k in moved}
     adam = torch.optim.Adam(alphas.values(), lr) if moved else None
     for x, y in islice(shuffled_batches(images, start, batch_size, seed), steps*bool(moved)):
-        weights = {k: torch.lerp(ends[0][k], ends[1][k], a.to(ends[0][k].dtype)) for k, a in alphas.items()}
+        weights = {k: torch.lerp(begin[k], end[k], a.to(begin[k].dtype)) for k, a in alphas.items()}
         adam.zero_grad()
         F.cross_entropy(functional_call(net, weights, x), y).backward()
         adam.step()
         for a in alphas.values(): a.data.clamp_(0, 1)
     return {k: a.detach().cpu() for k, a in alphas.items()}
 
-def per_tensor(start, tuned, at):
+def per_tensor(start:torch.Tensor, tuned:list, at:At) -> torch.Tensor:
     "WiSE-FT with the α of each tensor; one that has none did not move"
-    return start if at.prepared is None else weighted_sum([start, tuned[0]], [1-at.prepared.item(), at.prepared.item()])
+    if at.prepared is None: return start
+    alpha = at.prepared.item()
+    return weighted_sum([start, tuned[0]], [1-alpha, alpha])
 
 # %% ../../nbs/methods/tpgm.ipynb #86c72868
 @method('search', 'TPGM', '2303.10720', needs='validation images', cost='200 batches forward and backward')
-def tpgm(start, tuned, images, steps:int=200, lr=1e-2, batch_size:int=64, first=.5, seed:int=0): # tuned: one
+def tpgm(
+    start:ImageClassifier, tuned:list|dict, # of one classifier
+    images:ImageSet, # for validation
+    steps:int=200, lr:float=1e-2, batch_size:int=64, first:float=.5, seed:int=0 # as `learn_alphas`
+) -> ImageClassifier:
     "An α for each tensor, learned on validation images of the reference"
     tuned = list(named_models(tuned).values())
     if len(tuned) != 1: raise ValueError(f'TPGM takes one fine-tuned classifier, and there are {len(tuned)}.')
@@ -46,7 +60,7 @@ def tpgm(start, tuned, images, steps:int=200, lr=1e-2, batch_size:int=64, first=
     made.recipe['merge'] = merge_recipe(tpgm, images, **knobs)
     return made
 
-def images_of_steps(train, validation, models, steps=200, batch_size=64):
+def images_of_steps(train:int, validation:int, models:int, steps:int=200, batch_size:int=64) -> tuple:
     return (round(steps*validation/-(-validation//batch_size)),)*2
 
 tpgm.looks = images_of_steps

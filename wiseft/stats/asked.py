@@ -15,7 +15,8 @@ from .metrics import clopper_pearson
 def _score(wins, losses, n, delta):
     "How far what was seen lies above a difference, in its standard errors"
     b = (2*n - wins + losses)*delta - wins - losses
-    root = np.sqrt(np.maximum(b*b + 8*n*losses*delta*(1-delta), 0))
+    inside = b*b + 8*n*losses*delta*(1-delta)
+    root = np.sqrt(np.maximum(inside, 0))
     likeliest = np.maximum(root - b, 0)/(4*n)
     variance = np.maximum(n*(2*likeliest + delta*(1-delta)), 1e-12)
     return (wins - losses - n*delta)/np.sqrt(variance)
@@ -100,6 +101,8 @@ def simultaneous_differences(
     # from pairs to matrices; the other triangle has the other sign
     difference, low, high = out = np.zeros((3, k, k))
     difference[rows, columns], difference[columns, rows] = mean, -mean
-    low[rows, columns], high[rows, columns] = middle - reach, middle + reach
-    low[columns, rows], high[columns, rows] = -middle - reach, -middle + reach
+    low[rows, columns] = middle - reach
+    high[rows, columns] = middle + reach
+    low[columns, rows] = -middle - reach
+    high[columns, rows] = -middle + reach
     return tuple(out)

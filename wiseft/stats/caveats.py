@@ -47,7 +47,6 @@ def _better(method):
     if method == 'start': return 'Train its head for longer, or start from a model that knows such images.'
     return 'Look at class names and prompts, or choose a CLIP that knows such images.'
 
-
 # %% ../../nbs/api/stats/06_caveats.ipynb #34ca0002
 def _costly_start(t):
     "A sentence where fine-tuning gained on both sides, and the average half-way to the start is above it on neither"
@@ -55,15 +54,16 @@ def _costly_start(t):
     sides = ['reference', MEAN if (shifted == MEAN).any() else next(iter(shifted), '')]
     t = t.assign(side=np.where(t.role == 'reference', 'reference', t.dataset)).query('side in @sides')
     half = t[(t.method == 'weight-space') & ((t.alpha-.5).abs() < .1)]
-    three = [rows.drop_duplicates('side').set_index('side').reindex(sides)
-             for rows in (t[t.method.isin(STARTS)], half, t[t.method == 'fine-tuned'])]
-    start, average, end = three
+    three = t[t.method.isin(STARTS)], half, t[t.method == 'fine-tuned']
+    start, average, end = (rows.drop_duplicates('side').set_index('side').reindex(sides) for rows in three)
     gained = end.value - start.value
     chance = np.hypot(start.high-start.low, end.high-end.low)/2 # of the difference, as if images were others
     if not ((gained > chance) & (average.value <= end.value)).all(): return []
-    return [f'Averaging with this start costs: the fine-tuned classifier is {100*gained.iloc[0]:.1f} points above the '
-            f'{_end(start.method.iloc[0])} on the reference and {100*gained.iloc[1]:.1f} on {sides[1]}, and the '
-            f'average at α = {average.alpha.iloc[0]:g} is above the fine-tuned classifier on neither. {_INSTEAD}']
+    points, of_shift = 100*gained
+    began, alpha = _end(start.method.iloc[0]), average.alpha.iloc[0]
+    return [f'Averaging with this start costs: the fine-tuned classifier is {points:.1f} points above the {began} on '
+            f'the reference and {of_shift:.1f} on {sides[1]}, and the average at α = {alpha:g} is above the fine-tuned '
+            f'classifier on neither. {_INSTEAD}']
 
 _INSTEAD = 'Average several fine-tunings instead (`uniform soup`); see the page *When averaging fails*.'
 

@@ -31,7 +31,8 @@ def bootstrap(
         counts, share = counts.toarray(), sizes.toarray()/sizes.sum()
         left = statistic(counts.sum(0) - counts)
         variance = (n-1)/n*((left - left.mean())**2).sum()
-        error = stats.t.ppf((1+level)/2, 1/(share**2).sum() - 1)*np.sqrt(variance)
+        df = 1/(share**2).sum() - 1
+        error = stats.t.ppf((1+level)/2, df)*np.sqrt(variance)
         low, high = value-error, value+error
     else:
         drawn = metric_resamples(counts, statistic, n_resamples, rng or np.random.default_rng(0))
@@ -73,7 +74,8 @@ def tail_expansion(
 ) -> float:
     "How much wider than normal the tails of `n` units are: Student's t, and n − 1 for n"
     tail = (1+level)/2
-    return stats.t.ppf(tail, n-1)/stats.norm.ppf(tail)*np.sqrt(n/(n-1))
+    wider = stats.t.ppf(tail, n-1)/stats.norm.ppf(tail)
+    return wider*np.sqrt(n/(n-1))
 
 # %% ../../nbs/api/stats/01_class_metrics.ipynb #63d34972
 def per_class(

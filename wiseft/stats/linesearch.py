@@ -91,8 +91,10 @@ def projected_intervals(
     for j in range(max(map(len, projection))): # where the j-th column of each image's class beats all other classes'
         there = first[labels] + j < first[labels+1]
         y = torch.where(there, first[labels] + j, first[labels])
-        outputs = [t.gather(1, y[:,None]) for t in (u, v)] # those of y, which stay as they are
-        alone = [t.where(~mate, o-1).scatter(1, y[:,None], o) for t, o in zip((u, v), outputs)]
+        alone = []
+        for t in (u, v):
+            own = t.gather(1, y[:,None]) # which stays as it is
+            alone.append(t.where(~mate, own-1).scatter(1, y[:,None], own))
         low, high = alpha_intervals(*alone, y)
         pieces.append((low.where(there, torch.inf), high.where(there, -torch.inf)))
     low, high = (torch.stack(t, 1) for t in zip(*pieces))

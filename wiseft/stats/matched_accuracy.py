@@ -81,7 +81,8 @@ def _times_drawn(part, size, rng): # (size, n_units)
         mine = part == p
         n = mine.sum()
         drawn = rng.integers(n, size=(size, n)) + n*np.arange(size)[:, None]
-        times[:, mine] = np.bincount(drawn.ravel(), minlength=size*n).reshape(size, n)
+        counts = np.bincount(drawn.ravel(), minlength=size*n)
+        times[:, mine] = counts.reshape(size, n)
     return times
 
 def _lacks_a_set(times, codes): # (size,) bool

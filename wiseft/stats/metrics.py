@@ -107,7 +107,8 @@ def _unit_rows(values, units):
     # a graph of units and sets, an edge where a set has a unit
     n_u, n_s = counts.shape
     i,j = counts.nonzero()
-    edges = sparse.coo_array((np.ones(len(i)), (i, j+n_u)), shape=(n_u+n_s,)*2)
+    n = n_u+n_s
+    edges = sparse.coo_array((np.ones(len(i)), (i, j+n_u)), shape=(n, n))
     _,part = sparse.csgraph.connected_components(edges, directed=False)
     return sums, counts, part[:n_u], part[n_u:]
 
@@ -187,7 +188,8 @@ def _student(sums, counts, unit_part, set_part, span, scarce, level):
             one = np.eye(n.shape[1])
             s = np.vstack([s, lowest*one, highest*one])
             n = np.vstack([n, one, one])
-            times = np.append(times, np.full(2*len(one), 2/(highest-lowest)/n_sets))
+            share = 2/(highest-lowest)/n_sets
+            times = np.append(times, np.full(2*len(one), share))
         # sum of the sets' means, its variance by the jackknife, and the degrees of freedom
         total = times @ n
         means = times @ s / total
@@ -195,7 +197,8 @@ def _student(sums, counts, unit_part, set_part, span, scarce, level):
         share = (n/total).sum(1)
         size = times.sum()
         df = (times @ share)**2/(times @ share**2) - 1
-        of_parts.append((means.sum(), (size-1)/size * (times @ change**2), df))
+        var = (size-1)/size * (times @ change**2)
+        of_parts.append((means.sum(), var, df))
     # the mean over sets of all parts together
     mean, var, df = np.array(of_parts).T
     mean, var = mean/n_sets, var/n_sets**2
@@ -234,7 +237,8 @@ def paired_bootstrap(
 ) -> tuple: # (difference B − A of the mean over sets, low, high)
     "How much more accurate B is than A, over the mean of the sets, with its interval over `units`."
     a, b = _checked_sets(a), _checked_sets(b)
-    of_a, of_b = {s: len(v) for s, v in a.items()}, {s: len(v) for s, v in b.items()}
+    of_a = {s: len(v) for s, v in a.items()}
+    of_b = {s: len(v) for s, v in b.items()}
     if of_a != of_b: raise ValueError(f'The classifiers saw different images: A {of_a}, B {of_b}')
     differences = _checked_sets({s: b[s]-a[s] for s in a}, units)
     inside = all(np.abs(d).max() <= 1 for d in differences.values())
@@ -249,7 +253,8 @@ def mcnemar_exact(
     a, b = right_or_wrong(a), right_or_wrong(b)
     if a.shape != b.shape or a.ndim != 1: raise ValueError(
         f'A has shape {a.shape} and B {b.shape}: expected (n,) of the same images.')
-    only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
+    only_a = int((a & ~b).sum())
+    only_b = int((~a & b).sum())
     if only_a + only_b == 0: return 1.
     return float(stats.binomtest(only_a, only_a+only_b, 0.5).pvalue)
 

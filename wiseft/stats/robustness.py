@@ -68,7 +68,7 @@ class Baseline:
     ): # accuracies under shift; NaN outside the range
         x = np.asarray(reference, dtype=float)
         lines = [self.lines[i] for i in np.digitize(x.ravel(), self.pivots)]
-        slope, intercept = np.array([l.slope for l in lines]), np.array([l.intercept for l in lines])
+        slope, intercept = np.transpose([(l.slope, l.intercept) for l in lines])
         place = slope*to_axis(x.ravel(), self.axis) + intercept
         y = from_axis(place, self.axis).reshape(x.shape)
         return (y if extrapolate else np.where(self.covers(x), y, np.nan))[()]
@@ -103,7 +103,8 @@ def fit_baseline(
     x_range = (float(np.min(reference)), float(np.max(reference)))
     def within(value, error): return float(value - t*error), float(value + t*error)
     slope, intercept = within(fit.slope, fit.stderr), within(fit.intercept, fit.intercept_stderr)
-    line = Line(float(fit.slope), float(fit.intercept), x_range, slope, intercept, len(x), float(fit.rvalue**2))
+    numbers = map(float, (fit.slope, fit.intercept))
+    line = Line(*numbers, x_range, slope, intercept, len(x), float(fit.rvalue**2))
     points = np.asarray(shifted) - from_axis(fit.slope*x + fit.intercept, axis)
     line.resid_sd_pp = float(100*points.std(ddof=2))
     return Baseline([line], name, axis)

@@ -23,7 +23,8 @@ def _by_set(images, values, dataset):
     "Set -> values, and -> units, of the test images of one set, or of all shifts"
     by_set, units = {}, {}
     for d, rows in images[test_rows(images, dataset)].groupby('dataset', sort=False):
-        by_set[d], units[d] = values[rows.index].astype(float), list(rows.unit)
+        by_set[d] = values[rows.index].astype(float)
+        units[d] = list(rows.unit)
     return by_set, units
 
 # %% ../../nbs/api/stats/12_run_tables.ipynb #b92156a9

@@ -153,8 +153,8 @@ def write_clip_benchmark(
             words = [classifier, tuning, method] if alpha != alpha else [classifier, tuning, method, f'{alpha:g}']
             task = 'zeroshot_classification' if method in STARTS else 'classification'
             metrics = {_clip_benchmark_names.get(r.metric, r.metric): r.value for r in rows.itertuples()}
-            metrics |= {f'acc1_{end}': getattr(r, end) for r in rows.itertuples() if r.metric == 'accuracy'
-                        for end in ('low', 'high') if getattr(r, end) == getattr(r, end)}
+            accuracy = rows[rows.metric == 'accuracy']
+            for end in ('low', 'high'): metrics |= {f'acc1_{end}': v for v in accuracy[end].dropna()}
             record = dict(dataset=dataset, model=model, pretrained=' '.join(filter(None, words)), task=task,
                           metrics=metrics, language='en')
             name = '_'.join(record[k] for k in ('dataset', 'pretrained', 'model', 'task'))

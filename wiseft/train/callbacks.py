@@ -66,7 +66,8 @@ class ProgressLines(Callback):
     def before_train(self): self.tenth = 0
     def after_batch(self):
         if not self.training: return
-        self.images, self.steps = self.images + find_bs(self.yb), self.steps + 1
+        self.images += find_bs(self.yb)
+        self.steps += 1
         tenth, now = 10*(self.iter+1)//self.n_iter, perf_counter()
         if tenth in (self.tenth, 10) or now-self.said < PAUSE: return
         self.tenth, self.said = tenth, now
@@ -92,7 +93,8 @@ class ClipGradients(Callback):
     order = MixedPrecision.order+1
     def __init__(self, max_norm:float=1.): self.max_norm = math.inf if max_norm is None else max_norm
     def before_step(self):
-        self.learn.gradient_norm = nn.utils.clip_grad_norm_([p for g in self.opt.param_lists for p in g], self.max_norm)
+        weights = [p for g in self.opt.param_lists for p in g]
+        self.learn.gradient_norm = nn.utils.clip_grad_norm_(weights, self.max_norm)
 
 # %% ../../nbs/api/train/02_callbacks.ipynb #6ccc6352
 EVERY = 10 # steps between two looks at the numbers on the device
@@ -178,7 +180,8 @@ class LrFactors(Callback):
     def __init__(self, factors:dict): self.factors = factors # by name of a weight
     def before_fit(self):
         by_weight = {p: self.factors[n] for n,p in self.learn.student.named_parameters() if p.requires_grad}
-        self.of_groups, self.rates = [by_weight[group[0]] for group in self.opt.param_lists], self._rates()
+        self.of_groups = [by_weight[group[0]] for group in self.opt.param_lists]
+        self.rates = self._rates()
         if len(set(self.rates)) > 1: raise ValueError(
             f'lr_factors are factors on one learning rate, and lr gives the groups {len(set(self.rates))}. Give a '
             'number for lr, or leave lr_factors out.')

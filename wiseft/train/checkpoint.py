@@ -136,7 +136,8 @@ def read_training(
     again = 'Go on from a copy of it if you have one; else delete it and start again.'
     try:
         with safe_open(existing_file(file, 'checkpoint'), 'pt') as f:
-            tensors, position = {k: f.get_tensor(k) for k in f.keys()}, loads(f.metadata()['wiseft'])
+            tensors = {k: f.get_tensor(k) for k in f.keys()}
+            position = loads(f.metadata()['wiseft'])
         position = {k: position[k] for k in ('step', 'epochs_before', 'start_accuracy', 'recipe')}
         wrong = [k for k in ('step', 'epochs_before') if type(position[k]) is not int or position[k] < 0]
         if not isinstance(position['recipe'], dict): wrong.append('recipe')
@@ -172,4 +173,5 @@ def _load_checkpoint(cb, learn):
     except (RuntimeError, KeyError) as e: raise BadFile(
         f'{cb.file} does not hold what this training needs ({why_failed(e)}). Delete it and start again.') from e
     cb.done, cb.epochs_before, learn.start_accuracy = (position[k] for k in ('step', 'epochs_before', 'start_accuracy'))
-    cb.noise, cb.kept = {k: v for k,v in tensors.items() if k.startswith('noise.')}, tensors
+    cb.noise = {k: v for k, v in tensors.items() if k.startswith('noise.')}
+    cb.kept = tensors

@@ -52,7 +52,8 @@ def passes(
     like, # `ImageClassifier` with towers of the kind that is counted
 ): # gives a dict of `COUNTED`
     "Count images and texts on their way through towers"
-    counted, table = dict.fromkeys(COUNTED, 0), token_table(like.clip.model) if like.clip.tokenizer else None
+    counted = dict.fromkeys(COUNTED, 0)
+    table = token_table(like.clip.model) if like.clip.tokenizer else None
     def seen(module, inputs, output):
         is_table = table is not None and type(module) is type(table) and module.weight.shape == table.weight.shape
         what = 'images' if type(module) is type(like.visual) else 'texts' if is_table else None

@@ -116,7 +116,8 @@ def compute(self:ClipLearner,
     "Outputs and loss of some images; afterwards `pred` and `yb` are of the images of all processes"
     self.counts, self.pred = counts, model(*self.xb)
     self('after_pred')
-    self.pred, self.yb = gathered(self.pred, counts), tuple(gathered(y, counts) for y in self.yb)
+    self.pred = gathered(self.pred, counts)
+    self.yb = tuple(gathered(y, counts) for y in self.yb)
     self.loss_grad = self.loss_func(self.pred, *self.yb)
     self.loss = self.loss_grad.clone()
     self('after_loss')
@@ -146,13 +147,15 @@ def in_parts(self:ClipLearner,
                 if isinstance(cb, (Bf16, MixedPrecision)): cb.before_batch()
         n = part[rank()]
         rows = slice(done, done+n) if n else slice(1) # one that stands in
-        self.xb, self.yb = [x[rows] for x in xb], [y[rows] for y in yb]
+        self.xb = [x[rows] for x in xb]
+        self.yb = [y[rows] for y in yb]
         done += n
         with nullcontext() if k == len(sizes)-1 else self.no_sync(): self.one_part(part, sum(part)/sum(counts))
         outputs.append(self.pred.detach())
         labels.append(self.yb)
         losses.append(self.loss.detach())
-    self.xb, self.yb = xb, tuple(torch.cat(ys) for ys in zip(*labels))
+    self.xb = xb
+    self.yb = tuple(torch.cat(ys) for ys in zip(*labels))
     self.pred, self.loss = torch.cat(outputs), sum(losses)
     self._with_events(self._step, 'step', CancelStepException)
     self.opt.zero_grad()
@@ -326,10 +329,11 @@ def clip_learner(
     if train == 'head': dls, model = feature_dataloaders(dls, model), HeadOnFeatures(model)
     loss_func = loss_func or CrossEntropyLossFlat(label_smoothing=label_smoothing)
     settings = dict(loss_func=loss_func, metrics=metrics, lr=usual_lr(classifier)) | kwargs
-    learn = ClipLearner(dls, model, opt_func=opt_func, splitter=splitter, wd=wd, wd_bn_bias=True,
-                        cbs=[*_callbacks(recipe, loss, pull), *L(cbs)], **settings)
+    cbs = [*_callbacks(recipe, loss, pull), *L(cbs)]
+    learn = ClipLearner(dls, model, opt_func=opt_func, splitter=splitter, wd=wd, wd_bn_bias=True, cbs=cbs, **settings)
     learn.image_dls, learn.given, learn.accumulate = image_dls, classifier, accumulate
-    learn.recipe = {**recipe, **{kind: method_recipe(m) for kind,m in dict(loss=loss, pull=pull).items() if m}}
+    methods = {kind: method_recipe(m) for kind, m in dict(loss=loss, pull=pull).items() if m}
+    learn.recipe = recipe | methods
     learn.recorder.smooth_loss = LossOnDevice()
     _show_progress(learn, progress)
     return learn
@@ -360,7 +364,8 @@ class CosineSchedule(ParamScheduler):
     def __init__(self, lrs:list, warmup_steps:int): self.lrs,self.warmup_steps = lrs,warmup_steps
     def before_fit(self):
         steps = self.n_epoch*len(self.dls.train)
-        self.factors = [cosine_lr(step, steps, min(self.warmup_steps, steps-1)) for step in range(steps)]
+        warmup_steps = min(self.warmup_steps, steps-1)
+        self.factors = [cosine_lr(step, steps, warmup_steps) for step in range(steps)]
         self.scheds = {'lr': lambda step: [lr*self.factors[step] for lr in self.lrs]}
         super().before_fit()
     def before_batch(self): self._update_val(self.train_iter)
@@ -382,9 +387,10 @@ def run_recipe(
     methods = [m['name'] for m in (began, *own) if isinstance(m, dict)]
     averages = [cb.recipe for cb in [*learn.cbs, *cbs] if hasattr(type(cb), 'recipe')]
     start_method = dict(start_method=began) if began else {}
-    return dict(tuning=' + '.join(methods) or 'plain', **learn.recipe, averages=averages, **schedule, **start_method,
-                batch_size=getattr(dl, 'bs', None), seed=getattr(dl, 'seed', None), **_captions_of(dl, named=False),
-                images=source and source.fingerprint, start=state_hash(plain_weights(learn.model).state_dict()))
+    recipe = dict(tuning=' + '.join(methods) or 'plain', **learn.recipe, averages=averages, **schedule, **start_method)
+    recipe |= dict(batch_size=getattr(dl, 'bs', None), seed=getattr(dl, 'seed', None), **_captions_of(dl, named=False))
+    start = plain_weights(learn.model).state_dict()
+    return recipe | dict(images=source and source.fingerprint, start=state_hash(start))
 
 def _captions_of(dl, named):
     "What a recipe says of captions, if there are any; under another name the same table goes on"
@@ -396,23 +402,26 @@ def run_circumstances(learn:ClipLearner, seconds:float):
     device = learn.student.device
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{device.type}, {platform.machine()}'
     versions = dict(wiseft=__version__, torch=torch.__version__, fastai=fastai.__version__,
-                    open_clip=open_clip.__version__)
+                    open_clip=open_clip.__version__, python=platform.python_version())
     numbers = learn.threads.numbers()
     threads = dict(threads=numbers if len(numbers) > 1 else numbers[0]) if device.type == 'cpu' else {}
     together = dict(processes=n_processes()) if n_processes() > 1 else {}
-    return dict(versions=dict(versions, python=platform.python_version()), device=name, seconds=round(seconds, 1),
-                **threads, **together, **_captions_of(learn.dls.train, named=True))
+    about = dict(versions=versions, device=name, seconds=round(seconds, 1)) | threads | together
+    return about | _captions_of(learn.dls.train, named=True)
 
 # %% ../../nbs/api/train/05_learner.ipynb #b7816945
 def validation_metrics(
     learn:ClipLearner # after its fit
 ) -> dict: # name -> number
     "What was measured in the last epoch: on validation images, but for a loss's terms, on training images"
-    recorder, terms = learn.recorder, {n for cb in learn.cbs for n in getattr(cb, 'sums', ())}
-    seen = dict(zip(recorder.metric_names, recorder.log)) if hasattr(recorder, 'log') else {} # no epoch was left
-    own = {k: v for k, v in seen.items() if k not in ('epoch', 'train_loss', 'time') and isinstance(v, (int, float))}
-    def where(k): return 'training' if k in terms else 'validation'
-    return {f"{where(k)} {k.removeprefix('valid_')}": round(float(v), 6) for k, v in own.items()}
+    recorder, metrics = learn.recorder, {}
+    terms = {n for cb in learn.cbs for n in getattr(cb, 'sums', ())}
+    columns = zip(recorder.metric_names, recorder.log) if hasattr(recorder, 'log') else () # no epoch was left
+    for k, v in columns:
+        if k in ('epoch', 'train_loss', 'time') or not isinstance(v, (int, float)): continue
+        where = 'training' if k in terms else 'validation'
+        metrics[f"{where} {k.removeprefix('valid_')}"] = round(float(v), 6)
+    return metrics
 
 # %% ../../nbs/api/train/05_learner.ipynb #82fdebf2
 @patch
@@ -432,7 +441,8 @@ def fit_cosine(self:ClipLearner,
     if self.opt is None: self.create_opt()
     if lr is None: lr = usual_lr(self.given)
     self.opt.set_hyper('lr', lr)
-    lrs, steps = [h['lr'] for h in self.opt.hypers], epochs*len(self.dls.train)
+    lrs = [h['lr'] for h in self.opt.hypers]
+    steps = epochs*len(self.dls.train)
     warmup_steps = min(500, steps//10) if warmup_steps is None else warmup_steps
     cbs = [CosineSchedule(lrs, warmup_steps), *L(cbs)]
     recipe = run_recipe(self, cbs, epochs=epochs, lrs=lrs, warmup_steps=warmup_steps)

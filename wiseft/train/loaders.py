@@ -80,7 +80,8 @@ def crop_box(
         left, top = x*(width-w), y*(height-h)
         return left, top, min(left+w, width), min(top+h, height)
     w, h = max(1, round(w)), max(1, round(h))
-    left, top = int(x*(width-w+1)), int(y*(height-h+1)) # each place as likely
+    left = int(x*(width-w+1)) # each place as likely
+    top = int(y*(height-h+1))
     return left, top, left+w, top+h
 
 # %% ../../nbs/api/train/00_loaders.ipynb #1132f5b6
@@ -93,7 +94,8 @@ def cut(
     left, top, right, bottom = box
     scale = max(1, (right-left)/size[1], (bottom-top)/size[0])
     beyond = 2*math.ceil(scale) if min(pixels.shape[:2]) < SMALL else 0
-    x, y = max(0, int(left)-beyond), max(0, int(top)-beyond)
+    x = max(0, int(left)-beyond)
+    y = max(0, int(top)-beyond)
     part = pixels[y:math.ceil(bottom)+beyond,x:math.ceil(right)+beyond]
     return part, (left-x, top-y, right-x, bottom-y)
 
@@ -115,7 +117,8 @@ def _taps(first, last, size, n_real, n): # (b, size, n)
     x = ((place-centre)/scale.clamp(min=1)).abs()
     near = (1.5*x - 2.5)*x*x + 1 # Pillow's bicubic filter
     far = ((2.5 - .5*x)*x - 4)*x + 2
-    taps = torch.where(x < 1, near, torch.where(x < 2, far, 0))*(place < n_real[:,None,None])
+    bicubic = torch.where(x < 1, near, torch.where(x < 2, far, 0))
+    taps = bicubic*(place < n_real[:,None,None])
     return taps/taps.sum(-1, keepdim=True)
 
 def resized_crops(
@@ -127,8 +130,9 @@ def resized_crops(
     resized = []
     for part, part_sizes, part_boxes in zip(*(t.split(16) for t in (x, sizes, boxes))):
         left, top, right, bottom = part_boxes.T
-        across = _taps(left, right, size[1], part_sizes[:,1], part.shape[2]).mT
-        down = _taps(top, bottom, size[0], part_sizes[:,0], part.shape[1])
+        heights, widths = part_sizes.T
+        across = _taps(left, right, size[1], widths, part.shape[2]).mT
+        down = _taps(top, bottom, size[0], heights, part.shape[1])
         pixels = part.mT.to(torch.float32, memory_format=torch.contiguous_format).flatten(1, 2) # a row and colour each
         with exact_fp32():
             rows = (pixels @ across).round_().clamp_(0, 255).unflatten(1, (-1, 3)).flatten(2)
@@ -146,7 +150,8 @@ def resized_crop(
     if min(pixels.shape[:2]) < SMALL:
         return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC, box=box))
     left, top, right, bottom = box
-    x = torch.from_numpy(pixels[top:bottom,left:right].copy()).permute(2, 0, 1)[None]
+    part = pixels[top:bottom,left:right].copy()
+    x = torch.from_numpy(part).permute(2, 0, 1)[None]
     return interpolate(x, size, mode='bicubic', antialias=True)[0].permute(1, 2, 0).numpy()
 
 # %% ../../nbs/api/train/00_loaders.ipynb #b942dbb2
@@ -221,7 +226,8 @@ def pixels(self:PixelSource, i:int, source=None):
 @patch
 def n_workers(self:PixelSource, crops:bool, device:torch.device):
     "Processes that read; threads are enough for a CPU, which has to compute besides, if nobody says otherwise"
-    pixels, asked = self.for_crops if crops else self.for_evaluation, bool(os.environ.get('WISEFT_WORKERS'))
+    pixels = self.for_crops if crops else self.for_evaluation
+    asked = bool(os.environ.get('WISEFT_WORKERS'))
     if self.workers is not None: return self.workers
     if pixels.kept_share > .9 or device.type == 'cpu' and not asked: return 0
     return decoding_workers(self.images)
@@ -251,7 +257,8 @@ class ClipDL(TfmdDL):
     def get_idxs(self):
         if self.source is None or not self.shuffle: return super().get_idxs()
         rng = np.random.default_rng((self.seed, self.epoch))
-        order, self.draws = rng.permutation(self.n), rng.random((self.n,4))
+        order = rng.permutation(self.n)
+        self.draws = rng.random((self.n, 4))
         done = self.first_batch*self.bs
         self.first_batch = 0
         self.epoch += 1
@@ -328,10 +335,12 @@ def clip_dataloaders(
         items = Items(images) # setting lists up, fastai would open the first image, which may be unreadable
         opened = TfmdLists(items, OpenImage(clip), do_setup=False, types=[OpenImage.input_types])
         labels = TfmdLists(items, Numbered(images.classnames), do_setup=False, types=[OneImage])
+        if captions and shuffle: # for the recipe
+            digits = sha256_file(captions)[:12]
+            pixels.captions = dict(table=Path(captions).name, sha256=digits, pairs=len(images))
+        transforms = dict(after_item=ToTensor(), after_batch=Normalised(clip))
         loaders.append(ClipDL(Datasets(tls=[opened, labels]), pixels, seed, bs=batch_size, shuffle=shuffle,
-                              num_workers=0, after_item=ToTensor(), after_batch=Normalised(clip)))
-    if captions: loaders[0].source.captions = dict( # for the recipe
-        table=Path(captions).name, sha256=sha256_file(captions)[:12], pairs=len(sets[0]))
+                              num_workers=0, **transforms))
     return DataLoaders(*loaders, device=clip.device)
 
 # %% ../../nbs/api/train/00_loaders.ipynb #8c32643f
@@ -379,7 +388,8 @@ def _captioned_sets(folder, validation, table):
     if validation is not None: return pairs, validation
     number = {f: i for i,f in enumerate(dict.fromkeys(pairs.files()))} # captions of one image stay together
     order = np.random.default_rng(0).permutation(len(number))
-    held_out = np.isin([number[f] for f in pairs.files()], order[:max(1, len(number)//10)])
+    chosen = order[:max(1, len(number)//10)]
+    held_out = np.isin([number[f] for f in pairs.files()], chosen)
     return pairs.subset(np.flatnonzero(~held_out)), pairs.subset(np.flatnonzero(held_out))
 
 def is_captions(
@@ -438,7 +448,8 @@ def check_dataloaders(
     if vocab is not None and not is_captions(y): check_same_classes(
         vocab, list(classifier.classnames), 'the DataLoaders', 'the classifier', 'Make the classifier with '
         'list(dls.vocab), or the DataLoaders with a Categorize(vocab, sort=False) of its class names.')
-    shape, size = tuple(x.shape[1:]), (3, *classifier.clip.image_size)
+    shape = tuple(x.shape[1:])
+    size = (3, *classifier.clip.image_size)
     if shape != size: raise ValueError(
         f'The DataLoaders give images of shape {shape}, this CLIP takes {size}: use clip_dataloaders, or '
         f'item_tfms=Resize({size[1]}).')

@@ -115,7 +115,8 @@ def others(self:Step,
 ): # image features (n, dim), text features (n, dim)
     "What another classifier makes of the images and captions of the batch"
     with self.towers():
-        images, texts = classifier.features(self.x), text_features(classifier.clip.model, self.own(self.tokens))
+        images = classifier.features(self.x)
+        texts = text_features(classifier.clip.model, self.own(self.tokens))
     return self.gathered(images), self.gathered(texts)
 
 @patch
@@ -223,14 +224,15 @@ class Loss(Callback):
         self.learn.inner_outputs = self.stack.enter_context(outputs_of(layers))
         if self.sums is None:
             self.sums, self.seen = dict.fromkeys(self.names(), 0.), 0
-            self.learn.metrics = [*self.learn.metrics, *[ValueMetric(partial(self.mean, n), n) for n in self.sums]]
+            terms = [ValueMetric(partial(self.mean, n), n) for n in self.sums]
+            self.learn.metrics = [*self.learn.metrics, *terms]
         head = self.learn.student.head
         hook = head.register_forward_pre_hook(lambda m, inputs: setattr(self, 'head_input', inputs[0]))
         self.stack.callback(hook.remove)
 
     def before_train(self): self.sums, self.seen = dict.fromkeys(self.sums, 0.), 0
     def after_loss(self):
-        x, y = self.xb[0].as_subclass(torch.Tensor), self.yb[0].as_subclass(torch.Tensor)
+        x, y = (o.as_subclass(torch.Tensor) for o in (self.xb[0], self.yb[0]))
         if not self.training and not is_captions(y): return
         features = gathered(self.head_input, self.learn.counts)
         step = Step(self.learn, x, y, self.pred, features, self.loss_grad)

@@ -30,7 +30,9 @@ def move(
 def _averaged_parts(classifier): # nn.ModuleDict
     "What is averaged of a classifier"
     c = plain_weights(classifier)
-    return nn.ModuleDict(dict(visual=c.visual, head=c.head) | (dict(text=c.text) if c.head_from_text else {}))
+    towers = dict(visual=c.visual, head=c.head)
+    if c.head_from_text: towers['text'] = c.text
+    return nn.ModuleDict(towers)
 
 def _floats(module): return [t.detach() for t in module.state_dict().values() if t.is_floating_point()]
 
