@@ -30,7 +30,7 @@ def context_head(
 # %% ../../nbs/methods/car_ft.ipynb #fbf019f8
 @method('loss', 'CAR-FT', '2211.16175', knob='weight', needs='two templates or more, a text tower',
         cost='a forward pass of the start: 4/3')
-def car_ft(step:Step, contexts:torch.Tensor, weight:float=1.) -> dict: # contexts: (n_templates, dim), from `context_head`
+def car_ft(step:Step, contexts:torch.Tensor, weight:float=1.) -> dict: # contexts: from `context_head`
     "Cross-entropy, and the divergence of what is said of contexts from what the start says"
     student = F.log_softmax(step.features.to(contexts.dtype) @ contexts.T, 1)
     start = F.log_softmax(step.start_features.to(contexts.dtype) @ contexts.T, 1)

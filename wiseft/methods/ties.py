@@ -49,7 +49,7 @@ def ties(start:torch.Tensor, tuned:list, at:At, alpha:float=1.) -> torch.Tensor:
     mean = (steps*agree).sum(0)/agree.sum(0).clamp(min=1)
     return start + alpha*mean
 
-def ties_thresholds(start:Mapping, tuned:list, density:float=.2) -> dict: # density: part of all weights whose steps are kept
+def ties_thresholds(start:Mapping, tuned:list, density:float=.2) -> dict: # of thresholds, one a model
     check_start(start, 'TIES')
     if not 0 < density <= 1: raise ValueError(f'density is {density:g}. Give the part to keep, above 0, at most 1.')
     thresholds = torch.stack([threshold(start, t, density) for t in tuned])

@@ -46,7 +46,7 @@ def vrf(
     z, f = ((logits.float()/t).softmax(1) for logits, t in both)
     return share*f + (1-share)*z
 
-def zeroshot_failures(zeroshot:ImageClassifier, finetuned:ImageClassifier, images:ImageSet) -> dict: # the arguments of `vrf` that are known beforehand
+def zeroshot_failures(zeroshot:ImageClassifier, finetuned:ImageClassifier, images:ImageSet) -> dict: # for `vrf`
     p = predict(dict(z=zeroshot, f=finetuned), images, progress=False)
     right = {n: z.argmax(1) == p.labels for n, z in p.logits.items()}
     features = extract_features(finetuned, p.images, progress=False).features
