@@ -17,24 +17,18 @@ from ..weights.tensors import weighted_sum
 
 # %% ../../nbs/methods/fisher.ipynb #5852b7ff
 def fisher_information(
-    classifier:ImageClassifier,
-    images:ImageSet,
-    n_images:int=256, # so many of them, from first to last
-    seed:int=0, # of the labels that are drawn
+    classifier:ImageClassifier, images:ImageSet, n_images:int=256, seed:int=0, # so many of them; of the labels drawn
 ) -> dict: # name -> tensor like the parameter
     "Mean over images of the squared gradient of the log-probability of a label drawn from the classifier's own"
-    net = classifier.copy().eval().requires_grad_(True)
-    draw = torch.Generator().manual_seed(seed)
+    net, draw = classifier.copy().eval().requires_grad_(True), torch.Generator().manual_seed(seed)
     weights = dict(net.named_parameters())
     total, n = {k: torch.zeros_like(p) for k, p in weights.items()}, 0
-    places = np.linspace(0, len(images)-1, n_images).astype(int)
-    some = images.subset(np.unique(places))
+    some = images.subset(np.unique(np.linspace(0, len(images)-1, n_images).astype(int)))
     for _, x in batches(some, classifier.transform, [], 32, progress=False):
         for image in x.to(classifier.device):
-            logs = net(image[None])[0].float().log_softmax(0)
-            label = torch.multinomial(logs.detach().exp().cpu(), 1, generator=draw).item()
-            gradients = torch.autograd.grad(logs[label], list(weights.values()))
-            for t, g in zip(total.values(), gradients): t.addcmul_(g, g)
+            told = net(image[None])[0].float().log_softmax(0)
+            label = torch.multinomial(told.detach().exp().cpu(), 1, generator=draw).item()
+            for t, g in zip(total.values(), torch.autograd.grad(told[label], list(weights.values()))): t.addcmul_(g, g)
             n += 1
     return {k: t/n for k, t in total.items()}
 
@@ -43,11 +37,9 @@ def fisher_information(
         cost='a gradient for each of 256 images and both ends')
 def fisher(start:torch.Tensor, tuned:list, at:At, alpha:float=.5, floor:float=1e-8) -> torch.Tensor:
     "The average of all versions of a weight by their Fisher information"
-    versions, share = [start, *tuned], alpha/len(tuned)
-    shares = [1-alpha] + [share]*len(tuned)
+    versions, shares = [start, *tuned], [1-alpha, *[alpha/len(tuned)]*len(tuned)]
     if at.prepared is None: return weighted_sum(versions, shares) # statistics of BatchNorm have none
-    informations = at.prepared.to(start).clamp(min=floor)
-    counts = [s*i for s, i in zip(shares, informations)]
+    counts = [s*i for s, i in zip(shares, at.prepared.to(start).clamp(min=floor))]
     return sum(c*v for c, v in zip(counts, versions))/sum(counts)
 
 def both_informations(start:ImageClassifier, tuned:list, images:ImageSet, n_images:int=256, seed:int=0) -> dict:

@@ -25,38 +25,27 @@ def seen_tokens(
     seen[clip.tokenizer('').unique()] = False
     return seen.nonzero().flatten()
 
-def random_texts(
-    clip:Clip,
-    vocabulary:torch.Tensor, # (n,), ids
-    generator:np.random.Generator,
-    texts:int=80, # so many
-    length:int=8, # of so many tokens
-) -> torch.Tensor: # (texts, context length), ids
-    "Texts of random tokens"
+def random_texts(clip:Clip, vocabulary:torch.Tensor, generator:np.random.Generator, texts:int=80, length:int=8):
+    "Texts of random tokens: (texts, context length), ids"
     tokens = clip.tokenizer('').repeat(texts, 1)
     length = min(length, tokens.shape[1]-2)
     tokens[:,1+length] = tokens[:,1] # the end
-    drawn = generator.integers(len(vocabulary), size=(texts, length))
-    tokens[:,1:1+length] = vocabulary[drawn]
+    tokens[:,1:1+length] = vocabulary[generator.integers(len(vocabulary), size=(texts, length))]
     return tokens
 
 # %% ../../nbs/methods/lipsum_ft.ipynb #5b752f48
-def lipsum_gap(
-    features:torch.Tensor, start_features:torch.Tensor, # (n, dim), rows of length 1
-    texts:torch.Tensor # (n_texts, dim), rows of length 1
-) -> torch.Tensor: # scalar
+def lipsum_gap(features:torch.Tensor, start_features:torch.Tensor, texts:torch.Tensor): # rows of length 1
     "Half the mean squared change of the logits at scale 100"
     change = 100*(features-start_features) @ texts.T
     return change.square().mean()/2
 
 @method('loss', 'Lipsum-FT', '2404.00860', knob='weight', needs='a text tower',
         cost='the start on each batch, 80 short texts a step')
-def lipsum_ft(step:Step, vocabulary:torch.Tensor, weight:float=1.) -> dict: # vocabulary: ids, from `seen_tokens`
+def lipsum_ft(step:Step, vocabulary:torch.Tensor, weight:float=1.): # vocabulary: ids, from `seen_tokens`
     "Cross-entropy, and how far images have moved among random texts"
     clip = step.classifier.clip
     with torch.no_grad(), step.towers():
         texts = text_features(clip.model, random_texts(clip, vocabulary, step.generator()))
-    gap = lipsum_gap(step.features.float(), step.start_features, texts)
-    return dict(ce=step.cross_entropy, lipsum=weight*gap)
+    return dict(ce=step.cross_entropy, lipsum=weight*lipsum_gap(step.features.float(), step.start_features, texts))
 
 lipsum_ft.prepare = lambda classifier: dict(vocabulary=seen_tokens(classifier.clip))

@@ -19,52 +19,36 @@ from ..data.suites import ImageSet
 from ..train.trainable import check_own_head
 
 # %% ../../nbs/methods/lp_ft.ipynb #75400db5
-def regression_loss(
-    w:torch.Tensor, # (n_classes, dim), weights
-    x:torch.Tensor, y:torch.Tensor, # (n, dim), features; (n,), labels from 0 on
-    C:float # weight of them
-) -> torch.Tensor: # scalar
+def regression_loss(w:torch.Tensor, x:torch.Tensor, y:torch.Tensor, C:float): # weights, features, labels from 0 on
     "Half the squared norm of the weights, and C times the sum of the cross-entropies"
     return w.square().sum()/2 + C*F.cross_entropy(x @ w.T, y, reduction='sum')
 
-def logistic_regression(
-    x:torch.Tensor, y:torch.Tensor, C:float, # as `regression_loss`, in float64
-    start:torch.Tensor, # (n_classes, dim), where to begin
-    iterations:int=200
-) -> torch.Tensor:
+def logistic_regression(x:torch.Tensor, y:torch.Tensor, C:float, start:torch.Tensor, iterations:int=200): # in float64
     "Weights of a linear classifier without a bias, (n_classes, dim), after that many iterations at most"
     def loss(w):
-        weights = torch.from_numpy(w).reshape(start.shape)
-        slope, value = grad_and_value(regression_loss)(weights, x, y, C)
+        slope, value = grad_and_value(regression_loss)(torch.from_numpy(w).reshape(start.shape), x, y, C)
         return value.item(), slope.numpy().ravel()
-    end = minimize(loss, start.numpy().ravel(), jac=True, method='L-BFGS-B', options=dict(maxiter=iterations))
-    return torch.from_numpy(end.x.reshape(start.shape))
+    found = minimize(loss, start.numpy().ravel(), jac=True, method='L-BFGS-B', options=dict(maxiter=iterations))
+    return torch.from_numpy(found.x.reshape(start.shape))
 
 # %% ../../nbs/methods/lp_ft.ipynb #9401366e
 @method('start', 'LP-FT', '2202.10054', needs='validation images', cost='a pass over the images, 100 regressions')
-def lp_ft(
-    classifier:ImageClassifier,
-    images:ImageSet, validation:ImageSet,
-    cs:list|None=None # weights of the loss; default 100 from 1e-7 to 100
-) -> ImageClassifier:
+def lp_ft(classifier:ImageClassifier, images:ImageSet, validation:ImageSet, cs:list=None): # 100 from 1e-7 to 100
     "A classifier to start from, with the head of the logistic regression that does best on validation images"
     check_own_head(classifier, 'LP-FT')
     train, held_out = (extract_features(classifier, s, progress=False) for s in (images, validation))
     spread = train.features.double().std()
     x, x_held = train.features.double()/spread, held_out.features.double()/spread
     present, y = train.labels.unique(return_inverse=True)
-    w = x.new_zeros(len(present), x.shape[1])
-    most = -1
+    w, best = x.new_zeros(len(present), x.shape[1]), (-1, None, None)
     for C in np.logspace(-7, 2, 100).tolist() if cs is None else cs:
         w = logistic_regression(x, y, C, w)
-        head = x.new_zeros(len(classifier.classnames), x.shape[1])
-        head[present] = w/spread
-        predicted = (x_held @ head.T).argmax(1)
-        right = predicted.eq(held_out.labels).sum().item()
-        if right > most: most, best_c, best_head = right, C, head
+        head = x.new_zeros(len(classifier.classnames), x.shape[1]).index_copy(0, present, w/spread)
+        right = (x_held @ head.T).argmax(1).eq(held_out.labels).sum().item()
+        if right > best[0]: best = right, C, head
     bias = None if classifier.head.bias is None else torch.zeros_like(classifier.head.bias)
-    head = ClassificationHead(best_head.float(), bias, classifier.head.normalise).to(classifier.device)
-    recipe = dict(tuning='linear probe', start_method=dict(name='LP-FT', C=best_c))
+    head = ClassificationHead(best[2].float(), bias, classifier.head.normalise).to(classifier.device)
+    recipe = dict(tuning='linear probe', start_method=dict(name='LP-FT', C=best[1]))
     return ImageClassifier(classifier.copy().clip, head, classifier.classnames, classifier.templates, 1., recipe=recipe)
 
 lp_ft.looks = lambda train, validation, models: (train+validation, 0)

@@ -20,12 +20,11 @@ from ..weights.merge import At, check_images_suffice
 # %% ../../nbs/methods/regmean.ipynb #2acf54c7
 def _add(found, name, module, inputs): # as a hook of a layer
     if inputs[0] is not inputs[-1]: return # attention to something else
-    x = inputs[0].movedim(1, -1) if isinstance(module, nn.Conv2d) else inputs[0]
-    x = x.float().flatten(0, -2)
+    x = (inputs[0].movedim(1, -1) if isinstance(module, nn.Conv2d) else inputs[0]).float().flatten(0, -2)
     found[name] = found.get(name, 0) + x.T @ x
 
 @torch.no_grad()
-def inner_products(classifier:ImageClassifier, images:ImageSet) -> dict: # of linear layers' weights: (d, d), XᵀX
+def inner_products(classifier:ImageClassifier, images:ImageSet): # dict name of a linear layer's weight -> (d, d), XᵀX
     "What goes into each linear layer, times itself"
     net, found, linear = classifier.copy(), {}, (nn.Linear, ClassificationHead, nn.MultiheadAttention)
     for n,m in net.named_modules():
@@ -41,20 +40,13 @@ def regmean(start:torch.Tensor, tuned:list, at:At) -> torch.Tensor:
     "Linear layers by regression on what goes into them, everything else by the mean"
     return torch.stack(tuned).mean(0) if at.prepared is None else at.prepared.to(tuned[0])
 
-def regressed_weights(
-    start:ImageClassifier, tuned:list, images:ImageSet, n_images:int=256,
-    off_diagonal:float=.9 # what is kept of products of two inputs
-) -> dict: # name of a linear layer's weight -> the weight
+def regressed_weights(start:object, tuned:list, images:ImageSet, n_images:int=256, off_diagonal:float=.9) -> dict:
     check_images_suffice([start, *tuned], 'RegMean')
-    places = np.linspace(0, len(images)-1, n_images).astype(int)
-    some = images.subset(np.unique(places))
+    some = images.subset(np.unique(np.linspace(0, len(images)-1, n_images).astype(int)))
     over, under = {}, {}
-    for c, name, g in ((c, *product) for c in tuned for product in inner_products(c, some).items()):
-        diagonal = g.diag()
-        g = off_diagonal*g + (1-off_diagonal)*diagonal.diag()
-        g += 1e-6*diagonal.mean()*torch.eye(len(g))
-        weight = c.get_parameter(name).detach().cpu().double().flatten(1)
-        over[name] = over.get(name, 0) + weight @ g
+    for c, name, g in ((c, *found) for c in tuned for found in inner_products(c, some).items()):
+        g = off_diagonal*g + (1-off_diagonal)*g.diag().diag() + 1e-6*g.diag().mean()*torch.eye(len(g))
+        over[name] = over.get(name, 0) + c.get_parameter(name).detach().cpu().double().flatten(1) @ g
         under[name] = under.get(name, 0) + g
     solved = {n: torch.linalg.solve(under[n], w, left=False).float() for n,w in over.items()}
     return {n: w.view_as(c.get_parameter(n)) for n,w in solved.items()}

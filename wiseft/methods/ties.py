@@ -23,19 +23,12 @@ def _place(counts, rank): # (bin, how many lie in higher ones)
     i = int((reached < rank).sum())
     return len(counts)-1-i, int(reached[i] - counts.flip(0)[i])
 
-def threshold(
-    start:Mapping, tuned:Mapping, # state dicts, or files of weights
-    density:float=.2 # part of all weights whose steps are kept
-) -> torch.Tensor: # scalar
+def threshold(start:Mapping, tuned:Mapping, density:float=.2): # density: part of all weights whose steps are kept
     "The magnitude that the largest steps of a model reach, looked for over all its weights"
-    size = sum(b.numel() for b in _bits(start, tuned))
-    rank = max(1, round(density*size))
-    # by the upper half of their bits, then by the lower half of those at the threshold
-    counts = sum(torch.bincount(b >> 16, minlength=2**15) for b in _bits(start, tuned))
-    upper, above = _place(counts, rank)
-    halves = (b[b >> 16 == upper] & 0xffff for b in _bits(start, tuned))
-    counts = sum(torch.bincount(half, minlength=2**16) for half in halves)
-    lower, _ = _place(counts, rank-above)
+    rank = max(1, round(density*sum(b.numel() for b in _bits(start, tuned))))
+    upper, above = _place(sum(torch.bincount(b >> 16, minlength=2**15) for b in _bits(start, tuned)), rank)
+    lower, _ = _place(sum(torch.bincount(b[b >> 16 == upper] & 0xffff, minlength=2**16) for b in _bits(start, tuned)),
+                      rank-above)
     return torch.tensor(upper << 16 | lower, dtype=torch.int32).view(torch.float32)
 
 # %% ../../nbs/methods/ties.ipynb #f83fe2cd
@@ -49,7 +42,7 @@ def ties(start:torch.Tensor, tuned:list, at:At, alpha:float=1.) -> torch.Tensor:
     mean = (steps*agree).sum(0)/agree.sum(0).clamp(min=1)
     return start + alpha*mean
 
-def ties_thresholds(start:Mapping, tuned:list, density:float=.2) -> dict: # of thresholds, one a model
+def ties_thresholds(start:Mapping, tuned:list, density:float=.2): # density: part of all weights whose steps are kept
     check_start(start, 'TIES')
     if not 0 < density <= 1: raise ValueError(f'density is {density:g}. Give the part to keep, above 0, at most 1.')
     thresholds = torch.stack([threshold(start, t, density) for t in tuned])

@@ -13,19 +13,11 @@ from torch.func import functional_call
 from ..weights.merge import At, check_images_suffice, merge, merge_recipe, named_models
 from ..infer.inference import shuffled_batches
 from ..base.registry import method
-from ..data.suites import ImageSet
-from ..models.classifier import ImageClassifier
 from ..weights.tensors import is_weight, weighted_sum
 
 # %% ../../nbs/methods/tpgm.ipynb #f2da3040
-def learn_alphas(
-    start:ImageClassifier, tuned:ImageClassifier,
-    images:ImageSet,
-    steps:int=200, lr:float=1e-2, batch_size:int=64, # of Adam
-    first:float=.5, # α of all tensors to begin with
-    seed:int=0 # of the order of images
-) -> dict: # name -> number, 0…1
-    "An α for each tensor that moved, by cross-entropy on images that were not trained on"
+def learn_alphas(start, tuned, images, steps:int=200, lr:float=1e-2, batch_size:int=64, first:float=.5, seed:int=0):
+    "An α in 0…1 for each tensor that moved, by cross-entropy on images that were not trained on"
     net, begin, end = start.copy().eval(), start.state_dict(), tuned.state_dict()
     moved = [k for k, t in begin.items() if is_weight(t) and not torch.equal(t, end[k])]
     alphas = {k: torch.full((), first, device=start.device, requires_grad=True) for k in moved}
@@ -40,17 +32,11 @@ def learn_alphas(
 
 def per_tensor(start:torch.Tensor, tuned:list, at:At) -> torch.Tensor:
     "WiSE-FT with the α of each tensor; one that has none did not move"
-    if at.prepared is None: return start
-    alpha = at.prepared.item()
-    return weighted_sum([start, tuned[0]], [1-alpha, alpha])
+    return start if at.prepared is None else weighted_sum([start, tuned[0]], [1-at.prepared.item(), at.prepared.item()])
 
 # %% ../../nbs/methods/tpgm.ipynb #86c72868
 @method('search', 'TPGM', '2303.10720', needs='validation images', cost='200 batches forward and backward')
-def tpgm(
-    start:ImageClassifier, tuned:list|dict, # of one classifier
-    images:ImageSet, # for validation
-    steps:int=200, lr:float=1e-2, batch_size:int=64, first:float=.5, seed:int=0 # as `learn_alphas`
-) -> ImageClassifier:
+def tpgm(start, tuned, images, steps:int=200, lr:float=1e-2, batch_size:int=64, first:float=.5, seed:int=0):
     "An α for each tensor, learned on validation images of the reference"
     tuned = list(named_models(tuned).values())
     if len(tuned) != 1: raise ValueError(f'TPGM takes one fine-tuned classifier, and there are {len(tuned)}.')

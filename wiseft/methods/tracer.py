@@ -15,49 +15,34 @@ from ..base.registry import method
 from ..train.losses import Step, contrastive, projections
 
 # %% ../../nbs/methods/tracer.ipynb #00a9c873
-def divergence(student:torch.Tensor, teacher:torch.Tensor) -> torch.Tensor: # of (n, m) logits each
+def divergence(student:torch.Tensor, teacher:torch.Tensor): # (n, m) logits each
     "KL(teacher ‖ student) of the softmaxes of rows, mean over rows"
     return F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction='batchmean', log_target=True)
 
-def tracer_terms(
-    f:torch.Tensor, g:torch.Tensor, scale:float|torch.Tensor, # features of images and texts, (n, dim), rows of length 1
-    f_teacher:torch.Tensor, g_teacher:torch.Tensor, scale_teacher:float|torch.Tensor
-) -> tuple: # of scalars
+def tracer_terms(f, g, scale, f_teacher, g_teacher, scale_teacher): # features (n, dim), rows of length 1
     "CRD, ICL, CrossKD and FD"
-    own = torch.arange(len(f), device=f.device)
-    taught = scale_teacher*f_teacher @ g_teacher.T
-    logits = scale*f @ g.T # of the student, and of it and the teacher
-    images, texts = scale*f @ g_teacher.T, scale*g @ f_teacher.T
+    taught, own = scale_teacher*f_teacher @ g_teacher.T, torch.arange(len(f), device=f.device)
+    images, texts, logits = scale*f @ g_teacher.T, scale*g @ f_teacher.T, scale*f @ g.T # of the student
     crd = (divergence(logits, taught) + divergence(logits.T, taught.T))/2
     icl = (F.cross_entropy(images, own) + F.cross_entropy(texts, own))/2
     cross = (divergence(images, taught) + divergence(texts, taught.T))/2
-    of_images = (f-f_teacher).square().sum(1).mean()
-    of_texts = (g-g_teacher).square().sum(1).mean()
-    return crd, icl, cross, of_images + of_texts
+    return crd, icl, cross, (f-f_teacher).square().sum(1).mean() + (g-g_teacher).square().sum(1).mean()
 
 VIT, RESNET = dict(weight=.9, features=3.9, crossing=1.13), dict(weight=.01, features=.195, crossing=.32)
 
 @method('loss', 'TRACER', '2605.29380', knob='strength', needs='a text tower and templates, or captions',
         cost='both towers of a teacher, and a copy of the weights')
-def tracer(
-    step:Step,
-    strength:float=1.,
-    weights:dict|None=None # of the terms; default those published for the kind of image tower
-) -> dict:
+def tracer(step:Step, strength:float=1., weights:dict=None): # of terms; default the published ones
     "The contrastive loss, and a teacher's answers and features"
     of = weights or (RESNET if hasattr(step.classifier.visual, 'attnpool') else VIT)
     w_v, w_t = projections(step.classifier.clip.model)
-    terms = dict(contrastive=contrastive(step.features, step.text_features, step.scale))
-    taught = step.scale.new_zeros(())
+    crossing, taught = (w_v @ w_t.T).norm()/w_v.shape[1]**.5, step.scale.new_zeros(())
     if step.step: # at first the teacher is the student
         student = step.features, step.text_features, step.scale
-        teacher = *step.others(step.teacher), step.teacher_scale
-        *divergences, distance = tracer_terms(*student, *teacher)
-        taught = sum(divergences) + of['features']*distance
-    terms['distillation'] = strength*of['weight']*taught
-    crossing = (w_v @ w_t.T).norm()/w_v.shape[1]**.5
-    terms['crossing'] = of['crossing']*crossing
-    return terms
+        *terms, distance = tracer_terms(*student, *step.others(step.teacher), step.teacher_scale)
+        taught = sum(terms) + of['features']*distance
+    return dict(contrastive=contrastive(step.features, step.text_features, step.scale),
+                distillation=strength*of['weight']*taught, crossing=of['crossing']*crossing)
 
 @lru_cache(1)
 def _shares(steps):

@@ -10,21 +10,13 @@ import torch
 from ..infer.inference import extract_features, predict
 from ..base.registry import method
 from ..data.suites import ImageSet
-from ..models.classifier import ImageClassifier
 
 # %% ../../nbs/methods/vrf.ipynb #c3c4e754
-def neighbour_distance(
-    features:torch.Tensor, others:torch.Tensor, # (n, dim) and (m, dim)
-    k:int # at most m
-) -> torch.Tensor:
+def neighbour_distance(features:torch.Tensor, others:torch.Tensor, k:int): # (n, dim) and (m, dim), m ≥ k
     "Squared distance (n,) of features to the k-th nearest of others"
-    distances = torch.cdist(features.float(), others.to(features.device).float())
-    return distances.topk(k, largest=False).values[:, -1]**2
+    return torch.cdist(features.float(), others.to(features.device).float()).topk(k, largest=False).values[:, -1]**2
 
-def fitted_temperature(
-    logits:torch.Tensor, right:torch.Tensor, # (n, n_classes) and (n,) bool
-    low:float=1e-2, high:float=1e2 # between these
-) -> float:
+def fitted_temperature(logits:torch.Tensor, right:torch.Tensor, low:float=1e-2, high:float=1e2): # right: (n,) bool
     "The temperature at which the mean confidence is the accuracy"
     for _ in range(40): # halves the interval, in the logarithm
         middle = (low*high)**.5
@@ -34,19 +26,13 @@ def fitted_temperature(
 
 # %% ../../nbs/methods/vrf.ipynb #2681b8ee
 @method('mix', 'VRF', '2411.06966', needs='validation images', cost='two forward passes an image, and its neighbours')
-def vrf(
-    zeroshot:torch.Tensor, finetuned:torch.Tensor, # (n, n_classes) logits
-    features:torch.Tensor, # (n, dim), of the fine-tuned
-    failures:torch.Tensor, k, a, b, temperatures:list # three numbers; from `zeroshot_failures`
-) -> torch.Tensor: # (n, n_classes) probabilities
+def vrf(zeroshot, finetuned, features, failures, k, a, b, temperatures): # (n, n_classes) probabilities
     "Probabilities mixed by the distance to images that only fine-tuning gets right"
-    distance = neighbour_distance(features, failures, k)
-    share = torch.sigmoid((a - distance)/b)[:, None]
-    both = zip((zeroshot, finetuned), temperatures)
-    z, f = ((logits.float()/t).softmax(1) for logits, t in both)
+    share = torch.sigmoid((a - neighbour_distance(features, failures, k))/b)[:, None]
+    z, f = ((logits.float()/t).softmax(1) for logits, t in zip((zeroshot, finetuned), temperatures))
     return share*f + (1-share)*z
 
-def zeroshot_failures(zeroshot:ImageClassifier, finetuned:ImageClassifier, images:ImageSet) -> dict: # for `vrf`
+def zeroshot_failures(zeroshot:object, finetuned:object, images:ImageSet): # for `vrf`
     p = predict(dict(z=zeroshot, f=finetuned), images, progress=False)
     right = {n: z.argmax(1) == p.labels for n, z in p.logits.items()}
     features = extract_features(finetuned, p.images, progress=False).features
@@ -54,12 +40,10 @@ def zeroshot_failures(zeroshot:ImageClassifier, finetuned:ImageClassifier, image
     if failed.sum() < 2: raise ValueError(
         f'VRF needs validation images that only the fine-tuned classifier gets right, and {failed.sum()} is too few.')
     k = max(1, round(.001*failed.sum().item()))
-    failures = features[failed]
-    own = neighbour_distance(features, failures, k+1) # a failure's nearest is itself
-    others = neighbour_distance(features, failures, k)
+    own, others = (neighbour_distance(features, features[failed], n) for n in (k+1, k)) # a failure's nearest is itself
     a = torch.where(failed, own, others).median().item()
     temperatures = [fitted_temperature(p.logits[n], right[n]) for n in 'zf']
-    return dict(failures=failures, k=k, a=a, b=.4*a, temperatures=temperatures)
+    return dict(failures=features[failed], k=k, a=a, b=.4*a, temperatures=temperatures)
 
 vrf.prepare, vrf.gives = zeroshot_failures, 'probabilities'
 vrf.looks = lambda train, validation, models: (3*validation, 0)

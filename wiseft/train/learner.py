@@ -223,6 +223,7 @@ def _check_settings(dls, classifier, recipe, loss_func, arguments):
         f'{n_processes()} processes need DataLoaders from clip_dataloaders, which give each its share of the same '
         'batches: make them so, or train in one process.')
 
+# %% ../../nbs/api/train/05_learner.ipynb #27ba421d
 def _model_to_train(classifier, train, loss, pull, grad_checkpointing):
     "A copy whose chosen weights train, with no record of its own yet"
     model = classifier.copy().rebuild_head()

@@ -257,8 +257,7 @@ class ClipDL(TfmdDL):
     def get_idxs(self):
         if self.source is None or not self.shuffle: return super().get_idxs()
         rng = np.random.default_rng((self.seed, self.epoch))
-        order = rng.permutation(self.n)
-        self.draws = rng.random((self.n, 4))
+        order, self.draws = rng.permutation(self.n), rng.random((self.n, 4))
         done = self.first_batch*self.bs
         self.first_batch = 0
         self.epoch += 1

@@ -53,14 +53,13 @@ def checkpoint_format(
         "its place?" if start
         else f"{path} is empty. Copy or download it again.")
 
-# %% ../../nbs/api/weights/07_checkpoints.ipynb #0782138f
+# %% ../../nbs/api/weights/07_checkpoints.ipynb #8c2ab369
 # averages over time where there is nothing else
 _wraps = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'model_ema', 'ema')
 _prefixes = ('module.', '_orig_mod.')
 # constants in OpenAI's archives, no weights
 _settings = ('input_resolution', 'context_length', 'vocab_size', 'attn_mask')
 
-# %% ../../nbs/api/weights/07_checkpoints.ipynb #8c2ab369
 @dataclass
 class WeightsFile:
     "What was read from a file of weights, and what was not"
@@ -68,7 +67,7 @@ class WeightsFile:
     modules:dict=field(default_factory=dict) # name → `Made`, where a whole module was saved
     unread:list=field(default_factory=list)  # names of what lies beside the weights
 
-# %% ../../nbs/api/weights/07_checkpoints.ipynb #c0a6c5b1
+# %% ../../nbs/api/weights/07_checkpoints.ipynb #2119c820
 def _saved(path, kind):
     "What a program saved in a file: tensors by name, or with more around them; BadFile if that can't be read"
     try:
@@ -85,6 +84,7 @@ def _saved(path, kind):
             "'weights.pt').")
         raise BadFile(why) from e
 
+# %% ../../nbs/api/weights/07_checkpoints.ipynb #c0a6c5b1
 def read_checkpoint(
     path:str|Path, # .safetensors, a PyTorch file with a state dict or a module, or a TorchScript archive
 ) -> WeightsFile:
