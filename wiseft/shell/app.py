@@ -28,7 +28,6 @@ from .. import __version__
 # %% ../../nbs/api/shell/00_app.ipynb #7771908a
 def standard_output():
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160, quiet=_rank() > 0)
-def _errors(): return Console(highlight=False, stderr=True, soft_wrap=True)
 
 def _several(): return int(os.environ.get('WORLD_SIZE') or 1) > 1
 
@@ -40,7 +39,7 @@ def _rank():
 
 def say(text, anyone=False): # anyone: not the first of several processes alone
     "A line on standard error"
-    if anyone or not _rank() and not _quiet: _errors().print(_plain(text))
+    if anyone or not _rank() and not _quiet: Console(highlight=False, stderr=True, soft_wrap=True).print(_plain(text))
 
 def wrote(path): say(f'wrote {path}')
 
@@ -83,7 +82,9 @@ def _reported(stopped, called):
         raise typer.Exit(130) from None
     except Exception as e:
         if _debug: raise
-        reason = _reason(e)
+        foreseen = isinstance(e, (ValueError, TypeError, OSError, RuntimeError, MemoryError)) and str(e)
+        reason = in_shell_words(str(e)) if foreseen else (
+            f'{type(e).__name__}: {e}\nThis was not foreseen; --debug shows where it happened')
         for option, name in called.items(): reason = reason.replace(option, name)
         _say_last(e, f'error: {reason}', 1)
         raise typer.Exit(1) from None
@@ -101,10 +102,9 @@ def _say_last(error, words, code):
 @contextmanager
 def _stoppable():
     "Let SIGTERM and SIGHUP end a command as Ctrl-C does"
-    def _stop(number, frame): raise KeyboardInterrupt
     signals = [s for s in ('SIGTERM', 'SIGHUP') if getattr(signal, s, None)
                and signal.getsignal(getattr(signal, s)) is signal.SIG_DFL]
-    for s in signals: signal.signal(getattr(signal, s), _stop)
+    for s in signals: signal.signal(getattr(signal, s), signal.default_int_handler)
     try: yield
     finally:
         for s in signals: signal.signal(getattr(signal, s), signal.SIG_DFL)
@@ -143,13 +143,6 @@ def in_shell_words(
     for python, shell in _shell_words: text = re.sub(python, shell, text)
     return text
 
-# %% ../../nbs/api/shell/00_app.ipynb #3b9d52a8
-def _reason(e):
-    "An exception in a line or two"
-    foreseen = ValueError, TypeError, OSError, RuntimeError, MemoryError
-    if isinstance(e, foreseen) and str(e): return in_shell_words(str(e))
-    return f'{type(e).__name__}: {e}\nThis was not foreseen; --debug shows where it happened'
-
 # %% ../../nbs/api/shell/00_app.ipynb #e7e284ae
 class Commands(TyperGroup):
     "Commands that take `--debug` and `-q` after their name too"
@@ -185,24 +178,22 @@ def command(
 ):
     "Make a function a command whose errors are reported in a line"
     def _register(f):
+        name = f.__name__.rstrip('_')
         @functools.wraps(f)
         def _run(*args, **kwargs):
             with _reported(stopped, called):
-                if _several(): _meet(f, together, kwargs.get('device'))
+                if _several(): # they meet before anything is done
+                    if not together: raise ValueError(
+                        f'`wiseft {name}` runs in one process: start it without torchrun. '
+                        f'{os.environ["WORLD_SIZE"]} were started.')
+                    from wiseft.base.distributed import start
+                    start(kwargs.get('device'))
                 _check_inputs(kwargs)
                 return f(*args, **kwargs)
         lines = '\n'.join(f'  {o}' for o in examples)
-        app.command(f.__name__.rstrip('_'), help=f'{f.__doc__}\n\n\b\nExamples:\n\n\b\n{lines}')(_run)
+        app.command(name, help=f'{f.__doc__}\n\n\b\nExamples:\n\n\b\n{lines}')(_run)
         return f
     return _register
-
-def _meet(command, together, device):
-    "Several processes meet before anything is done; ValueError where they would do one thing several times"
-    name = command.__name__.rstrip('_')
-    if not together: raise ValueError(
-        f'`wiseft {name}` runs in one process: start it without torchrun. {os.environ["WORLD_SIZE"]} were started.')
-    from wiseft.base.distributed import start
-    start(device)
 
 # %% ../../nbs/api/shell/00_app.ipynb #157bc5be
 def check_folder(

@@ -114,14 +114,12 @@ def _tell_forgotten(predictions, halfway=False):
     who = predictions.who()
     begun = who.method.isin(STARTS)
     if not (predictions.images.role == 'control').any() or begun.sum() != 1 or begun.all(): return
-    say(say_forgetting(forgetting(predictions, _half_way(who[~begun]) if halfway else None)))
-
-def _half_way(who):
-    "What picks the fine-tuned classifier, and of the first way of averaging the one nearest to the middle"
-    between = who[who.method != 'fine-tuned']
+    if not halfway: return say(say_forgetting(forgetting(predictions)))
+    between = who[~begun & (who.method != 'fine-tuned')]
     first = between[between.method == between.method.iloc[0]] if len(between) else between
     nearest = first.iloc[(first.alpha - .5).abs().fillna(0).argsort()[:1]]
-    return [dict(method='fine-tuned'), *(r.dropna().to_dict() for _, r in nearest[['method', 'alpha']].iterrows())]
+    picked = [r.dropna().to_dict() for _, r in nearest[['method', 'alpha']].iterrows()]
+    say(say_forgetting(forgetting(predictions, [dict(method='fine-tuned'), *picked])))
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #b4a8a397
 _By = Annotated[Optional[str], typer.Option('--by', show_default=False,
@@ -155,12 +153,8 @@ def _average_of(folder, start, end, alphas): # (dict name -> its recipe, the mix
 def sweep_(
     zeroshot:Classifier,
     finetuned:Classifier,
-    suite:SuiteName='icons',
-    reference:Reference=None,
-    shift:Shift=None,
-    control:Control=None,
-    root:DataRoot=None,
-    allow_incomplete:AllowIncomplete=False,
+    suite:SuiteName='icons', reference:Reference=None, shift:Shift=None, control:Control=None,
+    root:DataRoot=None, allow_incomplete:AllowIncomplete=False,
     split:Split='test', device:Device=None,
     alphas:Annotated[Optional[str],
                      typer.Option('--alphas', help='Mixing coefficients, with commas; default 0, 0.1, …, 1.')]=None,
@@ -172,11 +166,15 @@ def sweep_(
     force:Force=False,
 ):
     "Evaluate averages of two classifiers for many mixing coefficients: of weights, logits, probabilities, or others."
-    (ways,looks),alphas = _ways(by, use),_numbers(alphas)
-    load = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete,
-                        training=looks or split=='validation')
+    from wiseft.base.registry import find_method
     from wiseft.infer.ensembles import sweep
     from wiseft.models.load import load_classifier
+    from wiseft.weights.merge import looks_at_images
+    if by: load_methods(use)
+    ways = [find_method(n) for n in listed(by)] if by else []
+    looks, alphas = any(looks_at_images(m.function) for m in ways), _numbers(alphas)
+    load = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete,
+                        training=looks or split=='validation')
     device,place = chosen_device(device, precision)
     with results_file(output, force) as write:
         start,end = load_classifier(zeroshot, device),load_classifier(finetuned, device)
@@ -185,27 +183,14 @@ def sweep_(
         table,predictions = sweep(start, end, load(classnames=start.classnames), alphas, split=split,
                                   keep_predictions=_SURE, seed=end.recipe.get('seed'),
                                   precision=precision, control=control_sets_given(control, root), parts=parts,
-                                  sample=.1 if fast else None, **ways)
+                                  sample=.1 if fast else None, **(dict(by=[m.name for m in ways]) if by else {}))
         show_table(methods_down(table))
         _tell_forgotten(predictions, halfway=True)
         _say_agreement(table)
-        write(table, _of_all_images(predictions), {finetuned.name: end.recipe} | recipe_of_average)
+        predictions.members = [m for m in predictions.members if 'passed' not in m[2]] # those that saw all images
+        write(table, predictions, {finetuned.name: end.recipe} | recipe_of_average)
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #0bd8716b
-def _ways(names, use):
-    "The ways that `--by` named as `sweep` takes them, and whether one of them looks at validation images"
-    if not names: return {}, False
-    from wiseft.weights.merge import looks_at_images
-    from wiseft.base.registry import find_method
-    load_methods(use)
-    found = [find_method(n) for n in listed(names)]
-    return dict(by=[m.name for m in found]), any(looks_at_images(m.function) for m in found)
-
-def _of_all_images(predictions):
-    "Predictions of those that were shown all images"
-    predictions.members = [m for m in predictions.members if 'passed' not in m[2]]
-    return predictions
-
 def _numbers(text):
     "Numbers with commas between them"
     if text is None: return None
@@ -272,18 +257,14 @@ def predict_(
     say(f'classifying {place}')
     table = classify(load_classifier(classifier, device), pictures, top, batch_size)
     for row in table[table.problem != ''].itertuples(): say(f'left out: {row.problem}')
-    if output is None: return show_table(_in_per_cent(table))
+    if output is None: # the first classes, for a terminal
+        shown = [c for c in table if c.startswith(('file', 'class', 'probability'))][:7]
+        shares = [c for c in shown if c.startswith('probability')]
+        t = table.loc[table.problem == '', shown]
+        t[shares] = (100*t[shares].astype(float)).round(1)
+        return show_table(t.rename(columns={c: f'{c} %' for c in shares}))
     with atomic_path(output, force=force) as tmp: table.to_csv(tmp, index=False)
     wrote(output)
-
-# %% ../../nbs/api/shell/03_evaluate.ipynb #1aa7f506
-def _in_per_cent(table):
-    "The first classes of each picture, for a terminal"
-    shown = [c for c in table if c.startswith(('file', 'class', 'probability'))][:7]
-    shares = [c for c in shown if c.startswith('probability')]
-    t = table.loc[table.problem == '', shown]
-    t[shares] = (100*t[shares].astype(float)).round(1)
-    return t.rename(columns={c: f'{c} %' for c in shares})
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #eb1060f9
 @command('wiseft ask averaged finetuned new-photos --labels 50 -o ask',
