@@ -328,7 +328,13 @@ def _embedded(name):
 
 def _with_table(suite, folder):
     "Groups and units from the table beside the sets, if there is one"
-    if not (tables := [f for f in sorted(folder.glob('*.csv')) if _describes_images(f)]): return suite
+    tables = []
+    for file in sorted(folder.glob('*.csv')): # of images, no results or predictions that were put beside them
+        if not file.is_file(): continue
+        with open(file, encoding='utf-8-sig', errors='replace') as f:
+            columns = {c.strip(' "\n') for c in f.readline().split(',')}
+        if 'file' in columns and columns & {'family', 'original'}: tables.append(file)
+    if not tables: return suite
     t = read_table(tables[0], keep_default_na=False, dtype=str, encoding='utf-8-sig')
     if 'file' not in t or t['file'].isna().any(): raise BadFile(
         f"{tables[0]}: its first line names a column 'file' that not every row has. Copy it again.")
@@ -346,13 +352,6 @@ def _with_table(suite, folder):
         s.units = list(rows.index)
         if 'original' in rows: s.units = [o or f for o, f in zip(rows['original'], rows.index)]
     return suite
-
-def _describes_images(table):
-    "Whether a CSV file is about images, and no results or predictions that were put beside them"
-    if not table.is_file(): return False
-    with open(table, encoding='utf-8-sig', errors='replace') as f:
-        columns = [c.strip(' "\n') for c in f.readline().split(',')]
-    return 'file' in columns and bool({'family', 'original'} & set(columns))
 
 # %% ../../nbs/api/data/12_suites.ipynb #f8105761
 @patch
