@@ -169,22 +169,17 @@ def ask(
         classifiers = {f'α = {m.identity["alpha"]:g}': m for m in between}
     with atomic_path(output, force=force, kind='questions') as tmp:
         questions, picture = draw_questions(classifiers, pictures, labels, random, **kwargs)
-        answers = _there_already(Path(output), questions)
+        folder, answers = Path(output), {}
+        if (folder/FILE).is_file() and (folder/'labels.csv').is_file(): # what was filled in before
+            answers = read_answers(folder/'labels.csv', read_questions(folder))
+        if lost := set(answers) - set(questions.files): raise ValueError(
+            f'{folder}/labels.csv has {len(lost)} labels of pictures that would not be asked about now. Move it '
+            'elsewhere, or choose another folder.')
         tmp.mkdir()
         (tmp/'index.html').write_text(_page(questions, picture, answers), encoding='utf-8')
         (tmp/FILE).write_text(json.dumps(asdict(questions)), encoding='utf-8')
         write_answers(tmp/'labels.csv', questions, answers)
     return questions
-
-def _there_already(folder, questions): # file -> labels
-    "What was filled in before; ValueError where it would be lost"
-    if not (folder/FILE).is_file() or not (folder/'labels.csv').is_file(): return {}
-    before = read_answers(folder/'labels.csv', read_questions(folder))
-    lost = set(before) - set(questions.files)
-    if not lost: return before
-    raise ValueError(
-        f'{folder}/labels.csv has {len(lost)} labels of pictures that would not be asked about now. Move it elsewhere, '
-        'or choose another folder.')
 
 # %% ../../nbs/api/show/09_ask.ipynb #a6e1aba2
 def answered(

@@ -94,14 +94,6 @@ def _kind(card): # text
     chosen = merge.get('chosen', '') if isinstance(merge, dict) else '' # what chose α
     return f'{kind} image classifier of {classes}, made with wiseft. {chosen}'.strip()
 
-def _picture(table, folder): # Markdown lines
-    "The picture of all sets, where the table has what it needs"
-    kind = PICTURES['shifts']
-    if kind.lacks(table, None): return []
-    figure = getattr(kind.draw, 'unseen', kind.draw)(table)
-    with atomic_path(folder/'results.png', force=True) as tmp: figure.savefig(tmp, dpi=120, format='png')
-    return [f"![{in_markdown(alt_text(table, 'shifts'))}](results.png)", '']
-
 _use = """```python
 from wiseft.all import load_classifier
 classifier = load_classifier('FOLDER')
@@ -138,7 +130,11 @@ def write_card(
         first = first_metric(table)
         metric = first.metric.iloc[0].capitalize()
         lines += [f'{metric} in per cent, with 95 % intervals and numbers of images:', '', str(compact(first)), '']
-        lines += _picture(first, folder)
+        kind = PICTURES['shifts']
+        if not kind.lacks(first):
+            figure = getattr(kind.draw, 'unseen', kind.draw)(first)
+            with atomic_path(folder/'results.png', force=True) as tmp: figure.savefig(tmp, dpi=120, format='png')
+            lines += [f"![{in_markdown(alt_text(first, 'shifts'))}](results.png)", '']
     # of the licence what somebody said, and nothing more
     began = card['clip']['name']
     terms = (f'Not stated. The weights that it began from ({began}), and the images of any training, have licences of '
