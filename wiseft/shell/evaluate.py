@@ -48,7 +48,7 @@ def evaluate_(
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #718f8d1c
 @contextmanager
-def results_file(output, force):
+def results_file(output:Path|None, force:bool):
     "A function that writes a results table to `output`, and predictions beside it; both are checked beforehand"
     from wiseft.stats.table_io import recipes_file,write_recipes,write_results
     from wiseft.infer.predictions import predictions_file,write_predictions
@@ -102,7 +102,7 @@ def _measure(folders, members, load, device, output, force, **options):
         write(table, predictions, {n: c.recipe for n, c in loaded.items() if c.recipe})
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #44076b76
-def control_sets_given(control, root):
+def control_sets_given(control:list|None, root:Path|None) -> list:
     "What `--control` named"
     from wiseft.data.control import control_set
     return [control_set(c, root) for c in control or []]
@@ -181,9 +181,9 @@ def sweep_(
         recipe_of_average,alphas = _average_of(averaged, start, end, alphas)
         say(f'sweeping {place}')
         table,predictions = sweep(start, end, load(classnames=start.classnames), alphas, split=split,
-                                  keep_predictions=_SURE, seed=end.recipe.get('seed'),
-                                  precision=precision, control=control_sets_given(control, root), parts=parts,
-                                  sample=.1 if fast else None, **(dict(by=[m.name for m in ways]) if by else {}))
+                                  keep_predictions=_SURE, precision=precision, parts=parts,
+                                  control=control_sets_given(control, root), sample=.1 if fast else None,
+                                  **(dict(by=[m.name for m in ways]) if by else {}))
         show_table(methods_down(table))
         _tell_forgotten(predictions, halfway=True)
         _say_agreement(table)
@@ -288,10 +288,19 @@ def ask_(
     force:Force=False,
 ):
     "Choose the pictures whose labels tell classifiers apart, then evaluate with the labels."
-    if answers: return _tell_answers(places, answers)
+    from wiseft.show.ask import answered,ask
+    if answers: # what labels say
+        if len(places) > 1: raise typer.BadParameter('--answers goes with one folder, written by `wiseft ask`.')
+        differences,accuracies,about = answered(places[0], answers)
+        if len(differences): show_table(
+            _percent(differences.drop(columns='ten_more'), ['difference','low','high'], ', points'),
+            '95 % intervals of how much more accurate b is than a')
+        if len(accuracies): show_table(
+            _percent(accuracies, ['accuracy','low','high'], ' %'), 'accuracy, of pictures drawn from all')
+        for sentence in about: say(sentence)
+        return
     if len(places) < 3 or output is None: raise typer.BadParameter(
         'Give two classifiers, pictures, and -o FOLDER; or a folder that was written so, and --answers.')
-    from wiseft.show.ask import ask
     check_folder(output)
     device,place = chosen_device(device, None)
     say(f'looking {place}')
@@ -301,19 +310,6 @@ def ask_(
         'labelled')
     say(f'open {output}/index.html in a browser, or fill in {output}/labels.csv')
     wrote(output)
-
-# %% ../../nbs/api/shell/03_evaluate.ipynb #9ecf89be
-def _tell_answers(places, answers):
-    "Print what labels say"
-    from wiseft.show.ask import answered
-    if len(places) > 1: raise typer.BadParameter('--answers goes with one folder, written by `wiseft ask`.')
-    differences,accuracies,about = answered(places[0], answers)
-    percent = ['difference','low','high']
-    if len(differences): show_table(_percent(differences.drop(columns='ten_more'), percent, ', points'),
-                                    '95 % intervals of how much more accurate b is than a')
-    if len(accuracies): show_table(_percent(accuracies, ['accuracy','low','high'], ' %'),
-                                   'accuracy, of pictures drawn from all')
-    for sentence in about: say(sentence)
 
 def _percent(table, columns, unit):
     return table.assign(**{c: 100*table[c] for c in columns}).rename(columns={c: c + unit for c in columns})

@@ -42,12 +42,12 @@ def _draw(table, folder):
     for name, figure, _ in pictures(table):
         figure.savefig(folder/f'{name}.png', dpi=150)
         drawn.append(name)
-    lacking = {name: kind.lacks(table, None) for name, kind in PICTURES.items() if name not in drawn}
+    lacking = {name: kind.lacks(table) for name, kind in PICTURES.items() if name not in drawn}
     if not drawn: raise ValueError(f'There is nothing to draw: {next(iter(lacking.values()))}.')
     for name, reason in lacking.items():
         if name not in ('control', 'robustness'): say(f'no {name}.png: {reason}') # few have what these need
 
-# %% ../../nbs/api/shell/04_report.ipynb #c4c2eb85
+# %% ../../nbs/api/shell/04_report.ipynb #3b663793
 Tables = Annotated[List[Path], typer.Argument(show_default=False,
     help='A results table (CSV); of several, runs are compared.')]
 Page = Annotated[Optional[Path], typer.Option('--output','-o', show_default=False,
@@ -142,7 +142,8 @@ def _joined(tables, predictions):
 
 def evaluated_images(
     predictions, # `KeptPredictions`
-    suite, reference=None, shift=None, root=None, control=None # as the options say
+    suite:str|None, reference:Path|None=None, shift:list|None=None, root:Path|None=None,
+    control:list|None=None, # as the options say
 ) -> dict: # set -> `ImageSet`
     "The images that were evaluated, of sets that are still the same"
     split = predictions.images.split.iloc[0]

@@ -47,24 +47,31 @@ def zeroshot(
         help='Class names: a,b,c; a text file with one a line; icons, imagenet or another published set, such '
              'as objectnet; or a folder whose folders are named after them.', show_default=False)],
     output:OutputFolder,
-    model:Model='iconclip',
-    pretrained:Pretrained=None,
-    templates:Templates=None,
-    preprocess:Preprocess=None,
-    quick_gelu:QuickGelu=None,
-    device:Device=None,
-    force:Force=False,
+    model:Model='iconclip', pretrained:Pretrained=None, templates:Templates=None,
+    preprocess:Preprocess=None, quick_gelu:QuickGelu=None,
+    device:Device=None, force:Force=False,
 ):
     "Build a zero-shot classifier from class names, and save it as a folder."
     from wiseft.base.files import atomic_path
     from wiseft.models.clip import load_clip
     from wiseft.models.classifier import zeroshot_classifier
-    from wiseft.data.prompts import prompts
+    from wiseft.data.labels import holds_images
+    from wiseft.data.layouts import FAMILIES,set_classes
+    from wiseft.data.prompts import prompts,read_classnames
     from wiseft.base.text import first_few
     device,place = chosen_device(device)
     with atomic_path(output, force=force, kind='classifier') as tmp:
         clip = load_clip(model, pretrained, device=device, preprocess=preprocess, quick_gelu=quick_gelu)
-        names = _classnames(classes)
+        # the class names that the word stands for
+        if classes == 'imagenet': names = classes
+        elif classes in (*FAMILIES, 'imagenet-r', 'imagenet-a', 'objectnet'): names = set_classes(classes)
+        elif is_suite(classes) or holds_images(classes): names = next(iter(sets_of(classes).values())).classnames
+        elif Path(classes).is_file(): names = read_classnames(classes)
+        elif ',' in classes: names = [c.strip() for c in classes.split(',')]
+        else: raise ValueError(
+            f'{classes!r} is neither a file nor a folder nor names with commas between them. Give one of these, or the '
+            'name of a published set.')
+        # the classifier
         number = '1,000' if names == 'imagenet' else f'{len(names):,}'
         say(f'a zero-shot classifier of {number} classes, {place}')
         if templates and len(templates) == 1: templates = templates[0]
@@ -73,21 +80,6 @@ def zeroshot(
         say(f'classes {first_few(made.classnames)}; prompts such as {example!r}')
         made.save(tmp)
     wrote(output)
-
-# %% ../../nbs/api/shell/02_train.ipynb #a37510bb
-def _classnames(classes):
-    "The class names that a word on the command line stands for"
-    from wiseft.data.labels import holds_images
-    from wiseft.data.layouts import FAMILIES,set_classes
-    from wiseft.data.prompts import read_classnames
-    if classes == 'imagenet': return classes
-    if classes in (*FAMILIES, 'imagenet-r', 'imagenet-a', 'objectnet'): return set_classes(classes)
-    if is_suite(classes) or holds_images(classes): return next(iter(sets_of(classes).values())).classnames
-    if Path(classes).is_file(): return read_classnames(classes)
-    if ',' in classes: return [c.strip() for c in classes.split(',')]
-    raise ValueError(
-        f'{classes!r} is neither a file nor a folder nor names with commas between them. Give one of these, or the '
-        'name of a published set.')
 
 # %% ../../nbs/api/shell/02_train.ipynb #d33aa725
 Data = Annotated[str, typer.Argument(
@@ -268,7 +260,7 @@ def finetune_(
         if tmp: (average.classifier if average else tuned).save(tmp)
     wrote(output)
 
-# %% ../../nbs/api/shell/02_train.ipynb #9ba257cb
+# %% ../../nbs/api/shell/02_train.ipynb #7a4ec2a0
 MergeStart = Annotated[Path, typer.Argument(show_default=False,
     help="Classifier folder or .safetensors file: the start. Or a recipe, a .yml file with mergekit's keys, that "
          'says all of it.')]
