@@ -49,7 +49,11 @@ def _plain(text):
     return escape(''.join(repr(c)[1:-1] if unseen(c) else c for c in text))
 
 # %% ../../nbs/api/shell/00_app.ipynb #e7852a36
-def show_table(frame, title:str|None=None, whole:tuple|list=()): # whole: columns whose words are never cut, such as addresses
+def show_table(
+    frame, # DataFrame
+    title:str|None=None,
+    whole:tuple|list=(), # columns whose words are never cut, such as addresses
+):
     "Print a DataFrame as a table; its index is not shown"
     table = Table(title=title, title_justify='left', header_style='bold')
     for c in frame: table.add_column(_plain(str(c)), justify='right' if frame[c].dtype.kind in 'iuf' else 'left',
@@ -332,31 +336,28 @@ def is_suite(source:str|Path) -> bool:
 
 def suite_loader(suite:str|None, reference:Path|None, shift:list|None, **options):
     "A function that loads the suite the options name, with labels in the order of its argument `classnames`"
-    from wiseft.data.suites import Suite, load_suite
+    from wiseft.data.suites import Suite, folder_suite, load_suite
     from wiseft.data.labels import holds_images
     if shift and not reference: raise typer.BadParameter('--shift goes with --reference.')
-    if reference: return functools.partial(_suite_of_folders, reference, shift or [])
-    if holds_images(suite) and not is_suite(suite): return functools.partial(Suite.of, suite)
-    if suite == 'icons': return _icons
-    return functools.partial(load_suite, suite, **options)
-
-def _icons(classnames=None):
-    "The suite that is taken where none is named; ValueError if its classes are not the classifier's"
-    from wiseft.data.suites import load_suite
-    try: return load_suite(classnames=classnames)
-    except ValueError as e:
-        if not classnames or set(load_suite().classnames) <= set(classnames): raise
-        raise ValueError('The suite icons, which is taken where none is named, has other classes than the classifier. '
-                         'Give --reference FOLDER, or --suite.') from e
-
-def _suite_of_folders(reference, shift, **options):
-    "As `folder_suite`; a line says which images of the reference are the test set, where its folders don't"
-    from wiseft.data.suites import folder_suite
-    suite = folder_suite(reference, shift, **options)
-    train, test = suite.train, suite.test
-    if train and test.root == train.root: say(
-        f'{reference} has no test set of its own: {len(test):,} of its images, always the same, are set aside as one')
-    return suite
+    one_set = not reference and holds_images(suite) and not is_suite(suite)
+    def load(classnames=None):
+        if one_set: return Suite.of(suite, classnames=classnames)
+        if not reference and suite != 'icons': return load_suite(suite, classnames=classnames, **options)
+        if reference:
+            loaded = folder_suite(reference, shift or [], classnames=classnames)
+            train, test = loaded.train, loaded.test
+            if train and test.root == train.root: say(
+                f'{reference} has no test set of its own: {len(test):,} of its images, always the same, are set aside '
+                'as one')
+            return loaded
+        # icons is taken where no suite is named
+        try: return load_suite(classnames=classnames)
+        except ValueError as error:
+            if not classnames or set(load_suite().classnames) <= set(classnames): raise
+            raise ValueError(
+                'The suite icons, which is taken where none is named, has other classes than the classifier. '
+                'Give --reference FOLDER, or --suite.') from error
+    return load
 
 # %% ../../nbs/api/shell/00_app.ipynb #7e8f2caf
 def load_named(folders:list, device=None): # dict name -> classifier

@@ -69,18 +69,6 @@ def results_file(output:Path|None, force:bool):
 _SURE = ['ECE (15 bins)'] # kept of each image: how sure the classifier was
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #55c86284
-def _readable(table):
-    "A results table in per cent (NLL and Brier as they are), with what a reader needs"
-    from wiseft.stats.table import UNBOUNDED
-    t = table[['classifier','method','alpha','dataset','n','n_skipped']].rename(columns=dict(n_skipped='skipped'))
-    if not table.n_skipped.any(): t = t.drop(columns='skipped')
-    if table.tuning[table.tuning != ''].nunique() > 1: t.insert(1, 'tuning', table.tuning)
-    scale = 100.**~table.metric.isin(UNBOUNDED)
-    if table.metric.nunique() > 1: t.insert(t.columns.get_loc('n'), 'metric, %', table.metric)
-    t['value' if table.metric.nunique() > 1 else f'{table.metric.iloc[0]} %'] = (scale*table.value).round(1)
-    t['95 % interval'] = ['' if l != l else f'{l:.1f} to {h:.1f}' for l, h in zip(scale*table.low, scale*table.high)]
-    return t
-
 def _say_agreement(table):
     "How often half precision predicts what fp32 does"
     if 'as in fp32' in table.precision.iloc[0]: say(table.precision.iloc[0])
@@ -88,6 +76,7 @@ def _say_agreement(table):
 def _measure(folders, members, load, device, output, force, **options):
     "Evaluate what `members` makes of classifiers by name, show the table, and write it"
     from wiseft.stats.caveats import doubts
+    from wiseft.stats.table import UNBOUNDED
     from wiseft.infer.evaluation import evaluate
     device,place = chosen_device(device, options.get('precision'))
     with results_file(output, force) as write:
@@ -95,7 +84,16 @@ def _measure(folders, members, load, device, output, force, **options):
         classnames = next(iter(loaded.values())).classnames
         say(f'evaluating {place}')
         table,predictions = evaluate(members(loaded), load(classnames=classnames), keep_predictions=_SURE, **options)
-        show_table(_readable(table))
+        # in per cent (NLL and Brier as they are), with what a reader needs
+        t = table[['classifier','method','alpha','dataset','n','n_skipped']].rename(columns=dict(n_skipped='skipped'))
+        if not table.n_skipped.any(): t = t.drop(columns='skipped')
+        if table.tuning[table.tuning != ''].nunique() > 1: t.insert(1, 'tuning', table.tuning)
+        scale, several = 100.**~table.metric.isin(UNBOUNDED), table.metric.nunique() > 1
+        if several: t.insert(t.columns.get_loc('n'), 'metric, %', table.metric)
+        t['value' if several else f'{table.metric.iloc[0]} %'] = (scale*table.value).round(1)
+        ends = zip(scale*table.low, scale*table.high)
+        t['95 % interval'] = ['' if low != low else f'{low:.1f} to {high:.1f}' for low, high in ends]
+        show_table(t)
         _tell_forgotten(predictions)
         _say_agreement(table)
         for doubt in doubts(table, len(classnames)): warnings.warn(doubt)

@@ -79,18 +79,28 @@ def report(
     "Write a results table as one self-contained HTML page."
     output = output or results[0].with_suffix('.html')
     check_ending(output, '.html')
+    from wiseft.infer.predictions import predictions_file,read_predictions
     from wiseft.models.save import read_card
     from wiseft.show.report import write_report
     from wiseft.stats.table import MEANS,REFERENCE,dataset_order
-    from wiseft.stats.table_io import read_results,write_clip_benchmark
-    recipe = read_card(classifier)['recipe'] if classifier else _recipe_beside(results)
-    tables = {p.stem: read_results(p) for p in results}
-    predictions = {p.stem: _predictions_beside(p) for p in results}
+    from wiseft.stats.table_io import read_recipes,read_results,write_clip_benchmark
+    # what lies beside the tables: how the one classifier was fine-tuned, and predictions
+    recipes = [r for p in results for r in read_recipes(p).values()]
+    averages = [r for r in recipes if _chosen_by(r)]
+    recipe = recipes[0] if len(recipes) == 1 else averages[0] if len(averages) == 1 else None
+    if classifier: recipe = read_card(classifier)['recipe']
+    tables, predictions = {p.stem: read_results(p) for p in results}, {}
+    for p in results:
+        file = predictions_file(p)
+        predictions[p.stem] = read_predictions(file) if file.exists() else None
+        if not file.exists(): say(
+            f"no {file}: without predictions of each image, the page can't tell whether differences are more than luck")
     if len(results) > 1: table,answers,comparisons = _joined(tables, predictions)
     else: table,answers,comparisons = tables[results[0].stem],predictions[results[0].stem],None
     given = suite or reference
-    images = evaluated_images(answers, suite, reference, shift, root, control) if answers and pictures and given else None
-    if answers and pictures and not given: say(
+    shown, images = answers and pictures, None
+    if shown and given: images = evaluated_images(answers, suite, reference, shift, root, control)
+    if shown and not given: say(
         'no small pictures of what changed: give --reference and --shift, or --suite, as to the sweep')
     names = [str(given) if d == REFERENCE and given else d for d in dataset_order(table) if d not in MEANS]
     title = title or f"{' and '.join(table.classifier.unique())} on {', '.join(names)}"
@@ -102,20 +112,6 @@ def report(
     wrote(write_clip_benchmark(table, clip_benchmark, model, force=force))
 
 # %% ../../nbs/api/shell/04_report.ipynb #1657adc1
-def _predictions_beside(results):
-    "Predictions that lie beside a table; None, with a line, where there are none"
-    from wiseft.infer.predictions import predictions_file,read_predictions
-    path = predictions_file(results)
-    if path.exists(): return read_predictions(path)
-    say(f'no {path}: without predictions of each image, the page can\'t tell whether differences are more than luck')
-
-def _recipe_beside(results):
-    "How the one classifier of a table was fine-tuned, if that is written beside it"
-    from wiseft.stats.table_io import read_recipes
-    recipes = [r for path in results for r in read_recipes(path).values()]
-    averages = [r for r in recipes if _chosen_by(r)]
-    return recipes[0] if len(recipes) == 1 else averages[0] if len(averages) == 1 else None
-
 def _chosen_by(recipe):
     "What chose the α of an average of weights"
     how = (recipe or {}).get('merge') or {}
