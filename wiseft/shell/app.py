@@ -49,11 +49,7 @@ def _plain(text):
     return escape(''.join(repr(c)[1:-1] if unseen(c) else c for c in text))
 
 # %% ../../nbs/api/shell/00_app.ipynb #e7852a36
-def show_table(
-    frame, # DataFrame
-    title:str|None=None,
-    whole:tuple|list=(), # columns whose words are never cut, such as addresses
-):
+def show_table(frame, title:str|None=None, whole:tuple|list=()): # whole: columns whose words are never cut
     "Print a DataFrame as a table; its index is not shown"
     table = Table(title=title, title_justify='left', header_style='bold')
     for c in frame: table.add_column(_plain(str(c)), justify='right' if frame[c].dtype.kind in 'iuf' else 'left',
