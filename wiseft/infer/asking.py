@@ -75,7 +75,8 @@ def draw_questions(
     differ = (predicted != predicted[0]).any(0)
     def shuffled(seed): return np.random.default_rng(seed).permutation(len(files))
     order = shuffled(seed)
-    asked, some = order[differ[order]][:labels], shuffled(seed+1)[:random]
+    asked = order[differ[order]][:labels]
+    some = shuffled(seed+1)[:random]
     if not len(asked) and not random: raise ValueError(
         f'On all {counted(len(files), "picture")} the answers are the same, so that no label tells these classifiers '
         'apart: they are equally accurate there.')
@@ -152,17 +153,17 @@ def judged(
     labelled = np.array([f in answers for f in questions.files])
     def is_right(f, code): return questions.classnames[code] in answers.get(f, ()) # no, where there is no label
     right = np.array([list(map(is_right, questions.files, codes)) for codes in questions.predicted])
-    # of two the difference is exact; of several the best by estimate is held against each other one
-    asked, k, best, against = np.array(questions.asked) & labelled, len(questions.names), 0, []
-    m = int(asked.sum())
+    asked = np.array(questions.asked) & labelled
+    m, k, best, against = int(asked.sum()), len(questions.names), 0, []
     if m and k == 2:
         first, second = right[:, asked]
         wins, losses = (second & ~first).sum(), (first & ~second).sum()
-        best, against = 1, [(0, *asked_difference(int(wins), int(losses), m, questions.disagree, questions.n))]
+        exact = asked_difference(int(wins), int(losses), m, questions.disagree, questions.n)
+        best, against = 1, [(0, *exact)]
     elif m:
-        estimates = simultaneous_differences(right[:, asked].T, questions.disagree, questions.n)
-        best = int(estimates[0][0].argmax())
-        against = [(i, *(values[i, best] for values in estimates)) for i in range(k) if i != best]
+        estimates = np.stack(simultaneous_differences(right[:, asked].T, questions.disagree, questions.n))
+        best = int(estimates[0, 0].argmax())
+        against = [(i, *estimates[:, i, best]) for i in range(k) if i != best]
     narrower, differences = 1 - np.sqrt(m/(m + 10)), [] # by ten labels more
     for i, d, low, high in against:
         pair = dict(a=questions.names[i], b=questions.names[best], labels=m)
@@ -181,8 +182,8 @@ def told_besides(
 ) -> list: # sentences
     "What to know of the labels that a comparison is made from"
     out = []
-    gone = [] if questions.packed else [f for f in questions.files if not os.path.exists(f)]
-    if gone: out.append(
+    gone = [f for f in questions.files if not os.path.exists(f)]
+    if gone and not questions.packed: out.append(
         f'Asked about, and no longer there: {first_few(gone)}. What was said of it counts all the same.')
     last = max((k for k, f in enumerate(questions.files) if f in answers), default=-1)
     skipped = [f for f in questions.files[:last] if f not in answers]

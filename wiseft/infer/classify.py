@@ -69,7 +69,8 @@ def classify(
     progress:bool=True, # bar, or lines in a log
 ) -> pd.DataFrame: # file, class, probability, class_2, probability_2, …, problem
     "The likeliest classes of pictures without labels"
-    top, rows, device = min(top, len(classifier.classnames)), [], device_of(classifier)
+    rows, device = [], device_of(classifier)
+    top = min(top, len(classifier.classnames))
     def of_batch(idx, x):
         p = classifier(x[device]).cpu().double().softmax(1)
         return zip(idx, *(t.tolist() for t in p.topk(top)))
@@ -82,7 +83,8 @@ def classify(
                 names = [classifier.classnames[c] for c in classes]
                 said[i] = [*chain.from_iterable(zip(names, values)), '']
         said = dict(chain.from_iterable(part.items() for part in of_all(said)))
-        said |= {i: [*[None]*2*top, problem] for i, problem in unreadable}
-        rows += [[str(path), *said[i]] for i, path in enumerate(pictures.paths)]
+        empty = [None]*2*top
+        said |= {i: [*empty, problem] for i, problem in unreadable}
+        for i, path in enumerate(pictures.paths): rows.append([str(path), *said[i]])
     columns = ['class', 'probability', *(f'{what}_{k}' for k in range(2, top+1) for what in ('class', 'probability'))]
     return pd.DataFrame(rows, columns=['file', *columns, 'problem'])

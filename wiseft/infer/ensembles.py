@@ -13,7 +13,6 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from inspect import signature
-from itertools import chain
 from torch import nn
 from ..data.suites import Suite
 from ..stats.caveats import SMALL_SET, averaging_costs, doubtful_alphas, doubts
@@ -181,26 +180,24 @@ def _mixed(mix, ends, alphas, weight_space):
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #7985de6f
 def _picked(of_batch, ends, between): # dict of a member's function, modules and control
-    "The average of the nearest alpha, image by image"
-    alphas, inner = [0., *between, 1.], between.values()
-    def nearest(ends, inner): return _nearest(of_batch(ends), alphas, [ends[0], *inner, ends[1]])
+    "Of each image the outputs of the average whose alpha is nearest to what a mix gives"
+    inner, alphas = between.values(), torch.tensor([0., *between, 1.])
+    def nearest(ends, inner): # function of a batch
+        mix, functions = of_batch(ends), [ends[0], *inner, ends[1]]
+        def of(x):
+            share = mix(x)
+            if share.shape != x.shape[:1]: raise ValueError(
+                f'A mix that gives alpha gives a number for each of {len(x)} images. It gave {tuple(share.shape)}.')
+            distances = share[:, None] - alphas.to(share.device)
+            used, place = distances.abs().argmin(1).unique(return_inverse=True)
+            logits = torch.stack([functions[i](x) for i in used.tolist()])
+            return logits[place, torch.arange(len(x), device=place.device)]
+        return of
     def on(images): return nearest([m.on(images) for m in ends], [parts['control'](images) for parts in inner])
-    here = nearest(ends, [parts['function'] for parts in inner])
-    modules = dict.fromkeys(chain.from_iterable([*(m.modules for m in ends), *(parts['modules'] for parts in inner)]))
-    return dict(function=here, modules=tuple(modules), control=Remembered(on))
-
-def _nearest(mix, alphas, functions): # function of a batch
-    "Of each image the outputs at the alpha that is nearest to what a mix gives"
-    def of(x):
-        share = mix(x)
-        if share.shape != x.shape[:1]: raise ValueError(
-            f'A mix that gives alpha gives a number for each of {len(x)} images. It gave {tuple(share.shape)}.')
-        distances = share[:, None] - torch.tensor(alphas, device=share.device)
-        nearest = distances.abs().argmin(1)
-        used, place = nearest.unique(return_inverse=True)
-        logits = torch.stack([functions[i](x) for i in used.tolist()])
-        return logits[place, torch.arange(len(x), device=place.device)]
-    return of
+    modules = [*ends[0].modules, *ends[1].modules]
+    for parts in inner: modules += parts['modules']
+    return dict(function=nearest(ends, [parts['function'] for parts in inner]), modules=tuple(dict.fromkeys(modules)),
+                control=Remembered(on))
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #abe4e308
 def sweep(
@@ -356,11 +353,13 @@ def choose_alpha(
     def some(*names): return {k: kwargs[k] for k in names if k in kwargs}
     def between():
         options = some('alphas', 'precision', 'copies', 'parts')
-        by_alpha = {a: m for (*_, a), m in members(zeroshot, finetuned, by=[method], images=images, **options).items()}
+        made = members(zeroshot, finetuned, by=[method], images=images, **options).values()
+        by_alpha = {m.identity['alpha']: m for m in made}
         return {a: by_alpha[a] for a in accuracies.index}
     seen = Seen(from_these, n, images, between, some('batch_size', 'workers', 'progress'))
     alpha = rule(seen) if callable(rule) else alpha_by_rule(from_these, n, rule)
-    start, error = table.method[table.alpha == 0].iloc[0], f'{100*standard_error(accuracies, n):.1f} points'
+    start = table.method[table.alpha == 0].iloc[0]
+    error = f'{100*standard_error(accuracies, n):.1f} points'
     print(f'On {n:,} validation images: {start} {accuracies[0]:.1%}, fine-tuned {accuracies[1]:.1%}, '
           f'average at α = 0.5 {accuracies[.5]:.1%}. Chosen: α = {alpha:g}, {accuracies[alpha]:.1%} '
           f'(one standard error: {error}).')

@@ -34,8 +34,7 @@ def _image_sets(suite, split, members): # `Suite` or `ImageSet`, dict name -> `I
     alone = isinstance(suite, ImageSet)
     datasets = {suite.name: replace(suite, role='aside')} if alone else suite.datasets(split)
     for d, images in datasets.items():
-        # all images of a folder, or those that a suite of it trains on
-        parts = (images, images.split()[0]) if images.role == 'aside' else ()
+        parts = (images, images.split()[0]) if images.role == 'aside' else () # the second is what a suite trains on
         def was_seen(m): return any(trained_on(c, part) for c in m.modules for part in parts)
         if taught := [m.name for m in members.values() if was_seen(m)]: warnings.warn(
             f'{taught[0]} was fine-tuned on images of {d}, and all of them are evaluated. For test images alone give '
@@ -67,7 +66,8 @@ def _look(members, images, transform, metrics, **kwargs): # name -> dict column 
         return out
     def of_batch(idx, x): # name -> dict column -> (n,) tensor
         # neighbours are a slice, with which no indices go to the labels' device
-        some = slice(idx[0], idx[-1]+1) if idx[-1]-idx[0] == len(idx)-1 else idx
+        begin, end = idx[0], idx[-1]+1
+        some = slice(begin, end) if end-begin == len(idx) else idx
         start = None if first is None else outputs_of(members[first], x) # which others may be held against
         made = {}
         for n, m in members.items():
@@ -83,8 +83,8 @@ def _look(members, images, transform, metrics, **kwargs): # name -> dict column 
     for n, columns in made.items():
         check_nan(columns.pop('broken'), images, members[n].name)
         for k, v in columns.items():
-            whole = out[n].setdefault(k, np.full((len(images), *v.shape[1:]), np.nan))
-            whole[idx] = v
+            unknown = np.full((len(images), *v.shape[1:]), np.nan)
+            out[n].setdefault(k, unknown)[idx] = v
     return out
 
 def _starts(members): return [n for n, m in members.items() if m.identity['method'] in STARTS]
@@ -95,7 +95,8 @@ def _joined(parts): # indices, name -> dict column -> (n,) tensor on the CPU
     parts = [(idx, made) for idx, made in parts if idx]
     out = {}
     for n, columns in (parts[0][1] if parts else {}).items():
-        out[n] = {k: torch.cat([made[n][k] for _, made in parts]).cpu() for k in columns}
+        def whole(k): return torch.cat([made[n][k] for _, made in parts]).cpu()
+        out[n] = {k: whole(k) for k in columns}
     return [i for idx, _ in parts for i in idx], out
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #3cc218d5
@@ -157,7 +158,8 @@ def _agreement(members, seen, images, transform, n_images): # str, or None where
     same = []
     for k, columns in looked.items(): # of the images that it was shown, if it wasn't shown all
         a, b = columns['predicted'], seen[k]['predicted'][some]
-        shown = seen[k].get('passed', np.ones(len(images)))[some] > 0
+        passed = seen[k].get('passed', np.ones(len(images)))
+        shown = passed[some] > 0
         same += list((a == b)[(a >= 0) & shown])
     fitting = fitting_precision('bf16', next(iter(exact.values())).device)
     precision = 'fp16' if fitting == 'fp16' else 'bf16' # where a CPU lacks bf16, it is imitated
@@ -175,9 +177,7 @@ def sampled_estimates(
     some = some | dict(correct=_right(some['predicted'], labels[shown]))
     end = end | dict(correct=_right(end['predicted'], labels))
     out = {k: np.array(end[k], float) for k in some}
-    for k, v in out.items():
-        error = some[k] - v[shown]
-        v[shown] += error/chance[shown]
+    for k, v in out.items(): v[shown] += (some[k] - v[shown])/chance[shown]
     out['predicted'] = end['predicted'].copy()
     out['predicted'][shown] = some['predicted']
     return out | dict(passed=shown.astype(float))
@@ -230,8 +230,7 @@ def evaluate(
     modules = list(dict.fromkeys(o for m in members.values() for o in m.modules))
     if sample and not 0 < sample <= 1: raise ValueError(
         f'sample is {sample!r}: expected a share of the images, as .1 for a tenth.')
-    whole = [m.name for m in metrics if m.of_set]
-    if sample and whole:
+    if sample and (whole := [m.name for m in metrics if m.of_set]):
         warnings.warn(f'{first_few(whole)} is no mean over images and can\'t be had from a sample: all images are '
                       'passed.', stacklevel=3)
         sample = None
@@ -243,10 +242,12 @@ def evaluate(
             if not able[d]: continue
             at = partial(_look, transform=transform, metrics=looked_at, batch_size=batch_size, threads=threads,
                          workers=workers, progress=progress)
-            looked = _look_at_some(at, able[d], images, sample, of_start) if sample else at(able[d], images)
+            if sample: looked = _look_at_some(at, able[d], images, sample, of_start)
+            else: looked = at(able[d], images)
             for n, columns in looked.items(): seen[n][d] = columns
             if d in apart: check_known(able[d], looked, images)
-        (first, images), n_images = next(iter(datasets.items())), sum(map(len, datasets.values()))
+        first, images = next(iter(datasets.items()))
+        n_images = sum(map(len, datasets.values()))
         on_first = {n: s.get(first) for n, s in seen.items()}
         agreed = _agreement(able[first], on_first, images, transform, n_images)
     precision = dict(precision=agreed) if agreed else {}
@@ -271,15 +272,17 @@ def _tabulate(who, seen, datasets, split, keep_predictions, metrics, there): # a
     for said in [*copies(datasets), *_exchanged(seen, datasets)]: warnings.warn(said, stacklevel=2)
     small = np.int16 if len(classes) < 2**15 else np.int32
     # where a class of each set stands among all; -2 (not shown) and -1 (unreadable) are found from the end
-    positions = {d: np.append(class_positions(images, classes), [-2, -1]) for d, images in datasets.items()}
+    positions = {d: [*class_positions(images, classes), -2, -1] for d, images in datasets.items()}
+    unseen = {d: dict(predicted=np.full(len(images), -2)) for d, images in datasets.items()}
+    unknown = [np.full(len(images), np.nan) for images in datasets.values()]
     for n, looked in seen.items():
         # one member's columns, set after set
-        made = {d: looked.get(d, dict(predicted=np.full(len(images), -2))) for d, images in datasets.items()}
-        codes = np.concatenate([positions[d][c['predicted']] for d, c in made.items()]).astype(small)
+        made = unseen | looked
+        codes = np.concatenate([np.take(positions[d], c['predicted']) for d, c in made.items()])
         columns = {}
-        for k in dict.fromkeys(k for c in made.values() for k in c if k != 'predicted'):
-            columns[k] = np.concatenate([c.get(k, np.full(len(c['predicted']), np.nan)) for c in made.values()])
-        kept.append((who[n], codes, columns))
+        for k in dict.fromkeys(k for c in looked.values() for k in c if k != 'predicted'):
+            columns[k] = np.concatenate([c.get(k, nan) for c, nan in zip(made.values(), unknown)])
+        kept.append((who[n], codes.astype(small), columns))
         table = score(prediction_rows(rows, *kept[-1]), metrics)
         # a mean over some of the shifts has another meaning
         if len(looked) < len(datasets): table = table[table.dataset != MEAN]

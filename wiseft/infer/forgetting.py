@@ -8,7 +8,7 @@ __all__ = ['forgetting', 'say_forgetting']
 # %% ../../nbs/api/infer/12_forgetting.ipynb #14761625
 import numpy as np, pandas as pd
 from .paired import compare
-from .scores import KeptPredictions
+from .scores import KeptPredictions, has_value
 from ..stats.table import CONTROL_MEAN, IDENTITY, STARTS
 from ..base.text import counted
 
@@ -38,9 +38,10 @@ def forgetting(
         t = compare(control, start, which).rename(columns=dict(value_a='start', value_b='value', difference='change'))
         # how many sets fall, of how many
         one, fell = t.dataset != CONTROL_MEAN, (t.high < 0).astype(int)
-        t = t.assign(fell=fell.where(one, fell[one].sum()), n_sets=np.where(one, 1, one.sum()))
+        fell = fell.where(one, fell[one].sum())
+        t = t.assign(fell=fell, n_sets=np.where(one, 1, one.sum()))
         mine = who
-        for k, v in which.items(): mine = mine[np.isclose(mine[k], v) if k == 'alpha' else mine[k] == v]
+        for k, v in which.items(): mine = mine[has_value(k, mine[k], v)]
         parts.append(t.assign(**mine.iloc[0].to_dict()))
     columns = [*IDENTITY, 'dataset', 'n', 'start', 'value', 'change', 'low', 'high', 'fell', 'n_sets']
     return pd.concat(parts, ignore_index=True)[columns]
@@ -55,12 +56,13 @@ def say_forgetting(
 ) -> str:
     "What became of control sets, in a sentence"
     several = lost.n_sets.max() > 1
-    rows = lost[lost.dataset == CONTROL_MEAN] if several else lost[lost.dataset != CONTROL_MEAN]
+    rows = lost[(lost.dataset == CONTROL_MEAN) == several]
     n = counted(int(rows.n.iloc[0]), 'image')
     where = f'{rows.n_sets.iloc[0]} control sets on average' if several else f'control set {rows.dataset.iloc[0]}'
     changes = []
     for r in rows.itertuples():
-        name = r.method if np.isnan(r.alpha) or r.alpha == 1 else f'{r.method} at α = {r.alpha:g}'
+        at_one = np.isnan(r.alpha) or r.alpha == 1
+        name = r.method if at_one else f'{r.method} at α = {r.alpha:g}'
         change = f'{name} {100*r.change:+.1f} points (95 % interval {100*r.low:+.1f} to {100*r.high:+.1f})'
         changes.append(f'{change}, {r.fell} of {r.n_sets} sets fall by more than chance' if several else change)
     return f'On {where} ({n}), against the start: {"; ".join(changes)}.'

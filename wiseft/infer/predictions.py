@@ -69,8 +69,8 @@ def _kept(images, about, table):
     check_roles(images)
     if missing := {*_of_images} - {*images}: raise ValueError(f'There is no column {first_few(sorted(missing))}.')
     mine = {h: who for h, who in about.items() if 'column' not in who}
-    classes = list(dict.fromkeys([*images.label, *(c for h in mine for c in table[h])]))
-    classes = [c for c in classes if c]
+    names = pd.concat([images.label, *(table[h] for h in mine)]).unique()
+    classes = [c for c in names if c]
     images = images.assign(dataset=pd.Categorical(images.dataset, images.dataset.unique()),
                            label=pd.Categorical(images.label, classes), role=pd.Categorical(images.role, ROLES),
                            group=images.group.where(images.group != '', pd.NA), n_missing=images.n_missing.astype(int))
@@ -93,8 +93,8 @@ def find_ends(
 ) -> dict: # method -> columns that pick it; nothing where it isn't clear which classifiers are meant
     "The averaged classifier among those of a file, and the ends that it lies between"
     who = predictions.who()
-    known = who[(who.method != 'weight-space')
-                | np.isclose(who.alpha.astype(float), alpha)].drop(columns='seed').drop_duplicates()
+    there = (who.method != 'weight-space') | np.isclose(who.alpha.astype(float), alpha)
+    known = who[there].drop(columns='seed').drop_duplicates()
     single = known.method.value_counts().eq(1)
     found = {m: dict(method=m) for m in (*STARTS, 'weight-space', 'fine-tuned') if single.get(m)}
     if 'weight-space' not in found: return {}

@@ -47,7 +47,8 @@ def _surer_than_half(seen, sets): # DataFrame: α -> above, noise; n images
     nll = Metric('NLL by temperature', lambda o: nll_by_temperature(_logits(o), o.labels), column='nll')
     looked, _ = seen.look(some, [nll])
     n = len(some)
-    times = np.vstack([np.ones(n), rng.multinomial(n, np.full(n, 1/n), 200)])
+    again = rng.multinomial(n, np.full(n, 1/n), 200)
+    times = np.vstack([np.ones(n), again])
     def best(nll): return (times @ np.nan_to_num(nll)).argmin(1)
     draws = pd.DataFrame({a: best(columns['nll']) for a, columns in looked.items()})
     # of each image its confidence at all of these temperatures, which lie close together
@@ -61,12 +62,14 @@ def _surer_than_half(seen, sets): # DataFrame: α -> above, noise; n images
     sure = {a: of(a) for a in seen.accuracies.index}
     readable = ~np.isnan(sure[.5][:, 0])
     # noise is of the images, and of the temperatures, which move all images at once
-    rows, half, at_half = {}, sure[.5][readable], draws[.5] - first
+    rows, half = {}, sure[.5][readable]
+    at_half = draws[.5] - first
     for a, c in sure.items():
         c, at = c[readable], draws[a] - first
         by_image = c[:, at[0]] - half[:, at_half[0]]
         by_draw = c.mean(0)[at] - half.mean(0)[at_half]
-        rows[a] = by_image.mean(), np.hypot(by_image.std()/np.sqrt(len(c)), by_draw.std())
+        error = by_image.std()/np.sqrt(len(c))
+        rows[a] = by_image.mean(), np.hypot(error, by_draw.std())
     return pd.DataFrame(rows, index=['above', 'noise']).T, int(readable.sum())
 
 # %% ../../nbs/api/infer/13_rules.ipynb #2c0a266d
@@ -90,8 +93,8 @@ def keeps(
         rows = {a: paired_bootstrap(right[a], right[0.], units) for a in seen.accuracies.index}
         lost = pd.DataFrame(rows, index=['loss', 'low', 'high']).T
         # the most accurate one of those that lose little
-        good = [a for a in seen.accuracies.index if lost.loss[a] <= most + 1e-9]
-        if not good: raise ValueError(
+        good = lost.index[lost.loss <= most + 1e-9]
+        if not len(good): raise ValueError(
             f'At no α of {list(seen.accuracies.index)} does the loss on control sets stay within {100*most:g} points. '
             'Allow more, or fine-tune again with a lower learning rate.')
         alpha = seen.accuracies[good].idxmax()

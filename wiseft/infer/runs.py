@@ -16,9 +16,9 @@ def join_runs(
     tables:dict, # name of a run -> results table
 ) -> pd.DataFrame: # results table whose `tuning` is the run's name
     "Runs from one zero-shot classifier, or another start, as one table, of the first metric"
-    parts = [first_metric(t).assign(tuning=lambda t: t.tuning.where(t.method.isin(STARTS), name))
-             for name, t in tables.items()]
+    parts = [first_metric(t).assign(run=name) for name, t in tables.items()]
     joined = pd.concat(parts, ignore_index=True)
+    joined['tuning'] = joined.tuning.where(joined.method.isin(STARTS), joined.pop('run'))
     starts = joined[joined.method.isin(STARTS)].drop_duplicates(['method', 'dataset', 'value', 'n'])
     if len(other := starts[starts.duplicated('dataset')]):
         of_set = starts[starts.dataset == other.dataset.iloc[0]]

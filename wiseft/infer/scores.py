@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METRICS', 'MIN_GROUPS', 'PREDICTIONS', 'Outcome', 'Metric', 'add_metric', 'groups_of', 'column_of', 'value_of',
            'chosen_metrics', 'all_classes', 'class_positions', 'image_rows', 'KeptPredictions', 'prediction_rows',
-           'score']
+           'has_value', 'score']
 
 # %% ../../nbs/api/infer/04_scores.ipynb #b478ad75
 import hashlib, numpy as np, pandas as pd, torch
@@ -195,9 +195,14 @@ def prediction_rows(
     correct[codes < 0] = pd.NA
     predicted = pd.Categorical.from_codes(codes, images.label.cat.categories)
     out = images.assign(**who, predicted=predicted, correct=correct, **columns)
-    return out[PREDICTIONS + ['n_missing']*bool(out.n_missing.any()) + list(columns)]
+    incomplete = ['n_missing'] if out.n_missing.any() else []
+    return out[PREDICTIONS + incomplete + list(columns)]
 
 # %% ../../nbs/api/infer/04_scores.ipynb #c5aff06e
+def has_value(column:str, values, value): # bool, or (n,) bool
+    "Whether one or many values of a column are the one asked for, an alpha nearly"
+    return np.isclose(values, value) if column == 'alpha' else values == value
+
 @patch
 def frame(self:KeptPredictions,
     **which # columns of `WHO` and their values; none: all classifiers
@@ -205,7 +210,7 @@ def frame(self:KeptPredictions,
     "A row an image and classifier"
     some = []
     for who, *made in self.members:
-        fits = [np.isclose(who[k], v) if k == 'alpha' else who[k] == v for k, v in which.items() if k in who]
+        fits = [has_value(k, who[k], v) for k, v in which.items() if k in who]
         if all(fits): some.append(prediction_rows(self.images, who, *made))
     if some: return pd.concat(some, ignore_index=True)
     raise ValueError(f'There are no predictions of {which}. There are:\n{self.who().to_string(index=False)}')
@@ -216,18 +221,12 @@ def _row(name, metric, sets, estimate, fingerprint):
     value, low, high = estimate
     n = int(sum(rows.correct.count() for rows in sets))
     n_missing = sum(rows.n_missing.iloc[0] for rows in sets if 'n_missing' in rows)
+    n_skipped = int(sum(map(len, sets)) - n + n_missing)
+    line = dict(dataset=name, role=sets[0].role.iloc[0], metric=metric.name, value=value, n=n, low=low, high=high,
+                n_skipped=n_skipped, data_fingerprint=fingerprint)
     # how many images were passed, where that is known to be a sample
-    passes = dict(passes=int(sum(rows.passed.sum() for rows in sets))) if 'passed' in sets[0] else {}
-    return dict(dataset=name, role=sets[0].role.iloc[0], metric=metric.name, value=value, n=n, low=low, high=high,
-                n_skipped=int(sum(map(len, sets)) - n + n_missing), data_fingerprint=fingerprint) | passes
-
-def _mean(sets, metric, of_sets):
-    "Mean over sets, with its bootstrap interval over groups where every set has enough, else over images"
-    if metric.of_set: return of_sets[0] if len(of_sets) == 1 else (np.mean([v for v, *_ in of_sets]), np.nan, np.nan)
-    unit = 'group' if all(groups_of(rows) for rows in sets.values()) else 'unit' # copies of one image together
-    values = {d: column_of(rows, metric) for d, rows in sets.items()}
-    mean = bootstrap_mean(values, {d: list(rows[unit]) for d, rows in sets.items()})
-    return np.clip(mean, 0, 1) if metric.bounded else mean
+    if 'passed' in sets[0]: line['passes'] = int(sum(rows.passed.sum() for rows in sets))
+    return line
 
 # %% ../../nbs/api/infer/04_scores.ipynb #ae2e011a
 def score(
@@ -246,16 +245,25 @@ def score(
 def _metric_rows(sets, metric):
     "A row a set, and one for the mean over shifts, and over control sets"
     role_of = {d: rows.role.iloc[0] for d, rows in sets.items()}
-    if metric.of_groups: # of which a control set may have none
-        sets = {d: rows for d, rows in sets.items() if role_of[d] != 'control' or rows.group.notna().all()}
+    if metric.of_groups: # a control set that has none is left out
+        lack = [d for d, rows in sets.items() if role_of[d] == 'control' and rows.group.isna().any()]
+        sets = {d: rows for d, rows in sets.items() if d not in lack}
     readable = {d: rows[rows.correct.notna()] for d, rows in sets.items()}
     values = {d: value_of(rows, metric) for d, rows in readable.items()}
     prints = {d: rows.data_fingerprint.iloc[0] for d, rows in sets.items()}
-    out = [_row(d, metric, [rows], values[d], prints[d]) for d, rows in sets.items()]
+    out = []
+    for d, rows in sets.items(): out.append(_row(d, metric, [rows], values[d], prints[d]))
     for name, role in ((MEAN, 'shift'), (CONTROL_MEAN, 'control')):
         some = [d for d in sets if role_of[d] == role]
         if not some: continue
-        mean = _mean({d: readable[d] for d in some}, metric, [values[d] for d in some])
-        of_all = hashlib.sha256(' '.join(f'{d}:{prints[d]}' for d in some).encode()).hexdigest()[:12]
-        out.append(_row(name, metric, [sets[d] for d in some], mean, of_all))
+        if metric.of_set: # which has an interval on one set alone
+            mean = values[some[0]] if len(some) == 1 else (np.mean([values[d][0] for d in some]), np.nan, np.nan)
+        else: # drawn are groups where every set has enough, else images, copies of one together
+            unit = 'group' if all(groups_of(readable[d]) for d in some) else 'unit'
+            numbers = {d: column_of(readable[d], metric) for d in some}
+            mean = bootstrap_mean(numbers, {d: list(readable[d][unit]) for d in some})
+            if metric.bounded: mean = np.clip(mean, 0, 1)
+        all_prints = ' '.join(f'{d}:{prints[d]}' for d in some)
+        fingerprint = hashlib.sha256(all_prints.encode()).hexdigest()[:12]
+        out.append(_row(name, metric, [sets[d] for d in some], mean, fingerprint))
     return out

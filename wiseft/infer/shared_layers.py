@@ -24,7 +24,7 @@ class _Once:
             return m.kept[1]
         m.kept = None # whose memory this output may need
         out, m.misses = self.forward(x), m.misses+1
-        m.kept = [x, out, x._version, getattr(out, '_version', None)] if m.misses < 2 else None
+        if m.misses < 2: m.kept = [x, out, x._version, getattr(out, '_version', None)]
         return out
 
 def _is_output(kept, x):
