@@ -54,7 +54,7 @@ from wiseft.infer.inference import batches, fitting_batch_size, reuse_memory, ru
 from wiseft.data.transforms import ClipTransform
 from wiseft.weights.path import WeightPath
 
-HERE, MEASURES = Path(__file__).resolve().parent, {}
+HERE, MEASURES, IMAGES = Path(__file__).resolve().parent, {}, None
 LIMITS = """
 What binds where a bar isn't met:
 
@@ -256,18 +256,18 @@ def all_of(iterable):
 by_processor = partial(ratio, turns=7, clock=time.process_time)
 
 
-def at_224(room, n):
-    "A CLIP that takes pictures of 224 pixels, of which nothing but that is used, and so many photographs."
+def at_224():
+    "A CLIP that takes pictures of 224 pixels, of which nothing but that is used."
     clip = load_clip("iconclip")
     clip.preprocess = dict(clip.preprocess, size=224)
     clip.transform = ClipTransform(clip.preprocess)
-    return clip, photographs(Path(room, "photographs"), n, 0)
+    return clip
 
 
 @measure
 def feeding(room):
     "Feeding, with no model: photographs of 224 pixels out of the cache, against the code of before, by processor time"
-    clip, images = at_224(room, 192)
+    clip, images = at_224(), photographs(room, 192, 0)
     images = images.subset([*range(192)]*3)  # nine batches: the first three are in memory that nobody has touched yet
     raw = Unscaled(clip.preprocess)
     old = lambda: reusing(image_by_image, images, clip)
@@ -290,7 +290,7 @@ def feeding(room):
 @measure
 def partial_cache(room):
     "An epoch of photographs of which the cache has room for some, with crops and no model, by processor time"
-    clip, images = at_224(room, 384)
+    clip, images = at_224(), photographs(room, 384, 0)
 
     def epoch(share):
         "A loader whose images' cache has room for such a share of them"
@@ -310,7 +310,7 @@ def partial_cache(room):
 @measure
 def reading(room):
     "Reading on an accelerator's behalf: photographs that the cache has no room for, cut for crops of 224 pixels"
-    clip, images = at_224(room, 128)
+    clip, images = at_224(), photographs(room, 128, 0)
     source = clip_dataloaders(images, clip, 64, images.subset(range(8)), progress=False).train.source
     draws = np.random.default_rng(0).random((len(images), 4))
 
@@ -658,6 +658,28 @@ def training(room):
 
 
 @measure
+def real(room):
+    "Real pictures, 227 pixels: the four styles of PACS, beside the plain ways"
+    shifts = {s: image_folder(IMAGES/s).subset(range(256)) for s in ("cartoon", "photo", "sketch")}
+    art = image_folder(IMAGES/"art_painting")
+    suite = Suite("PACS", art.classnames, None, art, art.subset(range(0, len(art), 8)), art.subset(range(256)), shifts)
+    clip, some = at_224(), art.subset(range(0, len(art), 4))
+    read = {"plain": lambda: all_of(DataLoader(Files(some, clip.transform), 64)),
+            "ours": lambda: all_of(batches(some, clip.transform, [], 64, progress=False))}
+
+    def first_pass():
+        with empty_cache():
+            read["ours"]()
+    yield "a first pass at 224 pixels: DataLoader with the model's transform / ours, into the cache", None, ratio(
+        read["plain"], first_pass, 7)
+    yield "a later pass: the same / ours, out of the cache", None, ratio(read["plain"], read["ours"], 7)
+    start = zeroshot_classifier(load_clip("iconclip"), suite.classnames)
+    yield "fine-tuning the embedded CLIP for five epochs, with decoding: plain fp32 loop / ours", None, ratio(
+        lambda: usual_training(start, art, 5, 3e-4), lambda: our_training(start, art, 5, 3e-4), turns=1)
+    yield from compare_sweeps(start, nearby(start), suite, "embedded CLIP", {}, ("fp32",))
+
+
+@measure
 def loading(room):
     "Loading, with all that is verified"
     start, _, _ = tower("ViT-B-32", room, sets=1, n=2)
@@ -718,13 +740,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measures", nargs="*", choices=[*MEASURES, []])
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--images", type=Path, help="PACS, four folders, for `real`, which is left out without it")
     args = parser.parse_args()
+    global IMAGES
+    IMAGES = args.images
     if args.list:
         return print("\n".join(f"{name:15} {f.__doc__}" for name, f in MEASURES.items()))
     # each in a process of its own, so that none leaves anything to the next
-    if len(names := args.measures or list(MEASURES)) > 1:
+    if len(names := args.measures or [name for name in MEASURES if name != "real" or IMAGES]) > 1:
         for name in names:
-            subprocess.run([sys.executable, __file__, name], check=True)
+            subprocess.run([sys.executable, __file__, name, *(["--images", IMAGES] if IMAGES else [])], check=True)
         return
     title = MEASURES[names[0]].__doc__
     print(f"{names[0]}: {title}", flush=True)

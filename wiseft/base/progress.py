@@ -90,6 +90,7 @@ def tell(
     else:
         from fastprogress import progress_bar
         bar = progress_bar(iterable, total=total, leave=False)
+        bar.comment = words()
         for item in bar:
             yield item
             bar.comment = words()

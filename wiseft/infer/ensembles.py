@@ -207,7 +207,7 @@ def sweep(
     alphas=None,            # mixing coefficients; default 0, 0.1, … 1
     split:str='test',       # or 'validation', to choose alpha on
     keep_predictions=False, # as in `evaluate`: return what each made of each image as well
-    seed:int=None,          # of the fine-tuning, for the table
+    seed:int=None,          # of the fine-tuning, for the table; default what its recipe says
     name:str=None,          # of the classifier in the table; default the CLIP's
     precision:str=None,     # as in `evaluate`
     by=('weight-space', 'logits', 'probabilities'), # as in `members`
@@ -218,6 +218,7 @@ def sweep(
 ): # results table, or (results table, `KeptPredictions`)
     "Accuracy (or other metrics) of the end points and of the ensembles between them"
     images = getattr(suite, 'validation', None) if images is None else images
+    if seed is None: seed = getattr(finetuned, 'recipe', {}).get('seed')
     for doubt in doubtful_alphas(alphas): warnings.warn(doubt, stacklevel=2)
     between = members(zeroshot, finetuned, alphas, by, name, seed, precision, copies, images, parts)
     pairs = list(zip(zeroshot.state_dict().values(), finetuned.state_dict().values()))

@@ -183,9 +183,8 @@ def sweep_(
         recipe_of_average,alphas = _average_of(averaged, start, end, alphas)
         say(f'sweeping {place}')
         table,predictions = sweep(start, end, load(classnames=start.classnames), alphas, split=split,
-                                  keep_predictions=_SURE, seed=end.recipe.get('seed'),
-                                  precision=precision, control=control_sets_given(control, root), parts=parts,
-                                  sample=.1 if fast else None, **ways)
+                                  keep_predictions=_SURE, precision=precision, parts=parts,
+                                  control=control_sets_given(control, root), sample=.1 if fast else None, **ways)
         show_table(methods_down(table))
         _tell_forgotten(predictions, halfway=True)
         _say_agreement(table)

@@ -414,7 +414,7 @@ def write_report(
     title:str='Robust fine-tuning: results',
     comparisons:pd.DataFrame|None=None, # of `compare`, or several concatenated; default of the predictions
     notes:str|None=None,           # plain text below the headline; empty lines part paragraphs
-    alpha:float=0.5,               # of the averaged classifier in headline and pictures
+    alpha:float=0.5,               # of the averaged classifier in headline and pictures, from 0 to 1
     force:bool=False,              # replace an existing file
     baselines:dict|None=None,      # dataset -> `Baseline`; default those published for ImageNet's shifts
     predictions:KeptPredictions|None=None, # of each image: what changed, and comparisons
@@ -422,6 +422,9 @@ def write_report(
     recipe:dict|None=None,         # how the classifier was fine-tuned: its `recipe`
 ) -> Path:
     "Write one self-contained HTML page of the results, atomically; FileExistsError unless `force`."
+    there = sorted(table.alpha.dropna().unique())
+    if alpha != .5 and not np.isclose(there, alpha).any(): raise ValueError(
+        f'alpha is {alpha:g}. The table has α = {", ".join(map(_short, there))}.')
     if baselines is None: baselines = known_baselines(table)
     if comparisons is None and predictions is not None: comparisons = compare_ends(predictions, alpha)
     with atomic_path(path, force=force) as tmp:

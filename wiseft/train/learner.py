@@ -297,7 +297,7 @@ def clip_learner(
     wd:float=None, # weight decay, decoupled; default .1, or 0 where a method takes its place
     label_smoothing:float=0.,
     clip_norm:float=1., # largest norm of the gradients; None: any
-    precision:str='fp32', # or 'bf16': autocast, with weights in fp32
+    precision:str='fp32', # or 'bf16', which `finetune` takes: autocast, with weights in fp32
     train_batchnorm:bool=False, # let statistics of BatchNorm layers move
     metrics=accuracy,
     cbs=None, # further fastai callbacks
