@@ -146,19 +146,22 @@ def trained_on(
     return any(str(trained).startswith(f'{part.fingerprint},') for part in parts)
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #668fee91
-def _agreement(members, seen, images, transform, n_images): # str, or None where all are as they came
+def _agreement(able, seen, datasets, transform): # str, or None where all are as they came
     "What the table says of another precision: how often members predict what they predict in fp32, on some images"
+    first, images = next(iter(datasets.items()))
+    members = able[first]
     made = {k: m.exact() for k, m in members.items() if m.exact}
     if not made: return None
     exact = {k: replace(members[k], function=f, modules=(f,)) for k, f in made.items()}
+    n_images = sum(map(len, datasets.values()))
     sample = max(16, min(256, n_images//40)) # more would take a good part of the time that bfloat16 saves
     some = np.unique(np.linspace(0, len(images)-1, sample).astype(int))
     with ready([o for m in exact.values() for o in m.modules]) as threads:
         looked = _look(exact, images.subset(some), transform, (), threads=threads, progress=False)
     same = []
     for k, columns in looked.items(): # of the images that it was shown, if it wasn't shown all
-        a, b = columns['predicted'], seen[k]['predicted'][some]
-        passed = seen[k].get('passed', np.ones(len(images)))
+        a, b = columns['predicted'], seen[k][first]['predicted'][some]
+        passed = seen[k][first].get('passed', np.ones(len(images)))
         shown = passed[some] > 0
         same += list((a == b)[(a >= 0) & shown])
     fitting = fitting_precision('bf16', next(iter(exact.values())).device)
@@ -246,10 +249,7 @@ def evaluate(
             else: looked = at(able[d], images)
             for n, columns in looked.items(): seen[n][d] = columns
             if d in apart: check_known(able[d], looked, images)
-        first, images = next(iter(datasets.items()))
-        n_images = sum(map(len, datasets.values()))
-        on_first = {n: s.get(first) for n, s in seen.items()}
-        agreed = _agreement(able[first], on_first, images, transform, n_images)
+        agreed = _agreement(able, seen, datasets, transform)
     precision = dict(precision=agreed) if agreed else {}
     who = {n: m.identity | precision for n, m in members.items()}
     there = dict(threads=str(torch.get_num_threads())) if one.device.type == 'cpu' else {}
