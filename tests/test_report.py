@@ -135,12 +135,12 @@ def test_everybody_can_read_it(page, width, colours):
     assert not page.evaluate(STICKING_OUT)
 
 
-def test_small_pictures_by_alpha_stay_legible_on_a_phone(page):
+@pytest.mark.parametrize("kind, least", [("alpha", 4 * 140), ("frontier", 460), ("shifts", 460)])  # alpha: four in a row
+def test_pictures_stay_legible_on_a_phone(page, kind, least):
     page.set_viewport_size(dict(width=390, height=800))
-    region = page.locator("[data-kind=alpha] .scroll")
-    assert region.locator("img").bounding_box()["width"] >= 4 * 140  # four in a row
+    region = page.locator(f"[data-kind={kind}] .scroll")
+    assert region.locator("img").bounding_box()["width"] >= least
     assert region.bounding_box()["width"] <= 390
-    assert page.locator("[data-kind=frontier] img").bounding_box()["width"] <= 390
 
 
 def test_without_scripts_and_in_print(browser, report):  # noqa: F811

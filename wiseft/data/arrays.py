@@ -47,7 +47,12 @@ def read_pickle_as_data(
 ) -> dict: # of dicts, lists, texts, numbers and arrays
     "What a pickle of a dict holds, without running anything that it names"
     data = existing_file(path).read_bytes()
-    try: held = _Data()(read_pickle(data[_end_of_npy_header(data):]))
+    try:
+        file, form = io.BytesIO(data), np.lib.format
+        if data.startswith(b'\x93NUMPY'): # of a .npy file, the pickle begins behind its header
+            readers = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
+            readers[form.read_magic(file)](file)
+        held = _Data()(read_pickle(file.read()))
     except Exception as e:
         blame_memory(e, path)
         raise BadFile(
@@ -56,16 +61,6 @@ def read_pickle_as_data(
     if isinstance(held, dict): return held
     raise BadFile(
         f"{path} holds a {type(held).__name__} where names and values are expected. Get the authors' own file.")
-
-def _end_of_npy_header(data):
-    "Where a pickle begins: behind the header of a .npy file, if there is one"
-    if not data.startswith(b'\x93NUMPY'): return 0
-    file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    form = np.lib.format
-    readers = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
-    readers[version](file)
-    return file.tell()
 
 # %% ../../nbs/api/data/04_arrays.ipynb #83d08c5d
 def read_array(

@@ -22,7 +22,24 @@ def copies(
     in_files = {n: s for n, s in sets.items() if s.pixels is None}
     hashes = {n: s.hashes() for n, s in in_files.items()}
     sentences = []
-    for name, contents in hashes.items(): sentences += _within(name, sets[name], contents)
+    # within one set
+    for name, contents in hashes.items():
+        images, files, times = sets[name], sets[name].files(), Counter(h for h in contents if h)
+        n = times.total()
+        if n - len(times) > .2*n:
+            (content, most), = times.most_common(1)
+            sentences.append(
+                f'{name}: {n} files are {len(times)} images ({files[contents.index(content)]} is there {most} times), '
+                'so that intervals are too narrow. Leave one of each.')
+        labelled = pd.DataFrame(dict(content=contents, label=images.labels)).dropna().drop_duplicates()
+        two = labelled[labelled.content.duplicated(keep=False)]
+        if sum(times[h] for h in two.content.unique()) > .01*n:
+            i, j = two.index[two.content == two.content.iloc[0]][:2]
+            classes = [images.classnames[images.labels[k]] for k in (i, j)]
+            sentences.append(
+                f'{name}: {files[i]}, of the class {classes[0]!r}, and {files[j]}, of {classes[1]!r}, are one image, '
+                f'of {two.content.nunique()} with two labels. Remove the wrong ones.')
+    # of two sets
     for a, b in combinations([n for n in hashes if sets[n].role != 'aside'], 2):
         in_a = set(hashes[a]) - {None}
         shared = [f for f, h in zip(sets[b].files(), hashes[b]) if h in in_a]
@@ -30,23 +47,6 @@ def copies(
             f'{b}: {len(shared)} of {len(sets[b])} images are those of {a}, byte for byte (such as {shared[0]}), and '
             'count for both. Leave one of the sets out, or these images in one of them.')
     return sentences
-
-def _within(name, images, hashes):
-    "About copies in one set"
-    times = Counter(h for h in hashes if h)
-    n, files = times.total(), images.files()
-    if n - len(times) > .2*n:
-        (content, most), = times.most_common(1)
-        yield (f'{name}: {n} files are {len(times)} images ({files[hashes.index(content)]} is there {most} times), so '
-               'that intervals are too narrow. Leave one of each.')
-    labelled = pd.DataFrame(dict(content=hashes, label=images.labels)).dropna().drop_duplicates()
-    two = labelled[labelled.content.duplicated(keep=False)]
-    if sum(times[h] for h in two.content.unique()) > .01*n:
-        one = two.content == two.content.iloc[0]
-        i, j = two.index[one][:2]
-        classes = [images.classnames[images.labels[k]] for k in (i, j)]
-        yield (f'{name}: {files[i]}, of the class {classes[0]!r}, and {files[j]}, of {classes[1]!r}, are one image, '
-               f'of {two.content.nunique()} with two labels. Remove the wrong ones.')
 
 # %% ../../nbs/api/data/15_copies.ipynb #48c9d1bc
 def lookalikes(

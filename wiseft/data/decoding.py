@@ -111,16 +111,12 @@ def open_image(
             return rgb
     except Exception as e:
         blame_memory(e, path)
-        raise UnreadableImage(f'{printable(path)}: {_reason(e)}') from e
+        why = str(e) or type(e).__name__
+        if isinstance(e, FileNotFoundError): why = 'no such file.'
+        if isinstance(e, Image.UnidentifiedImageError):
+            why = f'not an image (the content is none of {", ".join(readable_formats())}).'
+        if isinstance(e, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+            why = _too_many(Image.MAX_IMAGE_PIXELS)
+        raise UnreadableImage(f'{printable(path)}: {why}') from e
 
 def _too_many(limit): return f'more than the {limit:,} that are decoded. Make it smaller, or set WISEFT_MAX_PIXELS.'
-
-# %% ../../nbs/api/data/01_decoding.ipynb #fcd44cb7
-def _reason(e):
-    "Why a decoder failed, in a few words"
-    if isinstance(e, FileNotFoundError): return 'no such file.'
-    if isinstance(e, Image.UnidentifiedImageError):
-        return f'not an image (the content is none of {", ".join(readable_formats())}).'
-    if isinstance(e, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return _too_many(Image.MAX_IMAGE_PIXELS)
-    return str(e) or type(e).__name__

@@ -78,9 +78,21 @@ def write_entry(
     **about # notes for `cache_table`
 ) -> CacheEntry:   # None, and a warning, if it can't be written
     "Keep arrays, whole or not at all"
-    arrays = iter(arrays)
+    shapes, example = [], None
     try:
-        with atomic_path(folder) as tmp: _write(tmp, arrays, about)
+        with atomic_path(folder) as tmp:
+            tmp.mkdir()
+            with open(tmp/'data', 'wb') as f:
+                for a in arrays:
+                    if a is not None:
+                        example = a
+                        np.ascontiguousarray(a).tofile(f)
+                    shapes.append(None if a is None else a.shape)
+            none = (0,)*example.ndim
+            np.save(tmp/'shapes.npy', [s or none for s in shapes])
+            about |= dict(n=len(shapes) - shapes.count(None), dtype=str(example.dtype))
+            about['sha256'] = content_hashes([tmp/'data', tmp/'shapes.npy'])
+            (tmp/'about.json').write_text(json.dumps(about))
     except FileExistsError: return open_entry(folder) # another process was first
     except OSError as e:
         warnings.warn(f'Images are decoded anew each time: {e} $WISEFT_CACHE names another folder, WISEFT_CACHE_GB=0 '
@@ -89,21 +101,6 @@ def write_entry(
     make_room() # perhaps of this one
     try: return CacheEntry(folder) # its content was hashed a moment ago
     except FileNotFoundError: return None
-
-def _write(folder, arrays, about):
-    folder.mkdir()
-    shapes, example = [], None
-    with open(folder/'data', 'wb') as f:
-        for a in arrays:
-            if a is not None:
-                example = a
-                np.ascontiguousarray(a).tofile(f)
-            shapes.append(None if a is None else a.shape)
-    none = (0,)*example.ndim
-    np.save(folder/'shapes.npy', [s or none for s in shapes])
-    about |= dict(n=len(shapes) - shapes.count(None), dtype=str(example.dtype))
-    about['sha256'] = content_hashes([folder/'data', folder/'shapes.npy'])
-    (folder/'about.json').write_text(json.dumps(about))
 
 # %% ../../nbs/api/data/06_disk_cache.ipynb #e771fe59
 def open_entry(folder:Path):

@@ -51,12 +51,11 @@ class ImageSet(Dataset):
     def open(self, i:int, at_least:int|None=None): # RGB PIL image
         "Decode image `i`, a large JPEG not much larger than `at_least` pixels on the short side if that is given"
         b = self.border
-        im = self._decoded(i, None if b else at_least)
+        if self.pixels is not None: im = Image.fromarray(self.pixels[i])
+        else:
+            read = self.members and functools.partial(self.members.read, i)
+            im = open_image(self.paths[i], None if b else at_least, self.upright, read)
         return im.crop((b, b, im.width-b, im.height-b)) if b else im
-    def _decoded(self, i, at_least):
-        if self.pixels is not None: return Image.fromarray(self.pixels[i])
-        read = self.members and functools.partial(self.members.read, i)
-        return open_image(self.paths[i], at_least, self.upright, read)
     def __getitem__(self, i): # (image, label)
         "A torch dataset: an RGB PIL image, or what `transform` makes of it, and its class index"
         im = self.open(i)

@@ -123,6 +123,9 @@ def _check_known(path, names, classes):
         f'{unknown[0]!r}: {near!r}); rename the folder, or give a dict from folder to class name.{hint}')
 
 # %% ../../nbs/api/data/10_labels.ipynb #72574323
+# folders that `learn.save` and loggers make
+_LOGS = 'models', 'runs', 'logs', 'wandb', 'mlruns', 'checkpoints', 'lightning_logs'
+
 def _class_folders(path):
     "Class folders of `path`, or an error that says what lies there instead"
     if not path.exists(): raise FileNotFoundError(f'{path}: no such folder; expected a folder with one folder a class.')
@@ -137,19 +140,11 @@ def _class_folders(path):
     if split_folders(path): raise ValueError(
         f'{path} holds splits ({", ".join(f.name for f in folders)}), not classes. Give one of them, or the whole to '
         '`folder_suite`.')
-    folders = [f for f in folders if not _is_log(f)]
+    for folder in [f for f in folders if f.name in _LOGS]:
+        names = [name for *_, files in os.walk(folder) for name in files]
+        if names and not any(map(_is_image, names)): folders.remove(folder)
     if loose: warnings.warn(f'{path}: {loose} images lie outside the class folders and are not used.', stacklevel=3)
     return folders
-
-# %% ../../nbs/api/data/10_labels.ipynb #1a71b82e
-# folders that `learn.save` and loggers make
-_LOGS = 'models', 'runs', 'logs', 'wandb', 'mlruns', 'checkpoints', 'lightning_logs'
-
-def _is_log(folder):
-    "Whether a folder is named as a logger's, and has files but no image"
-    if folder.name not in _LOGS: return False
-    files = [f for _, _, files in os.walk(folder) for f in files]
-    return bool(files) and not any(map(_is_image, files))
 
 # %% ../../nbs/api/data/10_labels.ipynb #2435245f
 SPLITS = dict(train='train', training='train', validation='validation', val='validation', valid='validation',

@@ -438,25 +438,23 @@ def inventory(
     for suite in t.suite.unique():
         there = t.place.map(lambda place: _is_there(root, place))
         rows = t.index[(t.suite == suite) & there]
-        try: counts = _sizes(FAMILIES[suite](root, allow_incomplete=True)) if len(rows) else {}
-        except (OSError, ValueError) as e: t.loc[rows, 'state'] = str(e)
-        else:
-            for i in rows:
-                n = counts.get((t.set[i], t.split[i]), 0)
-                t.loc[i, 'found'] = n
-                lacking = t.images[i] - n
-                if n: t.loc[i, 'state'] = f'{lacking:,} missing' if lacking > 0 else f'{-lacking:,} too many'
-                if not lacking: t.loc[i, 'state'] = 'complete'
+        if not len(rows): continue
+        try: parts = FAMILIES[suite](root, allow_incomplete=True)
+        except (OSError, ValueError) as e:
+            t.loc[rows, 'state'] = str(e)
+            continue
+        # what was held out of train counts as train where the authors have no validation set
+        counts = {('reference', k): len(parts.get(k) or ()) for k in ('train', 'validation', 'test')}
+        if 'shift_validation' not in parts: counts['reference', 'train'] += counts.pop(('reference', 'validation'))
+        counts |= {(n, 'test'): len(s) for n, s in parts['shifts'].items()}
+        counts |= {(n, 'validation'): len(s) for n, s in parts.get('shift_validation', {}).items()}
+        for i in rows:
+            n = counts.get((t.set[i], t.split[i]), 0)
+            t.loc[i, 'found'] = n
+            lacking = t.images[i] - n
+            if n: t.loc[i, 'state'] = f'{lacking:,} missing' if lacking > 0 else f'{-lacking:,} too many'
+            if not lacking: t.loc[i, 'state'] = 'complete'
     return t
-
-def _sizes(p):
-    "(set, split) -> images; what was held out of train counts as train where the authors have no validation set"
-    size = lambda s: 0 if s is None else len(s)
-    out = {('reference', k): size(p.get(k)) for k in ('train', 'validation', 'test')}
-    if 'shift_validation' not in p: out['reference', 'train'] += out.pop(('reference', 'validation'))
-    for n, s in p['shifts'].items(): out[n, 'test'] = len(s)
-    for n, s in p.get('shift_validation', {}).items(): out[n, 'validation'] = len(s)
-    return out
 
 # %% ../../nbs/api/data/11_layouts.ipynb #05cc195f
 def set_classes(

@@ -50,7 +50,13 @@ class Suite:
             if n in RESERVED: raise ValueError(
                 f'A shifted set can not be called {n!r}: tables use that name. Rename it.')
         for (n, split), s in self.sets().items():
-            if s.projection: _check_projection(s, self.classnames)
+            if s.projection: # each class of the set stands for classes of the suite, and none for two
+                used = [k for stands_for in s.projection for k in stands_for]
+                each = len(s.projection) == len(s.classnames) and all(s.projection)
+                inside = set(used) <= set(range(len(self.classnames)))
+                if not each or not inside or len(set(used)) < len(used): raise ValueError(
+                    f'{s.name}: a projection names for each of its {len(s.classnames)} classes one or more of the '
+                    f'{len(self.classnames)} of the suite, none twice.')
             else: check_same_classes(s.classnames, self.classnames, f'{n} {split}', f'the suite {self.name!r}')
             if not len(s): raise ValueError(f'{n} {split}: no images.')
     def sets(self) -> dict: # (name, split) -> ImageSet
@@ -72,15 +78,6 @@ def _as_others(sets): # name -> `ImageSet`, or None
     for n, s in sets.items():
         if s.role == 'reference': sets[n] = replace(s, role='shift')
     return sets
-
-def _check_projection(s, classnames):
-    "Each class of the set stands for classes of the suite, and none for two"
-    used = [k for stands_for in s.projection for k in stands_for]
-    each = len(s.projection) == len(s.classnames) and all(s.projection)
-    known = set(used) <= set(range(len(classnames)))
-    if not each or not known or len(set(used)) < len(used): raise ValueError(
-        f'{s.name}: a projection names for each of its {len(s.classnames)} classes one or more of the '
-        f'{len(classnames)} of the suite, none twice.')
 
 # %% ../../nbs/api/data/12_suites.ipynb #dedadb6b
 @patch
@@ -192,18 +189,41 @@ def folder_suite(
     suite.check_shared()
     return suite
 
+# %% ../../nbs/api/data/12_suites.ipynb #b7b2490f
+_REFERENCE = 'reference', 'reference.tar'
+
+def is_suite_folder(
+    path:str|Path # of anything
+) -> bool:
+    "Whether a reference lies in it"
+    path = local_copy(path)
+    return (path/'reference').is_dir() or (path/'reference.tar').is_file()
+
+# %% ../../nbs/api/data/12_suites.ipynb #93bc19fe
 def _suite_of(reference, shifts, validation=None, classnames=None, templates='openai', name=None):
     "The suite, before it is looked at for images that it shares or lacks"
     check_downloaded(reference)
     reference = local_copy(reference)
-    sets = _reference_sets(reference, classnames, validation)
+    # the reference's sets; what it lacks is split off its training images
+    folders = (reference.is_dir() and split_folders(reference)) or dict(train=reference)
+    if 'test' not in folders and 'validation' in folders: folders['test'] = folders.pop('validation')
+    if validation is not None: folders['validation'] = Path(validation)
+    sets, names = {}, classnames
+    for k in ('train', 'validation', 'test'):
+        if k in folders:
+            sets[k] = image_folder(folders[k], names, 'reference')
+            names = names or sets[k].classnames # those of the first
+    absent = [k for k in ('validation', 'test') if k not in sets]
+    if 'train' in sets and absent:
+        sets['train'], *rest = sets['train'].split((.1,)*len(absent))
+        sets |= zip(absent, rest)
     names = next(iter(sets.values())).classnames
     # shifted sets are called as their folders are
     if not isinstance(shifts, dict):
-        folders = [shifts] if isinstance(shifts, (str, Path)) else shifts
-        if twice := [n for n, k in Counter(map(source_name, folders)).items() if k > 1]: raise ValueError(
+        paths = [shifts] if isinstance(shifts, (str, Path)) else shifts
+        if twice := [n for n, k in Counter(map(source_name, paths)).items() if k > 1]: raise ValueError(
             f'Two shifted sets are called {twice[0]!r}. Give a dict name -> folder.')
-        shifts = {printable(source_name(p)): p for p in folders}
+        shifts = {printable(source_name(p)): p for p in paths}
     # each is all test images, or has splits of its own
     parts = dict(test={}, validation={}, train={})
     for n, path in shifts.items():
@@ -216,32 +236,6 @@ def _suite_of(reference, shifts, validation=None, classnames=None, templates='op
     name = name or printable(source_name(reference))
     return Suite(name, names, templates, **sets, shifts=parts['test'], shift_validation=parts['validation'],
                  shift_train=parts['train'])
-
-# %% ../../nbs/api/data/12_suites.ipynb #b7b2490f
-_REFERENCE = 'reference', 'reference.tar'
-
-def is_suite_folder(
-    path:str|Path # of anything
-) -> bool:
-    "Whether a reference lies in it"
-    path = local_copy(path)
-    return (path/'reference').is_dir() or (path/'reference.tar').is_file()
-
-# %% ../../nbs/api/data/12_suites.ipynb #93bc19fe
-def _reference_sets(path, classnames, validation=None):
-    "train, validation and test of the reference; split off train where they are not there"
-    folders = (path.is_dir() and split_folders(path)) or dict(train=path)
-    if 'test' not in folders and 'validation' in folders: folders['test'] = folders.pop('validation')
-    if validation is not None: folders['validation'] = Path(validation)
-    sets = {}
-    for k in ('train', 'validation', 'test'):
-        if k in folders:
-            sets[k] = image_folder(folders[k], classnames, 'reference')
-            classnames = classnames or sets[k].classnames # those of the first
-    absent = [k for k in ('validation', 'test') if k not in sets]
-    if 'train' not in sets or not absent: return sets
-    train, *rest = sets['train'].split((.1,)*len(absent))
-    return sets | dict(train=train, **dict(zip(absent, rest)))
 
 # %% ../../nbs/api/data/12_suites.ipynb #6918ea81
 @patch(cls_method=True)
@@ -285,7 +279,16 @@ def load_suite(
     training:bool=True # list training images too; without them loading ImageNet takes seconds instead of minutes
 ) -> Suite:
     "The embedded suite, one of the field's, or one in a folder"
-    if name in EMBEDDED: return _read_suite(_embedded(name), name, templates or 'icons', classnames)
+    if name in EMBEDDED: # unpacked on first use, and again if one of the files is no longer what it was
+        about = json.loads(package_data(f'{name}.json').read_text())
+        packed = package_data(f'{name}.zip'), about['sha256'], cache_root()/name
+        folder = unzip_once(*packed)
+        if folder_hash(folder) != about['files_sha256']:
+            warnings.warn(
+                f'{folder}: embedded files were changed, removed or added; it is unpacked anew.', stacklevel=3)
+            shutil.rmtree(folder)
+            unzip_once(*packed)
+        return _read_suite(folder/name, name, templates or 'icons', classnames)
     if name in FAMILIES:
         parts = FAMILIES[name](Path(root or data_root()).expanduser(), allow_incomplete, training)
         return Suite(name, **parts | dict(templates=templates or parts['templates']))
@@ -314,21 +317,15 @@ def _read_suite(folder, name, templates, classnames):
     return _with_table(suite, folder)
 
 # %% ../../nbs/api/data/12_suites.ipynb #a087e769
-def _embedded(name):
-    "Where embedded images lie: unpacked on first use, and again if one of the files is no longer what it was"
-    about = json.loads(package_data(f'{name}.json').read_text())
-    unpack = lambda: unzip_once(package_data(f'{name}.zip'), about['sha256'], cache_root()/name)
-    folder = unpack()
-    if folder_hash(folder) != about['files_sha256']:
-        warnings.warn(f'{folder}: embedded files were changed, removed or added; it is unpacked anew.',
-                      stacklevel=4)
-        shutil.rmtree(folder)
-        unpack()
-    return folder/name
-
 def _with_table(suite, folder):
     "Groups and units from the table beside the sets, if there is one"
-    if not (tables := [f for f in sorted(folder.glob('*.csv')) if _describes_images(f)]): return suite
+    tables = []
+    for file in sorted(folder.glob('*.csv')): # of images, no results or predictions that were put beside them
+        if not file.is_file(): continue
+        with open(file, encoding='utf-8-sig', errors='replace') as f:
+            columns = {c.strip(' "\n') for c in f.readline().split(',')}
+        if 'file' in columns and columns & {'family', 'original'}: tables.append(file)
+    if not tables: return suite
     t = read_table(tables[0], keep_default_na=False, dtype=str, encoding='utf-8-sig')
     if 'file' not in t or t['file'].isna().any(): raise BadFile(
         f"{tables[0]}: its first line names a column 'file' that not every row has. Copy it again.")
@@ -346,13 +343,6 @@ def _with_table(suite, folder):
         s.units = list(rows.index)
         if 'original' in rows: s.units = [o or f for o, f in zip(rows['original'], rows.index)]
     return suite
-
-def _describes_images(table):
-    "Whether a CSV file is about images, and no results or predictions that were put beside them"
-    if not table.is_file(): return False
-    with open(table, encoding='utf-8-sig', errors='replace') as f:
-        columns = [c.strip(' "\n') for c in f.readline().split(',')]
-    return 'file' in columns and bool({'family', 'original'} & set(columns))
 
 # %% ../../nbs/api/data/12_suites.ipynb #f8105761
 @patch

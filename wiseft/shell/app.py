@@ -28,7 +28,6 @@ from .. import __version__
 # %% ../../nbs/api/shell/00_app.ipynb #7771908a
 def standard_output():
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160, quiet=_rank() > 0)
-def _errors(): return Console(highlight=False, stderr=True, soft_wrap=True)
 
 def _several(): return int(os.environ.get('WORLD_SIZE') or 1) > 1
 
@@ -38,11 +37,11 @@ def _rank():
     from wiseft.base.distributed import rank
     return rank()
 
-def say(text, anyone=False): # anyone: not the first of several processes alone
+def say(text:str, anyone:bool=False): # anyone: not the first of several processes alone
     "A line on standard error"
-    if anyone or not _rank() and not _quiet: _errors().print(_plain(text))
+    if anyone or not _rank() and not _quiet: Console(highlight=False, stderr=True, soft_wrap=True).print(_plain(text))
 
-def wrote(path): say(f'wrote {path}')
+def wrote(path:str|Path): say(f'wrote {path}')
 
 def _plain(text):
     "Text whose markup and control characters are shown, not obeyed: names come from folders and files of strangers"
@@ -50,18 +49,18 @@ def _plain(text):
     return escape(''.join(repr(c)[1:-1] if unseen(c) else c for c in text))
 
 # %% ../../nbs/api/shell/00_app.ipynb #e7852a36
-def show_table(frame, title=None, whole=()): # whole: columns whose words are never cut, such as addresses
+def show_table(frame, title:str|None=None, whole:tuple|list=()): # whole: columns whose words are never cut
     "Print a DataFrame as a table; its index is not shown"
     table = Table(title=title, title_justify='left', header_style='bold')
     for c in frame: table.add_column(_plain(str(c)), justify='right' if frame[c].dtype.kind in 'iuf' else 'left',
                                      no_wrap=c in whole)
-    for row in frame.itertuples(index=False): table.add_row(*(_plain(_text(c, v)) for c, v in zip(frame, row)))
+    for row in frame.itertuples(index=False):
+        cells = []
+        for column, v in zip(frame, row): # per cent with one digit, α as it was given, nothing for what is not known
+            form = '' if not isinstance(v, float) else 'g' if column == 'alpha' else '.1f'
+            cells.append(_plain('' if v != v else f'{v:{form}}'))
+        table.add_row(*cells)
     standard_output().print(table)
-
-def _text(column, v):
-    "A number as a reader wants it: per cent with one digit, α as short as it was given, nothing for what is not known"
-    if v != v: return ''
-    return str(v) if not isinstance(v, float) else f'{v:g}' if column == 'alpha' else f'{v:.1f}'
 
 # %% ../../nbs/api/shell/00_app.ipynb #d2b3c0a9
 def _warned(message, category, filename, lineno, file=None, line=None):
@@ -83,7 +82,9 @@ def _reported(stopped, called):
         raise typer.Exit(130) from None
     except Exception as e:
         if _debug: raise
-        reason = _reason(e)
+        foreseen = isinstance(e, (ValueError, TypeError, OSError, RuntimeError, MemoryError)) and str(e)
+        reason = in_shell_words(str(e)) if foreseen else (
+            f'{type(e).__name__}: {e}\nThis was not foreseen; --debug shows where it happened')
         for option, name in called.items(): reason = reason.replace(option, name)
         _say_last(e, f'error: {reason}', 1)
         raise typer.Exit(1) from None
@@ -101,10 +102,9 @@ def _say_last(error, words, code):
 @contextmanager
 def _stoppable():
     "Let SIGTERM and SIGHUP end a command as Ctrl-C does"
-    def _stop(number, frame): raise KeyboardInterrupt
     signals = [s for s in ('SIGTERM', 'SIGHUP') if getattr(signal, s, None)
                and signal.getsignal(getattr(signal, s)) is signal.SIG_DFL]
-    for s in signals: signal.signal(getattr(signal, s), _stop)
+    for s in signals: signal.signal(getattr(signal, s), signal.default_int_handler)
     try: yield
     finally:
         for s in signals: signal.signal(getattr(signal, s), signal.SIG_DFL)
@@ -137,18 +137,11 @@ _shell_words = [ # what Python says, what the shell calls it
 ]
 
 def in_shell_words(
-    text, # a message of the library
+    text:str, # a message of the library
 ): # the same for somebody at a prompt
     "Python's arguments as options"
     for python, shell in _shell_words: text = re.sub(python, shell, text)
     return text
-
-# %% ../../nbs/api/shell/00_app.ipynb #3b9d52a8
-def _reason(e):
-    "An exception in a line or two"
-    foreseen = ValueError, TypeError, OSError, RuntimeError, MemoryError
-    if isinstance(e, foreseen) and str(e): return in_shell_words(str(e))
-    return f'{type(e).__name__}: {e}\nThis was not foreseen; --debug shows where it happened'
 
 # %% ../../nbs/api/shell/00_app.ipynb #e7e284ae
 class Commands(TyperGroup):
@@ -179,34 +172,32 @@ def _main(
 # %% ../../nbs/api/shell/00_app.ipynb #840b3f16
 def command(
     *examples, # command lines, shown by `--help`
-    together=False, # can several processes do it together?
-    stopped='nothing half-written is left behind', # what to say where somebody stops it
-    called={}, # options of the commands that it gives, and what its own are called
+    together:bool=False, # can several processes do it together?
+    stopped:str='nothing half-written is left behind', # what to say where somebody stops it
+    called:dict={}, # options of the commands that it gives, and what its own are called
 ):
     "Make a function a command whose errors are reported in a line"
     def _register(f):
+        name = f.__name__.rstrip('_')
         @functools.wraps(f)
         def _run(*args, **kwargs):
             with _reported(stopped, called):
-                if _several(): _meet(f, together, kwargs.get('device'))
+                if _several(): # they meet before anything is done
+                    if not together: raise ValueError(
+                        f'`wiseft {name}` runs in one process: start it without torchrun. '
+                        f'{os.environ["WORLD_SIZE"]} were started.')
+                    from wiseft.base.distributed import start
+                    start(kwargs.get('device'))
                 _check_inputs(kwargs)
                 return f(*args, **kwargs)
         lines = '\n'.join(f'  {o}' for o in examples)
-        app.command(f.__name__.rstrip('_'), help=f'{f.__doc__}\n\n\b\nExamples:\n\n\b\n{lines}')(_run)
+        app.command(name, help=f'{f.__doc__}\n\n\b\nExamples:\n\n\b\n{lines}')(_run)
         return f
     return _register
 
-def _meet(command, together, device):
-    "Several processes meet before anything is done; ValueError where they would do one thing several times"
-    name = command.__name__.rstrip('_')
-    if not together: raise ValueError(
-        f'`wiseft {name}` runs in one process: start it without torchrun. {os.environ["WORLD_SIZE"]} were started.')
-    from wiseft.base.distributed import start
-    start(device)
-
 # %% ../../nbs/api/shell/00_app.ipynb #157bc5be
 def check_folder(
-    path, # folder to write
+    path:Path, # folder to write
 ): # the same
     "An error of the command line if a folder's name ends as a file's does"
     if re.fullmatch(r'\.[a-zA-Z]\w*', path.suffix): raise typer.BadParameter(
@@ -234,7 +225,7 @@ def _check_precision(given):
     if given not in (None, 'fp32', 'bf16'): raise typer.BadParameter(f'--precision is fp32 or bf16, got {given!r}')
     return given
 
-def set_workers(n): # the number
+def set_workers(n:int|None): # the number
     "How many processes read images, for all that a command reads"
     if n is not None: os.environ['WISEFT_WORKERS'] = str(n)
     return n
@@ -289,8 +280,8 @@ Device = Annotated[Optional[str], typer.Option('--device',
 
 # %% ../../nbs/api/shell/00_app.ipynb #b3ca694c
 def chosen_device(
-    device, # as `--device` gave it
-    precision='fp32', # of what is computed; None: what is usual for evaluation
+    device:str|None, # as `--device` gave it
+    precision:str|None='fp32', # of what is computed; None: what is usual for evaluation
 ): # (torch.device, words such as 'on the CPU, float32, 8 threads')
     "The device to compute on, and the line about it"
     from wiseft.base.devices import best_device,describe_device,usual_precision
@@ -303,7 +294,7 @@ def chosen_device(
 
 # %% ../../nbs/api/shell/00_app.ipynb #60aa0292
 def load_methods(
-    use=None # Python files of the user's own
+    use:list|None=None # Python files of the user's own
 ): # dict name -> `Method`
     "All methods there are, the user's own among them"
     import runpy
@@ -319,8 +310,8 @@ def load_methods(
     return known
 
 def chosen_methods(
-    names, # as `--method` gave them
-    kinds  # that the command can use
+    names:list|None, # as `--method` gave them
+    kinds:tuple|list # that the command can use
 ): # dict kind -> function
     "Methods by their names, one of a kind"
     from wiseft.base.registry import find_method
@@ -334,52 +325,49 @@ def chosen_methods(
     return {m.kind: m.function for m in found}
 
 # %% ../../nbs/api/shell/00_app.ipynb #d86b9bc1
-def is_suite(source):
+def is_suite(source:str|Path) -> bool:
     from wiseft.data.suites import EMBEDDED, is_suite_folder
     from wiseft.data.layouts import FAMILIES
     return source in (*EMBEDDED, *FAMILIES) or is_suite_folder(source)
 
-def suite_loader(suite, reference, shift, **options):
+def suite_loader(suite:str|None, reference:Path|None, shift:list|None, **options):
     "A function that loads the suite the options name, with labels in the order of its argument `classnames`"
-    from wiseft.data.suites import Suite, load_suite
+    from wiseft.data.suites import Suite, folder_suite, load_suite
     from wiseft.data.labels import holds_images
     if shift and not reference: raise typer.BadParameter('--shift goes with --reference.')
-    if reference: return functools.partial(_suite_of_folders, reference, shift or [])
-    if holds_images(suite) and not is_suite(suite): return functools.partial(Suite.of, suite)
-    if suite == 'icons': return _icons
-    return functools.partial(load_suite, suite, **options)
-
-def _icons(classnames=None):
-    "The suite that is taken where none is named; ValueError if its classes are not the classifier's"
-    from wiseft.data.suites import load_suite
-    try: return load_suite(classnames=classnames)
-    except ValueError as e:
-        if not classnames or set(load_suite().classnames) <= set(classnames): raise
-        raise ValueError('The suite icons, which is taken where none is named, has other classes than the classifier. '
-                         'Give --reference FOLDER, or --suite.') from e
-
-def _suite_of_folders(reference, shift, **options):
-    "As `folder_suite`; a line says which images of the reference are the test set, where its folders don't"
-    from wiseft.data.suites import folder_suite
-    suite = folder_suite(reference, shift, **options)
-    train, test = suite.train, suite.test
-    if train and test.root == train.root: say(
-        f'{reference} has no test set of its own: {len(test):,} of its images, always the same, are set aside as one')
-    return suite
+    one_set = not reference and holds_images(suite) and not is_suite(suite)
+    def load(classnames=None):
+        if one_set: return Suite.of(suite, classnames=classnames)
+        if not reference and suite != 'icons': return load_suite(suite, classnames=classnames, **options)
+        if reference:
+            loaded = folder_suite(reference, shift or [], classnames=classnames)
+            train, test = loaded.train, loaded.test
+            if train and test.root == train.root: say(
+                f'{reference} has no test set of its own: {len(test):,} of its images, always the same, are set aside '
+                'as one')
+            return loaded
+        # icons is taken where no suite is named
+        try: return load_suite(classnames=classnames)
+        except ValueError as error:
+            if not classnames or set(load_suite().classnames) <= set(classnames): raise
+            raise ValueError(
+                'The suite icons, which is taken where none is named, has other classes than the classifier. '
+                'Give --reference FOLDER, or --suite.') from error
+    return load
 
 # %% ../../nbs/api/shell/00_app.ipynb #7e8f2caf
-def load_named(folders, device=None): # dict name -> classifier
+def load_named(folders:list, device=None): # dict name -> classifier
     "Classifiers by name, with one list of classes"
     from wiseft.models.load import load_classifier
     names = [f.name for f in folders] if len({f.name for f in folders}) == len(folders) else [str(f) for f in folders]
     if len(set(names)) < len(names): raise ValueError(f'A classifier is named twice: {", ".join(names)}.')
     return {n: load_classifier(f, device) for n, f in zip(names, folders)}
 
-def listed(text): return text and [o.strip() for o in text.split(',')]
+def listed(text:str|None): return text and [o.strip() for o in text.split(',')]
 
 # %% ../../nbs/api/shell/00_app.ipynb #78db16d5
 def check_ending(
-    path, # file to write, or None
+    path:Path|None, # file to write
     *endings, # that mean something
 ):
     "An error of the command line unless the file ends in one of these"

@@ -17,6 +17,26 @@ from .app import chosen_device, command, in_shell_words, load_methods, say, show
 from .app import suite_loader, wrote
 from .train import TrainingPrecision
 
+# %% ../../nbs/api/shell/05_bench.ipynb #7067299c
+def _competitors(text):
+    "Methods by their names with commas between them, each once; or all that can compete"
+    from wiseft.bench.plan import can_compete
+    from wiseft.base.registry import REGISTRY,find_method
+    if text is None: return [m for m in REGISTRY.values() if can_compete(m)]
+    names = [o.strip() for o in text.split(',')]
+    left, methods = [n for n in names if n != 'plain'], []
+    while left: # some names have a comma themselves
+        n = min(2, len(left))
+        try: methods.append(find_method(', '.join(left[:n])))
+        except ValueError:
+            n = 1
+            methods.append(find_method(left[0]))
+        left = left[n:]
+    if 'plain' in names or any(m.name == 'weight-space' for m in methods): raise typer.BadParameter(
+        f'--methods got {text!r}. Plain fine-tuning and its averages (weight-space, WiSE-FT) are what all are measured '
+        'against, and always there: leave them out.')
+    return list({m.name: m for m in methods}.values())
+
 # %% ../../nbs/api/shell/05_bench.ipynb #4351dfdf
 Rates = Annotated[Optional[str], typer.Option('--lrs', show_default=False,
     help='Learning rates to choose from, with commas. Default: a third, one and three times the usual one, which is '
@@ -34,12 +54,8 @@ KeepAnswers = Annotated[bool, typer.Option('--answers',
          'wiseft bench zeroshot --suite imagenet --lrs 1e-6,3e-6,1e-5 --seeds 3 --budget 48 -o bench',
          stopped='the same command goes on from here')
 def bench_(
-    classifier:Classifier,
-    output:OutputFolder,
-    suite:SuiteName='icons',
-    reference:Reference=None,
-    shift:Shift=None,
-    control:Control=None,
+    classifier:Classifier, output:OutputFolder,
+    suite:SuiteName='icons', reference:Reference=None, shift:Shift=None, control:Control=None,
     answers:KeepAnswers=False,
     methods:Annotated[Optional[str], typer.Option(
         '--methods', help='Names with commas; `wiseft methods` lists them. Default: all that can compete.')]=None,
@@ -55,7 +71,10 @@ def bench_(
     use:Use=None, workers:Workers=None, device:Device=None,
 ):
     "Compare methods of robust fine-tuning on one budget, where they are equally accurate on the reference."
-    rates = _rates(lrs)
+    try: rates = None if lrs is None else tuple(float(o) for o in lrs.split(','))
+    except ValueError:
+        raise typer.BadParameter(
+            f'--lrs takes numbers with commas between them, as in 1e-5,3e-5; got {lrs!r}') from None
     load = suite_loader(suite, reference, shift, **({} if reference else dict(training=True)))
     load_methods(use)
     competitors = [m.name for m in _competitors(methods)]
@@ -75,35 +94,6 @@ def bench_(
     _write_found(found, output)
     standard_output().print(in_shell_words(repr(found)), markup=False, soft_wrap=True)
     wrote(output)
-
-# %% ../../nbs/api/shell/05_bench.ipynb #7067299c
-def _rates(text):
-    "Learning rates with commas between them; None: those that suit the CLIP"
-    if text is None: return None
-    try: return tuple(float(o) for o in text.split(','))
-    except ValueError:
-        raise typer.BadParameter(
-            f'--lrs takes numbers with commas between them, as in 1e-5,3e-5; got {text!r}') from None
-
-def _competitors(text):
-    "Methods by their names with commas between them, each once; or all that can compete"
-    from wiseft.bench.plan import can_compete
-    from wiseft.base.registry import REGISTRY
-    if text is None: return [m for m in REGISTRY.values() if can_compete(m)]
-    names = [o.strip() for o in text.split(',')]
-    found = _named([n for n in names if n != 'plain'])
-    if 'plain' in names or any(m.name == 'weight-space' for m in found): raise typer.BadParameter(
-        f'--methods got {text!r}. Plain fine-tuning and its averages (weight-space, WiSE-FT) are what all are measured '
-        'against, and always there: leave them out.')
-    return list({m.name: m for m in found}.values())
-
-def _named(parts):
-    "Methods by their names, of which some have a comma themselves"
-    from wiseft.base.registry import find_method
-    if not parts: return []
-    two = ', '.join(parts[:2])
-    try: return [find_method(two), *_named(parts[2:])]
-    except ValueError: return [find_method(parts[0]), *_named(parts[1:])]
 
 # %% ../../nbs/api/shell/05_bench.ipynb #03c8e263
 def _show_plan(plan, folder, budget, place):

@@ -48,7 +48,7 @@ def evaluate_(
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #718f8d1c
 @contextmanager
-def results_file(output, force):
+def results_file(output:Path|None, force:bool):
     "A function that writes a results table to `output`, and predictions beside it; both are checked beforehand"
     from wiseft.stats.table_io import recipes_file,write_recipes,write_results
     from wiseft.infer.predictions import predictions_file,write_predictions
@@ -69,18 +69,6 @@ def results_file(output, force):
 _SURE = ['ECE (15 bins)'] # kept of each image: how sure the classifier was
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #55c86284
-def _readable(table):
-    "A results table in per cent (NLL and Brier as they are), with what a reader needs"
-    from wiseft.stats.table import UNBOUNDED
-    t = table[['classifier','method','alpha','dataset','n','n_skipped']].rename(columns=dict(n_skipped='skipped'))
-    if not table.n_skipped.any(): t = t.drop(columns='skipped')
-    if table.tuning[table.tuning != ''].nunique() > 1: t.insert(1, 'tuning', table.tuning)
-    scale = 100.**~table.metric.isin(UNBOUNDED)
-    if table.metric.nunique() > 1: t.insert(t.columns.get_loc('n'), 'metric, %', table.metric)
-    t['value' if table.metric.nunique() > 1 else f'{table.metric.iloc[0]} %'] = (scale*table.value).round(1)
-    t['95 % interval'] = ['' if l != l else f'{l:.1f} to {h:.1f}' for l, h in zip(scale*table.low, scale*table.high)]
-    return t
-
 def _say_agreement(table):
     "How often half precision predicts what fp32 does"
     if 'as in fp32' in table.precision.iloc[0]: say(table.precision.iloc[0])
@@ -88,6 +76,7 @@ def _say_agreement(table):
 def _measure(folders, members, load, device, output, force, **options):
     "Evaluate what `members` makes of classifiers by name, show the table, and write it"
     from wiseft.stats.caveats import doubts
+    from wiseft.stats.table import UNBOUNDED
     from wiseft.infer.evaluation import evaluate
     device,place = chosen_device(device, options.get('precision'))
     with results_file(output, force) as write:
@@ -95,14 +84,23 @@ def _measure(folders, members, load, device, output, force, **options):
         classnames = next(iter(loaded.values())).classnames
         say(f'evaluating {place}')
         table,predictions = evaluate(members(loaded), load(classnames=classnames), keep_predictions=_SURE, **options)
-        show_table(_readable(table))
+        # in per cent (NLL and Brier as they are), with what a reader needs
+        t = table[['classifier','method','alpha','dataset','n','n_skipped']].rename(columns=dict(n_skipped='skipped'))
+        if not table.n_skipped.any(): t = t.drop(columns='skipped')
+        if table.tuning[table.tuning != ''].nunique() > 1: t.insert(1, 'tuning', table.tuning)
+        scale, several = 100.**~table.metric.isin(UNBOUNDED), table.metric.nunique() > 1
+        if several: t.insert(t.columns.get_loc('n'), 'metric, %', table.metric)
+        t['value' if several else f'{table.metric.iloc[0]} %'] = (scale*table.value).round(1)
+        ends = zip(scale*table.low, scale*table.high)
+        t['95 % interval'] = ['' if low != low else f'{low:.1f} to {high:.1f}' for low, high in ends]
+        show_table(t)
         _tell_forgotten(predictions)
         _say_agreement(table)
         for doubt in doubts(table, len(classnames)): warnings.warn(doubt)
         write(table, predictions, {n: c.recipe for n, c in loaded.items() if c.recipe})
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #44076b76
-def control_sets_given(control, root):
+def control_sets_given(control:list|None, root:Path|None) -> list:
     "What `--control` named"
     from wiseft.data.control import control_set
     return [control_set(c, root) for c in control or []]
@@ -114,14 +112,12 @@ def _tell_forgotten(predictions, halfway=False):
     who = predictions.who()
     begun = who.method.isin(STARTS)
     if not (predictions.images.role == 'control').any() or begun.sum() != 1 or begun.all(): return
-    say(say_forgetting(forgetting(predictions, _half_way(who[~begun]) if halfway else None)))
-
-def _half_way(who):
-    "What picks the fine-tuned classifier, and of the first way of averaging the one nearest to the middle"
-    between = who[who.method != 'fine-tuned']
+    if not halfway: return say(say_forgetting(forgetting(predictions)))
+    between = who[~begun & (who.method != 'fine-tuned')]
     first = between[between.method == between.method.iloc[0]] if len(between) else between
     nearest = first.iloc[(first.alpha - .5).abs().fillna(0).argsort()[:1]]
-    return [dict(method='fine-tuned'), *(r.dropna().to_dict() for _, r in nearest[['method', 'alpha']].iterrows())]
+    picked = [r.dropna().to_dict() for _, r in nearest[['method', 'alpha']].iterrows()]
+    say(say_forgetting(forgetting(predictions, [dict(method='fine-tuned'), *picked])))
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #b4a8a397
 _By = Annotated[Optional[str], typer.Option('--by', show_default=False,
@@ -155,12 +151,8 @@ def _average_of(folder, start, end, alphas): # (dict name -> its recipe, the mix
 def sweep_(
     zeroshot:Classifier,
     finetuned:Classifier,
-    suite:SuiteName='icons',
-    reference:Reference=None,
-    shift:Shift=None,
-    control:Control=None,
-    root:DataRoot=None,
-    allow_incomplete:AllowIncomplete=False,
+    suite:SuiteName='icons', reference:Reference=None, shift:Shift=None, control:Control=None,
+    root:DataRoot=None, allow_incomplete:AllowIncomplete=False,
     split:Split='test', device:Device=None,
     alphas:Annotated[Optional[str],
                      typer.Option('--alphas', help='Mixing coefficients, with commas; default 0, 0.1, …, 1.')]=None,
@@ -172,11 +164,15 @@ def sweep_(
     force:Force=False,
 ):
     "Evaluate averages of two classifiers for many mixing coefficients: of weights, logits, probabilities, or others."
-    (ways,looks),alphas = _ways(by, use),_numbers(alphas)
-    load = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete,
-                        training=looks or split=='validation')
+    from wiseft.base.registry import find_method
     from wiseft.infer.ensembles import sweep
     from wiseft.models.load import load_classifier
+    from wiseft.weights.merge import looks_at_images
+    if by: load_methods(use)
+    ways = [find_method(n) for n in listed(by)] if by else []
+    looks, alphas = any(looks_at_images(m.function) for m in ways), _numbers(alphas)
+    load = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete,
+                        training=looks or split=='validation')
     device,place = chosen_device(device, precision)
     with results_file(output, force) as write:
         start,end = load_classifier(zeroshot, device),load_classifier(finetuned, device)
@@ -184,27 +180,15 @@ def sweep_(
         say(f'sweeping {place}')
         table,predictions = sweep(start, end, load(classnames=start.classnames), alphas, split=split,
                                   keep_predictions=_SURE, precision=precision, parts=parts,
-                                  control=control_sets_given(control, root), sample=.1 if fast else None, **ways)
+                                  control=control_sets_given(control, root), sample=.1 if fast else None,
+                                  **(dict(by=[m.name for m in ways]) if by else {}))
         show_table(methods_down(table))
         _tell_forgotten(predictions, halfway=True)
         _say_agreement(table)
-        write(table, _of_all_images(predictions), {finetuned.name: end.recipe} | recipe_of_average)
+        predictions.members = [m for m in predictions.members if 'passed' not in m[2]] # those that saw all images
+        write(table, predictions, {finetuned.name: end.recipe} | recipe_of_average)
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #0bd8716b
-def _ways(names, use):
-    "The ways that `--by` named as `sweep` takes them, and whether one of them looks at validation images"
-    if not names: return {}, False
-    from wiseft.weights.merge import looks_at_images
-    from wiseft.base.registry import find_method
-    load_methods(use)
-    found = [find_method(n) for n in listed(names)]
-    return dict(by=[m.name for m in found]), any(looks_at_images(m.function) for m in found)
-
-def _of_all_images(predictions):
-    "Predictions of those that were shown all images"
-    predictions.members = [m for m in predictions.members if 'passed' not in m[2]]
-    return predictions
-
 def _numbers(text):
     "Numbers with commas between them"
     if text is None: return None
@@ -271,18 +255,14 @@ def predict_(
     say(f'classifying {place}')
     table = classify(load_classifier(classifier, device), pictures, top, batch_size)
     for row in table[table.problem != ''].itertuples(): say(f'left out: {row.problem}')
-    if output is None: return show_table(_in_per_cent(table))
+    if output is None: # the first classes, for a terminal
+        shown = [c for c in table if c.startswith(('file', 'class', 'probability'))][:7]
+        shares = [c for c in shown if c.startswith('probability')]
+        t = table.loc[table.problem == '', shown]
+        t[shares] = (100*t[shares].astype(float)).round(1)
+        return show_table(t.rename(columns={c: f'{c} %' for c in shares}))
     with atomic_path(output, force=force) as tmp: table.to_csv(tmp, index=False)
     wrote(output)
-
-# %% ../../nbs/api/shell/03_evaluate.ipynb #1aa7f506
-def _in_per_cent(table):
-    "The first classes of each picture, for a terminal"
-    shown = [c for c in table if c.startswith(('file', 'class', 'probability'))][:7]
-    shares = [c for c in shown if c.startswith('probability')]
-    t = table.loc[table.problem == '', shown]
-    t[shares] = (100*t[shares].astype(float)).round(1)
-    return t.rename(columns={c: f'{c} %' for c in shares})
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #eb1060f9
 @command('wiseft ask averaged finetuned new-photos --labels 50 -o ask',
@@ -306,10 +286,19 @@ def ask_(
     force:Force=False,
 ):
     "Choose the pictures whose labels tell classifiers apart, then evaluate with the labels."
-    if answers: return _tell_answers(places, answers)
+    from wiseft.show.ask import answered,ask
+    if answers: # what labels say
+        if len(places) > 1: raise typer.BadParameter('--answers goes with one folder, written by `wiseft ask`.')
+        differences,accuracies,about = answered(places[0], answers)
+        if len(differences): show_table(
+            _percent(differences.drop(columns='ten_more'), ['difference','low','high'], ', points'),
+            '95 % intervals of how much more accurate b is than a')
+        if len(accuracies): show_table(
+            _percent(accuracies, ['accuracy','low','high'], ' %'), 'accuracy, of pictures drawn from all')
+        for sentence in about: say(sentence)
+        return
     if len(places) < 3 or output is None: raise typer.BadParameter(
         'Give two classifiers, pictures, and -o FOLDER; or a folder that was written so, and --answers.')
-    from wiseft.show.ask import ask
     check_folder(output)
     device,place = chosen_device(device, None)
     say(f'looking {place}')
@@ -319,19 +308,6 @@ def ask_(
         'labelled')
     say(f'open {output}/index.html in a browser, or fill in {output}/labels.csv')
     wrote(output)
-
-# %% ../../nbs/api/shell/03_evaluate.ipynb #9ecf89be
-def _tell_answers(places, answers):
-    "Print what labels say"
-    from wiseft.show.ask import answered
-    if len(places) > 1: raise typer.BadParameter('--answers goes with one folder, written by `wiseft ask`.')
-    differences,accuracies,about = answered(places[0], answers)
-    percent = ['difference','low','high']
-    if len(differences): show_table(_percent(differences.drop(columns='ten_more'), percent, ', points'),
-                                    '95 % intervals of how much more accurate b is than a')
-    if len(accuracies): show_table(_percent(accuracies, ['accuracy','low','high'], ' %'),
-                                   'accuracy, of pictures drawn from all')
-    for sentence in about: say(sentence)
 
 def _percent(table, columns, unit):
     return table.assign(**{c: 100*table[c] for c in columns}).rename(columns={c: c + unit for c in columns})

@@ -17,6 +17,18 @@ from . import evaluate,report,show,train
 from .app import (
     Device,Force,OutputFolder,Seed,Shift,Workers,app,command,is_suite,say,set_workers,wrote)
 
+# %% ../../nbs/api/shell/07_run.ipynb #7116b4bd
+def _line(command, given):
+    "A step as it is written in a shell"
+    words = ['wiseft', command.__name__.rstrip('_')]
+    for p in typer.main.get_command(app).commands[words[1]].params:
+        value = given.get(p.name)
+        if value is None or value == p.default: continue
+        option = [p.opts[-1]]*(p.param_type_name == 'option')
+        if value is False: option = p.secondary_opts
+        for v in value if isinstance(value, list) else [value]: words += option + [str(v)]*(type(v) is not bool)
+    return shlex.join(words)
+
 # %% ../../nbs/api/shell/07_run.ipynb #0570c32d
 def _steps(data, output, shift, words, probe, epochs, lr, batch_size, seed, device): # words: of `zeroshot`
     "(command, its arguments, what is there afterwards), in order"
@@ -36,17 +48,6 @@ def _steps(data, output, shift, words, probe, epochs, lr, batch_size, seed, devi
          results),
         (report.report, sets | dict(results=[results], output=page, force=True), page),
         (show.card, dict(classifier=averaged, results=results), averaged/'README.md')]
-
-def _line(command, given):
-    "A step as it is written in a shell"
-    words = ['wiseft', command.__name__.rstrip('_')]
-    for p in typer.main.get_command(app).commands[words[1]].params:
-        value = given.get(p.name)
-        if value is None or value == p.default: continue
-        option = [p.opts[-1]]*(p.param_type_name == 'option')
-        if value is False: option = p.secondary_opts
-        for v in value if isinstance(value, list) else [value]: words += option + [str(v)]*(type(v) is not bool)
-    return shlex.join(words)
 
 # %% ../../nbs/api/shell/07_run.ipynb #c375f674
 def _begin(output, steps, force):

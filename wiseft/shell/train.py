@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Model', 'Pretrained', 'Preprocess', 'QuickGelu', 'Epochs', 'BatchSize', 'Templates', 'Data', 'MethodNames', 'Trained',
            'Accumulate', 'GradCheckpointing', 'Checkpoints', 'StoredPrecision', 'ValidationSuite', 'Unlabelled', 'Keep',
-           'LearningRate', 'LrFactorOption', 'TrainingPrecision', 'Captions', 'Knobs', 'RuleKnobs', 'zeroshot', 'probe',
-           'finetune_', 'merge_']
+           'LearningRate', 'LrFactorOption', 'TrainingPrecision', 'Captions', 'Knobs', 'RuleKnobs', 'MergeStart',
+           'Tuned', 'Alpha', 'MergeRule', 'DryRun', 'zeroshot', 'probe', 'finetune_', 'merge_']
 
 # %% ../../nbs/api/shell/02_train.ipynb #177b8508
 from functools import cache,partial
@@ -47,49 +47,39 @@ def zeroshot(
         help='Class names: a,b,c; a text file with one a line; icons, imagenet or another published set, such '
              'as objectnet; or a folder whose folders are named after them.', show_default=False)],
     output:OutputFolder,
-    model:Model='iconclip',
-    pretrained:Pretrained=None,
-    templates:Templates=None,
-    preprocess:Preprocess=None,
-    quick_gelu:QuickGelu=None,
-    device:Device=None,
-    force:Force=False,
+    model:Model='iconclip', pretrained:Pretrained=None, templates:Templates=None,
+    preprocess:Preprocess=None, quick_gelu:QuickGelu=None,
+    device:Device=None, force:Force=False,
 ):
     "Build a zero-shot classifier from class names, and save it as a folder."
     from wiseft.base.files import atomic_path
     from wiseft.models.clip import load_clip
     from wiseft.models.classifier import zeroshot_classifier
-    from wiseft.data.prompts import prompts
+    from wiseft.data.labels import holds_images
+    from wiseft.data.layouts import FAMILIES,set_classes
+    from wiseft.data.prompts import prompts,read_classnames
     from wiseft.base.text import first_few
     device,place = chosen_device(device)
     with atomic_path(output, force=force, kind='classifier') as tmp:
         clip = load_clip(model, pretrained, device=device, preprocess=preprocess, quick_gelu=quick_gelu)
-        names = _classnames(classes)
-        say(f'a zero-shot classifier of {_number(names)} classes, {place}')
-        made = zeroshot_classifier(clip, names, _one_or_more(templates))
+        # the class names that the word stands for
+        if classes == 'imagenet': names = classes
+        elif classes in (*FAMILIES, 'imagenet-r', 'imagenet-a', 'objectnet'): names = set_classes(classes)
+        elif is_suite(classes) or holds_images(classes): names = next(iter(sets_of(classes).values())).classnames
+        elif Path(classes).is_file(): names = read_classnames(classes)
+        elif ',' in classes: names = [c.strip() for c in classes.split(',')]
+        else: raise ValueError(
+            f'{classes!r} is neither a file nor a folder nor names with commas between them. Give one of these, or the '
+            'name of a published set.')
+        # the classifier
+        number = '1,000' if names == 'imagenet' else f'{len(names):,}'
+        say(f'a zero-shot classifier of {number} classes, {place}')
+        if templates and len(templates) == 1: templates = templates[0]
+        made = zeroshot_classifier(clip, names, templates or None)
         example = prompts(made.classnames[0], made.templates)[-1]
         say(f'classes {first_few(made.classnames)}; prompts such as {example!r}')
         made.save(tmp)
     wrote(output)
-
-def _one_or_more(templates): return templates[0] if templates and len(templates) == 1 else templates or None
-
-def _number(names): return '1,000' if names == 'imagenet' else f'{len(names):,}'
-
-# %% ../../nbs/api/shell/02_train.ipynb #a37510bb
-def _classnames(classes):
-    "The class names that a word on the command line stands for"
-    from wiseft.data.labels import holds_images
-    from wiseft.data.layouts import FAMILIES,set_classes
-    from wiseft.data.prompts import read_classnames
-    if classes == 'imagenet': return classes
-    if classes in (*FAMILIES, 'imagenet-r', 'imagenet-a', 'objectnet'): return set_classes(classes)
-    if is_suite(classes) or holds_images(classes): return next(iter(sets_of(classes).values())).classnames
-    if Path(classes).is_file(): return read_classnames(classes)
-    if ',' in classes: return [c.strip() for c in classes.split(',')]
-    raise ValueError(
-        f'{classes!r} is neither a file nor a folder nor names with commas between them. Give one of these, or the '
-        'name of a published set.')
 
 # %% ../../nbs/api/shell/02_train.ipynb #d33aa725
 Data = Annotated[str, typer.Argument(
@@ -164,69 +154,60 @@ def probe(
         if tmp: probe.save(tmp)
     wrote(output)
 
-# %% ../../nbs/api/shell/02_train.ipynb #f6ce820b
-def _training_sets(data, captions, classnames): # (what to train on, what to watch, words about it)
-    "What `finetune` trains on"
-    if captions: return data, None, f'the pairs of {captions}'
-    suite = _suite_of(data)(classnames=classnames)
-    return suite.train, suite.validation, f'{len(suite.train):,} images'
-
-def _chosen_for(captions, method, use, train, knobs): # dict kind -> function; of what trains also a word
-    "The methods of a fine-tuning"
-    if captions and not method: method = ['FLYP']
-    if method or use: load_methods(use)
-    chosen = chosen_methods(method, ('start', 'loss', 'pull', 'average', 'train'))
-    if captions and 'start' in chosen: raise ValueError(
-        'A start is fitted to labels, and --captions are none: leave one of them out.')
-    return _with_knobs(chosen | dict(train=_what_trains(train, chosen)), knobs)
-
-def _what_trains(train, chosen): # as `finetune` takes it
-    "`--train`, where lora:8 is a method with its knob; or what --method names"
-    name, _, number = train.partition(':')
-    if 'train' in chosen and train != 'all': raise ValueError(
-        f'--train {train} and --method both say what trains: give one of them.')
-    if 'train' in chosen or name in ('all', 'head', 'last'): return chosen.get('train', train)
-    method = {m.name.lower(): m for m in load_methods().values() if m.kind == 'train'}.get(name.lower())
-    if method is None or number and not number.isdigit(): raise ValueError(
-        f'--train {train}: expected all, head, last:n as in last:2, or a method as in lora:8.')
-    return partial(method.function, **({method.knob: int(number)} if number else {}))
-
 # %% ../../nbs/api/shell/02_train.ipynb #e5d76e94
 Knobs = Annotated[Optional[List[str]], typer.Option('--set', show_default=False,
     help='A knob of a --method, such as its strength: NAME=NUMBER (once for each).')]
 RuleKnobs = Annotated[Optional[List[str]], typer.Option('--set', show_default=False,
     help='Another knob of the rule: NAME=NUMBER (once for each).')]
 
-def _numbers(said, option='--set', example='first=0.2'): # dict
+def _numbers(options, option='--set', example='first=0.2'): # dict
     "What an option says that is given once for each: names and their values"
-    found = {}
-    for one in said or []:
-        name, _, value = one.partition('=')
-        try: found[name] = int(value) if value.isdigit() else float(value)
+    values = {}
+    for text in options or []:
+        name, _, value = text.partition('=')
+        try: values[name] = int(value) if value.isdigit() else float(value)
         except ValueError: raise typer.BadParameter(
-            f'{option} takes NAME=NUMBER, as in {example}; got {one!r}') from None
-        if not 0 <= found[name] < float('inf'): raise typer.BadParameter(
-            f'{option} {one}: expected a finite number from 0 on.')
-    return found
+            f'{option} takes NAME=NUMBER, as in {example}; got {text!r}') from None
+        if not 0 <= values[name] < float('inf'): raise typer.BadParameter(
+            f'{option} {text}: expected a finite number from 0 on.')
+    return values
 
 def _knobs_of(function): # of a method, those that are numbers: whether they are whole ones
     from inspect import signature
     asked = signature(function).parameters.items()
     return {k: p.annotation is int for k, p in asked if type(p.default) in (int, float) or p.annotation in (int, float)}
+
 def _check_whole(knobs, name, value):
     if knobs.get(name) and not isinstance(value, int): raise ValueError(
         f'--set {name}={value:g}: {name} is a whole number.')
 
-def _with_knobs(chosen, said): # dict kind -> function
-    "Each knob for the method that has it"
+# %% ../../nbs/api/shell/02_train.ipynb #f6ce820b
+def _methods_of(captions, names, use, train, knobs): # dict kind -> function; of what trains also a word
+    "The methods of a fine-tuning, with their knobs"
+    if captions and not names: names = ['FLYP']
+    if names or use: load_methods(use)
+    chosen = chosen_methods(names, ('start', 'loss', 'pull', 'average', 'train'))
+    if captions and 'start' in chosen: raise ValueError(
+        'A start is fitted to labels, and --captions are none: leave one of them out.')
+    # --train, where lora:8 is a method with its knob
+    word, _, number = train.partition(':')
+    if 'train' in chosen and train != 'all': raise ValueError(
+        f'--train {train} and --method both say what trains: give one of them.')
+    if word in ('all', 'head', 'last'): chosen.setdefault('train', train)
+    else:
+        method = {m.name.lower(): m for m in load_methods().values() if m.kind == 'train'}.get(word.lower())
+        if method is None or number and not number.isdigit(): raise ValueError(
+            f'--train {train}: expected all, head, last:n as in last:2, or a method as in lora:8.')
+        chosen['train'] = partial(method.function, **({method.knob: int(number)} if number else {}))
+    # --set
     has = {kind: _knobs_of(function) for kind, function in chosen.items() if callable(function)}
-    for name, value in _numbers(said).items():
+    for name, value in _numbers(knobs).items():
         kinds = [kind for kind, names in has.items() if name in names]
         there = ', '.join(k for names in has.values() for k in names) or 'none'
         if len(kinds) != 1: raise ValueError(
             f'--set {name}: expected a knob of one of the methods that are given. There are: {there}.')
         _check_whole(has[kinds[0]], name, value)
-        chosen = chosen | {kinds[0]: partial(chosen[kinds[0]], **{name: value})}
+        chosen[kinds[0]] = partial(chosen[kinds[0]], **{name: value})
     return chosen
 
 # %% ../../nbs/api/shell/02_train.ipynb #edae54e2
@@ -237,14 +218,9 @@ def _with_knobs(chosen, said): # dict kind -> function
          'wiseft finetune zeroshot photos --captions captions.csv -o captioned',
          'torchrun --nproc-per-node 8 -m wiseft finetune zeroshot photos -o finetuned', together=True)
 def finetune_(
-    classifier:Classifier,
-    data:Data,
-    output:OutputFolder,
-    epochs:Epochs=10,
-    lr:LearningRate=None, lr_factor:LrFactorOption=None,
-    batch_size:BatchSize=128,
-    accumulate:Accumulate=1,
-    grad_checkpointing:GradCheckpointing=False,
+    classifier:Classifier, data:Data, output:OutputFolder,
+    epochs:Epochs=10, lr:LearningRate=None, lr_factor:LrFactorOption=None,
+    batch_size:BatchSize=128, accumulate:Accumulate=1, grad_checkpointing:GradCheckpointing=False,
     train:Trained='all',
     label_smoothing:Annotated[float, typer.Option('--label-smoothing', min=0, max=1)]=0.,
     precision:TrainingPrecision='bf16',
@@ -252,26 +228,30 @@ def finetune_(
     checkpoints:Checkpoints=None,
     resume:Annotated[bool, typer.Option('--resume', help='Go on from the checkpoint.')]=False,
     method:MethodNames=None, knobs:Knobs=None,
-    captions:Captions=None,
-    use:Use=None,
-    workers:Workers=None, device:Device=None,
-    force:Force=False,
+    captions:Captions=None, use:Use=None,
+    workers:Workers=None, device:Device=None, force:Force=False,
 ):
     "Fine-tune a classifier on the images of a reference distribution."
+    from wiseft.train.checkpoint import checkpoint_file
     from wiseft.train.learner import finetune,usual_lr
     from wiseft.models.load import load_classifier
     from wiseft.base.distributed import first_writes
     from wiseft.base.text import counted
-    chosen = _chosen_for(captions, method, use, train, knobs)
+    chosen = _methods_of(captions, method, use, train, knobs)
     average = chosen['average']() if 'average' in chosen else None
     device,place = chosen_device(device, precision)
     with first_writes(output, force, 'classifier') as tmp:
         start = load_classifier(classifier, device)
-        images, watched, about = _training_sets(data, captions, start.classnames)
+        if captions: images, watched, about = data, None, f'the pairs of {captions}'
+        else:
+            suite = _suite_of(data)(classnames=start.classnames)
+            images, watched, about = suite.train, suite.validation, f'{len(suite.train):,} images'
         if 'start' in chosen: start = chosen['start'](start, images, watched)
         if lr is None: lr = usual_lr(start)
         say(f'fine-tuning on {about}, {counted(epochs, "epoch")}, learning rate {lr:g}, {place}')
-        if resume and checkpoints: say(_where_it_begins(checkpoints))
+        if resume and checkpoints:
+            file = checkpoint_file(checkpoints)
+            say(f'going on from {file}' if file.exists() else f'there is no {file} yet: this begins anew')
         tuned = finetune(start, images, watched, epochs=epochs, lr=lr, batch_size=batch_size, train=chosen['train'],
                          label_smoothing=label_smoothing, precision=precision, seed=seed, accumulate=accumulate,
                          grad_checkpointing=grad_checkpointing, checkpoint_dir=checkpoints, resume=resume,
@@ -280,12 +260,18 @@ def finetune_(
         if tmp: (average.classifier if average else tuned).save(tmp)
     wrote(output)
 
-# %% ../../nbs/api/shell/02_train.ipynb #a1c1d2a3
-def _where_it_begins(folder):
-    "Whether a training goes on, in words"
-    from wiseft.train.checkpoint import checkpoint_file
-    file = checkpoint_file(folder)
-    return f'going on from {file}' if file.exists() else f'there is no {file} yet: this begins anew'
+# %% ../../nbs/api/shell/02_train.ipynb #7a4ec2a0
+MergeStart = Annotated[Path, typer.Argument(show_default=False,
+    help="Classifier folder or .safetensors file: the start. Or a recipe, a .yml file with mergekit's keys, that "
+         'says all of it.')]
+Tuned = Annotated[Optional[List[Path]], typer.Argument(show_default=False,
+    help='The same, fine-tuned from it; several for a rule that takes them.')]
+Alpha = Annotated[Optional[str], typer.Option('--alpha', show_default=False,
+    help='Mixing coefficient: 0 is the start, 1 the fine-tuned; auto: chosen on validation images. '
+         'Default: what the rule says, 0.5 for weight-space.')]
+MergeRule = Annotated[str, typer.Option('--rule',
+    help='How weights are merged; `wiseft methods` lists the merges and searches.')]
+DryRun = Annotated[bool, typer.Option('--dry-run', help='Say what is missing, and stop.')]
 
 # %% ../../nbs/api/shell/02_train.ipynb #1da7052b
 @command('wiseft merge zeroshot finetuned --alpha 0.5 -o averaged',
@@ -298,164 +284,78 @@ def _where_it_begins(folder):
          'wiseft merge zeroshot finetuned --rule lines --set first=0.2 -o merged',
          'wiseft merge recipe.yml -o merged')
 def merge_(
-    zeroshot:Annotated[Path, typer.Argument(
-        help="Classifier folder or .safetensors file: the start. Or a recipe, a .yml file with mergekit's keys, that "
-             'says all of it.', show_default=False)],
-    finetuned:Annotated[Optional[List[Path]], typer.Argument(
-        help='The same, fine-tuned from it; several for a rule that takes them.', show_default=False)]=None,
-    *, output:Output,
-    alpha:Annotated[Optional[str], typer.Option('--alpha',
-        help='Mixing coefficient: 0 is the start, 1 the fine-tuned; auto: chosen on validation images. '
-             'Default: what the rule says, 0.5 for weight-space.', show_default=False)]=None,
-    rule:Annotated[str, typer.Option('--rule',
-        help='How weights are merged; `wiseft methods` lists the merges and searches.')]='weight-space',
-    knobs:RuleKnobs=None, parts:PartsOption=None,
+    zeroshot:MergeStart, finetuned:Tuned=None, *, output:Output,
+    alpha:Alpha=None, rule:MergeRule='weight-space', knobs:RuleKnobs=None, parts:PartsOption=None,
     suite:ValidationSuite=None, reference:Reference=None,
     unlabelled:Unlabelled=None, keep:Keep=None, control:Control=None,
-    precision:StoredPrecision=None,
-    dry_run:Annotated[bool, typer.Option('--dry-run', help='Say what is missing, and stop.')]=False,
+    precision:StoredPrecision=None, dry_run:DryRun=False,
     workers:Workers=None, device:Device=None, use:Use=None, force:Force=False,
 ):
     "Merge the weights of classifiers, or of .safetensors files of any model; of two, average them."
-    from wiseft.weights.merge import looks_at_images
-    from wiseft.weights.recipes import merge_by_recipe
+    from wiseft.weights.merge import looks_at_images,merge_recipe
+    from wiseft.weights.recipes import is_classifier,merge_by_recipe,read_recipe
     written, auto = zeroshot.suffix in ('.yml', '.yaml'), alpha == 'auto'
     if use or written or rule != 'weight-space': load_methods(use)
     choose = _rule_of_alpha(auto, unlabelled, keep, control)
-    if written: recipe = _written_recipe(zeroshot, finetuned, alpha, rule, knobs, parts, precision)
-    else: recipe = _said_recipe(zeroshot, finetuned, alpha, rule, knobs, parts, precision)
-    recipe.images |= dict(suite=suite) if suite else dict(reference=reference) if reference else {}
-    if dry_run: return _say_missing(recipe, device)
-    _check_paths(recipe)
-    load = _loader_of_images(recipe, auto) if auto or looks_at_images(recipe.rule) else None
-    if recipe.of_classifiers:
-        device, _ = chosen_device(device)
-        _merge_folders(recipe, output, load, device, force, choose)
-    else: merge_by_recipe(recipe, output, force=force)
-    _say_merged(recipe, written)
-    wrote(output)
-
-# %% ../../nbs/api/shell/02_train.ipynb #7adc9f67
-def _written_recipe(path, *options): # `Recipe`
-    "From a file"
-    from wiseft.weights.recipes import read_recipe
-    if any(o for o in options if o != 'weight-space'): raise typer.BadParameter(
+    if not written: recipe = _recipe(zeroshot, finetuned, alpha, rule, knobs, parts, precision)
+    elif finetuned or alpha or rule != 'weight-space' or knobs or parts or precision: raise typer.BadParameter(
         'A recipe says which models are merged, and how. Leave further models, --alpha, --rule, --set, --parts and '
         '--precision out, or change the recipe.')
-    return read_recipe(path)
-
-def _said_recipe(zeroshot, finetuned, alpha, rule, knobs, parts, precision): # `Recipe`
-    "From the command line"
-    from wiseft.weights.recipes import Recipe
-    if not finetuned: raise typer.BadParameter('Give the fine-tuned models after the start, or a recipe (.yml) alone.')
-    found = _chosen_rule(rule, len(finetuned), alpha == 'auto')
-    halves = dict(fp16='float16', bf16='bfloat16')
-    if precision not in (None, *halves): raise ValueError(f'--precision is {precision}. It is {" or ".join(halves)}.')
-    return Recipe(found.function, zeroshot, finetuned, _knobs(found, alpha, knobs, parts), halves.get(precision, ''))
-
-def _loader_of_images(recipe, auto): # as `suite_loader`
-    "Of a rule that looks at validation images"
-    what = '--alpha auto' if auto else method_name(recipe.rule)
-    if not recipe.of_classifiers: raise ValueError(
-        f'{what} looks at images, which takes classifier folders. These are files of weights.')
-    if not recipe.images: raise ValueError(
-        f'{what} looks at validation images of the reference. Give --reference, or --suite.')
-    return _suite_of(recipe.images.get('suite') or recipe.images['reference'])
-
-def _say_missing(recipe, device):
-    "What a dry run finds"
-    from wiseft.models.load import load_classifier
-    from wiseft.weights.recipes import what_is_missing
-    device, _ = chosen_device(device)
-    missing = what_is_missing(recipe, partial(load_classifier, device=device))
-    for sentence in missing: say(sentence)
-    if missing: raise typer.Exit(1)
-    say(f'nothing is missing: {", ".join(map(str, recipe.paths))} can be merged')
-
-def _say_merged(recipe, written):
-    "What was done"
-    from wiseft.weights.merge import merge_recipe
-    used = merge_recipe(recipe.rule, **recipe.knobs)
-    if written: say(f'merged {", ".join(map(str, recipe.paths))}')
-    told = [f'{k}={v}' for k, v in used.items() if k not in ('name', 'chosen')]
-    say(f'merged by {", ".join([used["name"], *told])}')
-
-# %% ../../nbs/api/shell/02_train.ipynb #df741fa0
-def _chosen_rule(name, n, auto): # `Method`
-    "A merge or a search by its name"
-    from wiseft.weights.merge import check_one_other
-    from wiseft.base.registry import find_method
-    found = find_method(name)
-    if found.kind not in ('merge', 'search'): raise ValueError(
-        f'{found.name} is of the kind {found.kind}. --rule is a merge or a search; `wiseft methods` lists them.')
-    if found.name == 'weight-space': check_one_other(n)
-    if auto and n > 1: raise ValueError(
-        f'--alpha auto chooses between the start and one fine-tuned classifier. There are {n}: give a number.')
-    return found
-
-def _check_paths(recipe):
-    "All are there, and are classifiers or files alike"
-    from wiseft.weights.recipes import is_classifier
+    else: recipe = read_recipe(zeroshot)
+    recipe.images |= dict(suite=suite) if suite else dict(reference=reference) if reference else {}
+    if dry_run: return _say_missing(recipe, device)
     for path in recipe.paths:
         if not path.exists(): raise FileNotFoundError(f'There is no {path}. Give classifier folders, or files.')
     if len(set(map(is_classifier, recipe.paths))) > 1: raise ValueError(
         f"{' and '.join(map(str, recipe.paths))}: give classifier folders or files, not both.")
+    load = _loader_of_images(recipe, auto) if auto or looks_at_images(recipe.rule) else None
+    if recipe.of_classifiers: _merge_folders(recipe, output, load, device, force, choose)
+    else: merge_by_recipe(recipe, output, force=force)
+    if written: say(f'merged {", ".join(map(str, recipe.paths))}')
+    used = merge_recipe(recipe.rule, **recipe.knobs)
+    settings = [f'{k}={v}' for k, v in used.items() if k not in ('name', 'chosen')]
+    say(f'merged by {", ".join([used["name"], *settings])}')
+    wrote(output)
 
-def _knobs(rule, alpha, others, parts=None):
-    "The knobs of a rule, as numbers, and the part that it turns, if it is one"
+# %% ../../nbs/api/shell/02_train.ipynb #7adc9f67
+def _recipe(zeroshot, finetuned, alpha, rule, knobs, parts, precision): # `Recipe`
+    "What the command line says"
     from inspect import signature
-    from wiseft.weights.merge import check_alpha
-    if alpha is not None and rule.knob != 'alpha': raise ValueError(f'{rule.name} has no alpha. Leave --alpha out.')
-    if parts and rule.kind == 'search': raise ValueError(f'--parts goes with merges, and {rule.name} is a search.')
-    alpha = None if alpha == 'auto' else _alpha(alpha)
-    if alpha is None and rule.knob == 'alpha': alpha = signature(rule.function).parameters['alpha'].default
-    knobs = dict(alpha=check_alpha(alpha if isinstance(alpha, (int, float)) else .5)) if rule.knob == 'alpha' else {}
-    others, prepare = _numbers(others), getattr(rule.function, 'prepare', None)
-    known = _knobs_of(rule.function) | (_knobs_of(prepare) if prepare else {})
-    if rule.knob: known.setdefault(rule.knob, False)
-    if strange := [k for k in others if k not in known]: raise ValueError(
-        f'--set {strange[0]}: expected a knob of {rule.name}. There are: {", ".join(known) or "none"}.')
-    for name, value in others.items(): _check_whole(known, name, value)
-    return knobs | others | (dict(parts=parts) if parts else {})
+    from wiseft.base.registry import find_method
+    from wiseft.weights.merge import check_alpha,check_one_other
+    from wiseft.weights.recipes import HALVES,Recipe
+    if not finetuned: raise typer.BadParameter('Give the fine-tuned models after the start, or a recipe (.yml) alone.')
+    # --rule, a merge or a search
+    method, auto, dtypes = find_method(rule), alpha == 'auto', {half: dtype for dtype, half in HALVES.items()}
+    if method.kind not in ('merge', 'search'): raise ValueError(
+        f'{method.name} is of the kind {method.kind}. --rule is a merge or a search; `wiseft methods` lists them.')
+    if method.name == 'weight-space': check_one_other(len(finetuned))
+    if auto and len(finetuned) > 1: raise ValueError(
+        '--alpha auto chooses between the start and one fine-tuned classifier. '
+        f'There are {len(finetuned)}: give a number.')
+    if precision not in (None, *dtypes): raise ValueError(f'--precision is {precision}. It is {" or ".join(dtypes)}.')
+    if alpha is not None and method.knob != 'alpha': raise ValueError(
+        f'{method.name} has no alpha. Leave --alpha out.')
+    if parts and method.kind == 'search': raise ValueError(
+        f'--parts goes with merges, and {method.name} is a search.')
+    # --alpha
+    values = {}
+    try: number = None if auto else alpha and float(alpha)
+    except ValueError: raise typer.BadParameter(f'--alpha takes a number such as 0.5, or auto; got {alpha!r}') from None
+    if method.knob == 'alpha':
+        if number is None: number = signature(method.function).parameters['alpha'].default
+        values['alpha'] = check_alpha(number if isinstance(number, (int, float)) else .5)
+    # --set: knobs of the rule, or of what it prepares
+    others, prepare = _numbers(knobs), getattr(method.function, 'prepare', None)
+    has = _knobs_of(method.function) | (_knobs_of(prepare) if prepare else {})
+    if method.knob: has.setdefault(method.knob, False)
+    if strange := [k for k in others if k not in has]: raise ValueError(
+        f'--set {strange[0]}: expected a knob of {method.name}. There are: {", ".join(has) or "none"}.')
+    for name, value in others.items(): _check_whole(has, name, value)
+    values |= others | (dict(parts=parts) if parts else {})
+    return Recipe(method.function, zeroshot, finetuned, values, dtypes.get(precision, ''))
 
-def _alpha(text):
-    "A mixing coefficient, or None"
-    try: return text and float(text)
-    except ValueError: raise typer.BadParameter(f'--alpha takes a number such as 0.5, or auto; got {text!r}') from None
-
-# %% ../../nbs/api/shell/02_train.ipynb #0b443d98
-def _merge_folders(recipe, output, load, device, force, choose):
-    "Merge saved classifiers, or search among them"
-    from wiseft.base.files import atomic_path
-    from wiseft.models.load import load_classifier
-    from wiseft.base.devices import memory_advice
-    from wiseft.weights.merge import check_ends
-    from wiseft.weights.recipes import HALVES, merged_classifier
-    with atomic_path(output, force=force, kind='classifier') as tmp, memory_advice():
-        loaded = cache(lambda path, start=None: load_classifier(path, device, start=start))
-        images = load(classnames=loaded(recipe.paths[0]).classnames).validation if load else None
-        if load and not choose:
-            say(f'{method_name(recipe.rule)} looks at {len(images):,} validation images of the reference')
-        if choose:
-            ends = [loaded(recipe.start), loaded(recipe.tuned[0], loaded(recipe.start))]
-            check_ends(*ends)
-            recipe.knobs['alpha'] = _chosen(*ends, images, recipe.rule, recipe.knobs, choose)
-        made = merged_classifier(recipe, output, loaded, images)
-        if 'trace.csv' in made.beside: show_table(_readable_trace(made.beside['trace.csv']))
-        made.save(tmp, precision=HALVES.get(recipe.dtype))
-
-def _readable_trace(trace):
-    "A search's steps, accuracies in per cent"
-    shares = {c: (100*trace[c].astype(float)).round(1) for c in ('alone', 'before', 'after') if c in trace}
-    p = {'p': trace.p.map(lambda p: '' if p in (None, '') or p != p else f'{p:.3f}')} if 'p' in trace else {}
-    return trace.assign(**shares, **p).rename(columns={c: f'{c} %' for c in shares})
-
-def _chosen(start, tuned, images, rule, knobs, choose):
-    "The mixing coefficient by a rule of α, the other knobs being as they are"
-    from wiseft.infer.ensembles import choose_alpha
-    way = partial(rule, **{k: v for k, v in knobs.items() if k != 'alpha'})
-    return choose_alpha(start, tuned, images, choose, way)
-
+# %% ../../nbs/api/shell/02_train.ipynb #df741fa0
 def _rule_of_alpha(auto, unlabelled, keep, control): # as `choose_alpha` takes it, or None
     "The rule that `--alpha auto` goes by"
     if not auto and (unlabelled or keep is not None or control): raise typer.BadParameter(
@@ -467,3 +367,50 @@ def _rule_of_alpha(auto, unlabelled, keep, control): # as `choose_alpha` takes i
     from wiseft.infer.rules import confident,keeps
     if unlabelled: return confident(unlabelled)
     return keeps(keep/100, control) if control else 'nearest'
+
+def _say_missing(recipe, device):
+    "What a dry run finds"
+    from wiseft.models.load import load_classifier
+    from wiseft.weights.recipes import what_is_missing
+    device, _ = chosen_device(device)
+    missing = what_is_missing(recipe, partial(load_classifier, device=device))
+    for sentence in missing: say(sentence)
+    if missing: raise typer.Exit(1)
+    say(f'nothing is missing: {", ".join(map(str, recipe.paths))} can be merged')
+
+def _loader_of_images(recipe, auto): # as `suite_loader`
+    "Of a rule that looks at validation images"
+    what = '--alpha auto' if auto else method_name(recipe.rule)
+    if not recipe.of_classifiers: raise ValueError(
+        f'{what} looks at images, which takes classifier folders. These are files of weights.')
+    if not recipe.images: raise ValueError(
+        f'{what} looks at validation images of the reference. Give --reference, or --suite.')
+    return _suite_of(recipe.images.get('suite') or recipe.images['reference'])
+
+# %% ../../nbs/api/shell/02_train.ipynb #0b443d98
+def _merge_folders(recipe, output, load, device, force, choose):
+    "Merge saved classifiers, or search among them"
+    from wiseft.base.files import atomic_path
+    from wiseft.base.devices import memory_advice
+    from wiseft.infer.ensembles import choose_alpha
+    from wiseft.models.load import load_classifier
+    from wiseft.weights.merge import check_ends
+    from wiseft.weights.recipes import HALVES,merged_classifier
+    device, _ = chosen_device(device)
+    with atomic_path(output, force=force, kind='classifier') as tmp, memory_advice():
+        loaded = cache(lambda path, start=None: load_classifier(path, device, start=start))
+        images = load(classnames=loaded(recipe.paths[0]).classnames).validation if load else None
+        if load and not choose:
+            say(f'{method_name(recipe.rule)} looks at {len(images):,} validation images of the reference')
+        if choose: # α, the other knobs being as they are
+            ends = [loaded(recipe.start), loaded(recipe.tuned[0], loaded(recipe.start))]
+            check_ends(*ends)
+            way = partial(recipe.rule, **{k: v for k, v in recipe.knobs.items() if k != 'alpha'})
+            recipe.knobs['alpha'] = choose_alpha(*ends, images, choose, way)
+        merged = merged_classifier(recipe, output, loaded, images)
+        if 'trace.csv' in merged.beside: # a search's steps
+            trace = merged.beside['trace.csv']
+            shares = {c: (100*trace[c].astype(float)).round(1) for c in ('alone', 'before', 'after') if c in trace}
+            if 'p' in trace: shares['p'] = trace.p.map(lambda p: '' if p in (None, '') or p != p else f'{p:.3f}')
+            show_table(trace.assign(**shares).rename(columns={c: f'{c} %' for c in shares if c != 'p'}))
+        merged.save(tmp, precision=HALVES.get(recipe.dtype))

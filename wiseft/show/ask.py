@@ -136,17 +136,6 @@ go(Math.max(0, first))"""
 SIDE_SHOWN = 320 # pixels of a picture on the page, at most
 _ALL = 12 # classes of which all have a button
 
-def _page(questions, picture, answers): # HTML
-    "The page of HTML on which pictures get labels"
-    shown, classes = [], questions.classnames
-    for k, file in enumerate(questions.files):
-        choices = classes
-        if len(classes) > _ALL: choices = sorted({classes[codes[k]] for codes in questions.predicted})
-        shown.append(dict(file=file, picture=thumbnail(picture(k), SIDE_SHOWN), choices=choices))
-    data = dict(questions=shown, classes=classes, none=NONE, pool=questions.pool, answers=answers)
-    text = json.dumps(data).replace('<', '\\u003c')
-    return html_page('What do these pictures show?', _body.replace('SCRIPT', _script).replace('DATA', text))
-
 # %% ../../nbs/api/show/09_ask.ipynb #a74c7ba4
 def ask(
     zeroshot:ImageClassifier, # classifier, or any first one
@@ -169,22 +158,27 @@ def ask(
         classifiers = {f'α = {m.identity["alpha"]:g}': m for m in between}
     with atomic_path(output, force=force, kind='questions') as tmp:
         questions, picture = draw_questions(classifiers, pictures, labels, random, **kwargs)
-        answers = _there_already(Path(output), questions)
+        folder, answers = Path(output), {}
+        if (folder/FILE).is_file() and (folder/'labels.csv').is_file(): # what was filled in before
+            answers = read_answers(folder/'labels.csv', read_questions(folder))
+        if lost := set(answers) - set(questions.files): raise ValueError(
+            f'{folder}/labels.csv has {len(lost)} labels of pictures that would not be asked about now. Move it '
+            'elsewhere, or choose another folder.')
+        # the page on which pictures get labels
+        shown, classes = [], questions.classnames
+        for k, file in enumerate(questions.files):
+            choices = classes
+            if len(classes) > _ALL: choices = sorted({classes[codes[k]] for codes in questions.predicted})
+            shown.append(dict(file=file, picture=thumbnail(picture(k), SIDE_SHOWN), choices=choices))
+        data = dict(questions=shown, classes=classes, none=NONE, pool=questions.pool, answers=answers)
+        text = json.dumps(data).replace('<', '\\u003c')
+        page = html_page('What do these pictures show?', _body.replace('SCRIPT', _script).replace('DATA', text))
+        # the folder
         tmp.mkdir()
-        (tmp/'index.html').write_text(_page(questions, picture, answers), encoding='utf-8')
+        (tmp/'index.html').write_text(page, encoding='utf-8')
         (tmp/FILE).write_text(json.dumps(asdict(questions)), encoding='utf-8')
         write_answers(tmp/'labels.csv', questions, answers)
     return questions
-
-def _there_already(folder, questions): # file -> labels
-    "What was filled in before; ValueError where it would be lost"
-    if not (folder/FILE).is_file() or not (folder/'labels.csv').is_file(): return {}
-    before = read_answers(folder/'labels.csv', read_questions(folder))
-    lost = set(before) - set(questions.files)
-    if not lost: return before
-    raise ValueError(
-        f'{folder}/labels.csv has {len(lost)} labels of pictures that would not be asked about now. Move it elsewhere, '
-        'or choose another folder.')
 
 # %% ../../nbs/api/show/09_ask.ipynb #a6e1aba2
 def answered(

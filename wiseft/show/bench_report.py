@@ -55,13 +55,6 @@ def _accuracies(accuracies): # of `Bench.accuracies`
     if spread.notna().any(): rows['its standard deviation over seeds'] = spread.to_numpy()
     return rows.reset_index().rename(columns=dict(alpha='α'))
 
-def _choices(choices): # of `Bench.choices`
-    "What there was to choose from, best first where it is as good"
-    verdict = choices.as_good.map({True: 'as good as the best', False: ''})
-    verdict = verdict.mask(choices.chosen, 'chosen').mask(choices.edge, 'chosen, at the edge of its grid')
-    table = choices[['method', 'choice']].assign(value=choices.value.map(_number))
-    return table.assign(**{'validation, %': 100*choices.validation, '': verdict})
-
 # %% ../../nbs/api/show/08_bench_report.ipynb #6d2e76b7
 def _plan(plan, groups, origin): # of `Plan`; groups: do intervals draw them?
     "What decides the results, and on what they were made"
@@ -120,15 +113,6 @@ highest validation accuracy, whatever the rule above took, head to head with pla
 test images alone.</p>"""
 
 # %% ../../nbs/api/show/08_bench_report.ipynb #3a12757b
-def _say_control(found):
-    "The picture of control sets in words: the ends of each curve and its marked point"
-    methods, marked = [], 100*found.gains().set_index('method').control
-    for name, c in found.curves().groupby('method', sort=False):
-        ends = dict.fromkeys(c.control.iloc[[0, -1]])
-        ends = ' to '.join(f'{100*v:.1f} %' for v in ends)
-        methods.append(f'{name} {ends}, marked {marked[name]:.1f} %')
-    return f'Mean accuracy on {", ".join(found.plan.control)} from α = 0 to 1: {"; ".join(methods)}.'
-
 def _body(found, origin):
     "The sections of a page about a bench, one string each"
     gains, sentences = found.gains(), found.sentences()
@@ -141,14 +125,25 @@ def _body(found, origin):
         picture = plot_bench.unseen(found.curves(), gains)
         yield html_figure('bench', picture, ' '.join(s for s in sentences if 'left out' not in s), _CAPTION)
     if found.entries and found.plan.control:
-        yield html_figure('control', plot_bench.unseen(found.curves(), gains, 'control'), _say_control(found), _KEPT)
+        words, marked = [], 100*gains.set_index('method').control
+        for name, c in found.curves().groupby('method', sort=False):
+            ends = ' to '.join(f'{100*v:.1f} %' for v in dict.fromkeys(c.control.iloc[[0, -1]]))
+            words.append(f'{name} {ends}, marked {marked[name]:.1f} %')
+        says = f'Mean accuracy on {", ".join(found.plan.control)} from α = 0 to 1: {"; ".join(words)}.'
+        yield html_figure('control', plot_bench.unseen(found.curves(), gains, 'control'), says, _KEPT)
     if len(found.entries) > 1:
         yield html_figure('gains', plot_gains.unseen(gains), f'{_ROWS} The numbers stand in the table below.', _ROWS)
     yield '<ul>' + '\n'.join(f'<li>{html_text(s)}</li>' for s in sentences) + '</ul>'
     yield '<h2>Gains</h2>\n' + html_table(_gains(gains))
     if found.entries:
         yield '<h2>Each set</h2>\n' + html_table(_accuracies(found.accuracies()))
-        yield f'<h2>Choices</h2>\n{_RULE}' + html_table(_choices(found.choices()))
+        # what there was to choose from, best first where it is as good
+        choices = found.choices()
+        verdict = choices.as_good.map({True: 'as good as the best', False: ''})
+        verdict = verdict.mask(choices.chosen, 'chosen').mask(choices.edge, 'chosen, at the edge of its grid')
+        shown = choices[['method', 'choice']].assign(value=choices.value.map(_number))
+        shown = shown.assign(**{'validation, %': 100*choices.validation, '': verdict})
+        yield f'<h2>Choices</h2>\n{_RULE}' + html_table(shown)
         best = found.set_for_validation()
         if len(best): yield f'<h2>Set for the best validation accuracy</h2>\n{_BEST}' + html_table(_gains(best))
         costs = found.costs()

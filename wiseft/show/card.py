@@ -60,23 +60,20 @@ def recipe_rows(
     return rows
 
 # %% ../../nbs/api/show/06_card.ipynb #5392c9d5
-def _own_rows(table, card):
-    "The rows of a results table that tell of a classifier"
-    alpha, merge = card['alpha'], card['recipe'].get('merge')
-    merged = merge.get('name') if isinstance(merge, dict) else 'weight-space'
-    ends = {0: ['zero-shot', 'start'], 1: ['fine-tuned']} if merged == 'weight-space' else {}
-    distance = table.alpha.sub(-1 if alpha is None else alpha).abs()
-    rows = table[distance < 1e-9]
-    rows = rows[rows.method.isin(ends.get(alpha, [merged]))]
-    return rows if not rows.duplicated(['dataset', 'metric']).any() else rows[:0]
-
 def _settings(card, table, name, licence): # text between dashes
     "Settings of a model on the hub"
-    base, results = card['clip']['name'], []
-    for r in () if table is None else _own_rows(table, card).itertuples():
+    alpha, merge, results = card['alpha'], card['recipe'].get('merge'), []
+    # the rows that tell of this classifier; none where they are several
+    merged = merge.get('name') if isinstance(merge, dict) else 'weight-space'
+    ends = {0: ['zero-shot', 'start'], 1: ['fine-tuned']} if merged == 'weight-space' else {}
+    rows = [] if table is None else table[table.alpha.sub(-1 if alpha is None else alpha).abs() < 1e-9]
+    if len(rows): rows = rows[rows.method.isin(ends.get(alpha, [merged]))]
+    if len(rows) and rows.duplicated(['dataset', 'metric']).any(): rows = rows[:0]
+    for r in rows.itertuples() if len(rows) else ():
         row = dict(dataset_type=r.dataset, dataset_name=r.dataset, dataset_split=r.split or None)
         row |= dict(metric_type=r.metric, metric_value=round(float(r.value), 4))
         results.append(EvalResult(task_type='image-classification', **row))
+    base = card['clip']['name']
     about = dict(library_name='wiseft', pipeline_tag='image-classification', license=licence)
     about['base_model'] = base.partition(':')[2] if base.startswith(('hf-hub:', 'hf:')) else None
     about['tags'] = ['wise-ft', 'clip', 'robust-fine-tuning']
@@ -93,14 +90,6 @@ def _kind(card): # text
     classes = f"{len(card['classnames'])} classes ({first_few(card['classnames'])})"
     chosen = merge.get('chosen', '') if isinstance(merge, dict) else '' # what chose α
     return f'{kind} image classifier of {classes}, made with wiseft. {chosen}'.strip()
-
-def _picture(table, folder): # Markdown lines
-    "The picture of all sets, where the table has what it needs"
-    kind = PICTURES['shifts']
-    if kind.lacks(table, None): return []
-    figure = getattr(kind.draw, 'unseen', kind.draw)(table)
-    with atomic_path(folder/'results.png', force=True) as tmp: figure.savefig(tmp, dpi=120, format='png')
-    return [f"![{in_markdown(alt_text(table, 'shifts'))}](results.png)", '']
 
 _use = """```python
 from wiseft.all import load_classifier
@@ -138,7 +127,11 @@ def write_card(
         first = first_metric(table)
         metric = first.metric.iloc[0].capitalize()
         lines += [f'{metric} in per cent, with 95 % intervals and numbers of images:', '', str(compact(first)), '']
-        lines += _picture(first, folder)
+        kind = PICTURES['shifts']
+        if not kind.lacks(first):
+            figure = getattr(kind.draw, 'unseen', kind.draw)(first)
+            with atomic_path(folder/'results.png', force=True) as tmp: figure.savefig(tmp, dpi=120, format='png')
+            lines += [f"![{in_markdown(alt_text(first, 'shifts'))}](results.png)", '']
     # of the licence what somebody said, and nothing more
     began = card['clip']['name']
     terms = (f'Not stated. The weights that it began from ({began}), and the images of any training, have licences of '

@@ -8,6 +8,7 @@ __all__ = ['PICTURES', 'PictureKind', 'alt_text', 'pictures']
 # %% ../../nbs/api/show/03_figures.ipynb #cd065e02
 import numpy as np, pandas as pd
 from dataclasses import dataclass
+from functools import partial
 from ..stats.paper import robustness
 from .plot_data import (ENDS, accuracy_words, curve_method, curve_name, curves, first_curve, frontier,
     known_baselines, shift_names, shift_rows, single_points, start_name)
@@ -16,8 +17,6 @@ from ..stats.table import CONTROL_MEAN, MEAN, dataset_order, reference_set
 
 # %% ../../nbs/api/show/03_figures.ipynb #d46a4db0
 def _pct(v): return f'{100*v:.1f} %'
-
-def _say_control(table, alpha=.5, **_): return _say_frontier(table, CONTROL_MEAN, alpha)
 
 def _say_frontier(table, dataset=MEAN, alpha=.5, **_):
     points = frontier(table, dataset)
@@ -67,25 +66,6 @@ def _say_robustness(table, alpha=.5, baselines=None, **_):
     return ('Accuracy on each shifted set against accuracy on the reference, with the baseline of standard models. '
             f"Points of effective robustness, in %: {'; '.join(parts) or 'none known'}.")
 
-# %% ../../nbs/api/show/03_figures.ipynb #2b786d0e
-def _lacks_sets(table, baselines):
-    there = {MEAN: MEAN in set(table.dataset), 'reference': reference_set(table)}
-    missing = [name for name, is_there in there.items() if not is_there]
-    return f'the table has no row for the {" and the ".join(missing)}' if missing else ''
-
-def _lacks_control(table, baselines):
-    if CONTROL_MEAN not in set(table.dataset): return 'the table has no control set'
-    return '' if reference_set(table) else 'the table has no row for the reference'
-
-def _lacks_curve(table, baselines): return '' if curves(table) else 'no method in the table has several α'
-
-def _lacks_ends(table, baselines):
-    return '' if table.method.isin(ENDS).any() else f'the table has neither of {" and ".join(ENDS)}'
-
-def _lacks_baselines(table, baselines):
-    known = known_baselines(table) if baselines is None else baselines
-    return '' if known and reference_set(table) else 'no baseline is known for the sets of the table'
-
 # %% ../../nbs/api/show/03_figures.ipynb #9fd60221
 @dataclass(frozen=True)
 class PictureKind:
@@ -94,25 +74,42 @@ class PictureKind:
     options:tuple  # of 'dataset', 'alpha', 'baselines'
     caption:str    # for below it
     says:object    # the same in words: function of the table and all options
-    lacks:object   # function of the table and `baselines`: why it can't be drawn, or ''
+    needs:tuple    # rows of the table by `MEAN`, `CONTROL_MEAN`, 'reference'; and 'curve', 'ends', 'baselines'
+
+    def lacks(self, table, baselines=None) -> str: # '' if nothing
+        "Why it can't be drawn of a table"
+        if CONTROL_MEAN in self.needs and CONTROL_MEAN not in set(table.dataset): return 'the table has no control set'
+        if 'reference' in self.needs:
+            there = {MEAN: MEAN in set(table.dataset), 'reference': reference_set(table)}
+            missing = [row for row in self.needs if not there.get(row, True)]
+            if missing: return f'the table has no row for the {" and the ".join(missing)}'
+        if 'curve' in self.needs and not curves(table): return 'no method in the table has several α'
+        if 'ends' in self.needs and not table.method.isin(ENDS).any():
+            return f'the table has neither of {" and ".join(ENDS)}'
+        if 'baselines' in self.needs:
+            known = known_baselines(table) if baselines is None else baselines
+            if not (known and reference_set(table)): return 'no baseline is known for the sets of the table'
+        return ''
 
 PICTURES = {} # name -> `PictureKind`, in the order of pages
 
 # %% ../../nbs/api/show/03_figures.ipynb #23c49b0f
-PICTURES['frontier'] = PictureKind(plot_frontier, ('dataset',),
-                                   'Up and to the right is better. Crosses are 95 % intervals.', _say_frontier,
-                                   _lacks_sets)
-PICTURES['control'] = PictureKind(plot_control, (),
+PICTURES['frontier'] = PictureKind(
+    plot_frontier, ('dataset',), 'Up and to the right is better. Crosses are 95 % intervals.',
+    _say_frontier, (MEAN, 'reference'))
+PICTURES['control'] = PictureKind(
+    plot_control, (),
     'What else was forgotten: accuracy on sets of other tasks. Below the dotted line is less than before fine-tuning.',
-    _say_control, _lacks_control)
-PICTURES['alpha'] = PictureKind(plot_alpha, (),
-    'Every set against the mixing coefficient. The band is the 95 % interval of the first curve.', _say_alpha,
-    _lacks_curve)
-PICTURES['shifts'] = PictureKind(plot_shifts, ('alpha',), 'Every set, with 95 % intervals.', _say_shifts, _lacks_ends)
-PICTURES['robustness'] = PictureKind(plot_robustness, ('baselines',),
-                                     'Each shifted set against the reference. Grey: the baseline of standard models, '
-    'over the range it was fitted in; the distance above it is effective robustness.', _say_robustness,
-    _lacks_baselines)
+    partial(_say_frontier, dataset=CONTROL_MEAN), (CONTROL_MEAN, 'reference'))
+PICTURES['alpha'] = PictureKind(
+    plot_alpha, (), 'Every set against the mixing coefficient. The band is the 95 % interval of the first curve.',
+    _say_alpha, ('curve',))
+PICTURES['shifts'] = PictureKind(
+    plot_shifts, ('alpha',), 'Every set, with 95 % intervals.', _say_shifts, ('ends',))
+PICTURES['robustness'] = PictureKind(
+    plot_robustness, ('baselines',),
+    'Each shifted set against the reference. Grey: the baseline of standard models, over the range it was fitted in; '
+    'the distance above it is effective robustness.', _say_robustness, ('baselines',))
 
 # %% ../../nbs/api/show/03_figures.ipynb #770866b3
 def alt_text(
@@ -124,7 +121,9 @@ def alt_text(
 ) -> str:
     "What a picture of these shows, in a sentence or two with the table's numbers."
     if kind not in PICTURES: raise ValueError(f'No picture {kind!r}: expected one of {list(PICTURES)}')
-    return PICTURES[kind].says(table, dataset=dataset, alpha=alpha, baselines=baselines)
+    options = dict(alpha=alpha, baselines=baselines)
+    if 'dataset' in PICTURES[kind].options: options['dataset'] = dataset
+    return PICTURES[kind].says(table, **options)
 
 # %% ../../nbs/api/show/03_figures.ipynb #a3ada880
 def pictures(

@@ -8,7 +8,6 @@ __all__ = ['headline', 'write_report']
 # %% ../../nbs/api/show/07_report.ipynb #819bd765
 import json
 import numpy as np, pandas as pd
-from functools import partial
 from html import escape
 from pathlib import Path
 from string import Template
@@ -47,7 +46,7 @@ def headline(
     if not set(needed) <= set(rows): return f'{chosen} Accuracy in per cent, with 95 % intervals where known.'.strip()
     shifts = table[(table.role=='shift') & (table.dataset!=MEAN)]
     sets = counted(shifts.dataset.nunique(), 'shifted set')
-    def than(m, d): return _than(rows['weight-space', d], rows[m, d], _paired(comparisons, m, alpha, d))
+    def than(m, d): return _than(rows['weight-space', d], rows[m, d], comparisons)
     def gives(d): return f'{than(start, d)} and {than("fine-tuned", d)}'
     untold = ("Whether these differences are more than luck this page can't tell: it was given no comparison on the "
               'same images.')
@@ -68,24 +67,19 @@ def _measured(r):
     if not pd.isna(r.n): about.append(counted(r.n, 'image'))
     return f'{100*r.value:.1f} %' + (f' ({", ".join(about)})' if about else '')
 
-def _than(a, b, paired=None):
+def _than(a, b, comparisons=None):
     "The difference of two rows in words, rounded once as the table of comparisons has it, with its interval if known"
     d = round(100*(a.value-b.value), 1)
     points = f'{abs(d):.1f} point{"s"*(abs(d)!=1)}'
     words = f'{points} more than' if d > 0 else f'{points} less than' if d < 0 else 'as much as'
-    if paired is None: return f'{words} {b.method}'
-    low, high = 100*paired.low, 100*paired.high
+    if comparisons is None or not {'a', 'b'} <= set(comparisons): return f'{words} {b.method}'
+    c = comparisons[comparisons.low.notna() & (comparisons.dataset==a.dataset)]
+    if 'over' in c: c = c[c.over=='images']
+    c = c[(c.a==b.method) & (c.b==f'weight-space, {a.alpha:g}')]
+    if c.empty: return f'{words} {b.method}'
+    low, high = 100*c.low.iloc[0], 100*c.high.iloc[0]
     luck = ': may be luck' if low <= 0 <= high else ''
     return f'{words} {b.method} (95 % interval {low:+.1f} to {high:+.1f}{luck})'
-
-# %% ../../nbs/api/show/07_report.ipynb #0d2a6829
-def _paired(comparisons, method, alpha, dataset):
-    "The comparison over images of the average with one of its ends, if it was made and has an interval"
-    if comparisons is None or not {'a', 'b'} <= set(comparisons): return None
-    c = comparisons[comparisons.low.notna() & (comparisons.dataset==dataset)]
-    if 'over' in c: c = c[c.over=='images']
-    pair = c[(c.a==method) & (c.b==f'weight-space, {alpha:g}')]
-    return pair.iloc[0] if len(pair) else None
 
 # %% ../../nbs/api/show/07_report.ipynb #be5ce327
 # as in pictures
@@ -94,24 +88,6 @@ _WORDS = {'weight-space': 'weights averaged', 'logits': 'logits averaged', 'prob
 def _word(method): return _WORDS.get(method, method)
 
 def _short(alpha): return '' if pd.isna(alpha) else f'{alpha:g}'
-
-def _results(table):
-    "The wide table with α as text, so that it stays as short as it was given."
-    w = wide(table).reset_index()
-    w = w.assign(alpha=w.alpha.map(_short), method=w.method.map(_word))
-    if w.classifier.nunique()==1: w = w.drop(columns='classifier')
-    return w.rename(columns=dict(alpha='α'))
-
-def _intervals(table, alpha):
-    "Value and 95 % interval as text, for the rows of a picture's marked points."
-    t = _marked(table[table.low.notna()], alpha)
-    place = t.dataset.map(dataset_order(t).index)
-    t = t.assign(place=place).sort_values('place', kind='stable')
-    def who(r):
-        name = f'{r.tuning} {_word(r.method)}'.strip()
-        return f'{name}, α = {r.alpha:g}' if r.method in _WORDS else name
-    shown = pd.DataFrame({'set': t.dataset, 'classifier': [*map(who, t.itertuples())], 'images': t.n})
-    return shown.assign(**{'accuracy': 100*t.value, '95 % from': 100*t.low, 'to': 100*t.high})
 
 # %% ../../nbs/api/show/07_report.ipynb #321e3b73
 _comparison = {'tuning':'run', 'a':'A', 'b':'B', 'dataset':'set', 'over':'interval over', 'n':'images',
@@ -155,14 +131,39 @@ def _robustness(table, baselines, alpha):
     if (r.note!='').any(): shown['note'] = r.note
     return shown, list(dict.fromkeys(r.fit))
 
-def _other_metrics(table, alpha):
-    "What was measured besides the first metric"
-    t = _marked(table[table.metric!=table.metric.iloc[0]], alpha)
+# %% ../../nbs/api/show/07_report.ipynb #5fa41de7
+def _tables(everything, baselines, alpha):
+    "What the table says of each set, a section each"
+    table, metric = first_metric(everything), everything.metric.iloc[0]
+    # α as text, so that it stays as short as it was given
+    w = wide(table).reset_index()
+    w = w.assign(alpha=w.alpha.map(_short), method=w.method.map(_word))
+    if w.classifier.nunique()==1: w = w.drop(columns='classifier')
+    yield f'<h2>{escape(metric.capitalize())} in per cent</h2>\n' + html_table(w.rename(columns=dict(alpha='α')))
+    # intervals of the pictures' marked points
+    t = _marked(table[table.low.notna()], alpha)
+    t = t.assign(place=t.dataset.map(dataset_order(t).index)).sort_values('place', kind='stable')
+    if len(t):
+        names = (t.tuning + ' ' + t.method.map(_word)).str.strip()
+        names = names.mask(t.method.isin(list(_WORDS)), names + ', α = ' + t.alpha.map(_short))
+        shown = pd.DataFrame({'set': t.dataset, 'classifier': names, 'images': t.n})
+        shown = shown.assign(**{'accuracy': 100*t.value, '95 % from': 100*t.low, 'to': 100*t.high})
+        yield '<h2>Intervals</h2>\n' + html_table(shown)
+    # against baselines
+    shown, fits = _robustness(table, baselines, alpha) if baselines else ([], [])
+    if len(shown):
+        yield ('<h2>Robustness</h2>\n<p class="soft">ρ is effective robustness, accuracy above what standard models of '
+               'that reference accuracy have; τ is relative robustness, the gain over the classifier before '
+               f'fine-tuning. Baselines: {escape("; ".join(fits))}.</p>')
+        yield html_table(shown)
+    # what was measured besides the first metric
+    t = _marked(everything[everything.metric!=metric], alpha)
     unbounded = t.metric.isin(UNBOUNDED)
     shown = pd.DataFrame({'metric': t.metric.where(unbounded, t.metric+', %'), 'set': t.dataset})
     shown['method'], shown['α'] = t.method.map(_word), t.alpha.map(_short)
     scale = np.where(unbounded, 1., 100.)
-    return shown.assign(**{'value': scale*t.value, '95 % from': scale*t.low, 'to': scale*t.high})
+    shown = shown.assign(**{'value': scale*t.value, '95 % from': scale*t.low, 'to': scale*t.high})
+    if len(shown): yield '<h2>Other metrics</h2>\n' + html_table(shown, digits=2)
 
 # %% ../../nbs/api/show/07_report.ipynb #c63e7a8a
 def _spots(fig, ax, xy): # [[left, top] in per cent of the picture, or None]
@@ -174,9 +175,10 @@ def _spots(fig, ax, xy): # [[left, top] in per cent of the picture, or None]
     places = np.stack([left, top], 1).round(2).tolist()
     return [place if is_shown else None for place, is_shown in zip(places, shown)]
 
-def _paths(kind, fig, values, reference): # a path for each curve of averaged weights
-    "Where a picture shows each α: `values` has α down and sets across"
+def _paths(kind, fig, curve, reference): # a path for each curve of averaged weights
+    "Where a picture shows each α of a curve"
     fig.draw_without_rendering()
+    values = curve.pivot_table(index='alpha', columns='dataset', values='value')[dataset_order(curve)]
     alphas, sets = values.index.to_numpy(), list(values)
     if kind=='alpha':
         points = [np.column_stack([alphas, values[d]]) for d in sets]
@@ -186,7 +188,7 @@ def _paths(kind, fig, values, reference): # a path for each curve of averaged we
     return [_spots(fig, fig.axes[0], values[[reference, mean]].to_numpy())]
 
 # %% ../../nbs/api/show/07_report.ipynb #7fe9446c
-def _around(c, alpha, plots): # plots: function that returns the pictures and where they show each α
+def _around(c, alpha, drawn, paths): # paths: of each picture, where it shows each α
     "Pictures between a slider and the numbers that it moves"
     alphas, sets, texts = sorted(c.alpha.unique()), dataset_order(c), {}
     for r in c.itertuples():
@@ -199,7 +201,6 @@ def _around(c, alpha, plots): # plots: function that returns the pictures and wh
     start = int(np.argmin(np.abs(np.array(alphas)-alpha)))
     about = dict(alpha=f'{alphas[start]:g}', start=start, last=len(alphas)-1)
     about |= dict(before=_begins(c), gives=gives[start])
-    drawn, paths = plots(c.pivot_table(index='alpha', columns='dataset', values='value')[sets])
     # the table below the pictures, whose column in the middle moves
     def cell(d, a, kind='n'): return f'<td class="{kind}">{texts.get((d, a), "")}</td>'
     def cells(d): return cell(d, 0.) + cell(d, alphas[start], 'n moves') + cell(d, 1.)
@@ -357,14 +358,6 @@ def _beginning(table, comparisons, notes, alpha):
     if notes: yield from (f'<p>{escape(p)}</p>' for p in notes.split('\n\n'))
 
 # %% ../../nbs/api/show/07_report.ipynb #db529c00
-def _plots(table, alpha, baselines, values=None):
-    "The pictures, and where each shows the values of a curve by α"
-    drawn, paths = [], {}
-    for kind, fig, caption in pictures(table, alpha=alpha, baselines=baselines):
-        drawn.append(html_figure(kind, fig, alt_text(table, kind, alpha=alpha, baselines=baselines), caption))
-        if values is not None: paths[kind] = _paths(kind, fig, values, reference_set(table))
-    return drawn, paths
-
 def _body(everything, comparisons, notes, alpha, baselines, predictions, images, recipe):
     "The page's sections, one string each."
     table, n_classes = first_metric(everything), None
@@ -374,22 +367,16 @@ def _body(everything, comparisons, notes, alpha, baselines, predictions, images,
     yield from (f'<p class="warn">{html_text(d)}</p>' for d in doubts(table, n_classes))
     yield from _beginning(table, comparisons, notes, alpha)
     # the pictures; around them a slider, where there is one curve of averaged weights
-    plots, averaged = partial(_plots, table, alpha, baselines), []
+    averaged, drawn, paths = [], [], {}
     if table.classifier.nunique() == 1:
         averaged = [c for c in curves(table).values() if (c.method=='weight-space').any()]
-    if len(averaged) == 1 and averaged[0].alpha.nunique() > 2: yield from _around(averaged[0], alpha, plots)
-    else: yield from plots()[0]
+    slides = len(averaged) == 1 and averaged[0].alpha.nunique() > 2
+    for kind, fig, caption in pictures(table, alpha=alpha, baselines=baselines):
+        drawn.append(html_figure(kind, fig, alt_text(table, kind, alpha=alpha, baselines=baselines), caption))
+        if slides: paths[kind] = _paths(kind, fig, averaged[0], reference_set(table))
+    yield from (_around(averaged[0], alpha, drawn, paths) if slides else drawn)
     # the tables
-    metric = escape(table.metric.iloc[0].capitalize())
-    yield f'<h2>{metric} in per cent</h2>\n' + html_table(_results(table))
-    if len(i := _intervals(table, alpha)): yield '<h2>Intervals</h2>\n' + html_table(i)
-    shown, fits = _robustness(table, baselines, alpha) if baselines else ([], [])
-    if len(shown):
-        yield ('<h2>Robustness</h2>\n<p class="soft">ρ is effective robustness, accuracy above what standard models of '
-               'that reference accuracy have; τ is relative robustness, the gain over the classifier before '
-               f'fine-tuning. Baselines: {escape("; ".join(fits))}.</p>')
-        yield html_table(shown)
-    if len(o := _other_metrics(everything, alpha)): yield '<h2>Other metrics</h2>\n' + html_table(o, digits=2)
+    yield from _tables(everything, baselines, alpha)
     if compared is not None:
         families = '; over families, for new families' if 'families' in set(compared.get('interval over', ())) else ''
         yield ('<h2>Comparisons on the same images</h2>\n<p class="soft">If an interval excludes 0, A and B differ by '
