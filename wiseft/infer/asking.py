@@ -9,6 +9,7 @@ __all__ = ['FILE', 'NONE', 'Questions', 'read_questions', 'draw_questions', 'wri
 # %% ../../nbs/api/infer/14_asking.ipynb #d512e119
 import csv, hashlib, io, json, numpy as np, os, pandas as pd, warnings
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from ..base.files import existing_file, existing_folder
 from ..base.text import BadFile, counted, did_you_mean, first_few
@@ -39,21 +40,19 @@ def read_questions(
 ) -> Questions:
     "What was asked"
     path = existing_folder(folder, 'folder of `wiseft ask`')/FILE
+    def all_of(kind, *lists): return all(type(values) is list and {*map(type, values)} <= {kind} for values in lists)
     try:
         asked = Questions(**json.loads(path.read_text(encoding='utf-8')))
-        if not _is_sound(asked): raise ValueError
+        texts = all_of(str, asked.names, asked.classnames, asked.files, [asked.pool])
+        flags = all_of(bool, asked.asked, asked.random, [asked.packed])
+        numbers = all_of(int, [asked.disagree, asked.n], *asked.predicted)
+        codes = np.array(asked.predicted)
+        fits = texts and flags and numbers and codes.shape == (len(asked.names), len(asked.files))
+        paired = fits and len(asked.names) > 1 and len(asked.asked) == len(asked.random) == len(asked.files)
+        if not (paired and (codes >= 0).all() and (codes < len(asked.classnames)).all()): raise ValueError
     except (OSError, ValueError, TypeError, RecursionError) as e: raise BadFile(
         f'{folder} is no folder of `wiseft ask`: its {FILE} can\'t be read ({type(e).__name__}).') from None
     return asked
-
-def _is_sound(q):
-    "Whether questions fit together"
-    def is_of(kind, values): return type(values) is list and all(type(v) is kind for v in values)
-    def all_of(kind, *lists): return all(is_of(kind, values) for values in lists)
-    return (all_of(str, q.names, q.classnames, q.files, [q.pool]) and all_of(bool, q.asked, q.random, [q.packed]) and
-            all_of(int, [q.disagree, q.n], *q.predicted) and len(q.predicted) == len(q.names) >= 2 and
-            {len(each) for each in (q.asked, q.random, *q.predicted)} == {len(q.files)} and
-            all(0 <= code < len(q.classnames) for codes in q.predicted for code in codes))
 
 # %% ../../nbs/api/infer/14_asking.ipynb #935a7855
 def draw_questions(
@@ -70,19 +69,25 @@ def draw_questions(
     looked = [look(members, s, keep=False, most_skipped=1, **kwargs) for s in sets]
     def said(n): return np.concatenate([found[n]['predicted'] for found in looked])
     predicted = np.array([said(n) for n in members])
-    places, files = _places(sets, predicted[0] >= 0)
-    predicted = predicted[:, predicted[0] >= 0]
-    differ, order = (predicted != predicted[0]).any(0), np.random.default_rng(seed).permutation(len(files))
-    asked, some = order[differ[order]][:labels], np.random.default_rng(seed+1).permutation(len(files))[:random]
+    readable = predicted[0] >= 0
+    places, files = _places(sets, readable)
+    predicted = predicted[:, readable]
+    differ = (predicted != predicted[0]).any(0)
+    def shuffled(seed): return np.random.default_rng(seed).permutation(len(files))
+    order = shuffled(seed)
+    asked = order[differ[order]][:labels]
+    some = shuffled(seed+1)[:random]
     if not len(asked) and not random: raise ValueError(
         f'On all {counted(len(files), "picture")} the answers are the same, so that no label tells these classifiers '
         'apart: they are equally accurate there.')
-    chosen = _in_turn(asked, some)
+    # both kinds, evenly mixed; an image of both kinds once
+    turns = pd.concat([pd.Series(np.arange(len(kind))/max(1, len(kind)), kind) for kind in (asked, some)])
+    chosen = turns.groupby(level=0, sort=False).min().sort_values(kind='stable').index.tolist()
+    kinds = [np.isin(chosen, kind).tolist() for kind in (asked, some)]
+    packed = any(s.members is not None for s in sets)
     pool = hashlib.sha256(json.dumps([classnames, files]).encode()).hexdigest()[:16]
-    questions = Questions(list(members), list(classnames), [files[i] for i in chosen],
-                          predicted[:, chosen].tolist(), np.isin(chosen, asked).tolist(),
-                          np.isin(chosen, some).tolist(), int(differ.sum()), len(files),
-                          any(s.members is not None for s in sets), pool)
+    questions = Questions(list(members), list(classnames), [files[i] for i in chosen], predicted[:, chosen].tolist(),
+                          *kinds, int(differ.sum()), len(files), packed, pool)
     def picture(k):
         images, i = places[chosen[k]]
         return images.open(i)
@@ -94,17 +99,10 @@ def _places(sets, readable): # ([(`ImageSet`, index)], names)
     places = [(s, i) for s in sets for i in range(len(s))]
     files = [f for s in sets for f in s.files()]
     if len(set(files)) < len(files): raise ValueError('A picture is given twice. Give each folder or file once.')
-    if len(bad := [f for f, good in zip(files, readable) if not good]): warnings.warn(
+    if bad := list(compress(files, ~readable)): warnings.warn(
         f'{counted(len(bad), "picture")} can\'t be read and are left out: {first_few(bad)}.', stacklevel=3)
     if len(bad) == len(files): raise ValueError(f'None of {counted(len(files), "picture")} can be read.')
-    return [p for p, good in zip(places, readable) if good], [f for f, good in zip(files, readable) if good]
-
-def _in_turn(asked, some):
-    "Both kinds, evenly mixed; an image of both kinds once"
-    at = {}
-    for kind in asked, some:
-        for k, i in enumerate(kind): at[i] = min(at.get(i, 1), k/len(kind))
-    return sorted(at, key=at.get)
+    return list(compress(places, readable)), list(compress(files, readable))
 
 # %% ../../nbs/api/infer/14_asking.ipynb #7b7512d7
 def write_answers(
@@ -117,7 +115,9 @@ def write_answers(
     table = io.StringIO()
     rows = csv.writer(table, lineterminator='\n')
     rows.writerow(['file', 'label', *(f'label_{k}' for k in range(2, most+1))])
-    for f in questions.files: rows.writerow([f, *answers.get(f, []), *['']*(most - len(answers.get(f, [])))])
+    for f in questions.files:
+        labels = answers.get(f, [])
+        rows.writerow([f, *labels, *['']*(most - len(labels))])
     Path(path).write_text(table.getvalue(), encoding='utf-8-sig') # so that a spreadsheet knows it as UTF-8
 
 def read_answers(
@@ -150,34 +150,30 @@ def judged(
     answers:dict # of `read_answers`
 ) -> tuple: # differences, and accuracies, a DataFrame each
     "How much better one classifier is than the others on such images, with 95 % intervals"
-    files = np.array([f in answers for f in questions.files])
-    told = np.array(questions.asked) & files
-    right, k = _right(questions, answers), len(questions.names)
-    if not told.any(): best, against = 0, []
-    elif k == 2: best, against = 1, [(0, *_of_two(questions, right[:, told]))]
-    else:
-        d, low, high = simultaneous_differences(right[:, told].T, questions.disagree, questions.n)
-        best = int(d[0].argmax())
-        against = [(i, d[i, best], low[i, best], high[i, best]) for i in range(k) if i != best]
-    m = int(told.sum())
-    narrower = 1 - np.sqrt(m/(m + 10)) # by ten labels more
-    rows = [dict(a=questions.names[i], b=questions.names[best], labels=m, difference=d, low=low, high=high,
-                 ten_more=(high - low)*narrower) for i, d, low, high in against]
-    some = np.array(questions.random) & files
-    accuracies = [dict(classifier=n, labels=int(some.sum()), accuracy=r[some].mean(),
-                       **dict(zip(('low', 'high'), clopper_pearson(r[some].sum(), some.sum()))))
-                  for n, r in zip(questions.names, right)] if some.any() else []
-    return pd.DataFrame(rows), pd.DataFrame(accuracies)
-
-def _right(questions, answers): # (k, n) bool
-    "Whether what each said is among the labels; False where there is none"
-    def of(codes): return [questions.classnames[c] in answers.get(f, ()) for c, f in zip(codes, questions.files)]
-    return np.array([of(codes) for codes in questions.predicted])
-
-def _of_two(questions, right): # difference, low, high
-    first, second = right
-    wins, losses = int((second & ~first).sum()), int((first & ~second).sum())
-    return asked_difference(wins, losses, right.shape[1], questions.disagree, questions.n)
+    labelled = np.array([f in answers for f in questions.files])
+    def is_right(f, code): return questions.classnames[code] in answers.get(f, ()) # no, where there is no label
+    right = np.array([list(map(is_right, questions.files, codes)) for codes in questions.predicted])
+    asked = np.array(questions.asked) & labelled
+    m, k, best, against = int(asked.sum()), len(questions.names), 0, []
+    if m and k == 2:
+        first, second = right[:, asked]
+        wins, losses = (second & ~first).sum(), (first & ~second).sum()
+        exact = asked_difference(int(wins), int(losses), m, questions.disagree, questions.n)
+        best, against = 1, [(0, *exact)]
+    elif m:
+        estimates = np.stack(simultaneous_differences(right[:, asked].T, questions.disagree, questions.n))
+        best = int(estimates[0, 0].argmax())
+        against = [(i, *estimates[:, i, best]) for i in range(k) if i != best]
+    narrower, differences = 1 - np.sqrt(m/(m + 10)), [] # by ten labels more
+    for i, d, low, high in against:
+        pair = dict(a=questions.names[i], b=questions.names[best], labels=m)
+        differences.append(pair | dict(difference=d, low=low, high=high, ten_more=(high - low)*narrower))
+    # accuracy, by the random images
+    some, accuracies = np.array(questions.random) & labelled, []
+    for name, r in zip(questions.names, right[:, some] if some.any() else ()):
+        low, high = clopper_pearson(r.sum(), len(r))
+        accuracies.append(dict(classifier=name, labels=len(r), accuracy=r.mean(), low=low, high=high))
+    return pd.DataFrame(differences), pd.DataFrame(accuracies)
 
 # %% ../../nbs/api/infer/14_asking.ipynb #a207c183
 def told_besides(
@@ -186,8 +182,8 @@ def told_besides(
 ) -> list: # sentences
     "What to know of the labels that a comparison is made from"
     out = []
-    gone = [] if questions.packed else [f for f in questions.files if not os.path.exists(f)]
-    if gone: out.append(
+    gone = [f for f in questions.files if not os.path.exists(f)]
+    if gone and not questions.packed: out.append(
         f'Asked about, and no longer there: {first_few(gone)}. What was said of it counts all the same.')
     last = max((k for k, f in enumerate(questions.files) if f in answers), default=-1)
     skipped = [f for f in questions.files[:last] if f not in answers]

@@ -25,17 +25,18 @@ def picture_files(
     places, # files, folders, tables of files
 ) -> list: # of paths: files as they are, of folders all pictures below them, in order of their names
     "The pictures that are meant"
-    return [p for place in map(local_copy, places) for p in _below(place)]
-
-def _below(place):
-    "A file itself, the files that a table names, or the pictures in a folder"
-    if not place.exists(): raise FileNotFoundError(f'There is no picture or folder {place}.')
-    if place.suffix.lower() in ('.csv', '.tsv'): return [place.parent/f for f in read_image_table(place, 'file').file]
-    if not place.is_dir(): return [place]
-    found = sorted(p for p in place.rglob('*') if p.suffix.lower() in SUFFIXES and not p.name.startswith('.'))
-    if not found: raise FileNotFoundError(
-        f"The folder {place} holds no pictures: no file in it ends in one of {', '.join(SUFFIXES)}.")
-    return found
+    paths = []
+    for place in map(local_copy, places):
+        if not place.exists(): raise FileNotFoundError(f'There is no picture or folder {place}.')
+        found = [place]
+        if place.suffix.lower() in ('.csv', '.tsv'):
+            found = [place.parent/f for f in read_image_table(place, 'file').file]
+        elif place.is_dir():
+            found = sorted(p for p in place.rglob('*') if p.suffix.lower() in SUFFIXES and not p.name.startswith('.'))
+            if not found: raise FileNotFoundError(
+                f"The folder {place} holds no pictures: no file in it ends in one of {', '.join(SUFFIXES)}.")
+        paths += found
+    return paths
 
 # %% ../../nbs/api/infer/11_classify.ipynb #d39477b4
 def picture_sets(
@@ -44,24 +45,19 @@ def picture_sets(
 ) -> list: # of `ImageSet`, whose labels mean nothing
     "The pictures that are meant, in their order"
     places = [places] if isinstance(places, (str, Path)) else places
-    sets, parts = [], chain.from_iterable(_parts(local_copy(place)) for place in places)
+    sets, parts = [], []
+    for place in map(local_copy, places): # of train, validation and test in shards each, else the place itself
+        splits = list(split_folders(place).values()) if place.is_dir() else []
+        parts += splits if any(map(shard_files, splits)) else [place]
+    def unlabelled(paths, members=None):
+        return ImageSet('pictures', paths, np.zeros(len(paths), int), classnames, members=members)
     for packed, some in groupby(parts, lambda place: bool(shard_files(place))):
-        if packed: sets += [_in_tars(shard_files(place), classnames) for place in some]
-        else: sets.append(_unlabelled(picture_files(some), classnames))
+        if not packed: sets.append(unlabelled(picture_files(some)))
+        for files in map(shard_files, some if packed else ()):
+            names, _, members = shard_members(files, is_member)
+            if not len(members): raise BadFile(f'There are no pictures in {first_few([str(f) for f in files])}.')
+            sets.append(unlabelled(PathColumn(names), members))
     return sets
-
-def _parts(place):
-    "Of train, validation and test in shards each, else the place itself"
-    splits = list(split_folders(place).values()) if place.is_dir() else []
-    return splits if any(map(shard_files, splits)) else [place]
-
-def _unlabelled(paths, classnames, members=None):
-    return ImageSet('pictures', paths, np.zeros(len(paths), int), classnames, members=members)
-
-def _in_tars(files, classnames):
-    names, _, members = shard_members(files, is_member)
-    if not len(members): raise BadFile(f'There are no pictures in {first_few([str(f) for f in files])}.')
-    return _unlabelled(PathColumn(names), classnames, members)
 
 # %% ../../nbs/api/infer/11_classify.ipynb #533a3d65
 @memory_advice()
@@ -73,26 +69,22 @@ def classify(
     progress:bool=True, # bar, or lines in a log
 ) -> pd.DataFrame: # file, class, probability, class_2, probability_2, …, problem
     "The likeliest classes of pictures without labels"
-    top, rows = min(top, len(classifier.classnames)), []
-    for pictures in picture_sets(places, classifier.classnames):
-        said = _said_of(classifier, pictures, top, batch_size, progress)
-        rows += [[str(path), *said[i]] for i, path in enumerate(pictures.paths)]
-    columns = [f'{what}{"" if k == 1 else f"_{k}"}' for k in range(1, top+1) for what in ('class', 'probability')]
-    return pd.DataFrame(rows, columns=['file', *columns, 'problem'])
-
-# %% ../../nbs/api/infer/11_classify.ipynb #c6fce119
-def _said_of(classifier, pictures, top, batch_size, progress): # dict index -> row
-    said, unreadable, device = {}, [], device_of(classifier)
+    rows, device = [], device_of(classifier)
+    top = min(top, len(classifier.classnames))
     def of_batch(idx, x):
         p = classifier(x[device]).cpu().double().softmax(1)
         return zip(idx, *(t.tolist() for t in p.topk(top)))
-    with ready([classifier]) as threads:
-        for rows in each_batch(of_batch, [classifier], pictures, classifier.transform, unreadable, batch_size, threads,
-                               progress=progress, keep=False, most_skipped=1):
-            for i, values, classes in rows: said[i] = [*_pairs(classifier.classnames, values, classes), '']
-    said = dict(chain.from_iterable(part.items() for part in of_all(said)))
-    return said | {i: [*[None]*2*top, problem] for i, problem in unreadable}
-
-def _pairs(names, values, classes):
-    "Name and probability, in turn"
-    for v, c in zip(values, classes): yield from (names[c], v)
+    for pictures in picture_sets(places, classifier.classnames):
+        said, unreadable = {}, []
+        with ready([classifier]) as threads:
+            batches = each_batch(of_batch, [classifier], pictures, classifier.transform, unreadable, batch_size,
+                                 threads, progress=progress, keep=False, most_skipped=1)
+            for i, values, classes in chain.from_iterable(batches):
+                names = [classifier.classnames[c] for c in classes]
+                said[i] = [*chain.from_iterable(zip(names, values)), '']
+        said = dict(chain.from_iterable(part.items() for part in of_all(said)))
+        empty = [None]*2*top
+        said |= {i: [*empty, problem] for i, problem in unreadable}
+        for i, path in enumerate(pictures.paths): rows.append([str(path), *said[i]])
+    columns = ['class', 'probability', *(f'{what}_{k}' for k in range(2, top+1) for what in ('class', 'probability'))]
+    return pd.DataFrame(rows, columns=['file', *columns, 'problem'])

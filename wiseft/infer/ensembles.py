@@ -48,27 +48,6 @@ def mix_probabilities(
 # %% ../../nbs/api/infer/06_ensembles.ipynb #4268f4e2
 mix_probabilities.gives = 'probabilities'
 
-# %% ../../nbs/api/infer/06_ensembles.ipynb #5a04d8fd
-def _copy(classifier): return classifier.copy() if hasattr(classifier, 'copy') else deepcopy(classifier)
-
-def _path(zeroshot, finetuned, rule, precision, images):
-    "The weights between two classifiers in a copy of that precision, and what makes them in fp32 if that is another"
-    if hasattr(zeroshot, 'check_averageable'): zeroshot, finetuned = averageable([zeroshot, finetuned])
-    prepared, _ = prepare_merge(rule, zeroshot, [finetuned], images)
-    def into(copy): return WeightPath(copy.eval(), zeroshot.state_dict(), finetuned.state_dict(), rule, prepared)
-    copied = _copy(zeroshot)
-    target = at_precision(copied, precision)
-    return into(target), None if target is copied else lambda alpha: into(_copy(zeroshot))(alpha)
-
-def _along(path, alphas, copies): # function alpha -> classifier
-    "A classifier for each alpha, or one that is overwritten, which takes an accelerator no time to speak of"
-    if copies is None:
-        needed, on_cpu = sum(t.nbytes for t, *_ in path.tensors), device_of(path.target).type == 'cpu'
-        copies = on_cpu and len(alphas)*needed < psutil.virtual_memory().available/2
-    if not copies: return path
-    made = {a: _copy(path(a)) for a in alphas}
-    return made.__getitem__
-
 # %% ../../nbs/api/infer/06_ensembles.ipynb #65963966
 DEFAULT_ALPHAS = tuple(np.round(np.linspace(0, 1, 11), 10))
 
@@ -89,7 +68,8 @@ def members(
     "The two ends and everything between them"
     check_ends(zeroshot, finetuned)
     name = name or default_name(zeroshot)
-    inner = sorted({float(a) for a in (DEFAULT_ALPHAS if alphas is None else alphas)} - {0., 1.})
+    alphas = DEFAULT_ALPHAS if alphas is None else alphas
+    inner = sorted({*map(float, alphas)} - {0., 1.})
     if {_between(way)[0] for way in by} <= {'mix'}: # a merge's path does so itself
         for a in inner: check_alpha(a)
     start = 'start' if getattr(zeroshot, 'method', None) == 'start' else 'zero-shot'
@@ -100,13 +80,14 @@ def members(
     for m in ends[:1] if _train_text(zeroshot, finetuned) else ends:
         m.control = m.control and controlled(m.features, head_of)
     out = {_key(m): m for m in ends}
-    weight_space = cache(
-        lambda rule: _weight_space(zeroshot, finetuned, inner, rule, precision, copies, images, head_of))
+    @cache
+    def weight_space(rule):
+        return _weight_space(zeroshot, finetuned, inner, rule, precision, copies, images, head_of)
     for way in by:
         kind, f = _between(way)
         if kind == 'merge' and parts: f = partial(f, parts=parts)
-        between = weight_space(f) if kind == 'merge' else _mixed(f, ends, inner, weight_space,
-                                                                 partial(prepare_mix, f, zeroshot, finetuned, images))
+        if kind == 'merge': between = weight_space(f)
+        else: between = _mixed(prepare_mix(f, zeroshot, finetuned, images), ends, inner, weight_space)
         for alpha, made in between.items():
             who = ends[1].identity | dict(method=method_name(f), alpha=alpha)
             m = replace(ends[1], identity=who, features=None, **(dict(exact=None) | made))
@@ -126,41 +107,35 @@ def _between(way): # (kind, function)
     raise ValueError(
         f'{method_name(f)} has no alpha to sweep: it is a {kind}. A sweep takes mixes, and merges with a knob `alpha`.')
 
-def _are_one(a, b):
-    "Whether two classifiers have the same weights; the last, which are the head's, are looked at first"
-    a, b = (list(c.state_dict().values())[::-1] for c in (a, b))
-    return bool(a) and len(a) == len(b) and all(torch.equal(x.cpu(), y.cpu()) for x, y in zip(a, b))
-
 # %% ../../nbs/api/infer/06_ensembles.ipynb #70da3c46
+def _copy(classifier): return classifier.copy() if hasattr(classifier, 'copy') else deepcopy(classifier)
+
 # alpha -> dict of a member's function, modules and control, and in the middle what makes it in fp32
 def _weight_space(zeroshot, finetuned, alphas, rule, precision, copies, images, head_of):
-    path, exactly = _path(zeroshot, finetuned, rule, precision, images)
-    at = _along(path, alphas, copies)
-    trains_text = _train_text(path.target)
+    # the weights between the two, in a copy of the wanted precision
+    if hasattr(zeroshot, 'check_averageable'): zeroshot, finetuned = averageable([zeroshot, finetuned])
+    prepared, _ = prepare_merge(rule, zeroshot, [finetuned], images)
+    def into(copy): return WeightPath(copy.eval(), zeroshot.state_dict(), finetuned.state_dict(), rule, prepared)
+    copied = _copy(zeroshot)
+    target = at_precision(copied, precision)
+    at = path = into(target)
+    # a classifier for each alpha, or one that is overwritten, which takes an accelerator no time to speak of
+    if copies is None:
+        needed = len(alphas)*sum(t.nbytes for t, *_ in path.tensors)
+        copies = device_of(target).type == 'cpu' and needed < psutil.virtual_memory().available/2
+    if copies: at = {a: _copy(path(a)) for a in alphas}.__getitem__
+    # each says what its head makes of its features; a control set's head is the start's, if texts are read alike
+    trains_text = _train_text(target)
     def of(alpha):
-        head_at = (lambda control_set: own_head(at(alpha), control_set)) if trains_text else head_of
-        return dict(function=Remembered(lambda x: at(alpha)(x)), modules=(path.target if at is path else at(alpha),),
-                    control=controlled(lambda x: at(alpha).features(x), head_at))
+        def own(control_set): return own_head(at(alpha), control_set)
+        control = controlled(lambda x: at(alpha).features(x), own if trains_text else head_of)
+        model = at(alpha) if copies else target
+        return dict(function=Remembered(lambda x: at(alpha)(x)), modules=(model,), control=control)
     made = {a: of(a) for a in alphas}
-    middle = min(alphas, key=lambda a: abs(a-.5), default=None)
-    if exactly and alphas: made[middle]['exact'] = partial(exactly, middle)
+    if alphas and target is not copied:
+        middle = min(alphas, key=lambda a: abs(a-.5))
+        made[middle]['exact'] = lambda: into(_copy(zeroshot))(middle)
     return made
-
-# alpha -> dict of a member's function, modules, control and what it gives
-def _mixed(mix, ends, alphas, weight_space, prepare):
-    function, _ = function_and_knobs(mix)
-    asks, gives = signature(function).parameters, getattr(function, 'gives', 'logits')
-    mix, with_features = prepare(), 'features' in asks
-    if with_features: _share_features(ends[1], method_name(mix))
-    def of_batch(ends): return _of_batch(mix, ends, with_features)
-    if gives == 'alpha': return {np.nan: _picked(of_batch, ends, weight_space(wise_ft))}
-    def of(**alpha):
-        control = Remembered(lambda images: partial(of_batch([m.on(images) for m in ends]), **alpha))
-        return dict(function=partial(of_batch(ends), **alpha), modules=ends[0].modules + ends[1].modules, gives=gives,
-                    control=control)
-    if 'alpha' not in asks: return {np.nan: of()}
-    # there are no probabilities outside 0…1
-    return {a: of(alpha=a) for a in alphas if gives == 'logits' or 0 <= a <= 1}
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #1f011f65
 def prepare_mix(
@@ -177,42 +152,52 @@ def prepare_mix(
     for_prepare, left = knobs_apart(mix)
     return partial(function, **function.prepare(zeroshot, finetuned, images, **for_prepare) | left)
 
-def _share_features(finetuned, name):
-    "Let a member's head and a mix have the same features, computed once a batch"
-    if finetuned.features is None: raise ValueError(
-        f'{name} looks at features, and {finetuned.name} has none to show. Give it a method `features`, as an '
-        'ImageClassifier has.')
-    head, features = finetuned.modules[0].head, finetuned.features
-    finetuned.function = Remembered(lambda x: head(features(x)))
-
-def _of_batch(mix, ends, with_features): # function of a batch
-    zeroshot, finetuned = ends
-    if not with_features: return lambda x, **alpha: mix(zeroshot(x), finetuned(x), **alpha)
-    return lambda x, **alpha: mix(zeroshot(x), finetuned(x), features=finetuned.features(x), **alpha)
+# alpha -> dict of a member's function, modules, control and what it gives
+def _mixed(mix, ends, alphas, weight_space):
+    function, _ = function_and_knobs(mix)
+    asks, gives = signature(function).parameters, getattr(function, 'gives', 'logits')
+    if 'features' in asks: # the fine-tuned one's head and the mix have the same, computed once a batch
+        tuned = ends[1]
+        if tuned.features is None: raise ValueError(
+            f'{method_name(mix)} looks at features, and {tuned.name} has none to show. Give it a method `features`, '
+            'as an ImageClassifier has.')
+        head = tuned.modules[0].head
+        tuned.function = Remembered(lambda x: head(tuned.features(x)))
+    def of_batch(ends, **alpha): # function of a batch
+        zeroshot, finetuned = ends
+        def of(x):
+            features = dict(features=finetuned.features(x)) if 'features' in asks else {}
+            return mix(zeroshot(x), finetuned(x), **features, **alpha)
+        return of
+    if gives == 'alpha': return {np.nan: _picked(of_batch, ends, weight_space(wise_ft))}
+    def of(**alpha):
+        control = Remembered(lambda images: of_batch([m.on(images) for m in ends], **alpha))
+        modules = ends[0].modules + ends[1].modules
+        return dict(function=of_batch(ends, **alpha), modules=modules, gives=gives, control=control)
+    if 'alpha' not in asks: return {np.nan: of()}
+    # there are no probabilities outside 0…1
+    return {a: of(alpha=a) for a in alphas if gives == 'logits' or 0 <= a <= 1}
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #7985de6f
 def _picked(of_batch, ends, between): # dict of a member's function, modules and control
-    "The average of the nearest alpha, image by image"
-    alphas = [0., *between, 1.]
-    modules = [*ends[0].modules, *ends[1].modules, *(o for parts in between.values() for o in parts['modules'])]
-    def on(images):
-        zeroshot, finetuned = [m.on(images) for m in ends]
-        inner = [parts['control'](images) for parts in between.values()]
-        return _nearest(of_batch([zeroshot, finetuned]), alphas, [zeroshot, *inner, finetuned])
-    here = _nearest(of_batch(ends), alphas, [ends[0], *(parts['function'] for parts in between.values()), ends[1]])
-    return dict(function=here, modules=tuple(dict.fromkeys(modules)), control=Remembered(on))
-
-def _nearest(mix, alphas, functions): # function of a batch
-    "Of each image the outputs at the alpha that is nearest to what a mix gives"
-    def of(x):
-        share = mix(x)
-        if share.shape != x.shape[:1]: raise ValueError(
-            f'A mix that gives alpha gives a number for each of {len(x)} images. It gave {tuple(share.shape)}.')
-        nearest = (share[:, None] - torch.tensor(alphas, device=share.device)).abs().argmin(1)
-        used, place = nearest.unique(return_inverse=True)
-        logits = torch.stack([functions[i](x) for i in used.tolist()])
-        return logits[place, torch.arange(len(x), device=place.device)]
-    return of
+    "Of each image the outputs of the average whose alpha is nearest to what a mix gives"
+    inner, alphas = between.values(), torch.tensor([0., *between, 1.])
+    def nearest(ends, inner): # function of a batch
+        mix, functions = of_batch(ends), [ends[0], *inner, ends[1]]
+        def of(x):
+            share = mix(x)
+            if share.shape != x.shape[:1]: raise ValueError(
+                f'A mix that gives alpha gives a number for each of {len(x)} images. It gave {tuple(share.shape)}.')
+            distances = share[:, None] - alphas.to(share.device)
+            used, place = distances.abs().argmin(1).unique(return_inverse=True)
+            logits = torch.stack([functions[i](x) for i in used.tolist()])
+            return logits[place, torch.arange(len(x), device=place.device)]
+        return of
+    def on(images): return nearest([m.on(images) for m in ends], [parts['control'](images) for parts in inner])
+    modules = [*ends[0].modules, *ends[1].modules]
+    for parts in inner: modules += parts['modules']
+    return dict(function=nearest(ends, [parts['function'] for parts in inner]), modules=tuple(dict.fromkeys(modules)),
+                control=Remembered(on))
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #abe4e308
 def sweep(
@@ -235,9 +220,11 @@ def sweep(
     images = getattr(suite, 'validation', None) if images is None else images
     if seed is None: seed = getattr(finetuned, 'recipe', {}).get('seed')
     for doubt in doubtful_alphas(alphas): warnings.warn(doubt, stacklevel=2)
-    if _are_one(zeroshot, finetuned): warnings.warn(
-        'The two classifiers have the same weights, and so has an average of them. Give another one.', stacklevel=2)
     between = members(zeroshot, finetuned, alphas, by, name, seed, precision, copies, images, parts)
+    pairs = list(zip(zeroshot.state_dict().values(), finetuned.state_dict().values()))
+    # the last, which are the head's, are looked at first
+    if pairs and all(torch.equal(a.cpu(), b.cpu()) for a, b in reversed(pairs)): warnings.warn(
+        'The two classifiers have the same weights, and so has an average of them. Give another one.', stacklevel=2)
     found = evaluate(between, suite, split, keep_predictions, **kwargs)
     table = found[0] if keep_predictions else found
     for doubt in doubts(table, len(zeroshot.classnames)): warnings.warn(doubt, stacklevel=2)
@@ -257,10 +244,11 @@ def output_ensemble(
     def together(parts, x):
         outputs = [m(x) if average == 'logits' else m(x).softmax(-1) for m in parts]
         return sum(outputs)/len(outputs)
+    def on(images): return partial(together, [m.on(images) for m in parts])
     who = parts[0].identity | dict(classifier=' + '.join(classifiers), tuning='', method=average, alpha=np.nan)
-    return Member(partial(together, parts), who, parts[0].classnames, common_transform(classifiers),
-                  tuple(o for m in parts for o in m.modules), average,
-                  control=lambda images: partial(together, [m.on(images) for m in parts]))
+    modules = tuple(o for m in parts for o in m.modules)
+    return Member(partial(together, parts), who, parts[0].classnames, common_transform(classifiers), modules, average,
+                  control=on)
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #1c2890b6
 def alpha_curves(
@@ -273,7 +261,10 @@ def alpha_curves(
 ) -> dict: # dataset -> `AlphaCurve`
     "Exact accuracy of an output-space ensemble as a function of alpha, for each set"
     check_ends(zeroshot, finetuned)
-    if method == 'weight-space' and _only_heads_differ(zeroshot, finetuned): method = 'logits' # which is the same
+    if method == 'weight-space': # of logits it is the same if all but the last, linear layer is
+        ours, others = zeroshot.state_dict(), finetuned.state_dict()
+        tower = [k for k in ours if not k.startswith('head.')]
+        if all(ours[k].equal(others[k].to(ours[k].device)) for k in tower): method = 'logits'
     if method not in ('logits', 'probabilities'): raise ValueError(
         f"The method is {method!r}, expected 'logits' or 'probabilities'; for weight-space ensembles evaluate a grid "
         "with `sweep`, unless only the head differs.")
@@ -287,11 +278,6 @@ def alpha_curves(
         find = partial(projected_intervals, projection=images.projection) if images.projection else alpha_intervals
         curves[d] = AlphaCurve(*find(u, v, images.labels[kept]))
     return curves
-
-def _only_heads_differ(a, b): # bool
-    "Whether logits of averages are averages of logits: all but the last, linear layer is the same"
-    ours, others = a.state_dict(), b.state_dict()
-    return all(k.startswith('head.') or t.equal(others[k].to(t.device)) for k, t in ours.items())
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #ca009875
 def standard_error(
@@ -319,14 +305,12 @@ def alpha_by_rule(
     "The α nearest to 0.5 within one standard error of the best accuracy, or the smallest there, or that of the best"
     if rule not in ('nearest', 'one standard error', 'best'): raise ValueError(
         f"The rule is {rule!r}, expected 'nearest', 'one standard error' or 'best'.")
-    errors = 0 if rule == 'best' or rule == 'nearest' and _pulled(accuracies, n) else 1
+    errors = 0 if rule == 'best' else 1
+    # of so few images one standard error would give up what fine-tuning clearly gained over 0.5
+    if rule == 'nearest' and n < SMALL_SET and {.5, 1.} <= set(accuracies.index):
+        if accuracies[1.] > accuracies[.5] + standard_error(accuracies, n): errors = 0
     good = accuracies.index[nearly_best(accuracies, n, errors)].to_numpy(float)
     return float(good[abs(good-.5).argmin()] if rule == 'nearest' else good.min())
-
-def _pulled(accuracies, n):
-    "Are images so few that one standard error would give up what fine-tuning clearly gained over 0.5?"
-    if n >= SMALL_SET or not {.5, 1.} <= set(accuracies.index): return False
-    return accuracies[1.] > accuracies[.5] + standard_error(accuracies, n)
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #0ef47f54
 class ChosenAlpha(float):
@@ -367,32 +351,26 @@ def choose_alpha(
     accuracies, n = table.set_index('alpha').value.sort_index(), int(table.n.iloc[0])
     one_part = kwargs.get('parts') or 'parts' in function_and_knobs(method)[1]
     from_these = accuracies.drop(0.) if one_part else accuracies # at 0 the rest would be the fine-tuned's
-    between = partial(_between_ends, zeroshot, finetuned, by=[method], images=images, **_some(kwargs, *_of_members))
-    seen = Seen(from_these, n, images, between, _some(kwargs, 'batch_size', 'workers', 'progress'))
+    def some(*names): return {k: kwargs[k] for k in names if k in kwargs}
+    def between():
+        options = some('alphas', 'precision', 'copies', 'parts')
+        made = members(zeroshot, finetuned, by=[method], images=images, **options).values()
+        by_alpha = {m.identity['alpha']: m for m in made}
+        return {a: by_alpha[a] for a in accuracies.index}
+    seen = Seen(from_these, n, images, between, some('batch_size', 'workers', 'progress'))
     alpha = rule(seen) if callable(rule) else alpha_by_rule(from_these, n, rule)
     start = table.method[table.alpha == 0].iloc[0]
+    error = f'{100*standard_error(accuracies, n):.1f} points'
     print(f'On {n:,} validation images: {start} {accuracies[0]:.1%}, fine-tuned {accuracies[1]:.1%}, '
           f'average at α = 0.5 {accuracies[.5]:.1%}. Chosen: α = {alpha:g}, {accuracies[alpha]:.1%} '
-          f'(one standard error: {100*standard_error(accuracies, n):.1f} points).')
+          f'(one standard error: {error}).')
+    why = f'α = {alpha:g} was chosen on {counted(n, "validation image")} (one standard error: {error}).'
     costs = averaging_costs(accuracies, n, start)
+    if costs: why = f'Here averaging at 0.5 costs; {why}'
     for sentence in costs: warnings.warn(sentence, stacklevel=2)
-    return ChosenAlpha(alpha, ' '.join([_why(alpha, accuracies, n, costs), *costs]))
-
-def _why(alpha, seen, n, costs):
-    "What an α was chosen by, in a sentence"
-    error = f'one standard error: {100*standard_error(seen, n):.1f} points'
-    told = f'α = {alpha:g} was chosen on {counted(n, "validation image")} ({error}).'
-    return f'Here averaging at 0.5 costs; {told}' if costs else told
+    return ChosenAlpha(alpha, ' '.join([why, *costs]))
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #04262960
-_of_members = 'alphas', 'precision', 'copies', 'parts' # options of a sweep
-
-def _some(options, *names): return {k: options[k] for k in names if k in options}
-
-def _between_ends(*ends, **options): # dict α -> `Member`
-    by_alpha = {m.identity['alpha']: m for m in members(*ends, **options).values()}
-    return {a: by_alpha[a] for a in sorted(by_alpha)}
-
 def _kept_aside(validation, finetuned):
     "Validation images of the reference that the classifier was not fine-tuned on"
     if not isinstance(validation, ImageSet): validation = Suite.for_training(validation, finetuned.classnames)

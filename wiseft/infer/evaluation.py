@@ -28,78 +28,76 @@ from .scores import image_rows, prediction_rows, score
 from .shared_layers import shared_layers
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #7eda65ec
-def _image_sets(suite, split): # `Suite` or `ImageSet`, dict name -> `ImageSet`
-    "What is evaluated, and its sets"
+def _image_sets(suite, split, members): # `Suite` or `ImageSet`, dict name -> `ImageSet`
+    "What is evaluated, and its sets; a warning where a member was fine-tuned on one"
     if not isinstance(suite, ImageSet): suite = Suite.of(suite)
-    if isinstance(suite, ImageSet): return suite, {suite.name: replace(suite, role='aside')}
-    return suite, suite.datasets(split)
+    alone = isinstance(suite, ImageSet)
+    datasets = {suite.name: replace(suite, role='aside')} if alone else suite.datasets(split)
+    for d, images in datasets.items():
+        parts = (images, images.split()[0]) if images.role == 'aside' else () # the second is what a suite trains on
+        def was_seen(m): return any(trained_on(c, part) for c in m.modules for part in parts)
+        if taught := [m.name for m in members.values() if was_seen(m)]: warnings.warn(
+            f'{taught[0]} was fine-tuned on images of {d}, and all of them are evaluated. For test images alone give '
+            'them as a reference: folder_suite(FOLDER, []), or --reference FOLDER.', stacklevel=3)
+    return suite, datasets
 
 def _able(members, suite, datasets):
     "For each set the members that have its classes, or the suite's; ValueError for one that has neither anywhere"
-    has = lambda m, images: m.classnames in (list(suite.classnames), list(images.classnames))
-    def able(images): return {n: m for n, m in members.items() if has(m, images)}
-    own = {d: images for d, images in datasets.items() if images.role != 'control'}
-    out = {d: able(images) for d, images in own.items()}
+    out = {}
+    for d, images in datasets.items():
+        fitting = list(suite.classnames), list(images.classnames)
+        if images.role == 'control': out[d] = {n: m.on(images) for n, m in members.items()}
+        else: out[d] = {n: m for n, m in members.items() if m.classnames in fitting}
+    own = [out[d] for d, images in datasets.items() if images.role != 'control']
     for n, m in members.items():
-        if not any(n in some for some in out.values()): check_classes(m, suite, m.name)
-    def on(images): return {n: m.on(images) for n, m in members.items()}
-    return out | {d: on(images) for d, images in datasets.items() if d not in own}
+        if not any(n in some for some in own): check_classes(m, suite, m.name)
+    return out
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #90e7e593
-def _reduced(member, outputs, labels, start, metrics): # dict column -> (n,) tensor
-    "What is kept of a batch: predicted classes, the metrics' numbers per image, and whether outputs hold NaN"
-    outcome = Outcome(outputs, labels, member.gives, start)
-    columns = {m.kept_as: torch.as_tensor(m.per_image(outcome)) for m in metrics if m.per_image}
-    return dict(predicted=outcome.predicted.to(torch.int32), broken=outputs.isnan().any(1), **columns)
-
 def _look(members, images, transform, metrics, **kwargs): # name -> dict column -> (n,) array
     "What each member made of each image of a set; NaN (predicted: -1) where an image is unreadable"
-    sets = {n: replace(images, projection=None) if m.classnames == images.classnames else images
-            for n, m in members.items()}
     labels = {m.device: torch.as_tensor(images.labels).to(m.device) for m in members.values()}
     starts = _starts(members)
     first = starts[0] if len(starts) == 1 else None # that fine-tuning began with, where there is one such
-    def outputs_of(n, x):
-        out = sets[n].project(members[n](x[members[n].device]))
-        check_shape(out, sets[n], members[n].name)
+    def outputs_of(m, x):
+        own = replace(images, projection=None) if m.classnames == images.classnames else images
+        out = own.project(m(x[m.device]))
+        check_shape(out, own, m.name)
         return out
     def of_batch(idx, x): # name -> dict column -> (n,) tensor
-        start = None if first is None else outputs_of(first, x) # which others may be held against
-        def of(n, m):
-            outputs = start if n == first else outputs_of(n, x)
-            return _reduced(m, outputs, _rows(labels[m.device], idx), start, metrics)
-        return idx, {n: of(n, m) for n, m in members.items()}
-    made = [*each_batch(of_batch, members.values(), images, transform, [], **kwargs)]
-    kept, columns = _of_all_processes(made, members)
-    for n, m in members.items(): check_nan(columns[n].pop('broken'), images, m.name)
-    return {n: _in_order(c, kept, len(images)) for n, c in columns.items()}
+        # neighbours are a slice, with which no indices go to the labels' device
+        begin, end = idx[0], idx[-1]+1
+        some = slice(begin, end) if end-begin == len(idx) else idx
+        start = None if first is None else outputs_of(members[first], x) # which others may be held against
+        made = {}
+        for n, m in members.items():
+            outputs = start if n == first else outputs_of(m, x)
+            outcome = Outcome(outputs, labels[m.device][some], m.gives, start)
+            columns = {k.kept_as: torch.as_tensor(k.per_image(outcome)) for k in metrics if k.per_image}
+            made[n] = dict(predicted=outcome.predicted.to(torch.int32), broken=outputs.isnan().any(1), **columns)
+        return idx, made
+    parts = each_batch(of_batch, members.values(), images, transform, [], **kwargs)
+    idx, made = _joined(of_all(_joined(list(parts))))
+    # in the order of all images
+    out = {n: dict(predicted=np.full(len(images), -1, np.int32)) for n in members}
+    for n, columns in made.items():
+        check_nan(columns.pop('broken'), images, members[n].name)
+        for k, v in columns.items():
+            unknown = np.full((len(images), *v.shape[1:]), np.nan)
+            out[n].setdefault(k, unknown)[idx] = v
+    return out
 
 def _starts(members): return [n for n, m in members.items() if m.identity['method'] in STARTS]
 
-
 # %% ../../nbs/api/infer/05_evaluation.ipynb #7ac94bf4
-def _rows(tensor, idx):
-    "Some rows; neighbours are found without sending their indices to the tensor's device"
-    return tensor[idx[0]:idx[-1]+1] if idx[-1]-idx[0] == len(idx)-1 else tensor[idx]
-
-def _of_all_processes(made, names): # indices, name -> dict column -> (n,) tensor on the CPU
-    "What members made of the batches of all processes"
-    own = [i for idx, _ in made for i in idx]
-    def columns(parts): return {n: _joined(n, parts) for n in names}
-    told = [(idx, seen) for idx, seen in of_all((own, columns(made))) if idx]
-    return [i for idx, _ in told for i in idx], columns(told)
-
-def _joined(name, parts): # dict column -> (n,) tensor on the CPU
-    "A member's columns of several batches, or of several processes"
-    def column(k): return torch.cat([seen[name][k] for _, seen in parts]).cpu()
-    return {k: column(k) for k in (parts[0][1][name] if parts else ())}
-
-def _in_order(columns, kept, n): # dict column -> (n,) array
-    "In the order of all images"
-    out = {k: np.full((n, *v.shape[1:]), np.nan) for k, v in columns.items()}
-    out['predicted'] = np.full(n, -1, np.int32)
-    for k, v in columns.items(): out[k][kept] = v
-    return out
+def _joined(parts): # indices, name -> dict column -> (n,) tensor on the CPU
+    "What members made of several batches, or in several processes"
+    parts = [(idx, made) for idx, made in parts if idx]
+    out = {}
+    for n, columns in (parts[0][1] if parts else {}).items():
+        def whole(k): return torch.cat([made[n][k] for _, made in parts]).cpu()
+        out[n] = {k: whole(k) for k in columns}
+    return [i for idx, _ in parts for i in idx], out
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #3cc218d5
 def look(
@@ -120,10 +118,10 @@ def guesses(
 ): # (share that is right, low, high, share that guessing gives)
     "How often answers are right, with their exact interval, and how often the same answers at random would be"
     labels, predicted = labels[predicted >= 0], predicted[predicted >= 0]
-    n, n_classes = len(labels), max(predicted.max(), labels.max()) + 1
-    right = int((predicted == labels).sum())
-    chance = np.bincount(predicted, minlength=n_classes) @ np.bincount(labels, minlength=n_classes)/n**2
-    return right/n, *clopper_pearson(right, n), float(chance)
+    n, right = len(labels), int((predicted == labels).sum())
+    n_classes = max(predicted.max(), labels.max()) + 1
+    said, true = (np.bincount(codes, minlength=n_classes) for codes in (predicted, labels))
+    return right/n, *clopper_pearson(right, n), float(said @ true/n**2)
 
 def check_known(
     members:dict, # name -> `Member`
@@ -148,22 +146,27 @@ def trained_on(
     return any(str(trained).startswith(f'{part.fingerprint},') for part in parts)
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #668fee91
-def _agreement(members, seen, images, transform, n_images): # str, or None where all are as they came
+def _agreement(able, seen, datasets, transform): # str, or None where all are as they came
     "What the table says of another precision: how often members predict what they predict in fp32, on some images"
+    first, images = next(iter(datasets.items()))
+    members = able[first]
     made = {k: m.exact() for k, m in members.items() if m.exact}
+    if not made: return None
     exact = {k: replace(members[k], function=f, modules=(f,)) for k, f in made.items()}
-    if not exact: return None
+    n_images = sum(map(len, datasets.values()))
     sample = max(16, min(256, n_images//40)) # more would take a good part of the time that bfloat16 saves
     some = np.unique(np.linspace(0, len(images)-1, sample).astype(int))
     with ready([o for m in exact.values() for o in m.modules]) as threads:
         looked = _look(exact, images.subset(some), transform, (), threads=threads, progress=False)
-    def same_as_in(k): # of the images that it was shown, if it wasn't shown all
-        a, b, shown = looked[k]['predicted'], seen[k]['predicted'][some], seen[k].get('passed', np.ones(len(images)))
-        return (a == b)[(a >= 0) & (shown[some] > 0)]
-    same = np.concatenate([same_as_in(k) for k in looked])
+    same = []
+    for k, columns in looked.items(): # of the images that it was shown, if it wasn't shown all
+        a, b = columns['predicted'], seen[k][first]['predicted'][some]
+        passed = seen[k][first].get('passed', np.ones(len(images)))
+        shown = passed[some] > 0
+        same += list((a == b)[(a >= 0) & shown])
     fitting = fitting_precision('bf16', next(iter(exact.values())).device)
     precision = 'fp16' if fitting == 'fp16' else 'bf16' # where a CPU lacks bf16, it is imitated
-    return f'{precision} ({same.mean():.1%} of {len(same)} predictions as in fp32)'
+    return f'{precision} ({np.mean(same):.1%} of {len(same)} predictions as in fp32)'
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #07b45e3a
 def sampled_estimates(
@@ -191,23 +194,16 @@ def _look_at_some(look_at, members, images, sample, with_start):
         f'sample is for what lies between two ends, a zero-shot and a fine-tuned one, and there are {len(ends)}.')
     known = {o for n in ends for o in members[n].modules}
     between = {n: m for n, m in members.items() if not known.issuperset(m.modules)}
-    looked = look_at({n: m for n, m in members.items() if n not in between}, images)
+    others = {n: m for n, m in members.items() if n not in between}
+    looked = look_at(others, images)
     first, last = (looked[n] for n in ends)
     chance = np.where(first['predicted'] != last['predicted'], 1., sample)
     shown = np.random.default_rng(0).random(len(images)) < chance
     again = {ends[0]: members[ends[0]]} if with_start else {} # which others are held against
-    found = look_at(again | between, images.subset(shown), keep=False) if between and shown.any() else {}
-    looked |= {n: sampled_estimates(found[n], last, shown, chance, images.labels) for n in between if n in found}
+    if between and shown.any():
+        part = look_at(again | between, images.subset(shown), keep=False)
+        for n in between: looked[n] = sampled_estimates(part[n], last, shown, chance, images.labels)
     return {n: looked[n] for n in members if n in looked}
-
-def _weighable(sample, metrics): # the share, or None
-    "A warning where a metric can't be had from a sample"
-    if not 0 < sample <= 1: raise ValueError(
-        f'sample is {sample!r}: expected a share of the images, as .1 for a tenth.')
-    whole = [m.name for m in metrics if m.of_set]
-    if whole: warnings.warn(f'{first_few(whole)} is no mean over images and can\'t be had from a sample: all images '
-                            'are passed.', stacklevel=4)
-    return None if whole else sample
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #52eedb80
 @memory_advice()
@@ -228,20 +224,20 @@ def evaluate(
     "Accuracy (or other metrics) of members on a suite, with intervals; every image is decoded once"
     if not isinstance(members, dict): members = {member(members).identity['classifier']: members}
     members = {n: member(m, n, seed, precision) for n, m in members.items()}
-    suite, datasets = _image_sets(suite, split)
-    for d, images in datasets.items(): # all images of a folder
-        parts = (images, images.split()[0]) if images.role == 'aside' else () # the second is what a suite trains on
-        def was_seen(m): return any(trained_on(c, part) for c in m.modules for part in parts)
-        if taught := [m.name for m in members.values() if was_seen(m)]: warnings.warn(
-            f'{taught[0]} was fine-tuned on images of {d}, and all of them are evaluated. For test images alone give '
-            'them as a reference: folder_suite(FOLDER, []), or --reference FOLDER.', stacklevel=2)
+    suite, datasets = _image_sets(suite, split, members)
     datasets = datasets | control_sets(control or (), datasets)
     metrics = chosen_metrics(metrics or getattr(suite, 'metrics', ('accuracy',)))
     apart = {d: images for d, images in datasets.items() if images.role == 'control'} # first, as they may be refused
     transform, able = common_transform(members), _able(members, suite, datasets)
     looked_at = metrics + chosen_metrics(keep_predictions if isinstance(keep_predictions, (list, tuple)) else ())
     modules = list(dict.fromkeys(o for m in members.values() for o in m.modules))
-    if sample: sample, of_start = _weighable(sample, metrics), 'kl' in {m.kept_as for m in looked_at}
+    if sample and not 0 < sample <= 1: raise ValueError(
+        f'sample is {sample!r}: expected a share of the images, as .1 for a tenth.')
+    if sample and (whole := [m.name for m in metrics if m.of_set]):
+        warnings.warn(f'{first_few(whole)} is no mean over images and can\'t be had from a sample: all images are '
+                      'passed.', stacklevel=3)
+        sample = None
+    of_start = 'kl' in {m.kept_as for m in looked_at}
     seen, one = {n: {} for n in members}, next(iter(members.values()))
     say_place(one.device, 'bf16' if one.exact else one.identity['precision'], progress)
     with ready(modules) as threads, shared_layers(modules):
@@ -249,29 +245,17 @@ def evaluate(
             if not able[d]: continue
             at = partial(_look, transform=transform, metrics=looked_at, batch_size=batch_size, threads=threads,
                          workers=workers, progress=progress)
-            looked = _look_at_some(at, able[d], images, sample, of_start) if sample else at(able[d], images)
+            if sample: looked = _look_at_some(at, able[d], images, sample, of_start)
+            else: looked = at(able[d], images)
             for n, columns in looked.items(): seen[n][d] = columns
             if d in apart: check_known(able[d], looked, images)
-        first, n_images = next(iter(datasets)), sum(map(len, datasets.values()))
-        on_first = {n: s.get(first) for n, s in seen.items()}
-        agreed = _agreement(able[first], on_first, datasets[first], transform, n_images)
-    who = {n: m.identity | (dict(precision=agreed) if agreed else {}) for n, m in members.items()}
+        agreed = _agreement(able, seen, datasets, transform)
+    precision = dict(precision=agreed) if agreed else {}
+    who = {n: m.identity | precision for n, m in members.items()}
     there = dict(threads=str(torch.get_num_threads())) if one.device.type == 'cpu' else {}
     return by_first(lambda: _tabulate(who, seen, datasets, split, keep_predictions, metrics, there))
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #c35bcdb5
-def _over_sets(looked, datasets, classes): # class codes, and dict column -> numbers, of the images of all sets
-    "One member's columns, set after set"
-    codes, columns = [], {k: [] for c in looked.values() for k in c if k != 'predicted'}
-    for d, images in datasets.items():
-        absent = dict(predicted=np.full(len(images), -2))
-        predicted = looked.get(d, absent)['predicted']
-        positions = np.append(class_positions(images, classes), [-2, -1]) # which -2 and -1 find from the end
-        codes.append(positions[predicted])
-        for k, v in columns.items(): v.append(looked.get(d, {}).get(k, np.full(len(images), np.nan)))
-    small = np.int16 if len(classes) < 2**15 else np.int32
-    return np.concatenate(codes).astype(small), {k: np.concatenate(v) for k, v in columns.items()}
-
 def _exchanged(seen, datasets):
     "Sentences about classes that most members take for each other"
     for d, images in datasets.items():
@@ -286,8 +270,19 @@ def _exchanged(seen, datasets):
 def _tabulate(who, seen, datasets, split, keep_predictions, metrics, there): # as `evaluate`
     rows, classes, tables, kept = image_rows(datasets, split), all_classes(datasets), [], []
     for said in [*copies(datasets), *_exchanged(seen, datasets)]: warnings.warn(said, stacklevel=2)
+    small = np.int16 if len(classes) < 2**15 else np.int32
+    # where a class of each set stands among all; -2 (not shown) and -1 (unreadable) are found from the end
+    positions = {d: [*class_positions(images, classes), -2, -1] for d, images in datasets.items()}
+    unseen = {d: dict(predicted=np.full(len(images), -2)) for d, images in datasets.items()}
+    unknown = [np.full(len(images), np.nan) for images in datasets.values()]
     for n, looked in seen.items():
-        kept.append((who[n], *_over_sets(looked, datasets, classes)))
+        # one member's columns, set after set
+        made = unseen | looked
+        codes = np.concatenate([np.take(positions[d], c['predicted']) for d, c in made.items()])
+        columns = {}
+        for k in dict.fromkeys(k for c in looked.values() for k in c if k != 'predicted'):
+            columns[k] = np.concatenate([c.get(k, nan) for c, nan in zip(made.values(), unknown)])
+        kept.append((who[n], codes.astype(small), columns))
         table = score(prediction_rows(rows, *kept[-1]), metrics)
         # a mean over some of the shifts has another meaning
         if len(looked) < len(datasets): table = table[table.dataset != MEAN]

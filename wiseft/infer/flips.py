@@ -13,9 +13,10 @@ from ..stats.table import STARTS
 # %% ../../nbs/api/infer/10_flips.ipynb #05931bac
 def _right_and_wrong(predictions, alpha): # dict method -> what it made of each image
     "The averaged classifier and its ends, the first seed of each"
-    found = find_ends(predictions, alpha)
-    return {m: predictions.frame(**which).drop_duplicates(['dataset', 'file']).set_index(['dataset', 'file'])
-            for m, which in found.items()}
+    out, image = {}, ['dataset', 'file']
+    for m, which in find_ends(predictions, alpha).items():
+        out[m] = predictions.frame(**which).drop_duplicates(image).set_index(image)
+    return out
 
 def changed_images(
     predictions:KeptPredictions, # of a zero-shot, an averaged and a fine-tuned classifier
@@ -28,7 +29,8 @@ def changed_images(
     kept = ['predicted', 'correct', *averaged.columns.intersection(['confidence'])]
     for end, was in frames.items():
         both = was.join(averaged[kept].add_suffix('_after'))
-        differs = both[both.correct.notna() & both.correct_after.notna() & (both.correct != both.correct_after)]
+        both = both[both.correct.notna() & both.correct_after.notna()]
+        differs = both[both.correct != both.correct_after]
         columns = dict(label=differs.label.astype(str), end=end, gained=differs.correct_after.astype(bool),
                        before=differs.predicted.astype(str), after=differs.predicted_after.astype(str),
                        sure_before=differs.get('confidence'), sure_after=differs.get('confidence_after'))
@@ -56,8 +58,10 @@ def changed_confusions(
     "Pairs of classes that the average mistakes much more, or less, often than an end, on all shifted sets together"
     frames = _right_and_wrong(predictions, alpha)
     if 'weight-space' not in frames: return pd.DataFrame()
-    wrong = {m: f[(f.role == 'shift') & f.correct.eq(False)] for m, f in frames.items()}
-    pairs = {m: f.groupby([f.label.astype(str), f.predicted.astype(str)]).size() for m, f in wrong.items()}
+    pairs = {}
+    for m, f in frames.items():
+        wrong = f[(f.role == 'shift') & f.correct.eq(False)].astype(dict(label=str, predicted=str))
+        pairs[m] = wrong.groupby(['label', 'predicted']).size()
     counts = pd.DataFrame(pairs).fillna(0).astype(int)
     counts.index.names = ['label', 'taken_for']
     change = counts.sub(counts['weight-space'], axis=0).abs().max(axis=1)

@@ -8,7 +8,7 @@ __all__ = ['forgetting', 'say_forgetting']
 # %% ../../nbs/api/infer/12_forgetting.ipynb #14761625
 import numpy as np, pandas as pd
 from .paired import compare
-from .scores import KeptPredictions
+from .scores import KeptPredictions, has_value
 from ..stats.table import CONTROL_MEAN, IDENTITY, STARTS
 from ..base.text import counted
 
@@ -18,7 +18,14 @@ def forgetting(
     some=None # columns that pick classifiers, a dict each; default all but the start
 ) -> pd.DataFrame: # a row a classifier and control set, and one for their mean
     "Accuracy on control sets against the start's, with paired 95 % intervals, and how many fall by more than chance"
-    control = _on_control(predictions)
+    # the images of control sets alone
+    mine = (predictions.images.role == 'control').to_numpy()
+    if not mine.any(): raise ValueError(
+        'There is no control set among these predictions. Evaluate with some: control=[…].')
+    def part(columns): return {k: v[mine] for k, v in columns.items()}
+    members = [(who, codes[mine], part(columns)) for who, codes, columns in predictions.members]
+    control = KeptPredictions(predictions.images[mine], members)
+    # what they are held against
     who = control.who()[IDENTITY].drop_duplicates()
     starts = who[who.method.isin(STARTS)]
     if len(starts) != 1: raise ValueError(
@@ -26,35 +33,22 @@ def forgetting(
         f'{len(starts)} ({", ".join(STARTS)}) among these. Evaluate it together with the others.')
     start = _picks(starts.iloc[0])
     if some is None: some = [_picks(r) for _, r in who.drop(starts.index).iterrows()]
-    parts = [_changes(compare(control, start, which), _identity(who, which)) for which in some]
-    return pd.concat(parts, ignore_index=True)
-
-def _on_control(predictions):
-    "The images of control sets alone"
-    mine = (predictions.images.role == 'control').to_numpy()
-    if not mine.any(): raise ValueError(
-        'There is no control set among these predictions. Evaluate with some: control=[…].')
-    def part(columns): return {k: v[mine] for k, v in columns.items()}
-    members = [(who, codes[mine], part(columns)) for who, codes, columns in predictions.members]
-    return KeptPredictions(predictions.images[mine], members)
+    parts = []
+    for which in some:
+        t = compare(control, start, which).rename(columns=dict(value_a='start', value_b='value', difference='change'))
+        # how many sets fall, of how many
+        one, fell = t.dataset != CONTROL_MEAN, (t.high < 0).astype(int)
+        fell = fell.where(one, fell[one].sum())
+        t = t.assign(fell=fell, n_sets=np.where(one, 1, one.sum()))
+        mine = who
+        for k, v in which.items(): mine = mine[has_value(k, mine[k], v)]
+        parts.append(t.assign(**mine.iloc[0].to_dict()))
+    columns = [*IDENTITY, 'dataset', 'n', 'start', 'value', 'change', 'low', 'high', 'fell', 'n_sets']
+    return pd.concat(parts, ignore_index=True)[columns]
 
 def _picks(identity):
     "What picks a classifier, as `compare` takes it"
     return {k: v for k, v in identity.items() if not pd.isna(v)}
-
-def _identity(who, which):
-    "The whole of what tells a classifier from the others"
-    for k, v in which.items(): who = who[np.isclose(who[k], v) if k == 'alpha' else who[k] == v]
-    return who.iloc[0].to_dict()
-
-def _changes(compared, identity):
-    "Of one classifier; `fell`: how many sets fall, of `n_sets`"
-    t = compared[['dataset', 'n', 'value_a', 'value_b', 'difference', 'low', 'high']]
-    t = t.rename(columns=dict(value_a='start', value_b='value', difference='change'))
-    one = t.dataset != CONTROL_MEAN
-    fell = (t.high < 0).astype(int)
-    return t.assign(**identity, fell=fell.where(one, fell[one].sum()), n_sets=np.where(one, 1, one.sum()))[
-        [*IDENTITY, *t, 'fell', 'n_sets']]
 
 # %% ../../nbs/api/infer/12_forgetting.ipynb #81e5ca40
 def say_forgetting(
@@ -62,13 +56,13 @@ def say_forgetting(
 ) -> str:
     "What became of control sets, in a sentence"
     several = lost.n_sets.max() > 1
-    rows = lost[lost.dataset == CONTROL_MEAN] if several else lost[lost.dataset != CONTROL_MEAN]
+    rows = lost[(lost.dataset == CONTROL_MEAN) == several]
     n = counted(int(rows.n.iloc[0]), 'image')
     where = f'{rows.n_sets.iloc[0]} control sets on average' if several else f'control set {rows.dataset.iloc[0]}'
-    told = [_say_change(r) + (f', {r.fell} of {r.n_sets} sets fall by more than chance' if several else '')
-            for r in rows.itertuples()]
-    return f'On {where} ({n}), against the start: {"; ".join(told)}.'
-
-def _say_change(r):
-    name = f'{r.method} at α = {r.alpha:g}' if r.alpha == r.alpha and r.alpha != 1 else r.method
-    return f'{name} {100*r.change:+.1f} points (95 % interval {100*r.low:+.1f} to {100*r.high:+.1f})'
+    changes = []
+    for r in rows.itertuples():
+        at_one = np.isnan(r.alpha) or r.alpha == 1
+        name = r.method if at_one else f'{r.method} at α = {r.alpha:g}'
+        change = f'{name} {100*r.change:+.1f} points (95 % interval {100*r.low:+.1f} to {100*r.high:+.1f})'
+        changes.append(f'{change}, {r.fell} of {r.n_sets} sets fall by more than chance' if several else change)
+    return f'On {where} ({n}), against the start: {"; ".join(changes)}.'

@@ -39,10 +39,10 @@ def _read(
     run = source.kept and source.kept.run(idxs[0], idxs[-1]+1)
     if run is not None: return idxs, _tensor(run), []
     tried = Tried(source)
-    items = {i: tried[i] for i in idxs} # a text is the reason why an image couldn't be read
-    good = [i for i, x in items.items() if not isinstance(x, str)]
-    x = torch.stack([_tensor(items[i]) for i in good]) if good else None
-    return good, x, [(i, x) for i, x in items.items() if isinstance(x, str)]
+    items = [(i, tried[i]) for i in idxs] # a text is the reason why an image couldn't be read
+    bad = [(i, x) for i, x in items if isinstance(x, str)]
+    good = {i: _tensor(x) for i, x in items if not isinstance(x, str)}
+    return list(good), torch.stack([*good.values()]) if good else None, bad
 
 # %% ../../nbs/api/infer/01_inference.ipynb #41b9dbda
 def decode_for_all(
@@ -74,7 +74,8 @@ def pixel_batches(
     if keep: decode_for_all(source, workers, progress)
     if source.kept_share > .9: workers = 0
     elif workers is None: workers = decoding_workers(images)
-    spans = [list(range(len(images)))[i:i+batch_size] for i in range(0, len(images), batch_size)]
+    all_ = range(len(images))
+    spans = [list(all_[i:i+batch_size]) for i in all_[::batch_size]]
     if shared: spans = spans[rank()::n_processes()]
     waiting = Waiting(Feeder(partial(_read, source), spans, device, workers))
     def words(): return f'{images.name}, waiting for images {waiting.share:.0%} of the time'
@@ -169,7 +170,9 @@ def each_batch(
     n_batches = math.ceil(len(images)/batch_size)
     most = math.ceil(len(images)/max(1, n_batches)) # as many batches, all of about one size
     devices, transform = list(dict.fromkeys(map(device_of, functions))), in_halves(transform)
-    def on_devices(x): return {d: _on_device(x, d) for d in devices}
+    def on_devices(x): # channels last in memory: a CPU convolves such images some 15 % faster
+        form = torch.channels_last if x.ndim == 4 else torch.preserve_format
+        return {d: x.to(d, memory_format=form) for d in devices}
     if threads: threads.begin(kwargs.get('progress', True))
     for idx, x in pixel_batches(images, transform, skipped, most, device=devices[0], shared=True, **kwargs):
         def of_part(part): return work(idx[part], on_devices(transform.normalise(x[part])))
@@ -189,10 +192,6 @@ def _in_parts(work, n, most): # list of what is made, images that have room
         else: done += most
     return made, most
 
-def _on_device(x, device):
-    "Channels last in memory: a CPU convolves such images some 15 % faster"
-    return x.to(device, memory_format=torch.channels_last) if x.ndim == 4 else x.to(device)
-
 # %% ../../nbs/api/infer/01_inference.ipynb #516689d9
 def run_all(
     functions:dict, # name -> function of a batch of images
@@ -204,18 +203,17 @@ def run_all(
 ) -> tuple: # name -> (n, …) fp32 or integer tensor on the CPU; indices of the n images; (index, reason) of the rest
     "What each function makes of each image, every image decoded and transformed once"
     skipped = []
-    def of_batch(idx, x): return idx, {name: _on_cpu(f(x[device_of(f)])) for name, f in functions.items()}
+    def of_batch(idx, x):
+        made = {name: f(x[device_of(f)]) for name, f in functions.items()}
+        return idx, {name: (t.float() if t.is_floating_point() else t).cpu() for name, t in made.items()}
     with ready(functions.values()) as threads:
         seen = [*each_batch(of_batch, functions.values(), images, transform, skipped, batch_size, threads, **kwargs)]
     told = gather(seen)
     if told is None: return None
     seen = sorted(chain.from_iterable(told), key=lambda batch: batch[0])
     def whole(name): return torch.cat([made[name] for _, made in seen])
-    return {name: whole(name) for name in functions}, [i for idx, _ in seen for i in idx], skipped
-
-def _on_cpu(t):
-    "Floats in fp32"
-    return t.float().cpu() if t.is_floating_point() else t.cpu()
+    order = [i for idx, _ in seen for i in idx]
+    return {name: whole(name) for name in functions}, order, skipped
 
 # %% ../../nbs/api/infer/01_inference.ipynb #685d3a90
 def check_classes(
@@ -241,8 +239,9 @@ def common_transform(
 ): # with `pixels` and `normalise`
     "The transform that all classifiers share; ValueError if they don't"
     for name, c in classifiers.items(): check_attributes(c, name)
-    (first, a), *rest = [(name, in_halves(c.transform)) for name, c in classifiers.items()]
-    for name, b in rest:
+    transforms = {name: in_halves(c.transform) for name, c in classifiers.items()}
+    first, a = next(iter(transforms.items()))
+    for name, b in transforms.items():
         if a != b: raise ValueError(
             f"{first!r} and {name!r} transform images differently: run them one at a time.\n{first}: {a}\n{name}: {b}")
     return a
@@ -271,7 +270,8 @@ def check_nan(
 # %% ../../nbs/api/infer/01_inference.ipynb #c4db777c
 def _about_images(images, kept, skipped): # labels, images, (path, reason) of the skipped
     "Labels and images of the indices kept, and paths of the skipped"
-    return torch.as_tensor(images.labels[kept]), images.subset(kept), [(images.paths[i], why) for i, why in skipped]
+    unread = [(images.paths[i], why) for i, why in skipped]
+    return torch.as_tensor(images.labels[kept]), images.subset(kept), unread
 
 @dataclass
 class Predictions:
@@ -333,7 +333,8 @@ def extract_features(
 # %% ../../nbs/api/infer/01_inference.ipynb #9f8fe555
 def _kept_features(folder, images):
     entry = open_entry(folder)
-    return Features(torch.from_numpy(entry.data.reshape(len(entry), -1).copy()), torch.as_tensor(images.labels), images)
+    features = torch.from_numpy(entry.data.reshape(len(entry), -1).copy())
+    return Features(features, torch.as_tensor(images.labels), images)
 
 def _features_folder(classifier, images):
     "Where the cache has the features; None if transform and weights don't say all that they follow from"

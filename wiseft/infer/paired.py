@@ -10,7 +10,7 @@ import numpy as np, pandas as pd
 from .members import WHO
 from ..stats.metrics import holm, mcnemar_exact, paired_bootstrap
 from ..stats.table import CONTROL_MEAN, MEAN
-from .scores import MIN_GROUPS, KeptPredictions
+from .scores import MIN_GROUPS, KeptPredictions, has_value
 
 # %% ../../nbs/api/infer/07_paired.ipynb #3e92962f
 def _pick(predictions, which):
@@ -21,27 +21,21 @@ def _pick(predictions, which):
     p = predictions.frame(**which) if isinstance(predictions, KeptPredictions) else predictions
     if unknown := [k for k in which if k not in p]: raise ValueError(
         f'There is no column {unknown[0]!r} to pick a classifier by. There are {WHO}.')
-    for k, v in which.items(): p = p[np.isclose(p[k], v) if k == 'alpha' else p[k] == v]
+    for k, v in which.items(): p = p[has_value(k, p[k], v)]
     if not len(p):
         known = predictions.who() if isinstance(predictions, KeptPredictions) else predictions[WHO].drop_duplicates()
         raise ValueError(f'There are no predictions of {which}, but of {known[WHO[:4]].to_dict("records")}.')
-    several = [c for c in [*WHO, 'split'] if c != 'seed' and p[c].nunique(dropna=False) > 1]
+    keys = [c for c in [*WHO, 'split'] if c != 'seed']
+    several = [c for c in keys if p[c].nunique(dropna=False) > 1]
     if several: raise ValueError(
         f'{which} picks several classifiers: {several[0]} is {list(p[several[0]].unique())}. Choose one.')
-    p = p[p.correct.notna()].assign(correct=lambda q: q.correct.astype(float))
-    first = ['role', 'group', 'unit', 'label', 'seed']
-    out = p.groupby(['dataset', 'file'], sort=False, observed=True).agg(correct=('correct', 'mean'),
-        n_seeds=('correct', 'size'), **{c: (c, 'first') for c in first})
+    p = p[p.correct.notna()].astype(dict(correct=float))
+    first = {c: (c, 'first') for c in ('role', 'group', 'unit', 'label', 'seed')}
+    by_image = p.groupby(['dataset', 'file'], sort=False, observed=True)
+    out = by_image.agg(correct=('correct', 'mean'), n_seeds=('correct', 'size'), **first)
     if out.n_seeds.nunique() > 1: raise ValueError(
         f'Some seeds of {which} lack some images: {dict(out.n_seeds.value_counts())} images by number of seeds.')
     return out
-
-def _check_paired(a, b):
-    "ValueError unless both saw the same images"
-    if len(a) == len(b) and a.index.isin(b.index).all(): return
-    alone = a.index.symmetric_difference(b.index)
-    raise ValueError(
-        f'{len(alone)} images were seen by only one of the two, first {alone[0]}. Compare on the same images.')
 
 # %% ../../nbs/api/infer/07_paired.ipynb #6965f3d1
 # column that is drawn, its name
@@ -52,16 +46,17 @@ def _difference(name, sets, groups):
     column, over = OVER[groups]
     a = {d: of_a.correct.to_numpy() for d, (of_a, _) in sets.items()}
     b = {d: of_b.correct.to_numpy() for d, (_, of_b) in sets.items()}
-    units = {d: list(v[0][column]) for d, v in sets.items()}
-    few = [f'{d} has {k or "no"} {over}, fewer than {MIN_GROUPS}' for d, u in units.items()
-           if (k := pd.Series(u).nunique()) < MIN_GROUPS] if groups else []
+    units, few = {d: list(of_a[column]) for d, (of_a, _) in sets.items()}, []
+    for d, (of_a, _) in sets.items() if groups else ():
+        k = of_a[column].nunique()
+        if k < MIN_GROUPS: few.append(f'{d} has {k or "no"} {over}, fewer than {MIN_GROUPS}')
     difference, low, high = paired_bootstrap(a, b, None if few else units)
     if few: low = high = np.nan
-    mean = lambda x: np.mean([v.mean() for v in x.values()])
-    role = next(iter(sets.values()))[0].role.iloc[0] # which all of them have
-    return dict(dataset=name, role=role, n=sum(map(len, a.values())), value_a=mean(a), value_b=mean(b),
-                difference=difference, low=low, high=high, over=over,
-                n_units=len({u for us in units.values() for u in us if not pd.isna(u)}), why='; '.join(few))
+    def mean(values): return np.mean([v.mean() for v in values.values()])
+    whole = pd.concat([of_a for of_a, _ in sets.values()]) # whose role all of them have
+    return dict(dataset=name, role=whole.role.iloc[0], n=len(whole), value_a=mean(a), value_b=mean(b),
+                difference=difference, low=low, high=high, over=over, n_units=whole[column].nunique(),
+                why='; '.join(few))
 
 # %% ../../nbs/api/infer/07_paired.ipynb #0113846b
 def compare(
@@ -74,23 +69,31 @@ def compare(
     if groups not in OVER: raise ValueError(
         f"groups is {groups!r}: expected False (over images), True (over families) or 'label' (over classes).")
     pa, pb = _pick(predictions, a), _pick(predictions, b)
-    _check_paired(pa, pb)
-    single = all(p.n_seeds.iloc[0] == 1 and p.correct.isin((0, 1)).all() for p in (pa, pb)) # no shares, no estimates
-    sets = {d: (q, pb.loc[q.index]) for d, q in pa.groupby('dataset', sort=False, observed=True)}
-    def of_role(role): return {d: v for d, v in sets.items() if v[0].role.iloc[0] == role}
-    rows = [_difference(d, {d: v}, groups) | dict(p=mcnemar_exact(v[0].correct, v[1].correct) if single else np.nan)
-            for d, v in sets.items()]
-    means = _means(of_role('shift'), of_role('control'), groups)
-    rows += [_difference(name, some, groups) | dict(p=np.nan) for name, some in means.items()]
-    out = pd.DataFrame(rows).assign(a=_label(a), b=_label(b), n_seeds=max(p.n_seeds.iloc[0] for p in (pa, pb)))
-    return out.assign(p_holm=holm(out.p))
-
-def _means(shifts, controls, groups):
-    "Name -> sets whose mean is compared: all shifts, those with families enough if others haven't, control sets"
+    if len(pa) != len(pb) or not pa.index.isin(pb.index).all():
+        alone = pa.index.symmetric_difference(pb.index)
+        raise ValueError(
+            f'{len(alone)} images were seen by only one of the two, first {alone[0]}. Compare on the same images.')
+    # each set
+    both = pd.concat([pa, pb])
+    single = both.n_seeds.max() == 1 and both.correct.isin((0, 1)).all() # no shares, no estimates
+    by_set = pa.groupby('dataset', sort=False, observed=True)
+    sets = {d: (of_a, pb.loc[of_a.index]) for d, of_a in by_set}
+    rows = []
+    for d, (of_a, of_b) in sets.items():
+        row = _difference(d, {d: (of_a, of_b)}, groups)
+        row['p'] = mcnemar_exact(of_a.correct, of_b.correct) if single else np.nan
+        rows.append(row)
+    # means: over all shifts, over those with families enough if others haven't, over control sets
     column, over = OVER[groups]
-    enough = {d: v for d, v in shifts.items() if v[0][column].nunique() >= MIN_GROUPS} if groups else shifts
-    some = {f'mean over {len(enough)} shifts with {MIN_GROUPS} or more {over}': enough} if 0 < len(enough) < len(
-        shifts) else {}
-    return ({MEAN: shifts} if shifts else {}) | some | ({CONTROL_MEAN: controls} if controls else {})
+    role_of = by_set.role.first()
+    shifts = [d for d in sets if role_of[d] == 'shift']
+    enough = [d for d in shifts if groups and sets[d][0][column].nunique() >= MIN_GROUPS]
+    of_enough = f'mean over {len(enough)} shifts with {MIN_GROUPS} or more {over}'
+    means = {MEAN: shifts, of_enough: enough, CONTROL_MEAN: [d for d in sets if role_of[d] == 'control']}
+    if len(enough) == len(shifts): del means[of_enough]
+    for name, some in means.items():
+        if some: rows.append(_difference(name, {d: sets[d] for d in some}, groups))
+    out = pd.DataFrame(rows).assign(a=_label(a), b=_label(b), n_seeds=both.n_seeds.max())
+    return out.assign(p_holm=holm(out.p))
 
 def _label(d): return ', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in d.values())

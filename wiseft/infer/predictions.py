@@ -68,34 +68,23 @@ def _kept(images, about, table):
     if not about: raise ValueError('No column has a classifier for its heading.')
     check_roles(images)
     if missing := {*_of_images} - {*images}: raise ValueError(f'There is no column {first_few(sorted(missing))}.')
-    mine = {h: a for h, a in about.items() if 'column' not in a}
-    classes = list(dict.fromkeys([*images.label, *(c for h in mine for c in table[h])]))
-    classes = [c for c in classes if c]
+    mine = {h: who for h, who in about.items() if 'column' not in who}
+    names = pd.concat([images.label, *(table[h] for h in mine)]).unique()
+    classes = [c for c in names if c]
     images = images.assign(dataset=pd.Categorical(images.dataset, images.dataset.unique()),
-                           label=pd.Categorical(images.label, classes),
-                           role=pd.Categorical(images.role, ROLES), group=images.group.where(images.group != '', pd.NA),
-                           n_missing=images.n_missing.astype(int))
-    return KeptPredictions(images,
-                           [(_identity(a), _codes(table[h], images.dataset, classes), _numbers(a, about, table))
-                            for h, a in mine.items()])
-
-# %% ../../nbs/api/infer/08_predictions.ipynb #c334ade8
-def _identity(about):
-    "The columns of `WHO`, also those that are not known"
-    unknown = dict(tuning='', alpha=np.nan, seed=pd.NA)
-    return {k: about[k] if k in about else unknown[k] for k in WHO}
-
-def _codes(predicted, dataset, classes):
-    "Class codes; -1: unreadable; -2 in a set where nothing was predicted: it was not shown"
-    codes = pd.Index(classes).get_indexer(predicted).astype(np.int32)
-    shown = pd.Series(codes >= 0).groupby(dataset.to_numpy()).transform('any')
-    return np.where(shown, codes, -2)
-
-def _numbers(who, about, table): # dict column -> (n,) numbers
-    "What else was kept of one classifier"
-    def is_mine(a): return 'column' in a and a == who | dict(column=a['column'])
-    mine = {h: a['column'] for h, a in about.items() if is_mine(a)}
-    return {column: pd.to_numeric(table[h]).to_numpy(float) for h, column in mine.items()}
+                           label=pd.Categorical(images.label, classes), role=pd.Categorical(images.role, ROLES),
+                           group=images.group.where(images.group != '', pd.NA), n_missing=images.n_missing.astype(int))
+    members = []
+    for h, who in mine.items():
+        # a code of -1: unreadable; -2 in a set where nothing was predicted: it was not shown
+        codes = pd.Index(classes).get_indexer(table[h]).astype(np.int32)
+        shown = pd.Series(codes >= 0).groupby(images.dataset.to_numpy()).transform('any')
+        columns = {a['column']: h for h, a in about.items() if a == who | dict(column=a.get('column'))}
+        numbers = {column: pd.to_numeric(table[h]).to_numpy(float) for column, h in columns.items()}
+        unknown = dict.fromkeys(WHO) | dict(tuning='', alpha=np.nan, seed=pd.NA)
+        identity = {k: (unknown | who)[k] for k in WHO}
+        members.append((identity, np.where(shown, codes, -2), numbers))
+    return KeptPredictions(images, members)
 
 # %% ../../nbs/api/infer/08_predictions.ipynb #34442595
 def find_ends(
@@ -104,8 +93,8 @@ def find_ends(
 ) -> dict: # method -> columns that pick it; nothing where it isn't clear which classifiers are meant
     "The averaged classifier among those of a file, and the ends that it lies between"
     who = predictions.who()
-    known = who[(who.method != 'weight-space')
-                | np.isclose(who.alpha.astype(float), alpha)].drop(columns='seed').drop_duplicates()
+    there = (who.method != 'weight-space') | np.isclose(who.alpha.astype(float), alpha)
+    known = who[there].drop(columns='seed').drop_duplicates()
     single = known.method.value_counts().eq(1)
     found = {m: dict(method=m) for m in (*STARTS, 'weight-space', 'fine-tuned') if single.get(m)}
     if 'weight-space' not in found: return {}

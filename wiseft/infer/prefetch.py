@@ -10,6 +10,7 @@ import torch
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from fastcore.basics import noop
 from time import perf_counter
 from torch.utils.data import DataLoader, Dataset
 
@@ -19,14 +20,12 @@ class _Reads(Dataset):
     def __init__(self, read): self.read = read
     def __getitem__(self, idxs): return self.read(idxs)
 
-def _as_it_is(batch): return batch
-
 def _reader(read, batches, workers):
     "What is read for each list of indices, in order"
     if not workers: return map(read, batches)
     drawn = torch.Generator() # else the loader draws from the global one
     return iter(
-        DataLoader(_Reads(read), None, sampler=batches, num_workers=workers, collate_fn=_as_it_is, generator=drawn))
+        DataLoader(_Reads(read), None, sampler=batches, num_workers=workers, collate_fn=noop, generator=drawn))
 
 # %% ../../nbs/api/infer/00_prefetch.ipynb #840201fc
 AHEAD, _END = 2, object() # batches read ahead; after the last one
@@ -60,7 +59,8 @@ class Feeder:
         batch = next(reading, _END)
         if batch is _END: return _END
         if not self.stream: return batch, None # elsewhere one thread alone may use the device
-        with torch.cuda.stream(self.stream): return _sent(map(_pinned, batch), self.device), self.stream.record_event()
+        pinned = [o.pin_memory() if isinstance(o, torch.Tensor) else o for o in batch]
+        with torch.cuda.stream(self.stream): return _sent(pinned, self.device), self.stream.record_event()
 
     def arrived(self, batch:tuple, event):
         "The batch, for whatever computes from now on"
@@ -72,7 +72,6 @@ class Feeder:
         return batch
 
 # %% ../../nbs/api/infer/00_prefetch.ipynb #95862251
-def _pinned(o): return o.pin_memory() if isinstance(o, torch.Tensor) else o
 def _sent(batch, device): return tuple(sent(o, device) if isinstance(o, torch.Tensor) else o for o in batch)
 
 def sent(

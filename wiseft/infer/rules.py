@@ -7,6 +7,7 @@ __all__ = ['confident', 'keeps']
 
 # %% ../../nbs/api/infer/13_rules.ipynb #e837c62c
 import numpy as np, pandas as pd, torch
+from collections import defaultdict
 from ..data.control import control_sets
 from ..data.images import ImageSet
 from .classify import picture_sets
@@ -23,13 +24,13 @@ def confident(
     def rule(seen):
         names = seen.images.classnames
         sets = [unlabelled] if isinstance(unlabelled, ImageSet) else picture_sets([unlabelled], names)
-        draws = _drawn_temperatures(seen)
-        above, noise, n = _surer_than_half(seen, sets, draws)
-        best = above.idxmax()
-        alpha = best if above[best] > 2*noise[best] else .5
-        print(f'Of {n:,} images without labels it is surest at α = {best:g}: {100*above[best]:.1f} points of '
-              f'probability above α = 0.5, with a standard error of {100*noise[best]:.1f}. '
-              + ('' if alpha == best else 'That may be noise, and 0.5 is kept. ') + 'This ranks; it is no accuracy.')
+        table, n = _surer_than_half(seen, sets)
+        best = table.above.idxmax()
+        above, noise = table.loc[best]
+        alpha = best if above > 2*noise else .5
+        doubt = '' if alpha == best else 'That may be noise, and 0.5 is kept. '
+        print(f'Of {n:,} images without labels it is surest at α = {best:g}: {100*above:.1f} points of probability '
+              f'above α = 0.5, with a standard error of {100*noise:.1f}. {doubt}This ranks; it is no accuracy.')
         return alpha
     return rule
 
@@ -38,19 +39,20 @@ _FEW = 1000 # validation images, of which a temperature is had to some per cent
 
 def _logits(outcome): return outcome.outputs.log() if outcome.gives == 'probabilities' else outcome.outputs
 
-def _drawn_temperatures(seen, n_draws=200): # DataFrame: a column an α, positions in `TEMPERATURES`
-    "The best temperature, in the first row, and those of validation images drawn again, the same for all α"
-    rng, n = np.random.default_rng(0), len(seen.images)
-    some = seen.images.subset(np.sort(rng.permutation(n)[:_FEW]))
+def _surer_than_half(seen, sets): # DataFrame: α -> above, noise; n images
+    "Mean confidence at each α, less that at 0.5, and its standard error"
+    # the best temperature, and those of validation images drawn again, the same for all α: positions in `TEMPERATURES`
+    rng = np.random.default_rng(0)
+    some = seen.images.subset(np.sort(rng.permutation(len(seen.images))[:_FEW]))
     nll = Metric('NLL by temperature', lambda o: nll_by_temperature(_logits(o), o.labels), column='nll')
     looked, _ = seen.look(some, [nll])
-    times = np.vstack([np.ones(len(some)), rng.multinomial(len(some), np.full(len(some), 1/len(some)), n_draws)])
-    return pd.DataFrame({a: (times @ np.nan_to_num(columns['nll'])).argmin(1) for a, columns in looked.items()})
-
-# %% ../../nbs/api/infer/13_rules.ipynb #8056f687
-def _surer_than_half(seen, sets, draws): # (Series, Series, n images)
-    "Mean confidence at each α, less that at 0.5, and its standard error"
-    first, last = draws.to_numpy().min(), draws.to_numpy().max()
+    n = len(some)
+    again = rng.multinomial(n, np.full(n, 1/n), 200)
+    times = np.vstack([np.ones(n), again])
+    def best(nll): return (times @ np.nan_to_num(nll)).argmin(1)
+    draws = pd.DataFrame({a: best(columns['nll']) for a, columns in looked.items()})
+    # of each image its confidence at all of these temperatures, which lie close together
+    first, last = draws.min().min(), draws.max().max()
     temperatures = TEMPERATURES[first:last+1].tolist()
     def confidence(outcome):
         z = _logits(outcome).float()
@@ -59,13 +61,16 @@ def _surer_than_half(seen, sets, draws): # (Series, Series, n images)
     def of(a): return np.concatenate([columns[a]['confidence'] for columns in looked])
     sure = {a: of(a) for a in seen.accuracies.index}
     readable = ~np.isnan(sure[.5][:, 0])
-    sure = {a: c[readable] for a, c in sure.items()}
-    def above(a, values): return values(sure[a], draws[a] - first) - values(sure[.5], draws[.5] - first)
-    def by_image(c, at): return c[:, at[0]]
-    def by_draw(c, at): return c.mean(0)[at]
-    found = {a: above(a, by_image) for a in sure}
-    noise = {a: np.hypot(d.std()/np.sqrt(len(d)), above(a, by_draw).std()) for a, d in found.items()}
-    return pd.Series({a: d.mean() for a, d in found.items()}), pd.Series(noise), int(readable.sum())
+    # noise is of the images, and of the temperatures, which move all images at once
+    rows, half = {}, sure[.5][readable]
+    at_half = draws[.5] - first
+    for a, c in sure.items():
+        c, at = c[readable], draws[a] - first
+        by_image = c[:, at[0]] - half[:, at_half[0]]
+        by_draw = c.mean(0)[at] - half.mean(0)[at_half]
+        error = by_image.std()/np.sqrt(len(c))
+        rows[a] = by_image.mean(), np.hypot(error, by_draw.std())
+    return pd.DataFrame(rows, index=['above', 'noise']).T, int(readable.sum())
 
 # %% ../../nbs/api/infer/13_rules.ipynb #2c0a266d
 def keeps(
@@ -77,9 +82,19 @@ def keeps(
         f'most is {most:g}: expected a fraction, as .01 for a point of accuracy on control sets.')
     sets = control_sets(control)
     def rule(seen):
-        lost = _lost(seen, sets)
-        good = [a for a in seen.accuracies.index if lost.loss[a] <= most + 1e-9]
-        if not good: raise ValueError(
+        # accuracy on control sets at each α, less than that of the start, mean over sets
+        right, units = defaultdict(dict), {}
+        for d, images in sets.items():
+            looked, members = seen.look(images)
+            check_known(members, looked, images)
+            kept = looked[0.]['predicted'] >= 0
+            units[d] = np.asarray(images.units)[kept].tolist()
+            for a, columns in looked.items(): right[a][d] = (columns['predicted'] == images.labels)[kept]
+        rows = {a: paired_bootstrap(right[a], right[0.], units) for a in seen.accuracies.index}
+        lost = pd.DataFrame(rows, index=['loss', 'low', 'high']).T
+        # the most accurate one of those that lose little
+        good = lost.index[lost.loss <= most + 1e-9]
+        if not len(good): raise ValueError(
             f'At no α of {list(seen.accuracies.index)} does the loss on control sets stay within {100*most:g} points. '
             'Allow more, or fine-tune again with a lower learning rate.')
         alpha = seen.accuracies[good].idxmax()
@@ -88,20 +103,6 @@ def keeps(
     return rule
 
 # %% ../../nbs/api/infer/13_rules.ipynb #16805168
-def _lost(seen, sets): # DataFrame: α -> loss, low, high
-    "Accuracy on control sets at each α, less than that of the start, mean over sets"
-    right = {}
-    for d, images in sets.items():
-        looked, members = seen.look(images)
-        check_known(members, looked, images)
-        kept = looked[0.]['predicted'] >= 0
-        units = np.asarray(images.units)[kept].tolist()
-        right[d] = units, {a: (c['predicted'] == images.labels)[kept] for a, c in looked.items()}
-    def of(a): return {d: correct[a] for d, (_, correct) in right.items()}
-    units = {d: u for d, (u, _) in right.items()}
-    rows = {a: paired_bootstrap(of(a), of(0.), units) for a in seen.accuracies.index}
-    return pd.DataFrame(rows, index=['loss', 'low', 'high']).T
-
 def _say_lost(lost, alpha, most, n):
     "The estimate, what is known of it, and what would settle it"
     if alpha == 0: return 'At α = 0 nothing is lost on control sets, and at no other α as little as may be.'
@@ -110,8 +111,6 @@ def _say_lost(lost, alpha, most, n):
     if lost.high <= most: return said
     if most - lost.loss < 1e-4: return f'{said} It loses as much as it may, which no number of images settles.'
     needed = n*((lost.high - lost.loss)/(most - lost.loss))**2
-    return f'{said} That it loses no more would take some {_rounded_up(needed):,} control images to be sure of.'
-
-def _rounded_up(x): # to two digits
-    step = 10**max(0, int(np.log10(x)) - 1)
-    return int(np.ceil(x/step)*step)
+    step = 10**max(0, int(np.log10(needed)) - 1) # two digits
+    needed = int(np.ceil(needed/step)*step)
+    return f'{said} That it loses no more would take some {needed:,} control images to be sure of.'

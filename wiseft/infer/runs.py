@@ -16,20 +16,19 @@ def join_runs(
     tables:dict, # name of a run -> results table
 ) -> pd.DataFrame: # results table whose `tuning` is the run's name
     "Runs from one zero-shot classifier, or another start, as one table, of the first metric"
-    parts = [first_metric(t).assign(tuning=lambda t: t.tuning.where(t.method.isin(STARTS), name))
-             for name, t in tables.items()]
+    parts = [first_metric(t).assign(run=name) for name, t in tables.items()]
     joined = pd.concat(parts, ignore_index=True)
+    joined['tuning'] = joined.tuning.where(joined.method.isin(STARTS), joined.pop('run'))
     starts = joined[joined.method.isin(STARTS)].drop_duplicates(['method', 'dataset', 'value', 'n'])
-    if len(other := starts[starts.duplicated('dataset')]): raise ValueError(
-        _of_several_starts(tables, starts[starts.dataset == other.dataset.iloc[0]]))
+    if len(other := starts[starts.duplicated('dataset')]):
+        of_set = starts[starts.dataset == other.dataset.iloc[0]]
+        values = ' and '.join(f'{v:.1%}' for v in of_set.value)
+        raise ValueError(
+            f'The runs {", ".join(tables)} have other starts, or were tested on other images: on '
+            f'{of_set.dataset.iloc[0]} {of_set.method.iloc[0]} accuracy is {values}. Compare runs of one start, on '
+            'the same images.')
     joined = pd.concat([starts, joined[~joined.method.isin(STARTS)]], ignore_index=True)
     return joined.assign(classifier=joined.classifier.iloc[0])
-
-def _of_several_starts(names, starts):
-    values = ' and '.join(f'{v:.1%}' for v in starts.value)
-    return (f'The runs {", ".join(names)} have other starts, or were tested on other images: on '
-            f'{starts.dataset.iloc[0]} {starts.method.iloc[0]} accuracy is {values}. Compare runs of one start, on the '
-            'same images.')
 
 # %% ../../nbs/api/infer/09_runs.ipynb #b699f3e8
 def compare_runs(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METRICS', 'MIN_GROUPS', 'PREDICTIONS', 'Outcome', 'Metric', 'add_metric', 'groups_of', 'column_of', 'value_of',
            'chosen_metrics', 'all_classes', 'class_positions', 'image_rows', 'KeptPredictions', 'prediction_rows',
-           'score']
+           'has_value', 'score']
 
 # %% ../../nbs/api/infer/04_scores.ipynb #b478ad75
 import hashlib, numpy as np, pandas as pd, torch
@@ -40,7 +40,8 @@ class Outcome:
             "'KL from start' says how far answers are from those of the classifier that fine-tuning began with: "
             'evaluate it together with the others, and one such classifier only.')
         z, tiny = self.outputs.float(), torch.finfo(torch.float32).tiny # a probability may have been rounded to 0
-        return batch_kl(self.start.to(z.device), z.clamp_min(tiny).log() if self.gives == 'probabilities' else z)
+        if self.gives == 'probabilities': z = z.clamp_min(tiny).log()
+        return batch_kl(self.start.to(z.device), z)
 
 # %% ../../nbs/api/infer/04_scores.ipynb #ddb1ba2b
 @dataclass(frozen=True)
@@ -89,8 +90,9 @@ def value_of(rows:pd.DataFrame, metric:Metric): # (value, low, high)
 
 # %% ../../nbs/api/infer/04_scores.ipynb #e3957472
 def _f1(rows):
-    codes, n = pd.factorize(pd.concat([rows.label.astype(str), rows.predicted.astype(str)]))[0], len(rows)
-    return macro_f1(codes[n:], codes[:n], groups_of(rows))
+    names = pd.concat([rows.label.astype(str), rows.predicted.astype(str)])
+    labels, predicted = np.split(pd.factorize(names)[0], 2)
+    return macro_f1(predicted, labels, groups_of(rows))
 
 def _worst(rows):
     if rows.group.isna().any(): raise ValueError(
@@ -144,18 +146,15 @@ def image_rows(
     split:str # 'test' or 'validation'
 ) -> pd.DataFrame: # one row an image
     "What each image is: dataset, split, role, file, group, unit, label, data_fingerprint, n_missing"
-    names, classes = list(datasets), all_classes(datasets)
-    return pd.concat([_rows_of(d, s, split, names, classes) for d, s in datasets.items()], ignore_index=True)
-
-def _rows_of(dataset, images, split, names, classes):
-    label = pd.Categorical.from_codes(class_positions(images, classes)[images.labels], classes)
-    return pd.DataFrame(dict(
-        dataset=pd.Categorical([dataset]*len(images), names), split=split,
-        role=pd.Categorical([images.role]*len(images), ROLES),
-        file=list(images.files()), group=pd.array(images.groups or [None]*len(images), dtype='str'),
-        unit=list(images.units),
-        label=label,
-        data_fingerprint=images.fingerprint, n_missing=images.n_missing))
+    classes, parts = all_classes(datasets), []
+    for d, images in datasets.items():
+        label = pd.Categorical.from_codes(class_positions(images, classes)[images.labels], classes)
+        rows = pd.DataFrame(dict(dataset=d, split=split, role=images.role, file=list(images.files())))
+        groups = pd.array(images.groups or [None]*len(images), dtype='str')
+        parts.append(rows.assign(group=groups, unit=list(images.units), label=label,
+                                 data_fingerprint=images.fingerprint, n_missing=images.n_missing))
+    rows = pd.concat(parts, ignore_index=True)
+    return rows.assign(dataset=pd.Categorical(rows.dataset, list(datasets)), role=pd.Categorical(rows.role, ROLES))
 
 # %% ../../nbs/api/infer/04_scores.ipynb #ac1d4497
 class KeptPredictions:
@@ -188,62 +187,46 @@ def prediction_rows(
 ) -> pd.DataFrame: # columns `PREDICTIONS`, those given, and `n_missing` where sets are incomplete
     "The images that one classifier was shown, with what it made of them"
     shown = codes > -2
-    images, codes, columns = images[shown], codes[shown], {k: v[shown] for k, v in columns.items()}
+    images, codes = images[shown], codes[shown]
+    columns = {k: v[shown] for k, v in columns.items()}
     correct = pd.array(codes == images.label.cat.codes.to_numpy(), dtype='boolean')
     if 'correct' in columns: # estimates, from a sample
         correct = pd.array(columns.pop('correct'), dtype='Float64')
     correct[codes < 0] = pd.NA
     predicted = pd.Categorical.from_codes(codes, images.label.cat.categories)
     out = images.assign(**who, predicted=predicted, correct=correct, **columns)
-    return out[PREDICTIONS + ['n_missing']*bool(out.n_missing.any()) + list(columns)]
+    incomplete = ['n_missing'] if out.n_missing.any() else []
+    return out[PREDICTIONS + incomplete + list(columns)]
 
 # %% ../../nbs/api/infer/04_scores.ipynb #c5aff06e
-def _fits(who, which): # bool
-    "Whether an identity has the values asked for"
-    return all(np.isclose(who[k], v) if k == 'alpha' else who[k] == v for k, v in which.items() if k in who)
+def has_value(column:str, values, value): # bool, or (n,) bool
+    "Whether one or many values of a column are the one asked for, an alpha nearly"
+    return np.isclose(values, value) if column == 'alpha' else values == value
 
 @patch
 def frame(self:KeptPredictions,
     **which # columns of `WHO` and their values; none: all classifiers
 ) -> pd.DataFrame: # columns `PREDICTIONS` and those of metrics
     "A row an image and classifier"
-    some = [prediction_rows(self.images, *m) for m in self.members if _fits(m[0], which)]
+    some = []
+    for who, *made in self.members:
+        fits = [has_value(k, who[k], v) for k, v in which.items() if k in who]
+        if all(fits): some.append(prediction_rows(self.images, who, *made))
     if some: return pd.concat(some, ignore_index=True)
     raise ValueError(f'There are no predictions of {which}. There are:\n{self.who().to_string(index=False)}')
 
 # %% ../../nbs/api/infer/04_scores.ipynb #71fb9b48
-def _readable(rows): return rows[rows.correct.notna()]
-def _n_skipped(rows):
-    return int(np.count_nonzero(rows.correct.isna()) + (rows.n_missing.iloc[0] if 'n_missing' in rows else 0))
-
-def _set_row(rows, metric):
-    "One set: value and interval"
-    first, kept = rows.iloc[0], _readable(rows)
-    value, low, high = value_of(kept, metric)
-    return dict(dataset=first.dataset, role=first.role, metric=metric.name, value=value, n=len(kept), low=low,
-                high=high, n_skipped=_n_skipped(rows), data_fingerprint=first.data_fingerprint) | _passes([rows])
-
-def _passes(sets):
-    "How many images were passed, where that is known to be a sample"
-    return dict(passes=int(sum(rows.passed.sum() for rows in sets))) if 'passed' in sets[0] else {}
-
-def _units(kept):
-    "What is drawn for a mean over sets: groups where every set has enough, else images (copies of one image together)"
-    of = 'group' if all(groups_of(rows) for rows in kept.values()) else 'unit'
-    return {d: list(rows[of]) for d, rows in kept.items()}
-
-def _mean_row(name, role, sets, metric, set_rows):
-    "Mean over sets, with its bootstrap interval"
-    kept = {d: _readable(rows) for d, rows in sets.items()}
-    value, (low, high) = np.mean([r['value'] for r in set_rows]), (np.nan, np.nan)
-    if len(set_rows) == 1: low, high = set_rows[0]['low'], set_rows[0]['high']
-    if not metric.of_set:
-        value, low, high = bootstrap_mean({d: column_of(rows, metric) for d, rows in kept.items()}, _units(kept))
-        if metric.bounded: value, low, high = np.clip([value, low, high], 0, 1)
-    prints = ' '.join(f'{d}:{rows.data_fingerprint.iloc[0]}' for d, rows in sets.items())
-    return dict(dataset=name, role=role, metric=metric.name, value=value, n=sum(map(len, kept.values())), low=low,
-                high=high, n_skipped=sum(map(_n_skipped, sets.values())),
-                data_fingerprint=hashlib.sha256(prints.encode()).hexdigest()[:12]) | _passes([*sets.values()])
+def _row(name, metric, sets, estimate, fingerprint):
+    "A line of the table, of one set or of a mean over several"
+    value, low, high = estimate
+    n = int(sum(rows.correct.count() for rows in sets))
+    n_missing = sum(rows.n_missing.iloc[0] for rows in sets if 'n_missing' in rows)
+    n_skipped = int(sum(map(len, sets)) - n + n_missing)
+    line = dict(dataset=name, role=sets[0].role.iloc[0], metric=metric.name, value=value, n=n, low=low, high=high,
+                n_skipped=n_skipped, data_fingerprint=fingerprint)
+    # how many images were passed, where that is known to be a sample
+    if 'passed' in sets[0]: line['passes'] = int(sum(rows.passed.sum() for rows in sets))
+    return line
 
 # %% ../../nbs/api/infer/04_scores.ipynb #ae2e011a
 def score(
@@ -262,10 +245,25 @@ def score(
 def _metric_rows(sets, metric):
     "A row a set, and one for the mean over shifts, and over control sets"
     role_of = {d: rows.role.iloc[0] for d, rows in sets.items()}
-    lacks = lambda d: metric.of_groups and role_of[d] == 'control' and sets[d].group.isna().any()
-    mine = {d: _set_row(rows, metric) for d, rows in sets.items() if not lacks(d)}
-    means = []
+    if metric.of_groups: # a control set that has none is left out
+        lack = [d for d, rows in sets.items() if role_of[d] == 'control' and rows.group.isna().any()]
+        sets = {d: rows for d, rows in sets.items() if d not in lack}
+    readable = {d: rows[rows.correct.notna()] for d, rows in sets.items()}
+    values = {d: value_of(rows, metric) for d, rows in readable.items()}
+    prints = {d: rows.data_fingerprint.iloc[0] for d, rows in sets.items()}
+    out = []
+    for d, rows in sets.items(): out.append(_row(d, metric, [rows], values[d], prints[d]))
     for name, role in ((MEAN, 'shift'), (CONTROL_MEAN, 'control')):
-        of_role = {d: sets[d] for d in mine if role_of[d] == role}
-        if of_role: means.append(_mean_row(name, role, of_role, metric, [mine[d] for d in of_role]))
-    return [*mine.values(), *means]
+        some = [d for d in sets if role_of[d] == role]
+        if not some: continue
+        if metric.of_set: # which has an interval on one set alone
+            mean = values[some[0]] if len(some) == 1 else (np.mean([values[d][0] for d in some]), np.nan, np.nan)
+        else: # drawn are groups where every set has enough, else images, copies of one together
+            unit = 'group' if all(groups_of(readable[d]) for d in some) else 'unit'
+            numbers = {d: column_of(readable[d], metric) for d in some}
+            mean = bootstrap_mean(numbers, {d: list(readable[d][unit]) for d in some})
+            if metric.bounded: mean = np.clip(mean, 0, 1)
+        all_prints = ' '.join(f'{d}:{prints[d]}' for d in some)
+        fingerprint = hashlib.sha256(all_prints.encode()).hexdigest()[:12]
+        out.append(_row(name, metric, [sets[d] for d in some], mean, fingerprint))
+    return out

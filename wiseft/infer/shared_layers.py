@@ -19,18 +19,19 @@ class _Once:
         m = self.memory
         if m.misses > 1 or any(o is not None for o in (*args, *kwargs.values())):
             return self.forward(x, *args, **kwargs)
-        if m.kept and self._intact() and _equal(m.kept[0], x):
+        if m.kept and _is_output(m.kept, x):
             m.misses = 0
             return m.kept[1]
         m.kept = None # whose memory this output may need
         out, m.misses = self.forward(x), m.misses+1
-        m.kept = [x, out, x._version, getattr(out, '_version', None)] if m.misses < 2 else None
+        if m.misses < 2: m.kept = [x, out, x._version, getattr(out, '_version', None)]
         return out
-    def _intact(self):
-        x, out, *versions = self.memory.kept
-        return [x._version, getattr(out, '_version', None)] == versions
 
-def _equal(a, b): return a is b or a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+def _is_output(kept, x):
+    "Whether what was kept is for this input, and nobody wrote into either since"
+    last, out, *versions = kept
+    if [last._version, getattr(out, '_version', None)] != versions: return False
+    return last is x or last.shape == x.shape and last.dtype == x.dtype and torch.equal(last, x)
 
 # %% ../../nbs/api/infer/03_shared_layers.ipynb #c930b6e6
 def _same_layers(module, same, path=''):
@@ -42,26 +43,20 @@ def _same_layers(module, same, path=''):
         else: yield from _same_layers(layer, same, f'{path}{name}.')
 
 # %% ../../nbs/api/infer/03_shared_layers.ipynb #a73c5cd9
-def _by_architecture(models):
-    "Lists of two or more models whose tensors have the same names and shapes"
-    kinds = {}
-    for m in models: kinds.setdefault(tuple((k, t.shape) for k, t in m.state_dict().items()), []).append(m)
-    return [alike for alike in kinds.values() if len(alike) > 1]
-
-def _remembering(models):
-    "Name -> the layers of that name, which are the same in all models of one architecture"
-    first, *rest = [m.state_dict() for m in models]
-    def everywhere(k, t): return all(torch.equal(t, s[k].to(t.device)) for s in rest)
-    def layers_of(name): return [m.get_submodule(name) for m in models]
-    same = {k: everywhere(k, t) for k, t in first.items()}
-    return {name: layers_of(name) for name in _same_layers(models[0], same)}
-
 @contextmanager
 def shared_layers(
     models # modules, to run on the same batches in turn, without gradients; those of one architecture are compared
 ): # yields the names of the layers
     "Layers whose weights are the same in all models of one architecture compute the same input once"
-    layers = [(n, alike) for some in _by_architecture(models) for n, alike in _remembering(some).items()]
+    architectures, layers = {}, []
+    for m in models:
+        shapes = tuple((k, t.shape) for k, t in m.state_dict().items())
+        architectures.setdefault(shapes, []).append(m)
+    for some in architectures.values():
+        first, *rest = [m.state_dict() for m in some]
+        def everywhere(k, t): return all(torch.equal(t, s[k].to(t.device)) for s in rest)
+        same = {k: everywhere(k, t) for k, t in first.items()} if rest else {}
+        for name in _same_layers(some[0], same): layers.append((name, [m.get_submodule(name) for m in some]))
     for _, alike in layers:
         memory = SimpleNamespace(kept=None, misses=0)
         for layer in set(alike): layer.forward = _Once(layer.forward, memory)

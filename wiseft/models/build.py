@@ -58,14 +58,6 @@ class ImageModel(nn.Module):
         device = next(visual.parameters()).device
         self.visual, self.logit_scale = visual, nn.Parameter(torch.zeros((), device=device))
 
-# %% ../../nbs/api/models/07_build.ipynb #5ff18c74
-def _local_config(source, tmp): # dict
-    "`model_cfg`, with the settings of a folder's own text tower put into the folder `tmp`"
-    text = source.config.get('text_cfg', _no_text)
-    if not text.get('hf_model_name') or not source.where or source.hub: return source.config | dict(text_cfg=text)
-    write_json(Path(tmp)/'config.json', text_tower_config(source.where.with_name('config.json')))
-    return source.config | dict(text_cfg=text | dict(hf_model_name=str(tmp)))
-
 # %% ../../nbs/api/models/07_build.ipynb #e2c7f154
 def build_model(
     source:Source,
@@ -75,7 +67,12 @@ def build_model(
 ): # open_clip model
     "The architecture, whose weights are still to be filled in"
     with _quiet(), _NoDraws(), tempfile.TemporaryDirectory() as tmp:
-        write_json(Path(tmp)/config_name, dict(model_cfg=_local_config(source, tmp)))
+        # a folder's own text tower has its settings there, too
+        text = source.config.get('text_cfg', _no_text)
+        if text.get('hf_model_name') and source.where and not source.hub:
+            write_json(Path(tmp)/'config.json', text_tower_config(source.where.with_name('config.json')))
+            text = text | dict(hf_model_name=str(tmp))
+        write_json(Path(tmp)/config_name, dict(model_cfg=source.config | dict(text_cfg=text)))
         model = open_clip.create_model(f'local-dir:{tmp}', load_weights=False, pretrained_text=False,
                                        precision=precision, device=device,
                                        force_preprocess_cfg=preprocess)

@@ -16,7 +16,7 @@ from ..weights.checkpoints import read_state_dict, write_state_dict
 from .open_clip_config import write_json
 from ..base.files import atomic_path
 from .classifier import ImageClassifier
-from .save import round_weights
+from .save import half_type, round_weights
 from ..base.text import did_you_mean
 
 # %% ../../nbs/api/models/14_export.ipynb #3f3cc5b2
@@ -31,7 +31,7 @@ class FromPixels(nn.Module):
             colours = torch.tensor(classifier.clip.preprocess[k], device=classifier.device)
             self.register_buffer(f'colour_{k}', colours.view(3, 1, 1))
         self.tower, self.precision = _Whole(classifier), precision
-        if precision: self.tower.to(dict(fp16=torch.float16, bf16=torch.bfloat16)[precision])
+        if precision: self.tower.to(half_type(precision))
     def forward(self,
         pixels:torch.Tensor # (n, height, width, 3), uint8
     ): # (n, n_classes), logits
@@ -158,6 +158,4 @@ def export_classifier(
 ): # Path
     "Write a classifier for programs without this library"
     if to not in EXPORTS: raise ValueError(f'There is no export to {to!r}. {did_you_mean(to, EXPORTS)}')
-    if precision not in (None, 'fp16', 'bf16'): raise ValueError(
-        f"precision is {precision!r}. Weights are halved to 'fp16' or 'bf16'.")
     return EXPORTS[to](classifier, path, precision, force)

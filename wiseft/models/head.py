@@ -63,15 +63,6 @@ def unseen_words(
     unseen -= set(empty) # what every text has
     return [w for w, row in zip(words, rows) if unseen & set(row)]
 
-# %% ../../nbs/api/models/09_head.ipynb #837998c0
-def _cut_texts(clip, texts): # list of str
-    "Texts that are longer than the model's context"
-    n = clip.model.context_length
-    long = [t for t in texts if len(t.encode()) > n-2] # a token is a byte at least
-    if not long: return []
-    rows, (empty,) = (clip.tokenizer(x, context_length=n+1) for x in (long, ['']))
-    return [t for t,row in zip(long, rows) if row[n] != empty[n]]
-
 # %% ../../nbs/api/models/09_head.ipynb #ed3c468a
 def warn_of_texts(
     clip:Clip,
@@ -83,9 +74,13 @@ def warn_of_texts(
             'classes or templates with these words mean nothing to it. Use other words.')
     if words := unseen_words(clip, texts): warnings.warn(
         f'{clip.name} never or hardly saw {first_few(words)} in training: {then}', stacklevel=3)
-    if cut := _cut_texts(clip, texts): warnings.warn(
-        f"{clip.name} reads no more than {clip.model.context_length} tokens, start and end included. Cut short: "
-        f"{first_few(cut)}.", stacklevel=3)
+    n = clip.model.context_length
+    long = [t for t in texts if len(t.encode()) > n-2] # a token is a byte at least
+    if not long: return
+    rows, (empty,) = (clip.tokenizer(x, context_length=n+1) for x in (long, ['']))
+    if cut := [t for t, row in zip(long, rows) if row[n] != empty[n]]: warnings.warn(
+        f"{clip.name} reads no more than {n} tokens, start and end included. Cut short: {first_few(cut)}.",
+        stacklevel=3)
 
 # %% ../../nbs/api/models/09_head.ipynb #d0fb0314
 MANY = 1000 # texts; fewer are embedded sooner than looked up

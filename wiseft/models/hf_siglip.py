@@ -154,16 +154,6 @@ def _vision_config(s, tower, where): # vision_cfg
 # by the size of its vocabulary; a folder's own files come before
 _tokenizers = {250000: 'timm/ViT-B-16-SigLIP-i18n-256', 256000: 'timm/ViT-B-16-SigLIP2'}
 
-def _text_config(s): # text_cfg
-    "The text tower as open_clip says it"
-    tokenizer = _tokenizers.get(s['vocab_size'], 'timm/ViT-B-16-SigLIP')
-    act = dict(approximate=_activations[s['hidden_act']])
-    return dict(context_length=s['max_position_embeddings'], vocab_size=s['vocab_size'],
-                hf_tokenizer_name=tokenizer, tokenizer_kwargs=dict(clean='canonicalize'),
-                width=s['hidden_size'], heads=s['num_attention_heads'], layers=s['num_hidden_layers'],
-                mlp_ratio=s['intermediate_size']/s['hidden_size'], no_causal_mask=True, proj_bias=True,
-                pool_type='last', norm_kwargs=dict(eps=1e-6), act_kwargs=act)
-
 # %% ../../nbs/api/models/05_hf_siglip.ipynb #60705636
 def read_siglip_folder(
     folder:str|Path # with config.json
@@ -179,7 +169,14 @@ def read_siglip_folder(
     vision = _settings(config, 'vision', where)
     new = dict(embed_dim=vision['hidden_size'], vision_cfg=_vision_config(vision, tower, where))
     if any(k.startswith('text.') for k in state):
-        text = _text_config(_settings(config, 'text', where))
+        s = _settings(config, 'text', where)
+        text = dict(context_length=s['max_position_embeddings'], vocab_size=s['vocab_size'],
+                    hf_tokenizer_name=_tokenizers.get(s['vocab_size'], 'timm/ViT-B-16-SigLIP'),
+                    tokenizer_kwargs=dict(clean='canonicalize'), width=s['hidden_size'],
+                    heads=s['num_attention_heads'], layers=s['num_hidden_layers'],
+                    mlp_ratio=s['intermediate_size']/s['hidden_size'], no_causal_mask=True, proj_bias=True,
+                    pool_type='last', norm_kwargs=dict(eps=1e-6),
+                    act_kwargs=dict(approximate=_activations[s['hidden_act']]))
         new |= dict(init_logit_bias=-10, custom_text=True, text_cfg=text)
     return new, read_hub_preprocess(where.parent), Parts(str(path), state, {})
 

@@ -22,7 +22,7 @@ from .tower import is_own, own_config, read_image_model
 from .compatible import text_weights
 from .state_dict_layout import find_parts, head_normalises
 from ..data.prompts import find_classnames
-from .save import check_saved, config_name, read_card
+from .save import check_saved, config_name, half_type, read_card
 from ..base.text import BadFile, first_few
 
 # %% ../../nbs/api/models/12_load.ipynb #1820c5b6
@@ -35,15 +35,6 @@ def _read_head(card, path): # `ClassificationHead`
         'folder again.')
     weight, bias = (t if t is None else t.float() for t in map(state.get, ('weight', 'bias')))
     return ClassificationHead(weight, bias, card.get('head', {}).get('normalise') is not False)
-
-# %% ../../nbs/api/models/12_load.ipynb #820746c5
-def _read_tower(folder, precision, device, module): # `Clip`
-    "The tower in a classifier's folder"
-    if not (folder/own_config).exists(): return load_clip(f'local-dir:{folder}', precision=precision, device=device)
-    clip = read_image_model(folder, module, device)
-    half = dict(bf16=torch.bfloat16, fp16=torch.float16).get(precision)
-    if half: clip.model.visual.to(half)
-    return clip
 
 # %% ../../nbs/api/models/12_load.ipynb #1515c9bf
 def load_classifier(
@@ -59,7 +50,11 @@ def load_classifier(
     if folder.is_file(): return _from_checkpoint(folder, start, classnames, device, precision)
     if (folder/ADAPTER).is_file(): return _from_adapter(folder, start)
     card = read_card(folder)
-    clip = _read_tower(folder, precision or card['precision'], device, module)
+    precision = precision or card['precision']
+    if (folder/own_config).exists():
+        clip = read_image_model(folder, module, device)
+        if precision in ('bf16', 'fp16'): clip.model.visual.to(half_type(precision))
+    else: clip = load_clip(f'local-dir:{folder}', precision=precision, device=device)
     check_saved(card, folder/clip.provenance['file'], clip.provenance['sha256'])
     config = own_config if is_own(clip) else config_name
     check_saved(card, folder/config, sha256_file(folder/config))
@@ -75,14 +70,6 @@ def load_classifier(
         f"{folder} holds other weights than were saved: their hash is {c.hash[:12]}…, and its wiseft.json says "
         f"{card['hash'][:12]}…. Copy the folder again.")
     return c
-
-# %% ../../nbs/api/models/12_load.ipynb #1379bcf5
-def _has_other_text(clip, parts): # bool
-    "Does a file bring another text tower than the CLIP's, as FLYP's do?"
-    text = text_weights(clip)
-    if not parts.has_text: return False
-    theirs = {k: v for k,v in parts.clip.items() if not k.startswith(('visual.', 'logit_'))}
-    return any(k not in text or not torch.equal(text[k], v.float()) for k,v in theirs.items())
 
 # %% ../../nbs/api/models/12_load.ipynb #c405fad0
 def _from_checkpoint(path, start, classnames, device, precision): # `ImageClassifier`
@@ -103,7 +90,10 @@ def _from_checkpoint(path, start, classnames, device, precision): # `ImageClassi
     names = [f'class {i}' for i in range(len(weight))] if classnames is None else find_classnames(classnames)
     c = ImageClassifier(clip, head, names, alpha=1., recipe=recipe)
     if start is None or not parts.clip: return c
-    if _has_other_text(start, parts):
+    # FLYP's files bring another text tower
+    text = text_weights(start)
+    theirs = {k: t for k, t in parts.clip.items() if not k.startswith(('visual.', 'logit_'))}
+    if any(k not in text or not torch.equal(text[k], t.float()) for k, t in theirs.items()):
         warnings.warn(
             f"{path} holds another text tower than {start.name}: it is not read. load_clip reads both towers.",
             stacklevel=3)

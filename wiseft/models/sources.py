@@ -60,14 +60,14 @@ def _from_folder(folder, origin=None, hub=False):
     return Source(config, preprocess, weights, origin or folder.name, where=where, hub=hub)
 
 # %% ../../nbs/api/models/06_sources.ipynb #be69e6a6
-def _fetch(
-    get,   # function that downloads something and returns its path
+def fetched(
+    get,   # function that downloads something
     what,  # it is, for the message
     advice # what to do without a network
-): # Path
+): # what `get` returns
     "Download something, or raise RuntimeError with advice"
     try:
-        with reaching_hub(): return Path(get())
+        with reaching_hub(): return get()
     except Exception as e: raise RuntimeError(
         f'Could not fetch {what} ({why_failed(e)}). Without a network: {advice}.') from e
 
@@ -88,10 +88,9 @@ def _from_hub(
               f"https://huggingface.co/{repo} "
               f"into a folder and call load_clip('local-dir:FOLDER')")
     fetch = open_clip.pretrained.download_pretrained_from_hf
-    config = _fetch(lambda: fetch(repo, filename=config_name), f'the configuration of {name}',
-                    advice)
-    _fetch(lambda: fetch(repo), f'the weights of {name}', advice)
-    source = _from_folder(config.parent, name, hub=True)
+    config = fetched(lambda: fetch(repo, filename=config_name), f'the configuration of {name}', advice)
+    fetched(lambda: fetch(repo), f'the weights of {name}', advice)
+    source = _from_folder(Path(config).parent, name, hub=True)
     _check_text_tower(source.config.get('text_cfg', {}).get('hf_model_name'), source.where)
     return source
 
@@ -116,7 +115,7 @@ def _from_transformers_hub(
               "a folder and call load_clip('FOLDER')")
     wanted = [*files, 'processor_config.json', '*token*', 'spiece.model']
     fetch = lambda: huggingface_hub.snapshot_download(repo, allow_patterns=wanted)
-    folder = _fetch(fetch, f'{first_few(files)} of {name}', advice)
+    folder = fetched(fetch, f'{first_few(files)} of {name}', advice)
     return _from_transformers(folder, name)
 
 # %% ../../nbs/api/models/06_sources.ipynb #55de7377
@@ -151,23 +150,11 @@ def _from_tag(name, tag):
     place = f"https://huggingface.co/{hub.rstrip('/')}" if hub else cfg.get('url')
     advice = f"bring them from {place} and call load_clip({name!r}, 'FILE', preprocess={tag!r})"
     download = lambda: open_clip.pretrained.download_pretrained(cfg)
-    weights = _fetch(download, f'the weights {tag!r} of {name!r}', advice)
-    return Source(config, cfg, weights, f'{name} {tag}', name)
+    weights = fetched(download, f'the weights {tag!r} of {name!r}', advice)
+    return Source(config, cfg, Path(weights), f'{name} {tag}', name)
 
 # %% ../../nbs/api/models/06_sources.ipynb #524fe2ff
 preprocess_keys = ['mean', 'std', 'interpolation', 'resize_mode', 'fill_color', 'crop_pct']
-
-# %% ../../nbs/api/models/06_sources.ipynb #7e0e4b27
-def _file_gelu(name, config, quick_gelu): # bool
-    "Whether a checkpoint file's weights want QuickGELU; ValueError if nobody has said"
-    named = bool(config.get('quick_gelu'))
-    if quick_gelu is None and not named and f'{name}-quickgelu' in open_clip.list_models(): raise ValueError(
-        f"Weights don't show whether they were trained with QuickGELU, and {name!r} exists with and without. Give "
-        "quick_gelu=True (as OpenAI, MetaCLIP and DFN) or False (as LAION and DataComp), or preprocess='TAG' of the "
-        "weights that this file was fine-tuned from.")
-    if quick_gelu is False and named: raise ValueError(
-        f'QuickGELU mismatch: {name!r} has QuickGELU, and quick_gelu=False was given.')
-    return named or bool(quick_gelu)
 
 # %% ../../nbs/api/models/06_sources.ipynb #994ff286
 def _read_parts(path): # `Parts`
@@ -193,18 +180,17 @@ def _from_file(name, path, preprocess, quick_gelu):
     elif parts.modules:
         pictures = module_preprocess(parts)
         if quick_gelu is None: quick_gelu = uses_quick_gelu(parts)
-    config['quick_gelu'] = _file_gelu(name, config, quick_gelu)
+    # the activation function, which weights don't show
+    named = bool(config.get('quick_gelu'))
+    if quick_gelu is None and not named and f'{name}-quickgelu' in open_clip.list_models(): raise ValueError(
+        f"Weights don't show whether they were trained with QuickGELU, and {name!r} exists with and without. Give "
+        "quick_gelu=True (as OpenAI, MetaCLIP and DFN) or False (as LAION and DataComp), or preprocess='TAG' of the "
+        "weights that this file was fine-tuned from.")
+    if quick_gelu is False and named: raise ValueError(
+        f'QuickGELU mismatch: {name!r} has QuickGELU, and quick_gelu=False was given.')
+    config['quick_gelu'] = named or bool(quick_gelu)
     if not parts.has_text: del config['text_cfg']
     return Source(config, pictures, path, f'{name} {path.name}', name, parts=parts)
-
-# %% ../../nbs/api/models/06_sources.ipynb #636f9a43
-def _from_module(path):
-    "Source for a file with a whole module, which says its architecture; ValueError for other files"
-    if checkpoint_format(path) == 'torchscript' or not (parts := _read_parts(path)).modules: raise ValueError(
-        f"{path} is a file, and a checkpoint doesn't say its architecture: use load_clip(ARCHITECTURE, {str(path)!r}).")
-    config = module_config(parts)
-    check_model_cfg(config, path)
-    return Source(config, module_preprocess(parts), path, path.name, where=path, parts=parts)
 
 # %% ../../nbs/api/models/06_sources.ipynb #cdb5ca62
 # SHA-256 of the weights that come with the package
@@ -219,7 +205,13 @@ def _from_name(name): # `Source`, or None if the name is an architecture's
     if name.startswith('local-dir:'): return _from_folder(name.removeprefix('local-dir:'))
     if open_clip.get_model_config(name.replace('/', '-')): return None
     path = Path(name).expanduser()
-    if path.is_file(): return _from_module(path)
+    if path.is_file(): # with a whole module, which says its architecture
+        if checkpoint_format(path) == 'torchscript' or not (parts := _read_parts(path)).modules: raise ValueError(
+            f"{path} is a file, and a checkpoint doesn't say its architecture: use load_clip(ARCHITECTURE, "
+            f"{str(path)!r}).")
+        config = module_config(parts)
+        check_model_cfg(config, path)
+        return Source(config, module_preprocess(parts), path, path.name, where=path, parts=parts)
     if path.is_dir() or name.startswith(('/', '.', '~')): return _from_folder(path)
     raise ValueError(f"There is no model {name!r}. {did_you_mean(name, ['iconclip', *open_clip.list_models()])}")
 
@@ -252,20 +244,18 @@ def check_asked(preprocess:dict):
         "size is the image tower's.")
 
 # %% ../../nbs/api/models/06_sources.ipynb #b8bb368e
-def _without_colours(source, missing):
-    "The error where nobody says how pictures are made"
-    own = 'preprocess=dict(mean=…, std=…)'
-    if source.where is None: return ValueError(
-        f"The weights of {source.origin} came without {missing} of their pictures. Give preprocess='TAG' of the "
-        f"weights that they were fine-tuned from, such as 'openai', or {own}.")
-    lacks = 'preprocessor_config.json' if source.where.name == 'config.json' else 'preprocess_cfg'
-    return BadFile(f'{source.where.parent} came without {missing} of its pictures: {lacks} is not there, or lacks '
-                   f'them. Copy it from where the model comes from, or give {own}.')
-
 def preprocessing(source:Source, asked:dict): # dict
     "The preprocessing that came with the weights, under what was asked for"
     both = source.preprocess | asked
     settings = {k:v for k,v in both.items() if k in preprocess_keys and v is not None}
-    if missing := ' and '.join(sorted({'mean', 'std'} - set(settings))): raise _without_colours(source, missing)
+    if missing := ' and '.join(sorted({'mean', 'std'} - set(settings))): # nobody says how pictures are made
+        own = 'preprocess=dict(mean=…, std=…)'
+        if source.where is None: raise ValueError(
+            f"The weights of {source.origin} came without {missing} of their pictures. Give preprocess='TAG' of the "
+            f"weights that they were fine-tuned from, such as 'openai', or {own}.")
+        lacks = 'preprocessor_config.json' if source.where.name == 'config.json' else 'preprocess_cfg'
+        raise BadFile(
+            f'{source.where.parent} came without {missing} of its pictures: {lacks} is not there, or lacks them. Copy '
+            f'it from where the model comes from, or give {own}.')
     for k in ('mean', 'std'): settings[k] = [float(x) for x in settings[k]]
     return settings

@@ -65,15 +65,6 @@ def _clip_names(state, tower): # state dict with the names of open_clip
     before = tower if alone else tower.removesuffix('visual.')
     return {('visual.' if alone else '') + k.removeprefix(before): k for k in state if k.startswith(before)}
 
-# %% ../../nbs/api/models/03_state_dict_layout.ipynb #6958bc89
-def _nothing(state, where): # text
-    "That no part was recognised, and what there is"
-    if any('vision_model.' in k for k in state):
-        return (f"{where} holds weights of a model of transformers. Load the folder that it lies in, with its "
-                "config.json: load_clip(FOLDER).")
-    return (f"{where} holds neither an image tower of open_clip (names like visual.conv1.weight or visual.trunk.…) "
-            f"nor a head (classification_head.weight) but {len(state)} tensors: {first_few(list(state), 6)}.")
-
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #f884c482
 def find_parts(
     weights, # `WeightsFile`
@@ -85,7 +76,13 @@ def find_parts(
     if any(k.startswith('text_encoder.') for k in state): return Parts(str(where), state, {})
     tower = _place(state, where)
     name, head = _find_head(state, tower)
-    if tower is None and not head: raise BadFile(_nothing(state, where))
+    if tower is None and not head:
+        instead = ("neither an image tower of open_clip (names like visual.conv1.weight or visual.trunk.…) nor a head "
+                   f"(classification_head.weight) but {len(state)} tensors: {first_few(list(state), 6)}.")
+        if any('vision_model.' in k for k in state): instead = (
+            "weights of a model of transformers. Load the folder that it lies in, with its config.json: "
+            "load_clip(FOLDER).")
+        raise BadFile(f'{where} holds {instead}')
     names = {} if tower is None else _clip_names(state, tower)
     if head: names = {new: k for new,k in names.items() if k.rpartition('.')[0] != name}
     # wise-ft takes the transformer out of the text tower

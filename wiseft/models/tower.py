@@ -74,15 +74,6 @@ def find_head(
     return names[-1] if difference <= 1e-4*whole.abs().max() else ''
 
 # %% ../../nbs/api/models/10_tower.ipynb #3c0f1bee
-def _steps(transform): # settings that a preset of torchvision has, or a list of steps
-    "Size to resize to, size to crop to, interpolation, mean, std"
-    if hasattr(transform, 'resize_size'):
-        return transform.resize_size, transform.crop_size, transform.interpolation, transform.mean, transform.std
-    by_kind = {type(s).__name__: s for s in getattr(transform, 'transforms', [])}
-    resize, crop, scale = (by_kind.get(k) for k in ('Resize', 'CenterCrop', 'Normalize'))
-    if not resize or not scale: return None
-    return resize.size, crop.size if crop else None, resize.interpolation, scale.mean, scale.std
-
 def _settings(resize, crop, interpolation, mean, std): # `preprocess_cfg`
     "What open_clip calls these settings"
     if isinstance(resize, (list, tuple)): resize = resize[0] if len(resize) == 1 else list(resize)
@@ -107,10 +98,17 @@ def read_transform(
     if isinstance(transform, dict):
         check_preprocess_cfg(transform, 'transform')
         if {'size', 'mean', 'std'} <= set(transform): return transform
-    found = None if isinstance(transform, dict) else _steps(transform)
-    if not found: raise ValueError(
+    # size to resize to, size to crop to, interpolation, mean, std: of a preset of torchvision, or a list of steps
+    by_kind = {type(s).__name__: s for s in getattr(transform, 'transforms', [])}
+    resize, crop, scale = (by_kind.get(k) for k in ('Resize', 'CenterCrop', 'Normalize'))
+    if hasattr(transform, 'resize_size'):
+        t = transform
+        settings = _settings(t.resize_size, t.crop_size, t.interpolation, t.mean, t.std)
+    elif resize and scale:
+        settings = _settings(resize.size, crop.size if crop else None, resize.interpolation, scale.mean, scale.std)
+    else: raise ValueError(
         f"The transform, {type(transform).__name__}, isn't one that settings tell. Give a dict with {_told}.")
-    settings = _settings(*found)
+    # do they make the same of a picture?
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     noise = Image.fromarray(pixels)
     ours, theirs = (in_halves(t)(noise) for t in (ClipTransform(settings), transform))
@@ -180,16 +178,6 @@ def write_image_model(
     write_state_dict(clip.model.visual.trunk.state_dict(), folder/own_weights)
 
 # %% ../../nbs/api/models/10_tower.ipynb #405f91c3
-def _module_of(kind, module): # nn.Module
-    "The module that a folder's weights belong to"
-    if module is not None: return module
-    if not kind.startswith(TORCHVISION): raise ValueError(
-        f"The weights are those of a {kind}, which only its own program can make. Make one, and give it: "
-        "load_classifier(FOLDER, module=MODULE). On the command line, models of torchvision and timm can be used.")
-    name = kind.removeprefix(TORCHVISION)
-    try: return torchvision.models.get_model(name, weights=None)
-    except ValueError as e: raise BadFile(f"There is no model {name!r:.100} in torchvision.") from e
-
 def read_image_model(
     folder:str|Path, # written by `write_image_model`
     module:nn.Module|None=None, # a module of the kind that was saved, whatever its weights
@@ -204,14 +192,22 @@ def read_image_model(
             and type(model.get('embed_dim')) is int): raise BadFile(
         f"{where} doesn't say which module it was. Copy the folder again.")
     check_preprocess_cfg(settings, where)
-    path, module = where.with_name(own_weights), _module_of(vision['module'], module)
+    # the module that the weights belong to
+    kind = vision['module']
+    if module is None and not kind.startswith(TORCHVISION): raise ValueError(
+        f"The weights are those of a {kind}, which only its own program can make. Make one, and give it: "
+        "load_classifier(FOLDER, module=MODULE). On the command line, models of torchvision and timm can be used.")
+    name = kind.removeprefix(TORCHVISION)
+    try: module = torchvision.models.get_model(name, weights=None) if module is None else module
+    except ValueError as e: raise BadFile(f"There is no model {name!r:.100} in torchvision.") from e
+    path = where.with_name(own_weights)
     state = read_state_dict(path)
     try:
         body = without_layer(module, vision['head'])
         body.load_state_dict(state)
     except (RuntimeError, AttributeError) as e: raise BadFile(
         f"The weights in {path} don't fit a {type(module).__name__}: {why_failed(e)}") from e
-    clip = _wrapped(body, model, settings, vision['module'], device)
+    clip = _wrapped(body, model, settings, kind, device)
     clip.provenance |= dict(file=own_weights, sha256=sha256_file(path))
     return clip
 

@@ -20,8 +20,7 @@ from .head import ClassificationHead
 from .tower import TORCHVISION, image_model
 from .state_dict_layout import Parts
 from ..data.prompts import find_classnames
-from .sources import Source
-from ..data.hub import reaching_hub
+from .sources import Source, fetched
 from ..base.text import did_you_mean, why_failed
 
 # %% ../../nbs/api/models/13_vision.ipynb #77a4e225
@@ -32,11 +31,8 @@ def _timm_model(name, pretrained): # model of timm
     if not pretrained: return timm.create_model(name)
     hub = getattr(timm.get_pretrained_cfg(name), 'hf_hub_id', None)
     file = f'model.safetensors of https://huggingface.co/{hub}' if hub else 'them as a .safetensors file'
-    try:
-        with reaching_hub(): return timm.create_model(name, pretrained=True)
-    except Exception as e: raise RuntimeError(
-        f"Could not fetch timm's weights of {name!r} ({why_failed(e)}). Without a network: bring {file} and call "
-        f"load_vision({name!r}, FILE).") from e
+    return fetched(lambda: timm.create_model(name, pretrained=True), f"timm's weights of {name!r}",
+                   f'bring {file} and call load_vision({name!r}, FILE)')
 
 # %% ../../nbs/api/models/13_vision.ipynb #8b57120d
 def _load_torchvision(name, file, device): # `Clip`
