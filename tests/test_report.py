@@ -135,7 +135,7 @@ def test_everybody_can_read_it(page, width, colours):
     assert not page.evaluate(STICKING_OUT)
 
 
-@pytest.mark.parametrize("kind, least", [("alpha", 4 * 140), ("frontier", 460), ("shifts", 460)])  # alpha: four in a row
+@pytest.mark.parametrize("kind, least", [("alpha", 4 * 140), ("frontier", 460), ("shifts", 460)])  # four in a row
 def test_pictures_stay_legible_on_a_phone(page, kind, least):
     page.set_viewport_size(dict(width=390, height=800))
     region = page.locator(f"[data-kind={kind}] .scroll")

@@ -8,7 +8,7 @@ __all__ = ['MAX_SKIPPED', 'cache_limit', 'entry_folder', 'text_folder', 'CacheEn
            'Tried', 'Hashed', 'decode_once', 'decode_part', 'unreadable']
 
 # %% ../../nbs/api/data/06_disk_cache.ipynb #ac0d019c
-import hashlib, json, os, time, warnings
+import hashlib, json, os, time
 import numpy as np, pandas as pd, PIL, torch
 from contextlib import suppress
 from itertools import repeat
@@ -21,6 +21,7 @@ from .hashes import content_hashes, forget_hashes, remember_hashes
 from .decoding import UnreadableImage, number_from_environment
 from ..base.distributed import n_processes
 from ..base.progress import tell
+from ..base.text import warn_user
 
 # %% ../../nbs/api/data/06_disk_cache.ipynb #d76a24c2
 def cache_limit() -> float: # bytes; `$WISEFT_CACHE_GB` if set (0: keep nothing, inf: all), else 10 GB
@@ -95,8 +96,8 @@ def write_entry(
             (tmp/'about.json').write_text(json.dumps(about))
     except FileExistsError: return open_entry(folder) # another process was first
     except OSError as e:
-        warnings.warn(f'Images are decoded anew each time: {e} $WISEFT_CACHE names another folder, WISEFT_CACHE_GB=0 '
-                      'keeps nothing.', stacklevel=2)
+        warn_user(f'Images are decoded anew each time: {e} $WISEFT_CACHE names another folder, WISEFT_CACHE_GB=0 '
+                  'keeps nothing.')
         return None
     make_room() # perhaps of this one
     try: return CacheEntry(folder) # its content was hashed a moment ago

@@ -7,7 +7,7 @@ __all__ = ['IMAGE_ENDINGS', 'SPLITS', 'image_folder', 'visible_folders', 'labell
            'source_name', 'is_member', 'read_image_table', 'table_set', 'holds_images']
 
 # %% ../../nbs/api/data/10_labels.ipynb #4b8444c3
-import difflib, os, re, warnings
+import difflib, os, re
 import numpy as np, pandas as pd
 from itertools import chain
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..base.files import check_columns, existing_file, read_lines
 from .images import ImageSet
 from .prompts import check_classnames
 from .shards import check_downloaded, check_numbers, local_copy, shard_files, shard_members
-from ..base.text import BadFile, first_few
+from ..base.text import BadFile, first_few, warn_user
 from .wordnet import are_wordnet_ids, wordnet_labels
 
 # %% ../../nbs/api/data/10_labels.ipynb #49665e32
@@ -34,10 +34,10 @@ def image_folder(
     folders = _class_folders(path)
     if classnames is None and len(folders) > 1:
         shared = set.intersection(*map(_names_of_folders, folders))
-        if len(shared) > 1: warnings.warn(
+        if len(shared) > 1: warn_user(
             f'{path}: the {len(folders)} folders {first_few([f.name for f in folders], 3)} are taken for classes, yet '
             f'their subfolders share names ({first_few(sorted(shared), 3)}): '
-            f'are they domains? Then give one of them, such as {folders[0]}.', stacklevel=2)
+            f'are they domains? Then give one of them, such as {folders[0]}.')
     return labelled_folders(path, *_labels_of(path, [f.name for f in folders], classnames), name)
 
 def _labels_of(path, folders, classnames): # dict folder -> label, and class names
@@ -48,9 +48,9 @@ def _labels_of(path, folders, classnames): # dict folder -> label, and class nam
     # folders of ImageNet's have its names for their classes
     by_id = None if isinstance(classnames, dict) else wordnet_labels(names, classnames)
     if by_id: return by_id
-    if classnames is None and are_wordnet_ids(names): warnings.warn(
+    if classnames is None and are_wordnet_ids(names): warn_user(
         f'{path}: {first_few(names, 5)} are WordNet ids but no classes of ImageNet, and mean nothing in prompts; '
-        'give a dict from folder to class name.', stacklevel=3)
+        'give a dict from folder to class name.')
     # else folder name -> class name, in the order of the labels
     pairs = names if classnames is None else classnames
     if not isinstance(pairs, dict): pairs = {c: c for c in check_classnames(pairs)}
@@ -143,7 +143,7 @@ def _class_folders(path):
     for folder in [f for f in folders if f.name in _LOGS]:
         names = [name for *_, files in os.walk(folder) for name in files]
         if names and not any(map(_is_image, names)): folders.remove(folder)
-    if loose: warnings.warn(f'{path}: {loose} images lie outside the class folders and are not used.', stacklevel=3)
+    if loose: warn_user(f'{path}: {loose} images lie outside the class folders and are not used.')
     return folders
 
 # %% ../../nbs/api/data/10_labels.ipynb #2435245f

@@ -8,13 +8,12 @@ __all__ = ['TEMPLATES', 'prompts', 'find_templates', 'check_classnames', 'find_c
 
 # %% ../../nbs/api/data/00_prompts.ipynb #a45b76e3
 import unicodedata
-import warnings
 from collections import Counter
 from pathlib import Path
 
 from ..base.files import existing_file, read_lines
 from ..base.lazy import open_clip_tables
-from ..base.text import BadFile, did_you_mean, first_few, printable
+from ..base.text import BadFile, did_you_mean, first_few, printable, warn_user
 
 # %% ../../nbs/api/data/00_prompts.ipynb #5881e9b6
 def prompts(
@@ -119,9 +118,8 @@ def find_classnames(
     if isinstance(which, str) and which != "imagenet":
         raise ValueError(f"Unknown class names {which!r}: give 'imagenet' or a list such as ['cat', 'dog'].")
     if not isinstance(which, str) and list(which) != imagenet: return check_classnames(which)
-    warnings.warn(
-        f"ImageNet's class names repeat: {first_few(_repeats(imagenet))}; a prompt can't tell these classes apart",
-        stacklevel=2)
+    warn_user(
+        f"ImageNet's class names repeat: {first_few(_repeats(imagenet))}; a prompt can't tell these classes apart")
     return imagenet
 
 # %% ../../nbs/api/data/00_prompts.ipynb #c092a71d

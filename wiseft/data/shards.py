@@ -7,14 +7,14 @@ __all__ = ['LABELS', 'TarIndex', 'tar_index', 'local_copy', 'check_downloaded', 
            'shard_members', 'sample_rows']
 
 # %% ../../nbs/api/data/08_shards.ipynb #63852213
-import hashlib, io, json, numpy as np, os, re, tarfile, warnings
+import hashlib, io, json, numpy as np, os, re, tarfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from .columns import TextColumn
 from ..base.files import atomic_path, cache_root, data_root, existing_file, read_lines
 from .hashes import content_hashes, file_identity
-from ..base.text import BadFile, first_few
+from ..base.text import BadFile, first_few, warn_user
 
 # %% ../../nbs/api/data/08_shards.ipynb #54c028b8
 LABELS = 'cls', 'json' # endings of members with a sample's label; the first counts
@@ -186,9 +186,9 @@ def check_numbers(
     first, last = min(numbers), max(numbers)
     expected = range(first, min(last, first + 2*len(numbers)))
     missing = sorted(set(expected) - set(numbers))
-    if 0 < len(missing) < len(numbers): warnings.warn(
+    if 0 < len(missing) < len(numbers): warn_user(
         f'{source}: shards are numbered {first} to {last}, and there is no number {first_few(missing)}. '
-        'Download what is missing.', stacklevel=3)
+        'Download what is missing.')
 
 # %% ../../nbs/api/data/08_shards.ipynb #cc067072
 @dataclass

@@ -6,7 +6,7 @@
 __all__ = ['RESERVED', 'EMBEDDED', 'Suite', 'folder_suite', 'is_suite_folder', 'load_suite', 'protocol']
 
 # %% ../../nbs/api/data/12_suites.ipynb #49e1b0bc
-import hashlib, json, shutil, warnings
+import hashlib, json, shutil
 import numpy as np, pandas as pd
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from .layouts import FAMILIES
 from .prompts import check_same_classes
 from ..stats.table import MEANS, REFERENCE
 from .shards import check_downloaded, local_copy, shard_files
-from ..base.text import BadFile, first_few, printable
+from ..base.text import BadFile, first_few, printable, warn_user
 
 # %% ../../nbs/api/data/12_suites.ipynb #01ebe023
 RESERVED = REFERENCE, *MEANS # names of datasets in results tables
@@ -134,9 +134,9 @@ def check_lacking(self:Suite):
     for name, images in self.datasets().items():
         lacking, n = images.missing, len(images.classnames)
         one = ' Whoever always says that is right on all of it.' if len(lacking) == n-1 else ''
-        if lacking: warnings.warn(
+        if lacking: warn_user(
             f'{name}: there are no images of {first_few(lacking)}, {len(lacking)} of {n} classes: its numbers '
-            f'tell of the others.{one}', stacklevel=3)
+            f'tell of the others.{one}')
 
 # %% ../../nbs/api/data/12_suites.ipynb #336f4c26
 @patch
@@ -170,9 +170,9 @@ def check_shared(self:Suite):
             f'{name}: all {n} test images that were looked at are training or validation images of the reference: '
             'it measures memory. Test on other images.')
     for (name, what), (files, n) in shared.items():
-        warnings.warn(
+        warn_user(
             f'{name}: {len(files)} of {n} test images are {what} images of the reference too (such as {files[0]}); '
-                      'what it measures is partly memory. Leave them out of one of the two.', stacklevel=3)
+                      'what it measures is partly memory. Leave them out of one of the two.')
 
 # %% ../../nbs/api/data/12_suites.ipynb #53330bcf
 def folder_suite(
@@ -284,8 +284,8 @@ def load_suite(
         packed = package_data(f'{name}.zip'), about['sha256'], cache_root()/name
         folder = unzip_once(*packed)
         if folder_hash(folder) != about['files_sha256']:
-            warnings.warn(
-                f'{folder}: embedded files were changed, removed or added; it is unpacked anew.', stacklevel=3)
+            warn_user(
+                f'{folder}: embedded files were changed, removed or added; it is unpacked anew.')
             shutil.rmtree(folder)
             unzip_once(*packed)
         return _read_suite(folder/name, name, templates or 'icons', classnames)
@@ -310,7 +310,7 @@ def _read_suite(folder, name, templates, classnames):
     holds_images = lambda p: shard_files(p) or visible_folders(p)
     shifts = {printable(source_name(p)): p for p in others if holds_images(p)}
     if left := [p.name for p in others if not holds_images(p)]:
-        warnings.warn(f'{folder}: {first_few(left, 5)} has no class folders in it and is no shifted set.', stacklevel=3)
+        warn_user(f'{folder}: {first_few(left, 5)} has no class folders in it and is no shifted set.')
     reference = next(folder/r for r in _REFERENCE if (folder/r).exists())
     suite = _suite_of(reference, shifts, classnames=classnames, templates=templates, name=name)
     for s in suite.sets().values(): s.root = folder

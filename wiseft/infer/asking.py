@@ -7,12 +7,12 @@ __all__ = ['FILE', 'NONE', 'Questions', 'read_questions', 'draw_questions', 'wri
            'told_besides']
 
 # %% ../../nbs/api/infer/14_asking.ipynb #d512e119
-import csv, hashlib, io, json, numpy as np, os, pandas as pd, warnings
+import csv, hashlib, io, json, numpy as np, os, pandas as pd
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 from ..base.files import existing_file, existing_folder
-from ..base.text import BadFile, counted, did_you_mean, first_few
+from ..base.text import BadFile, counted, did_you_mean, first_few, warn_user
 from .classify import picture_sets
 from .evaluation import look
 from ..stats.asked import asked_difference, simultaneous_differences
@@ -99,8 +99,8 @@ def _places(sets, readable): # ([(`ImageSet`, index)], names)
     places = [(s, i) for s in sets for i in range(len(s))]
     files = [f for s in sets for f in s.files()]
     if len(set(files)) < len(files): raise ValueError('A picture is given twice. Give each folder or file once.')
-    if bad := list(compress(files, ~readable)): warnings.warn(
-        f'{counted(len(bad), "picture")} can\'t be read and are left out: {first_few(bad)}.', stacklevel=3)
+    if bad := list(compress(files, ~readable)): warn_user(
+        f'{counted(len(bad), "picture")} can\'t be read and are left out: {first_few(bad)}.')
     if len(bad) == len(files): raise ValueError(f'None of {counted(len(files), "picture")} can be read.')
     return list(compress(places, readable)), list(compress(files, readable))
 

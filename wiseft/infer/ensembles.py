@@ -7,7 +7,7 @@ __all__ = ['DEFAULT_ALPHAS', 'mix_logits', 'mix_probabilities', 'members', 'prep
            'alpha_curves', 'standard_error', 'nearly_best', 'alpha_by_rule', 'ChosenAlpha', 'Seen', 'choose_alpha']
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #796c503c
-import numpy as np, pandas as pd, psutil, torch, warnings
+import numpy as np, pandas as pd, psutil, torch
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from ..stats.linesearch import AlphaCurve, alpha_intervals, projected_intervals
 from .members import Member, Remembered, at_precision, controlled, default_name, member, own_head
 from .inference import check_classes, common_transform, device_of, run_all
 from ..base.registry import find_method, function_and_knobs, method, method_name
-from ..base.text import counted
+from ..base.text import counted, warn_user
 from ..weights.merge import averageable, check_alpha, check_ends, knobs_apart, prepare_merge, wise_ft
 from ..weights.path import WeightPath
 
@@ -219,15 +219,15 @@ def sweep(
     "Accuracy (or other metrics) of the end points and of the ensembles between them"
     images = getattr(suite, 'validation', None) if images is None else images
     if seed is None: seed = getattr(finetuned, 'recipe', {}).get('seed')
-    for doubt in doubtful_alphas(alphas): warnings.warn(doubt, stacklevel=2)
+    for doubt in doubtful_alphas(alphas): warn_user(doubt)
     between = members(zeroshot, finetuned, alphas, by, name, seed, precision, copies, images, parts)
     pairs = list(zip(zeroshot.state_dict().values(), finetuned.state_dict().values()))
     # the last, which are the head's, are looked at first
-    if pairs and all(torch.equal(a.cpu(), b.cpu()) for a, b in reversed(pairs)): warnings.warn(
-        'The two classifiers have the same weights, and so has an average of them. Give another one.', stacklevel=2)
+    if pairs and all(torch.equal(a.cpu(), b.cpu()) for a, b in reversed(pairs)): warn_user(
+        'The two classifiers have the same weights, and so has an average of them. Give another one.')
     found = evaluate(between, suite, split, keep_predictions, **kwargs)
     table = found[0] if keep_predictions else found
-    for doubt in doubts(table, len(zeroshot.classnames)): warnings.warn(doubt, stacklevel=2)
+    for doubt in doubts(table, len(zeroshot.classnames)): warn_user(doubt)
     return found
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #c398945c
@@ -367,7 +367,7 @@ def choose_alpha(
     why = f'α = {alpha:g} was chosen on {counted(n, "validation image")} (one standard error: {error}).'
     costs = averaging_costs(accuracies, n, start)
     if costs: why = f'Here averaging at 0.5 costs; {why}'
-    for sentence in costs: warnings.warn(sentence, stacklevel=2)
+    for sentence in costs: warn_user(sentence)
     return ChosenAlpha(alpha, ' '.join([why, *costs]))
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #04262960

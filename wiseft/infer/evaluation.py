@@ -6,7 +6,7 @@
 __all__ = ['look', 'guesses', 'check_known', 'trained_on', 'sampled_estimates', 'evaluate']
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #17a048df
-import numpy as np, pandas as pd, torch, warnings
+import numpy as np, pandas as pd, torch
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -19,7 +19,7 @@ from .members import member
 from .inference import check_classes, check_nan, check_shape, common_transform, each_batch, ready
 from ..base.distributed import by_first, of_all
 from ..base.progress import say_place
-from ..base.text import first_few
+from ..base.text import first_few, warn_user
 from ..stats.caveats import exchanged_classes
 from ..stats.metrics import clopper_pearson
 from ..stats.table import MEAN, STARTS
@@ -36,9 +36,9 @@ def _image_sets(suite, split, members): # `Suite` or `ImageSet`, dict name -> `I
     for d, images in datasets.items():
         parts = (images, images.split()[0]) if images.role == 'aside' else () # the second is what a suite trains on
         def was_seen(m): return any(trained_on(c, part) for c in m.modules for part in parts)
-        if taught := [m.name for m in members.values() if was_seen(m)]: warnings.warn(
+        if taught := [m.name for m in members.values() if was_seen(m)]: warn_user(
             f'{taught[0]} was fine-tuned on images of {d}, and all of them are evaluated. For test images alone give '
-            'them as a reference: folder_suite(FOLDER, []), or --reference FOLDER.', stacklevel=3)
+            'them as a reference: folder_suite(FOLDER, []), or --reference FOLDER.')
     return suite, datasets
 
 def _able(members, suite, datasets):
@@ -234,8 +234,8 @@ def evaluate(
     if sample and not 0 < sample <= 1: raise ValueError(
         f'sample is {sample!r}: expected a share of the images, as .1 for a tenth.')
     if sample and (whole := [m.name for m in metrics if m.of_set]):
-        warnings.warn(f'{first_few(whole)} is no mean over images and can\'t be had from a sample: all images are '
-                      'passed.', stacklevel=3)
+        warn_user(f'{first_few(whole)} is no mean over images and can\'t be had from a sample: all images are '
+                  'passed.')
         sample = None
     of_start = 'kl' in {m.kept_as for m in looked_at}
     seen, one = {n: {} for n in members}, next(iter(members.values()))
@@ -269,7 +269,7 @@ def _exchanged(seen, datasets):
 
 def _tabulate(who, seen, datasets, split, keep_predictions, metrics, there): # as `evaluate`
     rows, classes, tables, kept = image_rows(datasets, split), all_classes(datasets), [], []
-    for said in [*copies(datasets), *_exchanged(seen, datasets)]: warnings.warn(said, stacklevel=2)
+    for said in [*copies(datasets), *_exchanged(seen, datasets)]: warn_user(said)
     small = np.int16 if len(classes) < 2**15 else np.int32
     # where a class of each set stands among all; -2 (not shown) and -1 (unreadable) are found from the end
     positions = {d: [*class_positions(images, classes), -2, -1] for d, images in datasets.items()}

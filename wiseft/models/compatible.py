@@ -6,12 +6,12 @@
 __all__ = ['text_weights', 'check_heads', 'check_pair']
 
 # %% ../../nbs/api/models/00_compatible.ipynb #d70ada6b
-import json, warnings
+import json
 
 import torch
 
 from ..data.prompts import check_same_classes
-from ..base.text import first_few
+from ..base.text import first_few, warn_user
 
 # %% ../../nbs/api/models/00_compatible.ipynb #4f98d548
 def _check_equal(a, b, what):
@@ -67,6 +67,6 @@ def check_pair(
             raise ValueError(
                 f"The classifiers come from different CLIPs, {sources}, of one architecture: the average of their "
                 "weights means nothing. Average models that come from one CLIP.")
-    if a.templates and b.templates and a.templates != b.templates: warnings.warn(
+    if a.templates and b.templates and a.templates != b.templates: warn_user(
         f'The heads were made with different templates, {first_few(a.templates, 1)} and {first_few(b.templates, 1)}: '
-        'between them lies more than fine-tuning. Compare and average heads of the same templates.', stacklevel=4)
+        'between them lies more than fine-tuning. Compare and average heads of the same templates.')

@@ -6,7 +6,7 @@
 __all__ = ['MANY', 'ClassificationHead', 'average_prompts', 'unseen_words', 'warn_of_texts', 'zeroshot_head', 'random_head']
 
 # %% ../../nbs/api/models/09_head.ipynb #26f7a0f3
-import re, warnings
+import re
 
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn
@@ -16,7 +16,7 @@ from .clip import Clip, token_table
 from ..base.lazy import open_clip
 from ..data.prompts import find_classnames, find_templates, prompts
 from ..weights.safetensors_io import state_hash
-from ..base.text import first_few
+from ..base.text import first_few, warn_user
 
 # %% ../../nbs/api/models/09_head.ipynb #8de79fed
 class ClassificationHead(nn.Module):
@@ -72,15 +72,14 @@ def warn_of_texts(
     "Warn of texts that the model can't read as they are meant"
     then = ('it has to learn these words from the captions.' if captions else
             'classes or templates with these words mean nothing to it. Use other words.')
-    if words := unseen_words(clip, texts): warnings.warn(
-        f'{clip.name} never or hardly saw {first_few(words)} in training: {then}', stacklevel=3)
+    if words := unseen_words(clip, texts): warn_user(
+        f'{clip.name} never or hardly saw {first_few(words)} in training: {then}')
     n = clip.model.context_length
     long = [t for t in texts if len(t.encode()) > n-2] # a token is a byte at least
     if not long: return
     rows, (empty,) = (clip.tokenizer(x, context_length=n+1) for x in (long, ['']))
-    if cut := [t for t, row in zip(long, rows) if row[n] != empty[n]]: warnings.warn(
-        f"{clip.name} reads no more than {n} tokens, start and end included. Cut short: {first_few(cut)}.",
-        stacklevel=3)
+    if cut := [t for t, row in zip(long, rows) if row[n] != empty[n]]: warn_user(
+        f"{clip.name} reads no more than {n} tokens, start and end included. Cut short: {first_few(cut)}.")
 
 # %% ../../nbs/api/models/09_head.ipynb #d0fb0314
 MANY = 1000 # texts; fewer are embedded sooner than looked up
@@ -129,9 +128,9 @@ def random_head(
     rng:np.random.Generator|None=None # `numpy.random.Generator`
 ): # `ClassificationHead` of random directions, with the logit scale of a zero-shot head
     "Head to compare a zero-shot head with"
-    warnings.warn('A random head knows nothing: fine-tuning starts from chance, and there is no zero-shot classifier '
-                  'to average with. '
-                  'zeroshot_head starts from what the text tower knows.', stacklevel=2)
+    warn_user('A random head knows nothing: fine-tuning starts from chance, and there is no zero-shot classifier '
+              'to average with. '
+              'zeroshot_head starts from what the text tower knows.')
     n, rng = len(find_classnames(classnames)), rng or np.random.default_rng(0)
     rows = torch.from_numpy(rng.standard_normal((n, clip.dim))).float()
     return ClassificationHead(clip.logit_scale*F.normalize(rows, dim=-1)).to(clip.device)

@@ -23,7 +23,7 @@ from .compatible import text_weights
 from .state_dict_layout import find_parts, head_normalises
 from ..data.prompts import find_classnames
 from .save import check_saved, config_name, half_type, read_card
-from ..base.text import BadFile, first_few
+from ..base.text import BadFile, first_few, warn_user
 
 # %% ../../nbs/api/models/12_load.ipynb #1820c5b6
 def _read_head(card, path): # `ClassificationHead`
@@ -94,9 +94,8 @@ def _from_checkpoint(path, start, classnames, device, precision): # `ImageClassi
     text = text_weights(start)
     theirs = {k: t for k, t in parts.clip.items() if not k.startswith(('visual.', 'logit_'))}
     if any(k not in text or not torch.equal(text[k], t.float()) for k, t in theirs.items()):
-        warnings.warn(
-            f"{path} holds another text tower than {start.name}: it is not read. load_clip reads both towers.",
-            stacklevel=3)
+        warn_user(
+            f"{path} holds another text tower than {start.name}: it is not read. load_clip reads both towers.")
     c = c.copy()
     fill_tower(c.clip, parts)
     return c

@@ -6,7 +6,6 @@
 __all__ = []
 
 # %% ../../nbs/api/models/06_sources.ipynb #b9071ee2
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from .state_dict_layout import Parts, find_parts, module_config, module_preproce
 from .hf_clip import SIGLIP_KINDS, hub_weights, read_hub_folder
 from .save import config_name, weight_names
 from .hf_siglip import read_siglip_folder
-from ..base.text import BadFile, did_you_mean, first_few, why_failed
+from ..base.text import BadFile, did_you_mean, first_few, warn_user, why_failed
 
 # %% ../../nbs/api/models/06_sources.ipynb #f2ee0f36
 @dataclass
@@ -137,8 +136,8 @@ def _wants_quick_gelu(name, tag, config): # bool
     if named or not _tag_cfg(name, tag).get('quick_gelu'): return named
     other = f'{name}-quickgelu'
     hint = f'; load_clip({other!r}, {tag!r}) says so from the start' if other in open_clip.list_models() else ''
-    warnings.warn(f"QuickGELU mismatch: weights {tag!r} were trained with QuickGELU, and {name!r} has GELU. Loaded "
-                  f"with QuickGELU{hint}.", stacklevel=5)
+    warn_user(f"QuickGELU mismatch: weights {tag!r} were trained with QuickGELU, and {name!r} has GELU. Loaded "
+              f"with QuickGELU{hint}.")
     return True
 
 # %% ../../nbs/api/models/06_sources.ipynb #e6df49f1

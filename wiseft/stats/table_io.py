@@ -7,12 +7,12 @@ __all__ = ['write_results', 'append_results', 'read_results', 'recipes_file', 'w
            'write_clip_benchmark']
 
 # %% ../../nbs/api/stats/05_table_io.ipynb #fb1af1dc
-import json, re, warnings
+import json, re
 from pathlib import Path
 import pandas as pd
 from ..base.files import atomic_path, check_columns, existing_file, locked
 from .table import IDENTITY, MEAN, MEANS, REFERENCE, STARTS, results_table
-from ..base.text import BadFile
+from ..base.text import BadFile, warn_user
 
 # %% ../../nbs/api/stats/05_table_io.ipynb #f51ee8e4
 def write_results(
@@ -110,9 +110,9 @@ def wise_ft_results(
 ) -> pd.DataFrame: # results table
     "What wise-ft wrote into its results.jsonl, as a results table."
     runs = [l for l in lines if isinstance(l.get('alpha'), (int, float))]
-    if len(runs) < len(lines): warnings.warn(
+    if len(runs) < len(lines): warn_user(
         f'{len(lines)-len(runs)} of {len(lines)} lines have no single alpha (written during fine-tuning) and are '
-        'left out', stacklevel=2)
+        'left out')
     table = results_table([row for l in runs for row in _run_rows(l)])
     # a row for the mean over the shifts of each run and metric
     shifted = table[table.role == 'shift']

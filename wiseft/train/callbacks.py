@@ -7,7 +7,7 @@ __all__ = ['EVERY', 'FreezeBatchNorm', 'Bf16', 'WaitForImages', 'ProgressLines',
            'LrFactors', 'LossOnDevice', 'Progress', 'FetchLosses', 'KeepThreads']
 
 # %% ../../nbs/api/train/02_callbacks.ipynb #24cd2759
-import math, sys, torch, warnings
+import math, sys, torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
@@ -19,6 +19,7 @@ from torch import nn
 from ..base.distributed import of_all, rank
 from ..base.progress import PAUSE, duration
 from ..base.threads import AllOrOne
+from ..base.text import warn_user
 
 # %% ../../nbs/api/train/02_callbacks.ipynb #ad0cfd2e
 class FreezeBatchNorm(Callback):
@@ -151,9 +152,9 @@ class Watch(Callback):
         start, now = self.learn.start_accuracy, int(self.right)/self.seen
         if now >= start - 2*math.sqrt(start*(1-start)/self.seen) or rank(): return
         self.warned = True
-        warnings.warn(f'After epoch {self.epoch} accuracy on the {self.seen} validation images is {now:.1%}, below the '
+        warn_user(f'After epoch {self.epoch} accuracy on the {self.seen} validation images is {now:.1%}, below the '
             f'{start:.1%} before fine-tuning. The learning rate is probably too high; averaging such weights with the '
-            'zero-shot ones seldom helps. Try a rate 3 to 10 times lower.', stacklevel=2)
+            'zero-shot ones seldom helps. Try a rate 3 to 10 times lower.')
 
 # %% ../../nbs/api/train/02_callbacks.ipynb #91a0e1ed
 @torch.no_grad()

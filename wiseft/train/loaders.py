@@ -8,7 +8,7 @@ __all__ = ['SMALL', 'Normalised', 'crop_box', 'cut', 'on_canvas', 'resized_crops
            'FeatureSource', 'feature_dataloaders', 'check_dataloaders']
 
 # %% ../../nbs/api/train/00_loaders.ipynb #a93e2318
-import math, os, torch, warnings
+import math, os, torch
 import fastai.vision.data # how fastai shows batches of images
 import numpy as np
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ from ..data.suites import ImageSet, Suite
 from ..base.files import sha256_file
 from ..models.head import warn_of_texts
 from ..data.labels import read_image_table
-from ..base.text import BadFile, counted, first_few
+from ..base.text import BadFile, counted, first_few, warn_user
 from ..data.disk_cache import Pixels, ShortSide, check_skipped, decoding_workers, is_large
 from ..base.devices import exact_fp32
 from ..infer.prefetch import Feeder
@@ -221,7 +221,7 @@ def pixels(self:PixelSource, i:int, source=None):
     try: return (source or self.for_evaluation)[i]
     except UnreadableImage as e: self.skipped[i] = str(e)
     check_skipped(self.images, list(self.skipped.values()))
-    warnings.warn(f'Left out of fine-tuning: {self.skipped[i]}', stacklevel=2)
+    warn_user(f'Left out of fine-tuning: {self.skipped[i]}')
 
 @patch
 def n_workers(self:PixelSource, crops:bool, device:torch.device):
@@ -420,7 +420,7 @@ def feature_dataloaders(
         if isinstance(pixels, PixelSource): # from the cache, where an earlier training may have left them
             progress = pixels.progress and is_large(pixels.images)
             cached = extract_features(classifier, pixels.images, dl.bs, progress=progress)
-            for path, reason in cached.skipped: warnings.warn(f'Left out of fine-tuning: {reason}', stacklevel=2)
+            for path, reason in cached.skipped: warn_user(f'Left out of fine-tuning: {reason}')
             source = FeatureSource(cached.features, cached.labels)
         else:
             for x, y in dl.new(shuffle=False, drop_last=False):

@@ -6,7 +6,7 @@
 __all__ = ['weights_at', 'Rounded', 'recipe_text', 'write_merged', 'merge_files']
 
 # %% ../../nbs/api/weights/05_files.ipynb #9618ccc1
-import json, os, torch, warnings, yaml
+import json, os, torch, yaml
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +18,7 @@ from ..base.registry import find_method, method_name
 from .safetensors_io import (TensorFile, file_header, safetensors_name, tensor_bytes, tensor_order,
                                            tensor_table)
 from .tensors import is_weight
+from ..base.text import warn_user
 
 # %% ../../nbs/api/weights/05_files.ipynb #6fec6ea9
 def weights_at(
@@ -56,10 +57,10 @@ def _warn_of_strangers(files, names):
             a, b = (state[k].float().ravel() for state in (files[0], file))
             lengths = (a.norm()*b.norm()).clamp(min=1e-30)
             cosines.append(float(a@b / lengths)) # without a copy of either
-        if cosines and median(cosines) < .2: warnings.warn(
+        if cosines and median(cosines) < .2: warn_user(
             f'{name} and {names[0]} have little in common: the cosine of their largest weights is '
             f'{median(cosines):.2f}. Were they fine-tuned from one start? If not, their average is '
-            'worth nothing.', stacklevel=3)
+            'worth nothing.')
 
 # %% ../../nbs/api/weights/05_files.ipynb #a1db6d85
 _per_model = dict(weights='weight', densities='density') # knobs that are lists, one number a model

@@ -10,7 +10,7 @@ __all__ = ['At', 'check_one_other', 'check_start', 'wise_ft', 'uniform_soup', 'w
            'named_models', 'layered']
 
 # %% ../../nbs/api/weights/03_merge.ipynb #a3336385
-import math, re, torch, warnings
+import math, re, torch
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +18,7 @@ from inspect import Parameter, Signature, signature
 from ..base.registry import COMBINED, Method, find_method, function_and_knobs, method, method_name
 from .safetensors_io import tensor_order
 from .tensors import check_compatible, check_finite, is_weight, weighted_sum
+from ..base.text import warn_user
 
 # %% ../../nbs/api/weights/03_merge.ipynb #1c61815d
 @dataclass(frozen=True)
@@ -332,8 +333,7 @@ def check_alpha(
         f"alpha is {alpha}; give a number from 0 (zero-shot) to 1 (fine-tuned).")
     if not 0 <= alpha <= 1:
         percent = f' Were per cent meant? {alpha:g} % is {alpha/100:g}.' if alpha > 2 else ''
-        warnings.warn(f'alpha={alpha:g} is outside 0…1: this extrapolates beyond the two models.{percent}',
-                      stacklevel=3)
+        warn_user(f'alpha={alpha:g} is outside 0…1: this extrapolates beyond the two models.{percent}')
     return alpha
 
 # %% ../../nbs/api/weights/03_merge.ipynb #40894a8b
@@ -358,7 +358,7 @@ def check_shares(
     weights = [1/n]*n if weights is None else [float(w) for w in weights]
     if len(weights) != n: raise ValueError(f"There are {n} models and {len(weights)} weights: give one weight a model.")
     if not abs(sum(weights)-1) < 1e-6: raise ValueError(f"The weights sum to {sum(weights):g}, not 1: {weights}.")
-    if min(weights) < 0: warnings.warn("A negative weight extrapolates beyond the models", stacklevel=3)
+    if min(weights) < 0: warn_user("A negative weight extrapolates beyond the models")
     return weights
 
 # %% ../../nbs/api/weights/03_merge.ipynb #03079dd3
