@@ -119,3 +119,12 @@ def test_table_and_picture(tuned):
     words = [t.get_text() for ax in shown.axes for t in ax.get_legend_handles_labels()[0] and ax.legend().get_texts()]
     words += [t.get_text() for legend in shown.legends for t in legend.get_texts()]
     assert any("half way" in w for w in words) and any("the larger logit" in w for w in words)
+
+
+def test_a_file_with_a_mistake(room):
+    "A loss that returns a number is named, and so is what a loss returns."
+    (room / "number.py").write_text(
+        "from wiseft.all import method\n\n@method('loss', 'a number')\ndef number(step): return step.cross_entropy\n")
+    words = ["--use", "number.py", "--method", "a number", "-o", "none"]
+    done = run(WISEFT, "finetune", "zeroshot", "photos", *words, ok=False, cwd=room)
+    assert "error: a number returned a TensorBase. A loss returns a dict of named terms" in done.stderr

@@ -6,7 +6,7 @@
 __all__ = ['first_few', 'counted', 'did_you_mean', 'why_failed', 'warn_user', 'printable', 'in_markdown']
 
 # %% ../../nbs/api/base/02_text.ipynb #9717a569
-import difflib, re, sys, warnings
+import difflib, re, sys, traceback, warnings
 from unicodedata import category
 from .files import BadFile
 
@@ -50,14 +50,17 @@ def why_failed(
     return f'{type(e).__name__}: {first}' if first else type(e).__name__
 
 # %% ../../nbs/api/base/02_text.ipynb #b3a9e417
+_PASSED_BY = 'contextlib', 'torch.utils._contextlib' # what decorates functions
+
 def warn_user(
     sentence:str,
 ):
-    "Warn, and point to the line outside this package from which it was called"
-    frame, level = sys._getframe(1), 2
-    while frame.f_back and frame.f_globals.get('__name__', '').startswith('wiseft.'):
-        frame, level = frame.f_back, level+1
-    warnings.warn(sentence, stacklevel=level)
+    "Warn, and point to the user's own line that led here, or to the command's"
+    stack = [frame.f_globals.get('__name__', '') for frame, _ in traceback.walk_stack(sys._getframe(1))]
+    ours = [i for i, module in enumerate(stack) if re.match(r'wiseft\.(?!shell\.)', module)]
+    level = max(ours, default=-1) + 1
+    while stack[level:] and stack[level] in _PASSED_BY: level += 1
+    warnings.warn(sentence, stacklevel=level+2)
 
 
 # %% ../../nbs/api/base/02_text.ipynb #d3de5d01

@@ -65,7 +65,8 @@ def show_table(frame, title:str|None=None, whole:tuple|list=()): # whole: column
 # %% ../../nbs/api/shell/00_app.ipynb #d2b3c0a9
 def _warned(message, category, filename, lineno, file=None, line=None):
     "Show the library's own warnings in a line; those of what it stands on are for its developers"
-    if Path(find_spec('wiseft').origin).parent in Path(filename).parents: say(f'warning: {message}', anyone=True)
+    own = Path(find_spec('wiseft').origin).parent in Path(filename).parents
+    if own or not Path(filename).is_file(): say(f'warning: {message}', anyone=True) # or a notebook's cell
 
 _debug = _quiet = False
 
@@ -83,8 +84,9 @@ def _reported(stopped, called):
     except Exception as e:
         if _debug: raise
         foreseen = isinstance(e, (ValueError, TypeError, OSError, RuntimeError, MemoryError)) and str(e)
-        reason = in_shell_words(str(e)) if foreseen else (
-            f'{type(e).__name__}: {e}\nThis was not foreseen; --debug shows where it happened')
+        message = re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s+', '', str(e)) # fastai's words
+        reason = in_shell_words(message) if foreseen else (
+            f'{type(e).__name__}: {message}\nThis was not foreseen; --debug shows where it happened')
         for option, name in called.items(): reason = reason.replace(option, name)
         _say_last(e, f'error: {reason}', 1)
         raise typer.Exit(1) from None
@@ -297,16 +299,26 @@ def load_methods(
     use:list|None=None # Python files of the user's own
 ): # dict name -> `Method`
     "All methods there are, the user's own among them"
-    import runpy
+    import runpy,traceback
+    from wiseft.base.text import why_failed
     from wiseft.methods.index import all_methods
     known = all_methods()
     for file in use or []:
         if not file.is_file(): raise FileNotFoundError(
             f'There is no file {file}: --use takes a Python file with methods.')
         before = dict(known)
-        runpy.run_path(str(file))
-        new = [f'{m.name} ({m.kind})' for n, m in known.items() if before.get(n) is not m]
-        say(f"using {file}: {', '.join(new) or 'no methods'}")
+        try: runpy.run_path(str(file))
+        except Exception as e:
+            lines = [f', line {at.lineno}' for at in traceback.extract_tb(e.__traceback__) if at.filename == str(file)]
+            raise ValueError(f'{file}{"".join(lines[-1:])}: {why_failed(e)}. The decorator of a method comes from '
+                             'wiseft.all: `from wiseft.all import method`.') from e
+        new = [m for n, m in known.items() if before.get(n) is not m]
+        ours = {n.lower() for n, m in before.items() if m.function.__module__.startswith('wiseft.')}
+        if taken := [m.name for m in new if m.name.lower() in ours]:
+            known.clear()
+            known.update(before)
+            raise ValueError(f'{file} defines {taken[0]!r}, which wiseft has already. Give it another name.')
+        say(f"using {file}: {', '.join(f'{m.name} ({m.kind})' for m in new) or 'no methods'}")
     return known
 
 def chosen_methods(

@@ -22,11 +22,10 @@ def _color(label, many):
     "Colour of a label; where there are many curves, an end has that of its tuning"
     return COLORS[re.sub(' fine-tuned$', ' weight-space', label) if many else label]
 
-def _nearest(points, alpha):
-    "The weight-space row nearest to `alpha` of each tuning, if there is any."
-    w = points[points.method=='weight-space']
-    distance = (w.alpha-alpha).abs()
-    return w.loc[distance.groupby(w.label, sort=False).idxmin()]
+def _near(points, alpha):
+    "The weight-space row nearest to `alpha` of each tuning, if one is near."
+    w = points[(points.method=='weight-space') & ((points.alpha-alpha).abs() < .05)]
+    return w.loc[(w.alpha-alpha).abs().groupby(w.label, sort=False).idxmin()]
 
 def _draw_frontier(ax, points):
     "Curves, single points, and their two intervals as crosses."
@@ -38,15 +37,15 @@ def _draw_frontier(ax, points):
                      zorder=3, **style)
         if method=='weight-space':
             ax.plot(c.value_reference, c.value_shift, 'o', color=COLORS[label], ms=4.5, mec='w', mew=.6, zorder=4)
-    single, half = single_points(points), _nearest(points, .5)
+    single, middle = single_points(points), _near(points, .5)
     white = dict(mec='w', mew=1, zorder=5)
     for row in single.itertuples():
         m, xy = MARKERS[row.label], (row.value_reference, row.value_shift)
         ax.plot(*xy, m, color=_color(row.label, many), ms=SIZES[m], **white)
-    for row in half.itertuples():
+    for row in middle.itertuples():
         xy = row.value_reference, row.value_shift
         ax.plot(*xy, 'o', color=COLORS[row.label], ms=8, **white)
-    for row in pd.concat([single, half]).itertuples():
+    for row in pd.concat([single, middle]).itertuples():
         x, y = row.value_reference, row.value_shift
         style = dict(color=_color(row.label, many), lw=1.5, alpha=.4, solid_capstyle='butt', zorder=2)
         ax.plot([row.low_reference, row.high_reference], [y,y], **style)
@@ -75,8 +74,7 @@ def _label_frontier(ax, points):
     for row in named.itertuples(): name(row, row.label)
     several = points.label[points.method=='weight-space'].nunique() > 1
     for a in () if many else (.5,) if several else (.5, .2, .8):
-        for row in _nearest(points, a).itertuples():
-            if abs(row.alpha-a) < .05: name(row, f'α = {row.alpha:g}', 'bold' if a==.5 else 'normal')
+        for row in _near(points, a).itertuples(): name(row, f'α = {row.alpha:g}', 'bold' if a==.5 else 'normal')
 
 # %% ../../nbs/api/show/02_plots.ipynb #235caf38
 @styled

@@ -159,6 +159,7 @@ def _spoilt(tensors):
 
 # %% ../../nbs/api/train/04_checkpoint.ipynb #837ad0e4
 def _load_checkpoint(cb, learn):
+    "Put a training back where it was when the file was written; ValueError if its recipe differs"
     tensors, position = read_training(cb.file)
     then, now = position['recipe'], cb.run_recipe
     if differ := [k for k in {**then, **now} if then.get(k) != now.get(k)]: raise ValueError(

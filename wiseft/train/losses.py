@@ -260,7 +260,11 @@ def names(self:Loss):
     logits = classifier.head(features)
     self.learn.counts = [len(y)] # those of others don't matter here
     with torch.random.fork_rng(): # a loss may draw
-        return list(self.loss(Step(self.learn, x, y, logits, features, self.loss_func(logits, y))))
+        terms = self.loss(Step(self.learn, x, y, logits, features, self.loss_func(logits, y)))
+    if not isinstance(terms, dict): raise ValueError(
+        f'{method_name(self.loss)} returned a {type(terms).__name__}. A loss returns a dict of named terms, such as '
+        'dict(ce=step.cross_entropy).')
+    return list(terms)
 
 # %% ../../nbs/api/train/01_losses.ipynb #2c5c8d43
 class HeadFromText(Callback):
