@@ -127,18 +127,16 @@ def resized_crops(
     size:tuple, # height and width to resize to
 ): # (b, 3, height, width), uint8
     "On an accelerator: cut and resize a batch, as Pillow does, some images at a time for the sake of memory"
-    resized = []
-    for part, part_sizes, part_boxes in zip(*(t.split(16) for t in (x, sizes, boxes))):
-        left, top, right, bottom = part_boxes.T
-        heights, widths = part_sizes.T
-        across = _taps(left, right, size[1], widths, part.shape[2]).mT
-        down = _taps(top, bottom, size[0], heights, part.shape[1])
-        pixels = part.mT.to(torch.float32, memory_format=torch.contiguous_format).flatten(1, 2) # a row and colour each
-        with exact_fp32():
-            rows = (pixels @ across).round_().clamp_(0, 255).unflatten(1, (-1, 3)).flatten(2)
-            crops = (down @ rows).round_().clamp_(0, 255).to(torch.uint8)
-        resized.append(crops.unflatten(2, (3, -1)).transpose(1, 2))
-    return torch.cat(resized)
+    parts = zip(*(t.split(16) for t in (x, sizes, boxes)))
+    with exact_fp32(): return torch.cat([_resized(*part, size) for part in parts])
+
+def _resized(x, sizes, boxes, size): # at whose end the memory of a part is free again
+    left, top, right, bottom = boxes.T
+    across = _taps(left, right, size[1], sizes[:,1], x.shape[2]).mT
+    down = _taps(top, bottom, size[0], sizes[:,0], x.shape[1])
+    rows = x.mT.to(torch.float32, memory_format=torch.contiguous_format).flatten(1, 2) @ across # one a row and colour
+    crops = down @ rows.round_().clamp_(0, 255).unflatten(1, (-1, 3)).flatten(2)
+    return crops.round_().clamp_(0, 255).to(torch.uint8).unflatten(2, (3, -1)).transpose(1, 2)
 
 # %% ../../nbs/api/train/00_loaders.ipynb #0496e6d0
 def resized_crop(
