@@ -172,7 +172,7 @@ def check_shared(self:Suite):
     for (name, what), (files, n) in shared.items():
         warn_user(
             f'{name}: {len(files)} of {n} test images are {what} images of the reference too (such as {files[0]}); '
-                      'what it measures is partly memory. Leave them out of one of the two.')
+            'what it measures is partly memory. Leave them out of one of the two.')
 
 # %% ../../nbs/api/data/12_suites.ipynb #53330bcf
 def folder_suite(

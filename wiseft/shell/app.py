@@ -66,7 +66,8 @@ def show_table(frame, title:str|None=None, whole:tuple|list=()): # whole: column
 def _warned(message, category, filename, lineno, file=None, line=None):
     "Show the library's own warnings in a line; those of what it stands on are for its developers"
     own = Path(find_spec('wiseft').origin).parent in Path(filename).parents
-    if own or not Path(filename).is_file(): say(f'warning: {message}', anyone=True) # or a notebook's cell
+    in_cell = category is UserWarning and not Path(filename).is_file() # a command that a notebook defines
+    if own or in_cell: say(f'warning: {message}', anyone=True)
 
 _debug = _quiet = False
 
@@ -313,8 +314,9 @@ def load_methods(
             raise ValueError(f'{file}{"".join(lines[-1:])}: {why_failed(e)}. The decorator of a method comes from '
                              'wiseft.all: `from wiseft.all import method`.') from e
         new = [m for n, m in known.items() if before.get(n) is not m]
-        ours = {n.lower() for n, m in before.items() if m.function.__module__.startswith('wiseft.')}
-        if taken := [m.name for m in new if m.name.lower() in ours]:
+        def plain(name): return ''.join(filter(str.isalnum, name.lower())) # as methods are found
+        ours = {plain(n) for n, m in before.items() if m.function.__module__.startswith('wiseft.')}
+        if taken := [m.name for m in new if plain(m.name) in ours]:
             known.clear()
             known.update(before)
             raise ValueError(f'{file} defines {taken[0]!r}, which wiseft has already. Give it another name.')
