@@ -569,6 +569,32 @@ def merging(room):
     yield "time / reading both files and writing one", "≤ 1.5", 1/ratio(copy, merge, turns=9)
 
 
+@measure
+def sampled(room):
+    "A sweep of a sample (`--fast`) against a whole one, 31 α of averaged weights"
+    alphas = [i/30 for i in range(31)]
+    start, _, suite = icons()
+    narrow = suite.restrict_train(protocol()["narrow_reference"]["families"])
+    pairs = {"embedded CLIP, fine-tuned, and icons": (start, our_training(start, narrow.train, 5, 3e-4), suite),
+             "ViT-B/32 and one with noise on its weights, 2 sets of 64 photographs": tower("ViT-B-32", room, sets=2, n=64)}
+    for what, ends in pairs.items():
+        tables = {}
+
+        def sweeping(sample, **more):
+            tables[sample] = sweep(*ends, alphas, by=["weight-space"], sample=sample, progress=False, **more)
+        sweeping(None)  # into the cache
+        took = {sample: seconds(lambda: sweeping(sample), time.process_time) for sample in (None, .1)}
+        by_set = {k: t[t.role.isin(["reference", "shift"]) & t.n.notna()] for k, t in tables.items()}
+        inner = by_set[.1][~by_set[.1].alpha.isin([0, 1])]
+        yield f"{what}: passes of inner α, all / sample", None, inner.n.sum()/inner.passes.sum()
+        yield f"{what}: processor time, all / sample", None, took[None]/took[.1]
+        curves = {k: t.pivot_table(index="alpha", columns="dataset", values="value") for k, t in by_set.items()}
+        best = {k: c.idxmax() for k, c in curves.items()}
+        yield f"{what}: sets of {len(best[None])} whose best α is another one", None, int((best[None] != best[.1]).sum())
+        lost = np.mean([curves[None].loc[best[None][d], d] - curves[None].loc[best[.1][d], d] for d in best[None].index])
+        yield f"{what}: what the sample's best α loses, mean over sets, points", None, 100*lost
+
+
 # ---------- fine-tuning ----------
 
 def usual_training(start, images, epochs, lr, batch_size=128):

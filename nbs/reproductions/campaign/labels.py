@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 """Which α is chosen without labels, and what accuracies are estimated to be, of the campaign's plain fine-tunings.
 
-    python labels.py    # on the machine where campaign.py ran: it needs the weights, in build/campaign
+    python labels.py [PART ...]   # on the machine where campaign.py ran: it needs the weights, in build/campaign
 
 By plan.json, under `labels`. A file of some kilobytes a run, in the folder labels; what is done is not done again.
 """
-import contextlib, io, json
+import contextlib, io, json, sys
 import numpy as np
 import pandas as pd
 import torch
@@ -113,7 +113,7 @@ def chosen_rate(part):
 
 def main():
     load_methods()
-    for part in PARTS:
+    for part in sys.argv[1:] or PARTS:
         lr = chosen_rate(part)
         for seed in PLAN['seeds'] if lr else ():
             file = HERE/'labels'/f'{part}, seed {seed}.json'
