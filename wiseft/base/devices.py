@@ -16,22 +16,21 @@ def best_device(
 ) -> torch.device: # of several processes on one machine each has a GPU of its own
     "What was asked for; else the accelerator that PyTorch finds (CUDA, MPS, …), else the CPU"
     asked = device or os.environ.get('WISEFT_DEVICE')
-    if asked: return _own_card(_existing(asked))
-    best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else 'cpu'
-    return _own_card(torch.device(best))
-
-# %% ../../nbs/api/base/04_devices.ipynb #44667353
-def _existing(asked):
-    "A device by name; ValueError lists those there are"
+    if not asked:
+        best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else 'cpu'
+        return _own_card(torch.device(best))
+    # one that is here, or of a kind that PyTorch alone knows
     try: device = torch.device(asked)
     except RuntimeError: device = None # no such kind
     cards = [f'cuda:{i}' for i in range(torch.cuda.device_count())]
     there = ['cpu', *cards, *['mps']*torch.backends.mps.is_available()]
     is_there = device is not None and str(device) in there
     some_card = device == torch.device('cuda') and len(there) > 1
-    if is_there or some_card or getattr(device, 'type', None) not in (None, 'cpu', 'cuda', 'mps'): return device
+    other_kind = device is not None and device.type not in ('cpu', 'cuda', 'mps')
+    if is_there or some_card or other_kind: return _own_card(device)
     raise ValueError(f"There is no device {str(asked)!r} here. There are: {', '.join(there)}.")
 
+# %% ../../nbs/api/base/04_devices.ipynb #44667353
 def _own_card(device):
     "The GPU of this process, where a launcher started several and none is named"
     several = int(os.environ.get('WORLD_SIZE') or 1) > 1

@@ -49,8 +49,9 @@ def start(
     if cuda: torch.cuda.set_device(device)
     _store, me, n = next(rendezvous('env://', timeout=timedelta(minutes=5)))
     long, short = timedelta(days=7), timedelta(minutes=30)
-    dist.init_process_group('cpu:gloo,cuda:nccl' if cuda else 'gloo', store=dist.PrefixStore('wiseft', _store),
-                            rank=me, world_size=n, timeout=short if cuda else long)
+    backend, patience = ('cpu:gloo,cuda:nccl', short) if cuda else ('gloo', long)
+    store = dist.PrefixStore('wiseft', _store)
+    dist.init_process_group(backend, store=store, rank=me, world_size=n, timeout=patience)
     if cuda: _cpus = dist.new_group(backend='gloo', timeout=long)
     sys.excepthook = _last_trace
     atexit.register(lambda: _joined() and dist.destroy_process_group())
@@ -142,7 +143,8 @@ def share(
 ): # those of this process
     "One of as many parts of about one size as there are processes"
     k, n = rank(), n_processes()
-    return items[len(items)*k//n:len(items)*(k+1)//n]
+    begin, end = (len(items)*i//n for i in (k, k+1))
+    return items[begin:end]
 
 # %% ../../nbs/api/base/05_distributed.ipynb #dd199505
 def distributed(

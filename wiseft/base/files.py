@@ -54,18 +54,19 @@ def existing_file(
 
 def _existing(path, what):
     if path.exists(): return path
-    raise FileNotFoundError(
-        f"There is no {what} at {path}: " + (f"its folder holds {_listing(path.parent)}." if path.parent.is_dir()
-        else f"the folder {path.parent} doesn't exist."))
+    folder = path.parent
+    why = f"its folder holds {_listing(folder)}" if folder.is_dir() else f"the folder {folder} doesn't exist"
+    raise FileNotFoundError(f"There is no {what} at {path}: {why}.")
 
 # %% ../../nbs/api/base/01_files.ipynb #4e050d5e
-def _listing(folder, n=5):
+def _listing(folder):
     "The first few names in a folder"
-    names = sorted(p.name for p in folder.iterdir() if not p.name.startswith('.'))
-    return _few(names, n) or 'nothing'
+    names = [p.name for p in folder.iterdir()]
+    return _few(sorted(n for n in names if not n.startswith('.')), 5) or 'nothing'
 
 def _few(names, n=3):
-    first, more = ', '.join(names[:n]), len(names)-n
+    first = ', '.join(names[:n])
+    more = len(names)-n
     return f'{first} and {more} more' if more > 0 else first
 
 # %% ../../nbs/api/base/01_files.ipynb #a414ab7e
@@ -231,7 +232,11 @@ _write_errors = {*_full, errno.EROFS, errno.EACCES, errno.EPERM}
 # %% ../../nbs/api/base/01_files.ipynb #493e9567
 def _explain(e, tmp, target):
     "Raise the OSError `e` as one about writing `target`, if that is what it is about"
-    if isinstance(e, shutil.Error): e = _first_of(e)
+    if isinstance(e, shutil.Error): # copying a folder collects errors, which are texts by then: the first of them
+        source, copy, why = e.args[0][0]
+        number = int(m[1]) if (m := re.match(r'\[Errno (\d+)\]', why)) else errno.EIO
+        about_copy = number in _full or str(copy) in why
+        e = OSError(number, os.strerror(number), copy if about_copy else source)
     # `target`: said already of something within this block
     named = getattr(e, 'target', None) or e.filename2 or e.filename
     about = str(named).startswith(str(tmp)) if named else e.errno in _write_errors
@@ -247,25 +252,11 @@ def _explain(e, tmp, target):
     explained.target, explained.reason = target, reason
     raise explained from e
 
-def _first_of(e):
-    "The first of the errors that copying a folder collects, as they are texts by then"
-    source, copy, why = e.args[0][0]
-    number = int(m[1]) if (m := re.match(r'\[Errno (\d+)\]', why)) else errno.EIO
-    about_copy = number in _full or str(copy) in why
-    return OSError(number, os.strerror(number), copy if about_copy else source)
-
 # %% ../../nbs/api/base/01_files.ipynb #4abc6ecc
 def _make_parent(target):
     try: target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise OSError(e.errno, f"Can't write {target}: its folder can't be made ({e.strerror}: {e.filename}).") from e
-
-# %% ../../nbs/api/base/01_files.ipynb #cac4e637
-def _flush(path):
-    "Everything at `path` on the disk; many files at once, since thousands one by one take minutes"
-    paths = [*(path.rglob('*') if path.is_dir() else []), path]
-    if len(paths) > 100 and hasattr(os, 'sync'): return os.sync()
-    for p in paths: _fsync(p)
 
 # %% ../../nbs/api/base/01_files.ipynb #8a321657
 _leftover = re.compile(r'\.(.+)\.([0-9a-f]{6})-(\d+)-[0-9a-f]{8}\.(partial|old)(\.[^.]*)?')
@@ -316,7 +307,10 @@ def atomic_path(
             names = _file_names(tmp) - {MARKER} | {*later}
             note = dict(kind=kind, files=sorted(names))
             (tmp/MARKER).write_text(json.dumps(note, indent=1) + '\n', encoding='utf-8')
-        _flush(tmp)
+        parts = [*(tmp.rglob('*') if tmp.is_dir() else []), tmp]
+        if len(parts) > 100 and hasattr(os, 'sync'): os.sync() # thousands one by one take minutes
+        else:
+            for path in parts: _fsync(path)
         _install(tmp, target, force, kind)
         _fsync(target.parent)
     except OSError as e:

@@ -57,24 +57,9 @@ def duration(
     if hours: return f'{hours} h {minutes} min'
     return f'{minutes} min {s} s' if minutes else f'{s} s'
 
-# %% ../../nbs/api/base/06_progress.ipynb #b4cbd9eb
+# %% ../../nbs/api/base/06_progress.ipynb #7bf20b03
 PAUSE = 5. # seconds between two lines at least
 
-def _lines(iterable, label, total, images):
-    "The items; after each tenth of them, if that took a while, a line on standard error"
-    began = said = perf_counter()
-    tenth = 0
-    for i, item in enumerate(iterable, 1):
-        yield item
-        now = perf_counter()
-        if 10*i//total == tenth or now-said < PAUSE: continue
-        tenth, said = 10*i//total, now
-        rate = i/(now-began)
-        speed = f', {rate*images/total:,.0f} images a second' if images else ''
-        left = f', {duration((total-i)/rate)} left' if i < total else ''
-        print(f'{label()}: {i/total:.0%}{speed}{left}', file=sys.stderr, flush=True)
-
-# %% ../../nbs/api/base/06_progress.ipynb #7bf20b03
 def tell(
     iterable, # such as a loader of batches
     label, # what is being done; or a function that returns it, asked anew each time
@@ -86,11 +71,22 @@ def tell(
     total = len(iterable) if total is None else total
     words = label if callable(label) else lambda: label
     if not is_told(progress): yield from iterable
-    elif not is_watched(): yield from _lines(iterable, words, total, images)
-    else:
+    elif is_watched():
         from fastprogress import progress_bar
         bar = progress_bar(iterable, total=total, leave=False)
         bar.comment = words()
         for item in bar:
             yield item
             bar.comment = words()
+    else: # a line on standard error after each tenth of the items, if that took a while
+        began = said = perf_counter()
+        tenth = 0
+        for i, item in enumerate(iterable, 1):
+            yield item
+            now = perf_counter()
+            if 10*i//total == tenth or now-said < PAUSE: continue
+            tenth, said = 10*i//total, now
+            rate = i/(now-began)
+            speed = f', {rate*images/total:,.0f} images a second' if images else ''
+            left = f', {duration((total-i)/rate)} left' if i < total else ''
+            print(f'{words()}: {i/total:.0%}{speed}{left}', file=sys.stderr, flush=True)

@@ -17,7 +17,8 @@ def first_few(
 ): # text; '' for nothing
     "The first items, and how many more there are"
     items = list(items)
-    first, more = ', '.join(map(repr, items[:n])), len(items)-n
+    first = ', '.join(map(repr, items[:n]))
+    more = len(items)-n
     return f'{first} and {more} more' if more > 0 else first
 
 # %% ../../nbs/api/base/02_text.ipynb #b2b2c14d

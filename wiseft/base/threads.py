@@ -48,44 +48,36 @@ class AllOrOne:
         self.number, self.used = self.all, set() # what goes on; all that steps were computed with
         self.since, self.doubt, self.trial = SOON, True, None
         self.quiet, self.tells = True, False
-
     def __enter__(self): return self
     def __exit__(self, *error):
         if self.free: _set_number(self.all)
-
     @contextmanager
     def step(self):
         "What is timed"
-        if self.free: _set_number(self._number_now())
+        if self.free:
+            if self.since >= (SOON if self.doubt else AGAIN): # a trial begins
+                self.since, self.doubt = 0, False
+                self.trial = {self.all: [], 1: []}
+            self.since += 1
+            number = self.number
+            if self.trial: number = min(self.trial, key=lambda n: len(self.trial[n]))
+            _set_number(number)
         number, began, ran = torch.get_num_threads(), perf_counter(), thread_time()
         yield
         took, ran = perf_counter()-began, thread_time()-ran
         self.used.add(number)
-        alone = number == self.all and ran >= undisturbed()*took
-        if self.free: self._learn_from(number, took, alone)
+        calm = number == self.all and ran >= undisturbed()*took
+        if not self.free: return
+        if not self.trial: self.doubt |= self.quiet and number == self.all and not calm
+        elif calm: self._settle(self.all, quiet=True)
+        else: # a trial ends once it is clear
+            self.trial[number].append(took)
+            alone, together = sum(self.trial[1]), sum(self.trial[self.all])
+            far_apart = max(alone, together) > 1.5*min(alone, together)
+            clear = far_apart or len(self.trial[1]) == 3
+            if number == 1 and clear: self._settle(1 if alone < together else self.all)
 
 # %% ../../nbs/api/base/07_threads.ipynb #7c1e0a4a
-@patch
-def _number_now(self:AllOrOne):
-    "Threads for the next step; a trial begins here"
-    if self.since >= (SOON if self.doubt else AGAIN):
-        self.since, self.doubt = 0, False
-        self.trial = {self.all: [], 1: []}
-    self.since += 1
-    return min(self.trial, key=lambda n: len(self.trial[n])) if self.trial else self.number
-
-@patch
-def _learn_from(self:AllOrOne, number, seconds, undisturbed):
-    "Note a step, and end a trial once it is clear"
-    if not self.trial: self.doubt |= self.quiet and number == self.all and not undisturbed
-    elif undisturbed: self._settle(self.all, quiet=True)
-    else:
-        self.trial[number].append(seconds)
-        alone, together = sum(self.trial[1]), sum(self.trial[self.all])
-        far_apart = max(alone, together) > 1.5*min(alone, together)
-        clear = far_apart or len(self.trial[1]) == 3
-        if number == 1 and clear: self._settle(1 if alone < together else self.all)
-
 @patch
 def _settle(self:AllOrOne, number, quiet=False):
     "Go on with a number; whoever was told the place is told that it changed"

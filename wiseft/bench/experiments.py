@@ -75,8 +75,6 @@ def run_name(
     "The name of a run: all its settings"
     return ' '.join(f'{k}={v}' for k, v in settings.items())
 
-def _pack(correct): return base64.b64encode(np.packbits(correct, axis=1).tobytes()).decode()
-
 def _unpack(text, n_images):
     packed = np.frombuffer(base64.b64decode(text), np.uint8)
     rows = packed.reshape(-1, -(-n_images//8))
@@ -100,7 +98,8 @@ def run_line(
 ) -> dict:
     "A run as JSON has it"
     line = dict(run=run_name(settings)) | settings | result
-    correct = _pack(result['correct'])
+    packed = np.packbits(result['correct'], axis=1).tobytes()
+    correct = base64.b64encode(packed).decode()
     del line['classifiers'], line['correct'] # which come last
     return line | dict(seconds=round(seconds, 1), classifiers=result['classifiers'], correct=correct)
 
@@ -199,8 +198,8 @@ def provenance(
     # what results follow from
     versions = dict(wiseft=__version__, torch=version('torch'), fastai=version('fastai'))
     versions |= dict(open_clip=version('open_clip_torch'), python=platform.python_version())
-    origin = dict(threads=torch.get_num_threads(), machine=f'{platform.system()} {platform.machine()}, CPU only',
-                  source_sha256={script.name: sha256_file(script)})
+    origin = dict(threads=torch.get_num_threads(), machine=f'{platform.system()} {platform.machine()}, CPU only')
+    origin['source_sha256'] = {script.name: sha256_file(script)}
     origin['model_sha256'] = sha256_file(package_data('iconclip')/'open_clip_model.safetensors')
     origin['suite_sha256'] = json.loads(package_data('icons.json').read_text())['sha256']
     # what came of the call

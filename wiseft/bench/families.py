@@ -28,4 +28,5 @@ def looked_at(
     today:date|None=None, # as there
 ) -> list:
     "Families of rows as they are once somebody has looked at their results: closed"
-    return [f | dict(looked_at=f['looked_at'] or str(today or date.today())) for f in families]
+    day = str(today or date.today())
+    return [f | dict(looked_at=f['looked_at'] or day) for f in families]

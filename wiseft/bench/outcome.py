@@ -115,9 +115,14 @@ def gains(self:Bench, groups:bool|None=None) -> pd.DataFrame: # groups: as of th
         row.pop('seconds', None) # which differ from day to day
         about.append(row)
     rows = pd.concat([where, pd.DataFrame(about)], axis=1)
-    # plain fine-tuning against itself stands below it
-    plain, others = rows[:1], rows[1:]
-    null = self._null(plain, at['plain'], units)
+    # below plain fine-tuning the null row: one half of its seeds against the other half; none with one seed
+    plain, null, others = rows[:1], rows[:0], rows[1:]
+    def right(curve): return {d: curve.test[d] for d in self.sets}
+    seeds = [right(c) for c in self.entries['plain'].curves]
+    if len(seeds) > 1:
+        itself = against_itself(seeds, at['plain'], units)
+        itself |= dict(method=NULL, kind='null', over='seeds', given_away=np.nan)
+        null = plain.assign(baseline=plain.shifted.iloc[0]-itself['gain'], **itself)
     table = pd.concat([plain, null, others, missing], ignore_index=True)
     self.known[groups] = table.fillna(dict(why=''))
     return self.known[groups].copy()
@@ -203,16 +208,6 @@ def _judged(self:Bench, at, points, units):
         table = self.against_plain(there, len(family['rows']), units).drop(columns=['reference', 'shifted'])
         tables.append(table.assign(added=family['day'] if i else ''))
     return pd.concat(tables, ignore_index=True)
-
-@patch
-def _null(self:Bench, plain, at, units): # plain: its row; at: its place
-    "The null row: one half of plain fine-tuning's seeds against the other half; none with one seed"
-    curves = self.entries['plain'].curves
-    if len(curves) < 2: return plain[:0]
-    def right(curve): return {d: curve.test[d] for d in self.sets}
-    null = against_itself([right(c) for c in curves], at, units)
-    null |= dict(method=NULL, kind='null', over='seeds', given_away=np.nan)
-    return plain.assign(baseline=plain.shifted.iloc[0]-null['gain'], **null)
 
 # %% ../../nbs/api/bench/05_outcome.ipynb #963fd21c
 def what_is_drawn(

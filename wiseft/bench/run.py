@@ -89,8 +89,9 @@ def seen_along(
     progress:bool=False,
 ): # 'right', 'kl', 'answer', 'confidence' or 'label' before a set's name -> (k, …), and 'classes' -> their names
     "What each point of a curve makes of each set; `right` and `kl` are of the images that all points can read"
-    alone = {k: m for k, m in between.items() if np.isnan(m.identity['alpha'])} # of a mix without an alpha
-    begins = {k: m for k, m in between.items() if m.identity['alpha'] == 0}
+    alphas = {k: m.identity['alpha'] for k, m in between.items()}
+    alone = {k: between[k] for k, alpha in alphas.items() if np.isnan(alpha)} # of a mix without an alpha
+    begins = {k: between[k] for k, alpha in alphas.items() if alpha == 0}
     asked = begins | alone if alone else between
     _, predictions = evaluate(asked, suite, split, keep_predictions=_KEPT, metrics=['accuracy'], control=control,
                               progress=progress)
@@ -214,9 +215,10 @@ def _judge(self:Work, end, file, name, split, by): # as in `judged`
     if split == 'validation': suite, control = replace(suite, shift_validation={}), ()
     columns = seen_along(between, suite, split, control, plan.recipe.get('progress', True))
     # what it took, and what was found
-    before, making = tuned.recipe.get('making', {}), with_looks(making, way, suite)
+    how, making = tuned.recipe, with_looks(making, way, suite)
+    before = how.get('making', {})
     making = {k: n + before.get(k, 0) for k, n in making.items()}
-    cost = tuned.recipe.get('cost', {}) | dict(seconds=tuned.recipe.get('seconds', 0.), making=making)
+    cost = how.get('cost', {}) | dict(seconds=how.get('seconds', 0.), making=making)
     judged = {k: v for k, v in columns.items() if k.startswith(('right ', 'kl '))}
     answers = {k: v for k, v in columns.items() if k not in judged}
     if self.answers: _write_arrays(self.folder/'answers'/file.name, answers)
@@ -411,7 +413,14 @@ def planned(
         f'{", ".join(lacking)}. Give a folder with train, validation and test, or one of class folders, to be split.')
     if not suite.shifts: raise ValueError(
         'A bench measures accuracy under shift, and there is no shifted set. Give shifts (--shift).')
-    suite, start, control = _control_of(suite, start, control)
+    # what is taught and what is control, which may be half of the classes
+    sources = [control] if isinstance(control, (str, Path, ImageSet)) else list(control or ())
+    if HALF in [str(c) for c in sources if not isinstance(c, ImageSet)]:
+        if len(sources) > 1: raise ValueError(
+            f'{HALF!r} makes half of the classes control, and stands alone; there are other sets beside it.')
+        suite, sources = half_the_classes(suite)
+        start = zeroshot_classifier(start.clip, suite.classnames, start.templates)
+    control = control_sets(sources, suite.datasets())
     # images that can't be read; a bench that has begun knows what it left out
     folder, gone = Path(folder), None
     files = '\n'.join(p.name for p in folder.glob('*.npz'))
@@ -427,17 +436,6 @@ def planned(
     def ran(name): return re.search(rf'^{re.escape(name)}( [\d.e+-]+)?, lr ', files, re.M)
     able = {m.name for m in competing if ran(m.name)}
     return Plan(suite, start, competing, lrs, seeds, alphas, recipe, given or {}, able, gone, control=control)
-
-# %% ../../nbs/api/bench/06_run.ipynb #70a5373d
-def _control_of(suite, start, control): # `Suite`, `ImageClassifier`, name -> `ImageSet`
-    "What is taught and what is control, which may be half of the classes"
-    sources = [control] if isinstance(control, (str, Path, ImageSet)) else list(control or ())
-    if HALF in [str(c) for c in sources if not isinstance(c, ImageSet)]:
-        if len(sources) > 1: raise ValueError(
-            f'{HALF!r} makes half of the classes control, and stands alone; there are other sets beside it.')
-        suite, sources = half_the_classes(suite)
-        start = zeroshot_classifier(start.clip, suite.classnames, start.templates)
-    return suite, start, control_sets(sources, suite.datasets())
 
 # %% ../../nbs/api/bench/06_run.ipynb #6c7b2ecf
 def carry_out(

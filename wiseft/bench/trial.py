@@ -164,12 +164,12 @@ def run_trial(
     kind, function = method_of(trial)
     how = {kind: function} if kind in ('loss', 'pull', 'train') else {}
     epochs = max(1, round(trial.longer*recipe.pop('epochs', 10)))
-    validation = suite.validation
-    watched = validation.subset(range(0, len(validation), -(-len(validation)//64)))
+    n = len(suite.validation)
+    watched = suite.validation.subset(range(0, n, -(-n//64)))
     part, parts = _parts(folder, trial, riders)
     cbs = [costs, *(r for r in riding.values() if r.failed is None)]
-    tuned = finetune(start, suite, watched, epochs, trial.lr, seed=trial.seed, checkpoint_dir=part, resume=True,
-                     cbs=cbs, **recipe | how)
+    how |= dict(seed=trial.seed, checkpoint_dir=part, resume=True, cbs=cbs)
+    tuned = finetune(start, suite, watched, epochs, trial.lr, **recipe | how)
     # what it took; the classifier is written last
     cost, before = dict(costs.counted), start.recipe.get('cost', {})
     for k, n in before.items(): cost[k] += n

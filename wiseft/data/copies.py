@@ -24,8 +24,8 @@ def copies(
     sentences = []
     # within one set
     for name, contents in hashes.items():
-        images, files, times = sets[name], sets[name].files(), Counter(h for h in contents if h)
-        n = times.total()
+        images, times = sets[name], Counter(h for h in contents if h)
+        files, n = images.files(), times.total()
         if n - len(times) > .2*n:
             (content, most), = times.most_common(1)
             sentences.append(
@@ -35,10 +35,10 @@ def copies(
         two = labelled[labelled.content.duplicated(keep=False)]
         if sum(times[h] for h in two.content.unique()) > .01*n:
             i, j = two.index[two.content == two.content.iloc[0]][:2]
-            classes = [images.classnames[images.labels[k]] for k in (i, j)]
+            one, other = (images.classnames[images.labels[k]] for k in (i, j))
             sentences.append(
-                f'{name}: {files[i]}, of the class {classes[0]!r}, and {files[j]}, of {classes[1]!r}, are one image, '
-                f'of {two.content.nunique()} with two labels. Remove the wrong ones.')
+                f'{name}: {files[i]}, of the class {one!r}, and {files[j]}, of {other!r}, are one image, of '
+                f'{two.content.nunique()} with two labels. Remove the wrong ones.')
     # of two sets
     for a, b in combinations([n for n in hashes if sets[n].role != 'aside'], 2):
         in_a = set(hashes[a]) - {None}

@@ -38,8 +38,8 @@ def entry_folder(
     files = hashlib.sha256()
     for p, identity in zip(images.paths.as_texts(), images.identities()):
         files.update(f'{os.path.abspath(p)} {identity}\n'.encode('utf-8', 'surrogatepass'))
-    versions = [__version__, PIL.__version__]
-    return _folder(kind, [*versions, images.border, images.upright, *map(str, what), files.hexdigest()])
+    about = [__version__, PIL.__version__, images.border, images.upright, *map(str, what)]
+    return _folder(kind, [*about, files.hexdigest()])
 
 def text_folder(
     *what # all that the features of texts follow from
@@ -274,7 +274,8 @@ def _decode(pixels, which, n, folder, workers, progress):
                         generator=torch.Generator())
     loader = tell(loader, what, images=len(which), progress=progress and is_large(images))
     arrays = _arrays(loader, pixels, len(images)-len(which))
-    return write_entry(folder, arrays, name=f'{images.name} in {images.root or images.paths[0].parent}')
+    place = images.root or images.paths[0].parent
+    return write_entry(folder, arrays, name=f'{images.name} in {place}')
 
 def _arrays(loader, pixels, n_others):
     "Pixels, None for unreadable images and for the others; an error when too many are unreadable"

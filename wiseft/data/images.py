@@ -46,7 +46,16 @@ class ImageSet(Dataset):
         self.labels = np.asarray(self.labels, dtype=np.int64)
         self.name, self.classnames = printable(self.name), list(self.classnames)
         if self.units is None: self.units = _printable_texts(self.paths.as_texts())
-        _check(self)
+        for k in ('labels', 'groups', 'units', 'pixels', 'members'):
+            v = getattr(self, k)
+            if v is not None and len(v) != len(self): raise ValueError(
+                f'{self.name}: {len(self)} paths and {len(v)} {k}; expected one each.')
+        if len(self):
+            low, high, n = self.labels.min(), self.labels.max(), len(self.classnames)
+            if low < 0 or high >= n: raise ValueError(
+                f'{self.name}: labels {low}…{high} for {n} classes; expected 0…{n-1}.')
+        if self.role not in ROLES: raise ValueError(
+            f'{self.name}: the role is {self.role!r}; expected one of {", ".join(ROLES)}.')
     def __len__(self): return len(self.paths)
     def open(self, i:int, at_least:int|None=None): # RGB PIL image
         "Decode image `i`, a large JPEG not much larger than `at_least` pixels on the short side if that is given"
@@ -56,16 +65,6 @@ class ImageSet(Dataset):
             read = self.members and functools.partial(self.members.read, i)
             im = open_image(self.paths[i], None if b else at_least, self.upright, read)
         return im.crop((b, b, im.width-b, im.height-b)) if b else im
-    def __getitem__(self, i): # (image, label)
-        "A torch dataset: an RGB PIL image, or what `transform` makes of it, and its class index"
-        im = self.open(i)
-        return (self.transform(im) if self.transform else im), int(self.labels[i])
-    def files(self): # (n,) file names relative to `root`, with forward slashes
-        "Names for tables and fingerprints"
-        texts = self.paths.as_texts()
-        if self.root: texts = texts.removeprefix(os.path.join(self.root, ''))
-        if os.sep != '/': texts = TextColumn(t.replace(os.sep, '/') for t in texts)
-        return _printable_texts(texts)
 
 # %% ../../nbs/api/data/09_images.ipynb #6ab501ed
 def _printable_texts(texts):
@@ -73,19 +72,21 @@ def _printable_texts(texts):
     whole = texts.data.decode('utf-8', 'surrogatepass').isprintable()
     return texts if whole else TextColumn(map(printable, texts))
 
-def _check(s):
-    "ValueError unless columns are equally long, labels lie within the classes, and the role is one"
-    for k in ('labels', 'groups', 'units', 'pixels', 'members'):
-        v = getattr(s, k)
-        if v is not None and len(v) != len(s.paths): raise ValueError(
-            f'{s.name}: {len(s.paths)} paths and {len(v)} {k}; expected one each.')
-    if len(s) and not (0 <= s.labels.min() and s.labels.max() < len(s.classnames)):
-        raise ValueError(
-            f'{s.name}: labels {s.labels.min()}…{s.labels.max()} for {len(s.classnames)} classes; expected '
-            f'0…{len(s.classnames)-1}.')
-    if s.role not in ROLES: raise ValueError(f'{s.name}: the role is {s.role!r}; expected one of {", ".join(ROLES)}.')
+@patch
+def files(self:ImageSet): # (n,) file names relative to `root`, with forward slashes
+    "Names for tables and fingerprints"
+    texts = self.paths.as_texts()
+    if self.root: texts = texts.removeprefix(os.path.join(self.root, ''))
+    if os.sep != '/': texts = TextColumn(t.replace(os.sep, '/') for t in texts)
+    return _printable_texts(texts)
 
 # %% ../../nbs/api/data/09_images.ipynb #b727b48b
+@patch
+def __getitem__(self:ImageSet, i): # (image, label)
+    "A torch dataset: an RGB PIL image, or what `transform` makes of it, and its class index"
+    im = self.open(i)
+    return (self.transform(im) if self.transform else im), int(self.labels[i])
+
 @patch
 def with_transform(self:ImageSet,
     transform # of an RGB PIL image
@@ -208,5 +209,5 @@ def project(self:ImageSet,
 @functools.lru_cache
 def _columns(projection, device): # (n_classes, columns of the largest), sent once
     width = max(map(len, projection))
-    filled = [[*p, *[p[0]]*(width-len(p))] for p in projection]
+    filled = [p + p[:1]*(width-len(p)) for p in projection]
     return torch.tensor(filled, device=device)

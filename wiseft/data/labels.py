@@ -202,8 +202,9 @@ def _numbered(source, numbers, classnames): # labels, class names
     names = read_lines(file, 'list of class names') if file else list(classnames)
     if file: _check_names(file, dict.fromkeys(names)) # some classes may share a name
     else: check_classnames(dict.fromkeys(names))
-    if not 0 <= numbers.min() <= numbers.max() < len(names): raise BadFile(
-        f'{source}: labels {numbers.min()}…{numbers.max()} for {len(names)} class names; expected 0…{len(names)-1}.')
+    low, high, n = numbers.min(), numbers.max(), len(names)
+    if not 0 <= low <= high < n: raise BadFile(
+        f'{source}: labels {low}…{high} for {n} class names; expected 0…{n-1}.')
     if classnames is None or names == list(classnames): return numbers, names
     label_of = {c: i for i, c in enumerate(check_classnames(list(classnames)))}
     used = np.unique(numbers)

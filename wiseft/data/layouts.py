@@ -28,16 +28,15 @@ PUBLISHED_SETS = pd.read_csv(package_data('published_sets.csv'))
 # %% ../../nbs/api/data/11_layouts.ipynb #5a8780eb
 def _counted(images, suite, split, allow_incomplete):
     "The set, if it has as many images as was published, or may have fewer"
-    rows = PUBLISHED_SETS
-    is_this = (rows.suite == suite) & (rows.set == images.name) & (rows.split == split)
-    expected = rows.images[is_this].item()
-    if len(images) != expected and not allow_incomplete: raise ValueError(
-        f'{images.name} ({split}) in {images.root or images.paths[0]}: {len(images):,} images of {expected:,}, '
-        + (f'{expected-len(images):,} are missing' if len(images) < expected else f'{len(images)-expected:,} too many')
-        + '; complete it (`wiseft data` says how), or go on with allow_incomplete=True (--allow-incomplete), and the '
-        'result says so.')
+    numbers = PUBLISHED_SETS.set_index(['suite', 'set', 'split']).images
+    lacking = numbers[suite, images.name, split].item() - len(images)
+    wrong = f'{lacking:,} are missing' if lacking > 0 else f'{-lacking:,} too many'
+    if lacking and not allow_incomplete: raise ValueError(
+        f'{images.name} ({split}) in {images.root or images.paths[0]}: {len(images):,} images of '
+        f'{len(images)+lacking:,}, {wrong}; complete it (`wiseft data` says how), or go on with allow_incomplete=True '
+        '(--allow-incomplete), and the result says so.')
     # upright: published numbers are of images as they are stored
-    return replace(images, upright=False, n_missing=max(0, expected - len(images)))
+    return replace(images, upright=False, n_missing=max(0, lacking))
 
 # where `wiseft data … --download` puts the hub's copies
 SHARDS = {'imagenet/train': 'wds_imagenet1k/train', 'imagenet/val': 'wds_imagenet1k/test',
@@ -83,17 +82,13 @@ def imagenet_subset(
 # %% ../../nbs/api/data/11_layouts.ipynb #c0979e99
 def _by_wnid(root, place, name, subset=None):
     "Folders by WordNet id, of all classes or of a subset with its own labels"
-    classes = imagenet_classes()
-    wnids, names = list(classes), list(classes.values())
-    if (path := _in_shards(root, place)) is not None:
-        s = _shards(path, name, names if subset is None else [names[k] for k in subset])
-        return replace(s, projection=subset and [[k] for k in subset])
-    path = _found(root, place)
-    if subset is None: return labelled_folders(path, {w: i for i, w in enumerate(wnids)}, names, name)
-    labels = {wnids[k]: i for i, k in enumerate(subset)}
-    s = labelled_folders(path, labels, [names[k] for k in subset], name)
-    s.projection = [[k] for k in subset]
-    return s
+    classes = list(imagenet_classes().items())
+    if subset: classes = [classes[k] for k in subset]
+    names = [c for _, c in classes]
+    labels = {wnid: i for i, (wnid, _) in enumerate(classes)}
+    if (path := _in_shards(root, place)) is not None: s = _shards(path, name, names)
+    else: s = labelled_folders(_found(root, place), labels, names, name)
+    return replace(s, projection=subset and [[k] for k in subset])
 
 def _by_number(root, place, name):
     "Folders by class number: 0 to 999, no zeros in front"
@@ -123,8 +118,7 @@ def objectnet_classes(
 def _mapping(mappings, name): # dict
     path = Path(mappings)/name
     try: content = json.loads('\n'.join(read_lines(path, 'mapping of ObjectNet')))
-    except (json.JSONDecodeError, RecursionError) as e:
-        raise BadFile(f"{path} is not JSON. Get ObjectNet's own.") from e
+    except (json.JSONDecodeError, RecursionError): content = None
     if isinstance(content, dict): return content
     raise BadFile(f"{path} holds no JSON object. Get ObjectNet's own.")
 
@@ -260,7 +254,7 @@ def _wilds(suite, path, rows, classnames, allow_incomplete, **more):
     "A suite of a table with the columns file, y, group and split"
     folders = [f for f in rows.file.str.rpartition('/')[0].unique() if (path/f).is_dir()]
     there = {f: set(os.listdir(path/f)) for f in folders}
-    sets = {}
+    sets = dict(reference={}, ood={})
     for (name, split), official in _WILDS_SPLITS.items():
         t = rows[rows.split == official]
         parts = [f.rpartition('/') for f in t.file]
@@ -268,10 +262,10 @@ def _wilds(suite, path, rows, classnames, allow_incomplete, **more):
         t = t[np.array(is_there, bool)]
         paths = [path/f for f in t.file]
         images = ImageSet(name, paths, t.y, classnames, groups=list(t.group), root=path)
-        sets[name, split] = _counted(images, suite, split, allow_incomplete)
-    reference = {split: s for (name, split), s in sets.items() if name == 'reference'}
-    return dict(classnames=classnames, shifts=dict(ood=sets['ood', 'test']),
-                shift_validation=dict(ood=sets['ood', 'validation']), **reference, **more)
+        sets[name][split] = _counted(images, suite, split, allow_incomplete)
+    shifts, shift_validation = (dict(ood=sets['ood'][k]) for k in ('test', 'validation'))
+    parts = dict(classnames=classnames, shifts=shifts, shift_validation=shift_validation)
+    return parts | sets['reference'] | more
 
 def _wilds_shards(path, suite, group, classnames, allow_incomplete, **more):
     "Of a suite its test images under shift, and WILDS' row of numbers beside each: the group first, the class last"
@@ -347,8 +341,6 @@ def transfer(name:str, root:str|Path, allow_incomplete:bool=False, training:bool
     "A transfer set of the paper: cifar10, cifar100, cars, dtd, sun397 or food101"
     suite = f'transfer:{name}'
     if name in ('cifar10', 'cifar100'): return _cifar(root, suite, allow_incomplete)
-    if name not in _READERS: raise ValueError(
-        f'There is no transfer set {name!r}; there are cifar10, cifar100, {", ".join(_READERS)}.')
     place = PUBLISHED_SETS.place[PUBLISHED_SETS.suite == suite].iloc[0]
     packed = _in_shards(root, place)
     if packed is None: _found(root, place)
@@ -424,8 +416,8 @@ def download_suite(
     else: dict(dtd=datasets.DTD, food101=datasets.Food101, sun397=datasets.SUN397)[name](root, download=True)
 
 # %% ../../nbs/api/data/11_layouts.ipynb #9dd2879e
-FAMILIES = dict(imagenet=imagenet, cifar10=cifar10, iwildcam=iwildcam, fmow=fmow,
-                **{f'transfer:{n}': partial(transfer, n) for n in ('cifar10', 'cifar100', *_READERS)})
+FAMILIES = dict(imagenet=imagenet, cifar10=cifar10, iwildcam=iwildcam, fmow=fmow)
+FAMILIES |= {f'transfer:{n}': partial(transfer, n) for n in ('cifar10', 'cifar100', *_READERS)}
 
 def inventory(
     root:str|Path|None=None, # data root; default `$WISEFT_DATA`, else `~/data`

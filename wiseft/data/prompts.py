@@ -77,13 +77,10 @@ def find_templates(
         which = [which]
     if not which:
         raise ValueError("No templates given: at least one is needed; find_templates('plain') is the bare class name.")
-    return [_checked(t) for t in which]
-
-def _checked(template):
-    "The template, if it has a place for the class name"
-    if isinstance(template, str) and ("{}" in template or "{a}" in template): return template
-    raise ValueError(
-        f"template {template!r} has no place for the class name: write {{}} where it goes, as in 'a photo of a {{}}'.")
+    for t in (templates := list(which)):
+        if not isinstance(t, str) or "{}" not in t and "{a}" not in t: raise ValueError(
+            f"The template {t!r} has no place for the class name: write {{}} where it goes, as in 'a photo of a {{}}'.")
+    return templates
 
 # %% ../../nbs/api/data/00_prompts.ipynb #62425934
 def check_classnames(

@@ -115,7 +115,8 @@ def tar_index(
     try:
         with np.load(file, allow_pickle=False) as saved:
             ends = saved['ends']
-            names = TextColumn.of(saved['names'].tobytes(), np.r_[0, ends][:-1], ends)
+            starts = np.r_[0, ends][:-1]
+            names = TextColumn.of(saved['names'].tobytes(), starts, ends)
             return TarIndex(names, saved['places'])
     except FileNotFoundError: pass
     except Exception: file.unlink(missing_ok=True) # damaged
@@ -158,9 +159,9 @@ def shard_files(
     is_tar = source.suffix.lower() == '.tar'
     # as WebDataset writes it
     if is_tar and (m := _numbers.search(source.name)):
-        start, end = source.name[:m.start()], source.name[m.end():]
-        numbers = [f'{k:0{len(m[1])}}' for k in range(int(m[1]), int(m[2])+1)]
-        names = [f'{start}{number}{end}' for number in numbers]
+        first, last = m.groups()
+        numbers = range(int(first), int(last)+1)
+        names = [_numbers.sub(str(k).zfill(len(first)), source.name, 1) for k in numbers]
         if gone := [n for n in names if not (source.parent/n).is_file()]: raise FileNotFoundError(
             f'{source} stands for {len(names)} shards, of which {first_few(gone)} are not there. Download them.')
         if names: return [source.parent/n for n in names]

@@ -333,8 +333,8 @@ def _with_table(suite, folder):
     if len(first := t['file'].str.split('/').str[0].unique()) == 1 and not (folder/first[0]).exists():
         for c in t.columns.intersection(['file', 'original']): t[c] = t[c].str.removeprefix(f'{first[0]}/')
     t = t.set_index('file')
-    if t.index.has_duplicates: raise BadFile(
-        f'{tables[0]}: two rows for {first_few(list(t.index[t.index.duplicated()]), 5)}; each file has one.')
+    if again := list(t.index[t.index.duplicated()]): raise BadFile(
+        f'{tables[0]}: two rows for {first_few(again, 5)}; each file has one.')
     for s in suite.sets().values():
         if absent := [f for f in s.files() if f not in t.index]: raise BadFile(
             f'{tables[0]}: no row for {first_few(absent, 5)}.')

@@ -72,29 +72,13 @@ def build_model(
         if text.get('hf_model_name') and source.where and not source.hub:
             write_json(Path(tmp)/'config.json', text_tower_config(source.where.with_name('config.json')))
             text = text | dict(hf_model_name=str(tmp))
-        write_json(Path(tmp)/config_name, dict(model_cfg=source.config | dict(text_cfg=text)))
+        config = source.config | dict(text_cfg=text)
+        write_json(Path(tmp)/config_name, dict(model_cfg=config))
         model = open_clip.create_model(f'local-dir:{tmp}', load_weights=False, pretrained_text=False,
                                        precision=precision, device=device,
                                        force_preprocess_cfg=preprocess)
         apply_activation(model.visual, source.config['vision_cfg'])
         return model if 'text_cfg' in source.config else ImageModel(model.visual)
-
-# %% ../../nbs/api/models/07_build.ipynb #bb1e923d
-def _adapt(
-    model, # open_clip model
-    state  # of a checkpoint
-): # state dict with the model's names and shapes
-    "Older and foreign layouts of checkpoints, as in open_clip's own `load_checkpoint`"
-    state, own = dict(open_clip.convert.convert_state_dict(model, state)), model.state_dict()
-    if 'positional_embedding' in state and not hasattr(model, 'positional_embedding'):
-        state = open_clip.model.convert_to_custom_text_state_dict(state)
-    for k in {'logit_scale', 'logit_bias'} & set(state) & set(own): state[k] = state[k].reshape(own[k].shape)
-    # constants that older files hold
-    state = {k:v for k,v in state.items() if k in own or not k.endswith(('attn_mask', 'position_ids'))}
-    if isinstance(model, ImageModel): state = dict(logit_scale=torch.zeros(())) | state
-    open_clip.model.resize_pos_embed(state, model)
-    open_clip.model.resize_text_pos_embed(state, model)
-    return state
 
 # %% ../../nbs/api/models/07_build.ipynb #31a6db42
 def fill_model(
@@ -103,25 +87,24 @@ def fill_model(
     source:Source # `Source`, which messages name
 ): # the model, in eval mode
     "Load a source's weights; BadFile names what doesn't fit"
-    try: model.load_state_dict(_adapt(model, state))
+    try:
+        # older and foreign layouts of checkpoints, as in open_clip's own `load_checkpoint`
+        state, target = dict(open_clip.convert.convert_state_dict(model, state)), model.state_dict()
+        if 'positional_embedding' in state and not hasattr(model, 'positional_embedding'):
+            state = open_clip.model.convert_to_custom_text_state_dict(state)
+        for k in {'logit_scale', 'logit_bias'} & set(state) & set(target): state[k] = state[k].reshape(target[k].shape)
+        # constants that older files hold
+        gone = [k for k in state if k not in target and k.endswith(('attn_mask', 'position_ids'))]
+        for k in gone: del state[k]
+        if isinstance(model, ImageModel): state = dict(logit_scale=torch.zeros(())) | state
+        open_clip.model.resize_pos_embed(state, model)
+        open_clip.model.resize_text_pos_embed(state, model)
+        model.load_state_dict(state)
     except Exception as e: # of torch's, of open_clip's: the file decides which
         lines = [line.strip() for line in str(e).splitlines()]
         first = ' '.join(lines[1:3])[:300] or why_failed(e)
         raise BadFile(f"The weights in {source.weights} don't fit the architecture of {source.origin}: {first}") from e
     return model.eval()
-
-# %% ../../nbs/api/models/07_build.ipynb #597fe390
-def _make_tokenizer(source, text):
-    "open_clip's tokenizer, or one of `transformers` with files of the folder"
-    length, options = text.get('context_length', 77), text.get('tokenizer_kwargs') or {}
-    if not text.get('hf_tokenizer_name'):
-        if source.name: return open_clip.get_tokenizer(source.name)
-        return open_clip.tokenizer.SimpleTokenizer(context_length=length, **options)
-    folder = None if source.hub or not source.where else source.where.parent
-    if folder: refuse_programs(folder)
-    with nullcontext() if folder else reaching_hub(): return open_clip.tokenizer.HFTokenizer(
-        folder or text['hf_tokenizer_name'], length, tokenizer_mode=text.get('tokenizer_mode'),
-        local_files_only=folder is not None, trust_remote_code=False, **options)
 
 # %% ../../nbs/api/models/07_build.ipynb #2767f673
 def source_tokenizer(
@@ -129,9 +112,19 @@ def source_tokenizer(
 ): # list of texts -> (n, context length) token ids; None without a text tower
     "The tokenizer; an error says what to bring: a BadFile where a folder on this disk should hold it"
     if 'text_cfg' not in source.config: return None
-    local = source.where and not source.hub
-    kind, whose = (BadFile, source.where.parent) if local else (RuntimeError, source.origin)
-    try: return _make_tokenizer(source, source.config['text_cfg'])
+    text = source.config['text_cfg']
+    folder = source.where.parent if source.where and not source.hub else None
+    length, options = text.get('context_length', 77), text.get('tokenizer_kwargs') or {}
+    kind, whose = (BadFile, folder) if folder else (RuntimeError, source.origin)
+    try:
+        if not text.get('hf_tokenizer_name'): # open_clip's own
+            if source.name: return open_clip.get_tokenizer(source.name)
+            return open_clip.tokenizer.SimpleTokenizer(context_length=length, **options)
+        # of `transformers`, with files of the folder
+        if folder: refuse_programs(folder)
+        where = dict(local_files_only=folder is not None, trust_remote_code=False)
+        with nullcontext() if folder else reaching_hub(): return open_clip.tokenizer.HFTokenizer(
+            folder or text['hf_tokenizer_name'], length, tokenizer_mode=text.get('tokenizer_mode'), **where, **options)
     except BadFile: raise
     except ImportError as e: raise RuntimeError(
         f'The tokenizer of {source.origin} needs another package: pip install transformers.') from e

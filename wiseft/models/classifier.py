@@ -58,7 +58,12 @@ class ImageClassifier(nn.Module):
         self.text = TextTower(clip.model) if head_from_text else None
         self.beside = {} # file name -> table or tensors that are saved beside it
         self.eval()
-        _check_head(self)
+        rows, dim = head.weight.shape
+        if rows != len(self.classnames): raise ValueError(
+            f'The head has {rows} rows, and there are {len(self.classnames)} class names. Give one name a row.')
+        if dim != clip.dim: raise ValueError(
+            f'The head takes features of {dim} dimensions, and {clip.name} gives {clip.dim}. Make the head from this '
+            'CLIP.')
     def features(self,
         images:torch.Tensor # (n, 3, height, width), made by `transform`
     ): # (n, dim), rows of length 1, unless the head takes features as they are
@@ -75,29 +80,21 @@ class ImageClassifier(nn.Module):
         "Where the classifier is"
         return self.head.weight.device
     @property
-    def precision(self): # 'fp32', 'bf16', 'fp16' or 'fp64'
-        "Of the weights of the image tower"
-        return self.clip.precision
-    @property
     def head_from_text(self): # bool
         "Is the text tower among its weights, so that the head follows from it?"
         return self.text is not None
-    @property
-    def hash(self): # 64 hexadecimal digits
-        "SHA-256 of all weights of the classifier"
-        return state_hash(self.state_dict())
-
-# %% ../../nbs/api/models/11_classifier.ipynb #e4b367bd
-def _check_head(c):
-    "ValueError unless head, class names and image tower belong together"
-    rows, dim = c.head.weight.shape
-    if rows != len(c.classnames): raise ValueError(
-        f'The head has {rows} rows, and there are {len(c.classnames)} class names. Give one name a row.')
-    if dim != c.clip.dim: raise ValueError(
-        f'The head takes features of {dim} dimensions, and {c.clip.name} gives {c.clip.dim}. Make the head from this '
-        'CLIP.')
 
 # %% ../../nbs/api/models/11_classifier.ipynb #0a1fd1b4
+@patch(as_prop=True)
+def precision(self:ImageClassifier): # 'fp32', 'bf16', 'fp16' or 'fp64'
+    "Of the weights of the image tower"
+    return self.clip.precision
+
+@patch(as_prop=True)
+def hash(self:ImageClassifier): # 64 hexadecimal digits
+    "SHA-256 of all weights of the classifier"
+    return state_hash(self.state_dict())
+
 @patch
 def __repr__(self:ImageClassifier):
     kind = {None: '', 0: ', zero-shot', 1: ', fine-tuned'}.get(self.alpha, f', alpha {self.alpha}')

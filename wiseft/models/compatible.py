@@ -18,9 +18,10 @@ def _check_equal(a, b, what):
     "ValueError names the first key whose values differ"
     a,b = (json.loads(json.dumps(d)) for d in (a, b)) # tuples become lists
     for k in sorted(set(a)|set(b)):
-        if a.get(k) != b.get(k): raise ValueError(
-            f"The classifiers differ in {what}: {k} is {a.get(k)} in one and {b.get(k)} in the other. Average models "
-            "that come from one CLIP.")
+        one, other = a.get(k), b.get(k)
+        if one != other: raise ValueError(
+            f"The classifiers differ in {what}: {k} is {one} in one and {other} in the other. Average models that come "
+            "from one CLIP.")
 
 # %% ../../nbs/api/models/00_compatible.ipynb #8bc52653
 def _architecture(c): # dict
@@ -36,7 +37,8 @@ def text_weights(
 ): # state dict in single precision
     "Weights beside the image tower, but the logit scale"
     state = clip.model.state_dict()
-    return {k:v.cpu().float() for k,v in state.items() if not k.startswith(('visual.', 'logit_'))}
+    names = [k for k in state if not k.startswith(('visual.', 'logit_'))]
+    return {k: state[k].cpu().float() for k in names}
 
 # %% ../../nbs/api/models/00_compatible.ipynb #4c1c6473
 def check_heads(
@@ -59,11 +61,12 @@ def check_pair(
     _check_equal(a.clip.preprocess, b.clip.preprocess, 'preprocessing')
     _check_equal(_architecture(a), _architecture(b), 'architecture')
     # the same file of weights, or the same text tower
-    files = [c.clip.provenance.get('sha256') for c in (a, b)]
+    origins = [c.clip.provenance for c in (a, b)]
+    files = [o.get('sha256') for o in origins]
     if a.clip is not b.clip and files[0] != files[1]:
         a_text, b_text = text_weights(a.clip), text_weights(b.clip)
         if a_text.keys() != b_text.keys() or not all(torch.equal(a_text[k], b_text[k]) for k in a_text):
-            sources = ' and '.join(str(c.clip.provenance.get('source')) for c in (a, b))
+            sources = ' and '.join(str(o.get('source')) for o in origins)
             raise ValueError(
                 f"The classifiers come from different CLIPs, {sources}, of one architecture: the average of their "
                 "weights means nothing. Average models that come from one CLIP.")

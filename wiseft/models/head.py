@@ -77,7 +77,7 @@ def warn_of_texts(
     n = clip.model.context_length
     long = [t for t in texts if len(t.encode()) > n-2] # a token is a byte at least
     if not long: return
-    rows, (empty,) = (clip.tokenizer(x, context_length=n+1) for x in (long, ['']))
+    empty, *rows = clip.tokenizer(['', *long], context_length=n+1)
     if cut := [t for t, row in zip(long, rows) if row[n] != empty[n]]: warn_user(
         f"{clip.name} reads no more than {n} tokens, start and end included. Cut short: {first_few(cut)}.")
 
@@ -88,7 +88,13 @@ def _text_features(clip, texts, keep=True): # (n, dim), rows of length 1
     "Embedded texts, from the cache where they are many"
     if len(texts) < MANY: return clip.encode_text(texts)
     if not keep: return clip.encode_text(texts, progress=True)
-    folder = _features_folder(clip, texts)
+    # the cache has them by token ids, weights, layers and device
+    model, ids = clip.model, torch.as_tensor(clip.tokenizer(texts))
+    tower = [(n, str(m)) for n, m in model.named_children() if n != 'visual']
+    weights = {k: v for k, v in model.state_dict().items() if not k.startswith('visual.')}
+    hashes = state_hash(weights), state_hash(dict(ids=ids))
+    device = token_table(model).weight.device.type
+    folder = text_folder(open_clip.__version__, tower, clip.config, *hashes, device)
     kept = folder and open_entry(folder)
     if kept:
         rows = kept.data.reshape(len(kept), -1).copy()
@@ -96,14 +102,6 @@ def _text_features(clip, texts, keep=True): # (n, dim), rows of length 1
     rows = clip.encode_text(texts, progress=True)
     if folder and rows.dtype == torch.float32: write_entry(folder, rows.cpu().numpy(), name=f'prompts for {clip.name}')
     return rows
-
-def _features_folder(clip, texts):
-    "Where the cache has the features of these texts: by token ids, weights, layers and device"
-    tower = [(n, str(m)) for n, m in clip.model.named_children() if n != 'visual']
-    state = {k: v for k, v in clip.model.state_dict().items() if not k.startswith('visual.')}
-    tokens = dict(ids=torch.as_tensor(clip.tokenizer(texts)))
-    return text_folder(open_clip.__version__, tower, clip.config, state_hash(state), state_hash(tokens),
-                       token_table(clip.model).weight.device.type)
 
 # %% ../../nbs/api/models/09_head.ipynb #f45523a4
 def zeroshot_head(

@@ -60,7 +60,7 @@ def joined(
     state:dict, # state dict
     where:str|Path='the model' # for messages
 ): # state dict
-    "Queries, keys and values as one matrix; BadFile where one is missing, or has another shape"
+    "Queries, keys and values as one matrix, without constants; BadFile where one is missing, or has another shape"
     new = {}
     for k, t in state.items():
         if '.self_attn.q_proj.' in k:
@@ -69,7 +69,7 @@ def joined(
                 f'{where} has no {first_few(wrong)} of the shape {tuple(t.shape)}. Copy or download it again.')
             together = k.replace('.q_proj.', '.in_proj_')
             new[together] = torch.cat([state[n] for n in names])
-        elif not any(f'.self_attn.{x}_proj.' in k for x in 'kv'): new[k] = t
+        elif not any(f'.self_attn.{x}_proj.' in k for x in 'kv') and not k.endswith('position_ids'): new[k] = t
     return new
 
 def parted(
@@ -91,7 +91,7 @@ def from_transformers(
     "Weights in open_clip's layout; BadFile for names that a CLIP doesn't have"
     # a vision model of today
     if 'embeddings.class_embedding' in state: state = {f'vision_model.{k}': t for k,t in state.items()}
-    state = {k: t for k,t in joined(state, where).items() if not k.endswith('position_ids')}
+    state = joined(state, where)
     names = {k: renamed(k, _names, BLOCK_NAMES) for k in state}
     if odd := [k for k,new in names.items() if new is None]: raise BadFile(
         f'{where} holds {first_few(odd)}, which no CLIP of transformers has.')
@@ -126,9 +126,10 @@ def tower_settings(
     part:str, # 'vision' or 'text'
     where:str|Path, # its path, for messages
     family:str, # 'CLIP' or 'SigLIP'
-    usual:dict # what is left out where it is as usual; whole numbers are sizes
+    usual:dict, # what is left out where it is as usual; whole numbers are sizes
+    activations:list # that it may have
 ) -> dict:
-    "All settings of a tower of transformers; BadFile for sizes that none has"
+    "All settings of a tower of transformers; BadFile for sizes or an activation function that none has"
     alone = config['model_type'] == f'{family.lower()}_{part}_model'
     stated = config if alone else config.get(f'{part}_config') or {}
     if not isinstance(stated, dict): raise BadFile(f'{where}: {part}_config is no object. Copy or download it again.')
@@ -136,14 +137,13 @@ def tower_settings(
     sizes = [k for k, v in usual.items() if type(v) is int]
     odd = [k for k in sizes if type(settings[k]) is not int or not 0 < settings[k] < 2**20]
     if odd: raise BadFile(f'{where}: {first_few(odd)} is no size of a {family}. Copy or download the folder again.')
+    if (act := settings['hidden_act']) not in activations: raise BadFile(
+        f"{where}: hidden_act is {act!r:.50}; {family}s have {' or '.join(map(repr, activations))}.")
     return settings
 
 def _settings(config, part, where): # dict
     "Those of a CLIP"
-    s = tower_settings(config, part, where, 'CLIP', _both | _defaults[part])
-    if s['hidden_act'] not in ('gelu', 'quick_gelu'): raise BadFile(
-        f"{where}: hidden_act is {s['hidden_act']!r:.50}; CLIPs have 'gelu' or 'quick_gelu'.")
-    return s
+    return tower_settings(config, part, where, 'CLIP', _both | _defaults[part], ['gelu', 'quick_gelu'])
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #6a06735d
 def _tower(s): # what both towers have, as open_clip says it
@@ -179,9 +179,9 @@ def hub_preprocess(
     "Preprocessing, as open_clip says it; what isn't said is left out"
     size = config.get('size')
     squash = isinstance(size, dict) and 'height' in size and not config.get('do_center_crop')
-    ways = [way for n, way in RESAMPLE.items() if n == config.get('resample')]
-    new = dict(mean=config.get('image_mean'), std=config.get('image_std'), interpolation=ways[0] if ways else None,
-               resize_mode='squash' if squash else 'shortest')
+    way = next((way for n, way in RESAMPLE.items() if n == config.get('resample')), None)
+    new = dict(mean=config.get('image_mean'), std=config.get('image_std'), interpolation=way)
+    new['resize_mode'] = 'squash' if squash else 'shortest'
     return {k: v for k,v in new.items() if v}
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #5ed887c2
@@ -223,9 +223,10 @@ def read_hub_folder(
 # %% ../../nbs/api/models/04_hf_clip.ipynb #0399a86b
 def _their_tower(s, act): # dict
     "Settings of a tower, as transformers says them"
-    norm, hidden = s.get('norm_kwargs') or {}, int(s['width']*s.get('mlp_ratio', 4))
+    eps = (s.get('norm_kwargs') or {}).get('eps', 1e-5)
+    hidden = int(s['width']*s.get('mlp_ratio', 4))
     return dict(hidden_size=s['width'], num_hidden_layers=s['layers'], intermediate_size=hidden, hidden_act=act,
-                layer_norm_eps=norm.get('eps', 1e-5))
+                layer_norm_eps=eps)
 
 def their_config(
     config:dict # open_clip's `model_cfg`
@@ -242,13 +243,13 @@ def their_config(
     act = 'quick_gelu' if config.get('quick_gelu') else 'gelu'
     v = dict(width=768, layers=12, head_width=64, patch_size=16, image_size=224) | vision
     t = dict(width=512, layers=12, heads=8, context_length=77, vocab_size=49408) | text
-    heads = v['width']//v['head_width']
-    pictures = dict(num_attention_heads=heads, image_size=v['image_size'], patch_size=v['patch_size'])
-    n = t['vocab_size']
-    words = dict(num_attention_heads=t['heads'], max_position_embeddings=t['context_length'], vocab_size=n,
-                 bos_token_id=n-2, eos_token_id=n-1)
+    pictures, heads = _their_tower(v, act), v['width']//v['head_width']
+    pictures |= dict(num_attention_heads=heads, image_size=v['image_size'], patch_size=v['patch_size'])
+    words, n = _their_tower(t, act), t['vocab_size']
+    words |= dict(num_attention_heads=t['heads'], max_position_embeddings=t['context_length'])
+    words |= dict(vocab_size=n, bos_token_id=n-2, eos_token_id=n-1)
     return dict(architectures=['CLIPModel'], model_type='clip', projection_dim=config['embed_dim'],
-                vision_config=_their_tower(v, act) | pictures, text_config=_their_tower(t, act) | words)
+                vision_config=pictures, text_config=words)
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #c5633f44
 def their_preprocess(
@@ -259,10 +260,12 @@ def their_preprocess(
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
     squash = p.get('resize_mode') == 'squash'
     whole = dict(height=height, width=width)
-    return dict(image_processor_type='CLIPImageProcessor', do_resize=True, do_center_crop=not squash, do_rescale=True,
-                do_normalize=True, do_convert_rgb=True, size=whole if squash else dict(shortest_edge=height),
-                crop_size=whole, resample=2 if p.get('interpolation') == 'bilinear' else 3, rescale_factor=1/255,
-                image_mean=list(p['mean']), image_std=list(p['std']))
+    side = whole if squash else dict(shortest_edge=height)
+    resample = 2 if p.get('interpolation') == 'bilinear' else 3
+    new = dict(image_processor_type='CLIPImageProcessor', do_resize=True, do_center_crop=not squash, do_rescale=True,
+               do_normalize=True, do_convert_rgb=True)
+    new |= dict(size=side, crop_size=whole, resample=resample, rescale_factor=1/255)
+    return new | dict(image_mean=list(p['mean']), image_std=list(p['std']))
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #620a5bf9
 def write_hub_folder(

@@ -14,7 +14,7 @@ from ..weights.checkpoints import read_checkpoint, write_state_dict
 from .open_clip_config import read_json, write_json
 from ..base.lazy import timm
 from .state_dict_layout import Parts
-from .hf_clip import BLOCK_NAMES, SIGLIP_KINDS, hub_file, joined, parted, read_hub_preprocess, renamed
+from .hf_clip import BLOCK_NAMES, hub_file, joined, parted, read_hub_preprocess, renamed
 from .hf_clip import their_preprocess, tower_settings, turned, write_hub_tokenizer
 from ..base.text import BadFile, first_few
 
@@ -63,7 +63,7 @@ def from_siglip(
     if 'embeddings.patch_embedding.weight' in state: state = {f'vision_model.{k}': t for k,t in state.items()}
     if f'{_pool}in_proj_weight' not in state: raise BadFile(
         f'{where} holds no SigLIP with the attention that pools its patches ({_pool}in_proj_weight).')
-    state = {k: t for k,t in joined(state, where).items() if not k.endswith('position_ids')}
+    state = joined(state, where)
     for kind in ('weight', 'bias'): # the query of the pooling apart from its keys and values
         q, k, v = state.pop(f'{_pool}in_proj_{kind}').chunk(3)
         state[f'{_pool}q.{kind}'] = q
@@ -87,8 +87,8 @@ def to_siglip(
         if k.endswith('pos_embed'): t = t[0]
         new[names[k]] = t.reshape(1) if k.startswith('logit_') else t.contiguous()
     for kind in ('weight', 'bias'): # query, keys and values of the pooling together
-        q, kv = new.pop(f'{_pool}q.{kind}'), new.pop(f'{_pool}kv.{kind}')
-        new[f'{_pool}in_proj_{kind}'] = torch.cat([q, kv])
+        parts = [new.pop(f'{_pool}{part}.{kind}') for part in ('q', 'kv')]
+        new[f'{_pool}in_proj_{kind}'] = torch.cat(parts)
     return parted(new)
 
 # %% ../../nbs/api/models/05_hf_siglip.ipynb #35f736b7
@@ -98,13 +98,12 @@ _sizes = dict(
     text=dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, vocab_size=32000,
               max_position_embeddings=64))
 _activations = {'gelu_pytorch_tanh': 'tanh', 'gelu': 'none'} # transformers, torch's `approximate`
+_words = dict(no_causal_mask=True, proj_bias=True, pool_type='last', norm_kwargs=dict(eps=1e-6)) # of text towers
 
 def _settings(config, part, where): # dict
     "Settings of a tower, with what is left out"
     usual = dict(hidden_act='gelu_pytorch_tanh', layer_norm_eps=1e-6) | _sizes[part]
-    s = tower_settings(config, part, where, 'SigLIP', usual)
-    if s['hidden_act'] not in list(_activations): raise BadFile(
-        f"{where}: hidden_act is {s['hidden_act']!r:.50}; SigLIPs have {first_few(list(_activations))}.")
+    s = tower_settings(config, part, where, 'SigLIP', usual, list(_activations))
     if s['layer_norm_eps'] != 1e-6: raise BadFile(
         f"{where}: layer_norm_eps is {s['layer_norm_eps']!r:.50}; timm's SigLIPs have 1e-6.")
     return s
@@ -131,11 +130,21 @@ def apply_activation(
     for m in visual.modules():
         if type(m) is nn.GELU: m.approximate = approximate
 
-# %% ../../nbs/api/models/05_hf_siglip.ipynb #9595d359
-def _vision_config(s, tower, where): # vision_cfg
-    "The image tower as open_clip says it"
-    # timm's SigLIP with these settings and shapes
-    shapes = {k: t.shape for k,t in tower.items()}
+# %% ../../nbs/api/models/05_hf_siglip.ipynb #60705636
+# by the size of its vocabulary; a folder's own files come before
+_tokenizers = {250000: 'timm/ViT-B-16-SigLIP-i18n-256', 256000: 'timm/ViT-B-16-SigLIP2'}
+
+def read_siglip_folder(
+    folder:str|Path # with config.json
+): # (`model_cfg`, preprocessing, `Parts`)
+    "A SigLIP of transformers in open_clip's layout; BadFile if it is none"
+    where = Path(folder)/'config.json'
+    config = read_json(where)
+    path = hub_file(where.parent)
+    state = from_siglip(read_checkpoint(path).state, path)
+    # the image tower: timm's SigLIP with these settings and shapes
+    s = _settings(config, 'vision', where)
+    shapes = {k.removeprefix('visual.trunk.'): t.shape for k,t in state.items() if k.startswith('visual.trunk.')}
     for name in timm.list_models(f"vit_*_patch{s['patch_size']}_siglip_{s['image_size']}"):
         with torch.device('meta'): model = timm.create_model(name, num_classes=0, global_pool='map')
         same = shapes == {k: t.shape for k,t in model.state_dict().items()}
@@ -143,40 +152,24 @@ def _vision_config(s, tower, where): # vision_cfg
     else: raise BadFile(
         f"{where}: none of timm's SigLIPs has these sizes ({s['hidden_size']} wide, {s['num_hidden_layers']} layers, "
         f"patches of {s['patch_size']}, pictures of {s['image_size']}). open_clip builds the image tower with timm.")
+    vision = dict(image_size=s['image_size'], timm_model_name=name, timm_model_pretrained=False, timm_pool='map',
+                  timm_proj='none')
     # which of them have the approximation of GELU is timm's to say
-    asked = _activations[s['hidden_act']]
-    if is_tanh(model) and asked == 'none': raise BadFile(
+    asked, tanh = _activations[s['hidden_act']], is_tanh(model)
+    if tanh and asked == 'none': raise BadFile(
         f"{where}: hidden_act is 'gelu', and timm's {name} has an approximation of it.")
-    act = dict(act_kwargs=dict(approximate='tanh')) if asked == 'tanh' and not is_tanh(model) else {}
-    return dict(image_size=s['image_size'], timm_model_name=name, timm_model_pretrained=False, timm_pool='map',
-                timm_proj='none', **act)
-
-# by the size of its vocabulary; a folder's own files come before
-_tokenizers = {250000: 'timm/ViT-B-16-SigLIP-i18n-256', 256000: 'timm/ViT-B-16-SigLIP2'}
-
-# %% ../../nbs/api/models/05_hf_siglip.ipynb #60705636
-def read_siglip_folder(
-    folder:str|Path # with config.json
-): # (`model_cfg`, preprocessing, `Parts`)
-    "A SigLIP of transformers in open_clip's layout; BadFile if it is none"
-    where = Path(folder)/'config.json'
-    config = read_json(where)
-    if (kind := config.get('model_type')) not in SIGLIP_KINDS: raise BadFile(
-        f"{where}: model_type is {kind!r:.50}; SigLIPs are {first_few(list(SIGLIP_KINDS))}.")
-    path = hub_file(where.parent)
-    state = from_siglip(read_checkpoint(path).state, path)
-    tower = {k.removeprefix('visual.trunk.'): t for k,t in state.items() if k.startswith('visual.trunk.')}
-    vision = _settings(config, 'vision', where)
-    new = dict(embed_dim=vision['hidden_size'], vision_cfg=_vision_config(vision, tower, where))
+    if asked == 'tanh' and not tanh: vision['act_kwargs'] = dict(approximate='tanh')
+    new = dict(embed_dim=s['hidden_size'], vision_cfg=vision)
+    # the text tower, where there is one
     if any(k.startswith('text.') for k in state):
         s = _settings(config, 'text', where)
-        text = dict(context_length=s['max_position_embeddings'], vocab_size=s['vocab_size'],
-                    hf_tokenizer_name=_tokenizers.get(s['vocab_size'], 'timm/ViT-B-16-SigLIP'),
-                    tokenizer_kwargs=dict(clean='canonicalize'), width=s['hidden_size'],
-                    heads=s['num_attention_heads'], layers=s['num_hidden_layers'],
-                    mlp_ratio=s['intermediate_size']/s['hidden_size'], no_causal_mask=True, proj_bias=True,
-                    pool_type='last', norm_kwargs=dict(eps=1e-6),
-                    act_kwargs=dict(approximate=_activations[s['hidden_act']]))
+        n, width = s['vocab_size'], s['hidden_size']
+        text = dict(context_length=s['max_position_embeddings'], vocab_size=n)
+        text |= dict(hf_tokenizer_name=_tokenizers.get(n, 'timm/ViT-B-16-SigLIP'))
+        text |= dict(tokenizer_kwargs=dict(clean='canonicalize'), width=width)
+        text |= dict(heads=s['num_attention_heads'], layers=s['num_hidden_layers'])
+        text |= dict(mlp_ratio=s['intermediate_size']/width) | _words
+        text |= dict(act_kwargs=dict(approximate=_activations[s['hidden_act']]))
         new |= dict(init_logit_bias=-10, custom_text=True, text_cfg=text)
     return new, read_hub_preprocess(where.parent), Parts(str(path), state, {})
 
@@ -190,9 +183,8 @@ def siglip_config(
 ): # content of `config.json`
     "The architecture as transformers says it; ValueError for one that is no `SiglipModel`"
     vision, text = clip.config['vision_cfg'], clip.config.get('text_cfg') or {}
-    wanted = dict(no_causal_mask=True, proj_bias=True, pool_type='last', norm_kwargs=dict(eps=1e-6))
     pools = vision.get('timm_pool') == 'map' and vision.get('timm_proj') == 'none'
-    if not pools or not wanted.items() <= text.items(): raise ValueError(
+    if not pools or not _words.items() <= text.items(): raise ValueError(
         f"{clip.name} is no SigLIP as transformers has it: its image tower or its text tower is another. Keep it in "
         "open_clip's layout.")
     trunk = clip.model.visual.trunk

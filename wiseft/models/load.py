@@ -33,8 +33,8 @@ def _read_head(card, path): # `ClassificationHead`
     if not {'weight'} <= set(state) <= {'weight', 'bias'} or state['weight'].ndim != 2: raise BadFile(
         f'{path} holds no head, a weight (classes, dimensions) and perhaps a bias, but {first_few(state)}. Copy the '
         'folder again.')
-    weight, bias = (t if t is None else t.float() for t in map(state.get, ('weight', 'bias')))
-    return ClassificationHead(weight, bias, card.get('head', {}).get('normalise') is not False)
+    weights = {k: t.float() for k, t in state.items()}
+    return ClassificationHead(**weights, normalise=card.get('head', {}).get('normalise') is not False)
 
 # %% ../../nbs/api/models/12_load.ipynb #1515c9bf
 def load_classifier(
@@ -58,8 +58,8 @@ def load_classifier(
     check_saved(card, folder/clip.provenance['file'], clip.provenance['sha256'])
     config = own_config if is_own(clip) else config_name
     check_saved(card, folder/config, sha256_file(folder/config))
-    clip.provenance = dict(card['clip'])
-    clip.name, clip.pretrained = clip.provenance.pop('name'), clip.provenance.pop('pretrained', None)
+    clip.provenance = origin = dict(card['clip'])
+    clip.name, clip.pretrained = origin.pop('name'), origin.pop('pretrained', None)
     head = _read_head(card, folder/'head.safetensors').to(clip.device)
     about = {k: card[k] for k in ('classnames', 'templates', 'alpha', 'parents', 'metrics', 'recipe')}
     try: c = ImageClassifier(clip, head, **about, head_from_text=card.get('head_from_text', False))
@@ -78,22 +78,20 @@ def _from_checkpoint(path, start, classnames, device, precision): # `ImageClassi
     if not parts.head: raise BadFile(
         f"{path} holds a CLIP and no head. Make one of words: zeroshot_classifier(load_clip(…, {str(path)!r}), "
         "CLASSNAMES, TEMPLATES).")
-    if start is None and not parts.clip: raise BadFile(
-        f"{path} holds a head and no image tower. Give the CLIP that it belongs to: load_classifier({str(path)!r}, "
-        "start=CLIP).")
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # of the head, which is read here
         clip = load_clip(path, precision=precision or 'fp32', device=device) if start is None else start
-    weight, bias = (t if t is None else t.float() for t in map(parts.head.get, ('weight', 'bias')))
-    head = ClassificationHead(weight, bias, head_normalises(parts)).to(clip.device)
+    weights = {k: t.float() for k, t in parts.head.items()}
+    head = ClassificationHead(**weights, normalise=head_normalises(parts)).to(clip.device)
     recipe = dict(tuning=path.stem, file=path.name, sha256=sha256_file(path), unread=first_few(parts.unread, 6))
-    names = [f'class {i}' for i in range(len(weight))] if classnames is None else find_classnames(classnames)
+    n = len(head.weight)
+    names = [f'class {i}' for i in range(n)] if classnames is None else find_classnames(classnames)
     c = ImageClassifier(clip, head, names, alpha=1., recipe=recipe)
     if start is None or not parts.clip: return c
     # FLYP's files bring another text tower
     text = text_weights(start)
-    theirs = {k: t for k, t in parts.clip.items() if not k.startswith(('visual.', 'logit_'))}
-    if any(k not in text or not torch.equal(text[k], t.float()) for k, t in theirs.items()):
+    theirs = [k for k in parts.clip if not k.startswith(('visual.', 'logit_'))]
+    if any(k not in text or not torch.equal(text[k], parts.clip[k].float()) for k in theirs):
         warn_user(
             f"{path} holds another text tower than {start.name}: it is not read. load_clip reads both towers.")
     c = c.copy()
@@ -118,11 +116,12 @@ def _from_adapter(folder, start): # `ImageClassifier`
         f'{folder} holds an adapter, which is nothing without the classifier that it changes. Give it: '
         f"load_classifier({str(folder)!r}, start=CLASSIFIER), or `wiseft merge ZEROSHOT {folder} --alpha 1 -o TUNED`.")
     adapter = read_adapter(folder)
-    shapes = {k: tuple(t.shape) for k, t in _in_open_clip(adapter, folder, 'meta').items()} # products may be large
+    planned = _in_open_clip(adapter, folder, 'meta') # products may be large
+    shapes = {k: tuple(t.shape) for k, t in planned.items()}
     texts = any(not k.startswith('visual.') for k in shapes)
     new = (start.with_text() if texts else start).copy()
-    state = {k if k.startswith('visual.') else k.removeprefix('text.'): t for k, t in new.state_dict().items()
-             if not k.startswith('head.')}
+    weights = new.state_dict()
+    state = {k.removeprefix('text.'): weights[k] for k in weights if not k.startswith('head.')}
     for k, shape in shapes.items():
         there = tuple(state[k].shape) if k in state else 'not there'
         if there != shape: raise BadFile(

@@ -184,9 +184,8 @@ def text_tower_config(
     path:str|Path # `config.json` of a text tower of `transformers`
 ): # dict
     "What is passed on of a text tower's settings"
-    config = read_json(path)
-    if config.get('model_type') not in open_clip.hf_configs.arch_dict: raise BadFile(
-        f"{path}: model_type is {config.get('model_type')!r:.100}, which open_clip doesn't know. "
-        f"{did_you_mean(config.get('model_type'), open_clip.hf_configs.arch_dict)}")
-    plain = lambda v: v is None or _fits(v, bool, 0) or _is_number(v, float, 2**20)
+    config, kinds = read_json(path), open_clip.hf_configs.arch_dict
+    if (kind := config.get('model_type')) not in kinds: raise BadFile(
+        f"{path}: model_type is {kind!r:.100}, which open_clip doesn't know. {did_you_mean(kind, kinds)}")
+    plain = lambda v: _fits(v, bool, 0) or _is_number(v, float, 2**20)
     return {k:v for k,v in config.items() if k in _hf_names or plain(v)}

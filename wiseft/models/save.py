@@ -62,14 +62,13 @@ def _card(c, files, precision=None):
     if precision:
         state = c.state_dict()
         rounded = round_weights(state, precision)
-        stored = state_hash({k: t.to(state[k].dtype) for k,t in rounded.items()})
+        stored = state_hash({k: rounded[k].to(t.dtype) for k,t in state.items()})
         recipe = recipe | dict(stored=dict(precision=precision, of=c.hash))
-    card = dict(format=1, classnames=c.classnames, templates=c.templates, head=dict(normalise=c.head.normalise),
-                alpha=c.alpha, hash=stored, parents=c.parents, metrics=c.metrics, recipe=recipe,
-                precision=c.clip.precision,
-                clip=dict(name=c.clip.name, pretrained=c.clip.pretrained, **c.clip.provenance), versions=versions,
-                files=files,
-                **(dict(head_from_text=True) if c.head_from_text else {})) # only those whose text tower trained
+    clip = dict(name=c.clip.name, pretrained=c.clip.pretrained, **c.clip.provenance)
+    card = dict(format=1, classnames=c.classnames, templates=c.templates, head=dict(normalise=c.head.normalise))
+    card |= dict(alpha=c.alpha, hash=stored, parents=c.parents, metrics=c.metrics, recipe=recipe)
+    card |= dict(precision=c.clip.precision, clip=clip, versions=versions, files=files)
+    if c.head_from_text: card['head_from_text'] = True # only where the text tower trained
     card = json.loads(json.dumps(card, default=float)) # as it will be read
     return card | dict(sha256=_card_hash(card))
 
@@ -155,6 +154,5 @@ def check_saved(
     "BadFile unless a file is the one that was saved with the card"
     saved = card['files'].get(path.name)
     if saved != sha256: raise BadFile(
-        f'{path} is not the file that was saved with this classifier: its SHA-256 is {sha256[:12]}…, and '
-        f'{path.with_name("wiseft.json").name} says {str(saved)[:12]}…. Copy the folder again, from where it was '
-        'saved.')
+        f'{path} is not the file that was saved with this classifier: its SHA-256 is {sha256[:12]}…, and wiseft.json '
+        f'says {str(saved)[:12]}…. Copy the folder again, from where it was saved.')

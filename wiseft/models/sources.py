@@ -70,13 +70,6 @@ def fetched(
     except Exception as e: raise RuntimeError(
         f'Could not fetch {what} ({why_failed(e)}). Without a network: {advice}.') from e
 
-# %% ../../nbs/api/models/06_sources.ipynb #f29c57e8
-def _check_text_tower(name, where):
-    "BadFile unless a text tower on the hub is one that open_clip itself uses"
-    known = [open_clip.get_model_config(n)['text_cfg'].get('hf_model_name') for n in open_clip.list_models()]
-    if name and name not in known: raise BadFile(
-        f"{where}: hf_model_name is {name!r}, which no architecture of open_clip uses.")
-
 # %% ../../nbs/api/models/06_sources.ipynb #362fb4a7
 def _from_hub(
     name # 'hf-hub:owner/model'
@@ -90,7 +83,11 @@ def _from_hub(
     config = fetched(lambda: fetch(repo, filename=config_name), f'the configuration of {name}', advice)
     fetched(lambda: fetch(repo), f'the weights of {name}', advice)
     source = _from_folder(Path(config).parent, name, hub=True)
-    _check_text_tower(source.config.get('text_cfg', {}).get('hf_model_name'), source.where)
+    # a text tower of transformers, if it has one
+    tower = source.config.get('text_cfg', {}).get('hf_model_name')
+    towers = [open_clip.get_model_config(n)['text_cfg'].get('hf_model_name') for n in open_clip.list_models()]
+    if tower and tower not in towers: raise BadFile(
+        f"{source.where}: hf_model_name is {tower!r}, which no architecture of open_clip uses.")
     return source
 
 # %% ../../nbs/api/models/06_sources.ipynb #927de9d9

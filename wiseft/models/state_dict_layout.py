@@ -55,8 +55,8 @@ def _find_head(state, tower): # (name of its module, weight and bias)
     heads = {k.rpartition('.')[0] for k in matrices}
     if len(heads) != 1: return None, {}
     name, = heads
-    split = {k: k.rpartition('.') for k in beside}
-    return name, {kind: state[k] for k, (module, _, kind) in split.items() if module == name}
+    kinds = [kind for kind in ('weight', 'bias') if f'{name}.{kind}' in beside]
+    return name, {kind: state[f'{name}.{kind}'] for kind in kinds}
 
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #e3119180
 def _clip_names(state, tower): # state dict with the names of open_clip
@@ -133,9 +133,9 @@ def module_config(
             block, dim = 'visual.transformer.resblocks.', state['visual.proj'].shape[1]
             width, _, patch, _ = state['visual.conv1.weight'].shape
             side = math.isqrt(len(state['visual.positional_embedding'])-1)
-            head, hidden = width//_heads(parts, block+'0.attn'), len(state[block+'0.mlp.c_fc.weight'])
-            vision = dict(image_size=side*patch, patch_size=patch, width=width, layers=_layers(state, block),
-                          head_width=head, mlp_ratio=hidden/width)
+            head, hidden = width//_heads(parts, f'{block}0.attn'), len(state[f'{block}0.mlp.c_fc.weight'])
+            vision = dict(image_size=side*patch, patch_size=patch, width=width, layers=_layers(state, block))
+            vision |= dict(head_width=head, mlp_ratio=hidden/width)
         config = dict(embed_dim=dim, quick_gelu=bool(uses_quick_gelu(parts)), vision_cfg=vision)
         if parts.has_text:
             block, (vocabulary, width) = 'transformer.resblocks.', state['token_embedding.weight'].shape

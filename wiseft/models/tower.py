@@ -79,7 +79,7 @@ def _settings(resize, crop, interpolation, mean, std): # `preprocess_cfg`
     if isinstance(resize, (list, tuple)): resize = resize[0] if len(resize) == 1 else list(resize)
     if isinstance(crop, (list, tuple)): crop = crop[0] if len(crop) == 1 else list(crop)
     size, squash = crop or resize, isinstance(resize, list)
-    mean, std = [float(v) for v in mean], [float(v) for v in std]
+    mean, std = list(map(float, mean)), list(map(float, std))
     new = dict(size=size, mode='RGB', mean=mean, std=std, interpolation=interpolation.value,
                resize_mode='squash' if squash else 'shortest')
     side = max(size) if isinstance(size, list) else size

@@ -82,8 +82,8 @@ def load_vision(
     # what timm says of its pictures
     c = resolve_model_data_config(model)
     squash = c['crop_mode'] == 'squash'
-    pictures = dict(mean=list(c['mean']), std=list(c['std']), interpolation=c['interpolation'],
-                    resize_mode='squash' if squash else 'shortest')
+    pictures = dict(mean=list(c['mean']), std=list(c['std']), interpolation=c['interpolation'])
+    pictures['resize_mode'] = 'squash' if squash else 'shortest'
     if c['crop_pct'] < 1 and c['crop_mode'] == 'center': pictures['crop_pct'] = c['crop_pct']
     # the head apart from the tower
     own = {k: state.pop(f'{own_name}.{k}', None) for k in ('weight', 'bias')}
@@ -91,7 +91,7 @@ def load_vision(
     tower = {f'visual.trunk.{k}': t for k,t in state.items()}
     parts = Parts(str(file or name), tower, own)
     source = Source(config, pictures, Path(file) if file else None, name, parts=parts)
-    clip = open_source(source, {}, precision, best_device(device), name, None if file is None else str(file))
+    clip = open_source(source, {}, precision, best_device(device), name, file and str(file))
     if own:
         head = ClassificationHead(own['weight'], own.get('bias'), normalise=False)
         clip.own_head = head.to(clip.device)

@@ -7,7 +7,7 @@ __all__ = ['app', 'Output', 'OutputFolder', 'Force', 'Seed', 'Split', 'Classifie
            'Reference', 'DataRoot', 'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'PartsOption', 'Use', 'Precision',
            'Workers', 'Device', 'standard_output', 'say', 'wrote', 'show_table', 'in_shell_words', 'Commands',
            'command', 'check_folder', 'set_workers', 'chosen_device', 'load_methods', 'chosen_methods', 'is_suite',
-           'suite_loader', 'load_named', 'listed', 'check_ending']
+           'suite_loader', 'load_named', 'listed', 'listed_numbers', 'check_ending']
 
 # %% ../../nbs/api/shell/00_app.ipynb #a20e9352
 import functools,os,re,signal,sys,unicodedata,warnings
@@ -52,8 +52,9 @@ def _plain(text):
 def show_table(frame, title:str|None=None, whole:tuple|list=()): # whole: columns whose words are never cut
     "Print a DataFrame as a table; its index is not shown"
     table = Table(title=title, title_justify='left', header_style='bold')
-    for c in frame: table.add_column(_plain(str(c)), justify='right' if frame[c].dtype.kind in 'iuf' else 'left',
-                                     no_wrap=c in whole)
+    for c in frame:
+        numbers = frame[c].dtype.kind in 'iuf'
+        table.add_column(_plain(str(c)), justify='right' if numbers else 'left', no_wrap=c in whole)
     for row in frame.itertuples(index=False):
         cells = []
         for column, v in zip(frame, row): # per cent with one digit, α as it was given, nothing for what is not known
@@ -105,12 +106,12 @@ def _say_last(error, words, code):
 @contextmanager
 def _stoppable():
     "Let SIGTERM and SIGHUP end a command as Ctrl-C does"
-    signals = [s for s in ('SIGTERM', 'SIGHUP') if getattr(signal, s, None)
-               and signal.getsignal(getattr(signal, s)) is signal.SIG_DFL]
-    for s in signals: signal.signal(getattr(signal, s), signal.default_int_handler)
+    signals = [getattr(signal, name) for name in ('SIGTERM', 'SIGHUP') if hasattr(signal, name)]
+    signals = [s for s in signals if signal.getsignal(s) is signal.SIG_DFL]
+    for s in signals: signal.signal(s, signal.default_int_handler)
     try: yield
     finally:
-        for s in signals: signal.signal(getattr(signal, s), signal.SIG_DFL)
+        for s in signals: signal.signal(s, signal.SIG_DFL)
 
 # %% ../../nbs/api/shell/00_app.ipynb #bc6fec17
 _shell_words = [ # what Python says, what the shell calls it
@@ -216,9 +217,10 @@ def _check_inputs(given): # a command's arguments by name
     from wiseft.base.files import holds
     from wiseft.data.suites import EMBEDDED
     from wiseft.data.layouts import FAMILIES
-    others = [v for k, v in given.items() if k not in ('output', 'unpack')]
-    inputs = [p for v in others for p in (v if isinstance(v, (list, tuple)) else [v]) if isinstance(p, (str, Path))]
-    for path in (str(p).removeprefix('local-dir:') for p in inputs):
+    inputs = []
+    for k, v in given.items():
+        if k not in ('output', 'unpack'): inputs += v if isinstance(v, (list, tuple)) else [v]
+    for path in (str(p).removeprefix('local-dir:') for p in inputs if isinstance(p, (str, Path))):
         if path in (*EMBEDDED, *FAMILIES) or not os.path.lexists(path): continue # a suite's name, a number
         if holds(output, path): raise FileExistsError(
             f'{output} is or holds {path}, which is read, and is kept. Choose another name for what is written.')
@@ -373,11 +375,22 @@ def suite_loader(suite:str|None, reference:Path|None, shift:list|None, **options
 def load_named(folders:list, device=None): # dict name -> classifier
     "Classifiers by name, with one list of classes"
     from wiseft.models.load import load_classifier
-    names = [f.name for f in folders] if len({f.name for f in folders}) == len(folders) else [str(f) for f in folders]
+    names = [f.name for f in folders]
+    if len(set(names)) < len(names): names = list(map(str, folders))
     if len(set(names)) < len(names): raise ValueError(f'A classifier is named twice: {", ".join(names)}.')
     return {n: load_classifier(f, device) for n, f in zip(names, folders)}
 
 def listed(text:str|None): return text and [o.strip() for o in text.split(',')]
+
+def listed_numbers(
+    text:str|None, # as an option gave it
+    option:str='--alphas', # its name, for the message
+    example:str='0.3,0.5',
+) -> list: # of float; None where nothing was given
+    "Numbers with commas between them"
+    try: return None if text is None else [float(o) for o in text.split(',')]
+    except ValueError: raise typer.BadParameter(
+        f'{option} takes numbers with commas between them, as in {example}; got {text!r}') from None
 
 # %% ../../nbs/api/shell/00_app.ipynb #78db16d5
 def check_ending(

@@ -14,7 +14,7 @@ import typer
 
 from .app import Classifier, Control, Device, OutputFolder, Reference, Shift, SuiteName, Use, Workers
 from .app import chosen_device, command, in_shell_words, load_methods, say, show_table, standard_output
-from .app import suite_loader, wrote
+from .app import listed_numbers, suite_loader, wrote
 from .train import TrainingPrecision
 
 # %% ../../nbs/api/shell/05_bench.ipynb #7067299c
@@ -71,10 +71,7 @@ def bench_(
     use:Use=None, workers:Workers=None, device:Device=None,
 ):
     "Compare methods of robust fine-tuning on one budget, where they are equally accurate on the reference."
-    try: rates = None if lrs is None else tuple(float(o) for o in lrs.split(','))
-    except ValueError:
-        raise typer.BadParameter(
-            f'--lrs takes numbers with commas between them, as in 1e-5,3e-5; got {lrs!r}') from None
+    rates = listed_numbers(lrs, '--lrs', '1e-5,3e-5')
     load = suite_loader(suite, reference, shift, **({} if reference else dict(training=True)))
     load_methods(use)
     competitors = [m.name for m in _competitors(methods)]
@@ -119,9 +116,9 @@ def _write_found(found, folder):
               'costs': found.costs()}
     for name, table in tables.items():
         with atomic_path(folder/f'{name}.csv', force=True) as tmp: table.to_csv(tmp, index=False)
-    pictures = {'bench': plot_bench.unseen(curves, gains)} | (
-        {'gains': plot_gains.unseen(gains)} if len(found.entries) > 1 else {}) | (
-        {'control': plot_bench.unseen(curves, gains, 'control')} if 'control' in curves else {})
+    pictures = {'bench': plot_bench.unseen(curves, gains)}
+    if len(found.entries) > 1: pictures['gains'] = plot_gains.unseen(gains)
+    if 'control' in curves: pictures['control'] = plot_bench.unseen(curves, gains, 'control')
     for name, picture in pictures.items():
         for kind in 'png', 'svg':
             with atomic_path(folder/f'{name}.{kind}', force=True) as tmp: picture.savefig(tmp, format=kind, dpi=150)

@@ -103,9 +103,11 @@ def data(
         for i in range(len(images)):
             try: images.open(i)
             except UnreadableImage as e: bad.append(str(e))
-    rows = [
-        dict(set=n, split=k, images=len(s), classes=len(s.classnames)-len(s.missing), groups=len(set(s.groups or [])))
-        for (n, k), s in sets.items()]
+    rows = []
+    for (n, k), s in sets.items():
+        classes = len(s.classnames)-len(s.missing)
+        groups = set(s.groups or [])
+        rows.append(dict(set=n, split=k, images=len(s), classes=classes, groups=len(groups)))
     table = pd.DataFrame(rows)
     show_table(table if table.groups.any() else table.drop(columns='groups'))
     _show_sizes(list(sets.values()))
@@ -171,8 +173,8 @@ def _tell_lookalikes(sets):
     for (name, split), images in sets.items():
         if split == 'train': continue
         found = lookalikes(images, train)
-        say(f'{name}, {split}: {len(found)} of {len(images)} images look like training images'
-            + (f', such as {first_few(found)}' if found else ''))
+        some = f', such as {first_few(found)}' if found else ''
+        say(f'{name}, {split}: {len(found)} of {len(images)} images look like training images{some}')
 
 # %% ../../nbs/api/shell/01_data.ipynb #6756b946
 @command('wiseft cache', 'wiseft cache --clear')

@@ -17,7 +17,7 @@ import typer
 from .app import (
     AllowIncomplete,Classifier,Classifiers,Control,DataRoot,Device,Force,Metrics,Output,PartsOption,Precision,
     Reference,Shift,Split,SuiteName,Use,Workers,check_ending,check_folder,chosen_device,command,listed,
-    load_methods,load_named,say,show_table,suite_loader,wrote)
+    listed_numbers,load_methods,load_named,say,show_table,suite_loader,wrote)
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #7d2800d8
 @command('wiseft evaluate zeroshot finetuned averaged --suite icons',
@@ -170,7 +170,7 @@ def sweep_(
     from wiseft.weights.merge import looks_at_images
     if by: load_methods(use)
     ways = [find_method(n) for n in listed(by)] if by else []
-    looks, alphas = any(looks_at_images(m.function) for m in ways), _numbers(alphas)
+    looks, alphas = any(looks_at_images(m.function) for m in ways), listed_numbers(alphas)
     load = suite_loader(suite, reference, shift, root=root, allow_incomplete=allow_incomplete,
                         training=looks or split=='validation')
     device,place = chosen_device(device, precision)
@@ -178,10 +178,10 @@ def sweep_(
         start,end = load_classifier(zeroshot, device),load_classifier(finetuned, device)
         recipe_of_average,alphas = _average_of(averaged, start, end, alphas)
         say(f'sweeping {place}')
-        table,predictions = sweep(start, end, load(classnames=start.classnames), alphas, split=split,
-                                  keep_predictions=_SURE, precision=precision, parts=parts,
-                                  control=control_sets_given(control, root), sample=.1 if fast else None,
-                                  **(dict(by=[m.name for m in ways]) if by else {}))
+        images, others = load(classnames=start.classnames), control_sets_given(control, root)
+        options = dict(by=[m.name for m in ways]) if by else {}
+        options |= dict(split=split, precision=precision, parts=parts, sample=.1 if fast else None)
+        table,predictions = sweep(start, end, images, alphas, keep_predictions=_SURE, control=others, **options)
         show_table(methods_down(table))
         _tell_forgotten(predictions, halfway=True)
         _say_agreement(table)
@@ -189,14 +189,6 @@ def sweep_(
         write(table, predictions, {finetuned.name: end.recipe} | recipe_of_average)
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #0bd8716b
-def _numbers(text):
-    "Numbers with commas between them"
-    if text is None: return None
-    try: return [float(o) for o in text.split(',')]
-    except ValueError:
-        raise typer.BadParameter(
-            f'--alphas takes numbers with commas between them, as in 0.3,0.5; got {text!r}') from None
-
 def methods_down(table):
     "Methods down, sets across, per cent; one classifier's name is not repeated"
     from wiseft.stats.table import first_metric,wide
@@ -303,11 +295,13 @@ def ask_(
     device,place = chosen_device(device, None)
     say(f'looking {place}')
     two = load_named(places[:2], device)
-    questions = ask(*two.values(), places[2:], output, labels, _numbers(alphas), random, tuple(two), force)
+    questions = ask(*two.values(), places[2:], output, labels, listed_numbers(alphas), random, tuple(two), force)
     say(f'on {questions.disagree:,} of {questions.n:,} pictures the answers differ; {len(questions.files)} are to be '
         'labelled')
     say(f'open {output}/index.html in a browser, or fill in {output}/labels.csv')
     wrote(output)
 
 def _percent(table, columns, unit):
-    return table.assign(**{c: 100*table[c] for c in columns}).rename(columns={c: c + unit for c in columns})
+    table = table.copy()
+    table[columns] *= 100
+    return table.rename(columns={c: c + unit for c in columns})

@@ -87,7 +87,7 @@ def report(
     # what lies beside the tables: how the one classifier was fine-tuned, and predictions
     recipes = [r for p in results for r in read_recipes(p).values()]
     averages = [r for r in recipes if _chosen_by(r)]
-    recipe = recipes[0] if len(recipes) == 1 else averages[0] if len(averages) == 1 else None
+    recipe = next((some[0] for some in (recipes, averages) if len(some) == 1), None)
     if classifier: recipe = read_card(classifier)['recipe']
     tables, predictions = {p.stem: read_results(p) for p in results}, {}
     for p in results:
@@ -96,7 +96,7 @@ def report(
         if not file.exists(): say(
             f"no {file}: without predictions of each image, the page can't tell whether differences are more than luck")
     if len(results) > 1: table,answers,comparisons = _joined(tables, predictions)
-    else: table,answers,comparisons = tables[results[0].stem],predictions[results[0].stem],None
+    else: (table,),(answers,),comparisons = tables.values(),predictions.values(),None
     given = suite or reference
     shown, images = answers and pictures, None
     if shown and given: images = evaluated_images(answers, suite, reference, shift, root, control)

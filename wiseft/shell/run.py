@@ -38,16 +38,17 @@ def _steps(data, output, shift, words, probe, epochs, lr, batch_size, seed, devi
     sets, on = here | dict(shift=shift), dict(device=device, force=True)
     how = dict(epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
     image_model = dict(model=probe, weights=words['pretrained'], data=data, seed=seed)
-    first = (train.probe, image_model) if probe else (train.zeroshot, words | dict(classes=data))
+    first, model = (train.probe, image_model) if probe else (train.zeroshot, words | dict(classes=data))
     checkpoints = dict(checkpoints=output/'checkpoints', resume=True)
-    return [
-        (first[0], first[1] | on | dict(output=start), start),
-        (train.finetune_, how | checkpoints | on | dict(classifier=start, data=data, output=tuned), tuned),
-        (train.merge_, here | on | dict(zeroshot=start, finetuned=[tuned], alpha='auto', output=averaged), averaged),
-        (evaluate.sweep_, sets | on | dict(zeroshot=start, finetuned=tuned, averaged=averaged, output=results),
-         results),
-        (report.report, sets | dict(results=[results], output=page, force=True), page),
-        (show.card, dict(classifier=averaged, results=results), averaged/'README.md')]
+    # what each command is given
+    begin = model | on | dict(output=start)
+    tune = how | checkpoints | on | dict(classifier=start, data=data, output=tuned)
+    average = here | on | dict(zeroshot=start, finetuned=[tuned], alpha='auto', output=averaged)
+    judge = sets | on | dict(zeroshot=start, finetuned=tuned, averaged=averaged, output=results)
+    tell = sets | dict(results=[results], output=page, force=True)
+    steps = [(first, begin, start), (train.finetune_, tune, tuned)]
+    steps += [(train.merge_, average, averaged), (evaluate.sweep_, judge, results), (report.report, tell, page)]
+    return [*steps, (show.card, dict(classifier=averaged, results=results), averaged/'README.md')]
 
 # %% ../../nbs/api/shell/07_run.ipynb #c375f674
 def _begin(output, steps, force):
@@ -114,7 +115,8 @@ def run(
 ) -> Run:
     "The whole road: zero-shot, fine-tune, choose α, average, sweep, report, card, in one folder."
     from wiseft.base.files import remove_path
-    output, shift = Path(output), [shift] if isinstance(shift, (str, Path)) else [*(shift or [])] or None
+    output = Path(output)
+    shift = [shift] if isinstance(shift, (str, Path)) else list(shift or ()) or None
     if shift and is_suite(data): raise ValueError(
         f'{data} is a suite, which has shifted sets of its own. Leave out shift (--shift).')
     words = dict(model=model, pretrained=pretrained, preprocess=preprocess, quick_gelu=quick_gelu, templates=templates)

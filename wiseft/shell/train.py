@@ -293,7 +293,7 @@ def merge_(
 ):
     "Merge the weights of classifiers, or of .safetensors files of any model; of two, average them."
     from wiseft.weights.merge import looks_at_images,merge_recipe
-    from wiseft.weights.recipes import is_classifier,merge_by_recipe,read_recipe
+    from wiseft.weights.recipes import is_classifier,merge_by_recipe,read_recipe,what_is_missing
     written, auto = zeroshot.suffix in ('.yml', '.yaml'), alpha == 'auto'
     if use or written or rule != 'weight-space': load_methods(use)
     choose = _rule_of_alpha(auto, unlabelled, keep, control)
@@ -303,7 +303,12 @@ def merge_(
         '--precision out, or change the recipe.')
     else: recipe = read_recipe(zeroshot)
     recipe.images |= dict(suite=suite) if suite else dict(reference=reference) if reference else {}
-    if dry_run: return _say_missing(recipe, device)
+    if dry_run:
+        from wiseft.models.load import load_classifier
+        missing = what_is_missing(recipe, partial(load_classifier, device=chosen_device(device)[0]))
+        for sentence in missing: say(sentence)
+        if missing: raise typer.Exit(1)
+        return say(f'nothing is missing: {", ".join(map(str, recipe.paths))} can be merged')
     for path in recipe.paths:
         if not path.exists(): raise FileNotFoundError(f'There is no {path}. Give classifier folders, or files.')
     if len(set(map(is_classifier, recipe.paths))) > 1: raise ValueError(
@@ -326,13 +331,14 @@ def _recipe(zeroshot, finetuned, alpha, rule, knobs, parts, precision): # `Recip
     from wiseft.weights.recipes import HALVES,Recipe
     if not finetuned: raise typer.BadParameter('Give the fine-tuned models after the start, or a recipe (.yml) alone.')
     # --rule, a merge or a search
-    method, auto, dtypes = find_method(rule), alpha == 'auto', {half: dtype for dtype, half in HALVES.items()}
+    method, auto = find_method(rule), alpha == 'auto'
     if method.kind not in ('merge', 'search'): raise ValueError(
         f'{method.name} is of the kind {method.kind}. --rule is a merge or a search; `wiseft methods` lists them.')
     if method.name == 'weight-space': check_one_other(len(finetuned))
     if auto and len(finetuned) > 1: raise ValueError(
         '--alpha auto chooses between the start and one fine-tuned classifier. '
         f'There are {len(finetuned)}: give a number.')
+    dtypes = {half: dtype for dtype, half in HALVES.items()}
     if precision not in (None, *dtypes): raise ValueError(f'--precision is {precision}. It is {" or ".join(dtypes)}.')
     if alpha is not None and method.knob != 'alpha': raise ValueError(
         f'{method.name} has no alpha. Leave --alpha out.')
@@ -368,16 +374,6 @@ def _rule_of_alpha(auto, unlabelled, keep, control): # as `choose_alpha` takes i
     if unlabelled: return confident(unlabelled)
     return keeps(keep/100, control) if control else 'nearest'
 
-def _say_missing(recipe, device):
-    "What a dry run finds"
-    from wiseft.models.load import load_classifier
-    from wiseft.weights.recipes import what_is_missing
-    device, _ = chosen_device(device)
-    missing = what_is_missing(recipe, partial(load_classifier, device=device))
-    for sentence in missing: say(sentence)
-    if missing: raise typer.Exit(1)
-    say(f'nothing is missing: {", ".join(map(str, recipe.paths))} can be merged')
-
 def _loader_of_images(recipe, auto): # as `suite_loader`
     "Of a rule that looks at validation images"
     what = '--alpha auto' if auto else method_name(recipe.rule)
@@ -405,12 +401,14 @@ def _merge_folders(recipe, output, load, device, force, choose):
         if choose: # α, the other knobs being as they are
             ends = [loaded(recipe.start), loaded(recipe.tuned[0], loaded(recipe.start))]
             check_ends(*ends)
-            way = partial(recipe.rule, **{k: v for k, v in recipe.knobs.items() if k != 'alpha'})
+            others = {k: v for k, v in recipe.knobs.items() if k != 'alpha'}
+            way = partial(recipe.rule, **others)
             recipe.knobs['alpha'] = choose_alpha(*ends, images, choose, way)
         merged = merged_classifier(recipe, output, loaded, images)
         if 'trace.csv' in merged.beside: # a search's steps
-            trace = merged.beside['trace.csv']
-            shares = {c: (100*trace[c].astype(float)).round(1) for c in ('alone', 'before', 'after') if c in trace}
-            if 'p' in trace: shares['p'] = trace.p.map(lambda p: '' if p in (None, '') or p != p else f'{p:.3f}')
-            show_table(trace.assign(**shares).rename(columns={c: f'{c} %' for c in shares if c != 'p'}))
+            trace = merged.beside['trace.csv'].copy()
+            shares = [c for c in ('alone', 'before', 'after') if c in trace]
+            trace[shares] = (100*trace[shares].astype(float)).round(1)
+            if 'p' in trace: trace['p'] = trace.p.map(lambda p: '' if p in (None, '') or p != p else f'{p:.3f}')
+            show_table(trace.rename(columns={c: f'{c} %' for c in shares}))
         merged.save(tmp, precision=HALVES.get(recipe.dtype))
