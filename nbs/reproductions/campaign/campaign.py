@@ -3,6 +3,7 @@
 
     python campaign.py --minutes 100            # as much as fits; what is done is not done again
     python campaign.py --part "vit, harsh"      # this part alone
+    python campaign.py --first                  # of all parts what `forgotten` and `labels` ask for first
     python campaign.py --held                   # the seeds that ../bench has, too: how many answers are the same
 
 Settings are chosen as ../bench chose them: by its own trials, which are read and not trained again, and by those of
@@ -14,8 +15,11 @@ import numpy as np
 import pandas as pd
 from dataclasses import replace
 from pathlib import Path
+from functools import partial
 from time import perf_counter
-from wiseft.bench.run import carry_out, planned
+from wiseft.bench.outcome import Entry
+from wiseft.bench.plan import Contender
+from wiseft.bench.run import Busy, Clock, TimeIsUp, Work, carry_out, planned
 from wiseft.bench.trial import Trial
 from wiseft.methods.car_ft import context_head
 from wiseft.shell.app import load_methods
@@ -58,13 +62,32 @@ def plan_of(name):
     return plan, folder
 
 
-def carried_out(name, **how):
-    "A part, or as much of it as fits; a `Bench`."
+def begun(name):
+    "A part's plan, its folder and where its weights are kept; trials are brought to it."
     plan, folder = plan_of(name)
     carry_out(plan, folder, minutes=1e-9, say=lambda line: None) # writes its plan: a bench begins in an empty folder
     part = PLAN['parts'][name]
     if part.get('trials') == 'of the bench': bring_trials(folder, part['tower'], part['recipe'])
-    return carry_out(plan, folder, answers=True, **how)
+    return plan, folder, BUILD/'campaign'/folder_name(name)
+
+
+def carried_out(name, minutes=None):
+    "A part, or as much of it as fits; a `Bench`."
+    plan, folder, weights = begun(name)
+    return carry_out(plan, folder, weights, minutes, answers=True)
+
+
+def first(name, minutes=None):
+    "Of a part the rows that the first questions ask for, by all seeds: plain fine-tuning, and the plan's `further`."
+    plan, folder, weights = begun(name)
+    work = Work(plan, folder, Clock(partial(print, flush=True), minutes), answers=True, weights=weights)
+    entries = [Entry(row) for row in (Contender(), *plan.controls)]
+    for seed in plan.seeds:
+        for entry in entries:
+            try: work.advance(entry, seed)
+            except Busy as e: print(f'{e}: another process is at it', flush=True)
+            except TimeIsUp as e: return e
+    return f'{sum(len(e.curves) for e in entries)} curves'
 
 
 def held():
@@ -83,6 +106,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--minutes', type=float, help='stop after so many; default: when all is done')
     parser.add_argument('--part', choices=PLAN['parts'])
+    parser.add_argument('--first', action='store_true', help='only what the first questions ask for')
     parser.add_argument('--held', action='store_true', help='train nothing')
     args, began = parser.parse_args(), perf_counter()
     load_methods()
@@ -91,7 +115,7 @@ def main():
         left = args.minutes and args.minutes - (perf_counter()-began)/60
         if left is not None and left <= 0: break
         print(name, flush=True)
-        print(carried_out(name, minutes=left, weights=BUILD/'campaign'/folder_name(name)), flush=True)
+        print((first if args.first else carried_out)(name, left), flush=True)
 
 
 if __name__ == '__main__': main()
