@@ -315,8 +315,9 @@ def extract_features(
     # where the cache has them, or None: transform and weights may not say all that they follow from
     key, tower, folder = in_halves(classifier.transform).key, getattr(classifier, 'visual', classifier), None
     if key and isinstance(tower, nn.Module): # as text: the layers (GELU or QuickGELU), and open_clip's description
-        built, weights = (tower, getattr(getattr(classifier, 'clip', None), 'config', '')), tower.state_dict()
-        folder = entry_folder('features', images, key, *built, state_hash(weights), device_of(classifier).type)
+        config = getattr(getattr(classifier, 'clip', None), 'config', '')
+        weights, device = state_hash(tower.state_dict()), device_of(classifier).type
+        folder = entry_folder('features', images, key, tower, config, weights, device)
     if folder and by_first(lambda: open_entry(folder) is not None): return _kept_features(folder, images)
     def features(x): return classifier.features(x)
     features.device = device_of(classifier)

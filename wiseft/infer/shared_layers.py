@@ -51,7 +51,7 @@ def shared_layers(
     for m in models:
         shapes = tuple((k, t.shape) for k, t in m.state_dict().items())
         architectures.setdefault(shapes, []).append(m)
-    for some in [models for models in architectures.values() if len(models) > 1]:
+    for some in [several for several in architectures.values() if len(several) > 1]:
         first, *rest = [m.state_dict() for m in some]
         def everywhere(k, t): return all(torch.equal(t, s[k].to(t.device)) for s in rest)
         same = {k: everywhere(k, t) for k, t in first.items()}

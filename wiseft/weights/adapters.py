@@ -54,7 +54,7 @@ def read_adapter(
         f'{path} has {first_few(more)}, which is more than thin matrices. Fold it with peft, merge_and_unload(), and '
         'save that.')
     alphas = config.get('alpha_pattern') or {}
-    if not isinstance(alphas, dict): alphas = {'': alphas} # which is no name
+    if not isinstance(alphas, dict): alphas = {'': alphas} # whose name is refused
     numbers, names = [config.get('lora_alpha'), *alphas.values()], all(re.fullmatch(r'[\w.]+', k) for k in alphas)
     if not names or not all(type(n) in (int, float) and abs(n) < 1e9 for n in numbers): raise BadFile(
         f'{path}: lora_alpha is a number, and alpha_pattern names of modules with numbers. Save it again.')
