@@ -69,8 +69,15 @@ def draw_questions(
     looked = [look(members, s, keep=False, most_skipped=1, **kwargs) for s in sets]
     def said(n): return np.concatenate([found[n]['predicted'] for found in looked])
     predicted = np.array([said(n) for n in members])
+    # which pictures can be read, and where do they lie?
+    places = [(s, i) for s in sets for i in range(len(s))]
+    files = [f for s in sets for f in s.files()]
+    if len(set(files)) < len(files): raise ValueError('A picture is given twice. Give each folder or file once.')
     readable = predicted[0] >= 0
-    places, files = _places(sets, readable)
+    if bad := list(compress(files, ~readable)): warn_user(
+        f'{counted(len(bad), "picture")} can\'t be read and are left out: {first_few(bad)}.')
+    if len(bad) == len(files): raise ValueError(f'None of {counted(len(files), "picture")} can be read.')
+    places, files = list(compress(places, readable)), list(compress(files, readable))
     predicted = predicted[:, readable]
     differ = (predicted != predicted[0]).any(0)
     def shuffled(seed): return np.random.default_rng(seed).permutation(len(files))
@@ -81,28 +88,19 @@ def draw_questions(
         f'On all {counted(len(files), "picture")} the answers are the same, so that no label tells these classifiers '
         'apart: they are equally accurate there.')
     # both kinds, evenly mixed; an image of both kinds once
-    turns = pd.concat([pd.Series(np.arange(len(kind))/max(1, len(kind)), kind) for kind in (asked, some)])
+    def in_turn(kind): return pd.Series(np.arange(len(kind))/len(kind), kind)
+    turns = pd.concat(map(in_turn, (asked, some)))
     chosen = turns.groupby(level=0, sort=False).min().sort_values(kind='stable').index.tolist()
     kinds = [np.isin(chosen, kind).tolist() for kind in (asked, some)]
     packed = any(s.members is not None for s in sets)
-    pool = hashlib.sha256(json.dumps([classnames, files]).encode()).hexdigest()[:16]
-    questions = Questions(list(members), list(classnames), [files[i] for i in chosen], predicted[:, chosen].tolist(),
-                          *kinds, int(differ.sum()), len(files), packed, pool)
+    about_pool = json.dumps([classnames, files]).encode()
+    of_pool = int(differ.sum()), len(files), packed, hashlib.sha256(about_pool).hexdigest()[:16]
+    chosen_files, codes = [files[i] for i in chosen], predicted[:, chosen].tolist()
+    questions = Questions(list(members), list(classnames), chosen_files, codes, *kinds, *of_pool)
     def picture(k):
         images, i = places[chosen[k]]
         return images.open(i)
     return questions, picture
-
-# %% ../../nbs/api/infer/14_asking.ipynb #e0c0eb65
-def _places(sets, readable): # ([(`ImageSet`, index)], names)
-    "Where each picture that could be read lies"
-    places = [(s, i) for s in sets for i in range(len(s))]
-    files = [f for s in sets for f in s.files()]
-    if len(set(files)) < len(files): raise ValueError('A picture is given twice. Give each folder or file once.')
-    if bad := list(compress(files, ~readable)): warn_user(
-        f'{counted(len(bad), "picture")} can\'t be read and are left out: {first_few(bad)}.')
-    if len(bad) == len(files): raise ValueError(f'None of {counted(len(files), "picture")} can be read.')
-    return list(compress(places, readable)), list(compress(files, readable))
 
 # %% ../../nbs/api/infer/14_asking.ipynb #7b7512d7
 def write_answers(
@@ -114,7 +112,8 @@ def write_answers(
     most = max(3, *map(len, answers.values()), 0)
     table = io.StringIO()
     rows = csv.writer(table, lineterminator='\n')
-    rows.writerow(['file', 'label', *(f'label_{k}' for k in range(2, most+1))])
+    more = [f'label_{k}' for k in range(2, most+1)]
+    rows.writerow(['file', 'label', *more])
     for f in questions.files:
         labels = answers.get(f, [])
         rows.writerow([f, *labels, *['']*(most - len(labels))])
@@ -150,20 +149,23 @@ def judged(
     answers:dict # of `read_answers`
 ) -> tuple: # differences, and accuracies, a DataFrame each
     "How much better one classifier is than the others on such images, with 95 % intervals"
-    labelled = np.array([f in answers for f in questions.files])
+    files, k = questions.files, len(questions.names)
+    labelled = np.array([f in answers for f in files])
     def is_right(f, code): return questions.classnames[code] in answers.get(f, ()) # no, where there is no label
-    right = np.array([list(map(is_right, questions.files, codes)) for codes in questions.predicted])
+    right = np.array([list(map(is_right, files, codes)) for codes in questions.predicted])
     asked = np.array(questions.asked) & labelled
-    m, k, best, against = int(asked.sum()), len(questions.names), 0, []
+    m, best, against = int(asked.sum()), 0, []
+    right_asked = right[:, asked]
     if m and k == 2:
-        first, second = right[:, asked]
-        wins, losses = (second & ~first).sum(), (first & ~second).sum()
+        first, second = right_asked
+        wins, losses = (second > first).sum(), (first > second).sum()
         exact = asked_difference(int(wins), int(losses), m, questions.disagree, questions.n)
         best, against = 1, [(0, *exact)]
     elif m:
-        estimates = np.stack(simultaneous_differences(right[:, asked].T, questions.disagree, questions.n))
+        estimates = np.stack(simultaneous_differences(right_asked.T, questions.disagree, questions.n))
         best = int(estimates[0, 0].argmax())
-        against = [(i, *estimates[:, i, best]) for i in range(k) if i != best]
+        others = [i for i in range(k) if i != best]
+        against = [(i, *estimates[:, i, best]) for i in others]
     narrower, differences = 1 - np.sqrt(m/(m + 10)), [] # by ten labels more
     for i, d, low, high in against:
         pair = dict(a=questions.names[i], b=questions.names[best], labels=m)

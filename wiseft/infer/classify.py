@@ -25,6 +25,7 @@ def picture_files(
     places, # files, folders, tables of files
 ) -> list: # of paths: files as they are, of folders all pictures below them, in order of their names
     "The pictures that are meant"
+    def is_picture(p): return p.suffix.lower() in SUFFIXES and not p.name.startswith('.')
     paths = []
     for place in map(local_copy, places):
         if not place.exists(): raise FileNotFoundError(f'There is no picture or folder {place}.')
@@ -32,7 +33,7 @@ def picture_files(
         if place.suffix.lower() in ('.csv', '.tsv'):
             found = [place.parent/f for f in read_image_table(place, 'file').file]
         elif place.is_dir():
-            found = sorted(p for p in place.rglob('*') if p.suffix.lower() in SUFFIXES and not p.name.startswith('.'))
+            found = sorted(filter(is_picture, place.rglob('*')))
             if not found: raise FileNotFoundError(
                 f"The folder {place} holds no pictures: no file in it ends in one of {', '.join(SUFFIXES)}.")
         paths += found
@@ -86,5 +87,6 @@ def classify(
         empty = [None]*2*top
         said |= {i: [*empty, problem] for i, problem in unreadable}
         for i, path in enumerate(pictures.paths): rows.append([str(path), *said[i]])
-    columns = ['class', 'probability', *(f'{what}_{k}' for k in range(2, top+1) for what in ('class', 'probability'))]
-    return pd.DataFrame(rows, columns=['file', *columns, 'problem'])
+    both = 'class', 'probability'
+    more = [f'{what}_{k}' for k in range(2, top+1) for what in both]
+    return pd.DataFrame(rows, columns=['file', *both, *more, 'problem'])

@@ -81,8 +81,7 @@ def members(
         m.control = m.control and controlled(m.features, head_of)
     out = {_key(m): m for m in ends}
     @cache
-    def weight_space(rule):
-        return _weight_space(zeroshot, finetuned, inner, rule, precision, copies, images, head_of)
+    def weight_space(rule): return _weight_space(zeroshot, finetuned, inner, rule, precision, copies, images, head_of)
     for way in by:
         kind, f = _between(way)
         if kind == 'merge' and parts: f = partial(f, parts=parts)
@@ -175,8 +174,8 @@ def _mixed(mix, ends, alphas, weight_space):
         modules = ends[0].modules + ends[1].modules
         return dict(function=of_batch(ends, **alpha), modules=modules, gives=gives, control=control)
     if 'alpha' not in asks: return {np.nan: of()}
-    # there are no probabilities outside 0…1
-    return {a: of(alpha=a) for a in alphas if gives == 'logits' or 0 <= a <= 1}
+    if gives != 'logits': alphas = [a for a in alphas if 0 <= a <= 1] # beyond there are no probabilities
+    return {a: of(alpha=a) for a in alphas}
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #7985de6f
 def _picked(of_batch, ends, between): # dict of a member's function, modules and control
@@ -193,11 +192,13 @@ def _picked(of_batch, ends, between): # dict of a member's function, modules and
             logits = torch.stack([functions[i](x) for i in used.tolist()])
             return logits[place, torch.arange(len(x), device=place.device)]
         return of
-    def on(images): return nearest([m.on(images) for m in ends], [parts['control'](images) for parts in inner])
+    def on(images):
+        controls = [parts['control'](images) for parts in inner]
+        return nearest([m.on(images) for m in ends], controls)
     modules = [*ends[0].modules, *ends[1].modules]
     for parts in inner: modules += parts['modules']
-    return dict(function=nearest(ends, [parts['function'] for parts in inner]), modules=tuple(dict.fromkeys(modules)),
-                control=Remembered(on))
+    function = nearest(ends, [parts['function'] for parts in inner])
+    return dict(function=function, modules=tuple(dict.fromkeys(modules)), control=Remembered(on))
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #abe4e308
 def sweep(
@@ -242,7 +243,8 @@ def output_ensemble(
     parts = [member(c, n) for n, c in classifiers.items()]
     for m in parts[1:]: check_classes(m, parts[0], m.name)
     def together(parts, x):
-        outputs = [m(x) if average == 'logits' else m(x).softmax(-1) for m in parts]
+        outputs = [m(x) for m in parts]
+        if average == 'probabilities': outputs = [z.softmax(-1) for z in outputs]
         return sum(outputs)/len(outputs)
     def on(images): return partial(together, [m.on(images) for m in parts])
     who = parts[0].identity | dict(classifier=' + '.join(classifiers), tuning='', method=average, alpha=np.nan)
@@ -274,7 +276,8 @@ def alpha_curves(
     for name, c in ends.items(): check_classes(c, suite, f'the {name} classifier')
     for d, images in suite.datasets(split).items():
         out, kept, _ = run_all(ends, images, transform, **kwargs)
-        u, v = (z if method == 'logits' else z.softmax(-1) for z in out.values())
+        u, v = out.values()
+        if method == 'probabilities': u, v = u.softmax(-1), v.softmax(-1)
         find = partial(projected_intervals, projection=images.projection) if images.projection else alpha_intervals
         curves[d] = AlphaCurve(*find(u, v, images.labels[kept]))
     return curves
@@ -310,7 +313,8 @@ def alpha_by_rule(
     if rule == 'nearest' and n < SMALL_SET and {.5, 1.} <= set(accuracies.index):
         if accuracies[1.] > accuracies[.5] + standard_error(accuracies, n): errors = 0
     good = accuracies.index[nearly_best(accuracies, n, errors)].to_numpy(float)
-    return float(good[abs(good-.5).argmin()] if rule == 'nearest' else good.min())
+    if rule == 'nearest': return float(good[abs(good-.5).argmin()])
+    return float(good.min())
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #0ef47f54
 class ChosenAlpha(float):

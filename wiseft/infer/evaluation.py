@@ -43,21 +43,23 @@ def _image_sets(suite, split, members): # `Suite` or `ImageSet`, dict name -> `I
 
 def _able(members, suite, datasets):
     "For each set the members that have its classes, or the suite's; ValueError for one that has neither anywhere"
-    out = {}
+    out, fitting = {d: {} for d in datasets}, set()
     for d, images in datasets.items():
-        fitting = list(suite.classnames), list(images.classnames)
-        if images.role == 'control': out[d] = {n: m.on(images) for n, m in members.items()}
-        else: out[d] = {n: m for n, m in members.items() if m.classnames in fitting}
-    own = [out[d] for d, images in datasets.items() if images.role != 'control']
+        classes = list(suite.classnames), list(images.classnames)
+        for n, m in members.items():
+            if images.role == 'control': out[d][n] = m.on(images)
+            elif m.classnames in classes:
+                out[d][n] = m
+                fitting.add(n)
     for n, m in members.items():
-        if not any(n in some for some in own): check_classes(m, suite, m.name)
+        if n not in fitting: check_classes(m, suite, m.name)
     return out
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #90e7e593
 def _look(members, images, transform, metrics, **kwargs): # name -> dict column -> (n,) array
     "What each member made of each image of a set; NaN (predicted: -1) where an image is unreadable"
     labels = {m.device: torch.as_tensor(images.labels).to(m.device) for m in members.values()}
-    starts = _starts(members)
+    starts = _of_methods(members, STARTS)
     first = starts[0] if len(starts) == 1 else None # that fine-tuning began with, where there is one such
     def outputs_of(m, x):
         own = replace(images, projection=None) if m.classnames == images.classnames else images
@@ -73,8 +75,9 @@ def _look(members, images, transform, metrics, **kwargs): # name -> dict column 
         for n, m in members.items():
             outputs = start if n == first else outputs_of(m, x)
             outcome = Outcome(outputs, labels[m.device][some], m.gives, start)
-            columns = {k.kept_as: torch.as_tensor(k.per_image(outcome)) for k in metrics if k.per_image}
-            made[n] = dict(predicted=outcome.predicted.to(torch.int32), broken=outputs.isnan().any(1), **columns)
+            made[n] = dict(predicted=outcome.predicted.to(torch.int32), broken=outputs.isnan().any(1))
+            for k in metrics:
+                if k.per_image: made[n][k.kept_as] = torch.as_tensor(k.per_image(outcome))
         return idx, made
     parts = each_batch(of_batch, members.values(), images, transform, [], **kwargs)
     idx, made = _joined(of_all(_joined(list(parts))))
@@ -87,7 +90,9 @@ def _look(members, images, transform, metrics, **kwargs): # name -> dict column 
             out[n].setdefault(k, unknown)[idx] = v
     return out
 
-def _starts(members): return [n for n, m in members.items() if m.identity['method'] in STARTS]
+def _of_methods(members, methods): return [n for n, m in members.items() if m.identity['method'] in methods]
+
+def _modules(members): return list(dict.fromkeys(o for m in members.values() for o in m.modules))
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #7ac94bf4
 def _joined(parts): # indices, name -> dict column -> (n,) tensor on the CPU
@@ -107,7 +112,7 @@ def look(
     **kwargs    # of `each_batch`
 ): # name -> dict column -> (n, …) array
     "What each member made of each image of a set, `predicted` first; NaN, or class -1, where an image is unreadable"
-    modules = list(dict.fromkeys(o for m in members.values() for o in m.modules))
+    modules = _modules(members)
     with ready(modules) as threads, shared_layers(modules):
         return _look(members, images, common_transform(members), metrics, threads=threads, **kwargs)
 
@@ -129,7 +134,7 @@ def check_known(
     images:ImageSet # control set
 ):
     "ValueError that names a control set on which a start is no better than guessing"
-    for name in _starts(members):
+    for name in _of_methods(members, STARTS):
         share, low, high, chance = guesses(looked[name]['predicted'], images.labels)
         if low <= chance: raise ValueError(
             f'{images.name!r} is no control set: {members[name].name} is right on {share:.1%} of it (95 % interval '
@@ -156,12 +161,13 @@ def _agreement(able, seen, datasets, transform): # str, or None where all are as
     n_images = sum(map(len, datasets.values()))
     sample = max(16, min(256, n_images//40)) # more would take a good part of the time that bfloat16 saves
     some = np.unique(np.linspace(0, len(images)-1, sample).astype(int))
-    with ready([o for m in exact.values() for o in m.modules]) as threads:
+    with ready(_modules(exact)) as threads:
         looked = _look(exact, images.subset(some), transform, (), threads=threads, progress=False)
     same = []
     for k, columns in looked.items(): # of the images that it was shown, if it wasn't shown all
-        a, b = columns['predicted'], seen[k][first]['predicted'][some]
-        passed = seen[k][first].get('passed', np.ones(len(images)))
+        usual = seen[k][first]
+        a, b = columns['predicted'], usual['predicted'][some]
+        passed = usual.get('passed', np.ones(len(images)))
         shown = passed[some] > 0
         same += list((a == b)[(a >= 0) & shown])
     fitting = fitting_precision('bf16', next(iter(exact.values())).device)
@@ -189,7 +195,7 @@ def _right(predicted, labels): return np.where(predicted < 0, np.nan, predicted 
 
 def _look_at_some(look_at, members, images, sample, with_start):
     "As `look_at`, where members between the ends see a part of the images"
-    ends = [n for n, m in members.items() if m.identity['method'] in (*STARTS, 'fine-tuned')]
+    ends = _of_methods(members, (*STARTS, 'fine-tuned'))
     if len(ends) != 2: raise ValueError(
         f'sample is for what lies between two ends, a zero-shot and a fine-tuned one, and there are {len(ends)}.')
     known = {o for n in ends for o in members[n].modules}
@@ -230,7 +236,7 @@ def evaluate(
     apart = {d: images for d, images in datasets.items() if images.role == 'control'} # first, as they may be refused
     transform, able = common_transform(members), _able(members, suite, datasets)
     looked_at = metrics + chosen_metrics(keep_predictions if isinstance(keep_predictions, (list, tuple)) else ())
-    modules = list(dict.fromkeys(o for m in members.values() for o in m.modules))
+    modules = _modules(members)
     if sample and not 0 < sample <= 1: raise ValueError(
         f'sample is {sample!r}: expected a share of the images, as .1 for a tenth.')
     if sample and (whole := [m.name for m in metrics if m.of_set]):
@@ -256,33 +262,31 @@ def evaluate(
     return by_first(lambda: _tabulate(who, seen, datasets, split, keep_predictions, metrics, there))
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #c35bcdb5
-def _exchanged(seen, datasets):
-    "Sentences about classes that most members take for each other"
+def _tabulate(who, seen, datasets, split, keep_predictions, metrics, there): # as `evaluate`
+    for said in copies(datasets): warn_user(said)
+    rows, classes = image_rows(datasets, split), all_classes(datasets)
+    small = np.int16 if len(classes) < 2**15 else np.int32
+    positions, unseen, tables, kept = {}, {}, [], []
     for d, images in datasets.items():
+        # where a class of the set stands among all; -2 (not shown) and -1 (unreadable) are found from the end
+        positions[d] = [*class_positions(images, classes), -2, -1]
+        unseen[d] = dict(predicted=np.full(len(images), -2))
+        # do most members take some classes for each other?
         looked = [c[d]['predicted'] for c in seen.values() if d in c]
         rings = Counter(ring for predicted in looked for ring in exchanged_classes(images.labels, predicted))
         for ring, n in rings.items():
             names = first_few([images.classnames[k] for k in ring])
-            if n > len(looked)/2: yield (
+            if n > len(looked)/2: warn_user(
                 f'{d}: hardly an image of {names} is right, and most are taken for the next of these classes. Were '
                 'their folders, or their names, exchanged?')
-
-def _tabulate(who, seen, datasets, split, keep_predictions, metrics, there): # as `evaluate`
-    rows, classes, tables, kept = image_rows(datasets, split), all_classes(datasets), [], []
-    for said in [*copies(datasets), *_exchanged(seen, datasets)]: warn_user(said)
-    small = np.int16 if len(classes) < 2**15 else np.int32
-    # where a class of each set stands among all; -2 (not shown) and -1 (unreadable) are found from the end
-    positions = {d: [*class_positions(images, classes), -2, -1] for d, images in datasets.items()}
-    unseen = {d: dict(predicted=np.full(len(images), -2)) for d, images in datasets.items()}
     unknown = [np.full(len(images), np.nan) for images in datasets.values()]
     for n, looked in seen.items():
         # one member's columns, set after set
-        made = unseen | looked
-        codes = np.concatenate([np.take(positions[d], c['predicted']) for d, c in made.items()])
-        columns = {}
+        made, codes, columns = unseen | looked, [], {}
+        for d, c in made.items(): codes.append(np.take(positions[d], c['predicted']))
         for k in dict.fromkeys(k for c in looked.values() for k in c if k != 'predicted'):
             columns[k] = np.concatenate([c.get(k, nan) for c, nan in zip(made.values(), unknown)])
-        kept.append((who[n], codes.astype(small), columns))
+        kept.append((who[n], np.concatenate(codes).astype(small), columns))
         table = score(prediction_rows(rows, *kept[-1]), metrics)
         # a mean over some of the shifts has another meaning
         if len(looked) < len(datasets): table = table[table.dataset != MEAN]

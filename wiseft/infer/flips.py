@@ -60,7 +60,8 @@ def changed_confusions(
     if 'weight-space' not in frames: return pd.DataFrame()
     pairs = {}
     for m, f in frames.items():
-        wrong = f[(f.role == 'shift') & f.correct.eq(False)].astype(dict(label=str, predicted=str))
+        mistakes = f[(f.role == 'shift') & f.correct.eq(False)]
+        wrong = mistakes[['label', 'predicted']].astype(str)
         pairs[m] = wrong.groupby(['label', 'predicted']).size()
     counts = pd.DataFrame(pairs).fillna(0).astype(int)
     counts.index.names = ['label', 'taken_for']

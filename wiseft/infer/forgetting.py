@@ -46,9 +46,7 @@ def forgetting(
     columns = [*IDENTITY, 'dataset', 'n', 'start', 'value', 'change', 'low', 'high', 'fell', 'n_sets']
     return pd.concat(parts, ignore_index=True)[columns]
 
-def _picks(identity):
-    "What picks a classifier, as `compare` takes it"
-    return {k: v for k, v in identity.items() if not pd.isna(v)}
+def _picks(identity): return {k: v for k, v in identity.items() if not pd.isna(v)} # as `compare` takes it
 
 # %% ../../nbs/api/infer/12_forgetting.ipynb #81e5ca40
 def say_forgetting(
@@ -57,8 +55,9 @@ def say_forgetting(
     "What became of control sets, in a sentence"
     several = lost.n_sets.max() > 1
     rows = lost[(lost.dataset == CONTROL_MEAN) == several]
-    n = counted(int(rows.n.iloc[0]), 'image')
-    where = f'{rows.n_sets.iloc[0]} control sets on average' if several else f'control set {rows.dataset.iloc[0]}'
+    first = rows.iloc[0]
+    n = counted(int(first.n), 'image')
+    where = f'{first.n_sets} control sets on average' if several else f'control set {first.dataset}'
     changes = []
     for r in rows.itertuples():
         at_one = np.isnan(r.alpha) or r.alpha == 1

@@ -12,6 +12,7 @@ import ctypes, math, numpy as np, sys, torch
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from fastcore.basics import chunked
 from functools import partial
 from itertools import chain
 from PIL import Image
@@ -74,8 +75,7 @@ def pixel_batches(
     if keep: decode_for_all(source, workers, progress)
     if source.kept_share > .9: workers = 0
     elif workers is None: workers = decoding_workers(images)
-    all_ = range(len(images))
-    spans = [list(all_[i:i+batch_size]) for i in all_[::batch_size]]
+    spans = list(chunked(range(len(images)), batch_size))
     if shared: spans = spans[rank()::n_processes()]
     waiting = Waiting(Feeder(partial(_read, source), spans, device, workers))
     def words(): return f'{images.name}, waiting for images {waiting.share:.0%} of the time'
@@ -175,22 +175,18 @@ def each_batch(
         return {d: x.to(d, memory_format=form) for d in devices}
     if threads: threads.begin(kwargs.get('progress', True))
     for idx, x in pixel_batches(images, transform, skipped, most, device=devices[0], shared=True, **kwargs):
-        def of_part(part): return work(idx[part], on_devices(transform.normalise(x[part])))
-        with threads.step() if threads else nullcontext(): made, most = _in_parts(of_part, len(idx), most)
+        made, done = [], 0
+        with threads.step() if threads else nullcontext():
+            while done < len(idx): # in parts of at most so many images, which are halved where memory is short
+                part = slice(done, done+most)
+                try: made.append(work(idx[part], on_devices(transform.normalise(x[part]))))
+                except RuntimeError as e:
+                    most = min(most, len(idx))//2
+                    if not (most and is_out_of_memory(e)): raise
+                else: done += most
         yield from made
     skipped[:] = sorted(chain.from_iterable(of_all(skipped)))
     check_skipped(images, [reason for _, reason in skipped], kwargs.get('most_skipped', MAX_SKIPPED))
-
-def _in_parts(work, n, most): # list of what is made, images that have room
-    "A batch in parts of at most so many images, which are halved where memory is short"
-    made, done = [], 0
-    while done < n:
-        try: made.append(work(slice(done, done+most)))
-        except RuntimeError as e:
-            most = min(most, n)//2
-            if not (most and is_out_of_memory(e)): raise
-        else: done += most
-    return made, most
 
 # %% ../../nbs/api/infer/01_inference.ipynb #516689d9
 def run_all(
@@ -205,7 +201,8 @@ def run_all(
     skipped = []
     def of_batch(idx, x):
         made = {name: f(x[device_of(f)]) for name, f in functions.items()}
-        return idx, {name: (t.float() if t.is_floating_point() else t).cpu() for name, t in made.items()}
+        def fetched(t): return (t.float() if t.is_floating_point() else t).cpu()
+        return idx, {name: fetched(t) for name, t in made.items()}
     with ready(functions.values()) as threads:
         seen = [*each_batch(of_batch, functions.values(), images, transform, skipped, batch_size, threads, **kwargs)]
     told = gather(seen)
@@ -268,8 +265,7 @@ def check_nan(
         'with a lower learning rate.')
 
 # %% ../../nbs/api/infer/01_inference.ipynb #c4db777c
-def _about_images(images, kept, skipped): # labels, images, (path, reason) of the skipped
-    "Labels and images of the indices kept, and paths of the skipped"
+def _about_images(images, kept, skipped): # labels and images of the indices kept, (path, reason) of the skipped
     unread = [(images.paths[i], why) for i, why in skipped]
     return torch.as_tensor(images.labels[kept]), images.subset(kept), unread
 
@@ -316,13 +312,18 @@ def extract_features(
     progress:bool=True # show a progress bar
 ) -> Features:
     "Features of all images, in order"
-    folder = _features_folder(classifier, images)
+    # where the cache has them, or None: transform and weights may not say all that they follow from
+    key, tower, folder = in_halves(classifier.transform).key, getattr(classifier, 'visual', classifier), None
+    if key and isinstance(tower, nn.Module): # as text: the layers (GELU or QuickGELU), and open_clip's description
+        config = getattr(getattr(classifier, 'clip', None), 'config', '')
+        weights, device = state_hash(tower.state_dict()), device_of(classifier).type
+        folder = entry_folder('features', images, key, tower, config, weights, device)
     if folder and by_first(lambda: open_entry(folder) is not None): return _kept_features(folder, images)
     def features(x): return classifier.features(x)
     features.device = device_of(classifier)
     with eval_mode(classifier):
-        made = run_all(dict(features=features), images, classifier.transform, batch_size=batch_size,
-                       gather=to_first, workers=workers, progress=progress)
+        made = run_all(dict(features=features), images, classifier.transform, batch_size, to_first, workers=workers,
+                       progress=progress)
     def keep(): return folder and not made[2] and write_entry(folder, made[0]['features'].numpy(), name=images.name)
     found_by_all = by_first(lambda: bool(keep())) and all(of_all(open_entry(folder) is not None))
     if not found_by_all: made = by_first(lambda: made)
@@ -336,10 +337,4 @@ def _kept_features(folder, images):
     features = torch.from_numpy(entry.data.reshape(len(entry), -1).copy())
     return Features(features, torch.as_tensor(images.labels), images)
 
-def _features_folder(classifier, images):
-    "Where the cache has the features; None if transform and weights don't say all that they follow from"
-    key, tower = in_halves(classifier.transform).key, getattr(classifier, 'visual', classifier)
-    if not (key and isinstance(tower, nn.Module)): return None
-    # as text: the layers (GELU or QuickGELU), and open_clip's description
-    built = tower, getattr(getattr(classifier, 'clip', None), 'config', '')
-    return entry_folder('features', images, key, *built, state_hash(tower.state_dict()), device_of(classifier).type)
+

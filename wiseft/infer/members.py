@@ -42,9 +42,10 @@ def identity_of(
     "The columns that say whose number it is"
     if method is None: method, alpha = method_of(classifier), getattr(classifier, 'alpha', None)
     precision = getattr(getattr(classifier, 'clip', None), 'precision', 'fp32')
-    return dict(classifier=name, tuning='' if alpha == 0 else getattr(classifier, 'tuning', ''), method=method,
-                alpha=np.nan if alpha is None else float(alpha), precision=precision,
-                seed=pd.NA if seed is None else seed)
+    tuning = '' if alpha == 0 else getattr(classifier, 'tuning', '')
+    alpha = np.nan if alpha is None else float(alpha)
+    seed = pd.NA if seed is None else seed
+    return dict(classifier=name, tuning=tuning, method=method, alpha=alpha, precision=precision, seed=seed)
 
 # %% ../../nbs/api/infer/02_members.ipynb #7c3faec1
 class Remembered:
@@ -107,7 +108,8 @@ class Member:
         "For messages"
         who = self.identity
         at = '' if np.isnan(who['alpha']) else f" at alpha = {who['alpha']:g}"
-        return f"{who['classifier']} ({' '.join(filter(None, [who['tuning'], who['method']]))}{at})"
+        kind = ' '.join(filter(None, [who['tuning'], who['method']]))
+        return f"{who['classifier']} ({kind}{at})"
     def __repr__(self): return f'Member {self.name}: {len(self.classnames)} classes'
 
 def _no_words(images, name): return (
@@ -147,6 +149,8 @@ def member(
     function = at_precision(classifier, precision)
     modules = (function,) if isinstance(function, nn.Module) else ()
     features = Remembered(function.features) if hasattr(function, 'features') else None
-    return Member(function, identity_of(classifier, name, seed, method, alpha), list(classifier.classnames),
-                  classifier.transform, modules, exact=None if function is classifier else lambda: classifier,
-                  features=features, control=features and controlled(features, partial(own_head, classifier)))
+    exact = None if function is classifier else lambda: classifier
+    control = features and controlled(features, partial(own_head, classifier))
+    who, classnames = identity_of(classifier, name, seed, method, alpha), list(classifier.classnames)
+    return Member(function, who, classnames, classifier.transform, modules, exact=exact, features=features,
+                  control=control)

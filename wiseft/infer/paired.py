@@ -44,19 +44,20 @@ OVER = {False: ('unit', 'images'), True: ('group', 'families'), 'label': ('label
 def _difference(name, sets, groups):
     "b − a of one set or the mean of several, with its interval"
     column, over = OVER[groups]
-    a = {d: of_a.correct.to_numpy() for d, (of_a, _) in sets.items()}
-    b = {d: of_b.correct.to_numpy() for d, (_, of_b) in sets.items()}
-    units, few = {d: list(of_a[column]) for d, (of_a, _) in sets.items()}, []
-    for d, (of_a, _) in sets.items() if groups else ():
+    a, b, units, few = {}, {}, {}, []
+    for d, (of_a, of_b) in sets.items():
+        a[d] = of_a.correct.to_numpy()
+        b[d] = of_b.correct.to_numpy()
+        units[d] = list(of_a[column])
         k = of_a[column].nunique()
-        if k < MIN_GROUPS: few.append(f'{d} has {k or "no"} {over}, fewer than {MIN_GROUPS}')
+        if groups and k < MIN_GROUPS: few.append(f'{d} has {k or "no"} {over}, fewer than {MIN_GROUPS}')
     difference, low, high = paired_bootstrap(a, b, None if few else units)
     if few: low = high = np.nan
     def mean(values): return np.mean([v.mean() for v in values.values()])
     whole = pd.concat([of_a for of_a, _ in sets.values()]) # whose role all of them have
-    return dict(dataset=name, role=whole.role.iloc[0], n=len(whole), value_a=mean(a), value_b=mean(b),
-                difference=difference, low=low, high=high, over=over, n_units=whole[column].nunique(),
-                why='; '.join(few))
+    about = dict(dataset=name, role=whole.role.iloc[0], n=len(whole))
+    values = dict(value_a=mean(a), value_b=mean(b), difference=difference, low=low, high=high)
+    return about | values | dict(over=over, n_units=whole[column].nunique(), why='; '.join(few))
 
 # %% ../../nbs/api/infer/07_paired.ipynb #0113846b
 def compare(
@@ -73,9 +74,9 @@ def compare(
         alone = pa.index.symmetric_difference(pb.index)
         raise ValueError(
             f'{len(alone)} images were seen by only one of the two, first {alone[0]}. Compare on the same images.')
-    # each set
     both = pd.concat([pa, pb])
-    single = both.n_seeds.max() == 1 and both.correct.isin((0, 1)).all() # no shares, no estimates
+    n_seeds = both.n_seeds.max()
+    single = n_seeds == 1 and both.correct.isin((0, 1)).all() # no shares, no estimates
     by_set = pa.groupby('dataset', sort=False, observed=True)
     sets = {d: (of_a, pb.loc[of_a.index]) for d, of_a in by_set}
     rows = []
@@ -87,13 +88,14 @@ def compare(
     column, over = OVER[groups]
     role_of = by_set.role.first()
     shifts = [d for d in sets if role_of[d] == 'shift']
-    enough = [d for d in shifts if groups and sets[d][0][column].nunique() >= MIN_GROUPS]
+    n_units = by_set[column].nunique()
+    enough = [d for d in shifts if groups and n_units[d] >= MIN_GROUPS]
     of_enough = f'mean over {len(enough)} shifts with {MIN_GROUPS} or more {over}'
     means = {MEAN: shifts, of_enough: enough, CONTROL_MEAN: [d for d in sets if role_of[d] == 'control']}
     if len(enough) == len(shifts): del means[of_enough]
     for name, some in means.items():
         if some: rows.append(_difference(name, {d: sets[d] for d in some}, groups))
-    out = pd.DataFrame(rows).assign(a=_label(a), b=_label(b), n_seeds=both.n_seeds.max())
+    out = pd.DataFrame(rows).assign(a=_label(a), b=_label(b), n_seeds=n_seeds)
     return out.assign(p_holm=holm(out.p))
 
 def _label(d): return ', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in d.values())

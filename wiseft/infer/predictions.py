@@ -45,6 +45,8 @@ def write_predictions(
     return Path(path)
 
 # %% ../../nbs/api/infer/08_predictions.ipynb #d32072d2
+_of_images = ['dataset', 'split', 'role', 'file', 'group', 'unit', 'label', 'data_fingerprint', 'n_missing']
+
 def read_predictions(
     path:str|Path, # file of `write_predictions`
 ) -> KeptPredictions:
@@ -53,38 +55,37 @@ def read_predictions(
     try:
         check_columns(path, opened=gzip.open if path.suffix == '.gz' else open)
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        headings = [c for c in table if c.startswith('{')]
-        return _kept(table.drop(columns=headings), {h: json.loads(h) for h in headings}, table)
+        about = {h: json.loads(h) for h in table if h.startswith('{')}
+        if not about: raise ValueError('No column has a classifier for its heading.')
+        # the images as they were
+        images = table.drop(columns=list(about))
+        check_roles(images)
+        if missing := {*_of_images} - {*images}: raise ValueError(f'There is no column {first_few(sorted(missing))}.')
+        mine = {h: who for h, who in about.items() if 'column' not in who}
+        names = pd.concat([images.label, *map(table.get, mine)]).unique()
+        classes = [c for c in names if c]
+        kinds = dict(dataset=images.dataset.unique(), label=classes, role=ROLES)
+        for k, values in kinds.items(): images[k] = pd.Categorical(images[k], values)
+        images['group'] = images.group.where(images.group != '', pd.NA)
+        images['n_missing'] = images.n_missing.astype(int)
+        members = []
+        for h, who in mine.items():
+            # a code of -1: unreadable; -2 in a set where nothing was predicted: it was not shown
+            codes = pd.Index(classes).get_indexer(table[h]).astype(np.int32)
+            shown = pd.Series(codes >= 0).groupby(images.dataset.to_numpy()).transform('any')
+            numbers = {}
+            for other, a in about.items():
+                its_own = a == who | dict(column=a.get('column'))
+                if its_own: numbers[a['column']] = pd.to_numeric(table[other]).to_numpy(float)
+            unknown = dict.fromkeys(WHO) | dict(tuning='', alpha=np.nan, seed=pd.NA)
+            identity = {k: (unknown | who)[k] for k in WHO}
+            members.append((identity, np.where(shown, codes, -2), numbers))
+        return KeptPredictions(images, members)
     except Exception as e: # of gzip, of pandas, of what isn't there
         why = (str(e) or type(e).__name__).rstrip('.')
         raise BadFile(
             f'{path} holds no predictions: {why}. It is written by `wiseft evaluate` and `wiseft sweep` beside their '
             'tables.') from None
-
-_of_images = ['dataset', 'split', 'role', 'file', 'group', 'unit', 'label', 'data_fingerprint', 'n_missing']
-
-def _kept(images, about, table):
-    "Images and members as they were"
-    if not about: raise ValueError('No column has a classifier for its heading.')
-    check_roles(images)
-    if missing := {*_of_images} - {*images}: raise ValueError(f'There is no column {first_few(sorted(missing))}.')
-    mine = {h: who for h, who in about.items() if 'column' not in who}
-    names = pd.concat([images.label, *(table[h] for h in mine)]).unique()
-    classes = [c for c in names if c]
-    images = images.assign(dataset=pd.Categorical(images.dataset, images.dataset.unique()),
-                           label=pd.Categorical(images.label, classes), role=pd.Categorical(images.role, ROLES),
-                           group=images.group.where(images.group != '', pd.NA), n_missing=images.n_missing.astype(int))
-    members = []
-    for h, who in mine.items():
-        # a code of -1: unreadable; -2 in a set where nothing was predicted: it was not shown
-        codes = pd.Index(classes).get_indexer(table[h]).astype(np.int32)
-        shown = pd.Series(codes >= 0).groupby(images.dataset.to_numpy()).transform('any')
-        columns = {a['column']: h for h, a in about.items() if a == who | dict(column=a.get('column'))}
-        numbers = {column: pd.to_numeric(table[h]).to_numpy(float) for column, h in columns.items()}
-        unknown = dict.fromkeys(WHO) | dict(tuning='', alpha=np.nan, seed=pd.NA)
-        identity = {k: (unknown | who)[k] for k in WHO}
-        members.append((identity, np.where(shown, codes, -2), numbers))
-    return KeptPredictions(images, members)
 
 # %% ../../nbs/api/infer/08_predictions.ipynb #34442595
 def find_ends(

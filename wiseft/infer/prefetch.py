@@ -20,12 +20,7 @@ class _Reads(Dataset):
     def __init__(self, read): self.read = read
     def __getitem__(self, idxs): return self.read(idxs)
 
-def _reader(read, batches, workers):
-    "What is read for each list of indices, in order"
-    if not workers: return map(read, batches)
-    drawn = torch.Generator() # else the loader draws from the global one
-    return iter(
-        DataLoader(_Reads(read), None, sampler=batches, num_workers=workers, collate_fn=noop, generator=drawn))
+
 
 # %% ../../nbs/api/infer/00_prefetch.ipynb #840201fc
 AHEAD, _END = 2, object() # batches read ahead; after the last one
@@ -38,13 +33,18 @@ class Feeder:
         device:torch.device,
         workers:int=0 # processes that read; 0: a thread does
     ):
-        self.read, self.batches, self.device, self.workers = read, batches, torch.device(device), workers
+        self.read, self.batches, self.workers = read, batches, workers
+        self.device = torch.device(device)
         self.stream = torch.cuda.Stream(self.device) if self.device.type == 'cuda' else None
 
     def __len__(self): return len(self.batches)
 
     def __iter__(self):
-        reading = _reader(self.read, self.batches, self.workers) # processes start here, in the main thread
+        reading = map(self.read, self.batches)
+        if self.workers: # processes start here, in the main thread
+            drawn = torch.Generator() # else the loader draws from the global one
+            reading = iter(DataLoader(_Reads(self.read), None, sampler=self.batches, num_workers=self.workers,
+                                      collate_fn=noop, generator=drawn))
         with ThreadPoolExecutor(1, initializer=self.begin) as thread:
             coming = deque(thread.submit(self.fetch, reading) for _ in range(AHEAD))
             while (batch := coming.popleft().result()) is not _END:

@@ -109,8 +109,9 @@ def _say_lost(lost, alpha, most, n):
     said = (f'On control sets ({n:,} images) accuracy at α = {alpha:g} changes by {-100*lost.loss:+.1f} points (95 % '
             f'interval {-100*lost.high:+.1f} to {-100*lost.low:+.1f}), where {100*most:g} may be lost.')
     if lost.high <= most: return said
-    if most - lost.loss < 1e-4: return f'{said} It loses as much as it may, which no number of images settles.'
-    needed = n*((lost.high - lost.loss)/(most - lost.loss))**2
+    margin = most - lost.loss
+    if margin < 1e-4: return f'{said} It loses as much as it may, which no number of images settles.'
+    needed = n*((lost.high - lost.loss)/margin)**2
     step = 10**max(0, int(np.log10(needed)) - 1) # two digits
     needed = int(np.ceil(needed/step)*step)
     return f'{said} That it loses no more would take some {needed:,} control images to be sure of.'

@@ -18,8 +18,9 @@ def join_runs(
     "Runs from one zero-shot classifier, or another start, as one table, of the first metric"
     parts = [first_metric(t).assign(run=name) for name, t in tables.items()]
     joined = pd.concat(parts, ignore_index=True)
-    joined['tuning'] = joined.tuning.where(joined.method.isin(STARTS), joined.pop('run'))
-    starts = joined[joined.method.isin(STARTS)].drop_duplicates(['method', 'dataset', 'value', 'n'])
+    is_start = joined.method.isin(STARTS)
+    joined['tuning'] = joined.tuning.where(is_start, joined.pop('run'))
+    starts = joined[is_start].drop_duplicates(['method', 'dataset', 'value', 'n'])
     if len(other := starts[starts.duplicated('dataset')]):
         of_set = starts[starts.dataset == other.dataset.iloc[0]]
         values = ' and '.join(f'{v:.1%}' for v in of_set.value)
@@ -27,7 +28,7 @@ def join_runs(
             f'The runs {", ".join(tables)} have other starts, or were tested on other images: on '
             f'{of_set.dataset.iloc[0]} {of_set.method.iloc[0]} accuracy is {values}. Compare runs of one start, on '
             'the same images.')
-    joined = pd.concat([starts, joined[~joined.method.isin(STARTS)]], ignore_index=True)
+    joined = pd.concat([starts, joined[~is_start]], ignore_index=True)
     return joined.assign(classifier=joined.classifier.iloc[0])
 
 # %% ../../nbs/api/infer/09_runs.ipynb #b699f3e8
@@ -36,10 +37,10 @@ def compare_runs(
     alpha:float=.5, # of the averaged classifiers
 ) -> pd.DataFrame: # as `compare`
     "The averaged classifiers of runs on the same images: each later one against the first"
-    frames = [p.frame(method='weight-space', alpha=alpha).assign(tuning=name) for name, p in predictions.items()]
-    first, *others = predictions
-    together = pd.concat(frames, ignore_index=True)
-    return pd.concat([compare(together, dict(tuning=first), dict(tuning=o)) for o in others], ignore_index=True)
+    def averaged(name): return predictions[name].frame(method='weight-space', alpha=alpha).assign(tuning=name)
+    first, *others = [dict(tuning=name) for name in predictions]
+    together = pd.concat(map(averaged, predictions), ignore_index=True)
+    return pd.concat([compare(together, first, other) for other in others], ignore_index=True)
 
 # %% ../../nbs/api/infer/09_runs.ipynb #e0a773a5
 def compare_ends_of_runs(
@@ -47,6 +48,6 @@ def compare_ends_of_runs(
     alpha:float=.5, # of the averaged classifiers
 ) -> pd.DataFrame: # as `compare`, with the run's name as `tuning`
     "The averaged classifier of each run against the zero-shot and the fine-tuned one"
-    parts = [compare_ends(p, alpha).assign(tuning=name) for name, p in predictions.items()]
-    return pd.concat(parts, ignore_index=True)
+    def compared(name): return compare_ends(predictions[name], alpha).assign(tuning=name)
+    return pd.concat(map(compared, predictions), ignore_index=True)
 

@@ -151,8 +151,8 @@ def image_rows(
         label = pd.Categorical.from_codes(class_positions(images, classes)[images.labels], classes)
         rows = pd.DataFrame(dict(dataset=d, split=split, role=images.role, file=list(images.files())))
         groups = pd.array(images.groups or [None]*len(images), dtype='str')
-        parts.append(rows.assign(group=groups, unit=list(images.units), label=label,
-                                 data_fingerprint=images.fingerprint, n_missing=images.n_missing))
+        rows = rows.assign(group=groups, unit=list(images.units), label=label)
+        parts.append(rows.assign(data_fingerprint=images.fingerprint, n_missing=images.n_missing))
     rows = pd.concat(parts, ignore_index=True)
     return rows.assign(dataset=pd.Categorical(rows.dataset, list(datasets)), role=pd.Categorical(rows.role, ROLES))
 
@@ -246,8 +246,8 @@ def _metric_rows(sets, metric):
     "A row a set, and one for the mean over shifts, and over control sets"
     role_of = {d: rows.role.iloc[0] for d, rows in sets.items()}
     if metric.of_groups: # a control set that has none is left out
-        lack = [d for d, rows in sets.items() if role_of[d] == 'control' and rows.group.isna().any()]
-        sets = {d: rows for d, rows in sets.items() if d not in lack}
+        def lacks(d): return role_of[d] == 'control' and sets[d].group.isna().any()
+        sets = {d: rows for d, rows in sets.items() if not lacks(d)}
     readable = {d: rows[rows.correct.notna()] for d, rows in sets.items()}
     values = {d: value_of(rows, metric) for d, rows in readable.items()}
     prints = {d: rows.data_fingerprint.iloc[0] for d, rows in sets.items()}
@@ -256,8 +256,10 @@ def _metric_rows(sets, metric):
     for name, role in ((MEAN, 'shift'), (CONTROL_MEAN, 'control')):
         some = [d for d in sets if role_of[d] == role]
         if not some: continue
-        if metric.of_set: # which has an interval on one set alone
-            mean = values[some[0]] if len(some) == 1 else (np.mean([values[d][0] for d in some]), np.nan, np.nan)
+        if metric.of_set and len(some) == 1: mean = values[some[0]]
+        elif metric.of_set: # which has an interval on one set alone
+            means = [values[d][0] for d in some]
+            mean = np.mean(means), np.nan, np.nan
         else: # drawn are groups where every set has enough, else images, copies of one together
             unit = 'group' if all(groups_of(readable[d]) for d in some) else 'unit'
             numbers = {d: column_of(readable[d], metric) for d in some}

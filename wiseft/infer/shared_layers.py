@@ -19,19 +19,18 @@ class _Once:
         m = self.memory
         if m.misses > 1 or any(o is not None for o in (*args, *kwargs.values())):
             return self.forward(x, *args, **kwargs)
-        if m.kept and _is_output(m.kept, x):
-            m.misses = 0
-            return m.kept[1]
-        m.kept = None # whose memory this output may need
+        if m.kept: # is it of this input, and did nobody write into either since?
+            last, out, *versions = m.kept
+            intact = versions == [last._version, getattr(out, '_version', None)]
+            if intact and (last is x or last.dtype == x.dtype and torch.equal(last, x)):
+                m.misses = 0
+                return out
+            last = out = m.kept = None # whose memory this output may need
         out, m.misses = self.forward(x), m.misses+1
         if m.misses < 2: m.kept = [x, out, x._version, getattr(out, '_version', None)]
         return out
 
-def _is_output(kept, x):
-    "Whether what was kept is for this input, and nobody wrote into either since"
-    last, out, *versions = kept
-    if [last._version, getattr(out, '_version', None)] != versions: return False
-    return last is x or last.shape == x.shape and last.dtype == x.dtype and torch.equal(last, x)
+
 
 # %% ../../nbs/api/infer/03_shared_layers.ipynb #c930b6e6
 def _same_layers(module, same, path=''):
@@ -52,10 +51,10 @@ def shared_layers(
     for m in models:
         shapes = tuple((k, t.shape) for k, t in m.state_dict().items())
         architectures.setdefault(shapes, []).append(m)
-    for some in architectures.values():
+    for some in [several for several in architectures.values() if len(several) > 1]:
         first, *rest = [m.state_dict() for m in some]
         def everywhere(k, t): return all(torch.equal(t, s[k].to(t.device)) for s in rest)
-        same = {k: everywhere(k, t) for k, t in first.items()} if rest else {}
+        same = {k: everywhere(k, t) for k, t in first.items()}
         for name in _same_layers(some[0], same): layers.append((name, [m.get_submodule(name) for m in some]))
     for _, alike in layers:
         memory = SimpleNamespace(kept=None, misses=0)

@@ -104,8 +104,7 @@ def _stop(learn, what, step, epoch, lr):
     "End a fit before weights are spoilt; `ClipLearner.fit` then raises the reason"
     learn.stop_reason = (f'Training stopped at step {step} (epoch {epoch}): {what}, learning rate {lr:.3g}. '
         'The weights are those from before this step. Start again with a learning rate 10 times lower or a longer '
-        'warm-up; '
-        "if that fails too, look at the images, and use precision='fp32'.")
+        "warm-up; if that fails too, look at the images, and use precision='fp32'.")
     raise CancelFitException
 
 # %% ../../nbs/api/train/02_callbacks.ipynb #f81d421d
@@ -169,9 +168,10 @@ def accuracy_now(learn:Learner):
                 pred = learn.model(x.as_subclass(torch.Tensor).to(device))
             own = getattr(learn.dls.valid, 'own', None)
             own = len(y) if own is None else own
-            right = right + (pred.argmax(1) == y.as_subclass(torch.Tensor).to(device))[:own].sum()
+            y = y.as_subclass(torch.Tensor).to(device)
+            right = right + (pred.argmax(1) == y)[:own].sum()
             seen += own
-    right, seen = (sum(numbers) for numbers in zip(*of_all((int(right), seen))))
+    right, seen = map(sum, zip(*of_all((int(right), seen))))
     return right/seen
 
 # %% ../../nbs/api/train/02_callbacks.ipynb #3f5f1cd6

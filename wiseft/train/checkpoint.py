@@ -100,9 +100,9 @@ def _save_checkpoint(cb):
     for watch in learn.cbs.filter(lambda o: hasattr(o, 'look')): watch.look() # what is saved is sound
     tensors = {f'model.{k}': v for k,v in learn.model.state_dict().items()}
     for i,p in enumerate(p for g in learn.opt.param_lists for p in g):
-        tensors |= {f'optimizer.{i}.{k}': v for k,v in learn.opt.opt.state[p].items()}
+        for k,v in learn.opt.opt.state[p].items(): tensors[f'optimizer.{i}.{k}'] = v
     for name,keeper in _keepers(learn).items():
-        tensors |= {f'{name}.{k}': v for k,v in keeper.kept().items()}
+        for k,v in keeper.kept().items(): tensors[f'{name}.{k}'] = v
     if spoilt := _spoilt(tensors): # a step of finite loss and gradient can go beyond what a float holds
         learn.stop_reason = (
             f'Training stopped after step {learn.train_iter}: NaN or infinite numbers in {spoilt}. They are in no '
@@ -115,7 +115,7 @@ def _save_checkpoint(cb):
         state = torch.get_device_module(device).get_rng_state(*_which(device))
         tensors[f'noise.{device.type}'] = state
     plain = dict(copy=True, memory_format=torch.contiguous_format)
-    tensors = {k: v.detach().to('cpu', **plain) for k, v in tensors.items()}
+    for k, v in tensors.items(): tensors[k] = v.detach().to('cpu', **plain)
     position = dict(step=learn.train_iter, epochs_before=cb.epochs_before, start_accuracy=learn.start_accuracy,
                     recipe=cb.run_recipe)
     write_training(cb.file, tensors, position)

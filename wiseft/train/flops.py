@@ -39,7 +39,7 @@ class Costs(Callback):
         self.hooks.callback(module.register_forward_hook(seen).remove)
     def after_fit(self):
         self.hooks.close()
-        memories = [m for cb in self.learn.cbs if isinstance(cb, Pull) for m in cb.memories]
+        memories = [cb.kept() for cb in self.learn.cbs if isinstance(cb, Pull)]
         remembered = sum(v.numel() for m in memories for v in m.values())
         weights = sum(p.numel() for p in self.learn.student.parameters() if p.requires_grad)
         self.counted[COPIES] = 1 + len(self.others()) + round(remembered/weights)
@@ -55,7 +55,7 @@ def passes(
     counted = dict.fromkeys(COUNTED, 0)
     table = token_table(like.clip.model) if like.clip.tokenizer else None
     def seen(module, inputs, output):
-        is_table = table is not None and type(module) is type(table) and module.weight.shape == table.weight.shape
+        is_table = type(module) is type(table) and module.weight.shape == table.weight.shape
         what = 'images' if type(module) is type(like.visual) else 'texts' if is_table else None
         if what is None: return
         counted[f'{what} forward'] += len(inputs[0])
@@ -65,27 +65,23 @@ def passes(
     finally: hook.remove()
 
 # %% ../../nbs/api/train/08_flops.ipynb #e8fbc0d5
-@contextmanager
-def _plain_attention():
-    "Attention product by product: of its short cuts PyTorch counts nothing"
-    was = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH): yield
-    finally: torch.backends.mha.set_fastpath_enabled(was)
-
 def operations(
     classifier:ImageClassifier,
 ) -> tuple: # (of an image, of a text), floating-point operations
     "What a forward pass through either tower takes"
     clip, device = classifier.clip, classifier.device
     x = torch.zeros(1, 3, *clip.image_size, device=device)
-    def counted(f, given):
-        with torch.no_grad(), _plain_attention(), FlopCounterMode(display=False) as seen: f(given)
+    def counted(f, given): # attention product by product: of its short cuts PyTorch counts nothing
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as seen: f(given)
         return seen.get_total_flops()
-    if not clip.tokenizer: return counted(classifier.features, x), 0 # an image model has no text tower
-    tokens = clip.tokenizer(['a text']).to(device)
-    return counted(classifier.features, x), counted(lambda t: text_features(clip.model, t), tokens)
+    usual = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        image = counted(classifier.features, x)
+        if not clip.tokenizer: return image, 0 # an image model has no text tower
+        tokens = clip.tokenizer(['a text']).to(device)
+        return image, counted(lambda t: text_features(clip.model, t), tokens)
+    finally: torch.backends.mha.set_fastpath_enabled(usual)
 
 # %% ../../nbs/api/train/08_flops.ipynb #f69cfce2
 def arithmetic(
@@ -94,5 +90,6 @@ def arithmetic(
 ) -> float: # floating-point operations
     "Of a whole fine-tuning"
     image, text = each
-    return (image*(counted['images forward'] + 2*counted['images backward'])
-            + text*(counted['texts forward'] + 2*counted['texts backward']))
+    images = counted['images forward'] + 2*counted['images backward']
+    texts = counted['texts forward'] + 2*counted['texts backward']
+    return image*images + text*texts

@@ -32,8 +32,7 @@ from torch import nn
 from .. import __version__
 from ..base.devices import fitting_precision, memory_advice
 from .callbacks import (Bf16, ClipGradients, FetchLosses, FreezeBatchNorm, KeepThreads, LossOnDevice,
-                                    LrFactors, Progress)
-from .callbacks import ProgressLines, WaitForImages, Watch, accuracy_now
+                                    LrFactors, Progress, ProgressLines, WaitForImages, Watch, accuracy_now)
 from ..base.lazy import open_clip
 from ..models.classifier import ImageClassifier
 from .loaders import ClipDL, check_dataloaders, clip_dataloaders, feature_dataloaders, is_captions
@@ -197,13 +196,26 @@ def _callbacks(recipe, loss, pull):
     if pull: cbs.append(Pull(pull))
     return cbs
 
-def _check_settings(dls, classifier, recipe, loss_func, arguments):
+def _check_settings(dls, classifier, recipe, loss, loss_func, splitter, arguments):
     "TypeError of an argument that nobody takes, ValueError where settings don't go together"
     names = *signature(clip_learner).parameters, 'epochs', 'batch_size', 'workers', 'seed' # also of `finetune`
     if unknown := [k for k in arguments if k not in signature(Learner).parameters]: raise TypeError(
         f'There is no argument {unknown[0]!r}. {did_you_mean(unknown[0], names)}')
     if loss_func and recipe['label_smoothing']: raise ValueError(
         'loss_func takes the place of cross-entropy, which label_smoothing belongs to: give one of them.')
+    if trait(loss, 'trains_text'): # which looks at the whole batch, and builds the head anew
+        if recipe.get('accumulate'): raise ValueError(
+            'A loss of images and captions looks at the whole batch, and accumulate (--accumulate) computes it in '
+            'parts: give a smaller batch_size (--batch-size), or grad_checkpointing=True (--grad-checkpointing on the '
+            'command line).')
+        if not classifier.head_from_text and classifier.alpha != 0: raise ValueError(
+            f'The head of this classifier ({classifier.tuning}) was trained, and the loss trains the text tower and '
+            'builds another head from it. Start from a zero-shot classifier.')
+    if 'lr_factors' in recipe and splitter is not parameter_groups: raise ValueError(
+        'lr_factors and splitter both say which weights learn at one rate: give one of them.')
+    if strange := set(recipe.get('lr_factors', ())) - set(signature(rate_factors).parameters): raise ValueError(
+        f"lr_factors (--lr-factor on the command line) has {strange.pop()!r}. There are 'image', 'text', 'head' and "
+        "'decay'.")
     # in half precision small steps are rounded away
     if other := {p.dtype for p in classifier.parameters()} - {torch.float32}: raise ValueError(
         f"The classifier's weights are {other.pop()}, fine-tuning needs torch.float32: load it with "
@@ -244,18 +256,6 @@ def _model_to_train(classifier, train, loss, pull, grad_checkpointing):
         'smaller batch.')
     return model
 
-# %% ../../nbs/api/train/05_learner.ipynb #a2973a53
-def _with_text(classifier, accumulate):
-    "The classifier with its text tower; ValueError if a head would be lost, or a batch is taken apart"
-    if accumulate > 1: raise ValueError(
-        'A loss of images and captions looks at the whole batch, and accumulate (--accumulate) computes it in parts: '
-        'give a smaller batch_size (--batch-size), or grad_checkpointing=True (--grad-checkpointing on the command '
-        'line).')
-    if classifier.head_from_text or classifier.alpha == 0: return classifier.with_text()
-    raise ValueError(
-        f'The head of this classifier ({classifier.tuning}) was trained, and the loss trains the text tower and '
-        'builds another head from it. Start from a zero-shot classifier.')
-
 # %% ../../nbs/api/train/05_learner.ipynb #b8698ad4
 def _no_labels(logits, y):
     "For images with captions, until `Loss` takes over; cross-entropy where labelled ones are watched"
@@ -277,17 +277,6 @@ def usual_lr(
 ) -> float:
     "The paper's learning rate; for the embedded CLIP, which is small, ten times of it"
     return 3e-4 if classifier.clip.provenance.get('source') == 'iconclip' else 3e-5
-
-# %% ../../nbs/api/train/05_learner.ipynb #132f2c32
-def _by_factor(model, lr_factors, splitter, cbs): # splitter and callbacks
-    "What lets weights learn at different rates"
-    if splitter is not parameter_groups: raise ValueError(
-        'lr_factors and splitter both say which weights learn at one rate: give one of them.')
-    if strange := set(lr_factors) - set(signature(rate_factors).parameters): raise ValueError(
-        f"lr_factors (--lr-factor on the command line) has {strange.pop()!r}. There are 'image', 'text', 'head' and "
-        "'decay'.")
-    factors = rate_factors(model, **lr_factors)
-    return partial(parameter_groups, factors=factors), [LrFactors(factors), *L(cbs)]
 
 # %% ../../nbs/api/train/05_learner.ipynb #9358c35b
 def clip_learner(
@@ -320,13 +309,14 @@ def clip_learner(
                   precision=fitting_precision(precision, classifier.device), train_batchnorm=train_batchnorm)
     if accumulate > 1: recipe['accumulate'] = accumulate
     if lr_factors: recipe['lr_factors'] = lr_factors
-    _check_settings(dls, classifier, recipe, loss_func, kwargs)
-    labels = check_dataloaders(dls, classifier)
+    _check_settings(dls, classifier, recipe, loss, loss_func, splitter, kwargs)
+    if is_captions(check_dataloaders(dls, classifier)): kwargs = _on_captions(dls, loss, label_smoothing) | kwargs
     loss, pull = (m and completed(m, classifier) for m in (loss, pull))
-    if is_captions(labels): kwargs = _on_captions(dls, loss, label_smoothing) | kwargs
-    if trait(loss, 'trains_text'): classifier = _with_text(classifier, accumulate)
+    if trait(loss, 'trains_text'): classifier = classifier.with_text()
     image_dls, model = dls, _model_to_train(classifier, train, loss, pull, grad_checkpointing)
-    if lr_factors: splitter, cbs = _by_factor(model, lr_factors, splitter, cbs)
+    if lr_factors:
+        factors = rate_factors(model, **lr_factors)
+        splitter, cbs = partial(parameter_groups, factors=factors), [LrFactors(factors), *L(cbs)]
     if train == 'head': dls, model = feature_dataloaders(dls, model), HeadOnFeatures(model)
     loss_func = loss_func or CrossEntropyLossFlat(label_smoothing=label_smoothing)
     settings = dict(loss_func=loss_func, metrics=metrics, lr=usual_lr(classifier)) | kwargs
@@ -357,7 +347,8 @@ def cosine_lr(
 ) -> float: # factor on the learning rate
     "Linear warm-up, then half a cosine down to zero"
     if step < warmup_steps: return (step+1)/warmup_steps
-    return (1 + math.cos(math.pi*(step-warmup_steps)/(steps-warmup_steps)))/2
+    angle = math.pi*(step-warmup_steps)/(steps-warmup_steps)
+    return (1 + math.cos(angle))/2
 
 # %% ../../nbs/api/train/05_learner.ipynb #d1544f3f
 class CosineSchedule(ParamScheduler):
@@ -387,8 +378,8 @@ def run_recipe(
     own = [learn.recipe.get(kind) for kind in ('train', 'loss', 'pull')]
     methods = [m['name'] for m in (began, *own) if isinstance(m, dict)]
     averages = [cb.recipe for cb in [*learn.cbs, *cbs] if hasattr(type(cb), 'recipe')]
-    start_method = dict(start_method=began) if began else {}
-    recipe = dict(tuning=' + '.join(methods) or 'plain', **learn.recipe, averages=averages, **schedule, **start_method)
+    recipe = dict(tuning=' + '.join(methods) or 'plain', **learn.recipe, averages=averages, **schedule)
+    if began: recipe['start_method'] = began
     recipe |= dict(batch_size=getattr(dl, 'bs', None), seed=getattr(dl, 'seed', None), **_captions_of(dl, named=False))
     start = plain_weights(learn.model).state_dict()
     return recipe | dict(images=source and source.fingerprint, start=state_hash(start))
@@ -401,13 +392,14 @@ def _captions_of(dl, named):
 def run_circumstances(learn:ClipLearner, seconds:float):
     "With which versions a training ran, where, on how many threads, how long, and how its table of captions was called"
     device = learn.student.device
-    name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{device.type}, {platform.machine()}'
+    name = f'{device.type}, {platform.machine()}'
+    if device.type == 'cuda': name = torch.cuda.get_device_name(device)
     versions = dict(wiseft=__version__, torch=torch.__version__, fastai=fastai.__version__,
                     open_clip=open_clip.__version__, python=platform.python_version())
     numbers = learn.threads.numbers()
-    threads = dict(threads=numbers if len(numbers) > 1 else numbers[0]) if device.type == 'cpu' else {}
-    together = dict(processes=n_processes()) if n_processes() > 1 else {}
-    about = dict(versions=versions, device=name, seconds=round(seconds, 1)) | threads | together
+    about = dict(versions=versions, device=name, seconds=round(seconds, 1))
+    if device.type == 'cpu': about['threads'] = numbers if len(numbers) > 1 else numbers[0]
+    if n_processes() > 1: about['processes'] = n_processes()
     return about | _captions_of(learn.dls.train, named=True)
 
 # %% ../../nbs/api/train/05_learner.ipynb #b7816945

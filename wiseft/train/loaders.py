@@ -18,7 +18,7 @@ from fastai.data.transforms import Category, Normalize, ToTensor
 from fastai.losses import CrossEntropyLossFlat
 from fastai.torch_core import TensorCategory, to_cpu, to_device
 from fastai.vision.core import PILImage, TensorImage
-from fastcore.basics import patch
+from fastcore.basics import chunked, patch
 from fasttransform import Transform
 from functools import partial
 from itertools import chain
@@ -42,8 +42,7 @@ from ..weights.safetensors_io import state_hash
 from ..models.classifier import ImageClassifier
 
 # %% ../../nbs/api/train/00_loaders.ipynb #acea390b
-def _mean_std(clip):
-    "What colours are normalised with: two tensors (3,)"
+def _mean_std(clip): # two tensors (3,), what colours are normalised with
     return [torch.tensor(clip.preprocess[k], dtype=torch.float32) for k in ('mean', 'std')]
 
 def _halves(clip):
@@ -96,7 +95,8 @@ def cut(
     beyond = 2*math.ceil(scale) if min(pixels.shape[:2]) < SMALL else 0
     x = max(0, int(left)-beyond)
     y = max(0, int(top)-beyond)
-    part = pixels[y:math.ceil(bottom)+beyond,x:math.ceil(right)+beyond]
+    end_y, end_x = math.ceil(bottom)+beyond, math.ceil(right)+beyond
+    part = pixels[y:end_y,x:end_x]
     return part, (left-x, top-y, right-x, bottom-y)
 
 # %% ../../nbs/api/train/00_loaders.ipynb #969f0b23
@@ -106,13 +106,14 @@ def on_canvas(
     "Images of different sizes as one batch"
     sizes = torch.tensor([a.shape[:2] for a in arrays])
     canvas = torch.zeros(len(arrays), *sizes.amax(0), 3, dtype=torch.uint8)
-    for place, a in zip(canvas, arrays): place[:a.shape[0],:a.shape[1]] = torch.tensor(a)
+    for place, a, (height, width) in zip(canvas, arrays, sizes): place[:height,:width] = torch.tensor(a)
     return canvas, sizes
 
 def _taps(first, last, size, n_real, n): # (b, size, n)
     "Weights of n input pixels, the first `n_real` no padding, in each of `size` output pixels from `first` to `last`"
     scale = ((last-first)/size)[:,None,None]
-    centre = first[:,None,None] + scale*(torch.arange(size, device=first.device)[:,None] + .5)
+    outputs = torch.arange(size, device=first.device)[:,None] + .5
+    centre = first[:,None,None] + scale*outputs
     place = torch.arange(n, device=first.device) + .5
     x = ((place-centre)/scale.clamp(min=1)).abs()
     near = (1.5*x - 2.5)*x*x + 1 # Pillow's bicubic filter
@@ -132,8 +133,9 @@ def resized_crops(
 
 def _resized(x, sizes, boxes, size): # at whose end the memory of a part is free again
     left, top, right, bottom = boxes.T
-    across = _taps(left, right, size[1], sizes[:,1], x.shape[2]).mT
-    down = _taps(top, bottom, size[0], sizes[:,0], x.shape[1])
+    (height, width), (heights, widths) = size, sizes.T
+    across = _taps(left, right, width, widths, x.shape[2]).mT
+    down = _taps(top, bottom, height, heights, x.shape[1])
     rows = x.mT.to(torch.float32, memory_format=torch.contiguous_format).flatten(1, 2) @ across # one a row and colour
     crops = down @ rows.round_().clamp_(0, 255).unflatten(1, (-1, 3)).flatten(2)
     return crops.round_().clamp_(0, 255).to(torch.uint8).unflatten(2, (3, -1)).transpose(1, 2)
@@ -159,8 +161,8 @@ class PixelSource:
     # tokens: (n_classes, context length), where classes are captions
     def __init__(self, images:ImageSet, clip, crop_scale:tuple=None, progress:bool=True, tokens:torch.Tensor=None,
                  workers:int=None):
-        self.images, self.crop_scale, self.progress, self.tokens = images, crop_scale, progress, tokens
-        self.workers = workers # processes that read; None: some, where there is reason
+        self.images, self.crop_scale, self.progress = images, crop_scale, progress
+        self.tokens, self.workers = tokens, workers # processes that read; None: some, where there is reason
         self.size = clip.image_size
         self.skipped, self.decoded = {}, set()
         self.for_evaluation = self.for_crops = Pixels(images, _halves(clip))
@@ -267,8 +269,7 @@ class ClipDL(TfmdDL):
         if self.source is None: return (yield from super().__iter__())
         self.before_iter()
         idxs = self.get_idxs()
-        lists = [idxs[i:i+self.bs] for i in range(0, len(idxs), self.bs)]
-        if self.drop_last and lists and len(lists[-1]) < self.bs: lists.pop()
+        lists = chunked(idxs, self.bs, self.drop_last)
         device = torch.device(self.device or 'cpu')
         on_device = self.shuffle and getattr(self.source, 'crop_scale', None) and self.crops_on_device()
         batch_of = self.source.for_device if on_device else self.source.batch
@@ -293,8 +294,8 @@ class Items(Sequence):
         self.images, self.numbers = images, np.arange(len(images)) if numbers is None else numbers
     def __len__(self): return len(self.numbers)
     def __getitem__(self, i):
-        one = isinstance(i, (int, np.integer))
-        return OneImage(self.images, self.numbers[i]) if one else Items(self.images, self.numbers[i])
+        kind = OneImage if isinstance(i, (int, np.integer)) else Items
+        return kind(self.images, self.numbers[i])
     @property
     def iloc(self): return self
 
@@ -321,7 +322,14 @@ def clip_dataloaders(
     "fastai `DataLoaders` with this CLIP's size and normalisation"
     classnames, clip = getattr(clip, 'classnames', None), getattr(clip, 'clip', clip) # of an `ImageClassifier`
     if captions: sets = _captioned_sets(source, validation, captions)
-    else: sets = _train_validation(source, validation, classnames)
+    else:
+        if not isinstance(source, ImageSet):
+            suite = Suite.for_training(source, classnames)
+            source, validation = suite.train, validation or suite.validation
+        if validation is None: source, validation = source.split((.1,))
+        check_same_classes(source.classnames, validation.classnames, 'training images', 'validation images',
+                           'image_folder(path, classnames=…) fixes names and order.')
+        sets = source, validation
     loaders = []
     for images, shuffle in zip(sets, (True, False)):
         tokens = None
@@ -335,21 +343,9 @@ def clip_dataloaders(
         if captions and shuffle: # for the recipe
             digits = sha256_file(captions)[:12]
             pixels.captions = dict(table=Path(captions).name, sha256=digits, pairs=len(images))
-        transforms = dict(after_item=ToTensor(), after_batch=Normalised(clip))
-        loaders.append(ClipDL(Datasets(tls=[opened, labels]), pixels, seed, bs=batch_size, shuffle=shuffle,
-                              num_workers=0, **transforms))
+        data, transforms = Datasets(tls=[opened, labels]), dict(after_item=ToTensor(), after_batch=Normalised(clip))
+        loaders.append(ClipDL(data, pixels, seed, bs=batch_size, shuffle=shuffle, num_workers=0, **transforms))
     return DataLoaders(*loaders, device=clip.device)
-
-# %% ../../nbs/api/train/00_loaders.ipynb #8c32643f
-def _train_validation(source, validation, classnames):
-    "The image sets to train on and to watch"
-    if not isinstance(source, ImageSet):
-        suite = Suite.for_training(source, classnames)
-        source, validation = suite.train, validation or suite.validation
-    if validation is None: source, validation = source.split((.1,))
-    check_same_classes(source.classnames, validation.classnames, 'training images', 'validation images',
-                       'image_folder(path, classnames=…) fixes names and order.')
-    return source, validation
 
 # %% ../../nbs/api/train/00_loaders.ipynb #83708347
 class Numbered(Transform):
@@ -371,9 +367,8 @@ def captioned_images(
     paths = [Path(folder)/f for f in t.file]
     if gone := [f for f, p in zip(t.file, paths) if not os.path.exists(p)]: raise FileNotFoundError(
         f'{table} names files that are not in {folder}: {first_few(gone)}.')
-    captions = list(dict.fromkeys(t.caption))
-    number = {c: i for i,c in enumerate(captions)}
-    return ImageSet(Path(table).stem, paths, [number[c] for c in t.caption], captions, root=Path(folder))
+    labels, captions = t.caption.factorize()
+    return ImageSet(Path(table).stem, paths, labels, list(captions), root=Path(folder))
 
 # %% ../../nbs/api/train/00_loaders.ipynb #07ec77dd
 def _captioned_sets(folder, validation, table):
@@ -387,7 +382,7 @@ def _captioned_sets(folder, validation, table):
     order = np.random.default_rng(0).permutation(len(number))
     chosen = order[:max(1, len(number)//10)]
     held_out = np.isin([number[f] for f in pairs.files()], chosen)
-    return pairs.subset(np.flatnonzero(~held_out)), pairs.subset(np.flatnonzero(held_out))
+    return pairs.subset(~held_out), pairs.subset(held_out)
 
 def is_captions(
     y:torch.Tensor # what a batch has beside its images
@@ -453,7 +448,17 @@ def check_dataloaders(
     if y.ndim == 1 and y.max() >= len(classifier.classnames): raise ValueError(
         f'The DataLoaders give label {int(y.max())}, and the classifier has {len(classifier.classnames)} classes, '
         'counted from 0.')
-    _check_pixels(x.as_subclass(torch.Tensor), classifier.clip)
+    # is it normalised, by what the numbers say, whoever made them?
+    x, remedy = x.as_subclass(torch.Tensor), _remedy(classifier.clip)
+    if not x.is_floating_point(): raise ValueError(
+        f'The DataLoaders give images of {x.dtype}, not normalised floats: {remedy}.')
+    if x.min() >= 0: raise ValueError(
+        f'The images are not normalised (a batch spans {x.min():.3g} to {x.max():.3g}): {remedy}.')
+    mean, std = (t[:,None,None] for t in _mean_std(classifier.clip))
+    low, high = (x*std+mean).aminmax()
+    if low < -.05 or high > 1.05: raise ValueError(
+        f"The images are normalised otherwise: undone with this CLIP's mean and std they span {low:.3g} to {high:.3g} "
+        f'instead of 0 to 1; {remedy}.')
     return y
 
 # %% ../../nbs/api/train/00_loaders.ipynb #2557d224
@@ -465,24 +470,11 @@ def _remedy(clip):
 
 def _check_normalisation(dl, name, clip):
     "What a `Normalize` in a fastai DataLoader says of itself"
-    transforms = [f for p in ('after_item', 'after_batch') for f in getattr(getattr(dl, p, None), 'fs', ())]
-    for f in transforms:
+    pipelines = [getattr(dl, p, None) for p in ('after_item', 'after_batch')]
+    for f in chain.from_iterable(getattr(p, 'fs', ()) for p in pipelines):
         if not isinstance(f, (Normalize, Normalised)): continue
         own = _mean_std(f.clip) if isinstance(f, Normalised) else (f.mean, f.std)
         for what,has,wants in zip(('mean', 'std'), own, _mean_std(clip)):
             if (has.flatten().cpu() - wants).abs().max() > 2e-3: raise ValueError(
                 f'The {name} images are normalised with {what} {_rounded(has, 3)}, this CLIP '
                 f'was trained with {_rounded(wants, 3)}: {_remedy(clip)}.')
-
-# %% ../../nbs/api/train/00_loaders.ipynb #791c297b
-def _check_pixels(x, clip):
-    "What the numbers say, whoever made them"
-    if not x.is_floating_point(): raise ValueError(
-        f'The DataLoaders give images of {x.dtype}, not normalised floats: {_remedy(clip)}.')
-    if x.min() >= 0: raise ValueError(
-        f'The images are not normalised (a batch spans {x.min():.3g} to {x.max():.3g}): {_remedy(clip)}.')
-    mean, std = (t[:,None,None] for t in _mean_std(clip))
-    low, high = (x*std+mean).aminmax()
-    if low < -.05 or high > 1.05: raise ValueError(
-        f"The images are normalised otherwise: undone with this CLIP's mean and std they span {low:.3g} to {high:.3g} "
-        f'instead of 0 to 1; {_remedy(clip)}.')

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from fastai.callback.core import Callback
-from fastai.learner import Learner
-from fastai.learner import ValueMetric
+from fastai.learner import Learner, ValueMetric
 from fastai.torch_core import to_device
 from fastcore.basics import patch
 from functools import cached_property, partial
@@ -104,8 +103,8 @@ def caption_tokens(step:Step): # (n, context length)
         'Captions are made from one label an image, and these images have several: leave out callbacks that mix '
         'labels.')
     prompts = step.learn.prompts
-    template = torch.from_numpy(step.generator().integers(prompts.shape[1], size=len(step.y)))
-    return prompts[step.y, sent(template, step.y.device)]
+    template = step.generator().integers(prompts.shape[1], size=len(step.y))
+    return prompts[step.y, sent(torch.from_numpy(template), step.y.device)]
 
 # %% ../../nbs/api/train/01_losses.ipynb #85d9f094
 @patch
@@ -194,10 +193,10 @@ def projections(
     "The matrices that end the two towers"
     image = _last_matrix(model.visual, ['proj', 'attnpool.c_proj', 'head.proj'])
     text = _last_matrix(getattr(model, 'text', model), ['text_projection', 'proj'])
-    if image is None or text is None: raise ValueError(
-        "This method looks at the matrix that ends each tower, and "
-        f"{'the image tower' if image is None else 'the text tower'} "
-        f'({type(model.visual if image is None else model).__name__}) has none that is known. Use FLYP.')
+    if image is None or text is None:
+        tower, name = (model.visual, 'image') if image is None else (model, 'text')
+        raise ValueError(f'This method looks at the matrix that ends each tower, and the {name} tower '
+                         f'({type(tower).__name__}) has none that is known. Use FLYP.')
     return image, text
 
 # %% ../../nbs/api/train/01_losses.ipynb #5f97c52b
@@ -232,7 +231,8 @@ class Loss(Callback):
 
     def before_train(self): self.sums, self.seen = dict.fromkeys(self.sums, 0.), 0
     def after_loss(self):
-        x, y = (o.as_subclass(torch.Tensor) for o in (self.xb[0], self.yb[0]))
+        x = self.xb[0].as_subclass(torch.Tensor)
+        y = self.yb[0].as_subclass(torch.Tensor)
         if not self.training and not is_captions(y): return
         features = gathered(self.head_input, self.learn.counts)
         step = Step(self.learn, x, y, self.pred, features, self.loss_grad)
@@ -280,9 +280,10 @@ class Teacher(Callback):
     def before_fit(self): self.average = self.learn.classifier.copy().requires_grad_(False).eval()
     @torch.no_grad()
     def after_step(self):
-        part = self.share(self.learn.train_iter, self.learn.n_epoch*len(self.learn.dls.train))
-        averages, weights = ([*c.parameters()] for c in (self.average, self.learn.classifier))
-        if part: torch._foreach_lerp_(averages, weights, part)
+        steps = self.learn.n_epoch*len(self.learn.dls.train)
+        part = self.share(self.learn.train_iter, steps)
+        weights = list(self.learn.classifier.parameters())
+        if part: torch._foreach_lerp_(list(self.average.parameters()), weights, part)
     def kept(self): return self.average.state_dict() # for a checkpoint
     def restore(self, kept:dict): self.average.load_state_dict(kept)
 
@@ -314,7 +315,8 @@ class Pull(Callback):
         for (p,p0),memory in zip(self.pairs, self.memories):
             if p.grad is None: continue
             knobs, before = dict(lr=lrs[p], share=share), p.clone()
-            pulled = self.pull(p, p0, p.grad, memory, **{k: knobs[k] for k in self.wanted})
+            wanted = {k: knobs[k] for k in self.wanted}
+            pulled = self.pull(p, p0, p.grad, memory, **wanted)
             if pulled is not None and pulled is not p: p.copy_(pulled)
             if spoilt is not None: torch.where(spoilt, before, p, out=p) # after a bad step nothing moves
 

@@ -99,7 +99,8 @@ def average_along(
     seen = []
     for value in values[1:]:
         one.weight.data.fill_(value)
-        learn.epoch, learn.train_iter = learn.train_iter//len(steps), learn.train_iter+1
+        learn.epoch = learn.train_iter//len(steps)
+        learn.train_iter += 1
         average.after_batch()
         seen.append(average.average['visual'].weight.item())
     return seen

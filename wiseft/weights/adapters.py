@@ -9,6 +9,7 @@ __all__ = ['ADAPTER', 'PeftAdapter', 'read_adapter', 'write_adapter']
 import json, math, re, torch
 from dataclasses import dataclass
 from pathlib import Path
+from torch.nn.functional import pad
 from ..base.files import atomic_path, blame_memory, existing_file, existing_folder
 from ..base.text import BadFile, first_few
 from .checkpoints import read_state_dict, write_state_dict
@@ -20,21 +21,7 @@ _MORE = ('use_dora', 'lora_bias', 'modules_to_save', 'layer_replication', 'use_q
          'target_parameters', 'trainable_token_indices', 'alora_invocation_tokens', 'arrow_config', 'kasa_config',
          'velora_config')
 
-def _read_config(path): # dict
-    "The settings of an adapter; BadFile where it isn't plain LoRA"
-    try: config = json.loads(existing_file(path, 'setting of an adapter').read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as e: raise BadFile(f'{path} is no JSON ({e!s:.100}). Save it again.') from e
-    if not isinstance(config, dict) or config.get('peft_type') != 'LORA': raise BadFile(
-        f'{path} is of no LoRA adapter: peft_type is not LORA. Fold it with peft, merge_and_unload(), and save that.')
-    if more := [k for k in _MORE if config.get(k)] + ['bias']*(config.get('bias', 'none') != 'none'): raise BadFile(
-        f'{path} has {first_few(more)}, which is more than thin matrices. Fold it with peft, merge_and_unload(), and '
-        'save that.')
-    alphas = config.get('alpha_pattern') or {}
-    numbers = [config.get('lora_alpha'), *(alphas.values() if isinstance(alphas, dict) else [None])]
-    names = isinstance(alphas, dict) and all(re.fullmatch(r'[\w.]+', k) for k in alphas)
-    if not names or not all(type(n) in (int, float) and abs(n) < 1e9 for n in numbers): raise BadFile(
-        f'{path}: lora_alpha is a number, and alpha_pattern names of modules with numbers. Save it again.')
-    return config
+
 
 @dataclass
 class PeftAdapter:
@@ -47,7 +34,8 @@ class PeftAdapter:
         for module, (a, b, factor) in self.factors.items():
             of_attention = module.rpartition('.')[2] == 'attn' # whose queries, keys and values are one parameter
             weight = f'{module}.in_proj_weight' if of_attention else f'{module}.weight'
-            steps[weight] = factor*b.to(device).float() @ a.to(device).float()
+            a, b = a.to(device).float(), b.to(device).float()
+            steps[weight] = factor*b @ a
         return steps
 
 # %% ../../nbs/api/weights/08_adapters.ipynb #3ca3fdac
@@ -56,9 +44,22 @@ def read_adapter(
 ) -> PeftAdapter:
     "An adapter that peft saved"
     folder = existing_folder(Path(folder), 'adapter')
-    config, state = _read_config(folder/ADAPTER), read_state_dict(folder/_weights_file)
-    alphas, plain = config.get('alpha_pattern') or {}, not config.get('use_rslora')
-    factors = {}
+    # are its settings those of plain LoRA?
+    path = folder/ADAPTER
+    try: config = json.loads(existing_file(path, 'setting of an adapter').read_text(encoding='utf-8'))
+    except (ValueError, RecursionError) as e: raise BadFile(f'{path} is no JSON ({e!s:.100}). Save it again.') from e
+    if not isinstance(config, dict) or config.get('peft_type') != 'LORA': raise BadFile(
+        f'{path} is of no LoRA adapter: peft_type is not LORA. Fold it with peft, merge_and_unload(), and save that.')
+    if more := [k for k in _MORE if config.get(k)] + ['bias']*(config.get('bias', 'none') != 'none'): raise BadFile(
+        f'{path} has {first_few(more)}, which is more than thin matrices. Fold it with peft, merge_and_unload(), and '
+        'save that.')
+    alphas = config.get('alpha_pattern') or {}
+    if not isinstance(alphas, dict): alphas = {'': alphas} # whose name is refused
+    numbers, names = [config.get('lora_alpha'), *alphas.values()], all(re.fullmatch(r'[\w.]+', k) for k in alphas)
+    if not names or not all(type(n) in (int, float) and abs(n) < 1e9 for n in numbers): raise BadFile(
+        f'{path}: lora_alpha is a number, and alpha_pattern names of modules with numbers. Save it again.')
+    # its matrices, two and two
+    state, plain, factors = read_state_dict(folder/_weights_file), not config.get('use_rslora'), {}
     for k, t in state.items():
         name = re.fullmatch(r'(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight', k)
         if not name or t.ndim != 2: raise BadFile(
@@ -93,8 +94,8 @@ def write_adapter(
     factors = {}
     for k, w in start.items():
         if not w.is_floating_point(): continue
-        end, begin = (t.detach().double().cpu() for t in (tuned[k], w))
-        step = end - begin
+        begin = w.detach().double().cpu()
+        step = tuned[k].detach().double().cpu() - begin
         if not step.any(): continue
         if step.ndim != 2 or not k.endswith('weight'): raise ValueError(
             f'{k!r} was trained, and is no matrix of a layer. An adapter has such matrices alone.')
@@ -103,9 +104,9 @@ def write_adapter(
             f'The change of {k!r} is of a higher rank than {rank}. An adapter holds what LoRA trained; give its rank.')
         # a small matrix has fewer singular values: nought fills the factors up
         roots = s[:rank].sqrt()
-        pad = (0, max(0, rank - len(s)))
-        b = torch.nn.functional.pad(u[:, :rank]*roots, pad).float()
-        a = torch.nn.functional.pad(v[:rank].T*roots, pad).float()
+        more = (0, max(0, rank - len(s)))
+        b = pad(u[:, :rank]*roots, more).float()
+        a = pad(v[:rank].T*roots, more).float()
         factors[re.sub(r'\.(in_proj_)?weight$', '', k)] = b, a.T
     state, modules = {}, set()
     for name, (b, a) in factors.items():

@@ -20,18 +20,6 @@ from .tensors import check_finite
 # %% ../../nbs/api/weights/07_checkpoints.ipynb #f5836f59
 def _damaged(path, why): return f"{path} is cut short or damaged ({why}). Copy or download it again."
 
-# %% ../../nbs/api/weights/07_checkpoints.ipynb #8909c5c8
-def _contents(path): # name → size in bytes
-    "What a zip file holds; BadFile if it is damaged, or its tensors would grow when they are unpacked"
-    try:
-        with zipfile.ZipFile(path) as z: sizes = {i.filename: i.file_size for i in z.infolist()}
-    except Exception as e: raise BadFile(_damaged(path, why_failed(e))) from e
-    # PyTorch compresses none of these
-    stored = sum(n for name,n in sizes.items() if '/data/' in name or name.endswith('.pkl'))
-    if stored > path.stat().st_size: raise BadFile(
-        f'{path} is refused: it would unpack to {stored:,} bytes, more than it has. Get the weights as .safetensors.')
-    return sizes
-
 # %% ../../nbs/api/weights/07_checkpoints.ipynb #b3af90ae
 def checkpoint_format(
     path:str|Path, # an existing file
@@ -41,10 +29,17 @@ def checkpoint_format(
     if not path.is_file(): raise BadFile(f'{path} is no regular file. A checkpoint is one.')
     if path.suffix == '.safetensors': return 'safetensors'
     with open(path, 'rb') as f: start = f.read(40)
-    try: is_zip = zipfile.is_zipfile(path)
-    except zipfile.BadZipFile as e: raise BadFile(_damaged(path, why_failed(e))) from e # it spans several disks
+    try:
+        is_zip, sizes = zipfile.is_zipfile(path), {} # of what it holds, in bytes
+        if is_zip:
+            with zipfile.ZipFile(path) as z: sizes = {i.filename: i.file_size for i in z.infolist()}
+    except Exception as e: raise BadFile(_damaged(path, why_failed(e))) from e # such as one that spans several disks
+    # PyTorch compresses none of these: would its tensors grow when they are unpacked?
+    stored = sum(n for name,n in sizes.items() if '/data/' in name or name.endswith('.pkl'))
+    if stored > path.stat().st_size: raise BadFile(
+        f'{path} is refused: it would unpack to {stored:,} bytes, more than it has. Get the weights as .safetensors.')
     if is_zip:
-        names = {n.rpartition('/')[2] for n in _contents(path)}
+        names = {n.rpartition('/')[2] for n in sizes}
         if 'data.pkl' in names: return 'torchscript' if 'constants.pkl' in names else 'torch'
     elif start[:2] == b'PK': raise BadFile(_damaged(path, 'its end is missing'))
     elif start[:1] == b'\x80': return 'pickle'

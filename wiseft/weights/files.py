@@ -59,8 +59,7 @@ def _warn_of_strangers(files, names):
             cosines.append(float(a@b / lengths)) # without a copy of either
         if cosines and median(cosines) < .2: warn_user(
             f'{name} and {names[0]} have little in common: the cosine of their largest weights is '
-            f'{median(cosines):.2f}. Were they fine-tuned from one start? If not, their average is '
-            'worth nothing.')
+            f'{median(cosines):.2f}. Were they fine-tuned from one start? If not, their average is worth nothing.')
 
 # %% ../../nbs/api/weights/05_files.ipynb #a1db6d85
 _per_model = dict(weights='weight', densities='density') # knobs that are lists, one number a model
@@ -122,7 +121,7 @@ def write_merged(
     names = [str(p) for p in paths]
     check_states(files, names)
     _warn_of_strangers(files, names)
-    first, rest = (None, files) if start is None else (files[0], files[1:])
+    first, *rest = files if start is not None else [None, *files]
     notes = dict(parents=json.dumps([Path(p).name for p in paths]), rule=method_name(rule))
     for k, v in knobs.items():
         value = v.said if isinstance(v, ByTensor) else v
@@ -159,7 +158,6 @@ def merge_files(
 ) -> Path: # `out`
     "`average` of files into a file, one tensor at a time"
     checked = check_shares(weights, len(paths))
-    # the ends of a path: their average has an alpha
     if len(paths) == 2: return write_merged(paths[0], paths[1:], out, force=force, alpha=checked[1])
     if weights is None: return write_merged(None, paths, out, uniform_soup, force=force)
     return write_merged(None, paths, out, weighted_average, force=force, weights=checked)

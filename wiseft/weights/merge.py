@@ -83,12 +83,12 @@ def tensor_depths(
     names:Iterable # of a state dict's tensors
 ) -> dict: # name -> 0 … 1
     "How deep in its tower each tensor stands"
-    depths = {n: float(bool(_after & set(n.split('.')))) for n in names}
+    depths = {n: float(not _after.isdisjoint(n.split('.'))) for n in names}
     towers = {} # name of a tower -> number of a block -> names of its tensors
     for n in names:
         if m := _block.search(n):
-            number = int(m[1] or m[2])
-            towers.setdefault(n[:m.start()], {}).setdefault(number, []).append(n)
+            blocks = towers.setdefault(n[:m.start()], {})
+            blocks.setdefault(int(m[1] or m[2]), []).append(n)
     for blocks in towers.values():
         for i, number in enumerate(sorted(blocks)):
             depths |= dict.fromkeys(blocks[number], i/max(1, len(blocks)-1))
@@ -214,8 +214,7 @@ def merge(
     if not names:
         names = [f'model {i}' for i in range(len(tuned))]
         if start is not None: names.insert(0, 'start')
-    if all(isinstance(m, Mapping) for m in models):
-        return _merge_states(rule, start, tuned, prepared, names, knobs)
+    if all(isinstance(m, Mapping) for m in models): return _merge_states(rule, start, tuned, prepared, names, knobs)
     if not all(hasattr(m, 'averaged') for m in models): raise TypeError(
         f"Can't average {' and '.join(type(m).__name__ for m in models)}: give state dicts only, or classifiers only.")
     alike = averageable(models)
@@ -226,8 +225,7 @@ def merge(
     alpha = how.get('alpha') if isinstance(how.get('alpha'), (int, float)) else None # one for each tensor is none
     return alike[0].averaged(state, models, alpha, how, flat_prepared(prepared))
 
-def _merge_states(rule, start, tuned, prepared, names, knobs): # a state dict
-    "State dicts, in memory"
+def _merge_states(rule, start, tuned, prepared, names, knobs): # of state dicts a state dict
     check_states(tuned if start is None else [start, *tuned], names)
     if prepared is None: prepared, knobs = prepare_merge(rule, start, tuned, **knobs)
     return dict(merged_tensors(rule, start, tuned, names, prepared, knobs))
@@ -345,8 +343,7 @@ def interpolate(
 ): # a new state dict or classifier
     "Weight-space ensemble $(1-\\alpha)\\,\\theta_0 + \\alpha\\,\\theta_1$ (WiSE-FT, arXiv 2109.01903)"
     check_ends(zeroshot, finetuned)
-    return merge(zeroshot, [finetuned], wise_ft, names=['zeroshot', 'finetuned'], parts=parts,
-                 alpha=check_alpha(alpha))
+    return merge(zeroshot, [finetuned], wise_ft, names=['zeroshot', 'finetuned'], parts=parts, alpha=check_alpha(alpha))
 
 # %% ../../nbs/api/weights/03_merge.ipynb #885a0720
 def check_shares(
@@ -382,10 +379,10 @@ def named_models(
     if isinstance(models, Mapping): return dict(models)
     return {f'model {i}': m for i, m in enumerate(models)}
 
-# %% ../../nbs/api/weights/03_merge.ipynb #9501d79c
+# %% ../../nbs/api/weights/03_merge.ipynb #5b0e7c1d
 def _own_knobs(function, before=''): # list of `Parameter`
     taken = 'start', 'tuned', 'at', 'images'
-    found = [p for name, p in signature(function).parameters.items() if name not in taken]
+    found = [p for p in signature(function).parameters.values() if p.name not in taken]
     return [p.replace(name=before + p.name, kind=Parameter.KEYWORD_ONLY) for p in found]
 
 def _with_signature(function, names, knobs):
@@ -393,6 +390,7 @@ def _with_signature(function, names, knobs):
     function.__signature__ = Signature([*(Parameter(n, Parameter.POSITIONAL_OR_KEYWORD) for n in names), *knobs])
     return function
 
+# %% ../../nbs/api/weights/03_merge.ipynb #9501d79c
 def layered(
     inner:Method, # a merge
     outer:Method  # a merge of the start and what the inner one made
@@ -404,8 +402,9 @@ def layered(
         'merge that.')
     before, twice = f'{f.__name__}_', hasattr(g, 'prepare')
     def apart(knobs):
-        below = {k.removeprefix(before): v for k, v in knobs.items() if k.startswith(before)}
-        return below, {k: v for k, v in knobs.items() if not k.startswith(before)}
+        of_inner = [k for k in knobs if k.startswith(before)]
+        below = {k.removeprefix(before): knobs.pop(k) for k in of_inner}
+        return below, knobs
     def rule(start, tuned, at, **knobs):
         (below, own), known = apart(knobs), at.prepared or {}
         if 'made' in known: made = known['made'].to(tuned[0])
@@ -420,7 +419,8 @@ def layered(
         made = dict(merged_tensors(f, start, tuned, names[start is None:], known, left))
         outer = g.prepare(start, [made], **own)
         return {k: dict(made=t, outer=outer.get(k)) for k, t in made.items()}
-    below, looked = _own_knobs(f, before), _own_knobs(f.prepare, before) if hasattr(f, 'prepare') else []
+    below = _own_knobs(f, before)
+    looked = _own_knobs(f.prepare, before) if hasattr(f, 'prepare') else []
     _with_signature(rule, ('start', 'tuned', 'at'), _own_knobs(g) + below*(not twice))
     if twice or looked or hasattr(f, 'prepare'):
         images = ('images',) if looks_at_images(f) else ()
@@ -428,7 +428,7 @@ def layered(
         rule.prepare = _with_signature(prepare, ('start', 'tuned', *images), asked)
     if hasattr(f, 'looks'): rule.looks = f.looks
     rule.__name__ = name
-    return Method('merge', name, ', '.join(filter(None, (inner.paper, outer.paper))), outer.knob, rule, inner.needs,
-                  inner.cost)
+    papers = ', '.join(filter(None, (inner.paper, outer.paper)))
+    return Method('merge', name, papers, outer.knob, rule, inner.needs, inner.cost)
 
 COMBINED['merge'] = layered

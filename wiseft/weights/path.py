@@ -9,6 +9,7 @@ __all__ = ['WeightPath']
 import torch
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from fastcore.basics import chunked
 from torch import nn
 from .merge import At, check_alpha, check_parts, knobs_apart, merge_tensor, tensor_depths, wise_ft
 from ..base.registry import function_and_knobs
@@ -46,7 +47,7 @@ class WeightPath:
         for k, versions in zip(memory, self.tensors):
             if at_once and is_weight(memory[k]): together.append(versions)
             else: self.alone.append((versions, At(k, depths[k], prepared.get(k))))
-        self.together = [together[i:i+64] for i in range(0, len(together), 64)]
+        self.together = list(chunked(together, 64))
     @torch.no_grad()
     def __call__(self,
         alpha:float # mixing coefficient; outside 0…1 it extrapolates, with a warning

@@ -25,7 +25,7 @@ from .tensors import check_compatible
 # %% ../../nbs/api/weights/09_recipes.ipynb #9f9f3b45
 def _entries(name, said): # list of (filter or None, number or list of numbers)
     "The values that a recipe has for a knob, in the order in which they are asked"
-    of_filters = isinstance(said, list) and said and all(isinstance(e, dict) for e in said)
+    of_filters = isinstance(said, list) and {*map(type, said)} == {dict}
     entries = said if of_filters else [dict(value=said)]
     for e in entries:
         value, text = e.get('value'), e.get('filter')
@@ -46,7 +46,8 @@ def _value_at(entries, at):
     if len(value) == 1: return value[0]
     place = (at.depth if in_block(at.name) else 0)*(len(value)-1)
     i = min(int(place), len(value)-2)
-    return value[i] + (place-i)*(value[i+1]-value[i])
+    low, high = value[i:i+2]
+    return low + (place-i)*(high-low)
 
 def _knob(entries): # the value itself where it is the same for all tensors
     (text, value), *_ = entries
@@ -75,8 +76,9 @@ def agreeing_steps(
 ) -> torch.Tensor:
     "The start and the largest steps of each tensor whose sign is that of their weighted sum (mergekit's ties)"
     check_start(start, 'ties')
-    shares = torch.tensor(weights, dtype=start.dtype, device=start.device).view(-1, *[1]*start.ndim)
-    steps = shares*torch.stack([_largest(t-start, d) for t, d in zip(tuned, densities)])
+    largest = [_largest(t-start, d) for t, d in zip(tuned, densities)]
+    shares = start.new_tensor(weights).view(-1, *[1]*start.ndim)
+    steps = shares*torch.stack(largest)
     agree = steps.sign() == torch.where(steps.sum(0) >= 0, 1, -1)
     total = (shares*agree).sum(0) if normalize else torch.ones_like(start)
     return start + scale*(steps*agree).sum(0)/torch.where(total == 0, 1, total)
@@ -84,10 +86,12 @@ def agreeing_steps(
 def _largest(step, density):
     "A step without its smallest parts"
     if not 0 < density <= 1: raise ValueError(f'density is {density:g}. Give the part to keep, above 0, at most 1.')
-    n = max(1, int(density*step.numel()))
     if density == 1: return step
+    n = max(1, int(density*step.numel()))
     smallest = step.abs().flatten().topk(n).values[-1]
     return step*(step.abs() >= smallest)
+
+
 
 scaled_steps.merge_method, agreeing_steps.merge_method = 'task_arithmetic', 'ties'
 
@@ -127,8 +131,7 @@ def is_classifier(
 # %% ../../nbs/api/weights/09_recipes.ipynb #f4543120
 def _mapping(keys, allowed, what):
     "A dict with no other keys"
-    if not isinstance(keys, dict): raise ValueError(
-        f'{what} is {reprlib.repr(keys)}, and should be keys with values.')
+    if not isinstance(keys, dict): raise ValueError(f'{what} is {reprlib.repr(keys)}, and should be keys with values.')
     for k in keys:
         if k in _REFUSED: raise ValueError(f'{k!r} is not for recipes here. {_REFUSED[k]}')
         if k not in allowed: raise ValueError(
@@ -150,7 +153,6 @@ def read_recipe(
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #94466128
 def _recipe(keys, folder): # `Recipe`
-    "A recipe from its keys"
     keys = _mapping(keys, _KEYS, 'The recipe')
     if len({'merge_method', 'rule'} & set(keys)) != 1: raise ValueError(
         f'A recipe has either merge_method ({", ".join(_METHODS)}) or rule, the name of a merge that `wiseft methods` '
@@ -188,15 +190,14 @@ def _recipe(keys, folder): # `Recipe`
     if not all(isinstance(v, str) for v in images.values()): raise ValueError(f'{[*images]} are no paths or names.')
     def place(path): return Path(os.path.normpath(folder/path))
     if 'reference' in images: images['reference'] = str(place(images['reference']))
-    return Recipe(rule, None if start is None else place(start), [place(m['model']) for m in models], knobs, dtype,
-                  images)
+    tuned = [place(m['model']) for m in models]
+    return Recipe(rule, None if start is None else place(start), tuned, knobs, dtype, images)
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #17f75685
-def _of_mergekit(rule, models, shared): # dict of knobs
-    "The parameters of mergekit's methods"
-    asks = signature(rule).parameters
+def _of_mergekit(rule, models, shared): # dict of knobs: the parameters of mergekit's methods
+    asks = {None, *signature(rule).parameters} # None: what a word means that changes nothing
     of_each = [word for word, knob in _OF_EACH.items() if knob in asks]
-    of_all = [word for word, knob in _NAMES.items() if knob is None or knob in asks]
+    of_all = [word for word, knob in _NAMES.items() if knob in asks]
     _mapping(shared, [*of_each, *of_all], 'parameters')
     knobs = {_NAMES[k]: _knob(_entries(k, shared[k])) for k in of_all if k in shared and _NAMES[k]}
     if rule is weighted_average: knobs.setdefault('normalize', True)
@@ -214,8 +215,7 @@ def _of_mergekit(rule, models, shared): # dict of knobs
             knobs[_OF_EACH[k]] = ByTensor(here, [v.said if isinstance(v, ByTensor) else v for v in values])
     return knobs
 
-def _knobs_of_ours(rule, shared): # dict
-    "The parameters of a rule"
+def _knobs_of_ours(rule, shared): # dict of the parameters of a rule
     beforehand = signature(rule.prepare).parameters if hasattr(rule, 'prepare') else {}
     taken = 'self', 'start', 'tuned', 'at', 'images'
     names = dict.fromkeys([*signature(rule).parameters, *beforehand])
@@ -252,7 +252,8 @@ def merged_classifier(
 ): # a new classifier
     "What a recipe makes of classifiers"
     start = None if recipe.start is None else load(recipe.start)
-    tuned = {str(p): load(p, start=start) if (p/ADAPTER).is_file() else load(p) for p in recipe.tuned}
+    def loaded(p): return load(p, start=start) if (p/ADAPTER).is_file() else load(p)
+    tuned = {str(p): loaded(p) for p in recipe.tuned}
     if start is not None: check_ends(start, list(tuned.values())[-1])
     if 'at' not in signature(recipe.rule).parameters: made = recipe.rule(start, tuned, images, **recipe.knobs)
     else: made = merge(start, tuned.values(), recipe.rule, images=images, **recipe.knobs)
