@@ -37,10 +37,10 @@ def fisher_information(
         cost='a gradient for each of 256 images and both ends')
 def fisher(start:torch.Tensor, tuned:list, at:At, alpha:float=.5, floor:float=1e-8) -> torch.Tensor:
     "The average of all versions of a weight by their Fisher information"
-    versions, shares = [start, *tuned], [1-alpha, *[alpha/len(tuned)]*len(tuned)]
-    if at.prepared is None: return weighted_sum(versions, shares) # statistics of BatchNorm have none
+    shares = [1-alpha] + [alpha/len(tuned)]*len(tuned)
+    if at.prepared is None: return weighted_sum([start, *tuned], shares) # statistics of BatchNorm have none
     counts = [s*i for s, i in zip(shares, at.prepared.to(start).clamp(min=floor))]
-    return sum(c*v for c, v in zip(counts, versions))/sum(counts)
+    return sum(c*v for c, v in zip(counts, [start, *tuned]))/sum(counts)
 
 def both_informations(start:ImageClassifier, tuned:list, images:ImageSet, n_images:int=256, seed:int=0) -> dict:
     check_images_suffice([start, *tuned], 'Fisher')

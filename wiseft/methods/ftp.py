@@ -18,21 +18,18 @@ def ftp(p:torch.Tensor, p0:torch.Tensor, grad:torch.Tensor, memory:dict, lr, kap
     radius = memory.get('radius', length.new_zeros(()))
     if 'direction' in memory:
         slope = (grad.reshape(way.shape)*memory['direction']).sum()
-        slope = torch.where(slope > 0, kappa*slope, slope)
-        radius = radius - lr*way.shape[1]*_adam_step(slope, memory)
+        slope = torch.where(slope > 0, kappa*slope, slope).nan_to_num(0, 0, 0) # nought where it isn't finite
+        # how many learning rates Adam goes
+        mean, square, t = memory.get('moments', slope.new_zeros(3))
+        t, mean = t+1, torch.lerp(mean, slope, .1)
+        square = torch.lerp(square, slope.square(), .001)
+        memory['moments'] = torch.stack([mean, square, t])
+        rates = mean/(1-.9**t) / ((square/(1-.999**t)).sqrt() + 1e-8)
+        radius = radius - lr*way.shape[1]*rates
     memory['radius'] = radius.clamp(min=0).minimum(length.max())
     memory['direction'] = (way/length).nan_to_num() # 0/0 where nothing moved
     share = (memory['radius']/length).clamp(max=1).nan_to_num()
     rows, rows_of_start = (t.reshape(way.shape) for t in (p, p0))
     p.copy_(torch.lerp(rows_of_start, rows, share).view_as(p))
-
-def _adam_step(slope, memory):
-    "How many learning rates Adam goes; a slope that isn't finite counts as nought"
-    slope = slope.nan_to_num(0, 0, 0)
-    mean, square, t = memory.get('moments', slope.new_zeros(3))
-    t, mean = t+1, torch.lerp(mean, slope, .1)
-    square = torch.lerp(square, slope.square(), .001)
-    memory['moments'] = torch.stack([mean, square, t])
-    return mean/(1-.9**t) / ((square/(1-.999**t)).sqrt() + 1e-8)
 
 ftp.replaces_decay = True

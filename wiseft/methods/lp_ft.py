@@ -26,7 +26,8 @@ def regression_loss(w:torch.Tensor, x:torch.Tensor, y:torch.Tensor, C:float): # 
 def logistic_regression(x:torch.Tensor, y:torch.Tensor, C:float, start:torch.Tensor, iterations:int=200): # in float64
     "Weights of a linear classifier without a bias, (n_classes, dim), after that many iterations at most"
     def loss(w):
-        slope, value = grad_and_value(regression_loss)(torch.from_numpy(w).reshape(start.shape), x, y, C)
+        w = torch.from_numpy(w).reshape(start.shape)
+        slope, value = grad_and_value(regression_loss)(w, x, y, C)
         return value.item(), slope.numpy().ravel()
     found = minimize(loss, start.numpy().ravel(), jac=True, method='L-BFGS-B', options=dict(maxiter=iterations))
     return torch.from_numpy(found.x.reshape(start.shape))

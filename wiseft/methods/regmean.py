@@ -8,6 +8,7 @@ __all__ = ['inner_products', 'regmean', 'regressed_weights']
 # %% ../../nbs/methods/regmean.ipynb #2fdca67b
 import numpy as np
 import torch
+from collections import defaultdict
 from functools import partial
 from torch import nn
 from ..base.registry import method
@@ -18,21 +19,19 @@ from ..models.head import ClassificationHead
 from ..weights.merge import At, check_images_suffice
 
 # %% ../../nbs/methods/regmean.ipynb #2acf54c7
-def _add(found, name, module, inputs): # as a hook of a layer
-    if inputs[0] is not inputs[-1]: return # attention to something else
-    x = (inputs[0].movedim(1, -1) if isinstance(module, nn.Conv2d) else inputs[0]).float().flatten(0, -2)
-    found[name] = found.get(name, 0) + x.T @ x
-
 @torch.no_grad()
 def inner_products(classifier:ImageClassifier, images:ImageSet): # dict name of a linear layer's weight -> (d, d), XᵀX
     "What goes into each linear layer, times itself"
-    net, found, linear = classifier.copy(), {}, (nn.Linear, ClassificationHead, nn.MultiheadAttention)
+    net, grams, linear = classifier.copy(), defaultdict(float), (nn.Linear, ClassificationHead, nn.MultiheadAttention)
+    def add(name, module, inputs): # before a layer
+        x = (inputs[0].movedim(1, -1) if isinstance(module, nn.Conv2d) else inputs[0]).float().flatten(0, -2)
+        if inputs[0] is inputs[-1]: grams[name] += x.T @ x # but for attention to something else
     for n,m in net.named_modules():
         point = isinstance(m, nn.Conv2d) and (*m.kernel_size, m.groups) == (1, 1, 1)
-        name = n + ('.in_proj_weight' if isinstance(m, nn.MultiheadAttention) else '.weight')
-        if isinstance(m, linear) or point: m.register_forward_pre_hook(partial(_add, found, name))
+        weight = 'in_proj_weight' if isinstance(m, nn.MultiheadAttention) else 'weight'
+        if isinstance(m, linear) or point: m.register_forward_pre_hook(partial(add, f'{n}.{weight}'))
     for _, x in batches(images, net.transform, [], 32, progress=False): net(x.to(net.device))
-    return {n: g.cpu().double() for n,g in found.items()}
+    return {n: g.cpu().double() for n,g in grams.items()}
 
 # %% ../../nbs/methods/regmean.ipynb #602dfa0d
 @method('merge', 'RegMean', '2212.09849', needs='several fine-tuned classifiers; images', cost='256 images each')
@@ -43,13 +42,14 @@ def regmean(start:torch.Tensor, tuned:list, at:At) -> torch.Tensor:
 def regressed_weights(start:object, tuned:list, images:ImageSet, n_images:int=256, off_diagonal:float=.9) -> dict:
     check_images_suffice([start, *tuned], 'RegMean')
     some = images.subset(np.unique(np.linspace(0, len(images)-1, n_images).astype(int)))
-    over, under = {}, {}
-    for c, name, g in ((c, *found) for c in tuned for found in inner_products(c, some).items()):
-        g = off_diagonal*g + (1-off_diagonal)*g.diag().diag() + 1e-6*g.diag().mean()*torch.eye(len(g))
-        over[name] = over.get(name, 0) + c.get_parameter(name).detach().cpu().double().flatten(1) @ g
-        under[name] = under.get(name, 0) + g
-    solved = {n: torch.linalg.solve(under[n], w, left=False).float() for n,w in over.items()}
-    return {n: w.view_as(c.get_parameter(n)) for n,w in solved.items()}
+    over, under = defaultdict(float), defaultdict(float)
+    for c in tuned:
+        for name, g in inner_products(c, some).items():
+            g = off_diagonal*g + (1-off_diagonal)*g.diag().diag() + 1e-6*g.diag().mean()*torch.eye(len(g))
+            over[name] += c.get_parameter(name).detach().cpu().double().flatten(1) @ g
+            under[name] += g
+    def solved(n): return torch.linalg.solve(under[n], over[n], left=False).float().view_as(c.get_parameter(n))
+    return {n: solved(n) for n in over}
 
 regmean.prepare = regressed_weights
 regmean.looks = lambda train, validation, models, n_images=256: (models*min(n_images, validation), 0)

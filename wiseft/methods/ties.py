@@ -17,18 +17,18 @@ def _bits(start, tuned): # yields (size,) integers, a tensor of weights after th
     for k in start:
         if is_weight(start[k]): yield (tuned[k].float() - start[k].float()).abs().flatten().view(torch.int32)
 
-def _place(counts, rank): # (bin, how many lie in higher ones)
-    "The bin that the `rank`-th largest lies in"
-    reached = counts.flip(0).cumsum(0)
+def _place(bits, n, rank): # bits: tensors of whole numbers below n
+    "The number that is the `rank`-th largest, and how many are higher"
+    counts = sum(torch.bincount(b, minlength=n) for b in bits).flip(0)
+    reached = counts.cumsum(0)
     i = int((reached < rank).sum())
-    return len(counts)-1-i, int(reached[i] - counts.flip(0)[i])
+    return n-1-i, int(reached[i] - counts[i])
 
 def threshold(start:Mapping, tuned:Mapping, density:float=.2): # density: part of all weights whose steps are kept
     "The magnitude that the largest steps of a model reach, looked for over all its weights"
     rank = max(1, round(density*sum(b.numel() for b in _bits(start, tuned))))
-    upper, above = _place(sum(torch.bincount(b >> 16, minlength=2**15) for b in _bits(start, tuned)), rank)
-    lower, _ = _place(sum(torch.bincount(b[b >> 16 == upper] & 0xffff, minlength=2**16) for b in _bits(start, tuned)),
-                      rank-above)
+    upper, above = _place((b >> 16 for b in _bits(start, tuned)), 2**15, rank)
+    lower, _ = _place((b[b >> 16 == upper] & 0xffff for b in _bits(start, tuned)), 2**16, rank-above)
     return torch.tensor(upper << 16 | lower, dtype=torch.int32).view(torch.float32)
 
 # %% ../../nbs/methods/ties.ipynb #f83fe2cd

@@ -36,13 +36,13 @@ def tracer(step:Step, strength:float=1., weights:dict=None): # of terms; default
     "The contrastive loss, and a teacher's answers and features"
     of = weights or (RESNET if hasattr(step.classifier.visual, 'attnpool') else VIT)
     w_v, w_t = projections(step.classifier.clip.model)
-    crossing, taught = (w_v @ w_t.T).norm()/w_v.shape[1]**.5, step.scale.new_zeros(())
+    crossing = (w_v @ w_t.T).norm()/w_v.shape[1]**.5
+    student, taught = (step.features, step.text_features, step.scale), step.scale.new_zeros(())
     if step.step: # at first the teacher is the student
-        student = step.features, step.text_features, step.scale
         *terms, distance = tracer_terms(*student, *step.others(step.teacher), step.teacher_scale)
         taught = sum(terms) + of['features']*distance
-    return dict(contrastive=contrastive(step.features, step.text_features, step.scale),
-                distillation=strength*of['weight']*taught, crossing=of['crossing']*crossing)
+    distillation = strength*of['weight']*taught
+    return dict(contrastive=contrastive(*student), distillation=distillation, crossing=of['crossing']*crossing)
 
 @lru_cache(1)
 def _shares(steps):

@@ -15,7 +15,7 @@ from ..stats.table_io import read_results
 from ..base.files import atomic_path, existing_folder
 from .figures import PICTURES, alt_text
 from ..stats.caveats import doubts
-from ..stats.table import compact, first_metric
+from ..stats.table import STARTS, compact, first_metric
 from ..models.save import read_card
 from ..base.text import first_few, in_markdown
 
@@ -65,14 +65,14 @@ def _settings(card, table, name, licence): # text between dashes
     alpha, merge, results = card['alpha'], card['recipe'].get('merge'), []
     # the rows that tell of this classifier; none where they are several
     merged = merge.get('name') if isinstance(merge, dict) else 'weight-space'
-    ends = {0: ['zero-shot', 'start'], 1: ['fine-tuned']} if merged == 'weight-space' else {}
-    rows = [] if table is None else table[table.alpha.sub(-1 if alpha is None else alpha).abs() < 1e-9]
-    if len(rows): rows = rows[rows.method.isin(ends.get(alpha, [merged]))]
-    if len(rows) and rows.duplicated(['dataset', 'metric']).any(): rows = rows[:0]
-    for r in rows.itertuples() if len(rows) else ():
-        row = dict(dataset_type=r.dataset, dataset_name=r.dataset, dataset_split=r.split or None)
-        row |= dict(metric_type=r.metric, metric_value=round(float(r.value), 4))
-        results.append(EvalResult(task_type='image-classification', **row))
+    ends = {0: STARTS, 1: ['fine-tuned']} if merged == 'weight-space' else {}
+    if table is not None and alpha is not None:
+        rows = table[table.method.isin(ends.get(alpha, [merged])) & ((table.alpha-alpha).abs() < 1e-9)]
+        if rows.duplicated(['dataset', 'metric']).any(): rows = rows[:0]
+        for r in rows.itertuples():
+            row = dict(dataset_type=r.dataset, dataset_name=r.dataset, dataset_split=r.split or None)
+            row |= dict(metric_type=r.metric, metric_value=round(float(r.value), 4))
+            results.append(EvalResult(task_type='image-classification', **row))
     base = card['clip']['name']
     about = dict(library_name='wiseft', pipeline_tag='image-classification', license=licence)
     about['base_model'] = base.partition(':')[2] if base.startswith(('hf-hub:', 'hf:')) else None

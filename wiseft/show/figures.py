@@ -39,8 +39,7 @@ def _say_alpha(table, **_):
         c = curves(table)[label]
         c = c[c.dataset==name]
         top = c.loc[c.value.idxmax()]
-        first = c.value.iloc[0]
-        last = c.value.iloc[-1]
+        first, last = c.value.iloc[[0, -1]]
         parts.append(f'{name} {_pct(first)}, {_pct(top.value)} at α = {top.alpha:g}, {_pct(last)}')
     return (f'Accuracy against the mixing coefficient α, {curve_name(label, curve_method(c))}, at α = 0 '
             f'({start_name(table)}), at '

@@ -41,7 +41,7 @@ def drop_empty(
     frame:pd.DataFrame,
 ) -> pd.DataFrame:
     "A table without the columns that hold nothing but unknown values and empty texts"
-    return frame[[c for c in frame if not frame[c].map(lambda v: pd.isna(v) or v == '').all()]]
+    return frame.loc[:, ~(frame.isna() | frame.isin([''])).all()]
 
 def p_value(
     p:float, # NaN where there is none

@@ -24,8 +24,10 @@ def _color(label, many):
 
 def _near(points, alpha):
     "The weight-space row nearest to `alpha` of each tuning, if one is near."
-    w = points[(points.method=='weight-space') & ((points.alpha-alpha).abs() < .05)]
-    return w.loc[(w.alpha-alpha).abs().groupby(w.label, sort=False).idxmin()]
+    w = points[points.method=='weight-space']
+    far = (w.alpha-alpha).abs()
+    far = far[far < .05]
+    return w.loc[far.groupby(w.label, sort=False).idxmin()]
 
 def _draw_frontier(ax, points):
     "Curves, single points, and their two intervals as crosses."
@@ -51,31 +53,6 @@ def _draw_frontier(ax, points):
         ax.plot([row.low_reference, row.high_reference], [y,y], **style)
         ax.plot([x,x], [row.low_shift, row.high_shift], **style)
 
-# %% ../../nbs/api/show/02_plots.ipynb #0876d304
-def _label_frontier(ax, points):
-    "End points and single points by name, some α along the weight-space curve."
-    ax.figure.draw_without_rendering()
-    single, many = single_points(points), are_many(points)
-    # what names should not hide, in pixels: curves and marks, and by less the crosses
-    pixels = lambda p: ax.transData.transform(p[['value_reference','value_shift']].to_numpy())
-    square = np.array([(i,j) for i in (-11,0,11) for j in (-11,0,11)])
-    lines = [dense_line(pixels(c)) for c in curves(points).values()]
-    marks = [xy+square for xy in pixels(single)]
-    ends = [np.transpose(l.get_data()) for l in ax.lines if len(l.get_xdata())==2]
-    crosses = [dense_line(ax.transData.transform(xy)) for xy in ends]
-    crosses = crosses or [np.empty((0,2))]
-    obstacles = np.concatenate(lines + marks), np.concatenate(crosses)
-    # the names, then some α
-    taken = []
-    def name(row, words, weight='bold'):
-        xy, color = (row.value_reference, row.value_shift), darker(COLORS[row.label])
-        place_label(ax, words, xy, obstacles, taken, color=color, weight=weight)
-    named = single[single.method.isin(STARTS)] if many else single
-    for row in named.itertuples(): name(row, row.label)
-    several = points.label[points.method=='weight-space'].nunique() > 1
-    for a in () if many else (.5,) if several else (.5, .2, .8):
-        for row in _near(points, a).itertuples(): name(row, f'α = {row.alpha:g}', 'bold' if a==.5 else 'normal')
-
 # %% ../../nbs/api/show/02_plots.ipynb #235caf38
 @styled
 def plot_frontier(
@@ -85,7 +62,7 @@ def plot_frontier(
 ) -> Figure:
     "Accuracy on the reference against that under shift, on logit axes: end points, curves over α, 95 % intervals."
     points = frontier(table, dataset)
-    many = are_many(points)
+    single, many = single_points(points), are_many(points)
     if ax is None: ax = new_figure(6.4, 4.8, many).subplots()
     _draw_frontier(ax, points)
     logit = fits_logit(points.value_reference) and fits_logit(points.value_shift) # both axes alike
@@ -96,7 +73,25 @@ def plot_frontier(
     sns.despine(ax=ax)
     if many: ax.legend(loc='upper left', bbox_to_anchor=(1,1), **LEGEND | dict(ncols=1))
     elif curves(points): spread_legend(ax.legend, loc='lower left', bbox_to_anchor=(-.08,1), borderaxespad=.2, **LEGEND)
-    _label_frontier(ax, points)
+    ax.figure.draw_without_rendering()
+    # what names should not hide, in pixels: curves and marks, and by less the crosses
+    pixels = lambda p: ax.transData.transform(p[['value_reference','value_shift']].to_numpy())
+    square = np.array([(i,j) for i in (-11,0,11) for j in (-11,0,11)])
+    lines = [dense_line(pixels(c)) for c in curves(points).values()]
+    marks = [xy+square for xy in pixels(single)]
+    ends = [l.get_xydata() for l in ax.lines if len(l.get_xdata())==2]
+    crosses = [dense_line(ax.transData.transform(xy)) for xy in ends]
+    obstacles = np.concatenate(lines + marks), np.concatenate([np.empty((0,2)), *crosses])
+    # the names, then some α
+    taken = []
+    def name(row, words, weight='bold'):
+        xy, color = (row.value_reference, row.value_shift), darker(COLORS[row.label])
+        place_label(ax, words, xy, obstacles, taken, color=color, weight=weight)
+    named = single[single.method.isin(STARTS)] if many else single
+    for row in named.itertuples(): name(row, row.label)
+    several = points.label[points.method=='weight-space'].nunique() > 1
+    for a in () if many else (.5,) if several else (.5, .2, .8):
+        for row in _near(points, a).itertuples(): name(row, f'α = {row.alpha:g}', 'bold' if a==.5 else 'normal')
     return ax.figure
 
 # %% ../../nbs/api/show/02_plots.ipynb #ec621996
@@ -126,30 +121,28 @@ def plot_alpha(
     fig = new_figure(1.95*max(cols, 3), max(1.95*rows+.6, legend), many)
     axes = fig.subplots(rows, cols, squeeze=False, sharex=True).ravel()
     table = labelled(table)
-    for ax,name in zip(axes, names): _draw_alpha(ax, table[table.dataset==name], name)
+    for ax,name in zip(axes, names): # the curves of a set, with a band, and its end points
+        of_set = table[table.dataset==name]
+        for i,(label,c) in enumerate(curves(of_set).items()):
+            if i==0: ax.fill_between(c.alpha, c.low, c.high, color=COLORS[label], alpha=.15, lw=0)
+            method = curve_method(c)
+            style = dict(color=COLORS[label], ls=DASHES[method], lw=1.8, label=curve_name(label, method))
+            sns.lineplot(c, x='alpha', y='value', ax=ax, estimator=None, legend=False, **style)
+        for row in of_set[of_set.method.isin(ENDS)].itertuples():
+            m = MARKERS[row.label]
+            color = _color(row.label, are_many(of_set))
+            ax.plot(row.alpha, row.value, m, color=color, ms=.75*SIZES[m], mec='w', mew=.8, zorder=5, clip_on=False)
+        weight = 'bold' if name in (reference_set(of_set),MEAN) else 'normal'
+        ax.set_title(textwrap.fill(name, 18), fontsize='small', weight=weight, loc='left')
+        ax.set(xlabel='', ylabel='', xlim=(-.03,1.03), xticks=[0,.5,1], xticklabels=['0','0.5','1'])
+        percent_ticks(ax.yaxis)
+        ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1,2,5,10]))
+        sns.despine(ax=ax)
     for ax in axes[len(names):]: ax.remove()
     for i in range(len(names)): axes[i].tick_params(labelbottom=i+cols >= len(names))
     fig.supxlabel(f'mixing coefficient α   (0 = {start_name(table)}, 1 = fine-tuned)', fontsize='medium')
     spread_legend(fig.legend, *axes[0].get_legend_handles_labels(), **legend_place(many))
     return fig
-
-def _draw_alpha(ax, rows, name):
-    "Draw the curves over α of one set, with a band and end points"
-    for i,(label,c) in enumerate(curves(rows).items()):
-        if i==0: ax.fill_between(c.alpha, c.low, c.high, color=COLORS[label], alpha=.15, lw=0)
-        method = curve_method(c)
-        style = dict(color=COLORS[label], ls=DASHES[method], lw=1.8, label=curve_name(label, method))
-        sns.lineplot(c, x='alpha', y='value', ax=ax, estimator=None, legend=False, **style)
-    for row in rows[rows.method.isin(ENDS)].itertuples():
-        m = MARKERS[row.label]
-        color = _color(row.label, are_many(rows))
-        ax.plot(row.alpha, row.value, m, color=color, ms=.75*SIZES[m], mec='w', mew=.8, zorder=5, clip_on=False)
-    weight = 'bold' if name in (reference_set(rows),MEAN) else 'normal'
-    ax.set_title(textwrap.fill(name, 18), fontsize='small', weight=weight, loc='left')
-    ax.set(xlabel='', ylabel='', xlim=(-.03,1.03), xticks=[0,.5,1], xticklabels=['0','0.5','1'])
-    percent_ticks(ax.yaxis)
-    ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1,2,5,10]))
-    sns.despine(ax=ax)
 
 # %% ../../nbs/api/show/02_plots.ipynb #0040d52d
 @styled
@@ -197,34 +190,35 @@ def plot_robustness(
     rows, many = -(-len(names)//cols), are_many(table)
     fig = new_figure(2.5*max(cols, 2), 2.5*rows+.6+many, many)
     axes = fig.subplots(rows, cols, squeeze=False).ravel()
-    for ax,name in zip(axes, names): _draw_panel(ax, frontier(table, name), baselines.get(name), name)
+    for ax,name in zip(axes, names):
+        points, baseline = frontier(table, name), baselines.get(name)
+        _draw_frontier(ax, points)
+        # axes around the points and the baseline at their places; a small panel has room for four ticks
+        x, y = points.value_reference.to_numpy(), points.value_shift.to_numpy()
+        on_line = baseline(x)[baseline.covers(x)] if baseline else []
+        accuracy_axis(ax.xaxis, x)
+        accuracy_axis(ax.yaxis, np.concatenate([y, on_line]))
+        ticks = ax.get_xticks()
+        ax.xaxis.set_major_locator(FixedLocator(ticks[::-(-len(ticks)//4)]))
+        limits = dict(xlim=ax.get_xlim(), ylim=ax.get_ylim())
+        # marks for the legend
+        named = single_points(points)
+        if are_many(points): named = named[named.method.isin(STARTS)]
+        for label in named.label.unique():
+            m = MARKERS[label]
+            ax.plot([], [], m, color=COLORS[label], ms=.6*SIZES[m], label=label)
+        # the baseline over its range, and what is as accurate on both
+        if baseline:
+            grid = np.linspace(*baseline.x_range, 300)
+            ax.plot(grid, baseline(grid), color='.45', lw=1.8, zorder=1, label='baseline')
+        grid = np.linspace(.01, .99, 300)
+        ax.plot(grid, grid, ':', color='.5', lw=1, zorder=1, label='nothing lost')
+        ax.set(**limits, xlabel='', ylabel='')
+        ax.set_title(name, fontsize='small', loc='left')
+        sns.despine(ax=ax)
     for ax in axes[len(names):]: ax.remove()
     fig.supxlabel('Accuracy on the reference', fontsize='medium')
     lines = [l for ax in axes[:len(names)] for l in ax.lines]
     handles = {l.get_label(): l for l in lines if not l.get_label().startswith('_')}
     spread_legend(fig.legend, handles.values(), handles, **legend_place(many))
     return fig
-
-def _draw_panel(ax, points, baseline, name):
-    "Draw the points of one shifted set, and its baseline"
-    _draw_frontier(ax, points)
-    x, y = points.value_reference.to_numpy(), points.value_shift.to_numpy()
-    on_line = baseline(x)[baseline.covers(x)] if baseline else []
-    accuracy_axis(ax.xaxis, x)
-    accuracy_axis(ax.yaxis, np.concatenate([y, on_line]))
-    ticks = ax.get_xticks()
-    ax.xaxis.set_major_locator(FixedLocator(ticks[::-(-len(ticks)//4)])) # a small panel has room for four
-    limits = ax.get_xlim(), ax.get_ylim()
-    named = single_points(points)
-    if are_many(points): named = named[named.method.isin(STARTS)]
-    for label in named.label.unique():
-        m = MARKERS[label]
-        ax.plot([], [], m, color=COLORS[label], ms=.6*SIZES[m], label=label)
-    if baseline:
-        grid = np.linspace(*baseline.x_range, 300)
-        ax.plot(grid, baseline(grid), color='.45', lw=1.8, zorder=1, label='baseline')
-    grid = np.linspace(.01, .99, 300)
-    ax.plot(grid, grid, ':', color='.5', lw=1, zorder=1, label='nothing lost')
-    ax.set(xlim=limits[0], ylim=limits[1], xlabel='', ylabel='')
-    ax.set_title(name, fontsize='small', loc='left')
-    sns.despine(ax=ax)

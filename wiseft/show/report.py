@@ -8,6 +8,7 @@ __all__ = ['headline', 'write_report']
 # %% ../../nbs/api/show/07_report.ipynb #819bd765
 import json
 import numpy as np, pandas as pd
+from collections import defaultdict
 from html import escape
 from pathlib import Path
 from string import Template
@@ -19,7 +20,7 @@ from ..infer.predictions import KeptPredictions, compare_ends
 from .html import drop_empty, html_figure, html_page, html_table, html_text, p_value
 from ..stats.caveats import doubts
 from ..stats.paper import robustness
-from .plot_data import NAMES, curves, known_baselines
+from .plot_data import NAMES, curves, known_baselines, start_name
 from .figures import alt_text, pictures
 from ..base.text import counted
 from ..stats.table import CONTROL_MEAN, MEAN, MEANS, STARTS, UNBOUNDED
@@ -40,33 +41,27 @@ def headline(
     "What chose α, what averaging gives under shift and on the reference, with intervals, and what can't be told."
     check_single(table, ['method','alpha'])
     rows = {(r.method, r.dataset): r for r in _marked(table, alpha).itertuples()}
-    start, reference = _begins(table), reference_set(table)
+    start, reference = start_name(table), reference_set(table)
     needed = [(m, d) for m in (start, 'weight-space', 'fine-tuned') for d in (MEAN, reference)]
     chosen = getattr(alpha, 'chosen', '') # what chose it
     if not set(needed) <= set(rows): return f'{chosen} Accuracy in per cent, with 95 % intervals where known.'.strip()
     shifts = table[(table.role=='shift') & (table.dataset!=MEAN)]
     sets = counted(shifts.dataset.nunique(), 'shifted set')
     def than(m, d): return _than(rows['weight-space', d], rows[m, d], comparisons)
-    def gives(d): return f'{than(start, d)} and {than("fine-tuned", d)}'
+    def gives(d, over=''): # its interval and number of images as far as they are known
+        r, about = rows['weight-space', d], []
+        if not pd.isna(r.low): about.append(f'95 % interval {100*r.low:.1f} to {100*r.high:.1f}')
+        if not pd.isna(r.n): about.append(counted(r.n, 'image'))
+        about = f' ({", ".join(about)})' if about else ''
+        return f'gives {100*r.value:.1f} %{about}{over}, {than(start, d)} and {than("fine-tuned", d)}'
     untold = ("Whether these differences are more than luck this page can't tell: it was given no comparison on the "
               'same images.')
-    shifted, on_reference = (_measured(rows['weight-space', d]) for d in (MEAN, reference))
-    words = (f'{chosen} Averaging the weights (α = {alpha:g}) gives {shifted} on average over {sets}, {gives(MEAN)}. '
-             f'On the reference it gives {on_reference}, {gives(reference)}. ')
+    words = (f'{chosen} Averaging the weights (α = {alpha:g}) {gives(MEAN, f" on average over {sets}")}. '
+             f'On the reference it {gives(reference)}. ')
     return (words + (untold if comparisons is None else '')).strip()
 
-def _begins(table):
-    "What fine-tuning began with: the zero-shot classifier, or another start"
-    return next((m for m in STARTS if m in set(table.method)), STARTS[0])
 
 # %% ../../nbs/api/show/07_report.ipynb #2d6ea9cd
-def _measured(r):
-    "A value with its interval and its number of images, as far as they are known"
-    about = []
-    if not pd.isna(r.low): about.append(f'95 % interval {100*r.low:.1f} to {100*r.high:.1f}')
-    if not pd.isna(r.n): about.append(counted(r.n, 'image'))
-    return f'{100*r.value:.1f} %' + (f' ({", ".join(about)})' if about else '')
-
 def _than(a, b, comparisons=None):
     "The difference of two rows in words, rounded once as the table of comparisons has it, with its interval if known"
     d = round(100*(a.value-b.value), 1)
@@ -77,17 +72,14 @@ def _than(a, b, comparisons=None):
     if 'over' in c: c = c[c.over=='images']
     c = c[(c.a==b.method) & (c.b==f'weight-space, {a.alpha:g}')]
     if c.empty: return f'{words} {b.method}'
-    low, high = 100*c.low.iloc[0], 100*c.high.iloc[0]
+    low, high = 100*c[['low', 'high']].iloc[0]
     luck = ': may be luck' if low <= 0 <= high else ''
     return f'{words} {b.method} (95 % interval {low:+.1f} to {high:+.1f}{luck})'
 
 # %% ../../nbs/api/show/07_report.ipynb #be5ce327
-# as in pictures
-_WORDS = {'weight-space': 'weights averaged', 'logits': 'logits averaged', 'probabilities': 'probabilities averaged'}
-
-def _word(method): return _WORDS.get(method, method)
-
 def _short(alpha): return '' if pd.isna(alpha) else f'{alpha:g}'
+
+def _worded(t): return t.assign(method=t.method.replace(NAMES), alpha=t.alpha.map(_short)) # as in pictures
 
 # %% ../../nbs/api/show/07_report.ipynb #321e3b73
 _comparison = {'tuning':'run', 'a':'A', 'b':'B', 'dataset':'set', 'over':'interval over', 'n':'images',
@@ -124,10 +116,9 @@ def _sources(table):
 def _robustness(table, baselines, alpha):
     "Effective and relative robustness where a baseline is known, and the fits that were used"
     r = robustness(table, baselines)
-    r = _marked(r[r.fit!=''], alpha)
-    shown = pd.DataFrame({'set': r.dataset, 'method': r.method.map(_word), 'α': r.alpha.map(_short)})
-    shown['reference, %'], shown['accuracy, %'] = 100*r.reference, 100*r.value
-    shown['ρ, points'], shown['τ, points'] = 100*r.rho, 100*r.tau
+    r = _worded(_marked(r[r.fit!=''], alpha))
+    shown = r[['dataset', 'method', 'alpha']].set_axis(['set', 'method', 'α'], axis=1)
+    shown[['reference, %', 'accuracy, %', 'ρ, points', 'τ, points']] = 100*r[['reference', 'value', 'rho', 'tau']]
     if (r.note!='').any(): shown['note'] = r.note
     return shown, list(dict.fromkeys(r.fit))
 
@@ -136,16 +127,15 @@ def _tables(everything, baselines, alpha):
     "What the table says of each set, a section each"
     table, metric = first_metric(everything), everything.metric.iloc[0]
     # α as text, so that it stays as short as it was given
-    w = wide(table).reset_index()
-    w = w.assign(alpha=w.alpha.map(_short), method=w.method.map(_word))
+    w = _worded(wide(table).reset_index())
     if w.classifier.nunique()==1: w = w.drop(columns='classifier')
     yield f'<h2>{escape(metric.capitalize())} in per cent</h2>\n' + html_table(w.rename(columns=dict(alpha='α')))
     # intervals of the pictures' marked points
-    t = _marked(table[table.low.notna()], alpha)
+    t = _worded(_marked(table[table.low.notna()], alpha))
     t = t.assign(place=t.dataset.map(dataset_order(t).index)).sort_values('place', kind='stable')
     if len(t):
-        names = (t.tuning + ' ' + t.method.map(_word)).str.strip()
-        names = names.mask(t.method.isin(list(_WORDS)), names + ', α = ' + t.alpha.map(_short))
+        names = (t.tuning + ' ' + t.method).str.strip()
+        names = names.mask(t.method.isin(NAMES.values()), names + ', α = ' + t.alpha)
         shown = pd.DataFrame({'set': t.dataset, 'classifier': names, 'images': t.n})
         shown = shown.assign(**{'accuracy': 100*t.value, '95 % from': 100*t.low, 'to': 100*t.high})
         yield '<h2>Intervals</h2>\n' + html_table(shown)
@@ -157,55 +147,50 @@ def _tables(everything, baselines, alpha):
                f'fine-tuning. Baselines: {escape("; ".join(fits))}.</p>')
         yield html_table(shown)
     # what was measured besides the first metric
-    t = _marked(everything[everything.metric!=metric], alpha)
+    t = _worded(_marked(everything[everything.metric!=metric], alpha))
     unbounded = t.metric.isin(UNBOUNDED)
-    shown = pd.DataFrame({'metric': t.metric.where(unbounded, t.metric+', %'), 'set': t.dataset})
-    shown['method'], shown['α'] = t.method.map(_word), t.alpha.map(_short)
+    names = t.metric.where(unbounded, t.metric+', %')
+    shown = pd.DataFrame({'metric': names, 'set': t.dataset, 'method': t.method, 'α': t.alpha})
     scale = np.where(unbounded, 1., 100.)
     shown = shown.assign(**{'value': scale*t.value, '95 % from': scale*t.low, 'to': scale*t.high})
     if len(shown): yield '<h2>Other metrics</h2>\n' + html_table(shown, digits=2)
 
 # %% ../../nbs/api/show/07_report.ipynb #c63e7a8a
-def _spots(fig, ax, xy): # [[left, top] in per cent of the picture, or None]
-    "Where points of a plot lie in its picture"
-    shown = np.isfinite(xy).all(1)
-    at = ax.transData.transform(np.where(shown[:, None], xy, .5))/fig.bbox.size
-    left = 100*at[:,0]
-    top = 100-100*at[:,1]
-    places = np.stack([left, top], 1).round(2).tolist()
-    return [place if is_shown else None for place, is_shown in zip(places, shown)]
-
 def _paths(kind, fig, curve, reference): # a path for each curve of averaged weights
-    "Where a picture shows each α of a curve"
+    "Where a picture shows each α of a curve: [left, top] in per cent of the picture, or None"
     fig.draw_without_rendering()
     values = curve.pivot_table(index='alpha', columns='dataset', values='value')[dataset_order(curve)]
-    alphas, sets = values.index.to_numpy(), list(values)
-    if kind=='alpha':
-        points = [np.column_stack([alphas, values[d]]) for d in sets]
-        return [_spots(fig, ax, xy) for ax, xy in zip(fig.axes, points)]
-    mean = dict(frontier=MEAN, control=CONTROL_MEAN).get(kind)
-    if not mean: return []
-    return [_spots(fig, fig.axes[0], values[[reference, mean]].to_numpy())]
+    mean, points = dict(frontier=MEAN, control=CONTROL_MEAN).get(kind), []
+    if kind=='alpha': points = [np.column_stack([values.index, values[d]]) for d in values]
+    if mean: points = [values[[reference, mean]].to_numpy()]
+    paths = []
+    for ax, xy in zip(fig.axes, points):
+        shown = np.isfinite(xy).all(1)
+        across, up = (ax.transData.transform(np.where(shown[:, None], xy, .5))/fig.bbox.size).T
+        places = np.stack([100*across, 100-100*up], 1).round(2).tolist()
+        paths.append([place if is_shown else None for place, is_shown in zip(places, shown)])
+    return paths
 
 # %% ../../nbs/api/show/07_report.ipynb #7fe9446c
 def _around(c, alpha, drawn, paths): # paths: of each picture, where it shows each α
     "Pictures between a slider and the numbers that it moves"
-    alphas, sets, texts = sorted(c.alpha.unique()), dataset_order(c), {}
-    for r in c.itertuples():
-        interval = '' if pd.isna(r.low) else f' ({100*r.low:.1f} to {100*r.high:.1f})'
-        texts[r.dataset, r.alpha] = f'{100*r.value:.1f}{interval}'
+    alphas, sets, texts = sorted(c.alpha.unique()), dataset_order(c), defaultdict(str)
+    for r, (value, low, high) in zip(c.itertuples(), 100*c[['value', 'low', 'high']].to_numpy()):
+        interval = '' if np.isnan(low) else f' ({low:.1f} to {high:.1f})'
+        texts[r.dataset, r.alpha] = f'{value:.1f}{interval}'
     # the two numbers beside the slider, at each α
     shown = [d for d in sets if d in (reference_set(c), *MEANS)]
-    def gives_at(a): return 'In per cent: ' + ', '.join(f'{d} {texts.get((d, a), "")}' for d in shown)
+    def gives_at(a): return 'In per cent: ' + ', '.join(f'{d} {texts[d, a]}' for d in shown)
     gives = list(map(gives_at, alphas))
     start = int(np.argmin(np.abs(np.array(alphas)-alpha)))
-    about = dict(alpha=f'{alphas[start]:g}', start=start, last=len(alphas)-1)
-    about |= dict(before=_begins(c), gives=gives[start])
+    nearest = alphas[start]
+    about = dict(alpha=f'{nearest:g}', start=start, last=len(alphas)-1)
+    about |= dict(before=start_name(c), gives=gives[start])
     # the table below the pictures, whose column in the middle moves
-    def cell(d, a, kind='n'): return f'<td class="{kind}">{texts.get((d, a), "")}</td>'
-    def cells(d): return cell(d, 0.) + cell(d, alphas[start], 'n moves') + cell(d, 1.)
+    def cell(d, a, kind='n'): return f'<td class="{kind}">{texts[d, a]}</td>'
+    def cells(d): return cell(d, 0.) + cell(d, nearest, 'n moves') + cell(d, 1.)
     rows = [f'<tr><th scope="row">{escape(d)}</th>{cells(d)}</tr>' for d in sets]
-    def of_set(d): return [texts.get((d, a), '') for a in alphas]
+    def of_set(d): return [texts[d, a] for a in alphas]
     data = dict(alphas=[f'{a:g}' for a in alphas], gives=gives)
     data |= dict(cells=list(map(of_set, sets)), paths=paths)
     yield f'<section>{_CONTROL.substitute(about)}'
@@ -289,14 +274,12 @@ def _changes(predictions, alpha, images):
         pictures, counts = (images or {}).get(d), []
         for end, r in rows.groupby('end', sort=False, observed=True):
             gained = int(r.gained.sum())
-            lost = int((~r.gained).sum())
-            counts.append(f'{gained:,} right that {end} gets wrong and {lost:,} wrong that {end} gets right')
+            counts.append(f'{gained:,} right that {end} gets wrong and {len(r)-gained:,} wrong that {end} gets right')
         strip = ''
         if pictures is not None: # some images of the set, evenly spaced
-            at = np.unique(np.linspace(0, len(pictures)-1, 12).astype(int))
             files = pictures.files()
-            names = [pictures.classnames[k] for k in pictures.labels[at]]
-            strip = ''.join(_picture(pictures, files[i], name) for i, name in zip(at, names))
+            for i in np.unique(np.linspace(0, len(pictures)-1, 12).astype(int)):
+                strip += _picture(pictures, files[i], pictures.classnames[pictures.labels[i]])
             strip = f'<div class="strip">{strip}</div>'
         yield f'<h3>{escape(d)}</h3>\n{strip}'
         yield f'<p>Of {sizes[d]:,} images the average gets {"; ".join(counts)}.</p>'
@@ -310,7 +293,7 @@ def _changes(predictions, alpha, images):
     if not len(confused): return
     yield ('<h3>Classes that are mistaken more or less often</h3>\n'
            f'<p class="soft">Images of all shifted sets together, α = {alpha:g}.</p>')
-    yield html_table(confused.rename(columns={'label': 'what it is', 'taken_for': 'taken for'} | _WORDS))
+    yield html_table(confused.rename(columns={'label': 'what it is', 'taken_for': 'taken for'} | NAMES))
 
 # %% ../../nbs/api/show/07_report.ipynb #b09e6cdd
 def _forgotten(predictions, alpha, images):
@@ -353,7 +336,7 @@ def _beginning(table, comparisons, notes, alpha):
             compared = comparisons[comparisons.tuning==t] if several_compared else None
         lead += headline(rows, alpha, compared)
         yield f'<p class="lead">{html_text(lead).replace(" %", "&nbsp;%")}</p>'
-    first = _begins(table)
+    first = start_name(table)
     yield _MEANINGS.replace('$before', _STARTS[first]).replace('$first', _FIRST[first])
     if notes: yield from (f'<p>{escape(p)}</p>' for p in notes.split('\n\n'))
 
@@ -362,8 +345,7 @@ def _body(everything, comparisons, notes, alpha, baselines, predictions, images,
     "The page's sections, one string each."
     table, n_classes = first_metric(everything), None
     compared = None if comparisons is None else _comparisons(comparisons)
-    if predictions is not None:
-        n_classes = predictions.images.label[predictions.images.role=='reference'].nunique()
+    if predictions is not None: n_classes = predictions.images.label[predictions.images.role=='reference'].nunique()
     yield from (f'<p class="warn">{html_text(d)}</p>' for d in doubts(table, n_classes))
     yield from _beginning(table, comparisons, notes, alpha)
     # the pictures; around them a slider, where there is one curve of averaged weights

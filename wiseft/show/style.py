@@ -145,14 +145,15 @@ def accuracy_axis(
     # around the values, and around their intervals unless these are very long
     lo, hi = to(values.min()), to(values.max())
     room = max(hi-lo, to(.52)-to(.5))
-    ends = np.concatenate([np.asarray(es, dtype=float) for es in (low,high) if es is not None] or [[]])
+    ends = [np.asarray(es, dtype=float) for es in (low, high) if es is not None]
+    ends = np.concatenate([*ends, []])
     ends = to(np.clip(ends[~np.isnan(ends)], .001, .999))
     lowest, highest = min([lo, *ends]), max([hi, *ends])
     lo = max(lowest, lo-.6*room) - .1*room
     hi = min(highest, hi+.6*room) + .1*room
-    name, scale = axis.axis_name, 'logit' if logit else 'linear'
-    axis.axes.set(**{f'{name}scale': scale, f'{name}lim': (back(lo), back(hi))})
-    axis.set_major_locator(FixedLocator(_ticks(back(lo), back(hi), to)))
+    name, limits = axis.axis_name, (back(lo), back(hi))
+    axis.axes.set(**{f'{name}scale': 'logit' if logit else 'linear', f'{name}lim': limits})
+    axis.set_major_locator(FixedLocator(_ticks(*limits, to)))
     axis.set_minor_locator(NullLocator())
     percent_ticks(axis)
 
@@ -163,8 +164,8 @@ def logit_axes(
     step:int=5, # between ticks, per cent
 ):
     "Both axes of accuracies on logit scales, ticks in per cent"
-    for axis, (low, high) in ((ax.xaxis, xlim), (ax.yaxis, ylim)):
-        ax.set(**{f'{axis.axis_name}scale': 'logit', f'{axis.axis_name}lim': (low, high)})
+    for name, axis, (low, high) in (('x', ax.xaxis, xlim), ('y', ax.yaxis, ylim)):
+        ax.set(**{f'{name}scale': 'logit', f'{name}lim': (low, high)})
         ticks = [t/100 for t in range(step, 100, step)]
         axis.set_major_locator(FixedLocator([t for t in ticks if low <= t <= high]))
         axis.set_minor_locator(NullLocator())
@@ -180,8 +181,8 @@ def dense_line(
     xy = np.clip(xy[~np.isnan(xy).any(1)], -5000, 5000)
     parts = []
     for a, b in zip(xy[:-1], xy[1:]):
-        steps = np.linspace(0, 1, 2+int(np.hypot(*(b-a))/4))
-        parts.append(a + (b-a)*steps[:,None])
+        n = 2 + int(np.hypot(*(b-a))/4)
+        parts.append(a + (b-a)*np.linspace(0, 1, n)[:,None])
     return np.concatenate(parts) if parts else xy
 
 # %% ../../nbs/api/show/00_style.ipynb #5b85a38f
@@ -201,7 +202,8 @@ def place_label(
             dy = r*np.sin(angle)
             ha = 'left' if dx>1 else 'right' if dx<-1 else 'center'
             va = 'bottom' if dy>r/2 else 'top' if dy<-r/2 else 'center'
-            a = ax.annotate(label, xy, (dx,dy), textcoords='offset points', ha=ha, va=va, **text)
+            place = dict(xytext=(dx,dy), textcoords='offset points', ha=ha, va=va)
+            a = ax.annotate(label, xy, **place, **text)
             box = a.get_window_extent().padded(3)
             a.remove()
             def inside(o): return ((o>=box.min) & (o<=box.max)).all(1).sum()
@@ -210,9 +212,9 @@ def place_label(
             outside = not (frame.contains(*box.min) and frame.contains(*box.max))
             over = sum(box.overlaps(t) for t in taken)
             cost = hidden + 200*over + 500*outside + r/4
-            if best is None or cost < best[0]: best = cost, (dx,dy), ha, va, box
-    _, offset, ha, va, box = best
+            if best is None or cost < best[0]: best = cost, place, box
+    _, place, box = best
     taken.append(box)
     line = dict(arrowstyle='-', lw=.8, color=text.get('color', '.3'), alpha=.6, shrinkA=1, shrinkB=4)
-    return ax.annotate(label, xy, offset, textcoords='offset points', ha=ha, va=va,
-                       arrowprops=line if np.hypot(*offset) > 14 else None, **text)
+    far = np.hypot(*place['xytext']) > 14
+    return ax.annotate(label, xy, **place, arrowprops=line if far else None, **text)

@@ -21,25 +21,25 @@ def _score(wins, losses, n, delta):
     variance = np.maximum(n*(2*likeliest + delta*(1-delta)), 1e-12)
     return (wins - losses - n*delta)/np.sqrt(variance)
 
-def _chance(wins, losses, n, delta):
-    "The largest probability of a score as high, if the difference is `delta`"
-    w, l = np.divmod(np.arange((n+1)**2), n+1)
-    seen = _score(wins, losses, n, delta)
-    high = (w + l <= n) & (_score(w, l, n, delta) >= seen - 1e-9)
-    counts = np.stack([w, l, n - w - l], 1)[high]
-    ways = special.gammaln(n+1) - special.gammaln(counts+1).sum(1)
-    p = np.linspace(max(0, -delta), (1-delta)/2, 42)[1:-1] # how often the first alone is right
-    logs = counts @ np.log([p+delta, p, 1-2*p-delta])
-    return np.exp(ways[:, None] + logs).sum(0).max()
-
 @cache
 def _low_end(wins, losses, n, tail):
+    "The difference at which a score as high has the probability `tail`, to a ten-thousandth"
     if losses == n: return -1.
+    # what n images may show, and the logarithm of the number of ways in which they may
+    w, l = np.divmod(np.arange((n+1)**2), n+1)
+    w, l = w[w+l <= n], l[w+l <= n]
+    counts = np.stack([w, l, n - w - l], 1)
+    ways = special.gammaln(n+1) - special.gammaln(counts+1).sum(1)
     low, high = -1., (wins-losses)/n
     while high - low > 1e-4:
-        middle = (low+high)/2
-        if _chance(wins, losses, n, middle) > tail: high = middle
-        else: low = middle
+        delta = (low+high)/2
+        as_high = _score(w, l, n, delta) >= _score(wins, losses, n, delta) - 1e-9
+        # the largest probability of these, however often the first alone is right
+        p = np.linspace(max(0, -delta), (1-delta)/2, 42)[1:-1]
+        logs = counts[as_high] @ np.log([p+delta, p, 1-2*p-delta])
+        probability = np.exp(ways[as_high][:, None] + logs).sum(0).max()
+        if probability > tail: high = delta
+        else: low = delta
     return low
 
 # %% ../../nbs/api/stats/14_asked.ipynb #7fd573c2
@@ -76,9 +76,7 @@ def simultaneous_differences(
     right:np.ndarray, # (labels, k) bool: which of k classifiers is right
     disagree:int, # on how many images not all of them give one answer, of which those with labels are a random part
     n:int,        # of so many
-    level:float=.95,
-    n_draws:int=2000,
-    seed:int=0
+    level:float=.95
 ) -> tuple: # three (k, k) arrays: accuracy of the column less that of the row, low, high
     "How much more accurate each of several classifiers is than each other, all intervals holding together"
     right = np.asarray(right, float)
@@ -92,17 +90,15 @@ def simultaneous_differences(
     of_share = middle**2*(1/disagree - 1/n) # which is known of n images alone
     error = np.sqrt(square/(m+1)/(m+2) + of_share)
     # how far the farthest of all is off, in these errors
-    normal = np.random.default_rng(seed).standard_normal((n_draws, m))
+    normal = np.random.default_rng(0).standard_normal((2000, m))
     drawn = normal @ (y - mean)/m
     largest = np.quantile(np.abs(drawn/error).max(1), level)
     usual = stats.norm.ppf((1+level)/2)
     of_few = stats.t.ppf((1+level)/2, m+1)
     reach = max(largest, usual)*of_few/usual*error
     # from pairs to matrices; the other triangle has the other sign
-    difference, low, high = out = np.zeros((3, k, k))
-    difference[rows, columns], difference[columns, rows] = mean, -mean
+    difference, low, high = np.zeros((3, k, k))
+    difference[rows, columns] = mean
     low[rows, columns] = middle - reach
     high[rows, columns] = middle + reach
-    low[columns, rows] = -middle - reach
-    high[columns, rows] = -middle + reach
-    return tuple(out)
+    return difference - difference.T, low - high.T, high - low.T

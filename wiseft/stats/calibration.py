@@ -26,7 +26,8 @@ def expected_calibration_error(
         f'Confidences from {confidence.min():g} to {confidence.max():g}: expected probabilities, 0 to 1.')
     # each image's gap in its bin, and a one; sums of these give the gaps of the bins
     n, rng = len(confidence), rng or np.random.default_rng(0)
-    bin_of = np.clip(np.ceil(confidence*bins).astype(int)-1, 0, bins-1)
+    upper = np.ceil(confidence*bins).astype(int)
+    bin_of = np.clip(upper-1, 0, bins-1)
     gap = sparse.csr_array((confidence-correct, (np.arange(n), bin_of)), shape=(n, bins))
     counts = sparse.hstack([gap, np.ones((n,1))], format='csr')
     def mean_gap(t): return t[:,:bins]/t[:,bins:]

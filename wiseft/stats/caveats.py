@@ -38,34 +38,34 @@ def doubts(
         sentences.append(
             f'{name} has {counted(n, "image")}: each counts {100/n:.1f} points{others}. Differences of a few points '
             'tell nothing there; look at the intervals.')
-    return sentences + _costly_start(t[t.metric == 'accuracy'])
+    # fine-tuning gained on both sides, and the average half-way to the start is above it on neither
+    t = t[t.metric == 'accuracy']
+    shifted = t.dataset[t.role == 'shift'].tolist()
+    sides = ['reference', MEAN if MEAN in shifted else next(iter(shifted), '')]
+    t = t.assign(side=t.dataset.mask(t.role == 'reference', 'reference'))
+    def by_side(rows): return t[rows].drop_duplicates('side').set_index('side').reindex(sides)
+    start, end = by_side(t.method.isin(STARTS)), by_side(t.method == 'fine-tuned')
+    average = by_side((t.method == 'weight-space') & ((t.alpha-.5).abs() < .1))
+    gained = end.value - start.value
+    chance = np.hypot(start.high-start.low, end.high-end.low)/2 # of the difference, as if images were others
+    if ((gained > chance) & (average.value <= end.value)).all():
+        points, of_shift = 100*gained
+        began, alpha = _end(start.method.iloc[0]), average.alpha.iloc[0]
+        sentences.append(
+            f'Averaging with this start costs: the fine-tuned classifier is {points:.1f} points above the {began} on '
+            f'the reference and {of_shift:.1f} on {sides[1]}, and the average at α = {alpha:g} is above the fine-tuned '
+            f'classifier on neither. {_INSTEAD}')
+    return sentences
 
+# %% ../../nbs/api/stats/06_caveats.ipynb #34ca0002
 def _end(method): return 'zero-shot classifier' if method == 'zero-shot' else method
+
+_INSTEAD = 'Average several fine-tunings instead (`uniform soup`); see the page *When averaging fails*.'
 
 def _better(method):
     "What to do about a weak start"
     if method == 'start': return 'Train its head for longer, or start from a model that knows such images.'
     return 'Look at class names and prompts, or choose a CLIP that knows such images.'
-
-# %% ../../nbs/api/stats/06_caveats.ipynb #34ca0002
-def _costly_start(t):
-    "A sentence where fine-tuning gained on both sides, and the average half-way to the start is above it on neither"
-    shifted = t[t.role == 'shift'].dataset
-    sides = ['reference', MEAN if (shifted == MEAN).any() else next(iter(shifted), '')]
-    t = t.assign(side=np.where(t.role == 'reference', 'reference', t.dataset)).query('side in @sides')
-    half = t[(t.method == 'weight-space') & ((t.alpha-.5).abs() < .1)]
-    three = t[t.method.isin(STARTS)], half, t[t.method == 'fine-tuned']
-    start, average, end = (rows.drop_duplicates('side').set_index('side').reindex(sides) for rows in three)
-    gained = end.value - start.value
-    chance = np.hypot(start.high-start.low, end.high-end.low)/2 # of the difference, as if images were others
-    if not ((gained > chance) & (average.value <= end.value)).all(): return []
-    points, of_shift = 100*gained
-    began, alpha = _end(start.method.iloc[0]), average.alpha.iloc[0]
-    return [f'Averaging with this start costs: the fine-tuned classifier is {points:.1f} points above the {began} on '
-            f'the reference and {of_shift:.1f} on {sides[1]}, and the average at α = {alpha:g} is above the fine-tuned '
-            f'classifier on neither. {_INSTEAD}']
-
-_INSTEAD = 'Average several fine-tunings instead (`uniform soup`); see the page *When averaging fails*.'
 
 # %% ../../nbs/api/stats/06_caveats.ipynb #c81c0cf5
 def doubtful_alphas(

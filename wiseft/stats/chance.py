@@ -31,7 +31,8 @@ def both_chances(
     images, known = np.asarray(images, float), ~np.isnan(seeds)
     seeds = np.where(known, seeds, 0)
     weighs = np.where(known, np.maximum(seeds, images), 0)
-    uncertain = images**2/max(n_images-1, 1) + weighs**2/max(n_seeds-1, 1)
+    of_images, of_seeds = max(n_images-1, 1), max(n_seeds-1, 1) # degrees of freedom
+    uncertain = images**2/of_images + weighs**2/of_seeds
     df = np.full(uncertain.shape, n_images-1.)
     np.divide((images+weighs)**2, uncertain, out=df, where=uncertain > 0)
     return np.sqrt(images+seeds), df
@@ -60,20 +61,18 @@ def holm_among(
     "Holm's adjusted p-values in a family whose size was fixed beforehand"
     p = np.asarray(p, float)
     if n_tests < len(p): raise ValueError(f'A family of {n_tests} tests has no room for {len(p)}.')
-    others = np.ones(n_tests-len(p))
-    everyone = np.concatenate([np.nan_to_num(p, nan=1.), others])
-    return np.where(np.isnan(p), np.nan, holm(everyone)[:len(p)])
+    everyone = np.ones(n_tests)
+    everyone[:len(p)] = np.nan_to_num(p, nan=1.)
+    adjusted = holm(everyone)[:len(p)]
+    return np.where(np.isnan(p), np.nan, adjusted)
 
 # %% ../../nbs/api/stats/07_chance.ipynb #66da4f6d
 def halves_of_seeds(
     n_seeds:int,
-    most:int=10, # halves, at random where there are more
-    rng:np.random.Generator|None=None, # default `default_rng(0)`
 ) -> list:   # of (seeds, the others), positions; each split both ways round
-    "Splits of the seeds into two halves, of which one has one more where their number is odd"
-    rng = rng or np.random.default_rng(0)
+    "Splits of the seeds into halves, ten at random of many; one half has one more where the number is odd"
     halves = [*combinations(range(n_seeds), n_seeds//2)]
-    some = rng.permutation(len(halves))[:most]
+    some = np.random.default_rng(0).permutation(len(halves))[:10]
     def rest(half): return tuple(s for s in range(n_seeds) if s not in half)
     splits = [(halves[i], rest(halves[i])) for i in sorted(some)]
     mirrored = [(other, half) for half, other in splits]

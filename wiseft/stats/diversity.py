@@ -19,9 +19,11 @@ def prediction_diversity(
     return float((correct(a, labels) != correct(b, labels)).mean())
 
 # %% ../../nbs/api/stats/03_diversity.ipynb #5b46e9d4
+def _double(t): return torch.as_tensor(t).detach().cpu().double()
+
 def _pair(a, b):
     "Two float tensors of one shape (n, …), or a ValueError."
-    a, b = (torch.as_tensor(t).detach().cpu().double() for t in (a, b))
+    a, b = map(_double, (a, b))
     if a.ndim != 2 or a.shape != b.shape or not len(a): raise ValueError(
         f'Shapes {tuple(a.shape)} and {tuple(b.shape)}: expected two (n, n_classes) for the same images.')
     return a, b
@@ -52,7 +54,7 @@ def cka_complement(
     b:torch.Tensor, # (n, dim of the other) features of the other, for the same images
 ) -> float: # 0: same but for turning and scaling, to 1
     "1 − linear CKA of two towers' features (arXiv 1905.00414)."
-    a, b = (torch.as_tensor(t).detach().cpu().double() for t in (a, b))
+    a, b = map(_double, (a, b))
     if a.ndim != 2 or b.ndim != 2 or len(a) != len(b): raise ValueError(
         f'Features of shapes {tuple(a.shape)} and {tuple(b.shape)}: expected (n, dim) for the same n images.')
     a, b = a-a.mean(0), b-b.mean(0)

@@ -16,25 +16,29 @@ def alpha_intervals(
 ) -> tuple: # low, high: (n,) float64 each; image i is right where low[i] < alpha < high[i]
     "The mixing coefficients at which each image is right (Och 2003)"
     u, v, y = _checked_outputs(zeroshot, finetuned, labels)
-    rows = max(1, 2**18//u.shape[1]) # images at a time, so that what is computed stays in the cores' caches
-    bounds = []
-    for some_u, some_v, some_y in zip(u.split(rows), v.split(rows), y[:,None].split(rows)):
-        # each class's lead over y; y itself has none
-        at_0, at_1 = ((t - t.gather(1, some_y)).scatter_(1, some_y, -1) for t in (some_u, some_v))
+    # some images at a time, so that what is computed stays in the cores' caches
+    classes, bounds = torch.arange(u.shape[1]), []
+    rows = max(1, 2**18//len(classes))
+    for some_u, some_v, own in zip(u.split(rows), v.split(rows), y[:,None].split(rows)):
+        # how far each class is ahead of the image's own at both ends; that one counts as behind, and bounds nothing
+        at_0 = (some_u - some_u.gather(1, own)).scatter_(1, own, -1)
+        at_1 = (some_v - some_v.gather(1, own)).scatter_(1, own, -1)
         low, high = _crossings(at_0, at_1)
-        if low[0].isnan().any(): # a class as good as y at every α: it always leads if earlier, and never if later
-            equal = (at_0 == 0) & (at_1 == 0)
-            always = torch.sign(some_y - torch.arange(u.shape[1]) - .5).to(u)
-            low, high = _crossings(*(t.where(~equal, always) for t in (at_0, at_1)))
+        # a class that is level at every α has no crossing (NaN): it is always ahead if earlier, and never if later
+        if low[0].isnan().any():
+            differs = (at_0 != 0) | (at_1 != 0)
+            level = torch.sign(own - classes - .5).to(u)
+            low, high = _crossings(at_0.where(differs, level), at_1.where(differs, level))
         bounds.append((*low, *high))
-    low, sets_low, high, sets_high = (torch.cat(b) for b in zip(*bounds))
+    # all images together; an end that a later class sets belongs to the interval, as that class loses the tie
+    low, sets_low, high, sets_high = map(torch.cat, zip(*bounds))
     return _outwards(low, sets_low, y, -torch.inf), _outwards(high, sets_high, y, torch.inf)
 
 # %% ../../nbs/api/stats/10_linesearch.ipynb #17002206
 def _crossings(at_0, at_1):
     "The highest of the lower bounds, and the lowest of the upper ones, each with the first class that sets it"
     slope = at_0 - at_1 # of y's margin: where it rises, or stays, the crossing bounds α from below, else from above
-    side = torch.copysign(_infinity, slope)
+    side = torch.copysign(torch.tensor(torch.inf), slope)
     crossing = torch.div(at_0, slope, out=slope) # ±inf where a margin stays as it is, and NaN where it stays nought
     return _first(crossing.minimum(side), 'argmax'), _first(crossing.maximum(side), 'argmin') # faster than a mask
 
@@ -48,8 +52,6 @@ def _outwards(end, first, y, to):
     end = end.double()
     held = (first > y) & end.isfinite()
     return end.where(~held, end.nextafter(torch.full_like(end, to)))
-
-_infinity = torch.tensor(torch.inf)
 
 # %% ../../nbs/api/stats/10_linesearch.ipynb #3b7a7ea4
 def _checked_outputs(u, v, y):
@@ -68,10 +70,9 @@ def _checked_outputs(u, v, y):
         if t.isposinf().any(): raise ValueError('+∞ among the outputs: expected numbers, or −∞ for a class ruled out.')
     # −∞ is a number far below all others
     u, v = u.double(), v.double()
-    largest = max(t.masked_fill(t.isneginf(), 0).abs().max() for t in (u, v))
+    largest = max(t.nan_to_num(neginf=0).abs().max().item() for t in (u, v))
     lowest = -2.**26*(1 + largest)
-    u, v = (t.masked_fill(t.isneginf(), lowest) for t in (u, v))
-    return u, v, y.long()
+    return u.nan_to_num(neginf=lowest), v.nan_to_num(neginf=lowest), y.long()
 
 # %% ../../nbs/api/stats/10_linesearch.ipynb #bd945ac0
 def projected_intervals(
@@ -85,18 +86,20 @@ def projected_intervals(
     owner = torch.tensor([c for c, p in enumerate(projection) for _ in p])
     first = torch.tensor([0] + [len(p) for p in projection]).cumsum(0)
     labels = torch.as_tensor(labels).cpu()
-    u, v, _ = _checked_outputs(zeroshot[:,used], finetuned[:,used], first[labels])
+    begins, ends = first[labels], first[labels+1]
+    u, v, _ = _checked_outputs(zeroshot[:,used], finetuned[:,used], begins)
     mate = owner == labels[:,None] # columns of the same class are no rivals: put them below
     pieces = []
     for j in range(max(map(len, projection))): # where the j-th column of each image's class beats all other classes'
-        there = first[labels] + j < first[labels+1]
-        y = torch.where(there, first[labels] + j, first[labels])
-        alone = []
+        there = begins + j < ends
+        y, alone = torch.where(there, begins + j, begins), []
+        column = y[:,None]
         for t in (u, v):
-            own = t.gather(1, y[:,None]) # which stays as it is
-            alone.append(t.where(~mate, own-1).scatter(1, y[:,None], own))
+            own = t.gather(1, column) # which stays as it is
+            alone.append(t.where(~mate, own-1).scatter(1, column, own))
         low, high = alpha_intervals(*alone, y)
-        pieces.append((low.where(there, torch.inf), high.where(there, -torch.inf)))
+        low[~there], high[~there] = torch.inf, -torch.inf
+        pieces.append((low, high))
     low, high = (torch.stack(t, 1) for t in zip(*pieces))
     low, order = low.sort(1)
     high = high.gather(1, order)
@@ -113,17 +116,18 @@ class AlphaCurve:
         high:np.ndarray, # the same shape
     ):
         low, high = (np.asarray(t, dtype=float) for t in (low, high))
-        self.n, ever = len(low), low < high
+        self.n, ever = len(low), np.nonzero(low < high)
         self.low = np.sort(low[ever])
         self.high = np.sort(high[ever])
-        self.intervals = low[ever], high[ever], np.nonzero(ever)[0] # and whose each is
+        self.intervals = low[ever], high[ever], ever[0] # and whose each is
     def __repr__(self):
         ends = f'{self.accuracy(0.):.1%} at 0, {self.accuracy(1.):.1%} at 1'
         return f'AlphaCurve of {self.n} images: {ends}, {self.best()[1]:.1%} at best'
     def accuracy(self,
         alpha:float|np.ndarray # number, or array of numbers
     ): # fraction of images that are right there; the same shape
-        begun, over = np.searchsorted(self.low, alpha, 'left'), np.searchsorted(self.high, alpha, 'right')
+        begun = np.searchsorted(self.low, alpha, 'left')
+        over = np.searchsorted(self.high, alpha, 'right')
         return (begun - over)/self.n
     def steps(self, start:float=0., stop:float=1.) -> tuple: # (k+1,) alphas, (k,) accuracies between two of them
         ends = np.concatenate([self.low, self.high])
@@ -135,7 +139,7 @@ class AlphaCurve:
     def best(self, start:float=0., stop:float=1.) -> tuple: # middle of the first highest step, its accuracy
         at, accuracy = self.steps(start, stop)
         i = accuracy.argmax()
-        return (at[i]+at[i+1])/2, accuracy[i]
+        return at[i:i+2].mean(), accuracy[i]
 
 # %% ../../nbs/api/stats/10_linesearch.ipynb #886d2a58
 def bootstrap_best(
@@ -150,9 +154,11 @@ def bootstrap_best(
     middle = (at[1:]+at[:-1])/2
     begins = np.searchsorted(middle, low) # the first step that an image is right at
     ends = np.searchsorted(middle, high) # and the first after
-    def best():
+    best = np.empty(n_resamples)
+    for r in range(n_resamples):
         drawn = rng.integers(curve.n, size=curve.n)
         times = np.bincount(drawn, minlength=curve.n)[i]
-        change = np.bincount(begins, times, len(at)) - np.bincount(ends, times, len(at))
-        return middle[change.cumsum()[:-1].argmax()]
-    return np.array([best() for _ in range(n_resamples)])
+        begun, over = (np.bincount(steps, times, len(at)) for steps in (begins, ends))
+        right = (begun - over).cumsum()
+        best[r] = middle[right[:-1].argmax()]
+    return best

@@ -8,10 +8,10 @@ __all__ = ['place_on', 'at_place', 'at_reference', 'resampled', 'judged_by_halve
 # %% ../../nbs/api/stats/11_matched_accuracy.ipynb #848db577
 import numpy as np, pandas as pd
 from scipy import stats
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from .chance import (both_chances, halves_of_seeds, holm_among, p_of, scaled_to_all, seed_variance,
                                  smallest_told)
+from .class_metrics import times_drawn
+from .metrics import drawn_together
 from .table import REFERENCE
 
 # %% ../../nbs/api/stats/11_matched_accuracy.ipynb #512ebc26
@@ -26,11 +26,10 @@ def place_on(
     highest = reference.max(-1)
     at = np.minimum(wanted, highest)[..., None]
     points = np.where(reference >= at-_CLOSE, shifted, -np.inf)
-    r0, r1 = reference[..., :-1], reference[..., 1:]
-    s0, s1 = shifted[..., :-1], shifted[..., 1:]
-    crossed = (r0-at)*(r1-at) < 0
-    part = np.divide(at-r0, r1-r0, out=np.zeros(crossed.shape), where=crossed)
-    between = np.where(crossed, s0 + part*(s1-s0), -np.inf)
+    r0, s0 = reference[..., :-1], shifted[..., :-1]
+    crossed = (r0-at)*(reference[..., 1:]-at) < 0
+    part = np.divide(at-r0, np.diff(reference), out=np.zeros(crossed.shape), where=crossed)
+    between = np.where(crossed, s0 + part*np.diff(shifted), -np.inf)
     best = np.concatenate([points, between], -1).argmax(-1)[..., None]
     k, beyond = reference.shape[-1], wanted-highest
     at_points = np.broadcast_to(np.arange(k), points.shape)
@@ -59,48 +58,27 @@ def at_reference(
     place, beyond = place_on(reference, shifted, wanted)
     return at_place(shifted, place), beyond
 
-# %% ../../nbs/api/stats/11_matched_accuracy.ipynb #7ea90ea0
-def _drawn_together(units):
-    "Numbers of the units of each set, and for each unit the number of the group of sets that share units with it"
-    everyone = dict.fromkeys(u for ids in units.values() for u in ids)
-    number = {u: i for i, u in enumerate(everyone)}
-    codes = {s: np.array([*map(number.get, ids)]) for s, ids in units.items()}
-    # a graph of units and sets, an edge where a set has a unit
-    unit = np.concatenate(list(codes.values()))
-    sizes = [*map(len, codes.values())]
-    of_set = np.repeat(np.arange(len(sizes)), sizes) + len(number)
-    size = len(number)+len(sizes)
-    edges = coo_array((np.ones(len(unit)), (unit, of_set)), shape=(size, size))
-    _, part = connected_components(edges, directed=False)
-    return codes, part[:len(number)]
-
 # %% ../../nbs/api/stats/11_matched_accuracy.ipynb #22b48690
-def _times_drawn(part, size, rng): # (size, n_units)
-    times = np.empty((size, len(part)))
-    for p in np.unique(part):
-        mine = part == p
-        n = mine.sum()
-        drawn = rng.integers(n, size=(size, n)) + n*np.arange(size)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=size*n)
-        times[:, mine] = counts.reshape(size, n)
+def _times_drawn(groups, size, rng): # (size, n_units)
+    times = np.empty((size, len(groups)))
+    for group in np.unique(groups):
+        mine = groups == group
+        times[:, mine] = times_drawn(mine.sum(), size, rng)
     return times
 
-def _lacks_a_set(times, codes): # (size,) bool
-    drawn = [times[:, np.unique(c)].sum(1) for c in codes.values()]
+def _lacks_a_set(times, numbers): # (size,) bool
+    drawn = [times[:, np.unique(of_set)].sum(1) for of_set in numbers.values()]
     return np.min(drawn, 0) == 0
 
-def _weighed(correct, codes, times): # set name -> (size, m)
+def _weighed(correct, numbers, times): # set name -> (size, m)
     "Accuracies with each unit counted so many times"
     out = {}
     for s, c in correct.items():
-        t = times[:, codes[s]]
+        t = times[:, numbers[s]]
         out[s] = t @ np.asarray(c, float).T / t.sum(1, keepdims=True)
     return out
 
-def _units_of(correct, units):
-    "Images, each alone, where nothing else is drawn"
-    def each_alone(s): return [(s, i) for i in range(np.shape(correct[s])[1])]
-    return units or {s: each_alone(s) for s in correct}
+def _sizes(correct): return {s: np.shape(c)[1] for s, c in correct.items()}
 
 def resampled(
     correct:dict,     # set name -> (m, n_images), of m classifiers: right or wrong, or the share of right seeds
@@ -111,11 +89,11 @@ def resampled(
     "Accuracy of each classifier in each resample of the images, which all classifiers share"
     rng = rng or np.random.default_rng(0)
     out = {s: [] for s in correct}
-    codes, part = _drawn_together(_units_of(correct, units))
+    numbers, groups, _ = drawn_together(units, _sizes(correct))
     for size in np.diff([*range(0, n_resamples, 100), n_resamples]): # few at a time: sets may be large
-        times = _times_drawn(part, size, rng)
-        while (lacks := _lacks_a_set(times, codes)).any(): times[lacks] = _times_drawn(part, lacks.sum(), rng)
-        for s, a in _weighed(correct, codes, times).items(): out[s].append(a)
+        times = _times_drawn(groups, size, rng)
+        while (lacks := _lacks_a_set(times, numbers)).any(): times[lacks] = _times_drawn(groups, lacks.sum(), rng)
+        for s, a in _weighed(correct, numbers, times).items(): out[s].append(a)
     return {s: np.concatenate(a) for s, a in out.items()}
 
 # %% ../../nbs/api/stats/11_matched_accuracy.ipynb #4ffff6b3
@@ -127,15 +105,18 @@ def judged_by_halves(
 ):                # (m-k,)
     "Accuracy under shift above the place on the curve that other images choose, of all classifiers after the curve"
     rng = rng or np.random.default_rng(0)
-    codes, part = _drawn_together(_units_of(correct, units))
+    numbers, groups, _ = drawn_together(units, _sizes(correct))
     # splits of the units, in which each set has some in either half
-    half = rng.random((n_splits, len(part))) < .5
-    while (lacks := _lacks_a_set(half, codes) | _lacks_a_set(~half, codes)).any():
-        half[lacks] = rng.random((lacks.sum(), len(part))) < .5
-    one, other = (_sides(_weighed(correct, codes, h.astype(float))) for h in (half, ~half))
+    half = rng.random((n_splits, len(groups))) < .5
+    while (lacks := _lacks_a_set(half, numbers) | _lacks_a_set(~half, numbers)).any():
+        half[lacks] = rng.random((lacks.sum(), len(groups))) < .5
+    one = _sides(_weighed(correct, numbers, half.astype(float)))
+    other = _sides(_weighed(correct, numbers, (~half).astype(float)))
+    # the accuracies of either half, on the reference and under shift, choose a place on the curve for the other
     def judge(chooses, judges):
-        (reference, shifted), (_, judged) = chooses, judges
-        place, _ = place_on(reference[:, None, :k], shifted[:, None, :k], reference[:, k:])
+        reference, judged = chooses[0], judges[1]
+        curve = [a[:, None, :k] for a in chooses]
+        place, _ = place_on(*curve, reference[:, k:])
         return judged[:, k:]-at_place(judged[:, None, :k], place)
     return np.mean([judge(one, other), judge(other, one)], (0, 1))
 
@@ -168,21 +149,24 @@ def matched_gains(
     reference, shifted = (a[0, k:] for a in _sides(whole))
     on_curve = whole[REFERENCE][0, :k]
     def numbers(accuracies): return _numbers(accuracies, k, chosen, on_curve.argmax())
-    _, ahead, lead = numbers(whole)[:, 0]
+    def once(m, c): return numbers(_once(_stacked(m, c, names)))[:, 0]
+    _, ahead, lead = once(methods, curve)
     above = reference-on_curve.max()
     beyond = np.where(above > _CLOSE, above, 0)
     gain = np.where(beyond > 0, np.nan, judged_by_halves(correct, k, units, rng=rng))
     # their variance over images and over seeds
     images = numbers(resampled(correct, units, n_resamples, rng)).var(1, ddof=1)
-    means = [numbers(_once(_stacked(m, c, names)))[:, 0] for m, c in without]
+    means = [once(*each) for each in without]
     seeds = seed_variance(means) if means else np.full(images.shape, np.nan)
-    fewest = min(len(set(u)) for u in _units_of(correct, units).values())
+    drawn, *_ = drawn_together(units, _sizes(correct))
+    fewest = min(len(np.unique(of_set)) for of_set in drawn.values())
     error, df = both_chances(images, seeds, fewest, len(means))
     of_gain, of_ahead, of_lead = error*stats.t.ppf((1+level)/2, df)
     # only what is known over seeds has a p
     alone, tests = np.isnan(seeds[1]), family or len(methods)
-    p = np.where(alone, np.nan, p_of(ahead, error[1], df[1]))
-    smallest = np.where(alone, np.nan, smallest_told(error[1], df[1], tests))
+    chances = error[1], df[1] # of the head-to-head
+    p = np.where(alone, np.nan, p_of(ahead, *chances))
+    smallest = np.where(alone, np.nan, smallest_told(*chances, tests))
     table = dict(method=names, reference=reference, shifted=shifted)
     table |= dict(gain=gain, low=gain-of_gain, high=gain+of_gain, baseline=shifted-gain)
     table |= dict(beyond=beyond, beyond_low=lead-of_lead, beyond_high=lead+of_lead)
@@ -206,8 +190,9 @@ def _once(correct): # set name -> (1, m)
 
 def _numbers(accuracies, k, chosen, top): # (3, n_resamples, n_methods)
     "Gain of all classifiers after the curve, lead over its chosen point, and lead on the reference over its top one"
-    reference, shifted = _sides(accuracies)
-    value, _ = at_reference(reference[:, None, :k], shifted[:, None, :k], reference[:, k:])
+    reference, shifted = sides = _sides(accuracies)
+    curve = [a[:, None, :k] for a in sides]
+    value, _ = at_reference(*curve, reference[:, k:])
     both = (reference+shifted)/2
     ahead = both[:, k:]-both[:, [chosen]]
     lead = reference[:, k:]-reference[:, [top]]
@@ -217,7 +202,7 @@ def _check_sets(methods, curve):
     "ValueError unless all have the reference, a shifted set, and the same images"
     if REFERENCE not in curve or len(curve) < 2: raise ValueError(
         f'The curve has the sets {list(curve)}. It needs {REFERENCE!r} and a shifted set.')
-    sizes = {s: np.shape(c)[1] for s, c in curve.items()}
+    sizes = _sizes(curve)
     for name, sets in methods.items():
         has = {s: len(v) for s, v in sets.items()}
         if has != sizes: raise ValueError(
@@ -228,20 +213,18 @@ def against_itself(
     seeds:list, # for each seed: set name -> (k, n_images), right or wrong, of the points of a curve
     chosen:int, # position of the point that validation chose
     units:dict|None=None, # as in `resampled`
-    level:float=.95,
 ) -> dict:      # gain, low, high, ahead, ahead_low, ahead_high
     "What a curve gains over itself with other seeds, and where that lies in 95 of a hundred cases"
     def mean(some, s): return np.mean([seeds[i][s] for i in some], 0)
     def split(half, other):
         curve = {s: mean(other, s) for s in seeds[0]}
         point = {s: mean(half, s)[chosen] for s in seeds[0]}
-        both = {s: np.vstack([curve[s], point[s]]) for s in curve}
-        k = len(curve[REFERENCE])
-        _, ahead, _ = _numbers(_once(both), k, chosen, 0)[:, 0, 0]
-        return judged_by_halves(both, k, units, 10)[0], ahead
+        both, k = _stacked(dict(half=point), curve, ['half']), len(curve[REFERENCE])
+        _, ahead, _ = _numbers(_once(both), k, chosen, 0)
+        return judged_by_halves(both, k, units, 10)[0], ahead[0, 0]
     n = len(seeds)
     gains, ahead = np.transpose([split(*s) for s in halves_of_seeds(n)])
-    width = stats.t.ppf((1+level)/2, n-1)*scaled_to_all(n)
+    width = stats.t.ppf(.975, n-1)*scaled_to_all(n)
     gain, wide = gains.mean(), width*gains.std()
     far = width*np.sqrt(np.mean(ahead**2))
     return dict(gain=gain, low=gain-wide, high=gain+wide, ahead=0., ahead_low=-far, ahead_high=far)

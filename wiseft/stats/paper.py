@@ -28,14 +28,13 @@ IMAGENET_SHIFTS = ['imagenet-v2','imagenet-r','imagenet-sketch','objectnet','ima
 def robustness(
     table:pd.DataFrame,         # one metric and split
     baselines:dict|None=None,   # dict dataset -> `Baseline`; None: those published for ImageNet's shifts
-    before:str='zero-shot',     # method that τ is measured against, of the same classifier and tuning, or of no tuning
     source:str='imagenet-testbed', # of the published baselines, or 'timm'
 ) -> pd.DataFrame: # a row for each of `IDENTITY` and shifted set: rho, tau, fit, note
     "Effective and relative robustness of every row under shift, with the fit that was used."
     check_single(table)
     values = {(*row_key(r), r.dataset): r.value for r in table.itertuples()}
     rows, name = [], reference_set(table)
-    starts, of_start = STARTS if before in STARTS else [before], {}
+    of_start = {}
     for (classifier, tuning, method, _, dataset), v in values.items():
         of_start.setdefault((classifier, tuning, method, dataset), v) # the first, of several α
     for r in table[table.role=='shift'].itertuples():
@@ -43,8 +42,8 @@ def robustness(
         reference, fit = _baseline(values, r, name, baselines, source)
         rho = np.nan
         if fit is not None and not np.isnan(reference): rho = float(effective_robustness(reference, r.value, fit))
-        # above the classifier before: of the same tuning, or of none
-        keys = [(r.classifier, t, m, r.dataset) for t in (r.tuning, '') for m in starts]
+        # above where fine-tuning of the same classifier began: of the same tuning, or of none
+        keys = [(r.classifier, t, m, r.dataset) for t in (r.tuning, '') for m in STARTS]
         start = next((of_start[key] for key in keys if key in of_start), np.nan)
         tau = float(relative_robustness(r.value, start))
         row = {k: getattr(r, k) for k in IDENTITY}

@@ -76,8 +76,8 @@ def change_table(
     for key, (a, b) in pairs.items():
         rows[key] = {}
         for d in ('reference', 'shift'):
-            numbers = int(test_rows(images, d).sum()), *share_difference(images, a, b, d)
-            rows[key] |= {(d, c): v for c, v in zip(('n', 'points', 'low', 'high'), numbers)}
+            rows[key][d, 'n'] = int(test_rows(images, d).sum())
+            for c, v in zip(('points', 'low', 'high'), share_difference(images, a, b, d)): rows[key][d, c] = v
     table = pd.DataFrame(rows).T.rename_axis(names)
     return table.astype({c: int for c in table if c[1] == 'n'})
 
@@ -89,5 +89,6 @@ def cell_interval(
     "Mean over cells of learning rate × epochs, with the interval that their scatter gives"
     cells = values.groupby([settings.lr, settings.epochs]).mean()
     n, mean = len(cells), cells.mean()
-    half = stats.t.ppf(.975, n-1)*cells.std(ddof=1)/np.sqrt(n)
+    t = stats.t.ppf(.975, n-1)
+    half = t*cells.std(ddof=1)/np.sqrt(n)
     return mean, mean-half, mean+half

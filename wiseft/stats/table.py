@@ -26,28 +26,37 @@ MEANS = MEAN, CONTROL_MEAN # rows that are no sets
 UNBOUNDED = ['NLL', 'Brier', 'KL from start'] # metrics that are no fractions
 _defaults = dict(tuning='', alpha=np.nan, split='test', metric='accuracy', n=pd.NA, low=np.nan, high=np.nan,
                  n_skipped=0, precision='fp32', seed=pd.NA, version=__version__, data_fingerprint='')
+_numbers = dict(alpha=float, value=float, low=float, high=float, n='Int64', n_skipped='Int64', seed='Int64')
 
 # %% ../../nbs/api/stats/04_table.ipynb #661bfad6
 def results_table(
     rows:list|pd.DataFrame, # dicts (or a DataFrame), keys from `COLUMNS`; others are kept behind them, as they are
 ) -> pd.DataFrame:
     "A tidy table of `COLUMNS`, typed and checked; ValueError names what is missing or not a fraction."
+    # what must be there, and defaults for the rest
     rows = pd.DataFrame(rows)
     if not len(rows): raise ValueError('There are no rows: a results table needs at least one.')
     check_roles(rows)
     missing = [c for c in COLUMNS if c not in rows and c not in _defaults]
     if missing: raise ValueError(f'There are missing columns {missing}; there are {list(rows)}.')
-    for c,v in _defaults.items():
-        if c not in rows: rows[c] = v
-    table = rows[COLUMNS + [c for c in rows if c not in COLUMNS]].reset_index(drop=True).copy()
-    # the columns in their types; empty texts stand for what is not known
+    for c, default in _defaults.items():
+        if c not in rows: rows[c] = default
+    others = [c for c in rows if c not in COLUMNS]
+    table = rows[COLUMNS + others].reset_index(drop=True).copy()
+    # numbers in their types; empty texts stand for what is not known
     for c, dtype in _numbers.items():
         kind, unknown = ('numbers', np.nan) if dtype is float else ('whole numbers', pd.NA)
         try: table[c] = pd.to_numeric(table[c].replace('', unknown)).astype(dtype)
         except (ValueError, TypeError) as e:
             raise ValueError(f'The column {c!r} holds something other than {kind}: {e}.') from None
-    for c in _texts: table[c] = table[c].fillna('').astype(str)
-    for c in table.columns.difference([*_numbers]): table[c] = table[c].map(_writable)
+    # names as they can be written: bytes that are no UTF-8, and carriage returns, which end a line, are spelled out
+    def spelled(value):
+        if not isinstance(value, str): return value
+        return value.encode('utf-8', 'backslashreplace').decode().replace('\r', '\\r')
+    for c in COLUMNS:
+        if c not in _numbers: table[c] = table[c].fillna('').astype(str)
+    for c in table.columns.difference([*_numbers]): table[c] = table[c].map(spelled)
+    # what can't be a result
     for wrong, what in _doubts(table):
         if not wrong.any(): continue
         first = table.loc[wrong.idxmax(), [*IDENTITY, 'dataset', 'metric', 'value', 'n', 'low', 'high']]
@@ -66,25 +75,17 @@ def check_roles(
     odd = {*map(str, roles)} - {*ROLES}
     if odd: raise ValueError(f'The column role holds {sorted(odd)}; expected one of {", ".join(ROLES)}.')
 
-# %% ../../nbs/api/stats/04_table.ipynb #b765b28e
-_numbers = dict(alpha=float, value=float, low=float, high=float, n='Int64', n_skipped='Int64', seed='Int64')
-_texts = [c for c in COLUMNS if c not in _numbers]
-
-def _writable(value):
-    "A name as it can be written: bytes that are no UTF-8, and carriage returns, which end a line, are spelled out"
-    if not isinstance(value, str): return value
-    return value.encode('utf-8', 'backslashreplace').decode().replace('\r', '\\r')
-
 # %% ../../nbs/api/stats/04_table.ipynb #93d42f4d
 def _doubts(t):
     "Which rows hold what can't be, and the words for it"
     fraction, slack = ~t.metric.isin(UNBOUNDED), 1e-9
     share = t.metric.isin(['accuracy', 'top-5', *UNBOUNDED])
+    low, high = t.low - slack, t.high + slack
     yield fraction & ~t.value.between(0, 1), 'values outside 0 to 1: values are fractions, not per cent'
     yield fraction & ((t.low < -slack) | (t.high > 1+slack)), 'intervals beyond 0 to 1'
     yield t.low > t.high, 'intervals that end before they begin'
-    yield share & ((t.value < t.low-slack) | (t.value > t.high+slack)), 'values outside their interval'
-    yield (t.n < 0).fillna(False) | (t.n_skipped < 0).fillna(False), 'a negative number of images'
+    yield share & ((t.value < low) | (t.value > high)), 'values outside their interval'
+    yield (t[['n', 'n_skipped']] < 0).any(axis=1), 'a negative number of images'
     yield np.isinf(t.alpha), 'an infinite alpha'
 
 # %% ../../nbs/api/stats/04_table.ipynb #b532aa7e
@@ -94,9 +95,9 @@ def check_single(
 ):
     "ValueError unless the table holds one metric, one split and one row for each of `keys` and dataset."
     for c in ('metric','split'):
-        if table[c].nunique() > 1: raise ValueError(
-            f'The table holds several of {c}: {list(table[c].unique())}. Choose one, as '
-            f'table[table.{c}=={table[c].iloc[0]!r}].')
+        values = list(table[c].unique())
+        if len(values) > 1: raise ValueError(
+            f'The table holds several of {c}: {values}. Choose one, as table[table.{c}=={values[0]!r}].')
     twice = table[table.duplicated([*keys, 'dataset'])]
     if len(twice): raise ValueError(f'There are several rows for {dict(twice[[*keys, "dataset"]].iloc[0])}. '
         'Choose one classifier or seed (table[table.seed==0]), or average seeds by `combine_seeds` first.')
@@ -114,9 +115,9 @@ def dataset_order(
 ) -> list: # names
     "The table's datasets: reference, shifts and sets aside as they come, their mean, control sets and theirs"
     roles = dict(zip(table.dataset, table.role))
-    places = dict(reference=0, control=3)
-    means = {MEAN: 2, CONTROL_MEAN: 4}
-    return sorted(roles, key=lambda name: means.get(name, places.get(roles[name], 1)))
+    places = {'reference': 0, MEAN: 2, 'control': 3, CONTROL_MEAN: 4}
+    def place(name): return places.get(name if name in MEANS else roles[name], 1)
+    return sorted(roles, key=place)
 
 def reference_set(
     table:pd.DataFrame,
@@ -164,11 +165,10 @@ def compact(
     table:pd.DataFrame, # one metric and split
 ) -> Markdown:
     "Methods down, sets across, in per cent with 95 % intervals"
-    check_single(table)
     cells = {}
-    for r in table.itertuples():
-        interval = '' if pd.isna(r.low) else f' ({100*r.low:.1f}–{100*r.high:.1f})'
-        cells[(*row_key(r), r.dataset)] = f'{100*r.value:.1f}{interval}'
+    for r, (value, low, high) in zip(table.itertuples(), 100*table[['value', 'low', 'high']].to_numpy()):
+        interval = '' if np.isnan(low) else f' ({low:.1f}–{high:.1f})'
+        cells[(*row_key(r), r.dataset)] = f'{value:.1f}{interval}'
     names, n = dataset_order(table), table.groupby('dataset').n.max()
     keys = [k for k in IDENTITY if table[k].nunique() > 1 or k in ('method', 'alpha')]
     sets = [d if pd.isna(n[d]) else f'{d} ({n[d]:,})' for d in names]
@@ -177,13 +177,14 @@ def compact(
         alpha = '' if pd.isna(r.alpha) else f'{r.alpha:g}'
         who = [alpha if k=='alpha' else getattr(r, k) for k in keys]
         rows.append(who + [cells.get((*row_key(r), d), '') for d in names])
-    head, *lines = ['| ' + ' | '.join(map(in_markdown, row)) + ' |' for row in rows]
+    head, *lines = [f'| {" | ".join(map(in_markdown, row))} |' for row in rows]
     rule = '|' + '---|'*len(keys) + '--:|'*len(names)
     return Markdown('\n'.join([head, rule, *lines]))
 
 def row_key(r:tuple):
     "A row's identity; None for no α, since NaN is not equal to itself"
-    return r.classifier, r.tuning, r.method, r.alpha if r.alpha==r.alpha else None
+    alpha = None if pd.isna(r.alpha) else r.alpha
+    return r.classifier, r.tuning, r.method, alpha
 
 # %% ../../nbs/api/stats/04_table.ipynb #f55afae5
 def combine_seeds(

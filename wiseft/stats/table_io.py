@@ -49,7 +49,16 @@ def read_results(
     "Read a results table; `BadFile` names missing columns, or values that can't be."
     path = existing_file(path, 'results table')
     try:
-        if path.suffix == '.jsonl': return _read_lines(path)
+        if path.suffix == '.jsonl': # an object a row, or a line a run of wise-ft
+            try: lines = [json.loads(l) for l in path.read_text(encoding='utf-8-sig').split('\n') if l.strip()]
+            except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e:
+                raise BadFile(f'{path} is not JSON lines: {e}.') from None
+            if not lines or not all(isinstance(l, dict) for l in lines):
+                raise BadFile(f'{path} holds no results: expected a JSON object a line.')
+            names = {k for l in lines for k in l}
+            check_columns(path, len(names))
+            if 'dataset' not in lines[0] and any(':' in k for k in names): return wise_ft_results(lines)
+            return results_table(pd.DataFrame(lines).astype(object).where(lambda t: t.notna(), ''))
         check_columns(path)
         # every column as text; a mark of byte order, as spreadsheets write, is no part of the first one's name
         try: columns = pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig')
@@ -58,17 +67,6 @@ def read_results(
         return results_table(columns)
     except BadFile: raise
     except (ValueError, TypeError, ArithmeticError) as e: raise BadFile(f'{path} is not a results table: {e}') from None
-
-def _read_lines(path):
-    "JSON lines: an object a row, or a line a run of wise-ft"
-    try: lines = [json.loads(l) for l in path.read_text(encoding='utf-8-sig').split('\n') if l.strip()]
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise BadFile(f'{path} is not JSON lines: {e}.') from None
-    if not lines or not all(isinstance(l, dict) for l in lines):
-        raise BadFile(f'{path} holds no results: expected a JSON object a line.')
-    check_columns(path, len({k for l in lines for k in l}))
-    if 'dataset' not in lines[0] and any(':' in k for l in lines for k in l): return wise_ft_results(lines)
-    return results_table(pd.DataFrame(lines).astype(object).where(lambda t: t.notna(), ''))
 
 # %% ../../nbs/api/stats/05_table_io.ipynb #9b88164c
 def recipes_file(
@@ -113,27 +111,25 @@ def wise_ft_results(
     if len(runs) < len(lines): warn_user(
         f'{len(lines)-len(runs)} of {len(lines)} lines have no single alpha (written during fine-tuning) and are '
         'left out')
-    table = results_table([row for l in runs for row in _run_rows(l)])
+    rows = []
+    for line in runs:
+        alpha, trained = float(line['alpha']), line.get('train_dataset') or 'ImageNet'
+        run = dict(classifier=line.get('model') or 'CLIP', alpha=alpha, version='wise-ft', seed=line.get('seed'))
+        run['method'] = {0: 'zero-shot', 1: 'fine-tuned'}.get(alpha, 'weight-space')
+        for k, v in line.items():
+            name, _, metric = k.rpartition(':')
+            if metric not in _wise_ft_metrics or not name: continue
+            # what we call the set, and what it is to a model that was fine-tuned on another
+            dataset, role = _wise_ft_sets.get(name, name), 'shift'
+            if name in _wise_ft_aside: dataset, role = _wise_ft_aside[name], 'aside'
+            if name in (trained, trained.removesuffix('Train')): dataset, role = REFERENCE, 'reference'
+            rows.append(run | dict(dataset=dataset, role=role, metric=_wise_ft_metrics[metric], value=v))
+    table = results_table(rows)
     # a row for the mean over the shifts of each run and metric
     shifted = table[table.role == 'shift']
     groups = shifted.groupby([*IDENTITY,'metric','seed'], dropna=False, sort=False)
     means = [t.iloc[[0]].assign(dataset=MEAN, value=t.value.mean()) for _, t in groups]
     return pd.concat([table, *means], ignore_index=True)
-
-def _run_rows(line):
-    "Rows of a results table, of one line of wise-ft"
-    alpha, trained = float(line['alpha']), line.get('train_dataset') or 'ImageNet'
-    method = {0: 'zero-shot', 1: 'fine-tuned'}.get(alpha, 'weight-space')
-    run = dict(classifier=line.get('model') or 'CLIP', method=method, alpha=alpha, version='wise-ft',
-               seed=line.get('seed'))
-    for k, v in line.items():
-        name, _, metric = k.rpartition(':')
-        if metric not in _wise_ft_metrics or not name: continue
-        # what we call the set, and what it is to a model that was fine-tuned on another
-        dataset, role = _wise_ft_sets.get(name, name), 'shift'
-        if name in _wise_ft_aside: dataset, role = _wise_ft_aside[name], 'aside'
-        if name in (trained, trained.removesuffix('Train')): dataset, role = REFERENCE, 'reference'
-        yield run | dict(dataset=dataset, role=role, metric=_wise_ft_metrics[metric], value=v)
 
 # %% ../../nbs/api/stats/05_table_io.ipynb #c1b0a002
 _clip_benchmark_names = {'accuracy': 'acc1', 'top-5': 'acc5'}
@@ -150,7 +146,8 @@ def write_clip_benchmark(
     with atomic_path(folder, force=force, kind='results for CLIP_benchmark') as tmp:
         tmp.mkdir()
         for (classifier, tuning, method, alpha, dataset), rows in runs:
-            words = [classifier, tuning, method] if alpha != alpha else [classifier, tuning, method, f'{alpha:g}']
+            words = [classifier, tuning, method]
+            if not pd.isna(alpha): words.append(f'{alpha:g}')
             task = 'zeroshot_classification' if method in STARTS else 'classification'
             metrics = {_clip_benchmark_names.get(r.metric, r.metric): r.value for r in rows.itertuples()}
             accuracy = rows[rows.metric == 'accuracy']
