@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from fastcore.basics import patch
 from itertools import islice
 from pathlib import Path
-from ..base.text import first_few
 
 # %% ../../nbs/api/data/07_columns.ipynb #068ff551
 class TextColumn(Sequence):

@@ -18,7 +18,7 @@ from ..base.files import data_root, holds, package_data, remove_path
 from .hashes import content_hashes
 from .layouts import SHARDS
 from .shards import local_copy
-from ..base.text import BadFile, first_few, why_failed
+from ..base.text import BadFile, why_failed
 
 # %% ../../nbs/api/data/13_hub.ipynb #1d9dade8
 HUB_SETS = pd.read_csv(package_data('hub_sets.csv'), keep_default_na=False) # the licence is the authors'

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated,List,Optional
-
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -26,8 +25,7 @@ from typer.core import TyperGroup
 from .. import __version__
 
 # %% ../../nbs/api/shell/00_app.ipynb #7771908a
-def standard_output():
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160, quiet=_rank() > 0)
+def standard_output(): return Console(highlight=False, width=None if sys.stdout.isatty() else 160, quiet=_rank() > 0)
 
 def _several(): return int(os.environ.get('WORLD_SIZE') or 1) > 1
 

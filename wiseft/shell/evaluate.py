@@ -8,14 +8,13 @@ __all__ = ['evaluate_', 'results_file', 'control_sets_given', 'sweep_', 'methods
 # %% ../../nbs/api/shell/03_evaluate.ipynb #629734e7
 import warnings
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Annotated,List,Optional
 
 import typer
 
 from .app import (
-    AllowIncomplete,Classifier,Classifiers,Control,DataRoot,Device,Force,Metrics,Output,PartsOption,Precision,
+    AllowIncomplete,Classifier,Classifiers,Control,DataRoot,Device,Force,Metrics,PartsOption,Precision,
     Reference,Shift,Split,SuiteName,Use,Workers,check_ending,check_folder,chosen_device,command,listed,
     listed_numbers,load_methods,load_named,say,show_table,suite_loader,wrote)
 

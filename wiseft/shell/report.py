@@ -13,7 +13,7 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    Control,DataRoot,Device,Force,Output,OutputFolder,Reference,Results,Seed,Shift,check_ending,command,say,show_table,
+    Control,DataRoot,Device,Force,OutputFolder,Reference,Results,Seed,Shift,check_ending,command,say,show_table,
     standard_output,suite_loader,chosen_device,wrote)
 from .evaluate import control_sets_given,methods_down
 

@@ -15,7 +15,7 @@ import typer
 
 from . import evaluate,report,show,train
 from .app import (
-    Device,Force,OutputFolder,Seed,Shift,Workers,app,command,is_suite,say,set_workers,wrote)
+    Device,Force,OutputFolder,Seed,Workers,app,command,is_suite,say,set_workers,wrote)
 
 # %% ../../nbs/api/shell/07_run.ipynb #7116b4bd
 def _line(command, given):

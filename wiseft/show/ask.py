@@ -6,7 +6,7 @@
 __all__ = ['SIDE_SHOWN', 'ask', 'answered']
 
 # %% ../../nbs/api/show/09_ask.ipynb #fb23b365
-import json, pandas as pd
+import json
 from dataclasses import asdict
 from pathlib import Path
 from ..base.files import atomic_path

@@ -18,7 +18,7 @@ def alpha_intervals(
     u, v, y = _checked_outputs(zeroshot, finetuned, labels)
     # some images at a time, so that what is computed stays in the cores' caches
     classes, bounds = torch.arange(u.shape[1]), []
-    rows = max(1, 2**18//len(classes))
+    rows = max(1, 2**17//len(classes))
     for some_u, some_v, own in zip(u.split(rows), v.split(rows), y[:,None].split(rows)):
         # how far each class is ahead of the image's own at both ends; that one counts as behind, and bounds nothing
         at_0 = (some_u - some_u.gather(1, own)).scatter_(1, own, -1)

@@ -10,7 +10,7 @@ import json, math, re, torch
 from dataclasses import dataclass
 from pathlib import Path
 from torch.nn.functional import pad
-from ..base.files import atomic_path, blame_memory, existing_file, existing_folder
+from ..base.files import atomic_path, existing_file, existing_folder
 from ..base.text import BadFile, first_few
 from .checkpoints import read_state_dict, write_state_dict
 
