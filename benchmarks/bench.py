@@ -591,7 +591,8 @@ def sampled(room):
         curves = {k: t.pivot_table(index="alpha", columns="dataset", values="value") for k, t in by_set.items()}
         best = {k: c.idxmax() for k, c in curves.items()}
         yield f"{what}: sets of {len(best[None])} whose best α is another one", None, int((best[None] != best[.1]).sum())
-        lost = np.mean([curves[None].loc[best[None][d], d] - curves[None].loc[best[.1][d], d] for d in best[None].index])
+        whole = curves[None]
+        lost = np.mean([whole[d][best[None][d]] - whole[d][best[.1][d]] for d in whole])
         yield f"{what}: what the sample's best α loses, mean over sets, points", None, 100*lost
 
 
