@@ -114,10 +114,34 @@ def test_averaged_and_written_again(start, tmp_path):
     assert what_is_missing(read_recipe(tmp_path / "recipe.yml"), load_classifier) == []
     merge_by_recipe(tmp_path / "recipe.yml", tmp_path / "half", load_classifier)
     half, tuned = load_classifier(tmp_path / "half"), load_classifier(tmp_path / "a", start=start)
-    again = load_classifier(write_adapter(start.state_dict(), tuned.state_dict(), tmp_path / "b", 3), start=start)
+    tuned.head.weight.data += 1
+    again = load_classifier(write_adapter(start, tuned, tmp_path / "b", 3), start=start)
+    assert torch.equal(again.head.weight, tuned.head.weight)
     k = f"{BLOCK}.mlp.c_fc.weight"
     s, t, h, w = (c.visual.state_dict()[k] for c in (start, tuned, half, again))
     torch.testing.assert_close(h, (s + t) / 2, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(w, t, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="a higher rank than 2"):
         write_adapter(start.state_dict(), tuned.state_dict(), tmp_path / "c", 2)
+
+
+def test_adapters_alone_are_averaged(start, tmp_path):
+    "The start is what they are folded into; without it, the dry run refuses what the merge refuses."
+    width = start.visual.conv1.weight.shape[0]
+    for name in "ab":
+        saved(tmp_path / name, {f"visual.{BLOCK}.mlp.c_fc": (4 * width, width)})
+    start.save(tmp_path / "zeroshot")
+    keys = dict(merge_method="linear", models=[dict(model=name) for name in "ab"], parameters=dict(weight=1))
+    (tmp_path / "recipe.yml").write_text(json.dumps(keys))
+    recipe = read_recipe(tmp_path / "recipe.yml")
+    with pytest.raises(ValueError, match="or base_model in a recipe") as e:
+        merge_by_recipe(recipe, tmp_path / "soup", load_classifier)
+    assert str(e.value) in what_is_missing(recipe, load_classifier)
+    (tmp_path / "recipe.yml").write_text(json.dumps(keys | dict(base_model="zeroshot")))
+    assert what_is_missing(read_recipe(tmp_path / "recipe.yml"), load_classifier) == []
+    merge_by_recipe(tmp_path / "recipe.yml", tmp_path / "soup", load_classifier)
+    merge_by_recipe(tmp_path / "soup/recipe.yml", tmp_path / "again", load_classifier)
+    soup, one = load_classifier(tmp_path / "soup"), load_classifier(tmp_path / "a", start=start)
+    assert load_classifier(tmp_path / "again").hash == soup.hash
+    k = f"{BLOCK}.mlp.c_fc.weight"
+    torch.testing.assert_close(soup.visual.state_dict()[k], one.visual.state_dict()[k])

@@ -161,6 +161,9 @@ def test_other_methods_of_mergekit(method, folder):
 @pytest.mark.parametrize("keys, why", [
     (SUM | weighted(1, 1) | dict(parameters=dict(densty=1)), "unknown key 'densty'"),
     (SUM | weighted(1, 1, density=0.5), "unknown key 'density'"),
+    (SUM | weighted(1, 1, desnity=0.5), "The parameters of first.safetensors: unknown key 'desnity'"),
+    (dict(merge_method="ties") | weighted(1, 1), "ties needs base_model"),
+    (dict(merge_method="model_stock") | weighted(1, 1), "the nearest to it is rule: Model Stock"),
     (LINEAR | weighted(1, "much"), "weight is 'much'"),
     (LINEAR | weighted(1, [[1]]), r"weight is \[\[1\]\]"),
     (LINEAR | weighted(1, float("nan")), "weight is nan"),
@@ -172,7 +175,7 @@ def test_other_methods_of_mergekit(method, folder):
     (dict(models=[FIRST]), "either merge_method"),
     (dict(rule="TIES", merge_method="ties", models=[FIRST]), "This one has both"),
     (LINEAR | dict(models="first"), "`models` is 'first'"),
-    (LINEAR | dict(models=["first"]), "A model is 'first'"),
+    (LINEAR | dict(models=["first"]), "A model: expected keys with values, got 'first'"),
     (SUM | dict(models=[START]), "needs models besides base_model"),
     (LINEAR | weighted(1, 1) | dict(dtype="int8"), "`dtype` is 'int8'"),
     (LINEAR | weighted(1, 1) | BASE, "`linear` uses no base_model"),

@@ -113,23 +113,25 @@ def _in_open_clip(adapter, where, device): # dict name of a weight of open_clip'
 def _from_adapter(folder, start): # `ImageClassifier`
     "A classifier with an adapter folded in"
     if not isinstance(start, ImageClassifier): raise ValueError(
-        f'{folder} holds an adapter, which is nothing without the classifier that it changes. Give it: '
-        f"load_classifier({str(folder)!r}, start=CLASSIFIER), or `wiseft merge ZEROSHOT {folder} --alpha 1 -o TUNED`.")
+        f'{folder} holds an adapter, which is nothing without the classifier that it changes (a CLIP alone is none). '
+        f"Give it: load_classifier({str(folder)!r}, start=CLASSIFIER), or `wiseft merge ZEROSHOT {folder} --alpha 1 -o "
+        'TUNED`, or base_model in a recipe.')
     adapter = read_adapter(folder)
     planned = _in_open_clip(adapter, folder, 'meta') # products may be large
-    shapes = {k: tuple(t.shape) for k, t in planned.items()}
-    texts = any(not k.startswith('visual.') for k in shapes)
+    shapes = {k: tuple(t.shape) for k, t in (planned | adapter.head).items()}
+    texts = any(not k.startswith(('visual.', 'head.')) for k in shapes)
     new = (start.with_text() if texts else start).copy()
-    weights = new.state_dict()
-    state = {k.removeprefix('text.'): weights[k] for k in weights if not k.startswith('head.')}
+    state = {k.removeprefix('text.'): t for k, t in new.state_dict().items()}
+    if new.head_from_text: state = {k: t for k, t in state.items() if not k.startswith('head.')}
     for k, shape in shapes.items():
         there = tuple(state[k].shape) if k in state else 'not there'
         if there != shape: raise BadFile(
             f'{folder} changes {k!r} of the shape {shape}; in {start.clip.name} it is {there}. Give the classifier '
             'that it was trained on.')
-    for k, step in _in_open_clip(adapter, folder, 'cpu').items():
-        if not step.isfinite().all(): raise BadFile(f'{folder} makes {k!r} infinite. Save the adapter again.')
-        state[k] += step.to(state[k])
+    for k, step in _in_open_clip(adapter, folder, 'cpu').items(): state[k] += step.to(state[k])
+    for k, t in adapter.head.items(): state[k].copy_(t)
+    for k in shapes:
+        if not state[k].isfinite().all(): raise BadFile(f'{folder} makes {k!r} infinite. Save the adapter again.')
     new.alpha, new.parents, new.metrics, new.beside = 1., [], {}, {}
     new.recipe = dict(tuning='LoRA', adapter=folder.name, sha256=sha256_file(folder/'adapter_model.safetensors'))
     return new.rebuild_head().eval()

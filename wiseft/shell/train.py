@@ -262,10 +262,10 @@ def finetune_(
 
 # %% ../../nbs/api/shell/02_train.ipynb #7a4ec2a0
 MergeStart = Annotated[Path, typer.Argument(show_default=False,
-    help="Classifier folder or .safetensors file: the start. Or a recipe, a .yml file with mergekit's keys, that "
-         'says all of it.')]
+    help="Classifier folder or .safetensors file: the start. Or a YAML recipe in mergekit's format (linear, "
+         'task_arithmetic, ties), which says all of it.')]
 Tuned = Annotated[Optional[List[Path]], typer.Argument(show_default=False,
-    help='The same, fine-tuned from it; several for a rule that takes them.')]
+    help='The same, fine-tuned from it, or a peft adapter folder; several for a rule that takes them.')]
 Alpha = Annotated[Optional[str], typer.Option('--alpha', show_default=False,
     help='Mixing coefficient: 0 is the start, 1 the fine-tuned; auto: chosen on validation images. '
          'Default: what the rule says, 0.5 for weight-space.')]
@@ -282,6 +282,7 @@ DryRun = Annotated[bool, typer.Option('--dry-run', help='Say what is missing, an
          'wiseft merge zeroshot first second third --rule model-stock -o merged',
          'wiseft merge zeroshot first second third --rule greedy-soup --reference photos -o soup',
          'wiseft merge zeroshot finetuned --rule lines --set first=0.2 -o merged',
+         'wiseft merge zeroshot adapter --alpha 1 -o tuned',
          'wiseft merge recipe.yml -o merged')
 def merge_(
     zeroshot:MergeStart, finetuned:Tuned=None, *, output:Output,
@@ -292,7 +293,8 @@ def merge_(
     workers:Workers=None, device:Device=None, use:Use=None, force:Force=False,
 ):
     "Merge the weights of classifiers, or of .safetensors files of any model; of two, average them."
-    from wiseft.weights.merge import looks_at_images,merge_recipe
+    from wiseft.weights.files import MERGEKIT_WORDS
+    from wiseft.weights.merge import looks_at_images, merge_recipe
     from wiseft.weights.recipes import is_classifier,merge_by_recipe,read_recipe,what_is_missing
     written, auto = zeroshot.suffix in ('.yml', '.yaml'), alpha == 'auto'
     if use or written or rule != 'weight-space': load_methods(use)
@@ -308,18 +310,19 @@ def merge_(
         missing = what_is_missing(recipe, partial(load_classifier, device=chosen_device(device)[0]))
         for sentence in missing: say(sentence)
         if missing: raise typer.Exit(1)
-        return say(f'nothing is missing: {", ".join(map(str, recipe.paths))} can be merged')
     for path in recipe.paths:
         if not path.exists(): raise FileNotFoundError(f'There is no {path}. Give classifier folders, or files.')
     if len(set(map(is_classifier, recipe.paths))) > 1: raise ValueError(
         f"{' and '.join(map(str, recipe.paths))}: give classifier folders or files, not both.")
     load = _loader_of_images(recipe, auto) if auto or looks_at_images(recipe.rule) else None
+    if dry_run: return say(f'nothing is missing: {", ".join(map(str, recipe.paths))} can be merged')
     if recipe.of_classifiers: _merge_folders(recipe, output, load, device, force, choose)
     else: merge_by_recipe(recipe, output, force=force)
     if written: say(f'merged {", ".join(map(str, recipe.paths))}')
-    used = merge_recipe(recipe.rule, **recipe.knobs)
-    settings = [f'{k}={v}' for k, v in used.items() if k not in ('name', 'chosen')]
-    say(f'merged by {", ".join([used["name"], *settings])}')
+    used, theirs = merge_recipe(recipe.rule, **recipe.knobs), getattr(recipe.rule, 'merge_method', None)
+    words = MERGEKIT_WORDS if theirs else {}
+    settings = [f'{words.get(k, k)}={v}' for k, v in used.items() if k not in ('name', 'chosen')]
+    say(f'merged by {", ".join([theirs or used["name"], *settings])}')
     wrote(output)
 
 # %% ../../nbs/api/shell/02_train.ipynb #7adc9f67

@@ -7,12 +7,14 @@ __all__ = ['ADAPTER', 'PeftAdapter', 'read_adapter', 'write_adapter']
 
 # %% ../../nbs/api/weights/08_adapters.ipynb #677b1c98
 import json, math, re, torch
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from torch.nn.functional import pad
 from ..base.files import atomic_path, existing_file, existing_folder
 from ..base.text import BadFile, first_few
 from .checkpoints import read_state_dict, write_state_dict
+from .tensors import check_compatible
 
 # %% ../../nbs/api/weights/08_adapters.ipynb #7c455772
 ADAPTER, _weights_file = 'adapter_config.json', 'adapter_model.safetensors'
@@ -21,13 +23,12 @@ _MORE = ('use_dora', 'lora_bias', 'modules_to_save', 'layer_replication', 'use_q
          'target_parameters', 'trainable_token_indices', 'alora_invocation_tokens', 'arrow_config', 'kasa_config',
          'velora_config')
 
-
-
 @dataclass
 class PeftAdapter:
     "What peft's LoRA adds to a model"
     factors:dict # name of a module -> A (rank, columns), B (rows, rank), factor
     model:str='' # the class of what it was trained on, where that is said
+    head:dict=field(default_factory=dict) # name of a tensor -> what it is after training, as `modules_to_save` has it
     def steps(self, device:str|torch.device='cpu') -> dict: # name of a weight -> matrix; on 'meta' its shape alone
         "What is added to each weight"
         steps = {}
@@ -44,13 +45,18 @@ def read_adapter(
 ) -> PeftAdapter:
     "An adapter that peft saved"
     folder = existing_folder(Path(folder), 'adapter')
-    # are its settings those of plain LoRA?
+    # are its settings those of plain LoRA, beside a head?
     path = folder/ADAPTER
     try: config = json.loads(existing_file(path, 'setting of an adapter').read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as e: raise BadFile(f'{path} is no JSON ({e!s:.100}). Save it again.') from e
     if not isinstance(config, dict) or config.get('peft_type') != 'LORA': raise BadFile(
         f'{path} is of no LoRA adapter: peft_type is not LORA. Fold it with peft, merge_and_unload(), and save that.')
-    if more := [k for k in _MORE if config.get(k)] + ['bias']*(config.get('bias', 'none') != 'none'): raise BadFile(
+    state, head = read_state_dict(folder/_weights_file), {}
+    if config.get('modules_to_save') == ['head']:
+        head = {k: t for k, t in state.items() if re.fullmatch(r'(base_model\.model\.)?head\.\w+', k)}
+    more = [k for k in _MORE if config.get(k)] + ['bias']*(config.get('bias', 'none') != 'none')
+    if head: more.remove('modules_to_save')
+    if more: raise BadFile(
         f'{path} has {first_few(more)}, which is more than thin matrices. Fold it with peft, merge_and_unload(), and '
         'save that.')
     alphas = config.get('alpha_pattern') or {}
@@ -59,9 +65,9 @@ def read_adapter(
     if not names or not all(type(n) in (int, float) and abs(n) < 1e9 for n in numbers): raise BadFile(
         f'{path}: lora_alpha is a number, and alpha_pattern names of modules with numbers. Save it again.')
     # its matrices, two and two
-    state, plain, factors = read_state_dict(folder/_weights_file), not config.get('use_rslora'), {}
-    for k, t in state.items():
-        name = re.fullmatch(r'(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight', k)
+    plain, factors = not config.get('use_rslora'), {}
+    for k in state.keys() - head.keys():
+        name, t = re.fullmatch(r'(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight', k), state[k]
         if not name or t.ndim != 2: raise BadFile(
             f'{folder/_weights_file} has {k!r} of shape {tuple(t.shape)}, which is no thin matrix of a linear layer. '
             'Fold it with peft, merge_and_unload(), and save that.')
@@ -72,53 +78,54 @@ def read_adapter(
     for name, two in factors.items():
         if len(two) < 2 or len(two['A']) != two['B'].shape[1] or not len(two['A']): raise BadFile(
             f'{folder/_weights_file} has no two matrices that fit each other for {name!r}. Save it again.')
-    def factor(name, rank):
         alpha = next((a for k, a in alphas.items() if f'.{name}'.endswith(f'.{k}')), config['lora_alpha'])
-        return alpha/(rank if plain else math.sqrt(rank))
+        rank = len(two['A'])
+        factors[name] = two['A'], two['B'], alpha/(rank if plain else math.sqrt(rank))
     about = config.get('auto_mapping')
     model = str(about.get('base_model_class')) if isinstance(about, dict) else ''
-    for name, two in factors.items():
-        a, b = two['A'], two['B']
-        factors[name] = a, b, factor(name, len(a))
-    return PeftAdapter(factors, model)
+    return PeftAdapter(factors, model, {k.removeprefix('base_model.model.'): t for k, t in head.items()})
 
 # %% ../../nbs/api/weights/08_adapters.ipynb #39d50312
 def write_adapter(
-    start:dict, # state dict that fine-tuning began from
-    tuned:dict, # state dict, fine-tuned with LoRA
+    start:dict|torch.nn.Module, # what fine-tuning began from: a classifier, or a state dict
+    tuned:dict|torch.nn.Module, # the same, fine-tuned with LoRA
     folder:str|Path, # to make
-    rank:int=8, # of the factors
+    rank:int|None=None, # of the factors; default LoRA's in the classifier's recipe, else 8
     force:bool=False # replace an existing one?
 ) -> Path: # `folder`
-    "What LoRA added to the matrices of a model, as an adapter of peft"
-    factors = {}
-    for k, w in start.items():
-        if not w.is_floating_point(): continue
-        begin = w.detach().double().cpu()
-        step = tuned[k].detach().double().cpu() - begin
-        if not step.any(): continue
-        if step.ndim != 2 or not k.endswith('weight'): raise ValueError(
-            f'{k!r} was trained, and is no matrix of a layer. An adapter has such matrices alone.')
-        u, s, v = torch.linalg.svd(step, full_matrices=False)
+    "What LoRA trained, as an adapter of peft: steps of matrices, and the head"
+    train = getattr(tuned, 'recipe', {}).get('train')
+    if rank is None: rank = train.get('rank', 8) if isinstance(train, dict) else 8
+    before, after = (m if isinstance(m, Mapping) else m.state_dict() for m in (start, tuned))
+    check_compatible(before, after, ('start', 'tuned'))
+    state, modules, head = {}, set(), {}
+    for k, w in before.items():
+        begin, end = w.detach().double().cpu(), after[k].detach().double().cpu()
+        if not w.is_floating_point() or begin.equal(end): continue
+        if re.fullmatch(r'head\.\w+', k):
+            head[f'base_model.model.{k}'] = after[k].detach().cpu().contiguous()
+            continue
+        if w.ndim != 2 or not k.endswith('weight'): raise ValueError(
+            f'{k!r} was trained, and is no matrix of a layer. An adapter has such matrices, and a head.')
+        u, s, v = torch.linalg.svd(end - begin, full_matrices=False)
         if s[rank:].any() and s[rank] > 1e-4*s[0]: raise ValueError(
             f'The change of {k!r} is of a higher rank than {rank}. An adapter holds what LoRA trained; give its rank.')
         # a small matrix has fewer singular values: nought fills the factors up
         roots = s[:rank].sqrt()
         more = (0, max(0, rank - len(s)))
         b = pad(u[:, :rank]*roots, more).float()
-        a = pad(v[:rank].T*roots, more).float()
-        factors[re.sub(r'\.(in_proj_)?weight$', '', k)] = b, a.T
-    state, modules = {}, set()
-    for name, (b, a) in factors.items():
+        a = pad(v[:rank].T*roots, more).float().T
+        name = re.sub(r'\.(in_proj_)?weight$', '', k)
         wrapped = re.sub(r'\.attn\.out_proj$', '.attn.base_layer.out_proj', name)
         if wrapped != name: b = b/2 # for peft will add it twice
         state[f'base_model.model.{wrapped}.lora_B.weight'] = b.contiguous()
         state[f'base_model.model.{wrapped}.lora_A.weight'] = a.contiguous()
         modules.add(re.sub(r'\.base_layer.*', '', wrapped))
     config = dict(peft_type='LORA', r=rank, lora_alpha=rank, target_modules=sorted(modules),
+                  modules_to_save=['head'] if head else None,
                   bias='none', lora_dropout=0., fan_in_fan_out=False, inference_mode=True, task_type=None)
     with atomic_path(folder, force=force, kind='adapter') as tmp:
         tmp.mkdir()
-        write_state_dict(state, tmp/_weights_file, dict(format='pt'))
+        write_state_dict(state | head, tmp/_weights_file, dict(format='pt'))
         (tmp/ADAPTER).write_text(json.dumps(config, indent=1), encoding='utf-8')
     return Path(folder)

@@ -19,41 +19,8 @@ from ..base.text import BadFile, did_you_mean
 from .adapters import ADAPTER
 from .files import recipe_text, weights_at, write_merged
 from .merge import (
-    At, ByTensor, check_ends, check_start, in_block, looks_at_images, merge, weighted_average)
+    At, ByTensor, check_ends, in_block, looks_at_images, merge, weighted_average)
 from .tensors import check_compatible
-
-# %% ../../nbs/api/weights/09_recipes.ipynb #9f9f3b45
-def _entries(name, said): # list of (filter or None, number or list of numbers)
-    "The values that a recipe has for a knob, in the order in which they are asked"
-    of_filters = isinstance(said, list) and {*map(type, said)} == {dict}
-    entries = said if of_filters else [dict(value=said)]
-    for e in entries:
-        value, text = e.get('value'), e.get('filter')
-        numbers = value if isinstance(value, list) else [value]
-        fits = set(e) <= {'value', 'filter'} and isinstance(text, (str, type(None)))
-        finite = all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
-        if not (fits and numbers and finite): raise ValueError(
-            f'{name} is {reprlib.repr(said)}. It is a number, a list of numbers (from the first layer to the last), or '
-            'a list of filters: [{filter: mlp, value: 0.5}, {value: 0.2}].')
-    return [(None if e.get('filter') == '*' else e.get('filter'), e['value']) for e in entries]
-
-def _value_at(entries, at):
-    "What holds for a tensor"
-    value = next((v for text, v in entries if text is None or text in at.name), None)
-    if value is None: raise ValueError(
-        f'No filter of the recipe fits {at.name!r}. End the list with the value of all others: {{value: 0.2}}.')
-    if not isinstance(value, list): return value
-    if len(value) == 1: return value[0]
-    place = (at.depth if in_block(at.name) else 0)*(len(value)-1)
-    i = min(int(place), len(value)-2)
-    low, high = value[i:i+2]
-    return low + (place-i)*(high-low)
-
-def _knob(entries): # the value itself where it is the same for all tensors
-    (text, value), *_ = entries
-    if text is None and not isinstance(value, list): return value
-    said = [dict(value=v) if f is None else dict(filter=f, value=v) for f, v in entries]
-    return ByTensor(partial(_value_at, entries), value if text is None else said)
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #bfaaa7dc
 def scaled_steps(
@@ -63,7 +30,6 @@ def scaled_steps(
     scale:float=1. # mergekit's lambda
 ) -> torch.Tensor:
     "The start and all steps from it, each times its weight (mergekit's task_arithmetic)"
-    check_start(start, 'task_arithmetic')
     total = sum(weights) if normalize and abs(sum(weights)) >= 1e-8 else 1
     steps = sum(w*(t-start) for w, t in zip(weights, tuned))
     return start + scale/total*steps
@@ -71,11 +37,10 @@ def scaled_steps(
 def agreeing_steps(
     start:torch.Tensor, tuned:list, at:At, # as in `merge`
     weights:list, densities:list, # one a model
-    normalize:bool=True, # divide by the weights that had a say?
+    normalize:bool=True, # divide by the weights of the models that agree in sign?
     scale:float=1. # mergekit's lambda
 ) -> torch.Tensor:
     "The start and the largest steps of each tensor whose sign is that of their weighted sum (mergekit's ties)"
-    check_start(start, 'ties')
     largest = [_largest(t-start, d) for t, d in zip(tuned, densities)]
     shares = start.new_tensor(weights).view(-1, *[1]*start.ndim)
     steps = shares*torch.stack(largest)
@@ -99,6 +64,8 @@ scaled_steps.merge_method, agreeing_steps.merge_method = 'task_arithmetic', 'tie
 _METHODS = {f.merge_method: f for f in (weighted_average, scaled_steps, agreeing_steps)}
 _OF_EACH = dict(weight='weights', density='densities')
 _NAMES = {'lambda': 'scale', 'normalize': 'normalize', 'int8_mask': None} # it saves memory there, nothing here
+_NEAREST = dict(model_stock='rule: Model Stock', slerp='rule: weight-space', dare_ties='merge_method: ties',
+                dare_linear='merge_method: task_arithmetic')
 _KEYS = 'merge_method', 'rule', 'base_model', 'models', 'parameters', 'dtype', 'suite', 'reference'
 _DTYPES = dict(float16=torch.float16, bfloat16=torch.bfloat16, float32=torch.float32)
 HALVES = dict(float16='fp16', bfloat16='bf16')
@@ -118,7 +85,7 @@ class Recipe:
     dtype:str=''     # 'float16', 'bfloat16', 'float32'; '': that of the models
     images:dict=field(default_factory=dict) # 'suite' or 'reference', for a rule that looks at validation images
     @property
-    def paths(self): return self.tuned if self.start is None else [self.start, *self.tuned]
+    def paths(self): return list(dict.fromkeys(self.tuned if self.start is None else [self.start, *self.tuned]))
     @property
     def of_classifiers(self): return all(map(is_classifier, self.paths))
 
@@ -131,11 +98,11 @@ def is_classifier(
 # %% ../../nbs/api/weights/09_recipes.ipynb #f4543120
 def _mapping(keys, allowed, what):
     "A dict with no other keys"
-    if not isinstance(keys, dict): raise ValueError(f'{what} is {reprlib.repr(keys)}, and should be keys with values.')
+    if not isinstance(keys, dict): raise ValueError(f'{what}: expected keys with values, got {reprlib.repr(keys)}.')
     for k in keys:
         if k in _REFUSED: raise ValueError(f'{k!r} is not for recipes here. {_REFUSED[k]}')
         if k not in allowed: raise ValueError(
-            f'{what} has an unknown key {reprlib.repr(k)}. {did_you_mean(k, allowed)}')
+            f'{what}: unknown key {reprlib.repr(k)}. {did_you_mean(k, allowed)}')
     return keys
 
 def read_recipe(
@@ -173,15 +140,19 @@ def _recipe(keys, folder): # `Recipe`
         rule = ours.function
     elif isinstance(method, str) and method in _METHODS: rule = _METHODS[method]
     else: raise ValueError(
-        f'merge_method is {reprlib.repr(method)}. Of mergekit\'s there are {", ".join(_METHODS)}; merges of ours are '
-        'named by rule, as in rule: TSV-M.')
+        f'merge_method is {reprlib.repr(method)}. Of mergekit\'s there are {", ".join(_METHODS)}; the nearest to it is '
+        f'{_NEAREST.get(str(method), "perhaps a rule that `wiseft methods` lists")}.')
     # from where, and in which precision
     start, dtype = keys.get('base_model'), keys.get('dtype', '')
     if not isinstance(start, (str, type(None))): raise ValueError(f'base_model is {reprlib.repr(start)}, and no path.')
     if dtype not in ('', *_DTYPES): raise ValueError(f'`dtype` is {reprlib.repr(dtype)}. It is {", ".join(_DTYPES)}.')
     if rule is not weighted_average: models = [m for m in models if m['model'] != start] # mergekit's may list it, too
+    elif any(os.path.isfile(folder/m['model']/ADAPTER) for m in models): pass # it is what adapters are folded into
     elif start in [None, *(m['model'] for m in models)]: start = None # it is one of them
-    else: raise ValueError('`linear` uses no base_model. Leave it out, or list it among models.')
+    else: raise ValueError(
+        '`linear` uses no base_model, but as the start of adapters. Leave it out, or list it among models.')
+    if method and rule is not weighted_average and start is None: raise ValueError(
+        f'{method} needs base_model, the model that fine-tuning began from.')
     if not models: raise ValueError('A recipe needs models besides base_model: a list of {model: PATH}.')
     # how strongly, and by which images
     shared = keys.get('parameters') or {}
@@ -193,16 +164,49 @@ def _recipe(keys, folder): # `Recipe`
     tuned = [place(m['model']) for m in models]
     return Recipe(rule, None if start is None else place(start), tuned, knobs, dtype, images)
 
+# %% ../../nbs/api/weights/09_recipes.ipynb #9f9f3b45
+def _entries(name, said): # list of (filter or None, number or list of numbers)
+    "The values that a recipe has for a knob, in the order in which they are asked"
+    of_filters = isinstance(said, list) and {*map(type, said)} == {dict}
+    entries = said if of_filters else [dict(value=said)]
+    for e in entries:
+        value, text = e.get('value'), e.get('filter')
+        numbers = value if isinstance(value, list) else [value]
+        fits = set(e) <= {'value', 'filter'} and isinstance(text, (str, type(None)))
+        finite = all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
+        if not (fits and numbers and finite): raise ValueError(
+            f'{name} is {reprlib.repr(said)}. It is a number, a list of numbers (from the first layer to the last), or '
+            'a list of filters: [{filter: mlp, value: 0.5}, {value: 0.2}].')
+    return [(None if e.get('filter') == '*' else e.get('filter'), e['value']) for e in entries]
+
+def _value_at(entries, at):
+    "What holds for a tensor"
+    value = next((v for text, v in entries if text is None or text in at.name), None)
+    if value is None: raise ValueError(
+        f'No filter of the recipe fits {at.name!r}. End the list with the value of all others: {{value: 0.2}}.')
+    if not isinstance(value, list): return value
+    if len(value) == 1: return value[0]
+    place = (at.depth if in_block(at.name) else 0)*(len(value)-1)
+    i = min(int(place), len(value)-2)
+    low, high = value[i:i+2]
+    return low + (place-i)*(high-low)
+
+def _knob(entries): # the value itself where it is the same for all tensors
+    (text, value), *_ = entries
+    if text is None and not isinstance(value, list): return value
+    said = [dict(value=v) if f is None else dict(filter=f, value=v) for f, v in entries]
+    return ByTensor(partial(_value_at, entries), value if text is None else said)
+
 # %% ../../nbs/api/weights/09_recipes.ipynb #17f75685
 def _of_mergekit(rule, models, shared): # dict of knobs: the parameters of mergekit's methods
     asks = {None, *signature(rule).parameters} # None: what a word means that changes nothing
     of_each = [word for word, knob in _OF_EACH.items() if knob in asks]
     of_all = [word for word, knob in _NAMES.items() if knob in asks]
-    _mapping(shared, [*of_each, *of_all], 'parameters')
+    _mapping(shared, [*of_each, *of_all], 'The parameters')
     knobs = {_NAMES[k]: _knob(_entries(k, shared[k])) for k in of_all if k in shared and _NAMES[k]}
     if rule is weighted_average: knobs.setdefault('normalize', True)
     # a list, one a model, of what the model has for a knob, then what all have
-    by_model = [_mapping(m.get('parameters') or {}, of_each, 'The parameters of a model') for m in models]
+    by_model = [_mapping(m.get('parameters') or {}, of_each, f'The parameters of {m["model"]}') for m in models]
     for k in of_each:
         general = [(None, 1.)] if k == 'density' else []
         if k in shared: general = _entries(k, shared[k])
@@ -220,7 +224,7 @@ def _knobs_of_ours(rule, shared): # dict of the parameters of a rule
     taken = 'self', 'start', 'tuned', 'at', 'images'
     names = dict.fromkeys([*signature(rule).parameters, *beforehand])
     names = [k for k in names if k not in taken] + ['parts']
-    knobs = dict(_mapping(shared, names, 'parameters'))
+    knobs = dict(_mapping(shared, names, 'The parameters'))
     for k, v in knobs.items():
         if k != 'parts': v = knobs[k] = _knob(_entries(k, v))
         if isinstance(v, ByTensor) and (k in beforehand or 'at' not in signature(rule).parameters): raise ValueError(
@@ -252,8 +256,7 @@ def merged_classifier(
 ): # a new classifier
     "What a recipe makes of classifiers"
     start = None if recipe.start is None else load(recipe.start)
-    def loaded(p): return load(p, start=start) if (p/ADAPTER).is_file() else load(p)
-    tuned = {str(p): loaded(p) for p in recipe.tuned}
+    tuned = {str(p): _loaded(p, start, load) for p in recipe.tuned}
     if start is not None: check_ends(start, list(tuned.values())[-1])
     if 'at' not in signature(recipe.rule).parameters: made = recipe.rule(start, tuned, images, **recipe.knobs)
     else: made = merge(start, tuned.values(), recipe.rule, images=images, **recipe.knobs)
@@ -262,19 +265,22 @@ def merged_classifier(
     if again: made.beside['recipe.yml'] = again
     return made
 
+def _loaded(path, start, load): return load(path, start=start) if (path/ADAPTER).is_file() else load(path)
+
 # %% ../../nbs/api/weights/09_recipes.ipynb #bef2be93
 def what_is_missing(
     recipe:Recipe,
     load:Callable|None=None # as in `merge_by_recipe`
 ) -> list: # of sentences; empty if it can be carried out
     "What stands in the way of a recipe; nothing is written"
-    states, problems, classifiers = {}, [], []
+    states, problems, classifiers, start = {}, [], [], None
     for path in recipe.paths:
         try:
             if not path.exists(): raise FileNotFoundError(f'There is no {path}. Models are folders and files here.')
             if not (load and is_classifier(path)): states[str(path)] = weights_at(path, _DTYPES.get(recipe.dtype))
             else:
-                classifiers.append(load(path, start=classifiers[0]) if classifiers else load(path))
+                classifiers.append(_loaded(path, start, load))
+                if path == recipe.start: start = classifiers[-1]
                 states[str(path)] = classifiers[-1].state_dict()
         except (OSError, ValueError) as e: problems.append(str(e))
     first = next(iter(states), None)
