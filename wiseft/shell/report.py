@@ -61,7 +61,7 @@ RecipeOf = Annotated[Optional[Path], typer.Option('--classifier',
 Pictures = Annotated[bool, typer.Option('--pictures/--no-pictures',
     help='Small pictures of images, or none, where images must not leave.')]
 ClipBenchmark = Annotated[Optional[Path], typer.Option('--clip-benchmark', show_default=False,
-    help='Also write a JSON file for each classifier and set into this folder, for `clip_benchmark build FOLDER`. '
+    help='Write a JSON file for each classifier and set into this folder, for `clip_benchmark build FOLDER`. '
          'Its acc5 needs `evaluate --metrics accuracy,top-5`.')]
 
 # %% ../../nbs/api/shell/04_report.ipynb #7f44bac5
