@@ -575,8 +575,9 @@ def sampled(room):
     alphas = [i/30 for i in range(31)]
     start, _, suite = icons()
     narrow = suite.restrict_train(protocol()["narrow_reference"]["families"])
+    near = "ViT-B/32 and one with noise on its weights, 2 sets of 64 photographs"
     pairs = {"embedded CLIP, fine-tuned, and icons": (start, our_training(start, narrow.train, 5, 3e-4), suite),
-             "ViT-B/32 and one with noise on its weights, 2 sets of 64 photographs": tower("ViT-B-32", room, sets=2, n=64)}
+             near: tower("ViT-B-32", room, sets=2, n=64)}
     for what, ends in pairs.items():
         tables = {}
 
@@ -590,7 +591,8 @@ def sampled(room):
         yield f"{what}: processor time, all / sample", None, took[None]/took[.1]
         curves = {k: t.pivot_table(index="alpha", columns="dataset", values="value") for k, t in by_set.items()}
         best = {k: c.idxmax() for k, c in curves.items()}
-        yield f"{what}: sets of {len(best[None])} whose best α is another one", None, int((best[None] != best[.1]).sum())
+        others = int((best[None] != best[.1]).sum())
+        yield f"{what}: sets of {len(best[None])} whose best α is another one", None, others
         whole = curves[None]
         lost = np.mean([whole[d][best[None][d]] - whole[d][best[.1][d]] for d in whole])
         yield f"{what}: what the sample's best α loses, mean over sets, points", None, 100*lost

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIFTS = ["colour", "duotone", "emoji", "hand-drawn", "pixel", "recoloured", "solid"]
@@ -322,3 +323,43 @@ def two_way(rows, on, images=None, groups=None):
     value, error, df = both_chances(rows, on, images, groups)
     half = error * t.ppf(0.975, df)
     return [100 * value, 100 * (value - half), 100 * (value + half)]
+
+
+# ---------- the campaign ----------
+
+CONTROL = "other-icons"
+
+
+@cache
+def campaign(part, setting, split="test"):
+    "Of each of five seeds which images are right: set -> (11, n), α from 0 to 1."
+    folder, out = ROOT / "nbs/reproductions/campaign" / part, []
+    for seed in range(30, 35):
+        with np.load(folder / f"{setting}, seed {seed}.{split}.npz") as f:
+            out.append({k.removeprefix("right "): f[k].astype(float) for k in f.files if k.startswith("right ")})
+    return out
+
+
+def only(runs, sets):
+    return [{d: r[d] for d in sets} for r in runs]
+
+
+def over_seeds(number, *runs, draws=2000):
+    """A number of accuracies, with its 95 % interval over images and seeds: bootstrap and jackknife.
+
+    `number` takes for each of `runs` a dict, set -> (…, 11) accuracies. Images of a set are drawn together for all.
+    """
+    sets, rng = list(runs[0][0]), np.random.default_rng(5)
+    mean = lambda some: {d: np.mean([r[d] for r in some], axis=0) for d in sets}
+    whole = [mean(r) for r in runs]
+    at = lambda some: number(*[{d: v.mean(1) for d, v in m.items()} for m in some])
+    weights = {d: rng.multinomial(n, np.full(n, 1 / n), draws) / n for d in sets for n in [whole[0][d].shape[1]]}
+    of_images = np.var(number(*[{d: weights[d] @ v.T for d, v in m.items()} for m in whole]), ddof=1)
+    n = len(runs[0])
+    apart = [at([mean(r[:i] + r[i + 1 :]) for r in runs]) for i in range(n)]
+    of_seeds = (n - 1) * np.var(apart)
+    felt, fewest = max(of_seeds, of_images), min(v.shape[1] for v in whole[0].values())
+    df = (of_images + felt) ** 2 / (of_images**2 / (fewest - 1) + felt**2 / (n - 1))
+    half = np.sqrt(of_images + of_seeds) * stats.t.ppf(0.975, df)
+    room = 3.5 * half / np.sqrt(draws)  # of a standard deviation that was drawn, here and on the page
+    return [at(whole), Drawn(at(whole) - half, room), Drawn(at(whole) + half, room)]

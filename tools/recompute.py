@@ -24,6 +24,7 @@ import pandas as pd
 from scipy import stats
 from kept import (
     BOTH,
+    CONTROL,
     DRAWS,
     E2E,
     LC,
@@ -34,6 +35,7 @@ from kept import (
     Drawn,
     accuracy,
     both_chances,
+    campaign,
     change,
     changes,
     drawn_by_class,
@@ -47,8 +49,10 @@ from kept import (
     icons,
     linear,
     measured,
+    only,
     outline,
     over_classes,
+    over_seeds,
     over_time,
     points,
     published,
@@ -1206,6 +1210,111 @@ def _(page):
     page.holds("whose 140 steps make α = 0.999", round(1 - 0.95**140, 3) == 0.999)
 
 
+CAMPAIGN = {"vit-harsh": "plain, lr 0.00033", "resnet-harsh": "plain, lr 0.001", "resnet-gentle": "plain, lr 0.0003"}
+
+
+def best_above(control, reference, wanted):
+    "The most of control, at places along a curve that reach an accuracy on the reference, and where that is."
+    steps = np.linspace(0, 10, 1001)
+    low = np.minimum(steps.astype(int), 9)
+    along = lambda v: v[..., low] + (steps - low) * (v[..., low + 1] - v[..., low])
+    reaches = along(reference) >= np.minimum(wanted, reference.max(-1))[..., None] - 1e-9
+    kept = np.where(reaches, along(control), -np.inf)
+    return kept.max(-1), kept.argmax(-1)
+
+
+def kept_more(plain, lora):
+    "Control of the average less that of LoRA, where the average is as accurate on the reference."
+    return 100 * (best_above(plain[CONTROL], plain["reference"], lora["reference"][..., -1])[0] - lora[CONTROL][..., -1])
+
+
+def kept_more_by_halves(plain, lora, n_splits=100):
+    "The same, at places that other images choose, and what the average has there."
+    rng, sets, out = np.random.default_rng(8), ("reference", CONTROL), []
+    both = [{d: np.mean([r[d] for r in runs], axis=0) for d in sets} for runs in (plain, lora)]
+    for _ in range(n_splits):
+        half = {d: rng.random(both[0][d].shape[1]) < 0.5 for d in sets}
+        one, other = ([{d: v[d][:, (half[d] == h)].mean(1) for d in sets} for v in both] for h in (True, False))
+        for (a, b), (c, d) in ((one, other), (other, one)):
+            place = best_above(a[CONTROL], a["reference"], b["reference"][-1])[1] / 100
+            at = np.interp(place, range(11), c[CONTROL])
+            out.append([100 * (at - d[CONTROL][-1]), 100 * at])
+    return [Drawn(v, 0.3) for v in np.mean(out, axis=0)]
+
+
+def given_back(a):
+    a = a[CONTROL]
+    return 100 * (a[..., 5] - a[..., 10]) / (a[..., 0] - a[..., 10])
+
+
+def lost_and_given_back():
+    "The least and the most of the three parts: points lost on control, and per cent of them that α = 0.5 gives back."
+    parts = [campaign(part, setting) for part, setting in CAMPAIGN.items()]
+    of = [{CONTROL: np.mean([r[CONTROL].mean(1) for r in runs], axis=0)} for runs in parts]
+    lost, back = [100 * (a[CONTROL][0] - a[CONTROL][10]) for a in of], [given_back(a) for a in of]
+    return [[f(v) for f in (min, max)] for v in (lost, back)]
+
+
+def kept_or_not(part):
+    "By the α of validation, and by that of half of the control images: mean α, and changes against the start."
+    validation, runs, rows = campaign(part, CAMPAIGN[part], "validation"), campaign(part, CAMPAIGN[part]), []
+    n, alphas = runs[0][CONTROL].shape[1], np.arange(11) / 10
+    order = np.random.default_rng(0).permutation(n)
+    for run, seen in zip(runs, validation):
+        v, m = seen["reference"].mean(1), seen["reference"].shape[1]
+        good = v >= v.max() - np.sqrt(v.max() * (1 - v.max()) / m) - 1e-9
+        usual = np.where(good, np.abs(alphas - 0.5), 9).argmin()
+        for half, other in ((order[: n // 2], order[n // 2 :]), (order[n // 2 :], order[: n // 2])):
+            kept = run[CONTROL][:, half].mean(1)
+            little = np.where(kept[0] - kept <= 0.01 + 1e-9, v, -1).argmax()
+            for rule, i in enumerate((usual, little)):
+                less = lambda x: 100 * (x[i].mean() - x[0].mean())
+                shifts = np.mean([less(run[d]) for d in run if d not in ("reference", CONTROL)])
+                rows.append([rule, alphas[i], less(run[CONTROL][:, other]), less(run["reference"]), shifts])
+    return pd.DataFrame(rows).groupby(0).mean().to_numpy()
+
+
+@checks("explanations/forgotten")
+def _(page):
+    both = ("reference", CONTROL)
+    plain = {part: campaign(part, setting) for part, setting in CAMPAIGN.items()}
+    vit, lora = only(plain["vit-harsh"], both), only(campaign("vit-harsh", "LoRA 8, lr 0.01"), both)
+    mean = {d: 100 * np.mean([r[d][-1].mean() for r in lora]) for d in both}
+    gain, at = kept_more_by_halves(vit, lora)
+    value, low, high = over_seeds(kept_more, vit, lora)
+    ends = [Drawn(gain + v - value, v.room + 0.3) for v in (low, high)]
+    page.shows("methods, curve = with_lora(vit, lora)", mean["reference"], mean[CONTROL], at, gain, *ends)
+    page.says("keeps {} points more on the other task than LoRA does (95 % interval {} to {})", gain, *ends)
+
+    def change(d, i):
+        return lambda a: 100 * (a[d][..., i] - a[d][..., 0])
+
+    def under_shift(i):
+        return lambda a: np.mean([change(d, i)(a) for d in a], axis=0)
+
+    asked = [(change(CONTROL, 10), both), (change(CONTROL, 5), both), (given_back, both), (change("reference", 10), both)]
+    asked += [(change("reference", 5), both)] + [(under_shift(i), None) for i in (10, 5)]
+    shifts = [d for d in plain["vit-harsh"][0] if d not in both]
+    told = [[over_seeds(f, only(runs, on or shifts)) for runs in plain.values()] for f, on in asked]
+    page.quotes("pd.DataFrame(rows)", *flat(told))
+    lost, back = lost_and_given_back()
+    page.says("worse at another, by {} to {} points", *lost)
+    page.says("gave back {} to {} % of that", *back)
+    page.holds("more accurate on the task than fine-tuning alone", all(a[0] > b[0] for a, b in zip(told[4], told[3])))
+    page.says("other-icons](../api/data/13_control.ipynb): {} icons of 100 other", vit[0][CONTROL].shape[1])
+    curve = [{d: np.mean([r[d].mean(1) for r in runs], axis=0) for d in both} for runs in (vit, lora)]
+    least = best_above(curve[1][CONTROL], curve[1]["reference"], mean["reference"] / 100)[0]
+    page.holds("LoRA averaged with its start keeps as much", 100 * least >= at - 0.5)
+    chosen = np.stack([kept_or_not(part) for part in CAMPAIGN])
+    page.shows("chosen.groupby(", *chosen.reshape(-1, 4).tolist())
+    by_validation, by_rule = chosen[:, 0], chosen[:, 1]
+    page.says(
+        "{} to {} points were lost, against {} to {} by the α of validation",
+        *[f(-v[:, 1]) for v in (by_rule, by_validation) for f in (min, max)],
+    )
+    page.says("Under shift it cost {} points at most", max(by_validation[:, 3] - by_rule[:, 3]))
+
+
 @checks("explanations/averaging_fails")
 def _(page):
     p, t = paths(), grid().table
@@ -1784,6 +1893,8 @@ def _(page):
         for a in (0.0, 1.0)
         for on in ("reference", six)
     ]
+    lost, back = lost_and_given_back()
+    page.says("classes of icons fell by {} to {} points. The average at α = 0.5 gave back {} to {} % of that", *lost, *back)
     page.holds("With both recipes the average is above both ends, on the reference and under shift", min(above) > 0)
     accuracies, seeds, lost = recoloured()
     page.says(

@@ -60,7 +60,7 @@ def results_file(output:Path|None, force:bool):
         if not tmp: return
         write_results(table, tmp)
         write_predictions(predictions, beside)
-        if recipes: write_recipes(recipes, recipes_file(output))
+        write_recipes(recipes, recipes_file(output))
     with first_writes(output, force) as tmp, first_writes(predictions_file(output), force) as beside:
         yield write
     wrote(f'{output}, and what was predicted of each image beside it')
@@ -96,7 +96,7 @@ def _measure(folders, members, load, device, output, force, **options):
         _tell_forgotten(predictions)
         _say_agreement(table)
         for doubt in doubts(table, len(classnames)): warnings.warn(doubt)
-        write(table, predictions, {n: c.recipe for n, c in loaded.items() if c.recipe})
+        write(table, predictions, {n: c.recipe | dict(model=c.clip.name) for n, c in loaded.items()})
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #44076b76
 def control_sets_given(control:list|None, root:Path|None) -> list:
@@ -185,7 +185,8 @@ def sweep_(
         _tell_forgotten(predictions, halfway=True)
         _say_agreement(table)
         predictions.members = [m for m in predictions.members if 'passed' not in m[2]] # those that saw all images
-        write(table, predictions, {finetuned.name: end.recipe} | recipe_of_average)
+        recipe = end.recipe | dict(model=end.clip.name)
+        write(table, predictions, {finetuned.name: recipe} | recipe_of_average)
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #0bd8716b
 def methods_down(table):

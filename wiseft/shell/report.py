@@ -7,6 +7,7 @@ __all__ = ['Tables', 'Page', 'Title', 'ImageSuite', 'RecipeOf', 'Pictures', 'Cli
            'demo']
 
 # %% ../../nbs/api/shell/04_report.ipynb #73c87ed0
+import warnings
 from pathlib import Path
 from typing import Annotated,List,Optional
 
@@ -51,21 +52,22 @@ def _draw(table, folder):
 Tables = Annotated[List[Path], typer.Argument(show_default=False,
     help='A results table (CSV); of several, runs are compared.')]
 Page = Annotated[Optional[Path], typer.Option('--output','-o', show_default=False,
-    help='Page to write (HTML). Default: beside the table.')]
+    help='Page to write (HTML). Default: beside the table; with --clip-benchmark none.')]
 Title = Annotated[Optional[str], typer.Option('--title', help='Heading of the page; default: model and data.')]
 ImageSuite = Annotated[Optional[str], typer.Option('--suite',
     help='Where the images are, as in `wiseft sweep`: for small pictures of what changed.')]
 RecipeOf = Annotated[Optional[Path], typer.Option('--classifier',
-    help='Folder of the fine-tuned classifier, whose recipe is told.')]
+    help='Folder of the fine-tuned classifier: its recipe is told, and its architecture to --clip-benchmark.')]
 Pictures = Annotated[bool, typer.Option('--pictures/--no-pictures',
     help='Small pictures of images, or none, where images must not leave.')]
 ClipBenchmark = Annotated[Optional[Path], typer.Option('--clip-benchmark', show_default=False,
-    help='Folder to make, of a JSON file for each classifier and set, for `clip_benchmark build`.')]
+    help='Write a JSON file for each classifier and set into this folder, for `clip_benchmark build FOLDER`. '
+         'Its acc5 needs `evaluate --metrics accuracy,top-5`.')]
 
 # %% ../../nbs/api/shell/04_report.ipynb #7f44bac5
 @command('wiseft report results.csv -o report.html',
          'wiseft report results.csv --reference photos --shift sketches --classifier finetuned -o report.html',
-         'wiseft report first.csv second.csv -o both.html')
+         'wiseft report first.csv second.csv -o both.html', 'wiseft report results.csv --clip-benchmark for-cb')
 def report(
     results:Tables,
     output:Page=None,
@@ -77,26 +79,28 @@ def report(
     force:Force=False,
 ):
     "Write a results table as one self-contained HTML page."
-    output = output or results[0].with_suffix('.html')
     check_ending(output, '.html')
     from wiseft.infer.predictions import predictions_file,read_predictions
-    from wiseft.models.save import read_card
+    from wiseft.infer.runs import join_runs
     from wiseft.show.report import write_report
     from wiseft.stats.table import MEANS,REFERENCE,dataset_order
-    from wiseft.stats.table_io import read_recipes,read_results,write_clip_benchmark
-    # what lies beside the tables: how the one classifier was fine-tuned, and predictions
-    recipes = [r for p in results for r in read_recipes(p).values()]
-    averages = [r for r in recipes if _chosen_by(r)]
-    recipe = next((some[0] for some in (recipes, averages) if len(some) == 1), None)
-    if classifier: recipe = read_card(classifier)['recipe']
-    tables, predictions = {p.stem: read_results(p) for p in results}, {}
+    from wiseft.stats.table_io import read_results
+    tables = {p.stem: read_results(p) for p in results}
+    table = join_runs(tables) if len(results) > 1 else tables[results[0].stem]
+    recipe, models = _recipe_and_models(results, classifier)
+    if clip_benchmark:
+        _for_clip_benchmark(table, models, clip_benchmark, force)
+        if not output: return
+    # the page
+    predictions = {}
     for p in results:
         file = predictions_file(p)
         predictions[p.stem] = read_predictions(file) if file.exists() else None
         if not file.exists(): say(
             f"no {file}: without predictions of each image, the page can't tell whether differences are more than luck")
-    if len(results) > 1: table,answers,comparisons = _joined(tables, predictions)
-    else: (table,),(answers,),comparisons = tables.values(),predictions.values(),None
+    several = len(results) > 1
+    answers = None if several else predictions[results[0].stem]
+    comparisons = _compared(table, predictions) if several else None
     given = suite or reference
     shown, images = answers and pictures, None
     if shown and given: images = evaluated_images(answers, suite, reference, shift, root, control)
@@ -104,14 +108,25 @@ def report(
         'no small pictures of what changed: give --reference and --shift, or --suite, as to the sweep')
     names = [str(given) if d == REFERENCE and given else d for d in dataset_order(table) if d not in MEANS]
     title = title or f"{' and '.join(table.classifier.unique())} on {', '.join(names)}"
+    output = output or results[0].with_suffix('.html')
     write_report(table, output, title, comparisons, alpha=_averaged(table, recipe), force=force, predictions=answers,
                  images=images, recipe=recipe)
     wrote(output)
-    if not clip_benchmark: return
-    model = read_card(classifier)['clip']['name'] if classifier else 'CLIP'
-    wrote(write_clip_benchmark(table, clip_benchmark, model, force=force))
 
 # %% ../../nbs/api/shell/04_report.ipynb #1657adc1
+def _recipe_and_models(results, classifier):
+    "How the one classifier was fine-tuned, and architectures by name: of its folder, or of what lies beside the tables"
+    from wiseft.models.save import read_card
+    from wiseft.stats.table_io import read_recipes
+    if classifier:
+        card = read_card(classifier)
+        return card['recipe'],{classifier.name: card['clip']['name']}
+    beside = [pair for p in results for pair in read_recipes(p).items()]
+    models = {name: r.pop('model') for name, r in beside if isinstance(r.get('model'), str)}
+    recipes = [r for _, r in beside if r]
+    averages = [r for r in recipes if _chosen_by(r)]
+    return next((some[0] for some in (recipes, averages) if len(some) == 1), None),models
+
 def _chosen_by(recipe):
     "What chose the α of an average of weights"
     how = (recipe or {}).get('merge') or {}
@@ -126,15 +141,14 @@ def _averaged(table, recipe=None):
     return ChosenAlpha(alphas.iloc[(alphas-middle).abs().argmin()] if len(alphas) else .5, chosen)
 
 # %% ../../nbs/api/shell/04_report.ipynb #c1b0a007
-def _joined(tables, predictions):
-    "Several runs as one table, and comparisons of their averages and ends where each has predictions"
+def _compared(table, predictions):
+    "Comparisons of the averages and ends of several runs; None where one has no predictions"
     import pandas as pd
-    from wiseft.infer.runs import compare_ends_of_runs,compare_runs,join_runs
-    table = join_runs(tables)
-    if not all(predictions.values()): return table,None,None
+    from wiseft.infer.runs import compare_ends_of_runs,compare_runs
+    if not all(predictions.values()): return None
     alpha = _averaged(table)
     both = compare_runs(predictions, alpha),compare_ends_of_runs(predictions, alpha)
-    return table,None,pd.concat(both, ignore_index=True)
+    return pd.concat(both, ignore_index=True)
 
 def evaluated_images(
     predictions, # `KeptPredictions`
@@ -149,6 +163,19 @@ def evaluated_images(
     found = {d: s for d, s in sets.items() if set(s.files()) == was.get(d)}
     for d in was.keys()-found.keys(): say(f'{d}: no small pictures, its images there are not those that were evaluated')
     return found
+
+# %% ../../nbs/api/shell/04_report.ipynb #c1b0a010
+def _for_clip_benchmark(table, models, folder, force):
+    "Write the files, with architectures by classifier, or the one that is known for all"
+    from wiseft.base.text import first_few
+    from wiseft.stats.table_io import write_clip_benchmark
+    architectures = {*models.values()}
+    if len(architectures) == 1: models = dict.fromkeys(table.classifier, *architectures)
+    unknown = [c for c in table.classifier.unique() if c not in models]
+    if unknown: warnings.warn(
+        f'No recipe beside the table names the architecture of {first_few(unknown)}: the files for CLIP_benchmark '
+        'call it CLIP. Give --classifier, the folder of such a classifier.')
+    wrote(write_clip_benchmark(table, folder, models, force=force))
 
 # %% ../../nbs/api/shell/04_report.ipynb #b8d0af01
 @command('wiseft demo', 'wiseft demo -o wiseft-demo --seed 1 --force')

@@ -98,9 +98,15 @@ def check_single(
         values = list(table[c].unique())
         if len(values) > 1: raise ValueError(
             f'The table holds several of {c}: {values}. Choose one, as table[table.{c}=={values[0]!r}].')
-    twice = table[table.duplicated([*keys, 'dataset'])]
-    if len(twice): raise ValueError(f'There are several rows for {dict(twice[[*keys, "dataset"]].iloc[0])}. '
-        'Choose one classifier or seed (table[table.seed==0]), or average seeds by `combine_seeds` first.')
+    twice = table.loc[table.duplicated([*keys, 'dataset']), [*keys, 'dataset']]
+    if not len(twice): return
+    first = twice.iloc[0]
+    first = first[first.notna() & (first != '')]
+    row = ', '.join(f'{k} {v:g}' if k == 'alpha' else f'{k} {v}' for k, v in first.items())
+    raise ValueError(
+        f'There are several rows for {row}. Choose one classifier or seed: a file with its rows alone, or a file for '
+        'each seed, as in `wiseft report first.csv second.csv`. In Python that is table[table.seed==0], or '
+        'combine_seeds(table) for the mean over seeds.')
 
 # %% ../../nbs/api/stats/04_table.ipynb #5e37181b
 def first_metric(

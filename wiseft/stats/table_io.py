@@ -11,7 +11,7 @@ import json, re
 from pathlib import Path
 import pandas as pd
 from ..base.files import atomic_path, check_columns, existing_file, locked
-from .table import IDENTITY, MEAN, MEANS, REFERENCE, STARTS, results_table
+from .table import IDENTITY, MEAN, MEANS, REFERENCE, check_single, results_table
 from ..base.text import BadFile, warn_user
 
 # %% ../../nbs/api/stats/05_table_io.ipynb #f51ee8e4
@@ -137,22 +137,24 @@ _clip_benchmark_names = {'accuracy': 'acc1', 'top-5': 'acc5'}
 def write_clip_benchmark(
     table:pd.DataFrame, # results
     folder,             # to make; a file in it for each classifier and set
-    model:str='CLIP',   # architecture of all classifiers, such as ViT-B-32
+    model:str|dict='CLIP', # architecture of all classifiers, such as ViT-B-32; or classifier's name -> its own
     force:bool=False,   # replace such a folder
 ) -> Path:
     "Write results as CLIP_benchmark does: its `clip_benchmark build` makes one table of these files and its own."
     table = results_table(table)
+    for _, rows in table.groupby('metric'): check_single(rows)
     runs = table[~table.dataset.isin(MEANS)].groupby([*IDENTITY, 'dataset'], sort=False, dropna=False)
     with atomic_path(folder, force=force, kind='results for CLIP_benchmark') as tmp:
         tmp.mkdir()
         for (classifier, tuning, method, alpha, dataset), rows in runs:
             words = [classifier, tuning, method]
             if not pd.isna(alpha): words.append(f'{alpha:g}')
-            task = 'zeroshot_classification' if method in STARTS else 'classification'
+            task = 'zeroshot_classification' if method == 'zero-shot' else 'classification'
             metrics = {_clip_benchmark_names.get(r.metric, r.metric): r.value for r in rows.itertuples()}
             accuracy = rows[rows.metric == 'accuracy']
             for end in ('low', 'high'): metrics |= {f'acc1_{end}': v for v in accuracy[end].dropna()}
-            record = dict(dataset=dataset, model=model, pretrained=' '.join(filter(None, words)), task=task,
+            own = model if isinstance(model, str) else model.get(classifier, 'CLIP')
+            record = dict(dataset=dataset, model=own, pretrained=' '.join(filter(None, words)), task=task,
                           metrics=metrics, language='en')
             name = '_'.join(record[k] for k in ('dataset', 'pretrained', 'model', 'task'))
             file = tmp/(re.sub(r'[^\w.-]+', '-', name) + '.json')

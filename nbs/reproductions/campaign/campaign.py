@@ -65,10 +65,11 @@ def plan_of(name):
 def begun(name):
     "A part's plan, its folder and where its weights are kept; trials are brought to it."
     plan, folder = plan_of(name)
-    carry_out(plan, folder, minutes=1e-9, say=lambda line: None) # writes its plan: a bench begins in an empty folder
+    weights = BUILD/'campaign'/folder_name(name)
+    carry_out(plan, folder, weights, 1e-9, lambda line: None) # writes its plan: a bench begins in an empty folder
     part = PLAN['parts'][name]
     if part.get('trials') == 'of the bench': bring_trials(folder, part['tower'], part['recipe'])
-    return plan, folder, BUILD/'campaign'/folder_name(name)
+    return plan, folder, weights
 
 
 def carried_out(name, minutes=None):
