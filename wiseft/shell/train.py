@@ -263,7 +263,7 @@ def finetune_(
 # %% ../../nbs/api/shell/02_train.ipynb #7a4ec2a0
 MergeStart = Annotated[Path, typer.Argument(show_default=False,
     help="Classifier folder or .safetensors file: the start. Or a YAML recipe in mergekit's format (linear, "
-         'task_arithmetic, ties), which says all of it.')]
+         'task_arithmetic, ties), which says all of it: "Merge by a recipe" in the documentation.')]
 Tuned = Annotated[Optional[List[Path]], typer.Argument(show_default=False,
     help='The same, fine-tuned from it, or a peft adapter folder; several for a rule that takes them.')]
 Alpha = Annotated[Optional[str], typer.Option('--alpha', show_default=False,
