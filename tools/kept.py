@@ -341,7 +341,22 @@ def campaign(part, setting, split="test"):
 
 
 def only(runs, sets):
-    return [{d: r[d] for d in sets} for r in runs]
+    "Runs with some of their sets."
+    some = lambda run: {d: run[d] for d in sets}
+    return [some(r) for r in runs]
+
+
+def shares(runs, sets):
+    "Set -> (…, n), the share of runs that are right."
+    mean = lambda d: np.mean([r[d] for r in runs], axis=0)
+    return {d: mean(d) for d in sets}
+
+
+def accuracies(right, weights=None):
+    "Set -> accuracies, of all images once or as often as each row of weights says."
+    if weights is None:
+        return {d: v.mean(-1) for d, v in right.items()}
+    return {d: weights[d] @ v.T for d, v in right.items()}
 
 
 def over_seeds(number, *runs, draws=2000):
@@ -349,17 +364,20 @@ def over_seeds(number, *runs, draws=2000):
 
     `number` takes for each of `runs` a dict, set -> (…, 11) accuracies. Images of a set are drawn together for all.
     """
-    sets, rng = list(runs[0][0]), np.random.default_rng(5)
-    mean = lambda some: {d: np.mean([r[d] for r in some], axis=0) for d in sets}
-    whole = [mean(r) for r in runs]
-    at = lambda some: number(*[{d: v.mean(1) for d, v in m.items()} for m in some])
-    weights = {d: rng.multinomial(n, np.full(n, 1 / n), draws) / n for d in sets for n in [whole[0][d].shape[1]]}
-    of_images = np.var(number(*[{d: weights[d] @ v.T for d, v in m.items()} for m in whole]), ddof=1)
-    n = len(runs[0])
-    apart = [at([mean(r[:i] + r[i + 1 :]) for r in runs]) for i in range(n)]
-    of_seeds = (n - 1) * np.var(apart)
-    felt, fewest = max(of_seeds, of_images), min(v.shape[1] for v in whole[0].values())
+    sets, rng, n = list(runs[0][0]), np.random.default_rng(5), len(runs[0])
+    whole = [shares(r, sets) for r in runs]
+    value = number(*map(accuracies, whole))
+    sizes = {d: v.shape[1] for d, v in whole[0].items()}
+    weights = {d: rng.multinomial(m, np.full(m, 1 / m), draws) / m for d, m in sizes.items()}
+    of_images = np.var(number(*[accuracies(m, weights) for m in whole]), ddof=1)
+
+    def without(i):
+        rest = [shares(r[:i] + r[i + 1 :], sets) for r in runs]
+        return number(*map(accuracies, rest))
+
+    of_seeds = (n - 1) * np.var([without(i) for i in range(n)])
+    felt, fewest = max(of_seeds, of_images), min(sizes.values())
     df = (of_images + felt) ** 2 / (of_images**2 / (fewest - 1) + felt**2 / (n - 1))
     half = np.sqrt(of_images + of_seeds) * stats.t.ppf(0.975, df)
     room = 3.5 * half / np.sqrt(draws)  # of a standard deviation that was drawn, here and on the page
-    return [at(whole), Drawn(at(whole) - half, room), Drawn(at(whole) + half, room)]
+    return [value, Drawn(value - half, room), Drawn(value + half, room)]

@@ -23,22 +23,18 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from kept import (
-    BOTH,
-    CONTROL,
-    DRAWS,
-    E2E,
-    LC,
-    OWN,
-    PLAIN,
-    ROOT,
-    SHIFTS,
-    Drawn,
+    accuracies,
     accuracy,
+    BOTH,
     both_chances,
     campaign,
     change,
     changes,
+    CONTROL,
+    Drawn,
     drawn_by_class,
+    DRAWS,
+    E2E,
     end_to_end,
     ends,
     ends_of,
@@ -47,6 +43,7 @@ from kept import (
     halving,
     heads,
     icons,
+    LC,
     linear,
     measured,
     only,
@@ -54,9 +51,14 @@ from kept import (
     over_classes,
     over_seeds,
     over_time,
+    OWN,
+    PLAIN,
     points,
     published,
+    ROOT,
     second,
+    shares,
+    SHIFTS,
     shots,
     solid,
     two_way,
@@ -1213,7 +1215,7 @@ def _(page):
 CAMPAIGN = {"vit-harsh": "plain, lr 0.00033", "resnet-harsh": "plain, lr 0.001", "resnet-gentle": "plain, lr 0.0003"}
 
 
-def best_above(control, reference, wanted):
+def control_above(control, reference, wanted):
     "The most of control, at places along a curve that reach an accuracy on the reference, and where that is."
     steps = np.linspace(0, 10, 1001)
     low = np.minimum(steps.astype(int), 9)
@@ -1225,18 +1227,20 @@ def best_above(control, reference, wanted):
 
 def kept_more(plain, lora):
     "Control of the average less that of LoRA, where the average is as accurate on the reference."
-    return 100 * (best_above(plain[CONTROL], plain["reference"], lora["reference"][..., -1])[0] - lora[CONTROL][..., -1])
+    average, _ = control_above(plain[CONTROL], plain["reference"], lora["reference"][..., -1])
+    return 100 * (average - lora[CONTROL][..., -1])
 
 
 def kept_more_by_halves(plain, lora, n_splits=100):
     "The same, at places that other images choose, and what the average has there."
     rng, sets, out = np.random.default_rng(8), ("reference", CONTROL), []
-    both = [{d: np.mean([r[d] for r in runs], axis=0) for d in sets} for runs in (plain, lora)]
+    both = [shares(runs, sets) for runs in (plain, lora)]
     for _ in range(n_splits):
         half = {d: rng.random(both[0][d].shape[1]) < 0.5 for d in sets}
-        one, other = ([{d: v[d][:, (half[d] == h)].mean(1) for d in sets} for v in both] for h in (True, False))
+        some = lambda v, h: {d: v[d][:, half[d] == h].mean(1) for d in sets}
+        one, other = [some(v, True) for v in both], [some(v, False) for v in both]
         for (a, b), (c, d) in ((one, other), (other, one)):
-            place = best_above(a[CONTROL], a["reference"], b["reference"][-1])[1] / 100
+            place = control_above(a[CONTROL], a["reference"], b["reference"][-1])[1] / 100
             at = np.interp(place, range(11), c[CONTROL])
             out.append([100 * (at - d[CONTROL][-1]), 100 * at])
     return [Drawn(v, 0.3) for v in np.mean(out, axis=0)]
@@ -1250,9 +1254,9 @@ def given_back(a):
 def lost_and_given_back():
     "The least and the most of the three parts: points lost on control, and per cent of them that α = 0.5 gives back."
     parts = [campaign(part, setting) for part, setting in CAMPAIGN.items()]
-    of = [{CONTROL: np.mean([r[CONTROL].mean(1) for r in runs], axis=0)} for runs in parts]
+    of = [accuracies(shares(runs, [CONTROL])) for runs in parts]
     lost, back = [100 * (a[CONTROL][0] - a[CONTROL][10]) for a in of], [given_back(a) for a in of]
-    return [[f(v) for f in (min, max)] for v in (lost, back)]
+    return (min(lost), max(lost)), (min(back), max(back))
 
 
 def kept_or_not(part):
@@ -1279,7 +1283,8 @@ def _(page):
     both = ("reference", CONTROL)
     plain = {part: campaign(part, setting) for part, setting in CAMPAIGN.items()}
     vit, lora = only(plain["vit-harsh"], both), only(campaign("vit-harsh", "LoRA 8, lr 0.01"), both)
-    mean = {d: 100 * np.mean([r[d][-1].mean() for r in lora]) for d in both}
+    own = accuracies(shares(lora, both))
+    mean = {d: 100 * own[d][-1] for d in both}
     gain, at = kept_more_by_halves(vit, lora)
     value, low, high = over_seeds(kept_more, vit, lora)
     ends = [Drawn(gain + v - value, v.room + 0.3) for v in (low, high)]
@@ -1292,25 +1297,26 @@ def _(page):
     def under_shift(i):
         return lambda a: np.mean([change(d, i)(a) for d in a], axis=0)
 
-    asked = [(change(CONTROL, 10), both), (change(CONTROL, 5), both), (given_back, both), (change("reference", 10), both)]
-    asked += [(change("reference", 5), both)] + [(under_shift(i), None) for i in (10, 5)]
     shifts = [d for d in plain["vit-harsh"][0] if d not in both]
-    told = [[over_seeds(f, only(runs, on or shifts)) for runs in plain.values()] for f, on in asked]
+    of_both = change(CONTROL, 10), change(CONTROL, 5), given_back, change("reference", 10), change("reference", 5)
+    asked = [*((f, both) for f in of_both), (under_shift(10), shifts), (under_shift(5), shifts)]
+    row = lambda f, on: [over_seeds(f, only(runs, on)) for runs in plain.values()]
+    told = [row(*a) for a in asked]
     page.quotes("pd.DataFrame(rows)", *flat(told))
     lost, back = lost_and_given_back()
     page.says("worse at another, by {} to {} points", *lost)
     page.says("gave back {} to {} % of that", *back)
     page.holds("more accurate on the task than fine-tuning alone", all(a[0] > b[0] for a, b in zip(told[4], told[3])))
     page.says("other-icons](../api/data/13_control.ipynb): {} icons of 100 other", vit[0][CONTROL].shape[1])
-    curve = [{d: np.mean([r[d].mean(1) for r in runs], axis=0) for d in both} for runs in (vit, lora)]
-    least = best_above(curve[1][CONTROL], curve[1]["reference"], mean["reference"] / 100)[0]
+    least = control_above(own[CONTROL], own["reference"], mean["reference"] / 100)[0]
     page.holds("LoRA averaged with its start keeps as much", 100 * least >= at - 0.5)
     chosen = np.stack([kept_or_not(part) for part in CAMPAIGN])
     page.shows("chosen.groupby(", *chosen.reshape(-1, 4).tolist())
     by_validation, by_rule = chosen[:, 0], chosen[:, 1]
     page.says(
         "{} to {} points were lost, against {} to {} by the α of validation",
-        *[f(-v[:, 1]) for v in (by_rule, by_validation) for f in (min, max)],
+        *np.sort(-by_rule[:, 1])[[0, -1]],
+        *np.sort(-by_validation[:, 1])[[0, -1]],
     )
     page.says("Under shift it cost {} points at most", max(by_validation[:, 3] - by_rule[:, 3]))
 
@@ -1394,10 +1400,8 @@ def _(page):
     number = number.assign(error=off.abs(), high=100 * (off > 0), held=held, near=number.dataset.isin(NEAR))
     cells = number.groupby(["estimator", "alpha", "near"])[["error", "high", "held"]].mean()
     names = [*dict.fromkeys(number.estimator)]
-    page.shows(
-        "number.groupby(",
-        *[[cells.loc[(e, a, near), k] for k in cells for near in (False, True)] for e in names for a in (0.5, 1.0)],
-    )
+    in_row = lambda e, a: [cells.loc[(e, a, near), k] for k in cells for near in (False, True)]
+    page.shows("number.groupby(", *[in_row(e, a) for e in names for a in (0.5, 1.0)])
     key = ["estimator", "part", "seed", "dataset"]
     one, half = (t[t.alpha == a].set_index(key) for a in (1.0, 0.5))
     true, said = one.accuracy - half.accuracy, one.estimate - half.estimate
@@ -1412,8 +1416,9 @@ def _(page):
     row = [g[worse.near].mean(), g[~worse.near].mean(), g.mean(), len(g)]
     table.insert(2, row)  # in the order of the alphabet
     page.shows("pd.DataFrame({'near'", *table)
-    page.says("{} to {} % of cases. On far sets", *[f(r[0] for r in table if r is not row) for f in (min, max)])
-    page.says("it does in {} to {} %, where", *[f(r[1] for r in table if r is not row) for f in (min, max)])
+    by_near, by_far = ([r[k] for r in table if r is not row] for k in (0, 1))
+    page.says("{} to {} % of cases. On far sets", min(by_near), max(by_near))
+    page.says("it does in {} to {} %, where", min(by_far), max(by_far))
     page.says("*always 0.5* is right in {} %", row[1])
     all_sets = lost_by_confidence("validation", shifts)
     page.says("it lost {} points more (95 % interval {} to {})", *all_sets[:3])
@@ -2005,7 +2010,8 @@ def _(page):
         for on in ("reference", six)
     ]
     lost, back = lost_and_given_back()
-    page.says("classes of icons fell by {} to {} points. The average at α = 0.5 gave back {} to {} % of that", *lost, *back)
+    fell = "classes of icons fell by {} to {} points. The average at α = 0.5 gave back {} to {} % of that"
+    page.says(fell, *lost, *back)
     page.holds("With both recipes the average is above both ends, on the reference and under shift", min(above) > 0)
     accuracies, seeds, lost = recoloured()
     page.says(

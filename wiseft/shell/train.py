@@ -279,7 +279,6 @@ DryRun = Annotated[bool, typer.Option('--dry-run', help='Say what is missing, an
          'wiseft merge zeroshot finetuned --alpha auto --reference photos --unlabelled new-photos -o averaged',
          'wiseft merge zeroshot finetuned --alpha auto --reference photos --keep 1 --control pets -o averaged',
          'wiseft merge pretrained.safetensors finetuned.safetensors -o averaged.safetensors',
-         'wiseft merge zeroshot first second third --rule model-stock -o merged',
          'wiseft merge zeroshot first second third --rule greedy-soup --reference photos -o soup',
          'wiseft merge zeroshot finetuned --rule lines --set first=0.2 -o merged',
          'wiseft merge zeroshot adapter --alpha 1 -o tuned',
@@ -320,8 +319,8 @@ def merge_(
     else: merge_by_recipe(recipe, output, force=force)
     if written: say(f'merged {", ".join(map(str, recipe.paths))}')
     used, theirs = merge_recipe(recipe.rule, **recipe.knobs), getattr(recipe.rule, 'merge_method', None)
-    words = MERGEKIT_WORDS if theirs else {}
-    settings = [f'{words.get(k, k)}={v}' for k, v in used.items() if k not in ('name', 'chosen')]
+    def said(k): return MERGEKIT_WORDS.get(k, k) if theirs else k
+    settings = [f'{said(k)}={v}' for k, v in used.items() if k not in ('name', 'chosen')]
     say(f'merged by {", ".join([theirs or used["name"], *settings])}')
     wrote(output)
 
