@@ -1416,7 +1416,7 @@ def _(page):
     row = [g[worse.near].mean(), g[~worse.near].mean(), g.mean(), len(g)]
     table.insert(2, row)  # in the order of the alphabet
     page.shows("pd.DataFrame({'near'", *table)
-    by_near, by_far = ([r[k] for r in table if r is not row] for k in (0, 1))
+    by_near, by_far, *_ = zip(*[r for r in table if r is not row])
     page.says("{} to {} % of cases. On far sets", min(by_near), max(by_near))
     page.says("it does in {} to {} %, where", min(by_far), max(by_far))
     page.says("*always 0.5* is right in {} %", row[1])
