@@ -391,7 +391,7 @@ def vit(room):
 
 @measure
 def rn50(room):
-    "The same with CLIP's ResNet-50, 2 sets of 64 photographs"
+    "The same with CLIP's ResNet-50, 2 sets of 16 photographs"
     yield from compare_sweeps(*tower("RN50", room, sets=2, n=64), "RN50", {"bare": "≤ 1.10", "wait": "≤ 0.03"})
 
 
@@ -575,9 +575,9 @@ def sampled(room):
     alphas = [i/30 for i in range(31)]
     start, _, suite = icons()
     narrow = suite.restrict_train(protocol()["narrow_reference"]["families"])
-    near = "ViT-B/32 and one with noise on its weights, 2 sets of 64 photographs"
+    near = "ViT-B/32 and one with noise on its weights, 2 sets of 16 photographs"
     pairs = {"embedded CLIP, fine-tuned, and icons": (start, our_training(start, narrow.train, 5, 3e-4), suite),
-             near: tower("ViT-B-32", room, sets=2, n=64)}
+             near: tower("ViT-B-32", room, sets=2, n=16)}
     for what, ends in pairs.items():
         tables = {}
 
