@@ -1307,7 +1307,7 @@ def _(page):
     page.says("worse at another, by {} to {} points", *lost)
     page.says("gave back {} to {} % of that", *back)
     page.holds("more accurate on the task than fine-tuning alone", all(a[0] > b[0] for a, b in zip(told[4], told[3])))
-    page.says("other-icons](../api/data/13_control.ipynb): {} icons of 100 other", vit[0][CONTROL].shape[1])
+    page.says("other-icons](../api/data/14_control.ipynb): {} icons of 100 other", vit[0][CONTROL].shape[1])
     least = control_above(own[CONTROL], own["reference"], mean["reference"] / 100)[0]
     page.holds("LoRA averaged with its start keeps as much", 100 * least >= at - 0.5)
     chosen = np.stack([kept_or_not(part) for part in CAMPAIGN])
