@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import cache as once
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,7 @@ def cache(tmp_path_factory):
     return Path(os.environ["WISEFT_CACHE"])
 
 
+@once
 def tree():
     "Paths of the project's files, relative: tracked ones, and new ones that git does not ignore."
     out = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
@@ -56,6 +59,16 @@ def copy_tree(target):
 def copy(tmp_path):
     "A copy of the project's files in an empty folder."
     return copy_tree(tmp_path / "copy")
+
+
+def later(module, *names):
+    "Functions of a module that is imported when one of them is called: whoever collects tests does not wait for it."
+    def of(name):
+        def call(*args, **kwargs):
+            return getattr(import_module(module), name)(*args, **kwargs)
+        call.__name__ = name
+        return call
+    return of(names[0]) if len(names) == 1 else [of(name) for name in names]
 
 
 def run(*command, ok=True, **kwargs):

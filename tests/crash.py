@@ -5,7 +5,6 @@ What was to be written must be the old or the new, whole, once somebody looks fo
 `attack.py` does it hundreds of times.
 """
 import os
-import random
 import shutil
 import signal
 import sys
@@ -20,8 +19,8 @@ import torch
 from test_models import write as write_clip
 from test_shards import pack
 
+from conftest import later
 from wiseft.data.disk_cache import open_entry, write_entry
-from wiseft.show.card import write_card
 from wiseft.weights.checkpoints import read_state_dict, write_state_dict
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.models.load import load_classifier
@@ -34,10 +33,12 @@ from wiseft.infer.predictions import read_predictions, write_predictions
 from wiseft.stats.table import MEAN, REFERENCE, results_table
 from wiseft.weights.files import merge_files
 from wiseft.models.testing import pico_classifier, pico_clip
-from wiseft.show.report import write_report
 from wiseft.data.shards import tar_index
-from wiseft.train.checkpoint import read_training, write_training
 from wiseft.infer.scores import KeptPredictions, image_rows
+
+write_card = later("wiseft.show.card", "write_card")
+write_report = later("wiseft.show.report", "write_report")
+read_training, write_training = later("wiseft.train.checkpoint", "read_training", "write_training")
 
 WRITES = {"write", "tofile", "fsync", "sync", "serialize_file"}  # functions before which a kill may come
 # audit events before which a kill may come

@@ -11,11 +11,13 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 from typer.testing import CliRunner
 
+from conftest import later
 from wiseft.data.images import ImageSet
 from wiseft.infer.asking import NONE
 from wiseft.models.testing import pico_classifier
 from wiseft.shell.cli import app
-from wiseft.train.learner import finetune
+
+finetune = later("wiseft.train.learner", "finetune")
 
 TAKEN = '</script><script>document.title = "taken"</script>'
 CLASSES = ["red", TAKEN, *(f"colour {i}, of some" for i in range(12)), "blue"]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ import wiseft
 from conftest import python
 from PIL import Image, ImageDraw
 from torch import nn
-from torchvision.transforms import v2
 from wiseft.data.decoding import UnreadableImage, open_image
 from wiseft.data.suites import folder_suite, image_folder, load_suite
 from wiseft.infer.ensembles import sweep
@@ -172,11 +172,22 @@ def test_a_png_cut_anywhere_is_never_half_an_image(tmp_path):
             open_image(tmp_path / "cut.png")
 
 
+@cache
+def squashed():
+    "To 16 × 16 pixels."
+    from torchvision.transforms import v2
+
+    return v2.Compose([v2.Resize((16, 16)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+
+
 class Redness(nn.Module):
     "Red or not, by the mean of the channels."
-    transform = v2.Compose([v2.Resize((16, 16)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
     classnames = ["other", "red"]
     alpha = 0
+
+    @property
+    def transform(self):
+        return squashed()
 
     def __init__(self, threshold=0.05):
         super().__init__()

@@ -6,13 +6,12 @@ import shutil
 import warnings
 import zipfile
 
-import open_clip
 import pytest
 import torch
-from open_clip.model import CLIP, build_model_from_openai_state_dict
 
 from wiseft.weights.checkpoints import read_state_dict, write_state_dict
 from wiseft.weights.safetensors_io import state_hash
+from wiseft.base.lazy import open_clip
 
 
 class Trap:
@@ -31,7 +30,7 @@ def state():
 def archive(tmp_path_factory):
     "A pico CLIP as OpenAI published theirs: traced, with the three settings among its buffers."
     torch.manual_seed(0)
-    model = CLIP(embed_dim=16, vision_cfg=dict(image_size=32, patch_size=16, width=64, layers=1),
+    model = open_clip.CLIP(embed_dim=16, vision_cfg=dict(image_size=32, patch_size=16, width=64, layers=1),
                  text_cfg=dict(context_length=8, vocab_size=49408, width=64, heads=1, layers=1), quick_gelu=True).eval()
     for name, value in dict(input_resolution=32, context_length=8, vocab_size=49408).items():
         if hasattr(model, name):
@@ -114,7 +113,7 @@ def test_openai_archive(archive):
     for setting in ("input_resolution", "context_length", "vocab_size"):
         del expected[setting]
     assert state_hash(read) == state_hash(expected)
-    model = build_model_from_openai_state_dict(dict(read), cast_dtype=torch.float32).float()
+    model = open_clip.model.build_model_from_openai_state_dict(dict(read), cast_dtype=torch.float32).float()
     image = torch.randn(2, 3, 32, 32)
     mine, theirs = model.encode_image(image), open_clip.load_openai_model(str(archive), precision="fp32",
         device="cpu").encode_image(image)

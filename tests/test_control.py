@@ -7,14 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import later, ROOT
 from PIL import Image
-from test_bench import PIECES, small
+from test_bench import PIECES, methods, small  # noqa: F401, a fixture
 from test_cli import wiseft
 
 from wiseft.all import ImageSet, evaluate, interpolate, load_suite, read_results, sweep, zeroshot_classifier
 from wiseft.base.files import package_data, sha256_file
-from wiseft.bench.run import bench
 from wiseft.data.control import control_set, half_the_classes
 from wiseft.data.suites import Suite
 from wiseft.infer.ensembles import members
@@ -25,10 +24,12 @@ from wiseft.models.classifier import ImageClassifier
 from wiseft.models.clip import Clip, load_clip
 from wiseft.models.head import unseen_words
 from wiseft.models.testing import pico_clip
-from wiseft.show.bench_report import write_bench_report
-from wiseft.show.report import write_report
 from wiseft.stats.metrics import paired_bootstrap
 from wiseft.stats.table import CONTROL_MEAN, MEAN
+
+bench = later("wiseft.bench.run", "bench")
+write_report = later("wiseft.show.report", "write_report")
+write_bench_report = later("wiseft.show.bench_report", "write_bench_report")
 
 TASK, PETS, TEMPLATES = ["box", "disc"], ["cat", "dog", "parrot"], ["a {}", "one {} more"]
 ALPHAS = [0.25, 0.5, 0.75]

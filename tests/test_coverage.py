@@ -13,6 +13,16 @@ PAGE = ROOT / "nbs/explanations/coverage.ipynb"
 ROWS = list(csv.DictReader((FOLDER / "results.csv").open()))
 
 
+@pytest.fixture(scope="module")
+def script():
+    return loaded("coverage")
+
+
+@pytest.fixture(scope="module")
+def seeds():
+    return loaded("seeds")
+
+
 def loaded(name):
     spec = importlib.util.spec_from_file_location(f"coverage_{name}", FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -20,16 +30,14 @@ def loaded(name):
     return module
 
 
-script, seeds = loaded("coverage"), loaded("seeds")
-HELD = f"held_of_first_{script.FIRST}"
 FUNCTIONS = list(dict.fromkeys(r["function"] for r in ROWS))
 
 
-def again(function):
+def again(script, function):
     "Of each setting of a function: how many of the first experiments held the truth, in the table and now."
     rows = [r for r in ROWS if r["function"] == function]
     now = [(script.run(function, r["setting"], script.FIRST) == 0).sum() for r in rows]
-    return np.array([int(r[HELD]) for r in rows]), np.array(now)
+    return np.array([int(r[f"held_of_first_{script.FIRST}"]) for r in rows]), np.array(now)
 
 
 def same(said, now):
@@ -37,14 +45,14 @@ def same(said, now):
     return (np.abs(said - now) <= 1).all()
 
 
-def test_every_line_has_its_setting():
+def test_every_line_has_its_setting(script):
     assert len(ROWS) == len({(r["function"], r["setting"]) for r in ROWS}) == len(script.SETTINGS)
     assert all(int(r["experiments"]) == script.SETTINGS[r["function"], r["setting"]][1] for r in ROWS)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_first_experiments(function):
-    said, now = again(function)
+def test_first_experiments(script, function):
+    said, now = again(script, function)
     assert same(said, now), f"nbs/reproductions/coverage/results.csv says {said} of {script.FIRST}, now {now}"
 
 
@@ -66,7 +74,7 @@ def test_the_page_says_what_the_table_says():
     }, "the page says why"
 
 
-def test_a_narrower_interval_is_found(monkeypatch):
+def test_a_narrower_interval_is_found(script, monkeypatch):
     "An interval of a third of the width fails."
     honest = script.m.bootstrap_mean
 
@@ -75,14 +83,14 @@ def test_a_narrower_interval_is_found(monkeypatch):
         return value, value - (value - low) / 3, value + (high - value) / 3
 
     monkeypatch.setattr(script.m, "bootstrap_mean", narrow)
-    assert not same(*again("bootstrap_mean"))
+    assert not same(*again(script, "bootstrap_mean"))
 
 
 SEEDS = pd.read_csv(FOLDER / "seeds.csv")
 WHICH = ["part", "seeds", "drawn", "planted", "rule"]
 
 
-def test_every_cell_has_its_lines():
+def test_every_cell_has_its_lines(seeds):
     said = SEEDS.groupby(["part", "seeds", "drawn"]).experiments.agg(["first", "size"])
     each = len(seeds.RULES) * len(seeds.PLANTED)
     assert {(*k, *v) for k, v in zip(said.index, said.to_numpy().tolist())} == {(*c, each) for c in seeds.CELLS}
@@ -91,7 +99,7 @@ def test_every_cell_has_its_lines():
 
 
 @pytest.mark.parametrize("drawn", ["images", "classes"])
-def test_first_experiments_with_seeds(drawn):
+def test_first_experiments_with_seeds(seeds, drawn):
     "What the rules say of the first experiments of a part, in the table and now."
     now = pd.DataFrame(seeds.lines("vit-harsh", 3, drawn, seeds.FIRST), columns=seeds.HEADER)
     both = SEEDS.merge(now, on=WHICH, suffixes=("", " now"))

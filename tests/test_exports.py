@@ -8,17 +8,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import numpy as np
-import onnx
-import onnxruntime
-import open_clip
 import pytest
-import timm
 import torch
 from conftest import ROOT
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
-from torchvision.models import get_model
 from typer.testing import CliRunner
 
 from wiseft.weights.checkpoints import write_state_dict
@@ -29,6 +24,9 @@ from wiseft.models.open_clip_config import read_json, write_json
 from wiseft.models.export import export_classifier
 from wiseft.models.load import load_classifier
 from wiseft.weights.merge import interpolate
+from wiseft.base.lazy import Later, open_clip, timm, torchvision
+
+onnx, onnxruntime = Later("onnx"), Later("onnxruntime")
 
 CONFIG = dict(embed_dim=16, quick_gelu=True,
               vision_cfg=dict(image_size=32, patch_size=8, width=32, layers=2, head_width=8),
@@ -220,7 +218,7 @@ def test_a_model_without_words_from_the_shell(model, pictures, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     name = model.rpartition(":")[2]
-    net = timm.create_model(name) if model == name else get_model(name)
+    net = timm.create_model(name) if model == name else torchvision.models.get_model(name)
     write_state_dict(net.state_dict(), "net.safetensors")
     images = "--reference", pictures / "colours"
     short = "--epochs", 1, "--batch-size", 5

@@ -8,12 +8,12 @@ import sys
 import time
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
+from wiseft.base.lazy import open_clip
 
 TRAIN = """
 import sys

@@ -6,19 +6,20 @@ import sys
 
 import huggingface_hub
 import numpy as np
-import open_clip
 import pytest
 import torch
 from PIL import Image
-from test_models import vit_pico_patch8_siglip_32  # noqa: F401, timm's smallest SigLIP
+from test_models import small_siglip
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipVisionModel
 
 from wiseft.weights.checkpoints import write_state_dict
 from wiseft.models.clip import load_clip
 from wiseft.models.open_clip_config import write_json
 from wiseft.models.load import load_classifier
 from wiseft.base.text import BadFile
+from wiseft.base.lazy import Later, open_clip
+
+transformers = Later("transformers")
 
 CLIP = '''
 import torch
@@ -262,19 +263,21 @@ def siglip(tmp_path_factory):
     folder, sizes = tmp_path_factory.mktemp("siglip"), dict(hidden_size=32, intermediate_size=96, num_hidden_layers=2)
     words = ["<pad>", "<unk>", *dict.fromkeys(" ".join(TEXTS).split())]
     special = dict(pad_token_id=0, bos_token_id=1, eos_token_id=1)
-    config = SiglipConfig(
+    small_siglip()  # for what is made of it in our format
+    config = transformers.SiglipConfig(
         vision_config=sizes | dict(num_attention_heads=4, image_size=32, patch_size=8),
         text_config=sizes | special | dict(num_attention_heads=2, vocab_size=len(words), max_position_embeddings=8))
     torch.manual_seed(0)
-    model = SiglipModel(config).eval()
+    model = transformers.SiglipModel(config).eval()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.05 * torch.randn_like(p))
     model.save_pretrained(folder)
-    SiglipImageProcessor(size=dict(height=32, width=32)).save_pretrained(folder)
+    transformers.SiglipImageProcessor(size=dict(height=32, width=32)).save_pretrained(folder)
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>").save_pretrained(folder)
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
+    fast.save_pretrained(folder)
     return folder, model, torch.randn(2, 3, 32, 32)
 
 
@@ -294,7 +297,7 @@ def test_siglip_there_and_back(siglip, tmp_path):
         theirs = model.get_text_features(clip.tokenizer(TEXTS)).pooler_output
         torch.testing.assert_close(text, theirs, rtol=1e-5, atol=1e-5)
     clip.save_transformers(tmp_path / "back")
-    again = SiglipModel.from_pretrained(tmp_path / "back").eval()
+    again = transformers.SiglipModel.from_pretrained(tmp_path / "back").eval()
     assert again.config.vision_config.hidden_act == again.config.text_config.hidden_act == "gelu_pytorch_tanh"
     for name, weight in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], weight)
@@ -313,7 +316,7 @@ def test_siglip_there_and_back(siglip, tmp_path):
 def test_siglip_as_it_is_on_the_hub(siglip, tmp_path, monkeypatch):
     "An image tower alone from a folder, and the whole by its name on the hub, from the hub's cache."
     folder, model, images = siglip
-    vision = SiglipVisionModel(model.config.vision_config).eval()
+    vision = transformers.SiglipVisionModel(model.config.vision_config).eval()
     vision.save_pretrained(tmp_path / "vision")
     (tmp_path / "vision/preprocessor_config.json").write_bytes((folder / "preprocessor_config.json").read_bytes())
     alone = load_clip(tmp_path / "vision", device="cpu")

@@ -1,14 +1,15 @@
 "What stopped somebody who tried: the smallest case of each."
 import pytest
 import torch
-from fastai.callback.core import Callback
 from test_force import photographs
 from torch import nn
 
+from conftest import later
 from wiseft.models.clip import load_clip
 from wiseft.models.testing import pico_classifier
-from wiseft.train.learner import clip_learner, finetune
-from wiseft.train.loaders import clip_dataloaders
+
+clip_dataloaders = later("wiseft.train.loaders", "clip_dataloaders")
+clip_learner, finetune = later("wiseft.train.learner", "clip_learner", "finetune")
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +18,8 @@ def photos(tmp_path_factory):
 
 
 def test_lr_find_survives_nan_and_suggests(photos, tmp_path):
+    from fastai.callback.core import Callback
+
     class Spoil(Callback):
         "From the thirtieth step on"
         def after_loss(self):

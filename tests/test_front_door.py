@@ -3,11 +3,10 @@ import shutil
 import warnings
 
 import numpy as np
-import open_clip
 import pandas as pd
 import pytest
 import torch
-from conftest import run
+from conftest import later, run
 from PIL import Image
 from safetensors.torch import save_file
 from test_cli import WISEFT, wiseft
@@ -25,10 +24,12 @@ from wiseft.all import (
     zeroshot_head,
 )
 from wiseft.models.load import load_classifier
-from wiseft.show.plots import plot_alpha, plot_frontier, plot_shifts
 from wiseft.data.prompts import find_classnames
-from wiseft.show.report import headline
 from wiseft.infer.runs import join_runs
+from wiseft.base.lazy import open_clip
+
+plot_alpha, plot_frontier, plot_shifts = later("wiseft.show.plots", "plot_alpha", "plot_frontier", "plot_shifts")
+headline = later("wiseft.show.report", "headline")
 
 NAMES = ["camera", "heart", "star"]
 

@@ -4,18 +4,14 @@ import os
 import time
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
+from functools import cache, partial
 
 import huggingface_hub
 import numpy as np
-import open_clip
 import pytest
 import torch
-from conftest import ROOT, python
+from conftest import later, python, ROOT
 from PIL import Image
-from timm.models import register_model
-from timm.models.vision_transformer import VisionTransformer
 
 import wiseft.data.hub
 import wiseft.models.save
@@ -27,9 +23,11 @@ from wiseft.models.load import load_classifier
 from wiseft.weights.merge import average, interpolate
 from wiseft.methods.lora import lora
 from wiseft.models.testing import pico_classifier
-from wiseft.models.vision import load_vision
 from wiseft.base.text import BadFile
-from wiseft.train.trainable import parametrized, plain_weights
+from wiseft.base.lazy import open_clip
+
+load_vision = later("wiseft.models.vision", "load_vision")
+parametrized, plain_weights = later("wiseft.train.trainable", "parametrized", "plain_weights")
 
 NAMES = ["cat", "fire truck", "umbrella"]
 TEMPLATES = ["a photo of a {}", "{}, drawn"]
@@ -59,11 +57,18 @@ def config_of(kind):
     return dict(embed_dim=24, text_cfg=TEXT) | TOWERS[kind]
 
 
-@register_model
-def vit_pico_patch8_siglip_32(pretrained=False, num_classes=0, global_pool="map", **kwargs):
-    "A SigLIP's image tower in miniature, which timm has none of."
-    return VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, mlp_ratio=3,
-                             class_token=False, num_classes=num_classes, global_pool=global_pool)
+@cache
+def small_siglip():
+    "The name of a SigLIP's image tower in miniature, which timm has none of; it is registered there."
+    from timm.models import register_model
+    from timm.models.vision_transformer import VisionTransformer
+
+    @register_model
+    def vit_pico_patch8_siglip_32(pretrained=False, num_classes=0, global_pool="map", **kwargs):
+        return VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, mlp_ratio=3,
+                                 class_token=False, num_classes=num_classes, global_pool=global_pool)
+
+    return vit_pico_patch8_siglip_32.__name__
 
 
 def build(config):

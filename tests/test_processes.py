@@ -10,8 +10,9 @@ from socket import socket
 import numpy as np
 import pandas as pd
 import pytest
-from together import given, make_data, until_stopped, weights
+from conftest import later
 
+given, make_data, until_stopped, weights = later("together", "given", "make_data", "until_stopped", "weights")
 HERE = Path(__file__).resolve().parent
 FINETUNE = "finetune zeroshot photos --epochs 20 --batch-size 16 --lr 1e-4 --precision fp32 --checkpoints run -o tuned"
 

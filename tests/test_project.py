@@ -231,3 +231,17 @@ def test_importing_the_package_loads_nothing_heavy():
 
 def test_quarto_link(copy):
     assert (copy / "nbs/_quarto.yml").readlink() == Path("../_quarto.yml")
+
+
+HEAVY = {"fastai", "open_clip", "torchvision", "timm", "transformers", "matplotlib", "sklearn"}
+COLLECTED = """
+import sys
+import pytest
+assert pytest.main(["--collect-only", "-qq", "tests"]) == 0
+print("heavy:", *sorted(set(sys.argv[1:]) & set(sys.modules)))
+"""
+
+
+def test_collecting_the_tests_imports_nothing_heavy():
+    done = python("-c", COLLECTED, *HEAVY, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "heavy:", "a test module takes such functions by conftest's `later`"

@@ -11,22 +11,25 @@ import torch
 import yaml
 
 from wiseft.base.files import BadFile
-from wiseft.base.registry import REGISTRY, find_method
-from wiseft.bench.plan import can_compete, is_way, takes_several
+from wiseft.base.registry import find_method
 from wiseft.data.images import ImageSet
 from wiseft.infer.ensembles import members
-from wiseft.methods.index import all_methods
+from wiseft.methods.index import all_methods, listed_methods
 from wiseft.models.load import load_classifier
 from wiseft.models.testing import pico_classifier
 from wiseft.weights.files import weights_at, write_merged
-from wiseft.weights.merge import looks_at_images, merge
+from wiseft.weights.merge import merge
 from wiseft.weights.recipes import merge_by_recipe, read_recipe, what_is_missing
 from wiseft.weights.safetensors_io import TensorFile, write_tensors
 
-all_methods()
 NAMES = ["conv1", *(f"blocks.{i}.{part}" for i in range(3) for part in ("attn", "mlp")), "proj"]
 START, FIRST, SECOND = (dict(model=f"{name}.safetensors") for name in ("start", "first", "second"))
 BASE = dict(base_model="start.safetensors")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def methods():
+    all_methods()
 
 
 def small(seed):
@@ -235,15 +238,11 @@ def test_weights_in_parts(folder):
     assert "all parts" in " ".join(what_is_missing(read_recipe(recipe(folder, **keys))))
 
 
-def merges():
-    "Those of ours that make files from weights alone."
-    return [m for m in REGISTRY.values() if m.kind == "merge" and not looks_at_images(m.function)]
-
-
+OF_WEIGHTS = [m["name"] for m in listed_methods() if m["kind"] == "merge" and "images" not in m["needs"]]
 UPON = ["task arithmetic+LiNeS", "TSV-M+TIES", "TIES+LiNeS", "TIES+TIES", "Iso-C+weight-space"]
 
 
-@pytest.mark.parametrize("name", [*(m.name for m in merges()), *UPON])
+@pytest.mark.parametrize("name", [*OF_WEIGHTS, *UPON])
 def test_what_lies_beside_makes_the_same_again(name, folder):
     method, tuned = find_method(name), ["first.safetensors", "second.safetensors"]
     tuned = tuned if "several" in method.needs or "two" in method.needs else tuned[:1]
@@ -286,6 +285,8 @@ def test_a_merge_of_a_merge_of_classifiers():
     assert {n.partition(", ")[2] for n in made.beside["prepared.safetensors"]} == {"outer"}
     found = members(start, tuned[0], [0.5], ["Iso-C+LiNeS"])
     assert ("plain", "Iso-C+LiNeS", 0.5) in found
+    from wiseft.bench.plan import can_compete, is_way, takes_several
+
     several = find_method("TSV-M+LiNeS")
     assert can_compete(several) and takes_several(several) and not is_way(several) and is_way(find_method("LiNeS"))
 

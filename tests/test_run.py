@@ -12,7 +12,6 @@ from pathlib import Path
 import huggingface_hub
 import pandas as pd
 import pytest
-import timm
 import torch
 from safetensors.torch import save_file
 from test_force import photographs
@@ -26,6 +25,7 @@ from wiseft.models.testing import pico_classifier
 from wiseft.shell import evaluate
 from wiseft.shell.cli import app
 from wiseft.shell.run import run
+from wiseft.base.lazy import timm
 
 MADE = ["zeroshot", "finetuned", "averaged"]
 WORDS = ["run", "photos", "--shift", "others", "--model", "local-dir:tiny", "--epochs", "2", "-o", "out"]

@@ -10,7 +10,6 @@ import tarfile
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain
-from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
 
@@ -18,7 +17,7 @@ import huggingface_hub
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run
+from conftest import later, run
 from PIL import Image, ImageOps
 
 from wiseft.data.suites import folder_suite, load_suite
@@ -29,10 +28,11 @@ from wiseft.data.hub import HubFiles, fetch, hub_files, sets_on_hub
 from wiseft.data.decoding import UnreadableImage
 from wiseft.data.labels import image_folder
 from wiseft.data.layouts import FMOW_CLASSES, imagenet_subset, inventory
-from wiseft.train.loaders import captioned_images
 from wiseft.models.testing import pico_classifier
 from wiseft.base.text import BadFile
 from wiseft.data.wordnet import imagenet_classes
+
+captioned_images = later("wiseft.train.loaders", "captioned_images")
 
 NAMES, WNIDS = list(imagenet_classes().values()), list(imagenet_classes())
 COMMIT = "614c3a5" + "0" * 33

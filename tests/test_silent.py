@@ -5,7 +5,6 @@ All on six classes of coloured tiles, which `Colours` tells apart without an err
 import json
 import shutil
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,12 +14,14 @@ from PIL import Image
 from test_shards import pack
 from typer.testing import CliRunner
 
+from conftest import later
 from wiseft.data.suites import Suite, folder_suite
 from wiseft.infer.ensembles import sweep
 from wiseft.infer.evaluation import evaluate
 from wiseft.models.load import load_classifier
 from wiseft.models.testing import pico_classifier
-from wiseft.train.learner import finetune
+
+finetune = later("wiseft.train.learner", "finetune")
 
 NAMES = ["black", "blue", "cyan", "green", "red", "yellow"]
 CENTRES = torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 1], [0, 1, 0], [1, 0, 0], [1, 1, 0]])

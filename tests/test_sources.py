@@ -11,15 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import timm
 import torch
 from PIL import Image
-from conftest import ROOT
+from conftest import later, ROOT
 from safetensors.torch import save_file
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from fastai.callback.core import Callback
 from test_processes import launch
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.infer.classify import classify
@@ -31,13 +29,15 @@ from wiseft.infer.ensembles import choose_alpha, sweep
 from wiseft.infer.evaluation import evaluate
 from wiseft.stats.table_io import read_results
 from wiseft.data.labels import image_folder
-from wiseft.train.learner import finetune, usual_lr
-from wiseft.methods.flyp import flyp
 from wiseft.models.load import load_classifier
 from wiseft.infer.inference import predict
 from wiseft.models.testing import pico_classifier
-from wiseft.models.vision import load_vision
-from wiseft.train.probes import linear_probe
+from wiseft.base.lazy import timm
+
+usual_lr, finetune = later("wiseft.train.learner", "usual_lr", "finetune")
+linear_probe = later("wiseft.train.probes", "linear_probe")
+load_vision = later("wiseft.models.vision", "load_vision")
+
 
 NAMES = ["cat", "dog"]
 SPLITS = "train", "validation", "test"
@@ -338,11 +338,15 @@ def test_ways_to_fine_tune(tmp_path, monkeypatch, train, crops, cache_gb):
     assert len(set(made)) == 1
 
 
-class Stop(Callback):
+def stopped():
     "As a killed process stops, after an epoch"
+    from fastai.callback.core import Callback
+
     def before_train(self):
         if self.epoch == 1:
             raise KeyboardInterrupt
+
+    return type("Stopped", (Callback,), dict(before_train=before_train))()
 
 
 @pytest.mark.parametrize("source", ["Suite", "Suite of a tar", "Suite of arrays"])
@@ -352,7 +356,7 @@ def test_workers_and_resumed(tmp_path, source):
     whole = finetune(ends()[0], OBJECTS[source](), **how).hash
     assert finetune(ends()[0], OBJECTS[source](), workers=1, **how).hash == whole
     with pytest.raises(KeyboardInterrupt):
-        finetune(ends()[0], OBJECTS[source](), checkpoint_dir=tmp_path, cbs=Stop(), **how)
+        finetune(ends()[0], OBJECTS[source](), checkpoint_dir=tmp_path, cbs=stopped(), **how)
     assert finetune(ends()[0], OBJECTS[source](), checkpoint_dir=tmp_path, resume=True, **how).hash == whole
 
 
@@ -369,6 +373,8 @@ def test_two_processes(tmp_path):
 
 def test_captions():
     "Train both towers, on a folder's images"
+    from wiseft.methods.flyp import flyp
+
     tuned = finetune(ends()[0], ".", captions="captions.csv", loss=flyp, epochs=1, batch_size=8, progress=False)
     assert tuned.head_from_text and tuned.recipe["tuning"] == "FLYP"
 

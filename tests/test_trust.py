@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import run
+from conftest import later, run
 from PIL import Image
 from test_models import NAMES, TEMPLATES, build, config_of, write
 
@@ -26,16 +26,17 @@ from wiseft.base.files import read_lines, sha256_file
 from wiseft.data.labels import image_folder, table_set
 from wiseft.infer.predictions import read_predictions
 from wiseft.data.arrays import read_array, read_pickle_as_data
-from wiseft.train.loaders import captioned_images
 from wiseft.weights.files import merge_files
 from wiseft.weights.merge import interpolate
 from wiseft.infer.inference import extract_features
 from wiseft.data.prompts import read_classnames
 from wiseft.stats.table import results_table
-from wiseft.train.checkpoint import read_training
 from wiseft.data.shards import tar_index
 from wiseft.weights.safetensors_io import TensorFile
 from wiseft.base.text import BadFile
+
+captioned_images = later("wiseft.train.loaders", "captioned_images")
+read_training = later("wiseft.train.checkpoint", "read_training")
 
 EVIL = """
 from pathlib import Path

@@ -27,13 +27,12 @@ import pandas as pd
 import torch
 from PIL import Image
 from safetensors.torch import save as safetensors_bytes
-from test_models import build, vit_pico_patch8_siglip_32
+from test_models import build, small_siglip
 
+from conftest import later
 from wiseft.data.arrays import read_array, read_pickle_as_data
-from wiseft.bench.run import Work
 from wiseft.data.disk_cache import cache_table, open_entry, write_entry
 from wiseft.data.hashes import content_hashes, remember_hashes
-from wiseft.show.card import write_card
 from wiseft.weights.checkpoints import read_state_dict
 from wiseft.weights.merge import At, ByTensor
 from wiseft.weights.recipes import read_recipe
@@ -51,15 +50,17 @@ from wiseft.data.labels import holds_images, image_folder, table_set
 from wiseft.infer.asking import Questions, read_answers, read_questions
 from wiseft.infer.predictions import compare_ends, read_predictions, write_predictions
 from wiseft.data.layouts import FAMILIES, objectnet_classes
-from wiseft.train.loaders import captioned_images
 from wiseft.models.hf_clip import their_config, their_preprocess, to_transformers
 from wiseft.data.prompts import read_classnames
 from wiseft.stats.table import COLUMNS, MEAN, REFERENCE, results_table
-from wiseft.train.checkpoint import read_training
 from wiseft.infer.scores import KeptPredictions, image_rows
 from wiseft.data.shards import tar_index
 from wiseft.models.hf_siglip import to_siglip
 from wiseft.base.text import BadFile
+
+write_card = later("wiseft.show.card", "write_card")
+captioned_images = later("wiseft.train.loaders", "captioned_images")
+read_training = later("wiseft.train.checkpoint", "read_training")
 
 SLOWEST = 10  # seconds of the processor that one file may take
 LONGEST = 60  # seconds of the clock, on a busy machine
@@ -473,7 +474,7 @@ class HubFolders(Configs):
 
     def starts(self):
         config = dict(embed_dim=32, text_cfg=MODEL["text_cfg"], custom_text=True, vision_cfg=dict(
-            image_size=32, timm_model_name=vit_pico_patch8_siglip_32.__name__, timm_pool="map", timm_proj="none"))
+            image_size=32, timm_model_name=small_siglip(), timm_pool="map", timm_proj="none"))
         tower = {k: v.contiguous() for k, v in build(config).state_dict().items() if k.startswith("visual.trunk.")}
         sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, image_size=32)
         siglip = dict(model_type="siglip_vision_model", patch_size=8) | sizes
@@ -576,6 +577,8 @@ class Judged(Reader):
         return {self.name: zipped(parts)}
 
     def read(self, folder):
+        from wiseft.bench.run import Work
+
         return Work(None, folder).judged(None, "plain", "test")
 
 

@@ -20,7 +20,7 @@ class Later:
     "A module that is imported when something of it is first asked for"
     def __init__(self, name:str): self._name = name # 'open_clip'
     def __getattr__(self, attribute):
-        if re.match('_[^_]', attribute): raise AttributeError(attribute) # Jupyter asks all that it shows for such
+        if re.match('_(?!_version__)', attribute): raise AttributeError(attribute) # Jupyter and pytest ask for such
         return getattr(import_module(self._name), attribute)
     def __repr__(self): return f'{self._name}, imported when it is used'
 

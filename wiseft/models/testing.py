@@ -7,10 +7,10 @@ __all__ = ['pico_clip', 'pico_classifier']
 
 # %% ../../nbs/api/models/15_testing.ipynb #9bcd79e5
 import json, tempfile, torch
-from open_clip import CLIP
 from pathlib import Path
 from safetensors.torch import save_file
 from torch import nn
+from ..base.lazy import open_clip
 from .clip import load_clip
 from .classifier import zeroshot_classifier
 
@@ -29,7 +29,7 @@ def pico_clip(
         text_cfg=dict(context_length=12, vocab_size=49408, width=16, heads=2, layers=1))
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(seed)
-        model = CLIP(**cfg)
+        model = open_clip.CLIP(**cfg)
         for name,p in model.visual.named_parameters():
             if name.endswith('bn3.weight'): nn.init.ones_(p) # else the blocks do nothing at first
         save_file(model.state_dict(), Path(folder)/'open_clip_model.safetensors')
