@@ -149,11 +149,12 @@ class Watch(Callback):
         # early dips are usual
         if not self.trained or self.warned or not self.seen or 2*(self.epoch+1) < self.n_epoch: return
         start, now = self.learn.start_accuracy, int(self.right)/self.seen
-        if now >= start - 2*math.sqrt(start*(1-start)/self.seen) or rank(): return
+        if now >= start - 2*math.sqrt((start*(1-start)+now*(1-now))/self.seen) or rank(): return
         self.warned = True
-        warn_user(f'After epoch {self.epoch} accuracy on the {self.seen} validation images is {now:.1%}, below the '
-            f'{start:.1%} before fine-tuning. The learning rate is probably too high; averaging such weights with the '
-            'zero-shot ones seldom helps. Try a rate 3 to 10 times lower.')
+        warn_user(
+            f'After epoch {self.epoch+1} accuracy on the {self.seen} validation images is {now:.1%}, below the '
+            f'{start:.1%} before fine-tuning. The learning rate is probably too high; averaging such weights with '
+            'those of the start seldom helps. Try a rate 3 to 10 times lower.')
 
 # %% ../../nbs/api/train/02_callbacks.ipynb #91a0e1ed
 @torch.no_grad()
