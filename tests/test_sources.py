@@ -19,6 +19,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from test_processes import launch
+import wiseft.all
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.infer.classify import classify
 from wiseft.shell.cli import app
@@ -401,12 +402,14 @@ def test_an_unreadable_picture_costs_itself(tmp_path, packed, train, place):
 
 
 @pytest.mark.parametrize("command, functions", [
-    ("zeroshot", [zeroshot_classifier, load_clip]), ("probe", [linear_probe, finetune]), ("finetune", [finetune]),
-    ("bench", [finetune]), ("predict", [classify]), ("evaluate", [evaluate]), ("run", [finetune]),
+    ("zeroshot", ["zeroshot_classifier", "load_clip"]), ("probe", ["linear_probe", "finetune"]),
+    ("finetune", ["finetune"]), ("bench", ["finetune"]), ("predict", ["classify"]), ("evaluate", ["evaluate"]),
+    ("run", ["finetune"]),
 ], ids=lambda o: o if isinstance(o, str) else "")
 def test_defaults(command, functions):
     "What both have by one name has one default; None: the function finds what suits the model"
-    in_python = {k: p.default for f in reversed(functions) for k, p in signature(f).parameters.items()}
+    in_python = {k: p.default for f in reversed(functions)
+                 for k, p in signature(getattr(wiseft.all, f)).parameters.items()}
     of_shell = {p.name: p.default for p in get_command(app).commands[command].params if not p.required}
     shared = {k for k in of_shell if in_python.get(k, Parameter.empty) is not Parameter.empty}
     assert shared and {k: of_shell[k] for k in shared} == {k: in_python[k] for k in shared}
