@@ -6,9 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import sync_playwright
 from typer.testing import CliRunner
 
 from conftest import later
@@ -18,6 +16,8 @@ from wiseft.models.testing import pico_classifier
 from wiseft.shell.cli import app
 
 finetune = later("wiseft.train.learner", "finetune")
+Axe = later("axe_playwright_python.sync_playwright", "Axe")
+sync_playwright = later("playwright.sync_api", "sync_playwright")
 
 TAKEN = '</script><script>document.title = "taken"</script>'
 CLASSES = ["red", TAKEN, *(f"colour {i}, of some" for i in range(12)), "blue"]

@@ -11,12 +11,12 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
-from conftest import ROOT, copy_tree, python, tree
+from conftest import ROOT, copy_tree, later, python, tree
 
 pytest.importorskip("smalldocs", reason="the offline build needs Python 3.11")
-from axe_playwright_python.sync_playwright import Axe  # noqa: E402
-from playwright.sync_api import sync_playwright  # noqa: E402
 
+Axe = later("axe_playwright_python.sync_playwright", "Axe")
+sync_playwright = later("playwright.sync_api", "sync_playwright")
 SOURCES = [p.relative_to("nbs") for p in tree() if p.parts[0] == "nbs" and p.suffix in (".ipynb", ".md")]
 PAGES = [p.with_name(re.sub(r"^\d+_", "", p.name)).with_suffix(".html").as_posix() for p in SOURCES]
 MODULES = [p.removeprefix("api/").removesuffix(".html") for p in PAGES

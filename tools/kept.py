@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIFTS = ["colour", "duotone", "emoji", "hand-drawn", "pixel", "recoloured", "solid"]
@@ -378,6 +378,6 @@ def over_seeds(number, *runs, draws=2000):
     of_seeds = (n - 1) * np.var([without(i) for i in range(n)])
     felt, fewest = max(of_seeds, of_images), min(sizes.values())
     df = (of_images + felt) ** 2 / (of_images**2 / (fewest - 1) + felt**2 / (n - 1))
-    half = np.sqrt(of_images + of_seeds) * stats.t.ppf(0.975, df)
+    half = np.sqrt(of_images + of_seeds) * scipy.stats.t.ppf(0.975, df)
     room = 3.5 * half / np.sqrt(draws)  # of a standard deviation that was drawn, here and on the page
     return [value, Drawn(value - half, room), Drawn(value + half, room)]

@@ -21,7 +21,7 @@ from itertools import chain
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 from kept import (
     accuracies,
     accuracy,
@@ -1058,7 +1058,7 @@ class OnTower:
 
 def t_of_95(df):
     "The 97.5 % quantile of Student's distribution."
-    return stats.t.ppf(0.975, df)
+    return scipy.stats.t.ppf(0.975, df)
 
 
 def where_best(chooses, judges, reference):
@@ -1372,9 +1372,9 @@ def lost_by_confidence(rule, sets):
     of_runs = by_run.var(ddof=1) / n
     felt = max(of_images, of_runs)
     df = (of_images + felt) ** 2 / (of_images**2 / (fewest - 1) + felt**2 / (n - 1))
-    error, half = np.sqrt(of_images + of_runs), stats.t.ppf(0.975, df)
+    error, half = np.sqrt(of_images + of_runs), scipy.stats.t.ppf(0.975, df)
     value = by_run.mean()
-    return [value, value - half * error, value + half * error, error * (half + stats.t.ppf(0.8, df))]
+    return [value, value - half * error, value + half * error, error * (half + scipy.stats.t.ppf(0.8, df))]
 
 
 @checks("explanations/without_labels")
