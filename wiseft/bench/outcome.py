@@ -361,7 +361,9 @@ def _sentence(self:Bench, r):
     alpha = '' if np.isnan(r.alpha) else f' (α = {r.alpha:g})'
     control = f', {100*r.control:.1f} % on control sets' if self.plan.control else ''
     where = f'{r.method}{alpha}: {100*r.reference:.1f} % on the reference, {100*r.shifted:.1f} % under shift{control}.'
-    if r.method == 'plain': return f'{where} Its averages are what the others are measured against.'
+    if r.method == 'plain': return (
+        f'{where} Its averages are what the others are measured against: one half of the test images chooses one, the '
+        'other half judges it.')
     if not np.isnan(r.same_as_plain):
         return f'{where} It gets the same images right as plain fine-tuning at α = {r.same_as_plain:g}.'
     # what it gains over averages
