@@ -84,8 +84,11 @@ def one_rate(images):
     return max(PLAN['lrs'], key=mean) # the first, which is the lowest, of equal ones
 
 
-def along(start, tuned, average, batches):
+def along(suite, start, tuned, average):
     "(method, α) -> what is judged of a run."
+    dls = clip_dataloaders(suite, start, PLAN['recipe']['batch_size'])
+    n_batches = PLAN['recomputed_on']//PLAN['recipe']['batch_size']
+    batches = [x for x, _ in islice(dls.train.new(shuffle=True), n_batches)]
     by_key = members(start, tuned, PLAN['alphas'], precision='fp32')
     points = {(m.identity['method'], m.identity['alpha']): m for m in by_key.values()}
     for a in PLAN['alphas'][1:]:
@@ -99,10 +102,7 @@ def run(images, reference, lr, seed):
     start = start_of(suite, reference)
     tuned, average = trained(suite, start, reference, lr, seed)
     chosen = choose_alpha(start, tuned, suite, alphas=PLAN['alphas'], precision='fp32', progress=False)
-    dls = clip_dataloaders(suite, start, PLAN['recipe']['batch_size'])
-    n_batches = PLAN['recomputed_on']//PLAN['recipe']['batch_size']
-    batches = [x for x, _ in islice(dls.train.new(shuffle=True), n_batches)]
-    judge(along(start, tuned, average, batches), suite, 'test', HERE/f'{reference}, seed {seed}.npz')
+    judge(along(suite, start, tuned, average), suite, 'test', HERE/f'{reference}, seed {seed}.npz')
     note = dict(reference=reference, seed=seed, lr=lr, chosen=float(chosen), why=chosen.chosen)
     (HERE/f'{reference}, seed {seed}.json').write_text(json.dumps(note, indent=1) + '\n')
 
@@ -113,6 +113,15 @@ def soup(images, reference, lr):
     start = start_of(suite, reference)
     runs = [trained(suite, start, reference, lr, seed)[0] for seed in PLAN['seeds']]
     judge({('uniform soup', 1.): merge(start, runs, 'uniform soup')}, suite, 'test', HERE/f'{reference}, soup.npz')
+
+
+def by_rate(images, lr):
+    "Not in the plan: one fine-tuning at another learning rate, judged on the reference alone."
+    reference, seed = PLAN['references'][0], PLAN['seeds'][0]
+    suite = suite_of(images, reference)
+    start = start_of(suite, reference)
+    judged = along(suite, start, *trained(suite, start, reference, lr, seed))
+    judge(judged, suite.test, 'test', HERE/f'{reference}, lr {lr:g}.npz')
 
 
 def as_timm_says(images):
@@ -142,6 +151,7 @@ def main():
         print('learning rate', lr, flush=True)
         work = {f'{r}, seed {s}': (run, r, lr, s) for s in PLAN['seeds'] for r in PLAN['references']}
         work |= {f'{r}, soup': (soup, r, lr) for r in PLAN['references']}
+        work |= {f'{PLAN["references"][0]}, lr {other:g}': (by_rate, other) for other in PLAN['lrs'] if other != lr}
         for name, (what, *how) in work.items():
             if (HERE/f'{name}.npz').exists(): continue
             if perf_counter()-began > 60*args.minutes: break
