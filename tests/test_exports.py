@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -24,7 +23,7 @@ from wiseft.models.open_clip_config import read_json, write_json
 from wiseft.models.export import export_classifier
 from wiseft.models.load import load_classifier
 from wiseft.weights.merge import interpolate
-from wiseft.base.lazy import Later, open_clip, timm, torchvision
+from wiseft.base.lazy import Later, huggingface_hub, open_clip, timm, torchvision
 
 onnx, onnxruntime = Later("onnx"), Later("onnxruntime")
 
@@ -187,7 +186,7 @@ def test_push(classifier, hub, tmp_path):
     for name, content in hub.files.items():
         (tmp_path / "arrived" / name).write_bytes(content)
     assert load_classifier(tmp_path / "arrived").hash == classifier.hash
-    assert ModelCard(hub.files["README.md"].decode()).data.library_name == "wiseft"
+    assert huggingface_hub.ModelCard(hub.files["README.md"].decode()).data.library_name == "wiseft"
 
 
 def run(*words):

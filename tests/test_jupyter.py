@@ -4,9 +4,9 @@ import json
 import re
 
 import pytest
-from conftest import ROOT
-from jupyter_client.manager import start_new_kernel
+from conftest import ROOT, later
 
+start_new_kernel = later("jupyter_client.manager", "start_new_kernel")
 
 ONE_EPOCH = """
 import fastai.learner

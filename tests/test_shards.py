@@ -13,7 +13,7 @@ from itertools import chain
 from threading import Thread
 from types import SimpleNamespace
 
-import huggingface_hub
+import huggingface_hub.constants
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,7 +24,6 @@ from wiseft.data.suites import folder_suite, load_suite
 from wiseft.infer.evaluation import evaluate
 from wiseft.stats.table_io import write_results
 from wiseft.base.files import package_data
-from wiseft.data.hub import HubFiles, fetch, hub_files, sets_on_hub
 from wiseft.data.decoding import UnreadableImage
 from wiseft.data.labels import image_folder
 from wiseft.data.layouts import FMOW_CLASSES, imagenet_subset, inventory
@@ -32,6 +31,7 @@ from wiseft.models.testing import pico_classifier
 from wiseft.base.text import BadFile
 from wiseft.data.wordnet import imagenet_classes
 
+HubFiles, fetch, hub_files, sets_on_hub = later("wiseft.data.hub", "HubFiles", "fetch", "hub_files", "sets_on_hub")
 captioned_images = later("wiseft.train.loaders", "captioned_images")
 
 NAMES, WNIDS = list(imagenet_classes().values()), list(imagenet_classes())

@@ -381,3 +381,39 @@ def over_seeds(number, *runs, draws=2000):
     half = np.sqrt(of_images + of_seeds) * scipy.stats.t.ppf(0.975, df)
     room = 3.5 * half / np.sqrt(draws)  # of a standard deviation that was drawn, here and on the page
     return [value, Drawn(value - half, room), Drawn(value + half, room)]
+
+
+# ---------- photographs ----------
+
+
+@cache
+def photographs(name):
+    "Which images each classifier of a run gets right: (method, α) -> set -> (n,)."
+    with np.load(ROOT / f"nbs/reproductions/photographs/{name}.npz") as f:
+        right, sets = (f["answers"] == f["labels"]).astype(float), f["datasets"]
+        names = [tuple(k) for k in json.loads(str(f["classifiers"]))]
+    own = lambda row: {str(d): row[sets == d] for d in np.unique(sets)}
+    return {k: own(row) for k, row in zip(names, right)}
+
+
+def with_runs(rows, draws=2000):
+    """Mean over references of the mean of each's runs and sets, with its 95 % interval over images and runs.
+
+    rows: reference -> one dict a run, set -> (n,). Images of one name are drawn together, whichever reference has them.
+    """
+    rng, k = np.random.default_rng(6), len(rows)
+    sizes = {d: len(v) for runs in rows.values() for d, v in runs[0].items()}
+    times = {d: (rng.multinomial(n, np.full(n, 1 / n), draws) / n).astype(np.float32) for d, n in sizes.items()}
+    of_run = lambda run: np.mean([v.mean() for v in run.values()])
+    by_run = {r: np.array([of_run(run) for run in runs]) for r, runs in rows.items()}
+    mean = lambda runs, d: np.mean([run[d] for run in runs], axis=0).astype(np.float32)
+    drawn = [np.mean([times[d] @ mean(runs, d) for d in runs[0]], axis=0) for runs in rows.values()]
+    of_images, fewest = np.var(np.mean(drawn, axis=0), ddof=1), min(sizes.values())
+    n = len(next(iter(by_run.values())))
+    of_runs = sum(np.var(v, ddof=1) / n for v in by_run.values()) / k**2 if n > 1 else 0
+    felt = max(of_runs, of_images) if n > 1 else 0
+    df = (of_images + felt) ** 2 / (of_images**2 / (fewest - 1) + felt**2 / max(k * (n - 1), 1))
+    value = np.mean([v.mean() for v in by_run.values()])
+    half = np.sqrt(of_images + of_runs) * scipy.stats.t.ppf(0.975, df)
+    room = 3.5 * half / np.sqrt(2 * draws)  # of a standard deviation that is drawn here alone
+    return [value, Drawn(value - half, room), Drawn(value + half, room)]
