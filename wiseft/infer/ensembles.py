@@ -287,9 +287,9 @@ def standard_error(
     accuracies, # on validation images
     n:int,      # how many images
 ) -> float:
-    "Of the best of some accuracies"
+    "Of the best of some accuracies; at least an image, for 100 % would have none"
     best = np.max(accuracies)
-    return float(np.sqrt(best*(1-best)/n))
+    return float(max(np.sqrt(best*(1-best)/n), 1/n))
 
 def nearly_best(
     accuracies, # on validation images
