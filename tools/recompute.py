@@ -52,6 +52,7 @@ from kept import (
     over_seeds,
     over_time,
     OWN,
+    photographs,
     PLAIN,
     points,
     published,
@@ -64,6 +65,7 @@ from kept import (
     two_way,
     weak,
     Wide,
+    with_runs,
     zeroshot,
 )
 from pages import read_page
@@ -845,6 +847,8 @@ def _(page):
 
 @checks("explanations/weights_outputs")
 def _(page):
+    less = lost_by(apart(BETWEEN, ("logits", 0.5), "shifts"))
+    page.says("weights are {} points below logits under shift ({} to {})", *less)
     e, alphas = ends(), [round(a / 10, 1) for a in range(1, 10)]
     share = lambda method, a, kind=E2E, lr=3e-4: e.share(kind=kind, lr=lr, method=method, alpha=a)
     pairs = {
@@ -1178,6 +1182,7 @@ def trained_on(folder):
 
 @checks("explanations/averages_over_time")
 def _(page):
+    page.says("held ImageNet's statistics still, it cost {} points", -apart(RECOMPUTED, BETWEEN, "shifts")[0])
     o = over_time()
     page.holds("24 steps on some of the validation images", page.said("β = 0.9, 24 steps"))
     share = lambda kind, m, a: o.share(batchnorm=kind, method=m, alpha=a)
@@ -1433,6 +1438,11 @@ def _(page):
 
 @checks("explanations/averaging_fails")
 def _(page):
+    cost = lost_by(apart(BETWEEN, END, "shifts"))
+    page.says("is {} points below the fine-tuned classifier under shift ({} to {}), in each of six", *cost)
+    page.says("nothing that could be told ({}, {} to {})", *apart(BETWEEN, END, "reference"))
+    page.says("fine-tuning itself gains {} points under shift ({} to {})", *apart(END, START, "shifts"))
+    page.says("on photographs, it costs {} points under shift ({} to {})", *cost)
     p, t = paths(), grid().table
     settings = t.drop_duplicates("run").set_index("run")
     ref, shift, zero = p["reference"], p["shift"], p["shift"][0.0]
@@ -1616,6 +1626,11 @@ SIX = [s for s in SHIFTS if s != "recoloured"]
 
 @checks("explanations/findings")
 def _(page):
+    cost = lost_by(apart(BETWEEN, END, "shifts"))
+    page.says("is below the fine-tuned classifier by {} points ({} to {}) under shift", *cost)
+    page.says("no gain is to be seen ({}, {} to {}); a soup", *apart(BETWEEN, END, "reference"))
+    of_soups = flat(soup_apart(r, "shifts") for r in STYLES)
+    page.says("mean of its parts, {} ({} to {}†) and {} ({} to {}†)", *of_soups)
     n, minus = outline().n, lambda row, *places: [-row[i] for i in places]
     page.says("The suite has {} test images of the reference and {} under its seven shifts", n["reference"], n["shift"])
     zs, half, ft = (end_to_end(a) for a in (0, 0.5, 1))
@@ -2107,6 +2122,113 @@ def _(page):
 
 
 # ---------- all of it ----------
+
+
+# ---------- photographs ----------
+
+STYLES = "art_painting", "photo"  # the references
+START, END, BETWEEN = ("start", 0.0), ("fine-tuned", 1.0), ("weight-space", 0.5)
+RECOMPUTED, AVERAGE_OVER_TIME = ("recomputed", 0.5), ("EMA", 1.0)
+
+
+@cache
+def of_style(reference):
+    "Of each fine-tuning with a style as the reference, which images are right: (method, α) -> set -> (n,)."
+    return [photographs(f"{reference}, seed {seed}") for seed in (10, 11, 12)]
+
+
+def on_side(by_set, side, reference):
+    "Those sets of a run that are on a side; a reference's images are others than a shift's of that name."
+    mine = {d: v for d, v in by_set.items() if (d == "reference") == (side == "reference")}
+    return {f"own {reference}" if d == "reference" else d: v for d, v in mine.items()}
+
+
+def apart(a, b, side, references=STYLES):
+    "By how many points two classifiers of each run differ, the second or the mean of several, with the interval."
+    mean = lambda run, d: np.mean([run[k][d] for k in (b if isinstance(b, list) else [b])], axis=0)
+    less = lambda run: {d: 100 * (v - mean(run, d)) for d, v in run[a].items()}
+    return with_runs({r: [on_side(less(run), side, r) for run in of_style(r)] for r in references})
+
+
+def percent_on(rights, side):
+    "Accuracy of several runs' classifiers on a side, in per cent."
+    return 100 * np.mean([[v.mean() for v in on_side(right, side, "").values()] for right in rights])
+
+
+def soup_apart(reference, side):
+    "The soup less the mean of its parts."
+    [(_, soup)] = photographs(f"{reference}, soup").items()
+    parts = lambda d: np.mean([run[END][d] for run in of_style(reference)], axis=0)
+    return with_runs({reference: [on_side({d: 100 * (v - parts(d)) for d, v in soup.items()}, side, reference)]})
+
+
+def on_curve(run, alpha):
+    "Accuracies on both sides of a point on the path of weights."
+    right = run[{0.0: START, 1.0: END}.get(alpha, ("weight-space", alpha))]
+    return [percent_on([right], side) for side in ("reference", "shifts")]
+
+
+# which classifier of a run stands in which row of the page's table of accuracies, and which pairs in that of changes
+SHOWN = [START, END, BETWEEN, ("logits", 0.5), ("probabilities", 0.5), AVERAGE_OVER_TIME, ("recomputed", 1), RECOMPUTED]
+PAIRS = [(BETWEEN, END), (RECOMPUTED, ("recomputed", 1)), (BETWEEN, START), (BETWEEN, [START, END]), (END, START),
+         (BETWEEN, ("logits", 0.5)), (RECOMPUTED, BETWEEN), (("recomputed", 1), END), (AVERAGE_OVER_TIME, END)]
+SIDES = "shifts", "reference"
+
+
+@checks("explanations/photographs")
+def _(page):
+    both = lambda rights: [percent_on(rights, side) for side in ("reference", "shifts")]
+    rows = [flat(both([run[k] for run in of_style(r)]) for r in STYLES) for k in SHOWN]
+    soups = flat(both(photographs(f"{r}, soup").values()) for r in STYLES)
+    page.shows("accuracies = pd.concat", *rows, soups)
+    page.shows("changes = pd.concat", *[flat(apart(a, b, side) for side in SIDES) for a, b in PAIRS])
+    page.shows("each = {(r, on): row(", *[apart(BETWEEN, END, side, [r]) for r in STYLES for side in SIDES])
+    page.shows("soup_gains = ", *[soup_apart(r, side) for r in STYLES for side in SIDES])
+    advice = []
+    for r in STYLES:
+        for seed, run in zip((10, 11, 12), of_style(r)):
+            note = json.loads((ROOT / f"nbs/reproductions/photographs/{r}, seed {seed}.json").read_text())
+            grid = (0.0, 0.25, 0.5, 0.75, 1.0)
+            reference, shifts = zip(*[on_curve(run, a) for a in grid])
+            i = grid.index(note["chosen"])
+            lost = max(shifts) - shifts[i], max(reference) - reference[i]
+            advice.append([seed, note["chosen"], *lost, grid[int(np.argmax(shifts))]])
+    page.shows("said = pd.DataFrame([advice", *advice)
+    cost, kept = lost_by(apart(BETWEEN, END, "shifts")), apart(BETWEEN, END, "reference")
+    page.says("is {} points below the fine-tuned classifier (95 % interval {} to {})", *cost)
+    page.says("no gain is to be seen ({}, {} to {})", *kept)
+    page.says("here fine-tuning gained {} points under shift ({} to {})", *apart(END, START, "shifts"))
+    page.says("is {} points below the fine-tuned classifier under shift ({} to {})", *cost)
+    page.says("don't save it ({} below, {} to {})", *lost_by(apart(RECOMPUTED, ("recomputed", 1), "shifts")))
+    by_themselves = [-apart(*pair, side)[0] for pair in (PAIRS[6], PAIRS[7]) for side in SIDES]
+    page.says("They cost {} to {} points by themselves", min(by_themselves), max(by_themselves))
+    page.says("under shift, by {} points ({} to {})", *lost_by(apart(BETWEEN, ("logits", 0.5), "shifts")))
+    of_ema = lost_by(apart(AVERAGE_OVER_TIME, END, "shifts"))
+    page.says("is an average with the probe too, and costs {} points", of_ema[0])
+    table = pd.DataFrame(advice, columns=["seed", "chosen", "shifts", "reference", "best"])
+    some = min(table.shifts), max(table.shifts)
+    page.says("and it lost {} to {} points under shift against α = 1", *some)
+    page.holds("`choose_alpha` took 0.5 four times", sum(table.chosen == 0.5) == 4)
+    page.holds("it took 0.25 and 0 for a single image", {0.25, 0.0} <= set(table.chosen[3:]))
+    page.says("loses {} to {}; the best is α = 1, in all six", *some)
+    page.holds("the best is α = 1, in all six", all(table.best == 1))
+    kept_by = [on_curve(run, 0.5)[0] >= on_curve(run, 1.0)[0] - 1e-9 for r in STYLES for run in of_style(r)]
+    better = [on_curve(run, 0.5)[1] >= on_curve(run, 1.0)[1] for r in STYLES for run in of_style(r)]
+    page.holds("the reference in six of six, the shifts in none", all(kept_by) and not any(better))
+    page.prints("α = 0.5 keeps the reference in {} of 6 fine-tunings, and the shifts in {}.", sum(kept_by), sum(better))
+    page.says("**no**: {} ({} to {}) |", *apart(BETWEEN, END, "shifts"))
+    page.says("**no**: {} ({} to {}) under shift; on", *apart(BETWEEN, ("logits", 0.5), "shifts"))
+    page.says("yes: {} above it ({} to {})", *apart(BETWEEN, [START, END], "shifts"))
+    page.says("costs as one does: {} ({} to {})", *apart(AVERAGE_OVER_TIME, END, "shifts"))
+    page.says("yes: {} ({} to {}), and as much", *lost_by(apart(RECOMPUTED, BETWEEN, "shifts")))
+    of_soups = flat(soup_apart(r, "shifts") for r in STYLES)
+    page.says("not to be seen: {} ({} to {}) and {} ({} to {}) under shift", *of_soups)
+
+
+def lost_by(change):
+    "A change with its interval, as a loss."
+    value, low, high = change
+    return [-value, -high, -low]
 
 
 def recompute(pages=None):

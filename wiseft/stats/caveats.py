@@ -61,7 +61,8 @@ def doubts(
 # %% ../../nbs/api/stats/06_caveats.ipynb #34ca0002
 def _end(method): return 'zero-shot classifier' if method == 'zero-shot' else method
 
-_INSTEAD = 'Average several fine-tunings instead (`uniform soup`); see the page *When averaging fails*.'
+_PAGE = 'see the page *When averaging fails*.'
+_INSTEAD = f'Use the fine-tuned classifier, or an average of several (`uniform soup`); {_PAGE}'
 
 def _better(method):
     "What to do about a weak start"
@@ -119,6 +120,6 @@ def averaging_costs(
                 'a lower learning rate.']
     if end > before:
         return [f'{lost}: the {_end(start)}, at {before:.1%}, is too weak for that. {_better(start)} Or take a larger '
-                f'alpha. {_INSTEAD}']
+                f'alpha; {_PAGE}']
     return [
         f'{lost}, which is better than the fine-tuned one, at {end:.1%}. Fine-tune again with a lower learning rate.']
