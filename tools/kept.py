@@ -405,9 +405,10 @@ def with_runs(rows, draws=2000):
     sizes = {d: len(v) for runs in rows.values() for d, v in runs[0].items()}
     times = {d: (rng.multinomial(n, np.full(n, 1 / n), draws) / n).astype(np.float32) for d, n in sizes.items()}
     of_run = lambda run: np.mean([v.mean() for v in run.values()])
-    by_run = {r: np.array([of_run(run) for run in runs]) for r, runs in rows.items()}
+    by_run = {r: np.array(list(map(of_run, runs))) for r, runs in rows.items()}
     mean = lambda runs, d: np.mean([run[d] for run in runs], axis=0).astype(np.float32)
-    drawn = [np.mean([times[d] @ mean(runs, d) for d in runs[0]], axis=0) for runs in rows.values()]
+    of_draws = lambda runs: np.mean([times[d] @ mean(runs, d) for d in runs[0]], axis=0)
+    drawn = list(map(of_draws, rows.values()))
     of_images, fewest = np.var(np.mean(drawn, axis=0), ddof=1), min(sizes.values())
     n = len(next(iter(by_run.values())))
     of_runs = sum(np.var(v, ddof=1) / n for v in by_run.values()) / k**2 if n > 1 else 0

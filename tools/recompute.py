@@ -847,7 +847,7 @@ def _(page):
 
 @checks("explanations/weights_outputs")
 def _(page):
-    less = lost_by(apart(BETWEEN, ("logits", 0.5), "shifts"))
+    less = lost_by(runs_apart(BETWEEN, ("logits", 0.5), "shifts"))
     page.says("weights are {} points below logits under shift ({} to {})", *less)
     e, alphas = ends(), [round(a / 10, 1) for a in range(1, 10)]
     share = lambda method, a, kind=E2E, lr=3e-4: e.share(kind=kind, lr=lr, method=method, alpha=a)
@@ -1182,7 +1182,7 @@ def trained_on(folder):
 
 @checks("explanations/averages_over_time")
 def _(page):
-    page.says("held ImageNet's statistics still, it cost {} points", -apart(RECOMPUTED, BETWEEN, "shifts")[0])
+    page.says("held ImageNet's statistics still, it cost {} points", -runs_apart(RECOMPUTED, BETWEEN, "shifts")[0])
     o = over_time()
     page.holds("24 steps on some of the validation images", page.said("β = 0.9, 24 steps"))
     share = lambda kind, m, a: o.share(batchnorm=kind, method=m, alpha=a)
@@ -1438,10 +1438,10 @@ def _(page):
 
 @checks("explanations/averaging_fails")
 def _(page):
-    cost = lost_by(apart(BETWEEN, END, "shifts"))
+    cost = lost_by(runs_apart(BETWEEN, END, "shifts"))
     page.says("is {} points below the fine-tuned classifier under shift ({} to {}), in each of six", *cost)
-    page.says("nothing that could be told ({}, {} to {})", *apart(BETWEEN, END, "reference"))
-    page.says("fine-tuning itself gains {} points under shift ({} to {})", *apart(END, START, "shifts"))
+    page.says("nothing that could be told ({}, {} to {})", *runs_apart(BETWEEN, END, "reference"))
+    page.says("fine-tuning itself gains {} points under shift ({} to {})", *runs_apart(END, START, "shifts"))
     page.says("on photographs, it costs {} points under shift ({} to {})", *cost)
     p, t = paths(), grid().table
     settings = t.drop_duplicates("run").set_index("run")
@@ -1626,9 +1626,9 @@ SIX = [s for s in SHIFTS if s != "recoloured"]
 
 @checks("explanations/findings")
 def _(page):
-    cost = lost_by(apart(BETWEEN, END, "shifts"))
+    cost = lost_by(runs_apart(BETWEEN, END, "shifts"))
     page.says("is below the fine-tuned classifier by {} points ({} to {}) under shift", *cost)
-    page.says("no gain is to be seen ({}, {} to {}); a soup", *apart(BETWEEN, END, "reference"))
+    page.says("no gain is to be seen ({}, {} to {}); a soup", *runs_apart(BETWEEN, END, "reference"))
     of_soups = flat(soup_apart(r, "shifts") for r in STYLES)
     page.says("mean of its parts, {} ({} to {}†) and {} ({} to {}†)", *of_soups)
     n, minus = outline().n, lambda row, *places: [-row[i] for i in places]
@@ -2143,16 +2143,18 @@ def on_side(by_set, side, reference):
     return {f"own {reference}" if d == "reference" else d: v for d, v in mine.items()}
 
 
-def apart(a, b, side, references=STYLES):
+def runs_apart(a, b, side, references=STYLES):
     "By how many points two classifiers of each run differ, the second or the mean of several, with the interval."
     mean = lambda run, d: np.mean([run[k][d] for k in (b if isinstance(b, list) else [b])], axis=0)
     less = lambda run: {d: 100 * (v - mean(run, d)) for d, v in run[a].items()}
-    return with_runs({r: [on_side(less(run), side, r) for run in of_style(r)] for r in references})
+    of = lambda r: [on_side(less(run), side, r) for run in of_style(r)]
+    return with_runs({r: of(r) for r in references})
 
 
 def percent_on(rights, side):
     "Accuracy of several runs' classifiers on a side, in per cent."
-    return 100 * np.mean([[v.mean() for v in on_side(right, side, "").values()] for right in rights])
+    each = [on_side(right, side, "").values() for right in rights]
+    return 100 * np.mean([v.mean() for v in chain.from_iterable(each)])
 
 
 def soup_apart(reference, side):
@@ -2175,15 +2177,41 @@ PAIRS = [(BETWEEN, END), (RECOMPUTED, ("recomputed", 1)), (BETWEEN, START), (BET
 SIDES = "shifts", "reference"
 
 
+def percents_of(run, names):
+    "Accuracies of classifiers of a run on its reference."
+    return [100 * run[k]["reference"].mean() for k in names]
+
+
+def weights_below_logits(run):
+    "Weights less logits at 0.5 on the reference, in points, and the interval over images."
+    apart = 100 * (run[BETWEEN]["reference"] - run["logits", 0.5]["reference"])
+    half = scipy.stats.t.ppf(0.975, len(apart) - 1) * np.std(apart, ddof=1) / np.sqrt(len(apart))
+    room = 200 / len(apart)  # two images: where few differ the page's intervals are wider, so that they cover
+    return [apart.mean(), Drawn(apart.mean() - half, room), Drawn(apart.mean() + half, room)]
+
+
 @checks("explanations/photographs")
 def _(page):
     both = lambda rights: [percent_on(rights, side) for side in ("reference", "shifts")]
-    rows = [flat(both([run[k] for run in of_style(r)]) for r in STYLES) for k in SHOWN]
+    of = lambda k, r: both([run[k] for run in of_style(r)])
+    rows = [[*of(k, STYLES[0]), *of(k, STYLES[1])] for k in SHOWN]
     soups = flat(both(photographs(f"{r}, soup").values()) for r in STYLES)
     page.shows("accuracies = pd.concat", *rows, soups)
-    page.shows("changes = pd.concat", *[flat(apart(a, b, side) for side in SIDES) for a, b in PAIRS])
-    page.shows("each = {(r, on): row(", *[apart(BETWEEN, END, side, [r]) for r in STYLES for side in SIDES])
+    page.shows("changes = pd.concat", *[[*runs_apart(a, b, SIDES[0]), *runs_apart(a, b, SIDES[1])] for a, b in PAIRS])
+    page.shows("each = {(r, on): row(", *[runs_apart(BETWEEN, END, side, [r]) for r in STYLES for side in SIDES])
     page.shows("soup_gains = ", *[soup_apart(r, side) for r in STYLES for side in SIDES])
+    rates = {3e-5: of_style(STYLES[0])[0]} | {lr: photographs(f"{STYLES[0]}, lr {lr:g}") for lr in (1e-4, 3e-4)}
+    gaps = {lr: weights_below_logits(run) for lr, run in rates.items()}
+    own = lambda run: percents_of(run, [END, BETWEEN, ("logits", 0.5), ("recomputed", 1), RECOMPUTED])
+    page.shows("rates = {3e-5", *[[*own(run), *gaps[lr]] for lr, run in rates.items()])
+    page.says("wider at higher rates, {}, {} and {} points", *[-g[0] for g in gaps.values()])
+    differing = [run[BETWEEN]["reference"] - run["logits", 0.5]["reference"] for run in rates.values()]
+    p = [scipy.stats.binomtest(int(np.sum(d > 0)), int(np.sum(d != 0))).pvalue for d in differing]
+    page.holds("tell none of the three from zero", min(p) > 0.05)
+    short = lambda run, m, end: run[m, 0.5]["reference"].mean() - run[end]["reference"].mean()
+    worse = [short(r, "recomputed", ("recomputed", 1)) <= short(r, "weight-space", END) for r in rates.values()]
+    page.holds("recomputed the average lies at least as far below the fine-tuned", all(worse))
+    page.says("and {} images tell none", len(rates[3e-5][END]["reference"]))
     advice = []
     for r in STYLES:
         for seed, run in zip((10, 11, 12), of_style(r)):
@@ -2194,17 +2222,19 @@ def _(page):
             lost = max(shifts) - shifts[i], max(reference) - reference[i]
             advice.append([seed, note["chosen"], *lost, grid[int(np.argmax(shifts))]])
     page.shows("said = pd.DataFrame([advice", *advice)
-    cost, kept = lost_by(apart(BETWEEN, END, "shifts")), apart(BETWEEN, END, "reference")
+    cost, kept = lost_by(runs_apart(BETWEEN, END, "shifts")), runs_apart(BETWEEN, END, "reference")
     page.says("is {} points below the fine-tuned classifier (95 % interval {} to {})", *cost)
     page.says("no gain is to be seen ({}, {} to {})", *kept)
-    page.says("here fine-tuning gained {} points under shift ({} to {})", *apart(END, START, "shifts"))
+    page.says("here fine-tuning gained {} points under shift ({} to {})", *runs_apart(END, START, "shifts"))
     page.says("is {} points below the fine-tuned classifier under shift ({} to {})", *cost)
-    page.says("don't save it ({} below, {} to {})", *lost_by(apart(RECOMPUTED, ("recomputed", 1), "shifts")))
-    by_themselves = [-apart(*pair, side)[0] for pair in (PAIRS[6], PAIRS[7]) for side in SIDES]
+    page.says("don't save it ({} below, {} to {})", *lost_by(runs_apart(RECOMPUTED, ("recomputed", 1), "shifts")))
+    by_themselves = [-runs_apart(*pair, side)[0] for pair in (PAIRS[6], PAIRS[7]) for side in SIDES]
     page.says("They cost {} to {} points by themselves", min(by_themselves), max(by_themselves))
-    page.says("under shift, by {} points ({} to {})", *lost_by(apart(BETWEEN, ("logits", 0.5), "shifts")))
-    of_ema = lost_by(apart(AVERAGE_OVER_TIME, END, "shifts"))
+    page.says("under shift, by {} points ({} to {})", *lost_by(runs_apart(BETWEEN, ("logits", 0.5), "shifts")))
+    of_ema = lost_by(runs_apart(AVERAGE_OVER_TIME, END, "shifts"))
     page.says("is an average with the probe too, and costs {} points", of_ema[0])
+    page.says("little is to be gained: {} and {} test images", *[len(of_style(r)[0][END]["reference"]) for r in STYLES])
+    page.holds("for all 400", json.loads((ROOT / "nbs/reproductions/photographs/timm.json").read_text())["same"] == 400)
     table = pd.DataFrame(advice, columns=["seed", "chosen", "shifts", "reference", "best"])
     some = min(table.shifts), max(table.shifts)
     page.says("and it lost {} to {} points under shift against α = 1", *some)
@@ -2216,11 +2246,11 @@ def _(page):
     better = [on_curve(run, 0.5)[1] >= on_curve(run, 1.0)[1] for r in STYLES for run in of_style(r)]
     page.holds("the reference in six of six, the shifts in none", all(kept_by) and not any(better))
     page.prints("α = 0.5 keeps the reference in {} of 6 fine-tunings, and the shifts in {}.", sum(kept_by), sum(better))
-    page.says("**no**: {} ({} to {}) |", *apart(BETWEEN, END, "shifts"))
-    page.says("**no**: {} ({} to {}) under shift; on", *apart(BETWEEN, ("logits", 0.5), "shifts"))
-    page.says("yes: {} above it ({} to {})", *apart(BETWEEN, [START, END], "shifts"))
-    page.says("costs as one does: {} ({} to {})", *apart(AVERAGE_OVER_TIME, END, "shifts"))
-    page.says("yes: {} ({} to {}), and as much", *lost_by(apart(RECOMPUTED, BETWEEN, "shifts")))
+    page.says("**no**: {} ({} to {}) |", *runs_apart(BETWEEN, END, "shifts"))
+    page.says("**no**: {} ({} to {}) under shift; on", *runs_apart(BETWEEN, ("logits", 0.5), "shifts"))
+    page.says("yes: {} above it ({} to {})", *runs_apart(BETWEEN, [START, END], "shifts"))
+    page.says("costs as one does: {} ({} to {})", *runs_apart(AVERAGE_OVER_TIME, END, "shifts"))
+    page.says("yes: {} ({} to {}), and as much", *lost_by(runs_apart(RECOMPUTED, BETWEEN, "shifts")))
     of_soups = flat(soup_apart(r, "shifts") for r in STYLES)
     page.says("not to be seen: {} ({} to {}) and {} ({} to {}) under shift", *of_soups)
 
