@@ -2185,7 +2185,8 @@ def percents_of(run, names):
 def shift_by_shift(reference, d):
     "On a shift: start, average and fine-tuned in per cent, the mean of the runs; and what averaging changes."
     runs = of_style(reference)
-    shown = [100 * np.mean([run[k][d] for run in runs]) for k in (START, BETWEEN, END)]
+    mean = lambda k: 100 * np.mean([run[k][d] for run in runs])
+    shown = [*map(mean, (START, BETWEEN, END))]
     return shown + with_runs({reference: [{d: 100 * (run[BETWEEN][d] - run[END][d])} for run in runs]})
 
 
