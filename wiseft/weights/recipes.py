@@ -293,7 +293,8 @@ def what_is_missing(
     by_tensor = 'at' in signature(recipe.rule).parameters and not hasattr(recipe.rule, 'merge_method')
     if recipe.start is None and by_tensor and not looks_at_images(recipe.rule): # does it do without a start?
         try: merge(None, [{'w': torch.zeros(1)} for _ in recipe.tuned], recipe.rule)
-        except ValueError as e: problems.append(f'{e} In a recipe it is base_model.')
+        except Exception as e: # of a rule of the user's own it may be anything, and nothing to do with a start
+            if 'needs the start' in str(e): problems.append(f'{e} In a recipe it is base_model.')
     names = '\n'.join(k for state in states.values() for k in state)
     pieces = sorted({piece for piece in re.split(r'[.\n]', names) if not piece.isdigit()})
     parts = [k.said for k in recipe.knobs.values() if isinstance(k, ByTensor)]
