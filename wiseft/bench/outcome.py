@@ -205,7 +205,7 @@ def _judged(self:Bench, at, points, units):
     for i, family in enumerate(self.families or [everyone]):
         there = {n: at[n] for n in family['rows'] if n in points}
         if not there: continue
-        table = self.against_plain(there, len(family['rows']), units).drop(columns=['reference', 'shifted'])
+        table = self.against_plain(there, len(family['rows']), units).drop(columns=['reference', 'shifted', 'gain_p'])
         tables.append(table.assign(added=family['day'] if i else ''))
     return pd.concat(tables, ignore_index=True)
 

@@ -137,7 +137,7 @@ def matched_gains(
     level:float=.95,
     rng:np.random.Generator|None=None, # as in `resampled`
 # method, reference, shifted, gain, low, high, baseline, beyond, beyond_low, beyond_high,
-# ahead, ahead_low, ahead_high, p, p_holm, smallest, over
+# ahead, ahead_low, ahead_high, p, p_holm, smallest, gain_p, over
 ) -> pd.DataFrame:
     "How much more accurate methods are than a curve: under shift at equal accuracy on the reference, and head to head"
     _check_sets(methods, curve)
@@ -167,11 +167,12 @@ def matched_gains(
     chances = error[1], df[1] # of the head-to-head
     p = np.where(alone, np.nan, p_of(ahead, *chances))
     smallest = np.where(alone, np.nan, smallest_told(*chances, tests))
+    gain_p = np.where(alone, np.nan, p_of(gain, error[0], df[0]))
     table = dict(method=names, reference=reference, shifted=shifted)
     table |= dict(gain=gain, low=gain-of_gain, high=gain+of_gain, baseline=shifted-gain)
     table |= dict(beyond=beyond, beyond_low=lead-of_lead, beyond_high=lead+of_lead)
     table |= dict(ahead=ahead, ahead_low=ahead-of_ahead, ahead_high=ahead+of_ahead)
-    table |= dict(p=p, p_holm=holm_among(p, tests), smallest=smallest)
+    table |= dict(p=p, p_holm=holm_among(p, tests), smallest=smallest, gain_p=gain_p)
     return pd.DataFrame(table | dict(over=np.where(alone, 'images', 'images and seeds')))
 
 # %% ../../nbs/api/stats/11_matched_accuracy.ipynb #68058171

@@ -5,6 +5,7 @@
     python campaign.py --part "vit, harsh"      # this part alone
     python campaign.py --first                  # of all parts what `forgotten` and `labels` ask for first
     python campaign.py --held                   # the seeds that ../bench has, too: how many answers are the same
+    python campaign.py --tables                 # gains.csv, control.csv and meter.csv of what there is, in a minute
 
 Settings are chosen as ../bench chose them: by its own trials, which are read and not trained again, and by those of
 methods that are new. Weights lie in build/campaign and may be lost. All else lies here and is committed, but for the
@@ -16,13 +17,18 @@ import pandas as pd
 from dataclasses import replace
 from pathlib import Path
 from functools import partial
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from wiseft.bench.outcome import Entry
 from wiseft.bench.plan import Contender
 from wiseft.bench.run import Busy, Clock, TimeIsUp, Work, carry_out, planned
+from wiseft.base.files import atomic_path
 from wiseft.bench.trial import Trial
 from wiseft.methods.car_ft import context_head
 from wiseft.shell.app import load_methods
+from wiseft.stats.chance import holm_among
+from wiseft.stats.matched_accuracy import matched_gains
+from wiseft.stats.table import REFERENCE
 
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent/'bench'), str(HERE.parent/'names')]
@@ -31,6 +37,8 @@ from names import part_numbers, start_with
 
 BENCH = HERE.parent/'bench'
 PLAN = json.loads((HERE/'plan.json').read_text())
+NEW = ['LDIFS', 'ProLIP', 'R-Adapter', 'task arithmetic', 'TIES', 'TSV-M', 'Iso-C', 'RegMean'] # a family of their own
+SAME_END = ['mix', 'merge'] # kinds whose α = 1 is plain fine-tuning itself, where they are of one run
 
 
 def folder_name(part): return part.replace(', ', '-').replace(' ', '-')
@@ -103,14 +111,72 @@ def held():
     return pd.DataFrame(rows)
 
 
+def read(name):
+    "What is there of a part, by the seeds that all rows have. Trains and judges nothing, whatever weights there are."
+    plan, folder = plan_of(name)
+    with TemporaryDirectory() as empty: return carry_out(plan, folder, empty, 1e-9, lambda line: None)
+
+
+def gains(found):
+    "As the bench has them, with a family of Holm's for the new methods."
+    rows = [n for n in found.entries if n != 'plain']
+    new = [n for n in rows if n in NEW]
+    found.families = [dict(day='', rows=[n for n in rows if n not in new]), dict(day=PLAN['decided'], rows=new)]
+    return found.gains()
+
+
+def on_control(found):
+    "What each row, where validation puts it, has on control images beyond plain averages as accurate on the reference."
+    alphas, entries = found.plan.alphas, found.entries
+    at = {n: e.at(alphas) for n, e in entries.items()}
+    both = [REFERENCE, *found.plan.control]
+    def shares(n, but):
+        known = entries[n].shares(but)
+        return known and {d: known[d] for d in both}
+    def judged(but=None): # points of the rows, and plain's curve
+        known = {n: s for n in entries if (s := shares(n, but))}
+        return {n: {d: v[at[n]] for d, v in s.items()} for n, s in known.items() if n != 'plain'}, known['plain']
+    seeds = range(len(entries['plain'].curves))
+    table = matched_gains(*judged(), at['plain'], without=[judged(i) for i in seeds])
+    table = table.assign(p_holm=holm_among(table.gain_p, len(table)), alpha=[found.alpha(n, at[n]) for n in table.method])
+    names = {'shifted': 'control', 'gain_p': 'p'}
+    kept = ['method', 'alpha', 'reference', 'shifted', 'gain', 'low', 'high', 'baseline', 'beyond', 'gain_p', 'p_holm', 'over']
+    return table[kept].rename(columns=names)
+
+
+def meter(found):
+    "Of each seed of rows that end elsewhere than plain fine-tuning: divergence at α = 1, and points lost on control."
+    control, rows = next(iter(found.plan.control)), []
+    for n, e in found.entries.items():
+        same = getattr(e.row.method, 'kind', '') in SAME_END and not e.several
+        if same or len(e.curves[0].validation) == 1: continue
+        for seed, c in zip(found.plan.seeds, e.curves):
+            right = c.test[control].mean(1)
+            rows.append(dict(method=n, seed=seed, kl=c.kl[REFERENCE][-1], lost=right[0]-right[-1]))
+    return pd.DataFrame(rows)
+
+
+def write_tables():
+    "Of all parts that are there: gains.csv, control.csv, meter.csv."
+    found = {name: read(name) for name in PLAN['parts']}
+    ready = {name: f for name, f in found.items() if len(f.entries) > 1 and len(f.entries['plain'].curves) == 5}
+    for make in (gains, on_control, meter):
+        tables = [make(f).assign(part=folder_name(name)) for name, f in ready.items()]
+        with atomic_path(HERE/f'{make.__name__.removeprefix("on_")}.csv', force=True) as tmp:
+            pd.concat(tables).round(5).to_csv(tmp, index=False)
+    return f'tables of {", ".join(ready)}'
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--minutes', type=float, help='stop after so many; default: when all is done')
     parser.add_argument('--part', choices=PLAN['parts'])
     parser.add_argument('--first', action='store_true', help='only what the first questions ask for')
     parser.add_argument('--held', action='store_true', help='train nothing')
+    parser.add_argument('--tables', action='store_true', help='train nothing')
     args, began = parser.parse_args(), perf_counter()
     load_methods()
+    if args.tables: return print(write_tables())
     if args.held: return print(held().groupby('part').same.describe().round(4).to_string())
     for name in [args.part] if args.part else PLAN['parts']:
         left = args.minutes and args.minutes - (perf_counter()-began)/60
