@@ -138,10 +138,9 @@ def on_control(found):
         return {n: {d: v[at[n]] for d, v in s.items()} for n, s in known.items() if n != 'plain'}, known['plain']
     seeds = range(len(entries['plain'].curves))
     table = matched_gains(*judged(), at['plain'], without=[judged(i) for i in seeds])
-    table = table.assign(p_holm=holm_among(table.gain_p, len(table)), alpha=[found.alpha(n, at[n]) for n in table.method])
-    names = {'shifted': 'control', 'gain_p': 'p'}
-    kept = ['method', 'alpha', 'reference', 'shifted', 'gain', 'low', 'high', 'baseline', 'beyond', 'gain_p', 'p_holm', 'over']
-    return table[kept].rename(columns=names)
+    of_rows = dict(alpha=[found.alpha(n, at[n]) for n in table.method], p=table.gain_p)
+    table = table.assign(**of_rows, p_holm=holm_among(table.gain_p, len(table))).rename(columns={'shifted': 'control'})
+    return table[['method', 'alpha', 'reference', 'control', 'gain', 'low', 'high', 'baseline', 'p', 'p_holm', 'over']]
 
 
 def meter(found):
