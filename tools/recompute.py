@@ -711,6 +711,11 @@ def by_half():
     return [[Wide(v) for v in np.mean(out, axis=0)], [Wide(v) for v in np.std(out, axis=0, ddof=1)]]
 
 
+def standard_error(best, n):
+    "A standard error of an accuracy on n images, an image at least."
+    return np.maximum(np.sqrt(best * (1 - best) / n), 1 / n)
+
+
 def few_validation_images(runs):
     "What two rules choose, and lose, with some of the validation images: mean α, share of α = 0, regret."
     t, rng, rows = grid().table, np.random.default_rng(0), []
@@ -728,7 +733,7 @@ def few_validation_images(runs):
         for drawn in [rng.choice(n, m, replace=False) for _ in range(10 if m < n else 1)]:
             v = right[:, :, drawn].mean(2)
             top = v.max(1, keepdims=True)
-            error = np.sqrt(top * (1 - top) / m)
+            error = standard_error(top, m)
             good, best = v >= top - error - 1e-9, v >= top - 1e-9
             pulled = (v[:, [10]] > v[:, [5]] + error) & (m < 50)  # the fine-tuned end is better, images are few
             nearest = np.where(np.where(pulled, best, good), np.abs(alphas - 0.5), 9).argmin(1)
@@ -745,7 +750,7 @@ def _(page):
     alphas = np.array(val.columns, float)
 
     def one_error(v):
-        return alphas[v >= v.max() - np.sqrt(v.max() * (1 - v.max()) / n)][0]
+        return alphas[v >= v.max() - standard_error(v.max(), n)][0]
 
     def greedy(v):
         i = len(v) - 1
@@ -1271,7 +1276,7 @@ def kept_or_not(part):
     order = np.random.default_rng(0).permutation(n)
     for run, seen in zip(runs, validation):
         v, m = seen["reference"].mean(1), seen["reference"].shape[1]
-        good = v >= v.max() - np.sqrt(v.max() * (1 - v.max()) / m) - 1e-9
+        good = v >= v.max() - standard_error(v.max(), m) - 1e-9
         usual = np.where(good, np.abs(alphas - 0.5), 9).argmin()
         for half, other in ((order[: n // 2], order[n // 2 :]), (order[n // 2 :], order[: n // 2])):
             kept = run[CONTROL][:, half].mean(1)
@@ -1522,7 +1527,7 @@ def _(page):
     def seen(at):
         v = {a: at(a)["validation"] for a in (0.0, 0.5, 1.0)}
         top = max(v[0.0], v[1.0]) / 100
-        error = 100 * np.sqrt(top * (1 - top) / n)
+        error = 100 * standard_error(top, n)
         start, half, end = (at(a) for a in (0.0, 0.5, 1.0))
         gained = [half.reference - end.reference, half["shift"] - max(start["shift"], end["shift"])]
         return [v[0.0], v[1.0], v[0.5], (v[0.5] - 100 * top) / error, *gained]
@@ -1542,7 +1547,7 @@ def _(page):
     def by_rule(at):
         alphas = np.round(np.arange(11) / 10, 1)
         v = np.array([at(a)["validation"] for a in alphas]) / 100
-        good = alphas[v >= v.max() - np.sqrt(v.max() * (1 - v.max()) / n) - 1e-9]
+        good = alphas[v >= v.max() - standard_error(v.max(), n) - 1e-9]
         a = good[np.abs(good - 0.5).argmin()]
         return [a, good[0], *[at(a)[on] - at(end)[on] for on in BOTH for end in (0.0, 1.0)]]
 
@@ -1813,7 +1818,7 @@ def picked_rows():
         out[rule] = []
         for g in runs:
             top = g.validation.max()
-            room = np.sqrt(top * (1 - top) / n) if rule == "one standard error" else 0
+            room = standard_error(top, n) if rule == "one standard error" else 0
             good = g.alpha == 0.5 if rule == "0.5" else g.validation >= top - room - 1e-9
             out[rule].append(g.index[good][0])
     return out
