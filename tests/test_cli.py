@@ -286,8 +286,9 @@ def test_stopped_training_leaves_whole_checkpoints_and_goes_on(room, tmp_path, s
     assert training.returncode == 130 and "stopped" in err and "Traceback" not in err, err
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
     assert [p.name for p in (tmp_path / "run").iterdir()] == [checkpoint.name]
-    assert "--force" not in wiseft(*command[1:], "--epochs", "5000", cwd=tmp_path, code=1).stderr
-    assert "epochs" in wiseft(*command[1:], "--epochs", "9", "--resume", cwd=tmp_path, code=1).stderr
+    if sent == signal.SIGINT:  # what is left is the same
+        assert "--force" not in wiseft(*command[1:], "--epochs", "5000", cwd=tmp_path, code=1).stderr
+        assert "epochs" in wiseft(*command[1:], "--epochs", "9", "--resume", cwd=tmp_path, code=1).stderr
 
 
 def test_a_run_goes_on_from_its_checkpoint(room, tmp_path):

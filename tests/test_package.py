@@ -8,7 +8,7 @@ from importlib import import_module
 
 import pytest
 from conftest import ROOT, copy_tree, python, run, tree
-from test_jupyter import ONE_EPOCH, code_cells
+from test_jupyter import FEW_IMAGES, ONE_EPOCH, code_cells
 
 TUTORIALS = [p for p in tree() if p.parts[:2] == ("nbs", "tutorials") and p.suffix == ".ipynb"
              and p.stem != "quickstart"]  # what that one does the landing page does, and it takes minutes
@@ -70,7 +70,7 @@ def test_metadata(installed):
 def test_demo(installed):
     bin, home, env = installed
     assert "wiseft" in run(bin / "wiseft", "--version", cwd=home, env=env).stdout
-    code = ONE_EPOCH + "from wiseft.shell.cli import app\napp(['demo', '-o', 'out'])"
+    code = ONE_EPOCH + FEW_IMAGES + "from wiseft.shell.cli import app\napp(['demo', '-o', 'out'])"
     done = run(bin / "python", "-W", "ignore", "-c", code, cwd=home, env=env, timeout=600)
     made = {p.name for p in (home / "out").iterdir()}
     assert {"results.csv", "report.html"} <= made and any(n.endswith(".png") for n in made), made
@@ -103,7 +103,7 @@ def test_tutorial(installed, path):
 def test_landing_page(installed):
     ten, own = landing()
     assert len([line for line in ten.splitlines() if line]) <= 10
-    assert "mean over shifts" in script(installed, ten)
+    assert "mean over shifts" in script(installed, FEW_IMAGES + ten)
 
 
 PHOTOS = """

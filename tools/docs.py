@@ -108,5 +108,6 @@ def build():
 
 if __name__ == "__main__":
     os.chdir(ROOT)
-    sys.path.insert(0, str(ROOT))  # this tree, whichever is installed
+    # this tree, whichever is installed, and what pages of results share
+    sys.path[:0] = [str(ROOT), str(ROOT / "nbs/reproductions")]
     sys.exit("\n".join(build()) or None)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -335,8 +336,7 @@ def campaign(part, setting, split="test"):
     "Of each of five seeds which images are right: set -> (11, n), α from 0 to 1."
     folder, out = ROOT / "nbs/reproductions/campaign" / part, []
     for seed in range(30, 35):
-        with np.load(folder / f"{setting}, seed {seed}.{split}.npz") as f:
-            out.append({k.removeprefix("right "): f[k].astype(float) for k in f.files if k.startswith("right ")})
+        out.append(read_curves(folder / f"{setting}, seed {seed}.{split}.npz"))
     return out
 
 
@@ -344,6 +344,45 @@ def only(runs, sets):
     "Runs with some of their sets."
     some = lambda run: {d: run[d] for d in sets}
     return [some(r) for r in runs]
+
+
+class OfAll(list):
+    "One classifier that several runs made, and what `without` each of them made."
+
+    def __init__(self, whole, without):
+        super().__init__([whole])
+        self.without = without
+
+
+@cache
+def campaign_rows(part):
+    "Name of a row -> its five runs, or `OfAll`; and the accuracies on validation images along its curve."
+    folder, rows = ROOT / "nbs/reproductions/campaign" / part, {}
+    every = lambda names: list(map(read_curves, sorted(folder.glob(names))))
+    for file in sorted(folder.glob("*, seed 34.test.npz")):
+        setting = file.name.removesuffix(", seed 34.test.npz")
+        runs, seen = (every(f"{setting}, seed 3[0-4].{split}.npz") for split in ("test", "validation"))
+        if len(runs) == 5:
+            rows[setting] = runs, np.mean([v["reference"].mean(1) for v in seen], axis=0)
+    for file in sorted(folder.glob("* of 5 plain, *.test.npz")):
+        setting = file.name.removesuffix(".test.npz")
+        fewer = every(f"{setting.replace(' of 5 ', ' of 4 ')}, without seed *.test.npz")
+        (seen,) = every(f"{setting}.validation.npz")
+        rows[setting] = OfAll(read_curves(file), fewer), seen["reference"].mean(1)
+    called = lambda setting: re.split(r" of (?:\d )?plain,|(?: [\d.]+)?, lr", setting)[0]
+    own = lambda setting: "LoRA, best on validation" if setting.startswith("LoRA 8, lr 0.01") else called(setting)
+    return {own(setting): row for setting, row in rows.items()}
+
+
+def read_curves(file):
+    "Set -> (k, n), which images the points of a curve get right."
+    with np.load(file) as f:
+        return {k.removeprefix("right "): f[k].astype(float) for k in f.files if k.startswith("right ")}
+
+
+def but(runs, i):
+    "Runs without one of them."
+    return [runs.without[i]] if isinstance(runs, OfAll) else runs[:i] + runs[i + 1 :]
 
 
 def shares(runs, sets):
@@ -364,6 +403,14 @@ def over_seeds(number, *runs, draws=2000):
 
     `number` takes for each of `runs` a dict, set -> (…, 11) accuracies. Images of a set are drawn together for all.
     """
+    value, error, df = with_error(number, *runs, draws=draws)
+    half = error * scipy.stats.t.ppf(0.975, df)
+    room = 3.5 * half / np.sqrt(draws)  # of a standard deviation that was drawn, here and on the page
+    return [value, Drawn(value - half, room), Drawn(value + half, room)]
+
+
+def with_error(number, *runs, draws=2000):
+    "The number, its standard error, and degrees of freedom."
     sets, rng, n = list(runs[0][0]), np.random.default_rng(5), len(runs[0])
     whole = [shares(r, sets) for r in runs]
     value = number(*map(accuracies, whole))
@@ -372,15 +419,13 @@ def over_seeds(number, *runs, draws=2000):
     of_images = np.var(number(*[accuracies(m, weights) for m in whole]), ddof=1)
 
     def without(i):
-        rest = [shares(r[:i] + r[i + 1 :], sets) for r in runs]
+        rest = [shares(but(r, i), sets) for r in runs]
         return number(*map(accuracies, rest))
 
     of_seeds = (n - 1) * np.var([without(i) for i in range(n)])
     felt, fewest = max(of_seeds, of_images), min(sizes.values())
     df = (of_images + felt) ** 2 / (of_images**2 / (fewest - 1) + felt**2 / (n - 1))
-    half = np.sqrt(of_images + of_seeds) * scipy.stats.t.ppf(0.975, df)
-    room = 3.5 * half / np.sqrt(draws)  # of a standard deviation that was drawn, here and on the page
-    return [value, Drawn(value - half, room), Drawn(value + half, room)]
+    return value, np.sqrt(of_images + of_seeds), df
 
 
 # ---------- photographs ----------

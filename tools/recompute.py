@@ -28,6 +28,7 @@ from kept import (
     BOTH,
     both_chances,
     campaign,
+    campaign_rows,
     change,
     changes,
     CONTROL,
@@ -46,6 +47,7 @@ from kept import (
     LC,
     linear,
     measured,
+    OfAll,
     only,
     outline,
     over_classes,
@@ -65,6 +67,7 @@ from kept import (
     two_way,
     weak,
     Wide,
+    with_error,
     with_runs,
     zeroshot,
 )
@@ -1254,6 +1257,46 @@ def kept_more_by_halves(plain, lora, n_splits=100):
             at = np.interp(place, range(11), c[CONTROL])
             out.append([100 * (at - d[CONTROL][-1]), 100 * at])
     return [Drawn(v, 0.3) for v in np.mean(out, axis=0)]
+
+
+def at_place(runs, i):
+    "Runs with one point of their curves."
+    some = lambda run: {d: v[i : i + 1] for d, v in run.items()}
+    one = list(map(some, runs))
+    return OfAll(one[0], list(map(some, runs.without))) if isinstance(runs, OfAll) else one
+
+
+def nearest_to_half(seen, n):
+    "Of accuracies on n validation images along α: the place near the best that is nearest to 0.5."
+    good = seen >= seen.max() - standard_error(seen.max(), n) - 1e-9
+    return np.where(good, np.abs(np.arange(len(seen)) / 10 - 0.5), 9).argmin()
+
+
+@cache
+def rows_on_control(part):
+    """Name of a row of the campaign -> α, reference, control, gain, its interval, p; where validation puts it.
+
+    A row that is more accurate on the reference than any plain average has neither gain nor p.
+    """
+    from scipy.stats import t as student
+
+    both, rows, n = ("reference", CONTROL), dict(campaign_rows(part)), outline().n["validation"]
+    plain = only(rows.pop("plain")[0], both)
+    highest = accuracies(shares(plain, both))["reference"].max()
+    for name, (runs, seen) in rows.items():
+        i = nearest_to_half(seen, n) if len(seen) > 1 else 0
+        mine = at_place(OfAll(only(runs, both)[0], only(runs.without, both)) if isinstance(runs, OfAll) else
+                        only(runs, both), i)
+        reference, control = (accuracies(shares(mine, both))[d][0] for d in both)
+        rows[name] = [i / 10 if len(seen) > 1 else np.nan, 100 * reference, 100 * control]
+        if reference > highest + 1e-9:
+            rows[name] += [np.nan] * 4
+            continue
+        gain, (_, error, df) = -kept_more_by_halves(plain, mine)[0], with_error(kept_more, plain, mine)
+        half = error * student.ppf(0.975, df)
+        ends = [Drawn(v, 0.3 + 3.5 * half / np.sqrt(2000)) for v in (gain - half, gain + half)]
+        rows[name] += [gain, *ends, 2 * student.sf(abs(gain) / error, df)]
+    return rows
 
 
 def given_back(a):

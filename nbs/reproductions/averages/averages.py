@@ -5,6 +5,8 @@ trained or not, recomputed or not.
     python averages.py    # two to five minutes a run on one core; a line of runs.jsonl each, what is done is skipped
     python averages.py --repeat "batchnorm=frozen seed=2"    # what share comes out otherwise
 """
+import sys
+from pathlib import Path
 from wiseft.weights.batchnorm import recompute_batchnorm
 from wiseft.data.suites import protocol
 from wiseft.train.learner import finetune
@@ -12,7 +14,9 @@ from wiseft.train.loaders import clip_dataloaders
 from wiseft.weights.merge import interpolate
 from wiseft.methods.ema import EMA
 from wiseft.methods.swa import SWA
-from wiseft.bench.experiments import judged_sets, protocol_start, right_answers, run_script
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from runs import judged_sets, protocol_start, right_answers, run_script
 
 LR, ALPHAS = 1e-3, [.25, .5, .75, 1.]
 

@@ -298,5 +298,6 @@ def main(functions):
 
 
 if __name__ == '__main__':
-    from wiseft.bench.experiments import provenance
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
+    from runs import provenance
     with provenance(__file__, seeds=['of each setting']): main(sys.argv[1:])

@@ -7,9 +7,13 @@
 The recipe is the protocol's. Outline and solid are the styles that have training families; the runs with outline as the
 reference, which is the protocol itself, are the first three of ../grid.
 """
+import sys
+from pathlib import Path
 from wiseft.data.suites import protocol
 from wiseft.train.learner import finetune
-from wiseft.bench.experiments import judge, judged_sets, protocol_start, run_script
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from runs import judge, judged_sets, protocol_start, run_script
 
 ALPHAS = [round(a/10, 1) for a in range(11)]
 STYLE = 'solid'

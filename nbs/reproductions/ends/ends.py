@@ -7,8 +7,9 @@ ensembles, measures of diversity.
 
 The linear classifier's learning rate is the one of LINEAR_LRS that is best on the reference's validation images.
 """
-import warnings
+import sys, warnings
 from itertools import product
+from pathlib import Path
 import numpy as np, torch
 import torch.nn.functional as F
 from wiseft.data.suites import protocol
@@ -18,7 +19,9 @@ from wiseft.infer.evaluation import evaluate
 from wiseft.train.learner import finetune
 from wiseft.stats.metrics import correct
 from wiseft.infer.inference import common_transform, extract_features, run_all
-from wiseft.bench.experiments import judged_sets, protocol_start, run_script
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from runs import judged_sets, protocol_start, run_script
 
 PATH = [-.25, -.1, 0., .1, .2, .3, .4, .5, .6, .7, .8, .9, 1., 1.1, 1.25]
 STEP = .01 # of α, for the slope at the zero-shot end

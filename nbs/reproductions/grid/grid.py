@@ -7,13 +7,16 @@
 One seed, but for the protocol's own setting, which is run with three. Runs come in a random order, so that a part of
 them is a sample of the grid.
 """
-import random
+import random, sys
 from functools import partial
+from pathlib import Path
 from wiseft.data.suites import protocol
 from wiseft.train.learner import finetune
 from wiseft.methods.ema import EMA
 from wiseft.methods.l2sp import l2sp
-from wiseft.bench.experiments import judge, judged_sets, protocol_start, run_script
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from runs import judge, judged_sets, protocol_start, run_script
 
 ALPHAS = [round(a/10, 1) for a in range(1, 11)]
 LRS, EPOCHS = (1e-4, 3e-4, 1e-3, 3e-3), (5, 10, 20)

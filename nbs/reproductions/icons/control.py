@@ -3,12 +3,15 @@
 
     python control.py    # half a minute
 """
+import sys
 from pathlib import Path
 from wiseft.base.files import atomic_path
-from wiseft.bench.experiments import protocol_start, provenance
 from wiseft.data.control import control_set
 from wiseft.infer.evaluation import evaluate
 from wiseft.models.classifier import zeroshot_classifier
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from runs import protocol_start, provenance
 
 
 def main():

@@ -6,13 +6,16 @@
 
 A quarter, half, three quarters or all of the classes go by a part number instead of their name.
 """
-import warnings
+import sys, warnings
+from pathlib import Path
 import numpy as np
 from wiseft.models.classifier import ImageClassifier
 from wiseft.data.suites import protocol
 from wiseft.models.head import zeroshot_head
 from wiseft.train.learner import finetune
-from wiseft.bench.experiments import judge, judged_sets, protocol_start, run_script
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from runs import judge, judged_sets, protocol_start, run_script
 
 ALPHAS = [round(a/10, 1) for a in range(11)]
 

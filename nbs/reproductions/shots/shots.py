@@ -7,11 +7,15 @@
 Images are drawn from all families of the reference's training images; classes with fewer than k give all they have.
 Nothing is tuned for k: the protocol's recipe end to end, and one learning rate for heads.
 """
+import sys
 from itertools import product
+from pathlib import Path
 import numpy as np
 from wiseft.data.suites import load_suite, protocol
 from wiseft.train.learner import finetune
-from wiseft.bench.experiments import judge, judged_sets, protocol_start, run_script
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from runs import judge, judged_sets, protocol_start, run_script
 
 SHOTS, LINEAR_LR = (1, 2, 4, 8, 16, 25), 1e-2
 ALPHAS = [.25, .5, .75, 1.]

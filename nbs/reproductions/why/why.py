@@ -9,7 +9,7 @@ linear classifiers from gentle to harsh.
 Half of the classes are taught and the others not, and then the other way round, so that every image is once of a taught
 class and once of an untaught one.
 """
-import argparse
+import argparse, sys
 from itertools import product
 from pathlib import Path
 import numpy as np, pandas as pd, torch
@@ -18,9 +18,10 @@ from wiseft.infer.ensembles import members
 from wiseft.base.files import atomic_path
 from wiseft.train.learner import finetune
 from wiseft.infer.inference import predict
-from wiseft.stats.run_tables import change_table
-from wiseft.bench.experiments import judge, judged_sets, make_runs, protocol_start, provenance
-from wiseft.bench.experiments import read_runs, repeat_run, run_name
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from runs import change_table, judge, judged_sets, make_runs, protocol_start, provenance
+from runs import read_runs, repeat_run, run_name
 
 HERE = Path(__file__).resolve().parent
 HALVES, HEADS, ALPHAS = HERE/'runs.jsonl', HERE/'runs-heads.jsonl', [.25, .5, .75, 1.]
