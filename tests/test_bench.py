@@ -206,27 +206,35 @@ def begun(*args):
     return process
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    "The folder of a bench that one process carried out, undisturbed"
+    folder = tmp_path_factory.mktemp("bench") / "whole"
+    done = begun(folder)
+    done.join()
+    assert done.exitcode == 0
+    return folder
+
+
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
-def test_killed_at_random_moments(tmp_path):
+def test_killed_at_random_moments(tmp_path, whole):
     "A bench that was killed ends in the same table: twice soon after a checkpoint, else at any moment"
-    folder, whole, rng = tmp_path / "killed", tmp_path / "whole", np.random.default_rng(0)
+    folder, rng = tmp_path / "killed", np.random.default_rng(0)
     hits = [killed(begun(folder), folder, rng, only) for only in (None, trained, None, trained)]
     assert hits.count(None) < 2 and True in hits, f"no kill hit a training: {hits}"
-    for last in begun(folder), begun(whole):
-        last.join()
-        assert last.exitcode == 0
+    last = begun(folder)
+    last.join()
+    assert last.exitcode == 0
     assert (folder / "gains.csv").read_bytes() == (whole / "gains.csv").read_bytes()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no forkserver")
-def test_several_processes_share_one(tmp_path):
+def test_several_processes_share_one(tmp_path, whole):
     "What one is at the others leave alone: all is made once, and all end in the table that one alone makes"
-    folder, whole, names = tmp_path / "shared", tmp_path / "whole", ["a", "b", "c"]
+    folder, names = tmp_path / "shared", ["a", "b", "c"]
     for p in [begun(folder, n) for n in names]:
         p.join()
         assert p.exitcode == 0
-    last = begun(whole)
-    last.join()
     tables = {(folder / f"{n}.csv").read_bytes() for n in names}
     assert tables == {(whole / "gains.csv").read_bytes()}
 
