@@ -369,9 +369,14 @@ def campaign_rows(part):
         fewer = every(f"{setting.replace(' of 5 ', ' of 4 ')}, without seed *.test.npz")
         (seen,) = every(f"{setting}.validation.npz")
         rows[setting] = OfAll(read_curves(file), fewer), seen["reference"].mean(1)
-    called = lambda setting: re.split(r" of (?:\d )?plain,|(?: [\d.]+)?, lr", setting)[0]
-    own = lambda setting: "LoRA, best on validation" if setting.startswith("LoRA 8, lr 0.01") else called(setting)
-    return {own(setting): row for setting, row in rows.items()}
+    return {row_name(setting): row for setting, row in rows.items()}
+
+
+def row_name(setting):
+    "The row of a campaign that a file belongs to."
+    if setting.startswith("LoRA 8, lr 0.01"):
+        return "LoRA, best on validation"
+    return re.split(r" of (?:\d )?plain,|(?: [\d.]+)?, lr", setting)[0]
 
 
 def read_curves(file):

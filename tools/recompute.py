@@ -59,6 +59,7 @@ from kept import (
     points,
     published,
     ROOT,
+    row_name,
     second,
     shares,
     SHIFTS,
@@ -965,9 +966,14 @@ def on_bench(name, row, seeds, part):
     files = [f"{whose}, lr {row.lr:g}, seed {s}" for s in seeds]
     if row.runs > 1:
         files = [f"{name} of {len(seeds)} plain, lr {row.lr:g}"]
-    kept = [np.load(BENCH / part / f"{f}.test.npz") for f in files]
+    kept = [in_means(np.load(part / f"{f}.test.npz")) for f in files]
     mean = lambda name: np.mean([f[name] for f in kept], 0)
-    return {k: mean(k) for k in kept[0].files if k != "cost"}
+    return {k: mean(k) for k in kept[0]}
+
+
+def in_means(kept):
+    "Of a file of a curve what is right, but for control sets."
+    return {k: kept[k] for k in kept.files if k.startswith("right ") and CONTROL not in k}
 
 
 def places(curve, weights):
@@ -980,11 +986,13 @@ def places(curve, weights):
 class OnTower:
     "The gains and leads of the harsh recipe on one tower, over images and seeds, as Which method? tells them."
 
-    def __init__(self, tower):
-        table = pd.read_csv(BENCH / "gains.csv").query(f"tower == '{tower}' and recipe == 'harsh'")
-        self.table, self.part, rng = table.set_index("method"), f"{tower}-harsh", np.random.default_rng(1)
-        seeds = json.loads((BENCH / "plan.json").read_text())["seeds"]
-        self.seeds = seeds[: int(table.seeds.iloc[0])]
+    def __init__(self, tower, folder=BENCH):
+        part, rng = f"{tower}-harsh", np.random.default_rng(1)
+        own = f"tower == '{tower}' and recipe == 'harsh'" if folder == BENCH else f"part == '{part}'"
+        self.part, self.table = folder / part, pd.read_csv(folder / "gains.csv").query(own).set_index("method")
+        self.seeds = json.loads((folder / "plan.json").read_text())["seeds"]
+        if folder == BENCH:
+            self.seeds = self.seeds[: int(self.table.seeds.iloc[0])]
         self.chosen = round(10 * self.table.alpha["plain"])
         plain = self.of("plain")
         sizes = {d: right.shape[1] for d, right in plain.items()}
@@ -1007,11 +1015,10 @@ class OnTower:
         if row.runs == 1:
             return on_bench(name, row, [s for s in self.seeds if s != but], self.part)
         few = len(self.seeds) - 1
-        file = BENCH / self.part / f"{name} of {few} plain, lr {row.lr:g}, without seed {but}.test.npz"
+        file = self.part / f"{name} of {few} plain, lr {row.lr:g}, without seed {but}.test.npz"
         if not file.exists():
             return None
-        kept = np.load(file)
-        return {k: kept[k] for k in kept.files if k != "cost"}
+        return in_means(np.load(file))
 
     def wide(self, images, seeds):
         "Half of a 95 % interval: both variances, and Satterthwaite's degrees with seeds weighing no less than images."
@@ -1113,6 +1120,15 @@ def _(page):
     ):
         page.quotes(f"evidence('{names[0]}'", *map(row, names))
     page.says("that our rule took it is {} points behind", -towers[1].ahead("LoRA")[0])
+    of_campaign = OnTower("vit", ROOT / "nbs/reproductions/campaign")
+    eight = of_campaign.table[of_campaign.table.added.notna()]
+
+    def later_row(name, p):
+        averaged = of_campaign.averaged(name) if of_campaign.table.gain[name] == of_campaign.table.gain[name] else []
+        return [*averaged, *of_campaign.ahead(name), Wide(p), int(eight.runs[name])]
+
+    page.quotes("later = pd.read_csv(", *[later_row(name, p) for name, p in eight.p_holm.items()])
+    page.holds("None of the eight is ahead by a difference that is established", eight.p_holm.min() > 0.05)
     one = table[(table.runs == 1) & ~table.index.isin(["plain", "plain, other seeds"])]
     own = one[~one.index.str.contains("plain's lr|longer")]
     for around in ("a lead had to be some {} points in the median row", "leads of less than some {} points could not"):
@@ -1299,6 +1315,37 @@ def rows_on_control(part):
     return rows
 
 
+def ends_and_loss(part):
+    """Of each fine-tuning, not averaged: method, divergence from the start on the reference, points lost on control.
+
+    Mixes and merges of one run end in plain fine-tuning itself, and are left out.
+    """
+    folder, rows, same = ROOT / "nbs/reproductions/campaign" / part, [], ["logits", "probabilities", "LiNeS", "Fisher"]
+    chosen = [f.name.removesuffix("34.test.npz") for f in folder.glob("*, seed 34.test.npz")]
+    for file in sorted(folder.glob("*.test.npz")):
+        with np.load(file) as f:
+            kl, right = f["kl reference"], f[f"right {CONTROL}"].mean(1)
+        name, of_plan = row_name(file.name), " of 5 plain" in file.name or file.name.startswith(tuple(chosen))
+        if of_plan and len(kl) > 1 and name not in same:
+            rows.append((name, kl[-1], 100 * (right[0] - right[-1])))
+    return pd.DataFrame(rows, columns=["method", "kl", "lost"])
+
+
+def told_by_meter(page):
+    "Spearman's correlation of divergence and loss, with an interval by methods drawn anew."
+    from scipy.stats import spearmanr
+
+    table, rng = ends_and_loss("vit-harsh"), np.random.default_rng(9)
+    of = lambda t: spearmanr(t.kl, t.lost).statistic
+    methods = [g for _, g in table.groupby("method")]
+    drawn = [of(pd.concat([methods[i] for i in rng.integers(0, len(methods), len(methods))])) for _ in range(1000)]
+    low, high = (Drawn(v, 0.05) for v in np.quantile(drawn, [0.025, 0.975]))
+    page.prints("rank correlation {} ({} to {}) of {} fine-tunings by {} methods", of(table), low, high, len(table),
+                len(methods))
+    page.says("the rank correlation is {} ({} to {})", of(table), low, high)
+    page.says("Without FLYP's rows it is {}", of(table[~table.method.str.startswith("FLYP")]))
+
+
 def given_back(a):
     a = a[CONTROL]
     return 100 * (a[..., 5] - a[..., 10]) / (a[..., 0] - a[..., 10])
@@ -1372,6 +1419,16 @@ def _(page):
         *np.sort(-by_validation[:, 1])[[0, -1]],
     )
     page.says("Under shift it cost {} points at most", max(by_validation[:, 3] - by_rule[:, 3]))
+    rows, part = rows_on_control("vit-harsh"), ROOT / "nbs/reproductions/campaign/control.csv"
+    order = pd.read_csv(part).query("part == 'vit-harsh'").method
+    p = np.array([rows[m][6] for m in order])
+    adjusted = holm_of(np.where(np.isnan(p), 1, p))
+    numbers = [[*rows[m][:6], Drawn(rows[m][6], 0.08), Drawn(a, 0.5)] for m, a in zip(order, adjusted)]
+    known = [row if row[3] == row[3] else row[:3] for row in numbers]
+    page.shows("rows.assign(", *[[v for v in row if v == v] for row in known])
+    with_gain = [row for row in numbers if row[3] == row[3]]
+    page.holds("None keeps more or less by a difference that is established", adjusted.min() > 0.05)
+    told_by_meter(page)
 
 
 NEAR = ["solid", "duotone"]
