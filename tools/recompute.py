@@ -1128,6 +1128,9 @@ def _(page):
         return [*averaged, *of_campaign.ahead(name), Wide(p), int(eight.runs[name])]
 
     page.quotes("later = pd.read_csv(", *[later_row(name, p) for name, p in eight.p_holm.items()])
+    behind = [-of_campaign.ahead(n)[0] for n in ("ProLIP", "R-Adapter")]
+    page.says("look {} and {} points behind", *behind)
+    page.says("of five runs {} ahead", of_campaign.ahead("Iso-C")[0])
     page.holds("None of the eight is ahead by a difference that is established", eight.p_holm.min() > 0.05)
     one = table[(table.runs == 1) & ~table.index.isin(["plain", "plain, other seeds"])]
     own = one[~one.index.str.contains("plain's lr|longer")]
@@ -1331,6 +1334,22 @@ def ends_and_loss(part):
     return pd.DataFrame(rows, columns=["method", "kl", "lost"])
 
 
+def beyond_plain(page, rows):
+    "Rows that no plain average reaches on the reference, beside the most accurate of these."
+    curve = accuracies(shares(only(campaign("vit-harsh", CAMPAIGN["vit-harsh"]), ("reference", CONTROL)),
+                              ("reference", CONTROL)))
+    top = curve["reference"].argmax()
+    reference, control = (100 * curve[d][top] for d in ("reference", CONTROL))
+    above = {m: row[2] - control for m, row in rows.items()}
+    more = sorted((m for m in above if above[m] > 0), key=above.get)
+    page.says("up to {} points more accurate on the task", max(row[1] for row in rows.values()) - reference)
+    page.says("these are {} to {} points above it on control images", above[more[0]], above[more[-1]])
+    page.holds("The nine others", len(rows) == 9)
+    page.holds("Seven of these", len(more) == 7)
+    page.holds("FLYP, VRF and probabilities most", {"FLYP", "VRF", "probabilities"} < set(more[-4:]))
+    page.holds("LP-FT and task arithmetic below it", set(above) - set(more) == {"LP-FT", "task arithmetic"})
+
+
 def told_by_meter(page):
     "Spearman's correlation of divergence and loss, with an interval by methods drawn anew."
     from scipy.stats import spearmanr
@@ -1427,6 +1446,12 @@ def _(page):
     known = [row if row[3] == row[3] else row[:3] for row in numbers]
     page.shows("rows.assign(", *[[v for v in row if v == v] for row in known])
     with_gain = [row for row in numbers if row[3] == row[3]]
+    gains, halves = ([f(row) for row in with_gain] for f in (lambda r: r[3], lambda r: (r[5] - r[4]) / 2))
+    ends = [Drawn(v, 0.3) for v in (min(gains), max(gains), min(halves), max(halves))]
+    page.says("The {} rows that can be compared keep {} to {} points more, with intervals of ± {} to {}",
+              len(with_gain), *ends)
+    page.holds("DaWin's alone leaves out zero", [m for m in order if rows[m][4] > 0 or rows[m][5] < 0] == ["DaWin"])
+    beyond_plain(page, {m: rows[m] for m in order if np.isnan(rows[m][3])})
     page.holds("None keeps more or less by a difference that is established", adjusted.min() > 0.05)
     told_by_meter(page)
 
