@@ -1127,7 +1127,7 @@ def _(page):
         averaged = of_campaign.averaged(name) if of_campaign.table.gain[name] == of_campaign.table.gain[name] else []
         return [*averaged, *of_campaign.ahead(name), Wide(p), int(eight.runs[name])]
 
-    page.quotes("later = pd.read_csv(", *[later_row(name, p) for name, p in eight.p_holm.items()])
+    page.quotes("later = campaign.query(", *[later_row(name, p) for name, p in eight.p_holm.items()])
     behind = [-of_campaign.ahead(n)[0] for n in ("ProLIP", "R-Adapter")]
     page.says("look {} and {} points behind", *behind)
     page.says("of five runs {} ahead", of_campaign.ahead("Iso-C")[0])
@@ -1357,7 +1357,8 @@ def told_by_meter(page):
     table, rng = ends_and_loss("vit-harsh"), np.random.default_rng(9)
     of = lambda t: spearmanr(t.kl, t.lost).statistic
     methods = [g for _, g in table.groupby("method")]
-    drawn = [of(pd.concat([methods[i] for i in rng.integers(0, len(methods), len(methods))])) for _ in range(1000)]
+    anew = lambda: pd.concat([methods[i] for i in rng.integers(0, len(methods), len(methods))])
+    drawn = [of(anew()) for _ in range(1000)]
     low, high = (Drawn(v, 0.05) for v in np.quantile(drawn, [0.025, 0.975]))
     page.prints("rank correlation {} ({} to {}) of {} fine-tunings by {} methods", of(table), low, high, len(table),
                 len(methods))
@@ -1444,9 +1445,9 @@ def _(page):
     adjusted = holm_of(np.where(np.isnan(p), 1, p))
     numbers = [[*rows[m][:6], Drawn(rows[m][6], 0.08), Drawn(a, 0.5)] for m, a in zip(order, adjusted)]
     known = [row if row[3] == row[3] else row[:3] for row in numbers]
-    page.shows("rows.assign(", *[[v for v in row if v == v] for row in known])
+    page.shows("rows.assign(", *[v for v in flat(known) if v == v])
     with_gain = [row for row in numbers if row[3] == row[3]]
-    gains, halves = ([f(row) for row in with_gain] for f in (lambda r: r[3], lambda r: (r[5] - r[4]) / 2))
+    gains, halves = [row[3] for row in with_gain], [(row[5] - row[4]) / 2 for row in with_gain]
     ends = [Drawn(v, 0.3) for v in (min(gains), max(gains), min(halves), max(halves))]
     page.says("The {} rows that can be compared keep {} to {} points more, with intervals of ± {} to {}",
               len(with_gain), *ends)

@@ -135,7 +135,9 @@ def on_control(found):
         return known and {d: known[d] for d in both}
     def judged(but=None): # points of the rows, and plain's curve
         known = {n: s for n in entries if (s := shares(n, but))}
-        return {n: {d: v[at[n]] for d, v in s.items()} for n, s in known.items() if n != 'plain'}, known['plain']
+        curve = known.pop('plain')
+        def point(n): return {d: v[at[n]] for d, v in known[n].items()}
+        return {n: point(n) for n in known}, curve
     seeds = range(len(entries['plain'].curves))
     table = matched_gains(*judged(), at['plain'], without=[judged(i) for i in seeds])
     of_rows = dict(alpha=[found.alpha(n, at[n]) for n in table.method], p=table.gain_p)
