@@ -146,20 +146,20 @@ def on_control(found):
 
 
 def meter(found):
-    "Of each seed of rows that end elsewhere than plain fine-tuning: divergence at α = 1, and points lost on control."
+    "Of each classifier of rows that end elsewhere than plain fine-tuning: divergence at α = 1, and what control lost."
     control, rows = next(iter(found.plan.control)), []
     for n, e in found.entries.items():
         same = getattr(e.row.method, 'kind', '') in SAME_END and not e.several
         if same or len(e.curves[0].validation) == 1: continue
-        for seed, c in zip(found.plan.seeds, e.curves):
+        for c in e.curves: # one a seed; of merges of all seeds one
             right = c.test[control].mean(1)
-            rows.append(dict(method=n, seed=seed, kl=c.kl[REFERENCE][-1], lost=right[0]-right[-1]))
+            rows.append(dict(method=n, kl=c.kl[REFERENCE][-1], lost=right[0]-right[-1]))
     return pd.DataFrame(rows)
 
 
 def write_tables():
     "Of all parts that are there: gains.csv, control.csv, meter.csv."
-    found = {name: read(name) for name in PLAN['parts']}
+    found = {name: read(name) for name in PLAN['parts'] if (HERE/folder_name(name)).exists()}
     ready = {name: f for name, f in found.items() if len(f.entries) > 1 and len(f.entries['plain'].curves) == 5}
     for make in (gains, on_control, meter):
         tables = [make(f).assign(part=folder_name(name)) for name, f in ready.items()]
