@@ -8,10 +8,8 @@ from importlib import import_module
 
 import pytest
 from conftest import ROOT, copy_tree, python, run, tree
-from test_jupyter import FEW_IMAGES, ONE_EPOCH, code_cells
+from test_jupyter import FEW_IMAGES, ONE_EPOCH
 
-TUTORIALS = [p for p in tree() if p.parts[:2] == ("nbs", "tutorials") and p.suffix == ".ipynb"
-             and p.stem != "quickstart"]  # what that one does the landing page does, and it takes minutes
 SOURCES = [p for p in tree() if p.parts[0] == "wiseft" and p.suffix == ".py" and p.stem not in ("__main__", "_modidx")]
 MODULES = sorted(".".join((p.parent if p.stem == "__init__" else p.with_suffix("")).parts) for p in SOURCES)
 
@@ -93,11 +91,6 @@ def landing():
     "The Python on the landing page: the lines that run as they are, and those for a reader's own images."
     ten, *own = re.findall(r"```python\n(.*?)```", "\n".join(cells("nbs/index.ipynb", "markdown")), re.S)
     return ten, "\n".join(own)
-
-
-@pytest.mark.parametrize("path", TUTORIALS, ids=str)
-def test_tutorial(installed, path):
-    script(installed, "\n\n".join(source for source, _ in code_cells(path)))
 
 
 def test_landing_page(installed):

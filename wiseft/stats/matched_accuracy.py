@@ -60,15 +60,12 @@ def at_reference(
 
 # %% ../../nbs/api/stats/11_matched_accuracy.ipynb #22b48690
 def _times_drawn(groups, size, rng): # (size, n_units)
-    times = np.empty((size, len(groups)))
-    for group in np.unique(groups):
-        mine = groups == group
-        times[:, mine] = times_drawn(mine.sum(), size, rng)
-    return times
+    drawn = [times_drawn(n, size, rng) for n in np.unique(groups, return_counts=True)[1]]
+    place = np.argsort(np.argsort(groups, kind='stable')) # of each unit, where one group follows another
+    return np.concatenate(drawn, 1, dtype=float)[:, place]
 
-def _lacks_a_set(times, numbers): # (size,) bool
-    drawn = [times[:, np.unique(of_set)].sum(1) for of_set in numbers.values()]
-    return np.min(drawn, 0) == 0
+def _lacks_a_set(times, sets): # (size,) bool
+    return np.min([times[:, units].sum(1) for units in sets], 0) == 0
 
 def _weighed(correct, numbers, times): # set name -> (size, m)
     "Accuracies with each unit counted so many times"
@@ -90,9 +87,10 @@ def resampled(
     rng = rng or np.random.default_rng(0)
     out = {s: [] for s in correct}
     numbers, groups, _ = drawn_together(units, _sizes(correct))
+    sets = list(map(np.unique, numbers.values()))
     for size in np.diff([*range(0, n_resamples, 100), n_resamples]): # few at a time: sets may be large
         times = _times_drawn(groups, size, rng)
-        while (lacks := _lacks_a_set(times, numbers)).any(): times[lacks] = _times_drawn(groups, lacks.sum(), rng)
+        while (lacks := _lacks_a_set(times, sets)).any(): times[lacks] = _times_drawn(groups, lacks.sum(), rng)
         for s, a in _weighed(correct, numbers, times).items(): out[s].append(a)
     return {s: np.concatenate(a) for s, a in out.items()}
 
@@ -106,9 +104,10 @@ def judged_by_halves(
     "Accuracy under shift above the place on the curve that other images choose, of all classifiers after the curve"
     rng = rng or np.random.default_rng(0)
     numbers, groups, _ = drawn_together(units, _sizes(correct))
+    sets = list(map(np.unique, numbers.values()))
     # splits of the units, in which each set has some in either half
     half = rng.random((n_splits, len(groups))) < .5
-    while (lacks := _lacks_a_set(half, numbers) | _lacks_a_set(~half, numbers)).any():
+    while (lacks := _lacks_a_set(half, sets) | _lacks_a_set(~half, sets)).any():
         half[lacks] = rng.random((lacks.sum(), len(groups))) < .5
     one = _sides(_weighed(correct, numbers, half.astype(float)))
     other = _sides(_weighed(correct, numbers, (~half).astype(float)))
