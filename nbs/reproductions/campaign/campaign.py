@@ -158,8 +158,9 @@ def meter(found):
 
 
 def write_tables():
-    "Of all parts that are there: gains.csv, control.csv, meter.csv."
-    found = {name: read(name) for name in PLAN['parts'] if (HERE/folder_name(name)).exists()}
+    "Of all parts that are there: gains.csv, control.csv, meter.csv. Halves of the classes are described, not judged."
+    whole = [name for name in PLAN['parts'] if not name.endswith('half')]
+    found = {name: read(name) for name in whole if (HERE/folder_name(name)).exists()}
     ready = {name: f for name, f in found.items() if len(f.entries) > 1 and len(f.entries['plain'].curves) == 5}
     for make in (gains, on_control, meter):
         tables = [make(f).assign(part=folder_name(name)) for name, f in ready.items()]
