@@ -1398,6 +1398,40 @@ def kept_or_not(part):
     return pd.DataFrame(rows).groupby(0).mean().to_numpy()
 
 
+HALVES = {  # part -> settings, plain fine-tuning first
+    "vit-harsh-half": ["plain, lr 0.001", "LDIFS 30, lr 0.00033", "LoRA 3, lr 0.001", "LoRA 8, lr 0.01"],
+    "resnet-gentle-half": ["plain, lr 0.0003", "LDIFS 90, lr 0.0001"],
+}
+
+
+def of_halves(page):
+    "Accuracy on taught and untaught classes along α, and their harmonic mean; described without intervals."
+    curves = {}
+    for part, settings in HALVES.items():
+        for setting in settings:
+            found = accuracies(shares(campaign(part, setting), ("reference", "untaught")))
+            taught, untaught = 100 * found["reference"], 100 * found["untaught"]
+            curves[part, setting] = taught, untaught, 2 / (1 / taught + 1 / untaught)
+    row = lambda of: [*np.ravel([v[[5, 10]] for v in of]), of[2].max(), of[2].argmax() / 10]
+    page.shows("halves = {(tower, method)", *map(row, curves.values()))
+    vit, resnet = (curves[part, settings[0]] for part, settings in HALVES.items())
+    ldifs = curves["vit-harsh-half", "LDIFS 30, lr 0.00033"]
+    ends = lambda of, i: [of[0][i] - of[0][0], of[1][0] - of[1][i]]
+    page.says("a ViT forgot {} points of them, and {} where it was averaged", ends(vit, 10)[1], ends(vit, 5)[1])
+    page.says("fine-tuning alone gained {} points on the classes that it saw, and lost {}", *ends(vit, 10))
+    page.says("Averaged at α = 0.5 it gained {} and lost {}", *ends(vit, 5))
+    page.says("LDIFS gained {} and lost {} without averaging", *ends(ldifs, 10))
+    page.says("fine-tuning alone lost {} points, and its average at 0.5 none", ends(resnet, 10)[1])
+    page.holds("its average at 0.5 none", ends(resnet, 5)[1] <= 0)
+    highest = lambda part: [curves[part, setting][2].max() for setting in HALVES[part]]
+    of_vit, of_resnet = map(highest, HALVES)
+    page.says("on the ViT {} to {}, on the ResNet {} and {}", min(of_vit), max(of_vit), *of_resnet)
+    for part, settings in HALVES.items():
+        plain, own = curves[part, settings[0]], curves[part, settings[1]]
+        passed = control_above(plain[1][None], plain[0][None], own[0][-1:])[0]
+        page.holds("which is where averages of fine-tuning pass", abs(passed - own[1][-1]) < 0.5)
+
+
 @checks("explanations/forgotten")
 def _(page):
     both = ("reference", CONTROL)
@@ -1455,6 +1489,7 @@ def _(page):
     beyond_plain(page, {m: rows[m] for m in order if np.isnan(rows[m][3])})
     page.holds("None keeps more or less by a difference that is established", adjusted.min() > 0.05)
     told_by_meter(page)
+    of_halves(page)
 
 
 NEAR = ["solid", "duotone"]
