@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST_COLUMNS', 'MARKER', 'data_root', 'cache_root', 'package_data', 'BadFile', 'existing_file', 'blame_memory',
-           'read_lines', 'check_columns', 'remove_path', 'holds', 'check_replaceable', 'tidy', 'atomic_path',
-           'existing_folder', 'locked', 'sha256_file', 'unzip_once']
+           'read_text', 'read_lines', 'check_columns', 'remove_path', 'holds', 'check_replaceable', 'tidy',
+           'atomic_path', 'existing_folder', 'locked', 'sha256_file', 'unzip_once']
 
 # %% ../../nbs/api/base/01_files.ipynb #f7caf17a
 import errno,hashlib,json,os,platform,re,secrets,shutil,tempfile,time,zipfile
@@ -82,14 +82,21 @@ def blame_memory(
 _NO_MEMORY = 'cannot allocate', "can't allocate", 'out of memory'
 
 # %% ../../nbs/api/base/01_files.ipynb #08e6f032
-def read_lines(
+def read_text(
     path:str|Path, # text file in UTF-8
     what:str='file', # what it should be, for the message
-) -> list: # of texts, none empty
-    "The lines of a text file; `BadFile` if it is none"
+) -> str: # without a mark of byte order
+    "What a text file holds; `BadFile` if it is none"
     path = existing_file(path, what)
-    try: return [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
+    try: return path.read_text(encoding='utf-8-sig')
     except UnicodeDecodeError as e: raise BadFile(f'{path} is no text in UTF-8 ({e}). Save it again as that.') from e
+
+def read_lines(
+    path:str|Path, # as in `read_text`, as is `what`
+    what:str='file'
+) -> list: # of texts, none empty
+    "The lines of a text file, without spaces around them"
+    return [line.strip() for line in read_text(path, what).splitlines() if line.strip()]
 
 MOST_COLUMNS = 4000 # of a table in CSV
 

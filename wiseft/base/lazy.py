@@ -20,7 +20,8 @@ class Later:
     "A module that is imported when something of it is first asked for"
     def __init__(self, name:str): self._name = name # 'open_clip'
     def __getattr__(self, attribute):
-        if re.match('_(?!_version__)', attribute): raise AttributeError(attribute) # Jupyter and pytest ask for such
+        # Jupyter and pytest ask for such, and get the usual error
+        if re.match('_(?!_version__)', attribute): return object.__getattribute__(self, attribute)
         return getattr(import_module(self._name), attribute)
     def __repr__(self): return f'{self._name}, imported when it is used'
 
@@ -39,7 +40,7 @@ class LaterFunction:
         if attribute in ('__name__', '__qualname__'): return self._name
         if attribute == '__wrapped__': return getattr(import_module(self._module), self._name)
         if attribute in vars(FunctionType): return getattr(self.__wrapped__, attribute) # what `inspect` looks at
-        raise AttributeError(attribute)
+        return object.__getattribute__(self, attribute) # which says that there is none
 
 LaterFunction.__doc__ = property(lambda self: self.__wrapped__.__doc__) # `help` asks for it past all that we could do
 

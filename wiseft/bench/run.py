@@ -43,9 +43,10 @@ from .trial import Trial, is_done, last_words, run_trial, strengths, strengths_a
 from .outcome import Bench, Curve, Entry, choice_rows, what_is_drawn
 
 # %% ../../nbs/api/bench/05_run.ipynb #db53d0f7
-class TimeIsUp(Exception): "The time that a bench was given is over"
+# no mistakes of a method, which cost its row
+class TimeIsUp(BaseException): "The time that a bench was given is over"
 
-class Busy(Exception): "Another process is at a piece of work that is needed"
+class Busy(BaseException): "Another process is at a piece of work that is needed"
 
 class Clock:
     "Tells what is done next and how long the rest takes, and stops in time"
@@ -268,7 +269,6 @@ def _best(self:Work, name, what, values, trial, around): # values: the most caut
     further = one_further(values, best, around) if self.plan.goes_further else None
     if further is not None:
         try: right[further] = judge(further)
-        except (Busy, TimeIsUp): raise
         except Exception: trials.pop(trial(further)) # so far a method can't be set
     order = sorted(right, reverse=values[0] > values[-1])
     rows = choice_rows(name, what, order, [right[v] for v in order])
@@ -330,7 +330,6 @@ def leave_out(self:Work, entry:Entry):
         trials = [replace(entry.trial, seed=s) for s in seeds if s != out]
         name = f'{entry.row.name} of {len(trials)} plain, lr {entry.trial.lr:g}, without seed {out}'
         try: test, cost = self.judged(partial(self.made, method, trials, name), name, 'test')
-        except (Busy, TimeIsUp): raise
         except Exception: return # how much hangs on a run isn't known then, and nothing else
         curves.append(Curve(None, test['right'], cost, test['kl']))
     entry.without = curves
@@ -389,7 +388,6 @@ def _round(work, step, left_out):
             todo.append(name)
             in_vain += 1
             continue
-        except TimeIsUp: raise
         except Exception as e:
             if name == 'plain': raise # which all others are measured against
             left_out[name] = f'It failed: {e if isinstance(e, AverageFailed) else last_words(e)}'

@@ -252,7 +252,6 @@ def read_image_table(
     try:
         with open(path, encoding='utf-8-sig') as f: separator = '\t' if '\t' in f.readline() else ','
         t = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding='utf-8-sig')
-    except OSError: raise
     except Exception as e:
         why = str(e).strip()
         wide = re.search(r'Expected \d+ fields in (line \d+), saw \d+', why)

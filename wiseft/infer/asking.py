@@ -11,7 +11,7 @@ import csv, hashlib, io, json, numpy as np, os, pandas as pd
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
-from ..base.files import existing_file, existing_folder
+from ..base.files import existing_folder, read_text
 from ..base.text import BadFile, counted, did_you_mean, first_few, warn_user
 from .classify import picture_sets
 from .evaluation import look
@@ -124,9 +124,7 @@ def read_answers(
     questions:Questions,
 ) -> dict: # file -> list of labels, in the order of the table
     "What somebody said of images; `BadFile` names what is none of them"
-    path = existing_file(path, 'table of labels')
-    try: text = path.read_text(encoding='utf-8-sig')
-    except UnicodeDecodeError: raise BadFile(f'{path} is no text in UTF-8. Save it again as that.') from None
+    text = read_text(path, 'table of labels')
     heading = text.partition('\n')[0].replace('"', '')
     separator = next((s for s in ',;\t' if heading.startswith(f'file{s}label')), None)
     if separator is None: raise BadFile(f'{path}: the first line is {heading!r}, expected file,label.')

@@ -116,16 +116,15 @@ def source_tokenizer(
     folder = source.where.parent if source.where and not source.hub else None
     length, options = text.get('context_length', 77), text.get('tokenizer_kwargs') or {}
     kind, whose = (BadFile, folder) if folder else (RuntimeError, source.origin)
+    if folder and text.get('hf_tokenizer_name'): refuse_programs(folder)
     try:
         if not text.get('hf_tokenizer_name'): # open_clip's own
             if source.name: return open_clip.get_tokenizer(source.name)
             return open_clip.tokenizer.SimpleTokenizer(context_length=length, **options)
         # of `transformers`, with files of the folder
-        if folder: refuse_programs(folder)
         where = dict(local_files_only=folder is not None, trust_remote_code=False)
         with nullcontext() if folder else reaching_hub(): return open_clip.tokenizer.HFTokenizer(
             folder or text['hf_tokenizer_name'], length, tokenizer_mode=text.get('tokenizer_mode'), **where, **options)
-    except BadFile: raise
     except ImportError as e: raise RuntimeError(
         f'The tokenizer of {source.origin} needs another package: pip install transformers.') from e
     except Exception as e: raise kind(

@@ -69,6 +69,7 @@ def _warned(message, category, filename, lineno, file=None, line=None):
     if own or in_cell: say(f'warning: {message}', anyone=True)
 
 _debug = _quiet = False
+_TYPERS_OWN = typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError # it ends the command for these
 
 @contextmanager
 def _reported(stopped, called):
@@ -77,12 +78,11 @@ def _reported(stopped, called):
         with _stoppable(), warnings.catch_warnings():
             if not _debug: warnings.showwarning = _warned
             yield
-    except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError): raise
     except KeyboardInterrupt as e:
         _say_last(e, f'stopped: {stopped}', 130)
         raise typer.Exit(130) from None
     except Exception as e:
-        if _debug: raise
+        if _debug or isinstance(e, _TYPERS_OWN): raise
         foreseen = isinstance(e, (ValueError, TypeError, OSError, RuntimeError, MemoryError)) and str(e)
         message = re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s+', '', str(e)) # fastai's words
         reason = in_shell_words(message) if foreseen else (

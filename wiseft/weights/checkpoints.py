@@ -26,7 +26,6 @@ def checkpoint_format(
 ) -> str: # 'safetensors', 'torchscript' (OpenAI's archives), 'torch', or 'pickle' (as PyTorch wrote before 1.6)
     "Tell the format of a checkpoint by its name and its contents; BadFile if it is none or was cut short"
     path = existing_file(path, 'checkpoint')
-    if not path.is_file(): raise BadFile(f'{path} is no regular file. A checkpoint is one.')
     if path.suffix == '.safetensors': return 'safetensors'
     with open(path, 'rb') as f: start = f.read(40)
     try:

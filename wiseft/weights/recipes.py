@@ -276,8 +276,8 @@ def what_is_missing(
     states, problems, classifiers, start = {}, [], [], None
     for path in recipe.paths:
         try:
-            if not path.exists(): raise FileNotFoundError(f'There is no {path}. Models are folders and files here.')
-            if not (load and is_classifier(path)): states[str(path)] = weights_at(path, _DTYPES.get(recipe.dtype))
+            if not path.exists(): problems.append(f'There is no {path}. Models are folders and files here.')
+            elif not (load and is_classifier(path)): states[str(path)] = weights_at(path, _DTYPES.get(recipe.dtype))
             else:
                 classifiers.append(_loaded(path, start, load))
                 if path == recipe.start: start = classifiers[-1]
