@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import run
+from test_cli import wiseft
 
 WISEFT = Path(sys.executable).with_name("wiseft")
 CLASSES = ["camera", "heart", "star"]
@@ -41,13 +42,13 @@ add_metric(Metric("size of logits", lambda o: o.outputs.abs().mean(1), bounded=F
 def room(tmp_path_factory):
     "A folder with a few icons, a zero-shot classifier and the file of methods."
     room = tmp_path_factory.mktemp("extension")
-    run(WISEFT, "data", "--unpack", "icons", cwd=room)
+    wiseft("data", "--unpack", "icons", cwd=room)
     for split in "train", "validation", "test":
         for name in CLASSES:
             shutil.copytree(room / "icons/reference" / split / name, room / "photos" / split / name)
     shutil.rmtree(room / "icons")
     (room / "mine.py").write_text(MINE)
-    run(WISEFT, "zeroshot", ",".join(CLASSES), "-o", "zeroshot", cwd=room)
+    wiseft("zeroshot", ",".join(CLASSES), "-o", "zeroshot", cwd=room)
     return room
 
 
@@ -67,7 +68,7 @@ def test_list(room):
     found = "small logits (loss), lazy steps (pull), half way (merge), the larger logit (mix)"
     assert f"using mine.py: {found}" in said.stderr
     assert all(name in said.stdout for name in ("small logits", "lazy steps", "half way", "the larger logit"))
-    assert "half way" not in run(WISEFT, "methods", cwd=room).stdout
+    assert "half way" not in wiseft("methods").stdout
 
 
 def test_card_and_resume(tuned):
@@ -75,9 +76,8 @@ def test_card_and_resume(tuned):
     assert {card["recipe"]["loss"]["name"], card["recipe"]["pull"]["name"]} == {"small logits", "lazy steps"}
     assert {"validation loss", "training ce"} <= set(card["metrics"])  # a loss's terms are those of training images
     assert json.loads((tuned / "again/wiseft.json").read_text())["hash"] == card["hash"]
-    plain = [WISEFT, "finetune", "zeroshot", "photos", "--epochs", "2", "--lr", "1e-3", "--precision", "fp32", "-o",
-             "plain"]
-    run(*plain, cwd=tuned)
+    wiseft("finetune", "zeroshot", "photos", "--epochs", "2", "--lr", "1e-3", "--precision", "fp32", "-o", "plain",
+           cwd=tuned)
     assert json.loads((tuned / "plain/wiseft.json").read_text())["hash"] != card["hash"]
 
 
