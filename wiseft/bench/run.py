@@ -43,7 +43,7 @@ from .trial import Trial, is_done, last_words, run_trial, strengths, strengths_a
 from .outcome import Bench, Curve, Entry, choice_rows, what_is_drawn
 
 # %% ../../nbs/api/bench/05_run.ipynb #db53d0f7
-# no mistakes of a method, which cost its row
+# `except Exception` looks for mistakes of a method, which cost its row; these two are none
 class TimeIsUp(BaseException): "The time that a bench was given is over"
 
 class Busy(BaseException): "Another process is at a piece of work that is needed"
