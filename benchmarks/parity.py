@@ -222,8 +222,9 @@ def peft_rows(folder):
     theirs = CLIPModel(CLIPConfig.from_dict(their_config(start.clip.config)))
     theirs.load_state_dict(to_transformers(start.clip.model.state_dict()), strict=False)
     for of, model in (("transformers", theirs), ("open_clip", start.clip.model)):
-        for how, more in ("", {}), (", rsLoRA", dict(use_rslora=True)), (", alpha by layer", dict(alpha_pattern={
-                names[of][-1]: 3})):
+        ways = {"": {}, ", rsLoRA": dict(use_rslora=True)}
+        ways |= {f", alpha of {n}": dict(alpha_pattern={n: 3}) for n in names[of][::len(names[of]) - 1]}
+        for how, more in ways.items():
             place = folder / f"{of}{how}"
             folded = trained(model, place, target_modules=names[of], lora_alpha=8, **more).state_dict()
             folded = from_transformers(folded) if of == "transformers" else folded

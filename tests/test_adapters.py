@@ -7,6 +7,7 @@ import torch
 
 from wiseft.base.files import BadFile
 from wiseft.models.load import load_classifier
+from wiseft.models import testing
 from wiseft.models.testing import pico_classifier
 from wiseft.weights.adapters import read_adapter, write_adapter
 from wiseft.weights.recipes import merge_by_recipe, read_recipe, what_is_missing
@@ -70,6 +71,29 @@ def test_names_of_open_clip(prefix, model, start, tmp_path):
     torch.testing.assert_close(changed[f"visual.{BLOCK}.attn.out_proj.weight"], 4 * last, rtol=1e-4, atol=1e-5)
 
 
+def test_alpha_of_an_attention(start, tmp_path):
+    "Its last layer is one of its own only by its name in the file: peft asks for the attention's."
+    width = start.visual.conv1.weight.shape[0]
+    shapes = {f"visual.{BLOCK}.attn": (3 * width, width), f"visual.{BLOCK}.attn.base_layer.out_proj": (width, width)}
+    for folder, alphas in (("a", {"attn": 12}), ("b", {"out_proj": 12}), ("c", {})):
+        saved(tmp_path / folder, shapes, alpha_pattern=alphas)
+    of_attention, of_none, plain = ({k: f for k, (_, _, f) in read_adapter(tmp_path / x).factors.items()} for x in "abc")
+    assert set(of_attention.values()) == {4} and of_none == plain and set(plain.values()) == {2}
+
+
+def test_of_which_tower(monkeypatch, tmp_path):
+    "Names and shapes that both towers have: the adapter says whose they are, or is not read."
+    both = dict(testing._transformer, width=16, layers=1)
+    monkeypatch.setattr(testing, "_transformer", both)
+    start, layer = pico_classifier(["cat", "dog"], transformer=True), f"{BLOCK}.mlp.c_fc"
+    saved(tmp_path / "a", {layer: (64, 16)})
+    with pytest.raises(BadFile, match="which both towers have"):
+        load_classifier(tmp_path / "a", start=start)
+    for model, changed in (("VisionTransformer", f"visual.{layer}.weight"), ("CLIP", f"text.{layer}.weight")):
+        saved(tmp_path / model, {layer: (64, 16)}, auto_mapping=dict(base_model_class=model))
+        assert changed in steps(start, tmp_path / model)
+
+
 def test_text_tower(start, tmp_path):
     "The head follows from it."
     width = start.with_text().text.positional_embedding.shape[1]
@@ -86,6 +110,7 @@ def test_text_tower(start, tmp_path):
     (dict(use_dora=True), "'use_dora'"), (dict(modules_to_save=["head"]), "'modules_to_save'"),
     (dict(fan_in_fan_out=True), "'fan_in_fan_out'"), (dict(lora_alpha="8"), "lora_alpha is a number"),
     (dict(alpha_pattern={"(a*)*b": 1}), "alpha_pattern names of modules"),
+    (dict(init_lora_weights="pissa"), "init_lora_weights='pissa'"),  # which took a part out of the model's weights
 ])
 def test_refused(settings, why, tmp_path):
     saved(tmp_path / "a", {f"visual.{BLOCK}.mlp.c_fc": (4, 4)}, **settings)

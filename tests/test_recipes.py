@@ -17,7 +17,7 @@ from wiseft.infer.ensembles import members
 from wiseft.methods.index import all_methods, listed_methods
 from wiseft.models.load import load_classifier
 from wiseft.models.testing import pico_classifier
-from wiseft.weights.files import weights_at, write_merged
+from wiseft.weights.files import recipe_text, weights_at, write_merged
 from wiseft.weights.merge import merge
 from wiseft.weights.recipes import merge_by_recipe, read_recipe, what_is_missing
 from wiseft.weights.safetensors_io import TensorFile, write_tensors
@@ -132,6 +132,8 @@ def test_precision(dtype, folder):
     found = made(folder, **LINEAR, **weighted(1, 1), dtype=dtype)
     assert {str(t.dtype) for k, t in found.items() if k != "n"} == {f"torch.{dtype}"}
     assert found["n"].dtype == torch.int64
+    exact = made(folder, **LINEAR, **weighted(1, 1))
+    assert all(found[k].equal(exact[k].to(found[k].dtype)) for k in NAMES)  # rounded once
 
 
 REFUSED = {
@@ -236,6 +238,36 @@ def test_weights_in_parts(folder):
     assert all(torch.allclose(t, whole[k]) for k, t in made(folder, **keys).items() if k != "n")
     (folder / "first/model-00002-of-00003.safetensors").unlink()
     assert "all parts" in " ".join(what_is_missing(read_recipe(recipe(folder, **keys))))
+
+
+FAILING = {
+    "density is 20": SUM | dict(merge_method="ties") | weighted(1, 1, density=20),
+    "sum to 0": LINEAR | weighted(1, -1),
+    "No filter of the recipe fits": LINEAR | weighted([dict(filter="mlp", value=1)], 1),
+    "parts (--parts) is 'imag'": dict(rule="task arithmetic", models=[FIRST, SECOND], parameters=dict(parts="imag")) | BASE,
+    "only the start and one other": dict(rule="weight-space", models=[FIRST, SECOND]) | BASE,
+    "two fine-tuned models or more": dict(rule="Model Stock", models=[FIRST]) | BASE,
+}
+
+
+@pytest.mark.parametrize("why", FAILING)
+def test_a_dry_run_says_what_a_merge_would(why, folder):
+    with pytest.raises(ValueError) as e:
+        made(folder, **FAILING[why])
+    missing = what_is_missing(read_recipe(recipe(folder, **FAILING[why])))
+    assert why in str(e.value) and any(why in sentence for sentence in missing)
+
+
+def test_a_suite_in_a_folder_is_found_from_elsewhere(folder):
+    "Beside the recipe, wherever that is read from; a name stays a name."
+    keys = dict(rule="greedy soup", models=[FIRST, SECOND]) | BASE
+    for suite, images in (("./photos", str(folder / "photos")), ("icons", "icons")):
+        assert read_recipe(recipe(folder, **keys, suite=suite)).images == dict(suite=images)
+    again = yaml.safe_load(recipe_text(find_method("greedy soup").function, "start", ["first"], folder / "out", {},
+                                       suite=str(folder / "photos")))
+    assert again["suite"] == "./../photos"
+    with pytest.raises(BadFile, match="'parts'"):
+        read_recipe(recipe(folder, **keys, parameters=dict(parts="image")))
 
 
 OF_WEIGHTS = [m["name"] for m in listed_methods() if m["kind"] == "merge" and "images" not in m["needs"]]

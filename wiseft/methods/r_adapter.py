@@ -21,11 +21,12 @@ class Adapter(nn.Module):
         self.A = nn.Parameter(weight.new_zeros(len(weight), len(weight)))
         self.drop, self.share = drop, 1.
     def forward(self, x:torch.Tensor) -> torch.Tensor: # the weight, then the bias
-        if not self.training: self.share = 1.
-        elif x.ndim == 2:
-            stays = torch.rand(()).item() >= self.drop
-            self.share = stays/(1-self.drop)
-        return x + self.share*self.A @ x
+        return x + (self.share if self.training else 1)*self.A @ x
+
+def _draw(tower, inputs):
+    "Before a pass: which adapters stay. A loss that looks at weights finds them as the pass had them"
+    for m in tower.modules():
+        if isinstance(m, Adapter) and m.training: m.share = (torch.rand(()).item() >= m.drop)/(1-m.drop)
 
 @method('train', 'R-Adapter', '2408.05749', knob='drop', needs='a transformer as image tower',
         cost='two matrices of its width a block, and their products with the weights')
@@ -42,3 +43,4 @@ def r_adapter(classifier:ImageClassifier, drop:float=.2): # changed in place; p
         adapter = Adapter(layer.weight, drop)
         for name in ('weight', 'bias'):
             if getattr(layer, name) is not None: register_parametrization(layer, name, adapter)
+    classifier.visual.register_forward_pre_hook(_draw)

@@ -23,13 +23,16 @@ from ..weights.merge import At, check_images_suffice
 def inner_products(classifier:ImageClassifier, images:ImageSet): # dict name of a linear layer's weight -> (d, d), XᵀX
     "What goes into each linear layer, times itself"
     net, grams, linear = classifier.copy(), defaultdict(float), (nn.Linear, ClassificationHead, nn.MultiheadAttention)
-    def add(name, module, inputs): # before a layer
-        x = (inputs[0].movedim(1, -1) if isinstance(module, nn.Conv2d) else inputs[0]).float().flatten(0, -2)
-        if inputs[0] is inputs[-1]: grams[name] += x.T @ x # but for attention to something else
+    def add(name, module, inputs, named): # before a layer
+        inputs = inputs or [*named.values()]
+        x, conv = inputs[0], isinstance(module, nn.Conv2d)
+        if conv: x = x[..., ::module.stride[0], ::module.stride[1]].movedim(1, -1) # the places that it looks at
+        x = x.float().flatten(0, -2)
+        if conv or inputs[0] is inputs[-1]: grams[name] += x.T @ x # but for attention to something else
     for n,m in net.named_modules():
         point = isinstance(m, nn.Conv2d) and (*m.kernel_size, m.groups) == (1, 1, 1)
         weight = 'in_proj_weight' if isinstance(m, nn.MultiheadAttention) else 'weight'
-        if isinstance(m, linear) or point: m.register_forward_pre_hook(partial(add, f'{n}.{weight}'))
+        if isinstance(m, linear) or point: m.register_forward_pre_hook(partial(add, f'{n}.{weight}'), with_kwargs=True)
     for _, x in batches(images, net.transform, [], 32, progress=False): net(x.to(net.device))
     return {n: g.cpu().double() for n,g in grams.items()}
 
@@ -41,6 +44,7 @@ def regmean(start:torch.Tensor, tuned:list, at:At) -> torch.Tensor:
 
 def regressed_weights(start:object, tuned:list, images:ImageSet, n_images:int=256, off_diagonal:float=.9) -> dict:
     check_images_suffice([start, *tuned], 'RegMean')
+    if not 0 <= off_diagonal <= 1: raise ValueError(f'off_diagonal is {off_diagonal:g}. Give a factor from 0 to 1.')
     some = images.subset(np.unique(np.linspace(0, len(images)-1, n_images).astype(int)))
     over, under = defaultdict(float), defaultdict(float)
     for c in tuned:

@@ -292,6 +292,8 @@ def merge_(
     workers:Workers=None, device:Device=None, use:Use=None, force:Force=False,
 ):
     "Merge the weights of classifiers, or of .safetensors files of any model; of two, average them."
+    from wiseft.data.layouts import FAMILIES
+    from wiseft.data.suites import EMBEDDED
     from wiseft.weights.files import MERGEKIT_WORDS
     from wiseft.weights.merge import looks_at_images, merge_recipe
     from wiseft.weights.recipes import is_classifier,merge_by_recipe,read_recipe,what_is_missing
@@ -303,6 +305,7 @@ def merge_(
         'A recipe says which models are merged, and how. Leave further models, --alpha, --rule, --set, --parts and '
         '--precision out, or change the recipe.')
     else: recipe = read_recipe(zeroshot)
+    if suite and Path(suite).is_dir() and suite not in (*EMBEDDED, *FAMILIES): suite = str(Path(suite).absolute())
     recipe.images |= dict(suite=suite) if suite else dict(reference=reference) if reference else {}
     if dry_run:
         from wiseft.models.load import load_classifier

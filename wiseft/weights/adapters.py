@@ -22,6 +22,8 @@ ADAPTER, _weights_file = 'adapter_config.json', 'adapter_model.safetensors'
 _MORE = ('use_dora', 'lora_bias', 'modules_to_save', 'layer_replication', 'use_qalora', 'use_bdlora', 'fan_in_fan_out',
          'target_parameters', 'trainable_token_indices', 'alora_invocation_tokens', 'arrow_config', 'kasa_config',
          'velora_config')
+# how matrices were begun, where the model stayed as it was; PiSSA and others take a part out of its weights
+_BEGUN = (None, True, False, 'gaussian', 'eva', 'orthogonal')
 
 @dataclass
 class PeftAdapter:
@@ -56,6 +58,7 @@ def read_adapter(
         head = {k: t for k, t in state.items() if re.fullmatch(r'(base_model\.model\.)?head\.\w+', k)}
     more = [k for k in _MORE if config.get(k)] + ['bias']*(config.get('bias', 'none') != 'none')
     if head: more.remove('modules_to_save')
+    if config.get('init_lora_weights') not in _BEGUN: more.append(f'init_lora_weights={config["init_lora_weights"]!r:.40}')
     if more: raise BadFile(
         f'{path} has {first_few(more)}, which is more than thin matrices. Fold it with peft, merge_and_unload(), and '
         'save that.')
@@ -65,7 +68,7 @@ def read_adapter(
     if not names or not all(type(n) in (int, float) and abs(n) < 1e9 for n in numbers): raise BadFile(
         f'{path}: lora_alpha is a number, and alpha_pattern names of modules with numbers. Save it again.')
     # its matrices, two and two
-    plain, factors = not config.get('use_rslora'), {}
+    plain, factors, wrapped = not config.get('use_rslora'), {}, {}
     for k in state.keys() - head.keys():
         name, t = re.fullmatch(r'(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight', k), state[k]
         if not name or t.ndim != 2: raise BadFile(
@@ -74,11 +77,12 @@ def read_adapter(
         module, matrix = name.groups()
         inner = module.replace('.base_layer', '')
         if matrix == 'B' and inner != module: t = t*2 # as peft does
+        wrapped[inner] = module.partition('.base_layer')[0] # for peft an attention's output has the name of the attention
         factors.setdefault(inner, {})[matrix] = t
     for name, two in factors.items():
         if len(two) < 2 or len(two['A']) != two['B'].shape[1] or not len(two['A']): raise BadFile(
             f'{folder/_weights_file} has no two matrices that fit each other for {name!r}. Save it again.')
-        alpha = next((a for k, a in alphas.items() if f'.{name}'.endswith(f'.{k}')), config['lora_alpha'])
+        alpha = next((a for k, a in alphas.items() if f'.{wrapped[name]}'.endswith(f'.{k}')), config['lora_alpha'])
         rank = len(two['A'])
         factors[name] = two['A'], two['B'], alpha/(rank if plain else math.sqrt(rank))
     about = config.get('auto_mapping')

@@ -161,7 +161,8 @@ def merged_tensors(
     start:Mapping|None, tuned:list, # state dicts or files
     names:list, # what messages call them, the start's first
     prepared:dict|None, # name -> what the rule has to know of a tensor
-    knobs:dict # of the rule
+    knobs:dict, # of the rule
+    dtype:torch.dtype|None=None # that weights are rounded to; default that of the first model
 ) -> Iterator: # of (name, tensor)
     "Tensor after tensor, each read once and checked before and after; none is kept while the next one is made"
     states = tuned if start is None else [start, *tuned]
@@ -172,6 +173,7 @@ def merged_tensors(
         for t, name in zip(versions, names): check_finite({k: t}, name)
         begin = None if start is None else versions.pop(0)
         out = merge_tensor(rule, begin, versions, At(k, depths[k], prepared.get(k)), knobs)
+        if dtype and is_weight(out): out = out.to(dtype)
         check_finite({k: out}, 'the average, which left the range of its precision')
         yield k, out
         del out, versions, begin
@@ -267,7 +269,9 @@ def prepare_merge(
     for_prepare, left = knobs_apart(rule, **knobs)
     prepare = getattr(function_and_knobs(rule)[0], 'prepare', None)
     if prepare is None: return {}, left
-    if not looks_at_images(rule): return prepare(_state(start), [_state(m) for m in tuned], **for_prepare), left
+    if not looks_at_images(rule):
+        of_part = partial(_of_part, left.get('parts'))
+        return prepare(of_part(_state(start)), [of_part(_state(m)) for m in tuned], **for_prepare), left
     if any(isinstance(m, Mapping) for m in tuned): raise TypeError(
         f'{method_name(rule)} looks at images, which takes classifiers. It was given weights alone.')
     if images is None: raise ValueError(
@@ -276,6 +280,10 @@ def prepare_merge(
     return prepare(start, tuned, images, **for_prepare), left
 
 def _state(m): return m if m is None or isinstance(m, Mapping) else m.state_dict()
+
+def _of_part(parts, state): # the weights that are merged
+    if not parts or state is None: return state
+    return {k: state[k] for k in state if part_of(k) == parts}
 
 # %% ../../nbs/api/weights/03_merge.ipynb #a63fa497
 def flat_prepared(

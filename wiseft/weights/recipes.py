@@ -17,9 +17,9 @@ from ..base.files import atomic_path, blame_memory, existing_file
 from ..base.registry import find_method
 from ..base.text import BadFile, did_you_mean
 from .adapters import ADAPTER
-from .files import recipe_text, weights_at, write_merged
+from .files import is_path, recipe_text, weights_at, write_merged
 from .merge import (
-    At, ByTensor, check_ends, in_block, looks_at_images, merge, weighted_average)
+    At, ByTensor, check_alpha, check_ends, in_block, looks_at_images, merge, weighted_average)
 from .tensors import check_compatible
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #bfaaa7dc
@@ -161,6 +161,7 @@ def _recipe(keys, folder): # `Recipe`
     if not all(isinstance(v, str) for v in images.values()): raise ValueError(f'{[*images]} are no paths or names.')
     def place(path): return Path(os.path.normpath(folder/path))
     if 'reference' in images: images['reference'] = str(place(images['reference']))
+    if is_path(images.get('suite', '')): images['suite'] = str(place(images['suite']).absolute())
     tuned = [place(m['model']) for m in models]
     return Recipe(rule, None if start is None else place(start), tuned, knobs, dtype, images)
 
@@ -223,12 +224,13 @@ def _knobs_of_ours(rule, shared): # dict of the parameters of a rule
     beforehand = signature(rule.prepare).parameters if hasattr(rule, 'prepare') else {}
     taken = 'self', 'start', 'tuned', 'at', 'images'
     names = dict.fromkeys([*signature(rule).parameters, *beforehand])
-    names = [k for k in names if k not in taken] + ['parts']
+    names = [k for k in names if k not in taken] + ['parts']*('at' in names)
     knobs = dict(_mapping(shared, names, 'The parameters'))
     for k, v in knobs.items():
         if k != 'parts': v = knobs[k] = _knob(_entries(k, v))
         if isinstance(v, ByTensor) and (k in beforehand or 'at' not in signature(rule).parameters): raise ValueError(
             f'{k} is asked for once, before the first tensor: give one number.')
+    if isinstance(knobs.get('alpha'), (int, float)): check_alpha(knobs['alpha'])
     return knobs
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #2789c8c0
@@ -288,13 +290,18 @@ def what_is_missing(
         try: check_compatible(states[first], states[name], (first, name))
         except ValueError as e: problems.append(str(e))
     for c in classifiers[1:]:
-        try: classifiers[0].check_averageable([c])
+        try:
+            classifiers[0].check_averageable([c])
+            if c is classifiers[-1] and start is not None: check_ends(start, c)
         except (ValueError, TypeError) as e: problems.append(str(e))
-    by_tensor = 'at' in signature(recipe.rule).parameters and not hasattr(recipe.rule, 'merge_method')
-    if recipe.start is None and by_tensor and not looks_at_images(recipe.rule): # does it do without a start?
-        try: merge(None, [{'w': torch.zeros(1)} for _ in recipe.tuned], recipe.rule)
-        except Exception as e: # of a rule of the user's own it may be anything, and nothing to do with a start
+    if 'at' in signature(recipe.rule).parameters and not looks_at_images(recipe.rule): # tried on small tensors
+        draw = torch.Generator().manual_seed(0)
+        def small(): return {k: torch.randn(2, 2, generator=draw) for k in states.get(first, ['w'])}
+        begin = None if recipe.start is None else small()
+        try: merge(begin, [small() for _ in recipe.tuned], recipe.rule, **recipe.knobs if states else {})
+        except Exception as e: # of a rule of the user's own it may be anything
             if 'needs the start' in str(e): problems.append(f'{e} In a recipe it is base_model.')
+            elif recipe.rule.__module__.startswith('wiseft.') and isinstance(e, ValueError): problems.append(str(e))
     names = '\n'.join(k for state in states.values() for k in state)
     pieces = sorted({piece for piece in re.split(r'[.\n]', names) if not piece.isdigit()})
     parts = [k.said for k in recipe.knobs.values() if isinstance(k, ByTensor)]
