@@ -77,7 +77,10 @@ def test_alpha_of_an_attention(start, tmp_path):
     shapes = {f"visual.{BLOCK}.attn": (3 * width, width), f"visual.{BLOCK}.attn.base_layer.out_proj": (width, width)}
     for folder, alphas in (("a", {"attn": 12}), ("b", {"out_proj": 12}), ("c", {})):
         saved(tmp_path / folder, shapes, alpha_pattern=alphas)
-    of_attention, of_none, plain = ({k: f for k, (_, _, f) in read_adapter(tmp_path / x).factors.items()} for x in "abc")
+    def factors(folder):
+        return {k: factor for k, (_, _, factor) in read_adapter(tmp_path / folder).factors.items()}
+
+    of_attention, of_none, plain = map(factors, "abc")
     assert set(of_attention.values()) == {4} and of_none == plain and set(plain.values()) == {2}
 
 

@@ -233,7 +233,7 @@ def test_quarto_link(copy):
     assert (copy / "nbs/_quarto.yml").readlink() == Path("../_quarto.yml")
 
 
-HEAVY = {"fastai", "open_clip", "torchvision", "timm", "transformers", "matplotlib", "sklearn"}
+HEAVY = {"fastai", "open_clip", "torchvision", "timm", "transformers", "matplotlib", "sklearn", "scipy.stats"}
 COLLECTED = """
 import sys
 import pytest

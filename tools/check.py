@@ -5,9 +5,9 @@
   check.py COMMIT     what differs from another one
   check.py --all      everything, as `make test` does
 
-The package is exported. Then the changed notebooks and scripts, and those that import a changed name, go through the
-tests of style, of layout and of notebooks, which run them and compare what they print with what they have stored. The
-other tests that were changed are run as they are.
+The package is exported. Then the changed notebooks and scripts, those that import a changed name or call a changed
+method, and those that name a changed file of data, go through the tests of style, of layout and of notebooks, which run
+them and compare what they print with what they have stored. The other tests that were changed are run as they are.
 """
 import argparse
 import ast
@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = [f"tests/test_{name}.py" for name in ("style", "project", "notebooks", "pages")]
+FILES = [f"tests/test_{name}.py" for name in ("style", "project", "notebooks", "pages", "wings")]
 
 
 def lines_of(*command):
@@ -30,14 +30,21 @@ def before(path, since):
     return subprocess.run(["git", "show", f"{since}:{path}"], cwd=ROOT, capture_output=True, text=True).stdout
 
 
+def now(path):
+    "Text of a file as it is; '' where there is none."
+    return (ROOT / path).read_text() if (ROOT / path).exists() else ""
+
+
 def definitions(text):
-    "Each top-level name of a module, with what defines it; patched methods count to their class."
+    """Each top-level name of a module, with what defines or changes it. Patched methods count to their class, too, and
+    bare calls to what they name."""
     found = {}
     for node in ast.parse(text).body:
-        names = [t.id for t in getattr(node, "targets", []) if isinstance(t, ast.Name)] or [getattr(node, "name", None)]
+        changes = node if isinstance(node, ast.Expr) else ast.Module(getattr(node, "targets", []), [])
+        names = [*names_in(changes), getattr(node, "name", None)]
         first = node.args.args[:1] if isinstance(node, ast.FunctionDef) else []
         if first and isinstance(first[0].annotation, ast.Name) and "patch" in map(ast.unparse, node.decorator_list):
-            names.append(first[0].annotation.id)
+            names += [first[0].annotation.id, f".{node.name}"]
         for name in filter(None, names):
             found.setdefault(name, []).append(node)
     return found
@@ -45,9 +52,9 @@ def definitions(text):
 
 def changed_names(path, since):
     "Names of a module whose code differs, or that use one whose code does."
-    now, then = (definitions(text) for text in ((ROOT / path).read_text(), before(path, since)))
-    changed = {n for n in now if [*map(ast.dump, now[n])] != [*map(ast.dump, then.get(n, []))]} | (then.keys() - now)
-    read = {n: set().union(*map(names_in, nodes)) for n, nodes in now.items()}
+    new, old = definitions(now(path)), definitions(before(path, since))
+    changed = {n for n in new if [*map(ast.dump, new[n])] != [*map(ast.dump, old.get(n, []))]} | (old.keys() - new)
+    read = {n: set().union(*map(names_in, nodes)) for n, nodes in new.items()}
     while users := {n for n, names in read.items() if changed & names} - changed:
         changed |= users
     return changed
@@ -63,38 +70,45 @@ def code_of(path):
     return re.sub(r"^[ \t]*[%!].*$", "", "\n".join(code), flags=re.M)
 
 
-def uses(path, changed):
-    "Whether a notebook imports a changed name, or takes all names and uses one. `changed`: module -> names."
-    tree = ast.parse(code_of(path))
+def uses(path, changed, data):
+    "Whether a notebook imports a changed name, calls a changed method, or names data. `changed`: module -> names."
+    code = code_of(path)
+    if any(name in code for name in data):
+        return True
+    tree, names = ast.parse(code), set().union(*changed.values())
     imports = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module]
     taken = {(n.module, a.name) for n in imports for a in n.names}
     if any(name in changed.get(module, ()) for module, name in taken):
         return True
-    return ("wiseft.all", "*") in taken and bool(set().union(*changed.values()) & names_in(tree))
+    if ("wiseft.all", "*") in taken and names & names_in(tree) or any(("wiseft.all", name) in taken for name in names):
+        return True
+    return bool(names & {f".{n.attr}" for n in ast.walk(tree) if isinstance(n, ast.Attribute)})
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("since", nargs="?", default="HEAD", help="a commit; default HEAD")
-    parser.add_argument("--all", action="store_true", help="run all tests: half an hour on two idle cores")
+    parser.add_argument("--all", action="store_true", help="run all tests: some 40 minutes on two idle cores")
     args = parser.parse_args()
     pytest = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "load", "--no-header"]
     if args.all:
-        print("all tests: half an hour on two idle cores", flush=True)
+        print("all tests: some 40 minutes on two idle cores", flush=True)
         sys.exit(subprocess.call([*pytest, "tests"], cwd=ROOT))
-    touched = lines_of("git", "diff", "--name-only", "--diff-filter=d", args.since)
+    touched = lines_of("git", "diff", "--name-only", args.since)
     touched += lines_of("git", "ls-files", "--others", "--exclude-standard")
     modules = [p for p in touched if re.fullmatch(r"wiseft/.*\.py", p) and not p.endswith("_modidx.py")]
     changed = {p[:-3].replace("/", "."): changed_names(p, args.since) for p in modules}
     books = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "nbs").rglob("*.ipynb")) if ".ipynb_" not in str(p)]
-    users = [b for b in books if b not in touched and uses(b, changed)]
-    own = [p for p in touched if p.endswith((".ipynb", ".py")) and not p.startswith("wiseft/")]
+    data = {Path(p).name for p in touched if not p.endswith((".ipynb", ".py", ".md"))}
+    users = [b for b in books if b not in touched and uses(b, changed, data)]
+    there = [p for p in touched if (ROOT / p).exists() and not p.startswith("wiseft/")]
+    own = [p for p in there if p.endswith((".ipynb", ".py"))]
     tests = [p for p in own if re.fullmatch(r"tests/test_\w+\.py", p) and p not in FILES]
-    if not own:
-        sys.exit(f"Nothing differs from {args.since}.")
+    if not own + users:
+        sys.exit(f"Nothing that a notebook or script uses differs from {args.since}.")
     for name, names in changed.items():
         print(f"{name}: {', '.join(sorted(names)) or 'no name differs'}")
-    print(f"changed: {', '.join(own)}\nuse what changed: {', '.join(users) or 'none'}", flush=True)
+    print(f"changed: {', '.join(own) or 'none'}\nuse what changed: {', '.join(users) or 'none'}", flush=True)
     failed = subprocess.call([*pytest, *FILES, "-k", " or ".join([*own, *users])], cwd=ROOT)
     if tests:
         failed |= subprocess.call([*pytest, *tests], cwd=ROOT)

@@ -1476,7 +1476,8 @@ def _(page):
     page.says("the average is {} to {} points more accurate on the task than fine-tuning alone", min(more), max(more))
     ends_alone = accuracies(shares(vit, both))[CONTROL][-1]
     page.says("LoRA keeps {} points less than fine-tuning; where both are", 100 * ends_alone - mean[CONTROL])
-    page.says("other-icons](../api/data/14_control.ipynb): {} icons of 100 other", vit[0][CONTROL].shape[1])
+    classes = len(json.loads((ROOT / "wiseft/data/other-icons.json").read_text())["classes"])
+    page.says("other-icons](../api/data/14_control.ipynb): {} icons of {} other", vit[0][CONTROL].shape[1], classes)
     least = control_above(own[CONTROL], own["reference"], mean["reference"] / 100)[0]
     page.holds("where both are, it keeps as much or more", 100 * least >= at - 0.5)
     page.holds("From there to 0.7 (LoRA: 0.6)", curve_top(vit) == 7 and curve_top(lora) == 6)

@@ -416,7 +416,7 @@ def planned(
     if HALF in [str(c) for c in sources if not isinstance(c, ImageSet)]:
         if len(sources) > 1: raise ValueError(
             f'{HALF!r} makes half of the classes control, and stands alone; there are other sets beside it.')
-        suite, sources = half_the_classes(suite)
+        suite, sources = half_the_classes(replace(suite, templates=start.templates)) # asked in the same words
         start = zeroshot_classifier(start.clip, suite.classnames, start.templates)
     control = control_sets(sources, suite.datasets())
     # images that can't be read; a bench that has begun knows what it left out

@@ -19,7 +19,7 @@ from ..base.files import data_root, package_data, read_lines
 from .images import ImageSet
 from .labels import labelled_folders, shard_set
 from .shards import sample_rows, shard_files
-from ..base.text import BadFile, first_few, why_failed
+from ..base.text import BadFile, did_you_mean, first_few, why_failed
 from .wordnet import imagenet_classes
 
 # %% ../../nbs/api/data/11_layouts.ipynb #2ddd0626
@@ -340,6 +340,8 @@ def fmow(root:str|Path, allow_incomplete:bool=False, training:bool=True) -> dict
 def transfer(name:str, root:str|Path, allow_incomplete:bool=False, training:bool=True) -> dict: # parts of a suite
     "A transfer set of the paper: cifar10, cifar100, cars, dtd, sun397 or food101"
     suite = f'transfer:{name}'
+    names = ['cifar10', 'cifar100', *_READERS]
+    if name not in names: raise ValueError(f'There is no transfer set {name!r}. {did_you_mean(name, names)}')
     if name in ('cifar10', 'cifar100'): return _cifar(root, suite, allow_incomplete)
     place = PUBLISHED_SETS.place[PUBLISHED_SETS.suite == suite].iloc[0]
     packed = _in_shards(root, place)

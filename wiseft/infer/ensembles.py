@@ -339,6 +339,19 @@ class Seen:
         if images.role == 'control': members = {a: m.on(images) for a, m in members.items()}
         return look(members, images, metrics, **self.options), members
 
+def _kept_aside(validation, finetuned):
+    "Validation images of the reference that the classifier was not fine-tuned on"
+    if not isinstance(validation, ImageSet): validation = Suite.for_training(validation, finetuned.classnames)
+    images = validation.validation if isinstance(validation, Suite) else validation
+    if images is None: raise ValueError(
+        f'The suite {validation.name!r} has no validation images to choose alpha on. Give an ImageSet of some.')
+    if trained_on(finetuned, images): raise ValueError(
+        f'The classifier was fine-tuned on images of {images.name!r}, and alpha is chosen on others: give the suite '
+        'or folder that finetune was '
+        'given, or, where that was an ImageSet, the tenth that it kept aside, images.split((.1,))[1].')
+    return images
+
+# %% ../../nbs/api/infer/06_ensembles.ipynb #25d12649
 def choose_alpha(
     zeroshot,     # classifier, alpha = 0
     finetuned,    # the same, fine-tuned
@@ -348,6 +361,8 @@ def choose_alpha(
     **kwargs      # of `sweep`: parts, precision, batch_size, workers, progress
 ) -> ChosenAlpha:
     "The mixing coefficient that images speak for, by accuracy on validation images or by a rule; prints what it saw"
+    if 'control' in kwargs: raise ValueError(
+        'α is chosen on images of the reference. Give control sets to a rule: rule=keeps(.01, control).')
     images = _kept_aside(validation, finetuned)
     table = sweep(zeroshot, finetuned, images, split='validation', by=[method], metrics=['accuracy'], images=images,
                   **kwargs)
@@ -363,26 +378,16 @@ def choose_alpha(
         return {a: by_alpha[a] for a in accuracies.index}
     seen = Seen(from_these, n, images, between, some('batch_size', 'workers', 'progress'))
     alpha = rule(seen) if callable(rule) else alpha_by_rule(from_these, n, rule)
+    if alpha not in from_these: raise ValueError(
+        f'The rule gave {alpha!r}. Expected one of the α that were evaluated: {[*from_these.index]}.')
     start = table.method[table.alpha == 0].iloc[0]
     error = f'{100*standard_error(accuracies, n):.1f} points'
     print(f'On {n:,} validation images: {start} {accuracies[0]:.1%}, fine-tuned {accuracies[1]:.1%}, '
           f'average at α = 0.5 {accuracies[.5]:.1%}. Chosen: α = {alpha:g}, {accuracies[alpha]:.1%} '
           f'(one standard error: {error}).')
-    why = f'α = {alpha:g} was chosen on {counted(n, "validation image")} (one standard error: {error}).'
+    looked_at = f'{counted(n, "validation image")} (one standard error: {error}){getattr(rule, "said", "")}'
+    why = f'α = {alpha:g} was chosen on {looked_at}.'
     costs = averaging_costs(accuracies, n, start)
     if costs: why = f'Here averaging at 0.5 costs; {why}'
     for sentence in costs: warn_user(sentence)
     return ChosenAlpha(alpha, ' '.join([why, *costs]))
-
-# %% ../../nbs/api/infer/06_ensembles.ipynb #04262960
-def _kept_aside(validation, finetuned):
-    "Validation images of the reference that the classifier was not fine-tuned on"
-    if not isinstance(validation, ImageSet): validation = Suite.for_training(validation, finetuned.classnames)
-    images = validation.validation if isinstance(validation, Suite) else validation
-    if images is None: raise ValueError(
-        f'The suite {validation.name!r} has no validation images to choose alpha on. Give an ImageSet of some.')
-    if trained_on(finetuned, images): raise ValueError(
-        f'The classifier was fine-tuned on images of {images.name!r}, and alpha is chosen on others: give the suite '
-        'or folder that finetune was '
-        'given, or, where that was an ImageSet, the tenth that it kept aside, images.split((.1,))[1].')
-    return images

@@ -62,6 +62,7 @@ def say_forgetting(
     for r in rows.itertuples():
         at_one = np.isnan(r.alpha) or r.alpha == 1
         name = r.method if at_one else f'{r.method} at α = {r.alpha:g}'
+        if rows.classifier.nunique() > 1: name = f'{r.classifier} ({name})'
         change = f'{name} {100*r.change:+.1f} points (95 % interval {100*r.low:+.1f} to {100*r.high:+.1f})'
         changes.append(f'{change}, {r.fell} of {r.n_sets} sets fall by more than chance' if several else change)
     return f'On {where} ({n}), against the start: {"; ".join(changes)}.'

@@ -14,7 +14,7 @@ from functools import partial
 from torch import nn
 from ..base.devices import fitting_precision, usual_precision
 from .inference import check_attributes, device_of
-from ..base.text import first_few
+from ..base.text import first_few, warn_user
 from ..models.classifier import usual_templates
 from ..models.head import unseen_words, zeroshot_head
 from ..data.images import ImageSet
@@ -63,6 +63,8 @@ def own_head(
     "The zero-shot head of a control set, from the text tower of a classifier"
     clip = getattr(classifier, 'clip', None)
     if not getattr(clip, 'tokenizer', None): raise ValueError(_no_words(images, default_name(classifier)))
+    if set(images.classnames) == set(classifier.classnames): warn_user(
+        f'{images.name!r} has the classes of the task: what is lost there is no other task forgotten.')
     unknown = [c for c in images.classnames if unseen_words(clip, [c.replace('_', ' ')])]
     if 2*len(unknown) >= len(images.classnames): raise ValueError(
         f'{images.name!r} is no control set for {clip.name}, which never or hardly saw words of {len(unknown)} of its '

@@ -12,6 +12,7 @@ from ..data.control import control_sets
 from ..data.images import ImageSet
 from .classify import picture_sets
 from .evaluation import check_known
+from ..base.text import first_few
 from .scores import Metric
 from ..stats.metrics import paired_bootstrap
 from ..stats.unlabelled import TEMPERATURES, nll_by_temperature
@@ -32,6 +33,7 @@ def confident(
         print(f'Of {n:,} images without labels it is surest at α = {best:g}: {100*above:.1f} points of probability '
               f'above α = 0.5, with a standard error of {100*noise:.1f}. {doubt}This ranks; it is no accuracy.')
         return alpha
+    rule.said = ', and by how sure it is of images without labels'
     return rule
 
 # %% ../../nbs/api/infer/13_rules.ipynb #f761772e
@@ -78,9 +80,10 @@ def keeps(
     control     # sets of other tasks, as `control_sets` takes them
 ): # rule
     "The α that is most accurate on validation images, of those that lose at most so much on control sets"
-    if not 0 <= most < 1: raise ValueError(
+    if not 0 <= most <= 1: raise ValueError(
         f'most is {most:g}: expected a fraction, as .01 for a point of accuracy on control sets.')
     sets = control_sets(control)
+    if not sets: raise ValueError('There is no control set to keep accuracy on. Give one or more: keeps(.01, control).')
     def rule(seen):
         # accuracy on control sets at each α, less than that of the start, mean over sets
         right, units = defaultdict(dict), {}
@@ -97,15 +100,20 @@ def keeps(
         if not len(good): raise ValueError(
             f'At no α of {list(seen.accuracies.index)} does the loss on control sets stay within {100*most:g} points. '
             'Allow more, or fine-tune again with a lower learning rate.')
-        alpha = seen.accuracies[good].idxmax()
-        print(_say_lost(lost.loc[alpha], alpha, most, sum(map(len, sets.values()))))
+        best = seen.accuracies[good][lambda a: a == a.max()].index # of equal ones that nearest to 0.5
+        alpha = min(best, key=lambda a: abs(a - .5))
+        print(_say_lost(lost.loc[alpha], alpha, most, sum(map(len, sets.values())), len(good)))
         return alpha
+    rule.said = (f', and on all images of {first_few(sets)}, where {100*most:g} points may be lost: of these a table '
+                 'has what an oracle would choose')
     return rule
 
 # %% ../../nbs/api/infer/13_rules.ipynb #16805168
-def _say_lost(lost, alpha, most, n):
+def _say_lost(lost, alpha, most, n, n_good=1):
     "The estimate, what is known of it, and what would settle it"
-    if alpha == 0: return 'At α = 0 nothing is lost on control sets, and at no other α as little as may be.'
+    if alpha == 0: return 'At α = 0 nothing is lost on control sets, and ' + (
+        'at no other α as little as may be.' if n_good == 1 else
+        'of the α that lose as little as may be no other is as accurate on validation images.')
     said = (f'On control sets ({n:,} images) accuracy at α = {alpha:g} changes by {-100*lost.loss:+.1f} points (95 % '
             f'interval {-100*lost.high:+.1f} to {-100*lost.low:+.1f}), where {100*most:g} may be lost.')
     if lost.high <= most: return said

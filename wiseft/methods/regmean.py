@@ -24,11 +24,9 @@ def inner_products(classifier:ImageClassifier, images:ImageSet): # dict name of 
     "What goes into each linear layer, times itself"
     net, grams, linear = classifier.copy(), defaultdict(float), (nn.Linear, ClassificationHead, nn.MultiheadAttention)
     def add(name, module, inputs, named): # before a layer
-        inputs = inputs or [*named.values()]
-        x, conv = inputs[0], isinstance(module, nn.Conv2d)
-        if conv: x = x[..., ::module.stride[0], ::module.stride[1]].movedim(1, -1) # the places that it looks at
-        x = x.float().flatten(0, -2)
-        if conv or inputs[0] is inputs[-1]: grams[name] += x.T @ x # but for attention to something else
+        x, *others = inputs or named.values()
+        if s := getattr(module, 'stride', None): x = x[..., ::s[0], ::s[1]].movedim(1, -1) # what a convolution looks at
+        if not others or others[-1] is x: grams[name] += (x := x.float().flatten(0, -2)).T @ x # no attention elsewhere
     for n,m in net.named_modules():
         point = isinstance(m, nn.Conv2d) and (*m.kernel_size, m.groups) == (1, 1, 1)
         weight = 'in_proj_weight' if isinstance(m, nn.MultiheadAttention) else 'weight'
@@ -44,7 +42,6 @@ def regmean(start:torch.Tensor, tuned:list, at:At) -> torch.Tensor:
 
 def regressed_weights(start:object, tuned:list, images:ImageSet, n_images:int=256, off_diagonal:float=.9) -> dict:
     check_images_suffice([start, *tuned], 'RegMean')
-    if not 0 <= off_diagonal <= 1: raise ValueError(f'off_diagonal is {off_diagonal:g}. Give a factor from 0 to 1.')
     some = images.subset(np.unique(np.linspace(0, len(images)-1, n_images).astype(int)))
     over, under = defaultdict(float), defaultdict(float)
     for c in tuned:
@@ -52,8 +49,7 @@ def regressed_weights(start:object, tuned:list, images:ImageSet, n_images:int=25
             g = off_diagonal*g + (1-off_diagonal)*g.diag().diag() + 1e-6*g.diag().mean()*torch.eye(len(g))
             over[name] += c.get_parameter(name).detach().cpu().double().flatten(1) @ g
             under[name] += g
-    def solved(n): return torch.linalg.solve(under[n], over[n], left=False).float().view_as(c.get_parameter(n))
-    return {n: solved(n) for n in over}
+    return {n: torch.linalg.solve(under[n], over[n], left=False).float().view_as(c.get_parameter(n)) for n in over}
 
 regmean.prepare = regressed_weights
 regmean.looks = lambda train, validation, models, n_images=256: (models*min(n_images, validation), 0)

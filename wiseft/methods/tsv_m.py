@@ -11,9 +11,9 @@ from ..weights.merge import At, check_start
 from ..base.registry import method
 
 # %% ../../nbs/methods/tsv_m.ipynb #5d0b21cf
-def _orthogonal(m): # the nearest one
-    u, _, v = torch.linalg.svd(m, full_matrices=False)
-    return u@v
+def _orthogonal(m): # the nearest one; in double precision, for directions of several steps are nearly the same
+    u, _, v = torch.linalg.svd(m.double(), full_matrices=False)
+    return (u@v).to(m)
 
 @method('merge', 'TSV-M', '2412.00081', knob='alpha', needs='several fine-tuned classifiers', cost='a fine-tuning each')
 def tsv_m(start:torch.Tensor, tuned:list, at:At, alpha:float=1.) -> torch.Tensor:

@@ -131,8 +131,8 @@ def _from_adapter(folder, start): # `ImageClassifier`
     def of_both(k): return f'visual.{k}' in state and state[f'visual.{k}'].shape == shapes[k]
     if not adapter.model and all(map(of_both, shapes)): raise BadFile(
         f'{folder} changes {first_few(shapes)}, which both towers have, and does not say which of them it is of. Write '
-        f'"auto_mapping": {{"base_model_class": "VisionTransformer"}} into its {ADAPTER} for the image tower, "CLIP" for '
-        'the text tower.')
+        f'"auto_mapping": {{"base_model_class": "VisionTransformer"}} into its {ADAPTER} for the image tower, "CLIP" '
+        'for the text tower.')
     for k, step in _in_open_clip(adapter, folder, 'cpu').items(): state[k] += step.to(state[k])
     for k, t in adapter.head.items(): state[k].copy_(t)
     for k in shapes:

@@ -104,17 +104,17 @@ def control_sets_given(control:list|None, root:Path|None) -> list:
     from wiseft.data.control import control_set
     return [control_set(c, root) for c in control or []]
 
-def _tell_forgotten(predictions, halfway=False):
-    "A line about control sets, where there are some and one classifier that fine-tuning began with"
+def _tell_forgotten(predictions, alpha=None):
+    "A line about control sets, if there are some, and one classifier that fine-tuning began with; of a sweep at an α"
     from wiseft.infer.forgetting import forgetting, say_forgetting
     from wiseft.stats.table import STARTS
     who = predictions.who()
     begun = who.method.isin(STARTS)
     if not (predictions.images.role == 'control').any() or begun.sum() != 1 or begun.all(): return
-    if not halfway: return say(say_forgetting(forgetting(predictions)))
+    if alpha is None: return say(say_forgetting(forgetting(predictions)))
     between = who[~begun & (who.method != 'fine-tuned')]
     first = between[between.method == between.method.iloc[0]] if len(between) else between
-    nearest = first.iloc[(first.alpha - .5).abs().fillna(0).argsort()[:1]]
+    nearest = first.iloc[(first.alpha - alpha).abs().fillna(0).argsort()[:1]]
     picked = [r.dropna().to_dict() for _, r in nearest[['method', 'alpha']].iterrows()]
     say(say_forgetting(forgetting(predictions, [dict(method='fine-tuned'), *picked])))
 
@@ -182,7 +182,8 @@ def sweep_(
         options |= dict(split=split, precision=precision, parts=parts, sample=.1 if fast else None)
         table,predictions = sweep(start, end, images, alphas, keep_predictions=_SURE, control=others, **options)
         show_table(methods_down(table))
-        _tell_forgotten(predictions, halfway=True)
+        chosen = [r['merge'].get('alpha') for r in recipe_of_average.values()]
+        _tell_forgotten(predictions, next(filter(None, chosen), .5))
         _say_agreement(table)
         predictions.members = [m for m in predictions.members if 'passed' not in m[2]] # those that saw all images
         recipe = end.recipe | dict(model=end.clip.name)

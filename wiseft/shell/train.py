@@ -245,6 +245,7 @@ def finetune_(
         if captions: images, watched, about = data, None, f'the pairs of {captions}'
         else:
             suite = _suite_of(data)(classnames=start.classnames)
+            if not suite.train: raise ValueError(f'{data} has no images to train on, but images to test on.')
             images, watched, about = suite.train, suite.validation, f'{len(suite.train):,} images'
         if 'start' in chosen: start = chosen['start'](start, images, watched)
         if lr is None: lr = usual_lr(start)
@@ -292,8 +293,6 @@ def merge_(
     workers:Workers=None, device:Device=None, use:Use=None, force:Force=False,
 ):
     "Merge the weights of classifiers, or of .safetensors files of any model; of two, average them."
-    from wiseft.data.layouts import FAMILIES
-    from wiseft.data.suites import EMBEDDED
     from wiseft.weights.files import MERGEKIT_WORDS
     from wiseft.weights.merge import looks_at_images, merge_recipe
     from wiseft.weights.recipes import is_classifier,merge_by_recipe,read_recipe,what_is_missing
@@ -305,8 +304,7 @@ def merge_(
         'A recipe says which models are merged, and how. Leave further models, --alpha, --rule, --set, --parts and '
         '--precision out, or change the recipe.')
     else: recipe = read_recipe(zeroshot)
-    if suite and Path(suite).is_dir() and suite not in (*EMBEDDED, *FAMILIES): suite = str(Path(suite).absolute())
-    recipe.images |= dict(suite=suite) if suite else dict(reference=reference) if reference else {}
+    recipe.images |= _images_of(suite, reference)
     if dry_run:
         from wiseft.models.load import load_classifier
         missing = what_is_missing(recipe, partial(load_classifier, device=chosen_device(device)[0]))
@@ -367,6 +365,14 @@ def _recipe(zeroshot, finetuned, alpha, rule, knobs, parts, precision): # `Recip
     return Recipe(method.function, zeroshot, finetuned, values, dtypes.get(precision, ''))
 
 # %% ../../nbs/api/shell/02_train.ipynb #df741fa0
+def _images_of(suite, reference): # dict, as in a `Recipe`
+    "Where validation images lie"
+    from wiseft.data.layouts import FAMILIES
+    from wiseft.data.suites import EMBEDDED
+    if not suite: return dict(reference=reference) if reference else {}
+    in_folder = Path(suite).is_dir() and suite not in (*EMBEDDED, *FAMILIES)
+    return dict(suite=str(Path(suite).absolute()) if in_folder else suite)
+
 def _rule_of_alpha(auto, unlabelled, keep, control): # as `choose_alpha` takes it, or None
     "The rule that `--alpha auto` goes by"
     if not auto and (unlabelled or keep is not None or control): raise typer.BadParameter(

@@ -58,7 +58,7 @@ def read_adapter(
         head = {k: t for k, t in state.items() if re.fullmatch(r'(base_model\.model\.)?head\.\w+', k)}
     more = [k for k in _MORE if config.get(k)] + ['bias']*(config.get('bias', 'none') != 'none')
     if head: more.remove('modules_to_save')
-    if config.get('init_lora_weights') not in _BEGUN: more.append(f'init_lora_weights={config["init_lora_weights"]!r:.40}')
+    if (begun := config.get('init_lora_weights')) not in _BEGUN: more.append(f'init_lora_weights={begun!r:.40}')
     if more: raise BadFile(
         f'{path} has {first_few(more)}, which is more than thin matrices. Fold it with peft, merge_and_unload(), and '
         'save that.')
@@ -77,7 +77,7 @@ def read_adapter(
         module, matrix = name.groups()
         inner = module.replace('.base_layer', '')
         if matrix == 'B' and inner != module: t = t*2 # as peft does
-        wrapped[inner] = module.partition('.base_layer')[0] # for peft an attention's output has the name of the attention
+        wrapped[inner] = module.partition('.base_layer')[0] # an attention's last layer has its name, for peft
         factors.setdefault(inner, {})[matrix] = t
     for name, two in factors.items():
         if len(two) < 2 or len(two['A']) != two['B'].shape[1] or not len(two['A']): raise BadFile(
