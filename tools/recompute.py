@@ -984,10 +984,10 @@ def places(curve, weights):
 
 
 class OnTower:
-    "The gains and leads of the harsh recipe on one tower, over images and seeds, as Which method? tells them."
+    "Gains and leads on one tower, of the harsh recipe or of another part, as Which method? tells them."
 
-    def __init__(self, tower, folder=BENCH):
-        part, rng = f"{tower}-harsh", np.random.default_rng(1)
+    def __init__(self, tower, folder=BENCH, part=None):
+        part, rng = part or f"{tower}-harsh", np.random.default_rng(1)
         own = f"tower == '{tower}' and recipe == 'harsh'" if folder == BENCH else f"part == '{part}'"
         self.part, self.table = folder / part, pd.read_csv(folder / "gains.csv").query(own).set_index("method")
         self.seeds = json.loads((folder / "plan.json").read_text())["seeds"]
@@ -1093,6 +1093,29 @@ def where_best(chooses, judges, reference):
     return found
 
 
+def later_methods(page):
+    "The methods that came later, on both towers."
+    tables = {}
+    for tower, part in (("vit", "vit-harsh"), ("resnet", "resnet-gentle")):
+        on = OnTower(tower, ROOT / "nbs/reproductions/campaign", part)
+        new = on.table[on.table.added.notna()].sort_values("added", kind="stable")
+
+        def row(name):
+            averaged = on.averaged(name) if on.table.gain[name] == on.table.gain[name] else []
+            return [*averaged, *on.ahead(name), *new.p_holm[new.index == name], int(on.table.runs[name])]
+
+        page.quotes(f"eight('{part}')", *map(row, [*new.index, "uniform soup"]))
+        tables[tower] = on, new.p_holm
+    vit, p_vit = tables["vit"]
+    page.says("which chooses nothing and lies at {}", vit.ahead("uniform soup")[0])
+    page.says("look {} and {} points behind", *[-vit.ahead(n)[0] for n in ("ProLIP", "R-Adapter")])
+    page.says("of five runs {} ahead", vit.ahead("Iso-C")[0])
+    page.holds("On the ViT none of the eight is ahead, or behind, by a difference that is established", p_vit.min() > 0.05)
+    resnet, p_resnet = tables["resnet"]
+    page.says("are {} and {} points behind", *[-resnet.ahead(n)[0] for n in ("ProLIP", "LDIFS")])
+    page.holds("of the five merges none is", sorted(p_resnet[p_resnet < 0.05].index) == ["LDIFS", "ProLIP"])
+
+
 @checks("explanations/which_method")
 def _(page):
     towers, paper = [OnTower("resnet"), OnTower("vit")], gains_on_paper()
@@ -1120,20 +1143,7 @@ def _(page):
     ):
         page.quotes(f"evidence('{names[0]}'", *map(row, names))
     page.says("that our rule took it is {} points behind", -towers[1].ahead("LoRA")[0])
-    of_campaign = OnTower("vit", ROOT / "nbs/reproductions/campaign")
-    eight = of_campaign.table[of_campaign.table.added.notna()]
-
-    def later_row(name):
-        averaged = of_campaign.averaged(name) if of_campaign.table.gain[name] == of_campaign.table.gain[name] else []
-        p, runs = eight.p_holm[eight.index == name], of_campaign.table.runs[name]
-        return [*averaged, *of_campaign.ahead(name), *p, int(runs)]
-
-    page.quotes("later = campaign.query(", *map(later_row, [*eight.index, "uniform soup"]))
-    page.says("which chooses nothing and lies at {}", of_campaign.ahead("uniform soup")[0])
-    behind = [-of_campaign.ahead(n)[0] for n in ("ProLIP", "R-Adapter")]
-    page.says("look {} and {} points behind", *behind)
-    page.says("of five runs {} ahead", of_campaign.ahead("Iso-C")[0])
-    page.holds("None of the eight is ahead, or behind, by a difference that is established", eight.p_holm.min() > 0.05)
+    later_methods(page)
     one = table[(table.runs == 1) & ~table.index.isin(["plain", "plain, other seeds"])]
     own = one[~one.index.str.contains("plain's lr|longer")]
     for around in ("a lead had to be some {} points in the median row", "leads of less than some {} points could not"):
@@ -1341,15 +1351,18 @@ def ends_and_loss(part):
     return pd.DataFrame(rows, columns=["method", "kl", "lost"])
 
 
-def beyond_plain(page, rows):
-    "Rows that no plain average reaches on the reference, beside the most accurate of these."
-    curve = accuracies(shares(only(campaign("vit-harsh", CAMPAIGN["vit-harsh"]), ("reference", CONTROL)),
-                              ("reference", CONTROL)))
+def beyond_plain(part, rows):
+    "Rows that no plain average reaches on the reference: how far, and control beside that of the most accurate one."
+    curve = accuracies(shares(only(campaign(part, CAMPAIGN[part]), ("reference", CONTROL)), ("reference", CONTROL)))
     top = curve["reference"].argmax()
     reference, control = (100 * curve[d][top] for d in ("reference", CONTROL))
-    above = {m: row[2] - control for m, row in rows.items()}
+    return max(row[1] for row in rows.values()) - reference, {m: row[2] - control for m, row in rows.items()}
+
+
+def beyond_on_vit(page, rows):
+    farthest, above = beyond_plain("vit-harsh", rows)
     more = sorted((m for m in above if above[m] > 0), key=above.get)
-    page.says("up to {} points more accurate on the task", max(row[1] for row in rows.values()) - reference)
+    page.says("are up to {} points more accurate on the task than the most accurate plain average. Seven", farthest)
     page.says("these are {} to {} points above it on control images", above[more[0]], above[more[-1]])
     page.holds("The nine others", len(rows) == 9)
     page.holds("Seven of these", len(more) == 7)
@@ -1361,19 +1374,24 @@ def told_by_meter(page):
     "Spearman's correlation of divergence and loss, with an interval by methods drawn anew."
     from scipy.stats import spearmanr
 
-    table, rng = ends_and_loss("vit-harsh"), np.random.default_rng(9)
-    of = lambda t: spearmanr(t.kl, t.lost).statistic
-    page.says("{} with the second FLYP", of(table))
-    table = table[table.method != "FLYP, multi-positive"]  # with one template it is FLYP
-    methods = [g for _, g in table.groupby("method")]
-    anew = lambda: pd.concat([methods[i] for i in rng.integers(0, len(methods), len(methods))])
-    drawn = [of(anew()) for _ in range(1000)]
-    low, high = (Drawn(v, 0.05) for v in np.quantile(drawn, [0.025, 0.975]))
-    page.prints("rank correlation {} ({} to {}) of {} fine-tunings by {} methods", of(table), low, high, len(table),
-                len(methods))
-    page.says("It does here: the rank correlation is {} ({} to {})", of(table), low, high)
-    page.says("On the ViT the rank correlation is {} ({} to {})", of(table), low, high)
-    page.says("Without FLYP's rows it is {}", of(table[~table.method.str.startswith("FLYP")]))
+    of, told = lambda t: spearmanr(t.kl, t.lost).statistic, []
+    for part, title in (("vit-harsh", "ViT, harsh"), ("resnet-gentle", "ResNet, gentle")):
+        table, rng = ends_and_loss(part), np.random.default_rng(9)
+        one = table[table.method != "FLYP, multi-positive"]  # with one template it is FLYP
+        methods = [g for _, g in one.groupby("method")]
+        anew = lambda: pd.concat([methods[i] for i in rng.integers(0, len(methods), len(methods))])
+        drawn = [of(anew()) for _ in range(1000)]
+        told += [of(one), *(Drawn(v, 0.05) for v in np.quantile(drawn, [0.025, 0.975]))]
+        page.prints(title + ": rank correlation {} ({} to {}) of {} fine-tunings by {} methods", *told[-3:], len(one),
+                    len(methods))
+        if part == "vit-harsh":
+            page.says("{} with the second FLYP", of(table))
+            page.says("Without FLYP's rows it is {}", of(table[~table.method.str.startswith("FLYP")]))
+    page.says("It does here: the rank correlation is {} ({} to {}) on the ViT, {} ({} to {}) on the ResNet", *told)
+    page.says("On the ViT the rank correlation is {} ({} to {}), on the ResNet {} ({} to {})", *told)
+    twice = ends_and_loss("resnet-gentle").groupby("method").mean()
+    near = twice[(twice.kl - twice.kl["LP-FT"]).abs() < 0.07].drop("LP-FT").lost
+    page.holds("it loses twice as much as others that diverge as far", twice.lost["LP-FT"] > 2 * near.max())
 
 
 def given_back(a):
@@ -1443,6 +1461,39 @@ def of_halves(page):
         page.holds("on or near the curve of fine-tuning", abs(passed - own[1][-1]) < 0.5)
 
 
+def judged_on_control(page, part):
+    "The page's table of a part, in its order; the rows, and their p after Holm's adjustment."
+    found, file = rows_on_control(part), ROOT / "nbs/reproductions/campaign/control.csv"
+    order = pd.read_csv(file).query("part == @part").sort_values("gain", kind="stable").method
+    rows = {m: found[m] for m in order}
+    p = np.array([row[6] for row in rows.values()])
+    adjusted = holm_of(np.where(np.isnan(p), 1, p))
+    numbers = [[*row[:6], Drawn(row[6], 0.08), Drawn(a, 0.5)] for row, a in zip(rows.values(), adjusted)]
+    known = [row if row[3] == row[3] else row[:3] for row in numbers]
+    page.shows(f"judged('{part}')", *[v for v in flat(known) if v == v])
+    return rows, adjusted
+
+
+def on_resnet(page, rows, adjusted, n_of_vit):
+    with_gain = {m: row for m, row in rows.items() if row[3] == row[3]}
+    gains = {m: row[3] for m, row in with_gain.items()}
+    less = {m: g for m, g in gains.items() if m != "LP-FT"}
+    page.says("On the ResNet one row, LP-FT, keeps {} points less", Drawn(-gains["LP-FT"], 0.3))
+    page.says("of the other {} rows none, between {} less and {} more", len(less), Drawn(-min(less.values()), 0.3),
+              Drawn(max(less.values()), 0.3))
+    established = [m for m, a in zip(rows, adjusted) if a < 0.05]
+    page.holds("On the ResNet one row, LP-FT, keeps", established == ["LP-FT"])
+    below = [m for m, row in with_gain.items() if m in less and row[5] < -0.1]
+    page.says("The intervals of {} of them lie below zero by more than a tenth of a point", len(below))
+    page.holds("FLYP (counted twice), TRACER, LDIFS and Fisher",
+               set(below) == {"FLYP", "FLYP, multi-positive", "TRACER", "LDIFS", "Fisher"})
+    page.holds("more than a tenth of a point", max(row[4] for row in with_gain.values()) < 0)
+    farthest, above = beyond_plain("resnet-gentle", {m: row for m, row in rows.items() if m not in with_gain})
+    page.says("The {} rows without a gain are up to {} points more accurate", len(above), farthest)
+    page.says("between {} points below it and {} above it on control images", -min(above.values()), max(above.values()))
+    page.says("(of {} on the ViT and {} on the ResNet that can be compared", n_of_vit, len(with_gain))
+
+
 @checks("explanations/forgotten")
 def _(page):
     both = ("reference", CONTROL)
@@ -1472,6 +1523,9 @@ def _(page):
     lost, back = lost_and_given_back()
     page.says("worse at another, by {} to {} points", *lost)
     page.says("gave back {} to {} % of that", *back)
+    back = [of_part[0] - end[0] for of_part, end in zip(told[7], told[6])]
+    page.says("from α = 1 to 0.5 accuracy under shift gains {}, {} and {} points", *back)
+    page.holds("one of three intervals leaves out zero", sum(of_part[1] > 0 for of_part in told[5]) == 1)
     more = [of_part[0] for of_part in told[5]]
     page.says("the average is {} to {} points more accurate on the task than fine-tuning alone", min(more), max(more))
     ends_alone = accuracies(shares(vit, both))[CONTROL][-1]
@@ -1487,22 +1541,17 @@ def _(page):
     page.says("it lost {}, {} and {} points, where the α of validation lost {}, {} and {}", *-by_rule[:, 1],
               *-by_validation[:, 1])
     page.says("It cost up to {} points on the reference, and {} under shift", *(by_validation - by_rule)[:, 2:].max(0))
-    rows, part = rows_on_control("vit-harsh"), ROOT / "nbs/reproductions/campaign/control.csv"
-    order = pd.read_csv(part).query("part == 'vit-harsh'").sort_values("gain", kind="stable").method
-    p = np.array([rows[m][6] for m in order])
-    adjusted = holm_of(np.where(np.isnan(p), 1, p))
-    numbers = [[*rows[m][:6], Drawn(rows[m][6], 0.08), Drawn(a, 0.5)] for m, a in zip(order, adjusted)]
-    known = [row if row[3] == row[3] else row[:3] for row in numbers]
-    page.shows("rows.assign(", *[v for v in flat(known) if v == v])
-    with_gain = [row for row in numbers if row[3] == row[3]]
+    kept = {part: judged_on_control(page, part) for part in ("vit-harsh", "resnet-gentle")}
+    rows, adjusted = kept["vit-harsh"]
+    with_gain = [row for row in rows.values() if row[3] == row[3]]
     gains, halves = [row[3] for row in with_gain], [(row[5] - row[4]) / 2 for row in with_gain]
     ends = [Drawn(v, 0.3) for v in (min(gains), max(gains), min(halves), max(halves))]
     page.says("They keep {} to {} points more, with intervals of ± {} to {}", *ends)
-    page.says("None of the {} rows that can be compared", len(with_gain))
-    page.says("none of the {} that can be compared keeps more", len(with_gain))
-    page.holds("DaWin's alone leaves out zero", [m for m in order if rows[m][4] > 0 or rows[m][5] < 0] == ["DaWin"])
-    beyond_plain(page, {m: rows[m] for m in order if np.isnan(rows[m][3])})
+    page.says("On the ViT none of the {} rows that can be compared", len(with_gain))
+    page.holds("DaWin's alone leaves out zero", [m for m in rows if rows[m][4] > 0 or rows[m][5] < 0] == ["DaWin"])
+    beyond_on_vit(page, {m: row for m, row in rows.items() if np.isnan(row[3])})
     page.holds("keeps more or less by a difference that is established", adjusted.min() > 0.05)
+    on_resnet(page, *kept["resnet-gentle"], len(with_gain))
     told_by_meter(page)
     of_halves(page)
 

@@ -72,7 +72,7 @@ class Contender:
         "Whether a fine-tuning is its own"
         return self.method is None or self.method.kind in TRAINED
     def setting(self, work:object): # `wiseft.bench.run.Work` -> `Trial` with the first seed
-        "How it is set; what trains nothing stands on plain fine-tuning as that is set"
+        "How this row is set; what trains nothing stands on plain fine-tuning as that is set"
         return work.chosen(self.method if self.trains else None)
 
 # %% ../../nbs/api/bench/02_plan.ipynb #beb63544

@@ -76,7 +76,7 @@ def part(self:TextColumn,
 
 @patch
 def as_texts(self:TextColumn) -> TextColumn:
-    "The same, each a text"
+    "The column with each entry as a text of its own"
     return TextColumn.of(self.data, self.starts, self.ends)
 
 @patch

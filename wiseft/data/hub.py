@@ -110,7 +110,9 @@ def sets_on_hub(
 _has_own_name = HUB_SETS.suite.eq('imagenet') & HUB_SETS.set.ne('reference')
 _names_on_hub = [*HUB_SETS.suite.unique(), *HUB_SETS.set[_has_own_name]]
 
-def is_ones_own(name:str): return name.startswith('hf:')
+def is_ones_own(name:str) -> bool:
+    "Whether a name is that of a data set on the hub, `hf:owner/name`"
+    return name.startswith('hf:')
 
 def is_on_hub(
     name:str

@@ -129,7 +129,7 @@ def identity(self:ImageSet, i:int): # text; None where there is no such file
 
 @patch
 def identities(self:ImageSet): # yields that of each image
-    "All of them"
+    "What changes when an image does, of each image in turn (`identity` has that of one)"
     if self.members: return map(self.members.identity, range(len(self)))
     return map(file_identity, self.paths.as_texts())
 

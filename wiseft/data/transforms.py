@@ -33,13 +33,13 @@ class ClipTransform:
     def pixels(self,
         image:Image.Image # PIL image
     ): # (height, width, 3) array of uint8
-        "The first half"
+        "An image decoded, scaled and cropped: what can be kept, as bytes"
         for step in self.steps: image = step(image)
         return np.array(image)
     def normalise(self,
         x:torch.Tensor # (n, height, width, 3), uint8, on any device
     ): # (n, 3, height, width), float, channels last in memory, as CPUs and tensor cores like them
-        "The second half"
+        "A batch of such bytes as floats, normalised, on its device"
         row = lambda k: _row(tuple(self.settings[k]), x.shape[2], x.device)
         mean, std = row('mean'), row('std')
         out = torch.empty(x.shape, device=x.device)
@@ -50,7 +50,7 @@ class ClipTransform:
     def __call__(self,
         image:Image.Image # PIL image
     ): # (3, height, width), float
-        "Both"
+        "An image as the tower takes it: `pixels`, then normalised"
         return self.normalise(torch.from_numpy(self.pixels(image))[None])[0].contiguous()
     def __eq__(self, other): return self.key == other.key if isinstance(other, ClipTransform) else NotImplemented
     def __hash__(self): return hash(self.key)
@@ -73,7 +73,7 @@ def pixels_key(self:ClipTransform): # text
 
 @patch(as_prop=True)
 def key(self:ClipTransform): # text
-    "All that the whole follows from"
+    "All settings that a batch of this transform follows from, as a text: a name for what was kept of it"
     return json.dumps(self.settings)
 
 # %% ../../nbs/api/data/02_transforms.ipynb #3574eb9c

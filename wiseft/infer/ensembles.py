@@ -362,7 +362,7 @@ def choose_alpha(
 ) -> ChosenAlpha:
     "The mixing coefficient that images speak for, by accuracy on validation images or by a rule; prints what it saw"
     if 'control' in kwargs: raise ValueError(
-        'α is chosen on images of the reference. Give control sets to a rule: rule=keeps(.01, control).')
+        'Images of the reference choose α. Give control sets to a rule: rule=keeps(.01, control).')
     images = _kept_aside(validation, finetuned)
     table = sweep(zeroshot, finetuned, images, split='validation', by=[method], metrics=['accuracy'], images=images,
                   **kwargs)

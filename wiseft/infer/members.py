@@ -103,11 +103,11 @@ class Member:
         return replace(self, function=self.control(images), classnames=list(images.classnames), exact=None)
     @property
     def device(self):
-        "Where it wants its images"
+        "The device that the function of this member wants its images on"
         return device_of(self.modules[0] if self.modules else self.function)
     @property
     def name(self):
-        "For messages"
+        "What messages call this member"
         who = self.identity
         at = '' if np.isnan(who['alpha']) else f" at alpha = {who['alpha']:g}"
         kind = ' '.join(filter(None, [who['tuning'], who['method']]))

@@ -169,7 +169,7 @@ class KeptPredictions:
                 'row for each answer')
     @property
     def nbytes(self):
-        "Of the columns, without the images' table"
+        "Bytes of the predictions' columns, without the table of images"
         return sum(a.nbytes for _, codes, columns in self.members for a in (codes, *columns.values()))
     def who(self) -> pd.DataFrame:
         "The classifiers, a row each"

@@ -87,7 +87,7 @@ class ImageClassifier(nn.Module):
 # %% ../../nbs/api/models/11_classifier.ipynb #0a1fd1b4
 @patch(as_prop=True)
 def precision(self:ImageClassifier): # 'fp32', 'bf16', 'fp16' or 'fp64'
-    "Of the weights of the image tower"
+    "Precision of the weights of the image tower"
     return self.clip.precision
 
 @patch(as_prop=True)
@@ -159,7 +159,7 @@ def to_bf16(self:ImageClassifier): # `ImageClassifier`
 
 @patch
 def to_fp16(self:ImageClassifier): # `ImageClassifier`
-    "The same in float16, for GPUs that have no bfloat16"
+    "A copy whose image tower has its weights in float16, for GPUs that have no bfloat16"
     return _with_tower_in(self, torch.float16)
 
 # %% ../../nbs/api/models/11_classifier.ipynb #6d75effd

@@ -76,7 +76,7 @@ class Clip:
         return tuple(size) if isinstance(size, (tuple,list)) else (size, size)
     @property
     def precision(self): # 'fp32', 'bf16', 'fp16' or 'fp64'
-        "Of the weights of the image tower, whoever has changed them"
+        "Precision of the weights of the image tower, whoever has changed them"
         return _precisions[_input_dtype(self.model.visual)]
     @property
     def device(self): # torch.device

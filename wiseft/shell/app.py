@@ -340,6 +340,7 @@ def chosen_methods(
 
 # %% ../../nbs/api/shell/00_app.ipynb #d86b9bc1
 def is_suite(source:str|Path) -> bool:
+    "Whether something names a suite, or is a folder of one"
     from wiseft.data.suites import EMBEDDED, is_suite_folder
     from wiseft.data.layouts import FAMILIES
     return source in (*EMBEDDED, *FAMILIES) or is_suite_folder(source)

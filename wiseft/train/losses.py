@@ -161,7 +161,7 @@ def inner(self:Step): # list of (n, numbers), rows of length 1
 @patch(as_prop=True)
 @torch.no_grad()
 def start_inner(self:Step): # list of (n, numbers), rows of length 1
-    "What the same layers of the start make of them"
+    "What the inner layers of the start make of this step's images"
     layers = inner_layers(self.start.visual, len(self.learn.inner_outputs))
     with self.towers(), outputs_of(layers) as made: self.start.features(self.x)
     return _unit_rows(self, made)
