@@ -50,11 +50,20 @@ def definitions(text):
     return found
 
 
+def code(nodes):
+    "Definitions without their docstrings, as texts."
+    for node in nodes:
+        for n in ast.walk(node):
+            if isinstance(n, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(n) is not None:
+                n.body = n.body[1:]
+    return [*map(ast.dump, nodes)]
+
+
 def changed_names(path, since):
     "Names of a module whose code differs, or that use one whose code does."
     new, old = definitions(now(path)), definitions(before(path, since))
-    changed = {n for n in new if [*map(ast.dump, new[n])] != [*map(ast.dump, old.get(n, []))]} | (old.keys() - new)
-    read = {n: set().union(*map(names_in, nodes)) for n, nodes in new.items()}
+    changed = {n for n in new if code(new[n]) != code(old.get(n, []))} | (old.keys() - new)
+    read = {n: set().union(*map(names_in, nodes)) for n, nodes in new.items() if not n.startswith(".")}
     while users := {n for n, names in read.items() if changed & names} - changed:
         changed |= users
     return changed
