@@ -19,7 +19,7 @@ from .members import member
 from .inference import check_classes, check_nan, check_shape, common_transform, each_batch, ready
 from ..base.distributed import by_first, of_all
 from ..base.progress import say_place
-from ..base.text import counted, first_few, warn_user
+from ..base.text import first_few, warn_user
 from ..stats.caveats import exchanged_classes
 from ..stats.metrics import clopper_pearson
 from ..stats.table import MEAN, STARTS
@@ -136,11 +136,11 @@ def check_known(
     "ValueError that names a control set on which a start is no better than guessing"
     for name in _of_methods(members, STARTS):
         share, low, high, chance = guesses(looked[name]['predicted'], images.labels)
-        few = f'{counted(len(images), "image")} are too few to tell: give more, ' if share > chance else ''
+        few = 'give more images, ' if share > chance else ''
         if low <= chance: raise ValueError(
             f'{images.name!r} is no control set: {members[name].name} is right on {share:.1%} of it (95 % interval '
             f'{low:.1%} to {high:.1%}), where guessing gives {chance:.1%}, and what it doesn\'t know can\'t be '
-            f'forgotten. {few or "Look at the class names and templates, "}or leave the set out.')
+            f'forgotten. Look at the class names and templates, {few}or leave the set out.')
 
 def trained_on(
     classifier, # with a recipe, or without one

@@ -182,8 +182,8 @@ def sweep_(
         options |= dict(split=split, precision=precision, parts=parts, sample=.1 if fast else None)
         table,predictions = sweep(start, end, images, alphas, keep_predictions=_SURE, control=others, **options)
         show_table(methods_down(table))
-        chosen = [r['merge'].get('alpha') for r in recipe_of_average.values()]
-        _tell_forgotten(predictions, next(filter(None, chosen), .5))
+        chosen = [r['merge'].get('alpha') for r in recipe_of_average.values()] # of some merges one for each tensor
+        _tell_forgotten(predictions, next((a for a in chosen if isinstance(a, float)), .5))
         _say_agreement(table)
         predictions.members = [m for m in predictions.members if 'passed' not in m[2]] # those that saw all images
         recipe = end.recipe | dict(model=end.clip.name)
