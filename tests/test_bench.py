@@ -125,6 +125,19 @@ def test_failures_of_all_kinds(tmp_path, planted):
     pd.testing.assert_frame_equal(mine, alone.drop(columns=of_the_family), check_dtype=False)
 
 
+def test_a_merge_that_fails_without_one_run(tmp_path, planted):
+    "Its row stays, with an interval over images alone, and the reason is told"
+    @method("merge", "of three", knob="alpha", needs="several fine-tuned classifiers", cost="a fine-tuning each")
+    def of_three(start, tuned, at, alpha=1.):
+        if len(tuned) < 3: raise KeyError("Two are too few.")
+        return sum(tuned) / 3
+    suite, first = small()
+    said, how = [], PIECES | dict(lrs=(1e-3,), seeds=(0, 1, 2))
+    found = bench(suite, first, tmp_path / "a", ["of three"], **how, say=said.append)
+    assert found.gains().set_index("method").over["of three"] == "images"
+    assert any("without seed 0" in line and "Two are too few" in line for line in said), said
+
+
 def test_a_grid_goes_one_step_further(tmp_path):
     "Of two values the best is at an edge: plain fine-tuning and a pull try one more, before a test image is seen"
     suite, first = small()

@@ -31,6 +31,14 @@ def protocol_start(): # `Suite`, zero-shot `ImageClassifier`
     return suite, zeroshot_classifier(load_clip(), suite.classnames, p['templates']).eval()
 
 
+def largest_families(
+    images, # `ImageSet`
+    n:int,
+) -> list: # names
+    "The families with the most images; of equals the first by name"
+    return sorted(set(images.groups), key=lambda family: (-images.groups.count(family), family))[:n]
+
+
 def judged_sets(
     suite:Suite,
 ) -> dict: # (split, dataset) -> `ImageSet`

@@ -269,7 +269,9 @@ def _best(self:Work, name, what, values, trial, around): # values: the most caut
     further = one_further(values, best, around) if self.plan.goes_further else None
     if further is not None:
         try: right[further] = judge(further)
-        except Exception: trials.pop(trial(further)) # so far a method can't be set
+        except Exception as e: # so far a method can't be set
+            self.clock.say(f'{name} fails with {what} {further:g}: {last_words(e)}')
+            trials.pop(trial(further))
     order = sorted(right, reverse=values[0] > values[-1])
     rows = choice_rows(name, what, order, [right[v] for v in order])
     self.tried[name] += rows
@@ -330,7 +332,9 @@ def leave_out(self:Work, entry:Entry):
         trials = [replace(entry.trial, seed=s) for s in seeds if s != out]
         name = f'{entry.row.name} of {len(trials)} plain, lr {entry.trial.lr:g}, without seed {out}'
         try: test, cost = self.judged(partial(self.made, method, trials, name), name, 'test')
-        except Exception: return # how much hangs on a run isn't known then, and nothing else
+        except Exception as e:
+            self.clock.say(f'{name}: {last_words(e)} How much {entry.row.name} hangs on single runs is not known then.')
+            return
         curves.append(Curve(None, test['right'], cost, test['kl']))
     entry.without = curves
 

@@ -171,15 +171,6 @@ def _add_json(h, column, after, some=10_000):
         h.update(f'{", " if i else "["}{text}'.encode())
     h.update(f'{"" if len(column) else "["}]{after}'.encode())
 
-# %% ../../nbs/api/data/09_images.ipynb #0911160a
-@patch
-def largest_groups(self:ImageSet,
-    n:int # how many
-) -> list: # names
-    "The groups with the most images; of equals the first by name"
-    by_size = lambda group: (-self.groups.count(group), group)
-    return sorted(set(self.groups), key=by_size)[:n]
-
 # %% ../../nbs/api/data/09_images.ipynb #07c9319c
 @patch
 def split(self:ImageSet,

@@ -16,7 +16,7 @@ from ..base.devices import fitting_precision, usual_precision
 from .inference import check_attributes, device_of
 from ..base.text import first_few, warn_user
 from ..models.classifier import usual_templates
-from ..models.head import unseen_words, zeroshot_head
+from ..models.head import unseen_words, words_of, zeroshot_head
 from ..data.images import ImageSet
 
 # %% ../../nbs/api/infer/02_members.ipynb #642f93d6
@@ -65,7 +65,9 @@ def own_head(
     if not getattr(clip, 'tokenizer', None): raise ValueError(_no_words(images, default_name(classifier)))
     if set(images.classnames) == set(classifier.classnames): warn_user(
         f'{images.name!r} has the classes of the task: what is lost there is no other task forgotten.')
-    unknown = [c for c in images.classnames if unseen_words(clip, [c.replace('_', ' ')])]
+    words = {c: words_of(c.replace('_', ' ')) for c in images.classnames}
+    unseen = set(unseen_words(clip, sum(words.values(), [])))
+    unknown = [c for c, own in words.items() if unseen & set(own)]
     if 2*len(unknown) >= len(images.classnames): raise ValueError(
         f'{images.name!r} is no control set for {clip.name}, which never or hardly saw words of {len(unknown)} of its '
         f'{len(images.classnames)} class names in training, such as {first_few(unknown)}: what it doesn\'t know can\'t '

@@ -12,7 +12,7 @@ from ..base.registry import method
 
 # %% ../../nbs/methods/tsv_m.ipynb #5d0b21cf
 def _orthogonal(m): # the nearest one; in double precision, for directions of several steps are nearly the same
-    u, _, v = torch.linalg.svd(m.double(), full_matrices=False)
+    u, _, v = torch.linalg.svd(m.cpu().double(), full_matrices=False) # there is no float64 on Apple's GPUs
     return (u@v).to(m)
 
 @method('merge', 'TSV-M', '2412.00081', knob='alpha', needs='several fine-tuned classifiers', cost='a fine-tuning each')

@@ -14,7 +14,7 @@ from scipy import special, stats
 
 from wiseft.stats import metrics as m
 from wiseft.stats.calibration import expected_calibration_error
-from wiseft.stats.linesearch import AlphaCurve, alpha_intervals, bootstrap_best
+from wiseft.stats.linesearch import AlphaCurve, alpha_intervals
 from wiseft.stats.class_metrics import macro_f1, worst_group
 from wiseft.stats.robustness import fit_baseline, from_axis, to_axis
 
@@ -273,6 +273,21 @@ def outputs(rng, n, classes=10):
     "Labels, and outputs of two classifiers that err on different images."
     labels = rng.integers(0, classes, n)
     return labels, *(rng.standard_normal((n, classes)) + s*np.eye(classes)[labels] for s in (1.4, 1.7))
+
+
+def bootstrap_best(curve, n_resamples, rng):
+    "Best α of resampled images (n_resamples,): each draw walks along the curve's steps again"
+    low, high, i = curve.intervals
+    at, _ = curve.steps()
+    middle = (at[1:]+at[:-1])/2
+    begins = np.searchsorted(middle, low) # the first step that an image is right at
+    ends = np.searchsorted(middle, high) # and the first after
+    best = np.empty(n_resamples)
+    for r in range(n_resamples):
+        times = np.bincount(rng.integers(curve.n, size=curve.n), minlength=curve.n)[i]
+        begun, over = (np.bincount(steps, times, len(at)) for steps in (begins, ends))
+        best[r] = middle[(begun - over).cumsum()[:-1].argmax()]
+    return best
 
 
 @setting('bootstrap_best', '400 images: middle 95% of draws', 300)

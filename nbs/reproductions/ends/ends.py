@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np, torch
 import torch.nn.functional as F
 from wiseft.data.suites import protocol
-from wiseft.stats.diversity import cka_complement, kappa_complement, margins, mean_kl, overrides, prediction_diversity
 from wiseft.infer.ensembles import members, mix_logits, mix_probabilities
 from wiseft.infer.evaluation import evaluate
 from wiseft.train.learner import finetune
@@ -21,6 +20,7 @@ from wiseft.stats.metrics import correct
 from wiseft.infer.inference import common_transform, extract_features, run_all
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
+from diversity import cka_complement, kappa_complement, margins, mean_kl, overrides, prediction_diversity
 from runs import judged_sets, protocol_start, run_script
 
 PATH = [-.25, -.1, 0., .1, .2, .3, .4, .5, .6, .7, .8, .9, 1., 1.1, 1.25]

@@ -8,7 +8,7 @@ Prompts: highest zero-shot accuracy on validation (mean of the reference and the
 Narrow reference: the families with the most training images; as many as gain most by averaging on validation shifts.
 Recipe: highest accuracy of the fine-tuned classifier on the reference's validation images, which people tune for.
 """
-import argparse, csv, json
+import argparse, csv, json, sys
 from datetime import date
 from itertools import product
 from pathlib import Path
@@ -22,6 +22,9 @@ from wiseft.models.clip import load_clip
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.data.prompts import find_templates
 from wiseft.stats.table import MEAN, REFERENCE
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from runs import largest_families
 
 HERE = Path(__file__).resolve().parent
 ALPHA, SEED = 0.5, 100 # a seed that the measurement does not use
@@ -47,7 +50,7 @@ def try_prompts(clip, suite):
 def try_recipes(clip, suite, prompts):
     zeroshot = zeroshot_classifier(clip, suite.classnames, PROMPTS[prompts])
     for n, lr, epochs in product(FAMILIES, LRS, EPOCHS):
-        narrow = suite.restrict_train(suite.train.largest_groups(n))
+        narrow = suite.restrict_train(largest_families(suite.train, n))
         tuned = finetune(zeroshot, narrow, epochs=epochs, lr=lr, seed=SEED, progress=False, **FIXED)
         table = sweep(zeroshot, tuned, suite, [0, ALPHA, 1], split='validation', progress=False)
         for method, alpha in (('zero-shot', 0.), ('weight-space', ALPHA), ('logits', ALPHA), ('fine-tuned', 1.)):
@@ -109,7 +112,7 @@ SAYING = dict(
 def write_protocol():
     rows, suite = list(csv.DictReader(open(HERE/'choice.csv'))), load_suite('icons')
     families, lr, epochs = best_recipe(rows)
-    names = suite.train.largest_groups(families)
+    names = largest_families(suite.train, families)
     protocol = dict(decided=str(date.today()),
                     chosen_by='nbs/reproductions/icons/choose.py, on validation families (choice.csv)',
         suite_sha256=json.loads(package_data('icons.json').read_text())['sha256'],

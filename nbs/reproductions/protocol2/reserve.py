@@ -7,13 +7,16 @@ They are the outline and solid images of those training families that neither pr
 in contact sheets, one row a class; audit.json lists those that do not show their class. An image nearly like one of
 pretraining or of the fine-tuned families is left out too, measured as the suite itself does.
 """
-import json
+import json, sys
 from pathlib import Path
 import numpy as np, pandas as pd
 from PIL import Image
 from wiseft.data.suites import load_suite
 from wiseft.base.files import atomic_path
 from wiseft.data.hashes import grey_thumbnails, near_duplicates
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from runs import largest_families
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[2]/'build'/'icons' # what icons/build_suite.py makes
@@ -30,7 +33,7 @@ def main():
     table = pd.read_csv(suite.train.root/'icons.csv', keep_default_na=False)
     table['file'] = table.file.str.removeprefix('icons/')
     train = table[(table.split == 'train') & table['style'].isin(['outline', 'solid'])]
-    seen = train.family.isin(suite.train.largest_groups(FAMILIES))
+    seen = train.family.isin(largest_families(suite.train, FAMILIES))
     left = train.loc[~seen, ['file', 'style', 'class', 'family']].copy()
     audit = json.loads((HERE/'audit.json').read_text())
     wrong = {f'{c}/{name}' for c, names in audit['wrong'].items() for name in names}
