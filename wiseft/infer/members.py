@@ -67,7 +67,7 @@ def own_head(
         f'{images.name!r} has the classes of the task: what is lost there is no other task forgotten.')
     words = {c: words_of(c.replace('_', ' ')) for c in images.classnames}
     unseen = set(unseen_words(clip, sum(words.values(), [])))
-    unknown = [c for c, own in words.items() if unseen & set(own)]
+    unknown = [c for c in words if unseen & set(words[c])]
     if 2*len(unknown) >= len(images.classnames): raise ValueError(
         f'{images.name!r} is no control set for {clip.name}, which never or hardly saw words of {len(unknown)} of its '
         f'{len(images.classnames)} class names in training, such as {first_few(unknown)}: what it doesn\'t know can\'t '

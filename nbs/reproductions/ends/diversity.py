@@ -41,7 +41,7 @@ def margins(logits):
 
 
 def overrides(zeroshot, finetuned, averaged, labels):
-    "Where two classifiers disagree: how often their average follows which, and how often rightly, as shares of all images"
+    "Where two classifiers disagree: how often their average follows which, and rightly, as shares of all images"
     right = correct(averaged, labels)
     z, f, m = (torch.as_tensor(t).argmax(1).numpy() for t in (zeroshot, finetuned, averaged))
     sides = {"zero-shot": m == z, "fine-tuned": m == f, "third class": (m != z) & (m != f)}
