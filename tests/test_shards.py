@@ -20,6 +20,7 @@ import pytest
 from conftest import later, run
 from PIL import Image, ImageOps
 
+from wiseft.data.control import control_set
 from wiseft.data.suites import folder_suite, load_suite
 from wiseft.infer.evaluation import evaluate
 from wiseft.stats.table_io import write_results
@@ -256,6 +257,31 @@ def test_a_set_of_ones_own_on_the_hub(hub, tmp_path, monkeypatch):
     fetch(found)
     assert image_folder("hf:me/photos/train").classnames == ["cat", "dog"]
     assert len(folder_suite("hf:me/photos", []).train) == 12 - 4
+
+
+def test_a_control_set_on_the_hub(hub, tmp_path, monkeypatch):
+    "Named in a table, with its authors' licence; a folder of that name is meant where there is one"
+    monkeypatch.setenv("WISEFT_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    copy = hub.root / "clip-benchmark/wds_vtab-eurosat"
+    for split in ("train", "test"):
+        images = [(picture(i), i % 2, "jpg") for i in range(12 if split == "train" else 6)]
+        web_dataset(copy, images, ["forest", "river"], split)
+    (copy / "zeroshot_classification_templates.txt").write_text("a satellite photo of {c}\n")
+    with pytest.raises(FileNotFoundError, match="wiseft data hf:clip-benchmark/wds_vtab-eurosat --download"):
+        control_set("eurosat")
+    [found] = sets_on_hub("eurosat")
+    assert found.licence == "MIT"
+    fetch(found)
+    images = control_set("eurosat")
+    assert (images.name, images.role, len(images)) == ("eurosat", "control", 6)
+    assert (images.classnames, images.templates) == (["forest", "river"], ["a satellite photo of {}"])
+    with pytest.raises(FileNotFoundError, match="no set of that name. Did you mean 'eurosat'"):
+        control_set("eurosta")
+    for name in ("mine", "other"):
+        (tmp_path / "eurosat" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "eurosat" / name / "0.png")
+    assert control_set("eurosat").classnames == ["mine", "other"]
 
 
 @pytest.mark.parametrize("suite", ["fmow", "iwildcam"])

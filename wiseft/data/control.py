@@ -9,7 +9,8 @@ __all__ = ['HALF', 'UNTAUGHT', 'control_set', 'control_sets', 'half_the_classes'
 import numpy as np
 from dataclasses import replace
 from pathlib import Path
-from ..base.text import first_few
+from ..base.text import did_you_mean, first_few
+from .hub import CONTROL_ON_HUB, hub_address
 from .images import ImageSet
 from .labels import image_folder, source_name, split_folders
 from .layouts import FAMILIES
@@ -19,7 +20,7 @@ from .suites import EMBEDDED, RESERVED, Suite, load_suite
 
 # %% ../../nbs/api/data/14_control.ipynb #103f46b8
 def control_set(
-    source:ImageSet|str|Path, # `ImageSet`; class folders, tar, table, WebDataset, also `hf:owner/name`; a suite's name
+    source:ImageSet|str|Path, # class folders, tar, table, WebDataset, `hf:owner/name`; a suite's or hub set's name
     root:str|Path|None=None # data root of published suites; default `$WISEFT_DATA`, else `~/data`
 ) -> ImageSet: # whose role is 'control'
     "Test images of another task, with the class names and the templates that lie beside them"
@@ -27,8 +28,13 @@ def control_set(
     if str(source) in (*EMBEDDED, *FAMILIES):
         suite = load_suite(str(source), root=root, training=False)
         return replace(suite.test, name=suite.name, role='control', templates=suite.templates)
-    check_downloaded(source)
-    given = local_copy(source)
+    address = hub_address(str(source))
+    check_downloaded(address)
+    given = local_copy(address)
+    if not given.exists() and not shard_files(given):
+        sets = [*EMBEDDED, *FAMILIES, *CONTROL_ON_HUB]
+        hint = 'Half of the classes is for benches alone.' if str(source) == HALF else did_you_mean(source, sets)
+        raise FileNotFoundError(f'{source}: there is no such folder or file, and no set of that name. {hint}')
     # of splits it is the test images, or else the validation images
     splits = split_folders(given) if given.is_dir() and not shard_files(given) else {}
     if splits and not splits.keys() & {'test', 'validation'}: raise ValueError(
@@ -41,7 +47,8 @@ def control_set(
     beside = lambda name: next((f/name for f in folders if (f/name).is_file()), None)
     names, templates = beside('classnames.txt'), beside(_TEMPLATES)
     numbered = not path.is_dir() or shard_files(path) # then the images' own reader finds the names
-    images = image_folder(path, read_classnames(names) if names and not numbered else None, source_name(given))
+    name = source_name(given) if address == str(source) else str(source)
+    images = image_folder(path, read_classnames(names) if names and not numbered else None, name)
     return replace(images, role='control', templates=templates and read_templates(templates))
 
 _TEMPLATES = 'zeroshot_classification_templates.txt'

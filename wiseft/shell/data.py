@@ -62,14 +62,14 @@ Source = Annotated[Optional[str], typer.Argument(show_default=False,
 Unpack = Annotated[Optional[Path], typer.Option('--unpack', help='Copy the embedded suite to this folder.')]
 Download = Annotated[bool, typer.Option('--download',
     help='Download it: imagenet and its shifted sets (imagenet-v2, -r, -sketch, -a, objectnet), iwildcam, fmow, '
-         'transfer:cars and hf:owner/name from the hub, others with torchvision.')]
+         'transfer:cars, control sets (eurosat, …) and hf:owner/name from the hub, others with torchvision.')]
 Yes = Annotated[bool, typer.Option('--yes', '-y', help='Download without asking.')]
 Lookalikes = Annotated[bool, typer.Option('--lookalikes',
     help='Look for test and validation images that look like training images, such as one saved again.')]
 
 # %% ../../nbs/api/shell/01_data.ipynb #3aff3adb
 @command('wiseft data', 'wiseft data imagenet --data-root /data', 'wiseft data transfer:dtd --download',
-         'wiseft data imagenet-a --download',
+         'wiseft data imagenet-a --download', 'wiseft data eurosat --download',
          'wiseft data icons --unpack icons', 'wiseft data my-suite', 'wiseft data my-suite --lookalikes',
          'wiseft data photos/train')
 def data(
@@ -84,9 +84,10 @@ def data(
     import pandas as pd,shutil
     from wiseft.base.files import atomic_path,data_root
     from wiseft.data.decoding import UnreadableImage
-    from wiseft.data.hub import is_on_hub,is_ones_own
+    from wiseft.data.hub import hub_address,is_on_hub,is_ones_own
     from wiseft.data.layouts import FAMILIES,download_suite
     from wiseft.data.suites import load_suite
+    source = source and hub_address(source)
     if unpack:
         source = source or 'icons'
         if source != 'icons': raise typer.BadParameter(
@@ -130,6 +131,7 @@ def _show_sizes(sets):
 def _published(suite, root, only=None):
     "Published sets against what is there, and how the others are had"
     from wiseft.base.files import data_root
+    from wiseft.data.hub import CONTROL_ON_HUB
     from wiseft.data.layouts import inventory
     root = (root or data_root()).expanduser()
     table = inventory(root, suite)
@@ -138,6 +140,8 @@ def _published(suite, root, only=None):
     show_table(table[['suite','set','split','place','images','found','state']], str(root))
     for (place, how), _ in table[table.state != 'complete'].groupby(['place','how to get it'], sort=False):
         standard_output().print(f'{place}: {how}', markup=False, soft_wrap=True)
+    if suite is None: standard_output().print(
+        f"Control sets, by `wiseft data NAME --download`: {', '.join(CONTROL_ON_HUB)}.", markup=False, soft_wrap=True)
 
 # %% ../../nbs/api/shell/01_data.ipynb #99e4381b
 def _from_hub(name, root, yes):
