@@ -36,7 +36,7 @@ from wiseft.models.testing import pico_classifier
 from wiseft.base.lazy import timm
 
 usual_lr, finetune = later("wiseft.train.learner", "usual_lr", "finetune")
-linear_probe = later("wiseft.train.probes", "linear_probe")
+linear_probe = later("wiseft.train.learner", "linear_probe")
 load_vision = later("wiseft.models.vision", "load_vision")
 
 

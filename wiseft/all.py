@@ -36,7 +36,7 @@ from .base.lazy import LaterFunction as _Later
 
 # %% ../nbs/api/00_all.ipynb #a9a61433
 image_model, load_vision = _Later('wiseft.models.tower', 'image_model'), _Later('wiseft.models.vision', 'load_vision')
-linear_probe = _Later('wiseft.train.probes', 'linear_probe')
+linear_probe = _Later('wiseft.train.learner', 'linear_probe')
 clip_dataloaders = _Later('wiseft.train.loaders', 'clip_dataloaders')
 clip_learner, finetune = (_Later('wiseft.train.learner', name) for name in ('clip_learner', 'finetune'))
 plot_alpha, plot_frontier = (_Later('wiseft.show.plots', name) for name in ('plot_alpha', 'plot_frontier'))

@@ -138,7 +138,7 @@ def probe(
     force:Force=False,
 ):
     "Train a head on the features of a model without words: the start of its fine-tuning."
-    from wiseft.train.probes import linear_probe
+    from wiseft.train.learner import linear_probe
     from wiseft.base.distributed import first_writes
     from wiseft.base.text import counted
     from wiseft.models.vision import load_vision

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['adamw', 'ClipLearner', 'HeadOnFeatures', 'Wrapped', 'usual_lr', 'clip_learner', 'cosine_lr', 'CosineSchedule',
-           'run_recipe', 'run_circumstances', 'validation_metrics', 'finetune']
+           'run_recipe', 'run_circumstances', 'validation_metrics', 'finetune', 'linear_probe']
 
 # %% ../../nbs/api/train/05_learner.ipynb #2c6143c8
 import fastai, math, platform, torch
@@ -35,6 +35,7 @@ from .callbacks import (Bf16, ClipGradients, FetchLosses, FreezeBatchNorm, KeepT
                                     LrFactors, Progress, ProgressLines, WaitForImages, Watch, accuracy_now)
 from ..base.lazy import open_clip
 from ..models.classifier import ImageClassifier
+from ..models.vision import blank_classifier
 from .loaders import ClipDL, check_dataloaders, clip_dataloaders, feature_dataloaders, is_captions
 from ..infer.inference import reuse_memory
 from ..base.distributed import counts_of_all, distributed, gathered, n_processes, rank
@@ -488,3 +489,18 @@ def finetune(
         finally: learn.remove_cbs(list(learn.cbs)) # they know the learner: its memory would wait for Python to collect
     if kwargs.get('grad_checkpointing'): tuned.visual.set_grad_checkpointing(False)
     return tuned
+
+# %% ../../nbs/api/train/05_learner.ipynb #459c41a5
+def linear_probe(
+    vision,     # from `load_vision`, or a `Clip`
+    classnames:list, # of str
+    images,     # `ImageSet`, `Suite` or folder
+    validation=None, # `ImageSet` to watch; default as `finetune` says
+    epochs:int=10,
+    lr=1e-3,    # highest learning rate
+    **kwargs    # of `finetune`: batch_size, seed, progress, …
+): # `ImageClassifier` with alpha 0
+    "The tower with a head that is trained on its features"
+    probe = finetune(blank_classifier(vision, classnames), images, validation, epochs, lr, train='head', **kwargs)
+    probe.alpha, probe.recipe = 0., probe.recipe | dict(tuning='linear probe')
+    return probe

@@ -25,7 +25,7 @@ from wiseft.models.load import load_classifier
 from wiseft.models.vision import load_vision, own_classifier
 from wiseft.shell.app import load_methods
 from wiseft.train.loaders import clip_dataloaders
-from wiseft.train.probes import linear_probe
+from wiseft.train.learner import linear_probe
 from wiseft.weights.batchnorm import recompute_batchnorm
 from wiseft.weights.checkpoints import read_state_dict
 from wiseft.weights.merge import interpolate, merge
