@@ -46,7 +46,8 @@ from wiseft.models.head import random_head
 from wiseft.data.labels import image_folder
 from wiseft.train.learner import clip_learner
 from wiseft.stats.linesearch import alpha_intervals
-from wiseft.train.loaders import clip_dataloaders, crop_box
+from wiseft.train.loaders import clip_dataloaders
+from wiseft.train.crops import crop_box
 from wiseft.models.load import load_classifier
 from wiseft.weights.files import merge_files
 from wiseft.stats.metrics import paired_bootstrap
