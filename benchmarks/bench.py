@@ -50,7 +50,7 @@ from wiseft.train.loaders import clip_dataloaders
 from wiseft.train.crops import crop_box
 from wiseft.models.load import load_classifier
 from wiseft.weights.files import merge_files
-from wiseft.stats.metrics import paired_bootstrap
+from wiseft.stats.intervals import paired_bootstrap
 from wiseft.infer.inference import batches, fitting_batch_size, reuse_memory, run_all
 from wiseft.data.transforms import ClipTransform
 from wiseft.weights.path import WeightPath

@@ -24,7 +24,7 @@ from wiseft.models.classifier import ImageClassifier
 from wiseft.models.clip import Clip, load_clip
 from wiseft.models.head import unseen_words
 from wiseft.models.testing import pico_clip
-from wiseft.stats.metrics import paired_bootstrap
+from wiseft.stats.intervals import paired_bootstrap
 from wiseft.stats.table import CONTROL_MEAN, MEAN
 
 bench = later("wiseft.bench.run", "bench")

@@ -21,7 +21,7 @@ from wiseft.infer.evaluation import evaluate
 from wiseft.infer.scores import image_rows
 from wiseft.models.classifier import ImageClassifier, zeroshot_classifier
 from wiseft.models.clip import load_clip
-from wiseft.stats.metrics import bootstrap_mean, paired_bootstrap
+from wiseft.stats.intervals import bootstrap_mean, paired_bootstrap
 
 
 def protocol_start(): # `Suite`, zero-shot `ImageClassifier`

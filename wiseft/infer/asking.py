@@ -16,7 +16,7 @@ from ..base.text import BadFile, counted, did_you_mean, first_few, warn_user
 from .classify import picture_sets
 from .evaluation import look
 from ..stats.asked import asked_difference, simultaneous_differences
-from ..stats.metrics import clopper_pearson
+from ..stats.intervals import clopper_pearson
 
 # %% ../../nbs/api/infer/14_asking.ipynb #6f0a15e4
 @dataclass

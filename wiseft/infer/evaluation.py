@@ -21,7 +21,7 @@ from ..base.distributed import by_first, of_all
 from ..base.progress import say_place
 from ..base.text import first_few, warn_user
 from ..stats.caveats import exchanged_classes
-from ..stats.metrics import clopper_pearson
+from ..stats.intervals import clopper_pearson
 from ..stats.table import MEAN, STARTS
 from .scores import KeptPredictions, Outcome, all_classes, chosen_metrics, class_positions
 from .scores import image_rows, prediction_rows, score

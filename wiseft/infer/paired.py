@@ -8,7 +8,7 @@ __all__ = ['OVER', 'compare']
 # %% ../../nbs/api/infer/07_paired.ipynb #fda98968
 import numpy as np, pandas as pd
 from .members import WHO
-from ..stats.metrics import holm, mcnemar_exact, paired_bootstrap
+from ..stats.intervals import holm, mcnemar_exact, paired_bootstrap
 from ..stats.table import CONTROL_MEAN, MEAN
 from .scores import MIN_GROUPS, KeptPredictions, has_value
 

@@ -14,7 +14,7 @@ from .classify import picture_sets
 from .evaluation import check_known
 from ..base.text import first_few
 from .scores import Metric
-from ..stats.metrics import paired_bootstrap
+from ..stats.intervals import paired_bootstrap
 from ..stats.unlabelled import TEMPERATURES, nll_by_temperature
 
 # %% ../../nbs/api/infer/13_rules.ipynb #ad47dc14

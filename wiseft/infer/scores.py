@@ -15,7 +15,8 @@ from functools import cached_property
 from ..stats.calibration import expected_calibration_error
 from ..data.suites import ImageSet
 from .members import WHO
-from ..stats.metrics import batch_scores, bootstrap_mean, clopper_pearson, batch_kl
+from ..stats.metrics import batch_scores, batch_kl
+from ..stats.intervals import bootstrap_mean, clopper_pearson
 from ..stats.class_metrics import macro_f1, worst_group
 from ..stats.table import CONTROL_MEAN, MEAN, ROLES, UNBOUNDED, results_table
 

@@ -8,7 +8,7 @@ __all__ = ['greedy_soup']
 # %% ../../nbs/methods/greedy_soup.ipynb #359b0bcc
 import pandas as pd
 from ..weights.merge import merge, merge_recipe, named_models, uniform_soup
-from ..stats.metrics import mcnemar_exact
+from ..stats.intervals import mcnemar_exact
 from ..infer.inference import predict
 from ..base.registry import method
 from ..data.suites import ImageSet

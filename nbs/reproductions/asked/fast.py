@@ -12,7 +12,7 @@ import pandas as pd
 from asked import END, HALF, RECIPES, answers
 
 from wiseft.infer.evaluation import sampled_estimates
-from wiseft.stats.metrics import bootstrap_mean
+from wiseft.stats.intervals import bootstrap_mean
 
 HERE = Path(__file__).resolve().parent
 SHARES, DRAWS = (.05, .1, .2), 400
