@@ -26,7 +26,8 @@ from wiseft.shell.cli import app
 from wiseft.shell.report import evaluated_images
 from wiseft.models.clip import load_clip
 from wiseft.data.suites import Suite, folder_suite
-from wiseft.infer.ensembles import choose_alpha, sweep
+from wiseft.infer.ensembles import sweep
+from wiseft.infer.rules import choose_alpha
 from wiseft.infer.evaluation import evaluate
 from wiseft.stats.table_io import read_results
 from wiseft.data.labels import image_folder

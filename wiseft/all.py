@@ -30,8 +30,8 @@ from .infer.evaluation import evaluate
 from .infer.classify import classify
 from .infer.paired import compare
 from .infer.flips import changed_images
-from .infer.ensembles import (alpha_curves, choose_alpha, members, mix_logits, mix_probabilities,
-                                    output_ensemble, sweep)
+from .infer.ensembles import alpha_curves, members, mix_logits, mix_probabilities, output_ensemble, sweep
+from .infer.rules import choose_alpha
 from .base.lazy import LaterFunction as _Later
 
 # %% ../nbs/api/00_all.ipynb #a9a61433

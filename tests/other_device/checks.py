@@ -20,7 +20,8 @@ from wiseft.models.classifier import zeroshot_classifier
 from wiseft.shell.cli import app
 from wiseft.data.labels import image_folder
 from wiseft.data.suites import folder_suite
-from wiseft.infer.ensembles import alpha_curves, choose_alpha, members, sweep
+from wiseft.infer.ensembles import alpha_curves, members, sweep
+from wiseft.infer.rules import choose_alpha
 from wiseft.infer.evaluation import evaluate
 from wiseft.models.export import export_classifier
 from wiseft.stats.linesearch import AlphaCurve, alpha_intervals

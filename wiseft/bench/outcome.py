@@ -10,7 +10,7 @@ import numpy as np, pandas as pd
 from dataclasses import dataclass, field
 from fastcore.basics import patch
 from ..train.flops import COPIES, COUNTED, arithmetic
-from ..infer.ensembles import alpha_by_rule, nearly_best
+from ..infer.rules import alpha_by_rule, nearly_best
 from ..stats.matched_accuracy import against_itself, judged_by_halves, matched_gains
 from .plan import Plan, mean_sets, passes_an_image, takes_several
 from ..stats.table import CONTROL_MEAN, MEAN, REFERENCE

@@ -4,25 +4,24 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_ALPHAS', 'mix_logits', 'mix_probabilities', 'members', 'prepare_mix', 'sweep', 'output_ensemble',
-           'alpha_curves', 'standard_error', 'nearly_best', 'alpha_by_rule', 'ChosenAlpha', 'Seen', 'choose_alpha']
+           'alpha_curves']
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #796c503c
-import numpy as np, pandas as pd, psutil, torch
+import numpy as np, psutil, torch
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
 from inspect import signature
-from torch import nn
 from ..data.suites import Suite
-from ..stats.caveats import SMALL_SET, averaging_costs, doubtful_alphas, doubts
-from .evaluation import evaluate, look, trained_on
+from ..stats.caveats import doubtful_alphas, doubts
+from .evaluation import evaluate
 from ..data.images import ImageSet
 from ..stats.linesearch import AlphaCurve, alpha_intervals, projected_intervals
 from .members import Member, Remembered, at_precision, controlled, default_name, member, own_head
 from .inference import check_classes, common_transform, device_of, run_all
 from ..base.registry import find_method, function_and_knobs, method, method_name
-from ..base.text import counted, warn_user
+from ..base.text import warn_user
 from ..weights.merge import averageable, check_alpha, check_ends, knobs_apart, prepare_merge, wise_ft
 from ..weights.path import WeightPath
 
@@ -281,113 +280,3 @@ def alpha_curves(
         find = partial(projected_intervals, projection=images.projection) if images.projection else alpha_intervals
         curves[d] = AlphaCurve(*find(u, v, images.labels[kept]))
     return curves
-
-# %% ../../nbs/api/infer/06_ensembles.ipynb #ca009875
-def standard_error(
-    accuracies, # on validation images
-    n:int,      # how many images
-) -> float:
-    "Of the best of some accuracies; at least an image, for 100 % would have none"
-    best = np.max(accuracies)
-    return float(max(np.sqrt(best*(1-best)/n), 1/n))
-
-def nearly_best(
-    accuracies, # on validation images
-    n:int,      # how many images
-    errors:float=1, # how many standard errors are nothing
-) -> np.ndarray: # bool
-    "Which accuracies are as good as the best"
-    seen = np.asarray(accuracies, float)
-    return seen >= seen.max() - errors*standard_error(seen, n) - 1e-9
-
-def alpha_by_rule(
-    accuracies:pd.Series, # alpha -> accuracy on validation images
-    n:int,      # how many images
-    rule='nearest' # to 0.5; or 'one standard error', 'best'
-) -> float:
-    "The α nearest to 0.5 within one standard error of the best accuracy, or the smallest there, or that of the best"
-    if rule not in ('nearest', 'one standard error', 'best'): raise ValueError(
-        f"The rule is {rule!r}, expected 'nearest', 'one standard error' or 'best'.")
-    errors = 0 if rule == 'best' else 1
-    # of so few images one standard error would give up what fine-tuning clearly gained over 0.5
-    if rule == 'nearest' and n < SMALL_SET and {.5, 1.} <= set(accuracies.index):
-        if accuracies[1.] > accuracies[.5] + standard_error(accuracies, n): errors = 0
-    good = accuracies.index[nearly_best(accuracies, n, errors)].to_numpy(float)
-    if rule == 'nearest': return float(good[abs(good-.5).argmin()])
-    return float(good.min())
-
-# %% ../../nbs/api/infer/06_ensembles.ipynb #0ef47f54
-class ChosenAlpha(float):
-    "A mixing coefficient that can say what it was chosen by"
-    def __new__(cls, alpha, chosen=''): # sentences, as a recipe keeps them
-        self = super().__new__(cls, alpha)
-        self.chosen = chosen
-        return self
-
-# %% ../../nbs/api/infer/06_ensembles.ipynb #ec03276b
-@dataclass
-class Seen:
-    "What a rule of α is shown"
-    accuracies:pd.Series # of the α there are to choose from, on validation images
-    n:int                # how many images
-    images:ImageSet      # these
-    between:object       # function without arguments -> dict α -> `Member`
-    options:dict         # of `look`: batch_size, workers, progress
-    def look(self, images:ImageSet, metrics=()): # dict α -> dict column -> (n, …) array, and the members
-        "What the classifier at each α makes of other images; of a control set with the set's own head"
-        members = self.between()
-        if images.role == 'control': members = {a: m.on(images) for a, m in members.items()}
-        return look(members, images, metrics, **self.options), members
-
-def _kept_aside(validation, finetuned):
-    "Validation images of the reference that the classifier was not fine-tuned on"
-    if not isinstance(validation, ImageSet): validation = Suite.for_training(validation, finetuned.classnames)
-    images = validation.validation if isinstance(validation, Suite) else validation
-    if images is None: raise ValueError(
-        f'The suite {validation.name!r} has no validation images to choose alpha on. Give an ImageSet of some.')
-    if trained_on(finetuned, images): raise ValueError(
-        f'The classifier was fine-tuned on images of {images.name!r}, and alpha is chosen on others: give the suite '
-        'or folder that finetune was '
-        'given, or, where that was an ImageSet, the tenth that it kept aside, images.split((.1,))[1].')
-    return images
-
-# %% ../../nbs/api/infer/06_ensembles.ipynb #25d12649
-def choose_alpha(
-    zeroshot,     # classifier, alpha = 0
-    finetuned,    # the same, fine-tuned
-    validation,   # the `Suite` or folder that was fine-tuned on, or an `ImageSet` of validation images
-    rule='nearest', # of `alpha_by_rule`: or 'one standard error', 'best'; or a function of what was `Seen`
-    method='weight-space', # or another merge or mix with an alpha
-    **kwargs      # of `sweep`: parts, precision, batch_size, workers, progress
-) -> ChosenAlpha:
-    "The mixing coefficient that images speak for, by accuracy on validation images or by a rule; prints what it saw"
-    if 'control' in kwargs: raise ValueError(
-        'Images of the reference choose α. Give control sets to a rule: rule=keeps(.01, control).')
-    images = _kept_aside(validation, finetuned)
-    table = sweep(zeroshot, finetuned, images, split='validation', by=[method], metrics=['accuracy'], images=images,
-                  **kwargs)
-    if table.alpha.isna().any(): raise ValueError(f'{method} has no alpha to choose.')
-    accuracies, n = table.set_index('alpha').value.sort_index(), int(table.n.iloc[0])
-    one_part = kwargs.get('parts') or 'parts' in function_and_knobs(method)[1]
-    from_these = accuracies.drop(0.) if one_part else accuracies # at 0 the rest would be the fine-tuned's
-    def some(*names): return {k: kwargs[k] for k in names if k in kwargs}
-    def between():
-        options = some('alphas', 'precision', 'copies', 'parts')
-        made = members(zeroshot, finetuned, by=[method], images=images, **options).values()
-        by_alpha = {m.identity['alpha']: m for m in made}
-        return {a: by_alpha[a] for a in accuracies.index}
-    seen = Seen(from_these, n, images, between, some('batch_size', 'workers', 'progress'))
-    alpha = rule(seen) if callable(rule) else alpha_by_rule(from_these, n, rule)
-    if alpha not in from_these: raise ValueError(
-        f'The rule gave {alpha!r}. Expected one of the α that were evaluated: {[*from_these.index]}.')
-    start = table.method[table.alpha == 0].iloc[0]
-    error = f'{100*standard_error(accuracies, n):.1f} points'
-    print(f'On {n:,} validation images: {start} {accuracies[0]:.1%}, fine-tuned {accuracies[1]:.1%}, '
-          f'average at α = 0.5 {accuracies[.5]:.1%}. Chosen: α = {alpha:g}, {accuracies[alpha]:.1%} '
-          f'(one standard error: {error}).')
-    looked_at = f'{counted(n, "validation image")} (one standard error: {error}){getattr(rule, "said", "")}'
-    why = f'α = {alpha:g} was chosen on {looked_at}.'
-    costs = averaging_costs(accuracies, n, start)
-    if costs: why = f'Here averaging at 0.5 costs; {why}'
-    for sentence in costs: warn_user(sentence)
-    return ChosenAlpha(alpha, ' '.join([why, *costs]))

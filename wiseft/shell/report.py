@@ -134,7 +134,7 @@ def _chosen_by(recipe):
 
 def _averaged(table, recipe=None):
     "The mixing coefficient that a page tells of: in the table, the nearest to the one that was chosen, else to 0.5"
-    from wiseft.infer.ensembles import ChosenAlpha
+    from wiseft.infer.rules import ChosenAlpha
     chosen = _chosen_by(recipe)
     middle = recipe['merge']['alpha'] if chosen else .5
     alphas = table.alpha[table.method == 'weight-space']

@@ -399,7 +399,7 @@ def _merge_folders(recipe, output, load, device, force, choose):
     "Merge saved classifiers, or search among them"
     from wiseft.base.files import atomic_path
     from wiseft.base.devices import memory_advice
-    from wiseft.infer.ensembles import choose_alpha
+    from wiseft.infer.rules import choose_alpha
     from wiseft.models.load import load_classifier
     from wiseft.weights.merge import check_ends
     from wiseft.weights.recipes import HALVES,merged_classifier

@@ -13,7 +13,8 @@ from campaign import BUILD, HERE, PLAN, folder_name, plan_of
 from dataclasses import dataclass, field
 from wiseft.base.files import atomic_path
 from wiseft.bench.trial import Trial
-from wiseft.infer.ensembles import Seen, alpha_by_rule, members
+from wiseft.infer.ensembles import members
+from wiseft.infer.rules import Seen, alpha_by_rule
 from wiseft.infer.evaluation import look
 from wiseft.infer.rules import confident
 from wiseft.infer.scores import Metric, Outcome

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from wiseft.data.suites import load_suite
-from wiseft.infer.ensembles import alpha_by_rule
+from wiseft.infer.rules import alpha_by_rule
 from wiseft.stats.matched_accuracy import at_reference, matched_gains, resampled
 
 HERE = Path(__file__).resolve().parent

@@ -19,7 +19,8 @@ from time import perf_counter
 from wiseft.base.files import atomic_path, sha256_file
 from wiseft.bench.trial import Trial, run_trial
 from wiseft.data.suites import folder_suite
-from wiseft.infer.ensembles import choose_alpha, members
+from wiseft.infer.ensembles import members
+from wiseft.infer.rules import choose_alpha
 from wiseft.infer.evaluation import evaluate
 from wiseft.models.load import load_classifier
 from wiseft.models.vision import load_vision, own_classifier
