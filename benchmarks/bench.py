@@ -34,7 +34,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
-from wiseft.data.disk_cache import Pixels, ShortSide, decode_once
+from wiseft.data.pixels import Pixels, ShortSide, decode_once
 from wiseft.models.classifier import ImageClassifier, zeroshot_classifier
 from wiseft.models.clip import load_clip
 from wiseft.train.flops import operations

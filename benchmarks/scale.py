@@ -45,7 +45,7 @@ def task(f):
 def class_folders(place):
     "What the folders of a set are called"
     from wiseft.data.layouts import imagenet_subset
-    from wiseft.data.wordnet import imagenet_classes
+    from wiseft.data.labels import imagenet_classes
     wnids = list(imagenet_classes())
     if place.startswith('imagenetv2'): return [str(i) for i in range(1000)]
     return [wnids[k] for k in imagenet_subset(place)] if place in ('imagenet-r', 'imagenet-a') else wnids

@@ -11,7 +11,8 @@ from crash import WRITERS, ended, every_call, kill_before, once, random_moments,
 from PIL import Image
 from programs import PROGRAMS
 
-from wiseft.data.disk_cache import Pixels, ShortSide, cache_table, clear_cache, decode_once
+from wiseft.data.disk_cache import cache_table, clear_cache
+from wiseft.data.pixels import Pixels, ShortSide, decode_once
 from wiseft.stats.table_io import append_results, read_results
 from wiseft.base.files import atomic_path
 from wiseft.data.labels import image_folder

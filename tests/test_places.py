@@ -13,7 +13,8 @@ from crash import ended, started, table
 from PIL import Image
 
 from wiseft.base.files import atomic_path
-from wiseft.data.disk_cache import Pixels, ShortSide, cache_table, clear_cache, decode_once
+from wiseft.data.disk_cache import cache_table, clear_cache
+from wiseft.data.pixels import Pixels, ShortSide, decode_once
 from wiseft.data.labels import image_folder
 from wiseft.stats.table_io import read_results, write_results
 

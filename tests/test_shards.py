@@ -30,7 +30,7 @@ from wiseft.data.labels import image_folder
 from wiseft.data.layouts import FMOW_CLASSES, imagenet_subset, inventory
 from wiseft.models.testing import pico_classifier
 from wiseft.base.text import BadFile
-from wiseft.data.wordnet import imagenet_classes
+from wiseft.data.labels import imagenet_classes
 
 HubFiles, fetch, hub_files, sets_on_hub = later("wiseft.data.hub", "HubFiles", "fetch", "hub_files", "sets_on_hub")
 captioned_images = later("wiseft.train.loaders", "captioned_images")

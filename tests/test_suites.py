@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from wiseft.data.suites import load_suite
 from wiseft.infer.evaluation import evaluate
 from wiseft.data.layouts import imagenet_subset, set_classes
-from wiseft.data.wordnet import imagenet_classes
+from wiseft.data.labels import imagenet_classes
 from wiseft.stats.table_io import read_results
 
 SHIFTS = ["imagenet-v2", "imagenet-r", "imagenet-sketch", "objectnet", "imagenet-a"]

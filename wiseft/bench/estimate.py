@@ -11,7 +11,7 @@ from fastcore.basics import patch
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from ..data.disk_cache import unreadable
+from ..data.pixels import unreadable
 from ..data.suites import Suite
 from ..base.devices import fitting_precision
 from ..stats.chance import both_chances, smallest_told

@@ -20,7 +20,7 @@ from .images import ImageSet
 from .labels import labelled_folders, shard_set
 from .shards import sample_rows, shard_files
 from ..base.text import BadFile, did_you_mean, first_few, why_failed
-from .wordnet import imagenet_classes
+from .labels import imagenet_classes
 
 # %% ../../nbs/api/data/11_layouts.ipynb #2ddd0626
 PUBLISHED_SETS = pd.read_csv(package_data('published_sets.csv'))

@@ -17,7 +17,7 @@ from functools import partial
 from itertools import chain
 from PIL import Image
 from torch import nn
-from ..data.disk_cache import MAX_SKIPPED, Pixels, Tried, check_skipped, decode_once, decode_part, decoding_workers
+from ..data.pixels import MAX_SKIPPED, Pixels, Tried, check_skipped, decode_once, decode_part, decoding_workers
 from ..data.disk_cache import entry_folder, open_entry, write_entry
 from ..data.suites import ImageSet
 from ..base.devices import eval_mode, exact_fp32, is_out_of_memory

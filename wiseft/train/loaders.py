@@ -30,7 +30,7 @@ from ..base.files import sha256_file
 from ..models.head import warn_of_texts
 from ..data.labels import read_image_table
 from ..base.text import BadFile, counted, first_few, warn_user
-from ..data.disk_cache import Pixels, ShortSide, check_skipped, decoding_workers, is_large
+from ..data.pixels import Pixels, ShortSide, check_skipped, decoding_workers, is_large
 from .crops import crop_box, cut, on_canvas, resized_crop, resized_crops
 from ..infer.prefetch import Feeder
 from ..infer.inference import decode_for_all, extract_features
