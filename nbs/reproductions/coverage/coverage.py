@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How often the intervals of metrics, robustness and linesearch hold a truth that we know, because we make the data.
+"""How often the intervals of our rooms hold a truth that we know, because we make the data.
 
     python coverage.py                # every setting, some five minutes on one core; those with a line are skipped
     python coverage.py worst_group    # those of one function
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy import special, stats
 
-from wiseft.stats import metrics as m
+from wiseft.stats import intervals as m
 from wiseft.stats.calibration import expected_calibration_error
 from wiseft.stats.linesearch import AlphaCurve, alpha_intervals
 from wiseft.stats.class_metrics import macro_f1, worst_group
