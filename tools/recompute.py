@@ -1492,7 +1492,8 @@ def on_resnet(page, harsh, harsh_adjusted, gentle, gentle_adjusted):
     names = "LP-FT", "self-distillation", "Fisher"
     page.holds("three of 21 rows keep less", set(less) == set(names) and len(less) + len(others) + 1 == 21)
     page.says("LP-FT {} points, self-distillation {} and Fisher {}", *[less[m] for m in names])
-    page.holds("self-distillation and Fisher merging keep 3 points less, too", all(2.5 < less[m] < 3.5 for m in names[1:]))
+    page.holds("self-distillation and Fisher merging keep 3 points less, too",
+               all(2.5 < less[m] < 3.5 for m in names[1:]))
     page.says("ProLIP, with {} points, is at the edge", Drawn(-harsh["ProLIP"][3], 0.1))
     page.holds("its `p_holm` is 0.03 to 0.06", 0.03 < dict(zip(harsh, harsh_adjusted))["ProLIP"] < 0.065)
     page.says("The other {}, between {} less and {} more, don't differ so", len(others), *ends_of_gains(others))
@@ -1591,7 +1592,8 @@ def _(page):
     beyond_on_vit(page, {m: row for m, row in rows.items() if np.isnan(row[3])})
     page.holds("keeps more or less by a difference that is established", adjusted.min() > 0.05)
     on_resnet(page, *kept["resnet-harsh"], *kept["resnet-gentle"])
-    comparable = [sum(row[3] == row[3] for row in rows.values()) for rows, _ in kept.values()]
+    has_gain = lambda rows: sum(row[3] == row[3] for row in rows.values())
+    comparable = [has_gain(rows) for rows, _ in kept.values()]
     page.says("(of {} on the ViT, and of {} and {} on the ResNet by the harsh and the gentle recipe", *comparable)
     told_by_meter(page)
     of_halves(page)
@@ -1627,11 +1629,12 @@ def _(page):
 
         def changes(at, since):
             of = lambda d: 100 * np.mean([r[d][i] - r[d][j] for r, i, j in zip(runs, at, since)], 0)[images[d]]
-            return [x for sets in (["reference"], shifts, [CONTROL]) for x in over_images([of(d) for d in sets])]
+            return flat(over_images(list(map(of, sets))) for sets in (["reference"], shifts, [CONTROL]))
 
-        at = {most: [place(run, seen, most) for run, seen in zip(runs, validation)] for most in (1, 0.03, 0.01)}
+        places = lambda most: np.array([place(*both, most) for both in zip(runs, validation)])
+        at = {most: places(most) for most in (1, 0.03, 0.01)}
         of = {most: changes(places, [0] * 5) for most, places in at.items()}
-        rows += [[i / 10 for i in at[most]] + of[most] for most in at]
+        rows += [[*at[most] / 10, *of[most]] for most in at]
         rows.append(changes(at[0.01], at[1]))
         told[part] = of[1], of[0.01], rows[-1]
     page.quotes("chosen, rows = {}, {}", *rows)
@@ -1639,7 +1642,8 @@ def _(page):
               *[-by_validation[6] for by_validation, *_ in told.values()])
     lost = [by_rule[6:] for _, by_rule, _ in told.values()]
     page.says("where one point may be lost, {} are lost on the ViT", -lost[0][0])
-    page.holds("none is to be seen on the ResNet (+0.1 with either recipe)", all(round(v[0], 1) == 0.1 for v in lost[1:]))
+    page.holds("none is to be seen on the ResNet (+0.1 with either recipe)",
+               all(round(v[0], 1) == 0.1 for v in lost[1:]))
     page.says("The intervals reach down to {}, {} and {}, though", *[v[1] for v in lost])
     reference, shift = (told["vit-harsh"][2][i] for i in (0, 3))
     page.says("on the ViT {} points of the reference, which come back under shift (+{})", -reference, shift)
