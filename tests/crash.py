@@ -38,7 +38,7 @@ from wiseft.infer.scores import KeptPredictions, image_rows
 
 write_card = later("wiseft.show.card", "write_card")
 write_report = later("wiseft.show.report", "write_report")
-read_training, write_training = later("wiseft.train.checkpoint", "read_training", "write_training")
+read_training, write_training = later("wiseft.train.resume", "read_training", "write_training")
 
 WRITES = {"write", "tofile", "fsync", "sync", "serialize_file"}  # functions before which a kill may come
 # audit events before which a kill may come

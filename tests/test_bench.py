@@ -23,7 +23,7 @@ from wiseft.models.testing import pico_clip
 from wiseft.base.registry import REGISTRY, find_method, method
 
 bench, carry_out, planned = later("wiseft.bench.run", "bench", "carry_out", "planned")
-checkpoint_file = later("wiseft.train.checkpoint", "checkpoint_file")
+checkpoint_file = later("wiseft.train.resume", "checkpoint_file")
 
 PIECES = dict(seeds=(0, 1), lrs=(1e-3,), alphas=(0, .5, 1), epochs=1, batch_size=16, precision="fp32", progress=False)
 

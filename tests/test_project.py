@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 from wings import WINGS
 
 NOTEBOOKS = [p for p in tree() if p.suffix == ".ipynb"]
-FINETUNING = {"train.loaders", "train.callbacks", "train.losses", "train.checkpoint", "train.learner", "train.record",
+FINETUNING = {"train.loaders", "train.callbacks", "train.losses", "train.resume", "train.learner", "train.record",
               "train.weight_averages", "train.flops", "bench.trial"}
 SHELL = {"shell.app", "shell.data", "shell.train", "shell.evaluate", "shell.report", "shell.bench", "shell.show",
          "shell.run", "shell.cli"}

@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 from conftest import later, run
 from PIL import Image, ImageOps
+from typer.testing import CliRunner
 
 from wiseft.data.control import control_set
 from wiseft.data.suites import folder_suite, load_suite
@@ -265,7 +266,7 @@ def test_a_control_set_on_the_hub(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     copy = hub.root / "clip-benchmark/wds_vtab-eurosat"
     for split in ("train", "test"):
-        images = [(picture(i), i % 2, "jpg") for i in range(12 if split == "train" else 6)]
+        images = [(picture(i), i % 2, "jpg") for i in (range(12) if split == "train" else range(12, 18))]
         web_dataset(copy, images, ["forest", "river"], split)
     (copy / "zeroshot_classification_templates.txt").write_text("a satellite photo of {c}\n")
     with pytest.raises(FileNotFoundError, match="wiseft data hf:clip-benchmark/wds_vtab-eurosat --download"):
@@ -278,6 +279,13 @@ def test_a_control_set_on_the_hub(hub, tmp_path, monkeypatch):
     assert (images.classnames, images.templates) == (["forest", "river"], ["a satellite photo of {}"])
     with pytest.raises(FileNotFoundError, match="no set of that name. Did you mean 'eurosat'"):
         control_set("eurosta")
+    from wiseft.shell.cli import app
+
+    monkeypatch.delenv("WISEFT_DATA")
+    for root, code, says in (("data", 0, "river"), ("elsewhere", 1, "elsewhere/hf/clip-benchmark")):
+        said = CliRunner().invoke(app, ["data", "eurosat", "--data-root", root])
+        assert said.exit_code == code and says in said.output, said.output
+    assert "WISEFT_DATA" not in os.environ
     for name in ("mine", "other"):
         (tmp_path / "eurosat" / name).mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(tmp_path / "eurosat" / name / "0.png")

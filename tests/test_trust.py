@@ -36,7 +36,7 @@ from wiseft.weights.safetensors_io import TensorFile
 from wiseft.base.text import BadFile
 
 captioned_images = later("wiseft.train.loaders", "captioned_images")
-read_training = later("wiseft.train.checkpoint", "read_training")
+read_training = later("wiseft.train.resume", "read_training")
 
 EVIL = """
 from pathlib import Path

@@ -33,6 +33,11 @@ def test_the_opening_page_names_every_room(wing):
     assert set(re.findall(r"^\| \[[^\]]+\]\((\w+\.ipynb)\)", page, re.M)) == there
 
 
+def test_the_house_names_every_wing():
+    intro = source(read(NBS / "api/index.ipynb")["cells"][1])
+    assert re.findall(r"\[(\w+)\]\([./]*\1/index\.ipynb\)", intro) == list(WINGS)
+
+
 def test_lists_are_in_step():
     python(ROOT / "tools/wings.py", "--check")
 

@@ -60,7 +60,7 @@ from wiseft.base.text import BadFile
 
 write_card = later("wiseft.show.card", "write_card")
 captioned_images = later("wiseft.train.loaders", "captioned_images")
-read_training = later("wiseft.train.checkpoint", "read_training")
+read_training = later("wiseft.train.resume", "read_training")
 
 SLOWEST = 10  # seconds of the processor that one file may take
 LONGEST = 60  # seconds of the clock, on a busy machine
@@ -412,7 +412,7 @@ class Lines(Results):
 
 class Resumes(Safetensors):
     "Checkpoints of a training"
-    rooms = ("train/checkpoint",)
+    rooms = ("train/resume",)
     load = staticmethod(read_training)
 
     def starts(self):

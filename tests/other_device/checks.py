@@ -26,7 +26,7 @@ from wiseft.infer.evaluation import evaluate
 from wiseft.models.export import export_classifier
 from wiseft.stats.linesearch import AlphaCurve, alpha_intervals
 from wiseft.train.callbacks import EVERY
-from wiseft.train.checkpoint import checkpoint_file, read_training
+from wiseft.train.resume import checkpoint_file, read_training
 from wiseft.train.learner import finetune
 from wiseft.train.loaders import PixelSource
 from wiseft.models.load import load_classifier

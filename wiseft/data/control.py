@@ -20,13 +20,12 @@ from .suites import EMBEDDED, RESERVED, Suite, load_suite
 
 # %% ../../nbs/api/data/14_control.ipynb #103f46b8
 def control_set(
-    source:ImageSet|str|Path, # class folders, tar, table, WebDataset, `hf:owner/name`; a suite's or hub set's name
-    root:str|Path|None=None # data root of published suites; default `$WISEFT_DATA`, else `~/data`
+    source:ImageSet|str|Path # class folders, tar, table, WebDataset, `hf:owner/name`; a suite's or hub set's name
 ) -> ImageSet: # whose role is 'control'
     "Test images of another task, with the class names and the templates that lie beside them"
     if isinstance(source, ImageSet): return replace(source, role='control', projection=None)
     if str(source) in (*EMBEDDED, *FAMILIES):
-        suite = load_suite(str(source), root=root, training=False)
+        suite = load_suite(str(source), training=False)
         return replace(suite.test, name=suite.name, role='control', templates=suite.templates)
     address = hub_address(str(source))
     check_downloaded(address)

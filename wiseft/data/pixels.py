@@ -135,7 +135,7 @@ def _decode(pixels, which, n, folder, workers, progress):
     images, what = pixels.images, f'decoding {pixels.images.name}'
     if n < len(images): what += f' (the cache has room for {n:,} of {len(images):,} images)'
     workers = decoding_workers(images) if workers is None else workers
-    # else it draws from the global one
+    # with a generator of its own the loader leaves the global one as it is
     loader = DataLoader(Hashed(pixels), None, sampler=which, num_workers=workers, collate_fn=_as_it_is,
                         generator=torch.Generator())
     loader = tell(loader, what, images=len(which), progress=progress and is_large(images))

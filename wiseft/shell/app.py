@@ -233,6 +233,12 @@ def set_workers(n:int|None): # the number
     if n is not None: os.environ['WISEFT_WORKERS'] = str(n)
     return n
 
+def _use_data_root(ctx:typer.Context, root:Optional[Path]):
+    "All that the command does looks for data there"
+    from fastcore.xtras import modified_env
+    if root: ctx.with_resource(modified_env(WISEFT_DATA=str(root)))
+    return root
+
 # %% ../../nbs/api/shell/00_app.ipynb #68b2cdea
 Output = Annotated[Path, typer.Option('--output','-o', show_default=False, help='What to write.')]
 OutputFolder = Annotated[Path, typer.Option('--output','-o', show_default=False, callback=check_folder,
@@ -251,8 +257,8 @@ SuiteName = Annotated[str, typer.Option('--suite', help='icons (embedded); image
 Reference = Annotated[Optional[Path], typer.Option('--reference', help='Instead of --suite: the reference '
     'distribution, a folder of class folders or of train/validation/test. What has no test folder is split 8:1:1, '
     'always the same way.')]
-DataRoot = Annotated[Optional[Path],
-                     typer.Option('--data-root', help='Where published sets lie; default $WISEFT_DATA, else ~/data.')]
+DataRoot = Annotated[Optional[Path], typer.Option('--data-root', callback=_use_data_root,
+    help='Where published sets and those of the hub lie; default $WISEFT_DATA, else ~/data.')]
 AllowIncomplete = Annotated[
     bool, typer.Option('--allow-incomplete',
                        help='Go on where a published set lacks images; the result counts them as skipped.')]

@@ -95,10 +95,10 @@ def data(
         with atomic_path(unpack, force=force, kind='copy of icons') as tmp:
             shutil.copytree(load_suite('icons').train.root, tmp)
         wrote(unpack)
-    if download and source and is_on_hub(source): _from_hub(source, root, yes)
-    elif download: download_suite(source or '', (root or data_root()).expanduser())
-    if source is None or source in FAMILIES: return _published(source, root)
-    if is_on_hub(source) and not is_ones_own(source): return _published('imagenet', root, source)
+    if download and source and is_on_hub(source): _from_hub(source, yes)
+    elif download: download_suite(source or '', data_root())
+    if source is None or source in FAMILIES: return _published(source)
+    if is_on_hub(source) and not is_ones_own(source): return _published('imagenet', source)
     sets, bad = sets_of(source), []
     for images in sets.values():
         for i in range(len(images)):
@@ -128,12 +128,12 @@ def _show_sizes(sets):
     show_table(some.rename_axis('class').reset_index(name='images').assign(**{'': bars}), what)
 
 # %% ../../nbs/api/shell/01_data.ipynb #ea9d93c1
-def _published(suite, root, only=None):
+def _published(suite, only=None):
     "Published sets against what is there, and how the others are had"
     from wiseft.base.files import data_root
     from wiseft.data.hub import CONTROL_ON_HUB
     from wiseft.data.layouts import inventory
-    root = (root or data_root()).expanduser()
+    root = data_root()
     table = inventory(root, suite)
     if only: table = table[table.set == only]
     if suite is None: standard_output().print('icons, the embedded suite, is always there. Below the data root:')
@@ -144,11 +144,11 @@ def _published(suite, root, only=None):
         f"Control sets, by `wiseft data NAME --download`: {', '.join(CONTROL_ON_HUB)}.", markup=False, soft_wrap=True)
 
 # %% ../../nbs/api/shell/01_data.ipynb #99e4381b
-def _from_hub(name, root, yes):
+def _from_hub(name, yes):
     "Show what a set of the hub weighs and under what licence it is, ask once, and download it"
     import pandas as pd
     from wiseft.data.hub import fetch, sets_on_hub
-    found = sets_on_hub(name, root)
+    found = sets_on_hub(name)
     rows = [(f.repository, len(f.files), f'{f.size/1e9:,.2f}', f.licence, f.source, f.note) for f in found]
     columns = ['repository', 'files', 'GB', 'licence', 'source', 'note']
     show_table(pd.DataFrame(rows, columns=columns), 'On the hub')

@@ -232,7 +232,7 @@ def finetune_(
     workers:Workers=None, device:Device=None, force:Force=False,
 ):
     "Fine-tune a classifier on the images of a reference distribution."
-    from wiseft.train.checkpoint import checkpoint_file
+    from wiseft.train.resume import checkpoint_file
     from wiseft.train.learner import finetune,usual_lr
     from wiseft.models.load import load_classifier
     from wiseft.base.distributed import first_writes

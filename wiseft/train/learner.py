@@ -40,7 +40,7 @@ from ..base.distributed import counts_of_all, distributed, gathered, n_processes
 from ..base.progress import is_told, is_watched, say_place
 from ..base.registry import method_name
 from ..base.text import did_you_mean
-from .checkpoint import Checkpoint
+from .resume import Checkpoint
 from .losses import HeadFromText, Loss, Pull, Teacher, completed, method_recipe, trait
 from .record import run_circumstances, run_recipe, validation_metrics
 from ..base.threads import AllOrOne
