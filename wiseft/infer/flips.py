@@ -24,7 +24,7 @@ def changed_images(
 ) -> pd.DataFrame: # dataset, file, label, end, gained; before, after: classes; sure_before, sure_after: probabilities
     "Images that the average gets right and an end doesn't (`gained`), and the reverse"
     frames = _right_and_wrong(predictions, alpha)
-    if not frames: return pd.DataFrame()
+    if 'weight-space' not in frames: return pd.DataFrame()
     averaged, parts = frames.pop('weight-space'), []
     kept = ['predicted', 'correct', *averaged.columns.intersection(['confidence'])]
     for end, was in frames.items():
@@ -71,20 +71,21 @@ def changed_confusions(
 
 # %% ../../nbs/api/infer/10_flips.ipynb #975b6620
 def forgotten_images(
-    predictions:KeptPredictions, # of a start, an averaged and a fine-tuned classifier, with control sets
+    predictions:KeptPredictions, # of a start and a fine-tuned classifier, perhaps an averaged one, with control sets
     alpha:float=.5, # of the averaged one
-) -> pd.DataFrame: # dataset, file, label, after, sure_after, averaged; back: is the average right?
+) -> pd.DataFrame: # dataset, file, label, after, sure_after; where there is an average, averaged; back: is it right?
     "Images of control sets that the start gets right and the fine-tuned classifier doesn't, the surest first"
     frames = _right_and_wrong(predictions, alpha)
     start = next((frames[m] for m in STARTS if m in frames), None)
     if start is None or 'fine-tuned' not in frames: return pd.DataFrame()
-    after, averaged = frames['fine-tuned'].add_suffix('_after'), frames['weight-space'].add_suffix('_averaged')
-    all_ = start[start.role == 'control'].join(after).join(averaged)
+    all_ = start[start.role == 'control'].join(frames['fine-tuned'].add_suffix('_after'))
+    if averages := 'weight-space' in frames: all_ = all_.join(frames['weight-space'].add_suffix('_averaged'))
     lost = all_[all_.correct.eq(True) & all_.correct_after.eq(False)]
     if 'confidence' in lost: lost = lost.sort_values('confidence', ascending=False, kind='stable')
-    return pd.DataFrame(dict(
-        label=lost.label.astype(str), after=lost.predicted_after.astype(str), sure_after=lost.get('confidence_after'),
-        averaged=lost.predicted_averaged.astype(str), back=lost.correct_averaged.eq(True))).reset_index()
+    columns = dict(label=lost.label.astype(str), after=lost.predicted_after.astype(str),
+                   sure_after=lost.get('confidence_after'))
+    if averages: columns |= dict(averaged=lost.predicted_averaged.astype(str), back=lost.correct_averaged.eq(True))
+    return pd.DataFrame(columns).reset_index()
 
 # %% ../../nbs/api/infer/10_flips.ipynb #e2cb1534
 SIDE = 64 # pixels

@@ -98,8 +98,8 @@ def find_ends(
     known = who[there].drop(columns='seed').drop_duplicates()
     single = known.method.value_counts().eq(1)
     found = {m: dict(method=m) for m in (*STARTS, 'weight-space', 'fine-tuned') if single.get(m)}
-    if 'weight-space' not in found: return {}
-    return found | {'weight-space': dict(method='weight-space', alpha=alpha)}
+    if 'weight-space' in found: found['weight-space']['alpha'] = alpha
+    return found
 
 def compare_ends(
     predictions:KeptPredictions,
@@ -108,5 +108,5 @@ def compare_ends(
     "The averaged classifier against the zero-shot and the fine-tuned one, on the same images"
     ends = find_ends(predictions, alpha)
     averaged = ends.pop('weight-space', None)
-    if not ends: return None
+    if averaged is None or not ends: return None
     return pd.concat([compare(predictions, end, averaged) for end in ends.values()], ignore_index=True)

@@ -9,7 +9,8 @@ __all__ = ['join_runs', 'compare_runs', 'compare_ends_of_runs']
 import pandas as pd
 from .paired import compare
 from .predictions import compare_ends
-from ..stats.table import STARTS, first_metric
+from ..base.text import first_few
+from ..stats.table import MEANS, STARTS, first_metric
 
 # %% ../../nbs/api/infer/09_runs.ipynb #28c1877f
 def join_runs(
@@ -17,6 +18,11 @@ def join_runs(
 ) -> pd.DataFrame: # results table whose `tuning` is the run's name
     "Runs from one zero-shot classifier, or another start, as one table, of the first metric"
     parts = [first_metric(t).assign(run=name) for name, t in tables.items()]
+    for role in ('shift', 'control'): # whose means are compared
+        sets = [some for t in parts if (some := set(t.dataset[t.role == role]) - set(MEANS))]
+        if lacking := sets and sorted(set.union(*sets) - set.intersection(*sets)): raise ValueError(
+            f'The runs {", ".join(tables)} have other {role} sets: not all have {first_few(lacking)}. Compare runs on '
+            'the same sets.')
     joined = pd.concat(parts, ignore_index=True)
     is_start = joined.method.isin(STARTS)
     joined['tuning'] = joined.tuning.where(is_start, joined.pop('run'))

@@ -303,13 +303,13 @@ def _forgotten(predictions, alpha, images):
     yield ('<h2>What it forgot</h2>\n<p class="soft">Images of other tasks that were right at the start and that the '
            'fine-tuned classifier gets wrong; those of which the start was surest are shown.</p>')
     for d, rows in forgotten.groupby('dataset', sort=False, observed=True):
-        again, cards = rows.back.sum(), []
-        back = f', of which the average (α = {alpha:g}) gets {again:,} right again' if again else ''
+        averages, cards = 'back' in rows, []
+        back = f', of which the average (α = {alpha:g}) gets {rows.back.sum():,} right again' if averages else ''
         yield f'<h3>{escape(d)}</h3>\n<p>Of {sizes[d]:,} images {len(rows):,} were forgotten{back}.</p>'
         for r in rows.head(12).itertuples():
-            after, averaged = _answer(r.after, r.sure_after), f'<b>{escape(r.averaged)}</b>'
-            words = f'{escape(r.label)}: fine-tuned {after}, averaged {averaged}'
-            cards.append(_card(r.file, images.get(d), r.back, words))
+            words = f'{escape(r.label)}: fine-tuned {_answer(r.after, r.sure_after)}'
+            if averages: words += f', averaged <b>{escape(r.averaged)}</b>'
+            cards.append(_card(r.file, images.get(d), averages and r.back, words))
         yield _cards(cards)
 
 # %% ../../nbs/api/show/07_report.ipynb #7d066fa4
