@@ -18,10 +18,10 @@ def join_runs(
 ) -> pd.DataFrame: # results table whose `tuning` is the run's name
     "Runs from one zero-shot classifier, or another start, as one table, of the first metric"
     parts = [first_metric(t).assign(run=name) for name, t in tables.items()]
-    for role in ('shift', 'control'): # whose means are compared
+    for role, called in dict(shift='shifted', control='control').items(): # whose means are compared
         sets = [some for t in parts if (some := set(t.dataset[t.role == role]) - set(MEANS))]
         if lacking := sets and sorted(set.union(*sets) - set.intersection(*sets)): raise ValueError(
-            f'The runs {", ".join(tables)} have other {role} sets: not all have {first_few(lacking)}. Compare runs on '
+            f'The runs {", ".join(tables)} have other {called} sets: not all have {first_few(lacking)}. Compare runs on '
             'the same sets.')
     joined = pd.concat(parts, ignore_index=True)
     is_start = joined.method.isin(STARTS)
