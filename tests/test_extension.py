@@ -1,12 +1,13 @@
 "One more loss, pull, merge, mix and metric, in a file outside the package, are found wherever methods are."
 import json
+import re
 import runpy
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import run
+from conftest import ROOT, run
 from test_cli import wiseft
 
 WISEFT = Path(sys.executable).with_name("wiseft")
@@ -121,10 +122,21 @@ def test_table_and_picture(tuned):
     assert any("half way" in w for w in words) and any("the larger logit" in w for w in words)
 
 
+def test_the_example_of_contributing_is_a_file_of_methods(tmp_path):
+    from wiseft.base.registry import REGISTRY
+    from wiseft.shell.app import load_methods
+
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (tmp_path / "mine.py").write_text(re.search(r"```python\n(.*?@method.*?)```", text, re.S)[1])
+    before = {*load_methods()}
+    mine = {*load_methods([tmp_path / "mine.py"])} - before
+    assert {REGISTRY.pop(name).kind for name in mine} == {"loss", "merge"}
+
+
 def test_a_file_with_a_mistake(room):
     "A loss that returns a number is named, and so is what a loss returns."
     (room / "number.py").write_text(
         "from wiseft.all import method\n\n@method('loss', 'a number')\ndef number(step): return step.cross_entropy\n")
     words = ["--use", "number.py", "--method", "a number", "-o", "none"]
     done = run(WISEFT, "finetune", "zeroshot", "photos", *words, ok=False, cwd=room)
-    assert "error: a number returned a TensorBase. A loss returns a dict of named terms" in done.stderr
+    assert "error: a number returned a tensor of shape (). A loss returns a dict of named terms" in done.stderr

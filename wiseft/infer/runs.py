@@ -21,8 +21,8 @@ def join_runs(
     for role, called in dict(shift='shifted', control='control').items(): # whose means are compared
         sets = [some for t in parts if (some := set(t.dataset[t.role == role]) - set(MEANS))]
         if lacking := sets and sorted(set.union(*sets) - set.intersection(*sets)): raise ValueError(
-            f'The runs {", ".join(tables)} have other {called} sets: not all have {first_few(lacking)}. Compare runs on '
-            'the same sets.')
+            f'The runs {", ".join(tables)} have other {called} sets: not all have {first_few(lacking)}. Compare runs '
+            'on the same sets.')
     joined = pd.concat(parts, ignore_index=True)
     is_start = joined.method.isin(STARTS)
     joined['tuning'] = joined.tuning.where(is_start, joined.pop('run'))

@@ -308,7 +308,8 @@ def load_methods(
 ): # dict name -> `Method`
     "All methods there are, the user's own among them"
     import runpy,traceback
-    from wiseft.base.text import why_failed
+    from wiseft.base.registry import TRAITS
+    from wiseft.base.text import did_you_mean,why_failed
     from wiseft.methods.index import all_methods
     known = all_methods()
     for file in use or []:
@@ -318,15 +319,20 @@ def load_methods(
         try: runpy.run_path(str(file))
         except Exception as e:
             lines = [f', line {at.lineno}' for at in traceback.extract_tb(e.__traceback__) if at.filename == str(file)]
-            raise ValueError(f'{file}{"".join(lines[-1:])}: {why_failed(e)}. The decorator of a method comes from '
-                             'wiseft.all: `from wiseft.all import method`.') from e
+            hint = ' The decorator of a method comes from wiseft.all: `from wiseft.all import method`.'
+            raise ValueError(f'{file}{"".join(lines[-1:])}: {why_failed(e)}.'
+                             f'{hint if isinstance(e, (ImportError, NameError)) else ""}') from e
         new = [m for n, m in known.items() if before.get(n) is not m]
         def plain(name): return ''.join(filter(str.isalnum, name.lower())) # as methods are found
         ours = {plain(n) for n, m in before.items() if m.function.__module__.startswith('wiseft.')}
-        if taken := [m.name for m in new if plain(m.name) in ours]:
+        wrong = [f'defines {m.name!r}, which wiseft has already. Give it another name.' for m in new
+                 if plain(m.name) in ours]
+        wrong += [f'says {t} of {m.name}, which means nothing. {did_you_mean(t, TRAITS)}' for m in new
+                  for t in vars(m.function).keys() - {*TRAITS} if not isinstance(m.function, type)]
+        if wrong:
             known.clear()
             known.update(before)
-            raise ValueError(f'{file} defines {taken[0]!r}, which wiseft has already. Give it another name.')
+            raise ValueError(f'{file} {wrong[0]}')
         say(f"using {file}: {', '.join(f'{m.name} ({m.kind})' for m in new) or 'no methods'}")
     return known
 

@@ -24,6 +24,7 @@ from ..infer.prefetch import sent
 from .loaders import is_captions
 from ..base.distributed import gathered, rank
 from ..base.registry import function_and_knobs, method_name
+from ..base.text import kind_and_shape
 from ..weights.safetensors_io import state_hash
 from ..models.classifier import ImageClassifier
 
@@ -148,6 +149,9 @@ def inner_layers(
 
 # %% ../../nbs/api/train/02_losses.ipynb #19e06a59
 def _unit_rows(step, made): # list of (n, numbers), the numbers of each image a row of length 1
+    if not made: raise ValueError(
+        'This loss looks at inner layers, and does not say at how many. Say so after its function, as in '
+        'my_loss.layers = 1.')
     return [step.gathered(unit_length(made[i].flatten(1))) for i in sorted(made)]
 
 @patch(as_prop=True)
@@ -155,7 +159,7 @@ def inner(self:Step): # list of (n, numbers), rows of length 1
     "What the layers that the loss looks at make of the images"
     if self.x.ndim == 2: raise ValueError(
         "This loss looks at layers of the image tower. Where the head alone trains, on features, none is run: leave "
-        "out train='head' (--train head).")
+        "out train='head'.")
     return _unit_rows(self, self.learn.inner_outputs)
 
 @patch(as_prop=True)
@@ -262,8 +266,12 @@ def names(self:Loss):
     with torch.random.fork_rng(): # a loss may draw
         terms = self.loss(Step(self.learn, x, y, logits, features, self.loss_func(logits, y)))
     if not isinstance(terms, dict): raise ValueError(
-        f'{method_name(self.loss)} returned a {type(terms).__name__}. A loss returns a dict of named terms, such as '
+        f'{method_name(self.loss)} returned {kind_and_shape(terms)}. A loss returns a dict of named terms, such as '
         'dict(ce=step.cross_entropy).')
+    for term, value in terms.items():
+        if getattr(value, 'shape', None) != (): raise ValueError(
+            f'{method_name(self.loss)} returned {kind_and_shape(value)} as its term {term!r}. A term is a tensor with '
+            'one number, such as a mean.')
     return list(terms)
 
 # %% ../../nbs/api/train/02_losses.ipynb #2c5c8d43

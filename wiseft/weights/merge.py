@@ -18,7 +18,7 @@ from inspect import Parameter, Signature, signature
 from ..base.registry import COMBINED, Method, find_method, function_and_knobs, method, method_name
 from .safetensors_io import tensor_order
 from .tensors import check_compatible, check_finite, is_weight, weighted_sum
-from ..base.text import warn_user
+from ..base.text import kind_and_shape, warn_user
 
 # %% ../../nbs/api/weights/03_merge.ipynb #1c61815d
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ def merge_tensor(
     at_home = lambda t: t.detach().to(first.device, wide)
     if start is not None: start = at_home(start)
     out = rule(start, [at_home(t) for t in tuned], at, **knobs)
-    if out.shape != first.shape: raise ValueError(
-        f'{method_name(rule)} made {at.name!r} of shape {tuple(first.shape)} into one of {tuple(out.shape)}. A merge '
+    if getattr(out, 'shape', None) != first.shape: raise ValueError(
+        f'{method_name(rule)} made {at.name!r}, of shape {tuple(first.shape)}, into {kind_and_shape(out)}. A merge '
         'keeps shapes.')
     return out.to(first.dtype)
 
