@@ -1492,7 +1492,8 @@ def on_resnet(page, harsh, harsh_adjusted, gentle, gentle_adjusted):
     names = "LP-FT", "self-distillation", "Fisher", "ProLIP"
     page.holds("four of 21 rows keep less", set(less) == set(names) and len(less) + len(others) == 21)
     page.says("LP-FT {} points, self-distillation {}, Fisher {} and ProLIP {}", *[less[m] for m in names])
-    page.holds("self-distillation and Fisher merging keep 3 points less, too", all(2.5 < less[m] < 3.5 for m in names[1:3]))
+    page.holds("self-distillation and Fisher merging keep 3 points less, too",
+               all(2.5 < less[m] < 3.5 for m in names[1:3]))
     page.holds("ProLIP, at the edge of what is established, 2", 1.5 < less["ProLIP"] < 2.5)
     written = pd.read_csv(ROOT / "nbs/reproductions/campaign/control.csv").query("part == 'resnet-harsh'")
     page.holds("its `p_holm` is 0.03 to 0.06", 0.03 < dict(zip(harsh, harsh_adjusted))["ProLIP"] < 0.065

@@ -10,12 +10,13 @@ __all__ = ['image_model', 'load_vision', 'linear_probe', 'clip_dataloaders', 'cl
 from .base.registry import method
 from .weights.files import merge_files
 from .weights.merge import average, interpolate, merge
-from .stats.intervals import bootstrap_mean, paired_bootstrap
+from .stats.intervals import paired_bootstrap
 from .stats.robustness import effective_robustness, fit_baseline
 from .stats.table import combine_seeds, compact, wide
-from .stats.table_io import append_results, read_results, write_results
+from .stats.table_io import read_results, write_results
 from .stats.paper import published, robustness
 from .weights.checkpoints import read_state_dict, write_state_dict
+from .data.control import control_set
 from .data.images import ImageSet
 from .data.labels import image_folder
 from .data.suites import folder_suite, load_suite, protocol, Suite
@@ -31,7 +32,8 @@ from .infer.classify import classify
 from .infer.paired import compare
 from .infer.flips import changed_images
 from .infer.ensembles import alpha_curves, members, mix_logits, mix_probabilities, output_ensemble, sweep
-from .infer.rules import choose_alpha
+from .infer.rules import choose_alpha, keeps
+from .methods import index as _pages # methods are found by their names
 from .base.lazy import LaterFunction as _Later
 
 # %% ../nbs/api/00_all.ipynb #a9a61433

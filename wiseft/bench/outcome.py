@@ -340,7 +340,9 @@ def sentences(self:Bench) -> list:
     a, sentences = self.accuracies(), []
     if len(a) and a.point[0] == 'zero-shot':
         start = 100*a[a.point == 'zero-shot'].set_index('dataset').accuracy
-        sentences.append(f'zero-shot: {start[REFERENCE]:.1f} % on the reference, {start[MEAN]:.1f} % under shift.')
+        control = f', {start[CONTROL_MEAN]:.1f} % on control sets' if CONTROL_MEAN in start else ''
+        sentences.append(f'zero-shot: {start[REFERENCE]:.1f} % on the reference, {start[MEAN]:.1f} % under '
+                         f'shift{control}.')
     for r in self.gains().itertuples():
         sentences.append(' '.join([self._sentence(r), *self._caveats(r.method)]))
     return sentences
@@ -424,6 +426,7 @@ def conclusions(self:Bench) -> list: # of three sentences; none where there is n
     second = f'Worse, by more than chance: {worse}.' if worse else 'Nothing is worse by more than chance.'
     # what could not have been seen
     smallest = 100*rows[rows.p.notna() & rows.same_as_plain.isna()].smallest
+    if smallest.empty: return [first, second, 'Every row gets the images right that plain fine-tuning gets right.']
     low, high = f'{smallest.min():.1f}', f'{smallest.max():.1f}'
     points = low if low == high else f'{low} to {high}'
     alone = ', '.join(rows[rows.p.isna()].method)

@@ -219,8 +219,9 @@ def keeps(
         alpha = min(best, key=lambda a: abs(a - .5))
         print(_say_lost(lost.loc[alpha], alpha, most, sum(map(len, sets.values())), len(good)))
         return alpha
-    rule.said = (f', and on all images of {first_few(sets)}, where {100*most:g} points may be lost: of these a table '
-                 'has what an oracle would choose')
+    n, points = sum(map(len, sets.values())), f'{100*most:g} point' + 's'*(most != .01)
+    rule.said = (f', and on {n:,} images of {first_few(sets)}, where {points} may be lost: on these images a table has '
+                 'what an oracle would choose')
     return rule
 
 # %% ../../nbs/api/infer/13_rules.ipynb #16805168

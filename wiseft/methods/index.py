@@ -11,7 +11,7 @@ from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from pkgutil import iter_modules
-from ..base.registry import REGISTRY, method
+from ..base.registry import PAGES, REGISTRY, method
 
 # %% ../../nbs/methods/index.ipynb #f55e5b9a
 def all_methods() -> dict: # name -> `Method`
@@ -20,6 +20,8 @@ def all_methods() -> dict: # name -> `Method`
     pages = iter_modules(import_module('wiseft.methods').__path__, 'wiseft.methods.')
     for page in pages: import_module(page.name)
     return REGISTRY
+
+PAGES.append(all_methods) # for whoever names a method whose page nobody has imported
 
 # %% ../../nbs/methods/index.ipynb #64e2c207
 def listed_methods() -> list: # of dicts: what the decorator says, `what` it does, its `module` and `function`

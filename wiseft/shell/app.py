@@ -273,7 +273,8 @@ Control = Annotated[Optional[List[Path]],
                                  help='A set of another task, to see what was forgotten: class folders, a tar, a '
                                       'WebDataset (its files of class names and templates are read); a published '
                                       'suite; one of the hub: eurosat, gtsrb, kitti, mnist, resisc45, stl10, svhn; or '
-                                      'other-icons, which is embedded and goes with icons. Once for each.'
+                                      'other-icons, which is embedded and goes with icons; of a bench also half, '
+                                      'of the classes. Once for each.'
                                  )]
 PartsOption = Annotated[Optional[str], typer.Option('--parts', show_default=False,
     help='Average this part alone: image (the tower), head or text. The rest is that of the fine-tuned.')]

@@ -100,18 +100,8 @@ def _measure(folders, members, load, device, output, force, **options):
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #44076b76
 def _tell_forgotten(predictions, alpha=None):
-    "A line about control sets, if there are some, and one classifier that fine-tuning began with; of a sweep at an α"
-    from wiseft.infer.forgetting import forgetting, say_forgetting
-    from wiseft.stats.table import STARTS
-    who = predictions.who()
-    begun = who.method.isin(STARTS)
-    if not (predictions.images.role == 'control').any() or begun.sum() != 1 or begun.all(): return
-    if alpha is None: return say(say_forgetting(forgetting(predictions)))
-    between = who[~begun & (who.method != 'fine-tuned')]
-    first = between[between.method == between.method.iloc[0]] if len(between) else between
-    nearest = first.iloc[(first.alpha - alpha).abs().fillna(0).argsort()[:1]]
-    picked = [r.dropna().to_dict() for _, r in nearest[['method', 'alpha']].iterrows()]
-    say(say_forgetting(forgetting(predictions, [dict(method='fine-tuned'), *picked])))
+    from wiseft.infer.forgetting import what_it_forgot
+    if sentence := what_it_forgot(predictions, alpha): say(sentence)
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #b4a8a397
 _By = Annotated[Optional[str], typer.Option('--by', show_default=False,

@@ -105,7 +105,7 @@ def report(
     shown, images = answers and pictures, None
     if shown and given: images = evaluated_images(answers, suite, reference, shift, control)
     if shown and not given: say(
-        'no small pictures of what changed: give --reference and --shift, or --suite, as to the sweep')
+        'no small pictures of what changed: give --reference, --shift and --control, or --suite, as to the sweep')
     names = [str(given) if d == REFERENCE and given else d for d in dataset_order(table) if d not in MEANS]
     title = title or f"{' and '.join(table.classifier.unique())} on {', '.join(names)}"
     output = output or results[0].with_suffix('.html')
@@ -162,7 +162,9 @@ def evaluated_images(
     was = {d: set(own.file) for d, own in predictions.images.groupby('dataset', observed=True)}
     sets = load().datasets(split) | control_sets(control)
     found = {d: s for d, s in sets.items() if set(s.files()) == was.get(d)}
-    for d in was.keys()-found.keys(): say(f'{d}: no small pictures, its images there are not those that were evaluated')
+    for d in was.keys()-found.keys():
+        say(f'{d}: no small pictures, ' + ('its images there are not those that were evaluated' if d in sets else
+                                           'it is not among the sets that are given (--shift, --control)'))
     return found
 
 # %% ../../nbs/api/shell/04_report.ipynb #c1b0a010

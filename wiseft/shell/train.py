@@ -205,7 +205,8 @@ def _methods_of(captions, names, use, train, knobs): # dict kind -> function; of
         kinds = [kind for kind, names in has.items() if name in names]
         there = ', '.join(k for names in has.values() for k in names) or 'none'
         if len(kinds) != 1: raise ValueError(
-            f'--set {name}: expected a knob of one of the methods that are given. There are: {there}.')
+            f'--set {name}: expected a knob of one of the methods that are given. There are: {there}. Learning rates '
+            'by layer or part are --lr-factor decay=0.75 or head=10.')
         _check_whole(has[kinds[0]], name, value)
         chosen[kinds[0]] = partial(chosen[kinds[0]], **{name: value})
     return chosen

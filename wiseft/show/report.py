@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 from .card import recipe_lines
+from ..infer.forgetting import what_it_forgot
 from ..infer.flips import changed_confusions, changed_images, forgotten_images, some_changes, thumbnail
 from ..base.files import atomic_path
 from ..data.decoding import UnreadableImage
@@ -323,6 +324,8 @@ _MEANINGS = """<p class="soft"><dfn>$before.
 <dfn>Weights averaged</dfn>: each weight is (1&nbsp;−&nbsp;α) times that of the $first plus α times that of the fine-tuned classifier.
 An <dfn>interval</dfn> of 95&nbsp;% shows how far a number may be off by chance: other test images of the same kind would give another one.</p>"""
 
+_OTHER_TASK = '<p class="soft">A <dfn>control set</dfn> is of another task: it tells what else fine-tuning cost.</p>'
+
 def _beginning(table, comparisons, notes, alpha):
     "Headlines, one a tuning where there are several, and what their words mean"
     several = table.tuning[~table.method.isin(STARTS)].nunique() > 1
@@ -348,6 +351,8 @@ def _body(everything, comparisons, notes, alpha, baselines, predictions, images,
     if predictions is not None: n_classes = predictions.images.label[predictions.images.role=='reference'].nunique()
     yield from (f'<p class="warn">{html_text(d)}</p>' for d in doubts(table, n_classes))
     yield from _beginning(table, comparisons, notes, alpha)
+    lost = predictions is not None and what_it_forgot(predictions, alpha)
+    if lost: yield f'<p>{html_text(lost)}</p>\n{_OTHER_TASK}'
     # the pictures; around them a slider, where there is one curve of averaged weights
     averaged, drawn, paths = [], [], {}
     if table.classifier.nunique() == 1:

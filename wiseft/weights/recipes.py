@@ -65,7 +65,8 @@ _METHODS = {f.merge_method: f for f in (weighted_average, scaled_steps, agreeing
 _OF_EACH = dict(weight='weights', density='densities')
 _NAMES = {'lambda': 'scale', 'normalize': 'normalize', 'int8_mask': None} # it saves memory there, nothing here
 _NEAREST = dict(model_stock='rule: Model Stock', slerp='rule: weight-space', dare_ties='merge_method: ties',
-                dare_linear='merge_method: task_arithmetic')
+                dare_linear='merge_method: task_arithmetic', tsv_m='rule: TSV-M', iso_c='rule: Iso-C',
+                regmean='rule: RegMean')
 _KEYS = 'merge_method', 'rule', 'base_model', 'models', 'parameters', 'dtype', 'suite', 'reference'
 _DTYPES = dict(float16=torch.float16, bfloat16=torch.bfloat16, float32=torch.float32)
 HALVES = dict(float16='fp16', bfloat16='bf16')
@@ -101,8 +102,8 @@ def _mapping(keys, allowed, what):
     if not isinstance(keys, dict): raise ValueError(f'{what}: expected keys with values, got {reprlib.repr(keys)}.')
     for k in keys:
         if k in _REFUSED: raise ValueError(f'{k!r} is not for recipes here. {_REFUSED[k]}')
-        if k not in allowed: raise ValueError(
-            f'{what}: unknown key {reprlib.repr(k)}. {did_you_mean(k, allowed)}')
+        within = 'Put it under parameters.' if k in (*_OF_EACH, *_NAMES) else did_you_mean(k, allowed)
+        if k not in allowed: raise ValueError(f'{what}: unknown key {reprlib.repr(k)}. {within}')
     return keys
 
 def read_recipe(
