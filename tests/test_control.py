@@ -1,4 +1,5 @@
 "Control sets: their heads, what they cost, what is refused, what ships, in benches and reports, the command line."
+import html
 import json
 import shutil
 from collections import Counter
@@ -18,7 +19,7 @@ from wiseft.data.control import control_set, half_the_classes
 from wiseft.data.suites import Suite
 from wiseft.infer.ensembles import members
 from wiseft.infer.flips import forgotten_images
-from wiseft.infer.forgetting import forgetting
+from wiseft.infer.forgetting import forgetting, say_forgetting
 from wiseft.methods.dawin import dawin
 from wiseft.models.classifier import ImageClassifier
 from wiseft.models.clip import Clip, load_clip
@@ -255,6 +256,13 @@ def test_a_bench_with_control_sets_or_half_of_the_classes(tmp_path):
         bench(suite, first, tmp_path / "c", ["LiNeS"], control=[wrong], **told)
 
 
+def test_a_set_that_was_fine_tuned_on_is_no_control_set(start, ends, pets, task):
+    tuned = ends["image"].copy()
+    tuned.recipe = dict(tuned.recipe, images=f"{pets.fingerprint}, {len(pets)}")
+    with pytest.warns(UserWarning, match="was fine-tuned on images of pets.* A control set is of another task"):
+        evaluate(dict(before=start, after=tuned), task, control=[pets], progress=False)
+
+
 def test_a_report_shows_what_was_forgotten(tmp_path, start, ends, pets, task):
     table, seen = sweep(start, ends["image"], task, [0.5], control=[pets], keep_predictions=True, progress=False)
     images = task.datasets() | dict(pets=pets)
@@ -265,6 +273,7 @@ def test_a_report_shows_what_was_forgotten(tmp_path, start, ends, pets, task):
     was_lost = right["zero-shot"].to_numpy() & ~right["fine-tuned"].to_numpy()
     assert len(lost) == was_lost.sum() and lost.back.sum() == right["weight-space"].to_numpy()[was_lost].sum()
     assert f"Of 60 images {len(lost)} were forgotten" in page and 'data-kind="control"' in page
+    assert html.escape(say_forgetting(forgetting(seen))).split(": ")[0] in page[:page.index("<figure")]
     what = page[page.index("What it forgot"):]
     assert what[:what.index("<h2>")].count('class="small"') == min(12, len(lost))
     value = table.set_index(["method", "dataset"]).value["weight-space", CONTROL_MEAN]

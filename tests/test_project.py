@@ -150,8 +150,8 @@ def test_layout(path):
 
 @pytest.mark.parametrize("path", METHODS, ids=str)
 def test_layout_of_a_method(path):
-    """The pages of plain fine-tuning, WiSE-FT, the uniform soup and output-space ensembles export nothing: other
-    modules stand on these methods, so that their code lies below, in the API."""
+    """Pages of methods that other modules stand on, such as plain fine-tuning and WiSE-FT, export nothing: their code
+    lies below, in the API."""
     assert re.fullmatch(r"[a-z]\w*", path.stem)
     source = "\n".join(exported(path))
     if not module_of(path):

@@ -28,17 +28,20 @@ from .scores import image_rows, prediction_rows, score
 from .shared_layers import shared_layers
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #7eda65ec
-def _image_sets(suite, split, members): # `Suite` or `ImageSet`, dict name -> `ImageSet`
+def _image_sets(suite, split, members, control): # `Suite` or `ImageSet`, dict name -> `ImageSet`
     "What is evaluated, and its sets; a warning where a member was fine-tuned on one"
     if not isinstance(suite, ImageSet): suite = Suite.of(suite)
     alone = isinstance(suite, ImageSet)
     datasets = {suite.name: replace(suite, role='aside')} if alone else suite.datasets(split)
+    datasets = datasets | control_sets(control or (), datasets)
     for d, images in datasets.items():
-        parts = (images, images.split()[0]) if images.role == 'aside' else () # the second is what a suite trains on
+        lone = images.role in ('aside', 'control')
+        parts = (images, images.split()[0]) if lone else () # the second is what a suite trains on
         def was_seen(m): return any(trained_on(c, part) for c in m.modules for part in parts)
         if taught := [m.name for m in members.values() if was_seen(m)]: warn_user(
-            f'{taught[0]} was fine-tuned on images of {d}, and all of them are evaluated. For test images alone give '
-            'them as a reference: folder_suite(FOLDER, []), or --reference FOLDER.')
+            f'{taught[0]} was fine-tuned on images of {d}, and all of them are evaluated. ' +
+            ('A control set is of another task: give one.' if images.role == 'control' else 'For test images alone give '
+             'them as a reference: folder_suite(FOLDER, []), or --reference FOLDER.'))
     return suite, datasets
 
 def _able(members, suite, datasets):
@@ -231,8 +234,7 @@ def evaluate(
     "Accuracy (or other metrics) of members on a suite, with intervals; every image is decoded once"
     if not isinstance(members, dict): members = {member(members).identity['classifier']: members}
     members = {n: member(m, n, seed, precision) for n, m in members.items()}
-    suite, datasets = _image_sets(suite, split, members)
-    datasets = datasets | control_sets(control or (), datasets)
+    suite, datasets = _image_sets(suite, split, members, control)
     metrics = chosen_metrics(metrics or getattr(suite, 'metrics', ('accuracy',)))
     apart = {d: images for d, images in datasets.items() if images.role == 'control'} # first, as they may be refused
     transform, able = common_transform(members), _able(members, suite, datasets)
