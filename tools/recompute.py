@@ -1117,8 +1117,7 @@ def later_methods(page):
     page.says("{} and {} points with the harsh recipe, {} and {} with the gentle one. Of the five", *behind)
     page.says("is {} points ahead by more than chance", harsh.ahead("TIES")[0])
     page.says("as the uniform soup of the same five is with {}", harsh.ahead("uniform soup")[0])
-    page.holds("RegMean and Iso-C have as much",
-               all(abs(harsh.ahead(n)[0] - harsh.ahead("TIES")[0]) < 0.05 for n in ("RegMean", "Iso-C")))
+    page.says("Iso-C and RegMean have {} and {}, and", *[harsh.ahead(n)[0] for n in ("Iso-C", "RegMean")])
     page.holds("With the gentle recipe none is ahead", sorted(p_gentle[p_gentle < 0.05].index) == ["LDIFS", "ProLIP"])
     page.says("(p {} among the rows that were there before)", harsh.table.p_holm["uniform soup"])
     above = lambda on, n: on.ahead(n)[0] - on.ahead("uniform soup")[0]
