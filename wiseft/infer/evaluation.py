@@ -34,14 +34,14 @@ def _image_sets(suite, split, members, control): # `Suite` or `ImageSet`, dict n
     alone = isinstance(suite, ImageSet)
     datasets = {suite.name: replace(suite, role='aside')} if alone else suite.datasets(split)
     datasets = datasets | control_sets(control or (), datasets)
+    others = dict(control='A control set is of another task: give one.',
+                  aside='For test images alone give them as a reference: folder_suite(FOLDER, []), or --reference '
+                        'FOLDER.')
     for d, images in datasets.items():
-        lone = images.role in ('aside', 'control')
-        parts = (images, images.split()[0]) if lone else () # the second is what a suite trains on
+        parts = (images, images.split()[0]) if images.role in others else () # the second is what a suite trains on
         def was_seen(m): return any(trained_on(c, part) for c in m.modules for part in parts)
         if taught := [m.name for m in members.values() if was_seen(m)]: warn_user(
-            f'{taught[0]} was fine-tuned on images of {d}, and all of them are evaluated. ' +
-            ('A control set is of another task: give one.' if images.role == 'control' else 'For test images alone give '
-             'them as a reference: folder_suite(FOLDER, []), or --reference FOLDER.'))
+            f'{taught[0]} was fine-tuned on images of {d}, and all of them are evaluated. {others[images.role]}')
     return suite, datasets
 
 def _able(members, suite, datasets):
