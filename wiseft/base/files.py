@@ -277,6 +277,7 @@ def tidy(
         stem, place, number, word, suffix = match.groups(default='')
         with suppress(OSError): # another process was first, or it is not ours to touch
             if not _abandoned(path, place, int(number)): continue
+            # what was moved aside for a file or folder that never came is moved back; all else goes
             if word == 'old' and not os.path.lexists(target := path.with_name(stem + suffix)): _take(path, target)
             remove_path(path)
 

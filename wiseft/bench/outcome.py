@@ -160,14 +160,14 @@ def _accuracies(point): # dict dataset -> (n,) shares of seeds
 
 @patch
 def _kept(self:Bench, name, i): # dict
-    "What a point of a curve kept: divergence from the start; accuracy on control sets, and with half of the classes"
+    "At a point of a curve: divergence from the start, accuracy on control sets; on untaught classes, if half are"
     curves = self.entries[name].curves
     kl = [c.kl[REFERENCE][i] if c.kl else np.nan for c in curves]
     out = dict(kl=np.mean(kl))
     def share(d): return np.mean([c.test[d][i].mean() for c in curves])
     if self.plan.control: out['control'] = np.mean([share(d) for d in self.plan.control])
     if UNTAUGHT in self.plan.control:
-        taught, untaught = share(REFERENCE), share(UNTAUGHT)
+        taught, untaught = share(REFERENCE), share(UNTAUGHT) # of a bench with control='half'
         harmonic = 2*taught*untaught/(taught + untaught or 1.)
         out |= dict(untaught=untaught, harmonic=harmonic)
     return out

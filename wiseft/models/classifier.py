@@ -167,7 +167,7 @@ def to_fp16(self:ImageClassifier): # `ImageClassifier`
 def with_text(self:ImageClassifier): # `ImageClassifier`
     "The same classifier with the text tower among its weights; nothing is copied"
     if self.head_from_text: return self
-    token_table(self.clip.model) # an image tower alone says that it is one
+    token_table(self.clip.model) # ValueError where there is no text tower
     if not self.templates: raise ValueError(
         f'This classifier of {self.clip.name} knows no templates, and where the text tower trains, the head is built '
         'with them. Give them: ImageClassifier(…, templates=[…]), or use zeroshot_classifier.')
