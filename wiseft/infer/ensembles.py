@@ -257,18 +257,20 @@ def alpha_curves(
     finetuned,       # the same, fine-tuned
     suite:Suite,     # reference and shifted sets
     split:str='validation', # or 'test'
-    method:str='logits', # what is averaged: 'logits' or 'probabilities'; 'weight-space' where only the head differs
+    method:str='logits', # what is averaged: 'logits', 'probabilities'; 'weight-space' where a last layer alone differs
     **kwargs         # of `wiseft.infer.inference.batches`: batch_size, workers, progress
 ) -> dict: # dataset -> `AlphaCurve`
     "Exact accuracy of an output-space ensemble as a function of alpha, for each set"
     check_ends(zeroshot, finetuned)
-    if method == 'weight-space': # of logits it is the same if all but the last, linear layer is
+    if method == 'weight-space':
         ours, others = zeroshot.state_dict(), finetuned.state_dict()
-        tower = [k for k in ours if not k.startswith('head.')]
-        if all(ours[k].equal(others[k].to(ours[k].device)) for k in tower): method = 'logits'
+        differ = {k for k in ours if not ours[k].equal(others[k].to(ours[k].device))}
+        if all(k.startswith('head.') for k in differ): method = 'logits'
+        elif differ <= _LAST and zeroshot.head.bias is None: # scaled to length 1 or not, the largest logit is the same
+            zeroshot, finetuned, method = _unscaled(zeroshot), _unscaled(finetuned), 'logits'
     if method not in ('logits', 'probabilities'): raise ValueError(
         f"The method is {method!r}, expected 'logits' or 'probabilities'; for weight-space ensembles evaluate a grid "
-        "with `sweep`, unless only the head differs.")
+        "with `sweep`, unless only the head differs, or the last matrix of the image tower.")
     curves = {}
     ends = {'zero-shot': zeroshot, 'fine-tuned': finetuned}
     transform = common_transform(ends)
@@ -280,3 +282,13 @@ def alpha_curves(
         find = partial(projected_intervals, projection=images.projection) if images.projection else alpha_intervals
         curves[d] = AlphaCurve(*find(u, v, images.labels[kept]))
     return curves
+
+# what an image tower may end with
+_LAST = {f'visual.{name}' for name in ('proj', 'attnpool.c_proj.weight', 'attnpool.c_proj.bias', 'head.proj.weight',
+                                       'head.proj.bias')}
+
+def _unscaled(classifier):
+    "The same, whose head takes features as long as they are"
+    new = classifier.copy()
+    new.head.normalise = False
+    return new
