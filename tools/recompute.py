@@ -58,6 +58,7 @@ from kept import (
     PLAIN,
     points,
     published,
+    read_curves,
     ROOT,
     row_name,
     second,
@@ -1617,6 +1618,39 @@ def over_images(each):
     means, errors = zip(*[(v.mean(), v.var(ddof=1) / len(v)) for v in each])
     value, half = np.mean(means), 1.96 * np.sqrt(sum(errors)) / len(each)
     return [value, Drawn(value - half, 0.25), Drawn(value + half, 0.25)]
+
+
+def chosen_place(runs):
+    "The α that validation images choose, by its place: nearest to 0.5 of those within one standard error of the best."
+    right = np.mean([run["reference"].mean(1) for run in runs], 0)
+    good = right >= right.max() - standard_error(right.max(), runs[0]["reference"].shape[1]) - 1e-9
+    return np.where(good, np.abs(np.arange(11) / 10 - 0.5), 9).argmin()
+
+
+@checks("methods/learning_rates")
+def _(page):
+    rows = []
+    for part in ("vit-harsh", "resnet-gentle"):
+        folder = ROOT / "nbs/reproductions/factors" / part
+        lr = next(folder.glob("plain, lr *, seed 34.test.npz")).name.split(", ")[1]
+        of = lambda split: [read_curves(folder / f"plain, {lr}, seed {s}.{split}.npz") for s in range(30, 35)]
+        mine, plain = of("test"), campaign(part, CAMPAIGN[part])
+        i, j = chosen_place(of("validation")), chosen_place(campaign(part, CAMPAIGN[part], "validation"))
+        shifts = [d for d in plain[0] if d not in ("reference", CONTROL)]
+        for on in (shifts, [CONTROL]):
+            side = lambda a, k, sets: np.mean([a[d][..., k] for d in sets], 0)
+            less = lambda a, b, sets: 100 * (side(a, i, sets) - side(b, j, sets))
+            ahead = lambda a, b: (less(a, b, ["reference"]) + less(a, b, on)) / 2
+            two = [only(runs, ["reference", *on]) for runs in (mine, plain)]
+            own = accuracies(shares(two[0], ["reference", *on]))
+            rows.append([float(lr.removeprefix("lr ")), float(CAMPAIGN[part].removeprefix("plain, lr ")), i / 10,
+                         *(100 * side(own, i, sets) for sets in (["reference"], on)), *over_seeds(ahead, *two)])
+    page.quotes("table = pd.read_csv(Path('../reproductions/factors", *rows)
+    vit, _, resnet, on_control = (row[5:] for row in rows)
+    page.says("is {} points ahead in the mean of reference and shift ({} to {})", *vit)
+    page.says("it is {} points behind ({} to {}), and {} with control images", -resnet[0], -resnet[2], -resnet[1],
+              -on_control[0])
+    page.holds("at three times plain", round(rows[0][0] / rows[0][1]) == 3 and round(rows[2][1] / rows[2][0]) == 3)
 
 
 @checks("methods/paint")
