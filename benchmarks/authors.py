@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import torch
-from parity import classifiers, matrices, step
+from parity import classifiers, matrices, step, with_ridge
 
 from wiseft.data.suites import load_suite
 from wiseft.methods.iso_c import iso_c
@@ -83,9 +83,9 @@ def regmean_row(folder, start, tuned):
     ours = merge(start, tuned, regmean, images=images, n_images=64).state_dict()
     products = [inner_products(c, images) for c in tuned]
     names = [k for k in products[0] if k.endswith(".weight")]
-    ridged = lambda g: g + 1e-6 * g.diag().mean() * torch.eye(len(g))
-    grams = [{k.removesuffix(".weight"): ridged(g[k]) for k in names} for g in products]
-    weights = {k: [matrices(c)[k] for c in tuned] for k in names}
+    states, grams = list(map(matrices, tuned)), [with_ridge(g, names) for g in products]
+    of_all = lambda k: [state[k] for state in states]
+    weights = {k: of_all(k) for k in names}
     settings = dict(regmean_exclude_param_regex=[], regmean_diag=False, regmean_reduce_nondiag=0.9)
     with program(folder, "src/model_merge/avg_merger.py") as merger:
         theirs = merger.FedAvgMerger(None, SimpleNamespace(**settings), tuned, start)
