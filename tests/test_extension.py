@@ -28,6 +28,7 @@ def lazy_steps(p, p0, grad, memory, part=.5):
     memory["last"] = p.clone()
 
 @method("merge", "half way", knob="alpha")
+@torch.no_grad()
 def half_way(start, tuned, at, alpha=1.):
     return start + alpha/2*(tuned[0]-start)
 

@@ -2392,6 +2392,9 @@ def _(page):
     lost, back = lost_and_given_back()
     fell = "classes of icons fell by {} to {} points. The average at α = 0.5 gave back {} to {} % of that (intervals"
     page.says(fell, *lost, *back)
+    in_part = lambda part: over_seeds(given_back, only(campaign(part, CAMPAIGN[part]), [CONTROL]))
+    _, lows, highs = zip(*map(in_part, CAMPAIGN))
+    page.says("% of that (intervals from {} to {} %)", min(lows), max(highs))
     page.holds("With both recipes the average is above both ends, on the reference and under shift", min(above) > 0)
     accuracies, seeds, lost = recoloured()
     page.says(

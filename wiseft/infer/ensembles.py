@@ -267,7 +267,8 @@ def alpha_curves(
         differ = {k for k in ours if not ours[k].equal(others[k].to(ours[k].device))}
         if all(k.startswith('head.') for k in differ): method = 'logits'
         elif differ <= _LAST and zeroshot.head.bias is None: # scaled to length 1 or not, the largest logit is the same
-            zeroshot, finetuned, method = _unscaled(zeroshot), _unscaled(finetuned), 'logits'
+            zeroshot, finetuned, method = zeroshot.copy(), finetuned.copy(), 'logits'
+            zeroshot.head.normalise = finetuned.head.normalise = False
     if method not in ('logits', 'probabilities'): raise ValueError(
         f"The method is {method!r}, expected 'logits' or 'probabilities'; for weight-space ensembles evaluate a grid "
         "with `sweep`, unless only the head differs, or the last matrix of the image tower.")
@@ -286,9 +287,3 @@ def alpha_curves(
 # what an image tower may end with
 _LAST = {f'visual.{name}' for name in ('proj', 'attnpool.c_proj.weight', 'attnpool.c_proj.bias', 'head.proj.weight',
                                        'head.proj.bias')}
-
-def _unscaled(classifier):
-    "The same, whose head takes features as long as they are"
-    new = classifier.copy()
-    new.head.normalise = False
-    return new

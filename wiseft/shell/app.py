@@ -329,7 +329,8 @@ def load_methods(
         wrong = [f'defines {m.name!r}, which wiseft has already. Give it another name.' for m in new
                  if plain(m.name) in ours]
         wrong += [f'says {t} of {m.name}, which means nothing. {did_you_mean(t, TRAITS)}' for m in new
-                  for t in vars(m.function).keys() - {*TRAITS} if not isinstance(m.function, type)]
+                  for t in getattr(m.function, '__dict__', {}).keys() - {*TRAITS}
+                  if not isinstance(m.function, type) and not t.startswith('_')] # decorators leave such names
         if wrong:
             known.clear()
             known.update(before)

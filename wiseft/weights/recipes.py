@@ -102,8 +102,9 @@ def _mapping(keys, allowed, what):
     if not isinstance(keys, dict): raise ValueError(f'{what}: expected keys with values, got {reprlib.repr(keys)}.')
     for k in keys:
         if k in _REFUSED: raise ValueError(f'{k!r} is not for recipes here. {_REFUSED[k]}')
-        within = 'Put it under parameters.' if k in (*_OF_EACH, *_NAMES) else did_you_mean(k, allowed)
-        if k not in allowed: raise ValueError(f'{what}: unknown key {reprlib.repr(k)}. {within}')
+        below = 'parameters' in allowed and k in (*_OF_EACH, *_NAMES)
+        hint = 'Put it under parameters.' if below else did_you_mean(k, allowed)
+        if k not in allowed: raise ValueError(f'{what}: unknown key {reprlib.repr(k)}. {hint}')
     return keys
 
 def read_recipe(
