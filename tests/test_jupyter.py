@@ -62,6 +62,7 @@ def test_readme_shows_its_picture(jupyter):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     first = re.search(r"```python\n(.*?)```", text, re.S)[1]
     jupyter(FEW_IMAGES)
+    assert len([line for line in first.splitlines() if line]) <= 10
     assert "plot_frontier(table)" in first.strip().splitlines()[-1]
     assert is_png(jupyter(first))
 

@@ -115,6 +115,7 @@ OF_NEW_COLOURS = """known => {
     }
     return fresh;
 }"""  # the style sheets know elements by no more than that
+COLOURS = ["color-contrast", "link-in-text-block"]  # rules of axe-core
 KNOWN = {"light": [], "dark": []}  # kinds of elements whose colours were looked at, on this page or one before
 
 
@@ -124,13 +125,14 @@ def findings(page, colours="light", colours_alone=False):
     found = []
 
     def look(**some):
-        found.extend(Axe().run(page, options=dict(resultTypes=["violations"], **some)).response["violations"])
+        options = dict(resultTypes=["violations"], preload=False, **some)
+        found.extend(Axe().run(page, options=options).response["violations"])
     if not colours_alone:
         page.evaluate(ALIKE)
-        look(rules={"color-contrast": dict(enabled=False)})
+        look(rules={rule: dict(enabled=False) for rule in COLOURS})
     if fresh := page.evaluate(OF_NEW_COLOURS, KNOWN[colours]):
         KNOWN[colours] += fresh
-        look(runOnly=["color-contrast"])
+        look(runOnly=COLOURS)
     return [f"{v['impact']} {v['id']}: {n['html']} {n['failureSummary']}" for v in found
             if v["impact"] in ("serious", "critical") for n in v["nodes"]]
 

@@ -5,6 +5,7 @@ nbdev processes the notebooks into _proc/ as for Quarto; smalldocs renders them 
 What smalldocs leaves to other hosts or doesn't read is settled here: mathematics becomes MathML, themes lose
 their web fonts, pages take the names that nbdev's links use, and links to the published site stay within this one.
 """
+import gc
 import os
 import re
 import shutil
@@ -110,4 +111,6 @@ if __name__ == "__main__":
     os.chdir(ROOT)
     # this tree, whichever is installed, and what pages of results share
     sys.path[:0] = [str(ROOT), str(ROOT / "nbs/reproductions")]
-    sys.exit("\n".join(build()) or None)
+    found = build()
+    gc.freeze()  # or IPython would go through all there is once for each page, as its shells end
+    sys.exit("\n".join(found) or None)

@@ -4,7 +4,7 @@ import base64
 import json
 import re
 import zipfile
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -414,13 +414,20 @@ def over_seeds(number, *runs, draws=2000):
     return [value, Drawn(value - half, room), Drawn(value + half, room)]
 
 
+@lru_cache(2)
+def times_drawn(sizes, draws, seed, kind=float):
+    "How often an image is drawn, as a share of its set: set -> (draws, n). Many numbers of a page ask for the same."
+    rng = np.random.default_rng(seed)
+    return {d: (rng.multinomial(n, np.full(n, 1 / n), draws) / n).astype(kind) for d, n in sizes}
+
+
 def with_error(number, *runs, draws=2000):
     "The number, its standard error, and degrees of freedom."
-    sets, rng, n = list(runs[0][0]), np.random.default_rng(5), len(runs[0])
+    sets, n = list(runs[0][0]), len(runs[0])
     whole = [shares(r, sets) for r in runs]
     value = number(*map(accuracies, whole))
     sizes = {d: v.shape[1] for d, v in whole[0].items()}
-    weights = {d: rng.multinomial(m, np.full(m, 1 / m), draws) / m for d, m in sizes.items()}
+    weights = times_drawn((*sizes.items(),), draws, seed=5)
     of_images = np.var(number(*[accuracies(m, weights) for m in whole]), ddof=1)
 
     def without(i):
@@ -451,9 +458,9 @@ def with_runs(rows, draws=2000):
 
     rows: reference -> one dict a run, set -> (n,). Images of one name are drawn together, whichever reference has them.
     """
-    rng, k = np.random.default_rng(6), len(rows)
+    k = len(rows)
     sizes = {d: len(v) for runs in rows.values() for d, v in runs[0].items()}
-    times = {d: (rng.multinomial(n, np.full(n, 1 / n), draws) / n).astype(np.float32) for d, n in sizes.items()}
+    times = times_drawn((*sizes.items(),), draws, seed=6, kind=np.float32)
     of_run = lambda run: np.mean([v.mean() for v in run.values()])
     by_run = {r: np.array(list(map(of_run, runs))) for r, runs in rows.items()}
     mean = lambda runs, d: np.mean([run[d] for run in runs], axis=0).astype(np.float32)
