@@ -1,9 +1,11 @@
 "What all tests share: the tree as a copy, a cache of their own, processes."
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+import time
 from functools import cache as once
 from importlib import import_module
 from pathlib import Path
@@ -82,6 +84,50 @@ def run(*command, ok=True, **kwargs):
 def python(*args, **kwargs):
     "Run this Python."
     return run(sys.executable, *args, **kwargs)
+
+
+def process(function, *args):
+    "A call in a process of its own, forked from one that has imported what is heavy, which happens once."
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["wiseft.bench.run", "wiseft.shell.app", "wiseft.methods.lp_ft", "open_clip"])
+    begun = context.Process(target=function, args=args)
+    begun.start()
+    return begun
+
+
+class Forked:
+    "Such a process, whose output goes to a file."
+
+    def __init__(self, log, function, *args):
+        self.log = Path(log)
+        self.log.write_text("")
+        self.process = process(printing, log, function, *args)
+
+    def lines(self):
+        "What it has printed so far."
+        return self.log.read_text().splitlines()
+
+    def wait(self, done):
+        "Until it has printed what `done` wants, or has ended."
+        while not done(self.lines()) and self.process.is_alive():
+            time.sleep(0.002)
+
+    def end(self, signal=None):
+        "Its exit status, after a signal if there is one."
+        if signal:
+            os.kill(self.process.pid, signal)
+        self.process.join(300)
+        return self.process.exitcode
+
+
+def printing(log, function, *args):
+    "Call a function that prints to a file, line by line."
+    for standard in sys.stdout, sys.stderr:
+        standard.flush()
+    to = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(to, 1), os.dup2(to, 2)
+    sys.stdout.reconfigure(line_buffering=True)
+    function(*args)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 "A bench: what fails costs itself alone, and what is killed goes on to the same table; and a newcomer's."
 import json
-import multiprocessing
 import os
 import runpy
 import shutil
@@ -13,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from conftest import later, ROOT
+from conftest import later, process, ROOT
 from test_cli import wiseft
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.data.suites import folder_suite, load_suite
@@ -195,35 +194,26 @@ def trained(folder):
     return {checkpoint_file(part) for part in folder.glob("weights/*.part") if checkpoint_file(part).exists()}
 
 
-def killed(process, folder, rng, only=None):
+def killed(work, folder, rng, only=None):
     "Kill it at a random moment after it has written something new, or such as is asked for; None if it was done"
     def there():
         return only(folder) if only else set(folder.rglob("*"))
     before = there()
-    while not there() - before and process.is_alive():
+    while not there() - before and work.is_alive():
         time.sleep(.005)
-    process.join(float(rng.uniform(0, .1 if only else 1)))
-    if not process.is_alive():
+    work.join(float(rng.uniform(0, .1 if only else 1)))
+    if not work.is_alive():
         return None
-    process.kill()
-    process.join()
+    work.kill()
+    work.join()
     return bool(trained(folder))
-
-
-def begun(*args):
-    "A process that carries a bench out; what is heavy is imported once"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["wiseft.bench.run", "wiseft.shell.app", "wiseft.methods.lp_ft"])
-    process = context.Process(target=carried_out, args=args)
-    process.start()
-    return process
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     "The folder of a bench that one process carried out, undisturbed"
     folder = tmp_path_factory.mktemp("bench") / "whole"
-    done = begun(folder)
+    done = process(carried_out, folder)
     done.join()
     assert done.exitcode == 0
     return folder
@@ -233,9 +223,9 @@ def whole(tmp_path_factory):
 def test_killed_at_random_moments(tmp_path, whole):
     "A bench that was killed ends in the same table: twice soon after a checkpoint, else at any moment"
     folder, rng = tmp_path / "killed", np.random.default_rng(0)
-    hits = [killed(begun(folder), folder, rng, only) for only in (None, trained, None, trained)]
+    hits = [killed(process(carried_out, folder), folder, rng, only) for only in (None, trained, None, trained)]
     assert hits.count(None) < 2 and True in hits, f"no kill hit a training: {hits}"
-    last = begun(folder)
+    last = process(carried_out, folder)
     last.join()
     assert last.exitcode == 0
     assert (folder / "gains.csv").read_bytes() == (whole / "gains.csv").read_bytes()
@@ -245,7 +235,7 @@ def test_killed_at_random_moments(tmp_path, whole):
 def test_several_processes_share_one(tmp_path, whole):
     "What one is at the others leave alone: all is made once, and all end in the table that one alone makes"
     folder, names = tmp_path / "shared", ["a", "b", "c"]
-    for p in [begun(folder, n) for n in names]:
+    for p in [process(carried_out, folder, n) for n in names]:
         p.join()
         assert p.exitcode == 0
     tables = {(folder / f"{n}.csv").read_bytes() for n in names}

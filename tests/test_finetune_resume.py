@@ -3,114 +3,87 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from conftest import Forked
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from wiseft.base.lazy import open_clip
 
-TRAIN = """
-import sys
-import time
-from pathlib import Path
-import torch
-from fastai.callback.core import Callback
-from wiseft.data.suites import folder_suite
-from wiseft.train.learner import clip_learner
-from wiseft.train.loaders import clip_dataloaders
-from wiseft.methods.ema import EMA
-from wiseft.methods.spd import spd
-from wiseft.methods.swa import SWA
-from wiseft.models.classifier import zeroshot_classifier
-from wiseft.models.clip import load_clip
-torch.set_num_threads(1)
-here, checkpoints, out, steps, resume, pause, methods = sys.argv[1:]
-torch.manual_seed(resume == "resume")  # dropout would draw from this: a resumed training puts it back
-suite = folder_suite(Path(here) / "images", {})
-zeroshot = zeroshot_classifier(load_clip(f"local-dir:{here}/clip"), suite.classnames, ["{}"])
-learn = clip_learner(clip_dataloaders(suite, zeroshot, batch_size=8), zeroshot, progress=False, pull=spd if methods else None)
-averages = dict(ema=EMA(0.8), swa=SWA(0)) if methods else {}
 
-class Slow(Callback):
-    "Say which step is done, and wait, so that there is time to be killed at a known place"
-    order = 95
+def train(here, name, steps, resume=False, pause=-1, methods=False):
+    "Fine-tune, say which step is done, and wait at one, so that there is time to be killed at a known place."
+    from fastai.callback.core import Callback
+    from wiseft.data.suites import folder_suite
+    from wiseft.methods.ema import EMA
+    from wiseft.methods.spd import spd
+    from wiseft.methods.swa import SWA
+    from wiseft.models.classifier import zeroshot_classifier
+    from wiseft.models.clip import load_clip
+    from wiseft.train.learner import clip_learner
+    from wiseft.train.loaders import clip_dataloaders
 
-    def after_batch(self):
-        if self.training:
-            print(self.train_iter, flush=True)
-            if self.train_iter == int(pause):
-                time.sleep(600)
+    class Slow(Callback):
+        order = 95
 
-learn.fit_cosine(3, lr=1e-3, checkpoint_dir=checkpoints, checkpoint_steps=int(steps), resume=resume == "resume", cbs=[Slow(), *averages.values()])
-learn.classifier.save(out, force=True)
-for name, average in averages.items():
-    average.classifier.save(f"{out}-{name}", force=True)
-"""
+        def after_batch(self):
+            if self.training:
+                print(self.train_iter)
+                if self.train_iter == pause:
+                    time.sleep(600)
 
-BOTH_TOWERS = """
-import os
-import signal
-import sys
-import traceback
-from pathlib import Path
-import torch
-from fastai.callback.core import Callback
-from wiseft.models.classifier import zeroshot_classifier
-from wiseft.models.clip import load_clip
-from wiseft.data.suites import folder_suite
-from wiseft.train.learner import finetune
-from wiseft.methods.carot import carot
-from wiseft.methods.ema import EMA
-from wiseft.methods.flyp import flyp
-from wiseft.methods.lora import lora
-from wiseft.methods.tracer import tracer
-from wiseft.models.testing import pico_classifier
-torch.set_num_threads(1)
-here = Path(sys.argv[1])
-suite = folder_suite(here / "images", {})
-zeroshot = zeroshot_classifier(load_clip(f"local-dir:{here}/clip"), suite.classnames, ["{}", "a {}"])
-vit = pico_classifier(suite.classnames, transformer=True)
+    torch.set_num_threads(1)
+    torch.manual_seed(resume)  # dropout would draw from this: a resumed training puts it back
+    suite = folder_suite(here / "images", {})
+    zeroshot = zeroshot_classifier(load_clip(f"local-dir:{here}/clip"), suite.classnames, ["{}"])
+    learn = clip_learner(clip_dataloaders(suite, zeroshot, batch_size=8), zeroshot, progress=False,
+                         pull=spd if methods else None)
+    averages = dict(ema=EMA(0.8), swa=SWA(0)) if methods else {}
+    learn.fit_cosine(3, lr=1e-3, checkpoint_dir=here / name, checkpoint_steps=steps, resume=resume,
+                     cbs=[Slow(), *averages.values()])
+    learn.classifier.save(here / f"{name}-classifier", force=True)
+    for kind, average in averages.items():
+        average.classifier.save(here / f"{name}-classifier-{kind}", force=True)
 
-class Die(Callback):
-    order = 95
 
-    def after_batch(self):
-        if self.training and self.train_iter == 11:
-            os.kill(os.getpid(), signal.SIGKILL)
+def train_more(here, method, out, resume=False, die=False):
+    "Fine-tune with a loss that has text towers or teachers, or with factors of LoRA; the process ends in the midst."
+    from fastai.callback.core import Callback
+    from wiseft.data.suites import folder_suite
+    from wiseft.base.registry import find_method
+    from wiseft.methods.ema import EMA
+    from wiseft.methods.index import all_methods
+    from wiseft.models.classifier import zeroshot_classifier
+    from wiseft.models.clip import load_clip
+    from wiseft.models.testing import pico_classifier
+    from wiseft.train.learner import finetune
 
-def train(method, out, resume=False, cbs=()):
-    how = dict(train=lora) if method is lora else dict(loss=method)
-    average = EMA(.8)
-    tuned = finetune(vit if method is lora else zeroshot, suite.train, suite.validation, epochs=3, lr=1e-3, batch_size=8,
-                     checkpoint_dir=out, checkpoint_steps=4, resume=resume, progress=False, **how,
-                     cbs=[*cbs, average] if method is lora else [*cbs])
+    class Die(Callback):
+        order = 95
+
+        def after_batch(self):
+            if self.training and self.train_iter == 11:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.set_num_threads(1)
+    all_methods()
+    suite, average, by = folder_suite(here / "images", {}), EMA(.8), find_method(method).function
+    if method == "lora":
+        first, how = pico_classifier(suite.classnames, transformer=True), dict(train=by, cbs=[average])
+    else:
+        clip = load_clip(f"local-dir:{here}/clip")
+        first, how = zeroshot_classifier(clip, suite.classnames, ["{}", "a {}"]), dict(loss=by, cbs=[])
+    how["cbs"] += [Die()] * die
+    tuned = finetune(first, suite.train, suite.validation, epochs=3, lr=1e-3, batch_size=8, checkpoint_dir=out,
+                     checkpoint_steps=4, resume=resume, progress=False, **how)
     tuned.save(f"{out}-classifier")
-    if method is lora:
+    if method == "lora":
         average.classifier.save(f"{out}-ema")
-
-def in_a_process(*args):
-    pid = os.fork()
-    if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    try:
-        train(*args)
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-
-for method in (flyp, carot, tracer, lora):
-    name = method.__name__
-    whole, killed = (here / f"{name}-{how}" for how in ("whole", "killed"))
-    ends = in_a_process(method, whole), in_a_process(method, killed, False, [Die()]), in_a_process(method, killed, True)
-    print(name, *ends)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -136,28 +109,22 @@ def here(tmp_path_factory):
     return folder
 
 
-def start(here, name, steps, resume="", pause=-1, methods=""):
-    "A training process that reports its steps."
-    command = [sys.executable, "-c", TRAIN, here, here / name, here / f"{name}-classifier", steps, resume, pause,
-               methods]
-    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(here, name, *args, **kwargs):
+    "A process that trains."
+    return Forked(here / f"{name}.log", partial(train, **kwargs), here, name, *args)
 
 
 def finish(process):
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return [int(line) for line in out.split() if line.isdigit()]
+    "The steps that it did, to its end."
+    assert process.end() == 0, process.log.read_text()
+    return [int(line) for line in process.lines() if line.isdigit()]
 
 
 def stop_at(process, step, how):
     "Send a signal when the process has done a step and waits."
-    for line in process.stdout:
-        if line.strip() == str(step):
-            break
-    time.sleep(0.5)
-    process.send_signal(how)
-    process.communicate(timeout=60)
-    return process.returncode
+    process.wait(lambda lines: str(step) in lines)
+    time.sleep(0.1)
+    return process.end(how)
 
 
 def tensors(path):
@@ -183,7 +150,7 @@ def test_killed_and_resumed(here, uninterrupted, every, last):
     assert stop_at(start(here, name, every, pause=11), 11, signal.SIGKILL) == -signal.SIGKILL
     state, position = tensors(here / name / "checkpoint.safetensors")
     assert position["step"] == last
-    assert finish(start(here, name, every, "resume")) == list(range(last + 1, 22))
+    assert finish(start(here, name, every, True)) == list(range(last + 1, 22))
     classifier, checkpoint = uninterrupted
     assert same(tensors(here / f"{name}-classifier/open_clip_model.safetensors")[0], classifier)
     assert same(tensors(here / name / "checkpoint.safetensors")[0], checkpoint)  # optimizer and random state too
@@ -195,7 +162,7 @@ def test_ctrl_c_leaves_a_whole_checkpoint(here, uninterrupted):
     assert not (here / "stopped-classifier").exists()
     state, position = tensors(here / "stopped/checkpoint.safetensors")
     assert position["step"] == 8 and all(v.isfinite().all() for v in state.values() if v.is_floating_point())
-    finish(start(here, "stopped", 4, "resume"))
+    finish(start(here, "stopped", 4, True))
     assert same(tensors(here / "stopped-classifier/open_clip_model.safetensors")[0], uninterrupted[0])
 
 
@@ -203,14 +170,11 @@ def test_killed_while_writing(here, uninterrupted):
     "Killed at random moments of a training that writes after every step, the checkpoint always is a whole one."
     process = start(here, "torn", 1)
     for kill in range(3):
-        for line in process.stdout:
-            if line.strip().isdigit() and int(line) >= 4 * (kill + 1):
-                break
+        process.wait(lambda lines: any(int(line) >= 4 * (kill + 1) for line in lines if line.isdigit()))
         time.sleep(0.003 * kill)
-        process.kill()
-        process.communicate(timeout=60)
+        assert process.end(signal.SIGKILL) == -signal.SIGKILL
         assert tensors(here / "torn/checkpoint.safetensors")[1]["step"] >= 4 * (kill + 1) - 1
-        process = start(here, "torn", 1, "resume")
+        process = start(here, "torn", 1, True)
     finish(process)
     assert same(tensors(here / "torn-classifier/open_clip_model.safetensors")[0], uninterrupted[0])
 
@@ -219,10 +183,10 @@ def test_killed_while_writing(here, uninterrupted):
 def test_killed_and_resumed_with_a_pull_and_averages(here, every, last):
     "What a pull remembers and the averages so far are in the checkpoint, too."
     whole, name = f"whole-methods{every}", f"killed-methods{every}"
-    finish(start(here, whole, every, methods="all"))
-    assert stop_at(start(here, name, every, pause=last + 2, methods="all"), last + 2, signal.SIGKILL) == -signal.SIGKILL
+    finish(start(here, whole, every, methods=True))
+    assert stop_at(start(here, name, every, pause=last + 2, methods=True), last + 2, signal.SIGKILL) == -signal.SIGKILL
     assert tensors(here / name / "checkpoint.safetensors")[1]["step"] == last
-    assert finish(start(here, name, every, "resume", methods="all")) == list(range(last + 1, 22))
+    assert finish(start(here, name, every, True, methods=True)) == list(range(last + 1, 22))
     saved = [tensors(here / f"{run}-classifier{end}/open_clip_model.safetensors")[0] for end in ("", "-ema", "-swa")
              for run in (whole, name)]
     assert same(saved[0], saved[1]) and same(saved[2], saved[3]) and same(saved[4], saved[5])
@@ -231,10 +195,12 @@ def test_killed_and_resumed_with_a_pull_and_averages(here, every, last):
 
 
 def test_killed_and_resumed_with_both_towers_or_a_lora(here):
-    "Captions, text towers, teachers and factors are as they were. Imports are paid for once, a training is a process."
-    done = subprocess.run([sys.executable, "-c", BOTH_TOWERS, here], capture_output=True, text=True, timeout=300)
-    assert done.stdout.splitlines() == [f"{name} 0 {-signal.SIGKILL} 0"
-                                        for name in ("flyp", "carot", "tracer", "lora")], done.stderr
+    "Captions, text towers, teachers and factors are as they were."
+    for name in ("flyp", "carot", "tracer", "lora"):
+        whole, killed = (here / f"{name}-{how}" for how in ("whole", "killed"))
+        ends = [Forked(here / "more.log", train_more, here, name, *args).end()
+                for args in ((whole,), (killed, False, True), (killed, True))]
+        assert ends == [0, -signal.SIGKILL, 0], (here / "more.log").read_text()
     for name in ("flyp", "carot", "tracer"):
         runs = here / f"{name}-whole", here / f"{name}-killed"
         assert same(*[tensors(f"{run}-classifier/open_clip_model.safetensors")[0] for run in runs])
@@ -259,9 +225,9 @@ def test_a_spoilt_checkpoint_is_named(here, uninterrupted, how):
         state, position = tensors(file)
         state["model.head.weight"][0, 0] = float("nan")
         save_file(state, file, metadata=dict(wiseft=json.dumps(position)))
-    process = start(here, how, 1000, "resume")
-    out, err = process.communicate(timeout=300)
-    assert process.returncode != 0 and not (here / f"{how}-classifier").exists()
+    process = start(here, how, 1000, True)
+    assert process.end() != 0 and not (here / f"{how}-classifier").exists()
+    err = process.log.read_text()
     assert re.search(r"^wiseft.base.files.BadFile: \S*/" + how + r"/checkpoint.safetensors (is no whole|holds NaN)",
                      err,
                      re.M), err
