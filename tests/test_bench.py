@@ -346,10 +346,10 @@ def photos(tmp_path):
 
 
 def test_a_newcomers_bench(photos):
-    "Seven classes, three shifted folders, four methods: a plan, tables and a page; a second call does nothing"
+    "Seven classes, three shifted folders, three methods: a plan, tables and a page; a second call does nothing"
     wiseft("zeroshot", "photos", "-o", "zeroshot", cwd=photos)
     shifts = [o for kind in ("night", "faint", "red") for o in ("--shift", kind)]
-    asked = ["bench", "zeroshot", "--reference", "photos", *shifts, "--methods", "spd,ema,lines,uniform soup",
+    asked = ["bench", "zeroshot", "--reference", "photos", *shifts, "--methods", "spd,lines,uniform soup",
              "--epochs", "1", "--batch-size", "32", "--seeds", "2", "-o", "bench"]
     refused = wiseft(*asked, "--groups", cwd=photos, code=1).stderr
     assert "reference has no groups" in refused and refused.strip().endswith("Leave out --groups.")
@@ -357,7 +357,7 @@ def test_a_newcomers_bench(photos):
     for words in ("14 of its images, always the same, are set aside", "0.0001, 0.0003, 0.0009", "steps are few",
                   "night has no images of 2 of 7 classes: square, triangle"):
         assert words in done.stderr, words
-    names = ["plain", "SPD", "EMA", "LiNeS", "uniform soup"]
+    names = ["plain", "SPD", "LiNeS", "uniform soup"]
     tables = {n: pd.read_csv(photos / f"bench/{n}.csv") for n in ("gains", "curves", "accuracies", "choices", "costs")}
     gains = tables["gains"].set_index("method")
     assert list(gains.index) == ["plain", "plain, other seeds", *names[1:]] and gains.why.isna().all()
@@ -367,7 +367,7 @@ def test_a_newcomers_bench(photos):
     assert tables["curves"].groupby("method").size().to_dict() == dict.fromkeys(names, 11)
     page = (photos / "bench/report.html").read_text()
     shown = done.stdout[done.stdout.index("zero-shot:"):].splitlines()
-    assert len(shown) == 7 and "Nothing here beats averaging" in done.stdout
+    assert len(shown) == 6 and "Nothing here beats averaging" in done.stdout
     assert all(line.split(":")[0] in page for line in shown) and "made by" in page
     kept = {p: p.stat().st_mtime_ns for p in photos.glob("bench/**/*") if p.suffix in (".npz", ".safetensors", ".json")}
     again = wiseft(*asked, cwd=photos)
