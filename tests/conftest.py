@@ -1,4 +1,5 @@
 "What all tests share: the tree as a copy, a cache of their own, processes."
+import gc
 import json
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ LONGEST = "test_pages", "test_notebooks", "test_site", "test_package", "test_oth
 def pytest_collection_modifyitems(items):
     "The longest files first: at the end one process would wait for the other."
     items.sort(key=lambda item: [*LONGEST, item.path.stem].index(item.path.stem))
+    gc.freeze()  # pytest looks for garbage at its end: not among what was imported
 
 
 def pytest_configure(config):
