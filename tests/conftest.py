@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -114,16 +115,32 @@ class Forked:
         while not done(self.lines()) and self.process.is_alive():
             time.sleep(0.002)
 
-    def end(self, signal=None):
+    def end(self, sent=None):
         "Its exit status, after a signal if there is one."
-        if signal:
-            os.kill(self.process.pid, signal)
+        if sent:
+            os.kill(self.process.pid, sent)
         self.process.join(300)
         return self.process.exitcode
 
 
+def command_line(folder, *args):
+    "What `wiseft` does, in a folder."
+    from wiseft.shell.cli import app
+
+    os.chdir(folder)
+    app(list(map(str, args)))
+
+
+def wiseft_apart(*args, cwd, ok=True):
+    "Run a command line in a process of its own; returns what it printed."
+    done = Forked(cwd / "printed.txt", command_line, cwd, *args)
+    assert (done.end() == 0) == ok, done.log.read_text()
+    return done.log.read_text()
+
+
 def printing(log, function, *args):
-    "Call a function that prints to a file, line by line."
+    "Call a function that prints to a file, line by line, and that Ctrl-C ends, which a job in the background ignores."
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for standard in sys.stdout, sys.stderr:
         standard.flush()
     to = os.open(log, os.O_WRONLY | os.O_APPEND)

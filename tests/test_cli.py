@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import python, run
+from conftest import command_line, Forked, python, run
 from typer.testing import CliRunner
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.models.load import load_classifier
@@ -267,28 +266,19 @@ def test_warnings_are_a_line(room, tmp_path):
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda s: s.name)
 def test_stopped_training_leaves_whole_checkpoints_and_goes_on(room, tmp_path, sent):
-    command = [WISEFT, "finetune", room / "zeroshot", room / "suite", "--lr", "1e-4", "--checkpoints", "run", "-o",
-               "out"]
-    training = subprocess.Popen([*map(str, command), "--epochs", "5000"], cwd=tmp_path, stderr=subprocess.PIPE,
-                                text=True,
-                                # a job in the background ignores it
-                                preexec_fn=lambda: signal.signal(sent, signal.SIG_DFL))
+    command = ["finetune", room / "zeroshot", room / "suite", "--lr", "1e-4", "--checkpoints", "run", "-o", "out"]
+    log = tmp_path.with_suffix(".txt")
+    training = Forked(log, command_line, tmp_path, *command, "--epochs", "5000")
     checkpoint = tmp_path / "run/checkpoint.safetensors"
-    try:
-        deadline = time.time() + 120
-        while not checkpoint.exists() and training.poll() is None and time.time() < deadline:
-            time.sleep(0.1)
-        time.sleep(0.5)
-        training.send_signal(sent)
-        err = training.communicate(timeout=60)[1]
-    finally:
-        training.kill()
-    assert training.returncode == 130 and "stopped" in err and "Traceback" not in err, err
+    training.wait(lambda lines: checkpoint.exists())
+    time.sleep(0.5)
+    assert training.end(sent) == 130, training.lines()
+    assert "stopped" in log.read_text() and "Traceback" not in log.read_text(), log.read_text()
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
     assert [p.name for p in (tmp_path / "run").iterdir()] == [checkpoint.name]
     if sent == signal.SIGINT:  # what is left is the same
-        assert "--force" not in wiseft(*command[1:], "--epochs", "5000", cwd=tmp_path, code=1).stderr
-        assert "epochs" in wiseft(*command[1:], "--epochs", "9", "--resume", cwd=tmp_path, code=1).stderr
+        assert "--force" not in wiseft(*command, "--epochs", "5000", cwd=tmp_path, code=1).stderr
+        assert "epochs" in wiseft(*command, "--epochs", "9", "--resume", cwd=tmp_path, code=1).stderr
 
 
 def test_a_run_goes_on_from_its_checkpoint(room, tmp_path):

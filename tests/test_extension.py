@@ -3,14 +3,11 @@ import json
 import re
 import runpy
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT, wiseft_apart
 from test_cli import wiseft
 
-WISEFT = Path(sys.executable).with_name("wiseft")
 CLASSES = ["camera", "heart", "star"]
 MINE = '''
 import torch
@@ -57,19 +54,19 @@ def room(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tuned(room):
     "Fine-tuned with the user's loss and pull, stopped after an epoch's checkpoint and resumed."
-    command = [WISEFT, "finetune", "zeroshot", "photos", "--use", "mine.py", "--method", "small logits", "--method",
+    command = ["finetune", "zeroshot", "photos", "--use", "mine.py", "--method", "small logits", "--method",
                "lazy-steps"]
     command += ["--epochs", "2", "--lr", "1e-3", "--precision", "fp32", "--checkpoints", "run"]
-    run(*command, "-o", "whole", cwd=room)
-    run(*command, "-o", "again", "--resume", cwd=room)  # from the last checkpoint
+    wiseft_apart(*command, "-o", "whole", cwd=room)
+    wiseft_apart(*command, "-o", "again", "--resume", cwd=room)  # from the last checkpoint
     return room
 
 
 def test_list(room):
-    said = run(WISEFT, "methods", "--use", "mine.py", cwd=room)
+    said = wiseft_apart("methods", "--use", "mine.py", cwd=room)
     found = "small logits (loss), lazy steps (pull), half way (merge), the larger logit (mix)"
-    assert f"using mine.py: {found}" in said.stderr
-    assert all(name in said.stdout for name in ("small logits", "lazy steps", "half way", "the larger logit"))
+    assert f"using mine.py: {found}" in said
+    assert all(name in said for name in ("small logits", "lazy steps", "half way", "the larger logit"))
     assert "half way" not in wiseft("methods").stdout
 
 
@@ -86,10 +83,10 @@ def test_card_and_resume(tuned):
 def test_merge(tuned):
     from wiseft.weights.safetensors_io import TensorFile
 
-    run(WISEFT, "merge", "zeroshot", "whole", "--use", "mine.py", "--rule", "half way", "--alpha", "1", "-o", "half",
+    wiseft_apart("merge", "zeroshot", "whole", "--use", "mine.py", "--rule", "half way", "--alpha", "1", "-o", "half",
         cwd=tuned)
     ends = [tuned / name / "head.safetensors" for name in ("zeroshot", "whole")]
-    run(WISEFT, "merge", *ends, "--use", "mine.py", "--rule", "half-way", "--alpha", "1", "-o", "half.safetensors",
+    wiseft_apart("merge", *ends, "--use", "mine.py", "--rule", "half-way", "--alpha", "1", "-o", "half.safetensors",
         cwd=tuned)
     start, end, half = (TensorFile(f)["weight"] for f in (*ends, tuned / "half.safetensors"))
     assert (half - (start+end)/2).abs().max() < 1e-5
@@ -139,5 +136,5 @@ def test_a_file_with_a_mistake(room):
     (room / "number.py").write_text(
         "from wiseft.all import method\n\n@method('loss', 'a number')\ndef number(step): return step.cross_entropy\n")
     words = ["--use", "number.py", "--method", "a number", "-o", "none"]
-    done = run(WISEFT, "finetune", "zeroshot", "photos", *words, ok=False, cwd=room)
-    assert "error: a number returned a tensor of shape (). A loss returns a dict of named terms" in done.stderr
+    done = wiseft_apart("finetune", "zeroshot", "photos", *words, ok=False, cwd=room)
+    assert "error: a number returned a tensor of shape (). A loss returns a dict of named terms" in done
