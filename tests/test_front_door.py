@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import later, run
+from conftest import later
 from PIL import Image
 from safetensors.torch import save_file
-from test_cli import WISEFT, wiseft
+from test_cli import wiseft
 from test_models import PREPROCESS, architecture  # noqa: F401, a fixture
 
 from wiseft.all import (
@@ -191,9 +191,9 @@ def test_a_plain_test_folder_is_evaluated(photos, zeroshot, tmp_path):
     assert table.n.iloc[0] == len(image_folder(photos / "solid")) and "solid" in set(table.dataset)
     zeroshot.save(tmp_path / "zeroshot")
     shutil.copytree(photos / "photos/test", tmp_path / "only/test")
-    said = run(WISEFT, "evaluate", "zeroshot", "--reference", "only", cwd=tmp_path).stdout
+    said = wiseft("evaluate", "zeroshot", "--reference", "only", cwd=tmp_path).stdout
     assert "21" in said, said
-    said = run(WISEFT, "evaluate", "zeroshot", "--suite", photos / "solid", cwd=tmp_path).stdout
+    said = wiseft("evaluate", "zeroshot", "--suite", photos / "solid", cwd=tmp_path).stdout
     assert "solid" in said and f" {table.n.iloc[0]} " in said, said
 
 
@@ -256,10 +256,10 @@ def test_domains_are_told_from_classes(photos, tmp_path):
 def test_a_bench_that_leaves_nothing_out_tells_its_plan(photos, zeroshot, tmp_path):
     zeroshot.save(tmp_path / "zeroshot")
     few = ("--methods", "lines", "--lrs", "1e-4", "--seeds", 1, "--batch-size", 4)
-    asked = (WISEFT, "bench", tmp_path / "zeroshot", "--reference", photos / "photos", *few, "-o", tmp_path / "bench")
-    assert "there is no shifted set. Give --shift." in run(*asked, ok=False).stderr
+    asked = ("bench", tmp_path / "zeroshot", "--reference", photos / "photos", *few, "-o", tmp_path / "bench")
+    assert "there is no shifted set. Give --shift." in wiseft(*asked, code=1).stderr
     asked = *asked, "--shift", photos / "solid"
-    done = run(*asked, "--budget", 0, ok=False)
+    done = wiseft(*asked, "--budget", 0, code=1)
     assert "That is more than the 0 hours" in done.stderr and "LiNeS" in done.stdout, done.stderr
-    plan = run(*asked, "--dry-run")
+    plan = wiseft(*asked, "--dry-run")
     assert plan.stdout == done.stdout and "steps are few" in plan.stderr and not (tmp_path / "bench").exists()

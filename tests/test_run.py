@@ -3,9 +3,6 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from functools import wraps
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import huggingface_hub
 import pandas as pd
 import pytest
 import torch
+from conftest import command_line, Forked
 from safetensors.torch import save_file
 from test_force import photographs
 from typer.main import get_command
@@ -106,13 +104,10 @@ def test_a_stopped_run_goes_on(monkeypatch):
 def test_a_killed_fine_tuning_goes_on():
     "From its checkpoint; and --force knows what a killed run has left"
     words = [*WORDS[:-1], "killed", "--epochs", "40", "--device", "cpu"]
-    process = subprocess.Popen([sys.executable, "-m", "wiseft", *words], stderr=subprocess.DEVNULL,
-                               stdout=subprocess.DEVNULL)
+    begun = Forked("killed.txt", command_line, ".", *words)
     checkpoint = Path("killed/checkpoints/checkpoint.safetensors")
-    while not checkpoint.exists() and process.poll() is None:
-        time.sleep(.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    begun.wait(lambda lines: checkpoint.exists())
+    begun.end(signal.SIGKILL)
     assert checkpoint.exists() and not Path("killed/finetuned").exists()
     check_replaceable("killed", "run")
     said = wiseft(*words).stderr
