@@ -7,7 +7,8 @@
 
 The package is exported. Then the changed notebooks and scripts, those that import a changed name or call a changed
 method, and those that name a changed file of data, go through the tests of style, of layout and of notebooks, which run
-them and compare what they print with what they have stored. The other tests that were changed are run as they are.
+them and compare what they print with what they have stored. If these are more than a dozen, modules alone are run. The
+other tests that were changed are run as they are.
 """
 import argparse
 import ast
@@ -18,6 +19,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+MANY = 12
 FILES = [f"tests/test_{name}.py" for name in ("style", "project", "notebooks", "pages", "wings")]
 
 
@@ -99,10 +101,11 @@ def main():
     parser.add_argument("since", nargs="?", default="HEAD", help="a commit; default HEAD")
     parser.add_argument("--all", action="store_true", help="run all tests: some 40 minutes on two idle cores")
     args = parser.parse_args()
-    pytest = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "load", "--no-header"]
+    pytest = [sys.executable, "-m", "pytest", "-q", "--no-header"]
+    by_two = ["-n", "2", "--dist", "load", "--maxschedchunk", "1"]
     if args.all:
         print("all tests: some 40 minutes on two idle cores", flush=True)
-        sys.exit(subprocess.call([*pytest, "tests"], cwd=ROOT))
+        sys.exit(subprocess.call([*pytest, *by_two, "tests"], cwd=ROOT))
     touched = lines_of("git", "diff", "--name-only", args.since)
     touched += lines_of("git", "ls-files", "--others", "--exclude-standard")
     modules = [p for p in touched if re.fullmatch(r"wiseft/.*\.py", p) and not p.endswith("_modidx.py")]
@@ -118,6 +121,10 @@ def main():
     for name, names in changed.items():
         print(f"{name}: {', '.join(sorted(names)) or 'no name differs'}")
     print(f"changed: {', '.join(own) or 'none'}\nuse what changed: {', '.join(users) or 'none'}", flush=True)
+    if len(users) > MANY:
+        left, users = len(users), [b for b in users if b.startswith("nbs/api/")]
+        print(f"run of these: the {len(users)} modules, not {left - len(users)} pages (make check ALL=1)", flush=True)
+    pytest += by_two if len(own) + len(users) > 2 else []  # a second process imports all there is once more
     failed = subprocess.call([*pytest, *FILES, "-k", " or ".join([*own, *users])], cwd=ROOT)
     if tests:
         failed |= subprocess.call([*pytest, *tests], cwd=ROOT)
