@@ -180,11 +180,12 @@ def run_one(path, check):
 
 def serve():
     "Run a notebook for each line of standard input, in a fork that goes on here and ends as a process of its own."
-    for name in HEAVY.split():
-        import_module(name)
-    sys.modules.pop("modulefinder", None)  # which torchvision imports, and api/base/03_lazy.ipynb shows being imported
-    gc.freeze()  # or each fork would go through all of it at its end
-    for line in sys.stdin:
+    for i, line in enumerate(sys.stdin):
+        if i == 1:  # one notebook alone takes what it needs
+            for name in HEAVY.split():
+                import_module(name)
+            sys.modules.pop("modulefinder", None)  # torchvision imports it; api/base/03_lazy.ipynb shows it imported
+            gc.freeze()  # or each fork would go through all of it at its end
         path, check, *logs = json.loads(line)
         if pid := os.fork():
             print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
