@@ -111,15 +111,19 @@ class Forked:
         return self.log.read_text().splitlines()
 
     def wait(self, done):
-        "Until it has printed what `done` wants, or has ended."
-        while not done(self.lines()) and self.process.is_alive():
+        "Until it has printed what `done` wants, or has ended, or five minutes have passed."
+        deadline = time.time() + 300
+        while not done(self.lines()) and self.process.is_alive() and time.time() < deadline:
             time.sleep(0.002)
 
     def end(self, sent=None):
-        "Its exit status, after a signal if there is one."
+        "Its exit status, after a signal if there is one; after five more minutes it is killed."
         if sent:
             os.kill(self.process.pid, sent)
         self.process.join(300)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
         return self.process.exitcode
 
 
