@@ -5,7 +5,7 @@ MIN_PYTHON := $(shell sed -n 's/^min_python *= *//p' settings.ini)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test check fuzz crash attack lowest docs export clean readme refresh bench gpu house
+.PHONY: help demo test check fuzz crash attack lowest docs export clean readme refresh bench gpu
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -62,10 +62,6 @@ clean: .venv/.tools
 ## make refresh   run the notebooks and store what they print (NB="path ..." for some only)
 refresh: .venv/.tools
 	$(BIN)/python tools/refresh.py $(NB)
-
-## make house     measure the form of the code, by wing (OLD="path ...": with other trees beside it)
-house:
-	python3 tools/house.py $(OLD)
 
 ## make readme    write README.md from nbs/index.ipynb
 readme: .venv/.tools

@@ -550,7 +550,7 @@ def interpolation(room):
 @measure
 def merging(room):
     "Merging two files of 1 GB"
-    largest, paths = 4*1024*4096, [Path(room, f"{c}.safetensors") for c in "ab"]
+    paths = [Path(room, f"{c}.safetensors") for c in "ab"]
     for i, path in enumerate(paths):
         save_file({f"{k:02}": torch.full((1024, 4096), float(i+k)) for k in range(60)}, path)
 

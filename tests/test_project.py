@@ -3,7 +3,6 @@ import ast
 import json
 import re
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -95,6 +94,10 @@ def test_export_and_clean_change_nothing(copy):
     assert now == set(files), f"made by export or clean, or lost: {now ^ set(files)}"
 
 
+def test_lint():
+    python("-m", "ruff", "check", "--no-cache", ".", cwd=ROOT)
+
+
 def test_readme_is_the_index():
     python(ROOT / "tools/readme.py", "--check")
 
@@ -144,8 +147,6 @@ def test_layout(path):
     assert cells(path, "markdown")[0].split("\n")[0] == f"# {name}"
     assert module_of(path) == [name]
     check_imports(path, name)
-    for source in exported(path):
-        assert len(source.splitlines()) <= 50, f"an exported cell has at most 50 lines:\n{source}"
 
 
 @pytest.mark.parametrize("path", METHODS, ids=str)
@@ -160,8 +161,6 @@ def test_layout_of_a_method(path):
         return
     assert module_of(path) == [f"methods.{path.stem}"]
     assert "@method(" in source, "a page defines a method that the registry knows"
-    lines = [line for line in source.splitlines() if line and not line.startswith(("#|", "import ", "from "))]
-    assert len(lines) <= 30, f"{len(lines)} lines of code; a method has at most 30, without imports"
     check_imports(path, f"methods.{path.stem}")
 
 
@@ -194,18 +193,6 @@ def test_no_public_name_means_two_things():
 
     names = [symbol.removeprefix(f"{module}.") for module, symbols in d["syms"].items() for symbol in symbols]
     assert not {n for n in names if names.count(n) > 1 and not n.startswith("_")}
-
-
-# locals that need a noun (found what?); so many are left of each, and no more come
-BARE = dict(made=37, own=31, at=22, who=18, known=17, found=16, said=15, seen=11, kept=10, given=7, told=4)
-
-
-def test_names_have_a_noun():
-    bound = Counter()
-    for module in (ROOT / "wiseft").rglob("*.py"):
-        names = [n for n in ast.walk(ast.parse(module.read_text(encoding="utf-8"))) if isinstance(n, ast.Name)]
-        bound.update(n.id for n in names if isinstance(n.ctx, ast.Store))
-    assert {word: bound[word] for word in BARE if bound[word] > BARE[word]} == {}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=str)

@@ -1,5 +1,4 @@
 "The house is as its folders say: the sidebar, the opening pages, and the names of wings and rooms."
-import json
 import re
 import sys
 
@@ -7,7 +6,6 @@ import pytest
 from conftest import ROOT, python
 
 sys.path.insert(0, str(ROOT / "tools"))
-from house import measure
 from wings import NBS, WINGS, folder, read, rooms, source
 
 MOST = 16  # rooms in a wing
@@ -51,30 +49,3 @@ def test_a_stale_list_is_found(copy, path, old, new):
     assert old in text
     (copy / path).write_text(text.replace(old, new, 1))
     assert path in python(copy / "tools/wings.py", "--check", ok=False).stderr
-
-
-MODULE = '''
-def wide(a:int, b): return _half(_half(a))
-
-def _half(x): return _checked(x)/2
-
-def _checked(x):
-    if x < 0: _refuse(x)
-    if x > 9: _refuse(x)
-    return x
-
-def _refuse(x): raise ValueError(f'There is {x}.')
-'''
-
-
-def test_the_measures_of_the_house(tmp_path):
-    (tmp_path / "wiseft" / "base").mkdir(parents=True)
-    (tmp_path / "wiseft" / "base" / "room.py").write_text(MODULE)
-    example = dict(cell_type="code", source=["_half(4)"], outputs=[dict(output_type="execute_result")])
-    cells = [dict(cell_type="code", source=["#| export\n", MODULE], outputs=[]), example]
-    (tmp_path / "nbs/api/base").mkdir(parents=True)
-    (tmp_path / "nbs/api/base/00_room.ipynb").write_text(json.dumps(dict(cells=cells)))
-    room = measure(tmp_path)[0]["base"]
-    assert (room["modules"], room["lines of code"], room["before an example, most"]) == (1, 7, 7)
-    assert (room["privates with one caller"], room["raises"], room["typed parameters, %"]) == (1, 2, 50)
-    assert room["without output"] == 0

@@ -6,7 +6,7 @@
   check.py --all      everything, as `make test` does
 
 The package is exported. Then the changed notebooks and scripts, those that import a changed name or call a changed
-method, and those that name a changed file of data, go through the tests of style, of layout and of notebooks, which run
+method, and those that name a changed file of data, go through ruff and the tests of layout and of notebooks, which run
 them and compare what they print with what they have stored. If these are more than a dozen, modules alone are run. The
 other tests that were changed are run as they are.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MANY = 12
-FILES = [f"tests/test_{name}.py" for name in ("style", "project", "notebooks", "pages", "wings")]
+FILES = [f"tests/test_{name}.py" for name in ("project", "notebooks", "pages", "wings")]
 
 
 def lines_of(*command):
@@ -124,8 +124,9 @@ def main():
     if len(users) > MANY:
         left, users = len(users), [b for b in users if b.startswith("nbs/api/")]
         print(f"run of these: the {len(users)} modules, not {left - len(users)} pages (make check ALL=1)", flush=True)
+    failed = subprocess.call([sys.executable, "-m", "ruff", "check", "--no-cache", *own], cwd=ROOT)
     pytest += by_two if len(own) + len(users) > 2 else []  # a second process imports all there is once more
-    failed = subprocess.call([*pytest, *FILES, "-k", " or ".join([*own, *users])], cwd=ROOT)
+    failed |= subprocess.call([*pytest, *FILES, "-k", " or ".join([*own, *users])], cwd=ROOT)
     if tests:
         failed |= subprocess.call([*pytest, *tests], cwd=ROOT)
     sys.exit(failed)

@@ -126,10 +126,10 @@ def run(
     if model == 'iconclip' and not probe and data != 'icons': say(
         'no model is named: this is the small CLIP that comes with the package, which was trained on icons. For '
         'photographs name another: `wiseft models` lists them')
-    for command, given, made in steps:
+    for step, given, made in steps:
         if made.exists(): continue
-        say(f'\n{_line(command, given)}')
-        command(**given)
+        say(f'\n{_line(step, given)}')
+        step(**given)
     remove_path(output/'checkpoints')
     wrote(f'{output}; the commands are in {output/"commands.sh"}')
     return Run(output)

@@ -301,7 +301,7 @@ def recoloured(image, key):
 
 def entries(icons):
     "Files of the suite and the rows of its table."
-    files, rows, taken = {}, [], Counter()
+    files, rows = {}, []
     for i in icons:
         top = 'reference' if i['style'] == 'outline' else i['style']
         stem = f"{i['set']}.{i['name']}"
