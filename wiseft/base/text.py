@@ -69,6 +69,7 @@ def warn_user(
     ours = [i for i, module in enumerate(stack) if re.match(r'wiseft\.(?!shell\.)', module)]
     level = max(ours, default=-1) + 1
     while stack[level:] and stack[level] in _PASSED_BY: level += 1
+    if stack[level:level+1] == ['concurrent.futures.thread']: level -= 1 # no user's line led to a thread: our own
     warnings.warn(sentence, stacklevel=level+2)
 
 

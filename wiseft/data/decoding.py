@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from PIL import Image, ImageOps
 from ..base.files import blame_memory
-from ..base.text import BadFile, printable
+from ..base.text import BadFile, printable, warn_user
 
 # %% ../../nbs/api/data/01_decoding.ipynb #9da83d2a
 def to_rgb(im:Image.Image) -> Image.Image:
@@ -102,7 +102,9 @@ def open_image(
             n, limit = im.width*im.height, Image.MAX_IMAGE_PIXELS
             if limit is not None and n > limit: raise ValueError(f'{n:,} pixels, {_too_many(limit)}')
             if at_least: im.draft(None, (at_least, at_least))
+            deep = _tiff(im, 258, 8) == 16 or im.format == 'PNG' and (im.mode.startswith('I') or ';16' in str(im.tile))
             rgb = to_rgb(im)
+            if deep: _warn_of_black(rgb, path)
             if im.format == 'JPEG':
                 corner = set(np.ravel(im.getpixel((im.width-1, im.height-1)))) # grey stands where data are missing
                 if corner <= {127, 128}: _check_whole(im, read or Path(path).read_bytes, at_least)
@@ -120,3 +122,16 @@ def open_image(
         raise UnreadableImage(f'{printable(path)}: {why}') from e
 
 def _too_many(limit): return f'more than the {limit:,} that are decoded. Make it smaller, or set WISEFT_MAX_PIXELS.'
+
+# %% ../../nbs/api/data/01_decoding.ipynb #cc9dd378
+_black_folders = set() # for which there was a warning
+
+def _warn_of_black(rgb, path):
+    "Warn, once for a folder of class folders, where all values of a 16-bit file fit into 12 bits"
+    folder = Path(path).parent.parent
+    brightest = max(high for _, high in rgb.getextrema())
+    if not 0 < brightest < 16 or folder in _black_folders: return
+    _black_folders.add(folder)
+    warn_user(f'{printable(path)}: all of its 16-bit values are below 4096, where white is 65535: the image is nearly '
+              'black. If they come from a 12-bit camera, multiply them by 16 and save the images again. (There is one '
+              'such warning for a folder; other images may be as dark.)')

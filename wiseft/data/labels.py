@@ -33,14 +33,10 @@ def image_folder(
     path = local_copy(path)
     if shard_files(path): return shard_set(path, classnames, name)
     if path.suffix.lower() in ('.csv', '.tsv') and path.is_file(): return table_set(path, classnames, name)
-    folders = _class_folders(path)
-    if classnames is None and len(folders) > 1:
-        shared = set.intersection(*map(_names_of_folders, folders))
-        if len(shared) > 1: warn_user(
-            f'{path}: the {len(folders)} folders {first_few([f.name for f in folders], 3)} are taken for classes, yet '
-            f'their subfolders share names ({first_few(sorted(shared), 3)}): '
-            f'are they domains? Then give one of them, such as {folders[0]}.')
-    return labelled_folders(path, *_labels_of(path, [f.name for f in folders], classnames), name)
+    files = _files_by_folder(path)
+    labels, names = _labels_of(path, list(files), classnames)
+    if classnames is None: _check_depth(path, files)
+    return _labelled(path, files, labels, names, name)
 
 def _labels_of(path, folders, classnames): # dict folder -> label, and class names
     "What class each folder is, by its name"
@@ -64,7 +60,7 @@ def _labels_of(path, folders, classnames): # dict folder -> label, and class nam
 IMAGE_ENDINGS = tuple('.png .jpg .jpeg .jpe .jfif .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif '
                       '.heic .heif .jxl .ico .svg'.split())
 
-def _hidden(name): return name.startswith(('.', '__MACOSX'))
+def _hidden(name): return name.startswith(('.', '__MACOSX')) or name == 'lost+found' # at the root of an ext4 disk
 def _is_image(name): return name.lower().endswith(IMAGE_ENDINGS) and not _hidden(name)
 def visible_folders(
     path:str|Path
@@ -79,7 +75,7 @@ def _names_of_folders(path): return {p.name for p in visible_folders(path)}
 def _images(folder):
     "Image files under `folder`, sorted; links are followed, hidden files left out"
     images, walked = [], set()
-    for at, dirs, files in os.walk(folder, followlinks=True):
+    for at, dirs, files in os.walk(folder, onerror=_raise, followlinks=True):
         if (real := os.path.realpath(at)) in walked: # a link back to where we have been
             dirs.clear()
             continue
@@ -89,6 +85,8 @@ def _images(folder):
         images += [start + f for f in files if _is_image(f)]
     return sorted(images, key=lambda p: os.path.normcase(p).replace(os.sep, '\0')) # folder by folder, as `Path` does
 
+def _raise(error): raise error
+
 # %% ../../nbs/api/data/10_labels.ipynb #abe96603
 def labelled_folders(
     path:str|Path, # folder with one folder a class
@@ -97,16 +95,27 @@ def labelled_folders(
     name:str|None=None # of the set in tables; default the folder's
 ) -> ImageSet:
     "The images of class folders whose labels are known"
-    path, files = Path(path), {}
+    unread = {f for f, label in labels.items() if label is None}
+    return _labelled(Path(path), _files_by_folder(Path(path), unread), labels, classnames, name)
+
+def _files_by_folder(path, unread=()): # dict folder name -> `TextColumn` of files
+    "The images of each class folder; folders without images are skipped, and named in a warning"
+    files = {}
     for f in _class_folders(path):
         if (key := normalize('NFC', f.name)) in files: raise ValueError(
             f'{path}: two folders for class {key!r}. Merge them.')
-        if labels.get(key, 0) is not None: files[key] = TextColumn(_images(f))
+        if key not in unread: files[key] = TextColumn(_images(f))
+    empty = [f for f, images in files.items() if not len(images)]
+    if len(empty) == len(files): raise ValueError(
+        f'{path}: no images in {first_few(empty, 5)}; expected one folder a class, images '
+        f'({", ".join(IMAGE_ENDINGS[:4])}, …) inside.')
+    if empty: _warn_of_empty(path, empty)
+    return {f: images for f, images in files.items() if len(images)}
+
+def _warn_of_empty(path, folders): warn_user(f'{path}: skipped folders without images: {first_few(folders, 5)}.')
+
+def _labelled(path, files, labels, classnames, name):
     _check_known(path, files, labels)
-    if empty := [f for f, v in files.items() if not len(v)]:
-        raise ValueError(
-            f'{path}: no images in class folder{"s" if len(empty) > 1 else ""} {first_few(empty, 5)}. Add images '
-            f'({", ".join(IMAGE_ENDINGS[:4])}, …) or remove the folder.')
     numbers = np.repeat([labels[f] for f in files], [len(v) for v in files.values()])
     paths = PathColumn(chain.from_iterable(files.values()))
     return ImageSet(name or path.name, paths, numbers, classnames, root=path)
@@ -124,10 +133,23 @@ def _check_known(path, names, classes):
         f'{path}: class folder {first_few(unknown, 5)} not among the {len(classes)} classes (nearest to '
         f'{unknown[0]!r}: {near!r}); rename the folder, or give a dict from folder to class name.{hint}')
 
-# %% ../../nbs/api/data/10_labels.ipynb #72574323
-# folders that `learn.save` and loggers make
-_LOGS = 'models', 'runs', 'logs', 'wandb', 'mlruns', 'checkpoints', 'lightning_logs'
+# %% ../../nbs/api/data/10_labels.ipynb #8a99a0cc
+def _check_depth(path, files):
+    "Warn where the class folders seem to lie one level below the folders that are taken for classes"
+    folders = [f for f in visible_folders(path) if normalize('NFC', f.name) in files]
+    shared = set.intersection(*map(_names_of_folders, folders))
+    taken = f'the {len(files)} folders {first_few(files, 3)} are taken for classes'
+    if len(shared) > 1: warn_user(
+        f'{path}: {taken}, yet their subfolders share names ({first_few(sorted(shared), 3)}): '
+        f'are they domains? Then give one of them, such as {folders[0]}.')
+    elif not any(os.path.dirname(p) in map(str, folders) for images in files.values() for p in images):
+        _warn_of_depth(path, taken, next(iter(files.values()))[0])
 
+def _warn_of_depth(path, taken, example): warn_user(
+    f'{path}: {taken}, yet no image lies in a class folder itself, only in folders below them (such as {example}). '
+    'If the inner folders are the classes, move them up one level, or give one of the outer folders.')
+
+# %% ../../nbs/api/data/10_labels.ipynb #72574323
 def _class_folders(path):
     "Class folders of `path`, or an error that says what lies there instead"
     if not path.exists(): raise FileNotFoundError(f'{path}: no such folder; expected a folder with one folder a class.')
@@ -142,9 +164,6 @@ def _class_folders(path):
     if split_folders(path): raise ValueError(
         f'{path} holds splits ({", ".join(f.name for f in folders)}), not classes. Give one of them, or the whole to '
         '`folder_suite`.')
-    for folder in [f for f in folders if f.name in _LOGS]:
-        names = [name for *_, files in os.walk(folder) for name in files]
-        if names and not any(map(_is_image, names)): folders.remove(folder)
     if loose: warn_user(f'{path}: {loose} images lie outside the class folders and are not used.')
     return folders
 
@@ -155,13 +174,19 @@ SPLITS = dict(train='train', training='train', validation='validation', val='val
 def split_folders(
     path:str|Path # of an image set, or of its splits
 ) -> dict:
-    "split -> folder, if all folders of `path` are named as splits; else nothing (`train` may well be a class)"
+    "split -> folder, if all folders with images are named as splits; else nothing (`train` may well be a class)"
     folders = visible_folders(path)
-    if any(f.name.lower() not in SPLITS for f in folders): return {}
+    others = [f for f in folders if f.name.lower() not in SPLITS]
+    if len(others) == len(folders) or any(map(_has_images, others)): return {}
+    if others: _warn_of_empty(path, [f.name for f in others])
+    folders = [f for f in folders if f not in others]
     splits = {SPLITS[f.name.lower()]: f for f in folders}
     if len(splits) < len(folders): raise ValueError(
         f'{path}: two folders for one split among {first_few([f.name for f in folders], 5)}.')
     return splits
+
+def _has_images(folder):
+    return any(_is_image(name) or name.lower().endswith('.tar') for *_, files in os.walk(folder) for name in files)
 
 # %% ../../nbs/api/data/10_labels.ipynb #9fd8e6ca
 def imagenet_classes() -> dict: # WordNet id -> class name, in the order of the labels
@@ -258,6 +283,8 @@ def _inner_folders(source, paths, members, classnames): # labels, class names
         'with labels, 1.jpg beside 1.cls or 1.json, which hold a number.')
     if classnames is None: _check_names(source, set(classes))
     labels, names = _labels_of(source, sorted(set(classes)), classnames)
+    if classnames is None and all('/' in f[len(common):].strip('/') for f in folders): _warn_of_depth(
+        source, f'the {len(names)} folders {first_few(names)} are taken for classes', paths[0])
     classes = [normalize('NFC', c) for c in classes]
     _check_known(source, sorted(set(classes)), labels)
     return np.array([labels[c] for c in classes]), names
