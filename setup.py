@@ -10,6 +10,9 @@ cfg = ConfigParser(delimiters=["="])
 cfg.read(here / "settings.ini", encoding="utf-8")
 s = cfg["DEFAULT"]
 
+# of the code, and of the icons in wiseft/data (ATTRIBUTION.md)
+LICENSES = "Apache-2.0 AND BSD-3-Clause AND CC-BY-4.0 AND ISC AND LicenseRef-Sargam AND MIT AND OFL-1.1 AND Unlicense"
+
 
 def absolute_links(readme):
     "README.md links to files of the repository; a page elsewhere needs their addresses."
@@ -28,7 +31,8 @@ setup(
     author_email=s["author_email"],
     url=s["git_url"],
     project_urls={"Documentation": s["doc_host"] + s["doc_baseurl"], "Source": s["git_url"]},
-    license="Apache-2.0",
+    license_expression=LICENSES,
+    license_files=["LICENSE", "NOTICE", "LICENSES/*"],
     keywords=s["keywords"],
     classifiers=[
         "Development Status :: 3 - Alpha",

@@ -54,14 +54,19 @@ def test_metadata(installed):
     bin, home, env = installed
     code = (
         "import json; from importlib.metadata import metadata as m; "
-        "keys = ['Version', 'Description', 'Requires-Python', 'License-File']; "
+        "keys = ['Version', 'Description', 'Requires-Python', 'License-Expression', 'License-File']; "
         "print(json.dumps({k: m('wiseft').get_all(k) for k in keys}))"
     )
     data = json.loads(run(bin / "python", "-I", "-c", code, cwd=home, env=env).stdout)
     version = run(bin / "python", "-I", "-c", "import wiseft; print(wiseft.__version__)", cwd=home,
                   env=env).stdout.strip()
     assert data["Version"] == [version]
-    assert data["License-File"] == ["LICENSE"]
+    texts = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "LICENSES").iterdir())
+    assert sorted(data["License-File"]) == sorted(["LICENSE", "NOTICE", *texts])
+    assert "MIT" in data["License-Expression"][0].split(" AND ")
+    site = bin.parent / "lib"
+    assert len([*site.glob("*/site-packages/wiseft-*.dist-info/licenses/LICENSES/*.txt")]) == len(texts)
+    assert [*site.glob("*/site-packages/wiseft/data/ATTRIBUTION.md")]
     assert "](docs/" not in data["Description"][0] and "](nbs/" not in data["Description"][
         0], "a relative link leads nowhere from the page of the package"
 
