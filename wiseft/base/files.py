@@ -8,13 +8,13 @@ __all__ = ['MOST_COLUMNS', 'MARKER', 'data_root', 'cache_root', 'package_data', 
            'atomic_path', 'existing_folder', 'locked', 'sha256_file', 'unzip_once']
 
 # %% ../../nbs/api/base/01_files.ipynb #f7caf17a
-import errno,hashlib,json,os,platform,re,secrets,shutil,tempfile,time,zipfile
+import errno,hashlib,json,os,re,secrets,shutil,tempfile,time,warnings,zipfile
 from contextlib import contextmanager,suppress
 from importlib.resources import files
 from pathlib import Path
-from filelock import FileLock
 from platformdirs import user_cache_path
-from psutil import STATUS_ZOMBIE,NoSuchProcess,Process
+if os.name == 'nt': import msvcrt
+else: import fcntl
 
 # %% ../../nbs/api/base/01_files.ipynb #69a23ac0
 def data_root() -> Path: # `$WISEFT_DATA` if set, else `~/data`
@@ -112,30 +112,57 @@ def check_columns(
     if n > MOST_COLUMNS: raise BadFile(f'{path} has {n:,} columns; a table has at most {MOST_COLUMNS:,}.')
 
 # %% ../../nbs/api/base/01_files.ipynb #a17056cc
+_NO_SYNC = errno.EINVAL, errno.ENOTSUP, errno.EBADF # of a folder, where the file system can't
+
 def _fsync(path):
     "Ask the system to put a file, or a folder's list of names, on the disk"
     if os.name == 'nt' and path.is_dir(): return # Windows can't open folders
     fd = os.open(path, os.O_RDONLY if os.name != 'nt' else os.O_RDWR)
     try: os.fsync(fd)
+    except OSError as e:
+        if e.errno not in _NO_SYNC or not path.is_dir(): raise
     finally: os.close(fd)
 
 # %% ../../nbs/api/base/01_files.ipynb #1f273f2a
+def _is_folder(path): return path.is_dir() and not path.is_symlink()
+
 def remove_path(path:Path):
     "Delete a file or a folder, if it is there"
-    if path.is_dir() and not path.is_symlink(): shutil.rmtree(path, ignore_errors=True)
+    if _is_folder(path): shutil.rmtree(path, ignore_errors=True)
     else: path.unlink(missing_ok=True)
 
 # %% ../../nbs/api/base/01_files.ipynb #58d4115d
-def _place():
-    "This machine and container, in six digits: the number of a process means nothing elsewhere"
-    try: processes = os.readlink('/proc/self/ns/pid')
-    except OSError: processes = ''
-    return hashlib.sha256(f'{platform.node()} {processes}'.encode()).hexdigest()[:6]
+_HELD = PermissionError if os.name == 'nt' else BlockingIOError
 
-def _hidden(target, word):
-    "A name next to `target` that nobody else uses and says whose it is, with its ending, by which some writers go"
-    whose = f'{_place()}-{os.getpid()}-{secrets.token_hex(4)}'
-    return target.with_name(f'.{target.stem}.{whose}.{word}{target.suffix}')
+def _lock(file): # an open file
+    "Lock a file until it is closed: True; False if somebody else holds the lock, None where locks don't work"
+    try:
+        if os.name == 'nt': msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except _HELD: return False
+    except OSError: return None
+    return True
+
+@contextmanager
+def _hidden_folder(parent): # folder to write into
+    "A hidden folder that `tidy` leaves alone while this process holds its lock"
+    while True: # until no `tidy` takes it between these lines
+        hidden = parent/f'.wiseft-{secrets.token_hex(4)}'
+        hidden.mkdir()
+        with suppress(FileNotFoundError):
+            lock = open(hidden/'lock', 'xb')
+            if _lock(lock) is not False and (hidden/'lock').exists(): break
+            lock.close()
+    try:
+        (hidden/'new').mkdir()
+        yield hidden/'new'
+    finally: _remove_hidden(hidden, lock)
+
+def _remove_hidden(hidden, lock):
+    for name in 'new', 'old': remove_path(hidden/name)
+    lock.close() # Windows removes no open files
+    with suppress(OSError):
+        if os.listdir(hidden) == ['lock']: remove_path(hidden) # the lock goes last
 
 # %% ../../nbs/api/base/01_files.ipynb #52241e99
 def _refuse_existing(target, why='exists'):
@@ -144,14 +171,14 @@ def _refuse_existing(target, why='exists'):
         "line).")
 
 # %% ../../nbs/api/base/01_files.ipynb #2f0f5efd
-_no_links = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL}
 
 def _take(tmp, target):
     "Give `tmp` a name that nothing has; an OSError if something has it"
     if os.name == 'nt' or tmp.is_dir(): return os.rename(tmp, target)
     try: os.link(tmp, target)
     except OSError as e:
-        if e.errno not in _no_links: raise
+        if e.errno not in _NO_LINKS: raise
         _refuse_existing(target) # a file system without links: a moment is left open here
         os.rename(tmp, target)
 
@@ -217,41 +244,40 @@ def _install(tmp, target, force, kind):
     "Give `tmp` its final name"
     if force: check_replaceable(target, (kind or '') if tmp.is_dir() else None)
     if force and tmp.is_file(): return os.replace(tmp, target)
-    old = None
-    if force: # what is there steps aside, if anything is
-        old = _hidden(target, 'old')
-        try: os.rename(target, old)
-        except FileNotFoundError: old = None
+    old = tmp.parent.with_name('old')/target.name
+    if force:
+        old.parent.mkdir()
+        with suppress(FileNotFoundError): os.rename(target, old)
     try: _take(tmp, target)
     except OSError:
         _refuse_existing(target, 'was made by another process meanwhile')
         raise
     finally:
-        if old and not os.path.lexists(target): _take(old, target)
-        elif old: # removed under another name, so that it is never taken for something whole
-            os.rename(old, junk := _hidden(target, 'partial'))
-            remove_path(junk)
+        if old.exists(): # moved back, or out of the folder `old`, whose content `tidy` moves back
+            os.rename(old, tmp if os.path.lexists(target) else target)
 
 # %% ../../nbs/api/base/01_files.ipynb #c75cbff1
-_full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_write_errors = {*_full, errno.EROFS, errno.EACCES, errno.EPERM}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_WRITE_ERRORS = {*_FULL, errno.EROFS, errno.EACCES, errno.EPERM}
 
 # %% ../../nbs/api/base/01_files.ipynb #493e9567
-def _explain(e, tmp, target):
+def _explain(e, target):
     "Raise the OSError `e` as one about writing `target`, if that is what it is about"
     if isinstance(e, shutil.Error): # copying a folder collects errors, which are texts by then: the first of them
         source, copy, why = e.args[0][0]
         number = int(m[1]) if (m := re.match(r'\[Errno (\d+)\]', why)) else errno.EIO
-        about_copy = number in _full or str(copy) in why
+        about_copy = number in _FULL or str(copy) in why
         e = OSError(number, os.strerror(number), copy if about_copy else source)
-    # `target`: said already of something within this block
+    # `target`: of an error that was explained within this block
     named = getattr(e, 'target', None) or e.filename2 or e.filename
-    about = str(named).startswith(str(tmp)) if named else e.errno in _write_errors
+    hidden, renamed = str(target.with_name('.wiseft-')), str(e.filename2) == str(target)
+    about = renamed or str(named).startswith(hidden) if named else e.errno in _WRITE_ERRORS
     if not about: return
     state = 'What was there before is untouched' if os.path.lexists(target) else 'Nothing was left behind'
     reason = getattr(e, 'reason', e.strerror)
     advice = 'Choose another place'
-    if e.errno in _full: # the folder with the least room, of those that are written to meanwhile
+    if e.errno == errno.ENAMETOOLONG: advice = 'Choose a shorter name'
+    if e.errno in _FULL: # the folder with the least room, of those that are written to meanwhile
         folders = target.parent, cache_root(), Path(tempfile.gettempdir())
         fullest = min(filter(Path.is_dir, folders), key=lambda p: shutil.disk_usage(p).free)
         advice = f'Free some space in {fullest} or choose another place'
@@ -266,30 +292,25 @@ def _make_parent(target):
         raise OSError(e.errno, f"Can't write {target}: its folder can't be made ({e.strerror}: {e.filename}).") from e
 
 # %% ../../nbs/api/base/01_files.ipynb #8a321657
-_leftover = re.compile(r'\.(.+)\.([0-9a-f]{6})-(\d+)-[0-9a-f]{8}\.(partial|old)(\.[^.]*)?')
-
 def tidy(
     folder:str|Path, # in which something was written
 ):
     "Remove what killed processes left half-written in a folder, and put back what they had moved aside"
-    hidden = [p for p in Path(folder).iterdir() if p.name.startswith('.')]
-    for path, match in [(p, m) for p in hidden if (m := _leftover.fullmatch(p.name))]:
-        stem, place, number, word, suffix = match.groups(default='')
-        with suppress(OSError): # another process was first, or it is not ours to touch
-            if not _abandoned(path, place, int(number)): continue
-            # what was moved aside for a file or folder that never came is moved back; all else goes
-            if word == 'old' and not os.path.lexists(target := path.with_name(stem + suffix)): _take(path, target)
-            remove_path(path)
+    for path in [*Path(folder).iterdir()]:
+        if not re.fullmatch(r'\.wiseft-[0-9a-f]{8}', path.name) or not _is_folder(path): continue
+        with suppress(OSError): _remove_abandoned(path) # else another process was first, or it is not ours to touch
 
-def _abandoned(path, place, number):
-    "Is the process that wrote this gone? Of another machine's nobody can tell, so that it counts as gone after a week"
-    changed = path.lstat().st_ctime
-    if place != _place(): return time.time()-changed > 7*24*3600
-    try:
-        process = Process(number)
-        # a later one has the number; clocks are set, too
-        return process.status() == STATUS_ZOMBIE or process.create_time() > changed+3600
-    except NoSuchProcess: return True
+def _remove_abandoned(hidden):
+    try: lock = open(hidden/'lock', 'r+b')
+    except FileNotFoundError: return hidden.rmdir() # empty: just made, or almost removed
+    with lock:
+        is_abandoned = _lock(lock)
+        if is_abandoned is None: is_abandoned = time.time() - hidden.lstat().st_ctime > 7*24*3600
+        if not is_abandoned: return
+        old = hidden/'old'
+        for path in old.iterdir() if _is_folder(old) else ():
+            if not os.path.lexists(target := hidden.with_name(path.name)): os.rename(path, target)
+        _remove_hidden(hidden, lock)
 
 # %% ../../nbs/api/base/01_files.ipynb #4055708d
 @contextmanager
@@ -306,25 +327,25 @@ def atomic_path(
     tidy(target.parent)
     if force: check_replaceable(target, kind)
     else: _refuse_existing(target)
-    tmp = _hidden(target, 'partial')
     try:
-        yield tmp
-        if not tmp.exists(): raise FileNotFoundError( # or somebody cleared the cache that it is for
-            f'Nothing was written for {target}, or it was removed: write to the path that the block is given.')
-        if kind and kind not in _markers and tmp.is_dir():
-            names = _file_names(tmp) - {MARKER} | {*later}
-            note = dict(kind=kind, files=sorted(names))
-            (tmp/MARKER).write_text(json.dumps(note, indent=1) + '\n', encoding='utf-8')
-        parts = [*(tmp.rglob('*') if tmp.is_dir() else []), tmp]
-        if len(parts) > 100 and hasattr(os, 'sync'): os.sync() # thousands one by one take minutes
-        else:
-            for path in parts: _fsync(path)
-        _install(tmp, target, force, kind)
-        _fsync(target.parent)
+        with _hidden_folder(target.parent) as folder:
+            tmp = folder/target.name
+            yield tmp
+            if not tmp.exists(): raise FileNotFoundError( # or somebody cleared the cache that it is for
+                f'Nothing was written for {target}, or it was removed: write to the path that the block is given.')
+            if kind and kind not in _markers and tmp.is_dir():
+                names = _file_names(tmp) - {MARKER} | {*later}
+                note = dict(kind=kind, files=sorted(names))
+                (tmp/MARKER).write_text(json.dumps(note, indent=1) + '\n', encoding='utf-8')
+            parts = [*(tmp.rglob('*') if tmp.is_dir() else []), tmp]
+            if len(parts) > 100 and hasattr(os, 'sync'): os.sync() # thousands one by one take minutes
+            else:
+                for path in parts: _fsync(path)
+            _install(tmp, target, force, kind)
+            _fsync(target.parent)
     except OSError as e:
-        _explain(e, tmp, target)
+        _explain(e, target)
         raise
-    finally: remove_path(tmp)
 
 # %% ../../nbs/api/base/01_files.ipynb #4a692793
 def existing_folder(
@@ -338,14 +359,37 @@ def existing_folder(
     return _existing(path, what)
 
 # %% ../../nbs/api/base/01_files.ipynb #8b8ea2d0
+_PATIENCE = 5 # seconds, after which we say what we are waiting for
+
+@contextmanager
 def locked(
     target:str|Path, # file that is read and then replaced
-    wait:bool=True,  # for another process that is in it; else it is a `Timeout` of filelock
+    wait:bool=True,  # for another process that holds the lock; else `BlockingIOError`
 ):
     "A context that one process at a time is in, for each target"
     target = Path(os.path.realpath(target))
     _make_parent(target)
-    return FileLock(target.with_name(f'.{target.name}.lock'), blocking=wait)
+    name = f'.{target.name}.lock'
+    if len(os.fsencode(name)) > 255: name = f'.{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.lock'
+    try: file = open(target.with_name(name), 'ab')
+    except OSError as e:
+        _explain(OSError(e.errno, e.strerror), target)
+        raise
+    with file:
+        end = time.monotonic() + _PATIENCE
+        while (is_locked := _lock(file)) is False:
+            if not wait: raise BlockingIOError(errno.EAGAIN, f'Another process is writing {target}.')
+            if time.monotonic() > end:
+                warnings.warn(f'{target}: waiting for another process that is writing it. If that process is stopped, '
+                              'continue or end it.', stacklevel=3)
+                end = float('inf')
+            time.sleep(.05)
+        if is_locked is None: warnings.warn(
+            f"{target} can't be locked here: the file system doesn't support it. Let one process at a time write this "
+            'file.', stacklevel=3)
+        try: yield
+        finally:
+            if is_locked and os.name != 'nt': fcntl.flock(file, fcntl.LOCK_UN) # child processes may have it open, too
 
 # %% ../../nbs/api/base/01_files.ipynb #11c733ad
 def sha256_file(

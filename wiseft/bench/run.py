@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from datetime import date
 from functools import cache, partial
 from fastcore.basics import patch
-from filelock import Timeout
 from pathlib import Path
 from time import perf_counter, sleep
 from ..data.arrays import read_table
@@ -146,7 +145,7 @@ class Work:
         "A piece of work that no other process is at"
         try:
             with locked(self.weights/name, wait=False): yield
-        except Timeout as e: raise Busy(name) from e
+        except BlockingIOError as e: raise Busy(name) from e
 
 # %% ../../nbs/api/bench/04_run.ipynb #e8f35da5
 @patch
