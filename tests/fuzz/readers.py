@@ -34,6 +34,7 @@ from wiseft.data.arrays import read_array, read_pickle_as_data
 from wiseft.data.disk_cache import cache_table, open_entry, write_entry
 from wiseft.data.hashes import content_hashes, remember_hashes
 from wiseft.weights.checkpoints import read_state_dict
+from wiseft.weights.layout import Positions
 from wiseft.weights.merge import At, ByTensor
 from wiseft.weights.recipes import read_recipe
 from wiseft.models.classifier import ImageClassifier
@@ -560,7 +561,7 @@ class Merges(Reader):
         yield dict(all=json.dumps(ours | dict(dtype="float16", reference="photos")).encode())
 
     def read(self, folder):
-        recipe, at = read_recipe(folder / self.name), At("blocks.1.mlp", 0.5)
+        recipe, at = read_recipe(folder / self.name), At("blocks.1.mlp", Positions(["blocks.0.mlp", "blocks.1.mlp"]))
         with suppress(ValueError):  # no filter fits
             return recipe, [k.here(at) for k in recipe.knobs.values() if isinstance(k, ByTensor)]
 

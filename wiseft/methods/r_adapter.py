@@ -38,8 +38,9 @@ def r_adapter(classifier:ImageClassifier, drop:float=.2): # changed in place; p
         f"{type(classifier.visual).__name__}: use train='last:n', or a CLIP with a ViT.")
     classifier.requires_grad_(False)
     classifier.head.requires_grad_(True)
-    last = 'attn.out_proj', 'attn.proj', 'mlp.c_proj', 'mlp.fc2' # in open_clip's and timm's blocks
-    for layer in [m for b in tower_blocks(classifier.visual)[0] for n,m in b.named_modules() if n.endswith(last)]:
+    # in blocks of open_clip, timm, and torchvision
+    last = 'attn.out_proj', 'attn.proj', 'attention.out_proj', 'mlp.c_proj', 'mlp.fc2', 'mlp.3'
+    for layer in [m for b in tower_blocks(classifier.visual) for n, m in b.named_modules() if n.endswith(last)]:
         adapter = Adapter(layer.weight, drop)
         for name in ('weight', 'bias'):
             if getattr(layer, name) is not None: register_parametrization(layer, name, adapter)

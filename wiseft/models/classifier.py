@@ -20,7 +20,7 @@ from .clip import Clip, describe_tower, image_features, token_table, unit_length
 from ..data.decoding import open_image, to_rgb
 from ..base.devices import eval_mode
 from .head import ClassificationHead, zeroshot_head
-from .tower import is_own, write_image_model
+from .tower import is_own, tower_patterns, write_image_model
 from .compatible import check_heads, check_pair
 from ..data.prompts import find_classnames, find_templates, prompts
 from .save import write_classifier, write_clip
@@ -83,6 +83,11 @@ class ImageClassifier(nn.Module):
     def head_from_text(self): # bool
         "Is the text tower among its weights, so that the head follows from it?"
         return self.text is not None
+    @property
+    def layouts(self): # dict, as `Positions` takes it
+        "The patterns by which the module of the image tower numbers its blocks, if it is of timm"
+        patterns = tower_patterns(self.visual)
+        return dict(visual=patterns) if patterns else {}
 
 # %% ../../nbs/api/models/11_classifier.ipynb #0a1fd1b4
 @patch(as_prop=True)

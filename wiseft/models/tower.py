@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['TORCHVISION', 'own_config', 'own_weights', 'OwnTower', 'without_layer', 'find_head', 'read_transform', 'image_model',
-           'is_own', 'write_image_model', 'read_image_model', 'tower_blocks', 'transformer_matrices']
+           'is_own', 'write_image_model', 'read_image_model', 'tower_patterns', 'tower_positions', 'tower_blocks',
+           'transformer_matrices']
 
 # %% ../../nbs/api/models/10_tower.ipynb #01ae1f76
 import math, torch
 import numpy as np
+from collections import Counter
 from copy import deepcopy
 from pathlib import Path
 from torch import nn
@@ -20,6 +22,7 @@ from ..base.devices import best_device
 from ..base.files import sha256_file
 from .head import ClassificationHead
 from ..base.lazy import open_clip, torchvision
+from ..weights.layout import Positions
 from ..weights.safetensors_io import state_hash
 from ..base.text import BadFile, why_failed
 from ..data.transforms import ClipTransform, in_halves
@@ -212,34 +215,49 @@ def read_image_model(
     return clip
 
 # %% ../../nbs/api/models/10_tower.ipynb #3813d9e0
-# names in open_clip's and timm's towers
-_after_blocks = 'ln_post', 'attn_pool', 'attnpool', 'proj', 'norm', 'fc_norm', 'head'
+def tower_patterns(
+    visual:nn.Module # image tower
+): # in timm's format; None for a tower that is not of timm
+    "The patterns by which the module of an image tower numbers its blocks"
+    matcher = getattr(getattr(visual, 'trunk', visual), 'group_matcher', None)
+    try: return matcher and matcher(coarse=True)
+    except AssertionError: return None # of a model of timm that has fine groups only
+
+def tower_positions(
+    visual:nn.Module # image tower
+) -> dict: # name -> `Position`
+    "The block of each tensor of an image tower; ValueError if its blocks are unknown"
+    positions = Positions([f'visual.{name}' for name in visual.state_dict()], dict(visual=tower_patterns(visual)))
+    return {name.removeprefix('visual.'): p for name, p in positions.items()}
 
 def tower_blocks(
-    visual:nn.Module, # image tower
-): # list of blocks in order, list of the modules and parameters after the last
-    "Blocks of an image tower"
-    trunk = getattr(visual, 'trunk', visual)
-    last = [getattr(part, n, None) for part in {trunk, visual} for n in _after_blocks]
-    after = [m for m in last if isinstance(m, (nn.Module, nn.Parameter))]
-    if hasattr(trunk, 'transformer'): return list(trunk.transformer.resblocks), after
-    if hasattr(trunk, 'layer1'): return [getattr(trunk, f'layer{i}') for i in range(1,5)], after
-    for name in ('blocks', 'stages'):
-        if hasattr(trunk, name): return list(getattr(trunk, name)), after
-    raise ValueError(
-        f"The blocks of an image tower of type {type(trunk).__name__} aren't known. Leave out what "
-        "asks for them, such as train='last:n' or LDIFS.")
+    visual:nn.Module # image tower
+) -> list: # of modules, the first block first
+    "Blocks of an image tower, each the outermost module that holds all tensors of the block and no others"
+    positions = tower_positions(visual)
+    sizes, inside = Counter(positions.values()), {} # inside: name of a module -> how many tensors of which block
+    for name, p in positions.items():
+        path = name.split('.')
+        for i in range(1, len(path)): inside.setdefault('.'.join(path[:i]), Counter())[p] += 1
+    blocks = {}
+    for module, (p, *others) in inside.items():
+        if p.in_block and not others and inside[module][p] == sizes[p]: blocks.setdefault(p, module)
+    if len(blocks) < len({p for p in sizes if p.in_block}): raise ValueError(
+        f'Not every block of a {type(getattr(visual, "trunk", visual)).__name__} is one module. Leave out what needs '
+        'the output of a block, such as LDIFS.')
+    return [visual.get_submodule(blocks[p]) for p in sorted(blocks)]
 
 # %% ../../nbs/api/models/10_tower.ipynb #a9230789
-_attention, _others = ('in_proj_weight', 'qkv.weight'), ('proj.weight', 'c_fc.weight', 'fc1.weight', 'fc2.weight')
+_attention = 'in_proj_weight', 'qkv.weight', 'q_proj.weight'
+_others = ('proj.weight', 'c_fc.weight', 'fc1.weight', 'fc1_g.weight', 'fc1_x.weight', 'fc2.weight', 'mlp.0.weight',
+           'mlp.3.weight')
 
 def transformer_matrices(
     visual:nn.Module, # image tower
 ) -> list: # of (module, name of its weight)
     "Matrices of attention and MLP in all blocks; none if there is no attention"
-    blocks, _ = tower_blocks(visual)
-    tensors = [(b, n) for b in blocks for n,p in b.named_parameters() if p.ndim == 2]
-    matrices = [(b, n) for b,n in tensors if n.endswith(_attention + _others)]
-    if not any(n.endswith(_attention) for _,n in matrices): return []
-    parts = [(b, n.rpartition('.')) for b,n in matrices]
-    return [(b.get_submodule(module), name) for b, (module, _, name) in parts]
+    positions = tower_positions(visual)
+    in_blocks = [n for n, p in visual.named_parameters() if p.ndim == 2 and positions[n].in_block]
+    matrices = [n.rpartition('.') for n in in_blocks if n.endswith(_attention + _others)]
+    if not any(n.endswith(_attention) for n in in_blocks): return []
+    return [(visual.get_submodule(module), name) for module, _, name in matrices]

@@ -143,7 +143,7 @@ def inner_layers(
     n:int, # parts of it
 ) -> list: # of modules
     "The last block of each of so many equal parts of a tower; every block, where it has fewer"
-    blocks = tower_blocks(visual)[0]
+    blocks = tower_blocks(visual)
     n = min(n, len(blocks))
     return [blocks[len(blocks)*(i+1)//n - 1] for i in range(n)]
 

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 from ..base.registry import method_name
-from ..models.tower import tower_blocks
-from ..weights.merge import part_of, tensor_depths
+from ..models.tower import tower_positions
+from ..weights.layout import Positions
+from ..weights.merge import part_of
 from ..models.classifier import ImageClassifier
 
 # %% ../../nbs/api/train/04_trainable.ipynb #823c3ada
@@ -34,11 +35,12 @@ def choose_weights(
     classifier.requires_grad_(train == 'all')
     classifier.head.requires_grad_(not classifier.head_from_text)
     if kind != 'last': return
-    blocks,after = tower_blocks(classifier.visual)
-    if not 1 <= int(n) <= len(blocks): raise ValueError(
-        f"train={train!r}: this image tower has {len(blocks)} blocks, so n is 1 to {len(blocks)}; train='head' "
+    positions = tower_positions(classifier.visual)
+    n_blocks = len({p for p in positions.values() if p.in_block})
+    if not 1 <= int(n) <= n_blocks: raise ValueError(
+        f"train={train!r}: this image tower has {n_blocks} blocks, so n is 1 to {n_blocks}; train='head' "
         "trains none, train='all' everything.")
-    for m in [*blocks[-int(n):], *after]: m.requires_grad_(True)
+    for name, p in classifier.visual.named_parameters(): p.requires_grad_(positions[name].block > n_blocks-int(n))
 
 # %% ../../nbs/api/train/04_trainable.ipynb #2626bb45
 def check_own_head(
@@ -92,9 +94,12 @@ def rate_factors(
     decay:float=1., # factor from each block of a tower to the one before it
 ) -> dict: # name of a weight that trains -> factor
     "What the learning rate of each weight is multiplied by"
-    depths = tensor_depths(dict(classifier.named_parameters()))
-    def later(name): return {d for n, d in depths.items() if part_of(n) == part_of(name) and d > depths[name]}
-    later_blocks = {n: len(later(n)) for n, p in classifier.named_parameters() if p.requires_grad}
+    later_blocks = {n: 0 for n, p in classifier.named_parameters() if p.requires_grad}
+    if decay != 1:
+        positions = Positions(dict(classifier.named_parameters()), classifier.layouts)
+        of_part = {} # depths in each part
+        for n, p in positions.items(): of_part.setdefault(part_of(n), set()).add(p.depth)
+        later_blocks = {n: sum(d > positions[n].depth for d in of_part[part_of(n)]) for n in later_blocks}
     parts = dict(image=image, text=text, head=head)
     for part, f in (parts | dict(decay=decay)).items():
         if not 0 <= f < math.inf: raise ValueError(f'The factor of {part} is {f}. Give a finite number from 0 on.')

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from fastcore.basics import chunked
 from torch import nn
-from .merge import At, check_alpha, check_parts, knobs_apart, merge_tensor, tensor_depths, wise_ft
+from .layout import Positions
+from .merge import At, check_alpha, check_parts, knobs_apart, merge_tensor, wise_ft
 from ..base.registry import function_and_knobs
 from .tensors import check_compatible, check_finite, is_weight
 
@@ -39,14 +40,15 @@ class WeightPath:
         (self.rule, _), (_, self.knobs) = function_and_knobs(rule), knobs_apart(rule)
         check_parts(self.knobs.get('parts'), memory)
         # both ends lie where the target does; on an accelerator many tensors are averaged at once
-        self.target, self.heads, depths, prepared = target, {}, tensor_depths(memory), prepared or {}
+        self.target, self.heads, prepared = target, {}, prepared or {}
+        positions = Positions(memory, getattr(target, 'layouts', None))
         at_once = rule is wise_ft and any(t.device.type != 'cpu' for t in memory.values())
         there = lambda state, k: state[k].detach().to(memory[k].device)
         self.tensors = [(t, there(zeroshot, k), there(finetuned, k)) for k, t in memory.items()]
         together, self.alone = [], []
         for k, versions in zip(memory, self.tensors):
             if at_once and is_weight(memory[k]): together.append(versions)
-            else: self.alone.append((versions, At(k, depths[k], prepared.get(k))))
+            else: self.alone.append((versions, At(k, positions, prepared.get(k))))
         self.together = list(chunked(together, 64))
     @torch.no_grad()
     def __call__(self,

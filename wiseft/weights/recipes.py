@@ -19,7 +19,8 @@ from ..base.text import BadFile, did_you_mean
 from .adapters import ADAPTER
 from .files import is_path, recipe_text, weights_at, write_merged
 from .merge import (
-    At, ByTensor, check_alpha, check_ends, in_block, looks_at_images, merge, weighted_average)
+    At, ByTensor, check_alpha, check_ends, looks_at_images, merge, merge_rule, merged_tensors, positions_of,
+    prepare_merge, weighted_average)
 from .tensors import check_compatible
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #bfaaa7dc
@@ -189,7 +190,7 @@ def _value_at(entries, at):
         f'No filter of the recipe fits {at.name!r}. End the list with the value of all others: {{value: 0.2}}.')
     if not isinstance(value, list): return value
     if len(value) == 1: return value[0]
-    place = (at.depth if in_block(at.name) else 0)*(len(value)-1)
+    place = (at.depth if at.in_block else 0)*(len(value)-1)
     i = min(int(place), len(value)-2)
     low, high = value[i:i+2]
     return low + (place-i)*(high-low)
@@ -298,9 +299,14 @@ def what_is_missing(
         except (ValueError, TypeError) as e: problems.append(str(e))
     if 'at' in signature(recipe.rule).parameters and not looks_at_images(recipe.rule): # tried on small tensors
         draw = torch.Generator().manual_seed(0)
-        def small(): return {k: torch.randn(2, 2, generator=draw) for k in states.get(first, ['w'])}
-        begin = None if recipe.start is None else small()
-        try: merge(begin, [small() for _ in recipe.tuned], recipe.rule, **recipe.knobs if states else {})
+        names = states.get(first, ('conv1.weight', 'layer1.0.conv1.weight', 'fc.weight'))
+        def small(): return {k: torch.randn(2, 2, generator=draw) for k in names}
+        begin, tuned = None if recipe.start is None else small(), [small() for _ in recipe.tuned]
+        positions = positions_of(classifiers[0]) if classifiers else None
+        try:
+            rule, knobs = merge_rule(recipe.rule, recipe.knobs if states else {})
+            prepared, knobs = prepare_merge(rule, begin, tuned, **knobs)
+            for _ in merged_tensors(rule, begin, tuned, recipe.paths, prepared, knobs, positions=positions): pass
         except Exception as e: # of a rule of the user's own it may be anything
             if 'needs the start' in str(e): problems.append(f'{e} In a recipe it is base_model.')
             elif recipe.rule.__module__.startswith('wiseft.') and isinstance(e, ValueError): problems.append(str(e))
