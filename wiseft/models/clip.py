@@ -27,7 +27,8 @@ from .hf_siglip import write_siglip_folder
 from .state_dict_layout import Parts
 from .sources import Source, check_asked, find_source, preprocessing
 from ..weights.safetensors_io import state_hash
-from ..base.text import first_few
+from ..weights.tensors import is_weight
+from ..base.text import BadFile, first_few
 from ..data.transforms import ClipTransform
 
 # %% ../../nbs/api/models/08_clip.ipynb #ce44719a
@@ -245,7 +246,12 @@ def fill_tower(
     clip:Clip, # `Clip` whose image tower is changed
     parts:Parts # `Parts` of a file
 ):
-    "Put the image tower of a checkpoint file into a CLIP; BadFile if it doesn't fit"
+    "Put the image tower of a checkpoint file into a CLIP; BadFile if it doesn't fit or lacks weights"
     visual = {k:v for k,v in parts.clip.items() if k.startswith('visual.')}
     source = Source(clip.config, clip.preprocess, parts.where, clip.name)
     fill_model(clip.model, clip.model.state_dict() | visual, source)
+    tower = [k for k, t in clip.model.state_dict().items() if k.startswith('visual.') and is_weight(t)]
+    missing = [k for k in tower if k not in visual]
+    if missing: raise BadFile(
+        f'{parts.where} holds {len(tower)-len(missing)} of the {len(tower)} weights of the image tower of {clip.name}. '
+        f'It lacks {first_few(missing)}. Save the whole model, torch.save(model.state_dict(), FILE).')

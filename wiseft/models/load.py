@@ -41,7 +41,7 @@ def load_classifier(
     folder:str|Path, # written by `ImageClassifier.save`; or another program's checkpoint file, or peft's adapter
     device:str|torch.device|None=None, # default `best_device`
     precision:str|None=None, # default the one that it was saved in
-    start:Clip|ImageClassifier|None=None, # for a checkpoint file: its `Clip`; for an adapter: the classifier
+    start:Clip|ImageClassifier|None=None, # the CLIP that a checkpoint file began from; an adapter's classifier
     classnames:list|None=None, # for a checkpoint file: one a row of the head
     module:torch.nn.Module|None=None # for a classifier around a module of one's own: one like it, whatever its weights
 ): # `ImageClassifier`
@@ -74,6 +74,10 @@ def load_classifier(
 # %% ../../nbs/api/models/12_load.ipynb #c405fad0
 def _from_checkpoint(path, start, classnames, device, precision): # `ImageClassifier`
     "The classifier in a checkpoint file of another program"
+    if isinstance(start, ImageClassifier): start = start.clip
+    if not isinstance(start, (Clip, type(None))): raise TypeError(
+        f'start is {start!r}, and has to be a model in memory. Load it first: start=load_clip(…) or '
+        'start=load_classifier(…).')
     parts = find_parts(read_checkpoint(path), path)
     if not parts.head: raise BadFile(
         f"{path} holds a CLIP and no head. Make one of words: zeroshot_classifier(load_clip(…, {str(path)!r}), "
@@ -87,7 +91,10 @@ def _from_checkpoint(path, start, classnames, device, precision): # `ImageClassi
     n = len(head.weight)
     names = [f'class {i}' for i in range(n)] if classnames is None else find_classnames(classnames)
     c = ImageClassifier(clip, head, names, alpha=1., recipe=recipe)
-    if start is None or not parts.clip: return c
+    if start is None: return c
+    if not parts.clip:
+        print(f'{path.name} has no image tower. The image tower is that of {start.name}.')
+        return c
     # FLYP's files bring another text tower
     text = text_weights(start)
     theirs = [k for k in parts.clip if not k.startswith(('visual.', 'logit_'))]
@@ -96,6 +103,8 @@ def _from_checkpoint(path, start, classnames, device, precision): # `ImageClassi
             f"{path} holds another text tower than {start.name}: it is not read. load_clip reads both towers.")
     c = c.copy()
     fill_tower(c.clip, parts)
+    if start.tokenizer and not parts.has_text: print(
+        f'{path.name} has no text tower. The text tower is that of {start.name}.')
     return c
 
 # %% ../../nbs/api/models/12_load.ipynb #2844ceb2

@@ -1,0 +1,126 @@
+"""Objects from which wrong numbers would follow without a word: each is refused, or a warning names what is wrong.
+
+All with a CLIP of icons, fine-tuned for one epoch on six classes of the embedded suite.
+"""
+import json
+import shutil
+import warnings
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from conftest import later
+from wiseft.base.text import BadFile
+from wiseft.data.suites import folder_suite, load_suite
+from wiseft.infer.ensembles import sweep
+from wiseft.infer.rules import choose_alpha
+from wiseft.methods.lines import lines
+from wiseft.models.classifier import zeroshot_classifier
+from wiseft.models.clip import load_clip
+from wiseft.models.load import load_classifier
+from wiseft.shell.cli import app
+from wiseft.weights.merge import average, interpolate, merge
+
+finetune = later("wiseft.train.learner", "finetune")
+NAMES = ["airplane", "bell", "bus", "cake", "dice", "envelope"]
+
+
+def copy_images(images, folder):
+    "The images of the six classes, in class folders."
+    for path, label in zip(images.paths, images.labels):
+        if (name := images.classnames[label]) in NAMES:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, folder / name / f"{path.parent.parent.name}-{path.name}")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    "A folder of train, validation, and test images, and a shifted set beside it."
+    icons, folder = load_suite("icons"), tmp_path_factory.mktemp("images")
+    for split in "train", "validation", "test":
+        copy_images(getattr(icons, split), folder / "photos" / split)
+    copy_images(icons.shifts["duotone"], folder / "duotone")
+    return folder / "photos"
+
+
+@pytest.fixture(scope="module")
+def suite(photos):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # few images, and some classes that the shift lacks
+        return folder_suite(photos, [photos.with_name("duotone")], classnames=NAMES)
+
+
+@pytest.fixture(scope="module")
+def zeroshot():
+    return zeroshot_classifier(load_clip("iconclip", device="cpu"), NAMES, "icons")
+
+
+@pytest.fixture(scope="module")
+def finetuned(zeroshot, suite):
+    return finetune(zeroshot, suite, epochs=1, lr=1e-4, progress=False)
+
+
+def messages(task, *args, **kwargs):
+    "What is warned of, a line each."
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        task(*args, **kwargs)
+    return [str(w.message) for w in caught]
+
+
+def shell(*words):
+    "What a command prints."
+    result = CliRunner().invoke(app, list(map(str, words)))
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
+
+
+# ---------- files that lack tensors ----------
+
+
+def as_checkpoint(classifier, path, lacks=()):
+    "A state dict with a head, as model-soups saves it, without the tensors whose names start with `lacks`."
+    state = {f"model.{k}": t for k, t in classifier.clip.model.state_dict().items() if not k.startswith(tuple(lacks))}
+    torch.save(state | {f"classification_head.{k}": t for k, t in classifier.head.state_dict().items()}, path)
+    return path
+
+
+def test_a_file_with_a_part_of_the_image_tower_is_refused(zeroshot, finetuned, tmp_path):
+    file = as_checkpoint(finetuned, tmp_path / "soup.pt", ["visual.layer4"])
+    with pytest.raises(BadFile, match=r"soup.pt holds \d+ of the \d+ weights of the image tower of iconclip. It lacks "
+                                      r"'visual.layer4.0.conv1.weight', .* and \d+ more. Save the whole model"):
+        load_classifier(file, start=zeroshot.clip, classnames=NAMES)
+
+
+def test_a_file_that_lacks_counters_of_batches_is_read(zeroshot, finetuned, tmp_path):
+    "Files of early versions of PyTorch have none; they are no weights."
+    file = as_checkpoint(finetuned, tmp_path / "old.pt")
+    state = torch.load(file)
+    torch.save({k: t for k, t in state.items() if not k.endswith("num_batches_tracked")}, file)
+    read = load_classifier(file, start=zeroshot.clip, classnames=NAMES)
+    assert torch.equal(read.head.weight, finetuned.head.weight)
+
+
+def test_a_whole_tower_that_a_file_lacks_is_named(zeroshot, finetuned, tmp_path, capsys):
+    whole = as_checkpoint(finetuned, tmp_path / "whole.pt")
+    load_classifier(whole, start=zeroshot.clip, classnames=NAMES)
+    assert capsys.readouterr().out == ""
+    # wise-ft leaves some weights of the text tower in its files, and its transformer out
+    image = as_checkpoint(finetuned, tmp_path / "image.pt", ["transformer."])
+    read = load_classifier(image, start=zeroshot.clip, classnames=NAMES)
+    assert capsys.readouterr().out == "image.pt has no text tower. The text tower is that of iconclip.\n"
+    assert read.clip.model.token_embedding.weight is zeroshot.clip.model.token_embedding.weight
+    torch.save(finetuned.head.state_dict(), tmp_path / "head.pt")
+    load_classifier(tmp_path / "head.pt", start=zeroshot.clip, classnames=NAMES)
+    assert capsys.readouterr().out == "head.pt has no image tower. The image tower is that of iconclip.\n"
+
+
+def test_a_classifier_as_the_base_of_a_file(zeroshot, finetuned, tmp_path):
+    file = as_checkpoint(finetuned, tmp_path / "soup.pt")
+    read = load_classifier(file, start=zeroshot, classnames=NAMES)
+    assert read.hash == load_classifier(file, start=zeroshot.clip, classnames=NAMES).hash
+    zeroshot.save(tmp_path / "zeroshot")
+    for place in tmp_path / "zeroshot", str(tmp_path / "zeroshot"):
+        with pytest.raises(TypeError, match=r"start is .*zeroshot.*Load it first: start=load_c"):
+            load_classifier(file, start=place, classnames=NAMES)
