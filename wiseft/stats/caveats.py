@@ -22,12 +22,21 @@ def doubts(
     # a zero-shot end, or another start, near chance
     task = t.role.isin(['reference', 'aside']) # one set alone is aside
     starts = t[(t.metric == 'accuracy') & t.method.isin(STARTS) & task]
+    chance = 1/(n_classes or 1)
+    near_chance = min(2*chance, chance+.1*(1-chance))
     for r in starts.head(1).itertuples() if n_classes else ():
-        chance = 1/n_classes
-        if r.value > min(2*chance, chance+.1*(1-chance)) and not r.low <= chance: continue
-        sentences.append(
-            f'The {_end(r.method)} is right on {r.value:.1%} of the reference, where guessing gives {chance:.1%}: '
-            f'there may be no robustness to keep, and averaging with it may be no good. {_better(r.method)}')
+        if r.value <= near_chance or r.low <= chance:
+            sentences.append(
+                f'The {_end(r.method)} is right on {r.value:.1%} of the reference, where guessing gives {chance:.1%}: '
+                f'there may be no robustness to keep, and averaging with it may be no good. {_better(r.method)}')
+            continue
+        # a fine-tuned end that guesses where the start doesn't
+        ends = t[(t.metric == 'accuracy') & (t.method == 'fine-tuned') & (t.dataset == r.dataset)]
+        for end in ends.itertuples():
+            if end.value <= near_chance and end.high < r.low: sentences.append(
+                f'The fine-tuned classifier is right on {end.value:.1%} of the reference, where guessing gives '
+                f'{chance:.1%} and the {_end(r.method)} is right on {r.value:.1%}. Is it a different model, or are '
+                'its classes in another order? If its training diverged, fine-tune again with a lower learning rate.')
     # test sets of a few images
     sets = t[~t.dataset.isin(MEANS) & t.n.notna()]
     sizes = sets.groupby('dataset', sort=False).n.max()
@@ -104,17 +113,18 @@ def averaging_costs(
     accuracies:pd.Series, # Series: alpha -> accuracy on validation images of the reference; of 0, 0.5 and 1 at least
     n:int,      # how many images
     start:str='zero-shot', # what stands at alpha = 0, or 'start'
+    images:str='validation images', # what `accuracies` are of, in words
 ) -> list: # a sentence, or none
     "What is wrong where the average at alpha = 0.5 is worse than the better end by more than two standard errors"
     before, half, end = (accuracies[a] for a in (0, .5, 1))
     error = np.sqrt(half*(1-half)/n)
     if start == 'start' and half < end and before < end - 2*error: # it has seen the reference alone
         return [f'Averaging with this start may cost: the fine-tuned classifier is {100*(end-before):.1f} points above '
-                f'it on validation images, and the average at α = 0.5 is not above the fine-tuned. {_INSTEAD}']
+                f'it on {images}, and the average at α = 0.5 is not above the fine-tuned. {_INSTEAD}']
     if half >= max(before, end) - 2*error: return []
     better = 'fine-tuned classifier' if end > before else _end(start)
     lost = (f'Averaging costs: at α = 0.5 it is {100*(max(before, end)-half):.1f} points below the {better} on '
-            'validation images')
+            f'{images}')
     if half < min(before, end) - 2*error:
         return [f'{lost}, and below the other end too: the path between the weights is broken. Fine-tune again with '
                 'a lower learning rate.']
