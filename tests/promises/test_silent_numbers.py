@@ -124,3 +124,52 @@ def test_a_classifier_as_the_base_of_a_file(zeroshot, finetuned, tmp_path):
     for place in tmp_path / "zeroshot", str(tmp_path / "zeroshot"):
         with pytest.raises(TypeError, match=r"start is .*zeroshot.*Load it first: start=load_c"):
             load_classifier(file, start=place, classnames=NAMES)
+
+
+# ---------- the images that choose α ----------
+
+
+ORACLE = "α is chosen on {}. Such a choice is an oracle"
+
+
+@pytest.mark.parametrize("which", ["test", "shift", "folder", "folder named test"])
+def test_alpha_chosen_on_test_images_is_an_oracle(which, zeroshot, finetuned, suite, photos, tmp_path, capsys):
+    images, words = {
+        "test": lambda: (suite.test, "test images of 'reference'"),
+        "shift": lambda: (suite.shifts["duotone"], "images of the shifted set 'duotone'"),
+        "folder": lambda: (folder_suite(photos / "test", []), "test images of 'reference'"),
+        "folder named test": lambda: (photos / "test", "test images of 'reference'"),
+    }[which]()
+    options = dict(alphas=(0, 0.5, 1), progress=False)
+    warned = messages(choose_alpha, zeroshot, finetuned, images, **options)
+    assert sum(ORACLE.format(words) in w for w in warned) == 1, warned
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        alpha = choose_alpha(zeroshot, finetuned, images, **options)
+    assert "validation" not in capsys.readouterr().out
+    # the recipe, and what is made of it
+    interpolate(zeroshot, finetuned, alpha).save(tmp_path / "averaged")
+    chosen = json.loads((tmp_path / "averaged/wiseft.json").read_text())["recipe"]["merge"]["chosen"]
+    assert f"α = {alpha:g} is an oracle: it was chosen on " in chosen and words in chosen
+
+
+def test_alpha_chosen_on_validation_images_is_none(zeroshot, finetuned, suite, photos, tmp_path, capsys):
+    for images in suite, photos, suite.validation:
+        warned = messages(choose_alpha, zeroshot, finetuned, images, alphas=(0, 0.5, 1), progress=False)
+        assert not any("oracle" in w for w in warned)
+    assert "validation images: zero-shot" in capsys.readouterr().out
+
+
+def test_report_and_card_call_it_an_oracle(zeroshot, finetuned, photos, tmp_path):
+    from wiseft.show.card import write_card
+
+    zeroshot.save(tmp_path / "zeroshot")
+    finetuned.save(tmp_path / "finetuned")
+    ends, out = (tmp_path / "zeroshot", tmp_path / "finetuned"), tmp_path / "averaged"
+    printed = shell("merge", *ends, "--alpha", "auto", "--reference", photos / "test", "-o", out)
+    assert printed.count(ORACLE.format("test images of 'reference'")) == 1
+    images = "--reference", photos, "--shift", photos.with_name("duotone")
+    shell("sweep", *ends, "--averaged", out, "--alphas", "0,0.5,1", *images, "-o", tmp_path / "results.csv")
+    shell("report", tmp_path / "results.csv", "-o", tmp_path / "report.html")
+    assert " is an oracle: it was chosen on " in (tmp_path / "report.html").read_text()
+    assert " is an oracle: it was chosen on " in write_card(out).read_text()

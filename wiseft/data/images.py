@@ -38,6 +38,7 @@ class ImageSet(Dataset):
     projection:list=None
     n_missing:int=0        # images of the published set that are not there
     role:str='shift'       # of `wiseft.stats.table.ROLES`; in a suite, its reference's sets have 'reference'
+    suite_split:str=''     # in a suite: 'train', 'validation' or 'test'
     templates:object=None  # prompt templates, of a control set that brings its own: a list, or a list's name
     upright:bool=True      # turn images as the camera's EXIF orientation says; not in published sets
     transform:object=None  # of an image, for `self[i]`

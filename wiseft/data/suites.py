@@ -42,8 +42,9 @@ class Suite:
     shift_train:dict=None      # name -> ImageSet, of some shifts
     metrics:tuple=('accuracy',)# of `wiseft.infer.scores.METRICS`, the official one first
     def __post_init__(self):
-        for k in ('train', 'validation', 'test'): setattr(self, k, _as_reference(getattr(self, k)))
-        for k in ('shifts', 'shift_validation', 'shift_train'): setattr(self, k, _as_others(getattr(self, k)))
+        for split in ('train', 'validation', 'test'): setattr(self, split, _as_reference(getattr(self, split), split))
+        splits = dict(shift_train='train', shift_validation='validation', shifts='test')
+        for k, split in splits.items(): setattr(self, k, _as_others(getattr(self, k), split))
         for n in self.shifts | self.shift_validation:
             if printable(n) != n: raise ValueError(
                 f'A shifted set is called {n!r}: tables hold names on one line, in UTF-8. Rename it.')
@@ -69,15 +70,17 @@ class Suite:
         return out
 
 # %% ../../nbs/api/data/12_suites.ipynb #a49f693d
-def _as_reference(images): # `ImageSet`, or None
-    return images if images is None or images.role == 'reference' else replace(images, role='reference')
+def _as_reference(images, split): # `ImageSet`, or None
+    return None if images is None else _in_suite(images, 'reference', split)
 
-def _as_others(sets): # name -> `ImageSet`, or None
+def _as_others(sets, split): # name -> `ImageSet`
     "What a suite has besides its reference; what is the reference elsewhere is a shift here"
-    sets = dict(sets or {})
-    for n, s in sets.items():
-        if s.role == 'reference': sets[n] = replace(s, role='shift')
-    return sets
+    def role(s): return 'shift' if s.role == 'reference' else s.role
+    return {n: _in_suite(s, role(s), split) for n, s in (sets or {}).items()}
+
+def _in_suite(images, role, split): # `ImageSet`
+    if (images.role, images.suite_split) == (role, split): return images
+    return replace(images, role=role, suite_split=split)
 
 # %% ../../nbs/api/data/12_suites.ipynb #dedadb6b
 @patch
@@ -88,8 +91,8 @@ def datasets(self:Suite,
     if split not in ('test', 'validation'): raise ValueError(f"split is 'test' or 'validation', got {split!r}")
     reference, shifted = self.test, self.shifts
     if split == 'validation': reference, shifted = self.validation, self.shift_validation
-    shifted = _as_others(shifted) # sets may have been put into the suite since it was made
-    if reference is not None: return dict(reference=_as_reference(reference), **shifted)
+    shifted = _as_others(shifted, split) # sets may have been put into the suite since it was made
+    if reference is not None: return dict(reference=_as_reference(reference, split), **shifted)
     if self.test is None and shifted: return shifted
     raise ValueError(
         f'Suite {self.name!r} has no {split} images of its reference. One of the field is loaded with them by '

@@ -9,14 +9,16 @@ __all__ = ['standard_error', 'nearly_best', 'alpha_by_rule', 'ChosenAlpha', 'See
 import numpy as np, pandas as pd, torch
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from ..data.control import control_sets
 from ..data.images import ImageSet
+from ..data.labels import SPLITS, split_folders
 from .classify import picture_sets
 from ..data.suites import Suite
 from .ensembles import members, sweep
 from .evaluation import check_known, look, trained_on
 from ..base.registry import function_and_knobs
-from ..base.text import counted, first_few, warn_user
+from ..base.text import first_few, warn_user
 from ..stats.caveats import SMALL_SET, averaging_costs
 from .scores import Metric
 from ..stats.intervals import paired_bootstrap
@@ -91,6 +93,13 @@ def _kept_aside(validation, finetuned):
         'given, or, where that was an ImageSet, the tenth that it kept aside, images.split((.1,))[1].')
     return images
 
+def _in_words(images): # ('validation images' or what they are, whether choosing on them is an oracle)
+    folder = Path(images.root or '')
+    in_test_folder = SPLITS.get(folder.name.lower()) == 'test' and len(split_folders(folder.parent)) > 1
+    if images.suite_split and images.role == 'shift': return f'images of the shifted set {images.name!r}', True
+    if images.suite_split == 'test' or in_test_folder: return f'test images of {images.name!r}', True
+    return 'validation images', False
+
 # %% ../../nbs/api/infer/13_rules.ipynb #25d12649
 def choose_alpha(
     zeroshot,     # classifier, alpha = 0
@@ -104,6 +113,10 @@ def choose_alpha(
     if 'control' in kwargs: raise ValueError(
         'Images of the reference choose α. Give control sets to a rule: rule=keeps(.01, control).')
     images = _kept_aside(validation, finetuned)
+    what, is_oracle = _in_words(images)
+    if is_oracle: warn_user(
+        f'α is chosen on {what}. Such a choice is an oracle: it shows what is possible, and the accuracy on these '
+        'images is biased upward. Give validation images of the reference: the suite or folder that was fine-tuned on.')
     table = sweep(zeroshot, finetuned, images, split='validation', by=[method], metrics=['accuracy'], images=images,
                   **kwargs)
     if table.alpha.isna().any(): raise ValueError(f'{method} has no alpha to choose.')
@@ -122,12 +135,12 @@ def choose_alpha(
         f'The rule gave {alpha!r}. Expected one of the α that were evaluated: {[*from_these.index]}.')
     start = table.method[table.alpha == 0].iloc[0]
     error = f'{100*standard_error(accuracies, n):.1f} points'
-    print(f'On {n:,} validation images: {start} {accuracies[0]:.1%}, fine-tuned {accuracies[1]:.1%}, '
+    print(f'On {n:,} {what}: {start} {accuracies[0]:.1%}, fine-tuned {accuracies[1]:.1%}, '
           f'average at α = 0.5 {accuracies[.5]:.1%}. Chosen: α = {alpha:g}, {accuracies[alpha]:.1%} '
           f'(one standard error: {error}).')
-    looked_at = f'{counted(n, "validation image")} (one standard error: {error}){getattr(rule, "said", "")}'
-    why = f'α = {alpha:g} was chosen on {looked_at}.'
-    costs = averaging_costs(accuracies, n, start)
+    oracle = 'is an oracle: it ' if is_oracle else ''
+    why = f'α = {alpha:g} {oracle}was chosen on {n:,} {what} (one standard error: {error}){getattr(rule, "said", "")}.'
+    costs = averaging_costs(accuracies, n, start, what)
     if costs: why = f'Here averaging at 0.5 costs; {why}'
     for sentence in costs: warn_user(sentence)
     return ChosenAlpha(alpha, ' '.join([why, *costs]))
