@@ -173,3 +173,108 @@ def test_report_and_card_call_it_an_oracle(zeroshot, finetuned, photos, tmp_path
     shell("report", tmp_path / "results.csv", "-o", tmp_path / "report.html")
     assert " is an oracle: it was chosen on " in (tmp_path / "report.html").read_text()
     assert " is an oracle: it was chosen on " in write_card(out).read_text()
+
+
+# ---------- averages of averages ----------
+
+
+def test_average_of_an_average_reports_its_share(zeroshot, finetuned, tmp_path):
+    ends = [zeroshot.hash, finetuned.hash]
+    half = interpolate(zeroshot, finetuned, 0.5)
+    quarter = interpolate(zeroshot, half, 0.5)
+    assert (quarter.alpha, quarter.parents, quarter.recipe["merge"]["alpha"]) == (0.25, ends, 0.25)
+    torch.testing.assert_close(quarter.state_dict(), interpolate(zeroshot, finetuned, 0.25).state_dict())
+    three_quarters = interpolate(half, finetuned, 0.5)
+    assert (three_quarters.alpha, three_quarters.parents) == (0.75, ends)
+    assert merge(quarter, [three_quarters], alpha=0.5).alpha == 0.5
+    warned = messages(interpolate, zeroshot, half)
+    assert warned == ["One of the two classifiers is an average already. With respect to the zero-shot and the "
+                      "fine-tuned classifier the result has alpha = 0.25."]
+    # the same from folders
+    for name, c in dict(zeroshot=zeroshot, half=half).items():
+        c.save(tmp_path / name)
+    recipe = "rule: weight-space\nbase_model: zeroshot\nmodels: [{model: half}]\nparameters: {alpha: 0.5}\n"
+    (tmp_path / "recipe.yml").write_text(recipe)
+    shell("merge", tmp_path / "zeroshot", tmp_path / "half", "--alpha", ".5", "-o", tmp_path / "quarter")
+    shell("merge", tmp_path / "recipe.yml", "-o", tmp_path / "again")
+    for name in "quarter", "again":
+        read = load_classifier(tmp_path / name)
+        assert (read.alpha, read.parents) == (0.25, ends)
+
+
+def test_average_with_another_zeroshot_classifier_is_refused(zeroshot, finetuned):
+    half = interpolate(zeroshot, finetuned, 0.5)
+    other = zeroshot_classifier(zeroshot.clip, NAMES, ["a drawing of a {}"])
+    with warnings.catch_warnings(), pytest.raises(ValueError, match="began from another zero-shot classifier"):
+        warnings.simplefilter("ignore")  # of the templates
+        interpolate(other, half)
+
+
+def test_average_of_parts_and_of_all_is_refused(zeroshot, finetuned):
+    image = interpolate(zeroshot, finetuned, 0.5, "image")
+    assert interpolate(zeroshot, image, 0.5, "image").alpha == 0.25
+    with pytest.raises(ValueError, match="an average of all weights and of one part"):
+        interpolate(zeroshot, image)
+
+
+def test_soups_are_ends_of_their_own(zeroshot, finetuned):
+    other = finetuned.copy()
+    with torch.no_grad():
+        other.head.weight.add_(0.01)
+    assert not messages(interpolate, zeroshot, average([finetuned, other]), 0.5)
+    assert interpolate(zeroshot, average([finetuned, other]), 0.5).alpha == 0.5
+    assert interpolate(zeroshot, merge(zeroshot, [finetuned], lines, alpha=0.5), 0.5).alpha == 0.5
+
+
+def test_sweep_to_an_average_is_refused(zeroshot, finetuned, suite):
+    half = interpolate(zeroshot, finetuned, 0.5)
+    for ends in (zeroshot, half), (half, finetuned):
+        for look in lambda: sweep(*ends, suite, progress=False), lambda: choose_alpha(*ends, suite, progress=False):
+            with pytest.raises(ValueError, match="Give the zero-shot and the fine-tuned classifier themselves"):
+                look()
+
+
+# ---------- other models, other orders, other scales ----------
+
+
+def at_chance(classifier, kind):
+    with torch.no_grad():
+        if kind == "rows in another order":
+            classifier.head.weight.copy_(classifier.head.weight.roll(1, 0))
+        else:
+            for p in classifier.visual.parameters():
+                p.copy_(p.flip(0))
+    return classifier
+
+
+@pytest.mark.parametrize("kind", ["rows in another order", "another tower"])
+def test_a_finetuned_end_at_chance(kind, zeroshot, finetuned, suite, photos, tmp_path):
+    words, broken = "a different model, or are its classes in another order", at_chance(finetuned.copy(), kind)
+    options = dict(alphas=(0, 0.5, 1), by=["weight-space"], progress=False)
+    assert sum(words in w for w in messages(sweep, zeroshot, broken, suite, **options)) == 1
+    assert not any(words in w for w in messages(sweep, zeroshot, finetuned, suite, **options))
+    zeroshot.save(tmp_path / "zeroshot")
+    broken.save(tmp_path / "finetuned")
+    printed = shell("evaluate", tmp_path / "zeroshot", tmp_path / "finetuned", "--reference", photos)
+    assert printed.count(words) == 1
+
+
+def test_a_start_at_chance_says_nothing_of_the_end(suite, zeroshot):
+    weak = at_chance(zeroshot.copy(), "another tower")
+    weaker = at_chance(weak.copy(), "rows in another order")
+    weaker.alpha = 1.0
+    warned = messages(sweep, weak, weaker, suite, (0, 0.5, 1), by=["weight-space"], progress=False)
+    assert not any("a different model" in w for w in warned) and any("no robustness to keep" in w for w in warned)
+
+
+def test_heads_of_other_scales(zeroshot, finetuned, suite):
+    twice = finetuned.copy()
+    with torch.no_grad():
+        twice.head.weight.mul_(2)
+    options = dict(alphas=(0, 0.5, 1), progress=False)
+    for task, args in ((interpolate, (zeroshot, twice)), (interpolate, (twice, finetuned)), (average, ([finetuned, twice],)),
+                       (lambda *ends: sweep(*ends, suite, by=["weight-space", lines], **options), (zeroshot, twice)),
+                       (lambda *ends: choose_alpha(*ends, suite, **options), (zeroshot, twice))):
+        warned = messages(task, *args)
+        assert sum("rows of one head are 2.0 times as long as those of the other" in w for w in warned) == 1, warned
+    assert not messages(interpolate, zeroshot, finetuned)

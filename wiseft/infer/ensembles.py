@@ -18,6 +18,7 @@ from ..stats.caveats import doubtful_alphas, doubts
 from .evaluation import evaluate
 from ..data.images import ImageSet
 from ..stats.linesearch import AlphaCurve, alpha_intervals, projected_intervals
+from ..models.compatible import places_between_ends
 from .members import Member, Remembered, at_precision, controlled, default_name, member, own_head
 from .inference import check_classes, common_transform, device_of, run_all
 from ..base.registry import find_method, function_and_knobs, method, method_name
@@ -66,6 +67,7 @@ def members(
 ) -> dict: # (tuning, method, alpha) -> `Member`
     "The two ends and everything between them"
     check_ends(zeroshot, finetuned)
+    _check_no_average(zeroshot, finetuned)
     name = name or default_name(zeroshot)
     alphas = DEFAULT_ALPHAS if alphas is None else alphas
     inner = sorted({*map(float, alphas)} - {0., 1.})
@@ -80,7 +82,11 @@ def members(
         m.control = m.control and controlled(m.features, head_of)
     out = {_key(m): m for m in ends}
     @cache
-    def weight_space(rule): return _weight_space(zeroshot, finetuned, inner, rule, precision, copies, images, head_of)
+    def alike(): # warns once, however many merges there are
+        both = zeroshot, finetuned
+        return averageable(both) if hasattr(zeroshot, 'check_averageable') else both
+    @cache
+    def weight_space(rule): return _weight_space(*alike(), inner, rule, precision, copies, images, head_of)
     for way in by:
         kind, f = _between(way)
         if kind == 'merge' and parts: f = partial(f, parts=parts)
@@ -94,6 +100,14 @@ def members(
     return out
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #a34d01b6
+def _check_no_average(zeroshot, finetuned):
+    "ValueError if one is an average of the other: what a table calls 0 or 1 would be another alpha"
+    if not hasattr(zeroshot, 'check_averageable'): return
+    places, _ = places_between_ends(zeroshot, finetuned)
+    if places != (0, 1): raise ValueError(
+        f'The first classifier is at alpha = {places[0]:g} and the second at {places[1]:g} between the two that one of '
+        'them is an average of. Give the zero-shot and the fine-tuned classifier themselves.')
+
 def _key(m): return m.identity['tuning'], m.identity['method'], m.identity['alpha']
 
 def _between(way): # (kind, function)
@@ -111,7 +125,6 @@ def _copy(classifier): return classifier.copy() if hasattr(classifier, 'copy') e
 # alpha -> dict of a member's function, modules and control, and in the middle what makes it in fp32
 def _weight_space(zeroshot, finetuned, alphas, rule, precision, copies, images, head_of):
     # the weights between the two, in a copy of the wanted precision
-    if hasattr(zeroshot, 'check_averageable'): zeroshot, finetuned = averageable([zeroshot, finetuned])
     prepared, _ = prepare_merge(rule, zeroshot, [finetuned], images)
     def into(copy): return WeightPath(copy.eval(), zeroshot.state_dict(), finetuned.state_dict(), rule, prepared)
     copied = _copy(zeroshot)

@@ -21,11 +21,11 @@ from ..data.decoding import open_image, to_rgb
 from ..base.devices import eval_mode
 from .head import ClassificationHead, zeroshot_head
 from .tower import is_own, tower_patterns, write_image_model
-from .compatible import check_heads, check_pair
+from .compatible import check_heads, check_pair, is_average, places_between_ends
 from ..data.prompts import find_classnames, find_templates, prompts
 from .save import write_classifier, write_clip
 from ..weights.safetensors_io import state_hash
-from ..base.text import first_few
+from ..base.text import first_few, warn_user
 
 # %% ../../nbs/api/models/11_classifier.ipynb #ff7b236d
 class TextTower(nn.Module):
@@ -239,16 +239,34 @@ def averaged(self:ImageClassifier,
     prepared:dict|None=None # dict name -> tensor, what the rule had to know
 ): # `ImageClassifier`
     "A new classifier with merged weights"
+    hashes = [p.hash for p in parents]
+    if how and how['name'].startswith('weight-space') and alpha is not None:
+        alpha, ends = _between_ends(*parents, alpha, how['name'])
+        how, hashes = how | dict(alpha=alpha), ends or hashes
     new = self.copy()
     new.load_state_dict(state)
     new.rebuild_head()
     new.alpha = None if alpha is None else float(alpha)
-    new.parents, new.metrics = [p.hash for p in parents], {}
+    new.parents, new.metrics = hashes, {}
     recipe = dict(parents[-1].recipe)
     recipe.pop('stored', None) # which is about the parent's folder
     new.recipe = recipe | (dict(merge=how) if how else {})
     new.beside = {'prepared.safetensors': prepared} if prepared else {}
     return new.eval()
+
+# %% ../../nbs/api/models/11_classifier.ipynb #c52d7e90
+def _between_ends(zeroshot, finetuned, alpha, name): # (mixing coefficient of the ends, their hashes if they are others)
+    "Of an average of averages the share of the fine-tuned weights"
+    (first, second), ends = places_between_ends(zeroshot, finetuned)
+    if not ends: return alpha, []
+    if any(c.recipe['merge']['name'] != name for c in (zeroshot, finetuned) if is_average(c)): raise ValueError(
+        'This would be an average of an average of all weights and of one part: no alpha is the share of fine-tuned '
+        'weights in it. Average the zero-shot and the fine-tuned classifier themselves.')
+    share = round((1-alpha)*first + alpha*second, 10)
+    warn_user(
+        'One of the two classifiers is an average already. With respect to the zero-shot and the fine-tuned '
+        f'classifier the result has alpha = {share:g}.')
+    return share, ends
 
 # %% ../../nbs/api/models/11_classifier.ipynb #3d77d4c8
 @patch
