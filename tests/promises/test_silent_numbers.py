@@ -278,3 +278,18 @@ def test_heads_of_other_scales(zeroshot, finetuned, suite):
         warned = messages(task, *args)
         assert sum("rows of one head are 2.0 times as long as those of the other" in w for w in warned) == 1, warned
     assert not messages(interpolate, zeroshot, finetuned)
+
+
+# ---------- class names that are numbers ----------
+
+
+def test_class_names_that_are_numbers(photos, tmp_path):
+    for i, name in enumerate(NAMES):
+        shutil.copytree(photos / "test" / name, tmp_path / "numbered" / str(i))
+    names, clip = folder_suite(tmp_path / "numbered", []).classnames, load_clip("iconclip", device="cpu")
+    warned = messages(zeroshot_classifier, clip, names)
+    assert len(warned) == 1 and warned[0].startswith("The class names are numbers ('0', '1', '2' and 3 more)")
+    assert "classnames={'0': 'cat', …}" in warned[0] and "rename the folders" in warned[0]
+    printed = shell("zeroshot", tmp_path / "numbered", "-o", tmp_path / "zeroshot")
+    assert printed.count("The class names are numbers") == 1
+    assert not messages(zeroshot_classifier, clip, ["7", "cat"]) and not messages(zeroshot_classifier, clip, NAMES)
