@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from .columns import PathColumn, TextColumn
 from .decoding import open_image
-from .hashes import content_hashes, file_hash, file_identity
+from .hashes import check_remembered, content_hashes, file_hash, file_identities
 from ..stats.table import ROLES
 from .shards import Members
 from ..base.text import printable
@@ -123,16 +123,22 @@ def subset(self:ImageSet,
     return replace(self, **columns)
 
 # %% ../../nbs/api/data/09_images.ipynb #bd345832
+def _items(images): # what `content_hashes` takes
+    if images.members: return range(len(images)), images.members.identities, images.members.hash
+    return images.paths.as_texts(), file_identities, file_hash
+
 @patch
 def identity(self:ImageSet, i:int): # text; None where there is no such file
-    "What changes when image `i` does: `file_identity`, within a tar with its place there"
-    return self.members.identity(i) if self.members else file_identity(self.paths.as_texts()[i])
+    "What changes when image `i` does: `file_identities`, within a tar with its place there"
+    items, identities, _ = _items(self)
+    return next(identities([items[i]]))
 
 @patch
 def identities(self:ImageSet): # yields that of each image
     "What changes when an image does, of each image in turn (`identity` has that of one)"
-    if self.members: return map(self.members.identity, range(len(self)))
-    return map(file_identity, self.paths.as_texts())
+    items, identities, hashed = _items(self)
+    check_remembered(self.root, items, identities, hashed)
+    return identities(items)
 
 @patch
 def hash(self:ImageSet, i:int): # 64 hexadecimal digits; None where there is no such file
@@ -149,8 +155,8 @@ def sizes(self:ImageSet) -> np.ndarray: # (n,); -1 where there is no such file
 @patch
 def hashes(self:ImageSet) -> list: # of 64 hexadecimal digits; None where there is no such file
     "SHA-256 of each image's file: read once, and again when it changed"
-    if self.members: return content_hashes(range(len(self)), self.members.identity, self.members.hash)
-    return content_hashes(self.paths.as_texts())
+    check_remembered(self.root, *_items(self))
+    return content_hashes(*_items(self))
 
 # %% ../../nbs/api/data/09_images.ipynb #73446c11
 @patch(as_prop=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from .columns import TextColumn
 from ..base.files import atomic_path, cache_root, data_root, existing_file, read_lines
-from .hashes import content_hashes, file_identity
+from .hashes import content_hashes, file_identities, file_identity
 from ..base.text import BadFile, first_few, warn_user
 
 # %% ../../nbs/api/data/08_shards.ipynb #54c028b8
@@ -206,10 +206,12 @@ class Members:
             data = f.read(self.size[i])
         if len(data) == self.size[i]: return data
         raise OSError('Its shard has become shorter.')
-    def identity(self, i:int): # text; None where there is no file
-        "As `file_identity`: what changes when an image does"
-        of_tar = file_identity(self.files[self.tar[i]])
-        return of_tar and f'{self.offset[i]}+{self.size[i]} in {of_tar}'
+    def identities(self, some): # indices; yields a text each, None where there is no file
+        "As `file_identities`: what changes when an image does"
+        some = list(some)
+        tars = np.unique(self.tar[some]).tolist()
+        of_tar = dict(zip(tars, file_identities(self.files[t] for t in tars)))
+        for i in some: yield of_tar[self.tar[i]] and f'{self.offset[i]}+{self.size[i]} in {of_tar[self.tar[i]]}'
     def hash(self, i:int): # SHA-256; None where it can't be read
         try: return hashlib.sha256(self.read(i)).hexdigest()
         except OSError: return None

@@ -188,10 +188,14 @@ def cache(
     "Show the decoded images and features that are kept, or remove them."
     from wiseft.data.disk_cache import cache_limit,cache_table,clear_cache
     from wiseft.base.files import cache_root
+    def size(n, MB): return f'{n:,} {"entry" if n == 1 else "entries"}, {MB:,.1f} MB'
     table = cache_table()
-    size = f'{len(table)} entries, {table.MB.sum():,.1f} MB'
+    n, MB = len(table), table.MB.sum()
     if clear:
         clear_cache()
-        return say(f'removed {size}')
+        left = cache_table()
+        say(f'removed {size(n-len(left), MB-left.MB.sum())}')
+        if len(left): say(f"{size(len(left), left.MB.sum())} can't be removed: are they another user's?")
+        return
     if len(table): show_table(table.round(dict(MB=1)))
-    say(f'{size} of at most {cache_limit()/1e9:g} GB in {cache_root()} ($WISEFT_CACHE, $WISEFT_CACHE_GB)')
+    say(f'{size(n, MB)} of at most {cache_limit()/1e9:g} GB in {cache_root()} ($WISEFT_CACHE, $WISEFT_CACHE_GB)')
