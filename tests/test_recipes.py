@@ -22,7 +22,7 @@ from wiseft.weights.merge import merge
 from wiseft.weights.recipes import merge_by_recipe, read_recipe, what_is_missing
 from wiseft.weights.safetensors_io import TensorFile, write_tensors
 
-NAMES = ["conv1", *(f"blocks.{i}.{part}" for i in range(3) for part in ("attn", "mlp")), "proj"]
+NAMES = ["patch_embed", *(f"blocks.{i}.{part}" for i in range(3) for part in ("attn", "mlp")), "head"]
 START, FIRST, SECOND = (dict(model=f"{name}.safetensors") for name in ("start", "first", "second"))
 BASE = dict(base_model="start.safetensors")
 
@@ -34,7 +34,7 @@ def methods():
 
 def small(seed):
     made = torch.Generator().manual_seed(seed)
-    return {k: torch.randn(6, 5, generator=made) for k in NAMES} | {"n": torch.tensor(seed)}
+    return {k: torch.randn(6, 5, generator=made) for k in NAMES} | {"norm.n": torch.tensor(seed)}
 
 
 def near(classifier, seed):
@@ -110,7 +110,7 @@ def test_key(case, folder):
         number = re.search(r"\d", k) if k.startswith("blocks") else None
         depth = int(number[0]) / 2 if number else 0
         torch.testing.assert_close(found[k], expected(k, depth, *(s[k] for s in states)), msg=k)
-    assert found["n"] in (0, 1)  # of a model, not an average
+    assert found["norm.n"] in (0, 1)  # of a model, not an average
 
 
 def test_ties_by_hand(folder):
@@ -130,8 +130,8 @@ def test_ties_by_hand(folder):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_precision(dtype, folder):
     found = made(folder, **LINEAR, **weighted(1, 1), dtype=dtype)
-    assert {str(t.dtype) for k, t in found.items() if k != "n"} == {f"torch.{dtype}"}
-    assert found["n"].dtype == torch.int64
+    assert {str(t.dtype) for k, t in found.items() if k != "norm.n"} == {f"torch.{dtype}"}
+    assert found["norm.n"].dtype == torch.int64
     exact = made(folder, **LINEAR, **weighted(1, 1))
     assert all(found[k].equal(exact[k].to(found[k].dtype)) for k in NAMES)  # rounded once
 
@@ -211,15 +211,16 @@ def test_aliases_cost_nothing(folder):
 
 
 def test_missing_is_told_and_nothing_written(folder):
-    write_tensors(folder / "second.safetensors", {k: t[:, :4] for k, t in small(2).items() if k not in ("n", "proj")})
+    lacking = {k: t[:, :4] for k, t in small(2).items() if k not in ("norm.n", "head")}
+    write_tensors(folder / "second.safetensors", lacking)
     keys = LINEAR | weighted(1, [dict(filter="mpl", value=1), dict(value=0)])
     keys["models"] += [dict(model="third.safetensors", parameters=dict(weight=1))]
     before = sorted(os.listdir(folder))
     said = " ".join(what_is_missing(read_recipe(recipe(folder, **keys))))
     assert sorted(os.listdir(folder)) == sorted([*before, "recipe.yml"])
-    for words in ("There is no", "third.safetensors", "second.safetensors lacks 'n', 'proj'", "Did you mean 'mlp'"):
-        assert words in said or words.replace("'n', 'proj'", "'proj', 'n'") in said, said
-    write_tensors(folder / "second.safetensors", {k: t[:3] if k != "n" else t for k, t in small(2).items()})
+    for words in ("There is no", "third.safetensors", "second.safetensors lacks 'head', 'norm.n'", "Did you mean 'mlp'"):
+        assert words in said, said
+    write_tensors(folder / "second.safetensors", {k: t[:3] if k != "norm.n" else t for k, t in small(2).items()})
     said = " ".join(what_is_missing(read_recipe(recipe(folder, **LINEAR, **weighted(1, 1)))))
     assert "shape (6, 5) in" in said and "(3, 5) in" in said, said
     with pytest.raises(ValueError, match="can't be averaged"):
@@ -235,7 +236,7 @@ def test_weights_in_parts(folder):
         write_tensors(folder / f"first/model-{i + 1:05d}-of-00003.safetensors", dict(list(whole.items())[i::3]))
     assert isinstance(weights_at(folder / "first"), ChainMap)
     keys = SUM | dict(models=[dict(model="first", parameters=dict(weight=1)), SECOND], parameters=dict(weight=0))
-    assert all(torch.allclose(t, whole[k]) for k, t in made(folder, **keys).items() if k != "n")
+    assert all(torch.allclose(t, whole[k]) for k, t in made(folder, **keys).items() if k != "norm.n")
     (folder / "first/model-00002-of-00003.safetensors").unlink()
     assert "all parts" in " ".join(what_is_missing(read_recipe(recipe(folder, **keys))))
 

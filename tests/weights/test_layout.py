@@ -161,9 +161,22 @@ def test_transformers_names():
     clip += [f"text_model.encoder.layers.{i}.mlp.fc1.weight" for i in range(2)]
     clip += ["text_model.final_layer_norm.weight", "visual_projection.weight", "text_projection.weight", "logit_scale"]
     assert [Positions(clip)[n].depth for n in clip] == [0, 0, 0, 0.5, 1, 1, 0, 0, 1, 1, 1, 1, 1]
-    bert = ["text.transformer.embeddings.word_embeddings.weight", "text.transformer.encoder.layer.0.output.dense.bias"]
-    bert += ["text.transformer.encoder.layer.1.output.dense.bias", "text.proj.0.weight"]
-    assert [Positions(bert)[n].block for n in bert] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", ("Bert", "Roberta", "XLMRoberta", "MT5", "M2M100"))
+def test_text_towers_of_transformers(kind):
+    "As open_clip has them: RoBERTa, PubMedBERT, mT5, NLLB"
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{kind}Config")(vocab_size=50)
+    with torch.device("meta"):
+        tower = getattr(transformers, f"{kind}EncoderModel" if kind == "MT5" else f"{kind}Model")(config)
+    tower = tower.encoder if kind == "M2M100" else tower
+    names = [f"text.transformer.{n}" for n in tower.state_dict()] + ["text.proj.weight", "logit_scale"]
+    positions = Positions(names)
+    assert positions["text.proj.weight"].depth == positions["logit_scale"].depth == 1
+    first, n_blocks = names[0], positions[names[0]].n_blocks
+    assert ("embed" in first or "shared" in first) and positions[first].block == 0
+    assert n_blocks == config.num_hidden_layers and {p.block for p in positions.values()} >= {*range(n_blocks + 2)}
 
 
 # real towers with random weights
