@@ -218,7 +218,8 @@ def test_missing_is_told_and_nothing_written(folder):
     before = sorted(os.listdir(folder))
     said = " ".join(what_is_missing(read_recipe(recipe(folder, **keys))))
     assert sorted(os.listdir(folder)) == sorted([*before, "recipe.yml"])
-    for words in ("There is no", "third.safetensors", "second.safetensors lacks 'head', 'norm.n'", "Did you mean 'mlp'"):
+    for words in ("There is no", "third.safetensors", "second.safetensors lacks 'head', 'norm.n'",
+                  "Did you mean 'mlp'"):
         assert words in said, said
     write_tensors(folder / "second.safetensors", {k: t[:3] if k != "norm.n" else t for k, t in small(2).items()})
     said = " ".join(what_is_missing(read_recipe(recipe(folder, **LINEAR, **weighted(1, 1)))))

@@ -294,7 +294,8 @@ def test_files_of_a_known_layout(tmp_path):
     state = SMALL["vit"]().state_dict()
     save_file(state, tmp_path / "start.safetensors")
     save_file({k: t + 0.01 for k, t in state.items()}, tmp_path / "tuned.safetensors")
-    out = write_merged(tmp_path / "start.safetensors", [tmp_path / "tuned.safetensors"], tmp_path / "out.safetensors", "LiNeS")
+    start, tuned, out = (tmp_path / f"{name}.safetensors" for name in ("start", "tuned", "out"))
+    write_merged(start, [tuned], out, "LiNeS")
     step = {k: (t - state[k]).mean().item() * 100 for k, t in TensorFile(out).items()}
     names = "patch_embed.proj.weight", "blocks.0.norm1.weight", "blocks.1.norm1.weight", "head.weight"
     assert [step[n] for n in names] == pytest.approx([0, 0, 0.5, 1], abs=1e-3)
