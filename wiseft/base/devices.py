@@ -9,6 +9,8 @@ __all__ = ['PRECISIONS', 'best_device', 'widest_float', 'has_bf16', 'fitting_pre
 # %% ../../nbs/api/base/04_devices.ipynb #5377a8ce
 import os, re, torch
 from contextlib import contextmanager
+from threading import Lock
+from weakref import WeakKeyDictionary
 
 # %% ../../nbs/api/base/04_devices.ipynb #285057ea
 def best_device(
@@ -95,17 +97,25 @@ def exact_fp32():
         for o, was in zip((products, convolutions), before): setattr(o, name, was)
 
 # %% ../../nbs/api/base/04_devices.ipynb #67949891
+_in_eval_mode = WeakKeyDictionary() # layer -> [number of blocks in progress, its own mode]
+_eval_lock = Lock()
+
 @contextmanager
 def eval_mode(
     model:torch.nn.Module # module; anything else is left alone
 ):
-    "Evaluation mode, and each layer's own mode again afterwards"
-    modules = model.modules() if isinstance(model, torch.nn.Module) else []
-    was = [(m, m.training) for m in modules]
-    for m, _ in was: m.training = False
+    "Evaluation mode; the last block to end, in whichever thread, restores each layer's own mode"
+    layers = list(model.modules()) if isinstance(model, torch.nn.Module) else []
+    with _eval_lock:
+        for layer in layers:
+            _in_eval_mode.setdefault(layer, [0, layer.training])[0] += 1
+            layer.training = False
     try: yield model
     finally:
-        for m, t in was: m.training = t
+        with _eval_lock:
+            for layer in layers:
+                _in_eval_mode[layer][0] -= 1
+                if not _in_eval_mode[layer][0]: layer.training = _in_eval_mode.pop(layer)[1]
 
 # %% ../../nbs/api/base/04_devices.ipynb #db18adb2
 _words = {'fp32': 'float32', 'bf16': 'bfloat16', 'fp16': 'float16', 'fp64': 'float64'}
