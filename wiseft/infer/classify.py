@@ -77,9 +77,9 @@ def classify(
         return zip(idx, *(t.tolist() for t in p.topk(top)))
     for pictures in picture_sets(places, classifier.classnames):
         said, unreadable = {}, []
-        with ready([classifier]) as threads:
+        with ready([classifier]):
             batches = each_batch(of_batch, [classifier], pictures, classifier.transform, unreadable, batch_size,
-                                 threads, progress=progress, keep=False, most_skipped=1)
+                                 progress=progress, keep=False, most_skipped=1)
             for i, values, classes in chain.from_iterable(batches):
                 names = [classifier.classnames[c] for c in classes]
                 said[i] = [*chain.from_iterable(zip(names, values)), '']

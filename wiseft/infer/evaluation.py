@@ -116,8 +116,8 @@ def look(
 ): # name -> dict column -> (n, …) array
     "What each member made of each image of a set, `predicted` first; NaN, or class -1, where an image is unreadable"
     modules = _modules(members)
-    with ready(modules) as threads, shared_layers(modules):
-        return _look(members, images, common_transform(members), metrics, threads=threads, **kwargs)
+    with ready(modules), shared_layers(modules):
+        return _look(members, images, common_transform(members), metrics, **kwargs)
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #918bbd21
 def guesses(
@@ -165,8 +165,8 @@ def _agreement(able, seen, datasets, transform): # str, or None where all are as
     n_images = sum(map(len, datasets.values()))
     sample = max(16, min(256, n_images//40)) # more would take a good part of the time that bfloat16 saves
     some = np.unique(np.linspace(0, len(images)-1, sample).astype(int))
-    with ready(_modules(exact)) as threads:
-        looked = _look(exact, images.subset(some), transform, (), threads=threads, progress=False)
+    with ready(_modules(exact)):
+        looked = _look(exact, images.subset(some), transform, (), progress=False)
     same = []
     for k, columns in looked.items(): # of the images that it was shown, if it wasn't shown all
         usual = seen[k][first]
@@ -249,11 +249,11 @@ def evaluate(
     of_start = 'kl' in {m.kept_as for m in looked_at}
     seen, one = {n: {} for n in members}, next(iter(members.values()))
     say_place(one.device, 'bf16' if one.exact else one.identity['precision'], progress)
-    with ready(modules) as threads, shared_layers(modules):
+    with ready(modules), shared_layers(modules):
         for d, images in (apart | datasets).items():
             if not able[d]: continue
-            at = partial(_look, transform=transform, metrics=looked_at, batch_size=batch_size, threads=threads,
-                         workers=workers, progress=progress)
+            at = partial(_look, transform=transform, metrics=looked_at, batch_size=batch_size, workers=workers,
+                         progress=progress)
             if sample: looked = _look_at_some(at, able[d], images, sample, of_start)
             else: looked = at(able[d], images)
             for n, columns in looked.items(): seen[n][d] = columns

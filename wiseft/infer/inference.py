@@ -10,7 +10,7 @@ __all__ = ['decode_for_all', 'pixel_batches', 'batches', 'shuffled_batches', 'de
 # %% ../../nbs/api/infer/01_inference.ipynb #17750091
 import ctypes, math, numpy as np, sys, torch
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from fastcore.basics import chunked
 from functools import partial
@@ -26,7 +26,6 @@ from ..base.distributed import by_first, n_processes, of_all, rank, share, to_fi
 from ..data.prompts import check_same_classes
 from ..base.progress import tell
 from ..weights.safetensors_io import state_hash
-from ..base.threads import AllOrOne
 from ..data.transforms import in_halves
 
 # %% ../../nbs/api/infer/01_inference.ipynb #1d44b8e9
@@ -148,12 +147,11 @@ def fitting_batch_size(
 @contextmanager
 def ready(
     functions:Iterable # of batches of images; modules among them are put into evaluation mode
-): # yields the `AllOrOne` for `each_batch`
+):
     "Everything in evaluation mode, without gradients, in exact fp32 on any device, keeping the memory that it frees"
-    device = next(map(device_of, functions), torch.device('cpu'))
-    with reuse_memory(), torch.no_grad(), exact_fp32(), AllOrOne(device) as threads, ExitStack() as stack:
+    with reuse_memory(), torch.no_grad(), exact_fp32(), ExitStack() as stack:
         for f in functions: stack.enter_context(eval_mode(f))
-        yield threads
+        yield
 
 def each_batch(
     work:Callable, # function of indices, and a dict device -> the batch on it
@@ -162,7 +160,6 @@ def each_batch(
     transform:Callable, # PIL image -> tensor
     skipped:list, # receives (index, reason) of unreadable images
     batch_size:int=None, # default `fitting_batch_size`
-    threads:AllOrOne=None, # of `ready`: what is done with each batch is timed
     **kwargs      # of `batches`
 ): # yields what `work` makes
     "Each batch of a set once, on all the devices where functions want it; of several processes each has some"
@@ -173,17 +170,15 @@ def each_batch(
     def on_devices(x): # channels last in memory: a CPU convolves such images some 15 % faster
         form = torch.channels_last if x.ndim == 4 else torch.preserve_format
         return {d: x.to(d, memory_format=form) for d in devices}
-    if threads: threads.begin(kwargs.get('progress', True))
     for idx, x in pixel_batches(images, transform, skipped, most, device=devices[0], shared=True, **kwargs):
         made, done = [], 0
-        with threads.step() if threads else nullcontext():
-            while done < len(idx): # in parts of at most so many images, which are halved where memory is short
-                part = slice(done, done+most)
-                try: made.append(work(idx[part], on_devices(transform.normalise(x[part]))))
-                except RuntimeError as e:
-                    most = min(most, len(idx))//2
-                    if not (most and is_out_of_memory(e)): raise
-                else: done += most
+        while done < len(idx): # in parts of at most so many images, which are halved where memory is short
+            part = slice(done, done+most)
+            try: made.append(work(idx[part], on_devices(transform.normalise(x[part]))))
+            except RuntimeError as e:
+                most = min(most, len(idx))//2
+                if not (most and is_out_of_memory(e)): raise
+            else: done += most
         yield from made
     skipped[:] = sorted(chain.from_iterable(of_all(skipped)))
     check_skipped(images, [reason for _, reason in skipped], kwargs.get('most_skipped', MAX_SKIPPED))
@@ -203,8 +198,8 @@ def run_all(
         made = {name: f(x[device_of(f)]) for name, f in functions.items()}
         def fetched(t): return (t.float() if t.is_floating_point() else t).cpu()
         return idx, {name: fetched(t) for name, t in made.items()}
-    with ready(functions.values()) as threads:
-        seen = [*each_batch(of_batch, functions.values(), images, transform, skipped, batch_size, threads, **kwargs)]
+    with ready(functions.values()):
+        seen = [*each_batch(of_batch, functions.values(), images, transform, skipped, batch_size, **kwargs)]
     told = gather(seen)
     if told is None: return None
     seen = sorted(chain.from_iterable(told), key=lambda batch: batch[0])

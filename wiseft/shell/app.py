@@ -170,6 +170,7 @@ def _main(
 ):
     global _debug, _quiet
     _debug, _quiet = debug, quiet
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # read when PyTorch is imported, which commands do later
 
 # %% ../../nbs/api/shell/00_app.ipynb #840b3f16
 def command(

@@ -30,7 +30,7 @@ from itertools import chain
 from time import perf_counter
 from torch import nn
 from ..base.devices import fitting_precision, memory_advice
-from .callbacks import (Bf16, ClipGradients, FetchLosses, FreezeBatchNorm, KeepThreads, LossOnDevice,
+from .callbacks import (Bf16, BusyCores, ClipGradients, FetchLosses, FreezeBatchNorm, LossOnDevice,
                                     LrFactors, Progress, ProgressLines, WaitForImages, Watch, accuracy_now)
 from ..models.classifier import ImageClassifier
 from ..models.vision import blank_classifier
@@ -43,7 +43,6 @@ from ..base.text import did_you_mean
 from .resume import Checkpoint
 from .losses import HeadFromText, Loss, Pull, Teacher, completed, method_recipe, trait
 from .record import run_circumstances, run_recipe, validation_metrics
-from ..base.threads import AllOrOne
 from .trainable import choose_weights, parameter_groups, parametrized, plain_weights, rate_factors
 
 # %% ../../nbs/api/train/07_learner.ipynb #1383792f
@@ -78,7 +77,7 @@ class ClipLearner(Learner):
         if self.start_accuracy is None and not finding_lr: self.start_accuracy = accuracy_now(self)
         self.stop_reason = None
         self.wrapped, self.no_sync = distributed(self.model)
-        with reuse_memory(), AllOrOne(self.student.device) as self.threads: super().fit(n_epoch, lr, wd, cbs, **kwargs)
+        with reuse_memory(): super().fit(n_epoch, lr, wd, cbs, **kwargs)
         self.wrapped = None
         if self.stop_reason and not finding_lr: raise FloatingPointError(self.stop_reason)
 
@@ -128,7 +127,7 @@ def _do_one_batch(self:ClipLearner):
     own = getattr(self.dl, 'own', None)
     counts = [find_bs(self.yb)] if own is None else counts_of_all(own)
     if not self.training: return self.compute(self.model, counts)
-    with self.threads.step(): self.in_parts(counts)
+    self.in_parts(counts)
 
 @patch
 def in_parts(self:ClipLearner,
@@ -186,7 +185,7 @@ adamw = partial(Wrapped, opt=partial(torch.optim.AdamW, fused=True))
 # %% ../../nbs/api/train/07_learner.ipynb #1a3df7b3
 def _callbacks(recipe, loss, pull):
     "What a fine-tuning needs besides fastai's own"
-    cbs = [ClipGradients(recipe['clip_norm']), Watch(), FetchLosses(), WaitForImages(), KeepThreads()]
+    cbs = [ClipGradients(recipe['clip_norm']), Watch(), FetchLosses(), WaitForImages()]
     if recipe['precision'] != 'fp32': cbs.append(Bf16() if recipe['precision'] == 'bf16' else MixedPrecision())
     if not recipe['train_batchnorm']: cbs.append(FreezeBatchNorm())
     if loss: cbs.append(Loss(loss))
@@ -332,8 +331,11 @@ def clip_learner(
 def _show_progress(learn, progress):
     "Bars where somebody watches, lines where nobody does, or nothing"
     learn.remove_cb(ProgressCallback)
-    if not is_told(progress): learn.logger = noop
-    elif is_watched(): learn.add_cb(Progress())
+    if not is_told(progress):
+        learn.logger = noop
+        return
+    if learn.student.device.type == 'cpu' and torch.get_num_threads() > 1: learn.add_cb(BusyCores())
+    if is_watched(): learn.add_cb(Progress())
     else:
         learn.add_cb(ProgressLines())
         learn.logger = learn.progress_lines.epoch_line

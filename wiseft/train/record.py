@@ -48,9 +48,8 @@ def run_circumstances(
     if device.type == 'cuda': name = torch.cuda.get_device_name(device)
     versions = dict(wiseft=__version__, torch=torch.__version__, fastai=fastai.__version__,
                     open_clip=open_clip.__version__, python=platform.python_version())
-    numbers = learn.threads.numbers()
     about = dict(versions=versions, device=name, seconds=round(seconds, 1))
-    if device.type == 'cpu': about['threads'] = numbers if len(numbers) > 1 else numbers[0]
+    if device.type == 'cpu': about['threads'] = torch.get_num_threads()
     if n_processes() > 1: about['processes'] = n_processes()
     return about | _captions_of(learn.dls.train, named=True)
 

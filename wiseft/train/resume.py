@@ -6,7 +6,7 @@
 __all__ = ['checkpoint_file', 'Checkpoint', 'write_training', 'read_training']
 
 # %% ../../nbs/api/train/05_resume.ipynb #47c3d677
-import sys, torch
+import re, sys, torch
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException
 from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
@@ -175,4 +175,14 @@ def _load_checkpoint(cb, learn):
         f'{cb.file} does not hold what this training needs ({why_failed(e)}). Delete it and start again.') from e
     cb.done, cb.epochs_before, learn.start_accuracy = (position[k] for k in ('step', 'epochs_before', 'start_accuracy'))
     cb.noise = {k: v for k, v in tensors.items() if k.startswith('noise.')}
-    cb.kept = tensors
+    cb.kept = _without_threads(tensors)
+
+def _without_threads(tensors):
+    "Tensors by name, as they are written now: earlier versions also kept numbers of threads, as if of a callback"
+    entry = next((k for k in tensors if re.fullmatch(r'kept\.\d+\.numbers', k)), None)
+    if not entry: return tensors
+    place = int(entry.split('.')[1])
+    def shifted(match):
+        i = int(match[1])
+        return f'kept.{i-1 if i > place else i}.'
+    return {re.sub(r'^kept\.(\d+)\.', shifted, k): v for k, v in tensors.items() if k != entry}
