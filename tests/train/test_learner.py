@@ -1,0 +1,63 @@
+"fastai's tools leave the folder of the images as it is."
+import json
+import re
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+from typer.testing import CliRunner
+
+from wiseft.models.testing import pico_classifier
+
+
+def code_of_the_faq():
+    "The block of Python under the question on augmentation."
+    cells = json.loads((ROOT/"nbs/howto/faq.ipynb").read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells)
+    return re.search(r"## How do I add my own augmentation\?.*?```python\n(.*?)```", text, re.S)[1]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    "A folder to work in, with photos/cat and photos/dog."
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path/"photos"/name).mkdir(parents=True)
+        for i in range(20):
+            Image.fromarray(rng.integers(0, 255, (48, 48, 3), dtype=np.uint8)).save(tmp_path/"photos"/name/f"{i}.png")
+    return tmp_path
+
+
+def test_lr_find_on_the_code_of_the_faq_leaves_nothing_behind(folder):
+    from wiseft.shell.cli import app
+    from wiseft.train.learner import clip_learner
+
+    zeroshot = pico_classifier(["cat", "dog"])
+    zeroshot.save(folder/"zeroshot")
+    before = sorted(folder.rglob("*"))
+    names = dict(zeroshot=zeroshot, clip_learner=clip_learner)
+    code = code_of_the_faq().replace("valid_pct=.1,", "valid_pct=.1, bs=8, num_workers=0,")
+    exec(code.replace("learn.fit_one_cycle", "learn.lr_find(num_it=6, show_plot=False)\nlearn.fit_one_cycle"), names)
+    assert names["finetuned"].alpha == 1
+    assert sorted(folder.rglob("*")) == before
+    result = CliRunner().invoke(app, "finetune zeroshot photos --epochs 1 -o finetuned".split())
+    assert result.exit_code == 0, result.output
+
+
+def test_what_is_saved_goes_to_the_current_folder_or_to_the_path_that_is_given(folder):
+    from fastai.vision.all import ImageDataLoaders, Normalize, Resize
+
+    from wiseft.train.learner import clip_learner
+
+    classifier = pico_classifier(["cat", "dog"])
+    pictures = classifier.clip.preprocess
+    dls = ImageDataLoaders.from_folder(
+        "photos", valid_pct=.1, seed=0, bs=8, num_workers=0, item_tfms=Resize(pictures["size"]),
+        batch_tfms=Normalize.from_stats(pictures["mean"], pictures["std"], cuda=False))
+    for arguments, place in ({}, folder), (dict(path=folder/"work"), folder/"work"):
+        learn = clip_learner(dls, classifier, progress=False, **arguments)
+        learn.lr_find(num_it=6, show_plot=False)
+        learn.save("stage-1")
+        assert (place/"models/stage-1.pth").is_file()
