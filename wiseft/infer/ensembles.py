@@ -18,7 +18,7 @@ from ..stats.caveats import doubtful_alphas, doubts
 from .evaluation import evaluate
 from ..data.images import ImageSet
 from ..stats.linesearch import AlphaCurve, alpha_intervals, projected_intervals
-from ..models.compatible import places_between_ends
+from ..models.compatible import is_average, places_between_ends
 from .members import Member, Remembered, at_precision, controlled, default_name, member, own_head
 from .inference import check_classes, common_transform, device_of, run_all
 from ..base.registry import find_method, function_and_knobs, method, method_name
@@ -104,9 +104,11 @@ def _check_no_average(zeroshot, finetuned):
     "ValueError if one is an average of the other: what a table calls 0 or 1 would be another alpha"
     if not hasattr(zeroshot, 'check_averageable'): return
     places, _ = places_between_ends(zeroshot, finetuned)
-    if places != (0, 1): raise ValueError(
-        f'The first classifier is at alpha = {places[0]:g} and the second at {places[1]:g} between the two that one of '
-        'them is an average of. Give the zero-shot and the fine-tuned classifier themselves.')
+    if places == (0, 1): return
+    number, average = next((n, c) for n, c in dict(first=zeroshot, second=finetuned).items() if is_average(c))
+    raise ValueError(
+        f'The {number} classifier is an average (alpha {average.alpha:g}) on the line through the other one: alpha would '
+        'not be the share of fine-tuned weights. Give the zero-shot and the fine-tuned classifier themselves.')
 
 def _key(m): return m.identity['tuning'], m.identity['method'], m.identity['alpha']
 

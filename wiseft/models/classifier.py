@@ -241,7 +241,7 @@ def averaged(self:ImageClassifier,
     "A new classifier with merged weights"
     hashes = [p.hash for p in parents]
     if how and how['name'].startswith('weight-space') and alpha is not None:
-        alpha, ends = _between_ends(*parents, alpha, how['name'])
+        alpha, ends = _share(*parents, alpha, how['name'])
         how, hashes = how | dict(alpha=alpha), ends or hashes
     new = self.copy()
     new.load_state_dict(state)
@@ -255,7 +255,7 @@ def averaged(self:ImageClassifier,
     return new.eval()
 
 # %% ../../nbs/api/models/11_classifier.ipynb #c52d7e90
-def _between_ends(zeroshot, finetuned, alpha, name): # (mixing coefficient of the ends, their hashes if they are others)
+def _share(zeroshot, finetuned, alpha, name): # (mixing coefficient of the ends, their hashes if they are others)
     "Of an average of averages the share of the fine-tuned weights"
     (first, second), ends = places_between_ends(zeroshot, finetuned)
     if not ends: return alpha, []
