@@ -11,6 +11,7 @@ import os, re, torch
 from contextlib import contextmanager
 from threading import Lock
 from weakref import WeakKeyDictionary
+from .text import number_from_environment
 
 # %% ../../nbs/api/base/04_devices.ipynb #285057ea
 def best_device(
@@ -35,9 +36,9 @@ def best_device(
 # %% ../../nbs/api/base/04_devices.ipynb #44667353
 def _own_card(device):
     "The GPU of this process, where a launcher started several and none is named"
-    several = int(os.environ.get('WORLD_SIZE') or 1) > 1
+    several = number_from_environment('WORLD_SIZE', 1) > 1
     if device != torch.device('cuda') or not several: return device
-    k = int(os.environ.get('LOCAL_RANK') or 0)
+    k = int(number_from_environment('LOCAL_RANK', 0))
     n = torch.cuda.device_count()
     if k < n: return torch.device('cuda', k)
     raise ValueError(

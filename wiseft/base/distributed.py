@@ -16,16 +16,17 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from .devices import best_device
 from .files import atomic_path
+from .text import number_from_environment
 
 # %% ../../nbs/api/base/05_distributed.ipynb #d3c24f6b
 def n_processes() -> int:
     "How many work together: as many as a launcher started, else one"
-    return dist.get_world_size() if _joined() else int(os.environ.get('WORLD_SIZE') or 1)
+    return dist.get_world_size() if _joined() else int(number_from_environment('WORLD_SIZE', 1))
 
 def rank() -> int:
     "Which of them this is, from 0; the first reads, writes and speaks for all"
     if n_processes() == 1: return 0
-    return dist.get_rank() if _joined() else int(os.environ['RANK'])
+    return dist.get_rank() if _joined() else int(number_from_environment('RANK', 0))
 
 def _joined(): return dist.is_available() and dist.is_initialized()
 

@@ -13,8 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from .. import __version__
 from ..base.files import atomic_path, cache_root, remove_path
-from ..base.text import warn_user
-from .decoding import number_from_environment
+from ..base.text import number_from_environment, warn_user
 from .hashes import content_hashes, forget_hashes
 
 # %% ../../nbs/api/data/05_disk_cache.ipynb #d76a24c2

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from ..base.distributed import n_processes
 from ..base.files import remove_path
 from ..base.progress import tell
-from .decoding import UnreadableImage, number_from_environment
+from ..base.text import number_from_environment
+from .decoding import UnreadableImage
 from .disk_cache import cache_limit, entry_folder, folder_of, open_entry, write_entry
 from .hashes import remember_hashes
 

@@ -27,7 +27,7 @@ from .. import __version__
 # %% ../../nbs/api/shell/00_app.ipynb #7771908a
 def standard_output(): return Console(highlight=False, width=None if sys.stdout.isatty() else 160, quiet=_rank() > 0)
 
-def _several(): return int(os.environ.get('WORLD_SIZE') or 1) > 1
+def _several(): return (os.environ.get('WORLD_SIZE') or '1') != '1' # the library refuses what isn't a number
 
 def _rank():
     "Of several processes that a launcher started the first speaks; alone, torch needn't be there to tell"
@@ -187,8 +187,8 @@ def command(
             with _reported(stopped, called):
                 if _several(): # they meet before anything is done
                     if not together: raise ValueError(
-                        f'`wiseft {name}` runs in one process: start it without torchrun. '
-                        f'{os.environ["WORLD_SIZE"]} were started.')
+                        f'`wiseft {name}` runs in one process, and the environment variable WORLD_SIZE is '
+                        f'{os.environ["WORLD_SIZE"]!r}. Start it without torchrun, or unset WORLD_SIZE.')
                     from wiseft.base.distributed import start
                     start(kwargs.get('device'))
                 _check_inputs(kwargs)
