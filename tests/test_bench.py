@@ -149,7 +149,7 @@ def test_a_grid_goes_one_step_further(tmp_path):
         assert sorted(rows.value) == ([3.3e-4, 1e-3, 3e-3] if at == 1e-3 else [1e-3, 3e-3, 9e-3]), name
     kinds = ["test" if ", test" in line else "validation" for line in said if line.startswith("judge")]
     assert kinds.index("test") >= 3, "all rates of plain fine-tuning are judged on validation images first"
-    assert json.loads((tmp_path / "a/plan.json").read_text())["grids"] == "one step past an edge"
+    assert json.loads((tmp_path / "a/plan.json").read_text())["grids"] == "one step past an edge, if it is the best"
     best = found.set_for_validation().set_index("method")
     top = found.choices().groupby("method").validation.max()
     assert best.validation.to_dict() == top.to_dict(), "whatever the rule took"

@@ -295,11 +295,14 @@ def choice_rows(
     what:str, # 'learning rate' or 'strength'
     values:list, # of what is chosen, the most cautious first
     right:list, # of each: (k, n), which validation images each point of its curve gets right
+    past_edge:float|None=None, # one of the values, which is taken only if it is the best of all
 ) -> list:    # of dicts, one a value
     "How a value was chosen, by the best accuracy on validation images along each curve"
     best = [r.mean(1).max() for r in right]
     n = right[0].shape[1]
-    good, taken, rows = nearly_best(best, n), most_cautious(best, n), []
+    best_in_grid = max(b for v, b in zip(values, best) if v != past_edge)
+    candidates = [0 if v == past_edge and b <= best_in_grid else b for v, b in zip(values, best)]
+    good, taken, rows = nearly_best(best, n), most_cautious(candidates, n), []
     edges = {min(values), max(values)} if len(values) > 1 else set()
     for i, value in enumerate(values):
         quality = dict(validation=best[i], as_good=bool(good[i]))

@@ -30,8 +30,8 @@ from ..base.files import atomic_path, locked
 from ..models.classifier import ImageClassifier, zeroshot_classifier
 from ..models.load import load_classifier
 from ..weights.merge import merge
-from .plan import (Contender, Plan, can_compete, is_way, looked_at, one_further, rates_around, with_looks,
-                               with_rows)
+from .plan import (PAST_EDGE, PAST_EDGE_IF_BEST, Contender, Plan, can_compete, is_way, looked_at, one_further,
+                               rates_around, with_looks, with_rows)
 from .estimate import n_done, preview, readable, seconds_left, without
 from ..base.progress import duration
 from ..methods.index import all_methods
@@ -255,7 +255,7 @@ def chosen(self:Work,
 
 @patch
 def _best(self:Work, name, what, values, trial, around): # values: the most cautious first; trial: value -> `Trial`
-    "The value that is chosen, of a grid that goes one step further where its best is at an edge"
+    "The value that is chosen, of a grid that is extended by one step where its best is at an edge"
     trials = self.trials[name]
     def judge(value):
         t = trial(value)
@@ -265,14 +265,15 @@ def _best(self:Work, name, what, values, trial, around): # values: the most caut
         return judged['right'][REFERENCE]
     right = {v: judge(v) for v in values}
     best = max(values, key=lambda v: trials[trial(v)])
-    further = one_further(values, best, around) if self.plan.goes_further else None
+    further = one_further(values, best, around) if self.plan.grids else None
     if further is not None:
         try: right[further] = judge(further)
         except Exception as e: # so far a method can't be set
             self.clock.say(f'{name} fails with {what} {further:g}: {last_words(e)}')
             trials.pop(trial(further))
     order = sorted(right, reverse=values[0] > values[-1])
-    rows = choice_rows(name, what, order, [right[v] for v in order])
+    past_edge = further if self.plan.grids == PAST_EDGE_IF_BEST else None
+    rows = choice_rows(name, what, order, [right[v] for v in order], past_edge)
     self.tried[name] += rows
     return next(r['value'] for r in rows if r['chosen'])
 
@@ -436,7 +437,12 @@ def planned(
     # a method of which a curve is there needs no rehearsal
     def ran(name): return re.search(rf'^{re.escape(name)}( [\d.e+-]+)?, lr ', files, re.M)
     able = {m.name for m in competing if ran(m.name)}
-    return Plan(suite, start, competing, lrs, seeds, alphas, recipe, given or {}, able, gone, control=control)
+    # a bench that has begun keeps the rule that it began with
+    begun = folder/'plan.json'
+    recorded = read_json(begun).get('grids') if begun.exists() else PAST_EDGE_IF_BEST
+    grids = recorded if recorded in (None, PAST_EDGE) else PAST_EDGE_IF_BEST
+    return Plan(suite, start, competing, lrs, seeds, alphas, recipe, given or {}, able, gone, control=control,
+                grids=grids)
 
 # %% ../../nbs/api/bench/04_run.ipynb #6c7b2ecf
 def carry_out(

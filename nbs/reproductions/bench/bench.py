@@ -79,7 +79,7 @@ def with_controls(plan):
     "A plan with further rows, which tell what choices and arithmetic are worth."
     trained = [c.method for c in plan.contenders() if c.trains and c.method]
     named = [At(m, what, **how) for m in trained for what, how in PLAN['further'].get(m.name, {}).items()]
-    plan.goes_further = False # it is older than that
+    plan.grids = None # it is older than grids that are extended
     plan.controls = [*[AtPlainsRate(m, PLAINS_RATE) for m in trained], Longer(control=LONGER), *named]
     return plan
 
