@@ -20,7 +20,7 @@ import open_clip
 import torch
 from torch.utils.data import DataLoader
 
-from bench import ALPHAS, SOME, Files, empty_cache, nearby, photographs, seconds, shown, write
+from bench import ALPHAS, Files, empty_cache, nearby, photographs, seconds, shown, write
 from wiseft.models.classifier import ImageClassifier
 from wiseft.models.clip import load_clip
 from wiseft.train.flops import operations
@@ -32,7 +32,7 @@ from wiseft.train.loaders import clip_dataloaders
 from wiseft.infer.inference import batches, ready
 from wiseft.weights.path import WeightPath
 
-MEASURES = {}
+MEASURES, SOME = {}, [.3, .7]
 TINY = dict(embed_dim=32, vision_cfg=dict(image_size=32, layers=2, width=32, head_width=16, patch_size=16),
             text_cfg=dict(context_length=12, vocab_size=49408, width=16, heads=2, layers=1))
 COLOURS = dict(mean=[.48, .46, .41], std=[.27, .26, .28])

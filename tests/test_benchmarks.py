@@ -1,7 +1,41 @@
-"What is measured on accelerators runs on a CPU, with tiny towers: its numbers there say nothing, its logic does."
+"Benchmarks compare with plain PyTorch, README states what they measured, and those of accelerators run on a CPU."
+import re
+from dataclasses import replace
 from importlib import import_module
 
+import pytest
 from conftest import ROOT
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return import_module("bench")
+
+
+@pytest.mark.filterwarnings("ignore:.*images")
+def test_the_plain_sweep_makes_a_pass_for_each_alpha_and_predicts_as_ours(bench, monkeypatch):
+    start, end, suite = bench.icons()
+    suite = replace(suite, test=suite.test.subset(range(6)), shifts={"solid": suite.shifts["solid"].subset(range(4))})
+    decoded, open_image = [], bench.Files.__getitem__
+    monkeypatch.setattr(bench.Files, "__getitem__", lambda self, i: decoded.append(i) or open_image(self, i))
+    plain = bench.plain_sweep(start, end, suite)
+    assert len(decoded) == 10 * len(bench.ALPHAS)  # outputs of the ends are kept for all output ensembles
+    assert len(plain) == 2 * (2 + 3 * (len(bench.ALPHAS) - 2))
+    _, predictions = bench.ours(start, end, suite)
+    assert bench.differing(plain, predictions) == 0
+
+
+def test_readme_states_the_measured_speed():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    claim = re.search(r"([\d.]+) to ([\d.]+) times as fast in fp32 as plain PyTorch.+?([\d.]+) to ([\d.]+) times", readme)
+    results = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
+    measured = []
+    for precision in ("fp32", "bf16"):
+        found = re.findall(rf"plain PyTorch in fp32 / ours in {precision} \(.+\) \|.*\| ([\d.]+) \|", results)
+        ratios = [float(ratio) for ratio in found]
+        measured += [min(ratios), max(ratios)]
+    assert [float(n) for n in claim.groups()] == [round(n, 1) for n in measured]
 
 
 def test_measures_of_accelerators_run(monkeypatch, capsys):
