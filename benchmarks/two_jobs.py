@@ -4,11 +4,13 @@
   two_jobs.py [finetune] [sweep] --beside ../old     two rows of two_jobs.csv for each command
 
 On an idle machine: seconds are those of the clock, from the start of a process to its end, of two at once to the end of
-the later. No number of threads is set. The checkouts take turns, each after it has done everything once; what counts
-is the median. Two at once that aren't done after `--limit` seconds are stopped and count as that long.
+the later; processor seconds are those of all threads, which a busy machine changes less. Neither a number of threads nor
+a policy of waiting is set. The checkouts take turns, each after it has done everything once; what counts is the median.
+Two at once that aren't done after `--limit` seconds are stopped and count as that long.
 """
 import argparse
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -24,7 +26,7 @@ COMMANDS = {
     "finetune": "finetune zeroshot icons --epochs {epochs} -o {out}",
     "sweep": "sweep zeroshot tuned --alphas 0,.25,.5,.75,1 -o {out}.csv",
 }
-SET = "OMP_NUM_THREADS", "MKL_NUM_THREADS"
+SET = "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY"
 
 
 class Checkout:
@@ -43,8 +45,8 @@ class Checkout:
                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def seconds(self, name, jobs, limit):
-        "How long so many processes take that do one command at once"
-        began, running = time.perf_counter(), []
+        "Seconds by the clock, and processor seconds, of so many processes that do one command at once"
+        began, running, used = time.perf_counter(), [], processor_seconds()
         for _ in range(jobs):
             self.started += 1
             running.append(self.start(COMMANDS[name].format(epochs=self.epochs, out=f"out{self.started}")))
@@ -55,7 +57,13 @@ class Checkout:
             for process in running:
                 process.kill()
                 process.wait()
-        return time.perf_counter() - began
+        return time.perf_counter() - began, processor_seconds() - used
+
+
+def processor_seconds():
+    "What all processes that were started and have ended computed"
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def compared(name, before, now, turns, limit):
@@ -66,12 +74,15 @@ def compared(name, before, now, turns, limit):
     for _ in range(turns):
         for jobs, c in seconds:
             seconds[jobs, c].append(c.seconds(name, jobs, limit))
-            print(name, jobs, commit(c.root), round(seconds[jobs, c][-1], 1), flush=True)
-    took = {k: median(v) for k, v in seconds.items()}
+            print(name, jobs, commit(c.root), *(round(t, 1) for t in seconds[jobs, c][-1]), flush=True)
+    took = {k: median(clock for clock, _ in v) for k, v in seconds.items()}
+    computed = {k: median(processor for _, processor in v) for k, v in seconds.items()}
     for jobs in (1, 2):
         yield dict(command=name, jobs=jobs, before=commit(before.root), now=commit(now.root), turns=turns,
                    epochs=now.epochs, cores=os.cpu_count(), seconds_before=round(took[jobs, before], 1),
                    seconds_now=round(took[jobs, now], 1),
+                   processor_seconds_before=round(computed[jobs, before], 1),
+                   processor_seconds_now=round(computed[jobs, now], 1),
                    times_one_before=round(took[jobs, before]/took[1, before], 2),
                    times_one_now=round(took[jobs, now]/took[1, now], 2))
 
