@@ -165,12 +165,22 @@ def unit_length(x:torch.Tensor):
     return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
 
 # %% ../../nbs/api/models/08_clip.ipynb #079cc32c
+def crashes_channels_last(
+    visual:nn.Module # image tower
+) -> bool:
+    "Whether the tower has a convolution whose backward pass crashes on a CPU in channels-last memory (oneDNN#6035)"
+    convolutions = [m for m in visual.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
+    return any(max(c.stride) > 1 and c.in_channels < 16 and c.groups == 1 for c in convolutions)
+
 def image_features(
     visual:nn.Module, # image tower
     images:torch.Tensor # (n, 3, height, width)
 ): # (n, dim)
     "What the image tower says, before normalisation"
-    out = visual(images.to(_input_dtype(visual)))
+    images = images.to(_input_dtype(visual))
+    backward_on_cpu = torch.is_grad_enabled() and images.device.type == 'cpu'
+    if backward_on_cpu and crashes_channels_last(visual): images = images.contiguous()
+    out = visual(images)
     return out[0] if isinstance(out, tuple) else out # CoCa's tower returns its tokens too
 
 # %% ../../nbs/api/models/08_clip.ipynb #eceacd33
