@@ -336,9 +336,10 @@ def check_dataloaders(
     classifier:ImageClassifier,
 ): # labels of the first batch, or token ids of its captions
     "ValueError that says in what way the DataLoaders don't suit the classifier, if they don't"
+    stated = [] # does each DataLoader say how it normalizes?
     for dl,name in zip(dls, ('training', 'validation')):
         if not len(dl): raise ValueError(f'The {name} DataLoader has no batches; it needs one at least.')
-        _check_normalisation(dl, name, classifier.clip)
+        stated.append(_check_normalisation(dl, name, classifier.clip))
     first = dls.train.one_batch() if hasattr(dls.train, 'one_batch') else next(iter(dls.train))
     x, y = to_cpu(first)[:2]
     vocab = getattr(dls, 'vocab', None)
@@ -353,13 +354,15 @@ def check_dataloaders(
     if y.ndim == 1 and y.max() >= len(classifier.classnames): raise ValueError(
         f'The DataLoaders give label {int(y.max())}, and the classifier has {len(classifier.classnames)} classes, '
         'counted from 0.')
-    # is it normalised, by what the numbers say, whoever made them?
+    # do the numbers look as this CLIP's preprocessing makes them?
     x, remedy = x.as_subclass(torch.Tensor), _remedy(classifier.clip)
     if not x.is_floating_point(): raise ValueError(
         f'The DataLoaders give images of {x.dtype}, not normalised floats: {remedy}.')
-    if x.min() >= 0: raise ValueError(
-        f'The images are not normalised (a batch spans {x.min():.3g} to {x.max():.3g}): {remedy}.')
     mean, std = (t[:,None,None] for t in _mean_std(classifier.clip))
+    black, white = (-mean/std).min(), ((1-mean)/std).max()
+    if not stated[0] and x.min() >= 0 > black: raise ValueError(
+        f"The images are not normalised (a batch spans {x.min():.3g} to {x.max():.3g}, and this CLIP's preprocessing "
+        f'makes them span {black:.3g} to {white:.3g}): {remedy}.')
     low, high = (x*std+mean).aminmax()
     if low < -.05 or high > 1.05: raise ValueError(
         f"The images are normalised otherwise: undone with this CLIP's mean and std they span {low:.3g} to {high:.3g} "
@@ -373,13 +376,15 @@ def _remedy(clip):
     mean, std = map(_rounded, _mean_std(clip))
     return f'use clip_dataloaders, or Normalize.from_stats({mean}, {std})'
 
-def _check_normalisation(dl, name, clip):
-    "What a `Normalize` in a fastai DataLoader says of itself"
+def _check_normalisation(dl, name, clip) -> bool:
+    "Whether a fastai DataLoader normalizes; ValueError if it does with another mean or std than the CLIP's"
     pipelines = [getattr(dl, p, None) for p in ('after_item', 'after_batch')]
-    for f in chain.from_iterable(getattr(p, 'fs', ()) for p in pipelines):
-        if not isinstance(f, (Normalize, Normalised)): continue
+    steps = [f for f in chain.from_iterable(getattr(p, 'fs', ()) for p in pipelines)
+             if isinstance(f, (Normalize, Normalised))]
+    for f in steps:
         own = _mean_std(f.clip) if isinstance(f, Normalised) else (f.mean, f.std)
         for what,has,wants in zip(('mean', 'std'), own, _mean_std(clip)):
             if (has.flatten().cpu() - wants).abs().max() > 2e-3: raise ValueError(
                 f'The {name} images are normalised with {what} {_rounded(has, 3)}, this CLIP '
                 f'was trained with {_rounded(wants, 3)}: {_remedy(clip)}.')
+    return bool(steps)
