@@ -67,10 +67,9 @@ def build_model(
 ): # open_clip model
     "The architecture, whose weights are still to be filled in"
     with _quiet(), _NoDraws(), tempfile.TemporaryDirectory() as tmp:
-        # a folder's own text tower has its settings there, too
         text = source.config.get('text_cfg', _no_text)
-        if text.get('hf_model_name') and source.where and not source.hub:
-            write_json(Path(tmp)/'config.json', text_tower_config(source.where.with_name('config.json')))
+        if source.text_tower:
+            write_json(Path(tmp)/'config.json', text_tower_config(source.text_tower))
             text = text | dict(hf_model_name=str(tmp))
         config = source.config | dict(text_cfg=text)
         write_json(Path(tmp)/config_name, dict(model_cfg=config))

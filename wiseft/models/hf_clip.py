@@ -118,7 +118,7 @@ _defaults = dict( # of transformers, which leaves out of its files what is as us
     vision=dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, image_size=224,
                 patch_size=32))
 _both = dict(hidden_act='quick_gelu', layer_norm_eps=1e-5)
-CLIP_KINDS = 'clip', 'clip_vision_model'
+CLIP_KINDS = 'clip', 'clip_vision_model', 'metaclip_2', 'metaclip_2_vision_model'
 SIGLIP_KINDS = 'siglip', 'siglip_vision_model'
 
 def tower_settings(
@@ -130,7 +130,7 @@ def tower_settings(
     activations:list # that it may have
 ) -> dict:
     "All settings of a tower of transformers; BadFile for sizes or an activation function that none has"
-    alone = config['model_type'] == f'{family.lower()}_{part}_model'
+    alone = config['model_type'].endswith(f'_{part}_model')
     stated = config if alone else config.get(f'{part}_config') or {}
     if not isinstance(stated, dict): raise BadFile(f'{where}: {part}_config is no object. Copy or download it again.')
     settings = usual | stated
@@ -168,6 +168,8 @@ def hub_config(
         f'{where}: the towers have different activation functions, which open_clip has not.')
     words = dict(context_length=s['max_position_embeddings'], vocab_size=s['vocab_size'],
                  heads=s['num_attention_heads'])
+    if config['model_type'] == 'metaclip_2': # finds the end of a text by its id; the tokenizer is the folder's own
+        words |= dict(pool_type='eos', eos_id=s.get('eos_token_id', 49407), hf_tokenizer_name='facebook/xlm-v-base')
     return new | dict(text_cfg=_tower(s) | words)
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #2540b67f
@@ -204,6 +206,14 @@ def read_hub_preprocess(
     pictures = read_json(together).get('image_processor') if together.is_file() else None
     return hub_preprocess(pictures) if isinstance(pictures, dict) else {}
 
+_instead = dict( # of models that can't be loaded
+    siglip2="This is a SigLIP 2 for images of any size (NaFlex). Load one of a fixed size: "
+            "load_clip('ViT-B-16-SigLIP2', 'webli') or load_clip('hf:google/siglip2-base-patch16-224').",
+    chinese_clip="These CLIPs read Chinese, too: load_clip('ViT-H-14-worldwide', 'metaclip2_worldwide') and "
+                 "load_clip('ViT-B-16-SigLIP2', 'webli').")
+_instead_of_others = ("If open_clip has the same model, load that: load_clip(ARCHITECTURE, TAG), see `wiseft models`, or "
+                      "load_clip('hf-hub:OWNER/MODEL').")
+
 def read_hub_folder(
     folder:str|Path # with config.json
 ): # (`model_cfg`, preprocessing, `Parts`)
@@ -211,8 +221,8 @@ def read_hub_folder(
     where = Path(folder)/'config.json'
     config = read_json(where)
     if (kind := config.get('model_type')) not in CLIP_KINDS: raise BadFile(
-        f"{where}: model_type is {kind!r:.50}; of transformers' models, CLIPs and SigLIPs are read: "
-        f"{first_few([*CLIP_KINDS, *SIGLIP_KINDS], 4)}.")
+        f"{where}: model_type is {kind!r:.50}. The models of transformers that can be loaded are CLIP, MetaCLIP 2 and "
+        f"SigLIP. {_instead.get(kind, _instead_of_others)}")
     path = hub_file(where.parent)
     state = from_transformers(read_checkpoint(path).state, path)
     if 'visual.proj' not in state: raise BadFile(f'{path} holds no image tower.')

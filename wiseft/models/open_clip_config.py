@@ -45,7 +45,8 @@ def write_json(
     Path(path).write_text(text+'\n', encoding='utf-8')
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #5804e21a
-_most = dict(layers=200, image_size=4096, context_length=4096, vocab_size=2**20) # others at most 2^14
+_tokens = dict.fromkeys(['vocab_size', 'pad_id', 'bos_id', 'eos_id'], 2**20)
+_most = dict(layers=200, image_size=4096, context_length=4096) | _tokens # others at most 2^14
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #2c6a0c43
 def _is_number(x, kind, most):
@@ -84,7 +85,10 @@ def _is_known(key, name): # bool
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #8f1a2937
 _within = dict(act_kwargs=dict(approximate=str), norm_kwargs=dict(eps=float, elementwise_affine=bool, bias=bool),
-               tokenizer_kwargs=dict(clean=str, strip_sep_token=bool, language=str))
+               tokenizer_kwargs=dict(clean=str, strip_sep_token=bool, language=str),
+               timm_model_kwargs=dict(patch_size=int, pos_embed_grid_size=tuple, embed_dim=int, depth=int, num_heads=int,
+                                      mlp_ratio=float, attn_pool_mlp_ratio=float, init_values=float, swiglu_mlp=bool,
+                                      use_naflex=bool, pool_include_prefix=bool))
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #b42f798a
 _top = dict(embed_dim=int, quick_gelu=bool, custom_text=bool, init_logit_scale=float, init_logit_bias=float,
@@ -100,7 +104,10 @@ def _check_values(
     "BadFile unless these are settings with known names, and values of their types"
     if not isinstance(settings, dict): raise BadFile(f'{where} is {settings!r:.100}; expected names and values.')
     for k,v in settings.items():
-        if k not in known: raise BadFile(f'{where} has {k!r}, which is no setting of a CLIP. {did_you_mean(k, known)}')
+        if k not in known:
+            newer = f' This is open_clip {open_clip.__version__}. A newer one may know it: pip install -U open_clip_torch.'
+            hint = did_you_mean(k, known) + ('' if known in _within.values() else newer)
+            raise BadFile(f'{where} has {k!r}, which is no setting of a CLIP. {hint}')
         if k in _within and v is not None: _check_values(v, _within[k], f'{where}: {k}')
         elif not _fits(v, known[k], _most.get(k, 2**14)) or (isinstance(v, str) and not _is_known(k, v)):
             raise BadFile(f'{where}: {k} is {v!r:.100}, which no CLIP has. Copy or download the file again.')

@@ -33,6 +33,7 @@ class Source:
     hub:bool=False   # does the folder come from the hub, where tokenizers may lie in another place?
     parts:Parts=None # what was recognised in a checkpoint file
     sha256:str=None  # that the weights must have, where it is known
+    text_tower:Path=None # `config.json` of a text tower of transformers
 
 # %% ../../nbs/api/models/06_sources.ipynb #ba91d50b
 def _from_folder(folder, origin=None, hub=False):
@@ -56,7 +57,13 @@ def _from_folder(folder, origin=None, hub=False):
     weights = next((folder/n for n in weight_names if (folder/n).is_file()), None)
     if not weights: raise FileNotFoundError(
         f'{folder} describes a CLIP and holds no weights. Put them there as {weight_names[0]}.')
-    return Source(config, preprocess, weights, origin or folder.name, where=where, hub=hub)
+    # a text tower of transformers has its settings in a file of its own
+    tower, settings = config.get('text_cfg', {}).get('hf_model_name'), folder/'config.json'
+    if hub or not tower: settings = None
+    elif not settings.is_file(): raise BadFile(
+        f'{folder} lacks the settings of its text tower, {tower!r}: copy config.json of https://huggingface.co/{tower} '
+        'into it, and the files of the tokenizer.')
+    return Source(config, preprocess, weights, origin or folder.name, where=where, hub=hub, text_tower=settings)
 
 # %% ../../nbs/api/models/06_sources.ipynb #be69e6a6
 def fetched(
@@ -76,18 +83,18 @@ def _from_hub(
 ):
     "Source for a model on the hub"
     repo = name.removeprefix('hf-hub:')
-    advice = (f"bring {config_name} and {weight_names[0]} (and tokenizer files, if there are any) of "
-              f"https://huggingface.co/{repo} "
-              f"into a folder and call load_clip('local-dir:FOLDER')")
+    def advice(also=''): return (
+        f'bring {config_name} and {weight_names[0]} (and tokenizer files, if there are any) of '
+        f"https://huggingface.co/{repo}{also} into a folder and call load_clip('local-dir:FOLDER')")
     fetch = open_clip.pretrained.download_pretrained_from_hf
-    config = fetched(lambda: fetch(repo, filename=config_name), f'the configuration of {name}', advice)
-    fetched(lambda: fetch(repo), f'the weights of {name}', advice)
+    config = fetched(lambda: fetch(repo, filename=config_name), f'the configuration of {name}', advice())
+    fetched(lambda: fetch(repo), f'the weights of {name}', advice())
     source = _from_folder(Path(config).parent, name, hub=True)
-    # a text tower of transformers, if it has one
-    tower = source.config.get('text_cfg', {}).get('hf_model_name')
-    towers = [open_clip.get_model_config(n)['text_cfg'].get('hf_model_name') for n in open_clip.list_models()]
-    if tower and tower not in towers: raise BadFile(
-        f"{source.where}: hf_model_name is {tower!r}, which no architecture of open_clip uses.")
+    if tower := source.config.get('text_cfg', {}).get('hf_model_name'):
+        also = f' and config.json (and tokenizer files) of https://huggingface.co/{tower}'
+        path = fetched(lambda: fetch(tower, filename='config.json'), f'the settings of the text tower of {name}',
+                       advice(also))
+        source.text_tower = Path(path)
     return source
 
 # %% ../../nbs/api/models/06_sources.ipynb #927de9d9
