@@ -106,7 +106,7 @@ def judged_by_halves(
     numbers, groups, _ = drawn_together(units, _sizes(correct))
     sets = list(map(np.unique, numbers.values()))
     # splits of the units, in which each set has some in either half
-    half = rng.random((n_splits, len(groups))) < .5
+    half = np.zeros((n_splits, len(groups)), bool)
     while (lacks := _lacks_a_set(half, sets) | _lacks_a_set(~half, sets)).any():
         half[lacks] = rng.random((lacks.sum(), len(groups))) < .5
     one = _sides(_weighed(correct, numbers, half.astype(float)))
