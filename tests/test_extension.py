@@ -33,7 +33,7 @@ def half_way(start, tuned, at, alpha=1.):
 def larger(zeroshot, finetuned, alpha):
     return torch.maximum(zeroshot, finetuned)
 
-add_metric(Metric("size of logits", lambda o: o.outputs.abs().mean(1), bounded=False, larger_is_better=False))
+add_metric(Metric("size of logits", lambda o: o.outputs.abs().mean(1), bounded=False))
 '''
 
 
