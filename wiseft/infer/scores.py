@@ -52,7 +52,6 @@ class Metric:
     per_image:object=None    # `Outcome` -> (n,) numbers; None: it needs nothing but predicted classes
     of_set:object=None       # rows of a set -> (value, low, high); None: the mean of the numbers per image
     column:str=None          # where the numbers per image are kept; default the name
-    larger_is_better:bool=True
     bounded:bool=True        # a fraction, from 0 to 1
     of_groups:bool=False     # does it need groups? A control set without any is left out then
     @property
@@ -108,10 +107,10 @@ add_metric(Metric('accuracy', column='correct'))
 add_metric(Metric('top-5', lambda o: o.scores['top5'], column='top5'))
 add_metric(Metric('macro-F1', of_set=_f1))
 add_metric(Metric('worst-group accuracy', of_set=_worst, of_groups=True))
-add_metric(Metric('ECE (15 bins)', lambda o: o.scores['confidence'], _ece, 'confidence', larger_is_better=False))
-add_metric(Metric('NLL', lambda o: o.scores['nll'], column='nll', larger_is_better=False, bounded=False))
-add_metric(Metric('Brier', lambda o: o.scores['brier'], column='brier', larger_is_better=False, bounded=False))
-add_metric(Metric('KL from start', lambda o: o.from_start, column='kl', larger_is_better=False, bounded=False))
+add_metric(Metric('ECE (15 bins)', lambda o: o.scores['confidence'], _ece, 'confidence'))
+add_metric(Metric('NLL', lambda o: o.scores['nll'], column='nll', bounded=False))
+add_metric(Metric('Brier', lambda o: o.scores['brier'], column='brier', bounded=False))
+add_metric(Metric('KL from start', lambda o: o.from_start, column='kl', bounded=False))
 
 # %% ../../nbs/api/infer/04_scores.ipynb #81b63a89
 def chosen_metrics(
