@@ -17,7 +17,7 @@ import pytest
 from crash import table
 
 from wiseft.base import files
-from wiseft.base.files import atomic_path, existing_folder, locked, sha256_file, tidy
+from wiseft.base.files import atomic_path, check_replaceable, existing_folder, locked, sha256_file, tidy
 from wiseft.stats.table_io import append_results, read_results
 
 PRELUDE = """
@@ -114,8 +114,16 @@ try: write_state_dict({'w': torch.zeros(1<<20)}, target, force=True)
 except OSError as e: print(type(e).__name__, e)
 """
 
+TRAIN_MUCH = """
+import torch
+from wiseft.train.resume import write_training
+try: write_training(target, {'w': torch.zeros(1<<20)}, {'step': 1})
+except OSError as e: print(type(e).__name__, e)
+"""
+MUCH = dict(argnames="code", argvalues=[WRITE_MUCH, SAVE_MUCH, TRAIN_MUCH], ids=["bytes", "weights", "training"])
 
-@pytest.mark.parametrize("code", [WRITE_MUCH, SAVE_MUCH], ids=["bytes", "weights"])
+
+@pytest.mark.parametrize(**MUCH)
 def test_file_size_limit(tmp_path, code):
     "The system refuses to write more, as it does over quota."
     target = tmp_path / "model.safetensors"
@@ -146,7 +154,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("code", [WRITE_MUCH, SAVE_MUCH], ids=["bytes", "weights"])
+@pytest.mark.parametrize(**MUCH)
 def test_full_disk(small_disk, code):
     target = small_disk / "model.safetensors"
     target.write_text("old")
@@ -258,6 +266,20 @@ def test_a_folder_moved_aside_is_put_back(tmp_path):
     assert not target.exists()
     assert (existing_folder(target) / "config.json").read_text() == "old"
     assert names(tmp_path) == ["model"]
+
+
+def test_force_knows_what_killed_processes_leave(tmp_path):
+    "A folder in which they were writing can be replaced; hidden files of others keep it."
+    for _ in range(2):
+        with atomic_path(tmp_path / "model", force=True, kind="model") as tmp:
+            (tmp / "part").mkdir(parents=True)
+        p = start(WRITE_AND_WAIT, tmp_path / "model/part/results.csv")
+        assert p.stdout.readline() == "ready\n"
+        p.kill()
+        finish(p, -signal.SIGKILL)
+    (tmp_path / "model/part/.notes").touch()
+    with pytest.raises(FileExistsError, match="also holds part/.notes, not"):
+        check_replaceable(tmp_path / "model", "model")
 
 
 def test_a_temporary_folder_that_somebody_removed(tmp_path):

@@ -12,9 +12,11 @@ from readers import READERS, place
 
 OURS = "it comes with the package"
 SAME = "a folder or file by the same `atomic_path` as those that are killed"
+LOCK = "an empty file, which is locked and not read"
 COMMAND = "programs.py kills the command"
 BENCH = "programs.py and test_bench.py kill benches, and several write at once"
 READ_UNATTACKED = {
+    "base/files.locked": LOCK, "base/files._remove_abandoned": LOCK,
     "base/files.unzip_once": OURS, "data/layouts._objectnet_shards": OURS, "data/layouts.imagenet_subset": "timm's own",
     "data/suites.protocol": OURS, "stats/paper.published": OURS,
     "stats/robustness.published_baseline": OURS, "methods/index.listed_methods": OURS,
