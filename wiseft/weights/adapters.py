@@ -7,6 +7,7 @@ __all__ = ['ADAPTER', 'PeftAdapter', 'read_adapter', 'write_adapter']
 
 # %% ../../nbs/api/weights/08_adapters.ipynb #677b1c98
 import json, math, re, torch
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,7 +54,13 @@ def read_adapter(
     except (ValueError, RecursionError) as e: raise BadFile(f'{path} is no JSON ({e!s:.100}). Save it again.') from e
     if not isinstance(config, dict) or config.get('peft_type') != 'LORA': raise BadFile(
         f'{path} is of no LoRA adapter: peft_type is not LORA. Fold it with peft, merge_and_unload(), and save that.')
-    state, head = read_state_dict(folder/_weights_file), {}
+    file = folder/_weights_file
+    state, head = read_state_dict(file), {}
+    for k, t in state.items():
+        if not t.is_floating_point(): raise BadFile(
+            f'{file}: {k!r} is {t.dtype}. Adapters have floating-point weights: save it again with them.')
+    counts = Counter(re.sub(r'^base_model\.model\.|(?<=\.lora_[AB])\.default|\.base_layer', '', k) for k in state)
+    if twice := [k for k, n in counts.items() if n > 1]: raise BadFile(f'{file} has {twice[0]!r} twice. Save it again.')
     if config.get('modules_to_save') == ['head']:
         head = {k: t for k, t in state.items() if re.fullmatch(r'(base_model\.model\.)?head\.\w+', k)}
     more = [k for k in _MORE if config.get(k)] + ['bias']*(config.get('bias', 'none') != 'none')
@@ -67,13 +74,15 @@ def read_adapter(
     numbers, names = [config.get('lora_alpha'), *alphas.values()], all(re.fullmatch(r'[\w.]+', k) for k in alphas)
     if not names or not all(type(n) in (int, float) and abs(n) < 1e9 for n in numbers): raise BadFile(
         f'{path}: lora_alpha is a number, and alpha_pattern names of modules with numbers. Save it again.')
+    ranks = config.get('rank_pattern')
+    if not isinstance(ranks, dict): ranks = {}
     # its matrices, two and two
     plain, factors, wrapped = not config.get('use_rslora'), {}, {}
     for k in state.keys() - head.keys():
         name, t = re.fullmatch(r'(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight', k), state[k]
         if not name or t.ndim != 2: raise BadFile(
-            f'{folder/_weights_file} has {k!r} of shape {tuple(t.shape)}, which is no thin matrix of a linear layer. '
-            'Fold it with peft, merge_and_unload(), and save that.')
+            f'{file} has {k!r} of shape {tuple(t.shape)}, which is no thin matrix of a linear layer. Fold it '
+            'with peft, merge_and_unload(), and save that.')
         module, matrix = name.groups()
         inner = module.replace('.base_layer', '')
         if matrix == 'B' and inner != module: t = t*2 # as peft does
@@ -81,9 +90,12 @@ def read_adapter(
         factors.setdefault(inner, {})[matrix] = t
     for name, two in factors.items():
         if len(two) < 2 or len(two['A']) != two['B'].shape[1] or not len(two['A']): raise BadFile(
-            f'{folder/_weights_file} has no two matrices that fit each other for {name!r}. Save it again.')
+            f'{file} has no two matrices that fit each other for {name!r}. Save it again.')
         alpha = next((a for k, a in alphas.items() if f'.{wrapped[name]}'.endswith(f'.{k}')), config['lora_alpha'])
         rank = len(two['A'])
+        if 'r' in config and rank not in (config['r'], *ranks.values()): raise BadFile(
+            f'{file} has matrices of rank {rank} for {name!r}, but r is {config["r"]!r:.20} in {ADAPTER}. Save it '
+            'again.')
         factors[name] = two['A'], two['B'], alpha/(rank if plain else math.sqrt(rank))
     about = config.get('auto_mapping')
     model = str(about.get('base_model_class')) if isinstance(about, dict) else ''

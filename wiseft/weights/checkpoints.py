@@ -110,6 +110,9 @@ def read_checkpoint(
     file_size = path.stat().st_size
     if size > 4*file_size: raise BadFile(
         f'{path} is refused: it has {file_size:,} bytes, and its tensors {size:,}. Get the weights as .safetensors.')
+    if short := [k for k, t in state.items() if t.is_floating_point() and t.element_size() == 1]: raise BadFile(
+        f'{path}: {short[0]!r} is {state[short[0]].dtype}, which is not supported. Load the weights with the program '
+        'that wrote them, convert each to bfloat16, t.to(torch.bfloat16), and save them again.')
     try: check_finite(state, str(path))
     except ValueError as e: raise BadFile(str(e)) from e
     # names without what was put before all of them

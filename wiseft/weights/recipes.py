@@ -108,16 +108,22 @@ def _mapping(keys, allowed, what):
         if k not in allowed: raise ValueError(f'{what}: unknown key {reprlib.repr(k)}. {hint}')
     return keys
 
+class _Loader(yaml.SafeLoader):
+    "YAML without merge keys, by which a page of text takes any amount of memory"
+    def flatten_mapping(self, node):
+        if any(key.tag == 'tag:yaml.org,2002:merge' for key, _ in node.value): raise yaml.YAMLError(
+            'it has the merge key <<. Write out what it stands for')
+
 def read_recipe(
     path:str|Path # YAML file
 ) -> Recipe:
     "A recipe from its file; BadFile says what is wrong with it"
     path = existing_file(path, 'recipe')
     if path.stat().st_size > 50_000: raise BadFile(f'{path} has more than 50,000 bytes. A recipe is a page of text.')
-    try: keys = yaml.safe_load(path.read_text(encoding='utf-8-sig'))
+    try: keys = yaml.load(path.read_text(encoding='utf-8-sig'), _Loader)
     except Exception as e:
         blame_memory(e, path)
-        raise BadFile(f'{path} is no YAML: {" ".join(str(e).split())[:300]}. Mind spaces and colons.') from e
+        raise BadFile(f"{path} can't be read as YAML: {' '.join(str(e).split())[:300]}. Mind spaces and colons.") from e
     try: return _recipe(keys, path.parent)
     except (ValueError, OverflowError) as e: raise BadFile(f'{path}: {e}') from e
 
@@ -169,15 +175,16 @@ def _recipe(keys, folder): # `Recipe`
     return Recipe(rule, None if start is None else place(start), tuned, knobs, dtype, images)
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #9f9f3b45
-def _entries(name, said): # list of (filter or None, number or list of numbers)
-    "The values that a recipe has for a knob, in the order in which they are asked"
+def _entries(name, said, is_switch=False): # list of (filter or None, number or list of numbers)
+    "The values that a recipe has for a hyperparameter, in the order in which they are asked; only a switch may be true"
     of_filters = isinstance(said, list) and {*map(type, said)} == {dict}
     entries = said if of_filters else [dict(value=said)]
     for e in entries:
         value, text = e.get('value'), e.get('filter')
         numbers = value if isinstance(value, list) else [value]
         fits = set(e) <= {'value', 'filter'} and isinstance(text, (str, type(None)))
-        finite = all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
+        allowed = (int, float, bool) if is_switch else (int, float)
+        finite = all(type(n) in allowed and math.isfinite(n) for n in numbers)
         if not (fits and numbers and finite): raise ValueError(
             f'{name} is {reprlib.repr(said)}. It is a number, a list of numbers (from the first layer to the last), or '
             'a list of filters: [{filter: mlp, value: 0.5}, {value: 0.2}].')
@@ -207,7 +214,7 @@ def _of_mergekit(rule, models, shared): # dict of knobs: the parameters of merge
     of_each = [word for word, knob in _OF_EACH.items() if knob in asks]
     of_all = [word for word, knob in _NAMES.items() if knob in asks]
     _mapping(shared, [*of_each, *of_all], 'The parameters')
-    knobs = {_NAMES[k]: _knob(_entries(k, shared[k])) for k in of_all if k in shared and _NAMES[k]}
+    knobs = {_NAMES[k]: _knob(_entries(k, shared[k], k == 'normalize')) for k in of_all if k in shared and _NAMES[k]}
     if rule is weighted_average: knobs.setdefault('normalize', True)
     # a list, one a model, of what the model has for a knob, then what all have
     by_model = [_mapping(m.get('parameters') or {}, of_each, f'The parameters of {m["model"]}') for m in models]
@@ -226,11 +233,12 @@ def _of_mergekit(rule, models, shared): # dict of knobs: the parameters of merge
 def _knobs_of_ours(rule, shared): # dict of the parameters of a rule
     beforehand = signature(rule.prepare).parameters if hasattr(rule, 'prepare') else {}
     taken = 'self', 'start', 'tuned', 'at', 'images'
+    parameters = {**beforehand, **signature(rule).parameters}
     names = dict.fromkeys([*signature(rule).parameters, *beforehand])
     names = [k for k in names if k not in taken] + ['parts']*('at' in names)
     knobs = dict(_mapping(shared, names, 'The parameters'))
     for k, v in knobs.items():
-        if k != 'parts': v = knobs[k] = _knob(_entries(k, v))
+        if k != 'parts': v = knobs[k] = _knob(_entries(k, v, isinstance(parameters[k].default, bool)))
         if isinstance(v, ByTensor) and (k in beforehand or 'at' not in signature(rule).parameters): raise ValueError(
             f'{k} is asked for once, before the first tensor: give one number.')
     if isinstance(knobs.get('alpha'), (int, float)): check_alpha(knobs['alpha'])
