@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'best_device', 'widest_float', 'has_bf16', 'fitting_precision', 'usual_precision', 'exact_fp32',
-           'eval_mode', 'describe_device', 'is_out_of_memory', 'memory_advice']
+           'eval_mode', 'describe_device', 'memory_advice']
 
 # %% ../../nbs/api/base/04_devices.ipynb #5377a8ce
 import os, re, torch
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from threading import Lock
 from weakref import WeakKeyDictionary
 from .text import number_from_environment
+from .files import is_out_of_memory
 
 # %% ../../nbs/api/base/04_devices.ipynb #285057ea
 def best_device(
@@ -134,23 +135,22 @@ def describe_device(
     return f'on {name}, {_words[precision]}{threads}'
 
 # %% ../../nbs/api/base/04_devices.ipynb #cdaa7357
-_helps = ("What helps, in this order: a smaller batch (batch_size, --batch-size), for which accumulate "
+_HELPS = ("What helps, in this order: a smaller batch (batch_size, --batch-size), for which accumulate "
           "(--accumulate) makes up; layers computed "
           "again instead of kept (grad_checkpointing=True, --grad-checkpointing); fewer weights that train "
-          "(train='last:2' or 'head', --train); "
-          "another device (device='cpu', --device cpu).")
-
-def is_out_of_memory(
-    error:BaseException,
-) -> bool:
-    "Whether an accelerator has no memory left, which MPS says without a type of its own"
-    return isinstance(error, RuntimeError) and 'out of memory' in str(error)
+          "(train='last:2' or 'head', --train)")
 
 @contextmanager
 def memory_advice():
     "In the block, an error of memory says what helps"
     try: yield
-    except RuntimeError as e:
-        if not is_out_of_memory(e) or _helps in str(e): raise # the second from a block within this one
-        first = re.split(r'(?<=[.])\s+(?=[A-Z])', str(e))
-        raise torch.OutOfMemoryError(f"{' '.join(first[:3])} {_helps}") from e
+    except (RuntimeError, MemoryError, OSError) as e:
+        if not is_out_of_memory(e) or _HELPS in str(e): raise # the second from a block within this one
+        if 'out of memory' in str(e): # of an accelerator
+            first = re.split(r'(?<=[.])\s+(?=[A-Z])', str(e))
+            raise torch.OutOfMemoryError(
+                f"{' '.join(first[:3])} {_HELPS}; another device (device='cpu', --device cpu).") from e
+        size, reading = re.search(r'allocate (\d+) bytes', str(e)), re.search('to read .*', str(e))
+        what = f': {int(size[1]):,} bytes could not be allocated' if size else f' {reading[0]}' if reading else ''
+        raise MemoryError(f"There is too little memory{what.rstrip('.')}. {_HELPS}; fewer processes that read images "
+                          '(workers, --workers).') from e

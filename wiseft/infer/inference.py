@@ -20,7 +20,8 @@ from torch import nn
 from ..data.pixels import MAX_SKIPPED, Pixels, Tried, check_skipped, decode_once, decode_part, decoding_workers
 from ..data.disk_cache import entry_folder, open_entry, write_entry
 from ..data.suites import ImageSet
-from ..base.devices import eval_mode, exact_fp32, is_out_of_memory
+from ..base.devices import eval_mode, exact_fp32
+from ..base.files import is_out_of_memory
 from .prefetch import Feeder, Waiting
 from ..base.distributed import by_first, n_processes, of_all, rank, share, to_first
 from ..data.prompts import check_same_classes
@@ -175,7 +176,7 @@ def each_batch(
         while done < len(idx): # in parts of at most so many images, which are halved where memory is short
             part = slice(done, done+most)
             try: made.append(work(idx[part], on_devices(transform.normalise(x[part]))))
-            except RuntimeError as e:
+            except (RuntimeError, MemoryError) as e:
                 most = min(most, len(idx))//2
                 if not (most and is_out_of_memory(e)): raise
             else: done += most

@@ -9,6 +9,7 @@ __all__ = ['ImageModel', 'build_model', 'fill_model', 'source_tokenizer', 'verif
 import logging, tempfile, warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from threading import RLock
 
 import torch
 from torch import nn
@@ -24,12 +25,14 @@ from .hf_siglip import apply_activation
 from ..base.text import BadFile, why_failed
 
 # %% ../../nbs/api/models/07_build.ipynb #5d5b42c3
+_one_at_a_time = RLock() # threads share what is switched off here
+
 @contextmanager
 def _quiet():
     "open_clip warns that weights are random while we are about to load them"
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    with warnings.catch_warnings():
+    with _one_at_a_time, warnings.catch_warnings():
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)
         warnings.filterwarnings('ignore', message='QuickGELU mismatch')
         try: yield
         finally: logging.disable(before)

@@ -83,7 +83,8 @@ def _reported(stopped, called):
         raise typer.Exit(130) from None
     except Exception as e:
         if _debug or isinstance(e, _TYPERS_OWN): raise
-        foreseen = isinstance(e, (ValueError, TypeError, OSError, RuntimeError, MemoryError)) and str(e)
+        kinds = ValueError, TypeError, OSError, RuntimeError, MemoryError, FloatingPointError
+        foreseen = isinstance(e, kinds) and str(e) or isinstance(e, ImportError) and 'pip install' in str(e)
         message = re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s+', '', str(e)) # fastai's words
         reason = in_shell_words(message) if foreseen else (
             f'{type(e).__name__}: {message}\nThis was not foreseen; --debug shows where it happened')

@@ -26,8 +26,13 @@ def _line(command, given):
         if value is None or value == p.default: continue
         option = [p.opts[-1]]*(p.param_type_name == 'option')
         if value is False: option = p.secondary_opts
-        for v in value if isinstance(value, list) else [value]: words += option + [str(v)]*(type(v) is not bool)
+        for v in value if isinstance(value, list) else [value]: words += option + [_word(v)]*(type(v) is not bool)
     return shlex.join(words)
+
+def _word(value):
+    "A path that begins as an option does is written with ./ before it"
+    is_like_option = isinstance(value, (str, Path)) and str(value).startswith('-')
+    return f'./{value}' if is_like_option else str(value)
 
 # %% ../../nbs/api/shell/07_run.ipynb #0570c32d
 def _steps(data, output, shift, words, probe, epochs, lr, batch_size, seed, device): # words: of `zeroshot`
@@ -59,7 +64,7 @@ def _begin(output, steps, force):
     file = output/'commands.sh'
     if output.is_dir(): tidy(output)
     if file.is_file() and not force:
-        if file.read_text(encoding='utf-8') == text: return
+        if file.read_text(encoding='utf-8', errors='surrogateescape') == text: return
         force = {p.name for p in output.iterdir()} <= {file.name, '.wiseft'} # its first step failed
         if not force: raise ValueError(
             f'{output} was begun by other commands: {file} has them. Choose another name, or replace the run with '
@@ -69,7 +74,7 @@ def _begin(output, steps, force):
     beside = ['results.predictions.csv.gz', 'results.recipes.json', 'checkpoints/checkpoint.safetensors']
     with atomic_path(output, force=force, kind='run', later=[*later, *beside]) as tmp:
         tmp.mkdir()
-        (tmp/'commands.sh').write_text(text, encoding='utf-8')
+        (tmp/'commands.sh').write_text(text, encoding='utf-8', errors='surrogateescape') # as names of files may be
 
 # %% ../../nbs/api/shell/07_run.ipynb #0ab5dcf3
 class Run:

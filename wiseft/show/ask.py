@@ -95,7 +95,8 @@ function nextOpen() {
 }
 function save() {
   const most = Math.max(3, ...data.questions.map(q => labels(q).length))
-  const cell = x => '"' + x.replaceAll('"', '""') + '"', numbers = [...Array(most).keys()]
+  const cell = x => '"' + x.replace(/^(?='*[=+\\-@\\t\\r])/, "'").replaceAll('"', '""') + '"' // no formulas
+  const numbers = [...Array(most).keys()]
   const head = ['file', ...numbers.map(i => i ? 'label_' + (i + 1) : 'label')]
   const rows = data.questions.map(q => [cell(q.file), ...numbers.map(i => labels(q)[i] ? cell(labels(q)[i]) : '')])
   const link = document.createElement('a')

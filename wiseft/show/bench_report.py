@@ -161,5 +161,5 @@ def write_bench_report(
 ) -> Path:
     "Write one self-contained HTML page of a bench, atomically; FileExistsError unless `force`"
     with atomic_path(path, force=force) as tmp:
-        tmp.write_text(html_page(title, '\n'.join(_body(found, origin))), encoding='utf-8')
+        tmp.write_text(html_page(title, '\n'.join(_body(found, origin))), encoding='utf-8', errors='backslashreplace')
     return Path(path)

@@ -138,7 +138,8 @@ def write_card(
              'their own: look there.')
     if licence: terms = f'{licence}, as whoever wrote this page says.'
     lines += ['## How to use it', '', _use, '', '## Licence', '', in_markdown(terms), '']
-    with atomic_path(page, force=True) as tmp: tmp.write_text('\n'.join(lines), encoding='utf-8')
+    with atomic_path(page, force=True) as tmp:
+        tmp.write_text('\n'.join(lines), encoding='utf-8', errors='backslashreplace')
     return page
 
 # %% ../../nbs/api/show/06_card.ipynb #30c159a7

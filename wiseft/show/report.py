@@ -403,5 +403,5 @@ def write_report(
     if comparisons is None and predictions is not None: comparisons = compare_ends(predictions, alpha)
     with atomic_path(path, force=force) as tmp:
         body = '\n'.join(_body(table, comparisons, notes, alpha, baselines, predictions, images, recipe))
-        tmp.write_text(html_page(title, body), encoding='utf-8')
+        tmp.write_text(html_page(title, body), encoding='utf-8', errors='backslashreplace')
     return Path(path)

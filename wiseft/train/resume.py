@@ -14,11 +14,11 @@ from fastcore.basics import noop, patch
 from json import dumps, loads
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from ..base.files import atomic_path, existing_file
 from .loaders import ClipDL
 from ..base.distributed import rank
 from ..base.text import BadFile, why_failed
+from ..weights.safetensors_io import write_tensors
 
 # %% ../../nbs/api/train/05_resume.ipynb #2a79bcad
 def checkpoint_file(folder:str|Path) -> Path:
@@ -127,7 +127,7 @@ def write_training(
     position:dict # where the training stands
 ):
     "Write a checkpoint, whole or not at all"
-    with atomic_path(file, force=True) as tmp: save_file(tensors, tmp, metadata=dict(wiseft=dumps(position)))
+    with atomic_path(file, force=True) as tmp: write_tensors(tmp, tensors, dict(wiseft=dumps(position)))
 
 def read_training(
     file:str|Path # that `Checkpoint` wrote
