@@ -13,6 +13,8 @@ from contextlib import contextmanager,suppress
 from importlib.resources import files
 from pathlib import Path
 from platformdirs import user_cache_path
+
+# %% ../../nbs/api/base/01_files.ipynb #0af1c2de
 if os.name == 'nt': import msvcrt
 else: import fcntl
 
