@@ -41,7 +41,7 @@ def text_folder(
     return folder_of('texts', [__version__, *map(str, what)]) if cache_limit() else None
 
 def folder_of(
-    kind:str, # 'pixels', 'features' or 'texts'
+    kind:str, # 'pixels', 'features', 'texts' or 'thumbnails'
     key:list # all that the arrays follow from, as JSON has it
 ) -> Path:
     "Where the entry of a key is, or would be"
@@ -112,7 +112,7 @@ def open_entry(folder:Path):
     remove_path(folder)
 
 # %% ../../nbs/api/data/05_disk_cache.ipynb #4b0d59c8
-_kinds = 'pixels', 'features', 'texts'
+_kinds = 'pixels', 'features', 'texts', 'thumbnails'
 
 def _entries():
     "Folder -> (bytes, time of last use), the oldest first; unfinished ones included"

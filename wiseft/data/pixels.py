@@ -19,7 +19,7 @@ from ..base.progress import tell
 from ..base.text import number_from_environment
 from .decoding import UnreadableImage
 from .disk_cache import cache_limit, entry_folder, folder_of, open_entry, write_entry
-from .hashes import remember_hashes
+from .hashes import MOST_THUMBNAILS, remember_hashes, remember_thumbnails, thumbnail
 
 # %% ../../nbs/api/data/06_pixels.ipynb #9c4671f1
 class ShortSide:
@@ -41,16 +41,21 @@ class Pixels(Dataset):
     def __len__(self): return len(self.images)
     def __getitem__(self, i): # `UnreadableImage` if it is
         if self.kept is not None and len(a := self.kept[i]): return a
-        if (a := self.probed.pop(i, None)) is not None: return a
+        if i in self.probed: return self.probed.pop(i)[0]
         return self.transform.pixels(self.images.open(i, self.transform.at_least))
+    def decode(self, i): # pixels, and a thumbnail; None for one of the cache
+        if self.kept is not None and len(a := self.kept[i]): return a, None
+        if i in self.probed: return self.probed.pop(i)
+        image = self.images.open(i, self.transform.at_least)
+        return self.transform.pixels(image), thumbnail(image)
     @property
     def kept_share(self): return 0. if self.kept is None else (self.kept.shapes.prod(1) > 0).mean()
     def room(self, probes:int=16):
         "About how many images have room in the cache; what is decoded to know that isn't decoded again"
         self.probed = {}
         for i in np.unique(np.linspace(0, len(self)-1, probes).astype(int)).tolist():
-            with suppress(UnreadableImage): self.probed[i] = self[i]
-        sizes = [a.nbytes for a in self.probed.values()]
+            with suppress(UnreadableImage): self.probed[i] = self.decode(i)
+        sizes = [a.nbytes for a, _ in self.probed.values()]
         needed = np.mean(sizes or [0])*len(self)
         if needed <= cache_limit(): return len(self)
         return int(.5*cache_limit()/needed*len(self))
@@ -90,12 +95,14 @@ class Tried(Dataset):
         except UnreadableImage as e: return str(e)
 
 class Hashed(Tried):
-    "With each file's identity and hash: the system still has it in memory, so that it comes from the disk once"
+    "With a thumbnail, and the file's identity and hash: the system still has it in memory, so it is read once"
     def __getitem__(self, i):
         images = self.pixels.images
-        if self.pixels.kept is not None and len(self.pixels.kept[i]): return self.pixels[i], None, None
+        if self.pixels.kept is not None and len(self.pixels.kept[i]): return self.pixels[i], None, None, None
         identity = images.identity(i) # first: a file that changes meanwhile gets another
-        return super().__getitem__(i), identity, images.hash(i)
+        try: pixels, small = self.pixels.decode(i)
+        except UnreadableImage as e: pixels, small = str(e), None
+        return pixels, small, identity, images.hash(i)
 
 def _as_it_is(item): return item
 
@@ -146,14 +153,16 @@ def _decode(pixels, which, n, folder, workers, progress):
 
 def _arrays(loader, pixels, n_others):
     "Pixels, None for unreadable images and for the others; an error when too many are unreadable"
-    reasons, hashes = [], {}
-    for a, identity, sha256 in loader:
+    reasons, hashes, thumbnails = [], {}, {}
+    for a, small, identity, sha256 in loader:
         if sha256: hashes[identity] = sha256
+        if identity and small is not None and len(pixels.images) <= MOST_THUMBNAILS: thumbnails[identity] = small
         if isinstance(a, str):
             reasons.append(a)
             check_skipped(pixels.images, reasons)
         yield None if isinstance(a, str) else a
     remember_hashes(hashes)
+    remember_thumbnails(thumbnails)
     yield from repeat(None, n_others)
     for _, entry in getattr(pixels.kept, 'parts', ()): remove_path(entry.folder) # they are in the whole now
 

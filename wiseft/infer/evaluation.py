@@ -10,15 +10,18 @@ import numpy as np, pandas as pd, torch
 from collections import Counter
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from time import perf_counter
 from torch import nn
 from ..data.control import control_sets
-from ..data.copies import copies
+from ..data.copies import copies, images_of_training, kept_thumbnails, thumbnails
 from ..data.suites import ImageSet, Suite
 from ..base.devices import fitting_precision, memory_advice
 from .members import member
 from .inference import check_classes, check_nan, check_shape, common_transform, each_batch, ready
 from ..base.distributed import by_first, of_all
-from ..base.progress import say_place
+from ..base.files import cache_root
+from ..base.progress import say_once, say_place
 from ..base.text import first_few, warn_user
 from ..stats.caveats import exchanged_classes
 from ..stats.intervals import clopper_pearson
@@ -154,6 +157,29 @@ def trained_on(
     parts = (images, images.split((.1,))[0]) if trained else ()
     return any(str(trained).startswith(f'{part.fingerprint},') for part in parts)
 
+# %% ../../nbs/api/infer/05_evaluation.ipynb #7256f44b
+def _check_training_images(members, suite, datasets, elapsed, progress):
+    "Warn of sets with images that look like training images; say what was not compared"
+    embedded = lambda images: images.root is not None and cache_root() in Path(images.root).parents
+    datasets = {d: images for d, images in datasets.items() if not embedded(images)} # these were looked through
+    if not datasets: return
+    seconds = max(1, min(60, elapsed/10))
+    names = {}
+    for m in sorted(members.values(), key=lambda m: len(m.modules)):
+        for recipe in [getattr(c, 'recipe', None) for c in m.modules]:
+            if recipe: names.setdefault(recipe.get('images'), m.name)
+    training = {name: kept_thumbnails(images) for images, name in names.items()}
+    unknown = [name for name, kept in training.items() if kept is None]
+    training = {name: kept for name, kept in training.items() if kept is not None}
+    if getattr(suite, 'train', None) is not None and (unknown or not training):
+        training['the suite'] = thumbnails(suite.train, seconds/2)
+    warned, notes = images_of_training(datasets, training, seconds)
+    for sentence in warned: warn_user(sentence)
+    if unknown: notes.append(
+        f'{first_few(datasets)} are not compared with the images that {first_few(unknown)} was fine-tuned on, as these '
+        'are not known here.')
+    for note in notes: say_once(note, progress)
+
 # %% ../../nbs/api/infer/05_evaluation.ipynb #668fee91
 def _agreement(able, seen, datasets, transform): # str, or None where all are as they came
     "What the table says of another precision: how often members predict what they predict in fp32, on some images"
@@ -239,7 +265,7 @@ def evaluate(
     apart = {d: images for d, images in datasets.items() if images.role == 'control'} # first, as they may be refused
     transform, able = common_transform(members), _able(members, suite, datasets)
     looked_at = metrics + chosen_metrics(keep_predictions if isinstance(keep_predictions, (list, tuple)) else ())
-    modules = _modules(members)
+    modules, began = _modules(members), perf_counter()
     if sample and not 0 < sample <= 1: raise ValueError(
         f'sample is {sample!r}: expected a share of the images, as .1 for a tenth.')
     if sample and (whole := [m.name for m in metrics if m.of_set]):
@@ -262,7 +288,10 @@ def evaluate(
     precision = dict(precision=agreed) if agreed else {}
     who = {n: m.identity | precision for n, m in members.items()}
     there = dict(threads=str(torch.get_num_threads())) if one.device.type == 'cpu' else {}
-    return by_first(lambda: _tabulate(who, seen, datasets, split, keep_predictions, metrics, there))
+    def table():
+        _check_training_images(members, suite, datasets, perf_counter()-began, progress)
+        return _tabulate(who, seen, datasets, split, keep_predictions, metrics, there)
+    return by_first(table)
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #c35bcdb5
 def _tabulate(who, seen, datasets, split, keep_predictions, metrics, there): # as `evaluate`

@@ -171,14 +171,19 @@ def sets_of(source):
 def _tell_lookalikes(sets):
     "A line about each test and validation set whose images look like training images"
     from wiseft.base.text import first_few
-    from wiseft.data.copies import lookalikes
+    from wiseft.data.copies import ALIKE, LookUp, lookalikes, thumbnails
     train = sets.get(('reference', 'train'))
     if train is None: raise ValueError('There are no training images to compare with: --lookalikes is for suites.')
+    trained = thumbnails(train)
+    look_up = LookUp(trained.small)
+    among = look_up(trained.small[:1000], first=0)[1]
+    say(f'{(among > ALIKE).mean():.1%} of the training images look like another one of them')
     for (name, split), images in sets.items():
         if split == 'train': continue
-        found = lookalikes(images, train)
-        some = f', such as {first_few(found)}' if found else ''
-        say(f'{name}, {split}: {len(found)} of {len(images)} images look like training images{some}')
+        found = lookalikes(thumbnails(images), trained, look_up)
+        alike = found[found.similarity > ALIKE].sort_values('similarity', ascending=False, kind='stable')
+        some = f', such as {first_few(f"{a} like {b}" for a, b in zip(alike.file, alike.other))}' if len(alike) else ''
+        say(f'{name}, {split}: {len(alike)} of {len(images)} images look like training images{some}')
 
 # %% ../../nbs/api/shell/01_data.ipynb #6756b946
 @command('wiseft cache', 'wiseft cache --clear')

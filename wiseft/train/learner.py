@@ -34,9 +34,10 @@ from torch import nn
 from ..base.devices import fitting_precision, memory_advice
 from .callbacks import (Bf16, BusyCores, ClipGradients, FetchLosses, FreezeBatchNorm, LossOnDevice,
                                     LrFactors, Progress, ProgressLines, WaitForImages, Watch, accuracy_now)
+from ..data.copies import keep_thumbnails
 from ..models.classifier import ImageClassifier
 from ..models.vision import blank_classifier
-from .loaders import ClipDL, check_dataloaders, clip_dataloaders, feature_dataloaders, is_captions
+from .loaders import ClipDL, PixelSource, check_dataloaders, clip_dataloaders, feature_dataloaders, is_captions
 from ..infer.inference import reuse_memory
 from ..base.distributed import counts_of_all, distributed, gathered, n_processes, rank
 from ..base.progress import is_told, is_watched, say_place
@@ -405,7 +406,11 @@ def fit_cosine(self:ClipLearner,
     if checkpoint_dir: cbs.append(Checkpoint(checkpoint_dir, checkpoint_steps).prepare(self, resume, recipe))
     began = perf_counter()
     self.fit(epochs, lr, cbs=cbs)
-    self.student.recipe = {**recipe, **run_circumstances(self, perf_counter()-began)}
+    seconds = perf_counter()-began
+    self.student.recipe = {**recipe, **run_circumstances(self, seconds)}
+    source = getattr(self.image_dls.train, 'source', None)
+    if isinstance(source, PixelSource) and not rank(): # by which `evaluate` finds copies of them
+        keep_thumbnails(recipe['images'], source.images, min(60, seconds/10))
     self.student.metrics = validation_metrics(self)
     return self
 
