@@ -195,8 +195,9 @@ def test_average_of_an_average_reports_its_share(zeroshot, finetuned, tmp_path):
         c.save(tmp_path / name)
     recipe = "rule: weight-space\nbase_model: zeroshot\nmodels: [{model: half}]\nparameters: {alpha: 0.5}\n"
     (tmp_path / "recipe.yml").write_text(recipe)
-    shell("merge", tmp_path / "zeroshot", tmp_path / "half", "--alpha", ".5", "-o", tmp_path / "quarter")
-    shell("merge", tmp_path / "recipe.yml", "-o", tmp_path / "again")
+    ways = [(tmp_path / "zeroshot", tmp_path / "half", "--alpha", ".5"), (tmp_path / "recipe.yml",)]
+    for way, name in zip(ways, ("quarter", "again")):
+        assert "merged by weight-space, alpha=0.25 " in shell("merge", *way, "-o", tmp_path / name)
     for name in "quarter", "again":
         read = load_classifier(tmp_path / name)
         assert (read.alpha, read.parents) == (0.25, ends)

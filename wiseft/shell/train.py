@@ -317,10 +317,12 @@ def merge_(
         f"{' and '.join(map(str, recipe.paths))}: give classifier folders or files, not both.")
     load = _loader_of_images(recipe, auto) if auto or looks_at_images(recipe.rule) else None
     if dry_run: return say(f'nothing is missing: {", ".join(map(str, recipe.paths))} can be merged')
-    if recipe.of_classifiers: _merge_folders(recipe, output, load, device, force, choose)
+    share = None # of fine-tuned weights, where the result is an average of an average
+    if recipe.of_classifiers: share = _merge_folders(recipe, output, load, device, force, choose).alpha
     else: merge_by_recipe(recipe, output, force=force)
     if written: say(f'merged {", ".join(map(str, recipe.paths))}')
     used, theirs = merge_recipe(recipe.rule, **recipe.knobs), getattr(recipe.rule, 'merge_method', None)
+    if 'alpha' in used and share is not None: used['alpha'] = share
     def said(k): return MERGEKIT_WORDS.get(k, k) if theirs else k
     settings = [f'{said(k)}={v}' for k, v in used.items() if k not in ('name', 'chosen')]
     say(f'merged by {", ".join([theirs or used["name"], *settings])}')
@@ -424,3 +426,4 @@ def _merge_folders(recipe, output, load, device, force, choose):
             if 'p' in trace: trace['p'] = trace.p.map(lambda p: '' if p in (None, '') or p != p else f'{p:.3f}')
             show_table(trace.rename(columns={c: f'{c} %' for c in shares}))
         merged.save(tmp, precision=HALVES.get(recipe.dtype))
+    return merged
