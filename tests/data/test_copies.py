@@ -137,6 +137,23 @@ def test_images_that_look_alike_anyway(start, tmp_path):
     assert not warned(evaluate, start, folder_suite(tmp_path / "discs", []), progress=False)
 
 
+def test_it_says_what_it_did_not_compare(start, tmp_path, capsys):
+    "Boxes of one shape: copies look like all others, so the check gives up and says so."
+    from wiseft.base.progress import SAID
+
+    rng = np.random.default_rng(0)
+    for part in "train", "test":
+        for i in range(20):
+            image = rng.integers(0, 20, (64, 64, 3), dtype=np.uint8)
+            image[16:48, 16:48] += 200
+            path = tmp_path / "boxes" / part / NAMES[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+    SAID.clear()
+    assert not warned(evaluate, start, folder_suite(tmp_path / "boxes", []), progress=True)
+    assert "100% of the training images of the suite look alike, so test images were not" in capsys.readouterr().err
+
+
 def test_embedded_icons_are_not_looked_at_again(capsys):
     from wiseft.data.suites import load_suite
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALIKE', 'EQUAL', 'copies', 'similarity', 'LookUp', 'is_suspicious', 'Thumbnails', 'thumbnails', 'lookalikes',
-           'keep_thumbnails', 'kept_thumbnails', 'images_of_training']
+           'keep_training_thumbnails', 'training_thumbnails', 'find_training_images']
 
 # %% ../../nbs/api/data/15_copies.ipynb #21dd5c68
 import json, numpy as np, os, pandas as pd
@@ -15,7 +15,7 @@ from itertools import combinations
 from time import perf_counter
 from .decoding import UnreadableImage
 from .disk_cache import cache_limit, folder_of, open_entry, write_entry
-from .hashes import MOST_THUMBNAILS, SIDE, recall_thumbnails, remember_thumbnails, thumbnail
+from .hashes import MOST_THUMBNAILS, THUMBNAIL_SIDE, recall_thumbnails, remember_thumbnails, square_thumbnail
 from .images import ImageSet
 
 # %% ../../nbs/api/data/15_copies.ipynb #49c9f5bd
@@ -55,7 +55,7 @@ def copies(
 # %% ../../nbs/api/data/15_copies.ipynb #7902707e
 def _cells(low, high, n): # (n, 32)
     "Takes the means of n equal parts of a row between two fractions of it"
-    edges, pixels = np.linspace(low*SIDE, high*SIDE, n+1), np.arange(SIDE)
+    edges, pixels = np.linspace(low*THUMBNAIL_SIDE, high*THUMBNAIL_SIDE, n+1), np.arange(THUMBNAIL_SIDE)
     overlap = np.minimum(edges[1:, None], pixels+1) - np.maximum(edges[:-1, None], pixels)
     return (overlap.clip(0)/np.diff(edges)[:, None]).astype(np.float32)
 
@@ -122,7 +122,7 @@ def is_suspicious(
     "Do more images look like training images than look alike anyway?"
     share, usual = (similarities > ALIKE).mean(), (among > ALIKE).mean()
     deviation = np.sqrt(usual*(1-usual)*(1/len(similarities) + 1/len(among)))
-    return bool(share > usual + 2*deviation or (similarities > EQUAL).mean() >= .01)
+    return bool(share > usual + 3*deviation or (similarities > EQUAL).mean() >= .01)
 
 # %% ../../nbs/api/data/15_copies.ipynb #82af9a0f
 @dataclass
@@ -144,13 +144,14 @@ def thumbnails(
     small = [known.get(identity) for identity in identities]
     def decode(i):
         if small[i] is not None or perf_counter() > end: return small[i]
-        try: return thumbnail(some.open(i, at_least=4*SIDE))
+        try: return square_thumbnail(some.open(i, at_least=4*THUMBNAIL_SIDE))
         except UnreadableImage: return None
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool: small = list(pool.map(decode, range(len(some))))
     remember_thumbnails({k: s for k, s in zip(identities, small) if k and k not in known and s is not None})
     which = [i for i, s in enumerate(small) if s is not None]
     names = some.files()
-    return Thumbnails([names[i] for i in which], np.array([small[i] for i in which]).reshape(-1, SIDE, SIDE), len(images))
+    arrays = np.array([small[i] for i in which]).reshape(-1, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    return Thumbnails([names[i] for i in which], arrays, len(images))
 
 def lookalikes(
     images:Thumbnails, others:Thumbnails,
@@ -160,14 +161,14 @@ def lookalikes(
     "How much images look like those of another set, each image for which there is time"
     end, rows = perf_counter() + seconds, []
     if len(others.small): look_up = look_up or LookUp(others.small)
-    for k in range(0, len(images.small) if look_up else 0, 256):
+    for k in range(0, len(images.small) if look_up else 0, 64):
         if perf_counter() > end: break
-        which, how = look_up(images.small[k:k+256])
-        rows += zip(images.files[k:k+256], [others.files[i] for i in which], how)
+        which, how = look_up(images.small[k:k+64])
+        rows += zip(images.files[k:k+64], [others.files[i] for i in which], how)
     return pd.DataFrame(rows, columns=['file', 'other', 'similarity'])
 
 # %% ../../nbs/api/data/15_copies.ipynb #8be1c445
-def keep_thumbnails(
+def keep_training_thumbnails(
     name:str, # of what was trained on, as a recipe has it
     images:ImageSet, seconds:float # as for `thumbnails`
 ):
@@ -177,39 +178,48 @@ def keep_thumbnails(
     kept = thumbnails(images, seconds)
     if len(kept.small): write_entry(folder, kept.small, name=images.name, files=kept.files, total=kept.total)
 
-def kept_thumbnails(
-    name:str # as for `keep_thumbnails`
+def training_thumbnails(
+    name:str # as for `keep_training_thumbnails`
 ): # `Thumbnails`, or None
-    "What `keep_thumbnails` kept"
+    "What `keep_training_thumbnails` kept"
     entry = open_entry(folder_of('thumbnails', [name]))
     if entry is None: return None
     about = json.loads((entry.folder/'about.json').read_text())
     return Thumbnails(about['files'], np.array(entry.run(0, len(entry))), about['total'])
 
 # %% ../../nbs/api/data/15_copies.ipynb #e298f17d
-def images_of_training(
+def find_training_images(
     datasets:dict, # name -> `ImageSet`, on which a classifier is evaluated
     training:dict, # name of who was trained -> `Thumbnails`
     seconds:float
 ): # warnings, and notes about what was not compared; lists of sentences
     "Which sets have images that look like training images"
-    end, warned, notes = perf_counter() + seconds, [], []
-    if not training: return warned, notes
-    sets = {name: thumbnails(images, (end-perf_counter())/2) for name, images in datasets.items()}
-    for who, trained in training.items():
+    end, warnings, notes, sets = perf_counter() + seconds, [], [], {}
+    share = lambda n_left: (end-perf_counter())/n_left # of the time that is left
+    if not training: return warnings, notes
+    for name, images in datasets.items(): sets[name] = thumbnails(images, share(2*len(datasets) - len(sets)))
+    total = sum(images.total for images in sets.values())
+    for k, (who, trained) in enumerate(training.items()):
         look_up = LookUp(trained.small) if len(trained.small) else None
-        among = look_up(trained.small[:500], first=0)[1] if look_up else ()
+        among = look_up(trained.small[:200], first=0)[1] if look_up else np.zeros(1)
+        usual = (among > ALIKE).mean()
+        if usual > .5:
+            notes.append(
+                f'{usual:.0%} of the training images of {who} look alike, so test images were not compared with them.')
+            continue
+        tables = {}
         for name, images in sets.items():
-            found = lookalikes(images, trained, look_up, end-perf_counter())
-            n, m = len(found), len(trained.small)
-            if n < images.total or m < trained.total: notes.append(
-                f'{name}: {n:,} of {images.total:,} images were compared with {m:,} of {trained.total:,} training '
-                f'images of {who}.')
-            if not n or not is_suspicious(found.similarity, among): continue
-            alike = found[found.similarity > ALIKE].sort_values('similarity', ascending=False, kind='stable')
-            usual = f' (Of these themselves, {(among > ALIKE).mean():.1%} look alike.)' if (among > ALIKE).any() else ''
-            warned.append(
-                f'{name}: {len(alike):,} of {n:,} images look like training images of {who}, such as '
-                f'{alike.file.iloc[0]} like {alike.other.iloc[0]}.{usual} Were they saved again, mirrored, resized, or '
+            tables[name] = lookalikes(images, trained, look_up, share((len(training)-k)*len(sets) - len(tables)))
+        n, m = sum(map(len, tables.values())), len(trained.small)
+        if n < total or m < trained.total: notes.append(
+            f'{n:,} of {total:,} test images were compared with {m:,} of {trained.total:,} training images of {who}, '
+            'to find copies.')
+        for name, table in tables.items():
+            if not len(table) or not is_suspicious(table.similarity, among): continue
+            alike = table[table.similarity > ALIKE].sort_values('similarity', ascending=False, kind='stable')
+            many = f' (Of these themselves, {usual:.1%} look alike.)' if usual else ''
+            warnings.append(
+                f'{name}: {len(alike):,} of {len(table):,} images look like training images of {who}, such as '
+                f'{alike.file.iloc[0]} like {alike.other.iloc[0]}.{many} Were they saved again, mirrored, resized, or '
                 'cropped? Then what they measure is memory: leave them out of one of the two sets.')
-    return warned, notes
+    return warnings, notes

@@ -19,7 +19,7 @@ from ..base.progress import tell
 from ..base.text import number_from_environment
 from .decoding import UnreadableImage
 from .disk_cache import cache_limit, entry_folder, folder_of, open_entry, write_entry
-from .hashes import MOST_THUMBNAILS, remember_hashes, remember_thumbnails, thumbnail
+from .hashes import MOST_THUMBNAILS, remember_hashes, remember_thumbnails, square_thumbnail
 
 # %% ../../nbs/api/data/06_pixels.ipynb #9c4671f1
 class ShortSide:
@@ -47,7 +47,7 @@ class Pixels(Dataset):
         if self.kept is not None and len(a := self.kept[i]): return a, None
         if i in self.probed: return self.probed.pop(i)
         image = self.images.open(i, self.transform.at_least)
-        return self.transform.pixels(image), thumbnail(image)
+        return self.transform.pixels(image), square_thumbnail(image)
     @property
     def kept_share(self): return 0. if self.kept is None else (self.kept.shapes.prod(1) > 0).mean()
     def room(self, probes:int=16):

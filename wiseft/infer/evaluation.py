@@ -14,7 +14,7 @@ from pathlib import Path
 from time import perf_counter
 from torch import nn
 from ..data.control import control_sets
-from ..data.copies import copies, images_of_training, kept_thumbnails, thumbnails
+from ..data.copies import copies, find_training_images, training_thumbnails, thumbnails
 from ..data.suites import ImageSet, Suite
 from ..base.devices import fitting_precision, memory_advice
 from .members import member
@@ -163,18 +163,18 @@ def _check_training_images(members, suite, datasets, elapsed, progress):
     embedded = lambda images: images.root is not None and cache_root() in Path(images.root).parents
     datasets = {d: images for d, images in datasets.items() if not embedded(images)} # these were looked through
     if not datasets: return
-    seconds = max(1, min(60, elapsed/10))
+    seconds = max(1, min(60, elapsed/12)) # less than a tenth of the whole
     names = {}
     for m in sorted(members.values(), key=lambda m: len(m.modules)):
         for recipe in [getattr(c, 'recipe', None) for c in m.modules]:
             if recipe: names.setdefault(recipe.get('images'), m.name)
-    training = {name: kept_thumbnails(images) for images, name in names.items()}
+    training = {name: training_thumbnails(images) for images, name in names.items()}
     unknown = [name for name, kept in training.items() if kept is None]
     training = {name: kept for name, kept in training.items() if kept is not None}
     if getattr(suite, 'train', None) is not None and (unknown or not training):
         training['the suite'] = thumbnails(suite.train, seconds/2)
-    warned, notes = images_of_training(datasets, training, seconds)
-    for sentence in warned: warn_user(sentence)
+    warnings, notes = find_training_images(datasets, training, seconds)
+    for sentence in warnings: warn_user(sentence)
     if unknown: notes.append(
         f'{first_few(datasets)} are not compared with the images that {first_few(unknown)} was fine-tuned on, as these '
         'are not known here.')

@@ -170,7 +170,6 @@ def sets_of(source):
 
 def _tell_lookalikes(sets):
     "A line about each test and validation set whose images look like training images"
-    from wiseft.base.text import first_few
     from wiseft.data.copies import ALIKE, LookUp, lookalikes, thumbnails
     train = sets.get(('reference', 'train'))
     if train is None: raise ValueError('There are no training images to compare with: --lookalikes is for suites.')
@@ -182,7 +181,7 @@ def _tell_lookalikes(sets):
         if split == 'train': continue
         found = lookalikes(thumbnails(images), trained, look_up)
         alike = found[found.similarity > ALIKE].sort_values('similarity', ascending=False, kind='stable')
-        some = f', such as {first_few(f"{a} like {b}" for a, b in zip(alike.file, alike.other))}' if len(alike) else ''
+        some = f', such as {alike.file.iloc[0]} like {alike.other.iloc[0]}' if len(alike) else ''
         say(f'{name}, {split}: {len(alike)} of {len(images)} images look like training images{some}')
 
 # %% ../../nbs/api/shell/01_data.ipynb #6756b946

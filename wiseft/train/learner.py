@@ -34,7 +34,7 @@ from torch import nn
 from ..base.devices import fitting_precision, memory_advice
 from .callbacks import (Bf16, BusyCores, ClipGradients, FetchLosses, FreezeBatchNorm, LossOnDevice,
                                     LrFactors, Progress, ProgressLines, WaitForImages, Watch, accuracy_now)
-from ..data.copies import keep_thumbnails
+from ..data.copies import keep_training_thumbnails
 from ..models.classifier import ImageClassifier
 from ..models.vision import blank_classifier
 from .loaders import ClipDL, PixelSource, check_dataloaders, clip_dataloaders, feature_dataloaders, is_captions
@@ -410,7 +410,7 @@ def fit_cosine(self:ClipLearner,
     self.student.recipe = {**recipe, **run_circumstances(self, seconds)}
     source = getattr(self.image_dls.train, 'source', None)
     if isinstance(source, PixelSource) and not rank(): # by which `evaluate` finds copies of them
-        keep_thumbnails(recipe['images'], source.images, min(60, seconds/10))
+        keep_training_thumbnails(recipe['images'], source.images, min(60, seconds/10))
     self.student.metrics = validation_metrics(self)
     return self
 
