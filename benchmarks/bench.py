@@ -50,7 +50,7 @@ from wiseft.train.loaders import clip_dataloaders
 from wiseft.train.crops import crop_box
 from wiseft.models.load import load_classifier
 from wiseft.weights.files import merge_files
-from wiseft.stats.intervals import paired_bootstrap
+from wiseft.stats.intervals import mean_difference
 from wiseft.infer.inference import batches, fitting_batch_size, reuse_memory, run_all
 from wiseft.data.transforms import ClipTransform
 from wiseft.weights.path import WeightPath
@@ -715,7 +715,7 @@ def training(room):
     _, kept = evaluate(made, suite, keep_predictions=True, progress=False)
     p = kept.frame()
     right = [p[(p.classifier == name) & (p.role == "reference")].correct.to_numpy(float) for name in ("usual", "ours")]
-    difference, low, high = paired_bootstrap(*({"": r} for r in right))
+    difference, low, high = mean_difference(*({"": r} for r in right))
     what = f"accuracy on the reference, ours − plain (interval {100*low:.1f} to {100*high:.1f}), points"
     yield what, "interval has 0", 100*difference
 

@@ -25,7 +25,7 @@ from wiseft.models.classifier import ImageClassifier
 from wiseft.models.clip import Clip, load_clip
 from wiseft.models.head import unseen_words
 from wiseft.models.testing import pico_clip
-from wiseft.stats.intervals import paired_bootstrap
+from wiseft.stats.intervals import mean_difference
 from wiseft.stats.table import CONTROL_MEAN, MEAN
 
 bench = later("wiseft.bench.run", "bench")
@@ -178,7 +178,7 @@ def test_a_table_has_control_sets_apart(start, ends, pets, task):
     a, b = (dict(pets=right(m, "pets"), others=right(m, "others")) for m in ("zero-shot", "fine-tuned"))
     units = {d: list(s.units) for d, s in dict(pets=pets, others=other).items()}
     row = lost.loc["fine-tuned", CONTROL_MEAN]
-    assert (row.change, row.low, row.high) == paired_bootstrap(a, b, units)
+    assert (row.change, row.low, row.high) == mean_difference(a, b, units)
     assert row.n_sets == 2 and row.fell == (lost.high["fine-tuned"].drop(CONTROL_MEAN) < 0).sum()
 
 

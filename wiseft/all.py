@@ -10,7 +10,7 @@ __all__ = ['image_model', 'load_vision', 'linear_probe', 'clip_dataloaders', 'cl
 from .base.registry import method
 from .weights.files import merge_files
 from .weights.merge import average, interpolate, merge
-from .stats.intervals import paired_bootstrap
+from .stats.intervals import mean_difference
 from .stats.robustness import effective_robustness, fit_baseline
 from .stats.table import combine_seeds, compact, wide
 from .stats.table_io import read_results, write_results

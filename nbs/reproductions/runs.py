@@ -21,7 +21,7 @@ from wiseft.infer.evaluation import evaluate
 from wiseft.infer.scores import image_rows
 from wiseft.models.classifier import ImageClassifier, zeroshot_classifier
 from wiseft.models.clip import load_clip
-from wiseft.stats.intervals import bootstrap_mean, paired_bootstrap
+from wiseft.stats.intervals import mean_over_sets, mean_difference
 
 
 def protocol_start(): # `Suite`, zero-shot `ImageClassifier`
@@ -268,7 +268,7 @@ def share_interval(
     dataset:str='shift', # name of a set, or the mean over all shifts
 ) -> tuple: # (accuracy, low, high)
     "Accuracy with its 95 % interval over images"
-    return bootstrap_mean(*_by_set(images, values, dataset), n_resamples=2000)
+    return mean_over_sets(*_by_set(images, values, dataset))
 
 
 def share_difference(
@@ -279,7 +279,7 @@ def share_difference(
     "How much more accurate b is than a on the same images, with its 95 % interval"
     a, units = _by_set(images, a, dataset)
     b, _ = _by_set(images, b, dataset)
-    return tuple(100*v for v in paired_bootstrap(a, b, units, n_resamples=2000))
+    return tuple(100*v for v in mean_difference(a, b, units))
 
 
 def accuracy_table(

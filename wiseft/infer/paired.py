@@ -8,7 +8,7 @@ __all__ = ['OVER', 'compare']
 # %% ../../nbs/api/infer/07_paired.ipynb #fda98968
 import numpy as np, pandas as pd
 from .members import WHO
-from ..stats.intervals import holm, mcnemar_exact, paired_bootstrap
+from ..stats.intervals import holm, mcnemar_exact, mean_difference
 from ..stats.table import CONTROL_MEAN, MEAN
 from .scores import MIN_GROUPS, KeptPredictions, has_value
 
@@ -51,7 +51,7 @@ def _difference(name, sets, groups):
         units[d] = list(of_a[column])
         k = of_a[column].nunique()
         if groups and k < MIN_GROUPS: few.append(f'{d} has {k or "no"} {over}, fewer than {MIN_GROUPS}')
-    difference, low, high = paired_bootstrap(a, b, None if few else units)
+    difference, low, high = mean_difference(a, b, None if few else units)
     if few: low = high = np.nan
     def mean(values): return np.mean([v.mean() for v in values.values()])
     whole = pd.concat([of_a for of_a, _ in sets.values()]) # whose role all of them have

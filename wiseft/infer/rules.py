@@ -21,7 +21,7 @@ from ..base.registry import function_and_knobs
 from ..base.text import first_few, warn_user
 from ..stats.caveats import SMALL_SET, averaging_costs
 from .scores import Metric
-from ..stats.intervals import paired_bootstrap
+from ..stats.intervals import mean_difference
 from ..stats.unlabelled import TEMPERATURES, nll_by_temperature
 
 # %% ../../nbs/api/infer/13_rules.ipynb #ca009875
@@ -221,7 +221,7 @@ def keeps(
             kept = looked[0.]['predicted'] >= 0
             units[d] = np.asarray(images.units)[kept].tolist()
             for a, columns in looked.items(): right[a][d] = (columns['predicted'] == images.labels)[kept]
-        rows = {a: paired_bootstrap(right[a], right[0.], units) for a in seen.accuracies.index}
+        rows = {a: mean_difference(right[a], right[0.], units) for a in seen.accuracies.index}
         lost = pd.DataFrame(rows, index=['loss', 'low', 'high']).T
         # the most accurate one of those that lose little
         good = lost.index[lost.loss <= most + 1e-9]

@@ -16,7 +16,7 @@ from ..stats.calibration import expected_calibration_error
 from ..data.suites import ImageSet
 from .members import WHO
 from ..stats.metrics import batch_scores, batch_kl
-from ..stats.intervals import bootstrap_mean, clopper_pearson
+from ..stats.intervals import mean_over_sets, clopper_pearson
 from ..stats.class_metrics import macro_f1, worst_group
 from ..stats.table import CONTROL_MEAN, MEAN, ROLES, UNBOUNDED, results_table
 
@@ -66,7 +66,7 @@ def add_metric(metric:Metric) -> Metric:
     return metric
 
 # %% ../../nbs/api/infer/04_scores.ipynb #6b1dc554
-MIN_GROUPS = 5 # groups in a set below which a bootstrap over them says nothing
+MIN_GROUPS = 5 # groups in a set below which an interval over them says nothing
 
 def groups_of(
     rows:pd.DataFrame # of one set
@@ -81,11 +81,11 @@ def column_of(rows:pd.DataFrame, metric:Metric): # (n,) float array
                      f"evaluate(..., metrics=['accuracy', {metric.name!r}], keep_predictions=True).")
 
 def value_of(rows:pd.DataFrame, metric:Metric): # (value, low, high)
-    "A metric on one set: shares with their exact interval, other means with a bootstrap's"
+    "A metric on one set: shares with their exact interval, other means with that of `mean_over_sets`"
     if metric.of_set: return metric.of_set(rows)
     v = column_of(rows, metric)
     if metric.bounded and np.isin(v, (0, 1)).all(): return v.mean(), *clopper_pearson(v.sum(), len(v))
-    found = bootstrap_mean({'': v}, {'': groups_of(rows) or list(rows.unit)})
+    found = mean_over_sets({'': v}, {'': groups_of(rows) or list(rows.unit)})
     return tuple(np.clip(found, 0, 1)) if metric.bounded else found # what a sample estimates may lie beyond
 
 # %% ../../nbs/api/infer/04_scores.ipynb #e3957472
@@ -263,7 +263,7 @@ def _metric_rows(sets, metric):
         else: # drawn are groups where every set has enough, else images, copies of one together
             unit = 'group' if all(groups_of(readable[d]) for d in some) else 'unit'
             numbers = {d: column_of(readable[d], metric) for d in some}
-            mean = bootstrap_mean(numbers, {d: list(readable[d][unit]) for d in some})
+            mean = mean_over_sets(numbers, {d: list(readable[d][unit]) for d in some})
             if metric.bounded: mean = np.clip(mean, 0, 1)
         all_prints = ' '.join(f'{d}:{prints[d]}' for d in some)
         fingerprint = hashlib.sha256(all_prints.encode()).hexdigest()[:12]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How often the intervals of our rooms hold a truth that we know, because we make the data.
+"""How often our intervals hold a truth that we know, because we make the data.
 
     python coverage.py                # every setting, some five minutes on one core; those with a line are skipped
     python coverage.py worst_group    # those of one function
@@ -31,14 +31,16 @@ def setting(function, name, experiments=1000):
     return register
 
 
-def run(function, name, experiments=None):
-    "Of each experiment whether the truth was held (0), or lay below (-1) or above (1) the interval; NaN is never held."
+def run(function, name, experiments=None, widths=False):
+    """Of each experiment whether the truth was held (0), or lay below (-1) or above (1) the interval; NaN is never held.
+    With `widths` the width of each interval, too."""
     experiment, n = SETTINGS[function, name]
-    seed, out = zlib.crc32(f'{function} {name}'.encode()), []
+    seed, out, width = zlib.crc32(f'{function} {name}'.encode()), [], []
     for i in range(experiments or n):
         truth, low, high = experiment(np.random.default_rng([seed, i]))
         out.append(0 if low <= truth <= high else 1 if truth > high else -1)
-    return np.array(out)
+        width.append(high-low)
+    return (np.array(out), np.array(width)) if widths else np.array(out)
 
 
 # ---------- one set, and means over sets: images ----------
@@ -52,9 +54,9 @@ def flips(rng, n, p): return rng.random(n) < p
 
 
 def over_images(name, sets):
-    @setting('bootstrap_mean', name)
+    @setting('mean_over_sets', name)
     def experiment(rng):
-        interval = m.bootstrap_mean({i: flips(rng, *s) for i, s in enumerate(sets)}, n_resamples=1000, rng=rng)
+        interval = m.mean_over_sets({i: flips(rng, *s) for i, s in enumerate(sets)})
         return np.mean([p for _, p in sets]), *interval[1:]
 
 
@@ -69,28 +71,28 @@ over_images('images: 5000 at 90% and 20 at 95%', [(5000, .9), (20, .95)])
 over_images('images: seven sets of 250, 30% to 90%', [(250, p) for p in np.linspace(.3, .9, 7)])
 
 
-@setting('bootstrap_mean', 'images: 200 at 70% and recoloured copies')
+@setting('mean_over_sets', 'images: 200 at 70% and recoloured copies')
 def copies(rng):
     hard, names = rng.random(200), list(range(200))
     values = {'original': hard < .7, 'copy': np.clip(hard + .1*rng.standard_normal(200), 0, 1) < .7}
     truth = (.7 + COPY)/2
-    return truth, *m.bootstrap_mean(values, {s: names for s in values}, n_resamples=1000, rng=rng)[1:]
+    return truth, *m.mean_over_sets(values, {s: names for s in values})[1:]
 
 
 GRID = (np.arange(100_000) + .5)/100_000
 COPY = stats.norm.cdf((.7 - GRID)/.1).mean() # accuracy on the copies
 
 
-@setting('bootstrap_mean', 'images: 100, shares of three seeds')
+@setting('mean_over_sets', 'images: 100, shares of three seeds')
 def shares(rng):
     hard = rng.beta(2, 1, 100)
-    return 2/3, *m.bootstrap_mean({'a': rng.binomial(3, hard)/3}, n_resamples=1000, rng=rng)[1:]
+    return 2/3, *m.mean_over_sets({'a': rng.binomial(3, hard)/3})[1:]
 
 
 for n, experiments in ((50, 1000), (1000, 200)):
-    @setting('bootstrap_mean', f'images: log-likelihoods of {n}, heavy-tailed', experiments)
+    @setting('mean_over_sets', f'images: log-likelihoods of {n}, heavy-tailed', experiments)
     def nll(rng, n=n):
-        return np.exp(.5), *m.bootstrap_mean({'a': rng.lognormal(0, 1, n)}, n_resamples=1000, rng=rng)[1:]
+        return np.exp(.5), *m.mean_over_sets({'a': rng.lognormal(0, 1, n)})[1:]
 
 
 # ---------- means over sets: families ----------
@@ -107,12 +109,12 @@ def own_units(s, families): return [(s, u) for u in families]
 
 
 def over_families(name, n, ps, scatter=.15, shared=False, **kwargs):
-    @setting('bootstrap_mean', name)
+    @setting('mean_over_sets', name)
     def experiment(rng):
         drawn = [families(rng, n, p, scatter, **kwargs) for p in ps]
         units = {s: own_units(None if shared else s, f) for s, (_, f) in enumerate(drawn)}
         values = {s: v for s, (v, _) in enumerate(drawn)}
-        return np.mean(ps), *m.bootstrap_mean(values, units, n_resamples=1000, rng=rng)[1:]
+        return np.mean(ps), *m.mean_over_sets(values, units)[1:]
 
 
 for n in (5, 9, 10, 30): over_families(f'families: {n} at 70%', n, [.7])
@@ -126,21 +128,21 @@ over_families('families: 5 at 97%', 5, [.97], scatter=.03)
 over_families('families: 20 at 97%', 20, [.97], scatter=.03)
 
 
-@setting('bootstrap_mean', 'families: 8, one in ten fails')
+@setting('mean_over_sets', 'families: 8, one in ten fails')
 def one_in_ten(rng):
     own = np.where(rng.random(8) < .1, .1, .9)
     family = np.repeat(np.arange(8), 12)
-    return .82, *m.bootstrap_mean({'a': rng.random(96) < own[family]}, {'a': family}, n_resamples=1000, rng=rng)[1:]
+    return .82, *m.mean_over_sets({'a': rng.random(96) < own[family]}, {'a': family})[1:]
 
 
 # ---------- pairs ----------
 
 def pairs(name, n, gains, losses, sets=1):
-    @setting('paired_bootstrap', name)
+    @setting('mean_difference', name)
     def experiment(rng):
         u = rng.random((sets, n))
         a, b = u > .3 + gains, np.where(u < .3, False, u < 1 - losses) # B repairs some of A's errors, and makes others
-        interval = m.paired_bootstrap(*(dict(enumerate(x)) for x in (a, b)), n_resamples=1000, rng=rng)
+        interval = m.mean_difference(*(dict(enumerate(x)) for x in (a, b)))
         return gains - losses, *interval[1:]
 
 
@@ -153,7 +155,7 @@ pairs('images: three sets of 250, 4% repaired and 2% broken', 250, .04, .02, set
 
 def pairs_of_families(n, sets=1, unequal=0.):
     name = f'families: {n}{" of unequal size" if unequal else ""}{" in each of two sets" if sets == 2 else ""}'
-    @setting('paired_bootstrap', name)
+    @setting('mean_difference', name)
     def experiment(rng):
         a, b, units = {}, {}, {}
         for s in range(sets):
@@ -161,7 +163,7 @@ def pairs_of_families(n, sets=1, unequal=0.):
             gain = rng.normal(.1, .15, n)[family]
             b[s] = np.where(rng.random(len(family)) < np.abs(gain), gain > 0, a[s])
             units[s] = [(s, u) for u in family]
-        return TRUE_GAIN, *m.paired_bootstrap(a, b, units, n_resamples=1000, rng=rng)[1:]
+        return TRUE_GAIN, *m.mean_difference(a, b, units)[1:]
 
 
 SHIFT = stats.norm.ppf(GRID, .1, .15)
