@@ -72,11 +72,50 @@ class Images:
             means.append(w[:, there] @ v[there] / w[:, there].sum(1))
         return np.mean(means, axis=0)
 
-    def interval(self, values, on):
-        "95 % interval of a mean, by drawing the images of each set anew."
-        all_values = np.concatenate([values[self.rows[d]] for d in self.sets(on)])
-        few = np.count_nonzero(all_values) < 0.1 * len(all_values)  # images that differ at all
-        return ends_of(self.resampled(values, on), more=max(0.2, 200 / len(all_values)) if few else 0.0)
+    def interval(self, values, on, lowest=-100, column="unit"):
+        "95 % interval of a mean, over what a column says is independent; of values from `lowest` to 100."
+        rows = [self.rows[d][~np.isnan(values[self.rows[d]])] for d in self.sets(on)]
+        names = self.table[column].to_numpy()
+        return t_interval([values[r] for r in rows], [names[r] for r in rows], lowest, 100)
+
+
+def t_interval(values, units, lowest, highest):
+    """95 % interval of the mean over the means of sets: Student's t, with each unit left out in turn.
+
+    Two answers at each end are added if values are shares, one if they are differences, a part of it in each set.
+    """
+    center = variance = known = 0
+    for sets in sharing(units):
+        x, names = (np.concatenate([some[i] for i in sets]) for some in (values, units))
+        which = np.repeat(np.arange(len(sets)), [len(values[i]) for i in sets])
+        unit, added = pd.factorize(names)[0], np.arange(2 * len(sets))
+        x = np.append(x, np.where(added < len(sets), lowest, highest))
+        which, unit = np.append(which, added % len(sets)), np.append(unit, unit.max() + 1 + added)
+        weight = np.ones(unit.max() + 1)  # of each unit: the added ones are fractions of one
+        weight[-len(added) :] = 200 / (highest - lowest) / len(values)
+        place = unit * len(sets) + which
+        of_unit = lambda v: np.bincount(place, v, len(weight) * len(sets)).reshape(len(weight), -1)
+        total, number = of_unit(x), of_unit(np.ones(len(x)))
+        sums, sizes, n = weight @ total, weight @ number, weight.sum()
+        without = ((sums - total) / (sizes - number)).sum(1)  # each unit
+        of_these = (n - 1) / n * weight @ (without - (sums / sizes).sum()) ** 2 / len(values) ** 2
+        share = (number / sizes).sum(1)
+        df = (weight @ share) ** 2 / (weight @ share**2) - 1
+        center, variance = center + (sums / sizes).sum() / len(values), variance + of_these
+        known += of_these**2 / df
+    half = scipy.stats.t.ppf(0.975, variance**2 / known) * np.sqrt(variance)
+    mean = np.mean([v.mean() for v in values])
+    return [min(mean, max(lowest, center - half)), max(mean, min(highest, center + half))]
+
+
+def sharing(units):
+    "Places of sets, together where they share units, directly or by others."
+    groups = []
+    for i, names in enumerate(map(set, units)):
+        near = [g for g in groups if g[1] & names]
+        groups = [g for g in groups if not g[1] & names]
+        groups.append((sum([g[0] for g in near], []) + [i], names.union(*[g[1] for g in near])))
+    return [g[0] for g in groups]
 
 
 class Drawn(float):
@@ -91,11 +130,10 @@ class Drawn(float):
         return Drawn(-float(self), self.room)
 
 
-def ends_of(draws, more=0.0):
-    """95 % interval from draws; the pages make 2,000. Where few images differ, their intervals are wider than those of
-    a plain bootstrap, so that they cover: by up to `more`, 0.2 points or two images."""
+def ends_of(draws):
+    "95 % interval from draws; the pages make 2,000."
     error = np.sqrt(0.025 * 0.975 * (1 / 2000 + 1 / len(draws))) / 0.0584 * np.std(draws)
-    return [Drawn(v, 3.5 * error + more) for v in np.quantile(draws, [0.025, 0.975])]
+    return [Drawn(v, 3.5 * error) for v in np.quantile(draws, [0.025, 0.975])]
 
 
 class Wide(float):
@@ -214,8 +252,8 @@ def change(a, b, on, images=None):
 
 
 def over_classes(a, b, on):
-    "95 % interval of b − a in points, with classes drawn anew, one draw for all sets."
-    return ends_of(drawn_by_class(a, b, on))
+    "95 % interval of b − a in points over classes."
+    return outline().interval(100 * (b - a), on, column="class")
 
 
 def drawn_by_class(a, b, on, images=None):
@@ -239,7 +277,7 @@ def changes(a, b, images=None):
 def accuracy(values, on, images=None):
     "In per cent, with its interval."
     images = images or outline()
-    return [100 * images.mean(values, on), *images.interval(100 * values, on)]
+    return [100 * images.mean(values, on), *images.interval(100 * values, on, lowest=0)]
 
 
 @cache

@@ -85,7 +85,7 @@ def value_of(rows:pd.DataFrame, metric:Metric): # (value, low, high)
     if metric.of_set: return metric.of_set(rows)
     v = column_of(rows, metric)
     if metric.bounded and np.isin(v, (0, 1)).all(): return v.mean(), *clopper_pearson(v.sum(), len(v))
-    found = mean_over_sets({'': v}, {'': groups_of(rows) or list(rows.unit)})
+    found = mean_over_sets({'': v}, {'': groups_of(rows) or list(rows.unit)}, bounded=metric.bounded)
     return tuple(np.clip(found, 0, 1)) if metric.bounded else found # what a sample estimates may lie beyond
 
 # %% ../../nbs/api/infer/04_scores.ipynb #e3957472
@@ -263,7 +263,8 @@ def _metric_rows(sets, metric):
         else: # drawn are groups where every set has enough, else images, copies of one together
             unit = 'group' if all(groups_of(readable[d]) for d in some) else 'unit'
             numbers = {d: column_of(readable[d], metric) for d in some}
-            mean = mean_over_sets(numbers, {d: list(readable[d][unit]) for d in some})
+            units = {d: list(readable[d][unit]) for d in some}
+            mean = mean_over_sets(numbers, units, bounded=metric.bounded)
             if metric.bounded: mean = np.clip(mean, 0, 1)
         all_prints = ' '.join(f'{d}:{prints[d]}' for d in some)
         fingerprint = hashlib.sha256(all_prints.encode()).hexdigest()[:12]

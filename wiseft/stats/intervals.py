@@ -71,12 +71,12 @@ def _jackknife(sums, counts, span, n_sets):
     return means.sum()/n_sets, variance/n_sets**2, df
 
 def _mean_interval(values, units, span, level):
-    "Mean over sets and its interval; `span`: the lowest and highest value that an image can have"
+    "Mean over sets and its interval; `span`: the lowest and highest value of an image; None: there is none"
     mean = float(np.mean([v.mean() for v in values.values()]))
     sums, counts, groups = _unit_rows(values, units)
     if (counts > 0).sum(0).min() < 2: return mean, np.nan, np.nan # a set of one unit
     everything = np.concatenate(list(values.values()))
-    if everything.min() < span[0] or everything.max() > span[1]: span = None # log-likelihoods, for example
+    if span and (everything.min() < span[0] or everything.max() > span[1]): span = None # estimates from a sample
     parts = [_jackknife(sums[np.ix_(u, s)], counts[np.ix_(u, s)], span, len(values)) for u, s in groups]
     centers, variances, dfs = np.array(parts).T
     center, variance = centers.sum(), variances.sum()
@@ -101,12 +101,13 @@ def _checked_sets(by_set, units=None):
 
 # %% ../../nbs/api/stats/01_intervals.ipynb #cf748409
 def mean_over_sets(
-    values:dict[str, np.ndarray], # set name -> (n_i,) right or wrong, or another value per image, such as a share of seeds
+    values:dict[str, np.ndarray], # set name -> (n_i,) right or wrong, or another number per image, such as a share of seeds
     units:dict|None=None, # set name -> (n_i,) ids of what is independent: originals or groups; None: each image by itself
     level:float=.95,
+    bounded:bool=True, # shares of images, from 0 to 1; False: other numbers, such as log-likelihoods, so that none is added
 ) -> tuple[float, float, float]: # mean over sets, low, high; low and high are NaN where a set has one unit
     "Mean over sets of each set's mean, with its interval over `units`. ValueError names a set without values or with NaN."
-    return _mean_interval(_checked_sets(values, units), units, (0, 1), level)
+    return _mean_interval(_checked_sets(values, units), units, (0, 1) if bounded else None, level)
 
 # %% ../../nbs/api/stats/01_intervals.ipynb #81a88d6d
 def mean_difference(

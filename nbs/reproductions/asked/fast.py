@@ -25,7 +25,7 @@ def draw(said, labels, share, rng):
     some, end = (dict(predicted=p) for p in (said[HALF][shown], said[END]))
     fast = sampled_estimates(some, end, shown, chance, labels)['correct']
     whole, tuned = said[HALF] == labels, said[END] == labels
-    def interval(right): return mean_over_sets({'': right - tuned.astype(float)})
+    def interval(right): return mean_over_sets({'': right - tuned.astype(float)}, bounded=False)
     return interval(whole), interval(fast), shown.mean()
 
 

@@ -54,7 +54,7 @@ def bca(values, units, span, level):
 
 def cluster_t(values, units, span, level):
     "Jackknife over clusters, t with Satterthwaite's degrees of freedom (Bell and McCaffrey 2002)"
-    return chosen(values, units, (np.inf, -np.inf), level) # a span that no value fits adds nothing
+    return chosen(values, units, None, level)
 
 
 def adjusted_t(values, units, span, level):
