@@ -12,7 +12,7 @@ import pandas as pd
 from asked import END, HALF, RECIPES, answers
 
 from wiseft.infer.evaluation import sampled_estimates
-from wiseft.stats.intervals import mean_over_sets
+from wiseft.stats.intervals import mean_difference
 
 HERE = Path(__file__).resolve().parent
 SHARES, DRAWS = (.05, .1, .2), 400
@@ -25,7 +25,7 @@ def draw(said, labels, share, rng):
     some, end = (dict(predicted=p) for p in (said[HALF][shown], said[END]))
     fast = sampled_estimates(some, end, shown, chance, labels)['correct']
     whole, tuned = said[HALF] == labels, said[END] == labels
-    def interval(right): return mean_over_sets({'': right - tuned.astype(float)}, bounded=False)
+    def interval(right): return mean_difference({'': tuned}, {'': right})
     return interval(whole), interval(fast), shown.mean()
 
 
