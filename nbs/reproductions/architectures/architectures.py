@@ -1,19 +1,20 @@
 #!/usr/bin/env python
 """Which architectures of the installed open_clip work: one row each.
 
-    python architectures.py            # all that architectures.csv lacks; hours on two cores; writes architectures.csv
+    python architectures.py            # what architectures.csv lacks; half an hour on one core
     python architectures.py ViT-B-32   # this one, anew
 
 Every architecture is built without memory (on PyTorch's meta device), and its blocks, depths, and matrices for LoRA are
 counted. The small ones are also saved with random weights, loaded, and used: they classify images, train one step of
-everything, of the head, of the last block, and of LoRA, and are averaged. Each runs in a process of its own, so that a
-crash is an entry, too."""
+everything, of the head, of the last block, and of LoRA, and are averaged. Of architectures whose image towers differ in
+nothing but the size of images, one is used. Each runs in a process of its own, so that a crash is an entry, too."""
 import json
 import os
+import re
 import shutil
-import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +28,26 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 HERE = Path(__file__).resolve().parent
 TABLE = HERE/'architectures.csv'
-SMALL = 100 # millions of weights in the image tower
+SMALL = 100 # millions of weights in the image tower, at most
 CLASSES, TEMPLATES = ['a circle', 'a square'], ['a drawing of {}']
 PREPROCESS = dict(mean=[.5]*3, std=[.25]*3)
 TRAIN = {'trains all': 'all', 'trains head': 'head', 'trains last:1': 'last:1', 'trains LoRA': None}
 
 
-def counted(name):
+@cache
+def first_with_tower():
+    "Architecture -> the one with the shortest name whose image tower differs from its own in the size of images alone"
+    first, names = {}, {}
+    for name in sorted(open_clip.list_models(), key=lambda name: (len(name), name)):
+        config = open_clip.get_model_config(name)
+        if 'hf_model_name' in config['text_cfg']: continue
+        tower = {k: v for k, v in config['vision_cfg'].items() if k != 'image_size'}
+        tower['timm_model_name'] = re.sub(r'_\d+$', '', tower.get('timm_model_name', ''))
+        names[name] = first.setdefault(json.dumps(tower, sort_keys=True), name)
+    return names
+
+
+def count_parts(name):
     "What can be counted without memory; the name of the text tower if its settings are on the hub"
     from wiseft.models.build import build_model
     from wiseft.models.sources import Source
@@ -48,6 +62,12 @@ def counted(name):
     row['blocks'] = len({p for p in positions if p.in_block})
     assert len(tower_blocks(model.visual)) == row['blocks']
     return row | dict(depths=len({p.depth for p in positions}), lora_matrices=len(transformer_matrices(model.visual)))
+
+
+def is_used(row):
+    "Whether an architecture is small, and the first one with its tower"
+    name = row['architecture']
+    return row.get('million_weights', SMALL+1) <= SMALL and first_with_tower()[name] == name
 
 
 def write_clip(name, folder):
@@ -74,7 +94,7 @@ def write_images(folder):
         Image.fromarray(np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
 
 
-def used(name, lora_matrices):
+def try_uses(name, lora_matrices):
     "Yield (what, None) before each use of the architecture with random weights, then (what, 'yes' or an error)"
     from wiseft.data.labels import image_folder
     from wiseft.infer.inference import predict
@@ -82,7 +102,7 @@ def used(name, lora_matrices):
     from wiseft.models.classifier import zeroshot_classifier
     from wiseft.models.clip import load_clip
     from wiseft.train.learner import finetune
-    from wiseft.weights.merge import interpolate, merge
+    from wiseft.all import interpolate, merge
 
     def predicts():
         images, clip = image_folder(tmp), load_clip(tmp/'clip', device='cpu')
@@ -117,34 +137,40 @@ def used(name, lora_matrices):
     finally: shutil.rmtree(tmp)
 
 
-def in_process(name):
+def run_in_process(name):
     "The row of an architecture, from a process of its own"
-    command = [sys.executable, '-W', 'ignore', __file__, '--one', name]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    row = {}
-    for line in done.stdout.splitlines(): row |= json.loads(line)
-    crashed = {k: f'crashes ({done.returncode})' for k, v in row.items() if v is None}
+    read, write = os.pipe()
+    if not (child := os.fork()):
+        os.dup2(write, 1)
+        try: print_row(name)
+        except BaseException as e: # noqa: BLE001 (a fork must not return)
+            print(json.dumps(dict(error=f'{type(e).__name__}: {e}'[:200])), flush=True)
+        finally: os._exit(0)
+    os.close(write)
+    with open(read) as lines: row = {k: v for line in lines for k, v in json.loads(line).items()}
+    _, status = os.waitpid(child, 0)
+    crashed = {k: f'crashes (signal {os.WTERMSIG(status)})' for k, v in row.items() if v is None}
     return row | crashed | dict(open_clip=open_clip.__version__, timm=timm.__version__)
 
 
-def one(name):
+def print_row(name):
     "Print the row of an architecture, entry by entry"
-    row = counted(name)
+    row = count_parts(name)
     print(json.dumps(row), flush=True)
-    if row.get('million_weights', SMALL+1) > SMALL: return
-    for what, result in used(name, row['lora_matrices']): print(json.dumps({what: result}), flush=True)
+    if not is_used(row): return
+    for what, result in try_uses(name, row['lora_matrices']): print(json.dumps({what: result}), flush=True)
 
 
 def main():
-    if sys.argv[1:2] == ['--one']: return one(sys.argv[2])
     rows = pd.read_csv(TABLE).to_dict('records') if TABLE.exists() else []
-    again = sys.argv[1:] or set(open_clip.list_models()) - {r['architecture'] for r in rows}
     rows = {r['architecture']: r for r in rows}
-    for name in sorted(again):
-        rows[name] = in_process(name)
+    complete = {n for n, r in rows.items() if not is_used(r) or r['merges'] == r['merges']} # it is the last; NaN is empty
+    names = sys.argv[1:] or set(open_clip.list_models()) - complete
+    for name in sorted(names, key=str.lower):
+        rows[name] = run_in_process(name)
         print(rows[name], flush=True)
         columns = ['architecture', 'pixels', 'million_weights', 'needs_hub', 'blocks', 'depths', 'lora_matrices', 'predicts',
-                   *TRAIN, 'merges', 'open_clip', 'timm']
+                   *TRAIN, 'merges', 'error', 'open_clip', 'timm']
         table = pd.DataFrame(rows.values()).reindex(columns=columns).sort_values('architecture', key=lambda s: s.str.lower())
         table[['blocks', 'depths', 'lora_matrices']] = table[['blocks', 'depths', 'lora_matrices']].astype('Int64')
         table.to_csv(TABLE, index=False, lineterminator='\n')

@@ -1,0 +1,36 @@
+"The table of architectures that work agrees with the code: three of them, drawn by seed, are counted again."
+import random
+import runpy
+from importlib.metadata import version
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+FOLDER = ROOT / "nbs/reproductions/architectures"
+TABLE = pd.read_csv(FOLDER / "architectures.csv")
+COUNTS = ["pixels", "million_weights", "blocks", "depths", "lora_matrices"]
+
+
+@pytest.fixture(scope="module")
+def script():
+    return runpy.run_path(str(FOLDER / "architectures.py"))
+
+
+def test_every_architecture_has_a_row(script):
+    if version("open_clip_torch") == TABLE.open_clip[0]:
+        assert sorted(TABLE.architecture) == sorted(script["open_clip"].list_models())
+
+
+@pytest.mark.parametrize("name", random.Random(0).sample(sorted(TABLE[TABLE.needs_hub.isna()].architecture), 3))
+def test_counts(script, name):
+    row = TABLE[TABLE.architecture == name].iloc[0]
+    counts = script["count_parts"](name)
+    assert [counts[k] for k in COUNTS] == [row[k] for k in COUNTS]
+
+
+def test_used_ones_are_small_and_work(script):
+    used = TABLE[TABLE.merges.notna()]
+    assert all(map(script["is_used"], used.to_dict("records")))
+    uses = used[["predicts", *script["TRAIN"], "merges"]]
+    assert (uses.eq("yes") | uses.isna()).all(axis=None) and (uses["trains LoRA"].notna() == (used.lora_matrices > 0)).all()
