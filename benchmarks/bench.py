@@ -39,7 +39,7 @@ from wiseft.models.classifier import ImageClassifier, zeroshot_classifier
 from wiseft.models.clip import load_clip
 from wiseft.train.flops import operations
 from wiseft.data.suites import Suite, load_suite, protocol
-from wiseft.infer.ensembles import mix_logits, mix_probabilities, sweep
+from wiseft.infer.ensembles import average_logits, average_probabilities, sweep
 from wiseft.infer.evaluation import evaluate
 from wiseft.infer.prefetch import Feeder
 from wiseft.models.head import random_head
@@ -183,8 +183,8 @@ def plain_sweep(start, end, suite, autocast=False):
         u, v = (outputs(c, images, autocast) for c in (start, end))
         result |= {("zero-shot", 0., name): u, ("fine-tuned", 1., name): v}
         for alpha in inner:
-            result["logits", alpha, name] = mix_logits(u, v, alpha)
-            result["probabilities", alpha, name] = mix_probabilities(u, v, alpha)
+            result["logits", alpha, name] = average_logits(u, v, alpha)
+            result["probabilities", alpha, name] = average_probabilities(u, v, alpha)
     for alpha in inner:
         model.load_state_dict({k: (1-alpha)*a[k] + alpha*b[k] if a[k].is_floating_point() else a[k] for k in a})
         for name, images in suite.datasets().items():

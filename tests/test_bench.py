@@ -52,19 +52,19 @@ def pull(p, p0, grad, memory):
     raise KeyError("The pull failed.")
 
 
-def merge(start, tuned, at, alpha=1.):
+def merge(base, finetuned, info, alpha=1.):
     raise KeyError("The merge failed.")
 
 
-def mix(zeroshot, finetuned, alpha):
-    raise KeyError("The mix failed.")
+def ensemble(zeroshot, finetuned, alpha):
+    raise KeyError("The ensemble failed.")
 
 
 def start(classifier, images, validation):
     raise KeyError("The start failed.")
 
 
-def search(start, tuned, images):
+def search(base, finetuned, images):
     raise KeyError("The search failed.")
 
 
@@ -94,8 +94,7 @@ def prepare(classifier):
     raise KeyError("The loss failed.")
 
 
-unprepared.prepare = prepare
-PLANTED = [("loss", loss), ("loss", unprepared), ("pull", pull), ("merge", merge), ("mix", mix), ("start", start),
+PLANTED = [("loss", loss), ("loss", unprepared), ("pull", pull), ("merge", merge), ("ensemble", ensemble), ("start", start),
            ("search", search), ("train", train), ("average", average), ("average", unmade)]
 
 
@@ -105,7 +104,8 @@ def planted():
     before = dict(REGISTRY)
     names = [f"broken {kind} {i}" for i, (kind, _) in enumerate(PLANTED)]
     for name, (kind, f) in zip(names, PLANTED):
-        method(kind, name, knob="alpha" if kind in ("merge", "mix") else None)(f)
+        about = dict(prepare=prepare) if f is unprepared else {}
+        method(kind, name, strength="alpha" if kind in ("merge", "ensemble") else None, **about)(f)
     yield names
     REGISTRY.clear()
     REGISTRY.update(before)
@@ -126,10 +126,10 @@ def test_failures_of_all_kinds(tmp_path, planted):
 
 def test_a_merge_that_fails_without_one_run(tmp_path, planted):
     "Its row stays, with an interval over images alone, and the reason is told"
-    @method("merge", "of three", knob="alpha", needs="several fine-tuned classifiers", cost="a fine-tuning each")
-    def of_three(start, tuned, at, alpha=1.):
-        if len(tuned) < 3: raise KeyError("Two are too few.")
-        return sum(tuned) / 3
+    @method("merge", "of three", strength="alpha", needs="several fine-tuned classifiers", cost="a fine-tuning each")
+    def of_three(base, finetuned, info, alpha=1.):
+        if len(finetuned) < 3: raise KeyError("Two are too few.")
+        return sum(finetuned) / 3
     suite, first = small()
     said, how = [], PIECES | dict(lrs=(1e-3,), seeds=(0, 1, 2))
     found = bench(suite, first, tmp_path / "a", ["of three"], **how, say=said.append)

@@ -24,12 +24,12 @@ def lazy_steps(p, p0, grad, memory, part=.5):
     p.copy_(torch.lerp(p, last, part))
     memory["last"] = p.clone()
 
-@method("merge", "half way", knob="alpha")
+@method("merge", "half way", strength="alpha")
 @torch.no_grad()
-def half_way(start, tuned, at, alpha=1.):
-    return start + alpha/2*(tuned[0]-start)
+def half_way(base, finetuned, info, alpha=1.):
+    return base + alpha/2*(finetuned[0]-base)
 
-@method("mix", "the larger logit", knob="alpha")
+@method("ensemble", "the larger logit", strength="alpha")
 def larger(zeroshot, finetuned, alpha):
     return torch.maximum(zeroshot, finetuned)
 
@@ -64,7 +64,7 @@ def tuned(room):
 
 def test_list(room):
     said = wiseft_apart("methods", "--use", "mine.py", cwd=room)
-    found = "small logits (loss), lazy steps (pull), half way (merge), the larger logit (mix)"
+    found = "small logits (loss), lazy steps (pull), half way (merge), the larger logit (ensemble)"
     assert f"using mine.py: {found}" in said
     assert all(name in said for name in ("small logits", "lazy steps", "half way", "the larger logit"))
     assert "half way" not in wiseft("methods").stdout

@@ -93,7 +93,7 @@ def test_one_part_of_both_towers(few, tune, tmp_path):
         pico, tuned, parts="text")
     assert apart(image.visual, half.visual) == 0 == apart(image.text, tuned.text) == apart(image.head, tuned.head)
     assert apart(text.text, half.text) == 0 == apart(text.visual, tuned.visual) == apart(text.head, half.head)
-    with pytest.raises(ValueError, match="of their own are here: image, text"):
+    with pytest.raises(ValueError, match="of their own here: image, text"):
         interpolate(pico, tuned, parts="head")
     paths = [tmp_path / f"{n}.safetensors" for n in ("start", "tuned", "merged")]
     for path, c in zip(paths, (pico.with_text(), tuned)):

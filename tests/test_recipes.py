@@ -173,7 +173,7 @@ def test_other_methods_of_mergekit(method, folder):
     (LINEAR | weighted(1, [[1]]), r"weight is \[\[1\]\]"),
     (LINEAR | weighted(1, float("nan")), "weight is nan"),
     (LINEAR | dict(models=[FIRST]), "first.safetensors has no weight"),
-    (dict(rule="TIES", models=[FIRST], parameters=dict(density=[0, 1])) | BASE, "density is asked for once"),
+    (dict(rule="TIES", models=[FIRST], parameters=dict(density=[0, 1])) | BASE, "density is used once"),
     (dict(rule="TIES", models=[FIRST], parameters=dict(alhpa=1)) | BASE, "Did you mean 'alpha'"),
     (dict(rule="SPD", models=[FIRST]) | BASE, "no merge or search"),
     (dict(rule="weight-spcae", models=[FIRST]) | BASE, "Did you mean weight-space"),
@@ -183,7 +183,7 @@ def test_other_methods_of_mergekit(method, folder):
     (LINEAR | dict(models=["first"]), "A model: expected keys with values, got 'first'"),
     (SUM | dict(models=[START]), "needs models besides base_model"),
     (LINEAR | weighted(1, 1) | dict(dtype="int8"), "`dtype` is 'int8'"),
-    (LINEAR | weighted(1, 1) | BASE, "`linear` uses no base_model"),
+    (LINEAR | weighted(1, 1) | BASE, "`linear` uses base_model only"),
     (LINEAR | weighted(1, 1) | dict(suite=["icons"]), r"\['suite'\] are no paths"),
 ])
 def test_refused_value(keys, why, folder):
@@ -247,7 +247,7 @@ FAILING = {
     "sum to 0": LINEAR | weighted(1, -1),
     "No filter of the recipe fits": LINEAR | weighted([dict(filter="mlp", value=1)], 1),
     "parts (--parts) is 'imag'": dict(rule="TSV-M", models=[FIRST, SECOND], parameters=dict(parts="imag")) | BASE,
-    "only the start and one other": dict(rule="weight-space", models=[FIRST, SECOND]) | BASE,
+    "averages the base and one fine-tuned": dict(rule="weight-space", models=[FIRST, SECOND]) | BASE,
     "two fine-tuned models or more": dict(rule="Model Stock", models=[FIRST]) | BASE,
 }
 
@@ -265,7 +265,7 @@ def test_a_suite_in_a_folder_is_found_from_elsewhere(folder):
     keys = dict(rule="greedy soup", models=[FIRST, SECOND]) | BASE
     for suite, images in (("./photos", str(folder / "photos")), ("icons", "icons")):
         assert read_recipe(recipe(folder, **keys, suite=suite)).images == dict(suite=images)
-    again = yaml.safe_load(recipe_text(find_method("greedy soup").function, "start", ["first"], folder / "out", {},
+    again = yaml.safe_load(recipe_text(find_method("greedy soup"), "start", ["first"], folder / "out",
                                        suite=str(folder / "photos")))
     assert again["suite"] == "./../photos"
     with pytest.raises(BadFile, match="'parts'"):
@@ -280,8 +280,8 @@ UPON = ["task arithmetic+LiNeS", "TSV-M+TIES", "TIES+LiNeS", "TIES+TIES", "Iso-C
 def test_what_lies_beside_makes_the_same_again(name, folder):
     method, tuned = find_method(name), ["first.safetensors", "second.safetensors"]
     tuned = tuned if "several" in method.needs or "two" in method.needs else tuned[:1]
-    knobs = dict(alpha=0.7) if method.knob else {}
-    write_merged("start.safetensors", tuned, "merged.safetensors", method.function, **knobs)
+    given = dict(alpha=0.7) if method.strength else {}
+    write_merged("start.safetensors", tuned, "merged.safetensors", method, **given)
     merge_by_recipe("merged.recipe.yml", "again.safetensors")
     first, second = TensorFile("merged.safetensors"), TensorFile("again.safetensors")
     assert all(torch.equal(second[k], t) for k, t in first.items())
@@ -326,7 +326,7 @@ def test_a_merge_of_a_merge_of_classifiers():
 
 
 def test_no_recipe_of_what_can_not_be_made_again(folder):
-    write_merged("start.safetensors", ["first.safetensors"], "own.safetensors", lambda start, tuned, at: start)
+    write_merged("start.safetensors", ["first.safetensors"], "own.safetensors", lambda base, finetuned, info: base)
     write_merged("start.safetensors", ["first.safetensors"], "start.safetensors", force=True)
     assert not list(folder.glob("*.recipe.yml"))
 

@@ -35,7 +35,7 @@ from wiseft.data.disk_cache import cache_table, open_entry, write_entry
 from wiseft.data.hashes import content_hashes, remember_hashes
 from wiseft.weights.checkpoints import read_state_dict
 from wiseft.weights.layout import Positions
-from wiseft.weights.merge import At, ByTensor
+from wiseft.weights.merge import TensorInfo
 from wiseft.weights.recipes import read_recipe
 from wiseft.models.classifier import ImageClassifier
 from wiseft.models.load import load_classifier
@@ -561,9 +561,10 @@ class Merges(Reader):
         yield dict(all=json.dumps(ours | dict(dtype="float16", reference="photos")).encode())
 
     def read(self, folder):
-        recipe, at = read_recipe(folder / self.name), At("blocks.1.mlp", Positions(["blocks.0.mlp", "blocks.1.mlp"]))
+        recipe = read_recipe(folder / self.name)
+        info = TensorInfo("blocks.1.mlp", Positions(["blocks.0.mlp", "blocks.1.mlp"]))
         with suppress(ValueError):  # no filter fits
-            return recipe, [k.here(at) for k in recipe.knobs.values() if isinstance(k, ByTensor)]
+            return recipe, [v(info) for v in recipe.method.given.values() if callable(v)]
 
 
 class Judged(Reader):

@@ -247,12 +247,12 @@ def by_kind(name):
         between = members(*ends, [.5], [function], **kwargs)
         named = {str(k): m for k, m in between.items()}
         return run_all(named, given.suite.test, start.transform, progress=False)[0]
-    ways = dict(average=average, start=begin, search=search, merge=merged, mix=mix)
+    ways = dict(average=average, start=begin, search=search, merge=merged, ensemble=mix)
     return ways[kind] if kind in ways else in_steps(kind)
 
 
 METHODS = all_methods()
-FEWER = {"TPGM": dict(steps=20), "LP-FT": dict(cs=(.1, 10.))}  # knobs that save time
+FEWER = {"TPGM": dict(steps=20), "LP-FT": dict(cs=(.1, 10.))}  # hyperparameters that save time
 
 
 class Counts(Callback):
@@ -279,8 +279,8 @@ def test_method(name, given):
     make, kind = by_kind(name), METHODS[name].kind
     made = {place: make(function, given.starts[place], given, [counts]) for place in PLACES}
     start = weights(given.starts["cpu"])
-    check_equal(made, {k: v*0 for k, v in made["cpu"].items()} if kind == "mix" else start)
-    assert kind in ("start", "search", "merge", "mix") or len(counts.steps) == (9 if PLACE == "other" else 0)
+    check_equal(made, {k: v*0 for k, v in made["cpu"].items()} if kind == "ensemble" else start)
+    assert kind in ("start", "search", "merge", "ensemble") or len(counts.steps) == (9 if PLACE == "other" else 0)
     check_costs(getattr(counts, "steps", []), sent=PLAIN + DRAWN)
 
 

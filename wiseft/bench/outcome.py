@@ -105,7 +105,7 @@ def gains(self:Bench, groups:bool|None=None) -> pd.DataFrame: # groups: as of th
     # how it was set, and what it cost
     twins, about = self.same_as_plain(), []
     for n, e in self.entries.items():
-        row = dict(kind=getattr(e.row.method, 'kind', ''), lr=e.trial.lr, strength=e.trial.strength)
+        row = dict(kind=e.row.kind, lr=e.trial.lr, strength=e.trial.strength)
         row |= dict(alpha=self.alpha(n, at[n]), given_away=np.nan)
         tried = pd.DataFrame(self.tried.get(n, []))
         if len(tried):

@@ -20,7 +20,6 @@ from ..train.flops import operations, passes
 from ..infer.ensembles import DEFAULT_ALPHAS
 from ..train.learner import usual_lr
 from ..base.registry import Method, find_method
-from ..train.losses import trait
 from ..weights.safetensors_io import state_hash
 from .trial import REHEARSED, TRAINED, Trial, rehearse, strengths
 
@@ -29,7 +28,7 @@ def can_compete(
     method:Method,
 ) -> bool:
     "Whether a bench knows what to do with a method; the curve of averages is what it is measured against"
-    return method.kind in (*TRAINED, 'merge', 'mix', 'search') and method.name != 'weight-space'
+    return method.kind in (*TRAINED, 'merge', 'ensemble', 'search') and method.name != 'weight-space'
 
 def takes_several(
     method:Method,
@@ -42,7 +41,7 @@ def is_way(
 ) -> bool:
     "Whether a method leads from the zero-shot classifier to one fine-tuned one"
     if takes_several(method): return False
-    return method.kind == 'mix' or method.kind == 'merge' and method.knob == 'alpha'
+    return method.kind == 'ensemble' or method.kind == 'merge' and method.strength == 'alpha'
 
 def mean_sets(
     suite:Suite,
@@ -53,9 +52,9 @@ def mean_sets(
 def passes_an_image(
     method:Method|None, # None: plain fine-tuning
 ) -> int:
-    "Forward passes that a prediction takes: a mix looks at both ends, and perhaps at what they ask for"
-    if method is None or method.kind != 'mix': return 1
-    return 3 if getattr(method.function, 'gives', '') == 'alpha' else 2
+    "Forward passes that a prediction takes: an ensemble runs both ends, and perhaps an average for each image"
+    if method is None or method.kind != 'ensemble': return 1
+    return 3 if method.gives == 'alpha' else 2
 
 # %% ../../nbs/api/bench/01_plan.ipynb #10d7cd5a
 @dataclass(frozen=True)
@@ -68,6 +67,11 @@ class Contender:
         "A row's name in tables: that of its method, and what else tells it apart"
         name = self.method.name if self.method else 'plain'
         return f'{name}, {self.control}' if self.control else name
+    @property
+    def kind(self):
+        "The kind of its method, in the words of results tables"
+        kind = getattr(self.method, 'kind', '')
+        return {'ensemble': 'mix'}.get(kind, kind)
     @property
     def trains(self):
         "Whether a fine-tuning is its own"
@@ -117,7 +121,7 @@ class Plan:
     seeds:tuple=(0, 1, 2)
     alphas:tuple=DEFAULT_ALPHAS
     recipe:dict=field(default_factory=dict) # of `finetune`, the same for all: epochs, batch_size, …
-    given:dict=field(default_factory=dict)  # name of a method of any kind -> knobs besides its strength
+    given:dict=field(default_factory=dict)  # name of a method of any kind -> hyperparameters besides its strength
     able:set=field(default_factory=set)     # names of methods that are known to run
     unreadable:object=None # table of images that are left out: dataset, split, file, reason
     starts:dict=field(default_factory=dict, repr=False) # name of a start -> what it made
@@ -170,9 +174,8 @@ def with_looks(
     models:int=1,# fine-tuned classifiers that it is given
 ) -> dict:
     "Counts of a method, at least what it says that it looks at"
-    looks = trait(method.function, 'looks')
-    if looks is None: return counts
-    forward, backward = looks(len(suite.train), len(suite.validation), models)
+    if method.images_used is None: return counts
+    forward, backward = method.images_used(len(suite.train), len(suite.validation), models)
     least = {'images forward': forward, 'images backward': backward}
     return counts | {k: max(counts[k], n) for k, n in least.items()}
 
@@ -208,8 +211,8 @@ def table(self:Plan) -> pd.DataFrame:
     rows = []
     for c in self.contenders():
         trials, runs = self.n_tunings(c)
-        kind, paper = getattr(c.method, 'kind', ''), getattr(c.method, 'paper', '')
-        rows.append(dict(method=c.name, kind=kind, paper=paper, trials=trials, runs=runs, why=''))
+        paper = getattr(c.method, 'paper', '')
+        rows.append(dict(method=c.name, kind=c.kind, paper=paper, trials=trials, runs=runs, why=''))
     for m in self.methods:
         why = self.missing(m)
         if why: rows.append(dict(method=m.name, kind='', paper='', trials=0, runs=0, why=why))
@@ -224,7 +227,7 @@ def begin(self:Plan, trial:Trial): # `ImageClassifier`
     if method.name not in self.starts:
         knobs = self.given.get(method.name, {})
         with passes(self.start) as counts:
-            start = method.function(self.start, self.suite.train, self.suite.validation, **knobs)
+            start = method(self.start, self.suite.train, self.suite.validation, **knobs)
         start.recipe['cost'] = with_looks(counts, method, self.suite)
         self.starts[method.name] = start
     return self.starts[method.name]

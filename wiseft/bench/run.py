@@ -205,11 +205,10 @@ def _judge(self:Work, end, file, name, split, by): # as in `judged`
     tuned, plan = end(), self.plan
     self.clock(f'judge {name}, {split}')
     # the classifiers along the way, and what making them takes
-    way, knobs = find_method(by), plan.given.get(by)
+    way = find_method(by).set(**plan.given.get(by, {}))
     precision = 'fp32' if plan.recipe.get('precision') == 'fp32' else None # None: what is usual
-    method = partial(way.function, **knobs) if knobs else by
     with passes(plan.start) as making:
-        between = members(plan.start, tuned, plan.alphas, [method], precision=precision, images=plan.suite.validation)
+        between = members(plan.start, tuned, plan.alphas, [way], precision=precision, images=plan.suite.validation)
     # one pass over the images
     suite, control = plan.suite, plan.control.values()
     if split == 'validation': suite, control = replace(suite, shift_validation={}), ()
@@ -294,8 +293,8 @@ def made(self:Work, method:Method, trials:list, name:str) -> ImageClassifier:
     if not folder.exists():
         start, tuned = self.plan.start, [self.trained(t) for t in trials]
         with passes(start) as counts:
-            if method.kind == 'search': out = method.function(start, tuned, images, **knobs)
-            else: out = merge(start, tuned, method.function, images=images, **knobs)
+            if method.kind == 'search': out = method(start, tuned, images, **knobs)
+            else: out = merge(start, tuned, method, images=images, **knobs)
         out.recipe['making'] = with_looks(counts, method, self.plan.suite, len(tuned))
         out.save(folder)
     out = load_classifier(folder, self.plan.start.device)
@@ -491,7 +490,7 @@ def bench(
     seeds:tuple=(0, 1, 2),
     lrs:tuple|None=None, # learning rates to choose from; default around the usual one of the CLIP
     alphas:tuple=DEFAULT_ALPHAS,
-    given:dict|None=None, # name of a method of any kind -> knobs besides its strength
+    given:dict|None=None, # name of a method of any kind -> hyperparameters besides its strength
     control:str|list=(), # sets of other tasks, as `control_sets` takes them; or 'half': of the suite's classes half are
     answers:bool=False, # keep what is answered to each image of curves judged from now on, and how surely, in `answers`
     weights:str|Path|None=None, # folder of classifiers; default `weights` in `folder`

@@ -29,7 +29,7 @@ class Trial:
     lr:float
     seed:int
     tuning:str='plain'   # or the name of a method
-    strength:float=None  # value of the method's knob
+    strength:float=None  # of the method
     longer:float=1.      # times the epochs of the others
     @property
     def name(self):
@@ -37,26 +37,25 @@ class Trial:
         strength = '' if self.strength is None else f' {self.strength:g}'
         longer = '' if self.longer == 1 else f' x{self.longer:g}'
         return f'{self.tuning}{strength}{longer}, lr {self.lr:g}, seed {self.seed}'
-    def method(self, **given): # knobs besides its strength
-        "Kind and function, with the strength; (None, None) for plain fine-tuning"
-        if self.tuning == 'plain': return None, None
+    def method(self, **given): # hyperparameters besides its strength
+        "The method with its strength; None for plain fine-tuning"
+        if self.tuning == 'plain': return None
         m = find_method(self.tuning)
-        knobs = given | ({} if self.strength is None else {m.knob: self.strength})
-        return m.kind, partial(m.function, **knobs) if knobs else m.function
+        return m.set(**given, **({} if self.strength is None else {m.strength: self.strength}))
 
 # %% ../../nbs/api/bench/00_trial.ipynb #4e4a6c5a
 def strengths(
     method:Method,
-): # three values of its knob, from weak to strong, the default in the middle; [None] if it has none to turn
+): # three strengths, from weak to strong, the default in the middle; [None] if it has none to turn
     "A method's default strength, and a weaker and a stronger one"
-    knob = signature(method.function).parameters.get(method.knob)
-    if knob is None or not isinstance(knob.default, (int, float)): return [None]
-    values = strengths_around(method, knob.default)
+    default = method.hyperparameters.get(method.strength)
+    if not isinstance(default, (int, float)): return [None]
+    values = strengths_around(method, default)
     return values[::-1] if method.smaller_is_stronger else values
 
 def strengths_around(
     method:Method,
-    value:float, # of its knob
+    value:float, # of its strength
 ) -> list: # of three, ascending
     "A third, one and three times a number or a count, or the odds of a part"
     if isinstance(value, int): return [max(1, round(value/3)), value, 3*value]
@@ -102,14 +101,14 @@ def rehearse(
     start:ImageClassifier, # to start from
     suite:Suite, # of which some images of the reference are used
     method:Method, # of one of these kinds
-    given:dict|None=None, # its knobs
+    given:dict|None=None, # its hyperparameters
     **recipe,   # of `finetune`
 ) -> str: # '' if nothing does
     "What stands in the way of a method, by three steps of a fine-tuning"
     size = 4
     n_images = 3*size*recipe.get('accumulate', 1)
     some = suite.train.subset(np.linspace(0, len(suite.train)-1, n_images).astype(int))
-    how = {method.kind: partial(method.function, **given or {})}
+    how = {method.kind: method.set(**given or {})}
     short = dict(epochs=1, batch_size=size, workers=0, progress=False)
     try: finetune(start, some, suite.validation.subset(range(2)), **recipe | how | short)
     except ValueError as e: return str(e).split(':\n\t')[-1] # before it, fastai's own words
@@ -150,7 +149,7 @@ def run_trial(
     suite:Suite, # of which the reference is used
     folder:str|Path, # where trials are kept
     riders:tuple=(), # trials of averages over time with the same learning rate and seed, if this is a plain one
-    given:dict|None=None,# name of a method -> knobs besides its strength
+    given:dict|None=None,# name of a method -> hyperparameters besides its strength
     **recipe,  # of `finetune`: epochs, batch_size, precision, …
 ) -> Path: # the classifier's folder
     "Train a classifier and save it, unless that was done"
@@ -159,10 +158,10 @@ def run_trial(
     def method_of(t): return t.method(**(given or {}).get(t.tuning, {}))
     # averages that ride along; one that can't even be made has failed
     riding, costs = {t: Rider(None) for t in riders}, Costs()
-    for t, rider in riding.items(): rider.average = rider._guarded(method_of(t)[1])
+    for t, rider in riding.items(): rider.average = rider._guarded(method_of(t))
     # the fine-tuning, of which some validation images are watched
-    kind, function = method_of(trial)
-    how = {kind: function} if kind in ('loss', 'pull', 'train') else {}
+    method = method_of(trial)
+    how = {method.kind: method} if method and method.kind in ('loss', 'pull', 'train') else {}
     epochs = max(1, round(trial.longer*recipe.pop('epochs', 10)))
     n = len(suite.validation)
     watched = suite.validation.subset(range(0, n, -(-n//64)))

@@ -185,9 +185,8 @@ def _agreement(able, seen, datasets, transform): # str, or None where all are as
     "What the table says of another precision: how often members predict what they predict in fp32, on some images"
     first, images = next(iter(datasets.items()))
     members = able[first]
-    made = {k: m.exact() for k, m in members.items() if m.exact}
-    if not made: return None
-    exact = {k: replace(members[k], function=f, modules=(f,)) for k, f in made.items()}
+    exact = {k: m.exact() for k, m in members.items() if m.has_exact}
+    if not exact: return None
     n_images = sum(map(len, datasets.values()))
     sample = max(16, min(256, n_images//40)) # more would take a good part of the time that bfloat16 saves
     some = np.unique(np.linspace(0, len(images)-1, sample).astype(int))
@@ -274,7 +273,7 @@ def evaluate(
         sample = None
     of_start = 'kl' in {m.kept_as for m in looked_at}
     seen, one = {n: {} for n in members}, next(iter(members.values()))
-    say_place(one.device, 'bf16' if one.exact else one.identity['precision'], progress)
+    say_place(one.device, 'bf16' if one.has_exact else one.identity['precision'], progress)
     with ready(modules), shared_layers(modules):
         for d, images in (apart | datasets).items():
             if not able[d]: continue

@@ -17,7 +17,7 @@ from .classify import picture_sets
 from ..data.suites import Suite
 from .ensembles import members, sweep
 from .evaluation import check_known, look, trained_on
-from ..base.registry import function_and_knobs
+from ..base.registry import as_method
 from ..base.text import first_few, warn_user
 from ..stats.caveats import SMALL_SET, averaging_costs
 from .scores import Metric
@@ -106,7 +106,7 @@ def choose_alpha(
     finetuned,    # the same, fine-tuned
     validation,   # the `Suite` or folder that was fine-tuned on, or an `ImageSet` of validation images
     rule='nearest', # of `alpha_by_rule`: or 'one standard error', 'best'; or a function of what was `Seen`
-    method='weight-space', # or another merge or mix with an alpha
+    method='weight-space', # or another merge or ensemble with an alpha
     **kwargs      # of `sweep`: parts, precision, batch_size, workers, progress
 ) -> ChosenAlpha:
     "The mixing coefficient that images speak for, by accuracy on validation images or by a rule; prints what it saw"
@@ -121,7 +121,7 @@ def choose_alpha(
                   **kwargs)
     if table.alpha.isna().any(): raise ValueError(f'{method} has no alpha to choose.')
     accuracies, n = table.set_index('alpha').value.sort_index(), int(table.n.iloc[0])
-    one_part = kwargs.get('parts') or 'parts' in function_and_knobs(method)[1]
+    one_part = kwargs.get('parts') or 'parts' in as_method(method).given
     from_these = accuracies.drop(0.) if one_part else accuracies # at 0 the rest would be the fine-tuned's
     def some(*names): return {k: kwargs[k] for k in names if k in kwargs}
     def between():

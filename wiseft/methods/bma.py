@@ -19,7 +19,7 @@ def beta_weights(
     "Densities of Beta(b, b) along a training"
     return beta.pdf((np.arange(steps+1)+.5)/(steps+1), b, b)
 
-@method('average', 'BMA', '2302.00864', knob='b', cost='a copy of the weights', smaller_is_stronger=True)
+@method('average', 'BMA', '2302.00864', strength='b', cost='a copy of the weights', smaller_is_stronger=True)
 class BMA(TimeAverage):
     "Mean of the weights after every step, with the weights of a Beta distribution"
     def __init__(self, b:float=.5): # below 1: both ends count more than what is between

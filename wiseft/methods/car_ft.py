@@ -28,12 +28,11 @@ def context_head(
     return classifier.clip.logit_scale*F.normalize(embedded.mean(0), dim=-1)
 
 # %% ../../nbs/methods/car_ft.ipynb #fbf019f8
-@method('loss', 'CAR-FT', '2211.16175', knob='weight', needs='two templates or more, a text tower',
-        cost='a forward pass of the start: 4/3')
+@method('loss', 'CAR-FT', '2211.16175', strength='weight', needs='two templates or more, a text tower',
+        cost='a forward pass of the start: 4/3',
+        prepare=lambda classifier: dict(contexts=context_head(classifier)))
 def car_ft(step:Step, contexts:torch.Tensor, weight:float=1.) -> dict: # contexts: from `context_head`
     "Cross-entropy, and the divergence of what is said of contexts from what the start says"
     student = F.log_softmax(step.features.to(contexts.dtype) @ contexts.T, 1)
     start = F.log_softmax(step.start_features.to(contexts.dtype) @ contexts.T, 1)
     return dict(ce=step.cross_entropy, context=weight*F.kl_div(student, start, reduction='batchmean', log_target=True))
-
-car_ft.prepare = lambda classifier: dict(contexts=context_head(classifier))

@@ -15,11 +15,8 @@ def entropy(
 ) -> torch.Tensor: # (n,), in nats: 0 sure, ln n_classes undecided
     return torch.special.entr(logits.float().softmax(1)).sum(1)
 
-@method('mix', 'DaWin', '2410.03782',
+@method('ensemble', 'DaWin', '2410.03782', gives='alpha',
         cost='two forward passes an image, and one for each α of the grid that a batch asks for')
 def dawin(zeroshot:torch.Tensor, finetuned:torch.Tensor) -> torch.Tensor: # (n,), an α for each image
     "More of the fine-tuned weights where the zero-shot classifier is less sure (DaWin without its test-set means)"
     return torch.sigmoid(entropy(zeroshot) - entropy(finetuned))
-
-# %% ../../nbs/methods/dawin.ipynb #d4d281ef
-dawin.gives = 'alpha' # the pipe takes the logits of the nearest α of the grid

@@ -11,7 +11,7 @@ from ..train.weight_averages import TimeAverage
 from ..base.registry import method
 
 # %% ../../nbs/methods/ema.ipynb #63acbbbf
-@method('average', 'EMA', knob='horizon', cost='a copy of the weights')
+@method('average', 'EMA', strength='horizon', cost='a copy of the weights')
 class EMA(TimeAverage):
     "Exponential moving average of the weights after every step, from those before the first on"
     def __init__(self,

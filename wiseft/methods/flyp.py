@@ -11,7 +11,7 @@ from ..base.registry import method
 from ..train.losses import Step, contrastive
 
 # %% ../../nbs/methods/flyp.ipynb #0f34d551
-@method('loss', 'FLYP', '2212.00638', needs='a text tower and templates, or captions',
+@method('loss', 'FLYP', '2212.00638', trains_text=True, needs='a text tower and templates, or captions',
         cost='the text tower on a caption for each image')
 def flyp(step:Step, multi_positive:bool=False) -> dict:
     "The contrastive loss of images and captions of their classes"
@@ -19,13 +19,9 @@ def flyp(step:Step, multi_positive:bool=False) -> dict:
     if multi_positive: targets = F.normalize(step.alike().to(step.features.dtype), p=1, dim=1)
     return dict(contrastive=contrastive(step.features, step.text_features, step.scale, targets))
 
-flyp.trains_text = True
-
 # %% ../../nbs/methods/flyp.ipynb #772af622
-@method('loss', 'FLYP, multi-positive', '2212.00638', needs='a text tower and templates, or captions',
+@method('loss', 'FLYP, multi-positive', '2212.00638', trains_text=True, needs='a text tower and templates, or captions',
         cost='the text tower on a caption for each image')
 def flyp_multi_positive(step:Step) -> dict:
     "FLYP, where all captions of an image's class are right"
     return flyp(step, multi_positive=True)
-
-flyp_multi_positive.trains_text = True

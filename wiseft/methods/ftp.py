@@ -10,7 +10,8 @@ import torch
 from ..base.registry import method
 
 # %% ../../nbs/methods/ftp.ipynb #324c078c
-@method('pull', 'FTP', '2310.19182', knob='kappa', cost='two copies of the weights')
+@method('pull', 'FTP', '2310.19182', strength='kappa', replaces_decay=True,
+        cost='two copies of the weights')
 def ftp(p:torch.Tensor, p0:torch.Tensor, grad:torch.Tensor, memory:dict, lr, kappa:float=1.): # lr: a number
     "Project rows onto balls around their start, with a radius that learns from the loss"
     way = (p-p0).reshape(len(p) if p.ndim > 1 else 1, -1) # biases are one row
@@ -31,5 +32,3 @@ def ftp(p:torch.Tensor, p0:torch.Tensor, grad:torch.Tensor, memory:dict, lr, kap
     share = (memory['radius']/length).clamp(max=1).nan_to_num()
     rows, rows_of_start = (t.reshape(way.shape) for t in (p, p0))
     p.copy_(torch.lerp(rows_of_start, rows, share).view_as(p))
-
-ftp.replaces_decay = True

@@ -7,7 +7,7 @@ __all__ = ['greedy_soup']
 
 # %% ../../nbs/methods/greedy_soup.ipynb #359b0bcc
 import pandas as pd
-from ..weights.merge import merge, merge_recipe, named_models, uniform_soup
+from ..weights.merge import merge, named_models, uniform_soup
 from ..stats.intervals import mcnemar_exact
 from ..infer.inference import predict
 from ..base.registry import method
@@ -20,14 +20,15 @@ def _right(classifiers, images): # dict name -> (n,) bool array
     return {name: (z.argmax(1) == p.labels).numpy() for name, z in p.logits.items()}
 
 @method('search', 'greedy soup', '2203.05482', needs='several fine-tuned classifiers, validation images',
-        cost='a fine-tuning each')
-def greedy_soup(start:ImageClassifier|None, tuned:list|dict, images:ImageSet) -> ImageClassifier: # start: not used
+        cost='a fine-tuning each',
+        images_used=lambda train, validation, models: (2*models*validation, 0))
+def greedy_soup(base:ImageClassifier|None, finetuned:list|dict, images:ImageSet) -> ImageClassifier: # base: not used
     "The average of those classifiers that make it more accurate on validation images, tried from the best"
-    tuned = named_models(tuned)
-    alone = _right(tuned, images)
+    finetuned = named_models(finetuned)
+    alone = _right(finetuned, images)
     soup, before, steps = [], None, []
-    for name in sorted(tuned, key=lambda n: -alone[n].mean()): # of equals the first given
-        candidate = merge(None, [tuned[n] for n in [*soup, name]], uniform_soup)
+    for name in sorted(finetuned, key=lambda n: -alone[n].mean()): # of equals the first given
+        candidate = merge(None, [finetuned[n] for n in [*soup, name]], uniform_soup)
         after = _right({'soup': candidate}, images)['soup']
         compared = {} if before is None else dict(before=before.mean(), p=mcnemar_exact(before, after))
         taken = before is None or after.mean() > before.mean()
@@ -35,7 +36,5 @@ def greedy_soup(start:ImageClassifier|None, tuned:list|dict, images:ImageSet) ->
         steps.append(row | compared)
         if taken: soup, before, best = [*soup, name], after, candidate
     best.beside = {'trace.csv': pd.DataFrame(steps)}
-    best.recipe['merge'] = merge_recipe(greedy_soup, images, models=soup)
+    best.recipe['merge'] = dict(name=greedy_soup.name, models=soup, images=images.fingerprint)
     return best
-
-greedy_soup.looks = lambda train, validation, models: (2*models*validation, 0)

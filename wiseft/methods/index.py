@@ -8,7 +8,6 @@ __all__ = ['all_methods', 'listed_methods']
 # %% ../../nbs/methods/index.ipynb #d755f0f1
 import ast
 from importlib import import_module
-from inspect import signature
 from pathlib import Path
 from pkgutil import iter_modules
 from ..base.registry import PAGES, REGISTRY, method
@@ -26,13 +25,13 @@ PAGES.append(all_methods) # for whoever names a method whose page nobody has imp
 # %% ../../nbs/methods/index.ipynb #64e2c207
 def listed_methods() -> list: # of dicts: what the decorator says, `what` it does, its `module` and `function`
     "Our methods as their decorators describe them, read from the files: nothing is imported"
-    root, takes = Path(import_module('wiseft').__path__[0]), [*signature(method).parameters]
+    root, takes = Path(import_module('wiseft').__path__[0]), ['kind', 'name', 'paper', 'strength', 'needs', 'cost']
     files = [root/'weights/merge.py', root/'infer/ensembles.py', *sorted((root/'methods').glob('*.py'))]
     def described(node, file):
         said = next((d for d in getattr(node, 'decorator_list', ()) if isinstance(d, ast.Call)), None)
         if said is None or getattr(said.func, 'id', '') != 'method': return
         arguments = dict(zip(takes, said.args)) | {k.arg: k.value for k in said.keywords}
-        about = {k: ast.literal_eval(v) for k, v in arguments.items()}
+        about = {k: v.value for k, v in arguments.items() if isinstance(v, ast.Constant)}
         about |= dict(function=node.name, what=ast.get_docstring(node).splitlines()[0])
         return dict.fromkeys(takes, '') | about | dict(module=f'wiseft.{file.parent.name}.{file.stem}')
     return [m for f in files for node in ast.parse(f.read_text(encoding='utf-8')).body if (m := described(node, f))]

@@ -7,15 +7,15 @@ __all__ = ['iso_c']
 
 # %% ../../nbs/methods/iso_c.ipynb #c22c6e2a
 import torch
-from ..weights.merge import At, check_start
+from ..weights.merge import TensorInfo
 from ..base.registry import method
 
 # %% ../../nbs/methods/iso_c.ipynb #3b37807f
-@method('merge', 'Iso-C', '2502.04959', knob='alpha', needs='several fine-tuned classifiers', cost='a fine-tuning each')
-def iso_c(start:torch.Tensor, tuned:list, at:At, alpha:float=1.) -> torch.Tensor:
+@method('merge', 'Iso-C', '2502.04959', strength='alpha', needs_base=True,
+        needs='several fine-tuned classifiers', cost='a fine-tuning each')
+def iso_c(base:torch.Tensor, finetuned:list[torch.Tensor], info:TensorInfo, alpha:float=1.) -> torch.Tensor:
     "The sum of all steps, its singular values replaced by their mean, times α"
-    check_start(start, 'Iso-C')
-    steps = torch.stack([t-start for t in tuned])
-    if start.ndim < 2: return start + alpha*steps.mean(0)
+    steps = torch.stack([t-base for t in finetuned])
+    if base.ndim < 2: return base + alpha*steps.mean(0)
     u, s, v = torch.linalg.svd(steps.sum(0).flatten(1), full_matrices=False)
-    return start + alpha*(s.mean()*u@v).view_as(start)
+    return base + alpha*(s.mean()*u@v).view_as(base)

@@ -11,7 +11,7 @@ from ..base.registry import method
 from ..train.losses import Step, training_pairs
 
 # %% ../../nbs/methods/l2sp.ipynb #0e782b88
-@method('loss', 'L2-SP', '1802.01483', knob='strength', cost='a copy of the start')
+@method('loss', 'L2-SP', '1802.01483', strength='strength', replaces_decay=True, cost='a copy of the start')
 def l2sp(step:Step, strength:float=.1) -> dict:
     "Cross-entropy, and half the squared distance from the start"
     pairs = training_pairs(step.classifier, step.start)
@@ -19,9 +19,7 @@ def l2sp(step:Step, strength:float=.1) -> dict:
     return dict(ce=step.cross_entropy, l2sp=strength/2*gap)
 
 # %% ../../nbs/methods/l2sp.ipynb #5990fd6d
-@method('pull', 'decoupled L2-SP', '1802.01483', knob='strength', cost='a copy of the start')
+@method('pull', 'decoupled L2-SP', '1802.01483', strength='strength', replaces_decay=True, cost='a copy of the start')
 def decoupled_l2sp(p:torch.Tensor, p0:torch.Tensor, grad:torch.Tensor, memory:dict, share, strength:float=1.):
     "A little of the way back to the start, as weight decay is of the way to zero"
     p.lerp_(p0, min(1., share*strength))
-
-l2sp.replaces_decay = decoupled_l2sp.replaces_decay = True

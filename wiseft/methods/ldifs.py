@@ -10,12 +10,10 @@ from ..base.registry import method
 from ..train.losses import Step
 
 # %% ../../nbs/methods/ldifs.ipynb #bda83c56
-@method('loss', 'LDIFS', '2308.13320', knob='weight', needs='an image tower whose blocks are known',
+@method('loss', 'LDIFS', '2308.13320', strength='weight', layers=4, needs='an image tower whose blocks are known',
         cost='a forward pass of the start: 4/3; what four layers of both make, kept in a step')
 def ldifs(step:Step, weight:float=10.) -> dict:
     "Cross-entropy, and the squared distance of the features of inner layers from those of the start"
     layers = zip(step.inner, step.start_inner)
     gaps = [(now-start).square().sum(1).mean() for now, start in layers]
     return dict(ce=step.cross_entropy, ldifs=weight*sum(gaps)/len(gaps))
-
-ldifs.layers = 4

@@ -7,15 +7,13 @@ __all__ = ['lines']
 
 # %% ../../nbs/methods/lines.ipynb #e8f35a3b
 import torch
-from ..weights.merge import At, check_one_other, check_start
+from ..weights.merge import TensorInfo
 from ..base.registry import method
 from ..weights.tensors import weighted_sum
 
 # %% ../../nbs/methods/lines.ipynb #7511a86a
-@method('merge', 'LiNeS', '2410.17146', knob='alpha', cost='nothing')
-def lines(start:torch.Tensor, tuned:list, at:At, alpha:float=1., first:float=0.) -> torch.Tensor:
+@method('merge', 'LiNeS', '2410.17146', strength='alpha', needs_base=True, takes='one', cost='nothing')
+def lines(base:torch.Tensor, finetuned:list[torch.Tensor], info:TensorInfo, alpha:float=1., first:float=0.):
     "The step to the fine-tuned weights times α at the last block, less at earlier ones, α·first at the first"
-    check_start(start, 'LiNeS')
-    check_one_other(len(tuned), 'LiNeS')
-    share = alpha*(first + (1-first)*at.depth)
-    return weighted_sum([start, tuned[0]], [1-share, share])
+    share = alpha*(first + (1-first)*info.depth)
+    return weighted_sum([base, finetuned[0]], [1-share, share])

@@ -39,7 +39,8 @@ def lipsum_gap(features:torch.Tensor, start_features:torch.Tensor, texts:torch.T
     change = 100*(features-start_features) @ texts.T
     return change.square().mean()/2
 
-@method('loss', 'Lipsum-FT', '2404.00860', knob='weight', needs='a text tower',
+@method('loss', 'Lipsum-FT', '2404.00860', strength='weight',
+        prepare=lambda classifier: dict(vocabulary=seen_tokens(classifier.clip)), needs='a text tower',
         cost='the start on each batch, 80 short texts a step')
 def lipsum_ft(step:Step, vocabulary:torch.Tensor, weight:float=1.): # vocabulary: ids, from `seen_tokens`
     "Cross-entropy, and how far images have moved among random texts"
@@ -47,5 +48,3 @@ def lipsum_ft(step:Step, vocabulary:torch.Tensor, weight:float=1.): # vocabulary
     with torch.no_grad(), step.towers():
         texts = text_features(clip.model, random_texts(clip, vocabulary, step.generator()))
     return dict(ce=step.cross_entropy, lipsum=weight*lipsum_gap(step.features.float(), step.start_features, texts))
-
-lipsum_ft.prepare = lambda classifier: dict(vocabulary=seen_tokens(classifier.clip))

@@ -26,7 +26,7 @@ class LowRank(nn.Module):
     def forward(self, weight:torch.Tensor) -> torch.Tensor: return weight + self.factor*self.B @ self.A
 
 # %% ../../nbs/methods/lora.ipynb #488ad593
-@method('train', 'LoRA', '2106.09685', knob='rank', needs='a transformer as image tower',
+@method('train', 'LoRA', '2106.09685', strength='rank', needs='a transformer as image tower',
         cost='its weights a second time in a step; moments of the factors alone', smaller_is_stronger=True)
 def lora(classifier:ImageClassifier, rank:int=8, scale:float=16.): # changed in place; r; s
     "Only products of two thin matrices train, added to those of attention and MLP, and the head"

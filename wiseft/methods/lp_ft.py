@@ -33,7 +33,8 @@ def logistic_regression(x:torch.Tensor, y:torch.Tensor, C:float, start:torch.Ten
     return torch.from_numpy(found.x.reshape(start.shape))
 
 # %% ../../nbs/methods/lp_ft.ipynb #9401366e
-@method('start', 'LP-FT', '2202.10054', needs='validation images', cost='a pass over the images, 100 regressions')
+@method('start', 'LP-FT', '2202.10054', needs='validation images', cost='a pass over the images, 100 regressions',
+        images_used=lambda train, validation, models: (train+validation, 0))
 def lp_ft(classifier:ImageClassifier, images:ImageSet, validation:ImageSet, cs:list=None): # 100 from 1e-7 to 100
     "A classifier to start from, with the head of the logistic regression that does best on validation images"
     check_own_head(classifier, 'LP-FT')
@@ -51,5 +52,3 @@ def lp_ft(classifier:ImageClassifier, images:ImageSet, validation:ImageSet, cs:l
     head = ClassificationHead(best[2].float(), bias, classifier.head.normalise).to(classifier.device)
     recipe = dict(tuning='linear probe', start_method=dict(name='LP-FT', C=best[1]))
     return ImageClassifier(classifier.copy().clip, head, classifier.classnames, classifier.templates, 1., recipe=recipe)
-
-lp_ft.looks = lambda train, validation, models: (train+validation, 0)

@@ -8,7 +8,7 @@ __all__ = ['mean_cosine', 'model_stock']
 # %% ../../nbs/methods/model_stock.ipynb #2f55d31e
 import torch
 from torch.nn.functional import normalize
-from ..weights.merge import At, check_start
+from ..weights.merge import TensorInfo
 from ..base.registry import method
 
 # %% ../../nbs/methods/model_stock.ipynb #d6e48dab
@@ -22,12 +22,11 @@ def mean_cosine(
     cosines = unit @ unit.T
     return ((cosines.sum() - cosines.trace())/(n*(n-1))).clamp(0, 1)
 
-@method('merge', 'Model Stock', '2403.19522', needs='two fine-tuned classifiers or more', cost='a fine-tuning each')
-def model_stock(start:torch.Tensor, tuned:list, at:At) -> torch.Tensor:
-    "Between the start and the mean of the fine-tuned, nearer to the mean where these went one way"
-    check_start(start, 'Model Stock')
-    n = len(tuned)
-    if n < 2: raise ValueError(f'Model Stock takes two fine-tuned models or more, from different seeds. There is {n}.')
-    cosine = mean_cosine(torch.stack([(t-start).flatten() for t in tuned]))
+@method('merge', 'Model Stock', '2403.19522', needs_base=True, takes='two or more',
+        needs='two fine-tuned classifiers or more', cost='a fine-tuning each')
+def model_stock(base:torch.Tensor, finetuned:list[torch.Tensor], info:TensorInfo) -> torch.Tensor:
+    "Between the base and the mean of the fine-tuned, nearer to the mean where these went one way"
+    n = len(finetuned)
+    cosine = mean_cosine(torch.stack([(t-base).flatten() for t in finetuned]))
     share = n*cosine/(1 + (n-1)*cosine)
-    return torch.lerp(start, sum(tuned)/n, share)
+    return torch.lerp(base, sum(finetuned)/n, share)

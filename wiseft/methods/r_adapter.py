@@ -28,7 +28,7 @@ def _draw(tower, inputs):
     for m in tower.modules():
         if isinstance(m, Adapter) and m.training: m.share = (torch.rand(()).item() >= m.drop)/(1-m.drop)
 
-@method('train', 'R-Adapter', '2408.05749', knob='drop', needs='a transformer as image tower',
+@method('train', 'R-Adapter', '2408.05749', strength='drop', needs='a transformer as image tower',
         cost='two matrices of its width a block, and their products with the weights')
 def r_adapter(classifier:ImageClassifier, drop:float=.2): # changed in place; p
     "Only matrices behind attention and MLP train, which are left out now and then, and the head"

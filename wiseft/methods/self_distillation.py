@@ -11,7 +11,7 @@ from ..base.registry import method
 from ..train.losses import Step
 
 # %% ../../nbs/methods/self_distillation.ipynb #4adb514a
-@method('loss', 'self-distillation', knob='weight', cost='a forward pass of the start: 4/3')
+@method('loss', 'self-distillation', strength='weight', cost='a forward pass of the start: 4/3')
 def self_distillation(step:Step, weight:float=1., temperature:float=1.) -> dict:
     "Cross-entropy, and the divergence of the outputs from those of the start"
     student = F.log_softmax(step.logits/temperature, 1)

@@ -10,7 +10,8 @@ import torch
 from ..base.registry import method
 
 # %% ../../nbs/methods/spd.ipynb #55bee849
-@method('pull', 'SPD', '2411.01713', knob='strength', cost='a copy of the start and one of the last weights')
+@method('pull', 'SPD', '2411.01713', strength='strength', replaces_decay=True,
+        cost='a copy of the start and one of the last weights')
 def spd(p:torch.Tensor, p0:torch.Tensor, grad:torch.Tensor, memory:dict, strength:float=1.):
     "Project back towards the last distance from the start, where gradient and way disagree"
     way, before = p-p0, memory.get('before', p0)-p0
@@ -19,5 +20,3 @@ def spd(p:torch.Tensor, p0:torch.Tensor, grad:torch.Tensor, memory:dict, strengt
     disagree = (grad*before).sum() > 0
     p.sub_(way*(strength*r*disagree))
     memory['before'] = p.clone()
-
-spd.replaces_decay = True

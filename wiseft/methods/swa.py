@@ -11,7 +11,7 @@ from ..train.weight_averages import TimeAverage, move
 from ..base.registry import method
 
 # %% ../../nbs/methods/swa.ipynb #d0352161
-@method('average', 'SWA', '1803.05407', knob='start', cost='a copy of the weights', smaller_is_stronger=True)
+@method('average', 'SWA', '1803.05407', strength='start', cost='a copy of the weights', smaller_is_stronger=True)
 class SWA(TimeAverage):
     "Mean of the weights after each epoch of the last part of a fit"
     def __init__(self, start:float=.5): # part of the epochs after which it begins

@@ -7,15 +7,14 @@ __all__ = ['task_arithmetic']
 
 # %% ../../nbs/methods/task_arithmetic.ipynb #d3a996b2
 import torch
-from ..weights.merge import At, check_start
+from ..weights.merge import TensorInfo
 from ..base.registry import method
 from ..weights.tensors import weighted_sum
 
 # %% ../../nbs/methods/task_arithmetic.ipynb #4b6b2f01
-@method('merge', 'task arithmetic', '2212.04089', knob='alpha', needs='several fine-tuned classifiers',
-        cost='a fine-tuning each')
-def task_arithmetic(start:torch.Tensor, tuned:list, at:At, alpha:float=.3) -> torch.Tensor:
-    "The start and the sum of all steps from it, times α"
-    check_start(start, 'task arithmetic')
-    of_start = 1 - alpha*len(tuned)
-    return weighted_sum([start, *tuned], [of_start] + [alpha]*len(tuned))
+@method('merge', 'task arithmetic', '2212.04089', strength='alpha', needs_base=True,
+        needs='several fine-tuned classifiers', cost='a fine-tuning each')
+def task_arithmetic(base:torch.Tensor, finetuned:list[torch.Tensor], info:TensorInfo, alpha:float=.3):
+    "The base and the sum of all steps from it, times α"
+    of_base = 1 - alpha*len(finetuned)
+    return weighted_sum([base, *finetuned], [of_base] + [alpha]*len(finetuned))

@@ -30,7 +30,13 @@ def tracer_terms(f, g, scale, f_teacher, g_teacher, scale_teacher): # features (
 
 VIT, RESNET = dict(weight=.9, features=3.9, crossing=1.13), dict(weight=.01, features=.195, crossing=.32)
 
-@method('loss', 'TRACER', '2605.29380', knob='strength', needs='a text tower and templates, or captions',
+@lru_cache(1)
+def _shares(steps):
+    w = beta.pdf((np.arange(steps+1)+.5)/(steps+1), .5, .5)
+    return (w/w.cumsum()).tolist()
+
+@method('loss', 'TRACER', '2605.29380', strength='strength', trains_text=True,
+        teacher=lambda step, steps: _shares(steps)[step+1], needs='a text tower and templates, or captions',
         cost='both towers of a teacher, and a copy of the weights')
 def tracer(step:Step, strength:float=1., weights:dict=None): # of terms; default the published ones
     "The contrastive loss, and a teacher's answers and features"
@@ -43,10 +49,3 @@ def tracer(step:Step, strength:float=1., weights:dict=None): # of terms; default
         taught = sum(terms) + of['features']*distance
     distillation = strength*of['weight']*taught
     return dict(contrastive=contrastive(*student), distillation=distillation, crossing=of['crossing']*crossing)
-
-@lru_cache(1)
-def _shares(steps):
-    w = beta.pdf((np.arange(steps+1)+.5)/(steps+1), .5, .5)
-    return (w/w.cumsum()).tolist()
-
-tracer.trains_text, tracer.teacher = True, lambda step, steps: _shares(steps)[step+1]

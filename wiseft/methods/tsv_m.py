@@ -7,7 +7,7 @@ __all__ = ['tsv_m']
 
 # %% ../../nbs/methods/tsv_m.ipynb #606040df
 import torch
-from ..weights.merge import At, check_start
+from ..weights.merge import TensorInfo
 from ..base.registry import method
 
 # %% ../../nbs/methods/tsv_m.ipynb #5d0b21cf
@@ -15,15 +15,15 @@ def _orthogonal(m): # the nearest one; in double precision, for directions of se
     u, _, v = torch.linalg.svd(m.cpu().double(), full_matrices=False) # there is no float64 on Apple's GPUs
     return (u@v).to(m)
 
-@method('merge', 'TSV-M', '2412.00081', knob='alpha', needs='several fine-tuned classifiers', cost='a fine-tuning each')
-def tsv_m(start:torch.Tensor, tuned:list, at:At, alpha:float=1.) -> torch.Tensor:
+@method('merge', 'TSV-M', '2412.00081', strength='alpha', needs_base=True,
+        needs='several fine-tuned classifiers', cost='a fine-tuning each')
+def tsv_m(base:torch.Tensor, finetuned:list[torch.Tensor], info:TensorInfo, alpha:float=1.) -> torch.Tensor:
     "The strongest singular directions of each step, made orthogonal to those of the others, times α"
-    check_start(start, 'TSV-M')
-    steps = torch.stack([t-start for t in tuned])
-    if start.ndim < 2: return start + alpha*steps.mean(0)
+    steps = torch.stack([t-base for t in finetuned])
+    if base.ndim < 2: return base + alpha*steps.mean(0)
     u, s, v = torch.linalg.svd(steps.flatten(2), full_matrices=False)
-    n = max(1, s.shape[1]//len(tuned))
+    n = max(1, s.shape[1]//len(finetuned))
     left = _orthogonal(torch.cat([*u[:, :, :n]], 1))
     right = _orthogonal(torch.cat([*v[:, :n]]))
     step = left*s[:, :n].flatten() @ right
-    return start + alpha*step.view_as(start)
+    return base + alpha*step.view_as(base)

@@ -311,8 +311,7 @@ def load_methods(
 ): # dict name -> `Method`
     "All methods there are, the user's own among them"
     import runpy,traceback
-    from wiseft.base.registry import TRAITS
-    from wiseft.base.text import did_you_mean,why_failed
+    from wiseft.base.text import why_failed
     from wiseft.methods.index import all_methods
     known = all_methods()
     for file in use or []:
@@ -327,12 +326,9 @@ def load_methods(
                              f'{hint if isinstance(e, (ImportError, NameError)) else ""}') from e
         new = [m for n, m in known.items() if before.get(n) is not m]
         def plain(name): return ''.join(filter(str.isalnum, name.lower())) # as methods are found
-        ours = {plain(n) for n, m in before.items() if m.function.__module__.startswith('wiseft.')}
+        ours = {plain(n) for n, m in before.items() if m.__module__.startswith('wiseft.')}
         wrong = [f'defines {m.name!r}, which wiseft has already. Give it another name.' for m in new
                  if plain(m.name) in ours]
-        wrong += [f'says {t} of {m.name}, which means nothing. {did_you_mean(t, TRAITS)}' for m in new
-                  for t in getattr(m.function, '__dict__', {}).keys() - {*TRAITS}
-                  if not isinstance(m.function, type) and not t.startswith('_')] # decorators leave such names
         if wrong:
             known.clear()
             known.update(before)
@@ -343,7 +339,7 @@ def load_methods(
 def chosen_methods(
     names:list|None, # as `--method` gave them
     kinds:tuple|list # that the command can use
-): # dict kind -> function
+): # dict kind -> `Method`
     "Methods by their names, one of a kind"
     from wiseft.base.registry import find_method
     found = [find_method(n) for n in names or []]
@@ -353,7 +349,7 @@ def chosen_methods(
     counts = Counter(m.kind for m in found)
     if twice := [k for k, n in counts.items() if n > 1]: raise ValueError(
         f'There are several methods of the kind {twice[0]}: give one.')
-    return {m.kind: m.function for m in found}
+    return {m.kind: m for m in found}
 
 # %% ../../nbs/api/shell/00_app.ipynb #d86b9bc1
 def is_suite(source:str|Path) -> bool:

@@ -34,7 +34,7 @@ def models(
 def methods(
     use:Use=None,
 ):
-    "List the methods there are: losses, pulls, averages over time, merges, mixes, starts, searches, what trains."
+    "List the methods: losses, pulls, averages over time, merges, ensembles, starts, searches, what trains."
     import pandas as pd
     from wiseft.base.registry import KINDS
     from wiseft.methods.index import listed_methods
@@ -42,12 +42,12 @@ def methods(
     for m in known: m['page'] = f"methods/{_PAGES.get(m['name'], m['module'].rpartition('.')[2])}.html"
     names = {m['name'] for m in known}
     for m in load_methods(use).values() if use else (): # of the user's own
-        what = (m.function.__doc__ or '').strip().partition('\n')[0]
+        what = (m.__doc__ or '').strip().partition('\n')[0]
         if m.name not in names: known.append(vars(m) | dict(what=what, page=''))
     table = pd.DataFrame(sorted(known, key=lambda m: KINDS.index(m['kind'])))
     table['paper'] = ['arXiv ' + p if p else '' for p in table.paper]
-    table['knob'] = table.knob.fillna('')
-    shown = table[['kind', 'name', 'knob', 'paper', 'needs', 'cost', 'what', 'page']]
+    table['strength'] = table.strength.fillna('')
+    shown = table[['kind', 'name', 'strength', 'paper', 'needs', 'cost', 'what', 'page']]
     show_table(shown.rename(columns=dict(what='what it does')), whole=['name', 'page'])
     site = import_module('wiseft._modidx').d['settings']
     standard_output().print(f"Pages lie below {site['doc_host']}{site['doc_baseurl']}/")

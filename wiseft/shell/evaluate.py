@@ -151,11 +151,10 @@ def sweep_(
     from wiseft.base.registry import find_method
     from wiseft.infer.ensembles import sweep
     from wiseft.models.load import load_classifier
-    from wiseft.weights.merge import looks_at_images
     from wiseft.data.control import control_sets
     if by: load_methods(use)
     ways = [find_method(n) for n in listed(by)] if by else []
-    looks, alphas = any(looks_at_images(m.function) for m in ways), listed_numbers(alphas)
+    looks, alphas = any(m.needs_images for m in ways), listed_numbers(alphas)
     training = looks or split == 'validation'
     load = suite_loader(suite, reference, shift, allow_incomplete=allow_incomplete, training=training)
     device,place = chosen_device(device, precision)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Model', 'Pretrained', 'Preprocess', 'QuickGelu', 'Epochs', 'BatchSize', 'Templates', 'Data', 'MethodNames', 'Trained',
            'Accumulate', 'GradCheckpointing', 'Checkpoints', 'StoredPrecision', 'ValidationSuite', 'Unlabelled', 'Keep',
-           'LearningRate', 'LrFactorOption', 'TrainingPrecision', 'Captions', 'Knobs', 'RuleKnobs', 'MergeStart',
+           'LearningRate', 'LrFactorOption', 'TrainingPrecision', 'Captions', 'Settings', 'RuleSettings', 'MergeStart',
            'Tuned', 'Alpha', 'MergeRule', 'DryRun', 'zeroshot', 'probe', 'finetune_', 'merge_']
 
 # %% ../../nbs/api/shell/02_train.ipynb #177b8508
@@ -15,7 +15,6 @@ from typing import Annotated,List,Optional
 
 import typer
 
-from ..base.registry import method_name
 from .app import (
     Classifier,Control,Device,Force,Output,OutputFolder,PartsOption,Reference,Seed,Use,Workers,chosen_device,
     chosen_methods,command,is_suite,load_methods,say,show_table,suite_loader,wrote)
@@ -155,10 +154,10 @@ def probe(
     wrote(output)
 
 # %% ../../nbs/api/shell/02_train.ipynb #e5d76e94
-Knobs = Annotated[Optional[List[str]], typer.Option('--set', show_default=False,
-    help='A knob of a --method, such as its strength: NAME=NUMBER (once for each).')]
-RuleKnobs = Annotated[Optional[List[str]], typer.Option('--set', show_default=False,
-    help='Another knob of the rule: NAME=NUMBER (once for each).')]
+Settings = Annotated[Optional[List[str]], typer.Option('--set', show_default=False,
+    help='A hyperparameter of a --method, such as its strength: NAME=NUMBER (once for each).')]
+RuleSettings = Annotated[Optional[List[str]], typer.Option('--set', show_default=False,
+    help='Another hyperparameter of the merge: NAME=NUMBER (once for each).')]
 
 def _numbers(options, option='--set', example='first=0.2'): # dict
     "What an option says that is given once for each: names and their values"
@@ -172,24 +171,23 @@ def _numbers(options, option='--set', example='first=0.2'): # dict
             f'{option} {text}: expected a finite number from 0 on.')
     return values
 
-def _knobs_of(function): # of a method, those that are numbers: whether they are whole ones
-    from inspect import signature
-    asked = signature(function).parameters.items()
-    return {k: p.annotation is int for k, p in asked if type(p.default) in (int, float) or p.annotation in (int, float)}
+def _numbers_of(method): # dict hyperparameter -> is it a whole number?
+    def is_number(p): return type(p.default) in (int, float) or p.annotation in (int, float)
+    return {k: p.annotation is int for k, p in method.parameters.items() if is_number(p) or k == method.strength}
 
-def _check_whole(knobs, name, value):
-    if knobs.get(name) and not isinstance(value, int): raise ValueError(
+def _check_whole(numbers, name, value):
+    if numbers.get(name) and not isinstance(value, int): raise ValueError(
         f'--set {name}={value:g}: {name} is a whole number.')
 
 # %% ../../nbs/api/shell/02_train.ipynb #f6ce820b
-def _methods_of(captions, names, use, train, knobs): # dict kind -> function; of what trains also a word
-    "The methods of a fine-tuning, with their knobs"
+def _methods_of(captions, names, use, train, settings): # dict kind -> `Method`; of what trains also a word
+    "The methods of a fine-tuning, with their hyperparameters"
     if captions and not names: names = ['FLYP']
     if names or use: load_methods(use)
     chosen = chosen_methods(names, ('start', 'loss', 'pull', 'average', 'train'))
     if captions and 'start' in chosen: raise ValueError(
         'A start is fitted to labels, and --captions are none: leave one of them out.')
-    # --train, where lora:8 is a method with its knob
+    # --train, where lora:8 is a method with its strength
     word, _, number = train.partition(':')
     if 'train' in chosen and train != 'all': raise ValueError(
         f'--train {train} and --method both say what trains: give one of them.')
@@ -198,17 +196,17 @@ def _methods_of(captions, names, use, train, knobs): # dict kind -> function; of
         method = {m.name.lower(): m for m in load_methods().values() if m.kind == 'train'}.get(word.lower())
         if method is None or number and not number.isdigit(): raise ValueError(
             f'--train {train}: expected all, head, last:n as in last:2, or a method as in lora:8.')
-        chosen['train'] = partial(method.function, **({method.knob: int(number)} if number else {}))
+        chosen['train'] = method.set(**({method.strength: int(number)} if number else {}))
     # --set
-    has = {kind: _knobs_of(function) for kind, function in chosen.items() if callable(function)}
-    for name, value in _numbers(knobs).items():
+    has = {kind: _numbers_of(m) for kind, m in chosen.items() if callable(m)}
+    for name, value in _numbers(settings).items():
         kinds = [kind for kind, names in has.items() if name in names]
         there = ', '.join(k for names in has.values() for k in names) or 'none'
         if len(kinds) != 1: raise ValueError(
-            f'--set {name}: expected a knob of one of the methods that are given. There are: {there}. Learning rates '
+            f'--set {name}: expected a hyperparameter of one of the methods. There are: {there}. Learning rates '
             'by layer or part are --lr-factor decay=0.75 or head=10.')
         _check_whole(has[kinds[0]], name, value)
-        chosen[kinds[0]] = partial(chosen[kinds[0]], **{name: value})
+        chosen[kinds[0]] = chosen[kinds[0]].set(**{name: value})
     return chosen
 
 # %% ../../nbs/api/shell/02_train.ipynb #edae54e2
@@ -228,7 +226,7 @@ def finetune_(
     seed:Seed=0,
     checkpoints:Checkpoints=None,
     resume:Annotated[bool, typer.Option('--resume', help='Go on from the checkpoint.')]=False,
-    method:MethodNames=None, knobs:Knobs=None,
+    method:MethodNames=None, settings:Settings=None,
     captions:Captions=None, use:Use=None,
     workers:Workers=None, device:Device=None, force:Force=False,
 ):
@@ -238,7 +236,7 @@ def finetune_(
     from wiseft.models.load import load_classifier
     from wiseft.base.distributed import first_writes
     from wiseft.base.text import counted
-    chosen = _methods_of(captions, method, use, train, knobs)
+    chosen = _methods_of(captions, method, use, train, settings)
     average = chosen['average']() if 'average' in chosen else None
     device,place = chosen_device(device, precision)
     with first_writes(output, force, 'classifier') as tmp:
@@ -287,7 +285,7 @@ DryRun = Annotated[bool, typer.Option('--dry-run', help='Say what is missing, an
          'wiseft merge recipe.yml -o merged')
 def merge_(
     zeroshot:MergeStart, finetuned:Tuned=None, *, output:Output,
-    alpha:Alpha=None, rule:MergeRule='weight-space', knobs:RuleKnobs=None, parts:PartsOption=None,
+    alpha:Alpha=None, rule:MergeRule='weight-space', settings:RuleSettings=None, parts:PartsOption=None,
     suite:ValidationSuite=None, reference:Reference=None,
     unlabelled:Unlabelled=None, keep:Keep=None, control:Control=None,
     precision:StoredPrecision=None, dry_run:DryRun=False,
@@ -295,13 +293,13 @@ def merge_(
 ):
     "Merge the weights of classifiers, or of .safetensors files of any model; of two, average them."
     from wiseft.weights.files import MERGEKIT_WORDS
-    from wiseft.weights.merge import looks_at_images, merge_recipe
+    from wiseft.weights.merge import merge_recipe
     from wiseft.weights.recipes import is_classifier,merge_by_recipe,read_recipe,what_is_missing
     written, auto = zeroshot.suffix in ('.yml', '.yaml'), alpha == 'auto'
     if use or written or rule != 'weight-space': load_methods(use)
     choose = _rule_of_alpha(auto, unlabelled, keep, control)
-    if not written: recipe = _recipe(zeroshot, finetuned, alpha, rule, knobs, parts, precision)
-    elif finetuned or alpha or rule != 'weight-space' or knobs or parts or precision: raise typer.BadParameter(
+    if not written: recipe = _recipe(zeroshot, finetuned, alpha, rule, settings, parts, precision)
+    elif finetuned or alpha or rule != 'weight-space' or settings or parts or precision: raise typer.BadParameter(
         'A recipe says which models are merged, and how. Leave further models, --alpha, --rule, --set, --parts and '
         '--precision out, or change the recipe.')
     else: recipe = read_recipe(zeroshot)
@@ -315,13 +313,13 @@ def merge_(
         if not path.exists(): raise FileNotFoundError(f'There is no {path}. Give classifier folders, or files.')
     if len(set(map(is_classifier, recipe.paths))) > 1: raise ValueError(
         f"{' and '.join(map(str, recipe.paths))}: give classifier folders or files, not both.")
-    load = _loader_of_images(recipe, auto) if auto or looks_at_images(recipe.rule) else None
+    load = _loader_of_images(recipe, auto) if auto or recipe.method.needs_images else None
     if dry_run: return say(f'nothing is missing: {", ".join(map(str, recipe.paths))} can be merged')
     share = None # of fine-tuned weights, where the result is an average of an average
     if recipe.of_classifiers: share = _merge_folders(recipe, output, load, device, force, choose).alpha
     else: merge_by_recipe(recipe, output, force=force)
     if written: say(f'merged {", ".join(map(str, recipe.paths))}')
-    used, theirs = merge_recipe(recipe.rule, **recipe.knobs), getattr(recipe.rule, 'merge_method', None)
+    used, theirs = merge_recipe(recipe.method), recipe.method.mergekit
     if 'alpha' in used and share is not None: used['alpha'] = share
     def said(k): return MERGEKIT_WORDS.get(k, k) if theirs else k
     settings = [f'{said(k)}={v}' for k, v in used.items() if k not in ('name', 'chosen')]
@@ -329,24 +327,23 @@ def merge_(
     wrote(output)
 
 # %% ../../nbs/api/shell/02_train.ipynb #7adc9f67
-def _recipe(zeroshot, finetuned, alpha, rule, knobs, parts, precision): # `Recipe`
+def _recipe(zeroshot, finetuned, alpha, rule, settings, parts, precision): # `Recipe`
     "What the command line says"
-    from inspect import signature
     from wiseft.base.registry import find_method
-    from wiseft.weights.merge import check_alpha,check_one_other
+    from wiseft.weights.merge import check_alpha,check_models
     from wiseft.weights.recipes import HALVES,Recipe
     if not finetuned: raise typer.BadParameter('Give the fine-tuned models after the start, or a recipe (.yml) alone.')
     # --rule, a merge or a search
     method, auto = find_method(rule), alpha == 'auto'
     if method.kind not in ('merge', 'search'): raise ValueError(
         f'{method.name} is of the kind {method.kind}. --rule is a merge or a search; `wiseft methods` lists them.')
-    if method.name == 'weight-space': check_one_other(len(finetuned))
+    if method.takes == 'one': check_models(method, zeroshot, len(finetuned))
     if auto and len(finetuned) > 1: raise ValueError(
         '--alpha auto chooses between the start and one fine-tuned classifier. '
         f'There are {len(finetuned)}: give a number.')
     dtypes = {half: dtype for dtype, half in HALVES.items()}
     if precision not in (None, *dtypes): raise ValueError(f'--precision is {precision}. It is {" or ".join(dtypes)}.')
-    if alpha is not None and method.knob != 'alpha': raise ValueError(
+    if alpha is not None and method.strength != 'alpha': raise ValueError(
         f'{method.name} has no alpha. Leave --alpha out.')
     if parts and method.kind == 'search': raise ValueError(
         f'--parts goes with merges, and {method.name} is a search.')
@@ -354,18 +351,16 @@ def _recipe(zeroshot, finetuned, alpha, rule, knobs, parts, precision): # `Recip
     values = {}
     try: number = None if auto else alpha and float(alpha)
     except ValueError: raise typer.BadParameter(f'--alpha takes a number such as 0.5, or auto; got {alpha!r}') from None
-    if method.knob == 'alpha':
-        if number is None: number = signature(method.function).parameters['alpha'].default
+    if method.strength == 'alpha':
+        if number is None: number = method.hyperparameters.get('alpha')
         values['alpha'] = check_alpha(number if isinstance(number, (int, float)) else .5)
-    # --set: knobs of the rule, or of what it prepares
-    others, prepare = _numbers(knobs), getattr(method.function, 'prepare', None)
-    has = _knobs_of(method.function) | (_knobs_of(prepare) if prepare else {})
-    if method.knob: has.setdefault(method.knob, False)
+    # --set
+    others, has = _numbers(settings), _numbers_of(method)
     if strange := [k for k in others if k not in has]: raise ValueError(
-        f'--set {strange[0]}: expected a knob of {method.name}. There are: {", ".join(has) or "none"}.')
+        f'--set {strange[0]}: expected a hyperparameter of {method.name}. There are: {", ".join(has) or "none"}.')
     for name, value in others.items(): _check_whole(has, name, value)
     values |= others | (dict(parts=parts) if parts else {})
-    return Recipe(method.function, zeroshot, finetuned, values, dtypes.get(precision, ''))
+    return Recipe(method.set(**values), zeroshot, finetuned, dtypes.get(precision, ''))
 
 # %% ../../nbs/api/shell/02_train.ipynb #df741fa0
 def _images_of(suite, reference): # dict, as in a `Recipe`
@@ -390,7 +385,7 @@ def _rule_of_alpha(auto, unlabelled, keep, control): # as `choose_alpha` takes i
 
 def _loader_of_images(recipe, auto): # as `suite_loader`
     "Of a rule that looks at validation images"
-    what = '--alpha auto' if auto else method_name(recipe.rule)
+    what = '--alpha auto' if auto else recipe.method.title
     if not recipe.of_classifiers: raise ValueError(
         f'{what} looks at images, which takes classifier folders. These are files of weights.')
     if not recipe.images: raise ValueError(
@@ -411,13 +406,11 @@ def _merge_folders(recipe, output, load, device, force, choose):
         loaded = cache(lambda path, start=None: load_classifier(path, device, start=start))
         images = load(classnames=loaded(recipe.paths[0]).classnames).validation if load else None
         if load and not choose:
-            say(f'{method_name(recipe.rule)} looks at {len(images):,} validation images of the reference')
-        if choose: # α, the other knobs being as they are
-            ends = [loaded(recipe.start), loaded(recipe.tuned[0], loaded(recipe.start))]
+            say(f'{recipe.method.title} looks at {len(images):,} validation images of the reference')
+        if choose: # α, the other hyperparameters being as they are
+            ends = [loaded(recipe.base), loaded(recipe.finetuned[0], loaded(recipe.base))]
             check_ends(*ends)
-            others = {k: v for k, v in recipe.knobs.items() if k != 'alpha'}
-            way = partial(recipe.rule, **others)
-            recipe.knobs['alpha'] = choose_alpha(*ends, images, choose, way)
+            recipe.method = recipe.method.set(alpha=choose_alpha(*ends, images, choose, recipe.method))
         merged = merged_classifier(recipe, output, loaded, images)
         if 'trace.csv' in merged.beside: # a search's steps
             trace = merged.beside['trace.csv'].copy()

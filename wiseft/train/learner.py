@@ -41,10 +41,10 @@ from .loaders import ClipDL, PixelSource, check_dataloaders, clip_dataloaders, f
 from ..infer.inference import reuse_memory
 from ..base.distributed import counts_of_all, distributed, gathered, n_processes, rank
 from ..base.progress import is_told, is_watched, say_place
-from ..base.registry import method_name
+from ..base.registry import Method, as_method
 from ..base.text import did_you_mean
 from .resume import Checkpoint
-from .losses import HeadFromText, Loss, Pull, Teacher, completed, method_recipe, trait
+from .losses import HeadFromText, Loss, Pull, Teacher, method_recipe
 from .record import run_circumstances, run_recipe, validation_metrics
 from .trainable import choose_weights, parameter_groups, parametrized, plain_weights, rate_factors
 
@@ -203,8 +203,8 @@ def _callbacks(recipe, loss, pull):
     if recipe['precision'] != 'fp32': cbs.append(Bf16() if recipe['precision'] == 'bf16' else MixedPrecision())
     if not recipe['train_batchnorm']: cbs.append(FreezeBatchNorm())
     if loss: cbs.append(Loss(loss))
-    if trait(loss, 'trains_text'): cbs.append(HeadFromText())
-    if trait(loss, 'teacher'): cbs.append(Teacher(trait(loss, 'teacher')))
+    if loss and loss.trains_text: cbs.append(HeadFromText())
+    if loss and loss.teacher: cbs.append(Teacher(loss.teacher))
     if pull: cbs.append(Pull(pull))
     return cbs
 
@@ -215,7 +215,7 @@ def _check_settings(dls, classifier, recipe, loss, loss_func, splitter, argument
         f'There is no argument {unknown[0]!r}. {did_you_mean(unknown[0], names)}')
     if loss_func and recipe['label_smoothing']: raise ValueError(
         'loss_func takes the place of cross-entropy, which label_smoothing belongs to: give one of them.')
-    if trait(loss, 'trains_text'): # which looks at the whole batch, and builds the head anew
+    if loss and loss.trains_text: # which looks at the whole batch, and builds the head anew
         if recipe.get('accumulate'): raise ValueError(
             'A loss of images and captions looks at the whole batch, and accumulate (--accumulate) computes it in '
             'parts: give a smaller batch_size (--batch-size), or grad_checkpointing=True (--grad-checkpointing on the '
@@ -254,11 +254,11 @@ def _model_to_train(classifier, train, loss, pull, grad_checkpointing):
     model.alpha, model.parents, model.metrics, model.recipe = 1., [], {}, {}
     choose_weights(model, train)
     if pull and parametrized(model): raise ValueError(
-        f'{method_name(pull)} moves each weight after a step, by where it was at the start, and with '
-        f'{method_name(train)} weights are computed from parts that train: leave out one of the two.')
+        f'{pull.title} moves each weight after a step, by where it was at the start, and with '
+        f'{as_method(train).title} weights are computed from parts that train: leave out one of the two.')
     # tensors that methods were given, or made by their `prepare`, are saved beside the classifier
-    knobs = chain.from_iterable(getattr(m, 'keywords', {}).items() for m in (loss, pull))
-    prepared = {k: v for k, v in knobs if isinstance(v, torch.Tensor)}
+    given = chain.from_iterable(m.given.items() for m in (loss, pull) if m)
+    prepared = {k: v for k, v in given if isinstance(v, torch.Tensor)}
     model.beside = {'prepared.safetensors': prepared} if prepared else {}
     if not grad_checkpointing: return model
     # open_clip computes layers again in the backward pass instead of keeping what they gave
@@ -275,7 +275,7 @@ def _no_labels(logits, y):
 
 def _on_captions(dls, loss, label_smoothing): # the `loss_func` and metrics of a `Learner`
     "What fastai computes where images have captions and no labels"
-    if not trait(loss, 'trains_text'): raise ValueError(
+    if not (loss and loss.trains_text): raise ValueError(
         'These images have captions and no labels, which takes a loss that trains the text tower: loss=flyp '
         '(--method flyp on the command line), for instance.')
     if label_smoothing: raise ValueError(
@@ -303,8 +303,8 @@ def clip_learner(
     metrics=accuracy,
     cbs=None, # further fastai callbacks
     progress:bool=True, # fastai's table and bars; where nobody watches, a line an epoch
-    loss:Callable=None, # function of a step that returns named terms; default cross-entropy
-    pull:Callable=None, # function of a weight, called after each step
+    loss:Method|Callable|str=None, # function of a step that returns named terms; default cross-entropy
+    pull:Method|Callable|str=None, # function of a weight, called after each step
     accumulate:int=1, # parts that each batch is computed in, for one too large for memory
     grad_checkpointing:bool=False, # compute layers twice instead of keeping what they gave
     loss_func:Callable=None, # fastai's: function of logits and labels, not of captions; default cross-entropy
@@ -315,16 +315,17 @@ def clip_learner(
 ) -> ClipLearner:
     "A fastai `Learner` that fine-tunes a copy of a classifier, with the paper's defaults"
     import fastai.vision.learner # how fastai shows results of images
-    told = method_recipe(train) if callable(train) else train
-    if wd is None: wd = 0. if any(trait(m, 'replaces_decay') for m in (loss, pull)) else .1
-    recipe = dict(train=told, wd=wd, label_smoothing=label_smoothing, clip_norm=clip_norm,
+    loss, pull = loss and as_method(loss, 'loss'), pull and as_method(pull, 'pull')
+    if wd is None: wd = 0. if any(m.replaces_decay for m in (loss, pull) if m) else .1
+    trained = method_recipe(as_method(train, 'train')) if callable(train) else train
+    recipe = dict(train=trained, wd=wd, label_smoothing=label_smoothing, clip_norm=clip_norm,
                   precision=fitting_precision(precision, classifier.device), train_batchnorm=train_batchnorm)
     if accumulate > 1: recipe['accumulate'] = accumulate
     if lr_factors: recipe['lr_factors'] = lr_factors
     _check_settings(dls, classifier, recipe, loss, loss_func, splitter, kwargs)
     if is_captions(check_dataloaders(dls, classifier)): kwargs = _on_captions(dls, loss, label_smoothing) | kwargs
-    loss, pull = (m and completed(m, classifier) for m in (loss, pull))
-    if trait(loss, 'trains_text'): classifier = classifier.with_text()
+    loss, pull = (m and m.completed(classifier) for m in (loss, pull))
+    if loss and loss.trains_text: classifier = classifier.with_text()
     image_dls, model = dls, _model_to_train(classifier, train, loss, pull, grad_checkpointing)
     if lr_factors:
         factors = rate_factors(model, **lr_factors)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Step', 'caption_tokens', 'outputs_of', 'inner_layers', 'contrastive', 'projections', 'training_pairs', 'Loss',
-           'HeadFromText', 'Teacher', 'Pull', 'trait', 'completed', 'method_recipe']
+           'HeadFromText', 'Teacher', 'Pull', 'method_recipe']
 
 # %% ../../nbs/api/train/02_losses.ipynb #13ba50a9
 import numpy as np
@@ -17,13 +17,12 @@ from fastai.learner import Learner, ValueMetric
 from fastai.torch_core import to_device
 from fastcore.basics import patch
 from functools import cached_property, partial
-from inspect import Parameter, signature
 from ..models.clip import text_features, unit_length
 from ..models.tower import tower_blocks
 from ..infer.prefetch import sent
 from .loaders import is_captions
 from ..base.distributed import gathered, rank
-from ..base.registry import function_and_knobs, method_name
+from ..base.registry import Method
 from ..base.text import kind_and_shape
 from ..weights.safetensors_io import state_hash
 from ..models.classifier import ImageClassifier
@@ -150,8 +149,8 @@ def inner_layers(
 # %% ../../nbs/api/train/02_losses.ipynb #19e06a59
 def _unit_rows(step, made): # list of (n, numbers), the numbers of each image a row of length 1
     if not made: raise ValueError(
-        'This loss looks at inner layers, and does not say at how many. Say so after its function, as in '
-        'my_loss.layers = 1.')
+        "This loss looks at inner layers, and does not say at how many. Say so in its decorator, as in "
+        "@method('loss', 'my loss', layers=1).")
     return [step.gathered(unit_length(made[i].flatten(1))) for i in sorted(made)]
 
 @patch(as_prop=True)
@@ -219,10 +218,10 @@ def training_pairs(
 class Loss(Callback):
     "Minimise the sum of the terms of a loss"
     order = -5 # before `Watch` looks at the loss
-    def __init__(self, loss:Callable): self.loss, self.sums = loss, None
+    def __init__(self, loss:Method): self.loss, self.sums = loss, None
 
     def before_fit(self):
-        self.stack, n = ExitStack(), trait(self.loss, 'layers')
+        self.stack, n = ExitStack(), self.loss.layers
         layers = inner_layers(self.learn.student.visual, n) if n else []
         self.learn.inner_outputs = self.stack.enter_context(outputs_of(layers))
         if self.sums is None:
@@ -266,11 +265,11 @@ def names(self:Loss):
     with torch.random.fork_rng(): # a loss may draw
         terms = self.loss(Step(self.learn, x, y, logits, features, self.loss_func(logits, y)))
     if not isinstance(terms, dict): raise ValueError(
-        f'{method_name(self.loss)} returned {kind_and_shape(terms)}. A loss returns a dict of named terms, such as '
+        f'{self.loss.title} returned {kind_and_shape(terms)}. A loss returns a dict of named terms, such as '
         'dict(ce=step.cross_entropy).')
     for term, value in terms.items():
         if getattr(value, 'shape', None) != (): raise ValueError(
-            f'{method_name(self.loss)} returned {kind_and_shape(value)} as its term {term!r}. A term is a tensor with '
+            f'{self.loss.title} returned {kind_and_shape(value)} as its term {term!r}. A term is a tensor with '
             'one number, such as a mean.')
     return list(terms)
 
@@ -299,12 +298,12 @@ class Teacher(Callback):
 class Pull(Callback):
     "Call a pull on every weight that trains, after each step of the optimiser"
     cancelled = False # is this step? Then fastai calls `after_step` all the same
-    def __init__(self, pull:Callable): self.pull, self.memories = pull, None
+    def __init__(self, pull:Method): self.pull, self.memories = pull, None
 
     def before_fit(self):
         self.pairs = training_pairs(self.learn.student, self.learn.start)
         if self.memories is None: self.memories = [{} for _ in self.pairs]
-        self.wanted = [k for k in ('lr', 'share') if k in signature(self.pull).parameters]
+        self.wanted = [k for k in ('lr', 'share') if k in self.pull.parameters]
 
     def share(self):
         "The part of all learning rates of the training that this step has"
@@ -335,31 +334,9 @@ class Pull(Callback):
             i, _, k = name.partition('.')
             self.memories[int(i)][k] = v.to(self.pairs[int(i)][0].device)
 
-# %% ../../nbs/api/train/02_losses.ipynb #89526df6
-def trait(
-    method:Callable, # a function; with knobs: `functools.partial` of one
-    name:str, # 'prepare', 'layers', 'trains_text', 'teacher' or 'replaces_decay'
-):
-    "What a method is known to need or do, an attribute of its function; None where nothing is said"
-    return getattr(function_and_knobs(method)[0], name, None)
-
-def completed(
-    method:Callable, # a loss or pull; with knobs: `functools.partial` of one
-    classifier:ImageClassifier, # to start from
-): # the same, with the knobs that its `prepare` makes
-    "A method with all that it must know before the first step"
-    prepare = trait(method, 'prepare')
-    if prepare is None: return method
-    wanted = [k for k,p in signature(method).parameters.items() if p.default is Parameter.empty][1:]
-    return partial(method, **prepare(classifier)) if wanted else method
-
 # %% ../../nbs/api/train/02_losses.ipynb #4bb5c42f
 def method_recipe(
-    method:Callable, # a function; with knobs: `functools.partial` of one
-) -> dict: # name and knobs, as JSON has it
+    method:Method,
+) -> dict: # name and hyperparameters, as JSON has it
     "A method as a recipe writes it down"
-    function, knobs = function_and_knobs(method)
-    defaults = {k: p.default for k, p in signature(function).parameters.items() if p.default is not Parameter.empty}
-    recipe = dict(name=method_name(method))
-    for k, v in (defaults | knobs).items(): recipe[k] = state_hash({k: v}) if isinstance(v, torch.Tensor) else v
-    return recipe
+    return {k: state_hash({k: v}) if isinstance(v, torch.Tensor) else v for k, v in method.recipe().items()}

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
-from ..base.registry import method_name
+from ..base.registry import as_method
 from ..models.tower import tower_positions
 from ..weights.layout import Positions
 from ..weights.merge import part_of
@@ -27,7 +27,7 @@ def choose_weights(
     if not (named or callable(train)): raise ValueError(
         f"train={train!r}: expected 'all', 'head', 'last:n' as in 'last:2', or a function, as partial(lora, rank=8) "
         'of wiseft.methods.lora.')
-    said = method_name(train) if callable(train) else f'train={train!r}'
+    said = as_method(train, 'train').title if callable(train) else f'train={train!r}'
     if classifier.head_from_text and train != 'all': raise ValueError(
         f'{said}: where the text tower trains, the classifier has no head to train, it is built from the text tower. '
         'Leave it out.')

@@ -13,6 +13,7 @@ from fastai.callback.core import Callback
 from torch import nn
 from types import SimpleNamespace
 from .losses import method_recipe
+from ..base.registry import as_method
 from .trainable import plain_weights
 
 # %% ../../nbs/api/train/08_weight_averages.ipynb #b62bad5f
@@ -52,7 +53,7 @@ class TimeAverage(Callback):
 
     @property
     def recipe(self): # name and arguments, for recipes
-        about = method_recipe(type(self))
+        about = method_recipe(as_method(type(self), 'average'))
         return {k: getattr(self, k, v) for k,v in about.items() if k != 'name'} | dict(name=about['name'])
 
     def kept(self): return self.average.state_dict() | dict(n=torch.tensor(self.n)) # for a checkpoint

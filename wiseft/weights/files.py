@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from ..base.files import atomic_path
-from .merge import (ByTensor, check_shares, check_states, flat_prepared, merge_recipe, merge_rule,
-                                  merged_tensors, prepare_merge, uniform_soup, weighted_average, wise_ft)
-from ..base.registry import find_method, method_name
+from .merge import (check_models, check_shares, check_states, flat_prepared, merge_recipe, merged_tensors,
+                                  prepare_merge, uniform_soup, weighted_average, wise_ft)
+from ..base.registry import Method, as_method, find_method
 from .safetensors_io import (TensorFile, file_header, safetensors_name, tensor_bytes, tensor_order,
                                            tensor_table)
 from .tensors import is_weight
@@ -64,41 +64,38 @@ def _warn_of_strangers(files, names):
             f'{median(cosines):.2f}. Were they fine-tuned from one start? If not, their average is worth nothing.')
 
 # %% ../../nbs/api/weights/05_files.ipynb #a1db6d85
-# what mergekit calls knobs; the first two are lists, one number a model
+# what mergekit calls hyperparameters; the first two are lists, one number a model
 MERGEKIT_WORDS = dict(weights='weight', densities='density', scale='lambda')
 
 def recipe_text(
-    rule:Callable, # function of a merge or search
-    start:str|Path|None, # as `write_merged` takes it
-    tuned:list, # paths, as `write_merged` takes them
+    method:Method, # a merge or a search
+    base:str|Path|None, finetuned:list, # paths, as `write_merged` takes them
     folder:str|Path, # that it will lie in
-    knobs:dict, # of the rule
     **more # further keys
-) -> str: # '' for a rule that can't be found by name
+) -> str: # '' for a method that can't be found by name
     "The recipe that makes a merge again"
     # one of mergekit's methods, or one of ours that its name finds
-    mergekit_name = getattr(rule, 'merge_method', None)
-    if mergekit_name: keys = dict(merge_method=mergekit_name)
+    if method.mergekit: keys = dict(merge_method=method.mergekit)
     else:
-        try: registered = find_method(method_name(rule)).function
-        except ValueError: registered = None
-        if registered is not rule: return ''
-        keys = dict(rule=method_name(rule))
-    # mergekit has some knobs by model, and calls one of them by a word that is no name in Python
-    parameters = merge_recipe(rule, **knobs)
+        try: listed = find_method(method.name).function
+        except ValueError: listed = None
+        if listed is not method.function: return ''
+        keys = dict(rule=method.name)
+    # mergekit has some hyperparameters by model, and calls one of them by a word that is no name in Python
+    parameters = merge_recipe(method)
     parameters = {k: v for k, v in parameters.items() if k not in ('name', 'chosen') and v is not None}
-    models = [dict(model=_from(folder, p)) for p in tuned]
-    if mergekit_name:
+    models = [dict(model=_from(folder, p)) for p in finetuned]
+    if method.mergekit:
         parameters = {MERGEKIT_WORDS.get(k, k): v for k, v in parameters.items()}
         of_each = {k: parameters.pop(k) for k in ('weight', 'density') if k in parameters}
         for i, m in enumerate(models):
             if of_each: m['parameters'] = {word: values[i] for word, values in of_each.items()}
-    if start is not None: keys['base_model'] = _from(folder, start)
+    if base is not None: keys['base_model'] = _from(folder, base)
     if 'reference' in more: more['reference'] = _from(folder, more['reference'])
     if is_path(more.get('suite', '')): more['suite'] = f'./{_from(folder, more["suite"])}'
     keys |= dict(models=models, parameters=parameters) | more
     plain = json.loads(json.dumps({k: v for k, v in keys.items() if v}, default=float))
-    use = f' --use {_from(folder, rule.__code__.co_filename)}' if rule.__module__ == '<run_path>' else ''
+    use = f' --use {_from(folder, method.function.__code__.co_filename)}' if method.__module__ == '<run_path>' else ''
     return f'# wiseft merge THIS_FILE -o OUT{use}\n' + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 def is_path(
@@ -114,36 +111,35 @@ def _from(folder, path):
 
 # %% ../../nbs/api/weights/05_files.ipynb #4402d569
 def write_merged(
-    start:str|Path|None, # .safetensors file, or folder, that fine-tuning began from; None for rules that don't use it
-    tuned:list, # the same, fine-tuned from it
+    base:str|Path|None, # .safetensors file, or folder, that fine-tuning began with; None for methods that don't use it
+    finetuned:list[str|Path], # the same, fine-tuned from it
     out:str|Path, # .safetensors file to make; it may be one of the others, with `force`
-    rule:Callable|str=wise_ft, # as in `merge`
+    method:Method|Callable|str=wise_ft, # as in `merge`
     prepared:dict|None=None, # as in `merge`
     force:bool=False, # replace an existing file?
     dtype:torch.dtype|None=None, # precision of the result; default that of the weights
-    **knobs, # of the rule, and of its `prepare`
+    **hyperparameters, # of the method, and of its `prepare`
 ) -> Path: # `out`
     "`merge` of files into a file, one tensor at a time"
-    paths = list(tuned) if start is None else [start, *tuned]
-    out = safetensors_name(out)
-    rule, knobs = merge_rule(rule, knobs)
+    paths = list(finetuned) if base is None else [base, *finetuned]
+    out, method = safetensors_name(out), as_method(method, 'merge').set(**hyperparameters)
+    check_models(method, base, len(finetuned))
     files = [weights_at(p, dtype) for p in paths]
-    if not files: raise ValueError('There is nothing to average: give at least one file.')
     names = [str(p) for p in paths]
     check_states(files, names)
     _warn_of_strangers(files, names)
-    first, *rest = files if start is not None else [None, *files]
-    notes = dict(parents=json.dumps([Path(p).name for p in paths]), rule=method_name(rule))
-    for k, v in knobs.items():
-        value = v.said if isinstance(v, ByTensor) else v
+    first, *rest = files if base is not None else [None, *files]
+    notes = dict(parents=json.dumps([Path(p).name for p in paths]), rule=method.name)
+    for k, v in method.given.items():
+        value = getattr(v, 'recipe', v)
         if v is not None: notes[k] = value if isinstance(value, (int, float)) else json.dumps(value)
     recipe = '' # a file over one of its own parents can't be made again
     if out not in map(Path, paths):
-        recipe = recipe_text(rule, start, tuned, out.parent, knobs, dtype=str(dtype or '').removeprefix('torch.'))
+        recipe = recipe_text(method, base, finetuned, out.parent, dtype=str(dtype or '').removeprefix('torch.'))
     with atomic_path(out, force=force) as tmp:
-        if prepared is None: prepared, knobs = prepare_merge(rule, first, rest, **knobs)
+        if prepared is None: prepared = prepare_merge(method, first, rest)
         like = Converted(files[0], lambda t: t.to(dtype)) if dtype else files[0]
-        _write_in_order(tmp, like, merged_tensors(rule, first, rest, names, prepared, knobs, dtype), notes)
+        _write_in_order(tmp, like, merged_tensors(method, first, rest, names, prepared, dtype=dtype), notes)
         if prepared:
             state = {k: torch.as_tensor(v) for k, v in flat_prepared(prepared).items()}
             with atomic_path(out.with_suffix('.prepared.safetensors'), force=force) as beside:

@@ -12,8 +12,8 @@ from copy import deepcopy
 from fastcore.basics import chunked
 from torch import nn
 from .layout import Positions
-from .merge import At, check_alpha, check_parts, knobs_apart, merge_tensor, wise_ft
-from ..base.registry import function_and_knobs
+from .merge import check_alpha, check_parts, merged_tensors, wise_ft
+from ..base.registry import Method, as_method
 from .tensors import check_compatible, check_finite, is_weight
 
 # %% ../../nbs/api/weights/04_path.ipynb #ccb7b2bd
@@ -23,11 +23,11 @@ class WeightPath:
         target:nn.Module, # receives the weights; its state dict has the same keys
         zeroshot:Mapping, # state dict, alpha = 0
         finetuned:Mapping, # state dict, alpha = 1
-        rule:Callable=wise_ft, # merge with a knob `alpha`; with others: `functools.partial` of one
+        method:Method|Callable=wise_ft, # merge with a hyperparameter `alpha`
         prepared:dict|None=None, # as in `merge`
     ):
         memory = target.state_dict()
-        # may it be walked? The precision is the target's own business
+        # the precision is the target's own
         check_compatible(zeroshot, finetuned)
         alike = {k: t.to('meta', zeroshot[k].dtype) if k in zeroshot else t for k, t in memory.items()}
         check_compatible(alike, zeroshot, ('target', 'zeroshot'))
@@ -36,34 +36,38 @@ class WeightPath:
                 "The target shares its memory with one of the two models and would overwrite it. Give a copy: "
                 "copy.deepcopy(module).")
         for s, name in ((zeroshot, 'zeroshot'), (finetuned, 'finetuned')): check_finite(s, name)
-        # by which rule?
-        (self.rule, _), (_, self.knobs) = function_and_knobs(rule), knobs_apart(rule)
-        check_parts(self.knobs.get('parts'), memory)
-        # both ends lie where the target does; on an accelerator many tensors are averaged at once
-        self.target, self.heads, prepared = target, {}, prepared or {}
-        positions = Positions(memory, getattr(target, 'layouts', None))
-        at_once = rule is wise_ft and any(t.device.type != 'cpu' for t in memory.values())
-        there = lambda state, k: state[k].detach().to(memory[k].device)
-        self.tensors = [(t, there(zeroshot, k), there(finetuned, k)) for k, t in memory.items()]
-        together, self.alone = [], []
-        for k, versions in zip(memory, self.tensors):
-            if at_once and is_weight(memory[k]): together.append(versions)
-            else: self.alone.append((versions, At(k, positions, prepared.get(k))))
-        self.together = list(chunked(together, 64))
+        self.target, self.memory, self.heads = target, memory, {}
+        self.method, self.prepared = as_method(method, 'merge'), prepared
+        check_parts(self.method.given.get('parts'), memory)
+        self.positions = Positions(memory, getattr(target, 'layouts', None))
+        # both ends lie where the target does
+        def there(state): return {k: state[k].detach().to(t.device) for k, t in memory.items()}
+        self.zeroshot, self.finetuned = there(zeroshot), there(finetuned)
+
     @torch.no_grad()
     def __call__(self,
         alpha:float # mixing coefficient; outside 0…1 it extrapolates, with a warning
     ) -> nn.Module: # `target`
         alpha = check_alpha(alpha)
-        for some in self.together:
-            targets, starts, ends = map(list, zip(*some))
-            torch._foreach_copy_(targets, torch._foreach_lerp(starts, ends, alpha)) # averaged first, rounded then
-        for (t, z, f), at in self.alone:
-            if self.rule is not wise_ft or 'parts' in self.knobs or not is_weight(t):
-                t.copy_(merge_tensor(self.rule, z, [f], at, self.knobs | dict(alpha=alpha)))
-            elif t.dtype == z.dtype: torch.lerp(z, f, alpha, out=t)
-            else: t.copy_(torch.lerp(z, f, alpha))
+        if self.method.function is wise_ft.function and self.method.given.keys() <= {'alpha'}: self._lerp(alpha)
+        else:
+            merged = merged_tensors(self.method.set(alpha=alpha), self.zeroshot, [self.finetuned],
+                                    ['zeroshot', 'finetuned'], self.prepared, self.positions)
+            for k, t in merged: self.memory[k].copy_(t)
         if getattr(self.target, 'head_from_text', False): # which is built once for each alpha
             if alpha not in self.heads: self.heads[alpha] = deepcopy(self.target.rebuild_head().head.state_dict())
             self.target.head.load_state_dict(self.heads[alpha])
         return self.target
+
+    def _lerp(self, alpha):
+        "The average of all weights; on an accelerator of many tensors at once"
+        together = []
+        for k, t in self.memory.items():
+            z, f = self.zeroshot[k], self.finetuned[k]
+            if not is_weight(t): t.copy_(f if alpha == 1 else z)
+            elif t.device.type != 'cpu': together.append((t, z, f))
+            elif t.dtype == z.dtype: torch.lerp(z, f, alpha, out=t)
+            else: t.copy_(torch.lerp(z, f, alpha))
+        for some in chunked(together, 64):
+            targets, starts, ends = map(list, zip(*some))
+            torch._foreach_copy_(targets, torch._foreach_lerp(starts, ends, alpha)) # averaged first, rounded then

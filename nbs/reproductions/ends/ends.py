@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np, torch
 import torch.nn.functional as F
 from wiseft.data.suites import protocol
-from wiseft.infer.ensembles import members, mix_logits, mix_probabilities
+from wiseft.infer.ensembles import members, average_logits, average_probabilities
 from wiseft.infer.evaluation import evaluate
 from wiseft.train.learner import finetune
 from wiseft.stats.metrics import correct
@@ -59,8 +59,8 @@ def outputs(z):
     slope = (z[STEP]-z[-STEP])/(2*STEP)
     out = {('weight-space', a): z[a] for a in PATH}
     out |= {('linearised', a): z[0.] + a*slope for a in PATH}
-    out |= {('logits', a): mix_logits(z[0.], z[1.], a) for a in PATH}
-    return out | {('probabilities', a): mix_probabilities(z[0.], z[1.], a).log() for a in PATH if 0 <= a <= 1}
+    out |= {('logits', a): average_logits(z[0.], z[1.], a) for a in PATH}
+    return out | {('probabilities', a): average_probabilities(z[0.], z[1.], a).log() for a in PATH if 0 <= a <= 1}
 
 
 def margin_medians(z0, z1, labels):
