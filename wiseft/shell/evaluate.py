@@ -105,7 +105,7 @@ def _tell_forgotten(predictions, alpha=None):
 
 # %% ../../nbs/api/shell/03_evaluate.ipynb #b4a8a397
 _By = Annotated[Optional[str], typer.Option('--by', show_default=False,
-    help='Ways of averaging, with commas: merges (of weights) and mixes (of answers), as `wiseft methods` lists them. '
+    help='Ways of averaging, with commas: merges (of weights) and ensembles (of outputs), as `wiseft methods` lists them. '
          'Default: weight-space,logits,probabilities.')]
 _Averaged = Annotated[Optional[Path], typer.Option('--averaged', show_default=False,
     help='The average of the two that you keep: its α is evaluated too; the terminal and the report say how it was '
