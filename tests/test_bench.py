@@ -6,7 +6,6 @@ import shutil
 import time
 from dataclasses import replace
 from datetime import date
-from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
@@ -179,7 +178,7 @@ def carried_out(folder, name="gains"):
     torch.set_num_threads(1)
     all_methods()
     tpgm = find_method("TPGM")
-    REGISTRY["TPGM"] = replace(tpgm, function=partial(tpgm.function, steps=10))
+    REGISTRY["TPGM"] = tpgm.set(steps=10)
     told = []
     script = runpy.run_path(str(ROOT / "nbs/reproductions/bench/bench.py"))
     settings = PIECES | dict(epochs=3)  # a checkpoint after each epoch

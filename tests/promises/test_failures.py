@@ -69,7 +69,7 @@ def test_yes_is_no_weight(tmp_path, parameters):
 def test_switches_of_recipes(tmp_path):
     models = "models:\n- {model: a, parameters: {weight: 1}}\n- {model: b, parameters: {weight: 2}}\n"
     found = read_recipe(recipe(tmp_path, f"merge_method: linear\nparameters: {{normalize: false}}\n{models}"))
-    assert found.knobs["normalize"] is False
+    assert found.method.given["normalize"] is False
 
 
 # weights in 8 bits
