@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Model', 'Pretrained', 'Preprocess', 'QuickGelu', 'Epochs', 'BatchSize', 'Templates', 'Data', 'MethodNames', 'Trained',
-           'Accumulate', 'GradCheckpointing', 'Checkpoints', 'StoredPrecision', 'ValidationSuite', 'Unlabelled', 'Keep',
+           'Accumulate', 'GradCheckpointing', 'Checkpoints', 'StoredPrecision', 'ValidationSuite', 'Keep',
            'LearningRate', 'LrFactorOption', 'TrainingPrecision', 'Captions', 'Settings', 'RuleSettings', 'MergeStart',
            'Tuned', 'Alpha', 'MergeRule', 'DryRun', 'zeroshot', 'probe', 'finetune_', 'merge_']
 
@@ -99,8 +99,6 @@ StoredPrecision = Annotated[Optional[str], typer.Option('--precision',
     help='fp16 or bf16: a folder half as large.', show_default=False)]
 ValidationSuite = Annotated[Optional[str], typer.Option('--suite',
     help='For --alpha auto, or a rule that looks at images: the validation images of this suite.', show_default=False)]
-Unlabelled = Annotated[Optional[Path], typer.Option('--unlabelled', show_default=False,
-    help='For --alpha auto: images of the new domain, without labels; α is where the classifier is surest of them.')]
 Keep = Annotated[Optional[float], typer.Option('--keep', min=0, max=100, show_default=False,
     help='For --alpha auto, with --control: the points of accuracy on control sets that may be lost.')]
 LearningRate = Annotated[Optional[float], typer.Option('--lr', min=0, show_default=False,
@@ -276,7 +274,6 @@ DryRun = Annotated[bool, typer.Option('--dry-run', help='Say what is missing, an
 # %% ../../nbs/api/shell/02_train.ipynb #1da7052b
 @command('wiseft merge zeroshot finetuned --alpha 0.5 -o averaged',
          'wiseft merge zeroshot finetuned --alpha auto --reference photos -o averaged',
-         'wiseft merge zeroshot finetuned --alpha auto --reference photos --unlabelled new-photos -o averaged',
          'wiseft merge zeroshot finetuned --alpha auto --reference photos --keep 1 --control pets -o averaged',
          'wiseft merge pretrained.safetensors finetuned.safetensors -o averaged.safetensors',
          'wiseft merge zeroshot first second third --rule greedy-soup --reference photos -o soup',
@@ -287,7 +284,7 @@ def merge_(
     zeroshot:MergeStart, finetuned:Tuned=None, *, output:Output,
     alpha:Alpha=None, rule:MergeRule='weight-space', settings:RuleSettings=None, parts:PartsOption=None,
     suite:ValidationSuite=None, reference:Reference=None,
-    unlabelled:Unlabelled=None, keep:Keep=None, control:Control=None,
+    keep:Keep=None, control:Control=None,
     precision:StoredPrecision=None, dry_run:DryRun=False,
     workers:Workers=None, device:Device=None, use:Use=None, force:Force=False,
 ):
@@ -297,7 +294,7 @@ def merge_(
     from wiseft.weights.recipes import is_classifier,merge_by_recipe,read_recipe,what_is_missing
     written, auto = zeroshot.suffix in ('.yml', '.yaml'), alpha == 'auto'
     if use or written or rule != 'weight-space': load_methods(use)
-    choose = _rule_of_alpha(auto, unlabelled, keep, control)
+    choose = _rule_of_alpha(auto, keep, control)
     if not written: recipe = _recipe(zeroshot, finetuned, alpha, rule, settings, parts, precision)
     elif finetuned or alpha or rule != 'weight-space' or settings or parts or precision: raise typer.BadParameter(
         'A recipe says which models are merged, and how. Leave further models, --alpha, --rule, --set, --parts and '
@@ -371,16 +368,13 @@ def _images_of(suite, reference): # dict, as in a `Recipe`
     in_folder = Path(suite).is_dir() and suite not in (*EMBEDDED, *FAMILIES)
     return dict(suite=str(Path(suite).absolute()) if in_folder else suite)
 
-def _rule_of_alpha(auto, unlabelled, keep, control): # as `choose_alpha` takes it, or None
+def _rule_of_alpha(auto, keep, control): # as `choose_alpha` takes it, or None
     "The rule that `--alpha auto` goes by"
-    if not auto and (unlabelled or keep is not None or control): raise typer.BadParameter(
-        '--unlabelled, --keep and --control go with --alpha auto.')
-    if unlabelled and (keep is not None or control): raise typer.BadParameter(
-        '--unlabelled and --keep are two rules: give one of them.')
+    if not auto and (keep is not None or control): raise typer.BadParameter(
+        '--keep and --control go with --alpha auto.')
     if (keep is None) != (not control): raise typer.BadParameter('--keep and --control go together.')
     if not auto: return None
-    from wiseft.infer.rules import confident,keeps
-    if unlabelled: return confident(unlabelled)
+    from wiseft.infer.rules import keeps
     return keeps(keep/100, control) if control else 'nearest'
 
 def _loader_of_images(recipe, auto): # as `suite_loader`

@@ -5,22 +5,21 @@
 
 By plan.json, under `labels`. A file of some kilobytes a run, in the folder labels; what is done is not done again.
 """
-import contextlib, io, json, sys
+import json, sys
 import numpy as np
 import pandas as pd
 import torch
+import unlabelled as un
 from campaign import BUILD, HERE, PLAN, folder_name, plan_of
-from dataclasses import dataclass, field
+from functools import partial
 from wiseft.base.files import atomic_path
 from wiseft.bench.trial import Trial
 from wiseft.infer.ensembles import members
-from wiseft.infer.rules import Seen, alpha_by_rule
 from wiseft.infer.evaluation import look
-from wiseft.infer.rules import confident
-from wiseft.infer.scores import Metric, Outcome
+from wiseft.infer.rules import alpha_by_rule
+from wiseft.infer.scores import Metric
 from wiseft.models.load import load_classifier
 from wiseft.shell.app import load_methods
-from wiseft.stats import unlabelled as un
 
 PARTS = ['vit, harsh', 'resnet, harsh', 'resnet, gentle', 'resnet, gentle, head', 'resnet, gentle, names 25',
          'resnet, gentle, names 50']
@@ -28,27 +27,17 @@ LOGITS = Metric('logits', lambda o: o.outputs)
 N_DRAWS = 200
 
 
-@dataclass
-class Looked(Seen):
-    "What a rule is shown, of logits that are there: all α pass each image once, for all rules and halves."
-    logits:dict=field(default_factory=dict) # path -> (α, classes)
-    def look(self, images, metrics=()):
-        z, labels = np.stack([self.logits[str(p)] for p in images.paths], 1), torch.as_tensor(np.array(images.labels))
-        def of(z): return {m.kept_as: m.per_image(Outcome(z, labels)).numpy() for m in metrics}
-        return {a: of(torch.from_numpy(z[i])) for i, a in enumerate(self.accuracies.index)}, None
-
-
 def passed(between, images):
     "(α, n, classes) logits, after a pass."
     return np.stack([c['logits'] for c in look(between, images, [LOGITS], progress=False).values()]).astype(np.float32)
 
 
-def regrets(seen, images, right):
+def regrets(choose, z, right):
     "Of each half: what is chosen without its labels, what each α has on the other half."
-    order, n = np.random.default_rng(0).permutation(len(images)), len(images)//2
+    order, n = np.random.default_rng(0).permutation(z.shape[1]), z.shape[1]//2
     for half, other in (order[:n], order[n:]), (order[n:], order[:n]):
-        with contextlib.redirect_stdout(io.StringIO()): alpha = confident(images.subset(np.sort(half)))(seen)
-        yield dict(confident=float(alpha), accuracies=right[:, other].mean(1).round(6).tolist())
+        alpha = choose(torch.from_numpy(z[:, np.sort(half)]))
+        yield dict(confident=alpha, accuracies=right[:, other].mean(1).round(6).tolist())
 
 
 def calibrated(z, temperature):
@@ -86,15 +75,12 @@ def run(part, seed, lr):
     z = {d: passed(between, s) for d, s in sets.items()}
     right = {d: z[d].argmax(2) == np.array(s.labels) for d, s in sets.items()}
     accuracies = pd.Series(right['validation'].mean(1), alphas)
-    n, paths = len(suite.validation), {}
-    for d, s in sets.items():
-        paths |= {str(p): z[d][:, i] for i, p in enumerate(s.paths)}
-    seen = Looked(accuracies, n, suite.validation, None, {}, paths)
-    nll = [un.nll_by_temperature(torch.from_numpy(v), torch.as_tensor(np.array(suite.validation.labels))).numpy()
-           for v in z['validation']]
+    n, labels = len(suite.validation), torch.as_tensor(np.array(suite.validation.labels))
+    choose = partial(un.confident, alphas, torch.from_numpy(z['validation']), labels)
+    nll = [un.nll_by_temperature(torch.from_numpy(v), labels).numpy() for v in z['validation']]
     out = dict(part=part, seed=seed, lr=lr, alphas=alphas, validation=float(alpha_by_rule(accuracies, n)), sets={})
     for d, s in suite.shifts.items():
-        found = dict(n=len(s), halves=[*regrets(seen, s, right[d])], estimates={})
+        found = dict(n=len(s), halves=[*regrets(choose, z[d], right[d])], estimates={})
         for a in (.5, 1.):
             i = alphas.index(a)
             t = un.best_temperature(nll[i])
