@@ -75,10 +75,10 @@ def members(
         for a in inner: check_alpha(a)
     # the two ends; where only the image tower trained, all have the zero-shot classifier's head on a control set
     head_of = None if _train_text(zeroshot, finetuned) else Remembered(partial(own_head, zeroshot))
-    ends = dict(head_of=head_of, by_features=any('features' in m.parameters for m in methods))
+    by_features = any('features' in m.parameters for m in methods)
     initial = 'start' if getattr(zeroshot, 'method', None) == 'start' else 'zero-shot'
-    first = member(zeroshot, name, seed, precision, initial, 0., **ends)
-    last = member(finetuned, name, seed, precision, 'fine-tuned', 1., **ends)
+    first = member(zeroshot, name, seed, precision, initial, 0., head_of=head_of)
+    last = member(finetuned, name, seed, precision, 'fine-tuned', 1., head_of=head_of, by_features=by_features)
     first_merge = next((m for m in methods if m.kind == 'merge'), None)
     @cache
     def alike(): # warns once
