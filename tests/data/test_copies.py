@@ -12,6 +12,7 @@ from conftest import later
 from wiseft.data.disk_cache import clear_cache
 from wiseft.data.labels import image_folder
 from wiseft.data.suites import folder_suite
+from wiseft.infer import evaluation
 from wiseft.infer.ensembles import sweep
 from wiseft.infer.evaluation import evaluate
 from wiseft.models.load import load_classifier
@@ -191,6 +192,7 @@ def test_the_command_line(photos, start, tmp_path):
     output = wiseft("evaluate", tmp_path / "zeroshot", tmp_path / "tuned", "--suite", test)
     assert f"images {MESSAGE} tuned" in output and "not known here" not in output
     clear_cache()
+    evaluation._compared.clear()  # as in a process of its own
     output = wiseft("evaluate", tmp_path / "tuned", "--suite", test)
     assert MESSAGE not in output
     assert "'test' are not compared with the images that 'tuned" in output

@@ -12,7 +12,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
-from time import perf_counter
 from .decoding import UnreadableImage
 from .disk_cache import cache_limit, folder_of, open_entry, write_entry
 from .hashes import MOST_THUMBNAILS, THUMBNAIL_SIDE, recall_thumbnails, remember_thumbnails, square_thumbnail
@@ -134,16 +133,15 @@ class Thumbnails:
 
 def thumbnails(
     images:ImageSet,
-    seconds:float=np.inf # for images that have none yet
+    most:int=MOST_THUMBNAILS # of a larger set so many are drawn, the same ones each time
 ) -> Thumbnails:
-    "Thumbnails of at most 50,000 images: those that are remembered, and what can be decoded in time"
-    end = perf_counter() + seconds
-    some = images.subset(np.random.default_rng(0).permutation(len(images))[:MOST_THUMBNAILS])
+    "Thumbnails of an image set; those that are remembered are not decoded again"
+    some = images.subset(np.random.default_rng(0).permutation(len(images))[:most])
     identities = [None]*len(some) if some.pixels is not None else list(some.identities())
     known = recall_thumbnails(identities)
     small = [known.get(identity) for identity in identities]
     def decode(i):
-        if small[i] is not None or perf_counter() > end: return small[i]
+        if small[i] is not None: return small[i]
         try: return square_thumbnail(some.open(i, at_least=4*THUMBNAIL_SIDE))
         except UnreadableImage: return None
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool: small = list(pool.map(decode, range(len(some))))
@@ -156,13 +154,11 @@ def thumbnails(
 def lookalikes(
     images:Thumbnails, others:Thumbnails,
     look_up:LookUp=None, # in the others, if there is one already
-    seconds:float=np.inf
 ) -> pd.DataFrame: # columns file, other (the most similar one), similarity
-    "How much images look like those of another set, each image for which there is time"
-    end, rows = perf_counter() + seconds, []
+    "How much images look like those of another set"
+    rows = []
     if len(others.small): look_up = look_up or LookUp(others.small)
     for k in range(0, len(images.small) if look_up else 0, 64):
-        if perf_counter() > end: break
         which, how = look_up(images.small[k:k+64])
         rows += zip(images.files[k:k+64], [others.files[i] for i in which], how)
     return pd.DataFrame(rows, columns=['file', 'other', 'similarity'])
@@ -170,12 +166,12 @@ def lookalikes(
 # %% ../../nbs/api/data/15_copies.ipynb #8be1c445
 def keep_training_thumbnails(
     name:str, # of what was trained on, as a recipe has it
-    images:ImageSet, seconds:float # as for `thumbnails`
+    images:ImageSet
 ):
     "Keep thumbnails of training images"
     folder = folder_of('thumbnails', [name])
     if not cache_limit() or folder.exists(): return
-    kept = thumbnails(images, seconds)
+    kept = thumbnails(images)
     if len(kept.small): write_entry(folder, kept.small, name=images.name, files=kept.files, total=kept.total)
 
 def training_thumbnails(
@@ -191,15 +187,14 @@ def training_thumbnails(
 def find_training_images(
     datasets:dict, # name -> `ImageSet`, on which a classifier is evaluated
     training:dict, # name of who was trained -> `Thumbnails`
-    seconds:float
+    most:int=512 # test images, the same share of each set
 ): # warnings, and notes about what was not compared; lists of sentences
     "Which sets have images that look like training images"
-    end, warnings, notes, sets = perf_counter() + seconds, [], [], {}
-    share = lambda n_left: (end-perf_counter())/n_left # of the time that is left
+    warnings, notes = [], []
     if not training: return warnings, notes
-    for name, images in datasets.items(): sets[name] = thumbnails(images, share(2*len(datasets) - len(sets)))
+    sets = {name: thumbnails(images, most//len(datasets)) for name, images in datasets.items()}
     total = sum(images.total for images in sets.values())
-    for k, (who, trained) in enumerate(training.items()):
+    for who, trained in training.items():
         look_up = LookUp(trained.small) if len(trained.small) else None
         among = look_up(trained.small[:200], first=0)[1] if look_up else np.zeros(1)
         usual = (among > ALIKE).mean()
@@ -207,9 +202,7 @@ def find_training_images(
             notes.append(
                 f'{usual:.0%} of the training images of {who} look alike, so test images were not compared with them.')
             continue
-        tables = {}
-        for name, images in sets.items():
-            tables[name] = lookalikes(images, trained, look_up, share((len(training)-k)*len(sets) - len(tables)))
+        tables = {name: lookalikes(images, trained, look_up) for name, images in sets.items()}
         n, m = sum(map(len, tables.values())), len(trained.small)
         if n < total or m < trained.total: notes.append(
             f'{n:,} of {total:,} test images were compared with {m:,} of {trained.total:,} training images of {who}, '

@@ -177,7 +177,7 @@ def folder_hash(
 
 # %% ../../nbs/api/data/04_hashes.ipynb #9f089e76
 THUMBNAIL_SIDE = 32 # pixels
-MOST_THUMBNAILS = 50_000 # of an image set
+MOST_THUMBNAILS = 5_000 # of an image set
 
 def square_thumbnail(
     image:Image.Image # of any size

@@ -11,7 +11,6 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from torch import nn
 from ..data.control import control_sets
 from ..data.copies import copies, find_training_images, training_thumbnails, thumbnails
@@ -158,22 +157,26 @@ def trained_on(
     return any(str(trained).startswith(f'{part.fingerprint},') for part in parts)
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #7256f44b
-def _check_training_images(members, suite, datasets, elapsed, progress):
+_compared = set() # fingerprints of training images and test sets
+
+def _check_training_images(members, suite, datasets, progress):
     "Warn of sets with images that look like training images; say what was not compared"
     embedded = lambda images: images.root is not None and cache_root() in Path(images.root).parents
     datasets = {d: images for d, images in datasets.items() if not embedded(images)} # these were looked through
     if not datasets: return
-    seconds = max(1, min(60, elapsed/12)) # less than a tenth of the whole
     names = {}
     for m in sorted(members.values(), key=lambda m: len(m.modules)):
         for recipe in [getattr(c, 'recipe', None) for c in m.modules]:
             if recipe: names.setdefault(recipe.get('images'), m.name)
+    key = *names, *(images.fingerprint for images in datasets.values())
+    if key in _compared: return
+    _compared.add(key)
     training = {name: training_thumbnails(images) for images, name in names.items()}
     unknown = [name for name, kept in training.items() if kept is None]
     training = {name: kept for name, kept in training.items() if kept is not None}
     if getattr(suite, 'train', None) is not None and (unknown or not training):
-        training['the suite'] = thumbnails(suite.train, seconds/2)
-    warnings, notes = find_training_images(datasets, training, seconds)
+        training['the suite'] = thumbnails(suite.train)
+    warnings, notes = find_training_images(datasets, training)
     for sentence in warnings: warn_user(sentence)
     if unknown: notes.append(
         f'{first_few(datasets)} are not compared with the images that {first_few(unknown)} was fine-tuned on, as these '
@@ -264,7 +267,7 @@ def evaluate(
     apart = {d: images for d, images in datasets.items() if images.role == 'control'} # first, as they may be refused
     transform, able = common_transform(members), _able(members, suite, datasets)
     looked_at = metrics + chosen_metrics(keep_predictions if isinstance(keep_predictions, (list, tuple)) else ())
-    modules, began = _modules(members), perf_counter()
+    modules = _modules(members)
     if sample and not 0 < sample <= 1: raise ValueError(
         f'sample is {sample!r}: expected a share of the images, as .1 for a tenth.')
     if sample and (whole := [m.name for m in metrics if m.of_set]):
@@ -288,7 +291,7 @@ def evaluate(
     who = {n: m.identity | precision for n, m in members.items()}
     there = dict(threads=str(torch.get_num_threads())) if one.device.type == 'cpu' else {}
     def table():
-        _check_training_images(members, suite, datasets, perf_counter()-began, progress)
+        _check_training_images(members, suite, datasets, progress)
         return _tabulate(who, seen, datasets, split, keep_predictions, metrics, there)
     return by_first(table)
 

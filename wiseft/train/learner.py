@@ -411,7 +411,7 @@ def fit_cosine(self:ClipLearner,
     self.student.recipe = {**recipe, **run_circumstances(self, seconds)}
     source = getattr(self.image_dls.train, 'source', None)
     if isinstance(source, PixelSource) and not rank(): # by which `evaluate` finds copies of them
-        keep_training_thumbnails(recipe['images'], source.images, min(60, seconds/10))
+        keep_training_thumbnails(recipe['images'], source.images)
     self.student.metrics = validation_metrics(self)
     return self
 
