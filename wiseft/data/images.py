@@ -122,6 +122,13 @@ def subset(self:ImageSet,
         elif column is not None: columns[k] = column[idx]
     return replace(self, **columns)
 
+@patch
+def spread(self:ImageSet,
+    n:int # images; all, where there are fewer
+) -> np.ndarray: # indices, ascending
+    "Indices of some images, evenly spread over the set"
+    return np.unique(np.linspace(0, len(self)-1, n).astype(int))
+
 # %% ../../nbs/api/data/09_images.ipynb #bd345832
 def _items(images): # what `content_hashes` takes
     if images.members: return range(len(images)), images.members.identities, images.members.hash

@@ -53,7 +53,7 @@ class Pixels(Dataset):
     def room(self, probes:int=16):
         "About how many images have room in the cache; what is decoded to know that isn't decoded again"
         self.probed = {}
-        for i in np.unique(np.linspace(0, len(self)-1, probes).astype(int)).tolist():
+        for i in self.images.spread(probes).tolist():
             with suppress(UnreadableImage): self.probed[i] = self.decode(i)
         sizes = [a.nbytes for a, _ in self.probed.values()]
         needed = np.mean(sizes or [0])*len(self)

@@ -192,7 +192,7 @@ def _agreement(able, seen, datasets, transform): # str, or None where all are as
     if not exact: return None
     n_images = sum(map(len, datasets.values()))
     sample = max(16, min(256, n_images//40)) # more would take a good part of the time that bfloat16 saves
-    some = np.unique(np.linspace(0, len(images)-1, sample).astype(int))
+    some = images.spread(sample)
     with ready(_modules(exact)):
         looked = _look(exact, images.subset(some), transform, (), progress=False)
     same = []

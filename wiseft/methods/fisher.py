@@ -6,7 +6,6 @@
 __all__ = ['fisher_information', 'both_informations', 'fisher']
 
 # %% ../../nbs/methods/fisher.ipynb #679b892c
-import numpy as np
 import torch
 from ..weights.merge import TensorInfo
 from ..infer.inference import batches
@@ -23,7 +22,7 @@ def fisher_information(
     net, draw = classifier.copy().eval().requires_grad_(True), torch.Generator().manual_seed(seed)
     weights = dict(net.named_parameters())
     total, n = {k: torch.zeros_like(p) for k, p in weights.items()}, 0
-    some = images.subset(np.unique(np.linspace(0, len(images)-1, n_images).astype(int)))
+    some = images.subset(images.spread(n_images))
     for _, x in batches(some, classifier.transform, [], 32, progress=False):
         for image in x.to(classifier.device):
             told = net(image[None])[0].float().log_softmax(0)

@@ -6,7 +6,6 @@
 __all__ = ['inner_products', 'regressed_weights', 'regmean']
 
 # %% ../../nbs/methods/regmean.ipynb #2fdca67b
-import numpy as np
 import torch
 import torch.nn.functional as F
 from collections import defaultdict
@@ -38,7 +37,7 @@ def inner_products(classifier:ImageClassifier, images:ImageSet): # dict name of 
 def regressed_weights(
     base:ImageClassifier, finetuned:list[ImageClassifier], images:ImageSet, n_images:int=256, off_diagonal:float=.9
 ) -> dict: # name -> tensor
-    some = images.subset(np.unique(np.linspace(0, len(images)-1, n_images).astype(int)))
+    some = images.subset(images.spread(n_images))
     over, under = defaultdict(float), defaultdict(float)
     for c in finetuned:
         for name, g in inner_products(c, some).items():

@@ -279,7 +279,7 @@ def _changes(predictions, alpha, images):
         strip = ''
         if pictures is not None: # some images of the set, evenly spaced
             files = pictures.files()
-            for i in np.unique(np.linspace(0, len(pictures)-1, 12).astype(int)):
+            for i in pictures.spread(12):
                 strip += _picture(pictures, files[i], pictures.classnames[pictures.labels[i]])
             strip = f'<div class="strip">{strip}</div>'
         yield f'<h3>{escape(d)}</h3>\n{strip}'
