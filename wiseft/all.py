@@ -31,7 +31,7 @@ from .infer.evaluation import evaluate
 from .infer.classify import classify
 from .infer.paired import compare
 from .infer.flips import changed_images
-from .infer.ensembles import alpha_curves, members, average_logits, average_probabilities, output_ensemble, sweep
+from .infer.ensembles import members, average_logits, average_probabilities, output_ensemble, sweep
 from .infer.rules import choose_alpha, keeps
 from .methods import index as _pages # methods are found by their names
 from .base.lazy import LaterFunction as _Later
