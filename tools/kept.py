@@ -238,7 +238,7 @@ def measured():
 
 @cache
 def published():
-    return pd.read_csv(ROOT / "wiseft/data/published.csv")
+    return pd.read_csv(ROOT / "nbs/reproductions/published/paper.csv")
 
 
 def points(a, b, on, images=None):

@@ -11,10 +11,9 @@ from .base.registry import method
 from .weights.files import merge_files
 from .weights.merge import average, interpolate, merge
 from .stats.intervals import mean_difference
-from .stats.robustness import effective_robustness, fit_baseline
+from .stats.robustness import effective_robustness, fit_baseline, robustness
 from .stats.table import combine_seeds, compact, wide
 from .stats.table_io import read_results, write_results
-from .stats.paper import published, robustness
 from .weights.checkpoints import read_state_dict, write_state_dict
 from .data.control import control_set
 from .data.images import ImageSet

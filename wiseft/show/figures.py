@@ -9,7 +9,7 @@ __all__ = ['PICTURES', 'PictureKind', 'alt_text', 'pictures']
 import numpy as np, pandas as pd
 from dataclasses import dataclass
 from functools import partial
-from ..stats.paper import robustness
+from ..stats.robustness import robustness
 from .plot_data import (ENDS, accuracy_words, curve_method, curve_name, curves, first_curve, frontier,
     known_baselines, shift_names, shift_rows, single_points, start_name)
 from .plots import plot_alpha, plot_control, plot_frontier, plot_robustness, plot_shifts

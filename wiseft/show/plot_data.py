@@ -9,9 +9,8 @@ __all__ = ['POINT_KEYS', 'ENDS', 'NAMES', 'MANY_CURVES', 'labelled', 'frontier',
 
 # %% ../../nbs/api/show/01_plot_data.ipynb #f68a5e8b
 import numpy as np, pandas as pd
-from ..stats.paper import IMAGENET_SHIFTS
 from ..stats.table import CONTROL_MEAN, MEAN, MEANS, STARTS, check_single, dataset_order, reference_set
-from ..stats.robustness import published_baseline
+from ..stats.robustness import IMAGENET_SHIFTS, published_baseline
 
 # %% ../../nbs/api/show/01_plot_data.ipynb #6a305728
 POINT_KEYS = ['tuning','method','alpha'] # what tells the points of one picture apart

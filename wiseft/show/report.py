@@ -20,7 +20,7 @@ from ..data.decoding import UnreadableImage
 from ..infer.predictions import KeptPredictions, compare_ends
 from .html import drop_empty, html_figure, html_page, html_table, html_text, p_value
 from ..stats.caveats import doubts
-from ..stats.paper import robustness
+from ..stats.robustness import robustness
 from .plot_data import NAMES, curves, known_baselines, start_name
 from .figures import alt_text, pictures
 from ..base.text import counted
