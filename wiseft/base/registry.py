@@ -153,9 +153,11 @@ def as_method(
     given:Method|Callable|str, # also `functools.partial` of one
     kind:str=None, # what a plain function is, and what a name has to be
 ) -> Method:
-    "The method of a name, a function, or a partial"
-    if isinstance(given, Method): return given
+    "The method of a name, a function, or a partial; ValueError if it is of another kind"
     if isinstance(given, str): return find_method(given, kind)
     if isinstance(given, partial): return as_method(given.func, kind).set(**given.keywords)
     listed = next((m for m in REGISTRY.values() if m.function is given), None)
-    return listed or Method(given, kind, given.__name__)
+    made = given if isinstance(given, Method) else listed or Method(given, kind, given.__name__)
+    if kind not in (None, made.kind): raise ValueError(
+        f'{made.name} is of the kind {made.kind}; expected a method of the kind {kind}.')
+    return made

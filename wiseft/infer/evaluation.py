@@ -259,7 +259,7 @@ def evaluate(
     workers:int=None,       # decoding processes; None: some for sets above 200 MB
     progress:bool=True      # show progress bars
 ): # results table, or (results table, `KeptPredictions`)
-    "Accuracy (or other metrics) of members on a suite, with intervals; every image is decoded once"
+    "Accuracy (or other metrics) of members on a suite, with intervals, in one pass over the images"
     if not isinstance(members, dict): members = {member(members).identity['classifier']: members}
     members = {n: member(m, n, seed, precision) for n, m in members.items()}
     suite, datasets = _image_sets(suite, split, members, control)
