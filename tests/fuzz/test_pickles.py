@@ -6,12 +6,14 @@ import pickletools
 import resource
 import time
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from wiseft.weights.checkpoints import read_checkpoint
+from wiseft.weights.checkpoints import read_checkpoint, read_state_dict
 from wiseft.weights.pickle_reader import StubUnpickler
 from wiseft.base.text import BadFile
 
@@ -103,3 +105,10 @@ def test_little_time_and_memory(kind, tmp_path):
         read_checkpoint(path)
     assert time.process_time() - began < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
+
+
+def test_bytes_and_numbers_of_numpy_beside_weights(tmp_path):
+    "As trainers save them: the best accuracy, and the state of the random numbers."
+    state = {"state_dict": {"w": torch.ones(2)}, "best": np.float64(0.8), "raw": b"abc", "rng": np.random.get_state()}
+    torch.save(state, tmp_path / "checkpoint.pt")
+    assert read_state_dict(tmp_path / "checkpoint.pt")["w"].tolist() == [1, 1]

@@ -156,7 +156,7 @@ class ClassifierMember(Member):
     def control(self, images):
         if self.features is None: return super().control(images)
         return ControlMember(self, images, self.head_of(images))
-    def exact(self): return ClassifierMember(self.classifier, self.identity)
+    def exact(self): return ClassifierMember(self.classifier, self.identity, 'fp32')
     @property
     def device(self): return device_of(self.model)
 

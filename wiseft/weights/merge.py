@@ -84,7 +84,7 @@ def merged_tensors(
             check_finite({name: out}, 'the average, which left the range of its precision')
         else: out = _version(here, versions, of_base).clone()
         yield name, out
-        del out, first, versions
+        del out, first, versions, t
 
 def _at(method, info): # the method with the hyperparameters of one tensor
     values = {k: v(info) for k, v in method.given.items() if callable(v)}
@@ -339,7 +339,10 @@ def check_models(
     n:int # fine-tuned models
 ):
     "ValueError unless a method gets the models that it needs"
-    if base is None and not n: raise ValueError('There is nothing to average: give at least one model.')
+    if not n: raise ValueError('There is nothing to average: give at least one fine-tuned model.')
+    weights = method.given.get('weights')
+    if isinstance(weights, list) and len(weights) != n: raise ValueError(
+        f'There are {n} models and {len(weights)} weights: give one weight a model.')
     if method.needs_base and base is None: raise ValueError(
         f'{method.name} needs the base model, which fine-tuning began with. It got none.')
     if method.takes == 'one' and n > 1: raise ValueError(

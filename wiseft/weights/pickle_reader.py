@@ -203,7 +203,8 @@ def read_archive(
     def stored(key, dtype, n):
         if key not in files: files[key] = bytearray(archive.read(f'{folder}/data/{key}'))
         return _values(files[key], dtype)
-    return StubUnpickler(io.BytesIO(archive.read(name)), stored).load()
+    data = archive.read(name)
+    return StubUnpickler(io.BytesIO(data), stored, 2*len(data)).load()
 
 # %% ../../nbs/api/weights/06_pickle_reader.ipynb #04abe8f8
 _magic = 0x1950a86a20f9469cfc6c # with which these files begin

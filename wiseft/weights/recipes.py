@@ -269,11 +269,11 @@ def merged_classifier(
 ): # a new classifier
     "The classifier that a recipe describes, with its recipe beside it"
     base = None if recipe.base is None else load(recipe.base)
-    finetuned = {str(p): _loaded(p, base, load) for p in recipe.finetuned}
-    if base is not None: check_ends(base, list(finetuned.values())[-1])
+    finetuned = [_loaded(p, base, load) for p in recipe.finetuned]
+    if base is not None: check_ends(base, finetuned[-1])
     method = recipe.method
-    if method.kind == 'search': made = method(base, finetuned, images)
-    else: made = merge(base, finetuned.values(), method, images=images)
+    if method.kind == 'search': made = method(base, dict(zip(map(str, recipe.finetuned), finetuned)), images)
+    else: made = merge(base, finetuned, method, images=images)
     used = recipe.images if method.needs_images else {}
     again = recipe_text(method, recipe.base, recipe.finetuned, folder, dtype=recipe.dtype, **used)
     if again: made.beside['recipe.yml'] = again
