@@ -40,8 +40,9 @@ from wiseft.models.clip import load_clip
 from wiseft.train.flops import operations
 from wiseft.data.suites import Suite, load_suite, protocol
 from wiseft.infer.ensembles import average_logits, average_probabilities, sweep
-from wiseft.infer.evaluation import evaluate
+from wiseft.infer.evaluation import evaluate, full_pass
 from wiseft.infer.prefetch import Feeder
+from wiseft.infer.sampling import SampledPass
 from wiseft.models.head import random_head
 from wiseft.data.labels import image_folder
 from wiseft.train.learner import clip_learner
@@ -616,7 +617,8 @@ def sampled(room):
         tables = {}
 
         def sweeping(sample, **more):
-            tables[sample] = sweep(*ends, alphas, by=["weight-space"], sample=sample, progress=False, **more)
+            tables[sample] = sweep(*ends, alphas, by=["weight-space"], progress=False,
+                                   image_pass=SampledPass(sample) if sample else full_pass, **more)
         sweeping(None)  # into the cache
         took = {sample: seconds(lambda: sweeping(sample), time.process_time) for sample in (None, .1)}
         by_set = {k: t[t.role.isin(["reference", "shift"]) & t.n.notna()] for k, t in tables.items()}

@@ -245,7 +245,7 @@ def sweep(
     copies:bool=None,       # as in `members`
     images=None,            # as in `members`; default the suite's
     parts:str=None,         # as in `members`
-    **kwargs                # of `evaluate`: control, metrics, sample, batch_size, workers, progress
+    **kwargs                # of `evaluate`: control, metrics, batch_size, workers, progress, image_pass
 ): # results table, or (results table, `KeptPredictions`)
     "Accuracy (or other metrics) of the end points and of the ensembles between them"
     images = getattr(suite, 'validation', None) if images is None else images

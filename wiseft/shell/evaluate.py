@@ -150,6 +150,7 @@ def sweep_(
     "Evaluate averages of two classifiers for many mixing coefficients: of weights, logits, probabilities, or others."
     from wiseft.base.registry import find_method
     from wiseft.infer.ensembles import sweep
+    from wiseft.infer.sampling import SampledPass
     from wiseft.models.load import load_classifier
     from wiseft.data.control import control_sets
     if by: load_methods(use)
@@ -164,7 +165,8 @@ def sweep_(
         say(f'sweeping {place}')
         images, others = load(classnames=start.classnames), control_sets(control).values()
         options = dict(by=[m.name for m in ways]) if by else {}
-        options |= dict(split=split, precision=precision, parts=parts, sample=.1 if fast else None)
+        options |= dict(split=split, precision=precision, parts=parts)
+        if fast: options['image_pass'] = SampledPass(.1)
         table,predictions = sweep(start, end, images, alphas, keep_predictions=_SURE, control=others, **options)
         show_table(methods_down(table))
         chosen = [r['merge'].get('alpha') for r in recipe_of_average.values()] # of some merges one for each tensor

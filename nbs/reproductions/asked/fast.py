@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from asked import END, HALF, RECIPES, answers
 
-from wiseft.infer.evaluation import sampled_estimates
+from wiseft.infer.sampling import sampled_estimates
 from wiseft.stats.intervals import mean_difference
 
 HERE = Path(__file__).resolve().parent
