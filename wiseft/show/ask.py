@@ -8,18 +8,18 @@ __all__ = ['SIDE_SHOWN', 'ask', 'answered']
 # %% ../../nbs/api/show/09_ask.ipynb #fb23b365
 import json
 from dataclasses import asdict
+from markupsafe import Markup
 from pathlib import Path
 from ..base.files import atomic_path
 from ..infer.asking import FILE, NONE, Questions, draw_questions, judged
 from ..infer.asking import read_answers, read_questions, told_besides, write_answers
 from ..infer.ensembles import members
-from ..infer.flips import thumbnail
 from ..infer.members import member
-from .html import html_page
+from .html import html_page, render, thumbnail
 from ..models.classifier import ImageClassifier
 
 # %% ../../nbs/api/show/09_ask.ipynb #b8ee7565
-_body = """<style>
+_BODY = """<style>
 #shown { display:flex; flex-wrap:wrap; gap:1.5rem; align-items:flex-start; }
 #picture { width:min(20rem,100%,45vh); background:#fff; border:1px solid var(--line); }
 #choices { flex:1 1 16rem; } button, input { font:inherit; color:inherit; background:transparent; padding:.35rem .7rem;
@@ -40,13 +40,13 @@ browser. When you are done, or tired, save the table.</p>
 <div class="row"><button id="back">← back</button><button id="next">next →</button>
 <button id="open">next without a label</button><button id="save">save labels.csv</button></div>
 <p class="soft" id="name"></p>
-<script type="application/json" id="data">DATA</script>
+<script type="application/json" id="data">{{ data|tojson }}</script>
 <script>
-SCRIPT
+{{ script }}
 </script>"""
 
 # %% ../../nbs/api/show/09_ask.ipynb #f32ea40c
-_script = """const data = JSON.parse(document.getElementById('data').textContent)
+_SCRIPT = """const data = JSON.parse(document.getElementById('data').textContent)
 const $ = id => document.getElementById(id), key = 'wiseft ask ' + data.pool
 let state = data.answers, at = 0
 try { state = JSON.parse(localStorage.getItem(key)) || state } catch { $('said').textContent = 'Nothing is kept.' }
@@ -86,7 +86,7 @@ function show() {
 function go(to) { at = Math.max(0, Math.min(data.questions.length - 1, to)); $('other').value = ''; show() }"""
 
 # %% ../../nbs/api/show/09_ask.ipynb #cd14948a
-_script += """
+_SCRIPT += """
 function nextOpen() {
   const order = [...data.questions.keys()].map(i => (at + 1 + i) % data.questions.length)
   const open = order.find(i => !labels(data.questions[i]).length)
@@ -172,8 +172,7 @@ def ask(
             if len(classes) > _ALL: choices = sorted({classes[codes[k]] for codes in questions.predicted})
             shown.append(dict(file=file, picture=thumbnail(picture(k), SIDE_SHOWN), choices=choices))
         data = dict(questions=shown, classes=classes, none=NONE, pool=questions.pool, answers=answers)
-        text = json.dumps(data).replace('<', '\\u003c')
-        page = html_page('What do these pictures show?', _body.replace('SCRIPT', _script).replace('DATA', text))
+        page = html_page('What do these pictures show?', render(_BODY, data=data, script=Markup(_SCRIPT)))
         # the folder
         tmp.mkdir()
         (tmp/'index.html').write_text(page, encoding='utf-8')

@@ -7,13 +7,13 @@ __all__ = ['write_bench_report']
 
 # %% ../../nbs/api/show/08_bench_report.ipynb #2b4056f3
 import pandas as pd, torch
-from html import escape
+from markupsafe import Markup
 from pathlib import Path
 from .bench_plots import plot_bench, plot_gains
 from .card import in_words
 from ..base.devices import describe_device
 from ..base.files import atomic_path
-from .html import drop_empty, html_figure, html_page, html_table, html_text, p_value
+from .html import drop_empty, html_figure, html_page, html_section, p_value, render
 from ..base.registry import REGISTRY
 from ..stats.table import MEAN
 
@@ -80,20 +80,38 @@ def _plan(plan, groups, origin): # of `Plan`; groups: do intervals draw them?
     if origin: rows['made by'] = origin
     return pd.DataFrame([(k, in_words(v)) for k, v in rows.items()], columns=['what', 'value'])
 
-# %% ../../nbs/api/show/08_bench_report.ipynb #7fd157f4
-_MEANINGS = """<p class="soft"><dfn>Reference</dfn>: the kind of images that all were fine-tuned on.
-<dfn>Shifted sets</dfn> show the same classes in other kinds of images; <dfn>shifted</dfn> is the mean of their accuracies.
-Each fine-tuned classifier was averaged with the zero-shot one, which it was before; <dfn>α</dfn> is the fine-tuned share,
-chosen on validation images of the reference, as learning rate and strength were. <dfn>Gain</dfn>: accuracy under shift above
-that of the best plain average (an average of a plain fine-tuning, or the zero-shot classifier) that is at least as accurate
-on the reference. One half of the test images chooses that average and the other half judges it, in turn and in many
-splits; so the accuracy of plain averages in the table is mostly lower than the best point of the picture.
-<dfn>Head to head</dfn>: the lead over the plain average that validation chose, in the mean of reference and shift.
-An <dfn>interval</dfn> of 95&nbsp;% shows how far a number may be off by chance: by the choice of test {drawn}, and of seeds
-where there are several. <dfn>p, Holm</dfn> tests the head-to-head, and counts all rows that were planned; below .05 a
-difference is called established. <dfn>Plain, other seeds</dfn> compares plain fine-tuning with itself: it shows what seeds
-alone do. <dfn>Given away</dfn>: the validation accuracy that the rule below gave up.</p>"""
+# %% ../../nbs/api/show/08_bench_report.ipynb #b1c0de01
+_BEGINNING = """{% for conclusion in conclusions %}
+<p>{{ conclusion|minus }}</p>
+{% endfor %}
+{% if warnings %}
+<h2>What it can’t show</h2>
+<ul>
+{% for warning in warnings %}
+<li>{{ warning }}.</li>
+{% endfor %}
+</ul>
+{% endif %}
+<p class="soft"><dfn>Reference</dfn>: the kind of images that all were fine-tuned on. <dfn>Shifted sets</dfn> show the
+same classes in other kinds of images; <dfn>shifted</dfn> is the mean of their accuracies. Each fine-tuned classifier
+was averaged with the zero-shot one, which it was before; <dfn>α</dfn> is the fine-tuned share, chosen on validation
+images of the reference, as learning rate and strength were. <dfn>Gain</dfn>: accuracy under shift above that of the
+best plain average (an average of a plain fine-tuning, or the zero-shot classifier) that is at least as accurate on the
+reference. One half of the test images chooses that average and the other half judges it, in turn and in many splits;
+so the accuracy of plain averages in the table is mostly lower than the best point of the picture. <dfn>Head to
+head</dfn>: the lead over the plain average that validation chose, in the mean of reference and shift. An
+<dfn>interval</dfn> of 95&nbsp;% shows how far a number may be off by chance: by the choice of test {{ drawn }}, and of
+seeds where there are several. <dfn>p, Holm</dfn> tests the head-to-head, and counts all rows that were planned; below
+.05 a difference is called established. <dfn>Plain, other seeds</dfn> compares plain fine-tuning with itself: it shows
+what seeds alone do. <dfn>Given away</dfn>: the validation accuracy that the rule below gave up.</p>"""
 
+_SENTENCES = """<ul>
+{% for sentence in sentences %}
+<li>{{ sentence|minus }}</li>
+{% endfor %}
+</ul>"""
+
+# %% ../../nbs/api/show/08_bench_report.ipynb #7fd157f4
 _CAPTION = ('All averages of each method, from the zero-shot classifier (cross) to the fine-tuned one; the marked '
             'point is the α that validation images chose. The larger it is, the more was computed (arithmetic, below). '
             'Grey: plain fine-tuning.')
@@ -104,23 +122,20 @@ _KEPT = ('What else was forgotten: mean accuracy on control sets, which are of o
 _ROWS = ('What each method gains under shift over plain averages that are at least as accurate on the reference, and '
          'its lead head to head, with 95 % intervals. Grey: plain fine-tuning against itself with other seeds.')
 
-_RULE = """<p class="soft">Of the learning rates whose best accuracy along the curve is within one standard error of the
-highest, the smallest was taken, of such strengths the strongest, of such α the one nearest to 0.5. A choice at the edge of
-its grid says that a value beyond might have been chosen.</p>"""
+_RULE = """Of the learning rates whose best accuracy along the curve is within one standard error of the highest, the
+smallest was taken, of such strengths the strongest, of such α the one nearest to 0.5. A choice at the edge of its grid
+says that a value beyond might have been chosen."""
 
-_BEST = """<p class="soft">The first seed alone: each row with the learning rate, the strength and the α that have the
-highest validation accuracy, whatever the rule above took, head to head with plain fine-tuning set alike. Intervals are over
-test images alone.</p>"""
+_BEST = """The first seed alone: each row with the learning rate, the strength and the α that have the highest
+validation accuracy, whatever the rule above took, head to head with plain fine-tuning set alike. Intervals are over
+test images alone."""
 
 # %% ../../nbs/api/show/08_bench_report.ipynb #3a12757b
-def _body(found, origin):
-    "The sections of a page about a bench, one string each"
+def _sections(found, origin):
+    "The sections of a page about a bench, each HTML"
     gains, sentences = found.gains(), found.sentences()
     drawn = 'groups (families of images that belong together)' if found.groups else 'images'
-    yield ''.join(f'<p>{html_text(s)}</p>\n' for s in found.conclusions())
-    warned = found.plan.warnings()
-    if warned: yield '<h2>What it can’t show</h2>\n<ul>' + '\n'.join(f'<li>{escape(w)}.</li>' for w in warned) + '</ul>'
-    yield _MEANINGS.format(drawn=drawn)
+    yield render(_BEGINNING, conclusions=found.conclusions(), warnings=found.plan.warnings(), drawn=drawn)
     if found.entries:
         picture = plot_bench.unseen(found.curves(), gains)
         yield html_figure('bench', picture, ' '.join(s for s in sentences if 'left out' not in s), _CAPTION)
@@ -133,23 +148,23 @@ def _body(found, origin):
         yield html_figure('control', plot_bench.unseen(found.curves(), gains, 'control'), says, _KEPT)
     if len(found.entries) > 1:
         yield html_figure('gains', plot_gains.unseen(gains), f'{_ROWS} The numbers stand in the table below.', _ROWS)
-    yield '<ul>' + '\n'.join(f'<li>{html_text(s)}</li>' for s in sentences) + '</ul>'
-    yield '<h2>Gains</h2>\n' + html_table(_gains(gains))
+    yield render(_SENTENCES, sentences=sentences)
+    yield html_section('Gains', _gains(gains))
     if found.entries:
-        yield '<h2>Each set</h2>\n' + html_table(_accuracies(found.accuracies()))
+        yield html_section('Each set', _accuracies(found.accuracies()))
         # what there was to choose from, best first where it is as good
         choices = found.choices()
         verdict = choices.as_good.map({True: 'as good as the best', False: ''})
         verdict = verdict.mask(choices.chosen, 'chosen').mask(choices.edge, 'chosen, at the edge of its grid')
         shown = choices[['method', 'choice']].assign(value=choices.value.map(_number))
         shown = shown.assign(**{'validation, %': 100*choices.validation, '': verdict})
-        yield f'<h2>Choices</h2>\n{_RULE}' + html_table(shown)
+        yield html_section('Choices', shown, _RULE)
         best = found.set_for_validation()
-        if len(best): yield f'<h2>Set for the best validation accuracy</h2>\n{_BEST}' + html_table(_gains(best))
+        if len(best): yield html_section('Set for the best validation accuracy', _gains(best), _BEST)
         costs = found.costs()
         costs['arithmetic'] = costs.arithmetic.map('{:.2f}'.format) # others are counts
-        yield '<h2>What one classifier of each costs</h2>\n' + html_table(costs, digits=0)
-    yield '<h2>The plan</h2>\n' + html_table(_plan(found.plan, found.groups, origin))
+        yield html_section('What one classifier of each costs', costs, digits=0)
+    yield html_section('The plan', _plan(found.plan, found.groups, origin))
 
 # %% ../../nbs/api/show/08_bench_report.ipynb #6fac4514
 def write_bench_report(
@@ -161,5 +176,6 @@ def write_bench_report(
 ) -> Path:
     "Write one self-contained HTML page of a bench, atomically; FileExistsError unless `force`"
     with atomic_path(path, force=force) as tmp:
-        tmp.write_text(html_page(title, '\n'.join(_body(found, origin))), encoding='utf-8', errors='backslashreplace')
+        page = html_page(title, Markup('\n').join(_sections(found, origin)))
+        tmp.write_text(page, encoding='utf-8', errors='backslashreplace')
     return Path(path)

@@ -10,6 +10,8 @@ import json
 import pandas as pd
 import re
 from huggingface_hub import EvalResult, HfApi, ModelCardData
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 from pathlib import Path
 from ..stats.table_io import read_results
 from ..base.files import atomic_path, existing_folder
@@ -91,11 +93,63 @@ def _kind(card): # text
     chosen = merge.get('chosen', '') if isinstance(merge, dict) else '' # what chose α
     return f'{kind} image classifier of {classes}, made with wiseft. {chosen}'.strip()
 
-_use = """```python
+# %% ../../nbs/api/show/06_card.ipynb #c1c0de02
+_CARD = """---
+{{ settings }}
+---
+
+# {{ name }}
+
+{{ kind }}
+
+{% for doubt in doubts %}
+> **Mind:** {{ doubt }}
+
+{% endfor %}
+## How it was made
+
+| what | value |
+|---|---|
+{% for what, value in rows %}
+| {{ what }} | {{ value }} |
+{% endfor %}
+
+## What it was measured at
+
+{% if numbers %}
+{{ metric }} in per cent, with 95 % intervals and numbers of images:
+
+{{ numbers }}
+
+{% if alt %}
+![{{ alt }}](results.png)
+
+{% endif %}
+{% else %}
+Nothing was measured, or not said here.
+
+{% endif %}
+## How to use it
+
+```python
 from wiseft.all import load_classifier
 classifier = load_classifier('FOLDER')
 classifier.predict_image('picture.jpg')
-```"""
+```
+
+## Licence
+
+{% if licence %}
+{{ licence }}, as whoever wrote this page says.
+{% else %}
+Not stated. The weights that it began from ({{ began }}), and the images of any training, have licences of
+their own: look there.
+{% endif %}
+"""
+
+_environment = Environment(
+    finalize=lambda value: value if isinstance(value, Markup) else in_markdown(value),
+    undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
 
 # %% ../../nbs/api/show/06_card.ipynb #e873a80d
 def write_card(
@@ -111,35 +165,21 @@ def write_card(
     page = folder/'README.md'
     if page.exists() and 'library_name: wiseft' not in page.read_text(encoding='utf-8', errors='replace'):
         raise FileExistsError(f'{page} is no card of wiseft, and is kept. Rename it, or remove it.')
-    table, doubtful = results, []
-    if isinstance(results, (str, Path)): table = read_results(results)
-    # what it is, and what speaks against its numbers
-    settings = _settings(card, table, folder.name, licence).strip()
-    if table is not None: doubtful = [f'> **Mind:** {in_markdown(d)}\n' for d in doubts(table, len(card['classnames']))]
-    lines = ['---', settings, '---', '', f'# {in_markdown(folder.name)}', '', in_markdown(_kind(card)), '', *doubtful]
-    # how it was made
-    rows = [f'| {in_markdown(k)} | {in_markdown(v)} |' for k, v in recipe_rows(card)]
-    lines += ['## How it was made', '', '| what | value |', '|---|---|', *rows, '']
-    # its numbers
-    lines += ['## What it was measured at', '']
-    if table is None: lines += ['Nothing was measured, or not said here.', '']
-    else:
+    table = read_results(results) if isinstance(results, (str, Path)) else results
+    settings = Markup(_settings(card, table, folder.name, licence).strip())
+    values = dict(settings=settings, name=folder.name, kind=_kind(card), rows=recipe_rows(card), licence=licence,
+                  began=card['clip']['name'], doubts=[], numbers='', alt='')
+    if table is not None:
         first = first_metric(table)
-        metric = first.metric.iloc[0].capitalize()
-        lines += [f'{metric} in per cent, with 95 % intervals and numbers of images:', '', str(compact(first)), '']
+        values |= dict(doubts=doubts(table, len(card['classnames'])), numbers=Markup(compact(first)))
+        values['metric'] = first.metric.iloc[0].capitalize()
         kind = PICTURES['shifts']
         if not kind.lacks(first):
             figure = getattr(kind.draw, 'unseen', kind.draw)(first)
             with atomic_path(folder/'results.png', force=True) as tmp: figure.savefig(tmp, dpi=120, format='png')
-            lines += [f"![{in_markdown(alt_text(first, 'shifts'))}](results.png)", '']
-    # of the licence what somebody said, and nothing more
-    began = card['clip']['name']
-    terms = (f'Not stated. The weights that it began from ({began}), and the images of any training, have licences of '
-             'their own: look there.')
-    if licence: terms = f'{licence}, as whoever wrote this page says.'
-    lines += ['## How to use it', '', _use, '', '## Licence', '', in_markdown(terms), '']
+            values['alt'] = alt_text(first, 'shifts')
     with atomic_path(page, force=True) as tmp:
-        tmp.write_text('\n'.join(lines), encoding='utf-8', errors='backslashreplace')
+        tmp.write_text(_environment.from_string(_CARD).render(values), encoding='utf-8', errors='backslashreplace')
     return page
 
 # %% ../../nbs/api/show/06_card.ipynb #30c159a7
