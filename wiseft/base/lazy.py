@@ -10,10 +10,9 @@ __all__ = ['open_clip', 'timm', 'torchvision', 'proportion', 'sparse', 'special'
 import re, sys
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import FunctionType, ModuleType
-from unittest.mock import patch
 
 # %% ../../nbs/api/base/03_lazy.ipynb #a480a713
 class Later:
@@ -56,12 +55,16 @@ def open_clip_tables(
     part:str, # 'pretrained', 'zero_shot_metadata'
 ) -> ModuleType:
     "A module of open_clip's that needs no other part of it"
-    name = '_open_clip_tables'
-    package = ModuleType(name)
-    package.__path__ = find_spec('open_clip').submodule_search_locations
-    without = {'safetensors.torch': None, 'huggingface_hub': None} # which load, and are not there to read a table
-    with patch.dict(sys.modules, {name: package, **without}):
-        return import_module(f'{name}.{part}')
+    folder = Path(find_spec('open_clip').origin).parent
+    # open_clip's folder as a package whose `__init__` imports nothing
+    spec = spec_from_file_location('_open_clip_tables', folder/'version.py', submodule_search_locations=[str(folder)])
+    sys.modules[spec.name] = module_from_spec(spec)
+    # these load weights; without them a table is read as well, and at once
+    hidden = {'safetensors.torch', 'huggingface_hub'} - sys.modules.keys()
+    sys.modules.update(dict.fromkeys(hidden))
+    try: return import_module(f'{spec.name}.{part}')
+    finally:
+        for name in hidden: del sys.modules[name]
 
 # %% ../../nbs/api/base/03_lazy.ipynb #ed85de1d
 def open_clip_models() -> list: # names
