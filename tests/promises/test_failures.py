@@ -182,10 +182,10 @@ def test_no_formulas_in_tables_of_labels(tmp_path):
 def test_no_formulas_from_the_page():
     "The page in the browser saves the same cells."
     from wiseft.infer.asking import plain_cell
-    from wiseft.show.ask import _script
+    from wiseft.show.ask import _SCRIPT
     if not shutil.which("node"):
         pytest.skip("no node to run the page's script with")
-    line, = (line for line in _script.splitlines() if "const cell" in line)
+    line, = (line for line in _SCRIPT.splitlines() if "const cell" in line)
     program = f"{line.partition(', numbers')[0]}\nconsole.log(JSON.stringify({json.dumps(NAMES)}.map(cell)))"
     written = json.loads(run_process("node", "-e", program).stdout)
     assert written == ['"' + plain_cell(n).replace('"', '""') + '"' for n in NAMES]
