@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILE', 'NONE', 'Questions', 'read_questions', 'draw_questions', 'plain_cell', 'write_answers', 'read_answers',
-           'judged', 'told_besides']
+           'judged', 'answered']
 
 # %% ../../nbs/api/infer/14_asking.ipynb #d512e119
 import csv, hashlib, io, json, numpy as np, os, pandas as pd, re
@@ -183,12 +183,25 @@ def judged(
     return pd.DataFrame(differences), pd.DataFrame(accuracies)
 
 # %% ../../nbs/api/infer/14_asking.ipynb #a207c183
-def told_besides(
-    questions:Questions,
-    answers:dict # of `read_answers`
-) -> list: # sentences
+def answered(
+    folder:str|Path, # of `wiseft.show.ask.ask`
+    answers:str|Path # table of labels, saved by its page or filled in
+) -> tuple: # differences and accuracies, a DataFrame each, and sentences about them
+    "What labels say of the classifiers that disagreed"
+    questions = read_questions(folder)
+    labels = read_answers(answers, questions)
+    differences, accuracies = judged(questions, labels)
+    return differences, accuracies, _notes(questions, labels, differences)
+
+def _notes(questions, answers, differences): # sentences
     "What to know of the labels that a comparison is made from"
-    out = []
+    n = len([f for f in questions.files if f in answers])
+    out = [f'{n} of {len(questions.files)} pictures have a label. The classifiers disagree on {questions.disagree:,} of '
+           f'{questions.n:,}.']
+    if len(differences): # what ten more labels would be worth
+        wide, less = (differences.high - differences.low).mean(), differences.ten_more.mean()
+        out.append(f'The intervals are {100*wide:.1f} points wide on average; ten more labels would make them about '
+                   f'{100*less:.1f} narrower.')
     gone = [f for f in questions.files if not os.path.exists(f)]
     if gone and not questions.packed: out.append(
         f'Asked about, and no longer there: {first_few(gone)}. What was said of it counts all the same.')

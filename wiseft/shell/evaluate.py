@@ -265,7 +265,8 @@ def ask_(
     force:Force=False,
 ):
     "Choose the pictures whose labels tell classifiers apart, then evaluate with the labels."
-    from wiseft.show.ask import answered,ask
+    from wiseft.infer.asking import answered
+    from wiseft.show.ask import ask
     if answers: # what labels say
         if len(places) > 1: raise typer.BadParameter('--answers goes with one folder, written by `wiseft ask`.')
         differences,accuracies,about = answered(places[0], answers)
