@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
 from .decoding import UnreadableImage
-from .disk_cache import cache_limit, folder_of, open_entry, write_entry
+from .disk_cache import cache_entry, open_entry, write_entry
 from .hashes import MOST_THUMBNAILS, THUMBNAIL_SIDE, recall_thumbnails, remember_thumbnails, square_thumbnail
 from .images import ImageSet
 
@@ -169,8 +169,8 @@ def keep_training_thumbnails(
     images:ImageSet
 ):
     "Keep thumbnails of training images"
-    folder = folder_of('thumbnails', [name])
-    if not cache_limit() or folder.exists(): return
+    folder = cache_entry('thumbnails', [name])
+    if folder is None or folder.exists(): return
     kept = thumbnails(images)
     if len(kept.small): write_entry(folder, kept.small, name=images.name, files=kept.files, total=kept.total)
 
@@ -178,7 +178,7 @@ def training_thumbnails(
     name:str # as for `keep_training_thumbnails`
 ): # `Thumbnails`, or None
     "What `keep_training_thumbnails` kept"
-    entry = open_entry(folder_of('thumbnails', [name]))
+    entry = open_entry(cache_entry('thumbnails', [name]))
     if entry is None: return None
     about = json.loads((entry.folder/'about.json').read_text())
     return Thumbnails(about['files'], np.array(entry.run(0, len(entry))), about['total'])

@@ -18,7 +18,7 @@ from ..base.files import remove_path
 from ..base.progress import tell
 from ..base.text import number_from_environment
 from .decoding import UnreadableImage
-from .disk_cache import cache_limit, entry_folder, folder_of, open_entry, write_entry
+from .disk_cache import cache_entry, cache_limit, image_key, open_entry, write_entry
 from .hashes import MOST_THUMBNAILS, remember_hashes, remember_thumbnails, square_thumbnail
 
 # %% ../../nbs/api/data/06_pixels.ipynb #9c4671f1
@@ -132,10 +132,10 @@ def decode_once(
 def _place(pixels): # folder, images that have room
     "Where the cache has the pixels of a set, or would have them"
     images, key = pixels.images, pixels.transform.pixels_key
-    folder = key and entry_folder('pixels', images, key)
+    folder = cache_entry('pixels', key and image_key(images, key))
     if folder is None or not len(images): return None, 0
     n = len(images) if open_entry(folder) else pixels.room()
-    if n < len(images): folder = folder_of('pixels', [folder.name, f'the first {n}'])
+    if n < len(images): folder = cache_entry('pixels', [folder.name, f'the first {n}'])
     return folder, n
 
 def _decode(pixels, which, n, folder, workers, progress):
@@ -176,7 +176,7 @@ def decode_part(
     folder, n = _place(pixels)
     if not n or open_entry(folder): return None
     which = cut(range(n))
-    part = folder_of('pixels', [folder.name, f'{which.start} to {which.stop}'])
+    part = cache_entry('pixels', [folder.name, f'{which.start} to {which.stop}'])
     if len(which) and not open_entry(part): _decode(pixels, which, n, part, workers, progress)
     return which, part
 

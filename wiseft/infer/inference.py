@@ -18,7 +18,7 @@ from itertools import chain
 from PIL import Image
 from torch import nn
 from ..data.pixels import MAX_SKIPPED, Pixels, Tried, check_skipped, decode_once, decode_part, decoding_workers
-from ..data.disk_cache import entry_folder, open_entry, write_entry
+from ..data.disk_cache import cache_entry, image_key, open_entry, write_entry
 from ..data.suites import ImageSet
 from ..base.devices import eval_mode, exact_fp32
 from ..base.files import is_out_of_memory
@@ -313,14 +313,14 @@ def extract_features(
     if key and isinstance(tower, nn.Module): # as text: the layers (GELU or QuickGELU), and open_clip's description
         config = getattr(getattr(classifier, 'clip', None), 'config', '')
         weights, device = state_hash(tower.state_dict()), device_of(classifier).type
-        folder = entry_folder('features', images, key, tower, config, weights, device)
-    if folder and by_first(lambda: open_entry(folder) is not None): return _kept_features(folder, images)
+        folder = cache_entry('features', image_key(images, key, tower, config, weights, device))
+    if by_first(lambda: open_entry(folder) is not None): return _kept_features(folder, images)
     def features(x): return classifier.features(x)
     features.device = device_of(classifier)
     with eval_mode(classifier):
         made = run_all(dict(features=features), images, classifier.transform, batch_size, to_first, workers=workers,
                        progress=progress)
-    def keep(): return folder and not made[2] and write_entry(folder, made[0]['features'].numpy(), name=images.name)
+    def keep(): return not made[2] and write_entry(folder, made[0]['features'].numpy(), name=images.name)
     found_by_all = by_first(lambda: bool(keep())) and all(of_all(open_entry(folder) is not None))
     if not found_by_all: made = by_first(lambda: made)
     if made is None: return _kept_features(folder, images)

@@ -12,7 +12,8 @@ import re
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn
 
-from ..data.disk_cache import open_entry, text_folder, write_entry
+from .. import __version__
+from ..data.disk_cache import cache_entry, open_entry, write_entry
 from .clip import Clip, token_table
 from ..base.lazy import open_clip
 from ..data.prompts import find_classnames, find_templates, prompts
@@ -101,13 +102,14 @@ def _text_features(clip, texts, keep=True): # (n, dim), rows of length 1
     weights = {k: v for k, v in model.state_dict().items() if not k.startswith('visual.')}
     hashes = state_hash(weights), state_hash(dict(ids=ids))
     device = token_table(model).weight.device.type
-    folder = text_folder(open_clip.__version__, tower, clip.config, *hashes, device)
-    kept = folder and open_entry(folder)
+    versions = __version__, open_clip.__version__
+    folder = cache_entry('texts', [*versions, tower, clip.config, *hashes, device])
+    kept = open_entry(folder)
     if kept:
         rows = kept.data.reshape(len(kept), -1).copy()
         return torch.from_numpy(rows).to(clip.device)
     rows = clip.encode_text(texts, progress=True)
-    if folder and rows.dtype == torch.float32: write_entry(folder, rows.cpu().numpy(), name=f'prompts for {clip.name}')
+    if rows.dtype == torch.float32: write_entry(folder, rows.cpu().numpy(), name=f'prompts for {clip.name}')
     return rows
 
 # %% ../../nbs/api/models/09_head.ipynb #f45523a4
