@@ -246,7 +246,7 @@ FAILING = {
     "density is 20": SUM | dict(merge_method="ties") | weighted(1, 1, density=20),
     "sum to 0": LINEAR | weighted(1, -1),
     "No filter of the recipe fits": LINEAR | weighted([dict(filter="mlp", value=1)], 1),
-    "parts (--parts) is 'imag'": dict(rule="TSV-M", models=[FIRST, SECOND], parameters=dict(parts="imag")) | BASE,
+    "parts is 'imag'": dict(rule="TSV-M", models=[FIRST, SECOND], parameters=dict(parts="imag")) | BASE,
     "averages the base and one fine-tuned": dict(rule="weight-space", models=[FIRST, SECOND]) | BASE,
     "two fine-tuned models or more": dict(rule="Model Stock", models=[FIRST]) | BASE,
 }

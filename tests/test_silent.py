@@ -261,8 +261,8 @@ def test_weights_are_held_against_their_hash(tmp_path):
 
 SWEEPS = {
     "itself": (Colours(1), (0.5,), "weight-space", "The two classifiers have the same weights"),
-    "alpha 2": (Colours(1, 0.1), (0.5, 2), "weight-space", "alpha=2 is outside 0…1"),
-    "alpha -1 of outputs": (Colours(1, 0.1), (-1, 0.5), "logits", "alpha=-1 is outside 0…1"),
+    "alpha 2": (Colours(1, 0.1), (0.5, 2), "weight-space", "alpha is 2, outside 0…1"),
+    "alpha -1 of outputs": (Colours(1, 0.1), (-1, 0.5), "logits", "alpha is -1, outside 0…1"),
     "as it should be": (Colours(1, 0.1), (0.5,), "weight-space", ""),
 }
 

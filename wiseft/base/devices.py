@@ -11,7 +11,7 @@ import os, re, torch
 from contextlib import contextmanager
 from threading import Lock
 from weakref import WeakKeyDictionary
-from .text import number_from_environment
+from .text import number_from_environment, option
 from .files import is_out_of_memory
 
 # %% ../../nbs/api/base/04_devices.ipynb #285057ea
@@ -44,7 +44,7 @@ def _own_card(device):
     if k < n: return torch.device('cuda', k)
     raise ValueError(
         f'This is process {k+1} of this machine, which has {n} GPUs: start as many processes as there are GPUs '
-        '(torchrun --nproc-per-node), or give another device (device=\'cpu\', --device cpu).')
+        f"(torchrun --nproc-per-node), or give another device ({option('device', 'cpu')}).")
 
 # %% ../../nbs/api/base/04_devices.ipynb #5e1f0a02
 def widest_float(
@@ -135,22 +135,27 @@ def describe_device(
     return f'on {name}, {_words[precision]}{threads}'
 
 # %% ../../nbs/api/base/04_devices.ipynb #cdaa7357
-_HELPS = ("What helps, in this order: a smaller batch (batch_size, --batch-size), for which accumulate "
-          "(--accumulate) makes up; layers computed "
-          "again instead of kept (grad_checkpointing=True, --grad-checkpointing); fewer weights that train "
-          "(train='last:2' or 'head', --train)")
+_HELPS = 'What helps, in this order: a smaller batch'
+
+def _what_helps():
+    trains = f"{option('train', 'last:2')} or {option('train', 'head')}"
+    return (f"{_HELPS} ({option('batch_size')}), for which {option('accumulate')} makes up; layers computed again "
+            f"instead of kept ({option('grad_checkpointing', True)}); fewer weights that train ({trains})")
 
 @contextmanager
 def memory_advice():
     "In the block, an error of memory says what helps"
     try: yield
     except (RuntimeError, MemoryError, OSError) as e:
+        if 'raise your shared memory limit' in str(e): raise RuntimeError(
+            'The processes that read images are out of shared memory. Docker gives them 64 MB, less than a batch '
+            f"takes: start it with --shm-size=8g, or give {option('workers', 0)}.") from e
         if not is_out_of_memory(e) or _HELPS in str(e): raise # the second from a block within this one
         if 'out of memory' in str(e): # of an accelerator
             first = re.split(r'(?<=[.])\s+(?=[A-Z])', str(e))
             raise torch.OutOfMemoryError(
-                f"{' '.join(first[:3])} {_HELPS}; another device (device='cpu', --device cpu).") from e
+                f"{' '.join(first[:3])} {_what_helps()}; another device ({option('device', 'cpu')}).") from e
         size, reading = re.search(r'allocate (\d+) bytes', str(e)), re.search('to read .*', str(e))
         what = f': {int(size[1]):,} bytes could not be allocated' if size else f' {reading[0]}' if reading else ''
-        raise MemoryError(f"There is too little memory{what.rstrip('.')}. {_HELPS}; fewer processes that read images "
-                          '(workers, --workers).') from e
+        raise MemoryError(f"There is too little memory{what.rstrip('.')}. {_what_helps()}; fewer processes that read "
+                          f"images ({option('workers')}).") from e

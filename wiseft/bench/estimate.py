@@ -20,7 +20,7 @@ from ..models.classifier import ImageClassifier
 from ..train.loaders import PixelSource
 from .plan import Plan, mean_sets
 from ..base.progress import duration
-from ..base.text import counted
+from ..base.text import counted, option, python_or_shell
 
 # %% ../../nbs/api/bench/02_estimate.ipynb #cdce55b8
 def readable(
@@ -138,12 +138,12 @@ def warnings(self:Plan) -> list:
             f'{name} has no images of {len(lacking)} of {len(images.classnames)} classes: {some}')
         if n < FEW_IMAGES: lines.append(f'{name} has {n} images, each of which is {100/n:.1f} points of its accuracy')
     if self.steps < FEW_STEPS: lines.append(
-        f'{self.steps} steps are few: averages over time and pulls may change nothing in so short a time; more epochs '
-        '(--epochs) make more steps')
+        f'{self.steps} steps are few: averages over time and pulls may change nothing in so short a time; raise '
+        f'{option("epochs")}')
     # what so many seeds and test images can establish
     n, rows = len(self.seeds), len(self.contenders())-1
     if n == 1: return [*lines, 'with one seed nothing can be established: intervals leave out what other seeds would '
-                               'give. Take three seeds or more (--seeds)']
+                               f'give. {python_or_shell("Take three seeds", "Give --seeds 3")} or more']
     sizes = {d: len(s) for d, s in mean_sets(self.suite).items()}
     shifts = [size for d, size in sizes.items() if d != REFERENCE]
     of_shifts = sum(1/size for size in shifts)/len(shifts)**2
@@ -152,7 +152,8 @@ def warnings(self:Plan) -> list:
     def least(share): # of images that a row answers otherwise than plain fine-tuning, net of seeds
         error, df = both_chances(share*one, share*one/2, fewest, n)
         return 100*smallest_told(error, df, max(rows, 1))
-    more = f'; {FEW_SEEDS} seeds (--seeds) find smaller ones' if n < FEW_SEEDS else ''
+    seeds = python_or_shell(f'{FEW_SEEDS} seeds find', f'--seeds {FEW_SEEDS} finds')
+    more = f'; {seeds} smaller ones' if n < FEW_SEEDS else ''
     return [*lines, f'with {n} seeds, these test images and {counted(rows, "row")}, a lead over plain fine-tuning '
                     f'(mean of reference and shift) is found in four cases of five if it is {least(.01):.1f} to '
                     f'{least(.04):.1f} points or more{more}']

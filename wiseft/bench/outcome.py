@@ -17,6 +17,7 @@ from ..stats.table import CONTROL_MEAN, MEAN, REFERENCE
 from ..data.control import UNTAUGHT
 from ..data.suites import Suite
 from ..infer.scores import MIN_GROUPS
+from ..base.text import option
 
 # %% ../../nbs/api/bench/03_outcome.ipynb #897d8df3
 @dataclass
@@ -223,7 +224,7 @@ def what_is_drawn(
         if n < MIN_GROUPS: few.append(f'{d} has {n or "no"} groups')
     if few: raise ValueError(
         f'Intervals over groups say nothing of sets with fewer than {MIN_GROUPS}: {", ".join(few)}. Leave out '
-        'groups=True (--groups on the command line).')
+        f"{option('groups', True)}.")
     return {d: list(s.groups) for d, s in sets.items()}
 
 # %% ../../nbs/api/bench/03_outcome.ipynb #c6ba8bda

@@ -37,7 +37,7 @@ from ..base.progress import duration
 from ..methods.index import all_methods
 from ..base.registry import Method, find_method
 from ..stats.table import REFERENCE
-from ..base.text import BadFile, why_failed
+from ..base.text import BadFile, option, why_failed
 from .trial import Trial, is_done, last_words, run_trial, strengths, strengths_around, why_not
 from .outcome import Bench, Curve, Entry, choice_rows, what_is_drawn
 
@@ -413,7 +413,7 @@ def planned(
         f'A bench trains, chooses and judges on the reference, and {suite.name!r} has no images of it for '
         f'{", ".join(lacking)}. Give a folder with train, validation and test, or one of class folders, to be split.')
     if not suite.shifts: raise ValueError(
-        'A bench measures accuracy under shift, and there is no shifted set. Give shifts (--shift).')
+        f"A bench measures accuracy under shift, and there is no shifted set. Give {option('shifts', flag='--shift')}.")
     # what is taught and what is control, which may be half of the classes
     sources = [control] if isinstance(control, (str, Path, ImageSet)) else list(control or ())
     if HALF in [str(c) for c in sources if not isinstance(c, ImageSet)]:

@@ -20,7 +20,7 @@ from ..base.files import check_columns, existing_file, read_lines
 from .images import ImageSet
 from .prompts import check_classnames
 from .shards import check_downloaded, check_numbers, local_copy, shard_files, shard_members
-from ..base.text import BadFile, first_few, warn_user
+from ..base.text import BadFile, first_few, python_or_shell, warn_user
 
 # %% ../../nbs/api/data/10_labels.ipynb #49665e32
 def image_folder(
@@ -126,12 +126,13 @@ def _check_known(path, names, classes):
     if not (unknown := [n for n in names if n not in classes]): return
     near = difflib.get_close_matches(unknown[0], classes, 1, cutoff=0)[0]
     hint = ' These are WordNet ids.' if are_wordnet_ids(unknown) else ''
+    renamed = python_or_shell('rename the folder, or give a dict from folder to class name', 'rename the folder')
     inside = path/unknown[0] # not where images are packed
     inner = _names_of_folders(inside) if inside.is_dir() else set()
     if inner & set(classes): hint += f' It holds classes: are these domains? Then give one of them, such as {inside}.'
     raise ValueError(
         f'{path}: class folder {first_few(unknown, 5)} not among the {len(classes)} classes (nearest to '
-        f'{unknown[0]!r}: {near!r}); rename the folder, or give a dict from folder to class name.{hint}')
+        f'{unknown[0]!r}: {near!r}); {renamed}.{hint}')
 
 # %% ../../nbs/api/data/10_labels.ipynb #8a99a0cc
 def _check_depth(path, files):
@@ -250,7 +251,7 @@ def _numbered(source, numbers, classnames): # labels, class names
     file = next((f for f in places if f.is_file()), None)
     if file is None and classnames is None: raise ValueError(
         f'{source}: its labels are numbers, and no classnames.txt lies beside it to name the classes. Write one, a '
-        'name a line, or give classnames.')
+        f"name a line{python_or_shell(', or give classnames', '')}.")
     names = read_lines(file, 'list of class names') if file else list(classnames)
     if file: _check_names(file, dict.fromkeys(names)) # some classes may share a name
     else: check_classnames(dict.fromkeys(names))

@@ -19,7 +19,7 @@ from ..base.files import data_root, package_data, read_lines
 from .images import ImageSet
 from .labels import labelled_folders, shard_set
 from .shards import sample_rows, shard_files
-from ..base.text import BadFile, did_you_mean, first_few, why_failed
+from ..base.text import BadFile, did_you_mean, first_few, option, python_or_shell, why_failed
 from .labels import imagenet_classes
 
 # %% ../../nbs/api/data/11_layouts.ipynb #2ddd0626
@@ -33,8 +33,8 @@ def _counted(images, suite, split, allow_incomplete):
     wrong = f'{lacking:,} are missing' if lacking > 0 else f'{-lacking:,} too many'
     if lacking and not allow_incomplete: raise ValueError(
         f'{images.name} ({split}) in {images.root or images.paths[0]}: {len(images):,} images of '
-        f'{len(images)+lacking:,}, {wrong}; complete it (`wiseft data` says how), or go on with allow_incomplete=True '
-        '(--allow-incomplete), and the result says so.')
+        f'{len(images)+lacking:,}, {wrong}; complete it (`wiseft data` says how), or go on with '
+        f'{option("allow_incomplete", True)}, and the result says so.')
     # upright: published numbers are of images as they are stored
     return replace(images, upright=False, n_missing=max(0, lacking))
 
@@ -68,7 +68,8 @@ def _found(root, place):
     if (path := Path(root)/place).exists(): return path
     how = PUBLISHED_SETS.set_index('place')['how to get it'][[place]].iloc[0]
     raise FileNotFoundError(
-        f'{path}: no such folder. Another data root is set by WISEFT_DATA (--data-root). To get it: {how}')
+        f'{path}: no such folder. Another data root is set by WISEFT_DATA{python_or_shell("", " or --data-root")}. '
+        f'To get it: {how}')
 
 # %% ../../nbs/api/data/11_layouts.ipynb #666f4030
 def imagenet_subset(
@@ -272,7 +273,7 @@ def _wilds_shards(path, suite, group, classnames, allow_incomplete, **more):
     how = PUBLISHED_SETS.set_index('suite')['how to get it'][suite].iloc[0]
     if not allow_incomplete: raise ValueError(
         f'{path} holds the test images under shift, {suite} has others too; go on without them by '
-        f'allow_incomplete=True (--allow-incomplete), or get all of it: {how}')
+        f'{option("allow_incomplete", True)}, or get all of it: {how}')
     s = shard_set(path, name='ood')
     rows = sample_rows(shard_files(path), s.paths.as_texts())
     if any(r[-1] != l for r, l in zip(rows, s.labels)): raise BadFile(
@@ -364,7 +365,7 @@ def _cars(root, split):
     if (path := _in_shards(root, 'stanford_cars')) is not None:
         if shard_files(path.parent/split): return shard_set(path.parent/split, name='reference')
         raise FileNotFoundError(f'{path.parent/split}: no shards of the training images; go on without them by '
-                                'allow_incomplete=True (--allow-incomplete).')
+                                f'{option("allow_incomplete", True)}.')
     from torchvision.datasets import StanfordCars
     d = StanfordCars(root, split)
     return _tv_set(root, d.classes, d._samples)

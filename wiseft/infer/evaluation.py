@@ -21,7 +21,7 @@ from .inference import check_classes, check_nan, check_shape, common_transform, 
 from ..base.distributed import by_first, of_all
 from ..base.files import cache_root
 from ..base.progress import say_once, say_place
-from ..base.text import first_few, warn_user
+from ..base.text import first_few, python_or_shell, warn_user
 from ..stats.caveats import exchanged_classes
 from ..stats.intervals import clopper_pearson
 from ..stats.table import MEAN, STARTS
@@ -37,8 +37,8 @@ def _image_sets(suite, split, members, control): # `Suite` or `ImageSet`, dict n
     datasets = {suite.name: replace(suite, role='aside')} if alone else suite.datasets(split)
     datasets = datasets | control_sets(control or (), datasets)
     others = dict(control='A control set is of another task: give one.',
-                  aside='For test images alone give them as a reference: folder_suite(FOLDER, []), or --reference '
-                        'FOLDER.')
+                  aside='For test images alone give them as a reference: '
+                        f'{python_or_shell("folder_suite(FOLDER, [])", "--reference FOLDER")}.')
     for d, images in datasets.items():
         parts = (images, images.split()[0]) if images.role in others else () # the second is what a suite trains on
         def was_seen(m): return any(trained_on(c, part) for c in m.modules for part in parts)

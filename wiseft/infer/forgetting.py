@@ -10,7 +10,7 @@ import numpy as np, pandas as pd
 from .paired import compare
 from .scores import KeptPredictions, has_value
 from ..stats.table import CONTROL_MEAN, IDENTITY, STARTS
-from ..base.text import counted
+from ..base.text import counted, python_or_shell
 
 # %% ../../nbs/api/infer/12_forgetting.ipynb #25a2120d
 def forgetting(
@@ -21,7 +21,8 @@ def forgetting(
     # the images of control sets alone
     mine = (predictions.images.role == 'control').to_numpy()
     if not mine.any(): raise ValueError(
-        'There is no control set among these predictions. Evaluate with some: control=[…].')
+        'There is no control set among these predictions. Evaluate with some: '
+        f"{python_or_shell('control=[…]', '--control SET')}.")
     def part(columns): return {k: v[mine] for k, v in columns.items()}
     members = [(who, codes[mine], part(columns)) for who, codes, columns in predictions.members]
     control = KeptPredictions(predictions.images[mine], members)

@@ -19,6 +19,7 @@ from ..stats.metrics import batch_scores, batch_kl
 from ..stats.intervals import mean_over_sets, clopper_pearson
 from ..stats.class_metrics import macro_f1, worst_group
 from ..stats.table import CONTROL_MEAN, MEAN, ROLES, UNBOUNDED, results_table
+from ..base.text import python_or_shell
 
 # %% ../../nbs/api/infer/04_scores.ipynb #5d1ebf9c
 @dataclass
@@ -77,8 +78,10 @@ def groups_of(
 def column_of(rows:pd.DataFrame, metric:Metric): # (n,) float array
     "Numbers per image, or an error that says how they are had"
     if metric.kept_as in rows: return rows[metric.kept_as].to_numpy(dtype=float)
-    raise ValueError(f"The predictions have no column {metric.kept_as!r}. Evaluate with the metrics wanted: "
-                     f"evaluate(..., metrics=['accuracy', {metric.name!r}], keep_predictions=True).")
+    python = f"evaluate(..., metrics=['accuracy', {metric.name!r}], keep_predictions=True)"
+    shell = f"--metrics 'accuracy,{metric.name}'"
+    raise ValueError(f'The predictions have no column {metric.kept_as!r}. Evaluate with the metrics wanted: '
+                     f'{python_or_shell(python, shell)}.')
 
 def value_of(rows:pd.DataFrame, metric:Metric): # (value, low, high)
     "A metric on one set: shares with their exact interval, other means with that of `mean_over_sets`"

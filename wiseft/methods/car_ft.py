@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from ..data.prompts import prompts
 from ..base.registry import method
+from ..base.text import python_or_shell
 from ..models.classifier import ImageClassifier
 from ..train.losses import Step
 
@@ -19,10 +20,11 @@ def context_head(
 ) -> torch.Tensor: # (n_templates, dim), rows of length 1 × logit scale
     "A head that tells contexts apart: for each template the mean over classes of the embedded prompts"
     templates = classifier.templates
+    more = python_or_shell("zeroshot_classifier(clip, classnames, 'openai')", '`wiseft zeroshot --templates openai`')
     if len(templates) < 2: raise ValueError(
         'CAR-FT compares contexts, which takes two templates or more, and this classifier was made with '
         f'{len(templates)} {templates}: '
-        "make it with more, as in zeroshot_classifier(clip, classnames, 'openai'), or use self-distillation.")
+        f"make it with more, as in {more}, or use self-distillation.")
     texts = [text for name in classifier.classnames for text in prompts(name, templates)]
     embedded = classifier.clip.encode_text(texts).unflatten(0, (-1, len(templates)))
     return classifier.clip.logit_scale*F.normalize(embedded.mean(0), dim=-1)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
 from ..base.registry import method
+from ..base.text import option
 from ..models.classifier import ImageClassifier
 from ..models.tower import transformer_matrices
 
@@ -34,7 +35,7 @@ def lora(classifier:ImageClassifier, rank:int=8, scale:float=16.): # changed in 
     matrices = transformer_matrices(classifier.visual)
     if not matrices: raise ValueError(
         f"LoRA needs a transformer as image tower, and that of {classifier.clip.name} is a "
-        f"{type(classifier.visual).__name__}: use train='last:n', or a CLIP with a ViT.")
+        f"{type(classifier.visual).__name__}: use {option('train', 'last:n')}, or a CLIP with a ViT.")
     classifier.requires_grad_(False)
     classifier.head.requires_grad_(True)
     for module,name in matrices: register_parametrization(module, name, LowRank(getattr(module, name), rank, scale))

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
 from ..base.registry import method
+from ..base.text import option
 from ..models.classifier import ImageClassifier
 from ..models.tower import tower_blocks, transformer_matrices
 
@@ -35,7 +36,7 @@ def r_adapter(classifier:ImageClassifier, drop:float=.2): # changed in place; p
     if not 0 <= drop < 1: raise ValueError(f'drop={drop:g}: give a probability, from 0 to below 1.')
     if not transformer_matrices(classifier.visual): raise ValueError(
         f"R-Adapter needs a transformer as image tower, and that of {classifier.clip.name} is a "
-        f"{type(classifier.visual).__name__}: use train='last:n', or a CLIP with a ViT.")
+        f"{type(classifier.visual).__name__}: use {option('train', 'last:n')}, or a CLIP with a ViT.")
     classifier.requires_grad_(False)
     classifier.head.requires_grad_(True)
     # in blocks of open_clip, timm, and torchvision

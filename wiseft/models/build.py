@@ -22,7 +22,7 @@ from ..data.hub import reaching_hub
 from .save import config_name
 from .sources import Source
 from .hf_siglip import apply_activation
-from ..base.text import BadFile, why_failed
+from ..base.text import BadFile, call, why_failed
 
 # %% ../../nbs/api/models/07_build.ipynb #5d5b42c3
 _one_at_a_time = RLock() # threads share what is switched off here
@@ -131,8 +131,8 @@ def source_tokenizer(
         f'The tokenizer of {source.origin} needs another package: pip install transformers.') from e
     except Exception as e: raise kind(
         f"Could not load the tokenizer of {whose} ({why_failed(e)}). Without a network: bring its files "
-        f"(tokenizer.json, tokenizer_config.json, …) into a folder with {config_name} and the weights and call "
-        "load_clip('local-dir:FOLDER').") from e
+        f"(tokenizer.json, tokenizer_config.json, …) into a folder with {config_name} and the weights and use "
+        f"{call('load_clip', model='local-dir:FOLDER')}.") from e
 
 # %% ../../nbs/api/models/07_build.ipynb #e03ed7ba
 def verified_sha256(

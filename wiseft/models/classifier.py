@@ -25,7 +25,7 @@ from .compatible import check_heads, check_pair, is_average, places_between_ends
 from ..data.prompts import find_classnames, find_templates, prompts
 from .save import write_classifier, write_clip
 from ..weights.safetensors_io import state_hash
-from ..base.text import first_few, warn_user
+from ..base.text import first_few, python_or_shell, warn_user
 
 # %% ../../nbs/api/models/11_classifier.ipynb #ff7b236d
 class TextTower(nn.Module):
@@ -175,7 +175,7 @@ def with_text(self:ImageClassifier): # `ImageClassifier`
     token_table(self.clip.model) # ValueError where there is no text tower
     if not self.templates: raise ValueError(
         f'This classifier of {self.clip.name} knows no templates, and where the text tower trains, the head is built '
-        'with them. Give them: ImageClassifier(…, templates=[…]), or use zeroshot_classifier.')
+        f'with them. Make it with {python_or_shell("zeroshot_classifier", "`wiseft zeroshot`")}.')
     about = {k: getattr(self, k) for k in ('classnames', 'templates', 'alpha', 'parents', 'metrics', 'recipe')}
     new = ImageClassifier(self.clip, self.head, **about, head_from_text=True)
     new.beside = self.beside

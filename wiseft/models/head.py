@@ -18,7 +18,7 @@ from .clip import Clip, token_table
 from ..base.lazy import open_clip
 from ..data.prompts import find_classnames, find_templates, prompts
 from ..weights.safetensors_io import state_hash
-from ..base.text import first_few, warn_user
+from ..base.text import first_few, python_or_shell, warn_user
 
 # %% ../../nbs/api/models/09_head.ipynb #8de79fed
 class ClassificationHead(nn.Module):
@@ -122,10 +122,11 @@ def zeroshot_head(
     "Linear head whose rows are the averaged embeddings of each class's prompts"
     names, templates = find_classnames(classnames), find_templates(templates)
     texts = [text for name in names for text in prompts(name, templates)]
+    python = "give names, as in folder_suite(…, classnames={'0': 'cat', …}), or rename the folders"
+    renamed = python_or_shell(python, 'rename the folders')
     if all(name.strip().isdecimal() for name in names): warn_user(
         f'The class names are numbers ({first_few(names)}): prompts such as {texts[len(templates)-1]!r} name no object. '
-        "Unless the images show digits, give names, as in folder_suite(…, classnames={'0': 'cat', …}), or rename the "
-        'folders.')
+        f'Unless the images show digits, {renamed}.')
     warn_of_texts(clip, texts)
     features = _text_features(clip, texts, keep)
     rows = average_prompts(features.reshape(len(names), len(templates), -1))

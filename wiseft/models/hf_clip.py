@@ -14,7 +14,7 @@ from pathlib import Path
 from ..weights.checkpoints import read_checkpoint, write_state_dict
 from .open_clip_config import read_json, write_json
 from .state_dict_layout import Parts
-from ..base.text import BadFile, first_few
+from ..base.text import BadFile, call, first_few
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #b9b7d6a5
 _names = [ # transformers, open_clip
@@ -206,13 +206,17 @@ def read_hub_preprocess(
     pictures = read_json(together).get('image_processor') if together.is_file() else None
     return hub_preprocess(pictures) if isinstance(pictures, dict) else {}
 
-_instead = dict( # of models that can't be loaded
-    siglip2="This is a SigLIP 2 for images of any size (NaFlex). Load one of a fixed size: "
-            "load_clip('ViT-B-16-SigLIP2', 'webli') or load_clip('hf:google/siglip2-base-patch16-224').",
-    chinese_clip="These CLIPs read Chinese, too: load_clip('ViT-H-14-worldwide', 'metaclip2_worldwide') and "
-                 "load_clip('ViT-B-16-SigLIP2', 'webli').")
-_instead_of_others = ("If open_clip has the same model, load that: load_clip(ARCHITECTURE, TAG), see `wiseft models`, or "
-                      "load_clip('hf-hub:OWNER/MODEL').")
+def _instead(kind):
+    "What to load in place of a model that can't be loaded"
+    def clip(*names): return call('load_clip', **dict(zip(('model', 'pretrained'), names)))
+    siglip2 = clip('ViT-B-16-SigLIP2', 'webli')
+    if kind == 'siglip2': return (
+        'This is a SigLIP 2 for images of any size (NaFlex). Load one of a fixed size: '
+        f"{siglip2} or {clip('hf:google/siglip2-base-patch16-224')}.")
+    if kind == 'chinese_clip': return (
+        f"These CLIPs read Chinese, too: {clip('ViT-H-14-worldwide', 'metaclip2_worldwide')} and {siglip2}.")
+    return (f"If open_clip has the same model, load that: {clip('ARCHITECTURE', 'TAG')}, see `wiseft models`, or "
+            f"{clip('hf-hub:OWNER/MODEL')}.")
 
 def read_hub_folder(
     folder:str|Path # with config.json
@@ -222,7 +226,7 @@ def read_hub_folder(
     config = read_json(where)
     if (kind := config.get('model_type')) not in CLIP_KINDS: raise BadFile(
         f"{where}: model_type is {kind!r:.50}. The models of transformers that can be loaded are CLIP, MetaCLIP 2 and "
-        f"SigLIP. {_instead.get(kind, _instead_of_others)}")
+        f"SigLIP. {_instead(kind)}")
     path = hub_file(where.parent)
     state = from_transformers(read_checkpoint(path).state, path)
     if 'visual.proj' not in state: raise BadFile(f'{path} holds no image tower.')

@@ -23,7 +23,7 @@ from .compatible import text_weights
 from .state_dict_layout import find_parts, head_normalises
 from ..data.prompts import find_classnames
 from .save import check_saved, config_name, half_type, read_card
-from ..base.text import BadFile, first_few, warn_user
+from ..base.text import BadFile, first_few, python_or_shell, warn_user
 
 # %% ../../nbs/api/models/12_load.ipynb #1820c5b6
 def _read_head(card, path): # `ClassificationHead`
@@ -79,9 +79,10 @@ def _from_checkpoint(path, start, classnames, device, precision): # `ImageClassi
         f'start is {start!r}, and has to be a model in memory. Load it first: start=load_clip(…) or '
         'start=load_classifier(…).')
     parts = find_parts(read_checkpoint(path), path)
+    python = f'zeroshot_classifier(load_clip(ARCHITECTURE, {str(path)!r}), CLASSNAMES, TEMPLATES)'
+    shell = f'`wiseft zeroshot CLASSES --model ARCHITECTURE --pretrained {path} -o OUTPUT`'
     if not parts.head: raise BadFile(
-        f"{path} holds a CLIP and no head. Make one of words: zeroshot_classifier(load_clip(…, {str(path)!r}), "
-        "CLASSNAMES, TEMPLATES).")
+        f'{path} holds a CLIP and no head. Make one of words: {python_or_shell(python, shell)}.')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # of the head, which is read here
         clip = load_clip(path, precision=precision or 'fp32', device=device) if start is None else start
@@ -121,10 +122,11 @@ def _in_open_clip(adapter, where, device): # dict name of a weight of open_clip'
 
 def _from_adapter(folder, start): # `ImageClassifier`
     "A classifier with an adapter folded in"
+    python = f'load_classifier({str(folder)!r}, start=CLASSIFIER)'
+    merged = python_or_shell(python, f'`wiseft merge CLASSIFIER {folder} --alpha 1 -o OUTPUT`')
     if not isinstance(start, ImageClassifier): raise ValueError(
         f'{folder} holds an adapter, which is nothing without the classifier that it changes (a CLIP alone is none). '
-        f"Give it: load_classifier({str(folder)!r}, start=CLASSIFIER), or `wiseft merge ZEROSHOT {folder} --alpha 1 -o "
-        'TUNED`, or base_model in a recipe.')
+        f'Give it: {merged}, or base_model in a recipe.')
     adapter = read_adapter(folder)
     planned = _in_open_clip(adapter, folder, 'meta') # products may be large
     shapes = {k: tuple(t.shape) for k, t in (planned | adapter.head).items()}

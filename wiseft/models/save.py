@@ -15,7 +15,7 @@ from .open_clip_config import read_json, write_json
 from ..base.files import atomic_path, existing_folder, sha256_file
 from ..base.lazy import open_clip
 from ..weights.safetensors_io import state_hash
-from ..base.text import BadFile, first_few
+from ..base.text import BadFile, first_few, python_or_shell
 from ..weights.tensors import check_finite
 
 # %% ../../nbs/api/models/02_save.ipynb #fb7cecd2
@@ -133,9 +133,10 @@ def read_card(folder:Path): # dict
                                           "are not loaded: they can run any code. Export again with "
                                           "learn.classifier.save(FOLDER).")
     existing_folder(folder, 'classifier') # or what a killed process had moved aside
+    in_shell = '`wiseft zeroshot CLASSES --model FOLDER -o OUTPUT`'
     if not (folder/'wiseft.json').exists(): raise FileNotFoundError(
         f'{folder} holds no classifier: it has no wiseft.json. If it holds a CLIP, use '
-        'zeroshot_classifier(load_clip(FOLDER), …).')
+        f'{python_or_shell("zeroshot_classifier(load_clip(FOLDER), CLASSNAMES)", in_shell)}.')
     card = read_json(folder/'wiseft.json')
     _check_card(card, folder/'wiseft.json')
     if card.get('sha256', own := _card_hash(card)) != own: raise BadFile(

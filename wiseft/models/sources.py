@@ -18,7 +18,7 @@ from .state_dict_layout import Parts, find_parts, module_config, module_preproce
 from .hf_clip import SIGLIP_KINDS, hub_weights, read_hub_folder
 from .save import config_name, weight_names
 from .hf_siglip import read_siglip_folder
-from ..base.text import BadFile, did_you_mean, first_few, warn_user, why_failed
+from ..base.text import BadFile, call, did_you_mean, first_few, option, python_or_shell, warn_user, why_failed
 
 # %% ../../nbs/api/models/06_sources.ipynb #f2ee0f36
 @dataclass
@@ -46,7 +46,7 @@ def _from_folder(folder, origin=None, hub=False):
     where = folder/config_name
     if not where.exists(): raise FileNotFoundError(
         f'{folder} holds no CLIP: it has no {where.name}. A checkpoint file is loaded with '
-        'load_clip(ARCHITECTURE, FILE).')
+        f"{call('load_clip', model='ARCHITECTURE', pretrained='FILE')}.")
     settings = read_json(where)
     if 'model_cfg' not in settings: raise BadFile(
         f"{where} has no 'model_cfg', which says the architecture. Copy or download it again.")
@@ -85,7 +85,8 @@ def _from_hub(
     repo = name.removeprefix('hf-hub:')
     def advice(also=''): return (
         f'bring {config_name} and {weight_names[0]} (and tokenizer files, if there are any) of '
-        f"https://huggingface.co/{repo}{also} into a folder and call load_clip('local-dir:FOLDER')")
+        f"https://huggingface.co/{repo}{also} into a folder and use "
+        + call('load_clip', model='local-dir:FOLDER'))
     fetch = open_clip.pretrained.download_pretrained_from_hf
     config = fetched(lambda: fetch(repo, filename=config_name), f'the configuration of {name}', advice())
     fetched(lambda: fetch(repo), f'the weights of {name}', advice())
@@ -115,7 +116,7 @@ def _from_transformers_hub(
     repo = name.removeprefix('hf:')
     files = ['config.json', 'preprocessor_config.json', hub_weights[0]]
     advice = (f"bring {first_few(files)} (and tokenizer files, if there are any) of https://huggingface.co/{repo} into "
-              "a folder and call load_clip('FOLDER')")
+              f"a folder and use {call('load_clip', model='FOLDER')}")
     wanted = [*files, 'processor_config.json', '*token*', 'spiece.model']
     fetch = lambda: huggingface_hub.snapshot_download(repo, allow_patterns=wanted)
     folder = fetched(fetch, f'{first_few(files)} of {name}', advice)
@@ -128,7 +129,7 @@ def _tag_cfg(name, tag): # dict
     plain = name.removesuffix('-quickgelu')
     if plain != name and open_clip.pretrained.get_pretrained_cfg(plain, tag): raise ValueError(
         f"QuickGELU mismatch: weights {tag!r} were trained with GELU, and {name!r} has QuickGELU. Use "
-        f"load_clip({plain!r}, {tag!r}).")
+        f"{call('load_clip', model=plain, pretrained=tag)}.")
     raise ValueError(
         f"{tag!r} is neither a file nor a tag of {name!r}. "
         f"{did_you_mean(tag, open_clip.list_pretrained_tags_by_model(name))}")
@@ -139,7 +140,8 @@ def _wants_quick_gelu(name, tag, config): # bool
     named = bool(config.get('quick_gelu'))
     if named or not _tag_cfg(name, tag).get('quick_gelu'): return named
     other = f'{name}-quickgelu'
-    hint = f'; load_clip({other!r}, {tag!r}) says so from the start' if other in open_clip.list_models() else ''
+    named = f"; {call('load_clip', model=other, pretrained=tag)} says so by its name"
+    hint = named if other in open_clip.list_models() else ''
     warn_user(f"QuickGELU mismatch: weights {tag!r} were trained with QuickGELU, and {name!r} has GELU. Loaded "
               f"with QuickGELU{hint}.")
     return True
@@ -151,7 +153,9 @@ def _from_tag(name, tag):
     config['quick_gelu'] = _wants_quick_gelu(name, tag, config)
     hub = cfg.get('hf_hub')
     place = f"https://huggingface.co/{hub.rstrip('/')}" if hub else cfg.get('url')
-    advice = f"bring them from {place} and call load_clip({name!r}, 'FILE', preprocess={tag!r})"
+    python = f"load_clip({name!r}, 'FILE', preprocess={tag!r})"
+    shell = call('load_clip', model=name, pretrained='FILE', preprocess=tag)
+    advice = f'bring them from {place} and use {python_or_shell(python, shell)}'
     download = lambda: open_clip.pretrained.download_pretrained(cfg)
     weights = fetched(download, f'the weights {tag!r} of {name!r}', advice)
     return Source(config, cfg, Path(weights), f'{name} {tag}', name)
@@ -166,8 +170,9 @@ def _read_parts(path): # `Parts`
     if parts.clip: return parts
     rows, dim = parts.head['weight'].shape
     raise BadFile(
-        f"{path} holds a head ({rows} classes, {dim} dimensions) and no image tower. With the CLIP that it belongs to: "
-                  "load_classifier(FILE, start=CLIP).")
+        f'{path} holds a head ({rows} classes, {dim} dimensions) and no image tower. '
+        + python_or_shell('Give the CLIP that it belongs to: load_classifier(FILE, start=CLIP).',
+                          'Python reads it with the CLIP that it belongs to: load_classifier(FILE, start=CLIP).'))
 
 # %% ../../nbs/api/models/06_sources.ipynb #90ac6319
 def _from_file(name, path, preprocess, quick_gelu):
@@ -187,10 +192,10 @@ def _from_file(name, path, preprocess, quick_gelu):
     named = bool(config.get('quick_gelu'))
     if quick_gelu is None and not named and f'{name}-quickgelu' in open_clip.list_models(): raise ValueError(
         f"Weights don't show whether they were trained with QuickGELU, and {name!r} exists with and without. Give "
-        "quick_gelu=True (as OpenAI, MetaCLIP and DFN) or False (as LAION and DataComp), or preprocess='TAG' of the "
-        "weights that this file was fine-tuned from.")
+        f"{option('quick_gelu', True)} (as OpenAI, MetaCLIP and DFN) or {option('quick_gelu', False)} (as LAION and "
+        f"DataComp), or {option('preprocess', 'TAG')} of the weights that this file was fine-tuned from.")
     if quick_gelu is False and named: raise ValueError(
-        f'QuickGELU mismatch: {name!r} has QuickGELU, and quick_gelu=False was given.')
+        f"QuickGELU mismatch: {name!r} has QuickGELU, and {option('quick_gelu', False)} was given.")
     config['quick_gelu'] = named or bool(quick_gelu)
     if not parts.has_text: del config['text_cfg']
     return Source(config, pictures, path, f'{name} {path.name}', name, parts=parts)
@@ -210,8 +215,8 @@ def _from_name(name): # `Source`, or None if the name is an architecture's
     path = Path(name).expanduser()
     if path.is_file(): # with a whole module, which says its architecture
         if checkpoint_format(path) == 'torchscript' or not (parts := _read_parts(path)).modules: raise ValueError(
-            f"{path} is a file, and a checkpoint doesn't say its architecture: use load_clip(ARCHITECTURE, "
-            f"{str(path)!r}).")
+            f"{path} is a file, and a checkpoint doesn't say its architecture: use "
+            f"{call('load_clip', model='ARCHITECTURE', pretrained=str(path))}.")
         config = module_config(parts)
         check_model_cfg(config, path)
         return Source(config, module_preprocess(parts), path, path.name, where=path, parts=parts)
@@ -224,7 +229,8 @@ def find_source(name:str, pretrained:str|Path|None, preprocess:dict|str|None, qu
     if source := _from_name(name):
         if pretrained is None and quick_gelu is None: return source
         raise ValueError(
-            f'{name!r} brings its weights and its activation function: leave out pretrained and quick_gelu.')
+            f"{name!r} brings its weights and its activation function: leave out {option('pretrained')} and "
+            f"{option('quick_gelu')}.")
     name, tag = name.replace('/', '-'), str(pretrained)
     if pretrained is None: raise ValueError(
         f"{name!r} is an architecture: give weights too, a file or a tag. There are "
@@ -234,7 +240,8 @@ def find_source(name:str, pretrained:str|Path|None, preprocess:dict|str|None, qu
     endings = '.pt', '.pth', '.bin', '.ckpt', '.safetensors', '.pkl'
     if len(Path(tag).parts) > 1 or Path(tag).suffix in endings:
         raise FileNotFoundError(f'There is no checkpoint {tag}.')
-    if quick_gelu is not None: raise ValueError(f'The tag {tag!r} knows its activation function: leave out quick_gelu.')
+    if quick_gelu is not None: raise ValueError(
+        f"The tag {tag!r} knows its activation function: leave out {option('quick_gelu')}.")
     return _from_tag(name, tag)
 
 # %% ../../nbs/api/models/06_sources.ipynb #c9f37750
@@ -252,13 +259,13 @@ def preprocessing(source:Source, asked:dict): # dict
     both = source.preprocess | asked
     settings = {k:v for k,v in both.items() if k in preprocess_keys and v is not None}
     if missing := ' and '.join(sorted({'mean', 'std'} - set(settings))): # nobody says how pictures are made
-        own = 'preprocess=dict(mean=…, std=…)'
+        own = python_or_shell(', or give preprocess=dict(mean=…, std=…)', '')
         if source.where is None: raise ValueError(
-            f"The weights of {source.origin} came without {missing} of their pictures. Give preprocess='TAG' of the "
-            f"weights that they were fine-tuned from, such as 'openai', or {own}.")
+            f"The weights of {source.origin} came without {missing} of their pictures. Give "
+            f"{option('preprocess', 'TAG')} of the weights that they were fine-tuned from, such as 'openai'{own}.")
         lacks = 'preprocessor_config.json' if source.where.name == 'config.json' else 'preprocess_cfg'
         raise BadFile(
             f'{source.where.parent} came without {missing} of its pictures: {lacks} is not there, or lacks them. Copy '
-            f'it from where the model comes from, or give {own}.')
+            f'it from where the model comes from{own}.')
     for k in ('mean', 'std'): settings[k] = [float(x) for x in settings[k]]
     return settings

@@ -9,7 +9,7 @@ __all__ = ['Parts', 'find_parts', 'uses_quick_gelu', 'module_config', 'module_pr
 import math, re
 from dataclasses import dataclass, field
 from ..weights.pickle_reader import Made
-from ..base.text import BadFile, first_few
+from ..base.text import BadFile, call, first_few
 
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #ca110396
 @dataclass
@@ -81,7 +81,7 @@ def find_parts(
                    f"(classification_head.weight) but {len(state)} tensors: {first_few(list(state), 6)}.")
         if any('vision_model.' in k for k in state): instead = (
             "weights of a model of transformers. Load the folder that it lies in, with its config.json: "
-            "load_clip(FOLDER).")
+            f"{call('load_clip', model='FOLDER')}.")
         raise BadFile(f'{where} holds {instead}')
     names = {} if tower is None else _clip_names(state, tower)
     if head: names = {new: k for new,k in names.items() if k.rpartition('.')[0] != name}
@@ -107,7 +107,7 @@ def _heads(parts, name): # int
     if type(n) is int and n > 0: return n
     raise BadFile(
         f"{parts.where} doesn't say its architecture. Give it, or the model that it was fine-tuned from: "
-        f"load_clip('ViT-B-32', {parts.where!r}, …).")
+        f"{call('load_clip', model='ViT-B-32', pretrained=parts.where)}, for instance.")
 
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #5a1bbec4
 def uses_quick_gelu(
@@ -145,7 +145,7 @@ def module_config(
         return config
     except (KeyError, IndexError, TypeError, ValueError) as e: raise BadFile(
         f"{parts.where} holds an image tower whose architecture isn't recognised ({e}). Give it: "
-        f"load_clip('ViT-B-32', {parts.where!r}, …).") from e
+        f"{call('load_clip', model='ViT-B-32', pretrained=parts.where)}, for instance.") from e
 
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #8b679b5d
 def module_preprocess(

@@ -24,7 +24,7 @@ from .head import ClassificationHead
 from ..base.lazy import open_clip, torchvision
 from ..weights.layout import Positions
 from ..weights.safetensors_io import state_hash
-from ..base.text import BadFile, why_failed
+from ..base.text import BadFile, python_or_shell, why_failed
 from ..data.transforms import ClipTransform, in_halves
 from PIL import Image
 
@@ -198,8 +198,9 @@ def read_image_model(
     # the module that the weights belong to
     kind = vision['module']
     if module is None and not kind.startswith(TORCHVISION): raise ValueError(
-        f"The weights are those of a {kind}, which only its own program can make. Make one, and give it: "
-        "load_classifier(FOLDER, module=MODULE). On the command line, models of torchvision and timm can be used.")
+        f"The weights are those of a {kind}, which only its own program can make. "
+        + python_or_shell('Make one, and give it: load_classifier(FOLDER, module=MODULE).',
+                          'The command line loads models of torchvision and timm alone.'))
     name = kind.removeprefix(TORCHVISION)
     try: module = torchvision.models.get_model(name, weights=None) if module is None else module
     except ValueError as e: raise BadFile(f"There is no model {name!r:.100} in torchvision.") from e

@@ -21,9 +21,13 @@ from .tower import TORCHVISION, image_model
 from .state_dict_layout import Parts
 from ..data.prompts import find_classnames
 from .sources import Source, fetched
-from ..base.text import did_you_mean, why_failed
+from ..base.text import did_you_mean, option, python_or_shell, why_failed
 
 # %% ../../nbs/api/models/13_vision.ipynb #77a4e225
+def _with_file(name):
+    "What to do with a file that was downloaded by hand"
+    return python_or_shell(f'use load_vision({name!r}, FILE)', f"give {option('weights', 'FILE')}")
+
 def _timm_model(name, pretrained): # model of timm
     "A model with timm's weights, or with random ones; ValueError names near ones, RuntimeError says what to bring"
     if not timm.is_model(name): raise ValueError(
@@ -32,7 +36,7 @@ def _timm_model(name, pretrained): # model of timm
     hub = getattr(timm.get_pretrained_cfg(name), 'hf_hub_id', None)
     file = f'model.safetensors of https://huggingface.co/{hub}' if hub else 'them as a .safetensors file'
     return fetched(lambda: timm.create_model(name, pretrained=True), f"timm's weights of {name!r}",
-                   f'bring {file} and call load_vision({name!r}, FILE)')
+                   f'bring {file} and {_with_file(name)}')
 
 # %% ../../nbs/api/models/13_vision.ipynb #8b57120d
 def _load_torchvision(name, file, device): # `Clip`
@@ -45,7 +49,7 @@ def _load_torchvision(name, file, device): # `Clip`
     try: module = get_model(short, weights=None if file else weights)
     except Exception as e: raise RuntimeError(
         f"Could not fetch torchvision's weights of {short!r} ({why_failed(e)}). Without a network: bring {weights.url} "
-        f"and call load_vision({name!r}, FILE).") from e
+        f'and {_with_file(name)}.') from e
     if file: module.load_state_dict(read_state_dict(file))
     return image_model(module, weights.transforms(), name, device)
 

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['app', 'Output', 'OutputFolder', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName',
            'Reference', 'DataRoot', 'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'PartsOption', 'Use', 'Precision',
-           'Workers', 'Device', 'standard_output', 'say', 'wrote', 'show_table', 'in_shell_words', 'Commands',
-           'command', 'check_folder', 'set_workers', 'chosen_device', 'load_methods', 'chosen_methods', 'is_suite',
-           'suite_loader', 'load_named', 'listed', 'listed_numbers', 'check_ending']
+           'Workers', 'Device', 'standard_output', 'say', 'wrote', 'show_table', 'Commands', 'command', 'check_folder',
+           'set_workers', 'chosen_device', 'load_methods', 'chosen_methods', 'is_suite', 'suite_loader', 'load_named',
+           'listed', 'listed_numbers', 'check_ending']
 
 # %% ../../nbs/api/shell/00_app.ipynb #a20e9352
 import functools,os,re,signal,sys,unicodedata,warnings
@@ -23,6 +23,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from .. import __version__
+from ..base.text import shell_options
 
 # %% ../../nbs/api/shell/00_app.ipynb #7771908a
 def standard_output(): return Console(highlight=False, width=None if sys.stdout.isatty() else 160, quiet=_rank() > 0)
@@ -75,7 +76,7 @@ _TYPERS_OWN = typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError # it 
 def _reported(stopped, called):
     "Turn errors into a line and an exit code, and Ctrl-C into the line that is given"
     try:
-        with _stoppable(), warnings.catch_warnings():
+        with _stoppable(), warnings.catch_warnings(), shell_options(called):
             if not _debug: warnings.showwarning = _warned
             yield
     except KeyboardInterrupt as e:
@@ -86,9 +87,8 @@ def _reported(stopped, called):
         kinds = ValueError, TypeError, OSError, RuntimeError, MemoryError, FloatingPointError
         foreseen = isinstance(e, kinds) and str(e) or isinstance(e, ImportError) and 'pip install' in str(e)
         message = re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s+', '', str(e)) # fastai's words
-        reason = in_shell_words(message) if foreseen else (
+        reason = message if foreseen else (
             f'{type(e).__name__}: {message}\nThis was not foreseen; --debug shows where it happened')
-        for option, name in called.items(): reason = reason.replace(option, name)
         _say_last(e, f'error: {reason}', 1)
         raise typer.Exit(1) from None
 
@@ -111,40 +111,6 @@ def _stoppable():
     try: yield
     finally:
         for s in signals: signal.signal(s, signal.SIG_DFL)
-
-# %% ../../nbs/api/shell/00_app.ipynb #bc6fec17
-_shell_words = [ # what Python says, what the shell calls it
-    (r"\w+=True \((--[\w-]+) on the command line\)", r'\1'),
-    (r"\w+ \((--[\w-]+)\)", r'\1'),
-    (r"load_clip\('?([^'(),]+)'?, '?([^'(),]+)'?, preprocess='?([^'()]+)'?\)",
-     r'--model \1 --pretrained \2 --preprocess \3'),
-    (r"load_clip\('?([^'(),]+)'?, '?([^'(),]+)'?\)", r'--model \1 --pretrained \2'),
-    (r"load_clip\('?([^'(),]+)'?\)", r'--model \1'),
-    (r"load_vision\('[^'()]+', FILE\)", '--weights FILE'),
-    (r"quick_gelu=True", '--quick-gelu'),
-    (r"(quick_gelu=)?\bFalse\b(?= \(as|\bwas|[.])", '--no-quick-gelu'),
-    (r"quick_gelu=False", '--no-quick-gelu'),
-    (r", or (give )?preprocess=dict\(mean=…, std=…\)", ''),
-    (r"preprocess='([^']+)'", r'--preprocess \1'),
-    (r"leave out pretrained and quick_gelu", 'leave out --pretrained and --quick-gelu'),
-    (r"leave out quick_gelu", 'leave out --quick-gelu'),
-    (r"zeroshot_classifier\(clip, classnames, '(\w+)'\)", r'wiseft zeroshot --templates \1'),
-    (r"precision='(\w+)'", r'--precision \1'),
-    (r"train='([\w:]+)'", r'--train \1'),
-    (r"device='(\w+)', --device \w+", r'--device \1'),
-    (r"\bcall (?=--)", 'give '),
-    (r"Please try to raise your shared memory limit", 'Docker gives them 64 MB, less than a batch takes: start it with '
-     '--shm-size=8g, or give --workers 0'),
-    (r"; rename the folder, or give a dict from folder to class name", '; rename the folder'),
-    (r", or give classnames\b", ''),
-]
-
-def in_shell_words(
-    text:str, # a message of the library
-): # the same for somebody at a prompt
-    "Python's arguments as options"
-    for python, shell in _shell_words: text = re.sub(python, shell, text)
-    return text
 
 # %% ../../nbs/api/shell/00_app.ipynb #e7e284ae
 class Commands(TyperGroup):
@@ -178,7 +144,7 @@ def command(
     *examples, # command lines, shown by `--help`
     together:bool=False, # can several processes do it together?
     stopped:str='nothing half-written is left behind', # what to say where somebody stops it
-    called:dict={}, # options of the commands that it gives, and what its own are called
+    called:dict={}, # option -> its name in this command, for messages
 ):
     "Make a function a command whose errors are reported in a line"
     def _register(f):

@@ -13,7 +13,7 @@ from typing import Annotated, Optional
 import typer
 
 from .app import Classifier, Control, Device, OutputFolder, Reference, Shift, SuiteName, Use, Workers
-from .app import chosen_device, command, in_shell_words, load_methods, say, show_table, standard_output
+from .app import chosen_device, command, load_methods, say, show_table, standard_output
 from .app import listed_numbers, suite_loader, wrote
 from .train import TrainingPrecision
 
@@ -89,7 +89,7 @@ def bench_(
     if dry_run: return
     found = carry_out(plan, output, say=say, told=True, groups=groups, answers=answers)
     _write_found(found, output)
-    standard_output().print(in_shell_words(repr(found)), markup=False, soft_wrap=True)
+    standard_output().print(repr(found), markup=False, soft_wrap=True)
     wrote(output)
 
 # %% ../../nbs/api/shell/05_bench.ipynb #03c8e263
@@ -102,7 +102,7 @@ def _show_plan(plan, folder, budget, place):
     own = {k: able[k].astype(str).mask(none, 'none of its own') for k in ('trials', 'runs')}
     show_table(able.assign(**own)[['method', 'kind', 'paper', 'trials', 'runs']], whole=['method'])
     seconds = seconds_left(plan, folder)
-    for line in preview(plan, folder, seconds, place): say(in_shell_words(line))
+    for line in preview(plan, folder, seconds, place): say(line)
     if budget is not None and seconds > 3600*budget: raise ValueError(
         f'That is more than the {budget:g} hours of --budget. Give fewer --methods, --seeds, --lrs or --epochs.')
 

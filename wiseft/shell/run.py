@@ -13,6 +13,7 @@ from typing import Annotated,List,Optional
 
 import typer
 
+from ..base.text import option
 from . import evaluate,report,show,train
 from .app import (
     Device,Force,OutputFolder,Seed,Workers,app,command,is_suite,say,set_workers,wrote)
@@ -68,7 +69,7 @@ def _begin(output, steps, force):
         force = {p.name for p in output.iterdir()} <= {file.name, '.wiseft'} # its first step failed
         if not force: raise ValueError(
             f'{output} was begun by other commands: {file} has them. Choose another name, or replace the run with '
-            'force=True (--force on the command line).')
+            f"{option('force', True)}.")
     made = [p.relative_to(output).as_posix() for *_, p in steps]
     later = [m if '.' in m else f'{m}/wiseft.json' for m in made]
     beside = ['results.predictions.csv.gz', 'results.recipes.json', 'checkpoints/checkpoint.safetensors']
@@ -123,7 +124,7 @@ def run(
     output = Path(output)
     shift = [shift] if isinstance(shift, (str, Path)) else list(shift or ()) or None
     if shift and is_suite(data): raise ValueError(
-        f'{data} is a suite, which has shifted sets of its own. Leave out shift (--shift).')
+        f'{data} is a suite, which has shifted sets of its own. Leave out {option("shift")}.')
     words = dict(model=model, pretrained=pretrained, preprocess=preprocess, quick_gelu=quick_gelu, templates=templates)
     steps = _steps(data, output, shift, words, probe, epochs, lr, batch_size, seed, device)
     _begin(output, steps, force)

@@ -10,7 +10,7 @@ __all__ = ['IDENTITY', 'COLUMNS', 'METHODS', 'STARTS', 'ROLES', 'REFERENCE', 'ME
 # %% ../../nbs/api/stats/04_table.ipynb #a3c8cae4
 import numpy as np, pandas as pd
 from .. import __version__
-from ..base.text import in_markdown
+from ..base.text import in_markdown, python_or_shell
 
 # %% ../../nbs/api/stats/04_table.ipynb #afd39a24
 IDENTITY = ['classifier', 'tuning', 'method', 'alpha'] # what tells the rows of one dataset apart
@@ -104,9 +104,10 @@ def check_single(
     first = first[first.notna() & (first != '')]
     row = ', '.join(f'{k} {v:g}' if k == 'alpha' else f'{k} {v}' for k, v in first.items())
     raise ValueError(
-        f'There are several rows for {row}. Choose one classifier or seed: a file with its rows alone, or a file for '
-        'each seed, as in `wiseft report first.csv second.csv`. In Python that is table[table.seed==0], or '
-        'combine_seeds(table) for the mean over seeds.')
+        f'There are several rows for {row}. Choose one classifier or seed: '
+        + python_or_shell('table[table.seed==0], for instance, or combine_seeds(table) for the mean over seeds.',
+                          'a file with its rows alone, or a file for each seed, as in `wiseft report first.csv '
+                          'second.csv`.'))
 
 # %% ../../nbs/api/stats/04_table.ipynb #5e37181b
 def first_metric(

@@ -18,7 +18,7 @@ from time import perf_counter
 from torch import nn
 from ..base.distributed import of_all, rank
 from ..base.progress import PAUSE, SAID, duration
-from ..base.text import warn_user
+from ..base.text import option, warn_user
 
 # %% ../../nbs/api/train/03_callbacks.ipynb #ad0cfd2e
 class FreezeBatchNorm(Callback):
@@ -125,7 +125,7 @@ def _stop(learn, what, step, epoch, lr):
     "End a fit before weights are spoilt; `ClipLearner.fit` then raises the reason"
     learn.stop_reason = (f'Training stopped at step {step} (epoch {epoch}): {what}, learning rate {lr:.3g}. '
         'The weights are those from before this step. Start again with a learning rate 10 times lower or a longer '
-        "warm-up; if that fails too, look at the images, and use precision='fp32'.")
+        f"warm-up; if that fails too, look at the images, and use {option('precision', 'fp32')}.")
     raise CancelFitException
 
 # %% ../../nbs/api/train/03_callbacks.ipynb #f81d421d

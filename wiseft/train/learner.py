@@ -42,7 +42,7 @@ from ..infer.inference import reuse_memory
 from ..base.distributed import counts_of_all, distributed, gathered, n_processes, rank
 from ..base.progress import is_told, is_watched, say_place
 from ..base.registry import Method, as_method
-from ..base.text import did_you_mean
+from ..base.text import did_you_mean, option, python_or_shell
 from .resume import Checkpoint
 from .losses import HeadFromText, Loss, Pull, Teacher, method_recipe
 from .record import run_circumstances, run_recipe, validation_metrics
@@ -217,16 +217,15 @@ def _check_settings(dls, classifier, recipe, loss, loss_func, splitter, argument
         'loss_func takes the place of cross-entropy, which label_smoothing belongs to: give one of them.')
     if loss and loss.trains_text: # which looks at the whole batch, and builds the head anew
         if recipe.get('accumulate'): raise ValueError(
-            'A loss of images and captions looks at the whole batch, and accumulate (--accumulate) computes it in '
-            'parts: give a smaller batch_size (--batch-size), or grad_checkpointing=True (--grad-checkpointing on the '
-            'command line).')
+            f"A loss of images and captions looks at the whole batch, and {option('accumulate')} computes it in parts: "
+            f"give a smaller {option('batch_size')}, or {option('grad_checkpointing', True)}.")
         if not classifier.head_from_text and classifier.alpha != 0: raise ValueError(
             f'The head of this classifier ({classifier.tuning}) was trained, and the loss trains the text tower and '
             'builds another head from it. Start from a zero-shot classifier.')
     if 'lr_factors' in recipe and splitter is not parameter_groups: raise ValueError(
         'lr_factors and splitter both say which weights learn at one rate: give one of them.')
     if strange := set(recipe.get('lr_factors', ())) - set(signature(rate_factors).parameters): raise ValueError(
-        f"lr_factors (--lr-factor on the command line) has {strange.pop()!r}. There are 'image', 'text', 'head' and "
+        f"{option('lr_factors', flag='--lr-factor')} has {strange.pop()!r}. There are 'image', 'text', 'head' and "
         "'decay'.")
     # in half precision small steps are rounded away
     if other := {p.dtype for p in classifier.parameters()} - {torch.float32}: raise ValueError(
@@ -276,10 +275,10 @@ def _no_labels(logits, y):
 def _on_captions(dls, loss, label_smoothing): # the `loss_func` and metrics of a `Learner`
     "What fastai computes where images have captions and no labels"
     if not (loss and loss.trains_text): raise ValueError(
-        'These images have captions and no labels, which takes a loss that trains the text tower: loss=flyp '
-        '(--method flyp on the command line), for instance.')
+        'These images have captions and no labels, which takes a loss that trains the text tower: '
+        f"{python_or_shell('loss=flyp', '--method flyp')}, for instance.")
     if label_smoothing: raise ValueError(
-        'These images have captions and no labels to smooth. Leave out label_smoothing (--label-smoothing).')
+        f"These images have captions and no labels to smooth. Leave out {option('label_smoothing')}.")
     watched = to_cpu(dls.valid.one_batch())[1]
     return dict(loss_func=_no_labels) | (dict(metrics=[]) if is_captions(watched) else {})
 
@@ -394,8 +393,8 @@ def fit_cosine(self:ClipLearner,
 ) -> ClipLearner:
     "Fine-tune with linear warm-up and cosine decay by step, as in the paper"
     if resume and not checkpoint_dir: raise ValueError(
-        'resume=True (--resume on the command line) needs checkpoint_dir (--checkpoints), the folder of the training '
-        'to go on with.')
+        f"{option('resume', True)} needs {option('checkpoint_dir', flag='--checkpoints')}, the folder of the training to "
+        'go on with.')
     if self.opt is None: self.create_opt()
     if lr is None: lr = usual_lr(self.given)
     self.opt.set_hyper('lr', lr)

@@ -23,7 +23,7 @@ from ..infer.prefetch import sent
 from .loaders import is_captions
 from ..base.distributed import gathered, rank
 from ..base.registry import Method
-from ..base.text import kind_and_shape
+from ..base.text import kind_and_shape, option
 from ..weights.safetensors_io import state_hash
 from ..models.classifier import ImageClassifier
 
@@ -158,7 +158,7 @@ def inner(self:Step): # list of (n, numbers), rows of length 1
     "What the layers that the loss looks at make of the images"
     if self.x.ndim == 2: raise ValueError(
         "This loss looks at layers of the image tower. Where the head alone trains, on features, none is run: leave "
-        "out train='head'.")
+        f"out {option('train', 'head')}.")
     return _unit_rows(self, self.learn.inner_outputs)
 
 @patch(as_prop=True)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from ..base.files import atomic_path, existing_file
 from .loaders import ClipDL
 from ..base.distributed import rank
-from ..base.text import BadFile, why_failed
+from ..base.text import BadFile, option, why_failed
 from ..weights.safetensors_io import write_tensors
 
 # %% ../../nbs/api/train/05_resume.ipynb #2a79bcad
@@ -42,8 +42,8 @@ class Checkpoint(Callback):
             'give opt_func=partial(OptimWrapper, opt=torch.optim.…).')
         self.run_recipe, self.epochs_before = loads(dumps(recipe)), self.loader.epoch
         if self.file.exists() and not resume: raise FileExistsError(
-            f'{self.file} belongs to an earlier training: resume=True (--resume on the command line) goes on with it; '
-            'else choose another checkpoint_dir (--checkpoints), or delete it.')
+            f'{self.file} belongs to an earlier training: {option("resume", True)} goes on with it; else choose '
+            f'another {option("checkpoint_dir", flag="--checkpoints")}, or delete it.')
         if self.file.exists():
             _load_checkpoint(self, learn)
             if learn.logger is not noop: print(self.where(), file=sys.stderr, flush=True)

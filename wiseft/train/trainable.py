@@ -11,6 +11,7 @@ from collections.abc import Callable
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 from ..base.registry import as_method
+from ..base.text import option
 from ..models.tower import tower_positions
 from ..weights.layout import Positions
 from ..weights.merge import part_of
@@ -25,9 +26,9 @@ def choose_weights(
     kind,_,n = str(train).partition(':')
     named = train in ('all', 'head') or kind == 'last' and n.isdigit()
     if not (named or callable(train)): raise ValueError(
-        f"train={train!r}: expected 'all', 'head', 'last:n' as in 'last:2', or a function, as partial(lora, rank=8) "
+        f"{option('train', train)}: expected 'all', 'head', 'last:n' as in 'last:2', or a function, as partial(lora, rank=8) "
         'of wiseft.methods.lora.')
-    said = as_method(train, 'train').title if callable(train) else f'train={train!r}'
+    said = as_method(train, 'train').title if callable(train) else option('train', train)
     if classifier.head_from_text and train != 'all': raise ValueError(
         f'{said}: where the text tower trains, the classifier has no head to train, it is built from the text tower. '
         'Leave it out.')
@@ -38,8 +39,8 @@ def choose_weights(
     positions = tower_positions(classifier.visual)
     n_blocks = len({p for p in positions.values() if p.in_block})
     if not 1 <= int(n) <= n_blocks: raise ValueError(
-        f"train={train!r}: this image tower has {n_blocks} blocks, so n is 1 to {n_blocks}; train='head' "
-        "trains none, train='all' everything.")
+        f"{option('train', train)}: this image tower has {n_blocks} blocks, so n is 1 to {n_blocks}; "
+        f"{option('train', 'head')} trains none, {option('train', 'all')} everything.")
     for name, p in classifier.visual.named_parameters(): p.requires_grad_(positions[name].block > n_blocks-int(n))
 
 # %% ../../nbs/api/train/04_trainable.ipynb #2626bb45

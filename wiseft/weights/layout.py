@@ -10,7 +10,7 @@ import math, re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
-from ..base.text import first_few
+from ..base.text import first_few, option
 
 # %% ../../nbs/api/weights/01_layout.ipynb #1a90c011
 class Position(NamedTuple):
@@ -100,7 +100,7 @@ def _tower_positions(names, patterns): # names as `_towers` has them
     raise ValueError(
         f'The blocks of {first_few(names)} are unknown: the names match none of the known layouts '
         f'({", ".join(LAYOUTS)}). Leave out what depends on blocks or depth, such as LiNeS, LDIFS, '
-        "LoRA, train='last:n', or a decay of the learning rate.")
+        f"LoRA, {option('train', 'last:n')}, or a decay of the learning rate.")
 
 # %% ../../nbs/api/weights/01_layout.ipynb #1a90c018
 class Positions(Mapping):

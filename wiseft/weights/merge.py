@@ -18,7 +18,7 @@ from ..base.registry import Method, as_method, method
 from .layout import Positions
 from .safetensors_io import tensor_order
 from .tensors import check_compatible, check_finite, is_weight, weighted_sum
-from ..base.text import kind_and_shape, warn_user
+from ..base.text import kind_and_shape, option, warn_user
 
 # %% ../../nbs/api/weights/03_merge.ipynb #1c61815d
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ def check_alpha(
         f"alpha is {alpha}; give a number from 0 (zero-shot) to 1 (fine-tuned).")
     if not 0 <= alpha <= 1:
         percent = f' Were per cent meant? {alpha:g} % is {alpha/100:g}.' if alpha > 2 else ''
-        warn_user(f'alpha={alpha:g} is outside 0…1: this extrapolates beyond the two models.{percent}')
+        warn_user(f'{option("alpha")} is {alpha:g}, outside 0…1: this extrapolates beyond the two models.{percent}')
     return alpha
 
 # %% ../../nbs/api/weights/03_merge.ipynb #40894a8b
@@ -346,8 +346,8 @@ def check_models(
     if method.needs_base and base is None: raise ValueError(
         f'{method.name} needs the base model, which fine-tuning began with. It got none.')
     if method.takes == 'one' and n > 1: raise ValueError(
-        f'{method.name} averages the base and one fine-tuned model. It got {n}: take another method (--rule), such as '
-        "'uniform soup'.")
+        f'{method.name} averages the base and one fine-tuned model. It got {n}: take another '
+        f"{option('method', flag='--rule')}, such as 'uniform soup'.")
     if method.takes == 'two or more' and n < 2: raise ValueError(
         f'{method.name} takes two fine-tuned models or more, from different seeds. It got {n}.')
 
@@ -365,7 +365,7 @@ def check_images(
 ):
     "ValueError if there are no images, or if images alone can't tell what the method needs to know"
     if images is None: raise ValueError(
-        f'{method.title} needs validation images of the reference. Give images (--reference).')
+        f'{method.title} needs validation images of the reference. Give {option("images", flag="--reference")}.')
     if any(getattr(m, 'head_from_text', False) for m in models): raise ValueError(
         f'{method.name} learns from images, which say nothing about a text tower that was fine-tuned. Take another '
         'method, such as weight-space.')
@@ -378,5 +378,5 @@ def check_parts(
     there = {part_of(n) for n in names} - {None}
     if 'text' in there: there -= {'head'} # which follows from the text tower
     if parts not in (None, *there): raise ValueError(
-        f'parts (--parts) is {parts!r}. Parts with weights of their own here: {", ".join(sorted(there)) or "none"}. '
+        f'{option("parts")} is {parts!r}. Parts with weights of their own here: {", ".join(sorted(there)) or "none"}. '
         'Name one of them, or average all of the weights.')

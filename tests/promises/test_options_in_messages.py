@@ -1,0 +1,74 @@
+"A message names an argument to who calls a function, and an option to who runs a command."
+import shutil
+
+import pytest
+from test_cli import wiseft
+
+from wiseft.all import finetune, image_folder, load_clip, load_suite, merge, zeroshot_classifier
+from wiseft.models.load import load_classifier
+
+CLASSES = ["camera", "heart", "star"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    "A folder with a zero-shot classifier, images of its classes, and an empty folder."
+    root = tmp_path_factory.mktemp("doors")
+    icons = load_suite("icons").train
+    for name in CLASSES:
+        (root / "photos" / name).mkdir(parents=True)
+        mine = [p for p, y in zip(icons.paths, icons.labels) if icons.classnames[y] == name]
+        for path in mine[:12]:
+            shutil.copy(path, root / "photos" / name)
+    (root / "empty").mkdir()
+    zeroshot_classifier(load_clip(), CLASSES, "icons").save(root / "zeroshot")
+    return root
+
+
+def tune(folder, **settings):
+    images = image_folder(folder / "photos")
+    finetune(load_classifier(folder / "zeroshot"), images, images, epochs=1, **settings)
+
+
+def average(folder, **settings):
+    classifier = load_classifier(folder / "zeroshot")
+    merge(classifier, [classifier], **settings)
+
+
+TUNE = "finetune zeroshot photos --epochs 1 -o tuned"
+MESSAGES = {
+    "an existing folder": (
+        lambda f: load_classifier(f / "zeroshot").save(f / "zeroshot"), "replace it with force=True.",
+        "zeroshot camera,heart -o zeroshot", "replace it with --force."),
+    "a folder without a classifier": (
+        lambda f: load_classifier(f / "empty"), "use zeroshot_classifier(load_clip(FOLDER), CLASSNAMES).",
+        "evaluate empty", "use `wiseft zeroshot CLASSES --model FOLDER -o OUTPUT`."),
+    "weights twice": (
+        lambda f: load_clip("iconclip", "openai"), "leave out pretrained and quick_gelu.",
+        "zeroshot icons --pretrained openai -o other", "leave out --pretrained and --quick-gelu."),
+    "weights of the other activation": (
+        lambda f: load_clip("ViT-B-32-quickgelu", "laion2b_s34b_b79k"),
+        "Use load_clip('ViT-B-32', 'laion2b_s34b_b79k').",
+        "zeroshot icons --model ViT-B-32-quickgelu --pretrained laion2b_s34b_b79k -o other",
+        "Use --model ViT-B-32 --pretrained laion2b_s34b_b79k."),
+    "no checkpoints to resume from": (
+        lambda f: tune(f, resume=True), "resume=True needs checkpoint_dir,",
+        f"{TUNE} --resume", "--resume needs --checkpoints,"),
+    "more blocks than there are": (
+        lambda f: tune(f, train="last:99"), "train='head' trains none, train='all' everything.",
+        f"{TUNE} --train last:99", "--train head trains none, --train all everything."),
+    "a part that isn't there": (
+        lambda f: average(f, parts="tower"), "parts is 'tower'.",
+        "merge zeroshot zeroshot --parts tower -o merged", "--parts is 'tower'."),
+}
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_a_message_names_what_the_reader_can_write(folder, name):
+    call, in_python, line, in_shell = MESSAGES[name]
+    printed = " ".join(wiseft(*line.split(), cwd=folder, code=1).stderr.split())
+    assert in_shell in printed and f" {in_python}" not in printed, printed
+    with pytest.raises((ValueError, OSError)) as raised:  # after the command, in the same process
+        call(folder)
+    message = str(raised.value)
+    assert in_python in message and "--" not in message, message
