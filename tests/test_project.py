@@ -14,8 +14,8 @@ from wings import WINGS
 NOTEBOOKS = [p for p in tree() if p.suffix == ".ipynb"]
 FINETUNING = {"train.loaders", "train.callbacks", "train.losses", "train.resume", "train.learner", "train.record",
               "train.weight_averages", "train.flops", "bench.trial"}
-SHELL = {"shell.app", "shell.data", "shell.train", "shell.evaluate", "shell.report", "shell.bench", "shell.show",
-         "shell.run", "shell.cli"}
+SHELL = {"shell.app", "shell.data", "shell.train", "shell.merge", "shell.evaluate", "shell.report", "shell.bench",
+         "shell.show", "shell.run", "shell.cli"}
 PLOTTING = {"show.bench_plots", "show.style", "show.plots"}
 # package -> its only importers
 ALONE = dict(fastai=FINETUNING, seaborn=PLOTTING, matplotlib=PLOTTING, typer=SHELL, rich=SHELL)

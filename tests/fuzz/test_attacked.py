@@ -31,7 +31,7 @@ WRITTEN_UNATTACKED = {
     "bench/run._families": BENCH, "shell/run._begin": COMMAND, "show/ask.ask": COMMAND, "bench/run.carry_out": BENCH,
     "bench/trial._keep": BENCH, "shell/bench._write_found": BENCH,
     "shell/data.data": SAME, "shell/evaluate.predict_": COMMAND, "shell/evaluate.results_file": COMMAND,
-    "shell/report.demo": SAME, "shell/report.plot": SAME, "shell/train._merge_folders": COMMAND,
+    "shell/run.demo": SAME, "shell/report.plot": SAME, "shell/merge._merge_folders": COMMAND,
     "shell/train.finetune_": COMMAND, "shell/train.probe": SAME, "shell/train.zeroshot": COMMAND,
     "stats/table_io.write_clip_benchmark": SAME,
     "show/bench_report.write_bench_report": BENCH,
