@@ -2,10 +2,13 @@
 import shutil
 
 import pytest
+from conftest import later
 from test_cli import wiseft
 
-from wiseft.all import finetune, image_folder, load_clip, load_suite, merge, zeroshot_classifier
+from wiseft.all import image_folder, load_clip, load_suite, merge, zeroshot_classifier
 from wiseft.models.load import load_classifier
+
+finetune = later("wiseft.train.learner", "finetune")
 
 CLASSES = ["camera", "heart", "star"]
 
