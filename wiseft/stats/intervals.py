@@ -8,7 +8,7 @@ __all__ = ['clopper_pearson', 'drawn_together', 'mean_over_sets', 'mean_differen
 # %% ../../nbs/api/stats/01_intervals.ipynb #e66d502e
 import numpy as np
 from itertools import chain, repeat
-from ..base.lazy import proportion, sparse, stats
+from ..base.lazy import contingency_tables, proportion, sparse, stats
 
 # %% ../../nbs/api/stats/01_intervals.ipynb #fc46cc23
 def clopper_pearson(
@@ -133,8 +133,8 @@ def mcnemar_exact(
     a, b = right_or_wrong(a), right_or_wrong(b)
     if a.shape != b.shape or a.ndim != 1: raise ValueError(
         f'A has shape {a.shape} and B {b.shape}: expected (n,) of the same images.')
-    only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
-    return float(stats.binomtest(only_a, only_a+only_b, .5).pvalue) if only_a + only_b else 1.
+    only_a, only_b = (a & ~b).sum(), (~a & b).sum()
+    return float(contingency_tables.mcnemar([[0, only_a], [only_b, 0]]).pvalue)
 
 # %% ../../nbs/api/stats/01_intervals.ipynb #r1ghtwrg
 def right_or_wrong(
