@@ -169,7 +169,8 @@ def write_config(folder, config):
 
 @pytest.mark.parametrize("settings", [dict(width=16384), dict(image_size=4096, patch_size=1),
                                       dict(layers=200, width=8192), dict(layers=10**9), dict(width=10**30),
-                                      dict(pos_embed_type="sin_cos_2d", image_size=2048, patch_size=1, width=64)])
+                                      dict(pos_embed_type="sin_cos_2d", image_size=2048, patch_size=1, width=64),
+                                      dict(image_size=[]), dict(image_size=[16, 16, 16])])
 def test_a_config_takes_no_more_than_its_weights(settings, tmp_path):
     folder = write(tmp_path / "clip", "vit")
     config = config_of("vit")

@@ -53,11 +53,11 @@ def _is_number(x, kind, most):
     return abs(x) <= most and (kind is float or x >= 0)
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #33cd02c0
-def _is_bounded(x, most): # bool
-    "Is a JSON value a number of at most `most`, a short list of such, or a plain name? None stands for a default"
+def _is_bounded(x, most, n=2): # bool
+    "Is a JSON value a number of at most `most`, a list of n such, or a plain name? None stands for a default"
     if x is None or isinstance(x, bool): return True
     if isinstance(x, str): return re.fullmatch(r'([\w.-]+(/[\w.-]+)?)?', x) is not None
-    if isinstance(x, list): return len(x) <= 4 and all(_is_number(o, int, most) for o in x)
+    if isinstance(x, list): return len(x) == n and all(_is_number(o, int, most) for o in x)
     return _is_number(x, float, most)
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #8f1a2937
@@ -78,7 +78,7 @@ def _check_bounds(
             if unknown := v.keys() - _options[k]: raise BadFile(
                 f'{where}: {k} has {first_few(sorted(unknown))}; allowed are {sorted(_options[k])}.')
             _check_bounds(v, f'{where}: {k}')
-        elif not _is_bounded(v, _most.get(k, 2**14)): raise BadFile(
+        elif not _is_bounded(v, _most.get(k, 2**14), 4 if k == 'layers' else 2): raise BadFile(
             f'{where}: {k} is {v!r:.100}, which no CLIP has. Copy or download the file again.')
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #02567fc1
