@@ -170,7 +170,8 @@ def write_config(folder, config):
 @pytest.mark.parametrize("settings", [dict(width=16384), dict(image_size=4096, patch_size=1),
                                       dict(layers=200, width=8192), dict(layers=10**9), dict(width=10**30),
                                       dict(pos_embed_type="sin_cos_2d", image_size=2048, patch_size=1, width=64),
-                                      dict(image_size=[]), dict(image_size=[16, 16, 16])])
+                                      dict(image_size=[]), dict(image_size=[16, 16, 16]),
+                                      dict(image_size="x"), dict(layers=1.5)])
 def test_a_config_takes_no_more_than_its_weights(settings, tmp_path):
     folder = write(tmp_path / "clip", "vit")
     config = config_of("vit")
@@ -185,8 +186,6 @@ def test_a_config_takes_no_more_than_its_weights(settings, tmp_path):
 @pytest.mark.parametrize("part, settings, reason", [
     ("vision_cfg", dict(brown=3), "unexpected keyword argument 'brown'"),
     ("vision_cfg", dict(timm_model_name="no_such_tower"), r"Unknown model \(no_such_tower\)"),
-    ("vision_cfg", dict(layers=1.5), "'float' object cannot be interpreted as an integer"),
-    ("text_cfg", dict(vocab_size="49408"), "found element of type str"),
 ])  # fmt: skip
 def test_open_clip_judges_what_a_config_says(part, settings, reason, tmp_path):
     folder = write(tmp_path / "clip", "vit")

@@ -78,7 +78,10 @@ def _check_bounds(
             if unknown := v.keys() - _options[k]: raise BadFile(
                 f'{where}: {k} has {first_few(sorted(unknown))}; allowed are {sorted(_options[k])}.')
             _check_bounds(v, f'{where}: {k}')
-        elif not _is_bounded(v, _most.get(k, 2**14), 4 if k == 'layers' else 2): raise BadFile(
+            continue
+        bounded = _is_bounded(v, _most.get(k, 2**14), 4 if k == 'layers' else 2)
+        whole = k not in _most or not isinstance(v, (str, bool, float))
+        if not (bounded and whole): raise BadFile(
             f'{where}: {k} is {v!r:.100}, which no CLIP has. Copy or download the file again.')
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #02567fc1
