@@ -187,14 +187,14 @@ def table(images, members, classes, **_):
 @task
 def comparing(images, members, classes, **_):
     "One paired comparison of two members"
-    from wiseft.infer.paired import compare
+    from wiseft.analysis.paired import compare
     p = predictions(images, members, classes)
     with Measured() as m: compare(p, dict(alpha=0.), dict(alpha=1.))
     return m, len(p.images)
 
 
 def written(images, members, classes):
-    from wiseft.infer.predictions import write_predictions
+    from wiseft.analysis.predictions import write_predictions
     p, at = predictions(images, members, classes), Path(tempfile.mkdtemp())
     return p, at, lambda: write_predictions(p, at/'a.predictions.csv.gz')
 
@@ -211,7 +211,7 @@ def writing(images, members, classes, **_):
 @task
 def reading(images, members, classes, **_):
     "The file of predictions read"
-    from wiseft.infer.predictions import read_predictions
+    from wiseft.analysis.predictions import read_predictions
     p, at, write = written(images, members, classes)
     path = write()
     n = len(p.images)

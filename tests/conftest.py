@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-LONGEST = "test_pages", "test_notebooks", "test_site", "test_package", "test_other_device"
+LONGEST = "test_pages", "test_notebooks", "test_site", "test_wheel", "test_other_device"
 
 
 def pytest_collection_modifyitems(items):

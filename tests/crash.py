@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from test_models import write as write_clip
+from test_load_and_save import write as write_clip
 from test_shards import pack
 
 from conftest import later
@@ -29,7 +29,7 @@ from wiseft.stats.table_io import append_results, read_recipes, read_results, wr
 from wiseft.models.export import export_onnx, export_pt2, export_transformers
 from wiseft.base.files import MARKER, atomic_path, existing_folder
 from wiseft.data.images import ImageSet
-from wiseft.infer.predictions import read_predictions, write_predictions
+from wiseft.analysis.predictions import read_predictions, write_predictions
 from wiseft.stats.table import MEAN, REFERENCE, results_table
 from wiseft.weights.files import merge_files
 from wiseft.models.testing import pico_classifier, pico_clip

@@ -7,11 +7,11 @@ from functools import cache
 from pathlib import Path
 
 from crash import table
-from test_force import photographs
+from test_no_file_is_lost import photographs
 from typer.testing import CliRunner
 
 from wiseft.base.files import existing_folder
-from wiseft.infer.predictions import predictions_file, read_predictions
+from wiseft.analysis.predictions import predictions_file, read_predictions
 from wiseft.models.load import load_classifier
 from wiseft.models.testing import pico_classifier
 from wiseft.shell.cli import app

@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MANY = 12
-FILES = [f"tests/test_{name}.py" for name in ("project", "notebooks", "pages", "wings")]
+FILES = [f"tests/promises/test_{name}.py" for name in ("project", "notebooks", "pages", "architecture")]
 
 
 def lines_of(*command):
@@ -115,7 +115,7 @@ def main():
     users = [b for b in books if b not in touched and uses(b, changed, data)]
     there = [p for p in touched if (ROOT / p).exists() and not p.startswith("wiseft/")]
     own = [p for p in there if p.endswith((".ipynb", ".py"))]
-    tests = [p for p in own if re.fullmatch(r"tests/test_\w+\.py", p) and p not in FILES]
+    tests = [p for p in own if re.fullmatch(r"tests/(\w+/)?test_\w+\.py", p) and p not in FILES]
     if not own + users:
         sys.exit(f"Nothing that a notebook or script uses differs from {args.since}.")
     for name, names in changed.items():

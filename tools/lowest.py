@@ -20,8 +20,8 @@ from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TESTS = ["tests/test_trust.py", "tests/test_bad_images.py", "tests/test_checkpoints.py", "tests/test_crash.py",
-         "tests/fuzz"]
+TESTS = ["tests/promises/test_nothing_is_executed.py", "tests/promises/test_bad_images.py",
+         "tests/weights/test_checkpoints.py", "tests/promises/test_killed_anywhere.py", "tests/fuzz"]
 
 
 def requirements():

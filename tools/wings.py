@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NBS, SIDEBAR = ROOT / "nbs", ROOT / "_quarto.yml"
 # lowest first: a wing imports only from those before it
-WINGS = "base weights stats data models infer train methods bench show shell".split()
+WINGS = "base weights stats data models infer analysis train methods bench show shell".split()
 IMPORT = re.compile(r"\bfrom wiseft\.(\w+)")
 BUILT = r"(?<=      - section: How it is built\n        contents:\n)"
 SECTION = re.compile(BUILT + r".*?(?=^      - section: )", re.M | re.S)

@@ -28,8 +28,8 @@ from .infer.members import Member
 from .infer.scores import Metric, score
 from .infer.evaluation import evaluate
 from .infer.classify import classify
-from .infer.paired import compare
-from .infer.flips import changed_images
+from .analysis.paired import compare
+from .analysis.flips import changed_images
 from .infer.ensembles import members, average_logits, average_probabilities, output_ensemble, sweep
 from .infer.rules import choose_alpha, keeps
 from .methods import index as _pages # methods are found by their names

@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 from PIL import Image
 from safetensors.torch import save as safetensors_bytes
-from test_models import build, small_siglip
+from test_load_and_save import build, small_siglip
 
 from conftest import later
 from wiseft.data.arrays import read_array, read_pickle_as_data
@@ -48,8 +48,8 @@ from wiseft.models.head import ClassificationHead
 from wiseft.data.decoding import UnreadableImage, open_image, readable_formats
 from wiseft.data.images import ImageSet
 from wiseft.data.labels import holds_images, image_folder, table_set
-from wiseft.infer.asking import Questions, read_answers, read_questions
-from wiseft.infer.predictions import compare_ends, read_predictions, write_predictions
+from wiseft.analysis.ask import Questions, read_answers, read_questions
+from wiseft.analysis.predictions import compare_ends, read_predictions, write_predictions
 from wiseft.data.layouts import FAMILIES, objectnet_classes
 from wiseft.models.hf_clip import their_config, their_preprocess, to_transformers
 from wiseft.data.prompts import read_classnames
@@ -490,7 +490,7 @@ class HubFolders(Configs):
 
 class Predictions(Reader):
     "Predictions beside a results table"
-    name, rooms, share = "mutated.predictions.csv.gz", ("infer/predictions", "infer/paired"), 0.25
+    name, rooms, share = "mutated.predictions.csv.gz", ("analysis/predictions", "analysis/paired"), 0.25
 
     def starts(self):
         sets = {REFERENCE: four_images(REFERENCE, "reference"), "sketch": four_images("sketch", "shift")}
@@ -672,7 +672,7 @@ class Captions(Labelled):
 
 class Answers(Reader):
     "Labels that somebody gave, and what was asked"
-    rooms, share = ("infer/asking",), 0.4
+    rooms, share = ("analysis/ask",), 0.4
 
     def starts(self):
         files, said, asked = ["0.png", "1.png"], [[0, 1], [1, 1]], [True, False]

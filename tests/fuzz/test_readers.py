@@ -22,7 +22,7 @@ from readers import READERS, Arrays, Captions, Cards, Configs, HubFolders, Image
 from readers import Pickles, Predictions, Published, Reader, Recipes, Results, Resumes, Shards, StateDicts, Suites
 from readers import TorchScript, changed_files, look, saved
 from safetensors.torch import save
-from test_trust import ASKS_FOR_CODE, BOMBS, HOSTILE, archive, pickled, scripted
+from test_nothing_is_executed import ASKS_FOR_CODE, BOMBS, HOSTILE, archive, pickled, scripted
 
 TRIED = 100
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, of odd metadata, and ours, of suites

@@ -17,12 +17,12 @@ from conftest import run as run_process
 from PIL import Image
 from safetensors.torch import save_file
 from test_adapters import SETTINGS
-from test_force import photographs
+from test_no_file_is_lost import photographs
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from wiseft.base.files import BadFile
-from wiseft.infer.asking import Questions, read_answers, write_answers
+from wiseft.analysis.ask import Questions, read_answers, write_answers
 from wiseft.models.load import load_classifier
 from wiseft.models.testing import pico_classifier
 from wiseft.shell.cli import app
@@ -181,7 +181,7 @@ def test_no_formulas_in_tables_of_labels(tmp_path):
 
 def test_no_formulas_from_the_page():
     "The page in the browser saves the same cells."
-    from wiseft.infer.asking import plain_cell
+    from wiseft.analysis.ask import plain_cell
     from wiseft.show.ask import _SCRIPT
     if not shutil.which("node"):
         pytest.skip("no node to run the page's script with")

@@ -50,7 +50,7 @@ def evaluate_(
 def results_file(output:Path|None, force:bool):
     "A function that writes a results table to `output`, and predictions beside it; both are checked beforehand"
     from wiseft.stats.table_io import recipes_file,write_recipes,write_results
-    from wiseft.infer.predictions import predictions_file,write_predictions
+    from wiseft.analysis.predictions import predictions_file,write_predictions
     from wiseft.base.distributed import first_writes
     check_ending(output, '.csv', '.jsonl')
     if output is None:
@@ -100,7 +100,7 @@ def _measure(folders, members, load, device, output, force, **options):
 
 # %% ../../nbs/api/shell/04_evaluate.ipynb #44076b76
 def _tell_forgotten(predictions, alpha=None):
-    from wiseft.infer.forgetting import what_it_forgot
+    from wiseft.analysis.forgetting import what_it_forgot
     if sentence := what_it_forgot(predictions, alpha): say(sentence)
 
 # %% ../../nbs/api/shell/04_evaluate.ipynb #b4a8a397
@@ -265,7 +265,7 @@ def ask_(
     force:Force=False,
 ):
     "Choose the pictures whose labels tell classifiers apart, then evaluate with the labels."
-    from wiseft.infer.asking import answered
+    from wiseft.analysis.ask import answered
     from wiseft.show.ask import ask
     if answers: # what labels say
         if len(places) > 1: raise typer.BadParameter('--answers goes with one folder, written by `wiseft ask`.')

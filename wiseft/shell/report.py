@@ -80,8 +80,8 @@ def report(
 ):
     "Write a results table as one self-contained HTML page."
     check_ending(output, '.html')
-    from wiseft.infer.predictions import predictions_file,read_predictions
-    from wiseft.infer.runs import join_runs
+    from wiseft.analysis.predictions import predictions_file,read_predictions
+    from wiseft.analysis.runs import join_runs
     from wiseft.show.report import write_report
     from wiseft.stats.table import MEANS,REFERENCE,dataset_order
     from wiseft.stats.table_io import read_results
@@ -144,7 +144,7 @@ def _averaged(table, recipe=None):
 def _compared(table, predictions):
     "Comparisons of the averages and ends of several runs; None where one has no predictions"
     import pandas as pd
-    from wiseft.infer.runs import compare_ends_of_runs,compare_runs
+    from wiseft.analysis.runs import compare_ends_of_runs,compare_runs
     if not all(predictions.values()): return None
     alpha = _averaged(table)
     both = compare_runs(predictions, alpha),compare_ends_of_runs(predictions, alpha)

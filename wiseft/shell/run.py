@@ -157,7 +157,7 @@ def demo(
     from wiseft.models.clip import load_clip
     from wiseft.models.classifier import zeroshot_classifier
     from wiseft.weights.merge import interpolate
-    from wiseft.infer.predictions import compare_ends,predictions_file,write_predictions
+    from wiseft.analysis.predictions import compare_ends,predictions_file,write_predictions
     from wiseft.show.report import write_report
     from wiseft.stats.table_io import write_results
     plan, (device, place) = protocol(), chosen_device(device, 'bf16')

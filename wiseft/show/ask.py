@@ -11,8 +11,8 @@ from dataclasses import asdict
 from markupsafe import Markup
 from pathlib import Path
 from ..base.files import atomic_path
-from ..infer.asking import FILE, NONE, Questions, draw_questions
-from ..infer.asking import read_answers, read_questions, write_answers
+from ..analysis.ask import FILE, NONE, Questions, draw_questions
+from ..analysis.ask import read_answers, read_questions, write_answers
 from ..infer.ensembles import members
 from ..infer.members import member
 from .html import html_page, render, thumbnail

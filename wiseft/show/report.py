@@ -11,11 +11,11 @@ from collections import defaultdict
 from markupsafe import Markup
 from pathlib import Path
 from .card import recipe_lines
-from ..infer.forgetting import what_it_forgot
-from ..infer.flips import changed_confusions, changed_images, forgotten_images, some_changes
+from ..analysis.forgetting import what_it_forgot
+from ..analysis.flips import changed_confusions, changed_images, forgotten_images, some_changes
 from ..base.files import atomic_path
 from ..data.decoding import UnreadableImage
-from ..infer.predictions import KeptPredictions, compare_ends
+from ..analysis.predictions import KeptPredictions, compare_ends
 from .html import drop_empty, html_figure, html_page, html_section, html_table, p_value, render, thumbnail
 from ..stats.caveats import doubts
 from ..stats.robustness import robustness
@@ -74,7 +74,7 @@ def _sections(everything, comparisons, notes, alpha, baselines, predictions, ima
 def headline(
     table:pd.DataFrame,
     alpha:float=0.5, # of the averaged classifier
-    comparisons:pd.DataFrame|None=None, # of `wiseft.infer.paired.compare`: whether a difference is more than luck
+    comparisons:pd.DataFrame|None=None, # of `wiseft.analysis.paired.compare`: whether a difference is more than luck
 ) -> str:
     "What chose α, what averaging gives under shift and on the reference, with intervals, and what can't be told."
     check_single(table, ['method','alpha'])
@@ -217,7 +217,7 @@ def _compared(comparisons):
     c = comparisons[[k for k in _comparison if k in comparisons]].copy()
     missing = [k for k in ('dataset','difference','low','high') if k not in c]
     if missing: raise ValueError(
-        f'comparisons lack {missing}: expected what `wiseft.infer.paired.compare` returns (or several of them, '
+        f'comparisons lack {missing}: expected what `wiseft.analysis.paired.compare` returns (or several of them, '
         'concatenated).')
     for k in {'a','b'} & set(c): c[k] = c[k].str.replace(r'^weight-space, ', 'weights averaged, α = ', regex=True)
     for k in ('value_a','value_b','difference','low','high'):

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from wiseft.infer.predictions import read_predictions, write_predictions
-from wiseft.stats.asked import asked_difference, exact_difference, simultaneous_differences
+from wiseft.analysis.predictions import read_predictions, write_predictions
+from wiseft.analysis.label_intervals import asked_difference, exact_difference, simultaneous_differences
 
 HERE = Path(__file__).resolve().parent
 RECIPES = dict(gentle=dict(lr=3e-4, epochs=8), harsh=dict(lr=3e-3, epochs=4))

@@ -18,7 +18,7 @@ from wiseft.stats.linesearch import AlphaCurve, alpha_intervals
 from wiseft.stats.class_metrics import macro_f1, worst_group
 from wiseft.stats.robustness import fit_baseline, from_axis, to_axis
 
-RESULTS, FIRST = Path(__file__).resolve().parent/'results.csv', 30 # experiments that tests/test_coverage.py does again
+RESULTS, FIRST = Path(__file__).resolve().parent/'results.csv', 30 # experiments that tests/stats/test_coverage.py does again
 HEADER = ['function', 'setting', 'experiments', 'covered', 'truth_below', 'truth_above', f'held_of_first_{FIRST}']
 SETTINGS = {} # (function, setting) -> (experiment, how many)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from wiseft.data.suites import load_suite, protocol
 from wiseft.infer.ensembles import sweep
-from wiseft.infer.paired import compare
+from wiseft.analysis.paired import compare
 from wiseft.base.files import atomic_path
 from wiseft.train.learner import finetune
 from wiseft.models.clip import load_clip

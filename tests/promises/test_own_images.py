@@ -10,7 +10,7 @@ from conftest import later
 from PIL import Image
 from safetensors.torch import save_file
 from test_cli import wiseft
-from test_models import PREPROCESS, architecture  # noqa: F401, a fixture
+from test_load_and_save import PREPROCESS, architecture  # noqa: F401, a fixture
 
 from wiseft.all import (
     evaluate,
@@ -25,7 +25,7 @@ from wiseft.all import (
 )
 from wiseft.models.load import load_classifier
 from wiseft.data.prompts import find_classnames
-from wiseft.infer.runs import join_runs
+from wiseft.analysis.runs import join_runs
 from wiseft.base.lazy import open_clip
 
 plot_alpha, plot_frontier, plot_shifts = later("wiseft.show.plots", "plot_alpha", "plot_frontier", "plot_shifts")

@@ -13,7 +13,7 @@ import pytest
 from conftest import later
 
 given, make_data, until_stopped, weights = later("together", "given", "make_data", "until_stopped", "weights")
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent.parent
 FINETUNE = "finetune zeroshot photos --epochs 20 --batch-size 16 --lr 1e-4 --precision fp32 --checkpoints run -o tuned"
 
 

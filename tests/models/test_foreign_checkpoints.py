@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_models import small_siglip
+from test_load_and_save import small_siglip
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from wiseft.weights.checkpoints import write_state_dict

@@ -328,7 +328,7 @@ def test_every_command_that_computes_takes_a_device_and_readers():
 
 
 def test_what_was_predicted_lies_beside_the_table_and_is_in_the_report(room, tmp_path):
-    from wiseft.infer.predictions import compare_ends, read_predictions
+    from wiseft.analysis.predictions import compare_ends, read_predictions
 
     swept = pd.read_csv(room / "sweep.csv").set_index(["method", "alpha", "dataset"]).value
     for g in compare_ends(read_predictions(room / "sweep.predictions.csv.gz")).itertuples():

@@ -18,8 +18,8 @@ from wiseft.base.files import package_data, sha256_file
 from wiseft.data.control import control_set, half_the_classes
 from wiseft.data.suites import Suite
 from wiseft.infer.ensembles import members
-from wiseft.infer.flips import forgotten_images
-from wiseft.infer.forgetting import forgetting, say_forgetting
+from wiseft.analysis.flips import forgotten_images
+from wiseft.analysis.forgetting import forgetting, say_forgetting
 from wiseft.methods.dawin import dawin
 from wiseft.models.classifier import ImageClassifier
 from wiseft.models.clip import Clip, load_clip

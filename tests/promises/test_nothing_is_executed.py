@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import later, run
 from PIL import Image
-from test_models import NAMES, TEMPLATES, build, config_of, write
+from test_load_and_save import NAMES, TEMPLATES, build, config_of, write
 
 from wiseft.data.disk_cache import cache_limit
 from wiseft.weights.checkpoints import read_checkpoint, read_state_dict, write_state_dict
@@ -25,7 +25,7 @@ from wiseft.data.suites import load_suite
 from wiseft.stats.table_io import read_results, write_results
 from wiseft.base.files import read_lines, sha256_file
 from wiseft.data.labels import image_folder, table_set
-from wiseft.infer.predictions import read_predictions
+from wiseft.analysis.predictions import read_predictions
 from wiseft.data.arrays import read_array, read_pickle_as_data
 from wiseft.weights.files import merge_files
 from wiseft.weights.merge import interpolate

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run
+from conftest import ROOT, run
 from crash import ended, started, table
 from PIL import Image
 
@@ -161,7 +161,7 @@ def test_a_full_disk(tmp_path):
         can = False
     if not can:
         pytest.skip("no file systems can be mounted here")
-    here = Path(__file__).parent
+    here = ROOT / "tests"
     done = subprocess.run([*unshare, mount, tmp_path / "full"], capture_output=True, text=True, cwd=here)
     assert done.stdout.splitlines() == ["OSError 28", "OSError 28", "['model.safetensors'] [0.0]"], done.stderr
 

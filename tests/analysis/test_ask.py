@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from conftest import later
 from wiseft.data.images import ImageSet
-from wiseft.infer.asking import NONE
+from wiseft.analysis.ask import NONE
 from wiseft.models.testing import pico_classifier
 from wiseft.shell.cli import app
 
