@@ -53,7 +53,7 @@ gpu: .venv/.tools
 ## make export    write wiseft/ from the notebooks, and the sidebar from their folders
 export: .venv/.tools
 	$(BIN)/nbdev_export
-	$(BIN)/python tools/wings.py
+	$(BIN)/python tools/subpackages.py
 
 ## make clean     strip from the notebooks what has no place in version control
 clean: .venv/.tools

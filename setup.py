@@ -41,7 +41,7 @@ setup(
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    package_dir={"": "."},  # an editable installation is then a path, and not a hook that a folder named wiseft can hide
+    package_dir={"": "."},  # an editable installation is then a path, not a hook that a folder named wiseft hides
     packages=find_packages(include=["wiseft", "wiseft.*"]),
     package_data={"wiseft": ["data/**"]},
     exclude_package_data={"wiseft": ["data/__pycache__/*"]},

@@ -32,7 +32,7 @@ COLUMNS = ["what", "repository", "commit", "tensors", "largest difference"]
 
 @contextmanager
 def program(clone, path):
-    "A file of a clone as a module, which finds its neighbours, but runs no package's beginning."
+    "A file of a clone as a module, which finds its neighbors, but runs no package's beginning."
     file, package = clone / path, ModuleType("theirs")
     package.__path__, sys.modules["theirs"] = [str(file.parent)], package
     sys.path.insert(0, str(clone))
@@ -53,12 +53,12 @@ def row(what, folder, ours, theirs):
 
 
 def rows_of(clones):
-    start, tuned = classifiers()
-    s, states = matrices(start), [matrices(c) for c in tuned]
+    start, finetuned = classifiers()
+    s, states = matrices(start), [matrices(c) for c in finetuned]
     steps = [step(s, t) for t in states]
     config, vectors = SimpleNamespace(device="cpu", DATASETS=[*"abc"]), [SimpleNamespace(vector=v) for v in steps]
     added = lambda change: {k: s[k] + change[k] for k in s}
-    ours = lambda rule, **knobs: merge(s, states, rule, **knobs)
+    ours = lambda rule, **hyperparameters: merge(s, states, rule, **hyperparameters)
     with program(clones / "iso-merging", "src/utils/iso.py") as iso:
         yield row("Iso-C", clones / "iso-merging", ours(iso_c, alpha=1.0), added(iso.iso_c(vectors, config)))
     folder = clones / "task_singular_vectors"
@@ -74,21 +74,21 @@ def rows_of(clones):
         parts = iter(utils.merge_methods("topk", flat, 20, "mass", "dis-mean").split([t.numel() for t in s.values()]))
         merged = added({k: next(parts).view_as(t) for k, t in s.items()})
         yield row("TIES", clones / "ties-merging", ours(ties, density=0.2), merged)
-    yield regmean_row(clones / "dataless-model-merging", start, tuned)
+    yield regmean_row(clones / "dataless-model-merging", start, finetuned)
 
 
-def regmean_row(folder, start, tuned):
+def regmean_row(folder, start, finetuned):
     "RegMean's regression of the same inner products: with what ours adds so that there is always a solution."
     images = load_suite("icons").validation.subset(range(64))
-    ours = merge(start, tuned, regmean, images=images, n_images=64).state_dict()
-    products = [inner_products(c, images) for c in tuned]
+    ours = merge(start, finetuned, regmean, images=images, n_images=64).state_dict()
+    products = [inner_products(c, images) for c in finetuned]
     names = [k for k in products[0] if k.endswith(".weight")]
-    states, grams = list(map(matrices, tuned)), [with_ridge(g, names) for g in products]
+    states, grams = list(map(matrices, finetuned)), [with_ridge(g, names) for g in products]
     of_all = lambda k: [state[k] for state in states]
     weights = {k: of_all(k) for k in names}
     settings = dict(regmean_exclude_param_regex=[], regmean_diag=False, regmean_reduce_nondiag=0.9)
     with program(folder, "src/model_merge/avg_merger.py") as merger:
-        theirs = merger.FedAvgMerger(None, SimpleNamespace(**settings), tuned, start)
+        theirs = merger.FedAvgMerger(None, SimpleNamespace(**settings), finetuned, start)
         merged = theirs.regmean_mean_params(weights, grams)
     return row("RegMean", folder, {k: ours[k] for k in names}, merged)
 

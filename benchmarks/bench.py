@@ -63,7 +63,7 @@ What binds where a bar isn't met:
 - **Exact curve from features.** Two matrix products have to be computed whatever one does. The row before it says what a curve that costs nothing would reach on this processor; only cheaper products would move it.
 - **bfloat16 over bare forward passes.** What is fixed weighs more where passes are short. For ResNet-50 on 128 images it is, in bfloat16, the agreement with fp32, for which 32 images are computed in fp32 at both ends; for the embedded CLIP it is the table, 31 classifiers on eight sets with exact and bootstrap intervals. Both weigh less the more images there are. In fp32 two runs of ResNet-50 gave 1.03, with batches of 32, and 1.18, with 64; why is not settled.
 - **Fine-tuning the embedded CLIP.** The row of bare steps says what bfloat16 alone reaches on one batch that is in memory; between it and ours lie the crops, made by PIL on the same two cores, the clipping of gradients and fastai's loop. Crops of whole batches at once would move it. BatchNorm folded into the convolutions was tried and left out: it gained less than it would cost to explain.
-- **Feeding.** A pass takes some hundredths of a second here, and other programs made its clock's ratio scatter (4.3 to 13.3 in eight runs); so the processor's time of all threads is compared. The hash of what the cache holds is no cause: it is checked when an entry is written, when that is opened, and once more two seconds later; in fifteen turns after that no file was hashed, the ratio in evaluation was 7.9 to 16.9 by the clock, and 10.5 to 17.2 by processor time, in the middle 12.3. Three batches are alive at a time, so that a pass of three, as it was measured before, is mostly the first touch of memory: normalised on the CPU the whole path then gained 1.8. Nine batches are measured now.
+- **Feeding.** A pass takes some hundredths of a second here, and other programs made its clock's ratio scatter (4.3 to 13.3 in eight runs); so the processor's time of all threads is compared. The hash of what the cache holds is no cause: it is checked when an entry is written, when that is opened, and once more two seconds later; in fifteen turns after that no file was hashed, the ratio in evaluation was 7.9 to 16.9 by the clock, and 10.5 to 17.2 by processor time, in the middle 12.3. Three batches are alive at a time, so that a pass of three, as it was measured before, is mostly the first touch of memory: normalized on the CPU the whole path then gained 1.8. Nine batches are measured now.
 - **Accelerators.** Unseen: `gpu.py` has sweeps, fine-tuning, exact curves and interpolation against wise-ft's way, a plain bf16 loop and the card's own limits, and has never met a GPU. Its logic is tried on a CPU with tiny towers, which says nothing about speed.
 - **Memory.** Of each image stay the predicted classes of 31 classifiers and a row in the table; pixels, features and logits go with their batch.
 """
@@ -124,7 +124,7 @@ def photographs(folder, n, seed):
     return image_folder(folder)
 
 
-def tower(name, room, sets=4, n=128):
+def tower(name, work, sets=4, n=128):
     "A CLIP with random weights, a second one near it, and a suite of photographs."
     model = open_clip.create_model(name, load_weights=False, pretrained_text=False)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -133,7 +133,7 @@ def tower(name, room, sets=4, n=128):
         clip = load_clip(name, Path(folder, "random.pt"),
                          preprocess="laion2b_s34b_b79k" if name.startswith("ViT") else "openai")
         start = ImageClassifier(clip, random_head(clip, ["a", "b"]), ["a", "b"], alpha=0.)
-    images = [photographs(Path(room, str(s)), n, s) for s in range(sets)]
+    images = [photographs(Path(work, str(s)), n, s) for s in range(sets)]
     return start, nearby(start), Suite("photographs", ["a", "b"], None, images[0], images[0], images[0],
                                        {str(s): images[s] for s in range(1, sets)})
 
@@ -229,7 +229,7 @@ def scaled(x, clip):
 
 
 def image_by_image(images, clip, batch_size=64):
-    "How evaluation was fed before: decoded images one by one, stacked and normalised in the main process."
+    "How evaluation was fed before: decoded images one by one, stacked and normalized in the main process."
     def stack(items):
         return torch.stack([torch.from_numpy(np.array(a)) for a in items])
     for x in DataLoader(decode_once(Pixels(images, clip.transform), progress=False), batch_size, collate_fn=stack):
@@ -237,7 +237,7 @@ def image_by_image(images, clip, batch_size=64):
 
 
 def crops_one_by_one(source, clip, draws, batch_size=64):
-    "How fine-tuning was fed before: one crop after the other, as floats and normalised in the main process."
+    "How fine-tuning was fed before: one crop after the other, as floats and normalized in the main process."
     def crop(i):
         image = Image.fromarray(source.pixels(i, source.for_crops))
         box = crop_box(draws[i], *image.size, source.crop_scale)
@@ -249,7 +249,7 @@ def crops_one_by_one(source, clip, draws, batch_size=64):
 
 class Unscaled(ClipTransform):
     "Pixels as they travel."
-    def normalise(self, x):
+    def normalize(self, x):
         return x
 
 
@@ -271,16 +271,16 @@ def at_224():
 
 
 @measure
-def feeding(room):
+def feeding(work):
     "Feeding, with no model: photographs of 224 pixels out of the cache, against the code of before, by processor time"
-    clip, images = at_224(), photographs(room, 192, 0)
+    clip, images = at_224(), photographs(work, 192, 0)
     images = images.subset([*range(192)]*3)  # nine batches: the first three are in memory that nobody has touched yet
     raw = Unscaled(clip.preprocess)
     old = lambda: reusing(image_by_image, images, clip)
     fed = lambda transform: reusing(all_of, batches(images, transform, [], 64, progress=False))
     fed(raw)
     time.sleep(4)  # the hash of a file that was just written is not remembered: the next pass checks it, no other does
-    ready, whole = "8-bit pixels ready to travel", "the whole path, normalised on the CPU"
+    ready, whole = "8-bit pixels ready to travel", "the whole path, normalized on the CPU"
     yield f"evaluation: before / {ready}", "≥ 10", by_processor(old, lambda: fed(raw))
     yield f"evaluation: before / {whole}", "≥ 2", by_processor(old, lambda: fed(clip.transform))
     dl = clip_dataloaders(images, clip, 64, images.subset(range(8)), progress=False).train
@@ -294,9 +294,9 @@ def feeding(room):
 
 
 @measure
-def partial_cache(room):
+def partial_cache(work):
     "An epoch of photographs of which the cache has room for some, with crops and no model, by processor time"
-    clip, images = at_224(), photographs(room, 384, 0)
+    clip, images = at_224(), photographs(work, 384, 0)
 
     def epoch(share):
         "A loader whose images' cache has room for such a share of them"
@@ -314,9 +314,9 @@ def partial_cache(room):
 
 
 @measure
-def reading(room):
+def reading(work):
     "Reading on an accelerator's behalf: photographs that the cache has no room for, cut for crops of 224 pixels"
-    clip, images = at_224(), photographs(room, 128, 0)
+    clip, images = at_224(), photographs(work, 128, 0)
     source = clip_dataloaders(images, clip, 64, images.subset(range(8)), progress=False).train.source
     draws = np.random.default_rng(0).random((len(images), 4))
 
@@ -381,13 +381,13 @@ def against_plain(start, end, suite, what, turns=3):
 
 
 @measure
-def plain_vit(room):
+def plain_vit(work):
     "A first sweep of ViT-B/32 against plain PyTorch: 11 α, 2 sets of 64 photographs, processor time"
-    yield from against_plain(*tower("ViT-B-32", room, sets=2, n=64), "ViT-B/32")
+    yield from against_plain(*tower("ViT-B-32", work, sets=2, n=64), "ViT-B/32")
 
 
 @measure
-def plain_embedded(room):
+def plain_embedded(work):
     "The same with the embedded CLIP and suite"
     yield from against_plain(*icons(), "embedded CLIP", turns=2)
 
@@ -419,20 +419,20 @@ def sweep_and_limits(start, end, suite, what, bars, precisions=("fp32", "bf16"))
 
 
 @measure
-def vit(room):
+def vit(work):
     "Sweep of ViT-B/32 over 4 sets of 128 photographs, against the limits of the machine"
-    yield from sweep_and_limits(*tower("ViT-B-32", room), "ViT-B/32", {
+    yield from sweep_and_limits(*tower("ViT-B-32", work), "ViT-B/32", {
         ("arithmetic", "fp32"): "≥ 0.85", ("arithmetic", "bf16"): "≥ 0.75", "bare": "≤ 1.10", "wait": "≤ 0.03"})
 
 
 @measure
-def rn50(room):
+def rn50(work):
     "A sweep of CLIP's ResNet-50, 2 sets of 64 photographs"
-    yield from sweep_and_limits(*tower("RN50", room, sets=2, n=64), "RN50", {"bare": "≤ 1.10", "wait": "≤ 0.03"})
+    yield from sweep_and_limits(*tower("RN50", work, sets=2, n=64), "RN50", {"bare": "≤ 1.10", "wait": "≤ 0.03"})
 
 
 @measure
-def embedded(room):
+def embedded(work):
     "A sweep of the embedded CLIP over the embedded suite, and how often bf16 predicts as fp32 does"
     start, end, suite = icons()
     yield from sweep_and_limits(start, end, suite, "embedded CLIP and suite", {"bare": "≤ 1.10", "wait": "≤ 0.03"})
@@ -445,14 +445,14 @@ def embedded(room):
 
 
 @measure
-def forward_pass(room):
+def forward_pass(work):
     "Where a forward pass spends its time, and what the batch size does to it"
     kinds = {"matrix products": ("addmm", "mm", "bmm", "baddbmm"), "GELU": ("gelu",), "copies": ("copy_",),
              "attention": ("_scaled_dot_product_flash_attention_for_cpu",),
              "convolutions": ("mkldnn_convolution",), "BatchNorm": ("native_batch_norm",),
              "ReLU": ("clamp_min_", "relu_"), "pooling": ("avg_pool2d",)}
-    towers = (("ViT-B/32", lambda: tower("ViT-B-32", room, sets=1, n=8)[0], 256),
-              ("ResNet-50", lambda: tower("RN50", room, sets=1, n=8)[0], 64),
+    towers = (("ViT-B/32", lambda: tower("ViT-B-32", work, sets=1, n=8)[0], 256),
+              ("ResNet-50", lambda: tower("RN50", work, sets=1, n=8)[0], 64),
               ("embedded CLIP", lambda: icons()[0], 256))
     for name, make, n in towers:
         start = make()
@@ -475,16 +475,16 @@ def forward_pass(room):
 
 
 @measure
-def shared_prefix(room):
+def shared_prefix(work):
     "What is gained where two classifiers agree in their first layers"
-    start, end, suite = tower("ViT-B-32", room, sets=1, n=64)
+    start, end, suite = tower("ViT-B-32", work, sets=1, n=64)
     last = nearby(start, "visual.transformer.resblocks.11")
     what = "ViT-B/32, 64 photographs: sweep between unlike classifiers / between two that differ in the last block"
     yield what, "≥ 3", ratio(lambda: ours(start, end, suite), lambda: ours(start, last, suite), turns=1)
 
 
 @measure
-def growth(room):
+def growth(work):
     "How time and memory grow with images, α and shifts"
     start, end, suite = icons()
     name, images = max(suite.shifts.items(), key=lambda s: len(s[1]))
@@ -512,7 +512,7 @@ def growth(room):
 
 
 @measure
-def scores_memory(room):
+def scores_memory(work):
     "Memory of a sweep with five metrics, four times the images"
     start, end, suite = icons()
     images = max(suite.shifts.values(), key=len)
@@ -541,7 +541,7 @@ def stored_outputs(n=50_000, classes=1000):
 
 
 @measure
-def linear(room):
+def linear(work):
     "Linear classifiers, 50,000 images × 1,000 classes: the exact curve for all α at once"
     u, v, labels = stored_outputs()
     yield "exact curve for all α / one pass of argmax over both ends", "≤ 10", ratio(
@@ -571,7 +571,7 @@ def linear(room):
 # ---------- weights ----------
 
 @measure
-def interpolation(room):
+def interpolation(work):
     "Interpolating two ViT-B/32"
     a, b, target = (open_clip.create_model("ViT-B-32", load_weights=False, pretrained_text=False).visual
                     for _ in range(3))
@@ -582,9 +582,9 @@ def interpolation(room):
 
 
 @measure
-def merging(room):
+def merging(work):
     "Merging two files of 1 GB"
-    paths = [Path(room, f"{c}.safetensors") for c in "ab"]
+    paths = [Path(work, f"{c}.safetensors") for c in "ab"]
     for i, path in enumerate(paths):
         save_file({f"{k:02}": torch.full((1024, 4096), float(i+k)) for k in range(60)}, path)
 
@@ -593,11 +593,11 @@ def merging(room):
             with open(path, "rb") as f:
                 while f.read(1 << 24):
                     pass
-        with open(paths[0], "rb") as f, open(Path(room, "copy"), "wb") as g:
+        with open(paths[0], "rb") as f, open(Path(work, "copy"), "wb") as g:
             while piece := f.read(1 << 24):
                 g.write(piece)
             g.flush(), os.fsync(g.fileno())
-    merge = lambda: merge_files(paths, [.5, .5], Path(room, "out.safetensors"), force=True)
+    merge = lambda: merge_files(paths, [.5, .5], Path(work, "out.safetensors"), force=True)
     with memory_growth() as peak:
         merge()
     yield "further memory, in MB, where 3 of the largest tensors + 50 MB are 100", "≤ 100", peak[0]/1e6
@@ -605,14 +605,14 @@ def merging(room):
 
 
 @measure
-def sampled(room):
+def sampled(work):
     "A sweep of a sample (`--fast`) against a whole one, 31 α of averaged weights"
     alphas = [i/30 for i in range(31)]
     start, _, suite = icons()
     narrow = suite.restrict_train(protocol()["narrow_reference"]["families"])
     near = "ViT-B/32 and one with noise on its weights, 2 sets of 16 photographs"
     pairs = {"embedded CLIP, fine-tuned, and icons": (start, our_training(start, narrow.train, 5, 3e-4), suite),
-             near: tower("ViT-B-32", room, sets=2, n=16)}
+             near: tower("ViT-B-32", work, sets=2, n=16)}
     for what, ends in pairs.items():
         tables = {}
 
@@ -654,7 +654,7 @@ def usual_training(start, images, epochs, lr, batch_size=128):
 
 
 def our_training(start, images, epochs, lr, batch_size=128):
-    learn = clip_learner(clip_dataloaders(images, start, batch_size, images.subset(range(8)), progress=False), start,
+    learn = clip_learner(start, clip_dataloaders(images, start, batch_size, images.subset(range(8)), progress=False),
                          precision="bf16", progress=False)
     return learn.fit_cosine(epochs, lr).classifier.eval()
 
@@ -673,15 +673,15 @@ def bare_training(start, images, epochs, batch_size=128):
 
 
 @measure
-def shards(room):
+def shards(work):
     "Decoding photographs out of shards, against the same photographs as files"
-    files = photographs(Path(room, "files"), 96, 0)
+    files = photographs(Path(work, "files"), 96, 0)
     for k in range(4):
-        Path(room, "shards").mkdir(exist_ok=True)
-        with tarfile.open(Path(room, f"shards/{k}.tar"), "w") as tar:
+        Path(work, "shards").mkdir(exist_ok=True)
+        with tarfile.open(Path(work, f"shards/{k}.tar"), "w") as tar:
             for name in files.files()[k::4]:
                 tar.add(files.root/name, name)
-    packed, order = image_folder(Path(room, "shards")), np.random.default_rng(0).permutation(len(files))
+    packed, order = image_folder(Path(work, "shards")), np.random.default_rng(0).permutation(len(files))
 
     def into_the_cache(images, workers):
         with empty_cache():
@@ -696,9 +696,9 @@ def shards(room):
 
 
 @measure
-def training(room):
+def training(work):
     "Fine-tuning, images a second with bf16 autocast against a plain fp32 loop"
-    start, _, suite = tower("ViT-B-32", room, sets=1, n=128)
+    start, _, suite = tower("ViT-B-32", work, sets=1, n=128)
     yield "ViT-B/32, 128 photographs: ours / plain fp32 loop", "≥ 1.5", ratio(
         lambda: usual_training(start, suite.train, 1, 1e-5, 64), lambda: our_training(start, suite.train, 1, 1e-5, 64),
         turns=1)
@@ -723,7 +723,7 @@ def training(room):
 
 
 @measure
-def real(room):
+def real(work):
     "Real pictures, 227 pixels: the four styles of PACS, beside the plain ways"
     shifts = {s: image_folder(IMAGES/s).subset(range(256)) for s in ("cartoon", "photo", "sketch")}
     art = image_folder(IMAGES/"art_painting")
@@ -745,11 +745,11 @@ def real(room):
 
 
 @measure
-def loading(room):
+def loading(work):
     "Loading, with all that is verified"
-    start, _, _ = tower("ViT-B-32", room, sets=1, n=2)
-    embedded = load_clip("iconclip").save(Path(room, "icons"))
-    folders = {"embedded CLIP": embedded, "ViT-B/32": start.clip.save(Path(room, "vit"))}
+    start, _, _ = tower("ViT-B-32", work, sets=1, n=2)
+    embedded = load_clip("iconclip").save(Path(work, "icons"))
+    folders = {"embedded CLIP": embedded, "ViT-B/32": start.clip.save(Path(work, "vit"))}
 
     def unverified(folder):
         "As it was before: no second look at the architecture, and random weights drawn before they are replaced."
@@ -758,7 +758,7 @@ def loading(room):
     for name, folder in folders.items():
         costs = 1/ratio(lambda: unverified(folder), lambda: load_clip(folder), turns=9)
         yield f"{name}: a folder loaded with its architecture verified / before that", "≤ 1.05", costs
-    saved = zeroshot_classifier(load_clip("iconclip"), ["a", "b"], ["{}"]).save(Path(room, "classifier"))
+    saved = zeroshot_classifier(load_clip("iconclip"), ["a", "b"], ["{}"]).save(Path(work, "classifier"))
 
     def unhashed():
         with patch("wiseft.models.load.check_saved"), patch("wiseft.models.load.sha256_file"):
@@ -768,7 +768,7 @@ def loading(room):
 
 
 @measure
-def start_up(room):
+def start_up(work):
     "Starting the command"
     wiseft = Path(sys.executable).with_name("wiseft")
     yield "`wiseft --help` / `python -c pass`", "≤ 20", 1/ratio(
@@ -819,8 +819,8 @@ def main():
     title = MEASURES[names[0]].__doc__
     print(f"{names[0]}: {title}", flush=True)
     sections = {title: f"\n{datetime.date.today()}, {machine()}\n\n| measure | bar | measured |\n|---|---|---|\n"}
-    with tempfile.TemporaryDirectory() as room, empty_cache():
-        for row in map(shown, MEASURES[names[0]](room)):
+    with tempfile.TemporaryDirectory() as work, empty_cache():
+        for row in map(shown, MEASURES[names[0]](work)):
             sections[title] += row
             print(row, end="", flush=True)
     write(sections)

@@ -29,39 +29,39 @@ def piece(f):
 
 
 @piece
-def embedded_sweep(bench, room):
+def embedded_sweep(bench, work):
     "Sweep between two embedded CLIPs, 11 α, the embedded suite"
     return lambda: bench.ours(*bench.icons())
 
 
 @piece
-def vit_sweep(bench, room):
+def vit_sweep(bench, work):
     "Sweep between two ViT-B/32, 11 α, 2 sets of 16 photographs"
-    ends = bench.tower("ViT-B-32", room, sets=2, n=16)
+    ends = bench.tower("ViT-B-32", work, sets=2, n=16)
     return lambda: bench.ours(*ends)
 
 
 @piece
-def training(bench, room):
+def training(bench, work):
     "Fine-tuning the embedded CLIP for two epochs in fp32"
     start, _, suite = bench.icons()
     narrow = suite.restrict_train(bench.protocol()["narrow_reference"]["families"]).train
 
     def train():
         dls = bench.clip_dataloaders(narrow, start, 128, narrow.subset(range(8)), progress=False)
-        bench.clip_learner(dls, start, precision="fp32", progress=False).fit_cosine(2, 3e-4)
+        bench.clip_learner(start, dls, precision="fp32", progress=False).fit_cosine(2, 3e-4)
     return train
 
 
 @piece
-def exact_curve(bench, room):
+def exact_curve(bench, work):
     "The exact curve over all α of 50,000 images and 1,000 classes"
     u, v, labels = bench.stored_outputs()
     return lambda: bench.alpha_intervals(u, v, labels)
 
 
 @piece
-def interpolation(bench, room):
+def interpolation(bench, work):
     "Interpolating two ViT-B/32 image towers, 20 times"
     a, b, target = (bench.open_clip.create_model("ViT-B-32", load_weights=False, pretrained_text=False).visual
                     for _ in range(3))
@@ -70,24 +70,24 @@ def interpolation(bench, room):
 
 
 @piece
-def merging(bench, room):
+def merging(bench, work):
     "Merging two files of 1 GB"
-    paths = [Path(room, f"{c}.safetensors") for c in "ab"]
+    paths = [Path(work, f"{c}.safetensors") for c in "ab"]
     for i, path in enumerate(paths):
         bench.save_file({f"{k:02}": bench.torch.full((1024, 4096), float(i+k)) for k in range(60)}, path)
-    return lambda: bench.merge_files(paths, [.5, .5], Path(room, "out.safetensors"), force=True)
+    return lambda: bench.merge_files(paths, [.5, .5], Path(work, "out.safetensors"), force=True)
 
 
 @piece
-def loading(bench, room):
+def loading(bench, work):
     "Loading the embedded CLIP, 20 times"
     return lambda: [bench.load_clip("iconclip") for _ in range(20)]
 
 
 @piece
-def first_pass(bench, room):
+def first_pass(bench, work):
     "A first pass over 300 JPEGs, into the cache for 224 pixels"
-    images = bench.photographs(Path(room, "photographs"), 300, 0)
+    images = bench.photographs(Path(work, "photographs"), 300, 0)
     transform = bench.ClipTransform(dict(bench.load_clip("iconclip").preprocess, size=224))
 
     def decode():
@@ -103,8 +103,8 @@ def work(name, root):
     sys.path[:0] = [str(root), str(root/"benchmarks")]
     import bench
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory() as room, bench.empty_cache():
-        run = PIECES[name](bench, room)
+    with tempfile.TemporaryDirectory() as work, bench.empty_cache():
+        run = PIECES[name](bench, work)
         for _ in sys.stdin:
             began = time.process_time()
             run()

@@ -75,19 +75,19 @@ def counted(method):
     if method in ("EMA", "BMA"):
         kwargs["cbs"] = [ours(method, f"methods.{method.lower()}")(), counts]
     elif method == "SPD":
-        kwargs["pull"] = ours("spd", "methods.spd")
+        kwargs["constraint"] = ours("spd", "methods.spd")
     elif method == "FLYP":
         kwargs["loss"] = ours("flyp", "methods.flyp")
     finetune = ours("finetune", "train.learner", "learner")
     gc.collect()
     gc.disable()
     before = other_device.counts()["bytes"]
-    tuned = finetune(start, *images(), epochs=1, batch_size=2, lr=1e-4, precision="fp32", crop_scale=None,
+    finetuned = finetune(start, *images(), epochs=1, batch_size=2, lr=1e-4, precision="fp32", crop_scale=None,
                      progress=False, **kwargs)
     kwargs.clear()
     left = other_device.counts()["bytes"] - before
     gc.enable()
-    trained, steps = sum(t.nbytes for t in tuned.state_dict().values()), counts.steps[1:]
+    trained, steps = sum(t.nbytes for t in finetuned.state_dict().values()), counts.steps[1:]
     each = pd.DataFrame(steps)
     return dict(method=method, steps=len(steps), waits=round(each.waits.mean(), 2), sent=int(each.sent.median()),
                 operations=int(each.kernels.median()), left=round(left/trained, 2),

@@ -127,16 +127,16 @@ of_all('done')
 """
 
 
-def two_ranks(what, room):
+def two_ranks(what, work):
     "Seconds until a launcher with two processes is done, whether it succeeded, and what was said."
-    (room/"ends.py").write_text(ENDS)
+    (work/"ends.py").write_text(ENDS)
     with socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     env = {} if torch.cuda.device_count() > 1 else dict(WISEFT_DEVICE="cpu")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
     began = time.perf_counter()
-    done = subprocess.run([*command, str(room/"ends.py"), what], text=True, capture_output=True, timeout=600,
+    done = subprocess.run([*command, str(work/"ends.py"), what], text=True, capture_output=True, timeout=600,
                           env=os.environ | env)
     return time.perf_counter()-began, done.returncode == 0, done.stderr
 
@@ -146,7 +146,7 @@ def ranks(card):
     "Two processes: working, one killed, one raising; how long until all have ended"
     yield "with NCCL" if torch.cuda.device_count() > 1 else "with gloo, on the CPU: there are no two GPUs of CUDA"
     for what in ("none", "killed", "raising"):
-        took, succeeded, said = two_ranks(what, card.room)
+        took, succeeded, said = two_ranks(what, card.work)
         if succeeded != (what == "none"):
             raise RuntimeError(f"{what}: {said[-1000:]}")
         if what == "raising" and said.count("ValueError: Enough.") != 1:
@@ -227,8 +227,8 @@ def main(args=None):
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []])
     parser.add_argument("-o", "--output", type=Path, default=Path("gpu-report.md"))
     args = parser.parse_args(args)
-    with tempfile.TemporaryDirectory() as room:
-        card, found = gpu.Card(best_device(), room, tiny=not ON_CARD), {}
+    with tempfile.TemporaryDirectory() as work:
+        card, found = gpu.Card(best_device(), work, tiny=not ON_CARD), {}
         page = f"# wiseft on a card\n\n{about(card)}\n"
         for name in args.parts or PARTS:
             section, found[name] = tried(name, card)

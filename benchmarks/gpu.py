@@ -35,7 +35,7 @@ from wiseft.weights.path import WeightPath
 MEASURES, SOME = {}, [.3, .7]
 TINY = dict(embed_dim=32, vision_cfg=dict(image_size=32, layers=2, width=32, head_width=16, patch_size=16),
             text_cfg=dict(context_length=12, vocab_size=49408, width=16, heads=2, layers=1))
-COLOURS = dict(mean=[.48, .46, .41], std=[.27, .26, .28])
+COLORS = dict(mean=[.48, .46, .41], std=[.27, .26, .28])
 
 
 def measure(f):
@@ -46,17 +46,17 @@ def measure(f):
 
 class Card:
     "The device, and how much there is to do on it."
-    def __init__(self, device, room, tiny=False):
-        self.device, self.room, self.tiny = device, Path(room), tiny
+    def __init__(self, device, work, tiny=False):
+        self.device, self.work, self.tiny = device, Path(work), tiny
         self.batch, n = (4, 8) if tiny else (256, 4096)
         self.towers = ["tiny"] if tiny else ["ViT-B-32", "ViT-B-16", "ViT-L-14"]
         self.workers = 0 if tiny else os.cpu_count()
         self.turns = 1 if tiny else 3
         self.pins = device.type == "cuda"  # elsewhere a copy that nobody waits for goes wrong
         if tiny:
-            Path(room, "tiny.json").write_text(json.dumps(TINY))
-            open_clip.add_model_config(Path(room, "tiny.json"))
-        files = photographs(self.room/"photographs", min(n, 512), 0)
+            Path(work, "tiny.json").write_text(json.dumps(TINY))
+            open_clip.add_model_config(Path(work, "tiny.json"))
+        files = photographs(self.work/"photographs", min(n, 512), 0)
         # the same files again: they are decoded each time
         self.images = files.subset(np.resize(np.arange(len(files)), n))
 
@@ -78,14 +78,14 @@ class Card:
     def ends(self, name):
         "A CLIP with random weights on the device, and a second one near it."
         model = open_clip.create_model(name, load_weights=False, pretrained_text=False)
-        torch.save(model.state_dict(), self.room/"random.pt")
-        clip = load_clip(name, self.room/"random.pt", preprocess=COLOURS, quick_gelu=False, device=self.device)
+        torch.save(model.state_dict(), self.work/"random.pt")
+        clip = load_clip(name, self.work/"random.pt", preprocess=COLORS, quick_gelu=False, device=self.device)
         start = ImageClassifier(clip, random_head(clip, ["a", "b"]).to(self.device), ["a", "b"], alpha=0.)
         end = nearby(start.to("cpu")).to(self.device)
         return start.to(self.device), end
 
     def one_batch(self, start):
-        "Normalised pixels on the device."
+        "Normalized pixels on the device."
         idx, x = next(batches(self.images, start.transform, [], self.batch, progress=False, device=self.device))
         return x, torch.zeros(len(idx), dtype=torch.long, device=self.device)
 
@@ -188,7 +188,7 @@ def plain_training(card, start):
 
 def our_training(card, start):
     dls = clip_dataloaders(card.images, start, card.batch, card.images.subset(range(4)), progress=False)
-    clip_learner(dls, start, precision="bf16", progress=False).fit_cosine(1, 1e-6)
+    clip_learner(start, dls, precision="bf16", progress=False).fit_cosine(1, 1e-6)
 
 
 @measure
@@ -224,8 +224,8 @@ def main(args=None):
     device = best_device()
     if device.type == "cpu" and not args.tiny:
         parser.error("There is no accelerator here; --tiny tries whether everything runs.")
-    with tempfile.TemporaryDirectory() as room, empty_cache():
-        card, sections = Card(device, room, args.tiny), {}
+    with tempfile.TemporaryDirectory() as work, empty_cache():
+        card, sections = Card(device, work, args.tiny), {}
         for name in args.measures or MEASURES:
             title = f"{MEASURES[name].__doc__}, {describe_device(device, 'bf16')}"
             print(title, flush=True)

@@ -50,7 +50,7 @@ RECIPES = {
 
 
 def language_models(folder):
-    "A start and three models near it, of the kind that mergekit's examples are about: six layers, random weights."
+    "An initial model and three models near it, as in mergekit's examples: six layers, random weights."
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -93,7 +93,7 @@ def read(path):
 
 
 def row(what, package, ours, theirs):
-    "The largest difference of any weight; models differ from their start by some 0.05 in each."
+    "The largest difference of any weight; models differ from their initial weights by some 0.05 in each."
     assert ours.keys() == theirs.keys() and len(ours) > 3
     worst = max(float((ours[k].double() - theirs[k].double()).abs().max()) for k in ours)
     return dict(zip(COLUMNS, [what, package, version(package), len(ours), f"{worst:.1e}"]))
@@ -103,16 +103,16 @@ def row(what, package, ours, theirs):
 
 
 def classifiers():
-    "A start and three near it, with a transformer as image tower."
+    "An initial model and three near it, with a transformer as image tower."
     from wiseft.models.testing import pico_classifier
 
     start = pico_classifier(["cat", "dog", "bird"], transformer=True)
     made = torch.Generator().manual_seed(0)
-    tuned = [start.copy() for _ in range(3)]
-    for c in tuned:
+    finetuned = [start.copy() for _ in range(3)]
+    for c in finetuned:
         for p in c.parameters():
             p.data += 0.05 * torch.randn(p.shape, generator=made)
-    return start, tuned
+    return start, finetuned
 
 
 def fusion_rows():
@@ -127,12 +127,12 @@ def fusion_rows():
     from wiseft.methods.tsv_m import tsv_m
     from wiseft.weights.merge import merge
 
-    start, tuned = classifiers()
-    s, states = matrices(start), [matrices(c) for c in tuned]
+    start, finetuned = classifiers()
+    s, states = matrices(start), [matrices(c) for c in finetuned]
     steps = [step(s, t) for t in states]
 
-    def compare(name, rule, theirs, **knobs):
-        return row(f"fusion-bench, {name}", "fusion-bench", merge(s, states, rule, **knobs), theirs)
+    def compare(name, rule, theirs, **hyperparameters):
+        return row(f"fusion-bench, {name}", "fusion-bench", merge(s, states, rule, **hyperparameters), theirs)
 
     def added(found):
         return {k: s[k] + found[k] for k in s}
@@ -146,8 +146,8 @@ def fusion_rows():
     yield compare("TIES", ties, added({k: next(merged).view_as(t) for k, t in s.items()}), density=0.2)
 
 
-def step(start, tuned):
-    return {k: tuned[k] - w for k, w in start.items()}
+def step(start, finetuned):
+    return {k: finetuned[k] - w for k, w in start.items()}
 
 
 def held(state):
@@ -176,13 +176,13 @@ def regmean_row():
     from wiseft.methods.regmean import inner_products, regmean
     from wiseft.weights.merge import merge
 
-    start, tuned = classifiers()
+    start, finetuned = classifiers()
     images = load_suite("icons").validation.subset(range(64))
-    ours = merge(start, tuned, regmean, images=images, n_images=64).state_dict()
-    products = [inner_products(c, images) for c in tuned]
+    ours = merge(start, finetuned, regmean, images=images, n_images=64).state_dict()
+    products = [inner_products(c, images) for c in finetuned]
     names = [k for k in products[0] if start.get_parameter(k).ndim == 2 and k.endswith(".weight")]
     given = [with_ridge(g, names) for g in products]
-    first, second, third = (matrices(c) for c in tuned)
+    first, second, third = (matrices(c) for c in finetuned)
     weights = {k: [first[k], second[k], third[k]] for k in names}
     theirs = merging_with_regmean_weights(weights, given, reduce_non_diagonal_ratio=0.9)
     return row("fusion-bench, RegMean", "fusion-bench", {k: ours[k] for k in names}, theirs)
@@ -196,12 +196,12 @@ def trained(model, folder, **settings):
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
-    tuned = get_peft_model(copy.deepcopy(model), LoraConfig(r=4, **settings))
-    for name, p in tuned.named_parameters():
+    finetuned = get_peft_model(copy.deepcopy(model), LoraConfig(r=4, **settings))
+    for name, p in finetuned.named_parameters():
         if "lora_" in name:
             p.data = 0.1 * torch.randn(p.shape)
-    tuned.save_pretrained(folder)
-    return tuned.merge_and_unload()
+    finetuned.save_pretrained(folder)
+    return finetuned.merge_and_unload()
 
 
 def image_tower(classifier):
@@ -228,11 +228,11 @@ def peft_rows(folder):
             place = folder / f"{of}{how}"
             folded = trained(model, place, target_modules=names[of], lora_alpha=8, **more).state_dict()
             folded = from_transformers(folded) if of == "transformers" else folded
-            ours = load_classifier(place, start=start).clip.model.state_dict()
+            ours = load_classifier(place, base=start).clip.model.state_dict()
             kept = {k: t for k, t in ours.items() if t.is_floating_point() and k in folded}
             yield row(f"peft, an adapter for {of}{how}", "peft", kept, {k: folded[k] for k in kept})
-    tuned = load_classifier(folder / "open_clip", start=start)
-    state, ended = image_tower(start), image_tower(tuned)
+    finetuned = load_classifier(folder / "open_clip", base=start)
+    state, ended = image_tower(start), image_tower(finetuned)
     write_adapter(state, ended, folder / "ours", rank=4)
     read = PeftModel.from_pretrained(copy.deepcopy(start.clip.model), folder / "ours").merge_and_unload().state_dict()
     yield row("peft reads an adapter of ours", "peft", ended, {k: read[k] for k in ended})

@@ -40,8 +40,8 @@ def vit(width, folder):
                   text_cfg=dict(context_length=12, vocab_size=49408, width=16, heads=2, layers=1))
     torch.manual_seed(0)
     save_file(CLIP(**config).state_dict(), Path(folder, 'open_clip_model.safetensors'))
-    colours = dict(size=32, mean=[.48, .46, .41], std=[.27, .26, .28])
-    Path(folder, 'open_clip_config.json').write_text(json.dumps(dict(model_cfg=config, preprocess_cfg=colours)))
+    colors = dict(size=32, mean=[.48, .46, .41], std=[.27, .26, .28])
+    Path(folder, 'open_clip_config.json').write_text(json.dumps(dict(model_cfg=config, preprocess_cfg=colors)))
     return load_clip(f'local-dir:{folder}')
 
 
@@ -81,20 +81,21 @@ def one(width, photos):
     start()
     gc.collect()
     before, counted = memory(), Sent()
-    tuned = finetune(zeroshot, images, images.subset(range(8)), epochs=1, batch_size=BATCH, precision='fp32',
+    finetuned = finetune(zeroshot, images, images.subset(range(8)), epochs=1, batch_size=BATCH, precision='fp32',
                      progress=False, cbs=counted)
     took, (first, last) = peak() - before, (counted.seen[1], counted.seen[-1])
-    return dict(weights=sum(p.numel() for p in tuned.parameters()), step_MB=(last-first)/(STEPS-2)/1e6, peak_GB=took)
+    return dict(weights=sum(p.numel() for p in finetuned.parameters()), step_MB=(last-first)/(STEPS-2)/1e6,
+                peak_GB=took)
 
 
-def row(width, n, room):
+def row(width, n, work):
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         place = dict(WORLD_SIZE=n, MASTER_ADDR='127.0.0.1', MASTER_PORT=s.getsockname()[1])
-    command = [sys.executable, __file__, '--one', str(width), f'{room}/photos']
+    command = [sys.executable, __file__, '--one', str(width), f'{work}/photos']
     def process(k):
         "Of one rank"
-        own = place | dict(RANK=k, LOCAL_RANK=k, OMP_NUM_THREADS=1, WISEFT_CACHE=f'{room}/cache')
+        own = place | dict(RANK=k, LOCAL_RANK=k, OMP_NUM_THREADS=1, WISEFT_CACHE=f'{work}/cache')
         env = os.environ | {name: str(v) for name, v in own.items()}
         return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE)
     running = list(map(process, range(n)))
@@ -113,7 +114,7 @@ if __name__ == '__main__':
     if chosen.one:
         print(json.dumps(one(int(chosen.one[0]), chosen.one[1])))
         sys.exit()
-    with tempfile.TemporaryDirectory() as room:
-        make_images(room, STEPS*BATCH)
-        rows = [row(w, n, room) for w in (256, 1024) for n in (1, 2, 3)]
+    with tempfile.TemporaryDirectory() as work:
+        make_images(work, STEPS*BATCH)
+        rows = [row(w, n, work) for w in (256, 1024) for n in (1, 2, 3)]
     pd.DataFrame(rows).to_csv(HERE/'ranks.csv', index=False)

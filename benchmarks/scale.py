@@ -271,7 +271,7 @@ if __name__ == '__main__':
         print(json.dumps(measured(chosen.one[0], **json.loads(chosen.one[1]))))
         sys.exit()
     folder = Path(tempfile.mkdtemp(dir=chosen.folder)).resolve()
-    # room for a part of the training images, as for photographs, and for all that are held out
+    # work for a part of the training images, as for photographs, and for all that are held out
     os.environ |= dict(WISEFT_CACHE=str(folder/'cache'), WISEFT_CACHE_GB='.32')
     try:
         make_imagenet(folder, chosen.share)

@@ -4,7 +4,7 @@
   two_jobs.py [finetune] [sweep] --beside ../old     two rows of two_jobs.csv for each command
 
 On an idle machine: seconds are those of the clock, from the start of a process to its end, of two at once to the end of
-the later; processor seconds are those of all threads, which a busy machine changes less. Neither a number of threads nor
+the later; processor seconds are of all threads, which a busy machine changes less. Neither a number of threads nor
 a policy of waiting is set. The checkouts take turns, each after it has done everything once; what counts is the median.
 Two at once that aren't done after `--limit` seconds are stopped and count as that long.
 """
@@ -24,24 +24,24 @@ from beside import commit
 HERE = Path(__file__).resolve().parent
 COMMANDS = {
     "finetune": "finetune zeroshot icons --epochs {epochs} -o {out}",
-    "sweep": "sweep zeroshot tuned --alphas 0,.25,.5,.75,1 -o {out}.csv",
+    "sweep": "sweep zeroshot finetuned --alphas 0,.25,.5,.75,1 -o {out}.csv",
 }
 SET = "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY"
 
 
 class Checkout:
-    "A checkout, and a room with what the commands need"
-    def __init__(self, root, room, epochs):
-        self.root, self.room, self.epochs, self.started = root, room, epochs, 0
-        own = dict(PYTHONPATH=str(root), WISEFT_CACHE=str(room/"cache"))
+    "A checkout, and a work with what the commands need"
+    def __init__(self, root, work, epochs):
+        self.root, self.work, self.epochs, self.started = root, work, epochs, 0
+        own = dict(PYTHONPATH=str(root), WISEFT_CACHE=str(work/"cache"))
         self.environment = {k: v for k, v in os.environ.items() if k not in SET} | own
-        room.mkdir()
-        for command in ("zeroshot icons -o zeroshot", "finetune zeroshot icons --epochs 1 -o tuned"):
+        work.mkdir()
+        for command in ("zeroshot icons -o zeroshot", "finetune zeroshot icons --epochs 1 -o finetuned"):
             assert self.start(command).wait() == 0
 
     def start(self, command):
         "A process that does a command of wiseft"
-        return subprocess.Popen([sys.executable, "-m", "wiseft", *command.split()], cwd=self.room, env=self.environment,
+        return subprocess.Popen([sys.executable, "-m", "wiseft", *command.split()], cwd=self.work, env=self.environment,
                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def seconds(self, name, jobs, limit):
@@ -96,9 +96,9 @@ def main():
     parser.add_argument("--limit", type=float, default=600, help="seconds for two at once")
     args = parser.parse_args()
     out = HERE/"two_jobs.csv"
-    with tempfile.TemporaryDirectory() as room:
-        before = Checkout(args.beside.resolve(), Path(room, "before"), args.epochs)
-        now = Checkout(HERE.parent, Path(room, "now"), args.epochs)
+    with tempfile.TemporaryDirectory() as work:
+        before = Checkout(args.beside.resolve(), Path(work, "before"), args.epochs)
+        now = Checkout(HERE.parent, Path(work, "now"), args.epochs)
         for name in args.commands or COMMANDS:
             rows = pd.DataFrame(compared(name, before, now, args.turns, args.limit))
             print(rows.T.to_string(header=False), flush=True)

@@ -32,12 +32,12 @@ COLUMNS = ["what", "seed", "tried", "read", "refused", "old kept", "new there", 
 
 
 def reached(reader, folder, n=100):
-    "How many lines of the functions in a reader's rooms are run by some changed files."
+    "How many lines of the functions in a reader's modules are run by some changed files."
     import coverage
     import wiseft
     from readers import changed_files, look
 
-    paths = [str(Path(wiseft.__file__).parent / f"{room}.py") for room in reader.rooms]
+    paths = [str(Path(wiseft.__file__).parent / f"{module}.py") for module in reader.modules]
     cover = coverage.Coverage(data_file=None, include=paths)
     rng = random.Random(0)
     files = [reader.files(parts) for parts in reader.seeds] + [changed_files(reader, rng) for _ in range(n)]
@@ -47,10 +47,10 @@ def reached(reader, folder, n=100):
             look(reader, f, folder)
     cover.stop()
     found = []
-    for path, room in zip(paths, reader.rooms):
+    for path, module in zip(paths, reader.modules):
         _, lines, _, missing, _ = cover.analysis2(path)
         inside = set(lines) & within_functions(Path(path).read_text(encoding="utf-8"))
-        found.append(f"{room} {len(inside - set(missing))} of {len(inside)}")
+        found.append(f"{module} {len(inside - set(missing))} of {len(inside)}")
     return ", ".join(found)
 
 

@@ -283,7 +283,7 @@ class Resume:
 
     def write(self, folder, value):
         tensors = {f"model.{k}": torch.full((64, 64), value) for k in "abc"} | {"noise.cpu": torch.get_rng_state()}
-        position = dict(step=int(4 * value), epochs_before=0, start_accuracy=None, recipe={})
+        position = dict(step=int(4 * value), epochs_before=0, initial_accuracy=None, recipe={})
         write_training(folder / "checkpoint.safetensors", tensors, position)
 
     def read(self, folder):

@@ -25,17 +25,17 @@ def wiseft(*words):
 
 
 @cache
-def room():
+def work():
     "A folder with what commands read: pictures, two ends and what lies between, tables"
     folder = Path(tempfile.mkdtemp())
     for name in "photos", "others":
         photographs(folder / name)
     start = pico_classifier(["cat", "dog"], transformer=True)
     start.save(folder / "start")
-    wiseft("finetune", folder / "start", folder / "photos", "--epochs", 1, "--lr", 1e-2, "-o", folder / "tuned")
-    tuned = load_classifier(folder / "tuned")
+    wiseft("finetune", folder / "start", folder / "photos", "--epochs", 1, "--lr", 1e-2, "-o", folder / "finetuned")
+    finetuned = load_classifier(folder / "finetuned")
     for value in 0.25, 0.75:
-        interpolate(start, tuned, value).save(folder / f"at {value}")
+        interpolate(start, finetuned, value).save(folder / f"at {value}")
         write_results(table(value), folder / f"{value}.csv")
         (folder / f"{value}.txt").write_text(f"cat {value}\ndog\n")
     return folder
@@ -46,7 +46,7 @@ class Zeroshot:
     share, name = 0.2, "out"
 
     def write(self, folder, value):
-        wiseft(*self.words(room(), value, folder), "-o", folder / self.name, "--force")
+        wiseft(*self.words(work(), value, folder), "-o", folder / self.name, "--force")
 
     def read(self, folder):
         found = self.content(existing_folder(folder / self.name))
@@ -59,8 +59,8 @@ class Zeroshot:
             self.write(Path(d), value)
             return self.content(Path(d) / self.name)
 
-    def words(self, room, value, folder):
-        return "zeroshot", room / f"{value}.txt", "--model", f"local-dir:{room}/start"
+    def words(self, work, value, folder):
+        return "zeroshot", work / f"{value}.txt", "--model", f"local-dir:{work}/start"
 
     def content(self, path):
         found = load_classifier(path)
@@ -69,21 +69,21 @@ class Zeroshot:
 
 class Finetune(Zeroshot):
     "`wiseft finetune --checkpoints --resume`"
-    def words(self, room, value, folder):
-        return ("finetune", room / "start", room / "photos", "--epochs", 2, "--batch-size", 8, "--seed", int(4 * value),
+    def words(self, work, value, folder):
+        return ("finetune", work / "start", work / "photos", "--epochs", 2, "--batch-size", 8, "--seed", int(4 * value),
                 "--checkpoints", folder / f"checkpoints {value}", "--resume")
 
 
 class Merge(Zeroshot):
     "`wiseft merge`"
-    def words(self, room, value, folder):
-        return "merge", room / "start", room / "tuned", "--alpha", value
+    def words(self, work, value, folder):
+        return "merge", work / "start", work / "finetuned", "--alpha", value
 
 
 class Export(Zeroshot):
     "`wiseft export --to transformers`"
-    def words(self, room, value, folder):
-        return "export", room / f"at {value}", "--to", "transformers"
+    def words(self, work, value, folder):
+        return "export", work / f"at {value}", "--to", "transformers"
 
     def content(self, path):
         return {p.name: p.read_bytes() for p in path.iterdir() if p.suffix in (".safetensors", ".json")}
@@ -91,8 +91,8 @@ class Export(Zeroshot):
 
 class Ask(Zeroshot):
     "`wiseft ask`"
-    def words(self, room, value, folder):
-        return "ask", room / "start", room / "tuned", room / "photos", "--labels", 8 * value, "--random", 1
+    def words(self, work, value, folder):
+        return "ask", work / "start", work / "finetuned", work / "photos", "--labels", 8 * value, "--random", 1
 
     def content(self, path):
         return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
@@ -106,8 +106,8 @@ class Predict(Zeroshot):
         found = self.content(folder / self.name)
         return {value for value in (0.25, 0.75) if found == self.expected(value)}
 
-    def words(self, room, value, folder):
-        return "predict", room / f"at {value}", room / "photos", "--top", 2
+    def words(self, work, value, folder):
+        return "predict", work / f"at {value}", work / "photos", "--top", 2
 
     def content(self, path):
         return path.read_text()
@@ -115,8 +115,8 @@ class Predict(Zeroshot):
 
 class Sweep(Predict):
     "`wiseft sweep`"
-    def words(self, room, value, folder):
-        return ("sweep", room / "start", room / "tuned", "--reference", room / "photos", "--shift", room / "others",
+    def words(self, work, value, folder):
+        return ("sweep", work / "start", work / "finetuned", "--reference", work / "photos", "--shift", work / "others",
                 "--alphas", value)
 
     def content(self, path):
@@ -129,8 +129,8 @@ class Report(Predict):
     "`wiseft report`"
     name = "out.html"
 
-    def words(self, room, value, folder):
-        return "report", room / f"{value}.csv"
+    def words(self, work, value, folder):
+        return "report", work / f"{value}.csv"
 
     def content(self, path):
         text = path.read_text()
@@ -143,7 +143,7 @@ class Run:
     share = 0.1
 
     def write(self, folder, value):
-        wiseft(*self.words(room(), value), "-o", folder / f"seed {value}")
+        wiseft(*self.words(work(), value), "-o", folder / f"seed {value}")
 
     def read(self, folder):
         "What is there must be as nobody disturbed it; the last file makes it whole"
@@ -159,8 +159,8 @@ class Run:
             self.write(Path(d), value)
             return self.content(Path(d) / f"seed {value}")
 
-    def words(self, room, value):
-        return ("run", room / "photos", "--shift", room / "others", "--model", f"local-dir:{room}/start", "--epochs", 1,
+    def words(self, work, value):
+        return ("run", work / "photos", "--shift", work / "others", "--model", f"local-dir:{work}/start", "--epochs", 1,
                 "--batch-size", 8, "--seed", int(4 * value))
 
     def content(self, path):
@@ -177,8 +177,8 @@ class Bench(Run):
     "`wiseft bench`, which goes on where it was stopped"
     share, tables = 0.05, ("gains.csv", "curves.csv", "accuracies.csv", "report.html")
 
-    def words(self, room, value):
-        return ("bench", room / "start", "--reference", room / "photos", "--shift", room / "others",
+    def words(self, work, value):
+        return ("bench", work / "start", "--reference", work / "photos", "--shift", work / "others",
                 "--methods", "lines", "--epochs", 1, "--batch-size", 8, "--lrs", value / 100, "--seeds", 1)
 
     def judged(self, file):

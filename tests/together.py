@@ -54,21 +54,21 @@ def weights(classifier):
 def plain_training(start, suite):
     "Twelve steps, the sixth and the last of one image, with the numbers that fastai writes down."
     dls = clip_dataloaders(suite.train, start, 24, suite.validation, progress=False)
-    learn = clip_learner(dls, start, opt_func=sgd, progress=False)
+    learn = clip_learner(start, dls, opt_func=sgd, progress=False)
     learn.fit_cosine(2, lr=.01)
     losses = [float(loss) for loss in learn.recorder.losses]
-    return weights(learn.classifier) | dict(losses=losses, epochs=learn.recorder.values, before=learn.start_accuracy)
+    return weights(learn.classifier) | dict(losses=losses, epochs=learn.recorder.values, before=learn.initial_accuracy)
 
 
-def tuned(start, suite, **kwargs):
+def finetuned(start, suite, **kwargs):
     settings = dict(epochs=2, lr=1e-4, batch_size=24, precision="fp32", progress=False) | kwargs
     return finetune(start, suite.train, suite.validation, **settings)
 
 
 def averaged(start, suite):
-    "A batch in three parts, a pull, and an average over time."
+    "A batch in three parts, a constraint, and a weight average during training."
     average = EMA(.5)
-    tuned(start, suite, accumulate=3, batch_size=8, pull=decoupled_l2sp, cbs=average, opt_func=sgd)
+    finetuned(start, suite, accumulate=3, batch_size=8, constraint=decoupled_l2sp, cbs=average, opt_func=sgd)
     return weights(average.classifier)
 
 
@@ -78,7 +78,7 @@ def spoilt(start, suite):
         mine = step.own(step.logits)*(float("nan") if step.step == 3 and rank() == n_processes()-1 else 1)
         return dict(ce=step.cross_entropy + step.gathered(mine).sum()*0)
     try:
-        tuned(start, suite, loss=breaks)
+        finetuned(start, suite, loss=breaks)
     except FloatingPointError as e:
         return dict(said=np.array(str(e)))
 
@@ -93,12 +93,12 @@ class Stop(Callback):
 def until_stopped(start, suite, folder, **kwargs):
     "Training that keeps a checkpoint every third step."
     kept = dict(checkpoint_dir=folder, checkpoint_steps=3)
-    return tuned(start, suite, opt_func=sgd, lr=.01, **kept, **kwargs)
+    return finetuned(start, suite, opt_func=sgd, lr=.01, **kept, **kwargs)
 
 
 def refused(start, suite):
     try:
-        clip_learner(clip_dataloaders(suite.train, start, 24, progress=False), start, train_batchnorm=True)
+        clip_learner(start, clip_dataloaders(suite.train, start, 24, progress=False), train_batchnorm=True)
     except ValueError as e:
         return dict(said=np.array(str(e)))
     return {}
@@ -106,14 +106,14 @@ def refused(start, suite):
 
 def main(folder, result):
     start, suite = given(folder)
-    made = dict(start=weights(start), plain=plain_training(start, suite), adamw=weights(tuned(start, suite)))
-    made["head"] = weights(tuned(start, suite, train="head", lr=.01, opt_func=sgd))
-    made["flyp"] = weights(tuned(start, suite, loss=flyp, opt_func=sgd, lr=1e-3))
-    made["carot"] = weights(tuned(start, suite, loss=carot, opt_func=sgd, lr=1e-3))
+    made = dict(start=weights(start), plain=plain_training(start, suite), adamw=weights(finetuned(start, suite)))
+    made["head"] = weights(finetuned(start, suite, train="head", lr=.01, opt_func=sgd))
+    made["flyp"] = weights(finetuned(start, suite, loss=flyp, opt_func=sgd, lr=1e-3))
+    made["carot"] = weights(finetuned(start, suite, loss=carot, opt_func=sgd, lr=1e-3))
     made["averaged"] = averaged(start, suite)
     vit = pico_classifier(CLASSES, transformer=True)
     made["start of lora"] = weights(vit)
-    made["lora"] = weights(tuned(vit, suite, train=lora, opt_func=sgd, lr=.1))
+    made["lora"] = weights(finetuned(vit, suite, train=lora, opt_func=sgd, lr=.1))
     made["spoilt"], made["refused"] = spoilt(start, suite), refused(start, suite)
     features = extract_features(start, suite.test, batch_size=10, progress=False)
     made["features"] = dict(rows=features.features.numpy(), labels=features.labels.numpy(), n=len(features.skipped))
@@ -126,7 +126,7 @@ def main(folder, result):
     try:
         until_stopped(start, suite, Path(folder, f"stopped-{n_processes()}"), cbs=Stop())
     except KeyboardInterrupt:
-        made["whole"] = weights(tuned(start, suite, opt_func=sgd, lr=.01))
+        made["whole"] = weights(finetuned(start, suite, opt_func=sgd, lr=.01))
     if rank() == 0:
         np.savez(result, **{f"{name}/{k}": v for name, what in made.items() for k, v in what.items()})
 

@@ -121,13 +121,13 @@ def sharing(units):
 class Drawn(float):
     "An end of an interval, drawn at random here and on the page: it may be off by 3.5 standard errors of a quantile."
 
-    def __new__(cls, value, room=0.0):
+    def __new__(cls, value, margin=0.0):
         self = super().__new__(cls, value)
-        self.room = room
+        self.margin = margin
         return self
 
     def __neg__(self):
-        return Drawn(-float(self), self.room)
+        return Drawn(-float(self), self.margin)
 
 
 def ends_of(draws):
@@ -141,7 +141,7 @@ class Wide(float):
 
 
 class Runs:
-    "A file of runs: a table with a row a classifier, and which images each got right."
+    "A file of runs: a table with one row per classifier, and which images each got right."
 
     def __init__(self, path, images):
         self.images, rows, right = images, [], []
@@ -275,7 +275,7 @@ def changes(a, b, images=None):
 
 
 def accuracy(values, on, images=None):
-    "In per cent, with its interval."
+    "In percent, with its interval."
     images = images or outline()
     return [100 * images.mean(values, on), *images.interval(100 * values, on, lowest=0)]
 
@@ -356,7 +356,7 @@ def over_units(values, sets, images):
 
 
 def two_way(rows, on, images=None, groups=None):
-    "Mean of values, (n_runs, n_images), in per cent, with its 95 % interval over images and runs."
+    "Mean of values, (n_runs, n_images), in percent, with its 95 % interval over images and runs."
     from scipy.stats import t
 
     value, error, df = both_chances(rows, on, images, groups)
@@ -448,8 +448,8 @@ def over_seeds(number, *runs, draws=2000):
     """
     value, error, df = with_error(number, *runs, draws=draws)
     half = error * scipy.stats.t.ppf(0.975, df)
-    room = 3.5 * half / np.sqrt(draws)  # of a standard deviation that was drawn, here and on the page
-    return [value, Drawn(value - half, room), Drawn(value + half, room)]
+    margin = 3.5 * half / np.sqrt(draws)  # of a standard deviation that was drawn, here and on the page
+    return [value, Drawn(value - half, margin), Drawn(value + half, margin)]
 
 
 @lru_cache(2)
@@ -511,5 +511,5 @@ def with_runs(rows, draws=2000):
     df = (of_images + felt) ** 2 / (of_images**2 / (fewest - 1) + felt**2 / max(k * (n - 1), 1))
     value = np.mean([v.mean() for v in by_run.values()])
     half = np.sqrt(of_images + of_runs) * scipy.stats.t.ppf(0.975, df)
-    room = 3.5 * half / np.sqrt(2 * draws)  # of a standard deviation that is drawn here alone
-    return [value, Drawn(value - half, room), Drawn(value + half, room)]
+    margin = 3.5 * half / np.sqrt(2 * draws)  # of a standard deviation that is drawn here alone
+    return [value, Drawn(value - half, margin), Drawn(value + half, margin)]

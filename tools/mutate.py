@@ -59,7 +59,8 @@ def bugs(node):
             yield "function swapped", node, FUNCTIONS[name]
         case ast.Call(keywords=keywords):
             for dropped in keywords:
-                yield f"argument {dropped.arg} dropped", node, changed(keywords=[k for k in keywords if k is not dropped])
+                kept = [k for k in keywords if k is not dropped]
+                yield f"argument {dropped.arg} dropped", node, changed(keywords=kept)
         case ast.Slice():
             for bound in filter(None, (node.lower, node.upper)):
                 yield "slice off by one", bound, f"{ast.unparse(bound)} + 1"

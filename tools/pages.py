@@ -35,8 +35,8 @@ class Page:
         for p, v in zip(printed, values):
             digits = len(p.partition(".")[2])
             said = float(p.replace("−", "-").replace(",", ""))
-            room = 1.0 if isinstance(v, Wide) else 0.5 * 10.0**-digits + getattr(v, "room", 0) + 1e-9
-            if not abs(said - v) <= room:
+            margin = 1.0 if isinstance(v, Wide) else 0.5 * 10.0**-digits + getattr(v, "margin", 0) + 1e-9
+            if not abs(said - v) <= margin:
                 self.wrong.append(f"{what}: printed {p}, recomputed {v:.{digits + 2}f}")
 
     def says(self, template, *values):

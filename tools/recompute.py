@@ -104,7 +104,7 @@ PAPER = ["imagenet-v2", "imagenet-r", "imagenet-sketch", "objectnet", "imagenet-
 
 
 def of_paper(name, alpha):
-    "A published classifier on ImageNet and on the mean of its five shifts, in per cent."
+    "A published classifier on ImageNet and on the mean of its five shifts, in percent."
     t = published()
     t = t[(t.classifier == name) & (t.alpha == alpha)].set_index("dataset").value
     return 100 * t["reference"], 100 * t[PAPER].mean()
@@ -205,12 +205,12 @@ def _(page):
     page.holds("costs 4 to 5 points under shift, and α = 0.5 turns that into a gain of 4 to 5", four_to_five())
     zs, half, ft = (end_to_end(a) for a in (0, 0.5, 1))
     best = 100 * t["test reference"].max()
-    tuned, middle = (100 * outline().mean(v, "reference") for v in (ft, half))
+    finetuned, middle = (100 * outline().mean(v, "reference") for v in (ft, half))
     page.says("reaches {} % on the reference after {} epochs", best, t.epochs.max())
-    page.says("lie beyond, at {} and, with α = 0.5, {} % (", tuned, middle)
-    page.says("that the line goes on for another {} and {} points", tuned - best, middle - best)
-    page.says("the most accurate model from scratch, by {} and {} points", tuned - best, middle - best)
-    page.says("supposes that their line goes on for {} points", tuned - best)
+    page.says("lie beyond, at {} and, with α = 0.5, {} % (", finetuned, middle)
+    page.says("that the line goes on for another {} and {} points", finetuned - best, middle - best)
+    page.says("the most accurate model from scratch, by {} and {} points", finetuned - best, middle - best)
+    page.says("supposes that their line goes on for {} points", finetuned - best)
     page.holds("`iconclip` lies between models from scratch", 100 * outline().mean(zs, "reference") < best)
     page.holds("of twice the width", t.width.max() == 2 * t.width.min() and t["test reference"].idxmax() == len(t) - 1)
     pairs = [(zs, ft), (zs, half), (ft, half)]
@@ -318,7 +318,7 @@ def four_to_five():
 
 
 def of_paper_rho(name):
-    "What α = 0.5 keeps of a published zero-shot classifier's effective robustness, per cent; None beyond the line."
+    "What α = 0.5 keeps of a published zero-shot classifier's effective robustness, percent; None beyond the line."
     start, half, _ = above_the_line(name)
     return 100 * half / start if half else None
 
@@ -580,9 +580,9 @@ def cells(values):
 def paths():
     "Reference, shift and validation accuracy of the 62 runs: each a table run × α, the zero-shot classifier at 0."
     t = grid().table
-    zero, tuned = t[t.method == "zero-shot"].iloc[0], t[t.method != "zero-shot"]
+    zero, finetuned = t[t.method == "zero-shot"].iloc[0], t[t.method != "zero-shot"]
     return {
-        on: tuned.pivot(index="run", columns="alpha", values=on)
+        on: finetuned.pivot(index="run", columns="alpha", values=on)
         .assign(**{"0": zero[on]})
         .rename(columns={"0": 0.0})
         .sort_index(axis=1)
@@ -594,8 +594,8 @@ def paths():
 def _(page):
     t, p, zero = grid().table, paths(), grid().table[grid().table.method == "zero-shot"].iloc[0]
     settings = t.drop_duplicates("run").set_index("run")
-    tuned = t[t.method == "fine-tuned"].set_index("run")
-    runs, n = list(tuned.index), len(tuned)
+    finetuned = t[t.method == "fine-tuned"].set_index("run")
+    runs, n = list(finetuned.index), len(finetuned)
     page.prints(
         "{} fine-tunings, {} classifiers, {} images under shift, {} of the reference",
         n,
@@ -603,14 +603,14 @@ def _(page):
         outline().n["shift"],
         outline().n["reference"],
     )
-    wide = tuned.pivot_table(index=["lr", "epochs"], columns="regulariser", values=BOTH)
-    page.shows("tuned.pivot_table(index=['lr', 'epochs']", (100 * wide.to_numpy()).ravel().tolist())
+    wide = finetuned.pivot_table(index=["lr", "epochs"], columns="regulariser", values=BOTH)
+    page.shows("finetuned.pivot_table(index=['lr', 'epochs']", (100 * wide.to_numpy()).ravel().tolist())
 
     def spread_of(c):
         return [100 * c.min(), 100 * c.max(), 100 * c.std(ddof=1), len(c), 100 * (c.max() - c.min())]
 
-    spread = [spread_of(tuned[k]) for k in ("validation", *BOTH)]
-    page.shows("spread = (100*tuned", *spread)
+    spread = [spread_of(finetuned[k]) for k in ("validation", *BOTH)]
+    page.shows("spread = (100*finetuned", *spread)
     page.says("over {} points on the reference and {} under shift", spread[1][4], spread[2][4])
     inner = [a for a in p["shift"] if 0 < a < 1]
     ref, shift = p["reference"], p["shift"]
@@ -641,12 +641,12 @@ def _(page):
     )
     seeded = settings.index[(settings.seed == 0)]
     parts = []
-    for knob in ("lr", "epochs", "regulariser"):
-        for value, own in settings.loc[seeded].groupby(knob).groups.items():
+    for hyperparameter in ("lr", "epochs", "regulariser"):
+        for value, own in settings.loc[seeded].groupby(hyperparameter).groups.items():
             parts.append([100 * p[on].loc[own, a].mean() for a in (1.0, 0.5) for on in BOTH] + [len(own)])
     page.shows("pd.concat(parts, keys=('lr', 'epochs'", *parts)
     three = [r for s in (0, 1, 2) for r in runs if f"lr=0.0003 epochs=20 regulariser=weight decay seed={s}" == r]
-    page.shows("seeds = tuned[(tuned.lr == 3e-4)", *[(100 * p[on].loc[three, 1.0]).tolist() for on in BOTH])
+    page.shows("seeds = finetuned[(finetuned.lr == 3e-4)", *[(100 * p[on].loc[three, 1.0]).tolist() for on in BOTH])
     dominate = by_half()
     page.shows("by_half = pd.DataFrame(halved", *[[*v, n] for v in dominate])
     page.holds("50 halvings, each way round", "range(50)" in page.code)
@@ -681,7 +681,7 @@ def _(page):
 
 
 def frontier():
-    "Accuracies of those that no other classifier of the grid beats on both, in per cent, by accuracy on the reference."
+    "Accuracies of those that no other classifier of the grid beats on both, in percent, by accuracy on the reference."
     at = grid().table[BOTH].to_numpy()
     beaten = [((at >= p).all(1) & (at > p).any(1)).any() for p in at]
     kept = at[~np.array(beaten)]
@@ -741,8 +741,8 @@ def few_validation_images(runs):
             top = v.max(1, keepdims=True)
             error = standard_error(top, m)
             good, best = v >= top - error - 1e-9, v >= top - 1e-9
-            pulled = (v[:, [10]] > v[:, [5]] + error) & (m < 50)  # the fine-tuned end is better, images are few
-            nearest = np.where(np.where(pulled, best, good), np.abs(alphas - 0.5), 9).argmin(1)
+            constrained = (v[:, [10]] > v[:, [5]] + error) & (m < 50)  # the fine-tuned end is better, images are few
+            nearest = np.where(np.where(constrained, best, good), np.abs(alphas - 0.5), 9).argmin(1)
             for rule, i in (("one standard error", good.argmax(1)), ("nearest", nearest)):
                 each = (alphas[i], 100 * (i == 0), *[v[np.arange(len(i)), i] for v in lost])
                 rows.append([m, rule, *np.mean(each, axis=1)])
@@ -1418,7 +1418,7 @@ def given_back(a):
 
 
 def lost_and_given_back():
-    "The least and the most of the three parts: points lost on control, and per cent of them that α = 0.5 gives back."
+    "The least and the most of the three parts: points lost on control, and percent of them that α = 0.5 restores."
     parts = [campaign(part, setting) for part, setting in CAMPAIGN.items()]
     of = [accuracies(shares(runs, [CONTROL])) for runs in parts]
     lost, back = [100 * (a[CONTROL][0] - a[CONTROL][10]) for a in of], [given_back(a) for a in of]
@@ -1426,7 +1426,7 @@ def lost_and_given_back():
 
 
 def kept_or_not(part):
-    "By the α of validation, and by that of half of the control images: mean α, and changes against the start."
+    "By the α of validation, and by that of half of the control images: mean α, and changes against the initial model."
     validation, runs, rows = campaign(part, CAMPAIGN[part], "validation"), campaign(part, CAMPAIGN[part]), []
     n, alphas = runs[0][CONTROL].shape[1], np.arange(11) / 10
     order = np.random.default_rng(0).permutation(n)
@@ -1550,7 +1550,7 @@ def _(page):
     mean = {d: 100 * own[d][-1] for d in both}
     gain, at = kept_more_by_halves(vit, lora)
     value, low, high = over_seeds(kept_more, vit, lora)
-    ends = [Drawn(gain + v - value, v.room + 0.3) for v in (low, high)]
+    ends = [Drawn(gain + v - value, v.margin + 0.3) for v in (low, high)]
     page.shows("methods, curve = with_lora(vit, lora)", mean["reference"], mean[CONTROL], at, gain, *ends)
     page.says("keeps {} points more on the other task than LoRA does (95 % interval {} to {})", gain, *ends)
 
@@ -1570,7 +1570,7 @@ def _(page):
     page.quotes("pd.DataFrame(rows)", *flat(told))
     lost, back = lost_and_given_back()
     page.says("worse at another, by {} to {} points", *lost)
-    page.says("gave back {} to {} % of that", *back)
+    page.says("restored {} to {} % of that", *back)
     back = [of_part[0] - end[0] for of_part, end in zip(told[7], told[6])]
     page.says("accuracy under shift has gained {}, {} and {} points over α = 1", *back)
     lack = [of_part[0] for i in (8, 9) for of_part in told[i]]
@@ -1712,8 +1712,8 @@ def right_without_labels(run, dataset):
 
 @cache
 def judged_without_labels():
-    """A row a run, set and half: regret of three rules. And set -> rule -> (n_runs, n) what each image adds to a run's
-    difference of the rule's accuracy to that of confidence, in points."""
+    """One row per run, set and half: regret of three rules. And set -> rule -> (n_runs, n), what each image adds to the
+    difference of the rule's accuracy from that of confidence in a run, in points."""
     rows, images = [], {}
     for d in without_labels()[0]["sets"]:
         added = {"validation": [], "half": []}
@@ -2181,8 +2181,8 @@ def picked_rows():
         out[rule] = []
         for g in runs:
             top = g.validation.max()
-            room = standard_error(top, n) if rule == "one standard error" else 0
-            good = g.alpha == 0.5 if rule == "0.5" else g.validation >= top - room - 1e-9
+            margin = standard_error(top, n) if rule == "one standard error" else 0
+            good = g.alpha == 0.5 if rule == "0.5" else g.validation >= top - margin - 1e-9
             out[rule].append(g.index[good][0])
     return out
 
@@ -2234,7 +2234,7 @@ def _(page):
     page.holds("Recoloured icons fall in four of the five", len(fallen) == 4)
     (start, end, middle), seeds, lost = recoloured()
     page.says("from {} % to {} in the main cell. There the average is at {}: it", start, end, middle)
-    page.says("gives back {} points ({} to {}). That it", *gain_of(ft, half, "recoloured"))
+    page.says("restores {} points ({} to {}). That it", *gain_of(ft, half, "recoloured"))
     page.says("That it ends {} below zero-shot is one seed's doing", -lost[0])
     by_seed_and_over = "it is at {}, {}, {}, {} and {} %, and over images and seeds the difference is {} to {}"
     page.says(by_seed_and_over, *seeds, *lost[1:])
@@ -2367,7 +2367,7 @@ def _(page):
     )
     if page.name == "README":  # the notebook has these words in a cell of code
         page.says(
-            "zero-shot {} and {} per cent, fine-tuned {} and {}, the average of their weights {} and {}",
+            "zero-shot {} and {} percent, fine-tuned {} and {}, the average of their weights {} and {}",
             *start,
             *end,
             *half,
@@ -2393,7 +2393,7 @@ def _(page):
         for on in ("reference", six)
     ]
     lost, back = lost_and_given_back()
-    fell = "classes of icons fell by {} to {} points. The average at α = 0.5 gave back {} to {} % of that (intervals"
+    fell = "classes of icons fell by {} to {} points. The average at α = 0.5 restored {} to {} % of that (intervals"
     page.says(fell, *lost, *back)
     in_part = lambda part: over_seeds(given_back, only(campaign(part, CAMPAIGN[part]), [CONTROL]))
     _, lows, highs = zip(*map(in_part, CAMPAIGN))
@@ -2528,7 +2528,7 @@ def runs_apart(a, b, side, references=STYLES):
 
 
 def percent_on(rights, side):
-    "Accuracy of several runs' classifiers on a side, in per cent."
+    "Accuracy of several runs' classifiers on a side, in percent."
     each = [on_side(right, side, "").values() for right in rights]
     return 100 * np.mean([v.mean() for v in chain.from_iterable(each)])
 
@@ -2559,7 +2559,7 @@ def percents_of(run, names):
 
 
 def shift_by_shift(reference, d):
-    "On a shift: start, average and fine-tuned in per cent, the mean of the runs; and what averaging changes."
+    "On a shift: start, average and fine-tuned in percent, the mean of the runs; and what averaging changes."
     runs = of_style(reference)
     mean = lambda k: 100 * np.mean([run[k][d] for run in runs])
     shown = [*map(mean, (START, BETWEEN, END))]

@@ -8,17 +8,18 @@ __all__ = ['image_model', 'load_vision', 'linear_probe', 'clip_dataloaders', 'cl
 
 # %% ../nbs/api/00_all.ipynb #e89a603a
 from .base.registry import method
-from .weights.files import merge_files
+from .base.lazy import LaterFunction as _Later
 from .weights.merge import average, interpolate, merge
+from .weights.files import merge_files
+from .weights.checkpoints import read_state_dict, write_state_dict
 from .stats.intervals import mean_difference
-from .stats.robustness import effective_robustness, fit_baseline, robustness
 from .stats.table import combine_seeds, compact, wide
 from .stats.table_io import read_results, write_results
-from .weights.checkpoints import read_state_dict, write_state_dict
-from .data.control import control_set
+from .stats.robustness import effective_robustness, fit_baseline, robustness
 from .data.images import ImageSet
 from .data.labels import image_folder
 from .data.suites import folder_suite, load_suite, protocol, Suite
+from .data.control import control_set
 from .models.clip import Clip, load_clip
 from .models.head import zeroshot_head
 from .models.classifier import ImageClassifier, zeroshot_classifier
@@ -27,13 +28,12 @@ from .infer.inference import extract_features, predict
 from .infer.members import Member
 from .infer.scores import Metric, score
 from .infer.evaluation import evaluate
+from .infer.ensembles import members, average_logits, average_probabilities, output_ensemble, sweep
 from .infer.classify import classify
+from .infer.rules import choose_alpha, keeps
 from .analysis.paired import compare
 from .analysis.flips import changed_images
-from .infer.ensembles import members, average_logits, average_probabilities, output_ensemble, sweep
-from .infer.rules import choose_alpha, keeps
 from .methods import index as _pages # methods are found by their names
-from .base.lazy import LaterFunction as _Later
 
 # %% ../nbs/api/00_all.ipynb #a9a61433
 image_model, load_vision = _Later('wiseft.models.tower', 'image_model'), _Later('wiseft.models.vision', 'load_vision')

@@ -24,7 +24,7 @@ from wiseft.models.clip import load_clip
 from wiseft.stats.intervals import mean_over_sets, mean_difference
 
 
-def protocol_start(): # `Suite`, zero-shot `ImageClassifier`
+def protocol_zeroshot(): # `Suite`, zero-shot `ImageClassifier`
     "The embedded suite with the protocol's narrow reference, and its zero-shot classifier"
     p = protocol()
     suite = load_suite('icons').restrict_train(p['narrow_reference']['families'])
@@ -206,7 +206,7 @@ def provenance(
     script:str, # whose folder has the results
     **more  # to be noted, such as seeds
 ):
-    "Add an entry to provenance.json beside a script, also where it is stopped; the source is that of its start"
+    "Add an entry to provenance.json beside a script, also if it is stopped; the source is that of its start"
     script = Path(script)
     # what results follow from
     versions = dict(wiseft=__version__, torch=version('torch'), fastai=version('fastai'))
@@ -286,7 +286,7 @@ def accuracy_table(
     runs:pd.DataFrame, correct:np.ndarray, images:pd.DataFrame, # of `read_runs`
     by:list, # columns of `runs` that make a group
     datasets:tuple=('reference', 'shift'),
-) -> pd.DataFrame: # per cent
+) -> pd.DataFrame: # percent
     "Accuracies of groups of classifiers, each the mean of its runs, with 95 % intervals over images"
     n = {d: test_rows(images, d).sum() for d in datasets}
     rows = []

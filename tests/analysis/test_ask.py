@@ -1,4 +1,4 @@
-"`wiseft ask` as a new user has it: a folder, fifty pictures labelled in a browser, a table, an answer."
+"`wiseft ask` as a new user has it: a folder, fifty pictures labeled in a browser, a table, an answer."
 import csv
 import json
 import os
@@ -20,7 +20,7 @@ Axe = later("axe_playwright_python.sync_playwright", "Axe")
 sync_playwright = later("playwright.sync_api", "sync_playwright")
 
 TAKEN = '</script><script>document.title = "taken"</script>'
-CLASSES = ["red", TAKEN, *(f"colour {i}, of some" for i in range(12)), "blue"]
+CLASSES = ["red", TAKEN, *(f"color {i}, of some" for i in range(12)), "blue"]
 CHANNELS = [0, 1, len(CLASSES) - 1]  # what is brightest -> class
 
 
@@ -31,23 +31,23 @@ def wiseft(*words, code=0):
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory):
+def work(tmp_path_factory):
     "Eighty patches, a classifier that knows nothing of them, and the same after some steps of training."
-    room = tmp_path_factory.mktemp("room")
-    (room / "new").mkdir()
-    colours = np.random.default_rng(0).integers(0, 256, (80, 3, 3, 3), dtype=np.uint8)
+    work = tmp_path_factory.mktemp("room")
+    (work / "new").mkdir()
+    colors = np.random.default_rng(0).integers(0, 256, (80, 3, 3, 3), dtype=np.uint8)
     names = [f'{i:02} <b>"a, b".png' for i in range(80)]
-    for name, colour in zip(names, colours):
-        Image.fromarray(colour).resize((40, 40), 0).save(room / "new" / name)
-    labels = np.array(CHANNELS)[colours.mean((1, 2)).argmax(1)]
-    patches = ImageSet("patches", [room / "new" / n for n in names], labels, CLASSES)
+    for name, color in zip(names, colors):
+        Image.fromarray(color).resize((40, 40), 0).save(work / "new" / name)
+    labels = np.array(CHANNELS)[colors.mean((1, 2)).argmax(1)]
+    patches = ImageSet("patches", [work / "new" / n for n in names], labels, CLASSES)
     start = pico_classifier(CLASSES, 2, transformer=True)
-    tuned = finetune(start, patches, epochs=4, lr=1e-3, batch_size=8, progress=False)
-    start.save(room / "start")
-    tuned.save(room / "tuned")
-    wiseft("ask", room / "start", room / "tuned", room / "new", "--labels", 50, "--random", 10, "-o", room / "ask")
+    finetuned = finetune(start, patches, epochs=4, lr=1e-3, batch_size=8, progress=False)
+    start.save(work / "start")
+    finetuned.save(work / "finetuned")
+    wiseft("ask", work / "start", work / "finetuned", work / "new", "--labels", 50, "--random", 10, "-o", work / "ask")
     truth = dict(zip((str(p) for p in patches.paths), labels))
-    return room, {f: CLASSES[c] for f, c in truth.items()}
+    return work, {f: CLASSES[c] for f, c in truth.items()}
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +62,10 @@ def browser():
 
 
 @pytest.fixture
-def page(browser, room):
+def page(browser, work):
     "The page, as a file; whatever goes wrong in it, and every request, fails the test."
     context = browser.new_context(accept_downloads=True)
-    page, wrong, address = context.new_page(), [], (room[0] / "ask/index.html").as_uri()
+    page, wrong, address = context.new_page(), [], (work[0] / "ask/index.html").as_uri()
     page.on("request", lambda r: wrong.append(r.url) if not r.url.startswith((address, "data:", "blob:")) else None)
     page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
     page.on("pageerror", lambda e: wrong.append(str(e)))
@@ -81,7 +81,7 @@ def findings(page):
     return [(v["id"], n["html"]) for v in found if v["impact"] in ("serious", "critical") for n in v["nodes"]]
 
 
-def questions(room): return json.loads((room / "ask/questions.json").read_text())
+def questions(work): return json.loads((work / "ask/questions.json").read_text())
 
 
 def saved(page, path):
@@ -101,8 +101,8 @@ def choose(page, name):
     page.get_by_label("Another class").press("Tab")
 
 
-def test_fifty_pictures_by_mouse_and_keyboard(page, room, tmp_path):
-    folder, truth = room
+def test_fifty_pictures_by_mouse_and_keyboard(page, work, tmp_path):
+    folder, truth = work
     files = questions(folder)["files"]
     assert len(files) >= 50 and "taken" not in page.title()
     for k, file in enumerate(files):
@@ -121,11 +121,11 @@ def test_fifty_pictures_by_mouse_and_keyboard(page, room, tmp_path):
     table = saved(page, tmp_path / "labels.csv")
     assert {row[0]: row[1] for row in table[1:]} == {f: truth[f] for f in files}
     said = wiseft("ask", folder / "ask", "--answers", tmp_path / "labels.csv")
-    assert f"{len(files)} of {len(files)} pictures have a label" in said and "start" in said and "tuned" in said
+    assert f"{len(files)} of {len(files)} pictures have a label" in said and "start" in said and "finetuned" in said
 
 
-def test_several_labels_none_and_another_mind(page, room, tmp_path):
-    files = questions(room[0])["files"]
+def test_several_labels_none_and_another_mind(page, work, tmp_path):
+    files = questions(work[0])["files"]
     for key in "120":  # two classes; then none of them, which takes their place
         page.keyboard.press(key)
     page.keyboard.press("ArrowRight")
@@ -133,7 +133,7 @@ def test_several_labels_none_and_another_mind(page, room, tmp_path):
         page.keyboard.press(key)
     page.keyboard.press("ArrowRight")
     page.keyboard.press("/")
-    page.keyboard.type("colour 7, of some")
+    page.keyboard.type("color 7, of some")
     page.keyboard.press("Enter")
     page.keyboard.press("Escape")
     page.keyboard.press("1")
@@ -141,7 +141,7 @@ def test_several_labels_none_and_another_mind(page, room, tmp_path):
     table = saved(page, tmp_path / "labels.csv")
     assert table[1] == [files[0], NONE, "", ""]
     assert [bool(cell) for cell in table[2]] == [True, True, False, False]
-    assert table[3][1] == "colour 7, of some" and table[3][2] and not table[3][3]
+    assert table[3][1] == "color 7, of some" and table[3][2] and not table[3][3]
     assert not any(cell for row in table[4:] for cell in row[1:])
 
 
@@ -159,9 +159,9 @@ def test_on_a_phone(page, scheme):
     assert not findings(page)
 
 
-def test_asked_again_it_goes_on(room, tmp_path):
-    folder, truth = room
-    two = [folder / "start", folder / "tuned", folder / "new"]
+def test_asked_again_it_goes_on(work, tmp_path):
+    folder, truth = work
+    two = [folder / "start", folder / "finetuned", folder / "new"]
     target = tmp_path / "again"
     wiseft("ask", *two, "--labels", 5, "-o", target)
     table = (target / "labels.csv").read_text(encoding="utf-8-sig").splitlines()
@@ -176,10 +176,10 @@ def test_asked_again_it_goes_on(room, tmp_path):
     assert "1 of 8 pictures have a label" in wiseft("ask", target, "--answers", target / "labels.csv")
 
 
-def test_what_vanished_is_named(room, tmp_path):
-    folder, truth = room
+def test_what_vanished_is_named(work, tmp_path):
+    folder, truth = work
     shutil.copytree(folder / "new", tmp_path / "new")
-    wiseft("ask", folder / "start", folder / "tuned", tmp_path / "new", "--labels", 5, "-o", tmp_path / "asked")
+    wiseft("ask", folder / "start", folder / "finetuned", tmp_path / "new", "--labels", 5, "-o", tmp_path / "asked")
     asked = json.loads((tmp_path / "asked/questions.json").read_text())["files"]
     os.remove(asked[2])
     said = wiseft("ask", tmp_path / "asked", "--answers", tmp_path / "asked/labels.csv")

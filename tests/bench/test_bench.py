@@ -47,8 +47,8 @@ def loss(step):
     raise KeyError("The loss failed.")
 
 
-def pull(p, p0, grad, memory):
-    raise KeyError("The pull failed.")
+def constraint(p, p0, grad, memory):
+    raise KeyError("The constraint failed.")
 
 
 def merge(base, finetuned, info, alpha=1.):
@@ -60,7 +60,7 @@ def ensemble(zeroshot, finetuned, alpha):
 
 
 def start(classifier, images, validation):
-    raise KeyError("The start failed.")
+    raise KeyError("The initial model failed.")
 
 
 def search(base, finetuned, images):
@@ -93,7 +93,8 @@ def prepare(classifier):
     raise KeyError("The loss failed.")
 
 
-PLANTED = [("loss", loss), ("loss", unprepared), ("pull", pull), ("merge", merge), ("ensemble", ensemble), ("start", start),
+PLANTED = [("loss", loss), ("loss", unprepared), ("constraint", constraint), ("merge", merge), ("ensemble", ensemble),
+           ("initialization", start),
            ("search", search), ("train", train), ("average", average), ("average", unmade)]
 
 
@@ -137,7 +138,7 @@ def test_a_merge_that_fails_without_one_run(tmp_path, planted):
 
 
 def test_a_grid_goes_one_step_further(tmp_path):
-    "Of two values the best is at an edge: plain fine-tuning and a pull try one more, before a test image is seen"
+    "Of two values the best is at an edge: plain fine-tuning and a constraint try one more, before a test image is seen"
     suite, first = small()
     said = []
     how = PIECES | dict(lrs=(1e-3, 3e-3), seeds=(0,))
@@ -372,7 +373,7 @@ def test_a_newcomers_bench(photos):
     again = wiseft(*asked, cwd=photos)
     assert {p: p.stat().st_mtime_ns for p in kept} == kept and again.stdout == done.stdout
     assert not [line for line in again.stderr.splitlines() if line.startswith(("train ", "judge "))]
-    assert "judgements: all there are" in again.stderr
+    assert "judgments: all there are" in again.stderr
     pd.testing.assert_frame_equal(pd.read_csv(photos / "bench/gains.csv"), tables["gains"])
 
 

@@ -39,7 +39,7 @@ WAYS = ["weight-space", "logits", "probabilities", dawin]
 
 
 def pictures(folder, n, seed):
-    "Files of coarse noise, of many colours."
+    "Files of coarse noise, of many colors."
     folder.mkdir()
     rng = np.random.default_rng(seed)
     for i in range(n):
@@ -48,7 +48,7 @@ def pictures(folder, n, seed):
     return sorted(folder.glob("*.png"))
 
 
-def labelled(name, paths, classifier, **kwargs):
+def labeled(name, paths, classifier, **kwargs):
     "Images whose classes are those that a classifier sees in them, so that it knows more than chance."
     images = ImageSet(name, paths, np.zeros(len(paths)), classifier.classnames, **kwargs)
     x = torch.stack([classifier.transform(images.open(i)) for i in range(len(images))])
@@ -60,12 +60,12 @@ def labelled(name, paths, classifier, **kwargs):
 
 def shaken(start, text=False):
     "The same classifier after a fine-tuning, of one tower or both."
-    tuned, rng = (start.with_text() if text else start).copy(), torch.Generator().manual_seed(1)
-    for p in tuned.parameters():
+    finetuned, rng = (start.with_text() if text else start).copy(), torch.Generator().manual_seed(1)
+    for p in finetuned.parameters():
         if p.ndim:
             p.data += 0.3 * p.std(correction=0) * torch.randn(p.shape, generator=rng)
-    tuned.alpha, tuned.recipe = 1.0, dict(tuning="plain")
-    return tuned.rebuild_head().eval()
+    finetuned.alpha, finetuned.recipe = 1.0, dict(tuning="plain")
+    return finetuned.rebuild_head().eval()
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +88,14 @@ def ends(start):
 @pytest.fixture(scope="module")
 def pets(start, tmp_path_factory):
     paths = pictures(tmp_path_factory.mktemp("pets") / "pets", 60, 1)
-    return labelled("pets", paths, zeroshot_classifier(start.clip, PETS, TEMPLATES), role="control",
+    return labeled("pets", paths, zeroshot_classifier(start.clip, PETS, TEMPLATES), role="control",
                     templates=TEMPLATES)
 
 
 @pytest.fixture(scope="module")
 def task(start, tmp_path_factory):
     paths = pictures(tmp_path_factory.mktemp("task") / "task", 30, 2)
-    test = labelled("reference", paths, start)
+    test = labeled("reference", paths, start)
     return Suite("task", TASK, TEMPLATES, test=test.subset(range(20)), shifts=dict(line=test.subset(range(20, 30))))
 
 
@@ -119,8 +119,8 @@ def test_heads_are_zeroshot_classifiers_to_the_bit(start, ends, pets, trained, c
         assert torch.equal(words.head.weight, head.weight) == (trained == "image" or m.identity["alpha"] == 0)
         with torch.no_grad():
             assert torch.equal(seen[-1], words(x)), m
-    begun, tuned = (start.with_text(), ends["both"]) if trained == "both" else (start, ends["image"])
-    half = zeroshot_classifier(interpolate(begun, tuned, 0.5).clip, PETS, TEMPLATES)
+    begun, finetuned = (start.with_text(), ends["both"]) if trained == "both" else (start, ends["image"])
+    half = zeroshot_classifier(interpolate(begun, finetuned, 0.5).clip, PETS, TEMPLATES)
     with torch.no_grad():
         torch.testing.assert_close(logits(made["plain", "weight-space", 0.5], some), half(x), rtol=1e-4, atol=1e-4)
     assert len(seen) == 5 and not torch.equal(seen[0], seen[1])
@@ -257,10 +257,10 @@ def test_a_bench_with_control_sets_or_half_of_the_classes(tmp_path):
 
 
 def test_a_set_that_was_fine_tuned_on_is_no_control_set(start, ends, pets, task):
-    tuned = ends["image"].copy()
-    tuned.recipe = dict(tuned.recipe, images=f"{pets.fingerprint}, {len(pets)}")
+    finetuned = ends["image"].copy()
+    finetuned.recipe = dict(finetuned.recipe, images=f"{pets.fingerprint}, {len(pets)}")
     with pytest.warns(UserWarning, match="was fine-tuned on images of pets.* A control set is of another task"):
-        evaluate(dict(before=start, after=tuned), task, control=[pets], progress=False)
+        evaluate(dict(before=start, after=finetuned), task, control=[pets], progress=False)
 
 
 def test_a_report_shows_what_was_forgotten(tmp_path, start, ends, pets, task):
@@ -297,13 +297,13 @@ def test_the_command_line_takes_a_folder_with_other_classes(tmp_path):
     icons, names = load_suite("icons"), ["bell", "book", "house", "key"]
     start = zeroshot_classifier(load_clip(), ["camera", "heart", "star"], "icons")
     start.save(tmp_path / "zeroshot")
-    shaken(start).save(tmp_path / "tuned")
+    shaken(start).save(tmp_path / "finetuned")
     copied(icons.test, start.classnames, 6, tmp_path / "photos/test")
     copied(icons.shifts["solid"], start.classnames, 6, tmp_path / "other")
     copied(icons.test, names, 8, tmp_path / "pets")
-    line = "sweep zeroshot tuned --reference photos --shift other --control pets/ --alphas 0.3,0.6 -o t.csv"
+    line = "sweep zeroshot finetuned --reference photos --shift other --control pets/ --alphas 0.3,0.6 -o t.csv"
     done = wiseft(*line.split(), cwd=tmp_path)
-    assert "On control set pets (32 images), against the start: fine-tuned -" in done.stderr
+    assert "On control set pets (32 images), against the initial model: fine-tuned -" in done.stderr
     assert "; weight-space at α = 0.6 " in done.stderr
     t = read_results(tmp_path / "t.csv")
     pets = t[(t.dataset == "pets") & (t.method == "zero-shot")]
@@ -314,7 +314,7 @@ def test_the_command_line_takes_a_folder_with_other_classes(tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "no small pictures" not in done.stderr and "What it forgot" in page
     assert "mean over" not in page.split("</title>")[0], "the title names sets"
-    line = "evaluate zeroshot tuned --reference photos --control pets --metrics"
+    line = "evaluate zeroshot finetuned --reference photos --control pets --metrics"
     done = wiseft(*line.split(), "accuracy,KL from start", cwd=tmp_path)
     assert "KL from start" in done.stdout and "pets" in done.stdout
-    assert "against the start: fine-tuned -" in done.stderr
+    assert "against the initial model: fine-tuned -" in done.stderr

@@ -68,7 +68,7 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tuned(photos, start, cache):
+def finetuned(photos, start, cache):
     "Fine-tuned on all but the images that are set aside to watch"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -83,15 +83,15 @@ def warned(f, *args, **kwargs):
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_copies_in_a_folder_of_their_own(photos, tuned, change, tmp_path):
+def test_copies_in_a_folder_of_their_own(photos, finetuned, change, tmp_path):
     "The classifier is evaluated elsewhere; 54 of the 60 images were trained on."
     test = copies_of(photos, change, photographs(tmp_path / "test", 60, 1))
-    lines = warned(evaluate, tuned, image_folder(test), progress=False)
+    lines = warned(evaluate, finetuned, image_folder(test), progress=False)
     assert len(lines) == 1 and f"test: 54 of 120 images {MESSAGE}" in lines[0]
 
 
-def test_other_images_are_no_copies(tuned, tmp_path):
-    assert not warned(evaluate, tuned, image_folder(photographs(tmp_path / "test", 60, 1)), progress=False)
+def test_other_images_are_no_copies(finetuned, tmp_path):
+    assert not warned(evaluate, finetuned, image_folder(photographs(tmp_path / "test", 60, 1)), progress=False)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -105,10 +105,10 @@ def test_copies_in_a_suite(photos, start, change, tmp_path):
     assert len(lines) == 1 and f"reference: 54 of 90 images {MESSAGE} the suite" in lines[0]
 
 
-def test_a_sweep_says_it_once(photos, start, tuned, tmp_path):
+def test_a_sweep_says_it_once(photos, start, finetuned, tmp_path):
     test = copies_of(photos, "mirrored", tmp_path / "test")
     other = photographs(tmp_path / "other", 30, 2)
-    lines = warned(sweep, start, tuned, folder_suite(other, [test]), alphas=[0, 0.5, 1], progress=False)
+    lines = warned(sweep, start, finetuned, folder_suite(other, [test]), alphas=[0, 0.5, 1], progress=False)
     assert len(lines) == 1 and lines[0].startswith("test: 54 of 60 images")
 
 
@@ -164,13 +164,13 @@ def test_embedded_icons_are_not_looked_at_again(capsys):
     assert "compared" not in capsys.readouterr().err
 
 
-def test_what_was_trained_is_loaded_with_its_name(tuned, photos, tmp_path):
+def test_what_was_trained_is_loaded_with_its_name(finetuned, photos, tmp_path):
     "An average knows the images of its fine-tuned end."
     from wiseft.weights.merge import interpolate
 
     test = copies_of(photos, "saved again", tmp_path / "test")
     start = pico_classifier(NAMES)
-    interpolate(start, tuned, 0.5).save(tmp_path / "averaged")
+    interpolate(start, finetuned, 0.5).save(tmp_path / "averaged")
     assert len(warned(evaluate, load_classifier(tmp_path / "averaged"), image_folder(test), progress=False)) == 1
 
 
@@ -187,13 +187,13 @@ def test_the_command_line(photos, start, tmp_path):
     train = shutil.copytree(photos, tmp_path / "train")
     test = copies_of(photos, "cropped", tmp_path / "test")
     start.save(tmp_path / "zeroshot")
-    wiseft("finetune", tmp_path / "zeroshot", train, "--epochs", 1, "-o", tmp_path / "tuned")
+    wiseft("finetune", tmp_path / "zeroshot", train, "--epochs", 1, "-o", tmp_path / "finetuned")
     shutil.rmtree(train)
-    output = wiseft("evaluate", tmp_path / "zeroshot", tmp_path / "tuned", "--suite", test)
-    assert f"images {MESSAGE} tuned" in output and "not known here" not in output
+    output = wiseft("evaluate", tmp_path / "zeroshot", tmp_path / "finetuned", "--suite", test)
+    assert f"images {MESSAGE} finetuned" in output and "not known here" not in output
     clear_cache()
     evaluation._compared.clear()  # as in a process of its own
-    output = wiseft("evaluate", tmp_path / "tuned", "--suite", test)
+    output = wiseft("evaluate", tmp_path / "finetuned", "--suite", test)
     assert MESSAGE not in output
-    assert "'test' are not compared with the images that 'tuned" in output
+    assert "'test' are not compared with the images that 'finetuned" in output
     assert "was fine-tuned on, as these are not known here" in output

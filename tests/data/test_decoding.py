@@ -26,21 +26,21 @@ def save_rgb16(path, pixels):
                      + chunk(b"IEND", b""))
 
 
-def microscope(folder, bits, colour=False):
+def microscope(folder, bits, color=False):
     "Twelve pictures of two classes, whose values fill so many bits of 16."
     rng = np.random.default_rng(0)
     for i in range(12):
         path = folder / ("cells" if i % 2 else "nuclei") / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = rng.integers(0, 2**bits, (48, 48, 3), np.uint16)
-        save_rgb16(path, pixels) if colour else Image.fromarray(pixels[..., 0]).save(path)
+        save_rgb16(path, pixels) if color else Image.fromarray(pixels[..., 0]).save(path)
     return folder
 
 
-@pytest.mark.parametrize("colour", [False, True], ids=["grey", "colour"])
+@pytest.mark.parametrize("color", [False, True], ids=["gray", "colour"])
 @pytest.mark.parametrize("bits", [12, 16])
-def test_12_bits_in_files_of_16(tmp_path, bits, colour):
-    images = image_folder(microscope(tmp_path / "slides", bits, colour))
+def test_12_bits_in_files_of_16(tmp_path, bits, color):
+    images = image_folder(microscope(tmp_path / "slides", bits, color))
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         evaluate(pico_classifier(["cells", "nuclei"]), images, progress=False)

@@ -56,8 +56,8 @@ def disks(tmp_path, monkeypatch):
         path = tmp_path / "photos" / ("cat" if i % 2 else "dog") / f"{i}.bmp"
         path.parent.mkdir(parents=True, exist_ok=True)
         pair = []
-        for colour in (10, 228):
-            Image.new("RGB", (32, 32), (colour, colour, i)).save(path)
+        for color in (10, 228):
+            Image.new("RGB", (32, 32), (color, color, i)).save(path)
             pair.append(path.read_bytes())
         contents.append(pair)
         path.write_bytes(pair[0])

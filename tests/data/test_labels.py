@@ -56,7 +56,7 @@ def test_lr_find_on_the_faqs_own_code_leaves_photos_usable(photos, tmp_path):
     normalize = Normalize.from_stats(clip.preprocess["mean"], clip.preprocess["std"])
     dls = ImageDataLoaders.from_folder(photos, valid_pct=0.2, seed=0, bs=4, item_tfms=Resize(clip.image_size),
                                        batch_tfms=normalize, num_workers=0)
-    learn = clip_learner(dls, zeroshot, progress=False)
+    learn = clip_learner(zeroshot, dls, progress=False)
     learn.lr_find(end_lr=1e-4, num_it=20, show_plot=False)  # at larger rates it ends early, before fastai has enough
     (photos / "models").mkdir(exist_ok=True)
     suite, lines = warned(folder_suite, photos, [])

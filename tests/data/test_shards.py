@@ -171,7 +171,7 @@ def test_download_from_the_shell(hub, tmp_path):
     env = os.environ | dict(HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0", HF_HOME=str(tmp_path / "home"), COLUMNS="200")
     command = [sys.executable, "-m", "wiseft", "data", "imagenet-a", "--data-root", tmp_path / "data", "--download"]
     said = run(*command, ok=False, env=env, input="n\n")
-    assert "MIT" in said.stdout and "natural-adv-examples" in said.stdout and "under these licences?" in said.stdout
+    assert "MIT" in said.stdout and "natural-adv-examples" in said.stdout and "under these licenses?" in said.stdout
     assert not got(hub) and not (tmp_path / "data").exists()
     said = run(*command, "--yes", env=env)
     assert re.search(r"7500 +│ +4 +│ +7,496 missing", said.stdout), said.stdout
@@ -205,7 +205,7 @@ def test_a_damaged_file_is_removed_and_named(hub, tmp_path):
     imagenet_a(hub)
     hub.spoil = lambda name, data: data[::-1] if name == "test/1.tar" else data
     [found] = sets_on_hub("imagenet-a", tmp_path)
-    with pytest.raises(BadFile, match="test/1.tar did not come as the hub states it"):
+    with pytest.raises(BadFile, match="test/1.tar differs from what the hub states"):
         fetch(found)
     assert not (found.folder / "test/1.tar").exists() and (found.folder / "test/0.tar").exists()
     hub.spoil = lambda name, data: data
@@ -254,14 +254,14 @@ def test_a_set_of_ones_own_on_the_hub(hub, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="wiseft data hf:me/photos/train --download"):
         image_folder("hf:me/photos/train")
     [found] = sets_on_hub("hf:me/photos/train")
-    assert found.licence == "not stated"
+    assert found.license == "not stated"
     fetch(found)
     assert image_folder("hf:me/photos/train").classnames == ["cat", "dog"]
     assert len(folder_suite("hf:me/photos", []).train) == 12 - 4
 
 
 def test_a_control_set_on_the_hub(hub, tmp_path, monkeypatch):
-    "Named in a table, with its authors' licence; a folder of that name is meant where there is one"
+    "Named in a table, with its authors' license; a folder of that name is meant where there is one"
     monkeypatch.setenv("WISEFT_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
     copy = hub.root / "clip-benchmark/wds_vtab-eurosat"
@@ -272,7 +272,7 @@ def test_a_control_set_on_the_hub(hub, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="wiseft data hf:clip-benchmark/wds_vtab-eurosat --download"):
         control_set("eurosat")
     [found] = sets_on_hub("eurosat")
-    assert found.licence == "MIT"
+    assert found.license == "MIT"
     fetch(found)
     images = control_set("eurosat")
     assert (images.name, images.role, len(images)) == ("eurosat", "control", 6)
@@ -456,7 +456,7 @@ def test_what_is_damaged_is_named(tmp_path):
     assert list(table.n_skipped) == [1] and list(table.n) == [149]
     shard = tmp_path / "photos/test/2.tar"
     shard.write_bytes(shard.read_bytes()[:-20_000])
-    with pytest.raises(BadFile, match="test/2.tar is no whole tar file"):
+    with pytest.raises(BadFile, match="test/2.tar is not a complete tar file"):
         image_folder(tmp_path / "photos/test")
     shard.unlink()
     with pytest.raises(BadFile, match="says '3', and there are 2 shards"):

@@ -23,21 +23,21 @@ def named(call):
 
 
 def functions(names):
-    "Functions, as `wing/room.name`, that call one of some names."
+    "Functions, as `subpackage/module.name`, that call one of some names."
     found = set()
     for path in PACKAGE.rglob("*.py"):
-        room = path.relative_to(PACKAGE).with_suffix("").as_posix()
+        module = path.relative_to(PACKAGE).with_suffix("").as_posix()
         for f in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(f, ast.FunctionDef):
                 calls = [named(n) for n in ast.walk(f) if isinstance(n, ast.Call)]
                 if names & set().union(*calls):
-                    found.add(f"{room}.{f.name}")
+                    found.add(f"{module}.{f.name}")
     return found
 
 
 @contextmanager
 def watched(found):
-    "Add to a set the package's functions that run meanwhile, as `wing/room.name`."
+    "Add to a set the package's functions that run meanwhile, as `subpackage/module.name`."
     def profile(frame, event, _):
         code = frame.f_code
         if event == "call" and code.co_filename.startswith(str(PACKAGE)):

@@ -169,7 +169,7 @@ class Reader:
 
 class Safetensors(Reader):
     "safetensors"
-    name, rooms = "mutated.safetensors", ("weights/safetensors_io", "weights/checkpoints")
+    name, modules = "mutated.safetensors", ("weights/safetensors_io", "weights/checkpoints")
     load = staticmethod(read_state_dict)
 
     def starts(self):
@@ -191,7 +191,7 @@ def tensors():
 
 class StateDicts(Reader):
     "PyTorch's files"
-    name, rooms, share = "mutated.pt", ("weights/checkpoints", "weights/pickle_reader"), 0.7
+    name, modules, share = "mutated.pt", ("weights/checkpoints", "weights/pickle_reader"), 0.7
     load = staticmethod(read_state_dict)
 
     def starts(self):
@@ -235,7 +235,7 @@ class TorchScript(StateDicts):
 
 class Pickles(Reader):
     "Pickles of PyTorch before 1.6"
-    name, rooms = "mutated.pt", ("weights/checkpoints", "weights/pickle_reader")
+    name, modules = "mutated.pt", ("weights/checkpoints", "weights/pickle_reader")
     load = staticmethod(read_state_dict)
 
     def starts(self):
@@ -246,7 +246,7 @@ class Pickles(Reader):
 
 class Arrays(Reader):
     "CIFAR's pickles, and arrays"
-    rooms = ("data/arrays",)
+    modules = ("data/arrays",)
 
     def starts(self):
         batch = {b"data": np.zeros((2, 12), np.uint8), b"labels": [0, 1], b"names": [b"a", b"b"]}
@@ -281,7 +281,7 @@ def clip_parts(model):
 
 class Configs(Reader):
     "Configurations and weights of CLIPs"
-    rooms = "models/open_clip_config", "models/sources", "models/build", "models/clip"
+    modules = "models/open_clip_config", "models/sources", "models/build", "models/clip"
     share, weights = 0.25, "open_clip_model.safetensors"
 
     def starts(self):
@@ -304,7 +304,7 @@ class Configs(Reader):
 
 class Cards(Configs):
     "Classifiers' cards, heads and configurations"
-    rooms, share = ("models/save", "models/load", "models/classifier", "show/card"), 0.1
+    modules, share = ("models/save", "models/load", "models/classifier", "show/card"), 0.1
 
     def starts(self):
         with folder_of(clip_parts(MODEL)) as folder:
@@ -332,7 +332,7 @@ class Cards(Configs):
 
 class Images(Reader):
     "Pictures"
-    name, rooms = "mutated.jpg", ("data/decoding",)
+    name, modules = "mutated.jpg", ("data/decoding",)
     load = staticmethod(open_image)
 
     def starts(self):
@@ -355,14 +355,14 @@ def encoded(im, kind, **options):
 def pictures():
     "Small files of every kind that is read, and of some that aren't."
     noise = np.random.default_rng(0).integers(0, 256, (12, 10, 4), dtype=np.uint8)
-    colour, clear = Image.fromarray(noise[..., :3]), Image.fromarray(noise)
-    kept = [colour, clear, colour.convert("L"), colour.convert("P"), colour.convert("1"), colour.convert("CMYK")]
+    color, clear = Image.fromarray(noise[..., :3]), Image.fromarray(noise)
+    kept = [color, clear, color.convert("L"), color.convert("P"), color.convert("1"), color.convert("CMYK")]
     kept.append(Image.fromarray(noise[..., 0].astype(np.uint16) * 257))
     kinds = [*readable_formats(), "EPS", "PCX", "PDF", "XBM"]
     found = [encoded(im, kind) for kind in kinds for im in kept]
-    found += [encoded(colour, "TIFF", compression=c) for c in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg")]
-    found.append(encoded(colour, "GIF", save_all=True, append_images=[clear.convert("RGB")]))
-    found.append(encoded(colour, "JPEG", progressive=True))
+    found += [encoded(color, "TIFF", compression=c) for c in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg")]
+    found.append(encoded(color, "GIF", save_all=True, append_images=[clear.convert("RGB")]))
+    found.append(encoded(color, "JPEG", progressive=True))
     return sorted({f for f in found if f})
 
 
@@ -388,7 +388,7 @@ def quoted(cell):
 
 class Results(Reader):
     "Results tables in CSV"
-    name, rooms, share = "mutated.csv", ("stats/table_io", "stats/table"), 0.25
+    name, modules, share = "mutated.csv", ("stats/table_io", "stats/table"), 0.25
 
     def starts(self):
         yield cells_of(csv.reader(io.StringIO(table().to_csv(index=False))))
@@ -413,13 +413,13 @@ class Lines(Results):
 
 class Resumes(Safetensors):
     "Checkpoints of a training"
-    rooms = ("train/resume",)
+    modules = ("train/resume",)
     load = staticmethod(read_training)
 
     def starts(self):
         noise = torch.arange(4, dtype=torch.uint8)
         state = {"model.w": torch.ones(2, 2), "optimizer.0.step": torch.tensor(3.0), "noise.cpu": noise}
-        position = json.dumps(dict(step=3, epochs_before=0, start_accuracy=0.5, recipe=dict(lr=0.1)))
+        position = json.dumps(dict(step=3, epochs_before=0, initial_accuracy=0.5, recipe=dict(lr=0.1)))
         data = safetensors_bytes(state, dict(wiseft=position))
         n = struct.unpack("<Q", data[:8])[0]
         yield dict(header=data[8:8 + n], data=data[8 + n:])
@@ -427,7 +427,7 @@ class Resumes(Safetensors):
 
 class Entries(Reader):
     "Entries of the cache"
-    rooms, share = ("data/disk_cache",), 0.4
+    modules, share = ("data/disk_cache",), 0.4
 
     def starts(self):
         with folder_of({}) as folder:
@@ -445,7 +445,7 @@ class Entries(Reader):
 
 class Lists(Reader):
     "Lists of class names"
-    name, rooms = "mutated.txt", ("data/prompts",)
+    name, modules = "mutated.txt", ("data/prompts",)
     load = staticmethod(read_classnames)
 
     def starts(self):
@@ -454,7 +454,7 @@ class Lists(Reader):
 
 class Suites(Reader):
     "Tables beside the images of a suite"
-    rooms, share = ("data/suites", "data/images"), 0.1
+    modules, share = ("data/suites", "data/images"), 0.1
     names = [f"{split}/{c}/{i}.png" for split in ("reference", "sketch") for c in "ab" for i in range(5)]
 
     def starts(self):
@@ -471,7 +471,7 @@ class Suites(Reader):
 
 class HubFolders(Configs):
     "Folders of transformers: a CLIP, and the image tower of a SigLIP"
-    rooms, share, weights = ("models/hf_clip", "models/hf_siglip", "models/sources"), 0.15, "model.safetensors"
+    modules, share, weights = ("models/hf_clip", "models/hf_siglip", "models/sources"), 0.15, "model.safetensors"
 
     def starts(self):
         config = dict(embed_dim=32, text_cfg=MODEL["text_cfg"], custom_text=True, vision_cfg=dict(
@@ -490,7 +490,7 @@ class HubFolders(Configs):
 
 class Predictions(Reader):
     "Predictions beside a results table"
-    name, rooms, share = "mutated.predictions.csv.gz", ("analysis/predictions", "analysis/paired"), 0.25
+    name, modules, share = "mutated.predictions.csv.gz", ("analysis/predictions", "analysis/paired"), 0.25
 
     def starts(self):
         sets = {REFERENCE: four_images(REFERENCE, "reference"), "sketch": four_images("sketch", "shift")}
@@ -520,7 +520,7 @@ def four_images(name, role):
 
 class Recipes(Reader):
     "Recipes beside a results table"
-    name, rooms, share = "mutated.recipes.json", ("stats/table_io",), 0.5
+    name, modules, share = "mutated.recipes.json", ("stats/table_io",), 0.5
 
     def starts(self):
         yield dict(all=json.dumps(dict(demo=dict(tuning="plain", lr=1e-5, epochs=3, cost=dict(steps=9)))).encode())
@@ -531,7 +531,7 @@ class Recipes(Reader):
 
 class Adapters(Configs):
     "Adapters of peft, folded into a classifier"
-    rooms, share, weights = ("weights/adapters",), 0.25, "adapter_model.safetensors"
+    modules, share, weights = ("weights/adapters",), 0.25, "adapter_model.safetensors"
 
     def starts(self):
         self.start = pico_classifier(["cat", "dog"], transformer=True)
@@ -545,12 +545,12 @@ class Adapters(Configs):
             yield self.split({"adapter_config.json": config.encode(), self.weights: safetensors_bytes(state)})
 
     def read(self, folder):
-        return load_classifier(folder, start=self.start)
+        return load_classifier(folder, base=self.start)
 
 
 class Merges(Reader):
     "Recipes of merges"
-    name, rooms = "mutated.yml", ("weights/recipes",)
+    name, modules = "mutated.yml", ("weights/recipes",)
 
     def starts(self):
         each = [dict(model=n, parameters=dict(weight=[0, 1], density=0.5)) for n in "ab"]
@@ -569,7 +569,7 @@ class Merges(Reader):
 
 class Judged(Reader):
     "What a bench found"
-    name, rooms, share = "plain.test.npz", ("bench/run",), 0.5
+    name, modules, share = "plain.test.npz", ("bench/run",), 0.5
 
     def starts(self):
         seen = {"right reference": np.eye(3, 8, dtype=bool), "right sketch": np.ones((3, 4), bool)}
@@ -586,14 +586,14 @@ class Judged(Reader):
 
 class Shards(Reader):
     "Tars with images and their labels, or with class folders"
-    rooms, share = ("data/shards", "data/labels"), 0.3
+    modules, share = ("data/shards", "data/labels"), 0.3
     also = FileNotFoundError, ValueError
 
     def starts(self):
         shown = [encoded(Image.new("RGB", (4, 4), (40 * i, 0, 9)), "PNG") for i in range(4)]
-        labelled = [(f"s{i}.png", im) for i, im in enumerate(shown)]
-        labelled += [(f"s{i}.cls", b"%d" % (i % 2)) for i in range(4)]
-        for members in (labelled, [(f"{'ab'[i % 2]}/{i}.png", im) for i, im in enumerate(shown)]):
+        labeled = [(f"s{i}.png", im) for i, im in enumerate(shown)]
+        labeled += [(f"s{i}.cls", b"%d" % (i % 2)) for i in range(4)]
+        for members in (labeled, [(f"{'ab'[i % 2]}/{i}.png", im) for i, im in enumerate(shown)]):
             yield tar_parts(members) | {"classnames.txt": b"cat\ndog\n", "nshards.txt": b"1\n"}
 
     def files(self, parts):
@@ -619,7 +619,7 @@ def tar_parts(members):
 
 class Indices(Reader):
     "What is remembered of a tar: the same as the tar says, or made anew"
-    rooms, share = ("data/shards",), 0.3
+    modules, share = ("data/shards",), 0.3
 
     def starts(self):
         self.tar = Path(tempfile.mkdtemp()) / "0.tar"
@@ -643,9 +643,9 @@ class Indices(Reader):
             raise BadFile(f"{folder} is made again.")
 
 
-class Labelled(Reader):
+class Labeled(Reader):
     "Tables of images and their labels"
-    rooms, share, columns = ("data/labels",), 0.4, ["filepath", "label", "group"]
+    modules, share, columns = ("data/labels",), 0.4, ["filepath", "label", "group"]
     also = FileNotFoundError, ValueError
 
     def starts(self):
@@ -662,9 +662,9 @@ class Labelled(Reader):
         return holds_images(folder / "table.csv"), table_set(folder / "table.csv").fingerprint
 
 
-class Captions(Labelled):
+class Captions(Labeled):
     "Tables of images and their captions"
-    rooms, columns = ("data/labels", "train/loaders"), ["file", "caption", "group"]
+    modules, columns = ("data/labels", "train/loaders"), ["file", "caption", "group"]
 
     def read(self, folder):
         return captioned_images(folder / "table.csv", folder).fingerprint
@@ -672,7 +672,7 @@ class Captions(Labelled):
 
 class Answers(Reader):
     "Labels that somebody gave, and what was asked"
-    rooms, share = ("analysis/ask",), 0.4
+    modules, share = ("analysis/ask",), 0.4
 
     def starts(self):
         files, said, asked = ["0.png", "1.png"], [[0, 1], [1, 1]], [True, False]
@@ -704,7 +704,7 @@ def csv_text(rows):
 
 class Published(Reader):
     "Tables and lists of published sets"
-    rooms, share = ("data/layouts",), 0.1
+    modules, share = ("data/layouts",), 0.1
     shown = ["SUN397/a/abbey/0.jpg", "SUN397/z/zoo/1.jpg", "SUN397/a/abbey/2.jpg", "SUN397/z/zoo/3.jpg",
              *(f"iwildcam_v2.0/train/{i}.jpg" for i in range(10)),
              *(f"fmow_v1.1/images/rgb_img_{i}.png" for i in range(9))]
@@ -730,7 +730,7 @@ class Published(Reader):
 
 class Cifar(Reader):
     "CIFAR's batches and its shifted sets, as a suite"
-    rooms, share = ("data/arrays", "data/layouts"), 0.3
+    modules, share = ("data/arrays", "data/layouts"), 0.3
     batches = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
 
     def starts(self):
@@ -751,7 +751,7 @@ class Cifar(Reader):
 
 class Markers(Reader):
     "Markers of folders that may be replaced"
-    rooms, share = ("base/files",), 0.5
+    modules, share = ("base/files",), 0.5
 
     def starts(self):
         with folder_of({}) as folder:
@@ -772,7 +772,7 @@ class Markers(Reader):
 
 class Hashes(Reader):
     "Hashes that are remembered of files: the same as of the files, or taken anew"
-    name, rooms, share = "hashes.sqlite", ("data/hashes",), 0.5
+    name, modules, share = "hashes.sqlite", ("data/hashes",), 0.5
 
     def starts(self):
         self.file = Path(tempfile.mkdtemp()) / "a"
@@ -794,7 +794,7 @@ class Hashes(Reader):
 
 READERS = [Safetensors, StateDicts, TorchScript, Pickles, Arrays, Cifar, Configs, HubFolders, Cards, Adapters, Images,
            Results, Lines, Predictions, Recipes, Merges, Judged, Resumes, Entries, Indices, Hashes, Markers, Lists,
-           Suites, Shards, Labelled, Captions, Answers, Published]
+           Suites, Shards, Labeled, Captions, Answers, Published]
 
 
 # ---------- what becomes of a file ----------

@@ -18,7 +18,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from readers import READERS, Arrays, Captions, Cards, Configs, HubFolders, Images, Judged, Labelled, Lines, Lists
+from readers import READERS, Arrays, Captions, Cards, Configs, HubFolders, Images, Judged, Labeled, Lines, Lists
 from readers import Pickles, Predictions, Published, Reader, Recipes, Results, Resumes, Shards, StateDicts, Suites
 from readers import TorchScript, changed_files, look, saved
 from safetensors.torch import save
@@ -110,7 +110,7 @@ def png(name, size):
 
 @when_asked
 def resume(tensors, **position):
-    known = dict(step=3, epochs_before=0, start_accuracy=0.5, recipe={})
+    known = dict(step=3, epochs_before=0, initial_accuracy=0.5, recipe={})
     data = save(tensors | {"noise.cpu": torch.zeros(4, dtype=torch.uint8)}, dict(wiseft=json.dumps(known | position)))
     return {Resumes.name: data}
 
@@ -127,7 +127,7 @@ PICTURES = {
     "empty": b"",
 }
 UNUSUAL = {  # tensors that no state dict of ours has
-    "quantised": lambda: torch.quantize_per_tensor(torch.ones(3, 3), 0.1, 0, torch.qint8),
+    "quantized": lambda: torch.quantize_per_tensor(torch.ones(3, 3), 0.1, 0, torch.qint8),
     "sparse": lambda: torch.eye(3).to_sparse(),
     "compressed": lambda: torch.eye(3).to_sparse_csr(),
     "complex": lambda: torch.ones(2, dtype=torch.complex64),
@@ -139,7 +139,7 @@ UNUSUAL = {  # tensors that no state dict of ours has
 @when_asked
 def state_dict(make):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # quantising is deprecated
+        warnings.simplefilter("ignore")  # quantizing is deprecated
         return {StateDicts.name: saved(torch.save, dict(w=make()))}
 
 
@@ -172,12 +172,12 @@ CORPUS = {  # reader, what differs from its first file: parts, or whole files
     "cards: a head that is a number": (Cards, card(head=1)),
     "configs: no text tower, and its weights": (Configs, without_text()),
     "cards: an unknown precision": (Cards, card(precision="x")),
-    "configs: one mean for three colours": (Configs, preprocess(mean=0.5)),
+    "configs: one mean for three colors": (Configs, preprocess(mean=0.5)),
     "cards: classes that are none": (Cards, card(classnames=[1, 2, 3])),
     "cards: alpha is text": (Cards, card(alpha="1")),
     "cards: a tower's tag that is a number": (Cards, card(clip=dict(name="x", pretrained=1.5))),
     "results: outside its interval": (Lines, line(value=0.99)),
-    "results: per cent": (Lines, line(value=50.0, low=40.0, high=60.0)),
+    "results: percent": (Lines, line(value=50.0, low=40.0, high=60.0)),
     "results: -1 images": (Lines, line(n=-1)),
     "results: alpha is infinite": (Lines, line(alpha=float("inf"))),
     "results: a million columns": (Results, {Results.name: b"a," * 10**6 + b"\n"}),
@@ -198,14 +198,14 @@ CORPUS = {  # reader, what differs from its first file: parts, or whole files
     "shards: a header of digits": (Shards, {"s/0.tar": noted(b"1" * 300_000) + bytes(1024)}),
     "shards: a header of two megabytes": (Shards, {"s/0.tar": noted(b"a" * 2**21) + bytes(1024)}),
     **{f"state dicts: {name} tensors": (StateDicts, state_dict(make)) for name, make in UNUSUAL.items()},
-    "labels: ten thousand columns": (Labelled, {"table.csv": b"file,label" + b",x" * 10**4 + b"\n"}),
-    "labels: a wide row": (Labelled, {"table.csv": b"file,label\n" + b"x," * 10**4 + b"\n"}),
+    "labels: ten thousand columns": (Labeled, {"table.csv": b"file,label" + b",x" * 10**4 + b"\n"}),
+    "labels: a wide row": (Labeled, {"table.csv": b"file,label\n" + b"x," * 10**4 + b"\n"}),
     "published: ten thousand columns": (Published, {"iwildcam_v2.0/metadata.csv": b"x," * 10**4 + b"\n"}),
     "predictions: ten thousand columns": (Predictions, {Predictions.name: gzip.compress(b"x," * 10**4 + b"\n")}),
     "state dicts: a zip file on two disks": (StateDicts, {StateDicts.name: TWO_DISKS}),
     "shards: a count in Latin-1": (Shards, {"nshards.txt": "é".encode("latin1")}),
-    "labels: a class of no letters": (Labelled, {"01 01": b"\0,"}),
-    "labels: a file with 9,999 letters": (Labelled, {"01 00": b"." * 9999 + b","}),
+    "labels: a class of no letters": (Labeled, {"01 01": b"\0,"}),
+    "labels: a file with 9,999 letters": (Labeled, {"01 00": b"." * 9999 + b","}),
     "captions in Latin-1": (Captions, {"01 01": "café,".encode("latin1")}),
     "captions: one of spaces": (Captions, {"01 01": b" ,"}),
     "published: a class that isn't": (Published, {

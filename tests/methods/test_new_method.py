@@ -1,4 +1,4 @@
-"One more loss, pull, merge, mix and metric, in a file outside the package, are found wherever methods are."
+"One more loss, constraint, merge, mix and metric, in a file outside the package, are found wherever methods are."
 import json
 import re
 import runpy
@@ -18,7 +18,7 @@ from wiseft.infer.scores import Metric, add_metric
 def small_logits(step, weight=1e-3):
     return dict(ce=step.cross_entropy, size=weight*step.logits.square().mean())
 
-@method("pull", "lazy steps")
+@method("constraint", "lazy steps")
 def lazy_steps(p, p0, grad, memory, part=.5):
     last = memory.get("last", p0)
     p.copy_(torch.lerp(p, last, part))
@@ -38,63 +38,63 @@ add_metric(Metric("size of logits", lambda o: o.outputs.abs().mean(1), bounded=F
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory):
+def work(tmp_path_factory):
     "A folder with a few icons, a zero-shot classifier and the file of methods."
-    room = tmp_path_factory.mktemp("extension")
-    wiseft("data", "--unpack", "icons", cwd=room)
+    work = tmp_path_factory.mktemp("extension")
+    wiseft("data", "--unpack", "icons", cwd=work)
     for split in "train", "validation", "test":
         for name in CLASSES:
-            shutil.copytree(room / "icons/reference" / split / name, room / "photos" / split / name)
-    shutil.rmtree(room / "icons")
-    (room / "mine.py").write_text(MINE)
-    wiseft("zeroshot", ",".join(CLASSES), "-o", "zeroshot", cwd=room)
-    return room
+            shutil.copytree(work / "icons/reference" / split / name, work / "photos" / split / name)
+    shutil.rmtree(work / "icons")
+    (work / "mine.py").write_text(MINE)
+    wiseft("zeroshot", ",".join(CLASSES), "-o", "zeroshot", cwd=work)
+    return work
 
 
 @pytest.fixture(scope="module")
-def tuned(room):
-    "Fine-tuned with the user's loss and pull, stopped after an epoch's checkpoint and resumed."
+def finetuned(work):
+    "Fine-tuned with the user's loss and constraint, stopped after an epoch's checkpoint and resumed."
     command = ["finetune", "zeroshot", "photos", "--use", "mine.py", "--method", "small logits", "--method",
                "lazy-steps"]
     command += ["--epochs", "2", "--lr", "1e-3", "--precision", "fp32", "--checkpoints", "run"]
-    wiseft_apart(*command, "-o", "whole", cwd=room)
-    wiseft_apart(*command, "-o", "again", "--resume", cwd=room)  # from the last checkpoint
-    return room
+    wiseft_apart(*command, "-o", "whole", cwd=work)
+    wiseft_apart(*command, "-o", "again", "--resume", cwd=work)  # from the last checkpoint
+    return work
 
 
-def test_list(room):
-    said = wiseft_apart("methods", "--use", "mine.py", cwd=room)
-    found = "small logits (loss), lazy steps (pull), half way (merge), the larger logit (ensemble)"
+def test_list(work):
+    said = wiseft_apart("methods", "--use", "mine.py", cwd=work)
+    found = "small logits (loss), lazy steps (constraint), half way (merge), the larger logit (ensemble)"
     assert f"using mine.py: {found}" in said
     assert all(name in said for name in ("small logits", "lazy steps", "half way", "the larger logit"))
     assert "half way" not in wiseft("methods").stdout
 
 
-def test_card_and_resume(tuned):
-    card = json.loads((tuned / "whole/wiseft.json").read_text())
+def test_card_and_resume(finetuned):
+    card = json.loads((finetuned / "whole/wiseft.json").read_text())
     assert {card["recipe"]["loss"]["name"], card["recipe"]["pull"]["name"]} == {"small logits", "lazy steps"}
     assert {"validation loss", "training ce"} <= set(card["metrics"])  # a loss's terms are those of training images
-    assert json.loads((tuned / "again/wiseft.json").read_text())["hash"] == card["hash"]
+    assert json.loads((finetuned / "again/wiseft.json").read_text())["hash"] == card["hash"]
     wiseft("finetune", "zeroshot", "photos", "--epochs", "2", "--lr", "1e-3", "--precision", "fp32", "-o", "plain",
-           cwd=tuned)
-    assert json.loads((tuned / "plain/wiseft.json").read_text())["hash"] != card["hash"]
+           cwd=finetuned)
+    assert json.loads((finetuned / "plain/wiseft.json").read_text())["hash"] != card["hash"]
 
 
-def test_merge(tuned):
+def test_merge(finetuned):
     from wiseft.weights.safetensors_io import TensorFile
 
     wiseft_apart("merge", "zeroshot", "whole", "--use", "mine.py", "--rule", "half way", "--alpha", "1", "-o", "half",
-        cwd=tuned)
-    ends = [tuned / name / "head.safetensors" for name in ("zeroshot", "whole")]
+        cwd=finetuned)
+    ends = [finetuned / name / "head.safetensors" for name in ("zeroshot", "whole")]
     wiseft_apart("merge", *ends, "--use", "mine.py", "--rule", "half-way", "--alpha", "1", "-o", "half.safetensors",
-        cwd=tuned)
-    start, end, half = (TensorFile(f)["weight"] for f in (*ends, tuned / "half.safetensors"))
+        cwd=finetuned)
+    start, end, half = (TensorFile(f)["weight"] for f in (*ends, finetuned / "half.safetensors"))
     assert (half - (start+end)/2).abs().max() < 1e-5
-    assert (TensorFile(tuned / "half/head.safetensors")["weight"] - half).abs().max() < 1e-6
-    assert TensorFile(tuned / "half.safetensors").metadata["rule"] == "half way"
+    assert (TensorFile(finetuned / "half/head.safetensors")["weight"] - half).abs().max() < 1e-6
+    assert TensorFile(finetuned / "half.safetensors").metadata["rule"] == "half way"
 
 
-def test_table_and_picture(tuned):
+def test_table_and_picture(finetuned):
     from wiseft.data.suites import folder_suite
     from wiseft.infer.ensembles import sweep
     from wiseft.models.load import load_classifier
@@ -103,9 +103,9 @@ def test_table_and_picture(tuned):
 
     before = dict(REGISTRY)
     try:
-        runpy.run_path(str(tuned / "mine.py"))
-        ends = [load_classifier(tuned / name) for name in ("zeroshot", "whole")]
-        suite = folder_suite(tuned / "photos", {}, classnames=CLASSES)
+        runpy.run_path(str(finetuned / "mine.py"))
+        ends = [load_classifier(finetuned / name) for name in ("zeroshot", "whole")]
+        suite = folder_suite(finetuned / "photos", {}, classnames=CLASSES)
         metrics = ["accuracy", "size of logits"]
         table = sweep(*ends, suite, [.5, .8], by=["half way", "the larger logit"], metrics=metrics, progress=False)
     finally:
@@ -131,10 +131,10 @@ def test_the_example_of_contributing_is_a_file_of_methods(tmp_path):
     assert {REGISTRY.pop(name).kind for name in mine} == {"loss", "merge"}
 
 
-def test_a_file_with_a_mistake(room):
+def test_a_file_with_a_mistake(work):
     "A loss that returns a number is named, and so is what a loss returns."
-    (room / "number.py").write_text(
+    (work / "number.py").write_text(
         "from wiseft.all import method\n\n@method('loss', 'a number')\ndef number(step): return step.cross_entropy\n")
     words = ["--use", "number.py", "--method", "a number", "-o", "none"]
-    done = wiseft_apart("finetune", "zeroshot", "photos", *words, ok=False, cwd=room)
+    done = wiseft_apart("finetune", "zeroshot", "photos", *words, ok=False, cwd=work)
     assert "error: a number returned a tensor of shape (). A loss returns a dict of named terms" in done

@@ -20,9 +20,9 @@ for i in range(8):
     Image.fromarray(np.random.default_rng(i).integers(0, 256, (256, 256, 3), dtype=np.uint8)).save(path)
 clip = image_model(timm.create_model('fastvit_t8'), dict(size=256, mean=[0, 0, 0], std=[1, 1, 1]))
 classifier = blank_classifier(clip, ['a', 'b'])
-tuned = finetune(classifier, folder, epochs=1, batch_size=6, precision='fp32', crop_scale=None, progress=False)
-assert all(torch.isfinite(p).all() for p in tuned.parameters())
-print('trained', tuned.hash != classifier.hash)
+finetuned = finetune(classifier, folder, epochs=1, batch_size=6, precision='fp32', crop_scale=None, progress=False)
+assert all(torch.isfinite(p).all() for p in finetuned.parameters())
+print('trained', finetuned.hash != classifier.hash)
 """
 
 

@@ -57,7 +57,7 @@ def pixels(clip):
 def said(classifier, pixels):
     "The logits of a classifier."
     with torch.no_grad():
-        return classifier(classifier.clip.normalise(torch.from_numpy(pixels)))
+        return classifier(classifier.clip.normalize(torch.from_numpy(pixels)))
 
 
 @pytest.mark.filterwarnings("error")
@@ -115,16 +115,16 @@ def test_without_onnx(classifier, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_halves_know_their_parents(classifier, tmp_path, precision):
-    tuned = classifier.copy()
+    finetuned = classifier.copy()
     with torch.no_grad():
-        for p in tuned.parameters():
+        for p in finetuned.parameters():
             p.mul_(1.01)
-    tuned.alpha, tuned.recipe = 1.0, dict(tuning="plain", start=classifier.hash)
-    for name, c in dict(start=classifier, tuned=tuned, half=interpolate(classifier, tuned)).items():
+    finetuned.alpha, finetuned.recipe = 1.0, dict(tuning="plain", start=classifier.hash)
+    for name, c in dict(start=classifier, finetuned=finetuned, half=interpolate(classifier, finetuned)).items():
         c.save(tmp_path / name, precision=precision)
-    start, end, half = (load_classifier(tmp_path / name) for name in ("start", "tuned", "half"))
-    assert half.parents == [classifier.hash, tuned.hash] and end.recipe["start"] == classifier.hash
-    for halved, whole in ((start, classifier), (end, tuned)):
+    start, end, half = (load_classifier(tmp_path / name) for name in ("start", "finetuned", "half"))
+    assert half.parents == [classifier.hash, finetuned.hash] and end.recipe["start"] == classifier.hash
+    for halved, whole in ((start, classifier), (end, finetuned)):
         assert halved.recipe["stored"] == dict(precision=precision, of=whole.hash)
     assert "stored" not in interpolate(start, end).recipe
     assert half.hash == read_json(tmp_path / "half/wiseft.json")["hash"]
@@ -197,9 +197,9 @@ def run(*words):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    "Noise around a colour, a folder a class, and the same in the dark."
+    "Noise around a color, one folder per class, and the same in the dark."
     folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for part, n in {"colours/train": 5, "colours/validation": 4, "colours/test": 4, "dark": 4}.items():
+    for part, n in {"colors/train": 5, "colors/validation": 4, "colors/test": 4, "dark": 4}.items():
         for i, name in enumerate(["red", "green", "blue"]):
             (folder / part / name).mkdir(parents=True)
             for j in range(n):
@@ -219,16 +219,16 @@ def test_a_model_without_words_from_the_shell(model, pictures, tmp_path, monkeyp
     name = model.rpartition(":")[2]
     net = timm.create_model(name) if model == name else torchvision.models.get_model(name)
     write_state_dict(net.state_dict(), "net.safetensors")
-    images = "--reference", pictures / "colours"
+    images = "--reference", pictures / "colors"
     short = "--epochs", 1, "--batch-size", 5
-    run("probe", model, pictures / "colours", "--weights", "net.safetensors", *short, "-o", "start")
-    run("finetune", "start", pictures / "colours", *short, "--lr", 1e-3, "--precision", "fp32", "-o", "tuned")
-    run("sweep", "start", "tuned", *images, "--shift", pictures / "dark", "--alphas", "0.5", "-o", "results.csv")
-    run("merge", "start", "tuned", "--alpha", "auto", *images, "--precision", "fp16", "-o", "averaged")
+    run("probe", model, pictures / "colors", "--weights", "net.safetensors", *short, "-o", "start")
+    run("finetune", "start", pictures / "colors", *short, "--lr", 1e-3, "--precision", "fp32", "-o", "finetuned")
+    run("sweep", "start", "finetuned", *images, "--shift", pictures / "dark", "--alphas", "0.5", "-o", "results.csv")
+    run("merge", "start", "finetuned", "--alpha", "auto", *images, "--precision", "fp16", "-o", "averaged")
     run("report", "results.csv", "-o", "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "<dfn>Start</dfn>" in page and "How it was fine-tuned" in page and "zero-shot" not in page
-    shown = run("show", "tuned")
+    shown = run("show", "finetuned")
     assert all(word in shown for word in ("seconds", "validation accuracy", "versions", "torch"))
     run("card", "averaged", "--results", "results.csv")
     c = load_classifier("averaged", device="cpu")

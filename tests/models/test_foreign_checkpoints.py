@@ -163,10 +163,10 @@ def test_modules_without_their_classes(saved, suffix):
 
 
 def test_a_file_on_its_start(saved, tmp_path):
-    "A start, its fine-tuned files in several layouts, and the folder that is saved of them."
+    "An initial model, its fine-tuned files in several layouts, and the folder that is saved of them."
     folder, said = saved
     start = load_clip(folder / "flyp.pt", device="cpu")
-    c = load_classifier(folder / "wiseft.pkl", start=start, classnames=list("abcde"))
+    c = load_classifier(folder / "wiseft.pkl", base=start, classnames=list("abcde"))
     torch.testing.assert_close(c(said["x"]), said["wiseft"], rtol=1e-5, atol=1e-5)
     assert c.clip.model.token_embedding.weight is start.model.token_embedding.weight
     head = {f"module.classification_head.{k}": v for k, v in c.head.state_dict().items()}
@@ -174,7 +174,7 @@ def test_a_file_on_its_start(saved, tmp_path):
     for name, content in {"soup": soup,
                           "ema": {"state_dict_ema": {f"_orig_mod.{k}": v for k, v in soup.items()}}}.items():
         torch.save(content, tmp_path / f"{name}.pt")
-        torch.testing.assert_close(load_classifier(tmp_path / f"{name}.pt", start=start)(said["x"]), said["wiseft"],
+        torch.testing.assert_close(load_classifier(tmp_path / f"{name}.pt", base=start)(said["x"]), said["wiseft"],
                                    rtol=1e-5, atol=1e-5)
     training = {f"module.{k}": v for k, v in c.clip.model.state_dict().items()}
     torch.save(

@@ -159,21 +159,21 @@ def test_every_tower(kind, folders, picture, tmp_path):
     assert np.abs(zeroshot(image).detach().numpy()[0] - logits).max() < 1e-5 * np.abs(logits).max()
     assert (zeroshot.head.bias is not None) == (clip.logit_bias is not None) == (kind == "siglip")
 
-    tuned = zeroshot.copy()
-    assert set(tuned.state_dict()) == {f"visual.{k}" for k in clip.model.visual.state_dict()} | {f"head.{k}"
+    finetuned = zeroshot.copy()
+    assert set(finetuned.state_dict()) == {f"visual.{k}" for k in clip.model.visual.state_dict()} | {f"head.{k}"
         for k in zeroshot.head.state_dict()}
-    tuned.train()
-    (-tuned(image.expand(2, -1, -1, -1)).log_softmax(1)[:, 0].mean()).backward()
+    finetuned.train()
+    (-finetuned(image.expand(2, -1, -1, -1)).log_softmax(1)[:, 0].mean()).backward()
     with torch.no_grad():
-        for p in tuned.parameters():
+        for p in finetuned.parameters():
             p -= 0.01 * p.grad
-    half = interpolate(zeroshot, tuned.eval(), 0.5)
-    assert len({c.hash for c in (zeroshot, tuned, half)}) == 3 and half.parents == [zeroshot.hash, tuned.hash]
+    half = interpolate(zeroshot, finetuned.eval(), 0.5)
+    assert len({c.hash for c in (zeroshot, finetuned, half)}) == 3 and half.parents == [zeroshot.hash, finetuned.hash]
     half.save(tmp_path / "half")
     again = load_classifier(tmp_path / "half")
     assert again.hash == half.hash and torch.equal(again(image), half(image))
     again.check_averageable([zeroshot])
-    assert average([zeroshot, tuned, half, again]).alpha is None
+    assert average([zeroshot, finetuned, half, again]).alpha is None
 
 
 @pytest.mark.parametrize("kind", ["vit", "resnet", "convnext", "siglip"])
@@ -442,7 +442,7 @@ def test_existing_and_readonly_targets(folders, tmp_path):
 
 
 def test_repeated_imagenet_names(folders):
-    "ImageNet's own repeats are a warning, also in a list that a saved classifier gives back; a user's are an error."
+    "ImageNet's own repeats are a warning, also in a list that a saved classifier restores; a user's are an error."
     clip = load_clip(folders("vit"))
     with pytest.warns(UserWarning, match="'missile', 'sunglasses'"):
         classifier = zeroshot_classifier(clip, "imagenet", "plain")

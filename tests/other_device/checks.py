@@ -90,7 +90,7 @@ class Given:
     folder: Path
     suite: object  # `Suite`
     starts: dict  # place -> classifier
-    tuned: dict  # place -> two fine-tuned classifiers, of the same weights everywhere
+    finetuned: dict  # place -> two fine-tuned classifiers, of the same weights everywhere
 
     @property
     def picture(self):
@@ -105,11 +105,11 @@ def given(tmp_path_factory):
     starts = {place: tiny(place) for place in PLACES}
     starts["cpu"].save(folder/"start")
     for seed in (0, 1):
-        trained(starts["cpu"], suite, seed=seed).save(folder/f"tuned {seed}")
+        trained(starts["cpu"], suite, seed=seed).save(folder/f"finetuned {seed}")
 
-    def tuned(place):
-        return [load_classifier(folder/f"tuned {seed}", place) for seed in (0, 1)]
-    return Given(folder, suite, starts, {place: tuned(place) for place in PLACES})
+    def finetuned(place):
+        return [load_classifier(folder/f"finetuned {seed}", place) for seed in (0, 1)]
+    return Given(folder, suite, starts, {place: finetuned(place) for place in PLACES})
 
 
 def refuse_double(yes):
@@ -138,7 +138,7 @@ def same(a, b):
 
 
 def check_equal(made, start):
-    "The same on both devices, where something became of the start; all are dicts of tensors on the CPU."
+    "The same on both devices, where something became of the initial model; all are dicts of tensors on the CPU."
     here, there = (made[place] for place in PLACES)
     assert set(here) == set(there)
     assert distance(here, there) <= min(NEAR, distance(start, here)/5)
@@ -228,12 +228,12 @@ def begin(function, start, given, cbs):
 
 
 def tuned_for(name, start, given):
-    tuned = given.tuned[start.device.type]
-    return tuned if takes_several(METHODS[name]) else tuned[:1]
+    finetuned = given.finetuned[start.device.type]
+    return finetuned if takes_several(METHODS[name]) else finetuned[:1]
 
 
 def by_kind(name):
-    "A function of a method, a start, what is given and callbacks; it gives a dict of tensors on the CPU."
+    "A function of a method, an initial model, what is given and callbacks; it gives a dict of tensors on the CPU."
     kind = METHODS[name].kind
 
     def search(function, start, given, cbs):
@@ -247,7 +247,7 @@ def by_kind(name):
         between = members(*ends, [.5], [function], **kwargs)
         named = {str(k): m for k, m in between.items()}
         return run_all(named, given.suite.test, start.transform, progress=False)[0]
-    ways = dict(average=average, start=begin, search=search, merge=merged, ensemble=mix)
+    ways = dict(average=average, initialization=begin, search=search, merge=merged, ensemble=mix)
     return ways[kind] if kind in ways else in_steps(kind)
 
 
@@ -321,7 +321,7 @@ def test_costs_of_a_batch_of_evaluation(given):
     spent = {}
     for batch_size in (2, 2, 1):  # 6 batches, and 12; the first one sends what all use
         other_device.core.reset()
-        ends = given.starts[PLACE], given.tuned[PLACE][0]
+        ends = given.starts[PLACE], given.finetuned[PLACE][0]
         sweep(*ends, given.suite.test, [0, .5, 1], batch_size=batch_size, precision="fp32", progress=False)
         spent[batch_size] = other_device.counts()
     assert spent[1]["waits"] == spent[2]["waits"]
@@ -343,7 +343,7 @@ def test_costs_of_projected_outputs(given):
 @counting
 def test_costs_of_a_mix_of_members(given):
     "Which alphas a batch asks for is fetched once; which image asks for which isn't."
-    ends = given.starts[PLACE], given.tuned[PLACE][0]
+    ends = given.starts[PLACE], given.finetuned[PLACE][0]
     between = members(*ends, [.25, .5, .75], [METHODS["DaWin"].function])
     dawin = [m for m in between.values() if m.identity["method"] == "DaWin"][0]
     x = torch.randn(6, 3, 48, 48).to(PLACE)
@@ -484,18 +484,18 @@ def test_resume_bit_for_bit(precision, given, tmp_path):
 
 
 @counting
-@pytest.mark.parametrize("method", [dict(), dict(pull=METHODS["FTP"].function), dict(loss=flyp)], ids=str)
+@pytest.mark.parametrize("method", [dict(), dict(constraint=METHODS["FTP"].function), dict(loss=flyp)], ids=str)
 def test_a_training_leaves_its_weights_alone(method, given):
     "What Adam and others keep is gone at once, not when Python collects; a tenth is for what the result knows."
     gc.collect()
     gc.disable()
     try:
         before = other_device.counts()["bytes"]
-        tuned = trained(given.starts[PLACE], given.suite, epochs=1, **method)
+        finetuned = trained(given.starts[PLACE], given.suite, epochs=1, **method)
         left = other_device.counts()["bytes"] - before
     finally:
         gc.enable()
-    assert left <= 1.1*sum(t.nbytes for t in tuned.state_dict().values())
+    assert left <= 1.1*sum(t.nbytes for t in finetuned.state_dict().values())
 
 
 # ---------- evaluation, and what lies between two classifiers ----------
@@ -511,7 +511,7 @@ def tables(make):
 def test_evaluate(given):
     ordinary = [m for m in METRICS if m != "worst-group accuracy"]
     refuse_double(False)  # which metrics use wherever it is
-    def both(place): return dict(start=given.starts[place], tuned=given.tuned[place][0])
+    def both(place): return dict(start=given.starts[place], finetuned=given.finetuned[place][0])
     table = tables(lambda place: evaluate(both(place), given.suite, metrics=ordinary, precision="fp32", progress=False))
     assert set(table.metric) == set(ordinary)
 
@@ -519,7 +519,7 @@ def test_evaluate(given):
 @counting
 def test_an_evaluation_goes_on_where_memory_is_short(given):
     "The batch that has no room is halved, and all that follow; the table is the same."
-    both = dict(start=given.starts[PLACE], tuned=given.tuned[PLACE][0])
+    both = dict(start=given.starts[PLACE], finetuned=given.finetuned[PLACE][0])
 
     def spent():
         gc.collect()
@@ -539,7 +539,7 @@ def test_an_evaluation_goes_on_where_memory_is_short(given):
 
 def test_sweep(given):
     def make(place, **kwargs):
-        ends = given.starts[place], given.tuned[place][0]
+        ends = given.starts[place], given.finetuned[place][0]
         return sweep(*ends, given.suite, [0, .5, 1], name="tiny", progress=False, **kwargs)
     tables(partial(make, precision="fp32"))
     tables(partial(make, precision="fp32", copies=False))
@@ -551,10 +551,10 @@ def test_sweep(given):
 
 def test_half_precision_of_both_towers(given, tmp_path):
     "Where the text tower trained, its heads are made in the precision of the sweep, once for each alpha."
-    tuned = trained(given.starts[PLACE], given.suite, epochs=1, loss=flyp)
-    made = [m for m in members(given.starts[PLACE], tuned, [.5], ["weight-space"]).values()
+    finetuned = trained(given.starts[PLACE], given.suite, epochs=1, loss=flyp)
+    made = [m for m in members(given.starts[PLACE], finetuned, [.5], ["weight-space"]).values()
             if m.identity["alpha"] == .5]
-    exact = interpolate(given.starts[PLACE], tuned, .5).head.weight
+    exact = interpolate(given.starts[PLACE], finetuned, .5).head.weight
     x = torch.randn(2, 3, 48, 48).to(PLACE)
     with torch.no_grad():
         made[0](x)
@@ -569,7 +569,7 @@ def test_half_precision_of_both_towers(given, tmp_path):
 @pytest.mark.parametrize("method", ["logits", "probabilities"])
 def test_exact_curve(method, given):
     alphas = np.linspace(-1, 2, 31)
-    curves = [alpha_curves(given.starts[place], given.tuned[place][0], given.suite, "test", method, progress=False)
+    curves = [alpha_curves(given.starts[place], given.finetuned[place][0], given.suite, "test", method, progress=False)
               for place in PLACES]
     for d, curve in curves[0].items():
         np.testing.assert_array_equal(curve.accuracy(alphas), curves[1][d].accuracy(alphas))
@@ -584,14 +584,14 @@ def test_exact_curve_of_outputs_on_the_device():
 
 def test_choose_alpha(given):
     kwargs = dict(precision="fp32", progress=False)
-    chosen = [choose_alpha(given.starts[place], given.tuned[place][0], given.suite, **kwargs) for place in PLACES]
+    chosen = [choose_alpha(given.starts[place], given.finetuned[place][0], given.suite, **kwargs) for place in PLACES]
     assert str(chosen[0]) == str(chosen[1])
 
 
 def test_predict_save_and_load(given, tmp_path):
     said = []
     for place in PLACES:
-        averaged = interpolate(given.starts[place], given.tuned[place][0])
+        averaged = interpolate(given.starts[place], given.finetuned[place][0])
         averaged.save(tmp_path/place)
         again = load_classifier(tmp_path/place, place)
         assert again.hash == averaged.hash and again.device.type == place
@@ -601,10 +601,10 @@ def test_predict_save_and_load(given, tmp_path):
 
 def test_export(given, tmp_path):
     "The program that torch.export makes is what ONNX is made of, too."
-    here, there = (given.tuned[place][0] for place in PLACES)
+    here, there = (given.finetuned[place][0] for place in PLACES)
     pixels = torch.from_numpy(here.clip.pixels(Image.open(given.picture))[None])
     program = torch.export.load(export_classifier(there, "pt2", tmp_path/"there.pt2"))
-    logits = here(here.clip.normalise(pixels))
+    logits = here(here.clip.normalize(pixels))
     torch.testing.assert_close(program.module()(pixels), logits, rtol=0, atol=1e-4)
     paths = [export_classifier(c, "transformers", tmp_path/c.device.type) for c in (here, there)]
     written = [(path/"model.safetensors").read_bytes() for path in paths]
@@ -639,14 +639,15 @@ def test_command_line(given, tmp_path):
     for place in PLACES:
         at = tmp_path/place
         wiseft(place, "zeroshot", photos, "--model", given.folder/"start", "--templates", "a {}", "-o", at/"zeroshot")
-        wiseft(place, "finetune", at/"zeroshot", photos, *training, "--method", "spd", "-o", at/"tuned")
-        wiseft(place, "merge", at/"zeroshot", at/"tuned", "--rule", "lines", "-o", at/"merged")
-        wiseft(place, "sweep", given.folder/"start", given.folder/"tuned 0", "--precision", "fp32", "--alphas", "0.5",
+        wiseft(place, "finetune", at/"zeroshot", photos, *training, "--method", "spd", "-o", at/"finetuned")
+        wiseft(place, "merge", at/"zeroshot", at/"finetuned", "--rule", "lines", "-o", at/"merged")
+        wiseft(place, "sweep", given.folder/"start", given.folder/"finetuned 0", "--precision", "fp32", "--alphas",
+               "0.5",
                "--by", "weight-space,logits,dawin", *sets, "-o", at/"sweep.csv")
-        wiseft(place, "predict", given.folder/"tuned 0", photos/"test", "-o", at/"predictions.csv")
+        wiseft(place, "predict", given.folder/"finetuned 0", photos/"test", "-o", at/"predictions.csv")
     for file in "sweep.csv", "predictions.csv":
         tables(lambda place: pd.read_csv(tmp_path/place/file))
-    for name in "zeroshot", "tuned", "merged":
+    for name in "zeroshot", "finetuned", "merged":
         made = [load_classifier(tmp_path/place/name, "cpu") for place in PLACES]
         assert distance(*map(weights, made)) <= NEAR
     assert made[1].recipe["device"].startswith(PLACE)

@@ -1,4 +1,4 @@
-"The house is as its folders say: the sidebar, the opening pages, and the names of wings and rooms."
+"Sidebar and opening pages agree with the folders of the notebooks."
 import re
 import sys
 
@@ -6,38 +6,38 @@ import pytest
 from conftest import ROOT, python
 
 sys.path.insert(0, str(ROOT / "tools"))
-from wings import NBS, WINGS, folder, read, rooms, source
+from subpackages import NBS, SUBPACKAGES, folder, modules, read, source
 
-MOST = 16  # rooms in a wing
+MOST = 16  # modules in a subpackage
 
 
-def test_every_folder_is_a_wing():
+def test_every_folder_is_a_subpackage():
     folders = {p.name for p in (NBS / "api").iterdir() if p.is_dir() and p.name != ".ipynb_checkpoints"}
-    assert folders == set(WINGS) - {"methods"}
+    assert folders == set(SUBPACKAGES) - {"methods"}
     packages = {p.parent.name for p in (ROOT / "wiseft").glob("*/__init__.py")}
-    assert packages == set(WINGS)
+    assert packages == set(SUBPACKAGES)
 
 
-@pytest.mark.parametrize("wing", [w for w in WINGS if w != "methods"])
-def test_rooms_are_few_and_numbered_without_a_gap(wing):
-    assert len(rooms(wing)) <= MOST
-    assert [p.name[:3] for p in rooms(wing)] == [f"{i:02d}_" for i in range(len(rooms(wing)))]
+@pytest.mark.parametrize("subpackage", [w for w in SUBPACKAGES if w != "methods"])
+def test_modules_are_few_and_numbered_without_a_gap(subpackage):
+    assert len(modules(subpackage)) <= MOST
+    assert [p.name[:3] for p in modules(subpackage)] == [f"{i:02d}_" for i in range(len(modules(subpackage)))]
 
 
-@pytest.mark.parametrize("wing", WINGS)
-def test_the_opening_page_names_every_room(wing):
-    page = "\n".join(source(c) for c in read(folder(wing) / "index.ipynb")["cells"])
-    there = {p.name for p in folder(wing).glob("*.ipynb")} - {"index.ipynb"}
+@pytest.mark.parametrize("subpackage", SUBPACKAGES)
+def test_the_opening_page_names_every_module(subpackage):
+    page = "\n".join(source(c) for c in read(folder(subpackage) / "index.ipynb")["cells"])
+    there = {p.name for p in folder(subpackage).glob("*.ipynb")} - {"index.ipynb"}
     assert set(re.findall(r"^\| \[[^\]]+\]\((\w+\.ipynb)\)", page, re.M)) == there
 
 
-def test_the_house_names_every_wing():
-    intro = source(read(NBS / "api/index.ipynb")["cells"][1])
-    assert re.findall(r"\[(\w+)\]\([./]*\1/index\.ipynb\)", intro) == list(WINGS)
+def test_the_architecture_page_names_every_subpackage():
+    intro = source(read(NBS / "api/architecture.ipynb")["cells"][1])
+    assert re.findall(r"\[(\w+)\]\([./]*\1/index\.ipynb\)", intro) == list(SUBPACKAGES)
 
 
 def test_lists_are_in_step():
-    python(ROOT / "tools/wings.py", "--check")
+    python(ROOT / "tools/subpackages.py", "--check")
 
 
 @pytest.mark.parametrize("path, old, new", [
@@ -48,4 +48,4 @@ def test_a_stale_list_is_found(copy, path, old, new):
     text = (copy / path).read_text()
     assert old in text
     (copy / path).write_text(text.replace(old, new, 1))
-    assert path in python(copy / "tools/wings.py", "--check", ok=False).stderr
+    assert path in python(copy / "tools/subpackages.py", "--check", ok=False).stderr

@@ -83,7 +83,7 @@ def test_16_bits_are_scaled(name, tmp_path):
 
 
 def png(width, height, kind, bits, rows, clear=b""):
-    "A PNG made by hand, since Pillow reads more kinds than it writes; `clear` is its transparent colour."
+    "A PNG made by hand, since Pillow reads more kinds than it writes; `clear` is its transparent color."
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -94,13 +94,13 @@ def png(width, height, kind, bits, rows, clear=b""):
         packed) + chunk(b"IEND", b"")
 
 
-def test_16_bits_in_colour(tmp_path):
+def test_16_bits_in_color(tmp_path):
     (tmp_path / "16.png").write_bytes(png(4, 4, 2, 16, [struct.pack(">HHH", 0x8000, 0xFFFF, 0x00FF) * 4] * 4))
     assert open_image(tmp_path / "16.png").getpixel((1, 1)) == (0x80, 0xFF, 0)
 
 
 def tiff(bits, sample, photometric, data, width):
-    "A TIFF of one row of grey; `sample` 1: unsigned, 2: signed; `photometric` 0: white is zero, 1: black is."
+    "A TIFF of one row of gray; `sample` 1: unsigned, 2: signed; `photometric` 0: white is zero, 1: black is."
     tags = {256: width, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 1, 279: len(data),
             339: sample}
     data += b"\0" * (len(data) % 2)
@@ -108,19 +108,19 @@ def tiff(bits, sample, photometric, data, width):
     return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
 
 
-GREY16 = struct.pack(">HHH", 0, 0x8000, 0xFFFF)
-DEEP = {  # file name -> content, grey pixels, or why there are none
+GRAY16 = struct.pack(">HHH", 0, 0x8000, 0xFFFF)
+DEEP = {  # file name -> content, gray pixels, or why there are none
     "12 bits.tif": (tiff(12, 1, 1, bytes([0x00, 0x08, 0x00, 0xFF, 0xF0, 0x00]), 4), [0, 128, 255, 0]),
     "16 bits.tif": (tiff(16, 1, 1, struct.pack("<HHH", 0, 0x8000, 0xFFFF), 3), [0, 128, 255]),
     "white is zero.tif": (tiff(16, 1, 0, struct.pack("<HHH", 0, 0x8000, 0xFFFF), 3), [255, 127, 0]),
     "16 bits signed.tif": (tiff(16, 2, 1, struct.pack("<hhh", 0, 500, 1000), 3), "Signed pixels"),
     "32 bits.tif": (tiff(32, 1, 1, struct.pack("<III", 0, 50, 4000), 3), "32-bit pixels"),
     "10 bits.pgm": (b"P5 3 1 1023\n" + struct.pack(">HHH", 0, 512, 1023), [0, 128, 255]),
-    "black is clear.png": (png(3, 1, 0, 16, [GREY16], struct.pack(">H", 0)), [255, 128, 255]),
-    "grey is clear.png": (png(3, 1, 0, 16, [GREY16], struct.pack(">H", 0x8000)), [0, 255, 255]),
+    "black is clear.png": (png(3, 1, 0, 16, [GRAY16], struct.pack(">H", 0)), [255, 128, 255]),
+    "gray is clear.png": (png(3, 1, 0, 16, [GRAY16], struct.pack(">H", 0x8000)), [0, 255, 255]),
     "4 bits.png": (png(2, 1, 0, 4, [bytes([0x08])], struct.pack(">H", 8)), [0, 255]),
     "2 bits.png": (png(4, 1, 0, 2, [bytes([0b00_01_10_11])], struct.pack(">H", 1)), [0, 255, 170, 255]),
-    "colour is clear.png": (
+    "color is clear.png": (
         png(2, 1, 2, 16, [struct.pack(">6H", 0, 0, 0, *[0x8000] * 3)], struct.pack(">3H", *[0x8000] * 3)), [0, 255]),
 }
 
@@ -298,7 +298,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 def test_small_files_take_no_gigabytes(tmp_path):
     "Three of 13,000 × 13,000, refused; one at the limit in the kind that takes most, read within a gigabyte."
     side = 13_000
-    (tmp_path / "grey.png").write_bytes(png(side, side, 0, 8, [bytes(side)] * side))
+    (tmp_path / "gray.png").write_bytes(png(side, side, 0, 8, [bytes(side)] * side))
     (tmp_path / "alpha.png").write_bytes(png(side, side, 6, 8, [bytes(4 * side)] * side))
     (tmp_path / "wide.png").write_bytes(png(side, side, 0, 16, [bytes(2 * side)] * side))
     (tmp_path / "limit.png").write_bytes(png(9_400, 9_500, 6, 8, [bytes(4 * 9_400)] * 9_500))

@@ -143,7 +143,7 @@ def twice(state): state[f"{MODULE}.lora_A.default.weight"] = 2 * state[f"base_mo
     (two_heads, "has 'head.weight' twice"), (twice, f"has '{MODULE}.lora_A.weight' twice")])
 def test_adapters_that_are_read_oddly(tmp_path, classifier, change, says):
     with pytest.raises(BadFile, match=re.escape(says)):
-        load_classifier(adapter(tmp_path, classifier, change), start=classifier)
+        load_classifier(adapter(tmp_path, classifier, change), base=classifier)
 
 
 def test_the_rank_of_an_adapter(tmp_path, classifier):
@@ -156,7 +156,8 @@ def test_the_rank_of_an_adapter(tmp_path, classifier):
 
 # tables that spreadsheets open
 
-NAMES = ["=cmd|'/c calc'!A0.png", "+1.png", "-1.png", "@SUM(1).png", "\tx.png", "'=1.png", "''-1.png", "a.png", "'a.png"]
+NAMES = ["=cmd|'/c calc'!A0.png", "+1.png", "-1.png", "@SUM(1).png", "\tx.png", "'=1.png", "''-1.png", "a.png",
+         "'a.png"]
 FORMULA = re.compile(r"[=+\-@\t\r]")
 
 
@@ -223,7 +224,8 @@ def test_errors_with_advice(tmp_path, monkeypatch, classifier):
     "An error with advice isn't called unforeseen; one that is nobody's is."
     photographs(tmp_path / "photos")
     classifier.save(tmp_path / "c")
-    done = wiseft("finetune", tmp_path / "c", tmp_path / "photos", "--epochs", 2, "--lr", "3e30", "-o", tmp_path / "out",
+    done = wiseft("finetune", tmp_path / "c", tmp_path / "photos", "--epochs", 2, "--lr", "3e30", "-o",
+                  tmp_path / "out",
                   code=1)
     assert "learning rate 10 times lower" in done.stderr and "not foreseen" not in done.stderr
     monkeypatch.setitem(sys.modules, "onnxscript", None)

@@ -129,7 +129,7 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def room(made, tmp_path, monkeypatch):
+def work(made, tmp_path, monkeypatch):
     "A copy of it in the folder that one works in"
     shutil.copytree(made, tmp_path / "room")
     monkeypatch.chdir(tmp_path / "room")
@@ -137,25 +137,25 @@ def room(made, tmp_path, monkeypatch):
     return tmp_path / "room"
 
 
-def refused(words, target, room, says):
-    before = contents(room.parent)
+def refused(words, target, work, says):
+    before = contents(work.parent)
     done = CliRunner().invoke(app, [*words, str(target), "--force"])
     assert done.exit_code == 1, done.output
-    assert contents(room.parent) == before
+    assert contents(work.parent) == before
     assert "kept" in done.output and says in done.output, done.output
 
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("command", FOLDERS)
-def test_a_folder_that_wiseft_did_not_write_is_kept(room, command, target):
+def test_a_folder_that_wiseft_did_not_write_is_kept(work, command, target):
     words, kind = FOLDERS[command]
-    refused(words, TARGETS[target](Path("target"), kind), room, "")
+    refused(words, TARGETS[target](Path("target"), kind), work, "")
 
 
 @pytest.mark.parametrize("command", FILES)
-def test_a_file_does_not_replace_a_folder(room, command):
+def test_a_file_does_not_replace_a_folder(work, command):
     words, ending = FILES[command]
-    refused(words, photographs(Path(f"target{ending}")), room, "is a folder, which a file does not replace")
+    refused(words, photographs(Path(f"target{ending}")), work, "is a folder, which a file does not replace")
 
 
 @pytest.mark.parametrize("words", [
@@ -169,27 +169,27 @@ def test_a_file_does_not_replace_a_folder(room, command):
     ["sweep", "zeroshot", "finetuned", "--reference", "photos", "--shift", "table.csv", "-o", "table.csv"],
     ["merge", "a.safetensors", "b.safetensors", "-o", "b.safetensors"],
 ], ids=" ".join)
-def test_what_is_read_is_kept(room, words):
+def test_what_is_read_is_kept(work, words):
     "An input, whatever it is, and whoever wrote it"
     Path("table.csv").write_text("file,label\nphotos/cat/0.jpg,cat\nphotos/dog/0.jpg,dog\n")
     Path("photos/train").mkdir()
-    refused(words[:-1], words[-1], room, "which is read")
+    refused(words[:-1], words[-1], work, "which is read")
 
 
-def test_the_error_says_why_and_what_to_do(room):
+def test_the_error_says_why_and_what_to_do(work):
     own(Path("target"), "classifier")
     (Path("target") / "holiday").mkdir()
     (Path("target") / "holiday" / "1.jpg").write_text("mine")
-    refused(FOLDERS["merge"][0], "target", room, "holiday/1.jpg, not written by wiseft")
+    refused(FOLDERS["merge"][0], "target", work, "holiday/1.jpg, not written by wiseft")
     without_its_marker(Path("older"), "demo")
-    refused(FOLDERS["demo"][0], "older", room, "remove it yourself if nothing in it is needed")
+    refused(FOLDERS["demo"][0], "older", work, "remove it yourself if nothing in it is needed")
     if os.path.ismount("/dev/shm"):
         with pytest.raises(FileExistsError, match="is a mounted disk"):
             check_replaceable("/dev/shm", "classifier")
 
 
 @pytest.mark.parametrize("command", ["zeroshot", "finetune", "merge", "export", "plot", "data"])
-def test_what_wiseft_wrote_is_replaced(room, command):
+def test_what_wiseft_wrote_is_replaced(work, command):
     "An empty folder, what the same command wrote before, and a card that came into it since"
     words, kind = FOLDERS[command]
     Path("empty").mkdir()

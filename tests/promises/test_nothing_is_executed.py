@@ -238,9 +238,9 @@ def test_ends_of_different_clips(tmp_path):
 
 def test_features_of_another_activation_are_others(tmp_path):
     "Two CLIPs of the same weights, with GELU and with QuickGELU: neither is given what the cache has of the other."
-    for colour in ("red", "blue"):
-        (tmp_path / "photos" / colour).mkdir(parents=True)
-        Image.new("RGB", (32, 32), colour).save(tmp_path / "photos" / colour / "1.png")
+    for color in ("red", "blue"):
+        (tmp_path / "photos" / color).mkdir(parents=True)
+        Image.new("RGB", (32, 32), color).save(tmp_path / "photos" / color / "1.png")
     photos = image_folder(tmp_path / "photos")
     clips = [load_clip(write(tmp_path / kind, kind)) for kind in ("vit", "vit-quickgelu")]
     made = [zeroshot_classifier(clip, NAMES, TEMPLATES) for clip in clips]

@@ -38,7 +38,7 @@ def average(folder, **settings):
     merge(classifier, [classifier], **settings)
 
 
-TUNE = "finetune zeroshot photos --epochs 1 -o tuned"
+TUNE = "finetune zeroshot photos --epochs 1 -o finetuned"
 MESSAGES = {
     "an existing folder": (
         lambda f: load_classifier(f / "zeroshot").save(f / "zeroshot"), "replace it with force=True.",

@@ -28,7 +28,7 @@ def test_everything_runs_on_another_device(env):
 
 
 def test_the_first_hour_on_a_card_is_tried(env, tmp_path):
-    "Without the checks, which are those of above, and two processes that die, which tests/promises/test_processes.py has."
+    "Without the checks, which are above, and two processes that die, which are in test_processes.py."
     parts = "two_epochs", "no_waits", "measures", "largest", "compiled"
     python("-W", "ignore", ROOT/"benchmarks/first_hour.py", *parts, "-o", tmp_path/"page.md", env=env, timeout=900)
     page = (tmp_path/"page.md").read_text()

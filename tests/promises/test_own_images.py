@@ -64,12 +64,13 @@ def zeroshot(clip):
 def swept(photos, zeroshot):
     "Results of a head that was moved at random, which takes no time, and what was said of them."
     suite = folder_suite(photos / "photos", [photos / "solid"])
-    tuned = zeroshot.copy()
-    tuned.head.weight.data += 0.5 * torch.randn(tuned.head.weight.shape, generator=torch.Generator().manual_seed(0))
-    tuned.alpha = 1.0
+    finetuned = zeroshot.copy()
+    finetuned.head.weight.data += 0.5 * torch.randn(finetuned.head.weight.shape,
+                                                    generator=torch.Generator().manual_seed(0))
+    finetuned.alpha = 1.0
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        table = sweep(zeroshot, tuned, suite, [0, 0.5, 1], progress=False)
+        table = sweep(zeroshot, finetuned, suite, [0, 0.5, 1], progress=False)
     return table, " ".join(str(w.message) for w in said)
 
 
@@ -84,7 +85,7 @@ def test_a_headline_says_how_many_images_it_rests_on(swept):
 
 def test_per_cent_for_a_mixing_coefficient(photos, zeroshot):
     suite = folder_suite(photos / "photos", [photos / "solid"])
-    with pytest.warns(UserWarning, match="Were per cent meant"):
+    with pytest.warns(UserWarning, match="Were percent meant"):
         sweep(zeroshot, zeroshot.copy(), suite, [0, 50, 100], progress=False)
 
 

@@ -14,7 +14,8 @@ from conftest import later
 
 given, make_data, until_stopped, weights = later("together", "given", "make_data", "until_stopped", "weights")
 HERE = Path(__file__).resolve().parent.parent
-FINETUNE = "finetune zeroshot photos --epochs 20 --batch-size 16 --lr 1e-4 --precision fp32 --checkpoints run -o tuned"
+FINETUNE = ("finetune zeroshot photos --epochs 20 --batch-size 16 --lr 1e-4 --precision fp32 --checkpoints run "
+            "-o finetuned")
 
 
 def environment(rank, n, port):
@@ -125,9 +126,9 @@ def test_a_killed_process_ends_all_and_another_number_goes_on(folder):
     lines = [line for line in "".join(said).splitlines() if "process" in line or "rror" in line]
     assert lines == ["error: Another of the 3 processes has died, perhaps killed for want of memory, and the others "
                      "end with it."], said
-    assert {p.name for p in folder.glob("*tuned*")} == set() and not list(folder.glob("run/.*"))
+    assert {p.name for p in folder.glob("*finetuned*")} == set() and not list(folder.glob("run/.*"))
     again = torchrun(2, FINETUNE + " --resume", folder)
-    assert again.returncode == 0 and again.stderr.count("wrote tuned") == 1, again.stderr
+    assert again.returncode == 0 and again.stderr.count("wrote finetuned") == 1, again.stderr
     assert "epoch 2 of 20" in again.stderr and "epoch 1 of 20" not in again.stderr
 
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, python, tree
 
 sys.path.insert(0, str(ROOT / "tools"))
-from wings import WINGS
+from subpackages import SUBPACKAGES
 
 NOTEBOOKS = [p for p in tree() if p.suffix == ".ipynb"]
 FINETUNING = {"train.loaders", "train.callbacks", "train.losses", "train.resume", "train.learner", "train.record",
@@ -50,10 +50,10 @@ INDEX = Path("nbs/methods/index.ipynb")  # finds the methods, and is none
 
 
 def place(path):
-    "Where a notebook stands in the order of the house, by wing, then by number; methods know nothing of each other."
-    wing = path.parent.name
-    room = path.stem if wing != "methods" or path == INDEX else ""
-    return WINGS.index(wing) if wing in WINGS else len(WINGS), room
+    "Place of a notebook in the architecture: by subpackage, then by number; methods don't know each other."
+    subpackage = path.parent.name
+    number = path.stem if subpackage != "methods" or path == INDEX else ""
+    return SUBPACKAGES.index(subpackage) if subpackage in SUBPACKAGES else len(SUBPACKAGES), number
 
 
 API = [p for p in NOTEBOOKS if p.parts[1] == "api" and module_of(p)]
@@ -133,7 +133,7 @@ def check_imports(path, name):
         own = module.removeprefix("wiseft.") if module.startswith("wiseft.") else None
         if own:
             assert names and "*" not in names, f"{name} imports {own} without naming what"
-            for each in [f"{own}.{n}" for n in names] if own in WINGS else [own]:
+            for each in [f"{own}.{n}" for n in names] if own in SUBPACKAGES else [own]:
                 assert each in PLACES, f"{each} is no module of ours"
                 assert PLACES[each] < place(path), f"{name} imports {each}, which does not come before it"
         only = ALONE.get(module.partition(".")[0], {name})
@@ -213,7 +213,7 @@ def test_stored_outputs_are_fit_to_read(path):
             assert o.get("name") != "stderr", f"warnings or progress among the outputs: {o['text']}"
             text = "".join(o.get("text", [])) + "".join("".join(v) for k, v in o.get("data", {}).items()
                                                         if k.startswith("text"))
-            assert not re.search(r"(?<![\w.])/(home|root|tmp|work|Users|usr|var|private)/|[A-Z]:\\",
+            assert not re.search(r"(?<![\w.])/(home|root|tmp|number|Users|usr|var|private)/|[A-Z]:\\",
                                  text), f"an absolute path:\n{text}"
             assert not re.search(r"\r|it/s\b|\d+%\||<progress|█", text), f"a progress bar:\n{text}"
             assert not re.search(r"\w*Warning: ", text), f"a warning:\n{text}"

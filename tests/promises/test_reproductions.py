@@ -25,7 +25,7 @@ def runs():
 @pytest.fixture(scope="module")
 def protocol(runs):
     "Suite, zero-shot classifier, and some images of two sets."
-    suite, start = runs.protocol_start()
+    suite, start = runs.protocol_zeroshot()
     sets = runs.judged_sets(suite)
     assert list(sets)[:2] == [("validation", "reference"), ("test", "reference")]
     return suite, start, {k: s.subset(range(40)) for k, s in list(sets.items())[:2]}
@@ -38,8 +38,8 @@ def tune_head(runs, protocol):
     small = suite.validation.subset(range(100))
 
     def run(settings):
-        tuned = finetune(start, small, small, epochs=1, train="head", progress=False, **settings)
-        return runs.judge(start, tuned, few, [.5, 1.]) | dict(images=len(small))
+        finetuned = finetune(start, small, small, epochs=1, train="head", progress=False, **settings)
+        return runs.judge(start, finetuned, few, [.5, 1.]) | dict(images=len(small))
 
     return run
 
@@ -51,7 +51,7 @@ def test_answers_are_those_of_evaluate(runs, protocol):
     assert one["correct"][0, 40:].mean() == evaluate(start, few["test", "reference"], progress=False).value[0]
     way = runs.judge(start, start, few, [0., .5])
     assert way["classifiers"] == [("zero-shot", 0.), ("weight-space", .5)]
-    assert (way["correct"][1] == one["correct"][0]).all()  # halfway from the start to itself
+    assert (way["correct"][1] == one["correct"][0]).all()  # halfway from the initial model to itself
 
 
 def test_what_is_done_is_not_done_again(runs, protocol, tune_head, tmp_path):

@@ -90,7 +90,7 @@ def test_a_file_with_a_part_of_the_image_tower_is_refused(zeroshot, finetuned, t
     file = as_checkpoint(finetuned, tmp_path / "soup.pt", ["visual.layer4"])
     with pytest.raises(BadFile, match=r"soup.pt holds \d+ of the \d+ weights of the image tower of iconclip. It lacks "
                                       r"'visual.layer4.0.conv1.weight', .* and \d+ more. Save the whole model"):
-        load_classifier(file, start=zeroshot.clip, classnames=NAMES)
+        load_classifier(file, base=zeroshot.clip, classnames=NAMES)
 
 
 def test_a_file_that_lacks_counters_of_batches_is_read(zeroshot, finetuned, tmp_path):
@@ -98,32 +98,32 @@ def test_a_file_that_lacks_counters_of_batches_is_read(zeroshot, finetuned, tmp_
     file = as_checkpoint(finetuned, tmp_path / "old.pt")
     state = torch.load(file)
     torch.save({k: t for k, t in state.items() if not k.endswith("num_batches_tracked")}, file)
-    read = load_classifier(file, start=zeroshot.clip, classnames=NAMES)
+    read = load_classifier(file, base=zeroshot.clip, classnames=NAMES)
     assert torch.equal(read.head.weight, finetuned.head.weight)
 
 
 def test_a_whole_tower_that_a_file_lacks_is_named(zeroshot, finetuned, tmp_path, capsys):
     whole = as_checkpoint(finetuned, tmp_path / "whole.pt")
-    load_classifier(whole, start=zeroshot.clip, classnames=NAMES)
+    load_classifier(whole, base=zeroshot.clip, classnames=NAMES)
     assert capsys.readouterr().out == ""
     # wise-ft leaves some weights of the text tower in its files, and its transformer out
     image = as_checkpoint(finetuned, tmp_path / "image.pt", ["transformer."])
-    read = load_classifier(image, start=zeroshot.clip, classnames=NAMES)
+    read = load_classifier(image, base=zeroshot.clip, classnames=NAMES)
     assert capsys.readouterr().out == "image.pt has no text tower. The text tower is that of iconclip.\n"
     assert read.clip.model.token_embedding.weight is zeroshot.clip.model.token_embedding.weight
     torch.save(finetuned.head.state_dict(), tmp_path / "head.pt")
-    load_classifier(tmp_path / "head.pt", start=zeroshot.clip, classnames=NAMES)
+    load_classifier(tmp_path / "head.pt", base=zeroshot.clip, classnames=NAMES)
     assert capsys.readouterr().out == "head.pt has no image tower. The image tower is that of iconclip.\n"
 
 
 def test_a_classifier_as_the_base_of_a_file(zeroshot, finetuned, tmp_path):
     file = as_checkpoint(finetuned, tmp_path / "soup.pt")
-    read = load_classifier(file, start=zeroshot, classnames=NAMES)
-    assert read.hash == load_classifier(file, start=zeroshot.clip, classnames=NAMES).hash
+    read = load_classifier(file, base=zeroshot, classnames=NAMES)
+    assert read.hash == load_classifier(file, base=zeroshot.clip, classnames=NAMES).hash
     zeroshot.save(tmp_path / "zeroshot")
     for place in tmp_path / "zeroshot", str(tmp_path / "zeroshot"):
         with pytest.raises(TypeError, match=r"start is .*zeroshot.*Load it first: start=load_c"):
-            load_classifier(file, start=place, classnames=NAMES)
+            load_classifier(file, base=place, classnames=NAMES)
 
 
 # ---------- the images that choose α ----------
@@ -273,7 +273,8 @@ def test_heads_of_other_scales(zeroshot, finetuned, suite):
     with torch.no_grad():
         twice.head.weight.mul_(2)
     options = dict(alphas=(0, 0.5, 1), progress=False)
-    for task, args in ((interpolate, (zeroshot, twice)), (interpolate, (twice, finetuned)), (average, ([finetuned, twice],)),
+    for task, args in ((interpolate, (zeroshot, twice)), (interpolate, (twice, finetuned)), (average, ([finetuned,
+                                                                                                        twice],)),
                        (lambda *ends: sweep(*ends, suite, by=["weight-space", lines], **options), (zeroshot, twice)),
                        (lambda *ends: choose_alpha(*ends, suite, **options), (zeroshot, twice))):
         warned = messages(task, *args)

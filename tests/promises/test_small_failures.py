@@ -28,7 +28,7 @@ def test_lr_find_survives_nan_and_suggests(photos, tmp_path):
                 self.learn.loss = self.loss_grad.detach().clone()
 
     start = pico_classifier(["cat", "dog"])
-    learn = clip_learner(clip_dataloaders(photos, start, 8, progress=False), start, progress=False, path=tmp_path)
+    learn = clip_learner(start, clip_dataloaders(photos, start, 8, progress=False), progress=False, path=tmp_path)
     before = {k: v.clone() for k, v in learn.model.state_dict().items()}
     learn.add_cb(Spoil())
     found = learn.lr_find(num_it=60, show_plot=False)
@@ -39,7 +39,7 @@ def test_lr_find_survives_nan_and_suggests(photos, tmp_path):
 def test_loggers_are_given_numbers(photos):
     "TensorBoard's callback hands what the optimizer says to `add_scalar`"
     start = pico_classifier(["cat", "dog"])
-    learn = clip_learner(clip_dataloaders(photos, start, 8, progress=False), start, progress=False)
+    learn = clip_learner(start, clip_dataloaders(photos, start, 8, progress=False), progress=False)
     learn.create_opt()
     settings = [v for group in learn.opt.hypers for v in group.values()]
     assert settings and all(type(v) in (int, float) for v in settings)

@@ -75,47 +75,48 @@ def web_dataset(folder, images, ending, names=NAMES):
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory):
+def work(tmp_path_factory):
     "The same forty images in every form, a zero-shot classifier and a fine-tuned one."
-    room, threads = tmp_path_factory.mktemp("sources"), torch.get_num_threads()
+    work, threads = tmp_path_factory.mktemp("sources"), torch.get_num_threads()
     torch.set_num_threads(1)
     images = [(picture(2*i + label), label) for label in (0, 1) for i in range(20)]
     named = [(f"{NAMES[label]}/{i:02}.png", data) for i, (data, label) in enumerate(images)]
     for name, data in named:
-        (room / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
-        (room / "photos" / name).write_bytes(data)
-    pack(room / "photos.tar", [(f"photos/{name}", data) for name, data in named])
-    pack(room / "here.tar", [(f"./{name}", data) for name, data in named])
+        (work / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / "photos" / name).write_bytes(data)
+    pack(work / "photos.tar", [(f"photos/{name}", data) for name, data in named])
+    pack(work / "here.tar", [(f"./{name}", data) for name, data in named])
     for ending in "cls", "json":
-        web_dataset(room / ending, images, ending)
-    web_dataset(room / "unnamed", images, "cls", names=None)
+        web_dataset(work / ending, images, ending)
+    web_dataset(work / "unnamed", images, "cls", names=None)
     rows = [(f"photos/{name}", name.partition("/")[0]) for name, _ in named]
-    pd.DataFrame(rows, columns=["file", "label"]).to_csv(room / "table.csv", index=False)
-    pd.DataFrame(rows, columns=["filepath", "class"]).to_csv(room / "table.tsv", index=False, sep="\t")
+    pd.DataFrame(rows, columns=["file", "label"]).to_csv(work / "table.csv", index=False)
+    pd.DataFrame(rows, columns=["filepath", "class"]).to_csv(work / "table.tsv", index=False, sep="\t")
     captions = [(file, f"a photo of a {label}") for file, label in rows]
-    pd.DataFrame(captions, columns=["file", "caption"]).to_csv(room / "captions.csv", index=False)
+    pd.DataFrame(captions, columns=["file", "caption"]).to_csv(work / "captions.csv", index=False)
     torch.manual_seed(0)
-    save_file(timm.create_model("test_vit").state_dict(), room / "test_vit.safetensors")
-    in_splits(room, folder_suite(room / "photos", []))
-    pico_classifier(NAMES).save(room / "start")
-    finetune(load_classifier(room / "start"), room / "photos", epochs=1, lr=1e-3, progress=False).save(room / "tuned")
-    yield room
+    save_file(timm.create_model("test_vit").state_dict(), work / "test_vit.safetensors")
+    in_splits(work, folder_suite(work / "photos", []))
+    pico_classifier(NAMES).save(work / "start")
+    finetune(load_classifier(work / "start"), work / "photos", epochs=1, lr=1e-3,
+             progress=False).save(work / "finetuned")
+    yield work
     torch.set_num_threads(threads)
 
 
-def in_splits(room, suite):
+def in_splits(work, suite):
     "The suite's three parts as folders, as a suite's folder, and as a snapshot of a hub in shards"
     for split in SPLITS:
         images = getattr(suite, split)
         for i, path in enumerate(images.paths):
-            for place in room / "splits", room / "suite/reference":
+            for place in work / "splits", work / "suite/reference":
                 target = place / split / path.parent.name / path.name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(path.read_bytes())
         data = [path.read_bytes() for path in images.paths]
-        web_dataset(room / "data/hf/me/photos" / split, list(zip(data, images.labels.tolist())), "cls")
+        web_dataset(work / "data/hf/me/photos" / split, list(zip(data, images.labels.tolist())), "cls")
     for path in suite.test.paths:
-        target = room / "suite/shifted" / path.parent.name / path.name
+        target = work / "suite/shifted" / path.parent.name / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
 
@@ -160,10 +161,10 @@ def suite_of_arrays(suite):
 
 
 @pytest.fixture(autouse=True)
-def in_room(room, monkeypatch):
+def in_room(work, monkeypatch):
     "Commands are given there"
-    monkeypatch.chdir(room)
-    monkeypatch.setenv("WISEFT_DATA", str(room / "data"))
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("WISEFT_DATA", str(work / "data"))
 
 
 # ---------- what is done with a source, in Python and from the shell ----------
@@ -178,8 +179,8 @@ def shell(*args):
 
 @cache
 def ends():
-    "The classifiers of the room, whose weights nothing changes"
-    return load_classifier("start"), load_classifier("tuned")
+    "The classifiers of this folder, whose weights nothing changes"
+    return load_classifier("start"), load_classifier("finetuned")
 
 
 def values(table):
@@ -222,8 +223,8 @@ SHELL = {
     "finetune": ["finetune", "start", "SOURCE", "--epochs", 1, "--batch-size", 8, "-o", "OUT"],
     "probe": ["probe", "test_vit", "SOURCE", "--weights", "test_vit.safetensors", "--epochs", 1, "-o", "OUT"],
     "evaluate": ["evaluate", "start", "--suite", "SOURCE", "-o", "OUT.csv"],
-    "sweep": ["sweep", "start", "tuned", "--suite", "SOURCE", "--alphas", "0.3", "-o", "OUT.csv"],
-    "merge": ["merge", "start", "tuned", "--alpha", "auto", "--suite", "SOURCE", "-o", "OUT"],
+    "sweep": ["sweep", "start", "finetuned", "--suite", "SOURCE", "--alphas", "0.3", "-o", "OUT.csv"],
+    "merge": ["merge", "start", "finetuned", "--alpha", "auto", "--suite", "SOURCE", "-o", "OUT"],
     "predict": ["predict", "start", "SOURCE", "-o", "OUT.csv"],
 }
 SPLIT = "splits", "hub", "suite folder", "Suite"
@@ -235,7 +236,7 @@ def is_split(source, command):
 
 
 @pytest.fixture(scope="module")
-def expected(room):
+def expected(work):
     "What the plain folder gives in Python, by the command and by whether it is split"
     known = {}
 
@@ -285,7 +286,7 @@ def test_python(expected, source, command):
 
 
 @pytest.mark.parametrize("source", [k for k in PLACES if k != "captions"]) # of which there is no table of results
-def test_report(room, tmp_path, source):
+def test_report(work, tmp_path, source):
     "The images that were evaluated are found again, in whatever they lie"
     place = to_look_at(PLACES[source])
     predictions = evaluate(ends()[0], place, keep_predictions=True, progress=False)[1]
@@ -299,7 +300,7 @@ def test_report(room, tmp_path, source):
 
 def test_report_with_pictures(tmp_path):
     results = tmp_path / "results.csv"
-    assert shell("sweep", "start", "tuned", "--suite", "photos.tar", "--alphas", "0.5", "-o", results) is None
+    assert shell("sweep", "start", "finetuned", "--suite", "photos.tar", "--alphas", "0.5", "-o", results) is None
     assert shell("report", results, "--suite", "photos.tar") is None
     assert 'class="small"' in results.with_suffix(".html").read_text()
 
@@ -366,10 +367,10 @@ def test_two_processes(tmp_path):
     "Fine-tune on a tar as one does"
     alone = finetune(ends()[0], "photos.tar", epochs=1, batch_size=8, precision="fp32", progress=False)
     words = "-m wiseft finetune start photos.tar --epochs 1 --batch-size 8 --precision fp32 -o"
-    for process in launch(2, *words.split(), tmp_path / "tuned"):
+    for process in launch(2, *words.split(), tmp_path / "finetuned"):
         said = process.communicate(timeout=200)
         assert not process.returncode, said
-    together = load_classifier(tmp_path / "tuned").state_dict()
+    together = load_classifier(tmp_path / "finetuned").state_dict()
     assert max((together[k] - v).abs().max() for k, v in alone.state_dict().items()) < 1e-5
 
 
@@ -377,8 +378,8 @@ def test_captions():
     "Train both towers, on a folder's images"
     from wiseft.methods.flyp import flyp
 
-    tuned = finetune(ends()[0], ".", captions="captions.csv", loss=flyp, epochs=1, batch_size=8, progress=False)
-    assert tuned.head_from_text and tuned.recipe["tuning"] == "FLYP"
+    finetuned = finetune(ends()[0], ".", captions="captions.csv", loss=flyp, epochs=1, batch_size=8, progress=False)
+    assert finetuned.head_from_text and finetuned.recipe["tuning"] == "FLYP"
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -395,8 +396,8 @@ def test_an_unreadable_picture_costs_itself(tmp_path, packed, train, place):
             tar.add(tmp_path / "many", ".")
     images = image_folder(tmp_path / ("many.tar" if packed else "many"))
     with pytest.warns(UserWarning, match=f"Left out of fine-tuning: .*00{place}.png"):
-        tuned = finetune(ends()[0], images, image_folder("photos"), epochs=1, train=train, progress=False)
-    assert tuned.hash != ends()[0].hash
+        finetuned = finetune(ends()[0], images, image_folder("photos"), epochs=1, train=train, progress=False)
+    assert finetuned.hash != ends()[0].hash
 
 
 # ---------- the same defaults in Python and from the shell ----------
@@ -421,7 +422,8 @@ def test_what_suits_the_embedded_clip(tmp_path):
     assert shell("zeroshot", "photos", "-o", tmp_path / "start") is None
     start = zeroshot_classifier(load_clip(), NAMES)
     assert load_classifier(tmp_path / "start").hash == start.hash
-    assert shell("finetune", tmp_path / "start", "photos", "--epochs", 1, "-o", tmp_path / "tuned") is None
-    tuned = finetune(start, "photos", epochs=1, progress=False)
-    assert load_classifier(tmp_path / "tuned").hash == tuned.hash and tuned.recipe["lrs"] == [usual_lr(start)] * 2
+    assert shell("finetune", tmp_path / "start", "photos", "--epochs", 1, "-o", tmp_path / "finetuned") is None
+    finetuned = finetune(start, "photos", epochs=1, progress=False)
+    assert load_classifier(tmp_path / "finetuned").hash == finetuned.hash
+    assert finetuned.recipe["lrs"] == [usual_lr(start)] * 2
     assert usual_lr(start) != usual_lr(ends()[0]) and start.templates != ends()[0].templates

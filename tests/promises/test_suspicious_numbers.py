@@ -1,6 +1,6 @@
 """Numbers that look right and aren't: what gives each is refused, or warned of by name.
 
-All on six classes of coloured tiles, which `Colours` tells apart without an error.
+All on six classes of colored tiles, which `Colors` tells apart without an error.
 """
 import json
 import shutil
@@ -24,11 +24,11 @@ from wiseft.models.testing import pico_classifier
 finetune = later("wiseft.train.learner", "finetune")
 
 NAMES = ["black", "blue", "cyan", "green", "red", "yellow"]
-CENTRES = torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 1], [0, 1, 0], [1, 0, 0], [1, 1, 0]])
+CENTERS = torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 1], [0, 1, 0], [1, 0, 0], [1, 1, 0]])
 
 
-class Colours(torch.nn.Module):
-    "The colour that the mean of an image is nearest to."
+class Colors(torch.nn.Module):
+    "The color that the mean of an image is nearest to."
     classnames = NAMES
 
     def __init__(self, alpha=0, brighter=0.0):
@@ -40,17 +40,17 @@ class Colours(torch.nn.Module):
         return torch.from_numpy(np.asarray(im.resize((16, 16))).copy()).permute(2, 0, 1) / 255
 
     def forward(self, x):
-        return -torch.cdist(x.mean((2, 3)) + self.brighter, CENTRES.float())
+        return -torch.cdist(x.mean((2, 3)) + self.brighter, CENTERS.float())
 
 
 def tiles(folder, n, seed, ending="png", **options):
     "Tiles with a pattern each, in class folders."
     rng = np.random.default_rng(seed)
-    for name, centre in zip(NAMES, CENTRES.numpy()):
+    for name, center in zip(NAMES, CENTERS.numpy()):
         (folder / name).mkdir(parents=True)
         for i in range(n):
             pattern = rng.integers(0, 51, (6, 6, 3)).repeat(8, 0).repeat(8, 1)
-            Image.fromarray((204 * centre + pattern).astype(np.uint8)).save(folder / name / f"{i}.{ending}", **options)
+            Image.fromarray((204 * center + pattern).astype(np.uint8)).save(folder / name / f"{i}.{ending}", **options)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def here(whole, tmp_path):
 def measured(folder):
     "What loading a suite and evaluating on it gives."
     suite = folder_suite(folder / "reference", sorted(p for p in folder.iterdir() if p.name != "reference"))
-    return evaluate(Colours(), suite, progress=False)
+    return evaluate(Colors(), suite, progress=False)
 
 
 def test_nothing_is_said_without_a_reason(here):
@@ -126,10 +126,10 @@ def one_file_in_two_classes(folder):
 
 
 OF_SUITES = {
-    jpegs_cut_in_half: "0.jpg: It was cut off: its last rows are grey",
+    jpegs_cut_in_half: "0.jpg: The file is truncated: its last rows are missing",
     folders_exchanged: "dark: hardly an image of 'blue', 'red' is right, and most are taken for the next",
     class_missing: "dark: there are no images of 'red', 1 of 6 classes: its numbers tell of the others",
-    one_class: "5 of 6 classes: its numbers tell of the others. Whoever always says that is right on all of it",
+    one_class: "5 of 6 classes: its numbers tell of the others. A classifier that always answers it scores 100 %",
     shift_of_test_images: "seen: 36 of 36 images are those of reference, byte for byte (such as",
     one_shift_twice: "dark: 36 of 36 images are those of again, byte for byte (such as",
     one_class_many_times: "dark: 156 files are 36 images (red/0 0.png is there 21 times)",
@@ -260,10 +260,10 @@ def test_weights_are_held_against_their_hash(tmp_path):
 
 
 SWEEPS = {
-    "itself": (Colours(1), (0.5,), "weight-space", "The two classifiers have the same weights"),
-    "alpha 2": (Colours(1, 0.1), (0.5, 2), "weight-space", "alpha is 2, outside 0…1"),
-    "alpha -1 of outputs": (Colours(1, 0.1), (-1, 0.5), "logits", "alpha is -1, outside 0…1"),
-    "as it should be": (Colours(1, 0.1), (0.5,), "weight-space", ""),
+    "itself": (Colors(1), (0.5,), "weight-space", "The two classifiers have the same weights"),
+    "alpha 2": (Colors(1, 0.1), (0.5, 2), "weight-space", "alpha is 2, outside 0…1"),
+    "alpha -1 of outputs": (Colors(1, 0.1), (-1, 0.5), "logits", "alpha is -1, outside 0…1"),
+    "as it should be": (Colors(1, 0.1), (0.5,), "weight-space", ""),
 }
 
 
@@ -271,7 +271,7 @@ SWEEPS = {
 def test_sweeps(name, whole):
     end, alphas, way, words = SWEEPS[name]
     suite = folder_suite(whole / "reference", [])
-    found = said(lambda: sweep(Colours(), end, suite, alphas, by=[way], progress=False))
+    found = said(lambda: sweep(Colors(), end, suite, alphas, by=[way], progress=False))
     assert words in found and bool(words) == bool("weights" in found or "alpha" in found)
 
 
@@ -291,5 +291,5 @@ def test_threads_are_in_the_recipe(whole):
     start = pico_classifier(NAMES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tuned = finetune(start, folder_suite(whole / "reference", []), epochs=1, batch_size=36, progress=False)
-    assert tuned.recipe["threads"] == torch.get_num_threads()
+        finetuned = finetune(start, folder_suite(whole / "reference", []), epochs=1, batch_size=36, progress=False)
+    assert finetuned.recipe["threads"] == torch.get_num_threads()

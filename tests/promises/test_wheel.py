@@ -23,19 +23,19 @@ def clean_environment(home):
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     "(bin folder of an empty environment with the wheel, working folder, environment variables)."
-    room = tmp_path_factory.mktemp("package")
-    copy_tree(room / "source")
-    (room / "home").mkdir()
-    env = clean_environment(room / "home")
-    python("-m", "build", "--outdir", room / "dist", room / "source", env=env)
-    shutil.rmtree(room / "source")
-    python("-m", "venv", room / "venv", env=env)
-    wheel, = (room / "dist").glob("*.whl")
-    bin = room / "venv" / "bin"
+    work = tmp_path_factory.mktemp("package")
+    copy_tree(work / "source")
+    (work / "home").mkdir()
+    env = clean_environment(work / "home")
+    python("-m", "build", "--outdir", work / "dist", work / "source", env=env)
+    shutil.rmtree(work / "source")
+    python("-m", "venv", work / "venv", env=env)
+    wheel, = (work / "dist").glob("*.whl")
+    bin = work / "venv" / "bin"
     # what is imported is compiled then; of all that comes along little is
     run(bin / "python", "-m", "pip", "install", "--quiet", "--no-compile", wheel, env=env, timeout=1200)
-    yield bin, room / "home", env
-    shutil.rmtree(room / "venv")
+    yield bin, work / "home", env
+    shutil.rmtree(work / "venv")
 
 
 def test_every_module_comes_from_the_wheel(installed):

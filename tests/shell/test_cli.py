@@ -22,24 +22,24 @@ CLASSES = ["camera", "heart", "star"]
 
 
 @pytest.fixture(scope="session")
-def room(tmp_path_factory):
+def work(tmp_path_factory):
     "A folder with a small suite cut from the embedded one, a zero-shot and a fine-tuned classifier, and their sweep."
-    room = tmp_path_factory.mktemp("cli")
-    wiseft("data", "--unpack", "icons", cwd=room)
-    suite = room / "suite"
+    work = tmp_path_factory.mktemp("cli")
+    wiseft("data", "--unpack", "icons", cwd=work)
+    suite = work / "suite"
     for style in "reference", "solid":
-        for split in (room / "icons" / style).iterdir():
+        for split in (work / "icons" / style).iterdir():
             for name in CLASSES:
                 for image in sorted((split / name).glob("*.png"))[:12]:
-                    target = suite / image.relative_to(room / "icons")
+                    target = suite / image.relative_to(work / "icons")
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy(image, target)
-    shutil.rmtree(room / "icons")
-    wiseft("zeroshot", ",".join(CLASSES), "-o", "zeroshot", cwd=room)
+    shutil.rmtree(work / "icons")
+    wiseft("zeroshot", ",".join(CLASSES), "-o", "zeroshot", cwd=work)
     # in a process of its own: one that goes on, in this, must give the same
-    run(WISEFT, "finetune", "zeroshot", "suite", "--epochs", "2", "--lr", "1e-3", "-o", "finetuned", cwd=room)
-    wiseft("sweep", "zeroshot", "finetuned", "--suite", "suite", "--alphas", "0.3,0.5", "-o", "sweep.csv", cwd=room)
-    return room
+    run(WISEFT, "finetune", "zeroshot", "suite", "--epochs", "2", "--lr", "1e-3", "-o", "finetuned", cwd=work)
+    wiseft("sweep", "zeroshot", "finetuned", "--suite", "suite", "--alphas", "0.3,0.5", "-o", "sweep.csv", cwd=work)
+    return work
 
 
 def wiseft(*args, cwd=".", code=0):
@@ -103,69 +103,69 @@ def test_models():
     assert "iconclip" in out and "ViT" not in out
 
 
-def test_saved_folders_hold_what_open_clip_reads(room):
+def test_saved_folders_hold_what_open_clip_reads(work):
     for name in "zeroshot", "finetuned":
-        files = {p.name for p in (room / name).iterdir()}
+        files = {p.name for p in (work / name).iterdir()}
         assert {"open_clip_config.json", "open_clip_model.safetensors", "head.safetensors", "wiseft.json"} <= files
 
 
-def test_sweep_has_all_methods(room):
-    table = pd.read_csv(room / "sweep.csv")
+def test_sweep_has_all_methods(work):
+    table = pd.read_csv(work / "sweep.csv")
     found = set(zip(table.method, table.alpha))
     inner = {(m, a) for m in ("weight-space", "logits", "probabilities") for a in (0.3, 0.5)}
     assert found == inner | {("zero-shot", 0), ("fine-tuned", 1)}
     assert set(table.dataset) == {"reference", "solid", "mean over shifts"}
 
 
-def test_merge_and_evaluate_agree_with_the_sweep(room, tmp_path):
-    wiseft("merge", room / "zeroshot", room / "finetuned", "--alpha", "0.3", "-o", tmp_path / "averaged")
-    out = wiseft("evaluate", tmp_path / "averaged", "--suite", room / "suite", "-o", tmp_path / "results.csv")
+def test_merge_and_evaluate_agree_with_the_sweep(work, tmp_path):
+    wiseft("merge", work / "zeroshot", work / "finetuned", "--alpha", "0.3", "-o", tmp_path / "averaged")
+    out = wiseft("evaluate", tmp_path / "averaged", "--suite", work / "suite", "-o", tmp_path / "results.csv")
     assert "mean over shifts" in out.stdout and "wrote" in out.stderr
-    swept, one = pd.read_csv(room / "sweep.csv"), pd.read_csv(tmp_path / "results.csv")
+    swept, one = pd.read_csv(work / "sweep.csv"), pd.read_csv(tmp_path / "results.csv")
     swept = swept[(swept.method == "weight-space") & (swept.alpha == 0.3)]
     assert dict(zip(swept.dataset, swept.value)) == dict(zip(one.dataset, one.value))
 
 
-def test_merge_files(room, tmp_path):
+def test_merge_files(work, tmp_path):
     from safetensors.torch import load_file
 
-    paths = [room / n / "head.safetensors" for n in ("zeroshot", "finetuned")]
+    paths = [work / n / "head.safetensors" for n in ("zeroshot", "finetuned")]
     wiseft("merge", *paths, "--alpha", "0.25", "-o", tmp_path / "head.safetensors")
     a, b = (load_file(p)["weight"] for p in paths)
     assert (load_file(tmp_path / "head.safetensors")["weight"] - (0.75 * a + 0.25 * b)).abs().max() < 1e-5
 
 
-def test_evaluate_on_folders(room):
+def test_evaluate_on_folders(work):
     out = wiseft("evaluate", "zeroshot", "--reference", "suite/reference", "--shift", "suite/solid/test",
-                 cwd=room).stdout
+                 cwd=work).stdout
     assert "reference" in out and "test" in out
 
 
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
-def test_ensemble(room, tmp_path, average):
+def test_ensemble(work, tmp_path, average):
     wiseft("ensemble", "zeroshot", "finetuned", "--average", average, "--suite", "suite", "-o", tmp_path / "out.csv",
-           cwd=room)
-    swept, table = pd.read_csv(room / "sweep.csv"), pd.read_csv(tmp_path / "out.csv")
+           cwd=work)
+    swept, table = pd.read_csv(work / "sweep.csv"), pd.read_csv(tmp_path / "out.csv")
     mine, theirs = table[table.method == average], swept[(swept.method == average) & (swept.alpha == 0.5)]
     assert dict(zip(mine.dataset, mine.value)) == dict(zip(theirs.dataset, theirs.value))
 
 
-def test_plot_and_report(room, tmp_path):
-    wiseft("plot", "sweep.csv", "-o", tmp_path / "pictures", cwd=room)
+def test_plot_and_report(work, tmp_path):
+    wiseft("plot", "sweep.csv", "-o", tmp_path / "pictures", cwd=work)
     drawn = {"frontier.png", "alpha.png", "shifts.png"}
     assert {p.name for p in (tmp_path / "pictures").iterdir()} == {".wiseft", *drawn}
-    wiseft("report", "sweep.csv", "-o", tmp_path / "report.html", cwd=room)
+    wiseft("report", "sweep.csv", "-o", tmp_path / "report.html", cwd=work)
     page = (tmp_path / "report.html").read_text()
     assert "data:image/png" in page and "http" not in page.replace("http://www.w3.org", "")
 
 
-def test_bench(room, tmp_path):
+def test_bench(work, tmp_path):
     "Tables, a picture and a page, also of a method that can't run; intervals over families, which a table names"
-    shutil.copytree(room / "suite", tmp_path / "suite")
+    shutil.copytree(work / "suite", tmp_path / "suite")
     files = sorted((tmp_path / "suite").rglob("*.png"))
     rows = [dict(file=f.relative_to(tmp_path / "suite").as_posix(), family=i % 7) for i, f in enumerate(files)]
     pd.DataFrame(rows).to_csv(tmp_path / "suite/families.csv", index=False)
-    out = wiseft("bench", room / "zeroshot", "--suite", "suite", "--methods", "lines,uniform soup", "--epochs", "1",
+    out = wiseft("bench", work / "zeroshot", "--suite", "suite", "--methods", "lines,uniform soup", "--epochs", "1",
                  "--seeds", "1", "--lrs", "1e-3", "--groups", "-o", "bench", cwd=tmp_path).stdout
     tables, pictures = ("gains", "curves", "accuracies", "choices", "costs"), ("bench.png", "bench.svg", "gains.png")
     assert {*(f"{t}.csv" for t in tables), *pictures} <= {p.name for p in (tmp_path / "bench").iterdir()}
@@ -176,21 +176,21 @@ def test_bench(room, tmp_path):
     assert "groups: reference 7, solid 7" in page and "families of images that belong together" in page
 
 
-def test_flyp_with_captions_from_class_names(room, tmp_path):
+def test_flyp_with_captions_from_class_names(work, tmp_path):
     "Both towers train, and the head is the new text tower's"
-    wiseft("finetune", room / "zeroshot", room / "suite", "--method", "flyp", "--epochs", "1", "--precision", "fp32",
-           "-o", "tuned", cwd=tmp_path)
-    card = json.loads((tmp_path / "tuned/wiseft.json").read_text())
+    wiseft("finetune", work / "zeroshot", work / "suite", "--method", "flyp", "--epochs", "1", "--precision", "fp32",
+           "-o", "finetuned", cwd=tmp_path)
+    card = json.loads((tmp_path / "finetuned/wiseft.json").read_text())
     assert card["recipe"]["loss"]["name"] == "FLYP"
-    start, tuned = (load_classifier(folder) for folder in (room / "zeroshot", tmp_path / "tuned"))
+    start, finetuned = (load_classifier(folder) for folder in (work / "zeroshot", tmp_path / "finetuned"))
     for name in "visual.conv1.weight", "text_projection":
-        assert not torch.equal(*(c.clip.model.state_dict()[name] for c in (start, tuned))), name
-    again = zeroshot_classifier(tuned.clip, tuned.classnames, tuned.templates)
-    torch.testing.assert_close(again.head.weight, tuned.head.weight)
+        assert not torch.equal(*(c.clip.model.state_dict()[name] for c in (start, finetuned))), name
+    again = zeroshot_classifier(finetuned.clip, finetuned.classnames, finetuned.templates)
+    torch.testing.assert_close(again.head.weight, finetuned.head.weight)
 
 
-def test_data_names_unreadable_images(room, tmp_path):
-    shutil.copytree(room / "suite/solid/test", tmp_path / "set")
+def test_data_names_unreadable_images(work, tmp_path):
+    shutil.copytree(work / "suite/solid/test", tmp_path / "set")
     (tmp_path / "set/heart/text.png").write_text("no picture")
     err = wiseft("data", "set", cwd=tmp_path, code=1).stderr
     assert "text.png" in err and "1 of" in err
@@ -222,11 +222,11 @@ def test_data_names_unreadable_images(room, tmp_path):
     (["plot", "nowhere.csv", "-o", "x"], "nowhere.csv"),
     (["report", "zeroshot/wiseft.json", "-o", "x.html"], "results"),
 ], ids=lambda o: " ".join(o) if isinstance(o, list) else "")
-def test_errors_are_a_line(room, args, words):
-    err = wiseft(*args, cwd=room, code=1).stderr
+def test_errors_are_a_line(work, args, words):
+    err = wiseft(*args, cwd=work, code=1).stderr
     assert words in err and [line for line in err.splitlines() if line.startswith("error: ")]
     assert len([line for line in err.splitlines() if not line.startswith("warning")]) <= 4
-    assert not (room / "x").exists() and not list(room.glob(".x*"))
+    assert not (work / "x").exists() and not list(work.glob(".x*"))
 
 
 @pytest.mark.parametrize("args", [
@@ -237,36 +237,36 @@ def test_errors_are_a_line(room, args, words):
     ["sweep", "zeroshot", "finetuned", "-o", "r.xyz"], ["predict", "zeroshot", "suite", "-o", "r.xyz"],
     ["evaluate", "zeroshot", "--shift", "suite"],
 ], ids=" ".join)
-def test_wrong_command_lines(room, args):
-    wiseft(*args, cwd=room, code=2)
+def test_wrong_command_lines(work, args):
+    wiseft(*args, cwd=work, code=2)
 
 
-def test_debug_shows_the_traceback(room):
+def test_debug_shows_the_traceback(work):
     for args in (["--debug", "evaluate", "nowhere"], ["evaluate", "nowhere", "--debug"]):
-        done = run(WISEFT, *args, cwd=room, ok=False)
+        done = run(WISEFT, *args, cwd=work, ok=False)
         assert done.returncode == 1 and "Traceback" in done.stderr and "FileNotFoundError" in done.stderr
 
 
-def test_existing_targets_are_kept(room, tmp_path):
+def test_existing_targets_are_kept(work, tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures/mine.txt").write_text("mine")
-    assert "--force" in wiseft("plot", room / "sweep.csv", "-o", "pictures", cwd=tmp_path, code=1).stderr
+    assert "--force" in wiseft("plot", work / "sweep.csv", "-o", "pictures", cwd=tmp_path, code=1).stderr
     assert (tmp_path / "pictures/mine.txt").read_text() == "mine"
-    said = wiseft("plot", room / "sweep.csv", "-o", "pictures", "--force", cwd=tmp_path, code=1).stderr
+    said = wiseft("plot", work / "sweep.csv", "-o", "pictures", "--force", cwd=tmp_path, code=1).stderr
     assert "no folder of pictures that wiseft wrote" in said and (tmp_path / "pictures/mine.txt").read_text() == "mine"
-    wiseft("plot", room / "sweep.csv", "-o", "other", cwd=tmp_path)
-    wiseft("plot", room / "sweep.csv", "-o", "other", "--force", cwd=tmp_path)
+    wiseft("plot", work / "sweep.csv", "-o", "other", cwd=tmp_path)
+    wiseft("plot", work / "sweep.csv", "-o", "other", "--force", cwd=tmp_path)
     assert {p.suffix for p in (tmp_path / "other").iterdir() if p.name != ".wiseft"} == {".png"}
 
 
-def test_warnings_are_a_line(room, tmp_path):
-    done = wiseft("merge", "zeroshot", "finetuned", "--alpha", "1.5", "-o", tmp_path / "beyond", cwd=room)
+def test_warnings_are_a_line(work, tmp_path):
+    done = wiseft("merge", "zeroshot", "finetuned", "--alpha", "1.5", "-o", tmp_path / "beyond", cwd=work)
     assert [line for line in done.stderr.splitlines() if line.startswith("warning: ") and "1.5" in line], done.stderr
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda s: s.name)
-def test_stopped_training_leaves_whole_checkpoints_and_goes_on(room, tmp_path, sent):
-    command = ["finetune", room / "zeroshot", room / "suite", "--lr", "1e-4", "--checkpoints", "run", "-o", "out"]
+def test_stopped_training_leaves_whole_checkpoints_and_goes_on(work, tmp_path, sent):
+    command = ["finetune", work / "zeroshot", work / "suite", "--lr", "1e-4", "--checkpoints", "run", "-o", "out"]
     log = tmp_path.with_suffix(".txt")
     training = Forked(log, command_line, tmp_path, *command, "--epochs", "5000")
     checkpoint = tmp_path / "run/checkpoint.safetensors"
@@ -281,12 +281,12 @@ def test_stopped_training_leaves_whole_checkpoints_and_goes_on(room, tmp_path, s
         assert "epochs" in wiseft(*command, "--epochs", "9", "--resume", cwd=tmp_path, code=1).stderr
 
 
-def test_a_run_goes_on_from_its_checkpoint(room, tmp_path):
-    command = ["finetune", room / "zeroshot", room / "suite", "--epochs", "2", "--lr", "1e-3", "-o", "out"]
+def test_a_run_goes_on_from_its_checkpoint(work, tmp_path):
+    command = ["finetune", work / "zeroshot", work / "suite", "--epochs", "2", "--lr", "1e-3", "-o", "out"]
     wiseft(*command, "--checkpoints", "run", cwd=tmp_path)
     shutil.rmtree(tmp_path / "out")
     wiseft(*command, "--checkpoints", "run", "--resume", cwd=tmp_path)
-    assert (tmp_path / "out/head.safetensors").read_bytes() == (room / "finetuned/head.safetensors").read_bytes()
+    assert (tmp_path / "out/head.safetensors").read_bytes() == (work / "finetuned/head.safetensors").read_bytes()
 
 
 def test_python_m_wiseft():
@@ -294,22 +294,22 @@ def test_python_m_wiseft():
 
 
 @pytest.mark.parametrize("top", [1, 3])
-def test_predict(room, tmp_path, top):
-    wiseft("predict", "zeroshot", "suite/solid/test", "--top", top, "-o", tmp_path / "predictions.csv", cwd=room)
+def test_predict(work, tmp_path, top):
+    wiseft("predict", "zeroshot", "suite/solid/test", "--top", top, "-o", tmp_path / "predictions.csv", cwd=work)
     table = pd.read_csv(tmp_path / "predictions.csv")
-    swept = pd.read_csv(room / "sweep.csv").query("method == 'zero-shot' and dataset == 'solid'")
+    swept = pd.read_csv(work / "sweep.csv").query("method == 'zero-shot' and dataset == 'solid'")
     right = [Path(f).parent.name == c for f, c in zip(table.file, table["class"])]
     assert sum(right) / len(right) == swept.value.item() and len(right) == swept.n.item()
     assert len(table.columns) == 2 + 2 * top
 
 
-def test_doubts_are_said(room):
-    err = wiseft("sweep", "zeroshot", "finetuned", "--suite", "suite", "--alphas", "0,50,100", cwd=room).stderr
-    assert "Were per cent meant?" in err and "has 32 images" in err, err
+def test_doubts_are_said(work):
+    err = wiseft("sweep", "zeroshot", "finetuned", "--suite", "suite", "--alphas", "0,50,100", cwd=work).stderr
+    assert "Were percent meant?" in err and "has 32 images" in err, err
 
 
-def test_the_device_is_said(room):
-    told = wiseft("evaluate", "zeroshot", "--suite", "suite", "--device", "cpu", cwd=room).stderr
+def test_the_device_is_said(work):
+    told = wiseft("evaluate", "zeroshot", "--suite", "suite", "--device", "cpu", cwd=work).stderr
     assert re.search(r"on the CPU, float32, \d+ thread", told), told
 
 
@@ -327,22 +327,22 @@ def test_every_command_that_computes_takes_a_device_and_readers():
     assert without("--workers") == neither | {"zeroshot", "demo"}  # which read no images, or icons
 
 
-def test_what_was_predicted_lies_beside_the_table_and_is_in_the_report(room, tmp_path):
+def test_what_was_predicted_lies_beside_the_table_and_is_in_the_report(work, tmp_path):
     from wiseft.analysis.predictions import compare_ends, read_predictions
 
-    swept = pd.read_csv(room / "sweep.csv").set_index(["method", "alpha", "dataset"]).value
-    for g in compare_ends(read_predictions(room / "sweep.predictions.csv.gz")).itertuples():
+    swept = pd.read_csv(work / "sweep.csv").set_index(["method", "alpha", "dataset"]).value
+    for g in compare_ends(read_predictions(work / "sweep.predictions.csv.gz")).itertuples():
         assert abs(
             g.difference
             - (swept["weight-space", 0.5, g.dataset] - swept[g.a, float(g.a == "fine-tuned"), g.dataset])) < 1e-9
     wiseft("report", "sweep.csv", "--suite", "suite", "--classifier", "finetuned", "-o", tmp_path / "report.html",
-           cwd=room)
+           cwd=work)
     page = (tmp_path / "report.html").read_text()
     assert "Comparisons on the same images" in page and 'class="small"' in page and "How it was fine-tuned" in page
 
 
-def test_training_into_a_file_is_a_line_an_epoch(room, tmp_path):
-    done = wiseft("finetune", "zeroshot", "suite", "--epochs", "2", "-o", tmp_path / "finetuned", cwd=room)
+def test_training_into_a_file_is_a_line_an_epoch(work, tmp_path):
+    done = wiseft("finetune", "zeroshot", "suite", "--epochs", "2", "-o", tmp_path / "finetuned", cwd=work)
     lines = [o for o in done.stderr.splitlines() if o.startswith("epoch")]
     assert [o.partition(":")[0] for o in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
     assert all(w in o for o in lines for w in ("loss ", "validation accuracy ", " images a second, "))
@@ -350,10 +350,10 @@ def test_training_into_a_file_is_a_line_an_epoch(room, tmp_path):
     assert "\r" not in done.output and len(done.stderr) < 2000
 
 
-def test_resume_says_where_it_begins(room, tmp_path):
+def test_resume_says_where_it_begins(work, tmp_path):
     tune = ["finetune", "zeroshot", "suite", "--epochs", "2", "--train", "head", "--checkpoints", tmp_path, "--resume"]
-    assert "checkpoint.safetensors yet: this begins anew" in wiseft(*tune, "-o", tmp_path / "a", cwd=room).stderr
-    said = wiseft(*tune, "-o", tmp_path / "b", cwd=room).stderr
+    assert "checkpoint.safetensors yet: this begins anew" in wiseft(*tune, "-o", tmp_path / "a", cwd=work).stderr
+    said = wiseft(*tune, "-o", tmp_path / "b", cwd=work).stderr
     assert f"going on from {tmp_path / 'checkpoint.safetensors'}\nall 2 epochs were done\n" in said
 
 
@@ -365,10 +365,10 @@ def test_completion_is_installed_and_completes(tmp_path):
     assert run(WISEFT, env=os.environ | asked).stdout.split() == ["methods", "merge"]
 
 
-def test_quiet(room, tmp_path):
+def test_quiet(work, tmp_path):
     "Before or after the command: results, warnings and errors alone"
-    done = wiseft("evaluate", room / "zeroshot", "--suite", room / "suite", "-q", "-o", tmp_path / "table.csv")
+    done = wiseft("evaluate", work / "zeroshot", "--suite", work / "suite", "-q", "-o", tmp_path / "table.csv")
     assert "solid" in done.stdout and all(line.startswith("warning: ") for line in done.stderr.splitlines())
-    assert wiseft("-q", "merge", room / "zeroshot", room / "finetuned", "-o", tmp_path / "averaged").output == ""
+    assert wiseft("-q", "merge", work / "zeroshot", work / "finetuned", "-o", tmp_path / "averaged").output == ""
     assert wiseft("-q", "show", tmp_path / "gone", code=1).stderr.startswith("error: ")
-    assert "wrote" in wiseft("merge", room / "zeroshot", room / "finetuned", "-o", tmp_path / "other").stderr
+    assert "wrote" in wiseft("merge", work / "zeroshot", work / "finetuned", "-o", tmp_path / "other").stderr

@@ -1,4 +1,4 @@
-"The whole road in one command is what its commands are one by one, and goes on where it was stopped."
+"The full pipeline in one command is what its commands are one by one, and goes on where it was stopped."
 import re
 import shlex
 import shutil
@@ -30,23 +30,23 @@ WORDS = ["run", "photos", "--shift", "others", "--model", "local-dir:tiny", "--e
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory):
+def work(tmp_path_factory):
     "Photographs, others, a tiny CLIP, and a run; with one thread"
-    room, threads = tmp_path_factory.mktemp("road"), torch.get_num_threads()
+    work, threads = tmp_path_factory.mktemp("road"), torch.get_num_threads()
     torch.set_num_threads(1)
     for name in "photos", "others":
-        photographs(room / name)
-    pico_classifier(["cat", "dog"]).save(room / "tiny")
+        photographs(work / name)
+    pico_classifier(["cat", "dog"]).save(work / "tiny")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(room)
+        patch.chdir(work)
         said = wiseft(*WORDS).stderr
-    yield room, said
+    yield work, said
     torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
-def in_room(room, monkeypatch):
-    monkeypatch.chdir(room[0])
+def in_room(work, monkeypatch):
+    monkeypatch.chdir(work[0])
 
 
 def wiseft(*words, code=0):
@@ -66,7 +66,7 @@ def test_a_run_is_its_commands():
     for line in lines:
         wiseft(*shlex.split(line.replace("out/", "alone/"))[1:])
     again = run("photos", "python", shift="others", model="local-dir:tiny", epochs=2)
-    assert hashes("out") == hashes("alone") == [c.hash for c in (again.start, again.finetuned, again.averaged)]
+    assert hashes("out") == hashes("alone") == [c.hash for c in (again.initial, again.finetuned, again.averaged)]
     table = pd.read_csv("out/results.csv")
     pd.testing.assert_frame_equal(table, pd.read_csv("alone/results.csv"))
     assert again.table.value.tolist() == table.value.tolist()
@@ -74,11 +74,11 @@ def test_a_run_is_its_commands():
         assert (Path("alone") / file.relative_to("out")).exists() or file.name in ("commands.sh", ".wiseft"), file
 
 
-def test_what_chose_alpha_is_told_everywhere(room):
+def test_what_chose_alpha_is_told_everywhere(work):
     card = read_card(Path("out/averaged"))
     chosen = card["recipe"]["merge"]["chosen"]
     assert f"α = {card['alpha']:g} was chosen on 2 validation images (one standard error:" in chosen
-    assert room[1].count(f"\n{chosen}\n") == 1
+    assert work[1].count(f"\n{chosen}\n") == 1
     assert chosen in Path("out/averaged/README.md").read_text()
     assert f'<p class="lead">{chosen}' in Path("out/report.html").read_text()
     assert "is no average of these two" in wiseft("sweep", "out/finetuned", "out/zeroshot", "--averaged",

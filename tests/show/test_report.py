@@ -127,9 +127,9 @@ def test_small_pictures_are_of_the_predictions(page, report):
 
 
 @pytest.mark.parametrize("width", [1100, 390])
-@pytest.mark.parametrize("colours", ["light", "dark"])
-def test_everybody_can_read_it(page, width, colours):
-    page.emulate_media(color_scheme=colours)
+@pytest.mark.parametrize("colors", ["light", "dark"])
+def test_everybody_can_read_it(page, width, colors):
+    page.emulate_media(color_scheme=colors)
     page.set_viewport_size(dict(width=width, height=800))
     assert not findings(page)
     assert not page.evaluate(STICKING_OUT)

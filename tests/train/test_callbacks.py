@@ -21,7 +21,7 @@ first, others = np.flatnonzero(labels == 0)[:1], np.flatnonzero(labels != 0)[:2]
 validation = suite.validation.subset([*first, *others])
 dls = clip_dataloaders(suite.train.subset(range(4)), classifier, 2, validation, progress=False)
 dls.valid.bs = 2 # the second batch has one image, and the first process has none of it
-print(accuracy_now(clip_learner(dls, classifier, progress=False)))
+print(accuracy_now(clip_learner(classifier, dls, progress=False)))
 """
 
 

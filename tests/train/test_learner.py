@@ -57,7 +57,7 @@ def test_what_is_saved_goes_to_the_current_folder_or_to_the_path_that_is_given(f
         "photos", valid_pct=.1, seed=0, bs=8, num_workers=0, item_tfms=Resize(pictures["size"]),
         batch_tfms=Normalize.from_stats(pictures["mean"], pictures["std"], cuda=False))
     for arguments, place in ({}, folder), (dict(path=folder/"work"), folder/"work"):
-        learn = clip_learner(dls, classifier, progress=False, **arguments)
+        learn = clip_learner(classifier, dls, progress=False, **arguments)
         learn.lr_find(num_it=6, show_plot=False)
         learn.save("stage-1")
         assert (place/"models/stage-1.pth").is_file()

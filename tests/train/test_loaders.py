@@ -29,5 +29,5 @@ def noise_images(folder, darkest):
 def test_batches_without_negative_values(darkest, mean, std, tmp_path):
     clip = load_clip(preprocess=dict(mean=[mean] * 3, std=[std] * 3))
     images = noise_images(tmp_path, darkest)
-    tuned = finetune(zeroshot_classifier(clip, ["a", "b"]), images, images, epochs=1, batch_size=4, progress=False)
-    assert tuned.alpha == 1
+    finetuned = finetune(zeroshot_classifier(clip, ["a", "b"]), images, images, epochs=1, batch_size=4, progress=False)
+    assert finetuned.alpha == 1

@@ -66,14 +66,14 @@ def adamw():
 
 
 def test_with_lora_pull_and_text(few, tune):
-    "The head stays where its factor is 0; parts of weights, pulls and the text tower have their factors, too."
+    "The head stays where its factor is 0; parts of weights, constraints and the text tower have their factors, too."
     from wiseft.methods.flyp import flyp
     from wiseft.methods.lora import lora
     from wiseft.methods.spd import spd
     *_, pico, vit = few
     low = tune(vit, train=lora, lr_factors=dict(head=0, decay=0.5))
     assert low.head.weight.equal(vit.head.weight) and apart(low, vit) > 0
-    held = tune(pico, pull=spd, lr_factors=dict(image=0))
+    held = tune(pico, constraint=spd, lr_factors=dict(image=0))
     assert all(p.equal(q) for p, q in zip(held.visual.parameters(), pico.visual.parameters()))
     still = tune(pico, loss=flyp, lr_factors=dict(text=0, decay=0.9))
     assert all(p.equal(q) for p, q in zip(still.text.parameters(), pico.with_text().text.parameters()))
@@ -81,22 +81,23 @@ def test_with_lora_pull_and_text(few, tune):
 
 
 def test_one_part_of_both_towers(few, tune, tmp_path):
-    "Of three parts, where the text tower was tuned: the head follows; files give the same as classifiers."
+    "Of three parts, where the text tower was fine-tuned: the head follows; files give the same as classifiers."
     from safetensors.torch import load_file, save_file
 
     from wiseft.methods.flyp import flyp
     from wiseft.weights.files import write_merged
     from wiseft.weights.merge import interpolate
     *_, pico, _ = few
-    tuned = tune(pico, loss=flyp)
-    half, image, text = interpolate(pico, tuned), interpolate(pico, tuned, parts="image"), interpolate(
-        pico, tuned, parts="text")
-    assert apart(image.visual, half.visual) == 0 == apart(image.text, tuned.text) == apart(image.head, tuned.head)
-    assert apart(text.text, half.text) == 0 == apart(text.visual, tuned.visual) == apart(text.head, half.head)
+    finetuned = tune(pico, loss=flyp)
+    half, image, text = interpolate(pico, finetuned), interpolate(pico, finetuned, parts="image"), interpolate(
+        pico, finetuned, parts="text")
+    assert apart(image.visual, half.visual) == 0 == apart(image.text, finetuned.text) == apart(image.head,
+                                                                                               finetuned.head)
+    assert apart(text.text, half.text) == 0 == apart(text.visual, finetuned.visual) == apart(text.head, half.head)
     with pytest.raises(ValueError, match="of their own here: image, text"):
-        interpolate(pico, tuned, parts="head")
-    paths = [tmp_path / f"{n}.safetensors" for n in ("start", "tuned", "merged")]
-    for path, c in zip(paths, (pico.with_text(), tuned)):
+        interpolate(pico, finetuned, parts="head")
+    paths = [tmp_path / f"{n}.safetensors" for n in ("start", "finetuned", "merged")]
+    for path, c in zip(paths, (pico.with_text(), finetuned)):
         save_file({k: v.contiguous().clone() for k, v in c.state_dict().items()}, path)
     write_merged(paths[0], [paths[1]], paths[2], parts="image")
     merged = load_file(paths[2])

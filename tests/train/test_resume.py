@@ -41,8 +41,8 @@ def train(here, name, steps, resume=False, pause=-1, methods=False):
     torch.manual_seed(resume)  # dropout would draw from this: a resumed training puts it back
     suite = folder_suite(here / "images", {})
     zeroshot = zeroshot_classifier(load_clip(f"local-dir:{here}/clip"), suite.classnames, ["{}"])
-    learn = clip_learner(clip_dataloaders(suite, zeroshot, batch_size=8), zeroshot, progress=False,
-                         pull=spd if methods else None)
+    learn = clip_learner(zeroshot, clip_dataloaders(suite, zeroshot, batch_size=8), progress=False,
+                         constraint=spd if methods else None)
     averages = dict(ema=EMA(0.8), swa=SWA(0)) if methods else {}
     learn.fit_cosine(3, lr=1e-3, checkpoint_dir=here / name, checkpoint_steps=steps, resume=resume,
                      cbs=[Slow(), *averages.values()])
@@ -79,9 +79,9 @@ def train_more(here, method, out, resume=False, die=False):
         clip = load_clip(f"local-dir:{here}/clip")
         first, how = zeroshot_classifier(clip, suite.classnames, ["{}", "a {}"]), dict(loss=by, cbs=[])
     how["cbs"] += [Die()] * die
-    tuned = finetune(first, suite.train, suite.validation, epochs=3, lr=1e-3, batch_size=8, checkpoint_dir=out,
+    finetuned = finetune(first, suite.train, suite.validation, epochs=3, lr=1e-3, batch_size=8, checkpoint_dir=out,
                      checkpoint_steps=4, resume=resume, progress=False, **how)
-    tuned.save(f"{out}-classifier")
+    finetuned.save(f"{out}-classifier")
     if method == "lora":
         average.classifier.save(f"{out}-ema")
 
@@ -181,7 +181,7 @@ def test_killed_while_writing(here, uninterrupted):
 
 @pytest.mark.parametrize("every, last", [(4, 8), (7, 14)], ids=["within an epoch", "at the end of one"])
 def test_killed_and_resumed_with_a_pull_and_averages(here, every, last):
-    "What a pull remembers and the averages so far are in the checkpoint, too."
+    "What a constraint remembers and the averages so far are in the checkpoint, too."
     whole, name = f"whole-methods{every}", f"killed-methods{every}"
     finish(start(here, whole, every, methods=True))
     assert stop_at(start(here, name, every, pause=last + 2, methods=True), last + 2, signal.SIGKILL) == -signal.SIGKILL

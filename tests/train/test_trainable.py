@@ -24,15 +24,15 @@ def test_saved_reloaded_exported_and_averaged(name, tmp_path):
     start = pico_classifier(suite.classnames, transformer=True)
     images, watched = suite.train.subset(range(0, 1800, 90)), suite.validation.subset(range(4))
     dls = clip_dataloaders(images, start, 10, watched, progress=False)
-    learn = clip_learner(dls, start, all_methods()[name].function, progress=False).fit_cosine(2, lr=1e-2)
+    learn = clip_learner(start, dls, all_methods()[name].function, progress=False).fit_cosine(2, lr=1e-2)
     pixels = torch.randint(256, (3, 48, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    x = start.clip.normalise(pixels)
+    x = start.clip.normalize(pixels)
     with torch.no_grad():
         unfolded, folded = learn.student.eval()(x), learn.classifier.eval()
         expected = folded(x)
         assert (expected - start(x)).abs().max() > 1e-2
         torch.testing.assert_close(unfolded, expected, rtol=1e-5, atol=1e-5)
-        again = load_classifier(folded.save(tmp_path/"tuned"))
+        again = load_classifier(folded.save(tmp_path/"finetuned"))
         torch.testing.assert_close(again(x), expected, rtol=1e-5, atol=1e-5)
         half = interpolate(start, again, .5)
     assert list(half.state_dict()) == list(start.state_dict())

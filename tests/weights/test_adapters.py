@@ -39,7 +39,7 @@ def saved(folder, shapes, **settings):
 def steps(start, folder):
     "What changed, by name."
     before = (start.with_text()).state_dict()
-    found = load_classifier(folder, start=start)
+    found = load_classifier(folder, base=start)
     return {k: (t - before[k]).double() for k, t in found.state_dict().items() if not torch.equal(t, before[k])}
 
 
@@ -91,7 +91,7 @@ def test_of_which_tower(monkeypatch, tmp_path):
     start, layer = pico_classifier(["cat", "dog"], transformer=True), f"{BLOCK}.mlp.c_fc"
     saved(tmp_path / "a", {layer: (64, 16)})
     with pytest.raises(BadFile, match="which both towers have"):
-        load_classifier(tmp_path / "a", start=start)
+        load_classifier(tmp_path / "a", base=start)
     for model, changed in (("VisionTransformer", f"visual.{layer}.weight"), ("CLIP", f"text.{layer}.weight")):
         saved(tmp_path / model, {layer: (64, 16)}, auto_mapping=dict(base_model_class=model))
         assert changed in steps(start, tmp_path / model)
@@ -101,7 +101,7 @@ def test_text_tower(start, tmp_path):
     "The head follows from it."
     width = start.with_text().text.positional_embedding.shape[1]
     saved(tmp_path / "a", {f"text_model.{THEIRS}.mlp.fc1": (4 * width, width)})
-    found = load_classifier(tmp_path / "a", start=start)
+    found = load_classifier(tmp_path / "a", base=start)
     assert found.head_from_text and not torch.equal(found.head.weight, start.head.weight)
     assert set(steps(start, tmp_path / "a")) == {f"text.{BLOCK}.mlp.c_fc.weight", "head.weight"}
     found.save(tmp_path / "saved")
@@ -109,7 +109,7 @@ def test_text_tower(start, tmp_path):
 
 
 @pytest.mark.parametrize("settings, why", [
-    (dict(peft_type="LOHA"), "of no LoRA adapter"), (dict(bias="lora_only"), "'bias'"),
+    (dict(peft_type="LOHA"), "not of a LoRA adapter"), (dict(bias="lora_only"), "'bias'"),
     (dict(use_dora=True), "'use_dora'"), (dict(modules_to_save=["head"]), "'modules_to_save'"),
     (dict(fan_in_fan_out=True), "'fan_in_fan_out'"), (dict(lora_alpha="8"), "lora_alpha is a number"),
     (dict(alpha_pattern={"(a*)*b": 1}), "alpha_pattern names of modules"),
@@ -129,7 +129,7 @@ def test_refused(settings, why, tmp_path):
 def test_of_another_model(name, shape, why, start, tmp_path):
     saved(tmp_path / "a", {name: shape})
     with pytest.raises(BadFile, match=why):
-        load_classifier(tmp_path / "a", start=start)
+        load_classifier(tmp_path / "a", base=start)
 
 
 def test_averaged_and_written_again(start, tmp_path):
@@ -141,20 +141,20 @@ def test_averaged_and_written_again(start, tmp_path):
     (tmp_path / "recipe.yml").write_text(json.dumps(keys))
     assert what_is_missing(read_recipe(tmp_path / "recipe.yml"), load_classifier) == []
     merge_by_recipe(tmp_path / "recipe.yml", tmp_path / "half", load_classifier)
-    half, tuned = load_classifier(tmp_path / "half"), load_classifier(tmp_path / "a", start=start)
-    tuned.head.weight.data += 1
-    again = load_classifier(write_adapter(start, tuned, tmp_path / "b", 3), start=start)
-    assert torch.equal(again.head.weight, tuned.head.weight)
+    half, finetuned = load_classifier(tmp_path / "half"), load_classifier(tmp_path / "a", base=start)
+    finetuned.head.weight.data += 1
+    again = load_classifier(write_adapter(start, finetuned, tmp_path / "b", 3), base=start)
+    assert torch.equal(again.head.weight, finetuned.head.weight)
     k = f"{BLOCK}.mlp.c_fc.weight"
-    s, t, h, w = (c.visual.state_dict()[k] for c in (start, tuned, half, again))
+    s, t, h, w = (c.visual.state_dict()[k] for c in (start, finetuned, half, again))
     torch.testing.assert_close(h, (s + t) / 2, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(w, t, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="a higher rank than 2"):
-        write_adapter(start.state_dict(), tuned.state_dict(), tmp_path / "c", 2)
+        write_adapter(start.state_dict(), finetuned.state_dict(), tmp_path / "c", 2)
 
 
 def test_adapters_alone_are_averaged(start, tmp_path):
-    "The start is what they are folded into; without it, the dry run refuses what the merge refuses."
+    "The initial model is what they are folded into; without it, the dry run refuses what the merge refuses."
     width = start.visual.conv1.weight.shape[0]
     for name in "ab":
         saved(tmp_path / name, {f"visual.{BLOCK}.mlp.c_fc": (4 * width, width)})
@@ -169,7 +169,7 @@ def test_adapters_alone_are_averaged(start, tmp_path):
     assert what_is_missing(read_recipe(tmp_path / "recipe.yml"), load_classifier) == []
     merge_by_recipe(tmp_path / "recipe.yml", tmp_path / "soup", load_classifier)
     merge_by_recipe(tmp_path / "soup/recipe.yml", tmp_path / "again", load_classifier)
-    soup, one = load_classifier(tmp_path / "soup"), load_classifier(tmp_path / "a", start=start)
+    soup, one = load_classifier(tmp_path / "soup"), load_classifier(tmp_path / "a", base=start)
     assert load_classifier(tmp_path / "again").hash == soup.hash
     k = f"{BLOCK}.mlp.c_fc.weight"
     torch.testing.assert_close(soup.visual.state_dict()[k], one.visual.state_dict()[k])

@@ -151,7 +151,8 @@ def text_depths(state, prefix):
 def test_text_towers(kind, prefix):
     more = dict(multimodal_cfg=TEXT) if kind == "CoCa" else {}
     with torch.device("meta"):
-        model = getattr(open_clip, kind)(embed_dim=16, vision_cfg=dict(layers=2, width=64, patch_size=16), text_cfg=TEXT, **more)
+        model = getattr(open_clip, kind)(embed_dim=16, vision_cfg=dict(layers=2, width=64, patch_size=16),
+                                         text_cfg=TEXT, **more)
     found = text_depths(model.state_dict(), prefix)
     assert found["token_embedding.weight"] == found["positional_embedding"] == 0
     assert found["transformer.resblocks.0.ln_1.weight"] == 0
@@ -235,10 +236,10 @@ def steps(merged, start):
 )
 def test_lines_takes_no_step_at_the_stem(kind, stem, last):
     start = classifier_of(SMALL[kind]())
-    tuned = moved(start)
-    step = steps(merge(start, [tuned], "LiNeS"), start)
+    finetuned = moved(start)
+    step = steps(merge(start, [finetuned], "LiNeS"), start)
     assert step[f"visual.trunk.{stem}"] == 0 and step[f"visual.trunk.{last}"] == pytest.approx(1, abs=1e-5)
-    path = WeightPath(start.copy(), start.state_dict(), tuned.state_dict(), lines)
+    path = WeightPath(start.copy(), start.state_dict(), finetuned.state_dict(), lines)
     assert steps(path(1.0), start) == step
 
 
@@ -274,12 +275,12 @@ class Own(nn.Module):
 
 def test_unknown_layout(tmp_path):
     start = classifier_of(Own())
-    tuned = moved(start)
+    finetuned = moved(start)
     unknown = "match none of the known layouts"
-    merge(start, [tuned], "weight-space")
+    merge(start, [finetuned], "weight-space")
     for question in (
-        lambda: merge(start, [tuned], "LiNeS"),
-        lambda: WeightPath(start.copy(), start.state_dict(), tuned.state_dict(), lines)(0.5),
+        lambda: merge(start, [finetuned], "LiNeS"),
+        lambda: WeightPath(start.copy(), start.state_dict(), finetuned.state_dict(), lines)(0.5),
         lambda: choose_weights(start, "last:1"),
         lambda: inner_layers(start.visual, 2),
     ):
@@ -290,9 +291,9 @@ def test_unknown_layout(tmp_path):
     with pytest.raises(ValueError, match=unknown):
         rate_factors(start, decay=0.5)
     # files
-    for c, name in ((start, "start"), (tuned, "tuned")):
+    for c, name in ((start, "start"), (finetuned, "finetuned")):
         save_file(c.state_dict(), tmp_path / f"{name}.safetensors")
-    ends = tmp_path / "start.safetensors", [tmp_path / "tuned.safetensors"]
+    ends = tmp_path / "start.safetensors", [tmp_path / "finetuned.safetensors"]
     write_merged(*ends, tmp_path / "half.safetensors")
     with pytest.raises(ValueError, match=unknown):
         write_merged(*ends, tmp_path / "lines.safetensors", "LiNeS")
@@ -302,9 +303,9 @@ def test_unknown_layout(tmp_path):
 def test_files_of_a_known_layout(tmp_path):
     state = SMALL["vit"]().state_dict()
     save_file(state, tmp_path / "start.safetensors")
-    save_file({k: t + 0.01 for k, t in state.items()}, tmp_path / "tuned.safetensors")
-    start, tuned, out = (tmp_path / f"{name}.safetensors" for name in ("start", "tuned", "out"))
-    write_merged(start, [tuned], out, "LiNeS")
+    save_file({k: t + 0.01 for k, t in state.items()}, tmp_path / "finetuned.safetensors")
+    start, finetuned, out = (tmp_path / f"{name}.safetensors" for name in ("start", "finetuned", "out"))
+    write_merged(start, [finetuned], out, "LiNeS")
     step = {k: (t - state[k]).mean().item() * 100 for k, t in TensorFile(out).items()}
     names = "patch_embed.proj.weight", "blocks.0.norm1.weight", "blocks.1.norm1.weight", "head.weight"
     assert [step[n] for n in names] == pytest.approx([0, 0, 0.5, 1], abs=1e-3)

@@ -39,11 +39,11 @@ def small(seed):
 
 def near(classifier, seed):
     "As if it had been fine-tuned."
-    made, tuned = torch.Generator().manual_seed(seed), classifier.copy()
-    for p in tuned.parameters():
+    made, finetuned = torch.Generator().manual_seed(seed), classifier.copy()
+    for p in finetuned.parameters():
         p.data += 0.1 * torch.rand(p.shape, generator=made)
-    tuned.alpha = 1.0
-    return tuned
+    finetuned.alpha = 1.0
+    return finetuned
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ GRID = {
     "sum, normalized": (SUM | weighted(1, 3) | dict(parameters=dict(normalize=True)),
                         lambda k, d, s, a, b: (a + 3 * b) / 4),
     "lambda": (SUM | weighted(1, 1) | {"parameters": {"lambda": 0.5}}, lambda k, d, s, a, b: (a + b) / 2),
-    "the start among models": (SUM | dict(models=[START, *weighted(1, 1)["models"]]),
+    "the initial model among models": (SUM | dict(models=[START, *weighted(1, 1)["models"]]),
                                lambda k, d, s, a, b: a + b - s),
     "by layer": (SUM | weighted([0, 1, 0], 0), lambda k, d, s, a, b: a if d == 0.5 else s),
     "between layers": (SUM | weighted([0, 1], 0), lambda k, d, s, a, b: s + d * (a - s)),
@@ -278,10 +278,10 @@ UPON = ["task arithmetic+LiNeS", "TSV-M+TIES", "TIES+LiNeS", "TIES+TIES", "Iso-C
 
 @pytest.mark.parametrize("name", [*OF_WEIGHTS, *UPON])
 def test_what_lies_beside_makes_the_same_again(name, folder):
-    method, tuned = find_method(name), ["first.safetensors", "second.safetensors"]
-    tuned = tuned if "several" in method.needs or "two" in method.needs else tuned[:1]
+    method, finetuned = find_method(name), ["first.safetensors", "second.safetensors"]
+    finetuned = finetuned if "several" in method.needs or "two" in method.needs else finetuned[:1]
     given = dict(alpha=0.7) if method.strength else {}
-    write_merged("start.safetensors", tuned, "merged.safetensors", method, **given)
+    write_merged("start.safetensors", finetuned, "merged.safetensors", method, **given)
     merge_by_recipe("merged.recipe.yml", "again.safetensors")
     first, second = TensorFile("merged.safetensors"), TensorFile("again.safetensors")
     assert all(torch.equal(second[k], t) for k, t in first.items())
@@ -305,19 +305,19 @@ def test_a_merge_of_a_merge_is_one_after_the_other(name):
 
 
 def test_a_merge_of_a_merge_of_classifiers():
-    "Both may have to know something first; the card has the knobs of both, and a sweep and a bench take it."
+    "Both may have to know something first; the card has the hyperparameters of both, and a sweep and a bench take it."
     start = pico_classifier(["cat", "dog"], transformer=True)
-    tuned = [near(start, seed) for seed in (1, 2)]
+    finetuned = [near(start, seed) for seed in (1, 2)]
     pixels = np.random.default_rng(0).integers(0, 256, (6, 48, 48, 3), dtype=np.uint8)
     images = ImageSet("pictures", [f"{i}.png" for i in range(6)], [0, 1] * 3, ["cat", "dog"], pixels=pixels)
-    made = merge(start, tuned, "RegMean+TIES", images=images, density=0.5, regmean_n_images=4)
-    one_by_one = merge(start, [merge(start, tuned, "RegMean", images=images, n_images=4)], "TIES", density=0.5)
+    made = merge(start, finetuned, "RegMean+TIES", images=images, density=0.5, regmean_n_images=4)
+    one_by_one = merge(start, [merge(start, finetuned, "RegMean", images=images, n_images=4)], "TIES", density=0.5)
     for k, t in made.state_dict().items():
         torch.testing.assert_close(t, one_by_one.state_dict()[k], rtol=1e-4, atol=1e-5, msg=k)
     how = made.recipe["merge"]
     assert (how["name"], how["density"], how["regmean_n_images"]) == ("RegMean+TIES", 0.5, 4)
     assert {n.partition(", ")[2] for n in made.beside["prepared.safetensors"]} == {"outer"}
-    found = members(start, tuned[0], [0.5], ["Iso-C+LiNeS"])
+    found = members(start, finetuned[0], [0.5], ["Iso-C+LiNeS"])
     assert ("plain", "Iso-C+LiNeS", 0.5) in found
     from wiseft.bench.plan import can_compete, is_way, takes_several
 
@@ -335,14 +335,14 @@ def test_classifiers(folder):
     "By layer and by name, saved in half precision; the recipe within its folder makes it again from elsewhere."
     start = pico_classifier(["cat", "dog"], transformer=True)
     start.save(folder / "zeroshot")
-    near(start, 0).save(folder / "tuned")
-    keys = dict(rule="weight-space", base_model="zeroshot", models=[dict(model="tuned")],
+    near(start, 0).save(folder / "finetuned")
+    keys = dict(rule="weight-space", base_model="zeroshot", models=[dict(model="finetuned")],
                 parameters=dict(alpha=[dict(filter="head", value=1), dict(value=0.5)]), dtype="bfloat16")
     merge_by_recipe(recipe(folder, **keys), folder / "merged", load_classifier)
-    start, tuned, merged = (load_classifier(folder / name) for name in ("zeroshot", "tuned", "merged"))
+    start, finetuned, merged = (load_classifier(folder / name) for name in ("zeroshot", "finetuned", "merged"))
     assert merged.alpha is None
-    assert torch.equal(merged.head.weight, tuned.head.weight.bfloat16().float())
-    middle = (start.visual.state_dict()["proj"] + tuned.visual.state_dict()["proj"]) / 2
+    assert torch.equal(merged.head.weight, finetuned.head.weight.bfloat16().float())
+    middle = (start.visual.state_dict()["proj"] + finetuned.visual.state_dict()["proj"]) / 2
     assert torch.equal(merged.visual.state_dict()["proj"], middle.bfloat16().float())
     card = json.loads((folder / "merged/wiseft.json").read_text())
     assert card["recipe"]["merge"]["alpha"] == keys["parameters"]["alpha"] and "recipe.yml" in card["files"]

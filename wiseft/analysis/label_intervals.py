@@ -13,7 +13,7 @@ from ..stats.intervals import clopper_pearson
 
 # %% ../../nbs/api/analysis/05_label_intervals.ipynb #aeab9439
 def _score(wins, losses, n, delta):
-    "How far what was seen lies above a difference, in its standard errors"
+    "Score statistic: distance of the observed difference from a hypothesis, in standard errors"
     b = (2*n - wins + losses)*delta - wins - losses
     inside = b*b + 8*n*losses*delta*(1-delta)
     root = np.sqrt(np.maximum(inside, 0))
@@ -23,7 +23,7 @@ def _score(wins, losses, n, delta):
 
 @cache
 def _low_end(wins, losses, n, tail):
-    "The difference at which a score as high has the probability `tail`, to a ten-thousandth"
+    "Lower end of the interval: the difference at which such a score has the probability `tail`"
     if losses == n: return -1.
     # what n images may show, and the logarithm of the number of ways in which they may
     w, l = np.divmod(np.arange((n+1)**2), n+1)
@@ -49,7 +49,7 @@ def exact_difference(
     n:int,      # images with labels
     level:float=.95
 ) -> tuple: # (low, high)
-    "The interval of the difference of two classifiers on such images, second less first"
+    "Exact interval of the difference on the images of disagreement, second minus first"
     if not 0 < n >= wins + losses: raise ValueError(
         f'{wins} and {losses} of {n} images: expected a label or more, and no more images than that.')
     tail = (1-level)/2
@@ -61,7 +61,7 @@ def asked_difference(
     disagree:int, # on how many images they do
     n:int         # of so many
 ) -> tuple: # (difference, low, high); NaN where there is no label
-    "How much more accurate the second of two classifiers is than the first"
+    "Difference of two classifiers with its interval, second minus first"
     if not labels: return np.nan, np.nan, np.nan
     share, d = disagree/n, (wins - losses)/labels
     shares = clopper_pearson(disagree, n)
@@ -78,7 +78,7 @@ def simultaneous_differences(
     n:int,        # of so many
     level:float=.95
 ) -> tuple: # three (k, k) arrays: accuracy of the column less that of the row, low, high
-    "How much more accurate each of several classifiers is than each other, all intervals holding together"
+    "All pairwise differences of several classifiers, with simultaneous intervals"
     right = np.asarray(right, float)
     m, k = right.shape
     rows, columns = np.triu_indices(k, 1)

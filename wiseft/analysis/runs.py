@@ -7,16 +7,16 @@ __all__ = ['join_runs', 'compare_runs', 'compare_ends_of_runs']
 
 # %% ../../nbs/api/analysis/02_runs.ipynb #f080df12
 import pandas as pd
+from ..base.text import first_few
+from ..stats.table import MEANS, INITIAL, first_metric
 from .paired import compare
 from .predictions import compare_ends
-from ..base.text import first_few
-from ..stats.table import MEANS, STARTS, first_metric
 
 # %% ../../nbs/api/analysis/02_runs.ipynb #28c1877f
 def join_runs(
     tables:dict, # name of a run -> results table
 ) -> pd.DataFrame: # results table whose `tuning` is the run's name
-    "Runs from one zero-shot classifier, or another start, as one table, of the first metric"
+    "Join the tables of several runs from one initial model"
     parts = [first_metric(t).assign(run=name) for name, t in tables.items()]
     for role, called in dict(shift='shifted', control='control').items(): # whose means are compared
         sets = [some for t in parts if (some := set(t.dataset[t.role == role]) - set(MEANS))]
@@ -24,15 +24,16 @@ def join_runs(
             f'The runs {", ".join(tables)} have other {called} sets: not all have {first_few(lacking)}. Compare runs '
             'on the same sets.')
     joined = pd.concat(parts, ignore_index=True)
-    is_start = joined.method.isin(STARTS)
+    is_start = joined.method.isin(INITIAL)
     joined['tuning'] = joined.tuning.where(is_start, joined.pop('run'))
     starts = joined[is_start].drop_duplicates(['method', 'dataset', 'value', 'n'])
     if len(other := starts[starts.duplicated('dataset')]):
         of_set = starts[starts.dataset == other.dataset.iloc[0]]
         values = ' and '.join(f'{v:.1%}' for v in of_set.value)
         raise ValueError(
-            f'The runs {", ".join(tables)} have other starts, or were tested on other images: on '
-            f'{of_set.dataset.iloc[0]} {of_set.method.iloc[0]} accuracy is {values}. Compare runs of one start, on '
+            f'The runs {", ".join(tables)} have other initial models, or were tested on other images: on '
+            f'{of_set.dataset.iloc[0]} {of_set.method.iloc[0]} accuracy is {values}. Compare runs of one initial '
+            f'model, on '
             'the same images.')
     joined = pd.concat([starts, joined[~is_start]], ignore_index=True)
     return joined.assign(classifier=joined.classifier.iloc[0])
@@ -42,7 +43,7 @@ def compare_runs(
     predictions:dict, # name of a run -> `KeptPredictions`
     alpha:float=.5, # of the averaged classifiers
 ) -> pd.DataFrame: # as `compare`
-    "The averaged classifiers of runs on the same images: each later one against the first"
+    "Compare the averaged classifiers of runs with that of the first run"
     def averaged(name): return predictions[name].frame(method='weight-space', alpha=alpha).assign(tuning=name)
     first, *others = [dict(tuning=name) for name in predictions]
     together = pd.concat(map(averaged, predictions), ignore_index=True)
@@ -53,7 +54,7 @@ def compare_ends_of_runs(
     predictions:dict, # name of a run -> `KeptPredictions`
     alpha:float=.5, # of the averaged classifiers
 ) -> pd.DataFrame: # as `compare`, with the run's name as `tuning`
-    "The averaged classifier of each run against the zero-shot and the fine-tuned one"
+    "Compare the averaged classifier of each run with the zero-shot and the fine-tuned one"
     def compared(name): return compare_ends(predictions[name], alpha).assign(tuning=name)
     return pd.concat(map(compared, predictions), ignore_index=True)
 

@@ -18,7 +18,7 @@ from .files import is_out_of_memory
 def best_device(
     device:str|torch.device|None=None, # 'cpu', 'cuda', 'cuda:1', 'mps'; None: `$WISEFT_DEVICE`, else the best there is
 ) -> torch.device: # of several processes on one machine each has a GPU of its own
-    "What was asked for; else the accelerator that PyTorch finds (CUDA, MPS, …), else the CPU"
+    "The device that is given; else the accelerator that PyTorch finds (CUDA, MPS, …), else the CPU"
     asked = device or os.environ.get('WISEFT_DEVICE')
     if not asked:
         best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else 'cpu'
@@ -36,7 +36,7 @@ def best_device(
 
 # %% ../../nbs/api/base/04_devices.ipynb #44667353
 def _own_card(device):
-    "The GPU of this process, where a launcher started several and none is named"
+    "The GPU of this process, if a launcher started several processes and no device is given"
     several = number_from_environment('WORLD_SIZE', 1) > 1
     if device != torch.device('cuda') or not several: return device
     k = int(number_from_environment('LOCAL_RANK', 0))
@@ -50,7 +50,7 @@ def _own_card(device):
 def widest_float(
     device:torch.device,
 ) -> torch.dtype:
-    "float64, or float32 where the device lacks it; tried where it isn't known"
+    "float64, or float32 if the device lacks it; unknown devices are tried"
     if device.type in ('cpu', 'cuda'): return torch.float64
     try: return torch.zeros(1, device=device).double().dtype
     except TypeError: return torch.float32
@@ -61,7 +61,7 @@ PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float
 def has_bf16(
     device:torch.device,
 ) -> bool:
-    "Whether a device computes in bfloat16 itself; what a CPU with AVX2 alone does is an imitation"
+    "Whether the device has native bfloat16 (a CPU with only AVX2 emulates it)"
     if device.type == 'cuda': return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type != 'cpu' or torch.backends.cpu.get_cpu_capability().startswith(('AVX512', 'SVE'))
 
@@ -69,7 +69,7 @@ def fitting_precision(
     precision:str, # one of `PRECISIONS`
     device:torch.device,
 ) -> str: # the same, or where there is no bf16 'fp16' on a GPU and 'fp32' on a CPU
-    "A precision that the device has; ValueError for one that is none"
+    "The precision, or the nearest one that the device supports; ValueError for an unknown name"
     if precision not in PRECISIONS: raise ValueError(
         f"There is no precision {precision!r}: choose one of {', '.join(PRECISIONS)}.")
     if precision == 'fp16' and device.type != 'cuda': raise ValueError(
@@ -80,13 +80,13 @@ def fitting_precision(
 def usual_precision(
     device:torch.device,
 ) -> str: # None: that of the classifiers
-    "What is evaluated in where nobody says: bf16 on an accelerator that has it, which is several times as fast there"
+    "Default precision of evaluation: bf16 on an accelerator that has it, where it is several times as fast"
     return 'bf16' if device.type != 'cpu' and has_bf16(device) else None
 
 # %% ../../nbs/api/base/04_devices.ipynb #03ae4429
 @contextmanager
 def exact_fp32():
-    "Products of float32 in float32 while the block runs, and the settings of before afterwards"
+    "Context in which float32 products are computed in float32, without TF32"
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     name, exact = 'allow_tf32', False
     # PyTorch 2.9 and newer
@@ -106,7 +106,7 @@ _eval_lock = Lock()
 def eval_mode(
     model:torch.nn.Module # module; anything else is left alone
 ):
-    "Evaluation mode; the last block to end, in whichever thread, restores each layer's own mode"
+    "Context in which modules are in evaluation mode; the last one to end, in any thread, restores each layer's mode"
     layers = list(model.modules()) if isinstance(model, torch.nn.Module) else []
     with _eval_lock:
         for layer in layers:
@@ -126,7 +126,7 @@ def describe_device(
     device:torch.device,
     precision:str='fp32', # one of `PRECISIONS`, or 'fp64'
 ) -> str: # such as 'on the CPU, float32, 8 threads'
-    "Where work is done, in what precision, and on a CPU with how many threads, for people"
+    "Device, precision, and on a CPU the number of threads, as text"
     name = {'cpu': 'the CPU', 'mps': "Apple's GPU (MPS)"}.get(device.type, str(device))
     if device.type == 'cuda': name = torch.cuda.get_device_name(device)
     if precision == 'bf16': precision = fitting_precision(precision, device)
@@ -144,7 +144,7 @@ def _what_helps():
 
 @contextmanager
 def memory_advice():
-    "In the block, an error of memory says what helps"
+    "Context in which an out-of-memory error says what to do"
     try: yield
     except (RuntimeError, MemoryError, OSError) as e:
         if 'raise your shared memory limit' in str(e): raise RuntimeError(

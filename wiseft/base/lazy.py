@@ -26,7 +26,7 @@ class Later:
 
 # %% ../../nbs/api/base/03_lazy.ipynb #ca3b0cef
 class LaterFunction:
-    "A function whose module is imported when it is called, or asked what it takes"
+    "A function whose module is imported on first use"
     def __init__(self,
         module:str, # 'wiseft.train.learner'
         name:str # 'finetune'

@@ -14,7 +14,7 @@ from functools import cached_property, partial, update_wrapper
 from inspect import signature
 
 # %% ../../nbs/api/base/00_registry.ipynb #15869bf0
-KINDS = 'loss', 'pull', 'merge', 'ensemble', 'start', 'train', 'search', 'average'
+KINDS = 'loss', 'constraint', 'merge', 'ensemble', 'initialization', 'train', 'search', 'average'
 
 @dataclass(eq=False, repr=False)
 class Method:
@@ -59,13 +59,13 @@ class Method:
         return self._takes | {k: p for k, p in self.prepare_takes.items() if k not in self._takes}
     @property
     def hyperparameters(self): # name -> value
-        "Those in force: what was set, else the defaults"
+        "Hyperparameters in force: what was set, else the defaults"
         return {k: p.default for k, p in self.parameters.items() if p.default is not p.empty} | self.given
     @property
     def needs_images(self): return 'images' in self.parameters
     @property
     def title(self):
-        "What tables call it: a merge of one part of a classifier is another method"
+        "Name in tables; a merge of one part of a classifier has a name of its own"
         return f"{self.name} ({self.given['parts']})" if self.given.get('parts') else self.name
 
 # %% ../../nbs/api/base/00_registry.ipynb #1a9cbb08
@@ -77,7 +77,7 @@ def method(
     paper:str='', # arXiv number
     **about    # other fields of `Method`
 ): # decorator that makes a `Method`
-    "Make a method of a function, and list it"
+    "Decorator that makes a method of a function, and lists it"
     if kind not in KINDS: raise ValueError(f'{name} has the kind {kind!r}. Kinds are {", ".join(KINDS)}.')
     strength = about.get('strength')
     if kind in ('merge', 'ensemble') and strength not in (None, 'alpha'): raise ValueError(
@@ -94,7 +94,7 @@ def method(
 # %% ../../nbs/api/base/00_registry.ipynb #2f0d6c12
 @patch
 def set(self:Method, **hyperparameters) -> Method:
-    "The same method with other hyperparameters; ValueError if it has none of that name"
+    "The same method with other hyperparameters; ValueError for an unknown name"
     known = [*self.parameters, 'parts'] if self.kind == 'merge' else [*self.parameters]
     if unknown := [k for k in hyperparameters if k not in known]: raise ValueError(
         f'{self.name} has no hyperparameter {unknown[0]!r}. It has: {", ".join(self.hyperparameters) or "none"}.')
@@ -102,19 +102,19 @@ def set(self:Method, **hyperparameters) -> Method:
 
 @patch
 def recipe(self:Method) -> dict: # name and hyperparameters
-    "What a file says about the method: one that is a function of the tensor says what it was made from"
+    "The method as a recipe file stores it"
     return dict(name=self.title) | {k: getattr(v, 'recipe', v) for k, v in self.hyperparameters.items()}
 
 @patch
 def prepared(self:Method, *args):
-    "What `prepare` returns for its arguments and those hyperparameters that it takes"
+    "Call `prepare` with its arguments and the hyperparameters that it takes"
     return self.prepare(*args, **{k: v for k, v in self.given.items() if k in self.prepare_takes})
 
-_INPUTS = dict(loss=1, pull=4, ensemble=2) # first arguments, of a step, a weight, or two classifiers
+_INPUTS = dict(loss=1, constraint=4, ensemble=2) # first arguments, of a step, a weight, or two classifiers
 
 @patch
 def completed(self:Method, *args) -> Method: # as `prepare` takes them
-    "A loss, constraint, or ensemble with the arguments that its `prepare` makes, unless all were given"
+    "The method with the arguments that its `prepare` computes, unless all are given"
     required = [k for k, p in self._takes.items() if p.default is p.empty][_INPUTS[self.kind]:]
     if not self.prepare or self.given.keys() >= {*required}: return self
     return replace(self, given=self.prepared(*args) | self.given)
@@ -129,7 +129,7 @@ def find_method(
     name:str, # as somebody typed it
     kind:str=None, # that it has to be; None: any
 ) -> Method:
-    "A method by its name, or two merges, as in 'TSV-M+LiNeS'; ValueError lists those there are"
+    "Find a method by name, or a chain of two merges such as 'TSV-M+LiNeS'; ValueError lists the methods"
     first, plus, second = name.partition('+')
     if plus: return _chained(find_method(first.strip(), kind), find_method(second.strip(), kind))
     plain = _ALSO.get(_plain(name), _plain(name))
@@ -153,7 +153,7 @@ def as_method(
     given:Method|Callable|str, # also `functools.partial` of one
     kind:str=None, # what a plain function is, and what a name has to be
 ) -> Method:
-    "The method of a name, a function, or a partial; ValueError if it is of another kind"
+    "The method of a name, function, or partial; ValueError if it is of another kind"
     if isinstance(given, str): return find_method(given, kind)
     if isinstance(given, partial): return as_method(given.func, kind).set(**given.keywords)
     listed = next((m for m in REGISTRY.values() if m.function is given), None)

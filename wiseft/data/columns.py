@@ -15,7 +15,7 @@ from pathlib import Path
 
 # %% ../../nbs/api/data/07_columns.ipynb #068ff551
 class TextColumn(Sequence):
-    "Many texts, read like a list that never changes; a slice, indices or a mask give a column again"
+    "Many texts in one buffer, as a read-only list; a slice, indices or a mask give a column again"
     item = str # what an item is
     def __init__(self, texts): # texts or paths, one after the other
         data, ends = bytearray(), array('q', [0])
@@ -27,7 +27,7 @@ class TextColumn(Sequence):
         self.starts, self.ends = ends[:-1], ends[1:]
     @classmethod
     def of(cls, data:bytes, starts:np.ndarray, ends:np.ndarray): # where each of n texts begins, and where it ends
-        "The column of a buffer, which is shared"
+        "A column that shares a buffer"
         column = object.__new__(cls)
         column.data, column.starts, column.ends = data, starts, ends
         return column
@@ -67,7 +67,7 @@ def part(self:TextColumn,
     some,    # slice, indices or mask
     kind:type|None=None # of column; default the same
 ) -> TextColumn:
-    "Some of the texts, in that order"
+    "Some of the texts, in the given order"
     if not isinstance(some, slice): some = np.asarray(some, dtype=None if len(some) else int)
     kind = kind or type(self)
     column = kind.of(self.data, self.starts[some], self.ends[some])
@@ -83,7 +83,7 @@ def as_texts(self:TextColumn) -> TextColumn:
 def removeprefix(self:TextColumn,
     prefix:str # that some or all begin with
 ) -> TextColumn:
-    "The texts without it"
+    "The texts without a prefix"
     begin = prefix.encode('utf-8', 'surrogatepass')
     places = zip(self.starts.tolist(), self.ends.tolist())
     has = np.array([self.data.startswith(begin, s, e) for s, e in places], np.int64)

@@ -11,12 +11,12 @@ import numpy as np
 from io import BytesIO
 from pathlib import Path
 from PIL import Image, ImageOps
-from ..base.files import blame_memory
 from ..base.text import BadFile, number_from_environment, printable, warn_user
+from ..base.files import blame_memory
 
 # %% ../../nbs/api/data/01_decoding.ipynb #9da83d2a
 def to_rgb(im:Image.Image) -> Image.Image:
-    "8-bit RGB of any PIL image: more bits are scaled, transparency is laid on white"
+    "Convert any PIL image to 8-bit RGB: more bits are scaled, transparency becomes white"
     # pixels whose white nothing tells
     if im.mode == 'F': unknown = 'Floating-point'
     elif _tiff(im, 258, 8) > 16: unknown = '32-bit'
@@ -24,18 +24,18 @@ def to_rgb(im:Image.Image) -> Image.Image:
     else: unknown = None
     if unknown: raise ValueError(f'{unknown} pixels, whose white is unknown. Save it with 8 or 16 bits.')
 
-    # grey of more than 8 bits, which Pillow scales to 16 but in a TIFF; what is transparent becomes white
+    # gray of more than 8 bits, which Pillow scales to 16 but in a TIFF; what is transparent becomes white
     if im.mode.startswith('I'):
         a, bits = np.asarray(im), _tiff(im, 258, 16)
         if im.mode == 'I' and (a.min() < 0 or a.max() > 65535): raise ValueError(
             '32-bit pixels outside 0…65535, whose white is unknown. Save it with 8 or 16 bits.')
-        grey = (a >> (bits-8)).astype(np.uint8)
-        if _tiff(im, 262, 1) == 0: grey = 255-grey # black on white: in these depths Pillow doesn't turn it round
-        if (clear := im.info.get('transparency')) is not None: grey[a == clear] = 255
-        return Image.fromarray(grey).convert('RGB')
+        gray = (a >> (bits-8)).astype(np.uint8)
+        if _tiff(im, 262, 1) == 0: gray = 255-gray # black on white: in these depths Pillow doesn't turn it round
+        if (clear := im.info.get('transparency')) is not None: gray[a == clear] = 255
+        return Image.fromarray(gray).convert('RGB')
     if not im.has_transparency_data: return im.convert('RGB')
 
-    # transparency as a channel; a PNG's one clear colour is scaled as Pillow scales the pixels, where it has yet to
+    # transparency as a channel; a PNG's one clear color is scaled as Pillow scales the pixels, where it has yet to
     if im.mode != 'RGBA':
         clear = im.info.get('transparency')
         depth = im.tile[0][3] if getattr(im, 'tile', None) else None
@@ -48,7 +48,7 @@ def to_rgb(im:Image.Image) -> Image.Image:
     return white
 
 def _tiff(im, tag, default):
-    "The first value of a TIFF's tag"
+    "First value of a TIFF tag"
     return np.ravel(im.tag_v2.get(tag, default))[0] if im.format == 'TIFF' else default
 
 # %% ../../nbs/api/data/01_decoding.ipynb #d0797d60
@@ -56,7 +56,7 @@ def _tiff(im, tag, default):
 FORMATS = 'PNG JPEG WEBP GIF BMP DIB TIFF PPM JPEG2000 AVIF ICO HEIF JXL TGA'.split()
 
 def readable_formats() -> list: # of `FORMATS`, what this Pillow and the plugins you imported can read
-    "What a file may be"
+    "File formats that can be read"
     Image.init()
     return [f for f in FORMATS if f in Image.OPEN]
 
@@ -68,13 +68,13 @@ if 'WISEFT_MAX_PIXELS' in os.environ:
 class UnreadableImage(BadFile): "A file that can't be decoded as an image"
 
 def _check_whole(im, read, at_least):
-    "ValueError if a JPEG's data end before the picture does: then more data make another picture"
+    "ValueError if a JPEG is truncated"
     data = read()
     end = data.rfind(b'\xff\xd9')
     with type(im)(BytesIO(data[:end] + bytes(range(1, 255)) + data[end:])) as other:
         if at_least: other.draft(None, (at_least, at_least))
         if other.tobytes() != im.tobytes(): raise ValueError(
-            'It was cut off: its last rows are grey, and lack in the file. Copy or download it again.')
+            'The file is truncated: its last rows are missing. Copy or download it again.')
 
 # %% ../../nbs/api/data/01_decoding.ipynb #a11158d3
 def open_image(
@@ -95,7 +95,7 @@ def open_image(
             rgb = to_rgb(im)
             if deep: _warn_of_black(rgb, path)
             if im.format == 'JPEG':
-                corner = set(np.ravel(im.getpixel((im.width-1, im.height-1)))) # grey stands where data are missing
+                corner = set(np.ravel(im.getpixel((im.width-1, im.height-1)))) # gray stands where data are missing
                 if corner <= {127, 128}: _check_whole(im, read or Path(path).read_bytes, at_least)
             rgb.info = im.info
             if upright: ImageOps.exif_transpose(rgb, in_place=True)
@@ -116,7 +116,7 @@ def _too_many(limit): return f'more than the {limit:,} that are decoded. Make it
 _black_folders = set() # for which there was a warning
 
 def _warn_of_black(rgb, path):
-    "Warn, once for a folder of class folders, where all values of a 16-bit file fit into 12 bits"
+    "Warn, once per image folder, if all values of a 16-bit file fit into 12 bits"
     folder = Path(path).parent.parent
     brightest = max(high for _, high in rgb.getextrema())
     if not 0 < brightest < 16 or folder in _black_folders: return

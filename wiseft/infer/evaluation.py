@@ -12,26 +12,27 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from torch import nn
+from ..base.text import first_few, python_or_shell, warn_user
+from ..base.files import cache_root
+from ..base.devices import fitting_precision, memory_advice
+from ..base.distributed import by_first, of_all
+from ..base.progress import say_once, say_place
+from ..stats.intervals import clopper_pearson
+from ..stats.table import MEAN, INITIAL
+from ..stats.caveats import exchanged_classes
+from ..data.suites import ImageSet, Suite
 from ..data.control import control_sets
 from ..data.copies import copies, find_training_images, training_thumbnails, thumbnails
-from ..data.suites import ImageSet, Suite
-from ..base.devices import fitting_precision, memory_advice
-from .members import member
+from ..models.classifier import ImageClassifier
 from .inference import check_classes, check_nan, check_shape, common_transform, each_batch, ready
-from ..base.distributed import by_first, of_all
-from ..base.files import cache_root
-from ..base.progress import say_once, say_place
-from ..base.text import first_few, python_or_shell, warn_user
-from ..stats.caveats import exchanged_classes
-from ..stats.intervals import clopper_pearson
-from ..stats.table import MEAN, STARTS
-from .scores import KeptPredictions, Outcome, all_classes, chosen_metrics, class_positions
-from .scores import image_rows, prediction_rows, score
+from .members import Member, member
 from .shared_layers import shared_layers
+from .scores import KeptPredictions, Metric, Outcome, all_classes, chosen_metrics, class_positions
+from .scores import image_rows, prediction_rows, score
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #7eda65ec
 def _image_sets(suite, split, members, control): # `Suite` or `ImageSet`, dict name -> `ImageSet`
-    "What is evaluated, and its sets; a warning where a member was fine-tuned on one"
+    "The suite and its sets to evaluate, with a warning if a member was fine-tuned on one of them"
     if not isinstance(suite, ImageSet): suite = Suite.of(suite)
     alone = isinstance(suite, ImageSet)
     datasets = {suite.name: replace(suite, role='aside')} if alone else suite.datasets(split)
@@ -47,7 +48,7 @@ def _image_sets(suite, split, members, control): # `Suite` or `ImageSet`, dict n
     return suite, datasets
 
 def _able(members, suite, datasets):
-    "For each set the members that have its classes, or the suite's; ValueError for one that has neither anywhere"
+    "Members that can be evaluated on each set; ValueError for a member without a set"
     out, fitting = {d: {} for d in datasets}, set()
     for d, images in datasets.items():
         classes = list(suite.classnames), list(images.classnames)
@@ -70,7 +71,7 @@ def full_pass(
 ) -> dict: # name -> dict column -> (n, …) array
     "Show all images of a set to all members: predicted class and columns of metrics; -1 and NaN where unreadable"
     labels = {m.device: torch.as_tensor(images.labels).to(m.device) for m in members.values()}
-    starts = of_methods(members, STARTS)
+    starts = of_methods(members, INITIAL)
     first = starts[0] if len(starts) == 1 else None # that fine-tuning began with, where there is one such
     def outputs_of(m, x):
         own = replace(images, projection=None) if m.classnames == images.classnames else images
@@ -78,7 +79,7 @@ def full_pass(
         check_shape(out, own, m.name)
         return out
     def of_batch(idx, x): # name -> dict column -> (n,) tensor
-        # neighbours are a slice, with which no indices go to the labels' device
+        # neighbors are a slice, with which no indices go to the labels' device
         begin, end = idx[0], idx[-1]+1
         some = slice(begin, end) if end-begin == len(idx) else idx
         start = None if first is None else outputs_of(members[first], x) # which others may be held against
@@ -112,7 +113,7 @@ def _modules(members): return list(dict.fromkeys(o for m in members.values() for
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #7ac94bf4
 def _joined(parts): # indices, name -> dict column -> (n,) tensor on the CPU
-    "What members made of several batches, or in several processes"
+    "Columns of several batches or processes as one"
     parts = [(idx, made) for idx, made in parts if idx]
     out = {}
     for n, columns in (parts[0][1] if parts else {}).items():
@@ -127,7 +128,7 @@ def look(
     metrics=(), # `Metric` records, whose `per_image` may give several numbers an image
     **kwargs    # of `each_batch`
 ): # name -> dict column -> (n, …) array
-    "What each member made of each image of a set, `predicted` first; NaN, or class -1, where an image is unreadable"
+    "Columns per image of each member on a set, `predicted` first; NaN, or class -1, for unreadable images"
     modules = _modules(members)
     with ready(modules), shared_layers(modules):
         return full_pass(members, images, common_transform(members), metrics, **kwargs)
@@ -137,7 +138,7 @@ def guesses(
     predicted:np.ndarray, # (n,) classes; -1 where an image is unreadable
     labels:np.ndarray # (n,) classes
 ): # (share that is right, low, high, share that guessing gives)
-    "How often answers are right, with their exact interval, and how often the same answers at random would be"
+    "Accuracy with its exact interval, and the accuracy of the same predictions in random order"
     labels, predicted = labels[predicted >= 0], predicted[predicted >= 0]
     n, right = len(labels), int((predicted == labels).sum())
     n_classes = max(predicted.max(), labels.max()) + 1
@@ -149,8 +150,8 @@ def check_known(
     looked:dict, # name -> dict with what it `predicted`
     images:ImageSet # control set
 ):
-    "ValueError that names a control set on which a start is no better than guessing"
-    for name in of_methods(members, STARTS):
+    "ValueError that names a control set on which the initial model is not better than chance"
+    for name in of_methods(members, INITIAL):
         share, low, high, chance = guesses(looked[name]['predicted'], images.labels)
         few = 'give more images, ' if share > chance else ''
         if low <= chance: raise ValueError(
@@ -162,7 +163,7 @@ def trained_on(
     classifier, # with a recipe, or without one
     images:ImageSet
 ) -> bool:
-    "Whether a classifier's recipe names images, or those that fine-tuning leaves where it keeps a tenth aside"
+    "Whether the classifier was trained on these images, on all or on all but the tenth that `finetune` holds out"
     trained = getattr(classifier, 'recipe', {}).get('images')
     parts = (images, images.split((.1,))[0]) if trained else ()
     return any(str(trained).startswith(f'{part.fingerprint},') for part in parts)
@@ -171,7 +172,7 @@ def trained_on(
 _compared = set() # fingerprints of training images and test sets
 
 def _check_training_images(members, suite, datasets, progress):
-    "Warn of sets with images that look like training images; say what was not compared"
+    "Warn of sets with near-duplicates of training images; say what was not compared"
     embedded = lambda images: images.root is not None and cache_root() in Path(images.root).parents
     datasets = {d: images for d, images in datasets.items() if not embedded(images)} # these were looked through
     if not datasets: return
@@ -196,7 +197,7 @@ def _check_training_images(members, suite, datasets, progress):
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #668fee91
 def _agreement(able, seen, datasets, transform): # str, or None where all are as they came
-    "What the table says of another precision: how often members predict what they predict in fp32, on some images"
+    "Agreement of predictions with those in fp32 on a sample of images, for the table"
     first, images = next(iter(datasets.items()))
     members = able[first]
     exact = {k: m.exact() for k, m in members.items() if m.has_exact}
@@ -220,20 +221,24 @@ def _agreement(able, seen, datasets, transform): # str, or None where all are as
 # %% ../../nbs/api/infer/05_evaluation.ipynb #52eedb80
 @memory_advice()
 def evaluate(
-    members,                # a classifier or `Member`, or dict name -> classifier or `Member`
-    suite,                  # what `Suite.of` takes: a `Suite`, with its shifted sets; an `ImageSet`, a folder, a tar, …
+    members:ImageClassifier|Member|dict, # one, or dict name -> classifier or `Member`
+    suite:Suite|ImageSet|str|Path, # a `Suite` with its shifted sets, an `ImageSet`, a folder, a tar, …
     split:str='test',       # or 'validation'
-    keep_predictions=False, # True: return what each made of each image, too; or names of metrics to keep per image
-    seed:int=None,          # of the fine-tuning, for the table
-    metrics=None,           # names of `METRICS`, or `Metric` records; default the suite's, mostly accuracy
-    control=None,           # sets of other tasks, as `control_sets` takes them: each is judged with a head of its own
-    precision:str=None,     # 'bf16': weights in bfloat16, compared with fp32 on a sample; None: where it is usual
+    keep_predictions:bool|list[str]=False, # True: return predictions for each image, too; or names of metrics to keep
+    seed:int|None=None,     # of the fine-tuning, for the table
+    metrics:list[str|Metric]|None=None, # names of `METRICS`, or `Metric` records; default the suite's, mostly accuracy
+    control:str|list|dict|None=None, # sets of other tasks, as `control_sets` takes them, each with a head of its own
+    precision:str|None=None, # 'bf16': weights in bfloat16, compared with fp32 on a sample; None: where it is usual
     batch_size:int=None,    # default `wiseft.infer.inference.fitting_batch_size`
     workers:int=None,       # decoding processes; None: some for sets above 200 MB
     progress:bool=True,     # show progress bars
     image_pass:Callable=full_pass # shows the images of a set to members; `SampledPass` shows some a part of them
-): # results table, or (results table, `KeptPredictions`)
-    "Accuracy (or other metrics) of members on a suite, with intervals, in one pass over the images"
+) -> pd.DataFrame|tuple: # results table, or (results table, `KeptPredictions`)
+    """Evaluate `members` on all sets of `suite` in one pass over the images: one row per member, set and metric.
+
+    Rows have `value`, `n` and a 95 % interval `low`, `high`. `control` adds sets of other tasks; `keep_predictions`
+    returns the prediction for each image too, for `compare` and `changed_images`.
+    """
     if not isinstance(members, dict): members = {member(members).identity['classifier']: members}
     members = {n: member(m, n, seed, precision) for n, m in members.items()}
     suite, datasets = _image_sets(suite, split, members, control)

@@ -17,26 +17,26 @@ from functools import partial
 from itertools import chain
 from PIL import Image
 from torch import nn
-from ..data.pixels import MAX_SKIPPED, Pixels, Tried, check_skipped, decode_once, decode_part, decoding_workers
-from ..data.disk_cache import cache_entry, image_key, open_entry, write_entry
-from ..data.suites import ImageSet
-from ..base.devices import eval_mode, exact_fp32
 from ..base.files import is_out_of_memory
-from .prefetch import Feeder, Waiting
+from ..base.devices import eval_mode, exact_fp32
 from ..base.distributed import by_first, n_processes, of_all, rank, share, to_first
-from ..data.prompts import check_same_classes
 from ..base.progress import tell
 from ..weights.safetensors_io import state_hash
+from ..data.prompts import check_same_classes
 from ..data.transforms import in_halves
+from ..data.disk_cache import cache_entry, image_key, open_entry, write_entry
+from ..data.pixels import MAX_SKIPPED, Pixels, Tried, check_skipped, decode_once, decode_part, decoding_workers
+from ..data.suites import ImageSet
+from .prefetch import Feeder, Waiting
 
 # %% ../../nbs/api/infer/01_inference.ipynb #1d44b8e9
 def _tensor(x): return x if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x))
 
 def _read(
     source, # `Pixels`
-    idxs    # neighbours
+    idxs    # neighbors
 ): # indices that could be read, (n, …) tensor of them, list of (index, reason) of the others
-    "A batch: of decoded images of one size in one piece, else image by image"
+    "Read a batch: at once if decoded images have one size, else image by image"
     run = source.kept and source.kept.run(idxs[0], idxs[-1]+1)
     if run is not None: return idxs, _tensor(run), []
     tried = Tried(source)
@@ -51,7 +51,7 @@ def decode_for_all(
     workers:int=None, # decoding processes
     progress:bool=True # tell how far it is
 ):
-    "Decode a set into the cache once for all processes, each a part of it"
+    "Decode a set into the cache, a part in each process"
     parts = of_all(decode_part(pixels, share, workers, progress)) if n_processes() > 1 else []
     there = by_first(lambda: decode_once(pixels, workers, progress, filter(None, parts)).kept is not None)
     if there and rank(): decode_once(pixels, workers, progress)
@@ -68,8 +68,8 @@ def pixel_batches(
     keep:bool=True, # decoded pixels in the cache
     most_skipped:float=MAX_SKIPPED, # share of the images that may be unreadable
     shared:bool=False # of several processes each takes some of the batches
-): # yields (indices, pixels (n, …) for `transform.normalise`)
-    "Decoded images in order; ValueError when too many are unreadable"
+): # yields (indices, pixels (n, …) for `transform.normalize`)
+    "Decoded images in order; ValueError if too many are unreadable"
     if not len(images): raise ValueError(f'{images.name} has no images.')
     source = Pixels(images, transform)
     if keep: decode_for_all(source, workers, progress)
@@ -90,9 +90,9 @@ def batches(
     skipped:list, # receives (index, reason) of unreadable images
     *args, **kwargs # of `pixel_batches`
 ): # yields (indices, images (n, …))
-    "Decoded and transformed images in order; ValueError when too many are unreadable"
+    "Decoded and transformed images in order; ValueError if too many are unreadable"
     transform = in_halves(transform)
-    for idx, x in pixel_batches(images, transform, skipped, *args, **kwargs): yield idx, transform.normalise(x)
+    for idx, x in pixel_batches(images, transform, skipped, *args, **kwargs): yield idx, transform.normalize(x)
 
 # %% ../../nbs/api/infer/01_inference.ipynb #e0e29007
 def shuffled_batches(
@@ -111,7 +111,7 @@ def shuffled_batches(
 def device_of(
     f:Callable # function of a batch: a module, or anything with an attribute `device`
 ):
-    "Where a function wants its images"
+    "Device on which a function expects its images"
     if isinstance(f, nn.Module) and (p := next(f.parameters(), None)) is not None: return p.device
     return torch.device(getattr(f, 'device', None) or 'cpu')
 
@@ -120,7 +120,7 @@ _keeping = []
 
 @contextmanager
 def reuse_memory():
-    "While the block runs, memory that tensors free is kept for the next ones; nothing happens without glibc"
+    "Context in which freed memory is kept for the next tensors (with glibc only)"
     libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
     if _keeping or not hasattr(libc, 'mallopt'):
         yield
@@ -139,7 +139,7 @@ def fitting_batch_size(
     functions:Iterable, # of batches of images
     transform:Callable # PIL image -> tensor
 ) -> int:
-    "256 on an accelerator; on a CPU as many images as have 3.2 million pixels, from 16 to 256"
+    "Batch size: 256 on an accelerator; on a CPU 3.2 million pixels, from 16 to 256 images"
     if any(device_of(f).type != 'cpu' for f in functions): return 256
     pixels = transform(Image.new('RGB', (256, 256))).shape[-2:].numel()
     return max(16, min(256, 64*224**2//pixels))
@@ -149,7 +149,7 @@ def fitting_batch_size(
 def ready(
     functions:Iterable # of batches of images; modules among them are put into evaluation mode
 ):
-    "Everything in evaluation mode, without gradients, in exact fp32 on any device, keeping the memory that it frees"
+    "Context for evaluation: no gradients, exact fp32, freed memory is reused"
     with reuse_memory(), torch.no_grad(), exact_fp32(), ExitStack() as stack:
         for f in functions: stack.enter_context(eval_mode(f))
         yield
@@ -163,7 +163,7 @@ def each_batch(
     batch_size:int=None, # default `fitting_batch_size`
     **kwargs      # of `batches`
 ): # yields what `work` makes
-    "Each batch of a set once, on all the devices where functions want it; of several processes each has some"
+    "Iterate over the batches of a set, on all devices that functions need; several processes share them"
     batch_size = batch_size or fitting_batch_size(functions, transform)
     n_batches = math.ceil(len(images)/batch_size)
     most = math.ceil(len(images)/max(1, n_batches)) # as many batches, all of about one size
@@ -175,7 +175,7 @@ def each_batch(
         made, done = [], 0
         while done < len(idx): # in parts of at most so many images, which are halved where memory is short
             part = slice(done, done+most)
-            try: made.append(work(idx[part], on_devices(transform.normalise(x[part]))))
+            try: made.append(work(idx[part], on_devices(transform.normalize(x[part]))))
             except (RuntimeError, MemoryError) as e:
                 most = min(most, len(idx))//2
                 if not (most and is_out_of_memory(e)): raise
@@ -193,7 +193,7 @@ def run_all(
     gather:Callable=of_all, # or `to_first`: of several processes the first alone gets anything
     **kwargs      # of `batches`
 ) -> tuple: # name -> (n, …) fp32 or integer tensor on the CPU; indices of the n images; (index, reason) of the rest
-    "What each function makes of each image, every image decoded and transformed once"
+    "Outputs of several functions for all images, each image decoded and transformed once"
     skipped = []
     def of_batch(idx, x):
         made = {name: f(x[device_of(f)]) for name, f in functions.items()}
@@ -222,14 +222,14 @@ def check_attributes(
     classifier,
     name:str # of it, for the message
 ):
-    "TypeError unless a classifier says what images and what classes it takes"
+    "TypeError unless a classifier has a transform and class names"
     lacks = [k for k in ('transform', 'classnames') if not hasattr(classifier, k)]
     if lacks: raise TypeError(
         f"Classifier {name!r} ({type(classifier).__name__}) has no {' and no '.join(lacks)}: set the attribute.")
 
 def common_transform(
     classifiers:dict # name -> classifier
-): # with `pixels` and `normalise`
+): # with `pixels` and `normalize`
     "The transform that all classifiers share; ValueError if they don't"
     for name, c in classifiers.items(): check_attributes(c, name)
     transforms = {name: in_halves(c.transform) for name, c in classifiers.items()}
@@ -245,7 +245,7 @@ def check_shape(
     images:ImageSet,
     name:str # of the classifier, for messages
 ):
-    "ValueError unless there is one logit a class"
+    "ValueError unless there is one logit per class"
     if logits.ndim == 2 and logits.shape[1] == len(images.classnames): return
     raise ValueError(
         f'{name} gave {tuple(logits.shape[1:])} numbers an image; expected logits of {len(images.classnames)} classes.')
@@ -294,7 +294,7 @@ def predict(
 # %% ../../nbs/api/infer/01_inference.ipynb #ace17d57
 @dataclass
 class Features:
-    "What a classifier's image tower makes of images"
+    "Image features of a classifier"
     features:torch.Tensor # (n, dim) fp32
     labels:torch.Tensor   # (n,)
     images:ImageSet       # the n images that could be read

@@ -8,9 +8,9 @@ __all__ = ['sampled_estimates', 'SampledPass']
 # %% ../../nbs/api/infer/09_sampling.ipynb #5a3c0004
 import numpy as np
 from ..base.text import first_few, warn_user
+from ..stats.table import INITIAL
 from ..data.images import ImageSet
 from .evaluation import full_pass, of_methods
-from ..stats.table import STARTS
 
 # %% ../../nbs/api/infer/09_sampling.ipynb #5a3c0010
 def sampled_estimates(
@@ -20,7 +20,7 @@ def sampled_estimates(
     chance:np.ndarray, # (n,) probability of being shown
     labels:np.ndarray # (n,)
 ) -> dict: # column -> (n,) array
-    "Numbers of a classifier on all images, unbiased over draws, from the images that it was shown"
+    "Unbiased estimates for all images from a sample"
     some = some | dict(correct=_right(some['predicted'], labels[shown]))
     end = end | dict(correct=_right(end['predicted'], labels))
     out = {k: np.array(end[k], float) for k in some}
@@ -33,16 +33,18 @@ def _right(predicted, labels): return np.where(predicted < 0, np.nan, predicted 
 
 # %% ../../nbs/api/infer/09_sampling.ipynb #5a3c0014
 class SampledPass:
-    "A pass over a set that shows members between two ends a part of the images on which the ends agree"
+    "A pass in which members between two ends see all images of disagreement and a sample of the others"
     def __init__(self, share:float=.1): # of these images, above 0, at most 1
-        if not 0 < share <= 1: raise ValueError(f'share is {share!r}: expected a share of the images, as .1 for a tenth.')
+        if not 0 < share <= 1: raise ValueError(f'share is {share!r}: expected a share of the images, as .1 for a '
+                                                f'tenth.')
         self.share = share
     def __call__(self, members:dict, images:ImageSet, transform, metrics=(), **kwargs) -> dict:
         "As `full_pass`"
         if whole := [m.name for m in metrics if m.of_set]:
-            warn_user(f'{first_few(whole)} is no mean over images and can\'t be had from a sample: all images are passed.')
+            warn_user(f'{first_few(whole)} is no mean over images and can\'t be had from a sample: all images are '
+                      f'passed.')
             return full_pass(members, images, transform, metrics, **kwargs)
-        ends = of_methods(members, (*STARTS, 'fine-tuned'))
+        ends = of_methods(members, (*INITIAL, 'fine-tuned'))
         if len(ends) != 2: raise ValueError(
             f'A sample is for what lies between two ends, a zero-shot and a fine-tuned one, and there are {len(ends)}.')
         known = {o for n in ends for o in members[n].modules}

@@ -8,14 +8,14 @@ __all__ = ['beta_weights', 'BMA']
 # %% ../../nbs/methods/bma.ipynb #caed2e0b
 import numpy as np
 from scipy.stats import beta
-from ..train.weight_averages import TimeAverage, move
 from ..base.registry import method
+from ..train.weight_averages import TimeAverage, move
 
 # %% ../../nbs/methods/bma.ipynb #0bfa0837
 def beta_weights(
     steps:int, # T
     b:float=.5,
-) -> np.ndarray: # (T+1,), of the start and of the weights after each step
+) -> np.ndarray: # (T+1,), of the initial model and of the weights after each step
     "Densities of Beta(b, b) along a training"
     return beta.pdf((np.arange(steps+1)+.5)/(steps+1), b, b)
 

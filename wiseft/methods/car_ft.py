@@ -8,9 +8,9 @@ __all__ = ['context_head', 'car_ft']
 # %% ../../nbs/methods/car_ft.ipynb #5add17d6
 import torch
 import torch.nn.functional as F
-from ..data.prompts import prompts
 from ..base.registry import method
 from ..base.text import python_or_shell
+from ..data.prompts import prompts
 from ..models.classifier import ImageClassifier
 from ..train.losses import Step
 
@@ -18,7 +18,7 @@ from ..train.losses import Step
 def context_head(
     classifier:ImageClassifier, # that knows its templates
 ) -> torch.Tensor: # (n_templates, dim), rows of length 1 × logit scale
-    "A head that tells contexts apart: for each template the mean over classes of the embedded prompts"
+    "A head that classifies contexts: for each template the mean embedding over classes"
     templates = classifier.templates
     more = python_or_shell("zeroshot_classifier(clip, classnames, 'openai')", '`wiseft zeroshot --templates openai`')
     if len(templates) < 2: raise ValueError(
@@ -31,10 +31,11 @@ def context_head(
 
 # %% ../../nbs/methods/car_ft.ipynb #fbf019f8
 @method('loss', 'CAR-FT', '2211.16175', strength='weight', needs='two templates or more, a text tower',
-        cost='a forward pass of the start: 4/3',
+        cost='a forward pass of the initial model: 4/3',
         prepare=lambda classifier: dict(contexts=context_head(classifier)))
 def car_ft(step:Step, contexts:torch.Tensor, weight:float=1.) -> dict: # contexts: from `context_head`
-    "Cross-entropy, and the divergence of what is said of contexts from what the start says"
+    "Cross-entropy, and the divergence of context predictions from those of the initial model"
     student = F.log_softmax(step.features.to(contexts.dtype) @ contexts.T, 1)
-    start = F.log_softmax(step.start_features.to(contexts.dtype) @ contexts.T, 1)
-    return dict(ce=step.cross_entropy, context=weight*F.kl_div(student, start, reduction='batchmean', log_target=True))
+    initial = F.log_softmax(step.initial_features.to(contexts.dtype) @ contexts.T, 1)
+    return dict(ce=step.cross_entropy, context=weight*F.kl_div(student, initial, reduction='batchmean',
+                                                               log_target=True))

@@ -7,8 +7,8 @@ __all__ = ['EMA']
 
 # %% ../../nbs/methods/ema.ipynb #1a43701a
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from ..train.weight_averages import TimeAverage
 from ..base.registry import method
+from ..train.weight_averages import TimeAverage
 
 # %% ../../nbs/methods/ema.ipynb #63acbbbf
 @method('average', 'EMA', strength='horizon', cost='a copy of the weights')

@@ -7,12 +7,12 @@ __all__ = ['fisher_information', 'both_informations', 'fisher']
 
 # %% ../../nbs/methods/fisher.ipynb #679b892c
 import torch
-from ..weights.merge import TensorInfo
-from ..infer.inference import batches
 from ..base.registry import method
+from ..weights.tensors import weighted_sum
+from ..weights.merge import TensorInfo
 from ..data.suites import ImageSet
 from ..models.classifier import ImageClassifier
-from ..weights.tensors import weighted_sum
+from ..infer.inference import batches
 
 # %% ../../nbs/methods/fisher.ipynb #5852b7ff
 def fisher_information(

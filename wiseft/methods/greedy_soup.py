@@ -7,12 +7,12 @@ __all__ = ['greedy_soup']
 
 # %% ../../nbs/methods/greedy_soup.ipynb #359b0bcc
 import pandas as pd
+from ..base.registry import method
 from ..weights.merge import merge, named_models, uniform_soup
 from ..stats.intervals import mcnemar_exact
-from ..infer.inference import predict
-from ..base.registry import method
 from ..data.suites import ImageSet
 from ..models.classifier import ImageClassifier
+from ..infer.inference import predict
 
 # %% ../../nbs/methods/greedy_soup.ipynb #5ac117b7
 def _right(classifiers, images): # dict name -> (n,) bool array

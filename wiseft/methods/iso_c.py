@@ -7,8 +7,8 @@ __all__ = ['iso_c']
 
 # %% ../../nbs/methods/iso_c.ipynb #c22c6e2a
 import torch
-from ..weights.merge import TensorInfo
 from ..base.registry import method
+from ..weights.merge import TensorInfo
 
 # %% ../../nbs/methods/iso_c.ipynb #3b37807f
 @method('merge', 'Iso-C', '2502.04959', strength='alpha', needs_base=True,

@@ -9,8 +9,8 @@ __all__ = ['seen_tokens', 'random_texts', 'lipsum_gap', 'lipsum_ft']
 import numpy as np
 import torch
 from open_clip.tokenizer import SimpleTokenizer
-from ..models.clip import Clip, text_features, token_table
 from ..base.registry import method
+from ..models.clip import Clip, text_features, token_table
 from ..train.losses import Step
 
 # %% ../../nbs/methods/lipsum_ft.ipynb #27caa021
@@ -34,17 +34,17 @@ def random_texts(clip:Clip, vocabulary:torch.Tensor, generator:np.random.Generat
     return tokens
 
 # %% ../../nbs/methods/lipsum_ft.ipynb #5b752f48
-def lipsum_gap(features:torch.Tensor, start_features:torch.Tensor, texts:torch.Tensor): # rows of length 1
+def lipsum_gap(features:torch.Tensor, initial_features:torch.Tensor, texts:torch.Tensor): # rows of length 1
     "Half the mean squared change of the logits at scale 100"
-    change = 100*(features-start_features) @ texts.T
+    change = 100*(features-initial_features) @ texts.T
     return change.square().mean()/2
 
 @method('loss', 'Lipsum-FT', '2404.00860', strength='weight',
         prepare=lambda classifier: dict(vocabulary=seen_tokens(classifier.clip)), needs='a text tower',
-        cost='the start on each batch, 80 short texts a step')
+        cost='the initial model on each batch, 80 short texts a step')
 def lipsum_ft(step:Step, vocabulary:torch.Tensor, weight:float=1.): # vocabulary: ids, from `seen_tokens`
     "Cross-entropy, and how far images have moved among random texts"
     clip = step.classifier.clip
     with torch.no_grad(), step.towers():
         texts = text_features(clip.model, random_texts(clip, vocabulary, step.generator()))
-    return dict(ce=step.cross_entropy, lipsum=weight*lipsum_gap(step.features.float(), step.start_features, texts))
+    return dict(ce=step.cross_entropy, lipsum=weight*lipsum_gap(step.features.float(), step.initial_features, texts))

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize
 from torch.func import grad_and_value
-from ..models.classifier import ImageClassifier
-from ..models.head import ClassificationHead
-from ..infer.inference import extract_features
 from ..base.registry import method
 from ..data.suites import ImageSet
+from ..models.head import ClassificationHead
+from ..models.classifier import ImageClassifier
+from ..infer.inference import extract_features
 from ..train.trainable import check_own_head
 
 # %% ../../nbs/methods/lp_ft.ipynb #75400db5
@@ -33,7 +33,8 @@ def logistic_regression(x:torch.Tensor, y:torch.Tensor, C:float, start:torch.Ten
     return torch.from_numpy(found.x.reshape(start.shape))
 
 # %% ../../nbs/methods/lp_ft.ipynb #9401366e
-@method('start', 'LP-FT', '2202.10054', needs='validation images', cost='a pass over the images, 100 regressions',
+@method('initialization', 'LP-FT', '2202.10054', needs='validation images',
+        cost='a pass over the images, 100 regressions',
         images_used=lambda train, validation, models: (train+validation, 0))
 def lp_ft(classifier:ImageClassifier, images:ImageSet, validation:ImageSet, cs:list=None): # 100 from 1e-7 to 100
     "A classifier to start from, with the head of the logistic regression that does best on validation images"
@@ -49,6 +50,6 @@ def lp_ft(classifier:ImageClassifier, images:ImageSet, validation:ImageSet, cs:l
         right = (x_held @ head.T).argmax(1).eq(held_out.labels).sum().item()
         if right > best[0]: best = right, C, head
     bias = None if classifier.head.bias is None else torch.zeros_like(classifier.head.bias)
-    head = ClassificationHead(best[2].float(), bias, classifier.head.normalise).to(classifier.device)
+    head = ClassificationHead(best[2].float(), bias, classifier.head.normalize).to(classifier.device)
     recipe = dict(tuning='linear probe', start_method=dict(name='LP-FT', C=best[1]))
     return ImageClassifier(classifier.copy().clip, head, classifier.classnames, classifier.templates, 1., recipe=recipe)

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
 from ..base.registry import method
 from ..base.text import option
-from ..models.classifier import ImageClassifier
 from ..models.tower import tower_blocks, transformer_matrices
+from ..models.classifier import ImageClassifier
 
 # %% ../../nbs/methods/r_adapter.ipynb #c3840b5c
 class Adapter(nn.Module):

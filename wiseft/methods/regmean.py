@@ -12,10 +12,10 @@ from collections import defaultdict
 from contextlib import contextmanager
 from functools import partial
 from ..base.registry import method
+from ..weights.merge import TensorInfo
 from ..data.suites import ImageSet
 from ..models.classifier import ImageClassifier
 from ..infer.inference import batches
-from ..weights.merge import TensorInfo
 
 # %% ../../nbs/methods/regmean.ipynb #2acf54c7
 @contextmanager

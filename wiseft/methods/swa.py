@@ -7,8 +7,8 @@ __all__ = ['SWA']
 
 # %% ../../nbs/methods/swa.ipynb #f42d89f9
 import torch
-from ..train.weight_averages import TimeAverage, move
 from ..base.registry import method
+from ..train.weight_averages import TimeAverage, move
 
 # %% ../../nbs/methods/swa.ipynb #d0352161
 @method('average', 'SWA', '1803.05407', strength='start', cost='a copy of the weights', smaller_is_stronger=True)

@@ -8,9 +8,9 @@ __all__ = ['threshold', 'ties_thresholds', 'ties']
 # %% ../../nbs/methods/ties.ipynb #197f3ca2
 import torch
 from collections.abc import Mapping
-from ..weights.merge import TensorInfo
 from ..base.registry import method
 from ..weights.tensors import is_weight
+from ..weights.merge import TensorInfo
 
 # %% ../../nbs/methods/ties.ipynb #7827a043
 def _bits(base, finetuned): # yields (size,) integers, a tensor of weights after the other

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from itertools import islice
 from torch.func import functional_call
-from ..weights.merge import TensorInfo, check_images, check_models, merge, merge_recipe, named_models
-from ..infer.inference import shuffled_batches
 from ..base.registry import method
 from ..weights.tensors import is_weight, weighted_sum
+from ..weights.merge import TensorInfo, check_images, check_models, merge, merge_recipe, named_models
+from ..infer.inference import shuffled_batches
 
 # %% ../../nbs/methods/tpgm.ipynb #f2da3040
 def learn_alphas(base, finetuned, images, steps:int=200, lr:float=1e-2, batch_size:int=64, first:float=.5, seed:int=0):

@@ -7,8 +7,8 @@ __all__ = ['tsv_m']
 
 # %% ../../nbs/methods/tsv_m.ipynb #606040df
 import torch
-from ..weights.merge import TensorInfo
 from ..base.registry import method
+from ..weights.merge import TensorInfo
 
 # %% ../../nbs/methods/tsv_m.ipynb #5d0b21cf
 def _orthogonal(m): # the nearest one; in double precision, for directions of several steps are nearly the same

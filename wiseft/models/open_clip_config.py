@@ -12,15 +12,15 @@ from pathlib import Path
 
 import torch
 
-from ..base.lazy import open_clip
 from ..base.text import BadFile, did_you_mean, first_few, why_failed
+from ..base.lazy import open_clip
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #3de81d1e
 def read_json(
     path:str|Path, # file
     most:int=2**24 # bytes, more are refused
 ): # dict
-    "The object in a JSON file, or BadFile"
+    "Read the object in a JSON file; BadFile if there is none"
     path = Path(path)
     if not path.is_file(): raise BadFile(
         f'{path} is no regular file. Put the one that came with the weights in its place.')
@@ -38,7 +38,7 @@ def write_json(
     path:str|Path, # file to write
     content:dict # dict
 ):
-    "Write settings as JSON that people can read"
+    "Write settings as indented JSON"
     text = json.dumps(content, indent=1, ensure_ascii=False, default=float)
     Path(path).write_text(text+'\n', encoding='utf-8')
 
@@ -48,7 +48,7 @@ _most = dict(layers=200, depth=200, image_size=4096, context_length=4096) | _tok
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #2c6a0c43
 def _is_number(x, kind, most):
-    "A JSON value that is a number of the type `kind`, finite, at most `most` from zero?"
+    "Whether a JSON value is a finite number of the type `kind`, at most `most` in size"
     if isinstance(x, bool) or not isinstance(x, (int, kind)): return False
     return abs(x) <= most and (kind is float or x >= 0)
 
@@ -110,7 +110,7 @@ _ways = dict(mode={'RGB'}, interpolation={'bicubic','bilinear','random'}, resize
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #9131db6a
 def _is_preprocess(k, v): # bool
-    "May preprocessing have the setting `k` with the value `v`?"
+    "Whether preprocessing can have the setting `k` with the value `v`"
     many = v if isinstance(v, list) else [v]
     if k in _ways: return isinstance(v, str) and v in _ways[k]
     if k == 'size': return len(many) in (1, 2) and all(_is_number(x, int, 4096) and x for x in many)
@@ -143,7 +143,8 @@ def check_parameters(
         with torch.device('meta'): needed = sum(p.numel() for p in build().parameters())
     except Exception as e:
         raise BadFile(
-            f'{where} describes no architecture that open_clip {open_clip.__version__} can build ({why_failed(e)}). A newer '
+            f'{where} describes no architecture that open_clip {open_clip.__version__} can build ({why_failed(e)}). A '
+            f'newer '
             'one may: pip install -U open_clip_torch. Otherwise copy or download the file again.') from e
     if needed > 2*n + 10**6: raise BadFile(
         f'{where} describes a CLIP of {needed:,} parameters, and its weights are {n:,} numbers. Copy or download '
@@ -167,7 +168,7 @@ def refuse_programs(
 def text_tower_config(
     path:str|Path # `config.json` of a text tower of `transformers`
 ): # dict
-    "What is passed on of a text tower's settings"
+    "Settings of a text tower that are used"
     config, kinds = read_json(path), open_clip.hf_configs.arch_dict
     if (kind := config.get('model_type')) not in kinds: raise BadFile(
         f"{path}: model_type is {kind!r:.100}, which open_clip doesn't know. {did_you_mean(kind, kinds)}")

@@ -19,7 +19,7 @@ from .train import TrainingPrecision
 
 # %% ../../nbs/api/shell/06_bench.ipynb #7067299c
 def _competitors(text):
-    "Methods by their names with commas between them, each once; or all that can compete"
+    "Parse names of methods, separated by commas; default all that can compete"
     from wiseft.bench.plan import can_compete
     from wiseft.base.registry import REGISTRY,find_method
     if text is None: return [m for m in REGISTRY.values() if can_compete(m)]
@@ -95,7 +95,7 @@ def bench_(
 
 # %% ../../nbs/api/shell/06_bench.ipynb #03c8e263
 def _show_plan(plan, folder, budget, place):
-    "What is going to be trained; an error if that takes longer than it may"
+    "Print the plan; an error if it takes longer than allowed"
     from wiseft.bench.estimate import preview, seconds_left
     table = plan.table()
     able = table[table.why == '']
@@ -108,7 +108,7 @@ def _show_plan(plan, folder, budget, place):
         f'That is more than the {budget:g} hours of --budget. Give fewer --methods, --seeds, --lrs or --epochs.')
 
 def _write_found(found, folder):
-    "Tables, the pictures and the page, beside what was trained"
+    "Write tables, pictures and the report of a bench"
     from wiseft.show.bench_plots import plot_bench, plot_gains
     from wiseft.show.bench_report import write_bench_report
     from wiseft.base.files import atomic_path

@@ -7,8 +7,8 @@ __all__ = ['app']
 
 # %% ../../nbs/api/shell/09_cli.ipynb #9cd3f46b
 # each registers its commands
-from . import data, train, merge, evaluate, report, bench, show, run
 from .app import app
+from . import data, train, merge, evaluate, report, bench, show, run # noqa: F401
 
 # %% ../../nbs/api/shell/09_cli.ipynb #eb6ed9af
 _all_ = ['app']

@@ -34,7 +34,7 @@ def models(
 def methods(
     use:Use=None,
 ):
-    "List the methods: losses, pulls, averages over time, merges, ensembles, starts, searches, what trains."
+    "List the methods of fine-tuning, averaging, merging, and ensembling."
     import pandas as pd
     from wiseft.base.registry import KINDS
     from wiseft.methods.index import listed_methods
@@ -119,7 +119,7 @@ def data(
 
 # %% ../../nbs/api/shell/01_data.ipynb #8eaa1943
 def _show_sizes(sets):
-    "Images of each class in all sets of the first one's classes, with a bar"
+    "Print the number of images per class, with bars"
     counts = sum(s.counts() for s in sets if s.classnames == sets[0].classnames)
     counts = counts.sort_values(ascending=False, kind='stable')
     some = counts if len(counts) <= 10 else counts.iloc[[*range(5), *range(-5, 0)]]
@@ -129,7 +129,7 @@ def _show_sizes(sets):
 
 # %% ../../nbs/api/shell/01_data.ipynb #ea9d93c1
 def _published(suite, only=None):
-    "Published sets against what is there, and how the others are had"
+    "Print which published sets are there, and how to get the others"
     from wiseft.base.files import data_root
     from wiseft.data.hub import CONTROL_ON_HUB
     from wiseft.data.layouts import inventory
@@ -145,15 +145,15 @@ def _published(suite, only=None):
 
 # %% ../../nbs/api/shell/01_data.ipynb #99e4381b
 def _from_hub(name, yes):
-    "Show what a set of the hub weighs and under what licence it is, ask once, and download it"
+    "Show size and license of a set on the hub, ask once, and download it"
     import pandas as pd
     from wiseft.data.hub import fetch, sets_on_hub
     found = sets_on_hub(name)
-    rows = [(f.repository, len(f.files), f'{f.size/1e9:,.2f}', f.licence, f.source, f.note) for f in found]
-    columns = ['repository', 'files', 'GB', 'licence', 'source', 'note']
+    rows = [(f.repository, len(f.files), f'{f.size/1e9:,.2f}', f.license, f.source, f.note) for f in found]
+    columns = ['repository', 'files', 'GB', 'license', 'source', 'note']
     show_table(pd.DataFrame(rows, columns=columns), 'On the hub')
     size = sum(f.size for f in found)/1e9
-    question = f'Download up to {size:,.2f} GB to {found[0].folder.parent}, under these licences?'
+    question = f'Download up to {size:,.2f} GB to {found[0].folder.parent}, under these licenses?'
     if not yes: typer.confirm(question, abort=True)
     for f in found: wrote(fetch(f))
 
@@ -169,7 +169,7 @@ def sets_of(source):
     return {(source_name(source), 'all'): image_folder(source)}
 
 def _tell_lookalikes(sets):
-    "A line about each test and validation set whose images look like training images"
+    "Print a line per test or validation set with near-duplicates of training images"
     from wiseft.data.copies import ALIKE, LookUp, lookalikes, thumbnails
     train = sets.get(('reference', 'train'))
     if train is None: raise ValueError('There are no training images to compare with: --lookalikes is for suites.')

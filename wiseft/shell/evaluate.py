@@ -48,7 +48,7 @@ def evaluate_(
 # %% ../../nbs/api/shell/04_evaluate.ipynb #718f8d1c
 @contextmanager
 def results_file(output:Path|None, force:bool):
-    "A function that writes a results table to `output`, and predictions beside it; both are checked beforehand"
+    "A function that writes a results table and predictions; both targets are checked beforehand"
     from wiseft.stats.table_io import recipes_file,write_recipes,write_results
     from wiseft.analysis.predictions import predictions_file,write_predictions
     from wiseft.base.distributed import first_writes
@@ -69,11 +69,11 @@ _SURE = ['ECE (15 bins)'] # kept of each image: how sure the classifier was
 
 # %% ../../nbs/api/shell/04_evaluate.ipynb #55c86284
 def _say_agreement(table):
-    "How often half precision predicts what fp32 does"
+    "Print how often half precision predicts the same as fp32"
     if 'as in fp32' in table.precision.iloc[0]: say(table.precision.iloc[0])
 
 def _measure(folders, members, load, device, output, force, **options):
-    "Evaluate what `members` makes of classifiers by name, show the table, and write it"
+    "Evaluate members made of classifiers, show the table, and write it"
     from wiseft.stats.caveats import doubts
     from wiseft.stats.table import UNBOUNDED
     from wiseft.infer.evaluation import evaluate
@@ -83,7 +83,7 @@ def _measure(folders, members, load, device, output, force, **options):
         classnames = next(iter(loaded.values())).classnames
         say(f'evaluating {place}')
         table,predictions = evaluate(members(loaded), load(classnames=classnames), keep_predictions=_SURE, **options)
-        # in per cent (NLL and Brier as they are), with what a reader needs
+        # in percent (NLL and Brier as they are), with what a reader needs
         t = table[['classifier','method','alpha','dataset','n','n_skipped']].rename(columns=dict(n_skipped='skipped'))
         if not table.n_skipped.any(): t = t.drop(columns='skipped')
         if table.tuning[table.tuning != ''].nunique() > 1: t.insert(1, 'tuning', table.tuning)
@@ -105,14 +105,15 @@ def _tell_forgotten(predictions, alpha=None):
 
 # %% ../../nbs/api/shell/04_evaluate.ipynb #b4a8a397
 _By = Annotated[Optional[str], typer.Option('--by', show_default=False,
-    help='Ways of averaging, with commas: merges (of weights) and ensembles (of outputs), as `wiseft methods` lists them. '
+    help='Ways of averaging, with commas: merges (of weights) and ensembles (of outputs), as `wiseft methods` lists '
+         'them. '
          'Default: weight-space,logits,probabilities.')]
 _Averaged = Annotated[Optional[Path], typer.Option('--averaged', show_default=False,
     help='The average of the two that you keep: its α is evaluated too; the terminal and the report say how it was '
          'chosen.')]
 
 def _average_of(folder, start, end, alphas): # (dict name -> its recipe, the mixing coefficients and its own)
-    "What the card of an average says, if there is one; ValueError if it is one of other classifiers"
+    "Card of an average, if there is one; ValueError if it is of other classifiers"
     if folder is None: return {},alphas
     from wiseft.infer.ensembles import DEFAULT_ALPHAS
     from wiseft.models.save import read_card
@@ -178,7 +179,7 @@ def sweep_(
 
 # %% ../../nbs/api/shell/04_evaluate.ipynb #0bd8716b
 def methods_down(table):
-    "Methods down, sets across, per cent; one classifier's name is not repeated"
+    "Methods in rows, sets in columns, in percent"
     from wiseft.stats.table import first_metric,wide
     t = wide(first_metric(table)).reset_index()
     return t.drop(columns='classifier') if t.classifier.nunique() == 1 else t
@@ -202,7 +203,7 @@ def ensemble(
     output:Annotated[Optional[Path], typer.Option('--output','-o', help='Results table (CSV) to write.')]=None,
     force:Force=False,
 ):
-    "Evaluate an output-space ensemble: the average of what two or more classifiers say of each image."
+    "Evaluate an output-space ensemble: the average of the outputs of two or more classifiers."
     load = suite_loader(suite, reference, shift, allow_incomplete=allow_incomplete, training=split=='validation')
     if average not in ('logits', 'probabilities'):
         raise typer.BadParameter(f'--average is logits or probabilities, got {average!r}')
@@ -218,7 +219,7 @@ def predict_(
     classifier:Classifier,
     pictures:Annotated[List[Path], typer.Argument(
         help='Picture files; folders and tars of them, tables that name them.', show_default=False)],
-    output:Annotated[Optional[Path], typer.Option('--output','-o', help='CSV to write: a row a picture.')]=None,
+    output:Annotated[Optional[Path], typer.Option('--output','-o', help='CSV to write: one row per picture.')]=None,
     top:Annotated[int, typer.Option('--top', help='Classes a picture, the likeliest first.', min=1)]=5,
     batch_size:Annotated[int, typer.Option('--batch-size', min=1)]=64,
     workers:Workers=None,

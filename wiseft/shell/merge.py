@@ -28,12 +28,12 @@ Keep = Annotated[Optional[float], typer.Option('--keep', min=0, max=100, show_de
 RuleSettings = Annotated[Optional[List[str]], typer.Option('--set', show_default=False,
     help='Another hyperparameter of the merge: NAME=NUMBER (once for each).')]
 MergeStart = Annotated[Path, typer.Argument(show_default=False,
-    help="Classifier folder or .safetensors file: the start. Or a YAML recipe in mergekit's format (linear, "
+    help="Classifier folder or .safetensors file: the initial model. Or a YAML recipe in mergekit's format (linear, "
          'task_arithmetic, ties), which says all of it: "Merge by a recipe" in the documentation.')]
 Tuned = Annotated[Optional[List[Path]], typer.Argument(show_default=False,
     help='The same, fine-tuned from it, or a peft adapter folder; several for a rule that takes them.')]
 Alpha = Annotated[Optional[str], typer.Option('--alpha', show_default=False,
-    help='Mixing coefficient: 0 is the start, 1 the fine-tuned; auto: chosen on validation images. '
+    help='Mixing coefficient: 0 is the initial model, 1 the fine-tuned; auto: chosen on validation images. '
          'Default: what the rule says, 0.5 for weight-space.')]
 MergeRule = Annotated[str, typer.Option('--rule',
     help='How weights are merged; `wiseft methods` lists the merges and searches.')]
@@ -47,7 +47,7 @@ DryRun = Annotated[bool, typer.Option('--dry-run', help='Say what is missing, an
          'wiseft merge pretrained.safetensors finetuned.safetensors -o averaged.safetensors',
          'wiseft merge zeroshot first second third --rule greedy-soup --reference photos -o soup',
          'wiseft merge zeroshot finetuned --rule lines --set first=0.2 -o merged',
-         'wiseft merge zeroshot adapter --alpha 1 -o tuned',
+         'wiseft merge zeroshot adapter --alpha 1 -o finetuned',
          'wiseft merge recipe.yml -o merged')
 def merge_(
     zeroshot:MergeStart, finetuned:Tuned=None, *, output:Merged,
@@ -98,14 +98,15 @@ def _recipe(zeroshot, finetuned, alpha, rule, settings, parts, precision): # `Re
     from wiseft.base.registry import find_method
     from wiseft.weights.merge import check_alpha,check_models
     from wiseft.weights.recipes import HALVES,Recipe
-    if not finetuned: raise typer.BadParameter('Give the fine-tuned models after the start, or a recipe (.yml) alone.')
+    if not finetuned: raise typer.BadParameter('Give the fine-tuned models after the initial model, or a recipe (.yml) '
+                                               'alone.')
     # --rule, a merge or a search
     method, auto = find_method(rule), alpha == 'auto'
     if method.kind not in ('merge', 'search'): raise ValueError(
         f'{method.name} is of the kind {method.kind}. --rule is a merge or a search; `wiseft methods` lists them.')
     if method.takes == 'one': check_models(method, zeroshot, len(finetuned))
     if auto and len(finetuned) > 1: raise ValueError(
-        '--alpha auto chooses between the start and one fine-tuned classifier. '
+        '--alpha auto chooses between the initial model and one fine-tuned classifier. '
         f'There are {len(finetuned)}: give a number.')
     dtypes = {half: dtype for dtype, half in HALVES.items()}
     if precision not in (None, *dtypes): raise ValueError(f'--precision is {precision}. It is {" or ".join(dtypes)}.')
@@ -166,7 +167,7 @@ def _merge_folders(recipe, output, load, device, force, choose):
     from wiseft.weights.recipes import HALVES,merged_classifier
     device, _ = chosen_device(device)
     with atomic_path(output, force=force, kind='classifier') as tmp, memory_advice():
-        loaded = cache(lambda path, start=None: load_classifier(path, device, start=start))
+        loaded = cache(lambda path, base=None: load_classifier(path, device, base=base))
         images = load(classnames=loaded(recipe.paths[0]).classnames).validation if load else None
         if load and not choose:
             say(f'{recipe.method.title} looks at {len(images):,} validation images of the reference')

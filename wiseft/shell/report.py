@@ -14,7 +14,7 @@ from typing import Annotated,List,Optional
 import typer
 
 from wiseft.shell.app import (
-    Control,DataRoot,Force,Reference,Results,Shift,check_ending,command,output_option,say,show_table,suite_loader,
+    Control,DataRoot,Force,Reference,Results,Shift,check_ending,command,output_option,say,suite_loader,
     wrote)
 
 # %% ../../nbs/api/shell/05_report.ipynb #41c656a7
@@ -115,7 +115,7 @@ def report(
 
 # %% ../../nbs/api/shell/05_report.ipynb #1657adc1
 def _recipe_and_models(results, classifier):
-    "How the one classifier was fine-tuned, and architectures by name: of its folder, or of what lies beside the tables"
+    "Recipe of the classifier, and architectures by name, from its folder or from files beside the tables"
     from wiseft.models.save import read_card
     from wiseft.stats.table_io import read_recipes
     if classifier:
@@ -128,12 +128,12 @@ def _recipe_and_models(results, classifier):
     return next((some[0] for some in (recipes, averages) if len(some) == 1), None),models
 
 def _chosen_by(recipe):
-    "What chose the α of an average of weights"
+    "How α was chosen"
     how = (recipe or {}).get('merge') or {}
     return how.get('chosen', '') if how.get('name') == 'weight-space' else ''
 
 def _averaged(table, recipe=None):
-    "The mixing coefficient that a page tells of: in the table, the nearest to the one that was chosen, else to 0.5"
+    "The α that a report is about: the one nearest to the chosen one, else to 0.5"
     from wiseft.infer.rules import ChosenAlpha
     chosen = _chosen_by(recipe)
     middle = recipe['merge']['alpha'] if chosen else .5
@@ -142,7 +142,7 @@ def _averaged(table, recipe=None):
 
 # %% ../../nbs/api/shell/05_report.ipynb #c1b0a007
 def _compared(table, predictions):
-    "Comparisons of the averages and ends of several runs; None where one has no predictions"
+    "Comparisons of averages and ends of several runs; None if one has no predictions"
     import pandas as pd
     from wiseft.analysis.runs import compare_ends_of_runs,compare_runs
     if not all(predictions.values()): return None
@@ -155,7 +155,7 @@ def evaluated_images(
     suite:str|None, reference:Path|None=None, shift:list|None=None,
     control:list|None=None, # as the options say
 ) -> dict: # set -> `ImageSet`
-    "The images that were evaluated, of sets that are still the same"
+    "The evaluated images, of sets that are unchanged"
     from wiseft.data.control import control_sets
     split = predictions.images.split.iloc[0]
     load = suite_loader(suite, reference, shift, allow_incomplete=True, training=split=='validation')
@@ -169,7 +169,7 @@ def evaluated_images(
 
 # %% ../../nbs/api/shell/05_report.ipynb #c1b0a010
 def _for_clip_benchmark(table, models, folder, force):
-    "Write the files, with architectures by classifier, or the one that is known for all"
+    "Write files for CLIP_benchmark"
     from wiseft.base.text import first_few
     from wiseft.stats.table_io import write_clip_benchmark
     architectures = {*models.values()}

@@ -14,14 +14,14 @@ from typing import Annotated,List,Optional
 import typer
 
 from ..base.text import option
-from . import evaluate,merge,report,show,train
 from .app import (
     Device,Force,Seed,Workers,app,chosen_device,command,is_suite,output_option,say,set_workers,show_table,
     standard_output,wrote)
+from . import evaluate,merge,report,show,train
 
 # %% ../../nbs/api/shell/08_run.ipynb #7116b4bd
 def _line(command, given):
-    "A step as it is written in a shell"
+    "A step as a shell command"
     words = ['wiseft', command.__name__.rstrip('_')]
     for p in typer.main.get_command(app).commands[words[1]].params:
         value = given.get(p.name)
@@ -32,14 +32,14 @@ def _line(command, given):
     return shlex.join(words)
 
 def _word(value):
-    "A path that begins as an option does is written with ./ before it"
+    "Prefix a path that looks like an option with ./"
     is_like_option = isinstance(value, (str, Path)) and str(value).startswith('-')
     return f'./{value}' if is_like_option else str(value)
 
 # %% ../../nbs/api/shell/08_run.ipynb #0570c32d
 def _steps(data, output, shift, words, probe, epochs, lr, batch_size, seed, device): # words: of `zeroshot`
     "(command, its arguments, what is there afterwards), in order"
-    start, tuned, averaged = (output/n for n in ('start' if probe else 'zeroshot', 'finetuned', 'averaged'))
+    start, finetuned, averaged = (output/n for n in ('start' if probe else 'zeroshot', 'finetuned', 'averaged'))
     results, page = output/'results.csv', output/'report.html'
     here = dict(suite=data) if is_suite(data) else dict(reference=data)
     sets, on = here | dict(shift=shift), dict(device=device, force=True)
@@ -49,17 +49,17 @@ def _steps(data, output, shift, words, probe, epochs, lr, batch_size, seed, devi
     checkpoints = dict(checkpoints=output/'checkpoints', resume=True)
     # what each command is given
     begin = model | on | dict(output=start)
-    tune = how | checkpoints | on | dict(classifier=start, data=data, output=tuned)
-    average = here | on | dict(zeroshot=start, finetuned=[tuned], alpha='auto', output=averaged)
-    judge = sets | on | dict(zeroshot=start, finetuned=tuned, averaged=averaged, output=results)
+    tune = how | checkpoints | on | dict(classifier=start, data=data, output=finetuned)
+    average = here | on | dict(zeroshot=start, finetuned=[finetuned], alpha='auto', output=averaged)
+    judge = sets | on | dict(zeroshot=start, finetuned=finetuned, averaged=averaged, output=results)
     tell = sets | dict(results=[results], output=page, force=True)
-    steps = [(first, begin, start), (train.finetune_, tune, tuned)]
+    steps = [(first, begin, start), (train.finetune_, tune, finetuned)]
     steps += [(merge.merge_, average, averaged), (evaluate.sweep_, judge, results), (report.report, tell, page)]
     return [*steps, (show.card, dict(classifier=averaged, results=results), averaged/'README.md')]
 
 # %% ../../nbs/api/shell/08_run.ipynb #c375f674
 def _begin(output, steps, force):
-    "Make the folder with its commands; ValueError where one is there that was begun by other ones"
+    "Make the folder with its commands; ValueError if it was begun with others"
     from wiseft.base.files import atomic_path,tidy
     lines = [_line(command, given) for command, given, _ in steps]
     text = '\n'.join(['# each line can be given again alone, where the run was begun', 'set -e', *lines, ''])
@@ -80,7 +80,7 @@ def _begin(output, steps, force):
 
 # %% ../../nbs/api/shell/08_run.ipynb #0ab5dcf3
 class Run:
-    "What a run has written, loaded when it is asked for"
+    "The results of a run, loaded on access"
     def __init__(self, folder): self.folder = Path(folder)
     def __repr__(self): return f'Run in {self.folder}, with start, finetuned, averaged (classifiers) and table'
     def _load(self, name):
@@ -120,7 +120,7 @@ def run(
     device:Device=None,
     force:Force=False,
 ) -> Run:
-    "The whole road: zero-shot, fine-tune, choose α, average, sweep, report, card, in one folder."
+    "The full pipeline: zero-shot, fine-tune, choose α, average, sweep, report, card, in one folder."
     from wiseft.base.files import remove_path
     output = Path(output)
     shift = [shift] if isinstance(shift, (str, Path)) else list(shift or ()) or None
@@ -168,13 +168,14 @@ def demo(
         start = zeroshot_classifier(load_clip('iconclip', device=device), suite.classnames, plan['templates'])
         say(f'1/3 fine-tuning on {len(suite.train):,} images of {len(suite.classnames)} classes, '
             f'{plan["recipe"]["epochs"]} epochs, {place}')
-        tuned = finetune(start, suite, seed=seed, **plan['recipe'])
+        finetuned = finetune(start, suite, seed=seed, **plan['recipe'])
         say(f'2/3 evaluating {len(plan["alphas"])} mixing coefficients on '
             f'{sum(map(len, suite.datasets().values())):,} images, {len(suite.shifts)} of {len(suite.shifts)+1} sets '
             'shifted')
-        table, predictions = sweep(start, tuned, suite, plan['alphas'], keep_predictions=['ECE (15 bins)'], seed=seed)
+        table, predictions = sweep(start, finetuned, suite, plan['alphas'], keep_predictions=['ECE (15 bins)'],
+                                   seed=seed)
         say('3/3 drawing')
-        interpolate(start, tuned, alpha).save(tmp/'averaged')
+        interpolate(start, finetuned, alpha).save(tmp/'averaged')
         gains = compare_ends(predictions, alpha)
         write_results(table, tmp/'results.csv')
         write_predictions(predictions, predictions_file(tmp/'results.csv'))
@@ -182,20 +183,21 @@ def demo(
         notes = (f'One fine-tuning of the embedded CLIP on a narrow part of the reference distribution, {_GENTLE}. '
                  f'α = {alpha:g} was fixed before any test image was looked at.')
         write_report(table, tmp/'report.html', 'The embedded CLIP under distribution shift', gains, notes, alpha,
-                     predictions=predictions, images=suite.datasets(), recipe=tuned.recipe)
+                     predictions=predictions, images=suite.datasets(), recipe=finetuned.recipe)
     _tell_demo(table, gains, alpha, output)
 
 _GENTLE = 'by a gentle recipe, which cost no accuracy on the mean of the shifted sets in any of five runs'
 
 # %% ../../nbs/api/shell/08_run.ipynb #3860bddb
 def _tell_demo(table, gains, alpha, output):
-    "Print the rows that matter, what averaging gained, and what to try next"
-    show_table(evaluate.methods_down(table[table.alpha.isin([0, alpha, 1])]), 'Accuracy in per cent')
+    "Print the main rows, the gain by averaging, and what to try next"
+    show_table(evaluate.methods_down(table[table.alpha.isin([0, alpha, 1])]), 'Accuracy in percent')
     for g in gains[(gains.role == 'reference') | (gains.dataset == 'mean over shifts')].itertuples():
         standard_output().print(f'weights averaged (α = {alpha:g}) against {g.a}, {g.dataset}: '
                                 f'{100*g.difference:+.1f} points (95 % interval {100*g.low:+.1f} to {100*g.high:+.1f})')
     standard_output().print(f"""
-Fine-tuned {_GENTLE}: here averaging mends nothing, it adds. A harsh recipe does cost robustness, and gains nothing on the reference; README compares them.
+Fine-tuned {_GENTLE}: here averaging mends nothing, it adds.
+A harsh recipe costs robustness, and gains nothing on the reference; README compares them.
 
 In {output}: report.html, results.csv, pictures (PNG), averaged (the averaged classifier)
 

@@ -27,7 +27,7 @@ Pretrained = Annotated[Optional[str], typer.Option('--pretrained',
     help='Weights of that model: a tag or a checkpoint file.')]
 Preprocess = Annotated[Optional[str], typer.Option('--preprocess', show_default=False,
     help='With a checkpoint file: tag of the weights that it was fine-tuned from, such as openai; they say size, '
-         'colours and activation.')]
+         'colors and activation.')]
 QuickGelu = Annotated[Optional[bool], typer.Option('--quick-gelu/--no-quick-gelu', show_default=False,
     help='With a checkpoint file: was it trained with QuickGELU (as OpenAI, MetaCLIP, DFN) or not (as LAION, '
          'DataComp)?')]
@@ -86,7 +86,8 @@ Data = Annotated[str, typer.Argument(
     help='icons, a suite folder (its reference is used), a folder of class folders or of train/validation/test, a '
          'tar of class folders, shards, or a table of files and labels.', show_default=False)]
 MethodNames = Annotated[Optional[List[str]], typer.Option('--method',
-    help='Name of a method, as in flyp (once for each): a start, loss, pull, average over time, or what trains; '
+    help='Name of a method, as in flyp (once for each): an initialization, loss, constraint, weight average during '
+         'training, or what trains; '
          '`wiseft methods` lists them.', show_default=False)]
 Trained = Annotated[str, typer.Option('--train',
     help='all, head, last:n (the last n blocks and the head), or lora:8 (LoRA of rank 8, and the head).')]
@@ -99,7 +100,8 @@ Checkpoints = Annotated[Optional[Path], typer.Option('--checkpoints',
 LearningRate = Annotated[Optional[float], typer.Option('--lr', min=0, show_default=False,
     help='Learning rate at the end of the warm-up. Default: 3e-4 for iconclip, 3e-5 for others.')]
 LrFactorOption = Annotated[Optional[List[str]], typer.Option('--lr-factor', show_default=False,
-    help='What the learning rate of a part is multiplied by: image=0.1, text=0.1 or head=10; decay=0.75: multiplies once '
+    help='What the learning rate of a part is multiplied by: image=0.1, text=0.1 or head=10; decay=0.75: multiplies '
+         'once '
          'more for every block further from the output (once for each).')]
 TrainingPrecision = Annotated[str, typer.Option('--precision',
     help='bf16 (autocast, weights stay in fp32; fp32 where a CPU has no bf16) or fp32.')]
@@ -110,7 +112,7 @@ Captions = Annotated[Optional[Path], typer.Option('--captions',
 def suite_of(
     data:str, # the argument of a command
 ): # as `suite_loader`
-    "A function that loads the suite, or the one set, that is trained on"
+    "A function that loads the suite or set for training"
     from wiseft.data.suites import load_suite
     return partial(load_suite, data) if is_suite(data) else suite_loader(None, data, None)
 
@@ -132,7 +134,7 @@ def probe(
     device:Device=None,
     force:Force=False,
 ):
-    "Train a head on the features of a model without words: the start of its fine-tuning."
+    "Train a linear probe on a vision-only model, to fine-tune it from there."
     from wiseft.train.learner import linear_probe
     from wiseft.base.distributed import first_writes
     from wiseft.base.text import counted
@@ -170,7 +172,7 @@ def named_numbers(
     return values
 
 def numeric_hyperparameters(method) -> dict: # name -> is it a whole number?
-    "The hyperparameters of a method that `--set` can set"
+    "Hyperparameters of a method that `--set` can change"
     def is_number(p): return type(p.default) in (int, float) or p.annotation in (int, float)
     return {k: p.annotation is int for k, p in method.parameters.items() if is_number(p) or k == method.strength}
 
@@ -179,7 +181,7 @@ def check_whole_number(
     name:str,
     value:int|float,
 ):
-    "ValueError for a fraction where the hyperparameter is a whole number"
+    "ValueError for a fraction if the hyperparameter is a whole number"
     if numbers.get(name) and not isinstance(value, int): raise ValueError(
         f'--set {name}={value:g}: {name} is a whole number.')
 
@@ -188,9 +190,9 @@ def _methods_of(captions, names, use, train, settings): # dict kind -> `Method`;
     "The methods of a fine-tuning, with their hyperparameters"
     if captions and not names: names = ['FLYP']
     if names or use: load_methods(use)
-    chosen = chosen_methods(names, ('start', 'loss', 'pull', 'average', 'train'))
-    if captions and 'start' in chosen: raise ValueError(
-        'A start is fitted to labels, and --captions are none: leave one of them out.')
+    chosen = chosen_methods(names, ('initialization', 'loss', 'constraint', 'average', 'train'))
+    if captions and 'initialization' in chosen: raise ValueError(
+        'An initialization is fitted to labels, and --captions are none: leave one of them out.')
     # --train, where lora:8 is a method with its strength
     word, _, number = train.partition(':')
     if 'train' in chosen and train != 'all': raise ValueError(
@@ -244,22 +246,23 @@ def finetune_(
     average = chosen['average']() if 'average' in chosen else None
     device,place = chosen_device(device, precision)
     with first_writes(output, force, 'classifier') as tmp:
-        start = load_classifier(classifier, device)
+        initial = load_classifier(classifier, device)
         if captions: images, watched, about = data, None, f'the pairs of {captions}'
         else:
-            suite = suite_of(data)(classnames=start.classnames)
+            suite = suite_of(data)(classnames=initial.classnames)
             if not suite.train: raise ValueError(f'{data} has no images to train on, but images to test on.')
             images, watched, about = suite.train, suite.validation, f'{len(suite.train):,} images'
-        if 'start' in chosen: start = chosen['start'](start, images, watched)
-        if lr is None: lr = usual_lr(start)
+        if 'initialization' in chosen: initial = chosen['initialization'](initial, images, watched)
+        if lr is None: lr = usual_lr(initial)
         say(f'fine-tuning on {about}, {counted(epochs, "epoch")}, learning rate {lr:g}, {place}')
         if resume and checkpoints:
             file = checkpoint_file(checkpoints)
             say(f'going on from {file}' if file.exists() else f'there is no {file} yet: this begins anew')
-        tuned = finetune(start, images, watched, epochs=epochs, lr=lr, batch_size=batch_size, train=chosen['train'],
+        finetuned = finetune(initial, images, watched, epochs=epochs, lr=lr, batch_size=batch_size,
+                             train=chosen['train'],
                          label_smoothing=label_smoothing, precision=precision, seed=seed, accumulate=accumulate,
                          grad_checkpointing=grad_checkpointing, checkpoint_dir=checkpoints, resume=resume,
                          lr_factors=named_numbers(lr_factor, '--lr-factor', 'head=10'),
-                         loss=chosen.get('loss'), pull=chosen.get('pull'), captions=captions, cbs=average)
-        if tmp: (average.classifier if average else tuned).save(tmp)
+                         loss=chosen.get('loss'), constraint=chosen.get('constraint'), captions=captions, cbs=average)
+        if tmp: (average.classifier if average else finetuned).save(tmp)
     wrote(output)

@@ -8,11 +8,11 @@ __all__ = ['place_on', 'at_place', 'at_reference', 'resampled', 'judged_by_halve
 # %% ../../nbs/api/stats/10_matched_accuracy.ipynb #848db577
 import numpy as np, pandas as pd
 from scipy import stats
+from .intervals import drawn_together
+from .class_metrics import times_drawn
+from .table import REFERENCE
 from .chance import (both_chances, halves_of_seeds, holm_among, p_of, scaled_to_all, seed_variance,
                                  smallest_told)
-from .class_metrics import times_drawn
-from .intervals import drawn_together
-from .table import REFERENCE
 
 # %% ../../nbs/api/stats/10_matched_accuracy.ipynb #512ebc26
 _CLOSE = 1e-9 # accuracies that are equal may differ by rounding, and otherwise on each processor
@@ -21,7 +21,7 @@ def place_on(
     shifted:np.ndarray, # (…, k) of the same points under shift
     wanted:np.ndarray, # (…) accuracy on the reference
 ) -> tuple:    # (…) place, 2.5 half-way from point 2 to 3; (…) how far `wanted` lies beyond the curve
-    "Where a curve is best under shift, of its places that have a reference accuracy or a higher one"
+    "The place on a curve with the best accuracy under shift, among those with at least a reference accuracy"
     reference, shifted = np.asarray(reference, float), np.asarray(shifted, float)
     highest = reference.max(-1)
     at = np.minimum(wanted, highest)[..., None]
@@ -41,7 +41,7 @@ def at_place(
     values:np.ndarray, # (…, k) of a curve's points
     place:np.ndarray, # (…) from `place_on`
 ):          # (…)
-    "The value of a curve at a place, straight between its points"
+    "The value of a curve at a place, by linear interpolation"
     values = np.asarray(values, float)
     values = np.broadcast_to(values, place.shape + values.shape[-1:])
     last = values.shape[-1]-1
@@ -54,7 +54,7 @@ def at_place(
 def at_reference(
     reference:np.ndarray, shifted:np.ndarray, wanted:np.ndarray, # as in `place_on`
 ) -> tuple: # (…) accuracy under shift, (…) how far `wanted` lies beyond the curve's highest reference accuracy
-    "Best accuracy under shift of a curve where it has a reference accuracy, or a higher one"
+    "Best accuracy under shift of a curve at a reference accuracy or above"
     place, beyond = place_on(reference, shifted, wanted)
     return at_place(shifted, place), beyond
 
@@ -68,7 +68,7 @@ def _lacks_a_set(times, sets): # (size,) bool
     return np.min([times[:, units].sum(1) for units in sets], 0) == 0
 
 def _weighed(correct, numbers, times): # set name -> (size, m)
-    "Accuracies with each unit counted so many times"
+    "Accuracies with weights for units"
     out = {}
     for s, c in correct.items():
         t = times[:, numbers[s]]
@@ -83,7 +83,7 @@ def resampled(
     n_resamples:int=2000,
     rng:np.random.Generator|None=None, # default `default_rng(0)`
 ):                    # set name -> (n_resamples, m)
-    "Accuracy of each classifier in each resample of the images, which all classifiers share"
+    "Accuracy of each classifier in each bootstrap resample; classifiers share the resamples"
     rng = rng or np.random.default_rng(0)
     out = {s: [] for s in correct}
     numbers, groups, _ = drawn_together(units, _sizes(correct))
@@ -101,7 +101,7 @@ def judged_by_halves(
     n_splits:int=40,
     rng:np.random.Generator|None=None, # as in `resampled`
 ):                # (m-k,)
-    "Accuracy under shift above the place on the curve that other images choose, of all classifiers after the curve"
+    "Accuracy under shift above the curve, at places that the other half of the images chooses"
     rng = rng or np.random.default_rng(0)
     numbers, groups, _ = drawn_together(units, _sizes(correct))
     sets = list(map(np.unique, numbers.values()))
@@ -120,7 +120,7 @@ def judged_by_halves(
     return np.mean([judge(one, other), judge(other, one)], (0, 1))
 
 def _sides(accuracies): # set name -> (…)
-    "On the reference, and the mean under shift"
+    "Accuracy on the reference, and mean accuracy under shift"
     shifts = [a for s, a in accuracies.items() if s != REFERENCE]
     return accuracies[REFERENCE], np.mean(shifts, 0)
 
@@ -138,7 +138,7 @@ def matched_gains(
 # method, reference, shifted, gain, low, high, baseline, beyond, beyond_low, beyond_high,
 # ahead, ahead_low, ahead_high, p, p_holm, smallest, gain_p, over
 ) -> pd.DataFrame:
-    "How much more accurate methods are than a curve: under shift at equal accuracy on the reference, and head to head"
+    "Gains of methods over a curve: under shift at equal reference accuracy, and point against point"
     _check_sets(methods, curve)
     rng = rng or np.random.default_rng(0)
     k, names = len(curve[REFERENCE]), list(methods)
@@ -185,7 +185,7 @@ def _stacked(methods, curve, names): # set name -> (k+n, n_images); NaN where a 
     return out
 
 def _once(correct): # set name -> (1, m)
-    "Accuracies on all images, as if they were one resample"
+    "Accuracies on all images, as one resample"
     return {s: c.mean(1)[None] for s, c in correct.items()}
 
 def _numbers(accuracies, k, chosen, top): # (3, n_resamples, n_methods)
@@ -214,7 +214,7 @@ def against_itself(
     chosen:int, # position of the point that validation chose
     units:dict|None=None, # as in `resampled`
 ) -> dict:      # gain, low, high, ahead, ahead_low, ahead_high
-    "What a curve gains over itself with other seeds, and where that lies in 95 of a hundred cases"
+    "Gain of a curve over itself with other seeds, with the range of 95 % of the cases"
     def mean(some, s): return np.mean([seeds[i][s] for i in some], 0)
     def split(half, other):
         curve = {s: mean(other, s) for s in seeds[0]}

@@ -11,7 +11,7 @@ import math, torch
 import torch.nn.functional as F
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
-from fastai.callback.core import CancelBackwardException, CancelStepException
+from fastai.callback.core import Callback, CancelBackwardException, CancelStepException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import LRFinder, ParamScheduler
@@ -31,33 +31,36 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from torch import nn
+from ..base.registry import Method, as_method
+from ..base.text import did_you_mean, option, python_or_shell
 from ..base.devices import fitting_precision, memory_advice
-from .callbacks import (Bf16, BusyCores, ClipGradients, FetchLosses, FreezeBatchNorm, LossOnDevice,
-                                    LrFactors, Progress, ProgressLines, WaitForImages, Watch, accuracy_now)
+from ..base.distributed import counts_of_all, distributed, gathered, n_processes, rank
+from ..base.progress import is_told, is_watched, say_place
+from ..data.images import ImageSet
+from ..data.suites import Suite
 from ..data.copies import keep_training_thumbnails
 from ..models.classifier import ImageClassifier
 from ..models.vision import blank_classifier
-from .loaders import ClipDL, PixelSource, check_dataloaders, clip_dataloaders, feature_dataloaders, is_captions
 from ..infer.inference import reuse_memory
-from ..base.distributed import counts_of_all, distributed, gathered, n_processes, rank
-from ..base.progress import is_told, is_watched, say_place
-from ..base.registry import Method, as_method
-from ..base.text import did_you_mean, option, python_or_shell
-from .resume import Checkpoint
-from .losses import HeadFromText, Loss, Pull, Teacher, method_recipe
-from .record import run_circumstances, run_recipe, validation_metrics
+from .loaders import (ClipDL, PixelSource, check_dataloaders, clip_dataloaders, feature_dataloaders,
+                                  is_captions)
+from .losses import Constraint, HeadFromText, Loss, Teacher, method_recipe
+from .callbacks import (Bf16, BusyCores, ClipGradients, FetchLosses, FreezeBatchNorm, LossOnDevice,
+                                    LrFactors, Progress, ProgressLines, WaitForImages, Watch, accuracy_now)
 from .trainable import choose_weights, parameter_groups, parametrized, plain_weights, rate_factors
+from .resume import Checkpoint
+from .record import run_circumstances, run_recipe, validation_metrics
 
 # %% ../../nbs/api/train/07_learner.ipynb #1383792f
 class ClipLearner(Learner):
     "A fastai `Learner` that fine-tunes a copy of an image classifier"
     given = image_dls = None # by `clip_learner`: the classifier that it got, and its loaders of images
     accumulate = 1 # parts that each batch is computed in
-    start_accuracy = stop_reason = None # by `guards`: before the first step; why training ended
+    initial_accuracy = stop_reason = None # by `guards`: before the first step; why training ended
 
     @property
     def student(self): # `ImageClassifier` with alpha 1
-        "The classifier that trains; its weights may be made of parts"
+        "The classifier in training; its weights may be parametrized"
         return getattr(self.model, 'classifier', self.model)
 
     @property
@@ -66,8 +69,8 @@ class ClipLearner(Learner):
         return plain_weights(self.student)
 
     @cached_property
-    def start(self): # `ImageClassifier`
-        "A frozen copy of what fine-tuning began with, made when first asked for"
+    def initial(self): # `ImageClassifier`
+        "A frozen copy of the initial model, made on first use"
         return self.given.copy().requires_grad_(False).eval()
 
     @cached_property
@@ -77,7 +80,7 @@ class ClipLearner(Learner):
 
     def fit(self, n_epoch:int, lr=None, wd:float=None, cbs=None, **kwargs):
         finding_lr = any(isinstance(cb, LRFinder) for cb in L(cbs)) # which goes on until the loss explodes
-        if self.start_accuracy is None and not finding_lr: self.start_accuracy = accuracy_now(self)
+        if self.initial_accuracy is None and not finding_lr: self.initial_accuracy = accuracy_now(self)
         self.stop_reason = None
         self.wrapped, self.no_sync = distributed(self.model)
         with reuse_memory(), temporary_path(self) if finding_lr else nullcontext():
@@ -93,7 +96,7 @@ class ClipLearner(Learner):
 # %% ../../nbs/api/train/07_learner.ipynb #7d0ea008
 @contextmanager
 def temporary_path(learn:Learner):
-    "What fastai writes in the block goes into a temporary folder"
+    "Context in which fastai writes into a temporary folder"
     path = learn.path
     with TemporaryDirectory() as folder:
         learn.path = Path(folder)
@@ -124,7 +127,7 @@ def compute(self:ClipLearner,
     model:nn.Module, # that gives the outputs
     counts:list # images that each process has
 ):
-    "Outputs and loss of some images; afterwards `pred` and `yb` are of the images of all processes"
+    "Compute outputs and loss; afterwards `pred` and `yb` hold the images of all processes"
     self.counts, self.pred = counts, model(*self.xb)
     self('after_pred')
     self.pred = gathered(self.pred, counts)
@@ -136,7 +139,7 @@ def compute(self:ClipLearner,
 # %% ../../nbs/api/train/07_learner.ipynb #caf59ce1
 @patch
 def _do_one_batch(self:ClipLearner):
-    "A batch: in parts when training, else at once"
+    "Compute a batch, in parts during training"
     if not self.yb: return Learner._do_one_batch(self)
     own = getattr(self.dl, 'own', None)
     counts = [find_bs(self.yb)] if own is None else counts_of_all(own)
@@ -173,14 +176,14 @@ def in_parts(self:ClipLearner,
 
 @patch
 def one_part(self:ClipLearner, counts:list, share:float): # share: of the images of the batch
-    "Forward and backward"
+    "Forward and backward pass of one part"
     self.compute(self.wrapped, counts)
     self.loss, self.loss_grad = share*self.loss, share*self.loss_grad
     self._with_events(self._backward, 'backward', CancelBackwardException)
 
 # %% ../../nbs/api/train/07_learner.ipynb #930cfa5b
 class HeadOnFeatures(nn.Module):
-    "A classifier that takes features; of images it computes the features first"
+    "A classifier that takes features, or images"
     def __init__(self, classifier:ImageClassifier):
         super().__init__()
         self.classifier = classifier
@@ -197,19 +200,19 @@ class Wrapped(OptimWrapper):
 adamw = partial(Wrapped, opt=partial(torch.optim.AdamW, fused=True))
 
 # %% ../../nbs/api/train/07_learner.ipynb #1a3df7b3
-def _callbacks(recipe, loss, pull):
-    "What a fine-tuning needs besides fastai's own"
+def _callbacks(recipe, loss, constraint):
+    "Callbacks of a fine-tuning besides fastai's"
     cbs = [ClipGradients(recipe['clip_norm']), Watch(), FetchLosses(), WaitForImages()]
     if recipe['precision'] != 'fp32': cbs.append(Bf16() if recipe['precision'] == 'bf16' else MixedPrecision())
     if not recipe['train_batchnorm']: cbs.append(FreezeBatchNorm())
     if loss: cbs.append(Loss(loss))
     if loss and loss.trains_text: cbs.append(HeadFromText())
     if loss and loss.teacher: cbs.append(Teacher(loss.teacher))
-    if pull: cbs.append(Pull(pull))
+    if constraint: cbs.append(Constraint(constraint))
     return cbs
 
 def _check_settings(dls, classifier, recipe, loss, loss_func, splitter, arguments):
-    "TypeError of an argument that nobody takes, ValueError where settings don't go together"
+    "TypeError for an unknown argument, ValueError for settings that don't fit together"
     names = *signature(clip_learner).parameters, 'epochs', 'batch_size', 'workers', 'seed' # also of `finetune`
     if unknown := [k for k in arguments if k not in signature(Learner).parameters]: raise TypeError(
         f'There is no argument {unknown[0]!r}. {did_you_mean(unknown[0], names)}')
@@ -247,16 +250,16 @@ def _check_settings(dls, classifier, recipe, loss, loss_func, splitter, argument
         'batches: make them so, or train in one process.')
 
 # %% ../../nbs/api/train/07_learner.ipynb #27ba421d
-def _model_to_train(classifier, train, loss, pull, grad_checkpointing):
-    "A copy whose chosen weights train, with no record of its own yet"
+def _model_to_train(classifier, train, loss, constraint, grad_checkpointing):
+    "A copy of the classifier whose chosen weights train"
     model = classifier.copy().rebuild_head()
     model.alpha, model.parents, model.metrics, model.recipe = 1., [], {}, {}
     choose_weights(model, train)
-    if pull and parametrized(model): raise ValueError(
-        f'{pull.title} moves each weight after a step, by where it was at the start, and with '
+    if constraint and parametrized(model): raise ValueError(
+        f'{constraint.title} moves each weight after a step, by where it was at the start, and with '
         f'{as_method(train).title} weights are computed from parts that train: leave out one of the two.')
     # tensors that methods were given, or made by their `prepare`, are saved beside the classifier
-    given = chain.from_iterable(m.given.items() for m in (loss, pull) if m)
+    given = chain.from_iterable(m.given.items() for m in (loss, constraint) if m)
     prepared = {k: v for k, v in given if isinstance(v, torch.Tensor)}
     model.beside = {'prepared.safetensors': prepared} if prepared else {}
     if not grad_checkpointing: return model
@@ -269,11 +272,11 @@ def _model_to_train(classifier, train, loss, pull, grad_checkpointing):
 
 # %% ../../nbs/api/train/07_learner.ipynb #b8698ad4
 def _no_labels(logits, y):
-    "For images with captions, until `Loss` takes over; cross-entropy where labelled ones are watched"
+    "For images with captions, until `Loss` takes over; cross-entropy where labeled ones are watched"
     return 0*logits.sum() if is_captions(y) else F.cross_entropy(logits, y)
 
 def _on_captions(dls, loss, label_smoothing): # the `loss_func` and metrics of a `Learner`
-    "What fastai computes where images have captions and no labels"
+    "Settings of fastai for images with captions and no labels"
     if not (loss and loss.trains_text): raise ValueError(
         'These images have captions and no labels, which takes a loss that trains the text tower: '
         f"{python_or_shell('loss=flyp', '--method flyp')}, for instance.")
@@ -286,36 +289,42 @@ def _on_captions(dls, loss, label_smoothing): # the `loss_func` and metrics of a
 def usual_lr(
     classifier:ImageClassifier, # to start from
 ) -> float:
-    "The paper's learning rate; for the embedded CLIP, which is small, ten times of it"
+    "Default learning rate: the paper's; ten times as much for the small embedded CLIP"
     return 3e-4 if classifier.clip.provenance.get('source') == 'iconclip' else 3e-5
 
 # %% ../../nbs/api/train/07_learner.ipynb #9358c35b
 def clip_learner(
-    dls:DataLoaders, # from `clip_dataloaders`, or any of fastai's with the CLIP's size and normalisation
     classifier:ImageClassifier, # to start from; it is not changed
-    train='all', # 'all'; 'head': on cached features; 'last:n': the last n blocks and the head; a method such as `lora`
-    wd:float=None, # weight decay, decoupled; default .1, or 0 where a method takes its place
+    dls:DataLoaders, # from `clip_dataloaders`, or any of fastai's with the CLIP's size and normalization
+    train:str|Method|Callable='all', # 'all'; 'head' on cached features; 'last:n', n blocks and the head; or `lora`
+    wd:float|None=None, # weight decay, decoupled; default .1, or 0 where a method takes its place
     label_smoothing:float=0.,
     clip_norm:float=1., # largest norm of the gradients; None: any
     precision:str='fp32', # or 'bf16', which `finetune` takes: autocast, with weights in fp32
     train_batchnorm:bool=False, # let statistics of BatchNorm layers move
-    metrics=accuracy,
-    cbs=None, # further fastai callbacks
-    progress:bool=True, # fastai's table and bars; where nobody watches, a line an epoch
-    loss:Method|Callable|str=None, # function of a step that returns named terms; default cross-entropy
-    pull:Method|Callable|str=None, # function of a weight, called after each step
+    metrics:Callable|list[Callable]=accuracy,
+    cbs:Callback|list[Callback]|None=None, # further fastai callbacks
+    progress:bool=True, # fastai's table and bars; where nobody watches, one line per epoch
+    loss:Method|Callable|str|None=None, # function of a step that returns named terms; default cross-entropy
+    constraint:Method|Callable|str|None=None, # function of a weight, called after each step
     accumulate:int=1, # parts that each batch is computed in, for one too large for memory
     grad_checkpointing:bool=False, # compute layers twice instead of keeping what they gave
-    loss_func:Callable=None, # fastai's: function of logits and labels, not of captions; default cross-entropy
+    loss_func:Callable|None=None, # fastai's: function of logits and labels, not of captions; default cross-entropy
     opt_func:Callable=adamw, # fastai's: function of parameter groups
     splitter:Callable=parameter_groups, # fastai's: function of the model
-    lr_factors:dict=None, # on learning rates: of 'image', 'text', 'head', and 'decay' from a block to the one before
+    lr_factors:dict[str,float]|None=None, # of learning rates: 'image', 'text', 'head', and 'decay' per block
     **kwargs, # of fastai's `Learner`: lr, path (default: the current folder), …
 ) -> ClipLearner:
-    "A fastai `Learner` that fine-tunes a copy of a classifier, with the paper's defaults"
-    import fastai.vision.learner # how fastai shows results of images
-    loss, pull = loss and as_method(loss, 'loss'), pull and as_method(pull, 'pull')
-    if wd is None: wd = 0. if any(m.replaces_decay for m in (loss, pull) if m) else .1
+    """A fastai `Learner` that fine-tunes a copy of `classifier` on the data loaders `dls`.
+
+    `train` says which weights train, `loss` and `constraint` take methods of robust fine-tuning. Fit it with
+    `fit_cosine(epochs)` or any of fastai's; its `classifier` is the result. The defaults are the WiSE-FT paper's.
+    """
+    if isinstance(classifier,
+                  DataLoaders): raise TypeError('clip_learner takes the classifier first, then the data loaders.')
+    import fastai.vision.learner # how fastai shows results of images  # noqa: F401
+    loss, constraint = loss and as_method(loss, 'loss'), constraint and as_method(constraint, 'constraint')
+    if wd is None: wd = 0. if any(m.replaces_decay for m in (loss, constraint) if m) else .1
     trained = method_recipe(as_method(train, 'train')) if callable(train) else train
     recipe = dict(train=trained, wd=wd, label_smoothing=label_smoothing, clip_norm=clip_norm,
                   precision=fitting_precision(precision, classifier.device), train_batchnorm=train_batchnorm)
@@ -323,19 +332,19 @@ def clip_learner(
     if lr_factors: recipe['lr_factors'] = lr_factors
     _check_settings(dls, classifier, recipe, loss, loss_func, splitter, kwargs)
     if is_captions(check_dataloaders(dls, classifier)): kwargs = _on_captions(dls, loss, label_smoothing) | kwargs
-    loss, pull = (m and m.completed(classifier) for m in (loss, pull))
+    loss, constraint = (m and m.completed(classifier) for m in (loss, constraint))
     if loss and loss.trains_text: classifier = classifier.with_text()
-    image_dls, model = dls, _model_to_train(classifier, train, loss, pull, grad_checkpointing)
+    image_dls, model = dls, _model_to_train(classifier, train, loss, constraint, grad_checkpointing)
     if lr_factors:
         factors = rate_factors(model, **lr_factors)
         splitter, cbs = partial(parameter_groups, factors=factors), [LrFactors(factors), *L(cbs)]
     if train == 'head': dls, model = feature_dataloaders(dls, model), HeadOnFeatures(model)
     loss_func = loss_func or CrossEntropyLossFlat(label_smoothing=label_smoothing)
     settings = dict(loss_func=loss_func, metrics=metrics, lr=usual_lr(classifier), path='.') | kwargs
-    cbs = [*_callbacks(recipe, loss, pull), *L(cbs)]
+    cbs = [*_callbacks(recipe, loss, constraint), *L(cbs)]
     learn = ClipLearner(dls, model, opt_func=opt_func, splitter=splitter, wd=wd, wd_bn_bias=True, cbs=cbs, **settings)
     learn.image_dls, learn.given, learn.accumulate = image_dls, classifier, accumulate
-    methods = {kind: method_recipe(m) for kind, m in dict(loss=loss, pull=pull).items() if m}
+    methods = {kind: method_recipe(m) for kind, m in dict(loss=loss, pull=constraint).items() if m}
     learn.recipe = recipe | methods
     learn.recorder.smooth_loss = LossOnDevice()
     _show_progress(learn, progress)
@@ -343,7 +352,7 @@ def clip_learner(
 
 # %% ../../nbs/api/train/07_learner.ipynb #108c7a55
 def _show_progress(learn, progress):
-    "Bars where somebody watches, lines where nobody does, or nothing"
+    "Show bars if somebody watches, lines if not, or nothing"
     learn.remove_cb(ProgressCallback)
     if not is_told(progress):
         learn.logger = noop
@@ -377,7 +386,7 @@ class CosineSchedule(ParamScheduler):
         super().before_fit()
     def before_batch(self): self._update_val(self.train_iter)
     def share_of(self, step:int): # for pulls
-        "The part of all learning rates that a step has"
+        "Share of a step in the sum of all learning rates"
         return self.factors[step]/sum(self.factors)
 
 # %% ../../nbs/api/train/07_learner.ipynb #82fdebf2
@@ -393,7 +402,8 @@ def fit_cosine(self:ClipLearner,
 ) -> ClipLearner:
     "Fine-tune with linear warm-up and cosine decay by step, as in the paper"
     if resume and not checkpoint_dir: raise ValueError(
-        f"{option('resume', True)} needs {option('checkpoint_dir', flag='--checkpoints')}, the folder of the training to "
+        f"{option('resume', True)} needs {option('checkpoint_dir', flag='--checkpoints')}, the folder of the training "
+        f"to "
         'go on with.')
     if self.opt is None: self.create_opt()
     if lr is None: lr = usual_lr(self.given)
@@ -418,26 +428,32 @@ def fit_cosine(self:ClipLearner,
 @memory_advice()
 def finetune(
     classifier:ImageClassifier, # to start from; it is not changed
-    images, # as `clip_dataloaders` takes it: `ImageSet`, `Suite`, folder, tar, table, …; with captions: their folder
-    validation=None, # `ImageSet` to watch; default the suite's or folder's, or a tenth of `images`
+    images:ImageSet|Suite|str|Path, # an image set or suite, or a folder, tar, table, …; with captions: their folder
+    validation:ImageSet|str|Path|None=None, # to watch; default the suite's or folder's, or a tenth of `images`
     epochs:int=10,
-    lr=None, # highest learning rate; default `usual_lr`
+    lr:float|None=None, # highest learning rate; default `usual_lr`
     batch_size:int=128, # images computed at once; a step takes `accumulate` times as many
-    train='all', # what trains: 'all', 'head', 'last:n' or a method such as `lora`
+    train:str|Method|Callable='all', # what trains: 'all', 'head', 'last:n' or a method such as `lora`
     precision:str='bf16', # or 'fp32'
-    warmup_steps:int=None, # default 500, or a tenth of all steps if that is less
-    crop_scale:tuple=(.9, 1.), # part of the area that random crops keep; None: no crops
-    workers:int=None, # processes that decode, as in `clip_dataloaders`
+    warmup_steps:int|None=None, # default 500, or a tenth of all steps if that is less
+    crop_scale:tuple[float,float]|None=(.9, 1.), # part of the area that random crops keep; None: no crops
+    workers:int|None=None, # processes that decode, as in `clip_dataloaders`
     seed:int=0, # of order, crops and dropout
-    checkpoint_dir=None, checkpoint_steps:int=None, resume:bool=False, # as in `fit_cosine`
-    progress:bool=True, # fastai's table and bars; where nobody watches, a line an epoch
-    loss:Callable=None, pull:Callable=None, # methods: functions of a step, and of a weight after each step
-    captions=None, # table of `file` and `caption`, or `filepath` and `title`: train both towers, by FLYP for instance
-    cbs=None, # fastai callbacks, such as averages over time
+    checkpoint_dir:str|Path|None=None, checkpoint_steps:int|None=None, resume:bool=False, # as in `fit_cosine`
+    progress:bool=True, # fastai's table and bars; where nobody watches, one line per epoch
+    loss:Method|Callable|str|None=None, # method that sees a step, such as 'flyp' or a function of your own
+    constraint:Method|Callable|str|None=None, # method that sees one weight after each step, such as 'spd'
+    captions:str|Path|None=None, # table of `file` and `caption`, or `filepath` and `title`, as for FLYP
+    cbs:Callback|list[Callback]|None=None, # fastai callbacks, such as weight averages during training
     accumulate:int=1, # parts of a step's batch, as in `clip_learner`
     **kwargs, # of `clip_learner`: lr_factors, grad_checkpointing, wd, label_smoothing, clip_norm, …
-): # fine-tuned `ImageClassifier`, alpha 1
-    "Fine-tune a classifier with the paper's recipe"
+) -> ImageClassifier: # alpha 1
+    """Fine-tune a copy of `classifier` on `images`, with the recipe of the WiSE-FT paper.
+
+    `epochs`, `lr` and `batch_size` set how long and how hard it trains, `train` which weights, `loss` and `constraint`
+    which method of robust fine-tuning. `checkpoint_dir` and `resume` continue a stopped run. Average the result
+    with `classifier` by `interpolate(classifier, finetuned, alpha)`.
+    """
     if not isinstance(classifier, ImageClassifier): raise TypeError(
         f'finetune() takes an ImageClassifier, not a {type(classifier).__name__}. Make one by '
         'zeroshot_classifier(load_clip(NAME), CLASSNAMES), or of an image model by '
@@ -447,15 +463,15 @@ def finetune(
         dls = clip_dataloaders(images, classifier, accumulate*batch_size, validation, crop_scale, workers, seed,
                                progress, captions)
         dls.valid.bs = batch_size # nothing is accumulated there
-        learn = clip_learner(dls, classifier, train, precision=precision, progress=progress, loss=loss, pull=pull,
-                             accumulate=accumulate, **kwargs)
+        learn = clip_learner(classifier, dls, train, precision=precision, progress=progress, loss=loss,
+                             constraint=constraint, accumulate=accumulate, **kwargs)
         try:
             say_place(learn.student.device, learn.recipe['precision'], progress)
             learn.fit_cosine(epochs, lr, warmup_steps, checkpoint_dir, checkpoint_steps, resume, cbs)
-            tuned = learn.classifier.eval()
+            finetuned = learn.classifier.eval()
         finally: learn.remove_cbs(list(learn.cbs)) # they know the learner: its memory would wait for Python to collect
-    if kwargs.get('grad_checkpointing'): tuned.visual.set_grad_checkpointing(False)
-    return tuned
+    if kwargs.get('grad_checkpointing'): finetuned.visual.set_grad_checkpointing(False)
+    return finetuned
 
 # %% ../../nbs/api/train/07_learner.ipynb #459c41a5
 def linear_probe(
@@ -467,7 +483,7 @@ def linear_probe(
     lr=1e-3,    # highest learning rate
     **kwargs    # of `finetune`: batch_size, seed, progress, …
 ): # `ImageClassifier` with alpha 0
-    "The tower with a head that is trained on its features"
+    "Train a head on the features of an image tower"
     probe = finetune(blank_classifier(vision, classnames), images, validation, epochs, lr, train='head', **kwargs)
     probe.alpha, probe.recipe = 0., probe.recipe | dict(tuning='linear probe')
     return probe

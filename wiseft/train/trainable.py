@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 from ..base.registry import as_method
 from ..base.text import option
-from ..models.tower import tower_positions
 from ..weights.layout import Positions
 from ..weights.merge import part_of
+from ..models.tower import tower_positions
 from ..models.classifier import ImageClassifier
 
 # %% ../../nbs/api/train/04_trainable.ipynb #823c3ada
@@ -22,11 +22,12 @@ def choose_weights(
     classifier:ImageClassifier, # changed in place
     train:str|Callable='all', # 'all', 'head', 'last:n', or a function of a classifier that is changed in place
 ):
-    "Let gradients reach only those weights that are to train"
+    "Let only the chosen weights require gradients"
     kind,_,n = str(train).partition(':')
     named = train in ('all', 'head') or kind == 'last' and n.isdigit()
     if not (named or callable(train)): raise ValueError(
-        f"{option('train', train)}: expected 'all', 'head', 'last:n' as in 'last:2', or a function, as partial(lora, rank=8) "
+        f"{option('train', train)}: expected 'all', 'head', 'last:n' as in 'last:2', or a function, as partial(lora, "
+        f"rank=8) "
         'of wiseft.methods.lora.')
     said = as_method(train, 'train').title if callable(train) else option('train', train)
     if classifier.head_from_text and train != 'all': raise ValueError(
@@ -48,7 +49,7 @@ def check_own_head(
     classifier:ImageClassifier,
     name:str # of the method that fits a head
 ):
-    "ValueError where the text tower was fine-tuned: the head follows from it, and a fitted one would be lost"
+    "ValueError if the text tower was fine-tuned: the head follows from it, and a fitted one would be lost"
     if classifier.head_from_text: raise ValueError(
         f'{name} fits a head, and that of this classifier is made from its text tower, which was fine-tuned: the '
         'fitted one would be lost. Start from a zero-shot classifier.')
@@ -57,13 +58,13 @@ def check_own_head(
 def parametrized(
     classifier:ImageClassifier,
 ) -> list: # of modules
-    "Those with weights that are computed from parts"
+    "Modules with parametrized weights"
     return [m for m in classifier.modules() if is_parametrized(m)]
 
 def plain_weights(
     classifier:ImageClassifier,
 ) -> ImageClassifier: # the same one if its weights are plain
-    "A copy whose weights are what the parts make"
+    "A copy with plain weights in place of parametrized ones"
     if not parametrized(classifier): return classifier
     new = classifier.copy()
     for module in parametrized(new):
@@ -82,7 +83,7 @@ def parameter_groups(
     model:nn.Module, # `ImageClassifier`, or a module with one as its `classifier`
     factors:dict|None=None # name of a weight -> factor on its learning rate; default all alike
 ) -> list: # of lists of parameters
-    "fastai's parameter groups, of what trains: image tower, then head or text tower, each by factor"
+    "fastai's parameter groups of the weights that train: image tower, then head or text tower, by factor"
     groups = {}
     for name, p in getattr(model, 'classifier', model).named_parameters():
         if p.requires_grad: groups.setdefault((part_of(name), (factors or {}).get(name)), []).append(p)
@@ -94,7 +95,7 @@ def rate_factors(
     image:float=1., text:float=1., head:float=1., # factors of the parts
     decay:float=1., # factor from each block of a tower to the one before it
 ) -> dict: # name of a weight that trains -> factor
-    "What the learning rate of each weight is multiplied by"
+    "Learning rate factor of each weight"
     later_blocks = {n: 0 for n, p in classifier.named_parameters() if p.requires_grad}
     if decay != 1:
         positions = Positions(dict(classifier.named_parameters()), classifier.layouts)

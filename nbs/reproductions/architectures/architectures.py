@@ -111,13 +111,15 @@ def try_uses(name, lora_matrices):
         assert predict(dict(c=state['zeroshot']), images, progress=False).logits['c'].isfinite().all()
     def trains(train):
         images = state['images']
-        tuned = finetune(state['zeroshot'], images.subset([0, 1]), images.subset([2, 3]), epochs=1, lr=1e-4, batch_size=2,
+        finetuned = finetune(state['zeroshot'], images.subset([0, 1]), images.subset([2, 3]), epochs=1, lr=1e-4,
+                             batch_size=2,
                          train=train, precision='fp32', crop_scale=None, progress=False)
-        changed = [k for k, t in tuned.state_dict().items() if not torch.equal(t, state['zeroshot'].state_dict()[k])]
-        assert changed and all(t.isfinite().all() for t in tuned.state_dict().values())
-        if train == 'all': state['tuned'] = tuned
+        changed = [k for k, t in finetuned.state_dict().items() if not torch.equal(t,
+                                                                                   state['zeroshot'].state_dict()[k])]
+        assert changed and all(t.isfinite().all() for t in finetuned.state_dict().values())
+        if train == 'all': state['finetuned'] = finetuned
     def merges():
-        ends = state['zeroshot'], state['tuned']
+        ends = state['zeroshot'], state['finetuned']
         averages = dict(half=interpolate(*ends), lines=merge(ends[0], [ends[1]], 'LiNeS'))
         logits = predict(averages, state['images'], progress=False).logits
         assert all(z.isfinite().all() for z in logits.values())
@@ -164,14 +166,17 @@ def print_row(name):
 def main():
     rows = pd.read_csv(TABLE).to_dict('records') if TABLE.exists() else []
     rows = {r['architecture']: r for r in rows}
-    complete = {n for n, r in rows.items() if not is_used(r) or r['merges'] == r['merges']} # it is the last; NaN is empty
+    complete = {n for n,
+                r in rows.items() if not is_used(r) or r['merges'] == r['merges']} # it is the last; NaN is empty
     names = sys.argv[1:] or set(open_clip.list_models()) - complete
     for name in sorted(names, key=str.lower):
         rows[name] = run_in_process(name)
         print(rows[name], flush=True)
-        columns = ['architecture', 'pixels', 'million_weights', 'needs_hub', 'blocks', 'depths', 'lora_matrices', 'predicts',
+        columns = ['architecture', 'pixels', 'million_weights', 'needs_hub', 'blocks', 'depths', 'lora_matrices',
+                   'predicts',
                    *TRAIN, 'merges', 'error', 'open_clip', 'timm']
-        table = pd.DataFrame(rows.values()).reindex(columns=columns).sort_values('architecture', key=lambda s: s.str.lower())
+        table = pd.DataFrame(rows.values()).reindex(columns=columns).sort_values('architecture',
+                                                                                 key=lambda s: s.str.lower())
         table[['blocks', 'depths', 'lora_matrices']] = table[['blocks', 'depths', 'lora_matrices']].astype('Int64')
         table.to_csv(TABLE, index=False, lineterminator='\n')
 

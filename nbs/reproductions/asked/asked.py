@@ -37,8 +37,8 @@ def write_answers():
     suite, clip = load_suite('icons'), load_clip('iconclip')
     start = zeroshot_classifier(clip, suite.classnames, 'icons')
     for name, recipe in RECIPES.items():
-        tuned = finetune(start, suite.train, suite.validation, seed=0, **recipe)
-        _, kept = sweep(start, tuned, suite, by=['weight-space'], seed=0, keep_predictions=True)
+        finetuned = finetune(start, suite.train, suite.validation, seed=0, **recipe)
+        _, kept = sweep(start, finetuned, suite, by=['weight-space'], seed=0, keep_predictions=True)
         write_predictions(kept, HERE/f'{name}.predictions.csv.gz', force=True)
 
 

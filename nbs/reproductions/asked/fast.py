@@ -24,8 +24,8 @@ def draw(said, labels, share, rng):
     shown = rng.random(len(labels)) < chance
     some, end = (dict(predicted=p) for p in (said[HALF][shown], said[END]))
     fast = sampled_estimates(some, end, shown, chance, labels)['correct']
-    whole, tuned = said[HALF] == labels, said[END] == labels
-    def interval(right): return mean_difference({'': tuned}, {'': right})
+    whole, finetuned = said[HALF] == labels, said[END] == labels
+    def interval(right): return mean_difference({'': finetuned}, {'': right})
     return interval(whole), interval(fast), shown.mean()
 
 

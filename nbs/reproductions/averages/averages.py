@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Averages over time: SWA and EMA of one fine-tuning, alone and averaged with the zero-shot classifier; BatchNorm
+"""Weight averages during training: SWA and EMA, alone and averaged with the zero-shot classifier; BatchNorm
 trained or not, recomputed or not.
 
     python averages.py    # two to five minutes a run on one core; a line of runs.jsonl each, what is done is skipped
@@ -16,7 +16,7 @@ from wiseft.methods.ema import EMA
 from wiseft.methods.swa import SWA
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from runs import judged_sets, protocol_start, right_answers, run_script
+from runs import judged_sets, protocol_zeroshot, right_answers, run_script
 
 LR, ALPHAS = 1e-3, [.25, .5, .75, 1.]
 
@@ -27,16 +27,16 @@ def settings():
 
 
 def averages(start, suite, batchnorm, seed):
-    "Name -> classifier: what the fit ends with, and its averages over time."
+    "Name -> classifier: what the fit ends with, and its weight averages during training."
     swa, ema = SWA(), EMA(decay=.95)
     recipe = protocol()['recipe'] | dict(lr=LR, seed=seed, train_batchnorm=batchnorm == 'trained')
     last = finetune(start, suite, cbs=[swa, ema], progress=False, **recipe)
     return {'last': last, 'SWA': swa.classifier, 'EMA': ema.classifier}
 
 
-def along(start, tuned, batches):
+def along(start, finetuned, batches):
     "Method, alpha -> classifier: averages with the zero-shot classifier; with batches, also of recomputed statistics."
-    for name, classifier in tuned.items():
+    for name, classifier in finetuned.items():
         plain = {a: interpolate(start, classifier, a) for a in ALPHAS}
         yield from (((name, a), c) for a, c in plain.items())
         for a, c in plain.items():
@@ -44,14 +44,14 @@ def along(start, tuned, batches):
 
 
 def main():
-    suite, start = protocol_start()
+    suite, start = protocol_zeroshot()
     sets = judged_sets(suite)
     dls = clip_dataloaders(suite, start, protocol()['recipe']['batch_size'])
     batches = [x for x, _ in dls.train.new(shuffle=False)]
 
     def run(s):
-        tuned = averages(start, suite, **s)
-        return right_answers(dict(along(start, tuned, batches if s['batchnorm'] == 'trained' else [])), sets)
+        finetuned = averages(start, suite, **s)
+        return right_answers(dict(along(start, finetuned, batches if s['batchnorm'] == 'trained' else [])), sets)
 
     run_script(__file__, settings(), run)
 

@@ -14,7 +14,6 @@ answers of rows other than plain fine-tuning (some 150 MB), which no question as
 import argparse, json, shutil, sys
 import numpy as np
 import pandas as pd
-from dataclasses import replace
 from pathlib import Path
 from functools import partial
 from tempfile import TemporaryDirectory

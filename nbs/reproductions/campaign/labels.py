@@ -9,7 +9,7 @@ import json, sys
 import numpy as np
 import pandas as pd
 import torch
-import unlabelled as un
+import unlabeled as un
 from campaign import BUILD, HERE, PLAN, folder_name, plan_of
 from functools import partial
 from wiseft.base.files import atomic_path
@@ -68,8 +68,8 @@ def run(part, seed, lr):
     "All that is asked of a fine-tuning."
     plan, _ = plan_of(part)
     suite = plan.suite
-    tuned = load_classifier(BUILD/'campaign'/folder_name(part)/Trial(lr, seed).name)
-    ways = members(plan.start, tuned, plan.alphas, ['weight-space'], precision='fp32').values()
+    finetuned = load_classifier(BUILD/'campaign'/folder_name(part)/Trial(lr, seed).name)
+    ways = members(plan.zeroshot, finetuned, plan.alphas, ['weight-space'], precision='fp32').values()
     between = dict(sorted((m.identity['alpha'], m) for m in ways))
     sets, alphas = dict(validation=suite.validation, **suite.shifts), list(between)
     z = {d: passed(between, s) for d, s in sets.items()}

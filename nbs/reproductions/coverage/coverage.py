@@ -18,7 +18,8 @@ from wiseft.stats.linesearch import AlphaCurve, alpha_intervals
 from wiseft.stats.class_metrics import macro_f1, worst_group
 from wiseft.stats.robustness import fit_baseline, from_axis, to_axis
 
-RESULTS, FIRST = Path(__file__).resolve().parent/'results.csv', 30 # experiments that tests/stats/test_coverage.py does again
+# experiments that tests/stats/test_coverage.py does again
+RESULTS, FIRST = Path(__file__).resolve().parent/'results.csv', 30
 HEADER = ['function', 'setting', 'experiments', 'covered', 'truth_below', 'truth_above', f'held_of_first_{FIRST}']
 SETTINGS = {} # (function, setting) -> (experiment, how many)
 
@@ -32,7 +33,7 @@ def setting(function, name, experiments=1000):
 
 
 def run(function, name, experiments=None, widths=False):
-    """Of each experiment whether the truth was held (0), or lay below (-1) or above (1) the interval; NaN is never held.
+    """For each experiment whether the truth was inside (0), below (-1) or above (1) the interval; NaN is never inside.
     With `widths` the width of each interval, too."""
     experiment, n = SETTINGS[function, name]
     seed, out, width = zlib.crc32(f'{function} {name}'.encode()), [], []

@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from wiseft.base.files import atomic_path
-from wiseft.base.registry import find_method
 from wiseft.bench.plan import can_compete, one_further, rates_around
 from wiseft.bench.trial import TRAINED, Trial, strengths, strengths_around
 from wiseft.infer.rules import alpha_by_rule, nearly_best

@@ -10,7 +10,7 @@ right; α is chosen for both by the validation images of the seeds that were dra
 there are. What the world says of the same points is the truth. Old rules: intervals over images alone, the best
 plain average on the same images, p for those that aren't beyond it. Each experiment has a generator of its own.
 """
-import csv, json, sys, zlib
+import csv, json, zlib
 from functools import cache
 from pathlib import Path
 import numpy as np

@@ -13,7 +13,7 @@ from wiseft.data.suites import protocol
 from wiseft.train.learner import finetune
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from runs import judge, judged_sets, protocol_start, run_script
+from runs import judge, judged_sets, protocol_zeroshot, run_script
 
 ALPHAS = [round(a/10, 1) for a in range(11)]
 STYLE = 'solid'
@@ -25,13 +25,13 @@ def settings():
 
 
 def main():
-    suite, start = protocol_start()
+    suite, start = protocol_zeroshot()
     suite = suite.with_reference(STYLE, 'outline')
     sets = judged_sets(suite)
 
     def run(s):
-        tuned = finetune(start, suite, seed=s['seed'], progress=False, **protocol()['recipe'])
-        return judge(start, tuned, sets, ALPHAS) | dict(style=STYLE)
+        finetuned = finetune(start, suite, seed=s['seed'], progress=False, **protocol()['recipe'])
+        return judge(start, finetuned, sets, ALPHAS) | dict(style=STYLE)
 
     run_script(__file__, settings(), run, 'runs-solid.jsonl')
 

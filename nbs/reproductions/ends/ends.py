@@ -21,7 +21,7 @@ from wiseft.infer.inference import common_transform, extract_features, run_all
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from diversity import cka_complement, kappa_complement, margins, mean_kl, overrides, prediction_diversity
-from runs import judged_sets, protocol_start, run_script
+from runs import judged_sets, protocol_zeroshot, run_script
 
 PATH = [-.25, -.1, 0., .1, .2, .3, .4, .5, .6, .7, .8, .9, 1., 1.1, 1.25]
 STEP = .01 # of α, for the slope at the zero-shot end
@@ -47,10 +47,10 @@ def tune(start, suite, kind, lr, seed):
     return found[lr], lr
 
 
-def path_logits(start, tuned, images):
+def path_logits(start, finetuned, images):
     "α -> logits of weight-space ensembles, of the two ends too; NaN where trained BatchNorm is extrapolated too far."
     alphas = [*PATH, -STEP, STEP]
-    between = {m.identity['alpha']: m for m in members(start, tuned, alphas, ['weight-space']).values()}
+    between = {m.identity['alpha']: m for m in members(start, finetuned, alphas, ['weight-space']).values()}
     return run_all(between, images, common_transform(between), progress=False)[0]
 
 
@@ -80,15 +80,15 @@ def measures(z, labels, features):
 
 
 def main():
-    suite, start = protocol_start()
+    suite, start = protocol_zeroshot()
 
     def run(s):
-        tuned, lr = tune(start, suite, **s)
+        finetuned, lr = tune(start, suite, **s)
         sets = {d if split == 'test' else split: images for (split, d), images in judged_sets(suite).items()}
         right, losses, measured = [], {}, []
         for name, images in sets.items():
-            z, labels = path_logits(start, tuned, images), torch.as_tensor(images.labels)
-            features = [extract_features(c, images, progress=False).features for c in (start, tuned)]
+            z, labels = path_logits(start, finetuned, images), torch.as_tensor(images.labels)
+            features = [extract_features(c, images, progress=False).features for c in (start, finetuned)]
             out = outputs(z)
             right.append(np.stack([correct(v.nan_to_num(), labels) for v in out.values()]))
             losses[name] = [round(F.cross_entropy(v, labels).item(), 4) for v in out.values()]

@@ -16,7 +16,7 @@ from wiseft.methods.ema import EMA
 from wiseft.methods.l2sp import l2sp
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from runs import judge, judged_sets, protocol_start, run_script
+from runs import judge, judged_sets, protocol_zeroshot, run_script
 
 ALPHAS = [round(a/10, 1) for a in range(1, 11)]
 LRS, EPOCHS = (1e-4, 3e-4, 1e-3, 3e-3), (5, 10, 20)
@@ -47,7 +47,7 @@ def tune(start, suite, lr, epochs, regulariser, seed):
 
 
 def main():
-    suite, start = protocol_start()
+    suite, start = protocol_zeroshot()
     sets = judged_sets(suite)
 
     def run(s):

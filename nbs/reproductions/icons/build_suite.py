@@ -7,7 +7,7 @@
 An icon's name is its label, the drawing style of its set is the distribution, and a *family* (sets by the same
 people, or derived from each other) belongs to one split only. Built twice, the zip is the same byte for byte.
 """
-import argparse, csv, hashlib, io, json, os, re, shutil, subprocess, tarfile, tempfile, zipfile
+import argparse, csv, hashlib, io, json, os, re, subprocess, tarfile, zipfile
 from collections import Counter, defaultdict
 from functools import lru_cache
 from multiprocessing import Pool

@@ -12,7 +12,6 @@ import argparse, csv, json, sys
 from datetime import date
 from itertools import product
 from pathlib import Path
-import torch
 from wiseft.data.suites import load_suite
 from wiseft.infer.ensembles import sweep
 from wiseft.infer.evaluation import evaluate
@@ -51,8 +50,8 @@ def try_recipes(clip, suite, prompts):
     zeroshot = zeroshot_classifier(clip, suite.classnames, PROMPTS[prompts])
     for n, lr, epochs in product(FAMILIES, LRS, EPOCHS):
         narrow = suite.restrict_train(largest_families(suite.train, n))
-        tuned = finetune(zeroshot, narrow, epochs=epochs, lr=lr, seed=SEED, progress=False, **FIXED)
-        table = sweep(zeroshot, tuned, suite, [0, ALPHA, 1], split='validation', progress=False)
+        finetuned = finetune(zeroshot, narrow, epochs=epochs, lr=lr, seed=SEED, progress=False, **FIXED)
+        table = sweep(zeroshot, finetuned, suite, [0, ALPHA, 1], split='validation', progress=False)
         for method, alpha in (('zero-shot', 0.), ('weight-space', ALPHA), ('logits', ALPHA), ('fine-tuned', 1.)):
             yield dict(what='recipe', prompts=prompts, families=n, images=len(narrow.train), lr=lr, epochs=epochs,
                        method=method, alpha=alpha,
@@ -83,10 +82,10 @@ def best_recipe(rows):
     for r in rows:
         if r['what'] == 'recipe':
             runs.setdefault((int(r['families']), float(r['lr']), int(r['epochs'])), {})[r['method']] = r
-    tuned = lambda run: float(run['fine-tuned']['reference'])
+    finetuned = lambda run: float(run['fine-tuned']['reference'])
     gain = lambda run: float(run['weight-space']['shift']) - max(float(run[m]['shift'])
                                                                  for m in ('zero-shot', 'fine-tuned'))
-    def best(n): return max((k for k in runs if k[0] == n), key=lambda k: tuned(runs[k]))
+    def best(n): return max((k for k in runs if k[0] == n), key=lambda k: finetuned(runs[k]))
     return max(map(best, FAMILIES), key=lambda k: gain(runs[k]))
 
 

@@ -11,11 +11,11 @@ from wiseft.infer.evaluation import evaluate
 from wiseft.models.classifier import zeroshot_classifier
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from runs import protocol_start, provenance
+from runs import protocol_zeroshot, provenance
 
 
 def main():
-    _, start = protocol_start()
+    _, start = protocol_zeroshot()
     with provenance(__file__, seeds=[]):
         images = control_set('other-icons')
         classifier = zeroshot_classifier(start.clip, images.classnames, images.templates)

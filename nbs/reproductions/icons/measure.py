@@ -28,8 +28,8 @@ def run_seed(p, seed):
     if not folder.exists():
         suite = load_suite('icons').restrict_train(p['narrow_reference']['families'])
         zeroshot = zeroshot_classifier(load_clip(), suite.classnames, p['templates'])
-        tuned = finetune(zeroshot, suite, seed=seed, progress=False, **p['recipe'])
-        table, kept = sweep(zeroshot, tuned, suite, p['alphas'], keep_predictions=True, seed=seed, progress=False)
+        finetuned = finetune(zeroshot, suite, seed=seed, progress=False, **p['recipe'])
+        table, kept = sweep(zeroshot, finetuned, suite, p['alphas'], keep_predictions=True, seed=seed, progress=False)
         with atomic_path(folder) as tmp:
             tmp.mkdir()
             write_results(table, tmp/'results.csv')
@@ -51,7 +51,7 @@ def all_comparisons(p, predictions):
 
 
 def compact(p, predictions):
-    "One row an image, one column a classifier at the end points and the protocol's alpha: the predicted class."
+    "One row per image, one column per classifier at the end points and the protocol's alpha: the predicted class."
     keep = predictions[(predictions.method.isin(['zero-shot', 'fine-tuned'])) | (predictions.alpha == p['alpha'])]
     keep = keep.assign(who=keep.method.astype(str) + ' seed ' + keep.seed.astype(str))
     wide = keep.pivot(index=['dataset', 'file', 'group', 'unit', 'label'], columns='who', values='predicted')

@@ -33,10 +33,10 @@ def reproduce(name, device, workers, seed=0):
     r, folder = RECIPES[name], HERE/name
     suite = load_suite(r['suite'])
     start = zeroshot_classifier(load_clip(r['model'], 'openai', device=device), suite.classnames, suite.templates)
-    tuned = finetune(start, suite, train=r['train'], seed=seed, workers=workers, checkpoint_dir=folder/'checkpoint',
+    finetuned = finetune(start, suite, train=r['train'], seed=seed, workers=workers, checkpoint_dir=folder/'checkpoint',
                      resume=True, **FINETUNING)
-    for c, part in ((start, 'zeroshot'), (tuned, 'finetuned')): c.save(folder/part, force=True)
-    write_results(sweep(start, tuned, suite, ALPHAS, seed=seed, name=name, workers=workers), folder/'results.csv',
+    for c, part in ((start, 'zeroshot'), (finetuned, 'finetuned')): c.save(folder/part, force=True)
+    write_results(sweep(start, finetuned, suite, ALPHAS, seed=seed, name=name, workers=workers), folder/'results.csv',
                   force=True)
 
 

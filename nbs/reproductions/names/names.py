@@ -15,7 +15,7 @@ from wiseft.models.head import zeroshot_head
 from wiseft.train.learner import finetune
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from runs import judge, judged_sets, protocol_start, run_script
+from runs import judge, judged_sets, protocol_zeroshot, run_script
 
 ALPHAS = [round(a/10, 1) for a in range(11)]
 
@@ -40,13 +40,13 @@ def start_with(start, names):
 
 
 def main():
-    suite, start = protocol_start()
+    suite, start = protocol_zeroshot()
     sets = judged_sets(suite)
 
     def run(s):
         weak = start_with(start, part_numbers(suite.classnames, s['unknown'], s['seed']))
-        tuned = finetune(weak, suite, seed=s['seed'], progress=False, **protocol()['recipe'])
-        return judge(weak, tuned, sets, ALPHAS)
+        finetuned = finetune(weak, suite, seed=s['seed'], progress=False, **protocol()['recipe'])
+        return judge(weak, finetuned, sets, ALPHAS)
 
     run_script(__file__, settings(), run)
 

@@ -4,8 +4,8 @@
     python photographs.py PACS                  # with the four folders of PACS; what is done is not done again
     python photographs.py PACS --minutes 100    # begin nothing after so many
 
-A training takes some minutes on two idle cores, and its judgement as long. What each classifier answers to each image
-lies here, a file a run, and is committed; weights lie in build/photographs and may be lost.
+A training takes some minutes on two idle cores, and its judgment as long. What each classifier answers to each image
+lies here, one file per run, and is committed; weights lie in build/photographs and may be lost.
 """
 import argparse, json, sys
 import numpy as np
@@ -55,7 +55,7 @@ def start_of(suite, reference):
 
 
 def trained(suite, start, reference, lr, seed):
-    "A fine-tuned classifier and its average over time."
+    "A fine-tuned classifier and its weight average during training."
     trial, ema = Trial(lr, seed), Trial(lr, seed, 'EMA', PLAN['ema'])
     run_trial(trial, start, suite, BUILD/reference, [ema], progress=False, **PLAN['recipe'])
     return [load_classifier(BUILD/reference/t.name) for t in (trial, ema)]
@@ -79,23 +79,23 @@ def one_rate(images):
         file = HERE/f'{reference}, lr {lr:g}.validation.npz'
         if not file.exists():
             suite = suite_of(images, reference)
-            tuned, _ = trained(suite, start_of(suite, reference), reference, lr, PLAN['seeds'][0])
-            judge({('fine-tuned', 1.): tuned}, suite, 'validation', file)
+            finetuned, _ = trained(suite, start_of(suite, reference), reference, lr, PLAN['seeds'][0])
+            judge({('fine-tuned', 1.): finetuned}, suite, 'validation', file)
         kept = np.load(file)
         return (kept['answers'][0] == kept['labels']).mean()
     def mean(lr): return np.mean([right(r, lr) for r in PLAN['references']])
     return max(PLAN['lrs'], key=mean) # the first, which is the lowest, of equal ones
 
 
-def along(suite, start, tuned, average):
+def along(suite, start, finetuned, average):
     "(method, α) -> what is judged of a run."
     dls = clip_dataloaders(suite, start, PLAN['recipe']['batch_size'])
     n_batches = PLAN['recomputed_on']//PLAN['recipe']['batch_size']
     batches = [x for x, _ in islice(dls.train.new(shuffle=True), n_batches)]
-    by_key = members(start, tuned, PLAN['alphas'], precision='fp32')
+    by_key = members(start, finetuned, PLAN['alphas'], precision='fp32')
     points = {(m.identity['method'], m.identity['alpha']): m for m in by_key.values()}
     for a in PLAN['alphas'][1:]:
-        points['recomputed', a] = recompute_batchnorm(interpolate(start, tuned, a), batches)
+        points['recomputed', a] = recompute_batchnorm(interpolate(start, finetuned, a), batches)
     return points | {('EMA', 1.): average}
 
 
@@ -103,9 +103,9 @@ def run(images, reference, lr, seed):
     "A fine-tuning, judged on all sets, with the α that validation images choose."
     suite = suite_of(images, reference)
     start = start_of(suite, reference)
-    tuned, average = trained(suite, start, reference, lr, seed)
-    chosen = choose_alpha(start, tuned, suite, alphas=PLAN['alphas'], precision='fp32', progress=False)
-    judge(along(suite, start, tuned, average), suite, 'test', HERE/f'{reference}, seed {seed}.npz')
+    finetuned, average = trained(suite, start, reference, lr, seed)
+    chosen = choose_alpha(start, finetuned, suite, alphas=PLAN['alphas'], precision='fp32', progress=False)
+    judge(along(suite, start, finetuned, average), suite, 'test', HERE/f'{reference}, seed {seed}.npz')
     note = dict(reference=reference, seed=seed, lr=lr, chosen=float(chosen), why=chosen.chosen)
     (HERE/f'{reference}, seed {seed}.json').write_text(json.dumps(note, indent=1) + '\n')
 

@@ -4,7 +4,7 @@
     python ../icons/build_suite.py && python reserve.py    # the first makes the pretraining images, a few minutes
 
 They are the outline and solid images of those training families that neither protocol fine-tunes on. All were looked at
-in contact sheets, one row a class; audit.json lists those that do not show their class. An image nearly like one of
+in contact sheets, one row per class; audit.json lists those that do not show their class. An image nearly like one of
 pretraining or of the fine-tuned families is left out too, measured as the suite itself does.
 """
 import json, sys
@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 from PIL import Image
 from wiseft.data.suites import load_suite
 from wiseft.base.files import atomic_path
-from wiseft.data.hashes import grey_thumbnails, near_duplicates
+from wiseft.data.hashes import gray_thumbnails, near_duplicates
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from runs import largest_families
@@ -24,8 +24,8 @@ FAMILIES = 8 # as many as either protocol fine-tunes on
 
 
 def read(files, root):
-    "16 × 16 grey versions of image files."
-    return grey_thumbnails([np.asarray(Image.open(root/f).convert('RGB')) for f in files])
+    "16 × 16 gray versions of image files."
+    return gray_thumbnails([np.asarray(Image.open(root/f).convert('RGB')) for f in files])
 
 
 def main():
@@ -40,7 +40,7 @@ def main():
     shown = left['class'] + '/' + left.file.str.extract(r'([^/]+)\.png$')[0]
     assert wrong <= set(shown), wrong - set(shown)
     pretrained = np.load(BUILD/'pretraining.npy', mmap_mode='r')
-    pretrained = np.concatenate([grey_thumbnails(pretrained[k:k+8192]) for k in range(0, len(pretrained), 8192)])
+    pretrained = np.concatenate([gray_thumbnails(pretrained[k:k+8192]) for k in range(0, len(pretrained), 8192)])
     images = read(left.file, suite.train.root)
     left['out'] = ''
     left.loc[near_duplicates(images, pretrained), 'out'] = 'like a pretraining image'

@@ -5,7 +5,7 @@
     python shots.py --repeat "k=4 kind=linear classifier seed=0"    # what share comes out otherwise
 
 Images are drawn from all families of the reference's training images; classes with fewer than k give all they have.
-Nothing is tuned for k: the protocol's recipe end to end, and one learning rate for heads.
+Nothing is finetuned for k: the protocol's recipe end to end, and one learning rate for heads.
 """
 import sys
 from itertools import product
@@ -15,7 +15,7 @@ from wiseft.data.suites import load_suite, protocol
 from wiseft.train.learner import finetune
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from runs import judge, judged_sets, protocol_start, run_script
+from runs import judge, judged_sets, protocol_zeroshot, run_script
 
 SHOTS, LINEAR_LR = (1, 2, 4, 8, 16, 25), 1e-2
 ALPHAS = [.25, .5, .75, 1.]
@@ -34,15 +34,15 @@ def few(images, k, seed):
 
 
 def main():
-    suite, (_, start) = load_suite('icons'), protocol_start()
+    suite, (_, start) = load_suite('icons'), protocol_zeroshot()
     sets = judged_sets(suite)
 
     def run(s):
         images = few(suite.train, s['k'], s['seed'])
         recipe = protocol()['recipe'] | dict(seed=s['seed'])
         if s['kind'] == 'linear classifier': recipe |= dict(train='head', lr=LINEAR_LR)
-        tuned = finetune(start, images, suite.validation, progress=False, **recipe)
-        return judge(start, tuned, sets, ALPHAS) | dict(images=len(images))
+        finetuned = finetune(start, images, suite.validation, progress=False, **recipe)
+        return judge(start, finetuned, sets, ALPHAS) | dict(images=len(images))
 
     run_script(__file__, settings(), run)
 

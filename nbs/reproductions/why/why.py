@@ -20,7 +20,7 @@ from wiseft.train.learner import finetune
 from wiseft.infer.inference import predict
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from runs import change_table, judge, judged_sets, make_runs, protocol_start, provenance
+from runs import change_table, judge, judged_sets, make_runs, protocol_zeroshot, provenance
 from runs import read_runs, repeat_run, run_name
 
 HERE = Path(__file__).resolve().parent
@@ -62,9 +62,9 @@ def restricted(logits, labels, taught):
     return logits.masked_fill(~same, -torch.inf)
 
 
-def both_scores(start, tuned, images, taught):
+def both_scores(start, finetuned, images, taught):
     "(score, α) -> which images are right, among all classes and among those of the image's own half."
-    labels, between = torch.as_tensor(images.labels), members(start, tuned, [0., *ALPHAS], ['weight-space'])
+    labels, between = torch.as_tensor(images.labels), members(start, finetuned, [0., *ALPHAS], ['weight-space'])
     z = predict(between, images, progress=False).logits
     for alpha, key in sorted((key[2], key) for key in between):
         yield ('all classes', alpha), z[key].argmax(1) == labels
@@ -74,21 +74,21 @@ def both_scores(start, tuned, images, taught):
 class Runs:
     "What all runs share."
     def __init__(self):
-        self.suite, self.start = protocol_start()
+        self.suite, self.start = protocol_zeroshot()
         self.sets = judged_sets(self.suite)
 
     def head(self, s):
         "A linear classifier that is taught all classes."
-        tuned = tune(self.start, self.suite.train, self.suite.validation, **s)
-        result = judge(self.start, tuned, self.sets, ALPHAS)
+        finetuned = tune(self.start, self.suite.train, self.suite.validation, **s)
+        result = judge(self.start, finetuned, self.sets, ALPHAS)
         return result | dict(classifiers=[('weight-space', a) for _, a in result['classifiers']])
 
     def half(self, s):
         "A classifier that is taught half of the classes."
         taught = halves(len(self.suite.classnames), s['seed'])[s['half']]
         images = self.suite.train.subset(np.flatnonzero(taught[self.suite.train.labels]))
-        tuned = tune(self.start, images, self.suite.validation, s['kind'], s['lr'], s['seed'])
-        right = [dict(both_scores(self.start, tuned, each, torch.as_tensor(taught))) for each in self.sets.values()]
+        finetuned = tune(self.start, images, self.suite.validation, s['kind'], s['lr'], s['seed'])
+        right = [dict(both_scores(self.start, finetuned, each, torch.as_tensor(taught))) for each in self.sets.values()]
         correct = np.concatenate([np.stack(list(r.values())) for r in right], axis=1)
         return dict(images=len(images), classifiers=list(right[0]), correct=correct)
 
