@@ -9,13 +9,14 @@ __all__ = ['DEFAULT_ALPHAS', 'average_logits', 'average_probabilities', 'members
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #796c503c
 import numpy as np, pandas as pd, psutil, torch
+from collections import Counter
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from functools import cache, partial
 from pathlib import Path
 from torch import nn
 from ..base.registry import Method, as_method, method
-from ..base.text import warn_user
+from ..base.text import option, warn_user
 from ..weights.merge import averageable, check_alpha, check_ends, check_images, prepare_merge, wise_ft
 from ..weights.path import WeightPath
 from ..stats.caveats import doubtful_alphas, doubts
@@ -72,6 +73,9 @@ def members(
     name = name or default_name(zeroshot)
     methods, alphas = list(map(_with_alpha, by)), DEFAULT_ALPHAS if alphas is None else alphas
     if parts: methods = [m.set(parts=parts) if m.kind == 'merge' else m for m in methods]
+    twice = [title for title, n in Counter(m.title for m in methods).items() if n > 1]
+    if twice: raise ValueError(
+        f'{option("by")} has {twice[0]} twice, which the table could not tell apart. Give one setting at a time.')
     inner = sorted({*map(float, alphas)} - {0., 1.})
     if all(m.kind == 'ensemble' for m in methods): # a merge's path does so itself
         for a in inner: check_alpha(a)

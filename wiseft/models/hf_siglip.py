@@ -61,8 +61,8 @@ def from_siglip(
     "Weights in open_clip's layout; BadFile for names that a SigLIP doesn't have"
     # a vision model of today
     if 'embeddings.patch_embedding.weight' in state: state = {f'vision_model.{k}': t for k,t in state.items()}
-    if f'{_pool}in_proj_weight' not in state: raise BadFile(
-        f'{where} holds no SigLIP with the attention that pools its patches ({_pool}in_proj_weight).')
+    lacking = [k for k in (f'{_pool}in_proj_weight', f'{_pool}in_proj_bias') if k not in state]
+    if lacking: raise BadFile(f'{where} holds no SigLIP with the attention that pools its patches ({lacking[0]}).')
     state = joined(state, where)
     for kind in ('weight', 'bias'): # the query of the pooling apart from its keys and values
         q, k, v = state.pop(f'{_pool}in_proj_{kind}').chunk(3)
