@@ -286,7 +286,7 @@ def ask_(
     two = load_named(places[:2], device)
     questions = ask(*two.values(), places[2:], output, labels, listed_numbers(alphas), random, tuple(two), force)
     say(f'on {questions.disagree:,} of {questions.n:,} pictures the answers differ; {len(questions.files)} are to be '
-        'labelled')
+        'labeled')
     say(f'open {output}/index.html in a browser, or fill in {output}/labels.csv')
     wrote(output)
 
