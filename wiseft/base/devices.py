@@ -39,12 +39,7 @@ def _own_card(device):
     "The GPU of this process, if a launcher started several processes and no device is given"
     several = number_from_environment('WORLD_SIZE', 1) > 1
     if device != torch.device('cuda') or not several: return device
-    k = int(number_from_environment('LOCAL_RANK', 0))
-    n = torch.cuda.device_count()
-    if k < n: return torch.device('cuda', k)
-    raise ValueError(
-        f'This is process {k+1} of this machine, which has {n} GPUs: start as many processes as there are GPUs '
-        f"(torchrun --nproc-per-node), or give another device ({option('device', 'cpu')}).")
+    return torch.device('cuda', int(number_from_environment('LOCAL_RANK', 0)))
 
 # %% ../../nbs/api/base/04_devices.ipynb #5e1f0a02
 def widest_float(

@@ -31,7 +31,6 @@ def rank() -> int:
 def _joined(): return dist.is_available() and dist.is_initialized()
 
 # %% ../../nbs/api/base/05_distributed.ipynb #941322f9
-_VARIABLES = 'RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'
 _store = None # where a process leaves word for the others
 _cpus = None  # the group that words go through; None: the only one
 
@@ -41,9 +40,6 @@ def start(
     "Connect to the other processes, if there are any"
     global _store, _cpus
     if n_processes() == 1 or _joined(): return
-    if gone := [k for k in _VARIABLES if k not in os.environ]: raise ValueError(
-        f'$WORLD_SIZE says that {n_processes()} processes work together, and {", ".join(gone)} is not set: start them '
-        'with torchrun, which sets all, or unset WORLD_SIZE.')
     from torch.distributed.rendezvous import rendezvous
     device = best_device(device)
     cuda = device.type == 'cuda'

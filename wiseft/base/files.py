@@ -34,11 +34,7 @@ def package_data(
     name:str, # file or folder in `wiseft/data`
 ) -> Path:
     "Path of a file that comes with the package"
-    folder = Path(str(files('wiseft')))/'data'
-    if (folder/name).exists(): return folder/name
-    there = sorted(p.name for p in folder.glob('[!_]*') if p.suffix != '.py')
-    raise FileNotFoundError(
-        f"The package holds no data named {name!r}; it has {there}. Reinstall wiseft if one of its own is missing.")
+    return Path(str(files('wiseft')))/'data'/name
 
 # %% ../../nbs/api/base/02_files.ipynb #cc6753e8
 def existing_file(
@@ -333,8 +329,6 @@ def atomic_path(
         with _hidden_folder(target.parent) as folder:
             tmp = folder/target.name
             yield tmp
-            if not tmp.exists(): raise FileNotFoundError( # or somebody cleared the cache that it is for
-                f'Nothing was written for {target}, or it was removed: write to the path that the block is given.')
             if kind and kind not in _markers and tmp.is_dir():
                 names = _file_names(tmp) - {MARKER} | {*later}
                 note = dict(kind=kind, files=sorted(names))

@@ -79,14 +79,12 @@ def method(
 ): # decorator that makes a `Method`
     "Decorator that makes a method of a function, and lists it"
     if kind not in KINDS: raise ValueError(f'{name} has the kind {kind!r}. Kinds are {", ".join(KINDS)}.')
-    strength = about.get('strength')
-    if kind in ('merge', 'ensemble') and strength not in (None, 'alpha'): raise ValueError(
-        f'{name} is a {kind} with strength {strength!r}, but sweeps vary alpha, from 0 (zero-shot) to 1 (fine-tuned). '
-        'Name the parameter alpha, or leave strength out.')
     def listed(function):
         made = Method(function, kind, name, paper, **about)
-        if strength and strength not in made.parameters: raise ValueError(
-            f'The strength of {name} is {strength!r}, but its parameters are {", ".join(made.parameters)}.')
+        varied = [p for p in made.parameters if p == 'alpha' or kind not in ('merge', 'ensemble')]
+        if made.strength not in (None, *varied): raise ValueError(
+            f'The strength of {name} is {made.strength!r}. Expected one of its parameters, of a merge or ensemble '
+            f'alpha. Its parameters are {", ".join(made.parameters)}.')
         REGISTRY[name] = made
         return function if isinstance(function, type) else made # a class stays one, to be subclassed
     return listed
@@ -131,7 +129,7 @@ def find_method(
 ) -> Method:
     "Find a method by name, or a chain of two merges such as 'TSV-M+LiNeS'; ValueError lists the methods"
     first, plus, second = name.partition('+')
-    if plus: return _chained(find_method(first.strip(), kind), find_method(second.strip(), kind))
+    if plus: return find_method(first.strip(), kind) + find_method(second.strip(), kind) # `Chain` of weights.merge
     plain = _ALSO.get(_plain(name), _plain(name))
     def named(): return {_plain(m.name): m for m in REGISTRY.values() if kind in (None, m.kind)}
     if plain not in named() and PAGES: PAGES.pop()()
@@ -142,11 +140,6 @@ def find_method(
     raise ValueError(f'There is no {kind or "method"} called {name!r}.{"".join(near)} There are: {names}.')
 
 def _listed(name, given): return find_method(name).set(**given)
-
-def _chained(first, second): # weights.merge says what the sum of two merges is
-    if {first.kind, second.kind} == {'merge'}: return first + second
-    raise ValueError(
-        f'{first.name} is a {first.kind}, and {second.name} a {second.kind}. With + two merges become one.')
 
 # %% ../../nbs/api/base/00_registry.ipynb #bc7a400a
 def as_method(

@@ -69,8 +69,7 @@ def read_adapter(
     if (begun := config.get('init_lora_weights')) not in _BEGUN: more.append(f'init_lora_weights={begun!r:.40}')
     if more: raise BadFile(
         f'{path} has {first_few(more)}, which is more than low-rank matrices. Fold it with peft, merge_and_unload(), '
-        f'and '
-        'save that.')
+        'and save that.')
     alphas = config.get('alpha_pattern') or {}
     if not isinstance(alphas, dict): alphas = {'': alphas} # whose name is refused
     numbers, names = [config.get('lora_alpha'), *alphas.values()], all(re.fullmatch(r'[\w.]+', k) for k in alphas)

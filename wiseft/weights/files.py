@@ -166,7 +166,7 @@ def merge_files(
     force:bool=False, # replace an existing file?
 ) -> Path: # `out`
     "`average` of files into a file, one tensor at a time"
+    if weights is None and len(paths) != 2: return write_merged(None, paths, out, uniform_soup, force=force)
     checked = check_shares(weights, len(paths))
     if len(paths) == 2: return write_merged(paths[0], paths[1:], out, force=force, alpha=checked[1])
-    if weights is None: return write_merged(None, paths, out, uniform_soup, force=force)
     return write_merged(None, paths, out, weighted_average, force=force, weights=checked)

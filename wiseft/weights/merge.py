@@ -252,10 +252,9 @@ def check_shares(
     n:int # models
 ) -> list: # of floats with sum 1
     "The weights of an average, equal if None; ValueError unless there are `n` and they sum to 1"
-    if n == 0: raise ValueError("There is nothing to average: give at least one model.")
     weights = [1/n]*n if weights is None else [float(w) for w in weights]
-    if len(weights) != n: raise ValueError(f"There are {n} models and {len(weights)} weights: give one weight per "
-                                           f"model.")
+    if len(weights) != n: raise ValueError(
+        f"There are {n} models and {len(weights)} weights: give one weight per model.")
     if not abs(sum(weights)-1) < 1e-6: raise ValueError(f"The weights sum to {sum(weights):g}, not 1: {weights}.")
     if min(weights) < 0: warn_user("A negative weight extrapolates beyond the models")
     return weights
@@ -267,10 +266,10 @@ def average(
 ): # a new state dict or classifier
     "Weighted average $\\sum_i w_i \\theta_i$ of any number of models"
     models = list(models)
+    if weights is None and len(models) != 2: return merge(None, models, uniform_soup)
     checked = check_shares(weights, len(models))
     # the ends of a path: their average has an alpha
     if len(models) == 2: return merge(models[0], models[1:], wise_ft, names=['model 0', 'model 1'], alpha=checked[1])
-    if weights is None: return merge(None, models, uniform_soup)
     return merge(None, models, weighted_average, weights=checked)
 
 # %% ../../nbs/api/weights/03_merge.ipynb #883aeeaa
@@ -332,7 +331,9 @@ class Chain(Method):
 @patch
 def __add__(self:Method, outer:Method) -> Chain:
     "Merge by this method, then merge the base and the result by another one"
-    if isinstance(self, Chain) or isinstance(outer, Chain) or outer.prepare and outer.needs_images: raise ValueError(
+    kinds = {self.kind, outer.kind}
+    chained = isinstance(self, Chain) or isinstance(outer, Chain)
+    if kinds != {'merge'} or chained or outer.prepare and outer.needs_images: raise ValueError(
         f'{self.name}+{outer.name}: a chain has two merges, of which the first may need images. For more, save the '
         'result of two, and merge that.')
     return Chain(self, outer)

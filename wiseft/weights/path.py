@@ -14,7 +14,7 @@ from torch import nn
 from ..base.registry import Method, as_method
 from .tensors import check_compatible, check_finite, is_weight
 from .layout import Positions
-from .merge import check_alpha, check_parts, merged_tensors, wise_ft
+from .merge import check_alpha, merged_tensors, wise_ft
 
 # %% ../../nbs/api/weights/04_path.ipynb #ccb7b2bd
 class WeightPath:
@@ -38,7 +38,6 @@ class WeightPath:
         for s, name in ((zeroshot, 'zeroshot'), (finetuned, 'finetuned')): check_finite(s, name)
         self.target, self.memory, self.heads = target, memory, {}
         self.method, self.prepared = as_method(method, 'merge'), prepared
-        check_parts(self.method.given.get('parts'), memory)
         self.positions = Positions(memory, getattr(target, 'layouts', None))
         # both ends lie where the target does
         def there(state): return {k: state[k].detach().to(t.device) for k, t in memory.items()}
