@@ -59,8 +59,8 @@ def read_predictions(
         if not about: raise ValueError('No column has a classifier for its heading.')
         # the images as they were
         images = table.drop(columns=list(about))
-        check_roles(images)
         if missing := {*_of_images} - {*images}: raise ValueError(f'There is no column {first_few(sorted(missing))}.')
+        check_roles(images)
         mine = {h: who for h, who in about.items() if 'column' not in who}
         names = pd.concat([images.label, *map(table.get, mine)]).unique()
         classes = [c for c in names if c]

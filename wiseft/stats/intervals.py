@@ -94,7 +94,6 @@ def _checked_sets(by_set, units=None):
         if v.ndim != 1 or not len(v): raise ValueError(
             f'Set {s!r} has shape {v.shape}: expected one value per image, (n,), n ≥ 1.')
         if np.isnan(v).any(): raise ValueError(f'Set {s!r} holds NaN: leave out images that were not scored.')
-        if units and s not in units: raise ValueError(f'No units for set {s!r}; there are units for {list(units)}.')
         if units and len(units[s]) != len(v): raise ValueError(
             f'Set {s!r} has {len(v)} images and {len(units[s])} units: expected one unit per image.')
     return values
@@ -117,12 +116,12 @@ def mean_difference(
     level:float=.95,
 ) -> tuple[float, float, float]: # difference B − A of the mean over sets, low, high
     "How much more accurate B is than A, with its interval over `units`. ValueError if the sets have different images."
-    a, b = _checked_sets(a), _checked_sets(b)
+    a, b = _checked_sets(a, units), _checked_sets(b)
     of_a = {s: len(v) for s, v in a.items()}
     of_b = {s: len(v) for s, v in b.items()}
     if of_a != of_b: raise ValueError(f'The classifiers were tested on different images: A {of_a}, B {of_b}.')
     differences = {s: b[s]-a[s] for s in a}
-    return _mean_interval(_checked_sets(differences, units), units, (-1, 1), level)
+    return _mean_interval(differences, units, (-1, 1), level)
 
 # %% ../../nbs/api/stats/01_intervals.ipynb #259da33a
 def mcnemar_exact(

@@ -60,14 +60,11 @@ def _checked_outputs(u, v, y):
     if u.shape != v.shape or u.ndim != 2 or len(y) != len(u) or not len(y): raise ValueError(
         f'Outputs of shape {tuple(u.shape)} and {tuple(v.shape)} for {len(y)} labels: '
         'expected (n, n_classes) twice, and n labels.')
-    if y.min() < 0 or y.max() >= u.shape[1]: raise ValueError(
-        f'Labels from {int(y.min())} to {int(y.max())} for {u.shape[1]} classes: expected indices, counted from 0.')
     precision = torch.float64 if torch.float64 in (u.dtype, v.dtype) else torch.float32
     u, v = u.to(precision), v.to(precision)
     if (u.sum() + v.sum()).isfinite(): return u, v, y.long() # sums are many times as fast as a look at each
-    for t in (u, v):
-        if t.isnan().any(): raise ValueError('NaN among the outputs: an image without an output has no interval.')
-        if t.isposinf().any(): raise ValueError('+∞ among the outputs: expected numbers, or −∞ for a class ruled out.')
+    if any((t.isnan() | t.isposinf()).any() for t in (u, v)): raise ValueError(
+        'NaN or +∞ among the outputs: expected numbers, or −∞ for a class ruled out.')
     # −∞ is a number far below all others
     u, v = u.double(), v.double()
     largest = max(t.nan_to_num(neginf=0).abs().max().item() for t in (u, v))

@@ -38,7 +38,6 @@ def from_axis(
 # %% ../../nbs/api/stats/08_robustness.ipynb #615f8773
 def _axis(axis):
     "The transform of an axis and its inverse"
-    if axis not in AXES: raise ValueError(f'axis is one of {list(AXES)}, got {axis!r}')
     return [getattr(special, name) for name in AXES[axis]]
 
 # %% ../../nbs/api/stats/08_robustness.ipynb #2bdc97b8

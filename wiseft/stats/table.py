@@ -36,9 +36,9 @@ def results_table(
     # what must be there, and defaults for the rest
     rows = pd.DataFrame(rows)
     if not len(rows): raise ValueError('There are no rows: a results table needs at least one.')
-    check_roles(rows)
     missing = [c for c in COLUMNS if c not in rows and c not in _defaults]
     if missing: raise ValueError(f'There are missing columns {missing}; there are {list(rows)}.')
+    check_roles(rows)
     for c, default in _defaults.items():
         if c not in rows: rows[c] = default
     others = [c for c in rows if c not in COLUMNS]
@@ -66,13 +66,8 @@ def results_table(
 def check_roles(
     table:pd.DataFrame, # results, or what is known of images
 ):
-    "ValueError if the column `role` holds an unknown word or has its old name"
-    if 'is_shift' in table and 'role' not in table: raise ValueError(
-        'There is a column is_shift, which is now called role and holds one of four words: reference (what was '
-        'fine-tuned on), shift, control (a set of another task) or aside (in no mean). Rename it and write the words '
-        'into it, or evaluate again.')
-    roles = table['role'].unique() if 'role' in table else ()
-    odd = {*map(str, roles)} - {*ROLES}
+    "ValueError if the column `role` holds an unknown word"
+    odd = {*map(str, table['role'].unique())} - {*ROLES}
     if odd: raise ValueError(f'The column role holds {sorted(odd)}; expected one of {", ".join(ROLES)}.')
 
 # %% ../../nbs/api/stats/04_table.ipynb #93d42f4d
