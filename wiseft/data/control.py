@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from ..base.text import did_you_mean, first_few
 from .prompts import read_classnames, read_templates
-from .shards import check_downloaded, local_copy, shard_files
+from .shards import check_downloaded, shard_files
 from .images import ImageSet
 from .labels import image_folder, source_name, split_folders
 from .layouts import FAMILIES
@@ -28,8 +28,7 @@ def control_set(
         suite = load_suite(str(source), training=False)
         return replace(suite.test, name=suite.name, role='control', templates=suite.templates)
     address = hub_address(str(source))
-    check_downloaded(address)
-    given = local_copy(address)
+    given = check_downloaded(address)
     if not given.exists() and not shard_files(given):
         sets = [*EMBEDDED, *FAMILIES, *CONTROL_ON_HUB]
         hint = 'Half of the classes is for benches alone.' if str(source) == HALF else did_you_mean(source, sets)

@@ -29,8 +29,7 @@ def image_folder(
     name:str|None=None # of the set in tables; default the folder's
 ) -> ImageSet:
     "The images of a folder of class folders"
-    check_downloaded(path)
-    path = local_copy(path)
+    path = check_downloaded(path)
     if shard_files(path): return shard_set(path, classnames, name)
     if path.suffix.lower() in ('.csv', '.tsv') and path.is_file(): return table_set(path, classnames, name)
     files = _files_by_folder(path)
@@ -51,8 +50,8 @@ def _labels_of(path, folders, classnames): # dict folder -> label, and class nam
         'give a dict from folder to class name.')
     # else folder name -> class name, in the order of the labels
     pairs = names if classnames is None else classnames
-    if not isinstance(pairs, dict): pairs = {c: c for c in check_classnames(pairs)}
-    check_classnames(pairs.values())
+    check_classnames(pairs.values() if isinstance(pairs, dict) else pairs)
+    if not isinstance(pairs, dict): pairs = {c: c for c in pairs}
     class_of = {normalize('NFC', k): v for k, v in pairs.items()}
     return {f: i for i, f in enumerate(class_of)}, list(class_of.values())
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from ..base.text import BadFile, did_you_mean, first_few, option, python_or_shell, why_failed
+from ..base.text import BadFile, first_few, option, python_or_shell, why_failed
 from ..base.files import data_root, package_data, read_lines
 from .arrays import read_array, read_entries, read_table
 from .shards import sample_rows, shard_files
@@ -341,8 +341,6 @@ def fmow(root:str|Path, allow_incomplete:bool=False, training:bool=True) -> dict
 def transfer(name:str, root:str|Path, allow_incomplete:bool=False, training:bool=True) -> dict: # parts of a suite
     "A transfer set of the WiSE-FT paper: cifar10, cifar100, cars, dtd, sun397 or food101"
     suite = f'transfer:{name}'
-    names = ['cifar10', 'cifar100', *_READERS]
-    if name not in names: raise ValueError(f'There is no transfer set {name!r}. {did_you_mean(name, names)}')
     if name in ('cifar10', 'cifar100'): return _cifar(root, suite, allow_incomplete)
     place = PUBLISHED_SETS.place[PUBLISHED_SETS.suite == suite].iloc[0]
     packed = _in_shards(root, place)
@@ -407,12 +405,11 @@ def download_suite(
     from torchvision import datasets
     from torchvision.datasets.utils import download_and_extract_archive
     name = suite.removeprefix('transfer:')
-    if name not in ('cifar10', 'cifar100', 'dtd', 'food101', 'sun397') or suite in ('dtd', 'food101', 'sun397',
-        'cifar100'):
-        raise ValueError(
-            f'{suite!r} can not be downloaded from here: torchvision can get cifar10 and transfer:cifar10, cifar100, '
-            'dtd, food101, sun397, the hub imagenet and its shifted sets, transfer:cars, and the test images under '
-            'shift of iwildcam and fmow; `wiseft data` says how to get the others.')
+    transfer_sets = [f'transfer:{n}' for n in ('cifar10', 'cifar100', 'dtd', 'food101', 'sun397')]
+    if suite not in ('cifar10', *transfer_sets): raise ValueError(
+        f'{suite!r} can not be downloaded from here: torchvision can get cifar10 and transfer:cifar10, cifar100, '
+        'dtd, food101, sun397, the hub imagenet and its shifted sets, transfer:cars, and the test images under '
+        'shift of iwildcam and fmow; `wiseft data` says how to get the others.')
     if name.startswith('cifar'): # torchvision's own class would unpickle what it got
         c = getattr(datasets, name.upper())
         download_and_extract_archive(c.url, str(root), filename=c.filename, md5=c.tgz_md5)

@@ -91,9 +91,8 @@ def check_classnames(
         raise TypeError(f"Class names are a list of texts, got the single text {names!r}.")
     names = list(names)
     for name in names:
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"Class names are texts that can be put into a prompt, got {name!r}.")
-        if printable(name) != name or "\ufeff" in name: raise ValueError(
+        is_text = isinstance(name, str) and name.strip() and printable(name) == name and "\ufeff" not in name
+        if not is_text: raise ValueError(
             f"Class names are texts on one line, in UTF-8, got {name!r}. Rename this class, or save its list again.")
     repeats = _repeats(names)
     if repeats:
@@ -112,9 +111,8 @@ def find_classnames(
 ):  # list of str
     "Class names by the name of their list, or your own after a check."
     imagenet = list(_clip_words.IMAGENET_CLASSNAMES)
-    if isinstance(which, str) and which != "imagenet":
-        raise ValueError(f"Unknown class names {which!r}: give 'imagenet' or a list such as ['cat', 'dog'].")
-    if not isinstance(which, str) and list(which) != imagenet: return check_classnames(which)
+    is_imagenet = isinstance(which, str) and which == "imagenet"
+    if not is_imagenet and list(which) != imagenet: return check_classnames(which)
     warn_user(
         f"ImageNet's class names repeat: {first_few(_repeats(imagenet))}; a prompt can't tell these classes apart")
     return imagenet

@@ -142,11 +142,12 @@ def local_copy(
 
 def check_downloaded(
     source:str|Path # as for `local_copy`
-):
-    "FileNotFoundError that says how to download a set of the hub"
+) -> Path:
+    "Local path of a source; FileNotFoundError that says how to download a set of the hub"
     path = local_copy(source)
     if str(source).startswith('hf:') and not path.exists(): raise FileNotFoundError(
         f'{source} is not in {path}. Run `wiseft data {source} --download`.')
+    return path
 
 # %% ../../nbs/api/data/08_shards.ipynb #1716d4ae
 _numbers = re.compile(r'\{(\d+)\.\.(\d+)\}')

@@ -46,10 +46,9 @@ class Suite:
         splits = dict(shift_train='train', shift_validation='validation', shifts='test')
         for k, split in splits.items(): setattr(self, k, _as_others(getattr(self, k), split))
         for n in self.shifts | self.shift_validation:
-            if printable(n) != n: raise ValueError(
-                f'A shifted set is called {n!r}: tables hold names on one line, in UTF-8. Rename it.')
-            if n in RESERVED: raise ValueError(
-                f'A shifted set can not be called {n!r}: tables use that name. Rename it.')
+            if n in RESERVED or printable(n) != n: raise ValueError(
+                f'A shifted set can not be called {n!r}: tables use that name, or it is not text on one line. Rename '
+                'it.')
         for (n, split), s in self.sets().items():
             if s.projection: # each class of the set stands for classes of the suite, and none for two
                 used = [k for stands_for in s.projection for k in stands_for]
@@ -205,8 +204,7 @@ def is_suite_folder(
 # %% ../../nbs/api/data/12_suites.ipynb #93bc19fe
 def _suite_of(reference, shifts, validation=None, classnames=None, templates='openai', name=None):
     "Build a suite, without checks"
-    check_downloaded(reference)
-    reference = local_copy(reference)
+    reference = check_downloaded(reference)
     # the reference's sets; what it lacks is split off its training images
     folders = (reference.is_dir() and split_folders(reference)) or dict(train=reference)
     if 'test' not in folders and 'validation' in folders: folders['test'] = folders.pop('validation')
@@ -230,7 +228,7 @@ def _suite_of(reference, shifts, validation=None, classnames=None, templates='op
     # each is all test images, or has splits of its own
     parts = dict(test={}, validation={}, train={})
     for n, path in shifts.items():
-        path = local_copy(path)
+        path = check_downloaded(path)
         splits = split_folders(path) if path.is_dir() else {}
         if splits and not splits.keys() & {'test', 'validation'}: raise ValueError(
             f'{path}: has {first_few(list(splits), 5)} but no images to test or validate on.')
@@ -295,8 +293,7 @@ def load_suite(
     if name in FAMILIES:
         parts = FAMILIES[name](Path(root or data_root()).expanduser(), allow_incomplete, training)
         return Suite(name, **parts | dict(templates=templates or parts['templates']))
-    check_downloaded(name)
-    folder = local_copy(name)
+    folder = check_downloaded(name)
     if not is_suite_folder(folder):
         raise FileNotFoundError(
             f"{folder}: no folder 'reference' in it; expected a suite's name ({', '.join([*EMBEDDED, *FAMILIES])}) or "
