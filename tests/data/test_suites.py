@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from wiseft.data.suites import load_suite
+from wiseft.data.suites import folder_suite, load_suite
 from wiseft.infer.evaluation import evaluate
 from wiseft.data.layouts import imagenet_subset, set_classes
 from wiseft.data.labels import imagenet_classes
@@ -207,3 +207,12 @@ def test_wilds_metrics(tmp_path):
     value = evaluate(Always(suite.classnames, suite.classnames.index("airport")), suite,
                      progress=False).set_index(["metric", "dataset"]).value
     assert value["worst-group accuracy", "ood"] == 0  # Africa; in Other it is always right
+
+
+def test_a_shifted_set_of_the_hub_that_is_not_downloaded(tmp_path, monkeypatch):
+    monkeypatch.setenv("WISEFT_DATA", str(tmp_path))
+    for c in "ab":
+        for i in range(4):
+            noise(tmp_path / "photos" / c / f"{i}.png")
+    with pytest.raises(FileNotFoundError, match="wiseft data hf:me/sketches --download"):
+        folder_suite(tmp_path / "photos", ["hf:me/sketches"])
