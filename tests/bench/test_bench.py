@@ -60,7 +60,7 @@ def ensemble(zeroshot, finetuned, alpha):
 
 
 def start(classifier, images, validation):
-    raise KeyError("The initial model failed.")
+    raise KeyError("The initialization failed.")
 
 
 def search(base, finetuned, images):

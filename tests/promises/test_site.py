@@ -20,7 +20,7 @@ sync_playwright = later("playwright.sync_api", "sync_playwright")
 SOURCES = [p.relative_to("nbs") for p in tree() if p.parts[0] == "nbs" and p.suffix in (".ipynb", ".md")]
 PAGES = [p.with_name(re.sub(r"^\d+_", "", p.name)).with_suffix(".html").as_posix() for p in SOURCES]
 MODULES = [p.removeprefix("api/").removesuffix(".html") for p in PAGES
-           if p.startswith("api/") and not p.endswith("/index.html")]
+           if p.startswith("api/") and not p.endswith(("/index.html", "/architecture.html"))]
 LANDING, TUTORIAL, MODULE = "index.html", "tutorials/quickstart.html", "api/weights/tensors.html"
 MARKUP = r":::|#\||@fig-|\{target=|\\\(|\\\[|\$\$"
 
