@@ -133,8 +133,6 @@ def predict_image(self:ImageClassifier,
     image:str|Path|Image.Image # image file, or PIL image
 ): # Series of probabilities by class name, largest first
     "Probabilities for one picture"
-    if isinstance(image, (list, tuple)): raise TypeError(
-        f'predict_image takes one picture and got {len(image)}. For several: classify(classifier, pictures).')
     image = to_rgb(image) if isinstance(image, Image.Image) else open_image(image)
     with eval_mode(self): logits = self(self.transform(image)[None].to(self.device))[0]
     p = logits.cpu().double().softmax(0).numpy() # there is no float64 on Apple's GPUs
@@ -223,10 +221,7 @@ def check_averageable(self:ImageClassifier,
     others:list # classifiers
 ):
     "ValueError unless all have the same classes in the same order, the same preprocessing and architecture"
-    for o in others:
-        if not isinstance(o, ImageClassifier): raise TypeError(
-            f'Average classifiers with classifiers, not with {type(o).__name__}.')
-        check_pair(self, o)
+    for o in others: check_pair(self, o)
     check_heads([self, *others])
 
 # %% ../../nbs/api/models/11_classifier.ipynb #29bf370c

@@ -134,10 +134,8 @@ def load_clip(
         'hold becomes a tower by wiseft.models.tower.image_model(MODULE, TRANSFORM); a CLIP is loaded by its name and '
         'its weights, load_clip(ARCHITECTURE, FILE).')
     name, device = str(name), best_device(device)
-    if precision not in ('fp32', 'bf16', 'fp16'): raise ValueError(
-        f"precision is {precision!r}; choose 'fp32', 'bf16' or 'fp16'.")
-    if precision == 'fp16' and device.type == 'cpu': raise ValueError(
-        "precision='fp16' needs a GPU; on a CPU choose 'bf16'.")
+    if precision not in ('fp32', 'bf16', 'fp16') or precision == 'fp16' and device.type == 'cpu': raise ValueError(
+        f"precision is {precision!r}; choose 'fp32', 'bf16', or on a GPU 'fp16'.")
     source = find_source(name, pretrained, preprocess, quick_gelu)
     asked = {} if source.parts and isinstance(preprocess, str) else preprocess or {} # a tag was looked up by then
     check_asked(asked)

@@ -12,7 +12,6 @@ from pathlib import Path
 from torch import nn
 from torch.func import functional_call
 from .. import __version__
-from ..base.text import did_you_mean
 from ..base.files import atomic_path
 from ..weights.checkpoints import read_state_dict, write_state_dict
 from .open_clip_config import write_json
@@ -157,5 +156,4 @@ def export_classifier(
     force:bool=False # replace what is there?
 ): # Path
     "Export a classifier to a format, by file name"
-    if to not in EXPORTS: raise ValueError(f'There is no export to {to!r}. {did_you_mean(to, EXPORTS)}')
     return EXPORTS[to](classifier, path, precision, force)

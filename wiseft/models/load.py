@@ -75,9 +75,6 @@ def load_classifier(
 def _from_checkpoint(path, base, classnames, device, precision): # `ImageClassifier`
     "Load a classifier from another program's checkpoint"
     if isinstance(base, ImageClassifier): base = base.clip
-    if not isinstance(base, (Clip, type(None))): raise TypeError(
-        f'start is {base!r}, and has to be a model in memory. Load it first: base=load_clip(…) or '
-        'start=load_classifier(…).')
     parts = find_parts(read_checkpoint(path), path)
     python = f'zeroshot_classifier(load_clip(ARCHITECTURE, {str(path)!r}), CLASSNAMES, TEMPLATES)'
     shell = f'`wiseft zeroshot CLASSES --model ARCHITECTURE --pretrained {path} -o OUTPUT`'

@@ -92,9 +92,9 @@ def check_model_cfg(
     where:str|Path # file, for the message
 ):
     "BadFile unless all values are bounded, and nothing asks for a program"
-    if not isinstance(cfg, dict): raise BadFile(f"{where}: 'model_cfg' is {cfg!r:.100}; expected names and values.")
-    if missing := {'embed_dim', 'vision_cfg'} - set(cfg): raise BadFile(
-        f"{where}: 'model_cfg' lacks {first_few(sorted(missing))}.")
+    if not isinstance(cfg, dict) or not {'embed_dim', 'vision_cfg'} <= cfg.keys(): raise BadFile(
+        f"{where}: 'model_cfg' is {cfg!r:.100}; expected settings, 'embed_dim' and 'vision_cfg' among them. Copy or "
+        'download the file again.')
     parts = cfg.keys() & {'vision_cfg', 'text_cfg', 'multimodal_cfg'}
     for part in parts: _check_bounds(cfg[part], f'{where}: {part}')
     _check_bounds({k: v for k,v in cfg.items() if k not in parts}, f'{where}: model_cfg')

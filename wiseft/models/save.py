@@ -128,10 +128,6 @@ def _check_card(card, path):
 # %% ../../nbs/api/models/02_save.ipynb #1b6b54d3
 def read_card(folder:Path): # dict
     "Content of `wiseft.json`"
-    if folder.is_file(): raise ValueError(
-        f"{folder} is a file; a classifier is a folder, written by `save`. Pickles, such as fastai's exports, "
-                                          "are not loaded: they can run any code. Export again with "
-                                          "learn.classifier.save(FOLDER).")
     existing_folder(folder, 'classifier') # or what a killed process had moved aside
     in_shell = '`wiseft zeroshot CLASSES --model FOLDER -o OUTPUT`'
     if not (folder/'wiseft.json').exists(): raise FileNotFoundError(

@@ -48,9 +48,7 @@ def _from_folder(folder, origin=None, hub=False):
         f'{folder} holds no CLIP: it has no {where.name}. A checkpoint file is loaded with '
         f"{call('load_clip', model='ARCHITECTURE', pretrained='FILE')}.")
     settings = read_json(where)
-    if 'model_cfg' not in settings: raise BadFile(
-        f"{where} has no 'model_cfg', which says the architecture. Copy or download it again.")
-    config, preprocess = settings['model_cfg'], settings.get('preprocess_cfg') or {}
+    config, preprocess = settings.get('model_cfg'), settings.get('preprocess_cfg') or {}
     check_model_cfg(config, where)
     check_preprocess_cfg(preprocess, where)
     # weights, under any of the names that the hub has for them
@@ -235,12 +233,9 @@ def find_source(name:str, pretrained:str|Path|None, preprocess:dict|str|None, qu
     if pretrained is None: raise ValueError(
         f"{name!r} is an architecture: give weights too, a file or a tag. There are "
         f"{first_few(open_clip.list_pretrained_tags_by_model(name), 6) or 'no tags'}.")
-    if not open_clip.pretrained.get_pretrained_cfg(name, tag) and Path(tag).expanduser().is_file():
-        return _from_file(name, tag, preprocess, quick_gelu)
-    endings = '.pt', '.pth', '.bin', '.ckpt', '.safetensors', '.pkl'
-    if len(Path(tag).parts) > 1 or Path(tag).suffix in endings:
-        raise FileNotFoundError(f'There is no checkpoint {tag}.')
-    if quick_gelu is not None: raise ValueError(
+    known = open_clip.pretrained.get_pretrained_cfg(name, tag)
+    if not known and Path(tag).expanduser().is_file(): return _from_file(name, tag, preprocess, quick_gelu)
+    if known and quick_gelu is not None: raise ValueError(
         f"The tag {tag!r} knows its activation function: leave out {option('quick_gelu')}.")
     return _from_tag(name, tag)
 

@@ -10,12 +10,11 @@ import timm, torch
 from pathlib import Path
 from timm.data import resolve_model_data_config
 from torchvision import models
-from torchvision.models import get_model, get_model_weights, list_models
+from torchvision.models import get_model, get_model_weights
 from ..base.text import did_you_mean, option, python_or_shell, why_failed
 from ..base.devices import best_device
 from ..weights.checkpoints import read_state_dict
 from ..data.prompts import find_classnames
-from .open_clip_config import check_model_cfg
 from .state_dict_layout import Parts
 from .sources import Source, fetched
 from .clip import Clip, open_source
@@ -42,9 +41,6 @@ def _timm_model(name, pretrained): # model of timm
 def _load_torchvision(name, file, device): # `Clip`
     "A model of torchvision with the preprocessing of its best weights"
     short = name.removeprefix(TORCHVISION)
-    names = list_models(module=models)
-    if short not in names: raise ValueError(
-        f'There is no image model {short!r} in torchvision. {did_you_mean(short, names)}')
     weights = get_model_weights(short).DEFAULT
     try: module = get_model(short, weights=None if file else weights)
     except Exception as e: raise RuntimeError(
@@ -82,7 +78,6 @@ def load_vision(
     side = model.pretrained_cfg['input_size'][-1]
     vision = dict(timm_model_name=name.partition('.')[0], timm_pool=pool, timm_proj='none', image_size=side)
     config = dict(embed_dim=head.in_features, vision_cfg=vision)
-    check_model_cfg(config, name)
     # what timm says of its pictures
     c = resolve_model_data_config(model)
     squash = c['crop_mode'] == 'squash'
@@ -112,10 +107,7 @@ def own_classifier(
     if head is None: raise ValueError(
         f'{vision.name} has no head of its own. Train one on its features: linear_probe(vision, classnames, images).')
     n = len(head.weight)
-    if isinstance(rows, dict):
-        if missing := [name for name in names if name not in rows]: raise ValueError(
-            f'rows says nothing of the class {missing[0]!r}. Give every class its row in the model\'s own head.')
-        rows = [rows[name] for name in names]
+    if isinstance(rows, dict): rows = [rows[name] for name in names]
     rows = list(range(n) if rows is None else rows)
     if len(rows) != len(names) or not all(0 <= r < n for r in rows): raise ValueError(
         f'There are {len(names)} classes and {len(rows)} rows of a head of {n}. Give one row for each class, counted '
@@ -145,8 +137,4 @@ def image_classifier(
     device:str|torch.device|None=None # default `best_device`
 ): # `ImageClassifier` with alpha 0
     "An image model with its own head as the start of fine-tuning; the module is copied"
-    vision = image_model(module, transform, name, device)
-    if vision.own_head is None: raise ValueError(
-        f'A {type(module).__name__} does not end in a linear layer, so that it gives features. Train a head on them: '
-        'linear_probe(image_model(module, transform), classnames, images).')
-    return own_classifier(vision, classnames, rows)
+    return own_classifier(image_model(module, transform, name, device), classnames, rows)
