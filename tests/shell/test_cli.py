@@ -199,6 +199,7 @@ def test_data_names_unreadable_images(work, tmp_path):
 @pytest.mark.parametrize("args, words", [
     (["models", "nonesuch"], "no model"),
     (["data", "nowhere"], "no such folder"),
+    (["ensemble", "zeroshot", "finetuned", "--average", "weights"], "--average weights: expected 'logits'"),
     (["zeroshot", "camera", "-o", "x"], "neither a file nor a folder"),
     (["zeroshot", "camera,camera", "-o", "x"], "repeat"),
     (["zeroshot", "camera,heart", "--templates", "icon", "-o", "x"], "templates"),
@@ -231,7 +232,7 @@ def test_errors_are_a_line(work, args, words):
 
 @pytest.mark.parametrize("args", [
     ["nonesuch"], ["merge", "zeroshot"], ["merge", "zeroshot", "finetuned", "-o", "x", "--alpha", "much"],
-    ["ensemble", "zeroshot"], ["ensemble", "zeroshot", "finetuned", "--average", "weights"],
+    ["ensemble", "zeroshot"],
     ["sweep", "zeroshot", "finetuned", "--alphas", "0.1;0.2"], ["report", "sweep.csv", "-o", "r.xyz"],
     ["plot", "sweep.csv", "-o", "r.png"], ["zeroshot", "cat,dog", "-o", "r.pt"],
     ["sweep", "zeroshot", "finetuned", "-o", "r.xyz"], ["predict", "zeroshot", "suite", "-o", "r.xyz"],

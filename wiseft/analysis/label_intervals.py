@@ -50,8 +50,6 @@ def exact_difference(
     level:float=.95
 ) -> tuple: # (low, high)
     "Exact interval of the difference on the images of disagreement, second minus first"
-    if not 0 < n >= wins + losses: raise ValueError(
-        f'{wins} and {losses} of {n} images: expected a label or more, and no more images than that.')
     tail = (1-level)/2
     return _low_end(wins, losses, n, tail), -_low_end(losses, wins, n, tail)
 

@@ -15,16 +15,10 @@ from ..infer.scores import MIN_GROUPS, KeptPredictions, has_value
 # %% ../../nbs/api/analysis/00_paired.ipynb #3e92962f
 def _pick(predictions, which):
     "One value per image: right or wrong, or the share of seeds that are right"
-    if isinstance(predictions, (list, tuple)): raise TypeError(
-        f'There are {len(predictions)} predictions, expected those of one evaluation. Of several runs give '
-        'the frames in one: pd.concat([p.frame() for p in predictions]).')
-    p = predictions.frame(**which) if isinstance(predictions, KeptPredictions) else predictions
-    if unknown := [k for k in which if k not in p]: raise ValueError(
-        f'There is no column {unknown[0]!r} to pick a classifier by. There are {WHO}.')
+    p = known = predictions.frame(**which) if isinstance(predictions, KeptPredictions) else predictions
     for k, v in which.items(): p = p[has_value(k, p[k], v)]
-    if not len(p):
-        known = predictions.who() if isinstance(predictions, KeptPredictions) else predictions[WHO].drop_duplicates()
-        raise ValueError(f'There are no predictions of {which}, but of {known[WHO[:4]].to_dict("records")}.')
+    if not len(p): raise ValueError(
+        f'There are no predictions of {which}, but of {known[WHO[:4]].drop_duplicates().to_dict("records")}.')
     keys = [c for c in [*WHO, 'split'] if c != 'seed']
     several = [c for c in keys if p[c].nunique(dropna=False) > 1]
     if several: raise ValueError(
@@ -67,8 +61,6 @@ def compare(
     groups=False              # intervals over images; True: over groups (set families); 'label': over classes
 ) -> pd.DataFrame: # one row per dataset, and one for each mean over several
     "Paired comparison on the same images: b − a with 95 % intervals, and exact McNemar tests"
-    if groups not in OVER: raise ValueError(
-        f"groups is {groups!r}: expected False (over images), True (over families) or 'label' (over classes).")
     pa, pb = _pick(predictions, a), _pick(predictions, b)
     if len(pa) != len(pb) or not pa.index.isin(pb.index).all():
         alone = pa.index.symmetric_difference(pb.index)

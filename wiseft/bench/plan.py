@@ -100,10 +100,9 @@ def one_further(
 
 def _each_once(what, values, kind):
     "A tuple of distinct numbers; ValueError otherwise"
-    try: numbers = tuple(map(kind, values))
-    except (TypeError, ValueError): numbers = ()
+    numbers = tuple(map(kind, values))
     if not numbers or len(set(numbers)) < len(numbers): raise ValueError(
-        f'A bench takes {what}, in a list or tuple, each once; got {values!r}.')
+        f'A bench takes {what}, each once; got {values!r}.')
     return numbers
 
 # %% ../../nbs/api/bench/01_plan.ipynb #b6077a36

@@ -294,8 +294,7 @@ def output_ensemble(
 ) -> Member:
     "Mean of the logits, or of the probabilities, of several classifiers"
     if average not in ('logits', 'probabilities'): raise ValueError(
-        f"average is {average!r}. What is averaged is 'logits' or 'probabilities'.")
-    if len(classifiers) < 2: raise ValueError(f'An ensemble has two classifiers or more. There is {len(classifiers)}.')
+        f"{option('average', average)}: expected 'logits' or 'probabilities'.")
     parts = [member(c, n) for n, c in classifiers.items()]
     for m in parts[1:]: check_classes(m, parts[0], m.name)
     who = parts[0].identity | dict(classifier=' + '.join(classifiers), tuning='', method=average, alpha=np.nan)

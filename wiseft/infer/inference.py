@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['decode_for_all', 'pixel_batches', 'batches', 'shuffled_batches', 'device_of', 'reuse_memory', 'fitting_batch_size',
-           'ready', 'each_batch', 'run_all', 'check_classes', 'check_attributes', 'common_transform', 'check_shape',
-           'check_nan', 'Predictions', 'predict', 'Features', 'extract_features']
+           'ready', 'each_batch', 'run_all', 'check_classes', 'common_transform', 'check_shape', 'check_nan',
+           'Predictions', 'predict', 'Features', 'extract_features']
 
 # %% ../../nbs/api/infer/01_inference.ipynb #17750091
 import ctypes, math, numpy as np, sys, torch
@@ -218,20 +218,10 @@ def check_classes(
     check_same_classes(classifier.classnames, images.classnames, name, repr(images.name))
 
 # %% ../../nbs/api/infer/01_inference.ipynb #b53e8e5b
-def check_attributes(
-    classifier,
-    name:str # of it, for the message
-):
-    "TypeError unless a classifier has a transform and class names"
-    lacks = [k for k in ('transform', 'classnames') if not hasattr(classifier, k)]
-    if lacks: raise TypeError(
-        f"Classifier {name!r} ({type(classifier).__name__}) has no {' and no '.join(lacks)}: set the attribute.")
-
 def common_transform(
     classifiers:dict # name -> classifier
 ): # with `pixels` and `normalize`
     "The transform that all classifiers share; ValueError if they don't"
-    for name, c in classifiers.items(): check_attributes(c, name)
     transforms = {name: in_halves(c.transform) for name, c in classifiers.items()}
     first, a = next(iter(transforms.items()))
     for name, b in transforms.items():

@@ -16,7 +16,7 @@ from ..base.devices import fitting_precision, usual_precision
 from ..data.images import ImageSet
 from ..models.head import unseen_words, words_of, zeroshot_head
 from ..models.classifier import usual_templates
-from .inference import check_attributes, device_of
+from .inference import device_of
 
 # %% ../../nbs/api/infer/02_members.ipynb #642f93d6
 WHO = ['classifier', 'tuning', 'method', 'alpha', 'precision', 'seed'] # columns that say whose number it is
@@ -172,5 +172,4 @@ def member(
     "Make a member of a classifier"
     if isinstance(classifier, Member): return classifier
     name = name or default_name(classifier)
-    check_attributes(classifier, name)
     return ClassifierMember(classifier, identity_of(classifier, name, seed, method, alpha), precision, **kwargs)

@@ -205,8 +205,6 @@ def ensemble(
 ):
     "Evaluate an output-space ensemble: the average of the outputs of two or more classifiers."
     load = suite_loader(suite, reference, shift, allow_incomplete=allow_incomplete, training=split=='validation')
-    if average not in ('logits', 'probabilities'):
-        raise typer.BadParameter(f'--average is logits or probabilities, got {average!r}')
     if len(classifiers) < 2: raise typer.BadParameter('An ensemble takes two classifiers or more.')
     from wiseft.infer.ensembles import output_ensemble
     def with_ensemble(loaded): return {**loaded, ' + '.join(loaded): output_ensemble(loaded, average)}

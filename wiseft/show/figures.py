@@ -119,7 +119,6 @@ def alt_text(
     baselines:dict|None=None, # of `plot_robustness`
 ) -> str:
     "Alternative text of a picture, with the table's numbers."
-    if kind not in PICTURES: raise ValueError(f'No picture {kind!r}: expected one of {list(PICTURES)}')
     options = dict(alpha=alpha, baselines=baselines)
     if 'dataset' in PICTURES[kind].options: options['dataset'] = dataset
     return PICTURES[kind].says(table, **options)

@@ -32,7 +32,7 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from torch import nn
 from ..base.registry import Method, as_method
-from ..base.text import did_you_mean, option, python_or_shell
+from ..base.text import option, python_or_shell
 from ..base.devices import fitting_precision, memory_advice
 from ..base.distributed import counts_of_all, distributed, gathered, n_processes, rank
 from ..base.progress import is_told, is_watched, say_place
@@ -211,11 +211,8 @@ def _callbacks(recipe, loss, constraint):
     if constraint: cbs.append(Constraint(constraint))
     return cbs
 
-def _check_settings(dls, classifier, recipe, loss, loss_func, splitter, arguments):
-    "TypeError for an unknown argument, ValueError for settings that don't fit together"
-    names = *signature(clip_learner).parameters, 'epochs', 'batch_size', 'workers', 'seed' # also of `finetune`
-    if unknown := [k for k in arguments if k not in signature(Learner).parameters]: raise TypeError(
-        f'There is no argument {unknown[0]!r}. {did_you_mean(unknown[0], names)}')
+def _check_settings(dls, classifier, recipe, loss, loss_func, splitter):
+    "ValueError for settings that don't fit together"
     if loss_func and recipe['label_smoothing']: raise ValueError(
         'loss_func takes the place of cross-entropy, which label_smoothing belongs to: give one of them.')
     if loss and loss.trains_text: # which looks at the whole batch, and builds the head anew
@@ -330,7 +327,7 @@ def clip_learner(
                   precision=fitting_precision(precision, classifier.device), train_batchnorm=train_batchnorm)
     if accumulate > 1: recipe['accumulate'] = accumulate
     if lr_factors: recipe['lr_factors'] = lr_factors
-    _check_settings(dls, classifier, recipe, loss, loss_func, splitter, kwargs)
+    _check_settings(dls, classifier, recipe, loss, loss_func, splitter)
     if is_captions(check_dataloaders(dls, classifier)): kwargs = _on_captions(dls, loss, label_smoothing) | kwargs
     loss, constraint = (m and m.completed(classifier) for m in (loss, constraint))
     if loss and loss.trains_text: classifier = classifier.with_text()
