@@ -151,6 +151,7 @@ def keeps(
     if not 0 <= most <= 1: raise ValueError(
         f'most is {most:g}: expected a fraction, as .01 for a point of accuracy on control sets.')
     sets = control_sets(control)
+    if not sets: raise ValueError('There is no control set to keep accuracy on. Give one or more: keeps(.01, control).')
     def rule(seen):
         # accuracy on control sets at each α, less than that of the initial model, mean over sets
         right, units = defaultdict(dict), {}
