@@ -280,7 +280,8 @@ def test_method(name, given):
     made = {place: make(function, given.starts[place], given, [counts]) for place in PLACES}
     start = weights(given.starts["cpu"])
     check_equal(made, {k: v*0 for k, v in made["cpu"].items()} if kind == "ensemble" else start)
-    assert kind in ("initialization", "search", "merge", "ensemble") or len(counts.steps) == (9 if PLACE == "other" else 0)
+    if kind not in ("initialization", "search", "merge", "ensemble"):
+        assert len(counts.steps) == (9 if PLACE == "other" else 0)
     check_costs(getattr(counts, "steps", []), sent=PLAIN + DRAWN)
 
 
