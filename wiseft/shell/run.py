@@ -39,7 +39,7 @@ def _word(value):
 # %% ../../nbs/api/shell/08_run.ipynb #0570c32d
 def _steps(data, output, shift, words, probe, epochs, lr, batch_size, seed, device): # words: of `zeroshot`
     "(command, its arguments, what is there afterwards), in order"
-    start, finetuned, averaged = (output/n for n in ('start' if probe else 'zeroshot', 'finetuned', 'averaged'))
+    initial, finetuned, averaged = (output/n for n in ('start' if probe else 'zeroshot', 'finetuned', 'averaged'))
     results, page = output/'results.csv', output/'report.html'
     here = dict(suite=data) if is_suite(data) else dict(reference=data)
     sets, on = here | dict(shift=shift), dict(device=device, force=True)
@@ -48,12 +48,12 @@ def _steps(data, output, shift, words, probe, epochs, lr, batch_size, seed, devi
     first, model = (train.probe, image_model) if probe else (train.zeroshot, words | dict(classes=data))
     checkpoints = dict(checkpoints=output/'checkpoints', resume=True)
     # what each command is given
-    begin = model | on | dict(output=start)
-    tune = how | checkpoints | on | dict(classifier=start, data=data, output=finetuned)
-    average = here | on | dict(zeroshot=start, finetuned=[finetuned], alpha='auto', output=averaged)
-    judge = sets | on | dict(zeroshot=start, finetuned=finetuned, averaged=averaged, output=results)
+    begin = model | on | dict(output=initial)
+    tune = how | checkpoints | on | dict(classifier=initial, data=data, output=finetuned)
+    average = here | on | dict(zeroshot=initial, finetuned=[finetuned], alpha='auto', output=averaged)
+    judge = sets | on | dict(zeroshot=initial, finetuned=finetuned, averaged=averaged, output=results)
     tell = sets | dict(results=[results], output=page, force=True)
-    steps = [(first, begin, start), (train.finetune_, tune, finetuned)]
+    steps = [(first, begin, initial), (train.finetune_, tune, finetuned)]
     steps += [(merge.merge_, average, averaged), (evaluate.sweep_, judge, results), (report.report, tell, page)]
     return [*steps, (show.card, dict(classifier=averaged, results=results), averaged/'README.md')]
 
@@ -82,12 +82,12 @@ def _begin(output, steps, force):
 class Run:
     "The results of a run, loaded on access"
     def __init__(self, folder): self.folder = Path(folder)
-    def __repr__(self): return f'Run in {self.folder}, with start, finetuned, averaged (classifiers) and table'
+    def __repr__(self): return f'Run in {self.folder}, with initial, finetuned, averaged (classifiers) and table'
     def _load(self, name):
         from wiseft.models.load import load_classifier
         return load_classifier(self.folder/name)
     @cached_property
-    def start(self): return self._load('start' if (self.folder/'start').exists() else 'zeroshot')
+    def initial(self): return self._load('start' if (self.folder/'start').exists() else 'zeroshot')
     @cached_property
     def finetuned(self): return self._load('finetuned')
     @cached_property
@@ -165,17 +165,17 @@ def demo(
     with atomic_path(output, force=force, kind='demo') as tmp:
         tmp.mkdir()
         suite = load_suite('icons').restrict_train(plan['narrow_reference']['families'])
-        start = zeroshot_classifier(load_clip('iconclip', device=device), suite.classnames, plan['templates'])
+        zeroshot = zeroshot_classifier(load_clip('iconclip', device=device), suite.classnames, plan['templates'])
         say(f'1/3 fine-tuning on {len(suite.train):,} images of {len(suite.classnames)} classes, '
             f'{plan["recipe"]["epochs"]} epochs, {place}')
-        finetuned = finetune(start, suite, seed=seed, **plan['recipe'])
+        finetuned = finetune(zeroshot, suite, seed=seed, **plan['recipe'])
         say(f'2/3 evaluating {len(plan["alphas"])} mixing coefficients on '
             f'{sum(map(len, suite.datasets().values())):,} images, {len(suite.shifts)} of {len(suite.shifts)+1} sets '
             'shifted')
-        table, predictions = sweep(start, finetuned, suite, plan['alphas'], keep_predictions=['ECE (15 bins)'],
+        table, predictions = sweep(zeroshot, finetuned, suite, plan['alphas'], keep_predictions=['ECE (15 bins)'],
                                    seed=seed)
         say('3/3 drawing')
-        interpolate(start, finetuned, alpha).save(tmp/'averaged')
+        interpolate(zeroshot, finetuned, alpha).save(tmp/'averaged')
         gains = compare_ends(predictions, alpha)
         write_results(table, tmp/'results.csv')
         write_predictions(predictions, predictions_file(tmp/'results.csv'))
