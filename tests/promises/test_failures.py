@@ -21,7 +21,7 @@ from test_no_file_is_lost import photographs
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from wiseft.base.files import BadFile
+from wiseft.base.text import BadFile
 from wiseft.analysis.ask import Questions, read_answers, write_answers
 from wiseft.models.load import load_classifier
 from wiseft.models.testing import pico_classifier

@@ -228,6 +228,6 @@ def test_a_spoilt_checkpoint_is_named(here, uninterrupted, how):
     process = start(here, how, 1000, True)
     assert process.end() != 0 and not (here / f"{how}-classifier").exists()
     err = process.log.read_text()
-    assert re.search(r"^wiseft.base.files.BadFile: \S*/" + how + r"/checkpoint.safetensors (is no whole|holds NaN)",
+    assert re.search(r"^wiseft.base.text.BadFile: \S*/" + how + r"/checkpoint.safetensors (is no whole|holds NaN)",
                      err,
                      re.M), err

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from wiseft.base.files import BadFile
+from wiseft.base.text import BadFile
 from wiseft.models.load import load_classifier
 from wiseft.models import testing
 from wiseft.models.testing import pico_classifier

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from wiseft.base.files import BadFile
+from wiseft.base.text import BadFile
 from wiseft.base.registry import find_method
 from wiseft.data.images import ImageSet
 from wiseft.infer.ensembles import members

@@ -11,7 +11,8 @@ import hashlib, json, numpy as np, struct, torch
 from collections.abc import Mapping
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
-from ..base.files import BadFile, blame_memory, existing_file
+from ..base.text import BadFile
+from ..base.files import blame_memory, existing_file
 
 # %% ../../nbs/api/weights/02_safetensors_io.ipynb #7a9eb32c
 def tensor_bytes(
