@@ -197,8 +197,7 @@ def _notes(questions, answers, differences): # sentences
     "Notes on the labels behind a comparison: how many there are, which are missing"
     n = len([f for f in questions.files if f in answers])
     out = [f'{n} of {len(questions.files)} pictures have a label. The classifiers disagree on {questions.disagree:,} '
-           f'of '
-           f'{questions.n:,}.']
+           f'of {questions.n:,}.']
     if len(differences): # what ten more labels would be worth
         wide, less = (differences.high - differences.low).mean(), differences.ten_more.mean()
         out.append(f'The intervals are {100*wide:.1f} points wide on average; ten more labels would make them about '

@@ -33,8 +33,7 @@ def join_runs(
         raise ValueError(
             f'The runs {", ".join(tables)} have other initial models, or were tested on other images: on '
             f'{of_set.dataset.iloc[0]} {of_set.method.iloc[0]} accuracy is {values}. Compare runs of one initial '
-            f'model, on '
-            'the same images.')
+            'model, on the same images.')
     joined = pd.concat([starts, joined[~is_start]], ignore_index=True)
     return joined.assign(classifier=joined.classifier.iloc[0])
 

@@ -139,8 +139,7 @@ def warnings(self:Plan) -> list:
         if n < FEW_IMAGES: lines.append(f'{name} has {n} images, each of which is {100/n:.1f} points of its accuracy')
     if self.steps < FEW_STEPS: lines.append(
         f'{self.steps} steps are few: weight averages during training and constraints may change nothing in so short a '
-        f'time; raise '
-        f'{option("epochs")}')
+        f'time; raise {option("epochs")}')
     # what so many seeds and test images can establish
     n, rows = len(self.seeds), len(self.contenders())-1
     if n == 1: return [*lines, 'with one seed nothing can be established: intervals leave out what other seeds would '

@@ -159,8 +159,7 @@ def fetch(
                                                  revision=found.commit, local_dir=incoming)
         except Exception as e: raise ConnectionError(
             f'{f.rfilename} of {found.repository} could not be downloaded ({why_failed(e)}). Finished downloads are '
-            f'kept: run it '
-            'again.') from e
+            'kept: run it again.') from e
         # it gets its name when it is whole
         if not is_whole(new, f):
             new.unlink()

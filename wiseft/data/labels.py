@@ -153,7 +153,7 @@ def _warn_of_depth(path, taken, example): warn_user(
 def _class_folders(path):
     "Class folders of `path`; an error says what is there instead"
     if not path.exists(): raise FileNotFoundError(f'{path}: no such folder; expected a folder with one folder per '
-                                                  f'class.')
+                                                  'class.')
     if not path.is_dir(): raise NotADirectoryError(
         f'{path} is a file; expected a folder with one folder per class, a tar of such folders or shards (.tar, not '
         'compressed), or a table (.csv).')

@@ -109,8 +109,7 @@ def _check_no_average(zeroshot, finetuned):
     number, average = next((n, c) for n, c in dict(first=zeroshot, second=finetuned).items() if is_average(c))
     raise ValueError(
         f'The {number} classifier is an average (alpha {average.alpha:g}) on the line through the other one: alpha '
-        f'would '
-        'not be the share of fine-tuned weights. Give the zero-shot and the fine-tuned classifier themselves.')
+        'would not be the share of fine-tuned weights. Give the zero-shot and the fine-tuned classifier themselves.')
 
 def _key(m): return m.identity['tuning'], m.identity['method'], m.identity['alpha']
 

@@ -126,8 +126,7 @@ def zeroshot_head(
     renamed = python_or_shell(python, 'rename the folders')
     if all(name.strip().isdecimal() for name in names): warn_user(
         f'The class names are numbers ({first_few(names)}): prompts such as {texts[len(templates)-1]!r} name no '
-        f'object. '
-        f'Unless the images show digits, {renamed}.')
+        f'object. Unless the images show digits, {renamed}.')
     warn_of_texts(clip, texts)
     features = _text_features(clip, texts, keep)
     rows = average_prompts(features.reshape(len(names), len(templates), -1))

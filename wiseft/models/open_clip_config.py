@@ -144,8 +144,7 @@ def check_parameters(
     except Exception as e:
         raise BadFile(
             f'{where} describes no architecture that open_clip {open_clip.__version__} can build ({why_failed(e)}). A '
-            f'newer '
-            'one may: pip install -U open_clip_torch. Otherwise copy or download the file again.') from e
+            'newer one may: pip install -U open_clip_torch. Otherwise copy or download the file again.') from e
     if needed > 2*n + 10**6: raise BadFile(
         f'{where} describes a CLIP of {needed:,} parameters, and its weights are {n:,} numbers. Copy or download '
         'both again.')

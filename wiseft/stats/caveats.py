@@ -121,8 +121,7 @@ def averaging_costs(
     error = np.sqrt(half*(1-half)/n)
     if start == 'start' and half < end and before < end - 2*error: # it has seen the reference alone
         return [f'Averaging with this initial model may cost: the fine-tuned classifier is {100*(end-before):.1f} '
-                f'points above '
-                f'it on {images}, and the average at α = 0.5 is not above the fine-tuned. {_INSTEAD}']
+                f'points above it on {images}, and the average at α = 0.5 is not above the fine-tuned. {_INSTEAD}']
     if half >= max(before, end) - 2*error: return []
     better = 'fine-tuned classifier' if end > before else _end(start)
     lost = (f'Averaging costs: at α = 0.5 it is {100*(max(before, end)-half):.1f} points below the {better} on '

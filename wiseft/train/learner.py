@@ -400,7 +400,7 @@ def fit_cosine(self:ClipLearner,
     "Fine-tune with linear warm-up and cosine decay by step, as in the paper"
     if resume and not checkpoint_dir: raise ValueError(
         f"{option('resume', True)} needs {option('checkpoint_dir', flag='--checkpoints')}, the folder of the training "
-        f"to "
+        "to "
         'go on with.')
     if self.opt is None: self.create_opt()
     if lr is None: lr = usual_lr(self.given)

@@ -27,7 +27,7 @@ def choose_weights(
     named = train in ('all', 'head') or kind == 'last' and n.isdigit()
     if not (named or callable(train)): raise ValueError(
         f"{option('train', train)}: expected 'all', 'head', 'last:n' as in 'last:2', or a function, as partial(lora, "
-        f"rank=8) "
+        "rank=8) "
         'of wiseft.methods.lora.')
     said = as_method(train, 'train').title if callable(train) else option('train', train)
     if classifier.head_from_text and train != 'all': raise ValueError(

@@ -62,7 +62,7 @@ def _warn_of_strangers(files, names):
         if cosines and median(cosines) < .2: warn_user(
             f'{name} and {names[0]} have little in common: the cosine of their largest weights is '
             f'{median(cosines):.2f}. Were they fine-tuned from one initial model? If not, their average is worth '
-            f'nothing.')
+            'nothing.')
 
 # %% ../../nbs/api/weights/05_files.ipynb #a1db6d85
 # what mergekit calls hyperparameters; the first two are lists, one number per model
