@@ -6,7 +6,7 @@
 
 A bug is one small change to an exported cell; `bugs` lists the operators. It is planted in a copy of the tree, in the
 notebook and in its module. The module's page is executed and compared with its stored outputs, as `make check` does.
-If it passes, the tests follow: tests/SUBPACKAGE/test_MODULE.py or, without one, all files that import the module.
+If it passes, the tests follow: tests/SUBPACKAGE/test_MODULE.py or, without one, the files there that import the module.
 
 A bug that passes everything has survived: a check is missing, or the change is equivalent. For the latter, write
 `equivalent: REASON` into the column `caught by`; the next run with the same table keeps that row.
@@ -21,8 +21,9 @@ import signal
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
@@ -117,7 +118,7 @@ def checks(module):
     folder, name = module.removesuffix(".py").split("/")
     imports = re.compile(rf"\bwiseft\.{folder}(\.| import .*){name}\b")
     own = list(ROOT.glob(f"tests/{folder}/test_{name}.py"))
-    users = [p for p in sorted(ROOT.glob("tests/**/test_*.py")) if imports.search(p.read_text())]
+    users = [p for p in sorted(ROOT.glob(f"tests/{folder}/test_*.py")) if imports.search(p.read_text())]
     return [page(module), *(str(p.relative_to(ROOT)) for p in own or users)]
 
 
@@ -150,8 +151,11 @@ def limit(check):
     return 0 if ended else 30 + 5 * seconds
 
 
-def row(module, operator, cell, code):
+def row(known, bug):
     "Plant a bug in the current folder, a copy of the tree; its row in the table."
+    module, operator, cell, code = bug
+    if bug[:2] in known:
+        return known[bug[:2]]
     files, line, ended, total = (page(module), f"wiseft/{module}"), "", "", 0
     for check in filter(limit, checks(module)):
         nb, texts = read_nb(files[0]), [Path(f).read_text() for f in files]
@@ -169,6 +173,18 @@ def row(module, operator, cell, code):
     return f"{module}:{line}", operator, ended and f"{check} {ended}", round(total)
 
 
+def prepare():
+    "Give a process a copy of the tree of its own, and import what is heavy."
+    folder = tempfile.mkdtemp()
+    sys.path[:0] = [folder, str(ROOT / "tests")]
+    import_module("conftest").copy_tree(Path(folder))
+    del sys.modules["conftest"]  # the copy's tests import their own
+    os.chdir(folder)
+    os.environ.update(PYTHONPATH=folder, WISEFT_CACHE=f"{folder}/cache", HF_HUB_OFFLINE="1", WISEFT_DEVICE="cpu")
+    for name in HEAVY.split():
+        import_module(name)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="+", help="modules or subpackages, as stats/intervals or stats")
@@ -178,23 +194,17 @@ def main():
     args = parser.parse_args()
     old = list(csv.reader(args.output.read_text().splitlines() if args.output.is_file() else []))
     known = {(r[0].split(":")[0], r[1]): r for r in old if r[2].startswith("equivalent")}
-    found, rows = drawn(args.modules, args.n, args.seed), []
+    todo, rows = drawn(args.modules, args.n, args.seed), []
     table = args.output.open("w", buffering=1)
     write = csv.writer(table, lineterminator="\n").writerow
     write(["place", "operator", "caught by", "seconds"])
-    with tempfile.TemporaryDirectory() as folder:
-        sys.path[:0] = [folder, str(ROOT / "tests")]
-        import_module("conftest").copy_tree(Path(folder))
-        del sys.modules["conftest"]  # the copy's tests import their own
-        os.chdir(folder)
-        os.environ.update(PYTHONPATH=folder, WISEFT_CACHE=f"{folder}/cache", HF_HUB_OFFLINE="1", WISEFT_DEVICE="cpu")
-        for name in HEAVY.split():
-            import_module(name)
-        for bug in found:
-            rows.append(known.get(bug[:2]) or row(*bug))
-            write(rows[-1])
-            print(*rows[-1], sep="  ", flush=True)
-        os.chdir(ROOT)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory() as tempfile.tempdir, \
+            ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("fork"), prepare) as pool:
+        for r in pool.map(partial(row, known), todo):
+            rows.append(r)
+            write(r)
+            print(*r, sep="  ", flush=True)
     print(f"{sum(r[2] != '' for r in rows)} of {len(rows)} bugs are caught or equivalent")
 
 

@@ -10,6 +10,8 @@ from crash import SLOW, WRITERS
 from package import READS, WRITES, functions, watched
 from readers import READERS, place
 
+from conftest import ROOT, python
+
 OURS = "it comes with the package"
 SAME = "a folder or file by the same `atomic_path` as those that are killed"
 LOCK = "an empty file, which is locked and not read"
@@ -64,3 +66,8 @@ def test_all_is_attacked(attack, calls, reasons, tmp_path):
     left = functions(calls) - reached - {writer.writes for writer in SLOW.values()}
     new, gone = sorted(left - set(reasons)), sorted(set(reasons) - left)
     assert not new and not gone, f"attack these: {new}; attacked now, or gone: {gone}"
+
+
+def test_the_script_attacks():
+    printed = python(ROOT / "tests/attack.py", "--only", "Recipes beside a table", "--kills", 1).stdout
+    assert printed.endswith("0 changed files: 0 wrong\n")
