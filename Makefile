@@ -5,7 +5,7 @@ MIN_PYTHON := $(shell sed -n 's/^min_python *= *//p' settings.ini)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo test check fuzz crash attack lowest docs export clean readme refresh bench gpu
+.PHONY: help demo test test-all check fuzz crash attack lowest docs export clean readme refresh bench gpu
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -14,9 +14,15 @@ help:
 demo: .venv/.library
 	$(BIN)/wiseft demo -o wiseft-demo --force
 
-## make test      everything that is tested, by two processes: notebooks, package, command line, tree in step
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -ra --durations=10 tests
+
+## make test      ten minutes: modules, command line, README, wheel, a kill, two processes, pages whose inputs changed
 test: .venv/.tools
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -ra --durations=10 tests
+	$(TEST) -m "not slow"
+
+## make test-all  then the slow part: every page, the whole site, all sources, fuzz, kills, exports, recomputation
+test-all: test
+	$(TEST) -m slow
 
 ## make check     what a change touches, and nothing else (SINCE=main: since another commit; ALL=1: everything)
 check: export

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from functools import cache as once
 from importlib import import_module
 from pathlib import Path
@@ -31,9 +32,19 @@ def pytest_configure(config):
 
 
 def pytest_terminal_summary(terminalreporter):
-    said = [v for report in terminalreporter.getreports("passed") for k, v in report.user_properties
-            if k == "stored outputs"]
-    for line in said and ["", "stored outputs against fresh ones:", *said]:
+    "Where the time went, and how many stored outputs were compared with fresh ones."
+    reports = [r for some in terminalreporter.stats.values() for r in some if hasattr(r, "duration")]
+    seconds = Counter()
+    for report in reports:
+        seconds[report.nodeid.partition("::")[0]] += report.duration
+    folders = Counter()
+    for file, spent in seconds.items():
+        folders[str(Path(file).parent)] += spent
+    terminalreporter.section("seconds by folder, and of the slowest files")
+    for name, spent in [*folders.most_common(), *seconds.most_common(15)]:
+        terminalreporter.write_line(f"{spent:6.0f}  {name}")
+    compared = [f"{v}" for r in reports for k, v in getattr(r, "user_properties", ()) if k == "stored outputs"]
+    for line in compared and ["", "stored outputs against fresh ones:", *sorted(set(compared))]:
         terminalreporter.write_line(line)
 
 
@@ -64,6 +75,11 @@ def copy_tree(target):
 def copy(tmp_path):
     "A copy of the project's files in an empty folder."
     return copy_tree(tmp_path / "copy")
+
+
+def slow_except(values, quick):
+    "Values of a parametrized test; `make test` takes the quick ones, `make test-all` all."
+    return [v if v in quick else pytest.param(v, marks=pytest.mark.slow) for v in values]
 
 
 def later(module, *names):

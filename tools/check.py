@@ -3,7 +3,7 @@
 
   check.py            what differs from the last commit
   check.py COMMIT     what differs from another one
-  check.py --all      everything, as `make test` does
+  check.py --all      everything, as `make test-all` does
 
 The package is exported. Then the changed notebooks and scripts, those that import a changed name or call a changed
 method, and those that name a changed file of data, go through ruff and the tests of layout and of notebooks, which run
@@ -99,12 +99,12 @@ def uses(path, changed, data):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("since", nargs="?", default="HEAD", help="a commit; default HEAD")
-    parser.add_argument("--all", action="store_true", help="run all tests: some 30 minutes on two idle cores")
+    parser.add_argument("--all", action="store_true", help="run all tests: some 40 minutes on two idle cores")
     args = parser.parse_args()
     pytest = [sys.executable, "-m", "pytest", "-q", "--no-header"]
     by_two = ["-n", "2", "--dist", "load", "--maxschedchunk", "1"]
     if args.all:
-        print("all tests: some 30 minutes on two idle cores", flush=True)
+        print("all tests: some 40 minutes on two idle cores", flush=True)
         sys.exit(subprocess.call([*pytest, *by_two, "tests"], cwd=ROOT))
     touched = lines_of("git", "diff", "--name-only", args.since)
     touched += lines_of("git", "ls-files", "--others", "--exclude-standard")

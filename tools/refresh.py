@@ -24,6 +24,8 @@ from configparser import ConfigParser
 from importlib import import_module
 from pathlib import Path
 
+import inputs
+
 ROOT = Path(__file__).resolve().parent.parent
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?: ?%)?")
 ROOM = 0.02  # how far numbers that aren't whole may be apart, as a part of the larger: processors round differently
@@ -56,7 +58,7 @@ def skipped(cell, flags):
 
 
 def execute(path):
-    "The notebook at `path` with fresh outputs; the first error ends the process with its traceback."
+    "The notebook at `path` with fresh outputs, and what it reads; its first error ends the process with a traceback."
     from execnb.nbio import read_nb
     from execnb.shell import CaptureShell
     from nbdev.clean import clean_nb
@@ -72,12 +74,13 @@ def execute(path):
     plain.for_type_by_name("matplotlib.figure", "Figure", lambda fig, p, cycle: p.text(of_figure(fig)))
     plain.for_type_by_name("PIL.Image", "Image", lambda image, p, cycle: p.text(of_image(image)))
     os.chdir(path.parent)
+    files = inputs.watch()
     try:
         shell.run_all(nb, exc_stop=True, preproc=lambda c: skipped(c, marks))
     except BaseException:
         sys.exit(shell.prettytb(fname=path.name))
     clean_nb(nb)
-    return nb
+    return nb, files()
 
 
 def of_figure(fig):
@@ -169,9 +172,12 @@ def compare(old, new):
 def run_one(path, check):
     from execnb.nbio import read_nb, write_nb
 
-    nb = execute(path)
+    nb, files = execute(path)
     if not check:
-        return write_nb(nb, path)
+        write_nb(nb, path)
+        if path.is_relative_to(ROOT / "nbs") and not path.is_relative_to(ROOT / "nbs/api"):
+            inputs.store(path.relative_to(ROOT), files)
+        return
     stale, counts = compare(read_nb(path), nb)
     if stale:
         sys.exit("\n".join(stale) + f"\nstored outputs are stale: make refresh NB={os.path.relpath(path, ROOT)}")

@@ -219,6 +219,7 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
 def test_killed_at_random_moments(tmp_path, whole):
     "A bench that was killed ends in the same table: twice soon after a checkpoint, else at any moment"
@@ -231,6 +232,7 @@ def test_killed_at_random_moments(tmp_path, whole):
     assert (folder / "gains.csv").read_bytes() == (whole / "gains.csv").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no forkserver")
 def test_several_processes_share_one(tmp_path, whole):
     "What one is at the others leave alone: all is made once, and all end in the table that one alone makes"
@@ -345,6 +347,7 @@ def photos(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_newcomers_bench(photos):
     "Seven classes, three shifted folders, three methods: a plan, tables and a page; a second call does nothing"
     wiseft("zeroshot", "photos", "-o", "zeroshot", cwd=photos)

@@ -56,6 +56,7 @@ def write(folder):
         writer.write(folder / name, 0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("attack, calls, reasons",
                          [(read, READS, READ_UNATTACKED), (write, WRITES, WRITTEN_UNATTACKED)], ids=["read", "write"])
@@ -68,6 +69,7 @@ def test_all_is_attacked(attack, calls, reasons, tmp_path):
     assert not new and not gone, f"attack these: {new}; attacked now, or gone: {gone}"
 
 
+@pytest.mark.slow
 def test_the_script_attacks():
     printed = python(ROOT / "tests/attack.py", "--only", "Recipes beside a table", "--kills", 1).stdout
     assert printed.endswith("0 changed files: 0 wrong\n")

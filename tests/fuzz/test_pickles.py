@@ -50,6 +50,7 @@ def bounded(check, inputs):
         one()
 
 
+@pytest.mark.slow
 def test_any_instructions(tmp_path, monkeypatch):
     "What runs here would leave `trapped` behind, or call one of these."
     monkeypatch.chdir(tmp_path)

@@ -28,6 +28,7 @@ TRIED = 100
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, of odd metadata, and ours, of suites
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", READERS)
 def test_changed_files(kind, tmp_path):
     reader, said = kind(), []
@@ -45,6 +46,7 @@ def test_changed_files(kind, tmp_path):
     assert len(said) >= tried / 2 and set(said) != {"read"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", READERS)
 def test_the_files_to_change_are_good(kind, tmp_path):
     "Else nothing would be reached. Pictures of kinds that aren't read, and a pickle of no tensors, are to be refused."
@@ -219,6 +221,7 @@ CORPUS = {  # reader, what differs from its first file: parts, or whole files
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CORPUS)
 def test_known_ones(name, tmp_path):
     if name == "configs: auto_map":
@@ -237,6 +240,7 @@ def busy(folder):
         pass
 
 
+@pytest.mark.slow
 def test_the_judge_sees(tmp_path, monkeypatch):
     "A reader that starts a program, hangs, grows, or lets a foreign error out is found."
     def judged(read, words):

@@ -60,6 +60,7 @@ def said(classifier, pixels):
         return classifier(classifier.clip.normalize(torch.from_numpy(pixels)))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("precision", [None, "fp16"])
 def test_onnx(classifier, pixels, tmp_path, caplog, precision):
@@ -97,6 +98,7 @@ assert not any(m.partition(".")[0] == "wiseft" for m in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_programs_without_wiseft(classifier, pixels, tmp_path):
     "A process that never imports wiseft gets the same logits, from torch.export's file and from transformers' folder."
     torch.save((torch.from_numpy(pixels), said(classifier, pixels)), tmp_path / "said.pt")
@@ -106,6 +108,7 @@ def test_programs_without_wiseft(classifier, pixels, tmp_path):
     subprocess.run([sys.executable, "-c", READ], cwd=tmp_path, check=True, env=os.environ | dict(HF_HUB_OFFLINE="1"))
 
 
+@pytest.mark.slow
 def test_without_onnx(classifier, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ImportError, match=r"pip install wiseft\[export\]"):
@@ -113,6 +116,7 @@ def test_without_onnx(classifier, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_halves_know_their_parents(classifier, tmp_path, precision):
     finetuned = classifier.copy()
@@ -174,6 +178,7 @@ def hub():
 PUSH = "import sys; from wiseft.show.card import push_to_hub; print(push_to_hub(*sys.argv[1:]))"
 
 
+@pytest.mark.slow
 def test_push(classifier, hub, tmp_path):
     "What arrives at a server in the hub's layout is the folder, and loads."
     classifier.save(tmp_path / "saved")
@@ -210,6 +215,7 @@ def pictures(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of few images, and of torch's exporter
 @pytest.mark.parametrize("model", ["test_vit", "torchvision:shufflenet_v2_x0_5"])
 def test_a_model_without_words_from_the_shell(model, pictures, tmp_path, monkeypatch):

@@ -67,6 +67,7 @@ def test_readme_shows_its_picture(jupyter):
     assert is_png(jupyter(first))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["quickstart", "your_own_images"])
 def test_tutorials_show_their_pictures(jupyter, name):
     pictures = 0

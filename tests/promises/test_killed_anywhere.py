@@ -20,12 +20,14 @@ from wiseft.data.labels import image_folder
 CALL = 3  # every writer has so many
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writer", WRITERS)
 def test_killed_before_a_call(writer):
     died, _ = once(WRITERS[writer], kill_before, CALL)
     assert died
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writer", WRITERS)
 def test_killed_at_a_random_moment(writer):
     assert len(list(random_moments(WRITERS[writer], 1, random.Random(0)))) <= 1

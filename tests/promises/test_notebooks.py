@@ -1,8 +1,10 @@
 "Every module's notebook, run for real, each anew; what is stored is what it prints."
 import json
 
+import shutil
+
 import pytest
-from conftest import tree
+from conftest import ROOT, python, tree
 
 NOTEBOOKS = [p for p in tree() if p.suffix == ".ipynb" and "api" in p.parts]
 
@@ -98,3 +100,44 @@ def test_cells_not_to_be_run_keep_their_outputs(refresh, tmp_path):
         path = notebook(tmp_path / "a.ipynb", option + "\n1/0", [kept])
         refresh(path, check=False)
         assert stored(path) == [kept]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    "A project of one page, which imports a module that imports another that reads a file; its outputs are fresh."
+    project = tmp_path_factory.mktemp("project")
+    for name in "settings.ini", "tools/refresh.py", "tools/inputs.py", "tests/conftest.py":
+        (project / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, project / name)
+    (project / "nbs").mkdir()
+    (project / "nbs/near.py").write_text("def shown():\n    from far import number\n    return number\n")
+    (project / "nbs/far.py").write_text("number = float(open('data.csv').read()) + 1  # of the file\n")
+    (project / "nbs/data.csv").write_text("1")
+    notebook(project / "nbs/page.ipynb", "from near import shown\nshown()")
+    python(project / "tools/refresh.py", project / "nbs/page.ipynb")
+    return project
+
+
+def unchanged(project):
+    "Whether `make test` would leave out the page."
+    code = "import inputs; print(inputs.unchanged('nbs/page.ipynb'))"
+    return python("-c", code, cwd=project / "tools").stdout == "True\n"
+
+
+@pytest.mark.parametrize("file, old, new", [
+    ("nbs/far.py", "+ 1", "+ 2"), ("nbs/near.py", "return number", "return -number"), ("nbs/data.csv", "1", "2"),
+    ("nbs/page.ipynb", "2.0", "3.0"), ("nbs/page.ipynb", "shown()", "-shown()"),
+    ("tests/pages.json", '"hash": "', '"hash": "0'), ("nbs/far.py", "# of the file", "# of a file"),
+])
+def test_a_page_runs_again_where_more_than_a_comment_changed(project, file, old, new):
+    assert unchanged(project)
+    text = (project / file).read_text()
+    assert old in text
+    (project / file).write_text(text.replace(old, new))
+    assert unchanged(project) == old.startswith("#")
+    (project / file).write_text(text)
+
+
+def test_a_page_runs_again_without_a_file_that_it_reads(project):
+    (project / "nbs/data.csv").unlink()
+    assert not unchanged(project)

@@ -27,6 +27,7 @@ def test_everything_runs_on_another_device(env):
     python("-m", "pytest", "-q", "-W", "ignore", CHECKS, env=env, timeout=900)
 
 
+@pytest.mark.slow
 def test_the_first_hour_on_a_card_is_tried(env, tmp_path):
     "Without the checks, which are above, and two processes that die, which are in test_processes.py."
     parts = "two_epochs", "no_waits", "measures", "largest", "compiled"

@@ -4,13 +4,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from socket import socket
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import later
+from conftest import later, slow_except
 
 given, make_data, until_stopped, weights = later("together", "given", "make_data", "until_stopped", "weights")
 HERE = Path(__file__).resolve().parent.parent
@@ -55,57 +56,63 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(folder):
-    "number of processes -> what they wrote down"
-    running = [launch(n, HERE/"together.py", folder, folder/f"{n}.npz") for n in (1, 2, 3)]
-    for p in [p for some in running for p in some]:
-        said = p.communicate(timeout=300)
-        assert p.returncode == 0, said
-    return {n: dict(np.load(folder/f"{n}.npz")) for n in (1, 2, 3)}
+    "A function: number of processes -> what they wrote down."
+    @cache
+    def of(n):
+        for p in launch(n, HERE/"together.py", folder, folder/f"{n}.npz"):
+            said = p.communicate(timeout=300)
+            assert p.returncode == 0, said
+        return dict(np.load(folder/f"{n}.npz"))
+
+    return of
 
 
-@pytest.mark.parametrize("n", [2, 3])
+two_and_three = pytest.mark.parametrize("n", slow_except([2, 3], [2]))
+
+
+@two_and_three
 @pytest.mark.parametrize("training", ["plain", "adamw", "head", "flyp", "carot", "averaged", "lora"])
 def test_weights_are_those_of_one_process(made, training, n):
     moved, different, start = 0, 0, "start of lora" if training == "lora" else "start"
-    for k, one in made[1].items():
+    for k, one in made(1).items():
         name, _, weight = k.partition("/")
         if name != training or "." not in weight:
             continue
-        different = max(different, np.abs(made[n][k] - one).max())
-        moved = max(moved, np.abs(made[1].get(f"{start}/{weight}", one) - one).max())  # text towers were not kept
+        different = max(different, np.abs(made(n)[k] - one).max())
+        moved = max(moved, np.abs(made(1).get(f"{start}/{weight}", one) - one).max())  # text towers were not kept
     assert different <= 1e-5 and moved >= 30*different
 
 
-@pytest.mark.parametrize("n", [2, 3])
+@two_and_three
 def test_one_process_goes_on_with_the_training_of_several(made, folder, n):
     resumed = until_stopped(*given(folder), folder/f"stopped-{n}", resume=True)
-    assert max(np.abs(made[1][f"whole/{k}"] - v).max() for k, v in weights(resumed).items()) <= 1e-5
+    assert max(np.abs(made(1)[f"whole/{k}"] - v).max() for k, v in weights(resumed).items()) <= 1e-5
 
 
-@pytest.mark.parametrize("n", [2, 3])
+@two_and_three
 def test_losses_and_accuracies_are_those_of_one_process(made, n):
     for k in ("losses", "epochs", "before"):
-        np.testing.assert_allclose(made[n][f"plain/{k}"], made[1][f"plain/{k}"], atol=2e-6)
-    assert len(made[n]["plain/losses"]) == 12
+        np.testing.assert_allclose(made(n)[f"plain/{k}"], made(1)[f"plain/{k}"], atol=2e-6)
+    assert len(made(n)["plain/losses"]) == 12
 
 
-@pytest.mark.parametrize("n", [2, 3])
+@two_and_three
 def test_features_and_tables_are_equal_row_for_row(made, n):
     for k in ("features/rows", "features/labels", "features/n", "sweep/table", "sweep/kept"):
-        assert np.array_equal(made[n][k], made[1][k]), k
-    assert len(made[n]["features/rows"]) == 130 and made[n]["features/n"] == 1
+        assert np.array_equal(made(n)[k], made(1)[k]), k
+    assert len(made(n)["features/rows"]) == 130 and made(n)["features/n"] == 1
 
 
-@pytest.mark.parametrize("n", [2, 3])
+@two_and_three
 def test_nan_in_one_process_stops_all_with_the_same_words(made, n):
-    assert made[n]["spoilt/said"] == made[1]["spoilt/said"]
-    assert "stopped at step 3" in str(made[n]["spoilt/said"])
+    assert made(n)["spoilt/said"] == made(1)["spoilt/said"]
+    assert "stopped at step 3" in str(made(n)["spoilt/said"])
 
 
-@pytest.mark.parametrize("n", [2, 3])
+@two_and_three
 def test_statistics_of_whole_batches_are_refused(made, n):
-    assert f"each of the {n} processes has a part" in str(made[n]["refused/said"])
-    assert "refused/said" not in made[1]
+    assert f"each of the {n} processes has a part" in str(made(n)["refused/said"])
+    assert "refused/said" not in made(1)
 
 
 def ended(processes, seconds):
@@ -114,6 +121,7 @@ def ended(processes, seconds):
     return [p.communicate(timeout=max(1, until - time.monotonic()))[1] for p in processes]
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_all_and_another_number_goes_on(folder):
     three = launch(3, "-m", "wiseft", *FINETUNE.split(), cwd=folder)
     checkpoint = folder/"run/checkpoint.safetensors"

@@ -10,6 +10,7 @@ import pages
 import recompute
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(recompute.CHECKS))
 def test_page_says_what_its_data_say(name, record_property):
     page = pages.read_page(name)
@@ -18,6 +19,7 @@ def test_page_says_what_its_data_say(name, record_property):
     record_property("numbers", recompute.summary(recompute.counted(page)))
 
 
+@pytest.mark.slow
 def test_every_explanation_is_recomputed():
     explanations = {f"explanations/{p.stem}" for p in (ROOT / "nbs/explanations").glob("*.ipynb")}
     # test_coverage; no results; its own data; its own measurements, which no predictions tell
@@ -43,6 +45,7 @@ PLANTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLANTED)
 def test_each_planted_wrong_number_is_caught(name):
     page = pages.read_page(name)
@@ -55,6 +58,7 @@ def test_each_planted_wrong_number_is_caught(name):
     assert len(planted.wrong) == len(PLANTED[name]), planted.wrong
 
 
+@pytest.mark.slow
 def test_none_of_our_own_statistics():
     source = "".join((ROOT / "tools" / f"{name}.py").read_text() for name in ("recompute", "pages", "kept"))
     assert "import wiseft" not in source and "from wiseft" not in source and "runs import" not in source

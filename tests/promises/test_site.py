@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
-from conftest import ROOT, copy_tree, later, python, tree
+from conftest import ROOT, copy_tree, later, python, slow_except, tree
 
 pytest.importorskip("smalldocs", reason="the offline build needs Python 3.11")
 
@@ -137,11 +137,12 @@ def findings(page, colors="light", colors_alone=False):
             if v["impact"] in ("serious", "critical") for n in v["nodes"]]
 
 
+@pytest.mark.slow
 def test_every_source_has_its_page(site):
     assert sorted(PAGES) == sorted(p.relative_to(site).as_posix() for p in site.rglob("*.html"))
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", slow_except(PAGES, [LANDING]))
 def test_page(page, name):
     page.goto(name)
     marked = [urljoin(page.url, a.get_attribute("href")) for a in page.locator("#quarto-sidebar a.active").all()]
@@ -166,6 +167,7 @@ def ids(page):
     return set(re.findall(r'\bid="([^"]+)"', page.read_text()))
 
 
+@pytest.mark.slow
 def test_no_dead_link(site):
     for name in PAGES:
         text = (site / name).read_text()
@@ -188,6 +190,7 @@ def own_names(module):
     return [n for n, v in own.items() if inspect.isroutine(v) or inspect.isclass(v)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", MODULES)
 def test_every_function_is_on_its_page(site, module):
     anchors = ids(site / f"api/{module}.html")
@@ -195,6 +198,7 @@ def test_every_function_is_on_its_page(site, module):
         assert name.lower() in anchors, f"{name} has no place on the page of {module}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [m for m in MODULES if m != "all"])
 def test_source_links_lead_to_the_line(site, module):
     text, lines = (site / f"api/{module}.html").read_text(), (ROOT / f"wiseft/{module}.py").read_text().splitlines()
@@ -206,6 +210,7 @@ def test_source_links_lead_to_the_line(site, module):
                          " ".join(lines[int(line) - 1:int(line) + 4])), f"{name} is not at line {line}"
 
 
+@pytest.mark.slow
 def test_navigation(page):
     page.goto(LANDING)
     page.locator(".navbar").get_by_role("link", name="API").click()
@@ -214,6 +219,7 @@ def test_navigation(page):
     assert page.url.endswith(TUTORIAL)
 
 
+@pytest.mark.slow
 def test_each_kind_of_page_is_in_the_bar(page):
     page.goto(LANDING)
     for name, folder in dict(Tutorials="tutorials", Explanations="explanations", Reproductions="reproductions",
@@ -222,6 +228,7 @@ def test_each_kind_of_page_is_in_the_bar(page):
         assert f"/{folder}/" in page.url
 
 
+@pytest.mark.slow
 def test_navigation_on_a_phone(page):
     phone(page)
     page.goto(LANDING)
@@ -232,6 +239,7 @@ def test_navigation_on_a_phone(page):
     assert page.url.endswith(TUTORIAL)
 
 
+@pytest.mark.slow
 def test_search_finds_a_function(page):
     page.goto(LANDING)
     page.keyboard.press("/")
@@ -240,6 +248,7 @@ def test_search_finds_a_function(page):
     assert "api/weights/files.html" in page.url
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("colors", ["light", "dark"])
 def test_what_the_search_finds_can_be_read(page, colors):
     page.goto(LANDING)
@@ -251,6 +260,7 @@ def test_what_the_search_finds_can_be_read(page, colors):
     assert not findings(page, colors)
 
 
+@pytest.mark.slow
 def test_code_has_room_and_wraps(page):
     "At 1440 px a line has 100 columns; a longer one takes a second line, and the page doesn't scroll."
     page.set_viewport_size(dict(width=1440, height=900))
@@ -264,6 +274,7 @@ def test_code_has_room_and_wraps(page):
     assert not page.evaluate(STICKING_OUT)
 
 
+@pytest.mark.slow
 def test_code_of_explanations_is_folded(page):
     page.goto("explanations/which_method.html")
     code = page.locator("div.sourceCode").first
@@ -277,12 +288,14 @@ def test_code_of_explanations_is_folded(page):
         assert page.locator("div.sourceCode").first.is_visible()
 
 
+@pytest.mark.slow
 def test_copy_button(page):
     page.goto(LANDING)
     page.get_by_role("button", name="Copy").first.click()
     assert page.evaluate("() => navigator.clipboard.readText()").startswith("git clone")
 
 
+@pytest.mark.slow
 def test_light_and_dark(page):
     page.goto(LANDING)
     color = lambda: page.evaluate("() => getComputedStyle(document.body).backgroundColor")  # noqa: E731
@@ -293,6 +306,7 @@ def test_light_and_dark(page):
     assert color() != light, "the choice is forgotten on the next page"
 
 
+@pytest.mark.slow
 def test_it_works_from_a_folder(browser, site):
     page, wrong = browser.new_page(), []
     page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
@@ -302,6 +316,7 @@ def test_it_works_from_a_folder(browser, site):
     assert not wrong
 
 
+@pytest.mark.slow
 def test_markdown_copies(site):
     index = (site / "llms.txt").read_text()
     for name in PAGES:
@@ -311,6 +326,7 @@ def test_markdown_copies(site):
         assert re.match(r"# \S", text) and "{target=" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [LANDING, TUTORIAL, MODULE])
 def test_screenshots(page, name):
     "Not a test: pictures to look at, in screenshots/."

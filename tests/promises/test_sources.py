@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from conftest import later, ROOT
+from conftest import later, ROOT, slow_except
 from safetensors.torch import save_file
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -253,7 +253,7 @@ def expected(work):
 
 
 @pytest.mark.parametrize("command", SHELL)
-@pytest.mark.parametrize("source", PLACES)
+@pytest.mark.parametrize("source", slow_except(PLACES, ["class folders", "CSV"]))
 def test_shell(expected, tmp_path, source, command):
     out = tmp_path / "out"
     words = {"SOURCE": PLACES[source], "OUT": out, "OUT.csv": out.with_suffix(".csv")}
@@ -275,7 +275,7 @@ IN_PYTHON = ["splits", "a tar", "shards without names", "hub", "suite folder", *
 
 
 @pytest.mark.parametrize("command", PYTHON)
-@pytest.mark.parametrize("source", IN_PYTHON)
+@pytest.mark.parametrize("source", slow_except(IN_PYTHON, ["ImageSet"]))
 def test_python(expected, source, command):
     what = PLACES[source] if source in PLACES else OBJECTS[source]()
     if lacking := lacks(source, command):
@@ -327,6 +327,7 @@ def test_the_page_says_so():
 # ---------- how a source is fine-tuned on ----------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache_gb", ["20", "0"])
 @pytest.mark.parametrize("crops", [(.9, 1.), None])
 @pytest.mark.parametrize("train", ["all", "head"])
@@ -352,6 +353,7 @@ def stopped():
     return type("Stopped", (Callback,), dict(before_train=before_train))()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["Suite", "Suite of a tar", "Suite of arrays"])
 def test_workers_and_resumed(tmp_path, source):
     "Make no difference"
@@ -382,6 +384,7 @@ def test_captions():
     assert finetuned.head_from_text and finetuned.recipe["tuning"] == "FLYP"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [0, 1])
 @pytest.mark.parametrize("train", ["all", "head"])
 @pytest.mark.parametrize("packed", [False, True])

@@ -1,13 +1,14 @@
-"The wheel, installed with today's newest releases in an empty environment, works without the source tree."
+"The wheel works without the source tree, beside the libraries here and in an empty environment with the newest ones."
 import csv
 import json
 import os
 import re
 import shutil
 from importlib import import_module
+from sysconfig import get_path
 
 import pytest
-from conftest import ROOT, copy_tree, python, run, tree
+from conftest import ROOT, copy_tree, python, run, slow_except, tree
 from test_jupyter import FEW_IMAGES, ONE_EPOCH
 
 SOURCES = [p for p in tree() if p.parts[0] == "wiseft" and p.suffix == ".py" and p.stem not in ("__main__", "_modidx")]
@@ -21,21 +22,31 @@ def clean_environment(home):
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    "(bin folder of an empty environment with the wheel, working folder, environment variables)."
+def wheel(tmp_path_factory):
+    "The wheel, by way of the source distribution."
     work = tmp_path_factory.mktemp("package")
     copy_tree(work / "source")
+    python("-m", "build", "--outdir", work / "dist", work / "source", env=clean_environment(work))
+    return next((work / "dist").glob("*.whl"))
+
+
+@pytest.fixture(scope="module", params=slow_except(["beside what is here", "in an empty environment"],
+                                                   ["beside what is here"]))
+def installed(wheel, tmp_path_factory, request):
+    "(an environment with the wheel, working folder, environment variables)."
+    work = tmp_path_factory.mktemp("installed")
     (work / "home").mkdir()
-    env = clean_environment(work / "home")
-    python("-m", "build", "--outdir", work / "dist", work / "source", env=env)
-    shutil.rmtree(work / "source")
-    python("-m", "venv", work / "venv", env=env)
-    wheel, = (work / "dist").glob("*.whl")
-    bin = work / "venv" / "bin"
+    env, venv = clean_environment(work / "home"), work / "venv"
+    python("-m", "venv", venv, env=env)
+    needs = []
+    if request.param == "beside what is here":  # this environment's libraries, behind the wheel
+        needs = ["--no-deps"]
+        site, = venv.glob("lib/*/site-packages")
+        (site / "libraries.pth").write_text(get_path("purelib"))
     # what is imported is compiled then; of all that comes along little is
-    run(bin / "python", "-m", "pip", "install", "--quiet", "--no-compile", wheel, env=env, timeout=1200)
-    yield bin, work / "home", env
-    shutil.rmtree(work / "venv")
+    run(venv / "bin/python", "-m", "pip", "install", "--quiet", "--no-compile", *needs, wheel, env=env, timeout=1200)
+    yield venv / "bin", work / "home", env
+    shutil.rmtree(venv)
 
 
 def test_every_module_comes_from_the_wheel(installed):
@@ -100,7 +111,6 @@ def landing():
 
 
 PHOTOS = """
-from pathlib import Path
 from wiseft.all import *
 icons = load_suite('icons')
 for folder, images in ('photos', icons.test), ('other-photos', icons.shifts['solid']):
@@ -113,6 +123,8 @@ for folder, images in ('photos', icons.test), ('other-photos', icons.shifts['sol
 """
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("installed", ["in an empty environment"], indirect=True)
 def test_landing_page_with_images_of_ones_own(installed):
     "The four cells as they stand, but for the CLIP of photographs, which would have to be downloaded."
     _, own = landing()

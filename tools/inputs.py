@@ -1,0 +1,78 @@
+"""What a page's outputs depend on: a page whose inputs have not changed need not run again.
+
+While a page runs, `watch` collects the project's files that it reads: its data, and the modules that it imports,
+directly or not. `make refresh` keeps their names in tests/pages.json, with a hash of their contents, of the page and
+its outputs, and of the versions of the libraries that compute and draw.
+"""
+import ast
+import fcntl
+import json
+import os
+import sys
+from functools import cache
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = ROOT / "tests/pages.json"
+LIBRARIES = "torch open_clip_torch timm fastai numpy pandas scipy statsmodels matplotlib seaborn pillow".split()
+
+
+def watch():
+    "A function that lists the project's files that this process has read since."
+    opened, before = set(), set(sys.modules)
+
+    def hook(event, args):
+        if event == "open" and isinstance(args[0], str):
+            opened.add(os.path.abspath(args[0]))
+
+    sys.addaudithook(hook)
+
+    def files():
+        modules = {str(getattr(m, "__file__", None)) for name, m in list(sys.modules.items()) if name not in before}
+        inside = [Path(f).relative_to(ROOT) for f in opened | modules if Path(f).is_relative_to(ROOT)]
+        return sorted(str(f) for f in inside if f.suffix not in (".ipynb", ".pyc") and (ROOT / f).is_file()
+                      and f.parts[0] != "tools" and not any(part.startswith(".") for part in f.parts))
+
+    return files
+
+
+@cache
+def content(path):
+    "A file without what can't matter: comments and layout of code."
+    if not path.is_file():
+        return b"missing"
+    return ast.dump(ast.parse(path.read_bytes())).encode() if path.suffix == ".py" else path.read_bytes()
+
+
+def package_data():
+    "Files of the package that are not code; some are read without Python's `open`."
+    return [str(p.relative_to(ROOT)) for p in sorted((ROOT / "wiseft").rglob("*.*")) if not p.suffix.startswith(".py")]
+
+
+def digest(page, files):
+    "The hash of a page, its outputs, the files that it reads, and versions."
+    cells = [c for c in json.loads((ROOT / page).read_text())["cells"] if c["cell_type"] == "code"]
+    parts = [json.dumps([[c["source"], c["outputs"]] for c in cells]).encode()]
+    parts += [content(ROOT / f) for f in [*files, *package_data()]]
+    parts += [".".join(version(name).split(".")[:2]).encode() for name in LIBRARIES]
+    return sha256(b"".join(sha256(part).digest() for part in parts)).hexdigest()
+
+
+def stored():
+    return json.loads(TABLE.read_text()) if TABLE.exists() else {}
+
+
+def store(page, files):
+    "Keep the hash of a page that has just run."
+    with open(ROOT / "tools/inputs.py") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several pages may run at once
+        table = stored() | {str(page): dict(hash=digest(page, files), files=" ".join(files))}
+        TABLE.write_text(json.dumps({p: table[p] for p in sorted(table) if (ROOT / p).exists()}, indent=1) + "\n")
+
+
+def unchanged(page):
+    "Whether a page and all that its outputs depend on are as they were when it ran for `make refresh`."
+    kept = stored().get(str(page))
+    return bool(kept) and kept["hash"] == digest(page, kept["files"].split())
