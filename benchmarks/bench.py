@@ -33,7 +33,7 @@ import open_clip
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 from wiseft.data.pixels import Pixels, ShortSide, decode_once
 from wiseft.models.classifier import ImageClassifier, zeroshot_classifier
 from wiseft.models.clip import load_clip
@@ -46,7 +46,6 @@ from wiseft.infer.sampling import SampledPass
 from wiseft.models.head import random_head
 from wiseft.data.labels import image_folder
 from wiseft.train.learner import clip_learner
-from wiseft.stats.linesearch import alpha_intervals
 from wiseft.train.loaders import clip_dataloaders
 from wiseft.train.crops import crop_box
 from wiseft.models.load import load_classifier
@@ -60,11 +59,10 @@ HERE, MEASURES, IMAGES = Path(__file__).resolve().parent, {}, None
 LIMITS = """
 What binds where a bar isn't met:
 
-- **Exact curve from features.** Two matrix products have to be computed whatever one does. The row before it says what a curve that costs nothing would reach on this processor; only cheaper products would move it.
 - **bfloat16 over bare forward passes.** What is fixed weighs more where passes are short. For ResNet-50 on 128 images it is, in bfloat16, the agreement with fp32, for which 32 images are computed in fp32 at both ends; for the embedded CLIP it is the table, 31 classifiers on eight sets with exact and bootstrap intervals. Both weigh less the more images there are. In fp32 two runs of ResNet-50 gave 1.03, with batches of 32, and 1.18, with 64; why is not settled.
 - **Fine-tuning the embedded CLIP.** The row of bare steps says what bfloat16 alone reaches on one batch that is in memory; between it and ours lie the crops, made by PIL on the same two cores, the clipping of gradients and fastai's loop. Crops of whole batches at once would move it. BatchNorm folded into the convolutions was tried and left out: it gained less than it would cost to explain.
 - **Feeding.** A pass takes some hundredths of a second here, and other programs made its clock's ratio scatter (4.3 to 13.3 in eight runs); so the processor's time of all threads is compared. The hash of what the cache holds is no cause: it is checked when an entry is written, when that is opened, and once more two seconds later; in fifteen turns after that no file was hashed, the ratio in evaluation was 7.9 to 16.9 by the clock, and 10.5 to 17.2 by processor time, in the middle 12.3. Three batches are alive at a time, so that a pass of three, as it was measured before, is mostly the first touch of memory: normalized on the CPU the whole path then gained 1.8. Nine batches are measured now.
-- **Accelerators.** Unseen: `gpu.py` has sweeps, fine-tuning, exact curves and interpolation against wise-ft's way, a plain bf16 loop and the card's own limits, and has never met a GPU. Its logic is tried on a CPU with tiny towers, which says nothing about speed.
+- **Accelerators.** Unseen: `gpu.py` has sweeps, fine-tuning and interpolation against wise-ft's way, a plain bf16 loop and the card's own limits, and has never met a GPU. Its logic is tried on a CPU with tiny towers, which says nothing about speed.
 - **Memory.** Of each image stay the predicted classes of 31 classifiers and a row in the table; pixels, features and logits go with their batch.
 """
 ALPHAS = [i/10 for i in range(11)]
@@ -528,44 +526,6 @@ def scores_memory(work):
                 grown[n].append(peak[0])
         few, many = map(median, grown.values())
         yield f"{precision}: memory that 400 images take / 100 ({few/1e6:.0f} MB)", "≤ 1.1", many/few
-
-
-# ---------- outputs of linear classifiers ----------
-
-def stored_outputs(n=50_000, classes=1000):
-    rng = torch.Generator().manual_seed(0)
-    labels = torch.randint(classes, (n,), generator=rng)
-    ends = [torch.randn(n, classes, generator=rng).scatter_add_(1, labels[:, None], torch.full((n, 1), 3.))
-            for _ in "ab"]
-    return *ends, labels
-
-
-@measure
-def linear(work):
-    "Linear classifiers, 50,000 images × 1,000 classes: the exact curve for all α at once"
-    u, v, labels = stored_outputs()
-    yield "exact curve for all α / one pass of argmax over both ends", "≤ 10", ratio(
-        lambda: alpha_intervals(u, v, labels), lambda: (u.argmax(1), v.argmax(1)))
-    loader = DataLoader(TensorDataset(u, v, labels), batch_size=128)
-
-    def grid():
-        for alpha in np.linspace(0, 1, 5):
-            for a, b, y in loader:
-                (((1-alpha)*a + alpha*b).argmax(1) == y).sum().item()
-    what = "101 α one by one over a DataLoader of stored outputs (5 of them, times 20.2) / the exact curve"
-    yield what, "≥ 200", 20.2*ratio(grid, lambda: alpha_intervals(u, v, labels))
-    features, heads = torch.randn(len(labels), 512), [torch.randn(1000, 512) for _ in "ab"]
-    loader = DataLoader(TensorDataset(features, labels), batch_size=128)
-
-    def grid_of_heads():
-        for alpha in np.linspace(0, 1, 5):
-            head = (1-alpha)*heads[0] + alpha*heads[1]
-            for x, y in loader:
-                ((x @ head.T).argmax(1) == y).sum().item()
-    what = "the same from features of 512 dimensions / the two heads' products with them, which no way can do without"
-    yield what, None, 20.2*ratio(grid_of_heads, lambda: [features @ h.T for h in heads])
-    yield "the same from features / those products and the exact curve", "≥ 80", 20.2*ratio(grid_of_heads,
-        lambda: alpha_intervals(*(features @ h.T for h in heads), labels))
 
 
 # ---------- weights ----------

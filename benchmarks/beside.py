@@ -54,13 +54,6 @@ def training(bench, work):
 
 
 @piece
-def exact_curve(bench, work):
-    "The exact curve over all α of 50,000 images and 1,000 classes"
-    u, v, labels = bench.stored_outputs()
-    return lambda: bench.alpha_intervals(u, v, labels)
-
-
-@piece
 def interpolation(bench, work):
     "Interpolating two ViT-B/32 image towers, 20 times"
     a, b, target = (bench.open_clip.create_model("ViT-B-32", load_weights=False, pretrained_text=False).visual

@@ -20,11 +20,10 @@ from wiseft.models.classifier import zeroshot_classifier
 from wiseft.shell.cli import app
 from wiseft.data.labels import image_folder
 from wiseft.data.suites import folder_suite
-from wiseft.infer.ensembles import alpha_curves, members, sweep
+from wiseft.infer.ensembles import members, sweep
 from wiseft.infer.rules import choose_alpha
 from wiseft.infer.evaluation import evaluate
 from wiseft.models.export import export_classifier
-from wiseft.stats.linesearch import AlphaCurve, alpha_intervals
 from wiseft.train.callbacks import EVERY
 from wiseft.train.resume import checkpoint_file, read_training
 from wiseft.train.learner import finetune
@@ -565,22 +564,6 @@ def test_half_precision_of_both_towers(given, tmp_path):
             made[0](x + 1)
     off = (built - exact).abs().max()
     assert 0 < off < .05*exact.abs().max()
-
-
-@pytest.mark.parametrize("method", ["logits", "probabilities"])
-def test_exact_curve(method, given):
-    alphas = np.linspace(-1, 2, 31)
-    curves = [alpha_curves(given.starts[place], given.finetuned[place][0], given.suite, "test", method, progress=False)
-              for place in PLACES]
-    for d, curve in curves[0].items():
-        np.testing.assert_array_equal(curve.accuracy(alphas), curves[1][d].accuracy(alphas))
-
-
-def test_exact_curve_of_outputs_on_the_device():
-    "Also where two classes are as good as each other at both ends."
-    given = torch.tensor([[1., 1., 0.]]*2), torch.tensor([[2., 2., 3.]]*2), torch.tensor([0, 1])
-    here, there = alpha_intervals(*given), alpha_intervals(*[t.to(PLACE) for t in given])
-    assert AlphaCurve(*here).accuracy(.2) == AlphaCurve(*there).accuracy(.2) == .5
 
 
 def test_choose_alpha(given):

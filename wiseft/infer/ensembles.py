@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_ALPHAS', 'average_logits', 'average_probabilities', 'members', 'Average', 'averages_between',
-           'OutputEnsemble', 'PerImageAverage', 'ensembles_between', 'sweep', 'MeanOutput', 'output_ensemble',
-           'alpha_curves']
+           'OutputEnsemble', 'PerImageAverage', 'ensembles_between', 'sweep', 'MeanOutput', 'output_ensemble']
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #796c503c
 import numpy as np, pandas as pd, psutil, torch
@@ -20,12 +19,11 @@ from ..base.text import option, warn_user
 from ..weights.merge import averageable, check_alpha, check_ends, check_images, prepare_merge, wise_ft
 from ..weights.path import WeightPath
 from ..stats.caveats import doubtful_alphas, doubts
-from ..stats.linesearch import AlphaCurve, alpha_intervals, projected_intervals
 from ..data.images import ImageSet
 from ..data.suites import Suite
 from ..models.compatible import is_average, places_between_ends
 from ..models.classifier import ImageClassifier
-from .inference import check_classes, common_transform, device_of, run_all
+from .inference import check_classes, common_transform, device_of
 from .members import (
     ControlMember, Member, Remembered, at_precision, default_name, member, own_head)
 from .evaluation import evaluate
@@ -298,40 +296,3 @@ def output_ensemble(
     for m in parts[1:]: check_classes(m, parts[0], m.name)
     who = parts[0].identity | dict(classifier=' + '.join(classifiers), tuning='', method=average, alpha=np.nan)
     return MeanOutput(parts, average, who, common_transform(classifiers))
-
-# %% ../../nbs/api/infer/06_ensembles.ipynb #1c2890b6
-def alpha_curves(
-    zeroshot,        # classifier, alpha = 0
-    finetuned,       # the same, fine-tuned
-    suite:Suite,     # reference and shifted sets
-    split:str='validation', # or 'test'
-    method:str='logits', # what is averaged: 'logits', 'probabilities'; 'weight-space' where a last layer alone differs
-    **kwargs         # of `wiseft.infer.inference.batches`: batch_size, workers, progress
-) -> dict: # dataset -> `AlphaCurve`
-    "Exact accuracy of an output-space ensemble as a function of alpha, for each set"
-    check_ends(zeroshot, finetuned)
-    if method == 'weight-space':
-        ours, others = zeroshot.state_dict(), finetuned.state_dict()
-        differ = {k for k in ours if not ours[k].equal(others[k].to(ours[k].device))}
-        if all(k.startswith('head.') for k in differ): method = 'logits'
-        elif differ <= _LAST and zeroshot.head.bias is None: # scaled to length 1 or not, the largest logit is the same
-            zeroshot, finetuned, method = zeroshot.copy(), finetuned.copy(), 'logits'
-            zeroshot.head.normalize = finetuned.head.normalize = False
-    if method not in ('logits', 'probabilities'): raise ValueError(
-        f"The method is {method!r}, expected 'logits' or 'probabilities'; for weight-space ensembles evaluate a grid "
-        "with `sweep`, unless only the head differs, or the last matrix of the image tower.")
-    curves = {}
-    ends = {'zero-shot': zeroshot, 'fine-tuned': finetuned}
-    transform = common_transform(ends)
-    for name, c in ends.items(): check_classes(c, suite, f'the {name} classifier')
-    for d, images in suite.datasets(split).items():
-        out, kept, _ = run_all(ends, images, transform, **kwargs)
-        u, v = out.values()
-        if method == 'probabilities': u, v = u.softmax(-1), v.softmax(-1)
-        find = partial(projected_intervals, projection=images.projection) if images.projection else alpha_intervals
-        curves[d] = AlphaCurve(*find(u, v, images.labels[kept]))
-    return curves
-
-# what an image tower may end with
-_LAST = {f'visual.{name}' for name in ('proj', 'attnpool.c_proj.weight', 'attnpool.c_proj.bias', 'head.proj.weight',
-                                       'head.proj.bias')}

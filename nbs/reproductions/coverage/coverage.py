@@ -14,9 +14,11 @@ from scipy import special, stats
 
 from wiseft.stats import intervals as m
 from wiseft.stats.calibration import expected_calibration_error
-from wiseft.stats.linesearch import AlphaCurve, alpha_intervals
 from wiseft.stats.class_metrics import macro_f1, worst_group
 from wiseft.stats.robustness import fit_baseline, from_axis, to_axis
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from linesearch import AlphaCurve, alpha_intervals
 
 # experiments that tests/stats/test_coverage.py does again
 RESULTS, FIRST = Path(__file__).resolve().parent/'results.csv', 30
@@ -316,6 +318,5 @@ def main(functions):
 
 
 if __name__ == '__main__':
-    sys.path.append(str(Path(__file__).resolve().parents[1]))
     from runs import provenance
     with provenance(__file__, seeds=['of each setting']): main(sys.argv[1:])
