@@ -60,8 +60,7 @@ def full_pass(
     for n, of_member in columns.items():
         check_nan(of_member.pop('nan'), images, members[n].name)
         for k, v in of_member.items():
-            unreadable = np.full((len(images), *v.shape[1:]), np.nan)
-            out[n].setdefault(k, unreadable)[idx] = v
+            out[n].setdefault(k, np.full((len(images), *v.shape[1:]), np.nan))[idx] = v
     return out
 
 def of_methods(
@@ -126,8 +125,8 @@ def evaluate(
     suite, datasets = _image_sets(suite, split, control)
     _warn_of_training(members, datasets)
     metrics = chosen_metrics(metrics or getattr(suite, 'metrics', ('accuracy',)))
-    more = chosen_metrics(keep_predictions if isinstance(keep_predictions, (list, tuple)) else ())
-    more = [replace(m, of_set=None) for m in more] # only their numbers per image
+    more = keep_predictions if isinstance(keep_predictions, (list, tuple)) else ()
+    more = [replace(m, of_set=None) for m in chosen_metrics(more)] # only their numbers per image
     transform, members_on = common_transform(members), _members_on(datasets, members, suite)
     modules, first = _modules(members), next(iter(members.values()))
     say_place(first.device, 'bf16' if first.has_exact else first.identity['precision'], progress)
@@ -200,13 +199,12 @@ def _agreement(members_on, columns, datasets, transform): # str, or None if all 
     d, images = next(iter(datasets.items()))
     exact = {n: m.exact() for n, m in members_on[d].items() if m.has_exact}
     if not exact: return None
-    n_images = sum(map(len, datasets.values()))
-    n_sample = max(16, min(256, n_images//40)) # more would take a good part of the time that bfloat16 saves
-    sample, equal = images.spread(n_sample), []
+    n = max(16, min(256, sum(map(len, datasets.values()))//40)) # more would cost a good part of what bfloat16 saves
+    sample, equal = images.spread(n), []
     with ready(_modules(exact)): result = full_pass(exact, images.subset(sample), transform, progress=False)
-    for n in result:
-        a, b = result[n]['predicted'], columns[n][d]['predicted'][sample]
-        passed = columns[n][d].get('passed', np.ones(len(images)))[sample] > 0 # a sampled pass leaves images out
+    for name in result:
+        a, b = result[name]['predicted'], columns[name][d]['predicted'][sample]
+        passed = columns[name][d].get('passed', np.ones(len(images)))[sample] > 0 # a sampled pass leaves images out
         equal += list((a == b)[(a >= 0) & passed])
     fitting = fitting_precision('bf16', next(iter(exact.values())).device)
     precision = 'fp16' if fitting == 'fp16' else 'bf16' # a CPU without bf16 imitates it
@@ -219,8 +217,7 @@ def _warn_of_training(members, datasets):
                   aside='For test images alone give them as a reference: '
                         f'{python_or_shell("folder_suite(FOLDER, [])", "--reference FOLDER")}.')
     for d, images in datasets.items():
-        if images.role not in advice: continue
-        parts = images, images.split()[0] # the second is what a suite trains on
+        parts = (images, images.split()[0]) if images.role in advice else () # the second is what a suite trains on
         trained = [m.name for m in members.values() if any(trained_on(c, part) for c in m.modules for part in parts)]
         if trained: warn_user(
             f'{trained[0]} was fine-tuned on images of {d}, and all of them are evaluated. {advice[images.role]}')
