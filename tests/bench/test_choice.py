@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT, later
 from test_bench import PIECES, small
 
-bench, planned, Clock, Work = later("wiseft.bench.run", "bench", "planned", "Clock", "Work")
+bench, plan_bench, Clock, Work = later("wiseft.bench.run", "bench", "plan_bench", "Clock", "Work")
 TRIALS = ROOT / "nbs/reproductions/campaign/vit-harsh"
 RECORDED = "one step past an edge"
 
@@ -19,8 +19,8 @@ def chosen_rate(folder, plan_json=None):
     if plan_json is not None:
         (folder / "plan.json").write_text(json.dumps(plan_json))
     suite, first = small()
-    plan = planned(suite, first, folder, ["LiNeS"], **PIECES | dict(seeds=(30,), lrs=(.001, .003, .01)))
-    return Work(plan, folder, Clock(print)).chosen(None).lr
+    plan = plan_bench(suite, first, folder, ["LiNeS"], **PIECES | dict(seeds=(30,), lrs=(.001, .003, .01)))
+    return Work(plan, folder, Clock(print)).choose(None).lr
 
 
 def test_a_smaller_rate_past_the_edge_that_is_not_the_best(tmp_path):

@@ -581,7 +581,7 @@ class Judged(Reader):
     def read(self, folder):
         from wiseft.bench.run import Work
 
-        return Work(None, folder).judged(None, "plain", "test")
+        return Work(None, folder).judgment(None, "plain", "test")
 
 
 class Shards(Reader):

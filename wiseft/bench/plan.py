@@ -78,7 +78,7 @@ class Contender:
         return self.method is None or self.method.kind in TRAINED
     def setting(self, work:object): # `wiseft.bench.run.Work` -> `Trial` with the first seed
         "Setting of this row; methods without training use that of plain fine-tuning"
-        return work.chosen(self.method if self.trains else None)
+        return work.choose(self.method if self.trains else None)
 
 # %% ../../nbs/api/bench/01_plan.ipynb #beb63544
 def rates_around(

@@ -77,18 +77,18 @@ def bench_(
     load_methods(use)
     competitors = [m.name for m in _competitors(methods)]
     say(f'reading {classifier} and all images')
-    from wiseft.bench.run import carry_out, planned
+    from wiseft.bench.run import carry_out, plan_bench
     from wiseft.models.load import load_classifier
     from wiseft.bench.outcome import what_is_drawn
     device, place = chosen_device(device, precision)
     start = load_classifier(classifier, device)
     images = load(classnames=start.classnames)
     recipe = dict(epochs=epochs, batch_size=batch_size, precision=precision, progress=False)
-    plan = planned(images, start, output, competitors, range(seeds), rates, control=control or (), **recipe)
+    plan = plan_bench(images, start, output, competitors, range(seeds), rates, control=control or (), **recipe)
     if groups: what_is_drawn(plan.suite, groups)
     _show_plan(plan, output, budget, place)
     if dry_run: return
-    found = carry_out(plan, output, say=say, told=True, groups=groups, answers=answers)
+    found = carry_out(plan, output, say=say, show_plan=False, groups=groups, answers=answers)
     _write_found(found, output)
     standard_output().print(repr(found), markup=False, soft_wrap=True)
     wrote(output)

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from scipy.stats import t
 from time import perf_counter
-from wiseft.bench.run import Busy, carry_out, planned
+from wiseft.bench.run import Busy, carry_out, plan_bench
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.models.clip import load_clip
 from wiseft.train.flops import arithmetic
@@ -54,7 +54,7 @@ class AtPlainsRate(Contender):
     "A method at its default strength, with the learning rate that was chosen for plain fine-tuning."
     def setting(self, work):
         grid = strengths(self.method)
-        return replace(work.chosen(None), tuning=self.method.name, strength=grid[len(grid)//2])
+        return replace(work.choose(None), tuning=self.method.name, strength=grid[len(grid)//2])
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Longer(Contender):
         if not all(trained.values()): raise Busy(LONGER)
         took = {n: arithmetic(curves[0].cost, work.plan.operations) for n, curves in trained.items()}
         longer = round(max(took.values())/took['plain'], 2) if took['plain'] else 1.
-        return replace(work.chosen(None), longer=longer)
+        return replace(work.choose(None), longer=longer)
 
 
 def with_controls(plan):
@@ -90,7 +90,7 @@ def carried_out(tower, recipe, **how):
     start, contexts = start_of(tower, suite, PLAN['templates']), start_of(tower, suite, suite.templates)
     given = {'CAR-FT': dict(contexts=context_head(contexts))}
     folder, lrs = HERE/f'{tower}-{recipe}', tuple(PLAN['recipes'][recipe]['lrs'])
-    plan = planned(suite, start, folder, PLAN['methods'], tuple(PLAN['seeds']), lrs, tuple(PLAN['alphas']), given,
+    plan = plan_bench(suite, start, folder, PLAN['methods'], tuple(PLAN['seeds']), lrs, tuple(PLAN['alphas']), given,
                    progress=False, **PLAN['recipe'])
     return carry_out(with_controls(plan), folder, **how)
 

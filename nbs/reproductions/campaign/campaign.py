@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from wiseft.bench.outcome import Entry
 from wiseft.bench.plan import Contender
-from wiseft.bench.run import Busy, Clock, TimeIsUp, Work, carry_out, planned
+from wiseft.bench.run import Busy, Clock, TimeIsUp, Work, carry_out, plan_bench
 from wiseft.base.files import atomic_path
 from wiseft.bench.trial import Trial
 from wiseft.methods.car_ft import context_head
@@ -61,7 +61,7 @@ def plan_of(name):
     start, contexts = start_of(tower, suite, PLAN['templates']), start_of(tower, suite, suite.templates)
     if 'unknown' in part: start = start_with(start, part_numbers(suite.classnames, part['unknown'], seed=0))
     given = {'CAR-FT': dict(contexts=context_head(contexts))} if 'CAR-FT' in part['methods'] else {}
-    plan = planned(suite, start, folder, part['methods'], tuple(PLAN['seeds']), tuple(part['lrs']),
+    plan = plan_bench(suite, start, folder, part['methods'], tuple(PLAN['seeds']), tuple(part['lrs']),
                    tuple(PLAN['alphas']), given, part['control'], progress=False,
                    **PLAN['recipe'] | part.get('how', {}))
     plan.controls = [At(m, what, **how) for m in plan.methods

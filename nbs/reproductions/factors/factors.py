@@ -11,7 +11,7 @@ import pandas as pd
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from wiseft.base.files import atomic_path
-from wiseft.bench.run import carry_out, planned
+from wiseft.bench.run import carry_out, plan_bench
 from wiseft.shell.app import load_methods
 from wiseft.stats.matched_accuracy import matched_gains
 from wiseft.stats.table import REFERENCE
@@ -29,7 +29,7 @@ def plan_of(name):
     whole, part = campaign.PLAN, campaign.PLAN['parts'][name]
     suite = suite_of(part['recipe'])
     start, how = start_of(part['tower'], suite, whole['templates']), dict(lr_factors=PLAN['parts'][name]['factors'])
-    return planned(suite, start, HERE/campaign.folder_name(name), ['logits'], tuple(whole['seeds']),
+    return plan_bench(suite, start, HERE/campaign.folder_name(name), ['logits'], tuple(whole['seeds']),
                    tuple(part['lrs']), tuple(whole['alphas']), {}, part['control'], progress=False,
                    **whole['recipe'] | how)
 
