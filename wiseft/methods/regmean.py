@@ -15,6 +15,7 @@ from ..base.registry import method
 from ..weights.merge import TensorInfo
 from ..data.suites import ImageSet
 from ..models.classifier import ImageClassifier
+from ..models.pooled import all_places
 from ..infer.inference import batches
 
 # %% ../../nbs/methods/regmean.ipynb #2acf54c7
@@ -33,6 +34,7 @@ def intercepted(function): # called as `function(F.linear, x, weight, …)` or `
 def inner_products(classifier:ImageClassifier, images:ImageSet): # dict name of a linear layer's weight -> (d, d), XᵀX
     "What goes into each linear layer, times itself"
     net, grams = classifier.copy(), defaultdict(float)
+    all_places(net.visual) # keys and values are made of them all
     names = {id(p): n for n,p in net.named_parameters()}
     def seen(function, x, weight, *others, **named): # bias; of a convolution then its stride
         rows = x if weight.ndim == 2 else x[..., ::others[1][0], ::others[1][1]].movedim(1, -1)
