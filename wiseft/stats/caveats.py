@@ -95,14 +95,15 @@ def exchanged_classes(
     predicted:np.ndarray, # (n,) classes; -1 where an image is unreadable
 ) -> list: # of tuples of classes
     "Classes that look exchanged: nearly all images of each are classified as the next one, in a ring"
-    t = pd.DataFrame(dict(label=labels, predicted=predicted))[np.asarray(predicted) >= 0]
-    pairs = t.value_counts().reset_index(name='n') # the most frequent first
-    top = pairs.drop_duplicates('label').set_index('label')
-    size = t.label.value_counts().reindex(top.index)
-    right = pairs[pairs.label == pairs.predicted].set_index('label').n
-    right = right.reindex(top.index, fill_value=0)
-    odd = (size >= 5) & (right <= .05*size) & (top.n > .5*size)
-    taken_for, rings = top.predicted[odd].to_dict(), []
+    labels, predicted = labels[predicted >= 0], predicted[predicted >= 0]
+    if not len(labels): return []
+    n_classes = 1 + max(labels.max(), predicted.max())
+    pairs, n = np.unique(labels*n_classes + predicted, return_counts=True)
+    label, taken = divmod(pairs, n_classes)
+    size, right = np.bincount(labels, minlength=n_classes), np.zeros(n_classes, int)
+    right[label[label == taken]] = n[label == taken]
+    odd = (size[label] >= 5) & (right[label] <= .05*size[label]) & (n > .5*size[label])
+    taken_for, rings = dict(zip(label[odd].tolist(), taken[odd].tolist())), []
     for a in taken_for: # follow it round; a ring is told where it begins with its first class
         ring = [a]
         while (b := taken_for.get(ring[-1])) is not None and b not in ring: ring.append(b)
