@@ -1,5 +1,7 @@
-"Convolutions whose backward pass crashes on a CPU in channels-last memory (oneDNN#6035) get contiguous images."
+"""Convolutions whose backward pass crashes on a CPU in channels-last memory (oneDNN#6035) get contiguous images.
+A loaded checkpoint keeps its weights once."""
 import os
+import sys
 
 import pytest
 from conftest import python
@@ -30,3 +32,30 @@ print('trained', finetuned.hash != classifier.hash)
 def test_fastvit_trains_on_a_cpu(instructions, tmp_path):
     env = os.environ | dict(ONEDNN_MAX_CPU_ISA=instructions)
     assert python("-c", TRAIN_FASTVIT, tmp_path, env=env).stdout.split() == ["trained", "True"]
+
+
+LOAD_PICKLE = """
+import logging, re, sys, torch, open_clip
+from pathlib import Path
+from wiseft.models.clip import load_clip
+
+def resident():
+    return int(re.search(r'VmRSS:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])/1e3
+
+logging.disable(logging.WARNING)
+file = Path(sys.argv[1], 'vit.pt')
+if sys.argv[2] == 'write':
+    torch.save(open_clip.create_model('ViT-B-32').state_dict(), file)
+else:
+    before = resident()
+    clip = load_clip('ViT-B-32', file, preprocess=dict(mean=[.5]*3, std=[.5]*3), quick_gelu=False)
+    print(resident() - before, sum(t.nbytes for t in clip.model.state_dict().values())/1e6)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator, and its measure of memory")
+def test_a_loaded_checkpoint_keeps_its_weights_once(tmp_path):
+    python("-c", LOAD_PICKLE, tmp_path, "write")
+    growth, weights = map(float, python("-W", "ignore", "-c", LOAD_PICKLE, tmp_path, "read").stdout.split())
+    assert weights > 600 and growth < 1.3 * weights

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'best_device', 'widest_float', 'has_bf16', 'fitting_precision', 'usual_precision', 'exact_fp32',
-           'eval_mode', 'describe_device', 'memory_advice']
+           'eval_mode', 'describe_device', 'memory_advice', 'release_memory']
 
 # %% ../../nbs/api/base/04_devices.ipynb #5377a8ce
-import os, re, torch
+import ctypes, os, re, sys, torch
 from contextlib import contextmanager
 from threading import Lock
 from weakref import WeakKeyDictionary
@@ -154,3 +154,9 @@ def memory_advice():
         what = f': {int(size[1]):,} bytes could not be allocated' if size else f' {reading[0]}' if reading else ''
         raise MemoryError(f"There is too little memory{what.rstrip('.')}. {_what_helps()}; fewer processes that read "
                           f"images ({option('workers')}).") from e
+
+# %% ../../nbs/api/base/04_devices.ipynb #fdd1be11
+def release_memory():
+    "Return freed memory to the system, which glibc would keep"
+    libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
+    if hasattr(libc, 'malloc_trim'): libc.malloc_trim(0)

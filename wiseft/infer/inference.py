@@ -18,7 +18,7 @@ from itertools import chain
 from PIL import Image
 from torch import nn
 from ..base.files import is_out_of_memory
-from ..base.devices import eval_mode, exact_fp32
+from ..base.devices import eval_mode, exact_fp32, release_memory
 from ..base.distributed import by_first, n_processes, of_all, rank, share, to_first
 from ..base.progress import tell
 from ..weights.safetensors_io import state_hash
@@ -131,7 +131,7 @@ def reuse_memory():
     try: yield
     finally: # 32 and 64 MiB are what glibc itself arrives at where large blocks come and go; 65536 is its default
         libc.mallopt(M_MMAP_MAX, 65536), libc.mallopt(M_MMAP_THRESHOLD, 2**25), libc.mallopt(M_TRIM_THRESHOLD, 2**26)
-        libc.malloc_trim(0)
+        release_memory()
         _keeping.clear()
 
 # %% ../../nbs/api/infer/01_inference.ipynb #b2e19d64

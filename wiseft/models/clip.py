@@ -17,7 +17,7 @@ from torch import nn
 from ..base.text import BadFile, first_few
 from ..base.files import atomic_path
 from ..base.lazy import open_clip
-from ..base.devices import best_device
+from ..base.devices import best_device, release_memory
 from ..base.progress import tell
 from ..weights.tensors import is_weight
 from ..weights.safetensors_io import state_hash
@@ -139,7 +139,10 @@ def load_clip(
     source = find_source(name, pretrained, preprocess, quick_gelu)
     asked = {} if source.parts and isinstance(preprocess, str) else preprocess or {} # a tag was looked up by then
     check_asked(asked)
-    return open_source(source, asked, precision, device, name, None if pretrained is None else str(pretrained))
+    clip = open_source(source, asked, precision, device, name, None if pretrained is None else str(pretrained))
+    del source # with the weights of a file
+    release_memory()
+    return clip
 
 # %% ../../nbs/api/models/09_clip.ipynb #1297d09f
 @patch
