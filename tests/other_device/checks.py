@@ -485,6 +485,23 @@ def test_resume_bit_for_bit(precision, given, tmp_path):
 
 @counting
 @pytest.mark.parametrize("method", [dict(), dict(constraint=METHODS["FTP"].function), dict(loss=flyp)], ids=str)
+def test_the_initial_model_waits_on_the_cpu(method, given):
+    start, places = given.starts[PLACE], set()
+
+    class Look(Callback):
+        def before_batch(self):
+            places.add(self.learn.given.device.type)
+
+    trained(start, given.suite, epochs=1, cbs=Look(), **method)
+    assert places == {"cpu"} and start.device.type == PLACE
+    other = start.copy()
+    before = other_device.counts()["bytes"]
+    other.to("cpu")
+    assert before - other_device.counts()["bytes"] >= sum(t.nbytes for t in start.state_dict().values())
+
+
+@counting
+@pytest.mark.parametrize("method", [dict(), dict(constraint=METHODS["FTP"].function), dict(loss=flyp)], ids=str)
 def test_a_training_leaves_its_weights_alone(method, given):
     "What Adam and others keep is gone at once, not when Python collects; a tenth is for what the result knows."
     gc.collect()

@@ -268,12 +268,12 @@ class ClipLearner(Learner):
     @cached_property
     def initial(self): # `ImageClassifier`
         "A frozen copy of the initial model, made on first use"
-        return self.given.copy().requires_grad_(False).eval()
+        return self.given.copy().requires_grad_(False).eval().to(self.student.device)
 
     @cached_property
     def prompts(self): # (n_classes, n_templates, context length), where the classifier is
         "Token ids of the prompts, for losses that read"
-        return self.given.prompt_tokens().to(self.given.device)
+        return self.given.prompt_tokens().to(self.student.device)
 
     def fit(self, n_epoch:int, lr=None, wd:float=None, cbs=None, **kwargs):
         is_lr_find = any(isinstance(cb, LRFinder) for cb in L(cbs)) # which goes on until the loss explodes
@@ -282,6 +282,8 @@ class ClipLearner(Learner):
         self.wrapped, self.no_sync = distributed(self.model)
         with ExitStack() as stack:
             stack.enter_context(reuse_memory())
+            stack.callback(self.given.to, self.given.device)
+            self.given.to('cpu') # where it waits; a loss or a constraint that asks for it gets a copy
             if is_lr_find:
                 folder = Path(stack.enter_context(TemporaryDirectory()))
                 stack.enter_context(_replace(self, 'path', folder))
