@@ -21,6 +21,7 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -37,6 +38,7 @@ from torch.utils.data import DataLoader
 from wiseft.data.pixels import Pixels, ShortSide, decode_once
 from wiseft.models.classifier import ImageClassifier, zeroshot_classifier
 from wiseft.models.clip import load_clip
+from wiseft.models.pooled import all_places
 from wiseft.train.flops import operations
 from wiseft.data.suites import Suite, load_suite, protocol
 from wiseft.infer.ensembles import average_logits, average_probabilities, sweep
@@ -470,6 +472,32 @@ def forward_pass(work):
             for kind, operators in kinds.items():
                 if share := sum(spent.get(o, 0) for o in operators)/sum(spent.values()):
                     yield f"{name}, {precision}: share of {kind}", None, share
+
+
+@measure
+def pooled(work):
+    "A pass of an image tower that computes only what it pools, against open_clip's own"
+    towers = (("ViT-B/32", lambda: tower("ViT-B-32", work, sets=1, n=8)[0], 32),
+              ("ResNet-50", lambda: tower("RN50", work, sets=1, n=8)[0], 16),
+              ("embedded CLIP", lambda: icons()[0], 64))
+    for name, make, n in towers:
+        start = make()
+        x = torch.randn(n, 3, *start.clip.image_size).contiguous(memory_format=torch.channels_last)
+        for precision, model in (("fp32", start.eval()), ("bf16", start.to_bf16().eval())):
+            ours, theirs = model.visual, all_places(deepcopy(model.visual))
+            x = x.to(next(ours.parameters()).dtype)
+
+            def forward(visual):
+                with torch.no_grad():
+                    visual(x)
+
+            def step(visual):
+                visual(x).float().square().mean().backward()
+
+            for what, f in (("forward pass", forward), ("forward and backward pass", step)):
+                spent = by_turns(dict(ours=partial(reusing, f, ours), theirs=partial(reusing, f, theirs)), 6)[1:]
+                yield f"{name}, {precision}: {what}, ours / open_clip's", "< 1", median(
+                    turn["ours"]/turn["theirs"] for turn in spent)
 
 
 @measure

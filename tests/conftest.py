@@ -159,8 +159,9 @@ def wiseft_apart(*args, cwd, ok=True):
 
 
 def printing(log, function, *args):
-    "Call a function that prints to a file, line by line, and that Ctrl-C ends, which a job in the background ignores."
+    "Call a function that prints to a file, line by line; signals end it, which a job in the background ignores."
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     for standard in sys.stdout, sys.stderr:
         standard.flush()
     to = os.open(log, os.O_WRONLY | os.O_APPEND)

@@ -25,6 +25,7 @@ import os, resource, signal, sys, time
 from pathlib import Path
 from wiseft.base.files import atomic_path, unzip_once
 target = Path(sys.argv[1])
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 def ready(): print('ready', flush=True)
 """
 
