@@ -26,6 +26,7 @@ from pathlib import Path
 
 import inputs
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # training gives other numbers with two
 ROOT = Path(__file__).resolve().parent.parent
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?: ?%)?")
 ROOM = 0.02  # how far numbers that aren't whole may be apart, as a part of the larger: processors round differently
