@@ -31,7 +31,7 @@ WRITTEN_UNATTACKED = {
     "base/distributed.first_writes": SAME, "base/files.unzip_once": SAME, "bench/run._write_arrays": BENCH,
     "bench/run._same_plan": BENCH,
     "bench/run._families": BENCH, "shell/run._begin": COMMAND, "show/ask.ask": COMMAND, "bench/run.carry_out": BENCH,
-    "bench/trial._keep": BENCH, "shell/bench._write_found": BENCH,
+    "bench/trial._keep": BENCH, "shell/bench._write_bench": BENCH,
     "shell/data.data": SAME, "shell/evaluate.predict_": COMMAND, "shell/evaluate.results_file": COMMAND,
     "shell/run.demo": SAME, "shell/report.plot": SAME, "shell/merge._merge_folders": COMMAND,
     "shell/train.finetune_": COMMAND, "shell/train.probe": SAME, "shell/train.zeroshot": COMMAND,

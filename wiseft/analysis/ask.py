@@ -42,17 +42,18 @@ def read_questions(
     path = existing_folder(folder, 'folder of `wiseft ask`')/FILE
     def all_of(kind, *lists): return all(type(values) is list and {*map(type, values)} <= {kind} for values in lists)
     try:
-        asked = Questions(**json.loads(path.read_text(encoding='utf-8')))
-        texts = all_of(str, asked.names, asked.classnames, asked.files, [asked.pool])
-        flags = all_of(bool, asked.asked, asked.random, [asked.packed])
-        numbers = all_of(int, [asked.disagree, asked.n], *asked.predicted)
-        codes = np.array(asked.predicted)
-        fits = texts and flags and numbers and codes.shape == (len(asked.names), len(asked.files))
-        paired = fits and len(asked.names) > 1 and len(asked.asked) == len(asked.random) == len(asked.files)
-        if not (paired and (codes >= 0).all() and (codes < len(asked.classnames)).all()): raise ValueError
+        questions = Questions(**json.loads(path.read_text(encoding='utf-8')))
+        texts = all_of(str, questions.names, questions.classnames, questions.files, [questions.pool])
+        flags = all_of(bool, questions.asked, questions.random, [questions.packed])
+        numbers = all_of(int, [questions.disagree, questions.n], *questions.predicted)
+        codes = np.array(questions.predicted)
+        fits = texts and flags and numbers and codes.shape == (len(questions.names), len(questions.files))
+        paired = (fits and len(questions.names) > 1
+                  and len(questions.asked) == len(questions.random) == len(questions.files))
+        if not (paired and (codes >= 0).all() and (codes < len(questions.classnames)).all()): raise ValueError
     except (OSError, ValueError, TypeError, RecursionError) as e: raise BadFile(
         f'{folder} is no folder of `wiseft ask`: its {FILE} can\'t be read ({type(e).__name__}).') from None
-    return asked
+    return questions
 
 # %% ../../nbs/api/analysis/06_ask.ipynb #935a7855
 def draw_questions(
@@ -66,9 +67,9 @@ def draw_questions(
     "Choose the images to label"
     classnames = next(iter(members.values())).classnames
     sets = picture_sets(pictures, classnames)
-    looked = [look(members, s, keep=False, most_skipped=1, **kwargs) for s in sets]
-    def said(n): return np.concatenate([found[n]['predicted'] for found in looked])
-    predicted = np.array([said(n) for n in members])
+    outputs = [look(members, s, keep=False, most_skipped=1, **kwargs) for s in sets]
+    def answers_of(n): return np.concatenate([output[n]['predicted'] for output in outputs])
+    predicted = np.array([answers_of(n) for n in members])
     # which pictures can be read, and where do they lie?
     places = [(s, i) for s in sets for i in range(len(s))]
     files = [f for s in sets for f in s.files()]
@@ -82,16 +83,16 @@ def draw_questions(
     differ = (predicted != predicted[0]).any(0)
     def shuffled(seed): return np.random.default_rng(seed).permutation(len(files))
     order = shuffled(seed)
-    asked = order[differ[order]][:labels]
+    picks = order[differ[order]][:labels]
     some = shuffled(seed+1)[:random]
-    if not len(asked) and not random: raise ValueError(
+    if not len(picks) and not random: raise ValueError(
         f'On all {counted(len(files), "picture")} the answers are the same, so that no label tells these classifiers '
         'apart: they are equally accurate there.')
     # both kinds, evenly mixed; an image of both kinds once
     def in_turn(kind): return pd.Series(np.arange(len(kind))/len(kind), kind)
-    turns = pd.concat(map(in_turn, (asked, some)))
+    turns = pd.concat(map(in_turn, (picks, some)))
     chosen = turns.groupby(level=0, sort=False).min().sort_values(kind='stable').index.tolist()
-    kinds = [np.isin(chosen, kind).tolist() for kind in (asked, some)]
+    kinds = [np.isin(chosen, kind).tolist() for kind in (picks, some)]
     packed = any(s.members is not None for s in sets)
     about_pool = json.dumps([classnames, files]).encode()
     of_pool = int(differ.sum()), len(files), packed, hashlib.sha256(about_pool).hexdigest()[:16]
@@ -138,8 +139,8 @@ def read_answers(
     try: rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if row]
     except csv.Error as e: raise BadFile(f'{path} is no table that can be read ({e}).') from None
     for row in rows[1:]:
-        file, *said = (re.sub(f"^'{_FORMULA}", '', cell) for cell in row)
-        labels = list(dict.fromkeys(s.strip() for s in said if s.strip()))
+        file, *cells = (re.sub(f"^'{_FORMULA}", '', cell) for cell in row)
+        labels = list(dict.fromkeys(s.strip() for s in cells if s.strip()))
         if wrong := [s for s in labels if s not in known]: raise BadFile(
             f'{path}: {file} is said to be {wrong[0]!r}, which is no class. {did_you_mean(wrong[0], known)}')
         answers[file] = labels
@@ -158,16 +159,16 @@ def judged(
     labeled = np.array([f in answers for f in files])
     def is_right(f, code): return questions.classnames[code] in answers.get(f, ()) # no, where there is no label
     right = np.array([list(map(is_right, files, codes)) for codes in questions.predicted])
-    asked = np.array(questions.asked) & labeled
-    m, best, against = int(asked.sum()), 0, []
-    right_asked = right[:, asked]
+    picks = np.array(questions.asked) & labeled
+    m, best, against = int(picks.sum()), 0, []
+    right_picks = right[:, picks]
     if m and k == 2:
-        first, second = right_asked
+        first, second = right_picks
         wins, losses = (second > first).sum(), (first > second).sum()
         exact = asked_difference(int(wins), int(losses), m, questions.disagree, questions.n)
         best, against = 1, [(0, *exact)]
     elif m:
-        estimates = np.stack(simultaneous_differences(right_asked.T, questions.disagree, questions.n))
+        estimates = np.stack(simultaneous_differences(right_picks.T, questions.disagree, questions.n))
         best = int(estimates[0, 0].argmax())
         others = [i for i in range(k) if i != best]
         against = [(i, *estimates[:, i, best]) for i in others]
@@ -202,9 +203,9 @@ def _notes(questions, answers, differences): # sentences
         wide, less = (differences.high - differences.low).mean(), differences.ten_more.mean()
         out.append(f'The intervals are {100*wide:.1f} points wide on average; ten more labels would make them about '
                    f'{100*less:.1f} narrower.')
-    gone = [f for f in questions.files if not os.path.exists(f)]
-    if gone and not questions.packed: out.append(
-        f'Asked about, and no longer there: {first_few(gone)}. What was said of it counts all the same.')
+    missing = [f for f in questions.files if not os.path.exists(f)]
+    if missing and not questions.packed: out.append(
+        f'Asked about, and no longer there: {first_few(missing)}. What was said of it counts all the same.')
     last = max((k for k, f in enumerate(questions.files) if f in answers), default=-1)
     skipped = [f for f in questions.files[:last] if f not in answers]
     if skipped: out.append(f'{counted(len(skipped), "picture")} before the last one with a label have none: '

@@ -74,10 +74,10 @@ def what_it_forgot(
 ) -> str: # '' without control sets, or where it isn't clear what fine-tuning began with
     "The sentence of `say_forgetting`, or nothing"
     who = predictions.who()
-    begun = who.method.isin(INITIAL)
-    if not (predictions.images.role == 'control').any() or begun.sum() != 1 or begun.all(): return ''
+    initial = who.method.isin(INITIAL)
+    if not (predictions.images.role == 'control').any() or initial.sum() != 1 or initial.all(): return ''
     if alpha is None: return say_forgetting(forgetting(predictions))
-    between = who[~begun & (who.method != 'fine-tuned')]
+    between = who[~initial & (who.method != 'fine-tuned')]
     first = between[between.method == between.method.iloc[0]] if len(between) else between
     nearest = first.iloc[(first.alpha - alpha).abs().fillna(0).argsort()[:1]]
     picked = [r.dropna().to_dict() for _, r in nearest[['method', 'alpha']].iterrows()]

@@ -97,9 +97,9 @@ def find_ends(
     there = (who.method != 'weight-space') | np.isclose(who.alpha.astype(float), alpha)
     known = who[there].drop(columns='seed').drop_duplicates()
     single = known.method.value_counts().eq(1)
-    found = {m: dict(method=m) for m in (*INITIAL, 'weight-space', 'fine-tuned') if single.get(m)}
-    if 'weight-space' in found: found['weight-space']['alpha'] = alpha
-    return found
+    ends = {m: dict(method=m) for m in (*INITIAL, 'weight-space', 'fine-tuned') if single.get(m)}
+    if 'weight-space' in ends: ends['weight-space']['alpha'] = alpha
+    return ends
 
 def compare_ends(
     predictions:KeptPredictions,

@@ -19,12 +19,12 @@ def best_device(
     device:str|torch.device|None=None, # 'cpu', 'cuda', 'cuda:1', 'mps'; None: `$WISEFT_DEVICE`, else the best there is
 ) -> torch.device: # of several processes on one machine each has a GPU of its own
     "The device that is given; else the accelerator that PyTorch finds (CUDA, MPS, …), else the CPU"
-    asked = device or os.environ.get('WISEFT_DEVICE')
-    if not asked:
+    choice = device or os.environ.get('WISEFT_DEVICE')
+    if not choice:
         best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else 'cpu'
         return _own_card(torch.device(best))
     # one that is here, or of a kind that PyTorch alone knows
-    try: device = torch.device(asked)
+    try: device = torch.device(choice)
     except RuntimeError: device = None # no such kind
     cards = [f'cuda:{i}' for i in range(torch.cuda.device_count())]
     there = ['cpu', *cards, *['mps']*torch.backends.mps.is_available()]
@@ -32,7 +32,7 @@ def best_device(
     some_card = device == torch.device('cuda') and len(there) > 1
     other_kind = device is not None and device.type not in ('cpu', 'cuda', 'mps')
     if is_there or some_card or other_kind: return _own_card(device)
-    raise ValueError(f"There is no device {str(asked)!r} here. There are: {', '.join(there)}.")
+    raise ValueError(f"There is no device {str(choice)!r} here. There are: {', '.join(there)}.")
 
 # %% ../../nbs/api/base/04_devices.ipynb #44667353
 def _own_card(device):

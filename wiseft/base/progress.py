@@ -85,13 +85,13 @@ def tell(
             yield item
             bar.comment = words()
     else: # a line on standard error after each tenth of the items, if that took a while
-        began = said = perf_counter()
+        began = last = perf_counter()
         tenth = 0
         for i, item in enumerate(iterable, 1):
             yield item
             now = perf_counter()
-            if 10*i//total == tenth or now-said < PAUSE: continue
-            tenth, said = 10*i//total, now
+            if 10*i//total == tenth or now-last < PAUSE: continue
+            tenth, last = 10*i//total, now
             rate = i/(now-began)
             speed = f', {rate*images/total:,.0f} images a second' if images else ''
             left = f', {duration((total-i)/rate)} left' if i < total else ''

@@ -80,13 +80,13 @@ def method(
     "Decorator that makes a method of a function, and lists it"
     if kind not in KINDS: raise ValueError(f'{name} has the kind {kind!r}. Kinds are {", ".join(KINDS)}.')
     def listed(function):
-        made = Method(function, kind, name, paper, **about)
-        varied = [p for p in made.parameters if p == 'alpha' or kind not in ('merge', 'ensemble')]
-        if made.strength not in (None, *varied): raise ValueError(
-            f'The strength of {name} is {made.strength!r}. Expected one of its parameters, of a merge or ensemble '
-            f'alpha. Its parameters are {", ".join(made.parameters)}.')
-        REGISTRY[name] = made
-        return function if isinstance(function, type) else made # a class stays one, to be subclassed
+        entry = Method(function, kind, name, paper, **about)
+        varied = [p for p in entry.parameters if p == 'alpha' or kind not in ('merge', 'ensemble')]
+        if entry.strength not in (None, *varied): raise ValueError(
+            f'The strength of {name} is {entry.strength!r}. Expected one of its parameters, of a merge or ensemble '
+            f'alpha. Its parameters are {", ".join(entry.parameters)}.')
+        REGISTRY[name] = entry
+        return function if isinstance(function, type) else entry # a class stays one, to be subclassed
     return listed
 
 # %% ../../nbs/api/base/00_registry.ipynb #2f0d6c12
@@ -150,7 +150,7 @@ def as_method(
     if isinstance(given, str): return find_method(given, kind)
     if isinstance(given, partial): return as_method(given.func, kind).set(**given.keywords)
     listed = next((m for m in REGISTRY.values() if m.function is given), None)
-    made = given if isinstance(given, Method) else listed or Method(given, kind, given.__name__)
-    if kind not in (None, made.kind): raise ValueError(
-        f'{made.name} is of the kind {made.kind}; expected a method of the kind {kind}.')
-    return made
+    result = given if isinstance(given, Method) else listed or Method(given, kind, given.__name__)
+    if kind not in (None, result.kind): raise ValueError(
+        f'{result.name} is of the kind {result.kind}; expected a method of the kind {kind}.')
+    return result

@@ -108,10 +108,10 @@ def gains(self:Bench, groups:bool|None=None) -> pd.DataFrame: # groups: as of th
     for n, e in self.entries.items():
         row = dict(kind=e.row.kind, lr=e.trial.lr, strength=e.trial.strength)
         row |= dict(alpha=self.alpha(n, at[n]), given_away=np.nan)
-        tried = pd.DataFrame(self.tried.get(n, []))
-        if len(tried):
-            taken = tried.validation[tried.chosen].iloc[-1]
-            row['given_away'] = tried.validation.max()-taken
+        candidates = pd.DataFrame(self.tried.get(n, []))
+        if len(candidates):
+            accuracy = candidates.validation[candidates.chosen].iloc[-1]
+            row['given_away'] = candidates.validation.max()-accuracy
         row |= self.cost(n) | dict(same_as_plain=twins.get(n, np.nan))
         row.pop('seconds', None) # which differ from day to day
         about.append(row)
@@ -303,11 +303,11 @@ def choice_rows(
     n = right[0].shape[1]
     best_in_grid = max(b for v, b in zip(values, best) if v != past_edge)
     candidates = [0 if v == past_edge and b <= best_in_grid else b for v, b in zip(values, best)]
-    good, taken, rows = nearly_best(best, n), most_cautious(candidates, n), []
+    good, choice, rows = nearly_best(best, n), most_cautious(candidates, n), []
     edges = {min(values), max(values)} if len(values) > 1 else set()
     for i, value in enumerate(values):
         quality = dict(validation=best[i], as_good=bool(good[i]))
-        chosen = dict(chosen=i == taken, edge=i == taken and value in edges)
+        chosen = dict(chosen=i == choice, edge=i == choice and value in edges)
         rows.append(dict(method=tuning, choice=what, value=value) | quality | chosen)
     return rows
 

@@ -295,10 +295,10 @@ def n_bytes(self:Plan) -> int:
     n_seeds = len(self.seeds)
     riding = averages*(3*len(self.lrs) + n_seeds-1)
     others = [c for c in self.contenders() if not c.trains and not is_way(c.method)]
-    made = sum(self.n_curves(c) + self.n_left_out(c) for c in others)
+    n_others = sum(self.n_curves(c) + self.n_left_out(c) for c in others)
     tensors = self.zeroshot.state_dict().values()
     one = sum(v.numel()*v.element_size() for v in tensors)
-    return (self.n_trained() + riding + made)*one
+    return (self.n_trained() + riding + n_others)*one
 
 # %% ../../nbs/api/bench/01_plan.ipynb #7d7f71fc
 def with_rows(

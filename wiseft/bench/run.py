@@ -135,7 +135,7 @@ def carry_out(
         _round(work, work.judge_best, left_out)
     except TimeIsUp as e: say(str(e))
     complete = _complete(work.entries, len(plan.seeds))
-    families = _families(folder/'plan.json', names, looked=len(complete) > 1)
+    families = _families(folder/'plan.json', names, has_results=len(complete) > 1)
     return Bench(plan, complete, left_out, work.choices, groups, families)
 
 def _round(work, step, left_out):
@@ -474,11 +474,11 @@ def _same_plan(plan, file):
             f'{file.parent} holds a bench with another plan: {_IN_WORDS.get(k, k)} was {before.get(k)!r} and is now '
             f'{now.get(k)!r}. Choose another folder.')
 
-def _families(file, rows, looked=False):
+def _families(file, rows, has_results=False):
     "Families of rows that are tested together; closed when results are known"
     plan = read_json(file)
     families = with_rows(plan.get('families', []), rows)
-    if looked: families = looked_at(families)
+    if has_results: families = looked_at(families)
     if families != plan.get('families', []):
         with atomic_path(file, force=True) as tmp: _write_json(plan | dict(families=families), tmp)
     return families

@@ -11,7 +11,7 @@ import numpy as np, pandas as pd
 from pathlib import Path
 from ..base.text import BadFile, first_few, why_failed
 from ..base.files import blame_memory, check_columns, existing_file
-from ..weights.pickle_reader import Made, most_steps, read_pickle
+from ..weights.pickle_reader import Stub, most_steps, read_pickle
 
 # %% ../../nbs/api/data/03_arrays.ipynb #94d59a83
 class _Data:
@@ -24,7 +24,7 @@ class _Data:
         if isinstance(x, (list, tuple)): return [self(v) for v in x]
         if isinstance(x, (str, bytes)): return self.text(x)
         if isinstance(x, (int, float)) or x is None: return x
-        if isinstance(x, Made) and x.kind in _arrays: return self.array(*x.state[-4:])
+        if isinstance(x, Stub) and x.kind in _arrays: return self.array(*x.state[-4:])
         raise ValueError(f'It names {getattr(x, "kind", type(x).__name__)}, which is no data.')
     def text(self, x): return self.once(x, bytes.decode) if isinstance(x, bytes) else x
     def once(self, x, convert):

@@ -54,13 +54,13 @@ _TEMPLATES = 'zeroshot_classification_templates.txt'
 # %% ../../nbs/api/data/14_control.ipynb #dab5cfe5
 def control_sets(
     sources, # what `control_set` takes, or a list of such
-    taken=() # names of the sets that they stand beside
+    others=() # names of the sets that they stand beside
 ) -> dict: # name -> `ImageSet`
     "Control sets by name; ValueError if a name occurs twice"
     if isinstance(sources, (str, Path, ImageSet)): sources = [sources]
     out = {}
     for images in map(control_set, sources or ()):
-        if images.name in (*out, *taken, *RESERVED): raise ValueError(
+        if images.name in (*out, *others, *RESERVED): raise ValueError(
             f'A control set is called {images.name!r}, as another set of the table is. Rename its folder, or give an '
             'ImageSet with a name of its own.')
         out[images.name] = images

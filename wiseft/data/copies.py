@@ -104,12 +104,12 @@ class LookUp:
         if first is not None: score[rows, first+rows] = -1
         best = np.argpartition(-score, min(8, len(self.small))-1, 1)[:, :8]
         i, j = np.nonzero(np.take_along_axis(score, best, 1) > .8)
-        found = np.zeros(best.shape, np.float32)
+        similarities = np.zeros(best.shape, np.float32)
         for k in range(0, len(i), 256):
             a, b = i[k:k+256], j[k:k+256]
-            found[a, b] = similarity(images[a], self.small[best[a, b]])
-        top = found.argmax(1)
-        return best[rows, top], found[rows, top]
+            similarities[a, b] = similarity(images[a], self.small[best[a, b]])
+        top = similarities.argmax(1)
+        return best[rows, top], similarities[rows, top]
 
 # %% ../../nbs/api/data/15_copies.ipynb #48f599a6
 ALIKE, EQUAL = .95, .998 # similarity of images that look alike, and of those that differ in compression alone

@@ -58,15 +58,15 @@ _UNUSABLE = OSError, UnicodeDecodeError, sqlite3.Error # errors of a database th
 
 def _recall(identities, table='hashes'):
     "Look up hashes or thumbnails by identity"
-    identities, found = list(identities), {}
+    identities, rows = list(identities), {}
     try:
         with closing(_memory()) as db:
             for start in range(0, len(identities), 500): # one by one takes seven times as long
                 some = identities[start:start+500]
                 marks = ','.join('?'*len(some))
-                found.update(db.execute(f'SELECT * FROM {table} WHERE identity IN ({marks})', some))
+                rows.update(db.execute(f'SELECT * FROM {table} WHERE identity IN ({marks})', some))
     except _UNUSABLE: pass
-    return found
+    return rows
 
 def remember_hashes(
     hashes:dict # identity -> SHA-256

@@ -143,22 +143,22 @@ def is_whole(
 _INCOMING = '.incoming' # in a set's folder: what is not whole yet
 
 def fetch(
-    found:HubFiles
+    dataset:HubFiles
 ) -> Path: # its folder
     "Download missing files, and check them"
     from huggingface_hub import hf_hub_download
-    incoming = found.folder/_INCOMING
-    for f in found.files:
-        path, new = found.folder/f.rfilename, incoming/f.rfilename
-        if not _is_wanted(f.rfilename) or not holds(found.folder, path): raise BadFile(
-            f'{found.repository} on the hub names a file {f.rfilename!r}, which is not within {found.folder}. Nothing '
-            'was changed. Tell whoever keeps it.')
+    incoming = dataset.folder/_INCOMING
+    for f in dataset.files:
+        path, new = dataset.folder/f.rfilename, incoming/f.rfilename
+        if not _is_wanted(f.rfilename) or not holds(dataset.folder, path): raise BadFile(
+            f'{dataset.repository} on the hub names a file {f.rfilename!r}, which is not within {dataset.folder}. '
+            'Nothing was changed. Tell whoever keeps it.')
         if is_whole(path, f): continue
         try:
-            with reaching_hub(): hf_hub_download(found.repository, f.rfilename, repo_type='dataset',
-                                                 revision=found.commit, local_dir=incoming)
+            with reaching_hub(): hf_hub_download(dataset.repository, f.rfilename, repo_type='dataset',
+                                                 revision=dataset.commit, local_dir=incoming)
         except Exception as e: raise ConnectionError(
-            f'{f.rfilename} of {found.repository} could not be downloaded ({why_failed(e)}). Finished downloads are '
+            f'{f.rfilename} of {dataset.repository} could not be downloaded ({why_failed(e)}). Finished downloads are '
             'kept: run it again.') from e
         # it gets its name when it is whole
         if not is_whole(new, f):
@@ -167,4 +167,4 @@ def fetch(
         path.parent.mkdir(parents=True, exist_ok=True)
         os.replace(new, path)
     remove_path(incoming)
-    return found.folder
+    return dataset.folder

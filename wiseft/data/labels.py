@@ -138,15 +138,15 @@ def _check_depth(path, files):
     "Warn if class folders seem to be one level deeper than assumed"
     folders = [f for f in visible_folders(path) if normalize('NFC', f.name) in files]
     shared = set.intersection(*map(_names_of_folders, folders))
-    taken = f'the {len(files)} folders {first_few(files, 3)} are taken for classes'
+    guess = f'the {len(files)} folders {first_few(files, 3)} are taken for classes'
     if len(shared) > 1: warn_user(
-        f'{path}: {taken}, yet their subfolders share names ({first_few(sorted(shared), 3)}): '
+        f'{path}: {guess}, yet their subfolders share names ({first_few(sorted(shared), 3)}): '
         f'are they domains? Then give one of them, such as {folders[0]}.')
     elif not any(os.path.dirname(p) in map(str, folders) for images in files.values() for p in images):
-        _warn_of_depth(path, taken, next(iter(files.values()))[0])
+        _warn_of_depth(path, guess, next(iter(files.values()))[0])
 
-def _warn_of_depth(path, taken, example): warn_user(
-    f'{path}: {taken}, yet no image lies in a class folder itself, only in folders below them (such as {example}). '
+def _warn_of_depth(path, guess, example): warn_user(
+    f'{path}: {guess}, yet no image lies in a class folder itself, only in folders below them (such as {example}). '
     'If the inner folders are the classes, move them up one level, or give one of the outer folders.')
 
 # %% ../../nbs/api/data/10_labels.ipynb #72574323
@@ -338,11 +338,11 @@ def table_set(
     if again := list(t.file[t.file.map(os.path.normpath).duplicated()]): raise BadFile(
         f'{path} names {first_few(again)} more than once. Expected one row per image, with one label.')
     files = PathColumn(path.parent/f for f in t.file)
-    if gone := [f for f, p in zip(t.file, files) if not os.path.exists(p)]:
+    if missing := [f for f, p in zip(t.file, files) if not os.path.exists(p)]:
         here = f' They lie in the folder that you work in, {os.getcwd()}: move the table there.'
         raise FileNotFoundError(
-            f'{path} names files that are not there: {first_few(gone)}. They are looked for beside the table, in '
-            f'{os.path.abspath(path.parent)}.' + here*os.path.exists(gone[0]))
+            f'{path} names files that are not there: {first_few(missing)}. They are looked for beside the table, in '
+            f'{os.path.abspath(path.parent)}.' + here*os.path.exists(missing[0]))
     if t.label.str.fullmatch(r'\d{1,9}').all(): labels, names = _numbered(path, t.label.to_numpy(int), classnames)
     else:
         if classnames is None: _check_names(path, t.label.unique())

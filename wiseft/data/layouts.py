@@ -63,7 +63,7 @@ def _shards(path, names, classnames):
         f'expected {len(classnames)}. Download it again.')
     return replace(s, classnames=list(classnames))
 
-def _found(root, place):
+def _path_of(root, place):
     "A folder under the data root; an error says where to get it"
     if (path := Path(root)/place).exists(): return path
     how = PUBLISHED_SETS.set_index('place')['how to get it'][[place]].iloc[0]
@@ -88,14 +88,14 @@ def _by_wnid(root, place, name, subset=None):
     names = [c for _, c in classes]
     labels = {wnid: i for i, (wnid, _) in enumerate(classes)}
     if (path := _in_shards(root, place)) is not None: s = _shards(path, name, names)
-    else: s = labeled_folders(_found(root, place), labels, names, name)
+    else: s = labeled_folders(_path_of(root, place), labels, names, name)
     return replace(s, projection=subset and [[k] for k in subset])
 
 def _by_number(root, place, name):
     "Image set from folders named by class number, 0 to 999"
     names = list(imagenet_classes().values())
     if (path := _in_shards(root, place)) is not None: return _shards(path, name, names)
-    return labeled_folders(_found(root, place), {str(i): i for i in range(1000)}, names, name)
+    return labeled_folders(_path_of(root, place), {str(i): i for i in range(1000)}, names, name)
 
 # %% ../../nbs/api/data/11_layouts.ipynb #7fffa1b8
 def objectnet_classes(
@@ -126,7 +126,7 @@ def _mapping(mappings, name): # dict
 def _objectnet(root, name):
     "Images of ObjectNet's classes that are also in ImageNet"
     if (path := _in_shards(root, 'objectnet-1.0')) is not None: return _objectnet_shards(path, name)
-    path = _found(root, 'objectnet-1.0')
+    path = _path_of(root, 'objectnet-1.0')
     classes = objectnet_classes(path/'mappings')
     everything = dict.fromkeys(_mapping(path/'mappings', 'folder_to_objectnet_label.json'))
     everything |= {f: i for i, f in enumerate(classes)}
@@ -216,10 +216,10 @@ def _array_set(name, file, pixels, labels, classnames):
 def _cifar(root, suite, allow_incomplete):
     "Reference sets of CIFAR-10 or CIFAR-100"
     if suite.endswith('cifar100'):
-        path, label_key, files = _found(root, 'cifar-100-python'), 'fine_labels', dict(train=['train'], test=['test'])
+        path, label_key, files = _path_of(root, 'cifar-100-python'), 'fine_labels', dict(train=['train'], test=['test'])
         names = read_entries(path/'meta', 'fine_label_names')[0]
     else:
-        path, label_key, names = _found(root, 'cifar-10-batches-py'), 'labels', CIFAR10_CLASSES
+        path, label_key, names = _path_of(root, 'cifar-10-batches-py'), 'labels', CIFAR10_CLASSES
         files = dict(train=[f'data_batch_{i}' for i in range(1, 6)], test=['test_batch'])
     sets = {}
     for split, batches in files.items(): # rows of 3 × 32 × 32
@@ -237,12 +237,12 @@ def cifar10(root:str|Path, allow_incomplete:bool=False, training:bool=True) -> d
     parts, shifts = dict(classnames=CIFAR10_CLASSES, templates='cifar'), {}
     if not lacks('reference'): parts = _cifar(root, 'cifar10', allow_incomplete)
     if not lacks('cifar-10.1'):
-        folder = _found(root, 'CIFAR-10.1')
+        folder = _path_of(root, 'CIFAR-10.1')
         pixels, labels = (read_array(folder/f'cifar10.1_v6_{k}.npy') for k in ('data', 'labels'))
         images = _array_set('cifar-10.1', folder/'cifar10.1_v6_data.npy', pixels, labels, CIFAR10_CLASSES)
         shifts['cifar-10.1'] = counted(images)
     if not lacks('cifar-10.2'):
-        file = _found(root, 'CIFAR-10.2')/'cifar102_test.npy'
+        file = _path_of(root, 'CIFAR-10.2')/'cifar102_test.npy'
         pixels, labels = read_entries(file, 'images', 'labels')
         shifts['cifar-10.2'] = counted(_array_set('cifar-10.2', file, pixels, labels, CIFAR10_CLASSES))
     return parts | dict(shifts=shifts)
@@ -289,7 +289,7 @@ def iwildcam(root:str|Path, allow_incomplete:bool=False, training:bool=True) -> 
     more = dict(templates='iwildcam', metrics=('macro-F1', 'accuracy'))
     if (path := _in_shards(root, 'iwildcam_v2.0')) is not None:
         return _wilds_shards(path, 'iwildcam', 'camera {}'.format, names, allow_incomplete, **more)
-    path = _found(root, 'iwildcam_v2.0')
+    path = _path_of(root, 'iwildcam_v2.0')
     t = read_table(path/'metadata.csv', 'table of iWildCam', usecols=['filename', 'y', 'location_remapped', 'split'],
                    dtype=dict(filename=str, y=int))
     cameras = 'camera ' + t.location_remapped.astype(str)
@@ -318,7 +318,7 @@ def fmow(root:str|Path, allow_incomplete:bool=False, training:bool=True) -> dict
     more = dict(templates='fmow', metrics=('worst-group accuracy', 'accuracy'))
     if (path := _in_shards(root, 'fmow_v1.1')) is not None:
         return _wilds_shards(path, 'fmow', dict(enumerate(FMOW_REGIONS)).get, FMOW_CLASSES, allow_incomplete, **more)
-    path = _found(root, 'fmow_v1.1')
+    path = _path_of(root, 'fmow_v1.1')
     t = read_table(path/'rgb_metadata.csv', 'table of FMoW', usecols=['split', 'category', 'country_code', 'timestamp'])
     codes = read_table(path/'country_code_mapping.csv', 'table of countries', usecols=['alpha-3', 'region'])
     codes = codes.drop_duplicates('alpha-3').set_index('alpha-3').region
@@ -344,7 +344,7 @@ def transfer(name:str, root:str|Path, allow_incomplete:bool=False, training:bool
     if name in ('cifar10', 'cifar100'): return _cifar(root, suite, allow_incomplete)
     place = PUBLISHED_SETS.place[PUBLISHED_SETS.suite == suite].iloc[0]
     packed = _in_shards(root, place)
-    if packed is None: _found(root, place)
+    if packed is None: _path_of(root, place)
     alone = allow_incomplete and packed is not None and not shard_files(packed.parent/'train') # no training images
     sets, read = {}, _READERS[name]
     for split in ['test'] if alone else ['train', 'test']:
@@ -460,7 +460,7 @@ def set_classes(
     if name in ('imagenet-r', 'imagenet-a'): return [names[k] for k in imagenet_subset(name)]
     if name == 'objectnet':
         if path := _in_shards(root, 'objectnet-1.0'): return _objectnet_shards(path, name).classnames
-        return [c for c, _ in objectnet_classes(_found(root, 'objectnet-1.0')/'mappings').values()]
+        return [c for c, _ in objectnet_classes(_path_of(root, 'objectnet-1.0')/'mappings').values()]
     if name in FAMILIES: return FAMILIES[name](root, True, False)['classnames']
     raise ValueError(
         f'There is no published set {name!r}; there are {", ".join(FAMILIES)}, imagenet-r, imagenet-a, objectnet.')

@@ -34,9 +34,9 @@ def _members(path):
             if tar.fileobj.read(512) != bytes(512): raise ValueError(
                 f'The content at byte {tar.offset:,} is neither a member nor the end.')
     except (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError, MemoryError) as e:
-        raise BadFile(f'{path} is not a complete tar file: {_told(e)}. Copy or download it again.') from None
+        raise BadFile(f'{path} is not a complete tar file: {_reason(e)}. Copy or download it again.') from None
 
-def _told(e): return str(e).rstrip('.') or type(e).__name__
+def _reason(e): return str(e).rstrip('.') or type(e).__name__
 
 _extended = {tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
              tarfile.GNUTYPE_LONGLINK}
@@ -163,8 +163,8 @@ def shard_files(
         first, last = m.groups()
         numbers = range(int(first), int(last)+1)
         names = [_numbers.sub(str(k).zfill(len(first)), source.name, 1) for k in numbers]
-        if gone := [n for n in names if not (source.parent/n).is_file()]: raise FileNotFoundError(
-            f'{source} stands for {len(names)} shards, of which {first_few(gone)} are not there. Download them.')
+        if missing := [n for n in names if not (source.parent/n).is_file()]: raise FileNotFoundError(
+            f'{source} stands for {len(names)} shards, of which {first_few(missing)} are not there. Download them.')
         if names: return [source.parent/n for n in names]
     if is_tar and source.is_file(): return [source]
     if not source.is_dir(): return []
@@ -250,7 +250,7 @@ def sample_rows(
                 if row.ndim != 1 or not row.size or row.dtype.kind not in 'iu': raise ValueError(
                     f'It is an array of {row.dtype} of shape {row.shape}')
             except Exception as e: raise BadFile(
-                f'{file}: {m.name} holds no row of numbers ({_told(e)}). Download it again.') from None
+                f'{file}: {m.name} holds no row of numbers ({_reason(e)}). Download it again.') from None
             rows[os.path.join(file, sample.lstrip('/'))] = row
     # a sample is called as its image is, up to the first dot
     parts = [os.path.split(n) for n in names]

@@ -29,14 +29,14 @@ def picture_files(
     paths = []
     for place in map(local_copy, places):
         if not place.exists(): raise FileNotFoundError(f'There is no picture or folder {place}.')
-        found = [place]
+        files = [place]
         if place.suffix.lower() in ('.csv', '.tsv'):
-            found = [place.parent/f for f in read_image_table(place, 'file').file]
+            files = [place.parent/f for f in read_image_table(place, 'file').file]
         elif place.is_dir():
-            found = sorted(filter(is_picture, place.rglob('*')))
-            if not found: raise FileNotFoundError(
+            files = sorted(filter(is_picture, place.rglob('*')))
+            if not files: raise FileNotFoundError(
                 f"The folder {place} holds no pictures: no file in it ends in one of {', '.join(SUFFIXES)}.")
-        paths += found
+        paths += files
     return paths
 
 # %% ../../nbs/api/infer/07_classify.ipynb #d39477b4
@@ -76,17 +76,17 @@ def classify(
         p = classifier(x[device]).cpu().double().softmax(1)
         return zip(idx, *(t.tolist() for t in p.topk(top)))
     for pictures in picture_sets(places, classifier.classnames):
-        said, unreadable = {}, []
+        answers, unreadable = {}, []
         with ready([classifier]):
             batches = each_batch(of_batch, [classifier], pictures, classifier.transform, unreadable, batch_size,
                                  progress=progress, keep=False, most_skipped=1)
             for i, values, classes in chain.from_iterable(batches):
                 names = [classifier.classnames[c] for c in classes]
-                said[i] = [*chain.from_iterable(zip(names, values)), '']
-        said = dict(chain.from_iterable(part.items() for part in of_all(said)))
+                answers[i] = [*chain.from_iterable(zip(names, values)), '']
+        answers = dict(chain.from_iterable(part.items() for part in of_all(answers)))
         empty = [None]*2*top
-        said |= {i: [*empty, problem] for i, problem in unreadable}
-        for i, path in enumerate(pictures.paths): rows.append([str(path), *said[i]])
+        answers |= {i: [*empty, problem] for i, problem in unreadable}
+        for i, path in enumerate(pictures.paths): rows.append([str(path), *answers[i]])
     both = 'class', 'probability'
     more = [f'{what}_{k}' for k in range(2, top+1) for what in both]
     return pd.DataFrame(rows, columns=['file', *both, *more, 'problem'])

@@ -25,9 +25,10 @@ from ..weights.safetensors_io import state_hash
 from ..data.prompts import check_same_classes
 from ..data.transforms import in_halves
 from ..data.disk_cache import cache_entry, image_key, open_entry, write_entry
-from ..data.pixels import MAX_SKIPPED, Pixels, Tried, check_skipped, decode_once, decode_part, decoding_workers
+from ..data.pixels import (MAX_SKIPPED, Pixels, PixelsOrError, check_skipped, decode_once, decode_part,
+                                decoding_workers)
 from ..data.suites import ImageSet
-from .prefetch import Feeder, Waiting
+from .prefetch import Feeder, TimedLoader
 
 # %% ../../nbs/api/infer/01_inference.ipynb #1d44b8e9
 def _tensor(x): return x if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x))
@@ -39,8 +40,8 @@ def _read(
     "Read a batch: at once if decoded images have one size, else image by image"
     run = source.kept and source.kept.run(idxs[0], idxs[-1]+1)
     if run is not None: return idxs, _tensor(run), []
-    tried = Tried(source)
-    items = [(i, tried[i]) for i in idxs] # a text is the reason why an image couldn't be read
+    pixels = PixelsOrError(source)
+    items = [(i, pixels[i]) for i in idxs] # a text is the reason why an image couldn't be read
     bad = [(i, x) for i, x in items if isinstance(x, str)]
     good = {i: _tensor(x) for i, x in items if not isinstance(x, str)}
     return list(good), torch.stack([*good.values()]) if good else None, bad
@@ -77,9 +78,9 @@ def pixel_batches(
     elif workers is None: workers = decoding_workers(images)
     spans = list(chunked(range(len(images)), batch_size))
     if shared: spans = spans[rank()::n_processes()]
-    waiting = Waiting(Feeder(partial(_read, source), spans, device, workers))
-    def words(): return f'{images.name}, waiting for images {waiting.share:.0%} of the time'
-    for idx, x, bad in tell(waiting, words, images=len(images), progress=progress):
+    loader = TimedLoader(Feeder(partial(_read, source), spans, device, workers))
+    def words(): return f'{images.name}, waiting for images {loader.share:.0%} of the time'
+    for idx, x, bad in tell(loader, words, images=len(images), progress=progress):
         skipped += bad
         check_skipped(images, [reason for _, reason in skipped], most_skipped)
         if idx: yield idx, x
@@ -172,15 +173,15 @@ def each_batch(
         form = torch.channels_last if x.ndim == 4 else torch.preserve_format
         return {d: x.to(d, memory_format=form) for d in devices}
     for idx, x in pixel_batches(images, transform, skipped, most, device=devices[0], shared=True, **kwargs):
-        made, done = [], 0
+        results, done = [], 0
         while done < len(idx): # in parts of at most so many images, which are halved where memory is short
             part = slice(done, done+most)
-            try: made.append(work(idx[part], on_devices(transform.normalize(x[part]))))
+            try: results.append(work(idx[part], on_devices(transform.normalize(x[part]))))
             except (RuntimeError, MemoryError) as e:
                 most = min(most, len(idx))//2
                 if not (most and is_out_of_memory(e)): raise
             else: done += most
-        yield from made
+        yield from results
     skipped[:] = sorted(chain.from_iterable(of_all(skipped)))
     check_skipped(images, [reason for _, reason in skipped], kwargs.get('most_skipped', MAX_SKIPPED))
 
@@ -196,16 +197,16 @@ def run_all(
     "Outputs of several functions for all images, each image decoded and transformed once"
     skipped = []
     def of_batch(idx, x):
-        made = {name: f(x[device_of(f)]) for name, f in functions.items()}
+        outputs = {name: f(x[device_of(f)]) for name, f in functions.items()}
         def fetched(t): return (t.float() if t.is_floating_point() else t).cpu()
-        return idx, {name: fetched(t) for name, t in made.items()}
+        return idx, {name: fetched(t) for name, t in outputs.items()}
     with ready(functions.values()):
-        seen = [*each_batch(of_batch, functions.values(), images, transform, skipped, batch_size, **kwargs)]
-    told = gather(seen)
-    if told is None: return None
-    seen = sorted(chain.from_iterable(told), key=lambda batch: batch[0])
-    def whole(name): return torch.cat([made[name] for _, made in seen])
-    order = [i for idx, _ in seen for i in idx]
+        results = [*each_batch(of_batch, functions.values(), images, transform, skipped, batch_size, **kwargs)]
+    all_results = gather(results)
+    if all_results is None: return None
+    results = sorted(chain.from_iterable(all_results), key=lambda batch: batch[0])
+    def whole(name): return torch.cat([outputs[name] for _, outputs in results])
+    order = [i for idx, _ in results for i in idx]
     return {name: whole(name) for name in functions}, order, skipped
 
 # %% ../../nbs/api/infer/01_inference.ipynb #685d3a90
@@ -308,13 +309,13 @@ def extract_features(
     def features(x): return classifier.features(x)
     features.device = device_of(classifier)
     with eval_mode(classifier):
-        made = run_all(dict(features=features), images, classifier.transform, batch_size, to_first, workers=workers,
+        results = run_all(dict(features=features), images, classifier.transform, batch_size, to_first, workers=workers,
                        progress=progress)
-    def keep(): return not made[2] and write_entry(folder, made[0]['features'].numpy(), name=images.name)
+    def keep(): return not results[2] and write_entry(folder, results[0]['features'].numpy(), name=images.name)
     found_by_all = by_first(lambda: bool(keep())) and all(of_all(open_entry(folder) is not None))
-    if not found_by_all: made = by_first(lambda: made)
-    if made is None: return _kept_features(folder, images)
-    out, kept, skipped = made
+    if not found_by_all: results = by_first(lambda: results)
+    if results is None: return _kept_features(folder, images)
+    out, kept, skipped = results
     return Features(out['features'], *_about_images(images, kept, skipped))
 
 # %% ../../nbs/api/infer/01_inference.ipynb #9f8fe555

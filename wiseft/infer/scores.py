@@ -88,8 +88,8 @@ def value_of(rows:pd.DataFrame, metric:Metric): # (value, low, high)
     if metric.of_set: return metric.of_set(rows)
     v = column_of(rows, metric)
     if metric.bounded and np.isin(v, (0, 1)).all(): return v.mean(), *clopper_pearson(v.sum(), len(v))
-    found = mean_over_sets({'': v}, {'': groups_of(rows) or list(rows.unit)}, bounded=metric.bounded)
-    return tuple(np.clip(found, 0, 1)) if metric.bounded else found # what a sample estimates may lie beyond
+    estimate = mean_over_sets({'': v}, {'': groups_of(rows) or list(rows.unit)}, bounded=metric.bounded)
+    return tuple(np.clip(estimate, 0, 1)) if metric.bounded else estimate # what a sample estimates may lie beyond
 
 # %% ../../nbs/api/infer/04_scores.ipynb #e3957472
 def _f1(rows):
@@ -212,9 +212,9 @@ def frame(self:KeptPredictions,
 ) -> pd.DataFrame: # columns `PREDICTIONS` and those of metrics
     "One row per image and classifier"
     some = []
-    for who, *made in self.members:
+    for who, *columns in self.members:
         fits = [has_value(k, who[k], v) for k, v in which.items() if k in who]
-        if all(fits): some.append(prediction_rows(self.images, who, *made))
+        if all(fits): some.append(prediction_rows(self.images, who, *columns))
     if some: return pd.concat(some, ignore_index=True)
     raise ValueError(f'There are no predictions of {which}. There are:\n{self.who().to_string(index=False)}')
 

@@ -25,9 +25,9 @@ def fisher_information(
     some = images.subset(images.spread(n_images))
     for _, x in batches(some, classifier.transform, [], 32, progress=False):
         for image in x.to(classifier.device):
-            told = net(image[None])[0].float().log_softmax(0)
-            label = torch.multinomial(told.detach().exp().cpu(), 1, generator=draw).item()
-            for t, g in zip(total.values(), torch.autograd.grad(told[label], list(weights.values()))): t.addcmul_(g, g)
+            log_p = net(image[None])[0].float().log_softmax(0)
+            label = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=draw).item()
+            for t, g in zip(total.values(), torch.autograd.grad(log_p[label], list(weights.values()))): t.addcmul_(g, g)
             n += 1
     return {k: t/n for k, t in total.items()}
 

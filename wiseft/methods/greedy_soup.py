@@ -31,10 +31,10 @@ def greedy_soup(base:ImageClassifier|None, finetuned:list|dict, images:ImageSet)
         candidate = merge(None, [finetuned[n] for n in [*soup, name]], uniform_soup)
         after = _right({'soup': candidate}, images)['soup']
         compared = {} if before is None else dict(before=before.mean(), p=mcnemar_exact(before, after))
-        taken = before is None or after.mean() > before.mean()
-        row = dict(model=name, alone=alone[name].mean(), before=None, after=after.mean(), p=None, taken=taken)
+        better = before is None or after.mean() > before.mean()
+        row = dict(model=name, alone=alone[name].mean(), before=None, after=after.mean(), p=None, taken=better)
         steps.append(row | compared)
-        if taken: soup, before, best = [*soup, name], after, candidate
+        if better: soup, before, best = [*soup, name], after, candidate
     best.beside = {'trace.csv': pd.DataFrame(steps)}
     best.recipe['merge'] = dict(name=greedy_soup.name, models=soup, images=images.fingerprint)
     return best

@@ -28,9 +28,9 @@ def listed_methods() -> list: # of dicts: what the decorator says, `what` it doe
     root, takes = Path(import_module('wiseft').__path__[0]), ['kind', 'name', 'paper', 'strength', 'needs', 'cost']
     files = [root/'weights/merge.py', root/'infer/ensembles.py', *sorted((root/'methods').glob('*.py'))]
     def described(node, file):
-        said = next((d for d in getattr(node, 'decorator_list', ()) if isinstance(d, ast.Call)), None)
-        if said is None or getattr(said.func, 'id', '') != 'method': return
-        arguments = dict(zip(takes, said.args)) | {k.arg: k.value for k in said.keywords}
+        decorator = next((d for d in getattr(node, 'decorator_list', ()) if isinstance(d, ast.Call)), None)
+        if decorator is None or getattr(decorator.func, 'id', '') != 'method': return
+        arguments = dict(zip(takes, decorator.args)) | {k.arg: k.value for k in decorator.keywords}
         about = {k: v.value for k, v in arguments.items() if isinstance(v, ast.Constant)}
         about |= dict(function=node.name, what=ast.get_docstring(node).splitlines()[0])
         return dict.fromkeys(takes, '') | about | dict(module=f'wiseft.{file.parent.name}.{file.stem}')

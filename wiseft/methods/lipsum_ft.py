@@ -21,9 +21,9 @@ def seen_tokens(
     if not isinstance(clip.tokenizer, SimpleTokenizer): raise ValueError(
         "Lipsum-FT puts random tokens between the start and the end that open_clip's own tokenizer knows, and "
         f"{clip.name} has a {type(clip.tokenizer).__name__}. Use self-distillation.")
-    seen = token_table(clip.model).weight.any(1).cpu()
-    seen[clip.tokenizer('').unique()] = False
-    return seen.nonzero().flatten()
+    mask = token_table(clip.model).weight.any(1).cpu()
+    mask[clip.tokenizer('').unique()] = False
+    return mask.nonzero().flatten()
 
 def random_texts(clip:Clip, vocabulary:torch.Tensor, generator:np.random.Generator, texts:int=80, length:int=8):
     "Texts of random tokens: (texts, context length), ids"

@@ -29,8 +29,8 @@ def logistic_regression(x:torch.Tensor, y:torch.Tensor, C:float, start:torch.Ten
         w = torch.from_numpy(w).reshape(start.shape)
         slope, value = grad_and_value(regression_loss)(w, x, y, C)
         return value.item(), slope.numpy().ravel()
-    found = minimize(loss, start.numpy().ravel(), jac=True, method='L-BFGS-B', options=dict(maxiter=iterations))
-    return torch.from_numpy(found.x.reshape(start.shape))
+    result = minimize(loss, start.numpy().ravel(), jac=True, method='L-BFGS-B', options=dict(maxiter=iterations))
+    return torch.from_numpy(result.x.reshape(start.shape))
 
 # %% ../../nbs/methods/lp_ft.ipynb #9401366e
 @method('initialization', 'LP-FT', '2202.10054', needs='validation images',

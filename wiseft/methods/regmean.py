@@ -36,12 +36,12 @@ def inner_products(classifier:ImageClassifier, images:ImageSet): # dict name of 
     net, grams = classifier.copy(), defaultdict(float)
     all_places(net.visual) # keys and values are made of them all
     names = {id(p): n for n,p in net.named_parameters()}
-    def seen(function, x, weight, *others, **named): # bias; of a convolution then its stride
+    def add_gram(function, x, weight, *others, **named): # bias; of a convolution then its stride
         rows = x if weight.ndim == 2 else x[..., ::others[1][0], ::others[1][1]].movedim(1, -1)
         if id(weight) in names and weight[0].numel() == rows.shape[-1]: # no convolution of more than one place
             grams[names[id(weight)]] += (rows := rows.float().flatten(0, -2)).T @ rows
         return function(x, weight, *others, **named)
-    with intercepted(seen):
+    with intercepted(add_gram):
         for _, x in batches(images, net.transform, [], 32, progress=False): net(x.to(net.device))
     return {n: g.cpu().double() for n,g in grams.items()}
 

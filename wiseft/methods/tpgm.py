@@ -47,6 +47,6 @@ def tpgm(base, finetuned, images, steps:int=200, lr:float=1e-2, batch_size:int=6
     check_models(tpgm, base, len(finetuned))
     check_images(tpgm, [base, *finetuned], images)
     given = dict(steps=steps, lr=lr, batch_size=batch_size, first=first, seed=seed)
-    made = merge(base, finetuned, per_tensor, prepared=learn_alphas(base, finetuned[0], images, **given))
-    made.recipe['merge'] = merge_recipe(tpgm.set(**given), images)
-    return made
+    classifier = merge(base, finetuned, per_tensor, prepared=learn_alphas(base, finetuned[0], images, **given))
+    classifier.recipe['merge'] = merge_recipe(tpgm.set(**given), images)
+    return classifier

@@ -98,8 +98,8 @@ def fill_model(
             state = open_clip.model.convert_to_custom_text_state_dict(state)
         for k in {'logit_scale', 'logit_bias'} & set(state) & set(target): state[k] = state[k].reshape(target[k].shape)
         # constants that older files hold
-        gone = [k for k in state if k not in target and k.endswith(('attn_mask', 'position_ids'))]
-        for k in gone: del state[k]
+        constants = [k for k in state if k not in target and k.endswith(('attn_mask', 'position_ids'))]
+        for k in constants: del state[k]
         if isinstance(model, ImageModel): state = dict(logit_scale=torch.zeros(())) | state
         open_clip.model.resize_pos_embed(state, model)
         open_clip.model.resize_text_pos_embed(state, model)
@@ -141,8 +141,8 @@ def verified_sha256(
     source:Source # `Source` with a file of weights
 ): # 64 hexadecimal digits
     "SHA-256 of a source's weights; BadFile if it is not the expected one"
-    found = sha256_file(source.weights)
-    if source.sha256 in (None, found): return found
+    digest = sha256_file(source.weights)
+    if source.sha256 in (None, digest): return digest
     raise BadFile(
-        f'{source.weights} is damaged or another version: its SHA-256 is {found[:12]}…, expected '
+        f'{source.weights} is damaged or another version: its SHA-256 is {digest[:12]}…, expected '
         f'{source.sha256[:12]}…. Install wiseft again.')

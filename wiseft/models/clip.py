@@ -28,7 +28,7 @@ from .save import write_clip
 from .state_dict_layout import Parts
 from .hf_clip import write_hub_folder
 from .hf_siglip import write_siglip_folder
-from .sources import Source, check_asked, find_source, preprocessing
+from .sources import Source, check_overrides, find_source, preprocessing
 from .build import build_model, fill_model, source_tokenizer, verified_sha256
 
 # %% ../../nbs/api/models/09_clip.ipynb #ce44719a
@@ -101,10 +101,12 @@ def __repr__(self:Clip):
     return f'Clip {name}: {describe_tower(self)}, {text}, {self.precision}'
 
 # %% ../../nbs/api/models/09_clip.ipynb #3ca69701
-def open_source(source:Source, asked:dict, precision:str, device:torch.device, name:str, pretrained:str|None): # `Clip`
+def open_source(
+    source:Source, overrides:dict, precision:str, device:torch.device, name:str, pretrained:str|None,
+): # `Clip`
     "Build the CLIP of a source, with the given preprocessing"
     state = source.parts.clip if source.parts else read_state_dict(source.weights)
-    known = preprocessing(source, asked)
+    known = preprocessing(source, overrides)
     if source.where:
         size = sum(t.numel() for t in state.values())
         check_parameters(lambda: build_model(source, known, 'fp32', 'meta'), size, source.where)
@@ -137,9 +139,9 @@ def load_clip(
     if precision not in ('fp32', 'bf16', 'fp16') or precision == 'fp16' and device.type == 'cpu': raise ValueError(
         f"precision is {precision!r}; choose 'fp32', 'bf16', or on a GPU 'fp16'.")
     source = find_source(name, pretrained, preprocess, quick_gelu)
-    asked = {} if source.parts and isinstance(preprocess, str) else preprocess or {} # a tag was looked up by then
-    check_asked(asked)
-    clip = open_source(source, asked, precision, device, name, None if pretrained is None else str(pretrained))
+    overrides = {} if source.parts and isinstance(preprocess, str) else preprocess or {} # a tag was looked up by then
+    check_overrides(overrides)
+    clip = open_source(source, overrides, precision, device, name, None if pretrained is None else str(pretrained))
     del source # with the weights of a file
     release_memory()
     return clip

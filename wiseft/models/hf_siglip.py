@@ -155,10 +155,10 @@ def read_siglip_folder(
     vision = dict(image_size=s['image_size'], timm_model_name=name, timm_model_pretrained=False, timm_pool='map',
                   timm_proj='none')
     # which of them have the approximation of GELU is timm's to say
-    asked, tanh = _activations[s['hidden_act']], is_tanh(model)
-    if tanh and asked == 'none': raise BadFile(
+    approximation, tanh = _activations[s['hidden_act']], is_tanh(model)
+    if tanh and approximation == 'none': raise BadFile(
         f"{where}: hidden_act is 'gelu', and timm's {name} has an approximation of it.")
-    if asked == 'tanh' and not tanh: vision['act_kwargs'] = dict(approximate='tanh')
+    if approximation == 'tanh' and not tanh: vision['act_kwargs'] = dict(approximate='tanh')
     new = dict(embed_dim=s['hidden_size'], vision_cfg=vision)
     # the text tower, where there is one
     if any(k.startswith('text.') for k in state):

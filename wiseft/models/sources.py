@@ -115,8 +115,8 @@ def _from_transformers_hub(
     files = ['config.json', 'preprocessor_config.json', hub_weights[0]]
     advice = (f"bring {first_few(files)} (and tokenizer files, if there are any) of https://huggingface.co/{repo} into "
               f"a folder and use {call('load_clip', model='FOLDER')}")
-    wanted = [*files, 'processor_config.json', '*token*', 'spiece.model']
-    fetch = lambda: huggingface_hub.snapshot_download(repo, allow_patterns=wanted)
+    patterns = [*files, 'processor_config.json', '*token*', 'spiece.model']
+    fetch = lambda: huggingface_hub.snapshot_download(repo, allow_patterns=patterns)
     folder = fetched(fetch, f'{first_few(files)} of {name}', advice)
     return _from_transformers(folder, name)
 
@@ -240,7 +240,7 @@ def find_source(name:str, pretrained:str|Path|None, preprocess:dict|str|None, qu
     return _from_tag(name, tag)
 
 # %% ../../nbs/api/models/06_sources.ipynb #c9f37750
-def check_asked(preprocess:dict):
+def check_overrides(preprocess:dict):
     "ValueError unless this is a dict with known keys"
     if not isinstance(preprocess, dict): raise ValueError(
         f"preprocess is {preprocess!r}; give a dict with 'mean' and 'std' (tags are for checkpoint files).")
@@ -249,9 +249,9 @@ def check_asked(preprocess:dict):
         "size is the image tower's.")
 
 # %% ../../nbs/api/models/06_sources.ipynb #b8bb368e
-def preprocessing(source:Source, asked:dict): # dict
+def preprocessing(source:Source, overrides:dict): # dict
     "Preprocessing of the weights, overridden by the arguments"
-    both = source.preprocess | asked
+    both = source.preprocess | overrides
     settings = {k:v for k,v in both.items() if k in preprocess_keys and v is not None}
     if missing := ' and '.join(sorted({'mean', 'std'} - set(settings))): # nobody says how pictures are made
         own = python_or_shell(', or give preprocess=dict(mean=…, std=…)', '')

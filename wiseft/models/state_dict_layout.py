@@ -9,7 +9,7 @@ __all__ = ['Parts', 'find_parts', 'uses_quick_gelu', 'module_config', 'module_pr
 import math, re
 from dataclasses import dataclass, field
 from ..base.text import BadFile, call, first_few
-from ..weights.pickle_reader import Made
+from ..weights.pickle_reader import Stub
 
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #ca110396
 @dataclass
@@ -88,8 +88,8 @@ def find_parts(
     # wise-ft takes the transformer out of the text tower
     if not any('transformer.' in new for new in names if not new.startswith('visual.')):
         names = {new: k for new,k in names.items() if new.startswith(('visual.', 'logit_'))}
-    taken = {'n_averaged', *names.values(), *(f'{name}.{k}'.lstrip('.') for k in head)}
-    unread = [k for k in state if k not in taken] + list(weights.unread)
+    used_keys = {'n_averaged', *names.values(), *(f'{name}.{k}'.lstrip('.') for k in head)}
+    unread = [k for k in state if k not in used_keys] + list(weights.unread)
     modules = {} if tower is None else _clip_names(weights.modules, tower)
     clip = {new: state[k] for new,k in names.items()}
     records = {new: weights.modules[k] for new,k in modules.items()}
@@ -153,9 +153,9 @@ def module_preprocess(
 ): # dict with 'mean' and 'std', or {}
     "Preprocessing saved with a module, such as wise-ft's `val_preprocess`"
     saved = [m.attributes.get('val_preprocess') for m in parts.records.values()]
-    steps = [m.attributes.get('transforms') for m in saved if type(m) is Made]
-    made = [x for s in steps if type(s) is list for x in s if type(x) is Made]
-    scales = [x for x in made if x.kind.endswith('.Normalize')]
+    steps = [m.attributes.get('transforms') for m in saved if type(m) is Stub]
+    stubs = [x for s in steps if type(s) is list for x in s if type(x) is Stub]
+    scales = [x for x in stubs if x.kind.endswith('.Normalize')]
     for scale in scales:
         values = {k: scale.attributes.get(k) for k in ('mean', 'std')}
         if all(type(v) in (list, tuple) and len(v) == 3 for v in values.values()):

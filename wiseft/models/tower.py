@@ -92,7 +92,7 @@ def _settings(resize, crop, interpolation, mean, std): # `preprocess_cfg`
     return new | dict(crop_pct=side/(resize if exact else resize+.5))
 
 # %% ../../nbs/api/models/11_tower.ipynb #68b45ba1
-_told = 'size, mean, std, interpolation, resize_mode'
+_setting_names = 'size, mean, std, interpolation, resize_mode'
 
 def read_transform(
     transform # torchvision's or timm's for evaluation, or a dict of settings
@@ -110,7 +110,7 @@ def read_transform(
     elif resize and scale:
         settings = _settings(resize.size, crop.size if crop else None, resize.interpolation, scale.mean, scale.std)
     else: raise ValueError(
-        f"The transform, {type(transform).__name__}, isn't one that settings tell. Give a dict with {_told}.")
+        f"The transform, {type(transform).__name__}, isn't one that settings tell. Give a dict with {_setting_names}.")
     # do they make the same of a picture?
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     noise = Image.fromarray(pixels)
@@ -118,7 +118,7 @@ def read_transform(
     if ours.shape == theirs.shape and torch.allclose(ours, theirs, atol=1e-3): return settings
     raise ValueError(
         "The transform does more than resize, crop and normalize, or does it another way. If settings come near to "
-        f"it, give a dict with {_told}.")
+        f"it, give a dict with {_setting_names}.")
 
 # %% ../../nbs/api/models/11_tower.ipynb #dfe5b0f8
 def image_model(
@@ -158,8 +158,8 @@ def _wrapped(body, config, settings, name, device): # `Clip`
     shown.pop('crop_pct', None) # which open_clip doesn't know
     train = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**shown), is_train=True)
     take = ClipTransform(settings)
-    tried = take(Image.new('RGB', (64, 64)))
-    return Clip(model, None, take, train, name, None, config, settings | dict(size=tried.shape[1:]), provenance)
+    example = take(Image.new('RGB', (64, 64)))
+    return Clip(model, None, take, train, name, None, config, settings | dict(size=example.shape[1:]), provenance)
 
 # %% ../../nbs/api/models/11_tower.ipynb #77478ccd
 own_config, own_weights = 'image_model.json', 'image_model.safetensors'

@@ -96,8 +96,8 @@ def _say_last(error, words, code):
     "Print the final message of a command, in one process only"
     if not _several(): return say(words, anyone=True)
     from wiseft.base.distributed import end, told_once
-    said = told_once(error)
-    if said != str(error): words = said and f'error: {said}'
+    message = told_once(error)
+    if message != str(error): words = message and f'error: {message}'
     if words: say(words, anyone=True)
     end(code)
 
@@ -123,8 +123,8 @@ app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=F
     help='Fine-tune CLIP-like models without losing their robustness, by averaging the weights of the zero-shot and '
     'the fine-tuned model.')
 
-def _version(asked):
-    if not asked: return
+def _version(value):
+    if not value: return
     print(f'wiseft {__version__}')
     raise typer.Exit
 
@@ -313,14 +313,14 @@ def chosen_methods(
 ): # dict kind -> `Method`
     "Methods by name, at most one of each kind"
     from wiseft.base.registry import find_method
-    found = [find_method(n) for n in names or []]
-    for m in found:
+    methods = [find_method(n) for n in names or []]
+    for m in methods:
         if m.kind not in kinds: raise ValueError(
             f'{m.name} is of the kind {m.kind}; here a method is one of {", ".join(kinds)}: see `wiseft methods`.')
-    counts = Counter(m.kind for m in found)
+    counts = Counter(m.kind for m in methods)
     if twice := [k for k, n in counts.items() if n > 1]: raise ValueError(
         f'There are several methods of the kind {twice[0]}: give one.')
-    return {m.kind: m for m in found}
+    return {m.kind: m for m in methods}
 
 # %% ../../nbs/api/shell/00_app.ipynb #d86b9bc1
 def is_suite(source:str|Path) -> bool:

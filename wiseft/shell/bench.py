@@ -88,9 +88,9 @@ def bench_(
     if groups: what_is_drawn(plan.suite, groups)
     _show_plan(plan, output, budget, place)
     if dry_run: return
-    found = carry_out(plan, output, say=say, show_plan=False, groups=groups, answers=answers)
-    _write_found(found, output)
-    standard_output().print(repr(found), markup=False, soft_wrap=True)
+    bench = carry_out(plan, output, say=say, show_plan=False, groups=groups, answers=answers)
+    _write_bench(bench, output)
+    standard_output().print(repr(bench), markup=False, soft_wrap=True)
     wrote(output)
 
 # %% ../../nbs/api/shell/06_bench.ipynb #03c8e263
@@ -107,21 +107,21 @@ def _show_plan(plan, folder, budget, place):
     if budget is not None and seconds > 3600*budget: raise ValueError(
         f'That is more than the {budget:g} hours of --budget. Give fewer --methods, --seeds, --lrs or --epochs.')
 
-def _write_found(found, folder):
+def _write_bench(bench, folder):
     "Write tables, pictures and the report of a bench"
     from wiseft.show.bench_plots import plot_bench, plot_gains
     from wiseft.show.bench_report import write_bench_report
     from wiseft.base.files import atomic_path
-    gains, curves = found.gains(), found.curves()
-    tables = {'gains': gains, 'curves': curves, 'accuracies': found.accuracies(), 'choices': found.choices(),
-              'costs': found.costs()}
+    gains, curves = bench.gains(), bench.curves()
+    tables = {'gains': gains, 'curves': curves, 'accuracies': bench.accuracies(), 'choices': bench.choices(),
+              'costs': bench.costs()}
     for name, table in tables.items():
         with atomic_path(folder/f'{name}.csv', force=True) as tmp: table.to_csv(tmp, index=False)
     pictures = {'bench': plot_bench.unseen(curves, gains)}
-    if len(found.entries) > 1: pictures['gains'] = plot_gains.unseen(gains)
+    if len(bench.entries) > 1: pictures['gains'] = plot_gains.unseen(gains)
     if 'control' in curves: pictures['control'] = plot_bench.unseen(curves, gains, 'control')
     for name, picture in pictures.items():
         for kind in 'png', 'svg':
             with atomic_path(folder/f'{name}.{kind}', force=True) as tmp: picture.savefig(tmp, format=kind, dpi=150)
     origin = f'{shlex.join(["wiseft", *sys.argv[1:]])}, {date.today()}'
-    write_bench_report(found, folder/'report.html', force=True, origin=origin)
+    write_bench_report(bench, folder/'report.html', force=True, origin=origin)

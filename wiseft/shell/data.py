@@ -148,14 +148,14 @@ def _from_hub(name, yes):
     "Show size and license of a set on the hub, ask once, and download it"
     import pandas as pd
     from wiseft.data.hub import fetch, sets_on_hub
-    found = sets_on_hub(name)
-    rows = [(f.repository, len(f.files), f'{f.size/1e9:,.2f}', f.license, f.source, f.note) for f in found]
+    sets = sets_on_hub(name)
+    rows = [(f.repository, len(f.files), f'{f.size/1e9:,.2f}', f.license, f.source, f.note) for f in sets]
     columns = ['repository', 'files', 'GB', 'license', 'source', 'note']
     show_table(pd.DataFrame(rows, columns=columns), 'On the hub')
-    size = sum(f.size for f in found)/1e9
-    question = f'Download up to {size:,.2f} GB to {found[0].folder.parent}, under these licenses?'
+    size = sum(f.size for f in sets)/1e9
+    question = f'Download up to {size:,.2f} GB to {sets[0].folder.parent}, under these licenses?'
     if not yes: typer.confirm(question, abort=True)
-    for f in found: wrote(fetch(f))
+    for f in sets: wrote(fetch(f))
 
 # %% ../../nbs/api/shell/01_data.ipynb #14664eab
 def sets_of(source):
@@ -179,8 +179,8 @@ def _tell_lookalikes(sets):
     say(f'{(among > ALIKE).mean():.1%} of the training images look like another one of them')
     for (name, split), images in sets.items():
         if split == 'train': continue
-        found = lookalikes(thumbnails(images), trained, look_up)
-        alike = found[found.similarity > ALIKE].sort_values('similarity', ascending=False, kind='stable')
+        matches = lookalikes(thumbnails(images), trained, look_up)
+        alike = matches[matches.similarity > ALIKE].sort_values('similarity', ascending=False, kind='stable')
         some = f', such as {alike.file.iloc[0]} like {alike.other.iloc[0]}' if len(alike) else ''
         say(f'{name}, {split}: {len(alike)} of {len(images)} images look like training images{some}')
 

@@ -87,8 +87,8 @@ def merge_(
     if written: say(f'merged {", ".join(map(str, recipe.paths))}')
     used, theirs = merge_recipe(recipe.method), recipe.method.mergekit
     if 'alpha' in used and share is not None: used['alpha'] = share
-    def said(k): return MERGEKIT_WORDS.get(k, k) if theirs else k
-    settings = [f'{said(k)}={v}' for k, v in used.items() if k not in ('name', 'chosen')]
+    def name_of(k): return MERGEKIT_WORDS.get(k, k) if theirs else k
+    settings = [f'{name_of(k)}={v}' for k, v in used.items() if k not in ('name', 'chosen')]
     say(f'merged by {", ".join([theirs or used["name"], *settings])}')
     wrote(output)
 

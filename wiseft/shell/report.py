@@ -161,11 +161,11 @@ def evaluated_images(
     load = suite_loader(suite, reference, shift, allow_incomplete=True, training=split=='validation')
     was = {d: set(own.file) for d, own in predictions.images.groupby('dataset', observed=True)}
     sets = load().datasets(split) | control_sets(control)
-    found = {d: s for d, s in sets.items() if set(s.files()) == was.get(d)}
-    for d in was.keys()-found.keys():
+    unchanged = {d: s for d, s in sets.items() if set(s.files()) == was.get(d)}
+    for d in was.keys()-unchanged.keys():
         say(f'{d}: no small pictures, ' + ('its images there are not those that were evaluated' if d in sets else
                                            'it is not among the sets that are given (--shift, --control)'))
-    return found
+    return unchanged
 
 # %% ../../nbs/api/shell/05_report.ipynb #c1b0a010
 def _for_clip_benchmark(table, models, folder, force):

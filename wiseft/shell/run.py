@@ -71,8 +71,8 @@ def _begin(output, steps, force):
         if not force: raise ValueError(
             f'{output} was begun by other commands: {file} has them. Choose another name, or replace the run with '
             f"{option('force', True)}.")
-    made = [p.relative_to(output).as_posix() for *_, p in steps]
-    later = [m if '.' in m else f'{m}/wiseft.json' for m in made]
+    paths = [p.relative_to(output).as_posix() for *_, p in steps]
+    later = [m if '.' in m else f'{m}/wiseft.json' for m in paths]
     beside = ['results.predictions.csv.gz', 'results.recipes.json', 'checkpoints/checkpoint.safetensors']
     with atomic_path(output, force=force, kind='run', later=[*later, *beside]) as tmp:
         tmp.mkdir()
@@ -133,8 +133,8 @@ def run(
     if model == 'iconclip' and not probe and data != 'icons': say(
         'no model is named: this is the small CLIP that comes with the package, which was trained on icons. For '
         'photographs name another: `wiseft models` lists them')
-    for step, given, made in steps:
-        if made.exists(): continue
+    for step, given, path in steps:
+        if path.exists(): continue
         say(f'\n{_line(step, given)}')
         step(**given)
     remove_path(output/'checkpoints')

@@ -75,10 +75,10 @@ def zeroshot(
         number = '1,000' if names == 'imagenet' else f'{len(names):,}'
         say(f'a zero-shot classifier of {number} classes, {place}')
         if templates and len(templates) == 1: templates = templates[0]
-        made = zeroshot_classifier(clip, names, templates or None)
-        example = prompts(made.classnames[0], made.templates)[-1]
-        say(f'classes {first_few(made.classnames)}; prompts such as {example!r}')
-        made.save(tmp)
+        classifier = zeroshot_classifier(clip, names, templates or None)
+        example = prompts(classifier.classnames[0], classifier.templates)[-1]
+        say(f'classes {first_few(classifier.classnames)}; prompts such as {example!r}')
+        classifier.save(tmp)
     wrote(output)
 
 # %% ../../nbs/api/shell/02_train.ipynb #d33aa725

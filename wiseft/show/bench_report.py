@@ -58,7 +58,7 @@ def _accuracies(accuracies): # of `Bench.accuracies`
 # %% ../../nbs/api/show/08_bench_report.ipynb #6d2e76b7
 def _plan(plan, groups, origin): # of `Plan`; groups: do intervals draw them?
     "What decides the results, and on what they were made"
-    p, suite, gone = plan.as_json(), plan.suite, plan.unreadable
+    p, suite, unreadable = plan.as_json(), plan.suite, plan.unreadable
     # images
     rows = {'training images': f'{len(suite.train):,}', 'validation images': f'{len(suite.validation):,}'}
     for d, s in suite.datasets().items(): rows[f'test, {d}'] = f'{len(s):,} images'
@@ -75,7 +75,7 @@ def _plan(plan, groups, origin): # of `Plan`; groups: do intervals draw them?
     if groups:
         numbers = [f'{d} {len(set(s.groups))}' for d, s in suite.datasets().items()]
         rows['drawn for intervals'] = f'groups: {", ".join(numbers)}'
-    rows['left out as unreadable'] = 'none' if gone is None or gone.empty else f'{len(gone)} images'
+    rows['left out as unreadable'] = 'none' if unreadable is None or unreadable.empty else f'{len(unreadable)} images'
     rows['versions'] = f'wiseft {p["version"]}, torch {torch.__version__}'
     if origin: rows['made by'] = origin
     return pd.DataFrame([(k, in_words(v)) for k, v in rows.items()], columns=['what', 'value'])
@@ -131,44 +131,44 @@ validation accuracy, whatever the rule above took, head to head with plain fine-
 test images alone."""
 
 # %% ../../nbs/api/show/08_bench_report.ipynb #3a12757b
-def _sections(found, origin):
+def _sections(bench, origin):
     "The sections of a page about a bench, each HTML"
-    gains, sentences = found.gains(), found.sentences()
-    drawn = 'groups (families of images that belong together)' if found.groups else 'images'
-    yield render(_BEGINNING, conclusions=found.conclusions(), warnings=found.plan.warnings(), drawn=drawn)
-    if found.entries:
-        picture = plot_bench.unseen(found.curves(), gains)
+    gains, sentences = bench.gains(), bench.sentences()
+    drawn = 'groups (families of images that belong together)' if bench.groups else 'images'
+    yield render(_BEGINNING, conclusions=bench.conclusions(), warnings=bench.plan.warnings(), drawn=drawn)
+    if bench.entries:
+        picture = plot_bench.unseen(bench.curves(), gains)
         yield html_figure('bench', picture, ' '.join(s for s in sentences if 'left out' not in s), _CAPTION)
-    if found.entries and found.plan.control:
+    if bench.entries and bench.plan.control:
         words, marked = [], 100*gains.set_index('method').control
-        for name, c in found.curves().groupby('method', sort=False):
+        for name, c in bench.curves().groupby('method', sort=False):
             ends = ' to '.join(f'{100*v:.1f} %' for v in dict.fromkeys(c.control.iloc[[0, -1]]))
             words.append(f'{name} {ends}, marked {marked[name]:.1f} %')
-        says = f'Mean accuracy on {", ".join(found.plan.control)} from α = 0 to 1: {"; ".join(words)}.'
-        yield html_figure('control', plot_bench.unseen(found.curves(), gains, 'control'), says, _KEPT)
-    if len(found.entries) > 1:
+        says = f'Mean accuracy on {", ".join(bench.plan.control)} from α = 0 to 1: {"; ".join(words)}.'
+        yield html_figure('control', plot_bench.unseen(bench.curves(), gains, 'control'), says, _KEPT)
+    if len(bench.entries) > 1:
         yield html_figure('gains', plot_gains.unseen(gains), f'{_ROWS} The numbers stand in the table below.', _ROWS)
     yield render(_SENTENCES, sentences=sentences)
     yield html_section('Gains', _gains(gains))
-    if found.entries:
-        yield html_section('Each set', _accuracies(found.accuracies()))
+    if bench.entries:
+        yield html_section('Each set', _accuracies(bench.accuracies()))
         # what there was to choose from, best first where it is as good
-        choices = found.choices()
+        choices = bench.choices()
         verdict = choices.as_good.map({True: 'as good as the best', False: ''})
         verdict = verdict.mask(choices.chosen, 'chosen').mask(choices.edge, 'chosen, at the edge of its grid')
         shown = choices[['method', 'choice']].assign(value=choices.value.map(_number))
         shown = shown.assign(**{'validation, %': 100*choices.validation, '': verdict})
         yield html_section('Choices', shown, _RULE)
-        best = found.set_for_validation()
+        best = bench.set_for_validation()
         if len(best): yield html_section('Set for the best validation accuracy', _gains(best), _BEST)
-        costs = found.costs()
+        costs = bench.costs()
         costs['arithmetic'] = costs.arithmetic.map('{:.2f}'.format) # others are counts
         yield html_section('What one classifier of each costs', costs, digits=0)
-    yield html_section('The plan', _plan(found.plan, found.groups, origin))
+    yield html_section('The plan', _plan(bench.plan, bench.groups, origin))
 
 # %% ../../nbs/api/show/08_bench_report.ipynb #6fac4514
 def write_bench_report(
-    found:object, # `wiseft.bench.outcome.Bench`, which a page needs not import
+    bench:object, # `wiseft.bench.outcome.Bench`, which a page needs not import
     path:str|Path, # HTML file
     title:str='Robust fine-tuning: methods compared',
     force:bool=False, # replace an existing file
@@ -176,6 +176,6 @@ def write_bench_report(
 ) -> Path:
     "Write one self-contained HTML page of a bench, atomically; FileExistsError unless `force`"
     with atomic_path(path, force=force) as tmp:
-        page = html_page(title, Markup('\n').join(_sections(found, origin)))
+        page = html_page(title, Markup('\n').join(_sections(bench, origin)))
         tmp.write_text(page, encoding='utf-8', errors='backslashreplace')
     return Path(path)

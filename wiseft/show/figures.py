@@ -131,5 +131,5 @@ def pictures(
     "All pictures that can be drawn of a table"
     for name, kind in PICTURES.items():
         if kind.lacks(table, options.get('baselines')): continue
-        asked = {k: v for k,v in options.items() if k in kind.options}
-        yield name, getattr(kind.draw, 'unseen', kind.draw)(table, **asked), kind.caption
+        settings = {k: v for k,v in options.items() if k in kind.options}
+        yield name, getattr(kind.draw, 'unseen', kind.draw)(table, **settings), kind.caption

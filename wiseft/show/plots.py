@@ -83,10 +83,10 @@ def plot_frontier(
     crosses = [dense_line(ax.transData.transform(xy)) for xy in ends]
     obstacles = np.concatenate(lines + marks), np.concatenate([np.empty((0,2)), *crosses])
     # the names, then some α
-    taken = []
+    boxes = []
     def name(row, words, weight='bold'):
         xy, color = (row.value_reference, row.value_shift), darker(COLORS[row.label])
-        place_label(ax, words, xy, obstacles, taken, color=color, weight=weight)
+        place_label(ax, words, xy, obstacles, boxes, color=color, weight=weight)
     named = single[single.method.isin(INITIAL)] if many else single
     for row in named.itertuples(): name(row, row.label)
     several = points.label[points.method=='weight-space'].nunique() > 1

@@ -191,10 +191,10 @@ def place_label(
     label:str,
     xy:tuple,  # what it names, in data
     obstacles:tuple, # two arrays (n, 2) of pixels: what counts in full, and what counts a fifth
-    taken:list, # boxes of the labels so far; the new one's is added
+    boxes:list, # boxes of the labels so far; the new one's is added
     **text,    # for matplotlib
 ):
-    "Write `label` near `xy` where it hides the fewest `obstacles` and no box of `taken`, with a line if it is far."
+    "Write `label` near `xy` where it hides the fewest `obstacles` and none of `boxes`, with a line if it is far."
     best, frame = None, ax.get_window_extent()
     for r in (9, 13, 19, 27, 36):
         for angle in np.deg2rad([45, 0, 90, 180, 270, 135, 315, 225, 20, 160, 200, 340]):
@@ -210,11 +210,11 @@ def place_label(
             strong, weak = map(inside, obstacles)
             hidden = strong + .2*weak
             outside = not (frame.contains(*box.min) and frame.contains(*box.max))
-            over = sum(box.overlaps(t) for t in taken)
+            over = sum(box.overlaps(t) for t in boxes)
             cost = hidden + 200*over + 500*outside + r/4
             if best is None or cost < best[0]: best = cost, place, box
     _, place, box = best
-    taken.append(box)
+    boxes.append(box)
     line = dict(arrowstyle='-', lw=.8, color=text.get('color', '.3'), alpha=.6, shrinkA=1, shrinkB=4)
     far = np.hypot(*place['xytext']) > 14
     return ax.annotate(label, xy, **place, arrowprops=line if far else None, **text)

@@ -99,14 +99,14 @@ def exchanged_classes(
     if not len(labels): return []
     n_classes = 1 + max(labels.max(), predicted.max())
     pairs, n = np.unique(labels*n_classes + predicted, return_counts=True)
-    label, taken = divmod(pairs, n_classes)
+    label, answer = divmod(pairs, n_classes)
     size, right = np.bincount(labels, minlength=n_classes), np.zeros(n_classes, int)
-    right[label[label == taken]] = n[label == taken]
+    right[label[label == answer]] = n[label == answer]
     odd = (size[label] >= 5) & (right[label] <= .05*size[label]) & (n > .5*size[label])
-    taken_for, rings = dict(zip(label[odd].tolist(), taken[odd].tolist())), []
-    for a in taken_for: # follow it round; a ring is told where it begins with its first class
+    answer_of, rings = dict(zip(label[odd].tolist(), answer[odd].tolist())), []
+    for a in answer_of: # follow it round; a ring is told where it begins with its first class
         ring = [a]
-        while (b := taken_for.get(ring[-1])) is not None and b not in ring: ring.append(b)
+        while (b := answer_of.get(ring[-1])) is not None and b not in ring: ring.append(b)
         if b == a == min(ring): rings.append(tuple(ring))
     return rings
 

@@ -19,19 +19,19 @@ _CLOSE = 1e-9 # accuracies that are equal may differ by rounding, and otherwise 
 def place_on(
     reference:np.ndarray, # (…, k) accuracy on the reference of a curve's points, in the order of α
     shifted:np.ndarray, # (…, k) of the same points under shift
-    wanted:np.ndarray, # (…) accuracy on the reference
-) -> tuple:    # (…) place, 2.5 half-way from point 2 to 3; (…) how far `wanted` lies beyond the curve
+    target:np.ndarray, # (…) accuracy on the reference
+) -> tuple:    # (…) place, 2.5 half-way from point 2 to 3; (…) how far `target` lies beyond the curve
     "The place on a curve with the best accuracy under shift, among those with at least a reference accuracy"
     reference, shifted = np.asarray(reference, float), np.asarray(shifted, float)
     highest = reference.max(-1)
-    at = np.minimum(wanted, highest)[..., None]
+    at = np.minimum(target, highest)[..., None]
     points = np.where(reference >= at-_CLOSE, shifted, -np.inf)
     r0, s0 = reference[..., :-1], shifted[..., :-1]
     crossed = (r0-at)*(reference[..., 1:]-at) < 0
     part = np.divide(at-r0, np.diff(reference), out=np.zeros(crossed.shape), where=crossed)
     between = np.where(crossed, s0 + part*np.diff(shifted), -np.inf)
     best = np.concatenate([points, between], -1).argmax(-1)[..., None]
-    k, beyond = reference.shape[-1], wanted-highest
+    k, beyond = reference.shape[-1], target-highest
     at_points = np.broadcast_to(np.arange(k), points.shape)
     places = np.concatenate([at_points, np.arange(k-1) + part], -1)
     place = np.take_along_axis(places, best, -1)[..., 0]
@@ -52,10 +52,10 @@ def at_place(
     return low + (place-first)*(high-low)
 
 def at_reference(
-    reference:np.ndarray, shifted:np.ndarray, wanted:np.ndarray, # as in `place_on`
-) -> tuple: # (…) accuracy under shift, (…) how far `wanted` lies beyond the curve's highest reference accuracy
+    reference:np.ndarray, shifted:np.ndarray, target:np.ndarray, # as in `place_on`
+) -> tuple: # (…) accuracy under shift, (…) how far `target` lies beyond the curve's highest reference accuracy
     "Best accuracy under shift of a curve at a reference accuracy or above"
-    place, beyond = place_on(reference, shifted, wanted)
+    place, beyond = place_on(reference, shifted, target)
     return at_place(shifted, place), beyond
 
 # %% ../../nbs/api/stats/09_matched_accuracy.ipynb #22b48690

@@ -61,7 +61,7 @@ class ProgressLines(Callback):
     "Print one line per epoch, and per tenth of a long epoch: loss, validation, images per second, time left"
     order = ProgressCallback.order
     def before_fit(self):
-        self.began = self.said = perf_counter()
+        self.began = self.last = perf_counter()
         self.images = self.steps = 0
     def before_train(self): self.tenth = 0
     def after_batch(self):
@@ -69,8 +69,8 @@ class ProgressLines(Callback):
         self.images += find_bs(self.yb)
         self.steps += 1
         tenth, now = 10*(self.iter+1)//self.n_iter, perf_counter()
-        if tenth in (self.tenth, 10) or now-self.said < PAUSE: return
-        self.tenth, self.said = tenth, now
+        if tenth in (self.tenth, 10) or now-self.last < PAUSE: return
+        self.tenth, self.last = tenth, now
         if self.learn.logger == self.epoch_line:
             self._say(f'{10*tenth} % of epoch {self.epoch+1}: loss {self.smooth_loss.item():.3g}')
     def epoch_line(self, values:list):
@@ -79,7 +79,7 @@ class ProgressLines(Callback):
         named = dict(zip(self.recorder.metric_names, values))
         words = dict(train_loss='loss', valid_loss='validation loss', accuracy='validation accuracy')
         numbers = [f'{words.get(k, k)} {v:.3g}' for k, v in named.items() if isinstance(v, float)]
-        self.said = perf_counter()
+        self.last = perf_counter()
         self._say(f'epoch {self.epoch+1} of {self.n_epoch}: {", ".join(numbers)}')
     def _say(self, what):
         took = perf_counter()-self.began
@@ -135,7 +135,7 @@ class Watch(Callback):
     def before_fit(self): self.warned, self.steps, self.learn.spoilt = False, [], None
     def before_epoch(self): self.trained = False
     def before_train(self): self.trained = True
-    def before_validate(self): self.right = self.seen = 0
+    def before_validate(self): self.right = self.n_images = 0
 
     def before_step(self):
         loss = self.loss.detach().as_subclass(torch.Tensor).float()
@@ -164,16 +164,16 @@ class Watch(Callback):
     def after_loss(self):
         if self.training or not self.yb or self.yb[0].ndim > 1: return
         self.right = self.right + (self.pred.argmax(1) == self.yb[0]).sum()
-        self.seen += len(self.yb[0])
+        self.n_images += len(self.yb[0])
 
     def after_epoch(self):
         # early dips are usual
-        if not self.trained or self.warned or not self.seen or 2*(self.epoch+1) < self.n_epoch: return
-        start, now = self.learn.initial_accuracy, int(self.right)/self.seen
-        if now >= start - 2*math.sqrt((start*(1-start)+now*(1-now))/self.seen) or rank(): return
+        if not self.trained or self.warned or not self.n_images or 2*(self.epoch+1) < self.n_epoch: return
+        start, now = self.learn.initial_accuracy, int(self.right)/self.n_images
+        if now >= start - 2*math.sqrt((start*(1-start)+now*(1-now))/self.n_images) or rank(): return
         self.warned = True
         warn_user(
-            f'After epoch {self.epoch+1} accuracy on the {self.seen} validation images is {now:.1%}, below the '
+            f'After epoch {self.epoch+1} accuracy on the {self.n_images} validation images is {now:.1%}, below the '
             f'{start:.1%} before fine-tuning. The learning rate is probably too high; averaging such weights with '
             'those of the initial model seldom helps. Try a rate 3 to 10 times lower.')
 
@@ -182,7 +182,7 @@ class Watch(Callback):
 def accuracy_now(learn:Learner):
     "Accuracy on the validation images with the weights as they are"
     learn.model.eval()
-    device, right, seen = next(learn.model.parameters()).device, 0, 0
+    device, right, n = next(learn.model.parameters()).device, 0, 0
     for x, y in learn.dls.valid:
         if y.ndim > 1: return 0.
         with torch.autocast(device.type, torch.bfloat16, enabled=hasattr(learn, 'bf16')):
@@ -191,9 +191,9 @@ def accuracy_now(learn:Learner):
         own = len(y) if own is None else own
         y = y.as_subclass(torch.Tensor).to(device)
         right = right + (pred.argmax(1) == y)[:own].sum()
-        seen += own
-    right, seen = map(sum, zip(*of_all((int(right), seen))))
-    return right/seen
+        n += own
+    right, n = map(sum, zip(*of_all((int(right), n))))
+    return right/n
 
 # %% ../../nbs/api/train/03_callbacks.ipynb #3f5f1cd6
 class LrFactors(Callback):

@@ -33,10 +33,10 @@ class Costs(Callback):
         teachers = [cb.average for cb in self.learn.cbs if isinstance(cb, Teacher)]
         return teachers + ([self.learn.initial] if 'initial' in self.learn.__dict__ else [])
     def _count(self, module, what):
-        def seen(module, inputs, output):
+        def add(module, inputs, output):
             self.counted[f'{what} forward'] += len(inputs[0])
             if output.requires_grad: self.counted[f'{what} backward'] += len(inputs[0])
-        self.hooks.callback(module.register_forward_hook(seen).remove)
+        self.hooks.callback(module.register_forward_hook(add).remove)
     def after_fit(self):
         self.hooks.close()
         memories = [cb.kept() for cb in self.learn.cbs if isinstance(cb, Constraint)]
@@ -54,13 +54,13 @@ def passes(
     "Count images and texts on their way through towers"
     counted = dict.fromkeys(COUNTED, 0)
     table = token_table(like.clip.model) if like.clip.tokenizer else None
-    def seen(module, inputs, output):
+    def add(module, inputs, output):
         is_table = type(module) is type(table) and module.weight.shape == table.weight.shape
         what = 'images' if type(module) is type(like.visual) else 'texts' if is_table else None
         if what is None: return
         counted[f'{what} forward'] += len(inputs[0])
         if output.requires_grad: counted[f'{what} backward'] += len(inputs[0])
-    hook = register_module_forward_hook(seen)
+    hook = register_module_forward_hook(add)
     try: yield counted
     finally: hook.remove()
 
@@ -72,8 +72,8 @@ def operations(
     clip, device = classifier.clip, classifier.device
     x = torch.zeros(1, 3, *clip.image_size, device=device)
     def counted(f, given): # attention product by product: of its short cuts PyTorch counts nothing
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as seen: f(given)
-        return seen.get_total_flops()
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter: f(given)
+        return counter.get_total_flops()
     usual = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -83,23 +83,23 @@ class PixelSource:
 
     def batch(self, idxs:list, draws:np.ndarray=None): # draws: random numbers for the crops of all images, if any
         crops = draws is not None and self.crop_scale
-        made = self.of_all(partial(self.crop, draws=draws) if crops else self.pixels, idxs)
-        if not made: return ()
-        x = torch.from_numpy(np.stack(list(made.values()))).permute(0,3,1,2)
-        return TensorImage(x), self.labels(list(made))
+        images = self.of_all(partial(self.crop, draws=draws) if crops else self.pixels, idxs)
+        if not images: return ()
+        x = torch.from_numpy(np.stack(list(images.values()))).permute(0,3,1,2)
+        return TensorImage(x), self.labels(list(images))
 
     def for_device(self, idxs:list, draws:np.ndarray): # for `resized_crops`, on the device that computes
-        made = self.of_all(partial(self.crop, draws=draws, how=cut), idxs)
-        if not made: return ()
-        parts, boxes = zip(*made.values())
-        return *on_canvas(parts), torch.tensor(boxes, dtype=torch.float32), self.labels(list(made))
+        crops = self.of_all(partial(self.crop, draws=draws, how=cut), idxs)
+        if not crops: return ()
+        parts, boxes = zip(*crops.values())
+        return *on_canvas(parts), torch.tensor(boxes, dtype=torch.float32), self.labels(list(crops))
 
     def of_all(self, one:Callable, idxs:list): # index -> what is made of the image, where it can be read
         n = 1 if get_worker_info() else os.cpu_count() or 1 # Pillow lets threads work at the same time
         def several(part): return [(i, one(i)) for i in part]
         with ThreadPoolExecutor(n) as threads: parts = threads.map(several, [idxs[k::n] for k in range(n)])
-        made = dict(chain.from_iterable(parts))
-        return {i: made[i] for i in idxs if made[i] is not None}
+        results = dict(chain.from_iterable(parts))
+        return {i: results[i] for i in idxs if results[i] is not None}
 
     def crop_on_device(self, canvas:torch.Tensor, sizes:torch.Tensor, boxes:torch.Tensor, y:torch.Tensor):
         return TensorImage(resized_crops(canvas, sizes, boxes, self.size)), y
@@ -132,9 +132,9 @@ def pixels(self:PixelSource, i:int, source=None):
 def n_workers(self:PixelSource, crops:bool, device:torch.device):
     "Number of reading processes; by default threads on a CPU, which also has to compute"
     pixels = self.for_crops if crops else self.for_evaluation
-    asked = bool(os.environ.get('WISEFT_WORKERS'))
+    is_set = bool(os.environ.get('WISEFT_WORKERS'))
     if self.workers is not None: return self.workers
-    if pixels.kept_share > .9 or device.type == 'cpu' and not asked: return 0
+    if pixels.kept_share > .9 or device.type == 'cpu' and not is_set: return 0
     return decoding_workers(self.images)
 
 # %% ../../nbs/api/train/01_loaders.ipynb #28104df6
@@ -270,8 +270,8 @@ def captioned_images(
     if t.file.nunique() < 2: raise BadFile(
         f'{table} has captions for {counted(t.file.nunique(), "image")}; expected two images or more.')
     paths = [Path(folder)/f for f in t.file]
-    if gone := [f for f, p in zip(t.file, paths) if not os.path.exists(p)]: raise FileNotFoundError(
-        f'{table} names files that are not in {folder}: {first_few(gone)}.')
+    if missing := [f for f, p in zip(t.file, paths) if not os.path.exists(p)]: raise FileNotFoundError(
+        f'{table} names files that are not in {folder}: {first_few(missing)}.')
     labels, captions = t.caption.factorize()
     return ImageSet(Path(table).stem, paths, labels, list(captions), root=Path(folder))
 

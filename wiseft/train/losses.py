@@ -130,10 +130,10 @@ def outputs_of(
     layers:list, # of modules
 ): # dict number of the layer -> what it made last
     "Context that collects outputs of modules during a forward pass"
-    made = {}
-    def watch(i): return layers[i].register_forward_hook(lambda module, inputs, output: made.update({i: output}))
+    outputs = {}
+    def watch(i): return layers[i].register_forward_hook(lambda module, inputs, output: outputs.update({i: output}))
     hooks = [watch(i) for i in range(len(layers))]
-    try: yield made
+    try: yield outputs
     finally:
         for hook in hooks: hook.remove()
 
@@ -147,11 +147,11 @@ def inner_layers(
     return [blocks[len(blocks)*(i+1)//n - 1] for i in range(n)]
 
 # %% ../../nbs/api/train/02_losses.ipynb #19e06a59
-def _unit_rows(step, made): # list of (n, numbers), the numbers of each image a row of length 1
-    if not made: raise ValueError(
+def _unit_rows(step, outputs): # list of (n, numbers), the numbers of each image a row of length 1
+    if not outputs: raise ValueError(
         "This loss looks at inner layers, and does not say at how many. Say so in its decorator, as in "
         "@method('loss', 'my loss', layers=1).")
-    return [step.gathered(unit_length(made[i].flatten(1))) for i in sorted(made)]
+    return [step.gathered(unit_length(outputs[i].flatten(1))) for i in sorted(outputs)]
 
 @patch(as_prop=True)
 def inner(self:Step): # list of (n, numbers), rows of length 1
@@ -166,8 +166,8 @@ def inner(self:Step): # list of (n, numbers), rows of length 1
 def initial_inner(self:Step): # list of (n, numbers), rows of length 1
     "Outputs of the initial model's inner layers"
     layers = inner_layers(self.initial.visual, len(self.learn.inner_outputs))
-    with self.towers(), outputs_of(layers) as made: self.initial.features(self.x)
-    return _unit_rows(self, made)
+    with self.towers(), outputs_of(layers) as outputs: self.initial.features(self.x)
+    return _unit_rows(self, outputs)
 
 # %% ../../nbs/api/train/02_losses.ipynb #5a1806b1
 def contrastive(
@@ -225,14 +225,14 @@ class Loss(Callback):
         layers = inner_layers(self.learn.student.visual, n) if n else []
         self.learn.inner_outputs = self.stack.enter_context(outputs_of(layers))
         if self.sums is None:
-            self.sums, self.seen = dict.fromkeys(self.names(), 0.), 0
+            self.sums, self.n_images = dict.fromkeys(self.names(), 0.), 0
             terms = [ValueMetric(partial(self.mean, n), n) for n in self.sums]
             self.learn.metrics = [*self.learn.metrics, *terms]
         head = self.learn.student.head
         hook = head.register_forward_pre_hook(lambda m, inputs: setattr(self, 'head_input', inputs[0]))
         self.stack.callback(hook.remove)
 
-    def before_train(self): self.sums, self.seen = dict.fromkeys(self.sums, 0.), 0
+    def before_train(self): self.sums, self.n_images = dict.fromkeys(self.sums, 0.), 0
     def after_loss(self):
         x = self.xb[0].as_subclass(torch.Tensor)
         y = self.yb[0].as_subclass(torch.Tensor)
@@ -244,12 +244,12 @@ class Loss(Callback):
         self.learn.loss = self.learn.loss_grad.clone()
         if not self.training: return
         for name,value in terms.items(): self.sums[name] += value.detach()*len(y)
-        self.seen += len(y)
+        self.n_images += len(y)
     def after_fit(self): self.stack.close()
 
     def mean(self, name:str):
         "Mean of a term over the training images of an epoch"
-        return float(self.sums[name])/self.seen if self.seen else float('nan')
+        return float(self.sums[name])/self.n_images if self.n_images else float('nan')
 
 # %% ../../nbs/api/train/02_losses.ipynb #5d8eb0d8
 @patch
@@ -303,7 +303,7 @@ class Constraint(Callback):
     def before_fit(self):
         self.pairs = training_pairs(self.learn.student, self.learn.initial)
         if self.memories is None: self.memories = [{} for _ in self.pairs]
-        self.wanted = [k for k in ('lr', 'share') if k in self.constraint.parameters]
+        self.option_names = [k for k in ('lr', 'share') if k in self.constraint.parameters]
 
     def share(self):
         "Share of this step in the sum of all learning rates"
@@ -322,8 +322,8 @@ class Constraint(Callback):
         for (p,p0),memory in zip(self.pairs, self.memories):
             if p.grad is None: continue
             hyperparameters, before = dict(lr=lrs[p], share=share), p.clone()
-            wanted = {k: hyperparameters[k] for k in self.wanted}
-            constrained = self.constraint(p, p0, p.grad, memory, **wanted)
+            options = {k: hyperparameters[k] for k in self.option_names}
+            constrained = self.constraint(p, p0, p.grad, memory, **options)
             if constrained is not None and constrained is not p: p.copy_(constrained)
             if spoilt is not None: torch.where(spoilt, before, p, out=p) # after a bad step nothing moves
 

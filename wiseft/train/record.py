@@ -35,8 +35,8 @@ def run_recipe(
 
 def _captions_of(dl, named):
     "Captions in a recipe; a renamed table is still the same"
-    told = getattr(getattr(dl, 'source', None), 'captions', None)
-    return dict(captions={k: v for k,v in told.items() if named or k != 'table'}) if told else {}
+    captions = getattr(getattr(dl, 'source', None), 'captions', None)
+    return dict(captions={k: v for k,v in captions.items() if named or k != 'table'}) if captions else {}
 
 def run_circumstances(
     learn:Learner, # a `ClipLearner` after its fit

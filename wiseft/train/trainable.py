@@ -29,9 +29,9 @@ def choose_weights(
         f"{option('train', train)}: expected 'all', 'head', 'last:n' as in 'last:2', or a function, as partial(lora, "
         "rank=8) "
         'of wiseft.methods.lora.')
-    said = as_method(train, 'train').title if callable(train) else option('train', train)
+    choice = as_method(train, 'train').title if callable(train) else option('train', train)
     if classifier.head_from_text and train != 'all': raise ValueError(
-        f'{said}: where the text tower trains, the classifier has no head to train, it is built from the text tower. '
+        f'{choice}: where the text tower trains, the classifier has no head to train, it is built from the text tower. '
         'Leave it out.')
     if callable(train): return train(classifier)
     classifier.requires_grad_(train == 'all')

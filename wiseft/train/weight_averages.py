@@ -97,11 +97,11 @@ def average_along(
                             training=True, n_epoch=n_epoch, train_iter=0, epoch=0)
     average.learn = learn
     average.before_fit()
-    seen = []
+    averages = []
     for value in values[1:]:
         one.weight.data.fill_(value)
         learn.epoch = learn.train_iter//len(steps)
         learn.train_iter += 1
         average.after_batch()
-        seen.append(average.average['visual'].weight.item())
-    return seen
+        averages.append(average.average['visual'].weight.item())
+    return averages

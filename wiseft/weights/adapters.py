@@ -23,8 +23,8 @@ ADAPTER, _weights_file = 'adapter_config.json', 'adapter_model.safetensors'
 _MORE = ('use_dora', 'lora_bias', 'modules_to_save', 'layer_replication', 'use_qalora', 'use_bdlora', 'fan_in_fan_out',
          'target_parameters', 'trainable_token_indices', 'alora_invocation_tokens', 'arrow_config', 'kasa_config',
          'velora_config')
-# how matrices were begun, where the model stayed as it was; PiSSA and others take a part out of its weights
-_BEGUN = (None, True, False, 'gaussian', 'eva', 'orthogonal')
+# initializations of the matrices that leave the model as it is; PiSSA and others take a part out of its weights
+_PLAIN_INITS = (None, True, False, 'gaussian', 'eva', 'orthogonal')
 
 @dataclass
 class PeftAdapter:
@@ -66,7 +66,7 @@ def read_adapter(
         head = {k: t for k, t in state.items() if re.fullmatch(r'(base_model\.model\.)?head\.\w+', k)}
     more = [k for k in _MORE if config.get(k)] + ['bias']*(config.get('bias', 'none') != 'none')
     if head: more.remove('modules_to_save')
-    if (begun := config.get('init_lora_weights')) not in _BEGUN: more.append(f'init_lora_weights={begun!r:.40}')
+    if (init := config.get('init_lora_weights')) not in _PLAIN_INITS: more.append(f'init_lora_weights={init!r:.40}')
     if more: raise BadFile(
         f'{path} has {first_few(more)}, which is more than low-rank matrices. Fold it with peft, merge_and_unload(), '
         'and save that.')

@@ -15,7 +15,7 @@ from ..base.text import BadFile, why_failed
 from ..base.files import atomic_path, blame_memory, existing_file
 from .tensors import check_finite
 from .safetensors_io import TensorFile, write_tensors
-from .pickle_reader import Made, read_archive, read_pickle, walk
+from .pickle_reader import Stub, read_archive, read_pickle, walk
 
 # %% ../../nbs/api/weights/07_checkpoints.ipynb #f5836f59
 def _damaged(path, why): return f"{path} is cut short or damaged ({why}). Copy or download it again."
@@ -58,7 +58,7 @@ _settings = ('input_resolution', 'context_length', 'vocab_size', 'attn_mask')
 class WeightsFile:
     "Tensors read from a file of weights, and what was skipped"
     state:dict  # name → tensor, on the CPU, in the file's own precision
-    modules:dict=field(default_factory=dict) # name → `Made`, where a whole module was saved
+    modules:dict=field(default_factory=dict) # name → `Stub`, where a whole module was saved
     unread:list=field(default_factory=list)  # names of what lies beside the weights
 
 # %% ../../nbs/api/weights/07_checkpoints.ipynb #2119c820
@@ -87,14 +87,14 @@ def read_checkpoint(
     state, unread, modules = _saved(path, kind), [], {}
     # what a training program put around them, and a module
     for k in _wraps:
-        if isinstance(state, dict) and isinstance(state.get(k), (dict, Made)):
+        if isinstance(state, dict) and isinstance(state.get(k), (dict, Stub)):
             unread += [str(n) for n in state if n != k]
             state = state[k]
-    if type(state) is Made:
+    if type(state) is Stub:
         try: parts = dict(walk(state))
         except ValueError as e: raise BadFile(_damaged(path, why_failed(e))) from e
         what = f'a call of {state.kind}, which was not made' if state.called else f'an object of {state.kind}'
-        modules = {k: v for k, v in parts.items() if type(v) is Made}
+        modules = {k: v for k, v in parts.items() if type(v) is Stub}
         state = {k: t for k, t in parts.items() if k not in modules}
         if kind == 'torchscript':
             state = {k: t for k, t in state.items() if k.rpartition('.')[2] not in _settings}

@@ -314,7 +314,7 @@ class Chain(Method):
 
     def __call__(self, base, finetuned, info):
         known = info.prepared or {}
-        if 'made' in known: middle = known['made'].to(finetuned[0])
+        if 'middle' in known: middle = known['middle'].to(finetuned[0])
         else: middle = self.inner(base, finetuned, replace(info, prepared=known.get('inner')))
         return self.outer(base, [middle], replace(info, prepared=known.get('outer')))
 
@@ -324,9 +324,9 @@ class Chain(Method):
         if not self.outer.prepare: return {k: dict(inner=v) for k, v in known.items()}
         positions, base, finetuned = positions_of(finetuned[0]), _state(base), [_state(m) for m in finetuned]
         names = ['base']*(base is not None) + [f'model {i}' for i in range(len(finetuned))]
-        made = dict(merged_tensors(self.inner, base, finetuned, names, known, positions))
-        outer = self.outer.prepared(base, [made])
-        return {k: dict(made=t, outer=outer.get(k)) for k, t in made.items()}
+        middle = dict(merged_tensors(self.inner, base, finetuned, names, known, positions))
+        outer = self.outer.prepared(base, [middle])
+        return {k: dict(middle=t, outer=outer.get(k)) for k, t in middle.items()}
 
 @patch
 def __add__(self:Method, outer:Method) -> Chain:

@@ -170,10 +170,10 @@ def _recipe(keys, folder): # `Recipe`
     return Recipe(method, None if base is None else place(base), finetuned, dtype, images)
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #9f9f3b45
-def _entries(name, said, is_switch=False): # list of (filter or None, number or list of numbers)
+def _entries(name, setting, is_switch=False): # list of (filter or None, number or list of numbers)
     "Values of a hyperparameter in a recipe, in order; only a switch may be true"
-    of_filters = isinstance(said, list) and {*map(type, said)} == {dict}
-    entries = said if of_filters else [dict(value=said)]
+    of_filters = isinstance(setting, list) and {*map(type, setting)} == {dict}
+    entries = setting if of_filters else [dict(value=setting)]
     for e in entries:
         value, text = e.get('value'), e.get('filter')
         numbers = value if isinstance(value, list) else [value]
@@ -181,8 +181,8 @@ def _entries(name, said, is_switch=False): # list of (filter or None, number or 
         allowed = (int, float, bool) if is_switch else (int, float)
         finite = all(type(n) in allowed and math.isfinite(n) for n in numbers)
         if not (fits and numbers and finite): raise ValueError(
-            f'{name} is {reprlib.repr(said)}. It is a number, a list of numbers (from the first layer to the last), or '
-            'a list of filters: [{filter: mlp, value: 0.5}, {value: 0.2}].')
+            f'{name} is {reprlib.repr(setting)}. It is a number, a list of numbers (from the first layer to the last), '
+            'or a list of filters: [{filter: mlp, value: 0.5}, {value: 0.2}].')
     return [(None if e.get('filter') == '*' else e.get('filter'), e['value']) for e in entries]
 
 @dataclass(frozen=True)
@@ -207,8 +207,8 @@ def _value_at(entries, info):
 def _hyperparameter(entries): # a number, or a `ByTensor`
     (text, value), *_ = entries
     if text is None and not isinstance(value, list): return value
-    said = [dict(value=v) if f is None else dict(filter=f, value=v) for f, v in entries]
-    return ByTensor(partial(_value_at, entries), value if text is None else said)
+    setting = [dict(value=v) if f is None else dict(filter=f, value=v) for f, v in entries]
+    return ByTensor(partial(_value_at, entries), value if text is None else setting)
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #17f75685
 def _of_mergekit(method, models, shared): # dict of the hyperparameters of one of mergekit's methods
@@ -257,8 +257,8 @@ def merge_by_recipe(
     if not (load and recipe.of_classifiers): return write_merged(
         recipe.base, recipe.finetuned, out, recipe.method, force=force, dtype=_DTYPES.get(recipe.dtype))
     with atomic_path(out, force=force, kind='classifier') as tmp:
-        made = merged_classifier(recipe, out, load, images)
-        made.save(tmp, precision=HALVES.get(recipe.dtype))
+        classifier = merged_classifier(recipe, out, load, images)
+        classifier.save(tmp, precision=HALVES.get(recipe.dtype))
     return out
 
 def merged_classifier(
@@ -272,12 +272,12 @@ def merged_classifier(
     finetuned = [_loaded(p, base, load) for p in recipe.finetuned]
     if base is not None: check_ends(base, finetuned[-1])
     method = recipe.method
-    if method.kind == 'search': made = method(base, dict(zip(map(str, recipe.finetuned), finetuned)), images)
-    else: made = merge(base, finetuned, method, images=images)
+    if method.kind == 'search': classifier = method(base, dict(zip(map(str, recipe.finetuned), finetuned)), images)
+    else: classifier = merge(base, finetuned, method, images=images)
     used = recipe.images if method.needs_images else {}
     again = recipe_text(method, recipe.base, recipe.finetuned, folder, dtype=recipe.dtype, **used)
-    if again: made.beside['recipe.yml'] = again
-    return made
+    if again: classifier.beside['recipe.yml'] = again
+    return classifier
 
 def _loaded(path, base, load): return load(path, base=base) if (path/ADAPTER).is_file() else load(path)
 
