@@ -46,12 +46,12 @@ def reached(reader, folder, n=100):
         with suppress(AssertionError):
             look(reader, f, folder)
     cover.stop()
-    found = []
+    lines_by_module = []
     for path, module in zip(paths, reader.modules):
         _, lines, _, missing, _ = cover.analysis2(path)
         inside = set(lines) & within_functions(Path(path).read_text(encoding="utf-8"))
-        found.append(f"{module} {len(inside - set(missing))} of {len(inside)}")
-    return ", ".join(found)
+        lines_by_module.append(f"{module} {len(inside - set(missing))} of {len(inside)}")
+    return ", ".join(lines_by_module)
 
 
 def within_functions(source):
@@ -64,20 +64,20 @@ def fuzz(reader, n, seed):
     "A row about so many changed files, times the reader's share."
     from readers import changed_files, grown, look
 
-    said, slowest, before, rng = Counter(), 0, grown(), random.Random(seed)
+    outcomes, slowest, before, rng = Counter(), 0, grown(), random.Random(seed)
     with tempfile.TemporaryDirectory() as d, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for i in range(int(n * reader.share)):
             files, began = changed_files(reader, rng), time.process_time()
             try:
-                said["read" if look(reader, files, Path(d)) == "read" else "refused"] += 1
+                outcomes["read" if look(reader, files, Path(d)) == "read" else "refused"] += 1
             except AssertionError as e:
-                said["wrong"] += 1
+                outcomes["wrong"] += 1
                 print(f"{reader.__doc__}, number {i} of seed {seed}: {e}\n  {files!r:.2000}", flush=True)
             slowest = max(slowest, time.process_time() - began)
         lines = reached(reader, Path(d))
     costs = {"slowest, CPU s": f"{slowest:.1f}", "growth, MB": f"{(grown() - before) / 1e6:.0f}"}
-    counts = dict(tried=said.total(), read=said["read"], refused=said["refused"], wrong=said["wrong"])
+    counts = dict(tried=outcomes.total(), read=outcomes["read"], refused=outcomes["refused"], wrong=outcomes["wrong"])
     return counts | costs | {"lines reached": lines}
 
 
@@ -117,8 +117,8 @@ def attack(what, numbers, seed):
     torch.set_num_threads(1)
     began = sum(os.times()[:4])
     task, subject = subjects()[what]
-    found = task(subject() if task is fuzz else subject, numbers[task.__name__], seed)
-    row = dict(what=what, seed=seed) | found | dict(date=datetime.date.today(), version=version())
+    result = task(subject() if task is fuzz else subject, numbers[task.__name__], seed)
+    row = dict(what=what, seed=seed) | result | dict(date=datetime.date.today(), version=version())
     return row, sum(os.times()[:4]) - began
 
 

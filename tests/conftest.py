@@ -109,9 +109,9 @@ def process(function, *args):
     "A call in a process of its own, forked from one that has imported what is heavy, which happens once."
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["wiseft.bench.run", "wiseft.shell.app", "wiseft.methods.lp_ft", "open_clip"])
-    begun = context.Process(target=function, args=args)
-    begun.start()
-    return begun
+    child = context.Process(target=function, args=args)
+    child.start()
+    return child
 
 
 class Forked:
@@ -185,8 +185,8 @@ def refresh(cache, tmp_path_factory):
         return done
 
     yield run_notebook
-    said = server.communicate()[1]
-    assert not said, "importing what is heavy and is not ours is silent"
+    output = server.communicate()[1]
+    assert not output, "importing what is heavy and is not ours is silent"
 
 
 @pytest.fixture

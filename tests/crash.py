@@ -70,9 +70,9 @@ class Appended(Results):
         append_results(table(value), folder / "results.csv")
 
     def read(self, folder):
-        found = read_results(folder / "results.csv").value.tolist()
-        runs = [set(found[i:i + 6]) for i in range(0, len(found), 6)]
-        assert runs[0] == {0.25} and len(found) % 6 == 0, "rows were lost"
+        values = read_results(folder / "results.csv").value.tolist()
+        runs = [set(values[i:i + 6]) for i in range(0, len(values), 6)]
+        assert runs[0] == {0.25} and len(values) % 6 == 0, "rows were lost"
         return runs[-1]
 
 
@@ -121,8 +121,8 @@ class Folder:
                 (tmp / name).write_text(str(value))
 
     def read(self, folder):
-        found = existing_folder(folder / "classifier", "classifier")
-        return {float((found / name).read_text()) for name in ("wiseft.json", "head.safetensors")}
+        path = existing_folder(folder / "classifier", "classifier")
+        return {float((path / name).read_text()) for name in ("wiseft.json", "head.safetensors")}
 
 
 class Recipes:
@@ -171,13 +171,13 @@ class Cached:
 class Classifier:
     "A classifier's folder, replaced"
     share = 0.6
-    made = None
+    instance = None
 
     def write(self, folder, value):
-        made = Classifier.made = Classifier.made or pico_classifier(["cat", "dog"])
+        instance = Classifier.instance = Classifier.instance or pico_classifier(["cat", "dog"])
         with torch.no_grad():
-            made.head.weight.fill_(value)
-        made.save(folder / "classifier", force=True)
+            instance.head.weight.fill_(value)
+        instance.save(folder / "classifier", force=True)
 
     def read(self, folder):
         return set(load_classifier(folder / "classifier").head.weight.unique().tolist())
@@ -191,13 +191,13 @@ def tiny_vit():
 class Clip:
     "A CLIP's folder, replaced"
     share = 0.6
-    made = None
+    instance = None
 
     def write(self, folder, value):
-        made = Clip.made = Clip.made or pico_clip()
+        instance = Clip.instance = Clip.instance or pico_clip()
         with torch.no_grad():
-            made.model.logit_scale.fill_(value)
-        made.save(folder / "clip", force=True)
+            instance.model.logit_scale.fill_(value)
+        instance.save(folder / "clip", force=True)
 
     def read(self, folder):
         return {read_state_dict(existing_folder(folder / "clip") / "open_clip_model.safetensors")["logit_scale"].item()}
@@ -206,15 +206,15 @@ class Clip:
 class Onnx:
     "An ONNX model, replaced"
     share, writes = 0.1, "models/export.export_onnx"
-    made = None
+    instance = None
 
     def write(self, folder, value):
-        made = Onnx.made = Onnx.made or pico_classifier(["cat", "dog"])
-        made.classnames = [f"is {value}", "dog"]
-        self.export(made, folder / "model")
+        instance = Onnx.instance = Onnx.instance or pico_classifier(["cat", "dog"])
+        instance.classnames = [f"is {value}", "dog"]
+        self.export(instance, folder / "model")
 
-    def export(self, made, path):
-        export_onnx(made, path.with_suffix(".onnx"), force=True)
+    def export(self, instance, path):
+        export_onnx(instance, path.with_suffix(".onnx"), force=True)
 
     def read(self, folder):
         (path,) = folder.glob("model.*")
@@ -227,20 +227,20 @@ class Pt2(Onnx):
     "A program of torch.export, replaced"
     writes = "models/export.export_pt2"
 
-    def export(self, made, path):
-        export_pt2(made, path.with_suffix(".pt2"), force=True)
+    def export(self, instance, path):
+        export_pt2(instance, path.with_suffix(".pt2"), force=True)
 
 
 class Exported:
     "A classifier's folder for transformers, replaced"
     share = 0.3
-    made = None
+    instance = None
 
     def write(self, folder, value):
-        made = Exported.made = Exported.made or tiny_vit()
+        instance = Exported.instance = Exported.instance or tiny_vit()
         with torch.no_grad():
-            made.head.weight.fill_(value)
-        export_transformers(made, folder / "exported", force=True)
+            instance.head.weight.fill_(value)
+        export_transformers(instance, folder / "exported", force=True)
 
     def read(self, folder):
         head = read_state_dict(existing_folder(folder / "exported") / "head.safetensors")
@@ -318,12 +318,12 @@ def ended(child):
 
 def kill_before(call, folder):
     "Kill this process before its `call`-th system call that names something in the folder, or write."
-    seen = 0
+    n_calls = 0
 
     def count():
-        nonlocal seen
-        seen += 1
-        if seen == call:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls == call:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def audit(event, args):
@@ -356,9 +356,9 @@ def once(writer, kill, *args):
         writer.write(folder, 0.25)
         end = ended(started(killed, folder))
         assert end in (0, -signal.SIGKILL), f"the writer ended with {end}"
-        found = writer.read(folder)
-        assert found in ({0.25}, {0.75}), f"neither old nor new: {found}"
-        assert end or found == {0.75}, "written, and not there"
+        values = writer.read(folder)
+        assert values in ({0.25}, {0.75}), f"neither old nor new: {values}"
+        assert end or values == {0.75}, "written, and not there"
         # what is there of the cache is not written again
         shutil.rmtree(folder / "0.75", ignore_errors=True)
         for index in folder.glob("shards/*.npz"):
@@ -367,7 +367,7 @@ def once(writer, kill, *args):
         left = [p.name for p in folder.rglob(".*") if not p.name.endswith(".lock") and p.name != MARKER]
         assert not left, f"junk after the next run: {left}"
         assert writer.read(folder) == {0.75}
-    return end != 0, found == {0.75}
+    return end != 0, values == {0.75}
 
 
 def calls(writer):

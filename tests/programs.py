@@ -49,8 +49,8 @@ class Zeroshot:
         wiseft(*self.words(work(), value, folder), "-o", folder / self.name, "--force")
 
     def read(self, folder):
-        found = self.content(existing_folder(folder / self.name))
-        return {value for value in (0.25, 0.75) if found == self.expected(value)}
+        content = self.content(existing_folder(folder / self.name))
+        return {value for value in (0.25, 0.75) if content == self.expected(value)}
 
     @cache
     def expected(self, value):
@@ -63,8 +63,8 @@ class Zeroshot:
         return "zeroshot", work / f"{value}.txt", "--model", f"local-dir:{work}/start"
 
     def content(self, path):
-        found = load_classifier(path)
-        return found.hash, found.classnames
+        classifier = load_classifier(path)
+        return classifier.hash, classifier.classnames
 
 
 class Finetune(Zeroshot):
@@ -103,8 +103,8 @@ class Predict(Zeroshot):
     name = "out.csv"
 
     def read(self, folder):
-        found = self.content(folder / self.name)
-        return {value for value in (0.25, 0.75) if found == self.expected(value)}
+        content = self.content(folder / self.name)
+        return {value for value in (0.25, 0.75) if content == self.expected(value)}
 
     def words(self, work, value, folder):
         return "predict", work / f"at {value}", work / "photos", "--top", 2
@@ -148,9 +148,9 @@ class Run:
     def read(self, folder):
         "What is there must be as nobody disturbed it; the last file makes it whole"
         for value in 0.75, 0.25:
-            found, expected = self.content(folder / f"seed {value}"), self.expected(value)
-            assert found.items() <= expected.items(), f"another result: {found.keys() - expected.keys()}"
-            if found == expected:
+            content, expected = self.content(folder / f"seed {value}"), self.expected(value)
+            assert content.items() <= expected.items(), f"another result: {content.keys() - expected.keys()}"
+            if content == expected:
                 return {value}
 
     @cache
@@ -164,8 +164,8 @@ class Run:
                 "--batch-size", 8, "--seed", int(4 * value))
 
     def content(self, path):
-        made = {p.parent.name: load_classifier(p.parent).hash for p in path.glob("[!.]*/wiseft.json")}
-        return made | {p.name: self.judged(p) for pattern in self.tables for p in path.glob(pattern)}
+        hashes = {p.parent.name: load_classifier(p.parent).hash for p in path.glob("[!.]*/wiseft.json")}
+        return hashes | {p.name: self.judged(p) for pattern in self.tables for p in path.glob(pattern)}
 
     tables = "results.csv", "averaged/README.md"
 

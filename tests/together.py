@@ -80,7 +80,7 @@ def spoilt(start, suite):
     try:
         finetuned(start, suite, loss=breaks)
     except FloatingPointError as e:
-        return dict(said=np.array(str(e)))
+        return dict(error=np.array(str(e)))
 
 
 class Stop(Callback):
@@ -100,35 +100,35 @@ def refused(start, suite):
     try:
         clip_learner(start, clip_dataloaders(suite.train, start, 24, progress=False), train_batchnorm=True)
     except ValueError as e:
-        return dict(said=np.array(str(e)))
+        return dict(error=np.array(str(e)))
     return {}
 
 
 def main(folder, result):
     start, suite = given(folder)
-    made = dict(start=weights(start), plain=plain_training(start, suite), adamw=weights(finetuned(start, suite)))
-    made["head"] = weights(finetuned(start, suite, train="head", lr=.01, opt_func=sgd))
-    made["flyp"] = weights(finetuned(start, suite, loss=flyp, opt_func=sgd, lr=1e-3))
-    made["carot"] = weights(finetuned(start, suite, loss=carot, opt_func=sgd, lr=1e-3))
-    made["averaged"] = averaged(start, suite)
+    results = dict(start=weights(start), plain=plain_training(start, suite), adamw=weights(finetuned(start, suite)))
+    results["head"] = weights(finetuned(start, suite, train="head", lr=.01, opt_func=sgd))
+    results["flyp"] = weights(finetuned(start, suite, loss=flyp, opt_func=sgd, lr=1e-3))
+    results["carot"] = weights(finetuned(start, suite, loss=carot, opt_func=sgd, lr=1e-3))
+    results["averaged"] = averaged(start, suite)
     vit = pico_classifier(CLASSES, transformer=True)
-    made["start of lora"] = weights(vit)
-    made["lora"] = weights(finetuned(vit, suite, train=lora, opt_func=sgd, lr=.1))
-    made["spoilt"], made["refused"] = spoilt(start, suite), refused(start, suite)
+    results["start of lora"] = weights(vit)
+    results["lora"] = weights(finetuned(vit, suite, train=lora, opt_func=sgd, lr=.1))
+    results["spoilt"], results["refused"] = spoilt(start, suite), refused(start, suite)
     features = extract_features(start, suite.test, batch_size=10, progress=False)
-    made["features"] = dict(rows=features.features.numpy(), labels=features.labels.numpy(), n=len(features.skipped))
+    results["features"] = dict(rows=features.features.numpy(), labels=features.labels.numpy(), n=len(features.skipped))
     # the same weights for all, or rounding in training would be compared
     end = start.copy()
     end.head.weight.data.add_(.1*torch.randn(end.head.weight.shape, generator=torch.Generator().manual_seed(0)))
     table, kept = sweep(start, end, suite, [0, .3, 1], batch_size=10, keep_predictions=["ECE (15 bins)"],
                         progress=False)
-    made["sweep"] = dict(table=np.array(table.to_csv()), kept=np.array(kept.frame().to_csv()))
+    results["sweep"] = dict(table=np.array(table.to_csv()), kept=np.array(kept.frame().to_csv()))
     try:
         until_stopped(start, suite, Path(folder, f"stopped-{n_processes()}"), cbs=Stop())
     except KeyboardInterrupt:
-        made["whole"] = weights(finetuned(start, suite, opt_func=sgd, lr=.01))
+        results["whole"] = weights(finetuned(start, suite, opt_func=sgd, lr=.01))
     if rank() == 0:
-        np.savez(result, **{f"{name}/{k}": v for name, what in made.items() for k, v in what.items()})
+        np.savez(result, **{f"{name}/{k}": v for name, what in results.items() for k, v in what.items()})
 
 
 if __name__ == "__main__":

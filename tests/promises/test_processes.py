@@ -55,13 +55,13 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(folder):
+def results(folder):
     "A function: number of processes -> what they wrote down."
     @cache
     def of(n):
         for p in launch(n, HERE/"together.py", folder, folder/f"{n}.npz"):
-            said = p.communicate(timeout=300)
-            assert p.returncode == 0, said
+            output = p.communicate(timeout=300)
+            assert p.returncode == 0, output
         return dict(np.load(folder/f"{n}.npz"))
 
     return of
@@ -72,47 +72,47 @@ two_and_three = pytest.mark.parametrize("n", slow_except([2, 3], [2]))
 
 @two_and_three
 @pytest.mark.parametrize("training", ["plain", "adamw", "head", "flyp", "carot", "averaged", "lora"])
-def test_weights_are_those_of_one_process(made, training, n):
+def test_weights_are_those_of_one_process(results, training, n):
     moved, different, start = 0, 0, "start of lora" if training == "lora" else "start"
-    for k, one in made(1).items():
+    for k, one in results(1).items():
         name, _, weight = k.partition("/")
         if name != training or "." not in weight:
             continue
-        different = max(different, np.abs(made(n)[k] - one).max())
-        moved = max(moved, np.abs(made(1).get(f"{start}/{weight}", one) - one).max())  # text towers were not kept
+        different = max(different, np.abs(results(n)[k] - one).max())
+        moved = max(moved, np.abs(results(1).get(f"{start}/{weight}", one) - one).max())  # text towers were not kept
     assert different <= 1e-5 and moved >= 30*different
 
 
 @two_and_three
-def test_one_process_goes_on_with_the_training_of_several(made, folder, n):
+def test_one_process_goes_on_with_the_training_of_several(results, folder, n):
     resumed = until_stopped(*given(folder), folder/f"stopped-{n}", resume=True)
-    assert max(np.abs(made(1)[f"whole/{k}"] - v).max() for k, v in weights(resumed).items()) <= 1e-5
+    assert max(np.abs(results(1)[f"whole/{k}"] - v).max() for k, v in weights(resumed).items()) <= 1e-5
 
 
 @two_and_three
-def test_losses_and_accuracies_are_those_of_one_process(made, n):
+def test_losses_and_accuracies_are_those_of_one_process(results, n):
     for k in ("losses", "epochs", "before"):
-        np.testing.assert_allclose(made(n)[f"plain/{k}"], made(1)[f"plain/{k}"], atol=2e-6)
-    assert len(made(n)["plain/losses"]) == 12
+        np.testing.assert_allclose(results(n)[f"plain/{k}"], results(1)[f"plain/{k}"], atol=2e-6)
+    assert len(results(n)["plain/losses"]) == 12
 
 
 @two_and_three
-def test_features_and_tables_are_equal_row_for_row(made, n):
+def test_features_and_tables_are_equal_row_for_row(results, n):
     for k in ("features/rows", "features/labels", "features/n", "sweep/table", "sweep/kept"):
-        assert np.array_equal(made(n)[k], made(1)[k]), k
-    assert len(made(n)["features/rows"]) == 130 and made(n)["features/n"] == 1
+        assert np.array_equal(results(n)[k], results(1)[k]), k
+    assert len(results(n)["features/rows"]) == 130 and results(n)["features/n"] == 1
 
 
 @two_and_three
-def test_nan_in_one_process_stops_all_with_the_same_words(made, n):
-    assert made(n)["spoilt/said"] == made(1)["spoilt/said"]
-    assert "stopped at step 3" in str(made(n)["spoilt/said"])
+def test_nan_in_one_process_stops_all_with_the_same_words(results, n):
+    assert results(n)["spoilt/error"] == results(1)["spoilt/error"]
+    assert "stopped at step 3" in str(results(n)["spoilt/error"])
 
 
 @two_and_three
-def test_statistics_of_whole_batches_are_refused(made, n):
-    assert f"each of the {n} processes has a part" in str(made(n)["refused/said"])
-    assert "refused/said" not in made(1)
+def test_statistics_of_whole_batches_are_refused(results, n):
+    assert f"each of the {n} processes has a part" in str(results(n)["refused/error"])
+    assert "refused/error" not in results(1)
 
 
 def ended(processes, seconds):
@@ -129,11 +129,11 @@ def test_a_killed_process_ends_all_and_another_number_goes_on(folder):
         assert all(p.poll() is None for p in three), ended(three, 60)
         time.sleep(.02)
     three[1].send_signal(signal.SIGKILL)
-    said = ended(three, 60)
+    output = ended(three, 60)
     assert all(p.returncode for p in three)
-    lines = [line for line in "".join(said).splitlines() if "process" in line or "rror" in line]
+    lines = [line for line in "".join(output).splitlines() if "process" in line or "rror" in line]
     assert lines == ["error: Another of the 3 processes has died, perhaps killed for want of memory, and the others "
-                     "end with it."], said
+                     "end with it."], output
     assert {p.name for p in folder.glob("*finetuned*")} == set() and not list(folder.glob("run/.*"))
     again = torchrun(2, FINETUNE + " --resume", folder)
     assert again.returncode == 0 and again.stderr.count("wrote finetuned") == 1, again.stderr
@@ -142,8 +142,8 @@ def test_a_killed_process_ends_all_and_another_number_goes_on(folder):
 
 def test_an_error_of_one_is_the_message_of_all(folder):
     two = launch(2, "-m", "wiseft", "sweep", "zeroshot", "nowhere", "--suite", "icons", cwd=folder)
-    said = "".join(ended(two, 150))
-    assert said.count("error:") == 1 and "nowhere" in said, said
+    output = "".join(ended(two, 150))
+    assert output.count("error:") == 1 and "nowhere" in output, output
 
 
 def test_sweep_on_the_command_line(folder):
@@ -156,6 +156,6 @@ def test_sweep_on_the_command_line(folder):
 
 def test_what_one_process_does_is_refused_to_several(folder):
     two = launch(2, "-m", "wiseft", "methods", cwd=folder)
-    said = "".join(ended(two, 150))
+    output = "".join(ended(two, 150))
     message = "`wiseft methods` runs in one process, and the environment variable WORLD_SIZE is '2'. Start it"
-    assert said.count(message) == 1
+    assert output.count(message) == 1
