@@ -53,12 +53,12 @@ def work(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     "Chromium without a window; its absence is a failure in continuous integration."
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    if not found:
+    executable = shutil.which("chromium") or shutil.which("google-chrome")
+    if not executable:
         say = "no Chromium to label pictures in (on Debian: apt install chromium)"
         pytest.fail(say) if os.environ.get("CI") else pytest.skip(say)
     with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=found)
+        yield playwright.chromium.launch(executable_path=executable)
 
 
 @pytest.fixture
@@ -77,8 +77,8 @@ def page(browser, work):
 
 def findings(page):
     "What axe-core holds against the page and calls serious or critical."
-    found = Axe().run(page, options=dict(resultTypes=["violations"])).response["violations"]
-    return [(v["id"], n["html"]) for v in found if v["impact"] in ("serious", "critical") for n in v["nodes"]]
+    violations = Axe().run(page, options=dict(resultTypes=["violations"])).response["violations"]
+    return [(v["id"], n["html"]) for v in violations if v["impact"] in ("serious", "critical") for n in v["nodes"]]
 
 
 def questions(work): return json.loads((work / "ask/questions.json").read_text())
@@ -120,8 +120,8 @@ def test_fifty_pictures_by_mouse_and_keyboard(page, work, tmp_path):
             assert page.locator("#done").inner_text() == f"Picture 22 of {len(files)}; 21 have a label."
     table = saved(page, tmp_path / "labels.csv")
     assert {row[0]: row[1] for row in table[1:]} == {f: truth[f] for f in files}
-    said = wiseft("ask", folder / "ask", "--answers", tmp_path / "labels.csv")
-    assert f"{len(files)} of {len(files)} pictures have a label" in said and "start" in said and "finetuned" in said
+    text = wiseft("ask", folder / "ask", "--answers", tmp_path / "labels.csv")
+    assert f"{len(files)} of {len(files)} pictures have a label" in text and "start" in text and "finetuned" in text
 
 
 def test_several_labels_none_and_another_mind(page, work, tmp_path):
@@ -180,7 +180,7 @@ def test_what_vanished_is_named(work, tmp_path):
     folder, truth = work
     shutil.copytree(folder / "new", tmp_path / "new")
     wiseft("ask", folder / "start", folder / "finetuned", tmp_path / "new", "--labels", 5, "-o", tmp_path / "asked")
-    asked = json.loads((tmp_path / "asked/questions.json").read_text())["files"]
-    os.remove(asked[2])
-    said = wiseft("ask", tmp_path / "asked", "--answers", tmp_path / "asked/labels.csv")
-    assert f"Asked about, and no longer there: {asked[2]!r}." in said
+    files = json.loads((tmp_path / "asked/questions.json").read_text())["files"]
+    os.remove(files[2])
+    output = wiseft("ask", tmp_path / "asked", "--answers", tmp_path / "asked/labels.csv")
+    assert f"Asked about, and no longer there: {files[2]!r}." in output

@@ -72,7 +72,7 @@ def test_killed_at_any_moment(tmp_path):
     "A process replaces a file over and over; whenever it is killed, the file is one of the two, whole."
     target, n = tmp_path / "weights.bin", 1 << 20
     wholes = {hashlib.sha256(c * n).hexdigest() for c in (b"a", b"b")}
-    rng, seen = random.Random(0), 0
+    rng, n_found = random.Random(0), 0
     for _ in range(8):
         p = start("""
             ready()
@@ -86,8 +86,8 @@ def test_killed_at_any_moment(tmp_path):
         finish(p, -signal.SIGKILL)
         if target.exists():
             assert sha256_file(target) in wholes
-            seen += 1
-    assert seen
+            n_found += 1
+    assert n_found
 
 
 def test_interrupted(tmp_path):
@@ -200,8 +200,8 @@ def test_read_only_folder(tmp_path):
                   target))
     finally:
         folder.chmod(0o755)
-    said = f"PermissionError [Errno 13] Can't write {target}: Permission denied. What was there before is untouched."
-    assert said in out
+    message = f"PermissionError [Errno 13] Can't write {target}: Permission denied. What was there before is untouched."
+    assert message in out
     assert target.read_text() == "old"
     assert names(tmp_path) == ["results.csv"]
 
@@ -411,9 +411,9 @@ def test_waiting_for_a_lock_is_told(tmp_path, monkeypatch):
             p.communicate("go on\n")
     began = time.monotonic()
     monkeypatch.setattr(time, "sleep", rest)
-    with pytest.warns(UserWarning, match="results.csv: waiting for another process that is writing it") as told:
+    with pytest.warns(UserWarning, match="results.csv: waiting for another process that is writing it") as record:
         append_results(table(0.5), tmp_path / "results.csv")
-    assert len(told) == 1 and time.monotonic() - began > 1
+    assert len(record) == 1 and time.monotonic() - began > 1
     assert len(read_results(tmp_path / "results.csv")) == 6
 
 

@@ -115,12 +115,12 @@ def test_failures_of_all_kinds(tmp_path, planted):
     "Each costs its own row and says why; the others are as they are without it"
     suite, first = small()
     names = ["SPD", "EMA"]
-    found = bench(suite, first, tmp_path / "a", [*planted, *names], **PIECES, say=lambda line: None)
+    result = bench(suite, first, tmp_path / "a", [*planted, *names], **PIECES, say=lambda line: None)
     for name, (kind, _) in zip(planted, PLANTED):
-        assert f"The {kind} failed" in found.left_out[name]
+        assert f"The {kind} failed" in result.left_out[name]
     alone = bench(suite, first, tmp_path / "b", names, **PIECES, say=lambda line: None).gains()
     of_the_family = ["p_holm", "smallest"]  # which counts rows that failed
-    mine = found.gains()[:4].drop(columns=of_the_family)
+    mine = result.gains()[:4].drop(columns=of_the_family)
     pd.testing.assert_frame_equal(mine, alone.drop(columns=of_the_family), check_dtype=False)
 
 
@@ -131,27 +131,27 @@ def test_a_merge_that_fails_without_one_run(tmp_path, planted):
         if len(finetuned) < 3: raise KeyError("Two are too few.")
         return sum(finetuned) / 3
     suite, first = small()
-    said, how = [], PIECES | dict(lrs=(1e-3,), seeds=(0, 1, 2))
-    found = bench(suite, first, tmp_path / "a", ["of three"], **how, say=said.append)
-    assert found.gains().set_index("method").over["of three"] == "images"
-    assert any("without seed 0" in line and "Two are too few" in line for line in said), said
+    lines, how = [], PIECES | dict(lrs=(1e-3,), seeds=(0, 1, 2))
+    result = bench(suite, first, tmp_path / "a", ["of three"], **how, say=lines.append)
+    assert result.gains().set_index("method").over["of three"] == "images"
+    assert any("without seed 0" in line and "Two are too few" in line for line in lines), lines
 
 
 def test_a_grid_goes_one_step_further(tmp_path):
     "Of two values the best is at an edge: plain fine-tuning and a constraint try one more, before a test image is seen"
     suite, first = small()
-    said = []
+    lines = []
     how = PIECES | dict(lrs=(1e-3, 3e-3), seeds=(0,))
-    found = bench(suite, first, tmp_path / "a", ["SPD"], **how, say=said.append)
-    for name, rows in found.choices().query("choice == 'learning rate'").groupby("method"):
+    result = bench(suite, first, tmp_path / "a", ["SPD"], **how, say=lines.append)
+    for name, rows in result.choices().query("choice == 'learning rate'").groupby("method"):
         best = rows.validation[rows.value.isin(how["lrs"])].max()
         at = rows.value[rows.value.isin(how["lrs"]) & (rows.validation == best)].min()
         assert sorted(rows.value) == ([3.3e-4, 1e-3, 3e-3] if at == 1e-3 else [1e-3, 3e-3, 9e-3]), name
-    kinds = ["test" if ", test" in line else "validation" for line in said if line.startswith("judge")]
+    kinds = ["test" if ", test" in line else "validation" for line in lines if line.startswith("judge")]
     assert kinds.index("test") >= 3, "all rates of plain fine-tuning are judged on validation images first"
     assert json.loads((tmp_path / "a/plan.json").read_text())["grids"] == "one step past an edge, if it is the best"
-    best = found.set_for_validation().set_index("method")
-    top = found.choices().groupby("method").validation.max()
+    best = result.set_for_validation().set_index("method")
+    top = result.choices().groupby("method").validation.max()
     assert best.validation.to_dict() == top.to_dict(), "whatever the rule took"
 
 
@@ -162,13 +162,13 @@ def test_rows_that_come_later_are_a_family_of_their_own(tmp_path):
 
     def families(*methods):
         bench(suite, first, tmp_path / "a", methods, **settings)
-        said = json.loads((tmp_path / "a/plan.json").read_text())["families"]
-        return [f["rows"] for f in said], [f["looked_at"] == str(date.today()) for f in said]
+        content = json.loads((tmp_path / "a/plan.json").read_text())["families"]
+        return [f["rows"] for f in content], [f["looked_at"] == str(date.today()) for f in content]
     bench(suite, first, tmp_path / "a", ["LiNeS"], minutes=1e-9, **settings)  # there is nothing to look at
     assert families("LiNeS", "uniform soup") == ([["LiNeS", "uniform soup"]], [True])
     assert families("LiNeS", "SPD") == ([["LiNeS", "uniform soup"], ["SPD"]], [True, True])
-    found = bench(suite, first, tmp_path / "a", ["LiNeS", "SPD"], **settings)
-    gains = found.gains().set_index("method")
+    result = bench(suite, first, tmp_path / "a", ["LiNeS", "SPD"], **settings)
+    gains = result.gains().set_index("method")
     assert gains.added[["LiNeS", "SPD"]].tolist() == ["", str(date.today())]
     for row, tests in ("LiNeS", 2), ("SPD", 1):
         assert gains.p_holm[row] == pytest.approx(min(1, tests * gains.p[row]))
@@ -180,14 +180,14 @@ def carried_out(folder, name="gains"):
     all_methods()
     tpgm = find_method("TPGM")
     REGISTRY["TPGM"] = tpgm.set(steps=10)
-    told = []
+    lines = []
     script = runpy.run_path(str(ROOT / "nbs/reproductions/bench/bench.py"))
     settings = PIECES | dict(epochs=3)  # a checkpoint after each epoch
     plan = plan_bench(*small(), folder, ["SPD", "EMA", "uniform soup", "LP-FT", "TPGM"], **settings)
-    found = carry_out(script["with_controls"](plan), folder, say=told.append)
-    assert not found.left_out, "the further rows of the published bench are made by its script, which calls `Work`"
-    found.gains().to_csv(f"{folder}/{name}.csv", index=False)
-    (folder / f"{name}.txt").write_text("\n".join(told))
+    result = carry_out(script["with_controls"](plan), folder, say=lines.append)
+    assert not result.left_out, "the further rows of the published bench are made by its script, which calls `Work`"
+    result.gains().to_csv(f"{folder}/{name}.csv", index=False)
+    (folder / f"{name}.txt").write_text("\n".join(lines))
 
 
 def trained(folder):
@@ -258,26 +258,26 @@ def test_goes_on_without_weights(tmp_path):
     suite, first = small()
     settings = dict(methods=["SPD", "EMA"], **PIECES)
     whole = bench(suite, first, folder, weights=tmp_path / "weights", say=lambda line: None, **settings).gains()
-    told = []
-    again = bench(suite, first, folder, weights=tmp_path / "none", say=told.append, **settings).gains()
+    lines = []
+    again = bench(suite, first, folder, weights=tmp_path / "none", say=lines.append, **settings).gains()
     pd.testing.assert_frame_equal(again, whole)
-    assert not told and not (tmp_path / "none").exists()
+    assert not lines and not (tmp_path / "none").exists()
 
 
 def test_lora_where_there_is_a_transformer(tmp_path):
     "On a ResNet it is left out by name; on a transformer it has a curve and a rank"
     suite, first = small()
     settings = dict(methods=["LoRA"], say=lambda line: None, **PIECES | dict(seeds=(0,)))
-    found = bench(suite, first, tmp_path / "resnet", **settings)
-    assert list(found.entries) == ["plain"] and "needs a transformer as image tower" in found.left_out["LoRA"]
+    result = bench(suite, first, tmp_path / "resnet", **settings)
+    assert list(result.entries) == ["plain"] and "needs a transformer as image tower" in result.left_out["LoRA"]
     vit = zeroshot_classifier(pico_clip(transformer=True), suite.classnames, ["{}", "a {}"])
-    found = bench(suite, vit, tmp_path / "vit", **settings)
-    assert not found.left_out and found.entries["LoRA"].trial.strength in (1, 3, 8, 24, 72)
-    assert found.gains().set_index("method").kind["LoRA"] == "train"
+    result = bench(suite, vit, tmp_path / "vit", **settings)
+    assert not result.left_out and result.entries["LoRA"].trial.strength in (1, 3, 8, 24, 72)
+    assert result.gains().set_index("method").kind["LoRA"] == "train"
     weights = {p.name for p in (tmp_path / "vit/weights").iterdir() if not p.name.startswith(".")}
     assert "plain, lr 0.001, seed 0" in weights
     lows = {n: load_classifier(tmp_path / "vit/weights" / n) for n in weights if n.startswith("LoRA")}
-    plain, ranks = found.cost("plain"), {c.recipe["train"]["rank"] for c in lows.values()}
+    plain, ranks = result.cost("plain"), {c.recipe["train"]["rank"] for c in lows.values()}
     assert {3, 8, 24} <= ranks <= {1, 3, 8, 24, 72}, "three, and a step further where the best is at an edge"
     assert lows.keys() == {f"LoRA {r}, lr 0.001, seed 0" for r in ranks}
     assert all(c.recipe["cost"][k] == plain[k] for c in lows.values() for k in ("images forward", "images backward"))
@@ -295,18 +295,18 @@ def test_unreadable_images(tmp_path):
     suite, first = small()
     icons = load_suite("icons")
     train, solid = (with_broken(few(s, 120), tmp_path) for s in (icons.train, icons.shifts["solid"]))
-    some, told = replace(suite, train=train, shifts={"solid": solid}), []
-    settings = dict(methods=["SPD", "LiNeS"], say=told.append, **PIECES | dict(seeds=(0,)))
-    found = bench(some, first, tmp_path / "a", **settings)
-    assert [line.split(":")[1].strip() for line in told if line.startswith("left out as")] == [
+    some, lines = replace(suite, train=train, shifts={"solid": solid}), []
+    settings = dict(methods=["SPD", "LiNeS"], say=lines.append, **PIECES | dict(seeds=(0,)))
+    result = bench(some, first, tmp_path / "a", **settings)
+    assert [line.split(":")[1].strip() for line in lines if line.startswith("left out as")] == [
         f"1 image of {name}" for name in ("reference, train", "solid, test")]
-    assert told.index(next(t for t in told if t.startswith("train "))) > 2, "the plan is told first"
+    assert lines.index(next(t for t in lines if t.startswith("train "))) > 2, "the plan is told first"
     assert pd.read_csv(tmp_path / "a/unreadable.csv").dataset.tolist() == ["reference", "solid"]
-    read = found.plan.suite
+    read = result.plan.suite
     assert (len(read.train), len(read.shifts["solid"])) == (len(train) - 1, len(solid) - 1)
-    told.clear()
-    pd.testing.assert_frame_equal(bench(some, first, tmp_path / "a", **settings).gains(), found.gains())
-    assert not told
+    lines.clear()
+    pd.testing.assert_frame_equal(bench(some, first, tmp_path / "a", **settings).gains(), result.gains())
+    assert not lines
     with pytest.raises(ValueError, match="reference: 1 of 25 images unreadable so far, more than 1%"):
         bench(replace(suite, test=with_broken(suite.test, tmp_path)), first, tmp_path / "b", **settings)
     assert not (tmp_path / "b").exists()
@@ -353,11 +353,11 @@ def test_a_newcomers_bench(photos):
     "Seven classes, three shifted folders, three methods: a plan, tables and a page; a second call does nothing"
     wiseft("zeroshot", "photos", "-o", "zeroshot", cwd=photos)
     shifts = [o for kind in ("night", "faint", "red") for o in ("--shift", kind)]
-    asked = ["bench", "zeroshot", "--reference", "photos", *shifts, "--methods", "spd,lines,uniform soup",
-             "--epochs", "1", "--batch-size", "32", "--seeds", "2", "-o", "bench"]
-    refused = wiseft(*asked, "--groups", cwd=photos, code=1).stderr
+    command = ["bench", "zeroshot", "--reference", "photos", *shifts, "--methods", "spd,lines,uniform soup",
+               "--epochs", "1", "--batch-size", "32", "--seeds", "2", "-o", "bench"]
+    refused = wiseft(*command, "--groups", cwd=photos, code=1).stderr
     assert "reference has no groups" in refused and refused.strip().endswith("Leave out --groups.")
-    done = wiseft(*asked, cwd=photos)
+    done = wiseft(*command, cwd=photos)
     for words in ("14 of its images, always the same, are set aside", "0.0001, 0.0003, 0.0009", "steps are few",
                   "night has no images of 2 of 7 classes: square, triangle"):
         assert words in done.stderr, words
@@ -374,7 +374,7 @@ def test_a_newcomers_bench(photos):
     assert len(shown) == 6 and "Nothing here beats averaging" in done.stdout
     assert all(line.split(":")[0] in page for line in shown) and "made by" in page
     kept = {p: p.stat().st_mtime_ns for p in photos.glob("bench/**/*") if p.suffix in (".npz", ".safetensors", ".json")}
-    again = wiseft(*asked, cwd=photos)
+    again = wiseft(*command, cwd=photos)
     assert {p: p.stat().st_mtime_ns for p in kept} == kept and again.stdout == done.stdout
     assert not [line for line in again.stderr.splitlines() if line.startswith(("train ", "judge "))]
     assert "judgments, which are not repeated" in again.stderr

@@ -38,8 +38,8 @@ def test_a_bench_goes_on_by_the_rule_that_it_began_with(tmp_path, recorded):
     plan = json.loads(file.read_text())
     older = {k: v for k, v in plan.items() if k != "grids"} | (dict(grids=recorded) if recorded else {})
     file.write_text(json.dumps(older))
-    found = bench(suite, first, tmp_path / "a", ["LiNeS"], **how)
-    assert len(found.choices()) == (3 if recorded else 2) and len(began.choices()) == 3
+    result = bench(suite, first, tmp_path / "a", ["LiNeS"], **how)
+    assert len(result.choices()) == (3 if recorded else 2) and len(began.choices()) == 3
     assert json.loads(file.read_text()).get("grids") == recorded
 
 

@@ -108,22 +108,22 @@ def logits(member, images):
 @pytest.mark.parametrize("copies", [True, False])
 @pytest.mark.parametrize("trained", ["image", "both"])
 def test_heads_are_zeroshot_classifiers_to_the_bit(start, ends, pets, trained, copies):
-    made = members(start, ends[trained], ALPHAS, ["weight-space"], copies=copies)
+    models = members(start, ends[trained], ALPHAS, ["weight-space"], copies=copies)
     head = zeroshot_classifier(start.clip, PETS, TEMPLATES).head
-    some, seen = pets.subset(range(9)), []
+    some, outputs = pets.subset(range(9)), []
     x = torch.stack([start.transform(some.open(i)) for i in range(9)])
-    for m in made.values():
-        seen.append(logits(m, some))  # where there is one copy, its tower is now at this α
+    for m in models.values():
+        outputs.append(logits(m, some))  # where there is one copy, its tower is now at this α
         at = m.modules[0]
         words = zeroshot_classifier(at.clip, PETS, TEMPLATES)
         assert torch.equal(words.head.weight, head.weight) == (trained == "image" or m.identity["alpha"] == 0)
         with torch.no_grad():
-            assert torch.equal(seen[-1], words(x)), m
-    begun, finetuned = (start.with_text(), ends["both"]) if trained == "both" else (start, ends["image"])
-    half = zeroshot_classifier(interpolate(begun, finetuned, 0.5).clip, PETS, TEMPLATES)
+            assert torch.equal(outputs[-1], words(x)), m
+    initial, finetuned = (start.with_text(), ends["both"]) if trained == "both" else (start, ends["image"])
+    half = zeroshot_classifier(interpolate(initial, finetuned, 0.5).clip, PETS, TEMPLATES)
     with torch.no_grad():
-        torch.testing.assert_close(logits(made["plain", "weight-space", 0.5], some), half(x), rtol=1e-4, atol=1e-4)
-    assert len(seen) == 5 and not torch.equal(seen[0], seen[1])
+        torch.testing.assert_close(logits(models["plain", "weight-space", 0.5], some), half(x), rtol=1e-4, atol=1e-4)
+    assert len(outputs) == 5 and not torch.equal(outputs[0], outputs[1])
 
 
 @pytest.mark.parametrize("trained, heads", [("image", 1), ("both", 5)])
@@ -149,20 +149,20 @@ def test_images_are_decoded_once_and_towers_run_once_a_batch(start, ends, pets, 
 
 
 def test_a_mix_mixes_what_its_ends_say_with_the_heads_of_the_set(start, ends, pets):
-    made = members(start, ends["image"], ALPHAS, WAYS)
-    z, f = (logits(made[key], pets) for key in [("", "zero-shot", 0), ("plain", "fine-tuned", 1)])
-    assert torch.equal(logits(made["plain", "logits", 0.25], pets), 0.75 * z + 0.25 * f)
+    classifiers = members(start, ends["image"], ALPHAS, WAYS)
+    z, f = (logits(classifiers[key], pets) for key in [("", "zero-shot", 0), ("plain", "fine-tuned", 1)])
+    assert torch.equal(logits(classifiers["plain", "logits", 0.25], pets), 0.75 * z + 0.25 * f)
     expected = 0.75 * z.softmax(1) + 0.25 * f.softmax(1)
-    assert torch.equal(logits(made["plain", "probabilities", 0.25], pets), expected)
-    by_image = next(m for m in made.values() if m.identity["method"] == "DaWin")
-    grid = torch.stack([z, *(logits(made["plain", "weight-space", a], pets) for a in ALPHAS), f])
+    assert torch.equal(logits(classifiers["plain", "probabilities", 0.25], pets), expected)
+    by_image = next(m for m in classifiers.values() if m.identity["method"] == "DaWin")
+    grid = torch.stack([z, *(logits(classifiers["plain", "weight-space", a], pets) for a in ALPHAS), f])
     assert (logits(by_image, pets)[None] == grid).all(2).any(0).all()  # of each image the logits at one α
 
 
 def test_a_table_has_control_sets_apart(start, ends, pets, task):
     other = replace(pets.subset(range(0, 60, 2)), name="others")
-    table, seen = sweep(start, ends["image"], task, [0.5], control=[pets, other], keep_predictions=True, progress=False,
-                        metrics=["accuracy", "KL from start"])
+    table, predictions = sweep(start, ends["image"], task, [0.5], control=[pets, other], keep_predictions=True,
+                               progress=False, metrics=["accuracy", "KL from start"])
     plain = sweep(start, ends["image"], task, [0.5], progress=False)
     t = table[table.metric == "accuracy"]
     same = t[t.role != "control"].reset_index(drop=True)
@@ -170,9 +170,9 @@ def test_a_table_has_control_sets_apart(start, ends, pets, task):
     assert set(t[t.role == "control"].dataset) == {"pets", "others", CONTROL_MEAN} and MEAN in set(t.dataset)
     kl = table[table.metric == "KL from start"].set_index(["method", "dataset"]).value
     assert kl["zero-shot", "reference"] == 0 and kl["fine-tuned", "reference"] > kl["weight-space", "reference"] > 0
-    lost = forgetting(seen).set_index(["method", "dataset"])
+    lost = forgetting(predictions).set_index(["method", "dataset"])
     def right(method, name):
-        frame = seen.frame(method=method)
+        frame = predictions.frame(method=method)
         return frame.correct[frame.dataset == name].astype(float).to_numpy()
 
     a, b = (dict(pets=right(m, "pets"), others=right(m, "others")) for m in ("zero-shot", "fine-tuned"))
@@ -200,7 +200,7 @@ def test_what_is_no_control_set_is_refused_by_name(start, pets, task):
 
 def test_other_icons_are_what_was_laid_down():
     "Names that mean none of the suite's classes, known to the text tower, from families that nothing was trained on"
-    said = json.loads((ROOT / "nbs/reproductions/icons/control.json").read_text())
+    record = json.loads((ROOT / "nbs/reproductions/icons/control.json").read_text())
     about = json.loads(package_data("other-icons.json").read_text())
     families = json.loads((ROOT / "nbs/reproductions/icons/families.json").read_text())["families"]
     assert sha256_file(package_data("other-icons.zip")) == about["sha256"]
@@ -209,10 +209,10 @@ def test_other_icons_are_what_was_laid_down():
     assert {families[g]["split"] for g in images.groups} == {"test"}
     assert not set(images.units) & set(suite.test.units) and images.counts().between(8, 16).all()
     few = about["near_duplicates"]["classes with too few"]
-    assert sorted([*images.classnames, *few]) == sorted(said["classes"])
+    assert sorted([*images.classnames, *few]) == sorted(record["classes"])
     meant = [n for c, names in CLASSES.items() if c in suite.classnames for n in names]
-    assert not {n for names in said["classes"].values() for n in names} & {*meant, *suite.classnames}
-    excluded = {f.replace(":", ".", 1) for files in said["excluded"].values() for f in files}
+    assert not {n for names in record["classes"].values() for n in names} & {*meant, *suite.classnames}
+    excluded = {f.replace(":", ".", 1) for files in record["excluded"].values() for f in files}
     assert not excluded & {p.stem for p in images.paths}
     assert not unseen_words(load_clip(), images.classnames)
 
@@ -223,37 +223,37 @@ def test_a_bench_with_control_sets_or_half_of_the_classes(tmp_path):
     first = zeroshot_classifier(load_clip(), suite.classnames, "icons")
     control = control_set("other-icons")
     control = control.subset(range(0, len(control), 40))
-    told = dict(say=lambda line: None, **PIECES | dict(seeds=(0,)))
-    plain = bench(suite, first, tmp_path / "plain", ["LiNeS"], **told)
-    found = bench(suite, first, tmp_path / "a", ["LiNeS"], control=[control], answers=True, **told)
-    curves = found.curves()
+    settings = dict(say=lambda line: None, **PIECES | dict(seeds=(0,)))
+    plain = bench(suite, first, tmp_path / "plain", ["LiNeS"], **settings)
+    result = bench(suite, first, tmp_path / "a", ["LiNeS"], control=[control], answers=True, **settings)
+    curves = result.curves()
     same = ["method", "alpha", "reference", "shifted", "kl"]
     assert curves[same].equals(plain.curves()[same]) and (curves.kl[curves.alpha == 0] == 0).all()
     assert (curves.kl[curves.alpha == 1] > 0).all() and "control" not in plain.curves()
     own = evaluate(first, suite, control=[control], progress=False).set_index("dataset").value
     assert (curves.control[curves.alpha == 0] == own["other-icons"]).all()
-    by_set = found.accuracies().query("method == 'zero-shot'").set_index("dataset")
+    by_set = result.accuracies().query("method == 'zero-shot'").set_index("dataset")
     assert by_set.role["other-icons"] == by_set.role[CONTROL_MEAN] == "control" and by_set.role["solid"] == "shift"
     with np.load(tmp_path / "a/answers/plain, lr 0.001, seed 0.test.npz") as kept:
-        for d, right in found.entries["plain"].curves[0].test.items():
+        for d, right in result.entries["plain"].curves[0].test.items():
             assert (right == (kept[f"answer {d}"] == kept[f"label {d}"])).all()
             assert kept[f"confidence {d}"].shape == right.shape
         assert set(kept["classes"]) == {*suite.classnames, *control.classnames}
     plan = json.loads((tmp_path / "a/plan.json").read_text())
     assert plan["control"] == {"other-icons": control.fingerprint}
     with pytest.raises(ValueError, match="another plan: control was"):
-        bench(suite, first, tmp_path / "a", ["LiNeS"], **told)
-    assert "What else was forgotten" in write_bench_report(found, tmp_path / "a.html").read_text()
-    half = bench(suite, first, tmp_path / "half", ["LiNeS"], control="half", **told)
+        bench(suite, first, tmp_path / "a", ["LiNeS"], **settings)
+    assert "What else was forgotten" in write_bench_report(result, tmp_path / "a.html").read_text()
+    half = bench(suite, first, tmp_path / "half", ["LiNeS"], control="half", **settings)
     taught, others = half_the_classes(suite)
     assert half.plan.suite.classnames == taught.classnames and [*half.plan.control] == [s.name for s in others]
     at = half.curves().query("alpha == 0").iloc[0]
     assert at.harmonic == pytest.approx(2 / (1 / at.reference + 1 / at.untaught))
     with pytest.raises(ValueError, match="'half' makes half of the classes control, and stands alone"):
-        bench(suite, first, tmp_path / "b", control=["half", control], **told)
+        bench(suite, first, tmp_path / "b", control=["half", control], **settings)
     wrong = replace(control, labels=np.random.default_rng(0).permutation(control.labels))
     with pytest.raises(ValueError, match="'other-icons' is no control set"):
-        bench(suite, first, tmp_path / "c", ["LiNeS"], control=[wrong], **told)
+        bench(suite, first, tmp_path / "c", ["LiNeS"], control=[wrong], **settings)
 
 
 def test_a_set_that_was_fine_tuned_on_is_no_control_set(start, ends, pets, task):
@@ -264,23 +264,23 @@ def test_a_set_that_was_fine_tuned_on_is_no_control_set(start, ends, pets, task)
 
 
 def test_a_report_shows_what_was_forgotten(tmp_path, start, ends, pets, task):
-    table, seen = sweep(start, ends["image"], task, [0.5], control=[pets], keep_predictions=True, progress=False)
+    table, predictions = sweep(start, ends["image"], task, [0.5], control=[pets], keep_predictions=True, progress=False)
     images = task.datasets() | dict(pets=pets)
-    page = write_report(table, tmp_path / "r.html", predictions=seen, images=images).read_text()
-    lost = forgotten_images(seen)
-    right = {m: seen.frame(method=m).query("role == 'control'").correct.astype(bool) for m in
+    page = write_report(table, tmp_path / "r.html", predictions=predictions, images=images).read_text()
+    lost = forgotten_images(predictions)
+    right = {m: predictions.frame(method=m).query("role == 'control'").correct.astype(bool) for m in
              ("zero-shot", "fine-tuned", "weight-space")}
     was_lost = right["zero-shot"].to_numpy() & ~right["fine-tuned"].to_numpy()
     assert len(lost) == was_lost.sum() and lost.back.sum() == right["weight-space"].to_numpy()[was_lost].sum()
     assert f"Of 60 images {len(lost)} were forgotten" in page and 'data-kind="control"' in page
-    assert html.escape(say_forgetting(forgetting(seen))).split(": ")[0] in page[:page.index("<figure")]
+    assert html.escape(say_forgetting(forgetting(predictions))).split(": ")[0] in page[:page.index("<figure")]
     what = page[page.index("What it forgot"):]
     assert what[:what.index("<h2>")].count('class="small"') == min(12, len(lost))
     value = table.set_index(["method", "dataset"]).value["weight-space", CONTROL_MEAN]
     assert f"{CONTROL_MEAN} {100 * value:.1f}" in page[page.index('id="gives"'):]
-    seen.members = [m for m in seen.members if m[0]["method"] in ("zero-shot", "fine-tuned")]
+    predictions.members = [m for m in predictions.members if m[0]["method"] in ("zero-shot", "fine-tuned")]
     ends_alone = table[table.method.isin(["zero-shot", "fine-tuned"])]
-    page = write_report(ends_alone, tmp_path / "e.html", predictions=seen).read_text()
+    page = write_report(ends_alone, tmp_path / "e.html", predictions=predictions).read_text()
     assert f"Of 60 images {len(lost)} were forgotten.</p>" in page
 
 

@@ -76,10 +76,10 @@ def finetuned(photos, start, cache):
 
 
 def warned(f, *args, **kwargs):
-    with warnings.catch_warnings(record=True) as found:
+    with warnings.catch_warnings(record=True) as record:
         warnings.simplefilter("always")
         f(*args, **kwargs)
-    return [str(w.message) for w in found if MESSAGE in str(w.message)]
+    return [str(w.message) for w in record if MESSAGE in str(w.message)]
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -41,10 +41,10 @@ def microscope(folder, bits, color=False):
 @pytest.mark.parametrize("bits", [12, 16])
 def test_12_bits_in_files_of_16(tmp_path, bits, color):
     images = image_folder(microscope(tmp_path / "slides", bits, color))
-    with warnings.catch_warnings(record=True) as found:
+    with warnings.catch_warnings(record=True) as record:
         warnings.simplefilter("always")
         evaluate(pico_classifier(["cells", "nuclei"]), images, progress=False)
-    assert sum(MESSAGE in str(w.message) for w in found) == (bits == 12)
+    assert sum(MESSAGE in str(w.message) for w in record) == (bits == 12)
 
 
 def test_the_command_line_says_it_once(tmp_path):

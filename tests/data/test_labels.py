@@ -39,10 +39,10 @@ def wiseft(*args):
 
 def warned(f, *args, **kwargs):
     "What a call returns, and the warnings that it gives."
-    with warnings.catch_warnings(record=True) as found:
+    with warnings.catch_warnings(record=True) as record:
         warnings.simplefilter("always")
         result = f(*args, **kwargs)
-    return result, [str(w.message) for w in found if "wiseft" in str(w.filename) or __file__ == w.filename]
+    return result, [str(w.message) for w in record if "wiseft" in str(w.filename) or __file__ == w.filename]
 
 
 def test_lr_find_on_the_faqs_own_code_leaves_photos_usable(photos, tmp_path):

@@ -95,7 +95,7 @@ class Hub(BaseHTTPRequestHandler):
     def do_GET(self): self.answer()
 
     def answer(self, body=True):
-        self.server.asked.append((self.command, self.path, self.headers.get("Range")))
+        self.server.requests.append((self.command, self.path, self.headers.get("Range")))
         if self.path.startswith("/api/datasets/"):
             return self.listing(self.path.split("?")[0].removeprefix("/api/datasets/"))
         repository, _, name = self.path.removeprefix("/datasets/").partition(f"/resolve/{COMMIT}/")
@@ -123,8 +123,8 @@ class Hub(BaseHTTPRequestHandler):
         self.send_response(206 if start else status)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        told = {"Content-Length": len(data) - start, "ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}
-        for header in {**told, "Accept-Ranges": "bytes"}.items():
+        headers = {"Content-Length": len(data) - start, "ETag": f'"{etag}"', "X-Repo-Commit": COMMIT}
+        for header in {**headers, "Accept-Ranges": "bytes"}.items():
             self.send_header(*map(str, header))
         self.end_headers()
         if body and self.server.breaks and not start and len(data) > 2000:  # a connection that ends halfway, once
@@ -139,7 +139,7 @@ class Hub(BaseHTTPRequestHandler):
 def hub(tmp_path, monkeypatch):
     "A server with the hub's layout, and huggingface_hub pointed at it"
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.root, server.asked, server.breaks, server.more = tmp_path / "hub", [], 0, []
+    server.root, server.requests, server.breaks, server.more = tmp_path / "hub", [], 0, []
     server.spoil = lambda name, data: data
     server.url = f"http://127.0.0.1:{server.server_port}"
     constants = huggingface_hub.constants
@@ -163,18 +163,18 @@ def imagenet_a(server, n=4):
                        [NAMES[k] for k in imagenet_subset("imagenet-a")])
 
 
-def got(server): return [path for command, path, _ in server.asked if command == "GET" and "/resolve/" in path]
+def got(server): return [path for command, path, _ in server.requests if command == "GET" and "/resolve/" in path]
 
 
 def test_download_from_the_shell(hub, tmp_path):
     imagenet_a(hub)
     env = os.environ | dict(HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0", HF_HOME=str(tmp_path / "home"), COLUMNS="200")
     command = [sys.executable, "-m", "wiseft", "data", "imagenet-a", "--data-root", tmp_path / "data", "--download"]
-    said = run(*command, ok=False, env=env, input="n\n")
-    assert "MIT" in said.stdout and "natural-adv-examples" in said.stdout and "under these licenses?" in said.stdout
+    done = run(*command, ok=False, env=env, input="n\n")
+    assert "MIT" in done.stdout and "natural-adv-examples" in done.stdout and "under these licenses?" in done.stdout
     assert not got(hub) and not (tmp_path / "data").exists()
-    said = run(*command, "--yes", env=env)
-    assert re.search(r"7500 +│ +4 +│ +7,496 missing", said.stdout), said.stdout
+    done = run(*command, "--yes", env=env)
+    assert re.search(r"7500 +│ +4 +│ +7,496 missing", done.stdout), done.stdout
     held = tmp_path / "data/wds_imagenet-a"
     names = [p.relative_to(held).as_posix() for p in sorted(held.rglob("*.t*")) if ".cache" not in p.parts]
     assert names == ["classnames.txt", "test/0.tar", "test/1.tar", "test/nshards.txt"]
@@ -182,12 +182,12 @@ def test_download_from_the_shell(hub, tmp_path):
 
 def test_what_came_is_not_fetched_again(hub, tmp_path):
     imagenet_a(hub)
-    [found] = sets_on_hub("imagenet-a", tmp_path)
-    assert (found.commit, found.note, found.size) == (COMMIT, "", sum(f.size for f in found.files))
-    fetch(found)
-    (found.folder / "test/1.tar").unlink()
-    hub.asked.clear()
-    fetch(found)
+    [dataset] = sets_on_hub("imagenet-a", tmp_path)
+    assert (dataset.commit, dataset.note, dataset.size) == (COMMIT, "", sum(f.size for f in dataset.files))
+    fetch(dataset)
+    (dataset.folder / "test/1.tar").unlink()
+    hub.requests.clear()
+    fetch(dataset)
     assert [path.rpartition("/")[2] for path in got(hub)] == ["1.tar"]
 
 
@@ -196,7 +196,7 @@ def test_a_broken_connection_is_taken_up(hub, tmp_path, monkeypatch):
     imagenet_a(hub)
     hub.breaks = 1
     fetch(sets_on_hub("imagenet-a", tmp_path)[0])
-    halfway = [r for command, path, r in hub.asked if command == "GET" and r]
+    halfway = [r for command, path, r in hub.requests if command == "GET" and r]
     assert len(halfway) == 1 and halfway[0] != "bytes=0-"
     assert len(image_folder(tmp_path / "wds_imagenet-a/test")) == 4
 
@@ -204,17 +204,17 @@ def test_a_broken_connection_is_taken_up(hub, tmp_path, monkeypatch):
 def test_a_damaged_file_is_removed_and_named(hub, tmp_path):
     imagenet_a(hub)
     hub.spoil = lambda name, data: data[::-1] if name == "test/1.tar" else data
-    [found] = sets_on_hub("imagenet-a", tmp_path)
+    [dataset] = sets_on_hub("imagenet-a", tmp_path)
     with pytest.raises(BadFile, match="test/1.tar differs from what the hub states"):
-        fetch(found)
-    assert not (found.folder / "test/1.tar").exists() and (found.folder / "test/0.tar").exists()
+        fetch(dataset)
+    assert not (dataset.folder / "test/1.tar").exists() and (dataset.folder / "test/0.tar").exists()
     hub.spoil = lambda name, data: data
-    fetch(found)
-    (found.folder / "test/1.tar").write_bytes(b"of an older version")
+    fetch(dataset)
+    (dataset.folder / "test/1.tar").write_bytes(b"of an older version")
     hub.spoil = lambda name, data: data[::-1]
     with pytest.raises(BadFile, match="was discarded"):
-        fetch(found)
-    assert (found.folder / "test/1.tar").read_bytes() == b"of an older version"  # until another one is whole
+        fetch(dataset)
+    assert (dataset.folder / "test/1.tar").read_bytes() == b"of an older version"  # until another one is whole
     with pytest.raises(ConnectionError, match="me/nothing can not be looked up"):
         hub_files("me/nothing", tmp_path)
 
@@ -232,15 +232,15 @@ def test_a_hub_names_a_file_elsewhere(hub, tmp_path, name):
     notes.write_text("mine")
     imagenet_a(hub)
     hub.more = [dict(rfilename=name, size=4, blobId="0" * 40, lfs=None)]
-    [found] = sets_on_hub("imagenet-a", tmp_path / "data")
+    [dataset] = sets_on_hub("imagenet-a", tmp_path / "data")
     if name.startswith("link"):  # a name that is as it should be, and a folder that leads elsewhere
-        found.folder.mkdir()
-        (found.folder / "link").symlink_to(tmp_path)
+        dataset.folder.mkdir()
+        (dataset.folder / "link").symlink_to(tmp_path)
         with pytest.raises(BadFile, match="link/notes.txt', which is not within"):
-            fetch(found)
+            fetch(dataset)
     else:
-        fetch(found)
-        assert len(image_folder(found.folder / "test")) == 4
+        fetch(dataset)
+        assert len(image_folder(dataset.folder / "test")) == 4
     assert notes.read_text() == "mine"
     by_hand = HubFiles("me/mine", COMMIT, [SimpleNamespace(rfilename=name)], "", "", tmp_path / "data/other")
     with pytest.raises(BadFile if not name.startswith("link") else ConnectionError):
@@ -253,9 +253,9 @@ def test_a_set_of_ones_own_on_the_hub(hub, tmp_path, monkeypatch):
     web_dataset(hub.root / "me/photos", [(picture(i), i % 2, "jpg") for i in range(12)], ["cat", "dog"], "train")
     with pytest.raises(FileNotFoundError, match="wiseft data hf:me/photos/train --download"):
         image_folder("hf:me/photos/train")
-    [found] = sets_on_hub("hf:me/photos/train")
-    assert found.license == "not stated"
-    fetch(found)
+    [dataset] = sets_on_hub("hf:me/photos/train")
+    assert dataset.license == "not stated"
+    fetch(dataset)
     assert image_folder("hf:me/photos/train").classnames == ["cat", "dog"]
     assert len(folder_suite("hf:me/photos", []).train) == 12 - 4
 
@@ -271,9 +271,9 @@ def test_a_control_set_on_the_hub(hub, tmp_path, monkeypatch):
     (copy / "zeroshot_classification_templates.txt").write_text("a satellite photo of {c}\n")
     with pytest.raises(FileNotFoundError, match="wiseft data hf:clip-benchmark/wds_vtab-eurosat --download"):
         control_set("eurosat")
-    [found] = sets_on_hub("eurosat")
-    assert found.license == "MIT"
-    fetch(found)
+    [dataset] = sets_on_hub("eurosat")
+    assert dataset.license == "MIT"
+    fetch(dataset)
     images = control_set("eurosat")
     assert (images.name, images.role, len(images)) == ("eurosat", "control", 6)
     assert (images.classnames, images.templates) == (["forest", "river"], ["a satellite photo of {}"])
@@ -283,8 +283,8 @@ def test_a_control_set_on_the_hub(hub, tmp_path, monkeypatch):
 
     monkeypatch.delenv("WISEFT_DATA")
     for root, code, says in (("data", 0, "river"), ("elsewhere", 1, "elsewhere/hf/clip-benchmark")):
-        said = CliRunner().invoke(app, ["data", "eurosat", "--data-root", root])
-        assert said.exit_code == code and says in said.output, said.output
+        result = CliRunner().invoke(app, ["data", "eurosat", "--data-root", root])
+        assert result.exit_code == code and says in result.output, result.output
     assert "WISEFT_DATA" not in os.environ
     for name in ("mine", "other"):
         (tmp_path / "eurosat" / name).mkdir(parents=True)
@@ -306,8 +306,8 @@ def test_wilds_under_shift(hub, tmp_path, suite):
     assert ood.shifts["ood"].groups == (regions if suite == "fmow" else [f"camera {r[0]}" for r in rows])
     table = evaluate(pico_classifier(ood.classnames), ood, progress=False)
     assert set(table.metric) == set(ood.metrics) and "reference" not in set(table.dataset)
-    found = inventory(tmp_path, suite).set_index(["set", "split"]).found
-    assert found["ood", "test"] == 4 and found["reference", "train"] == 0
+    counts = inventory(tmp_path, suite).set_index(["set", "split"]).found
+    assert counts["ood", "test"] == 4 and counts["reference", "train"] == 0
     assert ood.classnames[61] == FMOW_CLASSES[61] or suite == "iwildcam"
     web_dataset(copy, [(*image[:-1], 1) for image in images], ["a"] * 62)
     shutil.copytree(copy / "test", tmp_path / f"wds_wilds-{suite}_test/test", dirs_exist_ok=True)

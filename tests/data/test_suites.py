@@ -83,8 +83,8 @@ def vit(tmp_path_factory):
 
 
 def test_evaluate_imagenet(family, vit, tmp_path):
-    said = wiseft("evaluate", vit, "--suite", "imagenet", "--data-root", family, code=1).stderr
-    assert "7 images of 50,000, 49,993 are missing" in said and "--allow-incomplete" in said
+    error = wiseft("evaluate", vit, "--suite", "imagenet", "--data-root", family, code=1).stderr
+    assert "7 images of 50,000, 49,993 are missing" in error and "--allow-incomplete" in error
     wiseft("evaluate", vit, "--suite", "imagenet", "--data-root", family, "--allow-incomplete", "-o",
            tmp_path / "t.csv")
     table = read_results(tmp_path / "t.csv").set_index("dataset")
@@ -148,8 +148,8 @@ def test_files_that_are_no_images(family):
 
 def test_an_unreadable_image_is_no_silent_loss(family, vit):
     (family / f"sketch/{WNIDS[0]}/1.JPEG").write_bytes(b"broken")
-    said = wiseft("evaluate", vit, "--suite", "imagenet", "--data-root", family, "--allow-incomplete", code=1).stderr
-    assert "imagenet-sketch: 1 of 7 images unreadable" in said
+    error = wiseft("evaluate", vit, "--suite", "imagenet", "--data-root", family, "--allow-incomplete", code=1).stderr
+    assert "imagenet-sketch: 1 of 7 images unreadable" in error
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights there")

@@ -24,24 +24,24 @@ def named(call):
 
 def functions(names):
     "Functions, as `subpackage/module.name`, that call one of some names."
-    found = set()
+    callers = set()
     for path in PACKAGE.rglob("*.py"):
         module = path.relative_to(PACKAGE).with_suffix("").as_posix()
         for f in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(f, ast.FunctionDef):
                 calls = [named(n) for n in ast.walk(f) if isinstance(n, ast.Call)]
                 if names & set().union(*calls):
-                    found.add(f"{module}.{f.name}")
-    return found
+                    callers.add(f"{module}.{f.name}")
+    return callers
 
 
 @contextmanager
-def watched(found):
+def watched(names):
     "Add to a set the package's functions that run meanwhile, as `subpackage/module.name`."
     def profile(frame, event, _):
         code = frame.f_code
         if event == "call" and code.co_filename.startswith(str(PACKAGE)):
-            found.add(f"{Path(code.co_filename).relative_to(PACKAGE).with_suffix('').as_posix()}.{code.co_name}")
+            names.add(f"{Path(code.co_filename).relative_to(PACKAGE).with_suffix('').as_posix()}.{code.co_name}")
 
     sys.setprofile(profile)
     try:

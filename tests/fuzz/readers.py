@@ -113,9 +113,9 @@ def changed_json(rng, text):
     "Some values replaced, left out, renamed or copied to another place."
     content = json.loads(text)
     for _ in range(rng.randint(1, 3)):
-        if not (found := list(places(content))):
+        if not (options := list(places(content))):
             break
-        container, key = rng.choice(found)
+        container, key = rng.choice(options)
         how = rng.choice(["value", "value", "value", "without", "name", "copy"])
         if how == "value":
             container[key] = rng.choice(VALUES)
@@ -124,7 +124,7 @@ def changed_json(rng, text):
         if how == "name" and isinstance(container, dict):
             container[rng.choice(["x", "auto_map", "", "width"])] = container.pop(key)
         if how == "copy":
-            other, place = rng.choice(found)
+            other, place = rng.choice(options)
             other[place] = json.loads(json.dumps(container[key]))
     return json.dumps(content).encode()
 
@@ -309,9 +309,9 @@ class Cards(Configs):
     def starts(self):
         with folder_of(clip_parts(MODEL)) as folder:
             head = ClassificationHead(torch.ones(2, 8))
-            made = ImageClassifier(load_clip(folder), head, ["cat", "dog"], ["a {}"], alpha=1.0,
-                                   recipe=dict(tuning="plain", lr=1e-5))
-            yield self.split({p.name: p.read_bytes() for p in made.save(folder / "c").iterdir()})
+            classifier = ImageClassifier(load_clip(folder), head, ["cat", "dog"], ["a {}"], alpha=1.0,
+                                         recipe=dict(tuning="plain", lr=1e-5))
+            yield self.split({p.name: p.read_bytes() for p in classifier.save(folder / "c").iterdir()})
 
     def files(self, parts):
         "With the hashes of what is there, as whoever makes a folder to harm would write them."
@@ -359,11 +359,11 @@ def pictures():
     kept = [color, clear, color.convert("L"), color.convert("P"), color.convert("1"), color.convert("CMYK")]
     kept.append(Image.fromarray(noise[..., 0].astype(np.uint16) * 257))
     kinds = [*readable_formats(), "EPS", "PCX", "PDF", "XBM"]
-    found = [encoded(im, kind) for kind in kinds for im in kept]
-    found += [encoded(color, "TIFF", compression=c) for c in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg")]
-    found.append(encoded(color, "GIF", save_all=True, append_images=[clear.convert("RGB")]))
-    found.append(encoded(color, "JPEG", progressive=True))
-    return sorted({f for f in found if f})
+    files = [encoded(im, kind) for kind in kinds for im in kept]
+    files += [encoded(color, "TIFF", compression=c) for c in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg")]
+    files.append(encoded(color, "GIF", save_all=True, append_images=[clear.convert("RGB")]))
+    files.append(encoded(color, "JPEG", progressive=True))
+    return sorted({f for f in files if f})
 
 
 def table():
@@ -572,8 +572,8 @@ class Judged(Reader):
     name, modules, share = "plain.test.npz", ("bench/run",), 0.5
 
     def starts(self):
-        seen = {"right reference": np.eye(3, 8, dtype=bool), "right sketch": np.ones((3, 4), bool)}
-        yield unzipped(saved(lambda c, f: np.savez_compressed(f, **c), seen | dict(cost=json.dumps(dict(steps=3)))))
+        arrays = {"right reference": np.eye(3, 8, dtype=bool), "right sketch": np.ones((3, 4), bool)}
+        yield unzipped(saved(lambda c, f: np.savez_compressed(f, **c), arrays | dict(cost=json.dumps(dict(steps=3)))))
 
     def files(self, parts):
         return {self.name: zipped(parts)}
@@ -631,8 +631,8 @@ class Indices(Reader):
         yield dict(all=self.kept.read_bytes())
 
     def index(self):
-        found = tar_index(self.tar, lambda name: name.endswith(".png"))
-        return list(found.names), *(a.tolist() for a in (found.offset, found.size, found.label))
+        result = tar_index(self.tar, lambda name: name.endswith(".png"))
+        return list(result.names), *(a.tolist() for a in (result.offset, result.size, result.label))
 
     def read(self, folder):
         given = (folder / self.name).read_bytes()
@@ -675,16 +675,16 @@ class Answers(Reader):
     modules, share = ("analysis/ask",), 0.4
 
     def starts(self):
-        files, said, asked = ["0.png", "1.png"], [[0, 1], [1, 1]], [True, False]
-        asked = Questions(["a", "b"], ["cat", "dog"], files, said, asked, asked[::-1], 1, 4, False, "f00")
-        yield dict(asked=json.dumps(vars(asked)).encode(), labels=b"file,label\n0.png,cat\n1.png,dog\n")
+        files, predicted, flags = ["0.png", "1.png"], [[0, 1], [1, 1]], [True, False]
+        questions = Questions(["a", "b"], ["cat", "dog"], files, predicted, flags, flags[::-1], 1, 4, False, "f00")
+        yield dict(asked=json.dumps(vars(questions)).encode(), labels=b"file,label\n0.png,cat\n1.png,dog\n")
 
     def files(self, parts):
         return {"q/questions.json": parts["asked"], "labels.csv": parts["labels"]}
 
     def read(self, folder):
-        asked = read_questions(folder / "q")
-        return sorted(read_answers(folder / "labels.csv", asked).items())
+        questions = read_questions(folder / "q")
+        return sorted(read_answers(folder / "labels.csv", questions).items())
 
 
 MAPPINGS = "objectnet-1.0/mappings"
@@ -866,7 +866,7 @@ def look(reader, files, folder):
         signal.signal(number, hang)
         signal.setitimer(timer, seconds)
     try:
-        said = outcome(reader, folder)
+        result = outcome(reader, folder)
     except Hang:
         raise AssertionError(f"It took more than {SLOWEST} s, or {LONGEST} s of the clock.") from None
     finally:
@@ -876,4 +876,4 @@ def look(reader, files, folder):
     assert mapped() - addresses < MAPPED, f"asked for {(mapped() - addresses) / 1e6:.0f} MB of addresses"
     assert not executed, f"started {executed}"
     assert time.process_time() - began < SLOWEST, f"more than {SLOWEST} s, and no signal ended it"
-    return said
+    return result

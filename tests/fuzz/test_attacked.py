@@ -65,8 +65,8 @@ def test_all_is_attacked(attack, calls, reasons, tmp_path):
     with watched(reached):
         attack(Path(tmp_path))
     left = functions(calls) - reached - {writer.writes for writer in SLOW.values()}
-    new, gone = sorted(left - set(reasons)), sorted(set(reasons) - left)
-    assert not new and not gone, f"attack these: {new}; attacked now, or gone: {gone}"
+    new, stale = sorted(left - set(reasons)), sorted(set(reasons) - left)
+    assert not new and not stale, f"attack these: {new}; attacked now, or gone: {stale}"
 
 
 @pytest.mark.slow

@@ -31,19 +31,19 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, of odd metadata, 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", READERS)
 def test_changed_files(kind, tmp_path):
-    reader, said = kind(), []
+    reader, outcomes = kind(), []
 
-    tried = TRIED if kind.share > 0.3 else TRIED // 3  # of what takes longer
+    n_examples = TRIED if kind.share > 0.3 else TRIED // 3  # of what takes longer
 
-    @settings(max_examples=tried, deadline=None, database=None, derandomize=True,
+    @settings(max_examples=n_examples, deadline=None, database=None, derandomize=True,
               suppress_health_check=list(HealthCheck), phases=[Phase.generate])
     @given(st.randoms())
     def one(rng):
-        said.append(look(reader, changed_files(reader, rng), tmp_path))
+        outcomes.append(look(reader, changed_files(reader, rng), tmp_path))
 
     one()
-    print(f"{reader.__doc__}: {len(said)} tried, {said.count('read')} read")
-    assert len(said) >= tried / 2 and set(said) != {"read"}
+    print(f"{reader.__doc__}: {len(outcomes)} tried, {outcomes.count('read')} read")
+    assert len(outcomes) >= n_examples / 2 and set(outcomes) != {"read"}
 
 
 @pytest.mark.slow
@@ -51,9 +51,9 @@ def test_changed_files(kind, tmp_path):
 def test_the_files_to_change_are_good(kind, tmp_path):
     "Else nothing would be reached. Pictures of kinds that aren't read, and a pickle of no tensors, are to be refused."
     reader = kind()
-    said = [look(reader, reader.files(parts), tmp_path) for parts in reader.seeds]
-    refused = [s for s in said if s != "read"]
-    assert not refused or kind in (Pickles, Images) and len(refused) < len(said) / 2, refused
+    outcomes = [look(reader, reader.files(parts), tmp_path) for parts in reader.seeds]
+    refused = [s for s in outcomes if s != "read"]
+    assert not refused or kind in (Pickles, Images) and len(refused) < len(outcomes) / 2, refused
 
 
 # ---------- what was found, or thought of, once ----------

@@ -63,10 +63,10 @@ def finetuned(work):
 
 
 def test_list(work):
-    said = wiseft_apart("methods", "--use", "mine.py", cwd=work)
-    found = "small logits (loss), lazy steps (constraint), half way (merge), the larger logit (ensemble)"
-    assert f"using mine.py: {found}" in said
-    assert all(name in said for name in ("small logits", "lazy steps", "half way", "the larger logit"))
+    output = wiseft_apart("methods", "--use", "mine.py", cwd=work)
+    listing = "small logits (loss), lazy steps (constraint), half way (merge), the larger logit (ensemble)"
+    assert f"using mine.py: {listing}" in output
+    assert all(name in output for name in ("small logits", "lazy steps", "half way", "the larger logit"))
     assert "half way" not in wiseft("methods").stdout
 
 

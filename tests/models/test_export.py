@@ -54,7 +54,7 @@ def pixels(clip):
     return np.stack([clip.pixels(Image.fromarray(picture)) for picture in noise])
 
 
-def said(classifier, pixels):
+def logits_of(classifier, pixels):
     "The logits of a classifier."
     with torch.no_grad():
         return classifier(classifier.clip.normalize(torch.from_numpy(pixels)))
@@ -69,7 +69,7 @@ def test_onnx(classifier, pixels, tmp_path, caplog, precision):
     session = onnxruntime.InferenceSession(tmp_path / "c.onnx")
     logits = session.run(None, dict(pixels=pixels))[0]
     classifier.save(tmp_path / "saved", precision=precision)
-    np.testing.assert_allclose(logits, said(load_classifier(tmp_path / "saved"), pixels), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits, logits_of(load_classifier(tmp_path / "saved"), pixels), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(session.run(None, dict(pixels=pixels[:1]))[0], logits[:1], rtol=1e-4, atol=1e-4)
     notes = session.get_modelmeta().custom_metadata_map
     assert json.loads(notes["classnames"]) == classifier.classnames
@@ -101,7 +101,7 @@ assert not any(m.partition(".")[0] == "wiseft" for m in sys.modules)
 @pytest.mark.slow
 def test_programs_without_wiseft(classifier, pixels, tmp_path):
     "A process that never imports wiseft gets the same logits, from torch.export's file and from transformers' folder."
-    torch.save((torch.from_numpy(pixels), said(classifier, pixels)), tmp_path / "said.pt")
+    torch.save((torch.from_numpy(pixels), logits_of(classifier, pixels)), tmp_path / "said.pt")
     export_classifier(classifier, "pt2", tmp_path / "c.pt2")
     export_classifier(classifier, "transformers", tmp_path / "theirs")
     assert json.loads(read_json(tmp_path / "theirs/classifier.json")["classnames"]) == classifier.classnames
@@ -154,7 +154,7 @@ class Hub(BaseHTTPRequestHandler):
             self.server.files.update({f["path"]: base64.b64decode(f["content"]) for f in files})
             url = f"{self.server.address}/me/mine/commit/{COMMIT}"
             answer |= dict(commitUrl=url, commitOid=COMMIT, pullRequestUrl=None)
-        self.server.asked.append(path)
+        self.server.requests.append(path)
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.end_headers()
@@ -169,7 +169,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.files, server.asked, server.address = {}, [], f"http://127.0.0.1:{server.server_port}"
+    server.files, server.requests, server.address = {}, [], f"http://127.0.0.1:{server.server_port}"
     Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -243,4 +243,4 @@ def test_a_model_without_words_from_the_shell(model, pictures, tmp_path, monkeyp
     run("export", "averaged", "--to", "onnx", "-o", "averaged.onnx")
     pixels = np.stack([c.clip.pixels(Image.open(p)) for p in sorted(pictures.glob("dark/*/0.png"))])
     logits = onnxruntime.InferenceSession("averaged.onnx").run(None, dict(pixels=pixels))[0]
-    np.testing.assert_allclose(logits, said(c, pixels), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits, logits_of(c, pixels), rtol=1e-4, atol=1e-4)

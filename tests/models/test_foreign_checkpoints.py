@@ -143,13 +143,13 @@ def saved(tmp_path_factory):
 @pytest.mark.filterwarnings("ignore:Not read in")
 @pytest.mark.parametrize("suffix", ["pkl", "pt", "old.pt"])
 def test_modules_without_their_classes(saved, suffix):
-    folder, said = saved
+    folder, expected = saved
     with pytest.raises((ModuleNotFoundError, AttributeError)):
         with open(folder / "wiseft.pkl", "rb") as f:
             pickle.load(f)
     for name, text in (("wiseft", False), ("raw", False), ("flyp", True)):
         c = load_classifier(folder / f"{name}.{suffix}", device="cpu")
-        torch.testing.assert_close(c(said["x"]), said[name], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(c(expected["x"]), expected[name], rtol=1e-5, atol=1e-5)
         assert (c.clip.preprocess["mean"], c.clip.config["quick_gelu"],
                 "text_cfg" in c.clip.config) == ([0.4, 0.5, 0.6], True, text)
         assert c.recipe["unread"] == ("" if text
@@ -157,24 +157,24 @@ def test_modules_without_their_classes(saved, suffix):
                                       "'image_encoder.model.token_embedding.weight', "
                                       "'image_encoder.model.ln_final.weight', 'image_encoder.model.ln_final.bias'")
     clip = load_clip(folder / f"encoder.{suffix}", device="cpu")
-    torch.testing.assert_close(clip.model.visual(said["x"]), said["encoder"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(clip.model.visual(expected["x"]), expected["encoder"], rtol=1e-5, atol=1e-5)
     with pytest.raises(BadFile, match=r"holds a head \(5 classes, 12 dimensions\) and no image tower"):
         load_clip(folder / f"head.{suffix}")
 
 
 def test_a_file_on_its_start(saved, tmp_path):
     "An initial model, its fine-tuned files in several layouts, and the folder that is saved of them."
-    folder, said = saved
+    folder, expected = saved
     start = load_clip(folder / "flyp.pt", device="cpu")
     c = load_classifier(folder / "wiseft.pkl", base=start, classnames=list("abcde"))
-    torch.testing.assert_close(c(said["x"]), said["wiseft"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(c(expected["x"]), expected["wiseft"], rtol=1e-5, atol=1e-5)
     assert c.clip.model.token_embedding.weight is start.model.token_embedding.weight
     head = {f"module.classification_head.{k}": v for k, v in c.head.state_dict().items()}
     soup = {f"module.model.{k}": v for k, v in c.clip.model.state_dict().items()} | head
     for name, content in {"soup": soup,
                           "ema": {"state_dict_ema": {f"_orig_mod.{k}": v for k, v in soup.items()}}}.items():
         torch.save(content, tmp_path / f"{name}.pt")
-        torch.testing.assert_close(load_classifier(tmp_path / f"{name}.pt", base=start)(said["x"]), said["wiseft"],
+        torch.testing.assert_close(load_classifier(tmp_path / f"{name}.pt", base=start)(expected["x"]), expected["wiseft"],
                                    rtol=1e-5, atol=1e-5)
     training = {f"module.{k}": v for k, v in c.clip.model.state_dict().items()}
     torch.save(
@@ -184,7 +184,7 @@ def test_a_file_on_its_start(saved, tmp_path):
     start.save(tmp_path / "start")
     (tmp_path / "start/open_clip_model.safetensors").unlink()
     (tmp_path / "epoch_3.pt").rename(tmp_path / "start/open_clip_pytorch_model.bin")
-    torch.testing.assert_close(load_clip(tmp_path / "start").model.visual(said["x"]), c.visual(said["x"]))
+    torch.testing.assert_close(load_clip(tmp_path / "start").model.visual(expected["x"]), c.visual(expected["x"]))
     c.save(tmp_path / "saved")
     assert load_classifier(tmp_path / "saved").hash == c.hash
 

@@ -100,8 +100,8 @@ def write(folder, kind, preprocess=PREPROCESS):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     "Folders of tiny CLIPs, written when asked for."
-    made, root = {}, tmp_path_factory.mktemp("clips")
-    return lambda kind: made[kind] if kind in made else made.setdefault(kind, write(root / kind, kind))
+    paths, root = {}, tmp_path_factory.mktemp("clips")
+    return lambda kind: paths[kind] if kind in paths else paths.setdefault(kind, write(root / kind, kind))
 
 
 @pytest.fixture(scope="module")

@@ -136,9 +136,9 @@ def same(a, b):
     return a.hash == b.hash if PLACE == "other" else distance(weights(a), weights(b)) <= NEAR
 
 
-def check_equal(made, start):
+def check_equal(results, start):
     "The same on both devices, where something became of the initial model; all are dicts of tensors on the CPU."
-    here, there = (made[place] for place in PLACES)
+    here, there = (results[place] for place in PLACES)
     assert set(here) == set(there)
     assert distance(here, there) <= min(NEAR, distance(start, here)/5)
 
@@ -170,16 +170,16 @@ def test_it_is_found_by_itself():
 
 @counting
 def test_the_device_refuses_a_second_thread():
-    said = []
+    calls = []
 
     def send():
         with pytest.raises(RuntimeError, match="second thread"):
             torch.ones(3).to(PLACE)
-        said.append(True)
+        calls.append(True)
     thread = threading.Thread(target=send)
     thread.start()
     thread.join()
-    assert said
+    assert calls
 
 
 @counting
@@ -276,9 +276,9 @@ def test_method(name, given):
     function, counts = METHODS[name].function, Counts()
     function = partial(function, **FEWER[name]) if name in FEWER else function
     make, kind = by_kind(name), METHODS[name].kind
-    made = {place: make(function, given.starts[place], given, [counts]) for place in PLACES}
+    results = {place: make(function, given.starts[place], given, [counts]) for place in PLACES}
     start = weights(given.starts["cpu"])
-    check_equal(made, {k: v*0 for k, v in made["cpu"].items()} if kind == "ensemble" else start)
+    check_equal(results, {k: v*0 for k, v in results["cpu"].items()} if kind == "ensemble" else start)
     if kind not in ("initialization", "search", "merge", "ensemble"):
         assert len(counts.steps) == (9 if PLACE == "other" else 0)
     check_costs(getattr(counts, "steps", []), sent=PLAIN + DRAWN)
@@ -437,8 +437,8 @@ TRAININGS = {
 @pytest.mark.parametrize("name", TRAININGS)
 def test_finetune(name, given):
     starts = {place: tiny(place, False) for place in PLACES} if name == "convolutional" else given.starts
-    made = {place: weights(trained(starts[place], given.suite, **TRAININGS[name])) for place in PLACES}
-    check_equal(made, weights(starts["cpu"]))
+    results = {place: weights(trained(starts[place], given.suite, **TRAININGS[name])) for place in PLACES}
+    check_equal(results, weights(starts["cpu"]))
 
 
 def test_finetune_on_captions(given, tmp_path):
@@ -446,15 +446,15 @@ def test_finetune_on_captions(given, tmp_path):
     table = pd.DataFrame(dict(file=files, caption=[f"a {Path(f).parent.name}" for f in files]))
     table.to_csv(tmp_path/"captions.csv", index=False)
     kwargs = SETTINGS | dict(captions=tmp_path/"captions.csv", loss=flyp)
-    made = {place: finetune(given.starts[place], given.folder, **kwargs) for place in PLACES}
-    check_equal({place: weights(c) for place, c in made.items()}, weights(given.starts["cpu"]))
+    classifiers = {place: finetune(given.starts[place], given.folder, **kwargs) for place in PLACES}
+    check_equal({place: weights(c) for place, c in classifiers.items()}, weights(given.starts["cpu"]))
 
 
 def test_crops_are_those_of_the_cpu(given):
     "To two levels of 255, which a training notices little."
     kwargs = dict(crop_scale=(.9, 1.), lr=3e-4)
-    made = [weights(trained(given.starts[place], given.suite, **kwargs)) for place in PLACES]
-    assert distance(*made) <= NEAR < distance(weights(given.starts["cpu"]), made[0])*2
+    results = [weights(trained(given.starts[place], given.suite, **kwargs)) for place in PLACES]
+    assert distance(*results) <= NEAR < distance(weights(given.starts["cpu"]), results[0])*2
 
 
 def test_default_precision_of_training(given):
@@ -569,16 +569,16 @@ def test_sweep(given):
 def test_half_precision_of_both_towers(given, tmp_path):
     "Where the text tower trained, its heads are made in the precision of the sweep, once for each alpha."
     finetuned = trained(given.starts[PLACE], given.suite, epochs=1, loss=flyp)
-    made = [m for m in members(given.starts[PLACE], finetuned, [.5], ["weight-space"]).values()
-            if m.identity["alpha"] == .5]
+    averages = [m for m in members(given.starts[PLACE], finetuned, [.5], ["weight-space"]).values()
+                if m.identity["alpha"] == .5]
     exact = interpolate(given.starts[PLACE], finetuned, .5).head.weight
     x = torch.randn(2, 3, 48, 48).to(PLACE)
     with torch.no_grad():
-        made[0](x)
-        built = made[0].modules[0].head.weight.clone()
+        averages[0](x)
+        built = averages[0].modules[0].head.weight.clone()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("wiseft.models.classifier.zeroshot_head", None)
-            made[0](x + 1)
+            averages[0](x + 1)
     off = (built - exact).abs().max()
     assert 0 < off < .05*exact.abs().max()
 
@@ -590,14 +590,14 @@ def test_choose_alpha(given):
 
 
 def test_predict_save_and_load(given, tmp_path):
-    said = []
+    predictions = []
     for place in PLACES:
         averaged = interpolate(given.starts[place], given.finetuned[place][0])
         averaged.save(tmp_path/place)
         again = load_classifier(tmp_path/place, place)
         assert again.hash == averaged.hash and again.device.type == place
-        said.append(again.predict_image(given.picture))
-    pd.testing.assert_series_equal(*said, rtol=0, atol=1e-5)
+        predictions.append(again.predict_image(given.picture))
+    pd.testing.assert_series_equal(*predictions, rtol=0, atol=1e-5)
 
 
 def test_export(given, tmp_path):
@@ -615,11 +615,11 @@ def test_export(given, tmp_path):
 def test_bench(given, tmp_path):
     recipe = {k: v for k, v in SETTINGS.items() if k != "lr"} | dict(epochs=1)
     plan = dict(methods=["EMA", "LiNeS", "DaWin"], seeds=(0,), lrs=(1e-3,), alphas=(0, .5, 1), say=lambda line: None)
-    found = {place: bench(given.suite, given.starts[place], tmp_path/place, **plan, **recipe) for place in PLACES}
-    for b in found.values():
+    benches = {place: bench(given.suite, given.starts[place], tmp_path/place, **plan, **recipe) for place in PLACES}
+    for b in benches.values():
         assert list(b.entries) == ["plain", "EMA", "LiNeS", "DaWin"] and not b.left_out
-    for name, entry in found["cpu"].entries.items():
-        right = found[PLACE].entries[name].curves[0].test
+    for name, entry in benches["cpu"].entries.items():
+        right = benches[PLACE].entries[name].curves[0].test
         for d, expected in entry.curves[0].test.items():
             np.testing.assert_array_equal(right[d], expected)
 
@@ -649,6 +649,6 @@ def test_command_line(given, tmp_path):
     for file in "sweep.csv", "predictions.csv":
         tables(lambda place: pd.read_csv(tmp_path/place/file))
     for name in "zeroshot", "finetuned", "merged":
-        made = [load_classifier(tmp_path/place/name, "cpu") for place in PLACES]
-        assert distance(*map(weights, made)) <= NEAR
-    assert made[1].recipe["device"].startswith(PLACE)
+        classifiers = [load_classifier(tmp_path/place/name, "cpu") for place in PLACES]
+        assert distance(*map(weights, classifiers)) <= NEAR
+    assert classifiers[1].recipe["device"].startswith(PLACE)

@@ -18,12 +18,12 @@ COLUMNS = ["set", "author", "license", "address", "notes"]
 def attributed(title):
     "Rows of one table of ATTRIBUTION.md: set -> columns."
     text = package_data("ATTRIBUTION.md").read_text(encoding="utf-8").split(f"## {title}\n")[1].split("\n## ")[0]
-    found = {}
+    rows = {}
     for line in text.splitlines():
         if name := re.search(r"\(`(.+)`\)", line):
             cells = map(str.strip, line.strip("|").split(" | "))
-            found[name[1]] = dict(zip(COLUMNS, cells, strict=True))
-    return found
+            rows[name[1]] = dict(zip(COLUMNS, cells, strict=True))
+    return rows
 
 
 def rows():

@@ -155,9 +155,9 @@ UNREADABLE = {  # file name -> content, what is said
 
 @pytest.mark.parametrize("name", UNREADABLE)
 def test_unreadable(name, tmp_path):
-    content, said = UNREADABLE[name]
+    content, message = UNREADABLE[name]
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UnreadableImage, match=said) as e:
+    with pytest.raises(UnreadableImage, match=message) as e:
         open_image(tmp_path / name)
     assert str(tmp_path / name) in str(e.value) and "\n" not in str(e.value)
 
@@ -269,8 +269,8 @@ def test_a_picture_starts_no_program(tmp_path):
     (tmp_path / "x.jpg").write_bytes(EPS)
     file = str(tmp_path / "x.jpg")
     code = f"from wiseft.data.decoding import *\ntry: open_image({file!r})\nexcept UnreadableImage as e: print(e)"
-    said = python("-c", code, env=os.environ | dict(PATH=f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")).stdout
-    assert "not an image" in said
+    output = python("-c", code, env=os.environ | dict(PATH=f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")).stdout
+    assert "not an image" in output
     assert not (tmp_path / "started").exists()
 
 
@@ -304,8 +304,8 @@ def test_small_files_take_no_gigabytes(tmp_path):
     (tmp_path / "limit.png").write_bytes(png(9_400, 9_500, 6, 8, [bytes(4 * 9_400)] * 9_500))
     paths = sorted(tmp_path.iterdir())
     assert all(p.stat().st_size < 1e6 for p in paths)
-    *said, kilobytes = python("-W", "ignore", "-c", MEMORY, *paths).stdout.splitlines()
-    assert [s for s in said if "more than the 89,478,485 that are decoded" not in s] == ["(9400, 9500)"], said
+    *lines, kilobytes = python("-W", "ignore", "-c", MEMORY, *paths).stdout.splitlines()
+    assert [s for s in lines if "more than the 89,478,485 that are decoded" not in s] == ["(9400, 9500)"], lines
     assert int(kilobytes) < 1e6, f"{int(kilobytes):,} kB"
 
 
@@ -330,8 +330,8 @@ def test_a_pipe_is_no_image(tmp_path):
 def test_the_embedded_suite_is_whole_or_made_whole():
     "Images of it that were changed, removed or added are noticed, although names, sizes and times are the same."
     icons = load_suite()
-    before, (gone, changed) = icons.fingerprint, icons.test.paths[:2]
-    gone.unlink()
+    before, (missing, changed) = icons.fingerprint, icons.test.paths[:2]
+    missing.unlink()
     times, content = changed.stat(), changed.read_bytes()
     changed.write_bytes(content[:-1] + bytes([255 - content[-1]]))
     os.utime(changed, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -339,7 +339,7 @@ def test_the_embedded_suite_is_whole_or_made_whole():
     with pytest.warns(UserWarning, match="changed, removed or added; it is unpacked anew"):
         again = load_suite()
     assert (again.fingerprint, len(again.test)) == (before, len(icons.test))
-    assert gone.exists() and changed.read_bytes() == content
+    assert missing.exists() and changed.read_bytes() == content
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_suite()

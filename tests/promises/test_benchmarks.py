@@ -33,8 +33,8 @@ def test_readme_states_the_measured_speed():
     results = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
     measured = []
     for precision in ("fp32", "bf16"):
-        found = re.findall(rf"plain PyTorch in fp32 / ours in {precision} \(.+\) \|.*\| ([\d.]+) \|", results)
-        ratios = [float(ratio) for ratio in found]
+        matches = re.findall(rf"plain PyTorch in fp32 / ours in {precision} \(.+\) \|.*\| ([\d.]+) \|", results)
+        ratios = [float(ratio) for ratio in matches]
         measured += [min(ratios), max(ratios)]
     assert [float(n) for n in claim.groups()] == [round(n, 1) for n in measured]
 

@@ -68,8 +68,8 @@ def test_yes_is_no_weight(tmp_path, parameters):
 
 def test_switches_of_recipes(tmp_path):
     models = "models:\n- {model: a, parameters: {weight: 1}}\n- {model: b, parameters: {weight: 2}}\n"
-    found = read_recipe(recipe(tmp_path, f"merge_method: linear\nparameters: {{normalize: false}}\n{models}"))
-    assert found.method.given["normalize"] is False
+    result = read_recipe(recipe(tmp_path, f"merge_method: linear\nparameters: {{normalize: false}}\n{models}"))
+    assert result.method.given["normalize"] is False
 
 
 # weights in 8 bits
@@ -288,9 +288,9 @@ def test_too_little_memory(tmp_path, classifier):
             for i in range(n):
                 Image.new("RGB", (size, size), (i, len(c), ord(c[0]))).save(tmp_path / f"{name}/{c}/{i}.png")
     classifier.save(tmp_path / "c")
-    said = run_process(sys.executable, "-W", "ignore", "-c", TOO_LITTLE, tmp_path).stdout.splitlines()
-    helped = [bool(re.match(r"MemoryError There is too little memory.* What helps.* smaller batch", s)) for s in said]
-    assert helped == [True] * 3, said
+    lines = run_process(sys.executable, "-W", "ignore", "-c", TOO_LITTLE, tmp_path).stdout.splitlines()
+    helped = [bool(re.match(r"MemoryError There is too little memory.* What helps.* smaller batch", s)) for s in lines]
+    assert helped == [True] * 3, lines
 
 
 # threads
@@ -298,15 +298,15 @@ def test_too_little_memory(tmp_path, classifier):
 def test_threads_that_build_at_once(tmp_path):
     "open_clip's warning of random weights is silenced for all of them, and logging works afterwards."
     pico_classifier(["cat", "dog"]).save(tmp_path / "c")
-    said = []
+    messages = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: said.append(record.getMessage())
+    handler.emit = lambda record: messages.append(record.getMessage())
     logging.root.addHandler(handler)
     try:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(load_classifier, [tmp_path / "c"] * 48))
         assert logging.root.manager.disable == 0
-        assert said == []
+        assert messages == []
     finally:
         logging.root.removeHandler(handler)
         logging.disable(0)

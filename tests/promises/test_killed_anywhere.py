@@ -63,8 +63,8 @@ def test_two_writers_of_one_new_name(tmp_path, folder):
         writers = {content: started(write_slowly, target, content, folder) for content in "ab"}
         ends = {content: ended(child) for content, child in writers.items()}
         assert sorted(ends.values()) == [0, 3]
-        found = (target / "content" if folder else target).read_text()
-        assert ends[found] == 0
+        text = (target / "content" if folder else target).read_text()
+        assert ends[text] == 0
     assert len(list(tmp_path.iterdir())) == 5
 
 
@@ -79,9 +79,9 @@ def test_processes_appending_at_once(tmp_path):
     append_results(table(0.5).assign(mine="own"), path)
     children = [started(append, path, number, rows) for number in range(processes)]
     assert [ended(child) for child in children] == [0] * processes
-    found = read_results(path)
-    assert set(found.mine[:6]) == {"own"}
-    added = found[6:]
+    results = read_results(path)
+    assert set(results.mine[:6]) == {"own"}
+    added = results[6:]
     assert sorted(zip(added.classifier, added.seed)) == [(str(i), s) for i in range(processes) for s in range(rows)]
     assert sorted(p.name for p in tmp_path.iterdir()) == [".results.csv.lock", "results.csv"]
 

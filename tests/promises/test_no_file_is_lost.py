@@ -113,7 +113,7 @@ def contents(folder):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def template(tmp_path_factory):
     "What commands read"
     folder = tmp_path_factory.mktemp("made")
     photographs(folder / "photos")
@@ -129,9 +129,9 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def work(made, tmp_path, monkeypatch):
+def work(template, tmp_path, monkeypatch):
     "A copy of it in the folder that one works in"
-    shutil.copytree(made, tmp_path / "room")
+    shutil.copytree(template, tmp_path / "room")
     monkeypatch.chdir(tmp_path / "room")
     monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
     return tmp_path / "room"

@@ -26,11 +26,11 @@ def stored(path):
 
 
 def test_a_notebook_finds_nothing_of_ours_and_of_other_notebooks(refresh, tmp_path):
-    found = ("import os, sys\nours = [m for m in sys.modules if m.startswith('wiseft')]\n"
-             "print(ours, os.environ.get('LEFT'), os.getcwd())")
+    code = ("import os, sys\nours = [m for m in sys.modules if m.startswith('wiseft')]\n"
+            "print(ours, os.environ.get('LEFT'), os.getcwd())")
     outputs = []
     for leave in "", "\nimport wiseft.weights.tensors\nos.environ['LEFT'] = 'behind'\nos.chdir('/')", "":
-        path = notebook(tmp_path / "a.ipynb", found + leave)
+        path = notebook(tmp_path / "a.ipynb", code + leave)
         refresh(path, check=False)
         outputs.append(stored(path))
     assert outputs[0][0]["text"] == [f"[] None {tmp_path}\n"] and outputs[0] == outputs[2]

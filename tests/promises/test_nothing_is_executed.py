@@ -243,11 +243,11 @@ def test_features_of_another_activation_are_others(tmp_path):
         Image.new("RGB", (32, 32), color).save(tmp_path / "photos" / color / "1.png")
     photos = image_folder(tmp_path / "photos")
     clips = [load_clip(write(tmp_path / kind, kind)) for kind in ("vit", "vit-quickgelu")]
-    made = [zeroshot_classifier(clip, NAMES, TEMPLATES) for clip in clips]
-    first, second = (extract_features(c, photos, progress=False).features for c in made)
+    classifiers = [zeroshot_classifier(clip, NAMES, TEMPLATES) for clip in clips]
+    first, second = (extract_features(c, photos, progress=False).features for c in classifiers)
     assert not torch.equal(first, second)
     with torch.no_grad():
-        expected = made[1].features(torch.stack([made[1].transform(photos.open(i)) for i in range(2)]))
+        expected = classifiers[1].features(torch.stack([classifiers[1].transform(photos.open(i)) for i in range(2)]))
     torch.testing.assert_close(second, expected)
 
 
@@ -355,10 +355,10 @@ except MemoryError as e: print(e)
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no list of what a process has mapped")
 def test_weights_are_mapped_once(tmp_path):
     "Not once a tensor; and what lacks memory is no damaged file."
-    said = run(sys.executable, "-c", MAPPED, tmp_path / "model.safetensors").stdout.splitlines()
-    mapped, tensors = map(int, said[0].split())
+    lines = run(sys.executable, "-c", MAPPED, tmp_path / "model.safetensors").stdout.splitlines()
+    mapped, tensors = map(int, lines[0].split())
     assert tensors == 200 and mapped <= 2
-    assert said[1].startswith(f"There is too little memory to read {tmp_path}"), said
+    assert lines[1].startswith(f"There is too little memory to read {tmp_path}"), lines
 
 
 def test_files_of_strangers_are_not_merged_without_a_word(tmp_path, recwarn):

@@ -215,6 +215,6 @@ for task in tasks: task()  # nothing is wrong with the files
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no number of what a process has mapped")
 def test_too_little_memory(tmp_path):
     "While weights are read, merged and averaged and pictures decoded: no file is blamed, and nothing half-written"
-    said = run(sys.executable, "-W", "ignore", "-c", NO_MEMORY, tmp_path).stdout.splitlines()
-    assert len(said) == 11
-    assert all(line.startswith("MemoryError") or "can't allocate memory" in line for line in said), said
+    lines = run(sys.executable, "-W", "ignore", "-c", NO_MEMORY, tmp_path).stdout.splitlines()
+    assert len(lines) == 11
+    assert all(line.startswith("MemoryError") or "can't allocate memory" in line for line in lines), lines

@@ -68,10 +68,10 @@ def swept(photos, zeroshot):
     finetuned.head.weight.data += 0.5 * torch.randn(finetuned.head.weight.shape,
                                                     generator=torch.Generator().manual_seed(0))
     finetuned.alpha = 1.0
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as record:
         warnings.simplefilter("always")
         table = sweep(zeroshot, finetuned, suite, [0, 0.5, 1], progress=False)
-    return table, " ".join(str(w.message) for w in said)
+    return table, " ".join(str(w.message) for w in record)
 
 
 def test_a_small_set_says_what_it_can_tell(swept):
@@ -79,8 +79,8 @@ def test_a_small_set_says_what_it_can_tell(swept):
 
 
 def test_a_headline_says_how_many_images_it_rests_on(swept):
-    said = headline(swept[0])
-    assert "21 images" in said and "95 % interval" in said and "can't tell" in said, said
+    sentence = headline(swept[0])
+    assert "21 images" in sentence and "95 % interval" in sentence and "can't tell" in sentence, sentence
 
 
 def test_per_cent_for_a_mixing_coefficient(photos, zeroshot):
@@ -108,22 +108,22 @@ def test_images_shared_by_training_and_test(photos, tmp_path):
 
 def test_only_the_same_bytes_are_the_same_image(photos, tmp_path):
     "Cameras count from 1 in each folder: a name and a size in common mean nothing yet, bytes do, under any name."
-    seen = next((photos / "photos/train/star").iterdir())
+    picture = next((photos / "photos/train/star").iterdir())
     shutil.copytree(photos / "solid", tmp_path / "shift")
     shutil.copytree(photos / "photos", tmp_path / "own")
-    other = bytearray(seen.read_bytes())
+    other = bytearray(picture.read_bytes())
     other[-1] ^= 1  # in the last chunk's checksum: as many bytes, under the same name
-    (tmp_path / "shift/star" / seen.name).write_bytes(other)
+    (tmp_path / "shift/star" / picture.name).write_bytes(other)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         folder_suite(photos / "photos", [tmp_path / "shift"])
-    shutil.copy(seen, tmp_path / "shift/star")
-    shutil.copy(seen, tmp_path / "own/test/star")
-    with pytest.warns(UserWarning) as said:
+    shutil.copy(picture, tmp_path / "shift/star")
+    shutil.copy(picture, tmp_path / "own/test/star")
+    with pytest.warns(UserWarning) as record:
         folder_suite(tmp_path / "own", [tmp_path / "shift"])
-    told = [str(w.message) for w in said]
-    assert [w.partition(":")[0] for w in told] == ["reference", "shift"], told
-    assert all(" 1 of " in w and f"star/{seen.name}" in w and "partly memory" in w for w in told), told
+    messages = [str(w.message) for w in record]
+    assert [w.partition(":")[0] for w in messages] == ["reference", "shift"], messages
+    assert all(" 1 of " in w and f"star/{picture.name}" in w and "partly memory" in w for w in messages), messages
 
 
 def test_shared_images_are_told_at_a_prompt(photos, zeroshot, tmp_path):
@@ -131,8 +131,8 @@ def test_shared_images_are_told_at_a_prompt(photos, zeroshot, tmp_path):
     shutil.copytree(photos / "solid", tmp_path / "shift")
     shutil.copy(next((photos / "photos/train/star").iterdir()), tmp_path / "shift/star/again.png")
     done = wiseft("evaluate", tmp_path / "zeroshot", "--reference", photos / "photos", "--shift", tmp_path / "shift")
-    said = " ".join(done.stderr.split())
-    assert "warning: shift: 1 of 33 test images are training images of the reference too" in said, said
+    message = " ".join(done.stderr.split())
+    assert "warning: shift: 1 of 33 test images are training images of the reference too" in message, message
     done = wiseft("evaluate", tmp_path / "zeroshot", "--reference", photos / "photos", "--shift",
                   photos / "photos/train", code=1)
     assert "it measures memory. Test on other images." in " ".join(done.stderr.split()), done.stderr
@@ -159,18 +159,18 @@ def test_a_checkpoint_of_somebody_else_s_from_the_shell(photos, tmp_path, archit
     for options, words in [((), "--quick-gelu (as OpenAI, MetaCLIP and DFN) or --no-quick-gelu"),
                            ((option,), "--preprocess"), (("--preprocess", "mien", option), "Did you mean 'mine'")]:
         refused = wiseft("zeroshot", photos / "photos", *model, *options, "-o", tmp_path / "made", code=1)
-        said = " ".join(refused.stderr.split())
-        assert words in said and "quick_gelu" not in said and "preprocess=" not in said, said
+        message = " ".join(refused.stderr.split())
+        assert words in message and "quick_gelu" not in message and "preprocess=" not in message, message
     wiseft("zeroshot", photos / "photos", *model, "--preprocess", "mine", option, "-o", tmp_path / "made")
 
-    made = load_classifier(tmp_path / "made")
-    assert made.classnames == NAMES and made.clip.config["quick_gelu"] == (kind == "vit-quickgelu")
+    classifier = load_classifier(tmp_path / "made")
+    assert classifier.classnames == NAMES and classifier.clip.config["quick_gelu"] == (kind == "vit-quickgelu")
     pictures = sorted((photos / "photos/test").rglob("*.png"))
     with torch.no_grad():
         x = torch.stack([transform(Image.open(p)) for p in pictures])
-        told = theirs.encode_image(x, normalize=True)
-        torch.testing.assert_close(made.clip.encode_image(x), told, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(torch.stack([made.clip.transform(Image.open(p)) for p in pictures]), x)
+        expected = theirs.encode_image(x, normalize=True)
+        torch.testing.assert_close(classifier.clip.encode_image(x), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(torch.stack([classifier.clip.transform(Image.open(p)) for p in pictures]), x)
     done = wiseft("predict", tmp_path / "made", *pictures[:2], "-o", tmp_path / "predictions.csv")
     assert len(pd.read_csv(tmp_path / "predictions.csv")) == 2, done.stdout
 
@@ -192,10 +192,10 @@ def test_a_plain_test_folder_is_evaluated(photos, zeroshot, tmp_path):
     assert table.n.iloc[0] == len(image_folder(photos / "solid")) and "solid" in set(table.dataset)
     zeroshot.save(tmp_path / "zeroshot")
     shutil.copytree(photos / "photos/test", tmp_path / "only/test")
-    said = wiseft("evaluate", "zeroshot", "--reference", "only", cwd=tmp_path).stdout
-    assert "21" in said, said
-    said = wiseft("evaluate", "zeroshot", "--suite", photos / "solid", cwd=tmp_path).stdout
-    assert "solid" in said and f" {table.n.iloc[0]} " in said, said
+    output = wiseft("evaluate", "zeroshot", "--reference", "only", cwd=tmp_path).stdout
+    assert "21" in output, output
+    output = wiseft("evaluate", "zeroshot", "--suite", photos / "solid", cwd=tmp_path).stdout
+    assert "solid" in output and f" {table.n.iloc[0]} " in output, output
 
 
 def test_folders_by_wordnet_id(tmp_path):
@@ -257,10 +257,10 @@ def test_domains_are_told_from_classes(photos, tmp_path):
 def test_a_bench_that_leaves_nothing_out_tells_its_plan(photos, zeroshot, tmp_path):
     zeroshot.save(tmp_path / "zeroshot")
     few = ("--methods", "lines", "--lrs", "1e-4", "--seeds", 1, "--batch-size", 4)
-    asked = ("bench", tmp_path / "zeroshot", "--reference", photos / "photos", *few, "-o", tmp_path / "bench")
-    assert "there is no shifted set. Give --shift." in wiseft(*asked, code=1).stderr
-    asked = *asked, "--shift", photos / "solid"
-    done = wiseft(*asked, "--budget", 0, code=1)
+    command = ("bench", tmp_path / "zeroshot", "--reference", photos / "photos", *few, "-o", tmp_path / "bench")
+    assert "there is no shifted set. Give --shift." in wiseft(*command, code=1).stderr
+    command = *command, "--shift", photos / "solid"
+    done = wiseft(*command, "--budget", 0, code=1)
     assert "That is more than the 0 hours" in done.stderr and "LiNeS" in done.stdout, done.stderr
-    plan = wiseft(*asked, "--dry-run")
+    plan = wiseft(*command, "--dry-run")
     assert plan.stdout == done.stdout and "steps are few" in plan.stderr and not (tmp_path / "bench").exists()

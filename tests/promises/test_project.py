@@ -129,7 +129,7 @@ def test_imports_stand_alone(path):
 
 def check_imports(path, name):
     "What a module imports comes before it, by name; some packages are for some modules alone."
-    for module, names in [found for source in exported(path) for found in imports(source)]:
+    for module, names in [pair for source in exported(path) for pair in imports(source)]:
         own = module.removeprefix("wiseft.") if module.startswith("wiseft.") else None
         if own:
             assert names and "*" not in names, f"{name} imports {own} without naming what"
@@ -183,9 +183,9 @@ def test_methods_of_the_api_have_a_page():
     "Of its own a method has one anyway, in the notebook that it is defined in."
     nodes = [n for p in API for s in exported(p) for n in ast.walk(parsed(s))]
     without = [p for p in METHODS if not module_of(p)]
-    told = {name for p in without for s in cells(p, "code") for _, names in imports(s) for name in names}
+    on_pages = {name for p in without for s in cells(p, "code") for _, names in imports(s) for name in names}
     below = {n.name for n in nodes if is_method(n)}
-    assert below and not below - told, "its page imports the method and checks it"
+    assert below and not below - on_pages, "its page imports the method and checks it"
 
 
 def test_no_public_name_means_two_things():

@@ -45,5 +45,5 @@ def test_protocol_never_changed(protocol):
 
 
 def test_the_reserve_is_the_one_that_was_named():
-    said = json.loads((ROOT / "wiseft/data/protocol-2.json").read_text())["reserve"]
-    assert hashlib.sha256((ROOT / said["file"]).read_bytes()).hexdigest() == said["sha256"]
+    reserve = json.loads((ROOT / "wiseft/data/protocol-2.json").read_text())["reserve"]
+    assert hashlib.sha256((ROOT / reserve["file"]).read_bytes()).hexdigest() == reserve["sha256"]

@@ -16,23 +16,23 @@ SAID = {"command", "seconds", "source_sha256", "model_sha256", "suite_sha256", "
 @cache
 def versions(path):
     "SHA-256 of a file as it is, if it still is, and as it was at every commit, merges too."
-    found = {hashlib.sha256((ROOT / path).read_bytes()).hexdigest()} if (ROOT / path).exists() else set()
+    hashes = {hashlib.sha256((ROOT / path).read_bytes()).hexdigest()} if (ROOT / path).exists() else set()
     log = run("git", "log", "-m", "--full-history", "--format=%H", "--diff-filter=AM", "--", path, cwd=ROOT)
     for commit in set(log.stdout.split()):
-        found.add(run("sh", "-c", f"git show {commit}:{path} | sha256sum", cwd=ROOT).stdout.split()[0])
-    return found
+        hashes.add(run("sh", "-c", f"git show {commit}:{path} | sha256sum", cwd=ROOT).stdout.split()[0])
+    return hashes
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=str)
 def test_provenance(path):
     entries = json.loads((ROOT / path).read_text())
     assert entries, "one entry for each invocation that made the results"
-    for said in entries:
-        assert not SAID - set(said)
-        assert date.fromisoformat(said["date"]) <= date.today()
-        script = re.match(r"python (\w+\.py)", said["command"])[1]
-        assert script in said["source_sha256"] and {"wiseft", "torch", "python"} <= set(said["versions"])
-        for name, sha in said["source_sha256"].items():
+    for entry in entries:
+        assert not SAID - set(entry)
+        assert date.fromisoformat(entry["date"]) <= date.today()
+        script = re.match(r"python (\w+\.py)", entry["command"])[1]
+        assert script in entry["source_sha256"] and {"wiseft", "torch", "python"} <= set(entry["versions"])
+        for name, sha in entry["source_sha256"].items():
             places = [folder / name for folder in path.parents]
             assert any(sha in versions(p) for p in places), f"{name} was never what {path} says it was made with"
 

@@ -110,6 +110,6 @@ def test_tables(runs, protocol):
 def test_cells_of_a_grid_count_once(runs):
     "Two cells with means 1 and 3, however many runs each has: the mean is 2, and the interval of two values is wide."
     settings = pd.DataFrame(dict(lr=[1e-3, 1e-3, 1e-3, 1e-2], epochs=5))
-    told = runs.cell_interval(pd.Series([.5, 1., 1.5, 3.]), settings)
+    interval = runs.cell_interval(pd.Series([.5, 1., 1.5, 3.]), settings)
     half = math.tan(.475 * math.pi)  # Student's quantile of one degree of freedom, which is Cauchy's
-    assert told == pytest.approx((2, 2 - half, 2 + half))
+    assert interval == pytest.approx((2, 2 - half, 2 + half))

@@ -56,12 +56,12 @@ def address(site):
 @pytest.fixture(scope="module")
 def browser():
     "Chromium without a window; its absence is a failure in continuous integration."
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    if not found:
+    executable = shutil.which("chromium") or shutil.which("google-chrome")
+    if not executable:
         say = "no Chromium to read the site with (on Debian: apt install chromium)"
         pytest.fail(say) if os.environ.get("CI") else pytest.skip(say)
     with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=found)
+        yield playwright.chromium.launch(executable_path=executable)
 
 
 @pytest.fixture
@@ -122,18 +122,18 @@ KNOWN = {"light": [], "dark": []}  # kinds of elements whose colors were looked 
 def findings(page, colors="light", colors_alone=False):
     "What axe-core holds against the page and calls serious or critical; against colors, of kinds that are new."
     page.add_style_tag(content="code > span { background: none !important }")  # the mark of a line that wraps
-    found = []
+    violations = []
 
     def look(**some):
         options = dict(resultTypes=["violations"], preload=False, **some)
-        found.extend(Axe().run(page, options=options).response["violations"])
+        violations.extend(Axe().run(page, options=options).response["violations"])
     if not colors_alone:
         page.evaluate(ALIKE)
         look(rules={rule: dict(enabled=False) for rule in COLORS})
     if fresh := page.evaluate(OF_NEW_COLORS, KNOWN[colors]):
         KNOWN[colors] += fresh
         look(runOnly=COLORS)
-    return [f"{v['impact']} {v['id']}: {n['html']} {n['failureSummary']}" for v in found
+    return [f"{v['impact']} {v['id']}: {n['html']} {n['failureSummary']}" for v in violations
             if v["impact"] in ("serious", "critical") for n in v["nodes"]]
 
 

@@ -31,8 +31,8 @@ def test_lr_find_survives_nan_and_suggests(photos, tmp_path):
     learn = clip_learner(start, clip_dataloaders(photos, start, 8, progress=False), progress=False, path=tmp_path)
     before = {k: v.clone() for k, v in learn.model.state_dict().items()}
     learn.add_cb(Spoil())
-    found = learn.lr_find(num_it=60, show_plot=False)
-    assert 1e-7 < found.valley < 10
+    suggestion = learn.lr_find(num_it=60, show_plot=False)
+    assert 1e-7 < suggestion.valley < 10
     assert all(torch.equal(v, before[k]) for k, v in learn.model.state_dict().items())
 
 

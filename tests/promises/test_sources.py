@@ -65,10 +65,10 @@ def pack(path, members):
 
 def web_dataset(folder, images, ending, names=NAMES):
     "Two shards of (bytes, label), with labels as `ending` says"
-    told = {"cls": str, "json": lambda label: json.dumps(dict(label=label, width=48))}[ending]
+    text_of = {"cls": str, "json": lambda label: json.dumps(dict(label=label, width=48))}[ending]
     for k, half in enumerate([images[:10], images[10:]]):
         samples = [(f"s{k}{i:03}", *image) for i, image in enumerate(half)]
-        files = [[(f"{s}.png", data), (f"{s}.{ending}", told(label).encode())] for s, data, label in samples]
+        files = [[(f"{s}.png", data), (f"{s}.{ending}", text_of(label).encode())] for s, data, label in samples]
         pack(folder / f"{k}.tar", sum(files, []))
     if names:
         (folder / "classnames.txt").write_text("\n".join(names))
@@ -189,7 +189,7 @@ def values(table):
     return table[["method", "alpha", "value", "n"]].round(6).values.tolist()
 
 
-def found(probabilities):
+def digits_of(probabilities):
     "Of pictures, in any order, each once"
     return sorted({f"{float(p):.5f}" for p in probabilities})
 
@@ -197,9 +197,9 @@ def found(probabilities):
 def predicted(source):
     "Of places as they are, of what has labels without them"
     if isinstance(source, str):
-        return found(classify(ends()[0], [source], progress=False).probability)
+        return digits_of(classify(ends()[0], [source], progress=False).probability)
     every = [predict(dict(start=ends()[0]), s, progress=False) for s in Suite.of(source).sets().values()]
-    return found(torch.cat([p.logits["start"] for p in every]).double().softmax(1).amax(1))
+    return digits_of(torch.cat([p.logits["start"] for p in every]).double().softmax(1).amax(1))
 
 
 def to_look_at(source):
@@ -240,13 +240,13 @@ def expected(work):
     "What the plain folder gives in Python, by the command and by whether it is split"
     known = {}
 
-    def made(source, command):
+    def result_of(source, command):
         key = command, is_split(source, command)
         if key not in known:
             known[key] = PYTHON[command](folder_suite("photos", []) if key[1] else image_folder("photos"))
         return known[key]
 
-    return made
+    return result_of
 
 
 # ---------- the table ----------
@@ -265,10 +265,10 @@ def test_shell(expected, tmp_path, source, command):
     if command in ("evaluate", "sweep"):
         assert values(read_results(out.with_suffix(".csv"))) == expected(source, command)
     elif command == "predict":
-        assert found(pd.read_csv(out.with_suffix(".csv")).probability) == expected(source, command)
+        assert digits_of(pd.read_csv(out.with_suffix(".csv")).probability) == expected(source, command)
     else:
-        made = load_classifier(out)
-        assert (made.alpha if command == "merge" else made.hash) == expected(source, command)
+        classifier = load_classifier(out)
+        assert (classifier.alpha if command == "merge" else classifier.hash) == expected(source, command)
 
 
 IN_PYTHON = ["splits", "a tar", "shards without names", "hub", "suite folder", *OBJECTS] # of places one of a kind
@@ -320,8 +320,8 @@ def test_the_page_says_so():
     assert set(commands) == {*SHELL, "report", "bench"}
     assert [source for source, *_ in rows] == list(PLACES)
     for source, _, *cells in rows:
-        said = dict(zip(commands, cells))
-        assert {c for c, cell in said.items() if cell != "✓"} == {c for c in commands if lacks(source, c)}
+        cell_of = dict(zip(commands, cells))
+        assert {c for c, cell in cell_of.items() if cell != "✓"} == {c for c in commands if lacks(source, c)}
 
 
 # ---------- how a source is fine-tuned on ----------
@@ -334,12 +334,12 @@ def test_the_page_says_so():
 def test_ways_to_fine_tune(tmp_path, monkeypatch, train, crops, cache_gb):
     "With a cache that is empty at first, or none"
     monkeypatch.setenv("WISEFT_CACHE_GB", cache_gb)
-    made = []
+    hashes = []
     for source in "Suite", "Suite of a tar", "Suite of arrays":
         monkeypatch.setenv("WISEFT_CACHE", str(tmp_path / source))
-        made.append(finetune(ends()[0], OBJECTS[source](), epochs=1, batch_size=8, train=train, crop_scale=crops,
-                             progress=False).hash)
-    assert len(set(made)) == 1
+        hashes.append(finetune(ends()[0], OBJECTS[source](), epochs=1, batch_size=8, train=train, crop_scale=crops,
+                               progress=False).hash)
+    assert len(set(hashes)) == 1
 
 
 def stopped():
@@ -370,8 +370,8 @@ def test_two_processes(tmp_path):
     alone = finetune(ends()[0], "photos.tar", epochs=1, batch_size=8, precision="fp32", progress=False)
     words = "-m wiseft finetune start photos.tar --epochs 1 --batch-size 8 --precision fp32 -o"
     for process in launch(2, *words.split(), tmp_path / "finetuned"):
-        said = process.communicate(timeout=200)
-        assert not process.returncode, said
+        output = process.communicate(timeout=200)
+        assert not process.returncode, output
     together = load_classifier(tmp_path / "finetuned").state_dict()
     assert max((together[k] - v).abs().max() for k, v in alone.state_dict().items()) < 1e-5
 

@@ -137,21 +137,21 @@ OF_SUITES = {
 }
 
 
-def said(task, *args):
+def warnings_of(task, *args):
     "All that is warned of, and the error if there is one."
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as record:
         warnings.simplefilter("always")
         try:
             task(*args)
         except ValueError as e:
             return str(e)
-    return "\n".join(str(w.message) for w in told)
+    return "\n".join(str(w.message) for w in record)
 
 
 @pytest.mark.parametrize("change", OF_SUITES, ids=lambda change: change.__name__)
 def test_suites(change, here):
     change(here)
-    assert OF_SUITES[change] in said(measured, here)
+    assert OF_SUITES[change] in warnings_of(measured, here)
 
 
 # ---------- tables and tars ----------
@@ -188,12 +188,12 @@ OF_SOURCES = {
 
 @pytest.mark.parametrize("words", OF_SOURCES)
 def test_sources(words, here):
-    assert words in said(OF_SOURCES[words], here)
+    assert words in warnings_of(OF_SOURCES[words], here)
 
 
 def test_good_sources_are_read_silently(here):
-    assert not said(in_table, here) and not said(samples, here) and len(samples(here).shifts["wds"]) == 6
-    assert not said(lambda: samples(here, shards=(0, 1, 2)))
+    assert not warnings_of(in_table, here) and not warnings_of(samples, here) and len(samples(here).shifts["wds"]) == 6
+    assert not warnings_of(lambda: samples(here, shards=(0, 1, 2)))
 
 
 # ---------- classifiers ----------
@@ -227,9 +227,9 @@ def activation_turned(folder):
 
 def other_head(folder):
     with torch.no_grad():
-        made = load_classifier(folder)
-        made.head.weight.copy_(made.head.weight.flip(0))
-    made.save(folder.with_name("other"))
+        classifier = load_classifier(folder)
+        classifier.head.weight.copy_(classifier.head.weight.flip(0))
+    classifier.save(folder.with_name("other"))
     shutil.copy(folder.with_name("other") / "head.safetensors", folder)
     with_hash_put_right(folder, "head.safetensors")
 
@@ -239,12 +239,12 @@ CARDS = [names_exchanged, called_zeroshot, activation_turned, other_head]
 
 @pytest.mark.parametrize("change", CARDS, ids=lambda change: change.__name__)
 def test_changed_folders_of_classifiers(change, tmp_path):
-    made = pico_classifier(["cat", "dog"])
-    made.alpha = 1
-    made.save(tmp_path / "c")
-    assert load_classifier(tmp_path / "c").hash == made.hash
+    classifier = pico_classifier(["cat", "dog"])
+    classifier.alpha = 1
+    classifier.save(tmp_path / "c")
+    assert load_classifier(tmp_path / "c").hash == classifier.hash
     change(tmp_path / "c")
-    message = said(load_classifier, tmp_path / "c")
+    message = warnings_of(load_classifier, tmp_path / "c")
     assert "c/wiseft.json was changed since it was saved" in message and 'take its line "sha256" out' in message
 
 
@@ -254,9 +254,9 @@ def test_weights_are_held_against_their_hash(tmp_path):
     card = json.loads((tmp_path / "c/wiseft.json").read_text())
     del card["sha256"]
     (tmp_path / "c/wiseft.json").write_text(json.dumps(card))
-    assert not said(load_classifier, tmp_path / "c")
+    assert not warnings_of(load_classifier, tmp_path / "c")
     other_head(tmp_path / "c")
-    assert "c holds other weights than were saved" in said(load_classifier, tmp_path / "c")
+    assert "c holds other weights than were saved" in warnings_of(load_classifier, tmp_path / "c")
 
 
 SWEEPS = {
@@ -271,8 +271,8 @@ SWEEPS = {
 def test_sweeps(name, whole):
     end, alphas, way, words = SWEEPS[name]
     suite = folder_suite(whole / "reference", [])
-    found = said(lambda: sweep(Colors(), end, suite, alphas, by=[way], progress=False))
-    assert words in found and bool(words) == bool("weights" in found or "alpha" in found)
+    message = warnings_of(lambda: sweep(Colors(), end, suite, alphas, by=[way], progress=False))
+    assert words in message and bool(words) == bool("weights" in message or "alpha" in message)
 
 
 def test_lookalikes(here):

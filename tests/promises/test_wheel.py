@@ -87,8 +87,8 @@ def test_demo(installed):
     assert "wiseft" in run(bin / "wiseft", "--version", cwd=home, env=env).stdout
     code = ONE_EPOCH + FEW_IMAGES + "from wiseft.shell.cli import app\napp(['demo', '-o', 'out'])"
     done = run(bin / "python", "-W", "ignore", "-c", code, cwd=home, env=env, timeout=600)
-    made = {p.name for p in (home / "out").iterdir()}
-    assert {"results.csv", "report.html"} <= made and any(n.endswith(".png") for n in made), made
+    names = {p.name for p in (home / "out").iterdir()}
+    assert {"results.csv", "report.html"} <= names and any(n.endswith(".png") for n in names), names
     assert "mean over shifts" in done.stdout
 
 

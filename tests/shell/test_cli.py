@@ -90,8 +90,8 @@ class Watch:
 sys.meta_path.insert(0, Watch)
 """
     loaded = python("-c", f"{watch}{code}; print(*Watch.seen)").stdout.split()
-    found = set(heavy.split()).intersection(loaded)
-    assert "wiseft.base.lazy" in loaded and not found
+    modules = set(heavy.split()).intersection(loaded)
+    assert "wiseft.base.lazy" in loaded and not modules
 
 
 def test_help_names_every_command():
@@ -111,9 +111,9 @@ def test_saved_folders_hold_what_open_clip_reads(work):
 
 def test_sweep_has_all_methods(work):
     table = pd.read_csv(work / "sweep.csv")
-    found = set(zip(table.method, table.alpha))
+    pairs = set(zip(table.method, table.alpha))
     inner = {(m, a) for m in ("weight-space", "logits", "probabilities") for a in (0.3, 0.5)}
-    assert found == inner | {("zero-shot", 0), ("fine-tuned", 1)}
+    assert pairs == inner | {("zero-shot", 0), ("fine-tuned", 1)}
     assert set(table.dataset) == {"reference", "solid", "mean over shifts"}
 
 
@@ -253,8 +253,8 @@ def test_existing_targets_are_kept(work, tmp_path):
     (tmp_path / "pictures/mine.txt").write_text("mine")
     assert "--force" in wiseft("plot", work / "sweep.csv", "-o", "pictures", cwd=tmp_path, code=1).stderr
     assert (tmp_path / "pictures/mine.txt").read_text() == "mine"
-    said = wiseft("plot", work / "sweep.csv", "-o", "pictures", "--force", cwd=tmp_path, code=1).stderr
-    assert "no folder of pictures that wiseft wrote" in said and (tmp_path / "pictures/mine.txt").read_text() == "mine"
+    error = wiseft("plot", work / "sweep.csv", "-o", "pictures", "--force", cwd=tmp_path, code=1).stderr
+    assert "no folder of pictures that wiseft wrote" in error and (tmp_path / "pictures/mine.txt").read_text() == "mine"
     wiseft("plot", work / "sweep.csv", "-o", "other", cwd=tmp_path)
     wiseft("plot", work / "sweep.csv", "-o", "other", "--force", cwd=tmp_path)
     assert {p.suffix for p in (tmp_path / "other").iterdir() if p.name != ".wiseft"} == {".png"}
@@ -310,8 +310,8 @@ def test_doubts_are_said(work):
 
 
 def test_the_device_is_said(work):
-    told = wiseft("evaluate", "zeroshot", "--suite", "suite", "--device", "cpu", cwd=work).stderr
-    assert re.search(r"on the CPU, float32, \d+ thread", told), told
+    output = wiseft("evaluate", "zeroshot", "--suite", "suite", "--device", "cpu", cwd=work).stderr
+    assert re.search(r"on the CPU, float32, \d+ thread", output), output
 
 
 def test_every_command_that_computes_takes_a_device_and_readers():
@@ -354,16 +354,16 @@ def test_training_into_a_file_is_a_line_an_epoch(work, tmp_path):
 def test_resume_says_where_it_begins(work, tmp_path):
     tune = ["finetune", "zeroshot", "suite", "--epochs", "2", "--train", "head", "--checkpoints", tmp_path, "--resume"]
     assert "checkpoint.safetensors yet: this begins anew" in wiseft(*tune, "-o", tmp_path / "a", cwd=work).stderr
-    said = wiseft(*tune, "-o", tmp_path / "b", cwd=work).stderr
-    assert f"going on from {tmp_path / 'checkpoint.safetensors'}\nall 2 epochs were done\n" in said
+    output = wiseft(*tune, "-o", tmp_path / "b", cwd=work).stderr
+    assert f"going on from {tmp_path / 'checkpoint.safetensors'}\nall 2 epochs were done\n" in output
 
 
 def test_completion_is_installed_and_completes(tmp_path):
     inside = f"{WISEFT} --install-completion bash; exit $?"  # typer looks which shell it was called from
     run("bash", "-c", inside, env=os.environ | dict(HOME=str(tmp_path)))
     assert "wiseft" in (tmp_path / ".bashrc").read_text()
-    asked = dict(COMP_WORDS="wiseft me", COMP_CWORD="1", _WISEFT_COMPLETE="complete_bash")
-    assert run(WISEFT, env=os.environ | asked).stdout.split() == ["methods", "merge"]
+    completion = dict(COMP_WORDS="wiseft me", COMP_CWORD="1", _WISEFT_COMPLETE="complete_bash")
+    assert run(WISEFT, env=os.environ | completion).stdout.split() == ["methods", "merge"]
 
 
 def test_quiet(work, tmp_path):

@@ -39,8 +39,8 @@ def work(tmp_path_factory):
     pico_classifier(["cat", "dog"]).save(work / "tiny")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(work)
-        said = wiseft(*WORDS).stderr
-    yield work, said
+        output = wiseft(*WORDS).stderr
+    yield work, output
     torch.set_num_threads(threads)
 
 
@@ -93,25 +93,25 @@ def test_a_stopped_run_goes_on(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "sweep_", stopped)
         assert "the same command goes on from here" in wiseft(*words, code=130).stderr
-    made = {name: (Path("stopped") / name / "wiseft.json").stat().st_mtime_ns for name in MADE}
+    times = {name: (Path("stopped") / name / "wiseft.json").stat().st_mtime_ns for name in MADE}
     assert "was begun by other commands" in wiseft(*words, "--seed", 1, code=1).stderr
-    said = wiseft(*words).stderr
-    assert "wiseft sweep" in said and "wiseft merge" not in said
-    assert made == {name: (Path("stopped") / name / "wiseft.json").stat().st_mtime_ns for name in MADE}
+    output = wiseft(*words).stderr
+    assert "wiseft sweep" in output and "wiseft merge" not in output
+    assert times == {name: (Path("stopped") / name / "wiseft.json").stat().st_mtime_ns for name in MADE}
     assert hashes("stopped") == hashes("out") and not Path("stopped/checkpoints").exists()
 
 
 def test_a_killed_fine_tuning_goes_on():
     "From its checkpoint; and --force knows what a killed run has left"
     words = [*WORDS[:-1], "killed", "--epochs", "40", "--device", "cpu"]
-    begun = Forked("killed.txt", command_line, ".", *words)
+    child = Forked("killed.txt", command_line, ".", *words)
     checkpoint = Path("killed/checkpoints/checkpoint.safetensors")
-    begun.wait(lambda lines: checkpoint.exists())
-    begun.end(signal.SIGKILL)
+    child.wait(lambda lines: checkpoint.exists())
+    child.end(signal.SIGKILL)
     assert checkpoint.exists() and not Path("killed/finetuned").exists()
     check_replaceable("killed", "run")
-    said = wiseft(*words).stderr
-    assert f"going on from {checkpoint}" in said and re.search(r"resumes epoch \d+ at step 1 of 1|all 40 epochs", said)
+    log = wiseft(*words).stderr
+    assert f"going on from {checkpoint}" in log and re.search(r"resumes epoch \d+ at step 1 of 1|all 40 epochs", log)
 
 
 def test_an_image_model_goes_the_road():

@@ -69,7 +69,7 @@ def page(browser, report):  # noqa: F811
 def test_the_slider_gives_the_numbers_of_the_table(page, report):
     first = report[1].metric.iloc[0]
     at = report[1][report[1].metric == first].set_index(["method", "alpha", "dataset"]).value
-    slider, seen = page.get_by_label("Mixing coefficient"), set()
+    slider, positions = page.get_by_label("Mixing coefficient"), set()
     for k in range(int(slider.get_attribute("max")) + 1):
         slider.fill(str(k))
         alpha = float(page.locator("output.alpha").inner_text())
@@ -82,8 +82,8 @@ def test_the_slider_gives_the_numbers_of_the_table(page, report):
                 assert f"{dataset} {averaged}" in page.locator("#gives").inner_text()
         places = [tuple(r.bounding_box().values()) for r in page.locator(".ring").all()]
         assert len(places) == 1 + at.index.get_level_values("dataset").nunique()
-        seen.add(tuple(places))
-    assert len(seen) == 11  # the rings move
+        positions.add(tuple(places))
+    assert len(positions) == 11  # the rings move
     for ring in page.locator("[data-kind=alpha] .ring").all():
         box, frame = ring.bounding_box(), page.locator("[data-kind=alpha] .frame").bounding_box()
         assert 0 <= box["x"] - frame["x"] <= frame["width"] and 0 <= box["y"] - frame["y"] <= frame["height"]
@@ -91,24 +91,24 @@ def test_the_slider_gives_the_numbers_of_the_table(page, report):
 
 def test_the_slider_by_keys_and_by_hand(page):
     slider = page.get_by_label("Mixing coefficient")
-    said = lambda: (page.locator("output.alpha").inner_text(), page.locator("#gives").inner_text())
+    texts = lambda: (page.locator("output.alpha").inner_text(), page.locator("#gives").inner_text())
     slider.focus()
-    before, ring = said(), page.locator(".ring").first
+    before, ring = texts(), page.locator(".ring").first
     at = ring.bounding_box()
     page.keyboard.press("ArrowRight")
-    assert said()[0] == "0.6" and said()[1] != before[1] and ring.bounding_box() != at
+    assert texts()[0] == "0.6" and texts()[1] != before[1] and ring.bounding_box() != at
     for key, alpha in [("ArrowLeft", "0.5"), ("End", "1"), ("ArrowDown", "0.9"), ("Home", "0"), ("ArrowUp", "0.1")]:
         page.keyboard.press(key)
-        assert said()[0] == slider.get_attribute("aria-valuetext") == alpha
+        assert texts()[0] == slider.get_attribute("aria-valuetext") == alpha
     box = slider.bounding_box()
     y, x = box["y"] + box["height"] / 2, lambda share: box["x"] + 8 + (box["width"] - 16) * share
     page.mouse.move(x(0.1), y)
     page.mouse.down()
     page.mouse.move(x(0.5), y, steps=5)
-    assert said() == before  # while it is held
+    assert texts() == before  # while it is held
     page.mouse.move(x(0.8), y, steps=5)
     page.mouse.up()
-    assert said()[0] == "0.8"
+    assert texts()[0] == "0.8"
 
 
 def test_small_pictures_are_of_the_predictions(page, report):

@@ -38,9 +38,9 @@ def again(script, function):
     return np.array([int(r[f"held_of_first_{script.FIRST}"]) for r in rows]), np.array(now)
 
 
-def same(said, now):
+def same(before, now):
     "Rounding may move one experiment in a setting over the edge, no more than that."
-    return (np.abs(said - now) <= 1).all()
+    return (np.abs(before - now) <= 1).all()
 
 
 def test_every_line_has_its_setting(script):
@@ -50,8 +50,8 @@ def test_every_line_has_its_setting(script):
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_first_experiments(script, function):
-    said, now = again(script, function)
-    assert same(said, now), f"nbs/reproductions/coverage/results.csv says {said} of {script.FIRST}, now {now}"
+    before, now = again(script, function)
+    assert same(before, now), f"nbs/reproductions/coverage/results.csv says {before} of {script.FIRST}, now {now}"
 
 
 def test_a_narrower_interval_is_found(script, monkeypatch):
@@ -89,9 +89,9 @@ WHICH = ["part", "seeds", "drawn", "planted", "rule"]
 
 
 def test_every_cell_has_its_lines(seeds):
-    said = SEEDS.groupby(["part", "seeds", "drawn"]).experiments.agg(["first", "size"])
+    counts = SEEDS.groupby(["part", "seeds", "drawn"]).experiments.agg(["first", "size"])
     each = len(seeds.RULES) * len(seeds.PLANTED)
-    assert {(*k, *v) for k, v in zip(said.index, said.to_numpy().tolist())} == {(*c, each) for c in seeds.CELLS}
+    assert {(*k, *v) for k, v in zip(counts.index, counts.to_numpy().tolist())} == {(*c, each) for c in seeds.CELLS}
     assert {tuple(b) for b in pd.read_csv(FOLDER / "benches.csv")[["part", "seeds", "benches"]].to_numpy()} == {
         *map(tuple, seeds.BENCHES)}
 

@@ -37,5 +37,5 @@ def test_saved_reloaded_exported_and_averaged(name, tmp_path):
         half = interpolate(start, again, .5)
     assert list(half.state_dict()) == list(start.state_dict())
     export_classifier(half, "onnx", tmp_path/"half.onnx")
-    said, = onnxruntime.InferenceSession(tmp_path/"half.onnx").run(None, dict(pixels=pixels.numpy()))
-    torch.testing.assert_close(torch.from_numpy(said), half(x).detach(), rtol=1e-5, atol=1e-5)
+    logits, = onnxruntime.InferenceSession(tmp_path/"half.onnx").run(None, dict(pixels=pixels.numpy()))
+    torch.testing.assert_close(torch.from_numpy(logits), half(x).detach(), rtol=1e-5, atol=1e-5)

@@ -26,9 +26,9 @@ def start():
 def saved(folder, shapes, **settings):
     "An adapter of random factors, rank 3, and the products by the name of their module."
     folder.mkdir()
-    made, state, products = torch.Generator().manual_seed(0), {}, {}
+    generator, state, products = torch.Generator().manual_seed(0), {}, {}
     for name, (rows, columns) in shapes.items():
-        a, b = torch.randn(3, columns, generator=made), torch.randn(rows, 3, generator=made)
+        a, b = torch.randn(3, columns, generator=generator), torch.randn(rows, 3, generator=generator)
         state |= {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b}
         products[name] = b.double() @ a.double() if rows < 10**6 else None
     write_tensors(folder / "adapter_model.safetensors", state)
@@ -39,8 +39,8 @@ def saved(folder, shapes, **settings):
 def steps(start, folder):
     "What changed, by name."
     before = (start.with_text()).state_dict()
-    found = load_classifier(folder, base=start)
-    return {k: (t - before[k]).double() for k, t in found.state_dict().items() if not torch.equal(t, before[k])}
+    classifier = load_classifier(folder, base=start)
+    return {k: (t - before[k]).double() for k, t in classifier.state_dict().items() if not torch.equal(t, before[k])}
 
 
 @pytest.mark.parametrize("settings, factor", [({}, 2), (dict(use_rslora=True), 6 / math.sqrt(3)),
@@ -101,11 +101,11 @@ def test_text_tower(start, tmp_path):
     "The head follows from it."
     width = start.with_text().text.positional_embedding.shape[1]
     saved(tmp_path / "a", {f"text_model.{THEIRS}.mlp.fc1": (4 * width, width)})
-    found = load_classifier(tmp_path / "a", base=start)
-    assert found.head_from_text and not torch.equal(found.head.weight, start.head.weight)
+    classifier = load_classifier(tmp_path / "a", base=start)
+    assert classifier.head_from_text and not torch.equal(classifier.head.weight, start.head.weight)
     assert set(steps(start, tmp_path / "a")) == {f"text.{BLOCK}.mlp.c_fc.weight", "head.weight"}
-    found.save(tmp_path / "saved")
-    assert load_classifier(tmp_path / "saved").hash == found.hash
+    classifier.save(tmp_path / "saved")
+    assert load_classifier(tmp_path / "saved").hash == classifier.hash
 
 
 @pytest.mark.parametrize("settings, why", [

@@ -135,8 +135,8 @@ def test_timm_and_torchvision(name):
     positions = check_depths(other_tower(name))
     n_blocks, stem, after = OTHERS[name]
 
-    def modules(wanted):
-        return {n.split(".")[2] for n, p in positions.items() if wanted(p.block)}
+    def modules(condition):
+        return {n.split(".")[2] for n, p in positions.items() if condition(p.block)}
 
     assert (next(iter(positions.values())).n_blocks, modules(lambda b: b == 0)) == (n_blocks, stem)
     assert modules(lambda b: b > n_blocks) == after
@@ -153,10 +153,10 @@ def test_text_towers(kind, prefix):
     with torch.device("meta"):
         model = getattr(open_clip, kind)(embed_dim=16, vision_cfg=dict(layers=2, width=64, patch_size=16),
                                          text_cfg=TEXT, **more)
-    found = text_depths(model.state_dict(), prefix)
-    assert found["token_embedding.weight"] == found["positional_embedding"] == 0
-    assert found["transformer.resblocks.0.ln_1.weight"] == 0
-    assert found["transformer.resblocks.1.ln_1.weight"] == found["ln_final.weight"] == found["text_projection"] == 1
+    depths = text_depths(model.state_dict(), prefix)
+    assert depths["token_embedding.weight"] == depths["positional_embedding"] == 0
+    assert depths["transformer.resblocks.0.ln_1.weight"] == 0
+    assert depths["transformer.resblocks.1.ln_1.weight"] == depths["ln_final.weight"] == depths["text_projection"] == 1
     assert Positions(model.state_dict())["logit_scale"].depth == 1
     if more:
         decoder = text_depths(model.state_dict(), "text_decoder.")

@@ -33,15 +33,15 @@ def methods():
 
 
 def small(seed):
-    made = torch.Generator().manual_seed(seed)
-    return {k: torch.randn(6, 5, generator=made) for k in NAMES} | {"norm.n": torch.tensor(seed)}
+    generator = torch.Generator().manual_seed(seed)
+    return {k: torch.randn(6, 5, generator=generator) for k in NAMES} | {"norm.n": torch.tensor(seed)}
 
 
 def near(classifier, seed):
     "As if it had been fine-tuned."
-    made, finetuned = torch.Generator().manual_seed(seed), classifier.copy()
+    generator, finetuned = torch.Generator().manual_seed(seed), classifier.copy()
     for p in finetuned.parameters():
-        p.data += 0.1 * torch.rand(p.shape, generator=made)
+        p.data += 0.1 * torch.rand(p.shape, generator=generator)
     finetuned.alpha = 1.0
     return finetuned
 
@@ -59,7 +59,7 @@ def recipe(folder, **keys):
     return folder / "recipe.yml"
 
 
-def made(folder, **keys):
+def merged_weights(folder, **keys):
     return dict(TensorFile(merge_by_recipe(recipe(folder, **keys), folder / "out.safetensors", force=True)))
 
 
@@ -105,17 +105,17 @@ GRID = {
 @pytest.mark.parametrize("case", GRID)
 def test_key(case, folder):
     keys, expected = GRID[case]
-    found, states = made(folder, **keys), [small(i) for i in range(3)]
+    result, states = merged_weights(folder, **keys), [small(i) for i in range(3)]
     for k in NAMES:
         number = re.search(r"\d", k) if k.startswith("blocks") else None
         depth = int(number[0]) / 2 if number else 0
-        torch.testing.assert_close(found[k], expected(k, depth, *(s[k] for s in states)), msg=k)
-    assert found["norm.n"] in (0, 1)  # of a model, not an average
+        torch.testing.assert_close(result[k], expected(k, depth, *(s[k] for s in states)), msg=k)
+    assert result["norm.n"] in (0, 1)  # of a model, not an average
 
 
 def test_ties_by_hand(folder):
     "The larger half of each tensor's steps; where signs differ, those of the larger sum."
-    found = made(folder, merge_method="ties", **BASE, **weighted(1.0, 0.5, density=0.5))
+    result = merged_weights(folder, merge_method="ties", **BASE, **weighted(1.0, 0.5, density=0.5))
     for k in NAMES:
         start, *others = (small(i)[k].double() for i in range(3))
         steps = [(t - start) * ((t - start).abs() >= (t - start).abs().flatten().sort().values[15]) for t in others]
@@ -124,16 +124,16 @@ def test_ties_by_hand(folder):
         agree = [(o > 0) & up | (o < 0) & ~up for o in (p, q)]
         total = v * agree[0] + w * agree[1]
         sums = (v * p * agree[0] + w * q * agree[1]) / torch.where(total > 0, total, 1)
-        torch.testing.assert_close(found[k].double(), start + sums.view_as(start), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(result[k].double(), start + sums.view_as(start), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_precision(dtype, folder):
-    found = made(folder, **LINEAR, **weighted(1, 1), dtype=dtype)
-    assert {str(t.dtype) for k, t in found.items() if k != "norm.n"} == {f"torch.{dtype}"}
-    assert found["norm.n"].dtype == torch.int64
-    exact = made(folder, **LINEAR, **weighted(1, 1))
-    assert all(found[k].equal(exact[k].to(found[k].dtype)) for k in NAMES)  # rounded once
+    result = merged_weights(folder, **LINEAR, **weighted(1, 1), dtype=dtype)
+    assert {str(t.dtype) for k, t in result.items() if k != "norm.n"} == {f"torch.{dtype}"}
+    assert result["norm.n"].dtype == torch.int64
+    exact = merged_weights(folder, **LINEAR, **weighted(1, 1))
+    assert all(result[k].equal(exact[k].to(result[k].dtype)) for k in NAMES)  # rounded once
 
 
 REFUSED = {
@@ -216,14 +216,14 @@ def test_missing_is_told_and_nothing_written(folder):
     keys = LINEAR | weighted(1, [dict(filter="mpl", value=1), dict(value=0)])
     keys["models"] += [dict(model="third.safetensors", parameters=dict(weight=1))]
     before = sorted(os.listdir(folder))
-    said = " ".join(what_is_missing(read_recipe(recipe(folder, **keys))))
+    message = " ".join(what_is_missing(read_recipe(recipe(folder, **keys))))
     assert sorted(os.listdir(folder)) == sorted([*before, "recipe.yml"])
     for words in ("There is no", "third.safetensors", "second.safetensors lacks 'head', 'norm.n'",
                   "Did you mean 'mlp'"):
-        assert words in said, said
+        assert words in message, message
     write_tensors(folder / "second.safetensors", {k: t[:3] if k != "norm.n" else t for k, t in small(2).items()})
-    said = " ".join(what_is_missing(read_recipe(recipe(folder, **LINEAR, **weighted(1, 1)))))
-    assert "shape (6, 5) in" in said and "(3, 5) in" in said, said
+    message = " ".join(what_is_missing(read_recipe(recipe(folder, **LINEAR, **weighted(1, 1)))))
+    assert "shape (6, 5) in" in message and "(3, 5) in" in message, message
     with pytest.raises(ValueError, match="can't be averaged"):
         merge_by_recipe(folder / "recipe.yml", folder / "out.safetensors")
     assert not (folder / "out.safetensors").exists()
@@ -237,7 +237,7 @@ def test_weights_in_parts(folder):
         write_tensors(folder / f"first/model-{i + 1:05d}-of-00003.safetensors", dict(list(whole.items())[i::3]))
     assert isinstance(weights_at(folder / "first"), ChainMap)
     keys = SUM | dict(models=[dict(model="first", parameters=dict(weight=1)), SECOND], parameters=dict(weight=0))
-    assert all(torch.allclose(t, whole[k]) for k, t in made(folder, **keys).items() if k != "norm.n")
+    assert all(torch.allclose(t, whole[k]) for k, t in merged_weights(folder, **keys).items() if k != "norm.n")
     (folder / "first/model-00002-of-00003.safetensors").unlink()
     assert "all parts" in " ".join(what_is_missing(read_recipe(recipe(folder, **keys))))
 
@@ -255,7 +255,7 @@ FAILING = {
 @pytest.mark.parametrize("why", FAILING)
 def test_a_dry_run_says_what_a_merge_would(why, folder):
     with pytest.raises(ValueError) as e:
-        made(folder, **FAILING[why])
+        merged_weights(folder, **FAILING[why])
     missing = what_is_missing(read_recipe(recipe(folder, **FAILING[why])))
     assert why in str(e.value) and any(why in sentence for sentence in missing)
 
@@ -290,7 +290,7 @@ def test_what_lies_beside_makes_the_same_again(name, folder):
 
 @pytest.mark.parametrize("case", GRID)
 def test_a_recipe_is_written_again_as_it_is(case, folder):
-    first = made(folder, **GRID[case][0])
+    first = merged_weights(folder, **GRID[case][0])
     second = TensorFile(merge_by_recipe(folder / "out.recipe.yml", folder / "again.safetensors"))
     assert all(torch.equal(second[k], t) for k, t in first.items())
     assert (folder / "again.recipe.yml").read_text() == (folder / "out.recipe.yml").read_text()
@@ -310,15 +310,15 @@ def test_a_merge_of_a_merge_of_classifiers():
     finetuned = [near(start, seed) for seed in (1, 2)]
     pixels = np.random.default_rng(0).integers(0, 256, (6, 48, 48, 3), dtype=np.uint8)
     images = ImageSet("pictures", [f"{i}.png" for i in range(6)], [0, 1] * 3, ["cat", "dog"], pixels=pixels)
-    made = merge(start, finetuned, "RegMean+TIES", images=images, density=0.5, regmean_n_images=4)
+    classifier = merge(start, finetuned, "RegMean+TIES", images=images, density=0.5, regmean_n_images=4)
     one_by_one = merge(start, [merge(start, finetuned, "RegMean", images=images, n_images=4)], "TIES", density=0.5)
-    for k, t in made.state_dict().items():
+    for k, t in classifier.state_dict().items():
         torch.testing.assert_close(t, one_by_one.state_dict()[k], rtol=1e-4, atol=1e-5, msg=k)
-    how = made.recipe["merge"]
+    how = classifier.recipe["merge"]
     assert (how["name"], how["density"], how["regmean_n_images"]) == ("RegMean+TIES", 0.5, 4)
-    assert {n.partition(", ")[2] for n in made.beside["prepared.safetensors"]} == {"outer"}
-    found = members(start, finetuned[0], [0.5], ["Iso-C+LiNeS"])
-    assert ("plain", "Iso-C+LiNeS", 0.5) in found
+    assert {n.partition(", ")[2] for n in classifier.beside["prepared.safetensors"]} == {"outer"}
+    classifiers = members(start, finetuned[0], [0.5], ["Iso-C+LiNeS"])
+    assert ("plain", "Iso-C+LiNeS", 0.5) in classifiers
     from wiseft.bench.plan import can_compete, is_way, takes_several
 
     several = find_method("TSV-M+LiNeS")

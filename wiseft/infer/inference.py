@@ -310,7 +310,7 @@ def extract_features(
     features.device = device_of(classifier)
     with eval_mode(classifier):
         results = run_all(dict(features=features), images, classifier.transform, batch_size, to_first, workers=workers,
-                       progress=progress)
+                          progress=progress)
     def keep(): return not results[2] and write_entry(folder, results[0]['features'].numpy(), name=images.name)
     found_by_all = by_first(lambda: bool(keep())) and all(of_all(open_entry(folder) is not None))
     if not found_by_all: results = by_first(lambda: results)
