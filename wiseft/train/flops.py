@@ -8,11 +8,13 @@ __all__ = ['COUNTED', 'COPIES', 'Costs', 'passes', 'operations', 'arithmetic']
 # %% ../../nbs/api/train/09_flops.ipynb #33f49433
 import torch
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from fastai.callback.core import Callback
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import FlopCounterMode
 from ..models.clip import text_features, token_table
+from ..models.pooled import all_places
 from ..models.classifier import ImageClassifier
 from .losses import Constraint, Teacher
 
@@ -68,7 +70,9 @@ def passes(
 def operations(
     classifier:ImageClassifier,
 ) -> tuple: # (of an image, of a text), floating-point operations
-    "Operations of a forward pass through each tower"
+    "Operations of a forward pass through each tower, as open_clip makes it: every place of the last layer"
+    classifier = deepcopy(classifier)
+    all_places(classifier.clip.model.visual)
     clip, device = classifier.clip, classifier.device
     x = torch.zeros(1, 3, *clip.image_size, device=device)
     def counted(f, given): # attention product by product: of its short cuts PyTorch counts nothing
