@@ -72,7 +72,7 @@ def asked_difference(
 # %% ../../nbs/api/analysis/05_label_intervals.ipynb #ca3a0785
 def simultaneous_differences(
     right:np.ndarray, # (labels, k) bool: which of k classifiers is right
-    disagree:int, # on how many images not all of them give one answer, of which those with labels are a random part
+    disagree:int, # number of images on which the classifiers disagree; those with labels are a random sample of them
     n:int,        # of so many
     level:float=.95
 ) -> tuple: # three (k, k) arrays: accuracy of the column less that of the row, low, high
@@ -85,7 +85,7 @@ def simultaneous_differences(
     # the standard error of each difference, with a win and a loss added
     middle, mean = y.sum(0)/(m+2), y.mean(0)
     square = ((y - middle)**2).sum(0) + 2*(share**2 + middle**2)
-    of_share = middle**2*(1/disagree - 1/n) # which is known of n images alone
+    of_share = middle**2*(1/disagree - 1/n) # known from n images alone
     error = np.sqrt(square/(m+1)/(m+2) + of_share)
     # how far the farthest of all is off, in these errors
     normal = np.random.default_rng(0).standard_normal((2000, m))

@@ -269,7 +269,7 @@ def _wilds(suite, path, rows, classnames, allow_incomplete, **more):
     return parts | sets['reference'] | more
 
 def _wilds_shards(path, suite, group, classnames, allow_incomplete, **more):
-    "Of a suite its test images under shift, and WILDS' row of numbers beside each: the group first, the class last"
+    "Test images under shift of a WILDS suite, each with its row of numbers: the group first, the class last"
     how = PUBLISHED_SETS.set_index('suite')['how to get it'][suite].iloc[0]
     if not allow_incomplete: raise ValueError(
         f'{path} holds the test images under shift, {suite} has others too; go on without them by '

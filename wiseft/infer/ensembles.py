@@ -41,7 +41,7 @@ def sweep(
     precision:str|None=None, # as in `evaluate`
     by=('weight-space', 'logits', 'probabilities'), # as in `members`
     copies:bool=None,       # as in `members`
-    images=None,            # as in `members`; default the suite's
+    images=None,            # as in `members`; default the suite's validation images, whatever `split` is
     parts:str=None,         # as in `members`
     **kwargs                # of `evaluate`: control, metrics, batch_size, workers, progress, image_pass
 ) -> pd.DataFrame|tuple: # results table, or (results table, `KeptPredictions`)
@@ -52,6 +52,7 @@ def sweep(
     """
     images = getattr(suite, 'validation', None) if images is None else images
     if seed is None: seed = getattr(finetuned, 'recipe', {}).get('seed')
+    alphas = None if alphas is None else list(alphas)
     for sentence in doubtful_alphas(alphas): warn_user(sentence)
     between = members(zeroshot, finetuned, alphas, by, name, seed, precision, copies, images, parts)
     pairs = list(zip(zeroshot.state_dict().values(), finetuned.state_dict().values()))

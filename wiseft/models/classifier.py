@@ -231,7 +231,7 @@ def averaged(self:ImageClassifier,
     parents:list, # classifiers that it is the average of
     alpha:float|None=None, # mixing coefficient, where the rule has one
     how:dict|None=None, # name and hyperparameters of the rule
-    prepared:dict|None=None # dict name -> tensor, what the rule had to know
+    prepared:dict|None=None # dict name -> tensor, computed by the merge's `prepare`
 ): # `ImageClassifier`
     "A new classifier with merged weights"
     hashes = [p.hash for p in parents]

@@ -24,7 +24,7 @@ def seed_variance(
 def both_chances(
     images:np.ndarray, # (…) variance over images
     seeds:np.ndarray, # (…) variance over seeds; NaN where it isn't known: then over images alone
-    n_images:int, # how many of what is drawn there are, in the set that has fewest
+    n_images:int, # number of units that are drawn in the smallest set
     n_seeds:int,
 ) -> tuple:   # standard error, degrees of freedom; both (…)
     "Standard error of a difference over images and seeds"
@@ -39,13 +39,14 @@ def both_chances(
 
 # %% ../../nbs/api/stats/07_chance.ipynb #a3d1629b
 def p_of(
-    difference:np.ndarray, error:np.ndarray, df:np.ndarray, # (…) each, as `both_chances` gives them
+    difference:np.ndarray, # (…)
+    error:np.ndarray, df:np.ndarray, # (…) each, as `both_chances` returns them
 ):                         # (…), two-sided
     "p-value of the hypothesis that there is no difference"
     return 2*stats.t.sf(np.abs(difference)/np.maximum(error, 1e-12), df)
 
 def smallest_told(
-    error:np.ndarray, df:np.ndarray, # (…) each, as `both_chances` gives them
+    error:np.ndarray, df:np.ndarray, # (…) each, as `both_chances` returns them
     n_tests:int, # in Holm's family
     power:float=.8,
 ):             # (…), in the unit of the error

@@ -110,7 +110,7 @@ def merge(
     prepared:dict|None=None, # name -> what the method needs to know of a tensor; default: what its `prepare` computes
     names:list[str]|None=None, # what messages call the models
     images=None, # validation images of the reference, for methods that need some
-    parts:str|None=None, # 'image', 'head' or 'text': merge this part alone, the rest is that of the fine-tuned
+    parts:str|None=None, # 'image', 'head' or 'text': merge this part alone; the rest is the fine-tuned weights
     **hyperparameters # of the method, and of its `prepare`
 ) -> dict|nn.Module: # a new state dict or classifier
     """Merge the weights of `base` and of the models `finetuned` from it by a `method`, such as 'LiNeS' or 'TIES'.
@@ -231,7 +231,7 @@ def interpolate(
     zeroshot, # state dict or classifier, alpha = 0
     finetuned, # the same, fine-tuned from it, alpha = 1
     alpha:float=0.5, # mixing coefficient; outside 0…1 it extrapolates, with a warning
-    parts:str|None=None, # 'image', 'head' or 'text': average this part alone, the rest is that of the fine-tuned
+    parts:str|None=None, # 'image', 'head' or 'text': average this part alone; the rest is the fine-tuned weights
 ): # a new state dict or classifier
     "Weight-space ensemble $(1-\\alpha)\\,\\theta_0 + \\alpha\\,\\theta_1$ (WiSE-FT, arXiv 2109.01903)"
     check_ends(zeroshot, finetuned)
