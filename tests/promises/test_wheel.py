@@ -111,6 +111,7 @@ def landing():
 
 
 PHOTOS = """
+from pathlib import Path
 from wiseft.all import *
 icons = load_suite('icons')
 for folder, images in ('photos', icons.test), ('other-photos', icons.shifts['solid']):
