@@ -237,6 +237,7 @@ def test_errors_are_a_line(work, args, words):
     ["plot", "sweep.csv", "-o", "r.png"], ["zeroshot", "cat,dog", "-o", "r.pt"],
     ["sweep", "zeroshot", "finetuned", "-o", "r.xyz"], ["predict", "zeroshot", "suite", "-o", "r.xyz"],
     ["evaluate", "zeroshot", "--shift", "suite"],
+    ["finetune", "zeroshot", "suite", "-o", "r", "--precision", "float32"],
 ], ids=" ".join)
 def test_wrong_command_lines(work, args):
     wiseft(*args, cwd=work, code=2)

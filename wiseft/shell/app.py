@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['app', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName', 'Reference', 'DataRoot',
            'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'PartsOption', 'Use', 'Precision', 'Workers', 'Device',
-           'standard_output', 'say', 'wrote', 'show_table', 'Commands', 'command', 'check_folder', 'set_workers',
-           'output_option', 'chosen_device', 'load_methods', 'chosen_methods', 'is_suite', 'suite_loader', 'load_named',
-           'listed', 'listed_numbers', 'check_ending']
+           'standard_output', 'say', 'wrote', 'show_table', 'Commands', 'command', 'check_folder', 'check_precision',
+           'set_workers', 'output_option', 'chosen_device', 'load_methods', 'chosen_methods', 'is_suite',
+           'suite_loader', 'load_named', 'listed', 'listed_numbers', 'check_ending']
 
 # %% ../../nbs/api/shell/00_app.ipynb #a20e9352
 import functools,os,re,signal,sys,unicodedata,warnings
@@ -192,7 +192,10 @@ def _check_inputs(given): # a command's arguments by name
             f'{output} is or holds {path}, which is read, and is kept. Choose another name for what is written.')
 
 # %% ../../nbs/api/shell/00_app.ipynb #dad8e863
-def _check_precision(given):
+def check_precision(
+    given:str|None, # as `--precision` gave it; None: no precision was given
+): # the same
+    "Usage error for a precision other than fp32 and bf16"
     if given not in (None, 'fp32', 'bf16'): raise typer.BadParameter(f'--precision is fp32 or bf16, got {given!r}')
     return given
 
@@ -253,7 +256,7 @@ PartsOption = Annotated[Optional[str], typer.Option('--parts', show_default=Fals
     help='Average this part alone: image (the tower), head or text. The rest is that of the fine-tuned.')]
 Use = Annotated[Optional[List[Path]],
                 typer.Option('--use', help='A Python file with methods of your own. It is run.', show_default=False)]
-Precision = Annotated[Optional[str], typer.Option('--precision', callback=_check_precision, show_default=False,
+Precision = Annotated[Optional[str], typer.Option('--precision', callback=check_precision, show_default=False,
     help='fp32; or bf16, several times as fast on processors made for it: the table then says how often both predict '
     'the same. Default: bf16 on an accelerator that has it, else fp32.')]
 Workers = Annotated[Optional[int], typer.Option('--workers', callback=set_workers, min=0, show_default=False,

@@ -16,8 +16,8 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    Classifier,Device,Force,Seed,Use,Workers,chosen_device,chosen_methods,command,is_suite,
-    load_methods,output_option,say,suite_loader,wrote)
+    Classifier,Device,Force,Seed,Use,Workers,check_precision,chosen_device,chosen_methods,command,
+    is_suite,load_methods,output_option,say,suite_loader,wrote)
 from .data import sets_of
 
 # %% ../../nbs/api/shell/02_train.ipynb #2535b75e
@@ -103,7 +103,7 @@ LrFactorOption = Annotated[Optional[List[str]], typer.Option('--lr-factor', show
     help='What the learning rate of a part is multiplied by: image=0.1, text=0.1 or head=10; decay=0.75: multiplies '
          'once '
          'more for every block further from the output (once for each).')]
-TrainingPrecision = Annotated[str, typer.Option('--precision',
+TrainingPrecision = Annotated[str, typer.Option('--precision', callback=check_precision,
     help='bf16 (autocast, weights stay in fp32; fp32 where a CPU has no bf16) or fp32.')]
 Captions = Annotated[Optional[Path], typer.Option('--captions',
     help='A CSV, with commas or tabs, with the columns file (or filepath) and caption (or title): train both towers '
