@@ -13,10 +13,6 @@ import sys
 from html import unescape
 from pathlib import Path
 
-if sys.version_info < (3, 11):
-    sys.exit(
-        f"make docs needs Python 3.11 or newer, and .venv has {sys.version.split()[0]}: make -B docs PYTHON=python3.11")
-
 import smalldocs.config
 import smalldocs.site
 from latex2mathml.converter import convert

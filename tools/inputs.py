@@ -5,7 +5,6 @@ directly or not. `make refresh` keeps their names in tests/pages.json, with a ha
 its outputs, and of the versions of the libraries that compute and draw.
 """
 import ast
-import fcntl
 import json
 import os
 import sys
@@ -48,7 +47,8 @@ def content(path):
 
 def package_data():
     "Files of the package that are not code; some are read without Python's `open`."
-    return [str(p.relative_to(ROOT)) for p in sorted((ROOT / "wiseft").rglob("*.*")) if not p.suffix.startswith(".py")]
+    code = ".py", ".pyc", ".typed"
+    return [str(p.relative_to(ROOT)) for p in sorted((ROOT / "wiseft").rglob("*.*")) if p.suffix not in code]
 
 
 def digest(page, files):
@@ -66,6 +66,8 @@ def stored():
 
 def store(page, files):
     "Keep the hash of a page that has just run."
+    import fcntl  # of POSIX: only `make refresh` needs it
+
     with open(ROOT / "tools/inputs.py") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several pages may run at once
         table = stored() | {str(page): dict(hash=digest(page, files), files=" ".join(files))}

@@ -13,8 +13,6 @@ from urllib.parse import unquote, urldefrag, urljoin
 import pytest
 from conftest import ROOT, copy_tree, later, python, slow_except, tree
 
-pytest.importorskip("smalldocs", reason="the offline build needs Python 3.11")
-
 Axe = later("axe_playwright_python.sync_playwright", "Axe")
 sync_playwright = later("playwright.sync_api", "sync_playwright")
 SOURCES = [p.relative_to("nbs") for p in tree() if p.parts[0] == "nbs" and p.suffix in (".ipynb", ".md")]

@@ -2,9 +2,7 @@
 import pandas as pd
 import pytest
 from conftest import ROOT
-
-pytest.importorskip("smalldocs", reason="the offline build needs Python 3.11")
-from test_site import STICKING_OUT, browser, findings  # noqa: E402, F401
+from test_site import STICKING_OUT, browser, findings  # noqa: F401
 
 ICONS = ROOT / "nbs/reproductions/icons"
 SEED = 0
