@@ -18,7 +18,8 @@ import pandas as pd
 HERE = Path(__file__).resolve().parent
 COMMAND = "finetune zeroshot icons --epochs {epochs}"
 # What is added to the command, and to the environment
-WAYS = {"as it is": ("", {}), "--precision fp32": ("--precision fp32", {}), "OMP_NUM_THREADS=1": ("", {"OMP_NUM_THREADS": "1"})}
+WAYS = {"as it is": ("", {}), "--precision fp32": ("--precision fp32", {}),
+        "OMP_NUM_THREADS=1": ("", {"OMP_NUM_THREADS": "1"})}
 SET = "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY"
 
 

@@ -62,7 +62,7 @@ def test_any_instructions(tmp_path, monkeypatch):
         began = time.monotonic()
         try:
             read.append(StubUnpickler(io.BytesIO(data), most_bytes=2 * len(data)).load())
-        except Exception:  # noqa: the next lines see which
+        except Exception:  # the next lines see which
             path.write_bytes(data)
             with pytest.raises(BadFile, match="any.pkl"):
                 read_checkpoint(path)

@@ -34,13 +34,13 @@ PLANTED = {
         ("in 50 of 62", "in 51 of 62"),                                    # a count
         ("(an oracle)", "(no oracle)"),                                    # words
         ("<td>-0.2</td>", "<td>0.1</td>"),                                 # an interval in a table
+        ("gains 0.2 points (−2.2 to 2.7)", "gains 2.2 points (−2.2 to 2.7)"),    # of protocol 2
+        ("points under shift (0.8 to 7.3)", "points under shift (2.1 to 7.3)"),  # an interval over images alone
     ],
     "explanations/few_images": [("<td>-4.0</td>", "<td>-4.1</td>")],       # a stored table
     "explanations/domains": [("'solid': '793 training", "'solid': '794 training")],  # a printed line
     "README": [
         ("gains 13.0 points", "gains 13.1 points"),
-        ("gains 0.2 points (−2.2 to 2.7)", "gains 2.2 points (−2.2 to 2.7)"),        # of protocol 2
-        ("points under shift (0.8 to 7.3)", "points under shift (2.1 to 7.3)"),      # an interval over images alone
     ],
 }
 

@@ -104,10 +104,10 @@ def cells(path, kind):
     return ["".join(c["source"]) for c in json.loads((ROOT / path).read_text())["cells"] if c["cell_type"] == kind]
 
 
-def landing():
-    "The Python on the landing page: the lines that run as they are, and those for a reader's own images."
-    ten, *own = re.findall(r"```python\n(.*?)```", "\n".join(cells("nbs/index.ipynb", "markdown")), re.S)
-    return ten, "\n".join(own)
+def own_images():
+    "The Python on the landing page for a reader's own images."
+    [own] = re.findall(r"```python\n(.*?)```", "\n".join(cells("nbs/index.ipynb", "markdown")), re.S)
+    return own
 
 
 PHOTOS = """
@@ -127,8 +127,8 @@ for folder, images in ('photos', icons.test), ('other-photos', icons.shifts['sol
 @pytest.mark.slow
 @pytest.mark.parametrize("installed", ["in an empty environment"], indirect=True)
 def test_landing_page_with_images_of_ones_own(installed):
-    "The four cells as they stand, but for the CLIP of photographs, which would have to be downloaded."
-    _, own = landing()
+    "The lines as they stand, but for the CLIP of photographs, which would have to be downloaded."
+    own = own_images()
     script(installed, PHOTOS)
     photographs = "load_clip('ViT-B-32', 'laion2b_s34b_b79k')"
     assert photographs in own
