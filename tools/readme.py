@@ -64,7 +64,8 @@ def readme():
             blocks.append(LINK.sub(outside, "".join(cell["source"])).strip())
         elif cell["cell_type"] == "code":
             blocks.extend(code(cell, pictures))
-    return "\n\n".join(b for b in blocks if b) + "\n", pictures
+    text = "\n\n".join(b for b in blocks if b) + "\n"
+    return text.replace("\n```\n\n```python\n", "\n\n"), pictures  # cells that follow each other are one block
 
 
 def main():

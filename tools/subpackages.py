@@ -14,7 +14,7 @@ NBS, SIDEBAR = ROOT / "nbs", ROOT / "_quarto.yml"
 # lowest first: a subpackage imports only from those before it
 SUBPACKAGES = "base weights stats data models infer analysis train methods bench show shell".split()
 IMPORT = re.compile(r"\bfrom wiseft\.(\w+)")
-BUILT = r"(?<=      - section: How it is built\n        contents:\n)"
+BUILT = r"(?<=      - section: API\n        contents:\n)"
 SECTION = re.compile(BUILT + r".*?(?=^      - section: )", re.M | re.S)
 
 

@@ -220,8 +220,8 @@ def test_navigation(page):
 @pytest.mark.slow
 def test_each_kind_of_page_is_in_the_bar(page):
     page.goto(LANDING)
-    for name, folder in dict(Tutorials="tutorials", Explanations="explanations", Reproductions="reproductions",
-                             API="api", **{"How to": "howto"}).items():
+    for name, folder in {"Start": "tutorials", "Guides": "howto", "Methods": "methods",
+                         "What we measured": "explanations", "API": "api", "Help": "howto"}.items():
         page.locator(".navbar").get_by_role("link", name=name, exact=True).click()
         assert f"/{folder}/" in page.url
 
@@ -230,7 +230,7 @@ def test_each_kind_of_page_is_in_the_bar(page):
 def test_navigation_on_a_phone(page):
     phone(page)
     page.goto(LANDING)
-    link = page.locator(".navbar").get_by_role("link", name="Tutorials")
+    link = page.locator(".navbar").get_by_role("link", name="Start")
     assert not link.is_visible()
     page.locator(".navbar-toggler").click()
     link.click()

@@ -142,7 +142,7 @@ def average_logits(
     finetuned:torch.Tensor, # (n, n_classes) logits, alpha = 1
     alpha:float # mixing coefficient
 ) -> torch.Tensor: # (n, n_classes) logits
-    "Output-space ensemble of logits"
+    "Average of the logits of two classifiers"
     return (1-alpha)*zeroshot + alpha*finetuned
 
 @method('ensemble', 'probabilities', '2109.01903', strength='alpha', gives='probabilities',
@@ -152,7 +152,7 @@ def average_probabilities(
     finetuned:torch.Tensor, # (n, n_classes) logits, alpha = 1
     alpha:float # mixing coefficient, 0 to 1
 ) -> torch.Tensor: # (n, n_classes) probabilities
-    "Output-space ensemble of probabilities"
+    "Average of the probabilities of two classifiers"
     return (1-alpha)*zeroshot.softmax(-1) + alpha*finetuned.softmax(-1)
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #1f011f65

@@ -21,7 +21,7 @@ def beta_weights(
 
 @method('average', 'BMA', '2302.00864', strength='b', cost='a copy of the weights', smaller_is_stronger=True)
 class BMA(TimeAverage):
-    "Mean of the weights after every step, with the weights of a Beta distribution"
+    "Mean of the weights after each step, weighted by a Beta distribution"
     def __init__(self, b:float=.5): # below 1: both ends count more than what is between
         if not 0 < b < np.inf: raise ValueError(f'b is {b:g}. Give a number above 0.')
         self.b = b

@@ -34,7 +34,7 @@ def context_head(
         cost='a forward pass of the initial model: 4/3',
         prepare=lambda classifier: dict(contexts=context_head(classifier)))
 def car_ft(step:Step, contexts:torch.Tensor, weight:float=1.) -> dict: # contexts: from `context_head`
-    "Cross-entropy, and the divergence of context predictions from those of the initial model"
+    "Cross-entropy, plus the divergence of context predictions from the initial"
     student = F.log_softmax(step.features.to(contexts.dtype) @ contexts.T, 1)
     initial = F.log_softmax(step.initial_features.to(contexts.dtype) @ contexts.T, 1)
     return dict(ce=step.cross_entropy, context=weight*F.kl_div(student, initial, reduction='batchmean',

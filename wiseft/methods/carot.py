@@ -25,7 +25,7 @@ def carot(
     distillation:float=1.5,
     orthogonality:float=4.5, crossing:float=1.13 # .2 and .05 for 512 features, times 512**.5
 ) -> dict:
-    "The contrastive loss, answers near those of a teacher, and a last matrix with orthogonal columns"
+    "Contrastive loss, plus distillation from a teacher and an orthogonal projection"
     w_v, w_t = projections(step.classifier.clip.model)
     gram, root = w_v.T @ w_v, w_v.shape[1]**.5
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)

@@ -18,5 +18,5 @@ def entropy(
 @method('ensemble', 'DaWin', '2410.03782', gives='alpha',
         cost='two forward passes an image, and one for each α of the grid that a batch asks for')
 def dawin(zeroshot:torch.Tensor, finetuned:torch.Tensor) -> torch.Tensor: # (n,), an α for each image
-    "More of the fine-tuned weights where the zero-shot classifier is less sure (DaWin without its test-set means)"
+    "An α per image: more fine-tuned weights where zero-shot is less sure"
     return torch.sigmoid(entropy(zeroshot) - entropy(finetuned))

@@ -13,7 +13,7 @@ from ..train.weight_averages import TimeAverage
 # %% ../../nbs/methods/ema.ipynb #63acbbbf
 @method('average', 'EMA', strength='horizon', cost='a copy of the weights')
 class EMA(TimeAverage):
-    "Exponential moving average of the weights after every step, from those before the first on"
+    "Exponential moving average of the weights after each step"
     def __init__(self,
         decay:float=None, # the part of the old average that each step leaves; default 1 - 1/(horizon * all steps)
         horizon:float=.04, # how far it looks back, as a part of the training

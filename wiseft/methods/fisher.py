@@ -41,7 +41,7 @@ def both_informations(base:ImageClassifier, finetuned:list, images:ImageSet, n_i
         images_used=lambda train, validation, models, n_images=256: (2*min(n_images, validation),)*2,
         needs='validation images', cost='a gradient for each of 256 images and both ends')
 def fisher(base:torch.Tensor, finetuned:list[torch.Tensor], info:TensorInfo, alpha:float=.5, floor:float=1e-8):
-    "The average of all versions of a weight by their Fisher information"
+    "Mean of the weights, weighted by their Fisher information"
     shares = [1-alpha] + [alpha/len(finetuned)]*len(finetuned)
     if info.prepared is None: return weighted_sum([base, *finetuned], shares) # statistics of BatchNorm have none
     counts = [s*i for s, i in zip(shares, info.prepared.to(base).clamp(min=floor))]

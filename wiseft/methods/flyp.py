@@ -14,7 +14,7 @@ from ..train.losses import Step, contrastive
 @method('loss', 'FLYP', '2212.00638', trains_text=True, needs='a text tower and templates, or captions',
         cost='the text tower on a caption for each image')
 def flyp(step:Step, multi_positive:bool=False) -> dict:
-    "The contrastive loss of images and captions of their classes"
+    "Contrastive loss of images and the captions of their classes"
     targets = None
     if multi_positive: targets = F.normalize(step.alike().to(step.features.dtype), p=1, dim=1)
     return dict(contrastive=contrastive(step.features, step.text_features, step.scale, targets))
@@ -23,5 +23,5 @@ def flyp(step:Step, multi_positive:bool=False) -> dict:
 @method('loss', 'FLYP, multi-positive', '2212.00638', trains_text=True, needs='a text tower and templates, or captions',
         cost='the text tower on a caption for each image')
 def flyp_multi_positive(step:Step) -> dict:
-    "FLYP, where all captions of an image's class are right"
+    "FLYP, where every caption of an image's class counts as right"
     return flyp(step, multi_positive=True)

@@ -13,7 +13,7 @@ from ..base.registry import method
 @method('constraint', 'FTP', '2310.19182', strength='kappa', replaces_decay=True,
         cost='two copies of the weights')
 def ftp(p:torch.Tensor, p0:torch.Tensor, grad:torch.Tensor, memory:dict, lr, kappa:float=1.): # lr: a number
-    "Project rows onto balls around their initial weights, with a radius that learns from the loss"
+    "Keep each row of a weight within a learned distance from its initial value"
     way = (p-p0).reshape(len(p) if p.ndim > 1 else 1, -1) # biases are one row
     length = way.abs().sum(1, keepdim=True)
     radius = memory.get('radius', length.new_zeros(()))

@@ -23,7 +23,7 @@ def _right(classifiers, images): # dict name -> (n,) bool array
         cost='a fine-tuning each',
         images_used=lambda train, validation, models: (2*models*validation, 0))
 def greedy_soup(base:ImageClassifier|None, finetuned:list|dict, images:ImageSet) -> ImageClassifier: # base: not used
-    "The average of those classifiers that make it more accurate on validation images, tried from the best"
+    "Average of the classifiers that raise validation accuracy, best first"
     finetuned = named_models(finetuned)
     alone = _right(finetuned, images)
     soup, before, steps = [], None, []

@@ -14,7 +14,7 @@ from ..weights.merge import TensorInfo
 @method('merge', 'Iso-C', '2502.04959', strength='alpha', needs_base=True,
         needs='several fine-tuned classifiers', cost='a fine-tuning each')
 def iso_c(base:torch.Tensor, finetuned:list[torch.Tensor], info:TensorInfo, alpha:float=1.) -> torch.Tensor:
-    "The sum of all steps, its singular values replaced by their mean, times α"
+    "Sum of all steps, with their mean for every singular value, times α"
     steps = torch.stack([t-base for t in finetuned])
     if base.ndim < 2: return base + alpha*steps.mean(0)
     u, s, v = torch.linalg.svd(steps.sum(0).flatten(1), full_matrices=False)

@@ -13,7 +13,7 @@ from ..train.losses import Step, training_pairs
 # %% ../../nbs/methods/l2sp.ipynb #0e782b88
 @method('loss', 'L2-SP', '1802.01483', strength='strength', replaces_decay=True, cost='a copy of the initial model')
 def l2sp(step:Step, strength:float=.1) -> dict:
-    "Cross-entropy, and half the squared distance from the initial model"
+    "Cross-entropy, plus half the squared distance from the initial weights"
     pairs = training_pairs(step.classifier, step.initial)
     gap = sum((p-p0).square().sum() for p, p0 in pairs)
     return dict(ce=step.cross_entropy, l2sp=strength/2*gap)
@@ -22,5 +22,5 @@ def l2sp(step:Step, strength:float=.1) -> dict:
 @method('constraint', 'decoupled L2-SP', '1802.01483', strength='strength', replaces_decay=True,
         cost='a copy of the initial model')
 def decoupled_l2sp(p:torch.Tensor, p0:torch.Tensor, grad:torch.Tensor, memory:dict, share, strength:float=1.):
-    "A little of the way back to the initial model, as weight decay is of the way to zero"
+    "Move a little toward the initial weights after each step"
     p.lerp_(p0, min(1., share*strength))

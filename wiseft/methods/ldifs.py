@@ -13,7 +13,7 @@ from ..train.losses import Step
 @method('loss', 'LDIFS', '2308.13320', strength='weight', layers=4, needs='an image tower whose blocks are known',
         cost='a forward pass of the initial model: 4/3; what four layers of both make, kept in a step')
 def ldifs(step:Step, weight:float=10.) -> dict:
-    "Cross-entropy, and the squared distance of the features of inner layers from those of the initial model"
+    "Cross-entropy, plus the squared distance of inner features from the initial ones"
     layers = zip(step.inner, step.initial_inner)
     gaps = [(now-initial).square().sum(1).mean() for now, initial in layers]
     return dict(ce=step.cross_entropy, ldifs=weight*sum(gaps)/len(gaps))

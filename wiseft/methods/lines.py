@@ -14,6 +14,6 @@ from ..weights.merge import TensorInfo
 # %% ../../nbs/methods/lines.ipynb #7511a86a
 @method('merge', 'LiNeS', '2410.17146', strength='alpha', needs_base=True, takes='one', cost='nothing')
 def lines(base:torch.Tensor, finetuned:list[torch.Tensor], info:TensorInfo, alpha:float=1., first:float=0.):
-    "The step to the fine-tuned weights times α at the last block, less at earlier ones, α·first at the first"
+    "Average whose α grows with depth, from α·first to α at the last block"
     share = alpha*(first + (1-first)*info.depth)
     return weighted_sum([base, finetuned[0]], [1-share, share])

@@ -43,7 +43,7 @@ def lipsum_gap(features:torch.Tensor, initial_features:torch.Tensor, texts:torch
         prepare=lambda classifier: dict(vocabulary=seen_tokens(classifier.clip)), needs='a text tower',
         cost='the initial model on each batch, 80 short texts a step')
 def lipsum_ft(step:Step, vocabulary:torch.Tensor, weight:float=1.): # vocabulary: ids, from `seen_tokens`
-    "Cross-entropy, and how far images have moved among random texts"
+    "Cross-entropy, plus the change of images' similarity to random texts"
     clip = step.classifier.clip
     with torch.no_grad(), step.towers():
         texts = text_features(clip.model, random_texts(clip, vocabulary, step.generator()))

@@ -30,7 +30,7 @@ class LowRank(nn.Module):
 @method('train', 'LoRA', '2106.09685', strength='rank', needs='a transformer as image tower',
         cost='its weights a second time in a step; moments of the factors alone', smaller_is_stronger=True)
 def lora(classifier:ImageClassifier, rank:int=8, scale:float=16.): # changed in place; r; s
-    "Only products of two thin matrices train, added to those of attention and MLP, and the head"
+    "Train low-rank products, added to attention and MLP, and the head"
     if not isinstance(rank, int) or rank < 1: raise ValueError(f'rank={rank!r}: give a whole number from 1 on.')
     matrices = transformer_matrices(classifier.visual)
     if not matrices: raise ValueError(

@@ -37,7 +37,7 @@ def logistic_regression(x:torch.Tensor, y:torch.Tensor, C:float, start:torch.Ten
         cost='a pass over the images, 100 regressions',
         images_used=lambda train, validation, models: (train+validation, 0))
 def lp_ft(classifier:ImageClassifier, images:ImageSet, validation:ImageSet, cs:list=None): # 100 from 1e-7 to 100
-    "A classifier to start from, with the head of the logistic regression that does best on validation images"
+    "Start from a linear probe, the one that is best on validation images"
     check_own_head(classifier, 'LP-FT')
     train, held_out = (extract_features(classifier, s, progress=False) for s in (images, validation))
     spread = train.features.double().std()

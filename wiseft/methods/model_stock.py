@@ -25,7 +25,7 @@ def mean_cosine(
 @method('merge', 'Model Stock', '2403.19522', needs_base=True, takes='two or more',
         needs='two fine-tuned classifiers or more', cost='a fine-tuning each')
 def model_stock(base:torch.Tensor, finetuned:list[torch.Tensor], info:TensorInfo) -> torch.Tensor:
-    "Between the base and the mean of the fine-tuned, nearer to the mean where these went one way"
+    "Between the base and the mean of the fine-tuned, by how far they agree"
     n = len(finetuned)
     cosine = mean_cosine(torch.stack([(t-base).flatten() for t in finetuned]))
     share = n*cosine/(1 + (n-1)*cosine)

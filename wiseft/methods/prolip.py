@@ -14,7 +14,7 @@ from ..train.losses import projections
 @method('train', 'ProLIP', '2410.05270', needs='an image tower that ends with a matrix',
         cost='a forward pass of the tower: 1/3')
 def prolip(classifier:ImageClassifier): # changed in place
-    "Only the matrix trains that takes what the image tower found into the space of images and texts"
+    "Train only the matrix that projects images into the joint space"
     matrix, _ = projections(classifier.clip.model)
     classifier.requires_grad_(False)
     (matrix if matrix._base is None else matrix._base).requires_grad_(True) # of a linear layer it is a view

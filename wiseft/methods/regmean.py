@@ -62,5 +62,5 @@ def regressed_weights(
         images_used=lambda train, validation, models, n_images=256: (models*min(n_images, validation), 0),
         needs='several fine-tuned classifiers; images', cost='256 images each')
 def regmean(base:torch.Tensor, finetuned:list[torch.Tensor], info:TensorInfo) -> torch.Tensor:
-    "Linear layers by regression on what goes into them, everything else by the mean"
+    "Linear layers by regression on their inputs, the mean for the rest"
     return torch.stack(finetuned).mean(0) if info.prepared is None else info.prepared.to(finetuned[0])

@@ -13,7 +13,7 @@ from ..train.losses import Step
 # %% ../../nbs/methods/self_distillation.ipynb #4adb514a
 @method('loss', 'self-distillation', strength='weight', cost='a forward pass of the initial model: 4/3')
 def self_distillation(step:Step, weight:float=1., temperature:float=1.) -> dict:
-    "Cross-entropy, and the divergence of the outputs from those of the initial model"
+    "Cross-entropy, plus the divergence of outputs from the initial model's"
     student = F.log_softmax(step.logits/temperature, 1)
     teacher = F.log_softmax(step.initial_logits/temperature, 1)
     kl = F.kl_div(student, teacher, reduction='batchmean', log_target=True)

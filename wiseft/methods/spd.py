@@ -13,7 +13,7 @@ from ..base.registry import method
 @method('constraint', 'SPD', '2411.01713', strength='strength', replaces_decay=True,
         cost='a copy of the initial model and one of the last weights')
 def spd(p:torch.Tensor, p0:torch.Tensor, grad:torch.Tensor, memory:dict, strength:float=1.):
-    "Project back towards the last distance from the initial model, where gradient and way disagree"
+    "Move toward the initial weights where gradient and path disagree"
     way, before = p-p0, memory.get('before', p0)-p0
     length = way.norm()
     r = ((length-before.norm())/length).clamp(0, 1).nan_to_num() # 0/0 at the start itself

@@ -13,7 +13,7 @@ from ..train.weight_averages import TimeAverage, move
 # %% ../../nbs/methods/swa.ipynb #d0352161
 @method('average', 'SWA', '1803.05407', strength='start', cost='a copy of the weights', smaller_is_stronger=True)
 class SWA(TimeAverage):
-    "Mean of the weights after each epoch of the last part of a fit"
+    "Mean of the weights after each epoch of the last part of a training"
     def __init__(self, start:float=.5): # part of the epochs after which it begins
         if not 0 <= start < 1: raise ValueError(f'start is {start:g}. Give the part of the epochs, from 0 to below 1.')
         self.start = start

@@ -15,6 +15,6 @@ from ..weights.merge import TensorInfo
 @method('merge', 'task arithmetic', '2212.04089', strength='alpha', needs_base=True,
         needs='several fine-tuned classifiers', cost='a fine-tuning each')
 def task_arithmetic(base:torch.Tensor, finetuned:list[torch.Tensor], info:TensorInfo, alpha:float=.3):
-    "The base and the sum of all steps from it, times α"
+    "The base plus α times the sum of all steps from it"
     of_base = 1 - alpha*len(finetuned)
     return weighted_sum([base, *finetuned], [of_base] + [alpha]*len(finetuned))

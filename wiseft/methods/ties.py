@@ -40,7 +40,7 @@ def ties_thresholds(base:Mapping, finetuned:list[Mapping], density:float=.2): # 
 @method('merge', 'TIES', '2306.01708', strength='alpha', needs_base=True, prepare=ties_thresholds,
         needs='several fine-tuned classifiers', cost='a fine-tuning each')
 def ties(base:torch.Tensor, finetuned:list[torch.Tensor], info:TensorInfo, alpha:float=1.) -> torch.Tensor:
-    "The mean of those large steps whose sign outweighs the other"
+    "Mean of the large steps that have the sign of the majority"
     steps = torch.stack([t-base for t in finetuned])
     least = info.prepared.to(steps).reshape(-1, *[1]*base.ndim)
     steps = torch.where(steps.abs() >= least, steps, 0)

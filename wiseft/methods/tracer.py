@@ -39,7 +39,7 @@ def _shares(steps):
         teacher=lambda step, steps: _shares(steps)[step+1], needs='a text tower and templates, or captions',
         cost='both towers of a teacher, and a copy of the weights')
 def tracer(step:Step, strength:float=1., weights:dict=None): # of terms; default the published ones
-    "The contrastive loss, and a teacher's answers and features"
+    "Contrastive loss, plus distillation of a teacher's outputs and features"
     of = weights or (RESNET if hasattr(step.classifier.visual, 'attnpool') else VIT)
     w_v, w_t = projections(step.classifier.clip.model)
     crossing = (w_v @ w_t.T).norm()/w_v.shape[1]**.5

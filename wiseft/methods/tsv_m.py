@@ -18,7 +18,7 @@ def _orthogonal(m): # the nearest one; in double precision, for directions of se
 @method('merge', 'TSV-M', '2412.00081', strength='alpha', needs_base=True,
         needs='several fine-tuned classifiers', cost='a fine-tuning each')
 def tsv_m(base:torch.Tensor, finetuned:list[torch.Tensor], info:TensorInfo, alpha:float=1.) -> torch.Tensor:
-    "The strongest singular directions of each step, made orthogonal to those of the others, times α"
+    "Top singular directions of each step, orthogonal to the others', times α"
     steps = torch.stack([t-base for t in finetuned])
     if base.ndim < 2: return base + alpha*steps.mean(0)
     u, s, v = torch.linalg.svd(steps.flatten(2), full_matrices=False)

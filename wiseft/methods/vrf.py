@@ -42,7 +42,7 @@ def zeroshot_failures(zeroshot:object, finetuned:object, images:ImageSet): # for
         images_used=lambda train, validation, models: (3*validation, 0), needs='validation images',
         cost='two forward passes an image, and its neighbors')
 def vrf(zeroshot, finetuned, features, failures, k, a, b, temperatures): # (n, n_classes) probabilities
-    "Probabilities mixed by the distance to images that only fine-tuning gets right"
+    "Probabilities mixed by distance to images that only fine-tuning gets right"
     share = torch.sigmoid((a - neighbor_distance(features, failures, k))/b)[:, None]
     z, f = ((logits.float()/t).softmax(1) for logits, t in zip((zeroshot, finetuned), temperatures))
     return share*f + (1-share)*z

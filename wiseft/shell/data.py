@@ -8,6 +8,7 @@ __all__ = ['Source', 'Unpack', 'Download', 'Yes', 'Lookalikes', 'models', 'metho
 # %% ../../nbs/api/shell/01_data.ipynb #160c8102
 from importlib import import_module
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated,Optional
 
 import typer
@@ -30,30 +31,43 @@ def models(
     show_table(pd.DataFrame(rows, columns=['model','weights']))
 
 # %% ../../nbs/api/shell/01_data.ipynb #6b34a2f1
-@command('wiseft methods', 'wiseft methods --use mine.py')
+@command('wiseft methods', 'wiseft methods FLYP', 'wiseft methods --use mine.py')
 def methods(
+    name:Annotated[Optional[str], typer.Argument(help='A method to describe.', show_default=False)]=None,
     use:Use=None,
 ):
-    "List the methods of fine-tuning, averaging, merging, and ensembling."
-    import pandas as pd
-    from wiseft.base.registry import KINDS
+    "List the methods of fine-tuning, averaging, merging, and ensembling, or describe one."
+    from wiseft.base.registry import KINDS, find_method
     from wiseft.methods.index import listed_methods
-    known = listed_methods()
-    for m in known: m['page'] = f"methods/{_PAGES.get(m['name'], m['module'].rpartition('.')[2])}.html"
-    names = {m['name'] for m in known}
+    known = {m['name']: m | dict(page=_page(m)) for m in listed_methods()}
     for m in load_methods(use).values() if use else (): # of the user's own
         what = (m.__doc__ or '').strip().partition('\n')[0]
-        if m.name not in names: known.append(vars(m) | dict(what=what, page=''))
-    table = pd.DataFrame(sorted(known, key=lambda m: KINDS.index(m['kind'])))
-    table['paper'] = ['arXiv ' + p if p else '' for p in table.paper]
-    table['strength'] = table.strength.fillna('')
-    shown = table[['kind', 'name', 'strength', 'paper', 'needs', 'cost', 'what', 'page']]
-    show_table(shown.rename(columns=dict(what='what it does')), whole=['name', 'page'])
-    site = import_module('wiseft._modidx').d['settings']
-    standard_output().print(f"Pages lie below {site['doc_host']}{site['doc_baseurl']}/")
+        known.setdefault(m.name, vars(m) | dict(what=what, page=''))
+    out = standard_output()
+    if name: return _describe(known[find_method(name).name], out)
+    for kind in KINDS:
+        out.print(kind, style='bold')
+        for m in known.values():
+            if m['kind'] == kind: out.print(_row(m['name'], m['what']), markup=False, highlight=False)
+    out.print('`wiseft methods NAME` describes one.', markup=False, highlight=False)
+
+def _row(label, words):
+    return fill(words, 100, initial_indent=f'  {label:22}', subsequent_indent=' '*24)
+
+def _describe(m, out):
+    about = {'needs': m['needs'], 'costs': m['cost'], 'strength': m['strength'] or '',
+             'paper': m['paper'] and f'https://arxiv.org/abs/{m["paper"]}', 'page': m['page']}
+    out.print(f'{m["name"]} ({m["kind"]}): {m["what"]}', markup=False, highlight=False)
+    for label, words in about.items():
+        if words: out.print(f'  {label:10}{words}', markup=False, highlight=False)
 
 _PAGES = {'weight-space': 'wise_ft', 'uniform soup': 'uniform_soup', 'logits': 'output_ensembles',
           'probabilities': 'output_ensembles'} # whose functions are the library's own
+
+def _page(m):
+    site = import_module('wiseft._modidx').d['settings']
+    page = _PAGES.get(m['name'], m['module'].rpartition('.')[2])
+    return f"{site['doc_host']}{site['doc_baseurl']}/methods/{page}.html"
 
 # %% ../../nbs/api/shell/01_data.ipynb #bcf0f6f6
 Source = Annotated[Optional[str], typer.Argument(show_default=False,
