@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from fastai.callback.core import Callback
+from open_clip.transformer import Transformer
 from PIL import Image
 from wiseft.base.devices import best_device, fitting_precision
 from wiseft.bench.run import bench
@@ -448,6 +449,29 @@ def test_finetune_on_captions(given, tmp_path):
     kwargs = SETTINGS | dict(captions=tmp_path/"captions.csv", loss=flyp)
     classifiers = {place: finetune(given.starts[place], given.folder, **kwargs) for place in PLACES}
     check_equal({place: weights(c) for place, c in classifiers.items()}, weights(given.starts["cpu"]))
+
+
+@counting
+def test_both_towers_are_computed_twice(given):
+    "Where the text tower trains, `grad_checkpointing` keeps no outputs of its layers either; the weights are the same."
+    start, kept = tiny(PLACE), []
+    start.clip.model.transformer = Transformer(16, layers=16, heads=2).to(PLACE)
+
+    class Kept(Callback):
+        order = 100
+
+        def before_batch(self):
+            self.empty = other_device.counts()["bytes"]
+
+        def before_backward(self):
+            kept[-1] = other_device.counts()["bytes"] - self.empty
+    results = []
+    for again in False, True:
+        kept.append(0)
+        results.append(trained(start, given.suite, epochs=1, loss=flyp, grad_checkpointing=again, cbs=Kept()))
+    assert kept[1] < kept[0]/3
+    assert distance(*map(weights, results)) <= NEAR/100
+    assert not any(getattr(m, "grad_checkpointing", False) for m in results[1].clip.model.modules())
 
 
 def test_crops_are_those_of_the_cpu(given):

@@ -97,7 +97,7 @@ def finetune(
             learn.fit_cosine(epochs, lr, warmup_steps, checkpoint_dir, checkpoint_steps, resume, cbs)
             finetuned = learn.classifier.eval()
         finally: learn.remove_cbs(list(learn.cbs)) # they know the learner: its memory would wait for Python to collect
-    if kwargs.get('grad_checkpointing'): finetuned.visual.set_grad_checkpointing(False)
+    if kwargs.get('grad_checkpointing'): _towers(finetuned).set_grad_checkpointing(False)
     return finetuned
 
 def usual_lr(
@@ -235,11 +235,14 @@ def _training_copy(classifier, train, loss, constraint, grad_checkpointing):
     prepared = {k: v for k, v in values if isinstance(v, torch.Tensor)}
     model.beside = {'prepared.safetensors': prepared} if prepared else {}
     if not grad_checkpointing: return model
-    model.visual.set_grad_checkpointing(True) # open_clip computes layers again in the backward pass
+    _towers(model).set_grad_checkpointing(True) # open_clip computes layers again in the backward pass
     if not any(getattr(m, 'grad_checkpointing', False) for m in model.visual.modules()): raise ValueError(
         f'The image tower, a {type(model.visual).__name__}, has no gradient checkpointing: use accumulate, or a '
         'smaller batch.')
     return model
+
+def _towers(classifier): # the image tower, or both where the text tower trains, too
+    return classifier.clip.model if classifier.head_from_text else classifier.visual
 
 class HeadOnFeatures(nn.Module):
     "A classifier that takes features, or images"
