@@ -1,5 +1,6 @@
 "What test_other_device.py runs in a process of its own: everything that computes, on a device that isn't the CPU."
 import gc
+import json
 import os
 import threading
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from wiseft.data.labels import image_folder
 from wiseft.data.suites import folder_suite
 from wiseft.infer.ensembles import members, sweep
 from wiseft.infer.rules import choose_alpha
-from wiseft.infer.evaluation import evaluate
+from wiseft.infer.evaluation import evaluate, full_pass
 from wiseft.models.export import export_classifier
 from wiseft.train.callbacks import EVERY
 from wiseft.train.resume import checkpoint_file, read_training
@@ -44,6 +45,7 @@ if PLACE == "other":
     import other_device
 counting = pytest.mark.skipif(PLACE != "other", reason="no card counts, or is told what to refuse")
 CLASSES = ["cat", "dog"]
+GPU_PAGE = Path(__file__).parents[2]/"nbs/howto/gpu.ipynb"
 SETTINGS = dict(epochs=3, batch_size=8, lr=1e-3, precision="fp32", crop_scale=None, progress=False)
 NEAR = 2e-3  # at most, what another order of summing makes of weights; they move by 3e-3 to 7e-3
 
@@ -588,6 +590,47 @@ def test_sweep(given):
     half = make(PLACE, precision="bf16")
     assert all(half.precision.str.startswith("bf16 (")) and make("cpu").precision.eq("fp32").all()
     pd.testing.assert_frame_equal(make(PLACE), half)  # the default
+
+
+@counting
+def test_bytes_of_a_sweep(given):
+    "In bfloat16: three rounded copies of a tower. One in fp32, to compare with, comes when the pass is over, and goes."
+    ends = given.starts[PLACE], given.finetuned[PLACE][0]
+    tower = sum(p.nbytes for p in ends[0].visual.parameters())
+
+    def held():
+        gc.collect()
+        return other_device.counts()["bytes"]
+    before = held()
+    other_device.core.reset()
+    between = members(*ends, [.25, .5, .75], ["weight-space"], precision="bf16")
+    assert other_device.counts()["peak"] - before <= 1.7*tower
+    built, after_the_pass = held(), []
+
+    def image_pass(*args, **kwargs):
+        result = full_pass(*args, **kwargs)
+        after_the_pass.append(held())
+        other_device.core.reset()
+        return result
+    table = evaluate(between, given.suite.test, batch_size=2, progress=False, image_pass=image_pass)
+    assert after_the_pass[0] - built <= tower/2 and other_device.counts()["peak"] - built >= tower
+    assert held() - built <= tower/2 and table.precision.str.startswith("bf16 (").all()
+
+
+@counting
+def test_a_sweep_in_the_memory_of_one_model(given):
+    "The code of the page on GPUs: both ends stay on the CPU, and the rows of the averages are those of a sweep."
+    code, = ("".join(cell["source"]) for cell in json.loads(GPU_PAGE.read_text(encoding="utf-8"))["cells"]
+             if "load_classifier" in "".join(cell["source"]) and cell["cell_type"] == "code")
+    folders = dict(zeroshot=given.folder/"start", finetuned=given.folder/"finetuned 0")
+    names = dict(load_classifier=lambda name, place: load_classifier(folders[name], place), interpolate=interpolate,
+                 evaluate=partial(evaluate, progress=False), suite=given.suite, pd=pd)
+    ends = given.starts[PLACE], given.finetuned[PLACE][0]
+    whole = sweep(*ends, given.suite, by=["weight-space"], precision="bf16", progress=False)
+    exec(code.replace("cuda", PLACE), names)
+    columns = ["method", "alpha", "dataset", "metric", "value", "n", "low", "high"]
+    order = ["alpha", "dataset", "metric"]
+    pd.testing.assert_frame_equal(*(t[columns].sort_values(order, ignore_index=True) for t in (names["table"], whole)))
 
 
 def test_half_precision_of_both_towers(given, tmp_path):

@@ -253,13 +253,13 @@ def averages_between(
     prepared = prepare_merge(method, zeroshot, [finetuned], images)
     def path_into(copy): return WeightPath(copy.eval(), zeroshot.state_dict(), finetuned.state_dict(), method, prepared)
     def exact_path(): return path_into(_copy(zeroshot))
-    original = _copy(zeroshot)
-    target = at_precision(original, precision)
+    rounded = at_precision(zeroshot, precision)
+    target = _copy(zeroshot) if rounded is zeroshot else rounded
     path = path_into(target)
     if copies is None: # an accelerator overwrites weights in no time
         needed = len(alphas)*sum(t.nbytes for t in path.memory.values())
         copies = device_of(target).type == 'cpu' and needed < psutil.virtual_memory().available/2
-    middle = min(alphas, key=lambda a: abs(a-.5)) if compared and alphas and target is not original else None
+    middle = min(alphas, key=lambda a: abs(a-.5)) if compared and alphas and rounded is not zeroshot else None
     out = {}
     for a in alphas:
         model, exact = _copy(path(a)) if copies else None, exact_path if a == middle else None

@@ -142,18 +142,23 @@ def predict_image(self:ImageClassifier,
 @patch
 def copy(self:ImageClassifier): # `ImageClassifier`
     "A copy with an image tower and a head of its own; a text tower that is not trained is shared"
-    clip, model = self.clip, self.clip.model
+    return deepcopy(self, _shared(self))
+
+def _shared(classifier): # id -> object, as `deepcopy` takes what is not copied
+    clip, model = classifier.clip, classifier.clip.model
     shared = [clip.tokenizer, clip.transform, clip.train_transform]
-    if not self.head_from_text:
+    if not classifier.head_from_text:
         tensors = [*model.named_parameters(), *model.named_buffers()]
         shared += [t for n,t in tensors if not n.startswith('visual.')]
-    return deepcopy(self, {id(o): o for o in shared})
+    return {id(o): o for o in shared}
 
 # %% ../../nbs/api/models/12_classifier.ipynb #2c6bf603
-def _with_tower_in(classifier, dtype):
-    new = classifier.copy()
-    new.visual.to(dtype)
-    return new
+def _with_tower_in(classifier, dtype): # weight by weight, as a copy in fp32 would take three times the memory
+    def converted(t): return t.detach().to(dtype, copy=True)
+    visual = classifier.visual
+    weights = {id(p): nn.Parameter(converted(p), p.requires_grad) for p in visual.parameters()}
+    buffers = {id(b): converted(b) for b in visual.buffers() if b.is_floating_point()}
+    return deepcopy(classifier, _shared(classifier) | weights | buffers)
 
 @patch
 def to_bf16(self:ImageClassifier): # `ImageClassifier`
