@@ -4,8 +4,8 @@
   readme.py            write
   readme.py --check    only say whether they are in step
 
-The notebook's links to other pages lead to the published site, those to other files are made relative to the top of the
-repository.
+First, notebooks get what settings.ini gives to `pip install`. The notebook's links to other pages lead to the published
+site, those to other files are made relative to the top of the repository.
 """
 import base64
 import json
@@ -20,8 +20,14 @@ NOTEBOOK = ROOT / "nbs/index.ipynb"
 CONFIG = ConfigParser(delimiters=["="])
 CONFIG.read(ROOT / "settings.ini", encoding="utf-8")
 SITE = CONFIG["DEFAULT"]["doc_host"] + CONFIG["DEFAULT"]["doc_baseurl"]
+INSTALL = re.compile(r"(pip install (?:-q )?)(?:wiseft|git\+https://\S+?)(?=\\n|\s)")
 OPTION = re.compile(r"^#\| *(.+)\n?", re.M)
 LINK = re.compile(r"(\[[^\]]*\])\((?![a-z]+:|#)([^)\s#]+)")
+
+
+def notebook(path):
+    "Text of a notebook that installs the package from where settings.ini says."
+    return INSTALL.sub(r"\g<1>" + CONFIG["DEFAULT"]["install"], path.read_text(encoding="utf-8"))
 
 
 def outside(m):
@@ -59,7 +65,7 @@ def code(cell, pictures):
 def readme():
     "Text of README.md, and its pictures by path."
     blocks, pictures = [], {}
-    for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
+    for cell in json.loads(notebook(NOTEBOOK))["cells"]:
         if cell["cell_type"] == "markdown":
             blocks.append(LINK.sub(outside, "".join(cell["source"])).strip())
         elif cell["cell_type"] == "code":
@@ -71,16 +77,19 @@ def readme():
 def main():
     text, pictures = readme()
     want = {ROOT / "README.md": text.encode(), **{ROOT / k: v for k, v in pictures.items()}}
+    want |= {path: notebook(path).encode() for path in (ROOT / "nbs").rglob("*.ipynb")}
     old = set((ROOT / "docs").glob("readme-*.png")) - set(want)
     if "--check" in sys.argv[1:]:
         changed = {p for p, b in want.items() if not p.exists() or p.read_bytes() != b}
         stale = sorted(p.name for p in old | changed)
-        sys.exit(f"not in step with {NOTEBOOK.name}: {', '.join(stale)}; run: make readme" if stale else None)
+        message = f"not in step with {NOTEBOOK.name} and settings.ini: {', '.join(stale)}; run: make readme"
+        sys.exit(message if stale else None)
     for path in old:
         path.unlink()
     for path, content in want.items():
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
+        if not path.exists() or path.read_bytes() != content:
+            path.write_bytes(content)
 
 
 if __name__ == "__main__":

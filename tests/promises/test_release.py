@@ -4,7 +4,7 @@ from configparser import ConfigParser
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, python
 
 CONFIG = ConfigParser()
 CONFIG.read(ROOT / "settings.ini", encoding="utf-8")
@@ -49,3 +49,15 @@ def test_forms_of_issues(name):
     assert {"name", "description", "body"} <= form.keys()
     fields = [field for field in form["body"] if field["type"] != "markdown"]
     assert len({field["id"] for field in fields}) == len(fields) and all(f["attributes"]["label"] for f in fields)
+
+
+def test_one_line_says_how_to_install(copy):
+    "README and the tutorials, for Colab, follow settings.ini."
+    settings = copy / "settings.ini"
+    text = settings.read_text(encoding="utf-8")
+    pages = [copy / p for p in ("README.md", "nbs/tutorials/quickstart.ipynb", "nbs/tutorials/your_own_images.ipynb")]
+    for source in "wiseft", "git+https://example.org/wiseft":
+        settings.write_text(re.sub(r"^install = .*", f"install = {source}", text, flags=re.M), encoding="utf-8")
+        python(copy / "tools/readme.py")
+        for page in pages:
+            assert re.findall(r"pip install(?: -q)? (\S*wiseft)\b", page.read_text(encoding="utf-8")) == [source]

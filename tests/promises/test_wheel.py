@@ -65,7 +65,7 @@ def test_metadata(installed):
     bin, home, env = installed
     code = (
         "import json; from importlib.metadata import metadata as m; "
-        "keys = ['Version', 'Description', 'Requires-Python', 'License-Expression', 'License-File']; "
+        "keys = ['Version', 'Description', 'Requires-Python', 'License-Expression', 'License-File', 'Classifier']; "
         "print(json.dumps({k: m('wiseft').get_all(k) for k in keys}))"
     )
     data = json.loads(run(bin / "python", "-I", "-c", code, cwd=home, env=env).stdout)
@@ -78,6 +78,10 @@ def test_metadata(installed):
     site = bin.parent / "lib"
     assert len([*site.glob("*/site-packages/wiseft-*.dist-info/licenses/LICENSES/*.txt")]) == len(texts)
     assert [*site.glob("*/site-packages/wiseft/data/ATTRIBUTION.md")]
+    assert [*site.glob("*/site-packages/wiseft/py.typed")], "type checkers read annotations only where it is"
+    language = "Programming Language :: Python :: "
+    versions = [c.removeprefix(language) for c in data["Classifier"] if c.startswith(language)]
+    assert versions == ["3", "3.11", "3.12", "3.13", "3.14"] and data["Requires-Python"] == [">=3.11"]
     assert "](docs/" not in data["Description"][0] and "](nbs/" not in data["Description"][
         0], "a relative link leads nowhere from the page of the package"
 
