@@ -108,6 +108,16 @@ def test_readme_check_can_fail(copy):
     assert "README.md" in python(copy / "tools/readme.py", "--check", ok=False).stderr
 
 
+FOR_USERS = [p for p in NOTEBOOKS if p.parts[1] in ("tutorials", "howto", "explanations")]
+
+
+@pytest.mark.parametrize("path", FOR_USERS, ids=str)
+def test_pages_for_users_show_no_checks(path):
+    for source in cells(path, "code"):
+        if "hide" not in options(source):
+            assert not any(isinstance(node, ast.Assert) for node in parsed(source).body), source
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=str)
 def test_headings(path):
     markdown = cells(path, "markdown")
