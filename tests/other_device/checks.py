@@ -618,16 +618,36 @@ def test_bytes_of_a_sweep(given):
 
 
 @counting
+def test_a_sweep_leaves_nothing(given):
+    "Models and the last batch are gone at once, not when Python collects."
+    gc.collect()
+    gc.disable()
+    try:
+        before = other_device.counts()["bytes"]
+        sweep(given.starts[PLACE], given.finetuned[PLACE][0], given.suite, precision="bf16", progress=False)
+        assert other_device.counts()["bytes"] - before <= 2000  # what is sent once for all
+    finally:
+        gc.enable()
+
+
+@counting
 def test_a_sweep_in_the_memory_of_one_model(given):
     "The code of the page on GPUs: both ends stay on the CPU, and the rows of the averages are those of a sweep."
     code, = ("".join(cell["source"]) for cell in json.loads(GPU_PAGE.read_text(encoding="utf-8"))["cells"]
              if "load_classifier" in "".join(cell["source"]) and cell["cell_type"] == "code")
     folders = dict(zeroshot=given.folder/"start", finetuned=given.folder/"finetuned 0")
-    names = dict(load_classifier=lambda name, place: load_classifier(folders[name], place), interpolate=interpolate,
-                 evaluate=partial(evaluate, progress=False), suite=given.suite, pd=pd)
     ends = given.starts[PLACE], given.finetuned[PLACE][0]
     whole = sweep(*ends, given.suite, by=["weight-space"], precision="bf16", progress=False)
+    gc.collect()
+    before, held = other_device.counts()["bytes"], []
+
+    def judge(average, suite):
+        held.append(other_device.counts()["bytes"] - before)
+        return evaluate(average, suite, progress=False)
+    names = dict(load_classifier=lambda name, place: load_classifier(folders[name], place), interpolate=interpolate,
+                 evaluate=judge, suite=given.suite, pd=pd)
     exec(code.replace("cuda", PLACE), names)
+    assert max(held) <= .7*sum(p.nbytes for p in ends[0].visual.parameters())
     columns = ["method", "alpha", "dataset", "metric", "value", "n", "low", "high"]
     order = ["alpha", "dataset", "metric"]
     pd.testing.assert_frame_equal(*(t[columns].sort_values(order, ignore_index=True) for t in (names["table"], whole)))

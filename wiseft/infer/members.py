@@ -50,8 +50,8 @@ def identity_of(
 class Remembered:
     "A function of a batch that remembers its last output"
     def __init__(self, function:Callable): self.function, self.batch, self.out = function, None, None
-    def __call__(self, x):
-        if self.batch is not x: self.batch, self.out = x, self.function(x)
+    def __call__(self, x, *owner): # the object, if the function is a method: to keep it here would be a cycle
+        if self.batch is not x: self.batch, self.out = x, self.function(*owner, x)
         return self.out
 
 # %% ../../nbs/api/infer/02_members.ipynb #2a2d4549
@@ -87,13 +87,13 @@ class Member:
     ):
         self.identity, self.classnames, self.transform = identity, list(classnames), transform
         self.modules, self.gives = tuple(modules), gives
-        self._outputs, self._control = Remembered(self.compute), Remembered(self.control)
+        self._outputs, self._control = Remembered(type(self).compute), Remembered(type(self).control)
     def __call__(self, x): # (n, 3, height, width) -> (n, n_classes)
         "Outputs of a batch, computed once"
-        return self._outputs(x)
+        return self._outputs(x, self)
     def on(self, images:ImageSet): # `Member`
         "The same member with the head and classes of a control set, built once"
-        return self._control(images)
+        return self._control(images, self)
     def control(self, images): raise ValueError(_no_words(images, self.name))
     @property
     def device(self):
