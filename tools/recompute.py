@@ -2194,8 +2194,8 @@ def of_harsh(page):
     )
     accuracies, seeds, lost = recoloured()
     page.says(
-        "fall from {} to {} %, and α = 0.5 has them at {}, one seed at {} and the four others at {}: whether they come "
-        "back whole, five seeds can't tell ({}, {} to {})",
+        "fall from {} to {} %, and α = 0.5 has them at {}, one seed at {} and the mean of the four others at {}: "
+        "whether they come back whole, five seeds can't tell ({}, {} to {})",
         *accuracies,
         min(seeds),
         np.mean(sorted(seeds)[1:]),
