@@ -61,3 +61,16 @@ def test_what_is_saved_goes_to_the_current_folder_or_to_the_path_that_is_given(f
         learn.lr_find(num_it=6, show_plot=False)
         learn.save("stage-1")
         assert (place/"models/stage-1.pth").is_file()
+
+
+def test_a_name_of_another_library_is_answered_with_ours(folder):
+    from wiseft.train.learner import OTHER_NAMES, clip_learner, finetune
+    from inspect import signature
+
+    known = {**signature(finetune).parameters, **signature(clip_learner).parameters}
+    for other, ours in OTHER_NAMES.items():
+        assert ours in known and other not in known
+        with pytest.raises(TypeError, match=f"no argument {other}: it is called {ours}"):
+            finetune(pico_classifier(["cat", "dog"]), "nowhere", **{other: 1})
+    with pytest.raises(ValueError, match="could not convert"):
+        finetune(pico_classifier(["cat", "dog"]), "nowhere", lr="fast")
