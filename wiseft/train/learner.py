@@ -90,7 +90,7 @@ def finetune(
         'linear_probe(image_model(MODULE, TRANSFORM), CLASSNAMES, IMAGES).')
     for other, ours in OTHER_NAMES.items():
         if other in kwargs: raise TypeError(f'finetune() has no argument {other}: it is called {ours}.')
-    if lr is not None: lr = float(lr) # also of a text such as '3e-4'
+    if isinstance(lr, str): lr = float(lr)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         dls = clip_dataloaders(images, classifier, accumulate*batch_size, validation, crop_scale, workers, seed,
