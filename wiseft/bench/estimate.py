@@ -89,7 +89,7 @@ def warnings(self:Plan) -> list:
 @patch
 def smallest_lead(self:Plan) -> str:
     "What so many seeds and test images can establish, in a sentence"
-    n, rows = len(self.seeds), len(self.contenders())-1
+    n, rows = len(self.seeds), len(self.hypotheses())
     if n == 1: return ('with one seed nothing can be established: intervals leave out what other seeds would '
                        f'give. {python_or_shell("Take three seeds", "Give --seeds 3")} or more')
     sizes = {d: len(s) for d, s in mean_sets(self.suite).items()}

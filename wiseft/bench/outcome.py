@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fastcore.basics import patch
 from ..base.text import option
 from ..stats.table import CONTROL_MEAN, MEAN, REFERENCE
+from ..stats.chance import holm_among
 from ..stats.matched_accuracy import against_itself, judged_by_halves, matched_gains
 from ..data.suites import Suite
 from ..data.control import UNTAUGHT
@@ -71,6 +72,9 @@ class Bench:
     groups:bool=False # do intervals draw groups (set families) instead of images?
     families:list=field(default_factory=list) # of dicts: day, and rows that are tested together; default all
     known:dict=field(default_factory=dict, init=False) # of `gains`, by groups
+    @property
+    def baselines(self): # names of one row, or of two
+        return [n for n, e in self.entries.items() if e.row.is_baseline]
     @property
     def sets(self): # names of those that are in means
         return list(mean_sets(self.plan.suite))
@@ -178,17 +182,18 @@ def against_plain(self:Bench,
     at:dict,     # name of a row -> position on its curve
     family:int|None=None, # number of tests that Holm's adjustment counts; default the rows
     units:dict|None=None, # set name -> (n_images,) ids of what is drawn, of some sets; default images of all
+    baseline:str='plain', # which row of plain fine-tuning
 ) -> pd.DataFrame: # as `matched_gains`
     "Gains of rows at points of their curves over averages of plain fine-tuning, over images and seeds"
-    plain = self.entries['plain']
+    plain = self.entries[baseline]
     units = units or what_is_drawn(self.plan.suite, False)
     def both(but=None): # points of the rows where they are known, and the curve; of the sets that are asked for
         shares = {}
-        for n in ('plain', *at):
+        for n in (baseline, *at):
             known = self.shares(self.entries[n], but) or {}
             shares[n] = {d: s for d, s in known.items() if d in units}
         points = {n: _point(shares[n], i) for n, i in at.items() if shares[n]}
-        return points, shares['plain']
+        return points, shares[baseline]
     seeds = range(len(plain.curves)) if len(plain.curves) > 1 else ()
     without = [both(but=i) for i in seeds]
     return matched_gains(*both(), plain.at(self.plan.alphas), units, without, family)
@@ -201,14 +206,26 @@ def _judged(self:Bench, at, points, units):
     with_point = {d: np.vstack([s, point[d]]) for d, s in curve.items()}
     gain = judged_by_halves(with_point, len(curve[REFERENCE]), units)[0]
     plain = dict(method='plain', gain=gain, baseline=_accuracies(point)['shifted']-gain, beyond=0.)
-    everyone = dict(day='', rows=[c.name for c in self.plan.contenders()][1:])
+    everyone = dict(day='', rows=self.plan.hypotheses())
     tables = [pd.DataFrame([plain])]
     for i, family in enumerate(self.families or [everyone]):
         there = {n: at[n] for n in family['rows'] if n in points}
         if not there: continue
-        table = self.against_plain(there, len(family['rows']), units).drop(columns=['reference', 'shifted', 'gain_p'])
+        table = self._against_all(there, len(family['rows']), units).drop(columns=['reference', 'shifted', 'gain_p'])
         tables.append(table.assign(added=family['day'] if i else ''))
     return pd.concat(tables, ignore_index=True)
+
+@patch
+def _against_all(self:Bench, at, n_rows, units):
+    "`against_plain` of the first baseline; with two, `_best` columns of the second, and p_holm for both at once"
+    first, *second = [self.against_plain(at, n_rows, units, b) for b in self.baselines]
+    for other in second:
+        p = holm_among([*first.p, *other.p], 2*n_rows).reshape(2, -1).max(0)
+        agree = np.sign(first.ahead) == np.sign(other.ahead)
+        first['p_holm'] = np.where(agree, p, np.where(np.isnan(p), np.nan, 1.))
+        first['smallest'] = np.maximum(first.smallest, other.smallest)
+        for c in ('gain', 'low', 'high', 'ahead', 'ahead_low', 'ahead_high', 'p'): first[f'{c}_best'] = other[c]
+    return first
 
 # %% ../../nbs/api/bench/03_outcome.ipynb #963fd21c
 def what_is_drawn(
@@ -234,7 +251,7 @@ def same_as_plain(self:Bench) -> dict: # name of a method -> alpha of plain fine
     alphas, twins = self.plan.alphas, {}
     at = {n: e.at(alphas) for n, e in self.entries.items()}
     for n, point in self.points(at).items():
-        if n == 'plain': continue
+        if n in self.baselines: continue
         plain = self.shares(self.entries['plain'])
         def same(k): return all(np.array_equal(s, plain[d][k]) for d, s in point.items())
         nearest = sorted(range(len(alphas)), key=lambda k: abs(k-at[n]))
@@ -370,6 +387,9 @@ def _sentence(self:Bench, r):
     if r.method == 'plain': return (
         f'{where} Its averages are what the others are measured against: one half of the test images chooses one, the '
         'other half judges it.')
+    if r.method in self.baselines: return (
+        f'{where} This is plain fine-tuning at the learning rate with the best validation accuracy, {r.lr:g}. What is '
+        'established holds against it, too.')
     if not np.isnan(r.same_as_plain):
         return f'{where} It gets the same images right as plain fine-tuning at α = {r.same_as_plain:g}.'
     # what it gains over averages
@@ -384,8 +404,11 @@ def _sentence(self:Bench, r):
     verdict = '' if r.ahead_low <= 0 <= r.ahead_high else ', not established with so many rows judged'
     if r.p_holm < .05: verdict = ', established'
     if np.isnan(r.p): verdict = ', not tested over seeds'
+    best = ''
+    if len(self.baselines) > 1: best = (
+        f', and {100*r.ahead_best:+.1f} at its best validation rate ({_from_to(r.ahead_low_best, r.ahead_high_best)})')
     return (f'{where} {gain} Head to head with plain fine-tuning {100*r.ahead:+.1f} points in the mean of both sides '
-            f'({interval} {_from_to(r.ahead_low, r.ahead_high)}{verdict}).')
+            f'({interval} {_from_to(r.ahead_low, r.ahead_high)}{verdict}){best}.')
 
 # %% ../../nbs/api/bench/03_outcome.ipynb #c2cb2645
 @patch
@@ -411,7 +434,7 @@ def conclusions(self:Bench) -> list: # of three sentences; none where there is n
     "Methods that are significantly better or worse than averages of plain fine-tuning, and undecided ones"
     if len(self.entries) < 2: return []
     gains, n = self.gains(), len(self.entries['plain'].curves)
-    rows = gains[(gains.why == '') & ~gains.method.isin(['plain', NULL])]
+    rows = gains[(gains.why == '') & ~gains.method.isin([*self.baselines, NULL])]
     if rows.p.isna().all():
         why = 'there is one seed' if n == 1 else 'no row is known with each of the seeds left out'
         return [f'Nothing can be called better than averaging a plain fine-tuning: {why}, and intervals leave out what '

@@ -37,8 +37,8 @@ from ..infer.ensembles import DEFAULT_ALPHAS, members
 from ..train.flops import passes
 from ..methods.index import all_methods
 from .trial import Trial, is_done, last_words, run_trial, strengths, strengths_around, why_not
-from .plan import (PAST_EDGE, PAST_EDGE_IF_BEST, Contender, Plan, can_compete, is_way, looked_at,
-                               one_further, rates_around, with_looks, with_rows)
+from .plan import (BEST_RATE, PAST_EDGE, PAST_EDGE_IF_BEST, Contender, Plan, can_compete, is_way,
+                               looked_at, one_further, rates_around, with_looks, with_rows)
 from .estimate import n_done, preview, readable, seconds_left, without
 from .outcome import Bench, Curve, Entry, choice_rows, what_is_drawn
 
@@ -127,7 +127,7 @@ def carry_out(
     def lines(): return preview(plan, folder, seconds_left(plan, folder), place) if show_plan else []
     clock = Clock(say, minutes, plan.n_judged(), n_done(plan, folder), lines)
     work = Work(plan, folder, clock, entries=entries, answers=answers, weights=weights and Path(weights))
-    names = [*entries][1:] # plain fine-tuning is no hypothesis
+    names = plan.hypotheses()
     _families(folder/'plan.json', names)
     try:
         for seed in plan.seeds: _round(work, partial(work.advance, seed=seed), left_out)
@@ -135,6 +135,8 @@ def carry_out(
         _round(work, work.judge_best, left_out)
     except TimeIsUp as e: say(str(e))
     complete = _complete(work.entries, len(plan.seeds))
+    first, second = (complete.get(n) for n in ('plain', f'plain, {BEST_RATE}'))
+    if second and second.trial == first.trial: del complete[second.row.name] # the rule took the best rate
     families = _families(folder/'plan.json', names, has_results=len(complete) > 1)
     return Bench(plan, complete, left_out, work.choices, groups, families)
 
@@ -150,7 +152,7 @@ def _round(work, step, left_out):
             n_busy += 1
             continue
         except Exception as e:
-            if name == 'plain': raise # which all others are measured against
+            if work.entries[name].row.is_baseline: raise # which all others are measured against
             left_out[name] = f'It failed: {e if isinstance(e, AverageFailed) else last_words(e)}'
             del work.entries[name]
         n_busy = 0
@@ -265,12 +267,16 @@ def leave_out(self:Work, entry:Entry):
     entry.without = curves
 
 @patch
+def best_trial(self:Work, name:str, chosen:Trial) -> Trial:
+    "The trial of a trained method with the highest validation accuracy; the chosen one if there was no choice"
+    trials = self.trials.get(name, {})
+    return max(trials, key=trials.get, default=chosen)
+
+@patch
 def judge_best(self:Work, entry:Entry):
     "Judge the first seed's trial with the highest validation accuracy on test images, where the rule took another"
     if entry.several or entry.row.control or not entry.curves: return
-    trials = self.trials.get(entry.row.name, {})
-    best = max(trials, key=trials.get, default=entry.trial)
-    curve = entry.curves[0]
+    best, curve = self.best_trial(entry.row.name, entry.trial), entry.curves[0]
     if best != entry.trial: curve = self.curve(partial(self.train, best), best.name)
     entry.best = best, curve
 

@@ -13,6 +13,7 @@ from .style import COLORS, LEGEND, accuracy_axis, new_figure, styled
 # %% ../../nbs/api/show/04_bench_plots.ipynb #f164b109
 # where many are drawn
 _BY_KIND = dict(loss='o', pull='s', start='D', train='p', average='v', merge='^', mix='P', search='h')
+_BASELINES = 'plain', 'plain, best validation rate'
 _SIDES = dict(shifted='Mean accuracy under distribution shift', control='Mean accuracy on control sets')
 
 @styled
@@ -26,7 +27,7 @@ def plot_bench(
     ax = fig.subplots()
     rows = gains[gains.why==''].set_index('method')
     for name, c in curves.groupby('method', sort=False):
-        plain, row = name=='plain', rows.loc[name]
+        plain, row = name in _BASELINES, rows.loc[name]
         color = '.55' if plain else COLORS[name]
         alpha = '' if pd.isna(row.alpha) else f', α = {row.alpha:g}'
         line = dict(lw=4, zorder=1) if plain else dict(lw=1.3, zorder=2)
@@ -47,7 +48,7 @@ def plot_gains(
     gains:pd.DataFrame, # of `Bench.gains`
 ) -> Figure:
     "Points gained over plain averages that are as accurate on the reference, and head to head, with 95 % intervals"
-    judged = gains[(gains.why=='') & (gains.method!='plain')]
+    judged = gains[(gains.why=='') & ~gains.method.isin(_BASELINES)]
     null = judged[judged.kind=='null']
     rows = judged.drop(null.index).sort_values(['beyond', 'gain', 'ahead'])
     fig = new_figure(8.4, 1.2+.23*len(rows))

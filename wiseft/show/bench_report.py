@@ -23,12 +23,15 @@ _GAINS = {'method': 'method', 'kind': 'kind', 'paper': 'arXiv', 'reference': 're
           'baseline': 'plain averages, shifted, %', 'gain': 'gain, points', 'low': '95 % from', 'high': 'to',
           'beyond': 'or beyond them on the reference, points', 'beyond_low': 'from', 'beyond_high': 'up to',
           'ahead': 'head to head, points', 'ahead_low': '95 % ahead from', 'ahead_high': 'ahead to',
-          'p_holm': 'p, Holm', 'smallest': 'smallest that would be told', 'over': 'intervals over',
+          'ahead_best': 'against its best rate, points', 'ahead_low_best': '95 % there from',
+          'ahead_high_best': 'there to', 'p_holm': 'p, Holm', 'smallest': 'smallest that would be told',
+          'over': 'intervals over',
           'same_as_plain': 'same as plain at α', 'lr': 'learning rate', 'strength': 'strength', 'alpha': 'α',
           'given_away': 'validation given away, points', 'validation': 'validation, %', 'why': 'left out because'}
 
 _SHARES = {'reference', 'shifted', 'control', 'untaught', 'harmonic', 'baseline', 'gain', 'low', 'high', 'beyond',
-           'beyond_low', 'beyond_high', 'ahead', 'ahead_low', 'ahead_high', 'smallest', 'given_away', 'validation'}
+           'beyond_low', 'beyond_high', 'ahead', 'ahead_low', 'ahead_high', 'ahead_best', 'ahead_low_best',
+           'ahead_high_best', 'smallest', 'given_away', 'validation'}
 
 def _gains(gains):
     "The table of `Bench.gains` as people read it"
@@ -42,7 +45,6 @@ def _gains(gains):
     return drop_empty(shown).rename(columns=_GAINS)
 
 def _number(v): return '' if pd.isna(v) else f'{v:.3g}'
-
 
 # %% ../../nbs/api/show/08_bench_report.ipynb #d2181bf9
 def _accuracies(accuracies): # of `Bench.accuracies`
@@ -102,8 +104,10 @@ so the accuracy of plain averages in the table is mostly lower than the best poi
 head</dfn>: the lead over the plain average that validation chose, in the mean of reference and shift. An
 <dfn>interval</dfn> of 95&nbsp;% shows how far a number may be off by chance: by the choice of test {{ drawn }}, and of
 seeds where there are several. <dfn>p, Holm</dfn> tests the head-to-head, and counts all rows that were planned; below
-.05 a difference is called established. <dfn>Plain, other seeds</dfn> compares plain fine-tuning with itself: it shows
-what seeds alone do. <dfn>Given away</dfn>: the validation accuracy that the rule below gave up.</p>"""
+.05 a difference is called established. {% if two %}Plain fine-tuning stands twice, at the learning rate that the rule
+below took and at the one with the best validation accuracy; a difference is established only against both.{% endif %}
+<dfn>Plain, other seeds</dfn> compares plain fine-tuning with itself: it shows what seeds alone do.
+<dfn>Given away</dfn>: the validation accuracy that the rule below gave up.</p>"""
 
 _SENTENCES = """<ul>
 {% for sentence in sentences %}
@@ -135,7 +139,8 @@ def _sections(bench, origin):
     "The sections of a page about a bench, each HTML"
     gains, sentences = bench.gains(), bench.sentences()
     drawn = 'groups (families of images that belong together)' if bench.groups else 'images'
-    yield render(_BEGINNING, conclusions=bench.conclusions(), warnings=bench.plan.warnings(), drawn=drawn)
+    yield render(_BEGINNING, conclusions=bench.conclusions(), warnings=bench.plan.warnings(), drawn=drawn,
+                 two=len(bench.baselines) > 1)
     if bench.entries:
         picture = plot_bench.unseen(bench.curves(), gains)
         yield html_figure('bench', picture, ' '.join(s for s in sentences if 'left out' not in s), _CAPTION)
