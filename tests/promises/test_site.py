@@ -290,7 +290,7 @@ def test_code_of_explanations_is_folded(page):
 def test_copy_button(page):
     page.goto(LANDING)
     page.get_by_role("button", name="Copy").first.click()
-    assert page.evaluate("() => navigator.clipboard.readText()").startswith("git clone")
+    assert page.evaluate("() => navigator.clipboard.readText()").startswith("pip install")
 
 
 @pytest.mark.slow
