@@ -2020,20 +2020,6 @@ def five_fine_tunings(page):
     _, lows, highs = zip(*map(in_part, CAMPAIGN))
     page.says("% of that (intervals from {} to {} %)", min(lows), max(highs))
     page.holds("With both recipes the average is above both ends, on the reference and under shift", min(above) > 0)
-    accuracies, seeds, lost = recoloured()
-    page.says(
-        "from {} to {} %, and the average brings them back to {} %. One of the five seeds stays at {} %, the mean "
-        "of the other four is {} %",
-        *accuracies,
-        min(seeds),
-        np.mean(sorted(seeds)[1:]),
-    )
-    page.says(
-        "The average is {} points below zero-shot, and the interval goes from {} points below to {} above",
-        -lost[0],
-        -lost[1],
-        lost[2],
-    )
 
 
 @checks("explanations/findings")

@@ -218,7 +218,7 @@ def _judged(self:Bench, at, points, units):
 @patch
 def _against_all(self:Bench, at, n_rows, units):
     "`against_plain` of the first baseline; with two, `_best` columns of the second, and p_holm for both at once"
-    first, *second = [self.against_plain(at, n_rows, units, b) for b in self.baselines]
+    first, *second = [self.against_plain(at, len(self.baselines)*n_rows, units, b) for b in self.baselines]
     for other in second:
         p = holm_among([*first.p, *other.p], 2*n_rows).reshape(2, -1).max(0)
         agree = np.sign(first.ahead) == np.sign(other.ahead)

@@ -44,7 +44,9 @@ def methods(
         what = (m.__doc__ or '').strip().partition('\n')[0]
         known.setdefault(m.name, vars(m) | dict(what=what, page=''))
     out = standard_output()
-    if name: return _describe(known[find_method(name).name], out)
+    if name:
+        for part in name.split('+'): _describe(known[find_method(part).name], out) # 'TSV-M+LiNeS' is a chain
+        return
     for kind in KINDS:
         out.print(kind, style='bold')
         for m in known.values():
