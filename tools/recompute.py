@@ -203,7 +203,6 @@ def _(page):
     finetuned, middle = (100 * outline().mean(v, "reference") for v in (ft, half))
     page.says("reaches {} % on the reference after {} epochs", best, t.epochs.max())
     page.says("averaged it lies {} and {} points beyond", finetuned - best, middle - best)
-    page.says("supposes that the line continues for {} to {} points", finetuned - best, middle - best)
     page.holds("`iconclip` lies between models from scratch", 100 * outline().mean(zs, "reference") < best)
     page.holds("of twice the width", t.width.max() == 2 * t.width.min() and t["test reference"].idxmax() == len(t) - 1)
     pairs = [(zs, ft), (zs, half), (ft, half)]
@@ -243,8 +242,7 @@ def _(page):
 
     page.shows("slopes = pd.DataFrame({k:", step(0, 2), step(0, 1), step(1, 2))
     less = [-rows[3][i] for i in (0, 2, 1)]
-    falls = "by {} points ({} to {}, over images and models), with other lines by {} to {}."
-    page.says(falls, *less, -max(other), -min(other))
+    page.says("by {} points ({} to {}, over images and models)", *less)
     settings = [(E2E, lr, a) for lr in (3e-4, 3e-3) for a in (1.0, 0.5)]
     taught = {(*s, t, score): halving(t, *s, score) for s in settings for t in (True, False) for score in (OWN, PLAIN)}
     page.shows("taught = pd.read_csv(", *taught.values())
