@@ -62,7 +62,8 @@ class At(Contender):
     "A method at a setting that the plan names."
     lr:float=None
     strength:float=None
-    def setting(self, work): return Trial(self.lr, work.plan.seeds[0], self.method.name, self.strength)
+    def setting(self, work):
+        return Trial(self.lr, work.plan.seeds[0], self.method.name if self.method else 'plain', self.strength)
 
 
 class Longer(Contender):

@@ -22,6 +22,7 @@ from wiseft.bench.outcome import Entry
 from wiseft.bench.plan import Contender
 from wiseft.bench.run import Busy, Clock, TimeIsUp, Work, carry_out, plan_bench
 from wiseft.base.files import atomic_path
+from wiseft.base.registry import find_method
 from wiseft.bench.trial import Trial
 from wiseft.methods.car_ft import context_head
 from wiseft.shell.app import load_methods
@@ -37,7 +38,7 @@ from names import part_numbers, start_with
 BENCH = HERE.parent/'bench'
 PLAN = json.loads((HERE/'plan.json').read_text())
 NEW = ['LDIFS', 'ProLIP', 'R-Adapter', 'task arithmetic', 'TIES', 'TSV-M', 'Iso-C', 'RegMean'] # a family of their own
-SAME_END = ['mix', 'merge'] # kinds whose α = 1 is plain fine-tuning itself, where they are of one run
+SAME_END = ['ensemble', 'merge'] # kinds whose α = 1 is plain fine-tuning itself, where they are of one run
 
 
 def folder_name(part): return part.replace(', ', '-').replace(' ', '-')
@@ -64,8 +65,8 @@ def plan_of(name):
     plan = plan_bench(suite, start, folder, part['methods'], tuple(PLAN['seeds']), tuple(part['lrs']),
                    tuple(PLAN['alphas']), given, part['control'], progress=False,
                    **PLAN['recipe'] | part.get('how', {}))
-    plan.controls = [At(m, what, **how) for m in plan.methods
-                     for what, how in part.get('further', {}).get(m.name, {}).items()]
+    plan.controls = [At(None if name == 'plain' else find_method(name), what, **how)
+                     for name, rows in part.get('further', {}).items() for what, how in rows.items()]
     return plan, folder
 
 
@@ -118,30 +119,36 @@ def read(name):
 
 def gains(found):
     "As the bench has them, with a family of Holm's for the new methods."
-    rows = [n for n in found.entries if n != 'plain']
+    rows = [n for n in found.entries if n not in found.baselines]
     new = [n for n in rows if n in NEW]
     found.families = [dict(day='', rows=[n for n in rows if n not in new]), dict(day=PLAN['decided'], rows=new)]
     return found.gains()
 
 
 def on_control(found):
-    "What each row, where validation puts it, has on control images beyond plain averages as accurate on the reference."
-    alphas, entries = found.plan.alphas, found.entries
+    """What each row, where validation puts it, has on control images beyond plain averages as good on the reference.
+
+    With two rows of plain fine-tuning `_best` columns are against the one at its best rate; `p_holm` is for both."""
+    alphas, entries, baselines = found.plan.alphas, found.entries, found.baselines
     at = {n: e.at(alphas) for n, e in entries.items()}
-    both = [REFERENCE, *found.plan.control]
+    both, seeds = [REFERENCE, *found.plan.control], range(len(entries['plain'].curves))
     def shares(n, but):
         known = entries[n].shares(but)
         return known and {d: known[d] for d in both}
-    def judged(but=None): # points of the rows, and plain's curve
-        known = {n: s for n in entries if (s := shares(n, but))}
-        curve = known.pop('plain')
-        def point(n): return {d: v[at[n]] for d, v in known[n].items()}
-        return {n: point(n) for n in known}, curve
-    seeds = range(len(entries['plain'].curves))
-    table = matched_gains(*judged(), at['plain'], without=[judged(i) for i in seeds])
-    of_rows = dict(alpha=[found.alpha(n, at[n]) for n in table.method], p=table.gain_p)
-    table = table.assign(**of_rows, p_holm=holm_among(table.gain_p, len(table))).rename(columns={'shifted': 'control'})
-    return table[['method', 'alpha', 'reference', 'control', 'gain', 'low', 'high', 'baseline', 'p', 'p_holm', 'over']]
+    def against(baseline):
+        def judged(but=None): # points of the rows, and the curve of plain fine-tuning
+            known = {n: s for n in entries if n not in baselines and (s := shares(n, but))}
+            return {n: {d: v[at[n]] for d, v in s.items()} for n, s in known.items()}, shares(baseline, but)
+        return matched_gains(*judged(), at[baseline], without=[judged(i) for i in seeds])
+    first, *second = tables = [against(b) for b in baselines]
+    p = np.reshape(holm_among(np.concatenate([t.gain_p for t in tables]), len(tables)*len(first)), (len(tables), -1))
+    signs = np.sign([t.gain for t in tables])
+    p_holm = np.where(np.isnan(p).any(0), np.nan, np.where((signs == signs[0]).all(0), p.max(0), 1))
+    table = first.assign(alpha=[found.alpha(n, at[n]) for n in first.method], p=first.gain_p, p_holm=p_holm)
+    table = table.rename(columns={'shifted': 'control'})
+    columns = ['method', 'alpha', 'reference', 'control', 'gain', 'low', 'high', 'baseline', 'p', 'p_holm', 'over']
+    best = [t[['gain', 'low', 'high', 'gain_p']].rename(columns={'gain_p': 'p'}).add_suffix('_best') for t in second]
+    return pd.concat([table[columns], *best], axis=1)
 
 
 def meter(found):

@@ -8,6 +8,7 @@ What it measures lies here; weights lie in build/factors and may be lost.
 """
 import argparse, json, sys
 import pandas as pd
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from wiseft.base.files import atomic_path
@@ -40,19 +41,21 @@ def carried_out(name, weights, minutes=None):
 
 
 def compared(name):
-    "A part against the campaign's plain fine-tuning: a row under shift, and one on control images, as its tables have."
+    "A part against each baseline of the campaign: a row under shift, and one on control images, as its tables have."
     with TemporaryDirectory() as empty: mine = carried_out(name, empty, 1e-9).entries['plain']
     before = campaign.read(name)
-    plain, alphas, [control] = before.entries['plain'], before.plan.alphas, before.plan.control
-    at, seeds, rows = mine.at(alphas), range(len(plain.curves)), []
-    for on in ('shifts', control):
+    alphas, [control] = before.plan.alphas, before.plan.control
+    at, rows = mine.at(alphas), []
+    for plain, on in product(map(before.entries.get, before.baselines), ('shifts', control)):
+        seeds = range(len(plain.curves))
         def judged(but=None):
             wanted = lambda d: d == REFERENCE or (d == control) == (on == control)
             sets = lambda shares: {d: v for d, v in shares.items() if wanted(d)}
             return {name: {d: v[at] for d, v in sets(mine.shares(but)).items()}}, sets(plain.shares(but))
-        rows.append(matched_gains(*judged(), plain.at(alphas), without=[judged(i) for i in seeds]).assign(on=on))
-    columns = ['on', 'reference', 'shifted', 'gain', 'low', 'high', 'ahead', 'ahead_low', 'ahead_high']
-    about = dict(part=campaign.folder_name(name), lr=mine.trial.lr, alpha=alphas[at], plain_lr=plain.trial.lr)
+        table = matched_gains(*judged(), plain.at(alphas), without=[judged(i) for i in seeds])
+        rows.append(table.assign(on=on, plain_lr=plain.trial.lr))
+    columns = ['on', 'plain_lr', 'reference', 'shifted', 'gain', 'low', 'high', 'ahead', 'ahead_low', 'ahead_high']
+    about = dict(part=campaign.folder_name(name), lr=mine.trial.lr, alpha=alphas[at])
     return pd.concat(rows)[columns].assign(**about)
 
 
