@@ -9,6 +9,7 @@ __all__ = ['FILE', 'NONE', 'Questions', 'read_questions', 'draw_questions', 'pla
 # %% ../../nbs/api/analysis/06_ask.ipynb #d512e119
 import csv, hashlib, io, json, numpy as np, os, pandas as pd, re
 from dataclasses import dataclass
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from ..base.text import BadFile, counted, did_you_mean, first_few, warn_user
@@ -16,7 +17,8 @@ from ..base.files import existing_folder, read_text
 from ..stats.intervals import clopper_pearson
 from ..infer.evaluation import look
 from ..infer.classify import picture_sets
-from .label_intervals import asked_difference, simultaneous_differences
+from .label_intervals import SPENT, anytime_difference, asked_difference, exact_difference
+from .label_intervals import simultaneous_differences
 
 # %% ../../nbs/api/analysis/06_ask.ipynb #6f0a15e4
 @dataclass
@@ -154,7 +156,9 @@ def judged(
     questions:Questions,
     answers:dict # of `read_answers`
 ) -> tuple: # differences, and accuracies, a DataFrame each
-    "Differences between the best classifier and the others, with 95 % intervals"
+    """Differences between the best classifier and the others, with intervals that may be looked at after each label.
+
+    They hold in 95 % of cases, all looks together: before all planned labels are there they are anytime intervals."""
     files, k = questions.files, len(questions.names)
     labeled = np.array([f in answers for f in files])
     def is_right(f, code): return questions.classnames[code] in answers.get(f, ()) # no, where there is no label
@@ -162,13 +166,17 @@ def judged(
     picks = np.array(questions.asked) & labeled
     m, best, against = int(picks.sum()), 0, []
     right_picks = right[:, picks]
-    if m and k == 2:
-        first, second = right_picks
-        wins, losses = (second > first).sum(), (first > second).sum()
-        exact = asked_difference(int(wins), int(losses), m, questions.disagree, questions.n)
-        best, against = 1, [(0, *exact)]
+    complete, last = m == sum(questions.asked), .95 + SPENT # the level of the last look
+    if m and (k == 2 or not complete): # pair by pair
+        best = 1 if k == 2 else int(right_picks.sum(1).argmax())
+        level = last if complete else 1 - SPENT/(k*(k-1)/2)
+        interval = partial(exact_difference if complete else anytime_difference, level=level)
+        for i in [i for i in range(k) if i != best]:
+            wins, losses = (right_picks[best] > right_picks[i]).sum(), (right_picks[i] > right_picks[best]).sum()
+            known = asked_difference(int(wins), int(losses), m, questions.disagree, questions.n, interval)
+            against.append((i, *known))
     elif m:
-        estimates = np.stack(simultaneous_differences(right_picks.T, questions.disagree, questions.n))
+        estimates = np.stack(simultaneous_differences(right_picks.T, questions.disagree, questions.n, last))
         best = int(estimates[0, 0].argmax())
         others = [i for i in range(k) if i != best]
         against = [(i, *estimates[:, i, best]) for i in others]
@@ -199,6 +207,10 @@ def _notes(questions, answers, differences): # sentences
     n = len([f for f in questions.files if f in answers])
     out = [f'{n} of {len(questions.files)} pictures have a label. The classifiers disagree on {questions.disagree:,} '
            f'of {questions.n:,}.']
+    planned = [f for f, asked in zip(questions.files, questions.asked) if asked]
+    if left := sum(f not in answers for f in planned): out.append(
+        f'You may look after each label, and stop when an interval excludes 0. {counted(left, "label")} of the plan of '
+        f'{len(planned)} are left; with all of them the intervals become narrower.')
     if len(differences): # what ten more labels would be worth
         wide, less = (differences.high - differences.low).mean(), differences.ten_more.mean()
         out.append(f'The intervals are {100*wide:.1f} points wide on average; ten more labels would make them about '
