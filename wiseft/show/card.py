@@ -18,6 +18,7 @@ from ..base.files import atomic_path, existing_folder
 from ..stats.table import INITIAL, compact, first_metric
 from ..stats.table_io import read_results
 from ..stats.caveats import doubts
+from ..analysis.decision import decision_beside
 from ..models.save import read_card
 from .figures import PICTURES, alt_text
 
@@ -38,10 +39,12 @@ def write_card(
     table = read_results(results) if isinstance(results, (str, Path)) else results
     settings = Markup(_settings(card, table, folder.name, license).strip())
     values = dict(settings=settings, name=folder.name, kind=_kind(card), rows=recipe_rows(card), license=license,
-                  began=card['clip']['name'], doubts=[], numbers='', alt='')
+                  began=card['clip']['name'], doubts=[], numbers='', alt='', decision='')
     if table is not None:
         first = first_metric(table)
         values |= dict(doubts=doubts(table, len(card['classnames'])), numbers=Markup(compact(first)))
+        if isinstance(results, (str, Path)) and card['alpha'] is not None:
+            values['decision'] = decision_beside(results, card['alpha']) or ''
         values['metric'] = first.metric.iloc[0].capitalize()
         kind = PICTURES['shifts']
         if not kind.lacks(first):
@@ -61,6 +64,10 @@ _CARD = """---
 
 {{ kind }}
 
+{% if decision %}
+**{{ decision }}**
+
+{% endif %}
 {% for doubt in doubts %}
 > **Mind:** {{ doubt }}
 

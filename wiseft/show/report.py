@@ -17,8 +17,11 @@ from ..stats.table import check_single, dataset_order, first_metric, reference_s
 from ..stats.caveats import doubts
 from ..stats.robustness import robustness
 from ..data.decoding import UnreadableImage
-from ..analysis.predictions import KeptPredictions, compare_ends
-from ..analysis.flips import changed_confusions, changed_images, forgotten_images, some_changes
+from ..analysis.predictions import KeptPredictions, compare_ends, find_ends
+from ..analysis.decision import decide
+from ..infer.scores import score
+from ..analysis.flips import (accuracy_by_class, changed_confusions, changed_images, forgotten_images,
+                                   some_changes)
 from ..analysis.forgetting import what_it_forgot
 from .plot_data import NAMES, curves, known_baselines, initial_name
 from .figures import alt_text, pictures
@@ -63,6 +66,7 @@ def _sections(everything, comparisons, notes, alpha, baselines, predictions, ima
     yield from _tables(everything, baselines, alpha)
     if comparisons is not None: yield _compared(comparisons)
     if predictions is not None:
+        yield from _by_class(predictions, alpha)
         yield from _changes(predictions, alpha, images)
         yield from _forgotten(predictions, alpha, images)
     about, sets = _sources(table)
@@ -76,27 +80,30 @@ def headline(
     alpha:float=0.5, # of the averaged classifier
     comparisons:pd.DataFrame|None=None, # of `wiseft.analysis.paired.compare`: whether a difference is more than luck
 ) -> str:
-    "Headline: how α was chosen, what averaging gains, with intervals, and what is uncertain."
+    "Headline: how α was chosen, and which classifier to keep; without comparisons what averaging gives"
     check_single(table, ['method','alpha'])
     rows = {(r.method, r.dataset): r for r in _marked(table, alpha).itertuples()}
     start, reference = initial_name(table), reference_set(table)
     needed = [(m, d) for m in (start, 'weight-space', 'fine-tuned') for d in (MEAN, reference)]
     chosen = getattr(alpha, 'chosen', '') # what chose it
+    if decision := _decision(comparisons, alpha): return f'{chosen} {decision}'.strip()
     if not set(needed) <= set(rows): return f'{chosen} Accuracy in percent, with 95 % intervals where known.'.strip()
     shifts = table[(table.role=='shift') & (table.dataset!=MEAN)]
     sets = counted(shifts.dataset.nunique(), 'shifted set')
-    def than(m, d): return _than(rows['weight-space', d], rows[m, d], comparisons)
+    def than(m, d): return _than(rows['weight-space', d], rows[m, d])
     def gives(d, over=''): # its interval and number of images as far as they are known
         r, about = rows['weight-space', d], []
         if not pd.isna(r.low): about.append(f'95 % interval {100*r.low:.1f} to {100*r.high:.1f}')
         if not pd.isna(r.n): about.append(counted(r.n, 'image'))
         about = f' ({", ".join(about)})' if about else ''
         return f'gives {100*r.value:.1f} %{about}{over}, {than(start, d)} and {than("fine-tuned", d)}'
-    untold = ("Whether these differences are more than luck this page can't tell: it was given no comparison on the "
-              'same images.')
-    words = (f'{chosen} Averaging the weights (α = {alpha:g}) {gives(MEAN, f" on average over {sets}")}. '
-             f'On the reference it {gives(reference)}. ')
-    return (words + (untold if comparisons is None else '')).strip()
+    return (f'{chosen} Averaging the weights (α = {alpha:g}) {gives(MEAN, f" on average over {sets}")}. '
+            f'On the reference it {gives(reference)}. Whether these differences are more than luck, only a comparison '
+            'on the same images tells.').strip()
+
+def _decision(comparisons, alpha): # None where there is none
+    known = comparisons is not None and {'a', 'b', 'role', 'value_a'} <= set(comparisons)
+    return decide(comparisons, alpha) if known else None
 
 # %% ../../nbs/api/show/07_report.ipynb #7f41dc93
 def _marked(table, alpha):
@@ -105,26 +112,20 @@ def _marked(table, alpha):
     return table[~table.method.isin(list(NAMES)) | average]
 
 # %% ../../nbs/api/show/07_report.ipynb #2d6ea9cd
-def _than(a, b, comparisons=None):
-    "The difference of two rows in words, with its interval if known"
+def _than(a, b):
+    "The difference of two rows in words"
     d = round(100*(a.value-b.value), 1)
     points = f'{abs(d):.1f} point{"s"*(abs(d)!=1)}'
     words = f'{points} more than' if d > 0 else f'{points} less than' if d < 0 else 'as much as'
-    if comparisons is None or not {'a', 'b'} <= set(comparisons): return f'{words} {b.method}'
-    c = comparisons[comparisons.low.notna() & (comparisons.dataset==a.dataset)]
-    if 'over' in c: c = c[c.over=='images']
-    c = c[(c.a==b.method) & (c.b==f'weight-space, {a.alpha:g}')]
-    if c.empty: return f'{words} {b.method}'
-    low, high = 100*c[['low', 'high']].iloc[0]
-    luck = ': may be luck' if low <= 0 <= high else ''
-    return f'{words} {b.method} (95 % interval {low:+.1f} to {high:+.1f}{luck})'
+    return f'{words} {b.method}'
 
 # %% ../../nbs/api/show/07_report.ipynb #7d066fa4
 _BEGINNING = """{% for doubt in doubts %}
 <p class="warn">{{ doubt|minus }}</p>
 {% endfor %}
-{% for headline in headlines %}
+{% for headline, table in headlines %}
 <p class="lead">{{ headline|minus }}</p>
+{{ table }}
 {% endfor %}
 <p class="soft">
 {% if start == 'zero-shot' %}
@@ -150,16 +151,24 @@ would give another one.</p>
 
 def _beginning(table, comparisons, notes, alpha, doubts, lost):
     "Warnings, headlines, and what their words mean"
-    headlines = [h.replace(' %', '\N{NO-BREAK SPACE}%') for h in _headlines(table, comparisons, alpha)]
+    headlines = [(h.replace(' %', '\N{NO-BREAK SPACE}%'), html_table(_decided(d)) if d else '')
+                 for h, d in _headlines(table, comparisons, alpha)]
     notes = notes.split('\n\n') if notes else []
     return render(_BEGINNING, doubts=doubts, headlines=headlines, start=initial_name(table), notes=notes, lost=lost)
 
 def _headlines(table, comparisons, alpha):
-    "One headline per tuning, from its own comparisons"
-    if table.tuning[~table.method.isin(INITIAL)].nunique() < 2: return [headline(table, alpha, comparisons)]
+    "One headline per tuning, from its own comparisons, and its decision"
+    if table.tuning[~table.method.isin(INITIAL)].nunique() < 2:
+        return [(headline(table, alpha, comparisons), _decision(comparisons, alpha))]
     def own(t): # comparisons
         return comparisons[comparisons.tuning==t] if comparisons is not None and 'tuning' in comparisons else None
-    return [f'{t}: {headline(table[table.tuning.isin(["", t])], alpha, own(t))}' for t in table.tuning.unique() if t]
+    return [(f'{t}: {headline(table[table.tuning.isin(["", t])], alpha, own(t))}', _decision(own(t), alpha))
+            for t in table.tuning.unique() if t]
+
+def _decided(decision): # accuracies in percent, and the difference with its interval
+    t = decision.table.round(1)
+    interval = [f'{l:+.1f} to {h:+.1f}' for l, h in zip(t.low, t.high)]
+    return t.drop(columns=['low', 'high']).assign(**{'95 % interval': interval}).rename_axis('percent').reset_index()
 
 # %% ../../nbs/api/show/07_report.ipynb #be5ce327
 def _short(alpha): return '' if pd.isna(alpha) else f'{alpha:g}'
@@ -227,6 +236,25 @@ def _compared(comparisons):
     return html_section('Comparisons on the same images', drop_empty(c).rename(columns=_comparison),
         'If an interval excludes 0, A and B differ by more than luck. An interval over images holds for new images of '
         f'the same kind{families}. p is that of the exact McNemar test.')
+
+# %% ../../nbs/api/show/07_report.ipynb #af0b0002
+_MOST_CLASSES = 40 # rows of the table
+
+def _by_class(predictions, alpha):
+    "The section about the classes of the reference"
+    t = accuracy_by_class(predictions, alpha)
+    ends = find_ends(predictions, alpha)
+    if 'weight-space' not in t or len(ends) < 2: return
+    words, of_reference = {}, predictions.images.role.isin(['reference', 'aside'])
+    for m, which in ends.items():
+        frame = predictions.frame(**which)
+        [f1] = score(frame[of_reference.to_numpy()], ['macro-F1']).value
+        words[m] = f'{NAMES.get(m, m)} {100*f1:.1f} %'
+    shown = pd.concat([t.n, 100*t.drop(columns='n').rename(columns=lambda m: f'{NAMES.get(m, m)}, %')], axis=1)
+    shown = shown.rename(columns=dict(n='images')).rename_axis('class').reset_index()
+    note = f'Accuracy on the reference. Macro F1: {", ".join(words.values())}.'
+    if len(t) > _MOST_CLASSES: note += f' These {_MOST_CLASSES} of {len(t)} classes have the least accurate average.'
+    yield html_section('Class by class', shown[:_MOST_CLASSES], note)
 
 # %% ../../nbs/api/show/07_report.ipynb #a1c0de08
 def _sources(table):

@@ -8,7 +8,7 @@ __all__ = ['SMALL_SET', 'doubts', 'doubtful_alphas', 'exchanged_classes', 'avera
 # %% ../../nbs/api/stats/06_caveats.ipynb #3edb8876
 import numpy as np, pandas as pd
 from ..base.text import counted
-from .table import MEAN, MEANS, INITIAL, first_metric
+from .table import MEANS, INITIAL, first_metric
 
 # %% ../../nbs/api/stats/06_caveats.ipynb #ff4c1d6e
 SMALL_SET = 50 # images; with fewer, one image is more than two points
@@ -47,25 +47,6 @@ def doubts(
         sentences.append(
             f'{name} has {counted(n, "image")}: each counts {100/n:.1f} points{others}. Differences of a few points '
             'tell nothing there; look at the intervals.')
-    # fine-tuning gained under shift, where the average lost; on the reference averaging gains nothing
-    t = t[t.metric == 'accuracy']
-    shifted = t.dataset[t.role == 'shift'].tolist()
-    sides = ['reference', MEAN if MEAN in shifted else next(iter(shifted), '')]
-    t = t.assign(side=t.dataset.mask(t.role == 'reference', 'reference'))
-    def by_side(rows): return t[rows].drop_duplicates('side').set_index('side').reindex(sides)
-    start, end = by_side(t.method.isin(INITIAL)), by_side(t.method == 'fine-tuned')
-    average = by_side((t.method == 'weight-space') & ((t.alpha-.5).abs() < .1))
-    def gain(after, before): # by side; and what chance does to it, as if the images of both were different ones
-        return after.value-before.value, np.hypot(after.high-after.low, before.high-before.low)/2
-    (finetuned, tuned_chance), (averaged, averaged_chance) = gain(end, start), gain(average, end)
-    task, shift = sides
-    if finetuned[shift] > tuned_chance[shift] and averaged[shift] <= 0 and averaged[task] <= averaged_chance[task]:
-        began, alpha = _end(start.method.iloc[0]), average.alpha.iloc[0]
-        sentences.append(
-            f'Averaging with this initial model costs: on {shift} the fine-tuned classifier is '
-            f'{100*finetuned[shift]:.1f} points '
-            f'above the {began}, and {-100*averaged[shift]:.1f} above the average at α = {alpha:g}, which gains '
-            f'nothing on the reference that chance might not. {_INSTEAD}')
     return sentences
 
 # %% ../../nbs/api/stats/06_caveats.ipynb #34ca0002
