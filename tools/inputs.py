@@ -70,11 +70,11 @@ def store(page, files):
 
     with open(ROOT / "tools/inputs.py") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several pages may run at once
-        table = stored() | {str(page): dict(hash=digest(page, files), files=" ".join(files))}
+        table = stored() | {str(page): dict(hash=digest(page, files), files="|".join(files))}
         TABLE.write_text(json.dumps({p: table[p] for p in sorted(table) if (ROOT / p).exists()}, indent=1) + "\n")
 
 
 def unchanged(page):
     "Whether a page and all that its outputs depend on are as they were when it ran for `make refresh`."
     kept = stored().get(str(page))
-    return bool(kept) and kept["hash"] == digest(page, kept["files"].split())
+    return bool(kept) and kept["hash"] == digest(page, kept["files"].split("|"))

@@ -18,6 +18,7 @@ from .stats.table_io import read_results, write_results
 from .stats.robustness import effective_robustness, fit_baseline, robustness
 from .data.images import ImageSet
 from .data.labels import image_folder
+from .data.objects import image_set
 from .data.suites import folder_suite, load_suite, protocol, Suite
 from .data.control import control_set
 from .models.clip import Clip, load_clip

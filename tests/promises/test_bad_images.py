@@ -19,7 +19,8 @@ from conftest import python
 from PIL import Image, ImageDraw
 from torch import nn
 from wiseft.data.decoding import UnreadableImage, open_image
-from wiseft.data.suites import folder_suite, image_folder, load_suite
+from wiseft.data.labels import image_folder
+from wiseft.data.suites import folder_suite, load_suite
 from wiseft.infer.ensembles import sweep
 from wiseft.infer.evaluation import evaluate
 from wiseft.infer.inference import predict

@@ -274,13 +274,28 @@ def test_stopped_training_leaves_whole_checkpoints_and_goes_on(work, tmp_path, s
     checkpoint = tmp_path / "run/checkpoint.safetensors"
     training.wait(lambda lines: checkpoint.exists())
     time.sleep(0.5)
-    assert training.end(sent) == 130, training.lines()
-    assert "stopped" in log.read_text() and "Traceback" not in log.read_text(), log.read_text()
+    code, word = (75, "SIGTERM: step") if sent == signal.SIGTERM else (130, "stopped")
+    assert training.end(sent) == code, training.lines()
+    assert word in log.read_text() and "Traceback" not in log.read_text(), log.read_text()
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
     assert [p.name for p in (tmp_path / "run").iterdir()] == [checkpoint.name]
     if sent == signal.SIGINT:  # what is left is the same
         assert "--force" not in wiseft(*command, "--epochs", "5000", cwd=tmp_path, code=1).stderr
         assert "epochs" in wiseft(*command, "--epochs", "9", "--resume", cwd=tmp_path, code=1).stderr
+
+
+def test_requeued_after_sigterm(work, tmp_path):
+    "A scheduler's SIGTERM: exit code 75, and the same command ends with the weights of a run without a stop"
+    command = ["finetune", work / "zeroshot", work / "suite", "--lr", "1e-3", "--epochs", "40", "--batch-size", "8",
+               "--checkpoints", "run", "--resume", "-o", "out"]
+    training = Forked(tmp_path.with_suffix(".txt"), command_line, tmp_path, *command)
+    training.wait(lambda lines: (tmp_path / "run/checkpoint.safetensors").exists())
+    assert training.end(signal.SIGTERM) == 75, training.lines()
+    assert not (tmp_path / "out").exists()
+    assert "resumes epoch" in wiseft(*command, cwd=tmp_path).stderr
+    wiseft(*command[:-5], "-o", "whole", cwd=tmp_path)
+    for file in "head.safetensors", "open_clip_model.safetensors":
+        assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
 def test_a_run_goes_on_from_its_checkpoint(work, tmp_path):

@@ -19,7 +19,7 @@ from ..base.files import check_columns, existing_file, read_lines
 from ..base.lazy import open_clip_tables
 from .prompts import check_classnames
 from .columns import PathColumn, TextColumn
-from .shards import check_downloaded, check_numbers, local_copy, shard_files, shard_members
+from .shards import check_downloaded, check_numbers, is_tar, local_copy, shard_files, shard_members
 from .images import ImageSet
 
 # %% ../../nbs/api/data/10_labels.ipynb #49665e32
@@ -48,6 +48,17 @@ def _labels_of(path, folders, classnames): # dict folder -> label, and class nam
     if classnames is None and are_wordnet_ids(names): warn_user(
         f'{path}: {first_few(names, 5)} are WordNet ids but no classes of ImageNet, and mean nothing in prompts; '
         'give a dict from folder to class name.')
+    # numbers of the names that are given
+    numbered = all(map(str.isdecimal, names))
+    if numbered and classnames is None: warn_user(
+        f'{path}: {first_few(names, 5)} are numbers, and mean nothing in prompts; '
+        + python_or_shell('give classnames, one name per number.',
+                          'give `wiseft zeroshot` --classnames FILE, one name per line.'))
+    if numbered and isinstance(classnames, (list, tuple)) and not {*names} & {*classnames}:
+        if max(map(int, names)) >= len(classnames): raise ValueError(
+            f'{path}: folder {max(names, key=int)!r} for {len(classnames)} class names; expected 0 to '
+            f'{len(classnames)-1}.')
+        return {f: int(f) for f in names}, check_classnames(list(classnames))
     # else folder name -> class name, in the order of the labels
     pairs = names if classnames is None else classnames
     check_classnames(pairs.values() if isinstance(pairs, dict) else pairs)
@@ -155,8 +166,8 @@ def _class_folders(path):
     if not path.exists(): raise FileNotFoundError(f'{path}: no such folder; expected a folder with one folder per '
                                                   'class.')
     if not path.is_dir(): raise NotADirectoryError(
-        f'{path} is a file; expected a folder with one folder per class, a tar of such folders or shards (.tar, not '
-        'compressed), or a table (.csv).')
+        f'{path} is a file; expected a folder with one folder per class, a tar of such folders or shards '
+        '(.tar, .tar.gz), or a table (.csv).')
     folders = visible_folders(path)
     loose = sum(_is_image(p.name) for p in path.iterdir() if p.is_file())
     if not folders:
@@ -235,7 +246,8 @@ def source_name(
 ) -> str:
     "Default name of a set"
     path = Path(os.path.abspath(path)) # `.` has no name
-    return path.stem if path.suffix.lower() in ('.tar', '.csv', '.tsv') else path.name
+    if is_tar(path): return path.name[:path.name.lower().rindex('.t')]
+    return path.stem if path.suffix.lower() in ('.csv', '.tsv', '.parquet') else path.name
 
 def is_member(
     name:str # of a tar's member
@@ -297,16 +309,26 @@ _COLUMNS = dict(file=('file', 'filepath', 'path', 'image'), label=('label', 'cla
 def _too_wide(path, what): return (
     f'{path} has {what} with more fields than its first line has columns. Put texts with commas in quotes.')
 
+def _first_line(path): # separator; whether it names columns
+    "How a table of images is written: its first line names columns, or is an image already"
+    with open(path, encoding='utf-8-sig', errors='replace') as f: line = f.readline(10_000).rstrip('\r\n')
+    separator = max('\t', ';', ',', key=line.count) # of equals the first: there is none
+    fields = [t.strip(' "') for t in line.split(separator)]
+    return separator if separator in line else ',', not (_is_image(fields[0]) and not {*fields} & {*_COLUMNS['file']})
+
 def read_image_table(
-    path:str|Path, # CSV file, separated by commas or tabs
+    path:str|Path, # CSV file, separated by commas, semicolons, or tabs; without a header: file, then `need`
     need:str # 'label' or 'caption'
 ) -> pd.DataFrame: # columns `file`, `need`, and `group` where there is one; texts
     "Read a table of image files with labels or captions; `BadFile` says what is missing"
     path = existing_file(path, 'table of images')
     check_columns(path)
     try:
-        with open(path, encoding='utf-8-sig') as f: separator = '\t' if '\t' in f.readline() else ','
-        t = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding='utf-8-sig')
+        separator, header = _first_line(path)
+        names = None if header else list(dict.fromkeys(['file', need, 'group']))
+        t = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding='utf-8-sig', names=names,
+                        header=0 if header else None)
+        t = t.dropna(axis=1, how='all')
     except Exception as e:
         why = str(e).strip()
         wide = re.search(r'Expected \d+ fields in (line \d+), saw \d+', why)
@@ -361,6 +383,7 @@ def holds_images(
     path = local_copy(source)
     if path.is_dir() or shard_files(path): return True
     if not path.is_file() or path.suffix.lower() not in ('.csv', '.tsv'): return False
-    with open(path, encoding='utf-8-sig', errors='replace') as f: first = f.readline(10_000)
-    columns = {c.strip(' "\n') for c in re.split('[,\t]', first)}
-    return bool(columns & set(_COLUMNS['file']))
+    separator, header = _first_line(path)
+    if not header: return True
+    with open(path, encoding='utf-8-sig', errors='replace') as f: columns = f.readline(10_000).split(separator)
+    return bool({c.strip(' "\n') for c in columns} & {*_COLUMNS['file']})

@@ -42,6 +42,7 @@ class Pixels(Dataset):
     def __getitem__(self, i): # `UnreadableImage` if it is
         if self.kept is not None and len(a := self.kept[i]): return a
         if i in self.probed: return self.probed.pop(i)[0]
+        if self.images.transformed: return self.images.pixels[i].permute(1, 2, 0)
         return self.transform.pixels(self.images.open(i, self.transform.at_least))
     def decode(self, i): # pixels, and a thumbnail; None for one of the cache
         if self.kept is not None and len(a := self.kept[i]): return a, None

@@ -10,6 +10,7 @@ __all__ = ['RESERVED', 'EMBEDDED', 'Suite', 'folder_suite', 'warn_of_images', 's
 import hashlib, json, shutil
 import numpy as np, pandas as pd
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from html import escape
@@ -22,7 +23,9 @@ from .arrays import read_table
 from .hashes import folder_hash
 from .shards import check_downloaded, local_copy, shard_files
 from .images import ImageSet
-from .labels import image_folder, source_name, split_folders, visible_folders
+from .labels import SPLITS, source_name, split_folders, visible_folders
+from .objects import image_set
+from .corruptions import corrupted_sets
 from .layouts import FAMILIES
 
 # %% ../../nbs/api/data/12_suites.ipynb #01ebe023
@@ -113,34 +116,48 @@ def _repr_html_(self:Suite):
 
 # %% ../../nbs/api/data/12_suites.ipynb #53330bcf
 def folder_suite(
-    reference:str|Path, # folder: class folders, or train/validation/test (train/val; train/test; test)
-    shifts:list|dict, # folders of the shifted sets: a list, named after the folders, or a dict name -> folder
-    validation:str|Path|None=None, # folder with the reference's validation images, if they lie elsewhere
+    reference, # what `image_set` takes; or its splits: folders train/validation/test, or a dict with such names
+    shifts:list|dict, # shifted sets: a list of folders, which name them, or a dict name -> what `image_set` takes;
+    # 'corruptions' in a list: synthetic ones, made of the test images
+    validation=None, # the reference's validation images, if they are elsewhere
     classnames:list|dict|None=None, # list that fixes names and order, or dict folder -> name
     templates:list|str='openai', # prompt templates: a list, or a name that `wiseft.data.prompts.find_templates` knows
     name:str|None=None # of the suite; default the reference folder's
 ) -> Suite:
-    "A suite from image folders"
+    "A suite from image folders, or from any labeled images"
     suite = _suite_of(reference, shifts, validation, classnames, templates, name)
     warn_of_images(suite)
     return suite
 
 def _suite_of(reference, shifts, validation=None, classnames=None, templates='openai', name=None):
-    reference = check_downloaded(reference)
     sets = _reference_sets(reference, validation, classnames)
     names = next(iter(sets.values())).classnames
+    corrupt = isinstance(shifts, list) and 'corruptions' in map(str, shifts) and not Path('corruptions').exists()
+    shifts = [s for s in shifts if str(s) != 'corruptions'] if corrupt else shifts
     shifted = _shifted_sets(shifts, classnames or names)
-    return Suite(name or printable(source_name(reference)), names, templates, **sets, shifts=shifted['test'],
+    if corrupt: shifted['test'] |= corrupted_sets(sets['test'])
+    if name is None: name = printable(source_name(reference)) if isinstance(reference, (str, Path)) else 'images'
+    return Suite(name, names, templates, **sets, shifts=shifted['test'],
                  shift_validation=shifted['validation'], shift_train=shifted['train'])
 
-def _reference_sets(folder, validation, classnames): # split -> `ImageSet`
-    folders = (folder.is_dir() and split_folders(folder)) or dict(train=folder)
-    if 'test' not in folders and 'validation' in folders: folders['test'] = folders.pop('validation')
-    if validation is not None: folders['validation'] = Path(validation)
+def _splits(source): # split -> source; {} where a source is one set
+    "The splits of a folder or of a dict, such as a `DatasetDict` of Hugging Face"
+    if isinstance(source, Mapping):
+        splits = {SPLITS.get(str(name).lower()): images for name, images in source.items()}
+        if None in splits or len(splits) < len(source): raise ValueError(
+            f'A dict of images has the keys train, validation, and test; got {first_few(list(source), 5)}.')
+        return splits
+    path = isinstance(source, (str, Path)) and check_downloaded(source)
+    return split_folders(path) if path and path.is_dir() else {}
+
+def _reference_sets(source, validation, classnames): # split -> `ImageSet`
+    parts = _splits(source) or dict(train=source)
+    if 'test' not in parts and 'validation' in parts: parts['test'] = parts.pop('validation')
+    if validation is not None: parts['validation'] = validation
     sets = {}
     for split in ('train', 'validation', 'test'):
-        if split not in folders: continue
-        sets[split] = image_folder(folders[split], classnames, 'reference')
+        if split not in parts: continue
+        sets[split] = image_set(parts[split], classnames, 'reference')
         classnames = classnames or sets[split].classnames
     absent = [split for split in ('validation', 'test') if split not in sets]
     if 'train' in sets and absent:
@@ -151,16 +168,16 @@ def _reference_sets(folder, validation, classnames): # split -> `ImageSet`
 def _shifted_sets(shifts, classnames): # split -> name -> `ImageSet`
     if not isinstance(shifts, dict):
         paths = [shifts] if isinstance(shifts, (str, Path)) else shifts
+        if not all(isinstance(p, (str, Path)) for p in paths): raise TypeError(
+            'Shifted sets that are no folders need names: give a dict name -> images.')
         if twice := [n for n, k in Counter(map(source_name, paths)).items() if k > 1]: raise ValueError(
             f'Two shifted sets are called {twice[0]!r}. Give a dict name -> folder.')
         shifts = {printable(source_name(p)): p for p in paths}
     sets = dict(train={}, validation={}, test={})
-    for name, path in shifts.items():
-        path = check_downloaded(path)
-        folders = (path.is_dir() and split_folders(path)) or dict(test=path)
-        if folders.keys() == {'train'}: raise ValueError(
-            f"{path}: has 'train' but no images to test or validate on.")
-        for split, folder in folders.items(): sets[split][name] = image_folder(folder, classnames, name)
+    for name, source in shifts.items():
+        parts = _splits(source) or dict(test=source)
+        if parts.keys() == {'train'}: raise ValueError(f"{name}: has 'train' but no images to test or validate on.")
+        for split, images in parts.items(): sets[split][name] = image_set(images, classnames, name)
     return sets
 
 # %% ../../nbs/api/data/12_suites.ipynb #336f4c26
@@ -287,11 +304,11 @@ def _set_groups(suite, file): # groups and units of its images
 # %% ../../nbs/api/data/12_suites.ipynb #6918ea81
 @patch(cls_method=True)
 def of(cls:Suite,
-    source:Suite|ImageSet|str|Path, # a suite's name, or a folder: of a suite, of splits, or of class folders
-    classnames:list|dict|None=None, # of a folder: list that fixes names and order, or dict folder -> name
+    source, # a suite's name or folder; what `image_set` takes; or its splits: a folder, or a dict with such names
+    classnames:list|dict|None=None, # list that fixes names and order, or dict from the source's names to yours
     templates:list|str='openai' # prompt templates, where the source has none
 ) -> Suite:
-    "Make a suite of labeled images in any supported form"
+    "Make a suite of labeled images in any form"
     if isinstance(source, Suite): return source
     if isinstance(source, ImageSet):
         if source.projection: raise ValueError(
@@ -299,22 +316,21 @@ def of(cls:Suite,
             "projection.")
         return cls(source.name, source.classnames, templates, shifts={source.name: replace(source, role='aside')})
     if _is_suite(source): return load_suite(source, classnames=classnames)
-    path = local_copy(source)
-    if path.is_dir() and split_folders(path): return folder_suite(path, [], classnames=classnames, templates=templates)
-    return cls.of(image_folder(source, classnames), templates=templates)
+    return folder_suite(source, [], classnames=classnames, templates=templates)
 
-def _is_suite(source): return str(source) in (*EMBEDDED, *FAMILIES) or is_suite_folder(source)
+def _is_suite(source):
+    return isinstance(source, (str, Path)) and (str(source) in (*EMBEDDED, *FAMILIES) or is_suite_folder(source))
 
 # %% ../../nbs/api/data/12_suites.ipynb #a1d4aa80
 @patch(cls_method=True)
-def for_training(cls:Suite,
-    source:Suite|str|Path, # `Suite`, a suite's name or folder, or whatever `folder_suite` takes
-    classnames:list|dict|None=None # list that fixes names and order, or dict folder -> name
-) -> Suite:
-    "Make a suite for fine-tuning"
-    if isinstance(source, Suite): return source
-    if _is_suite(source): return load_suite(source, classnames=classnames)
-    return folder_suite(source, [], classnames=classnames)
+def for_evaluation(cls:Suite,
+    source, # as `Suite.of` takes it
+    classnames:list|None=None # of the classifier
+): # `Suite`, or `ImageSet`
+    "Make a suite, or an image set of a source without splits"
+    if isinstance(source, (Suite, ImageSet)): return source
+    if _is_suite(source): return cls.of(source)
+    return cls.of(source, classnames) if _splits(source) else image_set(source, classnames)
 
 # %% ../../nbs/api/data/12_suites.ipynb #f8105761
 @patch

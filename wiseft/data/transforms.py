@@ -89,8 +89,10 @@ class OwnTransform:
         transform # PIL image -> tensor
     ): self.transform = transform
     def __call__(self, image): return self.transform(image)
-    def pixels(self, image:Image.Image): return self(image)
-    def normalize(self, x:torch.Tensor): return x
+    def pixels(self, image:Image.Image): # (height, width, 3), as if they were pixels
+        x = self(image)
+        return x.permute(1, 2, 0) if x.ndim == 3 else x
+    def normalize(self, x:torch.Tensor): return x.permute(0, 3, 1, 2) if x.ndim == 4 else x
     def __repr__(self): return repr(self.transform)
     def __eq__(self, other):
         if self.transform is getattr(other, 'transform', other): return True
@@ -102,7 +104,9 @@ class OwnTransform:
 
 # %% ../../nbs/api/data/02_transforms.ipynb #0f76e3c8
 def in_halves(
-    transform # PIL image -> tensor; perhaps with `pixels` and `normalize`
+    transform, # PIL image -> tensor; perhaps with `pixels` and `normalize`
+    images=None # `ImageSet`, which may be transformed already
 ): # the same with both
     "The transform with `pixels` and `normalize`"
+    if images is not None and images.transformed: return OwnTransform(None)
     return transform if hasattr(transform, 'pixels') and hasattr(transform, 'normalize') else OwnTransform(transform)

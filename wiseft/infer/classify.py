@@ -8,13 +8,16 @@ __all__ = ['SUFFIXES', 'picture_files', 'picture_sets', 'classify']
 # %% ../../nbs/api/infer/07_classify.ipynb #420f2737
 import numpy as np, pandas as pd
 from pathlib import Path
+from collections.abc import Sequence
 from itertools import chain, groupby
+from PIL import Image
 from ..base.text import BadFile, first_few
 from ..base.devices import memory_advice
 from ..base.distributed import of_all
 from ..data.columns import PathColumn
 from ..data.shards import local_copy, shard_files, shard_members
 from ..data.images import ImageSet
+from ..data.objects import image_set, is_stored_dataset
 from ..data.labels import is_member, read_image_table, split_folders
 from .inference import device_of, each_batch, ready
 
@@ -41,11 +44,15 @@ def picture_files(
 
 # %% ../../nbs/api/infer/07_classify.ipynb #d39477b4
 def picture_sets(
-    places,     # files, folders, tables of files, tars, folders of tars; or one of them
+    places,     # files, folders, tables of files, tars, folders of tars; or one of them; pictures, or a `Dataset`
     classnames:list, # of who is going to look at them
 ) -> list: # of `ImageSet`, whose labels mean nothing
     "Image sets of the given pictures, in order"
-    places = [places] if isinstance(places, (str, Path)) else places
+    places = [places] if isinstance(places, (str, Path, Image.Image)) else places
+    if isinstance(places, ImageSet): return [places]
+    are_paths = isinstance(places, Sequence) and all(isinstance(p, (str, Path)) for p in places)
+    if not are_paths: return [_in_memory(places, classnames)]
+    if len(places) == 1 and is_stored_dataset(places[0]): return [image_set(places[0], name='pictures')]
     sets, parts = [], []
     for place in map(local_copy, places): # of train, validation and test in shards each, else the place itself
         splits = list(split_folders(place).values()) if place.is_dir() else []
@@ -60,16 +67,25 @@ def picture_sets(
             sets.append(unlabeled(PathColumn(names), members))
     return sets
 
+def _in_memory(pictures, classnames): # `ImageSet`, whose labels mean nothing
+    "Pictures in a list or an array, or those of a dataset"
+    if hasattr(pictures, 'ndim') and pictures.ndim in (2, 3): pictures = pictures[None] # one
+    if isinstance(pictures, (list, np.ndarray)) or hasattr(pictures, 'detach'):
+        return image_set((pictures, np.zeros(len(pictures), int)), classnames, 'pictures')
+    return image_set(pictures, classnames, 'pictures')
+
 # %% ../../nbs/api/infer/07_classify.ipynb #533a3d65
 @memory_advice()
 def classify(
     classifier, # `ImageClassifier`
-    places, # picture files, folders of them, tables that name them, tars
+    places, # picture files, folders of them, tables that name them, tars; a list or array of pictures; a `Dataset`
     top:int=5, # classes a picture
     batch_size:int=64,
     progress:bool=True, # bar, or lines in a log
 ) -> pd.DataFrame: # file, class, probability, class_2, probability_2, …, problem
     "The most probable classes of pictures without labels"
+    if not hasattr(classifier, 'classnames'): raise TypeError(
+        f'classify takes the classifier first, then the pictures; got {type(classifier).__name__}.')
     rows, device = [], device_of(classifier)
     top = min(top, len(classifier.classnames))
     def of_batch(idx, x):

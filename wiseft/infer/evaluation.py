@@ -103,7 +103,7 @@ def _modules(members): return list(dict.fromkeys(o for m in members.values() for
 @memory_advice()
 def evaluate(
     members:ImageClassifier|Member|dict, # one, or dict name -> classifier or `Member`
-    suite:Suite|ImageSet|str|Path, # a `Suite` with its shifted sets, an `ImageSet`, a folder, a tar, …
+    suite, # a `Suite` with its shifted sets, or what `image_set` takes: a folder, arrays, a `DataLoader`, …
     split:str='test',       # or 'validation'
     keep_predictions:bool|list[str]=False, # True: return predictions for each image, too; or names of metrics to keep
     seed:int|None=None,     # of the fine-tuning, for the table
@@ -122,7 +122,7 @@ def evaluate(
     """
     if not isinstance(members, dict): members = {member(members).identity['classifier']: members}
     members = {n: member(m, n, seed, precision) for n, m in members.items()}
-    suite, datasets = _image_sets(suite, split, control)
+    suite, datasets = _image_sets(suite, split, control, next(iter(members.values())).classnames)
     _warn_of_training(members, datasets)
     metrics = chosen_metrics(metrics or getattr(suite, 'metrics', ('accuracy',)))
     more = keep_predictions if isinstance(keep_predictions, (list, tuple)) else ()
@@ -149,9 +149,9 @@ def evaluate(
     return by_first(results)
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #7eda65ec
-def _image_sets(suite, split, control): # `Suite` or `ImageSet`, dict name -> `ImageSet`
+def _image_sets(suite, split, control, classnames): # `Suite` or `ImageSet`, dict name -> `ImageSet`
     "The suite, and the sets to evaluate"
-    if not isinstance(suite, ImageSet): suite = Suite.of(suite)
+    suite = Suite.for_evaluation(suite, classnames)
     alone = isinstance(suite, ImageSet)
     datasets = {suite.name: replace(suite, role='aside')} if alone else suite.datasets(split)
     return suite, datasets | control_sets(control or (), datasets)

@@ -92,7 +92,7 @@ def batches(
     *args, **kwargs # of `pixel_batches`
 ): # yields (indices, images (n, …))
     "Decoded and transformed images in order; ValueError if too many are unreadable"
-    transform = in_halves(transform)
+    transform = in_halves(transform, images)
     for idx, x in pixel_batches(images, transform, skipped, *args, **kwargs): yield idx, transform.normalize(x)
 
 # %% ../../nbs/api/infer/01_inference.ipynb #e0e29007
@@ -168,7 +168,7 @@ def each_batch(
     batch_size = batch_size or fitting_batch_size(functions, transform)
     n_batches = math.ceil(len(images)/batch_size)
     most = math.ceil(len(images)/max(1, n_batches)) # as many batches, all of about one size
-    devices, transform = list(dict.fromkeys(map(device_of, functions))), in_halves(transform)
+    devices, transform = list(dict.fromkeys(map(device_of, functions))), in_halves(transform, images)
     def on_devices(x): # channels last in memory: a CPU convolves such images some 15 % faster
         form = torch.channels_last if x.ndim == 4 else torch.preserve_format
         return {d: x.to(d, memory_format=form) for d in devices}

@@ -80,7 +80,7 @@ class ValidationResult:
 
 def _kept_aside(validation, finetuned):
     "Validation images of the reference that were held out from fine-tuning"
-    if not isinstance(validation, ImageSet): validation = Suite.for_training(validation, finetuned.classnames)
+    if not isinstance(validation, ImageSet): validation = Suite.of(validation, finetuned.classnames)
     images = validation.validation if isinstance(validation, Suite) else validation
     if images is None: raise ValueError(
         f'The suite {validation.name!r} has no validation images to choose alpha on. Give an ImageSet of some.')

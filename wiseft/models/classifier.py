@@ -20,12 +20,12 @@ from ..base.text import first_few, python_or_shell, warn_user
 from ..base.devices import eval_mode
 from ..weights.safetensors_io import state_hash
 from ..data.prompts import find_classnames, find_templates, prompts
-from ..data.decoding import open_image, to_rgb
+from ..data.decoding import as_picture, open_image
 from .compatible import check_heads, check_pair, is_average, places_between_ends
 from .save import write_classifier, write_clip
 from .clip import Clip, describe_tower, image_features, token_table, unit_length
 from .head import ClassificationHead, zeroshot_head
-from .tower import is_own, tower_patterns, write_image_model
+from .tower import as_clip, is_own, tower_patterns, write_image_model
 
 # %% ../../nbs/api/models/12_classifier.ipynb #ff7b236d
 class TextTower(nn.Module):
@@ -114,11 +114,14 @@ def usual_templates(
     return 'icons' if clip.provenance.get('source') == 'iconclip' else 'openai'
 
 def zeroshot_classifier(
-    clip:Clip,
+    clip:Clip|str|nn.Module, # or what `as_clip` makes one of: a name, a folder, a model of open_clip
     classnames:list|str, # list of names, or 'imagenet'
     templates:list|str|None=None # list of templates, or a list's name; default `usual_templates`
 ): # `ImageClassifier` with alpha 0
     "Image tower and zero-shot head; the image tower is the CLIP's own, not a copy"
+    clip = as_clip(clip)
+    if hasattr(classnames, 'classnames'): raise TypeError(
+        f'zeroshot_classifier takes a list of names; give the classnames of the {type(classnames).__name__}.')
     templates = find_templates(usual_templates(clip) if templates is None else templates)
     head = zeroshot_head(clip, classnames, templates)
     with warnings.catch_warnings():
@@ -130,10 +133,10 @@ def zeroshot_classifier(
 @patch
 @torch.no_grad()
 def predict_image(self:ImageClassifier,
-    image:str|Path|Image.Image # image file, or PIL image
+    image # image file, PIL image, or array or tensor as `as_picture` takes it
 ): # Series of probabilities by class name, largest first
     "Probabilities for one picture"
-    image = to_rgb(image) if isinstance(image, Image.Image) else open_image(image)
+    image = open_image(image) if isinstance(image, (str, Path)) else as_picture(image)
     with eval_mode(self): logits = self(self.transform(image)[None].to(self.device))[0]
     p = logits.cpu().double().softmax(0).numpy() # there is no float64 on Apple's GPUs
     return pd.Series(p, index=self.classnames, name='probability').sort_values(ascending=False, kind='stable')

@@ -26,6 +26,8 @@ class FromPixels(nn.Module):
         precision:str|None=None # 'fp16' or 'bf16': hold weights in it, and compute in fp32 all the same
     ):
         super().__init__()
+        if 'transform' in classifier.clip.config['vision_cfg']: raise ValueError(
+            'This classifier has a transform of its own, which is not exported. Give image_model a dict of settings.')
         for k in ('mean', 'std'): # under names that no step of a network has
             colors = torch.tensor(classifier.clip.preprocess[k], device=classifier.device)
             self.register_buffer(f'color_{k}', colors.view(3, 1, 1))

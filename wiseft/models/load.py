@@ -43,7 +43,8 @@ def load_classifier(
     precision:str|None=None, # default the one that it was saved in
     base:Clip|ImageClassifier|None=None, # the CLIP that a checkpoint file began from; an adapter's classifier
     classnames:list|None=None, # for a checkpoint file: one a row of the head
-    module:torch.nn.Module|None=None # for a classifier around a module of one's own: one like it, whatever its weights
+    module:torch.nn.Module|None=None, # for a classifier around a module of one's own: one like it, whatever its weights
+    transform=None # for such a classifier, if its transform is one's own too: the same
 ): # `ImageClassifier`
     "Load a saved classifier; nothing is unpickled"
     folder = Path(folder).expanduser()
@@ -52,7 +53,7 @@ def load_classifier(
     card = read_card(folder)
     precision = precision or card['precision']
     if (folder/own_config).exists():
-        clip = read_image_model(folder, module, device)
+        clip = read_image_model(folder, module, device, transform)
         if precision in ('bf16', 'fp16'): clip.model.visual.to(half_type(precision))
     else: clip = load_clip(f'local-dir:{folder}', precision=precision, device=device)
     check_saved(card, folder/clip.provenance['file'], clip.provenance['sha256'])

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TORCHVISION', 'own_config', 'own_weights', 'OwnTower', 'without_layer', 'find_head', 'read_transform', 'image_model',
-           'is_own', 'write_image_model', 'read_image_model', 'tower_patterns', 'tower_positions', 'tower_blocks',
-           'transformer_matrices']
+           'as_clip', 'timm_preprocess', 'is_own', 'write_image_model', 'read_image_model', 'tower_patterns',
+           'tower_positions', 'tower_blocks', 'transformer_matrices']
 
 # %% ../../nbs/api/models/11_tower.ipynb #01ae1f76
 import math, torch
@@ -14,17 +14,17 @@ from collections import Counter
 from copy import deepcopy
 from pathlib import Path
 from torch import nn
-from ..base.text import BadFile, python_or_shell, why_failed
+from ..base.text import BadFile, python_or_shell, warn_user, why_failed
 from ..base.files import sha256_file
 from ..base.lazy import open_clip, torchvision
 from ..base.devices import best_device
 from ..weights.layout import Positions
 from ..weights.safetensors_io import state_hash
 from ..weights.checkpoints import read_state_dict, write_state_dict
-from ..data.transforms import ClipTransform, in_halves
+from ..data.transforms import ClipTransform, OwnTransform, in_halves
 from .open_clip_config import check_preprocess_cfg, read_json, write_json
-from .build import ImageModel
-from .clip import Clip
+from .build import ImageModel, quiet
+from .clip import Clip, load_clip, token_table
 from .head import ClassificationHead
 from PIL import Image
 
@@ -83,7 +83,7 @@ def _settings(resize, crop, interpolation, mean, std): # `preprocess_cfg`
     if isinstance(crop, (list, tuple)): crop = crop[0] if len(crop) == 1 else list(crop)
     size, squash = crop or resize, isinstance(resize, list)
     mean, std = list(map(float, mean)), list(map(float, std))
-    new = dict(size=size, mode='RGB', mean=mean, std=std, interpolation=interpolation.value,
+    new = dict(size=size, mode='RGB', mean=mean, std=std, interpolation=getattr(interpolation, 'value', interpolation),
                resize_mode='squash' if squash else 'shortest')
     side = max(size) if isinstance(size, list) else size
     if squash or resize == side: return new
@@ -107,10 +107,11 @@ def read_transform(
     if hasattr(transform, 'resize_size'):
         t = transform
         settings = _settings(t.resize_size, t.crop_size, t.interpolation, t.mean, t.std)
-    elif resize and scale:
-        settings = _settings(resize.size, crop.size if crop else None, resize.interpolation, scale.mean, scale.std)
+    elif resize:
+        mean, std = (scale.mean, scale.std) if scale else ([0.]*3, [1.]*3)
+        settings = _settings(resize.size, crop.size if crop else None, resize.interpolation, mean, std)
     else: raise ValueError(
-        f"The transform, {type(transform).__name__}, isn't one that settings tell. Give a dict with {_setting_names}.")
+        f'The steps of the transform, {type(transform).__name__}, are unknown. Give a dict with {_setting_names}.')
     # do they make the same of a picture?
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     noise = Image.fromarray(pixels)
@@ -123,15 +124,17 @@ def read_transform(
 # %% ../../nbs/api/models/11_tower.ipynb #dfe5b0f8
 def image_model(
     module:nn.Module, # an image model: nn.Module, (n, 3, height, width) -> (n, numbers)
-    transform, # as `read_transform` takes it
+    transform, # for evaluation, PIL image -> (3, height, width); or a dict of settings, as `read_transform` takes it
     name:str|None=None, # in tables; default the name of its class
     device:str|torch.device|None=None # default `best_device`
 ): # `Clip` without a text tower; its `own_head` is the model's, None if it has none
     "An image model as a tower, with its last linear layer as a head; the module is copied"
-    settings = read_transform(transform)
     module = deepcopy(module).cpu().eval()
-    name = name or type(module).__name__
-    take = ClipTransform(settings)
+    name, take, known = name or type(module).__name__, _transform(transform), {}
+    if isinstance(take, OwnTransform):
+        known['transform'] = type(transform).__name__
+        warn_user(f'The transform, {known["transform"]}, does more than resize, crop, and normalize: it is used as it '
+                  'is, image by image, without a cache, and training makes no crops of its own.')
     noise = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     some = torch.stack([take(Image.fromarray(picture)) for picture in noise])
     layer = find_head(module, some)
@@ -140,8 +143,8 @@ def image_model(
     # how to make it, or its class
     cls = type(module)
     kind = name if name.startswith(TORCHVISION) else f'{cls.__module__}.{cls.__qualname__}'
-    config = dict(embed_dim=dim, vision_cfg=dict(module=kind, head=layer))
-    clip = _wrapped(body, config, settings, name, device)
+    config = dict(embed_dim=dim, vision_cfg=dict(module=kind, head=layer, **known))
+    clip = _wrapped(body, config, take, name, device)
     if layer:
         last = module.get_submodule(layer)
         clip.own_head = ClassificationHead(last.weight, last.bias, normalize=False).to(clip.device)
@@ -149,17 +152,82 @@ def image_model(
 
 TORCHVISION = 'torchvision:'
 
-def _wrapped(body, config, settings, name, device): # `Clip`
+def _transform(transform): # `ClipTransform`, or `OwnTransform` where settings can't describe it
+    "A transform whose steps are known where that is possible"
+    try: return ClipTransform(read_transform(transform))
+    except ValueError:
+        if not callable(transform): raise
+        return OwnTransform(transform)
+
+def _wrapped(body, config, take, name, device): # `Clip`
     "A tower as a `Clip`"
     provenance = dict(source=name, file=None, sha256=state_hash(body.state_dict()))
     model = ImageModel(OwnTower(body)).to(best_device(device)).eval()
-    size = settings['size']
-    shown = settings | dict(size=size if isinstance(size, int) else max(size))
+    example = take(Image.new('RGB', (64, 64)))
+    size = dict(size=example.shape[1:])
+    if isinstance(take, OwnTransform):
+        preprocess = size | dict(mean=[0.]*3, std=[1.]*3)
+        return Clip(model, None, take, take, name, None, config, preprocess, provenance)
+    settings = take.settings
+    shown = settings | dict(size=max(example.shape[1:]))
     shown.pop('crop_pct', None) # which open_clip doesn't know
     train = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**shown), is_train=True)
-    take = ClipTransform(settings)
-    example = take(Image.new('RGB', (64, 64)))
-    return Clip(model, None, take, train, name, None, config, settings | dict(size=example.shape[1:]), provenance)
+    return Clip(model, None, take, train, name, None, config, settings | size, provenance)
+
+# %% ../../nbs/api/models/11_tower.ipynb #7c0a0004
+def as_clip(
+    model, # `Clip`; a name or folder, as `load_clip` takes it; a model of open_clip; an image model of timm or your own
+    transform=None, # of your own image model, as `image_model` takes it
+    device:str|torch.device|None=None # default `best_device`
+) -> Clip:
+    "The model that you hold, as a `Clip`; TypeError says what is expected"
+    if isinstance(model, (str, Path)): return load_clip(model, device=device)
+    if isinstance(model, Clip): return model
+    if isinstance(getattr(model, 'clip', None), Clip): return model.clip # of a classifier
+    if not isinstance(model, nn.Module): raise TypeError(
+        f'Expected a Clip from load_clip, a model of open_clip, or an image model with its transform; got '
+        f'{type(model).__name__}.')
+    if hasattr(model, 'visual') and hasattr(model, 'encode_text'): return _from_open_clip(model)
+    if transform is None and not getattr(model, 'pretrained_cfg', None): raise TypeError(
+        f'A {type(model).__name__} does not say how its images are transformed. Give the transform, PIL image -> '
+        '(3, height, width) tensor.')
+    return image_model(model, timm_preprocess(model) if transform is None else transform, device=device)
+
+def timm_preprocess(
+    model:nn.Module # of timm
+) -> dict: # `preprocess_cfg`
+    "What timm says of the images of a model"
+    from timm.data import resolve_model_data_config
+    c = resolve_model_data_config(model)
+    settings = {k: list(c[k]) for k in ('mean', 'std')}
+    settings |= dict(size=c['input_size'][-1], interpolation=c['interpolation'])
+    settings['resize_mode'] = 'squash' if c['crop_mode'] == 'squash' else 'shortest'
+    if c['crop_pct'] < 1 and c['crop_mode'] == 'center': settings['crop_pct'] = c['crop_pct']
+    return settings
+
+def _from_open_clip(model): # `Clip`
+    "A model of open_clip as a `Clip`; the model is used, not copied"
+    visual, layers = model.visual, repr(model)
+    shapes = {k: t.shape for k, t in model.state_dict().items()}
+    settings = getattr(visual, 'preprocess_cfg', None) or dict(
+        size=visual.image_size, mean=list(visual.image_mean), std=list(visual.image_std))
+    size = settings['size'] if isinstance(settings['size'], int) else settings['size'][-1]
+    for name in open_clip.list_models():
+        config = open_clip.get_model_config(name)
+        text = config['text_cfg']
+        words = text.get('vocab_size', 49408), text.get('width', 512) # a text tower of the hub has neither
+        if config['vision_cfg'].get('image_size', 224) not in (size, [size, size]): continue
+        if 'hf_model_name' in text or words != token_table(model).weight.shape: continue
+        with quiet(), torch.device('meta'):
+            other = open_clip.create_model(name, load_weights=False, device='meta')
+        if layers == repr(other) and shapes == {k: t.shape for k, t in other.state_dict().items()}: break
+    else: raise ValueError(
+        'This model has the layers of none of open_clip. Load it by its name and its weights: '
+        'load_clip(ARCHITECTURE, FILE).')
+    train = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**settings), is_train=True)
+    provenance = dict(source=name, file=None, sha256=state_hash(model.state_dict()))
+    tokenizer, take = open_clip.get_tokenizer(name), ClipTransform(settings)
+    return Clip(model.eval(), tokenizer, take, train, name, None, config, settings, provenance)
 
 # %% ../../nbs/api/models/11_tower.ipynb #77478ccd
 own_config, own_weights = 'image_model.json', 'image_model.safetensors'
@@ -185,6 +253,7 @@ def read_image_model(
     folder:str|Path, # written by `write_image_model`
     module:nn.Module|None=None, # a module of the kind that was saved, whatever its weights
     device:str|torch.device|None=None, # default `best_device`
+    transform=None # where it was made with one that settings can't describe: the same
 ): # `Clip`
     "Read a wrapped module; ValueError if its module has to be given, BadFile if it doesn't fit"
     where = Path(folder)/own_config
@@ -201,6 +270,9 @@ def read_image_model(
         f"The weights are those of a {kind}, which only its own program can make. "
         + python_or_shell('Make one, and give it: load_classifier(FOLDER, module=MODULE).',
                           'The command line loads models of torchvision and timm alone.'))
+    if transform is None and 'transform' in vision: raise ValueError(
+        f"The classifier was made with a transform of its own, {vision['transform']!r:.100}. Give it: "
+        'load_classifier(FOLDER, module=MODULE, transform=TRANSFORM).')
     name = kind.removeprefix(TORCHVISION)
     try: module = torchvision.models.get_model(name, weights=None) if module is None else module
     except ValueError as e: raise BadFile(f"There is no model {name!r:.100} in torchvision.") from e
@@ -211,7 +283,8 @@ def read_image_model(
         body.load_state_dict(state)
     except (RuntimeError, AttributeError) as e: raise BadFile(
         f"The weights in {path} don't fit a {type(module).__name__}: {why_failed(e)}") from e
-    clip = _wrapped(body, model, settings, kind, device)
+    take = ClipTransform(settings) if transform is None else _transform(transform)
+    clip = _wrapped(body, model, take, kind, device)
     clip.provenance |= dict(file=own_weights, sha256=sha256_file(path))
     return clip
 

@@ -8,7 +8,6 @@ __all__ = ['load_vision', 'own_classifier', 'blank_classifier', 'image_classifie
 # %% ../../nbs/api/models/14_vision.ipynb #941033d3
 import timm, torch
 from pathlib import Path
-from timm.data import resolve_model_data_config
 from torchvision import models
 from torchvision.models import get_model, get_model_weights
 from ..base.text import did_you_mean, option, python_or_shell, why_failed
@@ -19,7 +18,7 @@ from .state_dict_layout import Parts
 from .sources import Source, fetched
 from .clip import Clip, open_source
 from .head import ClassificationHead
-from .tower import TORCHVISION, image_model
+from .tower import TORCHVISION, image_model, timm_preprocess
 from .classifier import ImageClassifier
 
 # %% ../../nbs/api/models/14_vision.ipynb #77a4e225
@@ -78,12 +77,8 @@ def load_vision(
     side = model.pretrained_cfg['input_size'][-1]
     vision = dict(timm_model_name=name.partition('.')[0], timm_pool=pool, timm_proj='none', image_size=side)
     config = dict(embed_dim=head.in_features, vision_cfg=vision)
-    # what timm says of its pictures
-    c = resolve_model_data_config(model)
-    squash = c['crop_mode'] == 'squash'
-    pictures = dict(mean=list(c['mean']), std=list(c['std']), interpolation=c['interpolation'])
-    pictures['resize_mode'] = 'squash' if squash else 'shortest'
-    if c['crop_pct'] < 1 and c['crop_mode'] == 'center': pictures['crop_pct'] = c['crop_pct']
+    pictures = timm_preprocess(model)
+    del pictures['size'] # of the configuration
     # the head apart from the tower
     own = {k: state.pop(f'{own_name}.{k}', None) for k in ('weight', 'bias')}
     own = {k: t for k,t in own.items() if t is not None}

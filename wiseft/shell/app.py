@@ -339,7 +339,7 @@ def suite_loader(suite:str|None, reference:Path|None, shift:list|None, **options
     if shift and not reference: raise typer.BadParameter('--shift goes with --reference.')
     one_set = not reference and holds_images(suite) and not is_suite(suite)
     def load(classnames=None):
-        if one_set: return Suite.of(suite, classnames=classnames)
+        if one_set: return Suite.of(Suite.for_evaluation(suite, classnames))
         if not reference and suite != 'icons': return load_suite(suite, classnames=classnames, **options)
         if reference:
             loaded = folder_suite(reference, shift or [], classnames=classnames)

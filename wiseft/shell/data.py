@@ -174,15 +174,16 @@ def _from_hub(name, yes):
     for f in sets: wrote(fetch(f))
 
 # %% ../../nbs/api/shell/01_data.ipynb #14664eab
-def sets_of(source):
+def sets_of(source, classnames=None):
     "(name, split) -> image set, of a suite or a folder"
-    from wiseft.data.suites import folder_suite, image_folder, load_suite
+    from wiseft.data.suites import folder_suite, load_suite
+    from wiseft.data.objects import image_set
     from wiseft.data.labels import source_name, split_folders
     from wiseft.data.shards import local_copy
-    if is_suite(source): return load_suite(source).sets()
+    if is_suite(source): return load_suite(source, classnames=classnames).sets()
     path = local_copy(source)
-    if path.is_dir() and split_folders(path): return folder_suite(source, []).sets()
-    return {(source_name(source), 'all'): image_folder(source)}
+    if path.is_dir() and split_folders(path): return folder_suite(source, [], classnames=classnames).sets()
+    return {(source_name(source), 'all'): image_set(source, classnames)}
 
 def _tell_lookalikes(sets):
     "Print a line per test or validation set with near-duplicates of training images"

@@ -82,7 +82,8 @@ def _begin(output, steps, force):
 class Run:
     "The results of a run, loaded on access"
     def __init__(self, folder): self.folder = Path(folder)
-    def __repr__(self): return f'Run in {self.folder}, with initial, finetuned, averaged (classifiers) and table'
+    def __repr__(self):
+        return f'Run in {self.folder}, with initial, finetuned, averaged (classifiers), table, and decision'
     def _load(self, name):
         from wiseft.models.load import load_classifier
         return load_classifier(self.folder/name)
@@ -92,6 +93,10 @@ class Run:
     def finetuned(self): return self._load('finetuned')
     @cached_property
     def averaged(self): return self._load('averaged')
+    @cached_property
+    def decision(self):
+        from wiseft.analysis.decision import decision_beside
+        return decision_beside(self.folder/'results.csv', self.averaged.alpha)
     @cached_property
     def table(self):
         from wiseft.stats.table_io import read_results
@@ -105,10 +110,11 @@ class Run:
 def run(
     data:train.Data,
     output:output_option('Folder of the run to write: classifiers, results.csv, report.html, and the commands.'),
-    shift:Annotated[Optional[List[Path]], typer.Option('--shift', help='A shifted set, a folder of class folders. Once '
-                                                                       'for each.')]=None,
+    shift:Annotated[Optional[List[Path]], typer.Option('--shift', 
+        help='A shifted set, a folder of class folders (once for each); or corruptions: synthetic ones, made of the '
+             'test images.')]=None,
     model:train.Model='iconclip', pretrained:train.Pretrained=None, preprocess:train.Preprocess=None,
-    quick_gelu:train.QuickGelu=None, templates:train.Templates=None,
+    quick_gelu:train.QuickGelu=None, templates:train.Templates=None, classnames:train.ClassNames=None,
     probe:Annotated[Optional[str], typer.Option('--probe', show_default=False,
         help="Use an image model of timm's, or torchvision:NAME, with a trained head instead of a CLIP; its weights: "
              "--pretrained FILE.")]=None,
@@ -126,7 +132,8 @@ def run(
     shift = [shift] if isinstance(shift, (str, Path)) else list(shift or ()) or None
     if shift and is_suite(data): raise ValueError(
         f'{data} is a suite, which has shifted sets of its own. Leave out {option("shift")}.')
-    words = dict(model=model, pretrained=pretrained, preprocess=preprocess, quick_gelu=quick_gelu, templates=templates)
+    words = dict(model=model, pretrained=pretrained, preprocess=preprocess, quick_gelu=quick_gelu, templates=templates,
+                 classnames=classnames)
     steps = _steps(data, output, shift, words, probe, epochs, lr, batch_size, seed, device)
     _begin(output, steps, force)
     set_workers(workers) # in no command: after a crash another number may go on
@@ -139,7 +146,9 @@ def run(
         step(**given)
     remove_path(output/'checkpoints')
     wrote(f'{output}; the commands are in {output/"commands.sh"}')
-    return Run(output)
+    done = Run(output)
+    say(f'\n{done.decision}')
+    return done
 
 # %% ../../nbs/api/shell/08_run.ipynb #b8d0af01
 @command('wiseft demo', 'wiseft demo -o wiseft-demo --seed 1 --force')

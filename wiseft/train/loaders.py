@@ -30,8 +30,10 @@ from ..base.distributed import n_processes, share
 from ..weights.safetensors_io import state_hash
 from ..data.prompts import check_same_classes
 from ..data.decoding import UnreadableImage, open_image
-from ..data.pixels import Pixels, ShortSide, check_skipped, decoding_workers, is_large
+from ..data.transforms import OwnTransform, in_halves
+from ..data.pixels import Pixels, ShortSide, check_skipped, decoding_workers
 from ..data.labels import read_image_table
+from ..data.objects import image_set
 from ..data.suites import ImageSet, Suite
 from ..models.head import warn_of_texts
 from ..models.classifier import ImageClassifier
@@ -43,10 +45,8 @@ from .crops import crop_box, cut, on_canvas, resized_crop, resized_crops
 def _mean_std(clip): # two tensors (3,), what colors are normalized with
     return [torch.tensor(clip.preprocess[k], dtype=torch.float32) for k in ('mean', 'std')]
 
-def _halves(clip):
-    "The CLIP's transform; ValueError if it has no separate `pixels` and `normalize`"
-    if hasattr(clip.transform, 'pixels'): return clip.transform
-    raise ValueError("The transform of this CLIP isn't a ClipTransform: make fastai DataLoaders of your own for it.")
+def _crops(clip, crop_scale): # None where the transform is its author's own
+    return None if isinstance(in_halves(clip.transform), OwnTransform) else crop_scale
 
 # %% ../../nbs/api/train/01_loaders.ipynb #e7fc9a6d
 class Normalized(Transform):
@@ -54,7 +54,7 @@ class Normalized(Transform):
     order = 99
     def __init__(self, clip): self.clip = clip
     def encodes(self, x:TensorImage):
-        return TensorImage(self.clip.normalize(x.as_subclass(torch.Tensor).permute(0, 2, 3, 1)))
+        return TensorImage(in_halves(self.clip.transform).normalize(x.as_subclass(torch.Tensor).permute(0, 2, 3, 1)))
     def decodes(self, x:TensorImage):
         mean, std = (t.to(x.device).view(3, 1, 1) for t in _mean_std(self.clip))
         return (255*(x*std + mean)).round().clamp(0, 255).long()
@@ -66,12 +66,12 @@ class PixelSource:
     # tokens: (n_classes, context length), where classes are captions
     def __init__(self, images:ImageSet, clip, crop_scale:tuple=None, progress:bool=True, tokens:torch.Tensor=None,
                  workers:int=None):
-        self.images, self.crop_scale, self.progress = images, crop_scale, progress
+        self.images, self.crop_scale, self.progress = images, _crops(clip, crop_scale), progress
         self.tokens, self.workers = tokens, workers # processes that read; None: some, where there is reason
         self.size = clip.image_size
         self.skipped, self.decoded = {}, set()
-        self.for_evaluation = self.for_crops = Pixels(images, _halves(clip))
-        if crop_scale: self.for_crops = Pixels(images, ShortSide(math.ceil(max(self.size)/crop_scale[0])))
+        self.for_evaluation = self.for_crops = Pixels(images, in_halves(clip.transform))
+        if self.crop_scale: self.for_crops = Pixels(images, ShortSide(math.ceil(max(self.size)/crop_scale[0])))
 
     @property
     def fingerprint(self): return f'{self.images.fingerprint}, crops {self.crop_scale}'
@@ -207,14 +207,16 @@ class Items(Sequence):
 class OpenImage(Transform):
     "An image of a set, a file or a PIL image as the CLIP's evaluation transform sees it"
     input_types = OneImage, Path, str, Image.Image
-    def __init__(self, clip): self.pixels = _halves(clip).pixels
+    def __init__(self, clip): self.take = in_halves(clip.transform)
     def encodes(self, o:OneImage|Path|str|Image.Image):
         if isinstance(o, OneImage): o = o.images.open(o.i)
-        return PILImage.create(self.pixels(o if isinstance(o, Image.Image) else open_image(o)))
+        im = o if isinstance(o, Image.Image) else open_image(o)
+        if isinstance(self.take, OwnTransform): return TensorImage(self.take(im))
+        return PILImage.create(self.take.pixels(im))
 
 # %% ../../nbs/api/train/01_loaders.ipynb #617278f1
 def clip_dataloaders(
-    source, # `ImageSet`; what `Suite.for_training` takes, whose reference is meant; with captions: their folder
+    source, # `ImageSet`; what `Suite.of` takes, whose reference is meant; with captions: their folder
     clip, # `Clip` or `ImageClassifier`
     batch_size:int=128,
     validation=None, # `ImageSet` to watch; default the suite's or folder's, or a tenth of `source`
@@ -229,12 +231,16 @@ def clip_dataloaders(
     if captions: sets = _captioned_sets(source, validation, captions)
     else:
         if not isinstance(source, ImageSet):
-            suite = Suite.for_training(source, classnames)
+            suite = Suite.of(source, classnames)
             source, validation = suite.train, validation or suite.validation
         if validation is None: source, validation = source.split((.1,))
+        validation = image_set(validation, classnames)
         check_same_classes(source.classnames, validation.classnames, 'training images', 'validation images',
                            'image_folder(path, classnames=…) fixes names and order.')
         sets = source, validation
+    if any(images.transformed for images in sets): raise TypeError(
+        'Training transforms images itself, and a DataLoader has transformed them already. Give its dataset without '
+        'the transform, or train on the loaders: clip_learner(classifier, DataLoaders(train, valid)).fit_cosine(10).')
     loaders = []
     for images, shuffle in zip(sets, (True, False)):
         tokens = None
@@ -316,8 +322,7 @@ def feature_dataloaders(
     for dl in dls:
         pixels, features, labels = getattr(dl, 'source', None), [], []
         if isinstance(pixels, PixelSource): # from the cache, where an earlier training may have left them
-            progress = pixels.progress and is_large(pixels.images)
-            cached = extract_features(classifier, pixels.images, dl.bs, progress=progress)
+            cached = extract_features(classifier, pixels.images, dl.bs, progress=pixels.progress)
             for path, reason in cached.skipped: warn_user(f'Left out of fine-tuning: {reason}')
             source = FeatureSource(cached.features, cached.labels)
         else:
@@ -354,7 +359,8 @@ def check_dataloaders(
     if y.ndim == 1 and y.max() >= len(classifier.classnames): raise ValueError(
         f'The DataLoaders give label {int(y.max())}, and the classifier has {len(classifier.classnames)} classes, '
         'counted from 0.')
-    # do the numbers look as this CLIP's preprocessing makes them?
+    # do the numbers look as this CLIP's preprocessing makes them? Of a transform of one's own nobody knows
+    if isinstance(in_halves(classifier.clip.transform), OwnTransform): return y
     x, remedy = x.as_subclass(torch.Tensor), _remedy(classifier.clip)
     if not x.is_floating_point(): raise ValueError(
         f'The DataLoaders give images of {x.dtype}, not normalized floats: {remedy}.')
