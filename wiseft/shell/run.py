@@ -147,7 +147,7 @@ def run(
     remove_path(output/'checkpoints')
     wrote(f'{output}; the commands are in {output/"commands.sh"}')
     done = Run(output)
-    say(f'\n{done.decision}')
+    if done.decision: say(f'\n{done.decision}') # none where validation chose α = 1
     return done
 
 # %% ../../nbs/api/shell/08_run.ipynb #b8d0af01
