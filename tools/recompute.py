@@ -1428,7 +1428,7 @@ def _(page):
               ends_alone[0] - mean[CONTROL], mean[CONTROL] - ends_alone[1])
     classes = len(json.loads((ROOT / "wiseft/data/other-icons.json").read_text())["classes"])
     n = plain[0][0][CONTROL].shape[1]
-    page.says("other-icons](../api/data/14_control.ipynb), {} icons of {} other", n, classes)
+    page.says("other-icons](../api/data/16_control.ipynb), {} icons of {} other", n, classes)
     chosen = np.stack([kept_or_not(*of) for of in FIVE])
     page.shows("chosen.groupby(", *chosen.reshape(-1, 4).tolist())
     by_validation, by_rule = chosen[:, 0], chosen[:, 1]

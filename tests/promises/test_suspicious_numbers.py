@@ -162,7 +162,7 @@ def in_table(here, *more):
     files = sorted((here / "reference/test").rglob("*.png"))
     rows = [(p.relative_to(here), p.parent.name) for p in files]
     pd.DataFrame([*rows, *more], columns=["file", "label"]).to_csv(here / "t.csv", index=False)
-    return Suite.of(here / "t.csv")
+    return Suite.for_evaluation(here / "t.csv")
 
 
 def samples(here, *more, shards=(0,)):
@@ -173,7 +173,7 @@ def samples(here, *more, shards=(0,)):
         labels = [(f"{k}{i}.cls", str(i).encode()) for i in range(6)]
         pack(here / f"wds/{k:03}.tar", [*members, *labels, *more])
     (here / "wds/classnames.txt").write_text("\n".join(NAMES))
-    return Suite.of(here / "wds")
+    return Suite.for_evaluation(here / "wds")
 
 
 ONE = "reference/test/red/0.png"
@@ -192,7 +192,7 @@ def test_sources(words, here):
 
 
 def test_good_sources_are_read_silently(here):
-    assert not warnings_of(in_table, here) and not warnings_of(samples, here) and len(samples(here).shifts["wds"]) == 6
+    assert not warnings_of(in_table, here) and not warnings_of(samples, here) and len(samples(here)) == 6
     assert not warnings_of(lambda: samples(here, shards=(0, 1, 2)))
 
 

@@ -1,5 +1,6 @@
 "What you hold in Python goes in: every object with every function, with the same answers as the folder of its images."
 import re
+from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -9,12 +10,9 @@ from conftest import ROOT, later, slow_except
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
-from torchvision import transforms as T
-from torchvision.transforms import v2
-from torchvision.datasets import ImageFolder
 
 import wiseft
-from wiseft.base.lazy import open_clip, timm
+from wiseft.base.lazy import Later, open_clip, timm, torchvision
 from wiseft.data.images import ImageSet
 from wiseft.data.labels import image_folder
 from wiseft.data.suites import Suite, folder_suite
@@ -22,11 +20,9 @@ from wiseft.models.testing import pico_classifier
 
 bench = later("wiseft.bench.run", "bench")
 clip_dataloaders = later("wiseft.train.loaders", "clip_dataloaders")
-try:
-    import datasets
-    datasets.disable_progress_bars()
-except ImportError:
-    datasets = None
+ImageFolder = later("torchvision.datasets", "ImageFolder")
+T, v2 = Later("torchvision.transforms"), Later("torchvision.transforms.v2")
+datasets = Later("datasets") if find_spec("datasets") else None
 
 NAMES, EACH = ["cat", "dog"], 10
 
@@ -71,6 +67,7 @@ def held(tmp_path_factory):
         "ImageSet": images,
     }
     if datasets:
+        datasets.disable_progress_bars()
         features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=NAMES))
         rows = [dict(image=Image.fromarray(x), label=int(y)) for x, y in zip(pixels, labels)]
         objects["Hugging Face"] = datasets.Dataset.from_list(rows, features=features)
@@ -207,7 +204,7 @@ def own_transform(image):
 
 MODELS = {
     "timm": lambda: (timm.create_model("test_resnet"), None),
-    "torchvision": lambda: (wiseft.base.lazy.torchvision.models.resnet18(), T.Compose(
+    "torchvision": lambda: (torchvision.models.resnet18(), T.Compose(
         [T.Resize(64), T.CenterCrop(48), T.ToTensor(), T.Normalize([.5]*3, [.2]*3)])),
     "v2": lambda: (Net(), v2.Compose([
         v2.Resize((32, 32)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True),

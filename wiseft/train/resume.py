@@ -69,7 +69,7 @@ class Checkpoint(Callback):
         if self.train_iter == self.done and self.noise: _set_noise(self.noise, self.learn.student.device)
 
     def after_batch(self):
-        stop = any(counts_of_all(self.terminated)) # all processes stop after the same step
+        stop = any(counts_of_all(int(self.terminated))) # all processes stop after the same step
         at_step = self.training and self.steps and self.train_iter%self.steps == 0
         if at_step or stop and self.train_iter > self.done: _save_checkpoint(self)
         if stop: self.stop()
