@@ -132,6 +132,9 @@ def test_class_weights(photos):
     weighted = CrossEntropyLossFlat(weight=torch.tensor(weights, dtype=torch.float32))
     assert package.finetune(start, str(photos), loss_func=weighted, **quick).hash == balanced.hash
     assert package.finetune(start, str(photos), **quick).hash != balanced.hash
+    parts = package.finetune(start, str(photos), class_weights="balanced", **quick | dict(batch_size=2, accumulate=4))
+    for whole, part in zip(balanced.parameters(), parts.parameters()):
+        torch.testing.assert_close(part, whole, rtol=0, atol=1e-6)
     head = dict(train="head", class_weights="balanced")
     assert package.finetune(start, str(photos), **head, **quick).hash != package.finetune(
         start, str(photos), train="head", **quick).hash

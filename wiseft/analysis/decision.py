@@ -43,10 +43,8 @@ def decide(
     signs = {side: int(r.low > 0) - int(r.high < 0) for side, r in differences.items()}
     order = [side for side in ('under shift', 'on the reference') if side in signs]
     by = next((side for side in order if signs[side]), order[0])
-    reason, rest = f'It is {_than(differences[by])} {by}.', [side for side in order if side != by]
-    if signs[by] < 0: reason = f'The average is {_than(differences[by])} {by}.'
-    if not signs[by]: reason = f'The average is {_than(differences[by])} {by}.'
-    for side in rest:
+    reason = f'{"It" if signs[by] > 0 else "The average"} is {_than(differences[by])} {by}.'
+    for side in [side for side in order if side != by]:
         if signs[side]*signs[by] < 0: reason += (
             f' {side[0].upper()}{side[1:]} it is the other way round, {_than(differences[side])}: the shifted sets '
             'decide, because averaging is meant for them.')

@@ -110,7 +110,7 @@ class Run:
 def run(
     data:train.Data,
     output:output_option('Folder of the run to write: classifiers, results.csv, report.html, and the commands.'),
-    shift:Annotated[Optional[List[Path]], typer.Option('--shift', 
+    shift:Annotated[Optional[List[Path]], typer.Option('--shift',
         help='A shifted set, a folder of class folders (once for each); or corruptions: synthetic ones, made of the '
              'test images.')]=None,
     model:train.Model='iconclip', pretrained:train.Pretrained=None, preprocess:train.Preprocess=None,

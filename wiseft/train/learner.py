@@ -449,6 +449,16 @@ def compute(self:ClipLearner,
     self('after_loss')
 
 @patch
+def weight_of(self:ClipLearner,
+    n:int, # images
+    labels:Callable # that gives (n,), if they are needed
+): # number, or tensor
+    "Weight of images in the mean of the loss: one each, or those of their classes in a weighted cross-entropy"
+    loss = getattr(self.loss_func, 'func', self.loss_func) # within fastai's
+    weighted = isinstance(loss, nn.CrossEntropyLoss) and loss.weight is not None
+    return loss.weight[labels()].sum() if weighted else n
+
+@patch
 def in_parts(self:ClipLearner,
     counts:list # images of the batch that each process has
 ):
@@ -457,15 +467,17 @@ def in_parts(self:ClipLearner,
     by_process = [torch.arange(n).tensor_split(self.accumulate) for n in counts]
     sizes = [tuple(map(len, part)) for part in zip(*by_process)] # of each part: how many images each process has
     sizes = [part for part in sizes if sum(part)]
+    whole = self.weight_of(sum(counts), lambda: gathered(yb[0], counts))
     for k, part in enumerate(sizes):
         if k: # autocast was left after the loss
             for cb in self.cbs:
                 if isinstance(cb, (Bf16, MixedPrecision)): cb.before_batch()
-        n, share = part[rank()], sum(part)/sum(counts)
+        n = part[rank()]
         rows = slice(start, start+n) if n else slice(1) # one that stands in
         self.xb, self.yb, start = [x[rows] for x in xb], [y[rows] for y in yb], start+n
         with nullcontext() if k == len(sizes)-1 else self.no_sync(): # processes share gradients with the last part
             self.compute(self.wrapped, part)
+            share = self.weight_of(sum(part), lambda: self.yb[0])/whole
             self.loss, self.loss_grad = share*self.loss, share*self.loss_grad
             self._with_events(self._backward, 'backward', CancelBackwardException)
         results.append((self.pred.detach(), self.yb, self.loss.detach()))
