@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import sys
 import zipfile
 from functools import cache, lru_cache
 from pathlib import Path
@@ -12,6 +13,10 @@ import pandas as pd
 import scipy
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "nbs/reproductions"))
+from answers import unpacked
+
+unpacked()
 SHIFTS = ["colour", "duotone", "emoji", "hand-drawn", "pixel", "recoloured", "solid"]
 BOTH = ["reference", "shift"]
 DRAWS = 4000

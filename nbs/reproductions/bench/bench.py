@@ -9,7 +9,7 @@ What is found lies in a folder a part, a file of some kilobytes for each curve: 
 right. They are committed, and a later call goes on from them; weights lie in build/bench and may be lost. Plain
 fine-tunings are then made again where a merge asks for them.
 """
-import argparse, json
+import argparse, json, sys
 import numpy as np
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +32,10 @@ from wiseft.stats.matched_accuracy import resampled
 from wiseft.stats.table import REFERENCE
 
 HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent))
+from answers import unpacked
+
+unpacked(HERE)
 BUILD = HERE.parents[2]/'build'
 VIT = HERE/'vit-12' # where pretrain.py --tower vit-12 leaves it is build/icons
 PLAN = json.loads((HERE/'plan.json').read_text())

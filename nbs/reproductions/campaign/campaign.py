@@ -32,9 +32,10 @@ from wiseft.stats.table import REFERENCE
 
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent/'bench'), str(HERE.parent/'names')]
-from bench import At, BUILD, start_of, suite_of
+from bench import At, BUILD, start_of, suite_of, unpacked
 from names import part_numbers, start_with
 
+unpacked(HERE)
 BENCH = HERE.parent/'bench'
 PLAN = json.loads((HERE/'plan.json').read_text())
 NEW = ['LDIFS', 'ProLIP', 'R-Adapter', 'task arithmetic', 'TIES', 'TSV-M', 'Iso-C', 'RegMean'] # a family of their own

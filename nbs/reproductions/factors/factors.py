@@ -19,9 +19,10 @@ from wiseft.stats.table import REFERENCE
 
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent/'bench'), str(HERE.parent/'campaign')]
-from bench import BUILD, start_of, suite_of
+from bench import BUILD, start_of, suite_of, unpacked
 import campaign
 
+unpacked(HERE)
 PLAN = json.loads((HERE/'plan.json').read_text())
 
 

