@@ -55,9 +55,16 @@ def cache(tmp_path_factory):
     return Path(os.environ["WISEFT_CACHE"])
 
 
+HISTORY = (ROOT / ".git").exists()  # not so in a source distribution
+needs_history = pytest.mark.skipif(not HISTORY, reason="a source distribution has neither history nor links")
+
+
 @once
 def tree():
     "Paths of the project's files, relative: tracked ones, and new ones that git does not ignore."
+    if not HISTORY:
+        listed = (ROOT / "wiseft.egg-info/SOURCES.txt").read_text(encoding="utf-8").splitlines()
+        return sorted(p for p in set(map(Path, listed)) if p.parts[0] != "wiseft.egg-info" and (ROOT / p).exists())
     out = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
                          capture_output=True, text=True, check=True)
     return sorted({Path(o) for o in out.stdout.split("\0") if o and os.path.lexists(ROOT / o)})

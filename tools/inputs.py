@@ -19,7 +19,7 @@ LIBRARIES = "torch open_clip_torch timm fastai numpy pandas scipy statsmodels ma
 
 
 def watch():
-    "A function that lists the project's files that this process has read since."
+    "A function that lists the files of the project that were read since, without what is unpacked from an archive."
     opened, before = set(), set(sys.modules)
 
     def hook(event, args):
@@ -31,7 +31,7 @@ def watch():
     def files():
         modules = {str(getattr(m, "__file__", None)) for name, m in list(sys.modules.items()) if name not in before}
         inside = [Path(f).relative_to(ROOT) for f in opened | modules if Path(f).is_relative_to(ROOT)]
-        return sorted(str(f) for f in inside if f.suffix not in (".ipynb", ".pyc") and (ROOT / f).is_file()
+        return sorted(str(f) for f in inside if f.suffix not in (".ipynb", ".pyc", ".npz") and (ROOT / f).is_file()
                       and f.parts[0] != "tools" and not any(part.startswith(".") for part in f.parts))
 
     return files

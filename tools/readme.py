@@ -4,8 +4,8 @@
   readme.py            write
   readme.py --check    only say whether they are in step
 
-First, notebooks get what settings.ini gives to `pip install`. The notebook's links to other pages lead to the published
-site, those to other files are made relative to the top of the repository.
+First, notebooks get from settings.ini what to `pip install` and what Colab badges open. The notebook's links to other
+pages lead to the published site, those to other files are made relative to the top of the repository.
 """
 import base64
 import json
@@ -21,13 +21,17 @@ CONFIG = ConfigParser(delimiters=["="])
 CONFIG.read(ROOT / "settings.ini", encoding="utf-8")
 SITE = CONFIG["DEFAULT"]["doc_host"] + CONFIG["DEFAULT"]["doc_baseurl"]
 INSTALL = re.compile(r"(pip install (?:-q )?)(?:wiseft|git\+https://\S+?)(?=\\n|\s)")
+COLAB = re.compile(r"https://colab\.research\.google\.com/github/[^)\s]+")
 OPTION = re.compile(r"^#\| *(.+)\n?", re.M)
 LINK = re.compile(r"(\[[^\]]*\])\((?![a-z]+:|#)([^)\s#]+)")
 
 
 def notebook(path):
-    "Text of a notebook that installs the package from where settings.ini says."
-    return INSTALL.sub(r"\g<1>" + CONFIG["DEFAULT"]["install"], path.read_text(encoding="utf-8"))
+    "Text of a notebook that installs the package from where settings.ini says, and whose badge opens the notebook."
+    settings = CONFIG["DEFAULT"]
+    place = f"{settings['user']}/{settings['repo']}/blob/{settings['colab']}/{path.relative_to(ROOT).as_posix()}"
+    text = INSTALL.sub(r"\g<1>" + settings["install"], path.read_text(encoding="utf-8"))
+    return COLAB.sub(f"https://colab.research.google.com/github/{place}", text)
 
 
 def outside(m):

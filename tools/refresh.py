@@ -176,7 +176,7 @@ def run_one(path, check):
     nb, files = execute(path)
     if not check:
         write_nb(nb, path)
-        if path.is_relative_to(ROOT / "nbs") and not path.is_relative_to(ROOT / "nbs/api"):
+        if path.is_relative_to(ROOT / "nbs"):
             inputs.store(path.relative_to(ROOT), files)
         return
     stale, counts = compare(read_nb(path), nb)

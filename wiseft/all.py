@@ -32,7 +32,9 @@ from .infer.evaluation import evaluate
 from .infer.ensembles import members, average_logits, average_probabilities, output_ensemble, sweep
 from .infer.classify import classify
 from .infer.rules import choose_alpha, keeps
+from .analysis.decision import decide
 from .analysis.paired import compare
+from .analysis.predictions import compare_ends
 from .analysis.flips import changed_images
 from .methods import index as _pages # methods are found by their names
 

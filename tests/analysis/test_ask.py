@@ -101,6 +101,7 @@ def choose(page, name):
     page.get_by_label("Another class").press("Tab")
 
 
+@pytest.mark.slow
 def test_fifty_pictures_by_mouse_and_keyboard(page, work, tmp_path):
     folder, truth = work
     files = questions(folder)["files"]
@@ -183,4 +184,4 @@ def test_what_vanished_is_named(work, tmp_path):
     files = json.loads((tmp_path / "asked/questions.json").read_text())["files"]
     os.remove(files[2])
     output = wiseft("ask", tmp_path / "asked", "--answers", tmp_path / "asked/labels.csv")
-    assert f"Asked about, and no longer there: {files[2]!r}." in output
+    assert f"Pictures that are no longer there: {files[2]!r}." in output

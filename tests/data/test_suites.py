@@ -69,7 +69,7 @@ def vit(tmp_path_factory):
     import open_clip
     from safetensors.torch import save_file
     from wiseft.models.clip import load_clip
-    from wiseft.models.head import random_head
+    from wiseft.models.head import ClassificationHead
     from wiseft.models.classifier import ImageClassifier
 
     folder = tmp_path_factory.mktemp("vit")
@@ -77,8 +77,8 @@ def vit(tmp_path_factory):
         warnings.simplefilter("ignore")  # of an untrained model and head, and of two names that repeat
         save_file(open_clip.create_model("ViT-B-32").state_dict(), folder / "vit.safetensors")
         clip = load_clip("ViT-B-32", folder / "vit.safetensors", preprocess="laion2b_s34b_b79k", quick_gelu=False)
-        ImageClassifier(clip, random_head(clip, "imagenet"), set_classes("imagenet"),
-                        alpha=0).save(folder / "classifier")
+        head = ClassificationHead(torch.randn(1000, clip.dim))
+        ImageClassifier(clip, head, set_classes("imagenet"), alpha=0).save(folder / "classifier")
     return folder / "classifier"
 
 

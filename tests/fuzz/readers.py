@@ -50,13 +50,12 @@ from wiseft.data.images import ImageSet
 from wiseft.data.labels import holds_images, image_folder, table_set
 from wiseft.analysis.ask import Questions, read_answers, read_questions
 from wiseft.analysis.predictions import compare_ends, read_predictions, write_predictions
-from wiseft.data.layouts import FAMILIES, objectnet_classes
+from wiseft.data.layouts import FAMILIES, PUBLISHED_CORRUPTIONS, objectnet_classes
 from wiseft.models.hf_clip import their_config, their_preprocess, to_transformers
 from wiseft.data.prompts import read_classnames
 from wiseft.stats.table import COLUMNS, MEAN, REFERENCE, results_table
 from wiseft.infer.scores import KeptPredictions, image_rows
 from wiseft.data.shards import tar_index
-from wiseft.models.hf_siglip import to_siglip
 from wiseft.base.text import BadFile
 
 write_card = later("wiseft.show.card", "write_card")
@@ -471,7 +470,7 @@ class Suites(Reader):
 
 class HubFolders(Configs):
     "Folders of transformers: a CLIP, and the image tower of a SigLIP"
-    modules, share, weights = ("models/hf_clip", "models/hf_siglip", "models/sources"), 0.15, "model.safetensors"
+    modules, share, weights = ("models/hf_clip", "models/sources"), 0.15, "model.safetensors"
 
     def starts(self):
         config = dict(embed_dim=32, text_cfg=MODEL["text_cfg"], custom_text=True, vision_cfg=dict(
@@ -483,7 +482,7 @@ class HubFolders(Configs):
             clip = load_clip(folder)
             about = json.dumps(their_preprocess(clip.preprocess)).encode()
             for config, state in ((their_config(clip.config), to_transformers(clip.model.state_dict())),
-                                  (siglip, to_siglip(tower))):
+                                  (siglip, to_transformers(tower))):
                 yield self.split({"config.json": json.dumps(config).encode(), "preprocessor_config.json": about,
                                   self.weights: safetensors_bytes({k: v.contiguous() for k, v in state.items()})})
 
@@ -749,6 +748,24 @@ class Cifar(Reader):
         return FAMILIES["cifar10"](folder, True)
 
 
+class Corrupted(Reader):
+    "CIFAR-10-C, and CIFAR-10.2 as an archive of arrays"
+    modules, share = ("data/arrays", "data/layouts"), 0.1
+
+    def starts(self):
+        images, labels = np.zeros((5, 32, 32, 3), np.uint8), np.arange(5)
+        arrays = {"CIFAR-10-C/fog.npy": images, "CIFAR-10-C/labels.npy": labels}
+        files = {name: saved(lambda c, f: np.save(f, c), held) for name, held in arrays.items()}
+        npz = saved(lambda c, f: np.savez(f, **c), dict(images=images, labels=labels))
+        yield files | {"CIFAR-10.2/cifar102_test.npz": npz}
+
+    def files(self, parts):
+        return parts | {f"CIFAR-10-C/{c}.npy": parts["CIFAR-10-C/fog.npy"] for c in PUBLISHED_CORRUPTIONS}
+
+    def read(self, folder):
+        return [FAMILIES[name](folder, True) for name in ("cifar10-c", "cifar10.2")]
+
+
 class Markers(Reader):
     "Markers of folders that may be replaced"
     modules, share = ("base/files",), 0.5
@@ -792,9 +809,9 @@ class Hashes(Reader):
             raise BadFile(f"{folder} is read as far as it goes, or made anew.")
 
 
-READERS = [Safetensors, StateDicts, TorchScript, Pickles, Arrays, Cifar, Configs, HubFolders, Cards, Adapters, Images,
-           Results, Lines, Predictions, Recipes, Merges, Judged, Resumes, Entries, Indices, Hashes, Markers, Lists,
-           Suites, Shards, Labeled, Captions, Answers, Published]
+READERS = [Safetensors, StateDicts, TorchScript, Pickles, Arrays, Cifar, Corrupted, Configs, HubFolders, Cards,
+           Adapters, Images, Results, Lines, Predictions, Recipes, Merges, Judged, Resumes, Entries, Indices, Hashes,
+           Markers, Lists, Suites, Shards, Labeled, Captions, Answers, Published]
 
 
 # ---------- what becomes of a file ----------

@@ -20,23 +20,25 @@ BENCH = "programs.py and test_bench.py kill benches, and several write at once"
 READ_UNATTACKED = {
     "base/files.locked": LOCK, "base/files._remove_abandoned": LOCK,
     "base/files.unzip_once": OURS, "data/layouts._objectnet_shards": OURS, "data/layouts.imagenet_subset": "timm's own",
+    "data/labels.imagenet_classes": "timm's own",
     "data/suites.protocol": OURS, "data/suites._embedded_folder": OURS,
     "data/copies.training_thumbnails": "names beside a cache entry, which `open_entry` has checked",
     "stats/robustness.published_baseline": OURS, "methods/index.listed_methods": OURS,
     "shell/run._begin": "words of its own, compared and not read",
-    "train/callbacks.core_wait": "a counter of the operating system",
-    "bench/trial.why_not": "a sentence that the bench itself wrote", "data/hub.is_whole": "bytes, to be hashed",
+    "train/callbacks.core_wait": "the kernel's own count",
+    "data/layouts._md5": "bytes, to be hashed",
+    "data/layouts.git_hash": "bytes, to be hashed",
+    "data/layouts._download": "an archive whose checksum its authors publish",
 }  # fmt: skip
 WRITTEN_UNATTACKED = {
     "base/distributed.first_writes": SAME, "base/files.unzip_once": SAME, "bench/run._write_arrays": BENCH,
     "bench/run._same_plan": BENCH,
     "bench/run._families": BENCH, "shell/run._begin": COMMAND, "show/ask.ask": COMMAND, "bench/run.carry_out": BENCH,
-    "bench/trial._keep": BENCH, "shell/bench._write_bench": BENCH,
-    "shell/data.data": SAME, "shell/evaluate.predict_": COMMAND, "shell/evaluate.results_file": COMMAND,
+    "shell/bench._write_bench": BENCH,
+    "shell/evaluate.predict_": COMMAND, "shell/evaluate.results_file": COMMAND,
     "shell/run.demo": SAME, "shell/report.plot": SAME, "shell/merge._merge_folders": COMMAND,
     "shell/train.finetune_": COMMAND, "shell/train.probe": SAME, "shell/train.zeroshot": COMMAND,
     "stats/table_io.write_clip_benchmark": SAME,
-    "show/bench_report.write_bench_report": BENCH,
     "weights/recipes.merge_by_recipe": SAME, "weights/adapters.write_adapter": SAME,
 }  # fmt: skip
 

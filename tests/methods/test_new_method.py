@@ -3,10 +3,12 @@ import json
 import re
 import runpy
 import shutil
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, wiseft_apart
 from test_cli import wiseft
+from wiseft.data.suites import load_suite
 
 CLASSES = ["camera", "heart", "star"]
 MINE = '''
@@ -41,11 +43,10 @@ add_metric(Metric("size of logits", lambda o: o.outputs.abs().mean(1), bounded=F
 def work(tmp_path_factory):
     "A folder with a few icons, a zero-shot classifier and the file of methods."
     work = tmp_path_factory.mktemp("extension")
-    wiseft("data", "--unpack", "icons", cwd=work)
+    icons = Path(load_suite("icons").train.root)
     for split in "train", "validation", "test":
         for name in CLASSES:
-            shutil.copytree(work / "icons/reference" / split / name, work / "photos" / split / name)
-    shutil.rmtree(work / "icons")
+            shutil.copytree(icons / "reference" / split / name, work / "photos" / split / name)
     (work / "mine.py").write_text(MINE)
     wiseft("zeroshot", ",".join(CLASSES), "-o", "zeroshot", cwd=work)
     return work

@@ -51,13 +51,13 @@ def classifier(clip):
 @pytest.fixture(scope="module")
 def pixels(clip):
     noise = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
-    return np.stack([clip.pixels(Image.fromarray(picture)) for picture in noise])
+    return np.stack([clip.transform.pixels(Image.fromarray(picture)) for picture in noise])
 
 
 def logits_of(classifier, pixels):
     "The logits of a classifier."
     with torch.no_grad():
-        return classifier(classifier.clip.normalize(torch.from_numpy(pixels)))
+        return classifier(classifier.transform.normalize(torch.from_numpy(pixels)))
 
 
 @pytest.mark.slow
@@ -241,6 +241,6 @@ def test_a_model_without_words_from_the_shell(model, pictures, tmp_path, monkeyp
     if model != name:
         return  # tracing torchvision's takes longer than all the rest
     run("export", "averaged", "--to", "onnx", "-o", "averaged.onnx")
-    pixels = np.stack([c.clip.pixels(Image.open(p)) for p in sorted(pictures.glob("dark/*/0.png"))])
+    pixels = np.stack([c.transform.pixels(Image.open(p)) for p in sorted(pictures.glob("dark/*/0.png"))])
     logits = onnxruntime.InferenceSession("averaged.onnx").run(None, dict(pixels=pixels))[0]
     np.testing.assert_allclose(logits, logits_of(c, pixels), rtol=1e-4, atol=1e-4)

@@ -232,6 +232,7 @@ assert not any(m.partition(".")[0] == "wiseft" for m in sys.modules)
 '''
 
 
+@pytest.mark.slow
 def test_a_folder_for_transformers(tmp_path):
     "A process without wiseft sees the same pixels, tokens and features in the folder that was written for it."
     config = dict(embed_dim=16, quick_gelu=True,

@@ -228,8 +228,10 @@ def test_a_tag_decides_about_quick_gelu(folders, architecture, monkeypatch):
     assert caught[0].filename == __file__
     assert quick.config["quick_gelu"] and not load_clip("pico", "laion").config["quick_gelu"]
     assert load_clip("pico-quickgelu", "openai").config["quick_gelu"]
-    with pytest.raises(ValueError, match="Use load_clip\\('pico', 'laion'\\)"):
+    with pytest.raises(ValueError, match="neither a file nor a tag of 'pico-quickgelu'"):
         load_clip("pico-quickgelu", "laion")
+    with pytest.raises(ValueError, match="leave out quick_gelu"):
+        load_clip("pico", "openai", quick_gelu=False)
 
     with pytest.raises(ValueError, match="don't show whether they were trained with QuickGELU"):
         load_clip("pico", file, preprocess=PREPROCESS)
@@ -361,6 +363,7 @@ def hub(home):
     return os.environ | dict(HF_HOME=str(home), HF_HUB_OFFLINE="1", PYTHONPATH=str(ROOT))
 
 
+@pytest.mark.slow
 def test_hub_cache(folders, tmp_path):
     "What the hub's client has in its cache loads without a network."
     commit, repo = "0123456789abcdef0123456789abcdef01234567", tmp_path / "hub/models--someone--tiny"
@@ -374,6 +377,7 @@ def test_hub_cache(folders, tmp_path):
     assert "Could not fetch the weights of hf-hub:someone/tiny" in error and "load_clip('local-dir:FOLDER')" in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments,advice", [
     (["hf-hub:someone/missing"], "bring open_clip_config.json and open_clip_model.safetensors"),
     (["ViT-B-32", "laion2b_s34b_b79k"], "bring them from https://huggingface.co/laion/CLIP-ViT-B-32-laion2B-s34B-b79K"),
@@ -437,7 +441,7 @@ def test_existing_and_readonly_targets(folders, tmp_path):
         classifier.save(tmp_path / "mine")
     assert (tmp_path / "mine/notes.txt").read_text() == "mine"
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file/saved"):
+    with pytest.raises(OSError, match="File exists|Not a directory"):
         classifier.save(tmp_path / "file/saved")
 
 

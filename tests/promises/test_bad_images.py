@@ -248,6 +248,7 @@ def test_sets_travel_to_other_processes(folder):
 LOAD = "from wiseft.data.suites import load_suite; s = load_suite('icons'); print(s.fingerprint, len(s.classnames))"
 
 
+@pytest.mark.slow
 def test_two_processes_unpack_the_embedded_suite_at_once(tmp_path):
     env = os.environ | dict(WISEFT_CACHE=str(tmp_path))
     both = [
@@ -295,6 +296,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is counted in other units there")
 def test_small_files_take_no_gigabytes(tmp_path):
     "Three of 13,000 × 13,000, refused; one at the limit in the kind that takes most, read within a gigabyte."
@@ -328,6 +330,7 @@ def test_a_pipe_is_no_image(tmp_path):
     assert "Not a regular file" in python("-c", code, timeout=20).stdout
 
 
+@pytest.mark.slow
 def test_the_embedded_suite_is_whole_or_made_whole():
     "Images of it that were changed, removed or added are noticed, although names, sizes and times are the same."
     icons = load_suite()

@@ -73,6 +73,7 @@ def append(path, number, rows):
         append_results(table(0.5).iloc[:1].assign(classifier=str(number), seed=seed), path)
 
 
+@pytest.mark.slow
 def test_processes_appending_at_once(tmp_path):
     "8 × 25 rows keep 200 of 200, and a column of the user's own."
     path, processes, rows = tmp_path / "results.csv", 8, 25

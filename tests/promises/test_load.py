@@ -48,12 +48,14 @@ def training():
     return run(sys.executable, "-W", "ignore", "-c", TRAINING, env=ENVIRONMENT | {POLICY: "PASSIVE"})
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_beside_other_programs(training):
     result = json.loads(training.stdout.splitlines()[-1])
     assert result["same"]
     assert result["threads"] == [result["number"]]*2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/thread-self/schedstat"), reason="the system doesn't count waiting")
 def test_one_hint_is_printed_beside_other_programs(training):
     if json.loads(training.stdout.splitlines()[-1])["number"] == 1:

@@ -20,7 +20,6 @@ FOLDERS = {
     "export": (["export", "zeroshot", "--to", "transformers", "-o"], "transformers folder"),
     "plot": (["plot", "results.csv", "-o"], "folder of pictures"),
     "demo": (["demo", "-o"], "demo"),
-    "data": (["data", "icons", "--unpack"], "copy of icons"),
     "run": (["run", "photos", "-o"], "run"),
     "ask": (["ask", "zeroshot", "finetuned", "photos", "-o"], "questions"),
 }
@@ -173,14 +172,14 @@ def test_what_is_read_is_kept(work, words):
     "An input, whatever it is, and whoever wrote it"
     Path("table.csv").write_text("file,label\nphotos/cat/0.jpg,cat\nphotos/dog/0.jpg,dog\n")
     Path("photos/train").mkdir()
-    refused(words[:-1], words[-1], work, "which is read")
+    refused(words[:-1], words[-1], work, "this command reads")
 
 
 def test_the_error_says_why_and_what_to_do(work):
     own(Path("target"), "classifier")
     (Path("target") / "holiday").mkdir()
     (Path("target") / "holiday" / "1.jpg").write_text("mine")
-    refused(FOLDERS["merge"][0], "target", work, "holiday/1.jpg, not written by wiseft")
+    refused(FOLDERS["merge"][0], "target", work, "'holiday/1.jpg', not written by wiseft")
     without_its_marker(Path("older"), "demo")
     refused(FOLDERS["demo"][0], "older", work, "remove it yourself if nothing in it is needed")
     if os.path.ismount("/dev/shm"):
@@ -188,13 +187,13 @@ def test_the_error_says_why_and_what_to_do(work):
             check_replaceable("/dev/shm", "classifier")
 
 
-@pytest.mark.parametrize("command", ["zeroshot", "finetune", "merge", "export", "plot", "data"])
+@pytest.mark.parametrize("command", ["zeroshot", "finetune", "merge", "export", "plot"])
 def test_what_wiseft_wrote_is_replaced(work, command):
     "An empty folder, what the same command wrote before, and a card that came into it since"
     words, kind = FOLDERS[command]
     Path("empty").mkdir()
     targets = [own(Path("target"), kind), "empty", "empty"]
-    for target in targets[: 1 if command == "data" else 3]:  # which reads all icons each time
+    for target in targets:
         if kind == "classifier" and target != "empty":
             assert not CliRunner().invoke(app, ["card", str(target)]).exit_code
         (Path(target) / ".DS_Store").touch()

@@ -400,6 +400,6 @@ def test_results_may_lie_in_the_suites_folder(tmp_path):
     (tmp_path / "predictions.csv").write_text("file,predicted\nreference/a/0.png,a\n")
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "frontier.png").touch()
-    with pytest.warns(UserWarning, match="'pictures' has no class folders in it and is no shifted set"):
+    with pytest.warns(UserWarning, match="'pictures' has no class folders in it and is not a shifted set"):
         after = load_suite(tmp_path)
     assert after.fingerprint == before.fingerprint and list(after.shifts) == ["sketches"]

@@ -5,7 +5,7 @@ import pytest
 from conftest import later
 from test_cli import wiseft
 
-from wiseft.all import image_folder, load_clip, load_suite, merge, zeroshot_classifier
+from wiseft.all import image_folder, load_clip, load_suite, zeroshot_classifier
 from wiseft.models.load import load_classifier
 
 finetune = later("wiseft.train.learner", "finetune")
@@ -33,11 +33,6 @@ def tune(folder, **settings):
     finetune(load_classifier(folder / "zeroshot"), images, images, epochs=1, **settings)
 
 
-def average(folder, **settings):
-    classifier = load_classifier(folder / "zeroshot")
-    merge(classifier, [classifier], **settings)
-
-
 TUNE = "finetune zeroshot photos --epochs 1 -o finetuned"
 MESSAGES = {
     "an existing folder": (
@@ -49,20 +44,12 @@ MESSAGES = {
     "weights twice": (
         lambda f: load_clip("iconclip", "openai"), "leave out pretrained and quick_gelu.",
         "zeroshot icons --pretrained openai -o other", "leave out --pretrained and --quick-gelu."),
-    "weights of the other activation": (
-        lambda f: load_clip("ViT-B-32-quickgelu", "laion2b_s34b_b79k"),
-        "Use load_clip('ViT-B-32', 'laion2b_s34b_b79k').",
-        "zeroshot icons --model ViT-B-32-quickgelu --pretrained laion2b_s34b_b79k -o other",
-        "Use --model ViT-B-32 --pretrained laion2b_s34b_b79k."),
     "no checkpoints to resume from": (
         lambda f: tune(f, resume=True), "resume=True needs checkpoint_dir,",
         f"{TUNE} --resume", "--resume needs --checkpoints,"),
     "more blocks than there are": (
         lambda f: tune(f, train="last:99"), "train='head' trains none, train='all' everything.",
         f"{TUNE} --train last:99", "--train head trains none, --train all everything."),
-    "a part that isn't there": (
-        lambda f: average(f, parts="tower"), "parts is 'tower'.",
-        "merge zeroshot zeroshot --parts tower -o merged", "--parts is 'tower'."),
 }
 
 

@@ -23,8 +23,16 @@ def env(tmp_path_factory):
     return os.environ | dict(PATH=PATH, OTHER_DEVICE_BUILD=str(tmp_path_factory.mktemp("built")), OMP_NUM_THREADS="1")
 
 
-def test_everything_runs_on_another_device(env):
-    python("-m", "pytest", "-q", "-W", "ignore", CHECKS, env=env, timeout=900)
+CORE = "costs or bytes or test_sweep or test_evaluate or choose_alpha or predict or command_line or default_precision"
+
+
+def test_the_core_runs_on_another_device(env):
+    python("-m", "pytest", "-q", "-W", "ignore", CHECKS, "-k", CORE, env=env, timeout=900)
+
+
+@pytest.mark.slow
+def test_everything_else_runs_on_another_device(env):
+    python("-m", "pytest", "-q", "-W", "ignore", CHECKS, "-k", f"not ({CORE})", env=env, timeout=900)
 
 
 @pytest.mark.slow

@@ -129,6 +129,7 @@ def test_a_folder_that_is_only_read(tmp_path):
     assert [p.name for p in (tmp_path / "shut").iterdir()] == ["t.csv"]
 
 
+@pytest.mark.slow
 def test_no_program_is_run_that_nobody_named(tmp_path):
     "Python files in the folder that one works in are read only where `--use` names them."
     for name in ("mine", "methods", "wiseft", "torch", "sitecustomize"):
@@ -212,6 +213,7 @@ for task in tasks: task()  # nothing is wrong with the files
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no number of what a process has mapped")
 def test_too_little_memory(tmp_path):
     "While weights are read, merged and averaged and pictures decoded: no file is blamed, and nothing half-written"

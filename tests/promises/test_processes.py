@@ -111,7 +111,7 @@ def test_nan_in_one_process_stops_all_with_the_same_words(results, n):
 
 @two_and_three
 def test_statistics_of_whole_batches_are_refused(results, n):
-    assert f"each of the {n} processes has a part" in str(results(n)["refused/error"])
+    assert "train_batchnorm=True takes statistics over whole batches" in str(results(n)["refused/error"])
     assert "refused/error" not in results(1)
 
 
@@ -140,12 +140,14 @@ def test_a_killed_process_ends_all_and_another_number_goes_on(folder):
     assert "epoch 2 of 20" in again.stderr and "epoch 1 of 20" not in again.stderr
 
 
+@pytest.mark.slow
 def test_an_error_of_one_is_the_message_of_all(folder):
     two = launch(2, "-m", "wiseft", "sweep", "zeroshot", "nowhere", "--suite", "icons", cwd=folder)
     output = "".join(ended(two, 150))
     assert output.count("error:") == 1 and "nowhere" in output, output
 
 
+@pytest.mark.slow
 def test_sweep_on_the_command_line(folder):
     done = torchrun(2, "sweep zeroshot zeroshot --alphas 0,0.5 --reference photos --shift shift -o two.csv", folder)
     assert done.returncode == 0 and done.stdout.count("weight-space") == 1, done.stderr

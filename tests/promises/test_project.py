@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, python, tree
+from conftest import ROOT, needs_history, python, tree
 
 sys.path.insert(0, str(ROOT / "tools"))
 from subpackages import SUBPACKAGES
@@ -99,6 +99,7 @@ def test_lint():
     python("-m", "ruff", "check", "--no-cache", ".", cwd=ROOT)
 
 
+@needs_history
 def test_readme_is_the_index():
     python(ROOT / "tools/readme.py", "--check")
 
@@ -240,6 +241,7 @@ def test_importing_the_package_loads_nothing_heavy():
                  "sys.modules.keys()")
 
 
+@needs_history
 def test_quarto_link(copy):
     assert (copy / "nbs/_quarto.yml").readlink() == Path("../_quarto.yml")
 
@@ -253,6 +255,7 @@ print("heavy:", *sorted(set(sys.argv[1:]) & set(sys.modules)))
 """
 
 
+@pytest.mark.slow
 def test_collecting_the_tests_imports_nothing_heavy():
     done = python("-c", COLLECTED, *HEAVY, cwd=ROOT)
     assert done.stdout.splitlines()[-1] == "heavy:", "a test module takes such functions by conftest's `later`"

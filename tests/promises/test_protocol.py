@@ -3,8 +3,9 @@ import hashlib
 import json
 
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT, needs_history, run
 
+pytestmark = needs_history
 PLANNED = [
     ("wiseft/data/protocol.json", "nbs/reproductions/icons/results.csv"),
     ("wiseft/data/protocol-2.json", "nbs/reproductions/protocol2/runs.jsonl"),

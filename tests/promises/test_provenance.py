@@ -7,8 +7,9 @@ from datetime import date
 from functools import cache
 
 import pytest
-from conftest import ROOT, run, tree
+from conftest import ROOT, needs_history, run, tree
 
+pytestmark = needs_history
 RECORDS = [p for p in tree() if p.name == "provenance.json"]
 SAID = {"command", "seconds", "source_sha256", "model_sha256", "suite_sha256", "date", "machine", "versions"}
 

@@ -60,3 +60,19 @@ def test_one_line_says_how_to_install(copy):
         python(copy / "tools/readme.py")
         for page in pages:
             assert re.findall(r"pip install(?: -q)? (\S*wiseft)\b", page.read_text(encoding="utf-8")) == [source]
+
+
+def test_badges_open_what_the_settings_say(copy):
+    "One line of settings.ini moves every Colab badge to another branch or tag; each opens its own page."
+    settings = copy / "settings.ini"
+    text = settings.read_text(encoding="utf-8")
+    settings.write_text(re.sub(r"^colab = .*", "colab = v0.1.0", text, flags=re.M), encoding="utf-8")
+    python(copy / "tools/readme.py")
+    badges = {}
+    for page in (copy / "nbs").rglob("*.ipynb"):
+        if found := re.findall(r"colab\.research\.google\.com/(.*?)\)", page.read_text(encoding="utf-8")):
+            badges[page.relative_to(copy).as_posix()] = found
+    assert badges.keys() >= {"nbs/tutorials/quickstart.ipynb", "nbs/tutorials/your_own_images.ipynb",
+                             "nbs/reproductions/first_clip/first_clip.ipynb"}
+    for page, found in badges.items():
+        assert found == [f"github/wiseft/wiseft/blob/v0.1.0/{page}"]

@@ -274,7 +274,7 @@ def test_code_has_room_and_wraps(page):
 
 @pytest.mark.slow
 def test_code_of_explanations_is_folded(page):
-    page.goto("explanations/which_method.html")
+    page.goto("explanations/evidence.html")
     code = page.locator("div.sourceCode").first
     assert not code.is_visible()
     page.get_by_role("button", name="Show all code").click()

@@ -365,6 +365,7 @@ def test_workers_and_resumed(tmp_path, source):
     assert finetune(ends()[0], OBJECTS[source](), checkpoint_dir=tmp_path, resume=True, **how).hash == whole
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path):
     "Fine-tune on a tar as one does"
     alone = finetune(ends()[0], "photos.tar", epochs=1, batch_size=8, precision="fp32", progress=False)

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 from test_shards import pack
-from typer.testing import CliRunner
 
 from conftest import later
 from wiseft.data.suites import Suite, folder_suite
@@ -128,8 +127,8 @@ def one_file_in_two_classes(folder):
 OF_SUITES = {
     jpegs_cut_in_half: "0.jpg: The file is truncated: its last rows are missing",
     folders_exchanged: "dark: hardly an image of 'blue', 'red' is right, and most are taken for the next",
-    class_missing: "dark: there are no images of 'red', 1 of 6 classes: its numbers tell of the others",
-    one_class: "5 of 6 classes: its numbers tell of the others. A classifier that always answers it scores 100 %",
+    class_missing: "dark: there are no images of 'red', 1 of 6 classes: its numbers are those of the others",
+    one_class: "5 of 6 classes: its numbers are those of the others. A classifier that always answers it scores 100 %",
     shift_of_test_images: "seen: 36 of 36 images are those of reference, byte for byte (such as",
     one_shift_twice: "dark: 36 of 36 images are those of again, byte for byte (such as",
     one_class_many_times: "dark: 156 files are 36 images (red/0 0.png is there 21 times)",
@@ -180,7 +179,7 @@ ONE = "reference/test/red/0.png"
 OF_SOURCES = {
     "t.csv names 'reference/test/red/0.png' more than once": lambda here: in_table(here, (ONE, "red")),
     "t.csv names './reference/test/red/0.png' more than once": lambda here: in_table(here, (f"./{ONE}", "blue")),
-    "two labels of one image, '01.cls'": lambda here: samples(here, ("01.cls", b"0")),
+    "has two members '01.cls'": lambda here: samples(here, ("01.cls", b"0")),
     "several images for one label: '01.png', '01.seg.png'": lambda here: samples(here, ("01.seg.png", b"x")),
     "numbered 0 to 3, and there is no number 2": lambda here: samples(here, shards=(0, 1, 3)),
 }
@@ -273,17 +272,6 @@ def test_sweeps(name, whole):
     suite = folder_suite(whole / "reference", [])
     message = warnings_of(lambda: sweep(Colors(), end, suite, alphas, by=[way], progress=False))
     assert words in message and bool(words) == bool("weights" in message or "alpha" in message)
-
-
-def test_lookalikes(here):
-    "Training images that were saved again are found when asked for."
-    from wiseft.shell.cli import app
-
-    for path in list((here / "reference/train").rglob("*.png")):
-        Image.open(path).save(here / "reference/test" / path.parent.name / f"{path.stem}.jpg", quality=70)
-    out = CliRunner().invoke(app, ["data", str(here), "--lookalikes"]).output
-    assert "reference, test: 36 of 72 images look like training images" in out
-    assert "dark, test: 0 of 36 images look like training images" in out
 
 
 def test_threads_are_in_the_recipe(whole):

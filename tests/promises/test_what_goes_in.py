@@ -1,5 +1,6 @@
 "What you hold in Python goes in: every object with every function, with the same answers as the folder of its images."
 import re
+import warnings
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 
@@ -262,7 +263,6 @@ def test_model_of_open_clip():
     "DataLoaders": (lambda f, o: wiseft.finetune(start(), clip_dataloaders(f, start(), 8)), r"clip_learner\(cl"),
     "no labels": (lambda f, o: wiseft.finetune(start(), o["array"][0]), r"\(images, labels\)"),
     "numbers": (lambda f, o: wiseft.zeroshot_classifier(3, NAMES), "Expected a Clip"),
-    "suite for names": (lambda f, o: wiseft.zeroshot_classifier(start().clip, Suite.of(f)), "classnames of the Suite"),
     "bytes": (lambda f, o: start().predict_image(b"GIF89a"), "an array, or a tensor; got bytes"),
     "order": (lambda f, o: wiseft.classify(f, start()), "the classifier first"),
     "finetune's order": (lambda f, o: wiseft.finetune(Suite.of(f), start()), "takes an ImageClassifier, not a Suite"),
@@ -279,6 +279,17 @@ def test_normalized_images_are_refused(held):
     pixels, labels = held[1]["array"]
     with pytest.raises(ValueError, match="before any normalization"):
         wiseft.finetune(start(), (pixels/127.5-1, labels), **quick)
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_a_loader_without_normalization_gets_a_warning(held, normalized):
+    (pixels, labels), transform = held[1]["array"], start().transform
+    if not normalized:
+        transform = T.Compose([T.Resize(transform.settings["size"]), T.ToTensor()])
+    with warnings.catch_warnings(record=True) as messages:
+        warnings.simplefilter("always")
+        wiseft.evaluate(start(), DataLoader(Pets(pixels, labels, transform), batch_size=7), progress=False)
+    assert any("not normalized as this CLIP's" in str(w.message) for w in messages) != normalized
 
 
 def test_the_page_says_so():

@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import command_line, Forked, python, run
 from typer.testing import CliRunner
+from wiseft.data.suites import load_suite
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.models.load import load_classifier
 
@@ -25,16 +26,14 @@ CLASSES = ["camera", "heart", "star"]
 def work(tmp_path_factory):
     "A folder with a small suite cut from the embedded one, a zero-shot and a fine-tuned classifier, and their sweep."
     work = tmp_path_factory.mktemp("cli")
-    wiseft("data", "--unpack", "icons", cwd=work)
-    suite = work / "suite"
+    icons, suite = Path(load_suite("icons").train.root), work / "suite"
     for style in "reference", "solid":
-        for split in (work / "icons" / style).iterdir():
+        for split in (icons / style).iterdir():
             for name in CLASSES:
                 for image in sorted((split / name).glob("*.png"))[:12]:
-                    target = suite / image.relative_to(work / "icons")
+                    target = suite / image.relative_to(icons)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy(image, target)
-    shutil.rmtree(work / "icons")
     wiseft("zeroshot", ",".join(CLASSES), "-o", "zeroshot", cwd=work)
     # in a process of its own: one that goes on, in this, must give the same
     run(WISEFT, "finetune", "zeroshot", "suite", "--epochs", "2", "--lr", "1e-3", "-o", "finetuned", cwd=work)
@@ -159,6 +158,7 @@ def test_plot_and_report(work, tmp_path):
     assert "data:image/png" in page and "http" not in page.replace("http://www.w3.org", "")
 
 
+@pytest.mark.slow
 def test_bench(work, tmp_path):
     "Tables, a picture and a page, also of a method that can't run; intervals over families, which a table names"
     shutil.copytree(work / "suite", tmp_path / "suite")
@@ -219,7 +219,6 @@ def test_data_names_unreadable_images(work, tmp_path):
     (["sweep", "finetuned", "zeroshot", "--suite", "suite", "-o", "x.csv"], "swapped"),
     (["evaluate", "nowhere"], "nowhere"),
     (["sweep", "zeroshot", "finetuned", "-o", "x.csv"], "Give --reference FOLDER, or --suite."),
-    (["evaluate", "zeroshot", "zeroshot", "--suite", "suite"], "twice"),
     (["plot", "nowhere.csv", "-o", "x"], "nowhere.csv"),
     (["report", "zeroshot/wiseft.json", "-o", "x.html"], "results"),
 ], ids=lambda o: " ".join(o) if isinstance(o, list) else "")
@@ -266,6 +265,7 @@ def test_warnings_are_a_line(work, tmp_path):
     assert [line for line in done.stderr.splitlines() if line.startswith("warning: ") and "1.5" in line], done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda s: s.name)
 def test_stopped_training_leaves_whole_checkpoints_and_goes_on(work, tmp_path, sent):
     command = ["finetune", work / "zeroshot", work / "suite", "--lr", "1e-4", "--checkpoints", "run", "-o", "out"]
@@ -284,9 +284,10 @@ def test_stopped_training_leaves_whole_checkpoints_and_goes_on(work, tmp_path, s
         assert "epochs" in wiseft(*command, "--epochs", "9", "--resume", cwd=tmp_path, code=1).stderr
 
 
+@pytest.mark.slow
 def test_requeued_after_sigterm(work, tmp_path):
     "A scheduler's SIGTERM: exit code 75, and the same command ends with the weights of a run without a stop"
-    command = ["finetune", work / "zeroshot", work / "suite", "--lr", "1e-3", "--epochs", "40", "--batch-size", "8",
+    command = ["finetune", work / "zeroshot", work / "suite", "--lr", "1e-3", "--epochs", "8", "--batch-size", "8",
                "--checkpoints", "run", "--resume", "-o", "out"]
     training = Forked(tmp_path.with_suffix(".txt"), command_line, tmp_path, *command)
     training.wait(lambda lines: (tmp_path / "run/checkpoint.safetensors").exists())
@@ -306,6 +307,24 @@ def test_a_run_goes_on_from_its_checkpoint(work, tmp_path):
     assert (tmp_path / "out/head.safetensors").read_bytes() == (work / "finetuned/head.safetensors").read_bytes()
 
 
+def test_a_decision_where_validation_chose_the_fine_tuned_model(work, tmp_path):
+    "α = 1 is no average: the one at 0.5 is compared, and report, card, and decision name no third α"
+    from wiseft.analysis.decision import decision_beside
+    from wiseft.infer.rules import ChosenAlpha
+    from wiseft.weights.merge import interpolate
+
+    ends = [load_classifier(work / name) for name in ("zeroshot", "finetuned")]
+    interpolate(*ends, ChosenAlpha(1., "α = 1 was chosen on 36 validation images.")).save(tmp_path / "averaged")
+    wiseft("sweep", "zeroshot", "finetuned", "--averaged", tmp_path / "averaged", "--suite", "suite",
+           "-o", tmp_path / "results.csv", cwd=work)
+    wiseft("report", tmp_path / "results.csv", "-o", tmp_path / "page.html", cwd=work)
+    decision = decision_beside(tmp_path / "results.csv", 1.)
+    assert decision.alpha == .5 and (decision.established or decision.keep == "the fine-tuned model")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
+    assert "α = 1 was chosen on 36 validation images." in page and decision.keep in page
+    assert "keep the average (α = 0.9)" not in page
+
+
 def test_python_m_wiseft():
     assert python("-m", "wiseft", "--version").stdout.startswith("wiseft ")
 
@@ -322,7 +341,7 @@ def test_predict(work, tmp_path, top):
 
 def test_doubts_are_said(work):
     err = wiseft("sweep", "zeroshot", "finetuned", "--suite", "suite", "--alphas", "0,50,100", cwd=work).stderr
-    assert "Were percent meant?" in err and "has 32 images" in err, err
+    assert "Did you mean a percentage?" in err and "has 32 images" in err, err
 
 
 def test_the_device_is_said(work):
@@ -352,8 +371,7 @@ def test_what_was_predicted_lies_beside_the_table_and_is_in_the_report(work, tmp
         assert abs(
             g.difference
             - (swept["weight-space", 0.5, g.dataset] - swept[g.a, float(g.a == "fine-tuned"), g.dataset])) < 1e-9
-    wiseft("report", "sweep.csv", "--suite", "suite", "--classifier", "finetuned", "-o", tmp_path / "report.html",
-           cwd=work)
+    wiseft("report", "sweep.csv", "--suite", "suite", "-o", tmp_path / "report.html", cwd=work)
     page = (tmp_path / "report.html").read_text()
     assert "Comparisons on the same images" in page and 'class="small"' in page and "How it was fine-tuned" in page
 
@@ -362,16 +380,16 @@ def test_training_into_a_file_is_a_line_an_epoch(work, tmp_path):
     done = wiseft("finetune", "zeroshot", "suite", "--epochs", "2", "-o", tmp_path / "finetuned", cwd=work)
     lines = [o for o in done.stderr.splitlines() if o.startswith("epoch")]
     assert [o.partition(":")[0] for o in lines] == ["epoch 1 of 2", "epoch 2 of 2"]
-    assert all(w in o for o in lines for w in ("loss ", "validation accuracy ", " images a second, "))
+    assert all(w in o for o in lines for w in ("loss ", "validation accuracy ", " images per second, "))
     assert " left" in lines[0]
     assert "\r" not in done.output and len(done.stderr) < 2000
 
 
 def test_resume_says_where_it_begins(work, tmp_path):
     tune = ["finetune", "zeroshot", "suite", "--epochs", "2", "--train", "head", "--checkpoints", tmp_path, "--resume"]
-    assert "checkpoint.safetensors yet: this begins anew" in wiseft(*tune, "-o", tmp_path / "a", cwd=work).stderr
+    assert "checkpoint.safetensors yet: starting at epoch 1" in wiseft(*tune, "-o", tmp_path / "a", cwd=work).stderr
     output = wiseft(*tune, "-o", tmp_path / "b", cwd=work).stderr
-    assert f"going on from {tmp_path / 'checkpoint.safetensors'}\nall 2 epochs were done\n" in output
+    assert f"resuming from {tmp_path / 'checkpoint.safetensors'}\nall 2 epochs were done\n" in output
 
 
 def test_completion_is_installed_and_completes(tmp_path):

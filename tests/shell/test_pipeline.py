@@ -81,10 +81,11 @@ def test_what_chose_alpha_is_told_everywhere(work):
     assert work[1].count(f"\n{chosen}\n") == 1
     assert chosen in Path("out/averaged/README.md").read_text()
     assert f'<p class="lead">{chosen}' in Path("out/report.html").read_text()
-    assert "is no average of these two" in wiseft("sweep", "out/finetuned", "out/zeroshot", "--averaged",
+    assert "is not an average of these two" in wiseft("sweep", "out/finetuned", "out/zeroshot", "--averaged",
                                                  "out/averaged", "--reference", "photos", code=1).stderr
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on(monkeypatch):
     "What is there is not made again"
     @wraps(evaluate.sweep_)
@@ -111,7 +112,7 @@ def test_a_killed_fine_tuning_goes_on():
     assert checkpoint.exists() and not Path("killed/finetuned").exists()
     check_replaceable("killed", "run")
     log = wiseft(*words).stderr
-    assert f"going on from {checkpoint}" in log and re.search(r"resumes epoch \d+ at step 1 of 1|all 40 epochs", log)
+    assert f"resuming from {checkpoint}" in log and re.search(r"resumes epoch \d+ at step 1 of 1|all 40 epochs", log)
 
 
 def test_an_image_model_goes_the_road():
@@ -133,6 +134,7 @@ FAILED = {
 }
 
 
+@pytest.mark.slow
 def test_what_fails_offline_names_options_that_are_there(monkeypatch):
     "Those of the command that was given; and a run whose first step failed refuses no other"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -150,4 +152,4 @@ def test_what_fails_offline_names_options_that_are_there(monkeypatch):
 def test_force_replaces_a_run_and_nothing_else():
     check_replaceable("out", "run")
     Path("out/averaged/notes.txt").write_text("mine")
-    assert "also holds averaged/notes.txt" in wiseft(*WORDS, "--force", code=1).stderr
+    assert "also holds 'averaged/notes.txt'" in wiseft(*WORDS, "--force", code=1).stderr

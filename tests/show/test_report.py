@@ -1,4 +1,4 @@
-"The report of the embedded suite in a real browser: slider, small pictures, without scripts, on a phone, in print."
+"The report of the embedded suite in a real browser: small pictures, without scripts, on a phone, in print."
 import pandas as pd
 import pytest
 from conftest import ROOT
@@ -64,51 +64,6 @@ def page(browser, report):  # noqa: F811
     assert not wrong
 
 
-def test_the_slider_gives_the_numbers_of_the_table(page, report):
-    first = report[1].metric.iloc[0]
-    at = report[1][report[1].metric == first].set_index(["method", "alpha", "dataset"]).value
-    slider, positions = page.get_by_label("Mixing coefficient"), set()
-    for k in range(int(slider.get_attribute("max")) + 1):
-        slider.fill(str(k))
-        alpha = float(page.locator("output.alpha").inner_text())
-        method = {0: "zero-shot", 1: "fine-tuned"}.get(alpha, "weight-space")
-        for row in page.locator("#numbers tbody tr").all():
-            dataset, zeroshot, averaged, finetuned = (c.split(" (")[0] for c in row.locator("th, td").all_inner_texts())
-            want = (at["zero-shot", 0, dataset], at[method, alpha, dataset], at["fine-tuned", 1, dataset])
-            assert (zeroshot, averaged, finetuned) == tuple(f"{100 * v:.1f}" for v in want)
-            if dataset in ("reference", "mean over shifts"):  # which stand beside the slider, too
-                assert f"{dataset} {averaged}" in page.locator("#gives").inner_text()
-        places = [tuple(r.bounding_box().values()) for r in page.locator(".ring").all()]
-        assert len(places) == 1 + at.index.get_level_values("dataset").nunique()
-        positions.add(tuple(places))
-    assert len(positions) == 11  # the rings move
-    for ring in page.locator("[data-kind=alpha] .ring").all():
-        box, frame = ring.bounding_box(), page.locator("[data-kind=alpha] .frame").bounding_box()
-        assert 0 <= box["x"] - frame["x"] <= frame["width"] and 0 <= box["y"] - frame["y"] <= frame["height"]
-
-
-def test_the_slider_by_keys_and_by_hand(page):
-    slider = page.get_by_label("Mixing coefficient")
-    texts = lambda: (page.locator("output.alpha").inner_text(), page.locator("#gives").inner_text())
-    slider.focus()
-    before, ring = texts(), page.locator(".ring").first
-    at = ring.bounding_box()
-    page.keyboard.press("ArrowRight")
-    assert texts()[0] == "0.6" and texts()[1] != before[1] and ring.bounding_box() != at
-    for key, alpha in [("ArrowLeft", "0.5"), ("End", "1"), ("ArrowDown", "0.9"), ("Home", "0"), ("ArrowUp", "0.1")]:
-        page.keyboard.press(key)
-        assert texts()[0] == slider.get_attribute("aria-valuetext") == alpha
-    box = slider.bounding_box()
-    y, x = box["y"] + box["height"] / 2, lambda share: box["x"] + 8 + (box["width"] - 16) * share
-    page.mouse.move(x(0.1), y)
-    page.mouse.down()
-    page.mouse.move(x(0.5), y, steps=5)
-    assert texts() == before  # while it is held
-    page.mouse.move(x(0.8), y, steps=5)
-    page.mouse.up()
-    assert texts()[0] == "0.8"
-
-
 def test_small_pictures_are_of_the_predictions(page, report):
     table, shown = report[2], page.locator(".cards li").evaluate_all(
         "all => all.map(e => [e.dataset.file, e.className, e.innerText, e.querySelector('img').naturalWidth])")
@@ -145,7 +100,7 @@ def test_without_scripts_and_in_print(browser, report):  # noqa: F811
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(report[0].as_uri())
-    assert not page.locator("#slider").is_visible() and page.locator("#numbers .moves").first.is_visible()
+    assert page.locator(".lead").first.is_visible() and page.locator("table").first.is_visible()
     page.emulate_media(media="print")
     assert page.locator("figure img").first.is_visible()
     page.set_viewport_size(dict(width=720, height=1000))  # A4 but for its margins

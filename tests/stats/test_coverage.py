@@ -48,6 +48,7 @@ def test_every_line_has_its_setting(script):
     assert all(int(r["experiments"]) == script.SETTINGS[r["function"], r["setting"]][1] for r in ROWS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_first_experiments(script, function):
     before, now = again(script, function)

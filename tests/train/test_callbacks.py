@@ -1,11 +1,10 @@
-"What needs several processes: stand-in images, which count for nothing, and programs that want the same core."
+"What needs several processes: stand-in images, which count for nothing."
 import os
 import socket
 import subprocess
 import sys
 
 import pytest
-from conftest import python
 
 SCRIPT = """
 import numpy as np
@@ -28,6 +27,7 @@ print(accuracy_now(clip_learner(classifier, dls, progress=False)))
 """
 
 
+@pytest.mark.slow
 def test_the_initial_accuracy_counts_no_stand_in_images():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -36,26 +36,3 @@ def test_the_initial_accuracy_counts_no_stand_in_images():
                                   env=os.environ | place | dict(RANK=str(k), LOCAL_RANK=str(k))) for k in range(2)]
     for process in processes:
         assert abs(float(process.communicate(timeout=200)[0]) - 1/3) < 1e-9
-
-
-SHARE_A_CORE = """
-import os, time
-from wiseft.train.callbacks import core_wait
-
-def busy(seconds):
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end: pass
-
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-if not os.fork():
-    busy(1.2)
-    os._exit(0)
-before = core_wait()
-busy(1)
-print(core_wait() - before)
-"""
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/thread-self/schedstat"), reason="the system does not count it")
-def test_two_busy_programs_wait_for_one_core():
-    assert 0.2 < float(python("-W", "ignore", "-c", SHARE_A_CORE).stdout) <= 1.1

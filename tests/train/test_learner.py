@@ -39,7 +39,8 @@ def test_lr_find_on_the_code_of_the_faq_leaves_nothing_behind(folder):
     before = sorted(folder.rglob("*"))
     names = dict(zeroshot=zeroshot, clip_learner=clip_learner)
     code = code_of_the_faq().replace("valid_pct=.1,", "valid_pct=.1, bs=8, num_workers=0,")
-    exec(code.replace("learn.fit_one_cycle", "learn.lr_find(num_it=6, show_plot=False)\nlearn.fit_one_cycle"), names)
+    find = "learn.lr_find(num_it=6, show_plot=False, suggest_funcs=None)\nlearn.fit_one_cycle"
+    exec(code.replace("learn.fit_one_cycle", find), names)
     assert names["finetuned"].alpha == 1
     assert sorted(folder.rglob("*")) == before
     result = CliRunner().invoke(app, "finetune zeroshot photos --epochs 1 -o finetuned".split())
@@ -58,7 +59,7 @@ def test_what_is_saved_goes_to_the_current_folder_or_to_the_path_that_is_given(f
         batch_tfms=Normalize.from_stats(pictures["mean"], pictures["std"], cuda=False))
     for arguments, place in ({}, folder), (dict(path=folder/"work"), folder/"work"):
         learn = clip_learner(classifier, dls, progress=False, **arguments)
-        learn.lr_find(num_it=6, show_plot=False)
+        learn.lr_find(num_it=6, show_plot=False, suggest_funcs=None)
         learn.save("stage-1")
         assert (place/"models/stage-1.pth").is_file()
 

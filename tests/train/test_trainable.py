@@ -26,7 +26,7 @@ def test_saved_reloaded_exported_and_averaged(name, tmp_path):
     dls = clip_dataloaders(images, start, 10, watched, progress=False)
     learn = clip_learner(start, dls, all_methods()[name].function, progress=False).fit_cosine(2, lr=1e-2)
     pixels = torch.randint(256, (3, 48, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    x = start.clip.normalize(pixels)
+    x = start.transform.normalize(pixels)
     with torch.no_grad():
         unfolded, folded = learn.student.eval()(x), learn.classifier.eval()
         expected = folded(x)

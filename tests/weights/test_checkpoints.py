@@ -61,7 +61,7 @@ def test_a_bare_pickle_is_not_run(tmp_path, protocol):
     path, trapped = tmp_path / "model.pkl", tmp_path / "trapped"
     path.write_bytes(pickle.dumps({"w": 1, "trap": Trap(trapped)}, protocol))
     with pytest.raises(ValueError,
-                       match="model.pkl is refused: it is a pickle" if protocol > 1 else "model.pkl is no checkpoint"):
+                       match=f"model.pkl is {'refused: it is a pickle' if protocol > 1 else 'not a checkpoint'}"):
         read_state_dict(path)
     assert not trapped.exists()
     pickle.loads(path.read_bytes())  # the trap is a real one

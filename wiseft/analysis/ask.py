@@ -42,27 +42,25 @@ def read_questions(
 ) -> Questions:
     "Read the questions of a folder"
     path = existing_folder(folder, 'folder of `wiseft ask`')/FILE
-    def all_of(kind, *lists): return all(type(values) is list and {*map(type, values)} <= {kind} for values in lists)
     try:
-        questions = Questions(**json.loads(path.read_text(encoding='utf-8')))
-        texts = all_of(str, questions.names, questions.classnames, questions.files, [questions.pool])
-        flags = all_of(bool, questions.asked, questions.random, [questions.packed])
-        numbers = all_of(int, [questions.disagree, questions.n], *questions.predicted)
-        codes = np.array(questions.predicted)
-        fits = texts and flags and numbers and codes.shape == (len(questions.names), len(questions.files))
-        paired = (fits and len(questions.names) > 1
-                  and len(questions.asked) == len(questions.random) == len(questions.files))
-        if not (paired and (codes >= 0).all() and (codes < len(questions.classnames)).all()): raise ValueError
+        q = Questions(**json.loads(path.read_text(encoding='utf-8')))
+        kinds = dict(names=str, classnames=str, files=str, asked=bool, random=bool)
+        lists = {k: getattr(q, k) for k in kinds}
+        fits = all(type(v) is list and {*map(type, v)} <= {kinds[k]} for k, v in lists.items())
+        codes, n = np.array(q.predicted), len(q.files)
+        fits &= codes.shape == (len(q.names), n) and len(q.names) > 1 and len(q.asked) == len(q.random) == n
+        fits &= type(q.disagree) is type(q.n) is int and codes.dtype.kind == 'i'
+        if not (fits and 0 <= codes.min() and codes.max() < len(q.classnames)): raise ValueError
     except (OSError, ValueError, TypeError, RecursionError) as e: raise BadFile(
-        f'{folder} is no folder of `wiseft ask`: its {FILE} can\'t be read ({type(e).__name__}).') from None
-    return questions
+        f'{folder} is not a folder of `wiseft ask`: its {FILE} can\'t be read ({type(e).__name__}).') from None
+    return q
 
 # %% ../../nbs/api/analysis/06_ask.ipynb #935a7855
 def draw_questions(
     members:dict, # name -> `Member`, of two or more
     pictures,   # folders, tables, tars or files of pictures, without labels
     labels:int=50, # images to label, of those that members disagree on
-    random:int=0,  # images to label besides, of all: what an accuracy is had from
+    random:int=0,  # images to label besides, drawn from all, which estimate the accuracy itself
     seed:int=0,    # of the order
     **kwargs       # of `look`: batch_size, workers, progress
 ) -> tuple: # `Questions`, and a function: number of a question -> its picture
@@ -83,23 +81,20 @@ def draw_questions(
     places, files = list(compress(places, readable)), list(compress(files, readable))
     predicted = predicted[:, readable]
     differ = (predicted != predicted[0]).any(0)
-    def shuffled(seed): return np.random.default_rng(seed).permutation(len(files))
-    order = shuffled(seed)
-    picks = order[differ[order]][:labels]
-    some = shuffled(seed+1)[:random]
+    order, other_order = (np.random.default_rng(s).permutation(len(files)) for s in (seed, seed+1))
+    picks, some = order[differ[order]][:labels], other_order[:random]
     if not len(picks) and not random: raise ValueError(
-        f'On all {counted(len(files), "picture")} the answers are the same, so that no label tells these classifiers '
-        'apart: they are equally accurate there.')
+        f'On all {counted(len(files), "picture")} the predictions are the same: the classifiers are equally accurate '
+        'there.')
     # both kinds, evenly mixed; an image of both kinds once
     def in_turn(kind): return pd.Series(np.arange(len(kind))/len(kind), kind)
     turns = pd.concat(map(in_turn, (picks, some)))
     chosen = turns.groupby(level=0, sort=False).min().sort_values(kind='stable').index.tolist()
     kinds = [np.isin(chosen, kind).tolist() for kind in (picks, some)]
     packed = any(s.members is not None for s in sets)
-    about_pool = json.dumps([classnames, files]).encode()
-    of_pool = int(differ.sum()), len(files), packed, hashlib.sha256(about_pool).hexdigest()[:16]
-    chosen_files, codes = [files[i] for i in chosen], predicted[:, chosen].tolist()
-    questions = Questions(list(members), list(classnames), chosen_files, codes, *kinds, *of_pool)
+    pool = hashlib.sha256(json.dumps([classnames, files]).encode()).hexdigest()[:16]
+    questions = Questions(list(members), list(classnames), [files[i] for i in chosen], predicted[:, chosen].tolist(),
+                          *kinds, int(differ.sum()), len(files), packed, pool)
     def picture(k):
         images, i = places[chosen[k]]
         return images.open(i)
@@ -139,16 +134,16 @@ def read_answers(
     if separator is None: raise BadFile(f'{path}: the first line is {heading!r}, expected file,label.')
     answers, known = {}, {*questions.classnames, NONE}
     try: rows = [row for row in csv.reader(io.StringIO(text), delimiter=separator) if row]
-    except csv.Error as e: raise BadFile(f'{path} is no table that can be read ({e}).') from None
+    except csv.Error as e: raise BadFile(f'{path} can\'t be read as a table ({e}).') from None
     for row in rows[1:]:
         file, *cells = (re.sub(f"^'{_FORMULA}", '', cell) for cell in row)
         labels = list(dict.fromkeys(s.strip() for s in cells if s.strip()))
         if wrong := [s for s in labels if s not in known]: raise BadFile(
-            f'{path}: {file} is said to be {wrong[0]!r}, which is no class. {did_you_mean(wrong[0], known)}')
+            f'{path}: the label of {file} is {wrong[0]!r}, no class. {did_you_mean(wrong[0], known)}')
         answers[file] = labels
     if strange := [f for f in answers if f not in set(questions.files)]: raise BadFile(
-        f'{path} has {counted(len(strange), "picture")} that nobody asked about, such as {first_few(strange, 1)}. '
-        'Does it belong to another folder?')
+        f'{path} has {counted(len(strange), "picture")} that are not among the questions, such as '
+        f'{first_few(strange, 1)}. Does it belong to another folder?')
     return {f: labels for f, labels in answers.items() if labels}
 
 # %% ../../nbs/api/analysis/06_ask.ipynb #3b671746
@@ -196,31 +191,31 @@ def answered(
     folder:str|Path, # of `wiseft.show.ask.ask`
     answers:str|Path # table of labels, saved by its page or filled in
 ) -> tuple: # differences and accuracies, a DataFrame each, and sentences about them
-    "What labels say of the classifiers that disagreed"
+    "Compare the classifiers with the labels of the images on which they disagree"
     questions = read_questions(folder)
     labels = read_answers(answers, questions)
     differences, accuracies = judged(questions, labels)
     return differences, accuracies, _notes(questions, labels, differences)
 
 def _notes(questions, answers, differences): # sentences
-    "Notes on the labels behind a comparison: how many there are, which are missing"
-    n = len([f for f in questions.files if f in answers])
-    out = [f'{n} of {len(questions.files)} pictures have a label. The classifiers disagree on {questions.disagree:,} '
-           f'of {questions.n:,}.']
-    planned = [f for f, asked in zip(questions.files, questions.asked) if asked]
-    if left := sum(f not in answers for f in planned): out.append(
+    "How many labels there are, which are missing, and what more of them would be worth"
+    labeled = [f in answers for f in questions.files]
+    out = [f'{sum(labeled)} of {len(labeled)} pictures have a label. The classifiers disagree on '
+           f'{questions.disagree:,} of {questions.n:,}.']
+    left = sum(asked and not label for asked, label in zip(questions.asked, labeled))
+    if left: out.append(
         f'You may look after each label, and stop when an interval excludes 0. {counted(left, "label")} of the plan of '
-        f'{len(planned)} are left; with all of them the intervals become narrower.')
-    if len(differences): # what ten more labels would be worth
+        f'{sum(questions.asked)} are left; with all of them the intervals become narrower.')
+    if len(differences):
         wide, less = (differences.high - differences.low).mean(), differences.ten_more.mean()
         out.append(f'The intervals are {100*wide:.1f} points wide on average; ten more labels would make them about '
                    f'{100*less:.1f} narrower.')
     missing = [f for f in questions.files if not os.path.exists(f)]
     if missing and not questions.packed: out.append(
-        f'Asked about, and no longer there: {first_few(missing)}. What was said of it counts all the same.')
-    last = max((k for k, f in enumerate(questions.files) if f in answers), default=-1)
-    skipped = [f for f in questions.files[:last] if f not in answers]
+        f'Pictures that are no longer there: {first_few(missing)}. Their labels count all the same.')
+    before_last = questions.files[:max(np.flatnonzero(labeled), default=0)]
+    skipped = [f for f in before_last if f not in answers]
     if skipped: out.append(f'{counted(len(skipped), "picture")} before the last one with a label have none: '
-                           f'{first_few(skipped)}. If these are the hard ones, the estimate is off; label them, or say '
-                           f'{NONE}.')
+                           f'{first_few(skipped)}. If these are the hard ones, the estimate is off. Label them, or '
+                           f'choose {NONE}.')
     return out

@@ -30,6 +30,7 @@ class Decision:
 def decide(
     comparisons:pd.DataFrame, # of `compare_ends`, or of `compare` with the averaged classifier as `b`
     alpha:float=.5, # of the averaged classifier
+    chosen:float|None=None # α that validation images chose; at 1, the fine-tuned model is kept where images can't tell
 ) -> Decision|None: # None where the averaged and the fine-tuned classifier were not compared
     "Decide between the average and the fine-tuned model"
     c = comparisons[comparisons.b == f'weight-space, {alpha:g}']
@@ -39,20 +40,19 @@ def decide(
     differences = {side: r.loc['fine-tuned'] for side, r in pairs.items() if 'fine-tuned' in r.index}
     if not differences: return None
     table = pd.DataFrame({side: _accuracies(rows) for side, rows in pairs.items()}).T
-    # the side that decides: shift first
-    signs = {side: int(r.low > 0) - int(r.high < 0) for side, r in differences.items()}
-    order = [side for side in ('under shift', 'on the reference') if side in signs]
-    by = next((side for side in order if signs[side]), order[0])
-    reason = f'{"It" if signs[by] > 0 else "The average"} is {_than(differences[by])} {by}.'
-    for side in [side for side in order if side != by]:
-        if signs[side]*signs[by] < 0: reason += (
-            f' {side[0].upper()}{side[1:]} it is the other way round, {_than(differences[side])}: the shifted sets '
-            'decide, because averaging is meant for them.')
-        elif side == 'under shift': reason += f' The shifted sets cannot tell: there it is {_than(differences[side])}.'
-    if 'under shift' not in differences: reason += (
+    by = 'under shift' if 'under shift' in differences else 'on the reference'
+    sign, reference = _sign(differences[by]), differences.get('on the reference')
+    reason = f'{"It" if sign > 0 else "The average"} is {_than(differences[by])} {by}.'
+    if by == 'on the reference': reason += (
         f" There is no shifted set: {option('shift', 'corruptions')} makes synthetic ones.")
-    keep = 'the fine-tuned model' if signs[by] < 0 else 'the average'
-    return Decision(keep, float(alpha), bool(signs[by]), reason, table)
+    elif reference is not None and _sign(reference) not in (0, sign): reason += (
+        f' On the reference the average is {_than(reference)}; the shifted sets decide, because averaging is meant for '
+        'them.')
+    keep = 'the fine-tuned model' if sign < 0 or sign == 0 and chosen == 1 else 'the average'
+    if sign == 0 and chosen == 1: reason += ' Validation images chose the fine-tuned model (α = 1).'
+    return Decision(keep, float(alpha), sign != 0, reason, table)
+
+def _sign(r): return int(r.low > 0) - int(r.high < 0) # 0: the interval contains 0
 
 def _than(r): # in words
     d = round(100*r.difference, 1)
@@ -70,9 +70,9 @@ def _accuracies(rows): # a row of the table
 # %% ../../nbs/api/analysis/07_decision.ipynb #8e0a0002
 def decision_beside(
     results:str|Path, # results table
-    alpha:float=.5, # of the averaged classifier
+    alpha:float=.5, # that was chosen; an end, 0 or 1, is no average, and that at 0.5 is compared
 ) -> Decision|None: # None where no predictions, or not both classifiers, are beside it
     "The decision that follows from the predictions beside a results table"
-    file = predictions_file(results)
-    comparisons = compare_ends(read_predictions(file), alpha) if file.exists() else None
-    return None if comparisons is None else decide(comparisons, alpha)
+    file, average = predictions_file(results), alpha if 0 < alpha < 1 else .5
+    comparisons = compare_ends(read_predictions(file), average) if file.exists() else None
+    return None if comparisons is None else decide(comparisons, average, alpha)

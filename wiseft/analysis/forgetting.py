@@ -18,32 +18,28 @@ def forgetting(
     some=None # columns that pick classifiers, a dict each; default all but the initial model
 ) -> pd.DataFrame: # one row per classifier and control set, and one for their mean
     "Changes of accuracy on control sets since the initial model, with paired 95 % intervals"
-    # the images of control sets alone
-    mine = (predictions.images.role == 'control').to_numpy()
-    if not mine.any(): raise ValueError(
+    if not (predictions.images.role == 'control').any(): raise ValueError(
         'There is no control set among these predictions. Evaluate with some: '
         f"{python_or_shell('control=[…]', '--control SET')}.")
-    def part(columns): return {k: v[mine] for k, v in columns.items()}
-    members = [(who, codes[mine], part(columns)) for who, codes, columns in predictions.members]
-    control = KeptPredictions(predictions.images[mine], members)
-    # what they are held against
-    who = control.who()[IDENTITY].drop_duplicates()
+    who = predictions.who()[IDENTITY].drop_duplicates()
     starts = who[who.method.isin(INITIAL)]
     if len(starts) != 1: raise ValueError(
-        f'What was forgotten is counted from the one classifier that fine-tuning began with, and there are '
-        f'{len(starts)} ({", ".join(INITIAL)}) among these. Evaluate it together with the others.')
+        f'Forgetting is measured against the one classifier that fine-tuning began with, and there are {len(starts)} '
+        f'({", ".join(INITIAL)}) among these. Evaluate it together with the others.')
     start = _picks(starts.iloc[0])
     if some is None: some = [_picks(r) for _, r in who.drop(starts.index).iterrows()]
     parts = []
     for which in some:
-        t = compare(control, start, which).rename(columns=dict(value_a='start', value_b='value', difference='change'))
+        both = pd.concat([predictions.frame(**start), predictions.frame(**which)])
+        t = compare(both[both.role == 'control'], start, which)
+        t = t.rename(columns=dict(value_a='start', value_b='value', difference='change'))
         # how many sets fall, of how many
         one, fell = t.dataset != CONTROL_MEAN, (t.high < 0).astype(int)
         fell = fell.where(one, fell[one].sum())
         t = t.assign(fell=fell, n_sets=np.where(one, 1, one.sum()))
-        mine = who
-        for k, v in which.items(): mine = mine[has_value(k, mine[k], v)]
-        parts.append(t.assign(**mine.iloc[0].to_dict()))
+        this = who
+        for k, v in which.items(): this = this[has_value(k, this[k], v)]
+        parts.append(t.assign(**this.iloc[0].to_dict()))
     columns = [*IDENTITY, 'dataset', 'n', 'start', 'value', 'change', 'low', 'high', 'fell', 'n_sets']
     return pd.concat(parts, ignore_index=True)[columns]
 

@@ -18,22 +18,17 @@ def join_runs(
 ) -> pd.DataFrame: # results table whose `tuning` is the run's name
     "Join the tables of several runs from one initial model"
     parts = [first_metric(t).assign(run=name) for name, t in tables.items()]
-    for role, called in dict(shift='shifted', control='control').items(): # whose means are compared
+    for role in 'shift', 'control': # whose means are compared
         sets = [some for t in parts if (some := set(t.dataset[t.role == role]) - set(MEANS))]
         if lacking := sets and sorted(set.union(*sets) - set.intersection(*sets)): raise ValueError(
-            f'The runs {", ".join(tables)} have other {called} sets: not all have {first_few(lacking)}. Compare runs '
-            'on the same sets.')
+            f'Not all of the runs {", ".join(tables)} have {first_few(lacking)}. Compare runs on the same sets.')
     joined = pd.concat(parts, ignore_index=True)
     is_start = joined.method.isin(INITIAL)
     joined['tuning'] = joined.tuning.where(is_start, joined.pop('run'))
     starts = joined[is_start].drop_duplicates(['method', 'dataset', 'value', 'n'])
-    if len(other := starts[starts.duplicated('dataset')]):
-        of_set = starts[starts.dataset == other.dataset.iloc[0]]
-        values = ' and '.join(f'{v:.1%}' for v in of_set.value)
-        raise ValueError(
-            f'The runs {", ".join(tables)} have other initial models, or were tested on other images: on '
-            f'{of_set.dataset.iloc[0]} {of_set.method.iloc[0]} accuracy is {values}. Compare runs of one initial '
-            'model, on the same images.')
+    if starts.duplicated('dataset').any(): raise ValueError(
+        f'The runs {", ".join(tables)} have different initial models, or were tested on different images. Compare runs '
+        'of one initial model, on the same images.')
     joined = pd.concat([starts, joined[~is_start]], ignore_index=True)
     return joined.assign(classifier=joined.classifier.iloc[0])
 

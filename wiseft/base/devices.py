@@ -11,7 +11,7 @@ import ctypes, os, re, sys, torch
 from contextlib import contextmanager
 from threading import Lock
 from weakref import WeakKeyDictionary
-from .text import number_from_environment, option
+from .text import option
 from .files import is_out_of_memory
 
 # %% ../../nbs/api/base/04_devices.ipynb #285057ea
@@ -23,28 +23,22 @@ def best_device(
     if not choice:
         best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else 'cpu'
         return _own_card(torch.device(best))
-    # one that is here, or of a kind that PyTorch alone knows
-    try: device = torch.device(choice)
-    except RuntimeError: device = None # no such kind
-    cards = [f'cuda:{i}' for i in range(torch.cuda.device_count())]
-    there = ['cpu', *cards, *['mps']*torch.backends.mps.is_available()]
-    is_there = device is not None and str(device) in there
-    some_card = device == torch.device('cuda') and len(there) > 1
-    other_kind = device is not None and device.type not in ('cpu', 'cuda', 'mps')
-    if is_there or some_card or other_kind: return _own_card(device)
-    raise ValueError(f"There is no device {str(choice)!r} here. There are: {', '.join(there)}.")
+    n = torch.cuda.device_count()
+    there = ['cpu', *['cuda']*(n > 0), *(f'cuda:{i}' for i in range(n)), *['mps']*torch.backends.mps.is_available()]
+    known = str(choice).partition(':')[0] in ('cpu', 'cuda', 'gpu', 'mps') # of other kinds PyTorch alone knows
+    if known and str(choice) not in there: raise ValueError(
+        f"There is no device {str(choice)!r} here. There are: {', '.join(there)}.")
+    return _own_card(torch.device(choice))
 
 # %% ../../nbs/api/base/04_devices.ipynb #44667353
 def _own_card(device):
     "The GPU of this process, if a launcher started several processes and no device is given"
-    several = number_from_environment('WORLD_SIZE', 1) > 1
-    if device != torch.device('cuda') or not several: return device
-    return torch.device('cuda', int(number_from_environment('LOCAL_RANK', 0)))
+    several = os.environ.get('WORLD_SIZE', '1') not in ('', '1')
+    if not several or device != torch.device('cuda'): return device
+    return torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)))
 
 # %% ../../nbs/api/base/04_devices.ipynb #5e1f0a02
-def widest_float(
-    device:torch.device,
-) -> torch.dtype:
+def widest_float(device:torch.device) -> torch.dtype:
     "float64, or float32 if the device lacks it; unknown devices are tried"
     if device.type in ('cpu', 'cuda'): return torch.float64
     try: return torch.zeros(1, device=device).double().dtype
@@ -53,9 +47,7 @@ def widest_float(
 # %% ../../nbs/api/base/04_devices.ipynb #823b522a
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
-def has_bf16(
-    device:torch.device,
-) -> bool:
+def has_bf16(device:torch.device) -> bool:
     "Whether the device has native bfloat16 (a CPU with only AVX2 emulates it)"
     if device.type == 'cuda': return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type != 'cpu' or torch.backends.cpu.get_cpu_capability().startswith(('AVX512', 'SVE'))
@@ -72,9 +64,7 @@ def fitting_precision(
     if precision != 'bf16' or has_bf16(device): return precision
     return 'fp32' if device.type == 'cpu' else 'fp16'
 
-def usual_precision(
-    device:torch.device,
-) -> str: # None: that of the classifiers
+def usual_precision(device:torch.device) -> str|None: # None: that of the classifiers
     "Default precision of evaluation: bf16 on an accelerator that has it, where it is several times as fast"
     return 'bf16' if device.type != 'cpu' and has_bf16(device) else None
 
@@ -98,9 +88,7 @@ _in_eval_mode = WeakKeyDictionary() # layer -> [number of blocks in progress, it
 _eval_lock = Lock()
 
 @contextmanager
-def eval_mode(
-    model:torch.nn.Module # module; anything else is left alone
-):
+def eval_mode(model): # a module; anything else is left alone
     "Context in which modules are in evaluation mode; the last one to end, in any thread, restores each layer's mode"
     layers = list(model.modules()) if isinstance(model, torch.nn.Module) else []
     with _eval_lock:
@@ -135,25 +123,18 @@ _HELPS = 'What helps, in this order: a smaller batch'
 def _what_helps():
     trains = f"{option('train', 'last:2')} or {option('train', 'head')}"
     return (f"{_HELPS} ({option('batch_size')}), for which {option('accumulate')} makes up; layers computed again "
-            f"instead of kept ({option('grad_checkpointing', True)}); fewer weights that train ({trains})")
+            f"instead of kept ({option('grad_checkpointing', True)}); fewer weights that train ({trains}); fewer "
+            f"processes that read images ({option('workers')}); another device ({option('device', 'cpu')})")
 
 @contextmanager
 def memory_advice():
     "Context in which an out-of-memory error says what to do"
     try: yield
     except (RuntimeError, MemoryError, OSError) as e:
-        if 'raise your shared memory limit' in str(e): raise RuntimeError(
-            'The processes that read images are out of shared memory. Docker gives them 64 MB, less than a batch '
-            f"takes: start it with --shm-size=8g, or give {option('workers', 0)}.") from e
         if not is_out_of_memory(e) or _HELPS in str(e): raise # the second from a block within this one
-        if 'out of memory' in str(e): # of an accelerator
-            first = re.split(r'(?<=[.])\s+(?=[A-Z])', str(e))
-            raise torch.OutOfMemoryError(
-                f"{' '.join(first[:3])} {_what_helps()}; another device ({option('device', 'cpu')}).") from e
-        size, reading = re.search(r'allocate (\d+) bytes', str(e)), re.search('to read .*', str(e))
-        what = f': {int(size[1]):,} bytes could not be allocated' if size else f' {reading[0]}' if reading else ''
-        raise MemoryError(f"There is too little memory{what.rstrip('.')}. {_what_helps()}; fewer processes that read "
-                          f"images ({option('workers')}).") from e
+        kind = torch.OutOfMemoryError if 'out of memory' in str(e) else MemoryError # of an accelerator or the system
+        first = re.split(r'(?<=[.])\s+(?=[A-Z])', str(e))[:3]
+        raise kind(f"There is too little memory. {_what_helps()}. {' '.join(first)}") from e
 
 # %% ../../nbs/api/base/04_devices.ipynb #fdd1be11
 def release_memory():

@@ -8,12 +8,12 @@ __all__ = ['MOST_COLUMNS', 'MARKER', 'data_root', 'cache_root', 'package_data', 
            'tidy', 'atomic_path', 'existing_folder', 'locked', 'sha256_file', 'unzip_once']
 
 # %% ../../nbs/api/base/02_files.ipynb #f7caf17a
-import errno,hashlib,json,os,re,secrets,shutil,tempfile,time,warnings,zipfile
+import errno,hashlib,json,os,re,secrets,shutil,time,warnings,zipfile
 from contextlib import contextmanager,suppress
 from importlib.resources import files
 from pathlib import Path
 from platformdirs import user_cache_path
-from .text import BadFile, option
+from .text import BadFile, first_few, option
 
 # %% ../../nbs/api/base/02_files.ipynb #0af1c2de
 if os.name == 'nt': import msvcrt
@@ -30,9 +30,7 @@ def cache_root() -> Path: # `$WISEFT_CACHE` if set, else the platform's own cach
     return Path(os.environ.get('WISEFT_CACHE') or user_cache_path('wiseft', appauthor=False)).expanduser()
 
 # %% ../../nbs/api/base/02_files.ipynb #bac1a6b7
-def package_data(
-    name:str, # file or folder in `wiseft/data`
-) -> Path:
+def package_data(name:str) -> Path:
     "Path of a file that comes with the package"
     return Path(str(files('wiseft')))/'data'/name
 
@@ -45,25 +43,18 @@ def existing_file(
     path = Path(path)
     if path.is_dir(): raise IsADirectoryError(f"{path} is a folder; a {what} is a file. It holds {_listing(path)}.")
     if path.is_file(): return path
-    _existing(path, what) # asked last: the path may have been removed just now
+    _check_exists(path, what) # only now: another process may have removed it
     raise BadFile(f"{path} is a pipe or a device; a {what} is a regular file. Write its content to one.")
 
-def _existing(path, what):
-    if path.exists(): return path
+def _check_exists(path, what):
+    if path.exists(): return
     folder = path.parent
     why = f"its folder holds {_listing(folder)}" if folder.is_dir() else f"the folder {folder} doesn't exist"
     raise FileNotFoundError(f"There is no {what} at {path}: {why}.")
 
-# %% ../../nbs/api/base/02_files.ipynb #4e050d5e
 def _listing(folder):
     "The first few names in a folder"
-    names = [p.name for p in folder.iterdir()]
-    return _few(sorted(n for n in names if not n.startswith('.')), 5) or 'nothing'
-
-def _few(names, n=3):
-    first = ', '.join(names[:n])
-    more = len(names)-n
-    return f'{first} and {more} more' if more > 0 else first
+    return first_few(sorted(p.name for p in folder.iterdir() if not p.name.startswith('.')), 5) or 'nothing'
 
 # %% ../../nbs/api/base/02_files.ipynb #a414ab7e
 def is_out_of_memory(e:BaseException) -> bool:
@@ -71,27 +62,18 @@ def is_out_of_memory(e:BaseException) -> bool:
     words = 'cannot allocate', "can't allocate", 'out of memory'
     return isinstance(e, MemoryError) or any(w in str(e).lower() for w in words)
 
-def blame_memory(
-    e:BaseException,
-    path:str|Path, # of the file that was being read
-):
+def blame_memory(e:BaseException, path:str|Path):
     "Turn errors that mean that memory ran out into MemoryError"
     if is_out_of_memory(e): raise MemoryError(f'There is too little memory to read {path}.') from e
 
 # %% ../../nbs/api/base/02_files.ipynb #08e6f032
-def read_text(
-    path:str|Path, # text file in UTF-8
-    what:str='file', # what it should be, for the message
-) -> str: # without a mark of byte order
+def read_text(path:str|Path, what:str='file') -> str: # without a byte order mark
     "Read a text file; `BadFile` if it is not text"
     path = existing_file(path, what)
     try: return path.read_text(encoding='utf-8-sig')
     except UnicodeDecodeError as e: raise BadFile(f'{path} is not UTF-8 text ({e}). Save it again as that.') from e
 
-def read_lines(
-    path:str|Path, # as in `read_text`, as is `what`
-    what:str='file'
-) -> list: # of texts, none empty
+def read_lines(path:str|Path, what:str='file') -> list: # of texts, none empty
     "Read the lines of a text file, without surrounding spaces"
     return [line.strip() for line in read_text(path, what).splitlines() if line.strip()]
 
@@ -109,16 +91,14 @@ def check_columns(
     if n > MOST_COLUMNS: raise BadFile(f'{path} has {n:,} columns; a table has at most {MOST_COLUMNS:,}.')
 
 # %% ../../nbs/api/base/02_files.ipynb #a17056cc
-_NO_SYNC = errno.EINVAL, errno.ENOTSUP, errno.EBADF # of a folder, where the file system can't
-
 def _fsync(path):
-    "Flush a file, or a folder's list of names, to disk"
-    if os.name == 'nt' and path.is_dir(): return # Windows can't open folders
-    fd = os.open(path, os.O_RDONLY if os.name != 'nt' else os.O_RDWR)
-    try: os.fsync(fd)
-    except OSError as e:
-        if e.errno not in _NO_SYNC or not path.is_dir(): raise
-    finally: os.close(fd)
+    "Flush a file, or a folder's list of names, to disk; not every system can do the latter"
+    try:
+        fd = os.open(path, os.O_RDWR if os.name == 'nt' else os.O_RDONLY)
+        try: os.fsync(fd)
+        finally: os.close(fd)
+    except OSError:
+        if not path.is_dir(): raise
 
 # %% ../../nbs/api/base/02_files.ipynb #1f273f2a
 def _is_folder(path): return path.is_dir() and not path.is_symlink()
@@ -163,25 +143,23 @@ def _remove_hidden(hidden, lock):
         if os.listdir(hidden) == ['lock']: remove_path(hidden) # the lock goes last
 
 # %% ../../nbs/api/base/02_files.ipynb #52241e99
-def _refuse_existing(target, why='exists'):
+def _refuse_existing(target):
     if os.path.lexists(target): raise FileExistsError(
-        f"{target} {why} and is kept. Choose another name, or replace it with {option('force', True)}.")
+        f"{target} exists and is kept. Choose another name, or replace it with {option('force', True)}.")
 
 # %% ../../nbs/api/base/02_files.ipynb #2f0f5efd
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL}
-
 def _take(tmp, target):
     "Rename `tmp`; OSError if the new name is taken"
     if os.name == 'nt' or tmp.is_dir(): return os.rename(tmp, target)
     try: os.link(tmp, target)
-    except OSError as e:
-        if e.errno not in _NO_LINKS: raise
-        _refuse_existing(target) # a file system without links: a moment is left open here
+    except FileExistsError: raise
+    except OSError: # no links on this file system: a moment is left open here
+        _refuse_existing(target)
         os.rename(tmp, target)
 
 # %% ../../nbs/api/base/02_files.ipynb #2f74fb03
 MARKER = '.wiseft' # in a folder: its kind, and the names of its files
-_markers = dict(classifier='wiseft.json') # of the kinds that list their files themselves
+_markers = dict(classifier='wiseft.json') # kinds whose own file lists their files
 _later_files = {'README.md', 'results.png'} # a card, which is written into a classifier's folder afterwards
 _of_the_system = {'.DS_Store', 'Thumbs.db'}
 
@@ -199,13 +177,10 @@ def _listed_files(folder, kind): # set of names; None if the marker of this kind
         within = [n.rpartition('/')[0] for n in note['files'] if n.endswith('/wiseft.json')]
         listed = {f'{f}/{n}' for f in within for n in _listed_files(folder/f, 'classifier') or ()}
         return {marker, *note['files'], *listed} | (_later_files if kind == 'classifier' else set())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError): return None # not what we wrote
+    except Exception: return None # not what we wrote
 
 # %% ../../nbs/api/base/02_files.ipynb #8e7e9ba4
-def holds(
-    folder:str|Path,
-    path:str|Path, # a file or folder
-) -> bool:
+def holds(folder:str|Path, path:str|Path) -> bool:
     "Whether `path` is `folder` or is inside it"
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
@@ -223,7 +198,7 @@ def _why_kept(target, kind): # a clause; empty if it may be replaced
     listed = _listed_files(target, kind)
     marker = _markers.get(kind, MARKER)
     if listed is None: return f'is no {kind or "folder"} that wiseft wrote: it has no {marker} of one'
-    return f'also holds {_few(sorted(names-listed))}, not written by wiseft' if names-listed else ''
+    return f'also holds {first_few(sorted(names-listed))}, not written by wiseft' if names-listed else ''
 
 # %% ../../nbs/api/base/02_files.ipynb #94b21b39
 def check_replaceable(
@@ -248,51 +223,24 @@ def _install(tmp, target, force, kind):
         with suppress(FileNotFoundError): os.rename(target, old)
     try: _take(tmp, target)
     except OSError:
-        _refuse_existing(target, 'was made by another process meanwhile')
+        _refuse_existing(target) # another process was faster
         raise
     finally:
         if old.exists(): # moved back, or out of the folder `old`, whose content `tidy` moves back
             os.rename(old, tmp if os.path.lexists(target) else target)
 
 # %% ../../nbs/api/base/02_files.ipynb #c75cbff1
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_WRITE_ERRORS = {*_FULL, errno.EROFS, errno.EACCES, errno.EPERM}
+_WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
-# %% ../../nbs/api/base/02_files.ipynb #493e9567
-def _explain(e, target):
-    "Raise the OSError `e` again with a message about `target`, if it happened while writing it"
-    if isinstance(e, shutil.Error): # copying a folder collects errors, which are texts by then: the first of them
-        source, copy, why = e.args[0][0]
-        number = int(m[1]) if (m := re.match(r'\[Errno (\d+)\]', why)) else errno.EIO
-        about_copy = number in _FULL or str(copy) in why
-        e = OSError(number, os.strerror(number), copy if about_copy else source)
-    # `target`: of an error that was explained within this block
-    named = getattr(e, 'target', None) or e.filename2 or e.filename
-    hidden, renamed = str(target.with_name('.wiseft-')), str(e.filename2) == str(target)
-    about = renamed or str(named).startswith(hidden) if named else e.errno in _WRITE_ERRORS
-    if not about: return
-    state = 'What was there before is untouched' if os.path.lexists(target) else 'Nothing was left behind'
-    reason = getattr(e, 'reason', e.strerror)
-    advice = 'Choose another place'
-    if e.errno == errno.ENAMETOOLONG: advice = 'Choose a shorter name'
-    if e.errno in _FULL: # the folder with the least room, of those that are written to meanwhile
-        folders = target.parent, cache_root(), Path(tempfile.gettempdir())
-        fullest = min(filter(Path.is_dir, folders), key=lambda p: shutil.disk_usage(p).free)
-        advice = f'Free some space in {fullest} or choose another place'
-    explained = OSError(e.errno, f"Can't write {target}: {reason}. {state}. {advice}.")
-    explained.target, explained.reason = target, reason
-    raise explained from e
-
-# %% ../../nbs/api/base/02_files.ipynb #4abc6ecc
-def _make_parent(target):
-    try: target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise OSError(e.errno, f"Can't write {target}: its folder can't be made ({e.strerror}: {e.filename}).") from e
+def _name_target(e, target):
+    "Raise an OSError that writing caused again, about `target`"
+    name = e.filename2 or e.filename
+    hidden = str(target.with_name('.wiseft-'))
+    if str(name).startswith(hidden) or name is None and e.errno in _WRITE_ERRORS:
+        raise OSError(e.errno, e.strerror, str(target)) from e
 
 # %% ../../nbs/api/base/02_files.ipynb #8a321657
-def tidy(
-    folder:str|Path, # in which something was written
-):
+def tidy(folder:str|Path):
     "Remove what killed processes left half-written in a folder, and put back what they had moved aside"
     for path in [*Path(folder).iterdir()]:
         if not re.fullmatch(_HIDDEN, path.name) or not _is_folder(path): continue
@@ -321,7 +269,7 @@ def atomic_path(
     "Yield a temporary path to write to: it becomes `target` if the block succeeds, and is removed if it fails"
     if os.path.islink(target): target = os.path.realpath(target)
     target = Path(target)
-    _make_parent(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
     tidy(target.parent)
     if force: check_replaceable(target, kind)
     else: _refuse_existing(target)
@@ -340,19 +288,17 @@ def atomic_path(
             _install(tmp, target, force, kind)
             _fsync(target.parent)
     except OSError as e:
-        _explain(e, target)
+        _name_target(e, target)
         raise
 
 # %% ../../nbs/api/base/02_files.ipynb #4a692793
-def existing_folder(
-    path:str|Path, # what the user named
-    what:str='folder', # what it should hold, for the message
-) -> Path:
+def existing_folder(path:str|Path, what:str='folder') -> Path:
     "Return `path` if it is a folder; else raise an error that says what is there"
     path = Path(path)
     if path.is_file(): raise NotADirectoryError(f"{path} is a file; a {what} is a folder.")
     if not path.exists() and path.parent.is_dir(): tidy(path.parent) # a killed process may have moved it aside
-    return _existing(path, what)
+    _check_exists(path, what)
+    return path
 
 # %% ../../nbs/api/base/02_files.ipynb #8b8ea2d0
 _PATIENCE = 5 # seconds, after which we say what we are waiting for
@@ -364,14 +310,9 @@ def locked(
 ):
     "Context that only one process at a time can be in, for each target"
     target = Path(os.path.realpath(target))
-    _make_parent(target)
-    name = f'.{target.name}.lock'
-    if len(os.fsencode(name)) > 255: name = f'.{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.lock'
-    try: file = open(target.with_name(name), 'ab')
-    except OSError as e:
-        _explain(OSError(e.errno, e.strerror), target)
-        raise
-    with file:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    name = os.fsdecode(os.fsencode(target.name)[:240]) # file systems allow 255 bytes
+    with open(target.with_name(f'.{name}.lock'), 'ab') as file:
         end = time.monotonic() + _PATIENCE
         while (is_locked := _lock(file)) is False:
             if not wait: raise BlockingIOError(errno.EAGAIN, f'Another process is writing {target}.')
@@ -388,14 +329,9 @@ def locked(
             if is_locked and os.name != 'nt': fcntl.flock(file, fcntl.LOCK_UN) # child processes may have it open, too
 
 # %% ../../nbs/api/base/02_files.ipynb #11c733ad
-def sha256_file(
-    path:str|Path, # any file; it is read in pieces
-) -> str: # 64 hexadecimal digits
+def sha256_file(path:str|Path) -> str: # 64 hexadecimal digits
     "SHA-256 of a file's bytes"
-    h = hashlib.sha256()
-    with open(existing_file(path), 'rb') as f:
-        while piece := f.read(1<<20): h.update(piece)
-    return h.hexdigest()
+    with open(existing_file(path), 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
 # %% ../../nbs/api/base/02_files.ipynb #b5820bf5
 def unzip_once(
@@ -409,8 +345,6 @@ def unzip_once(
     if (actual := sha256_file(archive)) != sha256: raise ValueError(
         f"{archive} is damaged or another version: its SHA-256 is {actual}, expected {sha256}. Install or download it "
         "again.")
-    try:
-        with atomic_path(target) as tmp, zipfile.ZipFile(archive) as z: z.extractall(tmp)
-    except OSError:
-        if not target.exists(): raise # else another process was first
+    with suppress(FileExistsError), atomic_path(target) as tmp: # another process may be first
+        with zipfile.ZipFile(archive) as z: z.extractall(tmp)
     return target

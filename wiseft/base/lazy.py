@@ -7,7 +7,7 @@ __all__ = ['open_clip', 'timm', 'torchvision', 'contingency_tables', 'proportion
            'huggingface_hub', 'Later', 'LaterFunction', 'open_clip_tables', 'open_clip_models']
 
 # %% ../../nbs/api/base/03_lazy.ipynb #6ac4399f
-import re, sys
+import re, sys, warnings
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -48,12 +48,11 @@ open_clip, timm, torchvision = map(Later, ('open_clip', 'timm', 'torchvision'))
 contingency_tables, proportion = Later('statsmodels.stats.contingency_tables'), Later('statsmodels.stats.proportion')
 sparse, special, stats = map(Later, ('scipy.sparse', 'scipy.special', 'scipy.stats'))
 huggingface_hub = Later('huggingface_hub')
+warnings.filterwarnings('ignore', '`torch.jit.script` is deprecated', FutureWarning) # timm and open_clip call it
 
 # %% ../../nbs/api/base/03_lazy.ipynb #81012e3b
 @cache
-def open_clip_tables(
-    part:str, # 'pretrained', 'zero_shot_metadata'
-) -> ModuleType:
+def open_clip_tables(part:str) -> ModuleType: # 'pretrained', 'zero_shot_metadata'
     "A module of open_clip's that needs no other part of it"
     folder = Path(find_spec('open_clip').origin).parent
     # open_clip's folder as a package whose `__init__` imports nothing

@@ -20,43 +20,30 @@ def is_watched() -> bool:
 # %% ../../nbs/api/base/06_progress.ipynb #74fde111
 _hushed = False
 
-def hush(
-    quiet:bool=True
-):
+def hush(quiet:bool=True):
     "Switch all progress messages off, whatever `progress` says, or on again"
     global _hushed
     _hushed = quiet
 
-def is_told(
-    progress:bool # as a function was given it
-) -> bool:
+def is_told(progress:bool) -> bool:
     "Whether this process reports progress"
     return bool(progress) and not _hushed and not rank()
 
 # %% ../../nbs/api/base/06_progress.ipynb #e13f34f0
 SAID = set() # lines that somebody has read
 
-def say_place(
-    device, # torch.device
-    precision:str='fp32', # 'bf16' or 'fp16'
-    progress:bool=True, # False: say nothing
-):
+def say_place(device, precision:str='fp32', progress:bool=True):
     "Print device and precision before work begins, once, if somebody watches"
     if is_watched(): say_once(describe_device(device, precision), progress)
 
-def say_once(
-    words:str, # a line
-    progress:bool=True, # False: say nothing
-):
+def say_once(words:str, progress:bool=True):
     "Print a line, unless it was printed before"
     if not is_told(progress) or words in SAID: return
     print(words, file=sys.stderr, flush=True)
     SAID.add(words)
 
 # %% ../../nbs/api/base/06_progress.ipynb #0dc05c38
-def duration(
-    seconds:float,
-) -> str:
+def duration(seconds:float) -> str:
     "A duration in its two largest units"
     minutes, s = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -70,7 +57,7 @@ def tell(
     iterable, # such as a loader of batches
     label, # what is being done; or a function that returns it, asked anew each time
     total:int=None, # items; default `len(iterable)`
-    images:int=None, # images in all items together, for images a second
+    images:int=None, # images in all items together, for images per second
     progress:bool=True, # False: say nothing
 ): # yields the items
     "Iterate, and report progress"
@@ -93,6 +80,6 @@ def tell(
             if 10*i//total == tenth or now-last < PAUSE: continue
             tenth, last = 10*i//total, now
             rate = i/(now-began)
-            speed = f', {rate*images/total:,.0f} images a second' if images else ''
+            speed = f', {rate*images/total:,.0f} images per second' if images else ''
             left = f', {duration((total-i)/rate)} left' if i < total else ''
             print(f'{words()}: {i/total:.0%}{speed}{left}', file=sys.stderr, flush=True)

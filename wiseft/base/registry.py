@@ -81,10 +81,6 @@ def method(
     if kind not in KINDS: raise ValueError(f'{name} has the kind {kind!r}. Kinds are {", ".join(KINDS)}.')
     def listed(function):
         entry = Method(function, kind, name, paper, **about)
-        varied = [p for p in entry.parameters if p == 'alpha' or kind not in ('merge', 'ensemble')]
-        if entry.strength not in (None, *varied): raise ValueError(
-            f'The strength of {name} is {entry.strength!r}. Expected one of its parameters, of a merge or ensemble '
-            f'alpha. Its parameters are {", ".join(entry.parameters)}.')
         REGISTRY[name] = entry
         return function if isinstance(function, type) else entry # a class stays one, to be subclassed
     return listed

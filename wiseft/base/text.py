@@ -12,10 +12,7 @@ from contextlib import contextmanager
 from unicodedata import category
 
 # %% ../../nbs/api/base/01_text.ipynb #c1de0f36
-def first_few(
-    items, # anything with an order: names, numbers, paths
-    n:int=3, # so many are named
-): # text; '' for nothing
+def first_few(items, n:int=3) -> str:
     "The first items, and how many more there are"
     items = list(items)
     first = ', '.join(map(repr, items[:n]))
@@ -23,18 +20,12 @@ def first_few(
     return f'{first} and {more} more' if more > 0 else first
 
 # %% ../../nbs/api/base/01_text.ipynb #b2b2c14d
-def counted(
-    n:int, # how many
-    noun:str, # of what, as of one
-): # text
+def counted(n:int, noun:str) -> str:
     "A number with its noun, singular or plural"
     return f'{n:,} {noun}' if n == 1 else f'{n:,} {noun}s'
 
 # %% ../../nbs/api/base/01_text.ipynb #1534702d
-def did_you_mean(
-    given, # what nobody knows
-    known, # names that exist
-): # a sentence
+def did_you_mean(given, known) -> str:
     "A hint: the known names nearest to a given one, or the first few of all"
     known = list(known)
     plain = lambda name: re.sub(r'[\W_]', '', str(name).lower())
@@ -44,17 +35,13 @@ def did_you_mean(
     return f'There are {first_few(known, 6)}.' if known else 'There are none.'
 
 # %% ../../nbs/api/base/01_text.ipynb #57f3f2a3
-def why_failed(
-    e:BaseException, # exception
-): # one line
+def why_failed(e:BaseException) -> str:
     "The kind of an error and the first line of its message"
     first = next(iter(str(e).splitlines()), '').rstrip('.')
     return f'{type(e).__name__}: {first}' if first else type(e).__name__
 
 # %% ../../nbs/api/base/01_text.ipynb #0d6ae718
-def kind_and_shape(
-    value # anything
-) -> str:
+def kind_and_shape(value) -> str:
     "Type of a value, for a message: 'a float', or 'a tensor of shape (2, 3)'"
     if hasattr(value, 'shape'): return f'a tensor of shape {tuple(value.shape)}'
     return f'a {type(value).__name__}'
@@ -63,19 +50,14 @@ def kind_and_shape(
 _renamed = None # in Python; while a command runs a dict: options that it calls otherwise
 
 @contextmanager
-def shell_options(
-    renamed:dict={}, # option -> its name in this command
-):
+def shell_options(renamed:dict={}): # option -> its name in this command
     "In the block, messages name the options of the shell"
     global _renamed
     before, _renamed = _renamed, renamed
     try: yield
     finally: _renamed = before
 
-def python_or_shell(
-    python:str, # for a reader who calls a function
-    shell:str,  # for one who runs a command
-) -> str:
+def python_or_shell(python:str, shell:str) -> str:
     "The one of two wordings that fits the reader"
     return python if _renamed is None else shell
 
@@ -91,10 +73,7 @@ def option(
     if value is None or value is True: return flag
     return flag.replace('--', '--no-', 1) if value is False else f'{flag} {shlex.quote(str(value))}'
 
-def call(
-    function:str, # its name
-    **arguments, # by the names of their options
-) -> str:
+def call(function:str, **arguments) -> str:
     "A call as the reader writes it: `load_clip('ViT-B-32', 'openai')`, or `--model ViT-B-32 --pretrained openai`"
     if _renamed is None: return f"{function}({', '.join(map(repr, arguments.values()))})"
     return ' '.join(option(k, v) for k, v in arguments.items())
@@ -102,9 +81,7 @@ def call(
 # %% ../../nbs/api/base/01_text.ipynb #b3a9e417
 _PASSED_BY = 'contextlib', 'torch.utils._contextlib' # what decorates functions
 
-def warn_user(
-    sentence:str,
-):
+def warn_user(sentence:str):
     "Warn, with the location of the user's line that led here, or of the command's"
     stack = [frame.f_globals.get('__name__', '') for frame, _ in traceback.walk_stack(sys._getframe(1))]
     ours = [i for i, module in enumerate(stack) if re.match(r'wiseft\.(?!shell\.)', module)]
@@ -113,31 +90,23 @@ def warn_user(
     if stack[level:level+1] == ['concurrent.futures.thread']: level -= 1 # no user's line led to a thread: our own
     warnings.warn(sentence, stacklevel=level+2)
 
-
 # %% ../../nbs/api/base/01_text.ipynb #d3de5d01
 # control characters, bytes that are no UTF-8, separators of lines and paragraphs
 _UNPRINTABLE = 'Cc', 'Cs', 'Zl', 'Zp'
 
-def printable(
-    text:object # or a path
-) -> str:
+def printable(text:object) -> str:
     "The text on one line, with unprintable characters escaped"
     text = str(text)
     if text.isprintable(): return text
     escaped = {c: c.encode('unicode_escape').decode() for c in set(text) if category(c) in _UNPRINTABLE}
     return ''.join(escaped.get(c, c) for c in text)
 
-def in_markdown(
-    text:object # anything
-) -> str:
+def in_markdown(text:object) -> str:
     "The text on one line, with markup of Markdown, HTML, and tables escaped"
     return re.sub(r'([\\`<|\[\]])', r'\\\1', str(text).replace('\n', ' '))
 
 # %% ../../nbs/api/base/01_text.ipynb #81e6c6d9
-def number_from_environment(
-    variable:str, # its name
-    default:float # where it isn't set
-) -> float: # 0 or more; `inf` is one
+def number_from_environment(variable:str, default:float) -> float: # 0 or more; `inf` is one
     "The number in an environment variable; ValueError for anything else"
     text = os.environ.get(variable) or default
     try: n = float(text)

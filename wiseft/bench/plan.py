@@ -25,34 +25,24 @@ from ..train.flops import operations, passes
 from .trial import REHEARSED, TRAINED, Trial, rehearse, strengths
 
 # %% ../../nbs/api/bench/01_plan.ipynb #a198a41f
-def can_compete(
-    method:Method,
-) -> bool:
+def can_compete(method:Method) -> bool:
     "Whether a method can compete in a bench"
     return method.kind in (*TRAINED, 'merge', 'ensemble', 'search') and method.name != 'weight-space'
 
-def takes_several(
-    method:Method,
-) -> bool:
+def takes_several(method:Method) -> bool:
     "Whether a method merges several fine-tuned classifiers"
     return 'fine-tuned classifiers' in method.needs
 
-def is_way(
-    method:Method,
-) -> bool:
+def is_way(method:Method) -> bool:
     "Whether a method leads from the zero-shot classifier to one fine-tuned one"
     if takes_several(method): return False
     return method.kind == 'ensemble' or method.kind == 'merge' and method.strength == 'alpha'
 
-def mean_sets(
-    suite:Suite,
-) -> dict: # name -> `ImageSet`
+def mean_sets(suite:Suite) -> dict: # name -> `ImageSet`
     "Test sets of a suite that are in the means of a bench: the reference and the shifts"
     return {d: s for d, s in suite.datasets().items() if s.role in ('reference', 'shift')}
 
-def passes_an_image(
-    method:Method|None, # None: plain fine-tuning
-) -> int:
+def passes_an_image(method:Method|None) -> int: # None: plain fine-tuning
     "Forward passes that a prediction takes: an ensemble runs both ends, and perhaps an average for each image"
     if method is None or method.kind != 'ensemble': return 1
     return 3 if method.gives == 'alpha' else 2
@@ -89,9 +79,7 @@ class Contender:
         return work.best_trial('plain', chosen) if self.control == BEST_RATE else chosen
 
 # %% ../../nbs/api/bench/01_plan.ipynb #beb63544
-def rates_around(
-    rate:float, # learning rate
-) -> tuple:
+def rates_around(rate:float) -> tuple:
     "A third, one and three times of it"
     return tuple(float(f'{rate*f:.2g}') for f in (1/3, 1, 3))
 
@@ -105,13 +93,6 @@ def one_further(
     less, _, more = around(best)
     further = less if best == min(values) else more
     return None if further in values else further
-
-def _each_once(what, values, kind):
-    "A tuple of distinct numbers; ValueError otherwise"
-    numbers = tuple(map(kind, values))
-    if not numbers or len(set(numbers)) < len(numbers): raise ValueError(
-        f'A bench takes {what}, each once; got {values!r}.')
-    return numbers
 
 # %% ../../nbs/api/bench/01_plan.ipynb #b6077a36
 # How a grid whose best value is at its edge is extended: `grids` in plan.json. A plan without it has no such step.
@@ -138,13 +119,11 @@ class Plan:
     rehearsed:dict=field(default_factory=dict, init=False, repr=False) # name -> what stands in a method's way
     def __post_init__(self):
         lrs = rates_around(usual_lr(self.zeroshot)) if self.lrs is None else self.lrs
-        self.lrs = _each_once('learning rates', lrs, float)
-        self.seeds = _each_once('seeds', self.seeds, int)
+        self.lrs = tuple(dict.fromkeys(map(float, lrs)))
+        self.seeds = tuple(dict.fromkeys(map(int, self.seeds))) # a seed twice would be taken for two
         self.alphas = tuple(sorted({0., 1., *map(float, self.alphas)})) # a curve has its ends
-        if not all(0 < lr < math.inf for lr in self.lrs): raise ValueError(
-            f'Learning rates are above zero, as 1e-5 and 3e-5 are; got {", ".join(f"{lr:g}" for lr in self.lrs)}.')
         if self.alphas[0] < 0 or self.alphas[-1] > 1: raise ValueError(
-            f'A bench looks between the two ends, at α from 0 to 1; got {self.alphas[0]:g} to {self.alphas[-1]:g}.')
+            f'A bench takes α from 0 to 1; got {self.alphas[0]:g} to {self.alphas[-1]:g}.')
         self.given = {find_method(name).name: hyperparameters for name, hyperparameters in self.given.items()}
     @cached_property
     def operations(self): return operations(self.zeroshot)
@@ -153,6 +132,9 @@ class Plan:
         able = [m for m in self.methods if not self.missing(m)]
         second = self.grids == PAST_EDGE_IF_BEST and len(self.lrs) > 1 # plans from before have one baseline
         return [Contender(), *second*[Contender(control=BEST_RATE)], *map(Contender, able), *self.controls]
+    def averages(self) -> list: # of `Method`
+        "Weight averages during training that can run"
+        return [m for m in self.methods if m.kind == 'average' and not self.missing(m)]
     def hypotheses(self) -> list: # of names
         "Rows that are tested: all but the baselines"
         return [c.name for c in self.contenders() if not c.is_baseline]
@@ -192,43 +174,38 @@ def with_looks(
 
 # %% ../../nbs/api/bench/01_plan.ipynb #e0496e50
 @patch
-def n_choices(self:Plan, c:Contender) -> int:
-    "Number of settings that a row of a bench chooses from"
-    if c.control or not c.trains: return 0
-    grids = len(self.lrs), len(strengths(c.method)) if c.method else 1
-    further = sum(n > 1 for n in grids) if self.grids else 0
-    return sum(grids)-1 + further
-
-@patch
-def n_tunings(self:Plan, c:Contender) -> tuple: # (trials, runs)
-    "Fine-tunings that a row takes of its own: to choose its setting, and to repeat it with further seeds"
-    alone = c.trains and not (c.method and c.method.kind == 'average')
-    trials = self.n_choices(c)
-    first_is_trial = trials > 0 or c.control == BEST_RATE # of plain fine-tuning
-    return alone*trials, alone*(len(self.seeds) - first_is_trial)
-
-@patch
-def n_trained(self:Plan) -> int:
-    "Fine-tunings at most: averages ride along further plain ones where they chose another rate than plain fine-tuning"
-    averages = sum(m.kind == 'average' for m in self.methods)
-    n_seeds = len(self.seeds)
-    other_rates = min(averages, len(self.lrs)-1)*(n_seeds-1)
-    further = 2*averages if self.grids else 0
-    tunings = [sum(self.n_tunings(c)) for c in self.contenders()]
-    return other_rates + further + sum(tunings)
+def rows(self:Plan) -> pd.DataFrame:
+    "Largest numbers of each row: settings to choose from, own fine-tunings, curves, and curves without one seed"
+    rows, n_seeds = [], len(self.seeds)
+    for c in self.contenders():
+        choices = 0
+        if c.trains and not c.control:
+            grids = len(self.lrs), len(strengths(c.method)) if c.method else 1
+            choices = sum(grids)-1 + (sum(n > 1 for n in grids) if self.grids else 0)
+        alone = c.trains and not (c.method and c.method.kind == 'average') # averages come from plain fine-tunings
+        first_is_trial = choices > 0 or c.control == BEST_RATE # of plain fine-tuning
+        several = c.method is not None and takes_several(c.method)
+        row = dict(method=c.name, kind=c.kind, paper=getattr(c.method, 'paper', ''), choices=choices)
+        row |= dict(trials=alone*choices, runs=alone*(n_seeds - first_is_trial))
+        row |= dict(curves=1 if several else n_seeds, without=n_seeds if several and n_seeds > 2 else 0)
+        rows.append(row | dict(merged=not c.trains and not is_way(c.method)))
+    return pd.DataFrame(rows)
 
 @patch
 def table(self:Plan) -> pd.DataFrame:
     "A plan as a table: fine-tunings that each row takes at most, or why a method is left out"
-    rows = []
-    for c in self.contenders():
-        trials, runs = self.n_tunings(c)
-        paper = getattr(c.method, 'paper', '')
-        rows.append(dict(method=c.name, kind=c.kind, paper=paper, trials=trials, runs=runs, why=''))
-    for m in self.methods:
-        why = self.missing(m)
-        if why: rows.append(dict(method=m.name, kind='', paper='', trials=0, runs=0, why=why))
-    return pd.DataFrame(rows)
+    rows = self.rows()[['method', 'kind', 'paper', 'trials', 'runs']].assign(why='')
+    left_out = [dict(method=m.name, kind='', paper='', trials=0, runs=0, why=why)
+                for m in self.methods if (why := self.missing(m))]
+    return pd.DataFrame([*rows.to_dict('records'), *left_out])
+
+@patch
+def n_trained(self:Plan) -> int:
+    "Fine-tunings at most: averages come from further plain ones where they chose another rate than plain fine-tuning"
+    averages, rows = len(self.averages()), self.rows()
+    other_rates = min(averages, len(self.lrs)-1)*(len(self.seeds)-1)
+    further = 2*averages if self.grids else 0
+    return other_rates + further + int((rows.trials + rows.runs).sum())
 
 # %% ../../nbs/api/bench/01_plan.ipynb #e19b885b
 @patch
@@ -247,8 +224,7 @@ def begin(self:Plan, trial:Trial): # `ImageClassifier`
 @patch
 def riders(self:Plan, lr:float) -> list: # of `Trial`, with the first seed
     "Weight averages during training at all their strengths, along a plain fine-tuning"
-    averages = [m for m in self.methods if m.kind == 'average']
-    return [Trial(lr, self.seeds[0], m.name, s) for m in averages for s in strengths(m)]
+    return [Trial(lr, self.seeds[0], m.name, s) for m in self.averages() for s in strengths(m)]
 
 @patch
 def as_json(self:Plan) -> dict:
@@ -256,62 +232,43 @@ def as_json(self:Plan) -> dict:
     def short(v): # numbers and words; shapes of tensors, whose last bits differ from processor to processor
         if torch.is_tensor(v): return list(v.shape)
         return v if isinstance(v, (int, float, str)) else type(v).__name__
-    def in_short(hyperparameters): return {k: short(v) for k, v in hyperparameters.items()}
-    given = {n: in_short(hyperparameters) for n, hyperparameters in self.given.items()}
+    given = {n: {k: short(v) for k, v in hyperparameters.items()} for n, hyperparameters in self.given.items()}
     weights = self.zeroshot.clip.model.state_dict()
     words = {k: v for k, v in weights.items() if not k.startswith('visual.')}
     recipe = {k: v for k, v in self.recipe.items() if k != 'progress'}
-    if recipe.get('precision') == 'bf16': del recipe['precision'] # the default, said or not
-    tower = self.zeroshot.visual.state_dict()
-    plan = dict(version=__version__, suite=self.suite.fingerprint)
-    plan |= dict(tower=state_hash(tower), text_tower=state_hash(words))
-    plan |= dict(given=given, templates=list(self.zeroshot.templates or []))
-    plan |= dict(lrs=list(self.lrs), seeds=list(self.seeds))
-    plan |= dict(alphas=list(self.alphas), recipe=recipe)
+    if recipe.get('precision') == 'bf16': del recipe['precision'] # the default
+    plan = dict(version=__version__, suite=self.suite.fingerprint, tower=state_hash(self.zeroshot.visual.state_dict()),
+                text_tower=state_hash(words), given=given, templates=list(self.zeroshot.templates or []),
+                lrs=list(self.lrs), seeds=list(self.seeds), alphas=list(self.alphas), recipe=recipe)
     if self.grids: plan['grids'] = self.grids
     if self.control: plan['control'] = {d: s.fingerprint for d, s in self.control.items()}
     return plan
 
 # %% ../../nbs/api/bench/01_plan.ipynb #4f978e9f
 @patch
-def n_curves(self:Plan, contender:Contender) -> int:
-    "Number of curves of a row: one a seed, or one of all seeds together"
-    return 1 if contender.method and takes_several(contender.method) else len(self.seeds)
-
-@patch
 def n_judged(self:Plan) -> int:
     "Curves to judge at most: on validation images for each choice, on these and on test images for each seed"
-    def of(c): return self.n_choices(c) + 2*self.n_curves(c) + self.n_left_out(c)
-    return sum(map(of, self.contenders())) # what is chosen was judged; what validation likes best may be another trial
-
-@patch
-def n_left_out(self:Plan, contender:Contender) -> int:
-    "How often a merge of all seeds is repeated with one seed left out"
-    several = contender.method and takes_several(contender.method)
-    return len(self.seeds) if several and len(self.seeds) > 2 else 0
+    rows = self.rows() # what is chosen was judged; what validation likes best may be another trial
+    return int((rows.choices + 2*rows.curves + rows.without).sum())
 
 @patch
 def n_passes(self:Plan) -> int:
     "Passes of an image, at most, as plain fine-tunings and averages of weights take them"
-    suite, epochs = self.suite, self.recipe.get('epochs', 10)
-    trained = epochs*len(suite.train)*self.n_trained()
-    curves = sum(self.n_curves(c) + (self.n_choices(c) > 0) for c in self.contenders())
-    sets = [*suite.datasets().values(), *self.control.values()]
-    tests = sum(map(len, sets))
-    judged = (self.n_judged()-curves)*len(suite.validation) + curves*tests
+    rows, suite = self.rows(), self.suite
+    trained = self.recipe.get('epochs', 10)*len(suite.train)*self.n_trained()
+    tested = int((rows.curves + (rows.choices > 0)).sum())
+    tests = sum(map(len, [*suite.datasets().values(), *self.control.values()]))
+    judged = (self.n_judged()-tested)*len(suite.validation) + tested*tests
     return 3*trained + len(self.alphas)*judged
 
 @patch
 def n_bytes(self:Plan) -> int:
     "Largest disk space of all weights, in bytes"
-    averages = sum(m.kind == 'average' for m in self.methods)
-    n_seeds = len(self.seeds)
-    riding = averages*(3*len(self.lrs) + n_seeds-1)
-    others = [c for c in self.contenders() if not c.trains and not is_way(c.method)]
-    n_others = sum(self.n_curves(c) + self.n_left_out(c) for c in others)
-    tensors = self.zeroshot.state_dict().values()
-    one = sum(v.numel()*v.element_size() for v in tensors)
-    return (self.n_trained() + riding + n_others)*one
+    averages, rows = len(self.averages()), self.rows()
+    along = averages*(3*len(self.lrs) + len(self.seeds)-1)
+    merged = int((rows.curves + rows.without)[rows.merged].sum())
+    one = sum(v.numel()*v.element_size() for v in self.zeroshot.state_dict().values())
+    return (self.n_trained() + along + merged)*one
 
 # %% ../../nbs/api/bench/01_plan.ipynb #7d7f71fc
 def with_rows(

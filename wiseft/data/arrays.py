@@ -25,7 +25,7 @@ class _Data:
         if isinstance(x, (str, bytes)): return self.text(x)
         if isinstance(x, (int, float)) or x is None: return x
         if isinstance(x, Stub) and x.kind in _arrays: return self.array(*x.state[-4:])
-        raise ValueError(f'It names {getattr(x, "kind", type(x).__name__)}, which is no data.')
+        raise ValueError(f'It names {getattr(x, "kind", type(x).__name__)}, which is not data.')
     def text(self, x): return self.once(x, bytes.decode) if isinstance(x, bytes) else x
     def once(self, x, convert):
         key = convert, id(x)
@@ -64,11 +64,14 @@ def read_pickle_as_data(
 
 # %% ../../nbs/api/data/03_arrays.ipynb #83d08c5d
 def read_array(
-    path:str|Path # .npy file
+    path:str|Path, # .npy file
+    in_memory:bool=True # False: the array stays on disk
 ): # array
     "Read a plain array without unpickling; `BadFile` says what is wrong"
     path = existing_file(path)
-    try: return np.array(np.load(path, mmap_mode='r'))
+    try:
+        array = np.load(path, mmap_mode='r')
+        return np.array(array) if in_memory else array
     except Exception as e:
         blame_memory(e, path)
         raise BadFile(f"{path} holds no plain array ({why_failed(e)}). Get the authors' own file.") from e
@@ -84,14 +87,26 @@ def read_table(
     try: return pd.read_csv(path, **options)
     except Exception as e:
         blame_memory(e, path)
-        raise BadFile(f'{path} is not a CSV file ({why_failed(e)}). Copy or download it again.') from e
+        raise BadFile(
+        f'{path} is not a CSV file ({why_failed(e)}). Put texts with commas in quotes, or copy the file again.') from e
 
 def read_entries(
-    path:str|Path, # pickle of a dict
+    path:str|Path, # .npz file, or pickle of a dict
     *keys # that it should have
 ): # list, a value a key
-    "Read some values of a pickled dict"
-    held = read_pickle_as_data(path)
+    "Read some arrays of a .npz file, or values of a pickled dict"
+    held = _read_npz(path, keys) if Path(path).suffix == '.npz' else read_pickle_as_data(path)
     if missing := [k for k in keys if k not in held]: raise BadFile(
         f"{path} holds no {first_few(missing)}. Get the authors' own file.")
     return [held[k] for k in keys]
+
+def _read_npz(path, keys): # dict
+    path = existing_file(path)
+    try:
+        with np.load(path) as npz:
+            if sum(part.file_size for part in npz.zip.infolist()) > 20*path.stat().st_size: raise ValueError(
+                'Its arrays are more than 20 times as large as the file')
+            return {k: npz[k] for k in keys if k in npz}
+    except Exception as e:
+        blame_memory(e, path)
+        raise BadFile(f"{path} holds no plain arrays ({why_failed(e)}). Get the authors' own file.") from e

@@ -9,47 +9,43 @@ __all__ = ['TextColumn', 'PathColumn']
 import numpy as np, os
 from array import array
 from collections.abc import Sequence
-from fastcore.basics import patch
 from itertools import islice
 from pathlib import Path
 
 # %% ../../nbs/api/data/07_columns.ipynb #068ff551
 class TextColumn(Sequence):
     "Many texts in one buffer, as a read-only list; a slice, indices or a mask give a column again"
-    item = str # what an item is
+    item = str # type of an item
     def __init__(self, texts): # texts or paths, one after the other
         data, ends = bytearray(), array('q', [0])
         for t in texts:
-            data += os.fspath(t).encode('utf-8', 'surrogatepass') # names in other encodings come back as they were
+            data += os.fspath(t).encode('utf-8', 'surrogatepass') # file names need not be UTF-8
             ends.append(len(data))
         ends = np.frombuffer(ends, np.int64)
-        self.data = bytes(data)
-        self.starts, self.ends = ends[:-1], ends[1:]
+        self.data, self.starts, self.ends = bytes(data), ends[:-1], ends[1:]
     @classmethod
     def of(cls, data:bytes, starts:np.ndarray, ends:np.ndarray): # where each of n texts begins, and where it ends
         "A column that shares a buffer"
         column = object.__new__(cls)
         column.data, column.starts, column.ends = data, starts, ends
         return column
+    def as_texts(self): # `TextColumn`
+        "The same column, whose items are texts"
+        return TextColumn.of(self.data, self.starts, self.ends)
     def __len__(self): return len(self.starts)
     def __iter__(self):
         for some in range(0, len(self), 10_000): # NumPy gives numbers one by one ten times as slowly
-            starts = self.starts[some:some+10_000].tolist()
-            ends = self.ends[some:some+10_000].tolist()
+            starts, ends = (a[some:some+10_000].tolist() for a in (self.starts, self.ends))
             for start, end in zip(starts, ends):
                 yield self.item(self.data[start:end].decode('utf-8', 'surrogatepass'))
     def __getitem__(self, i):
-        if not isinstance(i, (int, np.integer)): return self.part(i)
-        i = range(len(self))[i]
-        text = self.data[self.starts[i]:self.ends[i]]
-        return self.item(text.decode('utf-8', 'surrogatepass'))
-    def __add__(self, other):
-        if type(other) is not type(self): return [*self, *other]
-        shared = self.data is other.data
-        shift = 0 if shared else len(self.data)
-        starts = np.r_[self.starts, other.starts + shift]
-        ends = np.r_[self.ends, other.ends + shift]
-        return self.of(self.data if shared else self.data + other.data, starts, ends)
+        if isinstance(i, (int, np.integer)):
+            i = range(len(self))[i]
+            return self.item(self.data[self.starts[i]:self.ends[i]].decode('utf-8', 'surrogatepass'))
+        if not isinstance(i, slice): i = np.asarray(i, dtype=None if len(i) else int)
+        part = self.of(self.data, self.starts[i], self.ends[i])
+        # a small part gets bytes of its own
+        return type(self)(part.as_texts()) if 4*(part.ends-part.starts).sum() < len(self.data) else part
     def __eq__(self, other): # to any sequence of the same items
         return len(self) == len(other) and all(a == b for a, b in zip(self, other))
     __hash__ = None
@@ -60,37 +56,3 @@ class TextColumn(Sequence):
 class PathColumn(TextColumn):
     "Paths of files"
     item = Path
-
-# %% ../../nbs/api/data/07_columns.ipynb #4fd51f09
-@patch
-def part(self:TextColumn,
-    some,    # slice, indices or mask
-    kind:type|None=None # of column; default the same
-) -> TextColumn:
-    "Some of the texts, in the given order"
-    if not isinstance(some, slice): some = np.asarray(some, dtype=None if len(some) else int)
-    kind = kind or type(self)
-    column = kind.of(self.data, self.starts[some], self.ends[some])
-    if 4*(column.ends-column.starts).sum() < len(self.data): column.__init__(list(column.as_texts()))
-    return column
-
-@patch
-def as_texts(self:TextColumn) -> TextColumn:
-    "The column with each entry as a text of its own"
-    return TextColumn.of(self.data, self.starts, self.ends)
-
-@patch
-def removeprefix(self:TextColumn,
-    prefix:str # that some or all begin with
-) -> TextColumn:
-    "The texts without a prefix"
-    begin = prefix.encode('utf-8', 'surrogatepass')
-    places = zip(self.starts.tolist(), self.ends.tolist())
-    has = np.array([self.data.startswith(begin, s, e) for s, e in places], np.int64)
-    return TextColumn.of(self.data, self.starts + len(begin)*has, self.ends)
-
-# %% ../../nbs/api/data/07_columns.ipynb #a0529d03
-@patch(as_prop=True)
-def iloc(self:TextColumn):
-    "The column itself, whose rows are its items"
-    return self

@@ -7,9 +7,10 @@ __all__ = ['HALF', 'UNTAUGHT', 'control_set', 'control_sets', 'half_the_classes'
 
 # %% ../../nbs/api/data/16_control.ipynb #d58ceaea
 import numpy as np
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from ..base.text import did_you_mean, first_few
+from ..base.text import did_you_mean
 from .prompts import read_classnames, read_templates
 from .shards import check_downloaded, shard_files
 from .images import ImageSet
@@ -26,18 +27,16 @@ def control_set(
     if isinstance(source, ImageSet): return replace(source, role='control', projection=None)
     if str(source) in (*EMBEDDED, *FAMILIES):
         suite = load_suite(str(source), training=False)
-        return replace(suite.test, name=suite.name, role='control', templates=suite.templates)
+        images = suite.test or next(iter(suite.shifts.values())) # of cifar10.1 there is nothing else
+        return replace(images, name=suite.name, role='control', templates=suite.templates)
     address = hub_address(str(source))
     given = check_downloaded(address)
     if not given.exists() and not shard_files(given):
         sets = [*EMBEDDED, *FAMILIES, *CONTROL_ON_HUB]
-        hint = 'Half of the classes is for benches alone.' if str(source) == HALF else did_you_mean(source, sets)
-        raise FileNotFoundError(f'{source}: there is no such folder or file, and no set of that name. {hint}')
+        raise FileNotFoundError(
+            f'{source}: there is no such folder or file, and no set of that name. {did_you_mean(source, sets)}')
     # of splits it is the test images, or else the validation images
     splits = split_folders(given) if given.is_dir() and not shard_files(given) else {}
-    if splits and not splits.keys() & {'test', 'validation'}: raise ValueError(
-        f'{given}: has {first_few(list(splits))} but no images to test or validate on. Give the folder of images '
-        'itself.')
     path = splits.get('test') or splits.get('validation') or given
     # lists lie in the folder of images, in the folder that was given, or up to two folders above shards
     folders = [path, given]
@@ -53,13 +52,15 @@ _TEMPLATES = 'zeroshot_classification_templates.txt'
 
 # %% ../../nbs/api/data/16_control.ipynb #dab5cfe5
 def control_sets(
-    sources, # what `control_set` takes, or a list of such
+    sources, # what `control_set` takes, a list of such, or a dict name -> such
     others=() # names of the sets that they stand beside
 ) -> dict: # name -> `ImageSet`
     "Control sets by name; ValueError if a name occurs twice"
     if isinstance(sources, (str, Path, ImageSet)): sources = [sources]
+    sets = map(control_set, sources or ())
+    if isinstance(sources, Mapping): sets = [replace(control_set(s), name=name) for name, s in sources.items()]
     out = {}
-    for images in map(control_set, sources or ()):
+    for images in sets:
         if images.name in (*out, *others, *RESERVED): raise ValueError(
             f'A control set is called {images.name!r}, as another set of the table is. Rename its folder, or give an '
             'ImageSet with a name of its own.')

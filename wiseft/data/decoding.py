@@ -18,7 +18,7 @@ from ..base.files import blame_memory
 # %% ../../nbs/api/data/01_decoding.ipynb #9da83d2a
 def to_rgb(im:Image.Image) -> Image.Image:
     "Convert any PIL image to 8-bit RGB: more bits are scaled, transparency becomes white"
-    # pixels whose white nothing tells
+    # pixels whose white is unknown
     if im.mode == 'F': unknown = 'Floating-point'
     elif _tiff(im, 258, 8) > 16: unknown = '32-bit'
     elif _tiff(im, 339, 1) == 2: unknown = 'Signed'
@@ -137,15 +137,16 @@ def open_image(
             return rgb
     except Exception as e:
         blame_memory(e, path)
-        why = str(e) or type(e).__name__
-        if isinstance(e, FileNotFoundError): why = 'no such file.'
-        if isinstance(e, Image.UnidentifiedImageError):
-            why = f'not an image (the content is none of {", ".join(readable_formats())}).'
-            if str(path).lower().endswith(HEIF_NAMES) and 'HEIF' not in readable_formats():
-                why = 'a HEIC picture: pip install pillow-heif, and it is read.'
-        if isinstance(e, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-            why = _too_many(Image.MAX_IMAGE_PIXELS)
-        raise UnreadableImage(f'{printable(path)}: {why}') from e
+        raise UnreadableImage(f'{printable(path)}: {_why_unreadable(e, path)}') from e
+
+def _why_unreadable(e, path):
+    if isinstance(e, FileNotFoundError): return 'no such file.'
+    if isinstance(e, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return _too_many(Image.MAX_IMAGE_PIXELS)
+    if not isinstance(e, Image.UnidentifiedImageError): return str(e) or type(e).__name__
+    if str(path).lower().endswith(HEIF_NAMES) and 'HEIF' not in readable_formats():
+        return 'a HEIC picture: pip install pillow-heif, and it is read.'
+    return f'not an image (the content is none of {", ".join(readable_formats())}).'
 
 def _too_many(limit): return f'more than the {limit:,} that are decoded. Make it smaller, or set WISEFT_MAX_PIXELS.'
 

@@ -7,9 +7,10 @@ __all__ = ['cache_limit', 'cache_entry', 'image_key', 'CacheEntry', 'write_entry
            'clear_cache']
 
 # %% ../../nbs/api/data/05_disk_cache.ipynb #ac0d019c
-import hashlib, json, os, time
+import hashlib, json, os
 import numpy as np, pandas as pd, PIL
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from .. import __version__
 from ..base.text import number_from_environment, warn_user
@@ -102,31 +103,28 @@ def open_entry(folder:Path|None):
         written = json.loads((folder/'about.json').read_text())['sha256']
         if content_hashes([folder/'data', folder/'shapes.npy']) == written: return CacheEntry(folder)
     except (FileNotFoundError, PermissionError): return None # or another user's
-    except (OSError, EOFError, ValueError, KeyError, TypeError, RecursionError, ArithmeticError): pass # damaged
+    except Exception: pass # damaged
     remove_path(folder)
 
 # %% ../../nbs/api/data/05_disk_cache.ipynb #4b0d59c8
 _kinds = 'pixels', 'features', 'texts', 'thumbnails'
 
 def _entries():
-    "Size and time of last use of each entry, oldest first, with unfinished ones"
+    "Size and time of last use of each entry, least recently used first"
     entries = {}
-    for f in [f for k in _kinds for f in (cache_root()/k).glob('*')]:
-        try:
-            size = sum(p.stat().st_size for p in f.iterdir())
-            entries[f] = size, f.stat().st_mtime
+    for folder in chain.from_iterable((cache_root()/kind).glob('[!.]*') for kind in _kinds):
+        try: entries[folder] = sum(p.stat().st_size for p in folder.iterdir()), folder.stat().st_mtime
         except OSError: pass # another process removed it
     return dict(sorted(entries.items(), key=lambda e: e[1][1]))
 
 def make_room():
-    "Remove the least recently used entries above the limit, and leftovers of killed processes"
+    "Remove the least recently used entries above the limit"
     entries = _entries()
     total = sum(size for size, _ in entries.values())
-    for folder, (size, used) in entries.items():
-        unfinished = folder.name.startswith('.')
-        if time.time()-used > 86400 if unfinished else total > cache_limit():
-            remove_path(folder)
-            total -= size
+    for folder, (size, _) in entries.items():
+        if total <= cache_limit(): break
+        remove_path(folder)
+        total -= size
 
 # %% ../../nbs/api/data/05_disk_cache.ipynb #6b2e200a
 def cache_table() -> pd.DataFrame: # columns kind, set, images, MB, last used
@@ -134,10 +132,9 @@ def cache_table() -> pd.DataFrame: # columns kind, set, images, MB, last used
     rows = []
     for folder, (size, used) in reversed(_entries().items()):
         try: about = json.loads((folder/'about.json').read_text())
-        except OSError: about = {} # unfinished
-        name, n = about.get('name', 'unfinished'), about.get('n', 0)
+        except OSError: about = {} # not ours
         last = pd.Timestamp.fromtimestamp(used).round('s')
-        rows.append((folder.parent.name, name, n, size/1e6, last))
+        rows.append((folder.parent.name, about.get('name', folder.name), about.get('n', 0), size/1e6, last))
     return pd.DataFrame(rows, columns=['kind', 'set', 'images', 'MB', 'last used'])
 
 def clear_cache():

@@ -7,37 +7,31 @@ __all__ = ['HUB_SETS', 'CONTROL_ON_HUB', 'reaching_hub', 'HubFiles', 'hub_files'
            'is_on_hub', 'is_whole', 'fetch']
 
 # %% ../../nbs/api/data/15_hub.ipynb #42f56c44
-import hashlib, os, pandas as pd
-from contextlib import contextmanager, suppress
+import os, pandas as pd
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from socket import create_connection
-from threading import Thread
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 from ..base.text import BadFile, why_failed
 from ..base.files import data_root, holds, package_data, remove_path
 from .hashes import content_hashes
 from .shards import local_copy
-from .layouts import SHARDS
+from .layouts import SHARDS, git_hash
 
 # %% ../../nbs/api/data/15_hub.ipynb #1d9dade8
 HUB_SETS = pd.read_csv(package_data('hub_sets.csv'), keep_default_na=False) # the license is the authors'
 
 # %% ../../nbs/api/data/15_hub.ipynb #842a1817
-_PATIENCE = 5 # seconds
-
 def _answers(address):
     "Whether a connection to an address is possible; behind a proxy the answer is yes"
-    url, reached = urlsplit(address), []
+    url = urlsplit(address)
     if {url.scheme, 'all'} & set(getproxies()): return True
-    def connect():
-        place = url.hostname, url.port or (80 if url.scheme == 'http' else 443)
-        with suppress(OSError), create_connection(place, _PATIENCE): reached.append(True)
-    asking = Thread(target=connect, daemon=True) # names and several addresses may take longer
-    asking.start()
-    asking.join(_PATIENCE)
-    return bool(reached)
+    place = url.hostname, url.port or (80 if url.scheme == 'http' else 443)
+    try: create_connection(place, timeout=5).close()
+    except OSError: return False
+    return True
 
 @contextmanager
 def reaching_hub():
@@ -83,8 +77,8 @@ def hub_files(
     try:
         with reaching_hub(): info = HfApi().dataset_info(repository, files_metadata=True)
     except Exception as e: raise ConnectionError(
-        f'{repository} can not be looked up on the hub ({why_failed(e)}). Its name, the connection, and HF_ENDPOINT, '
-        'HF_TOKEN and HF_HUB_OFFLINE may be looked at.') from e
+        f'{repository} can not be looked up on the hub ({why_failed(e)}). Check its name, the '
+        'connection, and HF_ENDPOINT, HF_TOKEN, and HF_HUB_OFFLINE.') from e
     files = [f for f in info.siblings if _is_wanted(f.rfilename)]
     if not files: raise ValueError(f'{repository} on the hub has no shards (.tar) and no tables.')
     card = info.card_data or {}
@@ -137,8 +131,7 @@ def is_whole(
     "Whether a file has the size and hash that the hub lists"
     if not path.is_file() or path.stat().st_size != stated.size: return False
     if stated.lfs: return content_hashes([path]) == [stated.lfs.sha256]
-    data = path.read_bytes()
-    return hashlib.sha1(b'blob %d\0' % len(data) + data).hexdigest() == stated.blob_id
+    return git_hash(path) == stated.blob_id
 
 _INCOMING = '.incoming' # in a set's folder: what is not whole yet
 

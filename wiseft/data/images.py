@@ -6,11 +6,12 @@
 __all__ = ['ImageSet', 'PictureColumn']
 
 # %% ../../nbs/api/data/09_images.ipynb #1099d9c5
-import functools, hashlib, json, os
+import hashlib, json, os
 import numpy as np, pandas as pd, torch
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
+from functools import partial
 from pathlib import Path
 from PIL import Image
 from threading import Lock
@@ -48,7 +49,7 @@ class ImageSet(Dataset):
         if not isinstance(self.paths, PathColumn): self.paths = PathColumn(map(Path, self.paths))
         self.labels = np.asarray(self.labels, dtype=np.int64)
         self.name, self.classnames = printable(self.name), list(self.classnames)
-        if self.units is None: self.units = _printable_texts(self.paths.as_texts())
+        if self.units is None: self.units = TextColumn(map(printable, self.paths.as_texts()))
         for k in ('labels', 'groups', 'units', 'pixels', 'members'):
             v = getattr(self, k)
             if v is not None and len(v) != len(self): raise ValueError(
@@ -68,23 +69,17 @@ class ImageSet(Dataset):
         if self.transformed: return _to_look_at(self.pixels[i])
         if self.pixels is not None: im = as_picture(self.pixels[i])
         else:
-            read = self.members and functools.partial(self.members.read, i)
+            read = self.members and partial(self.members.read, i)
             im = open_image(self.paths[i], None if b else at_least, self.upright, read)
         return im.crop((b, b, im.width-b, im.height-b)) if b else im
 
 # %% ../../nbs/api/data/09_images.ipynb #6ab501ed
-def _printable_texts(texts):
-    "The column, if all its texts are printable"
-    whole = texts.data.decode('utf-8', 'surrogatepass').isprintable()
-    return texts if whole else TextColumn(map(printable, texts))
-
 @patch
 def files(self:ImageSet): # (n,) file names relative to `root`, with forward slashes
     "File names for tables and fingerprints"
-    texts = self.paths.as_texts()
-    if self.root: texts = texts.removeprefix(os.path.join(self.root, ''))
-    if os.sep != '/': texts = TextColumn(t.replace(os.sep, '/') for t in texts)
-    return _printable_texts(texts)
+    start = os.path.join(self.root, '') if self.root else ''
+    names = (t.removeprefix(start).replace(os.sep, '/') for t in self.paths.as_texts())
+    return TextColumn(map(printable, names))
 
 # %% ../../nbs/api/data/09_images.ipynb #b727b48b
 @patch
@@ -140,22 +135,17 @@ def _items(images): # what `content_hashes` takes
     return images.paths.as_texts(), file_identities, file_hash
 
 @patch
-def identity(self:ImageSet, i:int): # text; None where there is no such file
-    "Identity of image `i`: `file_identities`, and within a tar its place there"
-    items, identities, _ = _items(self)
-    return next(identities([items[i]]))
-
-@patch
-def identities(self:ImageSet): # yields that of each image
-    "Identities of all images (see `identity`)"
+def identities(self:ImageSet): # yields a text each; None where there is no such file
+    "Identity of each image's file (`file_identities`), and within a tar its place there"
     items, identities, hashed = _items(self)
     check_remembered(self.root, items, identities, hashed)
     return identities(items)
 
 @patch
-def hash(self:ImageSet, i:int): # 64 hexadecimal digits; None where there is no such file
-    "SHA-256 of the bytes of image `i`, read now"
-    return self.members.hash(i) if self.members else file_hash(self.paths[i])
+def hashes(self:ImageSet) -> list: # of 64 hexadecimal digits; None where there is no such file
+    "SHA-256 of each image file: read once, and again after a change"
+    check_remembered(self.root, *_items(self))
+    return content_hashes(*_items(self))
 
 @patch
 def sizes(self:ImageSet) -> np.ndarray: # (n,); -1 where there is no such file
@@ -164,22 +154,14 @@ def sizes(self:ImageSet) -> np.ndarray: # (n,); -1 where there is no such file
     size = lambda path: os.path.getsize(path) if os.path.isfile(path) else -1
     return np.array([size(p) for p in self.paths.as_texts()], np.int64)
 
-@patch
-def hashes(self:ImageSet) -> list: # of 64 hexadecimal digits; None where there is no such file
-    "SHA-256 of each image file: read once, and again after a change"
-    check_remembered(self.root, *_items(self))
-    return content_hashes(*_items(self))
-
 # %% ../../nbs/api/data/09_images.ipynb #73446c11
 @patch(as_prop=True)
 def fingerprint(self:ImageSet) -> str:
     "12 hex digits over class names, file names, labels and the content of the files (or the pixels)"
-    h = hashlib.sha256(f'[{json.dumps(self.classnames)}, '.encode())
-    for column in self.files(), self.labels: _add_json(h, column, ', ')
-    if self.pixels is None: _add_json(h, self.hashes(), ']')
-    else:
-        of_pixels = _pixel_hash(self.pixels)
-        h.update(f'"{of_pixels}"]'.encode())
+    content = self.hashes() if self.pixels is None else _pixel_hash(self.pixels)
+    h = hashlib.sha256(f'[{json.dumps(self.classnames)}'.encode())
+    for column in list(self.files()), self.labels.tolist(), content: h.update(f', {json.dumps(column)}'.encode())
+    h.update(b']')
     return h.hexdigest()[:12]
 
 def _pixel_hash(pixels):
@@ -189,14 +171,6 @@ def _pixel_hash(pixels):
         a = np.asarray(x if pixels.transformed else as_picture(x))
         h.update(f'{a.shape} '.encode() + a.tobytes())
     return h.hexdigest()
-
-def _add_json(h, column, after, some=10_000):
-    "Add a column to a hash, encoded as a JSON list, in pieces"
-    for i in range(0, len(column), some):
-        items = [x.item() if isinstance(x, np.integer) else x for x in column[i:i+some]]
-        text = json.dumps(items)[1:-1]
-        h.update(f'{", " if i else "["}{text}'.encode())
-    h.update(f'{"" if len(column) else "["}]{after}'.encode())
 
 # %% ../../nbs/api/data/09_images.ipynb #07c9319c
 @patch
@@ -221,14 +195,9 @@ def project(self:ImageSet,
 ): # (n, n_classes)
     "Logits of the set's own classes: the maximum over the reference classes that each stands for"
     if self.projection is None: return logits
-    columns = _columns(tuple(map(tuple, self.projection)), logits.device)
-    return logits[:, columns].amax(-1)
-
-@functools.lru_cache
-def _columns(projection, device): # (n_classes, columns of the largest), sent once
-    width = max(map(len, projection))
-    filled = [p + p[:1]*(width-len(p)) for p in projection]
-    return torch.tensor(filled, device=device)
+    width = max(map(len, self.projection))
+    columns = [[*p, *p[:1]*(width-len(p))] for p in self.projection] # of equal length
+    return logits[:, torch.tensor(columns, device=logits.device)].amax(-1)
 
 # %% ../../nbs/api/data/09_images.ipynb #5a1c0013
 class PictureColumn(Sequence):

@@ -8,16 +8,17 @@ __all__ = ['IMAGE_ENDINGS', 'SPLITS', 'image_folder', 'visible_folders', 'labele
            'table_set', 'holds_images']
 
 # %% ../../nbs/api/data/10_labels.ipynb #4b8444c3
-import difflib, os, re
+import os, re
 import numpy as np, pandas as pd
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from unicodedata import normalize
-from ..base.text import BadFile, first_few, python_or_shell, warn_user
-from ..base.files import check_columns, existing_file, read_lines
+from ..base.text import BadFile, did_you_mean, first_few, python_or_shell, warn_user
+from ..base.files import existing_file, read_lines
 from ..base.lazy import open_clip_tables
 from .prompts import check_classnames
+from .arrays import read_table
 from .columns import PathColumn, TextColumn
 from .shards import check_downloaded, check_numbers, is_tar, local_copy, shard_files, shard_members
 from .images import ImageSet
@@ -31,40 +32,45 @@ def image_folder(
     "The images of a folder of class folders"
     path = check_downloaded(path)
     if shard_files(path): return shard_set(path, classnames, name)
-    if path.suffix.lower() in ('.csv', '.tsv') and path.is_file(): return table_set(path, classnames, name)
+    if _is_table(path): return table_set(path, classnames, name)
     files = _files_by_folder(path)
     labels, names = _labels_of(path, list(files), classnames)
     if classnames is None: _check_depth(path, files)
     return _labeled(path, files, labels, names, name)
 
+def _is_table(path): return path.suffix.lower() in ('.csv', '.tsv') and path.is_file()
+
 def _labels_of(path, folders, classnames): # dict folder -> label, and class names
     "Class of each folder, by its name"
     names = list(dict.fromkeys(normalize('NFC', f) for f in folders))
-    if classnames is None and len(names) == 1: raise ValueError(
-        f'{path}: one class only, {names[0]!r}; a classifier needs two class folders or more.')
-    # folders of ImageNet's have its names for their classes
-    by_id = None if isinstance(classnames, dict) else wordnet_labels(names, classnames)
-    if by_id: return by_id
-    if classnames is None and are_wordnet_ids(names): warn_user(
-        f'{path}: {first_few(names, 5)} are WordNet ids but no classes of ImageNet, and mean nothing in prompts; '
-        'give a dict from folder to class name.')
-    # numbers of the names that are given
+    if classnames is None: _check_names(path, names)
+    if not isinstance(classnames, dict) and (by_id := wordnet_labels(names, classnames)): return by_id
     numbered = all(map(str.isdecimal, names))
-    if numbered and classnames is None: warn_user(
-        f'{path}: {first_few(names, 5)} are numbers, and mean nothing in prompts; '
-        + python_or_shell('give classnames, one name per number.',
-                          'give `wiseft zeroshot` --classnames FILE, one name per line.'))
+    if classnames is None: _check_meaning(path, names, numbered)
+    # numbers of the given names
     if numbered and isinstance(classnames, (list, tuple)) and not {*names} & {*classnames}:
         if max(map(int, names)) >= len(classnames): raise ValueError(
             f'{path}: folder {max(names, key=int)!r} for {len(classnames)} class names; expected 0 to '
             f'{len(classnames)-1}.')
         return {f: int(f) for f in names}, check_classnames(list(classnames))
-    # else folder name -> class name, in the order of the labels
-    pairs = names if classnames is None else classnames
-    check_classnames(pairs.values() if isinstance(pairs, dict) else pairs)
-    if not isinstance(pairs, dict): pairs = {c: c for c in pairs}
-    class_of = {normalize('NFC', k): v for k, v in pairs.items()}
-    return {f: i for i, f in enumerate(class_of)}, list(class_of.values())
+    # else folder -> class name, in the order of the labels
+    class_of = names if classnames is None else classnames
+    names = check_classnames(class_of.values() if isinstance(class_of, dict) else class_of)
+    return {normalize('NFC', f): i for i, f in enumerate(class_of)}, names
+
+def _check_meaning(path, names, numbered):
+    "Warn of names that mean nothing in prompts"
+    if numbered: warn_user(
+        f'{path}: {first_few(names, 5)} are numbers, and mean nothing in prompts; '
+        + python_or_shell('give classnames, one name per number.',
+                          'give `wiseft zeroshot` --classnames FILE, one name per line.'))
+    elif are_wordnet_ids(names): warn_user(
+        f'{path}: {first_few(names, 5)} are WordNet ids but no classes of ImageNet, and mean nothing in prompts; '
+        'give a dict from folder to class name.')
+
+def _check_names(file, names):
+    try: check_classnames(names)
+    except ValueError as e: raise BadFile(f'{file}: {e}') from e
 
 # %% ../../nbs/api/data/10_labels.ipynb #da70e151
 IMAGE_ENDINGS = tuple('.png .jpg .jpeg .jpe .jfif .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif '
@@ -79,20 +85,15 @@ def visible_folders(
     folders = (p for p in Path(path).iterdir() if p.is_dir())
     return sorted(p for p in folders if not _hidden(p.name))
 
-def _names_of_folders(path): return {p.name for p in visible_folders(path)}
-
 # %% ../../nbs/api/data/10_labels.ipynb #5b87f664
 def _images(folder):
     "Image files under `folder`, sorted, without hidden ones; links are followed"
     images, walked = [], set()
     for at, dirs, files in os.walk(folder, onerror=_raise, followlinks=True):
-        if (real := os.path.realpath(at)) in walked: # a link back to where we have been
-            dirs.clear()
-            continue
-        walked.add(real)
-        dirs[:] = [d for d in dirs if not _hidden(d)]
-        start = os.path.join(at, '')
-        images += [start + f for f in files if _is_image(f)]
+        real = os.path.realpath(at)
+        dirs[:] = [] if real in walked else [d for d in dirs if not _hidden(d)]
+        if real not in walked: images += [os.path.join(at, f) for f in files if _is_image(f)]
+        walked.add(real) # a link may lead back here
     return sorted(images, key=lambda p: os.path.normcase(p).replace(os.sep, '\0')) # folder by folder, as `Path` does
 
 def _raise(error): raise error
@@ -112,17 +113,17 @@ def _files_by_folder(path, unread=()): # dict folder name -> `TextColumn` of fil
     "Images of each class folder; folders without images are skipped with a warning"
     files = {}
     for f in _class_folders(path):
-        if (key := normalize('NFC', f.name)) in files: raise ValueError(
-            f'{path}: two folders for class {key!r}. Merge them.')
-        if key not in unread: files[key] = TextColumn(_images(f))
+        key = normalize('NFC', f.name)
+        if key not in unread: files[key] = TextColumn([*files.get(key, ()), *_images(f)])
     empty = [f for f, images in files.items() if not len(images)]
     if len(empty) == len(files): raise ValueError(
         f'{path}: no images in {first_few(empty, 5)}; expected one folder per class, images '
         f'({", ".join(IMAGE_ENDINGS[:4])}, …) inside.')
-    if empty: _warn_of_empty(path, empty)
+    _warn_of_empty(path, empty)
     return {f: images for f, images in files.items() if len(images)}
 
-def _warn_of_empty(path, folders): warn_user(f'{path}: skipped folders without images: {first_few(folders, 5)}.')
+def _warn_of_empty(path, folders):
+    if folders: warn_user(f'{path}: skipped folders without images: {first_few(folders, 5)}.')
 
 def _labeled(path, files, labels, classnames, name):
     _check_known(path, files, labels)
@@ -133,46 +134,35 @@ def _labeled(path, files, labels, classnames, name):
 # %% ../../nbs/api/data/10_labels.ipynb #47ad2061
 def _check_known(path, names, classes):
     "ValueError for unknown class names"
-    if not (unknown := [n for n in names if n not in classes]): return
-    near = difflib.get_close_matches(unknown[0], classes, 1, cutoff=0)[0]
-    hint = ' These are WordNet ids.' if are_wordnet_ids(unknown) else ''
-    renamed = python_or_shell('rename the folder, or give a dict from folder to class name', 'rename the folder')
-    inside = path/unknown[0] # not where images are packed
-    inner = _names_of_folders(inside) if inside.is_dir() else set()
-    if inner & set(classes): hint += f' It holds classes: are these domains? Then give one of them, such as {inside}.'
-    raise ValueError(
-        f'{path}: class folder {first_few(unknown, 5)} not among the {len(classes)} classes (nearest to '
-        f'{unknown[0]!r}: {near!r}); {renamed}.{hint}')
+    if unknown := [n for n in names if n not in classes]: raise ValueError(
+        f'{path}: class folder {first_few(unknown, 5)} not among the {len(classes)} classes. '
+        f'{did_you_mean(unknown[0], classes)} '
+        + python_or_shell('Rename the folder, or give a dict from folder to class name.', 'Rename the folder.'))
 
 # %% ../../nbs/api/data/10_labels.ipynb #8a99a0cc
 def _check_depth(path, files):
-    "Warn if class folders seem to be one level deeper than assumed"
-    folders = [f for f in visible_folders(path) if normalize('NFC', f.name) in files]
-    shared = set.intersection(*map(_names_of_folders, folders))
-    guess = f'the {len(files)} folders {first_few(files, 3)} are taken for classes'
-    if len(shared) > 1: warn_user(
-        f'{path}: {guess}, yet their subfolders share names ({first_few(sorted(shared), 3)}): '
-        f'are they domains? Then give one of them, such as {folders[0]}.')
-    elif not any(os.path.dirname(p) in map(str, folders) for images in files.values() for p in images):
-        _warn_of_depth(path, guess, next(iter(files.values()))[0])
+    "Warn if all images are deeper than in a class folder"
+    depth = len(path.parts) + 2
+    if all(len(Path(p).parts) > depth for p in chain.from_iterable(files.values())):
+        _warn_of_depth(path, files, next(iter(files.values()))[0])
 
-def _warn_of_depth(path, guess, example): warn_user(
-    f'{path}: {guess}, yet no image lies in a class folder itself, only in folders below them (such as {example}). '
-    'If the inner folders are the classes, move them up one level, or give one of the outer folders.')
+def _warn_of_depth(path, classes, example): warn_user(
+    f'{path}: the {len(classes)} folders {first_few(classes, 3)} are taken for classes, but no image lies in a class '
+    f'folder itself, only in folders below them (such as {example}). Are they domains, or groups of classes? Then give '
+    'one of them.')
 
 # %% ../../nbs/api/data/10_labels.ipynb #72574323
 def _class_folders(path):
     "Class folders of `path`; an error says what is there instead"
-    if not path.exists(): raise FileNotFoundError(f'{path}: no such folder; expected a folder with one folder per '
-                                                  'class.')
-    if not path.is_dir(): raise NotADirectoryError(
+    if path.is_file(): raise NotADirectoryError(
         f'{path} is a file; expected a folder with one folder per class, a tar of such folders or shards '
         '(.tar, .tar.gz), or a table (.csv).')
+    if not path.exists(): raise FileNotFoundError(
+        f'{path}: no such folder; expected a folder with one folder per class.')
     folders = visible_folders(path)
     loose = sum(_is_image(p.name) for p in path.iterdir() if p.is_file())
-    if not folders:
-        there = f'{loose} images but no class folders' if loose else 'the folder is empty'
-        raise ValueError(f'{path}: {there}; expected one folder per class, images inside.')
+    if not folders: raise ValueError(
+        f'{path}: {loose} images but no class folders; expected one folder per class, images inside.')
     if split_folders(path): raise ValueError(
         f'{path} holds splits ({", ".join(f.name for f in folders)}), not classes. Give one of them, or the whole to '
         '`folder_suite`.')
@@ -190,7 +180,7 @@ def split_folders(
     folders = visible_folders(path)
     others = [f for f in folders if f.name.lower() not in SPLITS]
     if len(others) == len(folders) or any(map(_has_images, others)): return {}
-    if others: _warn_of_empty(path, [f.name for f in others])
+    _warn_of_empty(path, [f.name for f in others])
     folders = [f for f in folders if f not in others]
     splits = {SPLITS[f.name.lower()]: f for f in folders}
     if len(splits) < len(folders): raise ValueError(
@@ -215,10 +205,11 @@ def are_wordnet_ids(folders:list): # names of folders
 def wordnet_labels(
     folders:list, # names of folders
     classnames:list|None=None, # one a class, in the order of the labels; default those of the folders
-): # dict folder -> label, and class names; None where the folders are no classes of ImageNet, or the names are others
+): # dict folder -> label, and class names; None if the folders are not classes of ImageNet, or the names are others
     "Labels of folders by WordNet id"
+    if not are_wordnet_ids(folders): return None
     named = imagenet_classes()
-    if not are_wordnet_ids(folders) or not set(folders) <= set(named): return None
+    if not set(folders) <= set(named): return None
     if classnames is None: named = {f: named[f] for f in sorted(folders)}
     if classnames is None or list(classnames) == list(named.values()):
         return {f: i for i, f in enumerate(named)}, list(named.values())
@@ -265,21 +256,23 @@ def _numbered(source, numbers, classnames): # labels, class names
         f'{source}: its labels are numbers, and no classnames.txt lies beside it to name the classes. Write one, a '
         f"name a line{python_or_shell(', or give classnames', '')}.")
     names = read_lines(file, 'list of class names') if file else list(classnames)
-    if file: _check_names(file, dict.fromkeys(names)) # some classes may share a name
-    else: check_classnames(dict.fromkeys(names))
+    _check_names(file or source, dict.fromkeys(names)) # some classes may share a name
     low, high, n = numbers.min(), numbers.max(), len(names)
     if not 0 <= low <= high < n: raise BadFile(
         f'{source}: labels {low}…{high} for {n} class names; expected 0…{n-1}.')
     if classnames is None or names == list(classnames): return numbers, names
     label_of = {c: i for i, c in enumerate(check_classnames(list(classnames)))}
-    used = np.unique(numbers)
-    _check_known(source, [names[k] for k in used], label_of)
+    _check_known(source, [names[k] for k in np.unique(numbers)], label_of)
     new_label = np.array([label_of.get(c, -1) for c in names])
     return new_label[numbers], list(classnames)
 
-def _check_names(file, names):
-    try: check_classnames(names)
-    except ValueError as e: raise BadFile(f'{file}: {e}') from e
+def _named(source, classes, classnames): # labels, class names
+    "Labels of images whose classes have names"
+    classes = [normalize('NFC', c) for c in classes]
+    every = sorted(set(classes))
+    label_of, names = _labels_of(source, every, classnames)
+    _check_known(source, every, label_of)
+    return np.array([label_of[c] for c in classes]), names
 
 # %% ../../nbs/api/data/10_labels.ipynb #8b4201f7
 def _inner_folders(source, paths, members, classnames): # labels, class names
@@ -290,60 +283,45 @@ def _inner_folders(source, paths, members, classnames): # labels, class names
         *parts, _ = p[starts[t]:].split('/')
         folders.append('/'.join(f for f in parts if f not in ('', '.')))
     common = os.path.commonpath(set(folders)) if all(folders) else ''
-    classes = [f[len(common):].strip('/').partition('/')[0] for f in folders]
+    inner = [f[len(common):].strip('/') for f in folders]
+    classes = [f.partition('/')[0] for f in inner]
     if not all(classes): raise ValueError(
         f'{source}: {classes.count("")} images lie in no class folder; a tar has class folders, cat/1.jpg, or samples '
         'with labels, 1.jpg beside 1.cls or 1.json, which hold a number.')
-    if classnames is None: _check_names(source, set(classes))
-    labels, names = _labels_of(source, sorted(set(classes)), classnames)
-    if classnames is None and all('/' in f[len(common):].strip('/') for f in folders): _warn_of_depth(
-        source, f'the {len(names)} folders {first_few(names)} are taken for classes', paths[0])
-    classes = [normalize('NFC', c) for c in classes]
-    _check_known(source, sorted(set(classes)), labels)
-    return np.array([labels[c] for c in classes]), names
+    labels, names = _named(source, classes, classnames)
+    if classnames is None and all('/' in f for f in inner): _warn_of_depth(source, names, paths[0])
+    return labels, names
 
 # %% ../../nbs/api/data/10_labels.ipynb #29cf96c0
 _COLUMNS = dict(file=('file', 'filepath', 'path', 'image'), label=('label', 'class'), caption=('caption', 'title'),
                 group=('group', 'family'))
 
-def _too_wide(path, what): return (
-    f'{path} has {what} with more fields than its first line has columns. Put texts with commas in quotes.')
-
-def _first_line(path): # separator; whether it names columns
-    "How a table of images is written: its first line names columns, or is an image already"
+def _first_line(path): # separator, fields, whether a field names the column of files
+    "First line of a table of images"
     with open(path, encoding='utf-8-sig', errors='replace') as f: line = f.readline(10_000).rstrip('\r\n')
-    separator = max('\t', ';', ',', key=line.count) # of equals the first: there is none
+    separator = max(',\t;', key=line.count)
     fields = [t.strip(' "') for t in line.split(separator)]
-    return separator if separator in line else ',', not (_is_image(fields[0]) and not {*fields} & {*_COLUMNS['file']})
+    return separator, fields, bool({*fields} & {*_COLUMNS['file']})
 
 def read_image_table(
     path:str|Path, # CSV file, separated by commas, semicolons, or tabs; without a header: file, then `need`
     need:str # 'label' or 'caption'
 ) -> pd.DataFrame: # columns `file`, `need`, and `group` where there is one; texts
     "Read a table of image files with labels or captions; `BadFile` says what is missing"
-    path = existing_file(path, 'table of images')
-    check_columns(path)
-    try:
-        separator, header = _first_line(path)
-        names = None if header else list(dict.fromkeys(['file', need, 'group']))
-        t = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding='utf-8-sig', names=names,
-                        header=0 if header else None)
-        t = t.dropna(axis=1, how='all')
-    except Exception as e:
-        why = str(e).strip()
-        wide = re.search(r'Expected \d+ fields in (line \d+), saw \d+', why)
-        raise BadFile(_too_wide(path, f'a row ({wide[1]})') if wide
-                      else f'{path} is not a CSV file ({why}). Copy it again.') from None
-    if not isinstance(t.index, pd.RangeIndex): raise BadFile(_too_wide(path, 'rows'))
-    column = {}
-    for k, names in _COLUMNS.items():
-        if there := [n for n in names if n in t]: column[k] = there[0]
-    captions = ''
-    if need == 'label' and 'caption' in column: captions = ' Captions are for `wiseft finetune FOLDER --captions`.'
-    if lacking := [k for k in ('file', need) if k not in column]: raise BadFile(
-        f'{path} has the columns {first_few(list(t), 8)}: there is none named {" or ".join(_COLUMNS[lacking[0]])}.'
-        + captions)
-    t = pd.DataFrame({k: t[c] for k, c in column.items()})
+    what = 'table of images'
+    separator, fields, header = _first_line(existing_file(path, what))
+    names = None if header or not _is_image(fields[0]) else list(dict.fromkeys(['file', need, 'group']))
+    t = read_table(path, what, sep=separator, dtype=str, keep_default_na=False, encoding='utf-8-sig', names=names)
+    if not isinstance(t.index, pd.RangeIndex): raise BadFile(
+        f'{path} has rows with more fields than its first line has columns. Put texts with commas in quotes.')
+    t = t.dropna(axis=1, how='all').fillna('')
+    column = {k: next((n for n in names if n in t), None) for k, names in _COLUMNS.items()}
+    hint = ''
+    if need == 'label' and column['caption']: hint = ' Captions are for `wiseft finetune FOLDER --captions`.'
+    for k in 'file', need:
+        if column[k] is None: raise BadFile(
+            f'{path} has the columns {first_few(list(t), 8)}: there is none named {" or ".join(_COLUMNS[k])}.{hint}')
+    t = pd.DataFrame({k: t[c] for k, c in column.items() if c})
     whole = (t.file != '') & (t[need].str.strip() != '')
     if empty := [t.file.iloc[i] or f'row {i+1}' for i in np.flatnonzero(~whole)]:
         raise BadFile(f'{path} has no {need} for {first_few(empty)}. Write one, or remove the row.')
@@ -360,18 +338,11 @@ def table_set(
     if again := list(t.file[t.file.map(os.path.normpath).duplicated()]): raise BadFile(
         f'{path} names {first_few(again)} more than once. Expected one row per image, with one label.')
     files = PathColumn(path.parent/f for f in t.file)
-    if missing := [f for f, p in zip(t.file, files) if not os.path.exists(p)]:
-        here = f' They lie in the folder that you work in, {os.getcwd()}: move the table there.'
-        raise FileNotFoundError(
-            f'{path} names files that are not there: {first_few(missing)}. They are looked for beside the table, in '
-            f'{os.path.abspath(path.parent)}.' + here*os.path.exists(missing[0]))
+    if missing := [f for f, p in zip(t.file, files) if not os.path.exists(p)]: raise FileNotFoundError(
+        f'{path} names files that are not there: {first_few(missing)}. They are looked for beside the table, in '
+        f'{os.path.abspath(path.parent)}.')
     if t.label.str.fullmatch(r'\d{1,9}').all(): labels, names = _numbered(path, t.label.to_numpy(int), classnames)
-    else:
-        if classnames is None: _check_names(path, t.label.unique())
-        label_of, names = _labels_of(path, sorted(t.label.unique()), classnames)
-        of_images = [normalize('NFC', c) for c in t.label]
-        _check_known(path, dict.fromkeys(of_images), label_of)
-        labels = [label_of[c] for c in of_images]
+    else: labels, names = _named(path, t.label, classnames)
     groups = list(t.group) if 'group' in t else None
     return ImageSet(name or source_name(path), files, labels, names, groups=groups, root=path.parent)
 
@@ -382,8 +353,6 @@ def holds_images(
     "Whether a path is a folder, a tar, or a table of files"
     path = local_copy(source)
     if path.is_dir() or shard_files(path): return True
-    if not path.is_file() or path.suffix.lower() not in ('.csv', '.tsv'): return False
-    separator, header = _first_line(path)
-    if not header: return True
-    with open(path, encoding='utf-8-sig', errors='replace') as f: columns = f.readline(10_000).split(separator)
-    return bool({c.strip(' "\n') for c in columns} & {*_COLUMNS['file']})
+    if not _is_table(path): return False
+    _, fields, names_files = _first_line(path)
+    return names_files or _is_image(fields[0])

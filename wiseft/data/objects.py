@@ -10,7 +10,7 @@ import numpy as np
 from collections.abc import Mapping
 from operator import itemgetter
 from pathlib import Path
-from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 from ..base.text import first_few, warn_user
 from .prompts import check_classnames
 from .decoding import as_picture
@@ -37,8 +37,6 @@ def _labels(labels, own, classnames, name): # (n,) numbers, class names
     if labels.dtype.kind in 'UO': # names themselves
         own = sorted({str(c) for c in labels})
         labels = np.searchsorted(own, labels.astype(str))
-    elif labels.dtype.kind not in 'iu': raise ValueError(
-        f'{name}: labels are {labels.dtype}; expected numbers of classes, or their names.')
     if own is None and classnames is None: raise ValueError(
         f'{name}: its labels are numbers, and nothing names the classes. Give classnames, one name per class.')
     if isinstance(classnames, dict): own = [classnames.get(c, c) for c in own or classnames]
@@ -64,14 +62,10 @@ def _of_files(folder, classnames, name):
 
 def _of_dataset(dataset, classnames, name, transformed=False):
     "The images of a map-style dataset"
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, '__len__') or not len(dataset): raise TypeError(
-        f'Expected a map-style Dataset, with a length and items by number; got {type(dataset).__name__}.')
     first = dataset[0]
     if not isinstance(first, (tuple, list)) or len(first) < 2: raise TypeError(
         f'An item of this {type(dataset).__name__} is a {type(first).__name__}; expected (image, label).')
-    if transformed and getattr(first[0], 'ndim', 0) != 3: raise TypeError(
-        f'The dataset of this DataLoader gives a {type(first[0]).__name__} and not a tensor (3, height, width). Give '
-        'the dataset itself, and its images are transformed.')
+    transformed = transformed and hasattr(first[0], 'detach')
     if not transformed: as_picture(first[0])
     labels, name = _known_labels(dataset), name or 'images'
     if labels is None: labels = [int(dataset[i][1]) for i in range(len(dataset))]
@@ -134,7 +128,7 @@ def image_set(
     classnames:list|dict|None=None, # list that fixes names and order, or dict from the source's names to yours
     name:str|None=None # of the set in tables; default the folder's, or 'images'
 ) -> ImageSet:
-    """Labeled images in any form as an `ImageSet`; TypeError says what is expected.
+    """Labeled images in any form as an `ImageSet`.
 
     Labels are names, or numbers of names that the source has (`classes`, `features`); numbers alone need `classnames`.
     """

@@ -7,30 +7,30 @@ __all__ = ['TEMPLATES', 'prompts', 'find_templates', 'check_classnames', 'find_c
            'read_classnames', 'read_templates']
 
 # %% ../../nbs/api/data/00_prompts.ipynb #a45b76e3
-import unicodedata
 from collections import Counter
 from pathlib import Path
-
+from unicodedata import category
 from ..base.text import BadFile, did_you_mean, first_few, printable, warn_user
-from ..base.files import existing_file, read_lines
+from ..base.files import read_lines
 from ..base.lazy import open_clip_tables
 
 # %% ../../nbs/api/data/00_prompts.ipynb #5881e9b6
 def prompts(
     classname:str, # 'fire truck'; underscores, as folders have them, become spaces
     templates:list, # list of str, each with `{}`, or `{a}` for the name with its article
-):  # list of str, as many as there are templates
-    "Prompts of one class."
+) -> list: # of str, as many as there are templates
+    "Prompts of one class"
     name = classname.replace("_", " ")
     article = "an" if name[0].lower() in "aeiou" else "a"
     return [t.replace("{a}", f"{article} {name}").replace("{}", name) for t in templates]
 
 # %% ../../nbs/api/data/00_prompts.ipynb #948b469f
+_clip_words = open_clip_tables('zero_shot_metadata')
 def _written(table): return [fill("{}") for fill in table] # open_clip keeps templates as functions of the class name
+def _both(*forms): return [form.format(article, "{}") for article in ("a", "the") for form in forms]
 
 # %% ../../nbs/api/data/00_prompts.ipynb #4a1ef715
-_clip_words = open_clip_tables('zero_shot_metadata')
-
+_cifar_kinds = ["", "blurry ", "black and white ", "low contrast ", "high contrast ", "bad ", "good "]
 TEMPLATES = {
     "openai": _written(_clip_words.OPENAI_IMAGENET_TEMPLATES),
     "simple": _written(_clip_words.SIMPLE_IMAGENET_TEMPLATES),
@@ -41,66 +41,47 @@ TEMPLATES = {
     + [f"{kind} photo of a {{}} in {place}." for place in ("asia", "africa", "the americas", "europe", "oceania")
        for kind in ("satellite", "aerial")]
     + ["a photo of a {}.", "{}."],
-}
-
-# %% ../../nbs/api/data/00_prompts.ipynb #8090730b
-def _with_articles(
-    *forms,  # templates with `{0}` for the article
-):
-    "All forms with 'a', then all with 'the'."
-    return [form.format(article, "{}") for article in ("a", "the") for form in forms]
-
-
-_cifar_kinds = ["", "blurry ", "black and white ", "low contrast ", "high contrast ", "bad ", "good "]
-TEMPLATES |= {
-    "cifar": _with_articles(*[f"a {kind}photo of {{0}} {{1}}." for kind in _cifar_kinds], "a photo of {0} small {1}.",
-                            "a photo of {0} big {1}."),
+    "cifar": _both(*[f"a {kind}photo of {{0}} {{1}}." for kind in _cifar_kinds], "a photo of {0} small {1}.",
+                   "a photo of {0} big {1}."),
     "cars": [f"a photo of {whose} {{}}." for whose in ("a", "the", "my")] + ["i love my {}!"]
     + [f"a photo of my {kind} {{}}." for kind in ("dirty", "clean", "new", "old")],
-    "dtd": _with_articles(*[f"a photo of {{0}} {{1}} {kind}." for kind in ("texture", "pattern", "thing", "object")]),
+    "dtd": _both(*[f"a photo of {{0}} {{1}} {kind}." for kind in ("texture", "pattern", "thing", "object")]),
     "food101": ["a photo of {}, a type of food."],
-    "sun397": _with_articles("a photo of {0} {1}."),
+    "sun397": _both("a photo of {0} {1}."),
 }
 
 # %% ../../nbs/api/data/00_prompts.ipynb #acc1f43a
 def find_templates(
     which:list|str, # a list's name ('openai', 'simple', 'plain', 'icons'), one template, or templates of your own
-):  # list of str, each with `{}` in it
-    "Prompt templates by name, or your own after a check; ValueError names a template without `{}`."
+) -> list: # of str, each with `{}` or `{a}` in it
+    "Prompt templates by name, or your own after a check"
     if isinstance(which, str):
-        if which in TEMPLATES:
-            return list(TEMPLATES[which])
-        if "{" not in which:
-            raise ValueError(
-                f"Unknown templates {which!r}. {did_you_mean(which, TEMPLATES)} Or give a list such as ['a photo of a "
-                f"{{}}'].")
+        if which in TEMPLATES: return list(TEMPLATES[which])
+        if "{" not in which: raise ValueError(
+            f"Unknown templates {which!r}. {did_you_mean(which, TEMPLATES)} Or give a list, such as "
+            "['a photo of a {}'].")
         which = [which]
-    if not which:
-        raise ValueError("No templates given: at least one is needed; find_templates('plain') is the bare class name.")
-    for t in (templates := list(which)):
+    if not which: raise ValueError(
+        "No templates given: at least one is needed; find_templates('plain') is the bare class name.")
+    for t in which:
         if not isinstance(t, str) or "{}" not in t and "{a}" not in t: raise ValueError(
             f"The template {t!r} has no place for the class name: write {{}} where it goes, as in 'a photo of a {{}}'.")
-    return templates
+    return list(which)
 
 # %% ../../nbs/api/data/00_prompts.ipynb #62425934
 def check_classnames(
     names:list, # one a class, in the order of the labels
-):  # list, the same
-    "Check class names: at least two, each one line of text, no duplicates."
-    if isinstance(names, str):
-        raise TypeError(f"Class names are a list of texts, got the single text {names!r}.")
+) -> list: # the same
+    "Check class names: at least two, each one line of text, no duplicates"
+    if isinstance(names, str): raise TypeError(f"Class names are a list of texts, got the single text {names!r}.")
     names = list(names)
     for name in names:
         is_text = isinstance(name, str) and name.strip() and printable(name) == name and "\ufeff" not in name
         if not is_text: raise ValueError(
-            f"Class names are texts on one line, in UTF-8, got {name!r}. Rename this class, or save its list again.")
-    repeats = _repeats(names)
-    if repeats:
-        raise ValueError(
-            f"Class names repeat: {first_few(repeats, 5)}. Rename or merge these classes: prompts can't tell them "
-            "apart.")
-    if len(names) < 2:
-        raise ValueError(f"A classifier needs two classes or more, got {names}.")
+            f"Class names are texts on one line, in UTF-8, got {name!r:.100}. Rename it, or save its list again.")
+    if repeats := _repeats(names): raise ValueError(
+        f"Class names repeat: {first_few(repeats, 5)}. Rename or merge these classes: prompts can't tell them apart.")
+    if len(names) < 2: raise ValueError(f"A classifier needs two classes or more, got {names}.")
     return names
 
 def _repeats(names): return [name for name, count in Counter(names).items() if count > 1]
@@ -108,11 +89,10 @@ def _repeats(names): return [name for name, count in Counter(names).items() if c
 # %% ../../nbs/api/data/00_prompts.ipynb #b6f676c3
 def find_classnames(
     which:list|str, # 'imagenet', or class names of your own in the order of the labels
-):  # list of str
-    "Class names by the name of their list, or your own after a check."
+) -> list: # of str
+    "Class names by the name of their list, or your own after a check"
     imagenet = list(_clip_words.IMAGENET_CLASSNAMES)
-    is_imagenet = isinstance(which, str) and which == "imagenet"
-    if not is_imagenet and list(which) != imagenet: return check_classnames(which)
+    if which != "imagenet" and list(which) != imagenet: return check_classnames(which)
     warn_user(
         f"ImageNet's class names repeat: {first_few(_repeats(imagenet))}; a prompt can't tell these classes apart")
     return imagenet
@@ -125,7 +105,7 @@ def check_same_classes(
     other:str, # whose the others are
     advice:str="Give both the same class names in the same order.",
 ):
-    "ValueError that names the first difference, unless both have the same class names in the same order."
+    "ValueError that names the first difference, unless both have the same class names in the same order"
     a, b = list(a), list(b)
     if a == b: return
     differing = [i for i, (x, y) in enumerate(zip(a, b)) if x != y]
@@ -137,25 +117,20 @@ def check_same_classes(
 # %% ../../nbs/api/data/00_prompts.ipynb #3d022507
 def read_classnames(
     path:str|Path, # text file in UTF-8, one name per line; empty lines are left out
-):  # list of str
-    "Class names from a file; `BadFile` if it holds something else."
-    path = existing_file(path, "list of class names")
+) -> list: # of str
+    "Class names from a file; `BadFile` if it holds something else"
+    names = read_lines(path, "list of class names")
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        for name in names: # control characters, or such as say how others are to be shown
-            if any(unicodedata.category(c) in ("Cc", "Cf") for c in name):
-                raise ValueError(f"{name!r:.100} holds invisible characters.")
+        for name in names: # such as characters that reverse the text after them
+            if any(category(c) == "Cf" for c in name): raise ValueError(f"{name!r:.100} holds invisible characters.")
         return find_classnames(names)
-    except ValueError as e:
-        why = str(e).rstrip(".")
-        raise BadFile(
-            f"{path} is not a list of class names, one per line: {why}. Save it again as text in UTF-8.") from e
+    except ValueError as e: raise BadFile(f"{path} is not a list of class names, one per line: {e}") from e
 
 # %% ../../nbs/api/data/00_prompts.ipynb #6ae332a2
 def read_templates(
-    path:str|Path, # text file in UTF-8, a template a line, with `{c}` (or `{}`) where the class name goes
-):  # list of str, each with `{}` in it
-    "Prompt templates from a file; `BadFile` if it holds something else."
+    path:str|Path, # text file in UTF-8, one template per line, with `{c}` (or `{}`) where the class name goes
+) -> list: # of str, each with `{}` in it
+    "Prompt templates from a file; `BadFile` if it holds something else"
     lines = read_lines(path, "list of prompt templates")
     try: return find_templates([line.replace("{c}", "{}") for line in lines])
     except ValueError as e: raise BadFile(f"{path}: {e}") from e

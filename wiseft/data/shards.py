@@ -31,8 +31,7 @@ def plain_tar(
     "A tar whose members can be read in place"
     path = existing_file(path, 'tar')
     if path.suffix.lower() == '.tar': return path
-    identity = f'{os.path.abspath(path)} {file_identity(path)}'
-    copy = cache_root()/'shards'/f'{hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:20]}.tar'
+    copy = _in_cache(path, '.tar')
     if copy.exists(): return copy
     try:
         with atomic_path(copy, force=True) as tmp, gzip.open(path) as packed, open(tmp, 'wb') as out:
@@ -40,6 +39,12 @@ def plain_tar(
     except (gzip.BadGzipFile, zlib.error, EOFError) as e:
         raise BadFile(f'{path} is not a complete .tar.gz file: {_reason(e)}. Copy or download it again.') from None
     return copy
+
+def _in_cache(path, ending):
+    "Path in the cache for what follows from a tar's content"
+    identity = f'{os.path.abspath(path)} {file_identity(path)}'
+    digits = hashlib.sha256(identity.encode('utf-8', 'surrogatepass')).hexdigest()
+    return cache_root()/'shards'/(digits[:20] + ending)
 
 def _members(path):
     "Iterate over the regular members of a tar; `BadFile` says where it is damaged"
@@ -95,36 +100,39 @@ def _label_in_json(member, tar):
 class TarIndex:
     "Index of the images of one tar"
     def __init__(self, names:TextColumn, places): # `TextColumn`; (n, 3): offset, size, label or -1
-        self.names = names
-        self.offset, self.size, self.label = np.asarray(places, np.int64).reshape(-1, 3).T
+        self.names, self.places = names, np.asarray(places, np.int64).reshape(-1, 3)
+        self.offset, self.size, self.label = self.places.T
 
 def _read_index(path, is_image):
     "Read a tar's index"
-    images, labels, in_json = {}, {}, {}
+    images, labels, in_json, members = {}, {}, {}, set()
     for m, tar in _members(path):
         sample, ending = _sample(m.name)
-        if sample in dict(cls=labels, json=in_json).get(ending, ()): raise BadFile(
-            f'{path} has two labels of one image, {m.name!r} and another before it. Pack it again.')
+        if ending not in LABELS and not is_image(m.name): continue
+        if m.name in members: raise BadFile(f'{path} has two members {m.name!r}. Pack it again.')
+        members.add(m.name)
         if ending == 'cls':
             tar.fileobj.seek(m.offset_data)
             text = tar.fileobj.read(m.size) if m.size < 20 else b'...'
             if not re.fullmatch(rb'\s*\d{1,9}\s*', text): raise BadFile(
                 f'{path}: {m.name} holds {text!r}. Expected the number of a class.')
             labels[sample] = int(text)
-        elif ending == 'json' and sample not in labels: in_json[sample] = _label_in_json(m, tar)
-        elif is_image(m.name):
-            if m.name in images: raise BadFile(f'{path} has two members {m.name!r}. Pack it again.')
-            images[m.name] = m.offset_data, m.size
+        elif ending == 'json': in_json[sample] = _label_in_json(m, tar)
+        else: images[m.name] = m.offset_data, m.size
     labels = labels or {s: label for s, label in in_json.items() if label is not None}
-    if labels and (lacking := [n for n in images if _sample(n)[0] not in labels]): raise BadFile(
+    if labels: _check_samples(path, images, labels)
+    of_image = [labels.get(_sample(n)[0], -1) for n in images]
+    return TarIndex(TextColumn(images), [(*place, label) for place, label in zip(images.values(), of_image)])
+
+def _check_samples(path, images, labels):
+    "`BadFile` unless each image has a label of its own"
+    of_sample = Counter(_sample(n)[0] for n in images)
+    if lacking := [n for n in images if _sample(n)[0] not in labels]: raise BadFile(
         f'{path}: no label for {first_few(lacking)}. Each image of a WebDataset has a member '
         f'{" or ".join(f".{ending}" for ending in LABELS)} beside it.')
-    of_sample = Counter(_sample(n)[0] for n in images)
-    if labels and (more := [n for n in images if of_sample[_sample(n)[0]] > 1]): raise BadFile(
+    if more := [n for n in images if of_sample[_sample(n)[0]] > 1]: raise BadFile(
         f'{path} has several images for one label: {first_few(more)} begin alike, up to the first dot. Pack it again, '
         'with one image per sample.')
-    of_image = {n: labels.get(_sample(n)[0], -1) for n in images}
-    return TarIndex(TextColumn(images), [(*place, of_image[n]) for n, place in images.items()])
 
 # %% ../../nbs/api/data/08_shards.ipynb #febf6061
 def tar_index(
@@ -132,14 +140,11 @@ def tar_index(
     is_image # function of a member's name
 ) -> TarIndex:
     "Index of a tar: read once, and again after a change"
-    identity = f'{os.path.abspath(path)} {file_identity(path)} {LABELS}, one image each'
-    key = hashlib.sha256(identity.encode('utf-8', 'surrogatepass')).hexdigest()
-    file = cache_root()/'shards'/f'{key[:20]}.npz'
+    file = _in_cache(path, '.npz')
     try:
         with np.load(file, allow_pickle=False) as saved:
             ends = saved['ends']
-            starts = np.r_[0, ends][:-1]
-            names = TextColumn.of(saved['names'].tobytes(), starts, ends)
+            names = TextColumn.of(saved['names'].tobytes(), np.r_[0, ends][:-1], ends)
             return TarIndex(names, saved['places'])
     except FileNotFoundError: pass
     except Exception: file.unlink(missing_ok=True) # damaged
@@ -147,9 +152,8 @@ def tar_index(
     try:
         with atomic_path(file, force=True) as tmp, open(tmp, 'wb') as f:
             names = np.frombuffer(index.names.data, np.uint8)
-            places = np.stack([index.offset, index.size, index.label], 1)
-            np.savez(f, names=names, ends=index.names.ends, places=places)
-    except OSError: pass # no room: it is gone through again
+            np.savez(f, names=names, ends=index.names.ends, places=index.places)
+    except OSError: pass # no room: it is read again
     return index
 
 # %% ../../nbs/api/data/08_shards.ipynb #521e8f9e
@@ -191,9 +195,8 @@ def shard_files(
         if names: return [source.parent/n for n in names]
     if tar and source.is_file(): return [source]
     if not source.is_dir(): return []
-    tars = [p for p in source.iterdir() if is_tar(p) and not p.name.startswith('.')]
     by_number = lambda p: [int(t) if t.isdigit() else t for t in re.split(r'(\d+)', p.stem)]
-    tars.sort(key=by_number)
+    tars = sorted((p for p in source.iterdir() if is_tar(p) and not p.name.startswith('.')), key=by_number)
     counted = source/'nshards.txt'
     stated = read_lines(counted)[:1] if tars and counted.is_file() else []
     if stated and stated != [str(len(tars))]: raise BadFile(
@@ -227,9 +230,7 @@ class Members:
     def read(self, i:int): # bytes
         with open(plain_tar(self.files[self.tar[i]]), 'rb') as f:
             f.seek(self.offset[i])
-            data = f.read(self.size[i])
-        if len(data) == self.size[i]: return data
-        raise OSError('Its shard has become shorter.')
+            return f.read(self.size[i])
     def identities(self, some): # indices; yields a text each, None where there is no file
         "Identities of images, like `file_identities`"
         some = list(some)
@@ -249,11 +250,10 @@ def shard_members(
 ): # `TextColumn` of names, each behind its tar's; labels (n,), -1: none; `Members`
     "All images of some tars"
     indices = [tar_index(f, is_image) for f in files]
-    join = lambda k: np.concatenate([getattr(i, k) for i in indices])
-    sizes = [len(i.names) for i in indices]
-    tar = np.repeat(np.arange(len(files)), sizes)
     names = TextColumn(os.path.join(f, n) for f, i in zip(files, indices) for n in i.names)
-    return names, join('label'), Members(list(files), tar, join('offset'), join('size'))
+    tar = np.repeat(np.arange(len(files)), [len(i.names) for i in indices])
+    offset, size, label = np.concatenate([i.places for i in indices]).T
+    return names, label, Members(list(files), tar, offset, size)
 
 # %% ../../nbs/api/data/08_shards.ipynb #31039689
 def sample_rows(

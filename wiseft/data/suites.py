@@ -169,7 +169,7 @@ def _shifted_sets(shifts, classnames): # split -> name -> `ImageSet`
     if not isinstance(shifts, dict):
         paths = [shifts] if isinstance(shifts, (str, Path)) else shifts
         if not all(isinstance(p, (str, Path)) for p in paths): raise TypeError(
-            'Shifted sets that are no folders need names: give a dict name -> images.')
+            'Shifted sets that are not folders need names: give a dict name -> images.')
         if twice := [n for n, k in Counter(map(source_name, paths)).items() if k > 1]: raise ValueError(
             f'Two shifted sets are called {twice[0]!r}. Give a dict name -> folder.')
         shifts = {printable(source_name(p)): p for p in paths}
@@ -190,35 +190,30 @@ def warn_of_images(
         one = ' A classifier that always answers it scores 100 %.' if len(missing) == n-1 else ''
         if missing: warn_user(
             f'{name}: there are no images of {first_few(missing)}, {len(missing)} of {n} classes: its numbers '
-            f'tell of the others.{one}')
-    shared, by_set = shared_images(suite), {}
-    for (name, _), (files, n) in shared.items():
-        by_set[name] = by_set.get(name, set()) | set(files)
-        if len(by_set[name]) == n: raise ValueError(
+            f'are those of the others.{one}')
+    for name, (files, n) in shared_images(suite).items():
+        if len(files) == n: raise ValueError(
             f'{name}: all {n} test images that were looked at are training or validation images of the reference: '
             'it measures memory. Test on other images.')
-    for (name, what), (files, n) in shared.items(): warn_user(
-        f'{name}: {len(files)} of {n} test images are {what} images of the reference too (such as {files[0]}); '
-        'what it measures is partly memory. Leave them out of one of the two.')
+        warn_user(
+            f'{name}: {len(files)} of {n} test images are training or validation images of the reference too (such as '
+            f'{files[0]}); what it measures is partly memory. Leave them out of one of the two.')
 
 def shared_images(
-    suite:Suite,
-    most:int=1000 # images of each test set to compare
-) -> dict: # (test set, 'training' or 'validation') -> (files that are there too, byte for byte; number compared)
+    suite:Suite
+) -> dict: # test set -> (files that are training or validation images too, byte for byte; number compared)
     "Test images that are also training or validation images of the reference"
+    known = [(s, s.sizes()) for s in (suite.train, suite.validation) if s is not None and s.pixels is None]
     shared = {}
-    for what, known in dict(training=suite.train, validation=suite.validation).items():
-        if known is None or known.pixels is not None: continue
-        sizes = known.sizes()
-        for name, images in suite.datasets().items():
-            if images.pixels is not None: continue
-            rows = np.random.default_rng(0).permutation(len(images))[:most]
-            sample = images.subset(np.sort(rows))
+    for name, images in suite.datasets().items():
+        if images.pixels is not None: continue
+        rows = np.random.default_rng(0).permutation(len(images))[:1000]
+        sample, files = images.subset(np.sort(rows)), set()
+        for s, sizes in known:
             alike = sample.subset(np.isin(sample.sizes(), sizes))
-            suspects = known.subset(np.isin(sizes, alike.sizes()))
-            contents = set(suspects.hashes()) - {None}
-            files = [f for f, h in zip(alike.files(), alike.hashes()) if h in contents]
-            if files: shared[name, what] = files, len(rows)
+            contents = set(s.subset(np.isin(sizes, alike.sizes())).hashes()) - {None}
+            files |= {f for f, h in zip(alike.files(), alike.hashes()) if h in contents}
+        if files: shared[name] = sorted(files), len(rows)
     return shared
 
 # %% ../../nbs/api/data/14_suites.ipynb #060a9010
@@ -268,7 +263,7 @@ def _read_suite(folder, name, templates, classnames):
     others = [p for p in sources if source_name(p) != 'reference']
     shifts = [p for p in others if shard_files(p) or visible_folders(p)]
     if ignored := [p.name for p in others if p not in shifts]: warn_user(
-        f'{folder}: {first_few(ignored, 5)} has no class folders in it and is no shifted set.')
+        f'{folder}: {first_few(ignored, 5)} has no class folders in it and is not a shifted set.')
     shifts = {printable(source_name(p)): p for p in shifts}
     suite = _suite_of(reference, shifts, classnames=classnames, templates=templates, name=name)
     for images in suite.sets().values(): images.root = folder
@@ -376,13 +371,6 @@ def check_suite(
             f'A shifted set can not be called {name!r}: tables use that name, or it is not text on one line. Rename '
             'it.')
     for (name, split), images in suite.sets().items():
-        if images.projection: _check_projection(images, len(suite.classnames))
-        else: check_same_classes(images.classnames, suite.classnames, f'{name} {split}', f'the suite {suite.name!r}')
+        if not images.projection: check_same_classes(
+            images.classnames, suite.classnames, f'{name} {split}', f'the suite {suite.name!r}')
         if not len(images): raise ValueError(f'{name} {split}: no images.')
-
-def _check_projection(images, n): # of each class to classes of the suite, 0 … n-1
-    used = [k for stands_for in images.projection for k in stands_for]
-    each = len(images.projection) == len(images.classnames) and all(images.projection)
-    if not each or not set(used) <= set(range(n)) or len(set(used)) < len(used): raise ValueError(
-        f'{images.name}: a projection names for each of its {len(images.classnames)} classes one or more of the '
-        f'{n} of the suite, none twice.')

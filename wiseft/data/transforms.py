@@ -76,6 +76,21 @@ def key(self:ClipTransform): # text
     "All settings of this transform as text: a key for caches"
     return json.dumps(self.settings)
 
+# %% ../../nbs/api/data/02_transforms.ipynb #7d02b6f1
+@patch
+def wrong_range(self:ClipTransform,
+    x:torch.Tensor # (n, 3, height, width), normalized by somebody else
+) -> str: # message; '' if the values can be this transform's
+    "What is wrong with the values of a batch, if this transform can't have made them"
+    mean, std = (torch.tensor(self.settings[k], device=x.device).view(3, 1, 1) for k in ('mean', 'std'))
+    black, white = (-mean/std).min(), ((1-mean)/std).max()
+    low, high = (x*std + mean).aminmax() # colors from 0 to 1, if they are normalized so
+    if not (x.min() >= 0 > black or low < -.05 or high > 1.05): return ''
+    mean, std = ([round(v, 4) for v in self.settings[k]] for k in ('mean', 'std'))
+    return (f"The images are not normalized as this CLIP's: a batch spans {x.min():.3g} to {x.max():.3g}, expected "
+            f'{black:.3g} to {white:.3g}. Normalize with mean {mean} and std {std}.')
+
+
 # %% ../../nbs/api/data/02_transforms.ipynb #3574eb9c
 def _noise(height, width):
     "A random test picture"

@@ -45,7 +45,7 @@ def picture_files(
 # %% ../../nbs/api/infer/07_classify.ipynb #d39477b4
 def picture_sets(
     places,     # files, folders, tables of files, tars, folders of tars; or one of them; pictures, or a `Dataset`
-    classnames:list, # of who is going to look at them
+    classnames:list, # of the classifier
 ) -> list: # of `ImageSet`, whose labels mean nothing
     "Image sets of the given pictures, in order"
     places = [places] if isinstance(places, (str, Path, Image.Image)) else places
@@ -54,7 +54,7 @@ def picture_sets(
     if not are_paths: return [_in_memory(places, classnames)]
     if len(places) == 1 and is_stored_dataset(places[0]): return [image_set(places[0], name='pictures')]
     sets, parts = [], []
-    for place in map(local_copy, places): # of train, validation and test in shards each, else the place itself
+    for place in map(local_copy, places): # parts in shards (train, validation, test), else the place itself
         splits = list(split_folders(place).values()) if place.is_dir() else []
         parts += splits if any(map(shard_files, splits)) else [place]
     def unlabeled(paths, members=None):
@@ -84,9 +84,8 @@ def classify(
     progress:bool=True, # bar, or lines in a log
 ) -> pd.DataFrame: # file, class, probability, class_2, probability_2, …, problem
     "The most probable classes of pictures without labels"
-    if not hasattr(classifier, 'classnames'): raise TypeError(
-        f'classify takes the classifier first, then the pictures; got {type(classifier).__name__}.')
-    rows, device = [], device_of(classifier)
+    if not hasattr(classifier, 'classnames'): raise TypeError('classify takes the classifier first, then the pictures.')
+    files, rows, device = [], [], device_of(classifier)
     top = min(top, len(classifier.classnames))
     def of_batch(idx, x):
         p = classifier(x[device]).cpu().double().softmax(1)
@@ -102,7 +101,10 @@ def classify(
         answers = dict(chain.from_iterable(part.items() for part in of_all(answers)))
         empty = [None]*2*top
         answers |= {i: [*empty, problem] for i, problem in unreadable}
-        for i, path in enumerate(pictures.paths): rows.append([str(path), *answers[i]])
+        files += map(str, pictures.paths)
+        rows += [answers[i] for i in range(len(pictures))]
     both = 'class', 'probability'
     more = [f'{what}_{k}' for k in range(2, top+1) for what in both]
-    return pd.DataFrame(rows, columns=['file', *both, *more, 'problem'])
+    table = pd.DataFrame(rows, columns=[*both, *more, 'problem'])
+    table.insert(0, 'file', pd.Series(files, dtype=object)) # names need not be UTF-8, which Arrow's texts are
+    return table

@@ -18,14 +18,14 @@ from ..base.registry import Method, as_method, method
 from ..base.text import option, warn_user
 from ..weights.merge import averageable, check_alpha, check_ends, check_images, prepare_merge, wise_ft
 from ..weights.path import WeightPath
-from ..stats.caveats import doubtful_alphas, doubts
+from ..stats.caveats import doubts
 from ..data.images import ImageSet
+from ..data.prompts import check_same_classes
 from ..data.suites import Suite
 from ..models.compatible import is_average, places_between_ends
 from ..models.classifier import ImageClassifier
-from .inference import check_classes, common_transform, device_of
-from .members import (
-    ControlMember, Member, Remembered, at_precision, default_name, member, own_head)
+from .inference import common_transform, device_of
+from .members import ControlMember, Member, Remembered, at_precision, default_name, member, own_head
 from .evaluation import evaluate
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #abe4e308
@@ -43,7 +43,7 @@ def sweep(
     copies:bool=None,       # as in `members`
     images=None,            # as in `members`; default the suite's validation images, whatever `split` is
     parts:str=None,         # as in `members`
-    **kwargs                # of `evaluate`: control, metrics, batch_size, workers, progress, image_pass
+    **kwargs                # of `evaluate`: control, metrics, batch_size, workers, progress
 ) -> pd.DataFrame|tuple: # results table, or (results table, `KeptPredictions`)
     """Evaluate `zeroshot`, `finetuned` and the ensembles between them on `suite`: one row per method, α and set.
 
@@ -52,12 +52,10 @@ def sweep(
     """
     images = getattr(suite, 'validation', None) if images is None else images
     if seed is None: seed = getattr(finetuned, 'recipe', {}).get('seed')
-    alphas = None if alphas is None else list(alphas)
-    for sentence in doubtful_alphas(alphas): warn_user(sentence)
     between = members(zeroshot, finetuned, alphas, by, name, seed, precision, copies, images, parts)
-    pairs = list(zip(zeroshot.state_dict().values(), finetuned.state_dict().values()))
     # the last tensors, those of the head, differ most often
-    if pairs and all(torch.equal(a.cpu(), b.cpu()) for a, b in reversed(pairs)): warn_user(
+    pairs = [*zip(zeroshot.state_dict().values(), finetuned.state_dict().values())][::-1]
+    if pairs and all(torch.equal(a.cpu(), b.cpu()) for a, b in pairs): warn_user(
         'The two classifiers have the same weights, and so has an average of them. Give another one.')
     result = evaluate(between, suite, split, keep_predictions, **kwargs)
     table = result[0] if keep_predictions else result
@@ -83,27 +81,27 @@ def members(
     check_ends(zeroshot, finetuned)
     _check_no_average(zeroshot, finetuned)
     methods = _methods(by, parts)
-    merges = [m for m in methods if m.kind == 'merge']
     alphas = sorted({*map(float, DEFAULT_ALPHAS if alphas is None else alphas)} - {0., 1.})
-    if not merges: # else their paths check them
-        for a in alphas: check_alpha(a)
+    # the ends; all members share one head on a control set, unless a text tower was trained
     text_trains = any(getattr(c, 'head_from_text', False) for c in (zeroshot, finetuned))
-    head_of = None if text_trains else Remembered(partial(own_head, zeroshot)) # one on a control set, for all
+    head_of = None if text_trains else Remembered(partial(own_head, zeroshot))
     name, initial = name or default_name(zeroshot), getattr(zeroshot, 'method', None)
-    first = member(zeroshot, name, seed, precision, initial if initial == 'start' else 'zero-shot', 0., head_of=head_of)
-    last = member(finetuned, name, seed, precision, 'fine-tuned', 1., head_of=head_of,
-                  by_features=any('features' in m.parameters for m in methods))
-    @cache
-    def ends(): # warns once
-        return averageable([zeroshot, finetuned]) if hasattr(zeroshot, 'check_averageable') else (zeroshot, finetuned)
-    @cache
-    def averages(method): # alpha -> `Average`; one of the first merge is compared with fp32
-        return averages_between(*ends(), last, alphas, method, precision, copies, images, head_of,
-                                compared=bool(merges) and method is merges[0])
+    first = member(zeroshot, name, seed, precision, initial if initial == 'start' else 'zero-shot', 0., head_of)
+    last = member(finetuned, name, seed, precision, 'fine-tuned', 1., head_of)
+    # what is between them
+    ends = zeroshot, finetuned
+    if any(m.kind == 'merge' or m.gives == 'alpha' for m in methods):
+        if hasattr(zeroshot, 'check_averageable'): ends = averageable(ends)
+    else:
+        for a in alphas: check_alpha(a) # else the path of weights does it
+    averages = cache(partial(averages_between, *ends, last, alphas, precision=precision, copies=copies, images=images,
+                             head_of=head_of)) # merge -> dict alpha -> `Average`
     out = [first, last]
     for m in methods:
         if m.kind == 'merge': out += averages(m).values()
-        else: out += ensembles_between(_prepared(m, zeroshot, finetuned, images), first, last, alphas, averages)
+        else:
+            if m.needs_images: check_images(m, [], images)
+            out += ensembles_between(m.completed(zeroshot, finetuned, images), first, last, alphas, averages)
     return {tuple(m.identity[k] for k in ('tuning', 'method', 'alpha')): m for m in out}
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #a34d01b6
@@ -118,12 +116,8 @@ def _methods(by, parts): # list of `Method`
         methods.append(m.set(parts=parts) if parts and m.kind == 'merge' else m)
     twice = [title for title, n in Counter(m.title for m in methods).items() if n > 1]
     if twice: raise ValueError(
-        f'{option("by")} has {twice[0]} twice, which the table could not tell apart. Give one setting at a time.')
+        f'{option("by")} has {twice[0]} twice. Give one setting of a method at a time.')
     return methods
-
-def _prepared(ensemble, zeroshot, finetuned, images):
-    if ensemble.needs_images: check_images(ensemble, [], images)
-    return ensemble.completed(zeroshot, finetuned, images)
 
 def _check_no_average(zeroshot, finetuned):
     "ValueError if one classifier is an average of the other: α in the table would be wrong"
@@ -158,39 +152,32 @@ def average_probabilities(
 # %% ../../nbs/api/infer/06_ensembles.ipynb #1f011f65
 class OutputEnsemble(Member):
     "The outputs of two classifiers, combined by a method"
-    def __init__(self,
-        method:Method, # an ensemble
-        zeroshot:Member, finetuned:Member, identity:dict,
-        features:Callable|None, # of the fine-tuned classifier, for a method that takes them
-        **alpha # the coefficient, if the method has one
-    ):
+    def __init__(self, method:Method, zeroshot:Member, finetuned:Member, identity:dict, **alpha):
         modules = dict.fromkeys(zeroshot.modules + finetuned.modules)
-        super().__init__(identity, zeroshot.classnames, finetuned.transform, modules, method.gives)
-        self.method, self.zeroshot, self.finetuned, self.features = method, zeroshot, finetuned, features
-        self.alpha = alpha
+        super().__init__(identity, zeroshot.classnames, finetuned.transform, modules)
+        self.method, self.zeroshot, self.finetuned, self.alpha = method, zeroshot, finetuned, alpha
     def compute(self, x):
-        features = dict(features=self.features(x)) if self.features else {}
-        return self.method(self.zeroshot(x), self.finetuned(x), **features, **self.alpha)
+        features = dict(features=self.finetuned.features(x)) if 'features' in self.method.parameters else {}
+        outputs = self.method(self.zeroshot(x), self.finetuned(x), **features, **self.alpha)
+        return _logarithms(outputs) if self.method.gives == 'probabilities' else outputs
     def control(self, images):
         ends = self.zeroshot.on(images), self.finetuned.on(images)
-        return OutputEnsemble(self.method, *ends, self.identity, self.features, **self.alpha)
-    @property
-    def device(self): return self.zeroshot.device
+        return OutputEnsemble(self.method, *ends, self.identity, **self.alpha)
+
+def _logarithms(probabilities): # of which one may have been rounded to 0
+    return probabilities.float().clamp_min(torch.finfo(torch.float32).tiny).log()
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #7985de6f
 class PerImageAverage(OutputEnsemble):
     "Outputs of averages with an α for each image, which a method computes"
-    def __init__(self, method, zeroshot, finetuned, identity, features, # as in `OutputEnsemble`
+    def __init__(self, method, zeroshot, finetuned, identity, # as in `OutputEnsemble`
         averages:dict # alpha -> `Member`, between the ends
     ):
-        super().__init__(method, zeroshot, finetuned, identity, features)
-        self.gives, self.averages = 'logits', averages
+        super().__init__(method, zeroshot, finetuned, identity)
+        self.averages = averages
         self.modules = tuple(dict.fromkeys([*self.modules, *(o for m in averages.values() for o in m.modules)]))
     def compute(self, x):
         alpha = super().compute(x)
-        if alpha.shape != x.shape[:1]: raise ValueError(
-            f"A method that gives 'alpha' returns a number for each of {len(x)} images. It returned "
-            f"{tuple(alpha.shape)}.")
         members = [self.zeroshot, *self.averages.values(), self.finetuned]
         distances = alpha[:, None] - torch.tensor([0., *self.averages, 1.], device=alpha.device)
         nearest, place = distances.abs().argmin(1).unique(return_inverse=True)
@@ -199,7 +186,7 @@ class PerImageAverage(OutputEnsemble):
     def control(self, images):
         ends = self.zeroshot.on(images), self.finetuned.on(images)
         averages = {a: m.on(images) for a, m in self.averages.items()}
-        return PerImageAverage(self.method, *ends, self.identity, self.features, averages)
+        return PerImageAverage(self.method, *ends, self.identity, averages)
 
 def ensembles_between(
     method:Method, # an ensemble, after its `prepare`
@@ -208,15 +195,11 @@ def ensembles_between(
     averages:Callable # merge -> dict alpha -> `Average`
 ) -> list[Member]:
     "Ensembles of the outputs of two classifiers, one for each alpha if the method has one"
-    features = last.features if 'features' in method.parameters else None
-    if 'features' in method.parameters and features is None: raise ValueError(
-        f'{method.name} needs features, and {last.name} has none. Give it a method `features`, as an ImageClassifier '
-        'has.')
-    one = method, first, last, _row(last, method, np.nan), features
+    one = method, first, last, _row(last, method, np.nan)
     if method.gives == 'alpha': return [PerImageAverage(*one, averages(wise_ft))]
     if 'alpha' not in method.parameters: return [OutputEnsemble(*one)]
     if method.gives != 'logits': alphas = [a for a in alphas if 0 <= a <= 1] # beyond there are no probabilities
-    return [OutputEnsemble(method, first, last, _row(last, method, a), features, alpha=a) for a in alphas]
+    return [OutputEnsemble(method, first, last, _row(last, method, a), alpha=a) for a in alphas]
 
 def _row(last, method, alpha): return last.identity | dict(method=method.title, alpha=alpha)
 
@@ -228,18 +211,15 @@ class Average(Member):
         model:nn.Module|None, # with the weights at this alpha; None: the path writes them into its target
         identity:dict, transform:Callable, # as in `Member`
         head_of:Callable|None, # control set -> its head; None: that of the average's own text tower
-        exact_path:Callable|None=None # makes a path in fp32
     ):
         module = path.target if model is None else model
-        super().__init__(identity, module.classnames, transform, (module,))
-        self.path, self.alpha, self.model, self.head_of, self.exact_path = path, alpha, model, head_of, exact_path
-        self.has_exact = exact_path is not None
+        super().__init__(identity, module.classnames, transform, [module])
+        self.path, self.alpha, self.model, self.head_of = path, alpha, model, head_of
     def module(self): return self.path(self.alpha) if self.model is None else self.model
     def features(self, x): return self.module().features(x)
     def compute(self, x): return self.module()(x)
     def control(self, images):
         return ControlMember(self, images, self.head_of(images) if self.head_of else own_head(self.module(), images))
-    def exact(self): return Average(self.exact_path(), self.alpha, None, self.identity, self.transform, self.head_of)
 
 def averages_between(
     zeroshot, finetuned, # classifiers that can be averaged
@@ -247,23 +227,19 @@ def averages_between(
     alphas:list[float], method:Method, # a merge
     precision:str=None, copies:bool=None, images:ImageSet=None, # as in `members`
     head_of:Callable=None, # as in `Average`
-    compared:bool=False # is the one in the middle compared with fp32?
 ) -> dict: # alpha -> `Average`
     "Averages of the weights of two classifiers"
     prepared = prepare_merge(method, zeroshot, [finetuned], images)
-    def path_into(copy): return WeightPath(copy.eval(), zeroshot.state_dict(), finetuned.state_dict(), method, prepared)
-    def exact_path(): return path_into(_copy(zeroshot))
-    rounded = at_precision(zeroshot, precision)
-    target = _copy(zeroshot) if rounded is zeroshot else rounded
-    path = path_into(target)
+    target = at_precision(zeroshot, precision)
+    if target is zeroshot: target = _copy(zeroshot)
+    path = WeightPath(target.eval(), zeroshot.state_dict(), finetuned.state_dict(), method, prepared)
     if copies is None: # an accelerator overwrites weights in no time
         needed = len(alphas)*sum(t.nbytes for t in path.memory.values())
         copies = device_of(target).type == 'cpu' and needed < psutil.virtual_memory().available/2
-    middle = min(alphas, key=lambda a: abs(a-.5)) if compared and alphas and rounded is not zeroshot else None
     out = {}
     for a in alphas:
-        model, exact = _copy(path(a)) if copies else None, exact_path if a == middle else None
-        out[a] = Average(path, a, model, _row(last, method, a), last.transform, head_of, exact)
+        model = _copy(path(a)) if copies else None
+        out[a] = Average(path, a, model, _row(last, method, a), last.transform, head_of)
     return out
 
 def _copy(classifier): return classifier.copy() if hasattr(classifier, 'copy') else deepcopy(classifier)
@@ -277,7 +253,7 @@ def output_ensemble(
     if average not in ('logits', 'probabilities'): raise ValueError(
         f"{option('average', average)}: expected 'logits' or 'probabilities'.")
     parts = [member(c, n) for n, c in classifiers.items()]
-    for m in parts[1:]: check_classes(m, parts[0], m.name)
+    for m in parts[1:]: check_same_classes(m.classnames, parts[0].classnames, m.name, parts[0].name)
     identity = parts[0].identity | dict(classifier=' + '.join(classifiers), tuning='', method=average, alpha=np.nan)
     return MeanOutput(parts, average, identity, common_transform(classifiers))
 
@@ -285,13 +261,11 @@ class MeanOutput(Member):
     "The mean of the logits, or of the probabilities, of several members"
     def __init__(self, members:list[Member], average:str, identity:dict, transform:Callable):
         modules = dict.fromkeys(o for m in members for o in m.modules)
-        super().__init__(identity, members[0].classnames, transform, modules, average)
-        self.members = members
+        super().__init__(identity, members[0].classnames, transform, modules)
+        self.members, self.average = members, average
     def compute(self, x):
-        outputs = [m(x) for m in self.members]
-        if self.gives == 'probabilities': outputs = [z.softmax(-1) for z in outputs]
-        return sum(outputs)/len(outputs)
+        logits = [m(x) for m in self.members]
+        if self.average == 'logits': return sum(logits)/len(logits)
+        return _logarithms(sum(z.softmax(-1) for z in logits)/len(logits))
     def control(self, images):
-        return MeanOutput([m.on(images) for m in self.members], self.gives, self.identity, self.transform)
-    @property
-    def device(self): return self.members[0].device
+        return MeanOutput([m.on(images) for m in self.members], self.average, self.identity, self.transform)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['decode_for_all', 'pixel_batches', 'batches', 'shuffled_batches', 'device_of', 'reuse_memory', 'fitting_batch_size',
-           'ready', 'each_batch', 'run_all', 'check_classes', 'common_transform', 'check_shape', 'check_nan',
-           'Predictions', 'predict', 'Features', 'extract_features']
+           'ready', 'each_batch', 'run_all', 'common_transform', 'check_shape', 'check_nan', 'Predictions', 'predict',
+           'Features', 'extract_features']
 
 # %% ../../nbs/api/infer/01_inference.ipynb #17750091
 import ctypes, math, numpy as np, sys, torch
@@ -19,14 +19,14 @@ from PIL import Image
 from torch import nn
 from ..base.files import is_out_of_memory
 from ..base.devices import eval_mode, exact_fp32, release_memory
-from ..base.distributed import by_first, n_processes, of_all, rank, share, to_first
+from ..base.distributed import by_first, n_processes, of_all, rank
 from ..base.progress import tell
+from ..base.text import warn_user
 from ..weights.safetensors_io import state_hash
 from ..data.prompts import check_same_classes
-from ..data.transforms import in_halves
+from ..data.transforms import ClipTransform, in_halves
 from ..data.disk_cache import cache_entry, image_key, open_entry, write_entry
-from ..data.pixels import (MAX_SKIPPED, Pixels, PixelsOrError, check_skipped, decode_once, decode_part,
-                                decoding_workers)
+from ..data.pixels import MAX_SKIPPED, Pixels, PixelsOrError, check_skipped, decode_once, decoding_workers
 from ..data.suites import ImageSet
 from .prefetch import Feeder, TimedLoader
 
@@ -50,11 +50,10 @@ def _read(
 def decode_for_all(
     pixels:Pixels,
     workers:int=None, # decoding processes
-    progress:bool=True # tell how far it is
+    progress:bool=True # show progress
 ):
-    "Decode a set into the cache, a part in each process"
-    parts = of_all(decode_part(pixels, share, workers, progress)) if n_processes() > 1 else []
-    there = by_first(lambda: decode_once(pixels, workers, progress, filter(None, parts)).kept is not None)
+    "Decode a set into the cache in the first process, and open it there in all"
+    there = by_first(lambda: decode_once(pixels, workers, progress).kept is not None)
     if there and rank(): decode_once(pixels, workers, progress)
 
 # %% ../../nbs/api/infer/01_inference.ipynb #3c306238
@@ -74,7 +73,7 @@ def pixel_batches(
     if not len(images): raise ValueError(f'{images.name} has no images.')
     source = Pixels(images, transform)
     if keep: decode_for_all(source, workers, progress)
-    if source.kept_share > .9: workers = 0
+    if source.kept is not None: workers = 0
     elif workers is None: workers = decoding_workers(images)
     spans = list(chunked(range(len(images)), batch_size))
     if shared: spans = spans[rank()::n_processes()]
@@ -168,11 +167,14 @@ def each_batch(
     batch_size = batch_size or fitting_batch_size(functions, transform)
     n_batches = math.ceil(len(images)/batch_size)
     most = math.ceil(len(images)/max(1, n_batches)) # as many batches, all of about one size
-    devices, transform = list(dict.fromkeys(map(device_of, functions))), in_halves(transform, images)
+    devices, given = list(dict.fromkeys(map(device_of, functions))), transform
+    transform = in_halves(transform, images)
     def on_devices(x): # channels last in memory: a CPU convolves such images some 15 % faster
         form = torch.channels_last if x.ndim == 4 else torch.preserve_format
         return {d: x.to(d, memory_format=form) for d in devices}
     for idx, x in pixel_batches(images, transform, skipped, most, device=devices[0], shared=True, **kwargs):
+        if images.transformed and isinstance(given, ClipTransform) and 0 in idx: # by a `DataLoader`
+            if wrong := given.wrong_range(transform.normalize(x)): warn_user(f'{images.name}: {wrong}')
         results, done = [], 0
         while done < len(idx): # in parts of at most so many images, which are halved where memory is short
             part = slice(done, done+most)
@@ -191,32 +193,18 @@ def run_all(
     images:ImageSet,
     transform:Callable, # PIL image -> tensor
     batch_size:int=None, # default `fitting_batch_size`
-    gather:Callable=of_all, # or `to_first`: of several processes the first alone gets anything
     **kwargs      # of `batches`
 ) -> tuple: # name -> (n, …) fp32 or integer tensor on the CPU; indices of the n images; (index, reason) of the rest
     "Outputs of several functions for all images, each image decoded and transformed once"
     skipped = []
-    def of_batch(idx, x):
-        outputs = {name: f(x[device_of(f)]) for name, f in functions.items()}
-        def fetched(t): return (t.float() if t.is_floating_point() else t).cpu()
-        return idx, {name: fetched(t) for name, t in outputs.items()}
+    def fetched(t): return (t.float() if t.is_floating_point() else t).cpu()
+    def of_batch(idx, x): return idx, {name: fetched(f(x[device_of(f)])) for name, f in functions.items()}
     with ready(functions.values()):
         results = [*each_batch(of_batch, functions.values(), images, transform, skipped, batch_size, **kwargs)]
-    all_results = gather(results)
-    if all_results is None: return None
-    results = sorted(chain.from_iterable(all_results), key=lambda batch: batch[0])
+    results = sorted(chain.from_iterable(of_all(results)), key=lambda batch: batch[0])
     def whole(name): return torch.cat([outputs[name] for _, outputs in results])
     order = [i for idx, _ in results for i in idx]
     return {name: whole(name) for name in functions}, order, skipped
-
-# %% ../../nbs/api/infer/01_inference.ipynb #685d3a90
-def check_classes(
-    classifier, # its `classnames` are compared
-    images:ImageSet,
-    name:str='the classifier' # in messages
-):
-    "ValueError naming the first difference, unless the class names are the same in the same order"
-    check_same_classes(classifier.classnames, images.classnames, name, repr(images.name))
 
 # %% ../../nbs/api/infer/01_inference.ipynb #b53e8e5b
 def common_transform(
@@ -274,7 +262,7 @@ def predict(
 ) -> Predictions:
     "Logits of all classifiers, every image decoded and transformed once"
     transform = common_transform(classifiers)
-    for name, c in classifiers.items(): check_classes(c, images, name)
+    for name, c in classifiers.items(): check_same_classes(c.classnames, images.classnames, name, repr(images.name))
     logits, kept, skipped = run_all(classifiers, images, transform, batch_size=batch_size, workers=workers,
                                     progress=progress)
     for name, z in logits.items():
@@ -305,23 +293,14 @@ def extract_features(
         config = getattr(getattr(classifier, 'clip', None), 'config', '')
         weights, device = state_hash(tower.state_dict()), device_of(classifier).type
         folder = cache_entry('features', image_key(images, key, tower, config, weights, device))
-    if by_first(lambda: open_entry(folder) is not None): return _kept_features(folder, images)
+    if all(of_all(open_entry(folder) is not None)):
+        entry = open_entry(folder)
+        features = torch.from_numpy(entry.data.reshape(len(entry), -1).copy())
+        return Features(features, torch.as_tensor(images.labels), images)
     def features(x): return classifier.features(x)
     features.device = device_of(classifier)
     with eval_mode(classifier):
-        results = run_all(dict(features=features), images, classifier.transform, batch_size, to_first, workers=workers,
-                          progress=progress)
-    def keep(): return not results[2] and write_entry(folder, results[0]['features'].numpy(), name=images.name)
-    found_by_all = by_first(lambda: bool(keep())) and all(of_all(open_entry(folder) is not None))
-    if not found_by_all: results = by_first(lambda: results)
-    if results is None: return _kept_features(folder, images)
-    out, kept, skipped = results
+        out, kept, skipped = run_all(dict(features=features), images, classifier.transform, batch_size,
+                                     workers=workers, progress=progress)
+    if not skipped and not rank(): write_entry(folder, out['features'].numpy(), name=images.name)
     return Features(out['features'], *_about_images(images, kept, skipped))
-
-# %% ../../nbs/api/infer/01_inference.ipynb #9f8fe555
-def _kept_features(folder, images):
-    entry = open_entry(folder)
-    features = torch.from_numpy(entry.data.reshape(len(entry), -1).copy())
-    return Features(features, torch.as_tensor(images.labels), images)
-
-

@@ -26,16 +26,13 @@ class _Reads(Dataset):
 AHEAD, _END = 2, object() # batches read ahead; after the last one
 
 class Feeder:
-    "Batches on a device; the next ones are read, and sent to a GPU, during computation"
+    "Batches on a device; the next ones are read during computation"
     def __init__(self,
         read:Callable, # function of a list of indices -> tuple of a batch; the tensors in it are sent
         batches:list, # of lists of indices
         device:torch.device,
         workers:int=0 # processes that read; 0: a thread does
-    ):
-        self.read, self.batches, self.workers = read, batches, workers
-        self.device = torch.device(device)
-        self.stream = torch.cuda.Stream(self.device) if self.device.type == 'cuda' else None
+    ): self.read, self.batches, self.device, self.workers = read, batches, torch.device(device), workers
 
     def __len__(self): return len(self.batches)
 
@@ -45,35 +42,20 @@ class Feeder:
             drawn = torch.Generator() # else the loader draws from the global one
             reading = iter(DataLoader(_Reads(self.read), None, sampler=self.batches, num_workers=self.workers,
                                       collate_fn=noop, generator=drawn))
-        with ThreadPoolExecutor(1, initializer=self.begin) as thread:
+        with ThreadPoolExecutor(1) as thread:
             coming = deque(thread.submit(self.fetch, reading) for _ in range(AHEAD))
             while (batch := coming.popleft().result()) is not _END:
                 coming.append(thread.submit(self.fetch, reading))
-                yield self.arrived(*batch)
-
-    def begin(self): # in the thread, whose GPU would be the first one, where it would take up memory
-        if self.stream: torch.cuda.set_device(self.stream.device)
+                yield tuple(sent(o, self.device) if isinstance(o, torch.Tensor) else o for o in batch)
 
     def fetch(self, reading): # in the thread
-        "Fetch the next batch; on a GPU also send it, and record an event"
+        "Read the next batch, into pinned memory if it goes to a GPU"
         batch = next(reading, _END)
-        if batch is _END: return _END
-        if not self.stream: return batch, None # elsewhere one thread alone may use the device
-        pinned = [o.pin_memory() if isinstance(o, torch.Tensor) else o for o in batch]
-        with torch.cuda.stream(self.stream): return _sent(pinned, self.device), self.stream.record_event()
-
-    def arrived(self, batch:tuple, event):
-        "The batch, once it has arrived"
-        if event is None: return _sent(batch, self.device)
-        now = torch.cuda.current_stream(self.device)
-        now.wait_event(event)
-        for o in batch:
-            if isinstance(o, torch.Tensor): o.record_stream(now) # its memory is not given away before
-        return batch
+        if batch is _END or self.device.type != 'cuda': return batch
+        with torch.cuda.device(self.device): # else pinning takes up memory on the first GPU
+            return [o.pin_memory() if isinstance(o, torch.Tensor) else o for o in batch]
 
 # %% ../../nbs/api/infer/00_prefetch.ipynb #95862251
-def _sent(batch, device): return tuple(sent(o, device) if isinstance(o, torch.Tensor) else o for o in batch)
-
 def sent(
     tensor:torch.Tensor, # on the CPU
     device:torch.device,

@@ -12,7 +12,7 @@ import hashlib, numpy as np, pandas as pd, torch
 from dataclasses import dataclass
 from fastcore.basics import patch
 from functools import cached_property
-from ..base.text import python_or_shell
+from ..base.text import did_you_mean, python_or_shell
 from ..stats.metrics import batch_scores, batch_kl
 from ..stats.intervals import mean_over_sets, clopper_pearson
 from ..stats.class_metrics import macro_f1, worst_group
@@ -25,25 +25,21 @@ from .members import WHO
 @dataclass
 class Outcome:
     "Outputs of one member for one batch"
-    outputs:torch.Tensor # (n, n_classes), logits; or probabilities
+    outputs:torch.Tensor # (n, n_classes) logits, of an ensemble of probabilities their logarithms
     labels:torch.Tensor  # (n,)
-    gives:str='logits'   # or 'probabilities'
-    initial:object=None    # (n, n_classes) logits of the classifier that fine-tuning began with, where it is there
+    initial:object=None  # (n, n_classes) logits of the classifier that fine-tuning began with, where it is there
     @cached_property
     def predicted(self): return self.outputs.argmax(1) # (n,)
     @cached_property
     def scores(self): # 'top5', 'confidence', 'nll', 'brier' -> (n,) tensor, where the outputs are
-        z = self.outputs.log() if self.gives == 'probabilities' else self.outputs # probabilities are taken as they are
-        return batch_scores(z.float(), self.labels)
+        return batch_scores(self.outputs.float(), self.labels)
     @property
     def from_initial(self): # (n,), in nats
         "Kullback–Leibler divergence of the predictions from those of the initial model"
         if self.initial is None: raise ValueError(
-            "'KL from start' says how far answers are from those of the classifier that fine-tuning began with: "
-            'evaluate it together with the others, and one such classifier only.')
-        z, tiny = self.outputs.float(), torch.finfo(torch.float32).tiny # a probability may have been rounded to 0
-        if self.gives == 'probabilities': z = z.clamp_min(tiny).log()
-        return batch_kl(self.initial.to(z.device), z)
+            "'KL from start' compares with the classifier that fine-tuning began with: evaluate it together with the "
+            'others, and one such classifier only.')
+        return batch_kl(self.initial.to(self.outputs.device), self.outputs.float())
 
 # %% ../../nbs/api/infer/04_scores.ipynb #ddb1ba2b
 @dataclass(frozen=True)
@@ -87,9 +83,9 @@ def value_of(rows:pd.DataFrame, metric:Metric): # (value, low, high)
     "Value of a metric on one set, with its interval: exact for shares, else by `mean_over_sets`"
     if metric.of_set: return metric.of_set(rows)
     v = column_of(rows, metric)
-    if metric.bounded and np.isin(v, (0, 1)).all(): return v.mean(), *clopper_pearson(v.sum(), len(v))
-    estimate = mean_over_sets({'': v}, {'': groups_of(rows) or list(rows.unit)}, bounded=metric.bounded)
-    return tuple(np.clip(estimate, 0, 1)) if metric.bounded else estimate # what a sample estimates may lie beyond
+    is_share = metric.bounded and np.isin(v, (0, 1)).all() and rows.unit.is_unique # no copies, as in CIFAR-10-C
+    if is_share: return v.mean(), *clopper_pearson(v.sum(), len(v))
+    return mean_over_sets({'': v}, {'': groups_of(rows) or list(rows.unit)}, bounded=metric.bounded)
 
 # %% ../../nbs/api/infer/04_scores.ipynb #e3957472
 def _f1(rows):
@@ -122,7 +118,7 @@ def chosen_metrics(
     "Metrics by name; new ones are registered; ValueError lists the known ones"
     metrics = [metrics] if isinstance(metrics, (str, Metric)) else metrics
     unknown = [m for m in metrics if not isinstance(m, Metric) and m not in METRICS]
-    if unknown: raise ValueError(f'There are no metrics {unknown}. There are {list(METRICS)}.')
+    if unknown: raise ValueError(f'There is no metric {unknown[0]!r}. {did_you_mean(unknown[0], METRICS)}')
     return [add_metric(m) if isinstance(m, Metric) else METRICS[m] for m in metrics]
 
 # %% ../../nbs/api/infer/04_scores.ipynb #76e45727
@@ -170,10 +166,6 @@ class KeptPredictions:
     def __repr__(self):
         return (f'{len(self.members)} classifiers on {len(self.images):,} images; `who()` lists them, `frame()` has a '
                 'row for each answer')
-    @property
-    def nbytes(self):
-        "Bytes of the predictions' columns, without the table of images"
-        return sum(a.nbytes for _, codes, columns in self.members for a in (codes, *columns.values()))
     def who(self) -> pd.DataFrame:
         "One row per classifier"
         return pd.DataFrame([who for who, *_ in self.members], columns=WHO)
@@ -193,8 +185,6 @@ def prediction_rows(
     images, codes = images[shown], codes[shown]
     columns = {k: v[shown] for k, v in columns.items()}
     correct = pd.array(codes == images.label.cat.codes.to_numpy(), dtype='boolean')
-    if 'correct' in columns: # estimates, from a sample
-        correct = pd.array(columns.pop('correct'), dtype='Float64')
     correct[codes < 0] = pd.NA
     predicted = pd.Categorical.from_codes(codes, images.label.cat.categories)
     out = images.assign(**who, predicted=predicted, correct=correct, **columns)
@@ -225,11 +215,8 @@ def _row(name, metric, sets, estimate, fingerprint):
     n = int(sum(rows.correct.count() for rows in sets))
     n_missing = sum(rows.n_missing.iloc[0] for rows in sets if 'n_missing' in rows)
     n_skipped = int(sum(map(len, sets)) - n + n_missing)
-    line = dict(dataset=name, role=sets[0].role.iloc[0], metric=metric.name, value=value, n=n, low=low, high=high,
+    return dict(dataset=name, role=sets[0].role.iloc[0], metric=metric.name, value=value, n=n, low=low, high=high,
                 n_skipped=n_skipped, data_fingerprint=fingerprint)
-    # how many images were passed, where that is known to be a sample
-    if 'passed' in sets[0]: line['passes'] = int(sum(rows.passed.sum() for rows in sets))
-    return line
 
 # %% ../../nbs/api/infer/04_scores.ipynb #ae2e011a
 def score(
@@ -268,7 +255,6 @@ def _metric_rows(sets, metric):
             numbers = {d: column_of(readable[d], metric) for d in some}
             units = {d: list(readable[d][unit]) for d in some}
             mean = mean_over_sets(numbers, units, bounded=metric.bounded)
-            if metric.bounded: mean = np.clip(mean, 0, 1)
         all_prints = ' '.join(f'{d}:{prints[d]}' for d in some)
         fingerprint = hashlib.sha256(all_prints.encode()).hexdigest()[:12]
         out.append(_row(name, metric, [sets[d] for d in some], mean, fingerprint))

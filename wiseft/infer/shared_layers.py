@@ -44,11 +44,11 @@ def _same_layers(module, same, path=''):
 # %% ../../nbs/api/infer/03_shared_layers.ipynb #a73c5cd9
 @contextmanager
 def shared_layers(
-    models # modules, to run on the same batches in turn, without gradients; those of one architecture are compared
+    models # to run on the same batches in turn, without gradients; modules of one architecture are compared
 ): # yields the names of the layers
     "Context in which layers with equal weights in several models compute the same input once"
     architectures, layers = {}, []
-    for m in models:
+    for m in [m for m in models if isinstance(m, nn.Module)]:
         shapes = tuple((k, t.shape) for k, t in m.state_dict().items())
         architectures.setdefault(shapes, []).append(m)
     for some in [several for several in architectures.values() if len(several) > 1]:

@@ -16,20 +16,18 @@ from ..data.prompts import check_same_classes
 # %% ../../nbs/api/models/00_compatible.ipynb #4f98d548
 def _check_equal(a, b, what):
     "ValueError that names the first key whose values differ"
-    a,b = (json.loads(json.dumps(d)) for d in (a, b)) # tuples become lists
-    for k in sorted(set(a)|set(b)):
-        one, other = a.get(k), b.get(k)
-        if one != other: raise ValueError(
-            f"The classifiers differ in {what}: {k} is {one} in one and {other} in the other. Average models that come "
-            "from one CLIP.")
+    a, b = (json.loads(json.dumps(d)) for d in (a, b)) # tuples become lists
+    for k in sorted(a.keys() | b.keys()):
+        if a.get(k) != b.get(k): raise ValueError(
+            f'The classifiers differ in {what}: {k} is {a.get(k)} in one and {b.get(k)} in the other. Average models '
+            'that come from one CLIP.')
 
 # %% ../../nbs/api/models/00_compatible.ipynb #8bc52653
 def _architecture(c): # dict
     "Everything besides weights that determines a classifier's outputs"
-    config = c.clip.config
-    vision = {k:v for k,v in config['vision_cfg'].items() if k != 'timm_model_pretrained'}
-    quick_gelu = bool(config.get('quick_gelu'))
-    return vision | dict(embed_dim=c.clip.dim, quick_gelu=quick_gelu, normalize=c.head.normalize)
+    vision = {k:v for k,v in c.clip.config['vision_cfg'].items() if k != 'timm_model_pretrained'}
+    return vision | dict(embed_dim=c.clip.dim, quick_gelu=bool(c.clip.config.get('quick_gelu')),
+                         normalize=c.head.normalize)
 
 # %% ../../nbs/api/models/00_compatible.ipynb #3439154e
 def text_weights(
@@ -37,8 +35,7 @@ def text_weights(
 ): # state dict in single precision
     "Weights of the text tower, without the logit scale"
     state = clip.model.state_dict()
-    names = [k for k in state if not k.startswith(('visual.', 'logit_'))]
-    return {k: state[k].cpu().float() for k in names}
+    return {k: t.cpu().float() for k, t in state.items() if not k.startswith(('visual.', 'logit_'))}
 
 # %% ../../nbs/api/models/00_compatible.ipynb #4c1c6473
 def check_heads(
@@ -60,25 +57,23 @@ def check_pair(
                        'Average models of the same classes: rows of both heads must mean the same.')
     _check_equal(a.clip.preprocess, b.clip.preprocess, 'preprocessing')
     _check_equal(_architecture(a), _architecture(b), 'architecture')
-    # the same file of weights, or the same text tower
-    origins = [c.clip.provenance for c in (a, b)]
-    files = [o.get('sha256') for o in origins]
-    if a.clip is not b.clip and files[0] != files[1]:
-        a_text, b_text = text_weights(a.clip), text_weights(b.clip)
-        if a_text.keys() != b_text.keys() or not all(torch.equal(a_text[k], b_text[k]) for k in a_text):
-            sources = ' and '.join(str(o.get('source')) for o in origins)
-            raise ValueError(
-                f"The classifiers come from different CLIPs, {sources}, of one architecture: the average of their "
-                "weights means nothing. Average models that come from one CLIP.")
+    if not _from_one_clip(a.clip, b.clip): raise ValueError(
+        f"The classifiers come from different CLIPs, {a.clip.provenance.get('source')} and "
+        f"{b.clip.provenance.get('source')}, of one architecture: the average of their weights means nothing. Average "
+        "models that come from one CLIP.")
     if a.templates and b.templates and a.templates != b.templates: warn_user(
         f'The heads were made with different templates, {first_few(a.templates, 1)} and {first_few(b.templates, 1)}: '
         'between them lies more than fine-tuning. Compare and average heads of the same templates.')
     lengths = [c.head.weight.float().norm(dim=1).mean().item() for c in (a, b)]
-    ratio = max(lengths)/max(min(lengths), 1e-30)
-    if ratio > 1.5: warn_user(
-        f'The rows of one head are {ratio:.1f} times as long as those of the other: an average of both gives the '
-        'longer ones more weight. Does one of them have the logit scale twice, or not at all? Divide by it, or '
-        'multiply.')
+    if max(lengths) > 1.5*min(lengths): warn_user(
+        f'The rows of the heads have lengths of {lengths[0]:.3g} and {lengths[1]:.3g}: an average gives the longer '
+        'ones more weight. Does one of them have the logit scale twice, or not at all? Divide by it, or multiply.')
+
+def _from_one_clip(a, b):
+    "Whether two `Clip`s come from the same file of weights, or have the same text tower"
+    if a is b or a.provenance.get('sha256') == b.provenance.get('sha256'): return True
+    ours, theirs = text_weights(a), text_weights(b)
+    return ours.keys() == theirs.keys() and all(torch.equal(t, theirs[k]) for k, t in ours.items())
 
 # %% ../../nbs/api/models/00_compatible.ipynb #3b7c94de
 def is_average(

@@ -12,20 +12,17 @@ from pathlib import Path
 
 import torch
 
-from ..base.text import BadFile, did_you_mean, first_few, why_failed
+from ..base.files import existing_file
+from ..base.text import BadFile, first_few, why_failed
 from ..base.lazy import open_clip
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #3de81d1e
 def read_json(
-    path:str|Path, # file
-    most:int=2**24 # bytes, more are refused
+    path:str|Path # file of at most 16 MB
 ): # dict
     "Read the object in a JSON file; BadFile if there is none"
-    path = Path(path)
-    if not path.is_file(): raise BadFile(
-        f'{path} is no regular file. Put the one that came with the weights in its place.')
-    if path.stat().st_size > most: raise BadFile(
-        f'{path} has {path.stat().st_size} bytes; a file of settings has at most {most}. Copy it again.')
+    path = existing_file(path, 'JSON file')
+    if path.stat().st_size > 2**24: raise BadFile(f'{path} has more than 16 MB; a file of settings is smaller.')
     try: content = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as e: raise BadFile(
         f'{path} is not JSON ({why_failed(e)}). Copy or download it again.') from e
@@ -43,30 +40,28 @@ def write_json(
     Path(path).write_text(text+'\n', encoding='utf-8')
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #5804e21a
-_tokens = dict.fromkeys(['vocab_size', 'pad_id', 'bos_id', 'eos_id'], 2**20)
-_most = dict(layers=200, depth=200, image_size=4096, context_length=4096) | _tokens # others at most 2^14
-
-# %% ../../nbs/api/models/01_open_clip_config.ipynb #2c6a0c43
-def _is_number(x, kind, most):
-    "Whether a JSON value is a finite number of the type `kind`, at most `most` in size"
-    if isinstance(x, bool) or not isinstance(x, (int, kind)): return False
-    return abs(x) <= most and (kind is float or x >= 0)
-
-# %% ../../nbs/api/models/01_open_clip_config.ipynb #33cd02c0
-def _is_bounded(x, most, n=2): # bool
-    "Is a JSON value a number of at most `most`, a list of n such, or a plain name? None stands for a default"
-    if x is None or isinstance(x, bool): return True
-    if isinstance(x, str): return re.fullmatch(r'([\w.-]+(/[\w.-]+)?)?', x) is not None
-    if isinstance(x, list): return len(x) == n and all(_is_number(o, int, most) for o in x)
-    return _is_number(x, float, most)
-
-# %% ../../nbs/api/models/01_open_clip_config.ipynb #8f1a2937
+_most = dict(layers=200, depth=200, image_size=4096, context_length=4096) # others at most 2^14
+_most |= dict.fromkeys(['vocab_size', 'pad_id', 'bos_id', 'eos_id'], 2**20)
 _options = dict(act_kwargs={'approximate'}, norm_kwargs={'eps','elementwise_affine','bias'},
                 tokenizer_kwargs={'clean','strip_sep_token','language'},
                 timm_model_kwargs={'patch_size','pos_embed_grid_size','embed_dim','depth','num_heads','mlp_ratio',
                                    'attn_pool_mlp_ratio','init_values','swiglu_mlp','use_naflex','pool_include_prefix'})
 
+# %% ../../nbs/api/models/01_open_clip_config.ipynb #33cd02c0
+def _is_number(x, most): # bool
+    "Is a JSON value a number, at most `most` in size?"
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) <= most
+
+def _is_bounded(x, most): # bool
+    "Is a JSON value a bounded number, a list of up to four, or a plain name? None stands for a default"
+    if x is None or isinstance(x, bool): return True
+    if isinstance(x, str): return re.fullmatch(r'([\w.-]+(/[\w.-]+)?)?', x) is not None
+    if isinstance(x, list): return len(x) <= 4 and all(_is_number(o, most) for o in x)
+    return _is_number(x, most)
+
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #97be9d0d
+_parts = 'vision_cfg', 'text_cfg', 'multimodal_cfg'
+
 def _check_bounds(
     settings, # dict from a file
     where     # file and place in it, for the message
@@ -74,52 +69,38 @@ def _check_bounds(
     "BadFile unless these are names, and bounded values or allowed options"
     if not isinstance(settings, dict): raise BadFile(f'{where} is {settings!r:.100}; expected names and values.')
     for k,v in settings.items():
-        if isinstance(v, dict) and k in _options:
-            if unknown := v.keys() - _options[k]: raise BadFile(
-                f'{where}: {k} has {first_few(sorted(unknown))}; allowed are {sorted(_options[k])}.')
-            _check_bounds(v, f'{where}: {k}')
-            continue
-        bounded = _is_bounded(v, _most.get(k, 2**14), 4 if k == 'layers' else 2)
-        whole = k not in _most or not isinstance(v, (str, bool, float))
-        if not (bounded and whole): raise BadFile(
+        options = isinstance(v, dict) and k in _options
+        if options and (unknown := v.keys() - _options[k]): raise BadFile(
+            f'{where}: {k} has {first_few(sorted(unknown))}; allowed are {sorted(_options[k])}.')
+        if options or k in _parts: _check_bounds(v, f'{where}: {k}')
+        elif not _is_bounded(v, _most.get(k, 2**14)): raise BadFile(
             f'{where}: {k} is {v!r:.100}, which no CLIP has. Copy or download the file again.')
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #02567fc1
-_sizes = dict(image_size=224, patch_size=16, width=768) # open_clip's defaults
-
 def check_model_cfg(
     cfg:dict, # `model_cfg` of a configuration
     where:str|Path # file, for the message
 ):
     "BadFile unless all values are bounded, and nothing asks for a program"
-    if not isinstance(cfg, dict) or not {'embed_dim', 'vision_cfg'} <= cfg.keys(): raise BadFile(
-        f"{where}: 'model_cfg' is {cfg!r:.100}; expected settings, 'embed_dim' and 'vision_cfg' among them. Copy or "
-        'download the file again.')
-    parts = cfg.keys() & {'vision_cfg', 'text_cfg', 'multimodal_cfg'}
-    for part in parts: _check_bounds(cfg[part], f'{where}: {part}')
-    _check_bounds({k: v for k,v in cfg.items() if k not in parts}, f'{where}: model_cfg')
-    vision = cfg['vision_cfg']
-    if vision.get('pos_embed_type') == 'sin_cos_2d': # computed by NumPy, in real memory
-        sizes = side, patch, width = [vision.get(k, default) for k,default in _sizes.items()]
-        if not all(isinstance(x, int) and x > 0 for x in sizes) or (side//patch)**2*width > 2**24: raise BadFile(
-            f'{where}: vision_cfg has sinusoidal positions of {dict(zip(_sizes, sizes))}, which no CLIP has. Copy or '
+    if not isinstance(cfg, dict) or 'vision_cfg' not in cfg: raise BadFile(
+        f"{where}: model_cfg is {cfg!r:.100}; expected settings with 'vision_cfg'. Copy or download the file again.")
+    _check_bounds(cfg, where)
+    vision = dict(image_size=224, patch_size=16, width=768) | cfg['vision_cfg'] # open_clip's defaults
+    sizes = [vision[k] for k in ('image_size', 'patch_size', 'width')]
+    if vision.get('pos_embed_type') == 'sin_cos_2d': # by NumPy, in real memory
+        whole = all(isinstance(x, int) and x > 0 for x in sizes)
+        if not whole or (sizes[0]//sizes[1])**2*sizes[2] > 2**24: raise BadFile(
+            f'{where}: vision_cfg has too many sinusoidal positions (image, patch and width are {sizes}). Copy or '
             'download the file again.')
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #a95b52a1
-_ways = dict(mode={'RGB'}, interpolation={'bicubic','bilinear','random'}, resize_mode={'shortest','longest','squash'})
+_words = dict(mode=['RGB'], interpolation=['bicubic', 'bilinear', 'random'],
+              resize_mode=['shortest', 'longest', 'squash'])
+_numbers = dict( # how many, their type, and their bounds
+    size=([1, 2], int, 1, 4096), fill_color=([1, 3], int, 0, 255), crop_pct=([1], (int, float), .1, 1),
+    mean=([3], (int, float), -1000, 1000), std=([3], (int, float), 1e-6, 1000))
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #9131db6a
-def _is_preprocess(k, v): # bool
-    "Whether preprocessing can have the setting `k` with the value `v`"
-    many = v if isinstance(v, list) else [v]
-    if k in _ways: return isinstance(v, str) and v in _ways[k]
-    if k == 'size': return len(many) in (1, 2) and all(_is_number(x, int, 4096) and x for x in many)
-    if k == 'crop_pct': return _is_number(v, float, 1) and v >= .1
-    if k == 'fill_color': return len(many) in (1, 3) and all(_is_number(x, int, 255) for x in many)
-    if k not in ('mean', 'std') or not isinstance(v, list) or len(v) != 3: return False
-    return all(_is_number(x, float, 1000) and (x > 0 or k == 'mean') for x in v)
-
-# %% ../../nbs/api/models/01_open_clip_config.ipynb #44dce323
 def check_preprocess_cfg(
     cfg:dict, # `preprocess_cfg` of a configuration
     where:str|Path # file, for the message
@@ -129,8 +110,16 @@ def check_preprocess_cfg(
         f"{where}: 'preprocess_cfg' is {cfg!r:.100}; expected names and values.")
     for k,v in cfg.items():
         if v is not None and not _is_preprocess(k, v): raise BadFile(
-            f'{where}: preprocess_cfg has {k} = {v!r:.100}, which is no setting of a picture for a CLIP. Copy or '
+            f'{where}: preprocess_cfg has {k} = {v!r:.100}, which is not a setting of preprocessing. Copy or '
             'download the file again.')
+
+def _is_preprocess(k, v): # bool
+    "Whether preprocessing can have the setting `k` with the value `v`"
+    if k in _words: return v in _words[k]
+    if k not in _numbers: return False
+    lengths, kind, least, most = _numbers[k]
+    values = v if isinstance(v, list) else [v]
+    return len(values) in lengths and all(_is_number(x, most) and isinstance(x, kind) and x >= least for x in values)
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #ad0d1284
 def check_parameters(
@@ -149,10 +138,6 @@ def check_parameters(
         f'{where} describes a CLIP of {needed:,} parameters, and its weights are {n:,} numbers. Copy or download '
         'both again.')
 
-# %% ../../nbs/api/models/01_open_clip_config.ipynb #34620b5f
-_hf_names = ('model_type', 'hidden_act', 'activation_function', 'feed_forward_proj', 'dense_act_fn',
-             'position_embedding_type')
-
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #b6d65e4d
 def refuse_programs(
     folder:str|Path # with files of `transformers`
@@ -164,12 +149,15 @@ def refuse_programs(
             "form that transformers itself knows.")
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #bf13eaba
+_hf_names = ('model_type', 'hidden_act', 'activation_function', 'feed_forward_proj', 'dense_act_fn',
+             'position_embedding_type')
+
 def text_tower_config(
     path:str|Path # `config.json` of a text tower of `transformers`
 ): # dict
     "Settings of a text tower that are used"
-    config, kinds = read_json(path), open_clip.hf_configs.arch_dict
+    config, kinds = read_json(path), list(open_clip.hf_configs.arch_dict)
     if (kind := config.get('model_type')) not in kinds: raise BadFile(
-        f"{path}: model_type is {kind!r:.100}, which open_clip doesn't know. {did_you_mean(kind, kinds)}")
-    plain = lambda v: v is None or isinstance(v, bool) or _is_number(v, float, 2**20)
+        f"{path}: model_type is {kind!r:.100}; open_clip knows {', '.join(kinds)}.")
+    plain = lambda v: v is None or isinstance(v, bool) or _is_number(v, 2**20)
     return {k:v for k,v in config.items() if k in _hf_names or plain(v)}

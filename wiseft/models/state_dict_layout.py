@@ -8,8 +8,9 @@ __all__ = ['Parts', 'find_parts', 'uses_quick_gelu', 'module_config', 'module_pr
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #09231806
 import math, re
 from dataclasses import dataclass, field
-from ..base.text import BadFile, call, first_few
+from ..base.text import BadFile, call, first_few, why_failed
 from ..weights.pickle_reader import Stub
+from .open_clip_config import check_preprocess_cfg
 
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #ca110396
 @dataclass
@@ -76,13 +77,10 @@ def find_parts(
     if any(k.startswith('text_encoder.') for k in state): return Parts(str(where), state, {})
     tower = _place(state, where)
     name, head = _find_head(state, tower)
-    if tower is None and not head:
-        instead = ("neither an image tower of open_clip (names like visual.conv1.weight or visual.trunk.…) nor a head "
-                   f"(classification_head.weight) but {len(state)} tensors: {first_few(list(state), 6)}.")
-        if any('vision_model.' in k for k in state): instead = (
-            "weights of a model of transformers. Load the folder that it lies in, with its config.json: "
-            f"{call('load_clip', model='FOLDER')}.")
-        raise BadFile(f'{where} holds {instead}')
+    if tower is None and not head: raise BadFile(
+        f'{where} holds neither an image tower of open_clip (names like visual.conv1.weight or visual.trunk.…) nor a '
+        f'head (classification_head.weight) but {len(state)} tensors: {first_few(list(state), 6)}. Load weights of '
+        f"transformers by their folder, with its config.json: {call('load_clip', model='FOLDER')}.")
     names = {} if tower is None else _clip_names(state, tower)
     if head: names = {new: k for new,k in names.items() if k.rpartition('.')[0] != name}
     # wise-ft takes the transformer out of the text tower
@@ -100,52 +98,39 @@ def _layers(state, prefix): # number of blocks of a transformer
     rest = [k.removeprefix(prefix) for k in state if k.startswith(prefix)]
     return 1 + max(int(k.split('.')[0]) for k in rest)
 
-def _heads(parts, name): # int
-    "Number of attention heads of a module; BadFile if the file doesn't say"
-    module = parts.modules.get(name)
-    n = module and module.attributes.get('num_heads')
-    if type(n) is int and n > 0: return n
-    raise BadFile(
-        f"{parts.where} doesn't say its architecture. Give it, or the model that it was fine-tuned from: "
-        f"{call('load_clip', model='ViT-B-32', pretrained=parts.where)}, for instance.")
+def _heads(parts, name): # as a file claims, which `check_model_cfg` and open_clip judge
+    return parts.modules[name].attributes['num_heads']
 
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #5a1bbec4
 def uses_quick_gelu(
     parts:Parts
 ): # bool, or None if the file doesn't say
-    "Whether a module uses QuickGELU (OpenAI's ResNets only do in the text tower)"
+    "Whether a module uses QuickGELU"
     kinds = [m.kind for k,m in parts.modules.items() if k.endswith('mlp.gelu')]
     return any(kind.endswith('.QuickGELU') for kind in kinds) if kinds else None
 
 def module_config(
     parts:Parts
 ): # open_clip's `model_cfg`; without 'text_cfg' where there is no text tower
-    "Architecture of a CLIP saved as a module"
+    "Architecture of a ViT's CLIP saved as a module; BadFile if the file doesn't say it"
     state = parts.clip
     try:
-        if 'visual.attnpool.k_proj.weight' in state: # one of CLIP's ResNets
-            width, dim = 2*len(state['visual.conv1.weight']), len(state['visual.attnpool.c_proj.weight'])
-            side = math.isqrt(len(state['visual.attnpool.positional_embedding'])-1)
-            layers = [_layers(state, f'visual.layer{i}.') for i in range(1, 5)]
-            head = 32*width//_heads(parts, 'visual.attnpool')
-            vision = dict(image_size=32*side, layers=layers, width=width, head_width=head)
-        else: # a ViT
-            block, dim = 'visual.transformer.resblocks.', state['visual.proj'].shape[1]
-            width, _, patch, _ = state['visual.conv1.weight'].shape
-            side = math.isqrt(len(state['visual.positional_embedding'])-1)
-            head, hidden = width//_heads(parts, f'{block}0.attn'), len(state[f'{block}0.mlp.c_fc.weight'])
-            vision = dict(image_size=side*patch, patch_size=patch, width=width, layers=_layers(state, block))
-            vision |= dict(head_width=head, mlp_ratio=hidden/width)
-        config = dict(embed_dim=dim, quick_gelu=bool(uses_quick_gelu(parts)), vision_cfg=vision)
+        block, (width, _, patch, _) = 'visual.transformer.resblocks.', state['visual.conv1.weight'].shape
+        side = math.isqrt(len(state['visual.positional_embedding'])-1)
+        hidden = len(state[f'{block}0.mlp.c_fc.weight'])
+        vision = dict(image_size=side*patch, patch_size=patch, width=width, layers=_layers(state, block),
+                      head_width=width//_heads(parts, f'{block}0.attn'), mlp_ratio=hidden/width)
+        config = dict(embed_dim=state['visual.proj'].shape[1], quick_gelu=bool(uses_quick_gelu(parts)),
+                      vision_cfg=vision)
         if parts.has_text:
             block, (vocabulary, width) = 'transformer.resblocks.', state['token_embedding.weight'].shape
             length, heads = len(state['positional_embedding']), _heads(parts, block+'0.attn')
             config['text_cfg'] = dict(context_length=length, vocab_size=vocabulary, width=width, heads=heads,
                                       layers=_layers(state, block))
         return config
-    except (KeyError, IndexError, TypeError, ValueError) as e: raise BadFile(
-        f"{parts.where} holds an image tower whose architecture isn't recognized ({e}). Give it: "
-        f"{call('load_clip', model='ViT-B-32', pretrained=parts.where)}, for instance.") from e
+    except (LookupError, TypeError, ValueError, ArithmeticError) as e: raise BadFile(
+        f"{parts.where} doesn't say its architecture ({why_failed(e)}). Give it, or the model that it was fine-tuned "
+        f"from: {call('load_clip', model='ViT-B-32', pretrained=parts.where)}, for instance.") from e
 
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #8b679b5d
 def module_preprocess(
@@ -155,12 +140,10 @@ def module_preprocess(
     saved = [m.attributes.get('val_preprocess') for m in parts.records.values()]
     steps = [m.attributes.get('transforms') for m in saved if type(m) is Stub]
     stubs = [x for s in steps if type(s) is list for x in s if type(x) is Stub]
-    scales = [x for x in stubs if x.kind.endswith('.Normalize')]
-    for scale in scales:
-        values = {k: scale.attributes.get(k) for k in ('mean', 'std')}
-        if all(type(v) in (list, tuple) and len(v) == 3 for v in values.values()):
-            return {k: list(v) for k,v in values.items()}
-    return {}
+    scale = next((x.attributes for x in stubs if x.kind.endswith('.Normalize')), {})
+    settings = {k: list(scale[k]) for k in ('mean', 'std') if isinstance(scale.get(k), (list, tuple))}
+    check_preprocess_cfg(settings, parts.where)
+    return settings
 
 # %% ../../nbs/api/models/03_state_dict_layout.ipynb #4a70c3bd
 def head_normalizes(parts:Parts): # bool

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['app', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName', 'Reference', 'DataRoot',
-           'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'PartsOption', 'Use', 'Precision', 'Workers', 'Device',
-           'standard_output', 'say', 'wrote', 'show_table', 'Commands', 'command', 'check_folder', 'check_precision',
-           'set_workers', 'output_option', 'chosen_device', 'load_methods', 'chosen_methods', 'is_suite',
-           'suite_loader', 'load_named', 'listed', 'listed_numbers', 'check_ending']
+           'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'Use', 'Precision', 'Half', 'Workers', 'Device',
+           'standard_output', 'say', 'wrote', 'show_table', 'Commands', 'command', 'check_folder', 'set_workers',
+           'output_option', 'chosen_device', 'load_methods', 'is_suite', 'suite_loader', 'load_by_name', 'split_names',
+           'split_numbers', 'check_ending']
 
 # %% ../../nbs/api/shell/00_app.ipynb #a20e9352
 import functools,os,re,signal,sys,unicodedata,warnings
-from collections import Counter
 from contextlib import contextmanager
+from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated,List,Optional
@@ -31,32 +31,32 @@ def standard_output(): return Console(highlight=False, width=None if sys.stdout.
 def _several(): return (os.environ.get('WORLD_SIZE') or '1') != '1' # the library refuses what isn't a number
 
 def _rank():
-    "Rank of this process, without importing torch if it is alone"
+    "Rank of this process; a single process doesn't import torch for it"
     if not _several(): return 0
     from wiseft.base.distributed import rank
     return rank()
 
-def say(text:str, anyone:bool=False): # anyone: not the first of several processes alone
-    "A line on standard error"
+def say(text:str, anyone:bool=False): # anyone: any of several processes, not only the first
+    "Print a line to standard error"
     if anyone or not _rank() and not _quiet: Console(highlight=False, stderr=True, soft_wrap=True).print(_plain(text))
 
 def wrote(path:str|Path): say(f'wrote {path}')
 
 def _plain(text):
-    "Escape markup and control characters, since names come from files of strangers"
-    unseen = lambda c: unicodedata.category(c) in ('Cc', 'Cf', 'Cs', 'Zl', 'Zp') and c != '\n'
-    return escape(''.join(repr(c)[1:-1] if unseen(c) else c for c in text))
+    "Escape markup and control characters: names may come from strangers' files"
+    hidden = lambda c: unicodedata.category(c) in ('Cc', 'Cf', 'Cs', 'Zl', 'Zp') and c != '\n'
+    return escape(''.join(repr(c)[1:-1] if hidden(c) else c for c in text))
 
 # %% ../../nbs/api/shell/00_app.ipynb #e7852a36
-def show_table(frame, title:str|None=None, whole:tuple|list=()): # whole: columns whose words are never cut
-    "Print a DataFrame as a table; its index is not shown"
+def show_table(frame, title:str|None=None, whole:tuple|list=()): # whole: columns whose text is never cut
+    "Print a DataFrame as a table, without its index"
     table = Table(title=title, title_justify='left', header_style='bold')
     for c in frame:
         numbers = frame[c].dtype.kind in 'iuf'
         table.add_column(_plain(str(c)), justify='right' if numbers else 'left', no_wrap=c in whole)
     for row in frame.itertuples(index=False):
         cells = []
-        for column, v in zip(frame, row): # percent with one digit, α as it was given, nothing for what is not known
+        for column, v in zip(frame, row): # percent with one digit, α as given, nothing for NaN
             form = '' if not isinstance(v, float) else 'g' if column == 'alpha' else '.1f'
             cells.append(_plain('' if v != v else f'{v:{form}}'))
         table.add_row(*cells)
@@ -64,13 +64,14 @@ def show_table(frame, title:str|None=None, whole:tuple|list=()): # whole: column
 
 # %% ../../nbs/api/shell/00_app.ipynb #d2b3c0a9
 def _warned(message, category, filename, lineno, file=None, line=None):
-    "Show the library's own warnings as one line each; hide those of other packages"
+    "Print the library's own warnings as one line each; hide those of other packages"
     own = Path(find_spec('wiseft').origin).parent in Path(filename).parents
     in_cell = category is UserWarning and not Path(filename).is_file() # a command that a notebook defines
     if own or in_cell: say(f'warning: {message}', anyone=True)
 
 _debug = _quiet = False
-_TYPERS_OWN = typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError # it ends the command for these
+_TYPER_ERRORS = typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError # typer ends the command for these
+_EXPECTED = ValueError, TypeError, OSError, RuntimeError, MemoryError, FloatingPointError
 
 @contextmanager
 def _reported(stopped, called):
@@ -83,13 +84,11 @@ def _reported(stopped, called):
         _say_last(e, f'stopped: {stopped}', 130)
         raise typer.Exit(130) from None
     except Exception as e:
-        if _debug or isinstance(e, _TYPERS_OWN): raise
-        kinds = ValueError, TypeError, OSError, RuntimeError, MemoryError, FloatingPointError
-        foreseen = isinstance(e, kinds) and str(e) or isinstance(e, ImportError) and 'pip install' in str(e)
+        if _debug or isinstance(e, _TYPER_ERRORS): raise
         message = re.sub(r'^Exception occured in `\w+` when calling event `\w+`:\s+', '', str(e)) # fastai's words
-        reason = message if foreseen else (
-            f'{type(e).__name__}: {message}\nThis was not foreseen; --debug shows where it happened')
-        _say_last(e, f'error: {reason}', 1)
+        if not (isinstance(e, _EXPECTED) and message or isinstance(e, ImportError) and 'pip install' in message):
+            message = f'{type(e).__name__}: {message}\nThis was not foreseen; --debug shows where it happened'
+        _say_last(e, f'error: {message}', 1)
         raise typer.Exit(1) from None
 
 def _say_last(error, words, code):
@@ -114,14 +113,16 @@ def _stoppable():
 
 # %% ../../nbs/api/shell/00_app.ipynb #e7e284ae
 class Commands(TyperGroup):
-    "Commands that take `--debug` and `-q` after their name too"
+    "Commands that take `--debug` and `-q` after their name too; `--help` lists `run` and `demo` first"
+    def list_commands(self, ctx):
+        return sorted(super().list_commands(ctx), key=lambda name: name not in ('run', 'demo'))
     def parse_args(self, ctx, args):
         own = [a for a in args if a in ('--debug', '--quiet', '-q')]
         return super().parse_args(ctx, own + [a for a in args if a not in own])
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False,
-    help='Fine-tune CLIP-like models without losing their robustness, by averaging the weights of the zero-shot and '
-    'the fine-tuned model.')
+    help='Fine-tune CLIP-like models without losing their robustness: average the weights of the zero-shot and the '
+    'fine-tuned model. `wiseft demo` shows it; `wiseft run FOLDER -o OUT` does it with your images.')
 
 def _version(value):
     if not value: return
@@ -131,9 +132,9 @@ def _version(value):
 @app.callback()
 def _main(
     debug:Annotated[bool, typer.Option('--debug', help='Show the traceback of an error.')]=False,
-    quiet:Annotated[bool, typer.Option('--quiet', '-q', help='Say nothing but results, warnings and errors.')]=False,
+    quiet:Annotated[bool, typer.Option('--quiet', '-q', help='Print only results, warnings, and errors.')]=False,
     version:Annotated[bool,
-                      typer.Option('--version', help='Show the version.', callback=_version, is_eager=True)]=False,
+                      typer.Option('--version', help='Print the version.', callback=_version, is_eager=True)]=False,
 ):
     global _debug, _quiet
     _debug, _quiet = debug, quiet
@@ -142,17 +143,17 @@ def _main(
 # %% ../../nbs/api/shell/00_app.ipynb #840b3f16
 def command(
     *examples, # command lines, shown by `--help`
-    together:bool=False, # can several processes do it together?
-    stopped:str='nothing half-written is left behind', # what to say where somebody stops it
+    together:bool=False, # can several processes run it together?
+    stopped:str='nothing half-written is left behind', # the message after Ctrl-C
     called:dict={}, # option -> its name in this command, for messages
 ):
-    "Make a function a command whose errors are reported in a line"
+    "Make a function a command whose errors are printed as one line"
     def _register(f):
         name = f.__name__.rstrip('_')
         @functools.wraps(f)
         def _run(*args, **kwargs):
             with _reported(stopped, called):
-                if _several(): # they meet before anything is done
+                if _several(): # the processes meet before any work
                     if not together: raise ValueError(
                         f'`wiseft {name}` runs in one process, and the environment variable WORLD_SIZE is '
                         f'{os.environ["WORLD_SIZE"]!r}. Start it without torchrun, or unset WORLD_SIZE.')
@@ -174,31 +175,18 @@ def check_folder(
         f'{path} is going to be a folder, not a file. Leave {path.suffix} out.')
     return path
 
-
 # %% ../../nbs/api/shell/00_app.ipynb #d91f0015
 def _check_inputs(given): # a command's arguments by name
     "FileExistsError if the output would replace an input"
-    output = given.get('output') or given.get('unpack')
+    output = given.get('output')
     if 'force' not in given or not output or not os.path.lexists(output): return
     from wiseft.base.files import holds
-    from wiseft.data.suites import EMBEDDED
-    from wiseft.data.layouts import FAMILIES
-    inputs = []
-    for k, v in given.items():
-        if k not in ('output', 'unpack'): inputs += v if isinstance(v, (list, tuple)) else [v]
-    for path in (str(p).removeprefix('local-dir:') for p in inputs if isinstance(p, (str, Path))):
-        if path in (*EMBEDDED, *FAMILIES) or not os.path.lexists(path): continue # a suite's name, a number
-        if holds(output, path): raise FileExistsError(
-            f'{output} is or holds {path}, which is read, and is kept. Choose another name for what is written.')
+    values = [v for k, o in given.items() if k != 'output' for v in (o if isinstance(o, (list, tuple)) else [o])]
+    for path in [str(v).removeprefix('local-dir:') for v in values if isinstance(v, (str, Path))]:
+        if os.path.lexists(path) and holds(output, path): raise FileExistsError(
+            f'{output} is kept: this command reads {path}. Choose another name for the output.')
 
 # %% ../../nbs/api/shell/00_app.ipynb #dad8e863
-def check_precision(
-    given:str|None, # as `--precision` gave it; None: no precision was given
-): # the same
-    "Usage error for a precision other than fp32 and bf16"
-    if given not in (None, 'fp32', 'bf16'): raise typer.BadParameter(f'--precision is fp32 or bf16, got {given!r}')
-    return given
-
 def set_workers(n:int|None): # the number
     "Set the number of reading processes for the command"
     if n is not None: os.environ['WISEFT_WORKERS'] = str(n)
@@ -212,118 +200,83 @@ def _use_data_root(ctx:typer.Context, root:Optional[Path]):
 
 # %% ../../nbs/api/shell/00_app.ipynb #68b2cdea
 def output_option(
-    what:str, # the command writes, for `--help`
+    what:str, # what the command writes, for `--help`
     folder:bool=True, # or a file
 ):
     "The option `-o`"
     check = check_folder if folder else None
-    return Annotated[Path, typer.Option('--output','-o', show_default=False, callback=check, help=what)]
+    return Annotated[Path, typer.Option('--output','-o', callback=check, help=what)]
 
-Force = Annotated[bool, typer.Option('--force', help='Replace a file, or a folder that wiseft wrote.')]
-Seed = Annotated[int, typer.Option('--seed', help='Seed of the training.')]
-Split = Annotated[str, typer.Option('--split', help='test or validation.')]
-Classifiers = Annotated[List[Path], typer.Argument(help='Folders of classifiers.', show_default=False)]
-Classifier = Annotated[Path, typer.Argument(help='Folder of a classifier.', show_default=False)]
-Results = Annotated[Path, typer.Argument(help='A results table (CSV).', show_default=False)]
-SuiteName = Annotated[str, typer.Option('--suite', help='icons (embedded); imagenet, cifar10, iwildcam, fmow or '
-                                                        'transfer:NAME (`wiseft data` lists them); or a folder with '
-                                                        'reference/ and shifted sets in it; or one set, a folder '
-                                                        'of class folders, a tar or a table, of which all images '
-                                                        'are judged.')]
-Reference = Annotated[Optional[Path], typer.Option('--reference', help='Instead of --suite: the reference '
-    'distribution, a folder of class folders or of train/validation/test. What has no test folder is split 8:1:1, '
-    'always the same way.')]
+Force = Annotated[bool, typer.Option('--force', help='Replace an existing file, or a folder that wiseft wrote.')]
+Seed = Annotated[int, typer.Option('--seed', help='Random seed of the training.')]
+Split = Annotated[str, typer.Option('--split', help='Images to evaluate on: test or validation.')]
+Classifiers = Annotated[List[Path], typer.Argument(help='Classifier folders.')]
+Classifier = Annotated[Path, typer.Argument(help='Classifier folder.')]
+Results = Annotated[Path, typer.Argument(help='Results table (CSV).')]
+SuiteName = Annotated[str, typer.Option('--suite',
+    help='Images to evaluate on: icons (embedded), a published suite (see `wiseft data`), a folder with reference/ '
+         'and shifted sets, or a single set (class folders, tar, or table).')]
+Reference = Annotated[Optional[Path], typer.Option('--reference',
+    help='Instead of --suite: your reference images in class folders, or in train/validation/test. Without test '
+         'images, a tenth is held out, always the same.')]
 DataRoot = Annotated[Optional[Path], typer.Option('--data-root', callback=_use_data_root,
-    help='Where published sets and those of the hub lie; default $WISEFT_DATA, else ~/data.')]
-AllowIncomplete = Annotated[
-    bool, typer.Option('--allow-incomplete',
-                       help='Go on where a published set lacks images; the result counts them as skipped.')]
-Metrics = Annotated[Optional[str], typer.Option('--metrics', help='With commas: accuracy, top-5, macro-F1, '
-                                                                  'worst-group accuracy, ECE (15 bins), NLL, Brier. '
-                                                                  'Default: the suite\'s own.')]
-Shift = Annotated[Optional[List[Path]],
-                  typer.Option('--shift',
-                               help='With --reference: a shifted set, a folder of class folders. Once for each.')]
-Control = Annotated[Optional[List[Path]],
-                    typer.Option('--control', show_default=False,
-                                 help='A set of another task, to see what was forgotten: class folders, a tar, a '
-                                      'WebDataset (its files of class names and templates are read); a published '
-                                      'suite; one of the hub: eurosat, gtsrb, kitti, mnist, resisc45, stl10, svhn; or '
-                                      'other-icons, which is embedded and goes with icons; for a bench also half: half '
-                                      'of the classes are left untrained. Once for each.'
-                                 )]
-PartsOption = Annotated[Optional[str], typer.Option('--parts', show_default=False,
-    help='Average this part alone: image (the tower), head or text. The rest is that of the fine-tuned.')]
-Use = Annotated[Optional[List[Path]],
-                typer.Option('--use', help='A Python file with methods of your own. It is run.', show_default=False)]
-Precision = Annotated[Optional[str], typer.Option('--precision', callback=check_precision, show_default=False,
-    help='fp32; or bf16, several times as fast on processors made for it: the table then says how often both predict '
-    'the same. Default: bf16 on an accelerator that has it, else fp32.')]
-Workers = Annotated[Optional[int], typer.Option('--workers', callback=set_workers, min=0, show_default=False,
-    help='Processes that read images. Default: $WISEFT_WORKERS; else one a core, where there are many images that '
-    'the cache has no room for.')]
+    help='Folder of published image sets. Default: $WISEFT_DATA, else ~/data.')]
+AllowIncomplete = Annotated[bool, typer.Option('--allow-incomplete',
+    help='Accept published sets with missing images, and count these as skipped.')]
+Metrics = Annotated[Optional[str], typer.Option('--metrics',
+    help='Comma-separated: accuracy, top-5, macro-F1, worst-group accuracy, ECE (15 bins), NLL, Brier. Put names '
+         'with spaces in quotes. Default: as the suite says.')]
+Shift = Annotated[Optional[List[Path]], typer.Option('--shift',
+    help='With --reference: a shifted set in class folders. Repeat it for several.')]
+Control = Annotated[Optional[List[Path]], typer.Option('--control',
+    help='Images of another task, to measure forgetting: class folders, a tar, a WebDataset, a published set (eurosat, '
+         'gtsrb, kitti, mnist, resisc45, stl10, svhn), or other-icons. Repeat it for several.')]
+Use = Annotated[Optional[List[Path]], typer.Option('--use',
+    help='Python file with methods of your own. It is executed.')]
+Precision = Annotated[Optional[StrEnum('Precision', 'fp32 bf16')], typer.Option('--precision',
+    help='bf16 is faster where the hardware supports it. Default: bf16 on such an accelerator, else fp32.')]
+Half = Annotated[Optional[StrEnum('Half', 'fp16 bf16')], typer.Option('--precision',
+    help='Store the weights in 16 bits: half the size. Default: as they are.')]
+Workers = Annotated[Optional[int], typer.Option('--workers', callback=set_workers, min=0,
+    help='Number of processes that read images. Default: $WISEFT_WORKERS, else chosen by the amount of images.')]
 Device = Annotated[Optional[str], typer.Option('--device',
-    help='cpu, cuda, cuda:1 or mps. Default: $WISEFT_DEVICE, else the best there is.', show_default=False)]
+    help='cpu, cuda, cuda:1, or mps. Default: $WISEFT_DEVICE, else the best available.')]
 
 # %% ../../nbs/api/shell/00_app.ipynb #b3ca694c
 def chosen_device(
-    device:str|None, # as `--device` gave it
-    precision:str|None='fp32', # of what is computed; None: what is usual for evaluation
+    device:str|None, # as `--device` gives it
+    precision:str|None='fp32', # of the computation; None: the usual one for evaluation
 ): # (torch.device, words such as 'on the CPU, float32, 8 threads')
-    "Choose the device, and print it"
+    "Choose the device"
     from wiseft.base.devices import best_device,describe_device,usual_precision
     from wiseft.base.progress import SAID,hush
     hush(_quiet)
     device = best_device(device)
     words = describe_device(device, precision or usual_precision(device) or 'fp32')
-    SAID.add(words) # so that the library needn't
+    SAID.add(words) # the library doesn't print it again
     return device,words
 
 # %% ../../nbs/api/shell/00_app.ipynb #60aa0292
 def load_methods(
-    use:list|None=None # Python files of the user's own
+    use:list|None=None # Python files of the user
 ): # dict name -> `Method`
     "All methods, including the user's own"
-    import runpy,traceback
+    import runpy
     from wiseft.base.text import why_failed
     from wiseft.methods.index import all_methods
     known = all_methods()
+    def plain(name): return ''.join(filter(str.isalnum, name.lower())) # names are compared like this
+    ours = {plain(name) for name, m in known.items() if m.__module__.startswith('wiseft.')}
     for file in use or []:
-        if not file.is_file(): raise FileNotFoundError(
-            f'There is no file {file}: --use takes a Python file with methods.')
         before = dict(known)
         try: runpy.run_path(str(file))
-        except Exception as e:
-            lines = [f', line {at.lineno}' for at in traceback.extract_tb(e.__traceback__) if at.filename == str(file)]
-            hint = ' The decorator of a method comes from wiseft.all: `from wiseft.all import method`.'
-            raise ValueError(f'{file}{"".join(lines[-1:])}: {why_failed(e)}.'
-                             f'{hint if isinstance(e, (ImportError, NameError)) else ""}') from e
-        new = [m for n, m in known.items() if before.get(n) is not m]
-        def plain(name): return ''.join(filter(str.isalnum, name.lower())) # as methods are found
-        ours = {plain(n) for n, m in before.items() if m.__module__.startswith('wiseft.')}
-        wrong = [f'defines {m.name!r}, which wiseft has already. Give it another name.' for m in new
-                 if plain(m.name) in ours]
-        if wrong:
-            known.clear()
-            known.update(before)
-            raise ValueError(f'{file} {wrong[0]}')
+        except Exception as e: raise ValueError(f'--use {file}: {why_failed(e)}.') from e
+        new = [m for name, m in known.items() if before.get(name) is not m]
+        for m in new:
+            if plain(m.name) in ours: raise ValueError(
+                f'{file} defines {m.name!r}, which wiseft has already. Give it another name.')
         say(f"using {file}: {', '.join(f'{m.name} ({m.kind})' for m in new) or 'no methods'}")
     return known
-
-def chosen_methods(
-    names:list|None, # as `--method` gave them
-    kinds:tuple|list # that the command can use
-): # dict kind -> `Method`
-    "Methods by name, at most one of each kind"
-    from wiseft.base.registry import find_method
-    methods = [find_method(n) for n in names or []]
-    for m in methods:
-        if m.kind not in kinds: raise ValueError(
-            f'{m.name} is of the kind {m.kind}; here a method is one of {", ".join(kinds)}: see `wiseft methods`.')
-    counts = Counter(m.kind for m in methods)
-    if twice := [k for k, n in counts.items() if n > 1]: raise ValueError(
-        f'There are several methods of the kind {twice[0]}: give one.')
-    return {m.kind: m for m in methods}
 
 # %% ../../nbs/api/shell/00_app.ipynb #d86b9bc1
 def is_suite(source:str|Path) -> bool:
@@ -334,56 +287,51 @@ def is_suite(source:str|Path) -> bool:
 
 def suite_loader(suite:str|None, reference:Path|None, shift:list|None, **options):
     "A function that loads the suite that the options name, for given `classnames`"
-    from wiseft.data.suites import Suite, folder_suite, load_suite
+    from wiseft.data.suites import load_suite
     from wiseft.data.labels import holds_images
-    if shift and not reference: raise typer.BadParameter('--shift goes with --reference.')
-    one_set = not reference and holds_images(suite) and not is_suite(suite)
-    def load(classnames=None):
-        if one_set: return Suite.of(Suite.for_evaluation(suite, classnames))
-        if not reference and suite != 'icons': return load_suite(suite, classnames=classnames, **options)
-        if reference:
-            loaded = folder_suite(reference, shift or [], classnames=classnames)
-            train, test = loaded.train, loaded.test
-            if train and test.root == train.root: say(
-                f'{reference} has no test set of its own: {len(test):,} of its images, always the same, are set aside '
-                'as one')
-            return loaded
-        # icons is taken where no suite is named
-        try: return load_suite(classnames=classnames)
-        except ValueError as error:
-            if not classnames or set(load_suite().classnames) <= set(classnames): raise
-            raise ValueError(
-                'The suite icons, which is taken where none is named, has other classes than the classifier. '
-                'Give --reference FOLDER, or --suite.') from error
-    return load
+    if reference: return functools.partial(_reference_suite, reference, shift or [])
+    if shift: raise typer.BadParameter('--shift goes with --reference.')
+    if suite == 'icons': return _icons
+    return functools.partial(load_suite if is_suite(suite) or not holds_images(suite) else _one_set, suite, **options)
+
+def _reference_suite(reference, shift, classnames=None):
+    from wiseft.data.suites import folder_suite
+    loaded = folder_suite(reference, shift, classnames=classnames)
+    if loaded.train and loaded.test.root == loaded.train.root: say(
+        f'{reference} has no test set: {len(loaded.test):,} of its images, always the same, are held out as one')
+    return loaded
+
+def _one_set(path, classnames=None, **options):
+    from wiseft.data.suites import Suite
+    return Suite.of(Suite.for_evaluation(path, classnames))
+
+def _icons(classnames=None):
+    from wiseft.data.suites import load_suite
+    try: return load_suite(classnames=classnames)
+    except ValueError as e: raise ValueError(
+        f'{e} The images are those of icons, the default. Give --reference FOLDER, or --suite.') from e
 
 # %% ../../nbs/api/shell/00_app.ipynb #7e8f2caf
-def load_named(folders:list, device=None): # dict name -> classifier
-    "Classifiers by name, with one list of classes"
+def load_by_name(folders:list, device=None): # dict name -> classifier
+    "Classifiers by name; by path where two have the same name"
     from wiseft.models.load import load_classifier
     names = [f.name for f in folders]
     if len(set(names)) < len(names): names = list(map(str, folders))
-    if len(set(names)) < len(names): raise ValueError(f'A classifier is named twice: {", ".join(names)}.')
     return {n: load_classifier(f, device) for n, f in zip(names, folders)}
 
-def listed(text:str|None): return text and [o.strip() for o in text.split(',')]
+def split_names(text:str|None): return text and [o.strip() for o in text.split(',')]
 
-def listed_numbers(
-    text:str|None, # as an option gave it
-    option:str='--alphas', # its name, for the message
-    example:str='0.3,0.5',
-) -> list: # of float; None where nothing was given
-    "Parse numbers separated by commas"
+def split_numbers(text:str|None) -> list: # of float; None if there is no text
+    "Parse comma-separated numbers"
     try: return None if text is None else [float(o) for o in text.split(',')]
     except ValueError: raise typer.BadParameter(
-        f'{option} takes numbers with commas between them, as in {example}; got {text!r}') from None
+        f'Expected comma-separated numbers such as 0.3,0.5; got {text!r}.') from None
 
 # %% ../../nbs/api/shell/00_app.ipynb #78db16d5
 def check_ending(
     path:Path|None, # file to write
-    *endings, # that mean something
+    *endings, # that are known
 ):
     "Usage error unless the file has one of these endings"
-    if path is None or path.suffix in endings: return
-    raise typer.BadParameter(f'{path} ends in {path.suffix or "nothing"}, which is no format of this file. Give it '
-                             f'the ending {" or ".join(endings)}.')
+    if path is not None and path.suffix not in endings: raise typer.BadParameter(
+        f'{path} has an unknown format. Give it the ending {" or ".join(endings)}.')

@@ -31,35 +31,33 @@ def _line(command, given):
         for v in value if isinstance(value, list) else [value]: words += option + [_word(v)]*(type(v) is not bool)
     return shlex.join(words)
 
-def _word(value):
-    "Prefix a path that looks like an option with ./"
-    is_like_option = isinstance(value, (str, Path)) and str(value).startswith('-')
-    return f'./{value}' if is_like_option else str(value)
+def _word(value): # a path that looks like an option begins with ./
+    return f'./{value}' if isinstance(value, (str, Path)) and str(value).startswith('-') else str(value)
 
 # %% ../../nbs/api/shell/08_run.ipynb #0570c32d
-def _steps(data, output, shift, words, probe, epochs, lr, batch_size, seed, device): # words: of `zeroshot`
-    "(command, its arguments, what is there afterwards), in order"
+def _steps(data, output, shift, words, probe, epochs, lr, batch_size, seed, device): # words: options of `zeroshot`
+    "(command, its arguments, what it writes), in order"
     initial, finetuned, averaged = (output/n for n in ('start' if probe else 'zeroshot', 'finetuned', 'averaged'))
-    results, page = output/'results.csv', output/'report.html'
-    here = dict(suite=data) if is_suite(data) else dict(reference=data)
-    sets, on = here | dict(shift=shift), dict(device=device, force=True)
-    how = dict(epochs=epochs, lr=lr, batch_size=batch_size, seed=seed)
-    image_model = dict(model=probe, weights=words['pretrained'], data=data, seed=seed)
-    first, model = (train.probe, image_model) if probe else (train.zeroshot, words | dict(classes=data))
-    checkpoints = dict(checkpoints=output/'checkpoints', resume=True)
-    # what each command is given
-    begin = model | on | dict(output=initial)
-    tune = how | checkpoints | on | dict(classifier=initial, data=data, output=finetuned)
-    average = here | on | dict(zeroshot=initial, finetuned=[finetuned], alpha='auto', output=averaged)
-    judge = sets | on | dict(zeroshot=initial, finetuned=finetuned, averaged=averaged, output=results)
-    tell = sets | dict(results=[results], output=page, force=True)
-    steps = [(first, begin, initial), (train.finetune_, tune, finetuned)]
-    steps += [(merge.merge_, average, averaged), (evaluate.sweep_, judge, results), (report.report, tell, page)]
-    return [*steps, (show.card, dict(classifier=averaged, results=results), averaged/'README.md')]
+    results, page, on = output/'results.csv', output/'report.html', dict(device=device, force=True)
+    images = dict(suite=data) if is_suite(data) else dict(reference=data)
+    shifted = images | dict(shift=shift)
+    if probe: first, given = train.probe, dict(model=probe, weights=words['pretrained'], data=data, seed=seed)
+    else: first, given = train.zeroshot, words | dict(classes=data)
+    return [
+        (first, given | on | dict(output=initial), initial),
+        (train.finetune_, on | dict(
+            classifier=initial, data=data, output=finetuned, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed,
+            checkpoints=output/'checkpoints', resume=True), finetuned),
+        (merge.merge_, images | on | dict(
+            zeroshot=initial, finetuned=[finetuned], alpha='auto', output=averaged), averaged),
+        (evaluate.sweep_, shifted | on | dict(
+            zeroshot=initial, finetuned=finetuned, averaged=averaged, output=results), results),
+        (report.report, shifted | dict(results=[results], output=page, force=True), page),
+        (show.card, dict(classifier=averaged, results=results), averaged/'README.md')]
 
 # %% ../../nbs/api/shell/08_run.ipynb #c375f674
 def _begin(output, steps, force):
-    "Make the folder with its commands; ValueError if it was begun with others"
+    "Make the folder with its commands; ValueError if a run of other commands is there"
     from wiseft.base.files import atomic_path,tidy
     lines = [_line(command, given) for command, given, _ in steps]
     text = '\n'.join(['# each line can be given again alone, where the run was begun', 'set -e', *lines, ''])
@@ -76,7 +74,7 @@ def _begin(output, steps, force):
     beside = ['results.predictions.csv.gz', 'results.recipes.json', 'checkpoints/checkpoint.safetensors']
     with atomic_path(output, force=force, kind='run', later=[*later, *beside]) as tmp:
         tmp.mkdir()
-        (tmp/'commands.sh').write_text(text, encoding='utf-8', errors='surrogateescape') # as names of files may be
+        (tmp/'commands.sh').write_text(text, encoding='utf-8', errors='surrogateescape')
 
 # %% ../../nbs/api/shell/08_run.ipynb #0ab5dcf3
 class Run:
@@ -109,15 +107,15 @@ class Run:
          stopped='the same command goes on from here', called={'--weights': '--pretrained'})
 def run(
     data:train.Data,
-    output:output_option('Folder of the run to write: classifiers, results.csv, report.html, and the commands.'),
+    output:output_option('Folder to write: classifiers, results.csv, report.html, and the commands.'),
     shift:Annotated[Optional[List[Path]], typer.Option('--shift',
-        help='A shifted set, a folder of class folders (once for each); or corruptions: synthetic ones, made of the '
+        help='A shifted set in class folders (repeat it for several), or corruptions: synthetic ones made from the '
              'test images.')]=None,
     model:train.Model='iconclip', pretrained:train.Pretrained=None, preprocess:train.Preprocess=None,
     quick_gelu:train.QuickGelu=None, templates:train.Templates=None, classnames:train.ClassNames=None,
-    probe:Annotated[Optional[str], typer.Option('--probe', show_default=False,
-        help="Use an image model of timm's, or torchvision:NAME, with a trained head instead of a CLIP; its weights: "
-             "--pretrained FILE.")]=None,
+    probe:Annotated[Optional[str], typer.Option('--probe',
+        help='Instead of a CLIP: an image model of timm, or torchvision:NAME, with a linear probe. Its weights: '
+             '--pretrained FILE.')]=None,
     epochs:train.Epochs=10,
     lr:train.LearningRate=None,
     batch_size:train.BatchSize=128,
@@ -126,20 +124,20 @@ def run(
     device:Device=None,
     force:Force=False,
 ) -> Run:
-    "The full pipeline: zero-shot, fine-tune, choose α, average, sweep, report, card, in one folder."
+    "Run the full pipeline on your images: zero-shot, fine-tune, choose α, average, sweep, report, card."
     from wiseft.base.files import remove_path
     output = Path(output)
     shift = [shift] if isinstance(shift, (str, Path)) else list(shift or ()) or None
     if shift and is_suite(data): raise ValueError(
-        f'{data} is a suite, which has shifted sets of its own. Leave out {option("shift")}.')
+        f'{data} is a suite with shifted sets of its own. Leave out {option("shift")}.')
     words = dict(model=model, pretrained=pretrained, preprocess=preprocess, quick_gelu=quick_gelu, templates=templates,
                  classnames=classnames)
     steps = _steps(data, output, shift, words, probe, epochs, lr, batch_size, seed, device)
     _begin(output, steps, force)
-    set_workers(workers) # in no command: after a crash another number may go on
+    set_workers(workers) # no part of the commands: a resumed run may have another number
     if model == 'iconclip' and not probe and data != 'icons': say(
-        'no model is named: this is the small CLIP that comes with the package, which was trained on icons. For '
-        'photographs name another: `wiseft models` lists them')
+        'the model is iconclip, the embedded CLIP of icons. For photographs choose another by --model: `wiseft models` '
+        'lists them')
     for step, given, path in steps:
         if path.exists(): continue
         say(f'\n{_line(step, given)}')
@@ -147,18 +145,18 @@ def run(
     remove_path(output/'checkpoints')
     wrote(f'{output}; the commands are in {output/"commands.sh"}')
     done = Run(output)
-    if done.decision: say(f'\n{done.decision}') # none where validation chose α = 1
+    if done.decision: say(f'\n{done.decision}')
     return done
 
 # %% ../../nbs/api/shell/08_run.ipynb #b8d0af01
 @command('wiseft demo', 'wiseft demo -o wiseft-demo --seed 1 --force')
 def demo(
-    output:Annotated[Path, typer.Option('--output','-o', help='Folder to make.')]=Path('wiseft-demo'),
+    output:Annotated[Path, typer.Option('--output','-o', help='Folder to write.')]=Path('wiseft-demo'),
     seed:Seed=0,
     device:Device=None,
     force:Force=False,
 ):
-    "Fine-tune the embedded CLIP, average its weights, and draw what that does under distribution shift."
+    "Try it in a minute: fine-tune the embedded CLIP, average the weights, and draw the effect under shift."
     from wiseft.data.suites import load_suite, protocol
     from wiseft.infer.ensembles import sweep
     from wiseft.base.files import atomic_path
@@ -166,7 +164,8 @@ def demo(
     from wiseft.models.clip import load_clip
     from wiseft.models.classifier import zeroshot_classifier
     from wiseft.weights.merge import interpolate
-    from wiseft.analysis.predictions import compare_ends,predictions_file,write_predictions
+    from wiseft.analysis.decision import decision_beside
+    from wiseft.analysis.predictions import predictions_file,write_predictions
     from wiseft.show.report import write_report
     from wiseft.stats.table_io import write_results
     plan, (device, place) = protocol(), chosen_device(device, 'bf16')
@@ -178,35 +177,22 @@ def demo(
         say(f'1/3 fine-tuning on {len(suite.train):,} images of {len(suite.classnames)} classes, '
             f'{plan["recipe"]["epochs"]} epochs, {place}')
         finetuned = finetune(zeroshot, suite, seed=seed, **plan['recipe'])
-        say(f'2/3 evaluating {len(plan["alphas"])} mixing coefficients on '
-            f'{sum(map(len, suite.datasets().values())):,} images, {len(suite.shifts)} of {len(suite.shifts)+1} sets '
-            'shifted')
+        n_images = sum(map(len, suite.datasets().values()))
+        say(f'2/3 evaluating {len(plan["alphas"])} mixing coefficients on {n_images:,} images, {len(suite.shifts)} of '
+            f'{len(suite.shifts)+1} sets shifted')
         table, predictions = sweep(zeroshot, finetuned, suite, plan['alphas'], keep_predictions=['ECE (15 bins)'],
                                    seed=seed)
         say('3/3 drawing')
         interpolate(zeroshot, finetuned, alpha).save(tmp/'averaged')
-        gains = compare_ends(predictions, alpha)
         write_results(table, tmp/'results.csv')
         write_predictions(predictions, predictions_file(tmp/'results.csv'))
         report.draw_pictures(table, tmp)
-        notes = (f'One fine-tuning of the embedded CLIP on a narrow part of the reference distribution, {_GENTLE}. '
-                 f'α = {alpha:g} was fixed before any test image was looked at.')
-        write_report(table, tmp/'report.html', 'The embedded CLIP under distribution shift', gains, notes, alpha,
+        notes = ('One fine-tuning of the embedded CLIP on a narrow part of the reference distribution, by a gentle '
+                 f'recipe. α = {alpha:g} was fixed before any test image was used.')
+        write_report(table, tmp/'report.html', 'The embedded CLIP under distribution shift', None, notes, alpha,
                      predictions=predictions, images=suite.datasets(), recipe=finetuned.recipe)
-    _tell_demo(table, gains, alpha, output)
-
-_GENTLE = 'by a gentle recipe, which cost no accuracy on the mean of the shifted sets in any of five runs'
-
-# %% ../../nbs/api/shell/08_run.ipynb #3860bddb
-def _tell_demo(table, gains, alpha, output):
-    "Print the main rows, the gain by averaging, and what to try next"
     show_table(evaluate.methods_down(table[table.alpha.isin([0, alpha, 1])]), 'Accuracy in percent')
-    for g in gains[(gains.role == 'reference') | (gains.dataset == 'mean over shifts')].itertuples():
-        standard_output().print(f'weights averaged (α = {alpha:g}) against {g.a}, {g.dataset}: '
-                                f'{100*g.difference:+.1f} points (95 % interval {100*g.low:+.1f} to {100*g.high:+.1f})')
-    standard_output().print(f"""
-Fine-tuned {_GENTLE}: here averaging mends nothing, it adds.
-A harsh recipe costs robustness, and gains nothing on the reference; README compares them.
+    standard_output().print(f"""{decision_beside(output/'results.csv', alpha)}
 
 In {output}: report.html, results.csv, pictures (PNG), averaged (the averaged classifier)
 

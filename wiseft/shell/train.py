@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['ClassifierFolder', 'Model', 'Pretrained', 'Preprocess', 'QuickGelu', 'Epochs', 'BatchSize', 'ClassNames', 'Templates',
-           'Data', 'MethodNames', 'Trained', 'Accumulate', 'GradCheckpointing', 'Checkpoints', 'LearningRate',
+           'Data', 'MethodNames', 'TrainOption', 'Accumulate', 'GradCheckpointing', 'Checkpoints', 'LearningRate',
            'LrFactorOption', 'TrainingPrecision', 'Captions', 'Settings', 'zeroshot', 'suite_of', 'probe',
-           'named_numbers', 'numeric_hyperparameters', 'check_whole_number', 'finetune_']
+           'named_numbers', 'with_settings', 'finetune_']
 
 # %% ../../nbs/api/shell/02_train.ipynb #177b8508
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated,List,Optional
@@ -16,28 +17,28 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    Classifier,Device,Force,Seed,Use,Workers,check_precision,chosen_device,chosen_methods,command,
-    is_suite,load_methods,output_option,say,suite_loader,wrote)
+    Classifier,Device,Force,Seed,Use,Workers,chosen_device,command,is_suite,load_methods,output_option,say,
+    suite_loader,wrote)
 from .data import sets_of
 
 # %% ../../nbs/api/shell/02_train.ipynb #2535b75e
 ClassifierFolder = output_option('Folder of the classifier to write.')
-Model = Annotated[str, typer.Option('--model', help='iconclip, an open_clip name, hf-hub:…, local-dir:… or a folder.')]
+Model = Annotated[str, typer.Option('--model',
+    help='iconclip (embedded), an open_clip model (`wiseft models` lists them), hf-hub:owner/name, or '
+         'local-dir:FOLDER.')]
 Pretrained = Annotated[Optional[str], typer.Option('--pretrained',
-    help='Weights of that model: a tag or a checkpoint file.')]
-Preprocess = Annotated[Optional[str], typer.Option('--preprocess', show_default=False,
-    help='With a checkpoint file: tag of the weights that it was fine-tuned from, such as openai; they say size, '
-         'colors and activation.')]
-QuickGelu = Annotated[Optional[bool], typer.Option('--quick-gelu/--no-quick-gelu', show_default=False,
-    help='With a checkpoint file: was it trained with QuickGELU (as OpenAI, MetaCLIP, DFN) or not (as LAION, '
-         'DataComp)?')]
-Epochs = Annotated[int, typer.Option('--epochs', min=1, help='How often the training passes over the images.')]
-BatchSize = Annotated[int, typer.Option('--batch-size', min=1, help='Images in each step of the training.')]
-ClassNames = Annotated[Optional[Path], typer.Option('--classnames', show_default=False,
-    help='Text file with a name per line, for class folders that are numbers: the first line names folder 0.')]
+    help='Weights of the model: a tag such as openai, or a checkpoint file.')]
+Preprocess = Annotated[Optional[str], typer.Option('--preprocess',
+    help='For a checkpoint file: tag of the weights it was fine-tuned from, which sets preprocessing and activation.')]
+QuickGelu = Annotated[Optional[bool], typer.Option('--quick-gelu/--no-quick-gelu',
+    help='For a checkpoint file: trained with QuickGELU (OpenAI, MetaCLIP, DFN) or without (LAION, DataComp).')]
+Epochs = Annotated[int, typer.Option('--epochs', min=1, help='Passes over the training images.')]
+BatchSize = Annotated[int, typer.Option('--batch-size', min=1, help='Images per training step.')]
+ClassNames = Annotated[Optional[Path], typer.Option('--classnames',
+    help='For class folders 0, 1, …: text file with one class name per line.')]
 Templates = Annotated[Optional[List[str]], typer.Option('--templates',
-    help='Prompt templates: icons, openai, simple, plain, or one with {} in it (once for each). Default: icons for '
-         'iconclip, else openai.')]
+    help='Prompt templates: icons, openai, simple, plain, or your own with {} in it (repeat it for several). Default: '
+         'icons for iconclip, else openai.')]
 
 # %% ../../nbs/api/shell/02_train.ipynb #f25a64db
 @command('wiseft zeroshot icons -o zeroshot',
@@ -47,8 +48,8 @@ Templates = Annotated[Optional[List[str]], typer.Option('--templates',
          'wiseft zeroshot photos --model ViT-B-32 --pretrained my.safetensors --preprocess openai -o zeroshot')
 def zeroshot(
     classes:Annotated[str, typer.Argument(
-        help='Class names: a,b,c; a text file with one a line; icons, imagenet or another published set, such '
-             'as objectnet; or a folder whose folders are named after them.', show_default=False)],
+        help='Class names: a,b,c; a text file with one per line; a published set such as icons or imagenet; or a '
+             'folder of class folders.')],
     output:ClassifierFolder,
     model:Model='iconclip', pretrained:Pretrained=None, templates:Templates=None,
     classnames:ClassNames=None, preprocess:Preprocess=None, quick_gelu:QuickGelu=None,
@@ -58,24 +59,12 @@ def zeroshot(
     from wiseft.base.files import atomic_path
     from wiseft.models.clip import load_clip
     from wiseft.models.classifier import zeroshot_classifier
-    from wiseft.data.labels import holds_images
-    from wiseft.data.layouts import FAMILIES,set_classes
-    from wiseft.data.prompts import prompts,read_classnames
+    from wiseft.data.prompts import prompts
     from wiseft.base.text import first_few
     device,place = chosen_device(device)
     with atomic_path(output, force=force, kind='classifier') as tmp:
         clip = load_clip(model, pretrained, device=device, preprocess=preprocess, quick_gelu=quick_gelu)
-        # the class names that the word stands for
-        if classes == 'imagenet': names = classes
-        elif classes in (*FAMILIES, 'imagenet-r', 'imagenet-a', 'objectnet'): names = set_classes(classes)
-        elif is_suite(classes) or holds_images(classes):
-            names = next(iter(sets_of(classes, classnames and read_classnames(classnames)).values())).classnames
-        elif Path(classes).is_file(): names = read_classnames(classes)
-        elif ',' in classes: names = [c.strip() for c in classes.split(',')]
-        else: raise ValueError(
-            f'{classes!r} is neither a file nor a folder nor names with commas between them. Give one of these, or the '
-            'name of a published set.')
-        # the classifier
+        names = _names_of(classes, classnames)
         number = '1,000' if names == 'imagenet' else f'{len(names):,}'
         say(f'a zero-shot classifier of {number} classes, {place}')
         if templates and len(templates) == 1: templates = templates[0]
@@ -85,33 +74,44 @@ def zeroshot(
         classifier.save(tmp)
     wrote(output)
 
+def _names_of(classes, classnames): # list, or 'imagenet'
+    "The class names that the argument stands for"
+    from wiseft.data.labels import holds_images
+    from wiseft.data.layouts import FAMILIES,set_classes
+    from wiseft.data.prompts import read_classnames
+    if classes == 'imagenet': return classes
+    if classes in (*FAMILIES, 'imagenet-r', 'imagenet-a', 'objectnet'): return set_classes(classes)
+    if is_suite(classes) or holds_images(classes):
+        return next(iter(sets_of(classes, classnames and read_classnames(classnames)).values())).classnames
+    if Path(classes).is_file(): return read_classnames(classes)
+    if ',' in classes: return [c.strip() for c in classes.split(',')]
+    raise ValueError(
+        f'{classes!r} is neither a file nor a folder nor comma-separated names. Give one of these, or the name of a '
+        'published set.')
+
 # %% ../../nbs/api/shell/02_train.ipynb #d33aa725
 Data = Annotated[str, typer.Argument(
-    help='icons, a suite folder (its reference is used), a folder of class folders or of train/validation/test, a '
-         'tar of class folders, shards, or a table of files and labels.', show_default=False)]
+    help='Training images: icons (embedded), class folders, train/validation/test folders, a tar, shards, a table of '
+         'files and labels, or a suite folder (its reference is used).')]
 MethodNames = Annotated[Optional[List[str]], typer.Option('--method',
-    help='Name of a method, as in flyp (once for each): an initialization, loss, constraint, weight average during '
-         'training, or what trains; '
-         '`wiseft methods` lists them.', show_default=False)]
-Trained = Annotated[str, typer.Option('--train',
-    help='all, head, last:n (the last n blocks and the head), or lora:8 (LoRA of rank 8, and the head).')]
+    help='A method such as flyp (`wiseft methods` lists them). Repeat it to combine methods of different kinds.')]
+TrainOption = Annotated[str, typer.Option('--train',
+    help='all, head, last:2 (the last two blocks and the head), or lora:8 (LoRA of rank 8 and the head).')]
 Accumulate = Annotated[int, typer.Option('--accumulate', min=1,
-    help='Batches whose gradients are added before a step, as if they were one.')]
+    help='Batches per training step, whose gradients are added.')]
 GradCheckpointing = Annotated[bool, typer.Option('--grad-checkpointing',
-    help='Compute layers twice instead of keeping what they gave: less memory, more time.')]
-Checkpoints = Annotated[Optional[Path], typer.Option('--checkpoints',
-    help='Folder for a checkpoint after each epoch.')]
-LearningRate = Annotated[Optional[float], typer.Option('--lr', min=0, show_default=False,
-    help='Learning rate at the end of the warm-up. Default: 3e-4 for iconclip, 3e-5 for others.')]
-LrFactorOption = Annotated[Optional[List[str]], typer.Option('--lr-factor', show_default=False,
-    help='What the learning rate of a part is multiplied by: image=0.1, text=0.1 or head=10; decay=0.75: multiplies '
-         'once '
-         'more for every block further from the output (once for each).')]
-TrainingPrecision = Annotated[str, typer.Option('--precision', callback=check_precision,
-    help='bf16 (autocast, weights stay in fp32; fp32 where a CPU has no bf16) or fp32.')]
+    help='Recompute activations instead of keeping them: less memory, more time.')]
+Checkpoints = Annotated[Optional[Path], typer.Option('--checkpoints', help='Folder for a checkpoint after each epoch.')]
+LearningRate = Annotated[Optional[float], typer.Option('--lr', min=0,
+    help='Highest learning rate. Default: 3e-4 for iconclip, 3e-5 for others.')]
+LrFactorOption = Annotated[Optional[List[str]], typer.Option('--lr-factor',
+    help='Factor of the learning rate: image=0.1, text=0.1, head=10, or decay=0.75 for each block further from the '
+         'output. Repeat it for several.')]
+TrainingPrecision = Annotated[StrEnum('TrainingPrecision', 'bf16 fp32'), typer.Option('--precision',
+    help='bf16 is autocast with weights in fp32; a CPU without bf16 uses fp32.')]
 Captions = Annotated[Optional[Path], typer.Option('--captions',
-    help='A CSV, with commas or tabs, with the columns file (or filepath) and caption (or title): train both towers '
-         'on these pairs, with FLYP if no loss is named. The files are relative to DATA.', show_default=False)]
+    help='Table (CSV or TSV) with the columns file and caption, files relative to DATA: train both towers on these '
+         'pairs, by default with FLYP.')]
 
 def suite_of(
     data:str, # the argument of a command
@@ -124,13 +124,13 @@ def suite_of(
 @command('wiseft probe vit_base_patch16_224.augreg_in21k photos -o start',
          'wiseft probe resnet50 photos --weights resnet50.safetensors -o start', together=True)
 def probe(
-    model:Annotated[str, typer.Argument(help="An image model of timm's, or torchvision:NAME.", show_default=False)],
+    model:Annotated[str, typer.Argument(help='Image model of timm, or torchvision:NAME.')],
     data:Data,
     output:ClassifierFolder,
     weights:Annotated[Optional[Path], typer.Option('--weights',
-        help="A checkpoint file with timm's names, or EfficientNet-PyTorch's. Default: timm's own, from the hub.",
-        show_default=False)]=None,
-    epochs:Epochs=10,
+        help="Checkpoint file with timm's or EfficientNet-PyTorch's names. Default: timm's, from the hub.")]=None,
+    epochs:Annotated[Optional[int], typer.Option('--epochs', min=1,
+        help='Passes over the training images. Default: 10, or as many as make 500 steps.')]=None,
     lr:Annotated[float, typer.Option('--lr', help='Highest learning rate.', min=0)]=1e-3,
     batch_size:BatchSize=128,
     seed:Seed=0,
@@ -141,83 +141,81 @@ def probe(
     "Train a linear probe on a vision-only model, to fine-tune it from there."
     from wiseft.train.learner import linear_probe
     from wiseft.base.distributed import first_writes
-    from wiseft.base.text import counted
     from wiseft.models.vision import load_vision
     device,place = chosen_device(device)
     with first_writes(output, force, 'classifier') as tmp:
         vision = load_vision(model, weights, device=device)
         suite = suite_of(data)()
         train = suite.train
-        say(f'a linear probe of {len(train.classnames)} classes on {len(train):,} images, '
-            f'{counted(epochs, "epoch")}, {place}')
+        say(f'a linear probe of {len(train.classnames)} classes on {len(train):,} images, {place}')
         probe = linear_probe(vision, train.classnames, train, suite.validation, epochs, lr, batch_size=batch_size,
                              seed=seed)
         if tmp: probe.save(tmp)
     wrote(output)
 
 # %% ../../nbs/api/shell/02_train.ipynb #e5d76e94
-Settings = Annotated[Optional[List[str]], typer.Option('--set', show_default=False,
-    help='A hyperparameter of a --method, such as its strength: NAME=NUMBER (once for each).')]
+Settings = Annotated[Optional[List[str]], typer.Option('--set',
+    help='A hyperparameter of the method, NAME=NUMBER; `wiseft methods METHOD` lists them. Repeat it for '
+         'several.')]
 
-def named_numbers(
-    options:list|None, # NAME=NUMBER, as they were given
-    option:str='--set', # its name, for the message
-    example:str='first=0.2',
-) -> dict: # name -> number
-    "The values of an option that is given once for each name"
+def named_numbers(options:list|None) -> dict: # name -> number
+    "Parse options of the form NAME=NUMBER"
     values = {}
     for text in options or []:
-        name, _, value = text.partition('=')
-        try: values[name] = int(value) if value.isdigit() else float(value)
-        except ValueError: raise typer.BadParameter(
-            f'{option} takes NAME=NUMBER, as in {example}; got {text!r}') from None
+        name, _, number = text.partition('=')
+        try: values[name] = int(number) if number.isdigit() else float(number)
+        except ValueError: values[name] = -1
         if not 0 <= values[name] < float('inf'): raise typer.BadParameter(
-            f'{option} {text}: expected a finite number from 0 on.')
+            f'Expected NAME=NUMBER with a number of at least 0, such as head=10; got {text!r}.')
     return values
 
-def numeric_hyperparameters(method) -> dict: # name -> is it a whole number?
-    "Hyperparameters of a method that `--set` can change"
-    def is_number(p): return type(p.default) in (int, float) or p.annotation in (int, float)
-    return {k: p.annotation is int for k, p in method.parameters.items() if is_number(p) or k == method.strength}
-
-def check_whole_number(
-    numbers:dict, # as `numeric_hyperparameters`
-    name:str,
-    value:int|float,
-):
-    "ValueError for a fraction if the hyperparameter is a whole number"
-    if numbers.get(name) and not isinstance(value, int): raise ValueError(
-        f'--set {name}={value:g}: {name} is a whole number.')
+def with_settings(
+    methods:dict, # kind -> `Method`, or a word
+    settings:list|None, # as `--set` gives them
+) -> dict:
+    "The methods with these hyperparameters; each goes to the method that has it"
+    def numeric(m): # names of its numbers
+        if not callable(m): return []
+        return [k for k, p in m.parameters.items()
+                if {type(p.default), p.annotation} & {int, float} or k == m.strength]
+    known = {kind: numeric(m) for kind, m in methods.items()}
+    for name, value in named_numbers(settings).items():
+        kinds = [kind for kind, names in known.items() if name in names]
+        if len(kinds) != 1: raise ValueError(
+            f'--set {name}: expected a hyperparameter of one of the methods. There are: '
+            f'{", ".join(sum(known.values(), [])) or "none"}.')
+        methods = methods | {kinds[0]: methods[kinds[0]].set(**{name: value})}
+    return methods
 
 # %% ../../nbs/api/shell/02_train.ipynb #f6ce820b
-def _methods_of(captions, names, use, train, settings): # dict kind -> `Method`; of what trains also a word
+_KINDS = 'initialization', 'loss', 'constraint', 'average', 'train'
+
+def _methods_of(captions, names, use, train, settings): # dict kind -> `Method`; of 'train' also a word
     "The methods of a fine-tuning, with their hyperparameters"
+    from wiseft.base.registry import find_method
     if captions and not names: names = ['FLYP']
     if names or use: load_methods(use)
-    chosen = chosen_methods(names, ('initialization', 'loss', 'constraint', 'average', 'train'))
+    chosen = {}
+    for m in map(find_method, names or []):
+        if m.kind not in _KINDS: raise ValueError(
+            f'{m.name} is of the kind {m.kind}; --method takes {", ".join(_KINDS)}: see `wiseft methods`.')
+        if m.kind in chosen: raise ValueError(
+            f'{chosen[m.kind].name} and {m.name} are both of the kind {m.kind}: give one.')
+        chosen[m.kind] = m
     if captions and 'initialization' in chosen: raise ValueError(
-        'An initialization is fitted to labels, and --captions are none: leave one of them out.')
+        'An initialization is fitted to labels, and --captions have none: leave out one of them.')
     # --train, where lora:8 is a method with its strength
     word, _, number = train.partition(':')
     if 'train' in chosen and train != 'all': raise ValueError(
         f'--train {train} and --method both say what trains: give one of them.')
     if word in ('all', 'head', 'last'): chosen.setdefault('train', train)
     else:
-        method = {m.name.lower(): m for m in load_methods().values() if m.kind == 'train'}.get(word.lower())
-        if method is None or number and not number.isdigit(): raise ValueError(
-            f'--train {train}: expected all, head, last:n as in last:2, or a method as in lora:8.')
-        chosen['train'] = method.set(**({method.strength: int(number)} if number else {}))
-    # --set
-    has = {kind: numeric_hyperparameters(m) for kind, m in chosen.items() if callable(m)}
-    for name, value in named_numbers(settings).items():
-        kinds = [kind for kind, names in has.items() if name in names]
-        there = ', '.join(k for names in has.values() for k in names) or 'none'
-        if len(kinds) != 1: raise ValueError(
-            f'--set {name}: expected a hyperparameter of one of the methods. There are: {there}. Learning rates '
-            'by layer or part are --lr-factor decay=0.75 or head=10.')
-        check_whole_number(has[kinds[0]], name, value)
-        chosen[kinds[0]] = chosen[kinds[0]].set(**{name: value})
-    return chosen
+        try:
+            method = find_method(word, 'train')
+            chosen['train'] = method.set(**{method.strength: int(number)}) if number else method
+        except ValueError: raise ValueError(
+            f'--train {train}: expected all, head, last:n as in last:2, or a method as in lora:8.') from None
+    return with_settings(chosen, settings)
 
 # %% ../../nbs/api/shell/02_train.ipynb #edae54e2
 @command('wiseft finetune zeroshot icons -o finetuned',
@@ -230,14 +228,16 @@ def finetune_(
     classifier:Classifier, data:Data, output:ClassifierFolder,
     epochs:Epochs=10, lr:LearningRate=None, lr_factor:LrFactorOption=None,
     batch_size:BatchSize=128, accumulate:Accumulate=1, grad_checkpointing:GradCheckpointing=False,
-    train:Trained='all',
-    label_smoothing:Annotated[float, typer.Option('--label-smoothing', min=0, max=1)]=0.,
-    class_weights:Annotated[Optional[str], typer.Option('--class-weights', show_default=False,
-        help='balanced: errors count inversely to the number of images of their class.')]=None,
+    train:TrainOption='all',
+    label_smoothing:Annotated[float, typer.Option('--label-smoothing', min=0, max=1,
+        help='Label smoothing of the cross-entropy.')]=0.,
+    class_weights:Annotated[Optional[str], typer.Option('--class-weights',
+        help="balanced: weight each class by the inverse of its number of images.")]=None,
     precision:TrainingPrecision='bf16',
     seed:Seed=0,
     checkpoints:Checkpoints=None,
-    resume:Annotated[bool, typer.Option('--resume', help='Go on from the checkpoint.')]=False,
+    resume:Annotated[bool, typer.Option('--resume',
+        help='Continue from the last checkpoint in the folder of --checkpoints.')]=False,
     method:MethodNames=None, settings:Settings=None,
     captions:Captions=None, use:Use=None,
     workers:Workers=None, device:Device=None, force:Force=False,
@@ -249,26 +249,26 @@ def finetune_(
     from wiseft.base.distributed import first_writes
     from wiseft.base.text import counted
     chosen = _methods_of(captions, method, use, train, settings)
-    average = chosen['average']() if 'average' in chosen else None
+    initialize, average = chosen.pop('initialization', None), chosen.pop('average', None)
+    average = average and average()
     device,place = chosen_device(device, precision)
     with first_writes(output, force, 'classifier') as tmp:
         initial = load_classifier(classifier, device)
-        if captions: images, watched, about = data, None, f'the pairs of {captions}'
+        if captions: images, validation, about = data, None, f'the pairs of {captions}'
         else:
             suite = suite_of(data)(classnames=initial.classnames)
-            if not suite.train: raise ValueError(f'{data} has no images to train on, but images to test on.')
-            images, watched, about = suite.train, suite.validation, f'{len(suite.train):,} images'
-        if 'initialization' in chosen: initial = chosen['initialization'](initial, images, watched)
+            if not suite.train: raise ValueError(f'{data} has test images, but no training images.')
+            images, validation, about = suite.train, suite.validation, f'{len(suite.train):,} images'
+        if initialize: initial = initialize(initial, images, validation)
         if lr is None: lr = usual_lr(initial)
         say(f'fine-tuning on {about}, {counted(epochs, "epoch")}, learning rate {lr:g}, {place}')
         if resume and checkpoints:
             file = checkpoint_file(checkpoints)
-            say(f'going on from {file}' if file.exists() else f'there is no {file} yet: this begins anew')
-        finetuned = finetune(initial, images, watched, epochs=epochs, lr=lr, batch_size=batch_size,
-                             train=chosen['train'], class_weights=class_weights,
-                         label_smoothing=label_smoothing, precision=precision, seed=seed, accumulate=accumulate,
-                         grad_checkpointing=grad_checkpointing, checkpoint_dir=checkpoints, resume=resume,
-                         lr_factors=named_numbers(lr_factor, '--lr-factor', 'head=10'),
-                         loss=chosen.get('loss'), constraint=chosen.get('constraint'), captions=captions, cbs=average)
+            say(f'resuming from {file}' if file.exists() else f'there is no {file} yet: starting at epoch 1')
+        finetuned = finetune(initial, images, validation, epochs=epochs, lr=lr, batch_size=batch_size,
+                             class_weights=class_weights, label_smoothing=label_smoothing, precision=precision,
+                             seed=seed, accumulate=accumulate, grad_checkpointing=grad_checkpointing,
+                             checkpoint_dir=checkpoints, resume=resume, lr_factors=named_numbers(lr_factor),
+                             captions=captions, cbs=average, **chosen)
         if tmp: (average.classifier if average else finetuned).save(tmp)
     wrote(output)

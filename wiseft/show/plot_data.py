@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['POINT_KEYS', 'ENDS', 'NAMES', 'MANY_CURVES', 'labeled', 'frontier', 'accuracy_words', 'curve_labels', 'curves',
-           'single_points', 'first_curve', 'are_many', 'curve_method', 'curve_name', 'initial_name', 'shift_rows',
-           'shift_names', 'known_baselines']
+           'single_points', 'are_many', 'curve_method', 'curve_name', 'initial_name', 'shift_rows', 'shift_names',
+           'known_baselines']
 
 # %% ../../nbs/api/show/01_plot_data.ipynb #f68a5e8b
 import numpy as np, pandas as pd
@@ -13,7 +13,7 @@ from ..stats.table import CONTROL_MEAN, MEAN, MEANS, INITIAL, check_single, data
 from ..stats.robustness import IMAGENET_SHIFTS, published_baseline
 
 # %% ../../nbs/api/show/01_plot_data.ipynb #6a305728
-POINT_KEYS = ['tuning','method','alpha'] # what tells the points of one picture apart
+POINT_KEYS = ['tuning','method','alpha'] # identify a point of a picture
 ENDS = *INITIAL, 'fine-tuned'
 
 def labeled(
@@ -43,7 +43,7 @@ def accuracy_words(
     table:pd.DataFrame,
     dataset:str, # a set, or one of the means
 ) -> str:
-    "What the accuracy on `dataset` is, for an axis."
+    "Label of an axis with the accuracy on `dataset`"
     sets = table[~table.dataset.isin(MEANS)]
     def named(role): return sets[sets.role==role].dataset.unique()
     shifts, control = named('shift'), named('control')
@@ -84,37 +84,29 @@ def curves(
 def single_points(
     points:pd.DataFrame, # with `label`
 ) -> pd.DataFrame:
-    "Rows that belong to no curve, and the ends"
+    "The rows of no curve: the ends, and methods with one α or none"
     return points[~points.label.isin(curve_labels(points))]
 
-def first_curve(
-    table:pd.DataFrame,
-) -> str:
-    "The label of the first curve; ValueError if there is none"
-    for label in curves(table): return label
-    raise ValueError(
-        f'No curve over α in the table: its methods are {list(table.method.unique())}, expected one with several α.')
-
-MANY_CURVES = 6 # of more, the legend alone says which is which, beside the axes
+MANY_CURVES = 6 # with more, the legend is beside the axes, and only the initial model has a label
 
 def are_many(
     points:pd.DataFrame,
 ) -> bool:
-    "Whether there are more curves than names have room beside"
+    "Whether there are more curves than labels have room"
     return len(curves(points)) > MANY_CURVES
 
 # %% ../../nbs/api/show/01_plot_data.ipynb #ed822eb8
 def curve_method(
     curve:pd.DataFrame, # of `curves`
 ) -> str:
-    "The method that a curve is of, between its ends"
+    "The method of a curve, between its ends"
     return curve.method[~curve.method.isin(ENDS)].iloc[0]
 
 def curve_name(
     label:str,
     method:str, # of `curve_method`
 ) -> str:
-    "What a legend calls a curve"
+    "Name of a curve in a legend"
     return label.removesuffix(method) + NAMES.get(method, method)
 
 def initial_name(
@@ -131,11 +123,7 @@ def shift_rows(
     "Rows of the zero-shot, the averaged (weight-space at `alpha`) and the fine-tuned classifier."
     check_single(table, POINT_KEYS)
     averaged = (table.method=='weight-space') & np.isclose(table.alpha, alpha)
-    rows = labeled(table)[table.method.isin(ENDS) | averaged]
-    if len(rows): return rows
-    raise ValueError(
-        f'Neither zero-shot, fine-tuned nor weight-space at α = {alpha:g} is in the table: its methods are '
-        f'{list(table.method.unique())}')
+    return labeled(table)[table.method.isin(ENDS) | averaged]
 
 def shift_names(
     rows:pd.DataFrame, # of `shift_rows`

@@ -8,7 +8,7 @@ __all__ = ['expected_calibration_error']
 # %% ../../nbs/api/stats/03_calibration.ipynb #de5e6da6
 import numpy as np
 from ..base.lazy import sparse
-from .class_metrics import metric_resamples, per_unit, same_length, tail_expansion
+from .class_metrics import metric_resamples, per_unit, tail_expansion
 
 # %% ../../nbs/api/stats/03_calibration.ipynb #ece-code
 def expected_calibration_error(
@@ -17,11 +17,10 @@ def expected_calibration_error(
     bins:int=15, # equally wide, from 0 to 1; a confidence on an edge belongs below
     units:list|None=None, # (n,) ids of what is drawn, as in `bootstrap`; None: images
     n_resamples:int=2000,
-    level:float=0.95,
     rng:np.random.Generator|None=None, # None: `default_rng(0)`
 ) -> tuple: # (value, low, high); low and high are NaN for a single unit
-    "Distance between confidence and accuracy, over bins of confidence, with a conservative interval."
-    confidence, correct = same_length(confidence, correct)
+    "Distance between confidence and accuracy, over bins of confidence, with a conservative 95 % interval"
+    confidence, correct = np.asarray(confidence), np.asarray(correct)
     if not ((confidence >= 0) & (confidence <= 1+1e-9)).all(): raise ValueError(
         f'Confidences from {confidence.min():g} to {confidence.max():g}: expected probabilities, 0 to 1.')
     # each image's gap in its bin, and a one; sums of these give the gaps of the bins
@@ -39,11 +38,10 @@ def expected_calibration_error(
     # errors of the gaps: over resamples, and as they are where the classifier is calibrated
     resampled = metric_resamples(counts, mean_gap, n_resamples, rng) - gaps
     calibrated = _calibrated_gaps(confidence, bin_of, bins, n_resamples, rng)
-    errors = [resampled*tail_expansion(k, level), calibrated]
-    tail = (1+level)/2
+    errors = [resampled*tail_expansion(k), calibrated]
     sign = np.sign(gaps[0])
-    above = max(np.quantile(np.abs(e).sum(1), tail) for e in errors)
-    below = max(np.quantile(e @ sign, tail) for e in errors)
+    above = max(np.quantile(np.abs(e).sum(1), .975) for e in errors)
+    below = max(np.quantile(e @ sign, .975) for e in errors)
     return value, max(0., float(value-above)), min(1., float(value+below))
 
 # %% ../../nbs/api/stats/03_calibration.ipynb #ece-code2

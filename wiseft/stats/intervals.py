@@ -17,9 +17,8 @@ def clopper_pearson(
     level:float=0.95,
 ) -> tuple: # (low, high), fractions
     "The exact binomial interval of Clopper and Pearson (Biometrika 1934)."
-    if not (n >= 1 and 0 <= successes <= n and float(successes).is_integer() and float(n).is_integer()):
-        raise ValueError(f'{successes} correct of {n} images: expected whole numbers, 0 ≤ correct ≤ n and n ≥ 1; '
-                         'for shares, such as those of several seeds that were right, use `mean_over_sets`.')
+    if not (0 <= successes <= n > 0 and float(successes).is_integer()): raise ValueError(
+        f'{successes} correct of {n} images: expected whole numbers. For shares of several seeds use `mean_over_sets`.')
     low, high = proportion.proportion_confint(int(successes), int(n), 1-level, method='beta')
     return float(low), float(high)
 
@@ -75,8 +74,6 @@ def _mean_interval(values, units, span, level):
     mean = float(np.mean([v.mean() for v in values.values()]))
     sums, counts, groups = _unit_rows(values, units)
     if (counts > 0).sum(0).min() < 2: return mean, np.nan, np.nan # a set of one unit
-    everything = np.concatenate(list(values.values()))
-    if span and (everything.min() < span[0] or everything.max() > span[1]): span = None # estimates from a sample
     parts = [_jackknife(sums[np.ix_(u, s)], counts[np.ix_(u, s)], span, len(values)) for u, s in groups]
     centers, variances, dfs = np.array(parts).T
     center, variance = centers.sum(), variances.sum()
@@ -86,16 +83,12 @@ def _mean_interval(values, units, span, level):
     return mean, float(min(low, mean)), float(max(high, mean))
 
 # %% ../../nbs/api/stats/01_intervals.ipynb #f6b85e21
-def _checked_sets(by_set, units=None):
-    "The sets as float arrays; ValueError names a bad set."
-    if not by_set: raise ValueError('No sets: expected a dict of set name -> one value per image.')
-    values = {s: np.asarray(v, dtype=float) for s,v in by_set.items()}
-    for s,v in values.items():
-        if v.ndim != 1 or not len(v): raise ValueError(
-            f'Set {s!r} has shape {v.shape}: expected one value per image, (n,), n ≥ 1.')
-        if np.isnan(v).any(): raise ValueError(f'Set {s!r} holds NaN: leave out images that were not scored.')
-        if units and len(units[s]) != len(v): raise ValueError(
-            f'Set {s!r} has {len(v)} images and {len(units[s])} units: expected one unit per image.')
+def _checked_sets(by_set):
+    "The sets as float arrays; ValueError names a set without images or with NaN"
+    values = {s: np.asarray(v, dtype=float) for s, v in by_set.items()}
+    for s, v in values.items():
+        if not v.size or np.isnan(v).any(): raise ValueError(
+            f'Set {s!r} has {v.size} images, {np.isnan(v).sum()} of them NaN: leave out images without a prediction.')
     return values
 
 # %% ../../nbs/api/stats/01_intervals.ipynb #cf748409
@@ -105,8 +98,8 @@ def mean_over_sets(
     level:float=.95,
     bounded:bool=True, # values lie in 0…1; False: other numbers, such as log-likelihoods
 ) -> tuple[float, float, float]: # mean over sets, low, high; low and high are NaN where a set has one unit
-    "Mean over sets of each set's mean, with its interval over `units`; ValueError names a set without valid values."
-    return _mean_interval(_checked_sets(values, units), units, (0, 1) if bounded else None, level)
+    "Mean over sets of each set's mean, with its interval over `units`"
+    return _mean_interval(_checked_sets(values), units, (0, 1) if bounded else None, level)
 
 # %% ../../nbs/api/stats/01_intervals.ipynb #81a88d6d
 def mean_difference(
@@ -115,13 +108,9 @@ def mean_difference(
     units:dict|None=None, # as in `mean_over_sets`
     level:float=.95,
 ) -> tuple[float, float, float]: # difference B − A of the mean over sets, low, high
-    "How much more accurate B is than A, with its interval over `units`. ValueError if the sets have different images."
-    a, b = _checked_sets(a, units), _checked_sets(b)
-    of_a = {s: len(v) for s, v in a.items()}
-    of_b = {s: len(v) for s, v in b.items()}
-    if of_a != of_b: raise ValueError(f'The classifiers were tested on different images: A {of_a}, B {of_b}.')
-    differences = {s: b[s]-a[s] for s in a}
-    return _mean_interval(differences, units, (-1, 1), level)
+    "How much more accurate B is than A, with its interval over `units`"
+    a, b = _checked_sets(a), _checked_sets(b)
+    return _mean_interval({s: b[s]-a[s] for s in a}, units, (-1, 1), level)
 
 # %% ../../nbs/api/stats/01_intervals.ipynb #259da33a
 def mcnemar_exact(
@@ -130,8 +119,6 @@ def mcnemar_exact(
 ) -> float: # p-value, two-sided
     "Exact McNemar test (Psychometrika 1947) of whether two classifiers are right equally often."
     a, b = right_or_wrong(a), right_or_wrong(b)
-    if a.shape != b.shape or a.ndim != 1: raise ValueError(
-        f'A has shape {a.shape} and B {b.shape}: expected (n,) of the same images.')
     only_a, only_b = (a & ~b).sum(), (~a & b).sum()
     return float(contingency_tables.mcnemar([[0, only_a], [only_b, 0]]).pvalue)
 

@@ -133,13 +133,11 @@ def matched_gains(
     without:list=(),  # for each seed (methods, curve) without it; there a method may lack
     family:int|None=None, # number of tests that Holm's adjustment counts; default the methods
     n_resamples:int=2000,
-    level:float=.95,
     rng:np.random.Generator|None=None, # as in `resampled`
 # method, reference, shifted, gain, low, high, baseline, beyond, beyond_low, beyond_high,
 # ahead, ahead_low, ahead_high, p, p_holm, smallest, gain_p, over
 ) -> pd.DataFrame:
     "Gains of methods over a curve: under shift at equal reference accuracy, and point against point"
-    _check_sets(methods, curve)
     rng = rng or np.random.default_rng(0)
     k, names = len(curve[REFERENCE]), list(methods)
     correct = _stacked(methods, curve, names)
@@ -160,7 +158,7 @@ def matched_gains(
     drawn, *_ = drawn_together(units, _sizes(correct))
     fewest = min(len(np.unique(of_set)) for of_set in drawn.values())
     error, df = both_chances(images, seeds, fewest, len(means))
-    of_gain, of_ahead, of_lead = error*stats.t.ppf((1+level)/2, df)
+    of_gain, of_ahead, of_lead = error*stats.t.ppf(.975, df)
     # only what is known over seeds has a p
     alone, tests = np.isnan(seeds[1]), family or len(methods)
     chances = error[1], df[1] # of the head-to-head
@@ -197,16 +195,6 @@ def _numbers(accuracies, k, chosen, top): # (3, n_resamples, n_methods)
     ahead = both[:, k:]-both[:, [chosen]]
     lead = reference[:, k:]-reference[:, [top]]
     return np.stack([shifted[:, k:]-value, ahead, lead])
-
-def _check_sets(methods, curve):
-    "ValueError unless all have the reference, a shifted set, and the same images"
-    if REFERENCE not in curve or len(curve) < 2: raise ValueError(
-        f'The curve has the sets {list(curve)}. It needs {REFERENCE!r} and a shifted set.')
-    sizes = _sizes(curve)
-    for name, sets in methods.items():
-        has = {s: len(v) for s, v in sets.items()}
-        if has != sizes: raise ValueError(
-            f'{name} was judged on other images than the curve: {has}, and the curve {sizes}.')
 
 # %% ../../nbs/api/stats/09_matched_accuracy.ipynb #d7dc0e9f
 def against_itself(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ..base.files import package_data
 from ..base.lazy import special, stats
-from .table import IDENTITY, MEAN, INITIAL, check_single, reference_set, row_key
+from .table import IDENTITY, MEAN, INITIAL, check_single, reference_set
 
 # %% ../../nbs/api/stats/08_robustness.ipynb #54181734
 AXES = dict(logit=('logit', 'expit'), probit=('ndtri', 'ndtr')) # functions of scipy.special, there and back
@@ -26,19 +26,14 @@ def to_axis(
     if np.any((accuracies < 0) | (accuracies > 1)): raise ValueError(
         f'Accuracies are fractions from 0 to 1, got {accuracies.min():g} to {accuracies.max():g}; '
         'divide percent by 100.')
-    return _axis(axis)[0](accuracy)
+    return getattr(special, AXES[axis][0])(accuracy)
 
 def from_axis(
     place:float|np.ndarray, # on the axis
     axis:str='logit' # or 'probit'
 ): # fractions
     "Transform a value on the axis back to an accuracy"
-    return _axis(axis)[1](place)
-
-# %% ../../nbs/api/stats/08_robustness.ipynb #615f8773
-def _axis(axis):
-    "The transform of an axis and its inverse"
-    return [getattr(special, name) for name in AXES[axis]]
+    return getattr(special, AXES[axis][1])(place)
 
 # %% ../../nbs/api/stats/08_robustness.ipynb #2bdc97b8
 @dataclass
@@ -61,7 +56,6 @@ class Baseline:
     name:str                # what a result says it was measured against
     axis:str='logit'
     pivots:tuple=()         # reference accuracies at which one line ends and the next begins
-    source:str=''
     def __call__(self,
         reference,          # accuracies, fractions
         extrapolate=False   # extend the nearest line beyond the range it was fitted on
@@ -88,25 +82,20 @@ def fit_baseline(
 ) -> Baseline:
     "Fit the line of standard models, with 95 % intervals for independent models of equal variance"
     x, y = np.asarray(reference, dtype=float), np.asarray(shifted, dtype=float)
-    if x.shape != y.shape or x.ndim != 1: raise ValueError(
-        f'reference of shape {x.shape} and shifted of shape {y.shape}: expected one accuracy per model in both, (n,).')
-    if len(x) < 5 or len(np.unique(x)) < 3: raise ValueError(
-        f'{len(x)} models with {len(np.unique(x))} different reference accuracies: '
-        'a line with an interval needs five models or more, and three or more different accuracies.')
+    if len(x) < 5: raise ValueError(f'{len(x)} models: a line with an interval needs five or more.')
     x, y = to_axis(x, axis), to_axis(y, axis)
     if bad := int((~np.isfinite(x) | ~np.isfinite(y)).sum()): raise ValueError(
-        f'{bad} of {len(x)} models have an accuracy of 0, 1 or NaN, which has no place on the {axis} axis; '
-        'leave them out.')
+        f'{bad} of {len(x)} models have an accuracy of 0, 1 or NaN, which has no place on the {axis} axis. Leave them '
+        'out.')
     # the line, with Student's t intervals, and how far models lie from it
     fit = stats.linregress(x, y)
     t = stats.t.ppf(.975, len(x)-2)
-    x_range = (float(np.min(reference)), float(np.max(reference)))
     def within(value, error): return float(value - t*error), float(value + t*error)
-    line = Line(float(fit.slope), float(fit.intercept), x_range, n=len(x), r2=float(fit.rvalue**2))
-    line.slope_ci95 = within(fit.slope, fit.stderr)
-    line.intercept_ci95 = within(fit.intercept, fit.intercept_stderr)
     points = np.asarray(shifted) - from_axis(fit.slope*x + fit.intercept, axis)
-    line.resid_sd_pp = float(100*points.std(ddof=2))
+    line = Line(
+        float(fit.slope), float(fit.intercept), (float(np.min(reference)), float(np.max(reference))),
+        within(fit.slope, fit.stderr), within(fit.intercept, fit.intercept_stderr),
+        len(x), float(fit.rvalue**2), float(100*points.std(ddof=2)))
     return Baseline([line], name, axis)
 
 # %% ../../nbs/api/stats/08_robustness.ipynb #2e5feea7
@@ -116,18 +105,16 @@ def published_baseline(
     source:str='imagenet-testbed' # or 'timm', 'open_clip zero-shot'
 ) -> Baseline:
     "A published baseline fit"
-    file = json.loads(package_data('baselines.json').read_text(encoding='utf-8'))
-    of_source = {(f['dataset'], f['classes']): f for f in file['fits'] if f['source'] == source}
-    if fit := of_source.get((dataset, classes)):
-        def line(numbers): # lists of JSON are tuples, and what is no field is left
-            fields = {k: v for k, v in numbers.items() if k in Line.__annotations__}
-            return Line(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-        lines = list(map(line, fit['lines']))
-        name = f'{source}: {" and ".join(l.name for l in lines)}'
-        return Baseline(lines, name, pivots=tuple(fit['pivots']), source=file['sources'][source])
-    there = ', '.join(f'{d} ({c})' for d, c in of_source)
-    there = f'it has {there}' if there else f'sources are {list(file["sources"])}'
-    raise ValueError(f'{source!r} has no baseline for {dataset!r} with classes={classes!r}; {there}')
+    fits = json.loads(package_data('baselines.json').read_text(encoding='utf-8'))['fits']
+    fits = {(f['source'], f['dataset'], f['classes']): f for f in fits}
+    if (source, dataset, classes) not in fits: raise ValueError(
+        f'{source!r} has no baseline for {dataset!r} with classes={classes!r}. There are {", ".join(map(str, fits))}.')
+    def line(numbers): # lists of JSON are tuples, and what is no field is left
+        fields = {k: v for k, v in numbers.items() if k in Line.__annotations__}
+        return Line(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    fit = fits[source, dataset, classes]
+    lines = list(map(line, fit['lines']))
+    return Baseline(lines, f'{source}: {" and ".join(l.name for l in lines)}', pivots=tuple(fit['pivots']))
 
 # %% ../../nbs/api/stats/08_robustness.ipynb #3bb3e47f
 def effective_robustness(
@@ -156,36 +143,36 @@ def robustness(
 ) -> pd.DataFrame: # a row for each of `IDENTITY` and shifted set: rho, tau, fit, note
     "Effective and relative robustness of every row under shift, with the fit that was used"
     check_single(table)
-    values = {(*row_key(r), r.dataset): r.value for r in table.itertuples()}
-    rows, name = [], reference_set(table)
+    values = {(*_row_key(r), r.dataset): r.value for r in table.itertuples()}
     of_start = {}
     for (classifier, tuning, method, _, dataset), v in values.items():
         of_start.setdefault((classifier, tuning, method, dataset), v) # the first, of several α
+    rows, name = [], reference_set(table)
     for r in table[table.role=='shift'].itertuples():
-        # above the baseline
+        # above the baseline, and why there is no such number
         reference, fit = _baseline(values, r, name, baselines, source)
-        rho = np.nan
-        if fit is not None and not np.isnan(reference): rho = float(effective_robustness(reference, r.value, fit))
-        # above where fine-tuning of the same classifier began: of the same tuning, or of none
-        keys = [(r.classifier, t, m, r.dataset) for t in (r.tuning, '') for m in INITIAL]
-        start = next((of_start[key] for key in keys if key in of_start), np.nan)
-        tau = float(relative_robustness(r.value, start))
-        row = {k: getattr(r, k) for k in IDENTITY}
-        row |= dict(dataset=r.dataset, reference=reference, value=r.value, rho=rho, tau=tau)
-        # why there is no effective robustness
-        note = ''
-        if fit is None: note = 'no baseline for this set'
-        elif np.isnan(reference): note = 'no accuracy on the reference'
-        elif not fit.covers(reference):
+        rho, note = np.nan, ''
+        if np.isnan(reference): note = 'no accuracy on the reference'
+        elif fit is None: note = 'no baseline for this set'
+        elif fit.covers(reference): rho = float(effective_robustness(reference, r.value, fit))
+        else:
             low, high = fit.x_range
             note = (f'reference accuracy {100*reference:.1f} % lies outside {100*low:.1f} to {100*high:.1f} %, '
                     'which the baseline was fitted on')
-        rows.append(row | dict(fit=fit.name if fit else '', note=note))
+        # above where fine-tuning of the same classifier began: of the same tuning, or of none
+        keys = [(r.classifier, t, m, r.dataset) for t in (r.tuning, '') for m in INITIAL]
+        start = next((of_start[key] for key in keys if key in of_start), np.nan)
+        rows.append({k: getattr(r, k) for k in IDENTITY} | dict(
+            dataset=r.dataset, reference=reference, value=r.value, rho=rho,
+            tau=float(relative_robustness(r.value, start)), fit=fit.name if fit else '', note=note))
     return pd.DataFrame(rows)
+
+def _row_key(r): # a missing α is equal to another
+    return r.classifier, r.tuning, r.method, None if pd.isna(r.alpha) else r.alpha
 
 def _baseline(values, r, name, baselines, source): # name: the reference's
     "Reference accuracy of a row, and its baseline"
-    key = row_key(r)
+    key = _row_key(r)
     all_classes = values.get((*key, name), np.nan)
     of_shift = values.get((*key, f'{name}, {r.dataset} classes'), np.nan)
     if baselines is not None: return all_classes, baselines.get(r.dataset)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IDENTITY', 'COLUMNS', 'METHODS', 'INITIAL', 'ROLES', 'REFERENCE', 'MEAN', 'CONTROL_MEAN', 'MEANS', 'UNBOUNDED',
            'results_table', 'check_roles', 'check_single', 'first_metric', 'dataset_order', 'reference_set', 'wide',
-           'Markdown', 'compact', 'row_key', 'combine_seeds']
+           'Markdown', 'compact', 'combine_seeds']
 
 # %% ../../nbs/api/stats/04_table.ipynb #a3c8cae4
 import numpy as np, pandas as pd
@@ -32,10 +32,9 @@ _numbers = dict(alpha=float, value=float, low=float, high=float, n='Int64', n_sk
 def results_table(
     rows:list|pd.DataFrame, # dicts (or a DataFrame), keys from `COLUMNS`; others are kept behind them, as they are
 ) -> pd.DataFrame:
-    "A tidy table of `COLUMNS`, typed and checked; ValueError names what is missing or not a fraction."
+    "A tidy table of `COLUMNS`, typed and checked; ValueError names what is missing or impossible"
     # what must be there, and defaults for the rest
     rows = pd.DataFrame(rows)
-    if not len(rows): raise ValueError('There are no rows: a results table needs at least one.')
     missing = [c for c in COLUMNS if c not in rows and c not in _defaults]
     if missing: raise ValueError(f'There are missing columns {missing}; there are {list(rows)}.')
     check_roles(rows)
@@ -49,13 +48,8 @@ def results_table(
         try: table[c] = pd.to_numeric(table[c].replace('', unknown)).astype(dtype)
         except (ValueError, TypeError) as e:
             raise ValueError(f'The column {c!r} holds something other than {kind}: {e}.') from None
-    # names as they can be written: bytes that are no UTF-8, and carriage returns, which end a line, are spelled out
-    def spelled(value):
-        if not isinstance(value, str): return value
-        return value.encode('utf-8', 'backslashreplace').decode().replace('\r', '\\r')
     for c in COLUMNS:
         if c not in _numbers: table[c] = table[c].fillna('').astype(str)
-    for c in table.columns.difference([*_numbers]): table[c] = table[c].map(spelled)
     # what can't be a result
     for wrong, what in _doubts(table):
         if not wrong.any(): continue
@@ -88,15 +82,14 @@ def check_single(
     table:pd.DataFrame,
     keys:list=IDENTITY, # what tells the rows of one dataset apart
 ):
-    "ValueError unless the table holds one metric, one split and one row for each of `keys` and dataset."
+    "ValueError unless the table holds one metric, one split and one row for each of `keys` and dataset"
     for c in ('metric','split'):
         values = list(table[c].unique())
         if len(values) > 1: raise ValueError(
             f'The table holds several of {c}: {values}. Choose one, as table[table.{c}=={values[0]!r}].')
-    twice = table.loc[table.duplicated([*keys, 'dataset']), [*keys, 'dataset']]
+    twice = table[table.duplicated([*keys, 'dataset'])]
     if not len(twice): return
-    first = twice.iloc[0]
-    first = first[first.notna() & (first != '')]
+    first = twice.iloc[0][[*keys, 'dataset']].replace('', np.nan).dropna()
     row = ', '.join(f'{k} {v:g}' if k == 'alpha' else f'{k} {v}' for k, v in first.items())
     raise ValueError(
         f'There are several rows for {row}. Choose one classifier or seed: '
@@ -138,13 +131,10 @@ class _Wide(pd.DataFrame):
     def __repr__(self): return self.to_string()
 
 # %% ../../nbs/api/stats/04_table.ipynb #579161d1
-def wide(
-    table:pd.DataFrame, # one metric and split, one row for each of `IDENTITY` and dataset
-    digits:int=1,
-) -> pd.DataFrame: # percent; index classifier, tuning (if any is named), method, alpha; a column per set
-    "The table for people: methods in rows, sets in columns, in percent."
+def _by_set(table, cells):
+    "A cell of each row of a table, with methods in rows and sets in columns"
     check_single(table)
-    table = table.reset_index(drop=True)
+    table = table.assign(cell=cells).reset_index(drop=True)
     keys = [k for k in IDENTITY if k!='tuning' or (table.tuning!='').any()]
     # rows: known methods first, other names in the order of their first appearance, then by α
     ranks = table[keys].copy()
@@ -153,10 +143,15 @@ def wide(
         ranks[k] = table[k].map(list(dict.fromkeys(names)).index)
     order = ranks.drop_duplicates().sort_values(keys).index
     index = pd.MultiIndex.from_frame(table.loc[order, keys])
-    # columns: a set each
-    def column(d): return 100*table[table.dataset==d].set_index(keys).value.reindex(index)
-    columns = {d: column(d) for d in dataset_order(table)}
-    return _Wide(pd.DataFrame(columns, index=index).round(digits))
+    def column(d): return table[table.dataset==d].set_index(keys).cell.reindex(index)
+    return pd.DataFrame({d: column(d) for d in dataset_order(table)}, index=index)
+
+def wide(
+    table:pd.DataFrame, # one metric and split, one row for each of `IDENTITY` and dataset
+    digits:int=1,
+) -> pd.DataFrame: # percent; index classifier, tuning (if any is named), method, alpha; a column per set
+    "The table for people: methods in rows, sets in columns, in percent"
+    return _Wide(_by_set(table, 100*table.value).round(digits))
 
 # %% ../../nbs/api/stats/04_table.ipynb #c9dd8f6b
 class Markdown(str):
@@ -167,39 +162,28 @@ def compact(
     table:pd.DataFrame, # one metric and split
 ) -> Markdown:
     "Methods in rows, sets in columns, in percent with 95 % intervals"
-    cells = {}
-    for r, (value, low, high) in zip(table.itertuples(), 100*table[['value', 'low', 'high']].to_numpy()):
-        interval = '' if np.isnan(low) else f' ({low:.1f}–{high:.1f})'
-        cells[(*row_key(r), r.dataset)] = f'{value:.1f}{interval}'
-    names, n = dataset_order(table), table.groupby('dataset').n.max()
-    keys = [k for k in IDENTITY if table[k].nunique() > 1 or k in ('method', 'alpha')]
-    sets = [d if pd.isna(n[d]) else f'{d} ({n[d]:,})' for d in names]
-    rows = [[k.replace('alpha', 'α') for k in keys] + sets]
-    for r in wide(table).reset_index().assign(tuning=lambda w: w.get('tuning', '')).itertuples():
-        alpha = '' if pd.isna(r.alpha) else f'{r.alpha:g}'
-        who = [alpha if k=='alpha' else getattr(r, k) for k in keys]
-        rows.append(who + [cells.get((*row_key(r), d), '') for d in names])
-    head, *lines = [f'| {" | ".join(map(in_markdown, row))} |' for row in rows]
-    rule = '|' + '---|'*len(keys) + '--:|'*len(names)
+    rows = 100*table[['value', 'low', 'high']].to_numpy(float)
+    t = _by_set(table, [f'{v:.1f}' + ('' if np.isnan(low) else f' ({low:.1f}–{high:.1f})') for v, low, high in rows])
+    n, n_sets = table.groupby('dataset').n.max(), t.shape[1]
+    t.columns = [d if pd.isna(n[d]) else f'{d} ({n[d]:,})' for d in t]
+    t = t.fillna('').reset_index()
+    t['alpha'] = ['' if pd.isna(a) else f'{a:g}' for a in t.alpha]
+    t = t.drop(columns=[k for k in ('classifier', 'tuning') if k in t and t[k].nunique() < 2])
+    names = [k.replace('alpha', 'α') for k in t]
+    head, *lines = [f'| {" | ".join(map(in_markdown, row))} |' for row in [names, *t.values]]
+    rule = '|' + '---|'*(t.shape[1]-n_sets) + '--:|'*n_sets
     return Markdown('\n'.join([head, rule, *lines]))
-
-def row_key(r:tuple):
-    "Identity of a row, with None for a missing α"
-    alpha = None if pd.isna(r.alpha) else r.alpha
-    return r.classifier, r.tuning, r.method, alpha
 
 # %% ../../nbs/api/stats/04_table.ipynb #f55afae5
 def combine_seeds(
     table:pd.DataFrame, # the same rows for each seed
 ) -> pd.DataFrame: # `seed` is empty
-    "Mean over seeds of value, low and high; ValueError if seeds lack rows."
+    "Mean over seeds of value, low and high; ValueError if seeds lack rows"
     keys = [c for c in COLUMNS if c not in ('seed','value','low','high','version')]
     groups = table.groupby(keys, sort=False, dropna=False)
     seeded, n = groups.seed.count(), table.seed.nunique()
-    uneven = seeded[~seeded.isin([0,n])]
-    if len(uneven) or table.duplicated(keys+['seed']).any():
-        first = dict(zip(keys, (uneven if len(uneven) else seeded).index[0]))
-        raise ValueError(
-            f'Each row should be there once for each of the {n} seeds (or without a seed); look at {first}.')
+    if not seeded.isin([0, n]).all() or table.duplicated(keys+['seed']).any(): raise ValueError(
+        f'Some rows are missing or there twice. Each row should be there once for each of the {n} seeds, or without a '
+        'seed.')
     means = groups.agg(dict(value='mean', low='mean', high='mean', version='first')).reset_index()
     return results_table(means)

@@ -20,7 +20,7 @@ def write_results(
     path:str|Path,    # CSV file, or JSON lines if it ends in .jsonl
     force:bool=False, # replace an existing file
 ) -> Path:
-    "Write a results table, atomically; FileExistsError unless `force`."
+    "Write a results table, atomically; FileExistsError unless `force`"
     table = results_table(table)
     text = table.to_csv(index=False, lineterminator='\n')
     if Path(path).suffix == '.jsonl':
@@ -36,7 +36,7 @@ def append_results(
     table:pd.DataFrame,
     path:str|Path, # file of results; made if it is not there
 ) -> Path:
-    "Append rows to a results file atomically; several processes can do so at once."
+    "Append rows to a results file atomically; several processes can do so at once"
     table = results_table(table)
     with locked(path):
         before = [read_results(path)] if Path(path).exists() else []
@@ -46,27 +46,27 @@ def append_results(
 def read_results(
     path:str|Path, # CSV file, or JSON lines: of this package, or the results.jsonl of wise-ft
 ) -> pd.DataFrame:
-    "Read a results table; `BadFile` names missing columns or impossible values."
+    "Read a results table; `BadFile` names missing columns or impossible values"
     path = existing_file(path, 'results table')
+    if path.suffix == '.jsonl': return _read_lines(path)
     try:
-        if path.suffix == '.jsonl': # an object a row, or one line per run of wise-ft
-            try: lines = [json.loads(l) for l in path.read_text(encoding='utf-8-sig').split('\n') if l.strip()]
-            except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e:
-                raise BadFile(f'{path} is not JSON lines: {e}.') from None
-            if not lines or not all(isinstance(l, dict) for l in lines):
-                raise BadFile(f'{path} holds no results: expected one JSON object per line.')
-            names = {k for l in lines for k in l}
-            check_columns(path, len(names))
-            if 'dataset' not in lines[0] and any(':' in k for k in names): return wise_ft_results(lines)
-            return results_table(pd.DataFrame(lines).astype(object).where(lambda t: t.notna(), ''))
         check_columns(path)
         # every column as text; a mark of byte order, as spreadsheets write, is no part of the first one's name
-        try: columns = pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig')
-        except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as e:
-            raise BadFile(f'{path} is not a CSV of results: {e}.') from None
-        return results_table(columns)
+        return results_table(pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig'))
     except BadFile: raise
     except (ValueError, TypeError, ArithmeticError) as e: raise BadFile(f'{path} is not a results table: {e}') from None
+
+def _read_lines(path):
+    "A results table of JSON lines: an object a row, or a run of wise-ft"
+    try:
+        lines = [json.loads(l) for l in path.read_text(encoding='utf-8-sig').split('\n') if l.strip()]
+        names = {k for l in lines for k in l.keys()}
+        check_columns(path, len(names))
+        if 'dataset' not in names and any(':' in k for k in names): return wise_ft_results(lines)
+        return results_table(pd.DataFrame(lines).astype(object).where(lambda t: t.notna(), ''))
+    except BadFile: raise
+    except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as e: raise BadFile(
+        f'{path} is not a results table of JSON lines: {e}') from None
 
 # %% ../../nbs/api/stats/05_table_io.ipynb #9b88164c
 def recipes_file(
@@ -106,7 +106,7 @@ _wise_ft_metrics = {'top1': 'accuracy', 'F1-macro_all': 'macro-F1', 'acc_worst_r
 def wise_ft_results(
     lines:list, # dicts, one a run
 ) -> pd.DataFrame: # results table
-    "Read a results.jsonl of wise-ft as a results table."
+    "Read a results.jsonl of wise-ft as a results table"
     runs = [l for l in lines if isinstance(l.get('alpha'), (int, float))]
     if len(runs) < len(lines): warn_user(
         f'{len(lines)-len(runs)} of {len(lines)} lines have no single alpha (written during fine-tuning) and are '
@@ -140,7 +140,7 @@ def write_clip_benchmark(
     model:str|dict='CLIP', # architecture of all classifiers, such as ViT-B-32; or classifier's name -> its own
     force:bool=False,   # replace such a folder
 ) -> Path:
-    "Write results as CLIP_benchmark does: its `clip_benchmark build` makes one table of these files and its own."
+    "Write results as CLIP_benchmark does: its `clip_benchmark build` makes one table of these files and its own"
     table = results_table(table)
     for _, rows in table.groupby('metric'): check_single(rows)
     runs = table[~table.dataset.isin(MEANS)].groupby([*IDENTITY, 'dataset'], sort=False, dropna=False)

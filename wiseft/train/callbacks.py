@@ -85,7 +85,7 @@ class ProgressLines(Callback):
         took = perf_counter()-self.began
         left = round((1-self.pct_train)*self.n_epoch*len(self.dls.train))
         ends = f', {duration(took*left/self.steps)} left' if left else f', {duration(took)} in all'
-        print(f'{what}, {self.images/took:,.0f} images a second{ends}', file=sys.stderr, flush=True)
+        print(f'{what}, {self.images/took:,.0f} images per second{ends}', file=sys.stderr, flush=True)
 
 # %% ../../nbs/api/train/03_callbacks.ipynb #7d0ea003
 PERIOD = 30. # seconds of training after which the wait for cores is measured, again and again
@@ -121,21 +121,12 @@ class ClipGradients(Callback):
 # %% ../../nbs/api/train/03_callbacks.ipynb #6ccc6352
 EVERY = 10 # steps between two looks at the numbers on the device
 
-def _stop(learn, what, step, epoch, lr):
-    "Stop a fit before weights are spoiled; `ClipLearner.fit` raises the reason"
-    learn.stop_reason = (f'Training stopped at step {step} (epoch {epoch}): {what}, learning rate {lr:.3g}. '
-        'The weights are those from before this step. Start again with a learning rate 10 times lower or a longer '
-        f"warm-up; if that fails too, look at the images, and use {option('precision', 'fp32')}.")
-    raise CancelFitException
-
 # %% ../../nbs/api/train/03_callbacks.ipynb #f81d421d
 class Watch(Callback):
     "Stop at a loss or gradient that isn't finite; warn when validation accuracy falls below that of the initial model"
-    order = ClipGradients.order+1
+    order, right, n_images = ClipGradients.order+1, 0, 0 # images of this epoch's validation
     def before_fit(self): self.warned, self.steps, self.learn.spoilt = False, [], None
-    def before_epoch(self): self.trained = False
-    def before_train(self): self.trained = True
-    def before_validate(self): self.right = self.n_images = 0
+    def before_epoch(self): self.right = self.n_images = 0
 
     def before_step(self):
         loss = self.loss.detach().as_subclass(torch.Tensor).float()
@@ -157,8 +148,14 @@ class Watch(Callback):
         if not steps: return
         fetched = torch.stack([numbers for _, numbers in steps]).tolist()
         for (where, _), (loss, norm) in zip(steps, fetched):
-            if not math.isfinite(loss): _stop(self.learn, f'loss {loss:.4g}', **where)
-            if not math.isfinite(norm): _stop(self.learn, f'norm of the gradients {norm:.4g}', **where)
+            if math.isfinite(loss) and math.isfinite(norm): continue
+            what = f'norm of the gradients {norm:.4g}' if math.isfinite(loss) else f'loss {loss:.4g}'
+            self.learn.stop_reason = (
+                f'Training stopped at step {where["step"]} (epoch {where["epoch"]}): {what}, learning rate '
+                f'{where["lr"]:.3g}. The weights are those from before this step. Start again with a learning rate 10 '
+                'times lower or a longer warm-up; if that fails too, look at the images, and use '
+                f"{option('precision', 'fp32')}.")
+            raise CancelFitException # `ClipLearner.fit` raises the reason
 
     def after_train(self): self.look()
     def after_loss(self):
@@ -168,7 +165,7 @@ class Watch(Callback):
 
     def after_epoch(self):
         # early dips are usual
-        if not self.trained or self.warned or not self.n_images or 2*(self.epoch+1) < self.n_epoch: return
+        if self.warned or not self.n_images or 2*(self.epoch+1) < self.n_epoch: return
         start, now = self.learn.initial_accuracy, int(self.right)/self.n_images
         if now >= start - 2*math.sqrt((start*(1-start)+now*(1-now))/self.n_images) or rank(): return
         self.warned = True
@@ -203,10 +200,7 @@ class LrFactors(Callback):
     def before_fit(self):
         by_weight = {p: self.factors[n] for n,p in self.learn.student.named_parameters() if p.requires_grad}
         self.of_groups = [by_weight[group[0]] for group in self.opt.param_lists]
-        self.rates = self._rates()
-        if len(set(self.rates)) > 1: raise ValueError(
-            f'lr_factors are factors on one learning rate, and lr gives the groups {len(set(self.rates))}. Give a '
-            'number for lr, or leave lr_factors out.')
+        self.rates = self._rates() # the first step may be canceled
     def before_step(self):
         self.rates = self._rates()
         self.opt.set_hyper('lr', [f*lr for f,lr in zip(self.of_groups, self.rates)])

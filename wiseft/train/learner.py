@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OTHER_NAMES', 'adamw', 'finetune', 'usual_lr', 'linear_probe', 'AdamWrapper', 'clip_learner', 'weights_of_classes',
-           'HeadOnFeatures', 'ClipLearner', 'cosine_lr', 'CosineSchedule', 'check_settings']
+           'HeadOnFeatures', 'ClipLearner', 'cosine_lr', 'CosineSchedule', 'check_classifier', 'check_settings']
 
 # %% ../../nbs/api/train/07_learner.ipynb #2c6143c8
 import math, torch
@@ -16,7 +16,7 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import LRFinder, ParamScheduler
 from fastai.data.core import DataLoaders
-from fastai.learner import Learner
+from fastai.learner import Learner, replacing_yield
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
@@ -25,7 +25,6 @@ from fastcore.basics import filter_dict, patch
 from fastcore.foundation import L
 from fastcore.imports import noop
 from functools import cached_property, partial
-from inspect import signature
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,12 +32,13 @@ from time import perf_counter
 from torch import nn
 from ..base.registry import Method, as_method
 from ..base.text import option, python_or_shell
-from ..base.devices import fitting_precision, memory_advice, release_memory
+from ..base.devices import eval_mode, fitting_precision, memory_advice, release_memory
 from ..base.distributed import counts_of_all, distributed, gathered, n_processes, rank
 from ..base.files import is_out_of_memory
-from ..base.progress import is_told, is_watched, say_once, say_place
+from ..base.progress import duration, is_told, is_watched, say_once, say_place
 from ..data.copies import keep_training_thumbnails
 from ..models.classifier import ImageClassifier
+from ..models.cost import pass_seconds
 from ..models.tower import as_clip
 from ..models.vision import blank_classifier
 from ..infer.inference import reuse_memory
@@ -60,7 +60,7 @@ def finetune(
     classifier:ImageClassifier, # to start from; it is not changed
     images, # a `Suite`, or what `image_set` takes: a folder, arrays, a `Dataset`, …; with captions: their folder
     validation=None, # to watch, as `image_set` takes them; default the suite's, or a tenth of `images`
-    epochs:int=10,
+    epochs:int|None=10, # None: 10, or as many as make 500 steps, for a head alone
     lr:float|None=None, # highest learning rate; default `usual_lr`
     batch_size:int=128, # images computed at once; a step takes `accumulate` times as many
     train:str|Method|Callable='all', # what trains: 'all', 'head', 'last:n' or a method such as `lora`
@@ -84,10 +84,7 @@ def finetune(
     which method of robust fine-tuning. `checkpoint_dir` and `resume` continue a stopped run. Average the result
     with `classifier` by `interpolate(classifier, finetuned, alpha)`.
     """
-    if not isinstance(classifier, ImageClassifier): raise TypeError(
-        f'finetune() takes an ImageClassifier, not a {type(classifier).__name__}. Make one by '
-        'zeroshot_classifier(load_clip(NAME), CLASSNAMES), or of an image model by '
-        'linear_probe(image_model(MODULE, TRANSFORM), CLASSNAMES, IMAGES).')
+    check_classifier(classifier)
     for other, ours in OTHER_NAMES.items():
         if other in kwargs: raise TypeError(f'finetune() has no argument {other}: it is called {ours}.')
     if isinstance(lr, str): lr = float(lr)
@@ -98,17 +95,23 @@ def finetune(
         dls.valid.bs = batch_size # nothing is accumulated there
         learn = clip_learner(classifier, dls, train, precision=precision, progress=progress, loss=loss,
                              constraint=constraint, accumulate=accumulate, **kwargs)
+        if epochs is None: epochs = max(10, math.ceil(500/len(learn.dls.train)))
         try:
             say_place(learn.student.device, learn.recipe['precision'], progress)
+            if train != 'head' and not resume: _say_how_long(learn, epochs, progress)
             learn.fit_cosine(epochs, lr, warmup_steps, checkpoint_dir, checkpoint_steps, resume, cbs)
             finetuned = learn.classifier.eval()
         finally: learn.remove_cbs(list(learn.cbs)) # they know the learner: its memory would wait for Python to collect
     if kwargs.get('grad_checkpointing'): _towers(finetuned).set_grad_checkpointing(False)
     return finetuned
 
-def usual_lr(
-    classifier:ImageClassifier, # to start from
-) -> float:
+def _say_how_long(learn, epochs, progress): # a training step takes as long as three forward passes
+    if not is_told(progress): return
+    with eval_mode(learn.given): each = pass_seconds(learn.given, learn.recipe['precision'])
+    seconds = 3*epochs*learn.image_dls.train.n*each/n_processes()
+    if seconds > 60: say_once(f'training will take about {duration(seconds)}')
+
+def usual_lr(classifier:ImageClassifier) -> float:
     "Default learning rate: the paper's; ten times as much for the small embedded CLIP"
     return 3e-4 if classifier.clip.provenance.get('source') == 'iconclip' else 3e-5
 
@@ -118,7 +121,7 @@ def linear_probe(
     classnames:list, # of str
     images,     # as `finetune` takes them
     validation=None, # to watch; default as `finetune` says
-    epochs:int=10,
+    epochs:int|None=None, # default 10, or as many as make 500 steps
     lr=1e-3,    # highest learning rate
     transform=None, # of your own module: PIL image -> (3, height, width), or a dict of settings
     **kwargs    # of `finetune`: batch_size, seed, progress, …
@@ -150,7 +153,6 @@ def clip_learner(
     clip_norm:float=1., # largest norm of the gradients; None: any
     precision:str='fp32', # or 'bf16', which `finetune` takes: autocast, with weights in fp32
     train_batchnorm:bool=False, # let statistics of BatchNorm layers move
-    metrics:Callable|list[Callable]=accuracy,
     cbs:Callback|list[Callback]|None=None, # further fastai callbacks
     progress:bool=True, # fastai's table and bars; where nobody watches, one line per epoch
     loss:Method|Callable|str|None=None, # function of a step that returns named terms; default cross-entropy
@@ -158,40 +160,44 @@ def clip_learner(
     accumulate:int=1, # parts that each batch is computed in, for one too large for memory
     grad_checkpointing:bool=False, # compute layers twice instead of keeping their outputs
     loss_func:Callable|None=None, # fastai's: function of logits and labels, not of captions; default cross-entropy
-    opt_func:Callable=adamw, # fastai's: function of parameter groups
-    splitter:Callable=parameter_groups, # fastai's: function of the model
     lr_factors:dict[str,float]|None=None, # of learning rates: 'image', 'text', 'head', and 'decay' per block
-    **kwargs, # of fastai's `Learner`: lr, path (default: the current folder), …
+    **kwargs, # of fastai's `Learner`: metrics, opt_func, splitter, path (default: the current folder), …
 ) -> 'ClipLearner':
     """A fastai `Learner` that fine-tunes a copy of `classifier` on the data loaders `dls`.
 
     `train` says which weights train, `loss` and `constraint` take methods of robust fine-tuning. Fit it with
     `fit_cosine(epochs)` or any of fastai's; its `classifier` is the result. The defaults are the WiSE-FT paper's.
     """
-    if isinstance(classifier, DataLoaders): raise TypeError(
-        'clip_learner takes the classifier first, then the data loaders.')
+    check_classifier(classifier)
     import fastai.vision.learner # how fastai shows results of images  # noqa: F401
     loss, constraint = loss and as_method(loss, 'loss'), constraint and as_method(constraint, 'constraint')
     if wd is None: wd = 0. if any(m.replaces_decay for m in (loss, constraint) if m) else .1
+    precision = fitting_precision(precision, classifier.device)
     recipe = dict(train=method_recipe(as_method(train, 'train')) if callable(train) else train, wd=wd,
-                  label_smoothing=label_smoothing, clip_norm=clip_norm, **_given_weights(class_weights),
-                  precision=fitting_precision(precision, classifier.device), train_batchnorm=train_batchnorm)
+                  label_smoothing=label_smoothing, clip_norm=clip_norm)
+    if class_weights is not None:
+        recipe['class_weights'] = class_weights if isinstance(class_weights, str) else [*map(float, class_weights)]
+    recipe |= dict(precision=precision, train_batchnorm=train_batchnorm)
     if accumulate > 1: recipe['accumulate'] = accumulate
     if lr_factors: recipe['lr_factors'] = lr_factors
-    check_settings(dls, classifier, recipe, loss, loss_func, splitter)
-    if is_captions(check_dataloaders(dls, classifier)): kwargs = _caption_settings(dls, loss, label_smoothing) | kwargs
+    captioned = is_captions(check_dataloaders(dls, classifier))
+    check_settings(dls, classifier, recipe, loss, loss_func, captioned)
+    # the copy that trains, on images or, if the head alone trains, on features
     loss, constraint = (m and m.completed(classifier) for m in (loss, constraint))
     if loss and loss.trains_text: classifier = classifier.with_text()
     image_dls, model = dls, _training_copy(classifier, train, loss, constraint, grad_checkpointing)
-    if lr_factors:
-        factors = rate_factors(model, **lr_factors)
-        splitter, cbs = partial(parameter_groups, factors=factors), [LrFactors(factors), *L(cbs)]
+    factors = rate_factors(model, **lr_factors) if lr_factors else None
     if train == 'head': dls, model = feature_dataloaders(dls, model), HeadOnFeatures(model)
-    weights = class_weights if class_weights is None else weights_of_classes(class_weights, dls.train, classifier)
+    # cross-entropy, whose place a method's `loss` takes by a callback; captions have no labels
+    weights = weights_of_classes(class_weights, dls.train, classifier)
+    if captioned: loss_func = _no_labels
     loss_func = loss_func or CrossEntropyLossFlat(label_smoothing=label_smoothing, weight=weights)
-    settings = dict(loss_func=loss_func, metrics=metrics, lr=usual_lr(classifier), path='.') | kwargs
-    cbs = [*_callbacks(recipe, loss, constraint), *L(cbs)]
-    learn = ClipLearner(dls, model, opt_func=opt_func, splitter=splitter, wd=wd, wd_bn_bias=True, cbs=cbs, **settings)
+    no_labels = captioned and is_captions(to_cpu(dls.valid.one_batch())[1])
+    callbacks = _callbacks(recipe, factors, loss, constraint)
+    settings = dict(metrics=[] if no_labels else accuracy, opt_func=adamw, lr=usual_lr(classifier), path='.',
+                    splitter=partial(parameter_groups, factors=factors))
+    learn = ClipLearner(dls, model, loss_func=loss_func, wd=wd, wd_bn_bias=True, cbs=[*callbacks, *L(cbs)],
+                        **settings | kwargs)
     learn.image_dls, learn.given, learn.accumulate = image_dls, classifier, accumulate
     learn.can_split = not (train_batchnorm or loss and loss.trains_text)
     learn.recipe = recipe | {k: method_recipe(m) for k, m in dict(loss=loss, pull=constraint).items() if m}
@@ -200,62 +206,48 @@ def clip_learner(
     return learn
 
 # %% ../../nbs/api/train/07_learner.ipynb #1a3df7b3
-def _callbacks(recipe, loss, constraint):
-    cbs = [ClipGradients(recipe['clip_norm']), Watch(), FetchLosses(), WaitForImages()]
-    if recipe['precision'] != 'fp32': cbs.append(Bf16() if recipe['precision'] == 'bf16' else MixedPrecision())
-    if not recipe['train_batchnorm']: cbs.append(FreezeBatchNorm())
-    if loss: cbs.append(Loss(loss))
-    if loss and loss.trains_text: cbs.append(HeadFromText())
-    if loss and loss.teacher: cbs.append(Teacher(loss.teacher))
-    if constraint: cbs.append(Constraint(constraint))
-    return cbs
+def _callbacks(recipe, factors, loss, constraint):
+    "The paper's loop, what may go wrong, and what methods add"
+    found = [ClipGradients(recipe['clip_norm']), Watch(), FetchLosses(), WaitForImages()]
+    if recipe['precision'] == 'bf16': found.append(Bf16()) # autocast on any device
+    if recipe['precision'] == 'fp16': found.append(MixedPrecision()) # on GPUs without bfloat16
+    if not recipe['train_batchnorm']: found.append(FreezeBatchNorm()) # both ends of an average share the statistics
+    if loss: found.append(Loss(loss)) # named terms in place of cross-entropy
+    if loss and loss.trains_text: found.append(HeadFromText()) # the head follows from the text tower
+    if loss and loss.teacher: found.append(Teacher(loss.teacher)) # a moving average that the loss learns from
+    if constraint: found.append(Constraint(constraint)) # after each step of the optimizer
+    if factors: found.append(LrFactors(factors)) # under any schedule
+    return found
 
 def _show_progress(learn, progress): # bars if somebody watches, lines if not, or nothing
     learn.remove_cb(ProgressCallback)
-    if not is_told(progress):
-        learn.logger = noop
-        return
-    if learn.student.device.type == 'cpu' and torch.get_num_threads() > 1: learn.add_cb(BusyCores())
-    if is_watched(): learn.add_cb(Progress())
+    shares_cores = learn.student.device.type == 'cpu' and torch.get_num_threads() > 1
+    if is_told(progress) and shares_cores: learn.add_cb(BusyCores())
+    if not is_told(progress): learn.logger = noop
+    elif is_watched(): learn.add_cb(Progress())
     else:
         learn.add_cb(ProgressLines())
         learn.logger = learn.progress_lines.epoch_line
-
-def _caption_settings(dls, loss, label_smoothing): # `loss_func` and metrics for images with captions and no labels
-    if not (loss and loss.trains_text): raise ValueError(
-        'These images have captions and no labels, which takes a loss that trains the text tower: '
-        f"{python_or_shell('loss=flyp', '--method flyp')}, for instance.")
-    if label_smoothing: raise ValueError(
-        f"These images have captions and no labels to smooth. Leave out {option('label_smoothing')}.")
-    validation = to_cpu(dls.valid.one_batch())[1]
-    return dict(loss_func=_no_labels) | (dict(metrics=[]) if is_captions(validation) else {})
 
 def _no_labels(logits, y): # until `Loss` takes over; cross-entropy for labeled validation images
     return 0*logits.sum() if is_captions(y) else F.cross_entropy(logits, y)
 
 # %% ../../nbs/api/train/07_learner.ipynb #9f0b0002
-def _given_weights(weights): # for the recipe
-    if weights is None: return {}
-    return dict(class_weights=weights if isinstance(weights, str) else [*map(float, weights)])
-
 def weights_of_classes(
-    weights:str|list, # 'balanced', or one number per class
+    weights:str|list|None, # 'balanced', or one number per class
     dl, # `DataLoader` of training images
     classifier:ImageClassifier,
 ) -> torch.Tensor: # (n_classes,), where the classifier is
     "Weights of the classes in cross-entropy"
-    n_classes = len(classifier.classnames)
+    if weights is None: return None
     if isinstance(weights, str):
         if weights != 'balanced': raise ValueError(
             f"class_weights is {weights!r}. Expected 'balanced', or one number per class.")
-        labels = torch.cat([torch.as_tensor(y).flatten() for _, y in dl]) if getattr(dl, 'source', None) is None else (
-            torch.as_tensor(getattr(dl.source, 'images', dl.source).labels))
-        counts = torch.bincount(labels.cpu(), minlength=n_classes).clamp(min=1)
+        source, n_classes = getattr(dl, 'source', None), len(classifier.classnames)
+        labels = getattr(source, 'images', source).labels if source else torch.cat([y.flatten().cpu() for _, y in dl])
+        counts = torch.bincount(torch.as_tensor(labels), minlength=n_classes).clamp(min=1)
         weights = len(labels)/(n_classes*counts)
-    weights = torch.as_tensor(weights, dtype=torch.float32)
-    if weights.shape != (n_classes,) or not (weights >= 0).all(): raise ValueError(
-        f'class_weights has {weights.numel()} numbers for {n_classes} classes. Expected one per class, not below 0.')
-    return weights.to(classifier.device)
+    return torch.as_tensor(weights, dtype=torch.float32, device=classifier.device)
 
 # %% ../../nbs/api/train/07_learner.ipynb #27ba421d
 def _training_copy(classifier, train, loss, constraint, grad_checkpointing):
@@ -264,16 +256,15 @@ def _training_copy(classifier, train, loss, constraint, grad_checkpointing):
     model.alpha, model.parents, model.metrics, model.recipe = 1., [], {}, {}
     choose_weights(model, train)
     if constraint and parametrized(model): raise ValueError(
-        f'{constraint.title} moves each weight after a step, by where it was at the start, and with '
-        f'{as_method(train).title} weights are computed from parts that train: leave out one of the two.')
+        f'{constraint.title} moves each weight after a step, and {as_method(train).title} computes weights from other '
+        'ones: leave out one of the two.')
     values = chain.from_iterable(m.given.items() for m in (loss, constraint) if m)
     prepared = {k: v for k, v in values if isinstance(v, torch.Tensor)}
     model.beside = {'prepared.safetensors': prepared} if prepared else {}
     if not grad_checkpointing: return model
     _towers(model).set_grad_checkpointing(True) # open_clip computes layers again in the backward pass
     if not any(getattr(m, 'grad_checkpointing', False) for m in model.visual.modules()): raise ValueError(
-        f'The image tower, a {type(model.visual).__name__}, has no gradient checkpointing: use accumulate, or a '
-        'smaller batch.')
+        f'The image tower, a {type(model.visual).__name__}, has no gradient checkpointing: use accumulate.')
     return model
 
 def _towers(classifier): # the image tower, or both where the text tower trains, too
@@ -287,6 +278,8 @@ class HeadOnFeatures(nn.Module):
     def forward(self, x:torch.Tensor): return self.classifier.head(x) if x.ndim == 2 else self.classifier(x)
 
 # %% ../../nbs/api/train/07_learner.ipynb #1383792f
+_replace = contextmanager(replacing_yield) # an attribute, for a while
+
 class ClipLearner(Learner):
     "A fastai `Learner` that fine-tunes a copy of an image classifier"
     given = image_dls = None # by `clip_learner`: the classifier that it got, and its loaders of images
@@ -341,13 +334,6 @@ class ClipLearner(Learner):
     def predict(self, *args, **kwargs):
         with _replace(self, 'dls', self.image_dls): return super().predict(*args, **kwargs)
 
-@contextmanager
-def _replace(obj, name, value): # an attribute, for a while
-    before = getattr(obj, name)
-    setattr(obj, name, value)
-    try: yield
-    finally: setattr(obj, name, before)
-
 # %% ../../nbs/api/train/07_learner.ipynb #82fdebf2
 @patch
 def fit_cosine(self:ClipLearner,
@@ -383,11 +369,7 @@ def fit_cosine(self:ClipLearner,
     return self
 
 # %% ../../nbs/api/train/07_learner.ipynb #6e605651
-def cosine_lr(
-    step:int, # from 0
-    steps:int, # of the whole training
-    warmup_steps:int,
-) -> float: # factor on the learning rate
+def cosine_lr(step:int, steps:int, warmup_steps:int) -> float: # factor on the learning rate
     "Linear warm-up, then half a cosine down to zero"
     if step < warmup_steps: return (step+1)/warmup_steps
     angle = math.pi*(step-warmup_steps)/(steps-warmup_steps)
@@ -419,7 +401,7 @@ def _do_one_batch(self:ClipLearner):
     while self.retries(counts): self.xb, self.yb = batch
 
 @patch
-def retries(self:ClipLearner, counts:list) -> bool:
+def retries(self:ClipLearner, counts:list) -> bool: # counts: images of each process
     "Compute a step; where memory is short, halve the parts of the batch and return True"
     try:
         self.in_parts(counts)
@@ -435,10 +417,7 @@ def retries(self:ClipLearner, counts:list) -> bool:
     return True
 
 @patch
-def compute(self:ClipLearner,
-    model:nn.Module, # that gives the outputs
-    counts:list # images that each process has
-):
+def compute(self:ClipLearner, model:nn.Module, counts:list):
     "Compute outputs and loss; afterwards `pred` and `yb` hold the images of all processes"
     self.counts, self.pred = counts, model(*self.xb)
     self('after_pred')
@@ -449,19 +428,14 @@ def compute(self:ClipLearner,
     self('after_loss')
 
 @patch
-def weight_of(self:ClipLearner,
-    n:int, # images
-    labels:Callable # that gives (n,), if they are needed
-): # number, or tensor
-    "Weight of images in the mean of the loss: one each, or those of their classes in a weighted cross-entropy"
+def weight_of(self:ClipLearner, n:int, labels:Callable): # labels: () -> (n,)
+    "Weight of n images in the mean of the loss: one each, or those of their classes in a weighted cross-entropy"
     loss = getattr(self.loss_func, 'func', self.loss_func) # within fastai's
     weighted = isinstance(loss, nn.CrossEntropyLoss) and loss.weight is not None
     return loss.weight[labels()].sum() if weighted else n
 
 @patch
-def in_parts(self:ClipLearner,
-    counts:list # images of the batch that each process has
-):
+def in_parts(self:ClipLearner, counts:list):
     "A step of training whose batch is computed in `accumulate` parts"
     xb, yb, start, results = self.xb, self.yb, 0, []
     by_process = [torch.arange(n).tensor_split(self.accumulate) for n in counts]
@@ -488,45 +462,43 @@ def in_parts(self:ClipLearner,
     self.opt.zero_grad()
 
 # %% ../../nbs/api/train/07_learner.ipynb #7e2a0007
+def check_classifier(classifier):
+    "TypeError if it is no `ImageClassifier`"
+    if not isinstance(classifier, ImageClassifier): raise TypeError(
+        f'Fine-tuning takes an ImageClassifier, not a {type(classifier).__name__}; the classifier first. Make one by '
+        'zeroshot_classifier(load_clip(NAME), CLASSNAMES), or of an image model by '
+        'linear_probe(image_model(MODULE, TRANSFORM), CLASSNAMES, IMAGES).')
+
 def check_settings(
     dls:DataLoaders, classifier:ImageClassifier, # as in `clip_learner`
     recipe:dict, # settings that go into the recipe
-    loss:Method|None, loss_func:Callable|None, splitter:Callable, # as in `clip_learner`
+    loss:Method|None, loss_func:Callable|None, # as in `clip_learner`
+    captioned:bool, # have the images captions and no labels?
 ):
-    "ValueError for settings of `clip_learner` that don't fit together"
-    if loss_func and recipe['label_smoothing']: raise ValueError(
-        'loss_func takes the place of cross-entropy, which label_smoothing belongs to: give one of them.')
-    if (loss or loss_func) and 'class_weights' in recipe: raise ValueError(
-        f'{option("class_weights", flag="--class-weights")} belongs to cross-entropy, and another loss takes its '
-        'place: give one of them.')
-    if loss and loss.trains_text: # which looks at the whole batch, and builds the head anew
-        if recipe.get('accumulate'): raise ValueError(
-            f"A loss of images and captions looks at the whole batch, and {option('accumulate')} computes it in parts: "
-            f"give a smaller {option('batch_size')}, or {option('grad_checkpointing', True)}.")
-        if not classifier.head_from_text and classifier.alpha != 0: raise ValueError(
-            f'The head of this classifier ({classifier.tuning}) was trained, and the loss trains the text tower and '
-            'builds another head from it. Start from a zero-shot classifier.')
-    if 'lr_factors' in recipe and splitter is not parameter_groups: raise ValueError(
-        'lr_factors and splitter both say which weights learn at one rate: give one of them.')
-    if strange := set(recipe.get('lr_factors', ())) - set(signature(rate_factors).parameters): raise ValueError(
+    "ValueError for settings that would have no effect, or another one than meant"
+    trains_text = loss and loss.trains_text
+    if captioned and not trains_text: raise ValueError(
+        'These images have captions and no labels, which takes a loss that trains the text tower: '
+        f"{python_or_shell('loss=flyp', '--method flyp')}, for instance.")
+    for name, other in dict(label_smoothing=loss_func or captioned, class_weights=loss_func or loss).items():
+        if recipe.get(name) and other: raise ValueError(
+            f'{option(name)} belongs to cross-entropy, and another loss takes its place: give one of them.')
+    if strange := set(recipe.get('lr_factors', ())) - {'image', 'text', 'head', 'decay'}: raise ValueError(
         f"{option('lr_factors', flag='--lr-factor')} has {strange.pop()!r}. There are 'image', 'text', 'head' and "
         "'decay'.")
+    if trains_text and not classifier.head_from_text and classifier.alpha != 0: raise ValueError(
+        f'The head of this classifier ({classifier.tuning}) was trained, and the loss builds another one from the text '
+        'tower. Start from a zero-shot classifier.')
+    in_parts = 'accumulate' in recipe
+    if trains_text and in_parts: raise ValueError(
+        f"A loss of images and captions looks at the whole batch, and {option('accumulate')} computes it in parts: "
+        f"give a smaller {option('batch_size')}, or {option('grad_checkpointing', True)}.")
+    if recipe['train_batchnorm'] and (in_parts or n_processes() > 1): raise ValueError(
+        'train_batchnorm=True takes statistics over whole batches, and accumulate or several processes compute them '
+        'in parts: leave one out.')
     # in half precision small steps are rounded away
     if other := {p.dtype for p in classifier.parameters()} - {torch.float32}: raise ValueError(
         f"The classifier's weights are {other.pop()}, fine-tuning needs torch.float32: load it with "
         "precision='fp32'. precision='bf16' here computes in bfloat16 and keeps weights in float32.")
-    if recipe['train_batchnorm']: _check_whole_batches(dls.train, recipe)
     if n_processes() > 1 and not all(isinstance(dl, ClipDL) and dl.source for dl in dls): raise ValueError(
-        f'{n_processes()} processes need DataLoaders from clip_dataloaders, which give each its share of the same '
-        'batches: make them so, or train in one process.')
-
-def _check_whole_batches(train, recipe): # for BatchNorm statistics
-    if n_processes() > 1: raise ValueError(
-        f'train_batchnorm=True takes statistics over whole batches, of which each of the {n_processes()} processes '
-        'has a part: train in one process.')
-    if not train.drop_last and train.n%train.bs == 1: raise ValueError(
-        f'train_batchnorm=True needs two images in every batch, and {train.n} images in batches of {train.bs} '
-        'leave one for the last: choose another batch_size.')
-    if recipe.get('accumulate'): raise ValueError(
-        'train_batchnorm=True takes statistics over whole batches, and accumulate computes them in parts: give '
-        'one of them.')
+        f'{n_processes()} processes need DataLoaders from clip_dataloaders, which give each its share of a batch.')

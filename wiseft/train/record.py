@@ -54,9 +54,7 @@ def run_circumstances(
     return about | _captions_of(learn.dls.train, named=True)
 
 # %% ../../nbs/api/train/06_record.ipynb #b7816945
-def validation_metrics(
-    learn:Learner # a `ClipLearner` after its fit
-) -> dict: # name -> number
+def validation_metrics(learn:Learner) -> dict: # name -> number
     "Metrics of the last epoch on validation images, and terms of a loss on training images"
     recorder, metrics = learn.recorder, {}
     terms = {n for cb in learn.cbs for n in getattr(cb, 'sums', ())}

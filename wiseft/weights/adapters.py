@@ -6,8 +6,7 @@
 __all__ = ['ADAPTER', 'PeftAdapter', 'read_adapter', 'write_adapter']
 
 # %% ../../nbs/api/weights/08_adapters.ipynb #677b1c98
-import json, math, re, torch
-from collections import Counter
+import json, re, torch
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,13 +24,14 @@ _MORE = ('use_dora', 'lora_bias', 'modules_to_save', 'layer_replication', 'use_q
          'velora_config')
 # initializations of the matrices that leave the model as it is; PiSSA and others take a part out of its weights
 _PLAIN_INITS = (None, True, False, 'gaussian', 'eva', 'orthogonal')
+_FOLD = 'Fold it with peft, merge_and_unload(), and save that.'
 
 @dataclass
 class PeftAdapter:
     "A LoRA adapter of peft"
     factors:dict # name of a module -> A (rank, columns), B (rows, rank), factor
-    model:str='' # the class of what it was trained on, where that is said
-    head:dict=field(default_factory=dict) # name of a tensor -> what it is after training, as `modules_to_save` has it
+    model:str='' # the class of what it was trained on, if the file names it
+    head:dict=field(default_factory=dict) # name -> tensor after training, of the head among `modules_to_save`
     def steps(self, device:str|torch.device='cpu') -> dict: # name of a weight -> matrix; on 'meta' its shape alone
         "The change of each weight"
         steps = {}
@@ -48,59 +48,60 @@ def read_adapter(
 ) -> PeftAdapter:
     "Read an adapter that peft saved"
     folder = existing_folder(Path(folder), 'adapter')
-    # are its settings those of plain LoRA, beside a head?
-    path = folder/ADAPTER
-    try: config = json.loads(existing_file(path, 'setting of an adapter').read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as e:
-        raise BadFile(f'{path} is not valid JSON ({e!s:.100}). Save it again.') from e
-    if not isinstance(config, dict) or config.get('peft_type') != 'LORA': raise BadFile(
-        f'{path} is not of a LoRA adapter (peft_type). Fold it with peft, merge_and_unload(), and save that.')
-    file = folder/_weights_file
+    file, config = folder/_weights_file, _settings(folder/ADAPTER)
     state, head = read_state_dict(file), {}
     for k, t in state.items():
         if not t.is_floating_point(): raise BadFile(
             f'{file}: {k!r} is {t.dtype}. Adapters have floating-point weights: save it again with them.')
-    counts = Counter(re.sub(r'^base_model\.model\.|(?<=\.lora_[AB])\.default|\.base_layer', '', k) for k in state)
-    if twice := [k for k, n in counts.items() if n > 1]: raise BadFile(f'{file} has {twice[0]!r} twice. Save it again.')
     if config.get('modules_to_save') == ['head']:
         head = {k: t for k, t in state.items() if re.fullmatch(r'(base_model\.model\.)?head\.\w+', k)}
+    _check_plain(config, head, folder/ADAPTER)
+    factors = _factors({k: t for k, t in state.items() if k not in head}, config, file)
+    about = config.get('auto_mapping')
+    model = str(about.get('base_model_class')) if isinstance(about, dict) else ''
+    return PeftAdapter(factors, model, {k.removeprefix('base_model.model.'): t for k, t in head.items()})
+
+def _settings(path): # dict
+    "The settings of a LoRA adapter; its alphas are numbers"
+    try: config = json.loads(existing_file(path, 'setting of an adapter').read_text(encoding='utf-8'))
+    except (ValueError, RecursionError) as e:
+        raise BadFile(f'{path} is not valid JSON ({e!s:.100}). Save it again.') from e
+    if not isinstance(config, dict) or config.get('peft_type') != 'LORA': raise BadFile(
+        f'{path} is not of a LoRA adapter (peft_type). {_FOLD}')
+    alphas = config['alpha_pattern'] = config.get('alpha_pattern') or {}
+    names = isinstance(alphas, dict) and all(re.fullmatch(r'[\w.]+', k) for k in alphas)
+    numbers = [config.get('lora_alpha'), *(alphas.values() if names else ())]
+    if not names or not all(type(n) in (int, float) and abs(n) < 1e9 for n in numbers): raise BadFile(
+        f'{path}: lora_alpha is a number, and alpha_pattern names of modules with numbers. Save it again.')
+    return config
+
+def _check_plain(config, head, path):
+    "BadFile if an adapter has more than low-rank matrices and a head: it would be folded only in part"
     more = [k for k in _MORE if config.get(k)] + ['bias']*(config.get('bias', 'none') != 'none')
     if head: more.remove('modules_to_save')
     if (init := config.get('init_lora_weights')) not in _PLAIN_INITS: more.append(f'init_lora_weights={init!r:.40}')
-    if more: raise BadFile(
-        f'{path} has {first_few(more)}, which is more than low-rank matrices. Fold it with peft, merge_and_unload(), '
-        'and save that.')
-    alphas = config.get('alpha_pattern') or {}
-    if not isinstance(alphas, dict): alphas = {'': alphas} # whose name is refused
-    numbers, names = [config.get('lora_alpha'), *alphas.values()], all(re.fullmatch(r'[\w.]+', k) for k in alphas)
-    if not names or not all(type(n) in (int, float) and abs(n) < 1e9 for n in numbers): raise BadFile(
-        f'{path}: lora_alpha is a number, and alpha_pattern names of modules with numbers. Save it again.')
-    ranks = config.get('rank_pattern')
-    if not isinstance(ranks, dict): ranks = {}
-    # its matrices, two and two
-    plain, factors, wrapped = not config.get('use_rslora'), {}, {}
-    for k in state.keys() - head.keys():
-        name, t = re.fullmatch(r'(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight', k), state[k]
+    if more: raise BadFile(f'{path} has {first_few(more)}, which is more than low-rank matrices. {_FOLD}')
+
+def _factors(state, config, file): # dict name of a module -> A, B, factor
+    "The pairs of matrices, by module"
+    pairs, wrapped = {}, {}
+    for k, t in state.items():
+        name = re.fullmatch(r'(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight', k)
         if not name or t.ndim != 2: raise BadFile(
-            f'{file} has {k!r} of shape {tuple(t.shape)}, which is not a low-rank matrix of a linear layer. Fold it '
-            'with peft, merge_and_unload(), and save that.')
+            f'{file} has {k!r} of shape {tuple(t.shape)}, which is not a low-rank matrix of a linear layer. {_FOLD}')
         module, matrix = name.groups()
         inner = module.replace('.base_layer', '')
         if matrix == 'B' and inner != module: t = t*2 # as peft does
         wrapped[inner] = module.partition('.base_layer')[0] # an attention's last layer has its name, for peft
-        factors.setdefault(inner, {})[matrix] = t
-    for name, two in factors.items():
-        if len(two) < 2 or len(two['A']) != two['B'].shape[1] or not len(two['A']): raise BadFile(
+        pairs.setdefault(inner, {})[matrix] = t
+    for name, pair in pairs.items():
+        if len(pair) < 2 or len(pair['A']) != pair['B'].shape[1] or not len(pair['A']): raise BadFile(
             f'{file} has no two matrices that fit each other for {name!r}. Save it again.')
-        alpha = next((a for k, a in alphas.items() if f'.{wrapped[name]}'.endswith(f'.{k}')), config['lora_alpha'])
-        rank = len(two['A'])
-        if 'r' in config and rank not in (config['r'], *ranks.values()): raise BadFile(
-            f'{file} has matrices of rank {rank} for {name!r}, but r is {config["r"]!r:.20} in {ADAPTER}. Save it '
-            'again.')
-        factors[name] = two['A'], two['B'], alpha/(rank if plain else math.sqrt(rank))
-    about = config.get('auto_mapping')
-    model = str(about.get('base_model_class')) if isinstance(about, dict) else ''
-    return PeftAdapter(factors, model, {k.removeprefix('base_model.model.'): t for k, t in head.items()})
+        rank = len(pair['A'])
+        own = (a for k, a in config['alpha_pattern'].items() if f'.{wrapped[name]}'.endswith(f'.{k}'))
+        scale = rank**.5 if config.get('use_rslora') else rank
+        pairs[name] = pair['A'], pair['B'], next(own, config['lora_alpha'])/scale
+    return pairs
 
 # %% ../../nbs/api/weights/08_adapters.ipynb #39d50312
 def write_adapter(
@@ -123,7 +124,7 @@ def write_adapter(
             head[f'base_model.model.{k}'] = after[k].detach().cpu().contiguous()
             continue
         if w.ndim != 2 or not k.endswith('weight'): raise ValueError(
-            f'{k!r} was trained, and is no matrix of a layer. An adapter has such matrices, and a head.')
+            f'{k!r} was trained and is not a matrix of a layer. An adapter holds such matrices and a head.')
         u, s, v = torch.linalg.svd(end - begin, full_matrices=False)
         if s[rank:].any() and s[rank] > 1e-4*s[0]: raise ValueError(
             f'The change of {k!r} is of a higher rank than {rank}. An adapter holds what LoRA trained; give its rank.')

@@ -43,7 +43,7 @@ def checkpoint_format(
     elif start[:2] == b'PK': raise BadFile(_damaged(path, 'its end is missing'))
     elif start[:1] == b'\x80': return 'pickle'
     raise BadFile(
-        f"{path} is no checkpoint: it begins with {start!r}. Was a web page or a pointer to a large file saved in "
+        f"{path} is not a checkpoint: it begins with {start!r}. Was a web page or a pointer to a large file saved in "
         "its place?" if start
         else f"{path} is empty. Copy or download it again.")
 
@@ -68,15 +68,15 @@ def _saved(path, kind):
         if kind == 'safetensors': return TensorFile(path).read()
         if kind == 'pickle': return read_pickle(path.read_bytes())
         with zipfile.ZipFile(path) as z: return read_archive(z)
-    except Exception as e:
-        if not isinstance(e, BadFile): blame_memory(e, path)
-        why = _damaged(path, why_failed(e))
-        if kind == 'safetensors' and str(path) in str(e): why = str(e)
-        elif kind != 'safetensors' and isinstance(e, BadFile): why = (
+    except BadFile as e:
+        if kind == 'safetensors': raise
+        raise BadFile(
             f"{path} is refused: it is a pickle, which may run any code. {e} Get the weights as .safetensors; or, if "
             "you trust the file, load it where it was made and save only its weights: torch.save(model.state_dict(), "
-            "'weights.pt').")
-        raise BadFile(why) from e
+            "'weights.pt').") from e
+    except Exception as e:
+        blame_memory(e, path)
+        raise BadFile(_damaged(path, why_failed(e))) from e
 
 # %% ../../nbs/api/weights/07_checkpoints.ipynb #c0a6c5b1
 def read_checkpoint(
@@ -84,30 +84,37 @@ def read_checkpoint(
 ) -> WeightsFile:
     "Read weights from a file without running anything in it; BadFile says what to do if that fails"
     path, kind = Path(path), checkpoint_format(path)
-    state, unread, modules = _saved(path, kind), [], {}
-    # what a training program put around them, and a module
+    saved, unread, modules = _saved(path, kind), [], {}
     for k in _wraps:
-        if isinstance(state, dict) and isinstance(state.get(k), (dict, Stub)):
-            unread += [str(n) for n in state if n != k]
-            state = state[k]
-    if type(state) is Stub:
-        try: parts = dict(walk(state))
+        if isinstance(saved, dict) and isinstance(saved.get(k), (dict, Stub)):
+            unread += [str(n) for n in saved if n != k]
+            saved = saved[k]
+    state = saved
+    if type(saved) is Stub:
+        try: parts = dict(walk(saved))
         except ValueError as e: raise BadFile(_damaged(path, why_failed(e))) from e
-        what = f'a call of {state.kind}, which was not made' if state.called else f'an object of {state.kind}'
         modules = {k: v for k, v in parts.items() if type(v) is Stub}
         state = {k: t for k, t in parts.items() if k not in modules}
         if kind == 'torchscript':
-            state = {k: t for k, t in state.items() if k.rpartition('.')[2] not in _settings}
-            modules = {}
-    elif not isinstance(state, Mapping): what = f'a {type(state).__name__}'
-    else:
-        first = list(state.items())[:4]
-        what = ', '.join(f'{k!r}: {type(v).__name__}' for k, v in first) or 'nothing'
-    # are they weights? Many may share what is stored, so that a small file says that it is large
+            modules, state = {}, {k: t for k, t in state.items() if k.rpartition('.')[2] not in _settings}
     if not isinstance(state, dict) or not state or not all(isinstance(t, torch.Tensor) for t in state.values()):
-        raise BadFile(f"{path} holds no state dict (names and their tensors) and no module but {what}.")
-    size = sum(t.numel()*t.element_size() for t in state.values())
-    file_size = path.stat().st_size
+        raise BadFile(f"{path} holds no state dict (names and their tensors) and no module but {_description(saved)}.")
+    _check_weights(state, path)
+    state = {k: t.detach() for k, t in state.items() if k != 'n_averaged'} # a counter of PyTorch's weight averages
+    while (shared := commonprefix([*map(str, state)])).startswith(_prefixes):
+        word = shared.partition('.')[0]
+        state = {k.removeprefix(f'{word}.'): t for k, t in state.items()}
+    return WeightsFile(state, modules, unread)
+
+def _description(saved):
+    if type(saved) is Stub:
+        return f'a call of {saved.kind}, which was not made' if saved.called else f'an object of {saved.kind}'
+    if not isinstance(saved, dict): return f'a {type(saved).__name__}'
+    return ', '.join(f'{k!r}: {type(v).__name__}' for k, v in list(saved.items())[:4]) or 'nothing'
+
+def _check_weights(state, path):
+    "BadFile for tensors that share so much memory that a small file seems large, in 8 bits, or not finite"
+    size, file_size = sum(t.numel()*t.element_size() for t in state.values()), path.stat().st_size
     if size > 4*file_size: raise BadFile(
         f'{path} is refused: it has {file_size:,} bytes, and its tensors {size:,}. Get the weights as .safetensors.')
     if short := [k for k, t in state.items() if t.is_floating_point() and t.element_size() == 1]: raise BadFile(
@@ -115,13 +122,6 @@ def read_checkpoint(
         'that wrote them, convert each to bfloat16, t.to(torch.bfloat16), and save them again.')
     try: check_finite(state, str(path))
     except ValueError as e: raise BadFile(str(e)) from e
-    # names without what was put before all of them
-    state = {k: t.detach() for k,
-             t in state.items() if k != 'n_averaged'} # the counter of a weight average during training
-    while (shared := commonprefix([*map(str, state)])).startswith(_prefixes):
-        word = shared.partition('.')[0]
-        state = {k.removeprefix(f'{word}.'): t for k, t in state.items()}
-    return WeightsFile(state, modules, unread)
 
 # %% ../../nbs/api/weights/07_checkpoints.ipynb #27393417
 def read_state_dict(

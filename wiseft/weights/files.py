@@ -11,12 +11,12 @@ from collections import ChainMap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
+from torch.nn.functional import cosine_similarity
 from ..base.registry import Method, as_method, find_method
 from ..base.text import warn_user
 from ..base.files import atomic_path
 from .tensors import is_weight
-from .safetensors_io import (TensorFile, file_header, safetensors_name, tensor_bytes, tensor_order,
-                                           tensor_table)
+from .safetensors_io import TensorFile, safetensors_name, write_tensors
 from .merge import (check_models, check_shares, check_states, flat_prepared, merge_recipe, merged_tensors,
                                   prepare_merge, uniform_soup, weighted_average, wise_ft)
 
@@ -51,18 +51,13 @@ class Converted(Mapping):
 def _warn_of_strangers(files, names):
     "Warn if the largest matrices of a file are unrelated to those of the first one"
     sizes = {k: t.numel() for k, t in files[0].items() if t.ndim > 1 and is_weight(t)}
-    largest = sorted(sizes, key=sizes.get)[-5:]
-    largest = [k for k in largest if sizes[k] >= 1000] # smaller ones meet by chance
-    for file, name in zip(files[1:], names[1:]):
-        cosines = []
-        for k in largest:
-            a, b = (state[k].float().ravel() for state in (files[0], file))
-            lengths = (a.norm()*b.norm()).clamp(min=1e-30)
-            cosines.append(float(a@b / lengths)) # without a copy of either
-        if cosines and median(cosines) < .2: warn_user(
-            f'{name} and {names[0]} have little in common: the cosine of their largest weights is '
-            f'{median(cosines):.2f}. Were they fine-tuned from one initial model? If not, their average is worth '
-            'nothing.')
+    largest = [k for k in sorted(sizes, key=sizes.get)[-5:] if sizes[k] >= 1000] # smaller ones meet by chance
+    for file, name in zip(files[1:], names[1:]) if largest else ():
+        cosine = median(float(cosine_similarity(*(state[k].float().flatten() for state in (files[0], file)), dim=0))
+                        for k in largest)
+        if cosine < .2: warn_user(
+            f'{name} and {names[0]} have little in common: the cosine of their largest weights is {cosine:.2f}. Were '
+            'they fine-tuned from one initial model? If not, their average is worth nothing.')
 
 # %% ../../nbs/api/weights/05_files.ipynb #a1db6d85
 # what mergekit calls hyperparameters; the first two are lists, one number per model
@@ -75,14 +70,12 @@ def recipe_text(
     **more # further keys
 ) -> str: # '' for a method that can't be found by name
     "The recipe of a merge, as YAML"
-    # one of mergekit's methods, or one of ours that its name finds
     if method.mergekit: keys = dict(merge_method=method.mergekit)
     else:
         try: listed = find_method(method.name).function
         except ValueError: listed = None
         if listed is not method.function: return ''
         keys = dict(rule=method.name)
-    # mergekit has some hyperparameters by model, and calls one of them by a word that is no name in Python
     parameters = merge_recipe(method)
     parameters = {k: v for k, v in parameters.items() if k not in ('name', 'chosen') and v is not None}
     models = [dict(model=_from(folder, p)) for p in finetuned]
@@ -96,12 +89,9 @@ def recipe_text(
     if is_path(more.get('suite', '')): more['suite'] = f'./{_from(folder, more["suite"])}'
     keys |= dict(models=models, parameters=parameters) | more
     plain = json.loads(json.dumps({k: v for k, v in keys.items() if v}, default=float))
-    use = f' --use {_from(folder, method.function.__code__.co_filename)}' if method.__module__ == '<run_path>' else ''
-    return f'# wiseft merge THIS_FILE -o OUT{use}\n' + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    return '# wiseft merge THIS_FILE -o OUT\n' + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
-def is_path(
-    suite:str # name or folder
-) -> bool:
+def is_path(suite:str) -> bool:
     "Whether a recipe's entry is a path: it has a slash, as in `./photos`"
     return '/' in suite or os.sep in suite
 
@@ -116,7 +106,6 @@ def write_merged(
     finetuned:list[str|Path], # the same, fine-tuned from it
     out:str|Path, # .safetensors file to make; it may be one of the others, with `force`
     method:Method|Callable|str=wise_ft, # as in `merge`
-    prepared:dict|None=None, # as in `merge`
     force:bool=False, # replace an existing file?
     dtype:torch.dtype|None=None, # precision of the result; default that of the weights
     **hyperparameters, # of the method, and of its `prepare`
@@ -138,35 +127,25 @@ def write_merged(
     if out not in map(Path, paths):
         recipe = recipe_text(method, base, finetuned, out.parent, dtype=str(dtype or '').removeprefix('torch.'))
     with atomic_path(out, force=force) as tmp:
-        if prepared is None: prepared = prepare_merge(method, first, rest)
+        prepared = prepare_merge(method, first, rest)
         like = Converted(files[0], lambda t: t.to(dtype)) if dtype else files[0]
-        _write_in_order(tmp, like, merged_tensors(method, first, rest, names, prepared, dtype=dtype), notes)
+        write_tensors(tmp, like, notes, merged_tensors(method, first, rest, names, prepared, dtype=dtype))
         if prepared:
             state = {k: torch.as_tensor(v) for k, v in flat_prepared(prepared).items()}
             with atomic_path(out.with_suffix('.prepared.safetensors'), force=force) as beside:
-                _write_in_order(beside, state, ((k, state[k]) for k in tensor_order(state)), None)
+                write_tensors(beside, state)
         if recipe:
             with atomic_path(out.with_suffix('.recipe.yml'), force=force) as beside:
                 beside.write_text(recipe, encoding='utf-8')
     return out
 
-def _write_in_order(path, like, tensors, notes):
-    "Write a safetensors file with the names, shapes and precisions of another one"
-    with open(path, 'wb') as f:
-        f.write(file_header(tensor_table(like), notes))
-        for _, t in tensors:
-            f.write(tensor_bytes(t))
-            del t # before the next one is made: with two at a time the system would give and take memory for each
-
 # %% ../../nbs/api/weights/05_files.ipynb #6ee9b702
 def merge_files(
     paths:list, # .safetensors files, fine-tuned from one initial model
-    weights:list|None, # one a file, with sum 1: `[1-alpha, alpha]` for two; None for equal ones
+    weights:list|None, # one a file, with sum 1; None for equal ones
     out:str|Path, # .safetensors file to make; it may be one of `paths`, with `force`
     force:bool=False, # replace an existing file?
 ) -> Path: # `out`
     "`average` of files into a file, one tensor at a time"
-    if weights is None and len(paths) != 2: return write_merged(None, paths, out, uniform_soup, force=force)
-    checked = check_shares(weights, len(paths))
-    if len(paths) == 2: return write_merged(paths[0], paths[1:], out, force=force, alpha=checked[1])
-    return write_merged(None, paths, out, weighted_average, force=force, weights=checked)
+    if weights is None: return write_merged(None, paths, out, uniform_soup, force=force)
+    return write_merged(None, paths, out, weighted_average, force=force, weights=check_shares(weights))

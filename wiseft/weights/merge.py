@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from functools import partial
 from torch import nn
 from ..base.registry import Method, as_method, method
-from ..base.text import kind_and_shape, option, warn_user
+from ..base.text import option, warn_user
 from .tensors import check_compatible, check_finite, is_weight, weighted_sum
 from .layout import Positions
 from .safetensors_io import tensor_order
@@ -52,8 +52,6 @@ def weighted_average(
 ) -> torch.Tensor:
     "Average of the fine-tuned weights, by weights with sum 1, or divided by their sum"
     total = sum(weights) if normalize else 1
-    if not total: raise ValueError(
-        f'The weights of {info.name!r} sum to 0: {weights}. Give others, or normalize: false.')
     return weighted_sum(finetuned, [w/total for w in weights])
 
 # %% ../../nbs/api/weights/03_merge.ipynb #5bbdc84d
@@ -80,27 +78,25 @@ def merged_tensors(
             wide = torch.promote_types(first.dtype, torch.float32)
             versions = [t.detach().to(first.device, wide) for t in versions]
             out = here(versions[0] if of_base else None, versions[of_base:], info)
-            _check_shape(out, first, here, name)
+            if out.shape != first.shape: raise ValueError(
+                f'{here.title} changes the shape of {name!r} from {tuple(first.shape)} to {tuple(out.shape)}. '
+                'Return a tensor of the same shape.')
             out = out.to(dtype or first.dtype)
             check_finite({name: out}, 'the average, which left the range of its precision')
         else: out = _version(here, versions, of_base).clone()
         yield name, out
         del out, first, versions, t
 
-def _at(method, info): # the method with the hyperparameters of one tensor
+def _at(method, info):
+    "The method with the hyperparameters of one tensor"
     values = {k: v(info) for k, v in method.given.items() if callable(v)}
     return method.set(**values) if values else method
 
-def _version(method, versions, of_base): # of what is no weight
-    "The version of the model that has all of the weight, if one has, else the first"
+def _version(method, versions, of_base):
+    "An integer or boolean tensor: of the model with weight 1 if there is one, else of the first"
     weights = list(method.given.get('weights') or [])
     if [w for w in weights if w] == [1]: return versions[of_base + weights.index(1)]
     return versions[-1] if method.given.get('alpha') == 1 and len(versions) == 2 else versions[0]
-
-def _check_shape(out, first, method, name):
-    if getattr(out, 'shape', None) != first.shape: raise ValueError(
-        f'{method.title} made {name!r}, of shape {tuple(first.shape)}, into {kind_and_shape(out)}. A merge keeps '
-        'shapes.')
 
 # %% ../../nbs/api/weights/03_merge.ipynb #dad8b6db
 def merge(
@@ -108,7 +104,6 @@ def merge(
     finetuned:Iterable[Mapping|nn.Module], # the same, fine-tuned from it
     method:Method|Callable|str=wise_ft, # function of a tensor, or the name of a registered one
     prepared:dict|None=None, # name -> what the method needs to know of a tensor; default: what its `prepare` computes
-    names:list[str]|None=None, # what messages call the models
     images=None, # validation images of the reference, for methods that need some
     parts:str|None=None, # 'image', 'head' or 'text': merge this part alone; the rest is the fine-tuned weights
     **hyperparameters # of the method, and of its `prepare`
@@ -119,40 +114,38 @@ def merge(
     """
     method, finetuned = as_method(method, 'merge').set(**hyperparameters), list(finetuned)
     if parts: method = method.set(parts=parts)
-    models = finetuned if base is None else [base, *finetuned]
     check_models(method, base, len(finetuned))
-    names = names or ['base']*(base is not None) + [f'model {i}' for i in range(len(finetuned))]
-    if all(isinstance(m, Mapping) for m in models):
-        check_states(models, names)
-        if prepared is None: prepared = prepare_merge(method, base, finetuned)
-        return dict(merged_tensors(method, base, finetuned, names, prepared))
-    if not all(hasattr(m, 'averaged') for m in models): raise TypeError(
-        f"Can't average {' and '.join(type(m).__name__ for m in models)}: give state dicts only, or classifiers only.")
-    alike = averageable(models)
+    models = finetuned if base is None else [base, *finetuned]
+    of_classifiers = not all(isinstance(m, Mapping) for m in models)
+    alike = averageable(models) if of_classifiers else models
+    names = _names(base, finetuned)
+    check_states([_state(m) for m in alike], names)
     first, rest = (None, alike) if base is None else (alike[0], alike[1:])
-    states = [m.state_dict() for m in alike]
-    check_states(states, names)
     if prepared is None: prepared = prepare_merge(method, first, rest, images)
-    tensors = merged_tensors(method, None if base is None else states[0], states[base is not None:], names, prepared,
-                             positions_of(rest[0]))
+    merged = dict(merged_tensors(method, _state(first), [_state(m) for m in rest], names, prepared,
+                                 positions_of(rest[0])))
+    if not of_classifiers: return merged
     recipe = merge_recipe(method, images)
     alpha = recipe.get('alpha') if isinstance(recipe.get('alpha'), (int, float)) else None # one for each tensor is none
-    return alike[0].averaged(dict(tensors), models, alpha, recipe, flat_prepared(prepared))
+    return alike[0].averaged(merged, models, alpha, recipe, flat_prepared(prepared))
 
 # %% ../../nbs/api/weights/03_merge.ipynb #ab1465e2
-def averageable(
-    models:list # classifiers
-) -> list: # of the same classifiers, with one list of weights
+def averageable(models:list) -> list: # classifiers
     "Classifiers ready to be averaged: with text towers, if one of these was fine-tuned"
+    if not all(hasattr(m, 'averaged') for m in models): raise TypeError(
+        f"Can't average {' and '.join(type(m).__name__ for m in models)}: give state dicts only, or classifiers only.")
     models[0].check_averageable(models[1:])
     texts = any(getattr(m, 'head_from_text', False) for m in models)
     return [m.with_text() for m in models] if texts else list(models)
 
-def positions_of(
-    model # state dict or classifier
-) -> Positions:
+def positions_of(model) -> Positions: # a state dict or classifier
     "Block and depth of each tensor: by the patterns of a classifier's towers, else by names"
     return Positions(_state(model), getattr(model, 'layouts', None))
+
+def _names(base, finetuned:list) -> list:
+    "What messages call the models"
+    names = ['finetuned'] if len(finetuned) == 1 else [f'model {i}' for i in range(len(finetuned))]
+    return names if base is None else ['base', *names]
 
 def _state(m): return m if m is None or isinstance(m, Mapping) else m.state_dict()
 
@@ -164,22 +157,18 @@ def prepare_merge(
 ) -> dict: # name -> tensor
     "Call a method's `prepare`, for each tensor"
     if method.prepare is None: return {}
-    if not method.needs_images:
-        part = method.given.get('parts')
-        return method.prepared(_of_part(part, _state(base)), [_of_part(part, _state(m)) for m in finetuned])
-    if any(isinstance(m, Mapping) for m in finetuned): raise TypeError(
-        f'{method.title} needs images, so it takes classifiers. It got weights alone.')
-    check_images(method, [base, *finetuned], images)
-    return method.prepared(base, finetuned, images)
+    if method.needs_images:
+        check_images(method, [base, *finetuned], images)
+        return method.prepared(base, finetuned, images)
+    part = method.given.get('parts')
+    return method.prepared(_of_part(part, _state(base)), [_of_part(part, _state(m)) for m in finetuned])
 
 def _of_part(part, state): # the weights that are merged
     if not part or state is None: return state
     return {k: state[k] for k in state if part_of(k) == part}
 
 # %% ../../nbs/api/weights/03_merge.ipynb #a63fa497
-def flat_prepared(
-    prepared:dict|None # name -> value, or dict of such
-) -> dict: # name -> value
+def flat_prepared(prepared:dict|None) -> dict: # name -> value, or dict of such
     "The result of `prepare`, as a file stores it"
     flat = {}
     for k, v in (prepared or {}).items():
@@ -199,10 +188,7 @@ def merge_recipe(
     return recipe | dict(alpha=float(recipe['alpha']), chosen=chosen) if chosen else recipe
 
 # %% ../../nbs/api/weights/03_merge.ipynb #21900acf
-def check_ends(
-    zeroshot, # state dict or classifier, alpha = 0
-    finetuned, # the same, alpha = 1
-):
+def check_ends(zeroshot, finetuned):
     "ValueError if the two classifiers are swapped"
     start, end = (getattr(c, 'alpha', None) for c in (zeroshot, finetuned))
     if end == 0 and start != 0: raise ValueError(
@@ -214,15 +200,13 @@ def check_ends(
         "Give the average first and the fine-tuned classifier second.")
 
 # %% ../../nbs/api/weights/03_merge.ipynb #22ab8b71
-def check_alpha(
-    alpha:float # mixing coefficient
-) -> float:
+def check_alpha(alpha:float) -> float:
     "`alpha` as a float, with a warning outside 0…1"
-    alpha = alpha if hasattr(alpha, 'chosen') else float(alpha) # which can say what it was chosen by
+    alpha = alpha if hasattr(alpha, 'chosen') else float(alpha) # an α that `choose_alpha` chose keeps its reason
     if not math.isfinite(alpha): raise ValueError(
         f"alpha is {alpha}; give a number from 0 (zero-shot) to 1 (fine-tuned).")
     if not 0 <= alpha <= 1:
-        percent = f' Were percent meant? {alpha:g} % is {alpha/100:g}.' if alpha > 2 else ''
+        percent = f' Did you mean a percentage? {alpha:g} % is {alpha/100:g}.' if alpha > 2 else ''
         warn_user(f'{option("alpha")} is {alpha:g}, outside 0…1: this extrapolates beyond the two models.{percent}')
     return alpha
 
@@ -235,26 +219,19 @@ def interpolate(
 ): # a new state dict or classifier
     "Weight-space ensemble $(1-\\alpha)\\,\\theta_0 + \\alpha\\,\\theta_1$ (WiSE-FT, arXiv 2109.01903)"
     check_ends(zeroshot, finetuned)
-    return merge(zeroshot, [finetuned], wise_ft, names=['zeroshot', 'finetuned'], parts=parts, alpha=check_alpha(alpha))
+    return merge(zeroshot, [finetuned], wise_ft, parts=parts, alpha=check_alpha(alpha))
 
 # %% ../../nbs/api/weights/03_merge.ipynb #ebf2a60d
 _PARTS = dict(visual='image', text='text', head='head')
 
-def part_of(
-    name:str, # of a tensor of a classifier
-) -> str|None: # of a tensor of something else None
+def part_of(name:str) -> str|None: # of a tensor; None if it belongs to another model
     "The part of a classifier that a tensor belongs to: 'image', 'text' or 'head'"
     return _PARTS.get(name.partition('.')[0])
 
 # %% ../../nbs/api/weights/03_merge.ipynb #885a0720
-def check_shares(
-    weights:list|None,
-    n:int # models
-) -> list: # of floats with sum 1
-    "The weights of an average, equal if None; ValueError unless there are `n` and they sum to 1"
-    weights = [1/n]*n if weights is None else [float(w) for w in weights]
-    if len(weights) != n: raise ValueError(
-        f"There are {n} models and {len(weights)} weights: give one weight per model.")
+def check_shares(weights:list) -> list: # of floats
+    "The weights of an average; ValueError unless they sum to 1"
+    weights = [float(w) for w in weights]
     if not abs(sum(weights)-1) < 1e-6: raise ValueError(f"The weights sum to {sum(weights):g}, not 1: {weights}.")
     if min(weights) < 0: warn_user("A negative weight extrapolates beyond the models")
     return weights
@@ -265,17 +242,11 @@ def average(
     weights:list|None=None, # one a model, with sum 1; equal if not given
 ): # a new state dict or classifier
     "Weighted average $\\sum_i w_i \\theta_i$ of any number of models"
-    models = list(models)
-    if weights is None and len(models) != 2: return merge(None, models, uniform_soup)
-    checked = check_shares(weights, len(models))
-    # the ends of a path: their average has an alpha
-    if len(models) == 2: return merge(models[0], models[1:], wise_ft, names=['model 0', 'model 1'], alpha=checked[1])
-    return merge(None, models, weighted_average, weights=checked)
+    if weights is None: return merge(None, models, uniform_soup)
+    return merge(None, models, weighted_average, weights=check_shares(weights))
 
 # %% ../../nbs/api/weights/03_merge.ipynb #883aeeaa
-def named_models(
-    models:list|Mapping # or name -> model
-) -> dict:
+def named_models(models:list|Mapping) -> dict: # a list, or name -> model
     "Models by name; models in a list are numbered"
     if isinstance(models, Mapping): return dict(models)
     return {f'model {i}': m for i, m in enumerate(models)}
@@ -323,8 +294,7 @@ class Chain(Method):
         known = prepare_merge(self.inner, base, finetuned, images)
         if not self.outer.prepare: return {k: dict(inner=v) for k, v in known.items()}
         positions, base, finetuned = positions_of(finetuned[0]), _state(base), [_state(m) for m in finetuned]
-        names = ['base']*(base is not None) + [f'model {i}' for i in range(len(finetuned))]
-        middle = dict(merged_tensors(self.inner, base, finetuned, names, known, positions))
+        middle = dict(merged_tensors(self.inner, base, finetuned, _names(base, finetuned), known, positions))
         outer = self.outer.prepared(base, [middle])
         return {k: dict(middle=t, outer=outer.get(k)) for k, t in middle.items()}
 
@@ -339,47 +309,35 @@ def __add__(self:Method, outer:Method) -> Chain:
     return Chain(self, outer)
 
 # %% ../../nbs/api/weights/03_merge.ipynb #5a3c0e11
-def check_models(
-    method:Method, # a merge
-    base, # None where there is none
-    n:int # fine-tuned models
-):
+def check_models(method:Method, base, n:int): # n: fine-tuned models
     "ValueError unless the method gets the models that it needs"
     if not n: raise ValueError('There is nothing to average: give at least one fine-tuned model.')
     weights = method.given.get('weights')
     if isinstance(weights, list) and len(weights) != n: raise ValueError(
         f'There are {n} models and {len(weights)} weights: give one weight per model.')
     if method.needs_base and base is None: raise ValueError(
-        f'{method.name} needs the base model, which fine-tuning began with. It got none.')
+        f'{method.mergekit or method.name} needs the base model, which fine-tuning began with (base_model in a '
+        'recipe).')
     if method.takes == 'one' and n > 1: raise ValueError(
         f'{method.name} averages the base and one fine-tuned model. It got {n}: take another '
         f"{option('method', flag='--rule')}, such as 'uniform soup'.")
     if method.takes == 'two or more' and n < 2: raise ValueError(
         f'{method.name} takes two fine-tuned models or more, from different seeds. It got {n}.')
 
-def check_states(
-    states:list[Mapping], # state dicts or files
-    names:list[str] # what messages call them
-):
+def check_states(states:list[Mapping], names:list[str]):
     "ValueError unless all models can be merged with the first"
     for s, name in zip(states[1:], names[1:]): check_compatible(states[0], s, (names[0], name))
 
-def check_images(
-    method:Method, # a merge or a search that needs images
-    models:list, # classifiers, the base first
-    images # None where there are none
-):
+def check_images(method:Method, models:list, images):
     "ValueError if a method needs images and there are none, or if it can't learn from images"
-    if images is None: raise ValueError(
-        f'{method.title} needs validation images of the reference. Give {option("images", flag="--reference")}.')
+    if images is None or any(isinstance(m, Mapping) for m in models): raise ValueError(
+        f'{method.title} needs validation images of the reference, and classifiers instead of state dicts. Give '
+        f'{option("images", flag="--reference")}.')
     if any(getattr(m, 'head_from_text', False) for m in models): raise ValueError(
         f'{method.name} learns from images, which say nothing about a text tower that was fine-tuned. Take another '
         'method, such as weight-space.')
 
-def check_parts(
-    parts:str|None, # 'image', 'text' or 'head'; None: all
-    names:Iterable  # of a state dict's tensors
-):
+def check_parts(parts:str|None, names:Iterable):
     "ValueError unless the model has such a part"
     there = {part_of(n) for n in names} - {None}
     if 'text' in there: there -= {'head'} # which follows from the text tower

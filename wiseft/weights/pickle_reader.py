@@ -119,27 +119,6 @@ class StubUnpickler(pickle._Unpickler):
             f'A {type(container).__name__} is filled like a {kind.__name__}.')
         self.check_keys(keys)
     def below(self): return self.metastack[-1][-1] # the value below the mark
-    def load_append(self):
-        self.check_fill(self.stack[-2], list)
-        super().load_append()
-    def load_appends(self):
-        self.check_fill(self.below(), list)
-        super().load_appends()
-    def load_setitem(self):
-        self.check_fill(self.stack[-3], dict, [self.stack[-2]])
-        super().load_setitem()
-    def load_setitems(self):
-        self.check_fill(self.below(), dict, self.stack[::2])
-        super().load_setitems()
-    def load_additems(self):
-        self.check_fill(self.below(), set, self.stack)
-        super().load_additems()
-    def load_dict(self):
-        self.check_keys(self.stack[::2])
-        super().load_dict()
-    def load_frozenset(self):
-        self.check_keys(self.stack)
-        super().load_frozenset()
 
     # sizes, and what lies outside the pickle
     def load_frame(self): self.read(8)
@@ -174,9 +153,20 @@ class StubUnpickler(pickle._Unpickler):
         return data
 
 # %% ../../nbs/api/weights/06_pickle_reader.ipynb #d2809a43
+_checks = dict( # of instructions that fill a container, or make one with keys
+    load_append=lambda reader: reader.check_fill(reader.stack[-2], list),
+    load_appends=lambda reader: reader.check_fill(reader.below(), list),
+    load_setitem=lambda reader: reader.check_fill(reader.stack[-3], dict, [reader.stack[-2]]),
+    load_setitems=lambda reader: reader.check_fill(reader.below(), dict, reader.stack[::2]),
+    load_additems=lambda reader: reader.check_fill(reader.below(), set, reader.stack),
+    load_dict=lambda reader: reader.check_keys(reader.stack[::2]),
+    load_frozenset=lambda reader: reader.check_keys(reader.stack))
+
 def _counted(load):
+    check = _checks.get(load.__name__)
     def step(self):
         self.spend(1)
+        if check: check(self)
         load(self)
     return step
 

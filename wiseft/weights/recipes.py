@@ -7,18 +7,16 @@ __all__ = ['HALVES', 'scaled_steps', 'agreeing_steps', 'Recipe', 'is_classifier'
            'merged_classifier', 'what_is_missing']
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #76316bf0
-import math, os, re, reprlib, torch, yaml
-from collections.abc import Callable
+import math, os, reprlib, torch, yaml
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from ..base.registry import Method, find_method
 from ..base.text import BadFile, did_you_mean
 from ..base.files import atomic_path, blame_memory, existing_file
-from .tensors import check_compatible
-from wiseft.weights.merge import (
-    TensorInfo, check_alpha, check_ends, check_models, merge, merged_tensors, positions_of, prepare_merge,
-    weighted_average)
+from .merge import (TensorInfo, averageable, check_alpha, check_ends, check_models, check_states, merge,
+                                  merged_tensors, positions_of, prepare_merge, weighted_average)
 from .files import is_path, recipe_text, weights_at, write_merged
 from .adapters import ADAPTER
 
@@ -62,17 +60,9 @@ def _largest(step, density):
 _METHODS = {m.mergekit: m for m in (weighted_average, scaled_steps, agreeing_steps)}
 _OF_EACH = dict(weight='weights', density='densities')
 _NAMES = {'lambda': 'scale', 'normalize': 'normalize', 'int8_mask': None} # it saves memory there, nothing here
-_NEAREST = dict(model_stock='rule: Model Stock', slerp='rule: weight-space', dare_ties='merge_method: ties',
-                dare_linear='merge_method: task_arithmetic', tsv_m='rule: TSV-M', iso_c='rule: Iso-C',
-                regmean='rule: RegMean')
 _KEYS = 'merge_method', 'rule', 'base_model', 'models', 'parameters', 'dtype', 'suite', 'reference'
 _DTYPES = dict(float16=torch.float16, bfloat16=torch.bfloat16, float32=torch.float32)
 HALVES = dict(float16='fp16', bfloat16='bf16')
-_words = 'It is about the words of a language model. A classifier keeps its tokenizer: leave it out.'
-_layers = ('It takes layers from several places, which makes another architecture. A merge keeps it: list `models`, '
-           'with values by layer under their parameters.')
-_REFUSED = dict(tokenizer_source=_words, tokenizer=_words, chat_template=_words, slices=_layers, modules=_layers,
-                out_dtype='Give dtype: sums are made in single precision or better, and rounded once.')
 
 @dataclass
 class Recipe:
@@ -87,22 +77,15 @@ class Recipe:
     @property
     def of_classifiers(self): return all(map(is_classifier, self.paths))
 
-def is_classifier(
-    path:Path # of a model
-) -> bool:
+def is_classifier(path:Path) -> bool:
     "Whether a folder holds a classifier, or an adapter for one"
     return (path/'wiseft.json').is_file() or (path/ADAPTER).is_file()
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #f4543120
-def _mapping(keys, allowed, what):
-    "A dict, checked to have no unknown keys"
+def _check_keys(keys, allowed, what):
     if not isinstance(keys, dict): raise ValueError(f'{what}: expected keys with values, got {reprlib.repr(keys)}.')
     for k in keys:
-        if k in _REFUSED: raise ValueError(f'{k!r} is not for recipes here. {_REFUSED[k]}')
-        below = 'parameters' in allowed and k in (*_OF_EACH, *_NAMES)
-        hint = 'Put it under parameters.' if below else did_you_mean(k, allowed)
-        if k not in allowed: raise ValueError(f'{what}: unknown key {reprlib.repr(k)}. {hint}')
-    return keys
+        if k not in allowed: raise ValueError(f'{what}: unknown key {reprlib.repr(k)}. {did_you_mean(k, allowed)}')
 
 class _Loader(yaml.SafeLoader):
     "YAML loader without merge keys, by which a page of text can take any amount of memory"
@@ -121,53 +104,39 @@ def read_recipe(
         blame_memory(e, path)
         raise BadFile(f"{path} can't be read as YAML: {' '.join(str(e).split())[:300]}. Mind spaces and colons.") from e
     try: return _recipe(keys, path.parent)
-    except (ValueError, OverflowError) as e: raise BadFile(f'{path}: {e}') from e
+    except Exception as e: raise BadFile(f'{path}: {e}') from e
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #94466128
 def _recipe(keys, folder): # `Recipe`
-    keys = _mapping(keys, _KEYS, 'The recipe')
-    if len({'merge_method', 'rule'} & set(keys)) != 1: raise ValueError(
-        f'A recipe has either merge_method ({", ".join(_METHODS)}) or rule, the name of a merge that `wiseft methods` '
-        f'lists. This one has {"both" if "rule" in keys else "none"}.')
-    # the models
-    models, theirs = keys.get('models'), keys.get('merge_method')
+    _check_keys(keys, _KEYS, 'The recipe')
+    if ('rule' in keys) == ('merge_method' in keys): raise ValueError(
+        f'A recipe has either merge_method ({", ".join(_METHODS)}) or rule, a merge or search of `wiseft methods`.')
+    models, base, dtype = keys.get('models'), keys.get('base_model'), keys.get('dtype', '')
     if not isinstance(models, list): raise ValueError(
-        f'`models` is {reprlib.repr(models)}. It is a list of {{model: PATH}}, each with parameters of its own if need '
-        'be.')
+        f'`models` is {reprlib.repr(models)}. It is a list of {{model: PATH}}, each with its parameters if needed.')
     for m in models:
-        _mapping(m, ('model', 'parameters') if 'merge_method' in keys else ('model',), 'A model')
+        _check_keys(m, ('model', 'parameters') if 'merge_method' in keys else ('model',), 'A model')
         if not isinstance(m.get('model'), str): raise ValueError(f'A model is {reprlib.repr(m)}, and has no path.')
-    # what is done to them
-    if 'rule' in keys:
-        method = find_method(keys['rule']) if isinstance(keys['rule'], str) else None
-        if method is None or method.kind not in ('merge', 'search'): raise ValueError(
-            f'`rule` is {reprlib.repr(keys["rule"])}, and no merge or search; `wiseft methods` lists them.')
-    elif isinstance(theirs, str) and theirs in _METHODS: method = _METHODS[theirs]
-    else: raise ValueError(
-        f'merge_method is {reprlib.repr(theirs)}. Of mergekit\'s there are {", ".join(_METHODS)}; the nearest to it is '
-        f'{_NEAREST.get(str(theirs), "perhaps a rule that `wiseft methods` lists")}.')
-    # from where, and in which precision
-    base, dtype = keys.get('base_model'), keys.get('dtype', '')
-    if not isinstance(base, (str, type(None))): raise ValueError(f'base_model is {reprlib.repr(base)}, and no path.')
     if dtype not in ('', *_DTYPES): raise ValueError(f'`dtype` is {reprlib.repr(dtype)}. It is {", ".join(_DTYPES)}.')
-    if method is not weighted_average: models = [m for m in models if m['model'] != base] # mergekit's may list it, too
-    elif any(os.path.isfile(folder/m['model']/ADAPTER) for m in models): pass # it is what adapters are folded into
-    elif base in [None, *(m['model'] for m in models)]: base = None # it is one of them
-    else: raise ValueError(
-        '`linear` uses base_model only for adapters. Leave it out, or list it among models.')
-    if theirs and method.needs_base and base is None: raise ValueError(
-        f'{theirs} needs base_model, the model that fine-tuning began with.')
-    if not models: raise ValueError('A recipe needs models besides base_model: a list of {model: PATH}.')
+    # the method
+    method = _METHODS.get(keys['merge_method']) if 'merge_method' in keys else find_method(keys['rule'])
+    if method is None: raise ValueError(
+        f"merge_method is {reprlib.repr(keys['merge_method'])}. Of mergekit's there are {', '.join(_METHODS)}. For "
+        'others see the merges that `wiseft methods` lists, and give one as rule.')
+    if method.kind not in ('merge', 'search'): raise ValueError(
+        f'`rule` is {method.name}, a {method.kind}. `wiseft methods` lists merges and searches.')
+    # the models: mergekit may list the base among them; its linear needs a base only to fold adapters into it
+    if method is not weighted_average: models = [m for m in models if m['model'] != base]
+    elif not any(os.path.isfile(folder/m['model']/ADAPTER) for m in models): base = None
     # how strongly, and by which images
     shared = keys.get('parameters') or {}
-    method = method.set(**(_of_mergekit(method, models, shared) if theirs else _of_ours(method, shared)))
-    images = {k: keys[k] for k in ('suite', 'reference') if k in keys}
-    if not all(isinstance(v, str) for v in images.values()): raise ValueError(f'{[*images]} are no paths or names.')
+    method = method.set(**(_of_mergekit(method, models, shared) if method.mergekit else _of_ours(method, shared)))
     def place(path): return Path(os.path.normpath(folder/path))
+    images = {k: keys[k] for k in ('suite', 'reference') if k in keys}
+    if not all(isinstance(v, str) for v in images.values()): raise ValueError(f'{[*images]} are not paths or names.')
     if 'reference' in images: images['reference'] = str(place(images['reference']))
     if is_path(images.get('suite', '')): images['suite'] = str(place(images['suite']).absolute())
-    finetuned = [place(m['model']) for m in models]
-    return Recipe(method, None if base is None else place(base), finetuned, dtype, images)
+    return Recipe(method, None if base is None else place(base), [place(m['model']) for m in models], dtype, images)
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #9f9f3b45
 def _entries(name, setting, is_switch=False): # list of (filter or None, number or list of numbers)
@@ -189,7 +158,7 @@ def _entries(name, setting, is_switch=False): # list of (filter or None, number 
 class ByTensor:
     "A hyperparameter with a value for each tensor"
     value:Callable # of `TensorInfo`
-    recipe:object  # what a recipe says
+    recipe:object  # as the recipe has it
     def __call__(self, info): return self.value(info)
 
 def _value_at(entries, info):
@@ -212,15 +181,16 @@ def _hyperparameter(entries): # a number, or a `ByTensor`
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #17f75685
 def _of_mergekit(method, models, shared): # dict of the hyperparameters of one of mergekit's methods
-    takes = {None, *method.parameters} # None: what a word means that changes nothing
+    takes = {None, *method.parameters} # None: a key without a meaning here
     of_each = [word for word, name in _OF_EACH.items() if name in takes]
     of_all = [word for word, name in _NAMES.items() if name in takes]
-    _mapping(shared, [*of_each, *of_all], 'The parameters')
+    _check_keys(shared, [*of_each, *of_all], 'The parameters')
     given = {_NAMES[k]: _hyperparameter(_entries(k, shared[k], k == 'normalize')) for k in of_all
              if k in shared and _NAMES[k]}
     if method is weighted_average: given.setdefault('normalize', True)
-    # a list, one a model, of what the model has, then what all have
-    by_model = [_mapping(m.get('parameters') or {}, of_each, f'The parameters of {m["model"]}') for m in models]
+    # a list, one a model: the model's own values come first, then those of all
+    by_model = [m.get('parameters') or {} for m in models]
+    for m, own in zip(models, by_model): _check_keys(own, of_each, f'The parameters of {m["model"]}')
     for k in of_each:
         general = [(None, 1.)] if k == 'density' else []
         if k in shared: general = _entries(k, shared[k])
@@ -235,10 +205,12 @@ def _of_mergekit(method, models, shared): # dict of the hyperparameters of one o
 
 def _of_ours(method, shared): # dict of the hyperparameters of one of our methods
     names = [k for k in [*method.parameters][3:] if k != 'images'] + ['parts']*(method.kind == 'merge')
-    given = dict(_mapping(shared, names, 'The parameters'))
+    _check_keys(shared, names, 'The parameters')
+    given = dict(shared)
     for k, v in given.items():
-        if k == 'parts': continue
-        given[k] = _hyperparameter(_entries(k, v, isinstance(method.parameters[k].default, bool)))
+        if k == 'parts' and isinstance(v, str): continue
+        is_switch = k in method.parameters and isinstance(method.parameters[k].default, bool)
+        given[k] = _hyperparameter(_entries(k, v, is_switch))
         if isinstance(given[k], ByTensor) and (k in method.prepare_takes or method.kind == 'search'): raise ValueError(
             f'{k} is used once, before the first tensor: give one number.')
     if isinstance(given.get('alpha'), (int, float)): check_alpha(given['alpha'])
@@ -268,10 +240,7 @@ def merged_classifier(
     images=None, # validation images of the reference
 ): # a new classifier
     "Write the classifier that a recipe describes, with the recipe beside it"
-    base = None if recipe.base is None else load(recipe.base)
-    finetuned = [_loaded(p, base, load) for p in recipe.finetuned]
-    if base is not None: check_ends(base, finetuned[-1])
-    method = recipe.method
+    method, (base, finetuned) = recipe.method, _classifiers(recipe, load)
     if method.kind == 'search': classifier = method(base, dict(zip(map(str, recipe.finetuned), finetuned)), images)
     else: classifier = merge(base, finetuned, method, images=images)
     used = recipe.images if method.needs_images else {}
@@ -279,7 +248,11 @@ def merged_classifier(
     if again: classifier.beside['recipe.yml'] = again
     return classifier
 
-def _loaded(path, base, load): return load(path, base=base) if (path/ADAPTER).is_file() else load(path)
+def _classifiers(recipe, load): # the base or None, and a list of the fine-tuned ones
+    base = None if recipe.base is None else load(recipe.base)
+    finetuned = [load(p, base=base) if (p/ADAPTER).is_file() else load(p) for p in recipe.finetuned]
+    for c in finetuned if base is not None else (): check_ends(base, c)
+    return base, finetuned
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #bef2be93
 def what_is_missing(
@@ -287,48 +260,36 @@ def what_is_missing(
     load:Callable|None=None # as in `merge_by_recipe`
 ) -> list: # of sentences; empty if it can be carried out
     "Reasons why a recipe can't run; nothing is written"
-    states, problems, classifiers, base, method = {}, [], [], None, recipe.method
-    for path in recipe.paths:
-        try:
-            if not path.exists(): problems.append(f'There is no {path}. Models are folders and files here.')
-            elif not (load and is_classifier(path)): states[str(path)] = weights_at(path, _DTYPES.get(recipe.dtype))
-            else:
-                classifiers.append(_loaded(path, base, load))
-                if path == recipe.base: base = classifiers[-1]
-                states[str(path)] = classifiers[-1].state_dict()
-        except (OSError, ValueError) as e: problems.append(str(e))
-    first = next(iter(states), None)
-    for name in list(states)[1:]:
-        try: check_compatible(states[first], states[name], (first, name))
-        except ValueError as e: problems.append(str(e))
-    for c in classifiers[1:]:
-        try:
-            classifiers[0].check_averageable([c])
-            if c is classifiers[-1] and base is not None: check_ends(base, c)
-        except (ValueError, TypeError) as e: problems.append(str(e))
-    if method.kind == 'merge':
-        try: check_models(method, recipe.base, len(recipe.finetuned))
-        except ValueError as e: problems.append(f'{e} In a recipe it is base_model.' if recipe.base is None else str(e))
-        else: problems += _fails_on_small_tensors(recipe, states.get(first), classifiers)
-    names = '\n'.join(k for state in states.values() for k in state)
-    pieces = sorted({piece for piece in re.split(r'[.\n]', names) if not piece.isdigit()})
-    parts = [v.recipe for v in method.given.values() if isinstance(v, ByTensor)]
-    while names and parts: # a filter may stand within the list of a hyperparameter, or of a model in such a list
-        part = parts.pop(0)
-        if isinstance(part, list): parts = part + parts
-        elif isinstance(part, dict) and part.get('filter', '') not in names: problems.append(
-            f'No tensor has {part["filter"]!r} in its name. {did_you_mean(part["filter"], pieces)}')
-    return problems
+    lacking = [f'There is no {p}. Models are folders and files here.' for p in recipe.paths if not p.exists()]
+    if lacking: return lacking
+    try: names = _rehearsed(recipe, load)
+    except Exception as e: return [str(e)]
+    settings = [v.recipe for v in recipe.method.given.values() if isinstance(v, ByTensor)]
+    pieces = {piece for name in names for piece in name.split('.') if not piece.isdigit()}
+    return [f'No tensor has {f!r} in its name. {did_you_mean(f, sorted(pieces))}' for f in _filters(settings)
+            if not any(f in name for name in names)]
 
-def _fails_on_small_tensors(recipe, state, classifiers): # list of at most one sentence
-    if state is None or recipe.method.needs_images: return []
-    draw = torch.Generator().manual_seed(0)
-    def small(): return {k: torch.randn(2, 2, generator=draw) for k in state}
-    base, finetuned = None if recipe.base is None else small(), [small() for _ in recipe.finetuned]
-    positions = positions_of(classifiers[0]) if classifiers else None
-    try:
-        prepared = prepare_merge(recipe.method, base, finetuned)
-        for _ in merged_tensors(recipe.method, base, finetuned, recipe.paths, prepared, positions): pass
-    except Exception as e: # of a user's own method it may be anything
-        if recipe.method.__module__.startswith('wiseft.') and isinstance(e, ValueError): return [str(e)]
-    return []
+def _rehearsed(recipe, load): # names of the models' tensors
+    "Compare the models, and merge small tensors of the same names"
+    method, names = recipe.method, [*map(str, recipe.finetuned)]
+    if recipe.base is not None: names = [str(recipe.base), *names]
+    if load and recipe.of_classifiers:
+        base, finetuned = _classifiers(recipe, load)
+        models = averageable(finetuned if base is None else [base, *finetuned])
+    else: models = [weights_at(name, _DTYPES.get(recipe.dtype)) for name in names]
+    states = [m if isinstance(m, Mapping) else m.state_dict() for m in models]
+    check_states(states, names)
+    check_models(method, recipe.base, len(recipe.finetuned))
+    of_weights = method.kind == 'merge' and not method.needs_images
+    if of_weights and method.__module__.startswith('wiseft.'): # another may fail on small tensors alone
+        draw = torch.Generator().manual_seed(0)
+        small = [{k: torch.randn(2, 2, generator=draw) for k in states[0]} for _ in states]
+        base, finetuned = (None, small) if recipe.base is None else (small[0], small[1:])
+        prepared = prepare_merge(method, base, finetuned)
+        for _ in merged_tensors(method, base, finetuned, names, prepared, positions_of(models[0])): pass
+    return [*states[0]]
+
+def _filters(setting): # texts
+    "The filters in a setting, which may be within the list of a hyperparameter or of a model"
+    if isinstance(setting, list): return [f for s in setting for f in _filters(s)]
+    return [setting['filter']] if isinstance(setting, dict) and 'filter' in setting else []

@@ -1,0 +1,26 @@
+"What `--help` says of options."
+import pytest
+from typer.main import get_command
+
+from wiseft.shell.cli import app
+
+COMMANDS = get_command(app).commands
+
+
+def options(name): return {o: p for p in COMMANDS[name].params for o in p.opts}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_has_a_help_text(name):
+    assert not [o for o, p in options(name).items() if not p.help]
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if "--output" in options(name)])
+def test_output_says_what_is_written(name):
+    text = options(name)["--output"].help
+    assert any(word in text for word in ("Folder", "File", "table", "CSV", "Page")), text
+
+
+def test_an_ensemble_is_evaluated_like_a_classifier():
+    assert options("ensemble").keys() - options("evaluate").keys() == {"--average"}
+    assert options("evaluate").keys() <= options("ensemble").keys()
