@@ -11,22 +11,28 @@ import numpy as np
 import pandas as pd
 from asked import END, HALF, RECIPES, answers
 
-from wiseft.infer.sampling import sampled_estimates
-from wiseft.stats.intervals import mean_difference
+from wiseft.stats.intervals import mean_difference, mean_over_sets
 
 HERE = Path(__file__).resolve().parent
 SHARES, DRAWS = (.05, .1, .2), 400
+
+
+def sampled_estimates(some, end, shown, chance, labels):
+    """Right or wrong on all images, unbiased, of a classifier that predicts `some` on those shown, from one that
+    predicts `end` on all"""
+    right = (end == labels).astype(float)
+    right[shown] += ((some == labels[shown]) - right[shown])/chance[shown]
+    return right
 
 
 def draw(said, labels, share, rng):
     "Of one pool: difference of α = 0.5 and 1 from all and from a sample, each with its interval, and passes"
     chance = np.where(said[0] != said[END], 1, share)
     shown = rng.random(len(labels)) < chance
-    some, end = (dict(predicted=p) for p in (said[HALF][shown], said[END]))
-    fast = sampled_estimates(some, end, shown, chance, labels)['correct']
+    fast = sampled_estimates(said[HALF][shown], said[END], shown, chance, labels)
     whole, finetuned = said[HALF] == labels, said[END] == labels
-    def interval(right): return mean_difference({'': finetuned}, {'': right})
-    return interval(whole), interval(fast), shown.mean()
+    sampled = mean_over_sets({'': fast - finetuned}, bounded=False) # an estimate may lie beyond 0 to 1
+    return mean_difference({'': finetuned}, {'': whole}), sampled, shown.mean()
 
 
 def of_set(said, labels, share):

@@ -14,7 +14,7 @@ as it was planned. A row of the table is a value: its accuracy on all validation
 how often each rule takes it, and what classifiers with it get right in the tests, at the α that validation chooses
 (all seeds), where both runs are committed.
 """
-import json
+import json, sys
 from functools import cache
 from pathlib import Path
 import numpy as np
@@ -26,7 +26,10 @@ from wiseft.infer.rules import alpha_by_rule, nearly_best
 from wiseft.methods.index import all_methods
 
 HERE = Path(__file__).resolve().parent
-CAMPAIGN, BENCH = HERE.parent/'campaign', HERE.parent/'bench'
+sys.path.append(str(HERE.parent))
+from answers import unpacked
+
+CAMPAIGN, BENCH = unpacked(HERE.parent/'campaign'), unpacked(HERE.parent/'bench')
 PARTS = sorted(p.parent.name for p in CAMPAIGN.glob('*/plan.json'))
 RULES, DRAWS = ('old', 'new', 'best'), 2000
 

@@ -10,7 +10,7 @@ right; α is chosen for both by the validation images of the seeds that were dra
 there are. What the world says of the same points is the truth. Old rules: intervals over images alone, the best
 plain average on the same images, p for those that aren't beyond it. Each experiment has a generator of its own.
 """
-import csv, json, zlib
+import csv, json, sys, zlib
 from functools import cache
 from pathlib import Path
 import numpy as np
@@ -21,7 +21,10 @@ from wiseft.infer.rules import alpha_by_rule
 from wiseft.stats.matched_accuracy import at_reference, matched_gains, resampled
 
 HERE = Path(__file__).resolve().parent
-BENCH = HERE.parent/'bench'
+sys.path.append(str(HERE.parent))
+from answers import unpacked
+
+BENCH = unpacked(HERE.parent/'bench')
 PLAN = json.loads((BENCH/'plan.json').read_text())
 RATES = {'resnet-harsh': .001, 'resnet-gentle': .0003, 'vit-harsh': .001} # chosen for plain fine-tuning
 ALPHAS, ROWS = PLAN['alphas'], 24 # so many rows in a bench

@@ -7,7 +7,7 @@
 An icon's name is its label, the drawing style of its set is the distribution, and a *family* (sets by the same
 people, or derived from each other) belongs to one split only. Built twice, the zip is the same byte for byte.
 """
-import argparse, csv, hashlib, io, json, os, re, subprocess, tarfile, zipfile
+import argparse, csv, hashlib, io, json, os, re, subprocess, sys, tarfile, zipfile
 from collections import Counter, defaultdict
 from functools import lru_cache
 from multiprocessing import Pool
@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 import resvg_py
-from wiseft.data.hashes import grey_thumbnails, near_duplicates
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from near_duplicates import gray_thumbnails, near_duplicates
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
@@ -211,7 +213,7 @@ def first_of_kind(icons, n=3):
 
 def pretraining_thumbnails(folder):
     pre = np.load(folder/'pretraining.npy', mmap_mode='r')
-    return np.concatenate([grey_thumbnails(pre[k:k+8192]) for k in range(0, len(pre), 8192)])
+    return np.concatenate([gray_thumbnails(pre[k:k+8192]) for k in range(0, len(pre), 8192)])
 
 # ---------- the suite ----------
 
@@ -225,12 +227,12 @@ def choose(package, folder):
             if c and i['style'] in STYLES and (i['split'] != 'train' or i['style'] in ('outline', 'solid')):
                 icons.append(dict(i, **{'class': c}))
     icons = render_all(icons)
-    for i, v in zip(icons, grey_thumbnails([i['image'] for i in icons])): i['small'] = v
+    for i, v in zip(icons, gray_thumbnails([i['image'] for i in icons])): i['small'] = v
     counts['labelled'] = dict(Counter(i['split'] for i in icons))
     train, dropped = first_of_kind([i for i in icons if i['split'] == 'train'])
     counts['train dropped'] = dict(dropped)
     evaluation = [i for split in ('validation', 'test') for i in icons if i['split'] == split]
-    seen = np.concatenate([pretraining_thumbnails(folder), grey_thumbnails([i['image'] for i in train])])
+    seen = np.concatenate([pretraining_thumbnails(folder), gray_thumbnails([i['image'] for i in train])])
     near = near_duplicates(np.stack([i['small'] for i in evaluation]), seen, NEAR)
     of = np.array([i['split'] for i in evaluation])
     counts['like pretraining or train'] = {s: int(near[of == s].sum()) for s in ('validation', 'test')}
@@ -267,7 +269,7 @@ def choose_control(package, folder, suite):
             c = control_label(i, taken) if i['style'] in ('outline', 'solid') else None
             if c: icons.append(dict(i, **{'class': c}))
     icons = render_all(icons)
-    for i, v in zip(icons, grey_thumbnails([i['image'] for i in icons])): i['small'] = v
+    for i, v in zip(icons, gray_thumbnails([i['image'] for i in icons])): i['small'] = v
     seen = np.concatenate([pretraining_thumbnails(folder), np.stack([i['small'] for i in suite])])
     near = near_duplicates(np.stack([i['small'] for i in icons]), seen, NEAR)
     counts = {'labelled': len(icons), 'like pretraining or the suite': int(near.sum())}

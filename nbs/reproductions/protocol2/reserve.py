@@ -13,9 +13,9 @@ import numpy as np, pandas as pd
 from PIL import Image
 from wiseft.data.suites import load_suite
 from wiseft.base.files import atomic_path
-from wiseft.data.hashes import gray_thumbnails, near_duplicates
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
+from near_duplicates import gray_thumbnails, near_duplicates
 from runs import largest_families
 
 HERE = Path(__file__).resolve().parent

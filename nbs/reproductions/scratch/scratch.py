@@ -7,14 +7,14 @@ own baseline.
 """
 import argparse, sys, time, warnings
 from pathlib import Path
-import pandas as pd, torch
+import numpy as np, pandas as pd, torch
 from open_clip.modified_resnet import ModifiedResNet
 from wiseft.models.classifier import ImageClassifier
 from wiseft.models.clip import load_clip
 from wiseft.data.suites import load_suite
 from wiseft.infer.evaluation import evaluate
 from wiseft.base.files import atomic_path
-from wiseft.models.head import random_head
+from wiseft.models.head import ClassificationHead
 from wiseft.train.learner import finetune
 from wiseft.stats.table import MEAN
 
@@ -38,7 +38,9 @@ def untrained(width, classnames, seed=0):
     torch.manual_seed(seed)
     heads = width*32//v['head_width']
     clip.model.visual = ModifiedResNet(v['layers'], clip.dim, heads, image_size=v['image_size'], width=width)
-    return ImageClassifier(clip, random_head(clip, classnames), classnames, alpha=1.)
+    rows = torch.from_numpy(np.random.default_rng(0).standard_normal((len(classnames), clip.dim))).float()
+    head = ClassificationHead(clip.logit_scale*torch.nn.functional.normalize(rows, dim=-1)).to(clip.device)
+    return ImageClassifier(clip, head, classnames, alpha=1.)
 
 
 def part_of(images, part):
