@@ -16,7 +16,7 @@ demo: .venv/.library
 
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -ra --durations=10 tests
 
-## make test      20 minutes: modules, command line, README, wheel, a kill, two processes, pages whose inputs changed
+## make test      10 minutes: modules, command line, README, wheel, a kill, two processes, pages whose inputs changed
 test: .venv/.tools
 	$(TEST) -m "not slow"
 

@@ -42,14 +42,12 @@ from wiseft.models.pooled import all_places
 from wiseft.train.flops import operations
 from wiseft.data.suites import Suite, load_suite, protocol
 from wiseft.infer.ensembles import average_logits, average_probabilities, sweep
-from wiseft.infer.evaluation import evaluate, full_pass
+from wiseft.infer.evaluation import evaluate
 from wiseft.infer.prefetch import Feeder
-from wiseft.infer.sampling import SampledPass
-from wiseft.models.head import random_head
+from wiseft.models.head import ClassificationHead
 from wiseft.data.labels import image_folder
 from wiseft.train.learner import clip_learner
-from wiseft.train.loaders import clip_dataloaders
-from wiseft.train.crops import crop_box
+from wiseft.train.loaders import clip_dataloaders, crop_box
 from wiseft.models.load import load_classifier
 from wiseft.weights.files import merge_files
 from wiseft.stats.intervals import mean_difference
@@ -132,7 +130,7 @@ def tower(name, work, sets=4, n=128):
         torch.save(model.state_dict(), Path(folder, "random.pt"))
         clip = load_clip(name, Path(folder, "random.pt"),
                          preprocess="laion2b_s34b_b79k" if name.startswith("ViT") else "openai")
-        start = ImageClassifier(clip, random_head(clip, ["a", "b"]), ["a", "b"], alpha=0.)
+        start = ImageClassifier(clip, ClassificationHead(torch.randn(2, clip.dim)), ["a", "b"], alpha=0.)
     images = [photographs(Path(work, str(s)), n, s) for s in range(sets)]
     return start, nearby(start), Suite("photographs", ["a", "b"], None, images[0], images[0], images[0],
                                        {str(s): images[s] for s in range(1, sets)})
@@ -294,35 +292,31 @@ def feeding(work):
 
 
 @measure
-def partial_cache(work):
-    "An epoch of photographs of which the cache has room for some, with crops and no model, by processor time"
+def kept_pixels(work):
+    "An epoch of photographs without and with the cache, with crops and no model, by processor time"
     clip, images = at_224(), photographs(work, 384, 0)
 
-    def epoch(share):
-        "A loader whose images' cache has room for such a share of them"
+    def epoch(cache_gb):
+        os.environ["WISEFT_CACHE_GB"] = cache_gb
         dl = clip_dataloaders(images, clip, 64, images.subset(range(8)), progress=False).train
-        needed = len(images)*np.asarray(dl.source.for_crops[0]).nbytes/1e9
-        os.environ["WISEFT_CACHE_GB"] = str(needed*(1.1 if share == 1 else 1.99*share))  # half is left to others
         dl.source.decode_once(crops=True)
-        assert abs(dl.source.for_crops.kept_share - share) < .02
         return dl
-    loaders = {share: epoch(share) for share in (0, .25, .5, 1)}
-    for share in .25, .5, 1:
-        yield (f"time with nothing kept / with {share:.0%} of the images kept", "",
-               by_processor(lambda: reusing(all_of, loaders[0]), lambda: reusing(all_of, loaders[share])))
+    without, kept = map(epoch, "01")
+    yield ("time with nothing kept / with 100% of the images kept", "",
+           by_processor(lambda: reusing(all_of, without), lambda: reusing(all_of, kept)))
     os.environ.pop("WISEFT_CACHE_GB")
 
 
 @measure
 def reading(work):
-    "Reading on an accelerator's behalf: photographs that the cache has no room for, cut for crops of 224 pixels"
+    "Reading: photographs that the cache has no room for, as crops of 224 pixels"
     clip, images = at_224(), photographs(work, 128, 0)
     source = clip_dataloaders(images, clip, 64, images.subset(range(8)), progress=False).train.source
     draws = np.random.default_rng(0).random((len(images), 4))
 
     def read(threads):
         with patch("os.cpu_count", return_value=threads):
-            all_of(source.for_device(part, draws) for part in np.arange(len(images)).reshape(-1, 64).tolist())
+            all_of(source.batch(part, draws) for part in np.arange(len(images)).reshape(-1, 64).tolist())
 
     def hashes(threads):
         with ThreadPoolExecutor(threads) as pool:
@@ -592,36 +586,6 @@ def merging(work):
     yield "time / reading both files and writing one", "≤ 1.5", 1/ratio(copy, merge, turns=9)
 
 
-@measure
-def sampled(work):
-    "A sweep of a sample (`--fast`) against a whole one, 31 α of averaged weights"
-    alphas = [i/30 for i in range(31)]
-    start, _, suite = icons()
-    narrow = suite.restrict_train(protocol()["narrow_reference"]["families"])
-    near = "ViT-B/32 and one with noise on its weights, 2 sets of 16 photographs"
-    pairs = {"embedded CLIP, fine-tuned, and icons": (start, our_training(start, narrow.train, 5, 3e-4), suite),
-             near: tower("ViT-B-32", work, sets=2, n=16)}
-    for what, ends in pairs.items():
-        tables = {}
-
-        def sweeping(sample, **more):
-            tables[sample] = sweep(*ends, alphas, by=["weight-space"], progress=False,
-                                   image_pass=SampledPass(sample) if sample else full_pass, **more)
-        sweeping(None)  # into the cache
-        took = {sample: seconds(lambda: sweeping(sample), time.process_time) for sample in (None, .1)}
-        by_set = {k: t[t.role.isin(["reference", "shift"]) & t.n.notna()] for k, t in tables.items()}
-        inner = by_set[.1][~by_set[.1].alpha.isin([0, 1])]
-        yield f"{what}: passes of inner α, all / sample", None, inner.n.sum()/inner.passes.sum()
-        yield f"{what}: processor time, all / sample", None, took[None]/took[.1]
-        curves = {k: t.pivot_table(index="alpha", columns="dataset", values="value") for k, t in by_set.items()}
-        best = {k: c.idxmax() for k, c in curves.items()}
-        others = int((best[None] != best[.1]).sum())
-        yield f"{what}: sets of {len(best[None])} whose best α is another one", None, others
-        whole = curves[None]
-        lost = np.mean([whole[d][best[None][d]] - whole[d][best[.1][d]] for d in whole])
-        yield f"{what}: what the sample's best α loses, mean over sets, points", None, 100*lost
-
-
 # ---------- fine-tuning ----------
 
 def usual_training(start, images, epochs, lr, batch_size=128):
@@ -685,7 +649,7 @@ def shards(work):
 
 @measure
 def training(work):
-    "Fine-tuning, images a second with bf16 autocast against a plain fp32 loop"
+    "Fine-tuning, images per second with bf16 autocast against a plain fp32 loop"
     start, _, suite = tower("ViT-B-32", work, sets=1, n=128)
     yield "ViT-B/32, 128 photographs: ours / plain fp32 loop", "≥ 1.5", ratio(
         lambda: usual_training(start, suite.train, 1, 1e-5, 64), lambda: our_training(start, suite.train, 1, 1e-5, 64),

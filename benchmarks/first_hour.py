@@ -82,7 +82,7 @@ def images_a_second(card, name, batch_size, **kwargs):
 @part
 def two_epochs(card):
     "Fine-tuning of two epochs, reading included"
-    yield from (f"{name}: {images_a_second(card, name, card.batch//2):,.0f} images a second" for name in card.towers)
+    yield from (f"{name}: {images_a_second(card, name, card.batch//2):,.0f} images per second" for name in card.towers)
 
 
 class NoWaits(Callback):
@@ -170,11 +170,11 @@ def measures(card):
 def largest(card):
     "ViT-L/14 at 336 pixels, bf16"
     name = "ViT-L-14-336" if ON_CARD else "tiny"
-    yield f"fine-tuning: {images_a_second(card, name, min(64, card.batch)):,.0f} images a second"
+    yield f"fine-tuning: {images_a_second(card, name, min(64, card.batch)):,.0f} images per second"
     start, _ = card.ends(name)
     half, (x, _) = start.to_bf16(), card.one_batch(start)
     with ready([half]):
-        yield f"evaluation: {len(x)/card.seconds(lambda: half(x)):,.0f} images a second"
+        yield f"evaluation: {len(x)/card.seconds(lambda: half(x)):,.0f} images per second"
     if card.device.type == "cuda":
         yield f"most memory: {torch.cuda.max_memory_allocated()/1e9:.1f} GB"
 

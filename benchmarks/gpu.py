@@ -26,7 +26,7 @@ from wiseft.models.clip import load_clip
 from wiseft.train.flops import operations
 from wiseft.base.devices import best_device, describe_device
 from wiseft.infer.ensembles import sweep
-from wiseft.models.head import random_head
+from wiseft.models.head import ClassificationHead
 from wiseft.train.learner import clip_learner
 from wiseft.train.loaders import clip_dataloaders
 from wiseft.infer.inference import batches, ready
@@ -80,7 +80,8 @@ class Card:
         model = open_clip.create_model(name, load_weights=False, pretrained_text=False)
         torch.save(model.state_dict(), self.work/"random.pt")
         clip = load_clip(name, self.work/"random.pt", preprocess=COLORS, quick_gelu=False, device=self.device)
-        start = ImageClassifier(clip, random_head(clip, ["a", "b"]).to(self.device), ["a", "b"], alpha=0.)
+        head = ClassificationHead(torch.randn(2, clip.dim)).to(self.device)
+        start = ImageClassifier(clip, head, ["a", "b"], alpha=0.)
         end = nearby(start.to("cpu")).to(self.device)
         return start.to(self.device), end
 
