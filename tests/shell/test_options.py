@@ -1,7 +1,10 @@
 "What `--help` says of options."
+import pydoc
+
 import pytest
 from typer.main import get_command
 
+import wiseft
 from wiseft.shell.cli import app
 
 COMMANDS = get_command(app).commands
@@ -24,3 +27,8 @@ def test_output_says_what_is_written(name):
 def test_an_ensemble_is_evaluated_like_a_classifier():
     assert options("ensemble").keys() - options("evaluate").keys() == {"--average"}
     assert options("evaluate").keys() <= options("ensemble").keys()
+
+
+def test_help_in_python_shows_types_alone():
+    text = pydoc.render_doc(wiseft.run)
+    assert "epochs: int = 10" in text and "OptionInfo" not in text

@@ -9,10 +9,12 @@ __all__ = ['open_clip', 'timm', 'torchvision', 'contingency_tables', 'proportion
 # %% ../../nbs/api/base/03_lazy.ipynb #6ac4399f
 import re, sys, warnings
 from functools import cache
+from inspect import signature
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import FunctionType, ModuleType
+from typing import get_type_hints
 
 # %% ../../nbs/api/base/03_lazy.ipynb #a480a713
 class Later:
@@ -38,6 +40,10 @@ class LaterFunction:
     def __getattr__(self, attribute):
         if attribute in ('__name__', '__qualname__'): return self._name
         if attribute == '__wrapped__': return getattr(import_module(self._module), self._name)
+        if attribute == '__signature__': # types alone, without what typer is told beside them
+            found, types = signature(self.__wrapped__), get_type_hints(self.__wrapped__)
+            return found.replace(parameters=[p.replace(annotation=types.get(name, p.annotation))
+                                             for name, p in found.parameters.items()])
         if attribute in vars(FunctionType): return getattr(self.__wrapped__, attribute) # what `inspect` looks at
         return object.__getattribute__(self, attribute) # which says that there is none
 

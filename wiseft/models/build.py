@@ -8,6 +8,7 @@ __all__ = ['quiet', 'ImageModel', 'build_model', 'fill_model', 'source_tokenizer
 # %% ../../nbs/api/models/07_build.ipynb #558d3560
 import logging, tempfile, warnings
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from threading import RLock
 
@@ -110,6 +111,9 @@ def fill_model(
     return model.eval()
 
 # %% ../../nbs/api/models/07_build.ipynb #2767f673
+@cache # reading its vocabulary takes half the time of loading a small CLIP
+def _own_tokenizer(**options): return open_clip.tokenizer.SimpleTokenizer(**options)
+
 def source_tokenizer(
     source:Source
 ): # list of texts -> (n, context length) token ids; None without a text tower
@@ -123,7 +127,7 @@ def source_tokenizer(
     try:
         if not text.get('hf_tokenizer_name'): # open_clip's own
             if source.name: return open_clip.get_tokenizer(source.name)
-            return open_clip.tokenizer.SimpleTokenizer(context_length=length, **options)
+            return _own_tokenizer(context_length=length, **options)
         # of `transformers`, with files of the folder
         where = dict(local_files_only=folder is not None, trust_remote_code=False)
         with nullcontext() if folder else reaching_hub(): return open_clip.tokenizer.HFTokenizer(
