@@ -389,7 +389,7 @@ def _(page):
     page.shows("gain = change_table(images, {(kind, k)", *gain.values())
     page.shows("few, more = ", *[[*against[E2E, 1.0, k][4:], *against[E2E, 0.5, k][4:], *gain[E2E, k][4:]] for k in ks])
     page.holds("from eight images on it gains four points", all(3.5 < against[E2E, 0.5, k][5] < 5 for k in (8, 16, 25)))
-    page.holds("the gain under shift excludes zero at every k", all(gain[E2E, k][6] > 0 for k in ks))
+    page.holds("intervals of the gain under shift exclude zero at every k", all(gain[E2E, k][6] > 0 for k in ks))
     apart = {k: changes(share(LC, k, 1.0), share(E2E, k, 1.0)) for k in ks}
     page.holds(
         "few images cost it accuracy under shift, and many give it a lead on the reference",
@@ -759,7 +759,7 @@ def _(page):
     page.shows("few = pd.DataFrame(rows)", *few.to_numpy().tolist())
     page.holds("with 30, 80, and 200 of the 764 validation images", [m for m, _ in few.index[::2]] == [30, 80, 200, n])
     page.holds("Over the 62 fine-tunings", len(runs) == 62)
-    page.holds("had taken α = 0 from 80 images", few.loc[(80, "one standard error"), 3] > 0)
+    page.holds("had taken α = 0 with 80 images", few.loc[(80, "one standard error"), 3] > 0)
     page.says("takes the smallest: α = 0 in {} % of cases.", few.loc[(30, "one standard error"), 3])
     page.says("In {} fine-tunings of a small CLIP", len(runs))
     page.holds(
@@ -1043,10 +1043,10 @@ def later_methods(page):
     behind = [-on.ahead(n)[0] for on in (harsh, gentle) for n in ("ProLIP", "LDIFS")]
     page.says("ProLIP (without its constraint) | {} | {} |\n| LDIFS | {} | {} |", *(behind[i] for i in (0, 2, 1, 3)))
     page.says("is {} points ahead by more than chance", harsh.ahead("TIES")[0])
-    page.says("as the uniform soup of the same five is with {}", harsh.ahead("uniform soup")[0])
+    page.says("of the same five {}", harsh.ahead("uniform soup")[0])
     page.holds("With the gentle recipe none is ahead", sorted(p_gentle[p_gentle < 0.05].index) == ["LDIFS", "ProLIP"])
-    page.says("(p {} in the family of the rows that were there before)", harsh.table.p_holm["uniform soup"])
-    page.holds("as the uniform soup of the same five", harsh.ahead("uniform soup")[1] > 0
+    page.says("(p {} among the earlier rows)", harsh.table.p_holm["uniform soup"])
+    page.holds("of the same five", harsh.ahead("uniform soup")[1] > 0
                and sorted(p_harsh[p_harsh < 0.05].index) == ["LDIFS", "ProLIP", "TIES"])
 
 
@@ -1084,7 +1084,7 @@ def _(page):
         ["logits", "probabilities", "VRF", "DaWin"],
     ):
         page.quotes(f"evidence('{names[0]}'", *map(row, names))
-    page.says("that our rule took it is {} points behind", -towers[1].ahead("LoRA")[0])
+    page.says("which our rule took, it is {} points behind", -towers[1].ahead("LoRA")[0])
     later_methods(page)
     noise = -min(paper["WiSE-FT"][i] for i in range(len(paper["WiSE-FT"])) if paper["WiSE-FT"][i] > -2)
     page.prints("above the strip ({} points)", noise)
@@ -1430,12 +1430,13 @@ def _(page):
     page.shows("chosen.groupby(", *chosen.reshape(-1, 4).tolist())
     by_validation, by_rule = chosen[:, 0], chosen[:, 1]
     page.says("at 1e-3 on the ViT the α of validation lost {} points", -by_validation[1, 1])
-    page.says("It cost up to {} points on the reference and {} under shift", *(by_validation - by_rule)[:, 2:].max(0))
+    cost = (by_validation - by_rule)[:, 2:].max(0)
+    page.says("The rule cost up to {} points on the reference and {} under shift", *cost)
     vit, harsh, gentle = (judged_on_control(page, part) for part in CAMPAIGN)
     page.says("of {} on a ViT", len(vit))
     page.holds("no row differs from plain averages", min(p for _, p in vit.values()) > 0.05)
     judged = [*vit.values(), *harsh.values(), *gentle.values()]
-    page.holds("No other method is established to", all(p > 0.05 for g, p in judged if (g > 0).all()))
+    page.holds("is established to", all(p > 0.05 for g, p in judged if (g > 0).all()))
     page.holds("and up to 30 on a ResNet", max(len(harsh), len(gentle)) <= 30)
     less = [{m: -g[0] for m, (g, p) in of.items() if p < 0.065 and (g < 0).all()} for of in (harsh, gentle)]
     page.holds("LP-FT, self-distillation, Fisher, and ProLIP (without its constraint) keep less",
@@ -1613,7 +1614,7 @@ def _(page):
     page.says("*always 0.5* is right in {} %", row[1])
     all_sets = lost_by_confidence("validation", shifts)
     page.says("it lost {} points more (95 % interval {} to {})", *all_sets[:3])
-    page.says("less than α = 0.5 by {} points", -lost_by_confidence("half", shifts)[0])
+    page.says("lose {} points less than α = 0.5", -lost_by_confidence("half", shifts)[0])
     lead = by_part["half"] - by_part[["confident", "validation"]].max(axis=1)
     page.holds("all of it where many classes had unknown names", (lead[~lead.index.str.contains("names")] < 0.1).all())
     page.says("against validation {} points", all_sets[3])
@@ -1722,7 +1723,7 @@ def _(page):
     )
     page.shows("errors = warned[", *[[*cost[s][:4], acc(s, "reference", 0.0)] for s in (0, *shares)])
     page.says(
-        "restores or raises the shifts in {} of our {} fine-tunings and for {} of the {} published classifiers",
+        "In {} of our {} fine-tunings, and for {} of the {} published classifiers",
         keeps.both.sum(),
         len(keeps),
         kept[2],
@@ -1833,7 +1834,7 @@ def _(page):
     page.shows("def of_k(k)", *[flat(drawn_shots(k)) for k in (1, 2, 4, 8, 16, 25)])
     forgot, half_forgot = (halving(False, E2E, 3e-4, a, PLAIN) for a in (1.0, 0.5))
     page.says(
-        "they lose {} points of plain accuracy ({} to {}†), at α = 0.5 still {} ({} to {}†)",
+        "lose {} points of plain accuracy ({} to {}†), at α = 0.5 still {} ({} to {}†)",
         *minus(forgot, 5, 7, 6),
         *minus(half_forgot, 5, 7, 6),
     )
@@ -1848,7 +1849,7 @@ def _(page):
     )
     page.holds("end to end costs 4 to 5 points under shift; α = 0.5 turns that into a gain of 4 to 5", four_to_five())
     page.says(
-        "tie at every α ({}, {} to {}, at 0.5)",
+        "tie at every α (at 0.5: {}, {} to {})",
         *found["over logits"],
     )
     head = halving(False, LC, 1e-2, 1.0, PLAIN)
@@ -1895,7 +1896,7 @@ def _(page):
     )
     gained = np.mean([points(zeroshot(), s.share(kind=E2E, k=k, alpha=0.5), "shift") for k in (8, 16, 25)])
     page.says("from eight on α = 0.5 gains {};", gained)
-    page.says("with one image a class α = 0.5 is at {} ({} to {})", drawn_shots(1)[1])
+    page.says("with one image a class, α = 0.5 gains {} ({} to {})", drawn_shots(1)[1])
     o = over_time()
     page.says("after averaging cost {} points ({} to {}) under shift", *minus(recomputing(), 0, 2, 1))
     late = [
@@ -2345,7 +2346,7 @@ def _(page):
     of_half = table.shifts[table.chosen == 0.5]
     page.says("four times, which lost {} to {} points under shift", min(of_half), max(of_half))
     page.holds("`choose_alpha` took 0.5 four times", sum(table.chosen == 0.5) == 4)
-    page.holds("It left 0.5 twice, both times toward the probe", sum(table.chosen < 0.5) == 2 == 6 - len(of_half))
+    page.holds("Twice it moved toward the probe", sum(table.chosen < 0.5) == 2 == 6 - len(of_half))
     page.says("they lose {} to {}; the best is α = 1, in all six", *some)
     page.holds("the best is α = 1, in all six", all(table.best == 1))
     kept_by = [on_curve(run, 0.5)[0] >= on_curve(run, 1.0)[0] - 1e-9 for r in STYLES for run in of_style(r)]

@@ -29,7 +29,7 @@ def test_every_explanation_is_recomputed():
 
 PLANTED = {
     "explanations/findings": [
-        ("they lose 18.9 points", "they lose 18.8 points"),                # an estimate
+        ("lose 18.9 points", "lose 18.8 points"),                     # an estimate
         ("accuracy (17.2 to 20.5†)", "accuracy (16.2 to 20.5†)"),          # an end of an interval
         ("in 50 of 62", "in 51 of 62"),                                    # a count
         ("(an oracle)", "(no oracle)"),                                    # words
