@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from conftest import later
 from crash import ended, started
 from wiseft.data.labels import image_folder
+from wiseft.data.objects import image_set
 from wiseft.data.suites import folder_suite
 
 clip_learner = later("wiseft.train.learner", "clip_learner")
@@ -142,3 +143,13 @@ def test_a_class_folder_that_may_not_be_read_is_an_error(photos):
         assert ended(started(as_nobody)) == 0
     finally:
         (photos / "dog").chmod(0o755)
+
+
+def test_a_dict_names_numbers_in_any_order(photos):
+    table = photos.with_name("t.csv")
+    files = [*sorted(map(str, photos.rglob("*.png")))[:4]]
+    table.write_text("file,label\n" + "".join(f"{f},{i % 2}\n" for i, f in enumerate(files)))
+    pixels = np.zeros((4, 8, 8, 3), np.uint8)
+    for names in ({"1": "dog", "0": "cat"}, {1: "dog", 0: "cat"}):
+        for images in (image_set(table, names), image_set((pixels, np.array([0, 1, 0, 1])), names)):
+            assert [images.classnames[k] for k in images.labels] == ["cat", "dog", "cat", "dog"]

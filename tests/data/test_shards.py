@@ -21,6 +21,7 @@ from conftest import later, run
 from PIL import Image, ImageOps
 from typer.testing import CliRunner
 
+from wiseft.data import labels, shards
 from wiseft.data.control import control_set
 from wiseft.data.suites import folder_suite, load_suite
 from wiseft.infer.evaluation import evaluate
@@ -465,3 +466,12 @@ def test_what_is_damaged_is_named(tmp_path):
     assert [*photos.identities()][149] is None and photos.hashes()[149] is None
     with pytest.raises(UnreadableImage, match="2.tar/s0000149.jpg: no such file"):
         photos.open(149)
+
+
+def test_another_version_lists_a_tar_again(tmp_path, monkeypatch):
+    file = pack(tmp_path / "x.tar", [(f"{c}/{n}", b".") for c in ("cat", "dog") for n in ("1.png", "2.heif")])
+    monkeypatch.setattr(labels, "IMAGE_ENDINGS", (".png",))
+    assert len(image_folder(file)) == 2
+    monkeypatch.undo()
+    monkeypatch.setattr(shards, "__version__", "another")
+    assert len(image_folder(file)) == 4

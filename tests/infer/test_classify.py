@@ -1,6 +1,7 @@
 "Classes of pictures as people have them."
 import os
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -26,3 +27,13 @@ def test_file_names_that_are_not_utf8(tmp_path):
     done = CliRunner().invoke(app, ["predict", *map(str, [tmp_path / "c", tmp_path / name, "-o", tmp_path / "p.csv"])])
     assert done.exit_code == 0, done.output
     assert pd.read_csv(tmp_path / "p.csv").file[0].endswith(r"caf\udce9.png")
+
+
+def test_a_folder_has_the_pictures_that_a_labeled_one_has(tmp_path):
+    for name in ("a.jpg", "b.jfif", "c.pgm", "d.tga", ".trash/e.png", ".f.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / name, "TGA" if name.endswith("tga") else "PNG")
+    classifier = pico_classifier(["cat", "dog"])
+    for pictures in (tmp_path, (tmp_path / name for name in ("a.jpg", "b.jfif", "c.pgm", "d.tga"))):
+        table = classify(classifier, pictures, top=1, progress=False)
+        assert [Path(f).name for f in table.file] == ["a.jpg", "b.jfif", "c.pgm", "d.tga"]

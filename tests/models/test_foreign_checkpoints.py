@@ -1,4 +1,5 @@
 "Checkpoints as wise-ft, FLYP, model-soups and open_clip write them: the logits of what was saved, without its classes."
+import json
 import os
 import pickle
 import subprocess
@@ -13,6 +14,7 @@ from test_load_and_save import small_siglip
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from wiseft.weights.checkpoints import write_state_dict
+from wiseft.models import hf_clip
 from wiseft.models.clip import load_clip
 from wiseft.models.open_clip_config import write_json
 from wiseft.models.load import load_classifier
@@ -335,3 +337,11 @@ def test_siglip_as_it_is_on_the_hub(siglip, tmp_path, monkeypatch):
                                features(load_clip(folder, device="cpu"), images)[0])
     with pytest.raises(RuntimeError, match="Could not fetch .*config.json.* of hf:someone/gone"):
         load_clip("hf:someone/gone")
+
+
+def test_a_larger_picture_is_cut(tmp_path):
+    config = dict(size=dict(shortest_edge=256), crop_size=dict(height=224, width=224), do_center_crop=True)
+    for config, part in ((config, 224/256), (config | dict(size=224, crop_size=224), None),
+                         (config | dict(do_center_crop=False), None)):
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+        assert hf_clip._read_preprocess(tmp_path).get("crop_pct") == part

@@ -6,6 +6,7 @@ the same names and formats, served by a server of our own, for the downloads.
 import hashlib
 import io
 import json
+import os
 import pickle
 import tarfile
 import warnings
@@ -190,3 +191,23 @@ def test_the_page_runs_and_goes_on(served, tmp_path):
         done = (folder / "report.html").stat().st_mtime_ns
         run_cells({}, here)
         assert (folder / "report.html").stat().st_mtime_ns == done  # and what is done is left alone
+
+
+def test_a_stopped_download_goes_on(tmp_path, monkeypatch):
+    with tarfile.open(tmp_path / "blur.tar", "w") as tar:
+        for name in "defocus_blur/1.jpg", "glass_blur/1.jpg":
+            tar.addfile(tarfile.TarInfo(name))
+    checksum = "md5:" + hashlib.md5((tmp_path / "blur.tar").read_bytes()).hexdigest()
+    place, replace, n = tmp_path / "data/defocus_blur", os.replace, []
+
+    def stopped(*paths):
+        n.append(paths)
+        if len(n) == 2:
+            raise KeyboardInterrupt
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        layouts._download((tmp_path / "blur.tar").as_uri(), place, checksum)
+    layouts._download((tmp_path / "blur.tar").as_uri(), place, checksum)
+    assert sorted(p.name for p in place.parent.iterdir()) == ["defocus_blur", "glass_blur"]

@@ -5,6 +5,7 @@ All with a CLIP of icons, fine-tuned for one epoch on six classes of the embedde
 import json
 import shutil
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -291,3 +292,14 @@ def test_class_names_that_are_numbers(photos, tmp_path):
     printed = shell("zeroshot", tmp_path / "numbered", "-o", tmp_path / "zeroshot")
     assert printed.count("The class names are numbers") == 1
     assert not messages(zeroshot_classifier, clip, ["7", "cat"]) and not messages(zeroshot_classifier, clip, NAMES)
+
+
+@pytest.mark.parametrize("method", ["weight-space", lines])
+def test_swapped_ends(method, zeroshot, finetuned):
+    with pytest.raises(ValueError, match="The ends are swapped"):
+        merge(finetuned, [zeroshot], method, alpha=.3)
+
+
+def test_training_without_training_images(zeroshot, suite):
+    with pytest.raises(ValueError, match="'photos' has no training images"):
+        finetune(zeroshot, replace(suite, train=None), epochs=1, progress=False)

@@ -407,3 +407,25 @@ def test_quiet(work, tmp_path):
     assert wiseft("-q", "merge", work / "zeroshot", work / "finetuned", "-o", tmp_path / "averaged").output == ""
     assert wiseft("-q", "show", tmp_path / "gone", code=1).stderr.startswith("error: ")
     assert "wrote" in wiseft("merge", work / "zeroshot", work / "finetuned", "-o", tmp_path / "other").stderr
+
+
+def test_a_report_of_two_tables_of_one_name(work, tmp_path):
+    for name in "first", "second":
+        (tmp_path / name).mkdir()
+        for ending in "csv", "predictions.csv.gz", "recipes.json":
+            shutil.copy(work / f"sweep.{ending}", tmp_path / name / f"results.{ending}")
+    wiseft("report", "first/results.csv", "second/results.csv", "-o", "both.html", cwd=tmp_path)
+    page = (tmp_path / "both.html").read_text()
+    assert all(str(Path(name, "results.csv")) in page for name in ("first", "second"))
+
+
+def test_many_class_names(tmp_path):
+    names = [f"class number {i}" for i in range(30)]
+    wiseft("zeroshot", ",".join(names), "-o", "zeroshot", cwd=tmp_path)
+    assert load_classifier(tmp_path / "zeroshot").classnames == names
+
+
+def test_images_of_an_option_replace_those_of_a_recipe(work, tmp_path):
+    (tmp_path / "recipe.yml").write_text(f"rule: RegMean\nmodels:\n- model: {work}/finetuned\nsuite: icons\n")
+    result = wiseft("merge", "recipe.yml", "--reference", "nowhere", "-o", "merged", cwd=tmp_path, code=1)
+    assert "nowhere" in result.stderr

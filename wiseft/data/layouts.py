@@ -469,7 +469,9 @@ def _download(address, place, checksum):
         if tarfile.is_tarfile(file):
             with tarfile.open(file) as tar: tar.extractall(tmp, filter='data')
             file.unlink()
-        for part in Path(tmp).iterdir(): os.replace(part, place.parent/part.name)
+        # the part that tells that all are there comes last
+        for part in sorted(Path(tmp).iterdir(), key=lambda p: p.name == place.name):
+            if not (target := place.parent/part.name).exists(): os.replace(part, target)
 
 def _md5(file):
     with open(file, 'rb') as f: return hashlib.file_digest(f, 'md5').hexdigest()

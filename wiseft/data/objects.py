@@ -39,7 +39,9 @@ def _labels(labels, own, classnames, name): # (n,) numbers, class names
         labels = np.searchsorted(own, labels.astype(str))
     if own is None and classnames is None: raise ValueError(
         f'{name}: its labels are numbers, and nothing names the classes. Give classnames, one name per class.')
-    if isinstance(classnames, dict): own = [classnames.get(c, c) for c in own or classnames]
+    if isinstance(classnames, dict): # its keys are names of the source, or numbers
+        keys = range(len(classnames)) if own is None else own
+        own = [classnames.get(k, classnames.get(str(k), k)) for k in keys]
     names = list(classnames.values() if isinstance(classnames, dict) else classnames or own)
     check_classnames(names)
     own = list(map(str, names if own is None else own))

@@ -92,7 +92,8 @@ def find_classnames(
 ) -> list: # of str
     "Class names by the name of their list, or your own after a check"
     imagenet = list(_clip_words.IMAGENET_CLASSNAMES)
-    if which != "imagenet" and list(which) != imagenet: return check_classnames(which)
+    if not isinstance(which, str): which = list(which)
+    if which not in ('imagenet', imagenet): return check_classnames(which)
     warn_user(
         f"ImageNet's class names repeat: {first_few(_repeats(imagenet))}; a prompt can't tell these classes apart")
     return imagenet

@@ -11,6 +11,7 @@ import gzip, hashlib, io, json, numpy as np, os, re, shutil, tarfile, zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from .. import __version__
 from ..base.text import BadFile, first_few, warn_user
 from ..base.files import atomic_path, cache_root, data_root, existing_file, read_lines
 from .hashes import content_hashes, file_identities, file_identity
@@ -42,7 +43,7 @@ def plain_tar(
 
 def _in_cache(path, ending):
     "Path in the cache for what follows from a tar's content"
-    identity = f'{os.path.abspath(path)} {file_identity(path)}'
+    identity = f'{os.path.abspath(path)} {file_identity(path)} {__version__}'
     digits = hashlib.sha256(identity.encode('utf-8', 'surrogatepass')).hexdigest()
     return cache_root()/'shards'/(digits[:20] + ending)
 

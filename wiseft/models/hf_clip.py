@@ -252,6 +252,10 @@ def _read_preprocess(folder): # dict
     resample = {2: 'bilinear', 3: 'bicubic'}.get(config.get('resample')) # Pillow's numbers
     new = dict(mean=config.get('image_mean'), std=config.get('image_std'), interpolation=resample,
                resize_mode='squash' if squash else 'shortest')
+    # the middle, cut from a larger picture
+    def side(size, key): return size.get(key) if isinstance(size, dict) else size
+    edge, crop = side(size, 'shortest_edge'), side(config.get('crop_size'), 'height')
+    if config.get('do_center_crop', True) and edge and crop and crop < edge: new['crop_pct'] = crop/edge
     return {k: v for k,v in new.items() if v}
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #5ed887c2

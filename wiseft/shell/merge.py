@@ -62,7 +62,7 @@ def merge_(
         'A recipe says which models are merged, and how. Leave further models, --alpha, --rule, --set and --precision '
         'out, or change the recipe.')
     else: recipe = read_recipe(zeroshot)
-    recipe.images |= _images_of(suite, reference)
+    recipe.images = _images_of(suite, reference) or recipe.images
     choose = _rule_of_alpha(auto, keep, control)
     if dry_run:
         from wiseft.models.load import load_classifier

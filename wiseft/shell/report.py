@@ -72,27 +72,29 @@ def report(
     from wiseft.show.report import write_report
     from wiseft.stats.table import MEANS,REFERENCE,dataset_order
     from wiseft.stats.table_io import read_results
-    tables, several = {p.stem: read_results(p) for p in results}, len(results) > 1
-    table = join_runs(tables) if several else tables[results[0].stem]
+    names, several = [p.stem for p in results], len(results) > 1
+    if len(set(names)) < len(names): names = list(map(str, results))
+    tables = {name: read_results(p) for name, p in zip(names, results)}
+    table = join_runs(tables) if several else tables[names[0]]
     recipe, models = _recipe_and_models(results)
     if clip_benchmark:
         _for_clip_benchmark(table, models, clip_benchmark, force)
         if not output: return
     # the page
     predictions = {}
-    for p in results:
+    for name, p in zip(names, results):
         file = predictions_file(p)
-        predictions[p.stem] = read_predictions(file) if file.exists() else None
+        predictions[name] = read_predictions(file) if file.exists() else None
         if not file.exists(): say(
             f'no {file}: without predictions for each image the page cannot say whether differences are luck')
-    answers = None if several else predictions[results[0].stem]
+    answers = None if several else predictions[names[0]]
     comparisons = _compared(table, predictions) if several else None
     given, images = suite or reference, None
     if answers and given: images = evaluated_images(answers, suite, reference, shift, control)
     if answers and not given: say(
         'no pictures of images whose answers changed: for these give --reference and --shift, or --suite, as to sweep')
-    names = [str(given) if d == REFERENCE and given else d for d in dataset_order(table) if d not in MEANS]
-    title = f"{' and '.join(table.classifier.unique())} on {', '.join(names)}"
+    sets = [str(given) if d == REFERENCE and given else d for d in dataset_order(table) if d not in MEANS]
+    title = f"{' and '.join(table.classifier.unique())} on {', '.join(sets)}"
     output = output or results[0].with_suffix('.html')
     write_report(table, output, title, comparisons, alpha=_averaged(table, recipe), force=force, predictions=answers,
                  images=images, recipe=recipe)

@@ -9,6 +9,7 @@ __all__ = ['ClassifierFolder', 'Model', 'Pretrained', 'Preprocess', 'QuickGelu',
            'named_numbers', 'with_settings', 'finetune_']
 
 # %% ../../nbs/api/shell/02_train.ipynb #177b8508
+import os
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -80,11 +81,11 @@ def _names_of(classes, classnames): # list, or 'imagenet'
     from wiseft.data.layouts import FAMILIES,set_classes
     from wiseft.data.prompts import read_classnames
     if classes == 'imagenet': return classes
+    if ',' in classes and not os.path.exists(classes): return [c.strip() for c in classes.split(',')]
     if classes in (*FAMILIES, 'imagenet-r', 'imagenet-a', 'objectnet'): return set_classes(classes)
     if is_suite(classes) or holds_images(classes):
         return next(iter(sets_of(classes, classnames and read_classnames(classnames)).values())).classnames
     if Path(classes).is_file(): return read_classnames(classes)
-    if ',' in classes: return [c.strip() for c in classes.split(',')]
     raise ValueError(
         f'{classes!r} is neither a file nor a folder nor comma-separated names. Give one of these, or the name of a '
         'published set.')
@@ -120,6 +121,11 @@ def suite_of(
     from wiseft.data.suites import load_suite
     return partial(load_suite, data) if is_suite(data) else suite_loader(None, data, None)
 
+def _with_training_images(data, **classnames): # `Suite`
+    suite = suite_of(data)(**classnames)
+    if not suite.train: raise ValueError(f'{data} has test images, but no training images.')
+    return suite
+
 # %% ../../nbs/api/shell/02_train.ipynb #a10c576d
 @command('wiseft probe vit_base_patch16_224.augreg_in21k photos -o start',
          'wiseft probe resnet50 photos --weights resnet50.safetensors -o start', together=True)
@@ -145,7 +151,7 @@ def probe(
     device,place = chosen_device(device)
     with first_writes(output, force, 'classifier') as tmp:
         vision = load_vision(model, weights, device=device)
-        suite = suite_of(data)()
+        suite = _with_training_images(data)
         train = suite.train
         say(f'a linear probe of {len(train.classnames)} classes on {len(train):,} images, {place}')
         probe = linear_probe(vision, train.classnames, train, suite.validation, epochs, lr, batch_size=batch_size,
@@ -256,8 +262,7 @@ def finetune_(
         initial = load_classifier(classifier, device)
         if captions: images, validation, about = data, None, f'the pairs of {captions}'
         else:
-            suite = suite_of(data)(classnames=initial.classnames)
-            if not suite.train: raise ValueError(f'{data} has test images, but no training images.')
+            suite = _with_training_images(data, classnames=initial.classnames)
             images, validation, about = suite.train, suite.validation, f'{len(suite.train):,} images'
         if initialize: initial = initialize(initial, images, validation)
         if lr is None: lr = usual_lr(initial)

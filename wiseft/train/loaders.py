@@ -249,6 +249,7 @@ def clip_dataloaders(
         if not isinstance(source, ImageSet):
             suite = Suite.of(source, classnames)
             source, validation = suite.train, validation or suite.validation
+            if source is None: raise ValueError(f'{suite.name!r} has no training images.')
         if validation is None: source, validation = source.split((.1,))
         validation = image_set(validation, classnames)
         check_same_classes(source.classnames, validation.classnames, 'training images', 'validation images',

@@ -116,6 +116,7 @@ def merge(
     if parts: method = method.set(parts=parts)
     check_models(method, base, len(finetuned))
     models = finetuned if base is None else [base, *finetuned]
+    for model in models[1:] if base is not None else (): check_ends(base, model)
     of_classifiers = not all(isinstance(m, Mapping) for m in models)
     alike = averageable(models) if of_classifiers else models
     names = _names(base, finetuned)
@@ -218,7 +219,6 @@ def interpolate(
     parts:str|None=None, # 'image', 'head' or 'text': average this part alone; the rest is the fine-tuned weights
 ): # a new state dict or classifier
     "Weight-space ensemble $(1-\\alpha)\\,\\theta_0 + \\alpha\\,\\theta_1$ (WiSE-FT, arXiv 2109.01903)"
-    check_ends(zeroshot, finetuned)
     return merge(zeroshot, [finetuned], wise_ft, parts=parts, alpha=check_alpha(alpha))
 
 # %% ../../nbs/api/weights/03_merge.ipynb #ebf2a60d
