@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from conftest import later
+from wiseft.base.registry import Method
 from wiseft.base.text import BadFile
 from wiseft.data.suites import folder_suite, load_suite
 from wiseft.infer.ensembles import sweep
@@ -303,3 +304,9 @@ def test_swapped_ends(method, zeroshot, finetuned):
 def test_training_without_training_images(zeroshot, suite):
     with pytest.raises(ValueError, match="'photos' has no training images"):
         finetune(zeroshot, replace(suite, train=None), epochs=1, progress=False)
+
+
+def test_an_ensemble_with_negative_probabilities(zeroshot, finetuned, suite):
+    wrong = Method(lambda z, f: z + f, "ensemble", "wrong", gives="probabilities")
+    with pytest.raises(ValueError, match="wrong gave negative probabilities"):
+        sweep(zeroshot, finetuned, suite, [.5], by=[wrong], progress=False)

@@ -217,6 +217,7 @@ def _install(tmp, target, force, kind):
     "Rename `tmp` to its final name"
     if force: check_replaceable(target, (kind or '') if tmp.is_dir() else None)
     if force and tmp.is_file(): return os.replace(tmp, target)
+    # a folder can't replace a folder at once: the old one waits in `old`, from where `tidy` fetches it if we are killed
     old = tmp.parent.with_name('old')/target.name
     if force:
         old.parent.mkdir()
@@ -226,7 +227,7 @@ def _install(tmp, target, force, kind):
         _refuse_existing(target) # another process was faster
         raise
     finally:
-        if old.exists(): # moved back, or out of the folder `old`, whose content `tidy` moves back
+        if old.exists(): # back to its place if the new one isn't there, else to where the caller removes it
             os.rename(old, tmp if os.path.lexists(target) else target)
 
 # %% ../../nbs/api/base/02_files.ipynb #c75cbff1

@@ -16,6 +16,8 @@ from inspect import signature
 # %% ../../nbs/api/base/00_registry.ipynb #15869bf0
 KINDS = 'loss', 'constraint', 'merge', 'ensemble', 'initialization', 'train', 'search', 'average'
 
+_WORDS = dict(gives=('logits', 'probabilities', 'alpha'), takes=('one', 'several', 'two or more'))
+
 @dataclass(eq=False, repr=False)
 class Method:
     "A function, and what the rest of the code asks about it"
@@ -39,7 +41,11 @@ class Method:
     gives:str='logits'    # of an ensemble: or 'probabilities', or 'alpha', one for each image
     given:dict=field(default_factory=dict) # hyperparameters that were set
 
-    def __post_init__(self): update_wrapper(self, self.function, updated=())
+    def __post_init__(self):
+        update_wrapper(self, self.function, updated=())
+        for argument, known in _WORDS.items():
+            if (word := getattr(self, argument)) not in known: raise ValueError(
+                f'{self.name}: {argument} is {word!r}. Give one of {", ".join(map(repr, known))}.')
     def __call__(self, *args, **kwargs):
         own = {k: v for k, v in self.given.items() if k in self._takes}
         return self.function(*args, **own | kwargs)

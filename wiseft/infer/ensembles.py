@@ -159,7 +159,10 @@ class OutputEnsemble(Member):
     def compute(self, x):
         features = dict(features=self.finetuned.features(x)) if 'features' in self.method.parameters else {}
         outputs = self.method(self.zeroshot(x), self.finetuned(x), **features, **self.alpha)
-        return _logarithms(outputs) if self.method.gives == 'probabilities' else outputs
+        if self.method.gives != 'probabilities': return outputs
+        if (outputs < 0).any(): raise ValueError(
+            f'{self.method.name} gave negative probabilities. Take the softmax of its logits.')
+        return _logarithms(outputs)
     def control(self, images):
         ends = self.zeroshot.on(images), self.finetuned.on(images)
         return OutputEnsemble(self.method, *ends, self.identity, **self.alpha)

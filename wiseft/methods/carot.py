@@ -23,7 +23,7 @@ def carot_share(step:int, steps:int) -> float: # the part of the newest weights 
 def carot(
     step:Step,
     distillation:float=1.5,
-    orthogonality:float=4.5, crossing:float=1.13 # .2 and .05 for 512 features, times 512**.5
+    orthogonality:float=4.5, crossing:float=1.13 # .2 and .05 at 512 features: their norms here are divided by dim**.5
 ) -> dict:
     "Contrastive loss, plus distillation from a teacher and an orthogonal projection"
     w_v, w_t = projections(step.classifier.clip.model)

@@ -69,10 +69,10 @@ def _check_bounds(
     "BadFile unless these are names, and bounded values or allowed options"
     if not isinstance(settings, dict): raise BadFile(f'{where} is {settings!r:.100}; expected names and values.')
     for k,v in settings.items():
-        options = isinstance(v, dict) and k in _options
-        if options and (unknown := v.keys() - _options[k]): raise BadFile(
+        has_options = isinstance(v, dict) and k in _options # which open_clip or timm passes on
+        if has_options and (unknown := v.keys() - _options[k]): raise BadFile(
             f'{where}: {k} has {first_few(sorted(unknown))}; allowed are {sorted(_options[k])}.')
-        if options or k in _parts: _check_bounds(v, f'{where}: {k}')
+        if has_options or k in _parts: _check_bounds(v, f'{where}: {k}')
         elif not _is_bounded(v, _most.get(k, 2**14)): raise BadFile(
             f'{where}: {k} is {v!r:.100}, which no CLIP has. Copy or download the file again.')
 

@@ -170,7 +170,7 @@ def plot_shifts(
     apart = reference_set(rows), MEAN
     for t in ax.get_yticklabels():
         if t.get_text() in apart: t.set_weight('bold')
-    for edge in [i+.5 for i,n in enumerate(names[:-1]) if n in apart or names[i+1]==MEAN]:
+    for edge in [i+.5 for i,name in enumerate(names[:-1]) if name in apart or names[i+1]==MEAN]:
         ax.axhline(edge, color='.6', lw=.8)
     percent_ticks(ax.xaxis)
     ax.grid(axis='y', visible=False)

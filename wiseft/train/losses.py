@@ -254,6 +254,9 @@ def names(self:Loss):
     if not isinstance(terms, dict): raise ValueError(
         f'{self.loss.title} returned {kind_and_shape(terms)}. A loss returns a dict of named terms, such as '
         'dict(ce=step.cross_entropy).')
+    for name, term in terms.items():
+        if not isinstance(term, torch.Tensor) or term.ndim: raise ValueError(
+            f'{self.loss.title} returned {kind_and_shape(term)} as {name!r}. A term is one number in a tensor.')
     return list(terms)
 
 # %% ../../nbs/api/train/02_losses.ipynb #2c5c8d43
