@@ -153,9 +153,6 @@ def test_a_grid_goes_one_step_further(tmp_path):
     kinds = ["test" if ", test" in line else "validation" for line in lines if line.startswith("judge")]
     assert kinds.index("test") >= 3, "all rates of plain fine-tuning are judged on validation images first"
     assert json.loads((tmp_path / "a/plan.json").read_text())["grids"] == "one step past an edge, if it is the best"
-    best = result.set_for_validation().set_index("method")
-    top = result.choices().groupby("method").validation.max()
-    assert best.validation.to_dict() == top.to_dict(), "whatever the rule took"
 
 
 @pytest.mark.slow

@@ -36,7 +36,6 @@ class Entry:
     trial:object=None  # `Trial` that was chosen; of plain fine-tuning where the row trains nothing
     curves:list=field(default_factory=list) # of `Curve`, one a seed
     without:list=field(default_factory=list) # of `Curve`, where there is one of all seeds: made without each of them
-    best:tuple=None    # `Trial` with the first seed that has the highest validation accuracy, and its `Curve`
     @property
     def several(self): return self.row.method is not None and takes_several(self.row.method)
     def at(self, alphas:tuple) -> int: # position among them
@@ -331,24 +330,6 @@ def choices(self:Bench) -> pd.DataFrame: # method, choice, value, validation, as
     "Settings of each trained method, and the choice with the first seed"
     return pd.DataFrame([r for rows in self.tried.values() for r in rows])
 
-# %% ../../nbs/api/bench/03_outcome.ipynb #19bd0537
-@patch
-# method, lr, strength, alpha, validation, reference, shifted, ahead, ahead_low, ahead_high
-def set_for_validation(self:Bench) -> pd.DataFrame:
-    "Rows at the best validation accuracy of the first seed, compared with plain fine-tuning chosen alike"
-    best = {n: e.best for n, e in self.entries.items() if e.best}
-    if len(best) < 2 or 'plain' not in best: return pd.DataFrame()
-    rows, points, at = [], {}, {}
-    for n, (trial, curve) in best.items():
-        at[n] = i = int(curve.validation.mean(1).argmax())
-        points[n] = {d: curve.test[d][i].astype(float) for d in self.sets}
-        rows.append(dict(method=n, lr=trial.lr, strength=trial.strength, alpha=self.alpha(n, i),
-                         validation=curve.validation[i].mean(), **_accuracies(points[n])))
-    plain = {d: best['plain'][1].test[d].astype(float) for d in self.sets}
-    del points['plain']
-    judged = matched_gains(points, plain, at['plain'], what_is_drawn(self.plan.suite, self.groups))
-    return pd.DataFrame(rows).merge(judged[['method', 'ahead', 'ahead_low', 'ahead_high']], 'left', 'method')
-
 # %% ../../nbs/api/bench/03_outcome.ipynb #27084fb2
 @patch
 def sentences(self:Bench) -> list:
@@ -411,7 +392,7 @@ def _caveats(self:Bench, name): # sentences
     "Sentences about a setting at the edge of its grid, or that validation images could not tell from others"
     rows = pd.DataFrame(self.tried.get(name, []))
     if rows.empty or name not in self.entries: return []
-    n = self.entries['plain'].curves[0].validation.shape[1]
+    n_images = self.entries['plain'].curves[0].validation.shape[1]
     at_edge = rows[rows.edge].itertuples()
     sentences = [f'Its {r.choice}, {r.value:.3g}, lies at the edge of what was tried.' for r in at_edge]
     for what, r in rows.groupby('choice', sort=False):
@@ -420,7 +401,7 @@ def _caveats(self:Bench, name): # sentences
         best = r.validation.max()
         apart = r.validation.max()-r.validation.min()
         enough = f'; some {best*(1-best)/apart**2:,.0f} could' if apart else ''
-        sentences.append(f'{n} validation images could not tell the values of its {what} apart{enough}.')
+        sentences.append(f'{n_images} validation images could not tell the values of its {what} apart{enough}.')
     return sentences
 
 # %% ../../nbs/api/bench/03_outcome.ipynb #e01d6f2f

@@ -248,15 +248,15 @@ def as_json(self:Plan) -> dict:
 @patch
 def n_judged(self:Plan) -> int:
     "Curves to judge at most: on validation images for each choice, on these and on test images for each seed"
-    rows = self.rows() # what is chosen was judged; what validation likes best may be another trial
-    return int((rows.choices + 2*rows.curves + rows.without).sum())
+    rows = self.rows() # of the first seed, the setting that is chosen was judged on validation images
+    return int((rows.choices - (rows.choices > 0) + 2*rows.curves + rows.without).sum())
 
 @patch
 def n_passes(self:Plan) -> int:
     "Passes of an image, at most, as plain fine-tunings and averages of weights take them"
     rows, suite = self.rows(), self.suite
     trained = self.recipe.get('epochs', 10)*len(suite.train)*self.n_trained()
-    tested = int((rows.curves + (rows.choices > 0)).sum())
+    tested = int(rows.curves.sum())
     tests = sum(map(len, [*suite.datasets().values(), *self.control.values()]))
     judged = (self.n_judged()-tested)*len(suite.validation) + tested*tests
     return 3*trained + len(self.alphas)*judged

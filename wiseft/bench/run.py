@@ -132,7 +132,6 @@ def carry_out(
     try:
         for seed in plan.seeds: _round(work, partial(work.advance, seed=seed), left_out)
         _round(work, work.leave_out, left_out)
-        _round(work, work.judge_best, left_out)
     except TimeIsUp as e: say(str(e))
     complete = _complete(work.entries, len(plan.seeds))
     first, second = (complete.get(n) for n in ('plain', f'plain, {BEST_RATE}'))
@@ -269,14 +268,6 @@ def best_trial(self:Work, name:str, chosen:Trial) -> Trial:
     "The trial of a trained method with the highest validation accuracy; the chosen one if there was no choice"
     trials = self.trials.get(name, {})
     return max(trials, key=trials.get, default=chosen)
-
-@patch
-def judge_best(self:Work, entry:Entry):
-    "Judge the first seed's trial with the highest validation accuracy on test images, where the rule took another"
-    if entry.several or entry.row.control or not entry.curves: return
-    best, curve = self.best_trial(entry.row.name, entry.trial), entry.curves[0]
-    if best != entry.trial: curve = self.curve(partial(self.train, best), best.name)
-    entry.best = best, curve
 
 # %% ../../nbs/api/bench/04_run.ipynb #dd17cfca
 @patch

@@ -127,9 +127,6 @@ _RULE = """The smallest of the learning rates whose best accuracy along the curv
 highest; of such strengths the strongest, of such α the one nearest to 0.5. A choice at the edge of its grid means
 that a value beyond it might have been chosen."""
 
-_BEST = """The first seed alone: each row with the learning rate, strength and α of the highest validation accuracy,
-head to head with plain fine-tuning chosen in the same way. Intervals are over test images alone."""
-
 # %% ../../nbs/api/show/07_bench_report.ipynb #3a12757b
 _BELOW = '. The numbers are in the tables below.'
 
@@ -158,8 +155,6 @@ def _sections(bench, origin):
         shown = choices[['method', 'choice']].assign(value=choices.value.map(_number))
         shown = shown.assign(**{'validation, %': 100*choices.validation, '': verdict})
         yield html_section('Choices', shown, _RULE)
-        best = bench.set_for_validation()
-        if len(best): yield html_section('Set for the best validation accuracy', _gains(best), _BEST)
         costs = bench.costs()
         costs['arithmetic'] = costs.arithmetic.map('{:.2f}'.format) # others are counts
         yield html_section('What one classifier of each costs', costs, digits=0)

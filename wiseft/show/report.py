@@ -17,7 +17,7 @@ from ..data.decoding import UnreadableImage
 from ..analysis.predictions import KeptPredictions, compare_ends, find_ends
 from ..analysis.decision import decide
 from ..infer.scores import score
-from ..analysis.flips import (accuracy_by_class, changed_confusions, changed_images, forgotten_images,
+from ..analysis.flips import (accuracy_by_class, changed_images, forgotten_images,
                                    some_changes)
 from ..analysis.forgetting import what_it_forgot
 from .plot_data import NAMES, known_baselines, initial_name
@@ -283,10 +283,6 @@ shown.</p>
 <p class="soft">Without pictures: the images are not given, or not those that were evaluated.</p>
 {% endif %}"""
 
-_CONFUSED = """<h3>Classes that are mistaken more or less often</h3>
-<p class="soft">Images of all shifted sets together, α = {{ alpha }}.</p>
-{{ table }}"""
-
 def _changes(predictions, alpha, images):
     "The section about single images, set by set"
     changed = changed_images(predictions, alpha)
@@ -309,10 +305,6 @@ def _changes(predictions, alpha, images):
                  for r in some[some.dataset==d].itertuples()]
         about = f'Of {sizes[d]:,} images the average gets {"; ".join(counts)}.'
         yield render(_SET, name=d, strip=strip, about=about, cards=cards)
-    confused = changed_confusions(predictions, alpha)
-    if not len(confused): return
-    confused = confused.rename(columns={'label': 'what it is', 'taken_for': 'taken for'} | NAMES)
-    yield render(_CONFUSED, alpha=f'{alpha:g}', table=html_table(confused))
 
 # %% ../../nbs/api/show/06_report.ipynb #b09e6cdd
 _FORGOTTEN = """<h2>What it forgot</h2>
