@@ -196,7 +196,7 @@ def check_ends(zeroshot, finetuned):
         "The ends are swapped: the second, which should be fine-tuned, is a zero-shot classifier (alpha 0). "
         "Give the zero-shot classifier first and the fine-tuned one second.")
     later = list(getattr(finetuned, 'parents', ()))[1:]
-    if getattr(zeroshot, 'hash', None) in later: raise ValueError(
+    if later and getattr(zeroshot, 'hash', None) in later: raise ValueError(
         f"The ends are swapped: the second is an average (alpha {end}) of which the first is the fine-tuned parent. "
         "Give the average first and the fine-tuned classifier second.")
 
