@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 from typer.testing import CliRunner
 
 from conftest import later
+from wiseft.data.copies import is_suspicious
 from wiseft.data.disk_cache import clear_cache
 from wiseft.data.labels import image_folder
 from wiseft.data.suites import folder_suite
@@ -197,3 +198,9 @@ def test_the_command_line(photos, start, tmp_path):
     assert MESSAGE not in output
     assert "'test' are not compared with the images that 'finetuned" in output
     assert "was fine-tuned on, as these are not known here" in output
+
+
+@pytest.mark.parametrize("n, suspicious", [(4, False), (40, True)])
+def test_half_of_a_few_images_may_look_alike_by_chance(n, suspicious):
+    "Where one in ten training images looks like another one."
+    assert is_suspicious(np.resize([0.96, 0.5], n), np.resize([0.96] + [0.5] * 9, 200)) == suspicious

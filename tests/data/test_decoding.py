@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from wiseft.data.decoding import open_image
 from wiseft.data.labels import image_folder
 from wiseft.infer.evaluation import evaluate
 from wiseft.models.testing import pico_classifier
@@ -15,15 +16,18 @@ from wiseft.models.testing import pico_classifier
 MESSAGE = "all of its 16-bit values are below 4096"
 
 
-def save_rgb16(path, pixels):
-    "A PNG of three times 16 bits, which Pillow reads and doesn't write."
+def save_png(path, size, bits, color, rows, clear=b""):
+    "A PNG of any depth, of which Pillow writes some alone, perhaps with one clear color."
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    header, data = struct.pack(">IIBBBBB", *size, bits, color, 0, 0, 0), b"".join(b"\0" + row for row in rows)
+    chunks = chunk(b"IHDR", header), clear and chunk(b"tRNS", clear), chunk(b"IDAT", zlib.compress(data))
+    path.write_bytes(b"".join([b"\x89PNG\r\n\x1a\n", *chunks, chunk(b"IEND", b"")]))
+
+
+def save_rgb16(path, pixels):
     height, width, _ = pixels.shape
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows))
-                     + chunk(b"IEND", b""))
+    save_png(path, (width, height), 16, 2, [row.astype(">u2").tobytes() for row in pixels])
 
 
 def microscope(folder, bits, color=False):
@@ -64,3 +68,14 @@ def test_a_picture_of_the_night_in_8_bits(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         image_folder(tmp_path / "night").open(0)
+
+
+@pytest.mark.parametrize("bits, row, grays", [
+    (2, b"\x60", [255, 170]),  # 01 10
+    (4, b"\x12", [255, 34]),
+    (8, b"\x01\x02", [255, 2]),
+    (16, b"\x00\x01\x80\x00", [255, 128]),
+])
+def test_the_clear_gray_of_a_png_becomes_white(tmp_path, bits, row, grays):
+    save_png(tmp_path / "1.png", (2, 1), bits, 0, [row], clear=b"\0\1")
+    assert np.array(open_image(tmp_path / "1.png"))[0].tolist() == [[gray] * 3 for gray in grays]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wiseft.data.hashes import content_hashes, file_identity
+from wiseft.data.hashes import check_remembered, content_hashes, file_identity
 
 PROGRAM = """
 import sys
@@ -101,14 +101,31 @@ def test_an_identity_begins_with_the_file_system(tmp_path):
     assert file_identity(tmp_path / "file").startswith(f"{os.statvfs(tmp_path).f_fsid:x}.")
 
 
+def remember(cache, hashes):
+    "Put hashes by identity into an empty cache."
+    with sqlite3.connect(cache / "hashes.sqlite") as db:
+        db.execute("CREATE TABLE hashes (identity TEXT PRIMARY KEY, sha256 TEXT) WITHOUT ROWID")
+        db.executemany("INSERT INTO hashes VALUES (?, ?)", hashes.items())
+    db.close()
+
+
 def test_a_cache_of_an_earlier_version(tmp_path, monkeypatch):
     "Its identities have no file system: hashes are computed again."
     monkeypatch.setenv("WISEFT_CACHE", str(tmp_path))
     (tmp_path / "file").write_text("content")
     s = (tmp_path / "file").stat()
-    earlier = f"{s.st_ino} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}"
-    with sqlite3.connect(tmp_path / "hashes.sqlite") as db:
-        db.execute("CREATE TABLE hashes (identity TEXT PRIMARY KEY, sha256 TEXT) WITHOUT ROWID")
-        db.execute("INSERT INTO hashes VALUES (?, 'of another disk')", [earlier])
-    db.close()
+    remember(tmp_path, {f"{s.st_ino} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}": "of another disk"})
     assert content_hashes([tmp_path / "file"]) == [hashlib.sha256(b"content").hexdigest()]
+
+
+@pytest.mark.parametrize("wrong", ["first", "last"])
+def test_one_file_of_two_that_is_not_as_remembered(tmp_path, monkeypatch, wrong):
+    "Then both are read again."
+    monkeypatch.setenv("WISEFT_CACHE", str(tmp_path))
+    paths, right = [tmp_path / "first", tmp_path / "last"], {}
+    for path in paths:
+        path.write_text(path.name)
+        right[path] = hashlib.sha256(path.name.encode()).hexdigest()
+    remember(tmp_path, {file_identity(p): "of another disk" if p.name == wrong else right[p] for p in paths})
+    check_remembered(tmp_path, paths)
+    assert content_hashes(paths) == list(right.values())

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from wiseft.base.text import BadFile
 from wiseft.data.suites import folder_suite, load_suite
 from wiseft.infer.evaluation import evaluate
 from wiseft.data.layouts import imagenet_subset, set_classes
@@ -216,3 +217,12 @@ def test_a_shifted_set_of_the_hub_that_is_not_downloaded(tmp_path, monkeypatch):
             noise(tmp_path / "photos" / c / f"{i}.png")
     with pytest.raises(FileNotFoundError, match="wiseft data hf:me/sketches --download"):
         folder_suite(tmp_path / "photos", ["hf:me/sketches"])
+
+
+def test_a_table_whose_column_of_files_begins_with_a_space(tmp_path):
+    for c in "ab":
+        for i in range(4):
+            noise(tmp_path / "reference" / c / f"{i}.png")
+    (tmp_path / "families.csv").write_text("family, file\nx,reference/a/0.png\n")
+    with pytest.raises(BadFile, match="families.csv: its first line names a column 'file' that not every row has"):
+        load_suite(tmp_path)

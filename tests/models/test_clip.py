@@ -6,6 +6,8 @@ import sys
 import pytest
 from conftest import python
 
+from wiseft.models.testing import pico_clip
+
 TRAIN_FASTVIT = """
 import sys
 import numpy as np, timm, torch
@@ -60,3 +62,7 @@ def test_a_loaded_checkpoint_keeps_its_weights_once(tmp_path):
     python("-c", LOAD_PICKLE, tmp_path, "write")
     growth, weights = map(float, python("-W", "ignore", "-c", LOAD_PICKLE, tmp_path, "read").stdout.split())
     assert weights > 600 and growth < 1.3 * weights
+
+
+def test_provenance_names_the_file_of_the_weights():
+    assert pico_clip().provenance["file"] == "open_clip_model.safetensors"

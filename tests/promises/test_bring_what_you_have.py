@@ -185,6 +185,7 @@ def test_training_halves_its_parts(photos, capsys):
         assert torch.equal(a, b)
     with pytest.raises(torch.OutOfMemoryError):
         trained(0)
+    assert "16 parts" not in capsys.readouterr().err, "a part has one image at least"
 
 
 # ---------- progress ----------

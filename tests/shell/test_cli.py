@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from wiseft.data.suites import load_suite
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.models.load import load_classifier
+from wiseft.stats.table_io import recipes_file, write_recipes
 
 WISEFT = Path(sys.executable).with_name("wiseft")
 COMMANDS = "models data cache zeroshot finetune merge evaluate sweep ensemble predict plot report demo".split()
@@ -158,6 +159,15 @@ def test_plot_and_report(work, tmp_path):
     assert "data:image/png" in page and "http" not in page.replace("http://www.w3.org", "")
 
 
+def test_a_report_is_about_the_average_that_was_chosen(work, tmp_path):
+    shutil.copy(work / "sweep.csv", tmp_path)
+    chosen = dict(name="weight-space", alpha=0.3, chosen="α = 0.3 was chosen on 36 validation images.")
+    write_recipes(dict(finetuned=dict(merge=chosen)), recipes_file(tmp_path / "sweep.csv"))
+    wiseft("report", "sweep.csv", "-o", "report.html", cwd=tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
+    assert "weights averaged, α = 0.3" in page and "weights averaged, α = 0.5" not in page
+
+
 @pytest.mark.slow
 def test_bench(work, tmp_path):
     "Tables, a picture and a page, also of a method that can't run; intervals over families, which a table names"
@@ -174,6 +184,14 @@ def test_bench(work, tmp_path):
     for sentence in gains.why.dropna().tolist() + [f"LiNeS (α = {gains.alpha[1]:g}): {100*gains.reference[1]:.1f} %"]:
         assert sentence in out and sentence in page
     assert "groups: reference 7, solid 7" in page and "families of images that belong together" in page
+
+
+def test_control_images_of_a_bench(work, tmp_path):
+    "The plan knows them, and says that they are few"
+    command = ["bench", "zeroshot", "--suite", "suite", "--methods", "lines", "--dry-run", "-o", tmp_path / "bench"]
+    for control in ([], ["--control", "suite/solid/test"]):
+        done = wiseft(*command, *control, cwd=work)
+        assert ("\ntest has 32 images" in done.stderr) == bool(control), done.stderr
 
 
 def test_flyp_with_captions_from_class_names(work, tmp_path):

@@ -1,10 +1,15 @@
-"What needs several processes: stand-in images, which count for nothing."
+"What callbacks see: stand-in images of several processes, which count for nothing, busy cores, falling accuracy."
 import os
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+from test_loaders import noise_images
+
+from wiseft.models.testing import pico_classifier
 
 SCRIPT = """
 import numpy as np
@@ -36,3 +41,37 @@ def test_the_initial_accuracy_counts_no_stand_in_images():
                                   env=os.environ | place | dict(RANK=str(k), LOCAL_RANK=str(k))) for k in range(2)]
     for process in processes:
         assert abs(float(process.communicate(timeout=200)[0]) - 1/3) < 1e-9
+
+
+SCHEDSTAT = Path("/proc/thread-self/schedstat")
+
+
+@pytest.mark.skipif(not SCHEDSTAT.exists(), reason="a system that doesn't count it")
+def test_the_wait_for_a_core_that_another_program_uses():
+    "This thread and a process that never rests share one core for half a second."
+    from wiseft.train.callbacks import core_wait
+
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, [min(cores)])
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])  # on the same one
+    try:
+        before, begun = core_wait(), time.perf_counter()
+        while time.perf_counter() < begun + 0.5:
+            pass
+        assert 0.1 < (core_wait() - before) / (time.perf_counter() - begun) <= 1
+    finally:
+        other.kill()
+        other.wait()
+        os.sched_setaffinity(0, cores)
+
+
+def test_worse_than_before_in_the_midst_of_a_training(tmp_path):
+    "All watched images are of the first class, the answer of an empty head; all others of the second one."
+    from wiseft.train.learner import clip_learner
+    from wiseft.train.loaders import clip_dataloaders
+
+    start, images = pico_classifier(["a", "b"]), noise_images(tmp_path, 0)
+    start.head.weight.data.zero_()
+    watched, others = (images.subset(images.labels == k) for k in range(2))
+    with pytest.warns(UserWarning, match="After epoch 2 accuracy on the 3 validation images is 0.0%"):
+        clip_learner(start, clip_dataloaders(others, start, 3, watched), progress=False).fit_cosine(4, lr=1e-2)

@@ -1,12 +1,14 @@
-"Whether DataLoaders normalize as the CLIP's preprocessing says."
+"Whether DataLoaders normalize as the CLIP's preprocessing says, and show what they normalized."
 import numpy as np
 import pytest
+import torch
 from conftest import later
 from PIL import Image
 
 from wiseft.data.labels import image_folder
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.models.clip import load_clip
+from wiseft.models.testing import pico_clip
 
 finetune = later("wiseft.train.learner", "finetune")
 
@@ -31,3 +33,12 @@ def test_batches_without_negative_values(darkest, mean, std, tmp_path):
     images = noise_images(tmp_path, darkest)
     finetuned = finetune(zeroshot_classifier(clip, ["a", "b"]), images, images, epochs=1, batch_size=4, progress=False)
     assert finetuned.alpha == 1
+
+
+def test_darker_than_black_is_shown_as_black():
+    from fastai.vision.core import TensorImage
+
+    from wiseft.train.loaders import Normalized
+
+    black = Normalized(pico_clip()).decodes(TensorImage(torch.full((1, 3, 2, 2), -9.0)))
+    assert black.unique().tolist() == [0]

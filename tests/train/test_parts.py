@@ -42,8 +42,10 @@ def test_accumulated(few, tune):
 
 
 def test_goes_on(few, tune, tmp_path):
-    "From the checkpoint of the first of two epochs; with other factors it is another training."
+    "From the checkpoint of the first of two epochs, with what is counted; with other factors it is another training."
     from fastai.callback.core import Callback, CancelFitException
+
+    from wiseft.train.flops import COUNTED, Costs
 
     class Stop(Callback):
         order = 99
@@ -52,10 +54,11 @@ def test_goes_on(few, tune, tmp_path):
             raise CancelFitException
 
     *_, pico, _ = few
-    kw = dict(lr_factors=dict(head=4, decay=0.5), opt_func=adamw())
-    whole = tune(pico, **kw)
-    tune(pico, checkpoint_dir=tmp_path, cbs=Stop(), **kw)
-    assert tune(pico, checkpoint_dir=tmp_path, resume=True, **kw).hash == whole.hash
+    kw, costs, again = dict(lr_factors=dict(head=4, decay=0.5), opt_func=adamw()), Costs(), Costs()
+    whole = tune(pico, cbs=costs, **kw)
+    tune(pico, checkpoint_dir=tmp_path, cbs=[Stop(), Costs()], **kw)
+    assert tune(pico, checkpoint_dir=tmp_path, resume=True, cbs=again, **kw).hash == whole.hash
+    assert [again.counted[k] for k in COUNTED] == [costs.counted[k] for k in COUNTED]
     with pytest.raises(ValueError, match="lr_factors was"):
         tune(pico, checkpoint_dir=tmp_path, resume=True, opt_func=adamw())
 
