@@ -219,10 +219,11 @@ def test_a_shifted_set_of_the_hub_that_is_not_downloaded(tmp_path, monkeypatch):
         folder_suite(tmp_path / "photos", ["hf:me/sketches"])
 
 
-def test_a_table_whose_column_of_files_begins_with_a_space(tmp_path):
+@pytest.mark.parametrize("text", ["family, file\nx,reference/a/0.png\n", "family,file\nx,reference/a/0.png\nx\n"])
+def test_a_table_without_files(text, tmp_path):
     for c in "ab":
         for i in range(4):
             noise(tmp_path / "reference" / c / f"{i}.png")
-    (tmp_path / "families.csv").write_text("family, file\nx,reference/a/0.png\n")
+    (tmp_path / "families.csv").write_text(text)
     with pytest.raises(BadFile, match="families.csv: its first line names a column 'file' that not every row has"):
         load_suite(tmp_path)

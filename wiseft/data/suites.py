@@ -279,7 +279,7 @@ def _describes_images(file): # others are results or predictions
 
 def _set_groups(suite, file): # groups and units of its images
     t = read_table(file, keep_default_na=False, dtype=str, encoding='utf-8-sig')
-    if 'file' not in t or t['file'].isna().any(): raise BadFile(
+    if 'file' not in t or (t['file'] == '').any(): raise BadFile(
         f"{file}: its first line names a column 'file' that not every row has. Copy it again.")
     # names may begin with the folder's name when the table was made
     first = t['file'].str.split('/').str[0].unique()
