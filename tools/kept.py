@@ -488,9 +488,9 @@ def with_error(number, *runs, draws=2000):
 
 
 @cache
-def photographs(name):
+def photographs(name, folder="photographs"):
     "Which images each classifier of a run gets right: (method, α) -> set -> (n,)."
-    with np.load(ROOT / f"nbs/reproductions/photographs/{name}.npz") as f:
+    with np.load(ROOT / f"nbs/reproductions/{folder}/{name}.npz") as f:
         right, sets = (f["answers"] == f["labels"]).astype(float), f["datasets"]
         names = [tuple(k) for k in json.loads(str(f["classifiers"]))]
     own = lambda row: {str(d): row[sets == d] for d in np.unique(sets)}
