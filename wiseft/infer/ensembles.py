@@ -159,16 +159,14 @@ class OutputEnsemble(Member):
     def compute(self, x):
         features = dict(features=self.finetuned.features(x)) if 'features' in self.method.parameters else {}
         outputs = self.method(self.zeroshot(x), self.finetuned(x), **features, **self.alpha)
-        if self.method.gives != 'probabilities': return outputs
-        if (outputs < 0).any(): raise ValueError(
-            f'{self.method.name} gave negative probabilities. Take the softmax of its logits.')
-        return _logarithms(outputs)
+        return _logarithms(outputs) if self.method.gives == 'probabilities' else outputs
     def control(self, images):
         ends = self.zeroshot.on(images), self.finetuned.on(images)
         return OutputEnsemble(self.method, *ends, self.identity, **self.alpha)
 
-def _logarithms(probabilities): # of which one may have been rounded to 0
-    return probabilities.float().clamp_min(torch.finfo(torch.float32).tiny).log()
+def _logarithms(probabilities): # of which one may have been rounded to 0; negative ones are none
+    p = probabilities.float()
+    return torch.where(p < 0, torch.nan, p.clamp_min(torch.finfo(torch.float32).tiny)).log()
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #7985de6f
 class PerImageAverage(OutputEnsemble):
