@@ -1120,7 +1120,6 @@ def _(page):
     for style in ("outline", "solid"):
         gain = found[style, 1.0, 0.5]
         page.says(f"| {style} | {{}} ({{}} to {{}}) | {{}} ({{}} to {{}}) |", *gain[1:4], *gain[5:])
-    page.says("too small for {} images to show", images["solid"].n["reference"])
     gains, kept = [at(d, None) - at(d, 1.0) for d in data], [found[s, 1.0, 0.5][1] for s in ("outline", "solid")]
     page.holds("only outline's gain is within the range of the paper's", kept[1] < min(gains) < kept[0] < max(gains))
     both = gains_by_reference()
