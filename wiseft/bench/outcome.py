@@ -14,7 +14,6 @@ from ..stats.table import CONTROL_MEAN, MEAN, REFERENCE
 from ..stats.chance import enough_seeds, holm_among
 from ..stats.matched_accuracy import against_itself, judged_by_halves, matched_gains
 from ..data.suites import Suite
-from ..data.control import UNTAUGHT
 from ..infer.scores import MIN_GROUPS
 from ..infer.rules import alpha_by_rule, nearly_best
 from ..train.flops import COPIES, COUNTED, arithmetic
@@ -165,16 +164,12 @@ def _accuracies(point): # dict dataset -> (n,) shares of seeds
 
 @patch
 def _kept(self:Bench, name, i): # dict
-    "At a point of a curve: divergence from the initial model, accuracy on control sets and untaught classes"
+    "At a point of a curve: divergence from the initial model, accuracy on control sets"
     curves = self.entries[name].curves
     kl = [c.kl[REFERENCE][i] if c.kl else np.nan for c in curves]
     out = dict(kl=np.mean(kl))
     def share(d): return np.mean([c.test[d][i].mean() for c in curves])
     if self.plan.control: out['control'] = np.mean([share(d) for d in self.plan.control])
-    if UNTAUGHT in self.plan.control:
-        taught, untaught = share(REFERENCE), share(UNTAUGHT) # of a bench with control='half'
-        harmonic = 2*taught*untaught/(taught + untaught or 1.)
-        out |= dict(untaught=untaught, harmonic=harmonic)
     return out
 
 @patch

@@ -25,11 +25,10 @@ from ..base.progress import duration
 from ..weights.merge import merge
 from ..stats.table import REFERENCE
 from ..data.arrays import read_table
-from ..data.images import ImageSet
 from ..data.suites import Suite
-from ..data.control import HALF, control_sets, half_the_classes
+from ..data.control import control_sets
 from ..models.open_clip_config import read_json
-from ..models.classifier import ImageClassifier, zeroshot_classifier
+from ..models.classifier import ImageClassifier
 from ..models.load import load_classifier
 from ..infer.members import member
 from ..infer.evaluation import check_known, evaluate, look
@@ -52,7 +51,7 @@ def bench(
     lrs:tuple[float,...]|None=None, # learning rates to choose from; default around the usual one of the CLIP
     alphas:tuple=DEFAULT_ALPHAS,
     given:dict|None=None, # name of a method of any kind -> hyperparameters besides its strength
-    control:str|list=(), # sets of other tasks, as `control_sets` takes them; or 'half': of the suite's classes half are
+    control:str|list=(), # sets of other tasks, as `control_sets` takes them
     answers:bool=False, # keep answers and confidences for each image of curves that are judged from now on
     weights:str|Path|None=None, # folder of classifiers; default `weights` in `folder`
     minutes:float|None=None, # to stop after, between two pieces of work; default: when it is done
@@ -78,7 +77,7 @@ def plan_bench(
     "The plan of `bench`, without unreadable images; nothing is written"
     methods = [*map(find_method, methods)] if methods else [m for m in all_methods().values() if can_compete(m)]
     check_bench_suite(suite)
-    suite, zeroshot, control = _with_control(suite, zeroshot, control)
+    control = control_sets(control, suite.datasets())
     folder, unreadable = Path(folder), None
     files = [p.name for p in folder.glob('*.npz')] # of a bench that has begun
     if (folder/UNREADABLE).exists():
@@ -97,15 +96,6 @@ def plan_bench(
     if grids not in (None, PAST_EDGE): grids = PAST_EDGE_IF_BEST
     return Plan(suite, zeroshot, methods, lrs, seeds, alphas, recipe, given or {}, able, unreadable, control=control,
                 grids=grids)
-
-def _with_control(suite, zeroshot, control): # both with half of the classes, if the others are control; name -> set
-    sources = [control] if isinstance(control, (str, Path, ImageSet)) else list(control or ())
-    if HALF in [str(c) for c in sources if not isinstance(c, ImageSet)]:
-        if len(sources) > 1: raise ValueError(
-            f'{HALF!r} makes half of the classes control, and stands alone; there are other sets beside it.')
-        suite, sources = half_the_classes(replace(suite, templates=zeroshot.templates)) # the same prompts
-        zeroshot = zeroshot_classifier(zeroshot.clip, suite.classnames, zeroshot.templates)
-    return suite, zeroshot, control_sets(sources, suite.datasets())
 
 # %% ../../nbs/api/bench/04_run.ipynb #6c7b2ecf
 def carry_out(

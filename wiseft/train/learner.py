@@ -46,7 +46,7 @@ from .loaders import (ClipDL, PixelSource, check_dataloaders, clip_dataloaders, 
                                   is_captions)
 from .losses import Constraint, HeadFromText, Loss, Teacher, method_recipe
 from .callbacks import (Bf16, BusyCores, ClipGradients, FetchLosses, FreezeBatchNorm, LossOnDevice,
-                                    LrFactors, Progress, ProgressLines, WaitForImages, Watch, accuracy_now)
+                                    LrFactors, Progress, ProgressLines, Watch, accuracy_now)
 from .trainable import choose_weights, parameter_groups, parametrized, plain_weights, rate_factors
 from .resume import Checkpoint
 from .record import run_circumstances, run_recipe, validation_metrics
@@ -208,7 +208,7 @@ def clip_learner(
 # %% ../../nbs/api/train/07_learner.ipynb #1a3df7b3
 def _callbacks(recipe, factors, loss, constraint):
     "The paper's loop, what may go wrong, and what methods add"
-    found = [ClipGradients(recipe['clip_norm']), Watch(), FetchLosses(), WaitForImages()]
+    found = [ClipGradients(recipe['clip_norm']), Watch(), FetchLosses()]
     if recipe['precision'] == 'bf16': found.append(Bf16()) # autocast on any device
     if recipe['precision'] == 'fp16': found.append(MixedPrecision()) # on GPUs without bfloat16
     if not recipe['train_batchnorm']: found.append(FreezeBatchNorm()) # both ends of an average share the statistics

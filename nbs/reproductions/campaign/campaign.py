@@ -14,6 +14,7 @@ answers of rows other than plain fine-tuning (some 150 MB), which no question as
 import argparse, json, shutil, sys
 import numpy as np
 import pandas as pd
+from dataclasses import replace
 from pathlib import Path
 from functools import partial
 from tempfile import TemporaryDirectory
@@ -24,7 +25,9 @@ from wiseft.bench.run import Busy, Clock, TimeIsUp, Work, carry_out, plan_bench
 from wiseft.base.files import atomic_path
 from wiseft.base.registry import find_method
 from wiseft.bench.trial import Trial
+from wiseft.data.control import half_the_classes
 from wiseft.methods.car_ft import context_head
+from wiseft.models.classifier import zeroshot_classifier
 from wiseft.shell.app import load_methods
 from wiseft.stats.chance import holm_among
 from wiseft.stats.matched_accuracy import matched_gains
@@ -61,10 +64,14 @@ def plan_of(name):
     part = PLAN['parts'][name]
     suite, tower, folder = suite_of(part['recipe']), part['tower'], HERE/folder_name(name)
     start, contexts = start_of(tower, suite, PLAN['templates']), start_of(tower, suite, suite.templates)
+    control = part['control']
+    if control == ['half']: # of the classes; prompts are those of the start
+        suite, control = half_the_classes(replace(suite, templates=start.templates))
+        start = zeroshot_classifier(start.clip, suite.classnames, start.templates)
     if 'unknown' in part: start = start_with(start, part_numbers(suite.classnames, part['unknown'], seed=0))
     given = {'CAR-FT': dict(contexts=context_head(contexts))} if 'CAR-FT' in part['methods'] else {}
     plan = plan_bench(suite, start, folder, part['methods'], tuple(PLAN['seeds']), tuple(part['lrs']),
-                   tuple(PLAN['alphas']), given, part['control'], progress=False,
+                   tuple(PLAN['alphas']), given, control, progress=False,
                    **PLAN['recipe'] | part.get('how', {}))
     plan.controls = [At(None if name == 'plain' else find_method(name), what, **how)
                      for name, rows in part.get('further', {}).items() for what, how in rows.items()]
