@@ -259,11 +259,12 @@ def test_goes_on_without_weights(tmp_path):
     folder = tmp_path / "a"
     suite, first = small()
     settings = dict(methods=["SPD", "EMA"], **PIECES)
-    whole = bench(suite, first, folder, weights=tmp_path / "weights", say=lambda line: None, **settings).gains()
+    whole = bench(suite, first, folder, say=lambda line: None, **settings).gains()
+    shutil.rmtree(folder / "weights")
     lines = []
-    again = bench(suite, first, folder, weights=tmp_path / "none", say=lines.append, **settings).gains()
+    again = bench(suite, first, folder, say=lines.append, **settings).gains()
     pd.testing.assert_frame_equal(again, whole)
-    assert not lines and not (tmp_path / "none").exists()
+    assert not lines and not (folder / "weights").exists()
 
 
 @pytest.mark.slow
@@ -423,7 +424,7 @@ def test_other_images_are_not_mixed(photos, place, how):
     begun_or_gone_on(photos, clip)
 
 
-def test_another_plan_and_other_weights_are_not_mixed(photos):
+def test_another_plan_is_not_mixed(photos):
     clip = pico_clip()
     begun_or_gone_on(photos, clip)
     for other, words in (dict(lrs=(2e-3,)), "lrs was"), (dict(seeds=(0, 2)), "seeds was"), (dict(wd=.5), "recipe was"):
@@ -436,22 +437,3 @@ def test_another_plan_and_other_weights_are_not_mixed(photos):
         with pytest.raises(ValueError, match=f"another plan: {words}"):
             begun_or_gone_on(photos, changed)
     begun_or_gone_on(photos, clip)
-
-
-@pytest.mark.slow
-def test_weights_of_another_bench_are_not_mixed(tmp_path):
-    "In a folder of weights that two share: other steps, other images to train on, or to choose by"
-    suite, first = small()
-    settings = PIECES | dict(say=lambda line: None, weights=tmp_path / "weights")
-    bench(suite, first, tmp_path / "a", ["greedy soup"], accumulate=2, **settings)
-    icons = load_suite("icons")
-    others = bench(replace(suite, validation=few(icons.validation, 20)), first, tmp_path / "b", ["greedy soup"],
-                   accumulate=2, **settings)
-    assert "made with other validation images" in others.left_out["greedy soup"]
-    with pytest.raises(ValueError, match="trained otherwise: batch_size was 32 and is now 16"):
-        bench(suite, first, tmp_path / "c", ["greedy soup"], **settings)
-    with pytest.raises(ValueError, match="trained otherwise: images was"):
-        bench(replace(suite, train=few(icons.train, 20)), first, tmp_path / "d", ["greedy soup"], accumulate=2,
-              **settings)
-    with pytest.raises(ValueError, match="trained otherwise: wd was 0.1 and is now 0.5"):
-        bench(suite, first, tmp_path / "e", ["greedy soup"], accumulate=2, wd=.5, **settings)

@@ -53,7 +53,6 @@ def bench(
     given:dict|None=None, # name of a method of any kind -> hyperparameters besides its strength
     control:str|list=(), # sets of other tasks, as `control_sets` takes them
     answers:bool=False, # keep answers and confidences for each image of curves that are judged from now on
-    weights:str|Path|None=None, # folder of classifiers; default `weights` in `folder`
     minutes:float|None=None, # to stop after, between two pieces of work; default: when it is done
     groups:bool=False, # intervals draw groups of images (set families) instead of images
     say:Callable=print, # function of a line of progress
@@ -64,7 +63,7 @@ def bench(
     Runs, choices and results go into `folder`; call it again with the same arguments to continue a stopped bench.
     """
     plan = plan_bench(suite, zeroshot, folder, methods, seeds, lrs, alphas, given, control, **recipe)
-    return carry_out(plan, folder, weights, minutes, say, groups=groups, answers=answers)
+    return carry_out(plan, folder, minutes=minutes, say=say, groups=groups, answers=answers)
 
 # %% ../../nbs/api/bench/04_run.ipynb #7553229a
 UNREADABLE = 'unreadable.csv' # in a bench's folder, where there are such images
@@ -100,7 +99,9 @@ def plan_bench(
 # %% ../../nbs/api/bench/04_run.ipynb #6c7b2ecf
 def carry_out(
     plan:Plan,
-    folder:str|Path, weights:str|Path|None=None, minutes:float|None=None, say:Callable=print, # as in `bench`
+    folder:str|Path, # as in `bench`
+    weights:str|Path|None=None, # folder of the classifiers of this plan alone; default `weights` in `folder`
+    minutes:float|None=None, say:Callable=print, # as in `bench`
     show_plan:bool=True, # print it before the first piece of work
     groups:bool=False, answers:bool=False, # as in `bench`
 ) -> Bench:
@@ -315,9 +316,7 @@ def train(self:Work, trial:Trial) -> ImageClassifier:
             if not is_done(self.weights, lead, riders): # else by another process, just now
                 self.clock(f'train {lead.name}')
                 run_trial(lead, plan.begin(lead), plan.suite, self.weights, riders, plan.given, **plan.recipe)
-    finetuned = load_classifier(self.weights/trial.name, plan.zeroshot.device)
-    _check_recipe(finetuned.recipe, plan, lead, self.weights)
-    return finetuned
+    return load_classifier(self.weights/trial.name, plan.zeroshot.device)
 
 @patch
 def combine(self:Work, method:Method, trials:list, name:str) -> ImageClassifier:
@@ -333,10 +332,7 @@ def combine(self:Work, method:Method, trials:list, name:str) -> ImageClassifier:
             else: out = merge(zeroshot, finetuned, method, images=images, **hyperparameters)
         out.recipe['making'] = with_looks(counts, method, self.plan.suite, len(finetuned))
         out.save(folder)
-    out = load_classifier(folder, self.plan.zeroshot.device)
-    if out.recipe.get('merge', {}).get('images') not in (None, images.fingerprint): raise ValueError(
-        f'{folder} was made with other validation images. Remove it, or give another folder of weights.')
-    return out
+    return load_classifier(folder, self.plan.zeroshot.device)
 
 # %% ../../nbs/api/bench/04_run.ipynb #ba29203d
 @patch
@@ -465,14 +461,3 @@ def _families(file, rows, has_results=False):
     return families
 
 def _write_json(plan, file): file.write_text(json.dumps(plan, indent=1) + '\n', encoding='utf-8')
-
-def _check_recipe(recipe, plan, lead, weights): # of a classifier in a folder that may be another bench's
-    before = recipe | dict(images=str(recipe.get('images')).split(',')[0])
-    now = {k: v for k, v in plan.recipe.items() if isinstance(v, (int, float)) and k in before}
-    if 'epochs' in now: now['epochs'] = max(1, round(lead.longer*now['epochs']))
-    if 'batch_size' in now: now['batch_size'] *= plan.recipe.get('accumulate', 1)
-    if plan.recipe.get('train') != 'head': now['images'] = plan.suite.train.fingerprint
-    for k, v in now.items():
-        if before.get(k) != v: raise ValueError(
-            f'{weights/lead.name} was trained otherwise: {k} was {before.get(k)} and is now {v}. Remove it, or give '
-            'another folder of weights.')
