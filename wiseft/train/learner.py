@@ -10,13 +10,13 @@ __all__ = ['OTHER_NAMES', 'adamw', 'finetune', 'usual_lr', 'linear_probe', 'Adam
 import math, torch
 import torch.nn.functional as F
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from fastai.callback.core import Callback, CancelBackwardException, CancelStepException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import LRFinder, ParamScheduler
 from fastai.data.core import DataLoaders
-from fastai.learner import Learner, replacing_yield
+from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import OptimWrapper
@@ -33,7 +33,7 @@ from torch import nn
 from ..base.registry import Method, as_method
 from ..base.text import option, python_or_shell
 from ..base.devices import eval_mode, fitting_precision, memory_advice, release_memory
-from ..base.distributed import counts_of_all, distributed, gathered, n_processes, rank
+from ..base.distributed import distributed, gathered, n_processes, of_all, rank
 from ..base.files import is_out_of_memory
 from ..base.progress import duration, is_told, is_watched, say_once, say_place
 from ..data.copies import keep_training_thumbnails
@@ -271,15 +271,13 @@ def _towers(classifier): # the image tower, or both where the text tower trains,
     return classifier.clip.model if classifier.head_from_text else classifier.visual
 
 class HeadOnFeatures(nn.Module):
-    "A classifier that takes features, or images"
+    "A classifier that takes features"
     def __init__(self, classifier:ImageClassifier):
         super().__init__()
         self.classifier = classifier
-    def forward(self, x:torch.Tensor): return self.classifier.head(x) if x.ndim == 2 else self.classifier(x)
+    def forward(self, x:torch.Tensor): return self.classifier.head(x)
 
 # %% ../../nbs/api/train/07_learner.ipynb #1383792f
-_replace = contextmanager(replacing_yield) # an attribute, for a while
-
 class ClipLearner(Learner):
     "A fastai `Learner` that fine-tunes a copy of an image classifier"
     given = image_dls = None # by `clip_learner`: the classifier that it got, and its loaders of images
@@ -317,8 +315,8 @@ class ClipLearner(Learner):
             stack.callback(self.given.to, self.given.device)
             self.given.to('cpu') # where it waits; a loss or a constraint that asks for it gets a copy
             if is_lr_find:
-                folder = Path(stack.enter_context(TemporaryDirectory()))
-                stack.enter_context(_replace(self, 'path', folder))
+                stack.callback(setattr, self, 'path', self.path)
+                self.path = Path(stack.enter_context(TemporaryDirectory()))
             super().fit(n_epoch, lr, wd, cbs, **kwargs)
         self.wrapped = None
         if self.stop_reason and not is_lr_find: raise FloatingPointError(self.stop_reason)
@@ -327,12 +325,6 @@ class ClipLearner(Learner):
         try: super().one_batch(i, b)
         finally: # Ctrl-C too must not leave autocast switched on
             for cb in self.cbs: getattr(cb, 'leave_autocast', lambda: None)()
-
-    def show_results(self, *args, **kwargs):
-        with _replace(self, 'dls', self.image_dls): super().show_results(*args, **kwargs)
-
-    def predict(self, *args, **kwargs):
-        with _replace(self, 'dls', self.image_dls): return super().predict(*args, **kwargs)
 
 # %% ../../nbs/api/train/07_learner.ipynb #82fdebf2
 @patch
@@ -395,7 +387,7 @@ def _do_one_batch(self:ClipLearner):
     "Compute a batch, in parts during training"
     if not self.yb: return Learner._do_one_batch(self)
     own = getattr(self.dl, 'own', None)
-    counts = [find_bs(self.yb)] if own is None else counts_of_all(own)
+    counts = [find_bs(self.yb)] if own is None else of_all(own)
     if not self.training: return self.compute(self.model, counts)
     batch = self.xb, self.yb
     while self.retries(counts): self.xb, self.yb = batch

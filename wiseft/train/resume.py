@@ -17,7 +17,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from ..base.text import BadFile, option, why_failed
 from ..base.files import atomic_path, existing_file
-from ..base.distributed import counts_of_all, rank
+from ..base.distributed import of_all, rank
 from ..weights.safetensors_io import write_tensors
 from .loaders import ClipDL
 
@@ -64,7 +64,7 @@ class Checkpoint(Callback):
         if self.noise: _set_noise(self.noise, self.learn.student.device)
 
     def after_batch(self):
-        stop = any(counts_of_all(int(self.terminated))) # all processes stop after the same step
+        stop = any(of_all(self.terminated)) # all processes stop after the same step
         at_step = self.training and self.steps and self.train_iter%self.steps == 0
         if at_step or stop and self.train_iter > self.done: _save_checkpoint(self)
         if stop: self.stop()
