@@ -50,10 +50,6 @@ class Method:
         own = {k: v for k, v in self.given.items() if k in self._takes}
         return self.function(*args, **own | kwargs)
     def __repr__(self): return f'{self.name} ({self.kind})'
-    def __reduce__(self): # a listed method is pickled by its name, as its function would be
-        listed = REGISTRY.get(self.name)
-        if listed and listed.function is self.function: return _listed, (self.name, self.given)
-        return super().__reduce__()
 
     @cached_property
     def _takes(self): return dict(signature(self.function).parameters)
@@ -140,8 +136,6 @@ def find_method(
     near = [f' Did you mean {methods[n].name}?' for n in get_close_matches(plain, methods, 1)]
     names = '; '.join(m.name for m in methods.values()) or 'none'
     raise ValueError(f'There is no {kind or "method"} called {name!r}.{"".join(near)} There are: {names}.')
-
-def _listed(name, given): return find_method(name).set(**given)
 
 # %% ../../nbs/api/base/00_registry.ipynb #bc7a400a
 def as_method(
