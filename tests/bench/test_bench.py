@@ -364,7 +364,7 @@ def test_a_newcomers_bench(photos):
     assert "reference has no groups" in refused and refused.strip().endswith("Leave out --groups.")
     done = wiseft(*command, cwd=photos)
     for words in ("14 of its images, always the same, are held out", "0.0001, 0.0003, 0.0009", "steps are few",
-                  "night has no images of 2 of 7 classes: square, triangle"):
+                  "night: there are no images of 'square', 'triangle', 2 of 7 classes"):
         assert words in done.stderr, words
     names = ["plain", "SPD", "LiNeS", "uniform soup"]
     tables = {n: pd.read_csv(photos / f"bench/{n}.csv") for n in ("gains", "curves", "accuracies", "choices", "costs")}
