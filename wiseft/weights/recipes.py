@@ -15,8 +15,8 @@ from pathlib import Path
 from ..base.registry import Method, find_method
 from ..base.text import BadFile, did_you_mean
 from ..base.files import atomic_path, blame_memory, existing_file
-from .merge import (TensorInfo, averageable, check_alpha, check_ends, check_models, check_states, merge,
-                                  merged_tensors, positions_of, prepare_merge, weighted_average)
+from .merge import (TensorInfo, averageable, check_alpha, check_ends, check_models, check_states, check_total,
+                                  merge, merged_tensors, positions_of, prepare_merge, weighted_average)
 from .files import is_path, recipe_text, weights_at, write_merged
 from .adapters import ADAPTER
 
@@ -201,6 +201,8 @@ def _of_mergekit(method, models, shared): # dict of the hyperparameters of one o
         if any(isinstance(v, ByTensor) for v in values):
             here = lambda info, entries=entries: [_value_at(e, info) for e in entries]
             given[_OF_EACH[k]] = ByTensor(here, [getattr(v, 'recipe', v) for v in values])
+    if method is weighted_average and given['normalize'] is True and isinstance(given['weights'], list):
+        check_total(given['weights'])
     return given
 
 def _of_ours(method, shared): # dict of the hyperparameters of one of our methods
