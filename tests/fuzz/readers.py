@@ -394,20 +394,9 @@ class Results(Reader):
 
     def read(self, folder):
         t = read_results(folder / self.name)
-        again = read_results(write_results(t, folder / f"again{Path(self.name).suffix}", force=True))
+        again = read_results(write_results(t, folder / "again.csv", force=True))
         pd.testing.assert_frame_equal(t[COLUMNS], again[COLUMNS], check_dtype=False)
         return t
-
-
-class Lines(Results):
-    "Results in JSON lines"
-    name = "mutated.jsonl"
-
-    def starts(self):
-        rows = [row.dropna().to_dict() for _, row in table().astype(object).iterrows()]
-        yield {f"{i:02}": json.dumps(row, default=int).encode() + b"\n" for i, row in enumerate(rows)}
-        wise_ft = {"model": "ViT-B/16", "ImageNet:top1": 0.7, "ImageNetV2:top1": 0.6, "FMOWOOD:acc_worst_region": 0.3}
-        yield {str(i): json.dumps(wise_ft | dict(alpha=i / 2)).encode() + b"\n" for i in range(3)}
 
 
 class Resumes(Safetensors):
@@ -810,7 +799,7 @@ class Hashes(Reader):
 
 
 READERS = [Safetensors, StateDicts, TorchScript, Pickles, Arrays, Cifar, Corrupted, Configs, HubFolders, Cards,
-           Adapters, Images, Results, Lines, Predictions, Recipes, Merges, Judged, Resumes, Entries, Indices, Hashes,
+           Adapters, Images, Results, Predictions, Recipes, Merges, Judged, Resumes, Entries, Indices, Hashes,
            Markers, Lists, Suites, Shards, Labeled, Captions, Answers, Published]
 
 

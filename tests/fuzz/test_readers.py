@@ -18,11 +18,13 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from readers import READERS, Arrays, Captions, Cards, Configs, HubFolders, Images, Judged, Labeled, Lines, Lists
+from readers import READERS, Arrays, Captions, Cards, Configs, HubFolders, Images, Judged, Labeled, Lists
 from readers import Pickles, Predictions, Published, Reader, Recipes, Results, Resumes, Shards, StateDicts, Suites
 from readers import TorchScript, changed_files, look, saved
 from safetensors.torch import save
 from test_nothing_is_executed import ASKS_FOR_CODE, BOMBS, HOSTILE, archive, pickled, scripted
+
+from wiseft.stats.table import COLUMNS
 
 TRIED = 100
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, of odd metadata, and ours, of suites
@@ -97,10 +99,9 @@ def card(**entries):
     return {"wiseft.json": json.dumps(content | entries).encode()}
 
 
-@when_asked
-def line(**entries):
-    first = json.loads(Lines().seeds[0]["00"])
-    return {"00": json.dumps(first | entries).encode() + b"\n"}
+def cells(**entries):
+    "Cells of the first row of a results table"
+    return {f"01 {COLUMNS.index(column):02}": f"{value},".encode() for column, value in entries.items()}
 
 
 @when_asked
@@ -178,12 +179,11 @@ CORPUS = {  # reader, what differs from its first file: parts, or whole files
     "cards: classes that are none": (Cards, card(classnames=[1, 2, 3])),
     "cards: alpha is text": (Cards, card(alpha="1")),
     "cards: a tower's tag that is a number": (Cards, card(clip=dict(name="x", pretrained=1.5))),
-    "results: outside its interval": (Lines, line(value=0.99)),
-    "results: percent": (Lines, line(value=50.0, low=40.0, high=60.0)),
-    "results: -1 images": (Lines, line(n=-1)),
-    "results: alpha is infinite": (Lines, line(alpha=float("inf"))),
+    "results: outside its interval": (Results, cells(value=0.99)),
+    "results: percent": (Results, cells(value=50.0, low=40.0, high=60.0)),
+    "results: -1 images": (Results, cells(n=-1)),
+    "results: alpha is infinite": (Results, cells(alpha=float("inf"))),
     "results: a million columns": (Results, {Results.name: b"a," * 10**6 + b"\n"}),
-    "results: a million names": (Lines, lambda: {Lines.name: json.dumps({str(i): 1 for i in range(10**6)}).encode()}),
     "results: no table": (Results, {Results.name: b"\xff\xfe\0"}),
     "resume: not a number": (Resumes, resume({"model.w": torch.tensor([float("nan")])})),
     "resume: step -1": (Resumes, resume({}, step=-1)),

@@ -75,7 +75,7 @@ def results_file(output:Path|None, force:bool):
     from wiseft.stats.table_io import recipes_file,write_recipes,write_results
     from wiseft.analysis.predictions import predictions_file,write_predictions
     from wiseft.base.distributed import first_writes
-    check_ending(output, '.csv', '.jsonl')
+    check_ending(output, '.csv')
     if output is None:
         yield lambda table, predictions, recipes: None
         return

@@ -15,8 +15,8 @@ from pathlib import Path
 from ..base.registry import Method, find_method
 from ..base.text import BadFile, did_you_mean
 from ..base.files import atomic_path, blame_memory, existing_file
-from .merge import (TensorInfo, averageable, check_alpha, check_ends, check_models, check_states, check_total,
-                                  merge, merged_tensors, positions_of, prepare_merge, weighted_average)
+from .merge import (TensorInfo, averageable, check_alpha, check_ends, check_models, check_states,
+                                  check_total, merge, merged_tensors, positions_of, prepare_merge, weighted_average)
 from .files import is_path, recipe_text, weights_at, write_merged
 from .adapters import ADAPTER
 
