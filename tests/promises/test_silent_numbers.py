@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from conftest import later
-from wiseft.base.registry import Method
+from wiseft.base.registry import Method, find_method
 from wiseft.base.text import BadFile
 from wiseft.data.suites import folder_suite, load_suite
 from wiseft.infer.ensembles import sweep
@@ -23,6 +23,7 @@ from wiseft.models.clip import load_clip
 from wiseft.models.load import load_classifier
 from wiseft.shell.cli import app
 from wiseft.weights.merge import average, interpolate, merge
+from wiseft.weights.recipes import Recipe, merge_by_recipe
 
 finetune = later("wiseft.train.learner", "finetune")
 NAMES = ["airplane", "bell", "bus", "cake", "dice", "envelope"]
@@ -176,44 +177,24 @@ def test_report_and_card_call_it_an_oracle(zeroshot, finetuned, photos, tmp_path
 # ---------- averages of averages ----------
 
 
-def test_average_of_an_average_reports_its_share(zeroshot, finetuned, tmp_path):
-    ends = [zeroshot.hash, finetuned.hash]
-    half = interpolate(zeroshot, finetuned, 0.5)
-    quarter = interpolate(zeroshot, half, 0.5)
-    assert (quarter.alpha, quarter.parents, quarter.recipe["merge"]["alpha"]) == (0.25, ends, 0.25)
-    torch.testing.assert_close(quarter.state_dict(), interpolate(zeroshot, finetuned, 0.25).state_dict())
-    three_quarters = interpolate(half, finetuned, 0.5)
-    assert (three_quarters.alpha, three_quarters.parents) == (0.75, ends)
-    assert merge(quarter, [three_quarters], alpha=0.5).alpha == 0.5
-    warned = messages(interpolate, zeroshot, half)
-    assert warned == ["One of the two classifiers is an average already. With respect to the zero-shot and the "
-                      "fine-tuned classifier the result has alpha = 0.25."]
-    # the same from folders
+ALREADY = r"is an average already \(alpha 0.5\): alpha would not be the share of fine-tuned weights"
+
+
+def test_average_of_an_average_is_refused(zeroshot, finetuned, suite, tmp_path):
+    half, image = (interpolate(zeroshot, finetuned, 0.5, parts) for parts in (None, "image"))
+    other = zeroshot_classifier(zeroshot.clip, NAMES, ["a drawing of a {}"])
+    for pair in (zeroshot, half), (half, finetuned), (zeroshot, image), (other, half), (half, image):
+        with warnings.catch_warnings(), pytest.raises(ValueError, match=ALREADY):
+            warnings.simplefilter("ignore")  # of the templates
+            interpolate(*pair)
+        with pytest.raises(ValueError, match=ALREADY):
+            sweep(*pair, suite, progress=False)
     for name, c in dict(zeroshot=zeroshot, half=half).items():
         c.save(tmp_path / name)
-    recipe = "rule: weight-space\nbase_model: zeroshot\nmodels: [{model: half}]\nparameters: {alpha: 0.5}\n"
-    (tmp_path / "recipe.yml").write_text(recipe)
-    ways = [(tmp_path / "zeroshot", tmp_path / "half", "--alpha", ".5"), (tmp_path / "recipe.yml",)]
-    for way, name in zip(ways, ("quarter", "again")):
-        assert "merged by weight-space, alpha=0.25 " in shell("merge", *way, "-o", tmp_path / name)
-    for name in "quarter", "again":
-        read = load_classifier(tmp_path / name)
-        assert (read.alpha, read.parents) == (0.25, ends)
-
-
-def test_average_with_another_zeroshot_classifier_is_refused(zeroshot, finetuned):
-    half = interpolate(zeroshot, finetuned, 0.5)
-    other = zeroshot_classifier(zeroshot.clip, NAMES, ["a drawing of a {}"])
-    with warnings.catch_warnings(), pytest.raises(ValueError, match="began from another zero-shot classifier"):
-        warnings.simplefilter("ignore")  # of the templates
-        interpolate(other, half)
-
-
-def test_average_of_parts_and_of_all_is_refused(zeroshot, finetuned):
-    image = interpolate(zeroshot, finetuned, 0.5, "image")
-    assert interpolate(zeroshot, image, 0.5, "image").alpha == 0.25
-    with pytest.raises(ValueError, match="an average of all weights and of one part"):
-        interpolate(zeroshot, image)
+    with pytest.raises(ValueError, match=ALREADY):
+        merge_by_recipe(Recipe(find_method("weight-space"), tmp_path / "zeroshot", [tmp_path / "half"]),
+                        tmp_path / "quarter", load_classifier)
+    assert not (tmp_path / "quarter").exists()
 
 
 def test_soups_are_ends_of_their_own(zeroshot, finetuned):

@@ -16,13 +16,13 @@ from pathlib import Path
 from torch import nn
 from ..base.registry import Method, as_method, method
 from ..base.text import option, warn_user
-from ..weights.merge import averageable, check_alpha, check_ends, check_images, prepare_merge, wise_ft
+from ..weights.merge import averageable, check_alpha, check_ends, check_images, check_no_average, prepare_merge
+from ..weights.merge import wise_ft
 from ..weights.path import WeightPath
 from ..stats.caveats import doubts
 from ..data.images import ImageSet
 from ..data.prompts import check_same_classes
 from ..data.suites import Suite
-from ..models.compatible import is_average, places_between_ends
 from ..models.classifier import ImageClassifier
 from .inference import common_transform, device_of
 from .members import ControlMember, Member, Remembered, at_precision, default_name, member, own_head
@@ -79,7 +79,7 @@ def members(
 ) -> dict: # (tuning, method, alpha) -> `Member`
     "The two ends and everything between them"
     check_ends(zeroshot, finetuned)
-    _check_no_average(zeroshot, finetuned)
+    check_no_average(zeroshot, finetuned)
     methods = _methods(by, parts)
     alphas = sorted({*map(float, DEFAULT_ALPHAS if alphas is None else alphas)} - {0., 1.})
     # the ends; all members share one head on a control set, unless a text tower was trained
@@ -118,16 +118,6 @@ def _methods(by, parts): # list of `Method`
     if twice: raise ValueError(
         f'{option("by")} has {twice[0]} twice. Give one setting of a method at a time.')
     return methods
-
-def _check_no_average(zeroshot, finetuned):
-    "ValueError if one classifier is an average of the other: α in the table would be wrong"
-    if not hasattr(zeroshot, 'check_averageable'): return
-    places, _ = places_between_ends(zeroshot, finetuned)
-    if places == (0, 1): return
-    number, average = next((n, c) for n, c in dict(first=zeroshot, second=finetuned).items() if is_average(c))
-    raise ValueError(
-        f'The {number} classifier is an average (alpha {average.alpha:g}) on the line through the other one: alpha '
-        'would not be the share of fine-tuned weights. Give the zero-shot and the fine-tuned classifier themselves.')
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #eb4dcb5c
 @method('ensemble', 'logits', '2109.01903', strength='alpha', cost='two forward passes an image')

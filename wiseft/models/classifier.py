@@ -15,12 +15,12 @@ from pathlib import Path
 import pandas as pd, torch
 from torch import nn
 
-from ..base.text import first_few, python_or_shell, warn_user
+from ..base.text import first_few, python_or_shell
 from ..base.devices import eval_mode
 from ..weights.safetensors_io import state_hash
 from ..data.prompts import find_classnames, find_templates, prompts
 from ..data.decoding import as_picture, open_image
-from .compatible import check_heads, check_pair, is_average, places_between_ends
+from .compatible import check_heads, check_pair
 from .save import write_classifier, write_clip
 from .clip import Clip, describe_tower, image_features, token_table, unit_length
 from .head import ClassificationHead, zeroshot_head
@@ -235,34 +235,16 @@ def averaged(self:ImageClassifier,
     prepared:dict|None=None # dict name -> tensor, computed by the merge's `prepare`
 ): # `ImageClassifier`
     "A new classifier with merged weights"
-    hashes = [p.hash for p in parents]
-    if how and how['name'].startswith('weight-space') and alpha is not None:
-        alpha, ends = _share(*parents, alpha, how['name'])
-        how, hashes = how | dict(alpha=alpha), ends or hashes
     new = self.copy()
     new.load_state_dict(state)
     new.rebuild_head()
     new.alpha = None if alpha is None else float(alpha)
-    new.parents, new.metrics = hashes, {}
+    new.parents, new.metrics = [p.hash for p in parents], {}
     recipe = dict(parents[-1].recipe)
     recipe.pop('stored', None) # which is about the parent's folder
     new.recipe = recipe | (dict(merge=how) if how else {})
     new.beside = {'prepared.safetensors': prepared} if prepared else {}
     return new.eval()
-
-# %% ../../nbs/api/models/11_classifier.ipynb #c52d7e90
-def _share(zeroshot, finetuned, alpha, name): # (mixing coefficient of the ends, their hashes if they are others)
-    "Share of the fine-tuned weights in an average of averages"
-    (first, second), ends = places_between_ends(zeroshot, finetuned)
-    if not ends: return alpha, []
-    if any(c.recipe['merge']['name'] != name for c in (zeroshot, finetuned) if is_average(c)): raise ValueError(
-        'This would be an average of an average of all weights and of one part: no alpha is the share of fine-tuned '
-        'weights in it. Average the zero-shot and the fine-tuned classifier themselves.')
-    share = round((1-alpha)*first + alpha*second, 10)
-    warn_user(
-        'One of the two classifiers is an average already. With respect to the zero-shot and the fine-tuned '
-        f'classifier the result has alpha = {share:g}.')
-    return share, ends
 
 # %% ../../nbs/api/models/11_classifier.ipynb #3d77d4c8
 @patch

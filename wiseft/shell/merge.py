@@ -76,12 +76,10 @@ def merge_(
         f'{names}: give classifier folders or files, not both.')
     load = _loader_of_images(recipe, auto) if auto or recipe.method.needs_images else None
     if dry_run: return say(f'nothing is missing: {names} can be merged')
-    share = None # of fine-tuned weights, where the result is an average of an average
-    if recipe.of_classifiers: share = _merge_folders(recipe, output, load, device, force, choose).alpha
+    if recipe.of_classifiers: _merge_folders(recipe, output, load, device, force, choose)
     else: merge_by_recipe(recipe, output, force=force)
     if written: say(f'merged {names}')
     used, theirs = merge_recipe(recipe.method), recipe.method.mergekit
-    if 'alpha' in used and share is not None: used['alpha'] = share
     spelling = MERGEKIT_WORDS if theirs else {}
     values = [f'{spelling.get(k, k)}={v}' for k, v in used.items() if k not in ('name', 'chosen')]
     say(f'merged by {", ".join([theirs or used["name"], *values])}')
@@ -165,4 +163,3 @@ def _merge_folders(recipe, output, load, device, force, choose):
             if 'p' in trace: trace['p'] = trace.p.map(lambda p: '' if p in (None, '') or p != p else f'{p:.3f}')
             show_table(trace.rename(columns={c: f'{c} %' for c in shares}))
         merged.save(tmp, precision=HALVES.get(recipe.dtype))
-    return merged

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TensorInfo', 'wise_ft', 'uniform_soup', 'weighted_average', 'check_total', 'merged_tensors', 'merge', 'averageable',
-           'positions_of', 'prepare_merge', 'flat_prepared', 'merge_recipe', 'check_ends', 'check_alpha', 'interpolate',
-           'part_of', 'check_shares', 'average', 'named_models', 'Chain', 'check_models', 'check_states',
-           'check_images', 'check_parts']
+           'positions_of', 'prepare_merge', 'flat_prepared', 'merge_recipe', 'check_ends', 'check_no_average',
+           'check_alpha', 'interpolate', 'part_of', 'check_shares', 'average', 'named_models', 'Chain', 'check_models',
+           'check_states', 'check_images', 'check_parts']
 
 # %% ../../nbs/api/weights/03_merge.ipynb #a3336385
 import math, torch
@@ -126,6 +126,7 @@ def merge(
     for model in models[1:] if base is not None else (): check_ends(base, model)
     of_classifiers = not all(isinstance(m, Mapping) for m in models)
     alike = averageable(models) if of_classifiers else models
+    if method.name == wise_ft.name: check_no_average(*models)
     names = _names(base, finetuned)
     check_states([_state(m) for m in alike], names)
     first, rest = (None, alike) if base is None else (alike[0], alike[1:])
@@ -202,10 +203,21 @@ def check_ends(zeroshot, finetuned):
     if end == 0 and start != 0: raise ValueError(
         "The ends are swapped: the second, which should be fine-tuned, is a zero-shot classifier (alpha 0). "
         "Give the zero-shot classifier first and the fine-tuned one second.")
-    later = list(getattr(finetuned, 'parents', ()))[1:]
-    if later and getattr(zeroshot, 'hash', None) in later: raise ValueError(
-        f"The ends are swapped: the second is an average (alpha {end}) of which the first is the fine-tuned parent. "
-        "Give the average first and the fine-tuned classifier second.")
+
+def check_no_average(zeroshot, finetuned):
+    "ValueError if α would not be the share of fine-tuned weights, because a classifier is an average already"
+    first, second = map(_averaged_ends, (zeroshot, finetuned))
+    if not first and not second: return
+    one_line = first == second or first and finetuned.hash in first or second and zeroshot.hash in second
+    from_another = zeroshot.alpha == 0 and second and finetuned.recipe.get('start') == second[0]
+    if one_line or from_another: raise ValueError(
+        f'The {"second" if second else "first"} classifier is an average already (alpha '
+        f'{(finetuned if second else zeroshot).alpha:g}): alpha would not be the share of fine-tuned weights. Give '
+        'the zero-shot and the fine-tuned classifier themselves.')
+
+def _averaged_ends(c): # hashes of the zero-shot and the fine-tuned classifier that it is between; empty for others
+    name = getattr(c, 'recipe', {}).get('merge', {}).get('name', '')
+    return c.parents if name.startswith('weight-space') and c.alpha not in (None, 0, 1) else []
 
 # %% ../../nbs/api/weights/03_merge.ipynb #22ab8b71
 def check_alpha(alpha:float) -> float:
