@@ -32,26 +32,22 @@ def standard_error(
 def nearly_best(
     accuracies, # on validation images
     n:int,      # how many images
-    errors:float=1, # how many standard errors are nothing
 ) -> np.ndarray: # bool
     "Which accuracies are within one standard error of the best"
     values = np.asarray(accuracies, float)
-    return values >= values.max() - errors*standard_error(values, n) - 1e-9
+    return values >= values.max() - standard_error(values, n) - 1e-9
 
 def alpha_by_rule(
     accuracies:pd.Series, # alpha -> accuracy on validation images
     n:int,      # how many images
-    rule='nearest' # to 0.5; or 'one standard error', 'best'
 ) -> float:
-    "The α nearest to 0.5 within one standard error of the best accuracy, or the smallest there, or that of the best"
-    if rule not in ('nearest', 'one standard error', 'best'): raise ValueError(
-        f"The rule is {rule!r}, expected 'nearest', 'one standard error' or 'best'.")
+    "The α nearest to 0.5 within one standard error of the best accuracy"
     # of so few images one standard error would give up what fine-tuning clearly gained over 0.5
     gained = (n < SMALL_SET and {.5, 1.} <= set(accuracies.index)
               and accuracies[1.] > accuracies[.5] + standard_error(accuracies, n))
-    errors = 0 if rule == 'best' or rule == 'nearest' and gained else 1
-    good = accuracies.index[nearly_best(accuracies, n, errors)].to_numpy(float)
-    return float(good[abs(good-.5).argmin()] if rule == 'nearest' else good.min())
+    good = accuracies >= accuracies.max() - 1e-9 if gained else nearly_best(accuracies, n)
+    alphas = accuracies.index[good].to_numpy(float)
+    return float(alphas[abs(alphas-.5).argmin()])
 
 # %% ../../nbs/api/infer/08_rules.ipynb #0ef47f54
 class ChosenAlpha(float):
@@ -86,7 +82,7 @@ def choose_alpha(
     zeroshot,     # classifier, alpha = 0
     finetuned,    # the same, fine-tuned
     validation,   # the `Suite` or folder that was fine-tuned on, or an `ImageSet` of validation images
-    rule='nearest', # of `alpha_by_rule`: or 'one standard error', 'best'; or a function of accuracies and `look_at`
+    rule='nearest', # `alpha_by_rule`; or a function of accuracies and `look_at`, such as `keeps(.01, control)`
     method='weight-space', # or another merge or ensemble with an alpha
     alphas=None, precision:str=None, copies:bool=None, parts:str=None, # as in `members`
     **options     # of `evaluate`: batch_size, workers, progress
@@ -109,7 +105,7 @@ def choose_alpha(
         between = {m.identity['alpha']: m for m in members(zeroshot, finetuned, **settings).values()}
         if images.role == 'control': between = {a: m.on(images) for a, m in between.items()}
         return look(between, images, **options), between
-    alpha = rule(from_these, look_at) if callable(rule) else alpha_by_rule(from_these, n, rule)
+    alpha = alpha_by_rule(from_these, n) if rule == 'nearest' else rule(from_these, look_at)
     start = table.method[table.alpha == 0].iloc[0]
     error = f'{100*standard_error(accuracies, n):.1f} points'
     print(f'On {n:,} {what}: {start} {accuracies[0]:.1%}, fine-tuned {accuracies[1]:.1%}, '
