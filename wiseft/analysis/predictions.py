@@ -35,9 +35,9 @@ def write_predictions(
 ) -> Path:
     "Write predictions, atomically; FileExistsError unless `force`"
     table = predictions.images.copy()
-    names = np.array([*table.label.cat.categories, ''], dtype=object) # a code below 0 finds the last
+    names = np.array([*table.label.cat.categories, ''], dtype=object) # a code of -1 finds the last
     for who, codes, columns in predictions.members:
-        table[_heading(who)] = names[np.maximum(codes, -1)]
+        table[_heading(who)] = names[codes]
         for k, v in columns.items(): table[_heading(who, column=k)] = v
     text = table.to_csv(index=False, lineterminator='\n', float_format='%.5g')
     with atomic_path(path, force=force) as tmp:
@@ -70,16 +70,14 @@ def read_predictions(
         images['n_missing'] = images.n_missing.astype(int)
         members = []
         for h, who in mine.items():
-            # a code of -1: unreadable; -2 in a set where nothing was predicted: it was not shown
-            codes = pd.Index(classes).get_indexer(table[h]).astype(np.int32)
-            shown = pd.Series(codes >= 0).groupby(images.dataset.to_numpy()).transform('any')
+            codes = pd.Index(classes).get_indexer(table[h]).astype(np.int32) # -1: unreadable
             numbers = {}
             for other, a in about.items():
                 its_own = a == who | dict(column=a.get('column'))
                 if its_own: numbers[a['column']] = pd.to_numeric(table[other]).to_numpy(float)
             unknown = dict.fromkeys(WHO) | dict(tuning='', alpha=np.nan, seed=pd.NA)
             identity = {k: (unknown | who)[k] for k in WHO}
-            members.append((identity, np.where(shown, codes, -2), numbers))
+            members.append((identity, codes, numbers))
         return KeptPredictions(images, members)
     except Exception as e: # of gzip, of pandas, of what isn't there
         why = (str(e) or type(e).__name__).rstrip('.')

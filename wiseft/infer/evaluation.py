@@ -18,7 +18,7 @@ from ..base.devices import fitting_precision, memory_advice
 from ..base.distributed import by_first, of_all
 from ..base.progress import say_once, say_place
 from ..stats.intervals import clopper_pearson
-from ..stats.table import MEAN, INITIAL
+from ..stats.table import INITIAL
 from ..stats.caveats import exchanged_classes
 from ..data.prompts import check_same_classes
 from ..data.suites import ImageSet, Suite
@@ -123,18 +123,20 @@ def evaluate(
     metrics = chosen_metrics(metrics or getattr(suite, 'metrics', ('accuracy',)))
     more = keep_predictions if isinstance(keep_predictions, (list, tuple)) else ()
     more = [replace(m, of_set=None) for m in chosen_metrics(more)] # only their numbers per image
-    transform, members_on = common_transform(members), _members_on(datasets, members, suite)
+    for m in members.values(): check_same_classes(m.classnames, suite.classnames, m.name, repr(suite.name))
+    transform = common_transform(members)
     modules, first = _modules(members), next(iter(members.values()))
     say_place(first.device, first.identity['precision'], progress)
     columns = {n: {} for n in members} # name -> dataset -> column -> (n,) array
     with ready(modules), shared_layers(modules):
         for d in sorted(datasets, key=lambda d: datasets[d].role != 'control'):
-            if not members_on[d]: continue
-            result = full_pass(members_on[d], datasets[d], transform, metrics + more, batch_size=batch_size,
-                               workers=workers, progress=progress)
+            is_control = datasets[d].role == 'control'
+            here = {n: m.on(datasets[d]) for n, m in members.items()} if is_control else members
+            result = full_pass(here, datasets[d], transform, metrics + more, batch_size=batch_size, workers=workers,
+                               progress=progress)
             for n in result: columns[n][d] = result[n]
-            if datasets[d].role == 'control': check_known(members_on[d], result, datasets[d])
-        agreement = _agreement(members_on, columns, datasets, transform)
+            if is_control: check_known(here, result, datasets[d])
+        agreement = _agreement(members, columns, datasets, transform)
     identities = {n: m.identity | agreement for n, m in members.items()}
     def results():
         _warn_of_copies(members, suite, datasets, progress)
@@ -152,45 +154,26 @@ def _image_sets(suite, split, control, classnames): # `Suite` or `ImageSet`, dic
     datasets = {suite.name: replace(suite, role='aside')} if alone else suite.datasets(split)
     return suite, datasets | control_sets(control or (), datasets)
 
-def _members_on(datasets, members, suite): # dataset -> name -> `Member`
-    "The members that each set is shown to; ValueError for a member that fits no set"
-    out = {}
-    for d, images in datasets.items():
-        classes = list(suite.classnames), list(images.classnames)
-        if images.role == 'control': out[d] = {n: m.on(images) for n, m in members.items()}
-        else: out[d] = {n: m for n, m in members.items() if m.classnames in classes}
-    fitting = {n for d in datasets if datasets[d].role != 'control' for n in out[d]}
-    for n, m in members.items():
-        if n not in fitting: check_same_classes(m.classnames, suite.classnames, m.name, repr(suite.name))
-    return out
-
 # %% ../../nbs/api/infer/05_evaluation.ipynb #b0c1a001
 def _tables(identities, columns, datasets, split, metrics): # results table, `KeptPredictions`
     "Score the columns of each member"
     rows, classes = image_rows(datasets, split), all_classes(datasets)
-    # where a class of a set stands among all; -2 (not shown) and -1 (unreadable) count from the end
-    codes = {d: np.array([*class_positions(images, classes), -2, -1], np.int32) for d, images in datasets.items()}
-    members, tables = [], []
+    # where a class of a set stands among all; -1 (unreadable) counts from the end
+    codes = {d: np.array([*class_positions(images, classes), -1], np.int32) for d, images in datasets.items()}
+    members = []
     for n, of_sets in columns.items():
-        members.append((identities[n], *_over_sets(of_sets, datasets, codes)))
-        table = score(prediction_rows(rows, *members[-1]), metrics)
-        if len(of_sets) < len(datasets): table = table[table.dataset != MEAN] # some of the shifts have another mean
-        tables.append(table)
+        predicted = np.concatenate([codes[d][of_sets[d]['predicted']] for d in datasets])
+        others = [k for k in next(iter(of_sets.values())) if k != 'predicted']
+        numbers = {k: np.concatenate([of_sets[d][k] for d in datasets]) for k in others}
+        members.append((identities[n], predicted, numbers))
+    tables = [score(prediction_rows(rows, *m), metrics) for m in members]
     return pd.concat(tables, ignore_index=True), KeptPredictions(rows, members)
 
-def _over_sets(of_sets, datasets, codes): # (n,) class codes, dict column -> (n,) array
-    "Columns of one member, set after set; NaN where a set lacks one"
-    def parts(k, default):
-        return [of_sets.get(d, {}).get(k, np.full(len(images), default)) for d, images in datasets.items()]
-    predicted = [codes[d][p] for d, p in zip(datasets, parts('predicted', -2))]
-    others = dict.fromkeys(k for c in of_sets.values() for k in c if k != 'predicted')
-    return np.concatenate(predicted), {k: np.concatenate(parts(k, np.nan)) for k in others}
-
 # %% ../../nbs/api/infer/05_evaluation.ipynb #668fee91
-def _agreement(members_on, columns, datasets, transform): # dict(precision=…); {} if all members are in fp32
+def _agreement(members, columns, datasets, transform): # dict(precision=…); {} if all members are in fp32
     "Agreement of rounded classifiers' predictions with those in fp32 on a sample of images, for the table"
     d, images = next(iter(datasets.items()))
-    exact = {n: m.exact() for n, m in members_on[d].items() if m.rounded}
+    exact = {n: m.exact() for n, m in members.items() if m.rounded}
     if not exact: return {}
     n = max(16, min(256, sum(map(len, datasets.values()))//40)) # more would cost a good part of what bfloat16 saves
     sample = images.spread(n)

@@ -177,13 +177,10 @@ PREDICTIONS = ['classifier', 'tuning', 'method', 'alpha', 'dataset', 'split', 'r
 def prediction_rows(
     images:pd.DataFrame, # from `image_rows`
     who:dict, # the columns of `WHO`
-    codes:np.ndarray, # (n,) class codes among those of all sets; -1: unreadable; -2: in a set that it was not shown
+    codes:np.ndarray, # (n,) class codes among those of all sets; -1: unreadable
     columns:dict, # column -> (n,) numbers
 ) -> pd.DataFrame: # columns `PREDICTIONS`, those given, and `n_missing` where sets are incomplete
     "Images and predictions of one classifier"
-    shown = codes > -2
-    images, codes = images[shown], codes[shown]
-    columns = {k: v[shown] for k, v in columns.items()}
     correct = pd.array(codes == images.label.cat.codes.to_numpy(), dtype='boolean')
     correct[codes < 0] = pd.NA
     predicted = pd.Categorical.from_codes(codes, images.label.cat.categories)
