@@ -12,17 +12,14 @@ from ..base.text import first_few
 
 # %% ../../nbs/api/weights/00_tensors.ipynb #f6c3e0a6
 def weighted_sum(
-    tensors:list, # one tensor of each model, of one shape and dtype
+    tensors:list, # one tensor of each model, of one shape, dtype and device
     weights:list, # one number per model
 ) -> torch.Tensor: # a new tensor of that shape and dtype
-    "$\\sum_i w_i \\theta_i$, computed in float32 or better"
-    first = tensors[0]
+    "$\\sum_i w_i \\theta_i$"
     if [w for w in weights if w] == [1]: return tensors[weights.index(1)].clone() # an end of the path
-    if not is_weight(first): return first.clone()
-    wide = torch.promote_types(first.dtype, torch.float32)
-    out = weights[0]*first.to(wide)
-    for w, t in zip(weights[1:], tensors[1:]): out.add_(t.to(first.device, wide), alpha=w)
-    return out.to(first.dtype)
+    out = weights[0]*tensors[0]
+    for w, t in zip(weights[1:], tensors[1:]): out.add_(t, alpha=w)
+    return out
 
 def is_weight(t:torch.Tensor) -> bool: return t.is_floating_point() or t.is_complex()
 
