@@ -4,8 +4,10 @@ import json
 import shutil
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from conftest import later, ROOT
@@ -107,8 +109,9 @@ def logits(member, images):
 
 @pytest.mark.parametrize("copies", [True, False])
 @pytest.mark.parametrize("trained", ["image", "both"])
-def test_heads_are_zeroshot_classifiers_to_the_bit(start, ends, pets, trained, copies):
-    models = members(start, ends[trained], ALPHAS, ["weight-space"], copies=copies)
+def test_heads_are_zeroshot_classifiers_to_the_bit(start, ends, pets, trained, copies, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**40 * copies))
+    models = members(start, ends[trained], ALPHAS, ["weight-space"])
     head = zeroshot_classifier(start.clip, PETS, TEMPLATES).head
     some, outputs = pets.subset(range(9)), []
     x = torch.stack([start.transform(some.open(i)) for i in range(9)])
@@ -140,8 +143,7 @@ def test_images_are_decoded_once_and_towers_run_once_a_batch(start, ends, pets, 
     for counted in (opened, texts, passes):
         counted.clear()
     monkeypatch.setenv("WISEFT_CACHE", str(tmp_path / "all"))
-    table = sweep(start, ends[trained], task, ALPHAS, by=WAYS, control=[pets], copies=True, batch_size=15,
-                  progress=False)
+    table = sweep(start, ends[trained], task, ALPHAS, by=WAYS, control=[pets], batch_size=15, progress=False)
     assert opened == for_one and len(opened) == 60 + 20 + 10
     assert len(table) == (2 + 3 * 3 + 1) * 5
     assert texts.count(len(PETS) * len(TEMPLATES)) == heads

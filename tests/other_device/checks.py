@@ -560,7 +560,6 @@ def test_sweep(given):
         ends = given.starts[place], given.finetuned[place][0]
         return sweep(*ends, given.suite, [0, .5, 1], name="tiny", progress=False, **kwargs)
     tables(partial(make, precision="fp32"))
-    tables(partial(make, precision="fp32", copies=False))
     assert set(make(PLACE, precision="fp32").precision) == {"fp32"}
     half = make(PLACE, precision="bf16")
     assert all(half.precision.str.startswith("bf16 (")) and make("cpu").precision.eq("fp32").all()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEFAULT_ALPHAS', 'sweep', 'members', 'average_logits', 'average_probabilities', 'OutputEnsemble', 'PerImageAverage',
-           'ensembles_between', 'Average', 'averages_between', 'output_ensemble', 'MeanOutput']
+           'ensembles_between', 'Average', 'averages_between', 'output_ensemble']
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #796c503c
 import numpy as np, pandas as pd, psutil, torch
@@ -40,7 +40,6 @@ def sweep(
     name:str|None=None,     # of the classifier in the table; default the CLIP's
     precision:str|None=None, # as in `evaluate`
     by=('weight-space', 'logits', 'probabilities'), # as in `members`
-    copies:bool=None,       # as in `members`
     images=None,            # as in `members`; default the suite's validation images, whatever `split` is
     parts:str=None,         # as in `members`
     **kwargs                # of `evaluate`: control, metrics, batch_size, workers, progress
@@ -52,7 +51,7 @@ def sweep(
     """
     images = getattr(suite, 'validation', None) if images is None else images
     if seed is None: seed = getattr(finetuned, 'recipe', {}).get('seed')
-    between = members(zeroshot, finetuned, alphas, by, name, seed, precision, copies, images, parts)
+    between = members(zeroshot, finetuned, alphas, by, name, seed, precision, images, parts)
     # the last tensors, those of the head, differ most often
     pairs = [*zip(zeroshot.state_dict().values(), finetuned.state_dict().values())][::-1]
     if pairs and all(torch.equal(a.cpu(), b.cpu()) for a, b in pairs): warn_user(
@@ -73,7 +72,6 @@ def members(
     name:str=None,          # of the classifier in the table; default the CLIP's
     seed:int=None,          # of the fine-tuning, for the table
     precision:str=None,     # 'bf16': weights in bfloat16; None: on an accelerator that has it
-    copies:bool=None,       # a classifier for every alpha, or one that is overwritten; None: all, if a CPU has room
     images:ImageSet=None,   # validation images of the reference, for methods that need some
     parts:str=None,         # 'image', 'head' or 'text': merges average this part alone, as in `merge`
 ) -> dict: # (tuning, method, alpha) -> `Member`
@@ -94,7 +92,7 @@ def members(
         if hasattr(zeroshot, 'check_averageable'): ends = averageable(ends)
     else:
         for a in alphas: check_alpha(a) # else the path of weights does it
-    averages = cache(partial(averages_between, *ends, last, alphas, precision=precision, copies=copies, images=images,
+    averages = cache(partial(averages_between, *ends, last, alphas, precision=precision, images=images,
                              head_of=head_of)) # merge -> dict alpha -> `Average`
     out = [first, last]
     for m in methods:
@@ -141,18 +139,17 @@ def average_probabilities(
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #1f011f65
 class OutputEnsemble(Member):
-    "The outputs of two classifiers, combined by a method"
-    def __init__(self, method:Method, zeroshot:Member, finetuned:Member, identity:dict, **alpha):
-        modules = dict.fromkeys(zeroshot.modules + finetuned.modules)
-        super().__init__(identity, zeroshot.classnames, finetuned.transform, modules)
-        self.method, self.zeroshot, self.finetuned, self.alpha = method, zeroshot, finetuned, alpha
+    "The outputs of several members, combined by a method"
+    def __init__(self, method:Method, members:list[Member], identity:dict, **alpha):
+        modules = dict.fromkeys(o for m in members for o in m.modules)
+        super().__init__(identity, members[0].classnames, members[-1].transform, modules)
+        self.method, self.members, self.alpha = method, members, alpha
     def compute(self, x):
-        features = dict(features=self.finetuned.features(x)) if 'features' in self.method.parameters else {}
-        outputs = self.method(self.zeroshot(x), self.finetuned(x), **features, **self.alpha)
+        features = dict(features=self.members[-1].features(x)) if 'features' in self.method.parameters else {}
+        outputs = self.method(*[m(x) for m in self.members], **features, **self.alpha)
         return _logarithms(outputs) if self.method.gives == 'probabilities' else outputs
     def control(self, images):
-        ends = self.zeroshot.on(images), self.finetuned.on(images)
-        return OutputEnsemble(self.method, *ends, self.identity, **self.alpha)
+        return OutputEnsemble(self.method, [m.on(images) for m in self.members], self.identity, **self.alpha)
 
 def _logarithms(probabilities): # of which one may have been rounded to 0; negative ones are none
     p = probabilities.float()
@@ -161,23 +158,23 @@ def _logarithms(probabilities): # of which one may have been rounded to 0; negat
 # %% ../../nbs/api/infer/06_ensembles.ipynb #7985de6f
 class PerImageAverage(OutputEnsemble):
     "Outputs of averages with an α for each image, which a method computes"
-    def __init__(self, method, zeroshot, finetuned, identity, # as in `OutputEnsemble`
+    def __init__(self, method, ends, identity, # as in `OutputEnsemble`
         averages:dict # alpha -> `Member`, between the ends
     ):
-        super().__init__(method, zeroshot, finetuned, identity)
+        super().__init__(method, ends, identity)
         self.averages = averages
         self.modules = tuple(dict.fromkeys([*self.modules, *(o for m in averages.values() for o in m.modules)]))
     def compute(self, x):
         alpha = super().compute(x)
-        members = [self.zeroshot, *self.averages.values(), self.finetuned]
+        zeroshot, finetuned = self.members
+        members = [zeroshot, *self.averages.values(), finetuned]
         distances = alpha[:, None] - torch.tensor([0., *self.averages, 1.], device=alpha.device)
         nearest, place = distances.abs().argmin(1).unique(return_inverse=True)
         logits = torch.stack([members[i](x) for i in nearest.tolist()])
         return logits[place, torch.arange(len(x), device=place.device)]
     def control(self, images):
-        ends = self.zeroshot.on(images), self.finetuned.on(images)
         averages = {a: m.on(images) for a, m in self.averages.items()}
-        return PerImageAverage(self.method, *ends, self.identity, averages)
+        return PerImageAverage(self.method, [m.on(images) for m in self.members], self.identity, averages)
 
 def ensembles_between(
     method:Method, # an ensemble, after its `prepare`
@@ -186,11 +183,12 @@ def ensembles_between(
     averages:Callable # merge -> dict alpha -> `Average`
 ) -> list[Member]:
     "Ensembles of the outputs of two classifiers, one for each alpha if the method has one"
-    one = method, first, last, _row(last, method, np.nan)
+    ends = [first, last]
+    one = method, ends, _row(last, method, np.nan)
     if method.gives == 'alpha': return [PerImageAverage(*one, averages(wise_ft))]
     if 'alpha' not in method.parameters: return [OutputEnsemble(*one)]
     if method.gives != 'logits': alphas = [a for a in alphas if 0 <= a <= 1] # beyond there are no probabilities
-    return [OutputEnsemble(method, first, last, _row(last, method, a), alpha=a) for a in alphas]
+    return [OutputEnsemble(method, ends, _row(last, method, a), alpha=a) for a in alphas]
 
 def _row(last, method, alpha): return last.identity | dict(method=method.title, alpha=alpha)
 
@@ -216,7 +214,7 @@ def averages_between(
     zeroshot, finetuned, # classifiers that can be averaged
     last:Member, # the fine-tuned end, whose rows the averages' are like
     alphas:list[float], method:Method, # a merge
-    precision:str=None, copies:bool=None, images:ImageSet=None, # as in `members`
+    precision:str=None, images:ImageSet=None, # as in `members`
     head_of:Callable=None, # as in `Average`
 ) -> dict: # alpha -> `Average`
     "Averages of the weights of two classifiers"
@@ -224,9 +222,9 @@ def averages_between(
     target = at_precision(zeroshot, precision)
     if target is zeroshot: target = _copy(zeroshot)
     path = WeightPath(target.eval(), zeroshot.state_dict(), finetuned.state_dict(), method, prepared)
-    if copies is None: # an accelerator overwrites weights in no time
-        needed = len(alphas)*sum(t.nbytes for t in path.memory.values())
-        copies = device_of(target).type == 'cpu' and needed < psutil.virtual_memory().available/2
+    # a classifier for every alpha, or one that is overwritten, which an accelerator does in no time
+    needed = len(alphas)*sum(t.nbytes for t in path.memory.values())
+    copies = device_of(target).type == 'cpu' and needed < psutil.virtual_memory().available/2
     out = {}
     for a in alphas:
         model = _copy(path(a)) if copies else None
@@ -236,27 +234,21 @@ def averages_between(
 def _copy(classifier): return classifier.copy() if hasattr(classifier, 'copy') else deepcopy(classifier)
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #c398945c
+def _mean_logits(*logits): return sum(logits)/len(logits)
+def _mean_probabilities(*logits): return sum(z.softmax(-1) for z in logits)/len(logits)
+
+_MEANS = dict(logits=Method(_mean_logits, 'ensemble', 'logits'),
+              probabilities=Method(_mean_probabilities, 'ensemble', 'probabilities', gives='probabilities'))
+
 def output_ensemble(
     classifiers:dict, # name -> classifier
     average:str='logits', # or 'probabilities'
 ) -> Member:
     "Mean of the logits, or of the probabilities, of several classifiers"
-    if average not in ('logits', 'probabilities'): raise ValueError(
+    if average not in _MEANS: raise ValueError(
         f"{option('average', average)}: expected 'logits' or 'probabilities'.")
     parts = [member(c, n) for n, c in classifiers.items()]
     for m in parts[1:]: check_same_classes(m.classnames, parts[0].classnames, m.name, parts[0].name)
     identity = parts[0].identity | dict(classifier=' + '.join(classifiers), tuning='', method=average, alpha=np.nan)
-    return MeanOutput(parts, average, identity, common_transform(classifiers))
-
-class MeanOutput(Member):
-    "The mean of the logits, or of the probabilities, of several members"
-    def __init__(self, members:list[Member], average:str, identity:dict, transform:Callable):
-        modules = dict.fromkeys(o for m in members for o in m.modules)
-        super().__init__(identity, members[0].classnames, transform, modules)
-        self.members, self.average = members, average
-    def compute(self, x):
-        logits = [m(x) for m in self.members]
-        if self.average == 'logits': return sum(logits)/len(logits)
-        return _logarithms(sum(z.softmax(-1) for z in logits)/len(logits))
-    def control(self, images):
-        return MeanOutput([m.on(images) for m in self.members], self.average, self.identity, self.transform)
+    common_transform(classifiers) # or an error
+    return OutputEnsemble(_MEANS[average], parts, identity)

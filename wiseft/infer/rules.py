@@ -84,7 +84,7 @@ def choose_alpha(
     validation,   # the `Suite` or folder that was fine-tuned on, or an `ImageSet` of validation images
     rule='nearest', # `alpha_by_rule`; or a function of accuracies and `look_at`, such as `keeps(.01, control)`
     method='weight-space', # or another merge or ensemble with an alpha
-    alphas=None, precision:str=None, copies:bool=None, parts:str=None, # as in `members`
+    alphas=None, precision:str=None, parts:str=None, # as in `members`
     **options     # of `evaluate`: batch_size, workers, progress
 ) -> ChosenAlpha:
     "Choose α on validation images, by a rule, and print the accuracies"
@@ -94,7 +94,7 @@ def choose_alpha(
         f'α is chosen on {what}. Such a choice is an oracle: it shows what is possible, and the accuracy on these '
         'images is biased upward. Give validation images of the reference: the suite or folder that was fine-tuned on.')
     allowed = [0., *(DEFAULT_ALPHAS if alphas is None else map(float, alphas)), 1.]
-    settings = dict(alphas=[*allowed, .5], by=[method], precision=precision, copies=copies, images=images, parts=parts)
+    settings = dict(alphas=[*allowed, .5], by=[method], precision=precision, images=images, parts=parts)
     table = sweep(zeroshot, finetuned, images, split='validation', metrics=['accuracy'], **settings, **options)
     if table.alpha.isna().any(): raise ValueError(f'{method} has no alpha to choose.')
     accuracies, n = table.set_index('alpha').value.sort_index(), int(table.n.iloc[0])

@@ -144,6 +144,6 @@ def write_adapter(
                   bias='none', lora_dropout=0., fan_in_fan_out=False, inference_mode=True, task_type=None)
     with atomic_path(folder, force=force, kind='adapter') as tmp:
         tmp.mkdir()
-        write_state_dict(state | head, tmp/_weights_file, dict(format='pt'))
+        write_state_dict(state | head, tmp/_weights_file)
         (tmp/ADAPTER).write_text(json.dumps(config, indent=1), encoding='utf-8')
     return Path(folder)

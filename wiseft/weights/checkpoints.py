@@ -134,9 +134,8 @@ def read_state_dict(
 def write_state_dict(
     state:Mapping, # name → tensor
     path:str|Path, # .safetensors file to make
-    metadata:dict|None=None, # notes, as text, for the file's header
     force:bool=False, # replace an existing file?
 ) -> Path: # `path`
     "Write a state dict as a safetensors file, all or nothing"
-    with atomic_path(path, force=force) as tmp: write_tensors(tmp, state, metadata)
+    with atomic_path(path, force=force) as tmp: write_tensors(tmp, state)
     return Path(path)
