@@ -118,12 +118,11 @@ def evaluate(
     """
     if not isinstance(members, dict): members = {member(members).identity['classifier']: members}
     members = {n: member(m, n, seed, precision) for n, m in members.items()}
-    suite, datasets = _image_sets(suite, split, control, next(iter(members.values())).classnames)
+    suite, datasets = _image_sets(suite, split, control, members)
     _warn_of_training(members, datasets)
     metrics = chosen_metrics(metrics or getattr(suite, 'metrics', ('accuracy',)))
     more = keep_predictions if isinstance(keep_predictions, (list, tuple)) else ()
     more = [replace(m, of_set=None) for m in chosen_metrics(more)] # only their numbers per image
-    for m in members.values(): check_same_classes(m.classnames, suite.classnames, m.name, repr(suite.name))
     transform = common_transform(members)
     modules, first = _modules(members), next(iter(members.values()))
     say_place(first.device, first.identity['precision'], progress)
@@ -147,11 +146,17 @@ def evaluate(
     return by_first(results)
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #7eda65ec
-def _image_sets(suite, split, control, classnames): # `Suite` or `ImageSet`, dict name -> `ImageSet`
-    "The suite, and the sets to evaluate"
-    suite = Suite.for_evaluation(suite, classnames)
+def _image_sets(suite, split, control, members): # `Suite` or `ImageSet`, dict name -> `ImageSet`
+    "The suite, and the sets to evaluate; ValueError if the members have other classes"
+    first = next(iter(members.values()))
+    suite = Suite.for_evaluation(suite, first.classnames)
     alone = isinstance(suite, ImageSet)
     datasets = {suite.name: replace(suite, role='aside')} if alone else suite.datasets(split)
+    # a head for the own classes of a shifted set, such as ObjectNet's: that set, and no mean
+    own = {d: replace(s, role='aside') for d, s in datasets.items() if s.classnames == first.classnames}
+    if own and first.classnames != list(suite.classnames): datasets, classnames = own, first.classnames
+    else: classnames = suite.classnames
+    for m in members.values(): check_same_classes(m.classnames, classnames, m.name, repr(suite.name))
     return suite, datasets | control_sets(control or (), datasets)
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #b0c1a001
