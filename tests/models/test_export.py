@@ -77,7 +77,7 @@ def test_onnx(classifier, pixels, tmp_path, caplog, precision):
     assert (preprocess["mean"], preprocess["size"]) == ([0.5, 0.4, 0.3], [32, 32])
     kept = onnx.load(tmp_path / "c.onnx").graph.initializer
     bits = {np.dtype(np.float16 if precision else np.float32)}
-    assert {onnx.numpy_helper.to_array(t).dtype for t in kept if t.name.startswith("tower.")} == bits
+    assert {onnx.numpy_helper.to_array(t).dtype for t in kept if t.name.startswith("classifier.")} == bits
     assert str(ROOT).encode() not in (tmp_path / "c.onnx").read_bytes()
 
 

@@ -31,29 +31,17 @@ class FromPixels(nn.Module):
         for k in ('mean', 'std'): # under names that no step of a network has
             colors = torch.tensor(classifier.clip.preprocess[k], device=classifier.device)
             self.register_buffer(f'color_{k}', colors.view(3, 1, 1))
-        self.tower, self.precision = _Whole(classifier), precision
-        if precision: self.tower.to(HALF_DTYPES[precision])
+        self.classifier, self.precision = classifier, precision
+        if precision: self.classifier.to(HALF_DTYPES[precision])
     def forward(self,
         pixels:torch.Tensor # (n, height, width, 3), uint8
     ): # (n, n_classes), logits
         x = pixels.permute(0, 3, 1, 2).float()/255
         x = (x - self.color_mean)/self.color_std
-        if not self.precision: return self.tower(x)
-        state = {**dict(self.tower.named_parameters()), **dict(self.tower.named_buffers())}
+        if not self.precision: return self.classifier(x)
+        state = {**dict(self.classifier.named_parameters()), **dict(self.classifier.named_buffers())}
         wide = {k: t.float() if t.is_floating_point() else t for k,t in state.items()}
-        return functional_call(self.tower, wide, (x,))
-
-class _Whole(nn.Module):
-    "Image tower and head, without the words"
-    def __init__(self, c):
-        super().__init__()
-        self.visual, self.normalize = c.visual, c.head.normalize
-        self.weight, self.bias = c.head.weight, c.head.bias
-    def forward(self, x):
-        x = self.visual(x)
-        x = x[0] if isinstance(x, tuple) else x
-        if self.normalize: x = nn.functional.normalize(x, dim=-1)
-        return nn.functional.linear(x, self.weight, self.bias)
+        return functional_call(self.classifier, wide, (x,))
 
 # %% ../../nbs/api/models/14_export.ipynb #e894a87b
 def export_notes(
@@ -74,7 +62,9 @@ def export_notes(
 # %% ../../nbs/api/models/14_export.ipynb #b0718cc7
 def _traced(classifier, precision): # torch's `ExportedProgram`
     "Trace a classifier for any number of pictures"
-    module = FromPixels(classifier.copy().cpu().eval().requires_grad_(False), precision).eval()
+    alone = classifier.copy().cpu().eval().requires_grad_(False)
+    alone.text = None # the head is built
+    module = FromPixels(alone, precision).eval()
     example = torch.zeros(2, *classifier.clip.image_size, 3, dtype=torch.uint8)
     shapes = dict(pixels={0: torch.export.Dim('n', min=1)})
     with torch.no_grad(): return torch.export.export(module, (example,), dynamic_shapes=shapes)
