@@ -27,7 +27,7 @@ from .open_clip_config import check_parameters
 from .save import write_clip
 from .state_dict_layout import Parts
 from .hf_clip import write_hub_folder
-from .sources import Source, check_overrides, find_source, preprocessing
+from .sources import Source, find_source, preprocessing
 from .build import build_model, fill_model, source_tokenizer
 
 # %% ../../nbs/api/models/08_clip.ipynb #ce44719a
@@ -104,12 +104,12 @@ def open_source(
     source:Source, overrides:dict, precision:str, device:torch.device, name:str, pretrained:str|None,
 ): # `Clip`
     "Build the CLIP of a source, with the given preprocessing"
-    state = source.parts.clip if source.parts else read_state_dict(source.weights)
     known = preprocessing(source, overrides)
+    state = source.parts.clip if source.parts else read_state_dict(source.weights)
     if source.where:
         size = sum(t.numel() for t in state.values())
         check_parameters(lambda: build_model(source, known, 'fp32', 'meta'), size, source.where)
-    model = fill_model(build_model(source, known, precision, device), state, source)
+    model = fill_model(build_model(source, known, precision, device), state, source.weights, source.origin)
     cfg = dict(model.visual.preprocess_cfg)
     if 'crop_pct' in known: cfg['crop_pct'] = known['crop_pct'] # which open_clip doesn't know
     provenance = dict(source=source.origin, file=source.weights and source.weights.name)
@@ -142,7 +142,6 @@ def load_clip(
         f"precision is {precision!r}; choose 'fp32', 'bf16', or on a GPU 'fp16'.")
     source = find_source(name, pretrained, preprocess, quick_gelu)
     overrides = {} if source.parts and isinstance(preprocess, str) else preprocess or {} # a tag was looked up by then
-    check_overrides(overrides)
     clip = open_source(source, overrides, precision, device, name, None if pretrained is None else str(pretrained))
     del source # with the weights of a file
     release_memory()
@@ -208,13 +207,12 @@ def text_features(
 @torch.no_grad()
 def encode_text(self:Clip,
     texts:list, # list of str
-    batch_size:int=256, # texts embedded at once
     progress:bool=False # tell how far it is
 ): # (n, dim), rows of length 1
     "Embed texts, without gradients"
     token_table(self.model) # an image tower alone says that it is one
-    starts = tell(range(0, len(texts), batch_size), 'embedding texts', progress=progress)
-    batches = (self.tokenizer(list(texts[i:i+batch_size])) for i in starts)
+    starts = tell(range(0, len(texts), 256), 'embedding texts', progress=progress)
+    batches = (self.tokenizer(list(texts[i:i+256])) for i in starts)
     return torch.cat([text_features(self.model, b) for b in batches])
 
 # %% ../../nbs/api/models/08_clip.ipynb #b574d160
@@ -246,7 +244,7 @@ def fill_tower(
 ):
     "Put the image tower of a checkpoint file into a CLIP; BadFile if it doesn't fit or lacks weights"
     visual, state = {k:v for k,v in parts.clip.items() if k.startswith('visual.')}, clip.model.state_dict()
-    fill_model(clip.model, state | visual, Source(clip.config, clip.preprocess, parts.where, clip.name))
+    fill_model(clip.model, state | visual, parts.where, clip.name)
     tower = [k for k, t in state.items() if k.startswith('visual.') and is_weight(t)]
     if missing := [k for k in tower if k not in visual]: raise BadFile(
         f'{parts.where} holds {len(tower)-len(missing)} of the {len(tower)} weights of the image tower of {clip.name}. '

@@ -14,8 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from ..base.devices import fitting_precision
-from ..base.lazy import LaterFunction, open_clip
-from .build import quiet
+from ..base.lazy import open_clip
+from .build import only_pooled, quiet
 from .classifier import ImageClassifier
 
 # %% ../../nbs/api/models/16_cost.ipynb #ff27c91b
@@ -40,13 +40,11 @@ class _Memory(TorchDispatchMode):
     def _remove(self, key): self.now -= self.alive.pop(key)
 
 # %% ../../nbs/api/models/16_cost.ipynb #45ded218
-_only_pooled = LaterFunction('wiseft.models.pooled', 'only_pooled') # it imports open_clip
-
 def _meta_tower(name):
     config = open_clip.get_model_config(name)
     with quiet(), torch.device('meta'):
         tower = open_clip.model._build_vision_tower(config['embed_dim'], config['vision_cfg'])
-        return _only_pooled(tower)
+        return only_pooled(tower)
 
 def training_memory(
     tower:nn.Module|str, # open_clip's image tower, such as `classifier.visual`, or the name of an architecture
@@ -95,10 +93,9 @@ def memory_table(
 def pass_seconds(
     classifier:ImageClassifier, # in eval mode
     precision:str='fp32', # or 'bf16'
-    n:int=16, # images
 ) -> float: # per image
     "Measured seconds of a forward pass on the classifier's device"
-    device = classifier.device
+    device, n = classifier.device, 16
     x = torch.zeros(n, 3, *classifier.clip.image_size, device=device)
     is_half = fitting_precision(precision, device) == 'bf16'
     def seconds():

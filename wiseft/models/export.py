@@ -116,7 +116,6 @@ def export_onnx(
         for part in parts: part.ClearField('metadata_props')
         for name, text in export_notes(classifier).items(): model.metadata_props.add(key=name, value=text)
         with open(tmp, 'wb') as f: f.write(model.SerializeToString())
-        onnx.checker.check_model(str(tmp))
     return Path(path)
 
 # %% ../../nbs/api/models/14_export.ipynb #1c697f30

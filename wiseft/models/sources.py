@@ -27,7 +27,6 @@ class Source:
     preprocess:dict  # as much of `preprocess_cfg` as came with the weights
     weights:Path     # checkpoint file
     origin:str       # for people
-    name:str=''      # of an architecture of open_clip
     where:Path=None  # configuration file of a folder; None for an architecture of open_clip
     hub:bool=False   # does the folder come from the hub, where tokenizers may lie in another place?
     parts:Parts=None # what was recognized in a checkpoint file
@@ -133,7 +132,7 @@ def _from_tag(name, tag):
     advice = f'bring them from {place} and use {python_or_shell(python, shell)}'
     download = lambda: open_clip.pretrained.download_pretrained(cfg)
     weights = fetched(download, f'the weights {tag!r} of {name!r}', advice)
-    return Source(config, cfg, Path(weights), f'{name} {tag}', name)
+    return Source(config, cfg, Path(weights), f'{name} {tag}')
 
 # %% ../../nbs/api/models/05_sources.ipynb #524fe2ff
 preprocess_keys = ['mean', 'std', 'interpolation', 'resize_mode', 'fill_color', 'crop_pct']
@@ -145,9 +144,8 @@ def _read_parts(path): # `Parts`
     if parts.clip: return parts
     rows, dim = parts.head['weight'].shape
     raise BadFile(
-        f'{path} holds a head ({rows} classes, {dim} dimensions) and no image tower. '
-        + python_or_shell('Give the CLIP that it belongs to: load_classifier(FILE, base=CLIP).',
-                          'Python reads it with the CLIP that it belongs to: load_classifier(FILE, base=CLIP).'))
+        f'{path} holds a head ({rows} classes, {dim} dimensions) and no image tower. Give the CLIP that it belongs to, '
+        'in Python: load_classifier(FILE, base=CLIP).')
 
 # %% ../../nbs/api/models/05_sources.ipynb #90ac6319
 def _from_file(name, path, preprocess, quick_gelu):
@@ -171,7 +169,7 @@ def _from_file(name, path, preprocess, quick_gelu):
         f"DataComp), or {option('preprocess', 'TAG')} of the weights that this file was fine-tuned from.")
     config['quick_gelu'] = bool(quick_gelu)
     if not parts.has_text: del config['text_cfg']
-    return Source(config, pictures, path, f'{name} {path.name}', name, parts=parts)
+    return Source(config, pictures, path, f'{name} {path.name}', parts=parts)
 
 # %% ../../nbs/api/models/05_sources.ipynb #ed47b4eb
 def _from_name(name): # `Source`, or None if the name is an architecture's
@@ -208,16 +206,12 @@ def find_source(name:str, pretrained:str|Path|None, preprocess:dict|str|None, qu
         f"The tag {tag!r} has its activation function: leave out {option('quick_gelu')}.")
     return _from_tag(name, tag)
 
-# %% ../../nbs/api/models/05_sources.ipynb #c9f37750
-def check_overrides(preprocess:dict):
-    "ValueError unless this is a dict with known keys"
-    if not isinstance(preprocess, dict) or set(preprocess) - set(preprocess_keys): raise ValueError(
-        f'preprocess is {preprocess!r}; expected a dict with some of {first_few(preprocess_keys, 6)}. The size is the '
-        'image tower\'s, and tags are for checkpoint files.')
-
 # %% ../../nbs/api/models/05_sources.ipynb #b8bb368e
 def preprocessing(source:Source, overrides:dict): # dict
-    "Preprocessing of the weights, overridden by the arguments"
+    "Preprocessing of the weights, overridden by the arguments; ValueError for unknown settings"
+    if not isinstance(overrides, dict) or set(overrides) - set(preprocess_keys): raise ValueError(
+        f'preprocess is {overrides!r}; expected a dict with some of {first_few(preprocess_keys, 6)}. The size is the '
+        'image tower\'s, and tags are for checkpoint files.')
     both = source.preprocess | overrides
     settings = {k:v for k,v in both.items() if k in preprocess_keys and v is not None}
     if not {'mean', 'std'} <= settings.keys():

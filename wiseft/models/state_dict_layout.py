@@ -86,7 +86,7 @@ def find_parts(
     # wise-ft takes the transformer out of the text tower
     if not any('transformer.' in new for new in names if not new.startswith('visual.')):
         names = {new: k for new,k in names.items() if new.startswith(('visual.', 'logit_'))}
-    used_keys = {'n_averaged', *names.values(), *(f'{name}.{k}'.lstrip('.') for k in head)}
+    used_keys = {*names.values(), *(f'{name}.{k}'.lstrip('.') for k in head)}
     unread = [k for k in state if k not in used_keys] + list(weights.unread)
     modules = {} if tower is None else _clip_names(weights.modules, tower)
     clip = {new: state[k] for new,k in names.items()}

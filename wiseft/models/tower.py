@@ -184,10 +184,8 @@ def timm_preprocess(
 
 def _from_open_clip(model): # `Clip`
     "A model of open_clip as a `Clip`; the model is used, not copied"
-    visual, layers = model.visual, repr(model)
+    layers, settings = repr(model), model.visual.preprocess_cfg
     shapes = {k: t.shape for k, t in model.state_dict().items()}
-    settings = getattr(visual, 'preprocess_cfg', None) or dict(
-        size=visual.image_size, mean=list(visual.image_mean), std=list(visual.image_std))
     size = settings['size'] if isinstance(settings['size'], int) else settings['size'][-1]
     for name in open_clip.list_models():
         config = open_clip.get_model_config(name)

@@ -9,7 +9,7 @@ __all__ = ['load_vision', 'own_classifier', 'blank_classifier', 'image_classifie
 import timm, torch
 from pathlib import Path
 from torchvision.models import get_model, get_model_weights
-from ..base.text import did_you_mean, option, python_or_shell, why_failed
+from ..base.text import did_you_mean, option, python_or_shell
 from ..base.devices import best_device
 from ..weights.checkpoints import read_state_dict
 from ..data.prompts import find_classnames
@@ -40,11 +40,11 @@ def _load_torchvision(name, file, device): # `Clip`
     "A model of torchvision with the preprocessing of its best weights"
     short = name.removeprefix(TORCHVISION)
     weights = get_model_weights(short).DEFAULT
-    try: module = get_model(short, weights=None if file else weights)
-    except Exception as e: raise RuntimeError(
-        f"Could not fetch torchvision's weights of {short!r} ({why_failed(e)}). Without a network: bring {weights.url} "
-        f'and {_with_file(name)}.') from e
-    if file: module.load_state_dict(read_state_dict(file))
+    if file:
+        module = get_model(short)
+        module.load_state_dict(read_state_dict(file))
+    else: module = fetched(lambda: get_model(short, weights=weights), f"torchvision's weights of {short!r}",
+                           f'bring {weights.url} and {_with_file(name)}')
     return image_model(module, weights.transforms(), name, device)
 
 # %% ../../nbs/api/models/13_vision.ipynb #3a11b001
@@ -57,7 +57,6 @@ def _in_timms_names(state, model):
 def load_vision(
     name:str, # of timm's, such as 'vit_base_patch16_224.augreg_in21k', or 'torchvision:resnet50'
     file:str|Path|None=None, # weights in timm's or EfficientNet-PyTorch's names; default: their own, from the network
-    precision:str='fp32', # of the weights
     device:str|torch.device|None=None, # default `best_device`
 ): # `Clip` without a text tower; its `own_head` is the model's, None if it has none
     "Load an image model of timm or torchvision with its preprocessing"
@@ -78,7 +77,7 @@ def load_vision(
     tower = {f'visual.trunk.{k}': t for k,t in state.items()}
     parts = Parts(str(file or name), tower, own)
     source = Source(config, pictures, Path(file) if file else None, name, parts=parts)
-    clip = open_source(source, {}, precision, best_device(device), name, file and str(file))
+    clip = open_source(source, {}, 'fp32', best_device(device), name, file and str(file))
     if own: clip.own_head = ClassificationHead(**own, normalize=False).to(clip.device)
     return clip
 
@@ -116,8 +115,7 @@ def image_classifier(
     classnames:list, # list of str
     transform, # torchvision's or timm's for evaluation, or a dict with size, mean, std, interpolation, resize_mode
     rows:list|dict|None=None, # as in `own_classifier`
-    name:str|None=None, # in tables; default the name of the module's class
     device:str|torch.device|None=None # default `best_device`
 ): # `ImageClassifier` with alpha 0
     "An image model with its own head as the start of fine-tuning; the module is copied"
-    return own_classifier(image_model(module, transform, name, device), classnames, rows)
+    return own_classifier(image_model(module, transform, device=device), classnames, rows)
