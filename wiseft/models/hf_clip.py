@@ -10,7 +10,7 @@ __all__ = ['CLIP_KINDS', 'SIGLIP_KINDS', 'hub_weights', 'from_transformers', 'to
 import json, torch
 from pathlib import Path
 from torch import nn
-from ..base.lazy import timm
+from ..base.lazy import open_clip, timm
 from ..base.text import BadFile, call, first_few, why_failed
 from ..weights.checkpoints import read_checkpoint, write_state_dict
 from .open_clip_config import read_json, write_json
@@ -308,33 +308,31 @@ def their_config(
         "OpenAI's text tower. Keep it in open_clip's layout.")
     act = 'quick_gelu' if config.get('quick_gelu') else 'gelu'
     def tower(s, heads):
-        eps = (s.get('norm_kwargs') or {}).get('eps', 1e-5)
-        return _their_tower(s['width'], s['layers'], heads, int(s['width']*s.get('mlp_ratio', 4)), act, eps)
-    v = dict(width=768, layers=12, head_width=64, patch_size=16, image_size=224) | vision
-    t = dict(width=512, layers=12, heads=8, context_length=77, vocab_size=49408) | text
-    n = t['vocab_size']
-    pictures = tower(v, v['width']//v['head_width']) | dict(image_size=v['image_size'], patch_size=v['patch_size'])
-    words = tower(t, t['heads']) | dict(max_position_embeddings=t['context_length'], vocab_size=n, bos_token_id=n-2,
-                                        eos_token_id=n-1)
+        eps = (s.norm_kwargs or {}).get('eps', 1e-5)
+        return _their_tower(s.width, s.layers, heads, int(s.width*s.mlp_ratio), act, eps)
+    v, t = open_clip.CLIPVisionCfg(**vision), open_clip.CLIPTextCfg(**text)
+    n = t.vocab_size
+    pictures = tower(v, v.width//v.head_width) | dict(image_size=v.image_size, patch_size=v.patch_size)
+    words = tower(t, t.heads) | dict(max_position_embeddings=t.context_length, vocab_size=n, bos_token_id=n-2,
+                                     eos_token_id=n-1)
     return dict(architectures=['CLIPModel'], model_type='clip', projection_dim=config['embed_dim'],
                 vision_config=pictures, text_config=words)
 
 def _their_siglip_config(clip): # content of `config.json`
     "The architecture in the terms of transformers; ValueError if `SiglipModel` has none like it"
-    vision, text = clip.config['vision_cfg'], clip.config.get('text_cfg') or {}
+    vision, text = clip.config['vision_cfg'], clip.config.get('text_cfg', {})
     pools = vision.get('timm_pool') == 'map' and vision.get('timm_proj') == 'none'
     if not pools or not _siglip_words.items() <= text.items(): raise ValueError(
         f"{clip.name} is no SigLIP as transformers has it: its image tower or its text tower is another. Keep it in "
         "open_clip's layout.")
     def act(tanh): return 'gelu_pytorch_tanh' if tanh else 'gelu'
-    trunk, width = clip.model.visual.trunk, text['width']
+    trunk, t = clip.model.visual.trunk, open_clip.CLIPTextCfg(**text)
     pictures = _their_tower(trunk.embed_dim, len(trunk.blocks), _heads(trunk), trunk.blocks[0].mlp.fc1.out_features,
                             act(is_tanh(trunk)), 1e-6)
     pictures |= dict(image_size=clip.image_size[0], patch_size=trunk.patch_embed.patch_size[0])
-    tanh = (text.get('act_kwargs') or {}).get('approximate') == 'tanh'
-    words = _their_tower(width, text['layers'], text['heads'], int(width*text.get('mlp_ratio', 4)), act(tanh), 1e-6)
-    words |= dict(vocab_size=text['vocab_size'], max_position_embeddings=text['context_length'],
-                  projection_size=clip.dim)
+    tanh = (t.act_kwargs or {}).get('approximate') == 'tanh'
+    words = _their_tower(t.width, t.layers, t.heads, int(t.width*t.mlp_ratio), act(tanh), 1e-6)
+    words |= dict(vocab_size=t.vocab_size, max_position_embeddings=t.context_length, projection_size=clip.dim)
     return dict(architectures=['SiglipModel'], model_type='siglip', vision_config=pictures, text_config=words)
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #c5633f44
