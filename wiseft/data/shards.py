@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'TAR_ENDINGS', 'is_tar', 'plain_tar', 'TarIndex', 'tar_index', 'local_copy', 'check_downloaded',
-           'shard_files', 'check_numbers', 'Members', 'shard_members', 'sample_rows']
+           'shard_files', 'check_numbers', 'Members', 'shard_members']
 
 # %% ../../nbs/api/data/08_shards.ipynb #63852213
-import gzip, hashlib, io, json, numpy as np, os, re, shutil, tarfile, zlib
+import gzip, hashlib, json, numpy as np, os, re, shutil, tarfile, zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -255,30 +255,3 @@ def shard_members(
     tar = np.repeat(np.arange(len(files)), [len(i.names) for i in indices])
     offset, size, label = np.concatenate([i.places for i in indices]).T
     return names, label, Members(list(files), tar, offset, size)
-
-# %% ../../nbs/api/data/08_shards.ipynb #31039689
-def sample_rows(
-    files:list, # of `shard_files`
-    names:TextColumn # of their images, as `shard_members` gives them
-) -> list: # of arrays, one an image
-    "Rows of numbers stored beside images"
-    rows = {}
-    for file in files:
-        for m, tar in _members(file):
-            sample, ending = _sample(m.name)
-            if ending != 'npy': continue
-            tar.fileobj.seek(m.offset_data)
-            data = io.BytesIO(tar.fileobj.read(min(m.size, 10_000)))
-            try:
-                row = np.lib.format.read_array(data, allow_pickle=False)
-                if row.ndim != 1 or not row.size or row.dtype.kind not in 'iu': raise ValueError(
-                    f'It is an array of {row.dtype} of shape {row.shape}')
-            except Exception as e: raise BadFile(
-                f'{file}: {m.name} holds no row of numbers ({_reason(e)}). Download it again.') from None
-            rows[os.path.join(file, sample.lstrip('/'))] = row
-    # a sample is called as its image is, up to the first dot
-    parts = [os.path.split(n) for n in names]
-    samples = [os.path.join(folder, last.partition('.')[0]) for folder, last in parts]
-    if lacking := [s for s in samples if s not in rows]: raise BadFile(
-        f'There is no row of numbers, .npy, beside {first_few(lacking, 3)}. Download the shards again.')
-    return [rows[s] for s in samples]

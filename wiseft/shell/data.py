@@ -80,7 +80,7 @@ def _page(m):
 Source = Annotated[Optional[str], typer.Argument(
     help='A suite, an image set (class folders, .tar, .csv), or hf:owner/name. Without it: list the suites.')]
 Download = Annotated[bool, typer.Option('--download',
-    help='Download it from the hub (imagenet and its shifted sets, iwildcam, fmow, transfer:cars, eurosat, …, '
+    help='Download it from the hub (imagenet and its shifted sets, transfer:cars, eurosat, …, '
          'hf:owner/name) or by torchvision.')]
 Yes = Annotated[bool, typer.Option('--yes', '-y', help='Download without asking.')]
 
