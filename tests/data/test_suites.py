@@ -37,7 +37,6 @@ def family(tmp_path):
         noise(root / f"imagenet/val/{WNIDS[k]}/1.JPEG")
         noise(root / f"sketch/{WNIDS[k]}/1.JPEG")
         noise(root / f"imagenetv2-matched-frequency-format-val/{k}/1.jpeg")
-        noise(root / f"imagenetv2-top-images-format-val/{k}/1.jpeg")
     for k in r[:2]:
         noise(root / f"imagenet-r/{WNIDS[k]}/1.jpg")
     noise(root / f"imagenet-a/{WNIDS[a[0]]}/1.jpg")
@@ -93,9 +92,7 @@ def test_evaluate_imagenet(family, vit, tmp_path):
     assert table.n["reference"] == 7 and table.n_skipped["reference"] == 49_993
     assert table.n["objectnet"] == 2 and table.n_skipped["objectnet"] == 18_572
     assert table.n["reference, objectnet classes"] == 3
-    assert table.n["imagenet-v2-top-images"] == 7
     aside = {f"reference, {s} classes" for s in ("imagenet-r", "objectnet", "imagenet-a")}
-    aside |= {"imagenet-v2-top-images"}
     roles = {"reference": "reference", "mean over shifts": "shift"}
     roles |= dict.fromkeys(SHIFTS, "shift") | dict.fromkeys(aside, "aside")
     assert table.role.to_dict() == roles

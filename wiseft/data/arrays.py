@@ -6,7 +6,7 @@
 __all__ = ['read_pickle_as_data', 'read_array', 'read_table', 'read_entries']
 
 # %% ../../nbs/api/data/03_arrays.ipynb #818b4d2b
-import io, re
+import re
 import numpy as np, pandas as pd
 from pathlib import Path
 from ..base.text import BadFile, first_few, why_failed
@@ -33,7 +33,6 @@ class _Data:
         return self.converted[key]
     def array(self, shape, dtype, by_columns, data):
         kind, order = dtype.args[0], dtype.state[1]
-        if kind.startswith('O'): return self(data[0] if shape == () else data)
         if not re.fullmatch(r'[biufcSU]\d{1,4}', kind): raise ValueError(f'It holds an array of {kind!r:.100}.')
         data = self.once(data, str.encode) if isinstance(data, str) else data # which Python 2 wrote as text
         values = np.frombuffer(data, ('>' if order == '>' else '<') + kind)
@@ -43,16 +42,11 @@ _arrays = 'numpy.core.multiarray._reconstruct', 'numpy._core.multiarray._reconst
 
 # %% ../../nbs/api/data/03_arrays.ipynb #0a745e14
 def read_pickle_as_data(
-    path:str|Path # a pickle, or a .npy file with one in it
+    path:str|Path # a pickle
 ) -> dict: # of dicts, lists, texts, numbers and arrays
     "Read a pickled dict without running anything that it names"
     data = existing_file(path).read_bytes()
-    try:
-        file, form = io.BytesIO(data), np.lib.format
-        if data.startswith(b'\x93NUMPY'): # of a .npy file, the pickle begins behind its header
-            readers = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
-            readers[form.read_magic(file)](file)
-        held = _Data()(read_pickle(file.read()))
+    try: held = _Data()(read_pickle(data))
     except Exception as e:
         blame_memory(e, path)
         raise BadFile(
@@ -64,14 +58,11 @@ def read_pickle_as_data(
 
 # %% ../../nbs/api/data/03_arrays.ipynb #83d08c5d
 def read_array(
-    path:str|Path, # .npy file
-    in_memory:bool=True # False: the array stays on disk
-): # array
+    path:str|Path # .npy file
+): # array, which stays on disk
     "Read a plain array without unpickling; `BadFile` says what is wrong"
     path = existing_file(path)
-    try:
-        array = np.load(path, mmap_mode='r')
-        return np.array(array) if in_memory else array
+    try: return np.load(path, mmap_mode='r')
     except Exception as e:
         blame_memory(e, path)
         raise BadFile(f"{path} holds no plain array ({why_failed(e)}). Get the authors' own file.") from e

@@ -189,10 +189,6 @@ def imagenet(
                'imagenet-a': lambda n: _by_wnid(root, 'imagenet-a', n, imagenet_subset(n))}
     shifts = {n: counted(read(n)) for n, read in readers.items() if not lacks(n)}
     others = [on_classes_of(test, s) for s in shifts.values() if s.projection and test]
-    for version in ('threshold-0.7', 'top-images'): # of V2, as far as they are there
-        place = f'imagenetv2-{version.replace("-0", "0")}-format-val'
-        if (Path(root)/place).exists():
-            others.append(counted(replace(_by_number(root, place, f'imagenet-v2-{version}'), role='aside')))
     shifts |= {s.name: s for s in others}
     return dict(classnames=list(imagenet_classes().values()), templates='openai', train=train, validation=validation,
                 test=test, shifts=shifts)
@@ -241,7 +237,6 @@ def _cifar101(root):
 
 def _cifar102(root):
     file = _path_of(root, 'CIFAR-10.2')/'cifar102_test.npz'
-    if not file.exists(): file = file.with_suffix('.npy') # as it was published until 2021
     pixels, labels = read_entries(file, 'images', 'labels')
     return _array_set('cifar-10.2', file, pixels, labels, CIFAR10_CLASSES)
 
@@ -271,7 +266,7 @@ def _cifar10c(root):
     if not np.isin(labels, range(10)).all(): raise BadFile(
         f"{folder/'labels.npy'} has labels other than 0 to 9. Get the authors' own file.")
     files = [folder/f'{c}.npy' for c in PUBLISHED_CORRUPTIONS]
-    arrays = [read_array(f, in_memory=False) for f in files]
+    arrays = [read_array(f) for f in files]
     for f, pixels in zip(files, arrays): _check_pixels(f, pixels, labels)
     n = len(labels)//5 or 1
     names = PathColumn(f'{f.name}#{i}' for f in files for i in range(len(labels)))
