@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IMAGE_ENDINGS', 'SPLITS', 'image_folder', 'visible_folders', 'image_files', 'labeled_folders', 'split_folders',
            'imagenet_classes', 'are_wordnet_ids', 'wordnet_labels', 'shard_set', 'source_name', 'is_member',
-           'read_image_table', 'table_set', 'holds_images']
+           'first_line', 'read_image_table', 'table_set', 'holds_images']
 
 # %% ../../nbs/api/data/10_labels.ipynb #4b8444c3
 import os, re
@@ -298,7 +298,9 @@ def _inner_folders(source, paths, members, classnames): # labels, class names
 _COLUMNS = dict(file=('file', 'filepath', 'path', 'image'), label=('label', 'class'), caption=('caption', 'title'),
                 group=('group', 'family'))
 
-def _first_line(path): # separator, fields, whether a field names the column of files
+def first_line(
+    path:str|Path # CSV file
+): # separator, fields, whether a field names the column of files
     "First line of a table of images"
     with open(path, encoding='utf-8-sig', errors='replace') as f: line = f.readline(10_000).rstrip('\r\n')
     separator = max(',\t;', key=line.count)
@@ -311,7 +313,7 @@ def read_image_table(
 ) -> pd.DataFrame: # columns `file`, `need`, and `group` where there is one; texts
     "Read a table of image files with labels or captions; `BadFile` says what is missing"
     what = 'table of images'
-    separator, fields, header = _first_line(existing_file(path, what))
+    separator, fields, header = first_line(existing_file(path, what))
     names = None if header or not _is_image(fields[0]) else list(dict.fromkeys(['file', need, 'group']))
     t = read_table(path, what, sep=separator, dtype=str, keep_default_na=False, encoding='utf-8-sig', names=names)
     if not isinstance(t.index, pd.RangeIndex): raise BadFile(
@@ -357,5 +359,5 @@ def holds_images(
     path = local_copy(source)
     if path.is_dir() or shard_files(path): return True
     if not _is_table(path): return False
-    _, fields, names_files = _first_line(path)
+    _, fields, names_files = first_line(path)
     return names_files or _is_image(fields[0])

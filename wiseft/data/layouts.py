@@ -88,15 +88,16 @@ def _by_wnid(root, place, name, subset=None):
     if subset: classes = [classes[k] for k in subset]
     names = [c for _, c in classes]
     labels = {wnid: i for i, (wnid, _) in enumerate(classes)}
-    if (path := _in_shards(root, place)) is not None: s = _shards(path, name, names)
-    else: s = labeled_folders(_path_of(root, place), labels, names, name)
-    return replace(s, projection=subset and [[k] for k in subset])
+    return replace(_by_folder(root, place, name, labels, names), projection=subset and [[k] for k in subset])
 
 def _by_number(root, place, name):
     "Image set from folders named by class number, 0 to 999"
-    names = list(imagenet_classes().values())
-    if (path := _in_shards(root, place)) is not None: return _shards(path, name, names)
-    return labeled_folders(_path_of(root, place), {str(i): i for i in range(1000)}, names, name)
+    return _by_folder(root, place, name, {str(i): i for i in range(1000)}, list(imagenet_classes().values()))
+
+def _by_folder(root, place, name, labels, classnames):
+    "Image set from shards, or from folders with these labels"
+    if (path := _in_shards(root, place)) is not None: return _shards(path, name, classnames)
+    return labeled_folders(_path_of(root, place), labels, classnames, name)
 
 # %% ../../nbs/api/data/12_layouts.ipynb #7fffa1b8
 def objectnet_classes(

@@ -281,9 +281,8 @@ def load_methods(
 # %% ../../nbs/api/shell/00_app.ipynb #d86b9bc1
 def is_suite(source:str|Path) -> bool:
     "Whether a name is a suite or a suite's folder"
-    from wiseft.data.suites import EMBEDDED, is_suite_folder
-    from wiseft.data.layouts import FAMILIES
-    return source in (*EMBEDDED, *FAMILIES) or is_suite_folder(source)
+    from wiseft.data import suites
+    return suites.is_suite(source)
 
 def suite_loader(suite:str|None, reference:Path|None, shift:list|None, **options):
     "A function that loads the suite that the options name, for given `classnames`"

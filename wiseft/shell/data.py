@@ -97,13 +97,13 @@ def data(
     import pandas as pd
     from wiseft.base.files import data_root
     from wiseft.data.decoding import UnreadableImage
-    from wiseft.data.hub import hub_address,is_on_hub,is_ones_own
+    from wiseft.data.hub import hub_address,is_on_hub
     from wiseft.data.layouts import FAMILIES,download_suite
     source = source and hub_address(source)
     if download and source and is_on_hub(source): _from_hub(source, yes)
     elif download: download_suite(source or '', data_root())
     if source is None or source in FAMILIES: return _published(source)
-    if is_on_hub(source) and not is_ones_own(source): return _published('imagenet', source)
+    if is_on_hub(source) and not source.startswith('hf:'): return _published('imagenet', source)
     sets, rows, bad = sets_of(source), [], []
     for (name, split), images in sets.items():
         classes, groups = len(images.classnames)-len(images.missing), len(set(images.groups or []))
