@@ -27,10 +27,9 @@ from wiseft.data.control import control_set
 from wiseft.data.suites import folder_suite, load_suite
 from wiseft.infer.evaluation import evaluate
 from wiseft.stats.table_io import write_results
-from wiseft.base.files import package_data
 from wiseft.data.decoding import UnreadableImage
 from wiseft.data.labels import image_folder
-from wiseft.data.layouts import download_suite, imagenet_subset, inventory
+from wiseft.data.layouts import OBJECTNET_CLASSES, download_suite, imagenet_subset, inventory
 from wiseft.models.testing import pico_classifier
 from wiseft.base.text import BadFile
 from wiseft.data.labels import imagenet_classes
@@ -323,14 +322,9 @@ def objectnet(files, shards):
     names = dict(banana="Banana", chair="Chair")
     images = [(c, picture(100 + i, "png", border=True), "png") for i, c in enumerate(["banana"] * 2 + ["chair"] * 3)]
     as_files(files, "objectnet-1.0/images", images)
-    maps, chairs = files / "objectnet-1.0/mappings", ["barber chair", "folding chair", "rocking chair, rocker"]
+    maps = files / "objectnet-1.0/mappings"
     maps.mkdir()
-    numbers = dict(zip(map(str, (423, 559, 765, 954)), range(4)))
-    tables = dict(folder_to_objectnet_label=names, pytorch_to_imagenet_2012_id=numbers,
-                  objectnet_to_imagenet_1k=dict(Chair="; ".join(chairs), Banana="banana"))
-    for name, table in tables.items():
-        (maps / f"{name}.json").write_text(json.dumps(table))
-    (maps / "imagenet_to_label_2012_v2").write_text("\n".join([*chairs, "banana"]))
+    (maps / "folder_to_objectnet_label.json").write_text(json.dumps(names))
     web_dataset(shards / "wds_objectnet", [(d, list(names).index(c), e) for c, d, e in images], [*names])
 
 
@@ -385,10 +379,9 @@ def test_names_in_another_order_are_refused(family, tmp_path):
 
 
 def test_every_class_of_objectnet_is_known():
-    held = json.loads(package_data("objectnet.json").read_text(encoding="utf-8"))["classes"]
-    numbers = [k for some in held.values() for k in some]
-    assert len(held) == 113 and len(set(numbers)) == len(numbers) and max(numbers) < 1000
-    assert {NAMES[k] for k in held["chair"]} == {"barber chair", "folding chair", "rocking chair"}
+    numbers = [k for some in OBJECTNET_CLASSES.values() for k in some]
+    assert len(OBJECTNET_CLASSES) == 113 and len(set(numbers)) == len(numbers) and max(numbers) < 1000
+    assert {NAMES[k] for k in OBJECTNET_CLASSES["chair"]} == {"barber chair", "folding chair", "rocking chair"}
 
 
 def test_ones_own_shards_and_folders(tmp_path):

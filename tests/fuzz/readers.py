@@ -50,7 +50,7 @@ from wiseft.data.images import ImageSet
 from wiseft.data.labels import holds_images, image_folder, table_set
 from wiseft.analysis.ask import Questions, read_answers, read_questions
 from wiseft.analysis.predictions import compare_ends, read_predictions, write_predictions
-from wiseft.data.layouts import FAMILIES, PUBLISHED_CORRUPTIONS, objectnet_classes
+from wiseft.data.layouts import FAMILIES, PUBLISHED_CORRUPTIONS, objectnet_names
 from wiseft.models.hf_clip import their_config, their_preprocess, to_transformers
 from wiseft.data.prompts import read_classnames
 from wiseft.stats.table import COLUMNS, MEAN, REFERENCE, results_table
@@ -674,15 +674,12 @@ class Answers(Reader):
         return sorted(read_answers(folder / "labels.csv", questions).items())
 
 
-MAPPINGS = "objectnet-1.0/mappings"
+FOLDERS = "objectnet-1.0/mappings/folder_to_objectnet_label.json"
 SPLITS = ["train", "id_val", "id_test", "val", "test"] * 2
 CAMERAS = [["filename", "y", "location_remapped", "split"],
            *([f"{i}.jpg", i % 3, i % 2, split] for i, split in enumerate(SPLITS))]
 PLACES = [["split", "category", "country_code", "timestamp"],
           *([split, "zoo", "DEU", f"201{i}-01-02T00:00:00Z"] for i, split in enumerate(["train", "val", "test"] * 3))]
-OBJECTS = dict(
-    folder_to_objectnet_label=dict(chair="Chair", mug="Mug"), pytorch_to_imagenet_2012_id={"0": 2, "1": 0, "2": 1},
-    objectnet_to_imagenet_1k=dict(Chair="n1 x; n2 y", Mug="n3 z"))
 
 
 def csv_text(rows):
@@ -699,12 +696,11 @@ class Published(Reader):
     def starts(self):
         tables = {"iwildcam_v2.0/metadata.csv": CAMERAS, "fmow_v1.1/rgb_metadata.csv": PLACES,
                   "fmow_v1.1/country_code_mapping.csv": [["alpha-3", "region"], ["DEU", "Europe"], ["KEN", "Africa"]]}
-        lists = {f"{MAPPINGS}/imagenet_to_label_2012_v2": "n1 x\nn2 y\nn3 z\n",
+        lists = {FOLDERS: json.dumps(dict(chair="Chair", mug="Mug")),
                  "SUN397/ClassName.txt": "/a/abbey\n/z/zoo\n",
                  "SUN397/Training_01.txt": "/a/abbey/0.jpg\n/z/zoo/1.jpg\n",
                  "SUN397/Testing_01.txt": "/a/abbey/2.jpg\n/z/zoo/3.jpg\n"}
         texts = lists | {name: csv_text(rows) for name, rows in tables.items()}
-        texts |= {f"{MAPPINGS}/{name}.json": json.dumps(content) for name, content in OBJECTS.items()}
         yield {name: text.encode() for name, text in texts.items()}
 
     def files(self, parts):
@@ -712,7 +708,7 @@ class Published(Reader):
 
     def read(self, folder):
         sets = [FAMILIES[name](folder, True) for name in ("iwildcam", "fmow", "transfer:sun397")]
-        return sets, objectnet_classes(folder / MAPPINGS)
+        return sets, objectnet_names(folder / FOLDERS)
 
 
 class Cifar(Reader):

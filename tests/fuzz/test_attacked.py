@@ -19,14 +19,13 @@ COMMAND = "programs.py kills the command"
 BENCH = "programs.py and test_bench.py kill benches, and several write at once"
 READ_UNATTACKED = {
     "base/files.locked": LOCK, "base/files._remove_abandoned": LOCK,
-    "base/files.unzip_once": OURS, "data/layouts._objectnet_shards": OURS, "data/layouts.imagenet_subset": "timm's own",
+    "base/files.unzip_once": OURS, "data/layouts.imagenet_subset": "timm's own",
     "data/labels.imagenet_classes": "timm's own",
     "data/suites.protocol": OURS, "data/suites._embedded_folder": OURS,
     "data/copies.training_thumbnails": "names beside a cache entry, which `open_entry` has checked",
     "stats/robustness.published_baseline": OURS, "methods/index.listed_methods": OURS,
     "shell/run._begin": "words of its own, compared and not read",
     "train/callbacks.core_wait": "the kernel's own count",
-    "data/layouts._md5": "bytes, to be hashed",
     "data/layouts.git_hash": "bytes, to be hashed",
     "data/layouts._download": "an archive whose checksum its authors publish",
 }  # fmt: skip

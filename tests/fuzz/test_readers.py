@@ -216,7 +216,7 @@ CORPUS = {  # reader, what differs from its first file: parts, or whole files
     "published: times that are none": (Published, {
         "fmow_v1.1/rgb_metadata.csv": b"split,category,country_code,timestamp\ntrain,zoo,DEU,x\n"}),
     "published: an image of no class": (Published, {"SUN397/Training_01.txt": b"/x/y.jpg\n"}),
-    "published: mappings that are lists": (Published, {"objectnet-1.0/mappings/objectnet_to_imagenet_1k.json": b"[]"}),
+    "published: mappings that are lists": (Published, {"objectnet-1.0/mappings/folder_to_objectnet_label.json": b"[]"}),
     "suites: a table in Latin-1": (Suites, {"s/images.csv": "file,family\ncafé,a\n".encode("latin1")}),
 }
 
