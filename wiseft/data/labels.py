@@ -296,7 +296,7 @@ def _inner_folders(source, paths, members, classnames): # labels, class names
 
 # %% ../../nbs/api/data/10_labels.ipynb #29cf96c0
 _COLUMNS = dict(file=('file', 'filepath', 'path', 'image'), label=('label', 'class'), caption=('caption', 'title'),
-                group=('group', 'family'))
+                group=('group', 'family'), original=('original',))
 
 def first_line(
     path:str|Path # CSV file
@@ -309,8 +309,8 @@ def first_line(
 
 def read_image_table(
     path:str|Path, # CSV file, separated by commas, semicolons, or tabs; without a header: file, then `need`
-    need:str # 'label' or 'caption'
-) -> pd.DataFrame: # columns `file`, `need`, and `group` where there is one; texts
+    need:str # 'label' or 'caption'; 'file' where neither is needed
+) -> pd.DataFrame: # columns `file`, `need`, and `group` and `original` where there are any; texts
     "Read a table of image files with labels or captions; `BadFile` says what is missing"
     what = 'table of images'
     separator, fields, header = first_line(existing_file(path, what))

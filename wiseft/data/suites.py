@@ -19,11 +19,10 @@ from ..base.text import BadFile, first_few, printable, warn_user
 from ..base.files import cache_root, data_root, package_data, unzip_once
 from ..stats.table import MEANS, REFERENCE
 from .prompts import check_same_classes
-from .arrays import read_table
 from .hashes import folder_hash
 from .shards import check_downloaded, local_copy, shard_files
 from .images import ImageSet
-from .labels import SPLITS, first_line, source_name, split_folders, visible_folders
+from .labels import SPLITS, first_line, read_image_table, source_name, split_folders, visible_folders
 from .objects import image_set
 from .corruptions import corrupted_sets
 from .layouts import FAMILIES
@@ -278,9 +277,7 @@ def _describes_images(file): # others are results or predictions
     return 'file' in columns and ('family' in columns or 'original' in columns)
 
 def _set_groups(suite, file): # groups and units of its images
-    t = read_table(file, sep=first_line(file)[0], keep_default_na=False, dtype=str, encoding='utf-8-sig')
-    if 'file' not in t or (t['file'] == '').any(): raise BadFile(
-        f"{file}: its first line names a column 'file' that not every row has. Copy it again.")
+    t = read_image_table(file, 'file')
     # names may begin with the folder's name when the table was made
     first = t['file'].str.split('/').str[0].unique()
     if len(first) == 1 and not (file.parent/first[0]).exists():
@@ -293,7 +290,7 @@ def _set_groups(suite, file): # groups and units of its images
         if absent := [f for f in files if f not in t.index]: raise BadFile(
             f'{file}: no row for {first_few(absent, 5)}.')
         rows = t.loc[files]
-        if 'family' in rows: images.groups = list(rows['family'])
+        if 'group' in rows: images.groups = list(rows['group'])
         images.units = [o or f for o, f in zip(rows['original'], files)] if 'original' in rows else files
 
 # %% ../../nbs/api/data/14_suites.ipynb #6918ea81
