@@ -116,13 +116,13 @@ def load(root):
 
 def test_class_folders_that_are_wrong(family):
     noise(family / "imagenetv2-matched-frequency-format-val/n01440764/1.jpeg")
-    with pytest.raises(ValueError, match="class folder 'n01440764' not among the 1000 classes"):
+    with pytest.raises(ValueError, match="class 'n01440764' not among the 1000 classes"):
         load(family)
 
 
 def test_a_class_twice(family):
     noise(family / "imagenetv2-matched-frequency-format-val/00/1.jpeg")
-    with pytest.raises(ValueError, match="class folder '00' not among the 1000 classes"):
+    with pytest.raises(ValueError, match="class '00' not among the 1000 classes"):
         load(family)
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IMAGE_ENDINGS', 'SPLITS', 'image_folder', 'visible_folders', 'image_files', 'labeled_folders', 'split_folders',
            'imagenet_classes', 'are_wordnet_ids', 'wordnet_labels', 'shard_set', 'source_name', 'is_member',
-           'first_line', 'read_image_table', 'table_set', 'holds_images']
+           'match_labels', 'first_line', 'read_image_table', 'table_set', 'holds_images']
 
 # %% ../../nbs/api/data/10_labels.ipynb #4b8444c3
 import os, re
@@ -137,9 +137,9 @@ def _labeled(path, files, labels, classnames, name):
 def _check_known(path, names, classes):
     "ValueError for unknown class names"
     if unknown := [n for n in names if n not in classes]: raise ValueError(
-        f'{path}: class folder {first_few(unknown, 5)} not among the {len(classes)} classes. '
+        f'{path}: class {first_few(unknown, 5)} not among the {len(classes)} classes. '
         f'{did_you_mean(unknown[0], classes)} '
-        + python_or_shell('Rename the folder, or give a dict from folder to class name.', 'Rename the folder.'))
+        + python_or_shell('Rename it, or give a dict from its name to yours.', 'Rename it.'))
 
 # %% ../../nbs/api/data/10_labels.ipynb #8a99a0cc
 def _check_depth(path, files):
@@ -259,13 +259,21 @@ def _numbered(source, numbers, classnames): # labels, class names
         f"name a line{python_or_shell(', or give classnames', '')}.")
     names = read_lines(file, 'list of class names') if file else list(classnames)
     _check_names(file or source, dict.fromkeys(names)) # some classes may share a name
-    low, high, n = numbers.min(), numbers.max(), len(names)
-    if not 0 <= low <= high < n: raise BadFile(
-        f'{source}: labels {low}…{high} for {n} class names; expected 0…{n-1}.')
-    if classnames is None or names == list(classnames): return numbers, names
-    label_of = {c: i for i, c in enumerate(check_classnames(list(classnames)))}
-    _check_known(source, [names[k] for k in np.unique(numbers)], label_of)
-    new_label = np.array([label_of.get(c, -1) for c in names])
+    return match_labels(source, numbers, names, classnames)
+
+def match_labels(
+    source, # of the images, for messages
+    numbers:np.ndarray, # (n,) indices of the source's own class names
+    own:list, # these names
+    classnames:list|None # that fixes names and order; None: the source's own
+): # labels (n,), class names
+    "Indices of a source's own class names as indices of the given ones"
+    if not np.isin(numbers, range(len(own))).all(): raise ValueError(
+        f'{source}: labels {numbers.min()}…{numbers.max()} for {len(own)} classes; expected 0…{len(own)-1}.')
+    if classnames is None or own == list(classnames): return numbers, own
+    label_of = {c: i for i, c in enumerate(check_classnames(classnames))}
+    _check_known(source, [own[k] for k in np.unique(numbers)], label_of)
+    new_label = np.array([label_of.get(c, -1) for c in own])
     return new_label[numbers], list(classnames)
 
 def _named(source, classes, classnames): # labels, class names

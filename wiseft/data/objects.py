@@ -16,7 +16,7 @@ from .prompts import check_classnames
 from .decoding import as_picture
 from .shards import check_downloaded, local_copy
 from .images import ImageSet, PictureColumn
-from .labels import image_folder, source_name
+from .labels import image_folder, match_labels, source_name
 
 # %% ../../nbs/api/data/11_objects.ipynb #6b1d0009
 def _of_pair(images, labels, classnames, name):
@@ -42,16 +42,9 @@ def _labels(labels, own, classnames, name): # (n,) numbers, class names
     if isinstance(classnames, dict): # its keys are names of the source, or numbers
         keys = range(len(classnames)) if own is None else own
         own = [classnames.get(k, classnames.get(str(k), k)) for k in keys]
-    names = list(classnames.values() if isinstance(classnames, dict) else classnames or own)
-    check_classnames(names)
-    own = list(map(str, names if own is None else own))
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(own): raise ValueError(
-        f'{name}: labels {labels.min()}…{labels.max()} for {len(own)} classes; expected 0…{len(own)-1}.')
-    place = {c: i for i, c in enumerate(names)}
-    if unknown := [own[k] for k in np.unique(labels) if own[k] not in place]: raise ValueError(
-        f'{name}: class {first_few(unknown, 5)} is not among {first_few(names, 5)}. Give '
-        'image_set(…, CLASSNAMES) a dict from its names to yours.')
-    return np.array([place.get(c, -1) for c in own], int)[labels], names
+        classnames = list(classnames.values())
+    own = list(map(str, own or classnames))
+    return match_labels(name, labels, own, check_classnames(classnames or own))
 
 # %% ../../nbs/api/data/11_objects.ipynb #6b1d000c
 def _of_files(folder, classnames, name):
