@@ -146,6 +146,7 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("WISEFT_DATA", str(tmp_path))
     thread = Thread(target=partial(server.serve_forever, poll_interval=.01))
     thread.start()
     yield server
@@ -181,7 +182,7 @@ def test_download_from_the_shell(hub, tmp_path):
 
 def test_what_came_is_not_fetched_again(hub, tmp_path):
     imagenet_a(hub)
-    [dataset] = sets_on_hub("imagenet-a", tmp_path)
+    [dataset] = sets_on_hub("imagenet-a")
     assert (dataset.commit, dataset.note, dataset.size) == (COMMIT, "", sum(f.size for f in dataset.files))
     fetch(dataset)
     (dataset.folder / "test/1.tar").unlink()
@@ -194,7 +195,7 @@ def test_a_broken_connection_is_taken_up(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # else 10 MB
     imagenet_a(hub)
     hub.breaks = 1
-    fetch(sets_on_hub("imagenet-a", tmp_path)[0])
+    fetch(sets_on_hub("imagenet-a")[0])
     halfway = [r for command, path, r in hub.requests if command == "GET" and r]
     assert len(halfway) == 1 and halfway[0] != "bytes=0-"
     assert len(image_folder(tmp_path / "wds_imagenet-a/test")) == 4
@@ -203,7 +204,7 @@ def test_a_broken_connection_is_taken_up(hub, tmp_path, monkeypatch):
 def test_a_damaged_file_is_removed_and_named(hub, tmp_path):
     imagenet_a(hub)
     hub.spoil = lambda name, data: data[::-1] if name == "test/1.tar" else data
-    [dataset] = sets_on_hub("imagenet-a", tmp_path)
+    [dataset] = sets_on_hub("imagenet-a")
     with pytest.raises(BadFile, match="test/1.tar differs from what the hub states"):
         fetch(dataset)
     assert not (dataset.folder / "test/1.tar").exists() and (dataset.folder / "test/0.tar").exists()
@@ -224,14 +225,15 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_a_hub_names_a_file_elsewhere(hub, tmp_path, name):
+def test_a_hub_names_a_file_elsewhere(hub, tmp_path, monkeypatch, name):
     "Whatever a listing says, nothing outside of the set's folder is touched"
     (tmp_path / "data").mkdir()
+    monkeypatch.setenv("WISEFT_DATA", str(tmp_path / "data"))
     notes, name = tmp_path / "notes.txt", name.format(tmp_path / "notes.txt")
     notes.write_text("mine")
     imagenet_a(hub)
     hub.more = [dict(rfilename=name, size=4, blobId="0" * 40, lfs=None)]
-    [dataset] = sets_on_hub("imagenet-a", tmp_path / "data")
+    [dataset] = sets_on_hub("imagenet-a")
     if name.startswith("link"):  # a name that is as it should be, and a folder that leads elsewhere
         dataset.folder.mkdir()
         (dataset.folder / "link").symlink_to(tmp_path)
@@ -296,13 +298,13 @@ def test_cars(hub, tmp_path):
     assert inventory(tmp_path, "transfer:cars").found.eq(0).all()
     images, names = [(picture(i), i % 2, "jpg") for i in range(12)], ["Audi S4 2012", "Fiat 500"]
     copy = web_dataset(hub.root / "clip-benchmark/wds_cars", images, names)
-    fetch(sets_on_hub("transfer:cars", tmp_path)[0])
+    fetch(sets_on_hub("transfer:cars")[0])
     with pytest.raises(FileNotFoundError, match="no shards of the training images"):
         load_suite("transfer:cars", root=tmp_path)
     cars = load_suite("transfer:cars", root=tmp_path, allow_incomplete=True)
     assert (len(cars.test), cars.train, cars.classnames) == (12, None, names)
     web_dataset(copy, 7*images, names, "train")
-    fetch(sets_on_hub("transfer:cars", tmp_path)[0])
+    fetch(sets_on_hub("transfer:cars")[0])
     cars = load_suite("transfer:cars", root=tmp_path, allow_incomplete=True)
     assert (len(cars.train), len(cars.validation)) == (84 - 4, 4)  # 5 % of each class
 

@@ -48,7 +48,6 @@ class TextColumn(Sequence):
         return type(self)(part.as_texts()) if 4*(part.ends-part.starts).sum() < len(self.data) else part
     def __eq__(self, other): # to any sequence of the same items
         return len(self) == len(other) and all(a == b for a, b in zip(self, other))
-    __hash__ = None
     def __repr__(self):
         first = ', '.join(map(repr, islice(self, 3)))
         return f'{len(self):,} in a {type(self).__name__}: {first}…'

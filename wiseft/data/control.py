@@ -71,14 +71,13 @@ def control_sets(
 UNTAUGHT = 'untaught' # name of the other half of the reference's test images
 
 def half_the_classes(
-    suite:Suite,
-    seed:int=0 # of the draw; where the number of classes is odd, one more is untaught
+    suite:Suite # where its number of classes is odd, one more is untaught
 ) -> tuple: # (`Suite`, list of control `ImageSet`, one of each of its test sets)
-    "Split the classes: a suite of one half, and control sets of the other"
+    "Split the classes with seed 0: a suite of one half, and control sets of the other"
     if coarse := [n for (n, _), s in suite.sets().items() if s.projection]: raise ValueError(
         f'{coarse[0]}: its classes stand for several of the suite, and can\'t be halved with them. Leave it out.')
     n = len(suite.classnames)
-    taught = np.random.default_rng(seed).permutation(n) < n//2
+    taught = np.random.default_rng(0).permutation(n) < n//2
     half = lambda images: images and _of_classes(images, taught)
     sets = {k: half(getattr(suite, k)) for k in ('train', 'validation', 'test')}
     for k in ('shifts', 'shift_validation', 'shift_train'): sets[k] = {d: half(s) for d, s in getattr(suite, k).items()}

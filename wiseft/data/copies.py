@@ -70,9 +70,9 @@ def _means(small, rows=(0, 1), columns=(0, 1)): # (n, 256)
     x -= x.mean(1, keepdims=True)
     return x/np.linalg.norm(x, axis=1, keepdims=True).clip(.1) # 0 for an image of one color
 
-def _cells(low, high, n=16): # (n, 32)
-    "Matrix that takes the means of n equal parts of a row between two fractions of it"
-    edges, pixels = np.linspace(low*THUMBNAIL_SIDE, high*THUMBNAIL_SIDE, n+1), np.arange(THUMBNAIL_SIDE)
+def _cells(low, high): # (16, 32)
+    "Matrix that takes the means of 16 equal parts of a row between two fractions of it"
+    edges, pixels = np.linspace(low*THUMBNAIL_SIDE, high*THUMBNAIL_SIDE, 17), np.arange(THUMBNAIL_SIDE)
     overlap = np.minimum(edges[1:, None], pixels+1) - np.maximum(edges[:-1, None], pixels)
     return (overlap.clip(0)/np.diff(edges)[:, None]).astype(np.float32)
 
@@ -137,9 +137,8 @@ def lookalikes(
     look_up:LookUp=None, # in the others, if there is one already
 ) -> pd.DataFrame: # columns file, other (the most similar one), similarity
     "Similarity of images to the most similar one of another set"
-    rows = []
-    if len(others.small): look_up = look_up or LookUp(others.small)
-    for k in range(0, len(images.small) if look_up else 0, 64):
+    look_up, rows = look_up or LookUp(others.small), []
+    for k in range(0, len(images.small), 64):
         which, how = look_up(images.small[k:k+64])
         rows += zip(images.files[k:k+64], [others.files[i] for i in which], how)
     return pd.DataFrame(rows, columns=['file', 'other', 'similarity'])

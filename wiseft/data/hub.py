@@ -85,8 +85,7 @@ def hub_files(
 
 # %% ../../nbs/api/data/15_hub.ipynb #2f2c64d6
 def sets_on_hub(
-    name:str, # a suite of `HUB_SETS` (all its sets), one of ImageNet's or control sets, or `hf:owner/name`
-    root:str|Path|None=None # data root; default `$WISEFT_DATA`, else `~/data`
+    name:str # a suite of `HUB_SETS` (all its sets), one of ImageNet's or control sets, or `hf:owner/name`
 ) -> list: # of `HubFiles`
     "Data sets on the hub for a name"
     if (address := hub_address(name)).startswith('hf:'):
@@ -95,8 +94,7 @@ def sets_on_hub(
     rows = HUB_SETS[(HUB_SETS.suite == name) | HUB_SETS.set.eq(name) & _has_own_name]
     if not len(rows): raise ValueError(
         f"{name!r} is not available on the hub: there are {', '.join(_names_on_hub)}, and hf:owner/name.")
-    root = Path(root or data_root()).expanduser()
-    return [hub_files(r.repository, root/r.repository.partition('/')[2], r.licence, r.source, r.commit)
+    return [hub_files(r.repository, data_root()/r.repository.partition('/')[2], r.licence, r.source, r.commit)
             for r in rows.itertuples()]
 
 _has_own_name = HUB_SETS.suite.eq('imagenet') & HUB_SETS.set.ne('reference')

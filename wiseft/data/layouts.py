@@ -132,15 +132,14 @@ def _objectnet_shards(path, name):
 
 # %% ../../nbs/api/data/12_layouts.ipynb #7a9f368e
 def hold_out(
-    images:ImageSet,
-    n:int=10 # images a class, at most half of them
+    images:ImageSet
 ) -> tuple: # (the rest, held-out images)
-    "A part of each class, chosen with seed 0"
+    "Ten images of each class, at most half of them, chosen with seed 0"
     rng = np.random.default_rng(0)
     held = np.zeros(len(images), dtype=bool)
     for c in range(len(images.classnames)):
         idx = np.flatnonzero(images.labels == c)
-        most = min(n, len(idx)//2)
+        most = min(10, len(idx)//2)
         held[rng.permutation(idx)[:most]] = True
     return images.subset(~held), images.subset(held)
 

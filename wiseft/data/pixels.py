@@ -122,14 +122,14 @@ def _arrays(pixels, workers, progress):
 # %% ../../nbs/api/data/06_pixels.ipynb #0b17bae8
 def unreadable(
     pixels:Pixels,
-    workers:int|None=None, progress:bool=True # as in `decode_once`
+    progress:bool=True # as in `decode_once`
 ) -> dict: # index -> reason
     "Unreadable images of a set; ValueError if they are too many"
     images, reasons = pixels.images, {}
     if images.pixels is not None: return reasons
-    kept = decode_once(pixels, workers, progress).kept
+    kept = decode_once(pixels, progress=progress).kept
     unknown = range(len(images)) if kept is None else np.flatnonzero(kept.shapes.prod(1) == 0).tolist()
-    for i, a in zip(unknown, _loader(pixels, unknown, workers)):
+    for i, a in zip(unknown, _loader(pixels, unknown, None)):
         if not isinstance(a, str): continue
         reasons[i] = a
         check_skipped(images, list(reasons.values()))

@@ -84,9 +84,9 @@ def datasets(self:Suite,
         'training=True.')
 
 @patch
-def roles(self:Suite, split:str='test') -> dict: # name -> of `wiseft.stats.table.ROLES`
-    "Role of each set"
-    return {n: s.role for n, s in self.datasets(split).items()}
+def roles(self:Suite) -> dict: # name -> of `wiseft.stats.table.ROLES`
+    "Role of each test set"
+    return {n: s.role for n, s in self.datasets().items()}
 
 @patch(as_prop=True)
 def fingerprint(self:Suite) -> str:
@@ -118,18 +118,17 @@ def folder_suite(
     reference, # what `image_set` takes; or its splits: folders train/validation/test, or a dict with such names
     shifts:list|dict, # shifted sets: a list of folders, which name them, or a dict name -> what `image_set` takes;
     # 'corruptions' in a list: synthetic ones, made of the test images
-    validation=None, # the reference's validation images, if they are elsewhere
     classnames:list|dict|None=None, # list that fixes names and order, or dict folder -> name
     templates:list|str='openai', # prompt templates: a list, or a name that `wiseft.data.prompts.find_templates` knows
     name:str|None=None # of the suite; default the reference folder's
 ) -> Suite:
     "A suite from image folders, or from any labeled images"
-    suite = _suite_of(reference, shifts, validation, classnames, templates, name)
+    suite = _suite_of(reference, shifts, classnames, templates, name)
     warn_of_images(suite)
     return suite
 
-def _suite_of(reference, shifts, validation=None, classnames=None, templates='openai', name=None):
-    sets = _reference_sets(reference, validation, classnames)
+def _suite_of(reference, shifts, classnames=None, templates='openai', name=None):
+    sets = _reference_sets(reference, classnames)
     names = next(iter(sets.values())).classnames
     corrupt = isinstance(shifts, list) and 'corruptions' in map(str, shifts) and not Path('corruptions').exists()
     shifts = [s for s in shifts if str(s) != 'corruptions'] if corrupt else shifts
@@ -149,10 +148,9 @@ def _splits(source): # split -> source; {} where a source is one set
     path = isinstance(source, (str, Path)) and check_downloaded(source)
     return split_folders(path) if path and path.is_dir() else {}
 
-def _reference_sets(source, validation, classnames): # split -> `ImageSet`
+def _reference_sets(source, classnames): # split -> `ImageSet`
     parts = _splits(source) or dict(train=source)
     if 'test' not in parts and 'validation' in parts: parts['test'] = parts.pop('validation')
-    if validation is not None: parts['validation'] = validation
     sets = {}
     for split in ('train', 'validation', 'test'):
         if split not in parts: continue
