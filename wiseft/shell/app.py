@@ -6,7 +6,7 @@
 __all__ = ['app', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName', 'Reference', 'DataRoot',
            'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'Use', 'Precision', 'Half', 'Workers', 'Device',
            'standard_output', 'say', 'wrote', 'show_table', 'Commands', 'command', 'check_folder', 'set_workers',
-           'output_option', 'chosen_device', 'load_methods', 'is_suite', 'suite_loader', 'load_by_name', 'split_names',
+           'output_option', 'chosen_device', 'load_methods', 'suite_loader', 'load_by_name', 'split_names',
            'split_numbers', 'check_ending']
 
 # %% ../../nbs/api/shell/00_app.ipynb #a20e9352
@@ -279,14 +279,9 @@ def load_methods(
     return known
 
 # %% ../../nbs/api/shell/00_app.ipynb #d86b9bc1
-def is_suite(source:str|Path) -> bool:
-    "Whether a name is a suite or a suite's folder"
-    from wiseft.data import suites
-    return suites.is_suite(source)
-
 def suite_loader(suite:str|None, reference:Path|None, shift:list|None, **options):
     "A function that loads the suite that the options name, for given `classnames`"
-    from wiseft.data.suites import load_suite
+    from wiseft.data.suites import is_suite, load_suite
     from wiseft.data.labels import holds_images
     if reference: return functools.partial(_reference_suite, reference, shift or [])
     if shift: raise typer.BadParameter('--shift goes with --reference.')

@@ -13,7 +13,7 @@ from typing import Annotated,Optional
 
 import typer
 
-from .app import DataRoot,Use,command,is_suite,load_methods,say,show_table,standard_output,wrote
+from .app import DataRoot,Use,command,load_methods,say,show_table,standard_output,wrote
 
 # %% ../../nbs/api/shell/01_data.ipynb #dabe02a9
 @command('wiseft models', 'wiseft models ViT-B-32', 'wiseft models ViT-L-14 --memory')
@@ -161,7 +161,7 @@ def _from_hub(name, yes):
 # %% ../../nbs/api/shell/01_data.ipynb #14664eab
 def sets_of(source, classnames=None):
     "(name, split) -> image set, of a suite or a folder"
-    from wiseft.data.suites import folder_suite, load_suite
+    from wiseft.data.suites import folder_suite, is_suite, load_suite
     from wiseft.data.objects import image_set
     from wiseft.data.labels import source_name, split_folders
     from wiseft.data.shards import local_copy

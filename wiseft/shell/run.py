@@ -15,7 +15,7 @@ import typer
 
 from ..base.text import option
 from .app import (
-    Device,Force,Seed,Workers,app,chosen_device,command,is_suite,output_option,say,set_workers,show_table,
+    Device,Force,Seed,Workers,app,chosen_device,command,output_option,say,set_workers,show_table,
     standard_output,wrote)
 from . import evaluate,merge,report,show,train
 
@@ -37,6 +37,7 @@ def _word(value): # a path that looks like an option begins with ./
 # %% ../../nbs/api/shell/08_run.ipynb #0570c32d
 def _steps(data, output, shift, words, probe, epochs, lr, batch_size, seed, device): # words: options of `zeroshot`
     "(command, its arguments, what it writes), in order"
+    from wiseft.data.suites import is_suite
     initial, finetuned, averaged = (output/n for n in ('start' if probe else 'zeroshot', 'finetuned', 'averaged'))
     results, page, on = output/'results.csv', output/'report.html', dict(device=device, force=True)
     images = dict(suite=data) if is_suite(data) else dict(reference=data)
@@ -126,6 +127,7 @@ def run(
 ) -> Run:
     "Run the full pipeline on your images: zero-shot, fine-tune, choose α, average, sweep, report, card."
     from wiseft.base.files import remove_path
+    from wiseft.data.suites import is_suite
     output = Path(output)
     shift = [shift] if isinstance(shift, (str, Path)) else list(shift or ()) or None
     if shift and is_suite(data): raise ValueError(
