@@ -2,6 +2,8 @@
 
 import json
 import re
+from functools import cache
+from itertools import chain
 
 import numpy as np
 from kept import ROOT, Wide
@@ -9,21 +11,68 @@ from kept import ROOT, Wide
 NUMBER = r"[−-]?\d[\d,]*(?:\.\d+)?"
 SETTING = re.compile(
     r"α = [\d.]+(?:, [\d.]+)+(?: and [\d.]+)?|α\s*=\s*(?:± )?[−-]?\d[\d.]*(?: (?:and|or) [01]\b[.\d]*)?"
-    r"|α from [−\d.]+ (?:up )?to [\d.]+|[Pp]rotocol 2|section \d|figure \d|nearest to 0\.5|α near 1|[,;] at 0\.5\)"
-    r"|takes 0\.5 or|leaves 0\.5 as|steps of 0\.1|\| half \| 0\.5 \||\| 1: no averaging|it is 0, which|or 0\.5 without"
-    r'|"an icon of a \d+"|Python 3\.\d+(?: and 3\.\d+)*|(?:before|from) 1\.0|is below 0\.05'
-    r"|lr\s*=?\s*\d[\de.-]*|learning rates? (?:of )?\d[\de.-]*|\d+e-\d|seeds?\s*=?\s*\d+|decay [\d.]+|β = [\d.]+"
-    r"|k = [\d, and]+|\d+ epochs|(?:arXiv )?\d{4}\.\d{4,5}|ViT-\S+|[BL]/1[46]\S*|95 %(?: intervals?)?"
+    r"|α from [−\d.]+ (?:up )?to [\d.]+|[Pp]rotocol 2|section \d|figure \d|α near 1"
+    r"|(?<!\| )(?<!\()\b0\.5\b(?! points| %| \|)|steps of 0\.1|\| half \| 0\.5 \||\| 1: no averaging|it is 0, which"
+    r'|"an icon of a \d+"|Python 3\.\d+(?: and 3\.\d+)*|(?:[Bb]efore|from) 1\.0|is below 0\.05'
+    r"|lr\s*=?\s*\d[\de.-]*|learning rates? (?:of )?\d[\de.-]*|\d+e-\d|seeds?\s*=?\s*\d+|decay (?:of )?[\d.]+"
+    r"|β = [\d.]+|k = [\d, and]+|\d+ epochs|(?:arXiv )?\d{4}\.\d{4,5}|ViT-\S+|[BL]/1[46]\S*|95 %(?: intervals?)?"
     r"|Tables? \d(?: and \d)?|ResNet-\d+|\(20\d\d\)|20\d\d|(?m:^## \d\.)|(?s:\$\$.*?\$\$)|\$[^$]*\$|0…1|`[^`]*`"
     r"|\]\([^)]*\)|https?://\S+|Food-101|CIFAR-\d+|SUN397|Apache 2.0"
 )  # of prose: what names a setting, a paper or a thing
+
+
+# an estimate, in words of its own, and its interval: 1.6 points below (1.3 to 1.9)
+INTERVAL = re.compile(
+    rf"(?:({NUMBER})[^()\d\n|;]{{0,55}})?\((?:95 % interval )?({NUMBER}) to ({NUMBER})(?=[†,)])"
+    rf"|({NUMBER}), ({NUMBER}) to ({NUMBER})"
+)
+
+
+def flat(values):
+    return [x for v in values for x in (v if isinstance(v, list) else [v])]
+
+
+def value(number):
+    return float(number.replace("−", "-").replace(",", ""))
+
+
+def rounds_to(number, said, sign=1):
+    "Whether a number of a table, which may have more digits, is what was said."
+    digits, shown = (len(x.partition(".")[2]) for x in (said, number))
+    margin = 0.5 * 10.0**-digits if shown > digits else 0
+    return shown >= digits and abs(value(number) - sign * value(said)) <= margin + 1e-9
+
+
+def stands_in(row, estimate):
+    "Whether an estimate and its interval stand in a row of numbers one after another; or as a loss instead of a gain."
+    n = len(estimate)
+    parts = [row[i : i + n] for i in range(len(row) - n + 1)]
+    turned = [*estimate[:-2], estimate[-1], estimate[-2]]
+    same = lambda part, said, sign: all(rounds_to(p, s, sign) for p, s in zip(part, said))
+    return any(same(p, estimate, 1) or same(p, turned, -1) for p in parts)
+
+
+@cache
+def rows_of(path):
+    "Numbers of each row of the tables, and of each line of text, that a notebook's cells have stored."
+    return list(printed_rows(json.loads(path.read_text(encoding="utf-8"))["cells"]))
+
+
+def printed_rows(cells):
+    for output in chain.from_iterable(c.get("outputs", []) for c in cells):
+        data = output.get("data", {})
+        table = "".join(data.get("text/html", ""))
+        for row in re.findall(r"<tr.*?</tr>", table, re.S):
+            yield re.findall(NUMBER, " ".join(re.findall(r"<td>(.*?)</td>", row, re.S)))
+        for line in "".join(output.get("text", data.get("text/markdown", ""))).splitlines():
+            yield re.findall(NUMBER, line)
 
 
 class Page:
     "The prose and the stored outputs of a notebook."
 
     def __init__(self, name, cells):
-        self.name, self.cells = name, cells
+        self.name, self.cells, self.told = name, cells, []
         of = lambda kind: "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == kind)
         self.prose, self.code = of("markdown"), of("code")
         self.reached, self.wrong, self.tables = set(), [], set()
@@ -34,10 +83,40 @@ class Page:
             return self.wrong.append(f"{what}: {len(printed)} numbers printed, {len(values)} recomputed")
         for p, v in zip(printed, values):
             digits = len(p.partition(".")[2])
-            said = float(p.replace("−", "-").replace(",", ""))
+            said = value(p)
             margin = 1.0 if isinstance(v, Wide) else 0.5 * 10.0**-digits + getattr(v, "margin", 0) + 1e-9
             if not abs(said - v) <= margin:
                 self.wrong.append(f"{what}: printed {p}, recomputed {v:.{digits + 2}f}")
+
+    def intervals(self):
+        "Estimates with intervals in the prose: a row of a table shows them, here or on a page that this one links to."
+        own, settings = list(printed_rows(self.cells)), self.settings()
+        for m in INTERVAL.finditer(self.prose):
+            estimate = [x for x in m.groups() if x]
+            places = {m.start(i) for i in range(1, 7) if m[i]}
+            if places <= self.reached or any(a <= m.start() < b for a, b in settings):
+                continue  # a template holds it, or no data here tell it
+            self.reached |= places
+            linked = chain.from_iterable(map(rows_of, self.links()))
+            if not any(stands_in(row, estimate) for row in chain(own, linked)):
+                self.wrong.append(f"in no row of a table: {m[0]})")
+
+    def unchecked(self):
+        "Numbers with decimals or a unit that neither a template nor a table has reached."
+        for number, around in self.numbers()[2]:
+            if "." in number or re.search(re.escape(number) + r"(?: to [\d.]+| and [\d.]+)? ?(?:%|points?\b)", around):
+                self.wrong.append(f"nothing checks {number}: … {around} …")
+
+    def links(self):
+        "Notebooks that the prose links to."
+        here = (ROOT / "nbs" / self.name).parent
+        paths = [here / link for link in dict.fromkeys(re.findall(r"\]\(([^)#:]+\.ipynb)", self.prose))]
+        return [p for p in paths if p.exists()]
+
+    def settings(self):
+        "Where the prose names settings, or tells what no data here do."
+        told = chain.from_iterable(re.finditer(re.escape(words), self.prose) for words in self.told)
+        return [m.span() for m in chain(SETTING.finditer(self.prose), told)]
 
     def says(self, template, *values):
         "A sentence of the prose, {} for each number."
@@ -45,10 +124,8 @@ class Page:
         found = list(re.finditer(pattern, self.prose))
         if len(found) != 1:
             return self.wrong.append(f"{len(found)} times in the prose: {template}")
-        self.reached |= {found[0].start(i + 1) for i in range(len(values))}
-        flat = [x for v in values for x in (v if isinstance(v, list) else [v])]
         self.reached |= {found[0].start(i + 1) for i in range(found[0].re.groups)}
-        self.compare(template, list(found[0].groups()), flat)
+        self.compare(template, list(found[0].groups()), flat(values))
 
     def holds(self, words, truth):
         "Words of the prose that stand for a number."
@@ -76,15 +153,14 @@ class Page:
     def shows(self, start, *values):
         "A stored table, row by row; words in it are passed over."
         printed = self.printed(start)
-        flat = [x for v in values for x in (v if isinstance(v, list) else [v])]
         if printed is not None:
-            self.compare(f"table of {start}", printed, flat)
+            self.compare(f"table of {start}", printed, flat(values))
 
     def quotes(self, start, *values):
         "A stored table whose entries hold several numbers, such as an estimate and its interval; row by row."
         entries = self.entries(start)
         if entries is not None:
-            self.compare(f"table of {start}", re.findall(NUMBER, " ".join(entries)), [x for v in values for x in v])
+            self.compare(f"table of {start}", re.findall(NUMBER, " ".join(entries)), flat(values))
 
     def said(self, words):
         "Whether a cell has printed some words."
@@ -93,19 +169,14 @@ class Page:
     def prints(self, template, *values):
         "A line that a cell has printed."
         text = "\n".join("".join(o.get("text", "")) for c in self.cells for o in c.get("outputs", []))
-        found = re.findall(re.escape(template).replace(r"\{\}", f"({NUMBER})"), text)
+        found = list(re.finditer(re.escape(template).replace(r"\{\}", f"({NUMBER})"), text))
         if len(found) != 1:
             return self.wrong.append(f"{len(found)} times among what is printed: {template}")
-        self.compare(
-            template,
-            [found[0]] if isinstance(found[0], str) else list(found[0]),
-            [x for v in values for x in (v if isinstance(v, list) else [v])],
-        )
+        self.compare(template, list(found[0].groups()), flat(values))
 
     def numbers(self):
         "Numbers of the prose, recomputed, names of settings, not reached: lists of (number, words around it)."
-        settings = [m.span() for m in SETTING.finditer(self.prose)]
-        out = [], [], []
+        settings, out = self.settings(), ([], [], [])
         for m in re.finditer(rf"(?<![\w.^#/]){NUMBER}(?![\w/])", self.prose):
             named = any(a <= m.start() < b for a, b in settings)
             around = " ".join(self.prose[max(0, m.start() - 30) : m.end() + 30].split())
