@@ -12,7 +12,7 @@ NUMBER = r"[−-]?\d[\d,]*(?:\.\d+)?"
 SETTING = re.compile(
     r"α = [\d.]+(?:, [\d.]+)+(?: and [\d.]+)?|α\s*=\s*(?:± )?[−-]?\d[\d.]*(?: (?:and|or) [01]\b[.\d]*)?"
     r"|α from [−\d.]+ (?:up )?to [\d.]+|[Pp]rotocol 2|section \d|figure \d|α near 1"
-    r"|(?<!\| )(?<!\()\b0\.5\b(?! points| %| \|)|steps of 0\.1|\| half \| 0\.5 \||\| 1: no averaging|it is 0, which"
+    r"|(?<!\| )(?<!\()\b0\.5\b(?! points| %| [|(])|steps of 0\.1|\| half \| 0\.5 \||\| 1: no averaging|it is 0, which"
     r'|"an icon of a \d+"|Python 3\.\d+(?: and 3\.\d+)*|(?:[Bb]efore|from) 1\.0|is below 0\.05'
     r"|lr\s*=?\s*\d[\de.-]*|learning rates? (?:of )?\d[\de.-]*|\d+e-\d|seeds?\s*=?\s*\d+|decay (?:of )?[\d.]+"
     r"|β = [\d.]+|k = [\d, and]+|\d+ epochs|(?:arXiv )?\d{4}\.\d{4,5}|ViT-\S+|[BL]/1[46]\S*|95 %(?: intervals?)?"
@@ -59,13 +59,21 @@ def rows_of(path):
 
 
 def printed_rows(cells):
-    for output in chain.from_iterable(c.get("outputs", []) for c in cells):
-        data = output.get("data", {})
-        table = "".join(data.get("text/html", ""))
+    for output in outputs_of(cells):
+        table = "".join(output.get("data", {}).get("text/html", ""))
         for row in re.findall(r"<tr.*?</tr>", table, re.S):
             yield re.findall(NUMBER, " ".join(re.findall(r"<td>(.*?)</td>", row, re.S)))
-        for line in "".join(output.get("text", data.get("text/markdown", ""))).splitlines():
+        for line in text_of(output).splitlines():
             yield re.findall(NUMBER, line)
+
+
+def outputs_of(cells):
+    return chain.from_iterable(c.get("outputs", []) for c in cells)
+
+
+def text_of(output):
+    "What a cell has printed, or shown as Markdown."
+    return "".join(output.get("text", output.get("data", {}).get("text/markdown", "")))
 
 
 class Page:
@@ -75,6 +83,7 @@ class Page:
         self.name, self.cells, self.told = name, cells, []
         of = lambda kind: "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == kind)
         self.prose, self.code = of("markdown"), of("code")
+        self.text = "\n".join(map(text_of, outputs_of(cells)))
         self.reached, self.wrong, self.tables = set(), [], set()
 
     def compare(self, what, printed, values):
@@ -131,7 +140,7 @@ class Page:
         "Words of the prose that stand for a number."
         place = self.prose.find(words)
         self.reached |= {place + m.start() for m in re.finditer(NUMBER, words)}
-        if place < 0:
+        if place < 0 and words not in self.text:
             self.wrong.append(f"not in the prose: {words}")
         elif not truth:
             self.wrong.append(f"not so: {words}")
@@ -164,12 +173,11 @@ class Page:
 
     def said(self, words):
         "Whether a cell has printed some words."
-        return any(words in "".join(o.get("text", "")) for c in self.cells for o in c.get("outputs", []))
+        return words in self.text
 
     def prints(self, template, *values):
         "A line that a cell has printed."
-        text = "\n".join("".join(o.get("text", "")) for c in self.cells for o in c.get("outputs", []))
-        found = list(re.finditer(re.escape(template).replace(r"\{\}", f"({NUMBER})"), text))
+        found = list(re.finditer(re.escape(template).replace(r"\{\}", f"({NUMBER})"), self.text))
         if len(found) != 1:
             return self.wrong.append(f"{len(found)} times among what is printed: {template}")
         self.compare(template, list(found[0].groups()), flat(values))
