@@ -204,7 +204,6 @@ def _(page):
     pairs = [(zs, ft), (zs, half), (ft, half)]
     found = [[outline().n[on], *change(a, b, on)] for on in BOTH for a, b in pairs]
     page.shows("found = pd.DataFrame([row(*c, d)", *found)
-    page.shows("restricted, plain = (taught", *[[*f, 3] for f in found])
     per = [[*change(zs, ft, d), outline().n[d], families(d)] for d in SHIFTS]
     four = [d for d in SHIFTS if families(d) >= 5]
     page.shows("enough = families.index", *per, [*change(zs, ft, four), sum(outline().n[d] for d in four)])
@@ -553,10 +552,6 @@ def _(page):
     gained = dict(shift=up, reference=right)
     rows = [[n, *change(end, half, on), *cells(v), int((v > 0).sum())] for on, v in gained.items()]
     page.shows("gain = pd.DataFrame(rows).set_index('where')", *rows)
-    page.shows(
-        "gain[['runs', 'difference'",
-        *[[*r[:4], r[5], r[6], r[7], outline().n[on]] for r, on in zip(rows, ("shift", "reference"))],
-    )
     seeded = settings.index[(settings.seed == 0)]
     parts = []
     for hyperparameter in ("lr", "epochs", "regulariser"):
@@ -725,8 +720,6 @@ def _(page):
 
     rows = {(a, b, on): compared(a, b, on) for a, b in pairs for on in BOTH}
     page.shows("pairs = pd.DataFrame(rows)", *rows.values())
-    shown = [(a, b, on) for a, b in (pairs[0], pairs[1], pairs[3]) for on in BOTH]
-    page.shows("shown = pairs.comparison.isin", *[[*rows[k], outline().n[k[2]], len(runs)] for k in shown])
     settings = t.drop_duplicates("run").set_index("run")
     lr_of = settings.lr[runs]
 
@@ -805,10 +798,6 @@ def _(page):
         mean = pd.DataFrame(picked).astype(float).mean()
         out.append([mean.alpha, *[100 * mean[k] for k in ("validation", *BOTH)]])
     page.shows("at_best = pd.DataFrame(chosen)", *out)
-    page.shows(
-        "tied = main[main.against == 'logits']",
-        *[[*pairs["shift", o, 0.5], outline().n["shift"], 3] for o in ("logits", "probabilities")],
-    )
     page.says("that {} images and three seeds resolve", outline().n["shift"])
     page.holds("within the ± 1 point", max(abs(x) for k, v in pairs.items() if k[1] == "logits" for x in v[1:]) < 1.25)
     written = pd.read_csv(ROOT / "nbs/reproductions/published/methods.csv", dtype=dict(arxiv=str))
@@ -1138,7 +1127,6 @@ def _(page):
     again = [changes(share("trained", m, a), share("trained", f"{m}, recomputed", a)) for m in who for a in (1.0, 0.5)]
     norm = again + [changes(share("frozen", m, a), share("trained", m, a)) for m in who for a in (1.0, 0.5)]
     page.shows("norm = change_table(images", *norm)
-    page.shows("both = pd.concat(", *alone, *again)
     page.holds(
         "add nothing here**, alone or with WiSE-FT", all(abs(r[i]) < 0.5 for r in alone[:4] for i in (1, 5))
     )
@@ -1646,7 +1634,6 @@ def _(page):
     page.shows("taken = pd.DataFrame", *taken)
     lost = changes(share(1.0, 1.0), share(1.0, taken[-1][0]))
     page.shows("none_known = {1.:", lost)
-    page.shows("errors = warned[", *[[*cost[s][:4], acc(s, "reference", 0.0)] for s in (0, *shares)])
     page.says(
         "In {} of our {} fine-tunings, and for {} of the {} published classifiers",
         keeps.both.sum(),
