@@ -38,7 +38,7 @@ def plot_bench(
     for axis, values in ((ax.xaxis, curves.reference), (ax.yaxis, curves[side])):
         accuracy_axis(axis, values, logit=False)
     ax.set(xlabel='Accuracy on the reference', ylabel=_SIDES[side])
-    fig.legend(loc='outside lower center', markerscale=.8, **LEGEND)
+    fig.legend(loc='outside lower center', ncols=3, columnspacing=1.2, markerscale=.8, **LEGEND)
     return fig
 
 # %% ../../nbs/api/show/03_bench_plots.ipynb #6bc04cac

@@ -127,7 +127,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color:var(--fg); background:var(--b
 h1 { line-height:1.2; } h2 { margin-top:2.5rem; } .lead { font-size:1.2rem; }
 figure { margin:1.5rem 0; } .plot { display:block; width:100%; height:auto;
   background:#fff; border-radius:6px; }
-@media screen and (max-width:38rem) { .frame { width:30rem; } [data-kind=alpha] .frame { width:36rem; }
+@media screen and (max-width:38rem) { .frame { width:36rem; } [data-kind=alpha] .frame { width:44rem; }
   figure figcaption::before { content:"The picture is wider than the screen: it scrolls. "; }
   td:first-child { white-space:normal; min-width:5rem; max-width:8rem; } }
 figcaption, .soft { color:var(--soft); font-size:.9rem; } dfn { font-weight:600; font-style:normal; }

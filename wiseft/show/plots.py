@@ -12,45 +12,29 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from ..stats.table import CONTROL_MEAN, MEAN, INITIAL, check_single, dataset_order, reference_set
-from .style import (COLORS, DASHES, LEGEND, MARKERS, SIZES, accuracy_axis, darker, dense_line, fits_logit,
-    legend_place, new_figure, percent_ticks, place_label, spread_legend, styled)
-from .plot_data import (ENDS, MANY_CURVES, POINT_KEYS, accuracy_words, are_many, curve_method, curve_name,
-                                   curves, frontier, known_baselines, labeled, shift_names, shift_rows,
-                                   single_points, initial_name)
+from .style import (COLORS, DASHES, MARKERS, SIZES, accuracy_axis, fits_logit, legend_beside, new_figure,
+                               percent_ticks, styled)
+from .plot_data import (ENDS, POINT_KEYS, accuracy_words, curve_method, curve_name, curves, frontier,
+                                   known_baselines, labeled, shift_names, shift_rows, single_points, initial_name)
 
 # %% ../../nbs/api/show/02_plots.ipynb #bc75600c
-def _color(label, many):
-    "Color of a label; with many curves, ends have the color of their tuning"
-    return COLORS[re.sub(' fine-tuned$', ' weight-space', label) if many else label]
-
-def _near(points, alpha):
-    "The weight-space row nearest to `alpha` of each tuning, if one is near."
-    w = points[points.method=='weight-space']
-    far = (w.alpha-alpha).abs()
-    far = far[far < .05]
-    return w.loc[far.groupby(w.label, sort=False).idxmin()]
+def _color(label):
+    "Color of a label; a fine-tuned classifier of several has that of its averages"
+    return COLORS[re.sub(' fine-tuned$', ' weight-space', label)]
 
 def _draw_frontier(ax, points):
     "Curves, single points, and their two intervals as crosses."
-    many = are_many(points)
     for label, c in curves(points).items():
         method = curve_method(c)
-        style = dict(color=COLORS[label], ls=DASHES[method], lw=2, label=curve_name(label, method))
-        sns.lineplot(c, x='value_reference', y='value_shift', ax=ax, sort=False, estimator=None, legend=False,
-                     zorder=3, **style)
-        if method=='weight-space':
-            ax.plot(c.value_reference, c.value_shift, 'o', color=COLORS[label], ms=4.5, mec='w', mew=.6, zorder=4)
-    single, middle = single_points(points), _near(points, .5)
-    white = dict(mec='w', mew=1, zorder=5)
-    for row in single.itertuples():
-        m, xy = MARKERS[row.label], (row.value_reference, row.value_shift)
-        ax.plot(*xy, m, color=_color(row.label, many), ms=SIZES[m], **white)
-    for row in middle.itertuples():
-        xy = row.value_reference, row.value_shift
-        ax.plot(*xy, 'o', color=COLORS[row.label], ms=8, **white)
-    for row in pd.concat([single, middle]).itertuples():
-        x, y = row.value_reference, row.value_shift
-        style = dict(color=_color(row.label, many), lw=1.5, alpha=.4, solid_capstyle='butt', zorder=2)
+        dots = dict(marker='o', ms=4.5, mec='w', mew=.6) if method=='weight-space' else {}
+        ax.plot(c.value_reference, c.value_shift, color=COLORS[label], ls=DASHES[method], lw=2, zorder=3,
+                label=curve_name(label, method), **dots)
+    middle = points[(points.method=='weight-space') & np.isclose(points.alpha, .5)]
+    for row in pd.concat([single_points(points), middle]).itertuples():
+        x, y, color, marker = row.value_reference, row.value_shift, _color(row.label), MARKERS[row.method]
+        name = 'α = 0.5' if row.method=='weight-space' else row.method
+        ax.plot(x, y, marker, color=color, ms=SIZES[marker], mec='w', mew=1, zorder=5, label=name)
+        style = dict(color=color, lw=1.5, alpha=.4, solid_capstyle='butt', zorder=2)
         ax.plot([row.low_reference, row.high_reference], [y,y], **style)
         ax.plot([x,x], [row.low_shift, row.high_shift], **style)
 
@@ -63,36 +47,14 @@ def plot_frontier(
 ) -> Figure:
     "Accuracy on the reference against that under shift, on logit axes: end points, curves over α, 95 % intervals."
     points = frontier(table, dataset)
-    single, many = single_points(points), are_many(points)
-    if ax is None: ax = new_figure(6.4, 4.8, many).subplots()
+    if ax is None: ax = new_figure(7.6, 4.6).subplots()
     _draw_frontier(ax, points)
-    logit = fits_logit(points.value_reference) and fits_logit(points.value_shift) # both axes alike
-    for axis,s in ((ax.xaxis,'reference'), (ax.yaxis,'shift')):
-        values, low, high = (points[f'{what}_{s}'] for what in ('value', 'low', 'high'))
-        accuracy_axis(axis, values, low, high, logit)
+    shown = [points.filter(like=side).to_numpy().ravel() for side in ('_reference', '_shift')]
+    logit = all(fits_logit(values[~np.isnan(values)]) for values in shown) # both axes alike
+    for axis, values in zip((ax.xaxis, ax.yaxis), shown): accuracy_axis(axis, values, logit)
     ax.set(xlabel='Accuracy on the reference', ylabel=accuracy_words(table, dataset))
     sns.despine(ax=ax)
-    if many: ax.legend(loc='upper left', bbox_to_anchor=(1,1), **LEGEND | dict(ncols=1))
-    elif curves(points): spread_legend(ax.legend, loc='lower left', bbox_to_anchor=(-.08,1), borderaxespad=.2, **LEGEND)
-    ax.figure.draw_without_rendering()
-    # what names should not hide, in pixels: curves and marks, and by less the crosses
-    pixels = lambda p: ax.transData.transform(p[['value_reference','value_shift']].to_numpy())
-    square = np.array([(i,j) for i in (-11,0,11) for j in (-11,0,11)])
-    lines = [dense_line(pixels(c)) for c in curves(points).values()]
-    marks = [xy+square for xy in pixels(single)]
-    ends = [l.get_xydata() for l in ax.lines if len(l.get_xdata())==2]
-    crosses = [dense_line(ax.transData.transform(xy)) for xy in ends]
-    obstacles = np.concatenate(lines + marks), np.concatenate([np.empty((0,2)), *crosses])
-    # the names, then some α
-    boxes = []
-    def name(row, words, weight='bold'):
-        xy, color = (row.value_reference, row.value_shift), darker(COLORS[row.label])
-        place_label(ax, words, xy, obstacles, boxes, color=color, weight=weight)
-    named = single[single.method.isin(INITIAL)] if many else single
-    for row in named.itertuples(): name(row, row.label)
-    several = points.label[points.method=='weight-space'].nunique() > 1
-    for a in () if many else (.5,) if several else (.5, .2, .8):
-        for row in _near(points, a).itertuples(): name(row, f'α = {row.alpha:g}', 'bold' if a==.5 else 'normal')
+    legend_beside([ax])
     return ax.figure
 
 # %% ../../nbs/api/show/02_plots.ipynb #ec621996
@@ -116,34 +78,31 @@ def plot_alpha(
     if not curves(table): raise ValueError(
         f'No method in the table has several α: its methods are {list(table.method.unique())}.')
     names = dataset_order(table)
-    n, many = len(names), are_many(table)
-    cols = next((c for c in (3,4) if n%c in (0,c-1)), 3) if n > 4 else n
+    n, cols = len(names), min(len(names), 4)
     rows = -(-n//cols)
-    legend = .19*len(curves(table))*many # inches
-    fig = new_figure(1.95*max(cols, 3), max(1.95*rows+.6, legend), many)
+    fig = new_figure(1.9*max(cols, 2)+1.7, 1.95*rows+.4)
     axes = fig.subplots(rows, cols, squeeze=False, sharex=True).ravel()
-    table = labeled(table)
+    for ax in axes[n:]: ax.remove()
+    axes, table = axes[:n], labeled(table)
     for ax,name in zip(axes, names): # the curves of a set, with a band, and its end points
         of_set = table[table.dataset==name]
         for i,(label,c) in enumerate(curves(of_set).items()):
             if i==0: ax.fill_between(c.alpha, c.low, c.high, color=COLORS[label], alpha=.15, lw=0)
             method = curve_method(c)
-            style = dict(color=COLORS[label], ls=DASHES[method], lw=1.8, label=curve_name(label, method))
-            sns.lineplot(c, x='alpha', y='value', ax=ax, estimator=None, legend=False, **style)
+            ax.plot(c.alpha, c.value, color=COLORS[label], ls=DASHES[method], lw=1.8, label=curve_name(label, method))
         for row in of_set[of_set.method.isin(ENDS)].itertuples():
-            m = MARKERS[row.label]
-            color = _color(row.label, are_many(of_set))
-            ax.plot(row.alpha, row.value, m, color=color, ms=.75*SIZES[m], mec='w', mew=.8, zorder=5, clip_on=False)
+            m = MARKERS[row.method]
+            ax.plot(row.alpha, row.value, m, color=_color(row.label), ms=.75*SIZES[m], mec='w', mew=.8, zorder=5,
+                    clip_on=False, label=row.method)
         weight = 'bold' if name in (reference_set(of_set),MEAN) else 'normal'
         ax.set_title(textwrap.fill(name, 18), fontsize='small', weight=weight, loc='left')
-        ax.set(xlabel='', ylabel='', xlim=(-.03,1.03), xticks=[0,.5,1], xticklabels=['0','0.5','1'])
+        ax.set(xlim=(-.03,1.03), xticks=[0,.5,1], xticklabels=['0','0.5','1'])
         percent_ticks(ax.yaxis)
         ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1,2,5,10]))
         sns.despine(ax=ax)
-    for ax in axes[len(names):]: ax.remove()
-    for i in range(len(names)): axes[i].tick_params(labelbottom=i+cols >= len(names))
+    for i in range(n): axes[i].tick_params(labelbottom=i+cols >= n)
     fig.supxlabel(f'mixing coefficient α   (0 = {initial_name(table)}, 1 = fine-tuned)', fontsize='medium')
-    spread_legend(fig.legend, *axes[0].get_legend_handles_labels(), **legend_place(many))
+    legend_beside(axes)
     return fig
 
 # %% ../../nbs/api/show/02_plots.ipynb #0040d52d
@@ -156,12 +115,11 @@ def plot_shifts(
     rows, names = shift_rows(table, alpha), dataset_order(table)
     who = shift_names(rows, alpha)
     n, n_sets = len(who), len(names)
-    many = n > 2*MANY_CURVES
-    fig = new_figure(6.4, 1.1+.52*n_sets*max(1, n/3.5), many)
+    fig = new_figure(8, .8+.52*n_sets*max(1, n/3.5))
     ax = fig.subplots()
     for i,(label,words) in enumerate(who.items()):
         r = rows[rows.label==label]
-        m, color = MARKERS[label], _color(label, many)
+        m, color = MARKERS[r.method.iloc[0]], _color(label)
         y = r.dataset.map(names.index).to_numpy() + .69*(i-(n-1)/2)/n
         low, high = r.low.astype(float), r.high.astype(float)
         ax.hlines(y, low, high, color=color, lw=2, alpha=.5)
@@ -175,23 +133,24 @@ def plot_shifts(
     percent_ticks(ax.xaxis)
     ax.grid(axis='y', visible=False)
     sns.despine(ax=ax, left=True)
-    spread_legend(fig.legend, **legend_place(many) | dict(handlelength=1))
+    legend_beside([ax])
     return fig
 
 # %% ../../nbs/api/show/02_plots.ipynb #99dbc9ae
 @styled
 def plot_robustness(
     table:pd.DataFrame,
-    baselines:dict|None=None, # dataset -> `Baseline`; default `known_baselines`
 ) -> Figure:
     "Accuracy on each shifted set against accuracy on the reference, with the baselines that are known."
-    baselines = known_baselines(table) if baselines is None else baselines
+    baselines = known_baselines(table)
     names = [n for n in dataset_order(table[table.role=='shift']) if n!=MEAN]
     if not names: raise ValueError(f'No shifted set in the table; there are {dataset_order(table)}')
     cols = min(3, len(names))
-    rows, many = -(-len(names)//cols), are_many(table)
-    fig = new_figure(2.5*max(cols, 2), 2.5*rows+.6+many, many)
+    rows = -(-len(names)//cols)
+    fig = new_figure(2.5*max(cols, 2)+1.5, 2.5*rows+.4)
     axes = fig.subplots(rows, cols, squeeze=False).ravel()
+    for ax in axes[len(names):]: ax.remove()
+    axes = axes[:len(names)]
     for ax,name in zip(axes, names):
         points, baseline = frontier(table, name), baselines.get(name)
         _draw_frontier(ax, points)
@@ -203,12 +162,6 @@ def plot_robustness(
         ticks = ax.get_xticks()
         ax.xaxis.set_major_locator(FixedLocator(ticks[::-(-len(ticks)//4)]))
         limits = dict(xlim=ax.get_xlim(), ylim=ax.get_ylim())
-        # marks for the legend
-        named = single_points(points)
-        if are_many(points): named = named[named.method.isin(INITIAL)]
-        for label in named.label.unique():
-            m = MARKERS[label]
-            ax.plot([], [], m, color=COLORS[label], ms=.6*SIZES[m], label=label)
         # the baseline over its range, and what is as accurate on both
         if baseline:
             grid = np.linspace(*baseline.x_range, 300)
@@ -218,11 +171,8 @@ def plot_robustness(
         ax.set(**limits, xlabel='', ylabel='')
         ax.set_title(name, fontsize='small', loc='left')
         sns.despine(ax=ax)
-    for ax in axes[len(names):]: ax.remove()
     fig.supxlabel('Accuracy on the reference', fontsize='medium')
-    lines = [l for ax in axes[:len(names)] for l in ax.lines]
-    handles = {l.get_label(): l for l in lines if not l.get_label().startswith('_')}
-    spread_legend(fig.legend, handles.values(), handles, **legend_place(many))
+    legend_beside(axes)
     return fig
 
 # %% ../../nbs/api/show/02_plots.ipynb #b1c7ab02
@@ -239,7 +189,7 @@ def pictures(
     alpha:float=0.5, # of the averaged classifier
 ): # yields `Picture`
     "All pictures that the table has rows for"
-    sets, reference, baselines = set(table.dataset), reference_set(table), known_baselines(table)
+    sets, reference = set(table.dataset), reference_set(table)
     if reference and MEAN in sets: yield Picture(
         'frontier', plot_frontier(table), 'Accuracy under shift against accuracy on the reference',
         'Up and to the right is better. Crosses are 95 % intervals.')
@@ -253,8 +203,8 @@ def pictures(
     if table.method.isin(ENDS).any(): yield Picture(
         'shifts', plot_shifts(table, alpha), 'Accuracy of the classifiers on each set',
         'Every set, with 95 % intervals.')
-    if reference and baselines: yield Picture(
-        'robustness', plot_robustness(table, baselines),
+    if reference and known_baselines(table): yield Picture(
+        'robustness', plot_robustness(table),
         'Accuracy on each shifted set against accuracy on the reference, with the baseline of standard models',
         'Each shifted set against the reference. Gray: the baseline of standard models, over the range it was fitted '
         'in; the distance above it is effective robustness.')
