@@ -30,24 +30,20 @@ def show(classifier:Classifier):
 @command('wiseft card averaged --results results.csv')
 def card(
     classifier:Classifier,
-    results:Annotated[Optional[Path], typer.Option('--results', help='Results table (CSV) to show.',
-                                                   show_default=False)]=None,
-    license:Annotated[Optional[str], typer.Option('--license',
-        help="License in the hub's spelling: mit, apache-2.0, other.")]=None,
+    results:Annotated[Optional[Path], typer.Option('--results', help='Results table (CSV) to show.')]=None,
 ):
     "Write a model card (README.md, with the hub's settings) into a classifier's folder."
     from wiseft.show.card import write_card
-    wrote(write_card(classifier, results, license))
+    wrote(write_card(classifier, results))
 
 @command('wiseft push averaged owner/name')
 def push(
     classifier:Classifier,
     repo:Annotated[str, typer.Argument(help='owner/name on the hub.')],
-    public:Annotated[bool, typer.Option('--public', help='Make the repository public. Default: private.')]=False,
 ):
-    "Upload a classifier's folder to the Hugging Face hub, with $HF_TOKEN."
+    "Upload a classifier's folder to a private repository on the Hugging Face hub, with $HF_TOKEN."
     from wiseft.show.card import push_to_hub
-    wrote(push_to_hub(classifier, repo, private=not public))
+    wrote(push_to_hub(classifier, repo))
 
 # %% ../../nbs/api/shell/07_show.ipynb #1ed3b5aa
 @command('wiseft export averaged --to onnx -o averaged.onnx',

@@ -8,13 +8,13 @@ __all__ = ['write_card', 'recipe_rows', 'in_words', 'recipe_lines', 'push_to_hub
 # %% ../../nbs/api/show/05_card.ipynb #1200aebf
 import json
 import pandas as pd
-from huggingface_hub import EvalResult, HfApi, ModelCardData
+from huggingface_hub import HfApi, ModelCardData
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from pathlib import Path
 from ..base.text import first_few, in_markdown
 from ..base.files import atomic_path, existing_folder
-from ..stats.table import INITIAL, compact, first_metric
+from ..stats.table import compact, first_metric
 from ..stats.table_io import read_results
 from ..stats.caveats import doubts
 from ..analysis.decision import decision_beside
@@ -26,7 +26,6 @@ from .plots import plot_shifts
 def write_card(
     folder:str|Path, # of a saved classifier
     results:str|Path|pd.DataFrame|None=None, # results table, or its file
-    license:str=None, # in the hub's spelling ('mit', 'apache-2.0', 'other'), if you know it
 ) -> Path: # README.md, which replaces an earlier card
     "Write a model card for people and the hub into a classifier's folder"
     folder = existing_folder(folder, 'classifier')
@@ -34,8 +33,7 @@ def write_card(
     if page.exists() and 'library_name: wiseft' not in page.read_text(encoding='utf-8', errors='replace'):
         raise FileExistsError(f'{page} is not a card of wiseft and is kept. Rename it, or remove it.')
     table = read_results(results) if isinstance(results, (str, Path)) else results
-    settings = Markup(_settings(card, table, folder.name, license).strip())
-    values = dict(settings=settings, name=folder.name, kind=_kind(card), rows=recipe_rows(card), license=license,
+    values = dict(settings=Markup(_settings(card)), name=folder.name, kind=_kind(card), rows=recipe_rows(card),
                   began=card['clip']['name'], doubts=[], numbers='', picture=False, decision='')
     if table is not None:
         first = first_metric(table)
@@ -100,12 +98,8 @@ classifier.predict_image('picture.jpg')
 
 ## License
 
-{% if license %}
-{{ license }}, as the author of this page says.
-{% else %}
 Not stated. The weights that it began from ({{ began }}), and the images of any training, have licenses of
 their own: look there.
-{% endif %}
 """
 
 _environment = Environment(
@@ -113,18 +107,15 @@ _environment = Environment(
     undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
 
 # %% ../../nbs/api/show/05_card.ipynb #d225c066
-def _merge_of(card): # of a stranger's card it may be anything
-    merge = card['recipe'].get('merge')
-    return merge if isinstance(merge, dict) else {}
-
 def _kind(card): # text
     "What a classifier is, in a sentence"
-    alpha, merge = card['alpha'], _merge_of(card)
+    alpha, merge = card['alpha'], card['recipe'].get('merge')
+    chosen = merge.get('chosen', '') if isinstance(merge, dict) else '' # a stranger's may be anything
     start = 'A zero-shot' if card['templates'] else 'The start of an'
     kinds = {None: 'A merged', 0: start, 1: 'A fine-tuned'}
     kind = kinds[alpha] if alpha in kinds else f'An averaged (α = {alpha:g})'
     classes = f"{len(card['classnames'])} classes ({first_few(card['classnames'])})"
-    return f'{kind} image classifier of {classes}, made with wiseft. {merge.get("chosen", "")}'.strip()
+    return f'{kind} image classifier of {classes}, made with wiseft. {chosen}'.strip()
 
 # %% ../../nbs/api/show/05_card.ipynb #86ad8152
 def recipe_rows(
@@ -167,36 +158,22 @@ def recipe_lines(
     return lines
 
 # %% ../../nbs/api/show/05_card.ipynb #5392c9d5
-def _settings(card, table, name, license): # text between dashes
+def _settings(card): # text between dashes
     "Settings of a model on the hub"
-    alpha, merge, results = card['alpha'], _merge_of(card), []
-    # the rows of this classifier; none if a table has several for one set
-    merged = merge.get('name', 'weight-space')
-    ends = {0: INITIAL, 1: ['fine-tuned']} if merged == 'weight-space' else {}
-    if table is not None and alpha is not None:
-        rows = table[table.method.isin(ends.get(alpha, [merged])) & ((table.alpha-alpha).abs() < 1e-9)]
-        if rows.duplicated(['dataset', 'metric']).any(): rows = rows[:0]
-        for r in rows.itertuples():
-            row = dict(dataset_type=r.dataset, dataset_name=r.dataset, dataset_split=r.split or None)
-            row |= dict(metric_type=r.metric, metric_value=round(float(r.value), 4))
-            results.append(EvalResult(task_type='image-classification', **row))
-    base = card['clip']['name']
-    about = dict(library_name='wiseft', pipeline_tag='image-classification', license=license)
-    about['base_model'] = base.partition(':')[2] if base.startswith(('hf-hub:', 'hf:')) else None
-    about['tags'] = ['wise-ft', 'clip', 'robust-fine-tuning']
-    if results: about |= dict(model_name=name, eval_results=results)
-    return ModelCardData(**about).to_yaml()
+    base, tags = card['clip']['name'], ['wise-ft', 'clip', 'robust-fine-tuning']
+    base = base.partition(':')[2] if base.startswith(('hf-hub:', 'hf:')) else None
+    return ModelCardData(
+        library_name='wiseft', pipeline_tag='image-classification', base_model=base, tags=tags).to_yaml()
 
 # %% ../../nbs/api/show/05_card.ipynb #30c159a7
 def push_to_hub(
     folder:str|Path, # of a saved classifier
-    repo:str, # 'owner/name'; made if it isn't there
-    private:bool=True, # a repository that only its owner sees?
+    repo:str, # 'owner/name'; made, for its owner alone, if it isn't there
 ) -> str: # address of the commit
     "Upload a classifier's folder to the hub, with a model card if it has none"
     folder = existing_folder(folder, 'classifier')
     read_card(folder)
     if not (folder/'README.md').exists(): write_card(folder)
     api = HfApi()
-    api.create_repo(repo, private=private, exist_ok=True)
+    api.create_repo(repo, private=True, exist_ok=True)
     return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message='A classifier of wiseft').commit_url)
