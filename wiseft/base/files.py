@@ -81,13 +81,11 @@ MOST_COLUMNS = 4000 # of a table in CSV
 
 def check_columns(
     path:str|Path, # of a table
-    n:int|None=None, # its columns, where they are known; default what the first two lines of CSV have
     opened=open # `gzip.open` for what is packed
 ):
     "`BadFile` for a table with more columns than ours ever have: reading one takes minutes for few bytes"
-    if n is None:
-        with opened(path, 'rb') as f: lines = [f.readline(2**20) for _ in range(2)]
-        n = 1 + max(line.count(mark) for line in lines for mark in (b',', b'\t'))
+    with opened(path, 'rb') as f: lines = [f.readline(2**20) for _ in range(2)]
+    n = 1 + max(line.count(mark) for line in lines for mark in (b',', b';', b'\t'))
     if n > MOST_COLUMNS: raise BadFile(f'{path} has {n:,} columns; a table has at most {MOST_COLUMNS:,}.')
 
 # %% ../../nbs/api/base/02_files.ipynb #a17056cc

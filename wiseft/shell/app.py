@@ -48,12 +48,12 @@ def _plain(text):
     return escape(''.join(repr(c)[1:-1] if hidden(c) else c for c in text))
 
 # %% ../../nbs/api/shell/00_app.ipynb #e7852a36
-def show_table(frame, title:str|None=None, whole:tuple|list=()): # whole: columns whose text is never cut
+def show_table(frame, title:str|None=None):
     "Print a DataFrame as a table, without its index"
     table = Table(title=title, title_justify='left', header_style='bold')
     for c in frame:
         numbers = frame[c].dtype.kind in 'iuf'
-        table.add_column(_plain(str(c)), justify='right' if numbers else 'left', no_wrap=c in whole)
+        table.add_column(_plain(str(c)), justify='right' if numbers else 'left', overflow='fold')
     for row in frame.itertuples(index=False):
         cells = []
         for column, v in zip(frame, row): # percent with one digit, α as given, nothing for NaN

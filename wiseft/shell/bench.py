@@ -88,7 +88,7 @@ def _show_plan(plan, folder, budget, place):
     able = table[table.why == '']
     none = able.trials+able.runs == 0
     own = {k: able[k].astype(str).mask(none, 'none of its own') for k in ('trials', 'runs')}
-    show_table(able.assign(**own)[['method', 'kind', 'paper', 'trials', 'runs']], whole=['method'])
+    show_table(able.assign(**own)[['method', 'kind', 'paper', 'trials', 'runs']])
     seconds = seconds_left(plan, folder)
     for line in preview(plan, folder, seconds, place): say(line)
     if budget is not None and seconds > 3600*budget: raise ValueError(

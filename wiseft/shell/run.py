@@ -189,9 +189,7 @@ def demo(
         write_results(table, tmp/'results.csv')
         write_predictions(predictions, predictions_file(tmp/'results.csv'))
         report.draw_pictures(table, tmp)
-        notes = ('One fine-tuning of the embedded CLIP on a narrow part of the reference distribution, by a gentle '
-                 f'recipe. α = {alpha:g} was fixed before any test image was used.')
-        write_report(table, tmp/'report.html', 'The embedded CLIP under distribution shift', None, notes, alpha,
+        write_report(table, tmp/'report.html', 'The embedded CLIP under distribution shift', alpha=alpha,
                      predictions=predictions, images=suite.datasets(), recipe=finetuned.recipe)
     show_table(evaluate.methods_down(table[table.alpha.isin([0, alpha, 1])]), 'Accuracy in percent')
     standard_output().print(f"""{decision_beside(output/'results.csv', alpha)}

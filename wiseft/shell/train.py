@@ -18,7 +18,7 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    Classifier,Device,Force,Seed,Use,Workers,chosen_device,command,load_methods,output_option,say,
+    Classifier,Device,Force,Seed,Use,Workers,chosen_device,command,is_suite,load_methods,output_option,say,
     suite_loader,wrote)
 from .data import sets_of
 
@@ -66,8 +66,7 @@ def zeroshot(
     with atomic_path(output, force=force, kind='classifier') as tmp:
         clip = load_clip(model, pretrained, device=device, preprocess=preprocess, quick_gelu=quick_gelu)
         names = _names_of(classes, classnames)
-        number = '1,000' if names == 'imagenet' else f'{len(names):,}'
-        say(f'a zero-shot classifier of {number} classes, {place}')
+        say(f'a zero-shot classifier of {len(names):,} classes, {place}')
         if templates and len(templates) == 1: templates = templates[0]
         classifier = zeroshot_classifier(clip, names, templates or None)
         example = prompts(classifier.classnames[0], classifier.templates)[-1]
@@ -75,13 +74,11 @@ def zeroshot(
         classifier.save(tmp)
     wrote(output)
 
-def _names_of(classes, classnames): # list, or 'imagenet'
+def _names_of(classes, classnames): # list
     "The class names that the argument stands for"
     from wiseft.data.labels import holds_images
     from wiseft.data.layouts import FAMILIES,set_classes
     from wiseft.data.prompts import read_classnames
-    from wiseft.data.suites import is_suite
-    if classes == 'imagenet': return classes
     if ',' in classes and not os.path.exists(classes): return [c.strip() for c in classes.split(',')]
     if classes in (*FAMILIES, 'imagenet-r', 'imagenet-a', 'objectnet'): return set_classes(classes)
     if is_suite(classes) or holds_images(classes):
@@ -119,7 +116,7 @@ def suite_of(
     data:str, # the argument of a command
 ): # as `suite_loader`
     "A function that loads the suite or set for training"
-    from wiseft.data.suites import is_suite,load_suite
+    from wiseft.data.suites import load_suite
     return partial(load_suite, data) if is_suite(data) else suite_loader(None, data, None)
 
 def _with_training_images(data, **classnames): # `Suite`

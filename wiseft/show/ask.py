@@ -38,7 +38,7 @@ browser. When you are done, or tired, save the table.</p>
 <label for="other">Another class</label><input id="other" list="classes" autocomplete="off">
 <datalist id="classes"></datalist><p id="message" class="soft" aria-live="polite"></p></div></div>
 <div class="row"><button id="back">← back</button><button id="next">next →</button>
-<button id="open">next without a label</button><button id="save">save labels.csv</button></div>
+<button id="save">save labels.csv</button></div>
 <p class="soft" id="name"></p>
 <script type="application/json" id="data">{{ data|tojson }}</script>
 <script>
@@ -87,12 +87,6 @@ function go(to) { at = Math.max(0, Math.min(data.questions.length - 1, to)); $('
 
 # %% ../../nbs/api/show/08_ask.ipynb #cd14948a
 _SCRIPT += """
-function nextOpen() {
-  const order = [...data.questions.keys()].map(i => (at + 1 + i) % data.questions.length)
-  const open = order.find(i => !labels(data.questions[i]).length)
-  if (open === undefined) $('message').textContent = 'All have a label: save the table.'
-  else go(open)
-}
 function save() {
   const most = Math.max(3, ...data.questions.map(q => labels(q).length))
   const cell = x => '"' + x.replace(/^(?='*[=+\\-@\\t\\r])/, "'").replaceAll('"', '""') + '"' // no formulas
@@ -116,7 +110,6 @@ $('other').onchange = () => {
 }
 $('back').onclick = () => go(at - 1)
 $('next').onclick = () => go(at + 1)
-$('open').onclick = nextOpen
 $('save').onclick = save
 document.onkeydown = e => {
   if (e.ctrlKey || e.metaKey || e.altKey) return

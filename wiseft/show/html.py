@@ -140,7 +140,7 @@ th:first-child, td:first-child { position:sticky; left:0; background:var(--bg); 
 table { border-collapse:collapse; font-size:.9rem; font-variant-numeric:tabular-nums; }
 th, td { text-align:left; padding:.25rem .6rem .25rem 0; border-bottom:1px solid var(--line); white-space:nowrap;
   vertical-align:bottom; } thead th { white-space:normal; overflow-wrap:normal; } .n { text-align:right; }
-.strip, .cards { display:flex; flex-wrap:wrap; gap:.4rem; padding:0; list-style:none; }
+.cards { display:flex; flex-wrap:wrap; gap:.4rem; padding:0; list-style:none; }
   .small { object-fit:contain; background:#fff; border:1px solid var(--line); border-radius:4px; }
 .cards li { display:flex; gap:.5rem; width:17rem; max-width:100%; font-size:.85rem; line-height:1.3;
   border-left:4px solid #2e7d32; padding-left:.5rem; } .cards .lost { border-color:#c62828; }

@@ -58,14 +58,9 @@ NAMES = {'weight-space': 'weights averaged', 'logits': 'logits averaged', 'proba
 def curve_labels(
     points:pd.DataFrame, # with `label`
 ) -> list:
-    "Labels of methods with several α, known ones first"
-    inner = points[~points.method.isin(ENDS)]
-    known, ranks = list(NAMES), {}
-    for label, p in inner.groupby('label', sort=False):
-        method = p.method.iloc[0]
-        if method in known: ranks[label] = known.index(method)
-        elif p.alpha.nunique() > 1: ranks[label] = len(known)
-    return sorted(ranks, key=ranks.get)
+    "Labels of averages, and of other methods with several α"
+    inner = points[~points.method.isin(ENDS)].groupby('label', sort=False)
+    return [label for label, p in inner if p.method.iloc[0] in NAMES or p.alpha.nunique() > 1]
 
 def curves(
     points:pd.DataFrame, # rows with `tuning`, `method` and `alpha`

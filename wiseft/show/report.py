@@ -31,7 +31,6 @@ def write_report(
     path:str|Path,                 # HTML file
     title:str='Robust fine-tuning: results',
     comparisons:pd.DataFrame|None=None, # of `compare`, or several concatenated; default those of the predictions
-    notes:str|None=None,           # plain text below the headline; empty lines part paragraphs
     alpha:float=0.5,               # of the averaged classifier in headline and pictures, from 0 to 1
     force:bool=False,              # replace an existing file
     predictions:KeptPredictions|None=None, # for each image: what changed, and comparisons
@@ -43,17 +42,17 @@ def write_report(
     if alpha != .5 and not np.isclose(alphas, alpha).any(): raise ValueError(
         f'alpha is {alpha:g}. The table has α = {", ".join(map(_short, alphas))}.')
     if comparisons is None and predictions is not None: comparisons = compare_ends(predictions, alpha)
-    sections = _sections(table, comparisons, notes, alpha, predictions, images or {}, recipe)
+    sections = _sections(table, comparisons, alpha, predictions, images or {}, recipe)
     return write_page(path, title, sections, force)
 
 # %% ../../nbs/api/show/06_report.ipynb #db529c00
-def _sections(everything, comparisons, notes, alpha, predictions, images, recipe):
+def _sections(everything, comparisons, alpha, predictions, images, recipe):
     "The page's sections, each HTML"
     table, n_classes, lost = first_metric(everything), None, ''
     if predictions is not None:
         n_classes = predictions.images.label[predictions.images.role=='reference'].nunique()
         lost = what_it_forgot(predictions, alpha)
-    yield _beginning(table, comparisons, notes, alpha, doubts(table, n_classes), lost)
+    yield _beginning(table, comparisons, alpha, doubts(table, n_classes), lost)
     for p in pictures(table, alpha):
         yield html_figure(p.name, p.figure, f'{p.alt}. The numbers are in the tables below.', p.caption)
     yield from _tables(everything, alpha)
@@ -121,20 +120,16 @@ _BEGINNING = """{% for doubt in doubts %}
 {{ start }}{{ ' classifier' if start == 'zero-shot' else '' }}
 plus α times that of the fine-tuned classifier.
 An <dfn>interval</dfn> of 95&nbsp;% shows how much a number may differ on other test images of the same kind.</p>
-{% for paragraph in notes %}
-<p>{{ paragraph }}</p>
-{% endfor %}
 {% if lost %}
 <p>{{ lost|minus }}</p>
 <p class="soft">A <dfn>control set</dfn> is of another task: it shows what else fine-tuning cost.</p>
 {% endif %}"""
 
-def _beginning(table, comparisons, notes, alpha, doubts, lost):
+def _beginning(table, comparisons, alpha, doubts, lost):
     "Warnings, headlines, and what their words mean"
     headlines = [(h.replace(' %', '\N{NO-BREAK SPACE}%'), html_table(_decided(d)) if d else '')
                  for h, d in _headlines(table, comparisons, alpha)]
-    notes = notes.split('\n\n') if notes else []
-    return render(_BEGINNING, doubts=doubts, headlines=headlines, start=initial_name(table), notes=notes, lost=lost)
+    return render(_BEGINNING, doubts=doubts, headlines=headlines, start=initial_name(table), lost=lost)
 
 def _headlines(table, comparisons, alpha):
     "One headline per tuning, from its own comparisons, and its decision"
@@ -247,9 +242,6 @@ def _sources(table):
 
 # %% ../../nbs/api/show/06_report.ipynb #e3c87046
 _SET = """<h3>{{ name }}</h3>
-{% if strip %}
-<div class="strip">{{ strip|join }}</div>
-{% endif %}
 <p>{{ about }}</p>
 <ul class="cards">
 {% for card in cards %}
@@ -264,15 +256,16 @@ _SET = """<h3>{{ name }}</h3>
 
 def _card(file, images, good, label, answers): # answers: (classifier, answer, its confidence) each
     "An image and the answers of classifiers; green if it is good"
-    picture = file if images is None else _picture(images, file, Path(file).name)
+    picture = file if images is None else _picture(images, file)
     answers = [(c, a, '' if pd.isna(p) else f' ({100*p:.0f}\N{NO-BREAK SPACE}%)') for c, a, p in answers]
     return dict(file=file, good=good, picture=picture, label=label, answers=answers)
 
-def _picture(images, file, alt):
+def _picture(images, file):
     "An image of a set as a small picture, or nothing if it can't be read"
     try: src = thumbnail(images.open(images.files().index(file), 64))
     except (ValueError, UnreadableImage): return ''
-    return render('<img width="64" height="64" class="small" alt="{{ alt }}" src="{{ src }}">', alt=alt, src=src)
+    return render('<img width="64" height="64" class="small" alt="{{ alt }}" src="{{ src }}">',
+                  alt=Path(file).name, src=src)
 
 # %% ../../nbs/api/show/06_report.ipynb #da1d7b4f
 _CHANGED = """<h2>What changed</h2>
@@ -296,15 +289,11 @@ def _changes(predictions, alpha, images):
         for end, r in rows.groupby('end', sort=False, observed=True):
             gained = int(r.gained.sum())
             counts.append(f'{gained:,} right that {end} gets wrong and {len(r)-gained:,} wrong that {end} gets right')
-        strip = []
-        if pictures is not None: # some images of the set, evenly spaced
-            files = pictures.files()
-            strip = [_picture(pictures, files[i], pictures.classnames[pictures.labels[i]]) for i in pictures.spread(12)]
         cards = [_card(r.file, pictures, r.gained, r.label,
                        [(r.end, r.before, r.sure_before), ('averaged', r.after, r.sure_after)])
                  for r in some[some.dataset==d].itertuples()]
         about = f'Of {sizes[d]:,} images the average gets {"; ".join(counts)}.'
-        yield render(_SET, name=d, strip=strip, about=about, cards=cards)
+        yield render(_SET, name=d, about=about, cards=cards)
 
 # %% ../../nbs/api/show/06_report.ipynb #b09e6cdd
 _FORGOTTEN = """<h2>What it forgot</h2>
@@ -325,4 +314,4 @@ def _forgotten(predictions, alpha, images):
             answers = [('fine-tuned', r.after, r.sure_after)]
             if averages: answers.append(('averaged', r.averaged, None))
             cards.append(_card(r.file, images.get(d), averages and r.back, r.label, answers))
-        yield render(_SET, name=d, strip=[], about=f'{about}.', cards=cards)
+        yield render(_SET, name=d, about=f'{about}.', cards=cards)
