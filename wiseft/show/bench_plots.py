@@ -6,7 +6,7 @@
 __all__ = ['plot_bench', 'plot_gains']
 
 # %% ../../nbs/api/show/03_bench_plots.ipynb #dde8aed0
-import pandas as pd, seaborn as sns
+import pandas as pd
 from matplotlib.figure import Figure
 from .style import COLORS, LEGEND, accuracy_axis, new_figure, styled
 
@@ -73,4 +73,4 @@ def _draw_rows(ax, rows, null, middle, low, high): # names of columns
         left, at, right = points.iloc[y]
         ax.plot([left, right], [y, y], color=color, lw=2, alpha=.5)
         ax.plot(at, y, 'o', color=color, ms=6, mec='w', mew=.7, alpha=opacity)
-    sns.despine(ax=ax, left=True)
+    ax.spines.left.set_visible(False)

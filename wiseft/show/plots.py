@@ -6,11 +6,11 @@
 __all__ = ['plot_frontier', 'plot_control', 'plot_alpha', 'plot_shifts', 'plot_robustness', 'Picture', 'pictures']
 
 # %% ../../nbs/api/show/02_plots.ipynb #8f54f6b3
-import re, textwrap, numpy as np, pandas as pd, seaborn as sns
+import re, textwrap, numpy as np, pandas as pd
 from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from ..stats.table import CONTROL_MEAN, MEAN, INITIAL, check_single, dataset_order, reference_set
 from .style import (COLORS, DASHES, MARKERS, SIZES, accuracy_axis, fits_logit, legend_beside, new_figure,
                                percent_ticks, styled)
@@ -53,7 +53,6 @@ def plot_frontier(
     logit = all(fits_logit(values[~np.isnan(values)]) for values in shown) # both axes alike
     for axis, values in zip((ax.xaxis, ax.yaxis), shown): accuracy_axis(axis, values, logit)
     ax.set(xlabel='Accuracy on the reference', ylabel=accuracy_words(table, dataset))
-    sns.despine(ax=ax)
     legend_beside([ax])
     return ax.figure
 
@@ -99,8 +98,7 @@ def plot_alpha(
         ax.set(xlim=(-.03,1.03), xticks=[0,.5,1], xticklabels=['0','0.5','1'])
         percent_ticks(ax.yaxis)
         ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1,2,5,10]))
-        sns.despine(ax=ax)
-    for i in range(n): axes[i].tick_params(labelbottom=i+cols >= n)
+        for i in range(n): axes[i].tick_params(labelbottom=i+cols >= n)
     fig.supxlabel(f'mixing coefficient α   (0 = {initial_name(table)}, 1 = fine-tuned)', fontsize='medium')
     legend_beside(axes)
     return fig
@@ -132,7 +130,7 @@ def plot_shifts(
         ax.axhline(edge, color='.6', lw=.8)
     percent_ticks(ax.xaxis)
     ax.grid(axis='y', visible=False)
-    sns.despine(ax=ax, left=True)
+    ax.spines.left.set_visible(False)
     legend_beside([ax])
     return fig
 
@@ -159,8 +157,7 @@ def plot_robustness(
         on_line = baseline(x)[baseline.covers(x)] if baseline else []
         accuracy_axis(ax.xaxis, x)
         accuracy_axis(ax.yaxis, np.concatenate([y, on_line]))
-        ticks = ax.get_xticks()
-        ax.xaxis.set_major_locator(FixedLocator(ticks[::-(-len(ticks)//4)]))
+        ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         limits = dict(xlim=ax.get_xlim(), ylim=ax.get_ylim())
         # the baseline over its range, and what is as accurate on both
         if baseline:
@@ -170,8 +167,7 @@ def plot_robustness(
         ax.plot(grid, grid, ':', color='.5', lw=1, zorder=1, label='nothing lost')
         ax.set(**limits, xlabel='', ylabel='')
         ax.set_title(name, fontsize='small', loc='left')
-        sns.despine(ax=ax)
-    fig.supxlabel('Accuracy on the reference', fontsize='medium')
+        fig.supxlabel('Accuracy on the reference', fontsize='medium')
     legend_beside(axes)
     return fig
 

@@ -13,7 +13,7 @@ from itertools import cycle
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 from ..stats.table import METHODS
 
 # %% ../../nbs/api/show/00_style.ipynb #66f18404
@@ -49,7 +49,7 @@ def new_figure(
 
 # %% ../../nbs/api/show/00_style.ipynb #ea5faeba
 _look = {**sns.plotting_context('paper', font_scale=1.15), **sns.axes_style('whitegrid'), 'grid.color': '.9',
-         'axes.edgecolor': '.6',
+         'axes.edgecolor': '.6', 'axes.spines.top': False, 'axes.spines.right': False,
          'text.parse_math': False} # a set may be called $x_$
 
 styled = mpl.rc_context(_look)
@@ -81,20 +81,6 @@ def percent_ticks(
     "Write the ticks of an axis of fractions in percent"
     axis.set_major_formatter(FuncFormatter(lambda v,_: f'{100*v:g} %'))
 
-def _ticks(lo, hi, to=lambda p: p):
-    "The finest of the usual steps whose tick labels don't overlap on the scale `to`."
-    steps = [np.round(np.arange(step, 100, step), 6) for step in (.1, .2, .5, 1, 2, 5, 10, 20)]
-    uneven = [1, 2, 5, 10, 20, 40, 60, 80, 90, 95, 98, 99], [1, 5, 20, 50, 80, 95, 99], [1, 10, 50, 90, 99]
-    choices = [np.array(t)/100 for t in [*steps, *uneven]]
-    choices = [t[(t>=lo) & (t<=hi)] for t in choices]
-    def fits(t): # each label has room to the next
-        if len(t) < 2: return True
-        share = .09 if np.allclose(100*t, np.round(100*t)) else .13
-        return np.diff(to(t)).min() > share*(to(hi)-to(lo))
-    fit = [t for t in choices if fits(t)]
-    if fit and len(fit[0]) > 2: return fit[0]
-    return max(fit, key=len, default=choices[-1])
-
 # %% ../../nbs/api/show/00_style.ipynb #7af79353
 def accuracy_axis(
     axis:Axis,  # `ax.xaxis` or `ax.yaxis`
@@ -111,7 +97,7 @@ def accuracy_axis(
     room = .1*max(hi-lo, to(.52)-to(.5))
     name, limits = axis.axis_name, (back(lo-room), back(hi+room))
     axis.axes.set(**{f'{name}scale': 'logit' if logit else 'linear', f'{name}lim': limits})
-    axis.set_major_locator(FixedLocator(_ticks(*limits, to)))
+    axis.set_major_locator(MaxNLocator(9, steps=[1, 2, 5, 10]))
     axis.set_minor_locator(NullLocator())
     percent_ticks(axis)
 
