@@ -77,7 +77,8 @@ def plot_alpha(
     if not curves(table): raise ValueError(
         f'No method in the table has several α: its methods are {list(table.method.unique())}.')
     names = dataset_order(table)
-    n, cols = len(names), min(len(names), 4)
+    n = len(names)
+    cols = 3 if n in (5, 6, 9) else min(n, 4) # few gaps in the last row
     rows = -(-n//cols)
     fig = new_figure(1.9*max(cols, 2)+1.7, 1.95*rows+.4)
     axes = fig.subplots(rows, cols, squeeze=False, sharex=True).ravel()
