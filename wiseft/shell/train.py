@@ -18,7 +18,7 @@ from typing import Annotated,List,Optional
 import typer
 
 from .app import (
-    Classifier,Device,Force,Seed,Use,Workers,chosen_device,command,is_suite,load_methods,output_option,say,
+    Classifier,Device,Force,Seed,Use,Workers,chosen_device,command,load_methods,output_option,say,
     suite_loader,wrote)
 from .data import sets_of
 
@@ -79,6 +79,7 @@ def _names_of(classes, classnames): # list
     from wiseft.data.labels import holds_images
     from wiseft.data.layouts import FAMILIES,set_classes
     from wiseft.data.prompts import read_classnames
+    from wiseft.data.suites import is_suite
     if ',' in classes and not os.path.exists(classes): return [c.strip() for c in classes.split(',')]
     if classes in (*FAMILIES, 'imagenet-r', 'imagenet-a', 'objectnet'): return set_classes(classes)
     if is_suite(classes) or holds_images(classes):
@@ -116,7 +117,7 @@ def suite_of(
     data:str, # the argument of a command
 ): # as `suite_loader`
     "A function that loads the suite or set for training"
-    from wiseft.data.suites import load_suite
+    from wiseft.data.suites import is_suite,load_suite
     return partial(load_suite, data) if is_suite(data) else suite_loader(None, data, None)
 
 def _with_training_images(data, **classnames): # `Suite`
