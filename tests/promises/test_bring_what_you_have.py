@@ -194,7 +194,7 @@ def test_training_halves_its_parts(photos, capsys):
 def test_a_probe_says_how_far_it_is(photos, monkeypatch, capsys):
     monkeypatch.setattr("wiseft.base.progress.PAUSE", 0)
     package.linear_probe(pico_classifier(NAMES, 7).clip, NAMES, str(photos), epochs=1, batch_size=8)
-    assert re.search(r"reference, waiting for images .*: \d+ ?%", capsys.readouterr().err)
+    assert re.search(r"reference \(waiting for images: .*: \d+ ?%", capsys.readouterr().err)
 
 
 # ---------- the decision ----------

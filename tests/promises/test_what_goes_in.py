@@ -268,7 +268,7 @@ def test_model_of_open_clip():
     "finetune's order": (lambda f, o: wiseft.finetune(Suite.of(f), start()), "takes an ImageClassifier, not a Suite"),
     "learner's order": (lambda f, o: wiseft.clip_learner(clip_dataloaders(f, start(), 8), start()), "classifier first"),
     "bs": (lambda f, o: wiseft.finetune(start(), f, bs=16), "called batch_size"),
-    "no transform": (lambda f, o: wiseft.linear_probe(Net(), NAMES, f), "Give the transform"),
+    "no transform": (lambda f, o: wiseft.linear_probe(Net(), NAMES, f), r"linear_probe\(…, transform=…\) takes one"),
 }.values(), ids=lambda o: "")
 def test_the_message(held, call, words):
     with pytest.raises(TypeError, match=words):
@@ -290,6 +290,23 @@ def test_a_loader_without_normalization_gets_a_warning(held, normalized):
         warnings.simplefilter("always")
         wiseft.evaluate(start(), DataLoader(Pets(pixels, labels, transform), batch_size=7), progress=False)
     assert any("not normalized as this CLIP's" in str(w.message) for w in messages) != normalized
+
+
+def test_a_loader_of_another_size(held):
+    (pixels, labels), transform = held[1]["array"], start().transform
+    larger = T.Compose([T.Resize(64), T.ToTensor(), T.Normalize(transform.settings["mean"], transform.settings["std"])])
+    with pytest.raises(ValueError, match=r"gives images of \(64, 64\) pixels, and the model takes \(48, 48\)"):
+        wiseft.evaluate(start(), DataLoader(Pets(pixels, labels, larger), batch_size=7), progress=False)
+
+
+def test_which_images_validate_is_said(held, capsys):
+    folder, o = held
+    wiseft.choose_alpha(start(), end(), folder, progress=False)
+    assert "2 of 20 images are for validation, as in finetune" in capsys.readouterr().out
+    suite = folder_suite(dict(train=o["ImageFolder"], validation=o["Dataset"]), [], classnames=NAMES)
+    assert [len(s) for s in (suite.train, suite.validation, suite.test)] == [18, 2, 20]
+    assert "the validation images are taken as one" in capsys.readouterr().err
+    assert "weight-space" in set(wiseft.sweep(start(), end(), suite, by="weight-space", progress=False).method)
 
 
 def test_the_page_says_so():

@@ -191,7 +191,7 @@ def find_training_images(
         for name, table in tables.items():
             if not len(table) or not is_suspicious(table.similarity, among): continue
             alike = table[table.similarity > ALIKE].sort_values('similarity', ascending=False, kind='stable')
-            many = f' (Of these themselves, {usual:.1%} look alike.)' if usual else ''
+            many = f' ({usual:.1%} of the training images look like another one.)' if usual else ''
             warnings.append(
                 f'{name}: {len(alike):,} of {len(table):,} images look like training images of {who}, such as '
                 f'{alike.file.iloc[0]} like {alike.other.iloc[0]}.{many} Were they saved again, mirrored, resized, or '

@@ -17,6 +17,7 @@ from html import escape
 from pathlib import Path
 from ..base.text import BadFile, first_few, printable, warn_user
 from ..base.files import cache_root, data_root, package_data, unzip_once
+from ..base.progress import say_once
 from ..stats.table import MEANS, REFERENCE
 from .prompts import check_same_classes
 from .hashes import folder_hash
@@ -150,7 +151,10 @@ def _splits(source): # split -> source; {} where a source is one set
 
 def _reference_sets(source, classnames): # split -> `ImageSet`
     parts = _splits(source) or dict(train=source)
-    if 'test' not in parts and 'validation' in parts: parts['test'] = parts.pop('validation')
+    if 'test' not in parts and 'validation' in parts:
+        parts['test'] = parts.pop('validation')
+        if 'train' in parts: say_once('There is no test set: the validation images are taken as one, and a tenth of '
+                                      'the training images for validation.')
     sets = {}
     for split in ('train', 'validation', 'test'):
         if split not in parts: continue

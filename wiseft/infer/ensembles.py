@@ -106,7 +106,7 @@ def members(
 def _methods(by, parts): # list of `Method`
     "Methods of names and functions; a function with a parameter `info` is a merge"
     methods = []
-    for given in by:
+    for given in [by] if isinstance(by, str) else by:
         m = as_method(given)
         m = as_method(given, m.kind or ('merge' if 'info' in m.parameters else 'ensemble'))
         if m.kind != 'ensemble' and not (m.kind == 'merge' and 'alpha' in m.parameters): raise ValueError(

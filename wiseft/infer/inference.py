@@ -78,7 +78,7 @@ def pixel_batches(
     spans = list(chunked(range(len(images)), batch_size))
     if shared: spans = spans[rank()::n_processes()]
     loader = TimedLoader(Feeder(partial(_read, source), spans, device, workers))
-    def words(): return f'{images.name}, waiting for images {loader.share:.0%} of the time'
+    def words(): return f'{images.name} (waiting for images: {loader.share:.0%} of the time)'
     for idx, x, bad in tell(loader, words, images=len(images), progress=progress):
         skipped += bad
         check_skipped(images, [reason for _, reason in skipped], most_skipped)
@@ -174,7 +174,11 @@ def each_batch(
         return {d: x.to(d, memory_format=form) for d in devices}
     for idx, x in pixel_batches(images, transform, skipped, most, device=devices[0], shared=True, **kwargs):
         if images.transformed and isinstance(given, ClipTransform) and 0 in idx: # by a `DataLoader`
-            if wrong := given.wrong_range(transform.normalize(x)): warn_user(f'{images.name}: {wrong}')
+            batch, size = transform.normalize(x), tuple(np.broadcast_to(given.settings['size'], 2).tolist())
+            if batch.shape[2:] != size: raise ValueError(
+                f'{images.name}: the DataLoader gives images of {tuple(batch.shape[2:])} pixels, and the model '
+                f'takes {size}.')
+            if wrong := given.wrong_range(batch): warn_user(f'{images.name}: {wrong}')
         results, done = [], 0
         while done < len(idx): # in parts of at most so many images, which are halved where memory is short
             part = slice(done, done+most)

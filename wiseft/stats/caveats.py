@@ -102,7 +102,7 @@ def averaging_costs(
         return [f'{lost}, and below the other end too: the path between the weights is broken. Fine-tune again with '
                 'a lower learning rate.']
     if end > before:
-        return [f'{lost}: the {_end(start)}, at {before:.1%}, is too weak for that. {_better(start)} Or take a larger '
-                f'alpha; {_PAGE}']
+        return [f'{lost}: the {_end(start)}, at {before:.1%}, is too weak for that. {_better(start)} Or take an '
+                f'alpha above 0.5; {_PAGE}']
     return [
         f'{lost}, which is better than the fine-tuned one, at {end:.1%}. Fine-tune again with a lower learning rate.']

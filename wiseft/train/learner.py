@@ -86,7 +86,7 @@ def finetune(
     """
     check_classifier(classifier)
     for other, ours in OTHER_NAMES.items():
-        if other in kwargs: raise TypeError(f'finetune() has no argument {other}: it is called {ours}.')
+        if other in kwargs: raise TypeError(f'There is no argument {other}: it is called {ours}.')
     if isinstance(lr, str): lr = float(lr)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

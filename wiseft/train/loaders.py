@@ -257,7 +257,8 @@ def clip_dataloaders(
         sets = source, validation
     if any(images.transformed for images in sets): raise TypeError(
         'Training transforms images itself, and a DataLoader has transformed them already. Give its dataset without '
-        'the transform, or train on the loaders: clip_learner(classifier, DataLoaders(train, valid)).fit_cosine(10).')
+        'the transform, or train on the loaders: clip_learner(classifier, DataLoaders(train, valid)).fit_cosine(10), '
+        'where DataLoaders comes from fastai.data.core.')
     loaders = []
     for images, shuffle in zip(sets, (True, False)):
         tokens = None

@@ -34,7 +34,7 @@ class Checkpoint(Callback):
         self.done, self.noise, self.kept, self.terminated = 0, None, {}, False
 
     def prepare(self, learn:Learner, resume:bool, recipe:dict): # before the fit: inside it fastai garbles messages
-        self.loader = learn.dls.train
+        self.loader, self.resumes = learn.dls.train, resume
         if not (isinstance(self.loader, ClipDL) and isinstance(learn.opt, OptimWrapper)): raise ValueError(
             'checkpoint_dir needs DataLoaders from clip_dataloaders, whose order can be repeated, and an optimizer of '
             "PyTorch, as in opt_func=partial(OptimWrapper, opt=torch.optim.…). With others fastai's SaveModelCallback "
@@ -69,8 +69,9 @@ class Checkpoint(Callback):
         if at_step or stop and self.train_iter > self.done: _save_checkpoint(self)
         if stop: self.stop()
     def stop(self):
+        again = 'when it is run again' if self.resumes else f'with {option("resume", True)}'
         if not rank(): print(f'SIGTERM: step {self.train_iter} is saved in {self.file}; the training goes on from it '
-                             f'with {option("resume", True)}', file=sys.stderr, flush=True)
+                             f'{again}', file=sys.stderr, flush=True)
         raise SystemExit(TRY_AGAIN)
     def after_epoch(self):
         if self.train_iter > self.done: _save_checkpoint(self)
