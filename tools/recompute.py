@@ -742,7 +742,7 @@ def _(page):
         "one standard error": "\\sqrt{p(1-p)/n}$", "greedy": "doesn't fall", "oracle": "on the test images themselves",
     }.items():
         page.says(f"{ends_with} | {{}} | {{}} |", lost[k, "reference"].mean(), lost[k, "shift"].mean())
-    page.says("All this is one suite, {} validation images, and one model", n)
+    page.says("All this comes from one suite with {} validation images and from one model", n)
 
 
 @checks("explanations/weights_outputs")

@@ -55,7 +55,7 @@ def weighted_average(
     return weighted_sum(finetuned, [w/total for w in weights])
 
 def check_total(weights:list[float]) -> float:
-    "The sum of weights; ValueError if it is 0, by which nothing can be divided"
+    "The sum of weights; ValueError if it is 0, because nothing can be divided by 0"
     total = sum(weights)
     if abs(total) < 1e-8: raise ValueError(
         f"The weights {weights} sum to 0 and can't be divided by their sum. Give others, or `normalize: false`.")
