@@ -18,7 +18,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from readers import READERS, Arrays, Captions, Cards, Configs, HubFolders, Images, Judged, Labeled, Lists
+from readers import READERS, Arrays, Captions, Cards, Cifar, Configs, HubFolders, Images, Judged, Labeled, Lists
 from readers import Pickles, Predictions, Published, Reader, Recipes, Results, Resumes, Shards, StateDicts, Suites
 from readers import TorchScript, changed_files, look, saved
 from safetensors.torch import save
@@ -217,6 +217,8 @@ CORPUS = {  # reader, what differs from its first file: parts, or whole files
         "fmow_v1.1/rgb_metadata.csv": b"split,category,country_code,timestamp\ntrain,zoo,DEU,x\n"}),
     "published: an image of no class": (Published, {"SUN397/Training_01.txt": b"/x/y.jpg\n"}),
     "published: mappings that are lists": (Published, {"objectnet-1.0/mappings/folder_to_objectnet_label.json": b"[]"}),
+    "CIFAR-10.1: labels of no class": (Cifar, lambda: {
+        "CIFAR-10.1/cifar10.1_v6_labels.npy": saved(lambda c, f: np.save(f, c), np.array([0, 10]))}),
     "suites: a table in Latin-1": (Suites, {"s/images.csv": "file,family\ncafé,a\n".encode("latin1")}),
 }
 

@@ -24,6 +24,7 @@ def _pick(predictions, which):
     if several: raise ValueError(
         f'{which} picks several classifiers: {several[0]} is {list(p[several[0]].unique())}. Choose one.')
     p = p[p.correct.notna()].astype(dict(correct=float))
+    if not len(p): raise ValueError(f'{which} has no answers: each image was skipped.')
     first = {c: (c, 'first') for c in ('role', 'group', 'unit', 'label', 'seed')}
     by_image = p.groupby(['dataset', 'file'], sort=False, observed=True)
     out = by_image.agg(correct=('correct', 'mean'), n_seeds=('correct', 'size'), **first)

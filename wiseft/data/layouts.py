@@ -191,6 +191,8 @@ CIFAR10_CLASSES = 'airplane automobile bird cat deer dog frog horse ship truck'.
 def _array_set(name, file, pixels, labels, classnames):
     "An image set in an array"
     _check_pixels(file, pixels, labels)
+    if not np.isin(labels, range(len(classnames))).all(): raise BadFile(
+        f"{file}: its labels are not from 0 to {len(classnames)-1}. Get the authors' own file.")
     names = [f'{file.name}#{i}' for i in range(len(labels))]
     return ImageSet(name, names, labels, classnames, root=None, pixels=pixels)
 
