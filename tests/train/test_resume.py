@@ -179,6 +179,14 @@ def test_killed_while_writing(here, uninterrupted):
     assert same(tensors(here / "torn-classifier/open_clip_model.safetensors")[0], uninterrupted[0])
 
 
+def test_what_a_killed_writer_left_goes_though_all_epochs_are_done(here, uninterrupted):
+    left = here / "whole/.wiseft-00000000"
+    left.mkdir()
+    (left / "lock").touch()
+    assert finish(start(here, "whole", 1000, True)) == []
+    assert os.listdir(here / "whole") == ["checkpoint.safetensors"]
+
+
 @pytest.mark.parametrize("every, last", [(4, 8), (7, 14)], ids=["within an epoch", "at the end of one"])
 def test_killed_and_resumed_with_a_pull_and_averages(here, every, last):
     "What a constraint remembers and the averages so far are in the checkpoint, too."

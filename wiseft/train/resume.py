@@ -16,7 +16,7 @@ from json import dumps, loads
 from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from ..base.text import BadFile, option, why_failed
-from ..base.files import atomic_path, existing_file
+from ..base.files import atomic_path, existing_file, tidy
 from ..base.distributed import of_all, rank
 from ..weights.safetensors_io import write_tensors
 from .loaders import ClipDL
@@ -44,6 +44,7 @@ class Checkpoint(Callback):
             f'{self.file} belongs to an earlier training: {option("resume", True)} goes on with it; else choose '
             f'another {option("checkpoint_dir", flag="--checkpoints")}, or delete it.')
         if self.file.exists():
+            tidy(self.file.parent) # if all epochs are done, nothing more is written there
             _load_checkpoint(self, learn)
             epochs, n = recipe['epochs'], len(self.loader)
             at = f'resumes epoch {self.done//n + 1} at step {self.done%n + 1} of {n}'
