@@ -302,7 +302,7 @@ def test_a_loader_of_another_size(held):
 def test_which_images_validate_is_said(held, capsys):
     folder, o = held
     wiseft.choose_alpha(start(), end(), folder, progress=False)
-    assert "2 of 20 images are for validation, as in finetune" in capsys.readouterr().out
+    assert "2 of 20 images are held out, as in finetune" in capsys.readouterr().out
     suite = folder_suite(dict(train=o["ImageFolder"], validation=o["Dataset"]), [], classnames=NAMES)
     assert [len(s) for s in (suite.train, suite.validation, suite.test)] == [18, 2, 20]
     assert "the validation images are taken as one" in capsys.readouterr().err

@@ -63,8 +63,7 @@ def _held_out(validation, finetuned):
     if not isinstance(validation, (ImageSet, Suite)):
         validation = Suite.of(validation, finetuned.classnames)
         n = sum(len(s) for s in (validation.train, validation.validation, validation.test) if s is not None)
-        print(f'{validation.name}: {len(validation.validation or ()):,} of {n:,} images are for validation, as in '
-              'finetune')
+        print(f'{validation.name}: {len(validation.validation or ()):,} of {n:,} images are held out, as in finetune')
     images = validation.validation if isinstance(validation, Suite) else validation
     if images is None: raise ValueError(
         f'The suite {validation.name!r} has no validation images to choose alpha on. Give an ImageSet of some.')
