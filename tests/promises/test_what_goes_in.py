@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 import wiseft
 from wiseft.base.lazy import Later, open_clip, timm, torchvision
+from wiseft.base.progress import SAID
 from wiseft.data.images import ImageSet
 from wiseft.data.labels import image_folder
 from wiseft.data.suites import Suite, folder_suite
@@ -301,6 +302,7 @@ def test_a_loader_of_another_size(held):
 
 def test_which_images_validate_is_said(held, capsys):
     folder, o = held
+    SAID.clear()  # other tests may have heard it
     wiseft.choose_alpha(start(), end(), folder, progress=False)
     assert "2 of 20 images are held out, as in finetune" in capsys.readouterr().out
     suite = folder_suite(dict(train=o["ImageFolder"], validation=o["Dataset"]), [], classnames=NAMES)
