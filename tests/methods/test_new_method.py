@@ -3,6 +3,7 @@ import json
 import re
 import runpy
 import shutil
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -126,7 +127,8 @@ def test_the_example_of_contributing_is_a_file_of_methods(tmp_path):
     from wiseft.shell.app import load_methods
 
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    (tmp_path / "mine.py").write_text(re.search(r"```python\n(.*?@method.*?)```", text, re.S)[1])
+    code = re.search(r"```python\n(.*?@method.*?)```", text, re.S)[1]
+    (tmp_path / "mine.py").write_text(textwrap.dedent(code))
     before = {*load_methods()}
     mine = {*load_methods([tmp_path / "mine.py"])} - before
     assert {REGISTRY.pop(name).kind for name in mine} == {"loss", "merge"}
