@@ -50,15 +50,18 @@ def decide(
         'them.')
     keep = 'the fine-tuned model' if sign < 0 or sign == 0 and chosen == 1 else 'the average'
     if sign == 0 and chosen == 1: reason += ' Validation images chose the fine-tuned model (α = 1).'
+    for _, r in pairs[by].drop('fine-tuned').iterrows():
+        if keep == 'the average' and _sign(r) < 0: reason += (
+            f' The initial model is better {by}: the average is {_than(r, "it")}.')
     return Decision(keep, float(alpha), sign != 0, reason, table)
 
 def _sign(r): return int(r.low > 0) - int(r.high < 0) # 0: the interval contains 0
 
-def _than(r): # in words
+def _than(r, other='the fine-tuned model'): # in words
     d = round(100*r.difference, 1)
     words = f'{abs(d):.1f} points {"more" if d > 0 else "less"} accurate than' if d else 'as accurate as'
     interval = '' if pd.isna(r.low) else f' (95 % interval {100*r.low:+.1f} to {100*r.high:+.1f})'
-    return f'{words} the fine-tuned model{interval}'
+    return f'{words} {other}{interval}'
 
 def _accuracies(rows): # a row of the table
     r = rows.iloc[0]
