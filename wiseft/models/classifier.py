@@ -98,9 +98,25 @@ def hash(self:ImageClassifier): # 64 hexadecimal digits
 
 @patch
 def __repr__(self:ImageClassifier):
-    kind = {None: '', 0: ', zero-shot', 1: ', fine-tuned'}.get(self.alpha, f', alpha {self.alpha}')
+    initial = ', initial' if self.method == 'start' else ', zero-shot'
+    kind = {None: '', 0: initial, 1: ', fine-tuned'}.get(self.alpha, f', alpha {self.alpha}')
     classes = f'{len(self.classnames)} classes ({first_few(self.classnames)})'
     return f'ImageClassifier {self.clip.name}{kind}: {describe_tower(self.clip)}, {classes}'
+
+# %% ../../nbs/api/models/11_classifier.ipynb #a16022ed
+@patch(as_prop=True)
+def tuning(self:ImageClassifier): # str
+    "Name of the fine-tuning in tables: '' if there was none, 'plain' by default"
+    return self.recipe.get('tuning', 'plain') if self.alpha or self.parents or self.recipe else ''
+
+@patch(as_prop=True)
+def method(self:ImageClassifier): # str, or None where alpha says it
+    "Name of the merge method in tables"
+    has_words = bool(self.clip.tokenizer)
+    trained_head = self.recipe and not self.parents
+    if self.alpha == 0 and (trained_head or not has_words): return 'start'
+    name = self.recipe.get('merge', {}).get('name')
+    return None if name == 'weight-space' else name
 
 # %% ../../nbs/api/models/11_classifier.ipynb #6a5d7517
 def usual_templates(
@@ -200,21 +216,6 @@ def prompt_tokens(self:ImageClassifier): # (n_classes, n_templates, context leng
     texts = [text for name in self.classnames for text in prompts(name, self.templates)]
     tokens = self.clip.tokenizer(texts)
     return tokens.reshape(len(self.classnames), len(self.templates), -1)
-
-# %% ../../nbs/api/models/11_classifier.ipynb #a16022ed
-@patch(as_prop=True)
-def tuning(self:ImageClassifier): # str
-    "Name of the fine-tuning in tables: '' if there was none, 'plain' by default"
-    return self.recipe.get('tuning', 'plain') if self.alpha or self.parents or self.recipe else ''
-
-@patch(as_prop=True)
-def method(self:ImageClassifier): # str, or None where alpha says it
-    "Name of the merge method in tables"
-    has_words = bool(self.clip.tokenizer)
-    trained_head = self.recipe and not self.parents
-    if self.alpha == 0 and (trained_head or not has_words): return 'start'
-    name = self.recipe.get('merge', {}).get('name')
-    return None if name == 'weight-space' else name
 
 # %% ../../nbs/api/models/11_classifier.ipynb #9af84431
 @patch
