@@ -75,6 +75,6 @@ def what_it_forgot(
     if alpha is None: return say_forgetting(forgetting(predictions))
     between = who[~initial & (who.method != 'fine-tuned')]
     first = between[between.method == between.method.iloc[0]] if len(between) else between
-    nearest = first.iloc[(first.alpha - alpha).abs().fillna(0).argsort()[:1]]
+    nearest = first.iloc[(first.alpha - alpha).abs().fillna(0).argsort()[:1]] # or what has no α, such as a merge
     picked = [r.dropna().to_dict() for _, r in nearest[['method', 'alpha']].iterrows()]
     return say_forgetting(forgetting(predictions, [dict(method='fine-tuned'), *picked]))

@@ -183,9 +183,9 @@ def holds(folder:str|Path, path:str|Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 def _why_kept(target, kind): # a clause; empty if it may be replaced
-    "Why `force` must not replace `target` by a folder of this kind (None: by a file); empty if it may"
+    "Why `force` must not replace `target` by a folder of this kind ('': of none; None: by a file); empty if it may"
     if kind is None and target.is_dir(): return 'is a folder, which a file does not replace'
-    if not target.is_dir() and not target.is_file(): return 'is a pipe or a device'
+    if not target.is_dir() and not target.is_file(): return 'is a pipe, a device, or a link to nothing'
     if target.is_file(): return '' if kind is None else 'is a file, which a folder does not replace'
     for place, what in ((os.path.expanduser('~'), 'your home'), (os.getcwd(), 'the folder you work in')):
         if holds(target, place): return f'is {what}, or holds it'

@@ -119,7 +119,7 @@ def completed(self:Method, *args) -> Method: # as `prepare` takes them
 _ALSO = dict(wiseft='weightspace')
 def _plain(name): return ''.join(c for c in name.lower() if c.isalnum())
 
-PAGES = [] # of at most one function that imports what else defines methods, where some are not imported yet
+PAGES = [] # functions that import what else defines methods; `wiseft.methods.index` adds one
 
 def find_method(
     name:str, # as somebody typed it
@@ -130,7 +130,8 @@ def find_method(
     if plus: return find_method(first.strip(), kind) + find_method(second.strip(), kind) # `Chain` of weights.merge
     plain = _ALSO.get(_plain(name), _plain(name))
     def named(): return {_plain(m.name): m for m in REGISTRY.values() if kind in (None, m.kind)}
-    if plain not in named() and PAGES: PAGES.pop()()
+    if plain not in named():
+        for import_pages in PAGES: import_pages()
     methods = named()
     if plain in methods: return methods[plain]
     near = [f' Did you mean {methods[n].name}?' for n in get_close_matches(plain, methods, 1)]

@@ -128,7 +128,8 @@ def unreadable(
     images, reasons = pixels.images, {}
     if images.pixels is not None: return reasons
     kept = decode_once(pixels, progress=progress).kept
-    unknown = range(len(images)) if kept is None else np.flatnonzero(kept.shapes.prod(1) == 0).tolist()
+    unknown = range(len(images))
+    if kept is not None: unknown = np.flatnonzero(kept.shapes.prod(1) == 0).tolist() # empty: kept without a reason
     for i, a in zip(unknown, _loader(pixels, unknown, None)):
         if not isinstance(a, str): continue
         reasons[i] = a

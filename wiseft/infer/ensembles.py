@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import nn
 from ..base.registry import Method, as_method, method
 from ..base.text import option, warn_user
-from ..weights.merge import averageable, check_alpha, check_ends, check_images, check_no_average, prepare_merge
+from ..weights.merge import averageable, check_alpha, check_ends, check_images, check_ends_of_path, prepare_merge
 from ..weights.merge import wise_ft
 from ..weights.path import WeightPath
 from ..stats.caveats import doubts
@@ -40,7 +40,7 @@ def sweep(
     name:str|None=None,     # of the classifier in the table; default the CLIP's
     precision:str|None=None, # as in `evaluate`
     by=('weight-space', 'logits', 'probabilities'), # as in `members`
-    images=None,            # as in `members`; default the suite's validation images, whatever `split` is
+    images=None,            # as in `members`; default the validation images of a `Suite`, whatever `split` is
     parts:str=None,         # as in `members`
     **kwargs                # of `evaluate`: control, metrics, batch_size, workers, progress
 ) -> pd.DataFrame|tuple: # results table, or (results table, `KeptPredictions`)
@@ -77,7 +77,7 @@ def members(
 ) -> dict: # (tuning, method, alpha) -> `Member`
     "The two ends and everything between them"
     check_ends(zeroshot, finetuned)
-    check_no_average(zeroshot, finetuned)
+    check_ends_of_path(zeroshot, finetuned)
     methods = _methods(by, parts)
     alphas = sorted({*map(float, DEFAULT_ALPHAS if alphas is None else alphas)} - {0., 1.})
     # the ends; all members share one head on a control set, unless a text tower was trained
@@ -92,8 +92,9 @@ def members(
         if hasattr(zeroshot, 'check_averageable'): ends = averageable(ends)
     else:
         for a in alphas: check_alpha(a) # else the path of weights does it
-    averages = cache(partial(averages_between, *ends, last, alphas, precision=precision, images=images,
-                             head_of=head_of)) # merge -> dict alpha -> `Average`
+    @cache
+    def averages(method): # dict alpha -> `Average`
+        return averages_between(*ends, last, alphas, method, precision, images, head_of)
     out = [first, last]
     for m in methods:
         if m.kind == 'merge': out += averages(m).values()

@@ -109,7 +109,7 @@ def published_baseline(
     fits = {(f['source'], f['dataset'], f['classes']): f for f in fits}
     if (source, dataset, classes) not in fits: raise ValueError(
         f'{source!r} has no baseline for {dataset!r} with classes={classes!r}. There are {", ".join(map(str, fits))}.')
-    def line(numbers): # lists of JSON are tuples, and what is no field is left
+    def line(numbers): # lists of JSON become tuples; what is no field is dropped
         fields = {k: v for k, v in numbers.items() if k in Line.__annotations__}
         return Line(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
     fit = fits[source, dataset, classes]

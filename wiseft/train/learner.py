@@ -60,7 +60,7 @@ def finetune(
     classifier:ImageClassifier, # to start from; it is not changed
     images, # a `Suite`, or what `image_set` takes: a folder, arrays, a `Dataset`, …; with captions: their folder
     validation=None, # to watch, as `image_set` takes them; default the suite's, or a tenth of `images`
-    epochs:int|None=10, # None: 10, or as many as make 500 steps, for a head alone
+    epochs:int|None=10, # None: 10, or as many as make 500 steps: for a head alone, see `linear_probe`
     lr:float|None=None, # highest learning rate; default `usual_lr`
     batch_size:int=128, # images computed at once; a step takes `accumulate` times as many
     train:str|Method|Callable='all', # what trains: 'all', 'head', 'last:n' or a method such as `lora`
@@ -200,7 +200,8 @@ def clip_learner(
                         **settings | kwargs)
     learn.image_dls, learn.given, learn.accumulate = image_dls, classifier, accumulate
     learn.can_split = not (train_batchnorm or loss and loss.trains_text)
-    learn.recipe = recipe | {k: method_recipe(m) for k, m in dict(loss=loss, pull=constraint).items() if m}
+    named = dict(loss=loss, pull=constraint) # `pull`: as recipes of earlier versions have it
+    learn.recipe = recipe | {k: method_recipe(m) for k, m in named.items() if m}
     learn.recorder.smooth_loss = LossOnDevice()
     _show_progress(learn, progress)
     return learn

@@ -63,8 +63,8 @@ SMALL = 128 # images with a shorter side than this are cut between pixels, by Pi
 def crop_box(
     draws, # four random numbers, uniform in 0…1
     width:int, height:int, # of the image
-    scale:tuple=(.9, 1.), # smallest and largest part of the area to keep
-    ratio:float=4/3, # images longer than this (long side by short) lose their ends
+    scale:tuple=(.9, 1.), # smallest and largest part of the area to keep, of what `ratio` leaves
+    ratio:float=4/3, # images longer than this (long side by short) lose their ends first
 ): # left, top, right, bottom
     "Draw the box of a random resized crop"
     size, shape, x, y = draws

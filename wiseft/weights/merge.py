@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TensorInfo', 'wise_ft', 'uniform_soup', 'weighted_average', 'check_total', 'merged_tensors', 'merge', 'averageable',
-           'positions_of', 'prepare_merge', 'flat_prepared', 'merge_recipe', 'check_ends', 'check_no_average',
+           'positions_of', 'prepare_merge', 'flat_prepared', 'merge_recipe', 'check_ends', 'check_ends_of_path',
            'check_alpha', 'interpolate', 'part_of', 'check_shares', 'average', 'named_models', 'Chain', 'check_models',
            'check_states', 'check_images', 'check_parts']
 
@@ -80,7 +80,8 @@ def merged_tensors(
         for t, of in zip(versions, names): check_finite({name: t}, of)
         first, info = versions[0], TensorInfo(name, positions, prepared.get(name))
         if part in (None, part_of(name)): of_base, here = base is not None, _at(method, info)
-        else: of_base, here, versions = False, uniform_soup, versions[base is not None:]
+        else: # not merged: the fine-tuned weights, or the mean of several
+            of_base, here, versions = False, uniform_soup, versions[-len(finetuned):]
         if is_weight(first):
             wide = torch.promote_types(first.dtype, torch.float32)
             versions = [t.detach().to(first.device, wide) for t in versions]
@@ -126,7 +127,7 @@ def merge(
     for model in models[1:] if base is not None else (): check_ends(base, model)
     of_classifiers = not all(isinstance(m, Mapping) for m in models)
     alike = averageable(models) if of_classifiers else models
-    if method.name == wise_ft.name: check_no_average(*models)
+    if method.name == wise_ft.name: check_ends_of_path(*models)
     names = _names(base, finetuned)
     check_states([_state(m) for m in alike], names)
     first, rest = (None, alike) if base is None else (alike[0], alike[1:])
@@ -204,8 +205,8 @@ def check_ends(zeroshot, finetuned):
         "The ends are swapped: the second, which should be fine-tuned, is a zero-shot classifier (alpha 0). "
         "Give the zero-shot classifier first and the fine-tuned one second.")
 
-def check_no_average(zeroshot, finetuned):
-    "ValueError if α would not be the share of fine-tuned weights, because a classifier is an average already"
+def check_ends_of_path(zeroshot, finetuned):
+    "ValueError if one lies between the other and its start, so that α isn't the share of fine-tuned weights"
     first, second = map(_averaged_ends, (zeroshot, finetuned))
     if not first and not second: return
     one_line = first == second or first and finetuned.hash in first or second and zeroshot.hash in second
