@@ -25,7 +25,7 @@ class FreezeBatchNorm(Callback):
     "Keep all BatchNorm layers in evaluation mode: their weights may train, their statistics stay"
     def before_train(self):
         for m in self.model.modules():
-            if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
+            if isinstance(m, nn.modules.batchnorm._NormBase): m.eval()
 
 # %% ../../nbs/api/train/03_callbacks.ipynb #c7f597d0
 class Bf16(Callback):
@@ -182,8 +182,11 @@ class LrFactors(Callback):
     order = Watch.order+1 # what may cancel a step or a training comes before
     def __init__(self, factors:dict): self.factors = factors # by name of a weight
     def before_fit(self):
-        by_weight = {p: self.factors[n] for n,p in self.learn.student.named_parameters() if p.requires_grad}
+        by_weight = {p: self.factors.get(n, 1.) for n,p in self.learn.student.named_parameters()}
         self.of_groups = [by_weight[group[0]] for group in self.opt.param_lists]
+        for group, f in zip(self.opt.param_lists, self.of_groups):
+            if any(by_weight[p] != f for p in group): raise ValueError(
+                'lr_factors gives weights of one group of the splitter different factors: leave out one of the two.')
         self.rates = self._rates() # the first step may be canceled
     def before_step(self):
         self.rates = self._rates()

@@ -43,7 +43,7 @@ from ..models.tower import as_clip
 from ..models.vision import blank_classifier
 from ..infer.inference import reuse_memory
 from .loaders import (ClipDL, PixelSource, check_dataloaders, clip_dataloaders, feature_dataloaders,
-                                  is_captions)
+                                  first_batch, in_order, is_captions)
 from .losses import Constraint, HeadFromText, Loss, Teacher, method_recipe
 from .callbacks import (Bf16, BusyCores, ClipGradients, FetchLosses, FreezeBatchNorm, LossOnDevice,
                                     LrFactors, Progress, ProgressLines, Watch, accuracy_now)
@@ -159,7 +159,7 @@ def clip_learner(
     constraint:Method|Callable|str|None=None, # function of a weight, called after each step
     accumulate:int=1, # parts that each batch is computed in, for one too large for memory
     grad_checkpointing:bool=False, # compute layers twice instead of keeping their outputs
-    loss_func:Callable|None=None, # fastai's: function of logits and labels, not of captions; default cross-entropy
+    loss_func:Callable|None=None, # fastai's: a mean over images, of logits and labels; default cross-entropy
     lr_factors:dict[str,float]|None=None, # of learning rates: 'image', 'text', 'head', and 'decay' per block
     **kwargs, # of fastai's `Learner`: metrics, opt_func, splitter, path (default: the current folder), …
 ) -> 'ClipLearner':
@@ -189,10 +189,10 @@ def clip_learner(
     factors = rate_factors(model, **lr_factors) if lr_factors else None
     if train == 'head': dls, model = feature_dataloaders(dls, model), HeadOnFeatures(model)
     # cross-entropy, whose place a method's `loss` takes by a callback; captions have no labels
-    weights = weights_of_classes(class_weights, dls.train, classifier)
+    weights = weights_of_classes(class_weights, dls, classifier)
     if captioned: loss_func = _no_labels
     loss_func = loss_func or CrossEntropyLossFlat(label_smoothing=label_smoothing, weight=weights)
-    no_labels = captioned and is_captions(to_cpu(dls.valid.one_batch())[1])
+    no_labels = captioned and is_captions(to_cpu(first_batch(dls.valid))[1])
     callbacks = _callbacks(recipe, factors, loss, constraint)
     settings = dict(metrics=[] if no_labels else accuracy, opt_func=adamw, lr=usual_lr(classifier), path='.',
                     splitter=partial(parameter_groups, factors=factors))
@@ -236,7 +236,7 @@ def _no_labels(logits, y): # until `Loss` takes over; cross-entropy for labeled 
 # %% ../../nbs/api/train/07_learner.ipynb #9f0b0002
 def weights_of_classes(
     weights:str|list|None, # 'balanced', or one number per class
-    dl, # `DataLoader` of training images
+    dls:DataLoaders,
     classifier:ImageClassifier,
 ) -> torch.Tensor: # (n_classes,), where the classifier is
     "Weights of the classes in cross-entropy"
@@ -244,8 +244,9 @@ def weights_of_classes(
     if isinstance(weights, str):
         if weights != 'balanced': raise ValueError(
             f"class_weights is {weights!r}. Expected 'balanced', or one number per class.")
-        source, n_classes = getattr(dl, 'source', None), len(classifier.classnames)
-        labels = getattr(source, 'images', source).labels if source else torch.cat([y.flatten().cpu() for _, y in dl])
+        source, n_classes = getattr(dls.train, 'source', None), len(classifier.classnames)
+        if source: labels = getattr(source, 'images', source).labels
+        else: labels = torch.cat([y.flatten().cpu() for _, y in in_order(dls, dls.train)])
         counts = torch.bincount(torch.as_tensor(labels), minlength=n_classes).clamp(min=1)
         weights = len(labels)/(n_classes*counts)
     return torch.as_tensor(weights, dtype=torch.float32, device=classifier.device)
@@ -256,6 +257,7 @@ def _training_copy(classifier, train, loss, constraint, grad_checkpointing):
     model = classifier.copy().rebuild_head()
     model.alpha, model.parents, model.metrics, model.recipe = 1., [], {}, {}
     choose_weights(model, train)
+    if not any(p.requires_grad for p in model.parameters()): raise ValueError(f'{train!r} leaves no weight to train.')
     if constraint and parametrized(model): raise ValueError(
         f'{constraint.title} moves each weight after a step, and {as_method(train).title} computes weights from other '
         'ones: leave out one of the two.')

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'Normalized', 'crop_box', 'resized_crop', 'PixelSource', 'ClipDL', 'OneImage', 'Items', 'OpenImage',
-           'clip_dataloaders', 'Numbered', 'captioned_images', 'is_captions', 'FeatureSource', 'feature_dataloaders',
-           'check_dataloaders']
+           'clip_dataloaders', 'Numbered', 'captioned_images', 'is_captions', 'FeatureSource', 'first_batch',
+           'in_order', 'feature_dataloaders', 'check_dataloaders']
 
 # %% ../../nbs/api/train/01_loaders.ipynb #a93e2318
 import math, os, torch
@@ -324,6 +324,15 @@ class FeatureSource:
     def n_workers(self, crops:bool, device:torch.device): return 0
 
 # %% ../../nbs/api/train/01_loaders.ipynb #42fd7893
+def first_batch(dl): return dl.one_batch() if hasattr(dl, 'one_batch') else next(iter(dl)) # fastai's or PyTorch's
+
+def in_order(
+    dls:DataLoaders, dl, # one of them
+): # batches of all its images; PyTorch's as they are
+    "The images of a loader, without augmentation if fastai made it"
+    if hasattr(dl, 'items'): return dls.test_dl(dl.items, with_labels=True)
+    return dl.new(shuffle=False, drop_last=False) if hasattr(dl, 'new') else dl
+
 def feature_dataloaders(
     dls:DataLoaders, # of images
     classifier:ImageClassifier,
@@ -337,13 +346,14 @@ def feature_dataloaders(
             for path, reason in cached.skipped: warn_user(f'Left out of fine-tuning: {reason}')
             source = FeatureSource(cached.features, cached.labels)
         else:
-            for x, y in dl.new(shuffle=False, drop_last=False):
+            for x, y in in_order(dls, dl):
                 with torch.no_grad(): f = classifier.features(x.as_subclass(torch.Tensor).to(classifier.device))
                 features.append(f.cpu())
                 labels.append(torch.as_tensor(y).long().cpu())
             source = FeatureSource(torch.cat(features), torch.cat(labels))
         data = TensorDataset(source.features, source.labels)
-        loaders.append(ClipDL(data, source, getattr(dl, 'seed', 0), bs=dl.bs, shuffle=dl.shuffle, num_workers=0))
+        bs, shuffle = getattr(dl, 'bs', None) or dl.batch_size, getattr(dl, 'shuffle', dl is dls.train)
+        loaders.append(ClipDL(data, source, getattr(dl, 'seed', 0), bs=bs, shuffle=shuffle, num_workers=0))
     return DataLoaders(*loaders, device=classifier.device)
 
 # %% ../../nbs/api/train/01_loaders.ipynb #f059990e
@@ -354,8 +364,7 @@ def check_dataloaders(
     "ValueError if the DataLoaders don't suit the classifier"
     for dl, name in zip(dls, ('training', 'validation')):
         if not len(dl): raise ValueError(f'The {name} DataLoader has no batches; it needs one at least.')
-    first = dls.train.one_batch() if hasattr(dls.train, 'one_batch') else next(iter(dls.train))
-    x, y = to_cpu(first)[:2]
+    x, y = to_cpu(first_batch(dls.train))[:2]
     vocab = getattr(dls, 'vocab', None)
     if vocab is not None and not is_captions(y): check_same_classes(
         vocab, list(classifier.classnames), 'the DataLoaders', 'the classifier', 'Make the classifier with '

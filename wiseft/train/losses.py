@@ -25,7 +25,7 @@ from ..models.clip import text_features, unit_length
 from ..models.tower import tower_blocks
 from ..models.classifier import ImageClassifier
 from ..infer.prefetch import sent
-from .loaders import is_captions
+from .loaders import first_batch, is_captions
 
 # %% ../../nbs/api/train/02_losses.ipynb #f728f292
 class Step:
@@ -36,7 +36,7 @@ class Step:
         self.x = x               # (own n, 3, height, width), normalized; (own n, dim) where the head trains on features
         self.y = y               # (n,), labels; (n, context length), token ids of captions
         self.logits = logits     # (n, n_classes)
-        self.features = features # (n, dim), rows of length 1
+        self.features = self.of_length_1(features) # (n, dim), rows of length 1
         self.cross_entropy = cross_entropy # scalar, with the label smoothing; or what loss_func makes of logits and y
         self.step, self.epoch = learn.train_iter, learn.epoch # position, from 0
         self.steps = learn.n_epoch*len(learn.dls.train)       # in all
@@ -51,14 +51,17 @@ class Step:
     def towers(self): # context in which towers compute with the precision of the training
         return torch.autocast(self.x.device.type, **self.autocast)
 
+    def of_length_1(self, features): # which they are already, unless the head takes them as they are
+        return features if self.classifier.head.normalize else unit_length(features)
     @cached_property
     @torch.no_grad()
-    def initial_features(self): # (n, dim), rows of length 1
+    def initial_head_input(self): # (n, dim)
         with self.towers(): return self.gathered(self.x if self.x.ndim == 2 else self.initial.features(self.x))
     @cached_property
+    def initial_features(self): return self.of_length_1(self.initial_head_input) # (n, dim), rows of length 1
+    @cached_property
     @torch.no_grad()
-    def initial_logits(self): # (n, n_classes)
-        return self.initial.head(self.initial_features).float()
+    def initial_logits(self): return self.initial.head(self.initial_head_input).float() # (n, n_classes)
 
     @cached_property
     def tokens(self): return caption_tokens(self) # (n, context length), of a caption of each image
@@ -230,7 +233,7 @@ class Loss(Callback):
         self.learn.loss_grad = sum(terms.values())
         self.learn.loss = self.learn.loss_grad.clone()
         if not self.training: return
-        for name,value in terms.items(): self.sums[name] += value.detach()*len(y)
+        for name,value in terms.items(): self.sums[name] = self.sums.get(name, 0.) + value.detach()*len(y)
         self.n_images += len(y)
     def after_fit(self): self.stack.close()
 
@@ -244,7 +247,7 @@ class Loss(Callback):
 def names(self:Loss):
     "Names of the terms, from a batch of two images"
     classifier = self.learn.student.eval()
-    two = [o[:2].as_subclass(torch.Tensor) for o in self.dls.train.one_batch()[:2]]
+    two = [o[:2].as_subclass(torch.Tensor) for o in first_batch(self.dls.train)[:2]]
     x, y = to_device(two, classifier.device)
     features = x if x.ndim == 2 else classifier.features(x)
     logits = classifier.head(features)
@@ -284,26 +287,27 @@ class Teacher(Callback):
 class Constraint(Callback):
     "Call a constraint on every weight that trains, after each step of the optimizer"
     canceled = False # is this step? Then fastai calls `after_step` all the same
-    def __init__(self, constraint:Method): self.constraint, self.memories = constraint, None
+    def __init__(self, constraint:Method): self.constraint = constraint
 
     def before_fit(self):
         self.pairs = training_pairs(self.learn.student, self.learn.initial)
-        if self.memories is None: self.memories = [{} for _ in self.pairs]
+        self.memories, self.owed = [{} for _ in self.pairs], 0.
         self.option_names = [k for k in ('lr', 'share') if k in self.constraint.parameters]
 
     def share(self):
-        "Share of this step in the sum of all learning rates"
+        "Share of this batch in the sum of all learning rates"
         schedule = next((cb for cb in self.learn.cbs if hasattr(cb, 'share_of')), None)
         return schedule.share_of(self.train_iter) if schedule else 1/(self.n_epoch*len(self.dls.train))
 
+    def before_batch(self): # GradientAccumulation takes a step after several
+        if self.training: self.owed += self.share()
     def after_cancel_step(self): self.canceled = True
 
     @torch.no_grad()
     def after_step(self):
-        canceled, self.canceled = self.canceled, False
+        (canceled, share), self.canceled, self.owed = (self.canceled, self.owed), False, 0.
         if canceled: return
         lrs = {p: h['lr'] for group,h in zip(self.opt.param_lists, self.opt.hypers) for p in group}
-        share = self.share()
         spoilt = getattr(self.learn, 'spoilt', None)
         for (p,p0),memory in zip(self.pairs, self.memories):
             if p.grad is None: continue
@@ -314,7 +318,7 @@ class Constraint(Callback):
             if spoilt is not None: torch.where(spoilt, before, p, out=p) # after a bad step nothing moves
 
     def kept(self): # for a checkpoint
-        return {f'{i}.{k}': v for i,memory in enumerate(self.memories) for k,v in memory.items()}
+        return {f'{i}.{k}': torch.as_tensor(v) for i,memory in enumerate(self.memories) for k,v in memory.items()}
     def restore(self, kept:dict):
         for name,v in kept.items():
             i, _, k = name.partition('.')
