@@ -7,6 +7,7 @@ __all__ = ['fisher_information', 'both_informations', 'fisher']
 
 # %% ../../nbs/methods/fisher.ipynb #679b892c
 import torch
+from functools import partial
 from ..base.registry import method
 from ..weights.tensors import weighted_sum
 from ..weights.merge import TensorInfo
@@ -20,14 +21,16 @@ def fisher_information(
 ) -> dict: # name -> tensor like the parameter
     "Mean over images of the squared gradient of the log-probability of a label drawn from the classifier's own"
     net, draw = classifier.copy().eval().requires_grad_(True), torch.Generator().manual_seed(seed)
-    weights = dict(net.named_parameters())
-    total, n = {k: torch.zeros_like(p) for k, p in weights.items()}, 0
+    weights = dict(net.named_parameters(remove_duplicate=False))
+    def wide(p): return torch.promote_types(p.dtype, torch.float32)
+    total, n = {k: torch.zeros_like(p, dtype=wide(p)) for k, p in weights.items()}, 0
+    gradients = partial(torch.autograd.grad, inputs=[*weights.values()], materialize_grads=True) # 0 of unused ones
     some = images.subset(images.spread(n_images))
     for _, x in batches(some, classifier.transform, [], 32, progress=False):
         for image in x.to(classifier.device):
             log_p = net(image[None])[0].float().log_softmax(0)
             label = torch.multinomial(log_p.detach().exp().cpu(), 1, generator=draw).item()
-            for t, g in zip(total.values(), torch.autograd.grad(log_p[label], list(weights.values()))): t.addcmul_(g, g)
+            for t, g in zip(total.values(), gradients(log_p[label])): t += g.to(t.dtype)**2
             n += 1
     return {k: t/n for k, t in total.items()}
 

@@ -35,15 +35,20 @@ def inner_products(classifier:ImageClassifier, images:ImageSet): # dict name of 
     "What goes into each linear layer, times itself"
     net, grams = classifier.copy(), defaultdict(float)
     all_places(net.visual) # keys and values are made of them all
-    names = {id(p): n for n,p in net.named_parameters()}
-    def add_gram(function, x, weight, *others, **named): # bias; of a convolution then its stride
-        rows = x if weight.ndim == 2 else x[..., ::others[1][0], ::others[1][1]].movedim(1, -1)
+    names = defaultdict(list) # of each weight; a shared one has several
+    for n, p in net.named_parameters(remove_duplicate=False): names[id(p)].append(n)
+    def add_gram(function, x, weight, bias=None, *others, **named): # of a convolution then its stride
+        rows = x
+        if weight.ndim == 4:
+            stride = [*others, named.get('stride', 1)][0]
+            down, right = stride if isinstance(stride, tuple) else (stride, stride)
+            rows = x[..., ::down, ::right].movedim(1, -1)
         if id(weight) in names and weight[0].numel() == rows.shape[-1]: # no convolution of more than one place
-            grams[names[id(weight)]] += (rows := rows.float().flatten(0, -2)).T @ rows
-        return function(x, weight, *others, **named)
+            grams[id(weight)] += (rows := rows.float().flatten(0, -2)).T @ rows
+        return function(x, weight, bias, *others, **named)
     with intercepted(add_gram):
         for _, x in batches(images, net.transform, [], 32, progress=False): net(x.to(net.device))
-    return {n: g.cpu().double() for n,g in grams.items()}
+    return {n: g.cpu().double() for k, g in grams.items() for n in names[k]}
 
 # %% ../../nbs/methods/regmean.ipynb #602dfa0d
 def regressed_weights(

@@ -35,7 +35,8 @@ def _averaged_parts(classifier): # nn.ModuleDict
     if c.head_from_text: towers['text'] = c.text
     return nn.ModuleDict(towers)
 
-def _floats(module): return [t.detach() for t in module.state_dict().values() if t.is_floating_point()]
+def _floats(module): # a shared one once
+    return [t.detach() for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
 
 class TimeAverage(Callback):
     "Average of the weights during a fit"
