@@ -10,6 +10,7 @@ import torch
 from conftest import later, slow_except
 
 from wiseft.base.lazy import open_clip
+from wiseft.models.testing import pico_clip
 
 all_places, only_pooled = later("wiseft.models.pooled", "all_places", "only_pooled")
 
@@ -78,3 +79,13 @@ def test_features_and_gradients_are_open_clips(name):
 def test_all_places_again():
     tower = only_pooled(build(TOWERS["RN101"]))
     assert changed_layers(tower) and not changed_layers(all_places(tower))
+
+
+def test_the_last_block_calls_its_hooks():
+    visual, seen = pico_clip(transformer=True).model.visual, []
+    last = visual.transformer.resblocks[-1]
+    last.register_full_backward_hook(lambda *_: seen.append("backward"))
+    visual(torch.randn(2, 3, 48, 48)).sum().backward()
+    last.register_forward_pre_hook(lambda *_: seen.append("before"))
+    visual(torch.randn(2, 3, 48, 48))
+    assert seen == ["backward", "before"]

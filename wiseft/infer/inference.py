@@ -28,6 +28,7 @@ from ..data.transforms import ClipTransform, in_halves
 from ..data.disk_cache import cache_entry, image_key, open_entry, write_entry
 from ..data.pixels import MAX_SKIPPED, Pixels, PixelsOrError, check_skipped, decode_once, decoding_workers
 from ..data.suites import ImageSet
+from ..models.tower import TORCHVISION
 from .prefetch import Feeder, TimedLoader
 
 # %% ../../nbs/api/infer/01_inference.ipynb #1d44b8e9
@@ -291,10 +292,11 @@ def extract_features(
     progress:bool=True # show a progress bar
 ) -> Features:
     "Features of all images, in order"
-    # where the cache has them, or None: transform and weights may not say all that they follow from
+    # where the cache has them, or None: nothing says all that a transform or module of your own computes
     key, tower, folder = in_halves(classifier.transform).key, getattr(classifier, 'visual', classifier), None
-    if key and isinstance(tower, nn.Module): # as text: the layers (GELU or QuickGELU), and open_clip's description
-        config = getattr(getattr(classifier, 'clip', None), 'config', '')
+    config = getattr(getattr(classifier, 'clip', None), 'config', {})
+    known = config.get('vision_cfg', {}).get('module', TORCHVISION).startswith(TORCHVISION)
+    if key and known and isinstance(tower, nn.Module): # as text: the layers (GELU or QuickGELU), open_clip's config
         weights, device = state_hash(tower.state_dict()), device_of(classifier).type
         folder = cache_entry('features', image_key(images, key, tower, config, weights, device))
     if all(of_all(open_entry(folder) is not None)):

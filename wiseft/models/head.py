@@ -28,8 +28,8 @@ class ClassificationHead(nn.Module):
         normalize:bool=True # features to length 1?
     ):
         super().__init__()
-        self.weight = nn.Parameter(weight.detach().clone())
-        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        def own(t): return nn.Parameter(t.detach().float().clone()) # of NumPy, in double precision, too
+        self.weight, self.bias = own(weight), None if bias is None else own(bias)
         self.normalize = normalize
     def forward(self,
         features:torch.Tensor # (n, dim), of any length

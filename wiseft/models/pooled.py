@@ -45,7 +45,8 @@ class ClassTokenTransformer(Transformer):
         checkpointed = partial(checkpoint, use_reentrant=False)
         call = checkpointed if self.grad_checkpointing else lambda block, *args: block(*args)
         for block in blocks: x = call(block, x, None, None, attn_mask)
-        return last(x) if last._forward_hooks else call(partial(_class_token, last), x)
+        hooks = last._forward_pre_hooks, last._forward_hooks, last._backward_pre_hooks, last._backward_hooks
+        return last(x) if any(hooks) else call(partial(_class_token, last), x)
     def _get_name(self): return 'Transformer' # in the text of a model
 
 def _class_token(block, x): # (n, tokens, dim) -> (n, 1, dim)

@@ -14,8 +14,8 @@ from ..base.text import BadFile, first_few, python_or_shell
 from ..base.files import atomic_path, existing_folder, sha256_file
 from ..base.lazy import open_clip
 from ..weights.tensors import check_finite
-from ..weights.safetensors_io import state_hash
-from ..weights.checkpoints import read_state_dict, write_state_dict
+from ..weights.safetensors_io import TensorFile, state_hash
+from ..weights.checkpoints import write_state_dict
 from .open_clip_config import read_json, write_json
 
 # %% ../../nbs/api/models/02_save.ipynb #fb7cecd2
@@ -53,7 +53,7 @@ def round_files(
 ):
     "Round the weights of all files in a folder"
     for path in folder.glob('*.safetensors'):
-        write_state_dict(round_weights(read_state_dict(path), precision), path, force=True)
+        write_state_dict(round_weights(TensorFile(path).read(), precision), path, force=True)
 
 # %% ../../nbs/api/models/02_save.ipynb #d8ea317d
 def _card(c, files, precision=None):

@@ -14,13 +14,14 @@ from collections import Counter
 from copy import deepcopy
 from pathlib import Path
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 from ..base.text import BadFile, kind_and_shape, python_or_shell, warn_user, why_failed
 from ..base.files import sha256_file
 from ..base.lazy import open_clip, torchvision
 from ..base.devices import best_device
 from ..weights.layout import Positions
-from ..weights.safetensors_io import state_hash
-from ..weights.checkpoints import read_state_dict, write_state_dict
+from ..weights.safetensors_io import TensorFile, state_hash
+from ..weights.checkpoints import write_state_dict
 from ..data.transforms import ClipTransform, OwnTransform
 from .open_clip_config import check_preprocess_cfg, read_json, write_json
 from .build import ImageModel, quiet
@@ -117,7 +118,10 @@ def image_model(
     device:str|torch.device|None=None # default `best_device`
 ): # `Clip` without a text tower; its `own_head` is the model's, None if it has none
     "An image model as a tower, with its last linear layer as a head; the module is copied"
-    module = deepcopy(module).cpu().eval()
+    if any(map(is_parametrized, module.modules())): raise ValueError(
+        'The module has parametrized weights, such as those of weight_norm, and an average of them is none of its '
+        'weights. Make them plain: torch.nn.utils.parametrize.remove_parametrizations(LAYER, NAME).')
+    module = deepcopy(module).cpu().float().eval()
     name, take, known = name or type(module).__name__, read_transform(transform), {}
     if isinstance(take, OwnTransform):
         known['transform'] = type(transform).__name__
@@ -247,7 +251,7 @@ def read_image_model(
         f"The classifier was made with a transform of its own, {vision['transform']!r:.100}. Give it: "
         'load_classifier(FOLDER, module=MODULE, transform=TRANSFORM).')
     path = where.with_name(own_weights)
-    state = read_state_dict(path)
+    state = TensorFile(path).read()
     try:
         if module is None: module = torchvision.models.get_model(kind.removeprefix(TORCHVISION), weights=None)
         body = without_layer(module, layer)

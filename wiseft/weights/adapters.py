@@ -126,7 +126,8 @@ def write_adapter(
         if w.ndim != 2 or not k.endswith('weight'): raise ValueError(
             f'{k!r} was trained and is not a matrix of a layer. An adapter holds such matrices and a head.')
         u, s, v = torch.linalg.svd(end - begin, full_matrices=False)
-        if s[rank:].any() and s[rank] > 1e-4*s[0]: raise ValueError(
+        rounded = torch.finfo(w.dtype).eps*end.norm() # of the weights; a gentle training hardly exceeds it
+        if s[rank:].any() and s[rank] > max(1e-4*s[0], rounded): raise ValueError(
             f'The change of {k!r} is of a higher rank than {rank}. An adapter holds what LoRA trained; give its rank.')
         # a small matrix has fewer singular values: nought fills the factors up
         roots = s[:rank].sqrt()

@@ -8,6 +8,7 @@ __all__ = ['recompute_batchnorm']
 # %% ../../nbs/api/weights/10_batchnorm.ipynb #4c76b81c
 import torch
 from collections.abc import Iterable
+from copy import deepcopy
 from torch import nn
 
 # %% ../../nbs/api/weights/10_batchnorm.ipynb #435cafa3
@@ -21,13 +22,16 @@ def recompute_batchnorm(
     if not layers: return module
     batches, device = list(batches), next(module.parameters()).device
     if not batches: raise ValueError("There are no batches to compute BatchNorm statistics from.")
-    settings = [(m.momentum, m.training) for m in layers]
+    settings, before = [(m.momentum, m.training) for m in layers], [deepcopy(m.state_dict()) for m in layers]
     try:
         for m in layers:
             m.reset_running_stats()
             m.momentum = None # the plain mean over batches
             m.train()
         for b in batches: module((b[0] if isinstance(b, (tuple, list)) else b).to(device))
+    except BaseException: # the statistics of some batches would be of no use
+        for m, state in zip(layers, before): m.load_state_dict(state)
+        raise
     finally:
         for m, (momentum, training) in zip(layers, settings):
             m.momentum = momentum

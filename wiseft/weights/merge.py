@@ -109,7 +109,7 @@ def _version(method, versions, of_base):
 # %% ../../nbs/api/weights/03_merge.ipynb #dad8b6db
 def merge(
     base:Mapping|nn.Module|None, # state dict or classifier before fine-tuning; None if the method doesn't use it
-    finetuned:Iterable[Mapping|nn.Module], # the same, fine-tuned from it
+    finetuned:Mapping|nn.Module|Iterable[Mapping|nn.Module], # the same, fine-tuned from it: one, or several
     method:Method|Callable|str=wise_ft, # function of a tensor, or the name of a registered one
     prepared:dict|None=None, # name -> what the method needs to know of a tensor; default: what its `prepare` computes
     images=None, # validation images of the reference, for methods that need some
@@ -120,7 +120,8 @@ def merge(
 
     Hyperparameters of the method are keyword arguments: `merge(base, [finetuned], 'LiNeS', alpha=.5)`.
     """
-    method, finetuned = as_method(method, 'merge').set(**hyperparameters), list(finetuned)
+    method = as_method(method, 'merge').set(**hyperparameters)
+    finetuned = [finetuned] if isinstance(finetuned, (Mapping, nn.Module)) else list(finetuned)
     if parts: method = method.set(parts=parts)
     check_models(method, base, len(finetuned))
     models = finetuned if base is None else [base, *finetuned]
