@@ -92,3 +92,8 @@ def test_loaders_of_pytorch(start, how):
     data = TensorDataset(2 * torch.rand(32, 3, 48, 48) - 1, torch.arange(32) % 2)
     dls = DataLoaders(DataLoader(data, 16), DataLoader(data, 16))
     clip_learner(start, dls, progress=False, **how).fit_cosine(1)
+
+
+def test_only_a_mean_over_images_is_halved_where_memory_is_short(start):
+    of_their_own = learner(start, loss_func=torch.nn.CrossEntropyLoss(reduction="sum"))
+    assert learner(start).can_split and not of_their_own.can_split

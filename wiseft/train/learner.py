@@ -199,7 +199,8 @@ def clip_learner(
     learn = ClipLearner(dls, model, loss_func=loss_func, wd=wd, wd_bn_bias=True, cbs=[*callbacks, *L(cbs)],
                         **settings | kwargs)
     learn.image_dls, learn.given, learn.accumulate = image_dls, classifier, accumulate
-    learn.can_split = not (train_batchnorm or loss and loss.trains_text)
+    is_mean = isinstance(loss_func, CrossEntropyLossFlat)
+    learn.can_split = is_mean and not (train_batchnorm or loss and loss.trains_text)
     named = dict(loss=loss, pull=constraint) # `pull`: as recipes of earlier versions have it
     learn.recipe = recipe | {k: method_recipe(m) for k, m in named.items() if m}
     learn.recorder.smooth_loss = LossOnDevice()
@@ -285,7 +286,7 @@ class ClipLearner(Learner):
     "A fastai `Learner` that fine-tunes a copy of an image classifier"
     given = image_dls = None # by `clip_learner`: the classifier that it got, and its loaders of images
     accumulate = 1 # parts that each batch is computed in
-    can_split = True # may there be more parts? Not where the loss or BatchNorm looks at the whole batch
+    can_split = True # may there be more parts? Not where BatchNorm or the loss may look at the whole batch
     initial_accuracy = stop_reason = None # before the first step; why training ended
 
     @property
