@@ -6,7 +6,7 @@
 __all__ = ['is_hugging_face', 'is_stored_dataset', 'image_set']
 
 # %% ../../nbs/api/data/11_objects.ipynb #6b1d0004
-import numpy as np
+import numpy as np, pandas as pd
 from collections.abc import Mapping
 from operator import itemgetter
 from pathlib import Path
@@ -22,6 +22,7 @@ from .labels import image_folder, match_labels, source_name
 def _of_pair(images, labels, classnames, name):
     "The images of (images, labels)"
     name, n = name or 'images', len(images)
+    if isinstance(images, pd.Series): images = list(images) # else its index, not the position, would count
     labels = np.asarray(labels.cpu() if hasattr(labels, 'cpu') else labels)
     if labels.shape != (n,): raise ValueError(
         f'{n} images and labels of shape {labels.shape}: expected one label each.')
