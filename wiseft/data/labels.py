@@ -48,7 +48,7 @@ def _labels_of(path, folders, classnames): # dict folder -> label, and class nam
     numbered = all(map(str.isdecimal, names))
     if classnames is None: _check_meaning(path, names, numbered)
     # numbers of the given names
-    if numbered and isinstance(classnames, (list, tuple)) and not {*names} & {*classnames}:
+    if numbered and isinstance(classnames, (list, tuple)) and not _are_names(names, classnames):
         if max(map(int, names)) >= len(classnames): raise ValueError(
             f'{path}: folder {max(names, key=int)!r} for {len(classnames)} class names; expected 0 to '
             f'{len(classnames)-1}.')
@@ -57,6 +57,10 @@ def _labels_of(path, folders, classnames): # dict folder -> label, and class nam
     class_of = names if classnames is None else classnames
     names = check_classnames(class_of.values() if isinstance(class_of, dict) else class_of)
     return {normalize('NFC', str(f)): i for i, f in enumerate(class_of)}, names
+
+def _are_names(numbers, classnames):
+    "Whether numbers are class names themselves, and not their indices"
+    return not {*numbers}.isdisjoint(classnames) or all(str(c).isdecimal() for c in classnames)
 
 def _check_meaning(path, names, numbered):
     "Warn of names that mean nothing in prompts"
@@ -354,7 +358,8 @@ def table_set(
         f'{path} names files that are not there: {first_few(missing)}. They are looked for beside the table, in '
         f'{os.path.abspath(path.parent)}.')
     numbered = t.label.str.fullmatch(r'\d{1,9}').all() and not isinstance(classnames, dict)
-    if numbered: labels, names = _numbered(path, t.label.to_numpy(int), classnames)
+    if numbered and (classnames is None or not _are_names(t.label, classnames)):
+        labels, names = _numbered(path, t.label.to_numpy(int), classnames)
     else: labels, names = _named(path, t.label, classnames)
     groups = list(t.group) if 'group' in t else None
     return ImageSet(name or source_name(path), files, labels, names, groups=groups, root=path.parent)
