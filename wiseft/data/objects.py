@@ -10,7 +10,8 @@ import numpy as np, pandas as pd
 from collections.abc import Mapping
 from operator import itemgetter
 from pathlib import Path
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import (DataLoader, DistributedSampler, RandomSampler, SequentialSampler, Subset,
+                              SubsetRandomSampler, TensorDataset)
 from ..base.text import first_few, warn_user
 from .prompts import check_classnames
 from .decoding import as_picture
@@ -68,6 +69,16 @@ def _of_dataset(dataset, classnames, name, transformed=False):
     labels, names = _labels(np.asarray(labels), _known_names(dataset), classnames, name)
     pictures = PictureColumn(dataset, itemgetter(0), transformed=transformed)
     return ImageSet(name, _numbered(name, len(dataset)), labels, names, pixels=pictures)
+
+def _sampled(loader):
+    "The dataset of a `DataLoader`, or the part of it that its sampler draws"
+    batches = loader.batch_sampler
+    sampler = loader.sampler if batches is None else getattr(batches, 'sampler', batches)
+    if isinstance(sampler, SubsetRandomSampler): return Subset(loader.dataset, list(map(int, sampler.indices)))
+    if isinstance(sampler, (SequentialSampler, RandomSampler, DistributedSampler)): return loader.dataset
+    raise ValueError(
+        f'This DataLoader has a {type(sampler).__name__}, which may leave out images or repeat them; expected each '
+        'image once. Give one without it, of the dataset or of Subset(dataset, indices).')
 
 def _known_labels(dataset): # (n,); None where only its items tell them
     "Labels that a dataset keeps beside its images"
@@ -130,7 +141,7 @@ def image_set(
     """
     if isinstance(source, ImageSet): return source
     if isinstance(source, (str, Path)): return _of_path(source, classnames, name)
-    if isinstance(source, DataLoader): return _of_dataset(source.dataset, classnames, name, transformed=True)
+    if isinstance(source, DataLoader): return _of_dataset(_sampled(source), classnames, name, transformed=True)
     if is_hugging_face(source): return _of_hugging_face(source, classnames, name)
     if isinstance(source, tuple) and len(source) == 2: return _of_pair(*source, classnames, name)
     if hasattr(source, 'samples') and hasattr(source, 'classes'): return _of_files(source, classnames, name)
