@@ -51,9 +51,10 @@ def _labels(labels, own, classnames, name): # (n,) numbers, class names
 # %% ../../nbs/api/data/11_objects.ipynb #6b1d000c
 def _of_files(folder, classnames, name):
     "The files of torchvision's `ImageFolder`"
-    if getattr(folder, 'transforms', None) or getattr(folder, 'transform', None): warn_user(
+    if getattr(folder, 'transform', getattr(folder, 'transforms', None)): warn_user(
         f"The transform of this {type(folder).__name__} is not used: the classifier's own is.")
     paths, labels = zip(*folder.samples)
+    if relabel := getattr(folder, 'target_transform', None): labels = list(map(relabel, labels))
     labels, names = _labels(np.array(labels), folder.classes, classnames, str(folder.root))
     return ImageSet(name or source_name(folder.root), paths, labels, names, root=Path(folder.root))
 
@@ -65,7 +66,7 @@ def _of_dataset(dataset, classnames, name, transformed=False):
     transformed = transformed and hasattr(first[0], 'detach')
     if not transformed: as_picture(first[0])
     labels, name = _known_labels(dataset), name or 'images'
-    if labels is None: labels = [int(dataset[i][1]) for i in range(len(dataset))]
+    if labels is None: labels = _labels_in(dataset, range(len(dataset)))
     labels, names = _labels(np.asarray(labels), _known_names(dataset), classnames, name)
     pictures = PictureColumn(dataset, itemgetter(0), transformed=transformed)
     return ImageSet(name, _numbered(name, len(dataset)), labels, names, pixels=pictures)
@@ -80,14 +81,21 @@ def _sampled(loader):
         f'This DataLoader has a {type(sampler).__name__}, which may leave out images or repeat them; expected each '
         'image once. Give one without it, of the dataset or of Subset(dataset, indices).')
 
+def _labels_in(dataset, rows):
+    labels = (dataset[i][1] for i in rows)
+    return [y if isinstance(y, str) else int(y) for y in labels]
+
 def _known_labels(dataset): # (n,); None where only its items tell them
-    "Labels that a dataset keeps beside its images"
-    if isinstance(dataset, Subset):
+    "Labels that a dataset keeps beside its images, if a few of its items have the same"
+    if type(dataset) is Subset:
         labels = _known_labels(dataset.dataset)
-        return None if labels is None else np.asarray(labels)[dataset.indices]
-    if isinstance(dataset, TensorDataset): return dataset.tensors[1].cpu()
-    if getattr(dataset, 'target_transform', None): return None
-    return getattr(dataset, 'targets', getattr(dataset, 'labels', None))
+        return None if labels is None else labels[dataset.indices]
+    if isinstance(dataset, ImageSet): return dataset.labels
+    if isinstance(dataset, TensorDataset): return dataset.tensors[1].cpu().numpy()
+    labels = getattr(dataset, 'targets', getattr(dataset, 'labels', None))
+    if labels is None or len(labels) != len(dataset) or getattr(dataset, 'target_transform', None): return None
+    labels, some = np.asarray(labels), np.linspace(0, len(dataset)-1, 16).astype(int).tolist()
+    return labels if labels.dtype.kind in 'UO' or labels[some].tolist() == _labels_in(dataset, some) else None
 
 def _known_names(dataset): # list; None where there are none
     if isinstance(dataset, Subset): return _known_names(dataset.dataset)
