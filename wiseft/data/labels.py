@@ -31,7 +31,12 @@ def image_folder(
 ) -> ImageSet:
     "The images of a folder of class folders"
     path = check_downloaded(path)
-    if shard_files(path): return shard_set(path, classnames, name)
+    if tars := shard_files(path):
+        folders = [f.name for f in visible_folders(path) if _has_images(f)] if path.is_dir() else []
+        if folders: raise ValueError(
+            f'{path} has tars ({first_few([t.name for t in tars])}) beside folders of images ({first_few(folders)}); '
+            'expected one or the other. Move one elsewhere.')
+        return shard_set(path, classnames, name)
     if _is_table(path): return table_set(path, classnames, name)
     files = _files_by_folder(path)
     labels, names = _labels_of(path, list(files), classnames)
