@@ -342,6 +342,9 @@ def read_image_table(
     for k in 'file', need:
         if column[k] is None: raise BadFile(
             f'{path} has the columns {first_few(list(t), 8)}: there is none named {" or ".join(_COLUMNS[k])}.{hint}')
+    if need != 'file' and 'split' in t and t['split'].nunique() > 1: warn_user(
+        f'{path} has a column split with {first_few(t["split"].unique())}, which is not used: all rows are one set. '
+        'Write one table per split.')
     t = pd.DataFrame({k: t[c] for k, c in column.items() if c})
     whole = (t.file != '') & (t[need].str.strip() != '')
     if empty := [t.file.iloc[i] or f'row {i+1}' for i in np.flatnonzero(~whole)]:
