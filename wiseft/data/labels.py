@@ -345,8 +345,8 @@ def read_image_table(
     if need != 'file' and 'split' in t and t['split'].nunique() > 1: warn_user(
         f'{path} has a column split with {first_few(t["split"].unique())}, which is not used: all rows are one set. '
         'Write one table per split.')
-    t = pd.DataFrame({k: t[c] for k, c in column.items() if c})
-    whole = (t.file != '') & (t[need].str.strip() != '')
+    t = pd.DataFrame({k: t[c] if k in ('file', 'original') else t[c].str.strip() for k, c in column.items() if c})
+    whole = (t.file.str.strip() != '') & (t[need] != '')
     if empty := [t.file.iloc[i] or f'row {i+1}' for i in np.flatnonzero(~whole)]:
         raise BadFile(f'{path} has no {need} for {first_few(empty)}. Write one, or remove the row.')
     return t
