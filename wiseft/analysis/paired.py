@@ -43,7 +43,7 @@ def _difference(name, sets, groups):
     for d, (of_a, of_b) in sets.items():
         a[d] = of_a.correct.to_numpy()
         b[d] = of_b.correct.to_numpy()
-        units[d] = list(of_a[column])
+        units[d] = np.where(of_a[column].isna(), of_a.unit, of_a[column]).tolist() # one without a group is by itself
         k = of_a[column].nunique()
         if groups and k < MIN_GROUPS: few.append(f'{d} has {k or "no"} {over}, fewer than {MIN_GROUPS}')
     difference, low, high = mean_difference(a, b, None if few else units)

@@ -239,12 +239,13 @@ def what_is_drawn(
     if not groups: return {d: list(s.units) for d, s in sets.items()}
     few = []
     for d, s in sets.items():
-        n = len(set(s.groups or []))
+        n = len({*(s.groups or [])} - {'', None})
         if n < MIN_GROUPS: few.append(f'{d} has {n or "no"} groups')
     if few: raise ValueError(
         f'Intervals over groups say nothing of sets with fewer than {MIN_GROUPS}: {", ".join(few)}. Leave out '
         f"{option('groups', True)}.")
-    return {d: list(s.groups) for d, s in sets.items()}
+    # an image without one is by itself
+    return {d: [u if g in ('', None) else g for g, u in zip(s.groups, s.units)] for d, s in sets.items()}
 
 # %% ../../nbs/api/bench/03_outcome.ipynb #c6ba8bda
 @patch

@@ -68,8 +68,9 @@ MIN_GROUPS = 5 # groups in a set below which an interval over them says nothing
 def groups_of(
     rows:pd.DataFrame # of one set
 ): # (n,) names, or None
-    "Groups of a set, if there are enough to resample"
-    return list(rows.group) if rows.group.nunique() >= MIN_GROUPS else None
+    "Groups of a set, if there are enough to resample; an image without one is by itself"
+    if rows.group.nunique() < MIN_GROUPS: return None
+    return np.where(rows.group.isna(), rows.unit, rows.group).tolist()
 
 def column_of(rows:pd.DataFrame, metric:Metric): # (n,) float array
     "Numbers per image; an error says how to get them"
@@ -95,7 +96,8 @@ def _f1(rows):
 
 def _worst(rows):
     if rows.group.isna().any(): raise ValueError(
-        f'{rows.dataset.iloc[0]} has images without a group, so there is no worst group.')
+        f'{rows.dataset.iloc[0]} has images without a group, so there is no worst group. Give each its own, or '
+        "'Other', which doesn't count.")
     return worst_group(rows.correct.astype(bool), list(rows.group))
 
 def _ece(rows):
@@ -149,7 +151,7 @@ def image_rows(
     for d, images in datasets.items():
         label = pd.Categorical.from_codes(class_positions(images, classes)[images.labels], classes)
         rows = pd.DataFrame(dict(dataset=d, split=split, role=images.role, file=list(images.files())))
-        groups = pd.array(images.groups or [None]*len(images), dtype='str')
+        groups = pd.array([None if g == '' else g for g in images.groups or ['']*len(images)], dtype='str')
         rows = rows.assign(group=groups, unit=list(images.units), label=label)
         parts.append(rows.assign(data_fingerprint=images.fingerprint, n_missing=images.n_missing))
     rows = pd.concat(parts, ignore_index=True)
@@ -248,9 +250,9 @@ def _metric_rows(sets, metric):
             means = [values[d][0] for d in some]
             mean = np.mean(means), np.nan, np.nan
         else: # drawn are groups where every set has enough, else images, copies of one together
-            unit = 'group' if all(groups_of(readable[d]) for d in some) else 'unit'
+            units = {d: groups_of(readable[d]) for d in some}
+            if not all(units.values()): units = {d: list(readable[d].unit) for d in some}
             numbers = {d: column_of(readable[d], metric) for d in some}
-            units = {d: list(readable[d][unit]) for d in some}
             mean = mean_over_sets(numbers, units, bounded=metric.bounded)
         all_prints = ' '.join(f'{d}:{prints[d]}' for d in some)
         fingerprint = hashlib.sha256(all_prints.encode()).hexdigest()[:12]
