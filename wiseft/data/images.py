@@ -49,6 +49,7 @@ class ImageSet(Dataset):
         if not isinstance(self.paths, PathColumn): self.paths = PathColumn(map(Path, self.paths))
         self.labels = np.asarray(self.labels, dtype=np.int64)
         self.name, self.classnames = printable(self.name), list(self.classnames)
+        if self.groups is not None: self.groups = list(self.groups)
         if self.units is None: self.units = TextColumn(map(printable, self.paths.as_texts()))
         for k in ('labels', 'groups', 'units', 'pixels', 'members'):
             v = getattr(self, k)
