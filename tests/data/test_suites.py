@@ -219,3 +219,11 @@ def test_a_table_without_files(text, tmp_path):
     (tmp_path / "families.csv").write_text(text)
     with pytest.raises(BadFile, match="families.csv has (no file for 'row 2'|the columns .* there is none named file)"):
         load_suite(tmp_path)
+
+
+def test_a_reference_too_small_to_hold_images_out_says_how_many_it_takes():
+    pixels, labels = np.zeros((4, 8, 8, 3), np.uint8), np.array([0, 0, 1, 1])
+    with pytest.raises(ValueError, match="fewer than 3 images of each class, .* for validation and test. Give more"):
+        folder_suite((pixels, labels), [], ["cat", "dog"])
+    with pytest.raises(ValueError, match="fewer than 2 images of each class, .* for validation. Give more"):
+        folder_suite(dict(train=(pixels[::2], labels[::2]), test=(pixels, labels)), [], ["cat", "dog"])

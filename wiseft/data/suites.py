@@ -163,6 +163,9 @@ def _reference_sets(source, classnames): # split -> `ImageSet`
     absent = [split for split in ('validation', 'test') if split not in sets]
     if 'train' in sets and absent:
         sets['train'], *parts = sets['train'].split((.1,)*len(absent))
+        if not len(parts[0]): raise ValueError(
+            f'The reference has fewer than {len(absent)+1} images of each class, so none are held out for '
+            f'{" and ".join(absent)}. Give more images, or its splits: train, validation, and test.')
         sets |= zip(absent, parts)
     return sets
 
