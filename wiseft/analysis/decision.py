@@ -10,7 +10,7 @@ import pandas as pd
 from dataclasses import dataclass
 from pathlib import Path
 from ..base.text import option
-from ..stats.table import MEAN
+from ..stats.table import MEAN, reference_rows
 from .predictions import compare_ends, predictions_file, read_predictions
 
 # %% ../../nbs/api/analysis/07_decision.ipynb #3e565572
@@ -35,8 +35,8 @@ def decide(
     "Decide between the average and the fine-tuned model"
     c = comparisons[comparisons.b == f'weight-space, {alpha:g}']
     if 'over' in c: c = c[c.over == 'images']
-    sides = {'on the reference': c.role.isin(['reference', 'aside']), 'under shift': c.dataset == MEAN}
-    pairs = {side: c[rows].set_index('a') for side, rows in sides.items() if rows.any()}
+    sides = {'on the reference': reference_rows(c), 'under shift': c[c.dataset == MEAN]}
+    pairs = {side: rows.set_index('a') for side, rows in sides.items() if len(rows)}
     differences = {side: r.loc['fine-tuned'] for side, r in pairs.items() if 'fine-tuned' in r.index}
     if not differences: return None
     table = pd.DataFrame({side: _accuracies(rows) for side, rows in pairs.items()}).T

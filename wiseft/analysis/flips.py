@@ -7,7 +7,7 @@ __all__ = ['changed_images', 'some_changes', 'accuracy_by_class', 'forgotten_ima
 
 # %% ../../nbs/api/analysis/03_flips.ipynb #0b87880f
 import pandas as pd
-from ..stats.table import INITIAL
+from ..stats.table import INITIAL, reference_rows
 from .predictions import find_ends, KeptPredictions
 
 # %% ../../nbs/api/analysis/03_flips.ipynb #05931bac
@@ -55,7 +55,7 @@ def accuracy_by_class(
     alpha:float=.5, # of the averaged classifier
 ) -> pd.DataFrame: # index: class; n, then accuracy of zero-shot, weight-space, fine-tuned; the lowest average first
     "Accuracy of each class of the reference"
-    frames = {m: f[f.role.isin(['reference', 'aside'])] for m, f in _right_and_wrong(predictions, alpha).items()}
+    frames = {m: reference_rows(f.reset_index()) for m, f in _right_and_wrong(predictions, alpha).items()}
     by_class = {m: f.groupby(f.label.astype(str)).correct for m, f in frames.items()}
     if not by_class: return pd.DataFrame()
     table = pd.DataFrame({m: g.mean() for m, g in by_class.items()})

@@ -10,7 +10,7 @@ import numpy as np, pandas as pd
 from pathlib import Path
 from ..base.text import counted
 from ..stats.table import MEAN, INITIAL, UNBOUNDED
-from ..stats.table import check_single, dataset_order, first_metric, reference_set, wide
+from ..stats.table import check_single, dataset_order, first_metric, reference_rows, reference_set, wide
 from ..stats.caveats import doubts
 from ..stats.robustness import robustness
 from ..data.decoding import UnreadableImage
@@ -215,10 +215,9 @@ def _by_class(predictions, alpha):
     t = accuracy_by_class(predictions, alpha)
     ends = find_ends(predictions, alpha)
     if 'weight-space' not in t or len(ends) < 2: return
-    words, of_reference = {}, predictions.images.role.isin(['reference', 'aside'])
+    words = {}
     for m, which in ends.items():
-        frame = predictions.frame(**which)
-        [f1] = score(frame[of_reference.to_numpy()], ['macro-F1']).value
+        [f1] = score(reference_rows(predictions.frame(**which)), ['macro-F1']).value
         words[m] = f'{NAMES.get(m, m)} {100*f1:.1f} %'
     shown = pd.concat([t.n, 100*t.drop(columns='n').rename(columns=lambda m: f'{NAMES.get(m, m)}, %')], axis=1)
     shown = shown.rename(columns=dict(n='images')).rename_axis('class').reset_index()

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IDENTITY', 'COLUMNS', 'METHODS', 'INITIAL', 'ROLES', 'REFERENCE', 'MEAN', 'CONTROL_MEAN', 'MEANS', 'UNBOUNDED',
-           'results_table', 'check_roles', 'check_single', 'first_metric', 'dataset_order', 'reference_set', 'wide',
-           'Markdown', 'compact', 'combine_seeds']
+           'results_table', 'check_roles', 'check_single', 'first_metric', 'dataset_order', 'reference_set',
+           'reference_rows', 'wide', 'Markdown', 'compact', 'combine_seeds']
 
 # %% ../../nbs/api/stats/04_table.ipynb #a3c8cae4
 import numpy as np, pandas as pd
@@ -122,6 +122,13 @@ def reference_set(
     if len(names) > 1: raise ValueError(
         f'The table has several references: {list(names)}. Choose the rows of one suite.')
     return names[0] if len(names) else None
+
+def reference_rows(
+    rows:pd.DataFrame, # of results, comparisons, or predictions, in the order of the sets
+) -> pd.DataFrame: # those of the reference, which comes first; of a set alone, whose role is aside, too
+    "Rows of the reference among those of several sets"
+    rows = rows[rows.role.isin(['reference', 'aside'])]
+    return rows[rows.dataset == rows.dataset.iloc[0]] if len(rows) else rows
 
 # %% ../../nbs/api/stats/04_table.ipynb #e66980b2
 class _Wide(pd.DataFrame):
