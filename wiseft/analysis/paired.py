@@ -25,11 +25,12 @@ def _pick(predictions, which):
         f'{which} picks several classifiers: {several[0]} is {list(p[several[0]].unique())}. Choose one.')
     p = p[p.correct.notna()].astype(dict(correct=float))
     if not len(p): raise ValueError(f'{which} has no answers: each image was skipped.')
-    first = {c: (c, 'first') for c in ('role', 'group', 'unit', 'label', 'seed')}
+    first = {c: (c, 'first') for c in ('role', 'group', 'unit', 'label', 'seed', 'data_fingerprint')}
     by_image = p.groupby(['dataset', 'file'], sort=False, observed=True)
     out = by_image.agg(correct=('correct', 'mean'), n_seeds=('correct', 'size'), **first)
     if out.n_seeds.nunique() > 1: raise ValueError(
-        f'Some seeds of {which} lack some images: {dict(out.n_seeds.value_counts())} images by number of seeds.')
+        f'{which} has more answers for some images than for others: {out.n_seeds.value_counts().to_dict()} images by '
+        'number of answers. Each image should be there once, or once for each seed.')
     return out
 
 # %% ../../nbs/api/analysis/00_paired.ipynb #6965f3d1
@@ -67,6 +68,10 @@ def compare(
         alone = pa.index.symmetric_difference(pb.index)
         raise ValueError(
             f'{len(alone)} images were seen by only one of the two, first {alone[0]}. Compare on the same images.')
+    other = pa.index[pa.data_fingerprint != pb.data_fingerprint.reindex(pa.index)]
+    if len(other): raise ValueError(
+        f'{a} and {b} saw different images under the name {other[0][0]!r}: the column data_fingerprint differs. '
+        'Compare on the same images.')
     both = pd.concat([pa, pb])
     n_seeds = both.n_seeds.max()
     single = n_seeds == 1 and both.correct.isin((0, 1)).all() # no shares, no estimates
