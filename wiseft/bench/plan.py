@@ -231,15 +231,17 @@ def as_json(self:Plan) -> dict:
     "Everything that determines the results, and the version"
     def short(v): # numbers and words; shapes of tensors, whose last bits differ from processor to processor
         if torch.is_tensor(v): return list(v.shape)
+        if isinstance(v, dict): return {k: short(x) for k, x in v.items()}
+        if isinstance(v, (list, tuple)): return list(map(short, v))
         return v if isinstance(v, (int, float, str)) else type(v).__name__
-    given = {n: {k: short(v) for k, v in hyperparameters.items()} for n, hyperparameters in self.given.items()}
     weights = self.zeroshot.clip.model.state_dict()
     words = {k: v for k, v in weights.items() if not k.startswith('visual.')}
     recipe = {k: v for k, v in self.recipe.items() if k != 'progress'}
     if recipe.get('precision') == 'bf16': del recipe['precision'] # the default
     plan = dict(version=__version__, suite=self.suite.fingerprint, tower=state_hash(self.zeroshot.visual.state_dict()),
-                text_tower=state_hash(words), given=given, templates=list(self.zeroshot.templates or []),
+                text_tower=state_hash(words), given=short(self.given), templates=list(self.zeroshot.templates or []),
                 lrs=list(self.lrs), seeds=list(self.seeds), alphas=list(self.alphas), recipe=recipe)
+    if not self.zeroshot.templates: plan['head'] = state_hash(self.zeroshot.head.state_dict())
     if self.grids: plan['grids'] = self.grids
     if self.control: plan['control'] = {d: s.fingerprint for d, s in self.control.items()}
     return plan

@@ -434,7 +434,7 @@ def check_bench_suite(suite:Suite):
         f"A bench measures accuracy under shift, and there is no shifted set. Give {option('shifts', flag='--shift')}.")
 
 _IN_WORDS = dict(suite='the images (their fingerprint)', tower='the image tower (its hash)',
-                 text_tower='the text tower (its hash)')
+                 text_tower='the text tower (its hash)', head='the head (its hash)')
 
 def _same_plan(plan, file):
     "Write the plan, or check that the folder has the same one"
