@@ -62,8 +62,8 @@ def control_sets(
     out = {}
     for images in sets:
         if images.name in (*out, *others, *RESERVED): raise ValueError(
-            f'A control set is called {images.name!r}, as another set of the table is. Rename its folder, or give an '
-            'ImageSet with a name of its own.')
+            f'A control set is called {images.name!r}, a name that the table has already. Rename its folder, or give '
+            'an ImageSet with a name of its own.')
         out[images.name] = images
     return out
 

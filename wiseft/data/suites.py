@@ -18,7 +18,7 @@ from pathlib import Path
 from ..base.text import BadFile, first_few, printable, warn_user
 from ..base.files import cache_root, data_root, package_data, unzip_once
 from ..base.progress import say_once
-from ..stats.table import MEANS, REFERENCE
+from ..stats.table import IDENTITY, MEANS, REFERENCE
 from .prompts import check_same_classes
 from .hashes import folder_hash
 from .shards import check_downloaded, local_copy, shard_files
@@ -29,7 +29,7 @@ from .corruptions import corrupted_sets
 from .layouts import FAMILIES
 
 # %% ../../nbs/api/data/14_suites.ipynb #01ebe023
-RESERVED = REFERENCE, *MEANS # names of datasets in results tables
+RESERVED = REFERENCE, *MEANS, *IDENTITY # names of datasets and of columns beside them in tables
 EMBEDDED = 'icons', 'other-icons' # a suite, and a control set: other names, from the families of its test images
 
 @dataclass(repr=False)
