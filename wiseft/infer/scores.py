@@ -191,20 +191,23 @@ def prediction_rows(
     return out[PREDICTIONS + incomplete + list(columns)]
 
 # %% ../../nbs/api/infer/04_scores.ipynb #c5aff06e
-def has_value(column:str, values, value): # bool, or (n,) bool
+def has_value(column:str, values, value): # (n,) bool
     "Whether values of a column equal the given one; for α, nearly"
     return np.isclose(values, value) if column == 'alpha' else values == value
 
 @patch
 def frame(self:KeptPredictions,
-    **which # columns of `WHO` and their values; none: all classifiers
+    **which # columns and their values; none: all rows
 ) -> pd.DataFrame: # columns `PREDICTIONS` and those of metrics
     "One row per image and classifier"
-    some = []
-    for who, *columns in self.members:
-        fits = [has_value(k, who[k], v) for k, v in which.items() if k in who]
-        if all(fits): some.append(prediction_rows(self.images, who, *columns))
-    if some: return pd.concat(some, ignore_index=True)
+    who = self.who()
+    for k in who.columns.intersection(list(which)): who = who[has_value(k, who[k], which[k])]
+    if len(who):
+        out = pd.concat([prediction_rows(self.images, *self.members[i]) for i in who.index])
+        for k, v in which.items():
+            if k not in out: raise ValueError(f'Predictions have no column {k!r}. {did_you_mean(k, out)}')
+            if k not in who: out = out[has_value(k, out[k], v)]
+        if len(out): return out.reset_index(drop=True)
     raise ValueError(f'There are no predictions of {which}. There are:\n{self.who().to_string(index=False)}')
 
 # %% ../../nbs/api/infer/04_scores.ipynb #71fb9b48
