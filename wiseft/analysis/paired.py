@@ -8,7 +8,7 @@ __all__ = ['OVER', 'compare']
 # %% ../../nbs/api/analysis/00_paired.ipynb #fda98968
 import numpy as np, pandas as pd
 from ..stats.intervals import holm, mcnemar_exact, mean_difference
-from ..stats.table import CONTROL_MEAN, MEAN
+from ..stats.table import CONTROL_MEAN, MEAN, without_agreement
 from ..infer.members import WHO
 from ..infer.scores import MIN_GROUPS, KeptPredictions, has_value
 
@@ -19,7 +19,7 @@ def _pick(predictions, which):
     for k, v in which.items(): p = p[has_value(k, p[k], v)]
     if not len(p): raise ValueError(
         f'There are no predictions of {which}, but of {known[WHO[:4]].drop_duplicates().to_dict("records")}.')
-    keys = [c for c in [*WHO, 'split'] if c != 'seed']
+    keys, p = [c for c in [*WHO, 'split'] if c != 'seed'], without_agreement(p)
     several = [c for c in keys if p[c].nunique(dropna=False) > 1]
     if several: raise ValueError(
         f'{which} picks several classifiers: {several[0]} is {list(p[several[0]].unique())}. Choose one.')

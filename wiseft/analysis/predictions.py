@@ -10,7 +10,7 @@ import gzip, json, numpy as np, pandas as pd
 from pathlib import Path
 from ..base.text import BadFile, first_few
 from ..base.files import atomic_path, check_columns, existing_file
-from ..stats.table import ROLES, INITIAL, check_roles
+from ..stats.table import ROLES, INITIAL, check_roles, without_agreement
 from ..infer.members import WHO
 from ..infer.scores import KeptPredictions
 from .paired import compare
@@ -91,7 +91,7 @@ def find_ends(
     alpha:float=.5, # of the averaged classifier
 ) -> dict: # method -> columns that pick it; nothing where it isn't clear which classifiers are meant
     "Find the averaged classifier and its two ends among predictions"
-    who = predictions.who()
+    who = without_agreement(predictions.who())
     there = (who.method != 'weight-space') | np.isclose(who.alpha.astype(float), alpha)
     known = who[there].drop(columns='seed').drop_duplicates()
     single = known.method.value_counts().eq(1)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IDENTITY', 'COLUMNS', 'METHODS', 'INITIAL', 'ROLES', 'REFERENCE', 'MEAN', 'CONTROL_MEAN', 'MEANS', 'UNBOUNDED',
            'results_table', 'check_roles', 'check_single', 'first_metric', 'dataset_order', 'reference_set',
-           'reference_rows', 'wide', 'Markdown', 'compact', 'combine_seeds']
+           'reference_rows', 'wide', 'Markdown', 'compact', 'without_agreement', 'combine_seeds']
 
 # %% ../../nbs/api/stats/04_table.ipynb #a3c8cae4
 import numpy as np, pandas as pd
@@ -182,10 +182,17 @@ def compact(
     return Markdown('\n'.join([head, rule, *lines]))
 
 # %% ../../nbs/api/stats/04_table.ipynb #f55afae5
+def without_agreement(
+    table:pd.DataFrame, # with a column precision, such as 'bf16 (99.2% of 256 predictions as in fp32)'
+) -> pd.DataFrame: # 'bf16', the same for all seeds
+    "The table with each precision's name alone"
+    return table.assign(precision=table.precision.replace(r' \(.*', '', regex=True))
+
 def combine_seeds(
     table:pd.DataFrame, # the same rows for each seed
 ) -> pd.DataFrame: # `seed` is empty
     "Mean over seeds of value, low and high; ValueError if seeds lack rows"
+    table = without_agreement(table)
     keys = [c for c in COLUMNS if c not in ('seed','value','low','high','version')]
     groups = table.groupby(keys, sort=False, dropna=False)
     seeded, n = groups.seed.count(), table.seed.nunique()
