@@ -47,8 +47,9 @@ def compare_runs(
 def compare_ends_of_runs(
     predictions:dict, # name of a run -> `KeptPredictions`
     alpha:float=.5, # of the averaged classifiers
-) -> pd.DataFrame: # as `compare`, with the run's name as `tuning`
+) -> pd.DataFrame: # as `compare`, with the run's name as `tuning`; without runs of which no end was evaluated
     "Compare the averaged classifier of each run with the zero-shot and the fine-tuned one"
-    def compared(name): return compare_ends(predictions[name], alpha).assign(tuning=name)
-    return pd.concat(map(compared, predictions), ignore_index=True)
+    compared = {name: compare_ends(p, alpha) for name, p in predictions.items()}
+    parts = [c.assign(tuning=name) for name, c in compared.items() if c is not None]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=['tuning'])
 
