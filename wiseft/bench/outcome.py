@@ -234,8 +234,10 @@ def what_is_drawn(
     suite:Suite,
     groups:bool, # groups instead of images?
 ) -> dict: # set name -> (n_images,) ids, of the reference and the shifts
-    "Units of resampling; ValueError if sets have too few groups"
+    "Units of resampling; ValueError if sets have too few"
     sets = mean_sets(suite)
+    if single := [d for d, s in sets.items() if len(set(s.units)) < 2]: raise ValueError(
+        f'{single[0]} has a single image, or copies of one, and a bench judges by halves of each set. Leave it out.')
     if not groups: return {d: list(s.units) for d, s in sets.items()}
     few = []
     for d, s in sets.items():

@@ -100,11 +100,12 @@ def judged_by_halves(
     units:dict|None=None, # as in `resampled`
     n_splits:int=40,
     rng:np.random.Generator|None=None, # as in `resampled`
-):                # (m-k,)
+):                # (m-k,); NaN where a set has one unit, so that no half can judge it
     "Accuracy under shift above the curve, at places that the other half of the images chooses"
     rng = rng or np.random.default_rng(0)
     numbers, groups, _ = drawn_together(units, _sizes(correct))
     sets = list(map(np.unique, numbers.values()))
+    if min(map(len, sets)) < 2: return np.full(len(correct[REFERENCE])-k, np.nan)
     # splits of the units, in which each set has some in either half
     half = np.zeros((n_splits, len(groups)), bool)
     while (lacks := _lacks_a_set(half, sets) | _lacks_a_set(~half, sets)).any():
