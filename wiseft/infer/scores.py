@@ -17,7 +17,7 @@ from ..stats.metrics import batch_scores, batch_kl
 from ..stats.intervals import mean_over_sets, clopper_pearson
 from ..stats.class_metrics import macro_f1, worst_group
 from ..stats.calibration import expected_calibration_error
-from ..stats.table import CONTROL_MEAN, MEAN, ROLES, UNBOUNDED, results_table
+from ..stats.table import CONTROL_MEAN, MEAN, ROLES, BOUNDED, UNBOUNDED, results_table
 from ..data.suites import ImageSet
 from .members import WHO
 
@@ -59,7 +59,8 @@ METRICS = {} # name -> `Metric`
 def add_metric(metric:Metric) -> Metric:
     "Register a metric by its name"
     METRICS[metric.name] = metric
-    if not metric.bounded and metric.name not in UNBOUNDED: UNBOUNDED.append(metric.name)
+    known = BOUNDED if metric.bounded else UNBOUNDED
+    if metric.name not in known: known.append(metric.name)
     return metric
 
 # %% ../../nbs/api/infer/04_scores.ipynb #6b1dc554

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from pathlib import Path
 from ..base.text import first_few, in_markdown
 from ..base.files import atomic_path, existing_folder
-from ..stats.table import compact, first_metric
+from ..stats.table import check_fraction, compact, first_metric
 from ..stats.table_io import read_results
 from ..stats.caveats import doubts
 from ..analysis.decision import decision_beside
@@ -36,6 +36,7 @@ def write_card(
     values = dict(settings=Markup(_settings(card)), name=folder.name, kind=_kind(card), rows=recipe_rows(card),
                   began=card['clip']['name'], doubts=[], numbers='', picture=False, decision='')
     if table is not None:
+        check_fraction(table)
         first = first_metric(table)
         values |= dict(doubts=doubts(table, len(card['classnames'])), numbers=Markup(compact(first)),
                        metric=first.metric.iloc[0].capitalize(), picture=first.method.isin(ENDS).any())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from ..stats.table import CONTROL_MEAN, MEAN, INITIAL, check_single, dataset_order, reference_set
+from ..stats.table import CONTROL_MEAN, MEAN, INITIAL, check_fraction, check_single, dataset_order, reference_set
 from .style import (COLORS, DASHES, MARKERS, SIZES, accuracy_axis, fits_logit, legend_beside, new_figure,
                                percent_ticks, styled)
 from .plot_data import (ENDS, POINT_KEYS, accuracy_words, curve_method, curve_name, curves, frontier,
@@ -186,6 +186,7 @@ def pictures(
     alpha:float=0.5, # of the averaged classifier
 ): # yields `Picture`
     "All pictures that the table has rows for"
+    check_fraction(table)
     sets, reference = set(table.dataset), reference_set(table)
     if reference and MEAN in sets: yield Picture(
         'frontier', plot_frontier(table), 'Accuracy under shift against accuracy on the reference',
