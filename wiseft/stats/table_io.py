@@ -102,5 +102,8 @@ def write_clip_benchmark(
                           metrics=metrics, language='en')
             name = '_'.join(record[k] for k in ('dataset', 'pretrained', 'model', 'task'))
             file = tmp/(re.sub(r'[^\w.-]+', '-', name) + '.json')
+            if file.exists(): raise ValueError(
+                f'{file.name} would hold two results, by names that differ in punctuation alone. Rename the set '
+                f'{dataset!r} or the classifier {classifier!r} in the table.')
             file.write_text(json.dumps(record, ensure_ascii=False), encoding='utf-8')
     return Path(folder)
