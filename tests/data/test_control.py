@@ -194,7 +194,7 @@ def test_what_is_no_control_set_is_refused_by_name(start, pets, task):
     refused(wordless, task, pets, "'pets' is a control set. .* has no text tower to read them")
     labels = np.random.default_rng(0).permutation(pets.labels)
     refused(start, task, [replace(pets, labels=labels)], "'pets' is not a control set: .* where guessing gives")
-    refused(start, task, [pets, pets], "A control set is called 'pets', as another set")
+    refused(start, task, [pets, pets], "A control set is called 'pets', a name that the table has")
     moths = replace(pets, name="moths", classnames=["Xylena vetusta", "Zyxomma", "cat"])
     icons = zeroshot_classifier(load_clip(), TASK, "icons")
     refused(icons, task, moths, "'moths' is not a control set for iconclip, .* 2 of its 3 class names .* "
