@@ -73,6 +73,7 @@ class TimeAverage(Callback):
         new.rebuild_head()
         names = [n for n in (self.finetuned.tuning, self.recipe['name']) if n != 'plain']
         new.recipe = {**self.finetuned.recipe, 'tuning': ' + '.join(names), 'average': self.recipe}
+        new.metrics = {} # those of the fine-tuned weights
         return new.eval()
 
 # %% ../../nbs/api/train/08_weight_averages.ipynb #9cf16799
