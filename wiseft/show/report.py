@@ -20,7 +20,7 @@ from ..infer.scores import score
 from ..analysis.flips import (accuracy_by_class, changed_images, forgotten_images,
                                    some_changes)
 from ..analysis.forgetting import what_it_forgot
-from .plot_data import NAMES, known_baselines, initial_name
+from .plot_data import ENDS, NAMES, known_baselines, initial_name, labeled
 from .plots import pictures
 from .html import drop_empty, html_figure, html_section, html_table, p_value, render, thumbnail, write_page
 from .card import recipe_lines
@@ -163,7 +163,7 @@ def _tables(everything, alpha):
     t = t.assign(place=t.dataset.map(dataset_order(t).index)).sort_values('place', kind='stable')
     if len(t):
         names = (t.tuning + ' ' + t.method).str.strip()
-        names = names.mask(t.method.isin(NAMES.values()), names + ', α = ' + t.alpha)
+        names = names.mask(~t.method.isin(ENDS) & (t.alpha != ''), names + ', α = ' + t.alpha)
         shown = pd.DataFrame({'set': t.dataset, 'classifier': names, 'images': t.n})
         shown = shown.assign(**{'accuracy': 100*t.value, '95 % from': 100*t.low, 'to': 100*t.high})
         yield html_section('Intervals', shown)
@@ -172,7 +172,7 @@ def _tables(everything, alpha):
     t = _worded(_marked(everything[everything.metric!=metric], alpha))
     unbounded = t.metric.isin(UNBOUNDED)
     names = t.metric.where(unbounded, t.metric+', %')
-    shown = pd.DataFrame({'metric': names, 'set': t.dataset, 'method': t.method, 'α': t.alpha})
+    shown = pd.DataFrame({'metric': names, 'set': t.dataset, 'method': labeled(t).label, 'α': t.alpha})
     scale = np.where(unbounded, 1., 100.)
     shown = shown.assign(**{'value': scale*t.value, '95 % from': scale*t.low, 'to': scale*t.high})
     if len(shown): yield html_section('Other metrics', shown, digits=2)
@@ -184,7 +184,7 @@ def _robustness(table, alpha):
     if not baselines or not reference_set(table): return
     r = robustness(table, baselines)
     r = _worded(_marked(r[r.fit!=''], alpha))
-    shown = r[['dataset', 'method', 'alpha']].set_axis(['set', 'method', 'α'], axis=1)
+    shown = labeled(r)[['dataset', 'label', 'alpha']].set_axis(['set', 'method', 'α'], axis=1)
     shown[['reference, %', 'accuracy, %', 'ρ, points', 'τ, points']] = 100*r[['reference', 'value', 'rho', 'tau']]
     if (r.note!='').any(): shown['note'] = r.note
     yield html_section('Robustness', shown,
