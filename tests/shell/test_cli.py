@@ -437,6 +437,36 @@ def test_a_report_of_two_tables_of_one_name(work, tmp_path):
     assert all(str(Path(name, "results.csv")) in page for name in ("first", "second"))
 
 
+def test_a_report_of_runs_is_about_an_average_that_all_of_them_have(work, tmp_path):
+    "And how one run's α was chosen isn't said of the others"
+    ends = work / "zeroshot", work / "finetuned"
+    wiseft("merge", *ends, "--alpha", "auto", "--suite", work / "suite", "-o", "chosen", cwd=tmp_path)
+    sweep = ["sweep", *ends, "--suite", work / "suite"]
+    wiseft(*sweep, "--averaged", "chosen", "--alphas", "0.2,0.3,0.5", "-o", "one.csv", cwd=tmp_path)
+    wiseft(*sweep, "--alphas", "0.3", "-o", "two.csv", cwd=tmp_path)
+    wiseft("report", "one.csv", "two.csv", "-o", "both.html", cwd=tmp_path)
+    page = (tmp_path / "both.html").read_text(encoding="utf-8")
+    assert "was chosen on" not in page and "How it was fine-tuned" not in page
+    leads = re.findall(r'<p class="lead">(\w+): [^<]*fine-tuned model', page)
+    assert leads == ["one", "two"]
+
+
+def test_a_card_decides_about_weight_averages_alone(work, tmp_path):
+    merge = ["merge", work / "zeroshot", work / "finetuned", "--alpha", "0.3"]
+    for rule in "weight-space", "lines":
+        wiseft(*merge, "--rule", rule, "-o", rule, cwd=tmp_path)
+        wiseft("card", rule, "--results", work / "sweep.csv", cwd=tmp_path)
+        card = (tmp_path / rule / "README.md").read_text(encoding="utf-8")
+        assert ("the fine-tuned model" in card) == (rule == "weight-space")
+
+
+def test_pictures_in_a_report_where_the_reference_lacks_a_class(work, tmp_path):
+    shutil.copytree(work / "suite/reference/test", tmp_path / "few", ignore=shutil.ignore_patterns("star"))
+    images = ["--reference", "few", "--shift", work / "suite/solid/test"]
+    wiseft("sweep", work / "zeroshot", work / "finetuned", *images, "--alphas", "0.5", "-o", "few.csv", cwd=tmp_path)
+    wiseft("report", "few.csv", *images, "-o", "few.html", cwd=tmp_path)
+
+
 def test_many_class_names(tmp_path):
     names = [f"class number {i}" for i in range(30)]
     wiseft("zeroshot", ",".join(names), "-o", "zeroshot", cwd=tmp_path)

@@ -77,6 +77,7 @@ def report(
     tables = {name: read_results(p) for name, p in zip(names, results)}
     table = join_runs(tables) if several else tables[names[0]]
     recipe, models = _recipe_and_models(results)
+    if several: recipe = None # each run has its own
     if clip_benchmark:
         _for_clip_benchmark(table, models, clip_benchmark, force)
         if not output: return
@@ -120,9 +121,11 @@ def _averaged(table, recipe=None):
     from wiseft.infer.rules import ChosenAlpha
     chosen = _chosen_by(recipe)
     middle = recipe['merge']['alpha'] if chosen else .5
-    end, alphas = middle if middle in (0, 1) else None, table.alpha[table.method == 'weight-space']
+    end = middle if middle in (0, 1) else None
     if end is not None: middle = .5
-    alpha = ChosenAlpha(alphas.iloc[(alphas-middle).abs().argmin()] if len(alphas) else .5, chosen)
+    n_runs = table[table.method == 'weight-space'].groupby('alpha').tuning.nunique()
+    alphas = n_runs.index[n_runs == n_runs.max()] # of all runs, if there are such
+    alpha = ChosenAlpha(alphas[abs(alphas-middle).argmin()] if len(alphas) else .5, chosen)
     alpha.end = end
     return alpha
 
@@ -146,7 +149,10 @@ def evaluated_images(
     split = predictions.images.split.iloc[0]
     load = suite_loader(suite, reference, shift, allow_incomplete=True, training=split=='validation')
     was = {d: set(own.file) for d, own in predictions.images.groupby('dataset', observed=True)}
-    sets = load().datasets(split) | control_sets(control)
+    try: suite = load()
+    except ValueError: # shifted sets may have classes that the reference lacks
+        suite = load(classnames=list(predictions.images.label[predictions.images.role != 'control'].unique()))
+    sets = suite.datasets(split) | control_sets(control)
     unchanged = {d: s for d, s in sets.items() if set(s.files()) == was.get(d)}
     for d in was.keys()-unchanged.keys():
         why = 'its images are not those that were evaluated' if d in sets else 'give it by --shift or --control'

@@ -40,7 +40,9 @@ def write_card(
         first = first_metric(table)
         values |= dict(doubts=doubts(table, len(card['classnames'])), numbers=Markup(compact(first)),
                        metric=first.metric.iloc[0].capitalize(), picture=first.method.isin(ENDS).any())
-        if isinstance(results, (str, Path)) and card['alpha'] is not None:
+        merge = card['recipe'].get('merge')
+        other = isinstance(merge, dict) and merge.get('name') != 'weight-space' # no average that a decision is about
+        if isinstance(results, (str, Path)) and card['alpha'] is not None and not other:
             values['decision'] = decision_beside(results, card['alpha']) or ''
         if values['picture']:
             with atomic_path(folder/'results.png', force=True) as tmp:
