@@ -169,7 +169,7 @@ def _load_checkpoint(cb, learn):
     then, now = position['recipe'], cb.run_recipe
     if differ := [k for k in {**then, **now} if then.get(k) != now.get(k)]: raise ValueError(
         f'{cb.file} is of another training: {differ[0]} was {then.get(differ[0])!r} and is now {now.get(differ[0])!r}. '
-        'Call it as before, or choose another checkpoint_dir.')
+        f'Call it as before, or choose another {option("checkpoint_dir", flag="--checkpoints")}.')
     try:
         learn.model.load_state_dict(_part(tensors, 'model.'))
         for i, p in enumerate(p for g in learn.opt.param_lists for p in g):
