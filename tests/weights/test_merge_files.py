@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import python
 
+from wiseft.weights.files import write_merged
 from wiseft.weights.safetensors_io import TensorFile, write_tensors
 from wiseft.weights.tensors import weighted_sum
 
@@ -43,3 +44,11 @@ def test_memory_of_a_merge(merge, tmp_path):
     assert used < 60, f"merging two files of 200 MiB took {used:.0f} MiB"
     a, b, merged = (TensorFile(p)["layer7"] for p in (*paths, tmp_path / "out.safetensors"))
     assert torch.equal(merged, weighted_sum([a, b], [0.75, 0.25]))
+
+
+def test_integers_keep_their_place_when_weights_become_smaller(tmp_path):
+    state = dict(a=torch.arange(4.), m=torch.tensor([7, 8], dtype=torch.int32), z=torch.ones(3))
+    write_tensors(tmp_path / "0.safetensors", state)
+    write_merged(None, [tmp_path / "0.safetensors"], tmp_path / "out.safetensors", "uniform soup", dtype=torch.float16)
+    merged = TensorFile(tmp_path / "out.safetensors").read()
+    assert all(torch.equal(merged[k].to(t), t) for k, t in state.items())

@@ -75,7 +75,7 @@ def merged_tensors(
     states, part = finetuned if base is None else [base, *finetuned], method.given.get('parts')
     positions, prepared = positions or Positions(states[0]), prepared or {}
     check_parts(part, states[0])
-    for name in tensor_order(states[0]):
+    for name in tensor_order(states[0], dtype):
         versions = [s[name] for s in states]
         for t, of in zip(versions, names): check_finite({name: t}, of)
         first, info = versions[0], TensorInfo(name, positions, prepared.get(name))

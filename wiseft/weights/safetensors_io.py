@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from ..base.text import BadFile
 from ..base.files import blame_memory, existing_file
+from .tensors import is_weight
 
 # %% ../../nbs/api/weights/02_safetensors_io.ipynb #7a9eb32c
 def tensor_bytes(t:torch.Tensor) -> np.ndarray: # (n_bytes,), uint8
@@ -61,9 +62,13 @@ _codes = {torch.float64:'F64', torch.float32:'F32', torch.float16:'F16', torch.b
           torch.int32:'I32', torch.int16:'I16', torch.int8:'I8', torch.uint8:'U8', torch.bool:'BOOL'}
 
 # %% ../../nbs/api/weights/02_safetensors_io.ipynb #004c0cc9
-def tensor_order(state:Mapping) -> list:
+def tensor_order(
+    state:Mapping, # state dict
+    dtype:torch.dtype|None=None # that weights will have in the file; default their own
+) -> list:
     "Names of tensors, in the order of the file"
-    return sorted(state, key=lambda k: (-state[k].element_size(), k))
+    def size(t): return (dtype if dtype and is_weight(t) else t.dtype).itemsize
+    return sorted(state, key=lambda k: (-size(state[k]), k))
 
 # %% ../../nbs/api/weights/02_safetensors_io.ipynb #fa380db5
 def _header(state, metadata):
