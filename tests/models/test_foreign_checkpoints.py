@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+from copy import deepcopy
 
 import huggingface_hub
 import numpy as np
@@ -18,6 +19,8 @@ from wiseft.models import hf_clip
 from wiseft.models.clip import load_clip
 from wiseft.models.open_clip_config import write_json
 from wiseft.models.load import load_classifier
+from wiseft.models.classifier import ImageClassifier
+from wiseft.models.head import ClassificationHead
 from wiseft.base.text import BadFile
 from wiseft.base.lazy import Later, open_clip
 
@@ -345,3 +348,32 @@ def test_a_larger_picture_is_cut(tmp_path):
                          (config | dict(do_center_crop=False), None)):
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
         assert hf_clip._read_preprocess(tmp_path).get("crop_pct") == part
+
+
+def test_squashed_before_a_crop(tmp_path):
+    "A size with height and width is no short side, as transformers has it."
+    config = dict(size=dict(height=224, width=224), crop_size=dict(height=224, width=224), do_center_crop=True)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    assert hf_clip._read_preprocess(tmp_path)["resize_mode"] == "squash"
+
+
+def test_an_adapter_of_a_siglip(siglip, tmp_path):
+    "Of queries and an MLP of both towers, with transformers' names."
+    folder, model, images = siglip
+    head = ClassificationHead(torch.eye(2, 32), torch.zeros(2))
+    base = ImageClassifier(load_clip(folder, device="cpu"), head, ["star", "houses"], ["{}"])
+    names = [f"{tower}_model.encoder.layers.1.{name}" for tower in ("vision", "text")
+             for name in ("self_attn.q_proj", "mlp.fc1")]
+    changed, state = deepcopy(model), {}
+    for name in names:
+        layer = changed.get_submodule(name)
+        a, b = torch.randn(2, layer.in_features), torch.randn(layer.out_features, 2)
+        state |= {f"base_model.model.{name}.lora_A.weight": a, f"base_model.model.{name}.lora_B.weight": b}
+        layer.weight.data += 0.5 * b @ a
+    write_state_dict(state, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps(dict(peft_type="LORA", r=2, lora_alpha=1)))
+    image, text = features(load_classifier(tmp_path, base=base).clip, images)
+    with torch.no_grad():
+        torch.testing.assert_close(image, changed.get_image_features(images).pooler_output, rtol=1e-4, atol=1e-4)
+        theirs = changed.get_text_features(base.clip.tokenizer(TEXTS)).pooler_output
+        torch.testing.assert_close(text, theirs, rtol=1e-4, atol=1e-4)

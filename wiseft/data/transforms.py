@@ -21,7 +21,8 @@ class ClipTransform:
     def __init__(self,
         preprocess:dict # open_clip's `preprocess_cfg`: size, mean, std, interpolation, resize_mode, …
     ):
-        part = preprocess.get('crop_pct') # of the short side, which the middle is cut from; timm's models have it
+        # of the short side, which the middle is cut from; timm's models have it
+        part = preprocess.get('crop_pct') if preprocess.get('resize_mode', 'shortest') == 'shortest' else None
         theirs = {k: v for k,v in preprocess.items() if k != 'crop_pct'}
         config = open_clip.transform.PreprocessCfg(**theirs)
         steps = open_clip.transform.image_transform_v2(config, is_train=False).transforms

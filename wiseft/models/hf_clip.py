@@ -7,7 +7,7 @@ __all__ = ['CLIP_KINDS', 'SIGLIP_KINDS', 'hub_weights', 'from_transformers', 'to
            'first_file', 'read_hub_folder', 'their_config', 'their_preprocess', 'write_hub_folder']
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #36a7b04d
-import json, torch
+import json, math, torch
 from pathlib import Path
 from torch import nn
 from ..base.lazy import open_clip, timm
@@ -92,13 +92,14 @@ def _parted(state):
 _pool, _positions = 'vision_model.head.attention.', 'visual.trunk.pos_embed'
 
 def from_transformers(
-    state:dict # state dict of a `CLIPModel`, a `SiglipModel`, or an image tower of either
+    state:dict, # state dict of a `CLIPModel`, a `SiglipModel`, or an image tower of either
+    siglip:bool=False # is it a SigLIP's, though the weights of its pooling, by which it is known, are not there?
 ) -> dict: # state dict of open_clip's `CLIP` or `CustomTextCLIP`, or of its image tower alone
     "Weights in the layout of open_clip"
     # an image tower alone, as transformers 5 saves it
     if 'embeddings.patch_embedding.weight' in state: state = {f'vision_model.{k}': t for k,t in state.items()}
     state = _joined(state)
-    if f'{_pool}in_proj_weight' in state: return _from_siglip(state)
+    if siglip or f'{_pool}in_proj_weight' in state: return _from_siglip(state)
     new = {_renamed(k, _clip_names): t for k,t in state.items()}
     for k in new.keys() & {'visual.proj', 'text_projection'}: new[k] = new[k].T.contiguous()
     if 'visual.class_embedding' in new and 'visual.proj' not in new: # features as they are
@@ -108,6 +109,7 @@ def from_transformers(
 
 def _from_siglip(state):
     for kind in 'weight', 'bias':
+        if f'{_pool}in_proj_{kind}' not in state: continue
         q, k, v = state.pop(f'{_pool}in_proj_{kind}').chunk(3)
         state |= {f'{_pool}q.{kind}': q, f'{_pool}kv.{kind}': torch.cat([k, v])}
     new = {_renamed(k, _siglip_names): t for k,t in state.items()}
@@ -248,7 +250,7 @@ def _read_preprocess(folder): # dict
     config = next((read_json(path) for path in files if path.is_file()), {})
     config = config.get('image_processor', config)
     size = config.get('size')
-    squash = isinstance(size, dict) and 'height' in size and not config.get('do_center_crop')
+    squash = isinstance(size, dict) and 'height' in size
     resample = {2: 'bilinear', 3: 'bicubic'}.get(config.get('resample')) # Pillow's numbers
     new = dict(mean=config.get('image_mean'), std=config.get('image_std'), interpolation=resample,
                resize_mode='squash' if squash else 'shortest')
@@ -342,9 +344,13 @@ def their_preprocess(
     "Preprocessing in the terms of transformers"
     height, width = p['size'] if isinstance(p['size'], (list, tuple)) else (p['size'], p['size'])
     squash, whole = p.get('resize_mode') == 'squash', dict(height=height, width=width)
+    if p.get('resize_mode') == 'longest': raise ValueError(
+        "This CLIP pads its pictures (resize_mode 'longest'), and transformers' CLIPModel has none like it. Keep it in "
+        "open_clip's layout.")
+    edge = math.floor(max(height, width)/p['crop_pct']) if p.get('crop_pct') else height
     return dict(
         image_processor_type='CLIPImageProcessor', do_resize=True, do_center_crop=not squash, do_rescale=True,
-        do_normalize=True, do_convert_rgb=True, size=whole if squash else dict(shortest_edge=height), crop_size=whole,
+        do_normalize=True, do_convert_rgb=True, size=whole if squash else dict(shortest_edge=edge), crop_size=whole,
         resample=2 if p.get('interpolation') == 'bilinear' else 3, rescale_factor=1/255, image_mean=list(p['mean']),
         image_std=list(p['std']))
 

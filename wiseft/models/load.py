@@ -100,7 +100,7 @@ def _from_checkpoint(path, base, classnames, device, precision): # `ImageClassif
     return c
 
 # %% ../../nbs/api/models/12_load.ipynb #2844ceb2
-def _in_open_clip(adapter, where, device): # dict name of a weight of open_clip's CLIP -> matrix
+def _in_open_clip(adapter, where, device, siglip): # dict name of a weight of open_clip's CLIP -> matrix
     "An adapter's changes, with the names of open_clip"
     steps = adapter.steps(device)
     if adapter.model == 'VisionTransformer': return {f'visual.{k}': t for k, t in steps.items()} # a tower alone
@@ -109,7 +109,7 @@ def _in_open_clip(adapter, where, device): # dict name of a weight of open_clip'
     for k, t in list(steps.items()): # queries, keys and values go together
         name, _, x = k.removesuffix('_proj.weight').rpartition('.')
         if x in ('q', 'k', 'v'): steps = {f'{name}.{y}_proj.weight': torch.zeros_like(t) for y in 'qkv'} | steps
-    try: return from_transformers(steps)
+    try: return from_transformers(steps, siglip)
     except (LookupError, RuntimeError, ValueError) as e: raise BadFile(
         f'{where} changes weights that no CLIP has ({why_failed(e)}). Save the adapter again.') from e
 
@@ -121,7 +121,8 @@ def _from_adapter(folder, base): # `ImageClassifier`
         f'{folder} holds an adapter. Give the classifier (not only the CLIP) that it changes: {merged}, or base_model '
         'in a recipe.')
     adapter = read_adapter(folder)
-    planned = _in_open_clip(adapter, folder, 'meta') # products may be large
+    siglip = hasattr(getattr(base.visual, 'trunk', None), 'attn_pool')
+    planned = _in_open_clip(adapter, folder, 'meta', siglip) # products may be large
     shapes = {k: tuple(t.shape) for k, t in (planned | adapter.head).items()}
     texts = any(not k.startswith(('visual.', 'head.')) for k in shapes)
     new = (base.with_text() if texts else base).copy()
@@ -137,7 +138,7 @@ def _from_adapter(folder, base): # `ImageClassifier`
         f'{folder} changes {first_few(shapes)}, which both towers have, and does not say which of them it is of. Write '
         f'"auto_mapping": {{"base_model_class": "VisionTransformer"}} into its {ADAPTER} for the image tower, "CLIP" '
         'for the text tower.')
-    for k, step in _in_open_clip(adapter, folder, 'cpu').items(): state[k] += step.to(state[k])
+    for k, step in _in_open_clip(adapter, folder, 'cpu', siglip).items(): state[k] += step.to(state[k])
     for k, t in adapter.head.items(): state[k].copy_(t)
     for k in shapes:
         if not state[k].isfinite().all(): raise BadFile(f'{folder} makes {k!r} infinite. Save the adapter again.')
