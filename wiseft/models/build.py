@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..base.text import BadFile, call, why_failed
+from ..base.text import BadFile, call, first_few, warn_user, why_failed
 from ..base.lazy import LaterFunction, open_clip
 from ..data.hub import reaching_hub
 from .open_clip_config import refuse_programs, text_tower_config, write_json
@@ -102,6 +102,7 @@ def fill_model(
         constants = [k for k in state if k not in target and k.endswith(('attn_mask', 'position_ids'))]
         for k in constants: del state[k]
         if isinstance(model, ImageModel): state = dict(logit_scale=torch.zeros(())) | state
+        shapes = {k: t.shape for k, t in state.items()}
         open_clip.model.resize_pos_embed(state, model)
         open_clip.model.resize_text_pos_embed(state, model)
         model.load_state_dict(state)
@@ -109,6 +110,9 @@ def fill_model(
         lines = [line.strip() for line in str(e).splitlines()]
         first = ' '.join(lines[1:3])[:300] or why_failed(e)
         raise BadFile(f"The weights in {weights} don't fit the architecture of {origin}: {first}") from e
+    if resized := [k for k, t in state.items() if t.shape != shapes[k]]: warn_user(
+        f'{weights} was trained with pictures or texts of another size than {origin} takes: {first_few(resized)} is '
+        'interpolated, which changes the results. Give the architecture that it was trained with.')
     return model.eval()
 
 # %% ../../nbs/api/models/07_build.ipynb #2767f673
