@@ -81,6 +81,23 @@ def test_onnx(classifier, pixels, tmp_path, caplog, precision):
     assert str(ROOT).encode() not in (tmp_path / "c.onnx").read_bytes()
 
 
+@pytest.mark.slow
+def test_onnx_of_a_classifier_in_bf16(classifier, pixels, tmp_path):
+    "ONNX Runtime has no convolutions in it: the file computes in fp32."
+    half = classifier.to_bf16()
+    export_classifier(half, "onnx", tmp_path / "c.onnx")
+    logits = onnxruntime.InferenceSession(tmp_path / "c.onnx").run(None, dict(pixels=pixels))[0]
+    np.testing.assert_allclose(logits, logits_of(half.float(), pixels), rtol=1e-4, atol=1e-4)
+
+
+def test_how_features_are_scaled_is_said(classifier, tmp_path):
+    for normalize, said in ((True, "to length 1"), (False, "as they are")):
+        c = classifier.copy()
+        c.head.normalize = normalize
+        export_classifier(c, "transformers", tmp_path / said)
+        assert read_json(tmp_path / said / "classifier.json")["output"].endswith(said)
+
+
 READ = """
 import sys, torch
 pixels, expected = torch.load("said.pt")

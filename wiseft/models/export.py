@@ -63,6 +63,7 @@ def export_notes(
 def _traced(classifier, precision): # torch's `ExportedProgram`
     "Trace a classifier for any number of pictures"
     alone = classifier.copy().cpu().eval().requires_grad_(False)
+    if alone.precision != 'fp64': alone.float() # ONNX Runtime has no convolutions in bfloat16
     alone.text = None # the head is built
     module = FromPixels(alone, precision).eval()
     example = torch.zeros(2, *classifier.clip.image_size, 3, dtype=torch.uint8)
@@ -131,7 +132,8 @@ def export_transformers(
         write_state_dict(classifier.head.state_dict(), tmp/'head.safetensors')
         if precision: round_files(tmp, precision)
         write_json(tmp/'classifier.json', export_notes(classifier) | dict(
-            output='logits: head.weight @ features + head.bias, if there is one; features: of images, to length 1'))
+            output='logits: head.weight @ features + head.bias, if there is one; features: of images, '
+                   + ('to length 1' if classifier.head.normalize else 'as they are')))
     return Path(folder)
 
 # %% ../../nbs/api/models/14_export.ipynb #67225855
