@@ -140,7 +140,6 @@ LACKS = {
     "captions": "there is none named label or class. Captions are for `wiseft finetune FOLDER --captions`.",
     ("captions", "predict"): None,
     ("shards without names", "zeroshot"): "no classnames.txt lies beside it to name the classes",
-    ("shards without names", "report"): "no classnames.txt lies beside it to name the classes",
     ("shards without names", "probe"): "no classnames.txt lies beside it to name the classes",
 }
 

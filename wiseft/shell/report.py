@@ -150,7 +150,7 @@ def evaluated_images(
     load = suite_loader(suite, reference, shift, allow_incomplete=True, training=split=='validation')
     was = {d: set(own.file) for d, own in predictions.images.groupby('dataset', observed=True)}
     try: suite = load()
-    except ValueError: # shifted sets may have classes that the reference lacks
+    except ValueError: # shifted sets may have classes that the reference lacks; only pictures are taken from here
         suite = load(classnames=list(predictions.images.label[predictions.images.role != 'control'].unique()))
     sets = suite.datasets(split) | control_sets(control)
     unchanged = {d: s for d, s in sets.items() if set(s.files()) == was.get(d)}
