@@ -10,9 +10,10 @@ __all__ = ['app', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Result
            'split_numbers', 'check_ending']
 
 # %% ../../nbs/api/shell/00_app.ipynb #a20e9352
-import functools,os,re,signal,sys,unicodedata,warnings
+import functools,os,platform,re,signal,sys,unicodedata,warnings
 from contextlib import contextmanager
 from enum import StrEnum
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated,List,Optional
@@ -127,6 +128,9 @@ app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=F
 def _version(value):
     if not value: return
     print(f'wiseft {__version__}')
+    libraries = 'torch', 'torchvision', 'open_clip_torch', 'timm', 'fastai'
+    print(f'Python {platform.python_version()}', *(f'{name} {metadata.version(name)}' for name in libraries),
+          platform.platform(), sep=', ')
     raise typer.Exit
 
 @app.callback()
@@ -134,7 +138,7 @@ def _main(
     debug:Annotated[bool, typer.Option('--debug', help='Show the traceback of an error.')]=False,
     quiet:Annotated[bool, typer.Option('--quiet', '-q', help='Print only results, warnings, and errors.')]=False,
     version:Annotated[bool,
-                      typer.Option('--version', help='Print the version.', callback=_version, is_eager=True)]=False,
+                      typer.Option('--version', help='Print the version, and those of what it uses.', callback=_version, is_eager=True)]=False,
 ):
     global _debug, _quiet
     _debug, _quiet = debug, quiet
