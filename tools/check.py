@@ -99,12 +99,12 @@ def uses(path, changed, data):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("since", nargs="?", default="HEAD", help="a commit; default HEAD")
-    parser.add_argument("--all", action="store_true", help="run all tests: some 40 minutes on two idle cores")
+    parser.add_argument("--all", action="store_true", help="run all tests: some 25 minutes on two idle cores")
     args = parser.parse_args()
     pytest = [sys.executable, "-m", "pytest", "-q", "--no-header"]
     by_two = ["-n", "2", "--dist", "load", "--maxschedchunk", "1"]
     if args.all:
-        print("all tests: some 40 minutes on two idle cores", flush=True)
+        print("all tests: some 25 minutes on two idle cores", flush=True)
         sys.exit(subprocess.call([*pytest, *by_two, "tests"], cwd=ROOT))
     touched = lines_of("git", "diff", "--name-only", args.since)
     touched += lines_of("git", "ls-files", "--others", "--exclude-standard")

@@ -32,7 +32,8 @@ def watch():
         modules = {str(getattr(m, "__file__", None)) for name, m in list(sys.modules.items()) if name not in before}
         inside = [Path(f).relative_to(ROOT) for f in opened | modules if Path(f).is_relative_to(ROOT)]
         return sorted(str(f) for f in inside if f.suffix not in (".ipynb", ".pyc", ".npz") and (ROOT / f).is_file()
-                      and f.parts[0] != "tools" and not any(part.startswith(".") for part in f.parts))
+                      and f.parts[0] not in ("tools", "wiseft.egg-info")
+                      and not any(part.startswith(".") for part in f.parts))
 
     return files
 

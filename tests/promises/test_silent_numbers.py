@@ -119,6 +119,12 @@ def test_a_whole_tower_that_a_file_lacks_is_named(zeroshot, finetuned, tmp_path,
     assert capsys.readouterr().out == "head.pt has no image tower. The image tower is that of iconclip.\n"
 
 
+def test_a_part_of_a_text_tower_is_refused(zeroshot, finetuned, tmp_path):
+    part = as_checkpoint(finetuned, tmp_path / "part.pt", ["transformer.resblocks.1."])
+    with pytest.raises(BadFile, match=r"weights of the text tower of iconclip. It lacks 'transformer.resblocks.1"):
+        load_classifier(part, base=zeroshot.clip, classnames=NAMES)
+
+
 def test_a_classifier_as_the_base_of_a_file(zeroshot, finetuned, tmp_path):
     file = as_checkpoint(finetuned, tmp_path / "soup.pt")
     read = load_classifier(file, base=zeroshot, classnames=NAMES)

@@ -1,6 +1,7 @@
 "Depths of real architectures: built on the meta device, merged, and trained for a step"
 
 import json
+import re
 import warnings
 from functools import cache
 from importlib.util import find_spec
@@ -85,7 +86,7 @@ def architectures():
     for file in sorted((Path(find_spec("open_clip").origin).parent / "model_configs").glob("*.json")):
         vision = {k: v for k, v in json.loads(file.read_text())["vision_cfg"].items() if k != "image_size"}
         if "timm_model_name" in vision:
-            vision["timm_model_name"] = vision["timm_model_name"].rpartition("_")[0]
+            vision["timm_model_name"] = re.sub(r"_\d+$", "", vision["timm_model_name"])  # without the image size
         first.setdefault(json.dumps(vision, sort_keys=True), file.stem)
     return sorted(first.values())
 

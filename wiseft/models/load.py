@@ -90,6 +90,9 @@ def _from_checkpoint(path, base, classnames, device, precision): # `ImageClassif
     # FLYP's files bring another text tower
     text = text_weights(base)
     theirs = [k for k in parts.clip if not k.startswith(('visual.', 'logit_'))]
+    if parts.has_text and {*theirs} < text.keys(): raise BadFile(
+        f'{path} holds {len(theirs)} of the {len(text)} weights of the text tower of {base.name}. It lacks '
+        f'{first_few(sorted(text.keys() - theirs))}. Save the whole model, torch.save(model.state_dict(), FILE).')
     if any(k not in text or not torch.equal(text[k], parts.clip[k].float()) for k in theirs):
         warn_user(
             f"{path} holds another text tower than {base.name}: it is not read. load_clip reads both towers.")

@@ -138,7 +138,7 @@ def _main(
     debug:Annotated[bool, typer.Option('--debug', help='Show the traceback of an error.')]=False,
     quiet:Annotated[bool, typer.Option('--quiet', '-q', help='Print only results, warnings, and errors.')]=False,
     version:Annotated[bool,
-                      typer.Option('--version', help='Print the version, and those of what it uses.', callback=_version, is_eager=True)]=False,
+                      typer.Option('--version', help='Print versions.', callback=_version, is_eager=True)]=False,
 ):
     global _debug, _quiet
     _debug, _quiet = debug, quiet
