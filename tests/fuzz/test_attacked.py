@@ -44,11 +44,12 @@ WRITTEN_UNATTACKED = {
 
 def read(folder):
     for kind in READERS:
-        reader = kind()
+        reader, own = kind(), folder / kind.__name__
+        own.mkdir()
         for parts in reader.seeds:
-            place(reader.files(parts), folder)
+            place(reader.files(parts), own)
             with suppress(Exception):
-                reader.read(folder)
+                reader.read(own)
 
 
 def write(folder):
