@@ -5,11 +5,11 @@
 
 By plan.json, under `labels`. A file of some kilobytes a run, in the folder labels; what is done is not done again.
 """
-import json, sys
+import argparse, json
 import numpy as np
 import pandas as pd
 import torch
-import unlabeled as un
+import unlabelled as un
 from campaign import BUILD, HERE, PLAN, folder_name, plan_of
 from functools import partial
 from wiseft.base.files import atomic_path
@@ -100,7 +100,9 @@ def chosen_rate(part):
 
 def main():
     load_methods()
-    for part in sys.argv[1:] or PARTS:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('part', nargs='*', help=f'one of {PARTS}')
+    for part in parser.parse_args().part or PARTS:
         lr = chosen_rate(part)
         for seed in PLAN['seeds'] if lr else ():
             file = HERE/'labels'/f'{part}, seed {seed}.json'
