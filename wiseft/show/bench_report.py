@@ -18,7 +18,8 @@ from .card import in_words
 # %% ../../nbs/api/show/07_bench_report.ipynb #9d46fc7a
 _GAINS = {'method': 'method', 'kind': 'kind', 'paper': 'arXiv', 'reference': 'reference, %', 'shifted': 'shifted, %',
           'control': 'control, %', 'baseline': 'plain averages, shifted, %', 'gain': 'gain, points',
-          'low': '95 % from', 'high': 'to',
+          'low': '95 % from', 'high': 'to', 'gain_best': 'gain against its best rate, points',
+          'low_best': '95 % against it from', 'high_best': 'against it to',
           'beyond': 'or beyond them on the reference, points', 'beyond_low': 'from', 'beyond_high': 'up to',
           'ahead': 'head to head, points', 'ahead_low': '95 % ahead from', 'ahead_high': 'ahead to',
           'ahead_best': 'against its best rate, points', 'ahead_low_best': '95 % there from',
@@ -27,9 +28,9 @@ _GAINS = {'method': 'method', 'kind': 'kind', 'paper': 'arXiv', 'reference': 're
           'same_as_plain': 'same as plain at α', 'lr': 'learning rate', 'strength': 'strength', 'alpha': 'α',
           'given_away': 'validation given away, points', 'validation': 'validation, %', 'why': 'left out because'}
 
-_SHARES = {'reference', 'shifted', 'control', 'baseline', 'gain', 'low', 'high', 'beyond', 'beyond_low', 'beyond_high',
-           'ahead', 'ahead_low', 'ahead_high', 'ahead_best', 'ahead_low_best', 'ahead_high_best', 'smallest',
-           'given_away', 'validation'}
+_SHARES = {'reference', 'shifted', 'control', 'baseline', 'gain', 'low', 'high', 'gain_best', 'low_best', 'high_best',
+           'beyond', 'beyond_low', 'beyond_high', 'ahead', 'ahead_low', 'ahead_high', 'ahead_best', 'ahead_low_best',
+           'ahead_high_best', 'smallest', 'given_away', 'validation'}
 
 def _gains(gains):
     "The table of `Bench.gains` with headings for readers, in percent"
