@@ -977,6 +977,18 @@ def where_best(chooses, judges, reference):
     return found
 
 
+def other_by_new_rule(part):
+    "Rows of the campaign that get another setting by the rule as changed later, but plain fine-tuning."
+    t = pd.read_csv(ROOT / "nbs/reproductions/coverage/rates.csv")
+    return sorted(set(t.method[(t.part == part) & (t.chosen_old ^ t.chosen_new)]) - {"plain"})
+
+
+def of_several(part):
+    "Learning rates of what is made from other rows' runs in a part of the campaign."
+    t = pd.read_csv(ROOT / "nbs/reproductions/campaign/gains.csv")
+    return set(t.lr[(t.part == part) & t.kind.isin(["merge", "mix", "search", "ensemble"])])
+
+
 def later_methods(page):
     "The methods that came later, on both towers."
     tables = {}
@@ -996,6 +1008,10 @@ def later_methods(page):
         if part == "vit-harsh":
             behind = [-best[0].ahead(name)[0] for name in new.index]
             page.says("all eight look behind, by {} to {} points", min(behind), max(behind))
+            page.holds("LDIFS and all merges are at 3.3e-4",
+                       of_several(part) == {3.3e-4} and on.table.lr["LDIFS"] == 3.3e-4)
+            page.holds("LDIFS would get another setting", set(other_by_new_rule(part)) & set(new.index) == {"LDIFS"}
+                       and not any(set(other_by_new_rule(p)) & set(new.index) for p in CAMPAIGN if p != part))
     _, p_vit = tables["vit-harsh"]
     page.holds("**On the ViT none of the eight is ahead, or behind", p_vit.min() > 0.05)
     harsh, p_harsh = tables["resnet-harsh"]
@@ -1333,6 +1349,15 @@ def judged_on_control(page, part):
 
 @checks("explanations/forgotten")
 def _(page):
+    page.holds("all soups, merges, and mixes are made from runs at 3.3e-4", of_several("vit-harsh") == {3.3e-4})
+    others = {part: other_by_new_rule(part) for part in CAMPAIGN}
+    page.holds("twelve further rows would get another setting", sum(map(len, others.values())) == 12)
+    page.holds("LDIFS would get another setting on both towers",
+               all(other_by_new_rule(f"{part}-half") == ["LDIFS"] for part in ("vit-harsh", "resnet-gentle")))
+    page.holds("BMA, CAR-FT, EMA, LDIFS, and SWA on the ViT; EMA, FLYP (multi-positive), LP-FT, SPD, SWA, and TRACER on"
+               " the ResNet with the harsh recipe; EMA with the gentle one", others == {
+                   "vit-harsh": ["BMA", "CAR-FT", "EMA", "LDIFS", "SWA"], "resnet-gentle": ["EMA"],
+                   "resnet-harsh": ["EMA", "FLYP, multi-positive", "LP-FT", "SPD", "SWA", "TRACER"]})
     both = ("reference", CONTROL)
     plain = [campaign(*of) for of in FIVE]
     lora = only(campaign("vit-harsh", "LoRA 8, lr 0.01"), both)
