@@ -15,6 +15,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 ARCHIVE = 'answers.tar.xz'
+AS_RUN = {'ProLIP': 'ProLIP, no constraint', 'R-Adapter': 'R-Adapter, no EMA'} # what tables of the campaign call them
 
 
 def unpacked(folder=HERE):
