@@ -2155,6 +2155,19 @@ def weights_below_logits(run):
     return [apart.mean(), *t_interval([apart], [np.arange(len(apart))], -100, 100)]
 
 
+def warned(run):
+    "Is fine-tuning ahead of the start under shift, and the average ahead of it on neither side, by more than chance?"
+    def side(key, which):
+        sets = [100 * v for d, v in run[key].items() if (d == "reference") == (which == "reference")]
+        low, high = t_interval(sets, [np.arange(len(v)) + i * 10**6 for i, v in enumerate(sets)], 0, 100)
+        return np.mean([v.mean() for v in sets]), (high - low) / 2
+
+    ahead = lambda a, b, which: (side(a, which)[0] - side(b, which)[0], np.hypot(side(a, which)[1], side(b, which)[1]))
+    of_start, chance = ahead(END, START, "shifts")
+    of_half, by_chance = ahead(BETWEEN, END, "reference")
+    return bool(of_start > chance and ahead(BETWEEN, END, "shifts")[0] <= 0 and of_half <= by_chance)
+
+
 @checks("explanations/photographs")
 def _(page):
     both = lambda rights: [percent_on(rights, side) for side in ("reference", "shifts")]
@@ -2226,6 +2239,8 @@ def _(page):
                all(best_rate_by_words(r) == 3e-4 for r in STYLES) and {n["lr"] for n in notes} == {3e-4})
     right = [percent_on([run[START] for run in of_style(r, "words")], "shifts") for r in STYLES]
     page.holds("it is right on a quarter of the shifted pictures", all(24 < x < 29 for x in right))
+    page.holds("warns](#would-you-have-been-warned) about exactly the five runs in which the average is below",
+               [warned(run) for run in runs] == [a < 0 for a in ahead])
     page.shows("advice_by_words = ", *[[n["seed"], n["lr"], n["chosen"], x, grid[int(np.argmax(curve))]]
                                        for n, x, curve in zip(notes, lost, curves)])
 
