@@ -1,6 +1,7 @@
 "What the reproductions share: runs that are made once, read again, repeated, accounted for, and their tables."
 import json
 import math
+import subprocess
 import sys
 
 import numpy as np
@@ -113,3 +114,9 @@ def test_cells_of_a_grid_count_once(runs):
     interval = runs.cell_interval(pd.Series([.5, 1., 1.5, 3.]), settings)
     half = math.tan(.475 * math.pi)  # Student's quantile of one degree of freedom, which is Cauchy's
     assert interval == pytest.approx((2, 2 - half, 2 + half))
+
+
+def test_the_campaigns_labels_start():
+    script = ROOT / "nbs/reproductions/campaign/labels.py"
+    done = subprocess.run([sys.executable, script, "--help"], cwd=script.parent, capture_output=True, text=True)
+    assert done.returncode == 0 and "without labels" in done.stdout, done.stderr

@@ -85,6 +85,13 @@ def test_procedures_are_those_of_the_table(script):
     procedures.m._mean_interval = procedures.chosen
 
 
+def test_labels_one_by_one_are_those_of_the_table():
+    stopping, table = loaded("stopping"), pd.read_csv(FOLDER / "stopping.csv")
+    tails = [stopping.tails(n) for n in range(1, stopping.MOST + 1)]
+    again = pd.DataFrame([stopping.series(*p, tails) for p in stopping.SHARES])
+    pd.testing.assert_frame_equal(again.round(4), table, check_dtype=False)
+
+
 SEEDS = pd.read_csv(FOLDER / "seeds.csv")
 WHICH = ["part", "seeds", "drawn", "planted", "rule"]
 
