@@ -2,20 +2,24 @@
 import numpy as np
 import pytest
 import torch
+from conftest import later
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from wiseft.all import extract_features, finetune, image_folder, image_set, linear_probe, load_classifier, merge
-from wiseft.methods.fisher import fisher_information
-from wiseft.methods.regmean import regressed_weights
-from wiseft.methods.swa import SWA
-from wiseft.models.classifier import ImageClassifier
-from wiseft.models.head import ClassificationHead
 from wiseft.models.testing import pico_classifier, pico_clip
-from wiseft.models.vision import image_classifier
-from wiseft.train.weight_averages import PassedThrough
+
+finetune, linear_probe = later("wiseft.train.learner", "finetune", "linear_probe")
+merge, extract_features = later("wiseft.weights.merge", "merge"), later("wiseft.infer.inference", "extract_features")
+load_classifier = later("wiseft.models.load", "load_classifier")
+image_classifier = later("wiseft.models.vision", "image_classifier")
+image_folder, image_set = later("wiseft.data.labels", "image_folder"), later("wiseft.data.objects", "image_set")
+SWA, PassedThrough = later("wiseft.methods.swa", "SWA"), later("wiseft.train.weight_averages", "PassedThrough")
+fisher_information = later("wiseft.methods.fisher", "fisher_information")
+regressed_weights = later("wiseft.methods.regmean", "regressed_weights")
+ImageClassifier = later("wiseft.models.classifier", "ImageClassifier")
+ClassificationHead = later("wiseft.models.head", "ClassificationHead")
 
 TAKE = dict(size=8, mean=[0.5] * 3, std=[0.2] * 3)
 IMAGES = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 3), dtype=np.uint8), np.arange(32) % 2
@@ -47,6 +51,7 @@ def test_an_average_over_time_moves_a_shared_weight_once():
 
 
 def test_merges_of_a_shared_weight_are_what_the_method_computes():
+    import wiseft.all  # noqa: F401, which knows all methods
     data, start = image_set(IMAGES, ["cat", "dog"]), classifier(Net())
     first, second = (finetune(start, data, data, epochs=2, lr=1e-2, seed=s, progress=False) for s in (0, 1))
     of_start, of_first = (fisher_information(c, data)[NAME].clamp(min=1e-8) for c in (start, first))

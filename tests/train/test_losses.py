@@ -2,19 +2,21 @@
 import numpy as np
 import pytest
 import torch
-from fastai.callback.training import GradientAccumulation
-from fastai.data.core import DataLoaders
-from fastai.torch_core import trainable_params
+from conftest import later
 from torch.utils.data import DataLoader, TensorDataset
 
-from wiseft.all import clip_dataloaders, clip_learner, finetune, linear_probe
 from wiseft.models.testing import pico_classifier, pico_clip
 
+clip_learner, finetune, linear_probe = later("wiseft.train.learner", "clip_learner", "finetune", "linear_probe")
+clip_dataloaders = later("wiseft.train.loaders", "clip_dataloaders")
+GradientAccumulation = later("fastai.callback.training", "GradientAccumulation")
+DataLoaders, trainable_params = later("fastai.data.core", "DataLoaders"), later("fastai.torch_core", "trainable_params")
 IMAGES = np.random.default_rng(0).integers(0, 256, (32, 48, 48, 3), dtype=np.uint8), np.arange(32) % 2
 
 
 @pytest.fixture(scope="module")
 def start():
+    import wiseft.all  # noqa: F401, which knows all methods
     return pico_classifier(["cat", "dog"])
 
 

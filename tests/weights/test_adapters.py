@@ -5,17 +5,17 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import later
 
 from wiseft.base.text import BadFile
-from wiseft.methods.lora import lora
 from wiseft.models.load import load_classifier
 from wiseft.models import testing
 from wiseft.models.testing import pico_classifier
-from wiseft.train.learner import finetune
 from wiseft.weights.adapters import read_adapter, write_adapter
 from wiseft.weights.recipes import merge_by_recipe, read_recipe, what_is_missing
 from wiseft.weights.safetensors_io import write_tensors
 
+finetune, lora = later("wiseft.train.learner", "finetune"), later("wiseft.methods.lora", "lora")
 SETTINGS = dict(peft_type="LORA", r=3, lora_alpha=6, bias="none", fan_in_fan_out=False, use_rslora=False,
                 rank_pattern={}, alpha_pattern={}, modules_to_save=None, use_dora=False)
 BLOCK, THEIRS = "transformer.resblocks.0", "encoder.layers.0"
