@@ -99,14 +99,17 @@ def end():
     return other
 
 
-def first_batch(*images):
+def first_batch(dls):
     "Of validation images"
-    return clip_dataloaders(images[0], start(), 8, *images[1:]).valid.one_batch()[0].sum().item()
+    return wiseft.clip_learner(start(), dls, progress=False).dls.valid.one_batch()[0].sum().item()
 
 
 def bench_of(images):
     "A bench with the images as a shifted set, too"
-    suite = folder_suite(images, dict(again=images), classnames=NAMES)
+    return curves_of(folder_suite(images, dict(again=images), classnames=NAMES))
+
+
+def curves_of(suite):
     with TemporaryDirectory() as folder:
         found = bench(suite, start(), folder, ["logits"], (0,), (1e-3,), say=lambda line: None, **quick)
         return found.curves().to_csv()
@@ -115,14 +118,15 @@ def bench_of(images):
 FUNCTIONS = {
     "finetune": lambda images: wiseft.finetune(start(), images, **quick).hash,
     "linear_probe": lambda images: wiseft.linear_probe(start().clip, NAMES, images, **quick).hash,
-    "clip_learner": lambda images: first_batch(images),
+    "clip_learner": first_batch,
     "evaluate": lambda images: wiseft.evaluate(start(), images, progress=False).value.tolist(),
     "sweep": lambda images: wiseft.sweep(start(), end(), images, [0, .5, 1], progress=False).value.tolist(),
     "choose_alpha": lambda images: float(wiseft.choose_alpha(start(), end(), images, progress=False)),
     "classify": lambda images: wiseft.classify(start(), images, progress=False).probability.tolist(),
-    "bench": bench_of,
+    "bench(folder_suite(…))": bench_of,
 }
-REFUSED = {("DataLoader", f): "clip_learner" for f in ("finetune", "linear_probe", "clip_learner", "bench")}
+TRAINING = "finetune", "linear_probe", "clip_learner", "bench(folder_suite(…))"
+REFUSED = {("DataLoader", f): "clip_learner" for f in TRAINING}
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +159,7 @@ def test_same_answers_as_the_folder(held, answers, name, function):
             expected = {
                 "finetune": lambda: wiseft.finetune(start(), train, validation, **quick).hash,
                 "linear_probe": lambda: wiseft.linear_probe(start().clip, NAMES, train, validation, **quick).hash,
-                "clip_learner": lambda: first_batch(train, validation),
+                "clip_learner": lambda: first_batch(clip_dataloaders(train, start(), 8, validation)),
             }[function]()
     assert FUNCTIONS[function](source) == expected
 
@@ -175,6 +179,19 @@ def test_splits(held):
     assert list(wiseft.evaluate(start(), datasets.DatasetDict(some), progress=False).n) == [5]
     some.save_to_disk(folder + " in splits")
     assert len(Suite.of(folder + " in splits").test) == 5
+
+
+@pytest.mark.filterwarnings("ignore:.*all .* test images|.*shares|.*test images are|.*validation images")
+def test_learner_and_bench_take_a_suite(held, tmp_path):
+    folder, objects = held
+    suite = folder_suite(folder, dict(again=folder))
+    assert first_batch(suite) == first_batch(folder)
+    for part in "reference", "again":
+        (tmp_path / part).symlink_to(folder)
+    assert len(curves_of(tmp_path)) == len(curves_of(suite))
+    for source in folder, objects["array"]:
+        with pytest.raises(ValueError, match=r"no shifted set. Give folder_suite\("):
+            curves_of(source)
 
 
 def test_one_picture(held):

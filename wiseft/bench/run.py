@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from pathlib import Path
 from time import perf_counter, sleep
 from ..base.registry import Method, find_method
-from ..base.text import BadFile, option, why_failed
+from ..base.text import BadFile, python_or_shell, why_failed
 from ..base.files import atomic_path, locked
 from ..base.devices import describe_device
 from ..base.progress import duration
@@ -43,7 +43,7 @@ from .outcome import Bench, Curve, Entry, choice_rows, what_is_drawn
 
 # %% ../../nbs/api/bench/04_run.ipynb #e1661b5d
 def bench(
-    suite:Suite,   # with training, validation and test images, and shifted sets
+    suite,         # what `Suite.of` takes, with training, validation and test images, and shifted sets
     zeroshot:ImageClassifier, # zero-shot
     folder:str|Path, # for results and `weights`; made if it isn't there
     methods:list[str]|None=None, # names of methods; default all that can compete
@@ -69,12 +69,13 @@ def bench(
 UNREADABLE = 'unreadable.csv' # in a bench's folder, where there are such images
 
 def plan_bench(
-    suite:Suite, zeroshot:ImageClassifier, folder:str|Path, methods:list|None=None, seeds:tuple=(0, 1, 2),
+    suite, zeroshot:ImageClassifier, folder:str|Path, methods:list|None=None, seeds:tuple=(0, 1, 2),
     lrs:tuple|None=None, alphas:tuple=DEFAULT_ALPHAS, given:dict|None=None, control:str|list=(),
     **recipe, # all as in `bench`
 ) -> Plan:
     "The plan of `bench`, without unreadable images; nothing is written"
     methods = [*map(find_method, methods)] if methods else [m for m in all_methods().values() if can_compete(m)]
+    suite = Suite.of(suite, zeroshot.classnames)
     check_bench_suite(suite)
     control = control_sets(control, suite.datasets())
     folder, unreadable = Path(folder), None
@@ -431,7 +432,8 @@ def check_bench_suite(suite:Suite):
         f'A bench trains, chooses and judges on the reference, and {suite.name!r} has no images of it for '
         f'{", ".join(absent)}. Give a folder with train, validation and test, or one of class folders, to be split.')
     if not suite.shifts: raise ValueError(
-        f"A bench measures accuracy under shift, and there is no shifted set. Give {option('shifts', flag='--shift')}.")
+        'A bench measures accuracy under shift, and there is no shifted set. Give '
+        f'{python_or_shell("folder_suite(IMAGES, SHIFTS)", "--shift")}.')
 
 _IN_WORDS = dict(suite='the images (their fingerprint)', tower='the image tower (its hash)',
                  text_tower='the text tower (its hash)', head='the head (its hash)')

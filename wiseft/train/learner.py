@@ -145,7 +145,7 @@ adamw = partial(AdamWrapper, opt=partial(torch.optim.AdamW, fused=True))
 # %% ../../nbs/api/train/07_learner.ipynb #9358c35b
 def clip_learner(
     classifier:ImageClassifier, # to start from; it is not changed
-    dls:DataLoaders, # from `clip_dataloaders`, or any of fastai's with the CLIP's size and normalization
+    dls, # fastai's `DataLoaders` of the CLIP's size and normalization, or images as `clip_dataloaders` takes them
     train:str|Method|Callable='all', # 'all'; 'head' on cached features; 'last:n', n blocks and the head; or `lora`
     wd:float|None=None, # weight decay, decoupled; default .1, or 0 where a method takes its place
     label_smoothing:float=0.,
@@ -163,12 +163,13 @@ def clip_learner(
     lr_factors:dict[str,float]|None=None, # of learning rates: 'image', 'text', 'head', and 'decay' per block
     **kwargs, # of fastai's `Learner`: metrics, opt_func, splitter, path (default: the current folder), …
 ) -> 'ClipLearner':
-    """A fastai `Learner` that fine-tunes a copy of `classifier` on the data loaders `dls`.
+    """A fastai `Learner` that fine-tunes a copy of `classifier` on the data loaders or images `dls`.
 
     `train` says which weights train, `loss` and `constraint` take methods of robust fine-tuning. Fit it with
     `fit_cosine(epochs)` or any of fastai's; its `classifier` is the result. The defaults are the WiSE-FT paper's.
     """
     check_classifier(classifier)
+    if not isinstance(dls, DataLoaders): dls = clip_dataloaders(dls, classifier, progress=progress)
     import fastai.vision.learner # how fastai shows results of images  # noqa: F401
     loss, constraint = loss and as_method(loss, 'loss'), constraint and as_method(constraint, 'constraint')
     if wd is None: wd = 0. if any(m.replaces_decay for m in (loss, constraint) if m) else .1
