@@ -65,13 +65,29 @@ def test_what_is_saved_goes_to_the_current_folder_or_to_the_path_that_is_given(f
 
 
 def test_a_name_of_another_library_is_answered_with_ours(folder):
-    from wiseft.train.learner import OTHER_NAMES, clip_learner, finetune
     from inspect import signature
+
+    from wiseft import choose_alpha, classify, evaluate, sweep
+    from wiseft.base.text import OTHER_NAMES
+    from wiseft.bench.run import bench
+    from wiseft.train.learner import clip_learner, finetune
+    from wiseft.train.loaders import clip_dataloaders
 
     known = {**signature(finetune).parameters, **signature(clip_learner).parameters}
     for other, ours in OTHER_NAMES.items():
         assert ours in known and other not in known
         with pytest.raises(TypeError, match=f"no argument {other}: it is called {ours}"):
             finetune(pico_classifier(["cat", "dog"]), "nowhere", **{other: 1})
+    pico = pico_classifier(["cat", "dog"])
     with pytest.raises(ValueError, match="could not convert"):
-        finetune(pico_classifier(["cat", "dog"]), "nowhere", lr="fast")
+        finetune(pico, "nowhere", lr="fast")
+    learn = clip_learner(pico, "photos", progress=False, lr="3e-4")
+    assert learn.lr == 3e-4
+    assert learn.fit_cosine(1, "1e-4").classifier.recipe["lrs"][0] == 1e-4
+    calls = dict(bs=[evaluate, sweep, choose_alpha, classify, clip_dataloaders, bench], weight_decay=[clip_learner],
+                 n_epochs=[learn.fit_cosine])
+    for other, functions in calls.items():
+        for function in functions:
+            with pytest.raises(TypeError, match=f"no argument {other}: it is called {OTHER_NAMES[other]}"):
+                function(**{other: 1})
+    assert list(signature(learn.fit_cosine).parameters)[0] == "epochs"

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from pathlib import Path
 from time import perf_counter, sleep
 from ..base.registry import Method, find_method
-from ..base.text import BadFile, python_or_shell, why_failed
+from ..base.text import BadFile, our_names, python_or_shell, why_failed
 from ..base.files import atomic_path, locked
 from ..base.devices import describe_device
 from ..base.progress import duration
@@ -42,6 +42,7 @@ from .estimate import n_done, preview, readable, seconds_left, without
 from .outcome import Bench, Curve, Entry, choice_rows, what_is_drawn
 
 # %% ../../nbs/api/bench/04_run.ipynb #e1661b5d
+@our_names
 def bench(
     suite,         # what `Suite.of` takes, with training, validation and test images, and shifted sets
     zeroshot:ImageClassifier, # zero-shot

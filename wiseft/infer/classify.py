@@ -11,7 +11,7 @@ from pathlib import Path
 from collections.abc import Iterator, Sequence
 from itertools import chain, groupby
 from PIL import Image
-from ..base.text import BadFile, first_few
+from ..base.text import BadFile, first_few, our_names
 from ..base.devices import memory_advice
 from ..base.distributed import of_all
 from ..data.columns import PathColumn
@@ -73,6 +73,7 @@ def _in_memory(pictures, classnames): # `ImageSet`, whose labels mean nothing
     return image_set(pictures, classnames, 'pictures')
 
 # %% ../../nbs/api/infer/07_classify.ipynb #533a3d65
+@our_names
 @memory_advice()
 def classify(
     classifier, # `ImageClassifier`

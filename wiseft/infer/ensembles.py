@@ -15,7 +15,7 @@ from functools import cache, partial
 from pathlib import Path
 from torch import nn
 from ..base.registry import Method, as_method, method
-from ..base.text import option, warn_user
+from ..base.text import option, our_names, warn_user
 from ..weights.merge import averageable, check_alpha, check_ends, check_images, check_ends_of_path, prepare_merge
 from ..weights.merge import wise_ft
 from ..weights.path import WeightPath
@@ -29,6 +29,7 @@ from .members import ControlMember, Member, Remembered, at_precision, default_na
 from .evaluation import evaluate
 
 # %% ../../nbs/api/infer/06_ensembles.ipynb #abe4e308
+@our_names
 def sweep(
     zeroshot:ImageClassifier,  # alpha = 0
     finetuned:ImageClassifier, # the same, fine-tuned; alpha = 1

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from torch import nn
-from ..base.text import first_few, python_or_shell, warn_user
+from ..base.text import first_few, our_names, python_or_shell, warn_user
 from ..base.files import cache_root
 from ..base.devices import fitting_precision, memory_advice
 from ..base.distributed import by_first, of_all
@@ -97,6 +97,7 @@ def look(
 def _modules(members): return list(dict.fromkeys(o for m in members.values() for o in m.modules))
 
 # %% ../../nbs/api/infer/05_evaluation.ipynb #52eedb80
+@our_names
 @memory_advice()
 def evaluate(
     members:ImageClassifier|Member|dict, # one, or dict name -> classifier or `Member`

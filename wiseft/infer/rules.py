@@ -10,7 +10,7 @@ import numpy as np, pandas as pd
 from collections import defaultdict
 from pathlib import Path
 from ..base.registry import as_method
-from ..base.text import first_few, warn_user
+from ..base.text import first_few, our_names, warn_user
 from ..stats.intervals import mean_difference
 from ..stats.caveats import SMALL_SET, averaging_costs
 from ..data.images import ImageSet
@@ -81,6 +81,7 @@ def _in_words(images): # ('validation images' or what they are, whether choosing
     return 'validation images', False
 
 # %% ../../nbs/api/infer/08_rules.ipynb #25d12649
+@our_names
 def choose_alpha(
     zeroshot,     # classifier, alpha = 0
     finetuned,    # the same, fine-tuned

@@ -26,7 +26,7 @@ from pathlib import Path
 from PIL import Image
 from torch.nn.functional import interpolate
 from torch.utils.data import TensorDataset, get_worker_info
-from ..base.text import first_few, warn_user
+from ..base.text import first_few, our_names, warn_user
 from ..base.files import sha256_file
 from ..base.distributed import n_processes, share
 from ..weights.safetensors_io import state_hash
@@ -231,6 +231,7 @@ class OpenImage(Transform):
         return PILImage.create(self.take.pixels(im))
 
 # %% ../../nbs/api/train/01_loaders.ipynb #617278f1
+@our_names
 def clip_dataloaders(
     source, # `ImageSet`; what `Suite.of` takes, whose reference is meant; with captions: their folder
     clip, # `Clip` or `ImageClassifier`
