@@ -45,9 +45,15 @@ def decide(
     reason = f'{"It" if sign > 0 else "The average"} is {_than(differences[by])} {by}.'
     if by == 'on the reference': reason += (
         f" There is no shifted set: {option('shift', 'corruptions')} makes synthetic ones.")
-    elif reference is not None and _sign(reference) not in (0, sign): reason += (
-        f' On the reference the average is {_than(reference)}; the shifted sets decide, because averaging is meant for '
-        'them.')
+    else:
+        others = [] # that decide otherwise
+        if sign and chosen is not None and (sign > 0) == (chosen == 1): others.append(
+            f'validation images chose α = {chosen:g}')
+        if reference is not None and _sign(reference) not in (0, sign): others.append(
+            f'on the reference the average is {_than(reference)}')
+        said = ', and '.join(others)
+        if said: reason += (
+            f' {said[0].upper()}{said[1:]}; the shifted sets decide, because averaging is meant for them.')
     keep = 'the fine-tuned model' if sign < 0 or sign == 0 and chosen == 1 else 'the average'
     if sign == 0 and chosen == 1: reason += ' Validation images chose the fine-tuned model (α = 1).'
     for _, r in pairs[by].drop('fine-tuned').iterrows():
@@ -73,9 +79,10 @@ def _accuracies(rows): # a row of the table
 # %% ../../nbs/api/analysis/07_decision.ipynb #8e0a0002
 def decision_beside(
     results:str|Path, # results table
-    alpha:float=.5, # that was chosen; an end, 0 or 1, is no average, and that at 0.5 is compared
+    alpha:float=.5, # of the averaged classifier; an end, 0 or 1, is no average, and that at 0.5 is compared
+    chosen:bool=False, # did validation images choose it?
 ) -> Decision|None: # None where no predictions, or not both classifiers, are beside it
     "The decision that follows from the predictions beside a results table"
     file, average = predictions_file(results), alpha if 0 < alpha < 1 else .5
     comparisons = compare_ends(read_predictions(file), average) if file.exists() else None
-    return None if comparisons is None else decide(comparisons, average, alpha)
+    return None if comparisons is None else decide(comparisons, average, alpha if chosen else None)

@@ -120,13 +120,12 @@ def _averaged(table, recipe=None):
     "The α that a report is about: the one nearest to the chosen one; nearest to 0.5 if none or an end was chosen"
     from wiseft.infer.rules import ChosenAlpha
     chosen = _chosen_by(recipe)
-    middle = recipe['merge']['alpha'] if chosen else .5
-    end = middle if middle in (0, 1) else None
-    if end is not None: middle = .5
+    validated = recipe['merge']['alpha'] if chosen else None # by validation images
+    middle = .5 if validated in (None, 0, 1) else validated
     n_runs = table[table.method == 'weight-space'].groupby('alpha').tuning.nunique()
     alphas = n_runs.index[n_runs == n_runs.max()] # of all runs, if there are such
     alpha = ChosenAlpha(alphas[abs(alphas-middle).argmin()] if len(alphas) else .5, chosen)
-    alpha.end = end
+    alpha.validated = validated
     return alpha
 
 # %% ../../nbs/api/shell/05_report.ipynb #c1b0a007

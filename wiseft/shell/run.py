@@ -95,7 +95,7 @@ class Run:
     @cached_property
     def decision(self):
         from wiseft.analysis.decision import decision_beside
-        return decision_beside(self.folder/'results.csv', self.averaged.alpha)
+        return decision_beside(self.folder/'results.csv', self.averaged.alpha, chosen=True)
     @cached_property
     def table(self):
         from wiseft.stats.table_io import read_results

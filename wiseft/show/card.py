@@ -43,7 +43,8 @@ def write_card(
         merge = card['recipe'].get('merge')
         other = isinstance(merge, dict) and merge.get('name') != 'weight-space' # no average that a decision is about
         if isinstance(results, (str, Path)) and card['alpha'] is not None and not other:
-            values['decision'] = decision_beside(results, card['alpha']) or ''
+            chosen = isinstance(merge, dict) and 'chosen' in merge
+            values['decision'] = decision_beside(results, card['alpha'], chosen) or ''
         if values['picture']:
             with atomic_path(folder/'results.png', force=True) as tmp:
                 plot_shifts(first).savefig(tmp, dpi=120, format='png')

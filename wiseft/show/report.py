@@ -79,7 +79,7 @@ def headline(
     return f"{getattr(alpha, 'chosen', '')} {verdict}".strip()
 
 def _decision(comparisons, alpha): # None where there is none
-    return None if comparisons is None else decide(comparisons, alpha, getattr(alpha, 'end', None))
+    return None if comparisons is None else decide(comparisons, alpha, getattr(alpha, 'validated', None))
 
 def _accuracies(table, alpha):
     "Accuracies on the reference and under shift in words, as far as the table has them"
