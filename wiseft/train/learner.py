@@ -48,7 +48,7 @@ from .losses import Constraint, HeadFromText, Loss, Teacher, method_recipe
 from .callbacks import (Bf16, BusyCores, ClipGradients, FetchLosses, FreezeBatchNorm, LossOnDevice,
                                     LrFactors, Progress, ProgressLines, Watch, accuracy_now)
 from .trainable import choose_weights, parameter_groups, parametrized, plain_weights, rate_factors
-from .resume import Checkpoint
+from .resume import Checkpoint, checkpoint_file
 from .record import run_circumstances, run_recipe, validation_metrics
 
 # %% ../../nbs/api/train/07_learner.ipynb #8b151d3b
@@ -94,7 +94,8 @@ def finetune(
         if epochs is None: epochs = max(10, math.ceil(500/len(learn.dls.train)))
         try:
             say_place(learn.student.device, learn.recipe['precision'], progress)
-            if train != 'head' and not resume: _say_how_long(learn, epochs, progress)
+            goes_on = resume and checkpoint_dir and checkpoint_file(checkpoint_dir).exists()
+            if train != 'head' and not goes_on: _say_how_long(learn, epochs, progress)
             learn.fit_cosine(epochs, lr, warmup_steps, checkpoint_dir, checkpoint_steps, resume, cbs)
             finetuned = learn.classifier.eval()
         finally: learn.remove_cbs(list(learn.cbs)) # they know the learner: its memory would wait for Python to collect
