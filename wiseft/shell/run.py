@@ -132,6 +132,9 @@ def run(
     shift = [shift] if isinstance(shift, (str, Path)) else list(shift or ()) or None
     if shift and is_suite(data): raise ValueError(
         f'{data} is a suite with shifted sets of its own. Leave out {option("shift")}.')
+    if probe and classnames: raise ValueError(
+        f'{option("classnames")} belongs to a CLIP, which reads the names; with {option("probe")} the folders name the '
+        'classes: leave it out.')
     words = dict(model=model, pretrained=pretrained, preprocess=preprocess, quick_gelu=quick_gelu, templates=templates,
                  classnames=classnames)
     steps = _steps(data, output, shift, words, probe, epochs, lr, batch_size, seed, device)
