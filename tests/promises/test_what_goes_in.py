@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, later, slow_except
@@ -282,9 +283,16 @@ def test_model_of_open_clip():
     "no labels": (lambda f, o: wiseft.finetune(start(), o["array"][0]), r"\(images, labels\)"),
     "numbers": (lambda f, o: wiseft.zeroshot_classifier(3, NAMES), "Expected a Clip"),
     "bytes": (lambda f, o: start().predict_image(b"GIF89a"), "an array, or a tensor; got bytes"),
-    "order": (lambda f, o: wiseft.classify(f, start()), "the classifier first"),
+    "order": (lambda f, o: wiseft.classify(f, start()), r"classify\(classifier, pictures\) takes an Im"),
+    "evaluate's order": (lambda f, o: wiseft.evaluate(f, start()), r"evaluate\(classifier, .* not a str"),
+    "sweep's order": (lambda f, o: wiseft.sweep(f, start(), end()), r"sweep\(zeroshot, .* not a str"),
+    "choose_alpha's order": (lambda f, o: wiseft.choose_alpha(f, start(), end()), r"choose_alpha\(.* not a str"),
+    "bench's order": (lambda f, o: bench(start(), f, "b"), r"bench\(suite, zeroshot, folder\) .* not a str"),
+    "a module": (lambda f, o: wiseft.sweep(Net(), Net(), f), r"not a Net.*linear_probe\("),
+    "images last": (lambda f, o: wiseft.sweep(start(), end(), start()), "labeled images: .*; got ImageClassifier"),
+    "a table": (lambda f, o: wiseft.finetune(start(), pd.DataFrame({"a": [1]})), "images: .*; got DataFrame"),
     "finetune's order": (lambda f, o: wiseft.finetune(Suite.of(f), start()), "takes an ImageClassifier, not a Suite"),
-    "learner's order": (lambda f, o: wiseft.clip_learner(clip_dataloaders(f, start(), 8), start()), "classifier first"),
+    "learner's order": (lambda f, o: wiseft.clip_learner(clip_dataloaders(f, start(), 8), start()), r"r\(classifier,"),
     "bs": (lambda f, o: wiseft.finetune(start(), f, bs=16), "called batch_size"),
     "no transform": (lambda f, o: wiseft.linear_probe(Net(), NAMES, f), r"linear_probe\(…, transform=…\) takes one"),
 }.values(), ids=lambda o: "")

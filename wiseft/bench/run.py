@@ -28,7 +28,7 @@ from ..data.arrays import read_table
 from ..data.suites import Suite
 from ..data.control import control_sets
 from ..models.open_clip_config import read_json
-from ..models.classifier import ImageClassifier
+from ..models.classifier import ImageClassifier, check_classifier
 from ..models.load import load_classifier
 from ..infer.members import member
 from ..infer.evaluation import check_known, evaluate, look
@@ -75,6 +75,7 @@ def plan_bench(
     **recipe, # all as in `bench`
 ) -> Plan:
     "The plan of `bench`, without unreadable images; nothing is written"
+    check_classifier(zeroshot, 'bench(suite, zeroshot, folder)', trains=True)
     methods = [*map(find_method, methods)] if methods else [m for m in all_methods().values() if can_compete(m)]
     suite = Suite.of(suite, zeroshot.classnames)
     check_bench_suite(suite)

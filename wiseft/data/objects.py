@@ -156,7 +156,8 @@ def image_set(
     if hasattr(source, 'train') and hasattr(source, 'valid'): raise TypeError(
         "fastai's DataLoaders have transformed their images already: they go into clip_learner(classifier, dls), and "
         'the dataset of one of them, dls.valid.dataset, goes here.')
-    no_dataset = isinstance(source, (list, tuple, Mapping, bytes, np.ndarray)) or hasattr(source, 'detach')
+    others = list, tuple, Mapping, bytes, np.ndarray, pd.DataFrame
+    no_dataset = isinstance(source, others) or hasattr(source, 'detach')
     if hasattr(source, '__getitem__') and not no_dataset: return _of_dataset(source, classnames, name)
     raise TypeError(
         'Expected labeled images: a path, (images, labels), a map-style Dataset of (image, label), or a Dataset of '

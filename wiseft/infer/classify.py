@@ -19,6 +19,7 @@ from ..data.shards import local_copy, shard_files, shard_members
 from ..data.images import ImageSet
 from ..data.objects import image_set, is_stored_dataset
 from ..data.labels import IMAGE_ENDINGS, image_files, is_member, read_image_table, split_folders
+from ..models.classifier import check_classifier
 from .inference import device_of, each_batch, ready
 
 # %% ../../nbs/api/infer/07_classify.ipynb #e8f7e627
@@ -83,7 +84,7 @@ def classify(
     progress:bool=True, # bar, or lines in a log
 ) -> pd.DataFrame: # file, class, probability, class_2, probability_2, …, problem
     "The most probable classes of pictures without labels"
-    if not hasattr(classifier, 'classnames'): raise TypeError('classify takes the classifier first, then the pictures.')
+    check_classifier(classifier, 'classify(classifier, pictures)')
     files, rows, device = [], [], device_of(classifier)
     top = min(top, len(classifier.classnames))
     def of_batch(idx, x):

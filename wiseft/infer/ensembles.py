@@ -23,7 +23,7 @@ from ..stats.caveats import doubts
 from ..data.images import ImageSet
 from ..data.prompts import check_same_classes
 from ..data.suites import Suite
-from ..models.classifier import ImageClassifier
+from ..models.classifier import ImageClassifier, check_classifier
 from .inference import common_transform, device_of
 from .members import ControlMember, Member, Remembered, at_precision, default_name, member, own_head
 from .evaluation import evaluate
@@ -50,6 +50,7 @@ def sweep(
     `by` names the families: 'weight-space' averages weights, 'logits' and 'probabilities' average outputs. All share
     one pass over the images. Take `split='validation'` to choose α.
     """
+    for c in (zeroshot, finetuned): check_classifier(c, 'sweep(zeroshot, finetuned, images)')
     images = getattr(suite, 'validation', None) if images is None else images
     if seed is None: seed = getattr(finetuned, 'recipe', {}).get('seed')
     between = members(zeroshot, finetuned, alphas, by, name, seed, precision, images, parts)

@@ -24,7 +24,7 @@ from ..data.prompts import check_same_classes
 from ..data.suites import ImageSet, Suite
 from ..data.control import control_sets
 from ..data.copies import copies, find_training_images, training_thumbnails, thumbnails
-from ..models.classifier import ImageClassifier
+from ..models.classifier import ImageClassifier, check_classifier
 from .inference import check_nan, check_shape, common_transform, each_batch, ready
 from .members import Member, member
 from .shared_layers import shared_layers
@@ -117,6 +117,8 @@ def evaluate(
     Rows have `value`, `n` and a 95 % interval `low`, `high`. `control` adds sets of other tasks; `keep_predictions`
     returns the prediction for each image too, for `compare` and `changed_images`.
     """
+    for m in members.values() if isinstance(members, dict) else [members]:
+        check_classifier(m, 'evaluate(classifier, images)')
     if not isinstance(members, dict): members = {member(members).identity['classifier']: members}
     members = {n: member(m, n, seed, precision) for n, m in members.items()}
     suite, datasets = _image_sets(suite, split, control, members)

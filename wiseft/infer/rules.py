@@ -17,6 +17,7 @@ from ..data.images import ImageSet
 from ..data.labels import SPLITS, split_folders
 from ..data.suites import Suite
 from ..data.control import control_sets
+from ..models.classifier import check_classifier
 from .evaluation import check_known, look, trained_on
 from .ensembles import DEFAULT_ALPHAS, members, sweep
 
@@ -92,6 +93,7 @@ def choose_alpha(
     **options     # of `evaluate`: batch_size, workers, progress
 ) -> ChosenAlpha:
     "Choose α on validation images, by a rule, and print the accuracies"
+    for c in (zeroshot, finetuned): check_classifier(c, 'choose_alpha(zeroshot, finetuned, images)')
     images = _held_out(validation, finetuned)
     what, is_oracle = _in_words(images)
     if is_oracle: warn_user(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['adamw', 'finetune', 'usual_lr', 'linear_probe', 'AdamWrapper', 'clip_learner', 'weights_of_classes', 'HeadOnFeatures',
-           'ClipLearner', 'cosine_lr', 'CosineSchedule', 'check_classifier', 'check_settings']
+           'ClipLearner', 'cosine_lr', 'CosineSchedule', 'check_settings']
 
 # %% ../../nbs/api/train/07_learner.ipynb #2c6143c8
 import math, torch
@@ -37,7 +37,7 @@ from ..base.distributed import distributed, gathered, n_processes, of_all, rank
 from ..base.files import is_out_of_memory
 from ..base.progress import duration, is_told, is_watched, say_once, say_place
 from ..data.copies import keep_training_thumbnails
-from ..models.classifier import ImageClassifier
+from ..models.classifier import ImageClassifier, check_classifier
 from ..models.cost import pass_seconds
 from ..models.tower import as_clip
 from ..models.vision import blank_classifier
@@ -82,7 +82,7 @@ def finetune(
     which method of robust fine-tuning. `checkpoint_dir` and `resume` continue a stopped run. Average the result
     with `classifier` by `interpolate(classifier, finetuned, alpha)`.
     """
-    check_classifier(classifier)
+    check_classifier(classifier, 'finetune(classifier, images)', trains=True)
     if isinstance(lr, str): lr = float(lr)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -167,7 +167,7 @@ def clip_learner(
     `train` says which weights train, `loss` and `constraint` take methods of robust fine-tuning. Fit it with
     `fit_cosine(epochs)` or any of fastai's; its `classifier` is the result. The defaults are the WiSE-FT paper's.
     """
-    check_classifier(classifier)
+    check_classifier(classifier, 'clip_learner(classifier, dls)', trains=True)
     if isinstance(kwargs.get('lr'), str): kwargs['lr'] = float(kwargs['lr'])
     if not isinstance(dls, DataLoaders): dls = clip_dataloaders(dls, classifier, progress=progress)
     import fastai.vision.learner # how fastai shows results of images  # noqa: F401
@@ -461,13 +461,6 @@ def in_parts(self:ClipLearner, counts:list):
     self.opt.zero_grad()
 
 # %% ../../nbs/api/train/07_learner.ipynb #7e2a0007
-def check_classifier(classifier):
-    "TypeError if it is no `ImageClassifier`"
-    if not isinstance(classifier, ImageClassifier): raise TypeError(
-        f'Fine-tuning takes an ImageClassifier, not a {type(classifier).__name__}; the classifier first. Make one by '
-        'zeroshot_classifier(load_clip(NAME), CLASSNAMES), or of an image model by '
-        'linear_probe(image_model(MODULE, TRANSFORM), CLASSNAMES, IMAGES).')
-
 def check_settings(
     dls:DataLoaders, classifier:ImageClassifier, # as in `clip_learner`
     recipe:dict, # settings that go into the recipe
