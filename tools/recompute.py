@@ -2252,7 +2252,7 @@ TOLD = {
     "explanations/forgotten": ["is 0.03 to 0.06"],  # of other random numbers than the page's
     "explanations/without_labels": ["0.71 points, 1.01 for validation, 1.20 for"],  # of runs that were not kept
     "index": ["1.1 to 2.3 times as fast in fp32 and 2.5 to 4.9 times",  # benchmarks/beside.py measures it
-              "1.7 GB on disk; 0.2 GB of that"],  # of an empty environment's folders, by package
+              "1.7 GB (0.2 are spaCy"],  # of an empty environment's folders, by package
     "methods/learning_rates": ["factors of 0.1", "learn at 0.065 of the rate", "follows it at 0.1"],  # settings
     "methods/paint": ["gains of 15 to 60 points"],  # of its paper
 }
