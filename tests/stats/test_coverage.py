@@ -85,6 +85,19 @@ def test_procedures_are_those_of_the_table(script):
     procedures.m._mean_interval = procedures.chosen
 
 
+def test_procedures_for_crossed_images_and_seeds_are_those_of_the_table(monkeypatch):
+    "The first cell, computed again: with Satterthwaite's degrees of freedom a row is called better more often."
+    monkeypatch.syspath_prepend(str(FOLDER))
+    script, table = loaded("crossed"), pd.read_csv(FOLDER / "crossed.csv").set_index("procedure")[:3]
+    rng, part = script.np.random.default_rng([10, 0]), "resnet-harsh"
+    benches = [script.bench(part, "committed", 1, 3, rng) for _ in range(script.BENCHES)]
+    fewest = min(r.shape[1] for r in script.right(part).values())
+    for procedure in script.images_alone, script.satterthwaite, script.both_chances:
+        told = np.mean([script.judge(procedure, value, variances, fewest, 3) for value, *variances in benches], 0)
+        assert np.allclose(told, table.loc[procedure.__name__, ["covered", "width", "better"]].astype(float), atol=1e-3)
+    assert table.better["satterthwaite"] > table.better["both_chances"]
+
+
 def test_labels_one_by_one_are_those_of_the_table():
     stopping, table = loaded("stopping"), pd.read_csv(FOLDER / "stopping.csv")
     tails = [stopping.tails(n) for n in range(1, stopping.MOST + 1)]
