@@ -93,13 +93,13 @@ _pool, _positions = 'vision_model.head.attention.', 'visual.trunk.pos_embed'
 
 def from_transformers(
     state:dict, # state dict of a `CLIPModel`, a `SiglipModel`, or an image tower of either
-    siglip:bool=False # is it a SigLIP's, though the weights of its pooling, by which it is known, are not there?
+    siglip:bool=False # is it a SigLIP's?
 ) -> dict: # state dict of open_clip's `CLIP` or `CustomTextCLIP`, or of its image tower alone
     "Weights in the layout of open_clip"
     # an image tower alone, as transformers 5 saves it
     if 'embeddings.patch_embedding.weight' in state: state = {f'vision_model.{k}': t for k,t in state.items()}
     state = _joined(state)
-    if siglip or f'{_pool}in_proj_weight' in state: return _from_siglip(state)
+    if siglip: return _from_siglip(state)
     new = {_renamed(k, _clip_names): t for k,t in state.items()}
     for k in new.keys() & {'visual.proj', 'text_projection'}: new[k] = new[k].T.contiguous()
     if 'visual.class_embedding' in new and 'visual.proj' not in new: # features as they are
@@ -109,7 +109,7 @@ def from_transformers(
 
 def _from_siglip(state):
     for kind in 'weight', 'bias':
-        if f'{_pool}in_proj_{kind}' not in state: continue
+        if f'{_pool}in_proj_{kind}' not in state: continue # of an adapter
         q, k, v = state.pop(f'{_pool}in_proj_{kind}').chunk(3)
         state |= {f'{_pool}q.{kind}': q, f'{_pool}kv.{kind}': torch.cat([k, v])}
     new = {_renamed(k, _siglip_names): t for k,t in state.items()}
@@ -136,37 +136,39 @@ def _to_siglip(state):
 # %% ../../nbs/api/models/04_hf_clip.ipynb #2fff3cf2
 CLIP_KINDS = 'clip', 'clip_vision_model', 'metaclip_2', 'metaclip_2_vision_model'
 SIGLIP_KINDS = 'siglip', 'siglip_vision_model'
-_usual = dict(
+_base = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+_clip_base = dict(_base, hidden_act='quick_gelu', layer_norm_eps=1e-5)
+_siglip_base = dict(_base, hidden_act='gelu_pytorch_tanh', layer_norm_eps=1e-6)
+_defaults = dict(
     clip=dict(
-        text=dict(hidden_size=512, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=8,
-                  vocab_size=49408, max_position_embeddings=77),
-        vision=dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
-                    image_size=224, patch_size=32)),
+        vision=dict(_clip_base, image_size=224, patch_size=32),
+        text=dict(_clip_base, hidden_size=512, intermediate_size=2048, num_attention_heads=8, vocab_size=49408,
+                  max_position_embeddings=77)),
     siglip=dict(
-        text=dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
-                  vocab_size=32000, max_position_embeddings=64),
-        vision=dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
-                    image_size=224, patch_size=16)))
-_activations = dict(clip=['quick_gelu', 'gelu'], siglip=['gelu_pytorch_tanh', 'gelu']) # the usual one first
+        vision=dict(_siglip_base, image_size=224, patch_size=16),
+        text=dict(_siglip_base, vocab_size=32000, max_position_embeddings=64)))
 
 def _settings(config, part): # dict
-    "Settings of a tower ('vision' or 'text'); ValueError for an activation function that open_clip doesn't have"
+    "Settings of a tower ('vision' or 'text'); ValueError for those that open_clip doesn't have"
     family = 'siglip' if config['model_type'] in SIGLIP_KINDS else 'clip'
-    activations, eps = _activations[family], 1e-6 if family == 'siglip' else 1e-5
-    alone = config['model_type'].endswith(f'_{part}_model')
-    stated = config if alone else config.get(f'{part}_config') or {}
-    settings = dict(hidden_act=activations[0], layer_norm_eps=eps) | _usual[family][part] | stated
-    if settings['hidden_act'] not in activations: raise ValueError(
-        f"hidden_act is {settings['hidden_act']!r:.50}; expected {' or '.join(map(repr, activations))}")
-    if family == 'siglip' and settings['layer_norm_eps'] != eps: raise ValueError(
-        f"layer_norm_eps is {settings['layer_norm_eps']!r:.50}; timm's SigLIPs have 1e-6")
+    defaults, alone = _defaults[family][part], config['model_type'].endswith(f'_{part}_model')
+    settings = defaults | (config if alone else config.get(f'{part}_config') or {})
+    act, eps = settings['hidden_act'], settings['layer_norm_eps']
+    if act not in (defaults['hidden_act'], 'gelu'): raise ValueError(
+        f"hidden_act is {act!r:.50}; expected {defaults['hidden_act']!r} or 'gelu'")
+    if family == 'siglip' and eps != 1e-6: raise ValueError(f"layer_norm_eps is {eps!r:.50}; timm's SigLIPs have 1e-6")
     return settings
 
+
 # %% ../../nbs/api/models/04_hf_clip.ipynb #6a06735d
-def _tower(s): # what both towers of a CLIP have, as open_clip says it
+def _tower(s): # what all towers of open_clip have
     norm = {} if s['layer_norm_eps'] == 1e-5 else dict(norm_kwargs=dict(eps=s['layer_norm_eps']))
     return dict(width=s['hidden_size'], layers=s['num_hidden_layers'],
                 mlp_ratio=s['intermediate_size']/s['hidden_size'], **norm)
+
+def _text_tower(s):
+    return _tower(s) | dict(context_length=s['max_position_embeddings'], vocab_size=s['vocab_size'],
+                            heads=s['num_attention_heads'])
 
 def _clip_config(config, state): # `model_cfg`
     "The architecture of a CLIP in the terms of open_clip"
@@ -179,11 +181,12 @@ def _clip_config(config, state): # `model_cfg`
     text = _settings(config, 'text')
     if text['hidden_act'] != vision['hidden_act']: raise ValueError(
         'its towers have different activation functions, and those of open_clip have the same')
-    words = dict(context_length=text['max_position_embeddings'], vocab_size=text['vocab_size'],
-                 heads=text['num_attention_heads'])
+    new['text_cfg'] = _text_tower(text)
     if config['model_type'] == 'metaclip_2': # finds the end of a text by its id; the tokenizer is the folder's own
-        words |= dict(pool_type='eos', eos_id=text.get('eos_token_id', 49407), hf_tokenizer_name='facebook/xlm-v-base')
-    return new | dict(text_cfg=_tower(text) | words)
+        new['text_cfg'] |= dict(pool_type='eos', eos_id=text.get('eos_token_id', 49407),
+                                hf_tokenizer_name='facebook/xlm-v-base')
+    return new
+
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #653bce22
 def is_tanh(
@@ -204,15 +207,13 @@ def apply_activation(
         if type(m) is nn.GELU: m.approximate = approximate
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #35f736b7
-def _heads(model): return model.blocks[0].attn.num_heads
-
 def _timm_siglip(s, state): # (name, model without memory)
     "The SigLIP of timm with these settings and shapes; ValueError if there is none"
     shapes = {k.removeprefix('visual.trunk.'): t.shape for k,t in state.items() if k.startswith('visual.trunk.')}
     for name in timm.list_models(f"vit_*_patch{int(s['patch_size'])}_siglip_{int(s['image_size'])}"):
         with torch.device('meta'): model = timm.create_model(name, num_classes=0, global_pool='map')
         same = shapes == {k: t.shape for k,t in model.state_dict().items()}
-        if same and _heads(model) == s['num_attention_heads']: return name, model
+        if same and model.blocks[0].attn.num_heads == s['num_attention_heads']: return name, model
     raise ValueError(
         f"none of timm's SigLIPs has these sizes ({s['hidden_size']} wide, {s['num_hidden_layers']} layers, patches of "
         f"{s['patch_size']}, pictures of {s['image_size']})")
@@ -235,30 +236,36 @@ def _siglip_config(config, state): # `model_cfg`
     new = dict(embed_dim=s['hidden_size'], vision_cfg=vision)
     if not any(k.startswith('text.') for k in state): return new
     s = _settings(config, 'text')
-    width, n = s['hidden_size'], s['vocab_size']
-    text = _siglip_words | dict(
-        context_length=s['max_position_embeddings'], vocab_size=n, width=width, heads=s['num_attention_heads'],
-        layers=s['num_hidden_layers'], mlp_ratio=s['intermediate_size']/width,
-        hf_tokenizer_name=_tokenizers.get(n, 'timm/ViT-B-16-SigLIP'), tokenizer_kwargs=dict(clean='canonicalize'),
-        act_kwargs=dict(approximate=_approximate(s)))
+    text = _siglip_words | _text_tower(s) | dict(
+        hf_tokenizer_name=_tokenizers.get(s['vocab_size'], 'timm/ViT-B-16-SigLIP'),
+        tokenizer_kwargs=dict(clean='canonicalize'), act_kwargs=dict(approximate=_approximate(s)))
     return new | dict(init_logit_bias=-10, custom_text=True, text_cfg=text)
 
+
 # %% ../../nbs/api/models/04_hf_clip.ipynb #2540b67f
+_resampling = {None: None, 2: 'bilinear', 3: 'bicubic'} # Pillow's numbers
+
 def _read_preprocess(folder): # dict
     "Preprocessing in the terms of open_clip, from either file that transformers uses for it"
     files = folder/'preprocessor_config.json', folder/'processor_config.json'
     config = next((read_json(path) for path in files if path.is_file()), {})
     config = config.get('image_processor', config)
+    for step in ('do_resize', 'do_rescale'):
+        if config.get(step) is False: raise ValueError(
+            f'its image processor has {step}: false; open_clip always resizes and rescales')
+    if (resample := config.get('resample')) not in _resampling: raise ValueError(
+        f'its image processor has resample: {resample!r:.50}; open_clip has 2 (bilinear) and 3 (bicubic)')
     size = config.get('size')
     squash = isinstance(size, dict) and 'height' in size
-    resample = {2: 'bilinear', 3: 'bicubic'}.get(config.get('resample')) # Pillow's numbers
-    new = dict(mean=config.get('image_mean'), std=config.get('image_std'), interpolation=resample,
+    new = dict(mean=config.get('image_mean'), std=config.get('image_std'), interpolation=_resampling[resample],
                resize_mode='squash' if squash else 'shortest')
+    if config.get('do_normalize') is False: new |= dict(mean=[0.]*3, std=[1.]*3)
     # the middle, cut from a larger picture
     def side(size, key): return size.get(key) if isinstance(size, dict) else size
     edge, crop = side(size, 'shortest_edge'), side(config.get('crop_size'), 'height')
     if config.get('do_center_crop', True) and edge and crop and crop < edge: new['crop_pct'] = crop/edge
     return {k: v for k,v in new.items() if v}
+
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #5ed887c2
 hub_weights = ['model.safetensors', 'pytorch_model.bin']
@@ -281,10 +288,13 @@ def read_hub_folder(
         f"another model from open_clip, such as {call('load_clip', model='ViT-B-16-SigLIP2', pretrained='webli')}; "
         "`wiseft models` lists them.")
     path = first_file(where.parent, hub_weights)
-    state = read_checkpoint(path).state
+    if not path.exists() and list(where.parent.glob('*.index.json')): raise BadFile(
+        f'{folder} has its weights in several files. Join them with transformers: '
+        "AutoModel.from_pretrained(FOLDER).save_pretrained(OTHER, max_shard_size='1TB').")
+    state, siglip = read_checkpoint(path).state, kind in SIGLIP_KINDS
     try:
-        state = from_transformers(state)
-        settings = _siglip_config(config, state) if kind in SIGLIP_KINDS else _clip_config(config, state)
+        state = from_transformers(state, siglip)
+        settings = _siglip_config(config, state) if siglip else _clip_config(config, state)
         preprocess = _read_preprocess(where.parent)
     except Exception as e: # of torch or of Python: the files decide which
         raise BadFile(
@@ -293,9 +303,10 @@ def read_hub_folder(
     return settings, preprocess, Parts(str(path), state, {})
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #0399a86b
-def _their_tower(width, layers, heads, hidden, act, eps): return dict(
-    hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=hidden, hidden_act=act,
-    layer_norm_eps=eps)
+def _their_tower(s, heads, act): # of open_clip's `CLIPVisionCfg` or `CLIPTextCfg`
+    return dict(hidden_size=s.width, num_hidden_layers=s.layers, num_attention_heads=heads,
+                intermediate_size=int(s.width*s.mlp_ratio), hidden_act=act,
+                layer_norm_eps=(s.norm_kwargs or {}).get('eps', 1e-5))
 
 def their_config(
     config:dict # open_clip's `model_cfg`
@@ -309,14 +320,11 @@ def their_config(
         f"This CLIP has {first_few(odd) or 'another architecture'}, and transformers' CLIPModel is a ViT with "
         "OpenAI's text tower. Keep it in open_clip's layout.")
     act = 'quick_gelu' if config.get('quick_gelu') else 'gelu'
-    def tower(s, heads):
-        eps = (s.norm_kwargs or {}).get('eps', 1e-5)
-        return _their_tower(s.width, s.layers, heads, int(s.width*s.mlp_ratio), act, eps)
     v, t = open_clip.CLIPVisionCfg(**vision), open_clip.CLIPTextCfg(**text)
-    n = t.vocab_size
-    pictures = tower(v, v.width//v.head_width) | dict(image_size=v.image_size, patch_size=v.patch_size)
-    words = tower(t, t.heads) | dict(max_position_embeddings=t.context_length, vocab_size=n, bos_token_id=n-2,
-                                     eos_token_id=n-1)
+    pictures = _their_tower(v, v.width//v.head_width, act) | dict(image_size=v.image_size, patch_size=v.patch_size)
+    words = _their_tower(t, t.heads, act) | dict(
+        max_position_embeddings=t.context_length, vocab_size=t.vocab_size, bos_token_id=t.vocab_size-2,
+        eos_token_id=t.vocab_size-1)
     return dict(architectures=['CLIPModel'], model_type='clip', projection_dim=config['embed_dim'],
                 vision_config=pictures, text_config=words)
 
@@ -329,13 +337,15 @@ def _their_siglip_config(clip): # content of `config.json`
         "open_clip's layout.")
     def act(tanh): return 'gelu_pytorch_tanh' if tanh else 'gelu'
     trunk, t = clip.model.visual.trunk, open_clip.CLIPTextCfg(**text)
-    pictures = _their_tower(trunk.embed_dim, len(trunk.blocks), _heads(trunk), trunk.blocks[0].mlp.fc1.out_features,
-                            act(is_tanh(trunk)), 1e-6)
-    pictures |= dict(image_size=clip.image_size[0], patch_size=trunk.patch_embed.patch_size[0])
-    tanh = (t.act_kwargs or {}).get('approximate') == 'tanh'
-    words = _their_tower(t.width, t.layers, t.heads, int(t.width*t.mlp_ratio), act(tanh), 1e-6)
-    words |= dict(vocab_size=t.vocab_size, max_position_embeddings=t.context_length, projection_size=clip.dim)
+    block, patches = trunk.blocks[0], trunk.patch_embed
+    pictures = dict(
+        hidden_size=trunk.embed_dim, num_hidden_layers=len(trunk.blocks), num_attention_heads=block.attn.num_heads,
+        intermediate_size=block.mlp.fc1.out_features, hidden_act=act(is_tanh(trunk)), layer_norm_eps=1e-6,
+        image_size=clip.image_size[0], patch_size=patches.patch_size[0])
+    words = _their_tower(t, t.heads, act((t.act_kwargs or {}).get('approximate') == 'tanh')) | dict(
+        vocab_size=t.vocab_size, max_position_embeddings=t.context_length, projection_size=clip.dim)
     return dict(architectures=['SiglipModel'], model_type='siglip', vision_config=pictures, text_config=words)
+
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #c5633f44
 def their_preprocess(

@@ -98,7 +98,7 @@ def _from_transformers_hub(
     files = ['config.json', 'preprocessor_config.json', hub_weights[0]]
     advice = (f"bring {first_few(files)} (and tokenizer files, if there are any) of https://huggingface.co/{repo} into "
               f"a folder and use {call('load_clip', model='FOLDER')}")
-    patterns = [*files, 'processor_config.json', '*token*', 'spiece.model']
+    patterns = [*files, '*.index.json', 'processor_config.json', '*token*', 'spiece.model']
     fetch = lambda: huggingface_hub.snapshot_download(repo, allow_patterns=patterns)
     folder = fetched(fetch, f'{first_few(files)} of {name}', advice)
     return _from_transformers(folder, name)
