@@ -14,7 +14,7 @@ from pathlib import Path
 import torch, torch.nn.functional as F
 from torch import nn
 
-from ..base.text import BadFile, first_few
+from ..base.text import BadFile, first_few, warn_user
 from ..base.files import atomic_path, sha256_file
 from ..base.lazy import open_clip
 from ..base.devices import best_device, release_memory
@@ -223,6 +223,9 @@ def save(self:Clip,
 ): # Path
     "Write the CLIP as a folder that open_clip loads as `local-dir:folder`"
     with atomic_path(folder, force=force, kind='CLIP') as tmp: write_clip(self, tmp)
+    if 'crop_pct' in self.preprocess: warn_user(
+        f"{self.name} takes the middle of larger pictures (crop_pct). load_clip({str(folder)!r}) does so, too; "
+        "open_clip has no such setting, and gives other features.")
     return Path(folder)
 
 # %% ../../nbs/api/models/08_clip.ipynb #1ad82d8b

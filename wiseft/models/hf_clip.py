@@ -159,7 +159,6 @@ def _settings(config, part): # dict
     if family == 'siglip' and eps != 1e-6: raise ValueError(f"layer_norm_eps is {eps!r:.50}; timm's SigLIPs have 1e-6")
     return settings
 
-
 # %% ../../nbs/api/models/04_hf_clip.ipynb #6a06735d
 def _tower(s): # what all towers of open_clip have
     norm = {} if s['layer_norm_eps'] == 1e-5 else dict(norm_kwargs=dict(eps=s['layer_norm_eps']))
@@ -186,7 +185,6 @@ def _clip_config(config, state): # `model_cfg`
         new['text_cfg'] |= dict(pool_type='eos', eos_id=text.get('eos_token_id', 49407),
                                 hf_tokenizer_name='facebook/xlm-v-base')
     return new
-
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #653bce22
 def is_tanh(
@@ -241,7 +239,6 @@ def _siglip_config(config, state): # `model_cfg`
         tokenizer_kwargs=dict(clean='canonicalize'), act_kwargs=dict(approximate=_approximate(s)))
     return new | dict(init_logit_bias=-10, custom_text=True, text_cfg=text)
 
-
 # %% ../../nbs/api/models/04_hf_clip.ipynb #2540b67f
 _resampling = {None: None, 2: 'bilinear', 3: 'bicubic'} # Pillow's numbers
 
@@ -265,7 +262,6 @@ def _read_preprocess(folder): # dict
     edge, crop = side(size, 'shortest_edge'), side(config.get('crop_size'), 'height')
     if config.get('do_center_crop', True) and edge and crop and crop < edge: new['crop_pct'] = crop/edge
     return {k: v for k,v in new.items() if v}
-
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #5ed887c2
 hub_weights = ['model.safetensors', 'pytorch_model.bin']
@@ -345,7 +341,6 @@ def _their_siglip_config(clip): # content of `config.json`
     words = _their_tower(t, t.heads, act((t.act_kwargs or {}).get('approximate') == 'tanh')) | dict(
         vocab_size=t.vocab_size, max_position_embeddings=t.context_length, projection_size=clip.dim)
     return dict(architectures=['SiglipModel'], model_type='siglip', vision_config=pictures, text_config=words)
-
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #c5633f44
 def their_preprocess(

@@ -23,7 +23,7 @@ from wiseft.infer.ensembles import members
 from wiseft.infer.rules import choose_alpha
 from wiseft.infer.evaluation import evaluate
 from wiseft.models.load import load_classifier
-from wiseft.models.vision import load_vision, own_classifier
+from wiseft.models.vision import image_classifier, load_vision
 from wiseft.shell.app import load_methods
 from wiseft.train.loaders import clip_dataloaders
 from wiseft.train.learner import linear_probe
@@ -133,7 +133,7 @@ def as_timm_says(images):
     theirs = timm.create_model(PLAN['model']).eval()
     theirs.load_state_dict(dict(zip(theirs.state_dict(), read_state_dict(WEIGHTS).values())))
     transform = create_transform(**resolve_model_data_config(theirs), is_training=False)
-    ours = own_classifier(load_vision(PLAN['model'], WEIGHTS), [f'class {i}' for i in range(1000)]).eval()
+    ours = image_classifier(load_vision(PLAN['model'], WEIGHTS), [f'class {i}' for i in range(1000)]).eval()
     files = sorted(f for s in PLAN['styles'] for f in (images/s).glob('*/*') if f.is_file())[::25]
     same = 0
     with torch.no_grad():
