@@ -18,7 +18,7 @@ from ..weights.adapters import ADAPTER, read_adapter
 from ..data.prompts import find_classnames
 from .compatible import text_weights
 from .save import HALF_DTYPES, check_saved, config_name, read_card
-from .state_dict_layout import find_parts, head_normalizes
+from .state_dict_layout import find_parts
 from .hf_clip import from_transformers
 from .clip import Clip, fill_tower, load_clip
 from .head import ClassificationHead
@@ -78,7 +78,7 @@ def _from_checkpoint(path, base, classnames, device, precision): # `ImageClassif
         warnings.simplefilter('ignore') # of the head, which is read here
         clip = load_clip(path, precision=precision or 'fp32', device=device) if base is None else base
     weights = {k: t.float() for k, t in parts.head.items()}
-    head = ClassificationHead(**weights, normalize=head_normalizes(parts)).to(clip.device)
+    head = ClassificationHead(**weights, normalize=parts.normalizes).to(clip.device)
     recipe = dict(tuning=path.stem, file=path.name, sha256=sha256_file(path), unread=first_few(parts.unread, 6))
     n = len(head.weight)
     names = [f'class {i}' for i in range(n)] if classnames is None else find_classnames(classnames)

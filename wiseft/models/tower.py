@@ -10,8 +10,8 @@ __all__ = ['TORCHVISION', 'own_config', 'own_weights', 'OwnTower', 'without_laye
 # %% ../../nbs/api/models/10_tower.ipynb #01ae1f76
 import math, torch
 import numpy as np
-from collections import Counter
 from copy import deepcopy
+from os.path import commonprefix
 from pathlib import Path
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
@@ -122,12 +122,7 @@ def image_model(
         'The module has parametrized weights, such as those of weight_norm, and an average of them is none of its '
         'weights. Make them plain: torch.nn.utils.parametrize.remove_parametrizations(LAYER, NAME).')
     module = deepcopy(module).cpu().float().eval()
-    name, take, known = name or type(module).__name__, read_transform(transform), {}
-    if isinstance(take, OwnTransform):
-        known['transform'] = type(transform).__name__
-        warn_user(f'The transform, {known["transform"]}, is more or less than one resizing, one crop, and one '
-                  'normalization: it is used as it is, image by image, without a cache, and training makes no crops '
-                  'of its own.')
+    name, take = name or type(module).__name__, read_transform(transform)
     noise = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     images = torch.stack([take(Image.fromarray(picture)) for picture in noise])
     layer = find_head(module, images)
@@ -135,7 +130,12 @@ def image_model(
     with torch.no_grad(): dim = _vectors(body, images).shape[1]
     cls = type(module)
     kind = name if name.startswith(TORCHVISION) else f'{cls.__module__}.{cls.__qualname__}'
-    config = dict(embed_dim=dim, vision_cfg=dict(module=kind, head=layer, **known))
+    config = dict(embed_dim=dim, vision_cfg=dict(module=kind, head=layer))
+    if isinstance(take, OwnTransform):
+        config['vision_cfg']['transform'] = type(transform).__name__
+        warn_user(f'The transform, {type(transform).__name__}, is more or less than one resizing, one crop, and one '
+                  'normalization: it is used as it is, image by image, without a cache, and training makes no crops '
+                  'of its own.')
     clip = _wrapped(body, config, take, name, device)
     if layer:
         last = module.get_submodule(layer)
@@ -283,18 +283,18 @@ def tower_blocks(
     visual:nn.Module # image tower
 ) -> list: # of modules, the first block first
     "Blocks of an image tower, each the outermost module that holds all tensors of the block and no others"
-    positions = tower_positions(visual)
-    sizes, inside = Counter(positions.values()), {} # inside: name of a module -> how many tensors of which block
-    for name, p in positions.items():
-        path = name.split('.')
-        for i in range(1, len(path)): inside.setdefault('.'.join(path[:i]), Counter())[p] += 1
-    blocks = {}
-    for module, (p, *others) in inside.items():
-        if p.in_block and not others and inside[module][p] == sizes[p]: blocks.setdefault(p, module)
-    if len(blocks) < len({p for p in sizes if p.in_block}): raise ValueError(
-        f'Not every block of a {type(getattr(visual, "trunk", visual)).__name__} is one module. Leave out what needs '
-        'the output of a block, such as LDIFS.')
-    return [visual.get_submodule(blocks[p]) for p in sorted(blocks)]
+    positions, blocks = tower_positions(visual), []
+    for block in sorted({p for p in positions.values() if p.in_block}):
+        paths = [name.split('.')[:-1] for name, p in positions.items() if p == block]
+        shared = commonprefix(paths)
+        modules = ['.'.join(shared[:i]) for i in range(1, len(shared)+1)] # the outermost first
+        others = [name for name, p in positions.items() if p != block]
+        alone = [m for m in modules if not any(name.startswith(f'{m}.') for name in others)]
+        if not alone: raise ValueError(
+            f'Not every block of a {type(getattr(visual, "trunk", visual)).__name__} is one module. Leave out what '
+            'needs the output of a block, such as LDIFS.')
+        blocks.append(visual.get_submodule(alone[0]))
+    return blocks
 
 # %% ../../nbs/api/models/10_tower.ipynb #a9230789
 _attention = 'in_proj_weight', 'qkv.weight', 'q_proj.weight'
