@@ -27,7 +27,7 @@ from .open_clip_config import check_parameters
 from .save import write_clip
 from .state_dict_layout import Parts
 from .hf_clip import write_hub_folder
-from .sources import Source, find_source, preprocessing
+from .sources import Source, find_source
 from .build import build_model, fill_model, source_tokenizer
 
 # %% ../../nbs/api/models/08_clip.ipynb #ce44719a
@@ -101,17 +101,16 @@ def __repr__(self:Clip):
 
 # %% ../../nbs/api/models/08_clip.ipynb #3ca69701
 def open_source(
-    source:Source, overrides:dict, precision:str, device:torch.device, name:str, pretrained:str|None,
+    source:Source, precision:str, device:torch.device, name:str, pretrained:str|None,
 ): # `Clip`
-    "Build the CLIP of a source, with the given preprocessing"
-    known = preprocessing(source, overrides)
+    "Build the CLIP of a source"
     state = source.parts.clip if source.parts else read_state_dict(source.weights)
     if source.where:
         size = sum(t.numel() for t in state.values())
-        check_parameters(lambda: build_model(source, known, 'fp32', 'meta'), size, source.where)
-    model = fill_model(build_model(source, known, precision, device), state, source.weights, source.origin)
+        check_parameters(lambda: build_model(source, 'fp32', 'meta'), size, source.where)
+    model = fill_model(build_model(source, precision, device), state, source.weights, source.origin)
     cfg = dict(model.visual.preprocess_cfg)
-    if 'crop_pct' in known: cfg['crop_pct'] = known['crop_pct'] # which open_clip doesn't know
+    if 'crop_pct' in source.preprocess: cfg['crop_pct'] = source.preprocess['crop_pct'] # which open_clip doesn't know
     provenance = dict(source=source.origin, file=source.weights and source.weights.name)
     provenance['sha256'] = sha256_file(source.weights) if source.weights else state_hash(state)
     if source.parts and source.parts.unread: provenance['unread'] = first_few(source.parts.unread, 6)
@@ -141,8 +140,7 @@ def load_clip(
     if precision not in ('fp32', 'bf16', 'fp16') or precision == 'fp16' and device.type == 'cpu': raise ValueError(
         f"precision is {precision!r}; choose 'fp32', 'bf16', or on a GPU 'fp16'.")
     source = find_source(name, pretrained, preprocess, quick_gelu)
-    overrides = {} if source.parts and isinstance(preprocess, str) else preprocess or {} # a tag was looked up by then
-    clip = open_source(source, overrides, precision, device, name, None if pretrained is None else str(pretrained))
+    clip = open_source(source, precision, device, name, None if pretrained is None else str(pretrained))
     del source # with the weights of a file
     release_memory()
     return clip

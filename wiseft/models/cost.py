@@ -14,8 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from ..base.devices import fitting_precision
-from ..base.lazy import LaterFunction, open_clip
-from .build import quiet
+from ..base.lazy import open_clip
+from .build import only_pooled, quiet
 from .classifier import ImageClassifier
 
 # %% ../../nbs/api/models/16_cost.ipynb #ff27c91b
@@ -40,13 +40,11 @@ class _Memory(TorchDispatchMode):
     def _remove(self, key): self.now -= self.alive.pop(key)
 
 # %% ../../nbs/api/models/16_cost.ipynb #45ded218
-_only_pooled = LaterFunction('wiseft.models.pooled', 'only_pooled') # it imports open_clip
-
 def _meta_tower(name):
     config = open_clip.get_model_config(name)
     with quiet(), torch.device('meta'):
         tower = open_clip.model._build_vision_tower(config['embed_dim'], config['vision_cfg'])
-        return _only_pooled(tower)
+        return only_pooled(tower)
 
 def training_memory(
     tower:nn.Module|str, # open_clip's image tower, such as `classifier.visual`, or the name of an architecture
@@ -86,8 +84,8 @@ def memory_table(
     for name in names:
         has_checkpointing = any(hasattr(m, 'grad_checkpointing') for m in _meta_tower(name).modules())
         for n in batch_sizes:
-            GB = [training_memory(name, n, c)/1e9 for c in (False, True)[:1+has_checkpointing]]
-            rows.append((name, n, *GB, *[float('nan')]*(2-len(GB))))
+            checkpointed = training_memory(name, n, True)/1e9 if has_checkpointing else float('nan')
+            rows.append((name, n, training_memory(name, n)/1e9, checkpointed))
     columns = ['model', 'batch size', 'GB', 'GB with grad_checkpointing']
     return pd.DataFrame(rows, columns=columns).round(1)
 

@@ -82,10 +82,8 @@ def check_model_cfg(
     where:str|Path # file, for the message
 ):
     "BadFile unless all values are bounded, and nothing asks for a program"
-    if not isinstance(cfg, dict) or 'vision_cfg' not in cfg: raise BadFile(
-        f"{where}: model_cfg is {cfg!r:.100}; expected settings with 'vision_cfg'. Copy or download the file again.")
-    _check_bounds(cfg, where)
-    vision = dict(image_size=224, patch_size=16, width=768) | cfg['vision_cfg'] # open_clip's defaults
+    _check_bounds(cfg, f'{where}: model_cfg')
+    vision = dict(image_size=224, patch_size=16, width=768) | cfg.get('vision_cfg', {}) # open_clip's defaults
     sizes = [vision[k] for k in ('image_size', 'patch_size', 'width')]
     if vision.get('pos_embed_type') == 'sin_cos_2d': # by NumPy, in real memory
         whole = all(isinstance(x, int) and x > 0 for x in sizes)

@@ -24,7 +24,7 @@ from .hf_clip import first_file, hub_weights, read_hub_folder
 class Source:
     "What is known about a CLIP before it is built"
     config:dict      # `model_cfg`
-    preprocess:dict  # as much of `preprocess_cfg` as came with the weights
+    preprocess:dict  # `preprocess_cfg`
     weights:Path     # checkpoint file
     origin:str       # for people
     where:Path=None  # configuration file of a folder; None for an architecture of open_clip
@@ -148,20 +148,15 @@ def _read_parts(path): # `Parts`
         'in Python: load_classifier(FILE, base=CLIP).')
 
 # %% ../../nbs/api/models/05_sources.ipynb #90ac6319
-def _from_file(name, path, preprocess, quick_gelu):
+def _from_file(name, path, quick_gelu):
     "Source for an architecture and a checkpoint file"
-    config, path, pictures = open_clip.get_model_config(name), Path(path).expanduser(), {}
-    archive, parts = checkpoint_format(path) == 'torchscript', _read_parts(path)
-    if isinstance(preprocess, str):
-        pictures = _tag_cfg(name, preprocess)
-        if quick_gelu is None: quick_gelu = _wants_quick_gelu(name, preprocess, config)
-    elif archive: # OpenAI's own
-        cfg, quick_gelu = open_clip.pretrained.get_pretrained_cfg('ViT-B-32', 'openai'), True
-        pictures = {k: v for k,v in cfg.items() if k in preprocess_keys}
-    elif parts.modules:
-        pictures = module_preprocess(parts)
-        if quick_gelu is None: quick_gelu = uses_quick_gelu(parts)
+    config, path = open_clip.get_model_config(name), Path(path).expanduser()
+    parts, pictures, known = _read_parts(path), {}, None
+    if checkpoint_format(path) == 'torchscript': # OpenAI's own
+        pictures, known = open_clip.pretrained.get_pretrained_cfg('ViT-B-32', 'openai'), True
+    elif parts.modules: pictures, known = module_preprocess(parts), uses_quick_gelu(parts)
     # the activation function, which weights don't show
+    if quick_gelu is None: quick_gelu = known
     if quick_gelu is None: quick_gelu = config.get('quick_gelu') or None
     if quick_gelu is None and f'{name}-quickgelu' in open_clip.list_models(): raise ValueError(
         f"Weights don't show whether they were trained with QuickGELU, and {name!r} exists with and without. Give "
@@ -170,6 +165,25 @@ def _from_file(name, path, preprocess, quick_gelu):
     config['quick_gelu'] = bool(quick_gelu)
     if not parts.has_text: del config['text_cfg']
     return Source(config, pictures, path, f'{name} {path.name}', parts=parts)
+
+# %% ../../nbs/api/models/05_sources.ipynb #b8bb368e
+def preprocessing(source:Source, overrides:dict): # dict
+    "Preprocessing of the weights, overridden by the arguments; ValueError for unknown settings"
+    if not isinstance(overrides, dict) or set(overrides) - set(preprocess_keys): raise ValueError(
+        f'preprocess is {overrides!r}; expected a dict with some of {first_few(preprocess_keys, 6)}. The size is the '
+        'image tower\'s, and tags are for checkpoint files.')
+    both = source.preprocess | overrides
+    settings = {k:v for k,v in both.items() if k in preprocess_keys and v is not None}
+    if not {'mean', 'std'} <= settings.keys():
+        own = python_or_shell(', or give preprocess=dict(mean=…, std=…)', '')
+        if source.where: raise BadFile(
+            f'{source.where.parent} came without mean and std of its pictures: preprocess_cfg of {config_name} or '
+            f'preprocessor_config.json is not there, or lacks them. Copy it from where the model comes from{own}.')
+        raise ValueError(
+            f"The weights of {source.origin} came without mean and std of their pictures. Give "
+            f"{option('preprocess', 'TAG')} of the weights that they were fine-tuned from, such as 'openai'{own}.")
+    for k in ('mean', 'std'): settings[k] = [float(x) for x in settings[k]]
+    return settings
 
 # %% ../../nbs/api/models/05_sources.ipynb #ed47b4eb
 def _from_name(name): # `Source`, or None if the name is an architecture's
@@ -190,37 +204,28 @@ def _from_name(name): # `Source`, or None if the name is an architecture's
 
 # %% ../../nbs/api/models/05_sources.ipynb #976e2d76
 def find_source(name:str, pretrained:str|Path|None, preprocess:dict|str|None, quick_gelu:bool|None): # `Source`
-    "Source for the arguments of `load_clip`"
-    if source := _from_name(name):
-        if pretrained is None and quick_gelu is None: return source
-        raise ValueError(
-            f"{name!r} brings its weights and its activation function: leave out {option('pretrained')} and "
-            f"{option('quick_gelu')}.")
-    name, tag = name.replace('/', '-'), str(pretrained)
+    "Source for the arguments of `load_clip`, with complete preprocessing"
+    source = _from_name(name)
+    if source and (pretrained is not None or quick_gelu is not None): raise ValueError(
+        f"{name!r} brings its weights and its activation function: leave out {option('pretrained')} and "
+        f"{option('quick_gelu')}.")
+    if source is None: source, preprocess = _from_architecture(
+        name.replace('/', '-'), pretrained, preprocess, quick_gelu)
+    source.preprocess = preprocessing(source, preprocess or {})
+    return source
+
+def _from_architecture(name, pretrained, preprocess, quick_gelu): # (`Source`, `preprocess` as a dict)
+    "Source for an architecture and a tag or a file"
+    tag = str(pretrained)
     if pretrained is None: raise ValueError(
         f"{name!r} is an architecture: give weights too, a file or a tag. There are "
         f"{first_few(open_clip.list_pretrained_tags_by_model(name), 6) or 'no tags'}.")
     known = open_clip.pretrained.get_pretrained_cfg(name, tag)
-    if not known and Path(tag).expanduser().is_file(): return _from_file(name, tag, preprocess, quick_gelu)
     if known and quick_gelu is not None: raise ValueError(
         f"The tag {tag!r} has its activation function: leave out {option('quick_gelu')}.")
-    return _from_tag(name, tag)
-
-# %% ../../nbs/api/models/05_sources.ipynb #b8bb368e
-def preprocessing(source:Source, overrides:dict): # dict
-    "Preprocessing of the weights, overridden by the arguments; ValueError for unknown settings"
-    if not isinstance(overrides, dict) or set(overrides) - set(preprocess_keys): raise ValueError(
-        f'preprocess is {overrides!r}; expected a dict with some of {first_few(preprocess_keys, 6)}. The size is the '
-        'image tower\'s, and tags are for checkpoint files.')
-    both = source.preprocess | overrides
-    settings = {k:v for k,v in both.items() if k in preprocess_keys and v is not None}
-    if not {'mean', 'std'} <= settings.keys():
-        own = python_or_shell(', or give preprocess=dict(mean=…, std=…)', '')
-        if source.where: raise BadFile(
-            f'{source.where.parent} came without mean and std of its pictures: preprocess_cfg of {config_name} or '
-            f'preprocessor_config.json is not there, or lacks them. Copy it from where the model comes from{own}.')
-        raise ValueError(
-            f"The weights of {source.origin} came without mean and std of their pictures. Give "
-            f"{option('preprocess', 'TAG')} of the weights that they were fine-tuned from, such as 'openai'{own}.")
-    for k in ('mean', 'std'): settings[k] = [float(x) for x in settings[k]]
-    return settings
+    if known or not Path(tag).expanduser().is_file(): return _from_tag(name, tag), preprocess
+    if isinstance(preprocess, str): # a tag, too
+        if quick_gelu is None: quick_gelu = _wants_quick_gelu(name, preprocess, open_clip.get_model_config(name))
+        settings = _tag_cfg(name, preprocess)
+        preprocess = {k: settings[k] for k in preprocess_keys if k in settings}
+    return _from_file(name, tag, quick_gelu), preprocess

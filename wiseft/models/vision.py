@@ -73,7 +73,7 @@ def load_vision(
     tower = {f'visual.trunk.{k}': t for k,t in state.items()}
     parts = Parts(str(file or name), tower, own)
     source = Source(config, pictures, Path(file) if file else None, name, parts=parts)
-    clip = open_source(source, {}, 'fp32', best_device(device), name, file and str(file))
+    clip = open_source(source, 'fp32', best_device(device), name, file and str(file))
     if own: clip.own_head = ClassificationHead(**own, normalize=False).to(clip.device)
     return clip
 

@@ -56,7 +56,7 @@ def count_parts(name):
     config = open_clip.get_model_config(name)
     row = dict(architecture=name, pixels=config['vision_cfg'].get('image_size', 224))
     if text := config['text_cfg'].get('hf_model_name'): return row | dict(needs_hub=text)
-    with torch.device('meta'): model = build_model(Source(config, {}, None, name, name), PREPROCESS, 'fp32', 'meta')
+    with torch.device('meta'): model = build_model(Source(config, PREPROCESS, None, name), 'fp32', 'meta')
     positions = tower_positions(model.visual).values()
     row['million_weights'] = round(sum(p.numel() for p in model.visual.parameters())/1e6, 1)
     row['blocks'] = len({p for p in positions if p.in_block})
