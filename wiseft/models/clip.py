@@ -14,7 +14,7 @@ from pathlib import Path
 import torch, torch.nn.functional as F
 from torch import nn
 
-from ..base.text import BadFile, first_few, warn_user
+from ..base.text import BadFile, first_few, python_or_shell, warn_user
 from ..base.files import atomic_path, sha256_file
 from ..base.lazy import open_clip
 from ..base.devices import best_device, release_memory
@@ -185,9 +185,10 @@ def token_table(
     "Token embeddings of the text tower, (vocabulary, width)"
     for n,m in model.named_modules():
         if isinstance(m, nn.Embedding) and not n.startswith('visual.'): return m
+    probe = python_or_shell('linear_probe(model, classnames, images)', '`wiseft probe`')
     raise ValueError(
         'This is an image tower without a text tower, and no words can be embedded. Load the whole CLIP that it was '
-        'fine-tuned from.')
+        f'fine-tuned from, or train a head on images: {probe}.')
 
 # %% ../../nbs/api/models/08_clip.ipynb #ac6901fc
 def text_features(

@@ -85,8 +85,8 @@ def export_pt2(
 
 # %% ../../nbs/api/models/14_export.ipynb #4c7d9a25
 @contextmanager
-def _without_insides():
-    "Context that silences messages about the internals of torch's exporter"
+def _quiet_exporter():
+    "Silence messages about the internals of torch's exporter"
     log = logging.getLogger('onnxscript')
     level = log.level
     log.setLevel(logging.ERROR)
@@ -107,7 +107,7 @@ def export_onnx(
     except ImportError as e: raise ImportError(
         f'Exporting to ONNX needs another package ({e}): pip install wiseft[export].') from e
     with atomic_path(path, force=force) as tmp:
-        with _without_insides():
+        with _quiet_exporter():
             traced = _traced(classifier, precision)
             program = torch.onnx.export(traced, dynamo=True, input_names=['pixels'], output_names=['logits'],
                                         optimize=precision is None, verbose=False)

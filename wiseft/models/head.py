@@ -121,11 +121,10 @@ def zeroshot_head(
     "Linear head whose rows are the averaged embeddings of each class's prompts"
     names, templates = find_classnames(classnames), find_templates(templates)
     texts = [text for name in names for text in prompts(name, templates)]
-    python = "give names, as in folder_suite(…, classnames={'0': 'cat', …}), or rename the folders"
-    renamed = python_or_shell(python, 'rename the folders')
-    if all(name.strip().isdecimal() for name in names): warn_user(
-        f'The class names are numbers ({first_few(names)}): prompts such as {texts[len(templates)-1]!r} name no '
-        f'object. Unless the images show digits, {renamed}.')
+    if all(name.strip().isdecimal() for name in names):
+        python = "give names, as in folder_suite(…, classnames={'0': 'cat', …}), or rename the folders"
+        warn_user(f'The class names are numbers ({first_few(names)}): prompts such as {texts[len(templates)-1]!r} name '
+                  f"no object. Unless the images show digits, {python_or_shell(python, 'rename the folders')}.")
     warn_of_texts(clip, texts)
     features = _text_features(clip, texts, keep)
     rows = average_prompts(features.reshape(len(names), len(templates), -1))

@@ -70,19 +70,18 @@ def _from_checkpoint(path, base, classnames, device, precision): # `ImageClassif
     "Load a classifier from another program's checkpoint"
     if isinstance(base, ImageClassifier): base = base.clip
     parts = find_parts(read_checkpoint(path), path)
-    python = f'zeroshot_classifier(load_clip(ARCHITECTURE, {str(path)!r}), CLASSNAMES, TEMPLATES)'
-    shell = f'`wiseft zeroshot CLASSES --model ARCHITECTURE --pretrained {path} -o OUTPUT`'
-    if not parts.head: raise BadFile(
-        f'{path} holds a CLIP and no head. Make one of words: {python_or_shell(python, shell)}.')
+    if not parts.head:
+        python = f'zeroshot_classifier(load_clip(ARCHITECTURE, {str(path)!r}), CLASSNAMES, TEMPLATES)'
+        shell = f'`wiseft zeroshot CLASSES --model ARCHITECTURE --pretrained {path} -o OUTPUT`'
+        raise BadFile(f'{path} holds a CLIP and no head. Make one of words: {python_or_shell(python, shell)}.')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore') # of the head, which is read here
         clip = load_clip(path, precision=precision or 'fp32', device=device) if base is None else base
     weights = {k: t.float() for k, t in parts.head.items()}
     head = ClassificationHead(**weights, normalize=parts.normalizes).to(clip.device)
     recipe = dict(tuning=path.stem, file=path.name, sha256=sha256_file(path), unread=first_few(parts.unread, 6))
-    n = len(head.weight)
-    names = [f'class {i}' for i in range(n)] if classnames is None else find_classnames(classnames)
-    c = ImageClassifier(clip, head, names, alpha=1., recipe=recipe)
+    if classnames is None: classnames = [f'class {i}' for i in range(len(head.weight))]
+    c = ImageClassifier(clip, head, find_classnames(classnames), alpha=1., recipe=recipe)
     if base is None: return c
     if not parts.clip:
         print(f'{path.name} has no image tower. The image tower is that of {base.name}.')
@@ -118,11 +117,11 @@ def _in_open_clip(adapter, where, device, siglip): # dict name of a weight of op
 
 def _from_adapter(folder, base): # `ImageClassifier`
     "Load a classifier with an adapter folded in"
-    merged = python_or_shell(f'load_classifier({str(folder)!r}, base=CLASSIFIER)',
-                             f'`wiseft merge CLASSIFIER {folder} --alpha 1 -o OUTPUT`')
-    if not isinstance(base, ImageClassifier): raise ValueError(
-        f'{folder} holds an adapter. Give the classifier (not only the CLIP) that it changes: {merged}, or base_model '
-        'in a recipe.')
+    if not isinstance(base, ImageClassifier):
+        merged = python_or_shell(f'load_classifier({str(folder)!r}, base=CLASSIFIER)',
+                                 f'`wiseft merge CLASSIFIER {folder} --alpha 1 -o OUTPUT`')
+        raise ValueError(f'{folder} holds an adapter. Give the classifier (not only the CLIP) that it changes: '
+                         f'{merged}, or base_model in a recipe.')
     adapter = read_adapter(folder)
     siglip = hasattr(getattr(base.visual, 'trunk', None), 'attn_pool')
     planned = _in_open_clip(adapter, folder, 'meta', siglip) # products may be large

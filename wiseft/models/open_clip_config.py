@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..base.files import existing_file
-from ..base.text import BadFile, first_few, why_failed
+from ..base.text import BadFile, why_failed
 from ..base.lazy import open_clip
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #3de81d1e
@@ -42,10 +42,12 @@ def write_json(
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #5804e21a
 _most = dict(layers=200, depth=200, image_size=4096, context_length=4096) # others at most 2^14
 _most |= dict.fromkeys(['vocab_size', 'pad_id', 'bos_id', 'eos_id'], 2**20)
-_options = dict(act_kwargs={'approximate'}, norm_kwargs={'eps','elementwise_affine','bias'},
-                tokenizer_kwargs={'clean','strip_sep_token','language'},
-                timm_model_kwargs={'patch_size','pos_embed_grid_size','embed_dim','depth','num_heads','mlp_ratio',
-                                   'attn_pool_mlp_ratio','init_values','swiglu_mlp','use_naflex','pool_include_prefix'})
+_nested = dict( # the names that each may have; None: any, which open_clip judges
+    vision_cfg=None, text_cfg=None, multimodal_cfg=None,
+    act_kwargs={'approximate'}, norm_kwargs={'eps','elementwise_affine','bias'},
+    tokenizer_kwargs={'clean','strip_sep_token','language'},
+    timm_model_kwargs={'patch_size','pos_embed_grid_size','embed_dim','depth','num_heads','mlp_ratio',
+                       'attn_pool_mlp_ratio','init_values','swiglu_mlp','use_naflex','pool_include_prefix'})
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #33cd02c0
 def _is_number(x, most): # bool
@@ -60,19 +62,16 @@ def _is_bounded(x, most): # bool
     return _is_number(x, most)
 
 # %% ../../nbs/api/models/01_open_clip_config.ipynb #97be9d0d
-_parts = 'vision_cfg', 'text_cfg', 'multimodal_cfg'
-
 def _check_bounds(
-    settings, # dict from a file
-    where     # file and place in it, for the message
+    settings,    # dict from a file
+    where,       # file and place in it, for the message
+    allowed=None # names that the settings may have
 ):
-    "BadFile unless these are names, and bounded values or allowed options"
+    "BadFile unless these are allowed names with bounded values"
     if not isinstance(settings, dict): raise BadFile(f'{where} is {settings!r:.100}; expected names and values.')
     for k,v in settings.items():
-        has_options = isinstance(v, dict) and k in _options # which open_clip or timm passes on
-        if has_options and (unknown := v.keys() - _options[k]): raise BadFile(
-            f'{where}: {k} has {first_few(sorted(unknown))}; allowed are {sorted(_options[k])}.')
-        if has_options or k in _parts: _check_bounds(v, f'{where}: {k}')
+        if allowed and k not in allowed: raise BadFile(f'{where} has {k!r}; allowed are {sorted(allowed)}.')
+        if k in _nested and v is not None: _check_bounds(v, f'{where}: {k}', _nested[k])
         elif not _is_bounded(v, _most.get(k, 2**14)): raise BadFile(
             f'{where}: {k} is {v!r:.100}, which no CLIP has. Copy or download the file again.')
 
@@ -83,7 +82,7 @@ def check_model_cfg(
 ):
     "BadFile unless all values are bounded, and nothing asks for a program"
     _check_bounds(cfg, f'{where}: model_cfg')
-    vision = dict(image_size=224, patch_size=16, width=768) | cfg.get('vision_cfg', {}) # open_clip's defaults
+    vision = dict(image_size=224, patch_size=16, width=768) | (cfg.get('vision_cfg') or {}) # open_clip's defaults
     sizes = [vision[k] for k in ('image_size', 'patch_size', 'width')]
     if vision.get('pos_embed_type') == 'sin_cos_2d': # by NumPy, in real memory
         whole = all(isinstance(x, int) and x > 0 for x in sizes)

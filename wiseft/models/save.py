@@ -66,9 +66,10 @@ def _card(c, files, precision=None):
         stored = state_hash({k: rounded[k].to(t.dtype) for k,t in state.items()})
         recipe = recipe | dict(stored=dict(precision=precision, of=c.hash))
     clip = dict(name=c.clip.name, pretrained=c.clip.pretrained, **c.clip.provenance)
-    card = dict(format=1, classnames=c.classnames, templates=c.templates, head=dict(normalise=c.head.normalize))
-    card |= dict(alpha=c.alpha, hash=stored, parents=c.parents, metrics=c.metrics, recipe=recipe)
-    card |= dict(precision=c.clip.precision, clip=clip, versions=versions, files=files)
+    card = dict(
+        format=1, classnames=c.classnames, templates=c.templates, head=dict(normalise=c.head.normalize), alpha=c.alpha,
+        hash=stored, parents=c.parents, metrics=c.metrics, recipe=recipe, precision=c.clip.precision, clip=clip,
+        versions=versions, files=files)
     if c.head_from_text: card['head_from_text'] = True # only where the text tower trained
     card = json.loads(json.dumps(card, default=float)) # as it will be read
     return card | dict(sha256=_card_hash(card))
@@ -99,32 +100,33 @@ def write_classifier(
         write_json(tmp/'wiseft.json', _card(c, files, precision))
 
 # %% ../../nbs/api/models/02_save.ipynb #4bc75e68
-def _is(*kinds): return lambda value: isinstance(value, kinds) and not isinstance(value, bool)
-def _are_texts(value): return isinstance(value, list) and all(isinstance(x, str) for x in value)
-def _is_origin(value):
-    return isinstance(value, dict) and _is(str)(value.get('name')) and _is(str, type(None))(value.get('pretrained'))
+_kinds = dict(classnames=list, templates=list, parents=list, head=(dict, type(None)), alpha=(int, float, type(None)),
+              hash=str, metrics=dict, recipe=dict, clip=dict, precision=str, versions=dict, files=dict)
 
-_fits = dict(classnames=_are_texts, templates=_are_texts, parents=_are_texts, head=_is(dict, type(None)),
-             alpha=_is(int, float, type(None)), hash=_is(str), metrics=_is(dict), recipe=_is(dict), clip=_is_origin,
-             precision=lambda value: value in ['fp32', 'bf16', 'fp16', 'fp64'], versions=_is(dict), files=_is(dict))
-
-# %% ../../nbs/api/models/02_save.ipynb #1b6596b6
 def _check_card(card, path):
     "BadFile unless a card has all its keys, with values of their types"
-    if wrong := [k for k, fits in _fits.items() if not fits(card.get(k))]: raise BadFile(
+    wrong = [k for k, kind in _kinds.items() if not isinstance(card.get(k), kind)]
+    if not wrong:
+        lists = ('classnames', 'templates', 'parents')
+        wrong = [k for k in lists if not all(isinstance(text, str) for text in card[k])]
+        if not isinstance(card['clip'].get('name'), str): wrong.append('clip')
+        if card['precision'] not in ('fp32', 'bf16', 'fp16', 'fp64'): wrong.append('precision')
+    if wrong: raise BadFile(
         f'{path}: {first_few(wrong)} is missing or not what a classifier has. Copy the folder again.')
 
 # %% ../../nbs/api/models/02_save.ipynb #1b6b54d3
 def read_card(folder:Path): # dict
     "Content of `wiseft.json`"
     existing_folder(folder, 'classifier') # or what a killed process had moved aside
-    instead = python_or_shell('zeroshot_classifier(load_clip(FOLDER), CLASSNAMES)',
-                              '`wiseft zeroshot CLASSES --model FOLDER -o OUTPUT`')
-    if not (folder/'wiseft.json').exists(): raise FileNotFoundError(
-        f'{folder} holds no classifier: it has no wiseft.json. If it holds a CLIP, use {instead}.')
+    if not (folder/'wiseft.json').exists():
+        instead = python_or_shell('zeroshot_classifier(load_clip(FOLDER), CLASSNAMES)',
+                                  '`wiseft zeroshot CLASSES --model FOLDER -o OUTPUT`')
+        raise FileNotFoundError(
+            f'{folder} holds no classifier: it has no wiseft.json. If it holds a CLIP, use {instead}.')
     card = read_json(folder/'wiseft.json')
     _check_card(card, folder/'wiseft.json')
-    if card.get('sha256', own := _card_hash(card)) != own: raise BadFile(
+    own = _card_hash(card)
+    if card.get('sha256', own) != own: raise BadFile(
         f"{folder/'wiseft.json'} was changed since it was saved. Copy the folder again. If you changed it on purpose, "
         f'take its line "sha256" out, and save the classifier anew: load_classifier({str(folder)!r}).save(OTHER).')
     return card

@@ -43,7 +43,7 @@ def _from_folder(folder, origin=None, hub=False):
     check_model_cfg(config, where)
     check_preprocess_cfg(preprocess, where)
     # a text tower of transformers has its settings in a file of its own
-    tower = not hub and config.get('text_cfg', {}).get('hf_model_name')
+    tower = not hub and (config.get('text_cfg') or {}).get('hf_model_name')
     if tower and not (folder/'config.json').is_file(): raise BadFile(
         f'{folder} lacks the settings of its text tower, {tower!r}: copy config.json of https://huggingface.co/{tower} '
         'into it, and the files of the tokenizer.')
@@ -70,14 +70,14 @@ def _from_hub(
     repo, fetch = name.removeprefix('hf-hub:'), open_clip.pretrained.download_pretrained_from_hf
     files = (f'{config_name} and {weight_names[0]} (and tokenizer files, if there are any) of '
              f'https://huggingface.co/{repo}')
-    advice = 'bring {} into a folder and use ' + call('load_clip', model='local-dir:FOLDER')
-    config = fetched(lambda: fetch(repo, filename=config_name), f'the configuration of {name}', advice.format(files))
-    fetched(lambda: fetch(repo), f'the weights of {name}', advice.format(files))
+    def advice(): return f"bring {files} into a folder and use {call('load_clip', model='local-dir:FOLDER')}"
+    config = fetched(lambda: fetch(repo, filename=config_name), f'the configuration of {name}', advice())
+    fetched(lambda: fetch(repo), f'the weights of {name}', advice())
     source = _from_folder(Path(config).parent, name, hub=True)
-    if tower := source.config.get('text_cfg', {}).get('hf_model_name'):
+    if tower := (source.config.get('text_cfg') or {}).get('hf_model_name'):
         files += f' and config.json (and tokenizer files) of https://huggingface.co/{tower}'
         source.text_tower = Path(fetched(lambda: fetch(tower, filename='config.json'),
-                                         f'the settings of the text tower of {name}', advice.format(files)))
+                                         f'the settings of the text tower of {name}', advice()))
     return source
 
 # %% ../../nbs/api/models/05_sources.ipynb #927de9d9
