@@ -54,25 +54,19 @@ def training_memory(
 ) -> int: # bytes
     "Peak memory of a training step of all weights of an image tower"
     tower = _meta_tower(tower) if isinstance(tower, str) else copy.deepcopy(tower).to('meta')
-    for p in tower.train().parameters(): p.requires_grad_(True)
+    tower.train().requires_grad_(True)
+    for m in tower.modules():
+        if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval() # statistics stand still, as in `clip_learner`
     if grad_checkpointing: tower.set_grad_checkpointing(True)
     size = tower.image_size if isinstance(tower.image_size, tuple) else (tower.image_size,)*2
-    with FakeTensorMode(), _Memory() as memory:
-        for m in tower.modules(): _fake(m)
+    with FakeTensorMode(allow_non_fake_inputs=True), _Memory() as memory:
+        tower.to_empty(device='cpu') # sizes without memory
         adamw = [torch.empty(2, *p.shape) for p in tower.parameters()] # noqa: F841
         images, _ = torch.empty(2, batch_size, 3, *size) # the next batch is on its way
         with torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bf16'): features = tower(images)
         if isinstance(features, tuple): features = features[0] # CoCa's also returns tokens
         F.normalize(features.float()).sum().backward()
     return memory.peak
-
-def _fake(module):
-    "Replace the meta tensors of one module by fake ones; BatchNorm's statistics stand still, as in `clip_learner`"
-    for name, p in module._parameters.items():
-        if p is not None: module._parameters[name] = nn.Parameter(torch.empty(p.shape))
-    for name, b in module._buffers.items():
-        if b is not None: module._buffers[name] = torch.empty(b.shape, dtype=b.dtype)
-    if isinstance(module, nn.modules.batchnorm._BatchNorm): module.eval()
 
 # %% ../../nbs/api/models/16_cost.ipynb #835d5c65
 def memory_table(

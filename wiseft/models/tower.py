@@ -86,24 +86,25 @@ def read_transform(
         return ClipTransform(transform)
     steps = {type(s).__name__: s for s in getattr(transform, 'transforms', [])}
     if hasattr(transform, 'resize_size'): # a preset of torchvision
-        settings = _settings(transform.resize_size, transform.crop_size, transform)
+        settings = _settings(transform.resize_size, transform.crop_size, transform.interpolation, transform.mean,
+                             transform.std)
     elif 'Resize' in steps:
-        resize, crop = steps['Resize'], steps.get('CenterCrop')
-        settings = _settings(resize.size, crop and crop.size, resize, steps.get('Normalize'))
+        resize, crop, scale = steps['Resize'], steps.get('CenterCrop'), steps.get('Normalize')
+        mean, std = (scale.mean, scale.std) if scale else ([0.]*3, [1.]*3)
+        settings = _settings(resize.size, crop and crop.size, resize.interpolation, mean, std)
     else: return OwnTransform(transform)
     noise, ours = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8), ClipTransform(settings)
     a, b = (t(Image.fromarray(noise)) for t in (ours, transform))
     return ours if a.shape == b.shape and torch.allclose(a, b, atol=1e-3) else OwnTransform(transform)
 
-def _settings(resize, crop, resizing, normalizing=None): # `preprocess_cfg`
-    "Sizes and the steps that have the other settings, in the terms of open_clip"
+def _settings(resize, crop, interpolation, mean, std): # `preprocess_cfg`
+    "Steps of a transform in the terms of open_clip"
     def one(size): return size if isinstance(size, int) else size[0] if len(size) == 1 else list(size)
-    resize, crop = one(resize), crop and one(crop)
-    scale = normalizing or resizing
-    mean, std = getattr(scale, 'mean', [0.]*3), getattr(scale, 'std', [1.]*3)
-    size, squash, way = crop or resize, isinstance(resize, list), resizing.interpolation
+    resize, size = one(resize), one(crop or resize)
+    squash = isinstance(resize, list)
     new = dict(size=size, mode='RGB', mean=list(map(float, mean)), std=list(map(float, std)),
-               interpolation=getattr(way, 'value', way), resize_mode='squash' if squash else 'shortest')
+               interpolation=getattr(interpolation, 'value', interpolation), # of torchvision's `InterpolationMode`
+               resize_mode='squash' if squash else 'shortest')
     side = max(size) if isinstance(size, list) else size
     if squash or resize == side: return new
     # half a pixel more, if rounding down doesn't give the size again
@@ -122,21 +123,22 @@ def image_model(
         'The module has parametrized weights, such as those of weight_norm, and an average of them is none of its '
         'weights. Make them plain: torch.nn.utils.parametrize.remove_parametrizations(LAYER, NAME).')
     module = deepcopy(module).cpu().float().eval()
-    name, take = name or type(module).__name__, read_transform(transform)
+    name, kind_of_transform = name or type(module).__name__, type(transform).__name__
+    transform = read_transform(transform)
     noise = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-    images = torch.stack([take(Image.fromarray(picture)) for picture in noise])
+    images = torch.stack([transform(Image.fromarray(picture)) for picture in noise])
     layer = find_head(module, images)
     body = without_layer(module, layer)
     with torch.no_grad(): dim = _vectors(body, images).shape[1]
     cls = type(module)
     kind = name if name.startswith(TORCHVISION) else f'{cls.__module__}.{cls.__qualname__}'
     config = dict(embed_dim=dim, vision_cfg=dict(module=kind, head=layer))
-    if isinstance(take, OwnTransform):
-        config['vision_cfg']['transform'] = type(transform).__name__
-        warn_user(f'The transform, {type(transform).__name__}, is more or less than one resizing, one crop, and one '
+    if isinstance(transform, OwnTransform):
+        config['vision_cfg']['transform'] = kind_of_transform
+        warn_user(f'The transform, {kind_of_transform}, is more or less than one resizing, one crop, and one '
                   'normalization: it is used as it is, image by image, without a cache, and training makes no crops '
                   'of its own.')
-    clip = _wrapped(body, config, take, name, device)
+    clip = _wrapped(body, config, transform, name, device)
     if layer:
         last = module.get_submodule(layer)
         clip.own_head = ClassificationHead(last.weight, last.bias, normalize=False).to(clip.device)
@@ -144,16 +146,16 @@ def image_model(
 
 TORCHVISION = 'torchvision:'
 
-def _wrapped(body, config, take, name, device): # `Clip`
+def _wrapped(body, config, transform, name, device): # `Clip`
     "A tower as a `Clip`"
     provenance = dict(source=name, file=None, sha256=state_hash(body.state_dict()))
     model = ImageModel(OwnTower(body)).to(best_device(device)).eval()
-    size = dict(size=take(Image.new('RGB', (64, 64))).shape[1:])
-    train, settings = take, dict(mean=[0.]*3, std=[1.]*3)
-    if isinstance(take, ClipTransform):
-        settings = take.settings
+    size = dict(size=transform(Image.new('RGB', (64, 64))).shape[1:])
+    if isinstance(transform, ClipTransform):
+        settings = transform.settings
         train = crop_transform(settings | dict(size=max(size['size'])))
-    return Clip(model, None, take, train, name, None, config, settings | size, provenance)
+    else: settings, train = dict(mean=[0.]*3, std=[1.]*3), transform
+    return Clip(model, None, transform, train, name, None, config, settings | size, provenance)
 
 # %% ../../nbs/api/models/10_tower.ipynb #7c0a0004
 def as_clip(
@@ -258,8 +260,8 @@ def read_image_model(
         body.load_state_dict(state)
     except (RuntimeError, AttributeError, TypeError, ValueError) as e: raise BadFile(
         f"The weights in {path} don't fit a {kind}: {why_failed(e)}") from e
-    take = ClipTransform(settings) if transform is None else read_transform(transform)
-    clip = _wrapped(body, config, take, kind, device)
+    transform = ClipTransform(settings) if transform is None else read_transform(transform)
+    clip = _wrapped(body, config, transform, kind, device)
     clip.provenance |= dict(file=own_weights, sha256=sha256_file(path))
     return clip
 
