@@ -218,26 +218,26 @@ def _timm_siglip(s, state): # (name, model without memory)
 
 # by the size of its vocabulary; a folder's own files come before
 _tokenizers = {250000: 'timm/ViT-B-16-SigLIP-i18n-256', 256000: 'timm/ViT-B-16-SigLIP2'}
-_siglip_words = dict(no_causal_mask=True, proj_bias=True, pool_type='last', norm_kwargs=dict(eps=1e-6))
+_siglip_text_cfg = dict(no_causal_mask=True, proj_bias=True, pool_type='last', norm_kwargs=dict(eps=1e-6))
 
 def _approximate(s): return 'none' if s['hidden_act'] == 'gelu' else 'tanh' # as torch's GELU calls it
 
 def _siglip_config(config, state): # `model_cfg`
     "The architecture of a SigLIP in the terms of open_clip"
-    s = _settings(config, 'vision')
-    name, model = _timm_siglip(s, state)
-    if is_tanh(model) and _approximate(s) == 'none': raise ValueError(
+    vision = _settings(config, 'vision')
+    name, model = _timm_siglip(vision, state)
+    if is_tanh(model) and _approximate(vision) == 'none': raise ValueError(
         f"hidden_act is 'gelu', and timm's {name} has an approximation of it")
-    vision = dict(image_size=s['image_size'], timm_model_name=name, timm_model_pretrained=False, timm_pool='map',
-                  timm_proj='none')
-    if _approximate(s) == 'tanh' and not is_tanh(model): vision['act_kwargs'] = dict(approximate='tanh')
-    new = dict(embed_dim=s['hidden_size'], vision_cfg=vision)
+    tower = dict(image_size=vision['image_size'], timm_model_name=name, timm_model_pretrained=False, timm_pool='map',
+                 timm_proj='none')
+    if _approximate(vision) == 'tanh' and not is_tanh(model): tower['act_kwargs'] = dict(approximate='tanh')
+    new = dict(embed_dim=vision['hidden_size'], vision_cfg=tower)
     if not any(k.startswith('text.') for k in state): return new
-    s = _settings(config, 'text')
-    text = _siglip_words | _text_tower(s) | dict(
-        hf_tokenizer_name=_tokenizers.get(s['vocab_size'], 'timm/ViT-B-16-SigLIP'),
-        tokenizer_kwargs=dict(clean='canonicalize'), act_kwargs=dict(approximate=_approximate(s)))
-    return new | dict(init_logit_bias=-10, custom_text=True, text_cfg=text)
+    text = _settings(config, 'text')
+    text_cfg = _siglip_text_cfg | _text_tower(text) | dict(
+        hf_tokenizer_name=_tokenizers.get(text['vocab_size'], 'timm/ViT-B-16-SigLIP'),
+        tokenizer_kwargs=dict(clean='canonicalize'), act_kwargs=dict(approximate=_approximate(text)))
+    return new | dict(init_logit_bias=-10, custom_text=True, text_cfg=text_cfg)
 
 # %% ../../nbs/api/models/04_hf_clip.ipynb #2540b67f
 _resampling = {None: None, 2: 'bilinear', 3: 'bicubic'} # Pillow's numbers
@@ -328,7 +328,7 @@ def _their_siglip_config(clip): # content of `config.json`
     "The architecture in the terms of transformers; ValueError if `SiglipModel` has none like it"
     vision, text = clip.config['vision_cfg'], clip.config.get('text_cfg', {})
     pools = vision.get('timm_pool') == 'map' and vision.get('timm_proj') == 'none'
-    if not pools or not _siglip_words.items() <= text.items(): raise ValueError(
+    if not pools or not _siglip_text_cfg.items() <= text.items(): raise ValueError(
         f"{clip.name} is no SigLIP as transformers has it: its image tower or its text tower is another. Keep it in "
         "open_clip's layout.")
     def act(tanh): return 'gelu_pytorch_tanh' if tanh else 'gelu'

@@ -86,20 +86,22 @@ def _from_checkpoint(path, base, classnames, device, precision): # `ImageClassif
     if not parts.clip:
         print(f'{path.name} has no image tower. The image tower is that of {base.name}.')
         return c
-    # FLYP's files bring another text tower
-    text = text_weights(base)
-    theirs = [k for k in parts.clip if not k.startswith(('visual.', 'logit_'))]
-    if parts.has_text and {*theirs} < text.keys(): raise BadFile(
-        f'{path} holds {len(theirs)} of the {len(text)} weights of the text tower of {base.name}. It lacks '
-        f'{first_few(sorted(text.keys() - theirs))}. Save the whole model, torch.save(model.state_dict(), FILE).')
-    if any(k not in text or not torch.equal(text[k], parts.clip[k].float()) for k in theirs):
-        warn_user(
-            f"{path} holds another text tower than {base.name}: it is not read. load_clip reads both towers.")
+    _check_text_tower(parts, base)
     c = c.copy()
     fill_tower(c.clip, parts)
     if base.tokenizer and not parts.has_text: print(
         f'{path.name} has no text tower. The text tower is that of {base.name}.')
     return c
+
+def _check_text_tower(parts, clip):
+    "Warn if a file's text tower, which isn't read, is another than the CLIP's, as FLYP's is; BadFile if it isn't whole"
+    theirs = {k: t for k, t in parts.clip.items() if not k.startswith(('visual.', 'logit_'))}
+    ours = text_weights(clip)
+    if theirs and theirs.keys() < ours.keys(): raise BadFile(
+        f'{parts.where} holds {len(theirs)} of the {len(ours)} weights of the text tower of {clip.name}. It lacks '
+        f'{first_few(sorted(ours.keys() - theirs))}. Save the whole model, torch.save(model.state_dict(), FILE).')
+    if any(k not in ours or not torch.equal(ours[k], t.float()) for k, t in theirs.items()): warn_user(
+        f'{parts.where} holds another text tower than {clip.name}: it is not read. load_clip reads both towers.')
 
 # %% ../../nbs/api/models/12_load.ipynb #2844ceb2
 def _in_open_clip(adapter, where, device, siglip): # dict name of a weight of open_clip's CLIP -> matrix
