@@ -132,16 +132,7 @@ def _from_adapter(folder, base): # `ImageClassifier`
     new = (base.with_text() if texts else base).copy()
     state = {k.removeprefix('text.'): t for k, t in new.state_dict().items()}
     if new.head_from_text: state = {k: t for k, t in state.items() if not k.startswith('head.')}
-    for k, shape in shapes.items():
-        there = tuple(state[k].shape) if k in state else 'not there'
-        if there != shape: raise BadFile(
-            f'{folder} changes {k!r} of the shape {shape}; in {base.clip.name} it is {there}. Give the classifier '
-            'that it was trained on.')
-    in_both = all(f'visual.{k}' in state and state[f'visual.{k}'].shape == shape for k, shape in shapes.items())
-    if in_both and not adapter.model: raise BadFile(
-        f'{folder} changes {first_few(shapes)}, which both towers have, and does not say which of them it is of. Write '
-        f'"auto_mapping": {{"base_model_class": "VisionTransformer"}} into its {ADAPTER} for the image tower, "CLIP" '
-        'for the text tower.')
+    _check_places(adapter, folder, shapes, state, base.clip.name)
     for k, step in _in_open_clip(adapter, folder, 'cpu', siglip).items(): state[k] += step.to(state[k])
     for k, t in adapter.head.items(): state[k].copy_(t)
     for k in shapes:
@@ -149,3 +140,16 @@ def _from_adapter(folder, base): # `ImageClassifier`
     new.alpha, new.parents, new.metrics, new.beside = 1., [], {}, {}
     new.recipe = dict(tuning='LoRA', adapter=folder.name, sha256=sha256_file(folder/'adapter_model.safetensors'))
     return new.rebuild_head().eval()
+
+def _check_places(adapter, folder, shapes, state, name):
+    "BadFile unless each change has its place in a classifier, and one only"
+    for k, shape in shapes.items():
+        there = tuple(state[k].shape) if k in state else 'not there'
+        if there != shape: raise BadFile(
+            f'{folder} changes {k!r} of the shape {shape}; in {name} it is {there}. Give the classifier '
+            'that it was trained on.')
+    in_both = all(f'visual.{k}' in state and state[f'visual.{k}'].shape == shape for k, shape in shapes.items())
+    if in_both and not adapter.model: raise BadFile(
+        f'{folder} changes {first_few(shapes)}, which both towers have, and does not say which of them it is of. Write '
+        f'"auto_mapping": {{"base_model_class": "VisionTransformer"}} into its {ADAPTER} for the image tower, "CLIP" '
+        'for the text tower.')
