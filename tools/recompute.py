@@ -1982,7 +1982,7 @@ def holm_of(p):
 def _(page):
     start, half, end = (of_paper(CLIPS[0], a) for a in (0, 0.5, 1))
     page.says("gains {} points there and loses {} points on five shifted sets", end[0] - start[0], start[1] - end[1])
-    page.holds("the average at α = 0.5 is more accurate than both ends", half[0] > end[0] and half[1] > start[1])
+    page.holds("The average at α = 0.5 is more accurate than both models", half[0] > end[0] and half[1] > start[1])
     if page.name == "README":  # the notebook has these words in a cell of code
         page.says(
             "zero-shot {} and {} percent, fine-tuned {} and {}, the average of their weights {} and {}",
@@ -2252,7 +2252,7 @@ TOLD = {
     "explanations/forgotten": ["is 0.03 to 0.06"],  # of other random numbers than the page's
     "explanations/without_labels": ["0.71 points, 1.01 for validation, 1.20 for"],  # of runs that were not kept
     "index": ["1.1 to 2.3 times as fast in fp32 and 2.5 to 4.9 times",  # benchmarks/beside.py measures it
-              "1.7 GB (0.2 are spaCy"],  # of an empty environment's folders, by package
+              "1.7 GB in all"],  # of an empty environment's folders
     "methods/learning_rates": ["factors of 0.1", "learn at 0.065 of the rate", "follows it at 0.1"],  # settings
     "methods/paint": ["gains of 15 to 60 points"],  # of its paper
 }
