@@ -243,9 +243,9 @@ def _(page):
     gained = gentle_changes()
     page.holds("fine-tuning shows no loss on the mean of seven shifts", gained["cost"][0] > 0)
     over_ends = [gained[f"over {k}"][1] for k in ("zero-shot", "fine-tuned")]
-    page.holds("α = 0.5 gains over both ends there", min(over_ends) > 0)
-    page.holds("loses to neither on the reference", found[1][2] > 0 and found[2][1] > 0)
-    page.holds("nothing of it that we can detect", half_own[6] < 0 < half_own[7] and half_own[1] < 0 < half_own[2])
+    page.holds("the average at α = 0.5 is more accurate than both", min(over_ends) > 0)
+    page.holds("on the reference it loses to neither", found[1][2] > 0 and found[2][1] > 0)
+    page.holds("at α = 0.5, too small to detect", half_own[6] < 0 < half_own[7] and half_own[1] < 0 < half_own[2])
     few = {k: shots().share(kind=E2E, k=k, alpha=1.0) for k in (1, 4, 16)}
     g = lambda lr, e: grid().share(method="fine-tuned", lr=lr, epochs=e, regulariser=["none", "weight decay"])
     rows = [changes(zeroshot(), v) for v in (*few.values(), g(3e-4, 20), g(3e-3, 5), g(3e-3, 20))]
@@ -367,7 +367,7 @@ def _(page):
     page.holds("intervals of the gain under shift exclude zero at every k", all(gain[E2E, k][6] > 0 for k in ks))
     apart = {k: changes(share(LC, k, 1.0), share(E2E, k, 1.0)) for k in ks}
     page.holds(
-        "few images cost it accuracy under shift, and many give it a lead on the reference",
+        "with few images, end to end loses accuracy under shift; with many, it leads on the reference",
         [k for k in ks if apart[k][2] > 0] == [16, 25] and all(against[E2E, 1.0, k][5] > 0 for k in (16, 25)),
     )
     page.holds("With one image fine-tuning also loses three points on the reference",
@@ -572,7 +572,7 @@ def _(page):
     )
     page.says("| on the reference | {} ({} to {}) | {} of {} |", *rows[1][1:4], rows[1][7], n)
     page.says(
-        "At α = 0.5, {} of {} dominate their own end, and the frontier of all {} classifiers",
+        "{} of {} averages dominate their fine-tuned classifier, and only averages are on the frontier of all {}",
         judged.half.sum(),
         n,
         len(t),
@@ -580,7 +580,7 @@ def _(page):
     page.holds("over images and cells together also exclude zero", all(v[1] > 0 for v in grid_changes()[:2]))
     page.says("so {} runs are not {} independent pieces", n, n)
     harsh = settings.index[(settings.lr == 3e-3) & (settings.epochs == 5)]
-    page.says("and {} epochs α = 0.5 gains {} points under shift over its end", 5, up[harsh].mean())
+    page.says("and {} epochs α = 0.5 gains {} points under shift over the", 5, up[harsh].mean())
 
 
 def frontier():
@@ -1101,10 +1101,10 @@ def _(page):
     gains, kept = [at(d, None) - at(d, 1.0) for d in data], [found[s, 1.0, 0.5][1] for s in ("outline", "solid")]
     page.holds("only outline's gain is within the range of the paper's", kept[1] < min(gains) < kept[0] < max(gains))
     both = gains_by_reference()
-    page.holds("the gains under shift exclude zero, and that of outline on itself doesn't",
+    page.holds("the gains under shift exclude zero; the interval of outline on itself doesn't",
                both[1][1] > 0 and both[3][1] > 0 and both[0][1] < 0)
     worse = sum(points(main("solid", 0.0), main("solid", 1.0), d, images["solid"]) < 0 for d in images["solid"].shifts)
-    page.holds("less accurate in five of seven shifts", worse == 5)
+    page.holds("less accurate on five of seven shifts", worse == 5)
     page.prints(
         "{'outline': '{} training images, {} test images, {} shifts', 'solid': '{} training images, {} test "
         "images, {} shifts'}",
@@ -1149,7 +1149,7 @@ def _(page):
     ema, none = (
         grid().table.loc[grid().which(lr=3e-3, epochs=5, regulariser=r, alpha=1.0)[0]] for r in ("EMA", "none")
     )
-    page.says("{} against {} under shift, one run", 100 * ema["shift"], 100 * none["shift"])
+    page.says("{} % against {} % under shift, in one run", 100 * ema["shift"], 100 * none["shift"])
     page.holds("α = 1 − 0.95^35 = 0.83", round(1 - 0.95**35, 2) == 0.83)
     page.says("whose {} steps make α = 0.999", -(-trained_on("reference") // 128) * 20)
     page.holds("whose 140 steps make α = 0.999", round(1 - 0.95**140, 3) == 0.999)
@@ -1324,7 +1324,7 @@ def of_halves(page):
     page.shows("halves = {(tower, method)", *map(row, curves.values()))
     vit, _ = (curves[part, settings[0]] for part, settings in HALVES.items())
     lost = [vit[1][0] - vit[1][i] for i in (10, 5)]
-    page.says("A ViT forgot {} points of them, and {} where it was averaged", *lost)
+    page.says("A ViT lost {} points on them, and {} after averaging", *lost)
 
 
 def judged_on_control(page, part):
@@ -1349,7 +1349,7 @@ def judged_on_control(page, part):
 
 @checks("explanations/forgotten")
 def _(page):
-    page.holds("all soups, merges, and mixes are made from runs at 3.3e-4", of_several("vit-harsh") == {3.3e-4})
+    page.holds("merges, and output ensembles are made from runs at 3.3e-4", of_several("vit-harsh") == {3.3e-4})
     others = {part: other_by_new_rule(part) for part in CAMPAIGN}
     page.holds("twelve further rows would get another setting", sum(map(len, others.values())) == 12)
     page.holds("LDIFS would get another setting on both towers",
@@ -1387,7 +1387,7 @@ def _(page):
     lost, back = lost_and_given_back()
     page.says("worse at another, by {} to {} points", *lost)
     page.says("restored {} to {} % of that", *back)
-    page.holds("three of five intervals leave out zero", sum(of_part[1] > 0 for of_part in told[5]) == 3)
+    page.holds("three of five intervals exclude zero", sum(of_part[1] > 0 for of_part in told[5]) == 3)
     more = [of_part[0] for of_part in told[5]]
     page.says("the average is {} to {} points more accurate on the task than fine-tuning alone", min(more), max(more))
     classes = len(json.loads((ROOT / "wiseft/data/other-icons.json").read_text())["classes"])
@@ -1576,7 +1576,7 @@ def _(page):
     page.says("both lose {} points less", -lost_by_confidence("half", shifts)[0])
     lead = by_part["half"] - by_part[["confident", "validation"]].max(axis=1)
     named = ~lead.index.str.contains("names")
-    page.holds("All of it is where many classes had unknown names", (lead[named] < 0.1).all())
+    page.holds("comes from runs in which many classes had unknown names", (lead[named] < 0.1).all())
     page.says("against validation {} points", all_sets[3])
     far_off, near_off = (cells.xs(k, level="near").error for k in (False, True))
     page.says("On far shifts they are {} to {} points off", far_off.min(), far_off.max())
@@ -1755,7 +1755,7 @@ def _(page):
     by_reference, groups = gains_by_reference(), [[3]] * 7 + [[12]] * 3 + [[3]] * 5
     shown = [*found.values(), *best, recomputing(), *by_reference]
     page.shows("rows = {'fine-tuned − zero-shot'", *[v + n for v, n in zip(shown, groups)])
-    page.says("a seed or, of the {} fine-tunings, a cell of", len(paths()["shift"]))
+    page.says("a seed or, for the {} fine-tunings, a cell of", len(paths()["shift"]))
     page.shows("def of_k(k)", *[flat(drawn_shots(k)) for k in (1, 2, 4, 8, 16, 25)])
     start, half, end = ends_of_harsh()
     page.holds("and also above zero-shot", gain_of(start, half, SIX)[1] > 0)
