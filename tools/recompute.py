@@ -1733,7 +1733,7 @@ def five_fine_tunings(page):
         page.says(f"learning rate {lr} | {cells}", rows)
     start, _, end = ends_of_harsh()
     gain = gain_of(start, end, "reference")
-    page.holds("which is no clear gain", gain[1] < 0 < gain[2])
+    page.holds("which is not a clear gain", gain[1] < 0 < gain[2])
     above = [
         outline().mean(share[k, 0.5] - share[k, a], on)
         for k in CELLS
@@ -1742,7 +1742,7 @@ def five_fine_tunings(page):
     ]
     lost, back = lost_and_given_back()
     page.says("another task loses {} to {} points; α = 0.5 restores at least {} % of that", *lost, min(back))
-    page.holds("With both recipes the average is above both ends, on the reference and under shift", min(above) > 0)
+    page.holds("With both recipes the average is above the zero-shot and the fine-tuned", min(above) > 0)
 
 
 @checks("explanations/findings")
