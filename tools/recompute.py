@@ -756,7 +756,7 @@ def _(page):
         for a in alphas
     }
     apart = {k: v for k, v in pairs.items() if v[1] > 0 or v[2] < 0}
-    page.prints("{} of {} intervals leave out zero", len(apart), len(pairs))
+    page.prints("{} of {} intervals exclude zero", len(apart), len(pairs))
     page.shows("apart = main[(main.low > 0)", *[[k[2], *v] for k, v in apart.items()])
     from scipy.stats import binomtest
 
