@@ -2136,23 +2136,12 @@ PAIRS = [(BETWEEN, END), (RECOMPUTED, ("recomputed", 1)), (BETWEEN, START), (BET
 SIDES = "shifts", "reference"
 
 
-def percents_of(run, names):
-    "Accuracies of classifiers of a run on its reference."
-    return [100 * run[k]["reference"].mean() for k in names]
-
-
 def shift_by_shift(reference, d):
     "On a shift: start, average and fine-tuned in percent, the mean of the runs; and what averaging changes."
     runs = of_style(reference)
     mean = lambda k: 100 * np.mean([run[k][d] for run in runs])
     shown = [*map(mean, (START, BETWEEN, END))]
     return shown + with_runs({reference: [{d: 100 * (run[BETWEEN][d] - run[END][d])} for run in runs]})
-
-
-def weights_below_logits(run):
-    "Weights less logits at 0.5 on the reference, in points, and the interval over images."
-    apart = 100 * (run[BETWEEN]["reference"] - run["logits", 0.5]["reference"])
-    return [apart.mean(), *t_interval([apart], [np.arange(len(apart))], -100, 100)]
 
 
 def warned(run):
@@ -2178,13 +2167,6 @@ def _(page):
     page.shows("changes = pd.concat", *[[*runs_apart(a, b, SIDES[0]), *runs_apart(a, b, SIDES[1])] for a, b in PAIRS])
     page.shows("each = {(r, on): row(", *[runs_apart(BETWEEN, END, side, [r]) for r in STYLES for side in SIDES])
     page.shows("soup_gains = ", *[soup_apart(r, side) for r in STYLES for side in SIDES])
-    rates = {3e-5: of_style(STYLES[0])[0]} | {lr: photographs(f"{STYLES[0]}, lr {lr:g}") for lr in (1e-4, 3e-4)}
-    gaps = {lr: weights_below_logits(run) for lr, run in rates.items()}
-    own = lambda run: percents_of(run, [END, BETWEEN, ("logits", 0.5), ("recomputed", 1), RECOMPUTED])
-    page.shows("rates = {3e-5", *[[*own(run), *gaps[lr]] for lr, run in rates.items()])
-    differing = [run[BETWEEN]["reference"] - run["logits", 0.5]["reference"] for run in rates.values()]
-    p = [scipy.stats.binomtest(int(np.sum(d > 0)), int(np.sum(d != 0))).pvalue for d in differing]
-    page.holds("with 205 images, each may be chance", min(p) > 0.05 and len(differing[0]) == 205)
     shifts = {(r, d): shift_by_shift(r, d) for r in STYLES for d in of_style(r)[0][END] if d != "reference"}
     page.shows("shifts = {(r, d): by_shift", *shifts.values())
     advice = []
