@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['app', 'Force', 'Seed', 'Split', 'Classifiers', 'Classifier', 'Results', 'SuiteName', 'Reference', 'DataRoot',
            'AllowIncomplete', 'Metrics', 'Shift', 'Control', 'Use', 'Precision', 'Half', 'Workers', 'Device',
-           'standard_output', 'say', 'wrote', 'show_table', 'Commands', 'command', 'check_folder', 'set_workers',
-           'output_option', 'chosen_device', 'load_methods', 'suite_loader', 'load_by_name', 'split_names',
-           'split_numbers', 'check_ending']
+           'standard_output', 'say', 'wrote', 'show_table', 'in_percent', 'Commands', 'command', 'check_folder',
+           'set_workers', 'output_option', 'chosen_device', 'load_methods', 'load_images', 'load_by_name',
+           'split_names', 'split_numbers', 'check_ending']
 
 # %% ../../nbs/api/shell/00_app.ipynb #a20e9352
 import functools,os,platform,re,signal,sys,unicodedata,warnings
@@ -27,19 +27,17 @@ from .. import __version__
 from ..base.text import shell_options
 
 # %% ../../nbs/api/shell/00_app.ipynb #7771908a
-def standard_output(): return Console(highlight=False, width=None if sys.stdout.isatty() else 160, quiet=_rank() > 0)
-
-def _several(): return (os.environ.get('WORLD_SIZE') or '1') != '1' # the library refuses what isn't a number
-
-def _rank():
-    "Rank of this process; a single process doesn't import torch for it"
-    if not _several(): return 0
-    from wiseft.base.distributed import rank
-    return rank()
+def standard_output():
+    "A console for results"
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160, quiet=not _is_first())
 
 def say(text:str, anyone:bool=False): # anyone: any of several processes, not only the first
     "Print a line to standard error"
-    if anyone or not _rank() and not _quiet: Console(highlight=False, stderr=True, soft_wrap=True).print(_plain(text))
+    if anyone or _is_first() and not _quiet: Console(highlight=False, stderr=True, soft_wrap=True).print(_plain(text))
+
+# without importing torch, which takes seconds
+def _several(): return (os.environ.get('WORLD_SIZE') or '1') != '1'
+def _is_first(): return not _several() or (os.environ.get('RANK') or '0') == '0'
 
 def wrote(path:str|Path): say(f'wrote {path}')
 
@@ -62,6 +60,16 @@ def show_table(frame, title:str|None=None):
             cells.append(_plain('' if v != v else f'{v:{form}}'))
         table.add_row(*cells)
     standard_output().print(table)
+
+# %% ../../nbs/api/shell/00_app.ipynb #231107ff
+def in_percent(
+    table, # DataFrame
+    columns:list, # of fractions
+    unit:str=' %', # appended to their names
+):
+    "The table with fractions in percent"
+    shares = (100*table[columns].astype(float)).add_suffix(unit)
+    return table.assign(**shares)[[c + unit if c in columns else c for c in table]]
 
 # %% ../../nbs/api/shell/00_app.ipynb #d2b3c0a9
 def _warned(message, category, filename, lineno, file=None, line=None):
@@ -185,8 +193,11 @@ def _check_inputs(given): # a command's arguments by name
     output = given.get('output')
     if 'force' not in given or not output or not os.path.lexists(output): return
     from wiseft.base.files import holds
-    values = [v for k, o in given.items() if k != 'output' for v in (o if isinstance(o, (list, tuple)) else [o])]
-    for path in [str(v).removeprefix('local-dir:') for v in values if isinstance(v, (str, Path))]:
+    inputs = []
+    for name, value in given.items():
+        if name != 'output': inputs += value if isinstance(value, (list, tuple)) else [value]
+    for path in inputs:
+        path = str(path).removeprefix('local-dir:')
         if os.path.lexists(path) and holds(output, path): raise FileExistsError(
             f'{output} is kept: this command reads {path}. Choose another name for the output.')
 
@@ -283,31 +294,26 @@ def load_methods(
     return known
 
 # %% ../../nbs/api/shell/00_app.ipynb #d86b9bc1
-def suite_loader(suite:str|None, reference:Path|None, shift:list|None, **options):
-    "A function that loads the suite that the options name, for given `classnames`"
-    from wiseft.data.suites import is_suite, load_suite
+def load_images(
+    suite:str|None=None, reference:Path|None=None, shift:list|None=None, # as the options of the same names
+    classnames:list|None=None, # of the classifier
+    **options # of `load_suite`
+): # `Suite`
+    "Load the suite that the options name"
     from wiseft.data.labels import holds_images
-    if reference: return functools.partial(_reference_suite, reference, shift or [])
+    from wiseft.data.suites import Suite,folder_suite,is_suite,load_suite
+    if reference:
+        images = folder_suite(reference, shift or [], classnames=classnames)
+        if images.train and images.test.root == images.train.root: say(
+            f'{reference} has no test set: {len(images.test):,} of its images, always the same, are held out as one')
+        return images
     if shift: raise typer.BadParameter('--shift goes with --reference.')
-    if suite == 'icons': return _icons
-    return functools.partial(load_suite if is_suite(suite) or not holds_images(suite) else _one_set, suite, **options)
-
-def _reference_suite(reference, shift, classnames=None):
-    from wiseft.data.suites import folder_suite
-    loaded = folder_suite(reference, shift, classnames=classnames)
-    if loaded.train and loaded.test.root == loaded.train.root: say(
-        f'{reference} has no test set: {len(loaded.test):,} of its images, always the same, are held out as one')
-    return loaded
-
-def _one_set(path, classnames=None, **options):
-    from wiseft.data.suites import Suite
-    return Suite.of(Suite.for_evaluation(path, classnames))
-
-def _icons(classnames=None):
-    from wiseft.data.suites import load_suite
-    try: return load_suite(classnames=classnames)
-    except ValueError as e: raise ValueError(
-        f'{e} The images are those of icons, the default. Give --reference FOLDER, or --suite.') from e
+    if holds_images(suite) and not is_suite(suite): return Suite.of(Suite.for_evaluation(suite, classnames))
+    try: return load_suite(suite, classnames=classnames, **options)
+    except ValueError as e:
+        if suite != 'icons': raise
+        raise ValueError(
+            f'{e} The images are those of icons, the default. Give --reference FOLDER, or --suite.') from e
 
 # %% ../../nbs/api/shell/00_app.ipynb #7e8f2caf
 def load_by_name(folders:list, device=None): # dict name -> classifier

@@ -13,8 +13,8 @@ from typing import Annotated, Optional
 import typer
 
 from .app import Classifier, Control, Device, Reference, Shift, SuiteName, Use, Workers
-from .app import chosen_device, command, load_methods, output_option, say, show_table, standard_output
-from .app import split_names, split_numbers, suite_loader, wrote
+from .app import chosen_device, command, load_images, load_methods, output_option, say, show_table
+from .app import split_names, split_numbers, standard_output, wrote
 from .train import TrainingPrecision
 
 # %% ../../nbs/api/shell/06_bench.ipynb #7067299c
@@ -60,7 +60,6 @@ def bench_(
 ):
     "Fine-tune by several methods, and compare each under shift with an equally accurate plain average."
     rates = split_numbers(lrs)
-    load = suite_loader(suite, reference, shift, training=True)
     load_methods(use)
     competitors = [m.name for m in _competitors(methods)]
     say(f'reading {classifier} and all images')
@@ -69,7 +68,7 @@ def bench_(
     from wiseft.bench.outcome import what_is_drawn
     device, place = chosen_device(device, precision)
     start = load_classifier(classifier, device)
-    images = load(classnames=start.classnames)
+    images = load_images(suite, reference, shift, start.classnames)
     recipe = dict(epochs=epochs, batch_size=batch_size, precision=precision, progress=False)
     plan = plan_bench(images, start, output, competitors, range(seeds), rates, control=control or (), **recipe)
     if groups: what_is_drawn(plan.suite, groups)

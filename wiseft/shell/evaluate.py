@@ -16,8 +16,8 @@ import typer
 
 from .app import (
     AllowIncomplete,Classifier,Classifiers,Control,DataRoot,Device,Force,Metrics,Precision,Reference,Shift,Split,
-    SuiteName,Use,Workers,check_ending,check_folder,chosen_device,command,split_names,split_numbers,load_methods,
-    load_by_name,say,show_table,suite_loader,wrote)
+    SuiteName,Use,Workers,check_ending,check_folder,chosen_device,command,in_percent,load_by_name,load_images,
+    load_methods,say,show_table,split_names,split_numbers,wrote)
 
 # %% ../../nbs/api/shell/04_evaluate.ipynb #7d2800d8
 Table = Annotated[Optional[Path], typer.Option('--output','-o', help='Results table (CSV) to write.')]
@@ -44,18 +44,19 @@ def _measure(
     from wiseft.data.control import control_sets
     from wiseft.infer.evaluation import evaluate
     from wiseft.stats.caveats import doubts
-    load = suite_loader(suite, reference, shift, allow_incomplete=allow_incomplete, training=split=='validation')
     device,place = chosen_device(device, precision)
     with results_file(output, force) as write:
         loaded = load_by_name(classifiers, device)
         classnames = next(iter(loaded.values())).classnames
         say(f'evaluating {place}')
+        evaluated = members(loaded)
+        images = load_images(suite, reference, shift, classnames, allow_incomplete=allow_incomplete,
+                             training=split=='validation')
         table,predictions = evaluate(
-            members(loaded), load(classnames=classnames), keep_predictions=_CONFIDENCE, split=split,
-            metrics=split_names(metrics), precision=precision, control=control_sets(control).values())
-        show_table(_in_percent(table))
-        _say_forgotten(predictions)
-        _say_agreement(table)
+            evaluated, images, keep_predictions=_CONFIDENCE, split=split, metrics=split_names(metrics),
+            precision=precision, control=control_sets(control).values())
+        show_table(_rows(table))
+        _say_more(table, predictions)
         for doubt in doubts(table, len(classnames)): warnings.warn(doubt)
         write(table, predictions, {n: c.recipe | dict(model=c.clip.name) for n, c in loaded.items()})
 
@@ -91,7 +92,7 @@ def results_file(output:Path|None, force:bool):
 # %% ../../nbs/api/shell/04_evaluate.ipynb #55c86284
 _CONFIDENCE = ['ECE (15 bins)'] # what is kept of each image besides the prediction
 
-def _in_percent(table):
+def _rows(table):
     "The rows of a results table in percent (NLL and Brier as they are), with intervals"
     from wiseft.stats.table import UNBOUNDED
     t = table[['classifier','method','alpha','dataset','n','n_skipped']].rename(columns=dict(n_skipped='skipped'))
@@ -103,14 +104,12 @@ def _in_percent(table):
     ends = zip(scale*table.low, scale*table.high)
     return t.assign(**{'95 % interval': ['' if low != low else f'{low:.1f} to {high:.1f}' for low, high in ends]})
 
-def _say_agreement(table):
-    "Print how often half precision predicts the same as fp32"
-    if 'as in fp32' in table.precision.iloc[0]: say(table.precision.iloc[0])
-
-# %% ../../nbs/api/shell/04_evaluate.ipynb #44076b76
-def _say_forgotten(predictions, alpha=None):
+def _say_more(table, predictions, alpha=None):
+    "Print what was forgotten, by the average at α, and how often half precision predicts the same as fp32"
     from wiseft.analysis.forgetting import what_it_forgot
-    if sentence := what_it_forgot(predictions, alpha): say(sentence)
+    forgotten, precision = what_it_forgot(predictions, alpha), table.precision.iloc[0]
+    if forgotten: say(forgotten)
+    if 'as in fp32' in precision: say(precision)
 
 # %% ../../nbs/api/shell/04_evaluate.ipynb #b4a8a397
 _By = Annotated[Optional[str], typer.Option('--by',
@@ -119,18 +118,13 @@ _By = Annotated[Optional[str], typer.Option('--by',
 _Averaged = Annotated[Optional[Path], typer.Option('--averaged',
     help='The average that you keep, from `wiseft merge`: its α is evaluated too, and the report is about it.')]
 
-def _average_of(folder, zeroshot, finetuned, alphas): # (dict name -> its recipe, the alphas with its own)
-    "Card of an average, if there is one; ValueError if it is of other classifiers"
-    if folder is None: return {},alphas
-    from wiseft.infer.ensembles import DEFAULT_ALPHAS
+def _card_of_average(folder, zeroshot, finetuned):
+    "The card of an average; ValueError if it is of other classifiers"
     from wiseft.models.save import read_card
     card = read_card(folder)
     if card['parents'] != [zeroshot.hash, finetuned.hash]: raise ValueError(
         f'{folder} is not an average of these two. --averaged takes what `wiseft merge` made of them.')
-    chosen = card['recipe']['merge'].get('chosen')
-    if chosen: say(chosen)
-    own = [] if card['alpha'] is None else [card['alpha']]
-    return {folder.name: card['recipe']},[*(DEFAULT_ALPHAS if alphas is None else alphas), *own]
+    return card
 
 # %% ../../nbs/api/shell/04_evaluate.ipynb #6865a242
 @command('wiseft sweep zeroshot finetuned --suite icons -o results.csv',
@@ -155,28 +149,31 @@ def sweep_(
 ):
     "Evaluate averages of two classifiers for many α: of weights, logits, probabilities, or by another method."
     from wiseft.base.registry import find_method
-    from wiseft.infer.ensembles import sweep
+    from wiseft.infer.ensembles import DEFAULT_ALPHAS,sweep
     from wiseft.models.load import load_classifier
     from wiseft.data.control import control_sets
     if by: load_methods(use)
     methods, alphas = [find_method(n) for n in split_names(by) or ()], split_numbers(alphas)
     training = split == 'validation' or any(m.needs_images for m in methods)
-    load = suite_loader(suite, reference, shift, allow_incomplete=allow_incomplete, training=training)
     device,place = chosen_device(device, precision)
     with results_file(output, force) as write:
         start,end = load_classifier(zeroshot, device),load_classifier(finetuned, device)
-        recipe_of_average,alphas = _average_of(averaged, start, end, alphas)
+        recipes, alpha = {finetuned.name: end.recipe | dict(model=end.clip.name)}, .5
+        if averaged:
+            card = _card_of_average(averaged, start, end)
+            recipes[averaged.name], merge = card['recipe'], card['recipe']['merge']
+            if merge.get('chosen'): say(merge['chosen'])
+            if isinstance(merge.get('alpha'), float): alpha = merge['alpha'] # some merges have one for each tensor
+            if card['alpha'] is not None: alphas = [*(DEFAULT_ALPHAS if alphas is None else alphas), card['alpha']]
         say(f'sweeping {place}')
         options = dict(split=split, precision=precision, control=control_sets(control).values())
         if by: options['by'] = [m.name for m in methods]
-        images = load(classnames=start.classnames)
+        images = load_images(suite, reference, shift, start.classnames, allow_incomplete=allow_incomplete,
+                             training=training)
         table,predictions = sweep(start, end, images, alphas, keep_predictions=_CONFIDENCE, **options)
         show_table(methods_down(table))
-        chosen = [r['merge'].get('alpha') for r in recipe_of_average.values()] # of some merges one for each tensor
-        _say_forgotten(predictions, next((a for a in chosen if isinstance(a, float)), .5))
-        _say_agreement(table)
-        recipe = end.recipe | dict(model=end.clip.name)
-        write(table, predictions, {finetuned.name: recipe} | recipe_of_average)
+        _say_more(table, predictions, alpha)
+        write(table, predictions, recipes)
 
 # %% ../../nbs/api/shell/04_evaluate.ipynb #0bd8716b
 def methods_down(table):
@@ -225,15 +222,10 @@ def predict_(
     if output is None: # the first classes, for a terminal
         shown = [c for c in table if c.startswith(('file', 'class', 'probability'))][:7]
         shares = [c for c in shown if c.startswith('probability')]
-        return show_table(_percent(table.loc[table.problem == '', shown], shares, ' %'))
+        return show_table(in_percent(table.loc[table.problem == '', shown], shares))
     table['file'] = table.file.map(printable) # in UTF-8
     with atomic_path(output, force=force) as tmp: table.to_csv(tmp, index=False)
     wrote(output)
-
-def _percent(table, columns, unit):
-    "A table with fractions in percent"
-    shares = (100*table[columns].astype(float)).add_suffix(unit)
-    return table.assign(**shares)[[c + unit if c in columns else c for c in table]]
 
 # %% ../../nbs/api/shell/04_evaluate.ipynb #eb1060f9
 @command('wiseft ask averaged finetuned new-photos --labels 50 -o to-label',
@@ -264,10 +256,10 @@ def ask_(
         if len(places) > 1: raise typer.BadParameter('--answers goes with one folder, written by `wiseft ask`.')
         differences,accuracies,about = answered(places[0], answers)
         if len(differences): show_table(
-            _percent(differences.drop(columns='ten_more'), ['difference','low','high'], ', points'),
+            in_percent(differences.drop(columns='ten_more'), ['difference','low','high'], ', points'),
             '95 % intervals of how much more accurate b is than a')
         if len(accuracies): show_table(
-            _percent(accuracies, ['accuracy','low','high'], ' %'), 'accuracy, of pictures drawn from all')
+            in_percent(accuracies, ['accuracy','low','high']), 'accuracy, of pictures drawn from all')
         for sentence in about: say(sentence)
         return
     if len(places) < 3 or output is None: raise typer.BadParameter(

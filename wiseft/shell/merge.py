@@ -12,9 +12,9 @@ from typing import Annotated,List,Optional
 
 import typer
 
-from wiseft.shell.app import (
-    Control,Device,Force,Half,Reference,Use,Workers,chosen_device,command,load_methods,output_option,say,show_table,
-    wrote)
+from .app import (
+    Control,Device,Force,Half,Reference,Use,Workers,chosen_device,command,in_percent,load_methods,output_option,say,
+    show_table,wrote)
 from .train import Settings,suite_of,with_settings
 
 # %% ../../nbs/api/shell/03_merge.ipynb #7a4ec2a0
@@ -63,7 +63,8 @@ def merge_(
         'out, or change the recipe.')
     else: recipe = read_recipe(zeroshot)
     recipe.images = _images_of(suite, reference) or recipe.images
-    choose = _rule_of_alpha(auto, keep, control)
+    if (keep is None) != (not control) or control and not auto: raise typer.BadParameter(
+        '--keep and --control go together, and with --alpha auto.')
     if dry_run:
         from wiseft.models.load import load_classifier
         missing = what_is_missing(recipe, partial(load_classifier, device=chosen_device(device)[0]))
@@ -74,10 +75,10 @@ def merge_(
         if not path.exists(): raise FileNotFoundError(f'There is no {path}. Give classifier folders, or files.')
     if len(set(map(is_classifier, recipe.paths))) > 1: raise ValueError(
         f'{names}: give classifier folders or files, not both.')
-    load = _loader_of_images(recipe, auto) if auto or recipe.method.needs_images else None
+    if auto or recipe.method.needs_images: _check_images(recipe, auto)
     if dry_run: return say(f'nothing is missing: {names} can be merged')
-    if recipe.of_classifiers: _merge_folders(recipe, output, load, device, force, choose)
-    else: merge_by_recipe(recipe, output, force=force)
+    if not recipe.of_classifiers: merge_by_recipe(recipe, output, force=force)
+    else: _merge_folders(recipe, output, device, force, _rule_of_alpha(keep, control) if auto else None)
     if written: say(f'merged {names}')
     used, theirs = merge_recipe(recipe.method), recipe.method.mergekit
     spelling = MERGEKIT_WORDS if theirs else {}
@@ -89,14 +90,14 @@ def merge_(
 def _recipe(zeroshot, finetuned, alpha, rule, settings, precision): # `Recipe`
     "The recipe that the command line describes"
     from wiseft.base.registry import find_method
-    from wiseft.weights.merge import check_alpha,check_models
+    from wiseft.weights.merge import check_alpha
     from wiseft.weights.recipes import HALVES,Recipe
     if not finetuned: raise typer.BadParameter('Give the fine-tuned models after the initial model, or a recipe (.yml) '
                                                'alone.')
     method = find_method(rule)
     if method.kind not in ('merge', 'search'): raise ValueError(
         f'{method.name} is of the kind {method.kind}. --rule is a merge or a search; `wiseft methods` lists them.')
-    if method.takes == 'one': check_models(method, zeroshot, len(finetuned))
+
     if alpha == 'auto' and len(finetuned) > 1: raise ValueError(
         '--alpha auto chooses between the initial model and one fine-tuned classifier. '
         f'There are {len(finetuned)}: give a number.')
@@ -119,25 +120,21 @@ def _images_of(suite, reference): # dict, as in a `Recipe`
     in_folder = Path(suite).is_dir() and suite not in (*EMBEDDED, *FAMILIES)
     return dict(suite=str(Path(suite).absolute()) if in_folder else suite)
 
-def _rule_of_alpha(auto, keep, control): # as `choose_alpha` takes it, or None
+def _rule_of_alpha(keep, control): # as `choose_alpha` takes it
     "The rule of `--alpha auto`"
-    if (keep is None) != (not control) or control and not auto: raise typer.BadParameter(
-        '--keep and --control go together, and with --alpha auto.')
-    if not auto: return None
     from wiseft.infer.rules import keeps
     return keeps(keep/100, control) if control else 'nearest'
 
-def _loader_of_images(recipe, auto): # as `suite_loader`
-    "Loader of the validation images that a rule needs"
+def _check_images(recipe, auto):
+    "ValueError if a rule has no validation images, or cannot use them"
     what = '--alpha auto' if auto else recipe.method.title
     if not recipe.of_classifiers: raise ValueError(
         f'{what} needs classifier folders, because it uses images. These are files of weights.')
     if not recipe.images: raise ValueError(
         f'{what} needs validation images of the reference. Give --reference, or --suite.')
-    return suite_of(recipe.images.get('suite') or recipe.images['reference'])
 
 # %% ../../nbs/api/shell/03_merge.ipynb #0b443d98
-def _merge_folders(recipe, output, load, device, force, choose):
+def _merge_folders(recipe, output, device, force, choose): # choose: rule of `--alpha auto`, or None
     "Merge saved classifiers, or search among them"
     from wiseft.base.files import atomic_path
     from wiseft.base.devices import memory_advice
@@ -147,19 +144,20 @@ def _merge_folders(recipe, output, load, device, force, choose):
     from wiseft.weights.recipes import HALVES,merged_classifier
     device, _ = chosen_device(device)
     with atomic_path(output, force=force, kind='classifier') as tmp, memory_advice():
-        loaded = cache(lambda path, base=None: load_classifier(path, device, base=base))
-        images = load(classnames=loaded(recipe.paths[0]).classnames).validation if load else None
-        if load and not choose:
-            say(f'{recipe.method.title} uses {len(images):,} validation images of the reference')
+        loaded = cache(lambda path, base=None: load_classifier(path, device, base=base)) # each once
+        images = None
+        if choose or recipe.method.needs_images:
+            source = recipe.images.get('suite') or recipe.images['reference']
+            images = suite_of(source, loaded(recipe.paths[0]).classnames).validation
         if choose: # α, the other hyperparameters being as they are
-            ends = [loaded(recipe.base), loaded(recipe.finetuned[0], loaded(recipe.base))]
+            ends = loaded(recipe.base), loaded(recipe.finetuned[0], loaded(recipe.base))
             check_ends(*ends)
             recipe.method = recipe.method.set(alpha=choose_alpha(*ends, images, choose, recipe.method))
+        elif images is not None: say(f'{recipe.method.title} uses {len(images):,} validation images of the reference')
         merged = merged_classifier(recipe, output, loaded, images)
         if 'trace.csv' in merged.beside: # a search's steps
-            trace = merged.beside['trace.csv'].copy()
-            shares = [c for c in ('alone', 'before', 'after') if c in trace]
-            trace[shares] = (100*trace[shares].astype(float)).round(1)
+            trace = merged.beside['trace.csv']
+            trace = in_percent(trace, [c for c in ('alone', 'before', 'after') if c in trace])
             if 'p' in trace: trace['p'] = trace.p.map(lambda p: '' if p in (None, '') or p != p else f'{p:.3f}')
-            show_table(trace.rename(columns={c: f'{c} %' for c in shares}))
+            show_table(trace)
         merged.save(tmp, precision=HALVES.get(recipe.dtype))

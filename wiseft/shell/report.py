@@ -7,13 +7,14 @@ __all__ = ['Tables', 'Page', 'ImageSuite', 'ClipBenchmark', 'plot', 'draw_pictur
 
 # %% ../../nbs/api/shell/05_report.ipynb #73c87ed0
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Annotated,List,Optional
 
 import typer
 
 from wiseft.shell.app import (
-    Control,DataRoot,Force,Reference,Results,Shift,check_ending,command,output_option,say,suite_loader,
+    Control,DataRoot,Force,Reference,Results,Shift,check_ending,command,load_images,output_option,say,
     wrote)
 
 # %% ../../nbs/api/shell/05_report.ipynb #41c656a7
@@ -71,15 +72,14 @@ def report(
     from wiseft.analysis.runs import join_runs
     from wiseft.show.report import write_report
     from wiseft.stats.table import MEANS,REFERENCE,dataset_order
-    from wiseft.stats.table_io import read_results
+    from wiseft.stats.table_io import read_recipes,read_results
     names, several = [p.stem for p in results], len(results) > 1
     if len(set(names)) < len(names): names = list(map(str, results))
     tables = {name: read_results(p) for name, p in zip(names, results)}
     table = join_runs(tables) if several else tables[names[0]]
-    recipe, models = _recipe_and_models(results)
-    if several: recipe = None # each run has its own
+    recipes = {name: r for p in results for name, r in read_recipes(p).items()}
     if clip_benchmark:
-        _for_clip_benchmark(table, models, clip_benchmark, force)
+        _for_clip_benchmark(table, recipes, clip_benchmark, force)
         if not output: return
     # the page
     predictions = {}
@@ -89,6 +89,7 @@ def report(
         if not file.exists(): say(
             f'no {file}: without predictions for each image the page cannot say whether differences are luck')
     answers = None if several else predictions[names[0]]
+    recipe = None if several else _recipe_to_show(recipes.values())
     comparisons = _compared(table, predictions) if several else None
     given, images = suite or reference, None
     if answers and given: images = evaluated_images(answers, suite, reference, shift, control)
@@ -102,14 +103,13 @@ def report(
     wrote(output)
 
 # %% ../../nbs/api/shell/05_report.ipynb #1657adc1
-def _recipe_and_models(results):
-    "The recipe to show, and architectures by name, from the files beside the tables"
-    from wiseft.stats.table_io import read_recipes
-    beside = [pair for p in results for pair in read_recipes(p).items()]
-    models = {name: r.pop('model') for name, r in beside if isinstance(r.get('model'), str)}
-    recipes = [r for _, r in beside if r]
-    averages = [r for r in recipes if _chosen_by(r)]
-    return next((some[0] for some in (recipes, averages) if len(some) == 1), None),models
+def _recipe_to_show(recipes):
+    "The only recipe that tells more than the architecture, or the only one of an average with a chosen α"
+    known = [{k: v for k, v in r.items() if k != 'model'} for r in recipes]
+    known = [r for r in known if r]
+    averages = [r for r in known if _chosen_by(r)]
+    if len(known) == 1: return known[0]
+    return averages[0] if len(averages) == 1 else None
 
 def _chosen_by(recipe):
     "How α was chosen"
@@ -146,7 +146,7 @@ def evaluated_images(
     "The evaluated images, of sets that are unchanged"
     from wiseft.data.control import control_sets
     split = predictions.images.split.iloc[0]
-    load = suite_loader(suite, reference, shift, allow_incomplete=True, training=split=='validation')
+    load = partial(load_images, suite, reference, shift, allow_incomplete=True, training=split=='validation')
     was = {d: set(own.file) for d, own in predictions.images.groupby('dataset', observed=True)}
     try: suite = load()
     except ValueError: # shifted sets may have classes that the reference lacks; only pictures are taken from here
@@ -159,11 +159,12 @@ def evaluated_images(
     return unchanged
 
 # %% ../../nbs/api/shell/05_report.ipynb #c1b0a010
-def _for_clip_benchmark(table, models, folder, force):
+def _for_clip_benchmark(table, recipes, folder, force):
     "Write files for CLIP_benchmark"
     from wiseft.base.text import first_few
     from wiseft.stats.table_io import write_clip_benchmark
-    architectures = {*models.values()}
+    models = {name: r['model'] for name, r in recipes.items() if isinstance(r.get('model'), str)}
+    architectures = set(models.values())
     if len(architectures) == 1: models = dict.fromkeys(table.classifier, *architectures)
     unknown = [c for c in table.classifier.unique() if c not in models]
     if unknown: warnings.warn(

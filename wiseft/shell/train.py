@@ -11,15 +11,14 @@ __all__ = ['ClassifierFolder', 'Model', 'Pretrained', 'Preprocess', 'QuickGelu',
 # %% ../../nbs/api/shell/02_train.ipynb #177b8508
 import os
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import Annotated,List,Optional
 
 import typer
 
-from .app import (
-    Classifier,Device,Force,Seed,Use,Workers,chosen_device,command,load_methods,output_option,say,
-    suite_loader,wrote)
+from wiseft.shell.app import (
+    Classifier,Device,Force,Seed,Use,Workers,chosen_device,command,load_images,load_methods,output_option,
+    say,wrote)
 from .data import sets_of
 
 # %% ../../nbs/api/shell/02_train.ipynb #2535b75e
@@ -115,13 +114,15 @@ Captions = Annotated[Optional[Path], typer.Option('--captions',
 
 def suite_of(
     data:str, # the argument of a command
-): # as `suite_loader`
-    "A function that loads the suite or set for training"
+    classnames:list|None=None, # of the classifier
+): # `Suite`
+    "Load the suite, or a folder of images as one"
     from wiseft.data.suites import is_suite,load_suite
-    return partial(load_suite, data) if is_suite(data) else suite_loader(None, data, None)
+    if is_suite(data): return load_suite(data, classnames=classnames)
+    return load_images(reference=data, classnames=classnames)
 
-def _with_training_images(data, **classnames): # `Suite`
-    suite = suite_of(data)(**classnames)
+def _with_training_images(data, classnames=None): # `Suite`
+    suite = suite_of(data, classnames)
     if not suite.train: raise ValueError(f'{data} has test images, but no training images.')
     return suite
 
@@ -168,10 +169,11 @@ def named_numbers(options:list|None) -> dict: # name -> number
     values = {}
     for text in options or []:
         name, _, number = text.partition('=')
-        try: values[name] = int(number) if number.isdigit() else float(number)
-        except ValueError: values[name] = -1
-        if not 0 <= values[name] < float('inf'): raise typer.BadParameter(
+        try: value = int(number) if number.isdigit() else float(number)
+        except ValueError: value = -1
+        if not 0 <= value < float('inf'): raise typer.BadParameter(
             f'Expected NAME=NUMBER with a number of at least 0, such as head=10; got {text!r}.')
+        values[name] = value
     return values
 
 def with_settings(
@@ -179,18 +181,21 @@ def with_settings(
     settings:list|None, # as `--set` gives them
 ) -> dict:
     "The methods with these hyperparameters; each goes to the method that has it"
-    def numeric(m): # names of its numbers
-        if not callable(m): return []
-        return [k for k, p in m.parameters.items()
-                if {type(p.default), p.annotation} & {int, float} or k == m.strength]
-    known = {kind: numeric(m) for kind, m in methods.items()}
+    methods = dict(methods)
+    known = [(name, kind) for kind, m in methods.items() for name in _numbers_of(m)]
     for name, value in named_numbers(settings).items():
-        kinds = [kind for kind, names in known.items() if name in names]
+        kinds = [kind for other, kind in known if other == name]
         if len(kinds) != 1: raise ValueError(
             f'--set {name}: expected a hyperparameter of one of the methods. There are: '
-            f'{", ".join(sum(known.values(), [])) or "none"}.')
-        methods = methods | {kinds[0]: methods[kinds[0]].set(**{name: value})}
+            f'{", ".join(other for other, _ in known) or "none"}.')
+        methods[kinds[0]] = methods[kinds[0]].set(**{name: value})
     return methods
+
+def _numbers_of(method): # names
+    "The hyperparameters that are numbers; a word such as 'head' has none"
+    if isinstance(method, str): return []
+    return [name for name, p in method.parameters.items()
+            if type(p.default) in (int, float) or p.annotation in (int, float) or name == method.strength]
 
 # %% ../../nbs/api/shell/02_train.ipynb #f6ce820b
 _KINDS = 'initialization', 'loss', 'constraint', 'average', 'train'
@@ -261,7 +266,7 @@ def finetune_(
         initial = load_classifier(classifier, device)
         if captions: images, validation, about = data, None, f'the pairs of {captions}'
         else:
-            suite = _with_training_images(data, classnames=initial.classnames)
+            suite = _with_training_images(data, initial.classnames)
             images, validation, about = suite.train, suite.validation, f'{len(suite.train):,} images'
         if initialize: initial = initialize(initial, images, validation)
         if lr is None: lr = usual_lr(initial)
