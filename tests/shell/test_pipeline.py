@@ -149,6 +149,20 @@ def test_what_fails_offline_names_options_that_are_there(monkeypatch):
             shutil.rmtree("failed")
 
 
+@pytest.mark.parametrize("folder, named", [("photos", "error: the training images"), ("others", "error: others")])
+def test_changed_images_are_refused(folder, named):
+    "A run is of the images that it was begun with"
+    file = next(Path(folder).rglob("*.*"))
+    before = file.read_bytes()
+    try:
+        file.write_bytes(before + b" ")
+        error = wiseft(*WORDS, code=1).stderr
+    finally:
+        file.write_bytes(before)
+    assert named in error and "these images are not those that out was begun with" in error, error
+    wiseft(*WORDS)
+
+
 def test_force_replaces_a_run_and_nothing_else():
     check_replaceable("out", "run")
     Path("out/averaged/notes.txt").write_text("mine")

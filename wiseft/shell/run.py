@@ -6,7 +6,7 @@
 __all__ = ['Run', 'run', 'demo']
 
 # %% ../../nbs/api/shell/08_run.ipynb #d033546a
-import shlex
+import shlex,warnings
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated,List,Optional
@@ -15,37 +15,41 @@ import typer
 
 from ..base.text import option
 from .app import (
-    Device,Force,Seed,Workers,app,chosen_device,command,output_option,say,set_workers,show_table,
-    standard_output,wrote)
+    Device,Force,Seed,Workers,app,chosen_device,command,load_images,output_option,say,set_workers,
+    show_table,standard_output,wrote)
 from . import evaluate,merge,report,show,train
 
 # %% ../../nbs/api/shell/08_run.ipynb #7116b4bd
 def _line(command, given):
     "A step as a shell command"
-    words = ['wiseft', command.__name__.rstrip('_')]
-    for p in typer.main.get_command(app).commands[words[1]].params:
+    name = command.__name__.rstrip('_')
+    words = ['wiseft', name]
+    for p in typer.main.get_command(app).commands[name].params:
         value = given.get(p.name)
         if value is None or value == p.default: continue
-        option = [p.opts[-1]]*(p.param_type_name == 'option')
-        if value is False: option = p.secondary_opts
-        for v in value if isinstance(value, list) else [value]: words += option + [_word(v)]*(type(v) is not bool)
+        option = [p.opts[-1]] if p.param_type_name == 'option' else []
+        if value is True: words += option
+        elif value is False: words += p.secondary_opts
+        else:
+            for v in value if isinstance(value, list) else [value]: words += [*option, _word(v)]
     return shlex.join(words)
 
 def _word(value): # a path that looks like an option begins with ./
     return f'./{value}' if isinstance(value, (str, Path)) and str(value).startswith('-') else str(value)
 
 # %% ../../nbs/api/shell/08_run.ipynb #0570c32d
-def _steps(data, output, shift, words, probe, epochs, lr, batch_size, seed, device): # words: options of `zeroshot`
+def _steps(data, output, shift, clip, probe, epochs, lr, batch_size, seed, device): # clip: options of `zeroshot`
     "(command, its arguments, what it writes), in order"
     from wiseft.data.suites import is_suite
     initial, finetuned, averaged = (output/n for n in ('start' if probe else 'zeroshot', 'finetuned', 'averaged'))
     results, page, on = output/'results.csv', output/'report.html', dict(device=device, force=True)
     images = dict(suite=data) if is_suite(data) else dict(reference=data)
     shifted = images | dict(shift=shift)
-    if probe: first, given = train.probe, dict(model=probe, weights=words['pretrained'], data=data, seed=seed)
-    else: first, given = train.zeroshot, words | dict(classes=data)
+    if probe: first = train.probe, dict(model=probe, weights=clip['pretrained'], data=data, seed=seed)
+    else: first = train.zeroshot, clip | dict(classes=data)
+    command, given = first
     return [
-        (first, given | on | dict(output=initial), initial),
+        (command, given | on | dict(output=initial), initial),
         (train.finetune_, on | dict(
             classifier=initial, data=data, output=finetuned, epochs=epochs, lr=lr, batch_size=batch_size, seed=seed,
             checkpoints=output/'checkpoints', resume=True), finetuned),
@@ -76,6 +80,28 @@ def _begin(output, steps, force):
     with atomic_path(output, force=force, kind='run', later=[*later, *beside]) as tmp:
         tmp.mkdir()
         (tmp/'commands.sh').write_text(text, encoding='utf-8', errors='surrogateescape')
+
+# %% ../../nbs/api/shell/08_run.ipynb #72e2130a
+def _check_images(folder, data, shift):
+    "ValueError if finished steps used other images than there are now"
+    from wiseft.data.suites import is_suite
+    from wiseft.models.save import read_card
+    from wiseft.stats.table_io import read_results
+    if not (folder/'finetuned').exists(): return
+    card = read_card(folder/'finetuned')
+    source = dict(suite=data) if is_suite(data) else dict(reference=data, shift=shift)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore') # the steps warn
+        images = load_images(**source, classnames=card['classnames'])
+    used = card['recipe']['images'].split(',')[0] # a fingerprint
+    changed = [] if images.train.fingerprint == used else ['the training images']
+    if (folder/'results.csv').exists():
+        table = read_results(folder/'results.csv')
+        used = dict(zip(table.dataset, table.data_fingerprint))
+        changed += [name for name, s in images.datasets().items() if s.fingerprint != used.get(name)]
+    if changed: raise ValueError(
+        f"{', '.join(changed)}: these images are not those that {folder} was begun with. Choose another name for a new "
+        f"run, or replace this one with {option('force', True)}.")
 
 # %% ../../nbs/api/shell/08_run.ipynb #0ab5dcf3
 class Run:
@@ -135,10 +161,11 @@ def run(
     if probe and classnames: raise ValueError(
         f'{option("classnames")} belongs to a CLIP, which reads the names; with {option("probe")} the folders name the '
         'classes: leave it out.')
-    words = dict(model=model, pretrained=pretrained, preprocess=preprocess, quick_gelu=quick_gelu, templates=templates,
-                 classnames=classnames)
-    steps = _steps(data, output, shift, words, probe, epochs, lr, batch_size, seed, device)
+    clip = dict(model=model, pretrained=pretrained, preprocess=preprocess, quick_gelu=quick_gelu, templates=templates,
+                classnames=classnames)
+    steps = _steps(data, output, shift, clip, probe, epochs, lr, batch_size, seed, device)
     _begin(output, steps, force)
+    _check_images(output, data, shift)
     set_workers(workers) # no part of the commands: a resumed run may have another number
     if model == 'iconclip' and not probe and data != 'icons': say(
         'the model is iconclip, the embedded CLIP of icons. For photographs choose another by --model: `wiseft models` '
