@@ -27,8 +27,20 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_configure(config):
+    default_signals_in_children(config)
     os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may need a hub
     os.environ["WISEFT_DEVICE"] = "cpu"  # the same numbers everywhere
+
+
+def default_signals_in_children(config):
+    """A job in the background ignores signals, and so would all programs that it starts. One that handles a signal by
+    doing nothing goes on as well, and what it starts has Python's default. Processes of xdist live as long as the first
+    one."""
+    for name in "SIGINT", "SIGHUP":
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        in_xdist = name == "SIGHUP" and hasattr(config, "workerinput")
+        if number and (in_xdist or signal.getsignal(number) is signal.SIG_IGN):
+            signal.signal(number, lambda *_: None)
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -134,16 +146,16 @@ class Forked:
         return self.log.read_text().splitlines()
 
     def wait(self, done):
-        "Until it has printed what `done` wants, or has ended, or five minutes have passed."
-        deadline = time.time() + 300
+        "Until it has printed what `done` wants, or has ended, or fifteen minutes have passed."
+        deadline = time.time() + 900
         while not done(self.lines()) and self.process.is_alive() and time.time() < deadline:
             time.sleep(0.002)
 
     def end(self, sent=None):
-        "Its exit status, after a signal if there is one; after five more minutes it is killed."
+        "Its exit status, after a signal if there is one; after fifteen more minutes it is killed."
         if sent:
             os.kill(self.process.pid, sent)
-        self.process.join(300)
+        self.process.join(900)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
@@ -166,9 +178,7 @@ def wiseft_apart(*args, cwd, ok=True):
 
 
 def printing(log, function, *args):
-    "Call a function that prints to a file, line by line; signals end it, which a job in the background ignores."
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    "Call a function that prints to a file, line by line."
     for standard in sys.stdout, sys.stderr:
         standard.flush()
     to = os.open(log, os.O_WRONLY | os.O_APPEND)

@@ -7,8 +7,9 @@
 
 The package is exported. Then the changed notebooks and scripts, those that import a changed name or call a changed
 method, and those that name a changed file of data, go through ruff and the tests of layout and of notebooks, which run
-them and compare what they print with what they have stored. If these are more than a dozen, modules alone are run. The
-other tests that were changed are run as they are.
+them and compare what they print with what they have stored, unless nothing that they depend on has changed since it was
+stored, as in `make test`. If these are more than a dozen, modules alone are run. The other tests that were changed are
+run as they are.
 """
 import argparse
 import ast
@@ -17,6 +18,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+
+from inputs import unchanged
 
 ROOT = Path(__file__).resolve().parent.parent
 MANY = 12
@@ -112,7 +115,7 @@ def main():
     changed = {p[:-3].replace("/", "."): changed_names(p, args.since) for p in modules}
     books = [str(p.relative_to(ROOT)) for p in sorted((ROOT / "nbs").rglob("*.ipynb")) if ".ipynb_" not in str(p)]
     data = {Path(p).name for p in touched if not p.endswith((".ipynb", ".py", ".md"))}
-    users = [b for b in books if b not in touched and uses(b, changed, data)]
+    users = [b for b in books if b not in touched and uses(b, changed, data) and not unchanged(b)]
     there = [p for p in touched if (ROOT / p).exists() and not p.startswith("wiseft/")]
     own = [p for p in there if p.endswith((".ipynb", ".py"))]
     tests = [p for p in own if re.fullmatch(r"tests/(\w+/)?test_\w+\.py", p) and p not in FILES]
@@ -126,7 +129,8 @@ def main():
         print(f"run of these: the {len(users)} modules, not {left - len(users)} pages (make check ALL=1)", flush=True)
     failed = subprocess.call([sys.executable, "-m", "ruff", "check", "--no-cache", *own], cwd=ROOT)
     pytest += by_two if len(own) + len(users) > 2 else []  # a second process imports all there is once more
-    failed |= subprocess.call([*pytest, *FILES, "-k", " or ".join([*own, *users, "sidebar"])], cwd=ROOT)
+    narrowed = ["-m", "not slow", "-k", " or ".join([*own, *users, "sidebar"])]  # what has not changed is slow
+    failed |= subprocess.call([*pytest, *FILES, *narrowed], cwd=ROOT)
     if tests:
         failed |= subprocess.call([*pytest, *tests], cwd=ROOT)
     sys.exit(failed)

@@ -25,7 +25,6 @@ import os, resource, signal, sys, time
 from pathlib import Path
 from wiseft.base.files import atomic_path, unzip_once
 target = Path(sys.argv[1])
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 def ready(): print('ready', flush=True)
 """
 
@@ -37,7 +36,7 @@ def start(code, *args, **kwargs):
 
 
 def finish(process, code=0):
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == code, err
     return out, err
 
@@ -96,7 +95,7 @@ def test_interrupted(tmp_path):
     p = start(WRITE_AND_WAIT, target)
     assert p.stdout.readline() == "ready\n"
     p.send_signal(signal.SIGINT)
-    _, err = p.communicate(timeout=300)
+    _, err = p.communicate(timeout=900)
     assert p.returncode and "KeyboardInterrupt" in err
     assert target.read_text() == "old"
     assert names(tmp_path) == ["results.csv"]
@@ -243,7 +242,7 @@ def test_a_writer_in_a_container(tmp_path):
     tidy(tmp_path)
     assert len(names(tmp_path)) == 1, "the file of a live process was removed"
     p.kill()
-    p.communicate(timeout=60)
+    p.communicate(timeout=900)
     tidy(tmp_path)
     assert names(tmp_path) == []
 

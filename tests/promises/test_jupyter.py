@@ -1,4 +1,4 @@
-"README's cells and the tutorials' in a real Jupyter kernel, which shows pictures, as the notebooks' own tests don't."
+"README's cells and a tutorial's in a real Jupyter kernel, which shows pictures, as the notebooks' own tests don't."
 import base64
 import json
 import re
@@ -33,7 +33,7 @@ def jupyter(tmp_path):
 
     def cell(source):
         shown = {}
-        done = client.execute_interactive(source, timeout=300,
+        done = client.execute_interactive(source, timeout=900,
                                           output_hook=lambda m: shown.update(m["content"].get("data", {})))
         assert done["content"]["status"] == "ok", "\n".join(done["content"]["traceback"])
         return shown
@@ -68,12 +68,9 @@ def test_readme_shows_its_picture(jupyter):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["quickstart", "your_own_images"])
-def test_tutorials_show_their_pictures(jupyter, name):
+def test_a_tutorial_shows_its_pictures(jupyter):
     pictures = 0
-    if name == "quickstart":
-        jupyter(FEW_IMAGES)
-    for source, stored in code_cells(f"nbs/tutorials/{name}.ipynb"):
+    for source, stored in code_cells("nbs/tutorials/your_own_images.ipynb"):
         shown = jupyter(source)
         assert is_png(shown) == stored, f"{'no ' * stored}picture from\n{source}\n{shown}"
         pictures += stored

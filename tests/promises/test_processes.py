@@ -44,7 +44,7 @@ def torchrun(n, command, folder):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n),
                 "--master-port", str(free_port())]
     return subprocess.run([*launcher, "-m", "wiseft", *command.split()], cwd=folder, text=True, capture_output=True,
-                          timeout=200, env=os.environ | dict(OMP_NUM_THREADS="1"))
+                          timeout=900, env=os.environ | dict(OMP_NUM_THREADS="1"))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def results(folder):
     @cache
     def of(n):
         for p in launch(n, HERE/"together.py", folder, folder/f"{n}.npz"):
-            output = p.communicate(timeout=300)
+            output = p.communicate(timeout=900)
             assert p.returncode == 0, output
         return dict(np.load(folder/f"{n}.npz"))
 
@@ -115,10 +115,9 @@ def test_statistics_of_whole_batches_are_refused(results, n):
     assert "refused/error" not in results(1)
 
 
-def ended(processes, seconds):
+def ended(processes):
     "What they wrote to standard error until all were gone."
-    until = time.monotonic() + seconds
-    return [p.communicate(timeout=max(1, until - time.monotonic()))[1] for p in processes]
+    return [p.communicate(timeout=900)[1] for p in processes]
 
 
 @pytest.mark.slow
@@ -126,10 +125,10 @@ def test_a_killed_process_ends_all_and_another_number_goes_on(folder):
     three = launch(3, "-m", "wiseft", *FINETUNE.split(), cwd=folder)
     checkpoint = folder/"run/checkpoint.safetensors"
     while not checkpoint.exists():
-        assert all(p.poll() is None for p in three), ended(three, 60)
+        assert all(p.poll() is None for p in three), ended(three)
         time.sleep(.02)
     three[1].send_signal(signal.SIGKILL)
-    output = ended(three, 60)
+    output = ended(three)
     assert all(p.returncode for p in three)
     lines = [line for line in "".join(output).splitlines() if "process" in line or "rror" in line]
     assert lines == ["error: Another of the 3 processes has died, perhaps killed for want of memory, and the others "
@@ -143,7 +142,7 @@ def test_a_killed_process_ends_all_and_another_number_goes_on(folder):
 @pytest.mark.slow
 def test_an_error_of_one_is_the_message_of_all(folder):
     two = launch(2, "-m", "wiseft", "sweep", "zeroshot", "nowhere", "--suite", "icons", cwd=folder)
-    output = "".join(ended(two, 150))
+    output = "".join(ended(two))
     assert output.count("error:") == 1 and "nowhere" in output, output
 
 
@@ -158,6 +157,6 @@ def test_sweep_on_the_command_line(folder):
 
 def test_what_one_process_does_is_refused_to_several(folder):
     two = launch(2, "-m", "wiseft", "methods", cwd=folder)
-    output = "".join(ended(two, 150))
+    output = "".join(ended(two))
     message = "`wiseft methods` runs in one process, and the environment variable WORLD_SIZE is '2'. Start it"
     assert output.count(message) == 1

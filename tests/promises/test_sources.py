@@ -370,7 +370,7 @@ def test_two_processes(tmp_path):
     alone = finetune(ends()[0], "photos.tar", epochs=1, batch_size=8, precision="fp32", progress=False)
     words = "-m wiseft finetune start photos.tar --epochs 1 --batch-size 8 --precision fp32 -o"
     for process in launch(2, *words.split(), tmp_path / "finetuned"):
-        output = process.communicate(timeout=200)
+        output = process.communicate(timeout=900)
         assert not process.returncode, output
     together = load_classifier(tmp_path / "finetuned").state_dict()
     assert max((together[k] - v).abs().max() for k, v in alone.state_dict().items()) < 1e-5
