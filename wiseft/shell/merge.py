@@ -58,10 +58,11 @@ def merge_(
     written, auto = zeroshot.suffix in ('.yml', '.yaml'), alpha == 'auto'
     if use or written or rule != 'weight-space': load_methods(use)
     if not written: recipe = _recipe(zeroshot, finetuned, alpha, rule, settings, precision)
-    elif finetuned or alpha or rule != 'weight-space' or settings or precision: raise typer.BadParameter(
-        'A recipe says which models are merged, and how. Leave further models, --alpha, --rule, --set and --precision '
-        'out, or change the recipe.')
-    else: recipe = read_recipe(zeroshot)
+    else:
+        if finetuned or alpha or rule != 'weight-space' or settings or precision: raise typer.BadParameter(
+            'A recipe says which models are merged, and how. Leave further models, --alpha, --rule, --set and '
+            '--precision out, or change the recipe.')
+        recipe = read_recipe(zeroshot)
     recipe.images = _images_of(suite, reference) or recipe.images
     if (keep is None) != (not control) or control and not auto: raise typer.BadParameter(
         '--keep and --control go together, and with --alpha auto.')

@@ -73,7 +73,8 @@ def report(
     from wiseft.show.report import write_report
     from wiseft.stats.table import MEANS,REFERENCE,dataset_order
     from wiseft.stats.table_io import read_recipes,read_results
-    names, several = [p.stem for p in results], len(results) > 1
+    several = len(results) > 1
+    names = [p.stem for p in results]
     if len(set(names)) < len(names): names = list(map(str, results))
     tables = {name: read_results(p) for name, p in zip(names, results)}
     table = join_runs(tables) if several else tables[names[0]]
@@ -88,14 +89,15 @@ def report(
         predictions[name] = read_predictions(file) if file.exists() else None
         if not file.exists(): say(
             f'no {file}: without predictions for each image the page cannot say whether differences are luck')
-    answers = None if several else predictions[names[0]]
-    recipe = None if several else _recipe_to_show(recipes.values())
-    comparisons = _compared(table, predictions) if several else None
-    given, images = suite or reference, None
-    if answers and given: images = evaluated_images(answers, suite, reference, shift, control)
-    if answers and not given: say(
-        'no pictures of images whose answers changed: for these give --reference and --shift, or --suite, as to sweep')
-    sets = [str(given) if d == REFERENCE and given else d for d in dataset_order(table) if d not in MEANS]
+    recipe = answers = images = comparisons = None
+    source = suite or reference
+    if several: comparisons = _compared(table, predictions)
+    else:
+        recipe, answers = _recipe_to_show(recipes.values()), predictions[names[0]]
+        if answers and source: images = evaluated_images(answers, suite, reference, shift, control)
+        elif answers: say('no pictures of images whose answers changed: for these give --reference and --shift, or '
+                          '--suite, as to sweep')
+    sets = [str(source) if d == REFERENCE and source else d for d in dataset_order(table) if d not in MEANS]
     title = f"{' and '.join(table.classifier.unique())} on {', '.join(sets)}"
     output = output or results[0].with_suffix('.html')
     write_report(table, output, title, comparisons, alpha=_averaged(table, recipe), force=force, predictions=answers,
