@@ -1,4 +1,4 @@
-"Checkpoints as wise-ft, FLYP, model-soups and open_clip write them: the logits of what was saved, without its classes."
+"Checkpoints of wise-ft, FLYP, model-soups, and transformers give the logits of what was saved, without its classes."
 import json
 import os
 import pickle
