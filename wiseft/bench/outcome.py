@@ -17,7 +17,8 @@ from ..data.suites import Suite
 from ..infer.scores import MIN_GROUPS
 from ..infer.rules import alpha_by_rule, nearly_best
 from ..train.flops import COPIES, COUNTED, arithmetic
-from .plan import Plan, mean_sets, passes_an_image, takes_several
+from .trial import Trial
+from .plan import Contender, Plan, mean_sets, passes_an_image, takes_several
 
 # %% ../../nbs/api/bench/03_outcome.ipynb #897d8df3
 @dataclass
@@ -31,8 +32,8 @@ class Curve:
 @dataclass
 class Entry:
     "A row of a bench: the chosen setting, and its curves"
-    row:object         # `Contender`
-    trial:object=None  # `Trial` that was chosen; of plain fine-tuning where the row trains nothing
+    row:Contender
+    trial:Trial|None=None # that was chosen; of plain fine-tuning where the row trains nothing
     curves:list=field(default_factory=list) # of `Curve`, one a seed
     without:list=field(default_factory=list) # of `Curve`, where there is one of all seeds: made without each of them
     @property
@@ -49,12 +50,7 @@ class Entry:
         elif self.several: curves = self.without[but:but+1]
         else: curves = [c for i, c in enumerate(self.curves) if i != but]
         if not curves: return None
-        def mean(d): return np.mean([c.test[d] for c in curves], 0)
-        return {d: mean(d) for d in self.curves[0].test}
-    def places(self, alphas:tuple) -> dict: # name -> position
-        "Points with a name: the zero-shot classifier, what validation chose, the fine-tuned one"
-        if len(self.curves[0].validation) == 1: return dict(chosen=0)
-        return {'chosen': self.at(alphas), 'zero-shot': 0, 'fine-tuned': len(alphas)-1}
+        return {d: np.mean([c.test[d] for c in curves], 0) for d in self.curves[0].test}
 
 # %% ../../nbs/api/bench/03_outcome.ipynb #16622845
 PASSES = 'passes an image' # that a prediction takes
@@ -79,10 +75,6 @@ class Bench:
         "What `Entry.shares` gives, of the sets that are in means"
         shares = entry.shares(but)
         return shares and {d: shares[d] for d in self.sets}
-    def points(self, at:dict) -> dict: # name -> dataset -> (n,)
-        "Share of the seeds that get each image right, of rows at one point each. `at`: name -> position"
-        shares = {n: self.shares(self.entries[n]) for n in at}
-        return {n: _point(s, at[n]) for n, s in shares.items()}
     def alpha(self, name:str, i:int) -> float:
         "Mixing coefficient of a point of a row's curve; NaN where the curve is one point"
         points = self.entries[name].curves[0].validation
@@ -101,29 +93,15 @@ def _all_gains(self:Bench):
     if not self.entries: return missing
     # where validation puts each row, and what it gets right there
     at = {n: e.at(self.plan.alphas) for n, e in self.entries.items()}
-    points = self.points(at)
-    rows = [dict(method=n, **_accuracies(p), **self._kept(n, at[n])) for n, p in points.items()]
-    where = pd.DataFrame(rows)
+    where = [dict(method=n) | self._at_point(e, self.shares(e), at[n]) for n, e in self.entries.items()]
     # against the curve of plain fine-tuning
     units = what_is_drawn(self.plan.suite, self.groups)
-    where = where.merge(self._judged(at, points, units), how='left', on='method')
-    # how it was set, and what it cost
-    twins, about = self.same_as_plain(), []
-    for n, e in self.entries.items():
-        row = dict(kind=e.row.kind, lr=e.trial.lr, strength=e.trial.strength)
-        row |= dict(alpha=self.alpha(n, at[n]), given_away=np.nan)
-        candidates = pd.DataFrame(self.tried.get(n, []))
-        if len(candidates):
-            accuracy = candidates.validation[candidates.chosen].iloc[-1]
-            row['given_away'] = candidates.validation.max()-accuracy
-        row |= self.cost(n) | dict(same_as_plain=twins.get(n, np.nan))
-        row.pop('seconds', None) # which differ from day to day
-        about.append(row)
-    rows = pd.concat([where, pd.DataFrame(about)], axis=1)
+    where = pd.DataFrame(where).merge(self._judged(at, units), how='left', on='method')
+    about = pd.DataFrame([self._setting_and_cost(n, i) for n, i in at.items()])
+    rows = pd.concat([where, about], axis=1)
     # below plain fine-tuning the null row: one half of its seeds against the other half; none with one seed
     plain, null, others = rows[:1], rows[:0], rows[1:]
-    def right(curve): return {d: curve.test[d] for d in self.sets}
-    seeds = [right(c) for c in self.entries['plain'].curves]
+    seeds = [{d: c.test[d] for d in self.sets} for c in self.entries['plain'].curves]
     if len(seeds) > 1:
         itself = against_itself(seeds, at['plain'], units)
         itself |= dict(method=NULL, kind='null', over='seeds', given_away=np.nan)
@@ -131,12 +109,22 @@ def _all_gains(self:Bench):
     table = pd.concat([plain, null, others, missing], ignore_index=True)
     return table.fillna(dict(why=''))
 
+@patch
+def _setting_and_cost(self:Bench, name, i): # dict
+    entry, given_away = self.entries[name], np.nan
+    if candidates := self.tried.get(name):
+        chosen = [c['validation'] for c in candidates if c['chosen']]
+        given_away = max(c['validation'] for c in candidates)-chosen[-1]
+    cost = self.cost(name)
+    del cost['seconds'] # which differ from day to day
+    return dict(kind=entry.row.kind, lr=entry.trial.lr, strength=entry.trial.strength, alpha=self.alpha(name, i),
+                given_away=given_away, **cost, same_as_plain=self.same_as_plain(name, i))
+
 # %% ../../nbs/api/bench/03_outcome.ipynb #818ce8c8
 @patch
 def cost(self:Bench, name:str) -> dict:
     "Cost of one classifier of a row, mean over seeds: fine-tunings, counts, arithmetic (plain: 1), seconds"
     counts = self._counts(name)
-    if not set(COUNTED) <= set(counts): return counts
     mine, plain = (arithmetic(c, self.plan.operations) for c in (counts, self._counts('plain')))
     share = mine/plain if plain else 1. # a head that trains on features has none
     return counts | {'arithmetic': share, PASSES: passes_an_image(self.entries[name].row.method)}
@@ -148,28 +136,21 @@ def _counts(self:Bench, name):
     runs = len(finetuned) if e.several else 1
     costs = pd.DataFrame([c.cost for c in finetuned]).drop(columns='making', errors='ignore')
     counts = costs.mean()*runs
-    if COPIES in counts: counts[COPIES] /= runs # one after the other
-    # what was looked at beside fine-tunings
-    making = [dict.fromkeys(COUNTED, 0) | c.cost.get('making', {}) for c in e.curves]
-    counts = counts.add(pd.DataFrame(making).mean(), fill_value=0)[counts.index]
+    counts[COPIES] /= runs # one after the other
+    # passes of the method itself, beside fine-tunings
+    for k in COUNTED: counts[k] += np.mean([c.cost.get('making', {}).get(k, 0) for c in e.curves])
     return dict(runs=runs, **counts)
 
 # %% ../../nbs/api/bench/03_outcome.ipynb #84c29db5
-def _point(shares, i): return {d: s[i] for d, s in shares.items()}
-
-def _accuracies(point): # dict dataset -> (n,) shares of seeds
-    each = {d: v.mean() for d, v in point.items()}
-    shifts = [v for d, v in each.items() if d != REFERENCE]
-    return dict(reference=each[REFERENCE], shifted=np.mean(shifts))
-
 @patch
-def _kept(self:Bench, name, i): # dict
-    "At a point of a curve: divergence from the initial model, accuracy on control sets"
-    curves = self.entries[name].curves
-    kl = [c.kl[REFERENCE][i] if c.kl else np.nan for c in curves]
-    out = dict(kl=np.mean(kl))
-    def share(d): return np.mean([c.test[d][i].mean() for c in curves])
-    if self.plan.control: out['control'] = np.mean([share(d) for d in self.plan.control])
+def _at_point(self:Bench, entry, shares, i): # dict
+    "At a point of a curve: accuracies, and divergence from the initial model"
+    accuracy = {d: s[i].mean() for d, s in shares.items()}
+    shifted = np.mean([a for d, a in accuracy.items() if d != REFERENCE])
+    kl = np.mean([c.kl[REFERENCE][i] if c.kl else np.nan for c in entry.curves])
+    out = dict(reference=accuracy[REFERENCE], shifted=shifted, kl=kl)
+    def mean(d): return np.mean([c.test[d][i].mean() for c in entry.curves])
+    if self.plan.control: out['control'] = np.mean([mean(d) for d in self.plan.control])
     return out
 
 @patch
@@ -182,46 +163,49 @@ def against_plain(self:Bench,
     "Gains of rows at points of their curves over averages of plain fine-tuning, over images and seeds"
     plain = self.entries[baseline]
     units = units or what_is_drawn(self.plan.suite, False)
-    def both(but=None): # points of the rows where they are known, and the curve; of the sets that are asked for
-        shares = {}
-        for n in (baseline, *at):
-            known = self.shares(self.entries[n], but) or {}
-            shares[n] = {d: s for d, s in known.items() if d in units}
-        points = {n: _point(shares[n], i) for n, i in at.items() if shares[n]}
-        return points, shares[baseline]
-    seeds = range(len(plain.curves)) if len(plain.curves) > 1 else ()
-    without = [both(but=i) for i in seeds]
+    def both(but=None): # points of the rows where they are known, and the curve
+        points = {}
+        for n, i in at.items():
+            if shares := self.entries[n].shares(but): points[n] = {d: shares[d][i] for d in units}
+        curve = plain.shares(but)
+        return points, {d: curve[d] for d in units}
+    n_seeds = len(plain.curves)
+    without = [both(but) for but in range(n_seeds)] if n_seeds > 1 else []
     return matched_gains(*both(), plain.at(self.plan.alphas), units, without, family)
 
 # %% ../../nbs/api/bench/03_outcome.ipynb #6d9f9e87
 @patch
-def _judged(self:Bench, at, points, units):
+def _judged(self:Bench, at, units):
     "Against the curve of plain fine-tuning; its own is no hypothesis, and has neither interval nor p"
-    curve, point = self.shares(self.entries['plain']), points['plain']
-    with_point = {d: np.vstack([s, point[d]]) for d, s in curve.items()}
+    plain = self.entries['plain']
+    curve = self.shares(plain)
+    with_point = {d: np.vstack([s, s[at['plain']]]) for d, s in curve.items()}
     gain = judged_by_halves(with_point, len(curve[REFERENCE]), units)[0]
-    plain = dict(method='plain', gain=gain, baseline=_accuracies(point)['shifted']-gain, beyond=0.)
+    shifted = self._at_point(plain, curve, at['plain'])['shifted']
+    tables = [pd.DataFrame([dict(method='plain', gain=gain, baseline=shifted-gain, beyond=0.)])]
     everyone = dict(day='', rows=self.plan.hypotheses())
-    tables = [pd.DataFrame([plain])]
     for i, family in enumerate(self.families or [everyone]):
-        there = {n: at[n] for n in family['rows'] if n in points}
+        there = {n: at[n] for n in family['rows'] if n in at}
         if not there: continue
-        table = self._against_all(there, len(family['rows']), units).drop(columns=['reference', 'shifted', 'gain_p'])
+        table = self._against_baselines(there, len(family['rows']), units)
+        table = table.drop(columns=['reference', 'shifted', 'gain_p'])
         tables.append(table.assign(added=family['day'] if i else ''))
     return pd.concat(tables, ignore_index=True)
 
 @patch
-def _against_all(self:Bench, at, n_rows, units):
+def _against_baselines(self:Bench, at, n_rows, units):
     "`against_plain` of the first baseline; with two, `_best` columns of the second, and p_holm for both at once"
-    first, *second = [self.against_plain(at, len(self.baselines)*n_rows, units, b) for b in self.baselines]
-    for other in second:
-        p = holm_among([*first.p, *other.p], 2*n_rows).reshape(2, -1).max(0)
-        agree = np.sign(first.ahead) == np.sign(other.ahead)
-        first['p_holm'] = np.where(agree, p, np.where(np.isnan(p), np.nan, 1.))
-        first['smallest'] = np.maximum(first.smallest, other.smallest)
-        for c in ('gain', 'low', 'high', 'ahead', 'ahead_low', 'ahead_high', 'p'): first[f'{c}_best'] = other[c]
-    if not self.has_enough_seeds(): first[['p', 'p_holm', 'smallest']] = np.nan
-    return first
+    tables = [self.against_plain(at, len(self.baselines)*n_rows, units, b) for b in self.baselines]
+    table = tables[0]
+    if len(tables) == 2:
+        best = tables[1]
+        p = holm_among([*table.p, *best.p], 2*n_rows).reshape(2, -1).max(0)
+        disagree = np.sign(table.ahead) != np.sign(best.ahead)
+        table['p_holm'] = np.where(disagree & ~np.isnan(p), 1., p)
+        table['smallest'] = np.maximum(table.smallest, best.smallest)
+        for c in ('gain', 'low', 'high', 'ahead', 'ahead_low', 'ahead_high', 'p'): table[f'{c}_best'] = best[c]
+    if not self.has_enough_seeds(): table[['p', 'p_holm', 'smallest']] = np.nan
+    return table
 
 @patch
 def has_enough_seeds(self:Bench) -> bool:
@@ -251,18 +235,14 @@ def what_is_drawn(
 
 # %% ../../nbs/api/bench/03_outcome.ipynb #c6ba8bda
 @patch
-def same_as_plain(self:Bench) -> dict: # name of a method -> alpha of plain fine-tuning
-    "Methods that get the same images right as an average of plain fine-tuning"
-    alphas, twins = self.plan.alphas, {}
-    at = {n: e.at(alphas) for n, e in self.entries.items()}
-    for n, point in self.points(at).items():
-        if n in self.baselines: continue
-        plain = self.shares(self.entries['plain'])
-        def same(k): return all(np.array_equal(s, plain[d][k]) for d, s in point.items())
-        nearest = sorted(range(len(alphas)), key=lambda k: abs(k-at[n]))
-        twin = next((k for k in nearest if same(k)), None)
-        if twin is not None: twins[n] = alphas[twin]
-    return twins
+def same_as_plain(self:Bench, name:str, i:int) -> float:
+    "The α of a plain average that gets the same images right as a point of a row; NaN if there is none"
+    if name in self.baselines: return np.nan
+    shares, plain = self.shares(self.entries[name]), self.shares(self.entries['plain'])
+    nearest = sorted(range(len(self.plan.alphas)), key=lambda k: abs(k-i))
+    for k in nearest:
+        if all(np.array_equal(shares[d][i], plain[d][k]) for d in self.sets): return self.plan.alphas[k]
+    return np.nan
 
 # %% ../../nbs/api/bench/03_outcome.ipynb #47b33660
 @patch
@@ -272,8 +252,7 @@ def curves(self:Bench) -> pd.DataFrame: # method, alpha, reference, shifted, kl;
     for n, e in self.entries.items():
         shares = self.shares(e)
         for i in range(len(shares[REFERENCE])):
-            row = dict(method=n, alpha=self.alpha(n, i))
-            rows.append(row | _accuracies(_point(shares, i)) | self._kept(n, i))
+            rows.append(dict(method=n, alpha=self.alpha(n, i)) | self._at_point(e, shares, i))
     return pd.DataFrame(rows)
 
 @patch
@@ -285,22 +264,26 @@ def costs(self:Bench) -> pd.DataFrame:
 @patch
 def accuracies(self:Bench) -> pd.DataFrame: # method, point, alpha, dataset, role, accuracy, sd
     "Accuracy on each set: zero-shot, and each method at its chosen point and at its end"
-    rows, in_means = [], {MEAN: 'shift', CONTROL_MEAN: 'control'}
-    roles = self.plan.suite.roles() | dict.fromkeys(self.plan.control, 'control')
+    points = []
     for name, e in self.entries.items():
-        for point, i in e.places(self.plan.alphas).items():
-            if point == 'zero-shot' and name != 'plain': continue # all begin there
-            # one row per seed, one column per set and a mean
-            def right(d): return [c.test[d][i].mean() for c in e.curves]
-            seeds = pd.DataFrame({d: right(d) for d in roles})
-            for mean, role in in_means.items():
-                of_role = [d for d in roles if roles[d] == role]
-                if of_role: seeds[mean] = seeds[of_role].mean(axis=1)
-            where = dict(method=point if point == 'zero-shot' else name, point=point, alpha=self.alpha(name, i))
-            for d, values in seeds.items():
-                about = dict(dataset=d, role=(roles | in_means)[d], accuracy=values.mean(), sd=values.std())
-                rows.append(where | about)
-    return pd.DataFrame(sorted(rows, key=lambda row: row['point'] != 'zero-shot'))
+        if name == 'plain': points.append((name, 'zero-shot', 0)) # where all begin
+        points.append((name, 'chosen', e.at(self.plan.alphas)))
+        if len(e.curves[0].validation) > 1: points.append((name, 'fine-tuned', -1))
+    roles = self.plan.suite.roles() | dict.fromkeys(self.plan.control, 'control')
+    means = {MEAN: 'shift', CONTROL_MEAN: 'control'}
+    rows = []
+    for name, point, i in points:
+        # one row per seed, one column per set and a mean
+        curves = self.entries[name].curves
+        seeds = pd.DataFrame({d: [c.test[d][i].mean() for c in curves] for d in roles})
+        for mean, role in means.items():
+            of_role = [d for d in roles if roles[d] == role]
+            if of_role: seeds[mean] = seeds[of_role].mean(axis=1)
+        where = dict(method='zero-shot' if point == 'zero-shot' else name, point=point, alpha=self.alpha(name, i))
+        for d, values in seeds.items():
+            about = dict(dataset=d, role=(roles | means)[d], accuracy=values.mean(), sd=values.std())
+            rows.append(where | about)
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/api/bench/03_outcome.ipynb #524de4fa
 def choice_rows(
@@ -314,13 +297,13 @@ def choice_rows(
     best = [r.mean(1).max() for r in right]
     n = right[0].shape[1]
     best_in_grid = max(b for v, b in zip(values, best) if v != past_edge)
-    candidates = [0 if v == past_edge and b <= best_in_grid else b for v, b in zip(values, best)]
-    good, choice, rows = nearly_best(best, n), nearly_best(candidates, n).argmax(), []
-    edges = {min(values), max(values)} if len(values) > 1 else set()
+    eligible = [0 if v == past_edge and b <= best_in_grid else b for v, b in zip(values, best)]
+    as_good, choice, rows = nearly_best(best, n), nearly_best(eligible, n).argmax(), []
     for i, value in enumerate(values):
         chosen = bool(i == choice)
-        rows.append(dict(method=tuning, choice=what, value=value, validation=best[i], as_good=bool(good[i]),
-                         chosen=chosen, edge=chosen and value in edges))
+        at_edge = len(values) > 1 and value in (min(values), max(values))
+        rows.append(dict(method=tuning, choice=what, value=value, validation=best[i], as_good=bool(as_good[i]),
+                         chosen=chosen, edge=chosen and at_edge))
     return rows
 
 @patch
@@ -374,12 +357,18 @@ def _sentence(self:Bench, r):
     if np.isnan(r.gain):
         gain = (f'Not comparable: on the reference {100*r.beyond:.2f} points ({interval} '
                 f'{_from_to(r.beyond_low, r.beyond_high, 2)}) above any plain average.')
+    two = len(self.baselines) > 1
+    if two and np.isnan(r.gain_best):
+        gain += ' Averages of plain fine-tuning at its best validation rate are all less accurate there.'
+    elif two:
+        gain += (f' Against averages of plain fine-tuning at its best validation rate {100*r.gain_best:+.1f} points '
+                 f'({_from_to(r.low_best, r.high_best)}).')
     # against plain fine-tuning itself
     verdict = '' if r.ahead_low <= 0 <= r.ahead_high else ', not established with so many rows judged'
     if r.p_holm < .05: verdict = ', established'
     if np.isnan(r.p): verdict = ', not tested over seeds'
     best = ''
-    if len(self.baselines) > 1: best = (
+    if two: best = (
         f', and {100*r.ahead_best:+.1f} at its best validation rate ({_from_to(r.ahead_low_best, r.ahead_high_best)})')
     return (f'{where} {gain} Head to head with plain fine-tuning {100*r.ahead:+.1f} points in the mean of both sides '
             f'({interval} {_from_to(r.ahead_low, r.ahead_high)}{verdict}){best}.')
@@ -416,13 +405,15 @@ def conclusions(self:Bench) -> list: # of three sentences; none where there is n
                 'other seeds would give.', 'For the same reason nothing can be called worse.',
                 'Take three seeds to find large differences, five to find some of two points.']
     # each established row with its lead, and with what is doubtful about its setting
-    named = {1: [], -1: []}
-    for r in rows[(rows.p_holm < .05) & (rows.ahead != 0)].itertuples():
-        about = [f'{100*r.ahead:+.1f} points']
-        about += [c[0].lower()+c[1:-1] for c in self._caveats(r.method)]
-        about = '; '.join(about)
-        named[np.sign(r.ahead)].append(f'{r.method} ({about})')
-    better, worse = (', '.join(named[sign]) for sign in (1, -1))
+    def named(established):
+        words = []
+        for r in established.itertuples():
+            caveats = [c[0].lower()+c[1:-1] for c in self._caveats(r.method)]
+            lead = f'{100*r.ahead:+.1f} points'
+            words.append(f'{r.method} ({"; ".join([lead, *caveats])})')
+        return ', '.join(words)
+    established = rows[rows.p_holm < .05]
+    better, worse = named(established[established.ahead > 0]), named(established[established.ahead < 0])
     first = (f'Better than averaging a plain fine-tuning, by more than chance: {better}.' if better else
              'Nothing here beats averaging a plain fine-tuning by more than chance: keep that.')
     second = f'Worse, by more than chance: {worse}.' if worse else 'Nothing is worse by more than chance.'
