@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BEST_RATE', 'PAST_EDGE', 'PAST_EDGE_IF_BEST', 'can_compete', 'takes_several', 'is_way', 'mean_sets',
-           'passes_an_image', 'Contender', 'rates_around', 'one_further', 'Plan', 'with_looks', 'with_rows',
+           'passes_an_image', 'Contender', 'rates_around', 'one_further', 'Plan', 'at_least_declared', 'with_rows',
            'looked_at']
 
 # %% ../../nbs/api/bench/01_plan.ipynb #43ef206c
@@ -19,6 +19,7 @@ from .. import __version__
 from ..base.registry import Method, find_method
 from ..weights.safetensors_io import state_hash
 from ..data.suites import Suite
+from ..models.classifier import ImageClassifier
 from ..infer.ensembles import DEFAULT_ALPHAS
 from ..train.learner import usual_lr
 from ..train.flops import operations, passes
@@ -53,7 +54,7 @@ BEST_RATE = 'best validation rate' # what the second row of plain fine-tuning is
 @dataclass(frozen=True)
 class Contender:
     "A row of a bench: a method with its settings"
-    method:Method=None # None: plain fine-tuning
+    method:Method|None=None # None: plain fine-tuning
     control:str=''     # '': lr and strength are chosen for it; else what a further row is called
     @property
     def name(self):
@@ -76,7 +77,9 @@ class Contender:
     def setting(self, work:object): # `wiseft.bench.run.Work` -> `Trial` with the first seed
         "Setting of this row; methods without training use that of plain fine-tuning"
         chosen = work.choose(self.method if self.trains else None)
-        return work.best_trial('plain', chosen) if self.control == BEST_RATE else chosen
+        if self.control != BEST_RATE: return chosen
+        accuracies = work.trials['plain']
+        return max(accuracies, key=accuracies.get)
 
 # %% ../../nbs/api/bench/01_plan.ipynb #beb63544
 def rates_around(rate:float) -> tuple:
@@ -102,18 +105,18 @@ PAST_EDGE_IF_BEST = 'one step past an edge, if it is the best'
 @dataclass
 class Plan:
     "The plan of a bench"
-    suite:object         # `Suite` with training, validation and test images, and shifted sets
-    zeroshot:object         # zero-shot `ImageClassifier`
-    methods:list         # of `Method`
-    lrs:tuple=None       # learning rates to try; default around the usual one of the CLIP
+    suite:Suite          # with training, validation and test images, and shifted sets
+    zeroshot:ImageClassifier
+    methods:list[Method]
+    lrs:tuple|None=None  # learning rates to try; default around the usual one of the CLIP
     seeds:tuple=(0, 1, 2)
     alphas:tuple=DEFAULT_ALPHAS
     recipe:dict=field(default_factory=dict) # of `finetune`, the same for all: epochs, batch_size, …
     given:dict=field(default_factory=dict)  # name of a method of any kind -> hyperparameters besides its strength
     able:set=field(default_factory=set)     # names of methods that are known to run
-    unreadable:object=None # table of images that are left out: dataset, split, file, reason
+    unreadable:pd.DataFrame|None=None # images that are left out: dataset, split, file, reason
     initialized:dict=field(default_factory=dict, repr=False) # name of a zeroshot -> what it made
-    controls:list=field(default_factory=list) # of `Contender`, further rows
+    controls:list[Contender]=field(default_factory=list) # further rows
     control:dict=field(default_factory=dict) # name -> control `ImageSet`
     grids:str|None=PAST_EDGE_IF_BEST # or `PAST_EDGE`, or None: a grid is not extended
     rehearsed:dict=field(default_factory=dict, init=False, repr=False) # name -> what stands in a method's way
@@ -129,9 +132,10 @@ class Plan:
     def operations(self): return operations(self.zeroshot)
     def contenders(self) -> list:
         "Rows of the plan that can run, in order"
-        able = [m for m in self.methods if not self.missing(m)]
-        second = self.grids == PAST_EDGE_IF_BEST and len(self.lrs) > 1 # plans from before have one baseline
-        return [Contender(), *second*[Contender(control=BEST_RATE)], *map(Contender, able), *self.controls]
+        plain = [Contender()]
+        if self.grids == PAST_EDGE_IF_BEST and len(self.lrs) > 1: # older plans have one baseline
+            plain.append(Contender(control=BEST_RATE))
+        return [*plain, *[Contender(m) for m in self.methods if not self.missing(m)], *self.controls]
     def averages(self) -> list: # of `Method`
         "Weight averages during training that can run"
         return [m for m in self.methods if m.kind == 'average' and not self.missing(m)]
@@ -155,18 +159,17 @@ def missing(self:Plan, method:Method) -> str:
         return f'{name} needs {method.needs}, and there is one seed.'
     if method.kind not in REHEARSED: return ''
     if name not in self.rehearsed:
-        hyperparameters = self.given.get(name)
-        self.rehearsed[name] = rehearse(self.zeroshot, self.suite, method, hyperparameters, **self.recipe)
+        self.rehearsed[name] = rehearse(self.zeroshot, self.suite, method, self.given.get(name), **self.recipe)
     return self.rehearsed[name]
 
 # %% ../../nbs/api/bench/01_plan.ipynb #e9d14311
-def with_looks(
-    counts:dict, # of `COUNTED`
+def at_least_declared(
+    counts:dict, # of passes: `COUNTED`
     method:Method,
     suite:Suite,
     models:int=1,# fine-tuned classifiers that it is given
 ) -> dict:
-    "Cost counts of a method, at least those that it declares"
+    "Counts of a method's passes, at least those that it declares"
     if method.images_used is None: return counts
     forward, backward = method.images_used(len(suite.train), len(suite.validation), models)
     least = {'images forward': forward, 'images backward': backward}
@@ -178,17 +181,18 @@ def rows(self:Plan) -> pd.DataFrame:
     "Largest numbers of each row: settings to choose from, own fine-tunings, curves, and curves without one seed"
     rows, n_seeds = [], len(self.seeds)
     for c in self.contenders():
-        choices = 0
+        row = dict(method=c.name, kind=c.kind, paper=c.method.paper if c.method else '', choices=0, trials=0, runs=0,
+                   curves=n_seeds, without=0, merged=not c.trains and not is_way(c.method))
         if c.trains and not c.control:
-            grids = len(self.lrs), len(strengths(c.method)) if c.method else 1
-            choices = sum(grids)-1 + (sum(n > 1 for n in grids) if self.grids else 0)
-        alone = c.trains and not (c.method and c.method.kind == 'average') # averages come from plain fine-tunings
-        first_is_trial = choices > 0 or c.control == BEST_RATE # of plain fine-tuning
-        several = c.method is not None and takes_several(c.method)
-        row = dict(method=c.name, kind=c.kind, paper=getattr(c.method, 'paper', ''), choices=choices)
-        row |= dict(trials=alone*choices, runs=alone*(n_seeds - first_is_trial))
-        row |= dict(curves=1 if several else n_seeds, without=n_seeds if several and n_seeds > 2 else 0)
-        rows.append(row | dict(merged=not c.trains and not is_way(c.method)))
+            grids = [len(self.lrs), len(strengths(c.method)) if c.method else 1]
+            row['choices'] = sum(grids)-1 # the rate is chosen at one of the strengths
+            if self.grids: row['choices'] += sum(n > 1 for n in grids)
+        if c.trains and not (c.method and c.method.kind == 'average'): # averages come from plain fine-tunings
+            first_is_trial = row['choices'] or c.control == BEST_RATE # of plain fine-tuning
+            row |= dict(trials=row['choices'], runs=n_seeds-1 if first_is_trial else n_seeds)
+        if c.method and takes_several(c.method):
+            row |= dict(curves=1, without=n_seeds if n_seeds > 2 else 0)
+        rows.append(row)
     return pd.DataFrame(rows)
 
 @patch
@@ -217,14 +221,9 @@ def begin(self:Plan, trial:Trial): # `ImageClassifier`
         hyperparameters = self.given.get(method.name, {})
         with passes(self.zeroshot) as counts:
             zeroshot = method(self.zeroshot, self.suite.train, self.suite.validation, **hyperparameters)
-        zeroshot.recipe['cost'] = with_looks(counts, method, self.suite)
+        zeroshot.recipe['cost'] = at_least_declared(counts, method, self.suite)
         self.initialized[method.name] = zeroshot
     return self.initialized[method.name]
-
-@patch
-def riders(self:Plan, lr:float) -> list: # of `Trial`, with the first seed
-    "Weight averages during training at all their strengths, along a plain fine-tuning"
-    return [Trial(lr, self.seeds[0], m.name, s) for m in self.averages() for s in strengths(m)]
 
 @patch
 def as_json(self:Plan) -> dict:
@@ -234,12 +233,11 @@ def as_json(self:Plan) -> dict:
         if isinstance(v, dict): return {k: short(x) for k, x in v.items()}
         if isinstance(v, (list, tuple)): return list(map(short, v))
         return v if isinstance(v, (int, float, str)) else type(v).__name__
-    weights = self.zeroshot.clip.model.state_dict()
-    words = {k: v for k, v in weights.items() if not k.startswith('visual.')}
+    text = {k: v for k, v in self.zeroshot.clip.model.state_dict().items() if not k.startswith('visual.')}
     recipe = {k: v for k, v in self.recipe.items() if k != 'progress'}
     if recipe.get('precision') == 'bf16': del recipe['precision'] # the default
     plan = dict(version=__version__, suite=self.suite.fingerprint, tower=state_hash(self.zeroshot.visual.state_dict()),
-                text_tower=state_hash(words), given=short(self.given), templates=list(self.zeroshot.templates or []),
+                text_tower=state_hash(text), given=short(self.given), templates=list(self.zeroshot.templates or []),
                 lrs=list(self.lrs), seeds=list(self.seeds), alphas=list(self.alphas), recipe=recipe)
     if not self.zeroshot.templates: plan['head'] = state_hash(self.zeroshot.head.state_dict())
     if self.grids: plan['grids'] = self.grids
@@ -250,8 +248,9 @@ def as_json(self:Plan) -> dict:
 @patch
 def n_judged(self:Plan) -> int:
     "Curves to judge at most: on validation images for each choice, on these and on test images for each seed"
-    rows = self.rows() # of the first seed, the setting that is chosen was judged on validation images
-    return int((rows.choices - (rows.choices > 0) + 2*rows.curves + rows.without).sum())
+    rows = self.rows()
+    tried = (rows.choices-1).clip(lower=0) # beside the chosen setting, which is among the curves
+    return int((tried + 2*rows.curves + rows.without).sum())
 
 @patch
 def n_passes(self:Plan) -> int:
@@ -283,8 +282,8 @@ def with_rows(
     new = [r for r in rows if r not in planned]
     if not new: return families
     if families and not families[-1]['looked_at']:
-        *before, last = families
-        return [*before, last | dict(rows=[*last['rows'], *new])]
+        last = families[-1]
+        return [*families[:-1], last | dict(rows=[*last['rows'], *new])]
     return [*families, dict(day=str(today or date.today()), rows=new, looked_at='')]
 
 def looked_at(

@@ -36,8 +36,8 @@ from ..infer.ensembles import DEFAULT_ALPHAS, members
 from ..train.flops import passes
 from ..methods.index import all_methods
 from .trial import Trial, is_done, last_words, run_trial, strengths, strengths_around
-from .plan import (BEST_RATE, PAST_EDGE, PAST_EDGE_IF_BEST, Contender, Plan, can_compete, is_way,
-                               looked_at, one_further, rates_around, with_looks, with_rows)
+from .plan import (BEST_RATE, PAST_EDGE, PAST_EDGE_IF_BEST, Plan, at_least_declared, can_compete, is_way,
+                               looked_at, one_further, rates_around, with_rows)
 from .estimate import n_done, preview, readable, seconds_left, without
 from .outcome import Bench, Curve, Entry, choice_rows, what_is_drawn
 
@@ -198,11 +198,10 @@ class Work:
     "A plan, its folder, and the results so far"
     plan:Plan
     folder:Path
-    clock:object=field(default_factory=Clock)
-    settings:dict=field(default_factory=dict) # name of a row -> chosen `Trial`, with the first seed
+    clock:Clock=field(default_factory=Clock)
     entries:dict=field(default_factory=dict)  # name of a row -> `Entry`
     answers:bool=False # keep the answers to each image
-    weights:Path=None  # folder of classifiers; default `weights` in the folder
+    weights:Path|None=None # folder of classifiers; default `weights` in the folder
     choices:dict=field(default_factory=dict)  # name of a trained method -> rows of `Bench.choices`
     trials:dict=field(default_factory=dict)   # name of a trained method -> `Trial` -> its best validation accuracy
     def __post_init__(self): self.weights = self.weights or self.folder/'weights'
@@ -210,11 +209,12 @@ class Work:
     def riders(self, lead:Trial) -> list: # of `Trial`
         "Weight averages that are computed beside a plain fine-tuning"
         if (lead.tuning, lead.longer) != ('plain', 1): return []
-        if lead.seed == self.plan.seeds[0]:
-            trials = [t for name in self.averages() for t in self.trials.get(name, {})]
-            return [*dict.fromkeys(self.plan.riders(lead.lr) + [t for t in trials if t.lr == lead.lr])]
-        trials = [t for t in self.settings.values() if t.tuning in self.averages() and t.lr == lead.lr]
-        return [replace(t, seed=lead.seed) for t in dict.fromkeys(trials)]
+        if lead.seed == self.plan.seeds[0]: # all settings to choose from
+            trials = [Trial(lead.lr, lead.seed, m.name, s) for m in self.plan.averages() for s in strengths(m)]
+            for name in self.averages(): trials += self.trials.get(name, {})
+        else: # those that were chosen
+            trials = [e.trial for e in self.entries.values() if e.trial and e.trial.tuning in self.averages()]
+        return [replace(t, seed=lead.seed) for t in dict.fromkeys(trials) if t.lr == lead.lr]
     @contextmanager
     def claim(self, name:str):
         "Context that claims a part for this process"
@@ -227,7 +227,7 @@ class Work:
 def advance(self:Work, entry:Entry, seed:int):
     "Train and judge a row with one seed"
     row, seeds = entry.row, self.plan.seeds
-    entry.trial = self.setting(row)
+    if entry.trial is None: entry.trial = row.setting(self)
     trial = replace(entry.trial, seed=seed)
     if entry.several:
         if seed != seeds[-1]: return
@@ -257,19 +257,7 @@ def leave_out(self:Work, entry:Entry):
         curves.append(Curve(None, test['right'], cost, test['kl']))
     entry.without = curves
 
-@patch
-def best_trial(self:Work, name:str, chosen:Trial) -> Trial:
-    "The trial of a trained method with the highest validation accuracy; the chosen one if there was no choice"
-    trials = self.trials.get(name, {})
-    return max(trials, key=trials.get, default=chosen)
-
 # %% ../../nbs/api/bench/04_run.ipynb #dd17cfca
-@patch
-def setting(self:Work, row:Contender) -> Trial: # with the first seed
-    "The chosen setting of a row"
-    if row.name not in self.settings: self.settings[row.name] = row.setting(self)
-    return self.settings[row.name]
-
 @patch
 def choose(self:Work,
     method:Method|None, # that trains; None: plain fine-tuning
@@ -290,7 +278,7 @@ def _best(self:Work, name, what, values, trial, around): # values: the most caut
     trials = self.trials[name]
     def judge(value):
         t = trial(value)
-        trials.setdefault(t, 0.)
+        trials.setdefault(t, 0.) # `riders` lists it
         right = self.judgment(partial(self.train, t), t.name, 'validation')[0]['right'][REFERENCE]
         trials[t] = right.mean(1).max()
         return right
@@ -333,7 +321,7 @@ def combine(self:Work, method:Method, trials:list, name:str) -> ImageClassifier:
         with passes(zeroshot) as counts:
             if method.kind == 'search': out = method(zeroshot, finetuned, images, **hyperparameters)
             else: out = merge(zeroshot, finetuned, method, images=images, **hyperparameters)
-        out.recipe['making'] = with_looks(counts, method, self.plan.suite, len(finetuned))
+        out.recipe['making'] = at_least_declared(counts, method, self.plan.suite, len(finetuned))
         out.save(folder)
     return load_classifier(folder, self.plan.zeroshot.device)
 
@@ -380,9 +368,8 @@ def _judge(self:Work, end, file, name, split, by): # as in `judgment`
     suite, control = plan.suite, plan.control.values()
     if split == 'validation': suite, control = replace(suite, shift_validation={}), ()
     columns = curve_columns(between, suite, split, control, plan.recipe.get('progress', True))
-    recipe, making = finetuned.recipe, with_looks(counts, way, suite)
-    before = recipe.get('making', {})
-    making = {k: n + before.get(k, 0) for k, n in making.items()}
+    recipe, making = finetuned.recipe, dict(at_least_declared(counts, way, suite))
+    for k, n in recipe.get('making', {}).items(): making[k] += n
     cost = recipe.get('cost', {}) | dict(seconds=recipe.get('seconds', 0.), making=making)
     arrays = {k: v for k, v in columns.items() if k.startswith(('right ', 'kl '))}
     answers = {k: v for k, v in columns.items() if k not in arrays}
@@ -395,8 +382,6 @@ def _write_arrays(file, arrays):
     with atomic_path(file, force=True) as tmp, open(tmp, 'wb') as f: np.savez_compressed(f, **arrays)
 
 # %% ../../nbs/api/bench/04_run.ipynb #2ac22390
-_KEEP = ['ECE (15 bins)', 'KL from start'] # metrics whose numbers per image are kept: confidence, kl
-
 def curve_columns(
     between:dict, # dict of `members`
     suite:Suite,
@@ -405,19 +390,20 @@ def curve_columns(
     progress:bool=False,
 ): # 'right', 'kl', 'answer', 'confidence' or 'label' before a set's name -> (k, …), and 'classes' -> their names
     "Columns of each point of a curve on each set; `right` and `kl` cover images that all points can read"
-    alphas = {k: m.identity['alpha'] for k, m in between.items()}
-    alone = {k: between[k] for k, alpha in alphas.items() if np.isnan(alpha)} # an output ensemble without an alpha
-    initial = {k: between[k] for k, alpha in alphas.items() if alpha == 0}
-    _, predictions = evaluate(initial | alone if alone else between, suite, split, keep_predictions=_KEEP,
+    def has_no_alpha(identity): return np.isnan(identity['alpha']) # an output ensemble without one
+    single = any(has_no_alpha(m.identity) for m in between.values())
+    if single: # a curve of one point, beside the initial model, which `kl` is measured from
+        between = {k: m for k, m in between.items() if m.identity['alpha'] == 0 or has_no_alpha(m.identity)}
+    _, predictions = evaluate(between, suite, split, keep_predictions=['ECE (15 bins)', 'KL from start'],
                               metrics=['accuracy'], control=control, progress=progress)
-    points = [m for m in predictions.members if np.isnan(m[0]['alpha']) or not alone]
-    points = sorted(points, key=lambda m: m[0]['alpha'])
+    points = [p for p in predictions.members if has_no_alpha(p[0]) or not single]
+    points = sorted(points, key=lambda p: p[0]['alpha'])
     codes = np.stack([codes for _, codes, _ in points])
-    def column(k): return np.stack([columns[k] for *_, columns in points])
-    kl, confidence, label = column('kl'), column('confidence'), predictions.images.label.cat
-    labels, dataset = label.codes.to_numpy(), predictions.images.dataset.astype(str).to_numpy()
+    confidence, kl = (np.stack([columns[k] for *_, columns in points]) for k in ('confidence', 'kl'))
+    images = predictions.images
+    labels, dataset = images.label.cat.codes.to_numpy(), images.dataset.astype(str).to_numpy()
     readable = (codes >= 0).all(0)
-    out = dict(classes=label.categories.to_numpy(str))
+    out = dict(classes=images.label.cat.categories.to_numpy(str))
     for d in dict.fromkeys(dataset):
         mine = dataset == d
         out[f'right {d}'] = (codes == labels)[:, readable & mine]

@@ -61,8 +61,7 @@ REHEARSED = 'loss', 'constraint', 'train', 'average' # kinds of methods that tak
 
 def last_words(e:Exception) -> str:
     "Message of an error, without fastai's prefix"
-    *_, last = f'{type(e).__name__}: {e}'.strip().splitlines()
-    return last.strip()
+    return f'{type(e).__name__}: {e}'.strip().splitlines()[-1].strip()
 
 def rehearse(
     zeroshot:ImageClassifier, # to start from
@@ -119,16 +118,16 @@ def run_trial(
     def method_of(t): return t.method(**(given or {}).get(t.tuning, {}))
     averages, costs = {t: method_of(t)() for t in riders}, Costs()
     # the fine-tuning, of which some validation images are watched
-    method = method_of(trial)
-    how = {method.kind: method} if method and method.kind in ('loss', 'constraint', 'train') else {}
     epochs = max(1, round(trial.longer*recipe.pop('epochs', 10)))
     n = len(suite.validation)
     watched = suite.validation.subset(range(0, n, -(-n//64)))
-    how |= dict(seed=trial.seed, checkpoint_dir=_part(folder, trial, riders), resume=True)
-    finetuned = finetune(zeroshot, suite, watched, epochs, trial.lr, cbs=[costs, *averages.values()], **recipe | how)
-    # what it took; the classifier is written last
-    cost, before = dict(costs.counted), zeroshot.recipe.get('cost', {})
-    for k, n in before.items(): cost[k] += n
+    recipe |= dict(seed=trial.seed, checkpoint_dir=_part(folder, trial, riders), resume=True)
+    method = method_of(trial)
+    if method and method.kind in ('loss', 'constraint', 'train'): recipe[method.kind] = method
+    finetuned = finetune(zeroshot, suite, watched, epochs, trial.lr, cbs=[costs, *averages.values()], **recipe)
+    # what it took, with the initialization; the classifier is written last
+    cost = dict(costs.counted)
+    for k, n in zeroshot.recipe.get('cost', {}).items(): cost[k] += n
     for t, average in averages.items(): _save(average.classifier, cost | {COPIES: cost[COPIES]+1}, folder/t.name)
     _save(finetuned, cost, folder/trial.name)
     for part in (folder/f'{trial.name}.part', *folder.glob(f'{glob.escape(trial.name)} with *.part')):
