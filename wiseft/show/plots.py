@@ -6,7 +6,7 @@
 __all__ = ['plot_frontier', 'plot_control', 'plot_alpha', 'plot_shifts', 'plot_robustness', 'Picture', 'pictures']
 
 # %% ../../nbs/api/show/02_plots.ipynb #8f54f6b3
-import re, textwrap, numpy as np, pandas as pd
+import math, re, textwrap, numpy as np, pandas as pd
 from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,8 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from ..stats.table import CONTROL_MEAN, MEAN, INITIAL, check_fraction, check_single, dataset_order, reference_set
 from .style import (COLORS, DASHES, MARKERS, SIZES, accuracy_axis, fits_logit, legend_beside, new_figure,
                                percent_ticks, styled)
-from .plot_data import (ENDS, POINT_KEYS, accuracy_words, curve_method, curve_name, curves, frontier,
-                                   known_baselines, labeled, shift_names, shift_rows, single_points, initial_name)
+from .plot_data import (ENDS, POINT_KEYS, accuracy_words, curves, frontier, initial_name,
+                                   known_baselines, labeled, shift_rows, single_points)
 
 # %% ../../nbs/api/show/02_plots.ipynb #bc75600c
 def _color(label):
@@ -24,11 +24,10 @@ def _color(label):
 
 def _draw_frontier(ax, points):
     "Curves, single points, and their two intervals as crosses."
-    for label, c in curves(points).items():
-        method = curve_method(c)
-        dots = dict(marker='o', ms=4.5, mec='w', mew=.6) if method=='weight-space' else {}
-        ax.plot(c.value_reference, c.value_shift, color=COLORS[label], ls=DASHES[method], lw=2, zorder=3,
-                label=curve_name(label, method), **dots)
+    for c in curves(points):
+        dots = dict(marker='o', ms=4.5, mec='w', mew=.6) if c.method=='weight-space' else {}
+        ax.plot(c.points.value_reference, c.points.value_shift, color=COLORS[c.label], ls=DASHES[c.method], lw=2,
+                zorder=3, label=c.name, **dots)
     middle = points[(points.method=='weight-space') & np.isclose(points.alpha, .5)]
     for row in pd.concat([single_points(points), middle]).itertuples():
         x, y, color, marker = row.value_reference, row.value_shift, _color(row.label), MARKERS[row.method]
@@ -64,7 +63,7 @@ def plot_control(
     "Accuracy on the reference against that on control sets: what fine-tuning costs elsewhere, and averaging restores"
     fig = plot_frontier(table, CONTROL_MEAN)
     start = table[(table.dataset==CONTROL_MEAN) & table.method.isin(INITIAL)]
-    for v in start.value[:1]: fig.axes[0].axhline(v, color='.5', ls=':', lw=1, zorder=1)
+    if len(start): fig.axes[0].axhline(start.value.iloc[0], color='.5', ls=':', lw=1, zorder=1)
     return fig
 
 # %% ../../nbs/api/show/02_plots.ipynb #67a3ef38
@@ -76,20 +75,17 @@ def plot_alpha(
     check_single(table, POINT_KEYS)
     if not curves(table): raise ValueError(
         f'No method in the table has several α: its methods are {list(table.method.unique())}.')
-    names = dataset_order(table)
+    names, table = dataset_order(table), labeled(table)
     n = len(names)
     cols = 3 if n in (5, 6, 9) else min(n, 4) # few gaps in the last row
-    rows = -(-n//cols)
-    fig = new_figure(1.9*max(cols, 2)+1.7, 1.95*rows+.4)
-    axes = fig.subplots(rows, cols, squeeze=False, sharex=True).ravel()
-    for ax in axes[n:]: ax.remove()
-    axes, table = axes[:n], labeled(table)
+    fig = new_figure(1.9*max(cols, 2)+1.7, 1.95*math.ceil(n/cols)+.4)
+    axes = _grid(fig, n, cols, sharex=True)
     for ax,name in zip(axes, names): # the curves of a set, with a band, and its end points
         of_set = table[table.dataset==name]
-        for i,(label,c) in enumerate(curves(of_set).items()):
-            if i==0: ax.fill_between(c.alpha, c.low, c.high, color=COLORS[label], alpha=.15, lw=0)
-            method = curve_method(c)
-            ax.plot(c.alpha, c.value, color=COLORS[label], ls=DASHES[method], lw=1.8, label=curve_name(label, method))
+        for i,c in enumerate(curves(of_set)):
+            p, color = c.points, COLORS[c.label]
+            if i==0: ax.fill_between(p.alpha, p.low, p.high, color=color, alpha=.15, lw=0)
+            ax.plot(p.alpha, p.value, color=color, ls=DASHES[c.method], lw=1.8, label=c.name)
         for row in of_set[of_set.method.isin(ENDS)].itertuples():
             m = MARKERS[row.method]
             ax.plot(row.alpha, row.value, m, color=_color(row.label), ms=.75*SIZES[m], mec='w', mew=.8, zorder=5,
@@ -99,10 +95,16 @@ def plot_alpha(
         ax.set(xlim=(-.03,1.03), xticks=[0,.5,1], xticklabels=['0','0.5','1'])
         percent_ticks(ax.yaxis)
         ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1,2,5,10]))
-        for i in range(n): axes[i].tick_params(labelbottom=i+cols >= n)
+    for i,ax in enumerate(axes): ax.tick_params(labelbottom=i+cols >= n)
     fig.supxlabel(f'mixing coefficient α   (0 = {initial_name(table)}, 1 = fine-tuned)', fontsize='medium')
     legend_beside(axes)
     return fig
+
+def _grid(fig, n, cols, **kwargs): # of `Figure.subplots`
+    "Axes of n panels, row by row"
+    axes = fig.subplots(math.ceil(n/cols), cols, squeeze=False, **kwargs).ravel()
+    for ax in axes[n:]: ax.remove()
+    return axes[:n]
 
 # %% ../../nbs/api/show/02_plots.ipynb #0040d52d
 @styled
@@ -112,17 +114,15 @@ def plot_shifts(
 ) -> Figure:
     "Accuracy of the zero-shot, averaged and fine-tuned classifier on every set, with 95 % intervals."
     rows, names = shift_rows(table, alpha), dataset_order(table)
-    who = shift_names(rows, alpha)
-    n, n_sets = len(who), len(names)
+    n, n_sets = rows.label.nunique(), len(names)
     fig = new_figure(8, .8+.52*n_sets*max(1, n/3.5))
     ax = fig.subplots()
-    for i,(label,words) in enumerate(who.items()):
-        r = rows[rows.label==label]
+    for i,(label,r) in enumerate(rows.groupby('label', sort=False)):
         m, color = MARKERS[r.method.iloc[0]], _color(label)
         y = r.dataset.map(names.index).to_numpy() + .69*(i-(n-1)/2)/n
         low, high = r.low.astype(float), r.high.astype(float)
         ax.hlines(y, low, high, color=color, lw=2, alpha=.5)
-        ax.plot(r.value, y, m, color=color, ms=.75*SIZES[m], mec='w', mew=.7, label=words)
+        ax.plot(r.value, y, m, color=color, ms=.75*SIZES[m], mec='w', mew=.7, label=r.legend.iloc[0])
     ax.set(yticks=range(n_sets), yticklabels=names, ylim=(n_sets-.45,-.55), xlabel='Accuracy')
     apart = reference_set(rows), MEAN
     for t in ax.get_yticklabels():
@@ -145,11 +145,8 @@ def plot_robustness(
     names = [n for n in dataset_order(table[table.role=='shift']) if n!=MEAN]
     if not names: raise ValueError(f'No shifted set in the table; there are {dataset_order(table)}')
     cols = min(3, len(names))
-    rows = -(-len(names)//cols)
-    fig = new_figure(2.5*max(cols, 2)+1.5, 2.5*rows+.4)
-    axes = fig.subplots(rows, cols, squeeze=False).ravel()
-    for ax in axes[len(names):]: ax.remove()
-    axes = axes[:len(names)]
+    fig = new_figure(2.5*max(cols, 2)+1.5, 2.5*math.ceil(len(names)/cols)+.4)
+    axes = _grid(fig, len(names), cols)
     for ax,name in zip(axes, names):
         points, baseline = frontier(table, name), baselines.get(name)
         _draw_frontier(ax, points)
@@ -168,7 +165,7 @@ def plot_robustness(
         ax.plot(grid, grid, ':', color='.5', lw=1, zorder=1, label='nothing lost')
         ax.set(**limits, xlabel='', ylabel='')
         ax.set_title(name, fontsize='small', loc='left')
-        fig.supxlabel('Accuracy on the reference', fontsize='medium')
+    fig.supxlabel('Accuracy on the reference', fontsize='medium')
     legend_beside(axes)
     return fig
 
