@@ -34,8 +34,8 @@ def plot_bench(
         ax.plot(c.reference, c[side], color=color, **line)
         mark = dict(marker=_BY_KIND.get(row.kind, 'o'), color=color, edgecolor='w', alpha=.85)
         ax.scatter(row.reference, row[side], 50*row.arithmetic, zorder=3, label=f'{name}{alpha}', **mark)
-    for start in curves[curves.alpha==0].to_dict('records')[:1]:
-        ax.scatter(start['reference'], start[side], 60, 'k', marker='X', zorder=4, label='zero-shot')
+    start = curves[curves.alpha==0].iloc[0]
+    ax.scatter(start.reference, start[side], 60, 'k', marker='X', zorder=4, label='zero-shot')
     for axis, values in ((ax.xaxis, curves.reference), (ax.yaxis, curves[side])):
         accuracy_axis(axis, values, logit=False)
     ax.set(xlabel='Accuracy on the reference', ylabel=_SIDES[side])

@@ -26,16 +26,15 @@ _GAINS = {'method': 'method', 'kind': 'kind', 'paper': 'arXiv', 'reference': 're
           'ahead_high_best': 'there to', 'p_holm': 'p, Holm', 'smallest': 'smallest that would be detected',
           'over': 'intervals over',
           'same_as_plain': 'same as plain at α', 'lr': 'learning rate', 'strength': 'strength', 'alpha': 'α',
-          'given_away': 'validation given away, points', 'validation': 'validation, %', 'why': 'left out because'}
+          'given_away': 'validation given away, points', 'why': 'left out because'}
 
 _SHARES = {'reference', 'shifted', 'control', 'baseline', 'gain', 'low', 'high', 'gain_best', 'low_best', 'high_best',
            'beyond', 'beyond_low', 'beyond_high', 'ahead', 'ahead_low', 'ahead_high', 'ahead_best', 'ahead_low_best',
-           'ahead_high_best', 'smallest', 'given_away', 'validation'}
+           'ahead_high_best', 'smallest', 'given_away'}
 
 def _gains(gains):
     "The table of `Bench.gains` with headings for readers, in percent"
-    papers = {n: m.paper for n, m in REGISTRY.items()}
-    shown = gains.assign(paper=gains.method.map(papers).fillna(''))
+    shown = gains.assign(paper=[REGISTRY[n].paper if n in REGISTRY else '' for n in gains.method])
     shown = shown[[c for c in _GAINS if c in shown]]
     for c in {'beyond', 'beyond_low', 'beyond_high'} & set(shown): shown[c] = shown[c].where(shown.beyond > 0)
     for c in _SHARES & set(shown): shown[c] *= 100

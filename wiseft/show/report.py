@@ -61,9 +61,7 @@ def _sections(everything, comparisons, alpha, predictions, images, recipe):
         yield from _by_class(predictions, alpha)
         yield from _changes(predictions, alpha, images)
         yield from _forgotten(predictions, alpha, images)
-    about, sets = _sources(table)
-    yield html_section('Where this comes from', about)
-    yield html_table(sets)
+    yield from _sources(table)
     if recipe:
         yield html_section('How it was fine-tuned', pd.DataFrame(recipe_lines(recipe), columns=['what', 'value']))
 
@@ -133,12 +131,14 @@ def _beginning(table, comparisons, alpha, doubts, lost):
 
 def _headlines(table, comparisons, alpha):
     "One headline per tuning, from its own comparisons, and its decision"
-    if table.tuning[~table.method.isin(INITIAL)].nunique() < 2:
-        return [(headline(table, alpha, comparisons), _decision(comparisons, alpha))]
-    def own(t): # comparisons
-        return None if comparisons is None else comparisons[comparisons.tuning==t]
-    return [(f'{t}: {headline(table[table.tuning.isin(["", t])], alpha, own(t))}', _decision(own(t), alpha))
-            for t in table.tuning.unique() if t]
+    tunings = [t for t in table.tuning.unique() if t]
+    if len(tunings) < 2: return [(headline(table, alpha, comparisons), _decision(comparisons, alpha))]
+    headlines = []
+    for t in tunings:
+        own = None if comparisons is None else comparisons[comparisons.tuning==t]
+        of_tuning = headline(table[table.tuning.isin(['', t])], alpha, own)
+        headlines.append((f'{t}: {of_tuning}', _decision(own, alpha)))
+    return headlines
 
 def _decided(decision): # accuracies in percent, and the difference with its interval
     t = decision.table.round(1)
@@ -164,17 +164,16 @@ def _tables(everything, alpha):
     if len(t):
         names = (t.tuning + ' ' + t.method).str.strip()
         names = names.mask(~t.method.isin(ENDS) & (t.alpha != ''), names + ', α = ' + t.alpha)
-        shown = pd.DataFrame({'set': t.dataset, 'classifier': names, 'images': t.n})
-        shown = shown.assign(**{'accuracy': 100*t.value, '95 % from': 100*t.low, 'to': 100*t.high})
+        shown = pd.DataFrame({'set': t.dataset, 'classifier': names, 'images': t.n, 'accuracy': 100*t.value,
+                              '95 % from': 100*t.low, 'to': 100*t.high})
         yield html_section('Intervals', shown)
     yield from _robustness(table, alpha)
     # what was measured besides the first metric
     t = _worded(_marked(everything[everything.metric!=metric], alpha))
     unbounded = t.metric.isin(UNBOUNDED)
-    names = t.metric.where(unbounded, t.metric+', %')
-    shown = pd.DataFrame({'metric': names, 'set': t.dataset, 'method': labeled(t).label, 'α': t.alpha})
-    scale = np.where(unbounded, 1., 100.)
-    shown = shown.assign(**{'value': scale*t.value, '95 % from': scale*t.low, 'to': scale*t.high})
+    names, scale = t.metric.where(unbounded, t.metric+', %'), np.where(unbounded, 1., 100.)
+    shown = pd.DataFrame({'metric': names, 'set': t.dataset, 'method': labeled(t).label, 'α': t.alpha,
+                          'value': scale*t.value, '95 % from': scale*t.low, 'to': scale*t.high})
     if len(shown): yield html_section('Other metrics', shown, digits=2)
 
 # %% ../../nbs/api/show/06_report.ipynb #20334d07
@@ -227,17 +226,18 @@ def _by_class(predictions, alpha):
 
 # %% ../../nbs/api/show/06_report.ipynb #a1c0de08
 def _sources(table):
-    "What was evaluated on what, in what precision, by which version."
-    def one(c):
-        values = {*map(str, table[c].dropna())} - {''}
-        return ', '.join(sorted(values)) or 'not recorded'
+    "The section about what was evaluated on what, in what precision, by which version"
     what = {'classifier':'classifier', 'metric':'metric', 'split':'split', 'precision':'precision',
             'seed':'seed of the fine-tuning', 'version':'wiseft version'}
-    about = pd.DataFrame([(label, one(c)) for c,label in what.items()], columns=['what','value'])
+    about = []
+    for column,label in what.items():
+        values = {*map(str, table[column].dropna())} - {''}
+        about.append((label, ', '.join(sorted(values)) or 'not recorded'))
+    yield html_section('Where this comes from', pd.DataFrame(about, columns=['what','value']))
     sets = table.drop_duplicates('dataset').set_index('dataset').loc[dataset_order(table)].reset_index()
     words = {'dataset': 'set', 'n': 'images', 'n_skipped': 'left out: unreadable or missing',
              'data_fingerprint': 'fingerprint of the images'}
-    return about, sets[[*words]].rename(columns=words)
+    yield html_table(sets[[*words]].rename(columns=words))
 
 # %% ../../nbs/api/show/06_report.ipynb #e3c87046
 _SET = """<h3>{{ name }}</h3>
@@ -280,17 +280,18 @@ def _changes(predictions, alpha, images):
     changed = changed_images(predictions, alpha)
     if not len(changed): return
     yield render(_CHANGED, alpha=f'{alpha:g}', images=images)
-    known = predictions.images
-    changed = changed[changed.dataset.isin(known.dataset[known.role!='control'])]
-    some, sizes = some_changes(changed), known.dataset.value_counts()
+    all_ = predictions.images
+    changed = changed[changed.dataset.isin(all_.dataset[all_.role!='control'])]
+    some, sizes = some_changes(changed), all_.dataset.value_counts()
     for d, rows in changed.groupby('dataset', sort=False, observed=True):
         pictures, counts = images.get(d), []
         for end, r in rows.groupby('end', sort=False, observed=True):
             gained = int(r.gained.sum())
             counts.append(f'{gained:,} right that {end} gets wrong and {len(r)-gained:,} wrong that {end} gets right')
-        cards = [_card(r.file, pictures, r.gained, r.label,
-                       [(r.end, r.before, r.sure_before), ('averaged', r.after, r.sure_after)])
-                 for r in some[some.dataset==d].itertuples()]
+        cards = []
+        for r in some[some.dataset==d].itertuples():
+            answers = [(r.end, r.before, r.sure_before), ('averaged', r.after, r.sure_after)]
+            cards.append(_card(r.file, pictures, r.gained, r.label, answers))
         about = f'Of {sizes[d]:,} images the average gets {"; ".join(counts)}.'
         yield render(_SET, name=d, about=about, cards=cards)
 
