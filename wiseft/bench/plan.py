@@ -113,13 +113,12 @@ class Plan:
     alphas:tuple=DEFAULT_ALPHAS
     recipe:dict=field(default_factory=dict) # of `finetune`, the same for all: epochs, batch_size, …
     given:dict=field(default_factory=dict)  # name of a method of any kind -> hyperparameters besides its strength
-    able:set=field(default_factory=set)     # names of methods that are known to run
+    rehearsed:dict=field(default_factory=dict, repr=False) # name of a method -> what stands in its way, '' if nothing
     unreadable:pd.DataFrame|None=None # images that are left out: dataset, split, file, reason
     initialized:dict=field(default_factory=dict, repr=False) # name of a zeroshot -> what it made
     controls:list[Contender]=field(default_factory=list) # further rows
     control:dict=field(default_factory=dict) # name -> control `ImageSet`
     grids:str|None=PAST_EDGE_IF_BEST # or `PAST_EDGE`, or None: a grid is not extended
-    rehearsed:dict=field(default_factory=dict, init=False, repr=False) # name -> what stands in a method's way
     def __post_init__(self):
         lrs = rates_around(usual_lr(self.zeroshot)) if self.lrs is None else self.lrs
         self.lrs = tuple(dict.fromkeys(map(float, lrs)))
@@ -153,7 +152,6 @@ class Plan:
 def missing(self:Plan, method:Method) -> str:
     "Why a method is left out of a bench, '' if it isn't; it is rehearsed once"
     name = method.name
-    if name in self.able: return ''
     if not can_compete(method): return f'A bench does not know what to do with a {method.kind}.'
     if takes_several(method) and len(self.seeds) < 2:
         return f'{name} needs {method.needs}, and there is one seed.'

@@ -8,7 +8,6 @@ __all__ = ['UNREADABLE', 'bench', 'plan_bench', 'carry_out', 'TimeIsUp', 'Busy',
 
 # %% ../../nbs/api/bench/04_run.ipynb #37cf82ef
 import hashlib, json, numpy as np, re
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from contextlib import contextmanager, suppress
@@ -86,18 +85,18 @@ def plan_bench(
         unreadable = read_table(folder/UNREADABLE, 'list of unreadable images', dtype=str, keep_default_na=False)
         suite = without(suite, unreadable)
     elif not files: suite, unreadable = readable(suite, zeroshot, **recipe)
-    for images in () if files else control.values():
-        columns = dict(zeroshot=member(zeroshot).on(images))
-        check_known(columns, look(columns, images, progress=recipe.get('progress', True)), images)
+    if not files:
+        for images in control.values():
+            start = dict(zeroshot=member(zeroshot).on(images))
+            check_known(start, look(start, images, progress=recipe.get('progress', True)), images)
     # a method with a curve needs no rehearsal
-    def has_curve(m): return any(re.match(rf'{re.escape(m.name)}( [\d.e+-]+)?, lr ', name) for name in files)
-    able = {m.name for m in methods if has_curve(m)}
+    begun = {re.sub(r'( [\d.e+-]+)?, lr .*', '', name) for name in files}
+    rehearsed = {m.name: '' for m in methods if m.name in begun}
     # a bench that has begun keeps its rule for grids
-    file = folder/'plan.json'
-    grids = read_json(file).get('grids') if file.exists() else PAST_EDGE_IF_BEST
-    if grids not in (None, PAST_EDGE): grids = PAST_EDGE_IF_BEST
-    return Plan(suite, zeroshot, methods, lrs, seeds, alphas, recipe, given or {}, able, unreadable, control=control,
-                grids=grids)
+    grids, file = PAST_EDGE_IF_BEST, folder/'plan.json'
+    if file.exists() and read_json(file).get('grids') in (None, PAST_EDGE): grids = read_json(file).get('grids')
+    return Plan(suite, zeroshot, methods, lrs, seeds, alphas, recipe, given or {}, rehearsed, unreadable,
+                control=control, grids=grids)
 
 # %% ../../nbs/api/bench/04_run.ipynb #6c7b2ecf
 def carry_out(
@@ -121,8 +120,8 @@ def carry_out(
     def lines(): return preview(plan, folder, seconds_left(plan, folder), place) if show_plan else []
     clock = Clock(say, minutes, plan.n_judged(), n_done(plan, folder), lines)
     work = Work(plan, folder, clock, entries=entries, answers=answers, weights=weights and Path(weights))
-    names = plan.hypotheses()
-    _families(folder/'plan.json', names)
+    planned = plan.hypotheses()
+    _families(folder/'plan.json', planned)
     try:
         for seed in plan.seeds: _round(work, partial(work.advance, seed=seed), left_out)
         _round(work, work.leave_out, left_out)
@@ -130,25 +129,23 @@ def carry_out(
     complete = _complete(work.entries, len(plan.seeds))
     first, second = (complete.get(n) for n in ('plain', f'plain, {BEST_RATE}'))
     if second and second.trial == first.trial: del complete[second.row.name] # the rule took the best rate
-    families = _families(folder/'plan.json', names, has_results=len(complete) > 1)
+    families = _families(folder/'plan.json', planned, has_results=len(complete) > 1)
     return Bench(plan, complete, left_out, work.choices, groups, families)
 
 def _round(work, step, left_out):
     "Advance every row by one step; a failure stops only its row, a busy row is tried again later"
-    todo, n_busy = deque(work.entries), 0
+    todo = list(work.entries)
     while todo:
-        if n_busy and n_busy >= len(todo): work.clock.wait()
-        name = todo.popleft()
-        try: step(work.entries[name])
-        except Busy:
-            todo.append(name)
-            n_busy += 1
-            continue
-        except Exception as e:
-            if work.entries[name].row.is_baseline: raise # which all others are measured against
-            left_out[name] = f'It failed: {last_words(e)}'
-            del work.entries[name]
-        n_busy = 0
+        busy = []
+        for name in todo:
+            try: step(work.entries[name])
+            except Busy: busy.append(name)
+            except Exception as e:
+                if work.entries[name].row.is_baseline: raise # which all others are measured against
+                left_out[name] = f'It failed: {last_words(e)}'
+                del work.entries[name]
+        if busy == todo: work.clock.wait()
+        todo = busy
 
 def _complete(entries, n_seeds): # name -> `Entry` with the seeds that all have
     n = min(len(e.curves) for e in entries.values() if not e.several)

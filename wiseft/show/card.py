@@ -40,11 +40,10 @@ def write_card(
         first = first_metric(table)
         values |= dict(doubts=doubts(table, len(card['classnames'])), numbers=Markup(compact(first)),
                        metric=first.metric.iloc[0].capitalize(), picture=first.method.isin(ENDS).any())
-        merge = card['recipe'].get('merge')
-        other = isinstance(merge, dict) and merge.get('name') != 'weight-space' # no average that a decision is about
-        if isinstance(results, (str, Path)) and card['alpha'] is not None and not other:
-            chosen = isinstance(merge, dict) and 'chosen' in merge
-            values['decision'] = decision_beside(results, card['alpha'], chosen) or ''
+        merge = _merge(card)
+        is_average = card['alpha'] is not None and (not merge or merge.get('name') == 'weight-space')
+        if isinstance(results, (str, Path)) and is_average:
+            values['decision'] = decision_beside(results, card['alpha'], 'chosen' in merge) or ''
         if values['picture']:
             with atomic_path(folder/'results.png', force=True) as tmp:
                 plot_shifts(first).savefig(tmp, dpi=120, format='png')
@@ -111,10 +110,14 @@ _environment = Environment(
     undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
 
 # %% ../../nbs/api/show/05_card.ipynb #d225c066
+def _merge(card): # dict
+    "How a classifier was merged, if at all"
+    merge = card['recipe'].get('merge')
+    return merge if isinstance(merge, dict) else {} # a stranger's may be anything
+
 def _kind(card): # text
     "What a classifier is, in a sentence"
-    alpha, merge = card['alpha'], card['recipe'].get('merge')
-    chosen = merge.get('chosen', '') if isinstance(merge, dict) else '' # a stranger's may be anything
+    alpha, chosen = card['alpha'], _merge(card).get('chosen', '')
     start = 'A zero-shot' if card['templates'] else 'The start of an'
     kinds = {None: 'A merged', 0: start, 1: 'A fine-tuned'}
     kind = kinds[alpha] if alpha in kinds else f'An averaged (α = {alpha:g})'
