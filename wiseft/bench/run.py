@@ -202,16 +202,18 @@ class Work:
     choices:dict=field(default_factory=dict)  # name of a trained method -> rows of `Bench.choices`
     trials:dict=field(default_factory=dict)   # name of a trained method -> `Trial` -> its best validation accuracy
     def __post_init__(self): self.weights = self.weights or self.folder/'weights'
-    def averages(self): return [m.name for m in self.plan.averages()]
-    def riders(self, lead:Trial) -> list: # of `Trial`
+    def averages(self, trial:Trial) -> list[Trial]:
         "Weight averages that are computed beside a plain fine-tuning"
-        if (lead.tuning, lead.longer) != ('plain', 1): return []
-        if lead.seed == self.plan.seeds[0]: # all settings to choose from
-            trials = [Trial(lead.lr, lead.seed, m.name, s) for m in self.plan.averages() for s in strengths(m)]
-            for name in self.averages(): trials += self.trials.get(name, {})
+        if trial.tuning != 'plain' or trial.longer != 1: return []
+        averages, trials = self.plan.averages(), []
+        if trial.seed == self.plan.seeds[0]: # all settings to choose from
+            for m in averages:
+                trials += [Trial(trial.lr, trial.seed, m.name, s) for s in strengths(m)]
+                trials += self.trials.get(m.name, {})
         else: # those that were chosen
-            trials = [e.trial for e in self.entries.values() if e.trial and e.trial.tuning in self.averages()]
-        return [replace(t, seed=lead.seed) for t in dict.fromkeys(trials) if t.lr == lead.lr]
+            names = [m.name for m in averages]
+            trials = [e.trial for e in self.entries.values() if e.trial and e.trial.tuning in names]
+        return [replace(t, seed=trial.seed) for t in dict.fromkeys(trials) if t.lr == trial.lr]
     @contextmanager
     def claim(self, name:str):
         "Context that claims a part for this process"
@@ -275,7 +277,7 @@ def _best(self:Work, name, what, values, trial, around): # values: the most caut
     trials = self.trials[name]
     def judge(value):
         t = trial(value)
-        trials.setdefault(t, 0.) # `riders` lists it
+        trials.setdefault(t, 0.) # `averages` lists it
         right = self.judgment(partial(self.train, t), t.name, 'validation')[0]['right'][REFERENCE]
         trials[t] = right.mean(1).max()
         return right
@@ -297,13 +299,14 @@ def _best(self:Work, name, what, values, trial, around): # values: the most caut
 @patch
 def train(self:Work, trial:Trial) -> ImageClassifier:
     "The classifier of a trial; weight averages during training come from a plain fine-tuning"
-    lead = Trial(trial.lr, trial.seed) if trial.tuning in self.averages() else trial
-    riders, plan = self.riders(lead), self.plan
-    if not is_done(self.weights, lead, riders):
-        with self.claim(lead.name):
-            if not is_done(self.weights, lead, riders): # else by another process, just now
-                self.clock(f'train {lead.name}')
-                run_trial(lead, plan.begin(lead), plan.suite, self.weights, riders, plan.given, **plan.recipe)
+    plan, trained = self.plan, trial
+    if trial.tuning in [m.name for m in plan.averages()]: trained = Trial(trial.lr, trial.seed)
+    averages = self.averages(trained)
+    if not is_done(self.weights, trained, averages):
+        with self.claim(trained.name):
+            if not is_done(self.weights, trained, averages): # else by another process, just now
+                self.clock(f'train {trained.name}')
+                run_trial(trained, plan.begin(trained), plan.suite, self.weights, averages, plan.given, **plan.recipe)
     return load_classifier(self.weights/trial.name, plan.zeroshot.device)
 
 @patch

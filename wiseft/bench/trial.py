@@ -86,15 +86,15 @@ def rehearse(
     return ''
 
 # %% ../../nbs/api/bench/00_trial.ipynb #5774cf20
-def is_done(folder:Path, trial:Trial, riders:tuple=()) -> bool:
-    "Whether a trial and each of its riders are there"
-    return all((folder/t.name).exists() for t in (trial, *riders))
+def is_done(folder:Path, trial:Trial, averages:tuple=()) -> bool:
+    "Whether a trial and the averages that are computed beside it are there"
+    return all((folder/t.name).exists() for t in (trial, *averages))
 
-def _part(folder, trial, riders):
-    "Folder of the checkpoint, which belongs to a trial and its riders"
-    names = ', '.join(sorted(t.name for t in riders))
-    along = f' with {hashlib.sha256(names.encode()).hexdigest()[:6]}' if riders else ''
-    return folder/f'{trial.name}{along}.part'
+def _part(folder, trial, averages):
+    "Folder of the checkpoint, which belongs to a trial and its averages"
+    names = ', '.join(sorted(t.name for t in averages))
+    beside = f' with {hashlib.sha256(names.encode()).hexdigest()[:6]}' if averages else ''
+    return folder/f'{trial.name}{beside}.part'
 
 def _save(classifier, cost, folder):
     "Save a classifier and what it cost, unless this was done before"
@@ -108,27 +108,27 @@ def run_trial(
     zeroshot:ImageClassifier, # to start from; of a method of the kind `zeroshot`, what that made
     suite:Suite, # of which the reference is used
     folder:str|Path, # where trials are kept
-    riders:tuple=(), # weight averages with the same learning rate and seed, computed along this trial if it is plain
+    averages:tuple=(), # trials of weight averages, with its learning rate and seed: computed beside a plain trial
     given:dict|None=None,# name of a method -> hyperparameters besides its strength
     **recipe,  # of `finetune`: epochs, batch_size, precision, …
 ) -> Path: # the classifier's folder
     "Train a classifier and save it, unless this was done before"
     folder = Path(folder)
-    if is_done(folder, trial, riders): return folder/trial.name
+    if is_done(folder, trial, averages): return folder/trial.name
     def method_of(t): return t.method(**(given or {}).get(t.tuning, {}))
-    averages, costs = {t: method_of(t)() for t in riders}, Costs()
+    callbacks, costs = {t: method_of(t)() for t in averages}, Costs()
     # the fine-tuning, of which some validation images are watched
     epochs = max(1, round(trial.longer*recipe.pop('epochs', 10)))
     n = len(suite.validation)
     watched = suite.validation.subset(range(0, n, -(-n//64)))
-    recipe |= dict(seed=trial.seed, checkpoint_dir=_part(folder, trial, riders), resume=True)
+    recipe |= dict(seed=trial.seed, checkpoint_dir=_part(folder, trial, averages), resume=True)
     method = method_of(trial)
     if method and method.kind in ('loss', 'constraint', 'train'): recipe[method.kind] = method
-    finetuned = finetune(zeroshot, suite, watched, epochs, trial.lr, cbs=[costs, *averages.values()], **recipe)
+    finetuned = finetune(zeroshot, suite, watched, epochs, trial.lr, cbs=[costs, *callbacks.values()], **recipe)
     # what it took, with the initialization; the classifier is written last
     cost = dict(costs.counted)
     for k, n in zeroshot.recipe.get('cost', {}).items(): cost[k] += n
-    for t, average in averages.items(): _save(average.classifier, cost | {COPIES: cost[COPIES]+1}, folder/t.name)
+    for t, average in callbacks.items(): _save(average.classifier, cost | {COPIES: cost[COPIES]+1}, folder/t.name)
     _save(finetuned, cost, folder/trial.name)
     for part in (folder/f'{trial.name}.part', *folder.glob(f'{glob.escape(trial.name)} with *.part')):
         shutil.rmtree(part, ignore_errors=True)
