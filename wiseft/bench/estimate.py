@@ -28,14 +28,17 @@ def preview(
     place:str='', # words such as 'on the CPU, float32, 8 threads'
 ) -> list: # of lines
     "Lines that say what will be trained"
-    table, n, most = plan.table(), n_done(plan, folder), plan.n_judged()
-    left_out = [f'{row.method} is left out: {row.why}' for row in table[table.why != ''].itertuples()]
+    table = plan.table()
+    lines = [f'{row.method} is left out: {row.why}' for row in table[table.why != ''].itertuples()]
+    lines += plan.warnings()
     work = f'{plan.n_trained()} fine-tunings of {plan.steps:,} steps on {len(plan.suite.train):,} images'
     takes = f'about {duration(seconds)} {place}'.rstrip()
     room = f'weights of at most {plan.n_bytes()/1e9:.1f} GB in {folder/"weights"}, which may be removed at the end'
-    rates = ', '.join(f'{lr:g}' for lr in plan.lrs)
-    lines = [*left_out, *plan.warnings(), f'at most {work}, {takes}; {room}', f'learning rates to choose from: {rates}']
-    return [*lines, f'{folder} has {n} of at most {most} judgments, which are not repeated'] if n else lines
+    lines.append(f'at most {work}, {takes}; {room}')
+    lines.append(f'learning rates to choose from: {", ".join(f"{lr:g}" for lr in plan.lrs)}')
+    n = n_done(plan, folder)
+    if n: lines.append(f'{folder} has {n} of at most {plan.n_judged()} judgments, which are not repeated')
+    return lines
 
 # %% ../../nbs/api/bench/02_estimate.ipynb #9170773a
 def seconds_left(plan:Plan, folder:Path) -> float:

@@ -308,14 +308,17 @@ def choice_rows(
 @patch
 def choices(self:Bench) -> pd.DataFrame: # method, choice, value, validation, as_good, chosen, edge
     "Settings of each trained method, and the choice with the first seed"
-    return pd.DataFrame([r for rows in self.tried.values() for r in rows])
+    rows = []
+    for of_method in self.tried.values(): rows += of_method
+    return pd.DataFrame(rows)
 
 # %% ../../nbs/api/bench/03_outcome.ipynb #27084fb2
 @patch
 def sentences(self:Bench) -> list:
     "The zero-shot classifier, then one about each method"
-    a, sentences = self.accuracies(), []
-    if len(a) and a.point[0] == 'zero-shot':
+    sentences = []
+    if self.entries:
+        a = self.accuracies()
         start = 100*a[a.point == 'zero-shot'].set_index('dataset').accuracy
         control = f', {start[CONTROL_MEAN]:.1f} % on control sets' if CONTROL_MEAN in start else ''
         sentences.append(f'zero-shot: {start[REFERENCE]:.1f} % on the reference, {start[MEAN]:.1f} % under '
