@@ -264,12 +264,13 @@ def choose(self:Work,
     "Learning rate at the default strength, then strength"
     name, seed = method.name if method else 'plain', self.plan.seeds[0]
     grid = strengths(method) if method else [None]
+    default = grid[len(grid)//2]
     self.choices[name], self.trials[name] = [], {}
-    def rate(lr, strength=grid[len(grid)//2]): return Trial(lr, seed, name, strength)
-    lr = self._best(name, 'learning rate', sorted(self.plan.lrs), rate, rates_around)
-    if len(grid) == 1: return rate(lr)
-    strength = self._best(name, 'strength', grid[::-1], partial(rate, lr), partial(strengths_around, method))
-    return rate(lr, strength)
+    def trial(lr, strength): return Trial(lr, seed, name, strength)
+    lr = self._best(name, 'learning rate', sorted(self.plan.lrs), lambda lr: trial(lr, default), rates_around)
+    if len(grid) == 1: return trial(lr, default)
+    strength = self._best(name, 'strength', grid[::-1], partial(trial, lr), partial(strengths_around, method))
+    return trial(lr, strength)
 
 @patch
 def _best(self:Work, name, what, values, trial, around): # values: the most cautious first; trial: value -> `Trial`

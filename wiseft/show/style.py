@@ -90,13 +90,12 @@ def accuracy_axis(
     "Logit scale if asked for and possible, limits around the values, ticks in percent."
     values = np.asarray(values, dtype=float)
     values = values[~np.isnan(values)]
-    logit = logit and fits_logit(values)
-    def to(p): return np.log(p/(1-p)) if logit else p
-    def back(z): return 1/(1+np.exp(-z)) if logit else z
-    lo, hi = to(values.min()), to(values.max())
-    room = .1*max(hi-lo, to(.52)-to(.5))
-    name, limits = axis.axis_name, (back(lo-room), back(hi+room))
-    axis.axes.set(**{f'{name}scale': 'logit' if logit else 'linear', f'{name}lim': limits})
+    name, scale = axis.axis_name, 'logit' if logit and fits_logit(values) else 'linear'
+    axis.axes.set(**{f'{name}scale': scale})
+    to_scale = axis.get_transform()
+    low, high, half, more = to_scale.transform([values.min(), values.max(), .5, .52])
+    room = .1*max(high-low, more-half)
+    axis.axes.set(**{f'{name}lim': to_scale.inverted().transform([low-room, high+room])})
     axis.set_major_locator(MaxNLocator(9, steps=[1, 2, 5, 10]))
     axis.set_minor_locator(NullLocator())
     percent_ticks(axis)
