@@ -3,7 +3,7 @@
 
     python convolutions.py    # writes convolutions.csv, ten minutes on one core
 
-oneDNN, which computes convolutions on a CPU, crashes in the backward pass of some of them (oneDNN#6035). Each comparison
+oneDNN, which computes convolutions on a CPU, crashes in the backward pass of some (oneDNN#6035). Each comparison
 of an output and its gradients runs in a process of its own, so that a crash is an entry of the table.
 `ONEDNN_MAX_CPU_ISA` lets oneDNN compute as on older processors. Needs Linux."""
 import os
