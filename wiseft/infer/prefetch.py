@@ -10,20 +10,11 @@ import torch
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from fastcore.basics import noop
 from time import perf_counter
-from torch.utils.data import DataLoader, Dataset
-
-# %% ../../nbs/api/infer/00_prefetch.ipynb #22fd588f
-class _Reads(Dataset):
-    "A function of a list of indices, for worker processes"
-    def __init__(self, read): self.read = read
-    def __getitem__(self, idxs): return self.read(idxs)
-
-
+from torch.utils.data import DataLoader
 
 # %% ../../nbs/api/infer/00_prefetch.ipynb #840201fc
-AHEAD, _END = 2, object() # batches read ahead; after the last one
+AHEAD = 2 # batches
 
 class Feeder:
     "Batches on a device; the next ones are read during computation"
@@ -37,21 +28,19 @@ class Feeder:
     def __len__(self): return len(self.batches)
 
     def __iter__(self):
-        reading = map(self.read, self.batches)
-        if self.workers: # processes start here, in the main thread
-            drawn = torch.Generator() # else the loader draws from the global one
-            reading = iter(DataLoader(_Reads(self.read), None, sampler=self.batches, num_workers=self.workers,
-                                      collate_fn=noop, generator=drawn))
+        loader = DataLoader(self.batches, batch_size=None, num_workers=self.workers, collate_fn=self.read,
+                            generator=torch.Generator()) # else it draws from the global one
+        reading = iter(loader) # worker processes start here, in the main thread
         with ThreadPoolExecutor(1) as thread:
             coming = deque(thread.submit(self.fetch, reading) for _ in range(AHEAD))
-            while (batch := coming.popleft().result()) is not _END:
+            while (batch := coming.popleft().result()) is not None:
                 coming.append(thread.submit(self.fetch, reading))
                 yield tuple(sent(o, self.device) if isinstance(o, torch.Tensor) else o for o in batch)
 
     def fetch(self, reading): # in the thread
-        "Read the next batch, into pinned memory if it goes to a GPU"
-        batch = next(reading, _END)
-        if batch is _END or self.device.type != 'cuda': return batch
+        "Read the next batch, into pinned memory if it goes to a GPU; None after the last one"
+        batch = next(reading, None)
+        if batch is None or self.device.type != 'cuda': return batch
         with torch.cuda.device(self.device): # else pinning takes up memory on the first GPU
             return [o.pin_memory() if isinstance(o, torch.Tensor) else o for o in batch]
 
@@ -66,15 +55,13 @@ def sent(
 # %% ../../nbs/api/infer/00_prefetch.ipynb #25090d0b
 class TimedLoader:
     "Batches of a loader, with the `share` of the time spent waiting for them"
-    def __init__(self, loader): self.loader, self.began, self.waited = loader, None, 0.
+    def __init__(self, loader): self.loader, self.began, self.waited = loader, perf_counter(), 0.
     def __len__(self): return len(self.loader)
     @property
-    def share(self): return 0. if self.began is None else self.waited/(perf_counter()-self.began)
+    def share(self): return self.waited/(perf_counter() - self.began)
     def __iter__(self):
-        self.began, self.waited, batches = perf_counter(), 0., iter(self.loader)
-        while True:
+        self.began = start = perf_counter()
+        for batch in self.loader:
+            self.waited += perf_counter() - start
+            yield batch
             start = perf_counter()
-            try: b = next(batches)
-            except StopIteration: return
-            self.waited += perf_counter()-start
-            yield b
