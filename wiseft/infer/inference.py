@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from fastcore.basics import chunked
 from functools import partial
 from itertools import chain
+from operator import itemgetter
 from PIL import Image
 from torch import nn
 from ..base.files import is_out_of_memory
@@ -26,7 +27,8 @@ from ..weights.safetensors_io import state_hash
 from ..data.prompts import check_same_classes
 from ..data.transforms import ClipTransform, in_halves
 from ..data.disk_cache import cache_entry, image_key, open_entry, write_entry
-from ..data.pixels import MAX_SKIPPED, Pixels, PixelsOrError, check_skipped, decode_once, decoding_workers
+from ..data.decoding import UnreadableImage
+from ..data.pixels import MAX_SKIPPED, Pixels, check_skipped, decode_once, decoding_workers
 from ..data.suites import ImageSet
 from ..models.tower import TORCHVISION
 from .prefetch import Feeder, TimedLoader
@@ -41,10 +43,10 @@ def _read(
     "Read a batch: at once if decoded images have one size, else image by image"
     run = source.kept and source.kept.run(idxs[0], idxs[-1]+1)
     if run is not None: return idxs, _tensor(run), []
-    pixels = PixelsOrError(source)
-    items = [(i, pixels[i]) for i in idxs] # a text is the reason why an image couldn't be read
-    bad = [(i, x) for i, x in items if isinstance(x, str)]
-    good = {i: _tensor(x) for i, x in items if not isinstance(x, str)}
+    good, bad = {}, []
+    for i in idxs:
+        try: good[i] = _tensor(source[i])
+        except UnreadableImage as e: bad.append((i, str(e)))
     return list(good), torch.stack([*good.values()]) if good else None, bad
 
 # %% ../../nbs/api/infer/01_inference.ipynb #41b9dbda
@@ -110,14 +112,15 @@ def shuffled_batches(
 
 # %% ../../nbs/api/infer/01_inference.ipynb #89d82989
 def device_of(
-    f:Callable # function of a batch: a module, or anything with an attribute `device`
+    f:Callable # function of a batch: a module, a method of one, or anything with an attribute `device`
 ):
     "Device on which a function expects its images"
+    f = getattr(f, '__self__', f)
     if isinstance(f, nn.Module) and (p := next(f.parameters(), None)) is not None: return p.device
     return torch.device(getattr(f, 'device', None) or 'cpu')
 
 # %% ../../nbs/api/infer/01_inference.ipynb #1ee9d126
-_keeping = []
+_keeping = [] # not empty within a block: blocks within it change nothing
 
 @contextmanager
 def reuse_memory():
@@ -128,10 +131,13 @@ def reuse_memory():
         return
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
     _keeping.append(True)
-    libc.mallopt(M_MMAP_MAX, 0), libc.mallopt(M_TRIM_THRESHOLD, -1)
+    libc.mallopt(M_MMAP_MAX, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, -1)
     try: yield
     finally: # 32 and 64 MiB are what glibc itself arrives at where large blocks come and go; 65536 is its default
-        libc.mallopt(M_MMAP_MAX, 65536), libc.mallopt(M_MMAP_THRESHOLD, 2**25), libc.mallopt(M_TRIM_THRESHOLD, 2**26)
+        libc.mallopt(M_MMAP_MAX, 65536)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**25)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**26)
         release_memory()
         _keeping.clear()
 
@@ -162,35 +168,39 @@ def each_batch(
     transform:Callable, # PIL image -> tensor
     skipped:list, # receives (index, reason) of unreadable images
     batch_size:int=None, # default `fitting_batch_size`
-    **kwargs      # of `batches`
-): # yields what `work` makes
+    most_skipped:float=MAX_SKIPPED, # share of the images that may be unreadable
+    **kwargs      # of `pixel_batches`: workers, progress, keep
+): # yields what `work` returns
     "Iterate over the batches of a set, on all devices that functions need; several processes share them"
-    batch_size = batch_size or fitting_batch_size(functions, transform)
-    n_batches = math.ceil(len(images)/batch_size)
+    n_batches = math.ceil(len(images)/(batch_size or fitting_batch_size(functions, transform)))
     most = math.ceil(len(images)/max(1, n_batches)) # as many batches, all of about one size
-    devices, given = list(dict.fromkeys(map(device_of, functions))), transform
-    transform = in_halves(transform, images)
+    devices = list(dict.fromkeys(map(device_of, functions)))
+    in_two = in_halves(transform, images)
     def on_devices(x): # channels last in memory: a CPU convolves such images some 15 % faster
         form = torch.channels_last if x.ndim == 4 else torch.preserve_format
         return {d: x.to(d, memory_format=form) for d in devices}
-    for idx, x in pixel_batches(images, transform, skipped, most, device=devices[0], shared=True, **kwargs):
-        if images.transformed and isinstance(given, ClipTransform) and 0 in idx: # by a `DataLoader`
-            batch, size = transform.normalize(x), tuple(np.broadcast_to(given.settings['size'], 2).tolist())
-            if batch.shape[2:] != size: raise ValueError(
-                f'{images.name}: the DataLoader gives images of {tuple(batch.shape[2:])} pixels, and the model '
-                f'takes {size}.')
-            if wrong := given.wrong_range(batch): warn_user(f'{images.name}: {wrong}')
+    for idx, x in pixel_batches(images, in_two, skipped, most, device=devices[0], most_skipped=most_skipped,
+                                shared=True, **kwargs):
+        if images.transformed and 0 in idx: _check_transformed(in_two.normalize(x), transform, images)
         results, done = [], 0
         while done < len(idx): # in parts of at most so many images, which are halved where memory is short
             part = slice(done, done+most)
-            try: results.append(work(idx[part], on_devices(transform.normalize(x[part]))))
+            try: results.append(work(idx[part], on_devices(in_two.normalize(x[part]))))
             except (RuntimeError, MemoryError) as e:
                 most = min(most, len(idx))//2
                 if not (most and is_out_of_memory(e)): raise
             else: done += most
         yield from results
     skipped[:] = sorted(chain.from_iterable(of_all(skipped)))
-    check_skipped(images, [reason for _, reason in skipped], kwargs.get('most_skipped', MAX_SKIPPED))
+    check_skipped(images, [reason for _, reason in skipped], most_skipped)
+
+def _check_transformed(batch, transform, images):
+    "ValueError, or a warning, if a `DataLoader` gives images that a CLIP's transform can't have made"
+    if not isinstance(transform, ClipTransform): return
+    size = tuple(np.broadcast_to(transform.settings['size'], 2).tolist())
+    if batch.shape[2:] != size: raise ValueError(
+        f'{images.name}: the DataLoader gives images of {tuple(batch.shape[2:])} pixels, and the model takes {size}.')
+    if wrong := transform.wrong_range(batch): warn_user(f'{images.name}: {wrong}')
 
 # %% ../../nbs/api/infer/01_inference.ipynb #516689d9
 def run_all(
@@ -198,18 +208,18 @@ def run_all(
     images:ImageSet,
     transform:Callable, # PIL image -> tensor
     batch_size:int=None, # default `fitting_batch_size`
-    **kwargs      # of `batches`
-) -> tuple: # name -> (n, …) fp32 or integer tensor on the CPU; indices of the n images; (index, reason) of the rest
+    **kwargs      # of `each_batch`
+) -> tuple: # name -> (n, …) fp32 or integer tensor on the CPU; the n images; (path, reason) of the unreadable ones
     "Outputs of several functions for all images, each image decoded and transformed once"
     skipped = []
     def fetched(t): return (t.float() if t.is_floating_point() else t).cpu()
     def of_batch(idx, x): return idx, {name: fetched(f(x[device_of(f)])) for name, f in functions.items()}
     with ready(functions.values()):
         results = [*each_batch(of_batch, functions.values(), images, transform, skipped, batch_size, **kwargs)]
-    results = sorted(chain.from_iterable(of_all(results)), key=lambda batch: batch[0])
-    def whole(name): return torch.cat([outputs[name] for _, outputs in results])
-    order = [i for idx, _ in results for i in idx]
-    return {name: whole(name) for name in functions}, order, skipped
+    results = sorted(chain.from_iterable(of_all(results)), key=itemgetter(0))
+    outputs = {name: torch.cat([of_batch[name] for _, of_batch in results]) for name in functions}
+    readable = images.subset([i for idx, _ in results for i in idx])
+    return outputs, readable, [(images.paths[i], reason) for i, reason in skipped]
 
 # %% ../../nbs/api/infer/01_inference.ipynb #b53e8e5b
 def common_transform(
@@ -245,10 +255,6 @@ def check_nan(
         'with a lower learning rate.')
 
 # %% ../../nbs/api/infer/01_inference.ipynb #c4db777c
-def _about_images(images, kept, skipped): # labels and images of the indices kept, (path, reason) of the skipped
-    unread = [(images.paths[i], why) for i, why in skipped]
-    return torch.as_tensor(images.labels[kept]), images.subset(kept), unread
-
 @dataclass
 class Predictions:
     "Logits of one or many classifiers for the same images"
@@ -268,12 +274,12 @@ def predict(
     "Logits of all classifiers, every image decoded and transformed once"
     transform = common_transform(classifiers)
     for name, c in classifiers.items(): check_same_classes(c.classnames, images.classnames, name, repr(images.name))
-    logits, kept, skipped = run_all(classifiers, images, transform, batch_size=batch_size, workers=workers,
-                                    progress=progress)
+    logits, readable, skipped = run_all(classifiers, images, transform, batch_size, workers=workers,
+                                        progress=progress)
     for name, z in logits.items():
         check_shape(z, images, name)
         check_nan(z.isnan().any(1), images, name)
-    return Predictions(logits, *_about_images(images, kept, skipped))
+    return Predictions(logits, torch.as_tensor(readable.labels), readable, skipped)
 
 # %% ../../nbs/api/infer/01_inference.ipynb #ace17d57
 @dataclass
@@ -293,20 +299,20 @@ def extract_features(
 ) -> Features:
     "Features of all images, in order"
     # where the cache has them, or None: nothing says all that a transform or module of your own computes
-    key, tower, folder = in_halves(classifier.transform).key, getattr(classifier, 'visual', classifier), None
+    key, folder = in_halves(classifier.transform).key, None
+    tower = getattr(classifier, 'visual', classifier)
     config = getattr(getattr(classifier, 'clip', None), 'config', {})
     known = config.get('vision_cfg', {}).get('module', TORCHVISION).startswith(TORCHVISION)
     if key and known and isinstance(tower, nn.Module): # as text: the layers (GELU or QuickGELU), open_clip's config
         weights, device = state_hash(tower.state_dict()), device_of(classifier).type
         folder = cache_entry('features', image_key(images, key, tower, config, weights, device))
-    if all(of_all(open_entry(folder) is not None)):
-        entry = open_entry(folder)
+    entry = open_entry(folder)
+    if all(of_all(entry is not None)):
         features = torch.from_numpy(entry.data.reshape(len(entry), -1).copy())
         return Features(features, torch.as_tensor(images.labels), images)
-    def features(x): return classifier.features(x)
-    features.device = device_of(classifier)
     with eval_mode(classifier):
-        out, kept, skipped = run_all(dict(features=features), images, classifier.transform, batch_size,
-                                     workers=workers, progress=progress)
-    if not skipped and not rank(): write_entry(folder, out['features'].numpy(), name=images.name)
-    return Features(out['features'], *_about_images(images, kept, skipped))
+        outputs, readable, skipped = run_all(dict(features=classifier.features), images, classifier.transform,
+                                             batch_size, workers=workers, progress=progress)
+    features = outputs['features']
+    if not skipped and not rank(): write_entry(folder, features.numpy(), name=images.name)
+    return Features(features, torch.as_tensor(readable.labels), readable, skipped)
