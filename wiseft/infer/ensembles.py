@@ -144,7 +144,7 @@ def average_probabilities(
 class OutputEnsemble(Member):
     "The outputs of several members, combined by a method"
     def __init__(self, method:Method, members:list[Member], identity:dict, **alpha):
-        modules = dict.fromkeys(o for m in members for o in m.modules)
+        modules = [module for m in members for module in m.modules]
         super().__init__(identity, members[0].classnames, members[-1].transform, modules)
         self.method, self.members, self.alpha = method, members, alpha
     def compute(self, x):
@@ -162,18 +162,17 @@ def _logarithms(probabilities): # of which one may have been rounded to 0; negat
 class PerImageAverage(OutputEnsemble):
     "Outputs of averages with an α for each image, which a method computes"
     def __init__(self, method, ends, identity, # as in `OutputEnsemble`
-        averages:dict # alpha -> `Member`, between the ends
+        averages:dict # alpha -> `Member`: the ends, at 0 and 1, and what is between them
     ):
         super().__init__(method, ends, identity)
         self.averages = averages
-        self.modules = tuple(dict.fromkeys([*self.modules, *(o for m in averages.values() for o in m.modules)]))
+        self.modules = tuple(dict.fromkeys(module for m in averages.values() for module in m.modules))
     def compute(self, x):
         alpha = super().compute(x)
-        zeroshot, finetuned = self.members
-        members = [zeroshot, *self.averages.values(), finetuned]
-        distances = alpha[:, None] - torch.tensor([0., *self.averages, 1.], device=alpha.device)
+        distances = alpha[:, None] - torch.tensor([*self.averages], device=alpha.device)
         nearest, place = distances.abs().argmin(1).unique(return_inverse=True)
-        logits = torch.stack([members[i](x) for i in nearest.tolist()])
+        averages = list(self.averages.values())
+        logits = torch.stack([averages[i](x) for i in nearest.tolist()])
         return logits[place, torch.arange(len(x), device=place.device)]
     def control(self, images):
         averages = {a: m.on(images) for a, m in self.averages.items()}
@@ -186,10 +185,10 @@ def ensembles_between(
     averages:Callable # merge -> dict alpha -> `Average`
 ) -> list[Member]:
     "Ensembles of the outputs of two classifiers, one for each alpha if the method has one"
-    ends = [first, last]
-    one = method, ends, _row(last, method, np.nan)
-    if method.gives == 'alpha': return [PerImageAverage(*one, averages(wise_ft))]
-    if 'alpha' not in method.parameters: return [OutputEnsemble(*one)]
+    ends, identity = [first, last], _row(last, method, np.nan)
+    if method.gives == 'alpha':
+        return [PerImageAverage(method, ends, identity, {0.: first, **averages(wise_ft), 1.: last})]
+    if 'alpha' not in method.parameters: return [OutputEnsemble(method, ends, identity)]
     if method.gives != 'logits': alphas = [a for a in alphas if 0 <= a <= 1] # beyond there are no probabilities
     return [OutputEnsemble(method, ends, _row(last, method, a), alpha=a) for a in alphas]
 
