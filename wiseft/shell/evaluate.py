@@ -98,9 +98,10 @@ def _rows(table):
     t = table[['classifier','method','alpha','dataset','n','n_skipped']].rename(columns=dict(n_skipped='skipped'))
     if not table.n_skipped.any(): t = t.drop(columns='skipped')
     if table.tuning[table.tuning != ''].nunique() > 1: t.insert(1, 'tuning', table.tuning)
-    scale, several = 100.**~table.metric.isin(UNBOUNDED), table.metric.nunique() > 1
-    if several: t.insert(t.columns.get_loc('n'), 'metric, %', table.metric)
-    t['value' if several else f'{table.metric.iloc[0]} %'] = (scale*table.value).round(1)
+    is_fraction, several = ~table.metric.isin(UNBOUNDED), table.metric.nunique() > 1
+    scale, names = 100.**is_fraction, table.metric.where(~is_fraction, table.metric + ' %')
+    if several: t.insert(t.columns.get_loc('n'), 'metric', names)
+    t['value' if several else names.iloc[0]] = (scale*table.value).round(1)
     ends = zip(scale*table.low, scale*table.high)
     return t.assign(**{'95 % interval': ['' if low != low else f'{low:.1f} to {high:.1f}' for low, high in ends]})
 
