@@ -87,9 +87,10 @@ def draw_questions(
         f'On all {counted(len(files), "picture")} the predictions are the same: the classifiers are equally accurate '
         'there.')
     # both kinds, evenly mixed; an image of both kinds once
-    def in_turn(kind): return pd.Series(np.arange(len(kind))/len(kind), kind)
-    turns = pd.concat(map(in_turn, (picks, some)))
-    chosen = turns.groupby(level=0, sort=False).min().sort_values(kind='stable').index.tolist()
+    turns = {} # image -> its place in the order, from 0 to 1
+    for kind in (picks, some):
+        for k, i in enumerate(kind.tolist()): turns[i] = min(k/len(kind), turns.get(i, 1))
+    chosen = sorted(turns, key=turns.get)
     kinds = [np.isin(chosen, kind).tolist() for kind in (picks, some)]
     packed = any(s.members is not None for s in sets)
     pool = hashlib.sha256(json.dumps([classnames, files]).encode()).hexdigest()[:16]
@@ -154,37 +155,41 @@ def judged(
     """Differences between the best classifier and the others, with intervals that may be looked at after each label.
 
     They hold in 95 % of cases, all looks together: before all planned labels are there they are anytime intervals."""
-    files, k = questions.files, len(questions.names)
-    labeled = np.array([f in answers for f in files])
+    labeled = np.array([f in answers for f in questions.files])
     def is_right(f, code): return questions.classnames[code] in answers.get(f, ()) # no, where there is no label
-    right = np.array([list(map(is_right, files, codes)) for codes in questions.predicted])
-    picks = np.array(questions.asked) & labeled
-    m, best, against = int(picks.sum()), 0, []
-    right_picks = right[:, picks]
-    complete, last = m == sum(questions.asked), .95 + SPENT # the level of the last look
-    if m and (k == 2 or not complete): # pair by pair
-        best = 1 if k == 2 else int(right_picks.sum(1).argmax())
-        level = last if complete else 1 - SPENT/(k*(k-1)/2)
-        interval = partial(exact_difference if complete else anytime_difference, level=level)
-        for i in [i for i in range(k) if i != best]:
-            wins, losses = (right_picks[best] > right_picks[i]).sum(), (right_picks[i] > right_picks[best]).sum()
-            known = asked_difference(int(wins), int(losses), m, questions.disagree, questions.n, interval)
-            against.append((i, *known))
-    elif m:
-        estimates = np.stack(simultaneous_differences(right_picks.T, questions.disagree, questions.n, last))
+    right = np.array([list(map(is_right, questions.files, codes)) for codes in questions.predicted])
+    differences = _differences(questions, right[:, np.array(questions.asked) & labeled])
+    accuracies = [] # by the random images
+    random = right[:, np.array(questions.random) & labeled]
+    m = random.shape[1]
+    for name, n_right in zip(questions.names, random.sum(1)):
+        if not m: break
+        low, high = clopper_pearson(n_right, m)
+        accuracies.append(dict(classifier=name, labels=m, accuracy=n_right/m, low=low, high=high))
+    return differences, pd.DataFrame(accuracies)
+
+def _differences(questions, right): # DataFrame; right: (k, m) bool, on the m labeled images of disagreement
+    "Differences between the best classifier and the others, with intervals"
+    k, m = right.shape
+    if not m: return pd.DataFrame()
+    complete = m == sum(questions.asked)
+    level = .95 + SPENT if complete else 1 - SPENT/(k*(k-1)/2) # of the last look, or of each pair at all looks before
+    best = 1 if k == 2 else int(right.sum(1).argmax())
+    if complete and k > 2:
+        estimates = np.stack(simultaneous_differences(right.T, questions.disagree, questions.n, level))
         best = int(estimates[0, 0].argmax())
-        others = [i for i in range(k) if i != best]
-        against = [(i, *estimates[:, i, best]) for i in others]
-    narrower, differences = 1 - np.sqrt(m/(m + 10)), [] # by ten labels more
-    for i, d, low, high in against:
-        pair = dict(a=questions.names[i], b=questions.names[best], labels=m)
-        differences.append(pair | dict(difference=d, low=low, high=high, ten_more=(high - low)*narrower))
-    # accuracy, by the random images
-    some, accuracies = np.array(questions.random) & labeled, []
-    for name, r in zip(questions.names, right[:, some] if some.any() else ()):
-        low, high = clopper_pearson(r.sum(), len(r))
-        accuracies.append(dict(classifier=name, labels=len(r), accuracy=r.mean(), low=low, high=high))
-    return pd.DataFrame(differences), pd.DataFrame(accuracies)
+    rows = []
+    for i in range(k):
+        if i == best: continue
+        if complete and k > 2: difference, low, high = estimates[:, i, best]
+        else:
+            wins, losses = int((right[best] > right[i]).sum()), int((right[i] > right[best]).sum())
+            interval = partial(exact_difference if complete else anytime_difference, level=level)
+            difference, low, high = asked_difference(wins, losses, m, questions.disagree, questions.n, interval)
+        rows.append(dict(a=questions.names[i], b=questions.names[best], labels=m, difference=difference, low=low,
+                         high=high))
+    out = pd.DataFrame(rows)
+    return out.assign(ten_more=(out.high - out.low)*(1 - np.sqrt(m/(m + 10)))) # narrower, with ten labels more
 
 # %% ../../nbs/api/analysis/06_ask.ipynb #a207c183
 def answered(
