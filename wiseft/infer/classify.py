@@ -59,8 +59,10 @@ def picture_sets(
     def unlabeled(paths, members=None):
         return ImageSet('pictures', paths, np.zeros(len(paths), int), classnames, members=members)
     for packed, some in groupby(parts, lambda place: bool(shard_files(place))):
-        if not packed: sets.append(unlabeled(picture_files(some)))
-        for files in map(shard_files, some if packed else ()):
+        if not packed:
+            sets.append(unlabeled(picture_files(some)))
+            continue
+        for files in map(shard_files, some):
             names, _, members = shard_members(files, is_member)
             if not len(members): raise BadFile(f'There are no pictures in {first_few([str(f) for f in files])}.')
             sets.append(unlabeled(PathColumn(names), members))

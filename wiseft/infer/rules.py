@@ -104,9 +104,8 @@ def choose_alpha(
     table = sweep(zeroshot, finetuned, images, split='validation', metrics=['accuracy'], **settings, **options)
     if table.alpha.isna().any(): raise ValueError(f'{method} has no alpha to choose.')
     accuracies, n = table.set_index('alpha').value.sort_index(), int(table.n.iloc[0])
-    one_part = parts or 'parts' in as_method(method).given
     from_these = accuracies[accuracies.index.isin(allowed)]
-    if one_part: from_these = from_these.drop(0.) # there the rest would be the fine-tuned's
+    if parts or 'parts' in as_method(method).given: from_these = from_these.drop(0.) # there the rest is fine-tuned
     def look_at(images): # dict α -> dict column -> (n, …) array, and the members; on a control set with its own head
         between = {m.identity['alpha']: m for m in members(zeroshot, finetuned, **settings).values()}
         if images.role == 'control': between = {a: m.on(images) for a, m in between.items()}
@@ -151,11 +150,12 @@ def keeps(
         if not len(good): raise ValueError(
             f'At no α of {list(accuracies.index)} does the loss on control sets stay within {100*most:g} '
             'points. Allow more, or fine-tune again with a lower learning rate.')
-        best = accuracies[good][lambda a: a == a.max()].index # of equal ones that nearest to 0.5
-        alpha = min(best, key=lambda a: abs(a - .5))
+        allowed = accuracies[good]
+        best = allowed.index[allowed == allowed.max()]
+        alpha = min(best, key=lambda a: abs(a - .5)) # the nearest to 0.5 of those that are equally accurate
         print(_say_lost(lost.loc[alpha], alpha, most, n))
         return alpha
-    points = f'{100*most:g} point' + 's'*(most != .01)
+    points = '1 point' if most == .01 else f'{100*most:g} points'
     rule.message = (f', and on {n:,} images of {first_few(sets)}, where {points} may be lost: on these images a table '
                     'has what an oracle would choose')
     return rule
