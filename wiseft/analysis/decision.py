@@ -51,17 +51,20 @@ def decide(
             f'validation images chose α = {chosen:g}')
         if reference is not None and _sign(reference) not in (0, sign): others.append(
             f'on the reference the average is {_than(reference)}')
-        said = ', and '.join(others)
-        if said: reason += (
-            f' {said[0].upper()}{said[1:]}; the shifted sets decide, because averaging is meant for them.')
-    keep = 'the fine-tuned model' if sign < 0 or sign == 0 and chosen == 1 else 'the average'
-    if sign == 0 and chosen == 1: reason += ' Validation images chose the fine-tuned model (α = 1).'
+        sentence = ', and '.join(others)
+        if sentence: reason += (
+            f' {sentence[0].upper()}{sentence[1:]}; the shifted sets decide, because averaging is meant for them.')
+    by_validation = sign == 0 and chosen == 1
+    if by_validation: reason += ' Validation images chose the fine-tuned model (α = 1).'
+    keep = 'the fine-tuned model' if sign < 0 or by_validation else 'the average'
     for _, r in pairs[by].drop('fine-tuned').iterrows():
         if keep == 'the average' and _sign(r) < 0: reason += (
             f' The initial model is better {by}: the average is {_than(r, "it")}.')
     return Decision(keep, float(alpha), sign != 0, reason, table)
 
-def _sign(r): return int(r.low > 0) - int(r.high < 0) # 0: the interval contains 0
+def _sign(r): # 1, -1, or 0 where the interval contains 0
+    if r.low > 0: return 1
+    return -1 if r.high < 0 else 0
 
 def _than(r, other='the fine-tuned model'): # in words
     d = round(100*r.difference, 1)

@@ -8,19 +8,21 @@ __all__ = ['OVER', 'compare']
 # %% ../../nbs/api/analysis/00_paired.ipynb #fda98968
 import numpy as np, pandas as pd
 from ..stats.intervals import holm, mcnemar_exact, mean_difference
-from ..stats.table import CONTROL_MEAN, MEAN, without_agreement
+from ..stats.table import CONTROL_MEAN, IDENTITY, MEAN, without_agreement
 from ..infer.members import WHO
 from ..infer.scores import MIN_GROUPS, KeptPredictions, has_value
 
 # %% ../../nbs/api/analysis/00_paired.ipynb #3e92962f
 def _pick(predictions, which):
     "One value per image: right or wrong, or the share of seeds that are right"
-    p = known = predictions.frame(**which) if isinstance(predictions, KeptPredictions) else predictions
-    for k, v in which.items(): p = p[has_value(k, p[k], v)]
+    if isinstance(predictions, KeptPredictions): p = predictions.frame(**which)
+    else:
+        p = predictions
+        for k, v in which.items(): p = p[has_value(k, p[k], v)]
     if not len(p): raise ValueError(
-        f'There are no predictions of {which}, but of {known[WHO[:4]].drop_duplicates().to_dict("records")}.')
-    keys, p = [c for c in [*WHO, 'split'] if c != 'seed'], without_agreement(p)
-    several = [c for c in keys if p[c].nunique(dropna=False) > 1]
+        f'There are no predictions of {which}, but of {predictions[IDENTITY].drop_duplicates().to_dict("records")}.')
+    p = without_agreement(p)
+    several = [c for c in [*WHO, 'split'] if c != 'seed' and p[c].nunique(dropna=False) > 1]
     if several: raise ValueError(
         f'{which} picks several classifiers: {several[0]} is {list(p[several[0]].unique())}. Choose one.')
     p = p[p.correct.notna()].astype(dict(correct=float))
@@ -87,10 +89,11 @@ def compare(
     role_of = by_set.role.first()
     shifts = [d for d in sets if role_of[d] == 'shift']
     n_units = by_set[column].nunique()
-    enough = [d for d in shifts if groups and n_units[d] >= MIN_GROUPS]
-    of_enough = f'mean over {len(enough)} shifts with {MIN_GROUPS} or more {over}'
-    means = {MEAN: shifts, of_enough: enough, CONTROL_MEAN: [d for d in sets if role_of[d] == 'control']}
-    if len(enough) == len(shifts): del means[of_enough]
+    enough = [d for d in shifts if n_units[d] >= MIN_GROUPS]
+    means = {MEAN: shifts}
+    if groups and len(enough) < len(shifts):
+        means[f'mean over {len(enough)} shifts with {MIN_GROUPS} or more {over}'] = enough
+    means[CONTROL_MEAN] = [d for d in sets if role_of[d] == 'control']
     for name, some in means.items():
         if some: rows.append(_difference(name, {d: sets[d] for d in some}, groups))
     out = pd.DataFrame(rows).assign(a=_label(a), b=_label(b), n_seeds=n_seeds)

@@ -50,7 +50,7 @@ def look(
             columns[name, 'predicted'] = outcome.predicted
             columns[name, 'nan'] = outputs.isnan().any(1)
             for metric in metrics:
-                if metric.per_image: columns[name, metric.kept_as] = torch.as_tensor(metric.per_image(outcome))
+                if metric.per_image: columns[name, metric.column] = torch.as_tensor(metric.per_image(outcome))
         return idx, columns
     modules = list(dict.fromkeys(module for m in members.values() for module in m.modules))
     with ready(modules), shared_layers(modules):
@@ -205,15 +205,18 @@ def _warn_of_copies(members, suite, datasets, progress):
     "Warn of sets with near-duplicates of training images; say what was not compared"
     def embedded(images): return images.root is not None and cache_root() in Path(images.root).parents
     datasets = {d: images for d, images in datasets.items() if not embedded(images)} # these have no such copies
-    names = {} # fingerprint of training images -> a member that was trained on them
+    trained = {} # fingerprint of training images -> a member that was trained on them
     for m in members.values():
         for c in m.modules:
-            if recipe := getattr(c, 'recipe', None): names.setdefault(recipe.get('images'), m.name)
-    key = *names, *(images.fingerprint for images in datasets.values())
+            if recipe := getattr(c, 'recipe', None): trained.setdefault(recipe.get('images'), m.name)
+    key = *trained, *(images.fingerprint for images in datasets.values())
     if not datasets or key in _compared: return
     _compared.add(key)
-    training = {name: small for images, name in names.items() if (small := training_thumbnails(images)) is not None}
-    unknown = [name for name in names.values() if name not in training]
+    training, unknown = {}, [] # member -> small training images; members whose images are not known here
+    for fingerprint, name in trained.items():
+        small = training_thumbnails(fingerprint)
+        if small is None: unknown.append(name)
+        else: training[name] = small
     if getattr(suite, 'train', None) is not None and (unknown or not training):
         training['the suite'] = thumbnails(suite.train)
     sentences, notes = find_training_images(datasets, training)

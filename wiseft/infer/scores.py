@@ -42,7 +42,7 @@ class Outcome:
         return batch_kl(self.initial.to(self.outputs.device), self.outputs.float())
 
 # %% ../../nbs/api/infer/04_scores.ipynb #ddb1ba2b
-@dataclass(frozen=True)
+@dataclass
 class Metric:
     "A metric of a classifier on a set of images"
     name:str                 # in the column `metric`
@@ -51,8 +51,7 @@ class Metric:
     column:str=None          # where the numbers per image are kept; default the name
     bounded:bool=True        # a fraction, from 0 to 1
     of_groups:bool=False     # does it need groups? A control set without any is left out then
-    @property
-    def kept_as(self): return self.column or self.name
+    def __post_init__(self): self.column = self.column or self.name
 
 METRICS = {} # name -> `Metric`
 
@@ -75,10 +74,10 @@ def groups_of(
 
 def column_of(rows:pd.DataFrame, metric:Metric): # (n,) float array
     "Numbers per image; an error says how to get them"
-    if metric.kept_as in rows: return rows[metric.kept_as].to_numpy(dtype=float)
+    if metric.column in rows: return rows[metric.column].to_numpy(dtype=float)
     python = f"evaluate(..., metrics=['accuracy', {metric.name!r}], keep_predictions=True)"
     shell = f"--metrics 'accuracy,{metric.name}'"
-    raise ValueError(f'The predictions have no column {metric.kept_as!r}. Evaluate with the metrics wanted: '
+    raise ValueError(f'The predictions have no column {metric.column!r}. Evaluate with the metrics wanted: '
                      f'{python_or_shell(python, shell)}.')
 
 def value_of(rows:pd.DataFrame, metric:Metric): # (value, low, high)
@@ -201,15 +200,17 @@ def frame(self:KeptPredictions,
     **which # columns and their values; none: all rows
 ) -> pd.DataFrame: # columns `PREDICTIONS` and those of metrics
     "One row per image and classifier"
-    who = self.who()
-    for k in who.columns.intersection(list(which)): who = who[has_value(k, who[k], which[k])]
-    if len(who):
-        out = pd.concat([prediction_rows(self.images, *self.members[i]) for i in who.index])
-        for k, v in which.items():
-            if k not in out: raise ValueError(f'Predictions have no column {k!r}. {did_you_mean(k, out)}')
-            if k not in who: out = out[has_value(k, out[k], v)]
-        if len(out): return out.reset_index(drop=True)
-    raise ValueError(f'There are no predictions of {which}. There are:\n{self.who().to_string(index=False)}')
+    who, out = self.who(), []
+    for k, v in which.items():
+        if k in WHO: who = who[has_value(k, who[k], v)]
+    if len(who): out = pd.concat([prediction_rows(self.images, *self.members[i]) for i in who.index])
+    for k, v in which.items():
+        if not len(out) or k in WHO: continue
+        if k not in out: raise ValueError(f'Predictions have no column {k!r}. {did_you_mean(k, out)}')
+        out = out[has_value(k, out[k], v)]
+    if not len(out): raise ValueError(
+        f'There are no predictions of {which}. There are:\n{self.who().to_string(index=False)}')
+    return out.reset_index(drop=True)
 
 # %% ../../nbs/api/infer/04_scores.ipynb #71fb9b48
 def _row(name, metric, sets, estimate, fingerprint):
