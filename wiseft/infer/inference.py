@@ -31,7 +31,7 @@ from ..data.decoding import UnreadableImage
 from ..data.pixels import MAX_SKIPPED, Pixels, check_skipped, decode_once, decoding_workers
 from ..data.suites import ImageSet
 from ..models.tower import TORCHVISION
-from .prefetch import Feeder, TimedLoader
+from .prefetch import Feeder
 
 # %% ../../nbs/api/infer/01_inference.ipynb #1d44b8e9
 def _tensor(x): return x if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x))
@@ -80,9 +80,9 @@ def pixel_batches(
     elif workers is None: workers = decoding_workers(images)
     spans = list(chunked(range(len(images)), batch_size))
     if shared: spans = spans[rank()::n_processes()]
-    loader = TimedLoader(Feeder(partial(_read, source), spans, device, workers))
-    def words(): return f'{images.name} (waiting for images: {loader.share:.0%} of the time)'
-    for idx, x, bad in tell(loader, words, images=len(images), progress=progress):
+    feeder = Feeder(partial(_read, source), spans, device, workers)
+    def words(): return f'{images.name} (waiting for images: {feeder.waiting:.0%} of the time)'
+    for idx, x, bad in tell(feeder, words, images=len(images), progress=progress):
         skipped += bad
         check_skipped(images, [reason for _, reason in skipped], most_skipped)
         if idx: yield idx, x

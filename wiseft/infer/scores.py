@@ -47,10 +47,9 @@ class Metric:
     "A metric of a classifier on a set of images"
     name:str                 # in the column `metric`
     per_image:object=None    # `Outcome` -> (n,) numbers; None: it needs nothing but predicted classes
-    of_set:object=None       # rows of a set -> (value, low, high); None: the mean of the numbers per image
+    of_set:object=None       # rows of a set -> (value, low, high), or None to leave it out; default: the mean per image
     column:str=None          # where the numbers per image are kept; default the name
     bounded:bool=True        # a fraction, from 0 to 1
-    of_groups:bool=False     # does it need groups? A control set without any is left out then
     def __post_init__(self): self.column = self.column or self.name
 
 METRICS = {} # name -> `Metric`
@@ -95,9 +94,11 @@ def _f1(rows):
     return macro_f1(predicted, labels, groups_of(rows))
 
 def _worst(rows):
-    if rows.group.isna().any(): raise ValueError(
-        f'{rows.dataset.iloc[0]} has images without a group, so there is no worst group. Give each its own, or '
-        "'Other', which doesn't count.")
+    if rows.group.isna().any():
+        if rows.role.iloc[0] == 'control': return None
+        raise ValueError(
+            f'{rows.dataset.iloc[0]} has images without a group, so there is no worst group. Give each its own, or '
+            "'Other', which doesn't count.")
     return worst_group(rows.correct.astype(bool), list(rows.group))
 
 def _ece(rows):
@@ -107,7 +108,7 @@ def _ece(rows):
 add_metric(Metric('accuracy', column='correct'))
 add_metric(Metric('top-5', lambda o: o.scores['top5'], column='top5'))
 add_metric(Metric('macro-F1', of_set=_f1))
-add_metric(Metric('worst-group accuracy', of_set=_worst, of_groups=True))
+add_metric(Metric('worst-group accuracy', of_set=_worst))
 add_metric(Metric('ECE (15 bins)', lambda o: o.scores['confidence'], _ece, 'confidence'))
 add_metric(Metric('NLL', lambda o: o.scores['nll'], column='nll', bounded=False))
 add_metric(Metric('Brier', lambda o: o.scores['brier'], column='brier', bounded=False))
@@ -139,8 +140,7 @@ def class_positions(
     classes:list # from `all_classes`
 ) -> np.ndarray: # (n_classes,)
     "Positions of a set's classes among those of all"
-    position = {c: i for i, c in enumerate(classes)}
-    return np.array([position[c] for c in _unique(images.classnames)])
+    return pd.Index(classes).get_indexer(_unique(images.classnames))
 
 def image_rows(
     datasets:dict, # dataset -> `ImageSet`
@@ -238,17 +238,14 @@ def score(
 
 def _metric_rows(sets, metric):
     "One row per set, and rows for the means over shifts and over control sets"
-    role_of = {d: rows.role.iloc[0] for d, rows in sets.items()}
-    if metric.of_groups: # a control set that has none is left out
-        def lacks(d): return role_of[d] == 'control' and sets[d].group.isna().any()
-        sets = {d: rows for d, rows in sets.items() if not lacks(d)}
     readable = {d: rows[rows.correct.notna()] for d, rows in sets.items()}
     values = {d: value_of(rows, metric) for d, rows in readable.items()}
+    sets = {d: rows for d, rows in sets.items() if values[d] is not None}
     prints = {d: rows.data_fingerprint.iloc[0] for d, rows in sets.items()}
     out = []
     for d, rows in sets.items(): out.append(_row(d, metric, [rows], values[d], prints[d]))
     for name, role in ((MEAN, 'shift'), (CONTROL_MEAN, 'control')):
-        some = [d for d in sets if role_of[d] == role]
+        some = [d for d, rows in sets.items() if rows.role.iloc[0] == role]
         if not some: continue
         if metric.of_set and len(some) == 1: mean = values[some[0]]
         elif metric.of_set: # which has an interval on one set alone
