@@ -69,15 +69,14 @@ def read_predictions(
         images['group'] = images.group.where(images.group != '', pd.NA)
         images['n_missing'] = images.n_missing.astype(int)
         members = []
-        for h, who in mine.items():
-            codes = pd.Index(classes).get_indexer(table[h]).astype(np.int32) # -1: unreadable
+        unknown = dict.fromkeys(WHO) | dict(tuning='', alpha=np.nan, seed=pd.NA)
+        for heading, who in mine.items():
+            codes = pd.Index(classes).get_indexer(table[heading]).astype(np.int32) # -1: unreadable
             numbers = {}
             for other, a in about.items():
-                its_own = a == who | dict(column=a.get('column'))
-                if its_own: numbers[a['column']] = pd.to_numeric(table[other]).to_numpy(float)
-            unknown = dict.fromkeys(WHO) | dict(tuning='', alpha=np.nan, seed=pd.NA)
-            identity = {k: (unknown | who)[k] for k in WHO}
-            members.append((identity, codes, numbers))
+                if 'column' not in a or a != who | dict(column=a['column']): continue
+                numbers[a['column']] = pd.to_numeric(table[other]).to_numpy(float)
+            members.append(({k: (unknown | who)[k] for k in WHO}, codes, numbers))
         return KeptPredictions(images, members)
     except Exception as e: # of gzip, of pandas, of what isn't there
         why = (str(e) or type(e).__name__).rstrip('.')

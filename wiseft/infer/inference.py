@@ -298,14 +298,7 @@ def extract_features(
     progress:bool=True # show a progress bar
 ) -> Features:
     "Features of all images, in order"
-    # where the cache has them, or None: nothing says all that a transform or module of your own computes
-    key, folder = in_halves(classifier.transform).key, None
-    tower = getattr(classifier, 'visual', classifier)
-    config = getattr(getattr(classifier, 'clip', None), 'config', {})
-    known = config.get('vision_cfg', {}).get('module', TORCHVISION).startswith(TORCHVISION)
-    if key and known and isinstance(tower, nn.Module): # as text: the layers (GELU or QuickGELU), open_clip's config
-        weights, device = state_hash(tower.state_dict()), device_of(classifier).type
-        folder = cache_entry('features', image_key(images, key, tower, config, weights, device))
+    folder = _features_folder(classifier, images)
     entry = open_entry(folder)
     if all(of_all(entry is not None)):
         features = torch.from_numpy(entry.data.reshape(len(entry), -1).copy())
@@ -316,3 +309,13 @@ def extract_features(
     features = outputs['features']
     if not skipped and not rank(): write_entry(folder, features.numpy(), name=images.name)
     return Features(features, torch.as_tensor(readable.labels), readable, skipped)
+
+def _features_folder(classifier, images):
+    "Where the cache has features; None for a transform or module of your own: nothing says all that it computes"
+    key, tower = in_halves(classifier.transform).key, getattr(classifier, 'visual', classifier)
+    config = getattr(getattr(classifier, 'clip', None), 'config', {})
+    known = config.get('vision_cfg', {}).get('module', TORCHVISION).startswith(TORCHVISION)
+    if not (key and known and isinstance(tower, nn.Module)): return None
+    # the tower as text has its layers (GELU or QuickGELU), the config what open_clip was asked for
+    weights, device = state_hash(tower.state_dict()), device_of(classifier).type
+    return cache_entry('features', image_key(images, key, tower, config, weights, device))

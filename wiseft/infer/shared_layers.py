@@ -47,18 +47,19 @@ def shared_layers(
     models # to run on the same batches in turn, without gradients; modules of one architecture are compared
 ): # yields the names of the layers
     "Context in which layers with equal weights in several models compute the same input once"
-    architectures, layers = {}, []
-    for m in [m for m in models if isinstance(m, nn.Module)]:
+    architectures, shared = {}, [] # the second: (name, layers of that name in models where they are equal)
+    for m in models:
+        if not isinstance(m, nn.Module): continue
         shapes = tuple((k, t.shape) for k, t in m.state_dict().items())
         architectures.setdefault(shapes, []).append(m)
-    for some in [several for several in architectures.values() if len(several) > 1]:
-        first, *rest = [m.state_dict() for m in some]
-        def everywhere(k, t): return all(torch.equal(t, s[k].to(t.device)) for s in rest)
-        same = {k: everywhere(k, t) for k, t in first.items()}
-        for name in _same_layers(some[0], same): layers.append((name, [m.get_submodule(name) for m in some]))
-    for _, alike in layers:
+    for alike in architectures.values():
+        if len(alike) == 1: continue
+        first, *rest = [m.state_dict() for m in alike]
+        same = {k: all(torch.equal(t, state[k].to(t.device)) for state in rest) for k, t in first.items()}
+        for name in _same_layers(alike[0], same): shared.append((name, {m.get_submodule(name) for m in alike}))
+    for _, layers in shared:
         memory = SimpleNamespace(kept=None, misses=0)
-        for layer in set(alike): layer.forward = _Once(layer.forward, memory)
-    try: yield [n for n, _ in layers]
+        for layer in layers: layer.forward = _Once(layer.forward, memory)
+    try: yield [name for name, _ in shared]
     finally:
-        for layer in {layer for _, alike in layers for layer in alike}: del layer.forward
+        for layer in set().union(*(layers for _, layers in shared)): del layer.forward
