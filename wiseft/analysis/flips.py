@@ -71,11 +71,12 @@ def forgotten_images(
     frames = _right_and_wrong(predictions, alpha)
     start = next((frames[m] for m in INITIAL if m in frames), None)
     if start is None or 'fine-tuned' not in frames: return pd.DataFrame()
-    all_ = start[start.role == 'control'].join(frames['fine-tuned'].add_suffix('_after'))
-    if averages := 'weight-space' in frames: all_ = all_.join(frames['weight-space'].add_suffix('_averaged'))
-    lost = all_[all_.correct.eq(True) & all_.correct_after.eq(False)]
+    joined = start[start.role == 'control'].join(frames['fine-tuned'].add_suffix('_after'))
+    if 'weight-space' in frames: joined = joined.join(frames['weight-space'].add_suffix('_averaged'))
+    lost = joined[joined.correct.eq(True) & joined.correct_after.eq(False)]
     if 'confidence' in lost: lost = lost.sort_values('confidence', ascending=False, kind='stable')
     columns = dict(label=lost.label.astype(str), after=lost.predicted_after.astype(str),
                    sure_after=lost.get('confidence_after'))
-    if averages: columns |= dict(averaged=lost.predicted_averaged.astype(str), back=lost.correct_averaged.eq(True))
+    if 'weight-space' in frames:
+        columns |= dict(averaged=lost.predicted_averaged.astype(str), back=lost.correct_averaged.eq(True))
     return pd.DataFrame(columns).reset_index()

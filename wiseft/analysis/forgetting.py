@@ -33,10 +33,11 @@ def forgetting(
         both = pd.concat([predictions.frame(**start), predictions.frame(**which)])
         t = compare(both[both.role == 'control'], start, which)
         t = t.rename(columns=dict(value_a='start', value_b='value', difference='change'))
-        # how many sets fall, of how many
-        one, fell = t.dataset != CONTROL_MEAN, (t.high < 0).astype(int)
-        fell = fell.where(one, fell[one].sum())
-        t = t.assign(fell=fell, n_sets=np.where(one, 1, one.sum()))
+        # how many sets fall, of how many; on the row of the mean that is all of them together
+        is_set = t.dataset != CONTROL_MEAN
+        t['fell'] = (t.high < 0).astype(int)
+        t['n_sets'] = 1
+        t.loc[~is_set, ['fell', 'n_sets']] = [t.fell[is_set].sum(), is_set.sum()]
         this = who
         for k, v in which.items(): this = this[has_value(k, this[k], v)]
         parts.append(t.assign(**this.iloc[0].to_dict()))
