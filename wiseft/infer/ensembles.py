@@ -89,12 +89,11 @@ def members(
     first = member(zeroshot, name, seed, precision, initial if initial == 'start' else 'zero-shot', 0., head_of)
     last = member(finetuned, name, seed, precision, 'fine-tuned', 1., head_of)
     # what is between them
-    ends = zeroshot, finetuned
-    if any(m.kind == 'merge' or m.gives == 'alpha' for m in methods):
-        if hasattr(zeroshot, 'check_averageable'): ends = averageable(ends)
-    else:
-        for a in alphas: check_alpha(a) # else the path of weights does it
-    @cache
+    ends, of_weights = (zeroshot, finetuned), any(m.kind == 'merge' or m.gives == 'alpha' for m in methods)
+    if of_weights and hasattr(zeroshot, 'check_averageable'): ends = averageable(ends)
+    if not of_weights: # else the path of weights does it
+        for a in alphas: check_alpha(a)
+    @cache # for an ensemble with an α per image, and the merge itself
     def averages(method): # dict alpha -> `Average`
         return averages_between(*ends, last, alphas, method, precision, images, head_of)
     out = [first, last]

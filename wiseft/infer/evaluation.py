@@ -124,12 +124,12 @@ def _image_sets(suite, split, control, members): # `Suite` or `ImageSet`, dict n
     "The suite, and the sets to evaluate; ValueError if the members have other classes"
     first = next(iter(members.values()))
     suite = Suite.for_evaluation(suite, first.classnames)
-    alone = isinstance(suite, ImageSet)
-    datasets = {suite.name: replace(suite, role='aside')} if alone else suite.datasets(split)
+    classnames = list(suite.classnames)
+    if isinstance(suite, ImageSet): datasets = {suite.name: replace(suite, role='aside')}
+    else: datasets = suite.datasets(split)
     # a head for the own classes of a shifted set, such as ObjectNet's: that set, and no mean
     own = {d: replace(s, role='aside') for d, s in datasets.items() if s.classnames == first.classnames}
-    if own and first.classnames != list(suite.classnames): datasets, classnames = own, first.classnames
-    else: classnames = suite.classnames
+    if own and first.classnames != classnames: datasets, classnames = own, first.classnames
     for m in members.values(): check_same_classes(m.classnames, classnames, m.name, repr(suite.name))
     return suite, datasets | control_sets(control or (), datasets)
 
@@ -172,7 +172,8 @@ def _warn_of_training(members, datasets):
                   aside='For test images alone give them as a reference: '
                         f'{python_or_shell("folder_suite(FOLDER, [])", "--reference FOLDER")}.')
     for d, images in datasets.items():
-        parts = (images, images.split()[0]) if images.role in advice else () # the second is what a suite trains on
+        if images.role not in advice: continue
+        parts = images, images.split()[0] # the second is what a suite trains on
         trained = [m.name for m in members.values() if any(trained_on(c, part) for c in m.modules for part in parts)]
         if trained: warn_user(
             f'{trained[0]} was fine-tuned on images of {d}, and all of them are evaluated. {advice[images.role]}')
@@ -183,7 +184,8 @@ def trained_on(
 ) -> bool:
     "Whether the classifier was trained on these images, on all or on all but the tenth that `finetune` holds out"
     trained = getattr(classifier, 'recipe', {}).get('images')
-    parts = (images, images.split((.1,))[0]) if trained else ()
+    if not trained: return False
+    parts = images, images.split((.1,))[0]
     return any(str(trained).startswith(f'{part.fingerprint},') for part in parts)
 
 def _warn_of_labels(columns, datasets):
