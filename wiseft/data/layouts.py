@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from torch.utils.data import ConcatDataset
 from ..base.text import BadFile, first_few, option, python_or_shell, why_failed
 from ..base.files import data_root, package_data, read_lines
 from .arrays import read_array, read_entries, read_table
@@ -48,21 +49,11 @@ SHARDS = {r.place: f"{r.repository.partition('/')[2]}/{r.split}"
 
 def _in_shards(root, place):
     "The folder of a set's shards, if there is no folder of its images"
-    path = Path(root)/SHARDS.get(place, place)
-    unpacked = place not in SHARDS or (Path(root)/place).exists()
-    return path if not unpacked and shard_files(path) else None
+    if place not in SHARDS or (Path(root)/place).exists(): return None
+    path = Path(root)/SHARDS[place]
+    return path if shard_files(path) else None
 
 def _is_there(root, place): return (Path(root)/place).exists() or _in_shards(root, place) is not None
-
-def _shards(path, names, classnames):
-    "A published set in shards, checked to have its classes in order"
-    s = shard_set(path, name=names)
-    pairs = zip(s.classnames, classnames)
-    same = sum(a.lower() == b.lower() for a, b in pairs)
-    if len(s.classnames) != len(classnames) or same < .9*len(classnames): raise BadFile(
-        f"{path}: {same} of {len(s.classnames)} names in its classnames.txt are {names}'s in the order of its labels; "
-        f'expected {len(classnames)}. Download it again.')
-    return replace(s, classnames=list(classnames))
 
 def _path_of(root, place):
     "A folder under the data root; an error says where to get it"
@@ -90,14 +81,16 @@ def _by_wnid(root, place, name, subset=None):
     labels = {wnid: i for i, (wnid, _) in enumerate(classes)}
     return replace(_by_folder(root, place, name, labels, names), projection=subset and [[k] for k in subset])
 
-def _by_number(root, place, name):
-    "Image set from folders named by class number, 0 to 999"
-    return _by_folder(root, place, name, {str(i): i for i in range(1000)}, list(imagenet_classes().values()))
-
 def _by_folder(root, place, name, labels, classnames):
-    "Image set from shards, or from folders with these labels"
-    if (path := _in_shards(root, place)) is not None: return _shards(path, name, classnames)
-    return labeled_folders(_path_of(root, place), labels, classnames, name)
+    "Image set from folders with these labels, or from shards whose classes have this order"
+    path = _in_shards(root, place)
+    if path is None: return labeled_folders(_path_of(root, place), labels, classnames, name)
+    s = shard_set(path, name=name)
+    same = sum(a.lower() == b.lower() for a, b in zip(s.classnames, classnames))
+    if len(s.classnames) != len(classnames) or same < .9*len(classnames): raise BadFile(
+        f"{path}: {same} of {len(s.classnames)} names in its classnames.txt are {name}'s in the order of its labels; "
+        f'expected {len(classnames)}. Download it again.')
+    return replace(s, classnames=classnames)
 
 # %% ../../nbs/api/data/12_layouts.ipynb #7fffa1b8
 OBJECTNET_CLASSES = json.loads(package_data('objectnet.json').read_text(encoding='utf-8'))['classes']
@@ -114,21 +107,19 @@ def objectnet_names(
 
 def _objectnet(root, name):
     "Images of ObjectNet's classes that are also in ImageNet; those in shards have their red border, too"
-    if (path := _in_shards(root, 'objectnet-1.0')) is not None: s = _objectnet_shards(path, name)
+    path = _in_shards(root, 'objectnet-1.0')
+    if path is not None:
+        s = shard_set(path, name=name)
+        s = replace(s, classnames=[c.lower() for c in s.classnames])
+        if unknown := [c for c in s.classnames if c not in OBJECTNET_CLASSES]: raise BadFile(
+            f"{path}: {first_few(unknown)} in its classnames.txt are not classes that ObjectNet shares with ImageNet.")
     else:
         path = _path_of(root, 'objectnet-1.0')
         names = objectnet_names(path/'mappings/folder_to_objectnet_label.json')
         folders = sorted(f for f, c in names.items() if c in OBJECTNET_CLASSES)
-        labels = dict.fromkeys(names) | {f: i for i, f in enumerate(folders)}
+        labels = dict.fromkeys(names) | {f: i for i, f in enumerate(folders)} # None: not to be read
         s = labeled_folders(path/'images', labels, [names[f] for f in folders], name)
     return replace(s, border=2, projection=[OBJECTNET_CLASSES[c] for c in s.classnames])
-
-def _objectnet_shards(path, name):
-    s = shard_set(path, name=name)
-    names = [c.lower() for c in s.classnames]
-    if unknown := [c for c in names if c not in OBJECTNET_CLASSES]: raise BadFile(
-        f"{path}: {first_few(unknown)} in its classnames.txt are not classes that ObjectNet shares with ImageNet.")
-    return replace(s, classnames=names)
 
 # %% ../../nbs/api/data/12_layouts.ipynb #7a9f368e
 def hold_out(
@@ -161,61 +152,65 @@ def imagenet(
     training:bool=True # list the training images too: 1.3 million
 ) -> dict: # parts of a suite
     "ImageNet and its shifted sets"
-    counted = lambda s, split='test': _counted(s, 'imagenet', split, allow_incomplete)
-    lacks = lambda name, split='test': allow_incomplete and _left_out(root, 'imagenet', name, split)
-    test = train = validation = None
-    if not lacks('reference'): test = counted(_by_wnid(root, 'imagenet/val', 'reference'))
-    if training and not lacks('reference', 'train'):
-        train, validation = hold_out(counted(_by_wnid(root, 'imagenet/train', 'reference'), 'train'))
-    readers = {'imagenet-v2': lambda n: _by_number(root, 'imagenetv2-matched-frequency-format-val', n),
-               'imagenet-r': lambda n: _by_wnid(root, 'imagenet-r', n, imagenet_subset(n)),
-               'imagenet-sketch': lambda n: _by_wnid(root, 'sketch', n),
-               'objectnet': lambda n: _objectnet(root, n),
-               'imagenet-a': lambda n: _by_wnid(root, 'imagenet-a', n, imagenet_subset(n))}
-    shifts = {n: counted(read(n)) for n, read in readers.items() if not lacks(n)}
+    names = list(imagenet_classes().values())
+    v2, numbers = 'imagenetv2-matched-frequency-format-val', {str(i): i for i in range(1000)} # its folders
+    def subset(name): return partial(_by_wnid, root, name, name, imagenet_subset(name))
+    readers = {('reference', 'test'): partial(_by_wnid, root, 'imagenet/val', 'reference'),
+               ('reference', 'train'): partial(_by_wnid, root, 'imagenet/train', 'reference'),
+               ('imagenet-v2', 'test'): partial(_by_folder, root, v2, 'imagenet-v2', numbers, names),
+               ('imagenet-r', 'test'): subset('imagenet-r'),
+               ('imagenet-sketch', 'test'): partial(_by_wnid, root, 'sketch', 'imagenet-sketch'),
+               ('objectnet', 'test'): partial(_objectnet, root, 'objectnet'),
+               ('imagenet-a', 'test'): subset('imagenet-a')}
+    if not training: del readers['reference', 'train']
+    parts = _read_sets(root, 'imagenet', readers, allow_incomplete)
+    test, train, shifts = parts['test'], parts['train'], parts['shifts']
+    if train is not None: parts['train'], parts['validation'] = hold_out(train)
     others = [on_classes_of(test, s) for s in shifts.values() if s.projection and test]
     shifts |= {s.name: s for s in others}
-    return dict(classnames=list(imagenet_classes().values()), templates='openai', train=train, validation=validation,
-                test=test, shifts=shifts)
+    return dict(classnames=names, templates='openai', **parts)
 
-def _left_out(root, suite, name, split):
-    "Whether a set is missing while others of its suite are there"
-    rows = PUBLISHED_SETS[PUBLISHED_SETS.suite == suite]
-    there = rows.place.map(lambda p: _is_there(root, p))
-    this = (rows.set == name) & (rows.split == split)
-    return there.any() and not there[this].any()
+def _read_sets(root, suite, readers, allow_incomplete): # parts of a suite; readers: (set, split) -> function
+    "Read and count the sets of a suite; `allow_incomplete` leaves out those that are not there, unless none is"
+    places = PUBLISHED_SETS[PUBLISHED_SETS.suite == suite].set_index(['set', 'split']).place
+    there = [key for key, place in places.items() if _is_there(root, place)]
+    parts = dict(train=None, validation=None, test=None, shifts={})
+    for (name, split), read in readers.items():
+        if allow_incomplete and there and (name, split) not in there: continue
+        images = _counted(read(), suite, split, allow_incomplete)
+        if name == 'reference': parts[split] = images
+        else: parts['shifts'][name] = images
+    return parts
 
 # %% ../../nbs/api/data/12_layouts.ipynb #9bfe012a
 CIFAR10_CLASSES = 'airplane automobile bird cat deer dog frog horse ship truck'.split()
 
+def _check_array(file, pixels, labels, classnames):
+    "`BadFile` unless there are pictures of 32 × 32 pixels, with a label each"
+    if pixels.shape != (*np.shape(labels), 32, 32, 3): raise BadFile(
+        f'{file}: pixels of shape {np.shape(pixels)} for {len(labels)} labels; expected ({len(labels)}, 32, 32, 3).')
+    if not np.isin(labels, range(len(classnames))).all(): raise BadFile(
+        f"The labels of {file} are not from 0 to {len(classnames)-1}. Get the authors' own file.")
+
 def _array_set(name, file, pixels, labels, classnames):
     "An image set in an array"
-    _check_pixels(file, pixels, labels)
-    if not np.isin(labels, range(len(classnames))).all(): raise BadFile(
-        f"{file}: its labels are not from 0 to {len(classnames)-1}. Get the authors' own file.")
+    _check_array(file, pixels, labels, classnames)
     names = [f'{file.name}#{i}' for i in range(len(labels))]
     return ImageSet(name, names, labels, classnames, root=None, pixels=pixels)
 
-def _check_pixels(file, pixels, labels):
-    if pixels.shape != (*np.shape(labels), 32, 32, 3): raise BadFile(
-        f'{file}: pixels of shape {np.shape(pixels)} for {len(labels)} labels; expected ({len(labels)}, 32, 32, 3).')
+def _cifar(path, files, label_key, classnames):
+    "A part of CIFAR-10 or CIFAR-100, whose pickles hold rows of 3 × 32 × 32 values"
+    rows, labels = zip(*[read_entries(path/f, 'data', label_key) for f in files])
+    pixels = np.concatenate(rows).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return _array_set('reference', path/files[0], pixels, np.concatenate(labels), classnames)
 
-def _cifar(root, suite, allow_incomplete):
-    "Reference sets of CIFAR-10 or CIFAR-100"
-    if suite.endswith('cifar100'):
-        path, label_key, files = _path_of(root, 'cifar-100-python'), 'fine_labels', dict(train=['train'], test=['test'])
-        names = read_entries(path/'meta', 'fine_label_names')[0]
-    else:
-        path, label_key, names = _path_of(root, 'cifar-10-batches-py'), 'labels', CIFAR10_CLASSES
-        files = dict(train=[f'data_batch_{i}' for i in range(1, 6)], test=['test_batch'])
-    sets = {}
-    for split, batches in files.items(): # rows of 3 × 32 × 32
-        rows, labels = zip(*[read_entries(path/f, 'data', label_key) for f in batches])
-        pixels = np.concatenate(rows).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        images = _array_set('reference', path/batches[0], pixels, np.concatenate(labels), names)
-        sets[split] = _counted(images, suite, split, allow_incomplete)
-    fit, held = sets['train'].split((.05,))
-    return dict(classnames=names, templates='cifar', train=fit, validation=held, test=sets['test'], shifts={})
+def _cifar10(root, split):
+    files = [f'data_batch_{i}' for i in range(1, 6)] if split == 'train' else ['test_batch']
+    return _cifar(_path_of(root, 'cifar-10-batches-py'), files, 'labels', CIFAR10_CLASSES)
+
+def _cifar100(root, split):
+    path = _path_of(root, 'cifar-100-python')
+    return _cifar(path, [split], 'fine_labels', *read_entries(path/'meta', 'fine_label_names'))
 
 def _cifar101(root):
     folder = _path_of(root, 'CIFAR-10.1')
@@ -229,43 +224,35 @@ def _cifar102(root):
 
 def cifar10(root:str|Path, allow_incomplete:bool=False, training:bool=True) -> dict: # parts of a suite
     "CIFAR-10, CIFAR-10.1 and CIFAR-10.2"
-    def is_left_out(name): return allow_incomplete and _left_out(root, 'cifar10', name, 'test')
-    parts, shifts = dict(classnames=CIFAR10_CLASSES, templates='cifar'), {}
-    if not is_left_out('reference'): parts = _cifar(root, 'cifar10', allow_incomplete)
-    for name, read in {'cifar-10.1': _cifar101, 'cifar-10.2': _cifar102}.items():
-        if not is_left_out(name): shifts[name] = _counted(read(root), 'cifar10', 'test', allow_incomplete)
-    return parts | dict(shifts=shifts)
+    readers = {('reference', 'train'): partial(_cifar10, root, 'train'),
+               ('reference', 'test'): partial(_cifar10, root, 'test'),
+               ('cifar-10.1', 'test'): partial(_cifar101, root), ('cifar-10.2', 'test'): partial(_cifar102, root)}
+    parts = _read_sets(root, 'cifar10', readers, allow_incomplete)
+    if parts['train'] is not None: parts['train'], parts['validation'] = parts['train'].split((.05,))
+    return dict(classnames=CIFAR10_CLASSES, templates='cifar', **parts)
 
 # %% ../../nbs/api/data/12_layouts.ipynb #c0220002
 PUBLISHED_CORRUPTIONS = ('gaussian_noise shot_noise impulse_noise defocus_blur glass_blur motion_blur zoom_blur snow '
                          'frost fog brightness contrast elastic_transform pixelate jpeg_compression').split()
 
-class _Stacked:
-    "Arrays of images, one after another, read from disk as they are needed"
-    def __init__(self, arrays): self.arrays, self.n = arrays, len(arrays[0])
-    def __len__(self): return self.n*len(self.arrays)
-    def __getitem__(self, i): return np.array(self.arrays[i//self.n][i%self.n])
-
 def _cifar10c(root):
     "The files hold the images at severity 1, then at severity 2, …"
     folder = _path_of(root, 'CIFAR-10-C')
     labels = read_array(folder/'labels.npy')
-    if not np.isin(labels, range(10)).all(): raise BadFile(
-        f"{folder/'labels.npy'} has labels other than 0 to 9. Get the authors' own file.")
     files = [folder/f'{c}.npy' for c in PUBLISHED_CORRUPTIONS]
     arrays = [read_array(f) for f in files]
-    for f, pixels in zip(files, arrays): _check_pixels(f, pixels, labels)
+    for f, pixels in zip(files, arrays): _check_array(f, pixels, labels, CIFAR10_CLASSES)
     n = len(labels)//5 or 1
     names = PathColumn(f'{f.name}#{i}' for f in files for i in range(len(labels)))
     originals = TextColumn(f'test_batch#{i % n}' for _ in files for i in range(len(labels)))
     return ImageSet('cifar-10-c', names, np.tile(labels, len(files)), CIFAR10_CLASSES, units=originals,
-                    pixels=PictureColumn(_Stacked(arrays)))
+                    pixels=PictureColumn(ConcatDataset(arrays)))
 
 def _imagenet_c(root):
     folder, classes = _path_of(root, 'imagenet-c'), imagenet_classes()
-    labels, names = {wnid: i for i, wnid in enumerate(classes)}, list(classes.values())
+    label_of, names = {wnid: i for i, wnid in enumerate(classes)}, list(classes.values())
     folders = [folder/c/str(severity) for c in PUBLISHED_CORRUPTIONS for severity in range(1, 6)]
-    sets = [labeled_folders(f, labels, names) for f in folders if f.is_dir()]
+    sets = [labeled_folders(f, label_of, names) for f in folders if f.is_dir()]
     paths = PathColumn(chain.from_iterable(s.paths.as_texts() for s in sets))
     originals = TextColumn(os.path.basename(p) for p in paths.as_texts())
     labels = list(chain.from_iterable(s.labels for s in sets))
@@ -283,74 +270,72 @@ def one_set(suite:str, root:str|Path, allow_incomplete:bool=False, training:bool
 _WILDS_SPLITS = {('reference', 'train'): 'train', ('reference', 'validation'): 'id_val',
                  ('reference', 'test'): 'id_test', ('ood', 'validation'): 'val', ('ood', 'test'): 'test'}
 
-def _wilds(suite, path, rows, classnames, allow_incomplete, **more):
-    "A suite of a table with the columns file, y, group and split"
-    folders = [f for f in rows.file.str.rpartition('/')[0].unique() if (path/f).is_dir()]
-    there = {f: set(os.listdir(path/f)) for f in folders}
-    sets = dict(reference={}, ood={})
+def _wilds(suite, path, folder, rows, classnames, allow_incomplete, **more):
+    "A suite of a table with the columns file, which is in a folder, y, group, and split"
+    rows = rows[rows.file.isin(os.listdir(path/folder))]
+    sets = {}
     for (name, split), official in _WILDS_SPLITS.items():
         t = rows[rows.split == official]
-        parts = [f.rpartition('/') for f in t.file]
-        is_there = [last in there.get(folder, ()) for folder, _, last in parts]
-        t = t[np.array(is_there, bool)]
-        paths = [path/f for f in t.file]
+        paths = [path/folder/f for f in t.file]
         images = ImageSet(name, paths, t.y, classnames, groups=list(t.group), root=path)
-        sets[name][split] = _counted(images, suite, split, allow_incomplete)
-    shifts, shift_validation = (dict(ood=sets['ood'][k]) for k in ('test', 'validation'))
-    parts = dict(classnames=classnames, shifts=shifts, shift_validation=shift_validation)
-    return parts | sets['reference'] | more
+        sets[name, split] = _counted(images, suite, split, allow_incomplete)
+    reference = {split: s for (name, split), s in sets.items() if name == 'reference'}
+    return dict(classnames=classnames, **reference, shifts=dict(ood=sets['ood', 'test']),
+                shift_validation=dict(ood=sets['ood', 'validation']), **more)
 
 def iwildcam(root:str|Path, allow_incomplete:bool=False, training:bool=True) -> dict: # parts of a suite
     "WILDS iWildCam, version 2.0"
     names = package_data('iwildcam.txt').read_text(encoding='utf-8').splitlines()
-    more = dict(templates='iwildcam', metrics=('macro-F1', 'accuracy'))
     path = _path_of(root, 'iwildcam_v2.0')
     t = read_table(path/'metadata.csv', 'table of iWildCam', usecols=['filename', 'y', 'location_remapped', 'split'],
                    dtype=dict(filename=str, y=int))
     cameras = 'camera ' + t.location_remapped.astype(str)
-    rows = pd.DataFrame(dict(file='train/' + t.filename, y=t.y, group=cameras, split=t.split))
-    return _wilds('iwildcam', path, rows, names, allow_incomplete, **more)
+    rows = pd.DataFrame(dict(file=t.filename, y=t.y, group=cameras, split=t.split))
+    return _wilds('iwildcam', path, 'train', rows, names, allow_incomplete, templates='iwildcam',
+                  metrics=('macro-F1', 'accuracy'))
 
 # %% ../../nbs/api/data/12_layouts.ipynb #6d0e67a7
 FMOW_CLASSES = package_data('fmow.txt').read_text(encoding='utf-8').splitlines()
 
 def fmow(root:str|Path, allow_incomplete:bool=False, training:bool=True) -> dict: # parts of a suite
     "WILDS FMoW, version 1.1"
-    more = dict(templates='fmow', metrics=('worst-group accuracy', 'accuracy'))
     path = _path_of(root, 'fmow_v1.1')
     t = read_table(path/'rgb_metadata.csv', 'table of FMoW', usecols=['split', 'category', 'country_code', 'timestamp'])
     codes = read_table(path/'country_code_mapping.csv', 'table of countries', usecols=['alpha-3', 'region'])
     codes = codes.drop_duplicates('alpha-3').set_index('alpha-3').region
-    if odd := [c for c in t.category.unique() if c not in FMOW_CLASSES]: raise BadFile(
-        f"{path}/rgb_metadata.csv: there are no categories {first_few(odd)}. Get the authors' own.")
-    # WILDS' split of a row follows from the authors' split and the year; the rest is not used
-    try: year = pd.to_datetime(t.timestamp, utc=True, format='ISO8601').dt.year
+    try:
+        labels = t.category.map(FMOW_CLASSES.index)
+        year = pd.to_datetime(t.timestamp, utc=True, format='ISO8601').dt.year
     except (ValueError, TypeError) as e: raise BadFile(
-        f"{path}/rgb_metadata.csv: its timestamps are invalid ({why_failed(e)}). Get the authors' own.") from e
+        f"{path}/rgb_metadata.csv: a category is unknown, or a timestamp invalid ({why_failed(e)}). Get the authors' "
+        'own.') from e
+    # WILDS' split of a row follows from the authors' split and the year; the rest is not used
     when = np.select([year >= 2016, year >= 2013], ['late', 'later'], 'early')
     splits = {('train', 'early'): 'train', ('val', 'early'): 'id_val', ('test', 'early'): 'id_test',
               ('val', 'later'): 'val', ('test', 'late'): 'test'}
-    rows = pd.DataFrame(dict(file=[f'images/rgb_img_{i}.png' for i in range(len(t))]))
-    rows['y'] = t.category.map(FMOW_CLASSES.index)
-    rows['group'] = t.country_code.map(codes).fillna('Other')
-    rows['split'] = [splits.get(k, '') for k in zip(t.split, when)]
-    return _wilds('fmow', path, rows, FMOW_CLASSES, allow_incomplete, **more)
+    rows = pd.DataFrame(dict(file=[f'rgb_img_{i}.png' for i in range(len(t))], y=labels,
+                             group=t.country_code.map(codes).fillna('Other'),
+                             split=[splits.get(k, '') for k in zip(t.split, when)]))
+    return _wilds('fmow', path, 'images', rows, FMOW_CLASSES, allow_incomplete, templates='fmow',
+                  metrics=('worst-group accuracy', 'accuracy'))
 
 # %% ../../nbs/api/data/12_layouts.ipynb #b56e7d7d
 def transfer(name:str, root:str|Path, allow_incomplete:bool=False, training:bool=True) -> dict: # parts of a suite
     "A transfer set of the WiSE-FT paper: cifar10, cifar100, cars, dtd, sun397 or food101"
-    suite = f'transfer:{name}'
-    if name in ('cifar10', 'cifar100'): return _cifar(root, suite, allow_incomplete)
+    suite, read = f'transfer:{name}', _READERS[name]
     place = PUBLISHED_SETS.place[PUBLISHED_SETS.suite == suite].iloc[0]
     packed = _in_shards(root, place)
     if packed is None: _path_of(root, place)
-    alone = allow_incomplete and packed is not None and not shard_files(packed.parent/'train') # no training images
-    sets, read = {}, _READERS[name]
-    for split in ['test'] if alone else ['train', 'test']:
-        sets[split] = _counted(read(root, split), suite, split, allow_incomplete)
-    fit, held = (None, None) if alone else sets['train'].split((.05,))
-    return dict(classnames=sets['test'].classnames, templates=name, train=fit, validation=held, test=sets['test'],
-                shifts={})
+    train = validation = None
+    if packed is None or shard_files(packed.parent/'train'):
+        train = _counted(read(root, 'train'), suite, 'train', allow_incomplete)
+        train, validation = train.split((.05,))
+    elif not allow_incomplete: raise FileNotFoundError(
+        f'{packed.parent/"train"}: no shards of the training images; go on without them by '
+        f'{option("allow_incomplete", True)}.')
+    test = _counted(read(root, 'test'), suite, 'test', allow_incomplete)
+    return dict(classnames=test.classnames, templates='cifar' if name.startswith('cifar') else name, train=train,
+                validation=validation, test=test, shifts={})
 
 # %% ../../nbs/api/data/12_layouts.ipynb #131a1c9b
 def _tv_set(root, classes, pairs):
@@ -359,10 +344,8 @@ def _tv_set(root, classes, pairs):
     return ImageSet('reference', [f for f, _ in pairs], [label for _, label in pairs], names, root=Path(root))
 
 def _cars(root, split):
-    if (path := _in_shards(root, 'stanford_cars')) is not None:
-        if shard_files(path.parent/split): return shard_set(path.parent/split, name='reference')
-        raise FileNotFoundError(f'{path.parent/split}: no shards of the training images; go on without them by '
-                                f'{option("allow_incomplete", True)}.')
+    packed = _in_shards(root, 'stanford_cars')
+    if packed is not None: return shard_set(packed.parent/split, name='reference')
     from torchvision.datasets import StanfordCars
     d = StanfordCars(root, split)
     return _tv_set(root, d.classes, d._samples)
@@ -384,16 +367,14 @@ def _sun397(root, split):
     path = Path(root)/'SUN397'
     classes = read_lines(path/'ClassName.txt', 'list of classes')
     list_of_images = path/f'{"Training" if split == "train" else "Testing"}_01.txt'
-    listed = read_lines(list_of_images, 'list of images')
-    label = {c: i for i, c in enumerate(classes)}
-    class_of = {f: f.rpartition('/')[0] for f in listed}
-    if odd := [f for f in listed if class_of[f] not in label]: raise BadFile(
-        f"{list_of_images}: {first_few(odd)} is of no class in ClassName.txt. Get the authors' own.")
+    label_of = {c: i for i, c in enumerate(classes)}
+    try: pairs = [(path/f[1:], label_of[f.rpartition('/')[0]]) for f in read_lines(list_of_images, 'list of images')]
+    except KeyError as e: raise BadFile(
+        f"{list_of_images}: {e} is no class in ClassName.txt. Get the authors' own.") from e
     names = [c[3:].replace('/', ' ') for c in classes]
-    files = [(path/f[1:], label[class_of[f]]) for f in listed]
-    return _tv_set(root, names, [(file, k) for file, k in files if file.exists()])
+    return _tv_set(root, names, [(f, label) for f, label in pairs if f.exists()])
 
-_READERS = dict(cars=_cars, dtd=_dtd, food101=_food101, sun397=_sun397)
+_READERS = dict(cifar10=_cifar10, cifar100=_cifar100, cars=_cars, dtd=_dtd, food101=_food101, sun397=_sun397)
 
 # %% ../../nbs/api/data/12_layouts.ipynb #c8389e9e
 DOWNLOADS = pd.read_csv(package_data('downloads.csv'), keep_default_na=False) # what is to appear where
@@ -445,7 +426,7 @@ def git_hash(
 # %% ../../nbs/api/data/12_layouts.ipynb #9dd2879e
 FAMILIES = dict(imagenet=imagenet, cifar10=cifar10, iwildcam=iwildcam, fmow=fmow)
 FAMILIES |= {n: partial(one_set, n) for n in _ALONE}
-FAMILIES |= {f'transfer:{n}': partial(transfer, n) for n in ('cifar10', 'cifar100', *_READERS)}
+FAMILIES |= {f'transfer:{n}': partial(transfer, n) for n in _READERS}
 
 def inventory(
     root:str|Path|None=None, # data root; default `$WISEFT_DATA`, else `~/data`
@@ -463,18 +444,23 @@ def inventory(
         except (OSError, ValueError) as e:
             t.loc[rows, 'state'] = str(e)
             continue
-        # what was held out of train counts as train where the authors have no validation set
-        counts = {('reference', k): len(parts.get(k) or ()) for k in ('train', 'validation', 'test')}
-        if 'shift_validation' not in parts: counts['reference', 'train'] += counts.pop(('reference', 'validation'))
-        counts |= {(n, 'test'): len(s) for n, s in parts['shifts'].items()}
-        counts |= {(n, 'validation'): len(s) for n, s in parts.get('shift_validation', {}).items()}
         for i in rows:
-            n = counts.get((t.set[i], t.split[i]), 0)
-            t.loc[i, 'found'] = n
+            n = _n_images(parts, t.set[i], t.split[i])
             lacking = t.images[i] - n
+            t.loc[i, 'found'] = n
             if n: t.loc[i, 'state'] = f'{lacking:,} missing' if lacking > 0 else f'{-lacking:,} too many'
             if not lacking: t.loc[i, 'state'] = 'complete'
     return t
+
+def _n_images(parts, name, split):
+    "Number of images of a set in the parts of a suite"
+    if name != 'reference':
+        sets = parts['shifts'] if split == 'test' else parts.get('shift_validation', {})
+        return len(sets.get(name, ()))
+    n = len(parts[split] or ())
+    # where the authors have no validation set, ours is a part of their training set
+    if split == 'train' and 'shift_validation' not in parts: n += len(parts['validation'] or ())
+    return n
 
 # %% ../../nbs/api/data/12_layouts.ipynb #05cc195f
 def set_classes(
