@@ -101,7 +101,7 @@ def test_folders_that_are_numbers(photos, tmp_path):
     assert pd.read_csv(tmp_path / "numbers.csv").value[0] == pd.read_csv(tmp_path / "names.csv").value[0]
     (tmp_path / "numbers/5").symlink_to(photos / "dog")
     said = wiseft("zeroshot", "numbers", "--classnames", "names.txt", "-o", "x", cwd=tmp_path, code=1).stderr
-    assert "folder '5' for 2 class names; expected 0 to 1" in said, said
+    assert "labels 0…5 for 2 classes; expected 0…1" in said, said
 
 
 # ---------- synthetic shifts ----------

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['IMAGE_ENDINGS', 'SPLITS', 'image_folder', 'visible_folders', 'image_files', 'labeled_folders', 'split_folders',
-           'imagenet_classes', 'are_wordnet_ids', 'wordnet_labels', 'shard_set', 'source_name', 'is_member',
-           'match_labels', 'first_line', 'read_image_table', 'table_set', 'holds_images']
+           'imagenet_classes', 'wordnet_labels', 'shard_set', 'source_name', 'is_member', 'match_labels', 'first_line',
+           'read_image_table', 'table_set', 'holds_images']
 
 # %% ../../nbs/api/data/10_labels.ipynb #4b8444c3
-import os, re
+import os, posixpath, re
 import numpy as np, pandas as pd
 from importlib.util import find_spec
 from itertools import chain
@@ -40,40 +40,37 @@ def image_folder(
     if _is_table(path): return table_set(path, classnames, name)
     files = _files_by_folder(path)
     labels, names = _labels_of(path, list(files), classnames)
-    if classnames is None: _check_depth(path, files)
+    depth = len(path.parts) + 2 # of an image in a class folder itself
+    if classnames is None and all(len(Path(p).parts) > depth for p in chain.from_iterable(files.values())):
+        _warn_of_depth(path, files, next(iter(files.values()))[0])
     return _labeled(path, files, labels, names, name)
 
 def _is_table(path): return path.suffix.lower() in ('.csv', '.tsv') and path.is_file()
 
 def _labels_of(path, folders, classnames): # dict folder -> label, and class names
     "Class of each folder, by its name"
-    names = list(dict.fromkeys(normalize('NFC', f) for f in folders))
-    if classnames is None: _check_names(path, names)
-    if not isinstance(classnames, dict) and (by_id := wordnet_labels(names, classnames)): return by_id
-    numbered = all(map(str.isdecimal, names))
-    if classnames is None: _check_meaning(path, names, numbered)
-    # numbers of the given names
-    if numbered and isinstance(classnames, (list, tuple)) and not _are_names(names, classnames):
-        if max(map(int, names)) >= len(classnames): raise ValueError(
-            f'{path}: folder {max(names, key=int)!r} for {len(classnames)} class names; expected 0 to '
-            f'{len(classnames)-1}.')
-        return {f: int(f) for f in names}, check_classnames(list(classnames))
-    # else folder -> class name, in the order of the labels
-    class_of = names if classnames is None else classnames
-    names = check_classnames(class_of.values() if isinstance(class_of, dict) else class_of)
-    return {normalize('NFC', str(f)): i for i, f in enumerate(class_of)}, names
+    if classnames is None: _check_names(path, folders)
+    is_dict = isinstance(classnames, dict)
+    if not is_dict and (by_id := wordnet_labels(folders, classnames)): return by_id
+    if classnames is None:
+        _warn_of_codes(path, folders)
+        return {f: i for i, f in enumerate(folders)}, folders
+    names = check_classnames(classnames.values() if is_dict else classnames)
+    numbered = not is_dict and all(map(str.isdecimal, folders))
+    if numbered and not _are_names(folders, names): return {f: int(f) for f in folders}, names
+    return {normalize('NFC', str(f)): i for i, f in enumerate(classnames)}, names
 
 def _are_names(numbers, classnames):
     "Whether numbers are class names themselves, and not their indices"
     return not {*numbers}.isdisjoint(classnames) or all(str(c).isdecimal() for c in classnames)
 
-def _check_meaning(path, names, numbered):
+def _warn_of_codes(path, names):
     "Warn of names that mean nothing in prompts"
-    if numbered: warn_user(
+    if all(map(str.isdecimal, names)): warn_user(
         f'{path}: {first_few(names, 5)} are numbers, and mean nothing in prompts; '
         + python_or_shell('give classnames, one name per number.',
                           'give `wiseft zeroshot` --classnames FILE, one name per line.'))
-    elif are_wordnet_ids(names): warn_user(
+    elif all(re.fullmatch(r'n\d{8}', n) for n in names): warn_user(
         f'{path}: {first_few(names, 5)} are WordNet ids but no classes of ImageNet, and mean nothing in prompts; '
         'give a dict from folder to class name.')
 
@@ -151,12 +148,6 @@ def _check_known(path, names, classes):
         + python_or_shell('Rename it, or give a dict from its name to yours.', 'Rename it.'))
 
 # %% ../../nbs/api/data/10_labels.ipynb #8a99a0cc
-def _check_depth(path, files):
-    "Warn if all images are deeper than in a class folder"
-    depth = len(path.parts) + 2
-    if all(len(Path(p).parts) > depth for p in chain.from_iterable(files.values())):
-        _warn_of_depth(path, files, next(iter(files.values()))[0])
-
 def _warn_of_depth(path, classes, example): warn_user(
     f'{path}: the {len(classes)} folders {first_few(classes, 3)} are taken for classes, but no image lies in a class '
     f'folder itself, only in folders below them (such as {example}). Are they domains, or groups of classes? Then give '
@@ -209,23 +200,20 @@ def imagenet_classes() -> dict: # WordNet id -> class name, in the order of the 
     return dict(zip(ids, open_clip_tables('zero_shot_metadata').IMAGENET_CLASSNAMES, strict=True))
 
 # %% ../../nbs/api/data/10_labels.ipynb #433f908e
-def are_wordnet_ids(folders:list): # names of folders
-    "Whether all names look like WordNet ids"
-    return bool(folders) and all(re.fullmatch(r'n\d{8}', f) for f in folders)
-
 def wordnet_labels(
     folders:list, # names of folders
     classnames:list|None=None, # one a class, in the order of the labels; default those of the folders
 ): # dict folder -> label, and class names; None if the folders are not classes of ImageNet, or the names are others
     "Labels of folders by WordNet id"
-    if not are_wordnet_ids(folders): return None
-    named = imagenet_classes()
-    if not set(folders) <= set(named): return None
-    if classnames is None: named = {f: named[f] for f in sorted(folders)}
-    if classnames is None or list(classnames) == list(named.values()):
-        return {f: i for i, f in enumerate(named)}, list(named.values())
-    labels = {f: list(classnames).index(n) for f, n in named.items() if n in classnames}
-    return (labels, list(classnames)) if set(folders) <= set(labels) else None
+    name_of = imagenet_classes()
+    if not name_of.keys() >= set(folders): return None
+    if classnames is None:
+        folders = sorted(folders)
+        return {f: i for i, f in enumerate(folders)}, [name_of[f] for f in folders]
+    names = list(classnames)
+    if names == list(name_of.values()): return {f: i for i, f in enumerate(name_of)}, names
+    labels = {f: names.index(name_of[f]) for f in folders if name_of[f] in names}
+    return (labels, names) if len(labels) == len(folders) else None
 
 # %% ../../nbs/api/data/10_labels.ipynb #b07a09f0
 def shard_set(
@@ -297,11 +285,10 @@ def _named(source, classes, classnames): # labels, class names
 def _inner_folders(source, paths, members, classnames): # labels, class names
     "Labels from folders in tars, below the common ones"
     starts = [len(os.path.join(f, '')) for f in members.files]
-    folders = []
-    for p, t in zip(paths, members.tar): # ./cat/1.jpg, as `tar -C dir .` writes it, lies in cat
-        *parts, _ = p[starts[t]:].split('/')
-        folders.append('/'.join(f for f in parts if f not in ('', '.')))
-    common = os.path.commonpath(set(folders)) if all(folders) else ''
+    # ./cat/1.jpg, as `tar -C dir .` writes it, lies in cat
+    within = [posixpath.normpath(p[starts[t]:]) for p, t in zip(paths, members.tar)]
+    folders = [posixpath.dirname(name) for name in within]
+    common = posixpath.commonpath(set(folders)) if all(folders) else ''
     inner = [f[len(common):].strip('/') for f in folders]
     classes = [f.partition('/')[0] for f in inner]
     if not all(classes): raise ValueError(
