@@ -204,3 +204,18 @@ def test_the_command_line(photos, start, tmp_path):
 def test_half_of_a_few_images_may_look_alike_by_chance(n, suspicious):
     "Where one in ten training images looks like another one."
     assert is_suspicious(np.resize([0.96, 0.5], n), np.resize([0.96] + [0.5] * 9, 200)) == suspicious
+
+
+def test_it_ends_when_its_time_is_up(photos, start, tmp_path, capsys, monkeypatch):
+    "And says that nothing was compared."
+    from wiseft.base.progress import SAID
+    from wiseft.data import copies
+
+    monkeypatch.setattr(copies, "MOST_SECONDS", 0)
+    SAID.clear()
+    evaluation._compared.clear()
+    shutil.copytree(photos, tmp_path / "late/train")
+    copies_of(photos, "mirrored", tmp_path / "late/test")
+    assert not warned(evaluate, start, folder_suite(tmp_path / "late", []), progress=True)
+    output = " ".join(capsys.readouterr().err.split())
+    assert "0 of 60 test images were compared with 54 of 54 training images of the suite, to find copies" in output
