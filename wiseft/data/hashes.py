@@ -46,12 +46,10 @@ def _generation():
     except (OSError, ValueError): return 0
 
 # %% ../../nbs/api/data/04_hashes.ipynb #a7407c50
-def _memory(write=False):
-    "Open the database of hashes by identity; FileNotFoundError if it is missing"
-    file = cache_root()/'hashes.sqlite'
-    if write: cache_root().mkdir(parents=True, exist_ok=True)
-    elif not file.exists(): raise FileNotFoundError(file)
-    db = sqlite3.connect(file, timeout=30)
+def _memory():
+    "Open the database of hashes by identity"
+    cache_root().mkdir(parents=True, exist_ok=True)
+    db = sqlite3.connect(cache_root()/'hashes.sqlite', timeout=30)
     db.execute('CREATE TABLE IF NOT EXISTS hashes (identity TEXT PRIMARY KEY, sha256 TEXT) WITHOUT ROWID')
     return db
 
@@ -75,7 +73,7 @@ def remember_hashes(
     rows = [(i, h) for i, h in hashes.items() if int(i.split()[-1]) < settled]
     if not rows: return
     try:
-        with closing(_memory(write=True)) as db, db: db.executemany('INSERT OR REPLACE INTO hashes VALUES (?, ?)', rows)
+        with closing(_memory()) as db, db: db.executemany('INSERT OR REPLACE INTO hashes VALUES (?, ?)', rows)
     except sqlite3.OperationalError: pass # in use for long, or no room: then they are read again
     except (OSError, UnicodeDecodeError, sqlite3.DatabaseError): forget_hashes()
 

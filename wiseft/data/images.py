@@ -184,9 +184,12 @@ def split(self:ImageSet,
     part = np.zeros(len(self), dtype=int)
     for c in range(len(self.classnames)):
         idx = rng.permutation(np.flatnonzero(self.labels == c))
-        enough = len(idx) > len(fractions)
-        sizes = [max(1, round(f*len(idx))) if enough else 0 for f in fractions]
-        for k, n in enumerate(sizes, 1): part[idx[:n]], idx = k, idx[n:]
+        if len(idx) <= len(fractions): continue
+        start = 0
+        for k, f in enumerate(fractions, 1):
+            stop = start + max(1, round(f*len(idx)))
+            part[idx[start:stop]] = k
+            start = stop
     return [self.subset(part == k) for k in range(len(fractions)+1)]
 
 # %% ../../nbs/api/data/09_images.ipynb #2ea11cf9

@@ -60,6 +60,7 @@ def _of_files(folder, classnames, name):
 
 def _of_dataset(dataset, classnames, name, transformed=False):
     "The images of a map-style dataset"
+    if not len(dataset): raise ValueError(f'This {type(dataset).__name__} has no images.')
     first = dataset[0]
     if not isinstance(first, (tuple, list)) or len(first) < 2: raise TypeError(
         f'An item of this {type(dataset).__name__} is a {type(first).__name__}; expected (image, label).')

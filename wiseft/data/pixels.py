@@ -9,6 +9,7 @@ __all__ = ['MAX_SKIPPED', 'ShortSide', 'Pixels', 'PixelsOrError', 'check_skipped
 # %% ../../nbs/api/data/06_pixels.ipynb #e6639e6c
 import os, torch
 import numpy as np
+from fastcore.basics import noop
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from ..base.text import number_from_environment
@@ -78,10 +79,8 @@ def _loader(pixels, which, workers):
     "Iterate over the pixels of some images, or the reasons why they are unreadable"
     if workers is None: workers = decoding_workers(pixels.images.subset(which), alone=True)
     # with a generator of its own the loader leaves the global one as it is
-    return DataLoader(PixelsOrError(pixels), None, sampler=which, num_workers=workers, collate_fn=_as_it_is,
+    return DataLoader(PixelsOrError(pixels), None, sampler=which, num_workers=workers, collate_fn=noop,
                       generator=torch.Generator())
-
-def _as_it_is(item): return item
 
 # %% ../../nbs/api/data/06_pixels.ipynb #af725d4c
 def decode_once(

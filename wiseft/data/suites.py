@@ -46,7 +46,9 @@ class Suite:
     shift_train:dict=None      # name -> ImageSet, of some shifts
     metrics:tuple=('accuracy',)# of `wiseft.infer.scores.METRICS`, the official one first
     def __post_init__(self):
-        for split in ('train', 'validation', 'test'): setattr(self, split, _in_reference(getattr(self, split), split))
+        for split in ('train', 'validation', 'test'):
+            images = getattr(self, split)
+            if images is not None: setattr(self, split, _in_suite(images, 'reference', split))
         fields = dict(shift_train='train', shift_validation='validation', shifts='test')
         for field, split in fields.items(): setattr(self, field, _in_shifts(getattr(self, field), split))
         check_suite(self)
@@ -58,8 +60,6 @@ class Suite:
         for name in dict.fromkeys([*self.shifts, *self.shift_validation, *self.shift_train]):
             sets |= {(name, split): s[name] for split, s in shifted.items() if name in s}
         return sets
-
-def _in_reference(images, split): return None if images is None else _in_suite(images, 'reference', split)
 
 def _in_shifts(sets, split): # name -> `ImageSet`; the reference of another suite is a shift here
     return {n: _in_suite(s, 'shift' if s.role == 'reference' else s.role, split) for n, s in (sets or {}).items()}
@@ -78,7 +78,7 @@ def datasets(self:Suite,
     reference, shifts = self.test, self.shifts
     if split == 'validation': reference, shifts = self.validation, self.shift_validation
     shifts = _in_shifts(shifts, split) # again, for sets that were added to the dict
-    if reference is not None: return {REFERENCE: _in_reference(reference, split), **shifts}
+    if reference is not None: return {REFERENCE: _in_suite(reference, 'reference', split), **shifts}
     if self.test is None and shifts: return shifts
     raise ValueError(
         f'Suite {self.name!r} has no {split} images of its reference. One of the field is loaded with them by '
@@ -146,8 +146,9 @@ def _splits(source): # split -> source; {} where a source is one set
         if None in splits or len(splits) < len(source): raise ValueError(
             f'A dict of images has the keys train, validation, and test; got {first_few(list(source), 5)}.')
         return splits
-    path = isinstance(source, (str, Path)) and check_downloaded(source)
-    return split_folders(path) if path and path.is_dir() else {}
+    if not isinstance(source, (str, Path)): return {}
+    path = check_downloaded(source)
+    return split_folders(path) if path.is_dir() else {}
 
 def _reference_sets(source, classnames): # split -> `ImageSet`
     parts = _splits(source) or dict(train=source)
@@ -162,11 +163,11 @@ def _reference_sets(source, classnames): # split -> `ImageSet`
         classnames = classnames or sets[split].classnames
     absent = [split for split in ('validation', 'test') if split not in sets]
     if 'train' in sets and absent:
-        sets['train'], *parts = sets['train'].split((.1,)*len(absent))
-        if not len(parts[0]): raise ValueError(
+        sets['train'], *held_out = sets['train'].split((.1,)*len(absent))
+        if not len(held_out[0]): raise ValueError(
             f'The reference has fewer than {len(absent)+1} images of each class, so none are held out for '
             f'{" and ".join(absent)}. Give more images, or its splits: train, validation, and test.')
-        sets |= zip(absent, parts)
+        sets |= zip(absent, held_out)
     return sets
 
 def _shifted_sets(shifts, classnames): # split -> name -> `ImageSet`
@@ -253,12 +254,12 @@ def is_suite(
 
 def _embedded_folder(name): # in the cache; unpacked on first use, and again if one of its files is not what it was
     about = json.loads(package_data(f'{name}.json').read_text())
-    zipped = package_data(f'{name}.zip'), about['sha256'], cache_root()/name
-    folder = unzip_once(*zipped)
+    def unpacked(): return unzip_once(package_data(f'{name}.zip'), about['sha256'], cache_root()/name)
+    folder = unpacked()
     if folder_hash(folder) != about['files_sha256']:
         warn_user(f'{folder}: embedded files were changed, removed or added; it is unpacked anew.')
         shutil.rmtree(folder)
-        unzip_once(*zipped)
+        unpacked()
     return folder/name
 
 # %% ../../nbs/api/data/14_suites.ipynb #a087e769
