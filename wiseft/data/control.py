@@ -9,6 +9,7 @@ __all__ = ['UNTAUGHT', 'control_set', 'control_sets', 'half_the_classes']
 import numpy as np
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from ..base.text import did_you_mean
 from .prompts import read_classnames, read_templates
@@ -38,17 +39,16 @@ def control_set(
     # of splits it is the test images, or else the validation images
     splits = split_folders(given) if given.is_dir() and not shard_files(given) else {}
     path = splits.get('test') or splits.get('validation') or given
-    # lists lie in the folder of images, in the folder that was given, or up to two folders above shards
+    # lists lie in the folder of images, in the folder that was given, or up to two folders above shards and tables
+    packed = not path.is_dir() or shard_files(path)
     folders = [path, given]
-    if shard_files(path) or path.is_file(): folders += [path.parent, path.parent.parent]
-    beside = lambda name: next((f/name for f in folders if (f/name).is_file()), None)
-    names, templates = beside('classnames.txt'), beside(_TEMPLATES)
-    numbered = not path.is_dir() or shard_files(path) # then the images' own reader finds the names
+    if packed: folders += [path.parent, path.parent.parent]
+    def beside(name): return next((f/name for f in folders if (f/name).is_file()), None)
+    names = None if packed else beside('classnames.txt') # readers of shards and tables find it themselves
+    templates = beside('zeroshot_classification_templates.txt')
     name = source_name(given) if address == str(source) else str(source)
-    images = image_folder(path, read_classnames(names) if names and not numbered else None, name)
+    images = image_folder(path, names and read_classnames(names), name)
     return replace(images, role='control', templates=templates and read_templates(templates))
-
-_TEMPLATES = 'zeroshot_classification_templates.txt'
 
 # %% ../../nbs/api/data/16_control.ipynb #dab5cfe5
 def control_sets(
@@ -86,12 +86,10 @@ def half_the_classes(
         name = UNTAUGHT if s.role == 'reference' else f'{UNTAUGHT}, {d}'
         others = replace(_of_classes(s, ~taught), name=name, role='control', templates=suite.templates)
         if len(others): control.append(others)
-    return replace(suite, classnames=_some(suite.classnames, taught), **sets), control
-
-def _some(names, which): return [c for c, mine in zip(names, which) if mine]
+    return replace(suite, classnames=list(compress(suite.classnames, taught)), **sets), control
 
 def _of_classes(images, which): # which: (n_classes,) bool
     "The images of some classes"
     some = images.subset(which[images.labels])
     labels = np.cumsum(which)[some.labels] - 1
-    return replace(some, labels=labels, classnames=_some(images.classnames, which))
+    return replace(some, labels=labels, classnames=list(compress(images.classnames, which)))

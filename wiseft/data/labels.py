@@ -99,9 +99,12 @@ def image_files(
     images, walked = [], set()
     for at, dirs, files in os.walk(folder, onerror=_raise, followlinks=True):
         real = os.path.realpath(at)
-        dirs[:] = [] if real in walked else [d for d in dirs if not _hidden(d)]
-        if real not in walked: images += [os.path.join(at, f) for f in files if _is_image(f)]
-        walked.add(real) # a link may lead back here
+        if real in walked: # a link led back here
+            dirs.clear()
+            continue
+        walked.add(real)
+        dirs[:] = [d for d in dirs if not _hidden(d)]
+        images += [os.path.join(at, f) for f in files if _is_image(f)]
     return sorted(images, key=lambda p: os.path.normcase(p).replace(os.sep, '\0')) # folder by folder, as `Path` does
 
 def _raise(error): raise error

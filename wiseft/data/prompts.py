@@ -108,12 +108,11 @@ def check_same_classes(
 ):
     "ValueError that names the first difference, unless both have the same class names in the same order"
     a, b = list(a), list(b)
-    if a == b: return
-    differing = [i for i, (x, y) in enumerate(zip(a, b)) if x != y]
-    if not differing: raise ValueError(f"There are {len(a)} classes for {one} and {len(b)} for {other}. {advice}")
-    i = differing[0]
-    order = ", the same classes in another order" if sorted(a, key=str) == sorted(b, key=str) else ""
-    raise ValueError(f"Class {i} is {a[i]!r} for {one} and {b[i]!r} for {other}{order}. {advice}")
+    for i, (x, y) in enumerate(zip(a, b)):
+        if x == y: continue
+        order = ", the same classes in another order" if sorted(a, key=str) == sorted(b, key=str) else ""
+        raise ValueError(f"Class {i} is {x!r} for {one} and {y!r} for {other}{order}. {advice}")
+    if len(a) != len(b): raise ValueError(f"There are {len(a)} classes for {one} and {len(b)} for {other}. {advice}")
 
 # %% ../../nbs/api/data/00_prompts.ipynb #3d022507
 def read_classnames(
