@@ -289,7 +289,7 @@ def _inner_folders(source, paths, members, classnames): # labels, class names
     "Labels from folders in tars, below the common ones"
     starts = [len(os.path.join(f, '')) for f in members.files]
     # ./cat/1.jpg, as `tar -C dir .` writes it, lies in cat
-    within = [posixpath.normpath(p[starts[t]:]) for p, t in zip(paths, members.tar)]
+    within = [posixpath.normpath(p[starts[t]:]).lstrip('/') for p, t in zip(paths, members.tar)]
     folders = [posixpath.dirname(name) for name in within]
     common = posixpath.commonpath(set(folders)) if all(folders) else ''
     inner = [f[len(common):].strip('/') for f in folders]
