@@ -67,15 +67,16 @@ def as_picture(
     if not isinstance(x, np.ndarray): raise TypeError(
         f'Expected a picture, which is a PIL image, an array, or a tensor; got {type(x).__name__}.')
     shape, channels = x.shape, (1, 3, 4)
-    if x.ndim == 3 and x.shape[2] not in channels and x.shape[0] in channels: x = x.transpose(1, 2, 0)
-    if x.ndim not in (2, 3) or x.ndim == 3 and x.shape[2] not in channels or not x.size: raise ValueError(
+    if x.ndim == 2: x = x[..., None]
+    if x.ndim == 3 and x.shape[2] not in channels: x = x.transpose(1, 2, 0) # they came first
+    if x.ndim != 3 or x.shape[2] not in channels or not x.size: raise ValueError(
         f'Expected a picture of shape (height, width, 3) or (3, height, width); got {shape}.')
-    low, high, most = x.min(), x.max(), 1 if x.dtype.kind == 'f' else 255
-    if x.dtype.kind not in 'uif' or not 0 <= low <= high <= most: raise ValueError(
+    low, high, white = x.min(), x.max(), 1 if x.dtype.kind == 'f' else 255
+    if x.dtype.kind not in 'uif' or not 0 <= low <= high <= white: raise ValueError(
         f'A picture has {x.dtype} values from {low:g} to {high:g}. Expected integers from 0 to 255, or floats from 0 '
         'to 1, before any normalization.')
     if x.dtype.kind == 'f': x = (255*x).round()
-    if x.ndim == 3 and x.shape[2] == 1: x = x[..., 0]
+    if x.shape[2] == 1: x = x[..., 0]
     return to_rgb(Image.fromarray(np.ascontiguousarray(x, np.uint8)))
 
 # %% ../../nbs/api/data/01_decoding.ipynb #d0797d60

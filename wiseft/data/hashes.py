@@ -103,8 +103,8 @@ def content_hashes(
         for start in range(0, len(paths), _AT_ONCE):
             some = paths[start:start+_AT_ONCE]
             identity_of = list(identities(some))
-            remembered = _recall(dict.fromkeys(i for i in identity_of if i))
             file_of = {i: p for i, p in zip(identity_of, some) if i}
+            remembered = _recall(file_of)
             new = {i: p for i, p in file_of.items() if i not in remembered}
             results = zip(new, pool.map(hashed, new.values()))
             read = {i: h for i, h in results if h}

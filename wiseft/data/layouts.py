@@ -187,8 +187,9 @@ CIFAR10_CLASSES = 'airplane automobile bird cat deer dog frog horse ship truck'.
 
 def _check_array(file, pixels, labels, classnames):
     "`BadFile` unless there are pictures of 32 × 32 pixels, with a label each"
+    n = np.size(labels)
     if pixels.shape != (*np.shape(labels), 32, 32, 3): raise BadFile(
-        f'{file}: pixels of shape {pixels.shape} for {np.size(labels)} labels; expected ({np.size(labels)}, 32, 32, 3).')
+        f'{file}: pixels of shape {pixels.shape} for {n} labels; expected ({n}, 32, 32, 3).')
     if not np.isin(labels, range(len(classnames))).all(): raise BadFile(
         f"The labels of {file} are not from 0 to {len(classnames)-1}. Get the authors' own file.")
 

@@ -131,12 +131,13 @@ def folder_suite(
 def _suite_of(reference, shifts, classnames=None, templates='openai', name=None):
     sets = _reference_sets(reference, classnames)
     names = next(iter(sets.values())).classnames
-    corrupt = isinstance(shifts, list) and 'corruptions' in map(str, shifts) and not Path('corruptions').exists()
-    shifts = [s for s in shifts if str(s) != 'corruptions'] if corrupt else shifts
+    synthetic = {}
+    if isinstance(shifts, list) and 'corruptions' in map(str, shifts) and not Path('corruptions').exists():
+        shifts = [s for s in shifts if str(s) != 'corruptions']
+        synthetic = corrupted_sets(sets['test'])
     shifted = _shifted_sets(shifts, classnames or names)
-    if corrupt: shifted['test'] |= corrupted_sets(sets['test'])
     if name is None: name = printable(source_name(reference)) if isinstance(reference, (str, Path)) else 'images'
-    return Suite(name, names, templates, **sets, shifts=shifted['test'],
+    return Suite(name, names, templates, **sets, shifts=shifted['test'] | synthetic,
                  shift_validation=shifted['validation'], shift_train=shifted['train'])
 
 def _splits(source): # split -> source; {} where a source is one set
