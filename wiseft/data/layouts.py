@@ -223,7 +223,7 @@ def _cifar102(root):
     pixels, labels = read_entries(file, 'images', 'labels')
     return _array_set('cifar-10.2', file, pixels, labels, CIFAR10_CLASSES)
 
-def cifar10(root:str|Path, allow_incomplete:bool=False, training:bool=True) -> dict: # parts of a suite
+def cifar10(root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a suite
     "CIFAR-10, CIFAR-10.1 and CIFAR-10.2"
     readers = {('reference', 'train'): partial(_cifar10, root, 'train'),
                ('reference', 'test'): partial(_cifar10, root, 'test'),
@@ -261,7 +261,7 @@ def _imagenet_c(root):
 
 _ALONE = {'cifar10.1': _cifar101, 'cifar10.2': _cifar102, 'cifar10-c': _cifar10c, 'imagenet-c': _imagenet_c}
 
-def one_set(suite:str, root:str|Path, allow_incomplete:bool=False, training:bool=True) -> dict: # parts of a suite
+def one_set(suite:str, root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a suite
     "A shifted set without its reference: cifar10.1, cifar10.2, cifar10-c or imagenet-c"
     images = _counted(_ALONE[suite](root), suite, 'test', allow_incomplete)
     templates = 'openai' if suite == 'imagenet-c' else 'cifar'
@@ -284,7 +284,7 @@ def _wilds(suite, path, folder, rows, classnames, allow_incomplete, **more):
     return dict(classnames=classnames, **reference, shifts=dict(ood=sets['ood', 'test']),
                 shift_validation=dict(ood=sets['ood', 'validation']), **more)
 
-def iwildcam(root:str|Path, allow_incomplete:bool=False, training:bool=True) -> dict: # parts of a suite
+def iwildcam(root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a suite
     "WILDS iWildCam, version 2.0"
     names = package_data('iwildcam.txt').read_text(encoding='utf-8').splitlines()
     path = _path_of(root, 'iwildcam_v2.0')
@@ -298,7 +298,7 @@ def iwildcam(root:str|Path, allow_incomplete:bool=False, training:bool=True) -> 
 # %% ../../nbs/api/data/12_layouts.ipynb #6d0e67a7
 FMOW_CLASSES = package_data('fmow.txt').read_text(encoding='utf-8').splitlines()
 
-def fmow(root:str|Path, allow_incomplete:bool=False, training:bool=True) -> dict: # parts of a suite
+def fmow(root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a suite
     "WILDS FMoW, version 1.1"
     path = _path_of(root, 'fmow_v1.1')
     t = read_table(path/'rgb_metadata.csv', 'table of FMoW', usecols=['split', 'category', 'country_code', 'timestamp'])
@@ -321,7 +321,7 @@ def fmow(root:str|Path, allow_incomplete:bool=False, training:bool=True) -> dict
                   metrics=('worst-group accuracy', 'accuracy'))
 
 # %% ../../nbs/api/data/12_layouts.ipynb #b56e7d7d
-def transfer(name:str, root:str|Path, allow_incomplete:bool=False, training:bool=True) -> dict: # parts of a suite
+def transfer(name:str, root:str|Path, allow_incomplete:bool=False) -> dict: # parts of a suite
     "A transfer set of the WiSE-FT paper: cifar10, cifar100, cars, dtd, sun397 or food101"
     suite, read = f'transfer:{name}', _READERS[name]
     place = PUBLISHED_SETS.place[PUBLISHED_SETS.suite == suite].iloc[0]
@@ -474,6 +474,6 @@ def set_classes(
     if name in ('imagenet', 'imagenet-c'): return names
     if name in ('imagenet-r', 'imagenet-a'): return [names[k] for k in imagenet_subset(name)]
     if name == 'objectnet': return _objectnet(root, name).classnames
-    if name in FAMILIES: return FAMILIES[name](root, True, False)['classnames']
+    if name in FAMILIES: return FAMILIES[name](root, allow_incomplete=True)['classnames']
     raise ValueError(
         f'There is no published set {name!r}; there are {", ".join(FAMILIES)}, imagenet-r, imagenet-a, objectnet.')

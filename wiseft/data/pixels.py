@@ -100,7 +100,8 @@ def decode_once(
 
 def _fits(pixels, progress):
     "Whether the cache has room for all images, by the size of sixteen"
-    some = map(PixelsOrError(pixels).__getitem__, pixels.images.spread(16).tolist())
+    pixels_or_error = PixelsOrError(pixels)
+    some = [pixels_or_error[i] for i in pixels.images.spread(16).tolist()]
     sizes = [a.nbytes for a in some if not isinstance(a, str)]
     needed = np.mean(sizes or [0])*len(pixels)
     if needed > cache_limit(): say_once(

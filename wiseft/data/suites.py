@@ -229,12 +229,13 @@ def load_suite(
     classnames:list|dict|None=None, # of a folder: list that fixes names and order, or dict folder -> name
     root:str|Path|None=None, # data root of the field's suites; default `$WISEFT_DATA`, else `~/data`
     allow_incomplete:bool=False, # go on where a published set lacks images or is not there
-    training:bool=True # list training images too; without them loading ImageNet takes seconds instead of minutes
+    training:bool=True # list ImageNet's training images too; without them it takes seconds instead of minutes
 ) -> Suite:
     "Load the embedded suite, a published one, or one in a folder"
     if name in EMBEDDED: return _read_suite(_embedded_folder(name), name, templates or 'icons', classnames)
     if name in FAMILIES:
-        fields = FAMILIES[name](Path(root or data_root()).expanduser(), allow_incomplete, training)
+        options = dict(training=training) if name == 'imagenet' else {} # others have few training images
+        fields = FAMILIES[name](Path(root or data_root()).expanduser(), allow_incomplete, **options)
         return Suite(name, **fields | dict(templates=templates or fields['templates']))
     folder = check_downloaded(name)
     if not is_suite(folder): raise FileNotFoundError(
