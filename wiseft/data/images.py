@@ -166,6 +166,7 @@ def fingerprint(self:ImageSet) -> str:
     return h.hexdigest()[:12]
 
 def _pixel_hash(pixels):
+    "SHA-256 of all pixels, and for a `PictureColumn` of each picture's shape"
     if isinstance(pixels, np.ndarray): return hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest()
     h = hashlib.sha256()
     for x in pixels:

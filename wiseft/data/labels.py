@@ -75,6 +75,7 @@ def _warn_of_codes(path, names):
         'give a dict from folder to class name.')
 
 def _check_names(file, names):
+    "`BadFile` where `check_classnames` refuses names"
     try: check_classnames(names)
     except ValueError as e: raise BadFile(f'{file}: {e}') from e
 
@@ -137,6 +138,7 @@ def _warn_of_empty(path, folders):
     if folders: warn_user(f'{path}: skipped folders without images: {first_few(folders, 5)}.')
 
 def _labeled(path, files, labels, classnames, name):
+    "Image set of the files of each folder, and the folders' labels"
     _check_known(path, files, labels)
     numbers = np.repeat([labels[f] for f in files], [len(v) for v in files.values()])
     paths = PathColumn(chain.from_iterable(files.values()))

@@ -250,6 +250,7 @@ def _cifar10c(root):
                     pixels=PictureColumn(ConcatDataset(arrays)))
 
 def _imagenet_c(root):
+    "Folders corruption/severity/class; a file has the name of its original"
     folder, classes = _path_of(root, 'imagenet-c'), imagenet_classes()
     label_of, names = {wnid: i for i, wnid in enumerate(classes)}, list(classes.values())
     folders = [folder/c/str(severity) for c in PUBLISHED_CORRUPTIONS for severity in range(1, 6)]

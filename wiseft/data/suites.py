@@ -128,7 +128,8 @@ def folder_suite(
     warn_of_images(suite)
     return suite
 
-def _suite_of(reference, shifts, classnames=None, templates='openai', name=None):
+def _suite_of(reference, shifts, classnames, templates, name):
+    "The suite of `folder_suite`, whose images are not looked at yet"
     sets = _reference_sets(reference, classnames)
     names = next(iter(sets.values())).classnames
     synthetic = {}
@@ -152,6 +153,7 @@ def _splits(source): # split -> source; {} where a source is one set
     return split_folders(path) if path.is_dir() else {}
 
 def _reference_sets(source, classnames): # split -> `ImageSet`
+    "Image sets of the reference; splits that it lacks are held out of its training images"
     parts = _splits(source) or dict(train=source)
     if 'test' not in parts and 'validation' in parts:
         parts['test'] = parts.pop('validation')
@@ -172,6 +174,7 @@ def _reference_sets(source, classnames): # split -> `ImageSet`
     return sets
 
 def _shifted_sets(shifts, classnames): # split -> name -> `ImageSet`
+    "Image sets of the shifts by their splits; one without splits is a test set"
     if not isinstance(shifts, dict):
         paths = [shifts] if isinstance(shifts, (str, Path)) else shifts
         if not all(isinstance(p, (str, Path)) for p in paths): raise TypeError(
@@ -254,7 +257,8 @@ def is_suite(
     path = local_copy(source)
     return (path/'reference').is_dir() or (path/'reference.tar').is_file()
 
-def _embedded_folder(name): # in the cache; unpacked on first use, and again if one of its files is not what it was
+def _embedded_folder(name):
+    "Folder of an embedded suite in the cache, unpacked on first use and if a file there was changed"
     about = json.loads(package_data(f'{name}.json').read_text())
     def unpacked(): return unzip_once(package_data(f'{name}.zip'), about['sha256'], cache_root()/name)
     folder = unpacked()
@@ -274,17 +278,19 @@ def _read_suite(folder, name, templates, classnames):
     if ignored := [p.name for p in others if p not in shifts]: warn_user(
         f'{folder}: {first_few(ignored, 5)} has no class folders in it and is not a shifted set.')
     shifts = {printable(source_name(p)): p for p in shifts}
-    suite = _suite_of(reference, shifts, classnames=classnames, templates=templates, name=name)
+    suite = _suite_of(reference, shifts, classnames, templates, name)
     for images in suite.sets().values(): images.root = folder
     tables = sorted(filter(_describes_images, folder.glob('*.csv')))
     if tables: _set_groups(suite, tables[0])
     return suite
 
-def _describes_images(file): # others are results or predictions
+def _describes_images(file):
+    "Whether a table has groups or originals of images, not results or predictions"
     columns = first_line(file)[1] if file.is_file() else []
     return 'file' in columns and ('family' in columns or 'original' in columns)
 
-def _set_groups(suite, file): # groups and units of its images
+def _set_groups(suite, file):
+    "Give images their groups and units from a table"
     t = read_image_table(file, 'file')
     # names may begin with the folder's name when the table was made
     first = t['file'].str.split('/').str[0].unique()
