@@ -86,13 +86,14 @@ FORMATS = 'PNG JPEG WEBP GIF BMP DIB TIFF PPM JPEG2000 AVIF ICO HEIF JXL TGA'.sp
 def readable_formats() -> list: # of `FORMATS`, what this Pillow and its plugins can read
     "File formats that can be read"
     Image.init()
-    with suppress(ImportError): _register_heif()
+    _register_heif()
     return [f for f in FORMATS if f in Image.OPEN]
 
-@functools.cache
+@functools.cache # a missing module would be looked for with each image
 def _register_heif():
-    from pillow_heif import register_heif_opener
-    register_heif_opener()
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+        register_heif_opener()
 
 HEIF_NAMES = '.heic', '.heif', '.hif'
 
