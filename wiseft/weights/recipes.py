@@ -16,7 +16,7 @@ from ..base.registry import Method, find_method
 from ..base.text import BadFile, did_you_mean
 from ..base.files import atomic_path, blame_memory, existing_file
 from .merge import (TensorInfo, averageable, check_alpha, check_ends, check_models, check_states,
-                                  check_total, merge, merged_tensors, positions_of, prepare_merge, weighted_average)
+                                  merge, merged_tensors, positions_of, prepare_merge, weighted_average)
 from .files import is_path, recipe_text, weights_at, write_merged
 from .adapters import ADAPTER
 
@@ -58,8 +58,9 @@ def _largest(step, density):
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #e842f34b
 _METHODS = {m.mergekit: m for m in (weighted_average, scaled_steps, agreeing_steps)}
-_OF_EACH = dict(weight='weights', density='densities')
-_NAMES = {'lambda': 'scale', 'normalize': 'normalize', 'int8_mask': None} # it saves memory there, nothing here
+# mergekit's word -> our hyperparameter
+_FOR_EACH_MODEL = {'weight': 'weights', 'density': 'densities'}
+_FOR_ALL_MODELS = {'lambda': 'scale', 'normalize': 'normalize'}
 _KEYS = 'merge_method', 'rule', 'base_model', 'models', 'parameters', 'dtype', 'suite', 'reference'
 _DTYPES = dict(float16=torch.float16, bfloat16=torch.bfloat16, float32=torch.float32)
 HALVES = dict(float16='fp16', bfloat16='bf16')
@@ -139,70 +140,68 @@ def _recipe(keys, folder): # `Recipe`
     return Recipe(method, None if base is None else place(base), [place(m['model']) for m in models], dtype, images)
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #9f9f3b45
-def _entries(name, setting, is_switch=False): # list of (filter or None, number or list of numbers)
-    "Values of a hyperparameter in a recipe, in order; only a switch may be true"
-    of_filters = isinstance(setting, list) and {*map(type, setting)} == {dict}
-    entries = setting if of_filters else [dict(value=setting)]
-    for e in entries:
-        value, text = e.get('value'), e.get('filter')
-        numbers = value if isinstance(value, list) else [value]
-        fits = set(e) <= {'value', 'filter'} and isinstance(text, (str, type(None)))
-        allowed = (int, float, bool) if is_switch else (int, float)
-        finite = all(type(n) in allowed and math.isfinite(n) for n in numbers)
-        if not (fits and numbers and finite): raise ValueError(
-            f'{name} is {reprlib.repr(setting)}. It is a number, a list of numbers (from the first layer to the last), '
-            'or a list of filters: [{filter: mlp, value: 0.5}, {value: 0.2}].')
-    return [(None if e.get('filter') == '*' else e.get('filter'), e['value']) for e in entries]
-
 @dataclass(frozen=True)
 class ByTensor:
     "A hyperparameter with a value for each tensor"
-    value:Callable # of `TensorInfo`
-    recipe:object  # as the recipe has it
-    def __call__(self, info): return self.value(info)
+    recipe:list # as the recipe has it: numbers by layer, or filters
+    for_each_model:bool=False # is it a list of such, or of numbers, for each model?
+    @property
+    def settings(self): return self.recipe if self.for_each_model else [self.recipe]
+    def __call__(self, info:TensorInfo):
+        values = [_value_at(setting, info) for setting in self.settings]
+        return values if self.for_each_model else values[0]
 
-def _value_at(entries, info):
+def _is_filters(setting):
+    return isinstance(setting, list) and setting != [] and all(isinstance(e, dict) for e in setting)
+
+def _value_at(setting, info):
     "The value for a tensor"
-    value = next((v for text, v in entries if text is None or text in info.name), None)
-    if value is None: raise ValueError(
-        f'No filter of the recipe fits {info.name!r}. End the list with the value of all others: {{value: 0.2}}.')
-    if not isinstance(value, list): return value
-    if len(value) == 1: return value[0]
-    place = (info.depth if info.in_block else 0)*(len(value)-1)
-    i = min(int(place), len(value)-2)
-    low, high = value[i:i+2]
+    if _is_filters(setting):
+        fitting = [e['value'] for e in setting if e.get('filter', '') in info.name]
+        if not fitting: raise ValueError(
+            f'No filter of the recipe fits {info.name!r}. End the list with the value of all others: {{value: 0.2}}.')
+        setting = fitting[0]
+    if not isinstance(setting, list): return setting
+    if len(setting) == 1: return setting[0]
+    place = (info.depth if info.in_block else 0)*(len(setting)-1)
+    i = min(int(place), len(setting)-2)
+    low, high = setting[i:i+2]
     return low + (place-i)*(high-low)
 
-def _hyperparameter(entries): # a number, or a `ByTensor`
-    (text, value), *_ = entries
-    if text is None and not isinstance(value, list): return value
-    setting = [dict(value=v) if f is None else dict(filter=f, value=v) for f, v in entries]
-    return ByTensor(partial(_value_at, entries), value if text is None else setting)
+def _setting(name, *given):
+    "A number, a list of numbers, or a list of filters; what is given second holds where no filter of the first fits"
+    filters = []
+    for setting in given:
+        for entry in setting if _is_filters(setting) else [dict(value=setting)]:
+            value, text = entry.get('value'), entry.get('filter')
+            numbers = value if isinstance(value, list) else [value]
+            are_finite = all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
+            if not numbers or not are_finite or not isinstance(text, str|None) or set(entry) - {'value', 'filter'}:
+                raise ValueError(
+                    f'{name} is {reprlib.repr(setting)}. It is a number, a list of numbers (from the first layer to '
+                    'the last), or a list of filters: [{filter: mlp, value: 0.5}, {value: 0.2}].')
+            filters.append(dict(value=value) if text in (None, '*') else dict(filter=text, value=value))
+    return filters if 'filter' in filters[0] else filters[0]['value']
+
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #17f75685
 def _of_mergekit(method, models, shared): # dict of the hyperparameters of one of mergekit's methods
-    takes = {None, *method.parameters} # None: a key without a meaning here
-    of_each = [word for word, name in _OF_EACH.items() if name in takes]
-    of_all = [word for word, name in _NAMES.items() if name in takes]
-    _check_keys(shared, [*of_each, *of_all], 'The parameters')
-    given = {_NAMES[k]: _hyperparameter(_entries(k, shared[k], k == 'normalize')) for k in of_all
-             if k in shared and _NAMES[k]}
+    for_each = [k for k, name in _FOR_EACH_MODEL.items() if name in method.parameters]
+    for_all = [k for k, name in _FOR_ALL_MODELS.items() if name in method.parameters]
+    _check_keys(shared, [*for_each, *for_all, 'int8_mask'], 'The parameters') # int8_mask saves memory in mergekit
+    given = {_FOR_ALL_MODELS[k]: _hyperparameter(_setting(k, shared[k])) for k in for_all if k in shared}
     if method is weighted_average: given.setdefault('normalize', True)
-    # a list, one a model: the model's own values come first, then those of all
-    by_model = [m.get('parameters') or {} for m in models]
-    for m, own in zip(models, by_model): _check_keys(own, of_each, f'The parameters of {m["model"]}')
-    for k in of_each:
-        general = [(None, 1.)] if k == 'density' else []
-        if k in shared: general = _entries(k, shared[k])
-        entries = [(_entries(k, own[k]) if k in own else []) + general for own in by_model]
-        if not all(entries): raise ValueError(f'{models[entries.index([])]["model"]} has no {k}. Give each model one.')
-        values = list(map(_hyperparameter, entries))
-        given[_OF_EACH[k]] = values
-        if any(isinstance(v, ByTensor) for v in values):
-            here = lambda info, entries=entries: [_value_at(e, info) for e in entries]
-            given[_OF_EACH[k]] = ByTensor(here, [getattr(v, 'recipe', v) for v in values])
-    if method is weighted_average and given['normalize'] is True and isinstance(given['weights'], list):
-        check_total(given['weights'])
+    if 'density' in for_each: shared = dict(density=1.) | shared
+    of_models = [(m['model'], m.get('parameters') or {}) for m in models]
+    for model, own in of_models: _check_keys(own, for_each, f'The parameters of {model}')
+    for k in for_each:
+        settings = []
+        for model, own in of_models:
+            values = [parameters[k] for parameters in (own, shared) if k in parameters]
+            if not values: raise ValueError(f'{model} has no {k}. Give each model one.')
+            settings.append(_setting(k, *values))
+        is_by_tensor = any(isinstance(setting, list) for setting in settings)
+        given[_FOR_EACH_MODEL[k]] = ByTensor(settings, for_each_model=True) if is_by_tensor else settings
     return given
 
 def _of_ours(method, shared): # dict of the hyperparameters of one of our methods
@@ -211,12 +210,14 @@ def _of_ours(method, shared): # dict of the hyperparameters of one of our method
     given = dict(shared)
     for k, v in given.items():
         if k == 'parts' and isinstance(v, str): continue
-        is_switch = k in method.parameters and isinstance(method.parameters[k].default, bool)
-        given[k] = _hyperparameter(_entries(k, v, is_switch))
+        given[k] = _hyperparameter(_setting(k, v))
         if isinstance(given[k], ByTensor) and (k in method.prepare_takes or method.kind == 'search'): raise ValueError(
             f'{k} is used once, before the first tensor: give one number.')
     if isinstance(given.get('alpha'), (int, float)): check_alpha(given['alpha'])
     return given
+
+def _hyperparameter(setting): return ByTensor(setting) if isinstance(setting, list) else setting
+
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #2789c8c0
 def merge_by_recipe(
@@ -266,9 +267,10 @@ def what_is_missing(
     if lacking: return lacking
     try: names = _rehearsed(recipe, load)
     except Exception as e: return [str(e)]
-    settings = [v.recipe for v in recipe.method.given.values() if isinstance(v, ByTensor)]
+    settings = [s for v in recipe.method.given.values() if isinstance(v, ByTensor) for s in v.settings]
+    filters = [e['filter'] for s in settings if _is_filters(s) for e in s if 'filter' in e]
     pieces = {piece for name in names for piece in name.split('.') if not piece.isdigit()}
-    return [f'No tensor has {f!r} in its name. {did_you_mean(f, sorted(pieces))}' for f in _filters(settings)
+    return [f'No tensor has {f!r} in its name. {did_you_mean(f, sorted(pieces))}' for f in filters
             if not any(f in name for name in names)]
 
 def _rehearsed(recipe, load): # names of the models' tensors
@@ -291,7 +293,3 @@ def _rehearsed(recipe, load): # names of the models' tensors
         for _ in merged_tensors(method, base, finetuned, names, prepared, positions_of(models[0])): pass
     return [*states[0]]
 
-def _filters(setting): # texts
-    "The filters in a setting, which may be within the list of a hyperparameter or of a model"
-    if isinstance(setting, list): return [f for s in setting for f in _filters(s)]
-    return [setting['filter']] if isinstance(setting, dict) and 'filter' in setting else []
