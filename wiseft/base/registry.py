@@ -129,14 +129,15 @@ def find_method(
     first, plus, second = name.partition('+')
     if plus: return find_method(first.strip(), kind) + find_method(second.strip(), kind) # `Chain` of weights.merge
     plain = _ALSO.get(_plain(name), _plain(name))
-    def named(): return {_plain(m.name): m for m in REGISTRY.values() if kind in (None, m.kind)}
-    if plain not in named():
+    def by_name(): return {_plain(m.name): m for m in REGISTRY.values() if kind in (None, m.kind)}
+    if plain not in by_name():
         for import_pages in PAGES: import_pages()
-    methods = named()
+    methods = by_name()
     if plain in methods: return methods[plain]
     near = [f' Did you mean {methods[n].name}?' for n in get_close_matches(plain, methods, 1)]
     names = '; '.join(m.name for m in methods.values()) or 'none'
-    raise ValueError(f'There is no {kind or "method"} called {name!r}.{"".join(near)} There are: {names}.')
+    others = '' if PAGES else ' Others are known after `import wiseft.all`.'
+    raise ValueError(f'There is no {kind or "method"} called {name!r}.{"".join(near)} There are: {names}.{others}')
 
 # %% ../../nbs/api/base/00_registry.ipynb #bc7a400a
 def as_method(

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from torch.nn.functional import cosine_similarity
-from ..base.registry import Method, as_method, find_method
+from ..base.registry import REGISTRY, Method, as_method
 from ..base.text import warn_user
 from ..base.files import atomic_path
 from .tensors import is_weight
 from .safetensors_io import TensorFile, safetensors_name, write_tensors
-from .merge import (check_models, check_shares, check_states, flat_prepared, merge_recipe, merged_tensors,
-                                  prepare_merge, uniform_soup, weighted_average, wise_ft)
+from .merge import (Chain, check_models, check_shares, check_states, flat_prepared, merge_recipe,
+                                  merged_tensors, prepare_merge, uniform_soup, weighted_average, wise_ft)
 
 # %% ../../nbs/api/weights/05_files.ipynb #6fec6ea9
 def weights_at(
@@ -70,12 +70,10 @@ def recipe_text(
     **more # further keys
 ) -> str: # '' for a method that can't be found by name
     "The recipe of a merge, as YAML"
-    if method.mergekit: keys = dict(merge_method=method.mergekit)
-    else:
-        try: listed = find_method(method.name).function
-        except ValueError: listed = None
-        if listed is not method.function: return ''
-        keys = dict(rule=method.name)
+    links = [method.inner, method.outer] if isinstance(method, Chain) else [method]
+    is_listed = all(m.name in REGISTRY and REGISTRY[m.name].function is m.function for m in links)
+    if not method.mergekit and not is_listed: return ''
+    keys = dict(merge_method=method.mergekit) if method.mergekit else dict(rule=method.name)
     parameters = merge_recipe(method)
     parameters = {k: v for k, v in parameters.items() if k not in ('name', 'chosen') and v is not None}
     models = [dict(model=_from(folder, p)) for p in finetuned]
