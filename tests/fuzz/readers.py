@@ -523,7 +523,7 @@ class Adapters(Configs):
     def starts(self):
         self.start = pico_classifier(["cat", "dog"], transformer=True)
         width = self.start.visual.conv1.weight.shape[0]
-        settings = dict(peft_type="LORA", lora_alpha=4, alpha_pattern={})
+        settings = dict(peft_type="LORA", r=2, lora_alpha=4, alpha_pattern={}, rank_pattern={})
         for name in ("visual.transformer.resblocks.0.attn", "vision_model.encoder.layers.0.self_attn.q_proj"):
             rows = width * (1 + 2 * name.endswith("attn"))
             factors = dict(A=torch.ones(2, width), B=torch.ones(rows, 2))

@@ -115,7 +115,9 @@ def test_text_tower(start, tmp_path):
     (dict(peft_type="LOHA"), "not of a LoRA adapter"), (dict(bias="lora_only"), "'bias'"),
     (dict(use_dora=True), "'use_dora'"), (dict(modules_to_save=["head"]), "'modules_to_save'"),
     (dict(fan_in_fan_out=True), "'fan_in_fan_out'"), (dict(lora_alpha="8"), "lora_alpha is a number"),
-    (dict(alpha_pattern={"(a*)*b": 1}), "alpha_pattern names of modules"),
+    (dict(alpha_pattern={"(a*)*b": 1}), "alpha_pattern names modules"),
+    (dict(r=None), "r is a number"), (dict(r=4), "have rank 3, and adapter_config.json says 4"),
+    (dict(rank_pattern={"c_fc": 2}), "have rank 3, and adapter_config.json says 2"),
     (dict(init_lora_weights="pissa"), "init_lora_weights='pissa'"),  # which took a part out of the model's weights
 ])
 def test_refused(settings, why, tmp_path):

@@ -49,30 +49,36 @@ def read_adapter(
     "Read an adapter that peft saved"
     folder = existing_folder(Path(folder), 'adapter')
     file, config = folder/_weights_file, _settings(folder/ADAPTER)
-    state, head = read_state_dict(file), {}
-    for k, t in state.items():
+    state, head = {}, {}
+    for k, t in read_state_dict(file).items():
         if not t.is_floating_point(): raise BadFile(
             f'{file}: {k!r} is {t.dtype}. Adapters have floating-point weights: save it again with them.')
+        name = k.removeprefix('base_model.model.')
+        if name in state: raise BadFile(f'{file} has {name!r} twice, with and without base_model.model. Save it again.')
+        state[name] = t
     if config.get('modules_to_save') == ['head']:
-        head = {k: t for k, t in state.items() if re.fullmatch(r'(base_model\.model\.)?head\.\w+', k)}
+        head = {k: t for k, t in state.items() if re.fullmatch(r'head\.\w+', k)}
     _check_plain(config, head, folder/ADAPTER)
     factors = _factors({k: t for k, t in state.items() if k not in head}, config, file)
     about = config.get('auto_mapping')
     model = str(about.get('base_model_class')) if isinstance(about, dict) else ''
-    return PeftAdapter(factors, model, {k.removeprefix('base_model.model.'): t for k, t in head.items()})
+    return PeftAdapter(factors, model, head)
 
 def _settings(path): # dict
-    "The settings of a LoRA adapter; its alphas are numbers"
+    "The settings of a LoRA adapter; its alphas and ranks are numbers"
     try: config = json.loads(existing_file(path, 'setting of an adapter').read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as e:
         raise BadFile(f'{path} is not valid JSON ({e!s:.100}). Save it again.') from e
     if not isinstance(config, dict) or config.get('peft_type') != 'LORA': raise BadFile(
         f'{path} is not of a LoRA adapter (peft_type). {_FOLD}')
-    alphas = config['alpha_pattern'] = config.get('alpha_pattern') or {}
-    names = isinstance(alphas, dict) and all(re.fullmatch(r'[\w.]+', k) for k in alphas)
-    numbers = [config.get('lora_alpha'), *(alphas.values() if names else ())]
-    if not names or not all(type(n) in (int, float) and abs(n) < 1e9 for n in numbers): raise BadFile(
-        f'{path}: lora_alpha is a number, and alpha_pattern names of modules with numbers. Save it again.')
+    def is_number(n): return type(n) in (int, float) and abs(n) < 1e9
+    for key in ('lora_alpha', 'r'):
+        if not is_number(config.get(key)): raise BadFile(f'{path}: {key} is a number. Save it again.')
+    for key in ('alpha_pattern', 'rank_pattern'):
+        pattern = config[key] = config.get(key) or {}
+        if not isinstance(pattern, dict) or not all(re.fullmatch(r'[\w.]+', k) and is_number(n)
+                                                    for k, n in pattern.items()):
+            raise BadFile(f'{path}: {key} names modules, each with a number. Save it again.')
     return config
 
 def _check_plain(config, head, path):
@@ -86,22 +92,30 @@ def _factors(state, config, file): # dict name of a module -> A, B, factor
     "The pairs of matrices, by module"
     pairs, wrapped = {}, {}
     for k, t in state.items():
-        name = re.fullmatch(r'(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight', k)
+        name = re.fullmatch(r'(.+)\.lora_([AB])(?:\.default)?\.weight', k)
         if not name or t.ndim != 2: raise BadFile(
             f'{file} has {k!r} of shape {tuple(t.shape)}, which is not a low-rank matrix of a linear layer. {_FOLD}')
         module, matrix = name.groups()
         inner = module.replace('.base_layer', '')
         if matrix == 'B' and inner != module: t = t*2 # as peft does
         wrapped[inner] = module.partition('.base_layer')[0] # an attention's last layer has its name, for peft
-        pairs.setdefault(inner, {})[matrix] = t
+        pair = pairs.setdefault(inner, {})
+        if matrix in pair: raise BadFile(f'{file} has two matrices {matrix} of {inner!r}. Save it again.')
+        pair[matrix] = t
     for name, pair in pairs.items():
         if len(pair) < 2 or len(pair['A']) != pair['B'].shape[1] or not len(pair['A']): raise BadFile(
             f'{file} has no two matrices that fit each other for {name!r}. Save it again.')
         rank = len(pair['A'])
-        own = (a for k, a in config['alpha_pattern'].items() if f'.{wrapped[name]}'.endswith(f'.{k}'))
-        scale = rank**.5 if config.get('use_rslora') else rank
-        pairs[name] = pair['A'], pair['B'], next(own, config['lora_alpha'])/scale
+        its_rank = _setting_of(wrapped[name], config['rank_pattern'], config['r'])
+        if rank != its_rank: raise BadFile(
+            f'{file}: the matrices of {name!r} have rank {rank}, and {ADAPTER} says {its_rank:g}. Save it again.')
+        alpha = _setting_of(wrapped[name], config['alpha_pattern'], config['lora_alpha'])
+        pairs[name] = pair['A'], pair['B'], alpha/(rank**.5 if config.get('use_rslora') else rank)
     return pairs
+
+def _setting_of(module, pattern, default):
+    "The number of the first name in `pattern` that the module's name ends with"
+    return next((n for name, n in pattern.items() if f'.{module}'.endswith(f'.{name}')), default)
 
 # %% ../../nbs/api/weights/08_adapters.ipynb #39d50312
 def write_adapter(
