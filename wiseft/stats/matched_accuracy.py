@@ -59,6 +59,11 @@ def at_reference(
     return at_place(shifted, place), beyond
 
 # %% ../../nbs/api/stats/09_matched_accuracy.ipynb #22b48690
+def _numbered(units, correct):
+    "For each set the numbers of its images' units, and its different units; the group that each unit is drawn in"
+    numbers, groups, _ = drawn_together(units, {s: np.shape(c)[1] for s, c in correct.items()})
+    return numbers, [np.unique(of_set) for of_set in numbers.values()], groups
+
 def _times_drawn(groups, size, rng): # (size, n_units)
     drawn = [times_drawn(n, size, rng) for n in np.unique(groups, return_counts=True)[1]]
     place = np.argsort(np.argsort(groups, kind='stable')) # of each unit, where one group follows another
@@ -75,8 +80,6 @@ def _weighed(correct, numbers, times): # set name -> (size, m)
         out[s] = t @ np.asarray(c, float).T / t.sum(1, keepdims=True)
     return out
 
-def _sizes(correct): return {s: np.shape(c)[1] for s, c in correct.items()}
-
 def resampled(
     correct:dict,     # set name -> (m, n_images), of m classifiers: right or wrong, or the share of right seeds
     units:dict|None=None, # set name -> (n_images,) ids of what is drawn; None: images
@@ -86,8 +89,7 @@ def resampled(
     "Accuracy of each classifier in each bootstrap resample; classifiers share the resamples"
     rng = rng or np.random.default_rng(0)
     out = {s: [] for s in correct}
-    numbers, groups, _ = drawn_together(units, _sizes(correct))
-    sets = list(map(np.unique, numbers.values()))
+    numbers, sets, groups = _numbered(units, correct)
     for size in np.diff([*range(0, n_resamples, 100), n_resamples]): # few at a time: sets may be large
         times = _times_drawn(groups, size, rng)
         while (lacks := _lacks_a_set(times, sets)).any(): times[lacks] = _times_drawn(groups, lacks.sum(), rng)
@@ -103,8 +105,7 @@ def judged_by_halves(
 ):                # (m-k,); NaN where a set has one unit, so that no half can judge it
     "Accuracy under shift above the curve, at places that the other half of the images chooses"
     rng = rng or np.random.default_rng(0)
-    numbers, groups, _ = drawn_together(units, _sizes(correct))
-    sets = list(map(np.unique, numbers.values()))
+    numbers, sets, groups = _numbered(units, correct)
     if min(map(len, sets)) < 2: return np.full(len(correct[REFERENCE])-k, np.nan)
     # splits of the units, in which each set has some in either half
     half = np.zeros((n_splits, len(groups)), bool)
@@ -143,22 +144,19 @@ def matched_gains(
     k, names = len(curve[REFERENCE]), list(methods)
     correct = _stacked(methods, curve, names)
     # the numbers themselves
-    whole = _once(correct)
-    reference, shifted = (a[0, k:] for a in _sides(whole))
-    on_curve = whole[REFERENCE][0, :k]
-    def numbers(accuracies): return _numbers(accuracies, k, chosen, on_curve.argmax())
+    reference, shifted = (a[0] for a in _sides(_once(correct)))
+    curve_reference, curve_shifted, reference, shifted = reference[:k], shifted[:k], reference[k:], shifted[k:]
+    def numbers(accuracies): return _numbers(accuracies, k, chosen, curve_reference.argmax())
     def once(m, c): return numbers(_once(_stacked(m, c, names)))[:, 0]
     _, ahead, lead = once(methods, curve)
-    above = reference-on_curve.max()
-    beyond = np.where(above > _CLOSE, above, 0)
+    _, beyond = place_on(curve_reference, curve_shifted, reference)
     gain = np.where(beyond > 0, np.nan, judged_by_halves(correct, k, units, rng=rng))
     # their variance over images and over seeds
     images = numbers(resampled(correct, units, n_resamples, rng)).var(1, ddof=1)
     means = [once(*each) for each in without]
     seeds = seed_variance(means) if means else np.full(images.shape, np.nan)
-    drawn, *_ = drawn_together(units, _sizes(correct))
-    fewest = min(len(np.unique(of_set)) for of_set in drawn.values())
-    error, df = both_chances(images, seeds, fewest, len(means))
+    _, sets, _ = _numbered(units, correct)
+    error, df = both_chances(images, seeds, min(map(len, sets)), len(means))
     of_gain, of_ahead, of_lead = error*stats.t.ppf(.975, df)
     # only what is known over seeds has a p
     alone, tests = np.isnan(seeds[1]), family or len(methods)

@@ -61,10 +61,10 @@ class Baseline:
         extrapolate=False   # extend the nearest line beyond the range it was fitted on
     ): # accuracies under shift; NaN outside the range
         x = np.asarray(reference, dtype=float)
-        lines = [self.lines[i] for i in np.digitize(x.ravel(), self.pivots)]
-        slope, intercept = np.transpose([(l.slope, l.intercept) for l in lines])
-        place = slope*to_axis(x.ravel(), self.axis) + intercept
-        y = from_axis(place, self.axis).reshape(x.shape)
+        which = np.digitize(x, self.pivots)
+        slope = np.array([line.slope for line in self.lines])[which]
+        intercept = np.array([line.intercept for line in self.lines])[which]
+        y = from_axis(slope*to_axis(x, self.axis) + intercept, self.axis)
         return (y if extrapolate else np.where(self.covers(x), y, np.nan))[()]
     @property
     def x_range(self): return self.lines[0].x_range[0], self.lines[-1].x_range[1]
@@ -109,12 +109,9 @@ def published_baseline(
     fits = {(f['source'], f['dataset'], f['classes']): f for f in fits}
     if (source, dataset, classes) not in fits: raise ValueError(
         f'{source!r} has no baseline for {dataset!r} with classes={classes!r}. There are {", ".join(map(str, fits))}.')
-    def line(numbers): # lists of JSON become tuples; what is no field is dropped
-        fields = {k: v for k, v in numbers.items() if k in Line.__annotations__}
-        return Line(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
     fit = fits[source, dataset, classes]
-    lines = list(map(line, fit['lines']))
-    return Baseline(lines, f'{source}: {" and ".join(l.name for l in lines)}', pivots=tuple(fit['pivots']))
+    lines = [Line(**{k: line[k] for k in Line.__annotations__}) for line in fit['lines']]
+    return Baseline(lines, f'{source}: {" and ".join(l.name for l in lines)}', pivots=fit['pivots'])
 
 # %% ../../nbs/api/stats/08_robustness.ipynb #3bb3e47f
 def effective_robustness(
