@@ -11,7 +11,6 @@ __all__ = ['OTHER_NAMES', 'first_few', 'counted', 'did_you_mean', 'why_failed', 
 import difflib, os, re, shlex, sys, traceback, warnings
 from contextlib import contextmanager
 from functools import wraps
-from inspect import signature
 from unicodedata import category
 
 # %% ../../nbs/api/base/01_text.ipynb #c1de0f36
@@ -87,13 +86,10 @@ OTHER_NAMES = dict(bs='batch_size', learning_rate='lr', n_epochs='epochs', num_e
 
 def our_names(function):
     "Decorator: a TypeError answers other libraries' names of arguments with ours"
-    parameters = signature(function).parameters
-    passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    names = {other: ours for other, ours in OTHER_NAMES.items() if passes_on or ours in parameters}
     @wraps(function)
     def checked(*args, **kwargs):
-        for other in kwargs.keys() & names: raise TypeError(
-            f'There is no argument {other}: it is called {names[other]}.')
+        for name in kwargs:
+            if name in OTHER_NAMES: raise TypeError(f'There is no argument {name}: it is called {OTHER_NAMES[name]}.')
         return function(*args, **kwargs)
     return checked
 

@@ -22,21 +22,22 @@ def doubts(
     # a zero-shot end, or another initial model, near chance
     task = t.role.isin(['reference', 'aside']) # one set alone is aside
     starts = t[(t.metric == 'accuracy') & t.method.isin(INITIAL) & task]
-    chance = 1/(n_classes or 1)
-    near_chance = min(2*chance, chance+.1*(1-chance))
-    for r in starts.head(1).itertuples() if n_classes else ():
-        if r.value <= near_chance or r.low <= chance:
-            sentences.append(
-                f'The {_end(r.method)} is right on {r.value:.1%} of the reference, where guessing gives {chance:.1%}: '
-                f'there may be no robustness to keep, and averaging with it may be no good. {_better(r.method)}')
-            continue
-        # a fine-tuned end that guesses where the initial model doesn't
-        ends = t[(t.metric == 'accuracy') & (t.method == 'fine-tuned') & (t.dataset == r.dataset)]
-        for end in ends.itertuples():
-            if end.value <= near_chance and end.high < r.low: sentences.append(
-                f'The fine-tuned classifier is right on {end.value:.1%} of the reference, where guessing gives '
-                f'{chance:.1%} and the {_end(r.method)} is right on {r.value:.1%}. Is it a different model, or are '
-                'its classes in another order? If its training diverged, fine-tune again with a lower learning rate.')
+    if n_classes and len(starts):
+        start = next(starts.itertuples())
+        chance = 1/n_classes
+        near_chance = min(2*chance, chance+.1*(1-chance))
+        if start.value <= near_chance or start.low <= chance: sentences.append(
+            f'The {_end(start.method)} is right on {start.value:.1%} of the reference, where guessing gives '
+            f'{chance:.1%}: there may be no robustness to keep, and averaging with it may be no good. '
+            f'{_better(start.method)}')
+        else: # a fine-tuned end that guesses where the initial model doesn't
+            ends = t[(t.metric == 'accuracy') & (t.method == 'fine-tuned') & (t.dataset == start.dataset)]
+            for end in ends.itertuples():
+                if end.value <= near_chance and end.high < start.low: sentences.append(
+                    f'The fine-tuned classifier is right on {end.value:.1%} of the reference, where guessing gives '
+                    f'{chance:.1%} and the {_end(start.method)} is right on {start.value:.1%}. Is it a different '
+                    'model, or are its classes in another order? If its training diverged, fine-tune again with a '
+                    'lower learning rate.')
     # test sets of a few images
     sets = t[~t.dataset.isin(MEANS) & t.n.notna()]
     sizes = sets.groupby('dataset', sort=False).n.max()
