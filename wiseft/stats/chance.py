@@ -50,11 +50,10 @@ def p_of(
 def smallest_told(
     error:np.ndarray, df:np.ndarray, # (…) each, as `both_chances` returns them
     n_tests:int, # in Holm's family
-    power:float=.8,
 ):             # (…), in the unit of the error
-    "Smallest difference that is significant with probability `power`, after Holm's correction"
+    "Smallest difference that is significant in four cases of five, after Holm's correction"
     significant = stats.t.ppf(1-.05/n_tests/2, df)
-    return error*(significant + stats.t.ppf(power, df))
+    return error*(significant + stats.t.ppf(.8, df))
 
 # %% ../../nbs/api/stats/07_chance.ipynb #cafe0002
 MANY_IMAGES, SEEDS_FOR_MANY = 5500, 8 # twice the images of the simulation

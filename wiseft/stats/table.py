@@ -53,7 +53,7 @@ def results_table(
     for c in COLUMNS:
         if c not in _numbers: table[c] = table[c].fillna('').astype(str)
     # what can't be a result
-    for wrong, what in _doubts(table):
+    for wrong, what in _impossible(table):
         if not wrong.any(): continue
         first = table.loc[wrong.idxmax(), [*IDENTITY, 'dataset', 'metric', 'value', 'n', 'low', 'high']]
         raise ValueError(f'{wrong.sum()} rows with {what}, first {first.map(str).to_dict()}.')
@@ -67,7 +67,7 @@ def check_roles(
     if odd: raise ValueError(f'The column role holds {sorted(odd)}; expected one of {", ".join(ROLES)}.')
 
 # %% ../../nbs/api/stats/04_table.ipynb #93d42f4d
-def _doubts(t):
+def _impossible(t):
     "Rows with impossible values, and messages for them"
     fraction, slack = t.metric.isin(BOUNDED), 1e-9
     share = t.metric.isin(['accuracy', 'top-5', *UNBOUNDED])

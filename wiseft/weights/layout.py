@@ -84,23 +84,23 @@ def _order(name, patterns):
             return _after if kind == 'after' or suffix == (99999,) else (group, *numbers, *(suffix or ()))
 
 def _known_order(names):
-    "Name → order by the known layout that matches all names; None if there is none"
+    "Name → order by the known layout that matches all names; empty if there is none"
     for patterns in LAYOUTS.values():
         order = {n: _order(rest, patterns) or (_last.match(rest) and _after) for n, rest in names.items()}
         if all(order.values()) and any(0 < o[0] < math.inf for o in order.values()): return order
+    return {}
 
 def _tower_positions(names, patterns): # names as `_towers` has them
     if patterns: order = {n: _order(rest, patterns) or _after for n, rest in names.items()}
     elif all(map(_last.match, names.values())): order = dict.fromkeys(names, _after)
     else: order = _known_order(names)
-    blocks = sorted({o for o in order.values() if 0 < o[0] < math.inf}) if order else []
-    if order and (blocks or not patterns):
-        number = {o: i+1 for i, o in enumerate(blocks)} | {_after: len(blocks)+1}
-        return {n: Position(number.get(o, 0), len(blocks)) for n, o in order.items()}
-    raise ValueError(
+    blocks = sorted({o for o in order.values() if 0 < o[0] < math.inf})
+    if not order or patterns and not blocks: raise ValueError(
         f'The blocks of {first_few(names)} are unknown: the names match none of the known layouts '
         f'({", ".join(LAYOUTS)}). Leave out what depends on blocks or depth, such as LiNeS, LDIFS, '
         f"LoRA, {option('train', 'last:n')}, or a decay of the learning rate.")
+    number = {o: i+1 for i, o in enumerate(blocks)} | {_after: len(blocks)+1}
+    return {n: Position(number.get(o, 0), len(blocks)) for n, o in order.items()}
 
 # %% ../../nbs/api/weights/01_layout.ipynb #1a90c018
 class Positions(Mapping):
