@@ -75,11 +75,14 @@ def exchanged_classes(
     size, right = np.bincount(labels, minlength=n_classes), np.zeros(n_classes, int)
     right[label[label == answer]] = n[label == answer]
     odd = (size[label] >= 5) & (right[label] <= .05*size[label]) & (n > .5*size[label])
-    answer_of, rings = dict(zip(label[odd].tolist(), answer[odd].tolist())), []
-    for a in answer_of: # follow it round; a ring is told where it begins with its first class
-        ring = [a]
-        while (b := answer_of.get(ring[-1])) is not None and b not in ring: ring.append(b)
-        if b == a == min(ring): rings.append(tuple(ring))
+    answer_of = dict(zip(label[odd].tolist(), answer[odd].tolist()))
+    rings = []
+    for first in answer_of:
+        ring, following = [first], answer_of[first]
+        while following in answer_of and following not in ring:
+            ring.append(following)
+            following = answer_of[following]
+        if following == first == min(ring): rings.append(tuple(ring)) # not again from another class of the ring
     return rings
 
 # %% ../../nbs/api/stats/06_caveats.ipynb #804474b1

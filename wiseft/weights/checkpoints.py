@@ -42,10 +42,10 @@ def checkpoint_format(
         if 'data.pkl' in names: return 'torchscript' if 'constants.pkl' in names else 'torch'
     elif start[:2] == b'PK': raise BadFile(_damaged(path, 'its end is missing'))
     elif start[:1] == b'\x80': return 'pickle'
+    if not start: raise BadFile(f"{path} is empty. Copy or download it again.")
     raise BadFile(
         f"{path} is not a checkpoint: it begins with {start!r}. Was a web page or a pointer to a large file saved in "
-        "its place?" if start
-        else f"{path} is empty. Copy or download it again.")
+        "its place?")
 
 # %% ../../nbs/api/weights/07_checkpoints.ipynb #8c2ab369
 # weight averages during training where there is nothing else

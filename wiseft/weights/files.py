@@ -52,9 +52,10 @@ def _warn_of_strangers(files, names):
     "Warn if the largest matrices of a file are unrelated to those of the first one"
     sizes = {k: t.numel() for k, t in files[0].items() if t.ndim > 1 and is_weight(t)}
     largest = [k for k in sorted(sizes, key=sizes.get)[-5:] if sizes[k] >= 1000] # smaller ones meet by chance
-    for file, name in zip(files[1:], names[1:]) if largest else ():
-        cosine = median(float(cosine_similarity(*(state[k].float().flatten() for state in (files[0], file)), dim=0))
-                        for k in largest)
+    if not largest: return
+    for file, name in zip(files[1:], names[1:]):
+        pairs = [(files[0][k].float().flatten(), file[k].float().flatten()) for k in largest]
+        cosine = median(float(cosine_similarity(a, b, dim=0)) for a, b in pairs)
         if cosine < .2: warn_user(
             f'{name} and {names[0]} have little in common: the cosine of their largest weights is {cosine:.2f}. Were '
             'they fine-tuned from one initial model? If not, their average is worth nothing.')

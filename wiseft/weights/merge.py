@@ -75,32 +75,34 @@ def merged_tensors(
         versions = [s[name] for s in states]
         for t, of in zip(versions, names): check_finite({name: t}, of)
         first, info = versions[0], TensorInfo(name, positions, prepared.get(name))
-        if part in (None, part_of(name)): of_base, here = base is not None, _at(method, info)
-        else: # not merged: the fine-tuned weights, or the mean of several
-            of_base, here, versions = False, uniform_soup, versions[-len(finetuned):]
         if is_weight(first):
             wide = torch.promote_types(first.dtype, torch.float32)
             versions = [t.detach().to(first.device, wide) for t in versions]
-            out = here(versions[0] if of_base else None, versions[of_base:], info)
+        of_base, of_finetuned = (None, versions) if base is None else (versions[0], versions[1:])
+        if part in (None, part_of(name)): here = _at(method, info)
+        else: of_base, here = None, uniform_soup # not merged: the fine-tuned weights, or the mean of several
+        if is_weight(first):
+            out = here(of_base, of_finetuned, info)
             if out.shape != first.shape: raise ValueError(
                 f'{here.title} changes the shape of {name!r} from {tuple(first.shape)} to {tuple(out.shape)}. '
                 'Return a tensor of the same shape.')
             out = out.to(dtype or first.dtype)
             check_finite({name: out}, 'the average, which left the range of its precision')
-        else: out = _version(here, versions, of_base).clone()
+        else: out = _version(here, of_base, of_finetuned).clone()
         yield name, out
-        del out, first, versions, t
+        del out, first, versions, of_base, of_finetuned, t
 
 def _at(method, info):
     "The method with the hyperparameters of one tensor"
     values = {k: v(info) for k, v in method.given.items() if callable(v)}
     return method.set(**values) if values else method
 
-def _version(method, versions, of_base):
+def _version(method, base, finetuned):
     "An integer or boolean tensor: of the model with weight 1 if there is one, else of the first"
     weights = list(method.given.get('weights') or [])
-    if [w for w in weights if w] == [1]: return versions[of_base + weights.index(1)]
-    return versions[-1] if method.given.get('alpha') == 1 and len(versions) == 2 else versions[0]
+    if [w for w in weights if w] == [1]: return finetuned[weights.index(1)]
+    if base is None or method.given.get('alpha') == 1 and len(finetuned) == 1: return finetuned[0]
+    return base
 
 # %% ../../nbs/api/weights/03_merge.ipynb #dad8b6db
 def merge(
@@ -121,7 +123,8 @@ def merge(
     if parts: method = method.set(parts=parts)
     check_models(method, base, len(finetuned))
     models = finetuned if base is None else [base, *finetuned]
-    for model in models[1:] if base is not None else (): check_ends(base, model)
+    if base is not None:
+        for model in finetuned: check_ends(base, model)
     of_classifiers = not all(isinstance(m, Mapping) for m in models)
     alike = averageable(models) if of_classifiers else models
     if method.name == wise_ft.name: check_ends_of_path(*models)

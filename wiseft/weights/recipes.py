@@ -254,7 +254,8 @@ def merged_classifier(
 def _classifiers(recipe, load): # the base or None, and a list of the fine-tuned ones
     base = None if recipe.base is None else load(recipe.base)
     finetuned = [load(p, base=base) if (p/ADAPTER).is_file() else load(p) for p in recipe.finetuned]
-    for c in finetuned if base is not None else (): check_ends(base, c)
+    if base is not None:
+        for c in finetuned: check_ends(base, c)
     return base, finetuned
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #bef2be93
