@@ -11,7 +11,7 @@ import ctypes, os, re, sys, torch
 from contextlib import contextmanager
 from threading import Lock
 from weakref import WeakKeyDictionary
-from .text import option
+from .text import counted, option
 from .files import is_out_of_memory
 
 # %% ../../nbs/api/base/04_devices.ipynb #285057ea
@@ -23,8 +23,9 @@ def best_device(
     if not choice:
         best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else 'cpu'
         return _own_card(torch.device(best))
-    n = torch.cuda.device_count()
-    there = ['cpu', *['cuda']*(n > 0), *(f'cuda:{i}' for i in range(n)), *['mps']*torch.backends.mps.is_available()]
+    there = ['cpu']
+    if torch.cuda.device_count(): there += ['cuda', *(f'cuda:{i}' for i in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available(): there.append('mps')
     known = str(choice).partition(':')[0] in ('cpu', 'cuda', 'gpu', 'mps') # of other kinds PyTorch alone knows
     if known and str(choice) not in there: raise ValueError(
         f"There is no device {str(choice)!r} here. There are: {', '.join(there)}.")
@@ -113,8 +114,7 @@ def describe_device(
     name = {'cpu': 'the CPU', 'mps': "Apple's GPU (MPS)"}.get(device.type, str(device))
     if device.type == 'cuda': name = torch.cuda.get_device_name(device)
     if precision == 'bf16': precision = fitting_precision(precision, device)
-    n = torch.get_num_threads()
-    threads = f", {n} thread{'s'*(n > 1)}" if device.type == 'cpu' else ''
+    threads = f", {counted(torch.get_num_threads(), 'thread')}" if device.type == 'cpu' else ''
     return f'on {name}, {_words[precision]}{threads}'
 
 # %% ../../nbs/api/base/04_devices.ipynb #cdaa7357

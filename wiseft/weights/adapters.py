@@ -83,9 +83,11 @@ def _settings(path): # dict
 
 def _check_plain(config, head, path):
     "BadFile if an adapter has more than low-rank matrices and a head: it would be folded only in part"
-    more = [k for k in _MORE if config.get(k)] + ['bias']*(config.get('bias', 'none') != 'none')
+    more = [k for k in _MORE if config.get(k)]
     if head: more.remove('modules_to_save')
-    if (init := config.get('init_lora_weights')) not in _PLAIN_INITS: more.append(f'init_lora_weights={init!r:.40}')
+    if config.get('bias', 'none') != 'none': more.append('bias')
+    init = config.get('init_lora_weights')
+    if init not in _PLAIN_INITS: more.append(f'init_lora_weights={init!r:.40}')
     if more: raise BadFile(f'{path} has {first_few(more)}, which is more than low-rank matrices. {_FOLD}')
 
 def _factors(state, config, file): # dict name of a module -> A, B, factor

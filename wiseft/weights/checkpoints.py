@@ -6,7 +6,7 @@
 __all__ = ['checkpoint_format', 'WeightsFile', 'read_checkpoint', 'read_state_dict', 'write_state_dict']
 
 # %% ../../nbs/api/weights/07_checkpoints.ipynb #7eaf20c4
-import torch, zipfile
+import re, torch, zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os.path import commonprefix
@@ -50,7 +50,6 @@ def checkpoint_format(
 # %% ../../nbs/api/weights/07_checkpoints.ipynb #8c2ab369
 # weight averages during training where there is nothing else
 _wraps = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'model_ema', 'ema')
-_prefixes = ('module.', '_orig_mod.')
 # constants in OpenAI's archives, no weights
 _settings = ('input_resolution', 'context_length', 'vocab_size', 'attn_mask')
 
@@ -101,9 +100,8 @@ def read_checkpoint(
         raise BadFile(f"{path} holds no state dict (names and their tensors) and no module but {_description(saved)}.")
     _check_weights(state, path)
     state = {k: t.detach() for k, t in state.items() if k != 'n_averaged'} # a counter of PyTorch's weight averages
-    while (shared := commonprefix([*map(str, state)])).startswith(_prefixes):
-        word = shared.partition('.')[0]
-        state = {k.removeprefix(f'{word}.'): t for k, t in state.items()}
+    prefix = re.match(r'(?:(?:module|_orig_mod)\.)*', commonprefix([*map(str, state)]))[0]
+    if prefix: state = {k.removeprefix(prefix): t for k, t in state.items()}
     return WeightsFile(state, modules, unread)
 
 def _description(saved):

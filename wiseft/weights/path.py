@@ -27,15 +27,12 @@ class WeightPath:
         prepared:dict|None=None, # as in `merge`
     ):
         memory = target.state_dict()
-        # the precision is the target's own
         check_compatible(zeroshot, finetuned)
-        alike = {k: t.to('meta', zeroshot[k].dtype) if k in zeroshot else t for k, t in memory.items()}
-        check_compatible(alike, zeroshot, ('target', 'zeroshot'))
-        for state in (zeroshot, finetuned):
+        for state, name in ((zeroshot, 'zeroshot'), (finetuned, 'finetuned')):
+            check_finite(state, name)
             if any(state[k].data_ptr() == t.data_ptr() for k, t in memory.items() if t.numel()): raise ValueError(
-                "The target shares its memory with one of the two models and would overwrite it. Give a copy: "
+                f"The target shares its memory with {name} and would overwrite it. Give a copy: "
                 "copy.deepcopy(module).")
-        for s, name in ((zeroshot, 'zeroshot'), (finetuned, 'finetuned')): check_finite(s, name)
         self.target, self.memory, self.heads = target, memory, {}
         self.method, self.prepared = as_method(method, 'merge'), prepared
         self.positions = Positions(memory, getattr(target, 'layouts', None))

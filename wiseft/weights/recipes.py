@@ -205,7 +205,8 @@ def _of_mergekit(method, models, shared): # dict of the hyperparameters of one o
     return given
 
 def _of_ours(method, shared): # dict of the hyperparameters of one of our methods
-    names = [k for k in [*method.parameters][3:] if k != 'images'] + ['parts']*(method.kind == 'merge')
+    names = [k for k in [*method.parameters][3:] if k != 'images'] # after base, finetuned, and info
+    if method.kind == 'merge': names.append('parts')
     _check_keys(shared, names, 'The parameters')
     given = dict(shared)
     for k, v in given.items():
