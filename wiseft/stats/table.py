@@ -163,16 +163,15 @@ def _by_set(table, cells):
     def column(d): return table[table.dataset==d].set_index(keys).cell.reindex(index)
     return pd.DataFrame({d: column(d) for d in dataset_order(table)}, index=index)
 
-def _scale(table): # of one metric: what its values are multiplied by, and further digits
-    return (1, 2) if table.metric.isin(UNBOUNDED).any() else (100, 0)
+def _scale(table): # of one metric: what its values are multiplied by, and digits
+    return (1, 3) if table.metric.isin(UNBOUNDED).any() else (100, 1)
 
 def wide(
     table:pd.DataFrame, # one metric and split, one row for each of `IDENTITY` and dataset
-    digits:int=1,
 ) -> pd.DataFrame: # index classifier, tuning (if any is named), method, alpha; a column per set
     "The table for people: methods in rows, sets in columns, in percent (NLL and the like as they are)"
-    scale, more = _scale(table)
-    return _Wide(_by_set(table, scale*table.value).round(digits+more))
+    scale, digits = _scale(table)
+    return _Wide(_by_set(table, scale*table.value).round(digits))
 
 # %% ../../nbs/api/stats/04_table.ipynb #c9dd8f6b
 class Markdown(str):
@@ -183,18 +182,20 @@ def compact(
     table:pd.DataFrame, # one metric and split
 ) -> Markdown:
     "Methods in rows, sets in columns, in percent with 95 % intervals"
-    scale, more = _scale(table)
-    rows = [[f'{scale*v:.{1+more}f}' for v in r] for r in table[['value', 'low', 'high']].to_numpy(float)]
-    t = _by_set(table, [v + ('' if low == 'nan' else f' ({low}–{high})') for v, low, high in rows])
+    scale, digits = _scale(table)
+    def cell(row):
+        value, low, high = (f'{scale*v:.{digits}f}' for v in (row.value, row.low, row.high))
+        return value if pd.isna(row.low) else f'{value} ({low}–{high})'
+    t = _by_set(table, [cell(row) for row in table.itertuples()])
     n, n_sets = table.groupby('dataset').n.max(), t.shape[1]
     t.columns = [d if pd.isna(n[d]) else f'{d} ({n[d]:,})' for d in t]
     t = t.fillna('').reset_index()
     t['alpha'] = ['' if pd.isna(a) else f'{a:g}' for a in t.alpha]
     t = t.drop(columns=[k for k in ('classifier', 'tuning') if k in t and t[k].nunique() < 2])
-    names = [k.replace('alpha', 'α') for k in t]
-    head, *lines = [f'| {" | ".join(map(in_markdown, row))} |' for row in [names, *t.values]]
-    rule = '|' + '---|'*(t.shape[1]-n_sets) + '--:|'*n_sets
-    return Markdown('\n'.join([head, rule, *lines]))
+    rows = [list(t.rename(columns=dict(alpha='α'))), *t.values]
+    lines = [f'| {" | ".join(map(in_markdown, row))} |' for row in rows]
+    lines.insert(1, '|' + '---|'*(t.shape[1]-n_sets) + '--:|'*n_sets)
+    return Markdown('\n'.join(lines))
 
 # %% ../../nbs/api/stats/04_table.ipynb #f55afae5
 def without_agreement(
