@@ -132,8 +132,8 @@ def merge(
     check_states([_state(m) for m in alike], names)
     first, rest = (None, alike) if base is None else (alike[0], alike[1:])
     if prepared is None: prepared = prepare_merge(method, first, rest, images)
-    merged = dict(merged_tensors(method, _state(first), [_state(m) for m in rest], names, prepared,
-                                 positions_of(rest[0])))
+    states, positions = [_state(m) for m in rest], positions_of(rest[0])
+    merged = dict(merged_tensors(method, _state(first), states, names, prepared, positions))
     if not of_classifiers: return merged
     recipe = merge_recipe(method, images)
     alpha = recipe.get('alpha') if isinstance(recipe.get('alpha'), (int, float)) else None # one for each tensor is none
@@ -205,11 +205,11 @@ def check_ends(zeroshot, finetuned):
 
 def check_ends_of_path(zeroshot, finetuned):
     "ValueError if one lies between the other and its start, so that α isn't the share of fine-tuned weights"
-    first, second = map(_averaged_ends, (zeroshot, finetuned))
+    first, second = _averaged_ends(zeroshot), _averaged_ends(finetuned)
     if not first and not second: return
-    one_line = first == second or first and finetuned.hash in first or second and zeroshot.hash in second
-    from_another = zeroshot.alpha == 0 and second and finetuned.recipe.get('start') == second[0]
-    if one_line or from_another: raise ValueError(
+    is_one_line = first == second or (first and finetuned.hash in first) or (second and zeroshot.hash in second)
+    is_from_another = zeroshot.alpha == 0 and second and finetuned.recipe.get('start') == second[0]
+    if is_one_line or is_from_another: raise ValueError(
         f'The {"second" if second else "first"} classifier is an average already (alpha '
         f'{(finetuned if second else zeroshot).alpha:g}): alpha would not be the share of fine-tuned weights. Give '
         'the zero-shot and the fine-tuned classifier themselves.')
@@ -287,10 +287,6 @@ class Chain(Method):
         self.prepare_takes = outer.prepare_takes | prefixed(inner.parameters if outer.prepare else inner.prepare_takes)
         self.given = outer.given | {self.prefix+k: v for k, v in inner.given.items()}
         if parts: self.given['parts'] = parts
-    @property
-    def hyperparameters(self):
-        of_inner = {self.prefix+k: v for k, v in self.inner.hyperparameters.items()}
-        return self.outer.hyperparameters | of_inner | self.given
     @property
     def needs_images(self): return self.inner.needs_images
 
