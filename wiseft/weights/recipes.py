@@ -147,6 +147,10 @@ class ByTensor:
     for_each_model:bool=False # is it a list of such, or of numbers, for each model?
     @property
     def settings(self): return self.recipe if self.for_each_model else [self.recipe]
+    @property
+    def filters(self): # texts
+        entries = [e for setting in self.settings if _is_filters(setting) for e in setting]
+        return [e['filter'] for e in entries if 'filter' in e]
     def __call__(self, info:TensorInfo):
         values = [_value_at(setting, info) for setting in self.settings]
         return values if self.for_each_model else values[0]
@@ -269,11 +273,12 @@ def what_is_missing(
     if lacking: return lacking
     try: names = _rehearsed(recipe, load)
     except Exception as e: return [str(e)]
-    settings = [s for v in recipe.method.given.values() if isinstance(v, ByTensor) for s in v.settings]
-    filters = [e['filter'] for s in settings if _is_filters(s) for e in s if 'filter' in e]
     pieces = {piece for name in names for piece in name.split('.') if not piece.isdigit()}
-    return [f'No tensor has {f!r} in its name. {did_you_mean(f, sorted(pieces))}' for f in filters
-            if not any(f in name for name in names)]
+    for value in recipe.method.given.values():
+        for text in value.filters if isinstance(value, ByTensor) else []:
+            if not any(text in name for name in names): lacking.append(
+                f'No tensor has {text!r} in its name. {did_you_mean(text, sorted(pieces))}')
+    return lacking
 
 def _rehearsed(recipe, load): # names of the models' tensors
     "Compare the models, and merge small tensors of the same names"
