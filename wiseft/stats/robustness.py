@@ -9,6 +9,7 @@ __all__ = ['AXES', 'IMAGENET_SHIFTS', 'to_axis', 'from_axis', 'Line', 'Baseline'
 # %% ../../nbs/api/stats/08_robustness.ipynb #68cb9600
 import json, numpy as np, pandas as pd
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from ..base.files import package_data
 from ..base.lazy import special, stats
@@ -141,9 +142,9 @@ def robustness(
     "Effective and relative robustness of every row under shift, with the fit that was used"
     check_single(table)
     values = {(*_row_key(r), r.dataset): r.value for r in table.itertuples()}
-    of_start = {}
-    for (classifier, tuning, method, _, dataset), v in values.items():
-        of_start.setdefault((classifier, tuning, method, dataset), v) # the first, of several α
+    initial = {}
+    for r in table[table.method.isin(INITIAL)].itertuples():
+        initial.setdefault((r.classifier, r.tuning, r.dataset), r.value) # the first, of several α
     rows, name = [], reference_set(table)
     for r in table[table.role=='shift'].itertuples():
         # above the baseline, and why there is no such number
@@ -157,11 +158,11 @@ def robustness(
             note = (f'reference accuracy {100*reference:.1f} % lies outside {100*low:.1f} to {100*high:.1f} %, '
                     'which the baseline was fitted on')
         # above where fine-tuning of the same classifier began: of the same tuning, or of none
-        keys = [(r.classifier, t, m, r.dataset) for t in (r.tuning, '') for m in INITIAL]
-        start = next((of_start[key] for key in keys if key in of_start), np.nan)
+        before = initial.get((r.classifier, '', r.dataset), np.nan)
+        before = initial.get((r.classifier, r.tuning, r.dataset), before)
         rows.append({k: getattr(r, k) for k in IDENTITY} | dict(
             dataset=r.dataset, reference=reference, value=r.value, rho=rho,
-            tau=float(relative_robustness(r.value, start)), fit=fit.name if fit else '', note=note))
+            tau=float(relative_robustness(r.value, before)), fit=fit.name if fit else '', note=note))
     return pd.DataFrame(rows)
 
 def _row_key(r): # a missing α is equal to another
@@ -176,7 +177,6 @@ def _baseline(values, r, name, baselines, source): # name: the reference's
     sets = {k[-1] for k in values}
     if r.dataset==MEAN and not sets >= set(IMAGENET_SHIFTS): return all_classes, None # another mean
     for reference, classes in ((of_shift, 'shift'), (all_classes, 'all')):
-        try:
-            if not np.isnan(reference): return reference, published_baseline(r.dataset, classes, source)
-        except ValueError: pass # no such fit
+        if np.isnan(reference): continue
+        with suppress(ValueError): return reference, published_baseline(r.dataset, classes, source) # else no such fit
     return all_classes, None
