@@ -205,8 +205,8 @@ def check_replaceable(
 ):
     "FileExistsError if `force` must not replace what is at `target`; it says why, and what to do"
     target = Path(target)
-    if not os.path.lexists(target) or not (why := _why_kept(target, kind)): return
-    raise FileExistsError(
+    why = _why_kept(target, kind) if os.path.lexists(target) else ''
+    if why: raise FileExistsError(
         f"{target} {why}. It is kept, also with {option('force', True)}. Choose another name, or remove it yourself if "
         "nothing in it is needed.")
 
@@ -253,8 +253,10 @@ def _remove_abandoned(hidden):
         if is_abandoned is None: is_abandoned = time.time() - hidden.lstat().st_ctime > 7*24*3600
         if not is_abandoned: return
         old = hidden/'old'
-        for path in old.iterdir() if _is_folder(old) else ():
-            if not os.path.lexists(target := hidden.with_name(path.name)): os.rename(path, target)
+        moved_aside = [*old.iterdir()] if _is_folder(old) else []
+        for path in moved_aside:
+            target = hidden.with_name(path.name)
+            if not os.path.lexists(target): os.rename(path, target)
         _remove_hidden(hidden, lock)
 
 # %% ../../nbs/api/base/02_files.ipynb #4055708d

@@ -86,8 +86,7 @@ def tail_expansion(
 def macro_f1(
     predicted:np.ndarray, # (n,) class indices
     labels:np.ndarray, # (n,)
-    units:list|None=None, # as in `bootstrap`
-    **kwargs,
+    units:list|None=None, n_resamples:int=2000, rng:np.random.Generator|None=None, # as in `bootstrap`
 ) -> tuple: # (value, low, high)
     "Mean F1 over the classes in `labels`, with its bootstrap interval; over five units it may be too narrow"
     predicted, labels = np.asarray(predicted), np.asarray(labels)
@@ -106,7 +105,7 @@ def macro_f1(
         return np.nanmean(of_class, 1)
     ones = np.ones(len(rows))
     counts = sparse.csr_array((ones, (rows, cols)), shape=(n,3*c))
-    return bootstrap(counts, f1, units, **kwargs)
+    return bootstrap(counts, f1, units, n_resamples, rng)
 
 # %% ../../nbs/api/stats/02_class_metrics.ipynb #8a81b114
 def worst_group(
