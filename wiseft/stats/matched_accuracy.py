@@ -115,9 +115,8 @@ def judged_by_halves(
     other = _sides(_weighed(correct, numbers, (~half).astype(float)))
     # the accuracies of either half, on the reference and under shift, choose a place on the curve for the other
     def judge(chooses, judges):
-        reference, judged = chooses[0], judges[1]
-        curve = [a[:, None, :k] for a in chooses]
-        place, _ = place_on(*curve, reference[:, k:])
+        (reference, shifted), (_, judged) = chooses, judges
+        place, _ = place_on(reference[:, None, :k], shifted[:, None, :k], reference[:, k:])
         return judged[:, k:]-at_place(judged[:, None, :k], place)
     return np.mean([judge(one, other), judge(other, one)], (0, 1))
 
@@ -187,9 +186,8 @@ def _once(correct): # set name -> (1, m)
 
 def _numbers(accuracies, k, chosen, top): # (3, n_resamples, n_methods)
     "Gain of all classifiers after the curve, lead over its chosen point, and lead on the reference over its top one"
-    reference, shifted = sides = _sides(accuracies)
-    curve = [a[:, None, :k] for a in sides]
-    value, _ = at_reference(*curve, reference[:, k:])
+    reference, shifted = _sides(accuracies)
+    value, _ = at_reference(reference[:, None, :k], shifted[:, None, :k], reference[:, k:])
     both = (reference+shifted)/2
     ahead = both[:, k:]-both[:, [chosen]]
     lead = reference[:, k:]-reference[:, [top]]
