@@ -17,7 +17,7 @@ from ..base.text import BadFile, did_you_mean
 from ..base.files import atomic_path, blame_memory, existing_file
 from .merge import (TensorInfo, averageable, check_alpha, check_ends, check_models, check_states,
                                   merge, merged_tensors, positions_of, prepare_merge, weighted_average)
-from .files import is_path, recipe_text, weights_at, write_merged
+from .files import MERGEKIT_WORDS, is_path, recipe_text, weights_at, write_merged
 from .adapters import ADAPTER
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #bfaaa7dc
@@ -58,9 +58,7 @@ def _largest(step, density):
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #e842f34b
 _METHODS = {m.mergekit: m for m in (weighted_average, scaled_steps, agreeing_steps)}
-# mergekit's word -> our hyperparameter
-_FOR_EACH_MODEL = {'weight': 'weights', 'density': 'densities'}
-_FOR_ALL_MODELS = {'lambda': 'scale', 'normalize': 'normalize'}
+_OURS = {word: name for name, word in MERGEKIT_WORDS.items()} | dict(normalize='normalize')
 _KEYS = 'merge_method', 'rule', 'base_model', 'models', 'parameters', 'dtype', 'suite', 'reference'
 _DTYPES = dict(float16=torch.float16, bfloat16=torch.bfloat16, float32=torch.float32)
 HALVES = dict(float16='fp16', bfloat16='bf16')
@@ -190,10 +188,10 @@ def _setting(name, *given):
 
 # %% ../../nbs/api/weights/09_recipes.ipynb #17f75685
 def _of_mergekit(method, models, shared): # dict of the hyperparameters of one of mergekit's methods
-    for_each = [k for k, name in _FOR_EACH_MODEL.items() if name in method.parameters]
-    for_all = [k for k, name in _FOR_ALL_MODELS.items() if name in method.parameters]
+    for_each = [k for k in ('weight', 'density') if _OURS[k] in method.parameters]
+    for_all = [k for k in ('lambda', 'normalize') if _OURS[k] in method.parameters]
     _check_keys(shared, [*for_each, *for_all, 'int8_mask'], 'The parameters') # int8_mask saves memory in mergekit
-    given = {_FOR_ALL_MODELS[k]: _hyperparameter(_setting(k, shared[k])) for k in for_all if k in shared}
+    given = {_OURS[k]: _hyperparameter(_setting(k, shared[k])) for k in for_all if k in shared}
     if method is weighted_average: given.setdefault('normalize', True)
     if 'density' in for_each: shared = dict(density=1.) | shared
     of_models = [(m['model'], m.get('parameters') or {}) for m in models]
@@ -205,7 +203,7 @@ def _of_mergekit(method, models, shared): # dict of the hyperparameters of one o
             if not values: raise ValueError(f'{model} has no {k}. Give each model one.')
             settings.append(_setting(k, *values))
         is_by_tensor = any(isinstance(setting, list) for setting in settings)
-        given[_FOR_EACH_MODEL[k]] = ByTensor(settings, for_each_model=True) if is_by_tensor else settings
+        given[_OURS[k]] = ByTensor(settings, for_each_model=True) if is_by_tensor else settings
     return given
 
 def _of_ours(method, shared): # dict of the hyperparameters of one of our methods
