@@ -71,9 +71,9 @@ def tell(
         for item in bar:
             yield item
             bar.comment = words()
-    else: # a line on standard error after each tenth of the items, if that took a while
+    else: # a line on standard error after some seconds, then after each tenth of the items, if that took a while
         began = last = perf_counter()
-        tenth = 0
+        tenth = -1
         for i, item in enumerate(iterable, 1):
             yield item
             now = perf_counter()
