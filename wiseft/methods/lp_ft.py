@@ -44,6 +44,8 @@ def lp_ft(classifier:ImageClassifier, images:ImageSet, validation:ImageSet, cs:l
     spread = train.features.double().std()
     x, x_held = train.features.double()/spread, held_out.features.double()/spread
     present, y = train.labels.unique(return_inverse=True)
+    if len(present) < 2: raise ValueError(
+        f'LP-FT needs training images of two classes or more; these are all of {classifier.classnames[present[0]]!r}.')
     w, best = x.new_zeros(len(present), x.shape[1]), (-1, None, None)
     for C in np.logspace(-7, 2, 100).tolist() if cs is None else cs:
         w = logistic_regression(x, y, C, w)

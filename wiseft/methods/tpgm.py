@@ -19,8 +19,10 @@ from ..infer.inference import shuffled_batches
 def learn_alphas(base, finetuned, images, steps:int=200, lr:float=1e-2, batch_size:int=64, first:float=.5, seed:int=0):
     "An α in 0…1 for each tensor that moved, by cross-entropy on images that were not trained on"
     net, begin, end = base.copy().eval(), base.state_dict(), finetuned.state_dict()
-    moved = [k for k, t in begin.items() if is_weight(t) and not torch.equal(t, end[k])]
-    alphas = {k: torch.full((), first, device=base.device, requires_grad=True) for k in moved}
+    moved, first_name = {}, {} # of tensors; a shared one has several names, and one α
+    for k, t in base.state_dict(keep_vars=True).items():
+        if is_weight(t) and not torch.equal(t, end[k]): moved[k] = first_name.setdefault(t, k)
+    alphas = {k: torch.full((), first, device=base.device, requires_grad=True) for k in first_name.values()}
     adam = torch.optim.Adam(alphas.values(), lr) if moved else None
     for x, y in islice(shuffled_batches(images, base, batch_size, seed), steps*bool(moved)):
         weights = {k: torch.lerp(begin[k], end[k], a.to(begin[k].dtype)) for k, a in alphas.items()}
@@ -28,7 +30,7 @@ def learn_alphas(base, finetuned, images, steps:int=200, lr:float=1e-2, batch_si
         F.cross_entropy(functional_call(net, weights, x), y).backward()
         adam.step()
         for a in alphas.values(): a.data.clamp_(0, 1)
-    return {k: a.detach().cpu() for k, a in alphas.items()}
+    return {k: alphas[name].detach().cpu().clone() for k, name in moved.items()}
 
 def per_tensor(base:torch.Tensor, finetuned:list[torch.Tensor], info:TensorInfo) -> torch.Tensor:
     "WiSE-FT with the α of each tensor; one that has none did not move"
