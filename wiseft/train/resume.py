@@ -31,7 +31,9 @@ class Checkpoint(Callback):
     order = 90
     def __init__(self, folder:str|Path, steps:int=None):
         self.file, self.steps = checkpoint_file(folder), steps
-        self.done, self.noise, self.kept, self.terminated = 0, None, {}, False
+        self.done = 0 # steps before this run
+        self.saved = {} # tensors of the checkpoint that it goes on from
+        self.terminated = False
 
     def prepare(self, learn:Learner, resume:bool, recipe:dict): # before the fit: inside it fastai garbles messages
         self.loader, self.resumes = learn.dls.train, resume
@@ -40,34 +42,40 @@ class Checkpoint(Callback):
             "PyTorch, as in opt_func=partial(OptimWrapper, opt=torch.optim.…). With others fastai's SaveModelCallback "
             'keeps weights.')
         self.run_recipe, self.epochs_before = loads(dumps(recipe)), self.loader.epoch
-        if self.file.exists() and not resume: raise FileExistsError(
-            f'{self.file} belongs to an earlier training: {option("resume", True)} goes on with it; else choose '
-            f'another {option("checkpoint_dir", flag="--checkpoints")}, or delete it.')
         if self.file.exists():
+            if not resume: raise FileExistsError(
+                f'{self.file} belongs to an earlier training: {option("resume", True)} goes on with it; else choose '
+                f'another {option("checkpoint_dir", flag="--checkpoints")}, or delete it.')
             tidy(self.file.parent) # if all epochs are done, nothing more is written there
-            _load_checkpoint(self, learn)
-            epochs, n = recipe['epochs'], len(self.loader)
-            at = f'resumes epoch {self.done//n + 1} at step {self.done%n + 1} of {n}'
-            if self.done == epochs*n: at = f'all {epochs} epochs were done'
-            if learn.logger is not noop: print(at, file=sys.stderr, flush=True)
+            self.load(learn)
+            if learn.logger is not noop: print(self.position(), file=sys.stderr, flush=True)
         return self
+
+    def position(self):
+        "Where the training goes on"
+        epochs, n = self.run_recipe['epochs'], len(self.loader)
+        epoch, step = divmod(self.done, n)
+        if epoch == epochs: return f'all {epochs} epochs were done'
+        loss = '; the training loss of this epoch is that of the steps from here on' if step else ''
+        return f'resumes epoch {epoch+1} at step {step+1} of {n}{loss}'
 
     def before_fit(self): # after those of callbacks that keep something
         self.learn.train_iter = self.done
-        for name,cb in _keepers(self.learn).items():
-            if self.done: cb.restore(_part(self.kept, f'{name}.'))
+        for name, cb in _keepers(self.learn).items():
+            if self.done: cb.restore(_part(self.saved, f'{name}.'))
     def before_epoch(self):
         if self.epoch < self.done//len(self.loader): raise CancelEpochException # it is done
     def before_train(self):
         self.loader.epoch = self.epochs_before + self.epoch
         if self.train_iter > self.done: return
         self.loader.first_batch = self.done%len(self.loader)
-        if self.noise: _set_noise(self.noise, self.learn.student.device)
+        if self.saved: _set_noise(self.saved, self.learn.student.device)
+        self.saved = {} # all is restored
 
     def after_batch(self):
         stop = any(of_all(self.terminated)) # all processes stop after the same step
         at_step = self.training and self.steps and self.train_iter%self.steps == 0
-        if at_step or stop and self.train_iter > self.done: _save_checkpoint(self)
+        if at_step or stop and self.train_iter > self.done: self.save()
         if stop: self.stop()
     def stop(self):
         again = 'when it is run again' if self.resumes else f'with {option("resume", True)}'
@@ -75,7 +83,7 @@ class Checkpoint(Callback):
                              f'{again}', file=sys.stderr, flush=True)
         raise SystemExit(TRY_AGAIN)
     def after_epoch(self):
-        if self.train_iter > self.done: _save_checkpoint(self)
+        if self.train_iter > self.done: self.save()
 
 # %% ../../nbs/api/train/05_resume.ipynb #9f0a0002
 TRY_AGAIN = 75 # exit code EX_TEMPFAIL of sysexits.h
@@ -111,9 +119,11 @@ def _keepers(learn):
     keepers = [cb for cb in learn.cbs.sorted('order') if hasattr(type(cb), 'kept')]
     return {f'kept.{i}': cb for i,cb in enumerate(keepers)}
 
-def _save_checkpoint(cb):
-    learn = cb.learn
-    for watch in learn.cbs.filter(lambda o: hasattr(o, 'look')): watch.look() # what is saved is sound
+@patch
+def save(self:Checkpoint):
+    "Write the checkpoint; stop the training at a number that is not finite"
+    learn = self.learn
+    learn.watch.look()
     tensors = {f'model.{k}': v for k,v in learn.model.state_dict().items()}
     for i,p in enumerate(p for g in learn.opt.param_lists for p in g):
         for k,v in learn.opt.opt.state[p].items(): tensors[f'optimizer.{i}.{k}'] = v
@@ -122,8 +132,8 @@ def _save_checkpoint(cb):
     if spoilt := _spoilt(tensors): # a step of finite loss and gradient can go beyond what a float holds
         learn.stop_reason = (
             f'Training stopped after step {learn.train_iter}: NaN or infinite numbers in {spoilt}. They are in no '
-            f'checkpoint: one that was in {cb.file.parent} before is still there. Start again with a learning rate 10 '
-            'times lower or a longer warm-up.')
+            f'checkpoint: one that was in {self.file.parent} before is still there. Start again with a learning rate '
+            '10 times lower or a longer warm-up.')
         raise CancelFitException
     if rank(): return # all have the same, and the first writes
     device, tensors['noise.cpu'] = learn.student.device, torch.get_rng_state()
@@ -131,9 +141,9 @@ def _save_checkpoint(cb):
         tensors[f'noise.{device.type}'] = torch.get_device_module(device).get_rng_state(*_generator(device))
     plain = dict(copy=True, memory_format=torch.contiguous_format)
     for k, v in tensors.items(): tensors[k] = v.detach().to('cpu', **plain)
-    position = dict(step=learn.train_iter, epochs_before=cb.epochs_before, initial_accuracy=learn.initial_accuracy,
-                    recipe=cb.run_recipe)
-    write_training(cb.file, tensors, position)
+    position = dict(step=learn.train_iter, epochs_before=self.epochs_before, initial_accuracy=learn.initial_accuracy,
+                    recipe=self.run_recipe)
+    write_training(self.file, tensors, position)
 
 # %% ../../nbs/api/train/05_resume.ipynb #e983157a
 def write_training(file:str|Path, tensors:dict, position:dict):
@@ -163,22 +173,22 @@ def _spoilt(tensors):
     return next((k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()), None)
 
 # %% ../../nbs/api/train/05_resume.ipynb #837ad0e4
-def _load_checkpoint(cb, learn):
-    "Restore a training from its checkpoint; ValueError if the recipe differs"
-    tensors, position = read_training(cb.file)
-    then, now = position['recipe'], cb.run_recipe
+@patch
+def load(self:Checkpoint, learn:Learner):
+    "Restore weights and optimizer; ValueError if the recipe differs"
+    self.saved, position = read_training(self.file)
+    then, now = position['recipe'], self.run_recipe
     if differ := [k for k in {**then, **now} if then.get(k) != now.get(k)]: raise ValueError(
-        f'{cb.file} is of another training: {differ[0]} was {then.get(differ[0])!r} and is now {now.get(differ[0])!r}. '
-        f'Call it as before, or choose another {option("checkpoint_dir", flag="--checkpoints")}.')
+        f'{self.file} is of another training: {differ[0]} was {then.get(differ[0])!r} and is now '
+        f'{now.get(differ[0])!r}. Call it as before, or choose another '
+        f'{option("checkpoint_dir", flag="--checkpoints")}.')
     try:
-        learn.model.load_state_dict(_part(tensors, 'model.'))
+        learn.model.load_state_dict(_part(self.saved, 'model.'))
         for i, p in enumerate(p for g in learn.opt.param_lists for p in g):
-            state = _part(tensors, f'optimizer.{i}.')
+            state = _part(self.saved, f'optimizer.{i}.')
             for k, v in state.items(): state[k] = torch.empty_like(v if v.ndim == 0 else p, device=p.device).copy_(v)
             learn.opt.opt.state[p] = state
     except (RuntimeError, KeyError) as e: raise BadFile(
-        f'{cb.file} does not hold what this training needs ({why_failed(e)}). Delete it and start again.') from e
-    cb.done, cb.epochs_before = position['step'], position['epochs_before']
+        f'{self.file} does not hold what this training needs ({why_failed(e)}). Delete it and start again.') from e
+    self.done, self.epochs_before = position['step'], position['epochs_before']
     learn.initial_accuracy = position['initial_accuracy']
-    cb.noise = {k: v for k, v in tensors.items() if k.startswith('noise.')}
-    cb.kept = tensors
