@@ -7,7 +7,7 @@ __all__ = ['COUNTED', 'COPIES', 'Costs', 'passes', 'operations', 'arithmetic']
 
 # %% ../../nbs/api/train/04_flops.ipynb #33f49433
 import torch
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from copy import deepcopy
 from fastai.callback.core import Callback
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -22,25 +22,29 @@ from .losses import Constraint, Teacher
 COUNTED = 'images forward', 'images backward', 'texts forward', 'texts backward'
 COPIES = 'copies of the weights'
 
+def _add(counted, what, inputs, output):
+    "Count the images or texts that a module got"
+    counted[f'{what} forward'] += len(inputs[0])
+    if output.requires_grad: counted[f'{what} backward'] += len(inputs[0])
+
 class Costs(Callback):
     "Count what a fine-tuning computes, and the copies of the weights that it holds"
     order = -4 # after `Loss`, which has made the initial model by then if it asks for it
     def __init__(self): self.counted = dict.fromkeys(COUNTED, 0)
     def before_fit(self):
-        self.hooks, all_of_them = ExitStack(), [self.learn.student, *self.others()]
-        for tower in {c.visual for c in all_of_them}: self._count(tower, 'images')
-        tables = {token_table(c.clip.model) for c in all_of_them if c.clip.tokenizer} # mostly one for all; or none
+        self.hooks = []
+        classifiers = [self.learn.student, *self.others()]
+        for tower in {c.visual for c in classifiers}: self._count(tower, 'images')
+        tables = {token_table(c.clip.model) for c in classifiers if c.clip.tokenizer} # mostly one for all; or none
         for table in tables: self._count(table, 'texts')
     def others(self): # classifiers beside the one that trains
         teachers = [cb.average for cb in self.learn.cbs if isinstance(cb, Teacher)]
         return teachers + ([self.learn.initial] if 'initial' in self.learn.__dict__ else [])
     def _count(self, module, what):
-        def add(module, inputs, output):
-            self.counted[f'{what} forward'] += len(inputs[0])
-            if output.requires_grad: self.counted[f'{what} backward'] += len(inputs[0])
-        self.hooks.callback(module.register_forward_hook(add).remove)
+        def add(module, inputs, output): _add(self.counted, what, inputs, output)
+        self.hooks.append(module.register_forward_hook(add))
     def after_fit(self):
-        self.hooks.close()
+        for hook in self.hooks: hook.remove()
         memories = [cb.kept() for cb in self.learn.cbs if isinstance(cb, Constraint)]
         remembered = sum(v.numel() for m in memories for v in m.values())
         weights = sum(p.numel() for p in self.learn.student.parameters() if p.requires_grad)
@@ -57,11 +61,9 @@ def passes(
     counted = dict.fromkeys(COUNTED, 0)
     table = token_table(like.clip.model) if like.clip.tokenizer else None
     def add(module, inputs, output):
+        if type(module) is type(like.visual): _add(counted, 'images', inputs, output)
         is_table = type(module) is type(table) and module.weight.shape == table.weight.shape
-        what = 'images' if type(module) is type(like.visual) else 'texts' if is_table else None
-        if what is None: return
-        counted[f'{what} forward'] += len(inputs[0])
-        if output.requires_grad: counted[f'{what} backward'] += len(inputs[0])
+        if is_table: _add(counted, 'texts', inputs, output)
     hook = register_module_forward_hook(add)
     try: yield counted
     finally: hook.remove()

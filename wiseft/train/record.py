@@ -29,14 +29,12 @@ def run_recipe(
     averages = [cb.recipe for cb in [*learn.cbs, *cbs] if hasattr(type(cb), 'recipe')]
     recipe = dict(tuning=' + '.join(methods) or 'plain', **learn.recipe, averages=averages, **schedule)
     if began: recipe['start_method'] = began
-    recipe |= dict(batch_size=getattr(dl, 'bs', None), seed=getattr(dl, 'seed', None), **_captions_of(dl, named=False))
+    recipe |= dict(batch_size=getattr(dl, 'bs', None), seed=getattr(dl, 'seed', None))
+    captions = getattr(source, 'captions', None)
+    # a renamed table is still the same
+    if captions: recipe['captions'] = dict(sha256=captions['sha256'], pairs=captions['pairs'])
     start = plain_weights(learn.model).state_dict()
     return recipe | dict(images=source and source.fingerprint, start=state_hash(start))
-
-def _captions_of(dl, named):
-    "Captions in a recipe; a renamed table is still the same"
-    captions = getattr(getattr(dl, 'source', None), 'captions', None)
-    return dict(captions={k: v for k,v in captions.items() if named or k != 'table'}) if captions else {}
 
 def run_circumstances(
     learn:Learner, # a `ClipLearner` after its fit
@@ -51,15 +49,17 @@ def run_circumstances(
     about = dict(versions=versions, device=name, seconds=round(seconds, 1))
     if device.type == 'cpu': about['threads'] = torch.get_num_threads()
     if n_processes() > 1: about['processes'] = n_processes()
-    return about | _captions_of(learn.dls.train, named=True)
+    captions = getattr(getattr(learn.dls.train, 'source', None), 'captions', None)
+    if captions: about['captions'] = captions
+    return about
 
 # %% ../../nbs/api/train/06_record.ipynb #b7816945
 def validation_metrics(learn:Learner) -> dict: # name -> number
     "Metrics of the last epoch on validation images, and terms of a loss on training images"
     recorder, metrics = learn.recorder, {}
+    if not hasattr(recorder, 'log'): return metrics # no epoch was left
     terms = {n for cb in learn.cbs for n in getattr(cb, 'sums', ())}
-    columns = zip(recorder.metric_names, recorder.log) if hasattr(recorder, 'log') else () # no epoch was left
-    for k, v in columns:
+    for k, v in zip(recorder.metric_names, recorder.log):
         if k in ('epoch', 'train_loss', 'time') or not isinstance(v, (int, float)): continue
         where = 'training' if k in terms else 'validation'
         metrics[f"{where} {k.removeprefix('valid_')}"] = round(float(v), 6)
