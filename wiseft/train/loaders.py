@@ -118,13 +118,12 @@ class PixelSource:
 
     def batch(self, idxs:list, draws:np.ndarray=None): # draws: random numbers for the crops of all images, if any
         crops = draws is not None and self.crop_scale
-        def several(part): return [(i, self.crop(i, draws) if crops else self.pixels(i)) for i in part]
-        n = 1 if get_worker_info() else os.cpu_count() or 1 # Pillow lets threads work at the same time
-        with ThreadPoolExecutor(n) as threads: parts = threads.map(several, [idxs[k::n] for k in range(n)])
-        results = dict(chain.from_iterable(parts))
-        readable = [i for i in idxs if results[i] is not None]
+        read = partial(self.crop, draws=draws) if crops else self.pixels
+        n = 1 if get_worker_info() else os.cpu_count() # Pillow lets threads work at the same time
+        with ThreadPoolExecutor(n) as threads: images = dict(zip(idxs, threads.map(read, idxs)))
+        readable = [i for i in idxs if images[i] is not None]
         if not readable: return ()
-        x = torch.from_numpy(np.stack([results[i] for i in readable])).permute(0,3,1,2)
+        x = torch.from_numpy(np.stack([images[i] for i in readable])).permute(0,3,1,2)
         return TensorImage(x), self.labels(readable)
 
     def labels(self, idxs:list):
