@@ -30,11 +30,10 @@ def greedy_soup(base:ImageClassifier|None, finetuned:list|dict, images:ImageSet)
     for name in sorted(finetuned, key=lambda n: -alone[n].mean()): # of equals the first given
         candidate = merge(None, [finetuned[n] for n in [*soup, name]], uniform_soup)
         after = _right({'soup': candidate}, images)['soup']
-        compared = {} if before is None else dict(before=before.mean(), p=mcnemar_exact(before, after))
-        better = before is None or after.mean() > before.mean()
-        row = dict(model=name, alone=alone[name].mean(), before=None, after=after.mean(), p=None, taken=better)
-        steps.append(row | compared)
-        if better: soup, before, best = [*soup, name], after, candidate
+        row = dict(model=name, alone=alone[name].mean(), before=None, after=after.mean(), p=None, taken=True)
+        if soup: row |= dict(before=before.mean(), p=mcnemar_exact(before, after), taken=after.mean() > before.mean())
+        steps.append(row)
+        if row['taken']: soup, before, best = [*soup, name], after, candidate
     best.beside = {'trace.csv': pd.DataFrame(steps)}
     best.recipe['merge'] = dict(name=greedy_soup.name, models=soup, images=images.fingerprint)
     return best

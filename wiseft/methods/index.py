@@ -23,15 +23,21 @@ def all_methods() -> dict: # name -> `Method`
 PAGES.append(all_methods) # for whoever names a method whose page nobody has imported
 
 # %% ../../nbs/methods/index.ipynb #64e2c207
+def _described(definition):
+    "What the decorator of a method says; None for another definition"
+    decorators = [d for d in getattr(definition, 'decorator_list', ()) if isinstance(d, ast.Call)]
+    if not decorators or getattr(decorators[0].func, 'id', '') != 'method': return None
+    names = ['kind', 'name', 'paper', 'strength', 'needs', 'cost']
+    arguments = dict(zip(names, decorators[0].args)) | {k.arg: k.value for k in decorators[0].keywords}
+    constants = {k: v.value for k, v in arguments.items() if isinstance(v, ast.Constant)}
+    what = ast.get_docstring(definition).splitlines()[0]
+    return dict.fromkeys(names, '') | constants | dict(function=definition.name, what=what)
+
 def listed_methods() -> list: # of dicts: what the decorator says, `what` it does, its `module` and `function`
     "Methods as their decorators describe them, read from the files without importing"
-    root, takes = Path(import_module('wiseft').__path__[0]), ['kind', 'name', 'paper', 'strength', 'needs', 'cost']
-    files = [root/'weights/merge.py', root/'infer/ensembles.py', *sorted((root/'methods').glob('*.py'))]
-    def described(node, file):
-        decorator = next((d for d in getattr(node, 'decorator_list', ()) if isinstance(d, ast.Call)), None)
-        if decorator is None or getattr(decorator.func, 'id', '') != 'method': return
-        arguments = dict(zip(takes, decorator.args)) | {k.arg: k.value for k in decorator.keywords}
-        about = {k: v.value for k, v in arguments.items() if isinstance(v, ast.Constant)}
-        about |= dict(function=node.name, what=ast.get_docstring(node).splitlines()[0])
-        return dict.fromkeys(takes, '') | about | dict(module=f'wiseft.{file.parent.name}.{file.stem}')
-    return [m for f in files for node in ast.parse(f.read_text(encoding='utf-8')).body if (m := described(node, f))]
+    root, methods = Path(import_module('wiseft').__path__[0]), []
+    for file in [root/'weights/merge.py', root/'infer/ensembles.py', *sorted((root/'methods').glob('*.py'))]:
+        for definition in ast.parse(file.read_text(encoding='utf-8')).body:
+            about = _described(definition)
+            if about: methods.append(about | dict(module=f'wiseft.{file.parent.name}.{file.stem}'))
+    return methods

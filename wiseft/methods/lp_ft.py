@@ -46,13 +46,13 @@ def lp_ft(classifier:ImageClassifier, images:ImageSet, validation:ImageSet, cs:l
     present, y = train.labels.unique(return_inverse=True)
     if len(present) < 2: raise ValueError(
         f'LP-FT needs training images of two classes or more; these are all of {classifier.classnames[present[0]]!r}.')
-    w, best = x.new_zeros(len(present), x.shape[1]), (-1, None, None)
+    w, most = x.new_zeros(len(present), x.shape[1]), -1
     for C in np.logspace(-7, 2, 100).tolist() if cs is None else cs:
         w = logistic_regression(x, y, C, w)
         head = x.new_zeros(len(classifier.classnames), x.shape[1]).index_copy(0, present, w/spread)
         right = (x_held @ head.T).argmax(1).eq(held_out.labels).sum().item()
-        if right > best[0]: best = right, C, head
+        if right > most: most, best_C, best_head = right, C, head
     bias = None if classifier.head.bias is None else torch.zeros_like(classifier.head.bias)
-    head = ClassificationHead(best[2].float(), bias, classifier.head.normalize).to(classifier.device)
-    recipe = dict(tuning='linear probe', start_method=dict(name='LP-FT', C=best[1]))
+    head = ClassificationHead(best_head.float(), bias, classifier.head.normalize).to(classifier.device)
+    recipe = dict(tuning='linear probe', start_method=dict(name='LP-FT', C=best_C))
     return ImageClassifier(classifier.copy().clip, head, classifier.classnames, classifier.templates, 1., recipe=recipe)

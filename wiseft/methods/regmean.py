@@ -44,7 +44,8 @@ def inner_products(classifier:ImageClassifier, images:ImageSet): # dict name of 
             down, right = stride if isinstance(stride, tuple) else (stride, stride)
             rows = x[..., ::down, ::right].movedim(1, -1)
         if id(weight) in names and weight[0].numel() == rows.shape[-1]: # no convolution of more than one place
-            grams[id(weight)] += (rows := rows.float().flatten(0, -2)).T @ rows
+            rows = rows.float().flatten(0, -2)
+            grams[id(weight)] += rows.T @ rows
         return function(x, weight, bias, *others, **named)
     with intercepted(add_gram):
         for _, x in batches(images, net.transform, [], 32, progress=False): net(x.to(net.device))
