@@ -79,10 +79,7 @@ def test_a_name_of_another_library_is_answered_with_ours(folder):
         with pytest.raises(TypeError, match=f"no argument {other}: it is called {ours}"):
             finetune(pico_classifier(["cat", "dog"]), "nowhere", **{other: 1})
     pico = pico_classifier(["cat", "dog"])
-    with pytest.raises(ValueError, match="could not convert"):
-        finetune(pico, "nowhere", lr="fast")
-    learn = clip_learner(pico, "photos", progress=False, lr="3e-4")
-    assert learn.lr == 3e-4
+    learn = clip_learner(pico, "photos", progress=False)
     assert learn.fit_cosine(1, "1e-4").classifier.recipe["lrs"][0] == 1e-4
     calls = dict(bs=[evaluate, sweep, choose_alpha, classify, clip_dataloaders, bench], weight_decay=[clip_learner],
                  n_epochs=[learn.fit_cosine])
@@ -90,6 +87,8 @@ def test_a_name_of_another_library_is_answered_with_ours(folder):
         for function in functions:
             with pytest.raises(TypeError, match=f"no argument {other}: it is called {OTHER_NAMES[other]}"):
                 function(**{other: 1})
+    with pytest.raises(TypeError, match="no argument bs: it is called batch_size, an argument of clip_dataloaders"):
+        clip_learner(pico, "photos", bs=8)
     assert list(signature(learn.fit_cosine).parameters)[0] == "epochs"
 
 
@@ -196,3 +195,24 @@ def test_one_part_of_both_towers(few, tune, tmp_path):
     write_merged(paths[0], [paths[1]], paths[2], parts="image")
     merged = load_file(paths[2])
     assert all(merged[k].equal(v) for k, v in image.state_dict().items() if not k.startswith("head"))
+
+
+def test_a_method_that_trains_is_found_by_its_name(folder):
+    import wiseft.all  # noqa: F401, which knows all methods
+    from wiseft.train.learner import clip_learner
+
+    vit = pico_classifier(["cat", "dog"], transformer=True)
+    assert clip_learner(vit, "photos", "LoRA", progress=False).recipe["train"]["name"] == "LoRA"
+    with pytest.raises(ValueError, match="expected 'all', 'head', 'last:n' as in 'last:2', or a method.*Did you mean"):
+        clip_learner(vit, "photos", "LaRO", progress=False)
+
+
+def test_mixup_takes_whole_batches(folder):
+    from fastai.callback.mixup import MixUp
+
+    from wiseft.train.learner import clip_learner
+
+    pico = pico_classifier(["cat", "dog"])
+    clip_learner(pico, "photos", cbs=MixUp(), progress=False).fit_cosine(1)
+    with pytest.raises(ValueError, match="MixUp and CutMix mix the labels of a whole batch"):
+        clip_learner(pico, "photos", cbs=MixUp(), accumulate=2, progress=False).fit_cosine(1)

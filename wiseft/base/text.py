@@ -84,12 +84,12 @@ def call(function:str, **arguments) -> str:
 OTHER_NAMES = dict(bs='batch_size', learning_rate='lr', n_epochs='epochs', num_epochs='epochs', num_workers='workers',
                    weight_decay='wd') # of other libraries
 
-def our_names(function):
+def our_names(function, names:dict=OTHER_NAMES):
     "Decorator: a TypeError answers other libraries' names of arguments with ours"
     @wraps(function)
     def checked(*args, **kwargs):
         for name in kwargs:
-            if name in OTHER_NAMES: raise TypeError(f'There is no argument {name}: it is called {OTHER_NAMES[name]}.')
+            if name in names: raise TypeError(f'There is no argument {name}: it is called {names[name]}.')
         return function(*args, **kwargs)
     return checked
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from fastai.callback.core import Callback, CancelBackwardException, CancelStepException
 from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.mixup import MixHandler
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import LRFinder, ParamScheduler
 from fastai.data.core import DataLoaders
@@ -25,13 +26,12 @@ from fastcore.basics import filter_dict, patch
 from fastcore.foundation import L
 from fastcore.imports import noop
 from functools import cached_property, partial
-from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from torch import nn
 from ..base.registry import Method, as_method
-from ..base.text import option, our_names, python_or_shell
+from ..base.text import OTHER_NAMES, option, our_names, python_or_shell
 from ..base.devices import eval_mode, fitting_precision, memory_advice, release_memory
 from ..base.distributed import distributed, gathered, n_processes, of_all, rank
 from ..base.files import is_out_of_memory
@@ -45,9 +45,10 @@ from ..infer.inference import reuse_memory
 from .loaders import (ClipDL, PixelSource, check_dataloaders, clip_dataloaders, feature_dataloaders,
                                   first_batch, in_order, is_captions)
 from .losses import Constraint, HeadFromText, Loss, Teacher, method_recipe
-from .callbacks import (Bf16, BusyCores, ClipGradients, FetchLosses, FreezeBatchNorm, LossOnDevice,
-                                    LrFactors, Progress, ProgressLines, Watch, accuracy_now)
-from .trainable import choose_weights, parameter_groups, parametrized, plain_weights, rate_factors
+from .callbacks import (BusyCores, ClipGradients, FetchLosses, FreezeBatchNorm, LossOnDevice, LrFactors,
+                                    Progress, ProgressLines, Watch, accuracy_now)
+from .trainable import (choose_weights, parameter_groups, parametrized, plain_weights, rate_factors,
+                                    what_trains)
 from .resume import Checkpoint, checkpoint_file
 from .record import run_circumstances, run_recipe, validation_metrics
 
@@ -61,7 +62,7 @@ def finetune(
     epochs:int|None=10, # None: 10, or as many as make 500 steps: for a head alone, see `linear_probe`
     lr:float|None=None, # highest learning rate; default `usual_lr`
     batch_size:int=128, # images computed at once; a step takes `accumulate` times as many
-    train:str|Method|Callable='all', # what trains: 'all', 'head', 'last:n' or a method such as `lora`
+    train:str|Method|Callable='all', # what trains: 'all', 'head', 'last:n' or a method such as 'LoRA'
     precision:str='bf16', # or 'fp32'
     warmup_steps:int|None=None, # default 500, or a tenth of all steps if that is less
     crop_scale:tuple[float,float]|None=(.9, 1.), # part of the area that random crops keep; None: no crops
@@ -83,7 +84,6 @@ def finetune(
     with `classifier` by `interpolate(classifier, finetuned, alpha)`.
     """
     check_classifier(classifier, 'finetune(classifier, images)', trains=True)
-    if isinstance(lr, str): lr = float(lr)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         dls = clip_dataloaders(images, classifier, accumulate*batch_size, validation, crop_scale, workers, seed,
@@ -141,11 +141,11 @@ class AdamWrapper(OptimWrapper):
 adamw = partial(AdamWrapper, opt=partial(torch.optim.AdamW, fused=True))
 
 # %% ../../nbs/api/train/07_learner.ipynb #9358c35b
-@our_names
+@partial(our_names, names=OTHER_NAMES | dict(bs='batch_size, an argument of clip_dataloaders'))
 def clip_learner(
     classifier:ImageClassifier, # to start from; it is not changed
     dls, # fastai's `DataLoaders` of the CLIP's size and normalization, or images as `clip_dataloaders` takes them
-    train:str|Method|Callable='all', # 'all'; 'head' on cached features; 'last:n', n blocks and the head; or `lora`
+    train:str|Method|Callable='all', # 'all'; 'head' on cached features; 'last:n', n blocks and the head; or 'LoRA'
     wd:float|None=None, # weight decay, decoupled; default .1, or 0 where a method takes its place
     label_smoothing:float=0.,
     class_weights:str|list|None=None, # of cross-entropy: one per class, or 'balanced': inverse to their images
@@ -168,13 +168,14 @@ def clip_learner(
     `fit_cosine(epochs)` or any of fastai's; its `classifier` is the result. The defaults are the WiSE-FT paper's.
     """
     check_classifier(classifier, 'clip_learner(classifier, dls)', trains=True)
-    if isinstance(kwargs.get('lr'), str): kwargs['lr'] = float(kwargs['lr'])
     if not isinstance(dls, DataLoaders): dls = clip_dataloaders(dls, classifier, progress=progress)
     import fastai.vision.learner # how fastai shows results of images  # noqa: F401
-    loss, constraint = loss and as_method(loss, 'loss'), constraint and as_method(constraint, 'constraint')
+    train = what_trains(train)
+    if loss: loss = as_method(loss, 'loss')
+    if constraint: constraint = as_method(constraint, 'constraint')
     if wd is None: wd = 0. if any(m.replaces_decay for m in (loss, constraint) if m) else .1
     precision = fitting_precision(precision, classifier.device)
-    recipe = dict(train=method_recipe(as_method(train, 'train')) if callable(train) else train, wd=wd,
+    recipe = dict(train=train if isinstance(train, str) else method_recipe(train), wd=wd,
                   label_smoothing=label_smoothing, clip_norm=clip_norm)
     if class_weights is not None:
         recipe['class_weights'] = class_weights if isinstance(class_weights, str) else [*map(float, class_weights)]
@@ -184,7 +185,8 @@ def clip_learner(
     captioned = is_captions(check_dataloaders(dls, classifier))
     check_settings(dls, classifier, recipe, loss, loss_func, captioned)
     # the copy that trains, on images or, if the head alone trains, on features
-    loss, constraint = (m and m.completed(classifier) for m in (loss, constraint))
+    if loss: loss = loss.completed(classifier)
+    if constraint: constraint = constraint.completed(classifier)
     if loss and loss.trains_text: classifier = classifier.with_text()
     image_dls, model = dls, _training_copy(classifier, train, loss, constraint, grad_checkpointing)
     factors = rate_factors(model, **lr_factors) if lr_factors else None
@@ -199,11 +201,12 @@ def clip_learner(
                     splitter=partial(parameter_groups, factors=factors))
     learn = ClipLearner(dls, model, loss_func=loss_func, wd=wd, wd_bn_bias=True, cbs=[*callbacks, *L(cbs)],
                         **settings | kwargs)
-    learn.image_dls, learn.given, learn.accumulate = image_dls, classifier, accumulate
+    learn.image_dls, learn.given, learn.accumulate, learn.bf16 = image_dls, classifier, accumulate, precision == 'bf16'
     is_mean = isinstance(loss_func, CrossEntropyLossFlat)
     learn.can_split = is_mean and not (train_batchnorm or loss and loss.trains_text)
-    named = dict(loss=loss, pull=constraint) # `pull`: as recipes of earlier versions have it
-    learn.recipe = recipe | {k: method_recipe(m) for k, m in named.items() if m}
+    if loss: recipe['loss'] = method_recipe(loss)
+    if constraint: recipe['pull'] = method_recipe(constraint) # as recipes of earlier versions call it
+    learn.recipe = recipe
     learn.recorder.smooth_loss = LossOnDevice()
     _show_progress(learn, progress)
     return learn
@@ -212,7 +215,6 @@ def clip_learner(
 def _callbacks(recipe, factors, loss, constraint):
     "The paper's loop, what may go wrong, and what methods add"
     found = [ClipGradients(recipe['clip_norm']), Watch(), FetchLosses()]
-    if recipe['precision'] == 'bf16': found.append(Bf16()) # autocast on any device
     if recipe['precision'] == 'fp16': found.append(MixedPrecision()) # on GPUs without bfloat16
     if not recipe['train_batchnorm']: found.append(FreezeBatchNorm()) # both ends of an average share the statistics
     if loss: found.append(Loss(loss)) # named terms in place of cross-entropy
@@ -261,10 +263,11 @@ def _training_copy(classifier, train, loss, constraint, grad_checkpointing):
     choose_weights(model, train)
     if not any(p.requires_grad for p in model.parameters()): raise ValueError(f'{train!r} leaves no weight to train.')
     if constraint and parametrized(model): raise ValueError(
-        f'{constraint.title} moves each weight after a step, and {as_method(train).title} computes weights from other '
+        f'{constraint.title} moves each weight after a step, and {train.title} computes weights from other '
         'ones: leave out one of the two.')
-    values = chain.from_iterable(m.given.items() for m in (loss, constraint) if m)
-    prepared = {k: v for k, v in values if isinstance(v, torch.Tensor)}
+    given = dict(loss.given) if loss else {}
+    if constraint: given |= constraint.given
+    prepared = {k: v for k, v in given.items() if isinstance(v, torch.Tensor)}
     model.beside = {'prepared.safetensors': prepared} if prepared else {}
     if not grad_checkpointing: return model
     _towers(model).set_grad_checkpointing(True) # open_clip computes layers again in the backward pass
@@ -286,6 +289,7 @@ class HeadOnFeatures(nn.Module):
 class ClipLearner(Learner):
     "A fastai `Learner` that fine-tunes a copy of an image classifier"
     given = image_dls = None # by `clip_learner`: the classifier that it got, and its loaders of images
+    bf16 = False # compute in bfloat16, with weights in float32
     accumulate = 1 # parts that each batch is computed in
     can_split = True # may there be more parts? Not where BatchNorm or the loss may look at the whole batch
     initial_accuracy = stop_reason = None # before the first step; why training ended
@@ -326,10 +330,9 @@ class ClipLearner(Learner):
         self.wrapped = None
         if self.stop_reason and not is_lr_find: raise FloatingPointError(self.stop_reason)
 
-    def one_batch(self, i:int, b):
-        try: super().one_batch(i, b)
-        finally: # Ctrl-C too must not leave autocast switched on
-            for cb in self.cbs: getattr(cb, 'leave_autocast', lambda: None)()
+    def in_precision(self):
+        "Context in which models compute in the precision of the training; fastai's `to_bf16` knows CUDA only"
+        return torch.autocast(self.student.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
 # %% ../../nbs/api/train/07_learner.ipynb #82fdebf2
 @patch
@@ -391,47 +394,51 @@ class CosineSchedule(ParamScheduler):
 # %% ../../nbs/api/train/07_learner.ipynb #caf59ce1
 @patch
 def _do_one_batch(self:ClipLearner):
-    "Compute a batch, in parts during training"
-    if not self.yb: return Learner._do_one_batch(self)
+    "Compute a batch, in parts during training; where memory is short, in twice as many from then on"
+    if not self.yb: # as for `get_preds` of images without labels
+        with self.in_precision(): Learner._do_one_batch(self)
+        self.pred = self.pred.float()
+        return
     own = getattr(self.dl, 'own', None)
-    counts = [find_bs(self.yb)] if own is None else of_all(own)
+    counts = [find_bs(self.yb)] if own is None else of_all(own) # images of each process
     if not self.training: return self.compute(self.model, counts)
+    one_process = n_processes() == 1
+    mixes_labels = any(isinstance(cb, MixHandler) for cb in self.cbs)
+    if mixes_labels and not (one_process and self.accumulate == 1): raise ValueError(
+        'MixUp and CutMix mix the labels of a whole batch, and accumulate or several processes compute it in parts: '
+        'leave one out.')
+    can_halve = self.can_split and one_process and not mixes_labels
     batch = self.xb, self.yb
-    while self.retries(counts): self.xb, self.yb = batch
-
-@patch
-def retries(self:ClipLearner, counts:list) -> bool: # counts: images of each process
-    "Compute a step; where memory is short, halve the parts of the batch and return True"
-    try:
-        self.in_parts(counts)
-        return False
-    except (RuntimeError, MemoryError) as e:
-        can_halve = self.can_split and n_processes() == 1 and self.accumulate < counts[0]
-        if not (can_halve and is_out_of_memory(e)): raise
-    self.opt.zero_grad()
-    release_memory()
-    self.accumulate *= 2
-    say_once(f'memory is short: batches are computed in {self.accumulate} parts from here on; weights change by '
-             'rounding alone')
-    return True
+    while True:
+        try: return self.in_parts(counts)
+        except (RuntimeError, MemoryError) as e:
+            if not (can_halve and self.accumulate < counts[0] and is_out_of_memory(e)): raise
+        self.xb, self.yb = batch
+        self.opt.zero_grad()
+        release_memory()
+        self.accumulate *= 2
+        say_once(f'memory is short: batches are computed in {self.accumulate} parts from here on; weights change by '
+                 'rounding alone')
 
 @patch
 def compute(self:ClipLearner, model:nn.Module, counts:list):
     "Compute outputs and loss; afterwards `pred` and `yb` hold the images of all processes"
-    self.counts, self.pred = counts, model(*self.xb)
-    self('after_pred')
-    self.pred = gathered(self.pred, counts)
-    self.yb = tuple(gathered(y, counts) for y in self.yb)
-    self.loss_grad = self.loss_func(self.pred, *self.yb)
-    self.loss = self.loss_grad.clone()
-    self('after_loss')
+    self.counts = counts
+    with self.in_precision():
+        self.pred = model(*self.xb).float()
+        self('after_pred')
+        self.pred = gathered(self.pred, counts)
+        self.yb = tuple(gathered(y, counts) for y in self.yb)
+        self.loss_grad = self.loss_func(self.pred, *self.yb)
+        self.loss = self.loss_grad.clone()
+        self('after_loss')
 
 @patch
-def weight_of(self:ClipLearner, n:int, labels:Callable): # labels: () -> (n,)
-    "Weight of n images in the mean of the loss: one each, or those of their classes in a weighted cross-entropy"
+def weight_of(self:ClipLearner, y:torch.Tensor):
+    "Weight of images with these labels in the mean of the loss: their number, or the sum of the weights of classes"
     loss = getattr(self.loss_func, 'func', self.loss_func) # within fastai's
     weighted = isinstance(loss, nn.CrossEntropyLoss) and loss.weight is not None
-    return loss.weight[labels()].sum() if weighted else n
+    return loss.weight[y].sum() if weighted else len(y)
 
 @patch
 def in_parts(self:ClipLearner, counts:list):
@@ -440,17 +447,15 @@ def in_parts(self:ClipLearner, counts:list):
     by_process = [torch.arange(n).tensor_split(self.accumulate) for n in counts]
     sizes = [tuple(map(len, part)) for part in zip(*by_process)] # of each part: how many images each process has
     sizes = [part for part in sizes if sum(part)]
-    whole = self.weight_of(sum(counts), lambda: gathered(yb[0], counts))
+    whole = self.weight_of(gathered(yb[0], counts))
     for k, part in enumerate(sizes):
-        if k: # autocast was left after the loss
-            for cb in self.cbs:
-                if isinstance(cb, (Bf16, MixedPrecision)): cb.before_batch()
+        if k and hasattr(self, 'mixed_precision'): self.mixed_precision.before_batch() # it left autocast after the loss
         n = part[rank()]
         rows = slice(start, start+n) if n else slice(1) # one that stands in
         self.xb, self.yb, start = [x[rows] for x in xb], [y[rows] for y in yb], start+n
         with nullcontext() if k == len(sizes)-1 else self.no_sync(): # processes share gradients with the last part
             self.compute(self.wrapped, part)
-            share = self.weight_of(sum(part), lambda: self.yb[0])/whole
+            share = self.weight_of(self.yb[0])/whole
             self.loss, self.loss_grad = share*self.loss, share*self.loss_grad
             self._with_events(self._backward, 'backward', CancelBackwardException)
         results.append((self.pred.detach(), self.yb, self.loss.detach()))
