@@ -11,6 +11,7 @@ __all__ = ['SMALL', 'Normalized', 'crop_box', 'resized_crop', 'PixelSource', 'Cl
 import math, os, torch
 import fastai.vision.data # how fastai shows batches of images  # noqa: F401
 import numpy as np
+import pandas as pd
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
@@ -279,7 +280,8 @@ def clip_dataloaders(
 # %% ../../nbs/api/train/01_loaders.ipynb #83708347
 class Numbered(Transform):
     "Class labels with names for display"
-    loss_func, order = CrossEntropyLossFlat(), 1 # as fastai's `Categorize`
+    loss_func = CrossEntropyLossFlat() # as fastai's `Categorize`
+    order = 1
     def __init__(self, vocab:list): self.vocab, self.c = list(vocab), len(vocab)
     def encodes(self, o:OneImage): return TensorCategory(int(o.images.labels[o.i]))
     def decodes(self, o): return Category(self.vocab[int(o)])
@@ -302,10 +304,9 @@ def _captioned_sets(folder, validation, table):
     "Pairs to train on and to watch; by default a tenth of the images is watched"
     pairs = captioned_images(table, folder)
     if validation is not None: return pairs, validation
-    number = {f: i for i,f in enumerate(dict.fromkeys(pairs.files()))} # captions of one image stay together
-    order = np.random.default_rng(0).permutation(len(number))
-    chosen = order[:max(1, len(number)//10)]
-    held_out = np.isin([number[f] for f in pairs.files()], chosen)
+    numbers, files = pd.factorize(np.asarray(pairs.files(), object)) # captions of one image stay together
+    chosen = np.random.default_rng(0).permutation(len(files))[:max(1, len(files)//10)]
+    held_out = np.isin(numbers, chosen)
     return pairs.subset(~held_out), pairs.subset(held_out)
 
 def is_captions(y:torch.Tensor) -> bool: # what a batch has beside its images
