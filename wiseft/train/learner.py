@@ -188,20 +188,22 @@ def clip_learner(
     if loss: loss = loss.completed(classifier)
     if constraint: constraint = constraint.completed(classifier)
     if loss and loss.trains_text: classifier = classifier.with_text()
-    image_dls, model = dls, _training_copy(classifier, train, loss, constraint, grad_checkpointing)
+    model = _training_copy(classifier, train, loss, constraint, grad_checkpointing)
     factors = rate_factors(model, **lr_factors) if lr_factors else None
-    if train == 'head': dls, model = feature_dataloaders(dls, model), HeadOnFeatures(model)
+    image_dls = dls
+    if train == 'head': dls, model = feature_dataloaders(image_dls, model), HeadOnFeatures(model)
     # cross-entropy, whose place a method's `loss` takes by a callback; captions have no labels
     weights = weights_of_classes(class_weights, dls, classifier)
     if captioned: loss_func = _no_labels
-    loss_func = loss_func or CrossEntropyLossFlat(label_smoothing=label_smoothing, weight=weights)
+    elif loss_func is None: loss_func = CrossEntropyLossFlat(label_smoothing=label_smoothing, weight=weights)
     no_labels = captioned and is_captions(to_cpu(first_batch(dls.valid))[1])
     callbacks = _callbacks(recipe, factors, loss, constraint)
     settings = dict(metrics=[] if no_labels else accuracy, opt_func=adamw, lr=usual_lr(classifier), path='.',
                     splitter=partial(parameter_groups, factors=factors))
     learn = ClipLearner(dls, model, loss_func=loss_func, wd=wd, wd_bn_bias=True, cbs=[*callbacks, *L(cbs)],
                         **settings | kwargs)
-    learn.image_dls, learn.given, learn.accumulate, learn.bf16 = image_dls, classifier, accumulate, precision == 'bf16'
+    learn.image_dls, learn.given = image_dls, classifier
+    learn.accumulate, learn.bf16 = accumulate, precision == 'bf16'
     is_mean = isinstance(loss_func, CrossEntropyLossFlat)
     learn.can_split = is_mean and not (train_batchnorm or loss and loss.trains_text)
     if loss: recipe['loss'] = method_recipe(loss)
@@ -443,7 +445,8 @@ def weight_of(self:ClipLearner, y:torch.Tensor):
 @patch
 def in_parts(self:ClipLearner, counts:list):
     "A step of training whose batch is computed in `accumulate` parts"
-    xb, yb, start, results = self.xb, self.yb, 0, []
+    xb, yb = self.xb, self.yb
+    start, results = 0, []
     by_process = [torch.arange(n).tensor_split(self.accumulate) for n in counts]
     sizes = [tuple(map(len, part)) for part in zip(*by_process)] # of each part: how many images each process has
     sizes = [part for part in sizes if sum(part)]
@@ -452,7 +455,8 @@ def in_parts(self:ClipLearner, counts:list):
         if k and hasattr(self, 'mixed_precision'): self.mixed_precision.before_batch() # it left autocast after the loss
         n = part[rank()]
         rows = slice(start, start+n) if n else slice(1) # one that stands in
-        self.xb, self.yb, start = [x[rows] for x in xb], [y[rows] for y in yb], start+n
+        self.xb, self.yb = [x[rows] for x in xb], [y[rows] for y in yb]
+        start += n
         with nullcontext() if k == len(sizes)-1 else self.no_sync(): # processes share gradients with the last part
             self.compute(self.wrapped, part)
             share = self.weight_of(self.yb[0])/whole
