@@ -14,8 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from ..base.devices import fitting_precision
-from ..base.lazy import open_clip
-from .build import only_pooled, quiet
+from ..base.lazy import LaterFunction, open_clip
+from .build import quiet
 from .classifier import ImageClassifier
 
 # %% ../../nbs/api/models/16_cost.ipynb #ff27c91b
@@ -40,11 +40,13 @@ class _Memory(TorchDispatchMode):
     def _remove(self, key): self.now -= self.alive.pop(key)
 
 # %% ../../nbs/api/models/16_cost.ipynb #45ded218
+_only_pooled = LaterFunction('wiseft.models.pooled', 'only_pooled') # it imports open_clip
+
 def _meta_tower(name):
     config = open_clip.get_model_config(name)
     with quiet(), torch.device('meta'):
         tower = open_clip.model._build_vision_tower(config['embed_dim'], config['vision_cfg'])
-        return only_pooled(tower)
+        return _only_pooled(tower)
 
 def training_memory(
     tower:nn.Module|str, # open_clip's image tower, such as `classifier.visual`, or the name of an architecture
