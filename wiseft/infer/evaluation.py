@@ -9,7 +9,6 @@ __all__ = ['look', 'evaluate', 'trained_on', 'guesses', 'check_known']
 import numpy as np, pandas as pd, torch
 from collections import Counter
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from ..base.text import first_few, our_names, python_or_shell, warn_user
 from ..base.files import cache_root
@@ -24,7 +23,6 @@ from ..data.suites import ImageSet, Suite
 from ..data.control import control_sets
 from ..data.copies import copies, find_training_images, training_thumbnails, thumbnails
 from ..models.classifier import ImageClassifier, check_classifier
-from .prefetch import sent
 from .inference import check_nan, check_shape, common_transform, each_batch, ready
 from .members import Member, member
 from .shared_layers import shared_layers
@@ -40,13 +38,15 @@ def look(
 ) -> dict: # name -> dict column -> (n, …) array
     "Columns per image of each member on a set, `predicted` first; NaN, or class -1, for unreadable images"
     initial = [m for m in members.values() if m.identity['method'] in INITIAL]
-    labels = torch.as_tensor(images.labels)
+    labels = {m.device: torch.as_tensor(images.labels).to(m.device) for m in members.values()}
     def columns_of(idx, batch): # indices, (name, column) -> (n, …) tensor
+        whole = idx[-1]-idx[0] == len(idx)-1
+        place = slice(idx[0], idx[-1]+1) if whole else idx # a slice sends no indices to the device
         first = _outputs(initial[0], batch, images) if len(initial) == 1 else None # others are compared with it
         columns = {}
         for name, m in members.items():
             outputs = _outputs(m, batch, images)
-            outcome = Outcome(outputs, sent(labels[idx], m.device), first)
+            outcome = Outcome(outputs, labels[m.device][place], first)
             columns[name, 'predicted'] = outcome.predicted
             columns[name, 'nan'] = outputs.isnan().any(1)
             for metric in metrics:
@@ -55,13 +55,15 @@ def look(
     modules = list(dict.fromkeys(module for m in members.values() for module in m.modules))
     with ready(modules), shared_layers(modules):
         batches = list(each_batch(columns_of, members.values(), images, common_transform(members), [], **kwargs))
-    batches = [(idx, {key: column.cpu() for key, column in columns.items()}) for idx, columns in batches]
+    order = [i for idx, _ in batches for i in idx]
+    keys = batches[0][1] if batches else () # each column leaves the device once
+    columns = {key: torch.cat([of_batch[key] for _, of_batch in batches]).cpu() for key in keys}
     n, out = len(images), {}
     for name in members: out[name] = dict(predicted=np.full(n, -1, np.int32), nan=np.zeros(n, bool))
-    for idx, columns in chain.from_iterable(of_all(batches)): # of all processes
+    for order, columns in of_all((order, columns)): # of all processes
         for (name, k), column in columns.items():
             if k not in out[name]: out[name][k] = np.full((n, *column.shape[1:]), np.nan)
-            out[name][k][idx] = column
+            out[name][k][order] = column
     for name, m in members.items(): check_nan(out[name].pop('nan'), images, m.name)
     return out
 
