@@ -177,7 +177,7 @@ def _setting(name, *given):
         for entry in setting if _is_filters(setting) else [dict(value=setting)]:
             value, text = entry.get('value'), entry.get('filter')
             numbers = value if isinstance(value, list) else [value]
-            are_finite = all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
+            are_finite = all(type(n) in (int, float) and math.isfinite(n) for n in numbers) # `yes` is no number
             if not numbers or not are_finite or not isinstance(text, str|None) or set(entry) - {'value', 'filter'}:
                 raise ValueError(
                     f'{name} is {reprlib.repr(setting)}. It is a number, a list of numbers (from the first layer to '
@@ -191,7 +191,11 @@ def _of_mergekit(method, models, shared): # dict of the hyperparameters of one o
     for_each = [k for k in ('weight', 'density') if _OURS[k] in method.parameters]
     for_all = [k for k in ('lambda', 'normalize') if _OURS[k] in method.parameters]
     _check_keys(shared, [*for_each, *for_all, 'int8_mask'], 'The parameters') # int8_mask saves memory in mergekit
-    given = {_OURS[k]: _hyperparameter(_setting(k, shared[k])) for k in for_all if k in shared}
+    given = {}
+    for k in for_all:
+        if k not in shared: continue
+        is_switch = k == 'normalize' and isinstance(shared[k], bool)
+        given[_OURS[k]] = shared[k] if is_switch else _hyperparameter(_setting(k, shared[k]))
     if method is weighted_average: given.setdefault('normalize', True)
     if 'density' in for_each: shared = dict(density=1.) | shared
     of_models = [(m['model'], m.get('parameters') or {}) for m in models]
