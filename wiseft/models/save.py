@@ -109,7 +109,8 @@ def _check_card(card, path):
     if not wrong:
         lists = ('classnames', 'templates', 'parents')
         wrong = [k for k in lists if not all(isinstance(text, str) for text in card[k])]
-        if not isinstance(card['clip'].get('name'), str): wrong.append('clip')
+        name, tag = card['clip'].get('name'), card['clip'].get('pretrained')
+        if not isinstance(name, str) or not isinstance(tag, str|None): wrong.append('clip')
         if card['precision'] not in ('fp32', 'bf16', 'fp16', 'fp64'): wrong.append('precision')
     if wrong: raise BadFile(
         f'{path}: {first_few(wrong)} is missing or not what a classifier has. Copy the folder again.')
