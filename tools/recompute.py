@@ -1307,8 +1307,9 @@ def kept_or_not(part, setting):
 
 
 HALVES = {  # part -> settings, plain fine-tuning first
-    "vit-harsh-half": ["plain, lr 0.001", "LDIFS 30, lr 0.00033", "LoRA 3, lr 0.001", "LoRA 8, lr 0.01"],
-    "resnet-gentle-half": ["plain, lr 0.0003", "LDIFS 90, lr 0.0001"],
+    "vit-harsh-half": ["plain, lr 0.001", "plain, lr 0.003", "LDIFS 30, lr 0.00033", "LoRA 3, lr 0.001",
+                       "LoRA 8, lr 0.01"],
+    "resnet-gentle-half": ["plain, lr 0.0003", "plain, lr 0.001", "LDIFS 90, lr 0.0001"],
 }
 
 

@@ -14,7 +14,6 @@ answers of rows other than plain fine-tuning (some 150 MB), which no question as
 import argparse, json, shutil, sys
 import numpy as np
 import pandas as pd
-from dataclasses import replace
 from pathlib import Path
 from functools import partial
 from tempfile import TemporaryDirectory
@@ -65,8 +64,8 @@ def plan_of(name):
     suite, tower, folder = suite_of(part['recipe']), part['tower'], HERE/folder_name(name)
     start, contexts = start_of(tower, suite, PLAN['templates']), start_of(tower, suite, suite.templates)
     control = part['control']
-    if control == ['half']: # of the classes; prompts are those of the start
-        suite, control = half_the_classes(replace(suite, templates=start.templates))
+    if control == ['half']: # of the classes; the others have all prompts of the suite
+        suite, control = half_the_classes(suite)
         start = zeroshot_classifier(start.clip, suite.classnames, start.templates)
     if 'unknown' in part: start = start_with(start, part_numbers(suite.classnames, part['unknown'], seed=0))
     given = {'CAR-FT': dict(contexts=context_head(contexts))} if 'CAR-FT' in part['methods'] else {}
