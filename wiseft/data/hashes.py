@@ -56,7 +56,7 @@ def _memory():
 def _recall(identities):
     "Look up hashes by identity"
     identities, rows = list(identities), {}
-    if not (cache_root()/'hashes.sqlite').exists(): return rows
+    if not os.path.exists(cache_root()/'hashes.sqlite'): return rows # nor where nobody may look
     try:
         with closing(_memory()) as db:
             for start in range(0, len(identities), 500): # one by one takes seven times as long
