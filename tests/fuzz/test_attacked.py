@@ -20,6 +20,7 @@ BENCH = "programs.py and test_bench.py kill benches, and several write at once"
 READ_UNATTACKED = {
     "base/files.locked": LOCK, "base/files._remove_abandoned": LOCK,
     "base/files.unzip_once": OURS, "data/layouts.imagenet_subset": "timm's own",
+    "data/labels.imagenet_classes": "timm's own",
     "data/suites.protocol": OURS, "data/suites._embedded_folder": OURS,
     "data/copies.training_thumbnails": "names beside a cache entry, which `open_entry` has checked",
     "stats/robustness.published_baseline": OURS, "methods/index.listed_methods": OURS,

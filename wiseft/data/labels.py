@@ -210,6 +210,7 @@ def wordnet_labels(
     classnames:list|None=None, # one a class, in the order of the labels; default those of the folders
 ): # dict folder -> label, and class names; None if the folders are not classes of ImageNet, or the names are others
     "Labels of folders by WordNet id"
+    if not all(re.fullmatch(r'n\d{8}', f) for f in folders): return None
     name_of = imagenet_classes()
     if not name_of.keys() >= set(folders): return None
     if classnames is None:
