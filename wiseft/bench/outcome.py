@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fastcore.basics import patch
 from ..base.text import option
 from ..stats.table import CONTROL_MEAN, MEAN, REFERENCE
-from ..stats.chance import enough_seeds, holm_among
+from ..stats.chance import SEEDS_FOR_MANY, enough_seeds, holm_among
 from ..stats.matched_accuracy import against_itself, judged_by_halves, matched_gains
 from ..data.suites import Suite
 from ..infer.scores import MIN_GROUPS
@@ -402,10 +402,11 @@ def conclusions(self:Bench) -> list: # of three sentences; none where there is n
     rows = gains[(gains.why == '') & ~gains.method.isin([*self.baselines, NULL])]
     if rows.p.isna().all():
         why = 'there is one seed' if n == 1 else 'no row is known with each of the seeds left out'
-        if n > 1 and not self.has_enough_seeds(): why = f'{n} seeds are too few for so many test images'
+        advice = 'Take three seeds to find large differences, five to find some of two points.'
+        if not self.has_enough_seeds():
+            why, advice = f'{n} seeds are too few for so many test images', f'Take {SEEDS_FOR_MANY} seeds.'
         return [f'Nothing can be called better than averaging a plain fine-tuning: {why}, and intervals leave out what '
-                'other seeds would give.', 'For the same reason nothing can be called worse.',
-                'Take three seeds to find large differences, five to find some of two points.']
+                'other seeds would give.', 'For the same reason nothing can be called worse.', advice]
     # each established row with its lead, and with what is doubtful about its setting
     def named(established):
         words = []
