@@ -13,7 +13,6 @@ ROOT = Path(__file__).resolve().parent.parent
 NBS, SIDEBAR = ROOT / "nbs", ROOT / "_quarto.yml"
 # lowest first: a subpackage imports only from those before it
 SUBPACKAGES = "base weights stats data models infer analysis train methods bench show shell".split()
-IMPORT = re.compile(r"\bfrom wiseft\.(\w+)")
 BUILT = r"(?<=      - section: API\n        contents:\n)"
 SECTION = re.compile(BUILT + r".*?(?=^      - section: )", re.M | re.S)
 
@@ -44,30 +43,11 @@ def heading(path):
     return title, subtitle
 
 
-def imported(subpackage):
-    "Subpackages that the modules of a subpackage import from."
-    cells = [source(c) for path in modules(subpackage) for c in read(path)["cells"] if c["cell_type"] == "code"]
-    names = {name for cell in cells if re.search(r"^#\| *export", cell, re.M) for name in IMPORT.findall(cell)}
-    return [w for w in SUBPACKAGES if w in names and w != subpackage]
-
-
-def linked(subpackage, others):
-    "Subpackages as links from the opening page of one of them."
-    up = "../api/{}/index.ipynb" if subpackage == "methods" else "../{}/index.ipynb"
-    links = {w: "../../methods/index.ipynb" if w == "methods" else up.format(w) for w in others}
-    return ", ".join(f"[{w}]({link})" for w, link in links.items()) or "none"
-
-
 def listing(subpackage):
-    "The cell of an opening page that lists the modules, and what they import from."
-    users = [w for w in SUBPACKAGES if subpackage in imported(w)]
+    "The cell of an opening page that lists the modules."
     headings = [(path.name, *heading(path)) for path in modules(subpackage)]
     rows = [f"| [{title}]({name}) | {subtitle} |" for name, title, subtitle in headings]
-    before = " and from every subpackage before it" if SUBPACKAGES.index(subpackage) else ""
-    may = f"A module here may import from the modules above it{before}." if subpackage != "methods" else ""
-    below, above = linked(subpackage, imported(subpackage)), linked(subpackage, users)
-    ends = f"{may} Imports from: {below}. Imported by: {above}.".strip()
-    return "\n".join(["## Modules", "", "| module | what it does |", "|---|---|", *rows, "", ends])
+    return "\n".join(["## Modules", "", "| module | what it does |", "|---|---|", *rows])
 
 
 def opening(subpackage):
