@@ -336,9 +336,9 @@ def _sentence(self:Bench, r):
     "A row of `gains` as a sentence"
     if r.why: return f'{r.method}: left out. {r.why}'
     if r.method == NULL: return (
-        f'{NULL}: plain fine-tuning gains {100*r.gain:+.1f} points under shift over itself ({100*r.low:+.1f} to '
-        f'{100*r.high:+.1f}), and is {100*r.ahead_low:+.1f} to {100*r.ahead_high:+.1f} ahead in the mean of both '
-        'sides. By as much others may differ from it for their seeds alone.')
+        f'{NULL}: by its seeds alone, plain fine-tuning differs from itself by {100*r.gain:+.1f} points under shift '
+        f'({100*r.low:+.1f} to {100*r.high:+.1f}), and by {100*r.ahead_low:+.1f} to {100*r.ahead_high:+.1f} in the '
+        'mean of both sides. So may another method.')
     # where it stands
     alpha = '' if np.isnan(r.alpha) else f' (α = {r.alpha:g})'
     control = f', {100*r.control:.1f} % on control sets' if self.plan.control else ''
