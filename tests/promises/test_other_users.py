@@ -16,7 +16,7 @@ from wiseft.base.files import atomic_path
 from wiseft.data.disk_cache import cache_table, clear_cache
 from wiseft.data.pixels import Pixels, ShortSide, decode_once
 from wiseft.data.labels import image_folder
-from wiseft.stats.table_io import read_results, write_results
+from wiseft.stats.table_io import append_results, read_results, write_results
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="users and modes of POSIX")
 NOBODY = 65534
@@ -110,6 +110,14 @@ def test_modes_are_the_users(mask, tmp_path):
         os.umask(before)
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("t.csv", "folder")]
     assert modes == [0o666 & ~mask, 0o777 & ~mask]
+
+
+def test_a_replaced_file_keeps_its_mode(tmp_path):
+    "Rows are added to a private table."
+    append_results(table(0.25), tmp_path / "t.csv")
+    (tmp_path / "t.csv").chmod(0o600)
+    append_results(table(0.75), tmp_path / "t.csv")
+    assert stat.S_IMODE((tmp_path / "t.csv").stat().st_mode) == 0o600
 
 
 def refused(folder):

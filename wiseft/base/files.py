@@ -214,7 +214,9 @@ def check_replaceable(
 def _install(tmp, target, force, kind):
     "Rename `tmp` to its final name"
     if force: check_replaceable(target, (kind or '') if tmp.is_dir() else None)
-    if force and tmp.is_file(): return os.replace(tmp, target)
+    if force and tmp.is_file():
+        with suppress(FileNotFoundError): shutil.copymode(target, tmp)
+        return os.replace(tmp, target)
     # a folder can't replace a folder at once: the old one waits in `old`, from where `tidy` fetches it if we are killed
     old = tmp.parent.with_name('old')/target.name
     if force:
