@@ -129,3 +129,14 @@ def test_one_file_of_two_that_is_not_as_remembered(tmp_path, monkeypatch, wrong)
     remember(tmp_path, {file_identity(p): "of another disk" if p.name == wrong else right[p] for p in paths})
     check_remembered(tmp_path, paths)
     assert content_hashes(paths) == list(right.values())
+
+
+def test_sixteen_files_of_a_folder_are_hashed_again_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("WISEFT_CACHE", str(tmp_path))
+    paths, again = [tmp_path / f"{i}.png" for i in range(40)], []
+    for path in paths:
+        path.touch()
+    remember(tmp_path, {file_identity(p): "as remembered" for p in paths})
+    for _ in range(2):
+        check_remembered(tmp_path, paths, hashed=lambda p: again.append(p) or "as remembered")
+    assert len(set(again)) == len(again) == 16
