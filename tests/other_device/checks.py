@@ -343,16 +343,16 @@ def test_costs_of_a_mix_of_members(given):
 
 
 @counting
-@pytest.mark.parametrize("transformer", [False, True])
-def test_bytes_of_training_are_known_before(transformer, given):
+@pytest.mark.parametrize("transformer, accumulate", [(False, 1), (True, 1), (True, 2)])
+def test_bytes_of_training_are_known_before(transformer, accumulate, given):
     "What `training_memory` counts without data is what training holds, beside the text tower"
     start, counts = zeroshot_classifier(pico_clip(0, transformer), ["cat", "dog"], ["{}"]).to("other"), Counts()
     gc.collect()
     before = other_device.counts()["bytes"] - sum(p.nbytes for p in start.parameters())  # it waits on the CPU
-    finetune(start, given.suite, epochs=1, batch_size=8, precision="fp32", crop_scale=None, progress=False,
-             cbs=[counts])
+    size, how = 8//accumulate, dict(accumulate=accumulate, precision="fp32")
+    finetune(start, given.suite, epochs=1, batch_size=size, crop_scale=None, progress=False, cbs=[counts], **how)
     peak = counts.steps[-1]["peak"] - before  # behind the last step no next batch waits on the device
-    assert .9 < peak/training_memory(start.visual, 8, precision="fp32") < 1.1
+    assert .9 < peak/training_memory(start.visual, size, **how) < 1.1
 
 
 # ---------- the checks find what they are for ----------

@@ -6,7 +6,7 @@
 __all__ = ['training_memory', 'memory_table', 'pass_seconds']
 
 # %% ../../nbs/api/models/16_cost.ipynb #d9bd02f8
-import copy, pandas as pd, torch, weakref
+import copy, math, pandas as pd, torch, weakref
 import torch.nn.functional as F
 from time import perf_counter
 from torch import nn
@@ -50,9 +50,10 @@ def _meta_tower(name):
 
 def training_memory(
     tower:nn.Module|str, # open_clip's image tower, such as `classifier.visual`, or the name of an architecture
-    batch_size:int=128, # images computed at once, which `accumulate` doesn't change
+    batch_size:int=128, # images computed at once
     grad_checkpointing:bool=False,
     precision:str='bf16', # or 'fp32'
+    accumulate:int=1, # parts of a step, of `batch_size` images each
 ) -> int: # bytes
     "Peak memory of a training step of all weights of an image tower"
     tower = _meta_tower(tower) if isinstance(tower, str) else copy.deepcopy(tower).to('meta')
@@ -64,25 +65,27 @@ def training_memory(
     with FakeTensorMode(allow_non_fake_inputs=True), _Memory() as memory:
         tower.to_empty(device='cpu') # sizes without memory
         adamw = [torch.empty(2, *p.shape) for p in tower.parameters()] # noqa: F841
-        images, _ = torch.empty(2, batch_size, 3, *size) # the next batch is on its way
-        with torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bf16'): features = tower(images)
-        if isinstance(features, tuple): features = features[0] # CoCa's also returns tokens
-        F.normalize(features.float()).sum().backward()
+        images, _ = torch.empty(2, accumulate*batch_size, 3, *size) # the next batch is on its way
+        for part in images.split(batch_size)[:2]: # from the second on, gradients are there in the forward pass
+            with torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bf16'): features = tower(part)
+            if isinstance(features, tuple): features = features[0] # CoCa's also returns tokens
+            F.normalize(features.float()).sum().backward()
     return memory.peak
 
 # %% ../../nbs/api/models/16_cost.ipynb #835d5c65
 def memory_table(
     names:list[str], # architectures of open_clip
-    batch_sizes:tuple=(32, 128, 512),
-) -> pd.DataFrame: # GB; model, batch size, without and with checkpointing
+    batch_sizes:tuple=(32, 128, 512), # images per step
+) -> pd.DataFrame: # GB; model, batch size, plain, with checkpointing, and in four parts
     "Peak memory of fine-tuning in bfloat16, by model and batch size"
     rows = []
     for name in names:
         has_checkpointing = any(hasattr(m, 'grad_checkpointing') for m in _meta_tower(name).modules())
         for n in batch_sizes:
             checkpointed = training_memory(name, n, True)/1e9 if has_checkpointing else float('nan')
-            rows.append((name, n, training_memory(name, n)/1e9, checkpointed))
-    columns = ['model', 'batch size', 'GB', 'GB with grad_checkpointing']
+            in_parts = training_memory(name, math.ceil(n/4), accumulate=4)/1e9
+            rows.append((name, n, training_memory(name, n)/1e9, checkpointed, in_parts))
+    columns = ['model', 'batch size', 'GB', 'GB, grad_checkpointing', 'GB, accumulate=4']
     return pd.DataFrame(rows, columns=columns).round(1)
 
 # %% ../../nbs/api/models/16_cost.ipynb #2a4716ec

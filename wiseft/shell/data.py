@@ -33,7 +33,7 @@ def models(
     from wiseft.models.cost import memory_table
     if not filter: raise ValueError('--memory computes for some seconds per model: name one, such as ViT-L-14.')
     show_table(memory_table([m for m, _ in rows if m != 'iconclip']), 'Fine-tuning all weights in bfloat16')
-    say('--accumulate takes a batch in parts without more memory')
+    say('accumulate=4: as many images per step, in four parts; for 128, --batch-size 32 --accumulate 4')
 
 # %% ../../nbs/api/shell/01_data.ipynb #6b34a2f1
 @command('wiseft methods', 'wiseft methods FLYP', 'wiseft methods --use mine.py')
