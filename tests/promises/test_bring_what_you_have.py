@@ -1,5 +1,6 @@
 "Files as they come from phones, Excel, and archives; unequal classes; short memory; and a decision at the end."
 import io
+import itertools
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from PIL import Image
 from test_cli import wiseft
 
 import wiseft as package
+from wiseft.base.progress import duration
 from wiseft.data.decoding import UnreadableImage, open_image
 from wiseft.data.labels import image_folder
 from wiseft.data.suites import folder_suite
@@ -195,6 +197,17 @@ def test_a_probe_says_how_far_it_is(photos, monkeypatch, capsys):
     monkeypatch.setattr("wiseft.base.progress.PAUSE", 0)
     package.linear_probe(pico_classifier(NAMES, 7).clip, NAMES, str(photos), epochs=1, batch_size=8)
     assert re.search(r"reference \(waiting for images: .*: \d+ ?%", capsys.readouterr().err)
+
+
+def test_a_long_pass_says_how_long_all_sets_take(photos, monkeypatch, capsys):
+    "After its first batch, and with the first set alone; here a batch takes four seconds"
+    suite, clock = folder_suite(photos, ["corruptions"]), itertools.count(0, 4)
+    monkeypatch.setattr("wiseft.base.progress.perf_counter", lambda: next(clock))
+    members = pico_classifier(NAMES), pico_classifier(NAMES)
+    package.evaluate(dict(zip("ab", members)), suite, batch_size=1)
+    lines = re.findall(r"reference .*: (\d+)%.*, (.*) left for all sets", capsys.readouterr().err)
+    n = sum(map(len, suite.datasets().values()))
+    assert lines[0] == (str(100//len(suite.test)), duration(4*(n-1)))
 
 
 # ---------- the decision ----------

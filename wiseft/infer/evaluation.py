@@ -105,11 +105,13 @@ def evaluate(
     kept = chosen_metrics(keep_predictions) if isinstance(keep_predictions, (list, tuple)) else []
     first = next(iter(members.values()))
     say_place(first.device, first.identity['precision'], progress)
-    columns = {} # dataset -> name -> column -> (n,) array
+    columns, n_images = {}, sum(map(len, datasets.values())) # dataset -> name -> column -> (n,) array
     for d in sorted(datasets, key=lambda d: datasets[d].role != 'control'): # control sets first: some are refused
         images, here = datasets[d], members
         if images.role == 'control': here = {n: m.on(images) for n, m in members.items()}
-        columns[d] = look(here, images, metrics + kept, batch_size=batch_size, workers=workers, progress=progress)
+        later = 0 if columns else n_images-len(images) # the first set tells how long all will take
+        columns[d] = look(here, images, metrics + kept, batch_size=batch_size, workers=workers, progress=progress,
+                          later=later)
         if images.role == 'control': check_known(here, columns[d], images)
     agreement = _agreement(members, columns, datasets)
     identities = {n: m.identity | agreement for n, m in members.items()}

@@ -70,7 +70,8 @@ def pixel_batches(
     device='cpu',   # where they are wanted
     keep:bool=True, # decoded pixels in the cache
     most_skipped:float=MAX_SKIPPED, # share of the images that may be unreadable
-    shared:bool=False # of several processes each takes some of the batches
+    shared:bool=False, # of several processes each takes some of the batches
+    later:int=0 # images of the sets that follow, for the time left
 ): # yields (indices, pixels (n, …) for `transform.normalize`)
     "Decoded images in order; ValueError if too many are unreadable"
     if not len(images): raise ValueError(f'{images.name} has no images.')
@@ -82,7 +83,7 @@ def pixel_batches(
     if shared: spans = spans[rank()::n_processes()]
     feeder = Feeder(partial(_read, source), spans, device, workers)
     def words(): return f'{images.name} (waiting for images: {feeder.waiting:.0%} of the time)'
-    for idx, x, bad in tell(feeder, words, images=len(images), progress=progress):
+    for idx, x, bad in tell(feeder, words, images=len(images), progress=progress, later=later):
         skipped += bad
         check_skipped(images, [reason for _, reason in skipped], most_skipped)
         if idx: yield idx, x
