@@ -163,6 +163,30 @@ def test_changed_images_are_refused(folder, named):
     wiseft(*WORDS)
 
 
+def test_a_finished_run_is_shown_without_its_images():
+    "And --force replaces none where there are no images"
+    Path("others").rename("moved")
+    try:
+        again = wiseft(*WORDS).stderr
+        assert "the images were not found, and this run is finished" in again and "keep the" in again.lower(), again
+        assert "others: no such folder" in wiseft(*WORDS, "--force", code=1).stderr
+    finally:
+        Path("moved").rename("others")
+    assert hashes("out") and Path("out/report.html").exists()
+
+
+def test_changed_validation_images_are_refused():
+    "Where they have a folder of their own"
+    for k, split in enumerate(["train", "validation", "test"]):
+        for file in photographs(Path("splits") / split).rglob("*.jpg"):
+            file.write_bytes(file.read_bytes() + b" "*k)  # other files
+    words = ["run", "splits", "--model", "local-dir:tiny", "--epochs", 1, "-o", "of-splits"]
+    wiseft(*words)
+    file = next(Path("splits/validation").rglob("*.*"))
+    file.write_bytes(file.read_bytes() + b" ")
+    assert "error: the validation images: these images are not those" in wiseft(*words, code=1).stderr
+
+
 def test_force_replaces_a_run_and_nothing_else():
     check_replaceable("out", "run")
     Path("out/averaged/notes.txt").write_text("mine")

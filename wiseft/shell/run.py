@@ -82,19 +82,27 @@ def _begin(output, steps, force):
         (tmp/'commands.sh').write_text(text, encoding='utf-8', errors='surrogateescape')
 
 # %% ../../nbs/api/shell/08_run.ipynb #72e2130a
-def _check_images(folder, data, shift):
-    "ValueError if finished steps used other images than there are now"
+def _images(data, shift, classnames=None): # `Suite`
     from wiseft.data.suites import is_suite
+    source = dict(suite=data) if is_suite(data) else dict(reference=data, shift=shift)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore') # the steps warn
+        return load_images(**source, classnames=classnames)
+
+def _check_images(folder, data, shift):
+    "ValueError if finished steps used other images than there are now; a finished run may do without them"
     from wiseft.models.save import read_card
     from wiseft.stats.table_io import read_results
     if not (folder/'finetuned').exists(): return
     card = read_card(folder/'finetuned')
-    source = dict(suite=data) if is_suite(data) else dict(reference=data, shift=shift)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore') # the steps warn
-        images = load_images(**source, classnames=card['classnames'])
-    used = card['recipe']['images'].split(',')[0] # a fingerprint
-    changed = [] if images.train.fingerprint == used else ['the training images']
+    try: images = _images(data, shift, card['classnames'])
+    except FileNotFoundError as e:
+        if not (folder/'averaged'/'README.md').exists(): raise # of the last step
+        return say(f'the images were not found, and this run is finished: here is its result ({e})')
+    recipe = card['recipe']
+    used = dict(training=recipe['images'].split(',')[0], validation=recipe.get('validation_images')) # fingerprints
+    there = dict(training=images.train, validation=images.validation)
+    changed = [f'the {name} images' for name, s in there.items() if used[name] not in (None, s.fingerprint)]
     if (folder/'results.csv').exists():
         table = read_results(folder/'results.csv')
         used = dict(zip(table.dataset, table.data_fingerprint))
@@ -153,6 +161,7 @@ def run(
 ) -> Run:
     "Run the full pipeline on your images: zero-shot, fine-tune, choose α, average, sweep, report, card."
     from wiseft.base.files import remove_path
+    from wiseft.data.prompts import read_classnames
     from wiseft.data.suites import is_suite
     output = Path(output)
     shift = [shift] if isinstance(shift, (str, Path)) else list(shift or ()) or None
@@ -164,6 +173,7 @@ def run(
     clip = dict(model=model, pretrained=pretrained, preprocess=preprocess, quick_gelu=quick_gelu, templates=templates,
                 classnames=classnames)
     steps = _steps(data, output, shift, clip, probe, epochs, lr, batch_size, seed, device)
+    if force: _images(data, shift, read_classnames(classnames) if classnames else None) # fails before a run is replaced
     _begin(output, steps, force)
     _check_images(output, data, shift)
     set_workers(workers) # no part of the commands: a resumed run may have another number

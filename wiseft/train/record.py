@@ -40,7 +40,7 @@ def run_circumstances(
     learn:Learner, # a `ClipLearner` after its fit
     seconds:float # that it took
 ) -> dict: # as JSON has it
-    "Circumstances of a training: versions, device, threads, duration, and name of the captions"
+    "Circumstances of a training: versions, device, threads, duration, validation images, and name of the captions"
     device = learn.student.device
     name = f'{device.type}, {platform.machine()}'
     if device.type == 'cuda': name = torch.cuda.get_device_name(device)
@@ -49,6 +49,8 @@ def run_circumstances(
     about = dict(versions=versions, device=name, seconds=round(seconds, 1))
     if device.type == 'cpu': about['threads'] = torch.get_num_threads()
     if n_processes() > 1: about['processes'] = n_processes()
+    watched = getattr(getattr(learn.image_dls.valid, 'source', None), 'images', None)
+    if watched: about['validation_images'] = watched.fingerprint
     captions = getattr(getattr(learn.dls.train, 'source', None), 'captions', None)
     if captions: about['captions'] = captions
     return about
