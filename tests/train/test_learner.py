@@ -64,6 +64,16 @@ def test_what_is_saved_goes_to_the_current_folder_or_to_the_path_that_is_given(f
         assert (place/"models/stage-1.pth").is_file()
 
 
+def test_a_learning_rate_as_text_is_a_number_before_images_are_read(folder):
+    from wiseft.train.learner import finetune
+
+    start = pico_classifier(["cat", "dog"])
+    with pytest.raises(ValueError, match="lr is 'fast'. Expected a number, such as 3e-5"):
+        finetune(start, "no such folder", lr="fast")
+    quick = dict(epochs=1, batch_size=8, progress=False)
+    assert finetune(start, "photos", lr="1e-3", **quick).hash == finetune(start, "photos", lr=1e-3, **quick).hash
+
+
 def test_a_name_of_another_library_is_answered_with_ours(folder):
     from inspect import signature
 

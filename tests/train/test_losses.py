@@ -74,6 +74,16 @@ def test_a_term_may_begin_later_and_a_memory_may_hold_a_number(start, tmp_path):
              checkpoint_dir=tmp_path)
 
 
+def test_a_term_may_be_a_plain_number(start):
+    "Which changes the loss and no weight"
+    def both(step): return dict(ce=step.cross_entropy, margin=.1)
+    learn, plain = learner(start, loss=both), learner(start, loss=lambda step: dict(ce=step.cross_entropy))
+    for each in learn, plain:
+        each.fit_cosine(1, 1e-3)
+    assert learn.classifier.hash == plain.classifier.hash
+    assert learn.student.metrics["training margin"] == pytest.approx(.1)
+
+
 def test_what_trains_nothing_is_refused(start):
     def nothing(classifier): classifier.requires_grad_(False)
     with pytest.raises(ValueError, match="leaves no weight to train"):

@@ -84,6 +84,7 @@ def finetune(
     with `classifier` by `interpolate(classifier, finetuned, alpha)`.
     """
     check_classifier(classifier, 'finetune(classifier, images)', trains=True)
+    lr = _number(lr)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         dls = clip_dataloaders(images, classifier, accumulate*batch_size, validation, crop_scale, workers, seed,
@@ -107,6 +108,11 @@ def _say_how_long(learn, epochs, progress): # a training step takes as long as t
     with eval_mode(learn.given): each = pass_seconds(learn.given, learn.recipe['precision'])
     seconds = 3*epochs*learn.image_dls.train.n*each/n_processes()
     if seconds > 60: say_once(f'training will take about {duration(seconds)}')
+
+def _number(lr): # one given as text is read before any image is
+    if not isinstance(lr, str): return lr
+    try: return float(lr)
+    except ValueError: raise ValueError(f'lr is {lr!r}. Expected a number, such as 3e-5.') from None
 
 def usual_lr(classifier:ImageClassifier) -> float:
     "Default learning rate: the paper's; ten times as much for the small embedded CLIP"
@@ -353,8 +359,7 @@ def fit_cosine(self:ClipLearner,
         f"{option('resume', True)} needs {option('checkpoint_dir', flag='--checkpoints')}, the folder of the training "
         'to go on with.')
     if self.opt is None: self.create_opt()
-    if lr is None: lr = usual_lr(self.given)
-    if isinstance(lr, str): lr = float(lr)
+    lr = usual_lr(self.given) if lr is None else _number(lr)
     self.opt.set_hyper('lr', lr)
     lrs = [h['lr'] for h in self.opt.hypers]
     steps = epochs*len(self.dls.train)

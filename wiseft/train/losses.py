@@ -227,6 +227,7 @@ class Loss(Callback):
         features = gathered(self.head_input, self.learn.counts)
         step = Step(self.learn, x, y, self.pred, features, self.loss_grad)
         with torch.autocast(x.device.type, enabled=False): terms = self.loss(step)
+        terms = {name: torch.as_tensor(value, device=x.device) for name, value in terms.items()} # one may be a float
         self.learn.loss_grad = sum(terms.values())
         self.learn.loss = self.learn.loss_grad.clone()
         if not self.training: return
