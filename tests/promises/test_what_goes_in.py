@@ -58,6 +58,8 @@ def held(tmp_path_factory):
     tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     objects = {
         "files": ([str(p) for p in images.paths], labels),
+        "pairs": [(str(p), NAMES[y]) for p, y in zip(images.paths, labels)],
+        "DataFrame": pd.DataFrame(dict(file=[str(p) for p in images.paths], label=np.array(NAMES)[labels])),
         "PIL images": ([Image.fromarray(x) for x in pixels], np.array(NAMES)[labels]),
         "array": (pixels, labels),
         "tensor": (tensor, torch.tensor(labels)),
@@ -82,7 +84,7 @@ def held(tmp_path_factory):
     return str(folder), objects
 
 
-OBJECTS = ["files", "PIL images", "array", "tensor", "floats", "ImageFolder", "Dataset", "ToTensor", "TensorDataset",
+OBJECTS = ["files", "pairs", "DataFrame", "PIL images", "array", "tensor", "floats", "ImageFolder", "Dataset", "ToTensor", "TensorDataset",
            "Subset", "DataLoader", "ImageSet", "Hugging Face", "Arrow", "parquet"]
 quick = dict(epochs=1, batch_size=8, precision="fp32", progress=False)
 
@@ -346,6 +348,12 @@ def test_the_page_says_so():
     assert set(rows) == set(OBJECTS) - {"ToTensor", "TensorDataset", "Subset"}
     for name, not_with in rows.items():
         assert not_with == {function for function in FUNCTIONS if (name, function) in REFUSED}
+
+
+def test_columns_of_a_table_are_classified(held):
+    table = held[1]["DataFrame"]
+    expected = wiseft.classify(start(), table["file"].tolist(), progress=False)
+    pd.testing.assert_frame_equal(wiseft.classify(start(), table["file"], progress=False), expected)
 
 
 def test_image_set_of_itself(held):

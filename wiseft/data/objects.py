@@ -140,7 +140,8 @@ def _of_path(path, classnames, name):
 
 # %% ../../nbs/api/data/11_objects.ipynb #6b1d0007
 def image_set(
-    source, # path, `ImageSet`, (images, labels), `Dataset` of (image, label), `DataLoader`, a Hugging Face `Dataset`
+    source, # path, `ImageSet`, (images, labels), list or `Dataset` of (image, label), `DataLoader`, a Hugging Face
+    # `Dataset`, or a `DataFrame` with the columns file and label
     classnames:list|dict|None=None, # list that fixes names and order, or dict from the source's names to yours
     name:str|None=None # of the set in tables; default the folder's, or 'images'
 ) -> ImageSet:
@@ -150,6 +151,9 @@ def image_set(
     """
     if isinstance(source, ImageSet): return source
     if isinstance(source, (str, Path)): return _of_path(source, classnames, name)
+    if isinstance(source, pd.DataFrame) and {'file', 'label'} <= {*source}: source = source['file'], source['label']
+    if isinstance(source, list) and source and all(isinstance(item, tuple) and len(item) == 2 for item in source):
+        source = tuple(map(list, zip(*source)))
     if isinstance(source, DataLoader): return _of_dataset(_sampled(source), classnames, name, transformed=True)
     if is_hugging_face(source): return _of_hugging_face(source, classnames, name)
     if isinstance(source, tuple) and len(source) == 2: return _of_pair(*source, classnames, name)
@@ -161,5 +165,6 @@ def image_set(
     no_dataset = isinstance(source, others) or hasattr(source, 'detach')
     if hasattr(source, '__getitem__') and not no_dataset: return _of_dataset(source, classnames, name)
     raise TypeError(
-        'Expected labeled images: a path, (images, labels), a map-style Dataset of (image, label), or a Dataset of '
-        f'Hugging Face; got {type(source).__name__}.')
+        'Expected labeled images: a path, (images, labels), a list of (image, label), a DataFrame with the columns '
+        f'file and label, a map-style Dataset of (image, label), or a Dataset of Hugging Face; got '
+        f'{type(source).__name__}.')

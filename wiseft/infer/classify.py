@@ -47,7 +47,7 @@ def picture_sets(
 ) -> list: # of `ImageSet`, whose labels mean nothing
     "Image sets of the given pictures, in order"
     places = [places] if isinstance(places, (str, Path, Image.Image)) else places
-    if isinstance(places, Iterator): places = list(places)
+    if isinstance(places, (Iterator, pd.Series)): places = list(places)
     if isinstance(places, ImageSet): return [places]
     are_paths = isinstance(places, Sequence) and all(isinstance(p, (str, Path)) for p in places)
     if not are_paths: return [_in_memory(places, classnames)]
@@ -70,8 +70,9 @@ def picture_sets(
 
 def _in_memory(pictures, classnames): # `ImageSet`, whose labels mean nothing
     "Pictures in a list or an array, or those of a dataset"
-    if hasattr(pictures, 'ndim') and pictures.ndim in (2, 3): pictures = pictures[None] # one
-    if isinstance(pictures, (list, np.ndarray)) or hasattr(pictures, 'detach'):
+    is_array = isinstance(pictures, np.ndarray) or hasattr(pictures, 'detach')
+    if is_array and pictures.ndim in (2, 3): pictures = pictures[None] # one
+    if is_array or isinstance(pictures, list) and not isinstance(pictures[0], tuple):
         return image_set((pictures, np.zeros(len(pictures), int)), classnames, 'pictures')
     return image_set(pictures, classnames, 'pictures')
 
