@@ -84,8 +84,8 @@ def held(tmp_path_factory):
     return str(folder), objects
 
 
-OBJECTS = ["files", "pairs", "DataFrame", "PIL images", "array", "tensor", "floats", "ImageFolder", "Dataset", "ToTensor", "TensorDataset",
-           "Subset", "DataLoader", "ImageSet", "Hugging Face", "Arrow", "parquet"]
+OBJECTS = ["files", "pairs", "DataFrame", "PIL images", "array", "tensor", "floats", "ImageFolder", "Dataset",
+           "ToTensor", "TensorDataset", "Subset", "DataLoader", "ImageSet", "Hugging Face", "Arrow", "parquet"]
 quick = dict(epochs=1, batch_size=8, precision="fp32", progress=False)
 
 
