@@ -16,8 +16,8 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from test_load_and_save import write as write_clip
-from test_shards import pack
+from tests.models.test_load import write as write_clip
+from tests.data.test_shards import pack
 
 from conftest import later
 from wiseft.data.disk_cache import open_entry, write_entry

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from crash import table
-from test_no_file_is_lost import photographs
+from tests.promises.test_no_file_is_lost import photographs
 from typer.testing import CliRunner
 
 from wiseft.base.files import existing_folder

@@ -12,8 +12,8 @@ import pytest
 import torch
 from conftest import later, ROOT
 from PIL import Image
-from test_bench import PIECES, methods, small  # noqa: F401, a fixture
-from test_cli import wiseft
+from tests.bench.test_run import PIECES, methods, small  # noqa: F401, a fixture
+from tests.shell.test_cli import wiseft
 
 from wiseft.all import ImageSet, evaluate, interpolate, load_suite, read_results, sweep, zeroshot_classifier
 from wiseft.base.files import package_data, sha256_file

@@ -3,7 +3,7 @@ import os
 
 import pytest
 from PIL import Image
-from test_other_users import as_nobody
+from tests.promises.test_other_users import as_nobody
 from typer.testing import CliRunner
 
 from wiseft.data.disk_cache import cache_table

@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 from PIL import Image
 from safetensors.torch import save as safetensors_bytes
-from test_load_and_save import build, small_siglip
+from tests.models.test_load import build, small_siglip
 
 from conftest import later
 from wiseft.data.arrays import read_array, read_pickle_as_data

@@ -16,7 +16,7 @@ OURS = "it comes with the package"
 SAME = "a folder or file by the same `atomic_path` as those that are killed"
 LOCK = "an empty file, which is locked and not read"
 COMMAND = "programs.py kills the command"
-BENCH = "programs.py and test_bench.py kill benches, and several write at once"
+BENCH = "programs.py and bench/test_run.py kill benches, and several write at once"
 READ_UNATTACKED = {
     "base/files.locked": LOCK, "base/files._remove_abandoned": LOCK,
     "base/files.unzip_once": OURS, "data/layouts.imagenet_subset": "timm's own",

@@ -22,7 +22,7 @@ from readers import READERS, Arrays, Captions, Cards, Cifar, Configs, HubFolders
 from readers import Pickles, Predictions, Published, Reader, Recipes, Results, Resumes, Shards, StateDicts, Suites
 from readers import TorchScript, changed_files, look, saved
 from safetensors.torch import save
-from test_nothing_is_executed import ASKS_FOR_CODE, BOMBS, HOSTILE, archive, pickled, scripted
+from tests.promises.test_nothing_is_executed import ASKS_FOR_CODE, BOMBS, HOSTILE, archive, pickled, scripted
 
 from wiseft.stats.table import COLUMNS
 

@@ -2,6 +2,7 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from copy import deepcopy
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_load_and_save import small_siglip
+from tests.models.test_load import small_siglip
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from wiseft.weights.checkpoints import write_state_dict
@@ -317,6 +318,17 @@ def test_siglip_there_and_back(siglip, tmp_path):
         torch.testing.assert_close(alone.encode_text(clip.tokenizer(TEXTS)), text, rtol=1e-5, atol=1e-5)
         off = (alone.encode_image(images) - image).abs().max()
     assert 1e-6 < off < 0.02  # open_clip gives timm's tower GELU itself
+
+
+def test_what_the_config_of_a_siglip_leaves_out_is_the_default(siglip, tmp_path):
+    folder, _, images = siglip
+    file = shutil.copytree(folder, tmp_path / "sparse") / "config.json"
+    config = json.loads(file.read_text())
+    for part in "vision_config", "text_config":
+        del config[part]["hidden_act"], config[part]["layer_norm_eps"]
+    file.write_text(json.dumps(config))
+    for one, other in zip(*(features(load_clip(f, device="cpu"), images) for f in (file.parent, folder))):
+        assert torch.equal(one, other)
 
 
 def test_siglip_as_it_is_on_the_hub(siglip, tmp_path, monkeypatch):

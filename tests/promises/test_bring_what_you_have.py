@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import later
 from PIL import Image
-from test_cli import wiseft
+from tests.shell.test_cli import wiseft
 
 import wiseft as package
 from wiseft.base.progress import duration

@@ -16,8 +16,8 @@ import torch
 from conftest import run as run_process
 from PIL import Image
 from safetensors.torch import save_file
-from test_adapters import SETTINGS
-from test_no_file_is_lost import photographs
+from tests.weights.test_adapters import SETTINGS
+from tests.promises.test_no_file_is_lost import photographs
 from typer.main import get_command
 from typer.testing import CliRunner
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import later, run
 from PIL import Image
-from test_load_and_save import NAMES, TEMPLATES, build, config_of, write
+from tests.models.test_load import NAMES, TEMPLATES, build, config_of, write
 
 from wiseft.data.disk_cache import cache_limit
 from wiseft.weights.checkpoints import read_checkpoint, read_state_dict, write_state_dict

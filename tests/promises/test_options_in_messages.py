@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 from conftest import later
-from test_cli import wiseft
+from tests.shell.test_cli import wiseft
 
 from wiseft.all import image_folder, load_clip, load_suite, zeroshot_classifier
 from wiseft.models.load import load_classifier

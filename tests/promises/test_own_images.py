@@ -9,8 +9,8 @@ import torch
 from conftest import later
 from PIL import Image
 from safetensors.torch import save_file
-from test_cli import wiseft
-from test_load_and_save import PREPROCESS, architecture  # noqa: F401, a fixture
+from tests.shell.test_cli import wiseft
+from tests.models.test_load import PREPROCESS, architecture  # noqa: F401, a fixture
 
 from wiseft.all import (
     evaluate,

@@ -256,6 +256,12 @@ print("heavy:", *sorted(set(sys.argv[1:]) & set(sys.modules)))
 
 
 @pytest.mark.slow
+def test_tests_of_a_module_are_named_after_it():
+    tested = [p for p in tree() if re.fullmatch(rf"tests/({'|'.join(SUBPACKAGES)})/test_\w+\.py", p.as_posix())]
+    modules = [ROOT / "wiseft" / p.parent.name / f"{p.stem.removeprefix('test_')}.py" for p in tested]
+    assert tested and not [m for m in modules if not m.exists()]
+
+
 def test_collecting_the_tests_imports_nothing_heavy():
     done = python("-c", COLLECTED, *HEAVY, cwd=ROOT)
     assert done.stdout.splitlines()[-1] == "heavy:", "a test module takes such functions by conftest's `later`"

@@ -120,3 +120,15 @@ def test_the_campaigns_labels_start():
     script = ROOT / "nbs/reproductions/campaign/labels.py"
     done = subprocess.run([sys.executable, script, "--help"], cwd=script.parent, capture_output=True, text=True)
     assert done.returncode == 0 and "without labels" in done.stdout, done.stderr
+
+
+def test_the_simulation_has_the_recorded_settings():
+    "The old rule of rates.csv sets each committed row as the campaign did, and the new rule never takes more of them"
+    trials = pd.read_csv(ROOT / "nbs/reproductions/coverage/rates.csv")
+    recorded = pd.read_csv(ROOT / "nbs/reproductions/campaign/gains.csv").set_index(["part", "method"])
+    old = trials[trials.chosen_old & trials.set_index(["part", "method"]).index.isin(recorded.index)]
+    for row in old.itertuples():
+        column = "lr" if row.choice == "learning rate" else "strength"
+        assert row.value == pytest.approx(recorded[column][row.part, row.method], rel=.01)
+    new = trials[trials.past_edge & trials.chosen_new]
+    assert len(old) > 60 and new.chosen_best.all() and new.chosen_old.all()

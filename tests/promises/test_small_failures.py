@@ -1,7 +1,7 @@
 "What stopped somebody who tried: the smallest case of each."
 import pytest
 import torch
-from test_no_file_is_lost import photographs
+from tests.promises.test_no_file_is_lost import photographs
 from torch import nn
 
 from conftest import later

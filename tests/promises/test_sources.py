@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from test_processes import launch
+from tests.promises.test_processes import launch
 import wiseft.all
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.infer.classify import classify

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from test_shards import pack
+from tests.data.test_shards import pack
 
 from conftest import later
 from wiseft.data.suites import Suite, folder_suite

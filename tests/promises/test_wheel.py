@@ -9,7 +9,7 @@ from sysconfig import get_path
 
 import pytest
 from conftest import ROOT, copy_tree, python, run, slow_except, tree
-from test_jupyter import FEW_IMAGES, ONE_EPOCH
+from tests.promises.test_jupyter import FEW_IMAGES, ONE_EPOCH
 
 SOURCES = [p for p in tree() if p.parts[0] == "wiseft" and p.suffix == ".py" and p.stem not in ("__main__", "_modidx")]
 MODULES = sorted(".".join((p.parent if p.stem == "__init__" else p.with_suffix("")).parts) for p in SOURCES)

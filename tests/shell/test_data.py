@@ -1,6 +1,6 @@
 "What `wiseft data` says of published sets."
 import pytest
-from test_cli import wiseft
+from tests.shell.test_cli import wiseft
 
 
 @pytest.mark.parametrize("name, others", [("imagenet-a", ["imagenet-r", "cifar10"]), ("cifar10", ["imagenet"])])

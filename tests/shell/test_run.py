@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import command_line, Forked
 from safetensors.torch import save_file
-from test_no_file_is_lost import photographs
+from tests.promises.test_no_file_is_lost import photographs
 from typer.main import get_command
 from typer.testing import CliRunner
 

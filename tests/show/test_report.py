@@ -2,7 +2,7 @@
 import pandas as pd
 import pytest
 from conftest import ROOT
-from test_site import STICKING_OUT, browser, findings  # noqa: F401
+from tests.promises.test_site import STICKING_OUT, browser, findings  # noqa: F401
 
 ICONS = ROOT / "nbs/reproductions/icons"
 SEED = 0

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_loaders import noise_images
+from tests.train.test_loaders import noise_images
 
 from wiseft.models.testing import pico_classifier
 

@@ -1,5 +1,5 @@
 "What a recipe says of captions."
-from test_loaders import noise_images
+from tests.train.test_loaders import noise_images
 
 from wiseft.models.testing import pico_classifier
 

@@ -20,7 +20,7 @@ from wiseft.stats.robustness import fit_baseline, from_axis, to_axis
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from linesearch import AlphaCurve, alpha_intervals
 
-# experiments that tests/stats/test_coverage.py does again
+# experiments that tests/promises/test_coverage.py does again
 RESULTS, FIRST = Path(__file__).resolve().parent/'results.csv', 30
 HEADER = ['function', 'setting', 'experiments', 'covered', 'truth_below', 'truth_above', f'held_of_first_{FIRST}']
 SETTINGS = {} # (function, setting) -> (experiment, how many)

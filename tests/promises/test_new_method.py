@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, wiseft_apart
-from test_cli import wiseft
+from tests.shell.test_cli import wiseft
 from wiseft.data.suites import load_suite
 
 CLASSES = ["camera", "heart", "star"]
