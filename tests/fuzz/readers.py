@@ -62,8 +62,8 @@ write_card = later("wiseft.show.card", "write_card")
 captioned_images = later("wiseft.train.loaders", "captioned_images")
 read_training = later("wiseft.train.resume", "read_training")
 
-SLOWEST = 10  # seconds of the processor that one file may take
-LONGEST = 60  # seconds of the clock, on a busy machine
+SLOWEST = 60  # seconds of the processor that one file may take; the slowest takes 2
+LONGEST = 900  # seconds of the clock, on a busy machine
 MOST = 1e9  # bytes by which the process may grow
 MAPPED = 8e9  # bytes of addresses that it may ask for more, most of which are never filled
 STARTED = {"os.system", "os.exec", "os.posix_spawn", "os.fork", "os.startfile", "subprocess.Popen", "socket.connect",

@@ -67,7 +67,7 @@ def test_any_instructions(tmp_path, monkeypatch):
             with pytest.raises(BadFile, match="any.pkl"):
                 read_checkpoint(path)
         read[10:] = []
-        assert time.process_time() - began < 20
+        assert time.process_time() - began < 60
 
     check(pickle.dumps({"a": [1, 2.5, "x"]}, 2))
     bounded(check, programs)
@@ -99,12 +99,12 @@ LARGE = {  # small files that ask for much time or memory
 
 @pytest.mark.parametrize("kind", LARGE)
 def test_little_time_and_memory(kind, tmp_path):
-    path, before, began = tmp_path / "large.pkl", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time(
-        )
+    path, began = tmp_path / "large.pkl", time.process_time()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     path.write_bytes(LARGE[kind])
     with pytest.raises(BadFile, match="large.pkl"):
         read_checkpoint(path)
-    assert time.process_time() - began < 20
+    assert time.process_time() - began < 60
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
 
 

@@ -27,19 +27,19 @@ CORE = "costs or bytes or test_sweep or test_evaluate or choose_alpha or predict
 
 
 def test_the_core_runs_on_another_device(env):
-    python("-m", "pytest", "-q", "-W", "ignore", CHECKS, "-k", CORE, env=env, timeout=900)
+    python("-m", "pytest", "-q", "-W", "ignore", CHECKS, "-k", CORE, env=env, timeout=3600)
 
 
 @pytest.mark.slow
 def test_everything_else_runs_on_another_device(env):
-    python("-m", "pytest", "-q", "-W", "ignore", CHECKS, "-k", f"not ({CORE})", env=env, timeout=900)
+    python("-m", "pytest", "-q", "-W", "ignore", CHECKS, "-k", f"not ({CORE})", env=env, timeout=3600)
 
 
 @pytest.mark.slow
 def test_the_first_hour_on_a_card_is_tried(env, tmp_path):
     "Without the checks, which are above, and two processes that die, which are in test_processes.py."
     parts = "two_epochs", "no_waits", "measures", "largest", "compiled"
-    python("-W", "ignore", ROOT/"benchmarks/first_hour.py", *parts, "-o", tmp_path/"page.md", env=env, timeout=900)
+    python("-W", "ignore", ROOT/"benchmarks/first_hour.py", *parts, "-o", tmp_path/"page.md", env=env, timeout=3600)
     page = (tmp_path/"page.md").read_text()
     assert page.count("**passed**") == 3 and page.count("**not tried**") == 2, page
     assert "The numbers say nothing" in page

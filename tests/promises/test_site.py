@@ -33,7 +33,7 @@ STICKING_OUT = """() => {
 def site(tmp_path_factory):
     "Folder of the built site."
     copy = copy_tree(tmp_path_factory.mktemp("site") / "copy")
-    python(copy / "tools/docs.py", timeout=900)
+    python(copy / "tools/docs.py", timeout=3600)
     return copy / "_docs"
 
 

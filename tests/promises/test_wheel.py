@@ -44,7 +44,7 @@ def installed(wheel, tmp_path_factory, request):
         site, = venv.glob("lib/*/site-packages")
         (site / "libraries.pth").write_text(get_path("purelib"))
     # what is imported is compiled then; of all that comes along little is
-    run(venv / "bin/python", "-m", "pip", "install", "--quiet", "--no-compile", *needs, wheel, env=env, timeout=1200)
+    run(venv / "bin/python", "-m", "pip", "install", "--quiet", "--no-compile", *needs, wheel, env=env, timeout=3600)
     yield venv / "bin", work / "home", env
     shutil.rmtree(venv)
 
@@ -90,7 +90,7 @@ def test_demo(installed):
     bin, home, env = installed
     assert "wiseft" in run(bin / "wiseft", "--version", cwd=home, env=env).stdout
     code = ONE_EPOCH + FEW_IMAGES + "from wiseft.shell.cli import app\napp(['demo', '-o', 'out'])"
-    done = run(bin / "python", "-W", "ignore", "-c", code, cwd=home, env=env, timeout=600)
+    done = run(bin / "python", "-W", "ignore", "-c", code, cwd=home, env=env, timeout=3600)
     names = {p.name for p in (home / "out").iterdir()}
     assert {"results.csv", "report.html"} <= names and any(n.endswith(".png") for n in names), names
     assert "mean over shifts" in done.stdout
@@ -101,7 +101,7 @@ def script(installed, code):
     bin, home, env = installed
     (home / "script.py").write_text(ONE_EPOCH + code)
     return run(bin / "python", "-W", "ignore", "script.py", cwd=home, env=dict(env, MPLBACKEND="agg"),
-               timeout=1800).stdout
+               timeout=3600).stdout
 
 
 def cells(path, kind):
