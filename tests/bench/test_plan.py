@@ -40,7 +40,7 @@ def drawing(name, rng, ink, ground):
 def photos(tmp_path):
     "Folders of a newcomer: a reference, and three that differ, of which one lacks two classes"
     rng = np.random.default_rng(0)
-    kinds = dict(photos=("navy", "white", 20), night=("white", "black", 2), faint=("#999", "#bbb", 2),
+    kinds = dict(photos=("navy", "white", 10), night=("white", "black", 2), faint=("#999", "#bbb", 2),
                  red=("red", "white", 2))
     for kind, (ink, ground, n) in kinds.items():
         for name in CLASSES[:5] if kind == "night" else CLASSES:

@@ -15,7 +15,7 @@ def test_a_newcomers_bench(photos):
     refused = wiseft(*command, "--groups", cwd=photos, code=1).stderr
     assert "reference has no groups" in refused and refused.strip().endswith("Leave out --groups.")
     done = wiseft(*command, cwd=photos)
-    for words in ("14 of its images, always the same, are held out", "0.0001, 0.0003, 0.0009", "steps are few",
+    for words in ("7 of its images, always the same, are held out", "0.0001, 0.0003, 0.0009", "steps are few",
                   "night: there are no images of 'square', 'triangle', 2 of 7 classes"):
         assert words in done.stderr, words
     names = ["plain", "SPD", "LiNeS", "uniform soup"]
