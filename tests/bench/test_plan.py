@@ -1,5 +1,6 @@
 "A bench does not go on with another plan or other images."
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from conftest import later
 from PIL import Image, ImageDraw
 from tests.bench.test_run import PIECES, methods  # noqa: F401, a fixture
 
+from wiseft.bench.plan import BEST_RATE, Contender
+from wiseft.bench.trial import Trial
 from wiseft.data.suites import folder_suite
 from wiseft.models.classifier import zeroshot_classifier
 from wiseft.models.testing import pico_clip
@@ -98,3 +101,12 @@ def test_another_plan_is_not_mixed(photos):
         with pytest.raises(ValueError, match=f"another plan: {words}"):
             begun_or_gone_on(photos, changed)
     begun_or_gone_on(photos, clip)
+
+
+def test_no_second_baseline_where_the_chosen_rate_is_as_accurate_as_the_best():
+    fast, slow = Trial(1e-3, 0), Trial(3e-4, 0)
+
+    def best(accuracy_of_slow):
+        work = SimpleNamespace(choose=lambda method: slow, trials=dict(plain={fast: .8, slow: accuracy_of_slow}))
+        return Contender(control=BEST_RATE).setting(work)
+    assert best(.8) == slow and best(.7) == fast

@@ -79,7 +79,7 @@ class Contender:
         chosen = work.choose(self.method if self.trains else None)
         if self.control != BEST_RATE: return chosen
         accuracies = work.trials['plain']
-        return max(accuracies, key=accuracies.get)
+        return max([chosen, *accuracies], key=accuracies.get) # of equals the chosen one
 
 # %% ../../nbs/api/bench/01_plan.ipynb #beb63544
 def rates_around(rate:float) -> tuple:
