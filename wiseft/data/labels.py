@@ -20,7 +20,7 @@ from ..base.lazy import open_clip_tables
 from .prompts import check_classnames
 from .arrays import read_table
 from .columns import PathColumn, TextColumn
-from .shards import check_downloaded, check_numbers, is_tar, local_copy, shard_files, shard_members
+from .shards import downloaded_path, check_numbers, is_tar, local_copy, shard_files, shard_members
 from .images import ImageSet
 
 # %% ../../nbs/api/data/10_labels.ipynb #49665e32
@@ -30,7 +30,7 @@ def image_folder(
     name:str|None=None # of the set in tables; default the folder's
 ) -> ImageSet:
     "The images of a folder of class folders"
-    path = check_downloaded(path)
+    path = downloaded_path(path)
     if tars := shard_files(path):
         folders = [f.name for f in visible_folders(path) if _has_images(f)] if path.is_dir() else []
         if folders: raise ValueError(
@@ -39,15 +39,15 @@ def image_folder(
         return shard_set(path, classnames, name)
     if _is_table(path): return table_set(path, classnames, name)
     files = _files_by_folder(path)
-    labels, names = _labels_of(path, list(files), classnames)
+    labels, names = _labels_of_folders(path, list(files), classnames)
     depth = len(path.parts) + 2 # of an image in a class folder itself
     if classnames is None and all(len(Path(p).parts) > depth for p in chain.from_iterable(files.values())):
         _warn_of_depth(path, files, next(iter(files.values()))[0])
-    return _labeled(path, files, labels, names, name)
+    return _set_of_files(path, files, labels, names, name)
 
 def _is_table(path): return path.suffix.lower() in ('.csv', '.tsv') and path.is_file()
 
-def _labels_of(path, folders, classnames): # dict folder -> label, and class names
+def _labels_of_folders(path, folders, classnames): # dict folder -> label, and class names
     "Class of each folder, by its name"
     if classnames is None: _check_names(path, folders)
     is_dict = isinstance(classnames, dict)
@@ -83,14 +83,14 @@ def _check_names(file, names):
 IMAGE_ENDINGS = tuple('.png .jpg .jpeg .jpe .jfif .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif '
                       '.heic .heif .jxl .ico .svg'.split())
 
-def _hidden(name): return name.startswith(('.', '__MACOSX')) or name == 'lost+found' # at the root of an ext4 disk
-def _is_image(name): return name.lower().endswith(IMAGE_ENDINGS) and not _hidden(name)
+def _is_hidden(name): return name.startswith(('.', '__MACOSX')) or name == 'lost+found' # at the root of an ext4 disk
+def _is_image(name): return name.lower().endswith(IMAGE_ENDINGS) and not _is_hidden(name)
 def visible_folders(
     path:str|Path
 ) -> list: # of paths
     "Subfolders, sorted, without hidden ones"
     folders = (p for p in Path(path).iterdir() if p.is_dir())
-    return sorted(p for p in folders if not _hidden(p.name))
+    return sorted(p for p in folders if not _is_hidden(p.name))
 
 # %% ../../nbs/api/data/10_labels.ipynb #5b87f664
 def image_files(
@@ -104,7 +104,7 @@ def image_files(
             dirs.clear()
             continue
         walked.add(real)
-        dirs[:] = [d for d in dirs if not _hidden(d)]
+        dirs[:] = [d for d in dirs if not _is_hidden(d)]
         images += [os.path.join(at, f) for f in files if _is_image(f)]
     return sorted(images, key=lambda p: os.path.normcase(p).replace(os.sep, '\0')) # folder by folder, as `Path` does
 
@@ -119,7 +119,7 @@ def labeled_folders(
 ) -> ImageSet:
     "The images of class folders whose labels are known"
     unread = {f for f, label in labels.items() if label is None}
-    return _labeled(Path(path), _files_by_folder(Path(path), unread), labels, classnames, name)
+    return _set_of_files(Path(path), _files_by_folder(Path(path), unread), labels, classnames, name)
 
 def _files_by_folder(path, unread=()): # dict folder name -> `TextColumn` of files
     "Images of each class folder; folders without images are skipped with a warning"
@@ -137,7 +137,7 @@ def _files_by_folder(path, unread=()): # dict folder name -> `TextColumn` of fil
 def _warn_of_empty(path, folders):
     if folders: warn_user(f'{path}: skipped folders without images: {first_few(folders, 5)}.')
 
-def _labeled(path, files, labels, classnames, name):
+def _set_of_files(path, files, labels, classnames, name):
     "Image set of the files of each folder, and the folders' labels"
     _check_known(path, files, labels)
     numbers = np.repeat([labels[f] for f in files], [len(v) for v in files.values()])
@@ -233,7 +233,7 @@ def shard_set(
     paths, labels, members = shard_members(files, is_member)
     if not len(members): raise BadFile(f'{source} has no images in {first_few([f.name for f in files])}.')
     if (labels < 0).all(): labels, names = _inner_folders(source, paths, members, classnames)
-    else: labels, names = _numbered(source, labels, classnames)
+    else: labels, names = _labels_by_number(source, labels, classnames)
     root = source if source.is_dir() else source.parent
     return ImageSet(name or source_name(source), PathColumn(paths), labels, names, root=root, members=members)
 
@@ -250,10 +250,10 @@ def is_member(
 ) -> bool:
     "Whether a member is an image of the set, by its name"
     *folders, last = name.split('/')
-    return _is_image(last) and not any(_hidden(f) for f in folders if f != '.')
+    return _is_image(last) and not any(_is_hidden(f) for f in folders if f != '.')
 
 # %% ../../nbs/api/data/10_labels.ipynb #8906c600
-def _numbered(source, numbers, classnames): # labels, class names
+def _labels_by_number(source, numbers, classnames): # labels, class names
     "Labels that are class numbers, as in classnames.txt or the given names"
     places = [folder/'classnames.txt' for folder in (source, source.parent, source.parent.parent)]
     file = next((f for f in places if f.is_file()), None)
@@ -279,11 +279,11 @@ def match_labels(
     new_label = np.array([label_of.get(c, -1) for c in own])
     return new_label[numbers], list(classnames)
 
-def _named(source, classes, classnames): # labels, class names
+def _labels_by_name(source, classes, classnames): # labels, class names
     "Labels of images whose classes have names"
     classes = [normalize('NFC', c) for c in classes]
     every = sorted(set(classes))
-    label_of, names = _labels_of(source, every, classnames)
+    label_of, names = _labels_of_folders(source, every, classnames)
     _check_known(source, every, label_of)
     return np.array([label_of[c] for c in classes]), names
 
@@ -300,7 +300,7 @@ def _inner_folders(source, paths, members, classnames): # labels, class names
     if not all(classes): raise ValueError(
         f'{source}: {classes.count("")} images lie in no class folder; a tar has class folders, cat/1.jpg, or samples '
         'with labels, 1.jpg beside 1.cls or 1.json, which hold a number.')
-    labels, names = _named(source, classes, classnames)
+    labels, names = _labels_by_name(source, classes, classnames)
     if classnames is None and all('/' in f for f in inner): _warn_of_depth(source, names, paths[0])
     return labels, names
 
@@ -360,8 +360,8 @@ def table_set(
         f'{os.path.abspath(path.parent)}.')
     numbered = t.label.str.fullmatch(r'\d{1,9}').all() and not isinstance(classnames, dict)
     if numbered and (classnames is None or not _are_names(t.label, classnames)):
-        labels, names = _numbered(path, t.label.to_numpy(int), classnames)
-    else: labels, names = _named(path, t.label, classnames)
+        labels, names = _labels_by_number(path, t.label.to_numpy(int), classnames)
+    else: labels, names = _labels_by_name(path, t.label, classnames)
     groups = list(t.group) if 'group' in t else None
     return ImageSet(name or source_name(path), files, labels, names, groups=groups, root=path.parent)
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from ..base.text import number_from_environment
 from ..base.distributed import n_processes
-from ..base.progress import say_once, tell
+from ..base.progress import say_once, with_progress
 from .decoding import UnreadableImage
 from .disk_cache import cache_entry, cache_limit, image_key, open_entry, write_entry
 
@@ -113,7 +113,8 @@ def _arrays(pixels, workers, progress):
     "Pixels of all images, None for unreadable ones; ValueError if those are too many"
     images, reasons = pixels.images, []
     loader = _loader(pixels, range(len(images)), workers)
-    for a in tell(loader, f'decoding {images.name}', images=len(images), progress=progress and is_large(images)):
+    shown = progress and is_large(images)
+    for a in with_progress(loader, f'decoding {images.name}', images=len(images), progress=shown):
         if isinstance(a, str):
             reasons.append(a)
             check_skipped(images, reasons)

@@ -43,7 +43,7 @@ def _measure(
     "Evaluate members made of classifiers, print the table, and write it"
     from wiseft.data.control import control_sets
     from wiseft.infer.evaluation import evaluate
-    from wiseft.stats.caveats import doubts
+    from wiseft.stats.caveats import reasons_to_doubt
     device,place = chosen_device(device, precision)
     with results_file(output, force) as write:
         loaded = load_by_name(classifiers, device)
@@ -57,7 +57,7 @@ def _measure(
             precision=precision, control=control_sets(control).values())
         show_table(_rows(table))
         _say_more(table, predictions)
-        for doubt in doubts(table, len(classnames)): warnings.warn(doubt)
+        for doubt in reasons_to_doubt(table, len(classnames)): warnings.warn(doubt)
         write(table, predictions, {n: c.recipe | dict(model=c.clip.name) for n, c in loaded.items()})
 
 @command('wiseft evaluate zeroshot finetuned averaged --suite icons',

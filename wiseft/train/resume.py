@@ -17,7 +17,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from ..base.text import BadFile, option, why_failed
 from ..base.files import atomic_path, existing_file, tidy
-from ..base.distributed import of_all, rank
+from ..base.distributed import from_all_processes, rank
 from ..weights.safetensors_io import write_tensors
 from .loaders import ClipDL
 
@@ -73,7 +73,7 @@ class Checkpoint(Callback):
         self.saved = {} # all is restored
 
     def after_batch(self):
-        stop = any(of_all(self.terminated)) # all processes stop after the same step
+        stop = any(from_all_processes(self.terminated)) # all processes stop after the same step
         at_step = self.training and self.steps and self.train_iter%self.steps == 0
         if at_step or stop and self.train_iter > self.done: self.save()
         if stop: self.stop()

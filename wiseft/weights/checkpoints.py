@@ -61,7 +61,7 @@ class WeightsFile:
     unread:list=field(default_factory=list)  # names of what lies beside the weights
 
 # %% ../../nbs/api/weights/07_checkpoints.ipynb #2119c820
-def _saved(path, kind):
+def _read_contents(path, kind): # dict of tensors, `Stub`, or what else a pickle holds
     "Read the contents of a checkpoint; BadFile if that fails"
     try:
         if kind == 'safetensors': return TensorFile(path).read()
@@ -83,7 +83,7 @@ def read_checkpoint(
 ) -> WeightsFile:
     "Read weights from a file without running anything in it; BadFile says what to do if that fails"
     path, kind = Path(path), checkpoint_format(path)
-    saved, unread, modules = _saved(path, kind), [], {}
+    saved, unread, modules = _read_contents(path, kind), [], {}
     for k in _wraps:
         if isinstance(saved, dict) and isinstance(saved.get(k), (dict, Stub)):
             unread += [str(n) for n in saved if n != k]
