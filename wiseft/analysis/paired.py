@@ -39,7 +39,7 @@ def _value_per_image(predictions, which): # table, index: dataset and file
 # column that is drawn, its name
 OVER = {False: ('unit', 'images'), True: ('group', 'families'), 'label': ('label', 'classes')}
 
-def _difference_row(name, sets, groups):
+def _difference_row(name, sets, groups): # dict, a row of `compare`
     "b − a of one set or the mean of several, with its interval"
     column, over = OVER[groups]
     a, b, units, few = {}, {}, {}, []

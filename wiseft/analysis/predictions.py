@@ -23,7 +23,7 @@ def predictions_file(
     return Path(results).with_suffix('.predictions.csv.gz')
 
 # %% ../../nbs/api/analysis/01_predictions.ipynb #ce7dbae3
-def _heading(who, **column):
+def _heading(who, **column): # JSON, a heading of the table
     "Identity of a classifier, as text"
     known = {k: v for k, v in who.items() if not pd.isna(v) and v != ''} | column
     return json.dumps(known, ensure_ascii=False, default=int)

@@ -105,7 +105,7 @@ def without_unreadable(
 def without_images(
     suite:Suite,
     table:pd.DataFrame, # of dataset, split and file
-):
+): # `Suite`
     "A suite without the images of a table"
     reference, shifts = {}, {}
     for (name, split), images in _sets(suite):

@@ -174,7 +174,7 @@ def against_plain(self:Bench,
 
 # %% ../../nbs/api/bench/03_outcome.ipynb #6d9f9e87
 @patch
-def _gains_in_families(self:Bench, at, units):
+def _gains_in_families(self:Bench, at, units): # table, a row per method
     "Against the curve of plain fine-tuning; its own is no hypothesis, and has neither interval nor p"
     plain = self.entries['plain']
     curve = self.shares(plain)
@@ -192,7 +192,7 @@ def _gains_in_families(self:Bench, at, units):
     return pd.concat(tables, ignore_index=True)
 
 @patch
-def _against_baselines(self:Bench, at, n_rows, units):
+def _against_baselines(self:Bench, at, n_rows, units): # table, a row per method
     "`against_plain` of the first baseline; with two, `_best` columns of the second, and p_holm for both at once"
     tables = [self.against_plain(at, len(self.baselines)*n_rows, units, b) for b in self.baselines]
     table = tables[0]
@@ -327,7 +327,7 @@ def sentences(self:Bench) -> list:
         sentences.append(' '.join([self._sentence(r), *self._caveats(r.method)]))
     return sentences
 
-def _from_to(low, high, digits=1):
+def _from_to(low, high, digits=1): # text, such as '+0.1 to +1.2'
     luck = ', which includes 0' if low <= 0 <= high else ''
     return f'{100*low:+.{digits}f} to {100*high:+.{digits}f}{luck}'
 

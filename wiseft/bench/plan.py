@@ -74,7 +74,7 @@ class Contender:
     def trains(self):
         "Whether a fine-tuning is its own"
         return self.method is None or self.method.kind in TRAINED
-    def setting(self, work:object): # `wiseft.bench.run.Work` -> `Trial` with the first seed
+    def chosen_trial(self, work:object): # `wiseft.bench.run.Work` -> `Trial` with the first seed
         "Setting of this row; methods without training use that of plain fine-tuning"
         chosen = work.choose(self.method if self.trains else None)
         if self.control != BEST_RATE: return chosen
@@ -134,10 +134,10 @@ class Plan:
         plain = [Contender()]
         if self.grids == PAST_EDGE_IF_BEST and len(self.lrs) > 1: # older plans have one baseline
             plain.append(Contender(control=BEST_RATE))
-        return [*plain, *[Contender(m) for m in self.methods if not self.missing(m)], *self.controls]
+        return [*plain, *[Contender(m) for m in self.methods if not self.why_left_out(m)], *self.controls]
     def averages(self) -> list: # of `Method`
         "Weight averages during training that can run"
-        return [m for m in self.methods if m.kind == 'average' and not self.missing(m)]
+        return [m for m in self.methods if m.kind == 'average' and not self.why_left_out(m)]
     def hypotheses(self) -> list: # of names
         "Rows that are tested: all but the baselines"
         return [c.name for c in self.contenders() if not c.is_baseline]
@@ -149,7 +149,7 @@ class Plan:
 
 # %% ../../nbs/api/bench/01_plan.ipynb #ee3db321
 @patch
-def missing(self:Plan, method:Method) -> str:
+def why_left_out(self:Plan, method:Method) -> str:
     "Why a method is left out of a bench, '' if it isn't; it is rehearsed once"
     name = method.name
     if not can_compete(method): return f'A bench does not know what to do with a {method.kind}.'
@@ -198,7 +198,7 @@ def table(self:Plan) -> pd.DataFrame:
     "A plan as a table: fine-tunings that each row takes at most, or why a method is left out"
     rows = self.rows()[['method', 'kind', 'paper', 'trials', 'runs']].assign(why='')
     left_out = [dict(method=m.name, kind='', paper='', trials=0, runs=0, why=why)
-                for m in self.methods if (why := self.missing(m))]
+                for m in self.methods if (why := self.why_left_out(m))]
     return pd.DataFrame([*rows.to_dict('records'), *left_out])
 
 @patch

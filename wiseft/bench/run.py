@@ -110,14 +110,14 @@ def carry_out(
     show_plan:bool=True, # print it before the first piece of work
     groups:bool=False, answers:bool=False, # as in `bench`
 ) -> Bench:
-    "Run the rest of a plan"
+    "Train and judge what is left of a plan, and return the results"
     resampling_units(plan.suite, groups) # or an error now, not when all is done
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_or_check_plan(plan, folder/'plan.json')
     if plan.unreadable is not None and len(plan.unreadable) and not (folder/UNREADABLE).exists():
         with suppress(FileExistsError), atomic_path(folder/UNREADABLE) as tmp: plan.unreadable.to_csv(tmp, index=False)
-    left_out = {m.name: why for m in plan.methods if (why := plan.missing(m))}
+    left_out = {m.name: why for m in plan.methods if (why := plan.why_left_out(m))}
     entries = {c.name: Entry(c) for c in plan.contenders()}
     place = describe_device(plan.zeroshot.device, plan.recipe.get('precision', 'bf16'))
     def lines(): return preview(plan, folder, seconds_left(plan, folder), place) if show_plan else []
@@ -229,19 +229,19 @@ class Work:
 def advance(self:Work, entry:Entry, seed:int):
     "Train and judge a row with one seed"
     row, seeds = entry.row, self.plan.seeds
-    if entry.trial is None: entry.trial = row.setting(self)
+    if entry.trial is None: entry.trial = row.chosen_trial(self)
     if entry.several and seed != seeds[-1]: return # merged once, when all are trained
     trial = replace(entry.trial, seed=seed)
-    train = partial(self.train, trial)
+    train = partial(self.trained_classifier, trial)
     if entry.several:
         trials = [replace(entry.trial, seed=s) for s in seeds]
         name = f'{row.name} of {len(trials)} plain, lr {trial.lr:g}'
-        curve = self.curve(partial(self.combine, row.method, trials, name), name)
+        curve = self.curve(partial(self.merged_classifier, row.method, trials, name), name)
     elif row.trains: curve = self.curve(train, trial.name)
     elif interpolates(row.method): curve = self.curve(train, f'{row.name} of {trial.name}', row.name)
     else:
         name = f'{row.name} of {trial.name}'
-        curve = self.curve(partial(self.combine, row.method, [trial], name), name)
+        curve = self.curve(partial(self.merged_classifier, row.method, [trial], name), name)
     entry.curves.append(curve)
 
 @patch
@@ -253,7 +253,7 @@ def leave_out(self:Work, entry:Entry):
     for out in seeds:
         trials = [replace(entry.trial, seed=s) for s in seeds if s != out]
         name = f'{entry.row.name} of {len(trials)} plain, lr {entry.trial.lr:g}, without seed {out}'
-        try: test, cost = self.judgment(partial(self.combine, method, trials, name), name, 'test')
+        try: test, cost = self.judgment(partial(self.merged_classifier, method, trials, name), name, 'test')
         except Exception as e:
             self.clock.say(f'{name}: {last_line(e)} It is unknown how much {entry.row.name} depends on single runs.')
             return
@@ -271,29 +271,29 @@ def choose(self:Work,
     default = grid[len(grid)//2]
     self.choices[name], self.trials[name] = [], {}
     def trial(lr, strength): return Trial(lr, seed, name, strength)
-    lr = self._best(name, 'learning rate', sorted(self.plan.lrs), lambda lr: trial(lr, default), rates_around)
+    lr = self._best_value(name, 'learning rate', sorted(self.plan.lrs), lambda lr: trial(lr, default), rates_around)
     if len(grid) == 1: return trial(lr, default)
-    strength = self._best(name, 'strength', grid[::-1], partial(trial, lr), partial(strengths_around, method))
+    strength = self._best_value(name, 'strength', grid[::-1], partial(trial, lr), partial(strengths_around, method))
     return trial(lr, strength)
 
 @patch
-def _best(self:Work, name, what, values, trial, around): # values: the most cautious first; trial: value -> `Trial`
-    "Choose a value of a grid; extend the grid by one step if its best value is at an edge"
+def _best_value(self:Work, name, what, values, trial_with, around): # trial_with: value -> `Trial`
+    "Choose from a grid, the most cautious value first; extend it by one step if its best value is at an edge"
     trials = self.trials[name]
     def judge(value):
-        t = trial(value)
+        t = trial_with(value)
         trials.setdefault(t, 0.) # `averages` lists it
-        right = self.judgment(partial(self.train, t), t.name, 'validation')[0]['right'][REFERENCE]
+        right = self.judgment(partial(self.trained_classifier, t), t.name, 'validation')[0]['right'][REFERENCE]
         trials[t] = right.mean(1).max()
         return right
     right = {v: judge(v) for v in values}
-    best = max(values, key=lambda v: trials[trial(v)])
+    best = max(values, key=lambda v: trials[trial_with(v)])
     further = one_further(values, best, around) if self.plan.grids else None
     if further is not None:
         try: right[further] = judge(further)
         except Exception as e: # the method does not go that far
             self.clock.say(f'{name} fails with {what} {further:g}: {last_line(e)}')
-            trials.pop(trial(further))
+            trials.pop(trial_with(further))
     order = sorted(right, reverse=values[0] > values[-1])
     past_edge = further if self.plan.grids == PAST_EDGE_IF_BEST else None
     rows = choice_rows(name, what, order, [right[v] for v in order], past_edge)
@@ -302,7 +302,7 @@ def _best(self:Work, name, what, values, trial, around): # values: the most caut
 
 # %% ../../nbs/api/bench/04_run.ipynb #e8f35da5
 @patch
-def train(self:Work, trial:Trial) -> ImageClassifier:
+def trained_classifier(self:Work, trial:Trial) -> ImageClassifier:
     "The classifier of a trial; weight averages during training come from a plain fine-tuning"
     plan, trained = self.plan, trial
     if trial.tuning in [m.name for m in plan.averages()]: trained = Trial(trial.lr, trial.seed)
@@ -315,7 +315,7 @@ def train(self:Work, trial:Trial) -> ImageClassifier:
     return load_classifier(self.weights/trial.name, plan.zeroshot.device)
 
 @patch
-def combine(self:Work, method:Method, trials:list, name:str) -> ImageClassifier:
+def merged_classifier(self:Work, method:Method, trials:list, name:str) -> ImageClassifier:
     "Merge plainly fine-tuned classifiers by a method, and save the result with its recipe"
     hyperparameters, images = self.plan.given.get(method.name, {}), self.plan.suite.validation
     # other seeds or hyperparameters: another folder
@@ -323,7 +323,7 @@ def combine(self:Work, method:Method, trials:list, name:str) -> ImageClassifier:
     digits = hashlib.sha256(key.encode()).hexdigest()[:6]
     folder = self.weights/f'{name}, {digits}'
     if not folder.exists():
-        zeroshot, finetuned = self.plan.zeroshot, [self.train(t) for t in trials]
+        zeroshot, finetuned = self.plan.zeroshot, [self.trained_classifier(t) for t in trials]
         with passes(zeroshot) as counts:
             if method.kind == 'search': out = method(zeroshot, finetuned, images, **hyperparameters)
             else: out = merge(zeroshot, finetuned, method, images=images, **hyperparameters)
@@ -333,16 +333,16 @@ def combine(self:Work, method:Method, trials:list, name:str) -> ImageClassifier:
 
 # %% ../../nbs/api/bench/04_run.ipynb #ba29203d
 @patch
-def curve(self:Work, end:Callable, name:str, by:str='weight-space') -> Curve:
+def curve(self:Work, make_end:Callable, name:str, by:str='weight-space') -> Curve:
     "The curve to a classifier, on validation and test images; the classifier is made once, if at all"
-    end = cache(end)
-    validation, cost = self.judgment(end, name, 'validation', by)
-    test, _ = self.judgment(end, name, 'test', by)
+    make_end = cache(make_end)
+    validation, cost = self.judgment(make_end, name, 'validation', by)
+    test, _ = self.judgment(make_end, name, 'test', by)
     return Curve(validation['right'][REFERENCE], test['right'], cost, test['kl'])
 
 @patch
 def judgment(self:Work,
-    end:Callable, # function that returns the `ImageClassifier` at alpha = 1
+    make_end:Callable, # function that returns the `ImageClassifier` at alpha = 1
     name:str, # of the file
     split:str, # 'validation' (of the reference alone) or 'test'
     by:str='weight-space', # the way there: a merge or output ensemble; one without an alpha is a curve of one point
@@ -351,7 +351,8 @@ def judgment(self:Work,
     file = self.folder/f'{name}.{split}.npz'
     if not file.exists():
         with self.claim(file.name):
-            if not file.exists(): self._write_judgment(end, file, name, split, by) # else another process did, just now
+            if not file.exists(): # else another process did, just now
+                self._write_judgment(make_end, file, name, split, by)
     try:
         with np.load(file, allow_pickle=False) as npz: arrays, cost = dict(npz), json.loads(str(npz['cost']))
     except Exception as e: raise BadFile(
@@ -363,8 +364,8 @@ def judgment(self:Work,
     return columns, cost
 
 @patch
-def _write_judgment(self:Work, end, file, name, split, by): # as in `judgment`
-    finetuned, plan = end(), self.plan
+def _write_judgment(self:Work, make_end, file, name, split, by): # as in `judgment`
+    finetuned, plan = make_end(), self.plan
     self.clock(f'judge {name}, {split}')
     way = find_method(by).set(**plan.given.get(by, {}))
     precision = 'fp32' if plan.recipe.get('precision') == 'fp32' else None # None: what is usual

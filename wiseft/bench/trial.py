@@ -90,7 +90,7 @@ def is_done(folder:Path, trial:Trial, averages:tuple=()) -> bool:
     "Whether a trial and the averages that are computed beside it are there"
     return all((folder/t.name).exists() for t in (trial, *averages))
 
-def _part(folder, trial, averages):
+def _part(folder, trial, averages): # Path
     "Folder of the checkpoint, which belongs to a trial and its averages"
     names = ', '.join(sorted(t.name for t in averages))
     beside = f' with {hashlib.sha256(names.encode()).hexdigest()[:6]}' if averages else ''

@@ -142,7 +142,7 @@ def open_image(
         blame_memory(e, path)
         raise UnreadableImage(f'{printable(path)}: {_why_unreadable(e, path)}') from e
 
-def _why_unreadable(e, path):
+def _why_unreadable(e, path): # text
     if isinstance(e, FileNotFoundError): return 'no such file.'
     if isinstance(e, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return _too_many(Image.MAX_IMAGE_PIXELS)

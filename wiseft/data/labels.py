@@ -60,7 +60,7 @@ def _labels_of_folders(path, folders, classnames): # dict folder -> label, and c
     if numbered and not _are_names(folders, names): return {f: int(f) for f in folders}, names
     return {normalize('NFC', str(f)): i for i, f in enumerate(classnames)}, names
 
-def _are_names(numbers, classnames):
+def _are_names(numbers, classnames): # bool
     "Whether numbers are class names themselves, and not their indices"
     return not {*numbers}.isdisjoint(classnames) or all(str(c).isdecimal() for c in classnames)
 
@@ -137,7 +137,7 @@ def _files_by_folder(path, unread=()): # dict folder name -> `TextColumn` of fil
 def _warn_of_empty(path, folders):
     if folders: warn_user(f'{path}: skipped folders without images: {first_few(folders, 5)}.')
 
-def _set_of_files(path, files, labels, classnames, name):
+def _set_of_files(path, files, labels, classnames, name): # `ImageSet`
     "Image set of the files of each folder, and the folders' labels"
     _check_known(path, files, labels)
     numbers = np.repeat([labels[f] for f in files], [len(v) for v in files.values()])
@@ -194,7 +194,7 @@ def split_folders(
         f'{path}: two folders for one split among {first_few([f.name for f in folders], 5)}.')
     return splits
 
-def _has_images(folder):
+def _has_images(folder): # bool
     return any(_is_image(name) or name.lower().endswith('.tar') for *_, files in os.walk(folder) for name in files)
 
 # %% ../../nbs/api/data/10_labels.ipynb #9fd8e6ca
@@ -325,20 +325,23 @@ def read_image_table(
     what = 'table of images'
     separator, fields, header = first_line(existing_file(path, what))
     names = None if header or not _is_image(fields[0]) else list(dict.fromkeys(['file', need, 'group']))
-    t = read_table(path, what, sep=separator, dtype=str, keep_default_na=False, encoding='utf-8-sig', names=names)
-    if not isinstance(t.index, pd.RangeIndex): raise BadFile(
+    read = read_table(path, what, sep=separator, dtype=str, keep_default_na=False, encoding='utf-8-sig', names=names)
+    if not isinstance(read.index, pd.RangeIndex): raise BadFile(
         f'{path} has rows with more fields than its first line has columns. Put texts with commas in quotes.')
-    t = t.dropna(axis=1, how='all').fillna('')
-    column = {k: next((n for n in names if n in t), None) for k, names in _COLUMNS.items()}
+    read = read.dropna(axis=1, how='all').fillna('')
+    column = {k: next((n for n in names if n in read), None) for k, names in _COLUMNS.items()} # ours -> the file's
     hint = ''
     if need == 'label' and column['caption']: hint = ' Captions are for `wiseft finetune FOLDER --captions`.'
     for k in 'file', need:
         if column[k] is None: raise BadFile(
-            f'{path} has the columns {first_few(list(t), 8)}: there is none named {" or ".join(_COLUMNS[k])}.{hint}')
-    if need != 'file' and 'split' in t and t['split'].nunique() > 1: warn_user(
-        f'{path} has a column split with {first_few(t["split"].unique())}, which is not used: all rows are one set. '
+            f'{path} has the columns {first_few(list(read), 8)}: there is none named '
+            f'{" or ".join(_COLUMNS[k])}.{hint}')
+    if need != 'file' and 'split' in read and read['split'].nunique() > 1: warn_user(
+        f'{path} has a column split with {first_few(read["split"].unique())}, which is not used: all rows are one set. '
         'Write one table per split.')
-    t = pd.DataFrame({k: t[c] if k in ('file', 'original') else t[c].str.strip() for k, c in column.items() if c})
+    t = pd.DataFrame()
+    for k, name in column.items():
+        if name: t[k] = read[name] if k in ('file', 'original') else read[name].str.strip()
     whole = (t.file.str.strip() != '') & (t[need] != '')
     if empty := [t.file.iloc[i] or f'row {i+1}' for i in np.flatnonzero(~whole)]:
         raise BadFile(f'{path} has no {need} for {first_few(empty)}. Write one, or remove the row.')

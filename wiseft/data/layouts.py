@@ -31,7 +31,7 @@ PUBLISHED_SETS = pd.read_csv(package_data('published_sets.csv'))
 HUB_SETS = pd.read_csv(package_data('hub_sets.csv'), keep_default_na=False) # the license is the authors'
 
 # %% ../../nbs/api/data/12_layouts.ipynb #5a8780eb
-def _with_all_images(images, suite, split, allow_incomplete):
+def _with_all_images(images, suite, split, allow_incomplete): # `ImageSet`
     "The set, checked to have the published number of images"
     numbers = PUBLISHED_SETS.set_index(['suite', 'set', 'split']).images
     lacking = numbers[suite, images.name, split].item() - len(images)
@@ -47,7 +47,7 @@ def _with_all_images(images, suite, split, allow_incomplete):
 SHARDS = {r.place: f"{r.repository.partition('/')[2]}/{r.split}"
           for r in PUBLISHED_SETS.merge(HUB_SETS, on=['suite', 'set']).itertuples()}
 
-def _shard_folder(root, place):
+def _shard_folder(root, place): # Path or None
     "The folder of a set's shards, if there is no folder of its images"
     if place not in SHARDS or (Path(root)/place).exists(): return None
     path = Path(root)/SHARDS[place]
@@ -55,7 +55,7 @@ def _shard_folder(root, place):
 
 def _is_there(root, place): return (Path(root)/place).exists() or _shard_folder(root, place) is not None
 
-def _published_path(root, place):
+def _published_path(root, place): # Path
     "A folder under the data root; an error says where to get it"
     if (path := Path(root)/place).exists(): return path
     how = PUBLISHED_SETS.set_index('place')['how to get it'][[place]].iloc[0]
@@ -105,7 +105,7 @@ def objectnet_names(
     except (json.JSONDecodeError, RecursionError, AttributeError) as e: raise BadFile(
         f"{file} holds no names of folders. Get ObjectNet's own.") from e
 
-def _objectnet(root, name):
+def _objectnet(root, name): # `ImageSet`
     "Images of ObjectNet's classes that are also in ImageNet; those in shards have their red border, too"
     path = _shard_folder(root, 'objectnet-1.0')
     if path is not None:
@@ -272,7 +272,7 @@ def one_set(suite:str, root:str|Path, allow_incomplete:bool=False) -> dict: # pa
 _WILDS_SPLITS = {('reference', 'train'): 'train', ('reference', 'validation'): 'id_val',
                  ('reference', 'test'): 'id_test', ('ood', 'validation'): 'val', ('ood', 'test'): 'test'}
 
-def _wilds_suite(suite, path, folder, rows, classnames, allow_incomplete, **more):
+def _wilds_suite(suite, path, folder, rows, classnames, allow_incomplete, **more): # dict, parts of a suite
     "A suite of a table with the columns file, which is in a folder, y, group, and split"
     rows = rows[rows.file.isin(os.listdir(path/folder))]
     sets = {}
@@ -440,11 +440,11 @@ def inventory(
     root = Path(root or data_root()).expanduser()
     suites = [suite] if suite else list(FAMILIES)
     t = PUBLISHED_SETS[PUBLISHED_SETS.suite.isin(suites)].assign(found=0, state='not there')
-    for suite in t.suite.unique():
-        there = t.place.map(lambda place: _is_there(root, place))
-        rows = t.index[(t.suite == suite) & there]
+    there = t.place.map(lambda place: _is_there(root, place))
+    for name in t.suite.unique():
+        rows = t.index[(t.suite == name) & there]
         if not len(rows): continue
-        try: parts = FAMILIES[suite](root, allow_incomplete=True)
+        try: parts = FAMILIES[name](root, allow_incomplete=True)
         except (OSError, ValueError) as e:
             t.loc[rows, 'state'] = str(e)
             continue
@@ -456,7 +456,7 @@ def inventory(
             if not lacking: t.loc[i, 'state'] = 'complete'
     return t
 
-def _n_images(parts, name, split):
+def _n_images(parts, name, split): # int
     "Number of images of a set in the parts of a suite"
     if name != 'reference':
         sets = parts['shifts'] if split == 'test' else parts.get('shift_validation', {})

@@ -20,7 +20,7 @@ from .images import ImageSet, PictureColumn
 from .labels import image_folder, match_labels, source_name
 
 # %% ../../nbs/api/data/11_objects.ipynb #6b1d0009
-def _set_of_pair(images, labels, classnames, name):
+def _set_of_pair(images, labels, classnames, name): # `ImageSet`
     "The images of (images, labels)"
     name, n = name or 'images', len(images)
     if isinstance(images, pd.Series): images = list(images) # else its index, not the position, would count
@@ -49,7 +49,7 @@ def _checked_labels(labels, own, classnames, name): # (n,) numbers, class names
     return match_labels(name, labels, own, check_classnames(classnames or own))
 
 # %% ../../nbs/api/data/11_objects.ipynb #6b1d000c
-def _set_of_files(folder, classnames, name):
+def _set_of_files(folder, classnames, name): # `ImageSet`
     "The files of torchvision's `ImageFolder`"
     if getattr(folder, 'transform', getattr(folder, 'transforms', None)): warn_user(
         f"The transform of this {type(folder).__name__} is not used: the classifier's own is.")
@@ -58,7 +58,7 @@ def _set_of_files(folder, classnames, name):
     labels, names = _checked_labels(np.array(labels), folder.classes, classnames, str(folder.root))
     return ImageSet(name or source_name(folder.root), paths, labels, names, root=Path(folder.root))
 
-def _set_of_dataset(dataset, classnames, name, transformed=False):
+def _set_of_dataset(dataset, classnames, name, transformed=False): # `ImageSet`
     "The images of a map-style dataset"
     if not len(dataset): raise ValueError(f'This {type(dataset).__name__} has no images.')
     first = dataset[0]
@@ -72,7 +72,7 @@ def _set_of_dataset(dataset, classnames, name, transformed=False):
     pictures = PictureColumn(dataset, itemgetter(0), transformed=transformed)
     return ImageSet(name, _numbered_names(name, len(dataset)), labels, names, pixels=pictures)
 
-def _drawn_dataset(loader):
+def _drawn_dataset(loader): # dataset
     "The dataset of a `DataLoader`, or the part of it that its sampler draws"
     batches = loader.batch_sampler
     sampler = loader.sampler if batches is None else getattr(batches, 'sampler', batches)
@@ -82,7 +82,7 @@ def _drawn_dataset(loader):
         f'This DataLoader has a {type(sampler).__name__}, which may leave out images or repeat them; expected each '
         'image once. Give one without it, of the dataset or of Subset(dataset, indices).')
 
-def _labels_of_items(dataset, rows):
+def _labels_of_items(dataset, rows): # list
     labels = (dataset[i][1] for i in rows)
     return [y if isinstance(y, str) else int(y) for y in labels]
 
@@ -107,7 +107,7 @@ def is_hugging_face(source) -> bool:
     "Whether this is a `Dataset` of Hugging Face"
     return type(source).__module__.startswith('datasets.') and hasattr(source, 'features')
 
-def _set_of_hugging_face(dataset, classnames, name):
+def _set_of_hugging_face(dataset, classnames, name): # `ImageSet`
     "The images of a `Dataset` of Hugging Face"
     kinds = {column: type(f).__name__ for column, f in dataset.features.items()}
     def column(kind, *others): return next((c for c, k in kinds.items() if k == kind or c in others), None)
@@ -126,7 +126,7 @@ def is_stored_dataset(path:str|Path) -> bool:
     path = local_copy(path)
     return (path/'state.json').is_file() or path.suffix == '.parquet' or path.is_dir() and any(path.glob('*.parquet'))
 
-def _set_at_path(path, classnames, name):
+def _set_at_path(path, classnames, name): # `ImageSet`
     "The images of a folder, shards, a table, Arrow, or parquet"
     path = downloaded_path(path)
     if not is_stored_dataset(path): return image_folder(path, classnames, name)

@@ -41,13 +41,13 @@ def plain_tar(
         raise BadFile(f'{path} is not a complete .tar.gz file: {_reason(e)}. Copy or download it again.') from None
     return copy
 
-def _in_cache(path, ending):
+def _in_cache(path, ending): # Path
     "Path in the cache for what follows from a tar's content"
     identity = f'{os.path.abspath(path)} {file_identity(path)} {__version__}'
     digits = hashlib.sha256(identity.encode('utf-8', 'surrogatepass')).hexdigest()
     return cache_root()/'shards'/(digits[:20] + ending)
 
-def _tar_members(path):
+def _tar_members(path): # yields (`TarInfo`, the open `TarFile`)
     "Iterate over the regular members of a tar; `BadFile` says where it is damaged"
     path = plain_tar(path)
     size = os.path.getsize(path)
@@ -82,13 +82,13 @@ def _check_headers(file, at):
         at += 512 + -(-size//512)*512
 
 # %% ../../nbs/api/data/08_shards.ipynb #b63dc3ec
-def _sample_and_ending(name):
+def _sample_and_ending(name): # sample, ending in small letters
     "Split a member's name at the first dot of its last part"
     folder, _, last = name.rpartition('/')
     stem, _, ending = last.partition('.')
     return f'{folder}/{stem}', ending.lower()
 
-def _label_in_json(member, tar):
+def _label_in_json(member, tar): # int or None
     "Label number in a JSON member; None if it has no label"
     if member.size > 100_000: return None
     tar.fileobj.seek(member.offset_data)
@@ -104,7 +104,7 @@ class TarIndex:
         self.names, self.places = names, np.asarray(places, np.int64).reshape(-1, 3)
         self.offset, self.size, self.label = self.places.T
 
-def _read_index(path, is_image):
+def _read_index(path, is_image): # `TarIndex`
     "Read a tar's index"
     images, labels, in_json, members = {}, {}, {}, set()
     for m, tar in _tar_members(path):

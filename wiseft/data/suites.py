@@ -64,7 +64,7 @@ class Suite:
 def _with_roles(sets, split): # name -> `ImageSet`; the reference of another suite is a shift here
     return {n: _with_role(s, 'shift' if s.role == 'reference' else s.role, split) for n, s in (sets or {}).items()}
 
-def _with_role(images, role, split):
+def _with_role(images, role, split): # `ImageSet`
     if (images.role, images.suite_split) == (role, split): return images
     return replace(images, role=role, suite_split=split)
 
@@ -128,7 +128,7 @@ def folder_suite(
     warn_of_images(suite)
     return suite
 
-def _suite_of(reference, shifts, classnames, templates, name):
+def _suite_of(reference, shifts, classnames, templates, name): # `Suite`
     "The suite of `folder_suite`, whose images are not looked at yet"
     sets = _reference_sets(reference, classnames)
     names = next(iter(sets.values())).classnames
@@ -257,7 +257,7 @@ def is_suite(
     path = local_copy(source)
     return (path/'reference').is_dir() or (path/'reference.tar').is_file()
 
-def _embedded_folder(name):
+def _embedded_folder(name): # Path
     "Folder of an embedded suite in the cache, unpacked on first use and if a file there was changed"
     about = json.loads(package_data(f'{name}.json').read_text())
     def unpacked(): return unzip_once(package_data(f'{name}.zip'), about['sha256'], cache_root()/name)
@@ -269,7 +269,7 @@ def _embedded_folder(name):
     return folder/name
 
 # %% ../../nbs/api/data/14_suites.ipynb #a087e769
-def _read_suite(folder, name, templates, classnames):
+def _read_suite(folder, name, templates, classnames): # `Suite`
     "A suite from one folder, with the columns of its table"
     sources = [*visible_folders(folder), *shard_files(folder)]
     reference = next(p for p in sources if p.name in ('reference', 'reference.tar'))

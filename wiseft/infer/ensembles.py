@@ -101,7 +101,7 @@ def members(
         if m.kind == 'merge': out += averages(m).values()
         else:
             if m.needs_images: check_images(m, [], images)
-            ensemble = m.completed(zeroshot, finetuned, images)
+            ensemble = m.with_prepared(zeroshot, finetuned, images)
             out += ensembles_between(ensemble, first, last, inner_alphas, averages)
     return {tuple(m.identity[k] for k in ('tuning', 'method', 'alpha')): m for m in out}
 

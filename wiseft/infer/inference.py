@@ -311,7 +311,7 @@ def extract_features(
     if not skipped and not rank(): write_entry(folder, features.numpy(), name=images.name)
     return Features(features, torch.as_tensor(readable.labels), readable, skipped)
 
-def _features_folder(classifier, images):
+def _features_folder(classifier, images): # Path or None
     "Where the cache has features; None for a transform or module of your own: nothing says all that it computes"
     key, tower = two_step_transform(classifier.transform).key, getattr(classifier, 'visual', classifier)
     config = getattr(getattr(classifier, 'clip', None), 'config', {})

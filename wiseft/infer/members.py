@@ -93,7 +93,7 @@ class ControlMember(Member):
     def features(self, x): return self.member.features(x)
     def compute(self, x): return self.head(self.features(x))
 
-def default_name(classifier):
+def default_name(classifier): # str
     "Default name of a classifier in tables"
     return getattr(getattr(classifier, 'clip', None), 'name', None) or type(classifier).__name__
 

@@ -164,7 +164,7 @@ def keeps(
     return rule
 
 # %% ../../nbs/api/infer/08_rules.ipynb #16805168
-def _loss_in_words(lost, alpha, most, n):
+def _loss_in_words(lost, alpha, most, n): # a sentence, or two
     "The estimated loss with its interval, and how many images would settle it"
     if alpha == 0: return 'At α = 0 nothing is lost on control sets.'
     sentence = (f'On control sets ({n:,} images) accuracy at α = {alpha:g} changes by {-100*lost.loss:+.1f} points '

@@ -18,7 +18,7 @@ from .app import split_names, split_numbers, standard_output, wrote
 from .train import TrainingPrecision
 
 # %% ../../nbs/api/shell/06_bench.ipynb #7067299c
-def _competitors(text):
+def _competitors(text): # list of `Method`
     "Methods by comma-separated names; default all that can compete"
     from wiseft.bench.plan import can_compete
     from wiseft.base.registry import REGISTRY,find_method

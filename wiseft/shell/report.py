@@ -106,7 +106,7 @@ def report(
     wrote(output)
 
 # %% ../../nbs/api/shell/05_report.ipynb #1657adc1
-def _recipe_to_show(recipes):
+def _recipe_to_show(recipes): # dict, or None
     "The only recipe that tells more than the architecture, or the only one of an average with a chosen α"
     known = [{k: v for k, v in r.items() if k != 'model'} for r in recipes]
     known = [r for r in known if r]
@@ -119,7 +119,7 @@ def _how_alpha_was_chosen(recipe):
     how = (recipe or {}).get('merge') or {}
     return how.get('chosen', '') if how.get('name') == 'weight-space' else ''
 
-def _alpha_of_report(table, recipe=None):
+def _alpha_of_report(table, recipe=None): # `ChosenAlpha`
     "The α that a report is about: the one nearest to the chosen one; nearest to 0.5 if none or an end was chosen"
     from wiseft.infer.rules import ChosenAlpha
     chosen = _how_alpha_was_chosen(recipe)
@@ -132,7 +132,7 @@ def _alpha_of_report(table, recipe=None):
     return alpha
 
 # %% ../../nbs/api/shell/05_report.ipynb #c1b0a007
-def _comparisons_of_runs(table, predictions):
+def _comparisons_of_runs(table, predictions): # table, or None
     "Comparisons of averages and ends of several runs; None if one has no predictions"
     import pandas as pd
     from wiseft.analysis.runs import compare_ends_of_runs,compare_runs

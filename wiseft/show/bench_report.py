@@ -32,7 +32,7 @@ _SHARES = {'reference', 'shifted', 'control', 'baseline', 'gain', 'low', 'high',
            'beyond', 'beyond_low', 'beyond_high', 'ahead', 'ahead_low', 'ahead_high', 'ahead_best', 'ahead_low_best',
            'ahead_high_best', 'smallest', 'given_away'}
 
-def _gains_table(gains):
+def _gains_table(gains): # table
     "The table of `Bench.gains` with headings for readers, in percent"
     shown = gains.assign(paper=[REGISTRY[n].paper if n in REGISTRY else '' for n in gains.method])
     shown = shown[[c for c in _GAINS if c in shown]]
@@ -130,7 +130,7 @@ that a value beyond it might have been chosen."""
 # %% ../../nbs/api/show/07_bench_report.ipynb #3a12757b
 _BELOW = '. The numbers are in the tables below.'
 
-def _sections(bench, origin):
+def _sections(bench, origin): # yields HTML
     "The sections of a page about a bench, each HTML"
     gains, sentences = bench.gains(), bench.sentences()
     drawn = 'groups (families of images that belong together)' if bench.groups else 'images'

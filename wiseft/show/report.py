@@ -93,7 +93,7 @@ def _accuracies_in_words(table, alpha):
     return ' '.join(sentences)
 
 # %% ../../nbs/api/show/06_report.ipynb #7f41dc93
-def _rows_at_alpha(table, alpha):
+def _rows_at_alpha(table, alpha): # table
     "The initial, averaged and fine-tuned classifier, and other methods: all but the averages at other α"
     average = (table.method=='weight-space') & ((table.alpha-alpha).abs()<1e-9)
     return table[~table.method.isin(list(NAMES)) | average]
@@ -123,7 +123,7 @@ An <dfn>interval</dfn> of 95&nbsp;% shows how much a number may differ on other 
 <p class="soft">A <dfn>control set</dfn> is of another task: it shows what else fine-tuning cost.</p>
 {% endif %}"""
 
-def _beginning(table, comparisons, alpha, doubts, lost):
+def _beginning(table, comparisons, alpha, doubts, lost): # HTML
     "Warnings, headlines, and what their words mean"
     headlines = [(h.replace(' %', '\N{NO-BREAK SPACE}%'), html_table(_decision_table(d)) if d else '')
                  for h, d in _headlines(table, comparisons, alpha)]
@@ -151,7 +151,7 @@ def _short_alpha(alpha): return '' if pd.isna(alpha) else f'{alpha:g}'
 def _with_words(t): return t.assign(method=t.method.replace(NAMES), alpha=t.alpha.map(_short_alpha)) # as in pictures
 
 # %% ../../nbs/api/show/06_report.ipynb #5fa41de7
-def _table_sections(everything, alpha):
+def _table_sections(everything, alpha): # yields HTML
     "The table's numbers, a section for each kind"
     table, metric = first_metric(everything), everything.metric.iloc[0]
     # α as text, so that it stays as short as it was given
@@ -177,7 +177,7 @@ def _table_sections(everything, alpha):
     if len(shown): yield html_section('Other metrics', shown, digits=2)
 
 # %% ../../nbs/api/show/06_report.ipynb #20334d07
-def _robustness_section(table, alpha):
+def _robustness_section(table, alpha): # yields HTML
     "Section on effective and relative robustness, if a baseline is known"
     baselines = known_baselines(table)
     if not baselines or not reference_set(table): return
@@ -195,7 +195,7 @@ _COMPARISON = {'tuning':'run', 'a':'A', 'b':'B', 'dataset':'set', 'over':'interv
                'value_a':'A, %', 'value_b':'B, %', 'difference':'B − A, points',
                'low':'95 % from', 'high':'to', 'p':'p', 'p_holm':'p, Holm', 'why':'note'}
 
-def _comparison_section(comparisons):
+def _comparison_section(comparisons): # HTML
     "The section about the tables of `compare`"
     c = comparisons[[k for k in _COMPARISON if k in comparisons]].copy()
     for k in {'a','b'} & set(c): c[k] = c[k].str.replace(r'^weight-space, ', 'weights averaged, α = ', regex=True)
@@ -209,7 +209,7 @@ def _comparison_section(comparisons):
 # %% ../../nbs/api/show/06_report.ipynb #af0b0002
 _MOST_CLASSES = 40 # rows of the table
 
-def _class_section(predictions, alpha):
+def _class_section(predictions, alpha): # yields HTML
     "The section about the classes of the reference"
     t = accuracy_by_class(predictions, alpha)
     ends = find_ends(predictions, alpha)
@@ -225,7 +225,7 @@ def _class_section(predictions, alpha):
     yield html_section('Class by class', shown[:_MOST_CLASSES], note)
 
 # %% ../../nbs/api/show/06_report.ipynb #a1c0de08
-def _source_sections(table):
+def _source_sections(table): # yields HTML
     "The section about what was evaluated on what, in what precision, by which version"
     what = {'classifier':'classifier', 'metric':'metric', 'split':'split', 'precision':'precision',
             'seed':'seed of the fine-tuning', 'version':'wiseft version'}
@@ -275,7 +275,7 @@ shown.</p>
 <p class="soft">Without pictures: the images are not given, or not those that were evaluated.</p>
 {% endif %}"""
 
-def _change_sections(predictions, alpha, images):
+def _change_sections(predictions, alpha, images): # yields HTML
     "The section about single images, set by set"
     changed = changed_images(predictions, alpha)
     if not len(changed): return
@@ -300,7 +300,7 @@ _FORGOTTEN = """<h2>What it forgot</h2>
 <p class="soft">Images of other tasks that the initial model gets right and the fine-tuned classifier gets wrong; the
 most confident ones are shown.</p>"""
 
-def _forgotten_sections(predictions, alpha, images):
+def _forgotten_sections(predictions, alpha, images): # yields HTML
     "Section on control sets: images that the initial model gets right and the fine-tuned one doesn't"
     forgotten, sizes = forgotten_images(predictions, alpha), predictions.images.dataset.value_counts()
     if not len(forgotten): return

@@ -59,7 +59,7 @@ def at_reference(
     return at_place(shifted, place), beyond
 
 # %% ../../nbs/api/stats/09_matched_accuracy.ipynb #22b48690
-def _numbered_units(units, correct):
+def _numbered_units(units, correct): # dict set -> (n,) numbers; list of arrays; (n_units,)
     "For each set the numbers of its images' units, and its different units; the group that each unit is drawn in"
     numbers, groups, _ = drawn_together(units, {s: np.shape(c)[1] for s, c in correct.items()})
     return numbers, [np.unique(of_set) for of_set in numbers.values()], groups

@@ -148,7 +148,7 @@ class _Wide(pd.DataFrame):
     def __repr__(self): return self.to_string()
 
 # %% ../../nbs/api/stats/04_table.ipynb #579161d1
-def _methods_by_set(table, cells):
+def _methods_by_set(table, cells): # table of cells
     "A cell of each row of a table, with methods in rows and sets in columns"
     check_single(table)
     table = table.assign(cell=cells).reset_index(drop=True)

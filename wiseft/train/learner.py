@@ -186,8 +186,8 @@ def clip_learner(
     captioned = is_captions(first_labels)
     check_settings(image_dls, classifier, recipe, loss_method, loss_func, captioned)
     # methods with what their `prepare` computed
-    prepared_loss = loss_method.completed(classifier) if loss_method else None
-    prepared_constraint = constraint_method.completed(classifier) if constraint_method else None
+    prepared_loss = loss_method.with_prepared(classifier) if loss_method else None
+    prepared_constraint = constraint_method.with_prepared(classifier) if constraint_method else None
     trains_text = loss_method is not None and loss_method.trains_text
     # the copy that trains, on images or, if the head alone trains, on features
     initial = classifier.with_text() if trains_text else classifier
@@ -439,7 +439,7 @@ def compute(self:ClipLearner, model:nn.Module, counts:list):
         self('after_loss')
 
 @patch
-def weight_of(self:ClipLearner, y:torch.Tensor):
+def weight_of(self:ClipLearner, y:torch.Tensor): # number, or scalar tensor
     "Weight of images with these labels in the mean of the loss: their number, or the sum of the weights of classes"
     loss = getattr(self.loss_func, 'func', self.loss_func) # within fastai's
     weighted = isinstance(loss, nn.CrossEntropyLoss) and loss.weight is not None

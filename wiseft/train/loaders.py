@@ -301,7 +301,7 @@ def captioned_images(
     return ImageSet(Path(table).stem, paths, labels, list(captions), root=Path(folder))
 
 # %% ../../nbs/api/train/01_loaders.ipynb #07ec77dd
-def _captioned_sets(folder, validation, table):
+def _captioned_sets(folder, validation, table): # two `ImageSet`s
     "Pairs to train on and to watch; by default a tenth of the images is watched"
     pairs = captioned_images(table, folder)
     if validation is not None: return pairs, validation

@@ -115,7 +115,7 @@ def _factors(state, config, file): # dict name of a module -> A, B, factor
         pairs[name] = pair['A'], pair['B'], alpha/(rank**.5 if config.get('use_rslora') else rank)
     return pairs
 
-def _number_for_module(module, pattern, default):
+def _number_for_module(module, pattern, default): # number
     "The number of the first name in `pattern` that the module's name ends with"
     return next((n for name, n in pattern.items() if f'.{module}'.endswith(f'.{name}')), default)
 

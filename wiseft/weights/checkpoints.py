@@ -104,7 +104,7 @@ def read_checkpoint(
     if prefix: state = {k.removeprefix(prefix): t for k, t in state.items()}
     return WeightsFile(state, modules, unread)
 
-def _description(saved):
+def _description(saved): # text
     if type(saved) is Stub:
         return f'a call of {saved.kind}, which was not made' if saved.called else f'an object of {saved.kind}'
     if not isinstance(saved, dict): return f'a {type(saved).__name__}'

@@ -75,17 +75,17 @@ def recipe_text(
     is_listed = all(m.name in REGISTRY and REGISTRY[m.name].function is m.function for m in links)
     if not method.mergekit and not is_listed: return ''
     keys = dict(merge_method=method.mergekit) if method.mergekit else dict(rule=method.name)
-    parameters = merge_recipe(method)
-    parameters = {k: v for k, v in parameters.items() if k not in ('name', 'chosen') and v is not None}
-    models = [dict(model=_from(folder, p)) for p in finetuned]
+    recipe = merge_recipe(method)
+    parameters = {k: v for k, v in recipe.items() if k not in ('name', 'chosen') and v is not None}
+    models = [dict(model=_path_seen_from(folder, p)) for p in finetuned]
     if method.mergekit:
         parameters = {MERGEKIT_WORDS.get(k, k): v for k, v in parameters.items()}
-        of_each = {k: parameters.pop(k) for k in ('weight', 'density') if k in parameters}
-        for i, m in enumerate(models):
-            if of_each: m['parameters'] = {word: values[i] for word, values in of_each.items()}
-    if base is not None: keys['base_model'] = _from(folder, base)
-    if 'reference' in more: more['reference'] = _from(folder, more['reference'])
-    if is_path(more.get('suite', '')): more['suite'] = f'./{_from(folder, more["suite"])}'
+        for k in ('weight', 'density'): # a list, one number per model
+            if k not in parameters: continue
+            for m, number in zip(models, parameters.pop(k)): m.setdefault('parameters', {})[k] = number
+    if base is not None: keys['base_model'] = _path_seen_from(folder, base)
+    if 'reference' in more: more['reference'] = _path_seen_from(folder, more['reference'])
+    if is_path(more.get('suite', '')): more['suite'] = f'./{_path_seen_from(folder, more["suite"])}'
     keys |= dict(models=models, parameters=parameters) | more
     plain = json.loads(json.dumps({k: v for k, v in keys.items() if v}, default=float))
     return '# wiseft merge THIS_FILE -o OUT\n' + yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
@@ -94,7 +94,7 @@ def is_path(suite:str) -> bool:
     "Whether a recipe's entry is a path: it has a slash, as in `./photos`"
     return '/' in suite or os.sep in suite
 
-def _from(folder, path):
+def _path_seen_from(folder, path): # text, with forward slashes
     "A path as seen from a folder"
     try: return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError: return Path(path).absolute().as_posix() # on another drive of Windows

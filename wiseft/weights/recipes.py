@@ -48,7 +48,7 @@ def agreeing_steps(
     total = (shares*agree).sum(0) if normalize else torch.ones_like(base)
     return base + scale*(steps*agree).sum(0)/torch.where(total == 0, 1, total)
 
-def _largest(step, density):
+def _largest(step, density): # tensor
     "A task vector without its smallest entries"
     if not 0 < density <= 1: raise ValueError(f'density is {density:g}. Give the part to keep, above 0, at most 1.')
     if density == 1: return step
@@ -155,7 +155,7 @@ class ByTensor:
         values = [_value_for_tensor(setting, info) for setting in self.settings]
         return values if self.for_each_model else values[0]
 
-def _is_filters(setting):
+def _is_filters(setting): # bool
     return isinstance(setting, list) and setting != [] and all(isinstance(e, dict) for e in setting)
 
 def _value_for_tensor(setting, info): # number
@@ -172,7 +172,7 @@ def _value_for_tensor(setting, info): # number
     low, high = setting[i:i+2]
     return low + (place-i)*(high-low)
 
-def _checked_setting(name, *given):
+def _checked_setting(name, *given): # number, list of numbers, or list of filters
     "A number, a list of numbers, or a list of filters; what is given second holds where no filter of the first fits"
     filters = []
     for setting in given:
