@@ -15,20 +15,20 @@ from ..infer.scores import MIN_GROUPS, KeptPredictions, has_value
 # %% ../../nbs/api/analysis/00_paired.ipynb #3e92962f
 def _value_per_image(predictions, which): # table, index: dataset and file
     "One value per image: right or wrong, or the share of seeds that are right"
-    if isinstance(predictions, KeptPredictions): p = predictions.frame(**which)
+    if isinstance(predictions, KeptPredictions): picked = predictions.frame(**which)
     else:
-        p = predictions
-        for k, v in which.items(): p = p[has_value(k, p[k], v)]
-    if not len(p): raise ValueError(
+        picked = predictions
+        for k, v in which.items(): picked = picked[has_value(k, picked[k], v)]
+    if not len(picked): raise ValueError(
         f'There are no predictions of {which}, but of {predictions[IDENTITY].drop_duplicates().to_dict("records")}.')
-    p = without_agreement(p)
-    several = [c for c in [*WHO, 'split'] if c != 'seed' and p[c].nunique(dropna=False) > 1]
+    rows = without_agreement(picked)
+    several = [c for c in [*WHO, 'split'] if c != 'seed' and rows[c].nunique(dropna=False) > 1]
     if several: raise ValueError(
-        f'{which} picks several classifiers: {several[0]} is {list(p[several[0]].unique())}. Choose one.')
-    p = p[p.correct.notna()].astype(dict(correct=float))
-    if not len(p): raise ValueError(f'{which} has no answers: each image was skipped.')
+        f'{which} picks several classifiers: {several[0]} is {list(rows[several[0]].unique())}. Choose one.')
+    answered = rows[rows.correct.notna()].astype(dict(correct=float))
+    if not len(answered): raise ValueError(f'{which} has no answers: each image was skipped.')
     first = {c: (c, 'first') for c in ('role', 'group', 'unit', 'label', 'seed', 'data_fingerprint')}
-    by_image = p.groupby(['dataset', 'file'], sort=False, observed=True)
+    by_image = answered.groupby(['dataset', 'file'], sort=False, observed=True)
     out = by_image.agg(correct=('correct', 'mean'), n_seeds=('correct', 'size'), **first)
     if out.n_seeds.nunique() > 1: raise ValueError(
         f'{which} has more answers for some images than for others: {out.n_seeds.value_counts().to_dict()} images by '

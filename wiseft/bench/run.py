@@ -76,15 +76,15 @@ def plan_bench(
     "The plan of `bench`, without unreadable images; nothing is written"
     check_classifier(zeroshot, 'bench(suite, zeroshot, folder)', trains=True)
     methods = [*map(find_method, methods)] if methods else [m for m in all_methods().values() if can_compete(m)]
-    suite = Suite.of(suite, zeroshot.classnames)
-    check_bench_suite(suite)
-    control = control_sets(control, suite.datasets())
-    folder, unreadable = Path(folder), None
+    whole = Suite.of(suite, zeroshot.classnames)
+    check_bench_suite(whole)
+    control = control_sets(control, whole.datasets())
+    folder, readable, unreadable = Path(folder), whole, None
     curve_files = [p.name for p in folder.glob('*.npz')] # of a bench that has begun
     if (folder/UNREADABLE).exists():
         unreadable = read_table(folder/UNREADABLE, 'list of unreadable images', dtype=str, keep_default_na=False)
-        suite = without_images(suite, unreadable)
-    elif not curve_files: suite, unreadable = without_unreadable(suite, zeroshot, **recipe)
+        readable = without_images(whole, unreadable)
+    elif not curve_files: readable, unreadable = without_unreadable(whole, zeroshot, **recipe)
     if not curve_files:
         for images in control.values():
             start = dict(zeroshot=member(zeroshot).on(images))
@@ -98,7 +98,7 @@ def plan_bench(
     if plan_file.exists():
         old_grids = read_json(plan_file).get('grids')
         if old_grids in (None, PAST_EDGE): grids = old_grids
-    return Plan(suite, zeroshot, methods, lrs, seeds, alphas, recipe, given or {}, rehearsed, unreadable,
+    return Plan(readable, zeroshot, methods, lrs, seeds, alphas, recipe, given or {}, rehearsed, unreadable,
                 control=control, grids=grids)
 
 # %% ../../nbs/api/bench/04_run.ipynb #6c7b2ecf

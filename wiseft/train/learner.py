@@ -197,17 +197,18 @@ def clip_learner(
     else: dls, model = image_dls, training_copy
     # cross-entropy, whose place a method's loss takes by a callback; captions have no labels
     weights = weights_of_classes(class_weights, dls, initial)
-    if captioned: loss_func = _no_labels
-    elif loss_func is None: loss_func = CrossEntropyLossFlat(label_smoothing=label_smoothing, weight=weights)
+    if captioned: used_loss_func = _no_labels
+    elif loss_func is not None: used_loss_func = loss_func
+    else: used_loss_func = CrossEntropyLossFlat(label_smoothing=label_smoothing, weight=weights)
     validates_captions = captioned and is_captions(to_cpu(first_batch(dls.valid))[1])
     callbacks = _callbacks(recipe, factors, prepared_loss, prepared_constraint)
     settings = dict(metrics=[] if validates_captions else accuracy, opt_func=adamw, lr=usual_lr(initial), path='.',
                     splitter=partial(parameter_groups, factors=factors))
-    learn = ClipLearner(dls, model, loss_func=loss_func, wd=wd, wd_bn_bias=True, cbs=[*callbacks, *L(cbs)],
+    learn = ClipLearner(dls, model, loss_func=used_loss_func, wd=wd, wd_bn_bias=True, cbs=[*callbacks, *L(cbs)],
                         **settings | kwargs)
     learn.image_dls, learn.given = image_dls, initial
     learn.accumulate, learn.bf16 = accumulate, precision == 'bf16'
-    is_mean = isinstance(loss_func, CrossEntropyLossFlat)
+    is_mean = isinstance(used_loss_func, CrossEntropyLossFlat)
     learn.can_split = is_mean and not (train_batchnorm or trains_text)
     if prepared_loss: recipe['loss'] = method_recipe(prepared_loss)
     if prepared_constraint: recipe['pull'] = method_recipe(prepared_constraint) # as earlier versions call it

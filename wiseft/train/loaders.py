@@ -247,16 +247,7 @@ def clip_dataloaders(
     "fastai `DataLoaders` with this CLIP's size and normalization"
     classnames, clip = getattr(clip, 'classnames', None), getattr(clip, 'clip', clip) # of an `ImageClassifier`
     if captions: sets = _captioned_sets(source, validation, captions)
-    else:
-        if not isinstance(source, ImageSet):
-            suite = Suite.of(source, classnames)
-            source, validation = suite.train, validation or suite.validation
-            if source is None: raise ValueError(f'{suite.name!r} has no training images.')
-        if validation is None: source, validation = source.split((.1,))
-        validation = image_set(validation, classnames)
-        check_same_classes(source.classnames, validation.classnames, 'training images', 'validation images',
-                           'image_folder(path, classnames=…) fixes names and order.')
-        sets = source, validation
+    else: sets = _labeled_sets(source, validation, classnames)
     if any(images.transformed for images in sets): raise TypeError(
         'Training transforms images itself, and a DataLoader has transformed them already. Give its dataset without '
         'the transform, or train on the loaders: clip_learner(classifier, DataLoaders(train, valid)).fit_cosine(10), '
@@ -277,6 +268,19 @@ def clip_dataloaders(
         data, transforms = Datasets(tls=[opened, labels]), dict(after_item=ToTensor(), after_batch=Normalized(clip))
         loaders.append(ClipDL(data, pixels, seed, bs=batch_size, shuffle=shuffle, num_workers=0, **transforms))
     return DataLoaders(*loaders, device=clip.device)
+
+def _labeled_sets(source, validation, classnames): # two `ImageSet`s
+    "Images to train on and to watch; by default the suite's own or a tenth of the images is watched"
+    if isinstance(source, ImageSet): training, watched = source, validation
+    else:
+        suite = Suite.of(source, classnames)
+        training, watched = suite.train, validation or suite.validation
+        if training is None: raise ValueError(f'{suite.name!r} has no training images.')
+    if watched is None: training, watched = training.split((.1,))
+    watched = image_set(watched, classnames)
+    check_same_classes(training.classnames, watched.classnames, 'training images', 'validation images',
+                       'image_folder(path, classnames=…) fixes names and order.')
+    return training, watched
 
 # %% ../../nbs/api/train/01_loaders.ipynb #83708347
 class Numbered(Transform):
